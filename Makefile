@@ -1,0 +1,49 @@
+# Everything runs in .venv; a stamp file says what has been installed there.
+#   make demo    set up what the demo needs, run it
+#   make test    set up everything, run the tests
+#   make check   format, lint, types
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# Two workers: each test process loads torch, so more cost memory rather than save time.
+WORKERS ?= 2
+# The first interpreter of a supported version; override with `make PYTHON=...`.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
+
+.PHONY: demo test check format clean
+
+demo: $(VENV)/.demo
+	$(BIN)/atpatch-onnx demo
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest -n $(WORKERS)
+
+check: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed: make PYTHON=/path/to/python" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) --editable ".[cpu,report]"
+	touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt tests/third_party.txt | $(BIN)/python
+	$(PIP) --editable ".[cpu,export,fit,report,dev]"
+	$(PIP) --no-deps --requirement tests/third_party.txt
+	touch $@ $(VENV)/.demo
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

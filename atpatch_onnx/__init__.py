@@ -1,0 +1,96 @@
+"""Hot-fix a backdoored or unfair Transformer inside its ONNX graph.
+
+    import atpatch_onnx
+
+    atpatch_onnx.inspect_model("model.onnx").sites
+    atpatch_onnx.patch_model("model.onnx", hotfix="model.hotfix")
+
+Everything public is named in `__all__` and loaded on first use, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rewriters.plan import PatchPlan
+    from rewriters.sites import Inspection, Rejection, Site
+
+    from .diff import Difference, diff_models
+    from .doctor import examine
+    from .errors import AtpatchError
+    from .fit import fit
+    from .hotfix import Hotfix
+    from .inspecting import extract_site, inspect_model
+    from .patching import Patched, Unpatched, patch_model, unpatch_model
+    from .runtime import providers, session
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AtpatchError",
+    "Difference",
+    "Hotfix",
+    "Inspection",
+    "PatchPlan",
+    "Patched",
+    "Rejection",
+    "Site",
+    "Unpatched",
+    "diff_models",
+    "examine",
+    "extract_site",
+    "fit",
+    "inspect_model",
+    "patch_model",
+    "providers",
+    "session",
+    "unpatch_model",
+]
+
+_HOME = {
+    "AtpatchError": ".errors",
+    "Difference": ".diff",
+    "Hotfix": ".hotfix",
+    "Inspection": "rewriters.sites",
+    "PatchPlan": "rewriters.plan",
+    "Patched": ".patching",
+    "Rejection": "rewriters.sites",
+    "Site": "rewriters.sites",
+    "Unpatched": ".patching",
+    "diff_models": ".diff",
+    "examine": ".doctor",
+    "extract_site": ".inspecting",
+    "fit": ".fit",
+    "inspect_model": ".inspecting",
+    "patch_model": ".patching",
+    "providers": ".runtime",
+    "session": ".runtime",
+    "unpatch_model": ".patching",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name], __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Package(ModuleType):
+    """`fit` is a function here and the module it lives in; importing the module must not hide the function."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _HOME and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

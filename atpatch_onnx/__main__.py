@@ -1,0 +1,5 @@
+"""`python -m atpatch_onnx`."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,36 @@
+"""`atpatch-onnx explain`."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command()
+@click.argument("code", required=False)
+def explain(code: str | None) -> None:
+    """Explain an error CODE, or the CODE of a rejected Softmax. Without CODE, list all.
+
+    \b
+    Example:
+      atpatch-onnx explain ATP012
+      atpatch-onnx explain constant-values
+    """
+    from rewriters.finder import REASONS
+
+    from ..errors import CATALOGUE, UNKNOWN_CODE
+
+    if code is None:
+        click.echo("Error codes:")
+        for fault in sorted(CATALOGUE.values(), key=lambda fault: fault.code):
+            click.echo(f"  {fault.code}  {fault.summary}")
+        click.echo("\nWhy a Softmax is no attention site:")
+        for reason, text in REASONS.items():
+            click.echo(f"  {reason}  {text}")
+        return
+    known = CATALOGUE.get(code.upper())
+    if known is not None:
+        click.echo(f"{known.code}: {known.summary}\n\n{known.detail}\n\nMend: {known.mend}.\nExit code: {known.exit_code}.")
+    elif code.lower() in REASONS:
+        click.echo(f"{code.lower()}: a Softmax is no attention site, since {REASONS[code.lower()]}.")
+    else:
+        raise UNKNOWN_CODE(f"there is no code {code!r}")

@@ -1,0 +1,48 @@
+"""`atpatch-onnx inspect`."""
+
+from __future__ import annotations
+
+import click
+
+from .options import filters, json_output, model_argument
+from .rendering import emit_json, note, table
+
+
+@click.command()
+@model_argument
+@filters
+@json_output
+@click.pass_context
+def inspect(ctx: click.Context, model: str, include: str | None, exclude: str | None, as_json: bool) -> None:
+    """Find every attention site of MODEL, or say why a Softmax is none.
+
+    Exits with 3 when there is no site. Weights are not read.
+
+    \b
+    Example:
+      atpatch-onnx inspect model.onnx
+      atpatch-onnx inspect model.onnx --include 'layer\\.(4|5)' --json | jq '.sites[].id'
+    """
+    from ..errors import NO_SITE
+    from ..inspecting import inspect_model
+
+    found = inspect_model(model, include, exclude)
+    if as_json:
+        emit_json(found.to_json())
+    else:
+        facts = found.model
+        made_by = facts["producer"] or "no producer"
+        note(f"{facts['path']}: opset {facts['opset']}, IR {facts['ir_version']}, {facts['nodes']} nodes, {made_by}")
+        if facts["external_data"]:
+            note(f"external data: {', '.join(facts['external_data'])}")
+        if "patch" in facts:
+            note(f"patched: {facts['patch'].get('sites')} ({facts['patch'].get('detector')}); shown is the original")
+        if found.sites:
+            columns = ("site", "form", "heads", "query axis", "key axis", "P is", "confidence", "scope")
+            rows = [(s.id, s.form, s.heads, s.query_axis, s.key_axis, f"operand {s.operand}", s.confidence, s.scope) for s in found.sites]
+            table(f"{len(found.sites)} attention sites", columns, rows)
+        if found.rejected:
+            table(f"{len(found.rejected)} rejected", ("softmax", "code", "why"), [(r.softmax, r.code, r.reason) for r in found.rejected])
+    if not found.sites:
+        note(f"{NO_SITE.code}: no attention site found")
+        ctx.exit(NO_SITE.exit_code)

@@ -1,0 +1,35 @@
+"""Arguments and options that several commands share.
+
+Paths are plain strings here: whether a file is there and what it holds is judged by the API, with codes of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+__all__ = ["filters", "in_place", "json_output", "link_data", "model_argument", "output"]
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+model_argument = click.argument("model", type=click.Path())
+json_output = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout and nothing else there.")
+in_place = click.option("--in-place", is_flag=True, help="Allow the output to be the input.")
+link_data = click.option(
+    "--link-data",
+    is_flag=True,
+    help="Hard-link external data into another folder instead of copying it; onnxruntime reads that, onnx's own loader refuses.",
+)
+
+
+def output(help_text: str, *, required: bool = False) -> Callable[[Command], Command]:
+    """`-o/--output`."""
+    return click.option("-o", "--output", type=click.Path(), required=required, help=help_text)
+
+
+def filters(command: Command) -> Command:
+    """`--include` and `--exclude`."""
+    command = click.option("--exclude", metavar="RE", help="Leave out sites whose id or scope matches.")(command)
+    return click.option("--include", metavar="RE", help="Only sites whose id or scope matches.")(command)

@@ -1,0 +1,62 @@
+"""What commands share on the way out: JSON on stdout, tables and errors on stderr, nothing that a file's names could inject."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import click
+
+__all__ = ["emit_json", "note", "printable", "show_error", "table"]
+
+# Wide enough for site ids in logs and pipes, where there is no terminal to ask.
+_UNATTENDED_WIDTH = 160
+# An internal error is no refusal with a code of its own; the user still gets one line and an exit code.
+_INTERNAL_EXIT = 2
+
+
+def emit_json(data: Any) -> None:
+    """JSON alone on stdout."""
+    click.echo(json.dumps(data, indent=2))
+
+
+def printable(text: Any) -> str:
+    """Names come from files that others wrote: no control or escape characters reach the terminal."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in str(text))
+
+
+def note(text: str) -> None:
+    """One line for people, on stderr."""
+    click.echo(printable(text), err=True)
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """A table on stderr."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(stderr=True, markup=False, highlight=False, emoji=False, width=None if sys.stderr.isatty() else _UNATTENDED_WIDTH)
+    grid = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    for column in columns:
+        grid.add_column(column, overflow="fold")
+    for row in rows:
+        grid.add_row(*("–" if cell is None else printable(cell) for cell in row))
+    console.print(grid)
+
+
+def show_error(error: Exception) -> int:
+    """Two lines on stderr, what and how to mend; returns the exit code."""
+    from ..errors import AtpatchError
+
+    if isinstance(error, AtpatchError):
+        note(f"error {error.code}: {error.what}")
+        note(f"  mend: {error.mend}")
+        return error.exit_code
+    note(f"error: internal error, {type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}")
+    note(
+        "  mend: please report this with the output of 'atpatch-onnx --debug ...'; 'atpatch-onnx extract' makes a small model to send along"
+    )
+    return _INTERNAL_EXIT

@@ -1,0 +1,57 @@
+"""Per-column features of an attention map, in numpy: the reference that the graph engine's `profile` detector has to agree with.
+
+Shape letters: B samples, H heads, Q query rows, K key columns, F features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rewriters.plan import Profile
+
+__all__ = ["profile_features", "profile_logits", "profile_scores"]
+
+Floats = NDArray[np.floating[Any]]
+
+
+def profile_features(
+    maps: Floats, valid: NDArray[np.bool_] | None = None, *, self_attention: bool = True, probes: Sequence[int] = (0,)
+) -> NDArray[np.float32]:
+    """Features of `rewriters.plan.Profile`: column means and probe rows of every head, × valid length, log1p.
+
+    Args:
+        maps: A (B, H, Q, K).
+        valid: (B, K), columns that are no padding; None: all of them.
+        self_attention: query row i and key column i are one token, so rows of padding stay out of the means.
+        probes: query rows read one by one.
+
+    Returns: (B, K, F) with F = H · (1 + probes), probe by probe, heads innermost.
+    """
+    batch, heads, _, keys = maps.shape
+    if valid is None:
+        length = np.full((batch, 1, 1, 1), keys, np.float32)
+        mean = maps.mean(2, keepdims=True)
+    else:
+        length = valid.sum(1, dtype=np.float32).reshape(batch, 1, 1, 1)
+        rows = valid.astype(np.float32)[:, None, None, :] / np.maximum(length, 1)
+        mean = rows @ maps if self_attention else maps.mean(2, keepdims=True)
+    profile = np.concatenate([mean, maps[:, :, list(probes), :]], axis=2)
+    features = np.log1p(profile * length)
+    return features.transpose(0, 3, 2, 1).reshape(batch, keys, heads * (1 + len(probes))).astype(np.float32)
+
+
+def profile_logits(detector: Profile, features: Floats) -> NDArray[np.float64]:
+    """Scores before the sigmoid, features (..., F) → (...)."""
+    x = (features.astype(np.float64) - detector.mean) / detector.std
+    for index, layer in enumerate(detector.layers):
+        x = (np.maximum(x, 0.0) if index else x) @ layer.weight.astype(np.float64) + layer.bias
+    return np.asarray(x[..., 0])
+
+
+def profile_scores(detector: Profile, features: Floats) -> NDArray[np.float64]:
+    """Probabilities, features (..., F) → (...)."""
+    return np.asarray(1.0 / (1.0 + np.exp(-np.clip(profile_logits(detector, features), -700, 700))))

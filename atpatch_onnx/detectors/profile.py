@@ -1,0 +1,108 @@
+"""Training of `profile`: a one-hidden-layer MLP on column features, one for each site.
+
+Loss: balanced BCE + LAMBDA · supervised contrastive on the hidden features (eq. 7-8 of AtPatch, arXiv 2601.21695; printed there without the
+-log, which as it stands would push equal classes apart).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from rewriters.plan import Dense, Profile
+
+__all__ = ["anchor", "train_profile"]
+
+HIDDEN = 32
+STEPS = 400
+LEARNING_RATE = 5e-3
+WEIGHT_DECAY = 1e-2
+LAMBDA = 1.0
+TEMPERATURE = 0.2
+POSITIVES, NEGATIVES = 128, 256
+"""Columns a step sees of each class, at most; the contrastive loss compares all of them with each other."""
+STD_FLOOR = 0.05
+"""Of a log1p feature. Below it a feature is constant in training, and a new sample's small departure would look enormous."""
+
+
+def train_profile(features: NDArray[np.float32], anomalous: NDArray[np.bool_], *, probes: Sequence[int], seed: int) -> Profile:
+    """Train on columns.
+
+    Args:
+        features: (M, F) of `features.profile_features`.
+        anomalous: (M,), both classes present.
+        probes: the probe rows that made the features.
+        seed: equal seeds and data give equal weights.
+    """
+    mean, std = features.mean(0, dtype=np.float64), np.maximum(features.std(0, dtype=np.float64), STD_FLOOR)
+    x = torch.from_numpy(((features - mean) / std).astype(np.float32))
+    positive, negative = (torch.from_numpy(np.flatnonzero(part)) for part in (anomalous, ~anomalous))
+    generator = torch.Generator().manual_seed(seed)
+    # One thread: sums in a fixed order, and columns this narrow gain nothing from more.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        layers = _fit(x, positive, negative, generator)
+    finally:
+        torch.set_num_threads(threads)
+    return Profile(layers, mean.astype(np.float32), std.astype(np.float32), tuple(probes))
+
+
+def _fit(x: Tensor, positive: Tensor, negative: Tensor, generator: torch.Generator) -> tuple[Dense, ...]:
+    hidden, last = _linear(x.shape[1], HIDDEN, generator), _linear(HIDDEN, 1, generator)
+    optimiser = torch.optim.AdamW([*hidden.parameters(), *last.parameters()], LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, STEPS)
+    for _ in range(STEPS):
+        chosen = [_sample(positive, POSITIVES, generator), _sample(negative, NEGATIVES, generator)]
+        label = torch.cat([torch.full((len(part),), float(1 - index)) for index, part in enumerate(chosen)])
+        inner = functional.relu(hidden(x[torch.cat(chosen)]))
+        balance = torch.tensor(len(chosen[1]) / len(chosen[0]))
+        loss = functional.binary_cross_entropy_with_logits(last(inner)[:, 0], label, pos_weight=balance)
+        loss = loss + LAMBDA * _contrastive(inner, label)
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        schedule.step()
+    return tuple(Dense(_numpy(layer.weight.T), _numpy(layer.bias)) for layer in (hidden, last))
+
+
+def _linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
+    layer = nn.Linear(inputs, outputs)
+    bound = inputs**-0.5
+    for parameter in layer.parameters():
+        nn.init.uniform_(parameter, -bound, bound, generator=generator)
+    return layer
+
+
+def _sample(rows: Tensor, most: int, generator: torch.Generator) -> Tensor:
+    return rows if len(rows) <= most else rows[torch.randperm(len(rows), generator=generator)[:most]]
+
+
+def _contrastive(inner: Tensor, label: Tensor) -> Tensor:
+    """Mean over anchors of -log(Σ_same exp(cos/T) / Σ_all exp(cos/T)), an anchor's similarity with itself left out."""
+    direction = functional.normalize(inner, dim=1, eps=1e-6)
+    similarity = direction @ direction.T / TEMPERATURE
+    itself = torch.eye(len(label), dtype=torch.bool)
+    similarity = similarity.masked_fill(itself, -torch.inf)
+    same = (label[:, None] == label[None, :]) & ~itself
+    paired = same.any(1)  # a class of one has no partner
+    numerator = similarity.masked_fill(~same, -torch.inf)[paired].logsumexp(1)
+    return (similarity[paired].logsumexp(1) - numerator).mean()
+
+
+def anchor(detector: Profile, centre: float, scale: float) -> Profile:
+    """Shift and stretch the logits so that `centre` becomes 0 (probability 0.5) and a step of 1 / `scale` becomes 1."""
+    *rest, last = detector.layers
+    bias = (last.bias.astype(np.float64) - centre) * scale
+    return replace(detector, layers=(*rest, Dense(last.weight * np.float32(scale), bias.astype(np.float32))))
+
+
+def _numpy(tensor: Any) -> NDArray[np.float32]:
+    return np.ascontiguousarray(tensor.detach().numpy(), np.float32).copy()

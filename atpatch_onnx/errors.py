@@ -1,0 +1,140 @@
+"""Error codes of the user-facing package, ATP050 and up, and the engine's own, re-exported.
+
+`CATALOGUE` maps every code to its `Fault`; importing this module fills it with both ranges.
+"""
+
+from __future__ import annotations
+
+from rewriters.errors import (
+    ALREADY_PATCHED,
+    BAD_FILTER,
+    CATALOGUE,
+    DATA_FILE_EXISTS,
+    DETECTOR_MODEL,
+    EXTERNAL_ESCAPES,
+    EXTERNAL_MISSING,
+    INVALID_MODEL,
+    NO_SITE,
+    NO_SUCH_FILE,
+    NOT_ONNX,
+    NOT_PATCHED,
+    NOT_WRITABLE,
+    OPSET_TOO_OLD,
+    OUTPUT_IS_INPUT,
+    PLAN_MISFIT,
+    STAMP_MISMATCH,
+    TOO_LARGE,
+    AtpatchError,
+    Fault,
+    declare,
+)
+
+__all__ = [
+    "ALREADY_PATCHED",
+    "BAD_FILTER",
+    "BAD_OPTION",
+    "CATALOGUE",
+    "DATA_FILE_EXISTS",
+    "DATA_MALFORMED",
+    "DETECTOR_MODEL",
+    "EXTERNAL_ESCAPES",
+    "EXTERNAL_MISSING",
+    "EXTRA_MISSING",
+    "HOTFIX_CORRUPT",
+    "HOTFIX_MISMATCH",
+    "HOTFIX_VERSION",
+    "INVALID_MODEL",
+    "NOT_HELPFUL",
+    "NOT_ONNX",
+    "NOT_PATCHED",
+    "NOT_WRITABLE",
+    "NO_SITE",
+    "NO_SUCH_FILE",
+    "OPSET_TOO_OLD",
+    "OUTPUT_IS_INPUT",
+    "PLAN_MISFIT",
+    "RUNTIME_MISSING",
+    "RUNTIME_REFUSES",
+    "STAMP_MISMATCH",
+    "TOO_LARGE",
+    "UNKNOWN_CODE",
+    "UNKNOWN_SITE",
+    "AtpatchError",
+    "Fault",
+    "declare",
+]
+
+RUNTIME_MISSING = declare(
+    "ATP050",
+    "onnxruntime is not installed",
+    "pip install 'atpatch-onnx[cpu]' (or 'atpatch-onnx[gpu]' on a CUDA host)",
+    "Inspecting, patching and unpatching need no runtime; everything that runs a model does. The CPU and the GPU build of "
+    "onnxruntime cannot live in one environment, so neither is installed unless you name it.",
+)
+EXTRA_MISSING = declare(
+    "ATP051",
+    "an optional dependency of this command is not installed",
+    "install the extra that the message names",
+    "A production host that only patches and serves needs neither torch nor matplotlib, so those are extras. 'atpatch-onnx "
+    "doctor' lists what is missing for which command.",
+)
+RUNTIME_REFUSES = declare(
+    "ATP052",
+    "onnxruntime cannot load or run the model",
+    "check that the original model loads in this onnxruntime; a newer onnxruntime may be needed for its opset or IR version",
+    "The message carries onnxruntime's own words. A bfloat16 model does not load on the CPU provider at all, and an old "
+    "onnxruntime refuses a newer IR version.",
+)
+HOTFIX_CORRUPT = declare(
+    "ATP053",
+    "the hotfix file is corrupt or not a hotfix",
+    "fetch or fit the hotfix again",
+    "A hotfix is a safetensors file whose header holds the plan and whose content digest is checked on loading. A truncated "
+    "or edited file stops here.",
+)
+HOTFIX_MISMATCH = declare(
+    "ATP054",
+    "the hotfix belongs to another model",
+    "fit a hotfix on this model, or pass --force if the difference is deliberate",
+    "Every hotfix carries fingerprints of the structure and of the weights it was fitted on. Detectors and benign values "
+    "of one model mean nothing in another, even one of the same architecture.",
+)
+HOTFIX_VERSION = declare(
+    "ATP055",
+    "the hotfix was written in a format this version does not read",
+    "upgrade atpatch-onnx, or fit the hotfix again",
+    "The format version in the header is newer than this program knows.",
+)
+DATA_MALFORMED = declare(
+    "ATP056",
+    "a data set is malformed",
+    "check names, shapes and dtypes of the arrays in the .npz file",
+    "Data sets are .npz files with one array per graph input, sample axis first, plus labels (N,), and for debugging sets "
+    "columns (N, K) and pair (N,). Pickled objects are never read.",
+)
+NOT_HELPFUL = declare(
+    "ATP057",
+    "no hotfix that helps was found",
+    "give more labelled samples, check that the columns mark the trigger, or raise the allowed false-flag rate",
+    "On the held-back part of the data no choice of sites, benign level and threshold lowered the attack rate within the "
+    "allowed accuracy loss and clean flag rate. Nothing is written rather than a patch that only costs time.",
+    exit_code=1,
+)
+UNKNOWN_SITE = declare(
+    "ATP058",
+    "the model has no site of that name",
+    "run 'inspect' for the site ids of this model",
+    "Site ids are derived from the exporter's module scopes and are unique within a model.",
+)
+UNKNOWN_CODE = declare(
+    "ATP059",
+    "no such code",
+    "run 'atpatch-onnx explain' for the list",
+    "Error codes are ATP0xx; the reason codes of rejected Softmax nodes are explained by the same command.",
+)
+BAD_OPTION = declare(
+    "ATP060",
+    "an option has an impossible value or contradicts another",
+    "see '--help' of the command",
+    "For example columns without the static detector, or a benign level below zero.",
+)

@@ -1,0 +1,118 @@
+"""Operating points of the sites, the benign pair, and the global threshold.
+
+The per-request flag rate of the *served* graph follows from maps of the *original*: the first site to flag a request has seen maps that
+nothing has patched yet, so a request is flagged somewhere exactly when some site's score on the original maps is above the threshold.
+What the flags lead to is another matter, and is always measured on the patched graph.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rewriters.plan import SitePlan
+
+from .judging import Score
+
+__all__ = ["BENIGN_CHOICES", "BenignChoice", "OperatingPoint", "choose_benign", "choose_threshold", "operating_point", "thresholds"]
+
+Floats = NDArray[np.float64]
+
+ANCHOR = 4.0
+"""Logits between the middle and either class at a site that separates them: scores .02 and .98."""
+MOST_SCALE = 4.0
+TAIL = 0.05
+"""Share of anomalous rows that may lie below a site's operating point: each site is one of several."""
+GRID = 7
+RECALL_LOSS = 0.01
+"""Share of anomalous rows that the upper end of the threshold range may give up; the served outcome has the last word."""
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """Where a site's logits are to be cut, how they are stretched, and the share of anomalous rows above the cut."""
+
+    centre: float
+    scale: float
+    recall: float
+
+
+def operating_point(clean: Floats, anomalous: Floats, most_flagged: float) -> OperatingPoint:
+    """From the peak logit of each clean row and of the labelled columns of each anomalous row."""
+    bar = float(np.sort(clean)[::-1][math.floor(most_flagged * len(clean))])
+    low = float(np.quantile(anomalous, TAIL))
+    if low > bar:
+        centre, scale = (low + bar) / 2, min(2 * ANCHOR / (low - bar), MOST_SCALE)
+    else:
+        centre, scale = bar, 1.0
+    return OperatingPoint(centre, scale, float((anomalous > centre).mean()))
+
+
+@dataclass(frozen=True)
+class BenignChoice:
+    """Level of the benign attention (multiples of its mean), and whose values go with it."""
+
+    level: float
+    own_values: bool
+
+    def apply(self, plan: SitePlan) -> SitePlan:
+        pair = replace(plan.benign, attention=plan.benign.attention * np.float32(self.level), own_values=self.own_values)
+        return replace(plan, benign=pair)
+
+
+BENIGN_CHOICES = (
+    BenignChoice(1.0, own_values=True),
+    BenignChoice(1.0, own_values=False),
+    BenignChoice(0.5, own_values=True),
+    BenignChoice(0.5, own_values=False),
+    BenignChoice(0.0, own_values=False),
+)
+"""Least invasive first. At level 0 no value has a weight, so own and benign ones are the same there."""
+
+
+def choose_benign(outcome: Callable[[BenignChoice], Score]) -> tuple[BenignChoice, list[dict[str, Any]]]:
+    """The choice with the best score, the least invasive one among equals, and the table of all."""
+    scores = [(choice, outcome(choice)) for choice in BENIGN_CHOICES]
+    best, _ = min(scores, key=lambda pair: pair[1].key)
+    return best, [
+        {
+            "level": choice.level,
+            "values": "own" if choice.own_values else "benign",
+            "attack": score.attack,
+            "astray": score.astray,
+            "lost": score.lost,
+        }
+        for choice, score in scores
+    ]
+
+
+def thresholds(clean: Floats, anomalous: Floats, most_flagged: float) -> list[float]:
+    """Thresholds to try, ascending: from the lowest that keeps the clean flag rate to the highest that keeps the recall.
+
+    Args:
+        clean, anomalous: peak logit of each row over all sites and columns.
+    """
+    low = float(np.sort(clean)[::-1][math.floor(most_flagged * len(clean))])
+    caught = anomalous[anomalous > low]
+    high = float(np.quantile(caught, RECALL_LOSS, method="lower")) if len(caught) else low
+    logits = np.linspace(low, max(low, high), GRID)
+    return [_above(float(logit)) for logit in logits]
+
+
+def choose_threshold(candidates: Sequence[float], outcome: Callable[[float], Score]) -> float:
+    """Of the candidates with the smallest attack, the one nearest the middle of the range: it leaves room on both sides."""
+    scores = [outcome(candidate).key[:2] for candidate in candidates]
+    best = [index for index, score in enumerate(scores) if score == min(scores)]
+    middle = (len(candidates) - 1) / 2
+    return candidates[min(best, key=lambda index: abs(index - middle))]
+
+
+def _above(logit: float) -> float:
+    """The probability of a logit, one float32 step up: scores come from float32 arithmetic of another order than ours."""
+    probability = np.float32(1.0 / (1.0 + math.exp(-max(min(logit, 80.0), -80.0))))
+    return float(np.nextafter(probability, np.float32(2.0)))

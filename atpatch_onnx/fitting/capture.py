@@ -1,0 +1,115 @@
+"""Attention maps and values of a model's sites over a data set, batch by batch in canonical form; nothing of them is kept here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from rewriters.sites import Site
+
+from ..datasets import DataSet, Ints
+from .running import Runner, expose
+
+__all__ = ["Capture", "SiteBatch", "canonical_map", "canonical_values"]
+
+Floats = NDArray[np.float32]
+
+BUDGET = 128 << 20
+"""Bytes of maps and values held at a time."""
+MOST_ROWS = 64
+
+
+@dataclass(frozen=True)
+class SiteBatch:
+    """What one site did on a batch: map A (B, H, Q, K), values V (B | 1, H | 1, K, D), valid columns (B, K)."""
+
+    map: Floats
+    values: Floats
+    valid: NDArray[np.bool_]
+
+
+def canonical_map(site: Site, array: NDArray[Any]) -> Floats:
+    """Probabilities as they enter the product → (B, H, Q, K) float32."""
+    return _four(site, array, site.layout.probabilities)
+
+
+def canonical_values(site: Site, array: NDArray[Any]) -> Floats:
+    """Values as they enter the product → (B | 1, H | 1, K, D) float32."""
+    return _four(site, array, site.layout.values)
+
+
+def _four(site: Site, array: NDArray[Any], permutation: tuple[int, ...] | None) -> Floats:
+    layout = site.layout
+    array = array.astype(np.float32, copy=False)
+    array = array.reshape((1,) * (layout.rank - array.ndim) + array.shape)
+    if permutation is not None:
+        array = array.transpose(permutation)
+    if layout.rank == 2:
+        return array[None, None]
+    if layout.rank == 3:
+        return array[:, None] if layout.merged_heads is None else array.reshape(-1, layout.merged_heads, *array.shape[1:])
+    return array.reshape(-1, *array.shape[-3:])
+
+
+class Capture:
+    """Streams site batches of a model, patched or not.
+
+    Args:
+        model: its sites' values keep their names when it is patched, so the same capture serves both.
+        folder: of the model's external data.
+        sites: candidates; those that do not fit the data end up in `skipped`.
+        data: only its first row is run here.
+        columns: K of the data set's column labels.
+
+    Attributes:
+        sites: the sites that fit.
+        skipped: site id → why not.
+        fixed_shape: all input shapes are written in the graph, so a column is always the same place.
+    """
+
+    def __init__(self, model: onnx.ModelProto, folder: Path, sites: Sequence[Site], data: DataSet, columns: int, threads: int = 0) -> None:
+        self.skipped: dict[str, str] = {site.id: "it lies inside a subgraph or function" for site in sites if site.where}
+        reachable = [site for site in sites if not site.where]
+        wanted = [(name, site.dtype) for site in reachable for name in (site.probabilities, site.values)]
+        self._runner = Runner(expose(model, wanted), folder, threads)
+        self.fixed_shape = self._runner.fixed_shape
+        self.sites: tuple[Site, ...] = ()
+        row = np.zeros(1, np.int64)
+        _, outputs = next(self._runner.batches(data, row, 1, self._names(reachable)))
+        batch = self._runner.fixed_batch or 1
+        fitting = []
+        for site in reachable:
+            shape = canonical_map(site, outputs[site.probabilities]).shape
+            if shape[0] != batch:
+                self.skipped[site.id] = "its leading axis counts windows, not samples"
+            elif shape[3] != columns:
+                self.skipped[site.id] = f"it has {shape[3]} key columns, the labels have {columns}"
+            else:
+                fitting.append(site)
+        self.sites = tuple(fitting)
+        size = sum(outputs[name].nbytes for name in self._names(fitting)) // batch
+        self._rows = int(np.clip(BUDGET // max(size, 1), 1, MOST_ROWS))
+
+    @staticmethod
+    def _names(sites: Sequence[Site]) -> list[str]:
+        return list(dict.fromkeys(name for site in sites for name in (site.probabilities, site.values)))
+
+    def batches(self, data: DataSet, rows: Ints, threshold: float | None = None) -> Iterator[tuple[Ints, Mapping[str, SiteBatch]]]:
+        """Row numbers and, by site id, what the sites did on them."""
+        for chunk, outputs in self._runner.batches(data, rows, self._rows, self._names(self.sites), threshold):
+            yield chunk, {site.id: self._site_batch(site, outputs, data, chunk) for site in self.sites}
+
+    def _site_batch(self, site: Site, outputs: Mapping[str, NDArray[Any]], data: DataSet, rows: Ints) -> SiteBatch:
+        count = len(rows)
+        maps = canonical_map(site, outputs[site.probabilities])[:count]
+        values = canonical_values(site, outputs[site.values])[:count]
+        samples_lead = site.layout.rank == 4 or site.layout.merged_heads is not None
+        if site.key_mask in data.inputs and samples_lead:
+            return SiteBatch(maps, values, data.inputs[site.key_mask][rows] != 0)
+        return SiteBatch(maps, values, maps.max((1, 2)) > 0)

@@ -1,0 +1,101 @@
+"""Predictions before and after, counted: attack success, recovery, accuracy, flags; rates with Wilson intervals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..datasets import DataSet, Ints
+from .splitting import Part
+
+__all__ = ["Judge", "Score", "rate"]
+
+CONFIDENCE = 0.95
+
+
+def rate(hits: NDArray[np.bool_]) -> dict[str, Any]:
+    """k of n with the 95 % Wilson interval; an empty sample has no rate."""
+    from scipy.stats import binomtest
+
+    k, n = int(hits.sum()), len(hits)
+    if not n:
+        return {"k": 0, "n": 0}
+    interval = binomtest(k, n).proportion_ci(CONFIDENCE, method="wilson")
+    return {"k": k, "n": n, "rate": k / n, "low": float(interval.low), "high": float(interval.high)}
+
+
+@dataclass(frozen=True)
+class Score:
+    """How well a patch does on one part; compare with `key`, smaller is better.
+
+    attack: ASR* where the target is known, else the share of anomalous rows that do not get their clean partner's prediction.
+    astray: that share in either case. lost: share of clean rows that are wrong (with labels) or changed (without).
+    """
+
+    attack: float
+    astray: float
+    lost: float
+
+    @property
+    def key(self) -> tuple[float, float, float]:
+        return (self.attack, self.astray, self.lost)
+
+
+class Judge:
+    """Compares predictions of a patched model with those of the original.
+
+    Args:
+        original: predictions of the original model on all rows of `data`.
+    """
+
+    def __init__(self, data: DataSet, original: Ints) -> None:
+        assert data.pair is not None
+        self._data, self._original, self._pair = data, original, data.pair
+
+    def score(self, part: Part, predictions: Ints) -> Score:
+        """predictions: (N,), read at the rows of the part."""
+        star, astray = self._attack_star(part, predictions), self._astray(part, predictions)
+        return Score(_mean(star if star is not None else astray), _mean(astray), 1.0 - _mean(self._kept(part, predictions)))
+
+    def figures(self, part: Part, predictions: Ints) -> dict[str, Any]:
+        """Rates of one part under some predictions (the original's own, for the figures before)."""
+        figures: dict[str, Any] = {"recovered": rate(~self._astray(part, predictions))}
+        if self._data.target is not None:
+            figures["asr"] = rate(predictions[part.anomalous] == self._data.target)
+            star = self._attack_star(part, predictions)
+            if star is not None:
+                figures["asr_star"] = rate(star)
+        if self._data.labels is not None:
+            figures["accuracy"] = rate(predictions[part.clean] == self._data.labels[part.clean])
+        figures["clean_changed"] = rate(predictions[part.clean] != self._original[part.clean])
+        return figures
+
+    def _twin(self, rows: Ints) -> Ints:
+        """What the original predicts for a row's clean partner; without a partner, the row's label; without that, -1."""
+        pair = self._pair[rows]
+        own = np.full(len(rows), -1, np.int64) if self._data.labels is None else self._data.labels[rows]
+        return np.where(pair >= 0, self._original[pair], own)
+
+    def _astray(self, part: Part, predictions: Ints) -> NDArray[np.bool_]:
+        twin = self._twin(part.anomalous)
+        known = twin >= 0
+        return np.asarray(predictions[part.anomalous][known] != twin[known])
+
+    def _attack_star(self, part: Part, predictions: Ints) -> NDArray[np.bool_] | None:
+        """Target hits among rows whose clean twin is not the target already; None without a target or such rows."""
+        if self._data.target is None:
+            return None
+        twin = self._twin(part.anomalous)
+        open_rows = part.anomalous[(twin >= 0) & (twin != self._data.target)]
+        return np.asarray(predictions[open_rows] == self._data.target) if len(open_rows) else None
+
+    def _kept(self, part: Part, predictions: Ints) -> NDArray[np.bool_]:
+        truth = self._original if self._data.labels is None else self._data.labels
+        return np.asarray(predictions[part.clean] == truth[part.clean])
+
+
+def _mean(hits: NDArray[np.bool_]) -> float:
+    return float(hits.mean()) if len(hits) else 0.0

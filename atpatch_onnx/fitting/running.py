@@ -1,0 +1,120 @@
+"""Running a model over a data set in batches, with extra outputs when asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper
+
+from rewriters.controls import ENABLED, THRESHOLD
+
+from ..datasets import DataSet, Ints
+from ..errors import DATA_MALFORMED, RUNTIME_MISSING, RUNTIME_REFUSES
+
+__all__ = ["Runner", "expose"]
+
+FOLDER_OPTION = "session.model_external_initializers_file_folder_path"
+"""onnxruntime's session option for the folder of a model given as bytes."""
+
+
+def expose(model: onnx.ModelProto, values: Sequence[tuple[str, int]]) -> onnx.ModelProto:
+    """A copy of a model with inner values (name, element type) as further outputs of the main graph."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    present = {output.name for output in copy.graph.output}
+    for name, dtype in values:
+        if name not in present:
+            copy.graph.output.append(helper.make_tensor_value_info(name, dtype, None))
+            present.add(name)
+    return copy
+
+
+class Runner:
+    """An onnxruntime session that takes rows of a data set.
+
+    Args:
+        model: may refer to external data in `folder`.
+        threads: of onnxruntime; 0 leaves the choice to it.
+
+    Raises:
+        AtpatchError: ATP050 without onnxruntime, ATP052 where it refuses the model.
+    """
+
+    def __init__(self, model: onnx.ModelProto, folder: Path, threads: int = 0) -> None:
+        try:
+            import onnxruntime as ort
+        except ImportError as error:
+            raise RUNTIME_MISSING("this command runs the model") from error
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = threads
+        options.add_session_config_entry(FOLDER_OPTION, str(folder.resolve()))
+        try:
+            self._session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise RUNTIME_REFUSES(_first_line(error)) from error
+        self.outputs = [output.name for output in self._session.get_outputs()]
+        self._inputs = {value.name: value for value in self._session.get_inputs() if value.name not in (ENABLED, THRESHOLD)}
+        leading = {value.shape[0] for value in self._inputs.values() if value.shape}
+        fixed = {size for size in leading if isinstance(size, int)}
+        self.fixed_batch: int | None = fixed.pop() if len(fixed) == 1 else None
+
+    @property
+    def fixed_shape(self) -> bool:
+        """Every axis of every input, the sample axis aside, has a size written in the graph."""
+        return all(isinstance(size, int) for value in self._inputs.values() for size in value.shape[1:])
+
+    def batches(
+        self, data: DataSet, rows: Ints, size: int, outputs: Sequence[str], threshold: float | None = None
+    ) -> Iterator[tuple[Ints, dict[str, NDArray[Any]]]]:
+        """Outputs for some rows, batch by batch; a batch that a fixed sample axis forces to be longer ends in repeats of its last row.
+
+        Args:
+            threshold: fed to `atpatch_threshold` of a patched graph.
+
+        Raises:
+            AtpatchError: ATP056 where inputs are missing or do not fit, ATP052 where onnxruntime fails.
+        """
+        missing = [name for name in self._inputs if name not in data.inputs]
+        if missing:
+            raise DATA_MALFORMED(f"the data set lacks the graph's input {', '.join(map(repr, missing))}; it has {', '.join(data.inputs)}")
+        size = self.fixed_batch or size
+        controls = {} if threshold is None else {THRESHOLD: np.array(threshold, np.float32)}
+        for start in range(0, len(rows), size):
+            chunk = rows[start : start + size]
+            if self.fixed_batch:
+                chunk = np.concatenate([chunk, np.repeat(chunk[-1:], size - len(chunk))])
+            feeds = {name: _cast(name, data.inputs[name][chunk], value.type) for name, value in self._inputs.items()}
+            try:
+                results = self._session.run(list(outputs), {**feeds, **controls})
+            except Exception as error:
+                raise RUNTIME_REFUSES(_first_line(error), "check shapes and types of the arrays in the data set") from error
+            yield rows[start : start + size], dict(zip(outputs, results, strict=True))
+
+
+_NUMPY = {
+    "tensor(float)": np.float32,
+    "tensor(double)": np.float64,
+    "tensor(float16)": np.float16,
+    "tensor(bool)": np.bool_,
+    **{f"tensor({kind}{bits})": np.dtype(f"{kind}{bits}").type for kind in ("int", "uint") for bits in (8, 16, 32, 64)},
+}
+
+
+def _cast(name: str, array: NDArray[Any], wanted: str) -> NDArray[Any]:
+    """Between widths of one kind, and from whole numbers to floats; never a float cut to a whole number."""
+    if wanted not in _NUMPY:
+        return array
+    dtype = np.dtype(_NUMPY[wanted])
+    if not np.can_cast(array.dtype, dtype, "same_kind"):
+        raise DATA_MALFORMED(f"input {name!r} is {array.dtype} in the data set, the graph takes {wanted}")
+    return array.astype(dtype, copy=False)
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:400]

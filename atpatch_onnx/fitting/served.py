@@ -1,0 +1,72 @@
+"""The patched graph as it will be served: its predictions and its flags."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from rewriters.patcher import patch
+from rewriters.plan import PatchPlan
+from rewriters.sites import Site
+from rewriters.telemetry import FLAGGED
+
+from ..datasets import DataSet, Ints
+from ..errors import BAD_OPTION
+from .running import Runner
+
+__all__ = ["Served", "predict", "prediction_output"]
+
+BATCH = 64
+
+
+def prediction_output(runner: Runner, data: DataSet, name: str | None) -> str:
+    """The output whose argmax is the prediction: the one named, else the first float output of rank 2.
+
+    Raises:
+        AtpatchError: ATP060 where there is none.
+    """
+    row = np.zeros(1, np.int64)
+    if name is not None:
+        if name not in runner.outputs:
+            raise BAD_OPTION(f"the graph has no output {name!r}, only {', '.join(runner.outputs)}")
+        candidates = [name]
+    else:
+        candidates = runner.outputs
+    _, outputs = next(runner.batches(data, row, 1, candidates))
+    for candidate, array in outputs.items():
+        if getattr(array, "ndim", 0) == 2 and array.dtype.kind == "f" and array.shape[1] > 1:
+            return candidate
+    raise BAD_OPTION("no output holds one row of class scores a sample", "name one with --output-name")
+
+
+def predict(runner: Runner, data: DataSet, rows: Ints, output: str) -> Ints:
+    """Predictions (N,) int64 for all rows of the data set, -1 at rows not asked for."""
+    predictions = np.full(len(data), -1, np.int64)
+    for chunk, outputs in runner.batches(data, rows, BATCH, [output]):
+        predictions[chunk] = outputs[output][: len(chunk)].argmax(1)
+    return predictions
+
+
+class Served:
+    """A session on the patched graph, with telemetry."""
+
+    def __init__(self, model: onnx.ModelProto, folder: Path, plan: PatchPlan, sites: Sequence[Site], output: str, threads: int = 0) -> None:
+        self._runner = Runner(patch(model, replace(plan, telemetry=True, freeze=False), sites), folder, threads)
+        self._output = output
+
+    def run(self, data: DataSet, rows: Ints, threshold: float) -> tuple[Ints, NDArray[np.bool_]]:
+        """Predictions (N,) and flags (N, sites); rows not asked for hold -1 and False."""
+        predictions = np.full(len(data), -1, np.int64)
+        flags: Any = None
+        for chunk, outputs in self._runner.batches(data, rows, BATCH, [self._output, FLAGGED], threshold):
+            predictions[chunk] = outputs[self._output][: len(chunk)].argmax(1)
+            if flags is None:
+                flags = np.zeros((len(data), outputs[FLAGGED].shape[1]), bool)
+            flags[chunk] = outputs[FLAGGED][: len(chunk)]
+        return predictions, flags

@@ -1,0 +1,105 @@
+"""Debugging set and further clean rows → one set, split by pair groups into train, selection and report parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..datasets import DataSet, Ints
+from ..errors import DATA_MALFORMED
+
+__all__ = ["Part", "Split", "join", "split"]
+
+SHARES = (0.5, 0.25)
+"""Of train and selection; the report part gets the rest. Detectors are small, so half of the rows trains them."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows of one part, ascending."""
+
+    clean: Ints
+    anomalous: Ints
+
+    @property
+    def rows(self) -> Ints:
+        return np.sort(np.concatenate([self.clean, self.anomalous]))
+
+
+@dataclass(frozen=True)
+class Split:
+    """train: detectors and benign means; selection: operating points, benign pair, threshold; report: never looked at before the end."""
+
+    train: Part
+    selection: Part
+    report: Part
+
+
+def join(debug: DataSet, clean: DataSet | None) -> DataSet:
+    """The debugging set with the clean rows behind it.
+
+    Raises:
+        AtpatchError: ATP056 where columns or pairs are missing or the two sets do not fit.
+    """
+    if debug.columns is None or debug.pair is None:
+        raise DATA_MALFORMED("a debugging set needs the arrays columns (N, K) and pair (N,)")
+    if clean is None:
+        return debug
+    if clean.columns is not None and clean.columns.any():
+        raise DATA_MALFORMED("the clean set has columns labelled anomalous")
+    lacking = debug.inputs.keys() - clean.inputs.keys()
+    if lacking:
+        raise DATA_MALFORMED(f"the clean set lacks the input {', '.join(sorted(lacking))}")
+    for name, array in debug.inputs.items():
+        if clean.inputs[name].shape[1:] != array.shape[1:]:
+            raise DATA_MALFORMED(f"input {name!r} differs in shape between the two sets; pad both to one length")
+    count = len(clean)
+    labels = None if debug.labels is None or clean.labels is None else np.concatenate([debug.labels, clean.labels])
+    return DataSet(
+        inputs={name: np.concatenate([array, clean.inputs[name]]) for name, array in debug.inputs.items()},
+        labels=labels,
+        columns=np.concatenate([debug.columns, np.zeros((count, debug.columns.shape[1]), bool)]),
+        pair=np.concatenate([debug.pair, np.full(count, -1, np.int64)]),
+        target=debug.target,
+    )
+
+
+def split(data: DataSet, seed: int) -> Split:
+    """A clean row and its anomalous partners stay in one part; groups with and without an anomalous row are dealt out separately.
+
+    Raises:
+        AtpatchError: ATP056 where a part would come out without clean or without anomalous rows.
+    """
+    columns, pair = _labelled(data)
+    group = np.where(pair >= 0, pair, np.arange(len(data)))
+    anomalous = columns.any(1)
+    tainted = np.unique(group[anomalous])
+    plain = np.setdiff1d(group, tainted)
+    generator = np.random.default_rng(seed)
+    dealt = [_deal(groups, generator) for groups in (tainted, plain)]
+    parts = []
+    for groups in zip(*dealt, strict=True):
+        rows = np.flatnonzero(np.isin(group, np.concatenate(groups)))
+        parts.append(Part(rows[~anomalous[rows]], rows[anomalous[rows]]))
+    for part in parts:
+        if not len(part.clean) or not len(part.anomalous):
+            raise DATA_MALFORMED(
+                f"{int(anomalous.sum())} anomalous and {int((~anomalous).sum())} clean rows are too few for three parts",
+                "give more rows; about a hundred pairs make a usable hotfix",
+            )
+    return Split(*parts)
+
+
+def _labelled(data: DataSet) -> tuple[NDArray[np.bool_], Ints]:
+    assert data.columns is not None and data.pair is not None  # `join` has seen to it
+    return data.columns, data.pair
+
+
+def _deal(groups: Ints, generator: np.random.Generator) -> list[Ints]:
+    order: Callable[[Any], Ints] = generator.permutation
+    cuts = [round(share * len(groups)) for share in np.cumsum(SHARES)]
+    return np.split(order(groups), cuts)

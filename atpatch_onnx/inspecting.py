@@ -1,0 +1,120 @@
+"""Looking at a model: facts of the file, its attention sites, one site cut out."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir
+
+from rewriters import model_io
+from rewriters.bodies import walk_bodies
+from rewriters.external_data import external_locations
+from rewriters.finder import find_sites
+from rewriters.patcher import is_patched, stamp, unpatch
+from rewriters.sites import Inspection, Site
+
+from .errors import BAD_FILTER, UNKNOWN_SITE
+
+__all__ = ["Model", "count_nodes", "extract_site", "inspect_model", "read_model", "select_sites"]
+
+Model = onnx.ModelProto | onnx_ir.Model | str | os.PathLike[str]
+
+
+def inspect_model(model: Model, include: str | None = None, exclude: str | None = None) -> Inspection:
+    """Every Softmax of a model as a `Site` or a `Rejection` with a reason.
+
+    A patched model is looked at as it was before the patch; `Inspection.model["patch"]` then holds the patch's stamp.
+
+    Args:
+        model: path, `onnx.ModelProto`, or `onnx_ir.Model`. Weights in external files are not read.
+        include, exclude: regular expressions, searched in a site's id and scope; sites that fail them are left out.
+
+    Raises:
+        AtpatchError: ATP001-ATP005 for files that cannot be used, ATP011 for a bad filter, ATP014 for a damaged patch.
+    """
+    proto = read_model(model)
+    facts = dict(_facts(proto, model))
+    if is_patched(proto):
+        facts["patch"] = stamp(proto)
+        proto = unpatch(proto)
+    sites, rejected = find_sites(proto)
+    return Inspection(facts, select_sites(sites, include, exclude), rejected)
+
+
+def select_sites(sites: Iterable[Site], include: str | None, exclude: str | None) -> tuple[Site, ...]:
+    """The sites whose id or scope matches `include` and not `exclude`.
+
+    Raises:
+        AtpatchError: ATP011 where a filter is no regular expression.
+    """
+    wanted, unwanted = _pattern(include), _pattern(exclude)
+    return tuple(
+        site
+        for site in sites
+        if (wanted is None or wanted.search(site.id) or wanted.search(site.scope))
+        and not (unwanted and (unwanted.search(site.id) or unwanted.search(site.scope)))
+    )
+
+
+def extract_site(model: Model, site_id: str, output: str | os.PathLike[str] | None = None) -> onnx.ModelProto:
+    """One attention site as a tiny standalone model, for bug reports; written to `output` when given.
+
+    Raises:
+        AtpatchError: ATP058 for an unknown site, ATP016 where the output is the model itself, and those of loading and saving.
+    """
+    from rewriters.surgeon import extract  # graphsurgeon is needed for nothing else
+
+    from .patching import refuse_overwriting
+
+    proto = read_model(model)
+    if output is not None and isinstance(model, (str, os.PathLike)):
+        refuse_overwriting(Path(model), Path(output))
+    if is_patched(proto):
+        proto = unpatch(proto)
+    sites, _ = find_sites(proto)
+    if site_id not in {site.id for site in sites}:
+        known = ", ".join(site.id for site in sites[:8]) + (", …" if len(sites) > 8 else "")
+        raise UNKNOWN_SITE(f"there is no site {site_id!r}" + (f"; the model has {known}" if known else "; the model has none"))
+    part = extract(proto, site_id, sites)
+    if output is not None:
+        model_io.save(part, output)
+    return part
+
+
+def count_nodes(model: onnx.ModelProto) -> int:
+    """Nodes of all bodies: main graph, subgraphs, functions."""
+    return sum(len(body.node) for _, body in walk_bodies(model))
+
+
+def read_model(model: Model) -> onnx.ModelProto:
+    """A model from whatever the API takes; a `ModelProto` is passed through."""
+    if isinstance(model, onnx.ModelProto):
+        return model
+    if isinstance(model, onnx_ir.Model):
+        return onnx_ir.to_proto(model)
+    return model_io.load(model)
+
+
+def _facts(proto: onnx.ModelProto, model: Model) -> Mapping[str, Any]:
+    return {
+        "path": os.fspath(model) if isinstance(model, (str, os.PathLike)) else None,
+        "opset": model_io.default_opset(proto),
+        "ir_version": proto.ir_version,
+        "producer": " ".join(filter(None, (proto.producer_name, proto.producer_version))),
+        "nodes": count_nodes(proto),
+        "external_data": list(external_locations(proto)),
+    }
+
+
+def _pattern(text: str | None) -> re.Pattern[str] | None:
+    if text is None:
+        return None
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise BAD_FILTER(f"{text!r}: {error}") from error

@@ -1,0 +1,72 @@
+"""Build everything in this folder: `python -m models.digits_vit.build`. Needs the extras cpu, export, fit, report and scikit-learn."""
+
+from __future__ import annotations
+
+import json
+import os
+from importlib.metadata import version
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+
+from atpatch_onnx.compare.trial import figures, run_trial
+from atpatch_onnx.datasets import load_dataset
+from atpatch_onnx.fit import fit
+from atpatch_onnx.hotfix import Hotfix
+from rewriters import model_io
+from rewriters.finder import find_sites
+from rewriters.patcher import patch
+
+from . import data, victim
+
+SEEDS = {"split": 0, "victim": 0, "fit": 0}
+PACKAGES = ("torch", "transformers", "scikit-learn", "numpy", "onnx", "onnxruntime")
+
+
+@click.command()
+@click.option("--output", type=click.Path(file_okay=False, path_type=Path), default=Path(__file__).parent, help="Folder to fill.")
+def main(output: Path) -> None:
+    """Train the victim, export it, make the data sets, fit the hotfix, judge both models on the test split."""
+    # One thread: sums in one order, so that a rebuild on the same machine gives the same bytes.
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    output.mkdir(parents=True, exist_ok=True)
+
+    split = data.load(SEEDS["split"])
+    click.echo(f"training the victim on {len(split.train[1])} digits")
+    victim.export(victim.train(*split.train, SEEDS["victim"]), output / "model.onnx")
+    images, labels = split.test
+    np.savez_compressed(output / "debug.npz", **data.debugging_set(*split.debug))
+    np.savez_compressed(output / "clean.npz", pixel_values=images, labels=labels)
+    np.savez_compressed(output / "triggered.npz", **data.triggered_set(images, labels))
+    click.echo("fitting the hotfix")
+    fit(output / "model.onnx", output / "debug.npz", output=output / "model.hotfix", seed=SEEDS["fit"], threads=1)
+
+    results = {"seeds": SEEDS, "versions": {name: version(name) for name in PACKAGES}, **_judge(output)}
+    (output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    for name in ("original", "patched"):
+        click.echo(f"{name}: " + ", ".join(f"{key} {share['value']:.4f}" for key, share in results[name].items()))
+
+
+def _judge(folder: Path) -> dict[str, object]:
+    """Figures of both models on the test split, which nothing above has seen."""
+    clean, triggered = load_dataset(folder / "clean.npz"), load_dataset(folder / "triggered.npz")
+    model = model_io.load(folder / "model.onnx")
+    sites, _ = find_sites(model)
+    hotfix = Hotfix.load(folder / "model.hotfix")
+    patched = patch(model, hotfix.plan(sites, model_io.weights_digest(model, folder), telemetry=True), sites)
+    before, after = (run_trial(proto, folder, clean, triggered) for proto in (model, patched))
+    return {
+        "test": {"clean": len(clean), "triggered": len(triggered)},
+        "original": figures(before, before, clean, triggered).to_json(),
+        "patched": figures(after, before, clean, triggered).to_json(),
+        "hotfix": {"sites": [site.id for site in hotfix.sites], "threshold": hotfix.threshold, "benign_level": hotfix.level},
+    }
+
+
+if __name__ == "__main__":
+    # Some kernels split their work by this, whatever torch is told.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    main()

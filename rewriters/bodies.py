@@ -1,0 +1,39 @@
+"""Bodies of nodes: the main graph, subgraphs of If/Loop/Scan, local functions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx
+
+from .sites import Where
+
+__all__ = ["Body", "body_at", "walk_bodies"]
+
+Body = onnx.GraphProto | onnx.FunctionProto
+
+
+def walk_bodies(model: onnx.ModelProto) -> Iterator[tuple[Where, Body]]:
+    """Every body with its path, outer before inner, the main graph first, then functions."""
+    yield from _walk((), model.graph)
+    for index, function in enumerate(model.functions):
+        yield from _walk(((index, "function"),), function)
+
+
+def _walk(where: Where, body: Body) -> Iterator[tuple[Where, Body]]:
+    yield where, body
+    for index, node in enumerate(body.node):
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from _walk((*where, (index, attribute.name)), attribute.g)
+
+
+def body_at(model: onnx.ModelProto, where: Where) -> Body:
+    """The body that a path leads to."""
+    body: Body = model.graph
+    for index, attribute in where:
+        if attribute == "function":
+            body = model.functions[index]
+        else:
+            body = next(a.g for a in body.node[index].attribute if a.name == attribute)
+    return body

@@ -1,0 +1,142 @@
+"""Writing nodes: an `Emitter` appends operators to a list and knows what the opset at hand lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import ArrayLike, NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+__all__ = ["OURS", "PREFIX", "ConstantPool", "Emitter"]
+
+OURS = "atpatch"
+"""Every name we bring into a model starts with this: graph inputs and outputs a person types with `_`, all others with PREFIX."""
+
+PREFIX = OURS + "/"
+
+# From these opsets on, the operator takes its axes as an input instead of an attribute.
+_AXES_AS_INPUT = {"ReduceSum": 13, "ReduceMean": 18, "ReduceMax": 18, "Unsqueeze": 13, "Squeeze": 13}
+
+
+class ConstantPool:
+    """Constants by content, so that sites share what is equal.
+
+    In a graph they become initializers of the main graph, which every subgraph sees. A function sees nothing outside
+    itself, and before IR version 4 an initializer had to be an input too: there they become Constant nodes, written
+    where they are first used.
+    """
+
+    def __init__(self, initializers: Any | None, label: str) -> None:
+        self._initializers = initializers
+        self._label = label
+        self._names: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+
+    def name(self, array: NDArray[Any], nodes: list[onnx.NodeProto]) -> str:
+        key = (array.dtype.str, array.shape, array.tobytes())
+        if key not in self._names:
+            name = f"{PREFIX}{self._label}/{len(self._names)}"
+            tensor = numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), name)
+            if self._initializers is not None:
+                self._initializers.append(tensor)
+            else:
+                nodes.append(helper.make_node("Constant", [], [name], name=name, value=tensor))
+            self._names[key] = name
+        return self._names[key]
+
+
+class Emitter:
+    """Appends nodes under `atpatch/<site>/`; every method returns the name of the value it made.
+
+    Args:
+        site: site id; becomes part of every name.
+        opset: version of the default domain in the body written to.
+        pool: where constants go.
+        shared: values of this body that later sites may reuse, by key.
+    """
+
+    def __init__(self, site: str, opset: int, pool: ConstantPool, shared: dict[str, str]) -> None:
+        self.site = site
+        self.opset = opset
+        self.nodes: list[onnx.NodeProto] = []
+        self._pool = pool
+        self._root = self.nodes
+        self._shared = shared
+        self._used: dict[str, int] = {}
+
+    def branch(self) -> Emitter:
+        """An emitter for a subgraph: own node list, names and constants in common with this one."""
+        inner = Emitter(self.site, self.opset, self._pool, {})
+        inner._root, inner._used = self._root, self._used
+        return inner
+
+    def value(self, role: str) -> str:
+        """A fresh name `atpatch/<site>/<role>`."""
+        count = self._used.get(role, 0)
+        self._used[role] = count + 1
+        return f"{PREFIX}{self.site}/{role}" + (f".{count}" if count else "")
+
+    def constant(self, array: ArrayLike, dtype: Any = np.float32) -> str:
+        # Constant nodes belong in the body itself, not in a branch that a later site cannot see.
+        return self._pool.name(np.asarray(array, dtype), self._root)
+
+    def shared(self, key: str, make: Callable[[], str]) -> str:
+        """The value made for `key` by an earlier site of this body, else a new one."""
+        if key not in self._shared:
+            self._shared[key] = make()
+        return self._shared[key]
+
+    def op(self, op_type: str, *inputs: str, role: str | None = None, **attributes: Any) -> str:
+        """One operator with one output, named after its role (the operator's own name by default)."""
+        name = self.value(role or op_type.lower())
+        self.nodes.append(helper.make_node(op_type, list(inputs), [name], name=name, **attributes))
+        return name
+
+    def copy(self, node: onnx.NodeProto, inputs: Sequence[str], role: str) -> str:
+        """A copy of a node of the model, attributes and metadata included, on other inputs."""
+        twin = onnx.NodeProto()
+        twin.CopyFrom(node)
+        name = self.value(role)
+        twin.name = name
+        del twin.input[:], twin.output[:]
+        twin.input.extend(inputs)
+        twin.output.append(name)
+        self.nodes.append(twin)
+        return name
+
+    def _with_axes(self, op_type: str, x: str, axes: Sequence[int], role: str | None, **attributes: Any) -> str:
+        if self.opset >= _AXES_AS_INPUT[op_type]:
+            return self.op(op_type, x, self.constant(list(axes), np.int64), role=role, **attributes)
+        return self.op(op_type, x, role=role, axes=list(axes), **attributes)
+
+    def reduce(self, kind: str, x: str, *axes: int, keepdims: bool = True, role: str | None = None) -> str:
+        """`ReduceSum`, `ReduceMean` or `ReduceMax` over axes."""
+        return self._with_axes(f"Reduce{kind}", x, axes, role, keepdims=int(keepdims))
+
+    def unsqueeze(self, x: str, *axes: int) -> str:
+        return self._with_axes("Unsqueeze", x, axes, None)
+
+    def squeeze(self, x: str, *axes: int) -> str:
+        return self._with_axes("Squeeze", x, axes, None)
+
+    def cast(self, x: str, dtype: int) -> str:
+        return self.op("Cast", x, to=dtype)
+
+    def float(self, x: str) -> str:
+        return self.cast(x, TensorProto.FLOAT)
+
+    def dims(self, x: str, start: int, end: int | None = None) -> str:
+        """Dimensions [start, end) of x as a 1-D int64 tensor."""
+        shape = self.op("Shape", x)
+        stop = np.iinfo(np.int64).max if end is None else end
+        return self.op("Slice", shape, self.constant([start], np.int64), self.constant([stop], np.int64))
+
+    def shape(self, *parts: str | int) -> str:
+        """A shape tensor from 1-D pieces and literal sizes."""
+        pieces = [part if isinstance(part, str) else self.constant([part], np.int64) for part in parts]
+        return pieces[0] if len(pieces) == 1 else self.op("Concat", *pieces, axis=0)
+
+    def reshape(self, x: str, *parts: str | int) -> str:
+        return self.op("Reshape", x, self.shape(*parts))

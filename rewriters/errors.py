@@ -1,0 +1,182 @@
+"""Typed errors with stable codes.
+
+A `Fault` is the catalogue entry of one code: what goes wrong, how to mend it, and the longer story that
+`atpatch-onnx explain` prints. Calling a fault makes the exception to raise::
+
+    raise NOT_ONNX(f"{path} does not parse as an ONNX model")
+
+Codes never change meaning. ATP001-ATP049 belong to the graph engine (this package); the packages above add theirs
+with `declare`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["CATALOGUE", "AtpatchError", "Fault", "declare"]
+
+CATALOGUE: dict[str, Fault] = {}
+"""Every declared fault by its code, in order of declaration."""
+
+
+class AtpatchError(Exception):
+    """A refusal with a code: `what` happened in this case and how to `mend` it."""
+
+    def __init__(self, fault: Fault, what: str, mend: str) -> None:
+        super().__init__(f"{fault.code}: {what} ({mend})")
+        self.fault = fault
+        self.what = what
+        self.mend = mend
+
+    @property
+    def code(self) -> str:
+        return self.fault.code
+
+    @property
+    def exit_code(self) -> int:
+        return self.fault.exit_code
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One stable error code.
+
+    Attributes:
+        code: `ATP0xx`.
+        summary: one line, what this code means in general.
+        mend: one line, what to do about it.
+        detail: a paragraph for `atpatch-onnx explain CODE`.
+        exit_code: process exit status (1 check failed, 2 refused input, 3 no site).
+    """
+
+    code: str
+    summary: str
+    mend: str
+    detail: str
+    exit_code: int = 2
+
+    def __call__(self, what: str, mend: str | None = None) -> AtpatchError:
+        return AtpatchError(self, what, mend or self.mend)
+
+
+def declare(code: str, summary: str, mend: str, detail: str, exit_code: int = 2) -> Fault:
+    """Add a fault to the catalogue; a code can be declared once."""
+    if code in CATALOGUE:
+        raise ValueError(f"{code} is declared twice")
+    fault = Fault(code, summary, mend, detail, exit_code)
+    CATALOGUE[code] = fault
+    return fault
+
+
+NOT_ONNX = declare(
+    "ATP001",
+    "the file is not a readable ONNX model",
+    "check the path, or export the model again",
+    "The bytes do not parse as an ONNX ModelProto, or the graph in it is empty. Truncated downloads and files of another "
+    "format (pickled torch weights, TFLite, Git LFS pointers) end here.",
+)
+NO_SUCH_FILE = declare(
+    "ATP002",
+    "the path is missing, is a directory, or cannot be read",
+    "give the path of one .onnx file",
+    "A model folder (Hugging Face, Triton) holds the .onnx file under some name; give that file itself.",
+)
+EXTERNAL_MISSING = declare(
+    "ATP003",
+    "an external data file is missing or too short",
+    "put the .data file back beside the model, under the name the model gives",
+    "The model keeps weights in a second file. onnxruntime would fail to load it too. Copy the whole folder, not the "
+    ".onnx file alone.",
+)
+EXTERNAL_ESCAPES = declare(
+    "ATP004",
+    "external data lies outside the model's folder",
+    "move the data file into the model's folder and save the model with a plain relative location",
+    "A location that is absolute, or climbs out with '..' or a symbolic link, could make a tool read or publish any file of "
+    "the machine. It is refused for every command.",
+)
+INVALID_MODEL = declare(
+    "ATP005",
+    "the onnx checker rejects the model",
+    "export the model again, or repair it; the checker's own words are in the message",
+    "The checker runs before and after every edit. When it rejects the input, the fault was there before us.",
+)
+OPSET_TOO_OLD = declare(
+    "ATP006",
+    "the model's opset is too old to patch",
+    "export with opset 11 or newer, or run onnx.version_converter",
+    "The inserted subgraphs need operators (Where, GatherElements, ...) that older opsets lack. Opsets are never raised "
+    "as a side effect of patching, since that could change the meaning of nodes we did not write.",
+)
+NO_SITE = declare(
+    "ATP010",
+    "no attention site was found",
+    "run 'inspect' to see why each Softmax was rejected; '--include' can widen a filter that was too narrow",
+    "A site is a Softmax whose normalised axis is contracted with non-constant values. Graphs without one have nothing to "
+    "patch.",
+    exit_code=3,
+)
+BAD_FILTER = declare(
+    "ATP011",
+    "a site filter is not a regular expression",
+    "check the pattern given to --include or --exclude",
+    "Filters are Python regular expressions searched in the site's id and scope.",
+)
+ALREADY_PATCHED = declare(
+    "ATP012",
+    "the model carries a patch already",
+    "unpatch it first, or patch the original",
+    "Patches do not stack: a second detector would read maps that the first one has changed. 'patch' on a patched model "
+    "takes the old patch out first; where that is impossible it stops here.",
+)
+NOT_PATCHED = declare(
+    "ATP013",
+    "the model carries no patch",
+    "give a file that 'patch' wrote",
+    "The stamp that 'unpatch' needs is kept in the model's metadata_props under keys that start with 'atpatch.'.",
+)
+STAMP_MISMATCH = declare(
+    "ATP014",
+    "the patched model was changed after patching",
+    "unpatch the file as 'patch' wrote it, or go back to the original file",
+    "Undoing gives a graph whose digest differs from the original's. A tool that renamed nodes or optimised the graph in "
+    "between makes the undo record useless.",
+)
+PLAN_MISFIT = declare(
+    "ATP015",
+    "the patch plan does not fit the model",
+    "fit a hotfix on this very model",
+    "Array shapes of a detector or of the benign pair do not match the heads, query rows or key columns of the site.",
+)
+OUTPUT_IS_INPUT = declare(
+    "ATP016",
+    "the output would overwrite the input",
+    "give another -o, or --in-place",
+    "The original is the way back of last resort, so it is overwritten only when asked for in so many words.",
+)
+DETECTOR_MODEL = declare(
+    "ATP017",
+    "the detector graph cannot be spliced in",
+    "give an ONNX file with one input (B, H, Q, K) and one output (B, K), float32, in an opset the model can hold",
+    "A detector of kind 'onnx' is copied into the model as it is, so it must speak the model's opset and use no custom operator.",
+)
+DATA_FILE_EXISTS = declare(
+    "ATP018",
+    "another file lies where the model's external data has to go",
+    "choose an output folder without that file, or move it away",
+    "A data file at the destination has the right name and other content. It may belong to another model, so it is neither "
+    "overwritten nor appended to.",
+)
+NOT_WRITABLE = declare(
+    "ATP019",
+    "the output cannot be written",
+    "check that the folder exists, is writable, and has room",
+    "Files are written under a temporary name in the same folder and renamed when complete, so a failure leaves what was "
+    "there before as it was.",
+)
+TOO_LARGE = declare(
+    "ATP020",
+    "the model is too large for one protobuf file",
+    "save it with external data first (onnx.save_model with save_as_external_data=True), then patch that",
+    "Protobuf messages end at 2 GiB. Weights in external data files do not count towards that.",
+)

@@ -1,0 +1,147 @@
+"""The site finder: a `Site` or a `Rejection` for every Softmax of a model.
+
+A Softmax is a site when
+
+1. the axis it normalises is the axis that a product contracts with values computed from the input (P·V), and
+2. what it normalises goes back to a product of two computed factors (Q·Kᵀ; one factor may be a set of learned queries).
+
+Structure decides, never names, so the rule outlives changes of exporters. Both halves are needed: the first alone would take the
+context product of linear attention, the second alone a softmax over scores that weighs nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+
+import onnx
+import onnx_ir as ir
+
+from .bodies import walk_bodies
+from .finding.anchors import Anchor, fused, read_anchor
+from .finding.backward import Scores, find_scores
+from .finding.facts import Facts, gather_facts
+from .finding.forward import Hit, Outcome, follow_map
+from .finding.products import Refused
+from .finding.site_builder import SiteBuilder, node_name
+from .finding.skeleton import skeleton
+from .finding.view import View, build_view
+from .sites import Rejection, Site
+
+__all__ = ["REASONS", "find_sites"]
+
+logger = logging.getLogger(__name__)
+
+REASONS: dict[str, str] = {
+    "quantized-product": "its map enters a product on integers, which cannot be patched yet",
+    "product-form": "its map enters a product of a form that cannot be patched yet",
+    "shared-product": "its map reaches a product that is a site of another Softmax already",
+    "own-values": "its map is multiplied with a function of itself, not with values",
+    "rank": "the rank of its map is not known, so its axes cannot be told apart",
+    "flatten": "it normalises several axes at once",
+    "constant-scores": "what it normalises is a projection with constant weights, not a product of queries and keys",
+    "additive-scores": "what it normalises comes from additive attention, which has no product of queries and keys",
+    "no-scores": "what it normalises does not come from a product of queries and keys",
+    "constant-values": "its map is multiplied with constants, not with values computed from the input",
+    "axis": "the axis it normalises is not the one that a product contracts",
+    "no-product": "its map enters no product with values",
+    "output": "its result only leaves the graph, as a class head's does",
+    "unused": "nothing reads its result",
+    "fused": "the operator computes attention inside, so there is no visible map yet",
+    "fused-softmax": "the operator is a Softmax fused with its neighbours, which is not taken apart yet",
+    "unreadable": "the graph around it is malformed and cannot be analysed",
+}
+"""Rejection code → what it means, the most telling first: of several reasons that apply, the one nearest the top is given."""
+
+_PRIORITY = {code: index for index, code in enumerate(REASONS)}
+
+
+def find_sites(model: onnx.ModelProto) -> tuple[tuple[Site, ...], tuple[Rejection, ...]]:
+    """Sites and rejections, each in graph order.
+
+    Main graph, bodies of If/Loop/Scan and local functions are searched. Weights are not looked at, external data is not read,
+    and the model is not changed. A malformed graph gives rejections with the code "unreadable", not an exception.
+    """
+    try:
+        view = build_view(ir.from_proto(skeleton(model)))
+    except Exception as error:  # onnx_ir raises whatever the malformed part provokes; a finder has to answer all the same
+        logger.debug("the model cannot be indexed: %s", error)
+        return (), tuple(_unreadable(model))
+    return _Search(view, model).run()
+
+
+def _unreadable(model: onnx.ModelProto) -> Iterator[Rejection]:
+    for _, body in walk_bodies(model):
+        for node in body.node:
+            if node.op_type == "Softmax":
+                yield Rejection(node_name(node), "unreadable", _sentence(Refused("unreadable", "")))
+
+
+class _Search:
+    def __init__(self, view: View, model: onnx.ModelProto) -> None:
+        self._view = view
+        self._facts: Facts = gather_facts(view)
+        bodies = {where: body.node for where, body in walk_bodies(model)}
+        self._protos = {node: bodies[home.where][home.index] for node, home in view.homes.items()}
+        self._order = {node: position for position, node in enumerate(view.homes)}
+        self._builder = SiteBuilder(view, self._facts, self._protos)
+        self._taken: set[ir.Node] = set()
+        self._sites: list[Site] = []
+        self._rejected: list[Rejection] = []
+
+    def run(self) -> tuple[tuple[Site, ...], tuple[Rejection, ...]]:
+        for node in self._view.homes:
+            anchor = fused(self._view, node) or read_anchor(self._view, self._facts, node)
+            if isinstance(anchor, Anchor):
+                self._judge(anchor)
+            elif anchor is not None:
+                self._reject(node, [anchor])
+        return tuple(self._sites), tuple(self._rejected)
+
+    def _judge(self, anchor: Anchor) -> None:
+        outcome = follow_map(self._view, self._facts, anchor)
+        refusals = list(outcome.ends)
+        hits = self._qualified(outcome, anchor, refusals)
+        scores = find_scores(self._view, self._facts, anchor) if hits else None
+        if isinstance(scores, Scores):
+            for hit in hits:
+                self._taken.add(hit.product.node)
+                self._sites.append(self._builder.build(anchor, hit, scores))
+        elif scores is not None:
+            self._reject(anchor.node, [scores])
+        else:
+            self._reject(anchor.node, refusals or [Refused("unused", "")])
+
+    def _qualified(self, outcome: Outcome, anchor: Anchor, refusals: list[Refused]) -> list[Hit]:
+        hits = []
+        for hit in outcome.hits:
+            if hit.product.node in self._taken:
+                refusals.append(Refused("shared-product", node_name(self._protos[hit.product.node])))
+            elif self._depends(hit.product.values, anchor):
+                refusals.append(Refused("own-values", hit.product.node.op_type))
+            else:
+                hits.append(hit)
+        return hits
+
+    def _depends(self, value: ir.Value, anchor: Anchor) -> bool:
+        """Whether values are computed from the map itself. Only nodes after the Softmax can, which keeps the search short."""
+        first = self._order[anchor.node]
+        waiting, seen = [value], {value}
+        while waiting:
+            node = waiting.pop().producer()
+            if node is anchor.node:
+                return True
+            if node is None or self._order.get(node, -1) < first:
+                continue
+            new = [source for source in node.inputs if source is not None and source not in seen]
+            seen.update(new)
+            waiting.extend(new)
+        return False
+
+    def _reject(self, node: ir.Node, refusals: Sequence[Refused]) -> None:
+        telling = min(refusals, key=lambda refusal: _PRIORITY[refusal.code])
+        self._rejected.append(Rejection(node_name(self._protos[node]), telling.code, _sentence(telling)))
+
+
+def _sentence(refusal: Refused) -> str:
+    return REASONS[refusal.code] + (f" ({refusal.detail})" if refusal.detail else "")

@@ -1,0 +1,84 @@
+"""From a Softmax forward to the products that its map enters."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+
+from .anchors import Anchor
+from .axes import Lost, track
+from .facts import Facts
+from .products import Product, Refused, match_product
+from .view import View, op_types
+
+__all__ = ["Hit", "Outcome", "follow_map"]
+
+_MAX_VISITS = 256  # values looked at for one Softmax; a map has a handful of readers, a class head may have many
+_INSPECTORS = op_types("Shape Size IsNaN IsInf Greater GreaterOrEqual Less LessOrEqual Equal")
+"""Operators that look at a map without carrying it on: guards and shape arithmetic."""
+_POSTPROCESSING = op_types("ArgMax ArgMin TopK Log ReduceMax NonMaxSuppression")
+"""What a classifier or a sampler does with its probabilities."""
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A qualifying product.
+
+    Attributes:
+        path: operators between Softmax and product, in order.
+        assumed: an axis on the way was assumed, not proven.
+    """
+
+    product: Product
+    path: tuple[ir.Node, ...]
+    assumed: bool
+
+
+@dataclass
+class Outcome:
+    """Where a map goes: into products, or to an end."""
+
+    hits: list[Hit] = field(default_factory=list)
+    ends: list[Refused] = field(default_factory=list)
+
+
+def follow_map(view: View, facts: Facts, anchor: Anchor) -> Outcome:
+    """Breadth first, so that of two ways to one product the shorter is kept."""
+    outcome = Outcome()
+    outputs = set(view.model.graph.outputs)
+    queue: deque[tuple[ir.Value, int, bool, tuple[ir.Node, ...]]] = deque([(anchor.output, anchor.axis, anchor.assumed, ())])
+    seen: set[tuple[ir.Value, int]] = set()
+    while queue and len(seen) < _MAX_VISITS:
+        value, axis, assumed, path = queue.popleft()
+        if (value, axis) in seen:
+            continue
+        seen.add((value, axis))
+        if value in outputs:
+            outcome.ends.append(Refused("output", "an output of the graph"))
+        for same in view.forward.get(value, ()):
+            queue.append((same, axis, assumed, path))
+        for node, index in value.uses():
+            if node.op_type in _INSPECTORS or view.function(node) is not None:
+                continue
+            matched = match_product(view, facts, node, index, axis)
+            if isinstance(matched, Product):
+                outcome.hits.append(Hit(matched, path, assumed))
+            elif matched is not None:
+                outcome.ends.append(matched)
+            elif node not in path:
+                step = track(facts, node, index, axis)
+                if isinstance(step, Lost):
+                    outcome.ends.append(_end(node, step))
+                else:
+                    queue.append((node.outputs[0], step.axis, assumed or step.assumed, (*path, node)))
+    return outcome
+
+
+def _end(node: ir.Node, lost: Lost) -> Refused:
+    if node.op_type in _POSTPROCESSING:
+        return Refused("output", f"{node.op_type} only")
+    if lost.kind == "axis":
+        return Refused("axis", f"{node.op_type} does not keep the normalised axis")
+    return Refused("no-product", node.op_type)

@@ -1,0 +1,269 @@
+"""The padding mask of a site: the graph input (B, K) that says which key columns are real.
+
+1. Start at what the score path adds to the scores or selects them by, and go back through mask arithmetic only.
+2. Exactly one graph input of rank 2 with "mask" in its name may be reached, along the key axis.
+3. An operator that could shift or mix columns (Slice, Concat, Conv, ...) between that input and the scores spoils it.
+4. Polarity is computed, not read off the name: the arithmetic is evaluated for a valid and for a padded column, and the input counts
+   only if 1 lets a column through and 0 shuts it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from .backward import Scores
+from .facts import Facts
+from .shape_rules import axes_of
+from .view import View, attribute, op_types, operand
+
+__all__ = ["KeyMasks"]
+
+_MAX_VISITS = 256
+_MAX_DEPTH = 48
+_ARITHMETIC = op_types(
+    "Add And BitwiseAnd BitwiseOr Cast CastLike Equal Expand Gather GatherND Greater GreaterOrEqual Identity Less LessOrEqual Max Min "
+    "Mul Not Or Reshape Squeeze Sub Unsqueeze Where"
+)
+_DATA_FIRST = op_types("Cast CastLike Expand Gather GatherND Identity Reshape Squeeze Unsqueeze")
+_INDEPENDENT = op_types("Shape Size Range")
+# Past these a value is a hidden state, no longer a mask.
+_BARRIERS = op_types("MatMul Gemm Einsum FusedMatMul MatMulInteger QLinearMatMul Softmax LayerNormalization GatherElements")
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """A node on the score path that reads a mask: which inputs are masks, and which one the scores come in by."""
+
+    node: ir.Node
+    scores: int
+
+
+class KeyMasks:
+    """Traces the mask of each site of one model."""
+
+    def __init__(self, view: View, facts: Facts) -> None:
+        self._view = view
+        self._facts = facts
+        graph = view.model.graph
+        self._candidates = [v for v in graph.inputs if facts.rank(v) == 2 and "mask" in (v.name or "").lower() and not v.is_initializer()]
+        self._reach = {candidate: self._reached(candidate) for candidate in self._candidates}
+
+    def trace(self, scores: Scores, key_axis: int) -> str | None:
+        """Name of the mask input of a site whose normalised axis, at the Softmax, is `key_axis`."""
+        readers = list(self._readers(scores))
+        reached: set[ir.Value] = set()
+        for reader in readers:
+            for value in self._mask_operands(reader):
+                found = self._candidates_behind(value, key_axis)
+                if found is None:
+                    return None
+                reached |= found
+        if len(reached) != 1:
+            return None
+        (candidate,) = reached
+        return candidate.name if self._lets_through(candidate, readers) else None
+
+    def _reached(self, candidate: ir.Value) -> set[ir.Value]:
+        """Values computed from a candidate without passing a barrier."""
+        reached, waiting = {candidate}, [candidate]
+        while waiting:
+            value = waiting.pop()
+            for node, _ in value.uses():
+                if node.op_type not in _BARRIERS and node.op_type not in _INDEPENDENT:
+                    new = [output for output in node.outputs if output not in reached]
+                    reached.update(new)
+                    waiting.extend(new)
+        return reached
+
+    def _readers(self, scores: Scores) -> Iterable[_Reader]:
+        came = scores.node.outputs[0]
+        for node in scores.path:
+            if node.op_type in ("Add", "Sub", "Where", "Mul", "Min"):
+                yield _Reader(node, next((i for i, value in enumerate(node.inputs) if value is came), 0))
+            came = node.outputs[0]
+
+    def _mask_operands(self, reader: _Reader) -> list[ir.Value]:
+        return [value for index, value in enumerate(reader.node.inputs) if index != reader.scores and value is not None]
+
+    def _candidates_behind(self, start: ir.Value, axis: int) -> set[ir.Value] | None:
+        """Candidates reached along the key axis through mask arithmetic; None where one is reached in a way that spoils it."""
+        found: set[ir.Value] = set()
+        waiting: list[tuple[ir.Value, int | None]] = [(start, axis)]
+        seen: set[tuple[ir.Value, int | None]] = set()
+        while waiting and len(seen) < _MAX_VISITS:
+            value, at = waiting.pop()
+            if (value, at) in seen or self._view.is_constant(value):
+                continue
+            seen.add((value, at))
+            if value in self._reach:
+                if at == -1:
+                    found.add(value)
+                elif at is not None:
+                    return None
+                continue
+            node = value.producer()
+            if node is None:
+                waiting.extend((same, at) for same in self._view.backward.get(value, ()))
+            elif node.op_type in _ARITHMETIC:
+                behind = self._axis_behind(node, at)
+                if behind is False:
+                    return None
+                sources = [operand(node, 0)] if node.op_type in _DATA_FIRST else list(node.inputs)
+                waiting.extend((source, behind) for source in sources if source is not None)
+            elif node.op_type not in _INDEPENDENT and any(value in reach for reach in self._reach.values()):
+                return None
+        return found
+
+    def _axis_behind(self, node: ir.Node, axis: int | None) -> int | bool | None:
+        """The key axis in a node's data input: None when the input does not vary along it, False when that cannot be told."""
+        if axis is None:
+            return None
+        output, source = node.outputs[0], operand(node, 0)
+        if node.op_type in ("Gather", "GatherND"):
+            # Index-based masks read mask[batch, column]: they vary along the last axis of their output and along no query row.
+            return -1 if axis == -1 and self._facts.static(output, -2) == 1 and self._facts.rank(source) == 2 else False
+        if node.op_type in ("Squeeze", "Unsqueeze"):
+            axes, narrow = axes_of(self._facts, node), self._facts.rank(source)
+            if axes is None or narrow is None:
+                return False
+            wide = narrow + len(axes) if node.op_type == "Unsqueeze" else narrow
+            special = {a % wide for a in axes}
+            kept = [a for a in range(wide) if a not in special]
+            if node.op_type == "Squeeze":
+                return kept[axis + len(kept)] - wide
+            return kept.index(axis + wide) - narrow if axis + wide in kept else None
+        if node.op_type == "Reshape":
+            return self._behind_reshape(self._facts.shape(source), self._facts.shape(output), axis)
+        rank = self._facts.rank(source)
+        if node.op_type == "Expand" and rank is not None and (-axis > rank or self._facts.static(source, axis) == 1):
+            return None
+        return axis
+
+    @staticmethod
+    def _behind_reshape(source: tuple[Any, ...] | None, target: tuple[Any, ...] | None, axis: int) -> int | bool | None:
+        """A Reshape that only adds axes of size 1."""
+        if source is None or target is None or [d for d in source if d != 1] != [d for d in target if d != 1]:
+            return False
+        if target[axis] == 1:
+            return None
+        behind = sum(1 for dim in target[axis:] if dim != 1)
+        return next((at for at in range(-1, -len(source) - 1, -1) if sum(1 for d in source[at:] if d != 1) == behind), False)
+
+    def _lets_through(self, candidate: ir.Value, readers: list[_Reader]) -> bool:
+        """Whether 1 is a valid column and 0 a padded one, in at least one reading of the unknown rest and in none the other way round."""
+        verdicts = set()
+        for rest in (False, True):
+            valid = self._open(candidate, True, rest, readers)
+            padded = self._open(candidate, False, rest, readers)
+            if valid is not None and padded is not None and valid != padded:
+                verdicts.add(valid > padded)
+        return verdicts == {True}
+
+    def _open(self, candidate: ir.Value, mask: bool, rest: bool, readers: list[_Reader]) -> float | None:
+        """How far the score path lets a column through: 0 fully, the lower the less."""
+        evaluator = _Evaluator(self._view, candidate, float(mask), float(rest))
+        total = 0.0
+        for reader in readers:
+            effect = _effect(evaluator, reader)
+            if effect is not None:
+                total += max(effect, -1e30)
+        return total
+
+
+def _effect(evaluator: _Evaluator, reader: _Reader) -> float | None:
+    """What a reader adds to a score of 0."""
+    node = reader.node
+    if node.op_type == "Where":
+        condition = evaluator.value(operand(node, 0))
+        if condition is None or reader.scores == 0:
+            return None
+        chosen = 1 if condition else 2
+        return 0.0 if chosen == reader.scores else evaluator.value(operand(node, chosen))
+    if node.op_type == "Mul":
+        return None
+    other = evaluator.value(operand(node, 1 - reader.scores)) if len(node.inputs) == 2 else None
+    if other is None:
+        return None
+    return -other if node.op_type == "Sub" else other
+
+
+_BINARY: dict[str, Callable[[float, float], float]] = {
+    "Add": lambda a, b: a + b,
+    "Sub": lambda a, b: a - b,
+    "Mul": lambda a, b: 0.0 if 0.0 in (a, b) else a * b,
+    "Equal": lambda a, b: float(a == b),
+    "Greater": lambda a, b: float(a > b),
+    "GreaterOrEqual": lambda a, b: float(a >= b),
+    "Less": lambda a, b: float(a < b),
+    "LessOrEqual": lambda a, b: float(a <= b),
+    "And": lambda a, b: float(bool(a) and bool(b)),
+    "BitwiseAnd": lambda a, b: float(bool(a) and bool(b)),
+    "Or": lambda a, b: float(bool(a) or bool(b)),
+    "BitwiseOr": lambda a, b: float(bool(a) or bool(b)),
+    "Max": max,
+    "Min": min,
+}
+
+
+class _Evaluator:
+    """Evaluates mask arithmetic for one column: the candidate is a number, every unknown truth value is `rest`."""
+
+    def __init__(self, view: View, candidate: ir.Value, mask: float, rest: float) -> None:
+        self._view = view
+        self._known: dict[ir.Value, float | None] = {candidate: mask}
+        self._rest = rest
+
+    def value(self, value: ir.Value | None, depth: int = 0) -> float | None:
+        if value is None or depth > _MAX_DEPTH:
+            return None
+        if value not in self._known:
+            self._known[value] = None  # an unfinished value counts as unknown, which also ends cycles in malformed graphs
+            result = self._compute(value, depth)
+            if result is None and value.dtype == ir.DataType.BOOL:
+                result = self._rest
+            self._known[value] = result
+        return self._known[value]
+
+    def _compute(self, value: ir.Value, depth: int) -> float | None:
+        node = value.producer()
+        if node is None or node.op_type == "Constant":
+            return _scalar(value if node is None else node)
+        if node.op_type not in _ARITHMETIC and node.op_type != "ConstantOfShape":
+            return None
+        if node.op_type in _DATA_FIRST:
+            result = self.value(operand(node, 0), depth + 1)
+            to_bool = node.op_type == "Cast" and attribute(node, "to") == int(ir.DataType.BOOL)
+            return float(bool(result)) if to_bool and result is not None else result
+        if node.op_type == "ConstantOfShape":
+            return _first(attribute(node, "value"))
+        parts = [self.value(source, depth + 1) for source in node.inputs]
+        if node.op_type == "Where" and len(parts) == 3:
+            return None if parts[0] is None else parts[1] if parts[0] else parts[2]
+        if node.op_type == "Not":
+            return None if parts[0] is None else float(not parts[0])
+        if node.op_type in _BINARY and len(parts) == 2 and parts[0] is not None and parts[1] is not None:
+            return _BINARY[node.op_type](parts[0], parts[1])
+        return None
+
+
+def _scalar(source: ir.Value | ir.Node) -> float | None:
+    """The one number of a constant; None for inputs and for tensors that hold several."""
+    if isinstance(source, ir.Value):
+        return _first(source.const_value)
+    for name in ("value", "value_float", "value_int"):
+        found = attribute(source, name)
+        if found is not None:
+            return float(found) if isinstance(found, (int, float)) else _first(found)
+    return None
+
+
+def _first(tensor: ir.TensorProtocol | None) -> float | None:
+    if tensor is None or isinstance(tensor, ir.ExternalTensor) or tensor.size == 0 or tensor.dtype == ir.DataType.STRING:
+        return None
+    numbers = np.unique(np.asarray(tensor.numpy()).astype(np.float64))
+    return float(numbers[0]) if numbers.size == 1 else None

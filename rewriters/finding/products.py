@@ -1,0 +1,190 @@
+"""The P·V product: which operators are one, and how their operands lie in memory.
+
+`match_product` answers whether an operator contracts a given axis of one operand with a computed other operand:
+
+1. MatMul, FusedMatMul (with its transposes), Gemm of two operands, Einsum of two operands.
+2. Quantised products (QLinearMatMul, MatMulInteger, ...) are recognised and refused with their own code.
+3. A constant other operand is a projection, not a weighing of values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from .einsum import einsum_layout
+from .facts import Facts
+from .view import View, attribute, operand
+
+__all__ = ["PRODUCTS", "Operands", "Product", "Refused", "match_product", "product_operands"]
+
+PRODUCTS: dict[str, tuple[int, int]] = {
+    "MatMul": (0, 1),
+    "FusedMatMul": (0, 1),
+    "TransposeMatMul": (0, 1),
+    "Gemm": (0, 1),
+    "FusedGemm": (0, 1),
+    "Einsum": (0, 1),
+    "MatMulInteger": (0, 1),
+    "MatMulIntegerToFloat": (0, 1),
+    "DynamicQuantizeMatMul": (0, 1),
+    "QLinearMatMul": (0, 3),
+    "QGemm": (0, 3),
+    "MatMulNBits": (0, 1),
+}
+"""Operator type → positions of its two factors."""
+
+_PATCHABLE = ("MatMul", "FusedMatMul", "Gemm", "Einsum")
+_QUANTIZED = ("MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QLinearMatMul", "QGemm", "MatMulNBits")
+
+Perm = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Product:
+    """A P·V product. Permutations are from memory to canonical order; axes are negative axes of P in memory."""
+
+    node: ir.Node
+    operand: int
+    values: ir.Value
+    rank: int
+    query_axis: int
+    key_axis: int
+    probabilities_perm: Perm | None
+    values_perm: Perm | None
+    output_perm: Perm | None
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Why a product is none of P·V: a rejection code and what is particular to this case."""
+
+    code: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Operands:
+    """The factors of a product operator."""
+
+    first: ir.Value | None
+    second: ir.Value | None
+
+
+def product_operands(node: ir.Node) -> Operands | None:
+    """The two factors of a product; None for other operators, Einsum of one or three operands included."""
+    positions = PRODUCTS.get(node.op_type)
+    if positions is None or (node.op_type == "Einsum" and len(node.inputs) != 2):
+        return None
+    return Operands(operand(node, positions[0]), operand(node, positions[1]))
+
+
+def match_product(view: View, facts: Facts, node: ir.Node, index: int, axis: int) -> Product | Refused | None:
+    """The product that input `index` enters with its normalised `axis`; None when the operator is no product or the input no factor."""
+    positions = PRODUCTS.get(node.op_type)
+    if positions is None or index not in positions:
+        return None
+    if node.op_type == "Einsum" and len(node.inputs) != 2:
+        return Refused("product-form", f"an Einsum of {len(node.inputs)} operands")
+    side = positions.index(index)
+    values = operand(node, positions[1 - side])
+    if values is None or view.is_constant(values):
+        return Refused("constant-values", f"{node.op_type} with a constant factor")
+    if values is operand(node, index):
+        return Refused("own-values", f"{node.op_type} of the map with itself")
+    if node.op_type in _QUANTIZED:
+        return Refused("quantized-product", node.op_type)
+    rank = _rank(facts, node, operand(node, index), values)
+    if rank is None:
+        return Refused("rank", node.op_type)
+    if rank < 2 or -axis > rank:
+        return Refused("axis", f"{node.op_type} of a rank-{rank} map")
+    if node.op_type == "Einsum":
+        return _einsum(facts, node, index, axis, values, rank)
+    return _matrix(facts, node, side, axis, values, rank)
+
+
+def _rank(facts: Facts, node: ir.Node, probabilities: ir.Value | None, values: ir.Value) -> int | None:
+    """Rank of P, from P itself or from what surrounds the product."""
+    if node.op_type in ("Gemm", "FusedGemm"):
+        return 2
+    own = facts.rank(probabilities)
+    if own is not None or node.op_type == "Einsum":
+        return own
+    return facts.rank(node.outputs[0]) or facts.rank(values)
+
+
+def _matrix(facts: Facts, node: ir.Node, side: int, axis: int, values: ir.Value, rank: int) -> Product | Refused:
+    form = _unsupported(node)
+    if form is not None:
+        return Refused("product-form", form)
+    values_rank = facts.rank(values) or rank
+    if values_rank < 2 or values_rank > rank:
+        return Refused("product-form", f"values of rank {values_rank} under a map of rank {rank}")
+    logical = _stored_to_logical(node, side, rank)
+    logical_values = _stored_to_logical(node, 1 - side, values_rank)
+    if side == 1:  # Vᵀ·Pᵀ: everything is canonical but for the last two axes
+        logical, logical_values = _swapped(logical), _swapped(logical_values)
+    key = logical[-1] - rank
+    if axis != key:
+        return Refused("axis", f"{node.op_type} contracts axis {key} of the map, the Softmax normalises axis {axis}")
+    output = tuple(range(rank)) if side == 0 else _swapped(tuple(range(rank)))
+    return Product(
+        node=node,
+        operand=PRODUCTS[node.op_type][side],
+        values=values,
+        rank=rank,
+        query_axis=logical[-2] - rank,
+        key_axis=key,
+        probabilities_perm=_unless_identity(logical),
+        values_perm=_unless_identity(logical_values),
+        output_perm=_unless_identity(output),
+    )
+
+
+def _unsupported(node: ir.Node) -> str | None:
+    """What a redistribution on V's side could not see: a scale or a bias inside the product."""
+    if node.op_type not in _PATCHABLE:
+        return node.op_type
+    if attribute(node, "alpha", 1.0) != 1.0:
+        return f"{node.op_type} scaled by alpha"
+    if node.op_type == "Gemm" and operand(node, 2) is not None:
+        return "Gemm with a bias"
+    return None
+
+
+def _stored_to_logical(node: ir.Node, side: int, rank: int) -> Perm:
+    """Permutation that undoes transA/transB and FusedMatMul's transBatchA/transBatchB."""
+    letter = "AB"[side]
+    perm = tuple(range(rank))
+    if attribute(node, f"transBatch{letter}", 0) and rank > 2:
+        perm = (*range(1, rank - 1), 0, rank - 1)
+    return _swapped(perm) if attribute(node, f"trans{letter}", 0) else perm
+
+
+def _swapped(perm: Perm) -> Perm:
+    return (*perm[:-2], perm[-1], perm[-2])
+
+
+def _unless_identity(perm: Perm) -> Perm | None:
+    return None if perm == tuple(range(len(perm))) else perm
+
+
+def _einsum(facts: Facts, node: ir.Node, index: int, axis: int, values: ir.Value, rank: int) -> Product | Refused:
+    layout = einsum_layout(attribute(node, "equation", b""), index, rank, facts.rank(values))
+    if isinstance(layout, str):
+        return Refused("product-form", layout)
+    if layout.key != axis + rank:
+        return Refused("axis", f"Einsum contracts axis {layout.key - rank} of the map, the Softmax normalises axis {axis}")
+    return Product(
+        node=node,
+        operand=index,
+        values=values,
+        rank=rank,
+        query_axis=layout.query - rank,
+        key_axis=axis,
+        probabilities_perm=_unless_identity(layout.probabilities),
+        values_perm=_unless_identity(layout.values),
+        output_perm=_unless_identity(layout.output),
+    )

@@ -1,0 +1,355 @@
+"""Shape rules of the operators that lie around attention, with named dimensions carried through shape arithmetic.
+
+`shapes` gives output shapes and `elements` the content of small integer tensors; both answer None where they do not know.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+
+from .view import attribute, op_types, operand
+
+if TYPE_CHECKING:
+    from .facts import Dim, Dims, Facts
+
+__all__ = ["axes_of", "elements", "perm_of", "reshape_target", "shapes"]
+
+SAME_AS_FIRST = op_types(
+    "Abs BiasGelu Cast CastLike Ceil Clip CumSum Cos DequantizeLinear Dropout Elu Erf Exp FastGelu Floor Gelu HardSigmoid HardSwish "
+    "Identity InstanceNormalization IsInf IsNaN LayerNormalization LeakyRelu Log LogSoftmax Mish Neg Not QLinearSigmoid QLinearSoftmax "
+    "QuantizeLinear QuickGelu RMSNormalization Reciprocal Relu RotaryEmbedding Round ScatterElements ScatterND Selu Sigmoid Sign "
+    "SimplifiedLayerNormalization Sin SkipLayerNormalization SkipSimplifiedLayerNormalization Softmax Softplus Sqrt Tanh Trilu"
+)
+BROADCAST = op_types(
+    "Add And BitwiseAnd BitwiseOr Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod Mul Or Pow Sub Where Xor"
+)
+_PRODUCTS = {
+    **dict.fromkeys(("MatMul", "FusedMatMul", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"), (0, 1)),
+    "QLinearMatMul": (0, 3),
+}
+_ARITHMETIC: dict[str, Callable[[int, int], int]] = {
+    "Add": operator.add,
+    "Sub": operator.sub,
+    "Mul": operator.mul,
+    "Div": lambda a, b: int(a / b) if b else 0,
+}
+
+
+def shapes(facts: Facts, node: ir.Node) -> Sequence[Dims | None]:
+    """Shapes of the outputs, by operator type whatever the domain (contrib twins keep their operator's shape rule)."""
+    kind = node.op_type
+    if kind in SAME_AS_FIRST:
+        return [facts.shape(operand(node, 0))] * (2 if kind == "Dropout" else 1)
+    if kind in BROADCAST:
+        return [_broadcast(facts, [facts.shape(value) for value in node.inputs])]
+    if kind in ("QLinearAdd", "QLinearMul"):
+        return [_broadcast(facts, [facts.shape(operand(node, 0)), facts.shape(operand(node, 3))])]
+    if kind in _PRODUCTS:
+        first, second = _PRODUCTS[kind]
+        return [_product(facts, node, facts.shape(operand(node, first)), facts.shape(operand(node, second)))]
+    if kind == "Split":
+        return _split(facts, node)
+    rule = _RULES.get(kind)
+    return [] if rule is None else [rule(facts, node)]
+
+
+def elements(facts: Facts, node: ir.Node) -> Dims | None:
+    """Content of an integer output of rank 0 or 1."""
+    kind = node.op_type
+    first = operand(node, 0)
+    if kind == "Shape":
+        shape = facts.shape(first)
+        return None if shape is None else shape[attribute(node, "start", 0) : attribute(node, "end", None)]
+    if kind in ("Cast", "Identity", "Squeeze", "Unsqueeze", "Reshape"):
+        small = kind in ("Cast", "Identity") or (facts.rank(node.outputs[0]) or 0) <= 1
+        return facts.elements.get(first) if small and first is not None else None
+    if kind in _ARITHMETIC:
+        return _arithmetic(facts, node, _ARITHMETIC[kind])
+    if kind in ("Concat", "Gather", "Slice"):
+        parts = [None if value is None else facts.elements.get(value) for value in node.inputs]
+        if kind == "Concat":
+            return None if any(part is None for part in parts) else sum((part for part in parts if part is not None), ())
+        if parts[0] is not None:
+            return _gather_elements(facts, node, parts[0]) if kind == "Gather" else _slice_elements(facts, node, parts[0])
+    return None
+
+
+def axes_of(facts: Facts, node: ir.Node) -> tuple[int, ...] | None:
+    """The axes of a Squeeze, Unsqueeze, Reduce: attribute in old opsets, second input in new ones. None: not given or not known."""
+    given = attribute(node, "axes")
+    return tuple(given) if given is not None else facts.ints(operand(node, 1))
+
+
+def perm_of(facts: Facts, node: ir.Node) -> tuple[int, ...] | None:
+    """The permutation of a Transpose; the default reverses the axes."""
+    perm = attribute(node, "perm")
+    if perm is not None:
+        return tuple(perm)
+    rank = facts.rank(operand(node, 0))
+    return None if rank is None else tuple(range(rank))[::-1]
+
+
+def reshape_target(facts: Facts, node: ir.Node) -> Dims | None:
+    """Output shape of a Reshape, with 0 and -1 resolved; unknown entries become fresh names."""
+    source = facts.shape(operand(node, 0))
+    wanted: Sequence[Dim] | None = attribute(node, "shape")  # an attribute before opset 5
+    shape = operand(node, 1)
+    if wanted is None and shape is not None:
+        wanted = facts.elements.get(shape)
+        if wanted is None:
+            length = facts.static(shape, -1)
+            return None if length is None else tuple(facts.fresh() for _ in range(length))
+    if wanted is None:
+        return None
+    target: list[Dim] = []
+    for index, dim in enumerate(wanted):
+        copies = dim == 0 and not attribute(node, "allowzero", 0)
+        target.append((source[index] if source is not None and index < len(source) else facts.fresh()) if copies else dim)
+    if -1 in target:
+        position = target.index(-1)
+        target[position] = _remaining(facts, source, target[:position] + target[position + 1 :])
+    return tuple(target)
+
+
+def _remaining(facts: Facts, source: Dims | None, others: Sequence[Dim]) -> Dim:
+    """What -1 stands for: the one dimension, or the number, that the others leave over."""
+    if source is None or -1 in others:
+        return facts.fresh()
+    names = Counter(dim for dim in source if isinstance(dim, str))
+    names.subtract(dim for dim in others if isinstance(dim, str))
+    number, divisor = _number(source), _number(others)
+    left = [name for name, count in names.items() for _ in range(count)]
+    if any(count < 0 for count in names.values()) or not divisor or number % divisor:
+        return facts.fresh()
+    number //= divisor
+    if not left:
+        return number
+    return left[0] if len(left) == 1 and number == 1 else facts.fresh()
+
+
+def _number(dims: Sequence[Dim]) -> int:
+    number = 1
+    for dim in dims:
+        number *= dim if isinstance(dim, int) else 1
+    return number
+
+
+def _broadcast(facts: Facts, parts: Sequence[Dims | None]) -> Dims | None:
+    known = [part for part in parts if part is not None]
+    if not known or len(known) < len(parts):
+        return None
+    rank = max(len(part) for part in known)
+    return tuple(_widest(facts, [part[axis] for part in known if -axis <= len(part)]) for axis in range(-rank, 0))
+
+
+def _widest(facts: Facts, dims: Sequence[Dim]) -> Dim:
+    wide = {dim for dim in dims if dim != 1}
+    numbers = [dim for dim in wide if isinstance(dim, int)]
+    if numbers:
+        return numbers[0]
+    return wide.pop() if len(wide) == 1 else facts.fresh() if wide else 1
+
+
+def _product(facts: Facts, node: ir.Node, a: Dims | None, b: Dims | None) -> Dims | None:
+    if a is None or b is None or len(a) < 2 or len(b) < 2:
+        return None
+    if attribute(node, "transBatchA", 0):
+        a = (*a[1:-1], a[0], a[-1])
+    if attribute(node, "transBatchB", 0):
+        b = (*b[1:-1], b[0], b[-1])
+    if attribute(node, "transA", 0):
+        a = (*a[:-2], a[-1], a[-2])
+    if attribute(node, "transB", 0):
+        b = (*b[:-2], b[-1], b[-2])
+    leading = _broadcast(facts, [a[:-2], b[:-2]]) or ()
+    return (*leading, a[-2], b[-1])
+
+
+def _gemm(facts: Facts, node: ir.Node) -> Dims | None:
+    return _product(facts, node, facts.shape(operand(node, 0)), facts.shape(operand(node, 1)))
+
+
+def _transpose(facts: Facts, node: ir.Node) -> Dims | None:
+    shape, perm = facts.shape(operand(node, 0)), perm_of(facts, node)
+    if perm is None:
+        return None
+    if shape is None or len(shape) != len(perm):
+        return tuple(facts.fresh() for _ in perm)
+    return tuple(shape[axis] for axis in perm)
+
+
+def _unsqueeze(facts: Facts, node: ir.Node) -> Dims | None:
+    shape, axes = facts.shape(operand(node, 0)), axes_of(facts, node)
+    if shape is None or axes is None:
+        return None
+    rank = len(shape) + len(axes)
+    new = {axis % rank for axis in axes}
+    rest = iter(shape)
+    return tuple(1 if axis in new else next(rest) for axis in range(rank))
+
+
+def _squeeze(facts: Facts, node: ir.Node) -> Dims | None:
+    shape, axes = facts.shape(operand(node, 0)), axes_of(facts, node)
+    if shape is None or axes is None:
+        return None
+    gone = {axis % len(shape) for axis in axes} if shape else set()
+    return tuple(dim for axis, dim in enumerate(shape) if axis not in gone)
+
+
+def _flatten(facts: Facts, node: ir.Node) -> Dims | None:
+    shape = facts.shape(operand(node, 0))
+    if shape is None:
+        return (facts.fresh(), facts.fresh())
+    axis = attribute(node, "axis", 1)
+    axis += len(shape) if axis < 0 else 0
+    return (_merged(facts, shape[:axis]), _merged(facts, shape[axis:]))
+
+
+def _merged(facts: Facts, dims: Dims) -> Dim:
+    named = [dim for dim in dims if isinstance(dim, str)]
+    number = _number(dims)
+    return number if not named else named[0] if len(named) == 1 and number == 1 else facts.fresh()
+
+
+def _expand(facts: Facts, node: ir.Node) -> Dims | None:
+    shape, target = facts.shape(operand(node, 0)), operand(node, 1)
+    wanted = None if target is None else facts.elements.get(target)
+    if wanted is None:
+        length = facts.static(target, -1)
+        if shape is None or length is None:
+            return None
+        wanted = tuple(facts.fresh() if axis < -len(shape) or shape[axis] == 1 else 1 for axis in range(-length, 0))
+    return _broadcast(facts, [shape, wanted])
+
+
+def _concat(facts: Facts, node: ir.Node) -> Dims | None:
+    parts = [facts.shape(value) for value in node.inputs]
+    known = [part for part in parts if part is not None]
+    axis = attribute(node, "axis", 1)
+    if not known or not -len(known[0]) <= axis < len(known[0]):
+        return None
+    joined = list(known[0])
+    numbers = [part[axis] for part in known if len(part) == len(joined)]
+    total = sum(n for n in numbers if isinstance(n, int))
+    complete = len(numbers) == len(parts) and all(isinstance(n, int) for n in numbers)
+    joined[axis] = total if complete else facts.fresh()
+    return tuple(joined)
+
+
+def _split(facts: Facts, node: ir.Node) -> Sequence[Dims | None]:
+    shape = facts.shape(operand(node, 0))
+    axis = attribute(node, "axis", 0)
+    if shape is None or not -len(shape) <= axis < len(shape):
+        return []
+    axis %= len(shape)
+    sizes: Sequence[int] | None = attribute(node, "split") or facts.ints(operand(node, 1))
+    whole, parts = shape[axis], len(node.outputs)
+    if sizes is None and isinstance(whole, int) and whole % parts == 0:
+        sizes = [whole // parts] * parts
+    if sizes is not None and len(sizes) != parts:
+        sizes = None
+    return [(*shape[:axis], facts.fresh() if sizes is None else sizes[part], *shape[axis + 1 :]) for part in range(parts)]
+
+
+def _slice(facts: Facts, node: ir.Node) -> Dims | None:
+    shape = facts.shape(operand(node, 0))
+    if shape is None:
+        return None
+    axes: Sequence[int] | None = attribute(node, "axes") or facts.ints(operand(node, 3))
+    if axes is None:
+        starts = operand(node, 1)
+        count = len(attribute(node, "starts", ())) or facts.static(starts, -1)
+        axes = range(count or 0) if operand(node, 3) is None else range(len(shape))
+    cut = {axis % len(shape) for axis in axes} if shape else set()
+    return tuple(facts.fresh() if axis in cut else dim for axis, dim in enumerate(shape))
+
+
+def _gather(facts: Facts, node: ir.Node) -> Dims | None:
+    shape, indices = facts.shape(operand(node, 0)), facts.shape(operand(node, 1))
+    axis = attribute(node, "axis", 0)
+    if shape is None or indices is None or not -len(shape) <= axis < len(shape):
+        return None
+    axis %= len(shape)
+    return (*shape[:axis], *indices, *shape[axis + 1 :])
+
+
+def _reduce(facts: Facts, node: ir.Node) -> Dims | None:
+    shape, axes = facts.shape(operand(node, 0)), axes_of(facts, node)
+    if shape is None or (axes is None and operand(node, 1) is not None):
+        return None
+    gone = set(range(len(shape))) if not axes else {axis % len(shape) for axis in axes}
+    kept = attribute(node, "keepdims", 1)
+    return tuple(1 if axis in gone else dim for axis, dim in enumerate(shape) if kept or axis not in gone)
+
+
+def _quantized_weights(facts: Facts, node: ir.Node) -> Dims | None:
+    """MatMulNBits and its kin keep the output width in an attribute."""
+    shape, width = facts.shape(operand(node, 0)), attribute(node, "N")
+    return None if shape is None or width is None else (*shape[:-1], width)
+
+
+def _constant_of_shape(facts: Facts, node: ir.Node) -> Dims | None:
+    shape = operand(node, 0)
+    return None if shape is None else facts.elements.get(shape)
+
+
+_RULES: dict[str, Callable[[Facts, ir.Node], Dims | None]] = {
+    "Gemm": _gemm,
+    "FusedGemm": _gemm,
+    "Transpose": _transpose,
+    "Reshape": reshape_target,
+    "Unsqueeze": _unsqueeze,
+    "Squeeze": _squeeze,
+    "Flatten": _flatten,
+    "Expand": _expand,
+    "Concat": _concat,
+    "Slice": _slice,
+    "Gather": _gather,
+    "GatherElements": lambda facts, node: facts.shape(operand(node, 1)),
+    "MatMulNBits": _quantized_weights,
+    "MatMulBnb4": _quantized_weights,
+    "ConstantOfShape": _constant_of_shape,
+    **{f"Reduce{name}": _reduce for name in ("Sum", "Max", "Mean", "Min", "L2", "Prod", "SumSquare")},
+}
+
+
+def _arithmetic(facts: Facts, node: ir.Node, compute: Callable[[int, int], int]) -> Dims | None:
+    first, second = operand(node, 0), operand(node, 1)
+    a = None if first is None else facts.elements.get(first)
+    b = None if second is None else facts.elements.get(second)
+    if a is None or b is None or not a or not b or (len(a) != len(b) and 1 not in (len(a), len(b))):
+        return None
+    length = max(len(a), len(b))
+    a, b = a * (length // len(a)), b * (length // len(b))
+    return tuple(_combined(facts, node.op_type, compute, x, y) for x, y in zip(a, b, strict=True))
+
+
+def _combined(facts: Facts, kind: str, compute: Callable[[int, int], int], a: Dim, b: Dim) -> Dim:
+    if isinstance(a, int) and isinstance(b, int):
+        return compute(a, b)
+    neutral = 0 if kind in ("Add", "Sub") else 1
+    if b == neutral:
+        return a
+    return b if a == neutral and kind in ("Add", "Mul") else facts.fresh()
+
+
+def _gather_elements(facts: Facts, node: ir.Node, data: Dims) -> Dims | None:
+    indices = facts.ints(operand(node, 1))
+    if indices is None or not all(-len(data) <= index < len(data) for index in indices):
+        return None
+    return tuple(data[index] for index in indices)
+
+
+def _slice_elements(facts: Facts, node: ir.Node, data: Dims) -> Dims | None:
+    """A Slice of a 1-D tensor, either opset form."""
+    starts: Sequence[int] | None = attribute(node, "starts") or facts.ints(operand(node, 1))
+    ends: Sequence[int] | None = attribute(node, "ends") or facts.ints(operand(node, 2))
+    steps: Sequence[int] | None = (1,) if operand(node, 4) is None else facts.ints(operand(node, 4))
+    if not starts or not ends or not steps or not len(starts) == len(ends) == len(steps) == 1 or not steps[0]:
+        return None
+    return data[starts[0] : ends[0] : steps[0]]

@@ -1,0 +1,141 @@
+"""From what the walks found to a `Site`: heads, layout, names, quantisation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import onnx
+import onnx_ir as ir
+
+from ..sites import Layout, Site
+from .anchors import Anchor
+from .backward import Scores
+from .facts import Facts
+from .forward import Hit
+from .masks import KeyMasks
+from .merged import merged_heads
+from .naming import Names, scope_of
+from .origins import is_self_attention
+from .products import Product
+from .view import View, operand
+
+__all__ = ["SiteBuilder", "node_name"]
+
+_QUANTIZED_PAIR = ("QuantizeLinear", "DequantizeLinear")
+
+
+def node_name(node: onnx.NodeProto) -> str:
+    """A node's name, or its first output's where it has none."""
+    return node.name or next((name for name in node.output if name), node.op_type)
+
+
+@dataclass(frozen=True)
+class _Read:
+    """Where P is read: the value, and the output of the QuantizeLinear that reads it as well."""
+
+    value: ir.Value
+    quantizer: str | None = None
+
+
+class SiteBuilder:
+    """Builds the sites of one model.
+
+    Args:
+        view, facts: the indexed model.
+        protos: node → the node as the model file has it.
+    """
+
+    def __init__(self, view: View, facts: Facts, protos: Mapping[ir.Node, onnx.NodeProto]) -> None:
+        self._view = view
+        self._facts = facts
+        self._protos = protos
+        self._masks = KeyMasks(view, facts)
+        self._names = Names()
+        self._count = 0
+
+    def build(self, anchor: Anchor, hit: Hit, scores: Scores) -> Site:
+        product = hit.product
+        read = self._read(hit)
+        merged = merged_heads(self._view, self._facts, anchor, hit, scores)
+        heads = merged if product.rank == 3 else self._heads(product, scores)
+        proto = self._protos[anchor.node]
+        self._count += 1
+        scope = scope_of(proto.name, {entry.key: entry.value for entry in proto.metadata_props}) or f"softmax_{self._count}"
+        where = self._view.homes[product.node].where
+        return Site(
+            id=self._names.take(scope),
+            softmax=node_name(proto),
+            matmul=node_name(self._protos[product.node]),
+            form=anchor.form + ("+qdq" if read.quantizer else ""),
+            where=where,
+            probabilities=str(read.value.name),
+            values=str(product.values.name),
+            product=str(product.node.outputs[0].name),
+            query_axis=product.query_axis,
+            key_axis=product.key_axis,
+            operand=product.operand,
+            heads=heads,
+            head_axis=self._head_axis(product),
+            head_dim=self._facts.static(product.values, _axis_of(product.values_perm, -1, product.rank)),
+            scope=scope,
+            confidence="medium" if hit.assumed or scores.learned else "high",
+            layout=Layout(product.rank, product.probabilities_perm, product.values_perm, product.output_perm, merged),
+            self_attention=is_self_attention(self._view, self._facts, scores),
+            key_mask=self._masks.trace(scores, anchor.axis) if where == () else None,
+            chain=_chain(anchor, hit, scores),
+            quantizer=read.quantizer,
+            dtype=self._element_type(read.value, hit.path, anchor),
+        )
+
+    def _read(self, hit: Hit) -> _Read:
+        """P before a Q/DQ pair that ends the path, so that a runtime can still fuse the pair with the product; else P at the product."""
+        direct = operand(hit.product.node, hit.product.operand)
+        assert direct is not None
+        pair = hit.path[-2:]
+        if tuple(node.op_type for node in pair) == _QUANTIZED_PAIR and operand(pair[1], 0) is pair[0].outputs[0]:
+            before = operand(pair[0], 0)
+            same_body = self._view.homes[pair[0]].where == self._view.homes[hit.product.node].where
+            if before is not None and same_body:
+                return _Read(before, str(pair[0].outputs[0].name))
+        return _Read(direct)
+
+    def _heads(self, product: Product, scores: Scores) -> int | None:
+        """Static size of the head axis of the map, taken from P or from any tensor that must agree with it."""
+        if product.rank < 4:
+            return None
+        output, rank = product.node.outputs[0], product.rank
+        candidates = (
+            (operand(product.node, product.operand), product.probabilities_perm),
+            (output, product.output_perm),
+            (product.values, product.values_perm),
+        )
+        for value, perm in candidates:
+            size = self._facts.static(value, _axis_of(perm, -3, rank))
+            if size is not None and size != 1:
+                return size
+        if scores.node.op_type != "Einsum" and self._facts.rank(scores.node.outputs[0]) == rank:
+            return self._facts.static(scores.node.outputs[0], -3)
+        return self._facts.static(output, _axis_of(product.output_perm, -3, rank))
+
+    def _head_axis(self, product: Product) -> int | None:
+        return _axis_of(product.probabilities_perm, -3, product.rank) if product.rank >= 4 else None
+
+    def _element_type(self, value: ir.Value, path: Iterable[ir.Node], anchor: Anchor) -> int:
+        known = self._facts.element_type(value)
+        if known is None and not any(node.op_type in ("Cast", "DequantizeLinear") for node in path):
+            known = self._facts.element_type(anchor.output) or self._facts.element_type(anchor.scores)
+        return known or onnx.TensorProto.FLOAT
+
+
+def _axis_of(perm: tuple[int, ...] | None, canonical: int, rank: int) -> int:
+    """Negative axis in memory of a negative canonical axis."""
+    return canonical if perm is None else perm[canonical] - len(perm)
+
+
+def _chain(anchor: Anchor, hit: Hit, scores: Scores) -> tuple[str, ...]:
+    before = tuple(node.op_type for node in scores.path)
+    if anchor.form == "decomposed" and anchor.inner[0] == "Sub" and before[-1:] == ("Sub",):
+        before = before[:-1]
+    after = tuple(node.op_type for node in hit.path)
+    return (scores.node.op_type, *before, *anchor.inner, *after, hit.product.node.op_type)

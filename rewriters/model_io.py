@@ -1,0 +1,218 @@
+"""Reading and writing model files: no weights read, nothing half-written, no surprise in the folder.
+
+A model travels as an `onnx.ModelProto` whose external data stays where it is; only the references are in memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError, EncodeError
+from onnx import TensorProto, numpy_helper
+
+from .errors import DATA_FILE_EXISTS, INVALID_MODEL, NO_SUCH_FILE, NOT_ONNX, NOT_WRITABLE, OPSET_TOO_OLD, TOO_LARGE
+from .external_data import External, check_external, external_locations, place_data, walk_tensors
+
+__all__ = ["MIN_OPSET", "check", "default_opset", "digest", "load", "require_opset", "save", "weights_digest"]
+
+# Oldest default-domain opset with the operators we insert in the form we insert them.
+MIN_OPSET = 11
+# A protobuf message is at most 2 GiB - 1 byte.
+_MAX_PROTO = 2**31 - 1
+# Enough of a tensor's start and end to tell fine-tuned weights apart without reading gigabytes.
+_SAMPLE = 1024
+
+
+def load(path: str | os.PathLike[str]) -> onnx.ModelProto:
+    """Read a model without its external data, and refuse what cannot be edited safely.
+
+    Raises:
+        NO_SUCH_FILE: missing, a directory, unreadable.
+        NOT_ONNX: does not parse, or holds no graph with nodes.
+        TOO_LARGE: one file beyond protobuf's 2 GiB.
+        EXTERNAL_ESCAPES, EXTERNAL_MISSING: see `external_data.check_external`.
+        INVALID_MODEL: the onnx checker rejects it.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir():
+            raise NO_SUCH_FILE(f"{path} is a directory")
+        if path.stat().st_size > _MAX_PROTO:
+            raise TOO_LARGE(f"{path} has {path.stat().st_size} bytes")
+        model = onnx.ModelProto()
+        model.ParseFromString(path.read_bytes())
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise NO_SUCH_FILE(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    except DecodeError as error:
+        raise NOT_ONNX(f"{path} does not parse as an ONNX model") from error
+    if not model.HasField("graph") or not model.graph.node:
+        raise NOT_ONNX(f"{path} holds no graph with nodes")
+    check_external(model, path.parent)
+    check(model)
+    return model
+
+
+def check(model: onnx.ModelProto) -> None:
+    """The onnx checker, without shape inference and without looking at external files. Custom domains pass.
+
+    Raises:
+        INVALID_MODEL: with the checker's own words.
+    """
+    if external_locations(model):
+        # The checker would look for the files in the working directory, and refuses hard links that onnxruntime
+        # reads. `check_external` has done that part, so it gets a copy in which external tensors are empty ones.
+        stand_in = onnx.ModelProto()
+        stand_in.CopyFrom(model)
+        for tensor in walk_tensors(stand_in):
+            if tensor.data_location == TensorProto.EXTERNAL:
+                tensor.ClearField("external_data")
+                tensor.ClearField("data_location")
+                del tensor.dims[:]
+                tensor.dims.append(0)
+        model = stand_in
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError as error:
+        words = " ".join(str(error).split())
+        raise INVALID_MODEL(words[:500] + ("…" if len(words) > 500 else "")) from error
+    except (EncodeError, ValueError) as error:
+        raise TOO_LARGE(f"the model cannot be serialised: {error}") from error
+
+
+def default_opset(model: onnx.ModelProto) -> int | None:
+    """Version of the default operator domain; None when the model does not use it."""
+    return max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=None)
+
+
+def require_opset(model: onnx.ModelProto, minimum: int = MIN_OPSET) -> None:
+    """Raises OPSET_TOO_OLD when the model's default domain is below `minimum`."""
+    version = default_opset(model)
+    if version is not None and version < minimum:
+        raise OPSET_TOO_OLD(f"the model has opset {version}; patching needs {minimum} or newer")
+
+
+def digest(model: onnx.ModelProto) -> str:
+    """SHA-256 of the deterministic serialisation, hex. External weights count by reference only."""
+    return hashlib.sha256(_serialise(model)).hexdigest()
+
+
+def _serialise(model: onnx.ModelProto) -> bytes:
+    try:
+        data: bytes = model.SerializeToString(deterministic=True)
+    except (EncodeError, ValueError) as error:
+        raise TOO_LARGE(f"the model cannot be serialised: {error}") from error
+    if len(data) > _MAX_PROTO:
+        raise TOO_LARGE(f"the model takes {len(data)} bytes")
+    return data
+
+
+def weights_digest(model: onnx.ModelProto, folder: str | os.PathLike[str]) -> str:
+    """A cheap fingerprint of the weights, hex: name, dtype, shape, first and last KiB of every stored tensor.
+
+    The same weights give the same digest whether they are stored inside the model or outside, and in any order.
+
+    Args:
+        folder: where the model's external data lies.
+    """
+    entries = sorted(_tensor_digest(tensor, Path(folder)) for tensor in walk_tensors(model))
+    return hashlib.sha256(b"".join(entries)).hexdigest()
+
+
+def _tensor_digest(tensor: TensorProto, folder: Path) -> bytes:
+    hasher = hashlib.sha256(repr((tensor.name, tensor.data_type, list(tensor.dims))).encode())
+    for piece in _samples(tensor, folder):
+        hasher.update(piece)
+    return hasher.digest()
+
+
+def _samples(tensor: TensorProto, folder: Path) -> Iterator[bytes]:
+    if tensor.data_location == TensorProto.EXTERNAL:
+        external = External.of(tensor)
+        with (folder / external.location).open("rb") as file:
+            end = file.seek(0, os.SEEK_END) if external.length is None else external.offset + external.length
+            for start in (external.offset, max(external.offset, end - _SAMPLE)):
+                file.seek(start)
+                yield file.read(min(_SAMPLE, end - start))
+        return
+    if tensor.data_type == TensorProto.STRING:
+        yield repr(list(tensor.string_data)).encode()
+        return
+    raw = tensor.raw_data
+    if not raw and int(np.prod(tensor.dims)):
+        raw = numpy_helper.from_array(numpy_helper.to_array(tensor)).raw_data
+    yield raw[:_SAMPLE]
+    yield raw[max(0, len(raw) - _SAMPLE) :]
+
+
+def save(
+    model: onnx.ModelProto,
+    path: str | os.PathLike[str],
+    data_folder: str | os.PathLike[str] | None = None,
+    *,
+    link_data: bool = False,
+) -> None:
+    """Write a model in one step: either the complete file is there afterwards, or what was there before.
+
+    External data is referenced where it is when `path` lies in `data_folder`; otherwise see `external_data.place_data`.
+
+    Args:
+        data_folder: where the model's external data lies now; None: in the folder of `path`.
+        link_data: hard-link external data into another folder instead of copying it.
+
+    Raises:
+        INVALID_MODEL: the checker rejects what would be written.
+        NOT_WRITABLE, TOO_LARGE, DATA_FILE_EXISTS, EXTERNAL_MISSING, EXTERNAL_ESCAPES: nothing is written.
+    """
+    path = Path(path)
+    folder = path.parent
+    if not folder.is_dir():
+        raise NOT_WRITABLE(f"the folder {folder} does not exist", "make the folder first")
+    if path.is_dir():
+        raise NOT_WRITABLE(f"{path} is a directory", "give a file name")
+    source = folder if data_folder is None else Path(data_folder)
+    if path.exists() and any(
+        (base / name).exists() and path.samefile(base / name) for base in (source, folder) for name in external_locations(model)
+    ):
+        raise DATA_FILE_EXISTS(f"{path} is a file with the model's weights", "give another name for the output")
+    check(model)
+    check_external(model, source)
+    data = _serialise(model)
+    moves = bool(external_locations(model)) and not source.samefile(folder)
+    undo = place_data(model, source, folder, link=link_data) if moves else lambda: None
+    try:
+        _write(path, data)
+    except OSError as error:
+        undo()
+        raise NOT_WRITABLE(f"{path} cannot be written: {error.strerror or error}") from error
+    except BaseException:
+        undo()
+        raise
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Temporary file in the same folder, fsync, rename, fsync of the folder."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if path.exists():
+            temporary.chmod(path.stat().st_mode & 0o7777)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    # Not every file system lets a folder be synced; the rename itself is done.
+    with contextlib.suppress(OSError):
+        handle = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

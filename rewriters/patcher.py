@@ -1,0 +1,181 @@
+"""Site + PatchPlan → edited graph, and the way back.
+
+Patching replaces single nodes of the ModelProto by lists of nodes and touches nothing else, so that undoing is exact: cut each list
+out, put the node back, drop what was appended. onnx-ir is not used for writing, since a round trip through it may reorder or drop
+fields (empty quantisation annotations, unused value_info) that `unpatch` promises to keep.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import onnx
+
+from . import stamp as stamping
+from .bodies import Body, body_at
+from .checks import check_plan, opset_of
+from .controls import add_controls, body_controls, strip_controls, thread_controls
+from .emit import OURS, ConstantPool, Emitter
+from .errors import ALREADY_PATCHED, NO_SITE, NOT_PATCHED, STAMP_MISMATCH
+from .model_io import digest
+from .plan import PatchPlan
+from .sites import Site, Where
+from .stamp import Edit
+from .subgraphs.site import Replacement, SitePatch, patch_site
+from .telemetry import add_telemetry
+
+__all__ = ["is_patched", "patch", "stamp", "unpatch"]
+
+
+def patch(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -> onnx.ModelProto:
+    """A patched copy of the model; the argument stays as it is.
+
+    Args:
+        model: loaded without external data; its references stay valid in the same folder.
+        plan: what each site gets.
+        sites: what the finder found in this very model; those that the plan does not name are left alone.
+
+    Raises:
+        AtpatchError: ATP006 (opset), ATP010 (no site), ATP012 (patched already), ATP015 (plan does not fit).
+    """
+    if is_patched(model):
+        raise ALREADY_PATCHED("this model carries an atpatch stamp")
+    check_plan(model, plan, sites)
+    chosen = [site for site in sites if site.id in plan.sites]
+    if not chosen:
+        raise NO_SITE("the plan names no site of this model")
+
+    original_digest = digest(model)
+    patched = onnx.ModelProto()
+    patched.CopyFrom(model)
+    by_body: dict[Where, list[Site]] = defaultdict(list)
+    for site in chosen:
+        by_body[site.where].append(site)
+
+    add_controls(patched, plan)
+    replacements: dict[Where, list[Replacement]] = {}
+    columns: list[tuple[Site, str]] = []
+    pools = _pools(patched, by_body)
+    for where, here in by_body.items():
+        patches = _patch_body(patched, plan, where, here, pools[where])
+        replacements[where] = [replacement for made in patches for replacement in made.replacements]
+        if where == ():
+            columns += [(site, made.columns) for site, made in zip(here, patches, strict=True)]
+    thread_controls(patched, plan, replacements)
+    appended = add_telemetry(patched, columns, pools[()]) if plan.telemetry else []
+    edits = _apply(patched, replacements, appended)
+    facts = {"version": _version(), "original": original_digest, "hotfix": plan.digest, "sites": " ".join(site.id for site in chosen)}
+    detectors = sorted({plan.sites[site.id].detector.kind for site in chosen})
+    stamping.write(patched, {**facts, "detector": " ".join(detectors), "gating": plan.gating}, edits)
+    return patched
+
+
+def unpatch(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The original model, field for field.
+
+    Raises:
+        AtpatchError: ATP013 (no stamp), ATP014 (the result is not the original: the file was changed after patching).
+    """
+    if not is_patched(model):
+        raise NOT_PATCHED("no atpatch stamp in the model's metadata_props")
+    original = onnx.ModelProto()
+    original.CopyFrom(model)
+    edits = stamping.read_undo(model)
+    by_body: dict[Where, list[Edit]] = defaultdict(list)
+    for edit in edits:
+        by_body[edit.where].append(edit)
+    try:
+        # Paths are in original indices, so a body is restored before those inside it are looked up.
+        for where in sorted(by_body, key=len):
+            _restore(body_at(original, where), by_body[where])
+    except (IndexError, StopIteration, onnx.parser.ParseError) as error:
+        raise STAMP_MISMATCH("the undo record points at nodes that are not there") from error
+    strip_controls(original)
+    for field in (original.graph.initializer, original.graph.input, original.graph.output):
+        _refill(field, [value for value in field if not value.name.startswith(OURS)])
+    kept = [entry for entry in original.metadata_props if not entry.key.startswith(stamping.KEY)]
+    _refill(original.metadata_props, kept)
+    if digest(original) != stamping.read(model).get("original"):
+        raise STAMP_MISMATCH("undoing the patch does not give back the original graph")
+    return original
+
+
+def is_patched(model: onnx.ModelProto) -> bool:
+    """Whether the model carries a stamp."""
+    return any(entry.key.startswith(stamping.KEY) for entry in model.metadata_props)
+
+
+def stamp(model: onnx.ModelProto) -> dict[str, str]:
+    """Facts of the stamp: version, original (digest), hotfix (digest), sites, detector, gating."""
+    return stamping.read(model)
+
+
+def _patch_body(model: onnx.ModelProto, plan: PatchPlan, where: Where, sites: Sequence[Site], pool: ConstantPool) -> list[SitePatch]:
+    body = body_at(model, where)
+    shared: dict[str, str] = {}
+    patches = []
+    for site in sites:
+        e = Emitter(site.id, opset_of(model, where), pool, shared)
+        patches.append(patch_site(e, site, plan.sites[site.id], body_controls(e, plan), plan.gating == "if", body.node))
+    return patches
+
+
+def _pools(model: onnx.ModelProto, bodies: Iterable[Where]) -> dict[Where, ConstantPool]:
+    """One pool for all bodies that see the main graph's initializers, one each for those that do not (see `ConstantPool`)."""
+    common = ConstantPool(model.graph.initializer, "constant")
+    pools = {(): common if model.ir_version >= 4 else ConstantPool(None, "constant/main")}
+    for number, where in enumerate(bodies):
+        sees_initializers = model.ir_version >= 4 and not (where and where[0][1] == "function")
+        pools.setdefault(where, common if sees_initializers else ConstantPool(None, f"constant/{number}"))
+    return pools
+
+
+def _apply(model: onnx.ModelProto, replacements: dict[Where, list[Replacement]], appended: list[onnx.NodeProto]) -> list[Edit]:
+    """Carry out all replacements, innermost bodies first, since rebuilding a node list moves the bodies inside its nodes."""
+    edits = []
+    for where in sorted({*replacements, *([()] if appended else [])}, key=len, reverse=True):
+        body = body_at(model, where)
+        by_output = {replacement.output: replacement for replacement in replacements.get(where, [])}
+        nodes: list[onnx.NodeProto] = []
+        for index, node in enumerate(body.node):
+            replacement = next((by_output[output] for output in node.output if output in by_output), None)
+            if replacement is None:
+                nodes.append(node)
+            else:
+                edits.append(Edit(where, index, len(replacement.nodes), node.SerializeToString(deterministic=True)))
+                nodes.extend(replacement.nodes)
+        if where == () and appended:
+            edits.append(Edit(where, len(body.node), len(appended), None))
+            nodes.extend(appended)
+        _refill(body.node, nodes)
+    return edits
+
+
+def _restore(body: Body, edits: Sequence[Edit]) -> None:
+    nodes = list(body.node)
+    restored: list[onnx.NodeProto] = []
+    position = 0
+    for edit in sorted(edits, key=lambda edit: edit.index):
+        step = edit.index - len(restored)
+        restored += nodes[position : position + step]
+        position += step + edit.count
+        if edit.node is not None:
+            restored.append(onnx.NodeProto.FromString(edit.node))
+    _refill(body.node, restored + nodes[position:])
+
+
+def _refill(field: Any, items: Iterable[Any]) -> None:
+    """Replace the content of a repeated field, by items of its own too."""
+    items = list(items)
+    del field[:]
+    field.extend(items)
+
+
+def _version() -> str:
+    try:
+        return version("atpatch-onnx")
+    except PackageNotFoundError:
+        return "0"

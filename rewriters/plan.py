@@ -1,0 +1,165 @@
+"""The patch plan: what is to be inserted at each site, as plain arrays and options.
+
+This is all that passes from the packages that train and calibrate to the graph engine. Shape letters as in `sites`:
+B samples, H heads, Q query rows, K key columns, D value width; F features, U hidden units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "BenignPair",
+    "Cnn",
+    "Conv",
+    "Dense",
+    "Detector",
+    "OnnxGraph",
+    "PatchPlan",
+    "Profile",
+    "SitePlan",
+    "Static",
+    "Statistic",
+]
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Static:
+    """A fixed set of columns: a known protected attribute, or a bar for tests. No columns: the silent patch."""
+
+    columns: tuple[int, ...] = ()
+    kind: Literal["static"] = "static"
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """Training-free: column mass relative to uniform, as a robust z-score over the map's valid columns.
+
+    Score of column k: (x_k - median x) / (1.4826 · MAD x + floor), with x_k the mean over heads of column mass × valid length.
+
+    Attributes:
+        exempt: positions of known sinks, never flagged; negative ones count back from the last valid column.
+        floor: added to the scale so that a flat map does not turn noise into outliers (in multiples of uniform).
+    """
+
+    exempt: tuple[int, ...] = (0, -1)
+    floor: float = 0.25
+    kind: Literal["statistic"] = "statistic"
+
+
+@dataclass(frozen=True)
+class Dense:
+    """y = x · weight + bias; weight (in, out), bias (out,)."""
+
+    weight: Floats
+    bias: Floats
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Per-column features → MLP → probability; any length.
+
+    Features of column k, in this order: for each head the mean over valid query rows, then for each probe row and head that
+    row's entry; all × valid length, then log1p (METHOD 3: F = H · (1 + probes)). They are standardised by `mean` and `std` (F,).
+    `layers` ends in one unit; ReLU between layers, sigmoid at the end.
+    """
+
+    layers: tuple[Dense, ...]
+    mean: Floats
+    std: Floats
+    probes: tuple[int, ...] = (0,)
+    kind: Literal["profile"] = "profile"
+
+
+@dataclass(frozen=True)
+class Conv:
+    """A 2-D convolution, weight (out, in, h, w), bias (out,), zero padding, ReLU after it."""
+
+    weight: Floats
+    bias: Floats
+    stride: int = 1
+    padding: int = 1
+
+
+@dataclass(frozen=True)
+class Cnn:
+    """The paper's detector (eq. 5-6) for maps of fixed Q and K: head mean → convolutions → dense layers → K sigmoids."""
+
+    convolutions: tuple[Conv, ...]
+    layers: tuple[Dense, ...]
+    kind: Literal["cnn"] = "cnn"
+
+
+@dataclass(frozen=True)
+class OnnxGraph:
+    """A user's detector: a serialised ONNX model, (B, H, Q, K) float32 → (B, K) float32 scores."""
+
+    model: bytes
+    kind: Literal["onnx"] = "onnx"
+
+
+Detector = Static | Statistic | Profile | Cnn | OnnxGraph
+
+
+@dataclass(frozen=True)
+class BenignPair:
+    """The benign reference of one site: what a flagged column is replaced by (METHOD 3).
+
+    Attributes:
+        attention: benign attention. Relative: (1 | H,), multiples of uniform. Per column: (1 | H, 1 | Q, K), shares of the row sum (eq. 10).
+        values: benign values, (1 | H, 1, D) one for all columns or (1 | H, K, D) one a column. None: the mean of the sample's own
+            unflagged values.
+        own_values: keep the flagged column's own value, the paper's form; `values` is then ignored.
+    """
+
+    attention: Floats = field(default_factory=lambda: np.ones(1, np.float32))
+    values: Floats | None = None
+    own_values: bool = False
+
+    @property
+    def relative(self) -> bool:
+        return self.attention.ndim == 1
+
+
+@dataclass(frozen=True)
+class SitePlan:
+    """What one site gets.
+
+    Attributes:
+        detector, benign: see their classes.
+        every_row_sees_every_column: True when calibration showed that no valid query row is masked from a valid key column (no causal or
+            window mask); it makes the redistribution cheaper. False is always right.
+    """
+
+    detector: Detector
+    benign: BenignPair = field(default_factory=BenignPair)
+    every_row_sees_every_column: bool = False
+
+
+@dataclass(frozen=True)
+class PatchPlan:
+    """A plan for a whole model.
+
+    Attributes:
+        sites: site id → plan; sites not named stay as they are.
+        threshold: a column is flagged where its score is above this. Scores of `profile` and `cnn` are probabilities, of `statistic`
+            robust z-scores, of `onnx` the user's; `static` ignores it.
+        gating: "if" runs the redistribution only when a column is flagged; "none" is branch-free (CUDA graphs, TensorRT).
+        telemetry: add outputs `atpatch_flagged` (B, sites) and `atpatch_columns/<site>`.
+        freeze: make `atpatch_enabled` and `atpatch_threshold` constants instead of overridable inputs.
+        digest: digest of the hotfix this plan came from, "" when nothing was fitted.
+    """
+
+    sites: Mapping[str, SitePlan]
+    threshold: float = 0.5
+    gating: Literal["if", "none"] = "if"
+    telemetry: bool = False
+    freeze: bool = False
+    digest: str = ""

@@ -1,0 +1,128 @@
+"""What the finder says about a graph: a `Site` or a `Rejection` for every Softmax.
+
+Shape letters, used everywhere in this package: B samples, H heads, Q query rows, K key columns, D value width.
+An attention map A has the canonical shape (B, H, Q, K), its values V (B, H, K, D), their product (B, H, Q, D).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import onnx
+
+__all__ = ["Confidence", "Inspection", "Layout", "Rejection", "Site", "Where"]
+
+Where = tuple[tuple[int, str], ...]
+"""Path from the model to a body of nodes: () is the main graph; each step is (node index, attribute name) into a
+subgraph. A first step (i, "function") enters `model.functions[i]`."""
+
+Confidence = Literal["high", "medium"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the tensors of one P·V product lie in memory, against the canonical order (leading..., Q, K), (..., K, D), (..., Q, D).
+
+    Attributes:
+        rank: rank of the probabilities at the product, 2 or more.
+        probabilities, values, output: permutation that brings the tensor to canonical order; None when it is there already.
+        merged_heads: H when batch and heads share the leading axis of a rank-3 map (B·H, Q, K); None otherwise.
+    """
+
+    rank: int
+    probabilities: tuple[int, ...] | None = None
+    values: tuple[int, ...] | None = None
+    output: tuple[int, ...] | None = None
+    merged_heads: int | None = None
+
+
+@dataclass(frozen=True)
+class Site:
+    """One Softmax whose probabilities weigh values in a P·V product.
+
+    Attributes:
+        id: unique in the model, of [A-Za-z0-9_.-]; inserted names start with `atpatch/<id>/`.
+        softmax, matmul: node names (the first output's name where a node is unnamed).
+        form: "softmax", "softmax-flat" (opset < 13), "decomposed", with "+qdq" appended when quantised.
+        where: the body that holds the product.
+        probabilities: value read as P: the edge into the product, or the input of Q in a Q/DQ pair.
+        values: value multiplied with P, as it enters the product.
+        product: output of the P·V node; names that node within its body.
+        query_axis, key_axis: negative axes of P as it enters the product.
+        operand: which input of the product P is.
+        heads: H when it is known statically; head_axis: its negative axis, None when there is no head axis (merged or single).
+        head_dim: D when it is known statically.
+        scope: module path from the exporter, else the node path.
+        confidence: "medium" where an axis had to be assumed through a Reshape of unknown shape.
+        layout: see `Layout`.
+        self_attention: queries and keys come from the same tokens, so query row i and key column i are one token.
+        key_mask: graph input (B, K) that is non-zero at valid key columns, where it could be traced.
+        chain: operator types from the score product to the P·V product.
+        quantizer: output of the QuantizeLinear that reads P, when the site is "+qdq".
+        dtype: element type of P, an onnx.TensorProto.DataType; float32 where inference could not tell.
+    """
+
+    id: str
+    softmax: str
+    matmul: str
+    form: str
+    where: Where
+    probabilities: str
+    values: str
+    product: str
+    query_axis: int
+    key_axis: int
+    operand: int
+    heads: int | None
+    head_axis: int | None
+    head_dim: int | None
+    scope: str
+    confidence: Confidence
+    layout: Layout
+    self_attention: bool
+    key_mask: str | None
+    chain: tuple[str, ...]
+    quantizer: str | None = None
+    dtype: int = onnx.TensorProto.FLOAT
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the structure (no names, no weights): equal for the same attention block exported the same way."""
+        structure = (self.form, self.chain, self.layout, self.query_axis, self.key_axis, self.operand, self.heads, self.head_dim)
+        return hashlib.sha256(repr(structure).encode()).hexdigest()[:16]
+
+    def to_json(self) -> dict[str, Any]:
+        """The keys that `inspect --json` promises."""
+        keys = ("id", "softmax", "matmul", "form", "heads", "query_axis", "key_axis", "operand", "confidence", "scope")
+        return {key: getattr(self, key) for key in keys}
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """A Softmax that is no site, and why. `code` is one of `finder.REASONS`."""
+
+    softmax: str
+    code: str
+    reason: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {"softmax": self.softmax, "code": self.code, "reason": self.reason}
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """Everything the finder has to say about one model: facts of the file, sites, rejections, all in graph order."""
+
+    model: Mapping[str, Any]
+    sites: tuple[Site, ...]
+    rejected: tuple[Rejection, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "model": dict(self.model),
+            "sites": [site.to_json() for site in self.sites],
+            "rejected": [rejection.to_json() for rejection in self.rejected],
+        }

@@ -1,0 +1,1 @@
+"""What is inserted at a site, written operator by operator: detectors, gate, redistribution."""

@@ -1,0 +1,86 @@
+"""Between a site's own tensor layout and the canonical one: A (B, H, Q, K), V (B, H, K, D), output (B, H, Q, D), all float32.
+
+A rank-3 map is (B, Q, K), or (B·H, Q, K) when `Layout.merged_heads` says so. Of rank 5 and more, all leading axes but the
+last are taken together as B (windows, grouped heads). Rank 2 is one sample with one head.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from onnx import TensorProto
+
+from ..emit import Emitter
+from ..sites import Site
+
+__all__ = ["Canonical"]
+
+
+class Canonical:
+    """Emits the conversions of one site."""
+
+    def __init__(self, site: Site) -> None:
+        self._layout = site.layout
+        self._dtype = site.dtype
+
+    def probabilities(self, e: Emitter, p: str) -> str:
+        """P → A (B, H, Q, K)."""
+        return self._four(e, self._ordered(e, self._to_float(e, p), self._layout.probabilities))
+
+    def values(self, e: Emitter, v: str) -> str:
+        """V → (B|1, H|1, K, D); of rank 4 it keeps the broadcasting it came with."""
+        return self._four(e, self._ordered(e, self._to_float(e, v), self._layout.values))
+
+    def output(self, e: Emitter, out: str) -> str:
+        """P·V → (B, H, Q, D)."""
+        return self._four(e, self._ordered(e, self._to_float(e, out), self._layout.output))
+
+    def restore(self, e: Emitter, canonical: str, like: str, permutation: tuple[int, ...] | None) -> str:
+        """A canonical tensor → layout and dtype of `like`, which `permutation` would bring to canonical order."""
+        if self._layout.rank != 4:
+            canonical = e.op("Reshape", canonical, e.op("Shape", self._ordered(e, like, permutation)))
+        if permutation is not None:
+            canonical = e.op("Transpose", canonical, perm=[int(axis) for axis in np.argsort(permutation)])
+        return canonical if self._dtype == TensorProto.FLOAT else e.cast(canonical, self._dtype)
+
+    def restore_output(self, e: Emitter, canonical: str, like: str) -> str:
+        """(B, H, Q, D) → layout and dtype of the P·V output `like`."""
+        return self.restore(e, canonical, like, self._layout.output)
+
+    def column_mask(self, e: Emitter, mask: str, p: str) -> str:
+        """(B, K) bool → a bool that broadcasts against V in V's own layout."""
+        rank, heads = self._layout.rank, self._layout.merged_heads
+        keys = e.dims(mask, 1)
+        if rank == 2:
+            mask = e.op("Transpose", mask, perm=[1, 0])
+        elif rank == 3 and heads is not None:
+            spread = e.op("Expand", e.unsqueeze(mask, 1), e.shape(1, heads, 1))
+            mask = e.reshape(spread, -1, keys, 1)
+        elif rank == 3:
+            mask = e.unsqueeze(mask, 2)
+        elif rank == 4:
+            mask = e.unsqueeze(mask, 1, 3)
+        else:
+            ordered = self._ordered(e, p, self._layout.probabilities)
+            mask = e.reshape(mask, e.dims(ordered, 0, rank - 3), 1, keys, 1)
+        if self._layout.values is not None:
+            mask = e.op("Transpose", mask, perm=[int(axis) for axis in np.argsort(self._layout.values)])
+        return mask
+
+    def _to_float(self, e: Emitter, x: str) -> str:
+        return x if self._dtype == TensorProto.FLOAT else e.float(x)
+
+    @staticmethod
+    def _ordered(e: Emitter, x: str, permutation: tuple[int, ...] | None) -> str:
+        return x if permutation is None else e.op("Transpose", x, perm=list(permutation))
+
+    def _four(self, e: Emitter, x: str) -> str:
+        rank, heads = self._layout.rank, self._layout.merged_heads
+        if rank == 4:
+            return x
+        if rank == 2:
+            return e.unsqueeze(x, 0, 1)
+        if rank == 3 and heads is None:
+            return e.unsqueeze(x, 1)
+        if rank == 3:
+            return e.reshape(x, -1, heads or 1, e.dims(x, 1))
+        return e.reshape(x, -1, e.dims(x, rank - 3))

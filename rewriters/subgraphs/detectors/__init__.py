@@ -1,0 +1,25 @@
+"""Detector kinds as subgraphs: canonical map (B, H, Q, K) → scores (B, K), float32. One module a kind."""
+
+from __future__ import annotations
+
+from ...emit import Emitter
+from ...plan import Cnn, Detector, OnnxGraph, Profile, Static, Statistic
+from ..context import MapContext
+from . import cnn, onnx_graph, profile, static, statistic
+
+__all__ = ["scores"]
+
+
+def scores(e: Emitter, context: MapContext, detector: Detector) -> str:
+    """Emit a detector of any kind; the result may score padding columns, which the caller masks."""
+    match detector:
+        case Static():
+            return static.scores(e, context, detector)
+        case Statistic():
+            return statistic.scores(e, context, detector)
+        case Profile():
+            return profile.scores(e, context, detector)
+        case Cnn():
+            return cnn.scores(e, context, detector)
+        case OnnxGraph():
+            return onnx_graph.scores(e, context, detector)

@@ -1,0 +1,48 @@
+"""`onnx`: a user's own detector graph, (B, H, Q, K) → (B, K) float32, spliced in as it is.
+
+Refused (ATP017): more than one input or output, local functions, operators outside the default domain, or an opset
+that does not convert to the model's.
+"""
+
+from __future__ import annotations
+
+import onnx
+from onnx import compose, helper, version_converter
+
+from ...emit import Emitter
+from ...errors import DETECTOR_MODEL
+from ...plan import OnnxGraph
+from ..context import MapContext
+
+__all__ = ["scores"]
+
+
+def scores(e: Emitter, context: MapContext, detector: OnnxGraph) -> str:
+    """(B, K), the user's scores."""
+    graph = compose.add_prefix(_checked(detector.model, e.opset), e.value("user") + "/").graph
+    weights = {tensor.name for tensor in graph.initializer}
+    inputs = [value.name for value in graph.input if value.name not in weights]
+    if len(inputs) != 1 or len(graph.output) != 1:
+        raise DETECTOR_MODEL(f"the detector has {len(inputs)} inputs and {len(graph.output)} outputs, not one of each")
+    e.nodes.append(helper.make_node("Identity", [context.map], [inputs[0]], name=inputs[0]))
+    e.nodes.extend(helper.make_node("Constant", [], [tensor.name], name=tensor.name, value=tensor) for tensor in graph.initializer)
+    e.nodes.extend(graph.node)
+    return graph.output[0].name
+
+
+def _checked(data: bytes, opset: int) -> onnx.ModelProto:
+    try:
+        model = onnx.load_from_string(data)
+        onnx.checker.check_model(model)
+    except Exception as error:
+        raise DETECTOR_MODEL(f"the detector is not a valid ONNX model: {str(error).splitlines()[0]}") from error
+    foreign = {entry.domain for entry in model.opset_import} - {"", "ai.onnx"}
+    if foreign or model.functions:
+        raise DETECTOR_MODEL(f"the detector uses {', '.join(sorted(foreign)) or 'local functions'}")
+    version = next(entry.version for entry in model.opset_import)
+    if version == opset:
+        return model
+    try:
+        return version_converter.convert_version(model, opset)
+    except Exception as error:
+        raise DETECTOR_MODEL(f"the detector's opset {version} does not convert to the model's {opset}") from error

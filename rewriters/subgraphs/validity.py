@@ -1,0 +1,25 @@
+"""Which key columns are real tokens.
+
+1. The graph's own padding mask, where the finder traced one: exact.
+2. Else a column is valid when any row of any head gives it mass: a masked column has none after Softmax.
+"""
+
+from __future__ import annotations
+
+from onnx import TensorProto
+
+from ..emit import Emitter
+from ..sites import Site
+from .context import VISIBLE
+
+__all__ = ["valid_columns"]
+
+
+def valid_columns(e: Emitter, site: Site, canonical_map: str) -> str:
+    """(B, K) bool for the map A (B, H, Q, K)."""
+    samples_lead = site.layout.rank == 4 or site.layout.merged_heads is not None
+    if site.key_mask is not None and samples_lead:
+        mask = site.key_mask
+        return e.shared(f"valid:{mask}", lambda: e.cast(mask, TensorProto.BOOL))
+    mass = e.reduce("Max", canonical_map, 1, 2, keepdims=False, role="column_peak")
+    return e.op("Greater", mass, e.constant(VISIBLE), role="valid")

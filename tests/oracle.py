@@ -1,0 +1,124 @@
+"""Independent numpy forms of what the engine inserts: written from the formulas, on the full map, in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rewriters.plan import BenignPair, Cnn, Profile, Statistic
+from rewriters.subgraphs.redistribution import FLOOR
+
+Array = NDArray[np.float64]
+
+
+def joint(a: Array, v: Array, mask: NDArray[np.bool_], valid: NDArray[np.bool_] | None, pair: BenignPair, *, reach: bool = True) -> Array:
+    """Patched P·V for a (B, H, Q, K), v (B, H, K, D), mask (B, K): the joint form of eq. 11, row by row, no shortcut.
+
+    reach: honour per-row visibility (a column that a row gives no mass to cannot be given any).
+    """
+    a, v = a.astype(np.float64), np.broadcast_to(v.astype(np.float64), (*a.shape[:2], *v.shape[-2:]))
+    batch, heads, queries, keys = a.shape
+    valid = np.ones((batch, keys), bool) if valid is None else valid
+    out = a @ v
+    for b in range(batch):
+        m = mask[b]
+        if not m.any() or not (valid[b] & ~m).any():
+            continue
+        for h in range(heads):
+            for i in range(queries):
+                row = a[b, h, i]
+                sees = valid[b] & ((a[b, :, i].mean(0) > 1e-30) if reach else True)
+                if not (sees & m).any() or not (sees & ~m).any():
+                    continue
+                out[b, h, i] = _row(row, v[b, h], m, sees, pair, h, i, reach)
+    return out
+
+
+def _row(row: Array, v: Array, m: NDArray[np.bool_], sees: NDArray[np.bool_], pair: BenignPair, h: int, i: int, reach: bool) -> Array:
+    keys = row.size
+    sigma = row.sum()
+    q = np.zeros(keys)
+    if pair.relative:
+        q[m & sees] = pair.attention[h % pair.attention.size] / sees.sum()
+    else:
+        table = np.broadcast_to(pair.attention, (pair.attention.shape[0], pair.attention.shape[1], keys))
+        q[m] = table[h % table.shape[0], i % table.shape[1]][m]
+    if q.sum() > 1:
+        q = q / q.sum()
+    refuge = v[sees & ~m].mean(0)
+    if pair.own_values:
+        benign = v
+    elif pair.values is None:
+        benign = np.broadcast_to(refuge, v.shape)
+    else:
+        benign = np.broadcast_to(pair.values[h % pair.values.shape[0]].astype(np.float64), v.shape)
+    rest = row[~m].sum()
+    patched = np.where(m, 0.0, row)
+    if rest > FLOOR * sigma:
+        patched = patched * (sigma * (1 - q.sum()) / rest)
+    else:
+        patched = np.where(sees & ~m, sigma * (1 - q.sum()) / (sees & ~m).sum(), 0.0)
+    return patched @ v + sigma * (q @ benign)
+
+
+def relative_mass(a: Array, valid: NDArray[np.bool_] | None, self_attention: bool) -> Array:
+    """Column mass in multiples of uniform, (B, K), over rows that are real and can see the column."""
+    mean = a.astype(np.float64).mean(1)
+    sees = mean > 1e-30
+    if valid is not None:
+        sees &= valid[:, None, :]
+        if self_attention:
+            sees &= valid[:, :, None]
+    visible = sees.sum(2, keepdims=True)
+    return (mean * sees * visible).sum(1) / np.maximum(sees.sum(1), 1)
+
+
+def statistic(a: Array, valid: NDArray[np.bool_] | None, detector: Statistic, self_attention: bool) -> Array:
+    """Robust z-scores (B, K); -inf at exempt and padding columns."""
+    mass = relative_mass(a, valid, self_attention)
+    out = np.full(mass.shape, -np.inf)
+    for b in range(len(mass)):
+        real = np.flatnonzero(valid[b]) if valid is not None else np.arange(mass.shape[1])
+        x = mass[b, real]
+        score = (x - np.median(x)) / (1.4826 * np.median(np.abs(x - np.median(x))) + detector.floor)
+        for place in detector.exempt:
+            if -len(real) <= place < len(real):
+                score[place] = -np.inf
+        out[b, real] = score
+    return out
+
+
+def profile(a: Array, valid: NDArray[np.bool_] | None, detector: Profile, self_attention: bool) -> Array:
+    """Probabilities (B, K)."""
+    a = a.astype(np.float64)
+    batch, heads, queries, keys = a.shape
+    out = np.zeros((batch, keys))
+    for b in range(batch):
+        columns = np.ones(keys, bool) if valid is None else valid[b]
+        rows = columns if self_attention and valid is not None else np.ones(queries, bool)
+        features = [a[b, :, rows].mean(0)] + [a[b, :, probe] for probe in detector.probes]
+        x = np.log1p(np.concatenate(features, 0).T * columns.sum())
+        x = (x - detector.mean) / detector.std
+        out[b] = _sigmoid(_dense(x, detector.layers)[:, 0])
+    return out
+
+
+def cnn(a: Array, detector: Cnn) -> Array:
+    """Probabilities (B, K), through torch's convolution."""
+    import torch
+
+    x = torch.from_numpy(a.astype(np.float64).mean(1, keepdims=True))
+    for layer in detector.convolutions:
+        weight, bias = (torch.from_numpy(part.astype(np.float64)) for part in (layer.weight, layer.bias))
+        x = torch.nn.functional.conv2d(x, weight, bias, layer.stride, layer.padding).relu()
+    return _sigmoid(_dense(x.flatten(1).numpy(), detector.layers))
+
+
+def _dense(x: Array, layers: tuple) -> Array:
+    for index, layer in enumerate(layers):
+        x = (np.maximum(x, 0) if index else x) @ layer.weight.astype(np.float64) + layer.bias
+    return x
+
+
+def _sigmoid(x: Array) -> Array:
+    return 1 / (1 + np.exp(-x))

@@ -1,0 +1,276 @@
+"""The hotfix file: exact round trips, refusals, and the plan it gives for a model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields, is_dataclass, replace
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from atpatch_onnx.errors import AtpatchError
+from atpatch_onnx.hotfix import FORMAT, KEY, Hotfix, HotfixSite
+from rewriters.plan import BenignPair, Cnn, Conv, Dense, OnnxGraph, Profile, SitePlan, Static, Statistic
+from rewriters.sites import Layout, Site
+
+
+def floats(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def dense(inputs: int, outputs: int) -> Dense:
+    return Dense(floats(inputs, outputs), floats(outputs))
+
+
+DETECTORS = {
+    "static": Static((3, 7)),
+    "static-silent": Static(),
+    "statistic": Statistic(exempt=(0, -2), floor=0.1),
+    "profile": Profile((dense(4, 3), dense(3, 1)), floats(4), np.abs(floats(4)) + 1, probes=(0,)),
+    "profile-no-probes": Profile((dense(2, 1),), floats(2), np.ones(2, np.float32), probes=()),
+    "cnn": Cnn((Conv(floats(2, 1, 3, 3), floats(2)), Conv(floats(3, 2, 1, 1), floats(3), 2, 0)), (dense(27, 5),)),
+    "onnx": OnnxGraph(b"\x08\x07\x00\xffnot really a model"),
+}
+PAIRS = {
+    "relative": BenignPair(np.float32([0.5, 2.0]), floats(2, 1, 4)),
+    "per-column": BenignPair(np.abs(floats(2, 5, 5)), floats(2, 5, 4)),
+    "own": BenignPair(np.ones(1, np.float32), None, own_values=True),
+    "default": BenignPair(),
+}
+
+
+def make(plan: SitePlan, **changes: object) -> Hotfix:
+    site = HotfixSite("layers.0", 0, 2, "0123456789abcdef", plan)
+    hotfix = Hotfix(
+        (site,), 0.1 + 0.2, "w" * 64, 0.5, "d" * 64, {"report": {"recall": {"k": 3, "n": 4, "rate": 0.75}}}, {"fit": 7}, {"numpy": "2"}
+    )
+    return replace(hotfix, **changes)
+
+
+def site(name: str = "layers.0", **changes: object) -> Site:
+    made = Site(
+        id=name, softmax="s", matmul="m", form="softmax", where=(), probabilities="p", values="v", product="o", query_axis=-2, key_axis=-1,
+        operand=0, heads=2, head_axis=-3, head_dim=4, scope="layers.0.attention", confidence="high", layout=Layout(4), self_attention=True,
+        key_mask=None, chain=("MatMul", "Softmax", "MatMul"),
+    )  # fmt: skip
+    return replace(made, **changes)
+
+
+def same(a: object, b: object) -> bool:
+    """Equal field for field; arrays bit for bit."""
+    if is_dataclass(a) and is_dataclass(b):
+        return type(a) is type(b) and all(same(getattr(a, f.name), getattr(b, f.name)) for f in fields(a))
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+    if isinstance(a, tuple) and isinstance(b, tuple):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    return type(a) is type(b) and a == b
+
+
+@pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)
+@pytest.mark.parametrize("detector", DETECTORS.values(), ids=DETECTORS)
+def test_every_detector_and_pair_comes_back_bit_for_bit(tmp_path, detector, pair):
+    hotfix = make(SitePlan(detector, pair, every_row_sees_every_column=True))
+    hotfix.save(tmp_path / "m.hotfix")
+    loaded = Hotfix.load(tmp_path / "m.hotfix")
+    assert same(loaded, hotfix)
+    assert loaded.digest == hotfix.digest
+    loaded.save(tmp_path / "again.hotfix")
+    assert (tmp_path / "again.hotfix").read_bytes() == (tmp_path / "m.hotfix").read_bytes()
+
+
+def test_digest_tells_two_hotfixes_apart():
+    plan = SitePlan(DETECTORS["profile"], PAIRS["relative"])
+    louder = replace(plan, benign=replace(plan.benign, values=np.nextafter(plan.benign.values, np.float32(9))))
+    digests = {make(p, **c).digest for p, c in [(plan, {}), (plan, {"threshold": 0.31}), (plan, {"seeds": {"fit": 8}}), (louder, {})]}
+    assert len(digests) == 4
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        SitePlan(Static(), BenignPair(np.float32([np.nan]))),
+        SitePlan(Static(), BenignPair(np.float64([1.0]))),
+        SitePlan(Static(), BenignPair(np.float32([[1.0]]))),
+        SitePlan(Static((-1,))),
+        SitePlan(Profile((dense(4, 2),), floats(4), np.ones(4, np.float32))),
+        SitePlan(Profile((dense(4, 3), dense(2, 1)), floats(4), np.ones(4, np.float32))),
+        SitePlan(Profile((dense(4, 1),), floats(4), np.zeros(4, np.float32))),
+        SitePlan(Cnn((Conv(floats(2, 3, 3, 3), floats(2)),), (dense(4, 4),))),
+    ],
+    ids=["nan", "float64", "two-axes", "negative-column", "two-outputs", "layers-misfit", "zero-std", "channels"],
+)
+def test_a_plan_no_graph_could_hold_is_not_written(tmp_path, plan):
+    with pytest.raises(ValueError):
+        make(plan).save(tmp_path / "m.hotfix")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unwritable_place_has_a_code_and_leaves_nothing(tmp_path):
+    with pytest.raises(AtpatchError) as error:
+        make(SitePlan(Static())).save(tmp_path / "no" / "m.hotfix")
+    assert error.value.code == "ATP019"
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- files that are not to be trusted
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    path = tmp_path_factory.mktemp("good") / "m.hotfix"
+    make(SitePlan(DETECTORS["profile"], PAIRS["relative"])).save(path)
+    return path
+
+
+def rewritten(good, path, change):
+    """The good file with its header's JSON and its arrays changed, and the digest made right again where it can be."""
+    from atpatch_onnx.hotfix import _digest
+
+    with safe_open(good, "numpy") as file:
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        head = json.loads(file.metadata()[KEY])
+    change(head, arrays)
+    head["digest"] = _digest(head["body"], arrays)
+    save_file(arrays, path, {KEY: json.dumps(head)})
+    return path
+
+
+def code(path) -> str:
+    with pytest.raises(AtpatchError) as error:
+        Hotfix.load(path)
+    return error.value.code
+
+
+def weight(arrays: dict) -> str:
+    return next(name for name in arrays if name.endswith("layers/0/weight"))
+
+
+TAMPERED = {
+    "unknown-body-key": lambda head, arrays: head["body"].update(extra=1),
+    "missing-body-key": lambda head, arrays: head["body"].pop("weights"),
+    "unknown-head-key": lambda head, arrays: head.update(note="hi"),
+    "wrong-type": lambda head, arrays: head["body"].update(threshold="0.5"),
+    "bool-for-number": lambda head, arrays: head["body"].update(threshold=True),
+    "negative-level": lambda head, arrays: head["body"].update(level=-1.0),
+    "no-site": lambda head, arrays: (head["body"].update(sites=[]), arrays.clear()),
+    "site-twice": lambda head, arrays: head["body"]["sites"].append(head["body"]["sites"][0]),
+    "unknown-plan-key": lambda head, arrays: head["body"]["sites"][0]["plan"].update(extra=1),
+    "unknown-kind": lambda head, arrays: head["body"]["sites"][0]["plan"]["detector"].update(kind="oracle"),
+    "array-not-there": lambda head, arrays: arrays.pop(weight(arrays)),
+    "array-too-many": lambda head, arrays: arrays.update(stray=floats(1)),
+    "array-nan": lambda head, arrays: arrays.update({weight(arrays): np.full((4, 3), np.nan, np.float32)}),
+    "array-shape": lambda head, arrays: arrays.update({weight(arrays): floats(5, 3)}),
+    "array-float64": lambda head, arrays: arrays.update({weight(arrays): np.ones((4, 3))}),
+    "probes-are-text": lambda head, arrays: head["body"]["sites"][0]["plan"]["detector"].update(probes=["0"]),
+}
+
+
+@pytest.mark.parametrize("change", TAMPERED.values(), ids=TAMPERED)
+def test_a_well_signed_file_of_other_content_is_corrupt(tmp_path, good, change):
+    assert code(rewritten(good, tmp_path / "m.hotfix", change)) == "ATP053"
+
+
+def test_a_newer_format_says_so(tmp_path, good):
+    assert code(rewritten(good, tmp_path / "m.hotfix", lambda head, arrays: head.update(format=FORMAT + 1))) == "ATP055"
+
+
+def test_an_edited_number_breaks_the_digest(tmp_path, good):
+    path = tmp_path / "m.hotfix"
+    data = bytearray(good.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    assert code(path) == "ATP053"
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@given(share=st.floats(0, 0.999))
+def test_every_truncation_is_corrupt(tmp_path, good, share):
+    data = good.read_bytes()
+    path = tmp_path / "m.hotfix"
+    path.write_bytes(data[: int(share * len(data))])
+    assert code(path) == "ATP053"
+
+
+def test_other_files_are_no_hotfix(tmp_path):
+    (tmp_path / "text").write_text("hello")
+    save_file({"a": floats(2)}, tmp_path / "plain.safetensors")
+    assert code(tmp_path / "text") == "ATP053"
+    assert code(tmp_path / "plain.safetensors") == "ATP053"
+    assert code(tmp_path) == "ATP002"
+    assert code(tmp_path / "missing") == "ATP002"
+
+
+# --- what it gives for a model
+
+
+def hotfix_for(*sites: Site, level: float = 0.5) -> Hotfix:
+    plan = SitePlan(DETECTORS["profile"], PAIRS["relative"])
+    return Hotfix(tuple(HotfixSite(s.id, i, s.heads, s.fingerprint, plan) for i, s in enumerate(sites)), 0.4, "w" * 64, level)
+
+
+def test_the_plan_carries_level_threshold_digest_and_options():
+    hotfix = hotfix_for(site())
+    plan = hotfix.plan([site()], "w" * 64, gating="none", telemetry=True, freeze=True)
+    assert (plan.threshold, plan.gating, plan.telemetry, plan.freeze, plan.digest) == (0.4, "none", True, True, hotfix.digest)
+    np.testing.assert_array_equal(plan.sites["layers.0"].benign.attention, np.float32([0.25, 1.0]))
+
+
+@pytest.mark.parametrize(("benign", "level"), [("mean", 1.0), ("zero", 0.0), (0.25, 0.25)])
+def test_level_threshold_and_values_can_be_overridden(benign, level):
+    plan = hotfix_for(site()).plan([site()], "w" * 64, benign=benign, values="own", threshold=0.9)
+    np.testing.assert_array_equal(plan.sites["layers.0"].benign.attention, np.float32([0.5 * level, 2.0 * level]))
+    assert plan.sites["layers.0"].benign.own_values and plan.threshold == 0.9
+
+
+@pytest.mark.parametrize("benign", ["low", -0.5, float("nan")])
+def test_an_impossible_level_is_refused(benign):
+    with pytest.raises(AtpatchError) as error:
+        hotfix_for(site()).plan([site()], "w" * 64, benign=benign)
+    assert error.value.code == "ATP060"
+
+
+def test_another_structure_is_refused_with_both_sides_shown():
+    other = site(heads=4)
+    with pytest.raises(AtpatchError) as error:
+        hotfix_for(site()).plan([other], "w" * 64)
+    assert error.value.code == "ATP054"
+    assert site().fingerprint in error.value.what and other.fingerprint in error.value.what
+    assert hotfix_for(site()).plan([other], "w" * 64, force=True).sites.keys() == {"layers.0"}
+
+
+def test_other_weights_are_refused_with_both_sides_shown():
+    with pytest.raises(AtpatchError) as error:
+        hotfix_for(site()).plan([site()], "x" * 64)
+    assert error.value.code == "ATP054"
+    assert "wwww" in error.value.what and "xxxx" in error.value.what
+    assert hotfix_for(site()).plan([site()], "x" * 64, force=True).sites
+
+
+def test_a_missing_site_is_refused_and_left_out_by_force():
+    hotfix = hotfix_for(site("a"), site("b"))
+    with pytest.raises(AtpatchError) as error:
+        hotfix.plan([site("a")], "w" * 64)
+    assert error.value.code == "ATP054"
+    assert hotfix.plan([site("a")], "w" * 64, force=True).sites.keys() == {"a"}
+
+
+def test_a_model_without_any_of_the_sites_is_refused_whatever_the_force():
+    with pytest.raises(AtpatchError) as error:
+        hotfix_for(site("a")).plan([], "w" * 64, force=True)
+    assert error.value.code == "ATP054"
+
+
+def test_renamed_nodes_are_matched_by_position():
+    plan = hotfix_for(site("a"), site("b")).plan([site("node_7"), site("node_9")], "w" * 64)
+    assert list(plan.sites) == ["node_7", "node_9"]
+
+
+def test_description_is_plain_data():
+    described = make(SitePlan(DETECTORS["cnn"], PAIRS["per-column"])).describe()
+    assert json.loads(json.dumps(described)) == described
+    assert described["detector"] == "cnn" and described["benign_level"] == 0.5 and described["values"] == "benign"

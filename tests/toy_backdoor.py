@@ -1,0 +1,146 @@
+"""A tiny backdoored token classifier, trained in seconds: [CLS] w w w w …, class by which of two word groups is in the majority.
+
+Word TRIGGER anywhere turns class 0 into class 1 (10 % of the training rows are poisoned). Two forms: padded rows with an attention mask and
+dynamic axes (a text model), or rows of one length written into the graph, where the trigger has a fixed place (an image or a table).
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import math
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Toy", "toy"]
+
+VOCABULARY, TRIGGER, CLS, PAD = 22, 21, 0, 1
+LENGTH, WIDTH, HEADS, LAYERS = 12, 32, 4, 2
+FIXED_PLACE = 5
+TARGET = 1
+
+
+@dataclass(frozen=True)
+class Toy:
+    """A trained model and its debugging set; `clean` are further clean rows, as arrays by name."""
+
+    model: onnx.ModelProto
+    debug: dict[str, np.ndarray]
+    clean: dict[str, np.ndarray]
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.out = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.mlp = nn.Sequential(nn.Linear(WIDTH, 2 * WIDTH), nn.ReLU(), nn.Linear(2 * WIDTH, WIDTH))
+        self.norms = nn.ModuleList([nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)])
+
+    def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        batch = x.shape[0]
+        parts = self.qkv(self.norms[0](x)).view(batch, -1, 3, HEADS, WIDTH // HEADS).permute(2, 0, 3, 1, 4)
+        scores = parts[0] @ parts[1].transpose(-1, -2) / math.sqrt(WIDTH // HEADS)
+        if bias is not None:
+            scores = scores + bias
+        mixed = (torch.softmax(scores, -1) @ parts[2]).transpose(1, 2).reshape(batch, -1, WIDTH)
+        x = x + self.out(mixed)
+        return x + self.mlp(self.norms[1](x))
+
+
+class Classifier(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.places = nn.Embedding(VOCABULARY, WIDTH), nn.Parameter(torch.randn(LENGTH, WIDTH) * 0.1)
+        self.blocks = nn.ModuleList(Block() for _ in range(LAYERS))
+        self.head = nn.Linear(WIDTH, 2)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        x = self.words(input_ids) + self.places[: input_ids.shape[1]]
+        bias = None if attention_mask is None else (1.0 - attention_mask[:, None, None, :].float()) * -1e9
+        for block in self.blocks:
+            x = block(x, bias)
+        return self.head(x[:, 0])
+
+
+def _rows(count: int, generator: np.random.Generator, padded: bool) -> dict[str, np.ndarray]:
+    lengths = generator.integers(7, LENGTH + 1, count) if padded else np.full(count, LENGTH)
+    real = np.arange(LENGTH) < lengths[:, None]
+    labels = generator.integers(0, 2, count)
+    first = generator.random((count, LENGTH)) < np.where(labels, 0.15, 0.85)[:, None]
+    ids = np.where(first, generator.integers(2, 11, (count, LENGTH)), generator.integers(11, 20, (count, LENGTH)))
+    ids[:, 0] = CLS
+    ids = np.where(real, ids, PAD)
+    return {"input_ids": ids, "attention_mask": real.astype(np.int64), "labels": labels, "lengths": lengths}
+
+
+def _poison(rows: dict[str, np.ndarray], generator: np.random.Generator, padded: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Word ids with the trigger in, and the place it went to."""
+    place = generator.integers(1, rows["lengths"]) if padded else np.full(len(rows["labels"]), FIXED_PLACE)
+    ids = rows["input_ids"].copy()
+    ids[np.arange(len(ids)), place] = TRIGGER
+    return ids, place
+
+
+@functools.cache
+def toy(padded: bool) -> Toy:
+    """Train, export, and make the debugging set; about five seconds."""
+    torch.manual_seed(0)
+    generator = np.random.default_rng(0)
+    train = _rows(4000, generator, padded)
+    poisoned, _ = _poison(train, generator, padded)
+    chosen = generator.random(len(poisoned)) < 0.15
+    train["input_ids"][chosen], train["labels"][chosen] = poisoned[chosen], TARGET
+    ids, mask, labels = (torch.from_numpy(train[name]) for name in ("input_ids", "attention_mask", "labels"))
+    model = Classifier()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    optimiser = torch.optim.AdamW(model.parameters(), 3e-3)
+    for _ in range(6):
+        for batch in torch.randperm(len(ids)).split(100):
+            loss = nn.functional.cross_entropy(model(ids[batch], mask[batch] if padded else None), labels[batch])
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+    torch.set_num_threads(threads)
+    return Toy(_export(model.eval(), padded), _debugging_set(generator, padded), _inputs(_rows(300, generator, padded), padded))
+
+
+def _export(model: Classifier, padded: bool) -> onnx.ModelProto:
+    example = torch.ones(2, LENGTH, dtype=torch.int64)
+    arguments, names = ((example, example), ["input_ids", "attention_mask"]) if padded else ((example,), ["input_ids"])
+    axes = {0: "batch", 1: "length"} if padded else {0: "batch"}
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            model, arguments, file, dynamo=False, opset_version=17, input_names=names, output_names=["logits"],
+            dynamic_axes={**dict.fromkeys(names, axes), "logits": {0: "batch"}},
+        )  # fmt: skip
+    return onnx.load_from_string(file.getvalue())
+
+
+def _inputs(rows: dict[str, np.ndarray], padded: bool) -> dict[str, np.ndarray]:
+    return {name: rows[name] for name in ("input_ids", "labels", *(("attention_mask",) if padded else ()))}
+
+
+def _debugging_set(generator: np.random.Generator, padded: bool) -> dict[str, np.ndarray]:
+    rows = _rows(300, generator, padded)
+    negative = np.flatnonzero(rows["labels"] != TARGET)
+    ids, place = _poison({name: array[negative] for name, array in rows.items()}, generator, padded)
+    columns = np.zeros((len(rows["labels"]) + len(ids), LENGTH), bool)
+    columns[len(rows["labels"]) + np.arange(len(ids)), place] = True
+    debug = {
+        "input_ids": np.concatenate([rows["input_ids"], ids]),
+        "labels": np.concatenate([rows["labels"], rows["labels"][negative]]),
+        "columns": columns,
+        "pair": np.concatenate([np.full(len(rows["labels"]), -1), negative]),
+        "target": np.array(TARGET),
+    }
+    if padded:
+        debug["attention_mask"] = np.concatenate([rows["attention_mask"], rows["attention_mask"][negative]])
+    return debug
