@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import gc
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import ArrayLike, NDArray
 
-from .errors import RUNTIME_MISSING
-from .fitting.running import FOLDER_OPTION
+from .runtime import session
 
 __all__ = ["Latency", "Spread", "paired_latency", "request"]
 
@@ -53,28 +51,18 @@ class Latency:
         return asdict(self)
 
 
-def request(model: onnx.ModelProto, folder: Path, feeds: Mapping[str, NDArray[Any]], threads: int = 1) -> Request:
-    """A session on the model, bound to one request: call it to run.
+def request(model: str | os.PathLike[str], feeds: Mapping[str, NDArray[Any]], threads: int = 1) -> Request:
+    """A session on a model file, bound to one request: call it to run.
 
     Args:
-        folder: of the model's external data.
         threads: within an operator; pinned, since more threads than free cores make timings jump.
 
     Raises:
-        AtpatchError: ATP050 without onnxruntime.
+        AtpatchError: ATP050 without onnxruntime, ATP052 where it refuses the model.
     """
-    try:
-        import onnxruntime as ort
-    except ImportError as error:
-        raise RUNTIME_MISSING("measuring latency runs the model") from error
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.add_session_config_entry(FOLDER_OPTION, str(folder.resolve()))
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    return lambda: session.run(names, feeds)
+    live = session(model, threads=threads)
+    names = [output.name for output in live.get_outputs()]
+    return lambda: live.run(names, feeds)
 
 
 def paired_latency(original: Request, patched: Request, *, pairs: int = 200, threads: int = 1, provider: str = "CPU") -> Latency:

@@ -180,7 +180,7 @@ def _values(infos: Sequence[onnx.ValueInfoProto]) -> dict[str, str]:
 def _type(proto: onnx.TypeProto) -> str:
     if not proto.HasField("tensor_type"):
         return str(proto.WhichOneof("value") or "unknown")
-    kind = onnx.TensorProto.DataType.Name(proto.tensor_type.elem_type).lower()
+    kind = _dtype(proto.tensor_type.elem_type)
     if not proto.tensor_type.HasField("shape"):
         return f"{kind}[…]"
     return f"{kind}[{', '.join(str(d.dim_value) if d.HasField('dim_value') else d.dim_param or '?' for d in proto.tensor_type.shape.dim)}]"
@@ -226,5 +226,9 @@ def _compare(left: Mapping[str, Any], right: Mapping[str, Any], what: str, body:
 
 def _text(value: Any) -> str | None:
     if isinstance(value, onnx.TensorProto):
-        return f"{onnx.TensorProto.DataType.Name(value.data_type).lower()}{list(value.dims)}"
+        return f"{_dtype(value.data_type)}{list(value.dims)}"
     return value if value is None or isinstance(value, str) else str(value)
+
+
+def _dtype(number: int) -> str:
+    return next((name.lower() for name, value in onnx.TensorProto.DataType.items() if value == number), str(number))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from . import __version__
 from .errors import AtpatchError
 from .runtime import providers
 
@@ -80,7 +81,7 @@ class Examination:
 def examine() -> Examination:
     """Look at this environment. Imports onnxruntime, if there is one, to ask for its providers; nothing else."""
     names = dict.fromkeys([*CORE, *(package for packages in EXTRAS.values() for package in packages)])
-    packages = {"atpatch-onnx": _version("atpatch-onnx"), **{name: _version(name) for name in names}}
+    packages = {"atpatch-onnx": __version__, **{name: _version(name) for name in names}}
     available: tuple[str, ...] = ()
     problems = []
     installed = [name for name in _RUNTIMES if packages[name]]

@@ -120,11 +120,11 @@ def _check(plan: SitePlan) -> None:
     if isinstance(detector, Profile):
         _check_arrays(detector.mean, detector.std)
         _check_stack("profile", detector.layers, outputs=1)
-        if detector.mean.shape != detector.std.shape or detector.mean.shape != detector.layers[0].weight.shape[:1]:
+        if detector.mean.ndim not in (1, 2) or not detector.mean.shape[-1:] == detector.std.shape == detector.layers[0].weight.shape[:1]:
             raise ValueError("profile: mean, std and the first layer differ in the number of features")
         if not (detector.std > 0).all():
             raise ValueError("profile: std must be positive")
-        if min(detector.probes, default=0) < 0 or len(detector.mean) % (1 + len(detector.probes)):
+        if min(detector.probes, default=0) < 0 or len(detector.std) % (1 + len(detector.probes)):
             raise ValueError("profile: probes are negative, or do not divide the features")
     elif isinstance(detector, Cnn):
         channels = 1

@@ -58,6 +58,6 @@ def _problems(site: Site, plan: SitePlan) -> list[str]:
                 found.append(f"benign values are {pair.values.shape[2]} wide, the site's are {site.head_dim}")
     if isinstance(plan.detector, Profile) and heads is not None:
         features = heads * (1 + len(plan.detector.probes))
-        if len(plan.detector.mean) != features:
-            found.append(f"the detector reads {len(plan.detector.mean)} features, the site has {features}")
+        if len(plan.detector.std) != features:
+            found.append(f"the detector reads {len(plan.detector.std)} features, the site has {features}")
     return found

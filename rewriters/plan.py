@@ -68,7 +68,8 @@ class Profile:
 
     Features of column k, in this order: for each head the mean over valid query rows, then for each probe row and head that
     row's entry; all × valid length, then log1p (METHOD 3: F = H · (1 + probes)). They are standardised by `mean` and `std` (F,).
-    `layers` ends in one unit; ReLU between layers, sigmoid at the end.
+    A mean (K, F) holds every column against its own normal profile, for inputs of fixed length: too little attention to a place that
+    usually draws much is invisible otherwise. `layers` ends in one unit; ReLU between layers, sigmoid at the end.
     """
 
     layers: tuple[Dense, ...]

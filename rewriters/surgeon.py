@@ -25,8 +25,8 @@ __all__ = ["extract", "patch_graph"]
 _PRODUCTS = {"MatMul", "FusedMatMul", "Einsum", "Gemm", "MatMulInteger", "QLinearMatMul"}
 """Walking back from the probabilities stops at these: the score product is the last node taken along."""
 
-_LIMIT = 64
-"""More nodes than this between scores and product is no single site any more."""
+_ENDS = _PRODUCTS | {"Shape"}
+"""Sizes are computed from anything that has them, so they are no way back to a product."""
 
 
 def patch_graph(graph: gs.Graph, plan: PatchPlan) -> gs.Graph:
@@ -52,19 +52,16 @@ def extract(model: onnx.ModelProto, site_id: str, sites: Sequence[Site]) -> onnx
     if site is None:
         raise NO_SITE(f"there is no site {site_id!r}", "take an id from 'atpatch-onnx inspect'")
     graph = gs.import_onnx(_standalone(model, site))
-    tensors = graph.tensors()
-    product = tensors[site.product]
+    product = graph.tensors()[site.product]
     nodes = _chain(product.inputs[0], site)
     made = {id(output) for node in nodes for output in node.outputs}
-    # Without the weights, what a constant held is not needed to see how the site is wired, unless it is small.
-    graph.inputs = [
-        tensor
-        for tensor in {id(t): t for node in nodes for t in node.inputs if isinstance(t, gs.Variable) and not t.is_empty()}.values()
-        if id(tensor) not in made
-    ]
+    read = {id(tensor): tensor for node in nodes for tensor in node.inputs if isinstance(tensor, gs.Variable) and not tensor.is_empty()}
+    graph.inputs = [tensor for key, tensor in read.items() if key not in made]
     graph.outputs = [product]
     for tensor in (*graph.inputs, product):
+        # The checker wants a type and a rank; where inference gave none, the map's own are the best guess.
         tensor.dtype = tensor.dtype or np.dtype(np.float32)
+        tensor.shape = tensor.shape if tensor.shape is not None else [None] * site.layout.rank
     graph.name = f"site {site.id}"
     graph.cleanup(remove_unused_graph_inputs=True).toposort()
     return gs.export_onnx(graph)
@@ -88,13 +85,23 @@ def _standalone(model: onnx.ModelProto, site: Site) -> onnx.ModelProto:
 
 
 def _chain(product: gs.Node, site: Site) -> list[gs.Node]:
-    """The product and everything behind its probabilities, up to the score product."""
-    found = {id(product): product}
+    """Nodes on the way from the score product to the P·V product, both included, and the Constant nodes they read."""
+    behind: dict[int, gs.Node] = {}
     frontier = [product.inputs[site.operand]]
-    while frontier and len(found) < _LIMIT:
-        for node in frontier.pop(0).inputs:
-            if id(node) not in found:
-                found[id(node)] = node
-                if node.op not in _PRODUCTS:
+    while frontier:
+        for node in frontier.pop().inputs:
+            if id(node) not in behind:
+                behind[id(node)] = node
+                if node.op not in _ENDS:
                     frontier += [tensor for tensor in node.inputs if isinstance(tensor, gs.Variable)]
-    return list(found.values())
+    # What does not come from a product (masks, position biases, shapes) flows in from outside.
+    path: dict[int, gs.Node] = {}
+    ahead = [node for node in behind.values() if node.op in _PRODUCTS]
+    while ahead:
+        node = ahead.pop()
+        if id(node) in behind and id(node) not in path:
+            path[id(node)] = node
+            ahead += [reader for output in node.outputs for reader in output.outputs]
+    path[id(product)] = product
+    constants = {id(node): node for step in path.values() for tensor in step.inputs for node in tensor.inputs if node.op == "Constant"}
+    return list({**path, **constants}.values())

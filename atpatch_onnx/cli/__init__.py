@@ -11,6 +11,8 @@ from typing import Any
 
 import click
 
+from .. import __version__
+
 __all__ = ["cli", "main"]
 
 # Command → its line in the list. Module and function bear the command's name.
@@ -62,7 +64,7 @@ class LazyGroup(click.Group):
 
 
 @click.group(cls=LazyGroup, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="atpatch-onnx", message="%(prog)s %(version)s")
+@click.version_option(__version__, message="%(prog)s %(version)s")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 def cli(debug: bool) -> None:
     """Hot-fix backdoored or unfair Transformers inside their ONNX graph.

@@ -40,7 +40,19 @@ def diff(ctx: click.Context, before: str, after: str, summary: bool, as_json: bo
     else:
         if not summary:
             changes = sorted(found.changes, key=lambda change: (change.what != "node", change.site))
-            rows = [(c.status, c.what, c.site, c.name, c.body, _short(c.before), _short(c.after), " ".join(c.parts)) for c in changes]
+            rows = [
+                (
+                    c.status,
+                    c.what,
+                    c.site,
+                    c.name.removeprefix(f"atpatch/{c.site}/"),
+                    c.body,
+                    _short(c.before),
+                    _short(c.after),
+                    " ".join(c.parts),
+                )
+                for c in changes
+            ]
             table(f"{len(rows)} differences", ("", "what", "site", "name", "in", "before", "after", "changed"), rows)
         counts = [(site or "elsewhere", *by_status.values()) for site, by_status in sorted(found.by_site().items())]
         if counts:

@@ -24,7 +24,7 @@ __all__ = ["BENIGN_CHOICES", "BenignChoice", "OperatingPoint", "choose_benign", 
 Floats = NDArray[np.float64]
 
 ANCHOR = 4.0
-"""Logits between the middle and either class at a site that separates them: scores .02 and .98."""
+"""Logits between the middle and either class at a site that separates them: scores of .02 and .98."""
 MOST_SCALE = 4.0
 TAIL = 0.05
 """Share of anomalous rows that may lie below a site's operating point: each site is one of several."""
@@ -35,7 +35,7 @@ RECALL_LOSS = 0.01
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """Where a site's logits are to be cut, how they are stretched, and the share of anomalous rows above the cut."""
+    """How a site's logits are moved and stretched, and the share of anomalous rows it catches at its share of the clean flag rate."""
 
     centre: float
     scale: float
@@ -43,14 +43,15 @@ class OperatingPoint:
 
 
 def operating_point(clean: Floats, anomalous: Floats, most_flagged: float) -> OperatingPoint:
-    """From the peak logit of each clean row and of the labelled columns of each anomalous row."""
+    """From the peak logit of each clean row and of the labelled columns of each anomalous row.
+
+    The clean bar goes to -ANCHOR at every site, and at a site that separates the classes the low end of the anomalous ones to +ANCHOR. So a
+    site that cannot tell much stays quiet at thresholds that suit one that can.
+    """
     bar = float(np.sort(clean)[::-1][math.floor(most_flagged * len(clean))])
     low = float(np.quantile(anomalous, TAIL))
-    if low > bar:
-        centre, scale = (low + bar) / 2, min(2 * ANCHOR / (low - bar), MOST_SCALE)
-    else:
-        centre, scale = bar, 1.0
-    return OperatingPoint(centre, scale, float((anomalous > centre).mean()))
+    scale = min(2 * ANCHOR / (low - bar), MOST_SCALE) if low > bar else 1.0
+    return OperatingPoint(bar + ANCHOR / scale, scale, float((anomalous > bar).mean()))
 
 
 @dataclass(frozen=True)

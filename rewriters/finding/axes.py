@@ -24,7 +24,7 @@ from .view import op_types, operand
 
 __all__ = ["Lost", "Moved", "track"]
 
-_UNARY = op_types("Cast CastLike Clip DequantizeLinear Dropout Expand Identity QuantizeLinear Slice")
+_UNARY = op_types("Cast CastLike Clip DequantizeLinear Dropout DynamicQuantizeLinear Expand Identity QuantizeLinear Slice")
 _ELEMENTWISE = {"Add": (0, 1), "Sub": (0,), "Mul": (0, 1), "Div": (0,), "Where": (1, 2), "Max": (0, 1), "Min": (0, 1)}
 
 

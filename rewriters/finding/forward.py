@@ -18,8 +18,8 @@ __all__ = ["Hit", "Outcome", "follow_map"]
 _MAX_VISITS = 256  # values looked at for one Softmax; a map has a handful of readers, a class head may have many
 _INSPECTORS = op_types("Shape Size IsNaN IsInf Greater GreaterOrEqual Less LessOrEqual Equal")
 """Operators that look at a map without carrying it on: guards and shape arithmetic."""
-_POSTPROCESSING = op_types("ArgMax ArgMin TopK Log ReduceMax NonMaxSuppression")
-"""What a classifier or a sampler does with its probabilities."""
+_POSTPROCESSING = op_types("ArgMax ArgMin ReduceMax TopK")
+"""What a classifier does beside returning its probabilities; it says nothing about them that the output does not."""
 
 
 @dataclass(frozen=True)
@@ -73,12 +73,12 @@ def follow_map(view: View, facts: Facts, anchor: Anchor) -> Outcome:
                     outcome.ends.append(_end(node, step))
                 else:
                     queue.append((node.outputs[0], step.axis, assumed or step.assumed, (*path, node)))
+    if any(end.code == "output" for end in outcome.ends):
+        outcome.ends = [end for end in outcome.ends if end.code != "no-product" or end.detail not in _POSTPROCESSING]
     return outcome
 
 
 def _end(node: ir.Node, lost: Lost) -> Refused:
-    if node.op_type in _POSTPROCESSING:
-        return Refused("output", f"{node.op_type} only")
     if lost.kind == "axis":
         return Refused("axis", f"{node.op_type} does not keep the normalised axis")
     return Refused("no-product", node.op_type)

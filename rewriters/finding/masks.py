@@ -26,10 +26,11 @@ __all__ = ["KeyMasks"]
 _MAX_VISITS = 256
 _MAX_DEPTH = 48
 _ARITHMETIC = op_types(
-    "Add And BitwiseAnd BitwiseOr Cast CastLike Equal Expand Gather GatherND Greater GreaterOrEqual Identity Less LessOrEqual Max Min "
-    "Mul Not Or Reshape Squeeze Sub Unsqueeze Where"
+    "Add And BitwiseAnd BitwiseOr Cast CastLike Equal Expand Flatten Gather GatherND Greater GreaterOrEqual Identity Less LessOrEqual Max "
+    "Min Mul Not Or Reshape Squeeze Sub Unsqueeze Where"
 )
-_DATA_FIRST = op_types("Cast CastLike Expand Gather GatherND Identity Reshape Squeeze Unsqueeze")
+_DATA_FIRST = op_types("Cast CastLike Expand Flatten Gather GatherND Identity Reshape Squeeze Unsqueeze")
+_RESHAPING = op_types("Cast Flatten Gather GatherND Identity Reshape")
 _INDEPENDENT = op_types("Shape Size Range")
 # Past these a value is a hidden state, no longer a mask.
 _BARRIERS = op_types("MatMul Gemm Einsum FusedMatMul MatMulInteger QLinearMatMul Softmax LayerNormalization GatherElements")
@@ -53,8 +54,16 @@ class KeyMasks:
         self._candidates = [v for v in graph.inputs if facts.rank(v) == 2 and "mask" in (v.name or "").lower() and not v.is_initializer()]
         self._reach = {candidate: self._reached(candidate) for candidate in self._candidates}
 
-    def trace(self, scores: Scores, key_axis: int) -> str | None:
-        """Name of the mask input of a site whose normalised axis, at the Softmax, is `key_axis`."""
+    def trace(self, scores: Scores, key_axis: int, columns: int | None) -> str | None:
+        """Name of the mask input of a site.
+
+        Args:
+            scores: how the scores come to the Softmax.
+            key_axis: the axis that the Softmax normalises.
+            columns: number of key columns of the map where it is fixed.
+        """
+        if not self._candidates or any(node.op_type == "Transpose" for node in scores.path):
+            return None
         readers = list(self._readers(scores))
         reached: set[ir.Value] = set()
         for reader in readers:
@@ -66,7 +75,9 @@ class KeyMasks:
         if len(reached) != 1:
             return None
         (candidate,) = reached
-        return candidate.name if self._lets_through(candidate, readers) else None
+        width = self._facts.static(candidate, -1)
+        fits = width is None or columns is None or width == columns
+        return candidate.name if fits and self._lets_through(candidate, readers) else None
 
     def _reached(self, candidate: ir.Value) -> set[ir.Value]:
         """Values computed from a candidate without passing a barrier."""
@@ -109,6 +120,8 @@ class KeyMasks:
             node = value.producer()
             if node is None:
                 waiting.extend((same, at) for same in self._view.backward.get(value, ()))
+            elif at == -1 and (gathered := self._gathered(value)) is not None:
+                found.add(gathered)
             elif node.op_type in _ARITHMETIC:
                 behind = self._axis_behind(node, at)
                 if behind is False:
@@ -119,14 +132,30 @@ class KeyMasks:
                 return None
         return found
 
+    def _gathered(self, value: ir.Value) -> ir.Value | None:
+        """The candidate of an index-based mask, which reads mask[batch, column], as GatherND or as Gather from the flattened mask.
+
+        Such a value varies along its last axis and over no query row; its indices are positions, not tokens.
+        """
+        if self._facts.static(value, -2) != 1:
+            return None
+        at: ir.Value | None = value
+        indices: list[ir.Value | None] = []
+        for _ in range(_MAX_DEPTH):
+            node = None if at is None else at.producer()
+            if node is None or node.op_type not in _RESHAPING:
+                break
+            indices.extend([operand(node, 1)] if node.op_type.startswith("Gather") else [])
+            at = operand(node, 0)
+        return at if at in self._reach and indices else None
+
     def _axis_behind(self, node: ir.Node, axis: int | None) -> int | bool | None:
         """The key axis in a node's data input: None when the input does not vary along it, False when that cannot be told."""
         if axis is None:
             return None
         output, source = node.outputs[0], operand(node, 0)
-        if node.op_type in ("Gather", "GatherND"):
-            # Index-based masks read mask[batch, column]: they vary along the last axis of their output and along no query row.
-            return -1 if axis == -1 and self._facts.static(output, -2) == 1 and self._facts.rank(source) == 2 else False
+        if node.op_type in ("Gather", "GatherND", "Flatten"):
+            return False
         if node.op_type in ("Squeeze", "Unsqueeze"):
             axes, narrow = axes_of(self._facts, node), self._facts.rank(source)
             if axes is None or narrow is None:

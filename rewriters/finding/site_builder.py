@@ -82,7 +82,7 @@ class SiteBuilder:
             confidence="medium" if hit.assumed or scores.learned else "high",
             layout=Layout(product.rank, product.probabilities_perm, product.values_perm, product.output_perm, merged),
             self_attention=is_self_attention(self._view, self._facts, scores),
-            key_mask=self._masks.trace(scores, anchor.axis) if where == () else None,
+            key_mask=self._masks.trace(scores, anchor.axis, self._facts.static(read.value, product.key_axis)) if where == () else None,
             chain=_chain(anchor, hit, scores),
             quantizer=read.quantizer,
             dtype=self._element_type(read.value, hit.path, anchor),

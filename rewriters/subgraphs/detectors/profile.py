@@ -24,13 +24,16 @@ def scores(e: Emitter, context: MapContext, detector: Profile) -> str:
     relative = e.op("Mul", profile, length)
     features = e.op("Log", e.op("Add", relative, e.constant(1.0)), role="features")
     by_column = e.op("Transpose", features, perm=[0, 3, 2, 1])
-    flat = e.reshape(by_column, e.dims(by_column, 0, 2), len(detector.mean))
+    flat = e.reshape(by_column, e.dims(by_column, 0, 2), len(detector.std))
     logits = dense_stack(e, flat, _standardising(detector))
     return e.op("Sigmoid", e.squeeze(logits, 2), role="score")
 
 
 def _standardising(detector: Profile) -> tuple[Dense, ...]:
-    """The layers with (x - mean) / std folded into the first: ((x - m) / s) W + b = x (W / s) + (b - (m / s) W)."""
+    """The layers with (x - mean) / std folded into the first: ((x - m) / s) W + b = x (W / s) + (b - (m / s) W).
+
+    With a mean (K, F) the first bias is (K, U), one row a column.
+    """
     first, *rest = detector.layers
     std = detector.std.astype(np.float64)
     weight = first.weight.astype(np.float64) / std[:, None]

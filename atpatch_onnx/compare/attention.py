@@ -1,0 +1,85 @@
+"""Attention maps of chosen rows, as the graphs computed them, and what a patch makes of them.
+
+Shape letters: N rows, H heads, Q query rows, K key columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from rewriters.plan import BenignPair
+from rewriters.sites import Site
+from rewriters.subgraphs.redistribution import FLOOR
+from rewriters.telemetry import COLUMNS
+
+from ..datasets import DataSet, Ints
+from ..fitting.capture import canonical_map
+from ..fitting.running import Runner, expose
+
+__all__ = ["SiteMap", "capture_maps", "effective_map"]
+
+
+@dataclass(frozen=True, eq=False)
+class SiteMap:
+    """What one site did: probabilities (N, H, Q, K) as they reached the P·V product, flagged columns (N, K)."""
+
+    probabilities: NDArray[np.float32]
+    flagged: NDArray[np.bool_]
+
+
+def capture_maps(model: onnx.ModelProto, folder: Path, sites: Sequence[Site], data: DataSet, rows: Ints) -> Mapping[str, SiteMap]:
+    """Run some rows through a model, original or patched with telemetry, and keep the maps of its sites.
+
+    The probabilities become outputs of a copy of the graph. A site without telemetry counts as unflagged.
+
+    Raises:
+        AtpatchError: ATP050, ATP052 (onnxruntime), ATP056 (the data do not fit the graph).
+    """
+    runner = Runner(expose(model, [(site.probabilities, site.dtype) for site in sites]), folder, threads=1)
+    columns = [name for site in sites if (name := COLUMNS + site.id) in runner.outputs]
+    names = [*dict.fromkeys(site.probabilities for site in sites), *columns]
+    _, outputs = next(runner.batches(data, rows, len(rows), names))
+    return {site.id: _site_map(site, outputs, len(rows)) for site in sites}
+
+
+def _site_map(site: Site, outputs: Mapping[str, NDArray[Any]], count: int) -> SiteMap:
+    probabilities = canonical_map(site, outputs[site.probabilities])[:count]
+    flagged = outputs.get(COLUMNS + site.id)
+    nothing = np.zeros((len(probabilities), probabilities.shape[-1]), bool)
+    return SiteMap(probabilities, nothing if flagged is None else flagged[:count].astype(bool))
+
+
+def effective_map(a: NDArray[np.float32], flagged: NDArray[np.bool_], pair: BenignPair) -> NDArray[np.float32]:
+    """The attention that a patch amounts to: joint redistribution over all flagged columns.
+
+    The graph never forms this map; it reaches the same product by masking rows of V. Flagged columns weigh the *benign* values
+    where the pair has such.
+
+    Args:
+        a: (H, Q, K), rows that see every column.
+        flagged: (K,).
+        pair: the site's benign reference at the level in use.
+
+    Returns: (H, Q, K), every row with the sum it had.
+    """
+    if not flagged.any() or flagged.all():
+        return a
+    total = a.sum(-1, keepdims=True, dtype=np.float64)
+    benign = pair.attention[:, None, None] / a.shape[-1] if pair.relative else pair.attention
+    q = np.where(flagged, np.broadcast_to(benign, a.shape), 0.0)
+    q = q / np.maximum(q.sum(-1, keepdims=True), 1.0)
+    kept = np.where(flagged, 0.0, a)
+    rest = kept.sum(-1, keepdims=True)
+    left = 1.0 - q.sum(-1, keepdims=True)
+    # A saturated row has nothing worth scaling up: its mass is spread evenly.
+    even = np.where(flagged, 0.0, total * left / (~flagged).sum())
+    scaled = np.where(rest > FLOOR * total, kept * total * left / np.maximum(rest, np.finfo(np.float32).tiny), even)
+    effective: NDArray[np.float32] = (scaled + total * q).astype(np.float32)
+    return effective

@@ -1,0 +1,55 @@
+"""Fixtures that tests of files and commands share."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# Before numpy or torch start their pools: tests run side by side on few cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import onnx
+import pytest
+from click.testing import CliRunner
+
+from atpatch_onnx.cli import cli
+
+from .tiny import attention_model
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of the command line."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def atpatch() -> Callable[..., Run]:
+    """Runs the command line in this process; an exception that the command line lets through fails the test."""
+
+    def run(*arguments: object) -> Run:
+        result = CliRunner().invoke(cli, [str(argument) for argument in arguments], prog_name="atpatch-onnx")
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return Run(result.exit_code, result.stdout, result.stderr)
+
+    return run
+
+
+@pytest.fixture
+def model_path(tmp_path: Path) -> Path:
+    """A model file with two attention layers, alone in its folder."""
+    path = tmp_path / "model.onnx"
+    onnx.save_model(attention_model(layers=2), path)
+    return path
