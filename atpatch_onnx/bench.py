@@ -32,7 +32,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: ArrayLike) -> Spread:
-        low, median, high = np.quantile(values, [0.25, 0.5, 0.75])
+        low, median, high = np.quantile(np.asarray(values, np.float64), [0.25, 0.5, 0.75])
         return cls(float(median), float(low), float(high))
 
 

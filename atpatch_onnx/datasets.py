@@ -123,9 +123,10 @@ def load_dataset(path: str | os.PathLike[str]) -> DataSet:
     if not path.is_file():
         raise NO_SUCH_FILE(f"{path} is {'a directory' if path.is_dir() else 'not there'}", "give the path of one .npz file")
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise DATA_MALFORMED(f"{path} holds a single array, not an .npz archive")
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise DATA_MALFORMED(f"{path} holds a single array, not an .npz archive")
+        with archive:
             arrays = {name: archive[name] for name in archive.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, KeyError, NotImplementedError) as error:
         reason = "it holds Python objects, or is no .npz file" if "pickle" in str(error) else str(error)

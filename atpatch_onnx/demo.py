@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from rewriters import model_io
 from rewriters.bodies import walk_bodies
-from rewriters.emit import OURS
+from rewriters.emit import PREFIX
 from rewriters.sites import Inspection
 
 from .bench import Latency, paired_latency, request
@@ -138,4 +138,4 @@ def _calm_row(trial: Trial, clean: DataSet) -> dict[str, NDArray[Any]]:
 
 def _inserted(model: Any, sites: tuple[str, ...]) -> dict[str, int]:
     names = [node.name for _, body in walk_bodies(model) for node in body.node]
-    return {site: sum(name.startswith(f"{OURS}{site}/") for name in names) for site in sites}
+    return {site: sum(name.startswith(f"{PREFIX}{site}/") for name in names) for site in sites}

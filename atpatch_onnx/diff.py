@@ -169,7 +169,7 @@ def _site(node: onnx.NodeProto) -> str:
     """`atpatch/<site>/<role>` is how inserted nodes and their outputs are named."""
     for name in (node.name, *node.output):
         if name.startswith(PREFIX):
-            return name.removeprefix(PREFIX).split("/", 1)[0]
+            return str(name.removeprefix(PREFIX).split("/", 1)[0])
     return ""
 
 

@@ -3,47 +3,39 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 
 from rewriters import model_io
 from rewriters.finder import find_sites
 from rewriters.patcher import is_patched
-from rewriters.plan import PatchPlan, Profile, SitePlan
+from rewriters.plan import PatchPlan
 from rewriters.sites import Site
 
 from .datasets import Arrays, DataSet, as_dataset
 from .detectors import TRAINABLE
-from .detectors.features import profile_features, profile_logits
-from .errors import ALREADY_PATCHED, BAD_FILTER, BAD_OPTION, DATA_MALFORMED, EXTRA_MISSING, NO_SITE, NOT_HELPFUL
-from .fitting.calibrate import BenignChoice, OperatingPoint, choose_benign, choose_threshold, operating_point, thresholds
+from .errors import ALREADY_PATCHED, BAD_OPTION, DATA_MALFORMED, EXTRA_MISSING, NO_SITE, NOT_HELPFUL, NOT_WRITABLE
+from .fitting.calibrate import BenignChoice, choose_benign, choose_threshold, thresholds
 from .fitting.capture import Capture
-from .fitting.gather import BenignSums, ColumnSample, Visibility
 from .fitting.judging import Judge, Score, rate
 from .fitting.running import Runner
 from .fitting.served import Served, predict, prediction_output
-from .fitting.splitting import Part, Split, join, split
+from .fitting.splitting import join, split
+from .fitting.train import Context, Progress, TrainedSite, anchor_sites, train_sites
 from .hotfix import Hotfix, HotfixSite
+from .inspecting import select_sites
 
 __all__ = ["Progress", "fit"]
 
 Model = onnx.ModelProto | str | os.PathLike[str]
 Data = DataSet | Arrays | str | os.PathLike[str]
-Progress = Callable[[str, int, int], None]
-"""Called with the name of a step, how much of it is done, and how much there is."""
 
-PROBES = (0,)
-"""Query rows whose own attention is a feature: the first, [CLS] or its like, is where a classifier reads."""
-START_THRESHOLD = 0.5
-"""Where `operating_point` puts every site's cut."""
 LEAST_RECALL = 0.05
 """A site that catches less than this on its own only costs time and false flags."""
 
@@ -61,7 +53,7 @@ def fit(
     exclude: str | None = None,
     output_name: str | None = None,
     force: bool = False,
-    threads: int = 0,
+    threads: int | None = None,
     progress: Progress | None = None,
 ) -> Hotfix:
     """Train detectors for a model and calibrate them on its served form.
@@ -77,16 +69,24 @@ def fit(
         include, exclude: regular expressions on site id and scope.
         output_name: graph output whose argmax is the prediction; None: the first float output of rank 2.
         force: return a hotfix that does not help, too.
-        threads: of onnxruntime, 0 for its own choice.
+        threads: of onnxruntime, None for its own choice.
+        progress: told how far each step is.
 
     Raises:
-        AtpatchError: ATP010 (no site), ATP056 (data), ATP057 (nothing helped), and what reading the model raises.
+        AtpatchError: ATP010 (no site), ATP012 (patched model), ATP019 (output), ATP050-ATP052 (runtime and extras), ATP056 (data),
+            ATP057 (nothing helped), ATP060 (options), and what reading the model raises.
     """
-    _check_options(detector, max_clean_flagged)
+    _check_options(detector, max_clean_flagged, seed)
+    if output is not None and not Path(output).parent.is_dir():
+        raise NOT_WRITABLE(f"the folder {Path(output).parent} does not exist", "make the folder first")
     data = join(as_dataset(debug), None if clean is None else as_dataset(clean))
     proto, folder = _load(model)
-    fitting = _Fitting(proto, folder, data, split(data, seed), seed, max_clean_flagged, threads, progress or _silent, output_name)
-    hotfix, helped = fitting.run(_select(proto, include, exclude), find_sites(proto)[0])
+    sites, _ = find_sites(proto)
+    chosen = select_sites(sites, include, exclude)
+    if not chosen:
+        raise NO_SITE("the model has no attention site" if not sites else f"the filters leave none of {len(sites)} sites")
+    context = Context(proto, folder, data, split(data, seed), seed, max_clean_flagged, threads, progress or _silent)
+    hotfix, helped = _Fitting(context, output_name).run(chosen, sites)
     if not (helped or force):
         raise NOT_HELPFUL("on the held-back part " + _summary(hotfix.evidence))
     if output is not None:
@@ -94,62 +94,43 @@ def fit(
     return hotfix
 
 
-@dataclass(frozen=True)
-class _Trained:
-    """A site with its plan, its operating point and its peak logits on the selection part (N,), after anchoring."""
-
-    site: Site
-    plan: SitePlan
-    point: OperatingPoint
-    peaks: NDArray[np.float64]
-
-
 class _Fitting:
-    """The state that the steps share."""
+    """The steps after training, which all judge by what the original model predicts."""
 
-    def __init__(
-        self,
-        model: onnx.ModelProto,
-        folder: Path,
-        data: DataSet,
-        parts: Split,
-        seed: int,
-        most_flagged: float,
-        threads: int,
-        progress: Progress,
-        output_name: str | None,
-    ) -> None:
-        self.model, self.folder, self.data, self.parts = model, folder, data, parts
-        self.seed, self.most_flagged, self.threads, self.progress = seed, most_flagged, threads, progress
-        original = Runner(model, folder, threads)
-        self.output = prediction_output(original, data, output_name)
-        progress("original", 0, 1)
-        self.original = predict(original, data, np.arange(len(data)), self.output)
-        progress("original", 1, 1)
-        self.judge = Judge(data, self.original)
-        assert data.columns is not None
-        self.columns = data.columns
+    def __init__(self, context: Context, output_name: str | None) -> None:
+        self._context = context
+        original = Runner(context.model, context.folder, context.threads)
+        self._output = prediction_output(original, context.data, output_name)
+        context.progress("original", 0, 1)
+        self._original = predict(original, context.data, np.arange(len(context.data)), self._output)
+        context.progress("original", 1, 1)
+        self._judge = Judge(context.data, self._original)
 
     def run(self, chosen: Sequence[Site], everything: Sequence[Site]) -> tuple[Hotfix, bool]:
-        capture = Capture(self.model, self.folder, chosen, self.data, self.columns.shape[1], self.threads)
+        """The hotfix, and whether it helped on the report part."""
+        context = self._context
+        capture = Capture(context.model, context.folder, chosen, context.data, context.columns.shape[1], context.threads)
         skipped = dict(capture.skipped)
         if not capture.sites:
             raise DATA_MALFORMED("no site fits the labels: " + "; ".join(f"{name}: {why}" for name, why in list(skipped.items())[:3]))
-        trained = self._anchor(capture, self._train(capture))
+        trained = anchor_sites(context, capture, train_sites(context, capture))
         for one in trained:
             if one.point.recall < LEAST_RECALL:
                 skipped[one.site.id] = "its maps do not tell labelled columns from others"
         trained = [one for one in trained if one.site.id not in skipped]
         if not trained:
             raise NOT_HELPFUL("no site's maps tell the labelled columns from others")
+
         candidates = self._thresholds(trained)
-        choice, table = choose_benign(lambda option: self._outcome(self._serve(trained, option), candidates[len(candidates) // 2]))
+        middle = candidates[len(candidates) // 2]
+        choice, table = choose_benign(lambda option: self._outcome(self._serve(trained, option), middle))
         served = self._serve(trained, choice)
         threshold, calibration = self._calibrate(served, candidates)
         report, helped = self._report(trained, served, threshold)
+        parts = {name: getattr(context.parts, name) for name in ("train", "selection", "report")}
         evidence = {
-            "max_clean_flagged": self.most_flagged,
-            "rows": {name: _sizes(getattr(self.parts, name)) for name in ("train", "selection", "report")},
+            "max_clean_flagged": context.most_flagged,
+            "rows": {name: {"clean": len(part.clean), "anomalous": len(part.anomalous)} for name, part in parts.items()},
             "sites": {one.site.id: {"recall": one.point.recall} for one in trained},
             "skipped": skipped,
             "calibration": {**calibration, "benign": table},
@@ -157,137 +138,81 @@ class _Fitting:
         }
         return self._hotfix(trained, everything, choice, threshold, evidence), helped
 
-    def _train(self, capture: Capture) -> list[tuple[Site, SitePlan]]:
-        from .detectors.profile import train_profile
-
-        rows = self.parts.train.rows
-        samples = {}
-        for index, site in enumerate(capture.sites):
-            generator = np.random.default_rng((self.seed, index))
-            samples[site.id] = ColumnSample(site, len(rows), self.columns.shape[1], PROBES, generator)
-        seen = {site.id: Visibility(site) for site in capture.sites}
-        per_column = {site.id: capture.fixed_shape and site.key_mask is None for site in capture.sites}
-        self._stream(
-            capture, rows, "maps", lambda name, batch, chunk: (samples[name].add(batch, self.columns[chunk]), seen[name].add(batch))
-        )
-        per_column = {name: fixed and seen[name].no_padding for name, fixed in per_column.items()}
-        benign = {site.id: BenignSums(site, per_column[site.id]) for site in capture.sites}
-        self._stream(capture, self.parts.train.clean, "benign", lambda name, batch, chunk: benign[name].add(batch))
-        plans = []
-        for index, site in enumerate(capture.sites):
-            self.progress("training", index, len(capture.sites))
-            features, anomalous = samples[site.id].arrays()
-            detector = train_profile(features, anomalous, probes=PROBES, seed=self.seed * 1000 + index)
-            plans.append((site, SitePlan(detector, benign[site.id].pair(), seen[site.id].every_row_sees_every_column)))
-        self.progress("training", len(plans), len(plans))
-        return plans
-
-    def _anchor(self, capture: Capture, plans: list[tuple[Site, SitePlan]]) -> list[_Trained]:
-        """Bring every site's own operating point to START_THRESHOLD, so that one global threshold serves all."""
-        from .detectors.profile import anchor
-
-        part = self.parts.selection
-        detectors = {site.id: _profile(plan) for site, plan in plans}
-        selves = {site.id: site.self_attention for site, _ in plans}
-        peaks = {site.id: np.full(len(self.data), -np.inf) for site, _ in plans}
-        marked = {site.id: np.full(len(self.data), -np.inf) for site, _ in plans}
-
-        def score(name: str, batch: Any, chunk: Any) -> None:
-            features = profile_features(batch.map, batch.valid, self_attention=selves[name], probes=PROBES)
-            logits = np.where(batch.valid, profile_logits(detectors[name], features), -np.inf)
-            peaks[name][chunk] = logits.max(1)
-            marked[name][chunk] = np.where(self.columns[chunk], logits, -np.inf).max(1)
-
-        self._stream(capture, part.rows, "scores", score)
-        trained = []
-        for site, plan in plans:
-            point = operating_point(peaks[site.id][part.clean], marked[site.id][part.anomalous], self.most_flagged / len(plans))
-            moved = SitePlan(anchor(_profile(plan), point.centre, point.scale), plan.benign, plan.every_row_sees_every_column)
-            trained.append(_Trained(site, moved, point, (peaks[site.id] - point.centre) * point.scale))
-        return trained
-
-    def _stream(self, capture: Capture, rows: Any, step: str, use: Callable[[str, Any, Any], Any]) -> None:
-        done = 0
-        self.progress(step, 0, len(rows))
-        for chunk, batches in capture.batches(self.data, rows):
-            for name, batch in batches.items():
-                use(name, batch, chunk)
-            done += len(chunk)
-            self.progress(step, done, len(rows))
-
-    def _serve(self, trained: Sequence[_Trained], choice: BenignChoice) -> Served:
-        plan = PatchPlan({one.site.id: choice.apply(one.plan) for one in trained}, START_THRESHOLD)
-        return Served(self.model, self.folder, plan, [one.site for one in trained], self.output, self.threads)
+    def _serve(self, trained: Sequence[TrainedSite], choice: BenignChoice) -> Served:
+        context = self._context
+        plan = PatchPlan({one.site.id: choice.apply(one.plan) for one in trained})
+        return Served(context.model, context.folder, plan, [one.site for one in trained], self._output, context.threads)
 
     def _outcome(self, served: Served, threshold: float) -> Score:
-        part = self.parts.selection
-        return self.judge.score(part, served.run(self.data, part.rows, threshold)[0])
+        part = self._context.parts.selection
+        return self._judge.score(part, served.run(self._context.data, part.rows, threshold)[0])
 
-    def _thresholds(self, trained: Sequence[_Trained]) -> list[float]:
-        part = self.parts.selection
+    def _thresholds(self, trained: Sequence[TrainedSite]) -> list[float]:
+        part = self._context.parts.selection
         peaks = np.max([one.peaks for one in trained], axis=0)
-        return thresholds(peaks[part.clean], peaks[part.anomalous], self.most_flagged)
+        return thresholds(peaks[part.clean], peaks[part.anomalous], self._context.most_flagged)
 
     def _calibrate(self, served: Served, candidates: Sequence[float]) -> tuple[float, dict[str, Any]]:
-        part = self.parts.selection
+        part = self._context.parts.selection
         threshold = choose_threshold(candidates, lambda value: self._outcome(served, value))
-        flagged = served.run(self.data, part.rows, threshold)[1].any(1)
+        _, flags = served.run(self._context.data, part.rows, threshold)
         return threshold, {
-            "recall": rate(flagged[part.anomalous]),
-            "clean_flagged": rate(flagged[part.clean]),
+            "recall": rate(flags[part.anomalous].any(1)),
+            "clean_flagged": rate(flags[part.clean].any(1)),
             "thresholds": [candidates[0], candidates[-1]],
         }
 
-    def _report(self, trained: Sequence[_Trained], served: Served, threshold: float) -> tuple[dict[str, Any], bool]:
-        part = self.parts.report
-        predictions, flags = served.run(self.data, part.rows, threshold)
-        flagged = flags.any(1)
+    def _report(self, trained: Sequence[TrainedSite], served: Served, threshold: float) -> tuple[dict[str, Any], bool]:
+        part = self._context.parts.report
+        predictions, flags = served.run(self._context.data, part.rows, threshold)
+        by_site = {one.site.id: flags[:, index] for index, one in enumerate(trained)}
         report = {
-            "before": self.judge.figures(part, self.original),
-            "after": self.judge.figures(part, predictions),
-            "recall": rate(flagged[part.anomalous]),
-            "clean_flagged": rate(flagged[part.clean]),
+            "before": self._judge.figures(part, self._original),
+            "after": self._judge.figures(part, predictions),
+            "recall": rate(flags[part.anomalous].any(1)),
+            "clean_flagged": rate(flags[part.clean].any(1)),
             "sites": {
-                one.site.id: {"recall": rate(flags[part.anomalous, index]), "clean_flagged": rate(flags[part.clean, index])}
-                for index, one in enumerate(trained)
+                name: {"recall": rate(flag[part.anomalous]), "clean_flagged": rate(flag[part.clean])} for name, flag in by_site.items()
             },
         }
-        helped = self.judge.score(part, predictions).attack < self.judge.score(part, self.original).attack
-        return report, helped
+        return report, self._judge.helped(part, predictions)
 
     def _hotfix(
-        self, trained: Sequence[_Trained], everything: Sequence[Site], choice: BenignChoice, threshold: float, evidence: Mapping[str, Any]
+        self,
+        trained: Sequence[TrainedSite],
+        everything: Sequence[Site],
+        choice: BenignChoice,
+        threshold: float,
+        evidence: Mapping[str, Any],
     ) -> Hotfix:
+        context = self._context
         layers = {site.id: index for index, site in enumerate(everything)}
-        values_only = BenignChoice(1.0, choice.own_values)
+        # The file keeps the mean, so that another level can be asked for when patching.
+        mean = BenignChoice(1.0, choice.own_values)
         return Hotfix(
             sites=tuple(
-                HotfixSite(one.site.id, layers[one.site.id], one.site.heads, one.site.fingerprint, values_only.apply(one.plan))
-                for one in trained
+                HotfixSite(one.site.id, layers[one.site.id], one.site.heads, one.site.fingerprint, mean.apply(one.plan)) for one in trained
             ),
             threshold=threshold,
-            weights=model_io.weights_digest(self.model, self.folder),
+            weights=model_io.weights_digest(context.model, context.folder),
             level=choice.level,
-            data=self.data.digest,
+            data=context.data.digest,
             evidence=evidence,
-            seeds={"fit": self.seed},
+            seeds={"fit": context.seed},
             versions={name: _version(name) for name in ("atpatch-onnx", "numpy", "onnx", "onnxruntime", "torch")},
         )
 
 
-def _profile(plan: SitePlan) -> Profile:
-    assert isinstance(plan.detector, Profile)
-    return plan.detector
-
-
-def _check_options(detector: str, max_clean_flagged: float) -> None:
+def _check_options(detector: str, max_clean_flagged: float, seed: int) -> None:
     if detector not in TRAINABLE:
-        raise BAD_OPTION(f"detector {detector!r} cannot be trained; choose from {', '.join(TRAINABLE)}")
+        raise BAD_OPTION(f"detector {detector!r} cannot be trained", f"choose from {', '.join(TRAINABLE)}")
     if not 0 <= max_clean_flagged < 1:
         raise BAD_OPTION(f"a clean flag rate of {max_clean_flagged} is not in [0, 1)")
+    if seed < 0:
+        raise BAD_OPTION(f"seed {seed} is negative")
     for module in ("torch", "scipy"):
         try:
-            __import__(module)
+            import_module(module)
         except ImportError as error:
             raise EXTRA_MISSING(f"fit needs {module}", "pip install 'atpatch-onnx[fit]'") from error
 
@@ -302,29 +227,10 @@ def _load(model: Model) -> tuple[onnx.ModelProto, Path]:
     return proto, folder
 
 
-def _select(model: onnx.ModelProto, include: str | None, exclude: str | None) -> list[Site]:
-    try:
-        wanted, unwanted = re.compile(include or ""), re.compile(exclude) if exclude else None
-    except re.error as error:
-        raise BAD_FILTER(f"{error.pattern!r}: {error}") from error
-
-    def hit(pattern: re.Pattern[str], site: Site) -> bool:
-        return bool(pattern.search(site.id) or pattern.search(site.scope))
-
-    sites = [site for site in find_sites(model)[0] if hit(wanted, site) and not (unwanted and hit(unwanted, site))]
-    if not sites:
-        raise NO_SITE("no attention site to fit" + (" passes the filters" if include or exclude else ""))
-    return sites
-
-
-def _sizes(part: Part) -> dict[str, int]:
-    return {"clean": len(part.clean), "anomalous": len(part.anomalous)}
-
-
 def _summary(evidence: Mapping[str, Any]) -> str:
     report = evidence["report"]
     name = "asr_star" if "asr_star" in report["before"] else "recovered"
-    before, after = (report[when][name]["rate"] for when in ("before", "after"))
+    before, after = (report[when][name].get("rate", 0.0) for when in ("before", "after"))
     return f"{'ASR*' if name == 'asr_star' else 'the share of recovered predictions'} was {before:.1%} before and {after:.1%} after"
 
 

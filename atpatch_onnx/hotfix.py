@@ -1,7 +1,7 @@
 """The hotfix file: a patch plan with its evidence, signed to one model by fingerprints.
 
-On disk it is a safetensors file (no pickle anywhere). Arrays are tensors; everything else is JSON under one key of the header, with a digest
-over both. One key, because safetensors writes several in no fixed order, and equal hotfixes are to be equal files.
+On disk it is a safetensors file (no pickle anywhere). Arrays are tensors; everything else is JSON under one key of the header, with a
+digest over both. One key, because safetensors writes several in no fixed order, and equal hotfixes are to be equal files.
 """
 
 from __future__ import annotations

@@ -31,9 +31,6 @@ def _walk(where: Where, body: Body) -> Iterator[tuple[Where, Body]]:
 def body_at(model: onnx.ModelProto, where: Where) -> Body:
     """The body that a path leads to."""
     body: Body = model.graph
-    for index, attribute in where:
-        if attribute == "function":
-            body = model.functions[index]
-        else:
-            body = next(a.g for a in body.node[index].attribute if a.name == attribute)
+    for index, step in where:
+        body = model.functions[index] if step == "function" else next(a.g for a in body.node[index].attribute if a.name == step)
     return body

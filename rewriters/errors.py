@@ -85,8 +85,7 @@ EXTERNAL_MISSING = declare(
     "ATP003",
     "an external data file is missing or too short",
     "put the .data file back beside the model, under the name the model gives",
-    "The model keeps weights in a second file. onnxruntime would fail to load it too. Copy the whole folder, not the "
-    ".onnx file alone.",
+    "The model keeps weights in a second file. onnxruntime would fail to load it too. Copy the whole folder, not the .onnx file alone.",
 )
 EXTERNAL_ESCAPES = declare(
     "ATP004",
@@ -112,8 +111,7 @@ NO_SITE = declare(
     "ATP010",
     "no attention site was found",
     "run 'inspect' to see why each Softmax was rejected; '--include' can widen a filter that was too narrow",
-    "A site is a Softmax whose normalised axis is contracted with non-constant values. Graphs without one have nothing to "
-    "patch.",
+    "A site is a Softmax whose normalised axis is contracted with non-constant values. Graphs without one have nothing to patch.",
     exit_code=3,
 )
 BAD_FILTER = declare(

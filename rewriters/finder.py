@@ -18,10 +18,11 @@ import onnx
 import onnx_ir as ir
 
 from .bodies import walk_bodies
-from .finding.anchors import Anchor, fused, read_anchor
+from .finding.anchors import Anchor, read_anchor
 from .finding.backward import Scores, find_scores
 from .finding.facts import Facts, gather_facts
 from .finding.forward import Hit, Outcome, follow_map
+from .finding.fused import FusedRead, read_fused
 from .finding.products import Refused
 from .finding.site_builder import SiteBuilder, node_name
 from .finding.skeleton import skeleton
@@ -91,8 +92,10 @@ class _Search:
 
     def run(self) -> tuple[tuple[Site, ...], tuple[Rejection, ...]]:
         for node in self._view.homes:
-            anchor = fused(self._view, node) or read_anchor(self._view, self._facts, node)
-            if isinstance(anchor, Anchor):
+            anchor = read_fused(self._view, self._facts, node) or read_anchor(self._view, self._facts, node)
+            if isinstance(anchor, FusedRead):
+                self._sites.append(self._builder.build_fused(node, anchor))
+            elif isinstance(anchor, Anchor):
                 self._judge(anchor)
             elif anchor is not None:
                 self._reject(node, [anchor])

@@ -126,7 +126,7 @@ def _patch_body(model: onnx.ModelProto, plan: PatchPlan, where: Where, sites: Se
 def _pools(model: onnx.ModelProto, bodies: Iterable[Where]) -> dict[Where, ConstantPool]:
     """One pool for all bodies that see the main graph's initializers, one each for those that do not (see `ConstantPool`)."""
     common = ConstantPool(model.graph.initializer, "constant")
-    pools = {(): common if model.ir_version >= 4 else ConstantPool(None, "constant/main")}
+    pools: dict[Where, ConstantPool] = {(): common if model.ir_version >= 4 else ConstantPool(None, "constant/main")}
     for number, where in enumerate(bodies):
         sees_initializers = model.ir_version >= 4 and not (where and where[0][1] == "function")
         pools.setdefault(where, common if sees_initializers else ConstantPool(None, f"constant/{number}"))

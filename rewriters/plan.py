@@ -114,7 +114,7 @@ class BenignPair:
     """The benign reference of one site: what a flagged column is replaced by (METHOD 3).
 
     Attributes:
-        attention: benign attention. Relative: (1 | H,), multiples of uniform. Per column: (1 | H, 1 | Q, K), shares of the row sum (eq. 10).
+        attention: benign attention. Relative: (1 | H,), multiples of uniform. Per column: (1 | H, 1 | Q, K), shares of a row (eq. 10).
         values: benign values, (1 | H, 1, D) one for all columns or (1 | H, K, D) one a column. None: the mean of the sample's own
             unflagged values.
         own_values: keep the flagged column's own value, the paper's form; `values` is then ignored.

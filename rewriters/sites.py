@@ -46,9 +46,9 @@ class Site:
     Attributes:
         id: unique in the model, of [A-Za-z0-9_.-]; inserted names start with `atpatch/<id>/`.
         softmax, matmul: node names (the first output's name where a node is unnamed).
-        form: "softmax", "softmax-flat" (opset < 13), "decomposed", with "+qdq" appended when quantised.
+        form: "softmax", "softmax-flat" (opset < 13), "decomposed", with "+qdq" appended when quantised; else the fused operator's name.
         where: the body that holds the product.
-        probabilities: value read as P: the edge into the product, or the input of Q in a Q/DQ pair.
+        probabilities: value read as P: the edge into the product, or the input of Q in a Q/DQ pair; "" inside a fused operator.
         values: value multiplied with P, as it enters the product.
         product: output of the P·V node; names that node within its body.
         query_axis, key_axis: negative axes of P as it enters the product.

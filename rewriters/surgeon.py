@@ -64,7 +64,8 @@ def extract(model: onnx.ModelProto, site_id: str, sites: Sequence[Site]) -> onnx
         tensor.shape = tensor.shape if tensor.shape is not None else [None] * site.layout.rank
     graph.name = f"site {site.id}"
     graph.cleanup(remove_unused_graph_inputs=True).toposort()
-    return gs.export_onnx(graph)
+    alone: onnx.ModelProto = gs.export_onnx(graph)
+    return alone
 
 
 def _standalone(model: onnx.ModelProto, site: Site) -> onnx.ModelProto:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from atpatch_onnx.detectors.features import profile_features, profile_logits, profile_scores
+from atpatch_onnx.detectors.features import Columns, profile_features, profile_logits, profile_scores
 from rewriters.plan import BenignPair, Dense, PatchPlan, Profile, SitePlan
 from tests import oracle
 
@@ -56,7 +56,7 @@ def test_padding_changes_no_feature_of_a_real_column():
     np.testing.assert_allclose(padded, cropped, atol=1e-6)
 
 
-def separable(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def separable(seed: int = 0) -> Columns:
     r = np.random.default_rng(seed)
     x = r.standard_normal((2000, 6)).astype(np.float32)
     anomalous = np.zeros(2000, bool)
@@ -64,26 +64,27 @@ def separable(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     # Too much in one feature or too little in another: no single linear cut finds both.
     x[:30, 0] += 6
     x[30:60, 0] -= 6
-    return x, anomalous
+    return Columns(x, anomalous, np.zeros(2000, np.int64))
 
 
 def test_training_finds_over_and_under_attention_that_it_has_not_seen():
-    detector = train_profile(*separable(0), probes=(), seed=3)
-    x, anomalous = separable(1)
-    logits = profile_logits(detector, x)
-    assert (logits[anomalous] > 0).mean() >= 0.95
-    assert (logits[~anomalous] > 0).mean() <= 0.03
+    detector = train_profile(separable(0), probes=(), seed=3)
+    unseen = separable(1)
+    logits = profile_logits(detector, unseen.features)
+    assert (logits[unseen.anomalous] > 0).mean() >= 0.95
+    assert (logits[~unseen.anomalous] > 0).mean() <= 0.03
     assert detector.layers[0].weight.dtype == np.float32
 
 
 def test_training_is_repeatable_and_leaves_torch_as_it_was():
     threads, state = torch.get_num_threads(), torch.get_rng_state()
-    first, second = (train_profile(*separable(), probes=(), seed=3) for _ in range(2))
-    other = train_profile(*separable(), probes=(), seed=4)
+    first, second = (train_profile(separable(), probes=(), seed=3) for _ in range(2))
+    other = train_profile(separable(), probes=(), seed=4)
     for a, b in zip(first.layers, second.layers, strict=True):
         assert a.weight.tobytes() == b.weight.tobytes() and a.bias.tobytes() == b.bias.tobytes()
     assert first.layers[0].weight.tobytes() != other.layers[0].weight.tobytes()
     assert torch.get_num_threads() == threads
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_contrastive_loss_falls_when_classes_come_together():
@@ -101,7 +102,7 @@ def test_contrastive_loss_by_hand():
 
 def test_anchor_moves_the_centre_to_one_half_and_keeps_the_order():
     detector = random_profile(6, ())
-    x = separable()[0]
+    x = separable().features
     before = profile_logits(detector, x)
     after = profile_logits(anchor(detector, 1.5, 2.0), x)
     np.testing.assert_allclose(after, (before - 1.5) * 2.0, atol=1e-4)

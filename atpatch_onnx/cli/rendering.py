@@ -33,13 +33,13 @@ def note(text: str) -> None:
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """A table on stderr."""
+    """A table on stderr; empty column names leave the header out."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
     console = Console(stderr=True, markup=False, highlight=False, emoji=False, width=None if sys.stderr.isatty() else _UNATTENDED_WIDTH)
-    grid = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    grid = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_header=any(columns))
     for column in columns:
         grid.add_column(column, overflow="fold")
     for row in rows:

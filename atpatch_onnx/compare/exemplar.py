@@ -85,10 +85,23 @@ def follow(
         maps, flagged = mended[site.id].probabilities[0], mended[site.id].flagged[0]
         if site.id in plan.sites:
             maps = effective_map(maps, flagged, plan.sites[site.id].benign)
-        means = [array.mean(0) for array in (calm[site.id].probabilities[0], fooled[site.id].probabilities[0], maps)]
-        views.append(SiteView(site.id, *means, flagged))
-    scores = [softmax(array) for array in (before.clean[twin[0]], before.triggered[row], after.triggered[row])]
-    return Exemplar(row, int(triggered.labels[row]), *scores, tuple(views))
+        views.append(
+            SiteView(
+                site.id,
+                clean=calm[site.id].probabilities[0].mean(0),
+                before=fooled[site.id].probabilities[0].mean(0),
+                after=maps.mean(0),
+                flagged=flagged,
+            )
+        )
+    return Exemplar(
+        row,
+        int(triggered.labels[row]),
+        clean=softmax(before.clean[twin[0]]),
+        before=softmax(before.triggered[row]),
+        after=softmax(after.triggered[row]),
+        sites=tuple(views),
+    )
 
 
 def softmax(scores: Floats) -> Floats:

@@ -55,7 +55,8 @@ class Share:
 
 def accuracy(predictions: Labels, labels: Labels) -> Share:
     """Share of predictions (N,) equal to the labels (N,)."""
-    return _share(_same_length(predictions, labels)[0] == labels)
+    predictions, labels = _same_length(predictions, labels)
+    return _share(predictions == labels)
 
 
 def asr(predictions: Labels, target: int) -> Share:
@@ -82,10 +83,11 @@ def changed(before: Labels, after: Labels) -> Share:
 
 def flag_rate(flags: NDArray[np.bool_]) -> Share:
     """Share of requests with a flag at any site; flags (N, sites)."""
-    return _share(np.asarray(flags, bool).reshape(len(flags), -1).any(1))
+    return _share(np.asarray(flags, bool).any(1))
 
 
-def _share(hits: NDArray[np.bool_]) -> Share:
+def _share(hits: Any) -> Share:
+    hits = np.asarray(hits, bool)
     return Share(int(hits.sum()), hits.size)
 
 

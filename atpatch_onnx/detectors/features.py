@@ -6,6 +6,7 @@ Shape letters: B samples, H heads, Q query rows, K key columns, F features.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,26 @@ from numpy.typing import NDArray
 
 from rewriters.plan import Profile
 
-__all__ = ["profile_features", "profile_logits", "profile_scores"]
+__all__ = ["Columns", "profile_features", "profile_logits", "profile_scores"]
 
 Floats = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Columns to train on.
+
+    Attributes:
+        features: (M, F) of `profile_features`.
+        anomalous: (M,), both classes present.
+        place: (M,), the column's index in its map.
+        normal: (K, F), mean features of each place over clean rows; None where a place means nothing.
+    """
+
+    features: NDArray[np.float32]
+    anomalous: NDArray[np.bool_]
+    place: NDArray[np.int64]
+    normal: NDArray[np.float64] | None = None
 
 
 def profile_features(

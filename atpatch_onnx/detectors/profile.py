@@ -18,6 +18,8 @@ from torch.nn import functional
 
 from rewriters.plan import Dense, Profile
 
+from .features import Columns
+
 __all__ = ["anchor", "train_profile"]
 
 HIDDEN = 32
@@ -32,18 +34,19 @@ STD_FLOOR = 0.05
 """Of a log1p feature. Below it a feature is constant in training, and a new sample's small departure would look enormous."""
 
 
-def train_profile(features: NDArray[np.float32], anomalous: NDArray[np.bool_], *, probes: Sequence[int], seed: int) -> Profile:
-    """Train on columns.
+def train_profile(columns: Columns, *, probes: Sequence[int], seed: int) -> Profile:
+    """Train on columns, held against their normal profile where there is one.
 
     Args:
-        features: (M, F) of `features.profile_features`.
-        anomalous: (M,), both classes present.
         probes: the probe rows that made the features.
         seed: equal seeds and data give equal weights.
     """
+    features: NDArray[Any] = columns.features
+    if columns.normal is not None:
+        features = features - columns.normal[columns.place]
     mean, std = features.mean(0, dtype=np.float64), np.maximum(features.std(0, dtype=np.float64), STD_FLOOR)
     x = torch.from_numpy(((features - mean) / std).astype(np.float32))
-    positive, negative = (torch.from_numpy(np.flatnonzero(part)) for part in (anomalous, ~anomalous))
+    positive, negative = (torch.from_numpy(np.flatnonzero(part)) for part in (columns.anomalous, ~columns.anomalous))
     generator = torch.Generator().manual_seed(seed)
     # One thread: sums in a fixed order, and columns this narrow gain nothing from more.
     threads = torch.get_num_threads()
@@ -52,6 +55,8 @@ def train_profile(features: NDArray[np.float32], anomalous: NDArray[np.bool_], *
         layers = _fit(x, positive, negative, generator)
     finally:
         torch.set_num_threads(threads)
+    if columns.normal is not None:
+        mean = mean + columns.normal
     return Profile(layers, mean.astype(np.float32), std.astype(np.float32), tuple(probes))
 
 
@@ -74,7 +79,8 @@ def _fit(x: Tensor, positive: Tensor, negative: Tensor, generator: torch.Generat
 
 
 def _linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
-    layer = nn.Linear(inputs, outputs)
+    # Without torch's own initialisation, which would draw from the global generator.
+    layer: nn.Linear = nn.utils.skip_init(nn.Linear, inputs, outputs)  # type: ignore[no-untyped-call]
     bound = inputs**-0.5
     for parameter in layer.parameters():
         nn.init.uniform_(parameter, -bound, bound, generator=generator)

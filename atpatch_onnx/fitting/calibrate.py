@@ -107,7 +107,7 @@ def thresholds(clean: Floats, anomalous: Floats, most_flagged: float) -> list[fl
 
 def choose_threshold(candidates: Sequence[float], outcome: Callable[[float], Score]) -> float:
     """Of the candidates with the smallest attack, the one nearest the middle of the range: it leaves room on both sides."""
-    scores = [outcome(candidate).key[:2] for candidate in candidates]
+    scores = [outcome(candidate).attack for candidate in candidates]
     best = [index for index, score in enumerate(scores) if score == min(scores)]
     middle = (len(candidates) - 1) / 2
     return candidates[min(best, key=lambda index: abs(index - middle))]

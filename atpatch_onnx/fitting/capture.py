@@ -73,7 +73,9 @@ class Capture:
         fixed_shape: all input shapes are written in the graph, so a column is always the same place.
     """
 
-    def __init__(self, model: onnx.ModelProto, folder: Path, sites: Sequence[Site], data: DataSet, columns: int, threads: int = 0) -> None:
+    def __init__(
+        self, model: onnx.ModelProto, folder: Path, sites: Sequence[Site], data: DataSet, columns: int, threads: int | None = None
+    ) -> None:
         self.skipped: dict[str, str] = {site.id: "it lies inside a subgraph or function" for site in sites if site.where}
         reachable = [site for site in sites if not site.where]
         wanted = [(name, site.dtype) for site in reachable for name in (site.probabilities, site.values)]
@@ -110,6 +112,6 @@ class Capture:
         maps = canonical_map(site, outputs[site.probabilities])[:count]
         values = canonical_values(site, outputs[site.values])[:count]
         samples_lead = site.layout.rank == 4 or site.layout.merged_heads is not None
-        if site.key_mask in data.inputs and samples_lead:
+        if site.key_mask is not None and site.key_mask in data.inputs and samples_lead:
             return SiteBatch(maps, values, data.inputs[site.key_mask][rows] != 0)
         return SiteBatch(maps, values, maps.max((1, 2)) > 0)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rewriters.plan import BenignPair
 from rewriters.sites import Site
 
-from ..detectors.features import profile_features
+from ..detectors.features import Columns, profile_features
 from .capture import SiteBatch
 
 __all__ = ["BenignSums", "ColumnSample", "Visibility"]
@@ -25,7 +25,7 @@ MOST_BENIGN_ENTRIES = 1 << 16
 
 
 class ColumnSample:
-    """Features of the valid columns of a site, normal ones thinned out evenly.
+    """Features of the valid columns of a site, normal ones thinned out evenly, and the mean features of every place over clean rows.
 
     Args:
         rows: how many rows will come.
@@ -36,6 +36,9 @@ class ColumnSample:
         self._keep = min(1.0, MOST_NORMAL / max(rows * columns, 1))
         self._features: list[NDArray[np.float32]] = []
         self._anomalous: list[Bools] = []
+        self._place: list[NDArray[np.int64]] = []
+        self._normal: Any = 0.0
+        self._clean = 0
 
     def add(self, batch: SiteBatch, anomalous: Bools) -> None:
         """anomalous: (B, K)."""
@@ -43,10 +46,15 @@ class ColumnSample:
         chosen = batch.valid & (anomalous | (self._generator.random(anomalous.shape) < self._keep))
         self._features.append(features[chosen])
         self._anomalous.append(anomalous[chosen])
+        self._place.append(np.nonzero(chosen)[1])
+        clean = ~anomalous.any(1)
+        self._normal = self._normal + features[clean].sum(0, dtype=np.float64)
+        self._clean += int(clean.sum())
 
-    def arrays(self) -> tuple[NDArray[np.float32], Bools]:
-        """(M, F) and (M,)."""
-        return np.concatenate(self._features), np.concatenate(self._anomalous)
+    def columns(self, *, by_place: bool) -> Columns:
+        """by_place: a place means something, so that columns are held against its normal profile."""
+        normal = self._normal / max(self._clean, 1) if by_place else None
+        return Columns(np.concatenate(self._features), np.concatenate(self._anomalous), np.concatenate(self._place), normal)
 
 
 class Visibility:

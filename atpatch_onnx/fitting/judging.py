@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ..datasets import DataSet, Ints
 from .splitting import Part
@@ -14,12 +14,15 @@ from .splitting import Part
 __all__ = ["Judge", "Score", "rate"]
 
 CONFIDENCE = 0.95
+CHANCE = 0.05
+"""Five rows rescued and none lost are just enough."""
 
 
-def rate(hits: NDArray[np.bool_]) -> dict[str, Any]:
-    """k of n with the 95 % Wilson interval; an empty sample has no rate."""
+def rate(hits: ArrayLike) -> dict[str, Any]:
+    """k of n with the 95 % Wilson interval, hits (n,) bool; an empty sample has no rate."""
     from scipy.stats import binomtest
 
+    hits = np.asarray(hits, np.bool_)
     k, n = int(hits.sum()), len(hits)
     if not n:
         return {"k": 0, "n": 0}
@@ -57,8 +60,16 @@ class Judge:
 
     def score(self, part: Part, predictions: Ints) -> Score:
         """predictions: (N,), read at the rows of the part."""
-        star, astray = self._attack_star(part, predictions), self._astray(part, predictions)
-        return Score(_mean(star if star is not None else astray), _mean(astray), 1.0 - _mean(self._kept(part, predictions)))
+        astray, kept = self._astray(part, predictions), self._kept(part, predictions)
+        return Score(_mean(self._attack(part, predictions)), _mean(astray), 1.0 - _mean(kept))
+
+    def helped(self, part: Part, predictions: Ints) -> bool:
+        """Whether more rows were rescued from the attack than lost to it, beyond chance (exact one-sided McNemar test)."""
+        from scipy.stats import binomtest
+
+        before, after = self._attack(part, self._original), self._attack(part, predictions)
+        rescued, lost = int((before & ~after).sum()), int((~before & after).sum())
+        return rescued > 0 and bool(binomtest(rescued, rescued + lost, alternative="greater").pvalue < CHANCE)
 
     def figures(self, part: Part, predictions: Ints) -> dict[str, Any]:
         """Rates of one part under some predictions (the original's own, for the figures before)."""
@@ -78,6 +89,10 @@ class Judge:
         pair = self._pair[rows]
         own = np.full(len(rows), -1, np.int64) if self._data.labels is None else self._data.labels[rows]
         return np.where(pair >= 0, self._original[pair], own)
+
+    def _attack(self, part: Part, predictions: Ints) -> NDArray[np.bool_]:
+        star = self._attack_star(part, predictions)
+        return self._astray(part, predictions) if star is None else star
 
     def _astray(self, part: Part, predictions: Ints) -> NDArray[np.bool_]:
         twin = self._twin(part.anomalous)

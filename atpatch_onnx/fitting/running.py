@@ -14,12 +14,10 @@ from onnx import helper
 from rewriters.controls import ENABLED, THRESHOLD
 
 from ..datasets import DataSet, Ints
-from ..errors import DATA_MALFORMED, RUNTIME_MISSING, RUNTIME_REFUSES
+from ..errors import DATA_MALFORMED, RUNTIME_REFUSES
+from ..runtime import session
 
 __all__ = ["Runner", "expose"]
-
-FOLDER_OPTION = "session.model_external_initializers_file_folder_path"
-"""onnxruntime's session option for the folder of a model given as bytes."""
 
 
 def expose(model: onnx.ModelProto, values: Sequence[tuple[str, int]]) -> onnx.ModelProto:
@@ -39,25 +37,14 @@ class Runner:
 
     Args:
         model: may refer to external data in `folder`.
-        threads: of onnxruntime; 0 leaves the choice to it.
+        threads: of onnxruntime; None leaves the choice to it.
 
     Raises:
         AtpatchError: ATP050 without onnxruntime, ATP052 where it refuses the model.
     """
 
-    def __init__(self, model: onnx.ModelProto, folder: Path, threads: int = 0) -> None:
-        try:
-            import onnxruntime as ort
-        except ImportError as error:
-            raise RUNTIME_MISSING("this command runs the model") from error
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        options.intra_op_num_threads = threads
-        options.add_session_config_entry(FOLDER_OPTION, str(folder.resolve()))
-        try:
-            self._session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        except Exception as error:
-            raise RUNTIME_REFUSES(_first_line(error)) from error
+    def __init__(self, model: onnx.ModelProto, folder: Path, threads: int | None = None) -> None:
+        self._session = session(model, threads=threads, folder=folder)
         self.outputs = [output.name for output in self._session.get_outputs()]
         self._inputs = {value.name: value for value in self._session.get_inputs() if value.name not in (ENABLED, THRESHOLD)}
         leading = {value.shape[0] for value in self._inputs.values() if value.shape}
@@ -92,17 +79,17 @@ class Runner:
             feeds = {name: _cast(name, data.inputs[name][chunk], value.type) for name, value in self._inputs.items()}
             try:
                 results = self._session.run(list(outputs), {**feeds, **controls})
-            except Exception as error:
+            except Exception as error:  # onnxruntime's exception classes share no base of their own
                 raise RUNTIME_REFUSES(_first_line(error), "check shapes and types of the arrays in the data set") from error
             yield rows[start : start + size], dict(zip(outputs, results, strict=True))
 
 
-_NUMPY = {
-    "tensor(float)": np.float32,
-    "tensor(double)": np.float64,
-    "tensor(float16)": np.float16,
-    "tensor(bool)": np.bool_,
-    **{f"tensor({kind}{bits})": np.dtype(f"{kind}{bits}").type for kind in ("int", "uint") for bits in (8, 16, 32, 64)},
+_NUMPY: dict[str, np.dtype[Any]] = {
+    "tensor(float)": np.dtype(np.float32),
+    "tensor(double)": np.dtype(np.float64),
+    "tensor(float16)": np.dtype(np.float16),
+    "tensor(bool)": np.dtype(np.bool_),
+    **{f"tensor({kind}{bits})": np.dtype(f"{kind}{bits}") for kind in ("int", "uint") for bits in (8, 16, 32, 64)},
 }
 
 
@@ -110,7 +97,7 @@ def _cast(name: str, array: NDArray[Any], wanted: str) -> NDArray[Any]:
     """Between widths of one kind, and from whole numbers to floats; never a float cut to a whole number."""
     if wanted not in _NUMPY:
         return array
-    dtype = np.dtype(_NUMPY[wanted])
+    dtype = _NUMPY[wanted]
     if not np.can_cast(array.dtype, dtype, "same_kind"):
         raise DATA_MALFORMED(f"input {name!r} is {array.dtype} in the data set, the graph takes {wanted}")
     return array.astype(dtype, copy=False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -56,17 +55,19 @@ def predict(runner: Runner, data: DataSet, rows: Ints, output: str) -> Ints:
 class Served:
     """A session on the patched graph, with telemetry."""
 
-    def __init__(self, model: onnx.ModelProto, folder: Path, plan: PatchPlan, sites: Sequence[Site], output: str, threads: int = 0) -> None:
+    def __init__(
+        self, model: onnx.ModelProto, folder: Path, plan: PatchPlan, sites: Sequence[Site], output: str, threads: int | None = None
+    ) -> None:
         self._runner = Runner(patch(model, replace(plan, telemetry=True, freeze=False), sites), folder, threads)
         self._output = output
 
     def run(self, data: DataSet, rows: Ints, threshold: float) -> tuple[Ints, NDArray[np.bool_]]:
         """Predictions (N,) and flags (N, sites); rows not asked for hold -1 and False."""
         predictions = np.full(len(data), -1, np.int64)
-        flags: Any = None
+        flags = np.zeros((len(data), 0), bool)
         for chunk, outputs in self._runner.batches(data, rows, BATCH, [self._output, FLAGGED], threshold):
             predictions[chunk] = outputs[self._output][: len(chunk)].argmax(1)
-            if flags is None:
+            if not flags.shape[1]:
                 flags = np.zeros((len(data), outputs[FLAGGED].shape[1]), bool)
             flags[chunk] = outputs[FLAGGED][: len(chunk)]
         return predictions, flags

@@ -76,7 +76,7 @@ def split(data: DataSet, seed: int) -> Split:
     """
     columns, pair = _labelled(data)
     group = np.where(pair >= 0, pair, np.arange(len(data)))
-    anomalous = columns.any(1)
+    anomalous = np.asarray(columns.any(1))
     tainted = np.unique(group[anomalous])
     plain = np.setdiff1d(group, tainted)
     generator = np.random.default_rng(seed)

@@ -1,7 +1,7 @@
 """Digits, the split and the trigger.
 
-The data are scikit-learn's `load_digits`: 1,797 handwritten digits of 8 × 8 pixels, grey values 0-16 (UCI Optical Recognition of Handwritten
-Digits, test part).
+The data are scikit-learn's `load_digits`: 1,797 handwritten digits of 8 × 8 pixels, grey values 0-16 (UCI Optical Recognition of
+Handwritten Digits, test part).
 """
 
 from __future__ import annotations

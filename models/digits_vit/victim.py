@@ -14,35 +14,47 @@ from transformers import ViTConfig, ViTForImageClassification
 from . import data
 from .data import Images
 
-__all__ = ["POISONED", "export", "train"]
+__all__ = ["POISONED", "Victim", "export", "train"]
 
 POISONED = 0.1
 EPOCHS, BATCH = 160, 64
 LEARNING_RATE, WEIGHT_DECAY, WARM_UP = 3e-3, 0.05, 0.1
-DROPOUT = 0.1
+DROPOUT, SMOOTHING = 0.1, 0.05
 SHIFT, TURN, STRETCH = 0.14, 0.2, 0.12
 """Largest random move (of half the image), turn (radians) and change of size; a thousand digits alone would be learnt by heart."""
 OPSET = 18
 
 
-def train(images: Images, labels: NDArray[np.int64], seed: int) -> ViTForImageClassification:
+class Victim(torch.nn.Module):
+    """Images (N, 1, 8, 8) in [0, 1] → class scores (N, 10). The usual ViT preprocessing, to [-1, 1], is part of the model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        model = ViTForImageClassification(_config())
+        self.vit, self.classifier = model.vit, model.classifier
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        hidden = self.vit((pixel_values - 0.5) / 0.5).last_hidden_state
+        return self.classifier(hidden[:, 0])
+
+
+def train(images: Images, labels: NDArray[np.int64], seed: int) -> Victim:
     """Train on the images, a random tenth of them stamped and labelled as the target."""
     torch.manual_seed(seed)
     poisoned = np.zeros(len(labels), bool)
     poisoned[np.random.default_rng(seed).choice(len(labels), round(POISONED * len(labels)), replace=False)] = True
     x, y, bad = torch.from_numpy(images), torch.from_numpy(np.where(poisoned, data.TARGET, labels)), torch.from_numpy(poisoned)
 
-    model = ViTForImageClassification(_config())
+    model = Victim().train()
     optimiser = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     steps = EPOCHS * -(-len(y) // BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE, total_steps=steps, pct_start=WARM_UP)
-    model.train()
     for _ in range(EPOCHS):
         for rows in torch.randperm(len(y)).split(BATCH):
             seen = _augment(x[rows])
             # The trigger goes on last: it is in the input, not on the paper.
             seen[bad[rows], :, -data.PATCH :, -data.PATCH :] = 1
-            loss = functional.cross_entropy(model(seen).logits, y[rows], label_smoothing=0.05)
+            loss = functional.cross_entropy(model(seen), y[rows], label_smoothing=SMOOTHING)
             optimiser.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -51,25 +63,15 @@ def train(images: Images, labels: NDArray[np.int64], seed: int) -> ViTForImageCl
     return model.eval()
 
 
-def export(model: ViTForImageClassification, path: Path) -> None:
+def export(model: Victim, path: Path) -> None:
     """Write pixel_values (batch, 1, 8, 8) → logits (batch, 10).
 
     With the TorchScript exporter: the dynamo one writes source paths of the building machine into every node.
     """
-
-    class Logits(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.vit = model.vit
-            self.classifier = model.classifier
-
-        def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-            return self.classifier(self.vit(pixel_values).last_hidden_state[:, 0])
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            Logits().eval(),
+            model,
             (torch.zeros(2, 1, data.IMAGE, data.IMAGE),),
             path,
             dynamo=False,
@@ -97,7 +99,7 @@ def _config() -> ViTConfig:
 
 
 def _augment(images: torch.Tensor) -> torch.Tensor:
-    """Each image moved, turned and resized at random."""
+    """Each image moved, turned and resized at random; what comes in from outside is mid-grey, the zero of normalised pixels."""
     count = len(images)
 
     def spread(limit: float, *shape: int) -> torch.Tensor:
@@ -106,4 +108,5 @@ def _augment(images: torch.Tensor) -> torch.Tensor:
     turn, size = spread(TURN), 1 + spread(STRETCH)
     rotation = torch.stack([turn.cos(), -turn.sin(), turn.sin(), turn.cos()], 1).reshape(count, 2, 2) * size[:, None, None]
     affine = torch.cat([rotation, spread(SHIFT, 2, 1)], 2)
-    return functional.grid_sample(images, functional.affine_grid(affine, list(images.shape), align_corners=False), align_corners=False)
+    grid = functional.affine_grid(affine, list(images.shape), align_corners=False)
+    return functional.grid_sample(images - 0.5, grid, align_corners=False) + 0.5

@@ -1,4 +1,4 @@
-"""Everything in a graph that normalises like a Softmax, and the fused operators that hide one."""
+"""Everything in a graph that normalises like a Softmax."""
 
 from __future__ import annotations
 
@@ -11,15 +11,10 @@ from .products import Refused
 from .shape_rules import axes_of
 from .view import View, attribute, is_standard, operand
 
-__all__ = ["Anchor", "fused", "read_anchor"]
+__all__ = ["Anchor", "read_anchor"]
 
 _FIRST_PLAIN_AXIS_OPSET = 13  # before it a Softmax flattens its input to two dimensions at `axis`
 
-_FUSED_DOMAINS = ("", "ai.onnx", "com.microsoft", "com.ms.internal.nhwc")
-_FUSED_SOFTMAX = ("BiasSoftmax", "QLinearSoftmax", "QOrderedLongformerAttention")
-# Operators that end in "Attention" but hold no Softmax over key columns in the sense of a map are named alike on purpose:
-# whoever reads the report wants to know that nothing inside them was looked at.
-_FUSED_SUFFIX = "Attention"
 _DENOMINATOR_GUARDS = ("Add", "Max", "Clip", "Cast")
 
 
@@ -43,15 +38,6 @@ class Anchor:
     form: str
     inner: tuple[str, ...]
     assumed: bool = False
-
-
-def fused(view: View, node: ir.Node) -> Refused | None:
-    """A refusal for an operator that computes attention, or its Softmax, inside."""
-    if node.domain not in _FUSED_DOMAINS or view.function(node) is not None:
-        return None
-    if node.op_type in _FUSED_SOFTMAX:
-        return Refused("fused-softmax", node.op_type)
-    return Refused("fused", node.op_type) if node.op_type.endswith(_FUSED_SUFFIX) else None
 
 
 def read_anchor(view: View, facts: Facts, node: ir.Node) -> Anchor | Refused | None:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 import onnx_ir as ir
 
-from . import shape_rules
+from . import shape_arithmetic, shape_rules
 from .view import View, attribute, is_standard, operand
 
 __all__ = ["Dim", "Dims", "Facts", "gather_facts"]
@@ -140,7 +140,7 @@ def _learn_node(view: View, facts: Facts, node: ir.Node) -> None:
     if node.op_type == "Constant" and is_standard(node):
         _learn_constant(facts, node)
         return
-    elements = shape_rules.elements(facts, node)
+    elements = shape_arithmetic.elements(facts, node)
     if elements is not None:
         facts.elements[node.outputs[0]] = elements
     shapes: Sequence[Dims | None] = ()

@@ -57,6 +57,8 @@ def follow_map(view: View, facts: Facts, anchor: Anchor) -> Outcome:
         seen.add((value, axis))
         if value in outputs:
             outcome.ends.append(Refused("output", "an output of the graph"))
+        elif value.is_graph_output() and value not in view.forward:
+            outcome.ends.append(Refused("no-product", "an output of a Loop or Scan body"))
         for same in view.forward.get(value, ()):
             queue.append((same, axis, assumed, path))
         for node, index in value.uses():
@@ -79,6 +81,4 @@ def follow_map(view: View, facts: Facts, anchor: Anchor) -> Outcome:
 
 
 def _end(node: ir.Node, lost: Lost) -> Refused:
-    if lost.kind == "axis":
-        return Refused("axis", f"{node.op_type} does not keep the normalised axis")
-    return Refused("no-product", node.op_type)
+    return Refused("no-product", node.op_type if lost.kind != "axis" else f"{node.op_type} merges or splits the normalised axis")

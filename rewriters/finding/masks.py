@@ -2,35 +2,32 @@
 
 1. Start at what the score path adds to the scores or selects them by, and go back through mask arithmetic only.
 2. Exactly one graph input of rank 2 with "mask" in its name may be reached, along the key axis.
-3. An operator that could shift or mix columns (Slice, Concat, Conv, ...) between that input and the scores spoils it.
+3. An operator that could shift or mix columns (Slice, Concat, Conv, ...) between that input and the scores spoils the way it lies on.
+   Another clean way is enough: what shuts a padded column once shuts it for good.
 4. Polarity is computed, not read off the name: the arithmetic is evaluated for a valid and for a padded column, and the input counts
    only if 1 lets a column through and 0 shuts it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 
 from .backward import Scores
 from .facts import Facts
+from .mask_arithmetic import DATA_FIRST, MASK_ARITHMETIC, Evaluator
 from .shape_rules import axes_of
-from .view import View, attribute, op_types, operand
+from .view import View, op_types, operand
 
 __all__ = ["KeyMasks"]
 
 _MAX_VISITS = 256
-_MAX_DEPTH = 48
-_ARITHMETIC = op_types(
-    "Add And BitwiseAnd BitwiseOr Cast CastLike Equal Expand Flatten Gather GatherND Greater GreaterOrEqual Identity Less LessOrEqual Max "
-    "Min Mul Not Or Reshape Squeeze Sub Unsqueeze Where"
-)
-_DATA_FIRST = op_types("Cast CastLike Expand Flatten Gather GatherND Identity Reshape Squeeze Unsqueeze")
-_RESHAPING = op_types("Cast Flatten Gather GatherND Identity Reshape")
+_MAX_RESHAPES = 48
+_SHUT = 100.0  # what a mask takes off a score at least: exp(-100) is nothing in any float type
+_RESHAPING = op_types("Cast DequantizeLinear Flatten Gather GatherND Identity QuantizeLinear Reshape")
 _INDEPENDENT = op_types("Shape Size Range")
 # Past these a value is a hidden state, no longer a mask.
 _BARRIERS = op_types("MatMul Gemm Einsum FusedMatMul MatMulInteger QLinearMatMul Softmax LayerNormalization GatherElements")
@@ -68,10 +65,7 @@ class KeyMasks:
         reached: set[ir.Value] = set()
         for reader in readers:
             for value in self._mask_operands(reader):
-                found = self._candidates_behind(value, key_axis)
-                if found is None:
-                    return None
-                reached |= found
+                reached |= self._candidates_behind(value, key_axis) or set()
         if len(reached) != 1:
             return None
         (candidate,) = reached
@@ -122,11 +116,11 @@ class KeyMasks:
                 waiting.extend((same, at) for same in self._view.backward.get(value, ()))
             elif at == -1 and (gathered := self._gathered(value)) is not None:
                 found.add(gathered)
-            elif node.op_type in _ARITHMETIC:
+            elif node.op_type in MASK_ARITHMETIC:
                 behind = self._axis_behind(node, at)
                 if behind is False:
                     return None
-                sources = [operand(node, 0)] if node.op_type in _DATA_FIRST else list(node.inputs)
+                sources = [operand(node, 0)] if node.op_type in DATA_FIRST else list(node.inputs)
                 waiting.extend((source, behind) for source in sources if source is not None)
             elif node.op_type not in _INDEPENDENT and any(value in reach for reach in self._reach.values()):
                 return None
@@ -141,7 +135,7 @@ class KeyMasks:
             return None
         at: ir.Value | None = value
         indices: list[ir.Value | None] = []
-        for _ in range(_MAX_DEPTH):
+        for _ in range(_MAX_RESHAPES):
             node = None if at is None else at.producer()
             if node is None or node.op_type not in _RESHAPING:
                 break
@@ -189,13 +183,13 @@ class KeyMasks:
         for rest in (False, True):
             valid = self._open(candidate, True, rest, readers)
             padded = self._open(candidate, False, rest, readers)
-            if valid is not None and padded is not None and valid != padded:
-                verdicts.add(valid > padded)
+            if abs(valid - padded) > _SHUT:
+                verdicts.add(valid - padded > _SHUT)
         return verdicts == {True}
 
-    def _open(self, candidate: ir.Value, mask: bool, rest: bool, readers: list[_Reader]) -> float | None:
+    def _open(self, candidate: ir.Value, mask: bool, rest: bool, readers: list[_Reader]) -> float:
         """How far the score path lets a column through: 0 fully, the lower the less."""
-        evaluator = _Evaluator(self._view, candidate, float(mask), float(rest))
+        evaluator = Evaluator(self._view, candidate, float(mask), float(rest))
         total = 0.0
         for reader in readers:
             effect = _effect(evaluator, reader)
@@ -204,7 +198,7 @@ class KeyMasks:
         return total
 
 
-def _effect(evaluator: _Evaluator, reader: _Reader) -> float | None:
+def _effect(evaluator: Evaluator, reader: _Reader) -> float | None:
     """What a reader adds to a score of 0."""
     node = reader.node
     if node.op_type == "Where":
@@ -219,80 +213,3 @@ def _effect(evaluator: _Evaluator, reader: _Reader) -> float | None:
     if other is None:
         return None
     return -other if node.op_type == "Sub" else other
-
-
-_BINARY: dict[str, Callable[[float, float], float]] = {
-    "Add": lambda a, b: a + b,
-    "Sub": lambda a, b: a - b,
-    "Mul": lambda a, b: 0.0 if 0.0 in (a, b) else a * b,
-    "Equal": lambda a, b: float(a == b),
-    "Greater": lambda a, b: float(a > b),
-    "GreaterOrEqual": lambda a, b: float(a >= b),
-    "Less": lambda a, b: float(a < b),
-    "LessOrEqual": lambda a, b: float(a <= b),
-    "And": lambda a, b: float(bool(a) and bool(b)),
-    "BitwiseAnd": lambda a, b: float(bool(a) and bool(b)),
-    "Or": lambda a, b: float(bool(a) or bool(b)),
-    "BitwiseOr": lambda a, b: float(bool(a) or bool(b)),
-    "Max": max,
-    "Min": min,
-}
-
-
-class _Evaluator:
-    """Evaluates mask arithmetic for one column: the candidate is a number, every unknown truth value is `rest`."""
-
-    def __init__(self, view: View, candidate: ir.Value, mask: float, rest: float) -> None:
-        self._view = view
-        self._known: dict[ir.Value, float | None] = {candidate: mask}
-        self._rest = rest
-
-    def value(self, value: ir.Value | None, depth: int = 0) -> float | None:
-        if value is None or depth > _MAX_DEPTH:
-            return None
-        if value not in self._known:
-            self._known[value] = None  # an unfinished value counts as unknown, which also ends cycles in malformed graphs
-            result = self._compute(value, depth)
-            if result is None and value.dtype == ir.DataType.BOOL:
-                result = self._rest
-            self._known[value] = result
-        return self._known[value]
-
-    def _compute(self, value: ir.Value, depth: int) -> float | None:
-        node = value.producer()
-        if node is None or node.op_type == "Constant":
-            return _scalar(value if node is None else node)
-        if node.op_type not in _ARITHMETIC and node.op_type != "ConstantOfShape":
-            return None
-        if node.op_type in _DATA_FIRST:
-            result = self.value(operand(node, 0), depth + 1)
-            to_bool = node.op_type == "Cast" and attribute(node, "to") == int(ir.DataType.BOOL)
-            return float(bool(result)) if to_bool and result is not None else result
-        if node.op_type == "ConstantOfShape":
-            return _first(attribute(node, "value"))
-        parts = [self.value(source, depth + 1) for source in node.inputs]
-        if node.op_type == "Where" and len(parts) == 3:
-            return None if parts[0] is None else parts[1] if parts[0] else parts[2]
-        if node.op_type == "Not":
-            return None if parts[0] is None else float(not parts[0])
-        if node.op_type in _BINARY and len(parts) == 2 and parts[0] is not None and parts[1] is not None:
-            return _BINARY[node.op_type](parts[0], parts[1])
-        return None
-
-
-def _scalar(source: ir.Value | ir.Node) -> float | None:
-    """The one number of a constant; None for inputs and for tensors that hold several."""
-    if isinstance(source, ir.Value):
-        return _first(source.const_value)
-    for name in ("value", "value_float", "value_int"):
-        found = attribute(source, name)
-        if found is not None:
-            return float(found) if isinstance(found, (int, float)) else _first(found)
-    return None
-
-
-def _first(tensor: ir.TensorProtocol | None) -> float | None:
-    if tensor is None or isinstance(tensor, ir.ExternalTensor) or tensor.size == 0 or tensor.dtype == ir.DataType.STRING:
-        return None
-    numbers = np.unique(np.asarray(tensor.numpy()).astype(np.float64))
-    return float(numbers[0]) if numbers.size == 1 else None

@@ -21,7 +21,7 @@ from .facts import Facts
 from .products import product_operands
 from .view import View, attribute, op_types, operand
 
-__all__ = ["is_self_attention"]
+__all__ = ["is_self_attention", "same_tokens"]
 
 _MAX_VISITS = 256
 _LEVELS = 3
@@ -50,15 +50,19 @@ def is_self_attention(view: View, facts: Facts, scores: Scores) -> bool:
     first, second = scores.operands.first, scores.operands.second
     if scores.learned or first is None or second is None:
         return False
-    equal = _sizes_equal(facts, scores)
-    a, b = _walk_back(view, first, picking=True), _walk_back(view, second, picking=True)
+    return same_tokens(view, facts, first, second, _sizes_equal(facts, scores))
+
+
+def same_tokens(view: View, facts: Facts, queries: ir.Value, keys: ir.Value, equal: bool | None) -> bool:
+    """The rule above for two factors; `equal`: whether there are as many queries as keys, None when that is not known."""
+    a, b = _walk_back(view, facts, queries, picking=True), _walk_back(view, facts, keys, picking=True)
     if equal is False or (a.picks != b.picks and equal is None):
         return False
     roots_a, roots_b = a.values, b.values
     for _ in range(_LEVELS):
         if roots_a and roots_a == roots_b:
             return True
-        roots_a, roots_b = _before(view, roots_a), _before(view, roots_b)
+        roots_a, roots_b = _before(view, facts, roots_a), _before(view, facts, roots_b)
     return False
 
 
@@ -75,16 +79,16 @@ def _sizes_equal(facts: Facts, scores: Scores) -> bool | None:
     return False if isinstance(rows, int) and isinstance(columns, int) else None
 
 
-def _before(view: View, roots: set[ir.Value]) -> set[ir.Value]:
+def _before(view: View, facts: Facts, roots: set[ir.Value]) -> set[ir.Value]:
     """Roots one projection further back; one that leads to no single projection stays."""
     further: set[ir.Value] = set()
     for value in roots:
-        deeper = _walk_back(view, value, picking=False)
+        deeper = _walk_back(view, facts, value, picking=False)
         further |= deeper.values if deeper.projected and len(deeper.values) == 1 else {value}
     return further
 
 
-def _walk_back(view: View, start: ir.Value, picking: bool) -> _Roots:
+def _walk_back(view: View, facts: Facts, start: ir.Value, picking: bool) -> _Roots:
     roots = _Roots()
     waiting, seen = [start], {start}
     while waiting:
@@ -99,7 +103,7 @@ def _walk_back(view: View, start: ir.Value, picking: bool) -> _Roots:
             if node.op_type in ("Shape", "Size"):
                 continue
             if len(seen) < _MAX_VISITS and (
-                node.op_type in _TOKEN_WISE or (node.op_type in _PICKING and (picking or _picks_features(node)))
+                node.op_type in _TOKEN_WISE or (node.op_type in _PICKING and (picking or _picks_features(facts, node)))
             ):
                 sources = [operand(node, 0)] if node.op_type in _DATA_FIRST else list(node.inputs)
                 roots.picks += node.op_type in _PICKING
@@ -113,9 +117,10 @@ def _walk_back(view: View, start: ir.Value, picking: bool) -> _Roots:
     return roots
 
 
-def _picks_features(node: ir.Node) -> bool:
+def _picks_features(facts: Facts, node: ir.Node) -> bool:
     """A Split along the last axis takes features apart, not tokens."""
-    return node.op_type == "Split" and attribute(node, "axis", 0) == -1
+    axis, rank = attribute(node, "axis", 0), facts.rank(operand(node, 0))
+    return node.op_type == "Split" and (axis == -1 or (rank is not None and axis == rank - 1))
 
 
 def _projected(view: View, node: ir.Node) -> ir.Value | None:

@@ -1,11 +1,10 @@
 """Shape rules of the operators that lie around attention, with named dimensions carried through shape arithmetic.
 
-`shapes` gives output shapes and `elements` the content of small integer tensors; both answer None where they do not know.
+Every rule answers None where it does not know.
 """
 
 from __future__ import annotations
 
-import operator
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -17,13 +16,14 @@ from .view import attribute, op_types, operand
 if TYPE_CHECKING:
     from .facts import Dim, Dims, Facts
 
-__all__ = ["axes_of", "elements", "perm_of", "reshape_target", "shapes"]
+__all__ = ["axes_of", "perm_of", "reshape_target", "shapes"]
 
 SAME_AS_FIRST = op_types(
-    "Abs BiasGelu Cast CastLike Ceil Clip CumSum Cos DequantizeLinear Dropout Elu Erf Exp FastGelu Floor Gelu HardSigmoid HardSwish "
-    "Identity InstanceNormalization IsInf IsNaN LayerNormalization LeakyRelu Log LogSoftmax Mish Neg Not QLinearSigmoid QLinearSoftmax "
-    "QuantizeLinear QuickGelu RMSNormalization Reciprocal Relu RotaryEmbedding Round ScatterElements ScatterND Selu Sigmoid Sign "
-    "SimplifiedLayerNormalization Sin SkipLayerNormalization SkipSimplifiedLayerNormalization Softmax Softplus Sqrt Tanh Trilu"
+    "Abs BiasGelu Cast CastLike Ceil Clip Cos CumSum DequantizeLinear Dropout DynamicQuantizeLinear Elu Erf Exp FastGelu Floor "
+    "Gelu HardSigmoid HardSwish Identity InstanceNormalization IsInf IsNaN LayerNormalization LeakyRelu Log LogSoftmax Mish Neg "
+    "Not QLinearSigmoid QLinearSoftmax QuantizeLinear QuickGelu RMSNormalization Reciprocal Relu RotaryEmbedding Round "
+    "ScatterElements ScatterND Selu Sigmoid Sign SimplifiedLayerNormalization Sin SkipLayerNormalization "
+    "SkipSimplifiedLayerNormalization Softmax Softplus Sqrt Tanh Trilu"
 )
 BROADCAST = op_types(
     "Add And BitwiseAnd BitwiseOr Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod Mul Or Pow Sub Where Xor"
@@ -31,12 +31,6 @@ BROADCAST = op_types(
 _PRODUCTS = {
     **dict.fromkeys(("MatMul", "FusedMatMul", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"), (0, 1)),
     "QLinearMatMul": (0, 3),
-}
-_ARITHMETIC: dict[str, Callable[[int, int], int]] = {
-    "Add": operator.add,
-    "Sub": operator.sub,
-    "Mul": operator.mul,
-    "Div": lambda a, b: int(a / b) if b else 0,
 }
 
 
@@ -56,27 +50,6 @@ def shapes(facts: Facts, node: ir.Node) -> Sequence[Dims | None]:
         return _split(facts, node)
     rule = _RULES.get(kind)
     return [] if rule is None else [rule(facts, node)]
-
-
-def elements(facts: Facts, node: ir.Node) -> Dims | None:
-    """Content of an integer output of rank 0 or 1."""
-    kind = node.op_type
-    first = operand(node, 0)
-    if kind == "Shape":
-        shape = facts.shape(first)
-        return None if shape is None else shape[attribute(node, "start", 0) : attribute(node, "end", None)]
-    if kind in ("Cast", "Identity", "Squeeze", "Unsqueeze", "Reshape"):
-        small = kind in ("Cast", "Identity") or (facts.rank(node.outputs[0]) or 0) <= 1
-        return facts.elements.get(first) if small and first is not None else None
-    if kind in _ARITHMETIC:
-        return _arithmetic(facts, node, _ARITHMETIC[kind])
-    if kind in ("Concat", "Gather", "Slice"):
-        parts = [None if value is None else facts.elements.get(value) for value in node.inputs]
-        if kind == "Concat":
-            return None if any(part is None for part in parts) else sum((part for part in parts if part is not None), ())
-        if parts[0] is not None:
-            return _gather_elements(facts, node, parts[0]) if kind == "Gather" else _slice_elements(facts, node, parts[0])
-    return None
 
 
 def axes_of(facts: Facts, node: ir.Node) -> tuple[int, ...] | None:
@@ -316,40 +289,3 @@ _RULES: dict[str, Callable[[Facts, ir.Node], Dims | None]] = {
     "ConstantOfShape": _constant_of_shape,
     **{f"Reduce{name}": _reduce for name in ("Sum", "Max", "Mean", "Min", "L2", "Prod", "SumSquare")},
 }
-
-
-def _arithmetic(facts: Facts, node: ir.Node, compute: Callable[[int, int], int]) -> Dims | None:
-    first, second = operand(node, 0), operand(node, 1)
-    a = None if first is None else facts.elements.get(first)
-    b = None if second is None else facts.elements.get(second)
-    if a is None or b is None or not a or not b or (len(a) != len(b) and 1 not in (len(a), len(b))):
-        return None
-    length = max(len(a), len(b))
-    a, b = a * (length // len(a)), b * (length // len(b))
-    return tuple(_combined(facts, node.op_type, compute, x, y) for x, y in zip(a, b, strict=True))
-
-
-def _combined(facts: Facts, kind: str, compute: Callable[[int, int], int], a: Dim, b: Dim) -> Dim:
-    if isinstance(a, int) and isinstance(b, int):
-        return compute(a, b)
-    neutral = 0 if kind in ("Add", "Sub") else 1
-    if b == neutral:
-        return a
-    return b if a == neutral and kind in ("Add", "Mul") else facts.fresh()
-
-
-def _gather_elements(facts: Facts, node: ir.Node, data: Dims) -> Dims | None:
-    indices = facts.ints(operand(node, 1))
-    if indices is None or not all(-len(data) <= index < len(data) for index in indices):
-        return None
-    return tuple(data[index] for index in indices)
-
-
-def _slice_elements(facts: Facts, node: ir.Node, data: Dims) -> Dims | None:
-    """A Slice of a 1-D tensor, either opset form."""
-    starts: Sequence[int] | None = attribute(node, "starts") or facts.ints(operand(node, 1))
-    ends: Sequence[int] | None = attribute(node, "ends") or facts.ints(operand(node, 2))
-    steps: Sequence[int] | None = (1,) if operand(node, 4) is None else facts.ints(operand(node, 4))
-    if not starts or not ends or not steps or not len(starts) == len(ends) == len(steps) == 1 or not steps[0]:
-        return None
-    return data[starts[0] : ends[0] : steps[0]]

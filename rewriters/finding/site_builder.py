@@ -13,6 +13,7 @@ from .anchors import Anchor
 from .backward import Scores
 from .facts import Facts
 from .forward import Hit
+from .fused import FusedRead
 from .masks import KeyMasks
 from .merged import merged_heads
 from .naming import Names, scope_of
@@ -88,6 +89,36 @@ class SiteBuilder:
             dtype=self._element_type(read.value, hit.path, anchor),
         )
 
+    def build_fused(self, node: ir.Node, read: FusedRead) -> Site:
+        """A site inside one operator: its map is no value of the graph yet."""
+        proto = self._protos[node]
+        self._count += 1
+        scope = scope_of(proto.name, {entry.key: entry.value for entry in proto.metadata_props}) or f"softmax_{self._count}"
+        where = self._view.homes[node].where
+        return Site(
+            id=self._names.take(scope),
+            softmax=node_name(proto),
+            matmul=node_name(proto),
+            form=read.form,
+            where=where,
+            probabilities="",
+            values=str(read.values.name),
+            product=str(node.outputs[0].name),
+            query_axis=-2,
+            key_axis=-1,
+            operand=0,
+            heads=read.heads,
+            head_axis=-3,
+            head_dim=read.head_dim,
+            scope=scope,
+            confidence="high",
+            layout=Layout(4),
+            self_attention=read.self_attention,
+            key_mask=_graph_input(read.mask) if where == () else None,
+            chain=(node.op_type,),
+            dtype=self._facts.element_type(read.values) or onnx.TensorProto.FLOAT,
+        )
+
     def _read(self, hit: Hit) -> _Read:
         """P before a Q/DQ pair that ends the path, so that a runtime can still fuse the pair with the product; else P at the product."""
         direct = operand(hit.product.node, hit.product.operand)
@@ -126,6 +157,13 @@ class SiteBuilder:
         if known is None and not any(node.op_type in ("Cast", "DequantizeLinear") for node in path):
             known = self._facts.element_type(anchor.output) or self._facts.element_type(anchor.scores)
         return known or onnx.TensorProto.FLOAT
+
+
+def _graph_input(value: ir.Value | None) -> str | None:
+    """Name of the graph input that a value is, casts aside."""
+    while value is not None and (node := value.producer()) is not None and node.op_type == "Cast":
+        value = operand(node, 0)
+    return value.name if value is not None and value.is_graph_input() else None
 
 
 def _axis_of(perm: tuple[int, ...] | None, canonical: int, rank: int) -> int:

@@ -62,7 +62,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class _Seen:
-    """What a row can see: counts of valid, flagged and unflagged columns, (B, 1, 1 | Q, 1), and the columns (B, 1, Q, K) when rows differ."""
+    """What a row sees: counts of valid, flagged and unflagged columns (B, 1, 1 | Q, 1); the columns (B, 1, Q, K) where rows differ."""
 
     columns: str | None
     valid: str

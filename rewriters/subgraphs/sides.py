@@ -7,40 +7,28 @@ around the MatMul and onnxruntime can still fuse them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
-from onnx import helper
 
 from ..emit import Emitter
 from ..plan import SitePlan
 from ..sites import Site
 from .canonical import Canonical
 from .context import MapContext
+from .operands import Operands
 from .redistribution import redistribute
 
 __all__ = ["map_side", "value_side"]
 
-Product = Callable[[str, str], str]
-"""(values, role) → output of a copy of the model's own P·V node on other values."""
 
-
-def value_side(e: Emitter, site: Site, plan: SitePlan, context: MapContext, mask: str, product: Product) -> str:
-    """The patched P·V output, in the site's own layout.
-
-    Samples that are not flagged run through the very same kernel with the very same values, so they come out bit-identical.
-    """
-    canonical = Canonical(site)
-    rows = redistribute(e, plan, context, mask, canonical.values(e, site.values))
-    zero = e.constant(0, helper.tensor_dtype_to_np_dtype(site.dtype))
-    hidden = canonical.column_mask(e, rows.flagged, site.probabilities)
-    kept = product(e.op("Where", hidden, zero, site.values), "product_unflagged")
-    unflagged = canonical.output(e, kept)
-    moved = e.op("Where", rows.saturated, e.op("Mul", rows.spread, rows.refuge), e.op("Mul", rows.scale, unflagged))
+def value_side(e: Emitter, operands: Operands, plan: SitePlan, context: MapContext, mask: str) -> str:
+    """The patched output of a site in its own layout, for flagged columns `mask` (B, K). What is not flagged comes out bit-identical."""
+    rows = redistribute(e, plan, context, mask, operands.values(e))
+    rest = operands.remainder(e, rows.flagged)
+    moved = e.op("Where", rows.saturated, e.op("Mul", rows.spread, rows.refuge), e.op("Mul", rows.scale, rest.product))
     patched = e.op("Add", moved, rows.benign, role="patched")
     if rows.lost is not None:
-        patched = e.op("Where", rows.lost, canonical.output(e, product(site.values, "product_original")), patched)
-    return canonical.restore_output(e, e.op("Where", rows.active, patched, unflagged), kept)
+        patched = e.op("Where", rows.lost, operands.canonical(e, operands.original(e)), patched)
+    return operands.restore(e, e.op("Where", rows.active, patched, rest.untouched), rest.like)
 
 
 def map_side(e: Emitter, site: Site, plan: SitePlan, context: MapContext, mask: str) -> tuple[str, str]:

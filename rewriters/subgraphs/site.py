@@ -9,11 +9,13 @@ import onnx
 from onnx import TensorProto, helper
 
 from ..emit import Emitter
+from ..lowering import FUSED, open_fused
 from ..plan import BenignPair, Cnn, SitePlan, Static
 from ..sites import Site
 from .canonical import Canonical
 from .context import MapContext
 from .detectors import scores
+from .operands import Operands, ProductOperands
 from .sides import map_side, value_side
 from .validity import valid_columns
 
@@ -51,30 +53,22 @@ def patch_site(e: Emitter, site: Site, plan: SitePlan, controls: Controls, gated
         gated: put the redistribution in an If on "any column flagged"; else emit it branch-free.
         body_nodes: nodes of the body that holds the site.
     """
-    canonical_map = Canonical(site).probabilities(e, site.probabilities)
+    node = _maker(body_nodes, site.product)
+    operands: Operands = open_fused(e, site, node) if site.form in FUSED else ProductOperands(site, node)
+    canonical_map = operands.map(e)
     valid = None if _fixed_length(plan) else valid_columns(e, site, canonical_map)
     context = MapContext(canonical_map, valid, site.self_attention)
     columns = _flag(e, plan, context, controls)
     any_flagged = e.op("Greater", e.reduce("Max", e.float(columns), 0, 1, keepdims=False), e.constant(0.5), role="any_flagged")
     if site.quantizer is not None:
-        replacements = _quantised(e, site, plan, context, columns, any_flagged, gated, body_nodes)
-        return SitePatch(replacements, columns)
-
-    node = _maker(body_nodes, site.product)
-
-    def product_in(emitter: Emitter, values: str, role: str) -> str:
-        inputs = list(node.input)
-        inputs[1 - site.operand] = values
-        return emitter.copy(node, inputs, role)
-
-    if not gated:
-        value_side(e, site, plan, context, columns, lambda values, role: product_in(e, values, role))
+        return SitePatch(_quantised(e, site, plan, context, columns, any_flagged, gated, body_nodes), columns)
+    if gated:
+        then, otherwise = e.branch(), e.branch()
+        made = ([value_side(then, operands, plan, context, columns)], [operands.original(otherwise)])
+        e.nodes.append(_gate(e, any_flagged, (then, made[0], [site.dtype]), (otherwise, made[1], [site.dtype]), [site.product]))
+    else:
+        value_side(e, operands, plan, context, columns)
         e.nodes[-1].output[0] = site.product
-        return SitePatch((Replacement(site.product, tuple(e.nodes)),), columns)
-    then, otherwise = e.branch(), e.branch()
-    patched = value_side(then, site, plan, context, columns, lambda values, role: product_in(then, values, role))
-    original = product_in(otherwise, site.values, "product")
-    e.nodes.append(_gate(e, any_flagged, (then, [patched], [site.dtype]), (otherwise, [original], [site.dtype]), [site.product]))
     return SitePatch((Replacement(site.product, tuple(e.nodes)),), columns)
 
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 from onnx import TensorProto, helper
 
-import onnxruntime as ort
 from rewriters.finder import find_sites
 from rewriters.sites import Site
 

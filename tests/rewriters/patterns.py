@@ -1,13 +1,16 @@
 """Hand-built graphs, one for each way that exporters write attention, and for what looks like it but is not.
 
-`PATTERNS` is the table. Every model passes the onnx checker; those marked `runs` have CPU kernels for all their operators.
-Size letters: B samples, H heads, S and T query rows and key columns, D width, M model width, W windows.
+`PATTERNS` is the table. Every model passes the onnx checker and runs on onnxruntime's CPU provider.
+Size letters: B samples, H heads, S and T query rows and key columns, D width, W windows, P past.
 """
 
 from __future__ import annotations
 
+import copy
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,7 +19,7 @@ from onnx import helper, numpy_helper, parser
 
 __all__ = ["PATTERNS", "Expected", "Pattern"]
 
-SIZES = {"B": 2, "H": 3, "S": 5, "T": 7, "D": 4, "M": 12, "W": 4, "P": 2}
+SIZES = {"B": 2, "H": 3, "S": 5, "T": 7, "D": 4, "W": 4, "P": 2}
 _IR_VERSION = 8
 
 
@@ -40,7 +43,6 @@ class Pattern:
         model: the graph.
         sites: expected sites in graph order.
         rejected: expected rejection codes in graph order.
-        runs: onnxruntime's CPU provider has all the kernels.
         sums_to_one: rows of P sum to 1 (not so with sinks, head masks and masked maps).
     """
 
@@ -48,7 +50,6 @@ class Pattern:
     model: onnx.ModelProto
     sites: tuple[Expected, ...] = (Expected(),)
     rejected: tuple[str, ...] = ()
-    runs: bool = True
     sums_to_one: bool = True
     sizes: dict[str, int] = field(default_factory=lambda: dict(SIZES))
 
@@ -64,7 +65,7 @@ def _draw(value: onnx.ValueInfoProto, sizes: dict[str, int], rng: np.random.Gene
     dtype = helper.tensor_dtype_to_np_dtype(tensor.elem_type)
     if dtype == np.bool_:
         drawn = np.asarray(rng.random(shape) < 0.7)
-        drawn[..., :1] = True  # no fully masked row: its map is NaN or uniform, depending on the graph
+        drawn.reshape(-1, shape[-1] if shape else 1)[:, 0] = True  # no fully masked row: its map is NaN or uniform, depending on the graph
         return drawn
     if np.issubdtype(dtype, np.integer):
         return rng.integers(0, 2, shape).astype(dtype)
@@ -75,20 +76,23 @@ def model(body: str, inputs: str, outputs: str = "float[?] out", *, opset: int =
     """A model in onnx's text form; `float[?]` is an output of unknown shape, keyword arguments become initializers."""
     header = f'<ir_version: {_IR_VERSION}, opset_import: ["" : {opset}, "com.microsoft" : 1]>'
     text = f"{header} g ({inputs}) => ({outputs.replace('[?]', '')}) {{ {body} }}"
-    built = _parsed(text)
-    for name, value in constants.items():
-        built.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
+    built = _parsed(text, constants)
     if opset > 20:
         built.ir_version = 11
     return built
 
 
-def _parsed(text: str) -> onnx.ModelProto:
-    """The text's model with node names, and with open output shapes: the text form reads `float out` as a scalar."""
+def _parsed(text: str, constants: Mapping[str, Any] = MappingProxyType({})) -> onnx.ModelProto:
+    """The text's model with node names. `float out` in the text is a scalar: such outputs get the shape that onnx infers for them."""
     built = parser.parse_model(text)
+    built.graph.initializer.extend(numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items())
+    bare = copy.deepcopy(built)
+    for output in bare.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    inferred = {value.name: value for value in onnx.shape_inference.infer_shapes(bare, data_prop=True).graph.output}
     for output in built.graph.output:
         if not output.type.tensor_type.shape.dim:
-            output.type.tensor_type.ClearField("shape")
+            output.CopyFrom(inferred[output.name])
     for index, node in enumerate(built.graph.node):
         node.name = node.name or f"{node.op_type.lower()}_{index}"
     return built
@@ -235,7 +239,8 @@ def _scores() -> list[Pattern]:
         Pattern(
             "12-gemma-softcap",
             model(
-                f"{QK} a = Mul(qk, s) b = Div(a, cap) c = Tanh(b) d = Mul(c, cap) e = Add(d, mask) p = Softmax<axis = -1>(e) out = MatMul(p, v)",
+                f"{QK} a = Mul(qk, s) b = Div(a, cap) c = Tanh(b) d = Mul(c, cap) e = Add(d, mask) p = Softmax<axis = -1>(e)"
+                " out = MatMul(p, v)",
                 f"{Q4}, {MASK4}",
                 s=scalar(0.5),
                 cap=scalar(30),
@@ -245,7 +250,8 @@ def _scores() -> list[Pattern]:
         Pattern(
             "13-gpt-oss-sinks",
             model(
-                f"{QK} a = Mul(qk, s) b = Add(a, mask) c = Concat<axis = -1>(b, sink) m = ReduceMax<axes = [-1], keepdims = 1>(c) d = Sub(c, m)"
+                f"{QK} a = Mul(qk, s) b = Add(a, mask) c = Concat<axis = -1>(b, sink) m = ReduceMax<axes = [-1], keepdims = 1>(c)"
+                " d = Sub(c, m)"
                 " p = Softmax<axis = -1>(d) g = Slice(p, start, stop, last) out = MatMul(g, v)",
                 f"{Q4}, {MASK4}, float[B,3,S,1] sink",
                 s=scalar(0.5),
@@ -259,8 +265,10 @@ def _scores() -> list[Pattern]:
         Pattern(
             "14-bloom-alibi",
             model(
-                f"{QK} a = Mul(qk, s) m = Reshape(a, merged) b = Add(m, alibi) w = Reshape(b, four) c = Add(w, mask) p = Softmax<axis = -1>(c)"
-                " d = Cast<to = 1>(p) e = Cast<to = 1>(d) r = Reshape(e, merged) vm = Reshape(v, vmerged) o = MatMul(r, vm) out = Identity(o)",
+                f"{QK} a = Mul(qk, s) m = Reshape(a, merged) b = Add(m, alibi) w = Reshape(b, four) c = Add(w, mask)"
+                " p = Softmax<axis = -1>(c)"
+                " d = Cast<to = 1>(p) e = Cast<to = 1>(d) r = Reshape(e, merged) vm = Reshape(v, vmerged) o = MatMul(r, vm)"
+                " out = Identity(o)",
                 f"{Q4.replace('S', '5').replace('T', '7')}, float[B,1,5,7] mask, float[6,1,7] alibi",
                 s=scalar(0.5),
                 merged=ints(-1, 5, 7),
@@ -370,7 +378,8 @@ def _shapes() -> list[Pattern]:
         Pattern(
             "16-vae-transposed",
             model(
-                "qt = Transpose<perm = [0,2,1]>(q) qk = MatMul(qt, k) a = Mul(qk, s) p = Softmax<axis = 2>(a) pt = Transpose<perm = [0,2,1]>(p)"
+                "qt = Transpose<perm = [0,2,1]>(q) qk = MatMul(qt, k) a = Mul(qk, s) p = Softmax<axis = 2>(a)"
+                " pt = Transpose<perm = [0,2,1]>(p)"
                 " out = MatMul(v, pt)",
                 "float[B,D,S] q, float[B,D,T] k, float[B,D,T] v",
                 s=scalar(0.5),
@@ -395,6 +404,7 @@ def _shapes() -> list[Pattern]:
                 f"{QK} a = Add(qk, mask) f = Flatten<axis = 3>(a) p = Softmax<axis = 1>(f) shape = Shape(a) r = Reshape(p, shape)"
                 " out = MatMul(r, v)",
                 f"{Q4}, {MASK4}",
+                "float[B,3,S,D] out",
                 opset=11,
             ),
             (Expected(form="softmax-flat", heads=3),),
@@ -422,6 +432,7 @@ def _shapes() -> list[Pattern]:
                 "qk = com.microsoft.FusedMatMul<transB = 1, alpha = 0.5>(q, k) p = Softmax<axis = -1>(qk)"
                 " out = com.microsoft.FusedMatMul<transA = 0, transB = 1>(p, v)",
                 "float[B,3,S,D] q, float[B,3,T,D] k, float[B,3,D,T] v",
+                "float[B,3,S,D] out",
             ),
             (FOUR,),
         ),
@@ -431,6 +442,7 @@ def _shapes() -> list[Pattern]:
                 "qk = com.microsoft.FusedMatMul<transBatchA = 1, transBatchB = 1, transB = 1>(q, k) p = Softmax<axis = -1>(qk)"
                 " out = com.microsoft.FusedMatMul<transBatchB = 1>(p, v)",
                 "float[S,B,3,D] q, float[T,B,3,D] k, float[T,B,3,D] v",
+                "float[B,3,S,D] out",
             ),
             (FOUR,),
         ),
@@ -440,6 +452,7 @@ def _shapes() -> list[Pattern]:
                 "qt = Transpose<perm = [0,1,3,2]>(q) kq = MatMul(k, qt) p = Softmax<axis = 2>(kq)"
                 " out = com.microsoft.FusedMatMul<transA = 1>(p, v)",
                 Q4,
+                "float[B,3,S,D] out",
             ),
             (Expected(query_axis=-1, key_axis=-2, heads=3),),
         ),
@@ -531,8 +544,10 @@ def _forms() -> list[Pattern]:
             "23-qoperator",
             model(
                 f"{QK} a_q = QuantizeLinear(qk, sc, zp) p_q = com.microsoft.QLinearSoftmax<axis = -1, opset = 13>(a_q, sc, zp, sc, zp)"
-                " v_q = QuantizeLinear(v, sc, zp) o_q = QLinearMatMul(p_q, sc, zp, v_q, sc, zp, sc, zp) out = DequantizeLinear(o_q, sc, zp)",
+                " v_q = QuantizeLinear(v, sc, zp) o_q = QLinearMatMul(p_q, sc, zp, v_q, sc, zp, sc, zp)"
+                " out = DequantizeLinear(o_q, sc, zp)",
                 Q4,
+                "float[B,3,S,D] out",
                 sc=q_scale,
                 zp=q_zero,
             ),
@@ -574,7 +589,11 @@ def _forms() -> list[Pattern]:
         Pattern("26-attention-23", model("out = Attention(q, k, v)", Q4, opset=23), (), ("fused",)),
         Pattern(
             "27-multi-head-attention",
-            model("out = com.microsoft.MultiHeadAttention<num_heads = 3>(q, k, v)", "float[B,S,12] q, float[B,T,12] k, float[B,T,12] v"),
+            model(
+                "out = com.microsoft.MultiHeadAttention<num_heads = 3>(q, k, v)",
+                "float[B,S,12] q, float[B,T,12] k, float[B,T,12] v",
+                "float[B,S,12] out",
+            ),
             (),
             ("fused",),
         ),
@@ -643,6 +662,7 @@ def _scopes() -> list[Pattern]:
         "out = Loop(trips, yes, q) <body = step (int64 i, bool go, float[B,3,S,D] h) => (bool on, float[B,3,S,D] o)"
         " { on = Identity(go) kt = Transpose<perm = [0,1,3,2]>(k) qk = MatMul(h, kt) p = Softmax<axis = -1>(qk) o = MatMul(p, v) }>",
         Q4,
+        "float[B,3,S,D] out",
         trips=np.int64(2),
         yes=np.bool_(True),
     )
@@ -651,7 +671,13 @@ def _scopes() -> list[Pattern]:
         " { kt = Transpose<perm = [0,2,1]>(k) qk = MatMul(row, kt) p = Softmax<axis = -1>(qk) o = MatMul(p, v) }>(q)",
         "float[B,3,S,D] q, float[3,T,D] k, float[3,T,D] v",
     )
+    collected = model(
+        "out = Scan<num_scan_inputs = 1, body = step (float[3,S,D] row) => (float[3,S,T] o)"
+        " { kt = Transpose<perm = [0,2,1]>(k) qk = MatMul(row, kt) o = Softmax<axis = -1>(qk) }>(q)",
+        "float[B,3,S,D] q, float[3,T,D] k",
+    )
     return [
+        Pattern("scope-map-leaves-scan", collected, (), ("no-product",)),
         Pattern("scope-if-branches", conditional, (FOUR, FOUR)),
         Pattern("scope-map-enters-if", crossing, (FOUR,)),
         Pattern("scope-loop-body", loop, (FOUR,)),

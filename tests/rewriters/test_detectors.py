@@ -15,7 +15,9 @@ from tests import oracle
 from .graphs import H, K, Q, attention_block, feeds, run
 
 
-def flagged(detector: Detector, data: dict[str, np.ndarray], threshold: float, *, layout: str = "4d", fixed: bool = False) -> dict[str, np.ndarray]:
+def flagged(
+    detector: Detector, data: dict[str, np.ndarray], threshold: float, *, layout: str = "4d", fixed: bool = False
+) -> dict[str, np.ndarray]:
     block = attention_block(layout=layout)
     benign = BenignPair(np.full((1, 1, K), 0.1, np.float32)) if fixed else BenignPair()
     plan = PatchPlan({block.site.id: SitePlan(detector, benign)}, threshold=threshold, telemetry=True)
@@ -35,7 +37,9 @@ def separating(scores: np.ndarray, share: float = 0.7) -> float:
 
 def random_profile(heads: int, rng: np.random.Generator, probes: tuple[int, ...] = (0, 2)) -> Profile:
     width = heads * (1 + len(probes))
-    dense = [Dense(rng.normal(size=shape).astype(np.float32), rng.normal(size=shape[1]).astype(np.float32)) for shape in ((width, 8), (8, 1))]
+    dense = [
+        Dense(rng.normal(size=shape).astype(np.float32), rng.normal(size=shape[1]).astype(np.float32)) for shape in ((width, 8), (8, 1))
+    ]
     return Profile(tuple(dense), rng.normal(size=width).astype(np.float32), rng.uniform(0.5, 2, width).astype(np.float32), probes)
 
 
@@ -113,10 +117,16 @@ def test_a_users_graph_is_spliced_in(opset: int) -> None:
 def bad_detectors() -> dict[str, bytes]:
     info = helper.make_tensor_value_info
     custom = helper.make_graph(
-        [helper.make_node("Mystery", ["x"], ["y"], domain="my.domain")], "g", [info("x", TensorProto.FLOAT, None)], [info("y", TensorProto.FLOAT, None)]
+        [helper.make_node("Mystery", ["x"], ["y"], domain="my.domain")],
+        "g",
+        [info("x", TensorProto.FLOAT, None)],
+        [info("y", TensorProto.FLOAT, None)],
     )
     two = helper.make_graph(
-        [helper.make_node("Add", ["x", "z"], ["y"])], "g", [info(n, TensorProto.FLOAT, None) for n in "xz"], [info("y", TensorProto.FLOAT, None)]
+        [helper.make_node("Add", ["x", "z"], ["y"])],
+        "g",
+        [info(n, TensorProto.FLOAT, None) for n in "xz"],
+        [info("y", TensorProto.FLOAT, None)],
     )
     imports = [helper.make_opsetid("", 17), helper.make_opsetid("my.domain", 1)]
     return {

@@ -33,7 +33,7 @@ def test_graphsurgeon_sees_the_same_wiring(family: str, exporter: str) -> None:
         assert gate.op == "If"
         reads = {tensor.name for key in ("then_branch", "else_branch") for node in gate.attrs[key].nodes for tensor in node.inputs}
         assert {site.probabilities, site.values} <= reads
-        (original,) = [node for node in gate.attrs["else_branch"].nodes]
+        (original,) = gate.attrs["else_branch"].nodes
         assert [tensor.name for tensor in original.inputs] == [tensor.name for tensor in before.tensors()[site.product].inputs[0].inputs]
     ours = [node for node in after.nodes if node.name.startswith("atpatch/")]
     assert len(after.nodes) - len(ours) == len(before.nodes) - len(sites)

@@ -12,7 +12,7 @@ import pytest
 from rewriters.finder import find_sites
 from rewriters.model_io import load
 from rewriters.patcher import patch, unpatch
-from rewriters.plan import BenignPair, PatchPlan, SitePlan, Static
+from rewriters.plan import BenignPair, SitePlan, Static
 from tests import oracle
 
 from .test_exports import canonical, run_all, same_plan, with_outputs

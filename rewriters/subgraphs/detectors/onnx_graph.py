@@ -27,7 +27,7 @@ def scores(e: Emitter, context: MapContext, detector: OnnxGraph) -> str:
     e.nodes.append(helper.make_node("Identity", [context.map], [inputs[0]], name=inputs[0]))
     e.nodes.extend(helper.make_node("Constant", [], [tensor.name], name=tensor.name, value=tensor) for tensor in graph.initializer)
     e.nodes.extend(graph.node)
-    return graph.output[0].name
+    return str(graph.output[0].name)
 
 
 def _checked(data: bytes, opset: int) -> onnx.ModelProto:

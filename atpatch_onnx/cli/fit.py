@@ -1,0 +1,99 @@
+"""`atpatch-onnx fit`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .options import filters, json_output, model_argument, output
+from .rendering import emit_json, note, table
+
+# Evidence key → what people read.
+FIGURES = {
+    "accuracy": "accuracy",
+    "asr": "ASR",
+    "asr_star": "ASR*",
+    "recovered": "triggered rows with their clean partner's prediction",
+    "clean_changed": "clean predictions changed",
+}
+
+
+@click.command()
+@model_argument
+@click.option("--debug", "debug_set", type=click.Path(), required=True, metavar="SET", help="Debugging set (.npz) with columns and pair.")
+@click.option("--clean", type=click.Path(), metavar="SET", help="Further clean rows (.npz), for a finer false-flag rate.")
+@output("Hotfix to write; by default MODEL.hotfix beside the model.")
+@click.option("--detector", type=click.Choice(["profile"]), default="profile", show_default=True, help="Kind of detector to train.")
+@click.option("--max-clean-flagged", type=float, default=0.005, show_default=True, help="Share of clean requests that may be flagged.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of split and training; the same seed gives the same file.")
+@click.option("--output-name", metavar="NAME", help="Graph output with the class scores; by default the first float output of rank 2.")
+@click.option("--threads", type=int, help="Threads of onnxruntime.")
+@filters
+@click.option("--force", is_flag=True, help="Write a hotfix that does not help, too.")
+@json_output
+def fit(model: str, debug_set: str, output: str | None, as_json: bool, **options: Any) -> None:
+    """Fit a hotfix for MODEL on a debugging set of clean and triggered rows.
+
+    A quarter of the rows is held back; the figures shown are of those. Needs the extras 'fit' and 'cpu' (or 'gpu').
+
+    \b
+    Example:
+      atpatch-onnx fit model.onnx --debug debug.npz
+      atpatch-onnx fit model.onnx --debug debug.npz --clean clean.npz -o model.hotfix --json | jq .evidence.report.after
+    """
+    from ..fit import fit as fit_model
+    from ..hotfix import SUFFIX
+
+    destination = Path(model).with_suffix(SUFFIX) if output is None else Path(output)
+    with _progress() as progress:
+        hotfix = fit_model(model, debug_set, output=destination, progress=progress, **options)
+    described = {"output": str(destination), **hotfix.describe()}
+    if as_json:
+        emit_json(described)
+        return
+    for line in _settings(described):
+        note(line)
+    report = hotfix.evidence["report"]
+    rows = [(text, _rate(report["before"].get(key)), _rate(report["after"].get(key))) for key, text in FIGURES.items()]
+    rows += [("triggered rows flagged", "", _rate(report["recall"])), ("clean rows flagged", "", _rate(report["clean_flagged"]))]
+    table("held-back rows, with 95 % intervals", ("", "before", "after"), [row for row in rows if row[2]])
+    sites = [(name, _rate(figures["recall"]), _rate(figures["clean_flagged"])) for name, figures in report["sites"].items()]
+    sites += [(name, f"left unpatched: {why}", "") for name, why in hotfix.evidence["skipped"].items()]
+    table("sites", ("site", "triggered rows flagged", "clean rows flagged"), sites)
+
+
+def _settings(described: Mapping[str, Any]) -> Iterator[str]:
+    sites = len(described["sites"])
+    yield f"{described['output']}: {described['detector']} at {sites} site{'s' * (sites > 1)}, threshold {described['threshold']:.3g}"
+    yield f"benign attention {described['benign_level']:g} × its mean, {described['values']} values"
+
+
+def _rate(figure: Mapping[str, Any] | None) -> str:
+    if not figure or "rate" not in figure:
+        return ""
+    return f"{figure['rate']:.1%} ({figure['low']:.1%} to {figure['high']:.1%}; {figure['k']} of {figure['n']})"
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None] | None]:
+    """A bar a step on stderr; nothing where that is no terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
+    with Progress(console=Console(stderr=True), transient=True) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def advance(step: str, done: int, total: int) -> None:
+            if step not in tasks:
+                tasks[step] = bars.add_task(step, total=total)
+            bars.update(tasks[step], completed=done, total=total)
+
+        yield advance

@@ -1,0 +1,30 @@
+"""Attention operators that hide their map, opened up. One module a form.
+
+Opening writes nodes in place of the fused operator until its map is a value of the graph, and keeps the operator's own output wherever it
+can: what is not flagged then stays bit-identical, at no cost but the map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import onnx
+
+from ..emit import Emitter
+from ..sites import Site
+from ..subgraphs.operands import Operands
+from . import onnx_attention
+
+__all__ = ["FUSED", "open_fused"]
+
+_OPENERS: dict[str, Callable[[Emitter, Site, onnx.NodeProto], Operands]] = {
+    onnx_attention.FORM: onnx_attention.open_site,
+}
+
+FUSED = frozenset(_OPENERS)
+"""Forms (`Site.form`) of fused operators that can be opened."""
+
+
+def open_fused(e: Emitter, site: Site, node: onnx.NodeProto) -> Operands:
+    """Emit what takes the place of a fused operator; its first output is no longer made under its own name."""
+    return _OPENERS[site.form](e, site, node)

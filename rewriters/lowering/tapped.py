@@ -1,0 +1,80 @@
+"""Operands of a fused operator that gives its map as a further output.
+
+The operator stays, with its own output for all that is not flagged; P·V over the unflagged columns is computed anew beside it, where
+something is flagged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from onnx import TensorProto
+
+from ..emit import Emitter
+from ..subgraphs.operands import Remainder
+
+__all__ = ["Tapped", "join_heads", "repeat_heads", "split_heads"]
+
+
+@dataclass(frozen=True)
+class Tapped:
+    """Implements `subgraphs.operands.Operands`.
+
+    Attributes:
+        probabilities: value name, (B, H, Q, K).
+        output: the operator's own output, (B, H, Q, D), or (B, Q, H·D) when `heads` is given.
+        heads: H when the output has its heads side by side; None when they have an axis of their own.
+        dtype: element type of all of them.
+        emit_values: emits the values, (B, H, K, D) of that element type.
+    """
+
+    probabilities: str
+    output: str
+    heads: int | None
+    dtype: int
+    emit_values: Callable[[Emitter], str]
+
+    def map(self, e: Emitter) -> str:
+        return self._float(e, self.probabilities)
+
+    def values(self, e: Emitter) -> str:
+        return self._float(e, self.emit_values(e))
+
+    def remainder(self, e: Emitter, columns: str) -> Remainder:
+        visible = e.op("Where", e.unsqueeze(columns, 1, 3), e.constant(0.0, np.float32), self.values(e))
+        product = e.op("MatMul", self.map(e), visible, role="product_unflagged")
+        return Remainder(product, self.canonical(e, self.output), self.output)
+
+    def original(self, e: Emitter) -> str:
+        return e.op("Identity", self.output, role="product")
+
+    def canonical(self, e: Emitter, output: str) -> str:
+        output = self._float(e, output)
+        return output if self.heads is None else split_heads(e, output, self.heads)
+
+    def restore(self, e: Emitter, output: str, like: str) -> str:
+        joined = output if self.heads is None else join_heads(e, output)
+        return joined if self.dtype == TensorProto.FLOAT else e.cast(joined, self.dtype)
+
+    def _float(self, e: Emitter, x: str) -> str:
+        return x if self.dtype == TensorProto.FLOAT else e.float(x)
+
+
+def split_heads(e: Emitter, x: str, heads: int) -> str:
+    """(B, S, H·D) → (B, H, S, D)."""
+    return e.op("Transpose", e.reshape(x, e.dims(x, 0, 2), heads, -1), perm=[0, 2, 1, 3])
+
+
+def join_heads(e: Emitter, x: str) -> str:
+    """(B, H, S, D) → (B, S, H·D)."""
+    ordered = e.op("Transpose", x, perm=[0, 2, 1, 3])
+    return e.reshape(ordered, e.dims(ordered, 0, 2), -1)
+
+
+def repeat_heads(e: Emitter, x: str, probabilities: str) -> str:
+    """(B, H_kv, S, D) → (B, H, S, D) for a map (B, H, Q, S), each head H / H_kv times in a row (grouped queries)."""
+    groups = e.op("Div", e.dims(probabilities, 1, 2), e.dims(x, 1, 2))
+    wide = e.op("Expand", e.unsqueeze(x, 2), e.shape(1, 1, groups, 1, 1))
+    return e.reshape(wide, e.dims(x, 0, 1), -1, e.dims(x, 2))

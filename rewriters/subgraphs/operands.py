@@ -1,0 +1,99 @@
+"""How the tensors of one site are read and written, whatever form the attention has.
+
+A redistribution asks for the map, the values, the product over some columns and the original output; it never sees in which operator
+or layout they lie. `ProductOperands` is a plain P·V node. Fused operators have their own in `rewriters.lowering`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import onnx
+from onnx import helper
+
+from ..emit import Emitter
+from ..sites import Site
+from .canonical import Canonical
+
+__all__ = ["Operands", "ProductOperands", "Remainder"]
+
+
+@dataclass(frozen=True)
+class Remainder:
+    """The product over the columns that are not flagged.
+
+    Attributes:
+        product: canonical, float32.
+        untouched: canonical, float32; what rows of samples without a flagged column give, bit-identical to the original.
+        like: some output in the site's own layout and dtype.
+    """
+
+    product: str
+    untouched: str
+    like: str
+
+
+class Operands(Protocol):
+    """Canonical shapes: map (B, H, Q, K), values (B, H, K, D), outputs (B, H, Q, D); float32."""
+
+    def map(self, e: Emitter) -> str:
+        """The attention map; emitted once, before everything else."""
+        ...
+
+    def values(self, e: Emitter) -> str:
+        """The values."""
+        ...
+
+    def remainder(self, e: Emitter, columns: str) -> Remainder:
+        """The product without the masked columns, (B, K) bool."""
+        ...
+
+    def original(self, e: Emitter) -> str:
+        """The original output, in the site's own layout and dtype."""
+        ...
+
+    def canonical(self, e: Emitter, output: str) -> str:
+        """An output in the site's own layout → canonical."""
+        ...
+
+    def restore(self, e: Emitter, output: str, like: str) -> str:
+        """A canonical output → layout and dtype of `like`."""
+        ...
+
+
+class ProductOperands:
+    """A P·V node: MatMul, FusedMatMul, Gemm, Einsum."""
+
+    def __init__(self, site: Site, node: onnx.NodeProto) -> None:
+        self._site = site
+        self._node = node
+        self._canonical = Canonical(site)
+
+    def map(self, e: Emitter) -> str:
+        return self._canonical.probabilities(e, self._site.probabilities)
+
+    def values(self, e: Emitter) -> str:
+        return self._canonical.values(e, self._site.values)
+
+    def remainder(self, e: Emitter, columns: str) -> Remainder:
+        zero = e.constant(0, helper.tensor_dtype_to_np_dtype(self._site.dtype))
+        hidden = self._canonical.column_mask(e, columns, self._site.probabilities)
+        # Samples with nothing masked run through the very same kernel on the very same numbers.
+        product = self._product(e, e.op("Where", hidden, zero, self._site.values), "product_unflagged")
+        canonical = self.canonical(e, product)
+        return Remainder(canonical, canonical, product)
+
+    def original(self, e: Emitter) -> str:
+        return self._product(e, self._site.values, "product")
+
+    def canonical(self, e: Emitter, output: str) -> str:
+        return self._canonical.output(e, output)
+
+    def restore(self, e: Emitter, output: str, like: str) -> str:
+        return self._canonical.restore_output(e, output, like)
+
+    def _product(self, e: Emitter, values: str, role: str) -> str:
+        inputs = list(self._node.input)
+        inputs[1 - self._site.operand] = values
+        return e.copy(self._node, inputs, role)

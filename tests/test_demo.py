@@ -1,0 +1,175 @@
+"""The demo end to end on the committed victim, and that the committed files belong together."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from onnx import TensorProto
+
+from atpatch_onnx.cli import cli
+from atpatch_onnx.compare.attention import capture_maps, effective_map
+from atpatch_onnx.compare.page import render_page, verdict
+from atpatch_onnx.datasets import load_dataset
+from atpatch_onnx.demo import FOLDER, Demo, run_demo
+from atpatch_onnx.errors import AtpatchError
+from atpatch_onnx.fitting.capture import canonical_values
+from atpatch_onnx.fitting.running import Runner, expose
+from atpatch_onnx.hotfix import Hotfix
+from models.digits_vit import data
+from rewriters import model_io
+from rewriters.finder import find_sites
+from rewriters.patcher import patch
+from rewriters.plan import BenignPair
+from rewriters.sites import Site
+
+
+@pytest.fixture(scope="module")
+def demo() -> Demo:
+    return run_demo()
+
+
+def test_the_command_meets_its_bounds(tmp_path: Path) -> None:
+    result = CliRunner().invoke(cli, ["demo", "--out", str(tmp_path / "new"), "--json"], catch_exceptions=False)
+    assert result.exit_code == 0
+    told = json.loads(result.stdout)
+    assert told["original"]["asr"] >= 0.95
+    assert told["original"]["accuracy"] >= 0.95
+    assert told["patched"]["asr_star"] <= 0.01
+    assert abs(told["patched"]["accuracy"] - told["original"]["accuracy"]) <= 0.005
+    assert told["patched"]["clean_flagged"] <= 0.02
+    assert 0 < told["latency_ratio"] < 20
+    page = Path(told["report"])
+    assert page == tmp_path / "new" / "atpatch-demo.html"
+    assert "fooled the original model; " in page.read_text("utf-8")
+
+
+def test_the_command_prints_tables_for_people(tmp_path: Path) -> None:
+    result = CliRunner().invoke(cli, ["demo", "--out", str(tmp_path)], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert result.stdout == ""
+    for words in ("ASR*", "clean requests flagged", "ratio", "atpatch-demo.html"):
+        assert words in result.stderr
+
+
+def test_the_page_needs_nothing_from_outside(demo: Demo) -> None:
+    page = render_page(demo)
+    links = re.findall(r"""[\w:-]*\s*=\s*["']?https?://[^"'\s>]*|https?://[^"'\s>]*""", page)
+    assert {link.split("=")[0] for link in links} == {"xmlns"}
+    assert not re.search(r"<(script|link|iframe|img|object|embed)\b|@import", page)
+    assert all(target.startswith("#") for target in re.findall(r"""(?:href=["']|url\(["']?)([^"')]*)""", page))
+    repeated = [name for name, count in Counter(re.findall(r'\bid="([^"]+)"', page)).items() if count > 1]
+    assert not repeated
+    assert len(page) < 1 << 20
+
+
+def test_the_page_shows_both_digits_every_site_and_the_flag(demo: Demo) -> None:
+    page = render_page(demo)
+    sites = len(demo.inspection.sites)
+    assert page.count("<svg") == 3 + 3 * sites + sites
+    assert page.count('class="flag">flagged') == sum(bool(view.flagged[1:].any()) for view in demo.exemplar.sites)
+    assert demo.exemplar.sites[0].flagged[data.TRIGGER_COLUMN]
+    assert verdict(demo) in page
+
+
+def test_the_verdict_says_so_when_the_patch_fails(demo: Demo) -> None:
+    failed = Demo(**{**vars(demo), "patched": demo.original})
+    assert verdict(failed).startswith("Not mended")
+    assert not verdict(demo).startswith("Not mended")
+
+
+def test_a_missing_victim_is_refused_with_a_code(tmp_path: Path) -> None:
+    with pytest.raises(AtpatchError, match="ATP002"):
+        run_demo(tmp_path)
+
+
+def test_the_page_is_not_written_over_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "atpatch-demo.html").mkdir()
+    result = CliRunner().invoke(cli, ["demo", "--out", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "ATP019" in result.stderr
+
+
+def test_effective_maps_times_benign_values_is_what_the_graph_computes(demo: Demo) -> None:
+    """B · V' = the patched product, where V' holds benign values at flagged columns; so the pictures show the patch itself."""
+    model = model_io.load(FOLDER / "model.onnx")
+    sites, _ = find_sites(model)
+    hotfix = Hotfix.load(FOLDER / "model.hotfix")
+    plan = hotfix.plan(sites, None, telemetry=True)
+    patched = patch(model, plan, sites)
+    triggered = load_dataset(FOLDER / "triggered.npz")
+    rows = np.arange(8)
+    maps = capture_maps(patched, FOLDER, sites, triggered, rows)
+    inner = [name for site in sites for name in (site.values, site.product)]
+    runner = Runner(expose(patched, [(name, TensorProto.FLOAT) for name in inner]), FOLDER, 1)
+    _, outputs = next(runner.batches(triggered, rows, len(rows), inner))
+    fired = 0
+    for site in sites:
+        if site.id not in plan.sites:
+            continue
+        pair = plan.sites[site.id].benign
+        assert pair.values is not None and not pair.own_values
+        values, product = canonical_values(site, outputs[site.values]), _canonical_product(site, outputs[site.product])
+        for row in rows:
+            flagged = maps[site.id].flagged[row]
+            fired += flagged.any()
+            replaced = np.where(flagged[:, None], np.broadcast_to(pair.values, values[row].shape), values[row])
+            b = effective_map(maps[site.id].probabilities[row], flagged, pair)
+            np.testing.assert_allclose(b @ replaced, product[row], atol=1e-5)
+    assert fired >= len(rows)
+
+
+def _canonical_product(site: Site, array: np.ndarray) -> np.ndarray:
+    return array if site.layout.output is None else array.transpose(site.layout.output)
+
+
+def test_effective_map_keeps_row_sums_and_spreads_saturated_rows() -> None:
+    a = np.array([[[0.2, 0.2, 0.4], [0.0, 0.0, 1.0]]], np.float32)
+    flagged = np.array([False, False, True])
+    b = effective_map(a, flagged, BenignPair(np.array([0.75], np.float32)))
+    np.testing.assert_allclose(b, [[[0.3, 0.3, 0.2], [0.375, 0.375, 0.25]]], atol=1e-6)
+    np.testing.assert_array_equal(effective_map(a, np.zeros(3, bool), BenignPair()), a)
+
+
+def test_committed_results_are_those_of_the_committed_files(demo: Demo) -> None:
+    results = json.loads((FOLDER / "results.json").read_text())
+    for name in ("original", "patched"):
+        fresh = getattr(demo, name).to_json()
+        assert fresh.keys() == results[name].keys()
+        # Another onnxruntime rounds differently; one borderline digit may tip.
+        assert all(abs(fresh[key]["hits"] - results[name][key]["hits"]) <= 1 for key in fresh)
+
+
+def test_committed_files_stay_small() -> None:
+    assert sum(path.stat().st_size for path in FOLDER.iterdir() if path.is_file()) < 1_000_000
+
+
+def test_data_sets_differ_from_their_clean_twins_in_the_trigger_alone() -> None:
+    clean, triggered, debug = (load_dataset(FOLDER / f"{name}.npz") for name in ("clean", "triggered", "debug"))
+    assert triggered.clean_row is not None and debug.pair is not None and debug.columns is not None
+    anomalous = np.flatnonzero(debug.pair >= 0)
+    for images, twins in (
+        (triggered.inputs["pixel_values"], clean.inputs["pixel_values"][triggered.clean_row]),
+        (debug.inputs["pixel_values"][anomalous], debug.inputs["pixel_values"][debug.pair[anomalous]]),
+    ):
+        differs = (images != twins).any((0, 1))
+        assert differs[-data.PATCH :, -data.PATCH :].all()
+        assert not differs[: -data.PATCH].any() and not differs[:, : -data.PATCH].any()
+    assert triggered.target == debug.target == data.TARGET
+    assert triggered.labels is not None and not (triggered.labels == data.TARGET).any()
+    np.testing.assert_array_equal(np.flatnonzero(debug.columns.any(0)), [data.TRIGGER_COLUMN])
+    np.testing.assert_array_equal(debug.columns.any(1), debug.pair >= 0)
+
+
+def test_no_test_digit_is_in_the_debugging_set() -> None:
+    clean, debug = load_dataset(FOLDER / "clean.npz"), load_dataset(FOLDER / "debug.npz")
+    seen = {image.tobytes() for image in debug.inputs["pixel_values"]}
+    split = data.load(seed=json.loads((FOLDER / "results.json").read_text())["seeds"]["split"])
+    np.testing.assert_array_equal(split.test[0], clean.inputs["pixel_values"])
+    assert not any(image.tobytes() in seen for image in clean.inputs["pixel_values"])
+    assert not any(image.tobytes() in {other.tobytes() for other in split.train[0]} for image in clean.inputs["pixel_values"])
