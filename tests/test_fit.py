@@ -377,14 +377,13 @@ def test_flags_of_the_served_graph_follow_from_maps_of_the_original():
         np.testing.assert_array_equal(flags[rows].any(1)[clear], (peak > cut)[clear])
 
 
-def test_labels_on_the_wrong_columns_do_not_give_a_hotfix():
+def test_where_nothing_is_attacked_there_is_no_hotfix():
     toy = toys.toy(padded=False)
-    columns = np.zeros_like(toy.debug["columns"])
-    rows = np.flatnonzero(toy.debug["columns"].any(1))
-    columns[rows, np.random.default_rng(0).integers(1, toys.FIXED_PLACE, len(rows))] = True
-    debug = {**toy.debug, "columns": columns}
+    ids = toy.debug["input_ids"].copy()
+    paired = toy.debug["pair"] >= 0
+    ids[paired] = ids[toy.debug["pair"][paired]]  # "triggered" rows without the trigger
     with pytest.raises(AtpatchError) as error:
-        fit(toy.model, debug, threads=1)
+        fit(toy.model, {**toy.debug, "input_ids": ids}, threads=1)
     assert error.value.code == "ATP057" and error.value.exit_code == 1
 
 

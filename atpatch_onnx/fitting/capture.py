@@ -76,8 +76,15 @@ class Capture:
     def __init__(
         self, model: onnx.ModelProto, folder: Path, sites: Sequence[Site], data: DataSet, columns: int, threads: int | None = None
     ) -> None:
-        self.skipped: dict[str, str] = {site.id: "it lies inside a subgraph or function" for site in sites if site.where}
-        reachable = [site for site in sites if not site.where]
+        self.skipped: dict[str, str] = {}
+        reachable = []
+        for site in sites:
+            if site.where:
+                self.skipped[site.id] = "it lies inside a subgraph or function"
+            elif not site.probabilities:
+                self.skipped[site.id] = "its map is inside a fused operator"
+            else:
+                reachable.append(site)
         wanted = [(name, site.dtype) for site in reachable for name in (site.probabilities, site.values)]
         self._runner = Runner(expose(model, wanted), folder, threads)
         self.fixed_shape = self._runner.fixed_shape

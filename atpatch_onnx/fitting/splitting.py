@@ -69,7 +69,7 @@ def join(debug: DataSet, clean: DataSet | None) -> DataSet:
 
 
 def split(data: DataSet, seed: int) -> Split:
-    """A clean row and its anomalous partners stay in one part; groups with and without an anomalous row are dealt out separately.
+    """A clean row and its anomalous partners stay in one part; pairs, lone anomalous and lone clean rows are dealt out separately.
 
     Raises:
         AtpatchError: ATP056 where a part would come out without clean or without anomalous rows.
@@ -77,10 +77,10 @@ def split(data: DataSet, seed: int) -> Split:
     columns, pair = _labelled(data)
     group = np.where(pair >= 0, pair, np.arange(len(data)))
     anomalous = np.asarray(columns.any(1))
-    tainted = np.unique(group[anomalous])
-    plain = np.setdiff1d(group, tainted)
+    with_anomalous, with_clean = np.unique(group[anomalous]), np.unique(group[~anomalous])
+    kinds = (np.intersect1d(with_anomalous, with_clean), np.setdiff1d(with_anomalous, with_clean), np.setdiff1d(with_clean, with_anomalous))
     generator = np.random.default_rng(seed)
-    dealt = [_deal(groups, generator) for groups in (tainted, plain)]
+    dealt = [_deal(groups, generator) for groups in kinds]
     parts = []
     for groups in zip(*dealt, strict=True):
         rows = np.flatnonzero(np.isin(group, np.concatenate(groups)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from importlib.metadata import version
 from pathlib import Path
 
@@ -67,6 +66,4 @@ def _judge(folder: Path) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    # Some kernels split their work by this, whatever torch is told.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     main()
