@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 
 import onnx
 
 from .sites import Where
 
-__all__ = ["Body", "body_at", "walk_bodies"]
+__all__ = ["Body", "Wiring", "body_at", "walk_bodies"]
 
 Body = onnx.GraphProto | onnx.FunctionProto
 
@@ -34,3 +35,15 @@ def body_at(model: onnx.ModelProto, where: Where) -> Body:
     for index, step in where:
         body = model.functions[index] if step == "function" else next(a.g for a in body.node[index].attribute if a.name == step)
     return body
+
+
+class Wiring:
+    """Who makes and who reads each value of one body; readers inside subgraphs are not counted."""
+
+    def __init__(self, nodes: Iterable[onnx.NodeProto]) -> None:
+        self.maker: dict[str, onnx.NodeProto] = {}
+        self.readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
+        for node in nodes:
+            self.maker.update(dict.fromkeys(node.output, node))
+            for name in dict.fromkeys(node.input):
+                self.readers[name].append(node)

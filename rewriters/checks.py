@@ -29,6 +29,12 @@ def check_plan(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -
     unknown = [name for name in plan.sites if name not in known]
     if unknown:
         raise PLAN_MISFIT(f"the plan names sites that the model lacks: {', '.join(unknown[:3])}")
+    grouped = [name for group in plan.groups for name in group]
+    stray = [name for name in grouped if name not in plan.sites or grouped.count(name) > 1]
+    if stray:
+        raise PLAN_MISFIT(f"site {stray[0]} is in a group without a plan, or in two groups")
+    if plan.passes == "two" and any(known[name].where for name in grouped):
+        raise PLAN_MISFIT("two passes join sites of the main graph only")
     for name, site_plan in plan.sites.items():
         site = known[name]
         opset = opset_of(model, site.where)

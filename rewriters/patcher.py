@@ -15,16 +15,17 @@ from typing import Any
 import onnx
 
 from . import stamp as stamping
-from .bodies import Body, body_at
+from .bodies import Body, Wiring, body_at
 from .checks import check_plan, opset_of
 from .controls import add_controls, body_controls, strip_controls, thread_controls
 from .emit import OURS, ConstantPool, Emitter
 from .errors import ALREADY_PATCHED, NO_SITE, NOT_PATCHED, STAMP_MISMATCH
 from .model_io import digest
 from .plan import PatchPlan
+from .second_pass import add_second_pass
 from .sites import Site, Where
 from .stamp import Edit
-from .subgraphs.site import Replacement, SitePatch, patch_site
+from .subgraphs.site import Replacement, SitePatch, detect_site, patch_site
 from .telemetry import add_telemetry
 
 __all__ = ["is_patched", "patch", "stamp", "unpatch"]
@@ -57,19 +58,23 @@ def patch(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -> onn
 
     add_controls(patched, plan)
     replacements: dict[Where, list[Replacement]] = {}
-    columns: list[tuple[Site, str]] = []
     pools = _pools(patched, by_body)
+    patches: dict[str, SitePatch] = {}
     for where, here in by_body.items():
-        patches = _patch_body(patched, plan, where, here, pools[where])
-        replacements[where] = [replacement for made in patches for replacement in made.replacements]
-        if where == ():
-            columns += [(site, made.columns) for site, made in zip(here, patches, strict=True)]
+        made = _patch_body(patched, plan, where, here, pools[where])
+        replacements[where] = [replacement for site in here for replacement in made[site.id].replacements]
+        patches |= made
     thread_controls(patched, plan, replacements)
-    appended = add_telemetry(patched, columns, pools[()]) if plan.telemetry else []
+    appended: list[onnx.NodeProto] = []
+    if plan.passes == "two":
+        joined = {site.id: (site, patches[site.id]) for site in by_body[()] if any(site.id in group for group in plan.groups)}
+        replacements[()], appended = add_second_pass(patched, plan, joined, replacements.get((), []), pools[()])
+    if plan.telemetry:
+        appended += add_telemetry(patched, [(site, patches[site.id].columns) for site in by_body[()]], pools[()])
     edits = _apply(patched, replacements, appended)
     facts = {"version": _version(), "original": original_digest, "hotfix": plan.digest, "sites": " ".join(site.id for site in chosen)}
     detectors = sorted({plan.sites[site.id].detector.kind for site in chosen})
-    stamping.write(patched, {**facts, "detector": " ".join(detectors), "gating": plan.gating}, edits)
+    stamping.write(patched, {**facts, "detector": " ".join(detectors), "gating": plan.gating, "passes": plan.passes}, edits)
     return patched
 
 
@@ -113,13 +118,22 @@ def stamp(model: onnx.ModelProto) -> dict[str, str]:
     return stamping.read(model)
 
 
-def _patch_body(model: onnx.ModelProto, plan: PatchPlan, where: Where, sites: Sequence[Site], pool: ConstantPool) -> list[SitePatch]:
-    body = body_at(model, where)
+def _patch_body(model: onnx.ModelProto, plan: PatchPlan, where: Where, sites: Sequence[Site], pool: ConstantPool) -> dict[str, SitePatch]:
+    wiring = Wiring(body_at(model, where).node)
     shared: dict[str, str] = {}
-    patches = []
+    patches: dict[str, SitePatch] = {}
+    carried: dict[tuple[str, ...], str] = {}
     for site in sites:
-        e = Emitter(site.id, opset_of(model, where), pool, shared)
-        patches.append(patch_site(e, site, plan.sites[site.id], body_controls(e, plan), plan.gating == "if", body.node))
+        e, site_plan = Emitter(site.id, opset_of(model, where), pool, shared), plan.sites[site.id]
+        controls = body_controls(e, plan)
+        group = next((group for group in plan.groups if site.id in group), None)
+        if group is not None and plan.passes == "two" and where == ():
+            patches[site.id] = detect_site(e, site, site_plan, controls, wiring)
+            continue
+        earlier = carried.get(group) if group is not None else None
+        patches[site.id] = patch_site(e, site, site_plan, controls, plan.gating == "if", wiring, earlier)
+        if group is not None:
+            carried[group] = patches[site.id].columns
     return patches
 
 

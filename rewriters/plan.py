@@ -155,6 +155,11 @@ class PatchPlan:
         gating: "if" runs the redistribution only when a column is flagged; "none" is branch-free (CUDA graphs, TensorRT).
         telemetry: add outputs `atpatch_flagged` (B, sites) and `atpatch_columns/<site>`.
         freeze: make `atpatch_enabled` and `atpatch_threshold` constants instead of overridable inputs.
+        passes: "one" patches each site as it comes; "two" detects at all sites, then runs flagged samples again (see `second_pass`).
+        groups: ids of sites of one body whose key columns are the same tokens, group by group. In one pass a column flagged at one site is
+            flagged at the later ones of its group, whose maps look mended but whose values still carry the fault; in two passes it is
+            flagged at all of them. Sites in no group act alone, in one pass.
+        accept: two passes: "always", or "flip" to keep the first run's outputs where the prediction is the same.
         digest: digest of the hotfix this plan came from, "" when nothing was fitted.
     """
 
@@ -163,4 +168,7 @@ class PatchPlan:
     gating: Literal["if", "none"] = "if"
     telemetry: bool = False
     freeze: bool = False
+    passes: Literal["one", "two"] = "one"
+    groups: tuple[tuple[str, ...], ...] = ()
+    accept: Literal["always", "flip"] = "always"
     digest: str = ""

@@ -12,7 +12,10 @@ from onnx import TensorProto
 from ..emit import Emitter
 from ..sites import Site
 
-__all__ = ["Canonical"]
+__all__ = ["EXACT", "Canonical"]
+
+EXACT = (TensorProto.FLOAT, TensorProto.DOUBLE)
+"""Element types in which outputs are selected as they are; all others are exact in float32."""
 
 
 class Canonical:
@@ -28,19 +31,25 @@ class Canonical:
 
     def values(self, e: Emitter, v: str) -> str:
         """V → (B|1, H|1, K, D); of rank 4 it keeps the broadcasting it came with."""
-        return self._four(e, self._ordered(e, self._to_float(e, v), self._layout.values))
+        ordered = self._ordered(e, self._to_float(e, v), self._layout.values)
+        lack = self._layout.values_lack
+        if not lack:
+            return self._four(e, ordered)
+        whole = e.unsqueeze(ordered, *(axis + self._layout.rank for axis in lack))
+        # Nothing to take apart where all of B·H share their values.
+        return e.unsqueeze(whole, 1) if self._layout.merged_heads else self._four(e, whole)
 
     def output(self, e: Emitter, out: str) -> str:
-        """P·V → (B, H, Q, D)."""
-        return self._four(e, self._ordered(e, self._to_float(e, out), self._layout.output))
+        """P·V → (B, H, Q, D); double stays double."""
+        return self._four(e, self._ordered(e, self._exact(e, out), self._layout.output))
 
     def restore(self, e: Emitter, canonical: str, like: str, permutation: tuple[int, ...] | None) -> str:
-        """A canonical tensor → layout and dtype of `like`, which `permutation` would bring to canonical order."""
+        """A canonical tensor (double where `like` is) → layout and dtype of `like`, which `permutation` would bring to canonical order."""
         if self._layout.rank != 4:
             canonical = e.op("Reshape", canonical, e.op("Shape", self._ordered(e, like, permutation)))
         if permutation is not None:
             canonical = e.op("Transpose", canonical, perm=[int(axis) for axis in np.argsort(permutation)])
-        return canonical if self._dtype == TensorProto.FLOAT else e.cast(canonical, self._dtype)
+        return canonical if self._dtype in EXACT else e.cast(canonical, self._dtype)
 
     def restore_output(self, e: Emitter, canonical: str, like: str) -> str:
         """(B, H, Q, D) → layout and dtype of the P·V output `like`."""
@@ -62,12 +71,22 @@ class Canonical:
         else:
             ordered = self._ordered(e, p, self._layout.probabilities)
             mask = e.reshape(mask, e.dims(ordered, 0, rank - 3), 1, keys, 1)
-        if self._layout.values is not None:
-            mask = e.op("Transpose", mask, perm=[int(axis) for axis in np.argsort(self._layout.values)])
+        permutation = self._layout.values
+        if permutation is not None:
+            extra = rank - len(permutation)
+            if extra and self._layout.values_lack == (-3,) and rank > 3:
+                mask, extra = e.squeeze(mask, rank - 3), 0
+            # Leading axes that V lacks are broadcast, and stay in front.
+            order = [*range(extra), *(extra + int(axis) for axis in np.argsort(permutation))]
+            mask = e.op("Transpose", mask, perm=order)
         return mask
 
     def _to_float(self, e: Emitter, x: str) -> str:
         return x if self._dtype == TensorProto.FLOAT else e.float(x)
+
+    def _exact(self, e: Emitter, x: str) -> str:
+        """Float32, or double as it is: what is not flagged must not lose a bit on the way."""
+        return x if self._dtype in EXACT else e.float(x)
 
     @staticmethod
     def _ordered(e: Emitter, x: str, permutation: tuple[int, ...] | None) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import onnx
-from onnx import helper
+from onnx import TensorProto, helper
 
 from ..emit import Emitter
 from ..sites import Site
@@ -25,7 +25,7 @@ class Remainder:
 
     Attributes:
         product: canonical, float32.
-        untouched: canonical, float32; what rows of samples without a flagged column give, bit-identical to the original.
+        untouched: canonical, float32 or double; what rows of samples without a flagged column give, bit-identical to the original.
         like: some output in the site's own layout and dtype.
     """
 
@@ -35,7 +35,12 @@ class Remainder:
 
 
 class Operands(Protocol):
-    """Canonical shapes: map (B, H, Q, K), values (B, H, K, D), outputs (B, H, Q, D); float32."""
+    """Canonical shapes: map (B, H, Q, K), values (B, H, K, D), outputs (B, H, Q, D); float32, but for outputs of double, which stay double."""
+
+    @property
+    def dtype(self) -> int:
+        """Element type of the output."""
+        ...
 
     def map(self, e: Emitter) -> str:
         """The attention map; emitted once, before everything else."""
@@ -66,6 +71,7 @@ class ProductOperands:
     """A P·V node: MatMul, FusedMatMul, Gemm, Einsum."""
 
     def __init__(self, site: Site, node: onnx.NodeProto) -> None:
+        self.dtype = site.dtype
         self._site = site
         self._node = node
         self._canonical = Canonical(site)
@@ -82,7 +88,8 @@ class ProductOperands:
         # Samples with nothing masked run through the very same kernel on the very same numbers.
         product = self._product(e, e.op("Where", hidden, zero, self._site.values), "product_unflagged")
         canonical = self.canonical(e, product)
-        return Remainder(canonical, canonical, product)
+        single = e.float(canonical) if self.dtype == TensorProto.DOUBLE else canonical
+        return Remainder(single, canonical, product)
 
     def original(self, e: Emitter) -> str:
         return self._product(e, self._site.values, "product")

@@ -8,6 +8,7 @@ around the MatMul and onnxruntime can still fuse them.
 from __future__ import annotations
 
 import numpy as np
+from onnx import TensorProto
 
 from ..emit import Emitter
 from ..plan import SitePlan
@@ -26,6 +27,8 @@ def value_side(e: Emitter, operands: Operands, plan: SitePlan, context: MapConte
     rest = operands.remainder(e, rows.flagged)
     moved = e.op("Where", rows.saturated, e.op("Mul", rows.spread, rows.refuge), e.op("Mul", rows.scale, rest.product))
     patched = e.op("Add", moved, rows.benign, role="patched")
+    if operands.dtype == TensorProto.DOUBLE:
+        patched = e.cast(patched, operands.dtype)
     if rows.lost is not None:
         patched = e.op("Where", rows.lost, operands.canonical(e, operands.original(e)), patched)
     return operands.restore(e, e.op("Where", rows.active, patched, rest.untouched), rest.like)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import onnx
 from onnx import TensorProto, helper
 
+from ..bodies import Wiring
 from ..emit import Emitter
 from ..lowering import FUSED, open_fused
 from ..plan import BenignPair, Cnn, SitePlan, Static
@@ -19,7 +19,7 @@ from .operands import Operands, ProductOperands
 from .sides import map_side, value_side
 from .validity import valid_columns
 
-__all__ = ["Controls", "Replacement", "SitePatch", "patch_site"]
+__all__ = ["Controls", "Replacement", "SitePatch", "detect_site", "patch_site", "redistribute_site"]
 
 
 @dataclass(frozen=True)
@@ -46,30 +46,63 @@ class SitePatch:
     columns: str
 
 
-def patch_site(e: Emitter, site: Site, plan: SitePlan, controls: Controls, gated: bool, body_nodes: Sequence[onnx.NodeProto]) -> SitePatch:
+def patch_site(
+    e: Emitter, site: Site, plan: SitePlan, controls: Controls, gated: bool, wiring: Wiring, carried: str | None = None
+) -> SitePatch:
     """Emit the patch of one site into `e`.
 
     Args:
         gated: put the redistribution in an If on "any column flagged"; else emit it branch-free.
-        body_nodes: nodes of the body that holds the site.
+        wiring: of the body that holds the site.
+        carried: columns (B, K) flagged at an earlier site over the same tokens; they are flagged here too.
     """
-    node = _maker(body_nodes, site.product)
-    operands: Operands = open_fused(e, site, node) if site.form in FUSED else ProductOperands(site, node)
-    canonical_map = operands.map(e)
-    valid = None if _fixed_length(plan) else valid_columns(e, site, canonical_map)
-    context = MapContext(canonical_map, valid, site.self_attention)
+    e.conditional = gated
+    operands = _operands(e, site, wiring.maker[site.product])
+    context = _context(e, site, plan, operands)
     columns = _flag(e, plan, context, controls)
+    if carried is not None:
+        columns = e.op("Or", columns, carried, role="joined_columns")
     any_flagged = e.op("Greater", e.reduce("Max", e.float(columns), 0, 1, keepdims=False), e.constant(0.5), role="any_flagged")
     if site.quantizer is not None:
-        return SitePatch(_quantised(e, site, plan, context, columns, any_flagged, gated, body_nodes), columns)
+        return SitePatch(_quantised(e, site, plan, context, columns, any_flagged, gated, wiring), columns)
     if gated:
         then, otherwise = e.branch(), e.branch()
         made = ([value_side(then, operands, plan, context, columns)], [operands.original(otherwise)])
-        e.nodes.append(_gate(e, any_flagged, (then, made[0], [site.dtype]), (otherwise, made[1], [site.dtype]), [site.product]))
+        kind = [operands.dtype]
+        e.nodes.append(_gate(e, any_flagged, (then, made[0], kind), (otherwise, made[1], kind), [site.product]))
     else:
-        value_side(e, operands, plan, context, columns)
-        e.nodes[-1].output[0] = site.product
+        _finish(e, value_side(e, operands, plan, context, columns), site.product)
     return SitePatch((Replacement(site.product, tuple(e.nodes)),), columns)
+
+
+def detect_site(e: Emitter, site: Site, plan: SitePlan, controls: Controls, wiring: Wiring) -> SitePatch:
+    """Emit detection alone: the site's output stays the original, its columns are known."""
+    operands = _operands(e, site, wiring.maker[site.product])
+    columns = _flag(e, plan, _context(e, site, plan, operands), controls)
+    _finish(e, operands.original(e), site.product)
+    return SitePatch((Replacement(site.product, tuple(e.nodes)),), columns)
+
+
+def redistribute_site(e: Emitter, site: Site, plan: SitePlan, columns: str, node: onnx.NodeProto, output: str) -> None:
+    """Emit redistribution alone, for columns (B, K) that are known; `output` gets the result in the site's own layout."""
+    operands = _operands(e, site, node)
+    _finish(e, value_side(e, operands, plan, _context(e, site, plan, operands), columns), output)
+
+
+def _operands(e: Emitter, site: Site, node: onnx.NodeProto) -> Operands:
+    return open_fused(e, site, node) if site.form in FUSED else ProductOperands(site, node)
+
+
+def _context(e: Emitter, site: Site, plan: SitePlan, operands: Operands) -> MapContext:
+    canonical_map = operands.map(e)
+    valid = None if _fixed_length(plan) else valid_columns(e, site, canonical_map)
+    return MapContext(canonical_map, valid, site.self_attention)
+
+
+def _finish(e: Emitter, value: str, output: str) -> None:
+    """Give the value that the last node made the name under which the model knows it."""
+    assert e.nodes[-1].output[0] == value
+    e.nodes[-1].output[0] = output
 
 
 def _fixed_length(plan: SitePlan) -> bool:
@@ -103,10 +136,6 @@ def _gate(
     return helper.make_node("If", [condition], outputs, name=name, **branches)
 
 
-def _maker(nodes: Sequence[onnx.NodeProto], output: str) -> onnx.NodeProto:
-    return next(node for node in nodes if output in node.output)
-
-
 def _quantised(
     e: Emitter,
     site: Site,
@@ -115,7 +144,7 @@ def _quantised(
     columns: str,
     any_flagged: str,
     gated: bool,
-    body_nodes: Sequence[onnx.NodeProto],
+    wiring: Wiring,
 ) -> tuple[Replacement, ...]:
     """Between Softmax and QuantizeLinear, and once more behind the product, so that both Q/DQ pairs stay whole."""
     if gated:
@@ -128,14 +157,14 @@ def _quantised(
     else:
         new_map, benign = map_side(e, site, plan, context, columns)
     quantizer = onnx.NodeProto()
-    quantizer.CopyFrom(_maker(body_nodes, site.quantizer or ""))
+    quantizer.CopyFrom(wiring.maker[site.quantizer or ""])
     quantizer.input[0] = new_map
     before = Replacement(quantizer.output[0], (*e.nodes, quantizer))
 
     behind = e.branch()
-    anchor = _after_requantisation(body_nodes, site.product)
+    anchor = _after_requantisation(wiring, site.product)
     node = onnx.NodeProto()
-    node.CopyFrom(_maker(body_nodes, anchor))
+    node.CopyFrom(wiring.maker[anchor])
     raw = behind.value("product_requantised")
     node.output[0] = raw
     behind.nodes.append(node)
@@ -146,11 +175,11 @@ def _quantised(
     return before, Replacement(anchor, tuple(behind.nodes))
 
 
-def _after_requantisation(nodes: Sequence[onnx.NodeProto], product: str) -> str:
+def _after_requantisation(wiring: Wiring, product: str) -> str:
     """Output of DequantizeLinear when the product goes through one Q/DQ pair and nowhere else, else the product itself."""
     value = product
     for op_type in ("QuantizeLinear", "DequantizeLinear"):
-        readers = [node for node in nodes if value in node.input]
+        readers = wiring.readers[value]
         if len(readers) != 1 or readers[0].op_type != op_type:
             return product
         value = readers[0].output[0]

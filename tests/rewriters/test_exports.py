@@ -31,10 +31,10 @@ def with_outputs(model: onnx.ModelProto, names: list[str], dtype: int = onnx.Ten
     return model
 
 
-def run_all(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    live = session(model)
+def run_all(model: onnx.ModelProto, feeds: dict[str, np.ndarray], *, optimize: bool = True) -> dict[str, np.ndarray]:
+    live = session(model, optimize=optimize)
     wanted = [value.name for value in live.get_outputs()]
-    inputs = {value.name for value in live.get_inputs()}
+    inputs = {value.name for value in (*live.get_inputs(), *live.get_overridable_initializers())}
     return dict(zip(wanted, live.run(wanted, {k: v for k, v in feeds.items() if k in inputs}), strict=True))
 
 
@@ -133,3 +133,22 @@ def test_unflagged_samples_of_a_mixed_batch_are_bit_identical(family: str, expor
             else:
                 assert before[sample].tobytes() == after[name][sample].tobytes(), (name, sample)
     assert changed
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+@pytest.mark.parametrize("family", ["bert", "vit", "llama"])
+def test_columns_are_carried_to_later_sites_of_a_group(family: str, exporter: str) -> None:
+    """The first site flags, the second tells nothing by itself: grouped, they do what two flagging sites do."""
+    export = export_model(family, exporter)
+    model = load(export.path)
+    (first, second), _ = find_sites(model)
+    flag, silent = SitePlan(Static((1,))), SitePlan(Static())
+    plans = {"carried": {first.id: flag, second.id: silent}, "both": {first.id: flag, second.id: flag}}
+    carried = patch(model, PatchPlan(plans["carried"], groups=((first.id, second.id),)), (first, second))
+    both = patch(model, PatchPlan(plans["both"]), (first, second))
+    alone = patch(model, PatchPlan(plans["carried"]), (first, second))
+    feeds = export.feeds(3, True)
+    got, want, without = (run_all(patched, feeds) for patched in (carried, both, alone))
+    for name, array in want.items():
+        assert got[name].tobytes() == array.tobytes() != without[name].tobytes()
+    assert unpatch(carried) == model

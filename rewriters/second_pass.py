@@ -1,0 +1,206 @@
+"""Two passes: detect at every site first, then run the model again on the flagged samples with those columns redistributed at every site.
+
+Where the evidence is late and the damage early, a patch that flags and mends one site after another comes too late (the paper's
+Algorithm 1 takes all maps first, too). In the graph:
+
+1. The model runs as it is; each joined site only computes its column mask.
+2. Masks of sites whose key axis means the same tokens are joined: a column flagged at one counts at all of them.
+3. `If` a sample is flagged anywhere, a second copy of the model's nodes inside the branch (initializers shared) runs on the flagged samples
+   alone, with the joined columns redistributed at every joined site, and its rows replace theirs in the outputs.
+4. `accept = "flip"` replaces them only where the prediction (arg max of the first float output of rank 2) has changed.
+
+Sites that are not joined keep their one-pass patch, in both runs. Inputs and outputs with a named leading axis carry the samples there.
+Unflagged samples are bit-identical to the original, except that an output which the model itself reads too is no longer an output to
+onnxruntime's optimizer, which may fuse across it and round differently (about 1e-6 relative).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import onnx
+from onnx import TensorProto, helper
+
+from .bodies import Wiring
+from .checks import opset_of
+from .emit import PREFIX, ConstantPool, Emitter
+from .errors import PLAN_MISFIT
+from .plan import PatchPlan
+from .renaming import mentions, renamed
+from .sites import Site
+from .subgraphs.site import Replacement, SitePatch, redistribute_site
+
+__all__ = ["add_second_pass"]
+
+FIRST, SECOND = PREFIX + "first/", PREFIX + "second/"
+
+
+@dataclass(frozen=True)
+class _Joined:
+    """Sites of one group, their own masks and the joined mask (B, K)."""
+
+    sites: Sequence[Site]
+    columns: str
+
+
+def add_second_pass(
+    model: onnx.ModelProto,
+    plan: PatchPlan,
+    first: Mapping[str, tuple[Site, SitePatch]],
+    replacements: Sequence[Replacement],
+    pool: ConstantPool,
+) -> tuple[list[Replacement], list[onnx.NodeProto]]:
+    """All replacements of the main graph, and the nodes to append to it.
+
+    Args:
+        first: joined sites by id, with their detection.
+        replacements: of the main graph so far, the joined sites' detection among them.
+
+    Raises:
+        AtpatchError: ATP015 where groups do not fit, or no output carries samples.
+    """
+    e = Emitter("two-pass", opset_of(model, ()), pool, {})
+    groups = [_join(e, [first[name] for name in group]) for group in plan.groups]
+    flagged = [e.reduce("Max", e.float(group.columns), 1) for group in groups]
+    sample = e.op("Greater", flagged[0] if len(flagged) == 1 else e.op("Max", *flagged), e.constant(0.5), role="sample")
+    any_flagged = e.op("Greater", e.reduce("Max", e.float(sample), 0, 1, keepdims=False), e.constant(0.5), role="any_sample")
+
+    outputs = [value.name for value in model.graph.output if _carries_samples(value)]
+    made = Wiring(model.graph.node).maker
+    outputs = [name for name in outputs if name in made]
+    if not outputs:
+        raise PLAN_MISFIT("two passes need an output with a named leading axis for the samples", "patch with --passes one")
+    then = e.branch()
+    results = _second_run(then, model, plan, groups, replacements, sample, outputs)
+    otherwise = e.branch()
+    kept = [otherwise.op("Identity", FIRST + name) for name in outputs]
+    types = {value.name: value.type.tensor_type.elem_type for value in model.graph.output}
+    branches = {
+        key: helper.make_graph(
+            emitter.nodes,
+            f"{PREFIX}two-pass/{key}",
+            [],
+            [helper.make_tensor_value_info(value, types[name], None) for value, name in zip(values, outputs, strict=True)],
+        )
+        for key, emitter, values in (("then_branch", then, results), ("else_branch", otherwise, kept))
+    }
+    e.nodes.append(helper.make_node("If", [any_flagged], outputs, name=e.value("gate"), **branches))
+    return _set_aside(model, replacements, set(outputs)), e.nodes
+
+
+def _join(e: Emitter, members: Sequence[tuple[Site, SitePatch]]) -> _Joined:
+    columns = members[0][1].columns
+    for _, patch in members[1:]:
+        columns = e.op("Or", columns, patch.columns)
+    return _Joined([site for site, _ in members], columns)
+
+
+def _second_run(
+    e: Emitter,
+    model: onnx.ModelProto,
+    plan: PatchPlan,
+    groups: Sequence[_Joined],
+    replacements: Sequence[Replacement],
+    sample: str,
+    outputs: Sequence[str],
+) -> list[str]:
+    """Emit the copy of the model into the branch; the outputs with the flagged samples' rows replaced."""
+    rows = e.squeeze(e.op("NonZero", e.squeeze(sample, 1)), 0)
+    names = {value.name: e.op("Gather", value.name, rows, axis=0, role="input") for value in _requested(model) if _carries_samples(value)}
+    columns = {site.product: (site, e.op("Gather", group.columns, rows, axis=0)) for group in groups for site in group.sites}
+    detection = {replacement.output: replacement.nodes for replacement in replacements}
+
+    def second(name: str) -> str:
+        return names.get(name, name)
+
+    for node in _needed(model, outputs):
+        if node.output and node.output[0] in columns:
+            site, mask = columns[node.output[0]]
+            key_mask = None if site.key_mask is None else second(site.key_mask)
+            twin = replace(site, probabilities=second(site.probabilities), values=second(site.values), key_mask=key_mask)
+            names[site.product] = SECOND + site.product
+            redistribute_site(e, twin, plan.sites[site.id], mask, renamed(node, second, _inner), names[site.product])
+            continue
+        for piece in detection.get(next(filter(None, node.output)), (node,)):
+            if any(name in names for name in _reads(piece)):
+                names.update({name: SECOND + name for name in piece.output if name})
+                e.nodes.append(renamed(piece, second, _inner))
+    return _replace_rows(e, model, outputs, names, rows, plan.accept == "flip")
+
+
+def _replace_rows(e: Emitter, model: onnx.ModelProto, outputs: Sequence[str], names: Mapping[str, str], rows: str, flip: bool) -> list[str]:
+    changed = None
+    if flip:
+        prediction = _prediction(model, outputs)
+        before = e.op("ArgMax", e.op("Gather", FIRST + prediction, rows, axis=0), axis=-1, keepdims=0)
+        after = e.op("ArgMax", names[prediction], axis=-1, keepdims=0)
+        changed = e.op("Not", e.op("Equal", before, after), role="flipped")
+        rows = e.op("Compress", rows, changed, axis=0)
+    results = []
+    for name in outputs:
+        if name not in names:
+            results.append(e.op("Identity", FIRST + name))
+            continue
+        new = names[name] if changed is None else e.op("Compress", names[name], changed, axis=0)
+        results.append(e.op("ScatterND", FIRST + name, e.unsqueeze(rows, 1), new, role="output"))
+    return results
+
+
+def _prediction(model: onnx.ModelProto, outputs: Sequence[str]) -> str:
+    for value in model.graph.output:
+        tensor = value.type.tensor_type
+        if value.name in outputs and tensor.elem_type in (TensorProto.FLOAT, TensorProto.FLOAT16) and len(tensor.shape.dim) == 2:
+            return str(value.name)
+    raise PLAN_MISFIT("accepting flips only needs an output (samples, classes)", "patch with --accept always")
+
+
+def _set_aside(model: onnx.ModelProto, replacements: Sequence[Replacement], outputs: set[str]) -> list[Replacement]:
+    """Rename the first run's outputs, so that the gate can make values of their names."""
+    by_output = {replacement.output: replacement for replacement in replacements}
+    renamings = []
+    for node in model.graph.node:
+        found = next((by_output.pop(name) for name in node.output if name in by_output), None)
+        pieces = found.nodes if found else (node,)
+        if any(mentions(piece, outputs) for piece in pieces):
+            pieces = tuple(renamed(piece, lambda name: FIRST + name if name in outputs else name) for piece in pieces)
+        elif found is None:
+            continue
+        renamings.append(Replacement(found.output if found else next(filter(None, node.output)), pieces))
+    return renamings
+
+
+def _needed(model: onnx.ModelProto, outputs: Sequence[str]) -> list[onnx.NodeProto]:
+    """The nodes that outputs depend on, in graph order."""
+    wanted = set(outputs)
+    needed = []
+    for node in reversed(model.graph.node):
+        if not wanted.isdisjoint(node.output):
+            wanted |= _reads(node)
+            needed.append(node)
+    return needed[::-1]
+
+
+def _reads(node: onnx.NodeProto) -> set[str]:
+    """Values a node reads, those that its subgraphs capture included."""
+    read = set(node.input)
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            read |= {name for inner in attribute.g.node for name in _reads(inner)} | {value.name for value in attribute.g.output}
+    return read
+
+
+def _inner(name: str) -> str:
+    return SECOND + name
+
+
+def _requested(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """Inputs that a request has to bring."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    return [value for value in model.graph.input if value.name not in weights]
+
+
+def _carries_samples(value: onnx.ValueInfoProto) -> bool:
+    """Whether the leading axis is a named or open one; a fixed axis of an input or output cannot take fewer rows."""
+    dims = value.type.tensor_type.shape.dim
+    return len(dims) > 0 and not dims[0].HasField("dim_value")
