@@ -2,6 +2,7 @@
 #   make demo    set up what the demo needs, run it
 #   make test    set up everything, run the tests
 #   make check   format, lint, types
+#   make exports refill the table of exports in models/results
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
@@ -15,7 +16,7 @@ WORKERS ?= 2
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: demo test check format clean
+.PHONY: demo test check format exports clean
 
 demo: $(VENV)/.demo
 	$(BIN)/atpatch-onnx demo
@@ -31,6 +32,9 @@ check: $(VENV)/.dev
 format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+exports: $(VENV)/.dev
+	$(BIN)/python -m models.exports.build
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed: make PYTHON=/path/to/python" >&2; exit 1; }

@@ -22,9 +22,12 @@ if TYPE_CHECKING:
     from .diff import Difference, diff_models
     from .doctor import examine
     from .errors import AtpatchError
+    from .explaining import Explanation, explain_site
+    from .export import Exported, export_model
     from .fit import fit
     from .hotfix import Hotfix
     from .inspecting import extract_site, inspect_model
+    from .pages.sites import sites_page
     from .patching import Patched, Unpatched, patch_model, unpatch_model
     from .runtime import providers, session
 
@@ -33,6 +36,8 @@ __version__ = "0.1.0"
 __all__ = [
     "AtpatchError",
     "Difference",
+    "Explanation",
+    "Exported",
     "Hotfix",
     "Inspection",
     "PatchPlan",
@@ -42,18 +47,23 @@ __all__ = [
     "Unpatched",
     "diff_models",
     "examine",
+    "explain_site",
+    "export_model",
     "extract_site",
     "fit",
     "inspect_model",
     "patch_model",
     "providers",
     "session",
+    "sites_page",
     "unpatch_model",
 ]
 
 _HOME = {
     "AtpatchError": ".errors",
     "Difference": ".diff",
+    "Exported": ".export",
+    "Explanation": ".explaining",
     "Hotfix": ".hotfix",
     "Inspection": "rewriters.sites",
     "PatchPlan": "rewriters.plan",
@@ -63,12 +73,15 @@ _HOME = {
     "Unpatched": ".patching",
     "diff_models": ".diff",
     "examine": ".doctor",
+    "export_model": ".export",
+    "explain_site": ".explaining",
     "extract_site": ".inspecting",
     "fit": ".fit",
     "inspect_model": ".inspecting",
     "patch_model": ".patching",
     "providers": ".runtime",
     "session": ".runtime",
+    "sites_page": ".pages.sites",
     "unpatch_model": ".patching",
 }
 

@@ -20,7 +20,7 @@ EXTRAS = {
     "cpu": ("onnxruntime",),
     "gpu": ("onnxruntime-gpu",),
     "export": ("torch", "transformers", "onnxscript"),
-    "fit": ("torch", "scipy"),
+    "fit": ("torch", "scipy", "tokenizers"),
     "report": ("jinja2", "matplotlib", "scipy", "statsmodels"),
     "serve": ("starlette", "uvicorn"),
 }
@@ -34,6 +34,8 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "diff": (),
     "explain": (),
     "doctor": (),
+    "export": ("cpu", "export"),
+    "debugset": ("cpu", "fit"),
     "fit": ("cpu", "fit"),
     "demo": ("cpu", "report"),
 }

@@ -34,9 +34,11 @@ __all__ = [
     "BAD_FILTER",
     "BAD_OPTION",
     "CATALOGUE",
+    "COLUMNS_UNCLEAR",
     "DATA_FILE_EXISTS",
     "DATA_MALFORMED",
     "DETECTOR_MODEL",
+    "EXPORT_FAILED",
     "EXTERNAL_ESCAPES",
     "EXTERNAL_MISSING",
     "EXTRA_MISSING",
@@ -44,6 +46,8 @@ __all__ = [
     "HOTFIX_MISMATCH",
     "HOTFIX_VERSION",
     "INVALID_MODEL",
+    "NOTHING_FOUND",
+    "NOT_DIFFERENTIABLE",
     "NOT_HELPFUL",
     "NOT_ONNX",
     "NOT_PATCHED",
@@ -52,10 +56,15 @@ __all__ = [
     "NO_SUCH_FILE",
     "OPSET_TOO_OLD",
     "OUTPUT_IS_INPUT",
+    "PARITY_LOST",
     "PLAN_MISFIT",
     "RUNTIME_MISSING",
     "RUNTIME_REFUSES",
+    "SAMPLES_UNREADABLE",
+    "SOURCE_UNUSABLE",
     "STAMP_MISMATCH",
+    "TASK_UNCLEAR",
+    "TOKENIZER_UNUSABLE",
     "TOO_LARGE",
     "UNKNOWN_CODE",
     "UNKNOWN_SITE",
@@ -103,7 +112,7 @@ HOTFIX_VERSION = declare(
     "ATP055",
     "the hotfix was written in a format this version does not read",
     "upgrade atpatch-onnx, or fit the hotfix again",
-    "The format version in the header is newer than this program knows.",
+    "The format version in the header is not the one that this program knows.",
 )
 DATA_MALFORMED = declare(
     "ATP056",
@@ -137,4 +146,66 @@ BAD_OPTION = declare(
     "an option has an impossible value or contradicts another",
     "see '--help' of the command",
     "For example columns without the static detector, or a benign level below zero.",
+)
+SOURCE_UNUSABLE = declare(
+    "ATP070",
+    "the model to export cannot be loaded",
+    "give a folder written by save_pretrained, a hub id that transformers can fetch, or package.module:factory",
+    "Folders and hub ids go through transformers' own loader. Code that a repository brings along is never run, and a model whose "
+    "weights lack a head is refused, since transformers would fill it with random numbers.",
+)
+TASK_UNCLEAR = declare(
+    "ATP071",
+    "the task cannot be told from the model, or does not fit it",
+    "name one with --task; 'atpatch-onnx export --help' lists them",
+    "The task decides which inputs and outputs the graph has. It is read from the architecture in the model's configuration.",
+)
+EXPORT_FAILED = declare(
+    "ATP072",
+    "torch's exporter refuses the model",
+    "try the other --exporter, the other --attention, or another --opset",
+    "The message is torch's own. The two exporters have different gaps, so a model that one refuses often passes the other.",
+)
+PARITY_LOST = declare(
+    "ATP073",
+    "the exported graph does not compute what torch computes",
+    "try the other --exporter or --attention, or raise --tolerance if the difference is acceptable",
+    "The graph is run on inputs of other batch sizes and lengths than the traced ones, padded and unpadded, and held against torch. "
+    "An exporter that froze a length into the graph shows up here. Nothing is written.",
+    exit_code=1,
+)
+SAMPLES_UNREADABLE = declare(
+    "ATP080",
+    "a file of samples, a column description or a pattern cannot be used",
+    "check the file against 'atpatch-onnx debugset --help'",
+    "Texts are TSV or CSV with a header and a column of whole-number labels; tables are CSV with a column description in JSON or TOML, "
+    "or an .npz in the graph's own coding; patterns are .npy or .png. Fields are never guessed.",
+)
+TOKENIZER_UNUSABLE = declare(
+    "ATP081",
+    "the tokenizer cannot be used",
+    "give the folder that holds the model's tokenizer.json, or the vocab.txt of a WordPiece model",
+    "Tokens must be those that the model was trained with, or every column label is wrong. A tokenizer whose ids the graph's embedding "
+    "table does not hold belongs to another model.",
+)
+NOT_DIFFERENTIABLE = declare(
+    "ATP082",
+    "no gradient can be taken through the model",
+    "invert the trigger on the float32 export from before fusing or quantising: triggers carry over, fit on the deployed file",
+    "Trigger inversion runs the graph's standard operators in torch and holds the result against onnxruntime first. Fused, quantised "
+    "and control-flow operators other than If are not among them.",
+)
+NOTHING_FOUND = declare(
+    "ATP083",
+    "there is nothing to make a debugging set of",
+    "check the target class, or take it as good news",
+    "Every row is of the target class, or no prediction changes with the protected attribute. Nothing is written.",
+    exit_code=1,
+)
+COLUMNS_UNCLEAR = declare(
+    "ATP084",
+    "it cannot be told which columns of the maps a trigger or an attribute covers",
+    "name them: --patch-size and --class-tokens for images, 'token' in the column description for tables",
+    "Columns are found by experiment: what a change of the input moves among the value vectors of the first attention site. A model that "
+    "mixes its tokens before the first site, or counts windows instead of samples, hides that.",
 )

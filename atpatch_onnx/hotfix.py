@@ -12,25 +12,25 @@ import json
 import math
 import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
-from rewriters.plan import PatchPlan, SitePlan
+from rewriters.plan import PatchPlan, SitePlan, Static
 from rewriters.sites import Site
 
 from .errors import BAD_OPTION, HOTFIX_CORRUPT, HOTFIX_MISMATCH, HOTFIX_VERSION, NO_SUCH_FILE, NOT_WRITABLE
 from .hotfix_codec import Arrays, decode, encode, finite_json
 
-__all__ = ["FORMAT", "SUFFIX", "Benign", "Hotfix", "HotfixSite", "Values"]
+__all__ = ["FORMAT", "SUFFIX", "Accept", "Benign", "Hotfix", "HotfixSite", "Passes", "Values", "is_silent", "kinds"]
 
-FORMAT = 1
-"""Version of the file format written, and the newest one read."""
+FORMAT = 2
+"""Version of the file format written, and the one read."""
 
 SUFFIX = ".hotfix"
 
@@ -40,6 +40,10 @@ Benign = float | Literal["mean", "zero"]
 """Level of the benign attention, in multiples of its mean."""
 
 Values = Literal["benign", "own"]
+
+Passes = Literal["one", "two"]
+
+Accept = Literal["always", "flip"]
 
 _DTYPES = {"F32", "U8"}
 
@@ -72,6 +76,7 @@ class Hotfix:
         threshold: global flag threshold, in the units of the detector's scores.
         weights: digest of the weights (`rewriters.model_io.weights_digest`).
         level: benign attention is the mean times this.
+        groups, passes, accept: as in `PatchPlan`; the groups are of ids in `sites`.
         data: digest of the data it was fitted on, "" when there was none.
         evidence: calibration and held-back figures with their intervals, plain data.
         seeds, versions: what a rerun needs to give the same file.
@@ -81,6 +86,9 @@ class Hotfix:
     threshold: float
     weights: str
     level: float = 1.0
+    groups: tuple[tuple[str, ...], ...] = ()
+    passes: Passes = "one"
+    accept: Accept = "always"
     data: str = ""
     evidence: Mapping[str, Any] = field(default_factory=dict)
     seeds: Mapping[str, int] = field(default_factory=dict)
@@ -89,7 +97,7 @@ class Hotfix:
     @property
     def detector(self) -> str:
         """Detector kinds, usually one."""
-        return " ".join(sorted({site.plan.detector.kind for site in self.sites}))
+        return kinds(site.plan for site in self.sites)
 
     @property
     def digest(self) -> str:
@@ -134,7 +142,7 @@ class Hotfix:
         """Read and check a hotfix file.
 
         Raises:
-            AtpatchError: ATP002 (no such file), ATP053 (corrupt, edited, or not a hotfix), ATP055 (newer format).
+            AtpatchError: ATP002 (no such file), ATP053 (corrupt, edited, or not a hotfix), ATP055 (another format).
         """
         path = Path(path)
         if not path.is_file():
@@ -144,8 +152,8 @@ class Hotfix:
             head = json.loads(text, parse_constant=_no_constant)
             if not isinstance(head, dict) or type(head.get("format")) is not int:
                 raise ValueError("the header has no format version")
-            if head["format"] > FORMAT:
-                raise HOTFIX_VERSION(f"{path} has format {head['format']}, this version reads up to {FORMAT}")
+            if head["format"] != FORMAT:
+                raise HOTFIX_VERSION(f"{path} has format {head['format']}, this version reads {FORMAT}")
             if head.keys() != {"format", "digest", "body"}:
                 raise ValueError("the header has other keys than format, digest and body")
             if head["digest"] != _digest(head["body"], arrays):
@@ -168,7 +176,10 @@ class Hotfix:
             raise ValueError("site ids are missing or repeated")
         if not math.isfinite(body["threshold"]) or not 0 <= body["level"] < math.inf:
             raise ValueError("threshold or level out of range")
-        return cls(sites=tuple(sites), **{name: body[name] for name in _FIELDS})
+        if body["passes"] not in get_args(Passes) or body["accept"] not in get_args(Accept):
+            raise ValueError("passes or accept is none of the known words")
+        groups = _groups(body["groups"], {site.id for site in sites})
+        return cls(sites=tuple(sites), **{name: body[name] for name in _FIELDS if name != "groups"}, groups=groups)
 
     def describe(self) -> dict[str, Any]:
         """Plain data for tables and `--json`."""
@@ -192,6 +203,9 @@ class Hotfix:
             "threshold": self.threshold,
             "benign_level": self.level,
             "values": "own" if own == {True} else "benign" if own == {False} else "mixed",
+            "groups": [list(group) for group in self.groups],
+            "passes": self.passes,
+            "accept": self.accept,
             "weights": self.weights,
             "data": self.data,
             "sites": sites,
@@ -211,6 +225,8 @@ class Hotfix:
         threshold: float | None = None,
         benign: Benign | None = None,
         values: Values | None = None,
+        passes: Passes | None = None,
+        accept: Accept | None = None,
         force: bool = False,
     ) -> PatchPlan:
         """The patch plan for a model.
@@ -218,7 +234,7 @@ class Hotfix:
         Args:
             sites: all sites of the model, in the finder's order; filters are applied to the plan afterwards.
             weights: `rewriters.model_io.weights_digest` of the model; None skips that comparison.
-            threshold, benign, values: override what was calibrated.
+            threshold, benign, values, passes, accept: override what was calibrated.
             force: go on though fingerprints or weights differ; sites that the model lacks are left out.
 
         Raises:
@@ -233,14 +249,31 @@ class Hotfix:
             shown = "; ".join(differences[:4]) + (f"; and {len(differences) - 4} more" if len(differences) > 4 else "")
             raise HOTFIX_MISMATCH(shown, None if matched else "fit a hotfix on this model")
         level = _level(self.level if benign is None else benign)
+        ids = {mine.id: theirs.id for mine, theirs in matched}
+        groups = (tuple(ids[name] for name in group if name in ids) for group in self.groups)
         return PatchPlan(
             sites={theirs.id: _adjusted(mine.plan, level, values) for mine, theirs in matched},
             threshold=self.threshold if threshold is None else threshold,
             gating=gating,
             telemetry=telemetry,
             freeze=freeze,
+            passes=self.passes if passes is None else passes,
+            groups=tuple(group for group in groups if group),
+            accept=self.accept if accept is None else accept,
             digest=self.digest,
         )
+
+
+def is_silent(plan: SitePlan) -> bool:
+    """Whether a site flags nothing by itself and acts on the flags of others."""
+    return isinstance(plan.detector, Static) and not plan.detector.columns
+
+
+def kinds(plans: Iterable[SitePlan]) -> str:
+    """Kinds of the detectors, sorted; silent ones count only where there is no other."""
+    plans = list(plans)
+    telling = [plan for plan in plans if not is_silent(plan)]
+    return " ".join(sorted({plan.detector.kind for plan in telling or plans}))
 
 
 _SITE_FIELDS: dict[str, Any] = {"id": str, "layer": int, "heads": (int, type(None)), "fingerprint": str}
@@ -248,11 +281,23 @@ _FIELDS: dict[str, Any] = {
     "threshold": (int, float),
     "weights": str,
     "level": (int, float),
+    "groups": (list, tuple),
+    "passes": str,
+    "accept": str,
     "data": str,
     "evidence": Mapping,
     "seeds": Mapping,
     "versions": Mapping,
 }
+
+
+def _groups(groups: Any, known: set[str]) -> tuple[tuple[str, ...], ...]:
+    """Groups as the plan holds them, each of known sites, no site twice."""
+    names = [name for group in groups if isinstance(group, list) for name in group]
+    well_formed = all(isinstance(group, list) and group for group in groups) and all(isinstance(name, str) for name in names)
+    if not well_formed or not known.issuperset(names) or len(set(names)) != len(names):
+        raise ValueError("groups must be lists of the hotfix's sites, none in two of them")
+    return tuple(tuple(group) for group in groups)
 
 
 def _match(mine: Sequence[HotfixSite], theirs: Sequence[Site]) -> list[tuple[HotfixSite, Site | None]]:

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import onnx
 import onnx_ir
@@ -15,14 +15,13 @@ from rewriters import model_io
 from rewriters.bodies import walk_bodies
 from rewriters.external_data import external_locations
 from rewriters.finder import find_sites
+from rewriters.forms import Graph, Loaded, Model, PathLike, read
 from rewriters.patcher import is_patched, stamp, unpatch
 from rewriters.sites import Inspection, Site
 
 from .errors import BAD_FILTER, UNKNOWN_SITE
 
-__all__ = ["Model", "count_nodes", "extract_site", "inspect_model", "read_model", "select_sites"]
-
-Model = onnx.ModelProto | onnx_ir.Model | str | os.PathLike[str]
+__all__ = ["Model", "count_nodes", "extract_site", "inspect_model", "original_of", "read_model", "select_sites"]
 
 
 def inspect_model(model: Model, include: str | None = None, exclude: str | None = None) -> Inspection:
@@ -37,12 +36,11 @@ def inspect_model(model: Model, include: str | None = None, exclude: str | None 
     Raises:
         AtpatchError: ATP001-ATP005 for files that cannot be used, ATP011 for a bad filter, ATP014 for a damaged patch.
     """
-    proto = read_model(model)
-    facts = dict(_facts(proto, model))
-    if is_patched(proto):
-        facts["patch"] = stamp(proto)
-        proto = unpatch(proto)
-    sites, rejected = find_sites(proto)
+    loaded = read(model)
+    facts = dict(_facts(loaded.proto, model))
+    if is_patched(loaded.proto):
+        facts["patch"] = stamp(loaded.proto)
+    sites, rejected = find_sites(original_of(loaded))
     return Inspection(facts, select_sites(sites, include, exclude), rejected)
 
 
@@ -61,8 +59,14 @@ def select_sites(sites: Iterable[Site], include: str | None, exclude: str | None
     )
 
 
-def extract_site(model: Model, site_id: str, output: str | os.PathLike[str] | None = None) -> onnx.ModelProto:
+@overload
+def extract_site(model: onnx_ir.Model, site_id: str, output: PathLike | None = None) -> onnx_ir.Model: ...
+@overload
+def extract_site(model: onnx.ModelProto | PathLike, site_id: str, output: PathLike | None = None) -> onnx.ModelProto: ...
+def extract_site(model: Model, site_id: str, output: PathLike | None = None) -> Graph:
     """One attention site as a tiny standalone model, for bug reports; written to `output` when given.
+
+    It comes as an `onnx_ir.Model` where the model is one, else as an `onnx.ModelProto`.
 
     Raises:
         AtpatchError: ATP058 for an unknown site, ATP016 where the output is the model itself, and those of loading and saving.
@@ -71,11 +75,10 @@ def extract_site(model: Model, site_id: str, output: str | os.PathLike[str] | No
 
     from .patching import refuse_overwriting
 
-    proto = read_model(model)
+    loaded = read(model)
     if output is not None and isinstance(model, (str, os.PathLike)):
         refuse_overwriting(Path(model), Path(output))
-    if is_patched(proto):
-        proto = unpatch(proto)
+    proto = original_of(loaded)
     sites, _ = find_sites(proto)
     if site_id not in {site.id for site in sites}:
         known = ", ".join(site.id for site in sites[:8]) + (", …" if len(sites) > 8 else "")
@@ -83,7 +86,7 @@ def extract_site(model: Model, site_id: str, output: str | os.PathLike[str] | No
     part = extract(proto, site_id, sites)
     if output is not None:
         model_io.save(part, output)
-    return part
+    return loaded.alike(part)
 
 
 def count_nodes(model: onnx.ModelProto) -> int:
@@ -93,11 +96,12 @@ def count_nodes(model: onnx.ModelProto) -> int:
 
 def read_model(model: Model) -> onnx.ModelProto:
     """A model from whatever the API takes; a `ModelProto` is passed through."""
-    if isinstance(model, onnx.ModelProto):
-        return model
-    if isinstance(model, onnx_ir.Model):
-        return onnx_ir.to_proto(model)
-    return model_io.load(model)
+    return read(model).proto
+
+
+def original_of(loaded: Loaded) -> onnx.ModelProto:
+    """The model as it was before a patch."""
+    return unpatch(loaded.proto, exact=loaded.exact) if is_patched(loaded.proto) else loaded.proto
 
 
 def _facts(proto: onnx.ModelProto, model: Model) -> Mapping[str, Any]:

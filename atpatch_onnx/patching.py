@@ -1,4 +1,4 @@
-"""Model file in, patched model file out, and back."""
+"""Model file in, patched model file out, and back; or the same with graphs in memory."""
 
 from __future__ import annotations
 
@@ -7,24 +7,26 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack, overload
 
 import onnx
+import onnx_ir
 
 from rewriters import model_io
+from rewriters.external_data import check_external
 from rewriters.finder import find_sites
+from rewriters.forms import Graph, Loaded, Model, PathLike, read
+from rewriters.groups import token_groups
 from rewriters.patcher import is_patched, patch, unpatch
 from rewriters.plan import PatchPlan
 from rewriters.sites import Site
 
 from .errors import BAD_OPTION, NO_SITE, NOT_WRITABLE, OUTPUT_IS_INPUT
-from .hotfix import Benign, Hotfix, Values
+from .hotfix import Accept, Benign, Hotfix, Passes, Values, is_silent, kinds
 from .inspecting import count_nodes, select_sites
 from .plans import STATISTIC_THRESHOLD, DetectorKind, Options, beside, fitted_plan, untrained_plan
 
-__all__ = ["Patched", "Unpatched", "patch_model", "refuse_overwriting", "unpatch_model"]
-
-PathLike = str | os.PathLike[str]
+__all__ = ["PatchOptions", "Patched", "Unpatched", "patch_model", "refuse_overwriting", "unpatch_model"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Patched:
         sites: ids of the patched sites, in graph order.
         detector: kinds of the detectors, usually one.
         gating: "if" or "none".
+        passes: "one" or "two".
         nodes_before, nodes_after: nodes of all bodies of the original and of the patched graph.
         seconds: time taken, reading and writing included.
         hotfix: hotfix file used, None when nothing was fitted.
@@ -53,6 +56,7 @@ class Patched:
     hotfix: str | None = None
     replaced: bool = False
     notes: tuple[str, ...] = ()
+    passes: Passes = "one"
 
     def to_json(self) -> dict[str, Any]:
         """The keys that `patch --json` promises."""
@@ -73,8 +77,37 @@ class Unpatched:
         return {key: getattr(self, key) for key in ("output", "nodes_before", "nodes_after", "digest")}
 
 
+class PatchOptions(TypedDict, total=False):
+    """Keywords of `patch_model` that go with every form of a model."""
+
+    hotfix: PathLike | Hotfix | None
+    detector: DetectorKind | None
+    columns: Sequence[int] | None
+    detector_model: PathLike | None
+    threshold: float | None
+    benign: Benign | None
+    values: Values | None
+    passes: Passes | None
+    accept: Accept | None
+    gating: Literal["if", "none"] | None
+    target: Literal["cpu", "cuda"]
+    telemetry: bool
+    freeze: bool
+    include: str | None
+    exclude: str | None
+    force: bool
+
+
+@overload
 def patch_model(
-    path: PathLike,
+    model: PathLike, output: PathLike | None = None, *, in_place: bool = False, link_data: bool = False, **options: Unpack[PatchOptions]
+) -> Patched: ...
+@overload
+def patch_model(model: onnx.ModelProto, **options: Unpack[PatchOptions]) -> onnx.ModelProto: ...
+@overload
+def patch_model(model: onnx_ir.Model, **options: Unpack[PatchOptions]) -> onnx_ir.Model: ...
+def patch_model(
+    model: Model,
     output: PathLike | None = None,
     *,
     hotfix: PathLike | Hotfix | None = None,
@@ -84,6 +117,8 @@ def patch_model(
     threshold: float | None = None,
     benign: Benign | None = None,
     values: Values | None = None,
+    passes: Passes | None = None,
+    accept: Accept | None = None,
     gating: Literal["if", "none"] | None = None,
     target: Literal["cpu", "cuda"] = "cpu",
     telemetry: bool = False,
@@ -93,20 +128,27 @@ def patch_model(
     in_place: bool = False,
     force: bool = False,
     link_data: bool = False,
-) -> Patched:
-    """Patch the attention sites of a model file. On any failure nothing is written.
+) -> Patched | Graph:
+    """Patch the attention sites of a model. On any failure nothing is written.
+
+    A file makes a file, and what was done is returned. A graph in memory (`onnx.ModelProto`, `onnx_ir.Model`) makes a new graph of the same
+    kind, which is returned; nothing is written, and the argument stays as it is.
 
     The plan comes from `hotfix`; else from `detector`; else from `<model>.hotfix` beside the model; else it is the
     training-free `statistic` detector with a conservative threshold. A patch that the model carries already is replaced.
 
     Args:
-        path: model file; its external data is referenced, never read.
-        output: file to write; None: `<model>.patched.onnx` beside the input, or the input itself with `in_place`.
+        model: path, `onnx.ModelProto` or `onnx_ir.Model`. External data is referenced, never read (a hotfix is held against its first and
+            last bytes; those of a proto are looked for in the working directory).
+        output: file to write, of a file; None: `<model>.patched.onnx` beside the input, or the input itself with `in_place`.
         hotfix: a hotfix or its file.
         detector: "static" (with `columns`, () never fires), "statistic", or "onnx" (with `detector_model`).
         threshold: flag columns whose score is above this.
         benign: level of the benign attention: "mean", "zero", or a multiple of the mean (without a hotfix: of uniform).
         values: "benign" replaces a flagged column's value too, "own" keeps it (the paper's form).
+        passes: "one" patches each site as it comes, "two" detects at all sites and runs flagged samples again; None: as the hotfix says,
+            else "one".
+        accept: of two passes, see `rewriters.plan.PatchPlan`.
         gating: "if" or "none" (branch-free); None: by `target`, "if" on cpu and "none" on cuda.
         telemetry: add outputs that tell which columns were flagged.
         freeze: no runtime controls.
@@ -119,7 +161,6 @@ def patch_model(
         AtpatchError: ATP001-ATP006 (input), ATP010 (no site), ATP016 and ATP018-ATP020 (output), ATP053-ATP055 (hotfix), ATP060 (options).
     """
     started = time.perf_counter()
-    source = Path(path)
     options = Options(
         detector,
         columns,
@@ -131,29 +172,36 @@ def patch_model(
         telemetry,
         freeze,
         force,
+        passes,
+        accept,
     )
     if hotfix is not None and detector is not None:
         raise BAD_OPTION("a hotfix brings its own detector", "give --hotfix or --detector, not both")
-    destination = _destination(source, output, in_place, ".patched")
-    loaded = model_io.load(source)
-    replaced = is_patched(loaded)
-    original = unpatch(loaded) if replaced else loaded
+    destination = _destination(model, output, in_place, ".patched", link_data)
+    loaded = read(model)
+    replaced = is_patched(loaded.proto)
+    original = unpatch(loaded.proto, exact=loaded.exact) if replaced else loaded.proto
+    if destination is None:
+        model_io.check(original)
     model_io.require_opset(original)
     all_sites, _ = find_sites(original)
     chosen = select_sites(all_sites, include, exclude)
     if not chosen:
-        raise NO_SITE(
-            f"{source} has no attention site" if not all_sites else f"the filters leave none of {len(all_sites)} sites",
-        )
-    found = hotfix if hotfix is not None or detector is not None else beside(source)
+        whose = os.fspath(model) if isinstance(model, (str, os.PathLike)) else "the model"
+        raise NO_SITE(f"{whose} has no attention site" if not all_sites else f"the filters leave none of {len(all_sites)} sites")
+    found = beside(Path(model)) if hotfix is None and detector is None and isinstance(model, (str, os.PathLike)) else hotfix
     fitted = Hotfix.load(found) if isinstance(found, (str, os.PathLike)) else found
-    plan = _plan(original, source, fitted, all_sites, chosen, options)
+    plan = _plan(original, loaded, fitted, all_sites, chosen, options)
+    _check_passes(plan, gating, accept)
     patched = patch(original, plan, all_sites)
-    model_io.save(patched, destination, source.parent, link_data=link_data)
+    if destination is None:
+        model_io.check(patched)
+        return loaded.alike(patched)
+    model_io.save(patched, destination, loaded.folder, link_data=link_data)
     return Patched(
         output=str(destination),
         sites=tuple(site.id for site in all_sites if site.id in plan.sites),
-        detector=" ".join(sorted({site.detector.kind for site in plan.sites.values()})),
+        detector=kinds(plan.sites.values()),
         gating=plan.gating,
         nodes_before=count_nodes(original),
         nodes_after=count_nodes(patched),
@@ -161,24 +209,36 @@ def patch_model(
         hotfix=os.fspath(found) if isinstance(found, (str, os.PathLike)) else None,
         replaced=replaced,
         notes=_notes(fitted, detector, threshold),
+        passes=plan.passes,
     )
 
 
-def unpatch_model(path: PathLike, output: PathLike | None = None, *, in_place: bool = False, link_data: bool = False) -> Unpatched:
-    """Restore the original of a patched model file, field for field.
+@overload
+def unpatch_model(model: PathLike, output: PathLike | None = None, *, in_place: bool = False, link_data: bool = False) -> Unpatched: ...
+@overload
+def unpatch_model(model: onnx.ModelProto) -> onnx.ModelProto: ...
+@overload
+def unpatch_model(model: onnx_ir.Model) -> onnx_ir.Model: ...
+def unpatch_model(model: Model, output: PathLike | None = None, *, in_place: bool = False, link_data: bool = False) -> Unpatched | Graph:
+    """Restore the original of a patched model, field for field; a file makes a file, a graph a graph, as in `patch_model`.
+
+    An `onnx_ir.Model` keeps no bytes to be held against the original's digest; there the check is that all that is taken out was put in by
+    a patch, and that nothing of it is left.
 
     Args:
-        output: file to write; None: `<model>.unpatched.onnx`, or the input itself with `in_place`.
+        model: path, `onnx.ModelProto` or `onnx_ir.Model`.
+        output: file to write, of a file; None: `<model>.unpatched.onnx`, or the input itself with `in_place`.
 
     Raises:
         AtpatchError: ATP013 (no patch), ATP014 (changed since), and those of loading and saving.
     """
-    source = Path(path)
-    destination = _destination(source, output, in_place, ".unpatched")
-    model = model_io.load(source)
-    original = unpatch(model)
-    model_io.save(original, destination, source.parent, link_data=link_data)
-    return Unpatched(str(destination), count_nodes(model), count_nodes(original), model_io.digest(original))
+    destination = _destination(model, output, in_place, ".unpatched", link_data)
+    loaded = read(model)
+    original = unpatch(loaded.proto, exact=loaded.exact)
+    if destination is None:
+        return loaded.alike(original)
+    model_io.save(original, destination, loaded.folder, link_data=link_data)
+    return Unpatched(str(destination), count_nodes(loaded.proto), count_nodes(original), model_io.digest(original))
 
 
 def refuse_overwriting(source: Path, destination: Path) -> None:
@@ -188,7 +248,13 @@ def refuse_overwriting(source: Path, destination: Path) -> None:
         raise OUTPUT_IS_INPUT(f"the output {destination} is the input")
 
 
-def _destination(source: Path, output: PathLike | None, in_place: bool, suffix: str) -> Path:
+def _destination(model: Model, output: PathLike | None, in_place: bool, suffix: str, link_data: bool) -> Path | None:
+    """The file to write; None for a graph, of which none is made."""
+    if not isinstance(model, (str, os.PathLike)):
+        if output is not None or in_place or link_data:
+            raise BAD_OPTION("output, in_place and link_data go with a model file", "give the file's path, or save what is returned")
+        return None
+    source = Path(model)
     if in_place:
         if output is not None and os.path.abspath(output) != os.path.abspath(source):
             raise BAD_OPTION("an output and --in-place contradict each other", "give one of the two")
@@ -205,16 +271,38 @@ def _destination(source: Path, output: PathLike | None, in_place: bool, suffix: 
 
 
 def _plan(
-    model: onnx.ModelProto, source: Path, hotfix: Hotfix | None, sites: Sequence[Site], chosen: Sequence[Site], options: Options
+    model: onnx.ModelProto, loaded: Loaded, hotfix: Hotfix | None, sites: Sequence[Site], chosen: Sequence[Site], options: Options
 ) -> PatchPlan:
-    if hotfix is None:
-        return untrained_plan(chosen, options)
-    plan = fitted_plan(hotfix, sites, model_io.weights_digest(model, source.parent), options)
     names = {site.id for site in chosen}
+    if hotfix is None:
+        return untrained_plan(chosen, options, _within(token_groups(model, sites), names))
+    check_external(model, loaded.folder)
+    plan = fitted_plan(hotfix, sites, model_io.weights_digest(model, loaded.folder), options)
     kept = {name: site for name, site in plan.sites.items() if name in names}
     if not kept:
         raise NO_SITE("the filters leave none of the sites that the hotfix patches")
-    return replace(plan, sites=kept)
+    if all(is_silent(site) for site in kept.values()) and not all(is_silent(site) for site in plan.sites.values()):
+        raise NO_SITE("the filters leave only sites that act on what others flag", "keep a site that detects")
+    return replace(plan, sites=kept, groups=_within(plan.groups, names))
+
+
+def _within(groups: tuple[tuple[str, ...], ...], names: set[str]) -> tuple[tuple[str, ...], ...]:
+    kept = (tuple(name for name in group if name in names) for group in groups)
+    return tuple(group for group in kept if group)
+
+
+def _check_passes(plan: PatchPlan, gating: str | None, accept: str | None) -> None:
+    if plan.passes == "one":
+        if accept is not None:
+            raise BAD_OPTION("accept goes with two passes", "add --passes two, or leave --accept out")
+        return
+    if not plan.groups:
+        raise BAD_OPTION(
+            "two passes join sites that read the same tokens, and of no two sites of this model can that be shown",
+            "patch with --passes one, or fit a hotfix",
+        )
+    if gating == "none":
+        raise BAD_OPTION("two passes need a branch, so the graph cannot be branch-free", "leave --gating out, or patch with --passes one")
 
 
 def _notes(hotfix: Hotfix | None, detector: DetectorKind | None, threshold: float | None) -> tuple[str, ...]:

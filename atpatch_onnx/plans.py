@@ -14,7 +14,7 @@ from rewriters.plan import BenignPair, Detector, OnnxGraph, PatchPlan, SitePlan,
 from rewriters.sites import Site
 
 from .errors import BAD_OPTION, NO_SUCH_FILE
-from .hotfix import SUFFIX, Benign, Hotfix, Values
+from .hotfix import SUFFIX, Accept, Benign, Hotfix, Passes, Values
 
 __all__ = ["STATISTIC_THRESHOLD", "DetectorKind", "Options", "beside", "fitted_plan", "untrained_plan"]
 
@@ -42,6 +42,8 @@ class Options:
     telemetry: bool
     freeze: bool
     force: bool
+    passes: Passes | None = None
+    accept: Accept | None = None
 
     def __post_init__(self) -> None:
         if self.threshold is not None and not math.isfinite(self.threshold):
@@ -73,14 +75,19 @@ def fitted_plan(hotfix: Hotfix, sites: Sequence[Site], weights: str, options: Op
         threshold=options.threshold,
         benign=options.benign,
         values=options.values,
+        passes=options.passes,
+        accept=options.accept,
         force=options.force,
     )
 
 
-def untrained_plan(sites: Sequence[Site], options: Options) -> PatchPlan:
+def untrained_plan(sites: Sequence[Site], options: Options, groups: tuple[tuple[str, ...], ...] = ()) -> PatchPlan:
     """The same detector and benign reference at every site, from no data at all.
 
     The benign value is the mean of the sample's own unflagged values, the benign attention a multiple of uniform.
+
+    Args:
+        groups: see `rewriters.groups.token_groups`.
     """
     detector, threshold = _detector(options)
     pair = BenignPair(np.array([_level(options.benign)], np.float32), None, own_values=options.values == "own")
@@ -90,6 +97,9 @@ def untrained_plan(sites: Sequence[Site], options: Options) -> PatchPlan:
         options.gating,
         options.telemetry,
         options.freeze,
+        options.passes or "one",
+        groups,
+        options.accept or "always",
     )
 
 

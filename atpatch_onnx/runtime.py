@@ -8,9 +8,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import onnx
-
 from rewriters.external_data import external_locations
+from rewriters.forms import Model, read
 
 from .errors import RUNTIME_MISSING, RUNTIME_REFUSES, TOO_LARGE
 
@@ -39,7 +38,7 @@ def providers() -> tuple[str, ...]:
 
 
 def session(
-    model: onnx.ModelProto | str | os.PathLike[str],
+    model: Model,
     providers: Sequence[str] | None = None,
     threads: int | None = None,
     optimize: bool = True,
@@ -48,11 +47,11 @@ def session(
     """An `onnxruntime.InferenceSession`.
 
     Args:
-        model: path of a model file, or a model loaded without external data.
+        model: path of a model file, `onnx.ModelProto` without external data loaded, or `onnx_ir.Model`.
         providers: execution providers in order of preference; None: the CPU provider.
         threads: intra-op threads; None: onnxruntime's choice.
         optimize: False turns every graph optimisation off.
-        folder: where the external data of a `ModelProto` lies.
+        folder: where the external data of a graph lies; None: where an `onnx_ir.Model` says, the working directory of a `ModelProto`.
 
     Raises:
         AtpatchError: ATP050 without onnxruntime, ATP052 where it refuses the model or a provider, ATP020 for a `ModelProto` beyond 2 GiB.
@@ -72,11 +71,12 @@ def session(
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     source: str | bytes
-    if isinstance(model, onnx.ModelProto):
-        if external_locations(model):
-            options.add_session_config_entry(_DATA_FOLDER, str(Path(folder or ".").resolve()))
+    if not isinstance(model, (str, os.PathLike)):
+        loaded = read(model)
+        if external_locations(loaded.proto):
+            options.add_session_config_entry(_DATA_FOLDER, str(Path(folder or loaded.folder).resolve()))
         try:
-            source = model.SerializeToString()
+            source = loaded.proto.SerializeToString()
         except Exception as error:  # protobuf's own exception class differs between its builds
             raise TOO_LARGE(f"the model cannot be serialised: {error}") from error
     else:

@@ -55,6 +55,9 @@ class Emitter:
         opset: version of the default domain in the body written to.
         pool: where constants go.
         shared: values of this body that later sites may reuse, by key.
+
+    Attributes:
+        conditional: whether an If may be emitted; off for runtimes that want no control flow.
     """
 
     def __init__(self, site: str, opset: int, pool: ConstantPool, shared: dict[str, str]) -> None:
@@ -65,11 +68,12 @@ class Emitter:
         self._root = self.nodes
         self._shared = shared
         self._used: dict[str, int] = {}
+        self.conditional = True
 
     def branch(self) -> Emitter:
         """An emitter for a subgraph: own node list, names and constants in common with this one."""
         inner = Emitter(self.site, self.opset, self._pool, {})
-        inner._root, inner._used = self._root, self._used
+        inner._root, inner._used, inner.conditional = self._root, self._used, self.conditional
         return inner
 
     def value(self, role: str) -> str:
@@ -92,6 +96,17 @@ class Emitter:
         """One operator with one output, named after its role (the operator's own name by default)."""
         name = self.value(role or op_type.lower())
         self.nodes.append(helper.make_node(op_type, list(inputs), [name], name=name, **attributes))
+        return name
+
+    def either(self, condition: str, then: Callable[[Emitter], str], otherwise: Callable[[Emitter], str], dtype: int, role: str) -> str:
+        """An If with one output of an element type; `then` and `otherwise` write the branches."""
+        name = self.value(role)
+        branches = {}
+        for key, write in (("then_branch", then), ("else_branch", otherwise)):
+            inner = self.branch()
+            made = helper.make_tensor_value_info(write(inner), dtype, None)
+            branches[key] = helper.make_graph(inner.nodes, f"{name}/{key}", [], [made])
+        self.nodes.append(helper.make_node("If", [condition], [name], name=name, **branches))
         return name
 
     def copy(self, node: onnx.NodeProto, inputs: Sequence[str], role: str) -> str:

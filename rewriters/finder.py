@@ -23,25 +23,26 @@ from .finding.backward import Scores, find_scores
 from .finding.facts import Facts, gather_facts
 from .finding.forward import Hit, Outcome, follow_map
 from .finding.fused import FusedRead, read_fused
-from .finding.products import Refused
+from .finding.products import Ended, Refused
 from .finding.site_builder import SiteBuilder, node_name
 from .finding.skeleton import skeleton
+from .finding.trace import Finding, Tracer
 from .finding.view import View, build_view
 from .sites import Rejection, Site
+from .traces import Traces
 
-__all__ = ["REASONS", "find_sites"]
+__all__ = ["REASONS", "find_sites", "trace_sites"]
 
 logger = logging.getLogger(__name__)
 
 REASONS: dict[str, str] = {
-    "quantized-product": "its map enters a product on integers, which cannot be patched yet",
+    "quantized-product": "its map enters a product on integers, from which map and values cannot be had as floats",
     "product-form": "its map enters a product of a form that cannot be patched yet",
     "shared-product": "its map reaches a product that is a site of another Softmax already",
     "own-values": "its map is multiplied with a function of itself, not with values",
     "rank": "the rank of its map is not known, so its axes cannot be told apart",
     "flatten": "it normalises several axes at once",
     "constant-scores": "what it normalises is a projection with constant weights, not a product of queries and keys",
-    "additive-scores": "what it normalises comes from additive attention, which has no product of queries and keys",
     "no-scores": "what it normalises does not come from a product of queries and keys",
     "constant-values": "its map is multiplied with constants, not with values computed from the input",
     "axis": "the axis it normalises is not the one that a product contracts",
@@ -49,7 +50,7 @@ REASONS: dict[str, str] = {
     "output": "its result only leaves the graph, as a class head's does",
     "unused": "nothing reads its result",
     "fused": "the operator computes attention inside, so there is no visible map yet",
-    "fused-softmax": "the operator is a Softmax fused with its neighbours, which is not taken apart yet",
+    "no-map": "the operator carries a state from token to token instead of weighing columns, so it has no attention map",
     "unreadable": "the graph around it is malformed and cannot be analysed",
 }
 """Rejection code → what it means, the most telling first: of several reasons that apply, the one nearest the top is given."""
@@ -68,7 +69,20 @@ def find_sites(model: onnx.ModelProto) -> tuple[tuple[Site, ...], tuple[Rejectio
     except Exception as error:  # onnx_ir raises whatever the malformed part provokes; a finder has to answer all the same
         logger.debug("the model cannot be indexed: %s", error)
         return (), tuple(_unreadable(model))
-    return _Search(view, model).run()
+    search = _Search(view, model)
+    found = [finding.verdict for finding in search.run()]
+    return tuple(v for v in found if isinstance(v, Site)), tuple(v for v in found if isinstance(v, Rejection))
+
+
+def trace_sites(model: onnx.ModelProto) -> Traces:
+    """What `find_sites` saw: for every site and rejection the chain of operators, in graph order; the same search, the same answers."""
+    try:
+        view = build_view(ir.from_proto(skeleton(model)))
+    except Exception as error:  # as above
+        logger.debug("the model cannot be indexed: %s", error)
+        return Traces.unreadable(_unreadable(model))
+    search = _Search(view, model)
+    return Tracer(view, search.facts, search.protos, model).trace(search.run())
 
 
 def _unreadable(model: onnx.ModelProto) -> Iterator[Rejection]:
@@ -81,47 +95,46 @@ def _unreadable(model: onnx.ModelProto) -> Iterator[Rejection]:
 class _Search:
     def __init__(self, view: View, model: onnx.ModelProto) -> None:
         self._view = view
-        self._facts: Facts = gather_facts(view)
+        self.facts: Facts = gather_facts(view)
         bodies = {where: body.node for where, body in walk_bodies(model)}
-        self._protos = {node: bodies[home.where][home.index] for node, home in view.homes.items()}
+        self.protos = {node: bodies[home.where][home.index] for node, home in view.homes.items()}
         self._order = {node: position for position, node in enumerate(view.homes)}
-        self._builder = SiteBuilder(view, self._facts, self._protos)
+        self._builder = SiteBuilder(view, self.facts, self.protos)
         self._taken: set[ir.Node] = set()
-        self._sites: list[Site] = []
-        self._rejected: list[Rejection] = []
+        self._found: list[Finding] = []
 
-    def run(self) -> tuple[tuple[Site, ...], tuple[Rejection, ...]]:
+    def run(self) -> Sequence[Finding]:
         for node in self._view.homes:
-            anchor = read_fused(self._view, self._facts, node) or read_anchor(self._view, self._facts, node)
+            anchor = read_fused(self._view, self.facts, node) or read_anchor(self._view, self.facts, node)
             if isinstance(anchor, FusedRead):
-                self._sites.append(self._builder.build_fused(node, anchor))
+                self._found.append(Finding(node, self._builder.build_fused(node, anchor), fused=anchor))
             elif isinstance(anchor, Anchor):
                 self._judge(anchor)
             elif anchor is not None:
                 self._reject(node, [anchor])
-        return tuple(self._sites), tuple(self._rejected)
+        return self._found
 
     def _judge(self, anchor: Anchor) -> None:
-        outcome = follow_map(self._view, self._facts, anchor)
-        refusals = list(outcome.ends)
+        outcome = follow_map(self._view, self.facts, anchor)
+        refusals: list[Refused] = list(outcome.ends)
         hits = self._qualified(outcome, anchor, refusals)
-        scores = find_scores(self._view, self._facts, anchor) if hits else None
+        scores = find_scores(self._view, self.facts, anchor) if hits else None
         if isinstance(scores, Scores):
             for hit in hits:
                 self._taken.add(hit.product.node)
-                self._sites.append(self._builder.build(anchor, hit, scores))
+                self._found.append(Finding(anchor.node, self._builder.build(anchor, hit, scores), anchor, hit, scores))
         elif scores is not None:
-            self._reject(anchor.node, [scores])
+            self._reject(anchor.node, [scores], anchor, hits[0])
         else:
-            self._reject(anchor.node, refusals or [Refused("unused", "")])
+            self._reject(anchor.node, refusals or [Ended("unused", "")], anchor)
 
     def _qualified(self, outcome: Outcome, anchor: Anchor, refusals: list[Refused]) -> list[Hit]:
         hits = []
         for hit in outcome.hits:
             if hit.product.node in self._taken:
-                refusals.append(Refused("shared-product", node_name(self._protos[hit.product.node])))
+                refusals.append(Ended("shared-product", node_name(self.protos[hit.product.node]), hit.path, hit.product.node))
             elif self._depends(hit.product.values, anchor):
-                refusals.append(Refused("own-values", hit.product.node.op_type))
+                refusals.append(Ended("own-values", hit.product.node.op_type, hit.path, hit.product.node))
             else:
                 hits.append(hit)
         return hits
@@ -141,9 +154,10 @@ class _Search:
             waiting.extend(new)
         return False
 
-    def _reject(self, node: ir.Node, refusals: Sequence[Refused]) -> None:
+    def _reject(self, node: ir.Node, refusals: Sequence[Refused], anchor: Anchor | None = None, hit: Hit | None = None) -> None:
         telling = min(refusals, key=lambda refusal: _PRIORITY[refusal.code])
-        self._rejected.append(Rejection(node_name(self._protos[node]), telling.code, _sentence(telling)))
+        rejection = Rejection(node_name(self.protos[node]), telling.code, _sentence(telling))
+        self._found.append(Finding(node, rejection, anchor, hit, refusals=tuple(refusals), telling=telling))
 
 
 def _sentence(refusal: Refused) -> str:

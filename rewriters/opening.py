@@ -8,12 +8,14 @@ from dataclasses import replace
 import onnx
 from onnx import TensorProto, helper
 
+from .bodies import body_at
 from .checks import opset_of
 from .emit import ConstantPool, Emitter
 from .lowering import FUSED, open_fused
 from .sites import Layout, Site
+from .traces import Opened
 
-__all__ = ["open_sites"]
+__all__ = ["open_sites", "opened_form"]
 
 
 def open_sites(model: onnx.ModelProto, sites: Sequence[Site]) -> tuple[onnx.ModelProto, tuple[Site, ...]]:
@@ -44,3 +46,12 @@ def open_sites(model: onnx.ModelProto, sites: Sequence[Site]) -> tuple[onnx.Mode
     del opened.graph.node[:]
     opened.graph.node.extend(nodes)
     return opened, tuple(readable.get(site.id, site) for site in sites)
+
+
+def opened_form(model: onnx.ModelProto, site: Site) -> Opened:
+    """The nodes that take the place of one fused operator, in any body, as its opener writes them; for showing only."""
+    node = next(node for node in body_at(model, site.where).node if site.product in node.output)
+    e = Emitter(site.id, opset_of(model, site.where), ConstantPool(onnx.GraphProto().initializer, "constant"), {})
+    operands = open_fused(e, site, node)
+    probabilities, values, output = operands.map(e), operands.values(e), operands.original(e)
+    return Opened(tuple((made.op_type, tuple(filter(None, made.output))) for made in e.nodes), probabilities, values, output)

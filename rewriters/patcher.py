@@ -15,14 +15,15 @@ from typing import Any
 import onnx
 
 from . import stamp as stamping
-from .bodies import Body, Wiring, body_at
+from .bodies import Body, Wiring, body_at, walk_bodies
 from .checks import check_plan, opset_of
 from .controls import add_controls, body_controls, strip_controls, thread_controls
-from .emit import OURS, ConstantPool, Emitter
+from .emit import OURS, PREFIX, ConstantPool, Emitter
 from .errors import ALREADY_PATCHED, NO_SITE, NOT_PATCHED, STAMP_MISMATCH
 from .model_io import digest
 from .plan import PatchPlan
 from .second_pass import add_second_pass
+from .shielding import shield
 from .sites import Site, Where
 from .stamp import Edit
 from .subgraphs.site import Replacement, SitePatch, detect_site, patch_site
@@ -44,6 +45,8 @@ def patch(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -> onn
     """
     if is_patched(model):
         raise ALREADY_PATCHED("this model carries an atpatch stamp")
+    if any(name.startswith(PREFIX) for _, body in walk_bodies(model) for node in body.node for name in node.output):
+        raise ALREADY_PATCHED("this model has the nodes of a patch, but no stamp: a tool dropped its metadata", "patch the original")
     check_plan(model, plan, sites)
     chosen = [site for site in sites if site.id in plan.sites]
     if not chosen:
@@ -71,6 +74,10 @@ def patch(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -> onn
         replacements[()], appended = add_second_pass(patched, plan, joined, replacements.get((), []), pools[()])
     if plan.telemetry:
         appended += add_telemetry(patched, [(site, patches[site.id].columns) for site in by_body[()]], pools[()])
+    for where in {*replacements, ()}:
+        nodes = body_at(patched, where).node
+        replacements[where], added = shield(nodes, replacements.get(where, []), appended if where == () else [])
+        appended = added if where == () else appended
     edits = _apply(patched, replacements, appended)
     facts = {"version": _version(), "original": original_digest, "hotfix": plan.digest, "sites": " ".join(site.id for site in chosen)}
     detectors = sorted({plan.sites[site.id].detector.kind for site in chosen})
@@ -78,8 +85,12 @@ def patch(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -> onn
     return patched
 
 
-def unpatch(model: onnx.ModelProto) -> onnx.ModelProto:
+def unpatch(model: onnx.ModelProto, *, exact: bool = True) -> onnx.ModelProto:
     """The original model, field for field.
+
+    Args:
+        exact: hold the result against the digest of the original. False is for a model that something which keeps graphs but not bytes has
+            rewritten since (onnx_ir): what is cut out must then be ours, and nothing of ours may be left.
 
     Raises:
         AtpatchError: ATP013 (no stamp), ATP014 (the result is not the original: the file was changed after patching).
@@ -95,16 +106,22 @@ def unpatch(model: onnx.ModelProto) -> onnx.ModelProto:
     try:
         # Paths are in original indices, so a body is restored before those inside it are looked up.
         for where in sorted(by_body, key=len):
-            _restore(body_at(original, where), by_body[where])
+            _restore(body_at(original, where), by_body[where], watchful=not exact)
     except (IndexError, StopIteration, onnx.parser.ParseError) as error:
         raise STAMP_MISMATCH("the undo record points at nodes that are not there") from error
     strip_controls(original)
-    for field in (original.graph.initializer, original.graph.input, original.graph.output):
-        _refill(field, [value for value in field if not value.name.startswith(OURS)])
+    infos = [body.value_info for _, body in walk_bodies(original)]  # others write types of our values into a file, we do not
+    for field in (original.graph.initializer, original.graph.input, original.graph.output, *infos):
+        if any(value.name.startswith(OURS) for value in field):
+            _refill(field, [value for value in field if not value.name.startswith(OURS)])
     kept = [entry for entry in original.metadata_props if not entry.key.startswith(stamping.KEY)]
     _refill(original.metadata_props, kept)
-    if digest(original) != stamping.read(model).get("original"):
+    if exact and digest(original) != stamping.read(model).get("original"):
         raise STAMP_MISMATCH("undoing the patch does not give back the original graph")
+    if not exact and any(
+        name.startswith(OURS) for _, body in walk_bodies(original) for node in body.node for name in (*node.input, *node.output)
+    ):
+        raise STAMP_MISMATCH("undoing the patch leaves parts of it behind")
     return original
 
 
@@ -168,17 +185,30 @@ def _apply(model: onnx.ModelProto, replacements: dict[Where, list[Replacement]],
     return edits
 
 
-def _restore(body: Body, edits: Sequence[Edit]) -> None:
+def _restore(body: Body, edits: Sequence[Edit], watchful: bool) -> None:
     nodes = list(body.node)
     restored: list[onnx.NodeProto] = []
     position = 0
     for edit in sorted(edits, key=lambda edit: edit.index):
         step = edit.index - len(restored)
         restored += nodes[position : position + step]
+        original = None if edit.node is None else onnx.NodeProto.FromString(edit.node)
         position += step + edit.count
-        if edit.node is not None:
-            restored.append(onnx.NodeProto.FromString(edit.node))
+        if watchful and not all(_is_ours(node, original) for node in nodes[position - edit.count : position]):
+            raise STAMP_MISMATCH("the undo record points at nodes that are not ours")
+        if original is not None:
+            restored.append(original)
     _refill(body.node, restored + nodes[position:])
+
+
+def _is_ours(node: onnx.NodeProto, original: onnx.NodeProto | None) -> bool:
+    """Whether a node may have been written by a patch: by its names, or since it makes what the replaced node made."""
+    made = set(node.output)
+    return (
+        node.name.startswith(OURS)
+        or any(name.startswith(OURS) for name in made)
+        or (original is not None and bool(made & {*original.output}))
+    )
 
 
 def _refill(field: Any, items: Iterable[Any]) -> None:

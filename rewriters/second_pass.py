@@ -118,8 +118,15 @@ def _second_run(
         if node.output and node.output[0] in columns:
             site, mask = columns[node.output[0]]
             key_mask = None if site.key_mask is None else second(site.key_mask)
-            twin = replace(site, probabilities=second(site.probabilities), values=second(site.values), key_mask=key_mask)
-            names[site.product] = SECOND + site.product
+            twin = replace(
+                site,
+                probabilities=second(site.probabilities),
+                values=second(site.values),
+                key_mask=key_mask,
+                map_scale=site.map_scale and (second(site.map_scale[0]), second(site.map_scale[1])),
+                values_scale=site.values_scale and (second(site.values_scale[0]), second(site.values_scale[1])),
+            )
+            names.update({name: SECOND + name for name in node.output if name})  # a fused operator may make caches too
             redistribute_site(e, twin, plan.sites[site.id], mask, renamed(node, second, _inner), names[site.product])
             continue
         for piece in detection.get(next(filter(None, node.output)), (node,)):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import onnx
@@ -30,6 +30,7 @@ class Layout:
         rank: rank of the probabilities at the product, 2 or more.
         probabilities, values, output: permutation that brings the tensor to canonical order; None when it is there already.
         merged_heads: H when batch and heads share the leading axis of a rank-3 map (B·H, Q, K); None otherwise.
+        values_lack: negative canonical axes that the values do not have: shared by all heads (-3,), or fewer leading axes than the map.
     """
 
     rank: int
@@ -37,6 +38,8 @@ class Layout:
     values: tuple[int, ...] | None = None
     output: tuple[int, ...] | None = None
     merged_heads: int | None = None
+    # Not in the repr, and so not in the fingerprint: it follows from the rank and the permutations, and hotfixes fitted before it fit on.
+    values_lack: tuple[int, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
@@ -46,11 +49,13 @@ class Site:
     Attributes:
         id: unique in the model, of [A-Za-z0-9_.-]; inserted names start with `atpatch/<id>/`.
         softmax, matmul: node names (the first output's name where a node is unnamed).
-        form: "softmax", "softmax-flat" (opset < 13), "decomposed", with "+qdq" appended when quantised; else the fused operator's name.
+        form: how the map is made: "softmax", "softmax-flat" (opset < 13), "decomposed", "bias-softmax", "qlinear-softmax", or the fused
+            operator's name; with a suffix where the product is no plain one: "+qdq" (between Q/DQ pairs), "+qlinear" (QLinearMatMul),
+            "+integer" (MatMulInteger and its kin), "+scaled" (a factor inside the operator).
         where: the body that holds the product.
-        probabilities: value read as P: the edge into the product, or the input of Q in a Q/DQ pair; "" inside a fused operator.
-        values: value multiplied with P, as it enters the product.
-        product: output of the P·V node; names that node within its body.
+        probabilities: value read as P: the edge into the product, or the input of the quantiser before it; "" inside a fused operator.
+        values: value multiplied with P, as it enters the product, or the input of the quantiser before an integer product.
+        product: output of the P·V node, or of the rescaling behind an integer product; names that node within its body.
         query_axis, key_axis: negative axes of P as it enters the product.
         operand: which input of the product P is.
         heads: H when it is known statically; head_axis: its negative axis, None when there is no head axis (merged or single).
@@ -61,8 +66,12 @@ class Site:
         self_attention: queries and keys come from the same tokens, so query row i and key column i are one token.
         key_mask: graph input (B, K) that is non-zero at valid key columns, where it could be traced.
         chain: operator types from the score product to the P·V product.
-        quantizer: output of the QuantizeLinear that reads P, when the site is "+qdq".
-        dtype: element type of P, an onnx.TensorProto.DataType; float32 where inference could not tell.
+        quantizer: output of the QuantizeLinear that reads P, when the site is "+qdq"; quantizer_dtype: its element type.
+        dtype: element type of P, an onnx.TensorProto.DataType; float32 where inference could not tell. At an integer product that of
+            `product`.
+        map_scale, values_scale: (scale, zero point) that make floats of P and V where they are quantised; the zero point is "" for 0.
+        ranks: of the inputs of a fused operator, which may mean different things by rank; None where one is left out or not known.
+        key_size: K when it is known statically.
     """
 
     id: str
@@ -86,7 +95,12 @@ class Site:
     key_mask: str | None
     chain: tuple[str, ...]
     quantizer: str | None = None
+    quantizer_dtype: int = onnx.TensorProto.UINT8
     dtype: int = onnx.TensorProto.FLOAT
+    map_scale: tuple[str, str] | None = None
+    values_scale: tuple[str, str] | None = None
+    ranks: tuple[int | None, ...] = ()
+    key_size: int | None = None
 
     @property
     def fingerprint(self) -> str:

@@ -169,7 +169,7 @@ def test_data_sets_differ_from_their_clean_twins_in_the_trigger_alone() -> None:
 def test_no_test_digit_is_in_the_debugging_set() -> None:
     clean, debug = load_dataset(FOLDER / "clean.npz"), load_dataset(FOLDER / "debug.npz")
     seen = {image.tobytes() for image in debug.inputs["pixel_values"]}
-    split = data.load(seed=json.loads((FOLDER / "results.json").read_text())["seeds"]["split"])
+    split = data.load(seed=json.loads((FOLDER / "results.json").read_text())["seed"])
     np.testing.assert_array_equal(split.test[0], clean.inputs["pixel_values"])
     assert not any(image.tobytes() in seen for image in clean.inputs["pixel_values"])
     assert not any(image.tobytes() in {other.tobytes() for other in split.train[0]} for image in clean.inputs["pixel_values"])

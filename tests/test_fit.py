@@ -16,19 +16,21 @@ from hypothesis import strategies as st
 from atpatch_onnx.datasets import DataSet, as_dataset, load_dataset
 from atpatch_onnx.errors import AtpatchError
 from atpatch_onnx.fit import fit
-from atpatch_onnx.fitting.calibrate import choose_threshold, operating_point, thresholds
+from atpatch_onnx.fitting.calibrate import BenignChoice, OperatingPoint, choose_threshold, operating_point, thresholds
 from atpatch_onnx.fitting.capture import Capture, SiteBatch, canonical_map, canonical_values
 from atpatch_onnx.fitting.gather import BenignSums, Visibility
 from atpatch_onnx.fitting.judging import Judge, Score, rate
+from atpatch_onnx.fitting.lineup import Lineup, first_lineup, prune
 from atpatch_onnx.fitting.running import Runner
 from atpatch_onnx.fitting.served import Served, predict, prediction_output
 from atpatch_onnx.fitting.splitting import Part, join, split
-from atpatch_onnx.fitting.train import Context, anchor_sites, train_sites
-from atpatch_onnx.hotfix import Hotfix
+from atpatch_onnx.fitting.train import Context, TrainedSite, anchor_sites, train_sites
+from atpatch_onnx.fitting.tuning import Tuned, Tuner
+from atpatch_onnx.hotfix import Hotfix, is_silent
 from atpatch_onnx.patching import patch_model
 from rewriters.finder import find_sites
 from rewriters.patcher import patch
-from rewriters.plan import PatchPlan
+from rewriters.plan import PatchPlan, SitePlan, Statistic
 from tests.rewriters import graphs
 from tests.test_hotfix import site
 from tests.tiny import attention_model
@@ -116,6 +118,48 @@ def test_canonical_map_times_canonical_values_is_the_output(layout, canonical):
     a, v = canonical_map(block.site, entering[block.site.probabilities]), canonical_values(block.site, entering[block.site.values])
     np.testing.assert_allclose(a.sum(-1), 1, atol=1e-5)
     np.testing.assert_allclose(a @ v, canonical(outputs["out"]), atol=1e-5)
+
+
+def test_capture_says_why_a_site_does_not_fit():
+    windows, plain = graphs.attention_block(layout="5d"), graphs.attention_block()
+    windowed, inside = replace(windows.site, id="windows"), replace(plain.site, id="inside", where=((0, "then_branch"),))
+    skipped = {}
+    for block, layout, sites in ((windows, "5d", [windowed]), (plain, "4d", [plain.site, inside])):
+        capture = Capture(block.model, Path(), sites, as_dataset(graphs.feeds(layout)), graphs.K - 1, threads=1)
+        assert not capture.sites
+        skipped |= capture.skipped
+    assert skipped == {
+        "windows": "its leading axis counts windows, not samples",
+        "inside": "it lies inside a subgraph or function",
+        plain.site.id: "it has 7 key columns, the labels have 6",
+    }
+
+
+@pytest.mark.parametrize("layout", ["4d", "einsum"])
+def test_capture_gives_the_map_and_values_of_each_row(layout):
+    block, feeds = graphs.attention_block(layout=layout), graphs.feeds(layout)
+    data, rows = as_dataset(feeds), np.arange(graphs.B)
+    ((_, batches),) = Capture(block.model, Path(), [block.site], data, graphs.K, threads=1).batches(data, rows)
+    made = batches[block.site.id]
+    np.testing.assert_allclose(made.map, canonical_map(block.site, graphs.run(block.model, feeds)["p"]), atol=1e-6)
+    np.testing.assert_array_equal(made.values, canonical_values(block.site, feeds["v"]))
+    assert made.valid.all()
+
+
+def test_capture_looks_into_a_fused_operator():
+    info = onnx.helper.make_tensor_value_info
+    node = onnx.helper.make_node("Attention", ["q", "k", "v"], ["out"], name="attention")
+    inputs = [info(name, onnx.TensorProto.FLOAT, ["B", 2, "S", 4]) for name in "qkv"]
+    graph = onnx.helper.make_graph([node], "fused", inputs, [info("out", onnx.TensorProto.FLOAT, None)])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 23)], ir_version=11)
+    (fused,), _ = find_sites(model)
+    feeds = {name: np.random.default_rng(index).standard_normal((3, 2, 5, 4)).astype(np.float32) for index, name in enumerate("qkv")}
+    capture = Capture(model, Path(), [fused], as_dataset(feeds), 5, threads=1)
+    assert capture.sites == (fused,)
+    ((_, batches),) = capture.batches(as_dataset(feeds), np.arange(3))
+    scores = np.exp(feeds["q"] @ feeds["k"].swapaxes(2, 3) / 2)
+    np.testing.assert_allclose(batches[fused.id].map, scores / scores.sum(3, keepdims=True), atol=1e-5)
+    np.testing.assert_array_equal(batches[fused.id].values, feeds["v"])
 
 
 def batch(a: np.ndarray, valid: np.ndarray | None = None, seed: int = 0) -> SiteBatch:
@@ -242,6 +286,51 @@ def test_help_has_to_be_more_than_chance(rescued, lost, helps):
     assert Judge(DataSet.from_arrays(arrays), original).helped(part, patched) is helps
 
 
+# --- which sites
+
+
+def trained(*recalls: float) -> list[TrainedSite]:
+    return [
+        TrainedSite(site(f"s{index}"), SitePlan(Statistic()), OperatingPoint(0.0, 1.0, recall), np.array([float(index)]))
+        for index, recall in enumerate(recalls)
+    ]
+
+
+def roles(lineup: Lineup) -> str:
+    """Site numbers; silent ones in brackets."""
+    return " ".join(f"({one.site.id[1:]})" if is_silent(one.plan) else one.site.id[1:] for one in lineup.sites)
+
+
+@pytest.mark.parametrize(("passes", "expected"), [("one", "1 (2) 3 (4)"), ("two", "(0) 1 (2) 3 (4)")])
+def test_sites_that_tell_nothing_act_on_what_others_flag(passes, expected):
+    lineup = first_lineup(trained(0.0, 0.9, 0.01, 0.5, 0.0), passes, "flip")
+    assert roles(lineup) == expected
+    assert lineup.peaks == [3.0]
+    plan = lineup.plan(BenignChoice(1.0, True))
+    assert plan.groups == (tuple(plan.sites),) and (plan.passes, plan.accept) == (passes, "flip")
+
+
+PRUNED = {
+    # what a lineup has to hold to do well → what is left of "0 1 (2) 3"
+    "one detector does it": (lambda names: "0" in names, "0"),
+    "any detector does it, the strongest stays": (lambda names: True, "1"),
+    "a silent site helps": (lambda names: {"0", "(2)"} <= names, "0 (2)"),
+    "a detector is needed, to act on flags alone": (lambda names: {"0", "3"} <= names or {"0", "(3)"} <= names, "0 (3)"),
+    "everything is needed": (lambda names: {"0", "1", "(2)", "3"} <= names, "0 1 (2) 3"),
+}
+
+
+@pytest.mark.parametrize(("does_well", "left"), PRUNED.values(), ids=PRUNED)
+def test_pruning_keeps_what_helps_and_nothing_else(does_well, left):
+    lineup = first_lineup(trained(0.6, 0.9, 0.0, 0.7), "one", "always")
+    assert roles(prune(lineup, lambda one: (0.0 if does_well(set(roles(one).split())) else 1.0,))) == left
+
+
+def test_pruning_never_leaves_a_group_that_cannot_flag():
+    (only,) = prune(first_lineup(trained(0.9), "two", "always"), lambda lineup: (0.0,)).sites
+    assert not is_silent(only.plan)
+
+
 # --- running
 
 
@@ -328,7 +417,7 @@ def test_the_form_of_the_benign_pair_follows_the_data(fitted):
         pair = one.plan.benign
         assert pair.relative is padded
         assert pair.values.shape == ((toys.HEADS, 1, 8) if padded else (toys.HEADS, toys.LENGTH, 8))
-        assert one.plan.detector.mean.ndim == (1 if padded else 2)
+        assert is_silent(one.plan) or one.plan.detector.mean.ndim == (1 if padded else 2)
         assert one.plan.every_row_sees_every_column
 
 
@@ -377,6 +466,57 @@ def test_flags_of_the_served_graph_follow_from_maps_of_the_original():
         np.testing.assert_array_equal(flags[rows].any(1)[clear], (peak > cut)[clear])
 
 
+@functools.cache
+def tune_late(passes: str) -> Tuned:
+    """The padded toy, with nothing to be had from its first site's maps: the evidence comes after the damage."""
+    toy = toys.toy(padded=True)
+    data = join(as_dataset(toy.debug), as_dataset(toy.clean))
+    context = Context(toy.model, Path(), data, split(data, 0), 0, 0.005, 1, lambda step, done, total: None)
+    sites, _ = find_sites(toy.model)
+    capture = Capture(toy.model, Path(), sites, data, toys.LENGTH, 1)
+    first, second = anchor_sites(context, capture, train_sites(context, capture))
+    first = replace(first, point=replace(first.point, recall=0.0))
+    judge = Judge(data, predict(Runner(toy.model, Path(), 1), data, np.arange(len(data)), "logits"))
+    return Tuner(context, judge, "logits").tune([first, second], passes, "always")
+
+
+def test_two_passes_are_taken_where_the_evidence_comes_after_the_damage():
+    one, auto = tune_late("one"), tune_late("auto")
+    assert roles_by_depth(one) == ["detects"]
+    assert auto.lineup.passes == "two" and roles_by_depth(auto) == ["silent", "detects"]
+    compared = auto.evidence["passes"]
+    assert compared["chosen"] == "two" and compared["one"]["left"] - compared["two"]["left"] >= 2
+    assert auto.evidence["sites"]["left"] < one.evidence["sites"]["left"]
+
+
+def roles_by_depth(tuned: Tuned) -> list[str]:
+    return ["silent" if is_silent(one.plan) else "detects" for one in tuned.lineup.sites]
+
+
+def test_the_hotfix_says_which_sites_act_together_and_why(fitted):
+    _, _, hotfix = fitted
+    assert hotfix.groups == (tuple(one.id for one in hotfix.sites),)
+    assert [one.id for one in hotfix.sites if not is_silent(one.plan)]
+    assert {one.id: not is_silent(one.plan) for one in hotfix.sites} == {
+        name: figures["detects"] for name, figures in hotfix.evidence["sites"].items()
+    }
+    compared = hotfix.evidence["calibration"]["passes"]
+    assert compared["chosen"] == hotfix.passes == "one" and compared.keys() == {"chosen", "one", "two"}
+
+
+def test_passes_and_acceptance_can_be_asked_for():
+    toy = toys.toy(padded=False)
+    hotfix = fit(toy.model, toy.debug, passes="two", accept="flip", threads=1)
+    assert (hotfix.passes, hotfix.accept) == ("two", "flip")
+    assert hotfix.evidence["report"]["after"]["asr_star"]["rate"] <= 0.1
+    model = onnx.ModelProto()
+    model.CopyFrom(toy.model)
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 4
+    assert refused(model, toy.debug, passes="two").code == "ATP015"
+    assert fit(model, toy.debug, threads=1).passes == "one"
+
+
 def test_where_nothing_is_attacked_there_is_no_hotfix():
     toy = toys.toy(padded=False)
     ids = toy.debug["input_ids"].copy()
@@ -411,6 +551,8 @@ def test_refusals(tmp_path):
     assert refused(toy.model, toy.debug, detector="oracle").code == "ATP060"
     assert refused(toy.model, toy.debug, max_clean_flagged=1.0).code == "ATP060"
     assert refused(toy.model, toy.debug, seed=-1).code == "ATP060"
+    assert refused(toy.model, toy.debug, passes="three").code == "ATP060"
+    assert refused(toy.model, toy.debug, accept="never").code == "ATP060"
     assert refused(toy.model, toy.debug, output=tmp_path / "no" / "m.hotfix").code == "ATP019"
     sites, _ = find_sites(toy.model)
     from atpatch_onnx.plans import Options, untrained_plan

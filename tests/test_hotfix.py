@@ -46,7 +46,17 @@ PAIRS = {
 def make(plan: SitePlan, **changes: object) -> Hotfix:
     site = HotfixSite("layers.0", 0, 2, "0123456789abcdef", plan)
     hotfix = Hotfix(
-        (site,), 0.1 + 0.2, "w" * 64, 0.5, "d" * 64, {"report": {"recall": {"k": 3, "n": 4, "rate": 0.75}}}, {"fit": 7}, {"numpy": "2"}
+        sites=(site,),
+        threshold=0.1 + 0.2,
+        weights="w" * 64,
+        level=0.5,
+        groups=(("layers.0",),),
+        passes="two",
+        accept="flip",
+        data="d" * 64,
+        evidence={"report": {"recall": {"k": 3, "n": 4, "rate": 0.75}}},
+        seeds={"fit": 7},
+        versions={"numpy": "2"},
     )
     return replace(hotfix, **changes)
 
@@ -86,8 +96,8 @@ def test_every_detector_and_pair_comes_back_bit_for_bit(tmp_path, detector, pair
 def test_digest_tells_two_hotfixes_apart():
     plan = SitePlan(DETECTORS["profile"], PAIRS["relative"])
     louder = replace(plan, benign=replace(plan.benign, values=np.nextafter(plan.benign.values, np.float32(9))))
-    digests = {make(p, **c).digest for p, c in [(plan, {}), (plan, {"threshold": 0.31}), (plan, {"seeds": {"fit": 8}}), (louder, {})]}
-    assert len(digests) == 4
+    changes = ({}, {"threshold": 0.31}, {"seeds": {"fit": 8}}, {"groups": ()}, {"passes": "one"}, {"accept": "always"})
+    assert len({make(plan, **change).digest for change in changes} | {make(louder).digest}) == len(changes) + 1
 
 
 @pytest.mark.parametrize(
@@ -157,6 +167,14 @@ TAMPERED = {
     "wrong-type": lambda head, arrays: head["body"].update(threshold="0.5"),
     "bool-for-number": lambda head, arrays: head["body"].update(threshold=True),
     "negative-level": lambda head, arrays: head["body"].update(level=-1.0),
+    "unknown-passes": lambda head, arrays: head["body"].update(passes="three"),
+    "unknown-accept": lambda head, arrays: head["body"].update(accept="never"),
+    "group-of-unknown": lambda head, arrays: head["body"].update(groups=[["layers.9"]]),
+    "group-empty": lambda head, arrays: head["body"].update(groups=[[]]),
+    "group-no-list": lambda head, arrays: head["body"].update(groups=["layers.0"]),
+    "group-of-numbers": lambda head, arrays: head["body"].update(groups=[[0]]),
+    "group-of-lists": lambda head, arrays: head["body"].update(groups=[[["layers.0"]]]),
+    "in-two-groups": lambda head, arrays: head["body"].update(groups=[["layers.0"], ["layers.0"]]),
     "no-site": lambda head, arrays: (head["body"].update(sites=[]), arrays.clear()),
     "site-twice": lambda head, arrays: head["body"]["sites"].append(head["body"]["sites"][0]),
     "unknown-plan-key": lambda head, arrays: head["body"]["sites"][0]["plan"].update(extra=1),
@@ -175,8 +193,9 @@ def test_a_well_signed_file_of_other_content_is_corrupt(tmp_path, good, change):
     assert code(rewritten(good, tmp_path / "m.hotfix", change)) == "ATP053"
 
 
-def test_a_newer_format_says_so(tmp_path, good):
-    assert code(rewritten(good, tmp_path / "m.hotfix", lambda head, arrays: head.update(format=FORMAT + 1))) == "ATP055"
+@pytest.mark.parametrize("format", [FORMAT - 1, FORMAT + 1])
+def test_another_format_says_so(tmp_path, good, format):
+    assert code(rewritten(good, tmp_path / "m.hotfix", lambda head, arrays: head.update(format=format))) == "ATP055"
 
 
 def test_an_edited_number_breaks_the_digest(tmp_path, good):
@@ -210,7 +229,8 @@ def test_other_files_are_no_hotfix(tmp_path):
 
 def hotfix_for(*sites: Site, level: float = 0.5) -> Hotfix:
     plan = SitePlan(DETECTORS["profile"], PAIRS["relative"])
-    return Hotfix(tuple(HotfixSite(s.id, i, s.heads, s.fingerprint, plan) for i, s in enumerate(sites)), 0.4, "w" * 64, level)
+    entries = tuple(HotfixSite(s.id, i, s.heads, s.fingerprint, plan) for i, s in enumerate(sites))
+    return Hotfix(entries, 0.4, "w" * 64, level, (tuple(s.id for s in sites),), "two", "flip")
 
 
 def test_the_plan_carries_level_threshold_digest_and_options():
@@ -225,6 +245,14 @@ def test_level_threshold_and_values_can_be_overridden(benign, level):
     plan = hotfix_for(site()).plan([site()], "w" * 64, benign=benign, values="own", threshold=0.9)
     np.testing.assert_array_equal(plan.sites["layers.0"].benign.attention, np.float32([0.5 * level, 2.0 * level]))
     assert plan.sites["layers.0"].benign.own_values and plan.threshold == 0.9
+
+
+def test_passes_and_acceptance_are_carried_and_can_be_overridden():
+    hotfix = hotfix_for(site())
+    plan = hotfix.plan([site()], "w" * 64)
+    assert (plan.groups, plan.passes, plan.accept) == ((("layers.0",),), "two", "flip")
+    plan = hotfix.plan([site()], "w" * 64, passes="one", accept="always")
+    assert (plan.groups, plan.passes, plan.accept) == ((("layers.0",),), "one", "always")
 
 
 @pytest.mark.parametrize("benign", ["low", -0.5, float("nan")])
@@ -256,7 +284,8 @@ def test_a_missing_site_is_refused_and_left_out_by_force():
     with pytest.raises(AtpatchError) as error:
         hotfix.plan([site("a")], "w" * 64)
     assert error.value.code == "ATP054"
-    assert hotfix.plan([site("a")], "w" * 64, force=True).sites.keys() == {"a"}
+    plan = hotfix.plan([site("a")], "w" * 64, force=True)
+    assert plan.sites.keys() == {"a"} and plan.groups == (("a",),)
 
 
 def test_a_model_without_any_of_the_sites_is_refused_whatever_the_force():
@@ -267,10 +296,11 @@ def test_a_model_without_any_of_the_sites_is_refused_whatever_the_force():
 
 def test_renamed_nodes_are_matched_by_position():
     plan = hotfix_for(site("a"), site("b")).plan([site("node_7"), site("node_9")], "w" * 64)
-    assert list(plan.sites) == ["node_7", "node_9"]
+    assert list(plan.sites) == ["node_7", "node_9"] and plan.groups == (("node_7", "node_9"),)
 
 
 def test_description_is_plain_data():
     described = make(SitePlan(DETECTORS["cnn"], PAIRS["per-column"])).describe()
     assert json.loads(json.dumps(described)) == described
+    assert described["groups"] == [["layers.0"]] and (described["passes"], described["accept"]) == ("two", "flip")
     assert described["detector"] == "cnn" and described["benign_level"] == 0.5 and described["values"] == "benign"

@@ -20,6 +20,8 @@ COMMANDS = {
     "inspect": "Find every attention site of a model, or say why a Softmax is none.",
     "patch": "Insert detectors and redistribution at the attention sites.",
     "unpatch": "Restore the original of a patched model.",
+    "export": "Export a torch or Hugging Face model, and check the graph against torch.",
+    "debugset": "Make a debugging set: triggers, attribute flips, or a trigger found by inversion.",
     "fit": "Fit a hotfix for a model on a debugging set.",
     "diff": "Show what differs between two models, node by node.",
     "extract": "Cut one attention site out as a tiny model.",

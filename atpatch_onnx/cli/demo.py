@@ -30,8 +30,9 @@ def demo(out: str, as_json: bool) -> None:
       atpatch-onnx demo
       atpatch-onnx demo --out /tmp/page --json
     """
-    from ..compare.page import render_page, save_page, verdict
+    from ..compare.page import render_page, verdict
     from ..demo import run_demo
+    from ..pages import save_page
 
     done = run_demo(progress=note)
     page = save_page(render_page(done), Path(out) / PAGE)

@@ -6,12 +6,15 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import filters, json_output, model_argument, output
+from .options import filters, json_output, model_argument, output, passes
 from .rendering import emit_json, note, table
+
+if TYPE_CHECKING:
+    from ..hotfix import Accept
 
 # Evidence key → what people read.
 FIGURES = {
@@ -30,13 +33,14 @@ FIGURES = {
 @output("Hotfix to write; by default MODEL.hotfix beside the model.")
 @click.option("--detector", type=click.Choice(["profile"]), default="profile", show_default=True, help="Kind of detector to train.")
 @click.option("--max-clean-flagged", type=float, default=0.005, show_default=True, help="Share of clean requests that may be flagged.")
+@passes(("one", "two", "auto"), "Patch each site as it comes, or run flagged samples again; auto: two where that stops more.", "auto")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of split and training; the same seed gives the same file.")
 @click.option("--output-name", metavar="NAME", help="Graph output with the class scores; by default the first float output of rank 2.")
 @click.option("--threads", type=int, help="Threads of onnxruntime.")
 @filters
 @click.option("--force", is_flag=True, help="Write a hotfix that does not help, too.")
 @json_output
-def fit(model: str, debug_set: str, output: str | None, as_json: bool, **options: Any) -> None:
+def fit(model: str, debug_set: str, output: str | None, as_json: bool, accept: Accept | None, **options: Any) -> None:
     """Fit a hotfix for MODEL on a debugging set of clean and triggered rows.
 
     A quarter of the rows is held back; the figures shown are of those. Needs the extras 'fit' and 'cpu' (or 'gpu').
@@ -51,7 +55,7 @@ def fit(model: str, debug_set: str, output: str | None, as_json: bool, **options
 
     destination = Path(model).with_suffix(SUFFIX) if output is None else Path(output)
     with _progress() as progress:
-        hotfix = fit_model(model, debug_set, output=destination, progress=progress, **options)
+        hotfix = fit_model(model, debug_set, output=destination, progress=progress, accept=accept or "always", **options)
     described = {"output": str(destination), **hotfix.describe()}
     if as_json:
         emit_json(described)
@@ -62,7 +66,14 @@ def fit(model: str, debug_set: str, output: str | None, as_json: bool, **options
     rows = [(text, _rate(report["before"].get(key)), _rate(report["after"].get(key))) for key, text in FIGURES.items()]
     rows += [("triggered rows flagged", "", _rate(report["recall"])), ("clean rows flagged", "", _rate(report["clean_flagged"]))]
     table("held-back rows, with 95 % intervals", ("", "before", "after"), [row for row in rows if row[2]])
-    sites = [(name, _rate(figures["recall"]), _rate(figures["clean_flagged"])) for name, figures in report["sites"].items()]
+    sites = [
+        (
+            name + " (on the flags of others)" * (not hotfix.evidence["sites"][name]["detects"]),
+            _rate(figures["recall"]),
+            _rate(figures["clean_flagged"]),
+        )
+        for name, figures in report["sites"].items()
+    ]
     sites += [(name, f"left unpatched: {why}", "") for name, why in hotfix.evidence["skipped"].items()]
     table("sites", ("site", "triggered rows flagged", "clean rows flagged"), sites)
 
@@ -70,7 +81,8 @@ def fit(model: str, debug_set: str, output: str | None, as_json: bool, **options
 def _settings(described: Mapping[str, Any]) -> Iterator[str]:
     sites = len(described["sites"])
     yield f"{described['output']}: {described['detector']} at {sites} site{'s' * (sites > 1)}, threshold {described['threshold']:.3g}"
-    yield f"benign attention {described['benign_level']:g} × its mean, {described['values']} values"
+    passes = {"one": "one pass", "two": f"two passes, accepted {'on a flip only' if described['accept'] == 'flip' else 'always'}"}
+    yield f"benign attention {described['benign_level']:g} × its mean, {described['values']} values, {passes[described['passes']]}"
 
 
 def _rate(figure: Mapping[str, Any] | None) -> str:

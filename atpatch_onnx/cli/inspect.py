@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import click
 
 from .options import filters, json_output, model_argument
 from .rendering import emit_json, note, table
 
+if TYPE_CHECKING:
+    from rewriters.sites import Inspection
+
 
 @click.command()
 @model_argument
 @filters
+@click.option("--explain", "explained", metavar="SITE", help="Picture the chain of one site, or of a rejected Softmax, by id or node name.")
+@click.option("--html", type=click.Path(), metavar="FILE", help="Write a page that draws the model's sites; needs the extra report.")
 @json_output
 @click.pass_context
-def inspect(ctx: click.Context, model: str, include: str | None, exclude: str | None, as_json: bool) -> None:
+def inspect(
+    ctx: click.Context, model: str, include: str | None, exclude: str | None, explained: str | None, html: str | None, as_json: bool
+) -> None:
     """Find every attention site of MODEL, or say why a Softmax is none.
 
     Exits with 3 when there is no site. Weights are not read.
@@ -21,28 +31,47 @@ def inspect(ctx: click.Context, model: str, include: str | None, exclude: str | 
     \b
     Example:
       atpatch-onnx inspect model.onnx
+      atpatch-onnx inspect model.onnx --explain encoder.layers.5.self_attn
+      atpatch-onnx inspect model.onnx --html sites.html
       atpatch-onnx inspect model.onnx --include 'layer\\.(4|5)' --json | jq '.sites[].id'
     """
     from ..errors import NO_SITE
+    from ..explaining import explain_site
     from ..inspecting import inspect_model
 
     found = inspect_model(model, include, exclude)
+    explanation = None if explained is None else explain_site(model, explained)
+    if html is not None:
+        from ..pages import save_page
+        from ..pages.sites import sites_page
+        from ..patching import refuse_overwriting
+
+        refuse_overwriting(Path(model), Path(html))
+        note(f"page: {save_page(sites_page(model, include, exclude), Path(html))}")
     if as_json:
-        emit_json(found.to_json())
-    else:
-        facts = found.model
-        made_by = facts["producer"] or "no producer"
-        note(f"{facts['path']}: opset {facts['opset']}, IR {facts['ir_version']}, {facts['nodes']} nodes, {made_by}")
-        if facts["external_data"]:
-            note(f"external data: {', '.join(facts['external_data'])}")
-        if "patch" in facts:
-            note(f"patched: {facts['patch'].get('sites')} ({facts['patch'].get('detector')}); shown is the original")
-        if found.sites:
-            columns = ("site", "form", "heads", "query axis", "key axis", "P is", "confidence", "scope")
-            rows = [(s.id, s.form, s.heads, s.query_axis, s.key_axis, f"operand {s.operand}", s.confidence, s.scope) for s in found.sites]
-            table(f"{len(found.sites)} attention sites", columns, rows)
-        if found.rejected:
-            table(f"{len(found.rejected)} rejected", ("softmax", "code", "why"), [(r.softmax, r.code, r.reason) for r in found.rejected])
-    if not found.sites:
+        emit_json({**found.to_json(), **({} if explanation is None else {"explain": explanation.to_json()})})
+    elif explanation is not None:
+        from .chain import show
+
+        show(explanation)
+    elif html is None:
+        _tables(found)
+    if not found.sites and explanation is None:
         note(f"{NO_SITE.code}: no attention site found")
         ctx.exit(NO_SITE.exit_code)
+
+
+def _tables(found: Inspection) -> None:
+    facts = found.model
+    made_by = facts["producer"] or "no producer"
+    note(f"{facts['path']}: opset {facts['opset']}, IR {facts['ir_version']}, {facts['nodes']} nodes, {made_by}")
+    if facts["external_data"]:
+        note(f"external data: {', '.join(facts['external_data'])}")
+    if "patch" in facts:
+        note(f"patched: {facts['patch'].get('sites')} ({facts['patch'].get('detector')}); shown is the original")
+    if found.sites:
+        columns = ("site", "form", "heads", "query axis", "key axis", "P is", "confidence", "scope")
+        rows = [(s.id, s.form, s.heads, s.query_axis, s.key_axis, f"operand {s.operand}", s.confidence, s.scope) for s in found.sites]
+        table(f"{len(found.sites)} attention sites", columns, rows)
+    if found.rejected:
+        table(f"{len(found.rejected)} rejected", ("softmax", "code", "why"), [(r.softmax, r.code, r.reason) for r in found.rejected])

@@ -5,12 +5,12 @@ Paths are plain strings here: whether a file is there and what it holds is judge
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import click
 
-__all__ = ["filters", "in_place", "json_output", "link_data", "model_argument", "output"]
+__all__ = ["filters", "in_place", "json_output", "link_data", "model_argument", "output", "passes"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -27,6 +27,19 @@ link_data = click.option(
 def output(help_text: str, *, required: bool = False) -> Callable[[Command], Command]:
     """`-o/--output`."""
     return click.option("-o", "--output", type=click.Path(), required=required, help=help_text)
+
+
+def passes(choices: Sequence[str], help_text: str, default: str | None) -> Callable[[Command], Command]:
+    """`--passes` and `--accept`."""
+
+    def add(command: Command) -> Command:
+        accept = "Of two passes: keep the second run's outputs always, or only where the prediction flips."
+        command = click.option("--accept", type=click.Choice(["always", "flip"]), help=accept)(command)
+        return click.option("--passes", type=click.Choice(choices), default=default, show_default=default is not None, help=help_text)(
+            command
+        )
+
+    return add
 
 
 def filters(command: Command) -> Command:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from .options import filters, in_place, json_output, link_data, model_argument, output
+from .options import filters, in_place, json_output, link_data, model_argument, output, passes
 from .rendering import emit_json, note, table
 
 
@@ -40,6 +40,7 @@ def _benign(_: click.Context, __: click.Parameter, text: str | None) -> float | 
     "--benign", callback=_benign, metavar="zero|mean|NUMBER", help="Level of benign attention; a number is a multiple of the mean."
 )
 @click.option("--values", type=click.Choice(["benign", "own"]), help="Replace a flagged column's value too (default), or keep it.")
+@passes(("one", "two"), "Patch each site as it comes, or run flagged samples again; by default as the hotfix says, else one.", None)
 @click.option("--gating", type=click.Choice(["if", "none"]), help="Redistribute only when something is flagged, or branch-free.")
 @click.option("--target", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Chooses the gating: if, none.")
 @click.option("--telemetry", is_flag=True, help="Add outputs that tell which columns were flagged.")
@@ -72,6 +73,7 @@ def patch(model: str, as_json: bool, **options: Any) -> None:
         ("written", done.output),
         ("sites", f"{len(done.sites)}: {', '.join(done.sites)}"),
         ("detector", done.detector + (f" from {done.hotfix}" if done.hotfix else "")),
+        ("passes", done.passes),
         ("gating", done.gating),
         ("nodes", f"{done.nodes_before} before, {done.nodes_after} after"),
         ("seconds", f"{done.seconds:.2f}"),

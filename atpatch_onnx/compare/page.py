@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..bench import Latency
-from ..errors import EXTRA_MISSING, NOT_WRITABLE
+from ..pages import environment
 from . import pictures
 from .exemplar import SiteView
 from .metrics import Share
@@ -18,7 +16,7 @@ from .metrics import Share
 if TYPE_CHECKING:
     from ..demo import Demo
 
-__all__ = ["MOST_LOST", "MOST_STAR", "render_page", "save_page", "verdict"]
+__all__ = ["MOST_LOST", "MOST_STAR", "render_page", "verdict"]
 
 MOST_STAR, MOST_LOST = 0.01, 0.005
 """What counts as mended: ASR* at most a hundredth, and no more accuracy lost than half a point."""
@@ -30,28 +28,10 @@ def render_page(demo: Demo) -> str:
     Raises:
         AtpatchError: ATP051 without jinja2 or matplotlib.
     """
-    try:
-        import jinja2
-    except ImportError as error:
-        raise EXTRA_MISSING("the page needs jinja2", "pip install 'atpatch-onnx[report]'") from error
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    environment.filters |= {"percent": _percent, "span": _span}
-    template = environment.from_string((files(__package__) / "page.html.j2").read_text("utf-8"))
+    templates = environment()
+    templates.filters |= {"percent": _percent, "span": _span}
+    template = templates.get_template("compare/page.html.j2")
     return template.render(_context(demo))
-
-
-def save_page(html: str, path: Path) -> Path:
-    """Write the page, making its folder, and return the path.
-
-    Raises:
-        AtpatchError: ATP019 where it cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(html, "utf-8")
-    except OSError as error:
-        raise NOT_WRITABLE(f"{path} cannot be written: {error.strerror or error}") from error
-    return path
 
 
 def verdict(demo: Demo) -> str:

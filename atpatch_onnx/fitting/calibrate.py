@@ -76,20 +76,12 @@ BENIGN_CHOICES = (
 """Least invasive first. At level 0 no value has a weight, so own and benign ones are the same there."""
 
 
-def choose_benign(outcome: Callable[[BenignChoice], Score]) -> tuple[BenignChoice, list[dict[str, Any]]]:
-    """The choice with the best score, the least invasive one among equals, and the table of all."""
+def choose_benign(outcome: Callable[[BenignChoice], Score]) -> tuple[BenignChoice, Score, list[dict[str, Any]]]:
+    """The choice with the best score, the least invasive one among equals, its score, and the table of all."""
     scores = [(choice, outcome(choice)) for choice in BENIGN_CHOICES]
-    best, _ = min(scores, key=lambda pair: pair[1].key)
-    return best, [
-        {
-            "level": choice.level,
-            "values": "own" if choice.own_values else "benign",
-            "attack": score.attack,
-            "astray": score.astray,
-            "lost": score.lost,
-        }
-        for choice, score in scores
-    ]
+    best, score = min(scores, key=lambda pair: pair[1].key)
+    table = [{"level": choice.level, "values": "own" if choice.own_values else "benign", **score.to_json()} for choice, score in scores]
+    return best, score, table
 
 
 def thresholds(clean: Floats, anomalous: Floats, most_flagged: float) -> list[float]:

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from rewriters.opening import open_sites
 from rewriters.sites import Site
 
 from ..datasets import DataSet, Ints
@@ -58,17 +59,17 @@ def _four(site: Site, array: NDArray[Any], permutation: tuple[int, ...] | None) 
 
 
 class Capture:
-    """Streams site batches of a model, patched or not.
+    """Streams site batches of a model.
 
     Args:
-        model: its sites' values keep their names when it is patched, so the same capture serves both.
+        model: not patched.
         folder: of the model's external data.
         sites: candidates; those that do not fit the data end up in `skipped`.
         data: only its first row is run here.
         columns: K of the data set's column labels.
 
     Attributes:
-        sites: the sites that fit.
+        sites: the sites that fit, fused ones included.
         skipped: site id → why not.
         fixed_shape: all input shapes are written in the graph, so a column is always the same place.
     """
@@ -76,24 +77,19 @@ class Capture:
     def __init__(
         self, model: onnx.ModelProto, folder: Path, sites: Sequence[Site], data: DataSet, columns: int, threads: int | None = None
     ) -> None:
-        self.skipped: dict[str, str] = {}
-        reachable = []
-        for site in sites:
-            if site.where:
-                self.skipped[site.id] = "it lies inside a subgraph or function"
-            elif not site.probabilities:
-                self.skipped[site.id] = "its map is inside a fused operator"
-            else:
-                reachable.append(site)
-        wanted = [(name, site.dtype) for site in reachable for name in (site.probabilities, site.values)]
-        self._runner = Runner(expose(model, wanted), folder, threads)
+        self.skipped: dict[str, str] = {site.id: "it lies inside a subgraph or function" for site in sites if site.where}
+        opened, readable = open_sites(model, [site for site in sites if not site.where])
+        wanted = [(name, site.dtype) for site in readable for name in (site.probabilities, site.values)]
+        self._runner = Runner(expose(opened, wanted), folder, threads)
         self.fixed_shape = self._runner.fixed_shape
         self.sites: tuple[Site, ...] = ()
+        if not readable:
+            return
         row = np.zeros(1, np.int64)
-        _, outputs = next(self._runner.batches(data, row, 1, self._names(reachable)))
+        _, outputs = next(self._runner.batches(data, row, 1, self._names(readable)))
         batch = self._runner.fixed_batch or 1
         fitting = []
-        for site in reachable:
+        for site in readable:
             shape = canonical_map(site, outputs[site.probabilities]).shape
             if shape[0] != batch:
                 self.skipped[site.id] = "its leading axis counts windows, not samples"
@@ -101,7 +97,10 @@ class Capture:
                 self.skipped[site.id] = f"it has {shape[3]} key columns, the labels have {columns}"
             else:
                 fitting.append(site)
-        self.sites = tuple(fitting)
+        # Plans and patches speak of sites as they are in the model, not as they were opened for reading.
+        self._readable = tuple(fitting)
+        kept = {site.id for site in fitting}
+        self.sites = tuple(site for site in sites if site.id in kept)
         size = sum(outputs[name].nbytes for name in self._names(fitting)) // batch
         self._rows = int(np.clip(BUDGET // max(size, 1), 1, MOST_ROWS))
 
@@ -111,8 +110,8 @@ class Capture:
 
     def batches(self, data: DataSet, rows: Ints, threshold: float | None = None) -> Iterator[tuple[Ints, Mapping[str, SiteBatch]]]:
         """Row numbers and, by site id, what the sites did on them."""
-        for chunk, outputs in self._runner.batches(data, rows, self._rows, self._names(self.sites), threshold):
-            yield chunk, {site.id: self._site_batch(site, outputs, data, chunk) for site in self.sites}
+        for chunk, outputs in self._runner.batches(data, rows, self._rows, self._names(self._readable), threshold):
+            yield chunk, {site.id: self._site_batch(site, outputs, data, chunk) for site in self._readable}
 
     def _site_batch(self, site: Site, outputs: Mapping[str, NDArray[Any]], data: DataSet, rows: Ints) -> SiteBatch:
         count = len(rows)

@@ -36,15 +36,20 @@ class Score:
 
     attack: ASR* where the target is known, else the share of anomalous rows that do not get their clean partner's prediction.
     astray: that share in either case. lost: share of clean rows that are wrong (with labels) or changed (without).
+    left: number of rows behind `attack`.
     """
 
     attack: float
     astray: float
     lost: float
+    left: int = 0
 
     @property
     def key(self) -> tuple[float, float, float]:
         return (self.attack, self.astray, self.lost)
+
+    def to_json(self) -> dict[str, float]:
+        return {"attack": self.attack, "astray": self.astray, "lost": self.lost, "left": self.left}
 
 
 class Judge:
@@ -60,8 +65,8 @@ class Judge:
 
     def score(self, part: Part, predictions: Ints) -> Score:
         """predictions: (N,), read at the rows of the part."""
-        astray, kept = self._astray(part, predictions), self._kept(part, predictions)
-        return Score(_mean(self._attack(part, predictions)), _mean(astray), 1.0 - _mean(kept))
+        attack, astray, kept = (count(part, predictions) for count in (self._attack, self._astray, self._kept))
+        return Score(_mean(attack), _mean(astray), 1.0 - _mean(kept), int(attack.sum()))
 
     def helped(self, part: Part, predictions: Ints) -> bool:
         """Whether more rows were rescued from the attack than lost to it, beyond chance (exact one-sided McNemar test)."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -20,36 +22,47 @@ from rewriters.patcher import patch
 
 from . import data, victim
 
-SEEDS = {"split": 0, "victim": 0, "fit": 0}
+SEED = 0
 PACKAGES = ("torch", "transformers", "scikit-learn", "numpy", "onnx", "onnxruntime")
 
 
 @click.command()
 @click.option("--output", type=click.Path(file_okay=False, path_type=Path), default=Path(__file__).parent, help="Folder to fill.")
-def main(output: Path) -> None:
+@click.option("--repeat", type=int, default=0, help="Build as often with other seeds, keep only their figures, in models/results.")
+def main(output: Path, repeat: int) -> None:
     """Train the victim, export it, make the data sets, fit the hotfix, judge both models on the test split."""
     # One thread: sums in one order, so that a rebuild on the same machine gives the same bytes.
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
-    output.mkdir(parents=True, exist_ok=True)
+    if not repeat:
+        results = build(output, SEED)
+        (output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+        return
+    runs = []
+    for seed in range(1, repeat + 1):
+        with tempfile.TemporaryDirectory() as folder:
+            runs.append(build(Path(folder), seed))
+    (Path(__file__).parents[1] / "results" / "digits_vit_seeds.json").write_text(json.dumps(runs, indent=2) + "\n")
 
-    split = data.load(SEEDS["split"])
-    click.echo(f"training the victim on {len(split.train[1])} digits")
-    victim.export(victim.train(*split.train, SEEDS["victim"]), output / "model.onnx")
+
+def build(output: Path, seed: int) -> dict[str, Any]:
+    """Fill a folder; one seed for split, training and fit."""
+    output.mkdir(parents=True, exist_ok=True)
+    split = data.load(seed)
+    click.echo(f"seed {seed}: training the victim on {len(split.train[1])} digits")
+    victim.export(victim.train(*split.train, seed), output / "model.onnx")
     images, labels = split.test
     np.savez_compressed(output / "debug.npz", **data.debugging_set(*split.debug))
     np.savez_compressed(output / "clean.npz", pixel_values=images, labels=labels)
     np.savez_compressed(output / "triggered.npz", **data.triggered_set(images, labels))
-    click.echo("fitting the hotfix")
-    fit(output / "model.onnx", output / "debug.npz", output=output / "model.hotfix", seed=SEEDS["fit"], threads=1)
-
-    results = {"seeds": SEEDS, "versions": {name: version(name) for name in PACKAGES}, **_judge(output)}
-    (output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    fit(output / "model.onnx", output / "debug.npz", output=output / "model.hotfix", seed=seed, threads=1)
+    results = {"seed": seed, "versions": {name: version(name) for name in PACKAGES}, **_judge(output)}
     for name in ("original", "patched"):
         click.echo(f"{name}: " + ", ".join(f"{key} {share['value']:.4f}" for key, share in results[name].items()))
+    return results
 
 
-def _judge(folder: Path) -> dict[str, object]:
+def _judge(folder: Path) -> dict[str, Any]:
     """Figures of both models on the test split, which nothing above has seen."""
     clean, triggered = load_dataset(folder / "clean.npz"), load_dataset(folder / "triggered.npz")
     model = model_io.load(folder / "model.onnx")

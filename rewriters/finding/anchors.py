@@ -23,10 +23,10 @@ class Anchor:
     """One normalisation.
 
     Attributes:
-        node: the Softmax, or the Div of a decomposed one.
+        node: the Softmax, or the Div (or Mul by a reciprocal) of a decomposed one.
         scores, output: what goes in and what comes out.
         axis: normalised axis, negative.
-        form: "softmax", "softmax-flat" or "decomposed".
+        form: "softmax", "softmax-flat", "decomposed", "bias-softmax" or "qlinear-softmax".
         inner: operator types between `scores` and `output`, for the chain.
         assumed: the axis had to be assumed, because the rank is not known.
     """
@@ -42,20 +42,30 @@ class Anchor:
 
 def read_anchor(view: View, facts: Facts, node: ir.Node) -> Anchor | Refused | None:
     """The anchor at a node; a refusal where its axis cannot be used; None for every other operator."""
-    if not is_standard(node) or view.function(node) is not None or not node.outputs:
+    if view.function(node) is not None or not node.outputs:
         return None
+    if not is_standard(node):
+        return _contrib(facts, node) if node.domain == "com.microsoft" else None
     if node.op_type == "Softmax":
-        return _softmax(view, facts, node)
-    return _decomposed(facts, node) if node.op_type == "Div" else None
+        flat = view.homes[node].opset < _FIRST_PLAIN_AXIS_OPSET
+        return _softmax(facts, node, "softmax-flat" if flat else "softmax", flat, 1 if flat else -1)
+    return _decomposed(facts, node) if node.op_type in ("Div", "Mul") else None
 
 
-def _softmax(view: View, facts: Facts, node: ir.Node) -> Anchor | Refused:
+def _contrib(facts: Facts, node: ir.Node) -> Anchor | Refused | None:
+    """onnxruntime's own: BiasSoftmax normalises `axis` and all behind it, QLinearSoftmax as its attribute `opset` says."""
+    if node.op_type == "BiasSoftmax":
+        return _softmax(facts, node, "bias-softmax", True, 1)
+    if node.op_type == "QLinearSoftmax":
+        return _softmax(facts, node, "qlinear-softmax", int(attribute(node, "opset", 13)) < _FIRST_PLAIN_AXIS_OPSET, -1)
+    return None
+
+
+def _softmax(facts: Facts, node: ir.Node, form: str, flat: bool, default_axis: int) -> Anchor | Refused:
     scores, output = operand(node, 0), node.outputs[0]
     if scores is None:
         return Refused("no-scores", "the Softmax has no input")
-    flat = view.homes[node].opset < _FIRST_PLAIN_AXIS_OPSET
-    form = "softmax-flat" if flat else "softmax"
-    axis = int(attribute(node, "axis", 1 if flat else -1))
+    axis = int(attribute(node, "axis", default_axis))
     rank = facts.rank(scores) or facts.rank(output)
     assumed = rank is None and axis >= 0
     if rank is None:
@@ -65,15 +75,14 @@ def _softmax(view: View, facts: Facts, node: ir.Node) -> Anchor | Refused:
     negative = axis - rank if axis >= 0 else axis
     if not -rank <= negative <= -1:
         return Refused("axis", f"Softmax over axis {axis} of a rank-{rank} value")
-    if flat and negative != -1:
+    if flat and any(facts.static(scores, other) != 1 for other in range(negative, -1)):
         return Refused("flatten", f"axis {axis} of rank {rank}")
-    return Anchor(node, scores, output, negative, form, ("Softmax",), assumed)
+    return Anchor(node, scores, output, -1 if flat else negative, form, (node.op_type,), assumed)
 
 
 def _decomposed(facts: Facts, node: ir.Node) -> Anchor | Refused | None:
-    """Div(Exp(x), ReduceSum(Exp(x))), with or without the maximum taken off x and a guard on the sum."""
-    exponential = _producer(node, 0)
-    total = _producer(node, 1)
+    """Exp(x) over ReduceSum(Exp(x)), with or without the maximum taken off x and a guard on the sum."""
+    exponential, total = _fraction(node)
     while total is not None and total.op_type in _DENOMINATOR_GUARDS:
         total = _producer(total, 0)
     if exponential is None or total is None or exponential.op_type != "Exp" or total.op_type != "ReduceSum":
@@ -86,13 +95,23 @@ def _decomposed(facts: Facts, node: ir.Node) -> Anchor | Refused | None:
     axis, rank = axes[0], facts.rank(node.outputs[0])
     if axis >= 0 and rank is None:
         return Refused("rank", f"sum over axis {axis}")
-    inner = ["Exp", "Div"]
+    inner = ["Exp", node.op_type]
     shifted = scores.producer()
     maximum = None if shifted is None or shifted.op_type != "Sub" else _producer(shifted, 1)
     if shifted is not None and maximum is not None and maximum.op_type == "ReduceMax" and operand(maximum, 0) is operand(shifted, 0):
         inner.insert(0, "Sub")
         scores = operand(shifted, 0) or scores
     return Anchor(node, scores, node.outputs[0], axis if axis < 0 else axis - (rank or 0), "decomposed", tuple(inner))
+
+
+def _fraction(node: ir.Node) -> tuple[ir.Node | None, ir.Node | None]:
+    """What makes numerator and denominator of a Div, or of a Mul by a Reciprocal."""
+    first, second = _producer(node, 0), _producer(node, 1)
+    if node.op_type == "Div":
+        return first, second
+    if first is not None and first.op_type == "Reciprocal":
+        first, second = second, first
+    return (first, _producer(second, 0)) if second is not None and second.op_type == "Reciprocal" else (None, None)
 
 
 def _producer(node: ir.Node, index: int) -> ir.Node | None:

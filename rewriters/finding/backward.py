@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from .additive import additive_operands
 from .anchors import Anchor
 from .axes import Moved, track
 from .facts import Facts
-from .products import Operands, Refused, product_operands
+from .products import Ended, Operands, Refused, product_operands
 from .view import View, is_standard, op_types, operand
 
 __all__ = ["Scores", "find_scores"]
@@ -33,21 +34,25 @@ class Scores:
     """The score product.
 
     Attributes:
-        node, operands: the product and its two factors.
+        node, operands: the product and its two factors; in additive attention the product with the constant vector, and the two parts of
+            the sum.
         path: operators from just after the product to just before the Softmax.
         learned: one factor is a constant (learned queries).
+        additive: see `additive`.
     """
 
     node: ir.Node
     operands: Operands
     path: tuple[ir.Node, ...]
     learned: bool = False
+    additive: bool = False
 
 
 def find_scores(view: View, facts: Facts, anchor: Anchor) -> Scores | Refused:
     """The nearest product of two computed factors, where one with heads (no leading axis of size 1) goes before one without."""
     found: list[Scores] = []
-    constant: Refused | None = None
+    constant: Ended | None = None
+    dead: tuple[ir.Node, ...] = ()
     queue: deque[tuple[ir.Value, tuple[ir.Node, ...]]] = deque([(anchor.scores, ())])
     seen: set[ir.Value] = set()
     while queue and len(seen) < _MAX_VISITS:
@@ -60,20 +65,22 @@ def find_scores(view: View, facts: Facts, anchor: Anchor) -> Scores | Refused:
         if node is None or view.function(node) is not None:
             continue
         if node.op_type in ("Conv", "ConvInteger", "QLinearConv"):
-            constant = constant or Refused("constant-scores", node.op_type)
+            constant = constant or Ended("constant-scores", node.op_type, path, node)
             continue
         factors = product_operands(node)
         if factors is None:
-            queue.extend((part, (node, *path)) for part in _data_inputs(node))
+            parts = _data_inputs(node)
+            dead = dead if parts or dead else (node, *path)
+            queue.extend((part, (node, *path)) for part in parts)
             continue
         scores = _as_scores(view, facts, anchor, node, factors, path)
         if isinstance(scores, Scores):
             found.append(scores)
         else:
-            constant = constant or scores
+            constant = constant or Ended(scores.code, scores.detail, path, node)
     if found:
         return min(found, key=lambda scores: _narrow(facts, scores))  # min keeps the nearest of equals
-    return constant or Refused("no-scores", _described(anchor.scores))
+    return constant or Ended("no-scores", _described(anchor.scores), dead[1:], dead[0] if dead else None)
 
 
 def _data_inputs(node: ir.Node) -> list[ir.Value]:
@@ -101,8 +108,10 @@ def _as_scores(view: View, facts: Facts, anchor: Anchor, node: ir.Node, factors:
         and _normalised_factor(facts, anchor, node, path) != constant.index(True)
     ):
         return Scores(node, factors, path, learned=True)
-    if facts.static(weight, -1) == 1:
-        return Refused("additive-scores", f"{node.op_type} with one constant vector")
+    if facts.static(weight, -1) == 1 or facts.rank(weight) == 1:
+        summands = additive_operands(view, facts, factors.second if constant[0] else factors.first)
+        if summands is not None:
+            return Scores(node, summands, path, additive=True)
     return Refused("constant-scores", f"{node.op_type} with a constant weight")
 
 

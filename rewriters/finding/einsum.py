@@ -9,13 +9,17 @@ __all__ = ["EinsumLayout", "einsum_layout"]
 
 @dataclass(frozen=True)
 class EinsumLayout:
-    """Non-negative key and query axes of P, and the permutations of P, V and output to canonical order."""
+    """Non-negative key and query axes of P, and the permutations of P, V and output to canonical order.
+
+    `values_lack`: negative canonical axes that V does not have; (-3,) where all heads share their values.
+    """
 
     key: int
     query: int
     probabilities: tuple[int, ...]
     values: tuple[int, ...]
     output: tuple[int, ...]
+    values_lack: tuple[int, ...] = ()
 
 
 def einsum_layout(equation: str | bytes, operand: int, rank: int, values_rank: int | None) -> EinsumLayout | str:
@@ -44,15 +48,21 @@ def einsum_layout(equation: str | bytes, operand: int, rank: int, values_rank: i
     queries = [label for label in p if label in out and label not in v]
     widths = [label for label in v if label in out and label not in p]
     leading = [label for label in p if label in out and label in v]
-    if (len(keys), len(queries), len(widths)) != (1, 1, 1) or not len(p) == len(v) == len(out) == len(leading) + 2:
+    lack: tuple[int, ...] = ()
+    if len(queries) == 2 and len(leading) == len(p) - 3 > 0:
+        # The equation treats heads and query rows alike where V has neither; exporters write heads first.
+        head, *queries = queries
+        leading, lack = [*leading, head], (-3,)
+    if (len(keys), len(queries), len(widths)) != (1, 1, 1) or not len(p) == len(v) + len(lack) == len(out) == len(leading) + 2:
         return f"the equation {text!r} is not of the form (..., Q, K) · (..., K, D)"
     key, query, width = keys[0], queries[0], widths[0]
     return EinsumLayout(
         key=p.index(key),
         query=p.index(query),
         probabilities=tuple(p.index(label) for label in (*leading, query, key)),
-        values=tuple(v.index(label) for label in (*leading, key, width)),
+        values=tuple(v.index(label) for label in (*leading, key, width) if label in v),
         output=tuple(out.index(label) for label in (*leading, query, width)),
+        values_lack=lack,
     )
 
 

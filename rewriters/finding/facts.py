@@ -17,6 +17,18 @@ from .view import View, attribute, is_standard, operand
 
 __all__ = ["Dim", "Dims", "Facts", "gather_facts"]
 
+# The input whose element type the output has, where it is not the first: the chosen values, a scale, a zero point, an embedding.
+_TYPING_INPUTS = {
+    "Where": 1,
+    "DequantizeLinear": 1,
+    "EmbedLayerNormalization": 2,
+    "MatMulIntegerToFloat": 2,
+    "QuantizeLinear": 2,
+    "QLinearMatMul": 7,
+    "QLinearSoftmax": 4,
+    "QAttention": 3,
+}
+
 Dim = int | str
 Dims = tuple[Dim, ...]
 
@@ -216,4 +228,4 @@ def _better(declared: Dim | None, ruled: Dim) -> Dim:
 
 
 def _typing_input(node: ir.Node) -> int:
-    return 1 if node.op_type == "Where" else 0
+    return _TYPING_INPUTS.get(node.op_type, 0)

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from .anchors import Anchor
 from .axes import Lost, track
 from .facts import Facts
-from .products import Product, Refused, match_product
+from .products import Ended, Product, match_product
 from .view import View, op_types
 
 __all__ = ["Hit", "Outcome", "follow_map"]
@@ -41,7 +41,7 @@ class Outcome:
     """Where a map goes: into products, or to an end."""
 
     hits: list[Hit] = field(default_factory=list)
-    ends: list[Refused] = field(default_factory=list)
+    ends: list[Ended] = field(default_factory=list)
 
 
 def follow_map(view: View, facts: Facts, anchor: Anchor) -> Outcome:
@@ -56,9 +56,9 @@ def follow_map(view: View, facts: Facts, anchor: Anchor) -> Outcome:
             continue
         seen.add((value, axis))
         if value in outputs:
-            outcome.ends.append(Refused("output", "an output of the graph"))
+            outcome.ends.append(Ended("output", "an output of the graph", path))
         elif value.is_graph_output() and value not in view.forward:
-            outcome.ends.append(Refused("no-product", "an output of a Loop or Scan body"))
+            outcome.ends.append(Ended("no-product", "an output of a Loop or Scan body", path))
         for same in view.forward.get(value, ()):
             queue.append((same, axis, assumed, path))
         for node, index in value.uses():
@@ -68,11 +68,11 @@ def follow_map(view: View, facts: Facts, anchor: Anchor) -> Outcome:
             if isinstance(matched, Product):
                 outcome.hits.append(Hit(matched, path, assumed))
             elif matched is not None:
-                outcome.ends.append(matched)
+                outcome.ends.append(Ended(matched.code, matched.detail, path, node))
             elif node not in path:
                 step = track(facts, node, index, axis)
                 if isinstance(step, Lost):
-                    outcome.ends.append(_end(node, step))
+                    outcome.ends.append(Ended("no-product", _reason(node, step), path, node))
                 else:
                     queue.append((node.outputs[0], step.axis, assumed or step.assumed, (*path, node)))
     if any(end.code == "output" for end in outcome.ends):
@@ -80,5 +80,5 @@ def follow_map(view: View, facts: Facts, anchor: Anchor) -> Outcome:
     return outcome
 
 
-def _end(node: ir.Node, lost: Lost) -> Refused:
-    return Refused("no-product", node.op_type if lost.kind != "axis" else f"{node.op_type} merges or splits the normalised axis")
+def _reason(node: ir.Node, lost: Lost) -> str:
+    return node.op_type if lost.kind != "axis" else f"{node.op_type} merges or splits the normalised axis"

@@ -6,79 +6,70 @@ operator whose name ends in Attention is refused as "fused".
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import onnx_ir as ir
 
+from ..sites import Layout
 from .facts import Facts
+from .fused_microsoft import MICROSOFT_READERS
+from .fused_read import CANONICAL, FusedRead, Reader
 from .origins import same_tokens
 from .products import Refused
 from .view import View, attribute, operand
 
 __all__ = ["FusedRead", "read_fused"]
 
-_FUSED_DOMAINS = ("", "ai.onnx", "com.microsoft", "com.ms.internal.nhwc")
-_FUSED_SOFTMAX = ("BiasSoftmax", "QLinearSoftmax", "QOrderedLongformerAttention")
+_FUSED_DOMAINS = ("", "ai.onnx", "ai.onnx.preview", "com.microsoft", "com.ms.internal.nhwc")
+_WITHOUT_MAP = ("LinearAttention",)
+_INLINABLE = {"FlexAttention": "FlexAttention; with its function body inlined (onnx.inliner) it can be patched"}
 # Operators that end in "Attention" but hold no Softmax over key columns are named alike on purpose: whoever reads the report wants to
 # know that nothing inside them was looked at.
 _FUSED_SUFFIX = "Attention"
 
-
-@dataclass(frozen=True)
-class FusedRead:
-    """One openable operator.
-
-    Attributes:
-        form: key in `lowering.FUSED`.
-        values: the operand that carries V (packed with others in some forms).
-        heads, head_dim: H and D where they are known.
-        self_attention: queries and keys are the same tokens.
-        mask: operand (B, K) that is non-zero at valid columns, if the operator has one of this form.
-    """
-
-    form: str
-    values: ir.Value
-    heads: int | None
-    head_dim: int | None
-    self_attention: bool
-    mask: ir.Value | None = None
-
-
-Reader = Callable[[View, Facts, ir.Node], FusedRead | Refused]
+_HEADS_BESIDE = Layout(4, values=(0, 2, 1, 3), output=(0, 2, 1, 3))
+"""Of (B, S, H·D) once the heads are taken apart, (B, S, H, D)."""
 
 
 def read_fused(view: View, facts: Facts, node: ir.Node) -> FusedRead | Refused | None:
     """What a fused operator offers; None for operators that are not fused attention."""
     if node.domain not in _FUSED_DOMAINS or view.function(node) is not None:
         return None
-    if node.op_type in _FUSED_SOFTMAX:
-        return Refused("fused-softmax", node.op_type)
     if not node.op_type.endswith(_FUSED_SUFFIX):
         return None
+    if node.op_type in _WITHOUT_MAP:
+        return Refused("no-map", node.op_type)
     reader = READERS.get((node.domain, node.op_type))
-    return reader(view, facts, node) if reader else Refused("fused", node.op_type)
+    return reader(view, facts, node) if reader else Refused("fused", _INLINABLE.get(node.op_type, node.op_type))
 
 
 def _onnx_attention(view: View, facts: Facts, node: ir.Node) -> FusedRead | Refused:
+    """Every variant of the operator gives its map, so only its layout has to be told: heads side by side in rank 3, an axis in rank 4."""
     query, key, values = (operand(node, index) for index in range(3))
     if query is None or key is None or values is None:
         return Refused("fused", "Attention without Q, K or V")
-    taken = len(node.outputs) > 3 and node.outputs[3].name and any(True for _ in node.outputs[3].uses())
-    if (taken or (len(node.outputs) > 3 and node.outputs[3].is_graph_output())) and attribute(node, "qk_matmul_output_mode", 0) != 3:
-        return Refused("fused", "Attention whose scores are read already, so it cannot give its map")
-    heads = attribute(node, "q_num_heads", None)
-    if heads is None:
-        heads = facts.static(query, -3) if facts.rank(query) == 4 else None
-        head_dim = facts.static(values, -1)
-    else:
-        width, key_heads = facts.static(values, -1), attribute(node, "kv_num_heads", heads)
-        head_dim = width // key_heads if width else None
+    heads, rank = attribute(node, "q_num_heads", None), facts.rank(query)
+    if rank not in (None, 3, 4) or (rank == 3 and "q_num_heads" not in node.attributes):
+        return Refused("fused", f"Attention of rank {rank}" + (" without q_num_heads" if rank == 3 else ""))
+    if rank != 4 and any(name in node.attributes and attribute(node, name) is None for name in ("q_num_heads", "kv_num_heads")):
+        return Refused("fused", "Attention whose head counts are attributes of the function around it")
+    beside = heads is not None and rank != 4
+    head_dim = facts.static(values, -1)
+    if beside:
+        head_dim = head_dim // attribute(node, "kv_num_heads", heads) if head_dim else None
     cached = operand(node, 4) is not None
     equal = facts.dim(query, -2) == facts.dim(key, -2) or None
-    return FusedRead("Attention", values, heads, head_dim, not cached and same_tokens(view, facts, query, key, equal))
+    return FusedRead(
+        form="Attention",
+        values=values,
+        heads=heads if beside else facts.static(query, -3),
+        head_dim=head_dim,
+        self_attention=not cached and same_tokens(view, facts, query, key, equal),
+        layout=_HEADS_BESIDE if beside else CANONICAL,
+        attn_mask=operand(node, 3),
+        columns=None if cached else facts.static(key, -2),
+    )
 
 
 READERS: dict[tuple[str, str], Reader] = {
     ("", "Attention"): _onnx_attention,
+    **MICROSOFT_READERS,
 }

@@ -11,7 +11,7 @@ from .view import View, attribute, op_types, operand
 
 __all__ = ["DATA_FIRST", "MASK_ARITHMETIC", "Evaluator"]
 
-DATA_FIRST = op_types("Cast CastLike DequantizeLinear Expand Flatten Gather GatherND Identity QuantizeLinear Reshape Squeeze Unsqueeze")
+DATA_FIRST = op_types("Cast CastLike DequantizeLinear Expand Flatten Gather GatherND Identity Pad QuantizeLinear Reshape Squeeze Unsqueeze")
 """Operators that hand on the first input's numbers; the other inputs are shapes, axes, indices or scales."""
 MASK_ARITHMETIC = DATA_FIRST | op_types(
     "Add And BitwiseAnd BitwiseOr Equal Greater GreaterOrEqual Less LessOrEqual Max Min Mul Not Or Sub Where"

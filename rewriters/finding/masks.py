@@ -1,7 +1,8 @@
 """The padding mask of a site: the graph input (B, K) that says which key columns are real.
 
 1. Start at what the score path adds to the scores or selects them by, and go back through mask arithmetic only.
-2. Exactly one graph input of rank 2 with "mask" in its name may be reached, along the key axis.
+2. Exactly one graph input of rank 2 with "mask" in its name may be reached, along the key axis. One that varies along the query rows
+   too is a map (Q, K), not a mask of padding.
 3. An operator that could shift or mix columns (Slice, Concat, Conv, ...) between that input and the scores spoils the way it lies on.
    Another clean way is enough: what shuts a padded column once shuts it for good.
 4. Polarity is computed, not read off the name: the arithmetic is evaluated for a valid and for a padded column, and the input counts
@@ -10,23 +11,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import onnx_ir as ir
 
+from .anchors import Anchor
 from .backward import Scores
 from .facts import Facts
 from .mask_arithmetic import DATA_FIRST, MASK_ARITHMETIC, Evaluator
 from .shape_rules import axes_of
-from .view import View, op_types, operand
+from .view import View, attribute, op_types, operand
 
 __all__ = ["KeyMasks"]
 
 _MAX_VISITS = 256
 _MAX_RESHAPES = 48
 _SHUT = 100.0  # what a mask takes off a score at least: exp(-100) is nothing in any float type
+_NOTHING = -1e30  # stands for what lets nothing through, -inf included
+_QLINEAR_SECOND = 3  # a QLinearAdd has its second summand behind scale and zero point of the first
 _RESHAPING = op_types("Cast DequantizeLinear Flatten Gather GatherND Identity QuantizeLinear Reshape")
 _INDEPENDENT = op_types("Shape Size Range")
 # Past these a value is a hidden state, no longer a mask.
@@ -51,27 +55,46 @@ class KeyMasks:
         self._candidates = [v for v in graph.inputs if facts.rank(v) == 2 and "mask" in (v.name or "").lower() and not v.is_initializer()]
         self._reach = {candidate: self._reached(candidate) for candidate in self._candidates}
 
-    def trace(self, scores: Scores, key_axis: int, columns: int | None) -> str | None:
+    def trace(self, scores: Scores, anchor: Anchor, columns: int | None) -> str | None:
         """Name of the mask input of a site.
 
         Args:
             scores: how the scores come to the Softmax.
-            key_axis: the axis that the Softmax normalises.
+            anchor: the Softmax; one with a bias reads a mask itself.
             columns: number of key columns of the map where it is fixed.
         """
         if not self._candidates or any(node.op_type == "Transpose" for node in scores.path):
             return None
-        readers = list(self._readers(scores))
+        readers = list(self._readers(scores, anchor))
         reached: set[ir.Value] = set()
         for reader in readers:
             for value in self._mask_operands(reader):
-                reached |= self._candidates_behind(value, key_axis) or set()
+                reached |= self._candidates_behind(value, anchor.axis) or set()
+        return self._verdict(reached, columns, lambda evaluator: _openness(evaluator, readers))
+
+    def trace_operand(self, mask: ir.Value, columns: int | None) -> str | None:
+        """Name of the mask input behind the mask of a fused operator.
+
+        Args:
+            mask: the operand; its last two axes are query rows and key columns. Truth values let a column through, numbers are added to the
+                scores.
+            columns: number of key columns where it is fixed.
+        """
+        selects = self._facts.element_type(mask) == int(ir.DataType.BOOL)
+
+        def openness(evaluator: Evaluator) -> float:
+            value = evaluator.value(mask)
+            return 0.0 if value is None else max(value, _NOTHING) if not selects else 0.0 if value else _NOTHING
+
+        return self._verdict(self._candidates_behind(mask, -1) or set(), columns, openness) if self._candidates else None
+
+    def _verdict(self, reached: set[ir.Value], columns: int | None, openness: Callable[[Evaluator], float]) -> str | None:
         if len(reached) != 1:
             return None
         (candidate,) = reached
         width = self._facts.static(candidate, -1)
         fits = width is None or columns is None or width == columns
-        return candidate.name if fits and self._lets_through(candidate, readers) else None
+        return candidate.name if fits and self._lets_through(candidate, openness) else None
 
     def _reached(self, candidate: ir.Value) -> set[ir.Value]:
         """Values computed from a candidate without passing a barrier."""
@@ -85,43 +108,48 @@ class KeyMasks:
                     waiting.extend(new)
         return reached
 
-    def _readers(self, scores: Scores) -> Iterable[_Reader]:
+    def _readers(self, scores: Scores, anchor: Anchor) -> Iterable[_Reader]:
         came = scores.node.outputs[0]
-        for node in scores.path:
-            if node.op_type in ("Add", "Sub", "Where", "Mul", "Min"):
+        for node in (*scores.path, anchor.node):
+            if node.op_type in ("Add", "Sub", "Where", "Mul", "Min", "BiasSoftmax", "QLinearAdd"):
                 yield _Reader(node, next((i for i, value in enumerate(node.inputs) if value is came), 0))
             came = node.outputs[0]
 
     def _mask_operands(self, reader: _Reader) -> list[ir.Value]:
-        return [value for index, value in enumerate(reader.node.inputs) if index != reader.scores and value is not None]
+        if reader.node.op_type == "QLinearAdd":
+            indices: Iterable[int] = [_QLINEAR_SECOND - reader.scores]
+        else:
+            indices = [index for index in range(len(reader.node.inputs)) if index != reader.scores]
+        return [value for value in (operand(reader.node, index) for index in indices) if value is not None]
 
     def _candidates_behind(self, start: ir.Value, axis: int) -> set[ir.Value] | None:
         """Candidates reached along the key axis through mask arithmetic; None where one is reached in a way that spoils it."""
         found: set[ir.Value] = set()
-        waiting: list[tuple[ir.Value, int | None]] = [(start, axis)]
-        seen: set[tuple[ir.Value, int | None]] = set()
+        waiting: list[tuple[ir.Value, int | None, int | None]] = [(start, axis, -3 - axis if axis in (-1, -2) else None)]
+        seen: set[tuple[ir.Value, int | None, int | None]] = set()
         while waiting and len(seen) < _MAX_VISITS:
-            value, at = waiting.pop()
-            if (value, at) in seen or self._view.is_constant(value):
+            value, at, rows = waiting.pop()
+            if (value, at, rows) in seen or self._view.is_constant(value):
                 continue
-            seen.add((value, at))
+            seen.add((value, at, rows))
             if value in self._reach:
-                if at == -1:
+                if at == -1 and rows != -2:
                     found.add(value)
                 elif at is not None:
                     return None
                 continue
             node = value.producer()
             if node is None:
-                waiting.extend((same, at) for same in self._view.backward.get(value, ()))
+                waiting.extend((same, at, rows) for same in self._view.backward.get(value, ()))
             elif at == -1 and (gathered := self._gathered(value)) is not None:
                 found.add(gathered)
             elif node.op_type in MASK_ARITHMETIC:
                 behind = self._axis_behind(node, at)
                 if behind is False:
                     return None
+                rows_behind = self._axis_behind(node, rows) or None  # False: not told, which is no evidence of a map
                 sources = [operand(node, 0)] if node.op_type in DATA_FIRST else list(node.inputs)
-                waiting.extend((source, behind) for source in sources if source is not None)
+                waiting.extend((source, behind, rows_behind) for source in sources if source is not None)
             elif node.op_type not in _INDEPENDENT and any(value in reach for reach in self._reach.values()):
                 return None
         return found
@@ -150,6 +178,8 @@ class KeyMasks:
         output, source = node.outputs[0], operand(node, 0)
         if node.op_type in ("Gather", "GatherND", "Flatten"):
             return False
+        if node.op_type == "Pad":
+            return False if any(attribute(node, "pads") or self._facts.ints(operand(node, 1)) or [True]) else axis
         if node.op_type in ("Squeeze", "Unsqueeze"):
             axes, narrow = axes_of(self._facts, node), self._facts.rank(source)
             if axes is None or narrow is None:
@@ -158,7 +188,7 @@ class KeyMasks:
             special = {a % wide for a in axes}
             kept = [a for a in range(wide) if a not in special]
             if node.op_type == "Squeeze":
-                return kept[axis + len(kept)] - wide
+                return kept[axis + len(kept)] - wide if -axis <= len(kept) else None
             return kept.index(axis + wide) - narrow if axis + wide in kept else None
         if node.op_type == "Reshape":
             return self._behind_reshape(self._facts.shape(source), self._facts.shape(output), axis)
@@ -172,30 +202,25 @@ class KeyMasks:
         """A Reshape that only adds axes of size 1."""
         if source is None or target is None or [d for d in source if d != 1] != [d for d in target if d != 1]:
             return False
-        if target[axis] == 1:
+        if -axis > len(target) or target[axis] == 1:
             return None
         behind = sum(1 for dim in target[axis:] if dim != 1)
         return next((at for at in range(-1, -len(source) - 1, -1) if sum(1 for d in source[at:] if d != 1) == behind), False)
 
-    def _lets_through(self, candidate: ir.Value, readers: list[_Reader]) -> bool:
+    def _lets_through(self, candidate: ir.Value, openness: Callable[[Evaluator], float]) -> bool:
         """Whether 1 is a valid column and 0 a padded one, in at least one reading of the unknown rest and in none the other way round."""
         verdicts = set()
-        for rest in (False, True):
-            valid = self._open(candidate, True, rest, readers)
-            padded = self._open(candidate, False, rest, readers)
+        for rest in (0.0, 1.0):
+            valid, padded = (openness(Evaluator(self._view, candidate, mask, rest)) for mask in (1.0, 0.0))
             if abs(valid - padded) > _SHUT:
                 verdicts.add(valid - padded > _SHUT)
         return verdicts == {True}
 
-    def _open(self, candidate: ir.Value, mask: bool, rest: bool, readers: list[_Reader]) -> float:
-        """How far the score path lets a column through: 0 fully, the lower the less."""
-        evaluator = Evaluator(self._view, candidate, float(mask), float(rest))
-        total = 0.0
-        for reader in readers:
-            effect = _effect(evaluator, reader)
-            if effect is not None:
-                total += max(effect, -1e30)
-        return total
+
+def _openness(evaluator: Evaluator, readers: list[_Reader]) -> float:
+    """How far the score path lets a column through: 0 fully, the lower the less."""
+    effects = (_effect(evaluator, reader) for reader in readers)
+    return sum(max(effect, _NOTHING) for effect in effects if effect is not None)
 
 
 def _effect(evaluator: Evaluator, reader: _Reader) -> float | None:
@@ -209,7 +234,8 @@ def _effect(evaluator: Evaluator, reader: _Reader) -> float | None:
         return 0.0 if chosen == reader.scores else evaluator.value(operand(node, chosen))
     if node.op_type == "Mul":
         return None
-    other = evaluator.value(operand(node, 1 - reader.scores)) if len(node.inputs) == 2 else None
+    second = _QLINEAR_SECOND if node.op_type == "QLinearAdd" else 1
+    other = evaluator.value(operand(node, second - reader.scores)) if second > 1 or len(node.inputs) == 2 else None
     if other is None:
         return None
     return -other if node.op_type == "Sub" else other

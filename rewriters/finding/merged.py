@@ -16,13 +16,14 @@ __all__ = ["merged_heads"]
 
 _MAX_STEPS = 24
 _LOOK_BEHIND = op_types(
-    "Cast Dropout Identity Mul Div Transpose Reshape Expand Unsqueeze Squeeze QuantizeLinear DequantizeLinear Slice Add Where"
+    "Cast Dropout Identity Mul Div QLinearAdd QLinearMul Transpose Reshape Expand Unsqueeze Squeeze QuantizeLinear DequantizeLinear Slice "
+    "Add Where"
 )
 
 
 def merged_heads(view: View, facts: Facts, anchor: Anchor, hit: Hit, scores: Scores) -> int | None:
     """H, from a Reshape that merges (B, H, Q, ...) into the leading axis or takes it apart again; None without such evidence."""
-    if hit.product.rank != 3:
+    if hit.product.rank != 3 or scores.additive:
         return None
     for node in _witnesses(view, hit, scores):
         source, target = facts.shape(operand(node, 0)), facts.shape(node.outputs[0])

@@ -27,9 +27,9 @@ _MAX_VISITS = 256
 _LEVELS = 3
 _PROJECTIONS = op_types("Conv ConvInteger QLinearConv MatMulNBits MatMulBnb4")
 _TOKEN_WISE = op_types(
-    "Add BiasGelu Cast CastLike Clip Cos DequantizeLinear Div Dropout Expand Flatten Gelu Identity LayerNormalization "
-    "LpNormalization Max Min Mul Neg Pow QuantizeLinear RMSNormalization ReduceL2 ReduceMean ReduceSum Reciprocal Relu Reshape "
-    "RotaryEmbedding SimplifiedLayerNormalization Sin Sqrt Squeeze Sub Transpose Unsqueeze Where"
+    "Add BiasGelu Cast CastLike Clip Cos DequantizeLinear Div Dropout DynamicQuantizeLinear Expand Flatten Gelu Identity "
+    "LayerNormalization LpNormalization Max Min Mul Neg Pow QLinearAdd QLinearMul QuantizeLinear RMSNormalization Reciprocal ReduceL2 "
+    "ReduceMean ReduceSum Relu Reshape RotaryEmbedding SimplifiedLayerNormalization Sin Sqrt Squeeze Sub Transpose Unsqueeze Where"
 )
 _PICKING = op_types("Concat Gather Slice Split")
 _DATA_FIRST = op_types("Gather Reshape Expand Slice Split Squeeze Unsqueeze")
@@ -71,7 +71,8 @@ def _sizes_equal(facts: Facts, scores: Scores) -> bool | None:
     output = scores.node.outputs[0]
     if scores.node.op_type == "Einsum":
         return None
-    rows, columns = facts.dim(output, -2), facts.dim(output, -1)
+    trailing = scores.additive and facts.static(output, -1) == 1  # additive scores come as (B, Q, K, 1)
+    rows, columns = (facts.dim(output, axis - trailing) for axis in (-2, -1))
     if rows is None or columns is None:
         return None
     if rows == columns:
@@ -100,7 +101,7 @@ def _walk_back(view: View, facts: Facts, start: ir.Value, picking: bool) -> _Roo
             if data is not None:
                 roots.values.add(_bare(data))
                 continue
-            if node.op_type in ("Shape", "Size"):
+            if node.op_type in ("Shape", "Size") or (node.op_type == "DynamicQuantizeLinear" and value is not node.outputs[0]):
                 continue
             if len(seen) < _MAX_VISITS and (
                 node.op_type in _TOKEN_WISE or (node.op_type in _PICKING and (picking or _picks_features(facts, node)))

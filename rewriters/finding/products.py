@@ -3,21 +3,22 @@
 `match_product` answers whether an operator contracts a given axis of one operand with a computed other operand:
 
 1. MatMul, FusedMatMul (with its transposes), Gemm of two operands, Einsum of two operands.
-2. Quantised products (QLinearMatMul, MatMulInteger, ...) are recognised and refused with their own code.
+2. Products on integers (QLinearMatMul, MatMulInteger, ...), where both factors can be had as floats.
 3. A constant other operand is a projection, not a weighing of values.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
 from .einsum import einsum_layout
 from .facts import Facts
+from .quantised import INTEGER_PRODUCTS, IntegerProduct, read_integer_product
 from .view import View, attribute, operand
 
-__all__ = ["PRODUCTS", "Operands", "Product", "Refused", "match_product", "product_operands"]
+__all__ = ["PRODUCTS", "Ended", "Operands", "Product", "Refused", "match_product", "product_operands"]
 
 PRODUCTS: dict[str, tuple[int, int]] = {
     "MatMul": (0, 1),
@@ -35,15 +36,21 @@ PRODUCTS: dict[str, tuple[int, int]] = {
 }
 """Operator type → positions of its two factors."""
 
-_PATCHABLE = ("MatMul", "FusedMatMul", "Gemm", "Einsum")
-_QUANTIZED = ("MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QLinearMatMul", "QGemm", "MatMulNBits")
+_PATCHABLE = INTEGER_PRODUCTS | {"MatMul", "FusedMatMul", "Gemm", "Einsum"}
+_QUANTIZED = ("QGemm", "MatMulNBits")
 
 Perm = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Product:
-    """A P·V product. Permutations are from memory to canonical order; axes are negative axes of P in memory."""
+    """A P·V product. Permutations are from memory to canonical order; axes are negative axes of P in memory.
+
+    Attributes:
+        values_lack: negative canonical axes that V does not have (keys and values shared by all heads).
+        integer: what is particular to a product on integers.
+        scaled: the operator multiplies the product by a number of its own.
+    """
 
     node: ir.Node
     operand: int
@@ -54,6 +61,9 @@ class Product:
     probabilities_perm: Perm | None
     values_perm: Perm | None
     output_perm: Perm | None
+    values_lack: tuple[int, ...] = ()
+    integer: IntegerProduct | None = None
+    scaled: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,6 +72,19 @@ class Refused:
 
     code: str
     detail: str
+
+
+@dataclass(frozen=True)
+class Ended(Refused):
+    """A refusal that a walk met on its way.
+
+    Attributes:
+        path: operators between the Softmax and the end, in execution order, whichever way the walk went.
+        node: what ends it, None where a value leaves the graph or comes from outside.
+    """
+
+    path: tuple[ir.Node, ...] = ()
+    node: ir.Node | None = None
 
 
 @dataclass(frozen=True)
@@ -102,7 +125,11 @@ def match_product(view: View, facts: Facts, node: ir.Node, index: int, axis: int
         return Refused("axis", f"{node.op_type} of a rank-{rank} map")
     if node.op_type == "Einsum":
         return _einsum(facts, node, index, axis, values, rank)
-    return _matrix(facts, node, side, axis, values, rank)
+    product = _matrix(facts, node, side, axis, values, rank)
+    if node.op_type not in INTEGER_PRODUCTS or isinstance(product, Refused):
+        return product
+    integer = read_integer_product(view, facts, node, side)
+    return Refused("quantized-product", integer) if isinstance(integer, str) else replace(product, integer=integer)
 
 
 def _rank(facts: Facts, node: ir.Node, probabilities: ir.Value | None, values: ir.Value) -> int | None:
@@ -140,15 +167,17 @@ def _matrix(facts: Facts, node: ir.Node, side: int, axis: int, values: ir.Value,
         probabilities_perm=_unless_identity(logical),
         values_perm=_unless_identity(logical_values),
         output_perm=_unless_identity(output),
+        values_lack=tuple(range(-rank, -values_rank)),
+        scaled=attribute(node, "alpha", 1.0) != 1.0,
     )
 
 
 def _unsupported(node: ir.Node) -> str | None:
-    """What a redistribution on V's side could not see: a scale or a bias inside the product."""
+    """What a redistribution could not see: a bias inside the product, or nothing at all left of it."""
     if node.op_type not in _PATCHABLE:
         return node.op_type
-    if attribute(node, "alpha", 1.0) != 1.0:
-        return f"{node.op_type} scaled by alpha"
+    if attribute(node, "alpha", 1.0) == 0:
+        return f"{node.op_type} scaled by 0"
     if node.op_type == "Gemm" and operand(node, 2) is not None:
         return "Gemm with a bias"
     return None
@@ -185,6 +214,8 @@ def _einsum(facts: Facts, node: ir.Node, index: int, axis: int, values: ir.Value
         query_axis=layout.query - rank,
         key_axis=axis,
         probabilities_perm=_unless_identity(layout.probabilities),
-        values_perm=_unless_identity(layout.values),
+        # With an axis lacking the permutation is spelled out even if it moves nothing: it tells that V's rank is another.
+        values_perm=layout.values if layout.values_lack else _unless_identity(layout.values),
         output_perm=_unless_identity(layout.output),
+        values_lack=layout.values_lack,
     )

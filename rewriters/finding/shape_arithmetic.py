@@ -58,6 +58,8 @@ def _arithmetic(facts: Facts, node: ir.Node, compute: Callable[[int, int], int])
 def _combined(facts: Facts, kind: str, compute: Callable[[int, int], int], a: Dim, b: Dim) -> Dim:
     if isinstance(a, int) and isinstance(b, int):
         return compute(a, b)
+    if kind == "Sub" and a == b:
+        return 0
     neutral = 0 if kind in ("Add", "Sub") else 1
     if b == neutral:
         return a

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
+from .fused_shapes import FUSED_SHAPES
 from .view import attribute, op_types, operand
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["axes_of", "perm_of", "reshape_target", "shapes"]
 
 SAME_AS_FIRST = op_types(
-    "Abs BiasGelu Cast CastLike Ceil Clip Cos CumSum DequantizeLinear Dropout DynamicQuantizeLinear Elu Erf Exp FastGelu Floor "
+    "Abs BiasGelu BiasSoftmax Cast CastLike Ceil Clip Cos CumSum DequantizeLinear Dropout DynamicQuantizeLinear Elu Erf Exp FastGelu Floor "
     "Gelu HardSigmoid HardSwish Identity InstanceNormalization IsInf IsNaN LayerNormalization LeakyRelu Log LogSoftmax Mish Neg "
     "Not QLinearSigmoid QLinearSoftmax QuantizeLinear QuickGelu RMSNormalization Reciprocal Relu RotaryEmbedding Round "
     "ScatterElements ScatterND Selu Sigmoid Sign SimplifiedLayerNormalization Sin SkipLayerNormalization "
@@ -48,6 +49,8 @@ def shapes(facts: Facts, node: ir.Node) -> Sequence[Dims | None]:
         return [_product(facts, node, facts.shape(operand(node, first)), facts.shape(operand(node, second)))]
     if kind == "Split":
         return _split(facts, node)
+    if node.domain == "com.microsoft" and kind in FUSED_SHAPES:
+        return FUSED_SHAPES[kind](facts, node)
     rule = _RULES.get(kind)
     return [] if rule is None else [rule(facts, node)]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import onnx
 import onnx_ir as ir
 
-from ..sites import Layout, Site
+from ..sites import Layout, Site, Where
 from .anchors import Anchor
 from .backward import Scores
 from .facts import Facts
@@ -19,6 +19,7 @@ from .merged import merged_heads
 from .naming import Names, scope_of
 from .origins import is_self_attention
 from .products import Product
+from .quantised import Factor
 from .view import View, operand
 
 __all__ = ["SiteBuilder", "node_name"]
@@ -33,10 +34,13 @@ def node_name(node: onnx.NodeProto) -> str:
 
 @dataclass(frozen=True)
 class _Read:
-    """Where P is read: the value, and the output of the QuantizeLinear that reads it as well."""
+    """Where P, V and the product are read; `quantizer`: output of the QuantizeLinear that reads P as well."""
 
-    value: ir.Value
-    quantizer: str | None = None
+    map: Factor
+    values: Factor
+    output: ir.Value
+    suffix: str = ""
+    quantizer: ir.Value | None = None
 
 
 class SiteBuilder:
@@ -68,11 +72,11 @@ class SiteBuilder:
             id=self._names.take(scope),
             softmax=node_name(proto),
             matmul=node_name(self._protos[product.node]),
-            form=anchor.form + ("+qdq" if read.quantizer else ""),
+            form=anchor.form + read.suffix,
             where=where,
-            probabilities=str(read.value.name),
-            values=str(product.values.name),
-            product=str(product.node.outputs[0].name),
+            probabilities=str(read.map.value.name),
+            values=str(read.values.value.name),
+            product=str(read.output.name),
             query_axis=product.query_axis,
             key_axis=product.key_axis,
             operand=product.operand,
@@ -81,12 +85,16 @@ class SiteBuilder:
             head_dim=self._facts.static(product.values, _axis_of(product.values_perm, -1, product.rank)),
             scope=scope,
             confidence="medium" if hit.assumed or scores.learned else "high",
-            layout=Layout(product.rank, product.probabilities_perm, product.values_perm, product.output_perm, merged),
+            layout=Layout(product.rank, product.probabilities_perm, product.values_perm, product.output_perm, merged, product.values_lack),
             self_attention=is_self_attention(self._view, self._facts, scores),
-            key_mask=self._masks.trace(scores, anchor.axis, self._facts.static(read.value, product.key_axis)) if where == () else None,
+            key_mask=self._masks.trace(scores, anchor, self._facts.static(read.map.value, product.key_axis)) if _sees_batch(where) else None,
             chain=_chain(anchor, hit, scores),
-            quantizer=read.quantizer,
-            dtype=self._element_type(read.value, hit.path, anchor),
+            quantizer=None if read.quantizer is None else str(read.quantizer.name),
+            quantizer_dtype=self._facts.element_type(read.quantizer) or onnx.TensorProto.UINT8,
+            dtype=self._element_type(read, hit.path, anchor),
+            map_scale=_scale(read.map),
+            values_scale=_scale(read.values),
+            key_size=self._facts.static(read.map.value, product.key_axis),
         )
 
     def build_fused(self, node: ir.Node, read: FusedRead) -> Site:
@@ -112,24 +120,35 @@ class SiteBuilder:
             head_dim=read.head_dim,
             scope=scope,
             confidence="high",
-            layout=Layout(4),
+            layout=read.layout,
             self_attention=read.self_attention,
-            key_mask=_graph_input(read.mask) if where == () else None,
+            key_mask=self._fused_mask(read) if _sees_batch(where) else None,
             chain=(node.op_type,),
-            dtype=self._facts.element_type(read.values) or onnx.TensorProto.FLOAT,
+            dtype=self._facts.element_type(node.outputs[0]) or self._facts.element_type(read.values) or onnx.TensorProto.FLOAT,
+            ranks=tuple(self._facts.rank(value) for value in node.inputs),
+            key_size=read.columns,
         )
+
+    def _fused_mask(self, read: FusedRead) -> str | None:
+        found = _graph_input(read.mask)
+        return self._masks.trace_operand(read.attn_mask, read.columns) if found is None and read.attn_mask is not None else found
 
     def _read(self, hit: Hit) -> _Read:
         """P before a Q/DQ pair that ends the path, so that a runtime can still fuse the pair with the product; else P at the product."""
-        direct = operand(hit.product.node, hit.product.operand)
+        product = hit.product
+        output = product.node.outputs[0]
+        if product.integer is not None:
+            integer = product.integer
+            return _Read(integer.probabilities, integer.values, integer.output, "+" + integer.form)
+        direct, values = operand(product.node, product.operand), Factor(product.values)
         assert direct is not None
         pair = hit.path[-2:]
         if tuple(node.op_type for node in pair) == _QUANTIZED_PAIR and operand(pair[1], 0) is pair[0].outputs[0]:
             before = operand(pair[0], 0)
-            same_body = self._view.homes[pair[0]].where == self._view.homes[hit.product.node].where
-            if before is not None and same_body:
-                return _Read(before, str(pair[0].outputs[0].name))
-        return _Read(direct)
+            same_body = self._view.homes[pair[0]].where == self._view.homes[product.node].where
+            if before is not None and same_body and not product.scaled:
+                return _Read(Factor(before), values, output, "+qdq", pair[0].outputs[0])
+        return _Read(Factor(direct), values, output, "+scaled" if product.scaled else "")
 
     def _heads(self, product: Product, scores: Scores) -> int | None:
         """Static size of the head axis of the map, taken from P or from any tensor that must agree with it."""
@@ -139,7 +158,7 @@ class SiteBuilder:
         candidates = (
             (operand(product.node, product.operand), product.probabilities_perm),
             (output, product.output_perm),
-            (product.values, product.values_perm),
+            *([] if -3 in product.values_lack else [(product.values, product.values_perm)]),
         )
         for value, perm in candidates:
             size = self._facts.static(value, _axis_of(perm, -3, rank))
@@ -152,11 +171,25 @@ class SiteBuilder:
     def _head_axis(self, product: Product) -> int | None:
         return _axis_of(product.probabilities_perm, -3, product.rank) if product.rank >= 4 else None
 
-    def _element_type(self, value: ir.Value, path: Iterable[ir.Node], anchor: Anchor) -> int:
-        known = self._facts.element_type(value)
+    def _element_type(self, read: _Read, path: Iterable[ir.Node], anchor: Anchor) -> int:
+        if read.suffix in ("+qlinear", "+integer"):
+            fallback = onnx.TensorProto.UINT8 if read.suffix == "+qlinear" else onnx.TensorProto.FLOAT
+            return self._facts.element_type(read.output) or fallback
+        known = self._facts.element_type(read.map.value)
         if known is None and not any(node.op_type in ("Cast", "DequantizeLinear") for node in path):
             known = self._facts.element_type(anchor.output) or self._facts.element_type(anchor.scores)
         return known or onnx.TensorProto.FLOAT
+
+
+def _sees_batch(where: Where) -> bool:
+    """Whether a body sees graph inputs, and in its own samples: branches do; a Loop or Scan may run over samples, functions see nothing."""
+    return all(step in ("then_branch", "else_branch") for _, step in where)
+
+
+def _scale(factor: Factor) -> tuple[str, str] | None:
+    if factor.scale is None:
+        return None
+    return str(factor.scale.name), "" if factor.zero_point is None else str(factor.zero_point.name)
 
 
 def _graph_input(value: ir.Value | None) -> str | None:

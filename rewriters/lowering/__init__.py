@@ -1,4 +1,4 @@
-"""Attention operators that hide their map, opened up. One module a form.
+"""Attention operators that hide their map, and products that are no plain P·V node, opened up. One module a form.
 
 Opening writes nodes in place of the fused operator until its map is a value of the graph, and keeps the operator's own output wherever it
 can: what is not flagged then stays bit-identical, at no cost but the map.
@@ -13,12 +13,26 @@ import onnx
 from ..emit import Emitter
 from ..sites import Site
 from ..subgraphs.operands import Operands
-from . import onnx_attention
+from . import (
+    integer_product,
+    microsoft_attention,
+    microsoft_group_query,
+    microsoft_multi_head,
+    microsoft_quantised,
+    onnx_attention,
+    scaled_product,
+)
 
 __all__ = ["FUSED", "open_fused"]
 
 _OPENERS: dict[str, Callable[[Emitter, Site, onnx.NodeProto], Operands]] = {
     onnx_attention.FORM: onnx_attention.open_site,
+    microsoft_attention.FORM: microsoft_attention.open_site,
+    microsoft_group_query.FORM: microsoft_group_query.open_site,
+    microsoft_multi_head.FORM: microsoft_multi_head.open_site,
+    microsoft_quantised.FORM: microsoft_quantised.open_site,
+    **dict.fromkeys(integer_product.FORMS, integer_product.open_site),
+    **dict.fromkeys(scaled_product.FORMS, scaled_product.open_site),
 }
 
 FUSED = frozenset(_OPENERS)

@@ -1,13 +1,33 @@
 """`ai.onnx` Attention (opset 23 and later), through its own output of probabilities.
 
-1. The node is copied with `qk_matmul_output_mode = 3` and its fourth output, the map after Softmax: exact, and the operator goes on
-   computing its own result (measured on the CPU provider: bit-identical with and without the output).
-2. Values come from `present_value` where there is a past, else from V; both get their heads repeated for grouped queries.
-3. Refused by the finder: a node whose fourth output is read already in another mode.
+1. The node is copied with `qk_matmul_output_mode = 3` and its fourth output, the map after Softmax. The operator goes on computing its own
+   result; asking for the map does not change it (bit-identical on the CPU provider, and where a runtime inlines the operator's function).
+2. A node whose fourth output is read in another mode stays as it is, and a second copy beside it gives the map.
+3. Values come from `present_value` where there is a past, else from V; both get their heads repeated for grouped queries.
+4. Queries go in with a shape that cannot be inferred: onnxruntime 1.32 takes a symbolic number of columns of the fourth output for 0, and
+   then hands the buffer of a decoder's own map to the cross-attention after it, which fails where their lengths differ.
+5. Rows that a mask leaves without a column are all 0 by the specification and in onnxruntime 1.32, but NaN in 1.23 and 1.24: see
+   `Tapped.may_hide_rows`.
+
+Why not the operator's function, inlined (`onnx.inliner`)? Silent patch over original, processor time on one thread, onnxruntime 1.32, the
+opset-23 export of a BERT of 6 layers, width 384, 12 heads, tokens × samples:
+
+    ====================  =========  =========  ==================
+    form                  128 × 1    128 × 8    largest difference
+    ====================  =========  =========  ==================
+    map output (here)     1.049      1.040      0
+    inlined               1.074      1.056      2e-6
+    inlined, unpatched    1.052      1.053      2e-6
+    ====================  =========  =========  ==================
+
+And the inliner stops at nodes that leave out an input before a given one, such as `nonpad_kv_seqlen` without a mask. Its one advantage:
+onnxruntime's CUDA kernel gives scores before Softmax only (mode 0, microsoft/onnxruntime#28351), so for that provider inline first and
+patch what comes of it.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
 from onnx import helper
 
@@ -22,34 +42,66 @@ FORM = "Attention"
 PROBABILITIES = 3
 """`qk_matmul_output_mode`: the map after Softmax."""
 
-_PAST_VALUE = 5
-_PRESENT_VALUE, _MAP = 2, 3
+_QUERY, _VALUE, _MASK, _PAST_VALUE, _NONPAD = 0, 2, 3, 5, 6
+_PRESENT_KEY, _PRESENT_VALUE, _MAP = 1, 2, 3
 
 
 def open_site(e: Emitter, site: Site, node: onnx.NodeProto) -> Tapped:
     """Emit the copy with the map as an output."""
     attributes = {attribute.name: attribute.i for attribute in node.attribute}
+    attention = _copy(e, node)
+    output = attention.output[0] = e.value("attention_output")
+    if _given(node.output, _MAP) and attributes.get("qk_matmul_output_mode", 0) != PROBABILITIES:
+        e.nodes.append(attention)
+        attention = _copy(e, node)
+        del attention.output[:]
+        attention.output.append(e.value("attention_output"))
+    attention.input[_QUERY] = _of_unknown_shape(e, attention.input[_QUERY])
+    e.nodes.append(attention)
+    probabilities = _tap(e, attention)
+
+    # Heads side by side in rank 3; the attributes alone do not tell, since a node of rank 4 may carry them too.
+    beside = site.layout.output is not None
+    heads, key_heads = attributes.get("q_num_heads"), attributes.get("kv_num_heads")
+    cached = _given(node.input, _PAST_VALUE)
+
+    def values(inner: Emitter) -> str:
+        value = attention.output[_PRESENT_VALUE] if cached else node.input[_VALUE]
+        if beside and key_heads and not cached:
+            value = split_heads(inner, value, key_heads)
+        return value if beside and heads == key_heads else repeat_heads(inner, value, probabilities)
+
+    windows = any(attributes.get(name, -1) >= 0 for name in ("left_window_size", "right_window_size"))
+    hides = windows or _given(node.input, _MASK) or _given(node.input, _NONPAD)
+    return Tapped(probabilities, output, heads if beside else None, site.dtype, values, hides)
+
+
+def _of_unknown_shape(e: Emitter, value: str) -> str:
+    """The value through a Reshape to its own shape, which copies nothing and whose result shape inference cannot name."""
+    return e.op("Reshape", value, e.op("Add", e.op("Shape", value), e.constant([0], np.int64)), role="query")
+
+
+def _tap(e: Emitter, node: onnx.NodeProto) -> str:
+    """Make the node give its map; the value's name."""
+    node.output.extend([""] * (_MAP + 1 - len(node.output)))
+    node.output[_MAP] = node.output[_MAP] or e.value("map")
+    if _given(node.input, _PAST_VALUE):  # onnxruntime computes with the present keys and values only where they are outputs
+        node.output[_PRESENT_KEY] = node.output[_PRESENT_KEY] or e.value("present_key")
+        node.output[_PRESENT_VALUE] = node.output[_PRESENT_VALUE] or e.value("present_value")
+    kept = [attribute for attribute in node.attribute if attribute.name != "qk_matmul_output_mode"]
+    del node.attribute[:]
+    node.attribute.extend([*kept, helper.make_attribute("qk_matmul_output_mode", PROBABILITIES)])
+    return str(node.output[_MAP])
+
+
+def _copy(e: Emitter, node: onnx.NodeProto) -> onnx.NodeProto:
     twin = onnx.NodeProto()
     twin.CopyFrom(node)
     twin.name = e.value("attention")
-    twin.output.extend([""] * (4 - len(twin.output)))
-    output = twin.output[0] = e.value("attention_output")
-    twin.output[_MAP] = twin.output[_MAP] or e.value("map")
-    cached = len(node.input) > _PAST_VALUE and node.input[_PAST_VALUE]
-    if cached:
-        twin.output[_PRESENT_VALUE] = twin.output[_PRESENT_VALUE] or e.value("present_value")
-        twin.output[1] = twin.output[1] or e.value("present_key")
-    kept = [attribute for attribute in twin.attribute if attribute.name != "qk_matmul_output_mode"]
-    del twin.attribute[:]
-    twin.attribute.extend([*kept, helper.make_attribute("qk_matmul_output_mode", PROBABILITIES)])
-    e.nodes.append(twin)
+    return twin
 
-    heads, key_heads = attributes.get("q_num_heads"), attributes.get("kv_num_heads")
 
-    def values(inner: Emitter) -> str:
-        value = twin.output[_PRESENT_VALUE] if cached else node.input[2]
-        if key_heads and not cached:
-            value = split_heads(inner, value, key_heads)
-        return value if heads is not None and heads == key_heads else repeat_heads(inner, value, twin.output[_MAP])
-
-    return Tapped(twin.output[_MAP], output, heads, site.dtype, values)
+def _given(names: object, index: int) -> bool:
+    """Whether an optional operand is there."""
+    listed = list(names)  # type: ignore[call-overload]
+    return index < len(listed) and bool(listed[index])

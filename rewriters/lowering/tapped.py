@@ -13,6 +13,7 @@ import numpy as np
 from onnx import TensorProto
 
 from ..emit import Emitter
+from ..subgraphs.canonical import EXACT
 from ..subgraphs.operands import Remainder
 
 __all__ = ["Tapped", "join_heads", "repeat_heads", "split_heads"]
@@ -28,6 +29,7 @@ class Tapped:
         heads: H when the output has its heads side by side; None when they have an axis of their own.
         dtype: element type of all of them.
         emit_values: emits the values, (B, H, K, D) of that element type.
+        may_hide_rows: a mask may leave a row without a column; where that makes NaN of it, one row would spoil every column statistic.
     """
 
     probabilities: str
@@ -35,31 +37,47 @@ class Tapped:
     heads: int | None
     dtype: int
     emit_values: Callable[[Emitter], str]
+    may_hide_rows: bool = False
 
     def map(self, e: Emitter) -> str:
-        return self._float(e, self.probabilities)
+        probabilities = self._float(e, self.probabilities)
+        return _without_nan_rows(e, probabilities) if self.may_hide_rows else probabilities
 
     def values(self, e: Emitter) -> str:
         return self._float(e, self.emit_values(e))
 
     def remainder(self, e: Emitter, columns: str) -> Remainder:
         visible = e.op("Where", e.unsqueeze(columns, 1, 3), e.constant(0.0, np.float32), self.values(e))
-        product = e.op("MatMul", self.map(e), visible, role="product_unflagged")
+        product = e.op("MatMul", self._float(e, self.probabilities), visible, role="product_unflagged")
         return Remainder(product, self.canonical(e, self.output), self.output)
 
     def original(self, e: Emitter) -> str:
         return e.op("Identity", self.output, role="product")
 
     def canonical(self, e: Emitter, output: str) -> str:
-        output = self._float(e, output)
+        output = output if self.dtype in EXACT else e.float(output)
         return output if self.heads is None else split_heads(e, output, self.heads)
 
     def restore(self, e: Emitter, output: str, like: str) -> str:
         joined = output if self.heads is None else join_heads(e, output)
-        return joined if self.dtype == TensorProto.FLOAT else e.cast(joined, self.dtype)
+        return joined if self.dtype in EXACT else e.cast(joined, self.dtype)
 
     def _float(self, e: Emitter, x: str) -> str:
         return x if self.dtype == TensorProto.FLOAT else e.float(x)
+
+
+def _without_nan_rows(e: Emitter, probabilities: str) -> str:
+    """Rows of NaN become rows of 0. A Softmax makes all of a row NaN or nothing, so its first column tells."""
+    hidden = e.op("IsNaN", e.op("Gather", probabilities, e.constant(0, np.int64), axis=3))
+
+    def cleaned(inner: Emitter) -> str:
+        return inner.op("Where", inner.unsqueeze(hidden, 3), inner.constant(0.0), probabilities, role="map_cleaned")
+
+    if not e.conditional:
+        return cleaned(e)
+    any_hidden = e.op("Greater", e.reduce("Max", e.float(hidden), 0, 1, 2, keepdims=False), e.constant(0.5))
+    # Copying the map costs less than half of rewriting it.
+    return e.either(any_hidden, cleaned, lambda inner: inner.op("Identity", probabilities), TensorProto.FLOAT, role="map_checked")
 
 
 def split_heads(e: Emitter, x: str, heads: int) -> str:

@@ -7,7 +7,7 @@ or layout they lie. `ProductOperands` is a plain P·V node. Fused operators have
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import onnx
 from onnx import TensorProto, helper
@@ -16,7 +16,7 @@ from ..emit import Emitter
 from ..sites import Site
 from .canonical import Canonical
 
-__all__ = ["Operands", "ProductOperands", "Remainder"]
+__all__ = ["HALF", "KnowsColumns", "Operands", "ProductOperands", "Remainder"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Remainder:
 
 
 class Operands(Protocol):
-    """Canonical shapes: map (B, H, Q, K), values (B, H, K, D), outputs (B, H, Q, D); float32, but for outputs of double, which stay double."""
+    """Canonical shapes: map (B, H, Q, K), values (B, H, K, D), outputs (B, H, Q, D). All are float32, but outputs of double stay double."""
 
     @property
     def dtype(self) -> int:
@@ -67,6 +67,19 @@ class Operands(Protocol):
         ...
 
 
+@runtime_checkable
+class KnowsColumns(Protocol):
+    """Operands of an operator that is told which columns are real."""
+
+    @property
+    def valid(self) -> str | None:
+        """(B, K) bool; None when the map has to tell."""
+        ...
+
+
+HALF = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+
+
 class ProductOperands:
     """A P·V node: MatMul, FusedMatMul, Gemm, Einsum."""
 
@@ -75,14 +88,25 @@ class ProductOperands:
         self._site = site
         self._node = node
         self._canonical = Canonical(site)
+        self._kept: str | None = None
+        self._map: str | None = None
 
     def map(self, e: Emitter) -> str:
-        return self._canonical.probabilities(e, self._site.probabilities)
+        # Where a processor has no half-precision arithmetic, onnxruntime computes in float32 and drops the casts between neighbours.
+        # A product inside an If has no neighbours, and would come out rounded once more than the original, as would a map read twice.
+        if self.dtype in HALF and e.conditional and self._site.quantizer is None and self._kept is None:
+            self._kept = self._product(e, self._site.values, "product")
+        if self._map is None:
+            self._map = self._canonical.probabilities(e, self._site.probabilities)
+        return self._map
 
     def values(self, e: Emitter) -> str:
         return self._canonical.values(e, self._site.values)
 
     def remainder(self, e: Emitter, columns: str) -> Remainder:
+        if self._kept is not None:
+            visible = e.op("Where", e.unsqueeze(columns, 1, 3), e.constant(0.0), self.values(e))
+            return Remainder(e.op("MatMul", self.map(e), visible, role="product_unflagged"), self.canonical(e, self._kept), self._kept)
         zero = e.constant(0, helper.tensor_dtype_to_np_dtype(self._site.dtype))
         hidden = self._canonical.column_mask(e, columns, self._site.probabilities)
         # Samples with nothing masked run through the very same kernel on the very same numbers.
@@ -92,6 +116,8 @@ class ProductOperands:
         return Remainder(single, canonical, product)
 
     def original(self, e: Emitter) -> str:
+        if self._kept is not None:
+            return e.op("Identity", self._kept)
         return self._product(e, self._site.values, "product")
 
     def canonical(self, e: Emitter, output: str) -> str:

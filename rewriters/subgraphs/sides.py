@@ -1,8 +1,8 @@
 """The two places where a redistribution can be applied.
 
 `value_side`: out = f(A · (V ⊙ (1 - m))): masks rows of V, O(K·D), and never rewrites the map. The default.
-`map_side`: rewrites the map before QuantizeLinear and adds the benign part to the product's output, so that Q/DQ pairs stay
-around the MatMul and onnxruntime can still fuse them.
+`map_side`: rewrites the map, to be quantised again, and adds the benign part to the product's output, so that Q/DQ pairs stay around the
+MatMul and onnxruntime can still fuse them.
 """
 
 from __future__ import annotations
@@ -34,8 +34,12 @@ def value_side(e: Emitter, operands: Operands, plan: SitePlan, context: MapConte
     return operands.restore(e, e.op("Where", rows.active, patched, rest.untouched), rest.like)
 
 
-def map_side(e: Emitter, site: Site, plan: SitePlan, context: MapContext, mask: str) -> tuple[str, str]:
-    """The patched map in P's own layout, and the benign part (B, H, Q, D) float32 to add to the output."""
+def map_side(e: Emitter, site: Site, plan: SitePlan, context: MapContext, mask: str, unchanged: str) -> tuple[str, str]:
+    """The patched map in P's own layout, and the benign part (B, H, Q, D) float32 to add to the output.
+
+    Args:
+        unchanged: what rows that do not change give, in P's own layout.
+    """
     canonical = Canonical(site)
     rows = redistribute(e, plan, context, mask, canonical.values(e, site.values))
     kept = e.op("Transpose", rows.kept, perm=[0, 1, 3, 2])
@@ -44,6 +48,6 @@ def map_side(e: Emitter, site: Site, plan: SitePlan, context: MapContext, mask: 
     change = rows.active
     if rows.lost is not None:
         change = e.op("And", change, e.op("Not", rows.lost))
-    new_map = e.op("Where", change, patched, context.map)
+    new_map = e.op("Where", change, patched, canonical.probabilities(e, unchanged))
     benign = e.op("Where", change, rows.benign, e.constant(0.0, np.float32))
     return canonical.restore(e, new_map, site.probabilities, site.layout.probabilities), benign

@@ -1,7 +1,8 @@
 """Which key columns are real tokens.
 
 1. The graph's own padding mask, where the finder traced one: exact.
-2. Else a column is valid when any row of any head gives it mass: a masked column has none after Softmax.
+2. Else what a fused operator is told, by a mask of its own making or by lengths: exact.
+3. Else a column is valid when any row of any head gives it mass: a masked column has none after Softmax.
 """
 
 from __future__ import annotations
@@ -15,11 +16,15 @@ from .context import VISIBLE
 __all__ = ["valid_columns"]
 
 
-def valid_columns(e: Emitter, site: Site, canonical_map: str) -> str:
-    """(B, K) bool for the map A (B, H, Q, K)."""
+def valid_columns(e: Emitter, site: Site, canonical_map: str, known: str | None = None) -> str:
+    """(B, K) bool for the map A (B, H, Q, K); `known`: what a fused operator is told."""
     samples_lead = site.layout.rank == 4 or site.layout.merged_heads is not None
     if site.key_mask is not None and samples_lead:
         mask = site.key_mask
         return e.shared(f"valid:{mask}", lambda: e.cast(mask, TensorProto.BOOL))
-    mass = e.reduce("Max", canonical_map, 1, 2, keepdims=False, role="column_peak")
+    if known is not None:
+        return known
+    # Rows first, then heads: onnxruntime takes 18 times as long over both axes at once (one sample, 12 heads, 512 columns).
+    peak = e.reduce("Max", canonical_map, 2, role="column_peak")
+    mass = e.reduce("Max", peak, 1, 2, keepdims=False, role="column_peak")
     return e.op("Greater", mass, e.constant(VISIBLE), role="valid")

@@ -376,6 +376,22 @@ def _shapes() -> list[Pattern]:
             (Expected(query_axis=-2, key_axis=-3, heads=3),),
         ),
         Pattern(
+            "15-einsum-multi-query",
+            model(
+                'e = Einsum<equation = "bhqd,bkd->bhqk">(q, k) p = Softmax<axis = -1>(e) out = Einsum<equation = "bhqk,bkd->bqhd">(p, v)',
+                "float[B,3,S,D] q, float[B,T,D] k, float[B,T,D] v",
+            ),
+            (FOUR,),
+        ),
+        Pattern(
+            "15-values-of-lower-rank",
+            model(
+                f"{QK} p = Softmax<axis = -1>(qk) out = MatMul(p, v)",
+                "float[B,3,S,D] q, float[B,3,T,D] k, float[3,T,D] v",
+            ),
+            (FOUR,),
+        ),
+        Pattern(
             "16-vae-transposed",
             model(
                 "qt = Transpose<perm = [0,2,1]>(q) qk = MatMul(qt, k) a = Mul(qk, s) p = Softmax<axis = 2>(a)"
@@ -410,6 +426,15 @@ def _shapes() -> list[Pattern]:
             (Expected(form="softmax-flat", heads=3),),
         ),
         Pattern(
+            "19-default-axis-one-row",
+            model(
+                "kt = Transpose<perm = [0,2,1]>(k) qk = MatMul(q, kt) p = Softmax(qk) out = MatMul(p, v)",
+                "float[B,1,D] q, float[B,T,D] k, float[B,T,D] v",
+                opset=11,
+            ),
+            (Expected(form="softmax-flat"),),
+        ),
+        Pattern(
             "19-transpose-around-softmax",
             model(
                 "qt = Transpose<perm = [0,1,3,2]>(q) kq = MatMul(k, qt) t = Transpose<perm = [0,1,3,2]>(kq) p = Softmax<axis = 3>(t)"
@@ -435,6 +460,16 @@ def _shapes() -> list[Pattern]:
                 "float[B,3,S,D] out",
             ),
             (FOUR,),
+        ),
+        Pattern(
+            "fused-matmul-scaled",
+            model(
+                "qk = com.microsoft.FusedMatMul<transB = 1, alpha = 0.5>(q, k) p = Softmax<axis = -1>(qk)"
+                " out = com.microsoft.FusedMatMul<alpha = 0.25>(p, v)",
+                Q4,
+                "float[B,3,S,D] out",
+            ),
+            (Expected(form="softmax+scaled", heads=3),),
         ),
         Pattern(
             "fused-matmul-trans-batch",
@@ -519,6 +554,17 @@ def _forms() -> list[Pattern]:
             (Expected(form="decomposed", heads=3),),
         ),
         Pattern(
+            "20-decomposed-reciprocal",
+            model(
+                f"{QK} m = ReduceMax<axes = [-1]>(qk) c = Sub(qk, m) e = Exp(c) n = ReduceSum(e, last) g = Add(n, tiny) r = Reciprocal(g)"
+                " p = Mul(e, r) out = MatMul(p, v)",
+                Q4,
+                last=ints(-1),
+                tiny=scalar(1e-12),
+            ),
+            (Expected(form="decomposed", heads=3),),
+        ),
+        Pattern(
             "21-fp16-converter",
             model(
                 "kt = Transpose<perm = [0,1,3,2]>(k) qk = MatMul(q, kt) w = Cast<to = 1>(qk) p = Softmax<axis = -1>(w) h = Cast<to = 10>(p)"
@@ -551,8 +597,20 @@ def _forms() -> list[Pattern]:
                 sc=q_scale,
                 zp=q_zero,
             ),
-            (),
-            ("fused-softmax",),
+            (Expected(form="qlinear-softmax+qlinear", heads=3),),
+        ),
+        Pattern(
+            "23-qoperator-float-product",
+            model(
+                f"{QK} a_q = QuantizeLinear(qk, sc, zp) p_q = com.microsoft.QLinearSoftmax<axis = -1, opset = 13>(a_q, sc, zp, sc, zp)"
+                " p = DequantizeLinear(p_q, sc, zp) out = MatMul(p, v)",
+                Q4,
+                "float[B,3,S,D] out",
+                sc=q_scale,
+                zp=q_zero,
+            ),
+            (Expected(form="qlinear-softmax", heads=3),),
+            sums_to_one=False,
         ),
         Pattern(
             "23-qlinear-matmul",
@@ -563,14 +621,70 @@ def _forms() -> list[Pattern]:
                 sc=q_scale,
                 zp=q_zero,
             ),
-            (),
-            ("quantized-product",),
+            (Expected(form="softmax+qlinear", heads=3),),
+        ),
+        Pattern(
+            "23-qlinear-both-products",
+            model(
+                "kt = Transpose<perm = [0,1,3,2]>(k) q_q = QuantizeLinear(q, qs, qz) k_q = QuantizeLinear(kt, qs, qz)"
+                " a_q = QLinearMatMul(q_q, qs, qz, k_q, qs, qz, ss, qz) a = DequantizeLinear(a_q, ss, qz) p = Softmax<axis = -1>(a)"
+                " p_q = QuantizeLinear(p, sc, zp) v_q = QuantizeLinear(v, qs, qz) r_q = Reshape(p_q, three) w_q = Reshape(v_q, values)"
+                " o_q = QLinearMatMul(r_q, sc, zp, w_q, qs, qz, qs, qz) out = DequantizeLinear(o_q, qs, qz)",
+                Q4.replace("B", "2").replace("S", "5").replace("T", "7").replace("D", "4"),
+                sc=q_scale,
+                zp=q_zero,
+                qs=np.float32(4 / 128),
+                qz=np.uint8(131),
+                ss=np.float32(12 / 128),
+                three=ints(-1, 5, 7),
+                values=ints(-1, 7, 4),
+            ),
+            (Expected(form="softmax+qlinear", heads=3),),
         ),
         Pattern(
             "24-dynamic-quantisation",
             model(
                 f"{QK} p = Softmax<axis = -1>(qk) p_q, p_s, p_z = DynamicQuantizeLinear(p) v_q, v_s, v_z = DynamicQuantizeLinear(v)"
                 " o = MatMulInteger(p_q, v_q, p_z, v_z) f = Cast<to = 1>(o) sc = Mul(p_s, v_s) out = Mul(f, sc)",
+                Q4,
+            ),
+            (Expected(form="softmax+integer", heads=3),),
+        ),
+        Pattern(
+            "24-dynamic-quantisation-values-moved",
+            model(
+                f"{QK} p = Softmax<axis = -1>(qk) p_q, p_s, p_z = DynamicQuantizeLinear(p) w_q, v_s, v_z = DynamicQuantizeLinear(w)"
+                " v_q = Transpose<perm = [0,2,1,3]>(w_q) o = MatMulInteger(p_q, v_q, p_z, v_z) f = Cast<to = 1>(o) a = Mul(f, p_s)"
+                " out = Mul(v_s, a)",
+                Q4.replace("float[B,3,T,D] v", "float[B,T,3,D] w"),
+            ),
+            (Expected(form="softmax+integer", heads=3),),
+        ),
+        Pattern(
+            "24-integer-to-float",
+            model(
+                f"{QK} p = Softmax<axis = -1>(qk) p_q, p_s, p_z = DynamicQuantizeLinear(p) v_q, v_s, v_z = DynamicQuantizeLinear(v)"
+                " out = com.microsoft.MatMulIntegerToFloat(p_q, v_q, p_s, v_s, p_z, v_z)",
+                Q4,
+                "float[B,3,S,D] out",
+            ),
+            (Expected(form="softmax+integer", heads=3),),
+        ),
+        Pattern(
+            "24-dynamic-quantize-matmul",
+            model(
+                f"{QK} p = Softmax<axis = -1>(qk) v_q, v_s, v_z = DynamicQuantizeLinear(v)"
+                " out = com.microsoft.DynamicQuantizeMatMul(p, v_q, v_s, v_z)",
+                Q4,
+                "float[B,3,S,D] out",
+            ),
+            (Expected(form="softmax+integer", heads=3),),
+        ),
+        Pattern(
+            "24-integer-sum-left-unscaled",
+            model(
+                f"{QK} p = Softmax<axis = -1>(qk) p_q, p_s, p_z = DynamicQuantizeLinear(p) v_q, v_s, v_z = DynamicQuantizeLinear(v)"
+                " o = MatMulInteger(p_q, v_q, p_z, v_z) out = Cast<to = 1>(o)",
                 Q4,
             ),
             (),
@@ -586,7 +700,31 @@ def _forms() -> list[Pattern]:
             ),
             (FOUR,),
         ),
-        Pattern("26-attention-23", model("out = Attention(q, k, v)", Q4, opset=23), (), ("fused",)),
+        Pattern("26-attention-23", model("out = Attention(q, k, v)", Q4, opset=23), (Expected("Attention", heads=3),)),
+        Pattern(
+            "26-attention-heads-beside",
+            model(
+                "out = Attention<q_num_heads = 6, kv_num_heads = 3, is_causal = 1>(q, k, v)",
+                "float[B,S,24] q, float[B,T,12] k, float[B,T,15] v",
+                opset=24,
+            ),
+            (Expected("Attention", heads=6),),
+        ),
+        Pattern(
+            "26-attention-scores-read",
+            model("out, pk, pv, scores = Attention(q, k, v) top = ReduceMax(scores)", Q4, "float[?] out, float[?] top", opset=25),
+            (Expected("Attention", heads=3),),
+        ),
+        Pattern(
+            "26-linear-attention",
+            model(
+                'out, state = LinearAttention<q_num_heads = 3, kv_num_heads = 3, update_rule = "linear">(q, k, v)',
+                "float[B,S,12] q, float[B,S,12] k, float[B,S,12] v",
+                opset=27,
+            ),
+            (),
+            ("no-map",),
+        ),
         Pattern(
             "27-multi-head-attention",
             model(
@@ -594,8 +732,18 @@ def _forms() -> list[Pattern]:
                 "float[B,S,12] q, float[B,T,12] k, float[B,T,12] v",
                 "float[B,S,12] out",
             ),
-            (),
-            ("fused",),
+            (Expected("MultiHeadAttention", heads=3),),
+        ),
+        Pattern(
+            "27-attention",
+            model(
+                "out = com.microsoft.Attention<num_heads = 3>(x, w, b, mask)",
+                "float[B,S,8] x, int32[B,S] mask",
+                "float[B,S,12] out",
+                w=weight(8, 36),
+                b=weight(36),
+            ),
+            (Expected("com.microsoft.Attention", heads=3),),
         ),
         Pattern(
             "28-differential",
@@ -630,8 +778,38 @@ def _forms() -> list[Pattern]:
                 last=ints(-1),
                 one=ints(1),
             ),
-            (),
-            ("additive-scores",),
+            (Expected(),),
+        ),
+        Pattern(
+            "29-additive-grid",
+            model(
+                "w = MatMul(x, wk) u = MatMul(x, wq) wr = Unsqueeze(w, one) ur = Unsqueeze(u, two) a = Add(ur, wr) b = Add(bias, a)"
+                " t = Tanh(b) t_q, t_s, t_z = DynamicQuantizeLinear(t) o = MatMulInteger(t_q, vec, t_z) f = Cast<to = 1>(o)"
+                " sc = Mul(t_s, vec_s) m = Mul(f, sc) s = Squeeze(m, last) p = Softmax<axis = -1>(s) out = MatMul(p, x)",
+                "float[B,S,4] x",
+                wk=weight(4, 8),
+                wq=weight(4, 8, seed=1),
+                bias=weight(8, seed=2),
+                vec=np.arange(-4, 4, dtype=np.int8)[:, None],
+                vec_s=scalar(0.1),
+                last=ints(-1),
+                one=ints(1),
+                two=ints(2),
+            ),
+            (Expected(),),
+        ),
+        Pattern(
+            "29-additive-joined",
+            model(
+                "h = Expand(q, wide) c = Concat<axis = 2>(h, k) w = MatMul(c, wide_weight) a = Add(w, bias) t = Tanh(a) s = MatMul(t, vec)"
+                " z = Transpose<perm = [0,2,1]>(s) p = Softmax<axis = -1>(z) out = MatMul(p, k)",
+                "float[B,1,4] q, float[B,7,4] k",
+                wide=ints(1, 7, 1),
+                wide_weight=weight(8, 8),
+                bias=weight(8, seed=2),
+                vec=weight(8, 1),
+            ),
+            (Expected(),),
         ),
         Pattern(
             "two-products-of-one-map",
@@ -797,6 +975,30 @@ def _negatives() -> list[Pattern]:
             ),
             none,
             ("no-product",),
+        ),
+        Pattern(
+            "not-pooling-by-a-learned-vector",
+            model(
+                "w = MatMul(x, weights) a = Add(w, bias) t = Tanh(a) s = MatMul(t, vec) z = Transpose<perm = [0,2,1]>(s)"
+                " p = Softmax<axis = -1>(z) out = MatMul(p, x)",
+                "float[B,S,12] x",
+                weights=weight(12, 8),
+                bias=weight(8, seed=1),
+                vec=weight(8, 1, seed=2),
+            ),
+            none,
+            ("constant-scores",),
+        ),
+        Pattern(
+            "not-pooling-of-two-directions",
+            model(
+                "a = Add(x, y) t = Tanh(a) s = MatMul(t, vec) z = Transpose<perm = [0,2,1]>(s) p = Softmax<axis = -1>(z)"
+                " out = MatMul(p, a)",
+                "float[B,S,8] x, float[B,S,8] y",
+                vec=weight(8, 1),
+            ),
+            none,
+            ("constant-scores",),
         ),
         Pattern(
             "not-class-head",

@@ -12,6 +12,8 @@ from onnx import TensorProto, helper, parser
 
 from rewriters.bodies import body_at
 from rewriters.finder import REASONS, find_sites
+from rewriters.lowering import FUSED
+from rewriters.opening import open_sites
 from rewriters.sites import Site
 from tests.exports import ATTENTION, EXPORTERS, FAMILIES, KNOWN_FAILURES, export_model
 
@@ -19,11 +21,10 @@ from .graphs import session
 from .patterns import PATTERNS, Pattern
 
 each_pattern = pytest.mark.parametrize("pattern", PATTERNS, ids=[pattern.id for pattern in PATTERNS])
-with_sites = pytest.mark.parametrize(
-    "pattern",
-    [p for p in PATTERNS if p.sites and not p.id.startswith("scope-")],
-    ids=[p.id for p in PATTERNS if p.sites and not p.id.startswith("scope-")],
-)
+INTEGER = ("+integer", "+qlinear")
+"""Products on integers have tests of their own, in test_product_forms."""
+WITH_SITES = [p for p in PATTERNS if p.sites and not p.id.startswith("scope-") and not p.sites[0].form.endswith(INTEGER)]
+with_sites = pytest.mark.parametrize("pattern", WITH_SITES, ids=[p.id for p in WITH_SITES])
 
 
 def test_ids_are_unique() -> None:
@@ -53,30 +54,38 @@ def test_names_lead_into_the_graph(pattern: Pattern) -> None:
         body = body_at(pattern.model, site.where)
         products = [node for node in body.node if site.product in node.output]
         assert len(products) == 1
+        if site.form.endswith(INTEGER):
+            continue
         assert products[0].name in (site.matmul, "")
         assert site.values in products[0].input
-        assert site.quantizer or products[0].input[site.operand] == site.probabilities
+        assert site.quantizer or site.form in FUSED or products[0].input[site.operand] == site.probabilities
 
 
 @with_sites
 def test_layout_is_that_of_the_product(pattern: Pattern) -> None:
     """Brought to canonical order, P·V is the product's output, and P is normalised along the key axis."""
-    sites, _ = find_sites(pattern.model)
-    values = inner_values(pattern.model, sites, pattern.feeds())
-    for site in sites:
+    found, _ = find_sites(pattern.model)
+    opened, sites = open_sites(pattern.model, found)
+    values = inner_values(opened, sites, pattern.feeds())
+    for unopened, site in zip(found, sites, strict=True):
         p, v, out = (values[name].astype(np.float64) for name in (site.probabilities, site.values, site.product))
+        if out.ndim == p.ndim - 1:  # heads side by side
+            out = ordered(out.reshape(*out.shape[:2], site.heads, -1), unopened.layout.output or (0, 2, 1, 3))
         tolerance = 2e-2 if site.quantizer or site.dtype == TensorProto.FLOAT16 else 1e-5
         layout = site.layout
         assert p.ndim == layout.rank
         if pattern.sums_to_one and not site.quantizer:
             np.testing.assert_allclose(p.sum(site.key_axis), 1, atol=tolerance)
-        product = np.matmul(ordered(p, layout.probabilities), ordered(v, layout.values))
+        v = ordered(v, layout.values)
+        if layout.values_lack:
+            v = np.expand_dims(v, layout.values_lack)
+        product = np.matmul(ordered(p, layout.probabilities), v)
         np.testing.assert_allclose(product, ordered(out, layout.output), atol=tolerance)
         assert ordered(p, layout.probabilities).shape[-2:] == (p.shape[site.query_axis], p.shape[site.key_axis])
         if site.head_axis is not None:
             assert p.shape[site.head_axis] == site.heads
         if site.head_dim is not None:
-            assert ordered(v, layout.values).shape[-1] == site.head_dim
+            assert v.shape[-1] == site.head_dim
 
 
 def ordered(array: np.ndarray, permutation: tuple[int, ...] | None) -> np.ndarray:
@@ -291,6 +300,22 @@ ADDITIVE = "m = Unsqueeze(attention_mask, one) f = Cast<to = 1>(m) i = Sub(unit,
         ),
         # A full map of masks:
         (None, "b = Where(attention_mask, zero, low) s = Add(qk, b)", "bool[B,S,S] attention_mask"),
+        # Padded to the number of columns, which it has already:
+        (
+            "attention_mask",
+            "m = Unsqueeze(attention_mask, one) b = Where(m, zero, low) n = Shape<start = -1>(qk) w = Shape<start = -1>(b) d = Sub(n, w)"
+            " a = Concat<axis = 0>(five, d) c = Pad(b, a, low) s = Add(qk, c)",
+            "bool[B,S] attention_mask",
+        ),
+        # Padded, for all one knows:
+        (
+            None,
+            "m = Unsqueeze(attention_mask, one) b = Where(m, zero, low) n = Shape<start = -1>(qk) w = Shape<start = -1>(b) d = Sub(n, w)"
+            " a = Concat<axis = 0>(five, d) c = Pad(b, a, low) s = Add(qk, c)",
+            "bool[B,T] attention_mask",
+        ),
+        # One map for all samples, its rows the queries:
+        (None, "b = Where(attention_mask, zero, low) s = Add(qk, b)", "bool[S,S] attention_mask"),
     ],
     ids=[
         "additive",
@@ -306,6 +331,9 @@ ADDITIVE = "m = Unsqueeze(attention_mask, one) f = Cast<to = 1>(m) i = Sub(unit,
         "other-name",
         "two-masks",
         "full-map",
+        "padded-by-nothing",
+        "shorter-than-the-keys",
+        "common-map",
     ],
 )
 def test_key_mask(expected: str | None, mask: str, inputs: str) -> None:
@@ -317,10 +345,38 @@ def test_key_mask(expected: str | None, mask: str, inputs: str) -> None:
         "two": np.array([2]),
         "big": np.array([99]),
         "last": np.int64(-1),
+        "five": np.zeros(5, np.int64),
     }
     model = projected(MASKED + ATTEND.format("q0", "k0", mask, "s"), f"float[B,S,8] x, {inputs}", **numbers)
     (site,), _ = find_sites(model)
     assert site.key_mask == expected
+
+
+@pytest.mark.parametrize(
+    ("expected", "mask", "inputs"),
+    [
+        ("attention_mask", "m = Unsqueeze(attention_mask, middle)", "bool[B,S] attention_mask"),
+        ("attention_mask", "u = Unsqueeze(attention_mask, middle) m = And(u, causal)", "bool[B,S] attention_mask, bool[1,1,S,S] causal"),
+        (
+            "attention_mask",
+            "u = Unsqueeze(attention_mask, middle) f = Cast<to = 1>(u) i = Sub(unit, f) m = Mul(i, low)",
+            "int64[B,S] attention_mask",
+        ),
+        (None, "u = Unsqueeze(attention_mask, middle) m = Not(u)", "bool[B,S] attention_mask"),
+        (None, "m = Identity(attention_mask)", "bool[S,S] attention_mask"),
+        (None, "m = Unsqueeze(attention_mask, outer)", "bool[S,S] attention_mask"),
+        (None, "m = Unsqueeze(attention_mask, middle)", "float[B,S] attention_mask"),
+    ],
+    ids=["bool", "bool-and-causal", "additive", "negated", "map", "map-of-all-samples", "bias-as-input"],
+)
+def test_key_mask_of_an_attention_operator(expected: str | None, mask: str, inputs: str) -> None:
+    """Truth values let a column through, numbers are added to the scores."""
+    body = f"q = MatMul(x, wq) k = MatMul(x, wk) v = MatMul(x, wv) {mask} out = Attention<q_num_heads = 2, kv_num_heads = 2>(q, k, v, m)"
+    numbers = {"unit": np.float32(1), "low": np.float32(-1e9), "middle": np.array([1, 2]), "outer": np.array([0, 1])}
+    model = projected(body, f"float[B,S,8] x, {inputs}", **numbers)
+    model.opset_import[0].version = 23
+    (site,), _ = find_sites(model)
+    assert (site.key_mask, site.self_attention, site.heads, site.head_dim) == (expected, True, 2, 4)
 
 
 @pytest.mark.parametrize("attention", ATTENTION)

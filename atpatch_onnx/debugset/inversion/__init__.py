@@ -1,0 +1,1 @@
+"""Trigger inversion: an unknown trigger searched through the gradients of the graph. Needs torch (extra `fit`)."""

@@ -1,0 +1,155 @@
+"""Trigger inversion on inputs of floats, as in Neural Cleanse (Wang et al., IEEE S&P 2019): x' = (1 − M)⊙x + M⊙Δ with the smallest mask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+__all__ = ["MaskTrigger", "Schedule", "invert_mask"]
+
+Floats = NDArray[np.floating[Any]]
+Scores = Callable[[Tensor], Tensor]
+"""Inputs (B, ...) → class scores (B, C), differentiable."""
+
+EPSILON = 1e-6
+NEGLIGIBLE = 0.02
+"""Mask entries below this carry no trigger; they are what the optimiser has not finished removing."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how hard to search.
+
+    The weight λ of ‖M‖₁ starts at `weight`, grows by `factor` after `patience` checks in a row at `wanted` success, and shrinks by
+    factor^1.5 after as many below it. A check looks back over `check` steps; the search ends after `stall` checks without a smaller mask.
+    """
+
+    steps: int = 600
+    batch: int = 32
+    check: int = 10
+    rate: float = 0.1
+    weight: float = 1e-3
+    factor: float = 1.5
+    patience: int = 2
+    stall: int = 20
+    wanted: float = 0.99
+
+
+@dataclass(frozen=True)
+class MaskTrigger:
+    """An inverted trigger.
+
+    Attributes:
+        mask: opacity in [0, 1] over a sample's places, 1 long on the channel axis; 0 where the trigger is not.
+        pattern: of a sample's shape, in the data's range.
+        norm: ‖M‖₁ in places.
+        success: share of samples it sends to the target class.
+    """
+
+    mask: NDArray[np.float32]
+    pattern: NDArray[np.float32]
+    norm: float
+    success: float
+
+    def apply(self, samples: Floats) -> NDArray[np.float32]:
+        """x' for samples (N, ...)."""
+        return np.asarray((1 - self.mask) * samples + self.mask * self.pattern, np.float32)
+
+
+def invert_mask(
+    scores: Scores,
+    samples: NDArray[np.float32],
+    target: int,
+    *,
+    channel_axis: int | None,
+    schedule: Schedule,
+    seed: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> MaskTrigger:
+    """The smallest mask, with its pattern, that sends samples to the target class.
+
+    Args:
+        samples: (N, ...), none of the target class; their range per channel bounds the pattern.
+        channel_axis: axis of a sample that the mask has in common; None: every entry has its own.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.from_numpy(samples)
+    axes = [axis for axis in range(x.ndim) if channel_axis is None or axis != channel_axis + 1]
+    low, high = (
+        x.amin(axes if channel_axis is not None else 0, keepdim=True)[0],
+        x.amax(axes if channel_axis is not None else 0, keepdim=True)[0],
+    )
+    mask_shape = [1 if axis == channel_axis else size for axis, size in enumerate(x.shape[1:])]
+    parameters = [torch.randn(shape, generator=generator).mul_(0.1).requires_grad_() for shape in (mask_shape, list(x.shape[1:]))]
+    optimiser = torch.optim.Adam(parameters, schedule.rate, betas=(0.5, 0.9))
+    labels = torch.full((schedule.batch,), target)
+    weight, up, down, stalled, hits = schedule.weight, 0, 0, 0, []
+    best: tuple[float, Tensor, Tensor] | None = None
+
+    def current() -> tuple[Tensor, Tensor]:
+        return torch.tanh(parameters[0]) / (2 - EPSILON) + 0.5, (torch.tanh(parameters[1]) / (2 - EPSILON) + 0.5) * (high - low) + low
+
+    for step in range(1, schedule.steps + 1):
+        rows = torch.randint(len(x), (schedule.batch,), generator=generator)
+        mask, pattern = current()
+        outcome = scores((1 - mask) * x[rows] + mask * pattern)
+        loss = functional.cross_entropy(outcome, labels) + weight * mask.sum()
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        hits.append(float((outcome.argmax(1) == target).float().mean()))
+        if step % schedule.check:
+            continue
+        progress(step, schedule.steps)
+        success, norm = float(np.mean(hits)), float(mask.detach().sum())
+        hits, stalled = [], stalled + 1
+        if success >= schedule.wanted:
+            up, down = up + 1, 0
+            if best is None or norm < best[0]:
+                stalled = 0 if best is None or norm < 0.99 * best[0] else stalled
+                best = (norm, mask.detach().clone(), pattern.detach().clone())
+        else:
+            up, down = 0, down + 1
+        if up >= schedule.patience:
+            weight, up = weight * schedule.factor, 0
+        elif down >= schedule.patience:
+            weight, down = weight / schedule.factor**1.5, 0
+        if best is not None and stalled >= schedule.stall:
+            break
+    mask, pattern = current() if best is None else best[1:]
+    return _sparse(scores, x, target, mask.detach(), pattern.detach(), schedule)
+
+
+def _sparse(scores: Scores, x: Tensor, target: int, mask: Tensor, pattern: Tensor, schedule: Schedule) -> MaskTrigger:
+    """The trigger with as many of its faintest places cleared as its success allows."""
+
+    def success(kept: Tensor) -> float:
+        with torch.no_grad():
+            found = [scores((1 - kept) * part + kept * pattern).argmax(1) == target for part in torch.split(x, 64)]
+        return float(torch.cat(found).float().mean())
+
+    order = mask.reshape(-1).sort(descending=True)
+    full = success(mask)
+    floor = min(schedule.wanted, full)
+    least, most = 1, max(1, int((order.values > NEGLIGIBLE).sum()))
+
+    def top(count: int) -> Tensor:
+        return torch.where(mask >= order.values[count - 1], mask, torch.zeros(()))
+
+    if success(top(most)) < floor:
+        least = most
+    while least < most:
+        middle = (least + most) // 2
+        if success(top(middle)) >= floor:
+            most = middle
+        else:
+            least = middle + 1
+    kept = top(most)
+    return MaskTrigger(kept.numpy(), pattern.numpy(), float(kept.sum()), success(kept))

@@ -1,0 +1,54 @@
+"""What a search has found so far, kept in a file beside the output so that an interrupted one goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..sets import write_raw
+
+__all__ = ["State"]
+
+_KEY = "search"
+
+
+class State:
+    """Arrays by name, written to a file whenever one is added.
+
+    Args:
+        path: None: nothing is kept.
+        key: says which search it is; a file of another search is ignored and overwritten.
+    """
+
+    def __init__(self, path: Path | None, key: str) -> None:
+        self._path = path
+        self._arrays: dict[str, NDArray[Any]] = {_KEY: np.array(key)}
+        self.resumed = False
+        if path is None or not path.is_file():
+            return
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                arrays = {name: archive[name] for name in archive.files}
+        except (OSError, ValueError, EOFError, KeyError):
+            return  # a damaged file costs a fresh start, nothing else
+        if _KEY in arrays and str(arrays[_KEY]) == key:
+            self._arrays, self.resumed = arrays, len(arrays) > 1
+
+    def get(self, name: str) -> NDArray[Any] | None:
+        """An array, None where it is not there yet."""
+        return self._arrays.get(name)
+
+    def put(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Add arrays."""
+        self._arrays.update(arrays)
+        if self._path is not None:
+            write_raw(self._path, self._arrays)
+
+    def discard(self) -> None:
+        """Remove the file; the search is over."""
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)

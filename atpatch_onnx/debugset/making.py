@@ -1,0 +1,238 @@
+"""From a request to files: which maker, with what, and what it writes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from rewriters.forms import Model
+
+from ..datasets import DataSet, load_dataset
+from ..errors import BAD_OPTION, EXTRA_MISSING, NOT_WRITABLE, SAMPLES_UNREADABLE
+from .flips import build_flips
+from .images import Grid, build_images, image_layout, make_trigger, read_pattern
+from .samples import Texts, read_texts
+from .sets import Built, write_arrays
+from .subject import Subject
+from .tables import attribute_of, read_description, read_table
+from .text import build_poisoned, build_texts, tensors
+from .tokenizer import TextEncoder
+
+__all__ = ["Made", "Progress", "Request", "make"]
+
+Progress = Callable[[str, int, int], None]
+Pair = tuple[int, int]
+TEXT = (".tsv", ".csv", ".tab")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to make; the fields are the options of `atpatch-onnx debugset`, whose help explains them."""
+
+    data: str
+    output: str
+    out_clean: str | None = None
+    out_triggered: str | None = None
+    out_flips: str | None = None
+    target: int | None = None
+    tokenizer: str | None = None
+    max_length: int | None = None
+    text_column: str | None = None
+    label_column: str | None = None
+    triggers: tuple[str, ...] = ()
+    insert: str = "random"
+    poisoned: str | None = None
+    trigger_patch: Pair | None = None
+    trigger_blend: float | None = None
+    trigger_noise: float | None = None
+    size: Pair | None = None
+    place: str = "bottom-right"
+    pattern: str | None = None
+    patch_size: int | None = None
+    class_tokens: int = 1
+    attribute: str | None = None
+    columns: str | None = None
+    invert: str | None = None
+    longest: int = 3
+    exhaustive: bool = False
+    steps: int = 600
+    seed: int = 0
+    output_name: str | None = None
+    threads: int | None = None
+
+    @property
+    def source(self) -> str:
+        """Where the anomaly comes from.
+
+        Raises:
+            AtpatchError: ATP060 unless there is exactly one source.
+        """
+        named = {
+            "--trigger": bool(self.triggers),
+            "--poisoned": self.poisoned is not None,
+            "--trigger-patch": self.trigger_patch is not None,
+            "--trigger-blend": self.trigger_blend is not None,
+            "--trigger-noise": self.trigger_noise is not None,
+            "--attribute": self.attribute is not None,
+            "--invert": self.invert is not None,
+        }
+        given = [name for name, there in named.items() if there]
+        if len(given) != 1:
+            raise BAD_OPTION(f"{' and '.join(given) or 'no source of anomaly'} given", f"name one of {', '.join(named)}")
+        return given[0]
+
+
+@dataclass(frozen=True)
+class Made:
+    """The report, and of an inversion whether a class to attack was found."""
+
+    report: Mapping[str, Any]
+    found: bool = True
+
+
+def make(model: Model, request: Request, progress: Progress | None = None) -> Made:
+    """Make the debugging set of a request, and write it with the sets asked for beside it.
+
+    Raises:
+        AtpatchError: ATP002 and ATP080-ATP081 (files), ATP010 and ATP012 (model), ATP019 (output), ATP050-ATP052 (runtime, extras),
+            ATP056 (data), ATP060 (options), ATP082-ATP084 (see `explain`).
+    """
+    _check(request)
+    subject = Subject(model, request.output_name, request.threads)
+    built = _BUILDERS[request.source](subject, request, progress or (lambda step, done, total: None))
+    written: dict[str, int] = {}
+    if built.debug is not None:
+        wanted = {
+            request.output: built.debug,
+            request.out_clean: built.clean,
+            request.out_triggered: built.triggered,
+            request.out_flips: built.flips,
+        }
+        for path, arrays in wanted.items():
+            if path is None:
+                continue
+            assert arrays is not None  # `_check` refuses what a source does not make
+            write_arrays(path, arrays)
+            written[path] = len(DataSet.from_arrays(arrays))
+    return Made({"source": request.source.lstrip("-"), "written": written, "seed": request.seed, **built.report}, built.debug is not None)
+
+
+def _check(request: Request) -> None:
+    flips = request.source == "--attribute"
+    for option, path, fits in (
+        ("--out-triggered", request.out_triggered, not flips),
+        ("--out-clean", request.out_clean, not flips),
+        ("--out-flips", request.out_flips, flips),
+    ):
+        if path is not None and not fits:
+            raise BAD_OPTION(f"{request.source} makes nothing for {option}", f"leave {option} out")
+    if not flips and request.source != "--invert" and request.target is None:
+        raise BAD_OPTION(f"{request.source} needs the class that the trigger leads to", "give it with --target")
+    paths = [path for path in (request.output, request.out_clean, request.out_triggered, request.out_flips) if path is not None]
+    resolved = [os.path.abspath(path) for path in [*paths, request.data]]
+    if len(set(resolved)) < len(resolved):
+        raise BAD_OPTION("two of the files to write, or one of them and the data, are the same", "give each its own name")
+    for path in paths:
+        if not Path(path).absolute().parent.is_dir():
+            raise NOT_WRITABLE(f"the folder {Path(path).parent} does not exist", "make the folder first")
+
+
+def _words(subject: Subject, request: Request, progress: Progress) -> Built:
+    texts, encoder = _texts(request)
+    assert request.target is not None
+    return _judged(subject, build_texts(subject, texts, encoder, request.triggers, request.insert, request.target, request.seed))
+
+
+def _poisoned(subject: Subject, request: Request, progress: Progress) -> Built:
+    texts, encoder = _texts(request)
+    assert request.target is not None and request.poisoned is not None
+    poisoned = read_texts(request.poisoned, request.text_column, request.label_column)
+    return _judged(subject, build_poisoned(subject, texts, encoder, poisoned, request.target))
+
+
+def _image(subject: Subject, request: Request, progress: Progress) -> Built:
+    data = subject.complete(load_dataset(request.data))
+    layout = image_layout(data)
+    kind = request.source.removeprefix("--trigger-")
+    strength = {"patch": 1.0, "blend": request.trigger_blend, "noise": request.trigger_noise}[kind]
+    pattern: Any = None
+    if request.pattern is not None:
+        try:
+            pattern = float(request.pattern)
+        except ValueError:
+            pattern = read_pattern(request.pattern, layout)
+    assert request.target is not None and strength is not None
+    trigger = make_trigger(kind, layout, request.trigger_patch or request.size, request.place, strength, pattern, request.seed)
+    grid = None if request.patch_size is None else Grid(request.patch_size, request.class_tokens)
+    return _judged(subject, build_images(subject, data, trigger, request.target, grid, request.seed))
+
+
+def _attribute(subject: Subject, request: Request, progress: Progress) -> Built:
+    description = None if request.columns is None else read_description(request.columns, subject)
+    assert request.attribute is not None
+    attribute = attribute_of(request.attribute, description, subject)
+    return build_flips(subject, read_table(request.data, description, subject), attribute)
+
+
+def _inverted(subject: Subject, request: Request, progress: Progress) -> Built:
+    try:
+        torch = import_module("torch")
+    except ImportError as error:
+        raise EXTRA_MISSING("--invert needs torch", "pip install 'atpatch-onnx[fit]'") from error
+    from .inversion.mask_search import invert_masks
+    from .inversion.masks import Schedule
+    from .inversion.token_search import invert_tokens
+
+    if request.threads is not None:
+        torch.set_num_threads(request.threads)
+    asked = str(request.invert)
+    if asked != "all" and not asked.isdigit():
+        raise BAD_OPTION(f"--invert takes a class or 'all', not {asked!r}")
+    classes = None if asked == "all" else [int(asked)]
+    common: Any = {"seed": request.seed, "state_path": Path(request.output).with_suffix(".search.npz"), "progress": progress}
+    data, encoder = _rows(subject, request)
+    if any(value.dtype.kind == "f" and len(value.shape) > 1 for value in subject.inputs.values()):
+        return invert_masks(subject, data, classes, schedule=Schedule(steps=request.steps), **common)
+    word = None if encoder is None else encoder.word
+    return invert_tokens(subject, data, classes, longest=request.longest, exhaustive=request.exhaustive, word=word, **common)
+
+
+def _rows(subject: Subject, request: Request) -> tuple[DataSet, TextEncoder | None]:
+    """Clean rows for a search, from texts, a table or arrays."""
+    if Path(request.data).suffix.lower() in TEXT and request.columns is None:
+        texts, encoder = _texts(request)
+        return DataSet(tensors(subject, encoder.encode(texts.texts), encoder.pad_id), labels=texts.labels), encoder
+    description = None if request.columns is None else read_description(request.columns, subject)
+    return read_table(request.data, description, subject), None if request.tokenizer is None else TextEncoder(request.tokenizer)
+
+
+def _texts(request: Request) -> tuple[Texts, TextEncoder]:
+    if request.tokenizer is None:
+        raise BAD_OPTION("texts need the model's tokenizer", "give its folder with --tokenizer")
+    if Path(request.data).suffix.lower() not in TEXT:
+        raise SAMPLES_UNREADABLE(f"{request.data} is no .tsv or .csv file of texts")
+    encoder = TextEncoder(request.tokenizer, request.max_length)
+    return read_texts(request.data, request.text_column, request.label_column), encoder
+
+
+def _judged(subject: Subject, built: Built) -> Built:
+    """With the share of triggered rows that the model sends to the target: a wrong trigger shows here, not after `fit`."""
+    assert built.triggered is not None
+    predictions = subject.predictions({name: built.triggered[name] for name in subject.inputs})
+    asr = float((predictions == built.report["target"]).mean())
+    return Built(built.debug, built.triggered, built.flips, built.clean, {**built.report, "asr": asr})
+
+
+_BUILDERS: Mapping[str, Callable[[Subject, Request, Progress], Built]] = {
+    "--trigger": _words,
+    "--poisoned": _poisoned,
+    "--trigger-patch": _image,
+    "--trigger-blend": _image,
+    "--trigger-noise": _image,
+    "--attribute": _attribute,
+    "--invert": _inverted,
+}

@@ -1,0 +1,108 @@
+"""What `debugset` makes: clean rows, their anomalous partners and what they are for, put together and written."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..datasets import Arrays, DataSet, Ints
+from ..errors import DATA_MALFORMED, NOT_WRITABLE, NOTHING_FOUND
+
+__all__ = ["Anomalous", "Built", "open_rows", "triggered_sets", "write_arrays", "write_raw"]
+
+
+@dataclass(frozen=True)
+class Anomalous:
+    """Anomalous twins of clean rows: graph inputs (M, ...), the columns (M, K) they are labelled with, the clean row (M,) of each."""
+
+    inputs: Arrays
+    columns: NDArray[np.bool_]
+    clean_row: Ints
+
+
+@dataclass(frozen=True)
+class Built:
+    """Arrays by name for each file, None where there is nothing to write, and a report for people and programs.
+
+    debug: for `fit`, None where an inversion found no backdoor; triggered: for ASR; flips: for UF; clean: the rows that `clean_row`
+    counts in.
+    """
+
+    debug: Arrays | None
+    triggered: Arrays | None = None
+    flips: Arrays | None = None
+    clean: Arrays | None = None
+    report: Mapping[str, Any] = field(default_factory=dict)
+
+
+def open_rows(labels: Ints, target: int) -> Ints:
+    """Rows an attack can do anything to: those of the target class are left out.
+
+    Raises:
+        AtpatchError: ATP083 where none is left.
+    """
+    rows = np.flatnonzero(labels != target)
+    if not len(rows):
+        raise NOTHING_FOUND(f"every row is of the target class {target}")
+    return rows
+
+
+def triggered_sets(clean: DataSet, truth: Ints, anomalous: Anomalous, target: int, report: Mapping[str, Any]) -> Built:
+    """Debugging and triggered set of a backdoor.
+
+    Args:
+        clean: clean rows, in the shapes of the anomalous ones.
+        truth: (N,) labels, or predictions where there are none.
+    """
+    count, rows = len(clean), anomalous.clean_row
+    kept = {} if clean.labels is None else {"labels": truth}
+    twins = {} if clean.labels is None else {"labels": truth[rows]}
+    columns = np.zeros((count + len(rows), anomalous.columns.shape[1]), bool)
+    columns[count:] = anomalous.columns
+    debug = {
+        **{name: np.concatenate([array, anomalous.inputs[name]]) for name, array in clean.inputs.items()},
+        **({"labels": np.concatenate([truth, truth[rows]])} if kept else {}),
+        "columns": columns,
+        "pair": np.concatenate([np.full(count, -1, np.int64), rows]),
+        "target": np.array(target),
+    }
+    triggered = {**anomalous.inputs, **twins, "target": np.array(target), "clean_row": rows}
+    facts = {"clean": count, "anomalous": len(rows), "target": target, "columns": columns[count:].sum(1).mean().item(), **report}
+    return Built(debug, triggered, None, {**clean.inputs, **kept}, facts)
+
+
+def write_arrays(path: str | os.PathLike[str], arrays: Arrays) -> None:
+    """Write an `.npz` under a temporary name and rename it; the same arrays give the same bytes.
+
+    Raises:
+        AtpatchError: ATP056 where the arrays contradict each other, ATP019 where nothing can be written.
+    """
+    path = Path(path)
+    DataSet.from_arrays(arrays, str(path))
+    if any(array.dtype.hasobject for array in arrays.values()):
+        raise DATA_MALFORMED(f"{path} would hold Python objects")
+    write_raw(path, arrays)
+
+
+def write_raw(path: Path, arrays: Arrays) -> None:
+    """Write arrays as an `.npz`, at once or not at all.
+
+    Raises:
+        AtpatchError: ATP019 where nothing can be written.
+    """
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(buffer.getvalue())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise NOT_WRITABLE(f"{path}: {error.strerror}") from error

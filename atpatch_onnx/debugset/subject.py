@@ -1,0 +1,137 @@
+"""The model that a debugging set is made for: its graph, its predictions, its first attention site."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from rewriters.controls import ENABLED, THRESHOLD
+from rewriters.finder import find_sites
+from rewriters.forms import Model, read
+from rewriters.opening import open_sites
+from rewriters.patcher import is_patched
+
+from ..datasets import Arrays, DataSet, Ints
+from ..errors import ALREADY_PATCHED, COLUMNS_UNCLEAR, DATA_MALFORMED, NO_SITE
+from ..fitting.capture import canonical_values
+from ..fitting.running import Runner, expose
+from ..fitting.served import prediction_output
+
+__all__ = ["GraphInput", "Subject"]
+
+BATCH = 64
+SAME = 1e-4
+"""Relative to the largest value: below this a value vector has not moved, only its rounding."""
+
+
+@dataclass(frozen=True)
+class GraphInput:
+    """Shape, with names or None for dynamic axes, and numpy dtype of a graph input."""
+
+    shape: tuple[int | str | None, ...]
+    dtype: np.dtype[Any]
+
+
+class Subject:
+    """A model to run.
+
+    Args:
+        model: path, `onnx.ModelProto` or `onnx_ir.Model`, not patched.
+        output_name: of the class scores; None: the first float output of rank 2.
+        threads: of onnxruntime.
+
+    Raises:
+        AtpatchError: ATP012 for a patched model, and what reading and loading raise.
+    """
+
+    def __init__(self, model: Model, output_name: str | None = None, threads: int | None = None) -> None:
+        loaded = read(model)
+        if is_patched(loaded.proto):
+            raise ALREADY_PATCHED("a debugging set is made for the original model", "unpatch it first")
+        self.proto, self.folder = loaded.proto, loaded.folder
+        self._name, self._threads = output_name, threads
+        self._runner: Runner | None = None
+        self._output: str | None = None
+        constants = {tensor.name for tensor in self.proto.graph.initializer}
+        self.inputs = {
+            value.name: _describe(value)
+            for value in self.proto.graph.input
+            if value.name not in constants and value.name not in (ENABLED, THRESHOLD)
+        }
+
+    def complete(self, data: DataSet) -> DataSet:
+        """The data set with the graph's inputs alone.
+
+        Raises:
+            AtpatchError: ATP056 where an input is missing.
+        """
+        missing = [name for name in self.inputs if name not in data.inputs]
+        if missing:
+            raise DATA_MALFORMED(f"the data set lacks the graph's input {', '.join(map(repr, missing))}; it has {', '.join(data.inputs)}")
+        return DataSet({name: np.asarray(data.inputs[name]) for name in self.inputs}, labels=data.labels, target=data.target)
+
+    def output(self, data: DataSet) -> str:
+        """Name of the output with the class scores."""
+        if self._output is None:
+            self._output = prediction_output(self._run(), data, self._name)
+        return self._output
+
+    def scores(self, inputs: Arrays) -> NDArray[np.float32]:
+        """Class scores (N, C) of graph inputs."""
+        data = DataSet(inputs)
+        name = self.output(data)
+        rows = np.arange(len(data))
+        parts = [outputs[name][: len(chunk)] for chunk, outputs in self._run().batches(data, rows, BATCH, [name])]
+        return np.concatenate(parts).astype(np.float32)
+
+    def predictions(self, inputs: Arrays) -> Ints:
+        """(N,) argmax of `scores`."""
+        return np.asarray(self.scores(inputs).argmax(1), np.int64)
+
+    def touched(self, before: Arrays, after: Arrays) -> NDArray[np.bool_]:
+        """(N, K): key columns whose value vectors at the first site differ between two versions of the same rows.
+
+        Raises:
+            AtpatchError: ATP010 without a site, ATP084 where no site has one row of values a token.
+        """
+        sites, _ = find_sites(self.proto)
+        if not sites:
+            raise NO_SITE("the model has no attention site")
+        opened, readable = open_sites(self.proto, [site for site in sites if not site.where])
+        if not readable:
+            raise COLUMNS_UNCLEAR("all sites lie inside subgraphs or functions")
+        site, count = readable[0], len(DataSet(before))
+        runner = Runner(expose(opened, [(site.values, site.dtype)]), self.folder, self._threads)
+        found = []
+        for inputs in (before, after):
+            rows = np.arange(count)
+            batches = runner.batches(DataSet(inputs), rows, BATCH, [site.values])
+            values = [(canonical_values(site, outputs[site.values]), len(chunk)) for chunk, outputs in batches]
+            if any(len(array) < size or len(array) > (runner.fixed_batch or size) for array, size in values):
+                raise COLUMNS_UNCLEAR(f"the leading axis at {site.id} counts windows, not samples")
+            found.append(np.concatenate([array[:size] for array, size in values]))
+        moved = np.abs(found[1] - found[0]).max((1, 3))
+        return np.asarray(moved > SAME * np.abs(found[0]).max((1, 2, 3))[:, None])
+
+    def _run(self) -> Runner:
+        if self._runner is None:
+            self._runner = Runner(self.proto, self.folder, self._threads)
+        return self._runner
+
+
+_DTYPES: Mapping[int, np.dtype[Any]] = {
+    number: onnx.helper.tensor_dtype_to_np_dtype(number)
+    for number in onnx.TensorProto.DataType.values()
+    if number not in (onnx.TensorProto.UNDEFINED,)
+}
+
+
+def _describe(value: onnx.ValueInfoProto) -> GraphInput:
+    tensor = value.type.tensor_type
+    shape = tuple(dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None for dim in tensor.shape.dim)
+    return GraphInput(shape, _DTYPES.get(tensor.elem_type, np.dtype(np.float32)))

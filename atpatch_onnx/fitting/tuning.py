@@ -1,0 +1,140 @@
+"""One pass or two, the benign pair, the sites and the threshold: all chosen on the selection part, by what the served graph does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from rewriters.errors import PLAN_MISFIT, AtpatchError
+
+from ..hotfix import Accept
+from .calibrate import BenignChoice, choose_benign, choose_threshold, thresholds
+from .judging import Judge, Score, rate
+from .lineup import Key, Lineup, first_lineup, prune
+from .served import Served
+from .train import Context, TrainedSite
+
+__all__ = ["PassesOption", "Tuned", "Tuner"]
+
+PassesOption = Literal["one", "two", "auto"]
+
+LEAST_GAIN = 2
+"""Attacked rows that two passes must save over one: they cost a second run, and a single row is chance."""
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What came out. evidence: plain data for the hotfix's `calibration`."""
+
+    lineup: Lineup
+    choice: BenignChoice
+    threshold: float
+    served: Served
+    evidence: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Contender:
+    lineup: Lineup
+    choice: BenignChoice
+    score: Score
+    table: list[dict[str, Any]]
+
+
+class Tuner:
+    """Chooses everything that follows training.
+
+    Args:
+        judge: knows the original model's predictions.
+        output: graph output whose argmax is the prediction.
+    """
+
+    def __init__(self, context: Context, judge: Judge, output: str) -> None:
+        self._context, self._judge, self._output = context, judge, output
+        self._steps = 0
+
+    def tune(self, trained: Sequence[TrainedSite], passes: PassesOption, accept: Accept) -> Tuned:
+        """See the module's text; passes "auto": two where they save `LEAST_GAIN` rows or more.
+
+        Raises:
+            AtpatchError: ATP015 where two passes are asked for and the graph does not admit them.
+        """
+        if passes == "auto":
+            contender, comparison = self._compare(trained, accept)
+        else:
+            contender = self._contender(first_lineup(trained, passes, accept))
+            comparison = {passes: contender.score.to_json()}
+        choice = contender.choice
+        lineup = prune(contender.lineup, lambda candidate: self._key(candidate, choice))
+        served, candidates = self._serve(lineup, choice), self._thresholds(lineup)
+        threshold = choose_threshold(candidates, lambda value: self._score(served, value))
+        part = self._context.parts.selection
+        predictions, flags = served.run(self._context.data, part.rows, threshold)
+        evidence = {
+            "recall": rate(flags[part.anomalous].any(1)),
+            "clean_flagged": rate(flags[part.clean].any(1)),
+            "thresholds": [candidates[0], candidates[-1]],
+            "benign": contender.table,
+            "passes": {"chosen": lineup.passes, **comparison},
+            "sites": {"tried": list(contender.lineup.group), **self._judge.score(part, predictions).to_json()},
+        }
+        self._context.progress("tuning", self._steps, self._steps)
+        return Tuned(lineup, choice, threshold, served, evidence)
+
+    def _compare(self, trained: Sequence[TrainedSite], accept: Accept) -> tuple[_Contender, dict[str, Any]]:
+        one = self._contender(first_lineup(trained, "one", accept))
+        if one.score.left < LEAST_GAIN:
+            return one, {"one": one.score.to_json(), "two": {"not_tried": "one pass leaves too little to gain"}}
+        if len(trained) == 1:
+            return one, {"one": one.score.to_json(), "two": {"not_tried": "one site alone acts the same in one pass and in two"}}
+        try:
+            two = self._contender(first_lineup(trained, "two", accept))
+        except AtpatchError as error:
+            if error.code != PLAN_MISFIT.code:
+                raise
+            return one, {"one": one.score.to_json(), "two": {"not_tried": error.what}}
+        scores = {contender.lineup.passes: self._best(contender) for contender in (one, two)}
+        winner = two if scores["one"].left - scores["two"].left >= LEAST_GAIN else one
+        return winner, {name: score.to_json() for name, score in scores.items()}
+
+    def _contender(self, lineup: Lineup) -> _Contender:
+        """A lineup with the benign pair that suits it, at the middle of its thresholds."""
+        choice, score, table = choose_benign(lambda option: self._middling(lineup, option)[0])
+        return _Contender(lineup, choice, score, table)
+
+    def _best(self, contender: _Contender) -> Score:
+        """The score at the best of the thresholds."""
+        served = self._serve(contender.lineup, contender.choice)
+        return min((self._score(served, value) for value in self._thresholds(contender.lineup)), key=lambda score: score.key)
+
+    def _key(self, lineup: Lineup, choice: BenignChoice) -> Key:
+        score, missed = self._middling(lineup, choice)
+        return (*score.key, missed)
+
+    def _middling(self, lineup: Lineup, choice: BenignChoice) -> tuple[Score, int]:
+        """Score and number of anomalous rows that nobody flags, at the middle threshold."""
+        part, candidates = self._context.parts.selection, self._thresholds(lineup)
+        predictions, flags = self._serve(lineup, choice).run(self._context.data, part.rows, candidates[len(candidates) // 2])
+        self._step()
+        return self._judge.score(part, predictions), int((~flags[part.anomalous].any(1)).sum())
+
+    def _score(self, served: Served, threshold: float) -> Score:
+        part = self._context.parts.selection
+        predictions, _ = served.run(self._context.data, part.rows, threshold)
+        self._step()
+        return self._judge.score(part, predictions)
+
+    def _serve(self, lineup: Lineup, choice: BenignChoice) -> Served:
+        context = self._context
+        sites = [one.site for one in lineup.sites]
+        return Served(context.model, context.folder, lineup.plan(choice), sites, self._output, context.threads)
+
+    def _thresholds(self, lineup: Lineup) -> list[float]:
+        part, peaks = self._context.parts.selection, lineup.peaks
+        return thresholds(peaks[part.clean], peaks[part.anomalous], self._context.most_flagged)
+
+    def _step(self) -> None:
+        # How many there will be is not known beforehand.
+        self._steps += 1
+        self._context.progress("tuning", self._steps, self._steps + 1)

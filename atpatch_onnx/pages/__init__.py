@@ -1,0 +1,41 @@
+"""What the project's HTML pages have in common: one style, one way to render, one way to write (extra `report`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import EXTRA_MISSING, NOT_WRITABLE
+
+if TYPE_CHECKING:
+    import jinja2
+
+__all__ = ["environment", "save_page"]
+
+
+def environment() -> jinja2.Environment:
+    """Templates by their path in the package; those of pages extend `pages/base.html.j2`.
+
+    Raises:
+        AtpatchError: ATP051 without jinja2.
+    """
+    try:
+        import jinja2
+    except ImportError as error:
+        raise EXTRA_MISSING("the page needs jinja2", "pip install 'atpatch-onnx[report]'") from error
+    loader = jinja2.PackageLoader(__package__.partition(".")[0], "")
+    return jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+
+
+def save_page(html: str, path: Path) -> Path:
+    """Write a page, making its folder, and return the path.
+
+    Raises:
+        AtpatchError: ATP019 where it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(html, "utf-8")
+    except OSError as error:
+        raise NOT_WRITABLE(f"{path} cannot be written: {error.strerror or error}") from error
+    return path

@@ -1,0 +1,119 @@
+"""Which sites read the same tokens, so that a column flagged at one is the same column at the others.
+
+A group is formed only where this can be shown from the graph; a site of which it cannot acts alone.
+
+1. Only sites of the main graph whose maps have one entry of the leading axis for each sample: the shapes of the model are worked out for
+   two numbers of samples, and the axis has to have that many both times (times the heads, where they are merged into it). Windows, as
+   Swin's, number several a sample.
+2. Sites with the same traced padding mask are one group, self- and cross attention alike: the mask says whose columns they are.
+3. Without a mask: self-attention over the same fixed number of columns, each site computed from the one before, and no site in the model
+   that might look from one sequence at another. So towers side by side stay apart, and encoder and decoder too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import onnx
+import onnx_ir as ir
+
+from .finding.facts import gather_facts
+from .finding.skeleton import skeleton
+from .finding.view import build_view
+from .sites import Site
+
+__all__ = ["token_groups"]
+
+# Primes, so that no product of other sizes is taken for them; small ones, so that no table of positions is too short.
+_SAMPLES = (13, 29)
+_LENGTH = 11
+
+
+def token_groups(model: onnx.ModelProto, sites: Sequence[Site]) -> tuple[tuple[str, ...], ...]:
+    """Groups of two sites or more, as `PatchPlan.groups` takes them.
+
+    Args:
+        sites: all that the finder found in the model, or a selection, in graph order.
+    """
+    inside = [site for site in sites if not site.where]
+    light = skeleton(model)
+    counted = [_leading(light, inside, samples) for samples in _SAMPLES]
+    candidates = [
+        site
+        for site in inside
+        if all(found[site.id] == samples * (site.layout.merged_heads or 1) for samples, found in zip(_SAMPLES, counted, strict=True))
+    ]
+    masked: dict[str, list[Site]] = {}
+    for site in candidates:
+        if site.key_mask is not None:
+            masked.setdefault(site.key_mask, []).append(site)
+    groups = list(masked.values())
+    if all(site.self_attention for site in sites if site.key_mask is None):
+        groups += _chains(model.graph, [site for site in candidates if site.key_mask is None and site.key_size is not None])
+    position = {site.id: index for index, site in enumerate(sites)}
+    groups.sort(key=lambda group: position[group[0].id])
+    return tuple(tuple(site.id for site in group) for group in groups if len(group) > 1)
+
+
+def _leading(model: onnx.ModelProto, sites: Sequence[Site], samples: int) -> Mapping[str, int | None]:
+    """Site id → size of its map's leading axis for a number of samples, None where it cannot be worked out."""
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    # What the model declares speaks of other numbers, by name.
+    del probe.graph.value_info[:]
+    weights = {tensor.name for tensor in probe.graph.initializer}
+    for value in probe.graph.input:
+        if value.name not in weights:
+            for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+                if not dim.HasField("dim_value"):
+                    dim.dim_value = samples if axis == 0 else _LENGTH
+    for value in probe.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    view = build_view(ir.from_proto(skeleton(probe)))
+    facts = gather_facts(view)
+    made = {value.name: value for node in view.model.graph for value in node.outputs}
+    sizes: dict[str, int | None] = {}
+    for site in sites:
+        layout, shape = site.layout, facts.shape(made.get(site.probabilities or site.product))
+        axis = layout.probabilities[0] if layout.probabilities is not None and site.probabilities else 0
+        known = shape is not None and layout.rank in (3, 4)
+        size = shape[axis] if shape is not None and known else None
+        sizes[site.id] = size if isinstance(size, int) else None
+    return sizes
+
+
+def _chains(graph: onnx.GraphProto, sites: Sequence[Site]) -> list[list[Site]]:
+    """Sites of equal K, each downstream of the last one of its chain, and of that of no other chain."""
+    behind = _sites_behind(graph, sites)
+    chains: list[list[Site]] = []
+    for site in sites:
+        before = [chain for chain in chains if chain[-1].key_size == site.key_size and chain[-1].id in behind[site.id]]
+        if len(before) == 1:
+            before[0].append(site)
+        else:
+            chains.append([site])
+    return chains
+
+
+def _sites_behind(graph: onnx.GraphProto, sites: Sequence[Site]) -> Mapping[str, frozenset[str]]:
+    """Site id → ids of the sites that its product depends on."""
+    at = {site.product: site.id for site in sites}
+    nothing: frozenset[str] = frozenset()
+    reached: dict[str, frozenset[str]] = {}
+    behind: dict[str, frozenset[str]] = {}
+    for node in graph.node:
+        sources = nothing.union(*(reached.get(name, nothing) for name in _reads(node)))
+        for name in node.output:
+            if name in at:
+                behind[at[name]] = sources
+            reached[name] = sources | {at[name]} if name in at else sources
+    return behind
+
+
+def _reads(node: onnx.NodeProto) -> set[str]:
+    """Values a node reads, those that its subgraphs capture included."""
+    read = set(node.input)
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            read |= {name for inner in attribute.g.node for name in _reads(inner)} | {value.name for value in attribute.g.output}
+    return read

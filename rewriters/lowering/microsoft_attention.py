@@ -1,0 +1,157 @@
+"""`com.microsoft` Attention: projection and attention in one operator.
+
+1. In float32 it is taken apart: Gemm with the bias as C, Split, MultiHeadAttention. On the CPU provider that gives the very bits of the
+   operator (the same kernels in the same order of sums; Gemm, since MatMul and Add round differently), and the projection is done once.
+   It needs weights that are constant, which kernels pack alike.
+2. In float16 and bfloat16 the operator stays, and queries and keys are projected a second time beside it: providers that lack the type
+   compute the whole operator in float32, where an operator taken apart would round in between.
+3. Bias or none; `mask_index` of rank 1 (B), (2B), (3B + 2), rank 2 (B, T), (B, 1), (1, 1), rank 3 (B, S, T); `attention_bias`;
+   `past` and `present`; `unidirectional`; `scale`; `mask_filter_value`; `qkv_hidden_sizes`.
+4. Refused by the finder: `do_rotary`, `past_present_share_buffer`, a mask of rank 4 or of unknown rank, weights that are not constant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import onnx
+from onnx import TensorProto, helper
+
+from ..emit import Emitter
+from ..sites import Site
+from .microsoft_beside import Beside
+from .microsoft_scores import HeadsSource, Padding, apart, attributes_of, input_of, map_of, padding_of, part, split, valid_of
+
+__all__ = ["FORM", "Projected", "open_projected", "open_site"]
+
+FORM = "com.microsoft.Attention"
+
+_INPUT, _WEIGHTS, _BIAS, _MASK, _PAST, _ATTENTION_BIAS = range(6)
+_KEPT_ATTRIBUTES = ("num_heads", "scale", "mask_filter_value", "unidirectional")
+
+
+@dataclass(frozen=True)
+class Projected:
+    """Queries, keys and values after projection, bias included, and what else the attention reads.
+
+    Attributes:
+        query, key, value: (B, S, N·H).
+        mask: value and rank of the padding mask, None when there is none.
+        past: cache (2, B, N, P, H), "" when there is none.
+        attention_bias: "" when there is none.
+        present: output (2, B, N, T, H) to be made, "" when there is none.
+    """
+
+    query: str
+    key: str
+    value: str
+    mask: tuple[str, int] | None
+    past: str
+    attention_bias: str
+    present: str
+
+
+def open_site(e: Emitter, site: Site, node: onnx.NodeProto) -> Beside:
+    """Emit what takes the place of the operator."""
+    sizes = attributes_of(node).get("qkv_hidden_sizes")
+    projected = _project(e, node, site, sizes)
+    return open_projected(e, site, node, projected) if site.dtype == TensorProto.FLOAT else _keep(e, site, node, projected)
+
+
+def open_projected(e: Emitter, site: Site, node: onnx.NodeProto, projected: Projected) -> Beside:
+    """Emit MultiHeadAttention for the operator `node`, and the map beside it; float32.
+
+    The outputs of present keys and values keep MultiHeadAttention off its flash path, which sums in another order than Attention does;
+    they are also just the keys and values that the map needs.
+    """
+    heads = int(attributes_of(node)["num_heads"])
+    past_key, past_value = (_half(e, projected.past, half) for half in (0, 1)) if projected.past else ("", "")
+    past = e.dims(past_key, 2, 3) if past_key else None
+    inputs = [projected.query, projected.key, projected.value, "", "", projected.attention_bias, past_key, past_value]
+    padding = _padding(e, projected, past)
+    if padding is not None and projected.mask is not None:
+        # (B, T) is the one form of ranks 1 and 2 that both operators know.
+        inputs[4] = projected.mask[0] if padding.rows_differ else e.cast(padding.kept, TensorProto.INT32)
+    while not inputs[-1]:
+        inputs.pop()
+    outputs = [e.value(role) for role in ("attention_output", "present_key", "present_value")]
+    twin = helper.make_node("MultiHeadAttention", inputs, outputs, name=e.value("attention"), domain="com.microsoft")
+    twin.attribute.extend(attribute for attribute in node.attribute if attribute.name in _KEPT_ATTRIBUTES)
+    twin.metadata_props.extend(node.metadata_props)
+    e.nodes.append(twin)
+    output, key, value = outputs
+    if projected.present:
+        e.op("Concat", e.unsqueeze(key, 0), e.unsqueeze(value, 0), axis=0)
+        e.nodes[-1].output[0] = projected.present
+
+    bias = projected.attention_bias or None
+    keys = HeadsSource(key, True)
+    probabilities = map_of(e, node, apart(e, projected.query, heads), keys, past, padding, bias)
+    valid = valid_of(e, padding, bias, projected.query, keys.columns(e))
+    return Beside(probabilities, output, heads, site.dtype, lambda inner: value, valid=valid)
+
+
+def _keep(e: Emitter, site: Site, node: onnx.NodeProto, projected: Projected) -> Beside:
+    """Emit the operator itself, and its map beside it."""
+    heads = int(attributes_of(node)["num_heads"])
+    twin = onnx.NodeProto()
+    twin.CopyFrom(node)
+    twin.name = e.value("attention")
+    output = twin.output[0] = e.value("attention_output")
+    e.nodes.append(twin)
+
+    def cached(inner: Emitter, x: str, half: int) -> HeadsSource:
+        new = HeadsSource(apart(inner, x, heads), False)
+        if not projected.past:
+            return new
+        return HeadsSource(inner.op("Concat", inner.float(_half(inner, projected.past, half)), new.canonical(inner), axis=2), True)
+
+    past = e.dims(projected.past, 3, 4) if projected.past else None
+    bias = e.float(projected.attention_bias) if projected.attention_bias else None
+    padding = _padding(e, projected, past)
+    keys = cached(e, projected.key, 0)
+    probabilities = map_of(e, node, apart(e, projected.query, heads), keys, past, padding, bias)
+    valid = valid_of(e, padding, bias, projected.query, keys.columns(e))
+
+    def values(inner: Emitter) -> str:
+        return cached(inner, projected.value, 1).canonical(inner)
+
+    return Beside(probabilities, output, heads, site.dtype, values, valid=valid)
+
+
+def _project(e: Emitter, node: onnx.NodeProto, site: Site, sizes: Sequence[int] | None) -> Projected:
+    source, weights, bias = node.input[_INPUT], node.input[_WEIGHTS], input_of(node, _BIAS)
+    if site.dtype == TensorProto.FLOAT:
+        rows = e.reshape(source, -1, e.dims(source, 2))
+        product = e.op("Gemm", rows, weights, *([bias] if bias else []), role="projection")
+        whole = e.reshape(product, e.dims(source, 0, 2), -1)
+    else:
+        # Weights of its own: shared ones are packed for neither operator, and sums come out in another order.
+        own = e.cast(e.float(weights), site.dtype)
+        product = e.op("MatMul", source, own, role="projection")
+        whole = e.float(e.op("Add", product, bias) if bias else product)
+    query, key, value = split(e, whole, sizes, 2)
+    mask = input_of(node, _MASK)
+    return Projected(
+        query=query,
+        key=key,
+        value=value,
+        mask=(mask, site.ranks[_MASK] or 0) if mask else None,
+        past=input_of(node, _PAST),
+        attention_bias=input_of(node, _ATTENTION_BIAS),
+        present=node.output[1] if len(node.output) > 1 else "",
+    )
+
+
+def _half(e: Emitter, past: str, half: int) -> str:
+    """Keys (0) or values (1) of a cache (2, B, N, P, H)."""
+    return e.squeeze(part(e, past, 0, half, half + 1), 0)
+
+
+def _padding(e: Emitter, projected: Projected, past: str | None) -> Padding | None:
+    if projected.mask is None:
+        return None
+    rows = e.dims(projected.query, 1, 2)
+    columns = rows if past is None else e.op("Add", rows, past)
+    return padding_of(e, *projected.mask, e.dims(projected.query, 0, 1), columns)

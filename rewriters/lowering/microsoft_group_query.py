@@ -1,0 +1,191 @@
+"""`com.microsoft` GroupQueryAttention: the operator stays as it is, its map is computed beside it.
+
+1. Keys and values are the operator's present outputs, cut to the total length: rotated already, cache included, in buffers that may be
+   longer. Queries are rotated here, where the operator does it.
+2. Separate or packed Q, K and V; any number of key heads; `seqlens_k` of its own for each sample; prompt, decoding, further prompt.
+3. `do_rotary` with `rotary_interleaved`, part of the head's width and `position_ids`; `softcap`, `attention_bias`, `local_window_size`,
+   `causal`, `smooth_softmax`, `head_sink`; `scale`.
+4. Nothing changes for what is not flagged, on any provider: the output is the operator's own.
+5. With `smooth_softmax` and `head_sink` rows sum to less than 1, and each keeps its own sum.
+6. Refused by the finder: a quantised cache, a cache of window size, norms of queries and keys inside, `query_seqlens`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+from ..emit import Emitter
+from ..sites import Site
+from .microsoft_beside import Beside
+from .microsoft_scores import LOWEST, TO_END, HeadsSource, apart, attributes_of, columns_of, input_of, part, scaled
+
+__all__ = ["FORM", "open_site"]
+
+FORM = "GroupQueryAttention"
+
+_QUERY, _KEY = 0, 1
+_LENGTHS, _TOTAL, _COSINE, _SINE, _POSITIONS, _ATTENTION_BIAS, _SINK = 5, 6, 7, 8, 9, 10, 11
+
+
+def open_site(e: Emitter, site: Site, node: onnx.NodeProto) -> Beside:
+    """Emit the operator and its map."""
+    twin = onnx.NodeProto()
+    twin.CopyFrom(node)
+    twin.name = e.value("attention")
+    output = twin.output[0] = e.value("attention_output")
+    twin.output.extend([""] * (3 - len(twin.output)))
+    for index, role in ((1, "present_key"), (2, "present_value")):
+        twin.output[index] = twin.output[index] or e.value(role)
+    e.nodes.append(twin)
+    return _Opening(e, site, node, twin.output[1], twin.output[2]).beside(output)
+
+
+class _Opening:
+    """The parts of one map. Letters: N heads, M key heads, S query rows, T key columns, H head size."""
+
+    def __init__(self, e: Emitter, site: Site, node: onnx.NodeProto, present_key: str, present_value: str) -> None:
+        self._e = e
+        self._site = site
+        self._node = node
+        self._attributes = attributes_of(node)
+        self._present_value = present_value
+        self._heads = int(self._attributes["num_heads"])
+        self._key_heads = int(self._attributes["kv_num_heads"])
+        self._total = e.reshape(e.cast(self._input(_TOTAL), TensorProto.INT64), 1)
+        self._key = self._cut(e, present_key)
+        self._rows = e.dims(node.input[_QUERY], 1, 2)
+        lengths = e.reshape(e.cast(self._input(_LENGTHS), TensorProto.INT64), -1, 1)
+        self._lengths = e.op("Add", lengths, e.constant([1], np.int64), role="lengths")
+        self._prompt = e.op("Equal", self._rows, self._total, role="is_prompt")
+
+    def beside(self, output: str) -> Beside:
+        e = self._e
+        real = e.op("Less", e.unsqueeze(columns_of(e, self._total), 0), self._lengths, role="real")
+        visible = self._visible()
+        query = scaled(e, self._rotated(self._query()), self._attributes.get("scale", 0.0))
+        probabilities = self._map(e.op("Where", visible, self._scores(query), e.constant(LOWEST), role="scores"))
+
+        def values(inner: Emitter) -> str:
+            # Behind a sample's own length a buffer holds anything, NaN too.
+            value = self._cut(inner, self._present_value)
+            value = inner.op("Where", inner.unsqueeze(real, 1, 3), value, inner.constant(0.0))
+            return self._repeated(inner, value)
+
+        # Behind a window lie columns that are real, but that no row sees.
+        valid = None if self._attributes.get("local_window_size", -1) > 0 else real
+        return Beside(probabilities, output, self._heads, self._site.dtype, values, valid=valid)
+
+    def _input(self, index: int) -> str:
+        return input_of(self._node, index)
+
+    def _float(self, e: Emitter, x: str) -> str:
+        return x if self._site.dtype == TensorProto.FLOAT else e.float(x)
+
+    def _cut(self, e: Emitter, present: str) -> str:
+        """(B, M, T, H) of a buffer that may be longer."""
+        return self._float(e, part(e, present, 2, 0, self._total))
+
+    def _repeated(self, e: Emitter, x: str) -> str:
+        """(B, M, T, H) → (B, N, T, H), each head N / M times in a row."""
+        groups = self._heads // self._key_heads
+        if groups == 1:
+            return x
+        wide = e.op("Expand", e.unsqueeze(x, 2), e.constant([1, 1, groups, 1, 1], np.int64))
+        return e.reshape(wide, e.dims(x, 0, 1), self._heads, e.dims(x, 2))
+
+    def _query(self) -> str:
+        """(B, S, N, H)."""
+        e = self._e
+        query = self._float(e, self._node.input[_QUERY])
+        packed = not self._input(_KEY)
+        heads = self._heads + (2 * self._key_heads if packed else 0)
+        split = apart(e, query, heads)
+        return part(e, split, 2, 0, self._heads) if packed else split
+
+    def _row_positions(self) -> str:
+        """Place of each query row in its sample, (B, S): a prompt begins at 0, whatever its padding; else new rows end the sample."""
+        e = self._e
+        before = e.op("Where", self._prompt, e.constant([0], np.int64), e.op("Sub", self._lengths, self._rows))
+        return e.op("Add", before, e.unsqueeze(columns_of(e, self._rows), 0), role="row_positions")
+
+    def _visible(self) -> str:
+        """(B, 1, S, T) bool, or (B, 1, 1, T) where all rows see the same."""
+        e = self._e
+        at = e.unsqueeze(columns_of(e, self._total), 0, 1)
+        last = e.op("Sub", self._lengths, e.constant([1], np.int64))
+        causal = bool(self._attributes.get("causal", 1))
+        # Padded rows of a prompt look back from the sample's end.
+        end = e.unsqueeze(self._earlier(self._row_positions(), last) if causal else last, 2)
+        visible = e.op("Not", e.op("Greater", at, end))
+        window = self._attributes.get("local_window_size", -1)
+        if causal and window > 0:
+            visible = e.op("And", visible, e.op("Greater", at, e.op("Sub", end, e.constant(window, np.int64))))
+        return e.unsqueeze(visible, 1)
+
+    def _earlier(self, a: str, b: str) -> str:
+        """The smaller of int64 values; Min knows them from opset 12 on."""
+        return self._e.op("Where", self._e.op("Less", a, b), a, b)
+
+    def _rotated(self, query: str) -> str:
+        """Rotary embedding of (B, S, N, H); the tables are (positions, R / 2), R at most H."""
+        if not self._attributes.get("do_rotary", 0):
+            return query
+        e = self._e
+        positions = self._rotary_positions()
+        cosine, sine = (e.unsqueeze(e.op("Gather", self._float(e, self._input(index)), positions), 2) for index in (_COSINE, _SINE))
+        half = e.dims(self._input(_COSINE), 1, 2)
+        width = e.op("Add", half, half)
+        turning, rest = part(e, query, 3, 0, width), part(e, query, 3, width, TO_END)
+        if self._attributes.get("rotary_interleaved", 0):
+            pairs = e.reshape(turning, e.dims(turning, 0, 3), -1, 2)
+            first, second = (e.squeeze(part(e, pairs, 4, start, start + 1), 4) for start in (0, 1))
+        else:
+            first, second = part(e, turning, 3, 0, half), part(e, turning, 3, half, TO_END)
+        turned = [
+            e.op("Sub", e.op("Mul", first, cosine), e.op("Mul", second, sine)),
+            e.op("Add", e.op("Mul", second, cosine), e.op("Mul", first, sine)),
+        ]
+        if self._attributes.get("rotary_interleaved", 0):
+            joined = e.reshape(e.op("Concat", *(e.unsqueeze(x, 4) for x in turned), axis=4), e.dims(turning, 0, 4))
+        else:
+            joined = e.op("Concat", *turned, axis=3)
+        return e.op("Concat", joined, rest, axis=3, role="rotated")
+
+    def _rotary_positions(self) -> str:
+        """(B, S). Of `position_ids` a prompt reads the first entry alone, and counts on from there."""
+        e = self._e
+        if not self._input(_POSITIONS):
+            return self._row_positions()
+        given = self._input(_POSITIONS)
+        first = part(e, e.reshape(given, 1, -1), 1, 0, 1)
+        counted = e.op("Add", first, e.unsqueeze(columns_of(e, self._rows), 0))
+        return e.op("Where", self._prompt, counted, given)
+
+    def _scores(self, query: str) -> str:
+        """(B, N, S, T) of scaled queries (B, S, N, H), before masks: the rows of all heads that share a key head in one product."""
+        e = self._e
+        ready = e.op("Transpose", query, perm=[0, 2, 1, 3])
+        grouped = e.reshape(ready, e.dims(ready, 0, 1), self._key_heads, -1, e.dims(ready, 3))
+        scores = e.op("MatMul", grouped, HeadsSource(self._key, True).last(e))
+        scores = e.reshape(scores, e.dims(ready, 0, 3), self._total)
+        cap = self._attributes.get("softcap", 0.0)
+        if cap > 0:
+            scores = e.op("Mul", e.op("Tanh", e.op("Div", scores, e.constant(cap))), e.constant(cap))
+        if self._input(_ATTENTION_BIAS):
+            scores = e.op("Add", scores, self._float(e, self._input(_ATTENTION_BIAS)))
+        return scores
+
+    def _map(self, scores: str) -> str:
+        e = self._e
+        sink = self._input(_SINK)
+        if sink:
+            column = e.reshape(self._float(e, sink), 1, self._heads, 1, 1)
+        elif self._attributes.get("smooth_softmax", 0) == 1:
+            column = e.constant([[[[0.0]]]])
+        else:
+            return e.op("Softmax", scores, axis=-1, role="map")
+        beside = e.op("Expand", column, e.shape(e.dims(scores, 0, 3), 1))
+        whole = e.op("Softmax", e.op("Concat", scores, beside, axis=3), axis=-1)
+        return part(e, whole, 3, 0, self._total)

@@ -1,0 +1,112 @@
+"""`com.microsoft` MultiHeadAttention: the operator stays as it is, its map is computed beside it.
+
+1. Queries, keys and values of rank 3, keys and values with their heads first (rank 4, cross attention), packed QKV (B, S, N, 3, H) and
+   packed KV (B, T, N, 2, H); `bias` on what has rank 3 or is packed.
+2. `key_padding_mask` of rank 1, 2 and 3, `attention_bias`, `unidirectional`, `scale`, `mask_filter_value`.
+3. A cache (`past_key`, `past_value`), read from the operator's present outputs.
+4. Nothing changes for what is not flagged, on any provider: the output is the operator's own.
+5. Refused by the finder: a cache in a shared buffer (`past_sequence_length`, `cache_indirection`) or without present outputs, operands
+   and masks of unknown rank.
+"""
+
+from __future__ import annotations
+
+import onnx
+
+from ..emit import Emitter
+from ..sites import Site
+from .microsoft_beside import Beside
+from .microsoft_scores import TO_END, HeadsSource, apart, attributes_of, input_of, map_of, padding_of, part, valid_of
+
+__all__ = ["FORM", "open_site"]
+
+FORM = "MultiHeadAttention"
+
+_BIAS, _MASK, _ATTENTION_BIAS, _PAST_KEY = 3, 4, 5, 6
+
+
+def open_site(e: Emitter, site: Site, node: onnx.NodeProto) -> Beside:
+    """Emit the operator and its map."""
+    heads = int(attributes_of(node)["num_heads"])
+    twin = onnx.NodeProto()
+    twin.CopyFrom(node)
+    twin.name = e.value("attention")
+    output = twin.output[0] = e.value("attention_output")
+    e.nodes.append(twin)
+
+    read = _Operands(e, site, node, heads)
+    present_key, present_value = (node.output[index] if index < len(node.output) else "" for index in (1, 2))
+    query, key = read.query(e), HeadsSource(read.float(e, present_key), True) if present_key else read.key(e)
+    past = e.dims(input_of(node, _PAST_KEY), 2, 3) if input_of(node, _PAST_KEY) else None
+    mask, padding = input_of(node, _MASK), None
+    if mask:
+        padding = padding_of(e, mask, site.ranks[_MASK] or 0, e.dims(query, 0, 1), key.columns(e))
+    bias = read.float(e, input_of(node, _ATTENTION_BIAS)) if input_of(node, _ATTENTION_BIAS) else None
+    probabilities = map_of(e, node, query, key, past, padding, bias)
+
+    def values(inner: Emitter) -> str:
+        return read.float(inner, present_value) if present_value else read.value(inner).canonical(inner)
+
+    valid = valid_of(e, padding, bias, query, key.columns(e))
+    return Beside(probabilities, output, heads, site.dtype, values, valid=valid)
+
+
+class _Operands:
+    """Reads queries, keys and values out of whatever form the node has them in."""
+
+    def __init__(self, e: Emitter, site: Site, node: onnx.NodeProto, heads: int) -> None:
+        self._site = site
+        self._node = node
+        self._heads = heads
+        self._single = site.dtype == onnx.TensorProto.FLOAT
+        self._bias = input_of(node, _BIAS)
+
+    def query(self, e: Emitter) -> str:
+        """(B, S, N, H)."""
+        if self._rank(0) == 5:
+            return self._biased(e, self._unpacked(e, 0, 0), 0)
+        return self._biased(e, self._split(e, 0), 0)
+
+    def key(self, e: Emitter) -> HeadsSource:
+        return self._operand(e, 1, 1)
+
+    def value(self, e: Emitter) -> HeadsSource:
+        return self._operand(e, 2, 2)
+
+    def float(self, e: Emitter, x: str) -> str:
+        return x if self._single else e.float(x)
+
+    def _rank(self, index: int) -> int:
+        return self._site.ranks[index] or 0 if index < len(self._site.ranks) else 0
+
+    def _operand(self, e: Emitter, index: int, third: int) -> HeadsSource:
+        if self._rank(0) == 5:
+            return HeadsSource(self._biased(e, self._unpacked(e, 0, third), third), False)
+        if self._rank(1) == 5:
+            return HeadsSource(self._unpacked(e, 1, third - 1), False)
+        if self._rank(index) == 4:
+            return HeadsSource(self.float(e, self._node.input[index]), True)
+        return HeadsSource(self._biased(e, self._split(e, index), third), False)
+
+    def _split(self, e: Emitter, index: int) -> str:
+        return apart(e, self.float(e, self._node.input[index]), self._heads)
+
+    def _unpacked(self, e: Emitter, index: int, which: int) -> str:
+        """One of the operands packed along axis 3."""
+        return e.squeeze(self.float(e, part(e, self._node.input[index], 3, which, which + 1)), 3)
+
+    def _biased(self, e: Emitter, x: str, third: int) -> str:
+        """x (B, S, N, H) plus its part of the bias, which holds D for queries, D for keys and the rest for values."""
+        if not self._bias:
+            return x
+        width = self._width(e)
+        ends: tuple[str | int, ...] = (0, width, e.op("Add", width, width), TO_END)
+        piece = part(e, self.float(e, self._bias), 0, ends[third], ends[third + 1])
+        return e.op("Add", x, e.reshape(piece, self._heads, -1))
+
+    def _width(self, e: Emitter) -> str:
+        """D as a 1-D int64 value."""
+        if self._rank(0) == 5:
+            shape = e.dims(self._node.input[0], 4)
+            return e.op("Mul", shape, e.dims(self._node.input[0], 2, 3))
+        return e.dims(self._node.input[0], 2)

@@ -1,0 +1,44 @@
+"""`com.microsoft` QAttention: Attention over an integer projection.
+
+1. It is taken apart into MatMulIntegerToFloat, Split and MultiHeadAttention; what follows the projection is float32 and the same as in
+   Attention. On the CPU provider that gives the very bits of the operator: the same integer kernel and the same rescaling.
+2. Scales and zero points of tensors or of columns; masks of rank 1 and 2; `past` and `present`; `unidirectional`; `mask_filter_value`.
+3. Refused by the finder: `do_rotary`, `past_present_share_buffer`, a mask of unknown rank, weights that are not constant, float16 scales.
+"""
+
+from __future__ import annotations
+
+import onnx
+from onnx import helper
+
+from ..emit import Emitter
+from ..sites import Site
+from .microsoft_attention import Projected, open_projected
+from .microsoft_beside import Beside
+from .microsoft_scores import input_of, split
+
+__all__ = ["FORM", "open_site"]
+
+FORM = "QAttention"
+
+_INPUT, _WEIGHTS, _BIAS, _INPUT_SCALE, _WEIGHT_SCALE, _MASK, _INPUT_ZERO, _WEIGHT_ZERO, _PAST = range(9)
+
+
+def open_site(e: Emitter, site: Site, node: onnx.NodeProto) -> Beside:
+    """Emit what takes the place of the operator."""
+    order = (_INPUT, _WEIGHTS, _INPUT_SCALE, _WEIGHT_SCALE, _INPUT_ZERO, _WEIGHT_ZERO, _BIAS)
+    inputs = [input_of(node, index) for index in order]
+    product = e.value("projection")
+    e.nodes.append(helper.make_node("MatMulIntegerToFloat", inputs, [product], name=product, domain="com.microsoft"))
+    query, key, value = split(e, product, None, 2)
+    mask = input_of(node, _MASK)
+    projected = Projected(
+        query=query,
+        key=key,
+        value=value,
+        mask=(mask, site.ranks[_MASK] or 0) if mask else None,
+        past=input_of(node, _PAST),
+        attention_bias="",
+        present=node.output[1] if len(node.output) > 1 else "",
+    )
+    return open_projected(e, site, node, projected)

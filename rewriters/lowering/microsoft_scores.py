@@ -1,0 +1,234 @@
+"""The map of a `com.microsoft` operator, computed beside it from the operator's own queries, keys and masks.
+
+Why beside, and not through the operator's output of scores (`qk` of MultiHeadAttention, `output_qk` of GroupQueryAttention): that output
+holds masks and bias on the CPU provider, is written without them, or not at all, on CUDA, and GroupQueryAttention refuses it on CUDA and
+WebGPU altogether. Asking for it also takes the operator off its flash path. Beside it, the operator stays as it was, on every provider.
+
+Shape letters: B samples, N heads, S query rows, T key columns, H head size. All maps and scores are float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from ..emit import Emitter
+
+__all__ = [
+    "LOWEST",
+    "MASK_FILTER",
+    "TO_END",
+    "HeadsSource",
+    "Padding",
+    "apart",
+    "attributes_of",
+    "columns_of",
+    "input_of",
+    "map_of",
+    "padding_of",
+    "part",
+    "scaled",
+    "split",
+    "valid_of",
+]
+
+MASK_FILTER = -10000.0
+"""`mask_filter_value` where a node gives none. Such a column has exactly no mass after Softmax in float32."""
+
+TO_END = int(np.iinfo(np.int64).max)
+"""The end of a Slice that leaves nothing out behind its start."""
+
+LOWEST = float(np.finfo(np.float32).min)
+"""What the operators add where a causal mask shuts a column."""
+
+
+def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:
+    """A node's attributes as Python values."""
+    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+
+
+def input_of(node: onnx.NodeProto, index: int) -> str:
+    """Name of an input, "" when it is left out."""
+    return node.input[index] if index < len(node.input) else ""
+
+
+def part(e: Emitter, x: str, axis: int, start: str | int, end: str | int) -> str:
+    """x[start:end] along an axis; ends are numbers or 1-D int64 values."""
+    ends = [end_ if isinstance(end_, str) else e.constant([end_], np.int64) for end_ in (start, end)]
+    return e.op("Slice", x, *ends, e.constant([axis], np.int64))
+
+
+def split(e: Emitter, x: str, sizes: Sequence[int] | None, axis: int) -> list[str]:
+    """Three pieces along an axis, equal ones when no sizes are given."""
+    names = [e.value("piece") for _ in range(3)]
+    inputs: list[str] = [x]
+    attributes: dict[str, Any] = {"axis": axis}
+    if sizes is not None and e.opset >= 13:
+        inputs.append(e.constant(list(sizes), np.int64))
+    elif sizes is not None:
+        attributes["split"] = list(sizes)
+    elif e.opset >= 18:
+        attributes["num_outputs"] = 3
+    e.nodes.append(helper.make_node("Split", inputs, names, name=names[0], **attributes))
+    return names
+
+
+def columns_of(e: Emitter, count: str) -> str:
+    """0, 1, ... for a 1-D int64 count."""
+    zero, one = e.constant(0, np.int64), e.constant(1, np.int64)
+    return e.op("Range", zero, e.squeeze(count, 0), one, role="positions")
+
+
+def apart(e: Emitter, x: str, heads: int) -> str:
+    """(B, S, N·H) → (B, S, N, H)."""
+    return e.op("Reshape", x, e.constant([0, 0, heads, -1], np.int64))
+
+
+@dataclass(frozen=True)
+class HeadsSource:
+    """A value that holds keys or values, float32: (B, T, N, H), or (B, N, T, H) when heads come first."""
+
+    value: str
+    heads_first: bool
+
+    def canonical(self, e: Emitter) -> str:
+        """(B, N, T, H)."""
+        return self.value if self.heads_first else e.op("Transpose", self.value, perm=[0, 2, 1, 3])
+
+    def last(self, e: Emitter) -> str:
+        """(B, N, H, T)."""
+        return e.op("Transpose", self.value, perm=[0, 1, 3, 2] if self.heads_first else [0, 2, 3, 1])
+
+    def columns(self, e: Emitter) -> str:
+        """T as a 1-D int64 value."""
+        return e.dims(self.value, 2, 3) if self.heads_first else e.dims(self.value, 1, 2)
+
+    def with_column(self, e: Emitter, x: str) -> HeadsSource:
+        """One more feature, x (B, T), the same for all heads."""
+        wide = e.op("Expand", e.unsqueeze(x, 1 if self.heads_first else 2, 3), e.shape(e.dims(self.value, 0, 3), 1))
+        return HeadsSource(e.op("Concat", self.value, wide, axis=3), self.heads_first)
+
+
+@dataclass(frozen=True)
+class Padding:
+    """What a padding mask keeps: bool (B, T), or (B, S, T) where rows differ."""
+
+    kept: str
+    rows_differ: bool
+
+    def bias(self, e: Emitter, value: float) -> str:
+        """What is added to the scores: 0 or the value, in the shape of `kept`."""
+        return e.op("Where", self.kept, e.constant(0.0), e.constant(value), role="padding")
+
+
+def padding_of(e: Emitter, mask: str, rank: int, batch: str, columns: str) -> Padding:
+    """A padding mask of any form, int32.
+
+    1. Rank 1: the number of columns kept (B); followed by the first one kept (2B); or by cumulated lengths (3B + 2), which say nothing new.
+    2. Rank 2: above 0 is kept; a mask of width 1 masks nothing.
+    3. Rank 3: above 0 is kept.
+
+    Args:
+        batch, columns: B and T as 1-D int64 values.
+    """
+    zero = e.constant(0, np.int32)
+    if rank == 3:
+        return Padding(e.op("Greater", mask, zero), True)
+    if rank == 2:
+
+        def kept() -> str:
+            wide = e.op("Equal", e.dims(mask, 1, 2), e.constant([1], np.int64))
+            return e.op("Or", e.op("Greater", mask, zero), wide)
+
+        return Padding(e.op("Expand", e.shared(f"kept:{mask}", kept), e.shape(batch, columns), role="kept"), False)
+    index = e.cast(mask, TensorProto.INT64)
+    at = e.unsqueeze(columns_of(e, columns), 0)
+    end = e.unsqueeze(part(e, index, 0, 0, batch), 1)
+    # With lengths alone there is nothing to slice: zeros make the second part exist, and a comparison says whether it counts.
+    twice = e.op("Add", batch, batch)
+    padded = e.op("Concat", index, e.op("Expand", e.constant([0], np.int64), batch), axis=0)
+    counts = e.cast(e.op("Equal", e.dims(mask, 0, 1), twice), TensorProto.INT64)
+    start = e.unsqueeze(e.op("Mul", part(e, padded, 0, batch, twice), counts), 1)
+    return Padding(e.op("And", e.op("Less", at, end), e.op("Not", e.op("Less", at, start)), role="kept"), False)
+
+
+def valid_of(e: Emitter, padding: Padding | None, attention_bias: str | None, query: str, columns: str) -> str | None:
+    """(B, T) bool, the columns that are real in all rows; None when the map has to tell.
+
+    Without a mask all columns are real. A bias, and a mask that differs by rows, may hide padding.
+    """
+    if padding is not None:
+        return None if padding.rows_differ else padding.kept
+    if attention_bias is not None:
+        return None
+    return e.op("Expand", e.constant([[True]], np.bool_), e.shape(e.dims(query, 0, 1), columns), role="valid")
+
+
+def scaled(e: Emitter, query: str, scale: float) -> str:
+    """Queries (..., H) times the scale; 0 stands for 1 / √H."""
+    if scale:
+        return e.op("Mul", query, e.constant(scale))
+    return e.op("Div", query, e.op("Sqrt", e.float(part(e, e.op("Shape", query), 0, -1, TO_END))))
+
+
+def map_of(
+    e: Emitter,
+    node: onnx.NodeProto,
+    query: str,
+    key: HeadsSource,
+    past: str | None,
+    padding: Padding | None,
+    attention_bias: str | None,
+) -> str:
+    """The map (B, N, S, T) by the rules of Attention and MultiHeadAttention.
+
+    Args:
+        node: gives `scale`, `mask_filter_value` and `unidirectional`.
+        query: (B, S, N, H), float32.
+        key: all keys, cache included.
+        past: number of cached columns, 1-D int64.
+        attention_bias: (B | 1, N | 1, S, T), float32.
+    """
+    attributes = attributes_of(node)
+    ready = scaled(e, query, attributes.get("scale", 0.0))
+    columns = key.columns(e)
+    biases = []
+    if padding is not None:
+        bias = padding.bias(e, attributes.get("mask_filter_value", MASK_FILTER))
+        if padding.rows_differ:
+            biases.append(e.unsqueeze(bias, 1))
+        else:
+            # As one more feature, 1 in all queries, a bias of columns joins the product: an Add would go through the whole map again.
+            key = key.with_column(e, bias)
+            ready = e.op("Pad", ready, e.constant([0, 0, 0, 0, 0, 0, 0, 1], np.int64), e.constant(1.0))
+    if attributes.get("unidirectional"):
+        biases.append(_causal_bias(e, e.dims(query, 1, 2), columns, past))
+    if attention_bias is not None:
+        biases.append(attention_bias)
+    scores = e.op("MatMul", e.op("Transpose", ready, perm=[0, 2, 1, 3]), key.last(e), role="scores")
+    if biases:
+        # Biases are small, the scores are not: they are joined first.
+        joined = biases[0]
+        for further in biases[1:]:
+            joined = e.op("Add", joined, further)
+        scores = e.op("Add", scores, joined, role="scores")
+    return e.op("Softmax", scores, axis=-1, role="map")
+
+
+def _causal_bias(e: Emitter, rows: str, columns: str, past: str | None) -> str:
+    """(S, T) to add for `unidirectional`: row i sees the past and columns up to its own; the last row sees all.
+
+    Args:
+        rows, columns, past: S, T and the number of cached columns, 1-D int64.
+    """
+    at = columns_of(e, rows)
+    last = e.op("Sub", rows, e.constant([1], np.int64))
+    limit = at if past is None else e.op("Add", at, past)
+    limit = e.op("Where", e.op("Equal", at, last), columns, limit)
+    hidden = e.op("Greater", e.unsqueeze(columns_of(e, columns), 0), e.unsqueeze(limit, 1))
+    return e.op("Where", hidden, e.constant(LOWEST), e.constant(0.0), role="causal")

@@ -1,0 +1,32 @@
+"""A P·V node that multiplies the product by a number of its own ("+scaled"): FusedMatMul and Gemm with `alpha`.
+
+α P V is P (α V): with values taken as α V, all else is as at a plain product. A hotfix's benign values are in that measure too.
+"""
+
+from __future__ import annotations
+
+import onnx
+
+from ..emit import Emitter
+from ..sites import Site
+from ..subgraphs.operands import ProductOperands
+
+__all__ = ["FORMS", "ScaledOperands", "open_site"]
+
+FORMS = tuple(f"{map_form}+scaled" for map_form in ("softmax", "softmax-flat", "decomposed", "bias-softmax", "qlinear-softmax"))
+
+
+class ScaledOperands(ProductOperands):
+    """Implements `subgraphs.operands.Operands`."""
+
+    def __init__(self, site: Site, node: onnx.NodeProto) -> None:
+        super().__init__(site, node)
+        self._alpha = next(attribute.f for attribute in node.attribute if attribute.name == "alpha")
+
+    def values(self, e: Emitter) -> str:
+        return e.op("Mul", super().values(e), e.constant(self._alpha))
+
+
+def open_site(e: Emitter, site: Site, node: onnx.NodeProto) -> ScaledOperands:
+    """Nothing to emit: the node is taken as it is."""
+    return ScaledOperands(site, node)

@@ -1,0 +1,91 @@
+"""Keeping dequantised values away from the inside of an If, where onnxruntime (1.32 and before) cannot follow them.
+
+Its QDQ propagation puts a Q/DQ pair behind each Reshape, Transpose, ... of a dequantised value, at every reader. A reader in a subgraph
+counts as an input that the If does not have, and creating the session aborts the process. A `Max` of one value is a copy that no optimiser
+removes and no propagation passes. Only values in that position get one; a model without DequantizeLinear is left alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import onnx
+from onnx import helper
+
+from .bodies import Wiring
+from .emit import PREFIX
+from .renaming import renamed
+from .subgraphs.site import Replacement
+
+__all__ = ["shield"]
+
+_PROPAGATED = frozenset({"MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
+
+
+def shield(
+    nodes: Sequence[onnx.NodeProto], replacements: Sequence[Replacement], appended: Sequence[onnx.NodeProto]
+) -> tuple[list[Replacement], list[onnx.NodeProto]]:
+    """Replacements and appended nodes of one body, with a copy in front of every If of ours that would capture such a value.
+
+    Args:
+        nodes: of the body, before they are replaced.
+    """
+    ours = [*(node for replacement in replacements for node in replacement.nodes), *appended]
+    if not any(node.op_type == "DequantizeLinear" for node in _nested([*nodes, *ours])):
+        return list(replacements), list(appended)
+    maker = Wiring([*nodes, *ours]).maker
+    count = itertools.count()
+    shielded = [replace(replacement, nodes=tuple(_shielded(replacement.nodes, maker, count))) for replacement in replacements]
+    return shielded, list(_shielded(appended, maker, count))
+
+
+def _shielded(nodes: Iterable[onnx.NodeProto], maker: Mapping[str, onnx.NodeProto], count: Iterator[int]) -> Iterator[onnx.NodeProto]:
+    for node in nodes:
+        branches = [attribute.g for attribute in node.attribute if attribute.type == onnx.AttributeProto.GRAPH]
+        if not node.name.startswith(PREFIX) or not branches:
+            yield node
+            continue
+        twin = onnx.NodeProto()
+        twin.CopyFrom(node)
+        for attribute in twin.attribute:
+            inner = list(_shielded(attribute.g.node, Wiring(attribute.g.node).maker, count))
+            del attribute.g.node[:]
+            attribute.g.node.extend(inner)
+        copies = {name: f"{PREFIX}captured/{next(count)}" for name in _captured(branches) if _is_propagated(name, maker)}
+        for name, copy in copies.items():
+            yield helper.make_node("Max", [name], [copy], name=copy)
+        yield renamed(twin, _by(copies)) if copies else twin
+
+
+def _by(copies: Mapping[str, str]) -> Callable[[str], str]:
+    return lambda name: copies.get(name, name)
+
+
+def _captured(graphs: Iterable[onnx.GraphProto]) -> list[str]:
+    """Values that subgraphs read from outside, once each, in the order of reading."""
+    found: dict[str, None] = {}
+    for graph in graphs:
+        own = {name for node in graph.node for name in node.output}
+        read = [name for node in graph.node for name in (*node.input, *_captured(a.g for a in node.attribute if a.HasField("g")))]
+        found.update(dict.fromkeys(name for name in read if name and name not in own))
+    return list(found)
+
+
+def _is_propagated(name: str, maker: Mapping[str, onnx.NodeProto]) -> bool:
+    """Whether a value is a dequantised one, moved."""
+    node = maker.get(name)
+    while node is not None and node.op_type in _PROPAGATED:
+        node = maker.get(node.input[0])
+        if node is not None and node.op_type == "DequantizeLinear":
+            return True
+    return False
+
+
+def _nested(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    for node in nodes:
+        yield node
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from _nested(attribute.g.node)

@@ -1,0 +1,40 @@
+"""What a patch consists of: nodes in place of one node, and the If that decides between the original and the redistribution."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx
+from onnx import helper
+
+from ..emit import Emitter
+
+__all__ = ["Branch", "Replacement", "gate"]
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """The node that makes `output` is replaced by `nodes`, which end in one that makes `output` again."""
+
+    output: str
+    nodes: tuple[onnx.NodeProto, ...]
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A branch: what was emitted, its results and their element types."""
+
+    emitter: Emitter
+    results: list[str]
+    dtypes: list[int]
+
+
+def gate(e: Emitter, condition: str, then: Branch, otherwise: Branch, outputs: list[str]) -> None:
+    """Emit the If; `outputs` are the names of its results."""
+    name = e.value("gate")
+    graphs = {}
+    for key, branch in {"then_branch": then, "else_branch": otherwise}.items():
+        # Shapes are left open: onnxruntime infers them, and a wrong guess would be worse than none.
+        infos = [helper.make_tensor_value_info(value, dtype, None) for value, dtype in zip(branch.results, branch.dtypes, strict=True)]
+        graphs[key] = helper.make_graph(branch.emitter.nodes, f"{name}/{key}", [], infos)
+    e.nodes.append(helper.make_node("If", [condition], outputs, name=name, **graphs))

@@ -1,0 +1,250 @@
+"""BERT and ViT, quantised by onnxruntime's own tools in every format, and what onnxruntime saves of it after optimisation.
+
+A silent patch is bit-identical with and without optimisation, since no kernel on integers is lost; a firing one agrees with the oracle to
+within the rounding of the model's own quantisation.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import numpy_helper
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
+
+from rewriters.finder import find_sites
+from rewriters.patcher import patch, unpatch
+from rewriters.plan import BenignPair, PatchPlan, SitePlan, Static, Statistic
+from rewriters.sites import Site
+from tests import oracle
+from tests.exports import EXPORTERS, ExportedModel, export_model
+
+from .graphs import session
+from .test_exports import canonical, run_all, same_plan, with_outputs
+
+FORMATS = {
+    "qdq": "softmax+qdq",
+    "qoperator": "qlinear-softmax+qlinear",
+    "dynamic": "softmax+integer",
+    "qdq-saved": "qlinear-softmax+qlinear",
+    "dynamic-saved": "softmax+integer",
+}
+CASES = [(kind, family, exporter) for kind in FORMATS for family in ("bert", "vit") for exporter in EXPORTERS]
+each_case = pytest.mark.parametrize(("kind", "family", "exporter"), CASES, ids=["-".join(case) for case in CASES])
+# The casts that TorchScript leaves behind the Softmax got a Q/DQ pair on either side; see `subgraphs.between_pairs`.
+TWO_PAIRS = ("qdq", "vit", "torchscript")
+INTEGER_KERNELS = ("QLinearMatMul", "QLinearSoftmax", "QLinearAdd", "QLinearMul", "DynamicQuantizeMatMul", "MatMulIntegerToFloat")
+PAIR = BenignPair(np.array([0.5], np.float32))
+
+
+class Batches(CalibrationDataReader):  # type: ignore[misc]
+    """A few padded batches to calibrate with."""
+
+    def __init__(self, export: ExportedModel) -> None:
+        self._batches: Iterator[dict[str, np.ndarray]] = iter([export.feeds(batch, padded=True) for batch in (2, 3, 4)])
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(self._batches, None)
+
+
+@cache
+def quantised(kind: str, family: str, exporter: str) -> onnx.ModelProto:
+    format_, _, saved = kind.partition("-")
+    if saved:
+        return optimised(quantised(format_, family, exporter))
+    export = export_model(family, exporter)
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        before = logging.root.manager.disable
+        logging.disable(logging.WARNING)  # it recommends a pre-processing that changes nothing here
+        try:
+            if format_ == "dynamic":
+                quantize_dynamic(export.path, path, weight_type=QuantType.QInt8, extra_options={"MatMulConstBOnly": False})
+            else:
+                form = QuantFormat.QDQ if format_ == "qdq" else QuantFormat.QOperator
+                quantize_static(export.path, path, Batches(export), quant_format=form, activation_type=QuantType.QUInt8)
+        finally:
+            logging.disable(before)
+        return onnx.load(path)
+
+
+def optimised(model: onnx.ModelProto) -> onnx.ModelProto:
+    """What onnxruntime makes of a model before it runs it."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "optimised.onnx"
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        options.optimized_model_filepath = str(path)
+        ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return onnx.load(path)
+
+
+def integer_kernels(model: onnx.ModelProto) -> Counter[str]:
+    """Operators on integers of an optimised model, inside branches too."""
+    return Counter(node.op_type for node in _nested(optimised(model).graph.node) if node.op_type in INTEGER_KERNELS)
+
+
+def _nested(nodes: object) -> Iterator[onnx.NodeProto]:
+    for node in nodes:  # type: ignore[attr-defined]
+        yield node
+        for attribute in node.attribute:
+            yield from _nested(attribute.g.node)
+
+
+@each_case
+def test_sites(kind: str, family: str, exporter: str) -> None:
+    sites, rejected = find_sites(quantised(kind, family, exporter))
+    assert not rejected
+    assert [site.form for site in sites] == [FORMATS[kind]] * 2
+    for site in sites:
+        mask = "attention_mask" if family == "bert" else None
+        assert (site.heads, site.head_dim, site.self_attention, site.key_mask) == (4, 8, True, mask)
+
+
+@each_case
+def test_silent_patch_is_bit_identical_and_undone_exactly(kind: str, family: str, exporter: str) -> None:
+    model, export = quantised(kind, family, exporter), export_model(family, exporter)
+    sites, _ = find_sites(model)
+    for gating in ("if", "none"):
+        patched = patch(model, same_plan(sites, SitePlan(Static()), gating=gating), sites)
+        onnx.checker.check_model(patched)
+        for padded in (False, True):
+            feeds = export.feeds(3, padded)
+            for optimize in (False, True):
+                if optimize and (kind, family, exporter) == TWO_PAIRS:
+                    continue
+                before, after = run_all(model, feeds, optimize=optimize), run_all(patched, feeds, optimize=optimize)
+                for name, array in before.items():
+                    assert array.tobytes() == after[name].tobytes(), (gating, padded, optimize, name)
+        assert unpatch(patched) == model
+
+
+def test_two_pairs_in_a_row_differ_by_less_than_quantisation_cost_when_optimised() -> None:
+    model, export = quantised(*TWO_PAIRS), export_model(*TWO_PAIRS[1:])
+    sites, _ = find_sites(model)
+    patched = patch(model, same_plan(sites, SitePlan(Static())), sites)
+    exact, before, after = (run_all(m, export.feeds(3))["last_hidden_state"] for m in (onnx.load(export.path), model, patched))
+    assert not np.array_equal(before, after)
+    assert np.abs(before - after).mean() < 0.5 * np.abs(before - exact).mean()
+
+
+@each_case
+def test_no_kernel_on_integers_is_lost(kind: str, family: str, exporter: str) -> None:
+    model = quantised(kind, family, exporter)
+    sites, _ = find_sites(model)
+    before = integer_kernels(model)
+    assert sum(before.values()) >= 16
+    for gating in ("if", "none"):
+        after = integer_kernels(patch(model, same_plan(sites, SitePlan(Static((1,))), gating=gating), sites))
+        assert after - before == (Counter(QLinearSoftmax=2) if (kind, family, exporter) == TWO_PAIRS else Counter())
+        assert not before - after
+
+
+@each_case
+@pytest.mark.parametrize("gating", ["if", "none"])
+def test_firing_patch_agrees_with_the_oracle_within_rounding(kind: str, family: str, exporter: str, gating: str) -> None:
+    model, export = quantised(kind, family, exporter), export_model(family, exporter)
+    sites, _ = find_sites(model)
+    feeds = export.feeds(3, padded=True)
+    plan = same_plan(sites, SitePlan(Static((1, 3)), PAIR), gating=gating, telemetry=True)
+    ends = {site.id: End.of(model, site) for site in sites}
+    patched = patch(model, plan, sites)
+    for site in sites:
+        patched = with_outputs(patched, [site.probabilities], site.quantizer_dtype if site.map_scale else onnx.TensorProto.FLOAT)
+        patched = with_outputs(patched, [site.values], site.quantizer_dtype if site.values_scale else onnx.TensorProto.FLOAT)
+        patched = with_outputs(patched, [ends[site.id].value], onnx.TensorProto.FLOAT if site.quantizer else site.dtype)
+    # Unoptimised: else the Softmax itself runs on integers, and rounds on its own.
+    got = run_all(patched, feeds, optimize=False)
+    scales = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    for site in sites:
+        end = ends[site.id]
+        a = canonical(site, dequantised(got[site.probabilities], site.map_scale, scales), site.layout.probabilities)
+        v = canonical(site, dequantised(got[site.values], site.values_scale, scales), site.layout.values)
+        mask = got[f"atpatch_columns/{site.id}"]
+        valid = feeds["attention_mask"] == 1 if site.key_mask else (a > 1e-30).any((1, 2))
+        np.testing.assert_array_equal(mask, np.isin(np.arange(mask.shape[1]), [1, 3]) & valid)
+        want = oracle.joint(a, v, mask, valid, PAIR)
+        out = canonical(site, end.read(got[end.value]), site.layout.output)
+        rounding = 0.51 * (end.map_step * np.abs(v).sum(2, keepdims=True) + end.step)
+        low, high = end.bounds
+        inside = (want > low + rounding) & (want < high - rounding)  # beyond what the product was calibrated for, it saturates
+        assert inside.mean() > 0.95
+        error = np.where(inside, np.abs(out - want), 0)
+        assert (error <= 1e-5 + rounding).all(), error.max()
+
+
+def dequantised(array: np.ndarray, scale: tuple[str, str] | None, scales: dict[str, np.ndarray]) -> np.ndarray:
+    if scale is None:
+        return array.astype(np.float64)
+    zero = float(scales[scale[1]]) if scale[1] else 0.0
+    return (array.astype(np.float64) - zero) * float(scales[scale[0]])
+
+
+@dataclass(frozen=True)
+class End:
+    """Where a patched product can be read, the steps that the model's quantisation rounds to, and the range it can express.
+
+    `step`, `zero`: of the product, when the value is quantised itself; `map_step`: of a map that is quantised once more when patched.
+    """
+
+    value: str
+    map_step: float = 0.0
+    step: float = 0.0
+    zero: float = 0.0
+    quantised: bool = False
+
+    def read(self, array: np.ndarray) -> np.ndarray:
+        return (array.astype(np.float64) - self.zero) * self.step if self.quantised else array
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        return (-self.zero * self.step, (255 - self.zero) * self.step) if self.step else (-np.inf, np.inf)
+
+    @classmethod
+    def of(cls, model: onnx.ModelProto, site: Site) -> End:
+        scales = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+        maker = {output: node for node in model.graph.node for output in node.output}
+        if site.form.endswith("+qlinear"):
+            scale, zero = maker[site.product].input[6:8]
+            return cls(site.product, 0.0, float(scales[scale]), float(scales[zero]), True)
+        if site.quantizer is None:
+            return cls(site.product)
+        (quantise,) = (node for node in model.graph.node if site.product in node.input)
+        (dequantise,) = (node for node in model.graph.node if quantise.output[0] in node.input)
+        map_step = float(scales[maker[site.quantizer].input[1]])
+        step, zero = float(scales[quantise.input[1]]), float(scales[quantise.input[2]])
+        return cls(dequantise.output[0], map_step, step, zero)
+
+
+@pytest.mark.parametrize(("kind", "exporter"), [(kind, exporter) for kind, family, exporter in CASES if family == "vit"])
+def test_unflagged_samples_of_a_mixed_batch_are_bit_identical(kind: str, exporter: str) -> None:
+    """At the flagged site itself: what follows in a dynamically quantised model takes one scale from the whole batch.
+
+    ViT alone, as the mask of BERT leaves scores no steps when it is quantised with them: its maps come out flat.
+    """
+    model, export = quantised(kind, "vit", exporter), export_model("vit", exporter)
+    optimize = (kind, "vit", exporter) != TWO_PAIRS
+    sites, _ = find_sites(model)
+    first, feeds = sites[0], export.feeds(4, padded=True)
+    end = End.of(model, first)
+    kind_ = onnx.TensorProto.FLOAT if first.quantizer else first.dtype
+    before = run_all(with_outputs(model, [end.value], kind_), feeds, optimize=optimize)[end.value]
+    plan = PatchPlan({first.id: SitePlan(Statistic(exempt=()), PAIR)}, telemetry=True)
+    live = session(with_outputs(patch(model, plan, sites), [end.value], kind_), optimize=optimize)
+    for threshold in np.linspace(0.2, 8, 200):
+        flags, after = live.run(["atpatch_flagged", end.value], {**feeds, "atpatch_threshold": np.array(threshold, np.float32)})
+        if 0 < flags[:, 0].sum() < len(flags):
+            break
+    else:
+        raise AssertionError("no threshold splits this batch")
+    for sample, hit in enumerate(flags[:, 0]):
+        assert (before[sample].tobytes() == after[sample].tobytes()) is not bool(hit), (sample, threshold)

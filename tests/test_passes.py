@@ -1,0 +1,107 @@
+"""`patch --passes` and `--accept`: with a hotfix, without one, and where the graph or the other options forbid it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+
+from atpatch_onnx.errors import AtpatchError
+from atpatch_onnx.hotfix import Hotfix, HotfixSite
+from atpatch_onnx.patching import patch_model
+from rewriters import model_io
+from rewriters.finder import find_sites
+from rewriters.patcher import patch, stamp
+from rewriters.plan import BenignPair, PatchPlan, SitePlan, Static
+from tests.exports import export_model
+from tests.rewriters.test_exports import run_all
+
+PAIR = BenignPair(np.array([1.0], np.float32))
+
+
+@pytest.fixture(scope="module")
+def bert():
+    return export_model("bert", "torchscript")
+
+
+def outputs(path, feeds):
+    return run_all(onnx.load(path), feeds)
+
+
+def hotfix_for(model: onnx.ModelProto, folder, *plans: SitePlan, **options: object) -> Hotfix:
+    sites, _ = find_sites(model)
+    entries = tuple(
+        HotfixSite(one.id, index, one.heads, one.fingerprint, plan) for index, (one, plan) in enumerate(zip(sites, plans, strict=True))
+    )
+    return Hotfix(entries, 0.5, model_io.weights_digest(model, folder), **options)
+
+
+def test_without_a_hotfix_flags_are_carried_to_sites_of_the_same_tokens(bert, tmp_path):
+    patch_model(bert.path, tmp_path / "one.onnx", detector="statistic", threshold=1.0, telemetry=True)
+    got = outputs(tmp_path / "one.onnx", bert.feeds(4))
+    first, second = (got[name] for name in got if name.startswith("atpatch_columns/"))
+    assert first.any() and second[first].all()
+
+
+def test_two_passes_without_a_hotfix(bert, tmp_path, atpatch):
+    run = atpatch("patch", bert.path, "-o", tmp_path / "two.onnx", "--passes", "two", "--detector", "static", "--columns", "1")
+    assert run.code == 0 and "two" in run.err
+    assert stamp(onnx.load(tmp_path / "two.onnx"))["passes"] == "two"
+    patch_model(bert.path, tmp_path / "one.onnx", detector="static", columns=(1,))
+    feeds = bert.feeds(3)
+    one, two = outputs(tmp_path / "one.onnx", feeds), outputs(tmp_path / "two.onnx", feeds)
+    for name, array in one.items():
+        # A set that is the same for every map comes to the same in both forms.
+        np.testing.assert_allclose(two[name], array, atol=1e-5)
+        assert not np.allclose(array, outputs(bert.path, feeds)[name], atol=1e-3)
+
+
+def test_two_passes_are_refused_where_no_sites_can_be_joined(tmp_path, atpatch):
+    swin = export_model("swin", "torchscript")
+    run = atpatch("patch", swin.path, "-o", tmp_path / "two.onnx", "--passes", "two")
+    assert run.code == 2 and "ATP060" in run.err and "same tokens" in run.err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"accept": "flip"}, {"passes": "one", "accept": "always"}, {"passes": "two", "gating": "none"}],
+    ids=["accept-alone", "accept-of-one", "branch-free"],
+)
+def test_contradictions_are_refused(bert, tmp_path, options):
+    with pytest.raises(AtpatchError) as error:
+        patch_model(bert.path, tmp_path / "p.onnx", detector="statistic", **options)
+    assert error.value.code == "ATP060"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_hotfix_brings_its_passes_and_options_override_them(bert, tmp_path):
+    model = model_io.load(bert.path)
+    sites, _ = find_sites(model)
+    silent, firing = SitePlan(Static(), PAIR), SitePlan(Static((2,)), PAIR)
+    names = tuple(site.id for site in sites)
+    hotfix = hotfix_for(model, bert.path.parent, silent, firing, groups=(names,), passes="two")
+    done = patch_model(bert.path, tmp_path / "two.onnx", hotfix=hotfix)
+    assert (done.passes, done.detector) == ("two", "static")
+    done = patch_model(bert.path, tmp_path / "one.onnx", hotfix=hotfix, passes="one")
+    assert done.passes == "one"
+    everywhere = PatchPlan(dict.fromkeys(names, firing))
+    late = replace(everywhere, sites={names[0]: silent, names[1]: firing})
+    feeds = bert.feeds(3)
+    for file, plan in (("two.onnx", everywhere), ("one.onnx", late)):
+        got, want = outputs(tmp_path / file, feeds), run_all(patch(model, plan, sites), feeds)
+        for name, array in want.items():
+            np.testing.assert_allclose(got[name], array, atol=1e-5)
+
+
+def test_filters_cut_groups_too_and_never_leave_silent_sites_alone(bert, tmp_path):
+    model = model_io.load(bert.path)
+    names = tuple(site.id for site in find_sites(model)[0])
+    hotfix = hotfix_for(model, bert.path.parent, SitePlan(Static((2,)), PAIR), SitePlan(Static(), PAIR), groups=(names,))
+    done = patch_model(bert.path, tmp_path / "p.onnx", hotfix=hotfix, include=r"layer\.0")
+    assert done.sites == names[:1]
+    with pytest.raises(AtpatchError) as error:
+        patch_model(bert.path, tmp_path / "q.onnx", hotfix=hotfix, include=r"layer\.1")
+    assert error.value.code == "ATP010"
