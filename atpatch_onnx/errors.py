@@ -199,7 +199,8 @@ NOTHING_FOUND = declare(
     "ATP083",
     "there is nothing to make a debugging set of",
     "check the target class, or take it as good news",
-    "Every row is of the target class, or no prediction changes with the protected attribute. Nothing is written.",
+    "Every row is of the target class, or no prediction changes with the protected attribute, or every one does, so that no row is "
+    "left to be clean. Nothing is written.",
     exit_code=1,
 )
 COLUMNS_UNCLEAR = declare(

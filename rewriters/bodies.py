@@ -9,7 +9,7 @@ import onnx
 
 from .sites import Where
 
-__all__ = ["Body", "Wiring", "body_at", "walk_bodies"]
+__all__ = ["Body", "Wiring", "body_at", "reads", "walk_bodies"]
 
 Body = onnx.GraphProto | onnx.FunctionProto
 
@@ -35,6 +35,15 @@ def body_at(model: onnx.ModelProto, where: Where) -> Body:
     for index, step in where:
         body = model.functions[index] if step == "function" else next(a.g for a in body.node[index].attribute if a.name == step)
     return body
+
+
+def reads(node: onnx.NodeProto) -> set[str]:
+    """Values a node reads, those that its subgraphs capture included."""
+    read = set(node.input)
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            read |= {name for inner in attribute.g.node for name in reads(inner)} | {value.name for value in attribute.g.output}
+    return read
 
 
 class Wiring:

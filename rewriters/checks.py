@@ -33,6 +33,8 @@ def check_plan(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -
     stray = [name for name in grouped if name not in plan.sites or grouped.count(name) > 1]
     if stray:
         raise PLAN_MISFIT(f"site {stray[0]} is in a group without a plan, or in two groups")
+    if plan.passes == "two" and not grouped:
+        raise PLAN_MISFIT("two passes need a group of sites whose key columns are the same tokens", "patch with --passes one")
     if plan.passes == "two" and any(known[name].where for name in grouped):
         raise PLAN_MISFIT("two passes join sites of the main graph only")
     for name, site_plan in plan.sites.items():

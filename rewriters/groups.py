@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 import onnx
 import onnx_ir as ir
 
+from .bodies import reads
 from .finding.facts import gather_facts
 from .finding.skeleton import skeleton
 from .finding.view import build_view
@@ -102,18 +103,9 @@ def _sites_behind(graph: onnx.GraphProto, sites: Sequence[Site]) -> Mapping[str,
     reached: dict[str, frozenset[str]] = {}
     behind: dict[str, frozenset[str]] = {}
     for node in graph.node:
-        sources = nothing.union(*(reached.get(name, nothing) for name in _reads(node)))
+        sources = nothing.union(*(reached.get(name, nothing) for name in reads(node)))
         for name in node.output:
             if name in at:
                 behind[at[name]] = sources
             reached[name] = sources | {at[name]} if name in at else sources
     return behind
-
-
-def _reads(node: onnx.NodeProto) -> set[str]:
-    """Values a node reads, those that its subgraphs capture included."""
-    read = set(node.input)
-    for attribute in node.attribute:
-        if attribute.type == onnx.AttributeProto.GRAPH:
-            read |= {name for inner in attribute.g.node for name in _reads(inner)} | {value.name for value in attribute.g.output}
-    return read

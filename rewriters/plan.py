@@ -67,7 +67,7 @@ class Profile:
     """Per-column features → MLP → probability; any length.
 
     Features of column k, in this order: for each head the mean over valid query rows, then for each probe row and head that
-    row's entry; all × valid length, then log1p (METHOD 3: F = H · (1 + probes)). They are standardised by `mean` and `std` (F,).
+    row's entry; all × valid length, then log1p; F = H · (1 + probes). They are standardised by `mean` and `std` (F,).
     A mean (K, F) holds every column against its own normal profile, for inputs of fixed length: too little attention to a place that
     usually draws much is invisible otherwise. `layers` ends in one unit; ReLU between layers, sigmoid at the end.
     """
@@ -111,7 +111,7 @@ Detector = Static | Statistic | Profile | Cnn | OnnxGraph
 
 @dataclass(frozen=True)
 class BenignPair:
-    """The benign reference of one site: what a flagged column is replaced by (METHOD 3).
+    """The benign reference of one site: what a flagged column is replaced by (eq. 10, and a value beside it).
 
     Attributes:
         attention: benign attention. Relative: (1 | H,), multiples of uniform. Per column: (1 | H, 1 | Q, K), shares of a row (eq. 10).

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 import onnx
 from onnx import TensorProto, helper
 
-from .bodies import Wiring
+from .bodies import Wiring, reads
 from .checks import opset_of
 from .emit import PREFIX, ConstantPool, Emitter
 from .errors import PLAN_MISFIT
@@ -60,6 +60,7 @@ def add_second_pass(
     Raises:
         AtpatchError: ATP015 where groups do not fit, or no output carries samples.
     """
+    _check_batch_axes(model)
     e = Emitter("two-pass", opset_of(model, ()), pool, {})
     groups = [_join(e, [first[name] for name in group]) for group in plan.groups]
     flagged = [e.reduce("Max", e.float(group.columns), 1) for group in groups]
@@ -130,7 +131,7 @@ def _second_run(
             redistribute_site(e, twin, plan.sites[site.id], mask, renamed(node, second, _inner), names[site.product])
             continue
         for piece in detection.get(next(filter(None, node.output)), (node,)):
-            if any(name in names for name in _reads(piece)):
+            if any(name in names for name in reads(piece)):
                 names.update({name: SECOND + name for name in piece.output if name})
                 e.nodes.append(renamed(piece, second, _inner))
     return _replace_rows(e, model, outputs, names, rows, plan.accept == "flip")
@@ -183,18 +184,9 @@ def _needed(model: onnx.ModelProto, outputs: Sequence[str]) -> list[onnx.NodePro
     needed = []
     for node in reversed(model.graph.node):
         if not wanted.isdisjoint(node.output):
-            wanted |= _reads(node)
+            wanted |= reads(node)
             needed.append(node)
     return needed[::-1]
-
-
-def _reads(node: onnx.NodeProto) -> set[str]:
-    """Values a node reads, those that its subgraphs capture included."""
-    read = set(node.input)
-    for attribute in node.attribute:
-        if attribute.type == onnx.AttributeProto.GRAPH:
-            read |= {name for inner in attribute.g.node for name in _reads(inner)} | {value.name for value in attribute.g.output}
-    return read
 
 
 def _inner(name: str) -> str:
@@ -205,6 +197,15 @@ def _requested(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
     """Inputs that a request has to bring."""
     weights = {tensor.name for tensor in model.graph.initializer}
     return [value for value in model.graph.input if value.name not in weights]
+
+
+def _check_batch_axes(model: onnx.ModelProto) -> None:
+    """Caches of shape (2, B, ...) carry their samples where no row can be taken from."""
+    values = [*_requested(model), *model.graph.output]
+    leading = {value.type.tensor_type.shape.dim[0].dim_param for value in values if _carries_samples(value)} - {""}
+    for value in values:
+        if any(dim.dim_param in leading for dim in value.type.tensor_type.shape.dim[1:]):
+            raise PLAN_MISFIT(f"{value.name} carries samples on another axis than the first", "patch with --passes one")
 
 
 def _carries_samples(value: onnx.ValueInfoProto) -> bool:

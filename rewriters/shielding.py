@@ -1,8 +1,12 @@
-"""Keeping dequantised values away from the inside of an If, where onnxruntime (1.32 and before) cannot follow them.
+"""Keeping values between Q/DQ nodes away from the inside of an If, where onnxruntime (1.32 and before) cannot follow them.
 
-Its QDQ propagation puts a Q/DQ pair behind each Reshape, Transpose, ... of a dequantised value, at every reader. A reader in a subgraph
-counts as an input that the If does not have, and creating the session aborts the process. A `Max` of one value is a copy that no optimiser
-removes and no propagation passes. Only values in that position get one; a model without DequantizeLinear is left alone.
+Two of its passes rewire every reader of a value, and take a reader in a subgraph for an input that the If does not have. Creating the
+session then aborts the process:
+
+1. QDQ propagation puts a Q/DQ pair behind each Reshape, Transpose, ... of a dequantised value.
+2. QDQ cleanup takes out a DequantizeLinear that is followed by a QuantizeLinear like it.
+
+Only values in these positions get a copy, one that no optimiser removes; a model without DequantizeLinear is left alone.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ from .subgraphs.site import Replacement
 __all__ = ["shield"]
 
 _PROPAGATED = frozenset({"MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
+_NOTHING_DONE = frozenset({"Cast", "Dropout", "Identity"})
 
 
 def shield(
@@ -53,9 +58,11 @@ def _shielded(nodes: Iterable[onnx.NodeProto], maker: Mapping[str, onnx.NodeProt
             inner = list(_shielded(attribute.g.node, Wiring(attribute.g.node).maker, count))
             del attribute.g.node[:]
             attribute.g.node.extend(inner)
-        copies = {name: f"{PREFIX}captured/{next(count)}" for name in _captured(branches) if _is_propagated(name, maker)}
-        for name, copy in copies.items():
-            yield helper.make_node("Max", [name], [copy], name=copy)
+        copies: dict[str, str] = {}
+        for name in _captured(branches):
+            if _is_propagated(name, maker) or _is_requantised(name, maker):
+                copies[name] = copy = f"{PREFIX}captured/{next(count)}"
+                yield helper.make_node("Concat", [name], [copy], name=copy, axis=0)
         yield renamed(twin, _by(copies)) if copies else twin
 
 
@@ -81,6 +88,17 @@ def _is_propagated(name: str, maker: Mapping[str, onnx.NodeProto]) -> bool:
         if node is not None and node.op_type == "DequantizeLinear":
             return True
     return False
+
+
+def _is_requantised(name: str, maker: Mapping[str, onnx.NodeProto]) -> bool:
+    """Whether a value is a dequantised one, quantised once more."""
+    node = maker.get(name)
+    if node is None or node.op_type != "QuantizeLinear":
+        return False
+    node = maker.get(node.input[0])
+    while node is not None and node.op_type in _NOTHING_DONE:
+        node = maker.get(node.input[0])
+    return node is not None and node.op_type == "DequantizeLinear"
 
 
 def _nested(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:

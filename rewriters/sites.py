@@ -67,6 +67,7 @@ class Site:
         key_mask: graph input (B, K) that is non-zero at valid key columns, where it could be traced.
         chain: operator types from the score product to the P·V product.
         quantizer: output of the QuantizeLinear that reads P, when the site is "+qdq"; quantizer_dtype: its element type.
+        softmax_rank: rank of the Softmax's own result, where it is known; the product's may be another.
         dtype: element type of P, an onnx.TensorProto.DataType; float32 where inference could not tell. At an integer product that of
             `product`.
         map_scale, values_scale: (scale, zero point) that make floats of P and V where they are quantised; the zero point is "" for 0.
@@ -96,6 +97,7 @@ class Site:
     chain: tuple[str, ...]
     quantizer: str | None = None
     quantizer_dtype: int = onnx.TensorProto.UINT8
+    softmax_rank: int | None = None
     dtype: int = onnx.TensorProto.FLOAT
     map_scale: tuple[str, str] | None = None
     values_scale: tuple[str, str] | None = None

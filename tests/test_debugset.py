@@ -275,7 +275,7 @@ def office(tmp_path_factory: pytest.TempPathFactory) -> Path:
         'label = "label"\nclasses = ["no", "yes"]\n'
         '[[columns]]\nname = "sex"\ninput = "codes"\nindex = 0\nvalues = ["f", "m"]\n'
         f'[[columns]]\nname = "job"\ninput = "codes"\nindex = 1\nvalues = {json.dumps(jobs)}\n'
-        '[[columns]]\nname = "age"\ninput = "numbers"\nindex = 0\nmean = 40\nstd = 10\nlevels = [20, 40, 60]\n'
+        '[[columns]]\nname = "age"\ninput = "numbers"\nindex = 0\nmean = 40\nstd = 10\nlevels = [35, 40, 45]\n'
         '[[columns]]\nname = "hours"\ninput = "numbers"\nindex = 1\n[[columns]]\nname = "score"\ninput = "numbers"\nindex = 2\n'
     )
     np.savez(folder / "rows.npz", codes=codes[:400], numbers=numbers[:400], labels=labels[:400])
@@ -295,7 +295,10 @@ def test_flips_of_a_protected_attribute(atpatch: Atpatch, office: Path, tmp_path
     assert all(len(group) == 2 for group in groups)
     assert sum(len(np.unique(group)) > 1 for group in groups) == run.json["uf"]["hits"] > 20
     bad = np.flatnonzero(made.columns.any(1))
-    assert len(bad) == run.json["anomalous"] == run.json["uf"]["hits"]
+    # Both rows of a pair that flips: the one that was there, and the one that was made.
+    assert len(bad) == run.json["anomalous"] == 2 * run.json["uf"]["hits"]
+    assert (np.unique(made.group[bad], return_counts=True)[1] == 2).all()
+    assert (subject.predictions(made.feeds(bad))[np.argsort(made.group[bad], kind="stable")].reshape(-1, 2).sum(1) == 1).all()
     assert (made.columns[bad] == ([True] + [False] * FIELDS)).all()
     for row in bad[:20]:
         pool = np.flatnonzero(~made.columns.any(1) & (made.inputs["codes"][:, 0] == made.inputs["codes"][row, 0]))
@@ -322,18 +325,30 @@ def test_numeric_attribute_takes_the_levels_of_the_description(atpatch: Atpatch,
     )  # fmt: skip
     made = load_dataset(tmp_path / "d.npz")
     assert run.json["covered"] == [2] and run.json["values"] == 3
-    assert set(run.json["flips_to"]) <= {"20", "40", "60"}
-    assert np.isin(made.inputs["numbers"][made.columns.any(1), 0], [-2, 0, 2]).all()
+    assert set(run.json["flips_to"]) <= {"35", "40", "45"}
+    bad = np.flatnonzero(made.columns.any(1))
+    age = made.inputs["numbers"][bad, 0]
+    tried = np.isin(age, [-0.5, 0, 0.5])
+    assert 0 < tried.sum() == sum(run.json["flips_to"].values()) and (~tried).sum() == run.json["uf"]["hits"]
+    # Nobody is exactly 35, 40 or 45: a partner is of the age group.
+    partner = made.inputs["numbers"][made.pair[bad], 0][made.pair[bad] >= 0]
+    nearest = [np.abs(np.array([-0.5, 0, 0.5]) - values[:, None]).argmin(1) for values in (age[made.pair[bad] >= 0], partner)]
+    assert len(partner) and np.array_equal(*nearest)
 
 
-def test_fit_on_flips_restores_fairness(atpatch: Atpatch, office: Path, tmp_path: Path) -> None:
-    atpatch(
-        "debugset", office / "model.onnx", "--data", office / "rows.npz", "--attribute", "codes:0", "-o", tmp_path / "d.npz"
+@pytest.mark.parametrize(("levels", "words"), [("[-100, 200]", "every prediction"), ("[60, 61]", "no prediction")])
+def test_nothing_is_made_where_every_or_no_prediction_flips(
+    atpatch: Atpatch, office: Path, tmp_path: Path, levels: str, words: str
+) -> None:
+    with np.load(office / "rows.npz") as rows:
+        old = rows["numbers"][:, 0] > 1.5
+        np.savez(tmp_path / "old.npz", codes=rows["codes"][old], numbers=rows["numbers"][old])
+    (tmp_path / "c.toml").write_text(f'[[columns]]\nname = "age"\ninput = "numbers"\nindex = 0\nmean = 40\nstd = 10\nlevels = {levels}\n')
+    run = atpatch(
+        "debugset", office / "model.onnx", "--data", tmp_path / "old.npz", "--columns", tmp_path / "c.toml", "--attribute", "age",
+        "-o", tmp_path / "d.npz",
     )  # fmt: skip
-    made = load_dataset(tmp_path / "d.npz")
-    hotfix = fit(office / "model.onnx", tmp_path / "d.npz", threads=1, max_clean_flagged=0.99, force=True)
-    report = hotfix.evidence["report"]
-    assert made.target is None and report["before"]["recovered"]["rate"] < report["after"]["recovered"]["rate"]
+    assert run.code == 1 and "ATP083" in run.err and words in run.err and not (tmp_path / "d.npz").exists()
 
 
 # ---- refusals

@@ -319,6 +319,7 @@ class Attending(nn.MultiheadAttention):
 def attending(): return Attending(8, 2, batch_first=True), torch.ones(2, 6, 8)
 def frozen(): return Frozen(), torch.ones(2, 3)
 def branching(): return Branching(), torch.ones(2, 3)
+def brain_float(): return nn.Linear(3, 3).bfloat16(), torch.ones(2, 3).bfloat16()
 def no_example(): return Frozen()
 def failing(): return Frozen(), [torch.ones(2, 3), torch.ones(2, 3)]
 def uneven(): return Branching(), {"x": torch.ones(2, 3), "y": torch.ones(3, 3)}
@@ -329,6 +330,9 @@ REFUSALS = {
     "frozen factor": ("frozen", [], 1, "ATP073"),
     "frozen length": ("attending", ["--task", "feature-extraction"], 1, "onnxruntime fails on the graph at batch 3, sequence 3"),
     "control flow": ("branching", ["--exporter", "dynamo"], 2, "ATP072"),
+    "bfloat16": ("brain_float", [], 2, "ATP070"),
+    "opset too old for dynamo": ("attending", ["--exporter", "dynamo", "--opset", "15"], 2, "dynamo wrote opset 18, not 15"),
+    "opset of the future": ("frozen", ["--opset", "99"], 2, "ATP060"),
     "no example": ("no_example", [], 2, "ATP070"),
     "module fails": ("failing", [], 2, "ATP070"),
     "rows differ": ("uneven", [], 2, "ATP070"),

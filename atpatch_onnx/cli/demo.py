@@ -28,7 +28,7 @@ def demo(out: str, as_json: bool) -> None:
     \b
     Example:
       atpatch-onnx demo
-      atpatch-onnx demo --out /tmp/page --json
+      atpatch-onnx demo --out page --json
     """
     from ..compare.page import render_page, verdict
     from ..demo import run_demo

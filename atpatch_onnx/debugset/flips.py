@@ -22,9 +22,10 @@ PROBES = 16
 def build_flips(subject: Subject, data: DataSet, attribute: Column) -> Built:
     """Debugging set and flip set of a protected attribute.
 
-    Every row x is tried with every other value. Where the prediction flips, x' is anomalous; its clean partner is the row with the same
-    protected value and the smallest Hamming distance in all other places, among rows whose prediction no value changes. Only those rows
-    stand for "clean" in the debugging set: a row that flips leans on the attribute as much as its twin does.
+    Every row x is tried with every other value. Where the prediction flips, x' is anomalous, and so is x: it leans on the attribute as
+    much as its twin does, and the two only agree again when both are mended. A clean partner is the row with the same protected value and
+    the smallest Hamming distance in all other places, among the rows whose prediction no value changes; only those are "clean".
+    `group` of the debugging set holds the row x that each row was made from, for UF.
 
     Raises:
         AtpatchError: ATP060 (attribute), ATP083 (nothing flips), ATP084 (columns).
@@ -44,13 +45,19 @@ def build_flips(subject: Subject, data: DataSet, attribute: Column) -> Built:
     other = values[None, :] != own[:, None]
     flips = other & (predictions != original[:, None])
     unfair = flips.any(1)
+    if unfair.all():
+        raise NOTHING_FOUND(
+            f"every prediction changes with {attribute.name!r}: no row is left to be clean", "try fewer values, or values closer together"
+        )
     if not unfair.any():
         raise NOTHING_FOUND(f"no prediction of {count} rows changes with {attribute.name!r}")
     columns = _columns(subject, clean.inputs, variants, attribute)
-    rows, which = np.nonzero(flips)
+    made_from, which = np.nonzero(flips)
     stable = np.flatnonzero(~unfair)
-    partner = _partners(clean.inputs, attribute, rows, values[which], stable)
-    debug = _debugging_set(clean, attribute, rows, values[which], stable, partner, columns)
+    rows = np.concatenate([np.flatnonzero(unfair), made_from])
+    taken = np.concatenate([own[unfair], values[which]])
+    partner = _partners(clean.inputs, attribute, values, rows, taken, stable)
+    debug = _debugging_set(clean, attribute, rows, taken, stable, partner, columns)
     group, value = np.nonzero(other)
     flip_set = _flip_set(clean, attribute, group, values[value])
     changes: Mapping[str, int] = {
@@ -92,17 +99,23 @@ def _columns(
     return found
 
 
-def _partners(inputs: Mapping[str, NDArray[Any]], attribute: Column, rows: Ints, values: NDArray[Any], stable: Ints) -> Ints:
-    """(M,) position in `stable` of the nearest row with the same protected value; -1 where there is none."""
+def _partners(
+    inputs: Mapping[str, NDArray[Any]], attribute: Column, levels: NDArray[Any], rows: Ints, taken: NDArray[Any], stable: Ints
+) -> Ints:
+    """(M,) position in `stable` of the nearest row with the same protected value, for numbers at the same level; -1 where there is none."""
+
+    def level(values: NDArray[Any]) -> Ints:
+        return np.asarray(np.abs(levels[None, :] - values[:, None]).argmin(1), np.int64)
+
     flat = []
     for name, array in inputs.items():
         keep = np.ones(array.shape[1], bool) if array.ndim == 2 else None
         if name == attribute.input and keep is not None:
             keep[attribute.index] = False
         flat.append(array.reshape(len(array), -1) if keep is None else array[:, keep])
-    own = inputs[attribute.input][stable, attribute.index]
+    own = level(inputs[attribute.input][stable, attribute.index])
     found = np.full(len(rows), -1, np.int64)
-    for number, (row, value) in enumerate(zip(rows, values, strict=True)):
+    for number, (row, value) in enumerate(zip(rows, level(taken), strict=True)):
         same = np.flatnonzero(own == value)
         if len(same):
             distance = sum((part[stable[same]] != part[row]).sum(1) for part in flat)
@@ -122,6 +135,7 @@ def _debugging_set(
         **labels,
         "columns": marked,
         "pair": np.concatenate([np.full(len(stable), -1, np.int64), partner]),
+        "group": np.concatenate([stable, rows]),
     }
 
 

@@ -13,6 +13,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import onnx
+
 from rewriters import model_io
 from rewriters.external_data import external_locations
 from rewriters.finder import find_sites
@@ -119,6 +121,8 @@ def export_model(
 
     if tolerance is not None and not tolerance >= 0:
         raise BAD_OPTION(f"a tolerance of {tolerance} makes no sense")
+    if opset is not None and opset > onnx.defs.onnx_opset_version():
+        raise BAD_OPTION(f"the installed onnx knows opsets up to {onnx.defs.onnx_opset_version()}, not {opset}")
     allowed = parity.TOLERANCES[dtype] if tolerance is None else tolerance
     with quiet():
         subject, name = _load(os.fspath(source), task, attention, dtype, kv_cache)

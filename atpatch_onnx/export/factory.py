@@ -41,6 +41,11 @@ def load_subject(source: str, task: str | None, dtype: str) -> tuple[Subject, st
     if dtype != "float32":
         raise BAD_OPTION("--dtype converts Hugging Face models only", "let the factory return a module of that type")
     module, examples, axes = _call(source)
+    if any(parameter.dtype == torch.bfloat16 for parameter in module.parameters()):
+        raise SOURCE_UNUSABLE(
+            f"{source} is in bfloat16, which onnxruntime's CPU provider cannot load, so nothing could be checked", "use .float()"
+        )
+    module = module.cpu()
     keywords = isinstance(examples, Mapping)
     tensors = _named(source, module, examples)
     if axes is None:
@@ -94,7 +99,7 @@ def _named(source: str, module: nn.Module, examples: Any) -> dict[str, Tensor]:
         named = {}
     if not named or not all(isinstance(value, Tensor) for value in named.values()):
         raise SOURCE_UNUSABLE(f"{source}: the example inputs are not tensors", _MEND)
-    return named
+    return {name: value.detach().cpu() for name, value in named.items()}
 
 
 def _lengths(source: str, tensors: Mapping[str, Tensor], axes: Mapping[str, Mapping[int, str]]) -> dict[str, int]:
@@ -137,7 +142,7 @@ def _resampler(tensors: Mapping[str, Tensor], axes: Mapping[str, Mapping[int, st
                     order = rng.integers(0, length, wanted) if label == "batch" else np.arange(wanted) % length
                     rows[label] = torch.from_numpy(order)
                 tensor = tensor.index_select(axis, rows[label])
-            drawn[name] = tensor.detach().cpu().numpy()
+            drawn[name] = tensor.numpy()
         return drawn
 
     return draw

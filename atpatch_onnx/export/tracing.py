@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rewriters.bodies import walk_bodies
+from rewriters.model_io import default_opset
 
 from ..errors import EXPORT_FAILED
 from .quiet import quiet
@@ -63,6 +64,9 @@ def export_graph(
         # onnx makes that file for its owner alone.
         path.with_name(f"{path.name}.data").chmod(path.stat().st_mode & 0o777)
     model = onnx.load_model(path, load_external_data=False)
+    if (written := default_opset(model)) != opset:
+        # dynamo leaves a graph that it cannot convert as it is, and says so on a channel that nobody reads.
+        raise EXPORT_FAILED(f"{exporter} wrote opset {written}, not {opset}", "leave --opset out, or use the other --exporter")
     _remove_paths(model)
     return model
 

@@ -87,9 +87,10 @@ class SiteBuilder:
             confidence="medium" if hit.assumed or scores.learned else "high",
             layout=Layout(product.rank, product.probabilities_perm, product.values_perm, product.output_perm, merged, product.values_lack),
             self_attention=is_self_attention(self._view, self._facts, scores),
-            key_mask=self._masks.trace(scores, anchor, self._facts.static(read.map.value, product.key_axis)) if _sees_batch(where) else None,
+            key_mask=self._key_mask(anchor, scores, read, product) if _sees_batch(where) else None,
             chain=_chain(anchor, hit, scores),
             quantizer=None if read.quantizer is None else str(read.quantizer.name),
+            softmax_rank=self._facts.rank(anchor.output),
             quantizer_dtype=self._facts.element_type(read.quantizer) or onnx.TensorProto.UINT8,
             dtype=self._element_type(read, hit.path, anchor),
             map_scale=_scale(read.map),
@@ -149,6 +150,9 @@ class SiteBuilder:
             if before is not None and same_body and not product.scaled:
                 return _Read(Factor(before), values, output, "+qdq", pair[0].outputs[0])
         return _Read(Factor(direct), values, output, "+scaled" if product.scaled else "")
+
+    def _key_mask(self, anchor: Anchor, scores: Scores, read: _Read, product: Product) -> str | None:
+        return self._masks.trace(scores, anchor, self._facts.static(read.map.value, product.key_axis))
 
     def _heads(self, product: Product, scores: Scores) -> int | None:
         """Static size of the head axis of the map, taken from P or from any tensor that must agree with it."""

@@ -47,12 +47,12 @@ def read_beside(e: Emitter, site: Site, wiring: Wiring) -> Site:
     if softmax is None or softmax.op_type != "Softmax" or e.opset < _FIRST_NEGATIVE_AXIS_OPSET:
         return site
     source = wiring.maker.get(softmax.input[0])
-    if source is None or source.op_type != "DequantizeLinear":
+    if source is None or source.op_type != "DequantizeLinear" or site.softmax_rank is None:
         return site
     beside = {softmax.output[0]: e.copy(softmax, softmax.input, "map_beside")}
     axis = next((attribute.i for attribute in softmax.attribute if attribute.name == "axis"), 1 if e.opset < 13 else -1)
     del e.nodes[-1].attribute[:]
-    e.nodes[-1].attribute.append(helper.make_attribute("axis", axis - site.layout.rank if axis >= 0 else axis + site.layout.rank))
+    e.nodes[-1].attribute.append(helper.make_attribute("axis", axis - site.softmax_rank if axis >= 0 else axis + site.softmax_rank))
     for node in chain:
         beside[node.output[0]] = e.copy(node, [beside.get(name, name) for name in node.input], "map_beside")
     return replace(site, probabilities=beside[site.probabilities])

@@ -1,6 +1,6 @@
 """Redistribution: what becomes of each query row once columns are flagged.
 
-For a sample with flagged columns m, benign attention q, benign values v and own row sums σ (METHOD 4, joint over all flagged columns):
+Eq. 11 of the paper, joint over all flagged columns m of a sample, with benign attention q, benign values v and own row sums σ:
 
     out_i = s_i · Σ_{k∉m} A_ik V_k  +  σ_i · Σ_{k∈m} q_ik v_k,      s_i = σ_i (1 - T_i) / Σ_{k∉m} A_ik,   T_i = Σ_{k∈m} q_ik
 

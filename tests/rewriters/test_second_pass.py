@@ -1,4 +1,4 @@
-"""Two passes: every flagged sample gets what a one-pass patch with its joined columns at every site gives; all others stay bit-identical."""
+"""Two passes: a flagged sample gets what a one-pass patch with its joined columns at every site gives; others stay bit-identical."""
 
 from __future__ import annotations
 
@@ -166,4 +166,21 @@ def test_flip_needs_class_scores() -> None:
     plan = PatchPlan({block.site.id: SitePlan(Static())}, passes="two", groups=((block.site.id,),), accept="flip")
     with pytest.raises(AtpatchError) as caught:
         patch(block.model, plan, [block.site])
+    assert caught.value.code == "ATP015"
+
+
+def test_two_passes_need_a_group() -> None:
+    block = attention_block()
+    with pytest.raises(AtpatchError) as caught:
+        patch(block.model, PatchPlan({block.site.id: SitePlan(Static())}, passes="two"), [block.site])
+    assert caught.value.code == "ATP015"
+
+
+def test_samples_on_another_axis_are_refused() -> None:
+    block = attention_block()
+    model = classifier(block.model)
+    model.graph.input.append(onnx.helper.make_tensor_value_info("past", onnx.TensorProto.FLOAT, [2, "B", "K"]))
+    plan = PatchPlan({block.site.id: SitePlan(Static())}, passes="two", groups=((block.site.id,),))
+    with pytest.raises(AtpatchError) as caught:
+        patch(model, plan, [block.site])
     assert caught.value.code == "ATP015"

@@ -1,4 +1,4 @@
-"""`profile`: per-column features of every head → MLP → probability (METHOD of `plan.Profile`). Any length."""
+"""`profile`: per-column features of every head → MLP → probability (see `plan.Profile`). Any length."""
 
 from __future__ import annotations
 
