@@ -47,12 +47,24 @@ def reads(node: onnx.NodeProto) -> set[str]:
 
 
 class Wiring:
-    """Who makes and who reads each value of one body; readers inside subgraphs are not counted."""
+    """Who makes and who reads each value of one body; readers inside subgraphs are not counted.
 
-    def __init__(self, nodes: Iterable[onnx.NodeProto]) -> None:
+    Args:
+        nodes: of the body.
+        outputs: what leaves the body.
+    """
+
+    def __init__(self, nodes: Iterable[onnx.NodeProto], outputs: Iterable[str] = ()) -> None:
         self.maker: dict[str, onnx.NodeProto] = {}
         self.readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
+        self._leaving = set(outputs)
         for node in nodes:
             self.maker.update(dict.fromkeys(node.output, node))
             for name in dict.fromkeys(node.input):
                 self.readers[name].append(node)
+            if any(attribute.type == onnx.AttributeProto.GRAPH for attribute in node.attribute):
+                self._leaving |= reads(node)
+
+    def has_one_reader(self, name: str) -> bool:
+        """Whether one node of this body reads a value, and nothing else does, in no subgraph and outside neither."""
+        return len(self.readers[name]) == 1 and name not in self._leaving

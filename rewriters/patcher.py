@@ -136,7 +136,8 @@ def stamp(model: onnx.ModelProto) -> dict[str, str]:
 
 
 def _patch_body(model: onnx.ModelProto, plan: PatchPlan, where: Where, sites: Sequence[Site], pool: ConstantPool) -> dict[str, SitePatch]:
-    wiring = Wiring(body_at(model, where).node)
+    body = body_at(model, where)
+    wiring = Wiring(body.node, (output if isinstance(output, str) else output.name for output in body.output))
     shared: dict[str, str] = {}
     patches: dict[str, SitePatch] = {}
     carried: dict[tuple[str, ...], str] = {}

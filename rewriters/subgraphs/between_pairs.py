@@ -66,7 +66,10 @@ def _mapped_input(node: onnx.NodeProto) -> int:
 def patch_between_pairs(
     e: Emitter, site: Site, plan: SitePlan, context: MapContext, columns: str, any_flagged: str, gated: bool, wiring: Wiring
 ) -> tuple[Replacement, ...]:
-    """Emit the redistribution for flagged columns (B, K); replacements of two nodes, the map's DequantizeLinear and the product's end."""
+    """Emit the redistribution for flagged columns (B, K), in front of the product and behind it.
+
+    All of it stands at the product, where the values are known too; the map's own DequantizeLinear goes if nothing else reads it.
+    """
     quantizer = wiring.maker[site.quantizer or ""]
     dequantizer = wiring.maker[wiring.maker[site.product].input[site.operand]]
     quantised = quantizer.output[0]
@@ -84,25 +87,29 @@ def patch_between_pairs(
         gate(e, any_flagged, Branch(then, redistributed(then), dtypes), Branch(otherwise, kept, dtypes), [new_map, benign])
     else:
         new_map, benign = redistributed(e)
-    twin = onnx.NodeProto()
-    twin.CopyFrom(dequantizer)
-    twin.input[0] = new_map
-    before = Replacement(dequantizer.output[0], (*e.nodes, twin))
-    return before, _add_behind(e, site, benign, any_flagged, wiring)
-
-
-def _add_behind(e: Emitter, site: Site, benign: str, any_flagged: str, wiring: Wiring) -> Replacement:
-    behind = e.branch()
+    product = onnx.NodeProto()
+    product.CopyFrom(wiring.maker[site.product])
+    product.input[site.operand] = e.copy(dequantizer, [new_map, *dequantizer.input[1:]], "map_patched")
+    taken = [] if not wiring.has_one_reader(dequantizer.output[0]) else [Replacement(dequantizer.output[0], ())]
     anchor = _after_requantisation(wiring, site.product)
-    node = onnx.NodeProto()
-    node.CopyFrom(wiring.maker[anchor])
-    raw = node.output[0] = behind.value("product_requantised")
-    behind.nodes.append(node)
+    if anchor == site.product:
+        return (*taken, Replacement(anchor, (*e.nodes, *_with_benign(e, site, product, benign, any_flagged))))
+    behind = _with_benign(e, site, wiring.maker[anchor], benign, any_flagged)
+    return (*taken, Replacement(site.product, (*e.nodes, product)), Replacement(anchor, tuple(behind)))
+
+
+def _with_benign(e: Emitter, site: Site, node: onnx.NodeProto, benign: str, any_flagged: str) -> list[onnx.NodeProto]:
+    """A node that makes a product, and behind it what adds the benign part where something is flagged."""
+    behind = e.branch()
+    twin = onnx.NodeProto()
+    twin.CopyFrom(node)
+    raw = twin.output[0] = behind.value("product_requantised")
+    behind.nodes.append(twin)
     canonical = Canonical(site)
     added = behind.op("Add", canonical.output(behind, raw), benign)
     behind.op("Where", any_flagged, canonical.restore_output(behind, added, raw), raw)
-    behind.nodes[-1].output[0] = anchor
-    return Replacement(anchor, tuple(behind.nodes))
+    behind.nodes[-1].output[0] = node.output[0]
+    return behind.nodes
 
 
 def _after_requantisation(wiring: Wiring, product: str) -> str:

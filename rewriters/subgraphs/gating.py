@@ -14,7 +14,10 @@ __all__ = ["Branch", "Replacement", "gate"]
 
 @dataclass(frozen=True)
 class Replacement:
-    """The node that makes `output` is replaced by `nodes`, which end in one that makes `output` again."""
+    """The node that makes `output` is replaced by `nodes`, which end in one that makes `output` again.
+
+    No nodes at all: nothing reads the value any more.
+    """
 
     output: str
     nodes: tuple[onnx.NodeProto, ...]

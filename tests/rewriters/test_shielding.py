@@ -38,6 +38,21 @@ CASES = [
             split=ints(0, 0, 3, 4),
         ),
     ),
+    # A pair around a cast that does nothing, then a pair like it:
+    Pattern(
+        "map-quantised-twice",
+        model(
+            f"{QK} a_q = QuantizeLinear(qk, sc, zp) a = DequantizeLinear(a_q, sc, zp) s = Softmax<axis = -1>(a)"
+            " s_q = QuantizeLinear(s, share, nothing) s_d = DequantizeLinear(s_q, share, nothing) c = Cast<to = 1>(s_d)"
+            " p_q = QuantizeLinear(c, share, nothing) p = DequantizeLinear(p_q, share, nothing) v_q = QuantizeLinear(v, sc, zp)"
+            " v_d = DequantizeLinear(v_q, sc, zp) out = MatMul(p, v_d)",
+            "float[B,3,S,D] q, float[B,3,T,D] k, float[B,3,T,D] v",
+            sc=STEP,
+            zp=ZERO,
+            share=SHARE,
+            nothing=NOTHING,
+        ),
+    ),
     # The map gets its head axis from us:
     Pattern(
         "map-of-rank-3",
