@@ -61,6 +61,7 @@ def add_second_pass(
         AtpatchError: ATP015 where groups do not fit, or no output carries samples.
     """
     _check_batch_axes(model)
+    _check_order(model)
     e = Emitter("two-pass", opset_of(model, ()), pool, {})
     groups = [_join(e, [first[name] for name in group]) for group in plan.groups]
     flagged = [e.reduce("Max", e.float(group.columns), 1) for group in groups]
@@ -206,6 +207,15 @@ def _check_batch_axes(model: onnx.ModelProto) -> None:
     for value in values:
         if any(dim.dim_param in leading for dim in value.type.tensor_type.shape.dim[1:]):
             raise PLAN_MISFIT(f"{value.name} carries samples on another axis than the first", "patch with --passes one")
+
+
+def _check_order(model: onnx.ModelProto) -> None:
+    """The copy is made in one sweep, which needs every value made before it is read."""
+    pending = {name for node in model.graph.node for name in node.output}
+    for node in model.graph.node:
+        if not pending.isdisjoint(reads(node)):
+            raise PLAN_MISFIT("the nodes are not in execution order, which two passes need", "sort the graph, or patch with --passes one")
+        pending.difference_update(node.output)
 
 
 def _carries_samples(value: onnx.ValueInfoProto) -> bool:

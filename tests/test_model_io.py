@@ -12,6 +12,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from atpatch_onnx import patch_model, unpatch_model
 from rewriters import model_io
 from rewriters.errors import AtpatchError
 from rewriters.external_data import external_locations, walk_tensors
@@ -50,6 +51,31 @@ def test_load_leaves_external_weights_on_disk(external):
     model = model_io.load(external)
     assert external_locations(model) == ("weights.data",)
     assert all(not t.raw_data for t in walk_tensors(model) if t.data_location == TensorProto.EXTERNAL)
+
+
+def reordered(model: onnx.ModelProto) -> onnx.ModelProto:
+    nodes = list(model.graph.node)[::-1]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return model
+
+
+def test_nodes_may_stand_in_any_order(tmp_path):
+    onnx.save_model(attention_model(), tmp_path / "sorted.onnx")
+    onnx.save_model(reordered(attention_model()), tmp_path / "m.onnx")
+    patched = patch_model(tmp_path / "m.onnx", detector="static", columns=(1,))
+    want = patch_model(tmp_path / "sorted.onnx", detector="static", columns=(1,))
+    np.testing.assert_array_equal(run(patched.output), run(want.output))
+    assert not np.allclose(run(patched.output), run(tmp_path / "m.onnx"), atol=1e-4)
+    restored = unpatch_model(patched.output)
+    assert onnx.load(restored.output) == onnx.load(tmp_path / "m.onnx")
+
+
+def test_a_cycle_is_refused(tmp_path):
+    model = attention_model()
+    model.graph.node[0].input[0] = model.graph.node[-1].output[0]
+    onnx.save_model(model, tmp_path / "m.onnx")
+    assert code_of(lambda: model_io.load(tmp_path / "m.onnx")) == "ATP005"
 
 
 def test_custom_domains_pass_the_checker(tmp_path):

@@ -184,3 +184,14 @@ def test_samples_on_another_axis_are_refused() -> None:
     with pytest.raises(AtpatchError) as caught:
         patch(model, plan, [block.site])
     assert caught.value.code == "ATP015"
+
+
+def test_nodes_out_of_order_are_refused() -> None:
+    block = attention_block()
+    nodes = list(block.model.graph.node)[::-1]
+    del block.model.graph.node[:]
+    block.model.graph.node.extend(nodes)
+    plan = PatchPlan({block.site.id: SitePlan(Static())}, passes="two", groups=((block.site.id,),))
+    with pytest.raises(AtpatchError) as caught:
+        patch(block.model, plan, [block.site])
+    assert caught.value.code == "ATP015"
