@@ -31,8 +31,6 @@ ATTENTION = ("eager", "sdpa")
 KNOWN_FAILURES: dict[tuple[str, str, str], str] = {
     ("deberta-v2", "torchscript", "sdpa"): "transformers: DebertaV2Model has no sdpa",
     ("deberta-v2", "dynamo", "sdpa"): "transformers: DebertaV2Model has no sdpa",
-    ("t5", "dynamo", "sdpa"): "torch 2.13: ValueError 'Cannot view a tensor with shape' while decomposing sdpa with a dynamic batch",
-    ("swin", "dynamo", "sdpa"): "torch 2.13: ValueError 'Cannot view a tensor with shape' while decomposing sdpa with a dynamic batch",
 }
 """(family, exporter, attention) → why the exporter itself refuses. `export_model` raises for these."""
 
@@ -246,7 +244,8 @@ def _build(family: _Family, attention: str) -> Any:
     model_class = getattr(transformers, family.model)
     config = model_class.config_class(**family.config, attn_implementation=attention)
     config.use_cache = False
-    inner = model_class(config).eval()
+    # Without requires_grad_, torch 2.13 fails to decompose sdpa with a dynamic batch ("Cannot view a tensor with shape").
+    inner = model_class(config).eval().requires_grad_(False)
     _widen(inner)
 
     class Positional(torch.nn.Module):
