@@ -21,7 +21,7 @@ EXTRAS = {
     "gpu": ("onnxruntime-gpu",),
     "export": ("torch", "transformers", "onnxscript"),
     "fit": ("torch", "scipy", "tokenizers"),
-    "report": ("jinja2", "matplotlib", "scipy", "statsmodels"),
+    "report": ("jinja2", "matplotlib", "scipy"),
     "serve": ("starlette", "uvicorn"),
 }
 CORE = ("onnx", "onnx-ir", "onnx-graphsurgeon", "numpy", "click", "rich", "safetensors")
