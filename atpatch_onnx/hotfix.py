@@ -6,12 +6,10 @@ digest over both. One key, because safetensors writes several in no fixed order,
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
 import os
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,10 +19,11 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
+from rewriters.atomic import write_file
 from rewriters.plan import PatchPlan, SitePlan, Static
 from rewriters.sites import Site
 
-from .errors import BAD_OPTION, HOTFIX_CORRUPT, HOTFIX_MISMATCH, HOTFIX_VERSION, NO_SUCH_FILE, NOT_WRITABLE
+from .errors import BAD_OPTION, HOTFIX_CORRUPT, HOTFIX_MISMATCH, HOTFIX_VERSION, NO_SUCH_FILE
 from .hotfix_codec import Arrays, decode, encode, finite_json
 
 __all__ = ["FORMAT", "SUFFIX", "Accept", "Benign", "Hotfix", "HotfixSite", "Passes", "Values", "is_silent", "kinds"]
@@ -123,19 +122,7 @@ class Hotfix:
         body, arrays = self._encode()
         head = {"format": FORMAT, "digest": _digest(body, arrays), "body": body}
         data = to_bytes(arrays, {KEY: json.dumps(head, sort_keys=True, allow_nan=False)})
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-        try:
-            try:
-                with temporary.open("xb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                temporary.replace(path)
-            finally:
-                with contextlib.suppress(OSError):
-                    temporary.unlink(missing_ok=True)
-        except OSError as error:
-            raise NOT_WRITABLE(f"{path} cannot be written: {error.strerror or error}") from error
+        write_file(path, data)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Hotfix:

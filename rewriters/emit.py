@@ -121,6 +121,15 @@ class Emitter:
         self.nodes.append(twin)
         return name
 
+    def keep(self, node: onnx.NodeProto, role: str) -> onnx.NodeProto:
+        """The model's own node under a name of ours, its first output as `<role>_output`; other outputs keep their names."""
+        twin = onnx.NodeProto()
+        twin.CopyFrom(node)
+        twin.name = self.value(role)
+        twin.output[0] = self.value(f"{role}_output")
+        self.nodes.append(twin)
+        return twin
+
     def _with_axes(self, op_type: str, x: str, axes: Sequence[int], role: str | None, **attributes: Any) -> str:
         if self.opset >= _AXES_AS_INPUT[op_type]:
             return self.op(op_type, x, self.constant(list(axes), np.int64), role=role, **attributes)

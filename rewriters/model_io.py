@@ -5,10 +5,8 @@ A model travels as an `onnx.ModelProto` whose external data stays where it is; o
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +16,7 @@ import onnx_ir
 from google.protobuf.message import DecodeError, EncodeError
 from onnx import TensorProto, numpy_helper
 
+from .atomic import write_file
 from .errors import DATA_FILE_EXISTS, INVALID_MODEL, NO_SUCH_FILE, NOT_ONNX, NOT_WRITABLE, OPSET_TOO_OLD, TOO_LARGE
 from .external_data import External, check_external, external_locations, place_data, walk_tensors
 
@@ -204,32 +203,7 @@ def save(
     moves = bool(external_locations(model)) and not source.samefile(folder)
     undo = place_data(model, source, folder, link=link_data) if moves else lambda: None
     try:
-        _write(path, data)
-    except OSError as error:
-        undo()
-        raise NOT_WRITABLE(f"{path} cannot be written: {error.strerror or error}") from error
+        write_file(path, data)
     except BaseException:
         undo()
         raise
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Temporary file in the same folder, fsync, rename, fsync of the folder."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        if path.exists():
-            temporary.chmod(path.stat().st_mode & 0o7777)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    # Not every file system lets a folder be synced; the rename itself is done.
-    with contextlib.suppress(OSError):
-        handle = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from .options import filters, json_output, model_argument, output, passes
+from .progress import bars
 from .rendering import emit_json, note, table
 
 if TYPE_CHECKING:
@@ -54,7 +53,7 @@ def fit(model: str, debug_set: str, output: str | None, as_json: bool, accept: A
     from ..hotfix import SUFFIX
 
     destination = Path(model).with_suffix(SUFFIX) if output is None else Path(output)
-    with _progress() as progress:
+    with bars() as progress:
         hotfix = fit_model(model, debug_set, output=destination, progress=progress, accept=accept or "always", **options)
     described = {"output": str(destination), **hotfix.describe()}
     if as_json:
@@ -89,23 +88,3 @@ def _rate(figure: Mapping[str, Any] | None) -> str:
     if not figure or "rate" not in figure:
         return ""
     return f"{figure['rate']:.1%} ({figure['low']:.1%} to {figure['high']:.1%}; {figure['k']} of {figure['n']})"
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None] | None]:
-    """A bar a step on stderr; nothing where that is no terminal."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import Progress, TaskID
-
-    with Progress(console=Console(stderr=True), transient=True) as bars:
-        tasks: dict[str, TaskID] = {}
-
-        def advance(step: str, done: int, total: int) -> None:
-            if step not in tasks:
-                tasks[step] = bars.add_task(step, total=total)
-            bars.update(tasks[step], completed=done, total=total)
-
-        yield advance

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rewriters.atomic import write_file
+
 from ..datasets import Arrays, DataSet, Ints
-from ..errors import DATA_MALFORMED, NOT_WRITABLE, NOTHING_FOUND
+from ..errors import DATA_MALFORMED, NOTHING_FOUND
 
 __all__ = ["Anomalous", "Built", "open_rows", "triggered_sets", "write_arrays", "write_raw"]
 
@@ -99,10 +101,4 @@ def write_raw(path: Path, arrays: Arrays) -> None:
     """
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(buffer.getvalue())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise NOT_WRITABLE(f"{path}: {error.strerror}") from error
+    write_file(path, buffer.getvalue())

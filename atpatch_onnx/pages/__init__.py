@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rewriters.atomic import write_file
+
 from ..errors import EXTRA_MISSING, NOT_WRITABLE
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ def save_page(html: str, path: Path) -> Path:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(html, "utf-8")
     except OSError as error:
         raise NOT_WRITABLE(f"{path} cannot be written: {error.strerror or error}") from error
+    write_file(path, html.encode())
     return path

@@ -95,11 +95,7 @@ def open_projected(e: Emitter, site: Site, node: onnx.NodeProto, projected: Proj
 def _keep(e: Emitter, site: Site, node: onnx.NodeProto, projected: Projected) -> Beside:
     """Emit the operator itself, and its map beside it."""
     heads = int(attributes_of(node)["num_heads"])
-    twin = onnx.NodeProto()
-    twin.CopyFrom(node)
-    twin.name = e.value("attention")
-    output = twin.output[0] = e.value("attention_output")
-    e.nodes.append(twin)
+    output = e.keep(node, "attention").output[0]
 
     def cached(inner: Emitter, x: str, half: int) -> HeadsSource:
         new = HeadsSource(apart(inner, x, heads), False)

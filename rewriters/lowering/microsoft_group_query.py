@@ -31,14 +31,11 @@ _LENGTHS, _TOTAL, _COSINE, _SINE, _POSITIONS, _ATTENTION_BIAS, _SINK = 5, 6, 7, 
 
 def open_site(e: Emitter, site: Site, node: onnx.NodeProto) -> Beside:
     """Emit the operator and its map."""
-    twin = onnx.NodeProto()
-    twin.CopyFrom(node)
-    twin.name = e.value("attention")
-    output = twin.output[0] = e.value("attention_output")
+    twin = e.keep(node, "attention")
+    output = twin.output[0]
     twin.output.extend([""] * (3 - len(twin.output)))
     for index, role in ((1, "present_key"), (2, "present_value")):
         twin.output[index] = twin.output[index] or e.value(role)
-    e.nodes.append(twin)
     return _Opening(e, site, node, twin.output[1], twin.output[2]).beside(output)
 
 

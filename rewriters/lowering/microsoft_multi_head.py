@@ -28,11 +28,7 @@ _BIAS, _MASK, _ATTENTION_BIAS, _PAST_KEY = 3, 4, 5, 6
 def open_site(e: Emitter, site: Site, node: onnx.NodeProto) -> Beside:
     """Emit the operator and its map."""
     heads = int(attributes_of(node)["num_heads"])
-    twin = onnx.NodeProto()
-    twin.CopyFrom(node)
-    twin.name = e.value("attention")
-    output = twin.output[0] = e.value("attention_output")
-    e.nodes.append(twin)
+    output = e.keep(node, "attention").output[0]
 
     read = _Operands(e, site, node, heads)
     present_key, present_value = (node.output[index] if index < len(node.output) else "" for index in (1, 2))
