@@ -44,9 +44,9 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) --editable ".[cpu,report]"
 	touch $@
 
-$(VENV)/.dev: pyproject.toml constraints.txt tests/third_party.txt | $(BIN)/python
-	$(PIP) --editable ".[cpu,export,fit,report,dev]"
-	$(PIP) --no-deps --requirement tests/third_party.txt
+$(VENV)/.dev: pyproject.toml constraints.txt tests/third_party.txt models/requirements.txt | $(BIN)/python
+	$(PIP) --editable ".[cpu,export,fit,report,evidence,dev]"
+	$(PIP) --no-deps --requirement tests/third_party.txt --requirement models/requirements.txt
 	touch $@ $(VENV)/.demo
 
 clean:
