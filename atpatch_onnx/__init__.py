@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from rewriters.plan import PatchPlan
     from rewriters.sites import Inspection, Rejection, Site
 
+    from .compare.comparing import compare
+    from .compare.comparison import Comparison
     from .diff import Difference, diff_models
     from .doctor import examine
     from .errors import AtpatchError
@@ -35,6 +37,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AtpatchError",
+    "Comparison",
     "Difference",
     "Explanation",
     "Exported",
@@ -45,6 +48,7 @@ __all__ = [
     "Rejection",
     "Site",
     "Unpatched",
+    "compare",
     "diff_models",
     "examine",
     "explain_site",
@@ -61,6 +65,7 @@ __all__ = [
 
 _HOME = {
     "AtpatchError": ".errors",
+    "Comparison": ".compare.comparison",
     "Difference": ".diff",
     "Exported": ".export",
     "Explanation": ".explaining",
@@ -71,6 +76,7 @@ _HOME = {
     "Rejection": "rewriters.sites",
     "Site": "rewriters.sites",
     "Unpatched": ".patching",
+    "compare": ".compare.comparing",
     "diff_models": ".diff",
     "examine": ".doctor",
     "export_model": ".export",
@@ -99,7 +105,7 @@ def __dir__() -> list[str]:
 
 
 class _Package(ModuleType):
-    """`fit` is a function here and the module it lives in; importing the module must not hide the function."""
+    """`fit` and `compare` are functions here and the modules they live in; importing a module must not hide the function."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not (name in _HOME and isinstance(value, ModuleType)):

@@ -22,7 +22,8 @@ EXTRAS = {
     "export": ("torch", "transformers", "onnxscript"),
     "fit": ("torch", "scipy", "tokenizers"),
     "report": ("jinja2", "matplotlib", "scipy"),
-    "serve": ("starlette", "uvicorn"),
+    "deploy": ("PyYAML",),
+    "serve": ("starlette", "uvicorn", "prometheus-client", "jinja2"),
 }
 CORE = ("onnx", "onnx-ir", "onnx-graphsurgeon", "numpy", "click", "rich", "safetensors")
 # Command → extras it needs; "cpu" is met by any build of onnxruntime.
@@ -37,7 +38,11 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "export": ("cpu", "export"),
     "debugset": ("cpu", "fit"),
     "fit": ("cpu", "fit"),
+    "compare": ("cpu", "report"),
     "demo": ("cpu", "report"),
+    "serve": ("cpu", "serve"),
+    "ab": ("report",),
+    "deploy": ("deploy",),
 }
 _RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 

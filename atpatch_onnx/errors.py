@@ -30,7 +30,9 @@ from rewriters.errors import (
 )
 
 __all__ = [
+    "ADDRESS_UNUSABLE",
     "ALREADY_PATCHED",
+    "ARMS_DIFFER",
     "BAD_FILTER",
     "BAD_OPTION",
     "CATALOGUE",
@@ -42,19 +44,24 @@ __all__ = [
     "EXTERNAL_ESCAPES",
     "EXTERNAL_MISSING",
     "EXTRA_MISSING",
+    "FOLDER_FOREIGN",
     "HOTFIX_CORRUPT",
     "HOTFIX_MISMATCH",
     "HOTFIX_VERSION",
     "INVALID_MODEL",
+    "LOG_UNREADABLE",
+    "NAME_UNUSABLE",
     "NOTHING_FOUND",
     "NOT_DIFFERENTIABLE",
     "NOT_HELPFUL",
     "NOT_ONNX",
     "NOT_PATCHED",
+    "NOT_SERVABLE",
     "NOT_WRITABLE",
     "NO_SITE",
     "NO_SUCH_FILE",
     "OPSET_TOO_OLD",
+    "OUTCOMES_UNREADABLE",
     "OUTPUT_IS_INPUT",
     "PARITY_LOST",
     "PLAN_MISFIT",
@@ -174,6 +181,25 @@ PARITY_LOST = declare(
     "An exporter that froze a length into the graph shows up here. Nothing is written.",
     exit_code=1,
 )
+ADDRESS_UNUSABLE = declare(
+    "ATP074",
+    "the address cannot be listened on",
+    "choose another --port or --host, or stop what listens there",
+    "By default the server listens on 127.0.0.1 alone. It has no TLS and no accounts: put a proxy in front of it before it faces a network.",
+)
+ARMS_DIFFER = declare(
+    "ATP075",
+    "the two models cannot stand in for each other",
+    "serve a model and a patch of that very model",
+    "Both arms answer under one name, so inputs and outputs must agree in name, dtype and shape. A patch changes none of them.",
+)
+NOT_SERVABLE = declare(
+    "ATP076",
+    "the model has an input or output that cannot be served",
+    "give the graph plain tensors as inputs and outputs",
+    "The Open Inference Protocol carries dense tensors of booleans, numbers and strings. Sequences, maps, optionals, and bfloat16 and smaller "
+    "types, which numpy lacks, are not among them.",
+)
 SAMPLES_UNREADABLE = declare(
     "ATP080",
     "a file of samples, a column description or a pattern cannot be used",
@@ -209,4 +235,31 @@ COLUMNS_UNCLEAR = declare(
     "name them: --patch-size and --class-tokens for images, 'token' in the column description for tables",
     "Columns are found by experiment: what a change of the input moves among the value vectors of the first attention site. A model that "
     "mixes its tokens before the first site, or counts windows instead of samples, hides that.",
+)
+LOG_UNREADABLE = declare(
+    "ATP087",
+    "the decision log cannot be read, or holds no decision",
+    "give the file that 'atpatch-onnx serve --log' writes",
+    "One JSON object a line; files rotated away from it (FILE.1, FILE.2.gz, ...) are read along. Broken lines are passed over and "
+    "counted, but a log in which no line is a decision is refused.",
+)
+OUTCOMES_UNREADABLE = declare(
+    "ATP088",
+    "the outcomes cannot be read or joined with the log",
+    "give CSV with a header or JSON lines with the fields 'id' or 'unit', and 'label' or 'outcome' or both",
+    "'id' is the request id of the log and 'unit' its unit digest. 'label' is the class that would have been right, a list where the "
+    "request held several samples; 'outcome' is 0 or 1, whether what is counted came of the request.",
+)
+FOLDER_FOREIGN = declare(
+    "ATP090",
+    "the folder to deploy into holds something else",
+    "name a new or empty folder, or one that the same 'deploy' command wrote",
+    "Files of an earlier run of the same command are replaced; nothing that the command did not write is touched, and nothing is "
+    "written outside the folder.",
+)
+NAME_UNUSABLE = declare(
+    "ATP091",
+    "the serving engine does not take this name or setting",
+    "see '--help' of the command for what is allowed",
+    "Names become folder names, URLs and Kubernetes objects: lower-case letters, digits and '-'.",
 )

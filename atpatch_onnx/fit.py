@@ -1,4 +1,4 @@
-"""`fit`: a model and a debugging set → a hotfix. Split, capture, train, choose the benign pair, calibrate, and show evidence."""
+"""`fit`: a model and data → a hotfix. Split, capture, train or describe, calibrate on the served form, and show evidence."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ from rewriters.patcher import is_patched
 from rewriters.sites import Site
 
 from .datasets import Arrays, DataSet, as_dataset
-from .detectors import TRAINABLE
+from .detectors import LABELLED, TRAINABLE
 from .errors import ALREADY_PATCHED, BAD_OPTION, DATA_MALFORMED, EXTRA_MISSING, NO_SITE, NOT_HELPFUL, NOT_WRITABLE
-from .fitting.calibrate import BenignChoice
 from .fitting.capture import Capture
+from .fitting.fitted import Fitted
 from .fitting.judging import Judge, rate
-from .fitting.lineup import LEAST_RECALL
+from .fitting.label_free import fit_label_free
+from .fitting.labelled import fit_labelled
 from .fitting.running import Runner
 from .fitting.served import predict, prediction_output
-from .fitting.splitting import join, split
-from .fitting.train import Context, Progress, anchor_sites, train_sites
-from .fitting.tuning import PassesOption, Tuned, Tuner
+from .fitting.splitting import join, split, split_clean
+from .fitting.train import Context, Progress
+from .fitting.tuning import PassesOption
 from .hotfix import Accept, Hotfix, HotfixSite
 from .inspecting import select_sites
 
@@ -40,7 +41,7 @@ Data = DataSet | Arrays | str | os.PathLike[str]
 
 def fit(
     model: Model,
-    debug: Data,
+    debug: Data | None = None,
     clean: Data | None = None,
     output: str | os.PathLike[str] | None = None,
     *,
@@ -60,12 +61,13 @@ def fit(
 
     Args:
         model: path, `onnx.ModelProto` or `onnx_ir.Model`; external data of a proto is looked for in the working directory.
-        debug: debugging set: graph inputs, `columns`, `pair`, and where known `labels` and `target`.
+        debug: debugging set: graph inputs, `columns`, `pair`, and where known `labels`, `target` and `group`. Kinds that learn from clean
+            rows alone do without; of one that is given they learn from its clean rows, and are judged by the others.
         clean: further clean rows, for a finer false-flag rate.
         output: where to write the hotfix; None: nowhere.
         detector: kind to train, one of `detectors.TRAINABLE`.
         max_clean_flagged: bound on the share of clean requests flagged anywhere, met on the selection part.
-        passes: "auto" takes two where they stop more attacks on the selection part, by more than one row.
+        passes: "auto" takes two where they stop more attacks on the selection part.
         accept: of two passes, see `PatchPlan`.
         seed: of the split and the training; the same seed gives the same file.
         include, exclude: regular expressions on site id and scope.
@@ -80,16 +82,19 @@ def fit(
             model raises.
     """
     _check_options(detector, max_clean_flagged, passes, accept, seed)
+    if debug is None and (clean is None or detector in LABELLED):
+        raise BAD_OPTION(f"detector {detector!r} needs a debugging set" if clean is not None else "there is nothing to fit on")
     if output is not None and not Path(output).parent.is_dir():
         raise NOT_WRITABLE(f"the folder {Path(output).parent} does not exist", "make the folder first")
-    data = join(as_dataset(debug), None if clean is None else as_dataset(clean))
+    data = join(*(None if given is None else as_dataset(given) for given in (debug, clean)))
     proto, folder = _load(model)
     sites, _ = find_sites(proto)
     chosen = select_sites(sites, include, exclude)
     if not chosen:
         raise NO_SITE("the model has no attention site" if not sites else f"the filters leave none of {len(sites)} sites")
-    context = Context(proto, folder, data, split(data, seed), seed, max_clean_flagged, threads, progress or _silent)
-    hotfix, helped = _Fitting(context, output_name).run(chosen, sites, passes, accept)
+    parts = split(data, seed) if detector in LABELLED else split_clean(data, seed)
+    context = Context(proto, folder, data, parts, seed, max_clean_flagged, threads, progress or _silent)
+    hotfix, helped = _Fitting(context, output_name).run(chosen, sites, detector, passes, accept)
     if not (helped or force):
         raise NOT_HELPFUL("on the held-back part " + _summary(hotfix.evidence))
     if output is not None:
@@ -98,7 +103,7 @@ def fit(
 
 
 class _Fitting:
-    """The steps after training, which all judge by what the original model predicts."""
+    """What comes before and after a way of fitting: the sites that fit the data, the figures, the hotfix."""
 
     def __init__(self, context: Context, output_name: str | None) -> None:
         self._context = context
@@ -109,67 +114,63 @@ class _Fitting:
         context.progress("original", 1, 1)
         self._judge = Judge(context.data, self._original)
 
-    def run(self, chosen: Sequence[Site], everything: Sequence[Site], passes: PassesOption, accept: Accept) -> tuple[Hotfix, bool]:
-        """The hotfix, and whether it helped on the report part."""
+    def run(
+        self, chosen: Sequence[Site], everything: Sequence[Site], kind: str, passes: PassesOption, accept: Accept
+    ) -> tuple[Hotfix, bool]:
+        """The hotfix, and whether it helped on the report part; without attacks there it is not known to be of no help."""
         context = self._context
-        capture = Capture(context.model, context.folder, chosen, context.data, context.columns.shape[1], context.threads)
-        skipped = dict(capture.skipped)
+        capture = Capture(context.model, context.folder, chosen, context.data, context.columns.shape[1] or None, context.threads)
         if not capture.sites:
-            raise DATA_MALFORMED("no site fits the labels: " + "; ".join(f"{name}: {why}" for name, why in list(skipped.items())[:3]))
-        trained = anchor_sites(context, capture, train_sites(context, capture))
-        if all(one.point.recall < LEAST_RECALL for one in trained):
-            raise NOT_HELPFUL("no site's maps tell the labelled columns from others")
-        tuned = Tuner(context, self._judge, self._output).tune(trained, passes, accept)
-        kept, detecting = set(tuned.lineup.group), {one.site.id for one in tuned.lineup.detecting}
-        for one in trained:
-            if one.site.id not in kept:
-                blind = one.point.recall < LEAST_RECALL
-                skipped[one.site.id] = "its maps tell nothing, and " * blind + "patching it as well changes nothing for the better"
-        report, helped = self._report(tuned)
+            raise DATA_MALFORMED("no site fits the data: " + "; ".join(f"{name}: {why}" for name, why in list(capture.skipped.items())[:3]))
+        if kind in LABELLED:
+            fitted = fit_labelled(context, capture, kind, self._judge, self._output, passes, accept)
+        else:
+            fitted = fit_label_free(context, capture, kind, self._output, passes, accept)
+        report, helped = self._report(fitted)
         parts = {name: getattr(context.parts, name) for name in ("train", "selection", "report")}
         evidence = {
             "max_clean_flagged": context.most_flagged,
             "rows": {name: {"clean": len(part.clean), "anomalous": len(part.anomalous)} for name, part in parts.items()},
             "sites": {
-                one.site.id: {"recall": one.point.recall, "detects": one.site.id in detecting} for one in trained if one.site.id in kept
+                name: {"recall": fitted.recall.get(name), "detects": name in fitted.detecting, "scores": fitted.scores.get(name, {})}
+                for name in fitted.plan.sites
             },
-            "skipped": skipped,
-            "calibration": tuned.evidence,
+            "skipped": {**capture.skipped, **fitted.skipped},
+            "calibration": fitted.calibration,
             "report": report,
         }
-        return self._hotfix(tuned, everything, evidence), helped
+        return self._hotfix(fitted, everything, evidence), helped
 
-    def _report(self, tuned: Tuned) -> tuple[dict[str, Any], bool]:
+    def _report(self, fitted: Fitted) -> tuple[dict[str, Any], bool]:
         part = self._context.parts.report
-        predictions, flags = tuned.served.run(self._context.data, part.rows, tuned.threshold)
-        by_site = {name: flags[:, index] for index, name in enumerate(tuned.lineup.group)}
+        predictions, flags = fitted.served.run(self._context.data, part.rows, fitted.plan.threshold)
         report = {
             "before": self._judge.figures(part, self._original),
             "after": self._judge.figures(part, predictions),
             "recall": rate(flags[part.anomalous].any(1)),
             "clean_flagged": rate(flags[part.clean].any(1)),
             "sites": {
-                name: {"recall": rate(flag[part.anomalous]), "clean_flagged": rate(flag[part.clean])} for name, flag in by_site.items()
+                name: {"recall": rate(flag[part.anomalous]), "clean_flagged": rate(flag[part.clean])}
+                for name, flag in zip(fitted.plan.sites, flags.T, strict=True)
             },
         }
-        return report, self._judge.helped(part, predictions)
+        return report, not len(part.anomalous) or self._judge.helped(part, predictions)
 
-    def _hotfix(self, tuned: Tuned, everything: Sequence[Site], evidence: Mapping[str, Any]) -> Hotfix:
-        context, lineup = self._context, tuned.lineup
-        layers = {site.id: index for index, site in enumerate(everything)}
-        # The file keeps the mean, so that another level can be asked for when patching.
-        mean = BenignChoice(1.0, tuned.choice.own_values)
+    def _hotfix(self, fitted: Fitted, everything: Sequence[Site], evidence: Mapping[str, Any]) -> Hotfix:
+        context, plan = self._context, fitted.plan
         return Hotfix(
             sites=tuple(
-                HotfixSite(one.site.id, layers[one.site.id], one.site.heads, one.site.fingerprint, mean.apply(one.plan))
-                for one in lineup.sites
+                HotfixSite(site.id, layer, site.heads, site.fingerprint, plan.sites[site.id])
+                for layer, site in enumerate(everything)
+                if site.id in plan.sites
             ),
-            threshold=tuned.threshold,
+            threshold=plan.threshold,
             weights=model_io.weights_digest(context.model, context.folder),
-            level=tuned.choice.level,
-            groups=(lineup.group,),
-            passes=lineup.passes,
-            accept=lineup.accept,
+            level=fitted.level,
+            groups=plan.groups,
+            passes=plan.passes,
+            joint=plan.joint,
+            accept=plan.accept,
             data=context.data.digest,
             evidence=evidence,
             seeds={"fit": context.seed},
@@ -203,9 +204,10 @@ def _load(model: Model) -> tuple[onnx.ModelProto, Path]:
 
 def _summary(evidence: Mapping[str, Any]) -> str:
     report = evidence["report"]
-    name = "asr_star" if "asr_star" in report["before"] else "recovered"
+    names = {"unfair": "the share of unfair groups", "asr_star": "ASR*", "recovered": "the share of recovered predictions"}
+    name = next(name for name in names if name in report["before"])
     before, after = (report[when][name].get("rate", 0.0) for when in ("before", "after"))
-    return f"{'ASR*' if name == 'asr_star' else 'the share of recovered predictions'} was {before:.1%} before and {after:.1%} after"
+    return f"{names[name]} was {before:.1%} before and {after:.1%} after"
 
 
 def _silent(step: str, done: int, total: int) -> None:

@@ -26,9 +26,9 @@ from rewriters.sites import Site
 from .errors import BAD_OPTION, HOTFIX_CORRUPT, HOTFIX_MISMATCH, HOTFIX_VERSION, NO_SUCH_FILE
 from .hotfix_codec import Arrays, decode, encode, finite_json
 
-__all__ = ["FORMAT", "SUFFIX", "Accept", "Benign", "Hotfix", "HotfixSite", "Passes", "Values", "is_silent", "kinds"]
+__all__ = ["FORMAT", "SUFFIX", "Accept", "Benign", "Hotfix", "HotfixSite", "Joint", "Passes", "Values", "is_silent", "kinds"]
 
-FORMAT = 2
+FORMAT = 3
 """Version of the file format written, and the one read."""
 
 SUFFIX = ".hotfix"
@@ -43,6 +43,8 @@ Values = Literal["benign", "own"]
 Passes = Literal["one", "two"]
 
 Accept = Literal["always", "flip"]
+
+Joint = Literal["any", "sum"]
 
 _DTYPES = {"F32", "U8"}
 
@@ -75,7 +77,7 @@ class Hotfix:
         threshold: global flag threshold, in the units of the detector's scores.
         weights: digest of the weights (`rewriters.model_io.weights_digest`).
         level: benign attention is the mean times this.
-        groups, passes, accept: as in `PatchPlan`; the groups are of ids in `sites`.
+        groups, passes, joint, accept: as in `PatchPlan`; the groups are of ids in `sites`.
         data: digest of the data it was fitted on, "" when there was none.
         evidence: calibration and held-back figures with their intervals, plain data.
         seeds, versions: what a rerun needs to give the same file.
@@ -87,6 +89,7 @@ class Hotfix:
     level: float = 1.0
     groups: tuple[tuple[str, ...], ...] = ()
     passes: Passes = "one"
+    joint: Joint = "any"
     accept: Accept = "always"
     data: str = ""
     evidence: Mapping[str, Any] = field(default_factory=dict)
@@ -163,8 +166,9 @@ class Hotfix:
             raise ValueError("site ids are missing or repeated")
         if not math.isfinite(body["threshold"]) or not 0 <= body["level"] < math.inf:
             raise ValueError("threshold or level out of range")
-        if body["passes"] not in get_args(Passes) or body["accept"] not in get_args(Accept):
-            raise ValueError("passes or accept is none of the known words")
+        for name, words in (("passes", Passes), ("joint", Joint), ("accept", Accept)):
+            if body[name] not in get_args(words):
+                raise ValueError(f"{name} is none of the known words")
         groups = _groups(body["groups"], {site.id for site in sites})
         return cls(sites=tuple(sites), **{name: body[name] for name in _FIELDS if name != "groups"}, groups=groups)
 
@@ -192,6 +196,7 @@ class Hotfix:
             "values": "own" if own == {True} else "benign" if own == {False} else "mixed",
             "groups": [list(group) for group in self.groups],
             "passes": self.passes,
+            "joint": self.joint,
             "accept": self.accept,
             "weights": self.weights,
             "data": self.data,
@@ -246,6 +251,7 @@ class Hotfix:
             freeze=freeze,
             passes=self.passes if passes is None else passes,
             groups=tuple(group for group in groups if group),
+            joint="any" if passes == "one" else self.joint,
             accept=self.accept if accept is None else accept,
             digest=self.digest,
         )
@@ -270,6 +276,7 @@ _FIELDS: dict[str, Any] = {
     "level": (int, float),
     "groups": (list, tuple),
     "passes": str,
+    "joint": str,
     "accept": str,
     "data": str,
     "evidence": Mapping,

@@ -13,13 +13,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rewriters.plan import BenignPair, Cnn, Conv, Dense, OnnxGraph, Profile, SitePlan, Static, Statistic
+from rewriters.plan import BenignPair, Cnn, Conv, Dense, OneClass, OnnxGraph, Profile, SitePlan, Static, Statistic
 
 __all__ = ["KINDS", "Arrays", "decode", "encode", "finite_json"]
 
 Arrays = dict[str, NDArray[Any]]
 
-DETECTORS: dict[str, type] = {"static": Static, "statistic": Statistic, "profile": Profile, "cnn": Cnn, "onnx": OnnxGraph}
+DETECTORS: dict[str, type] = {
+    "static": Static,
+    "statistic": Statistic,
+    "profile": Profile,
+    "oneclass": OneClass,
+    "cnn": Cnn,
+    "onnx": OnnxGraph,
+}
 KINDS = tuple(DETECTORS)
 
 # Field types: "array?" may be None; a class is a nested record; [class] a list of records; "detector" a record with its kind.
@@ -30,6 +37,7 @@ FIELDS: dict[type, dict[str, Any]] = {
     Statistic: {"exempt": "ints", "floor": "float"},
     Dense: {"weight": "array", "bias": "array"},
     Profile: {"layers": [Dense], "mean": "array", "std": "array", "probes": "ints"},
+    OneClass: {"mean": "array", "weight": "array", "squared": "bool", "offset": "float", "exempt": "ints", "probes": "ints"},
     Conv: {"weight": "array", "bias": "array", "stride": "int", "padding": "int"},
     Cnn: {"convolutions": [Conv], "layers": [Dense]},
     OnnxGraph: {"model": "bytes"},
@@ -124,8 +132,14 @@ def _check(plan: SitePlan) -> None:
             raise ValueError("profile: mean, std and the first layer differ in the number of features")
         if not (detector.std > 0).all():
             raise ValueError("profile: std must be positive")
-        if min(detector.probes, default=0) < 0 or len(detector.std) % (1 + len(detector.probes)):
-            raise ValueError("profile: probes are negative, or do not divide the features")
+        _check_probes("profile", detector.probes, len(detector.std))
+    elif isinstance(detector, OneClass):
+        _check_arrays(detector.mean, detector.weight)
+        if detector.mean.ndim not in (1, 2) or detector.weight.ndim != detector.mean.ndim + 1:
+            raise ValueError("oneclass: mean and weight must have 1 and 2 axes, or 2 and 3")
+        if detector.weight.shape[:-1] != detector.mean.shape or not detector.weight.size:
+            raise ValueError("oneclass: mean and weight differ in the number of features")
+        _check_probes("oneclass", detector.probes, detector.mean.shape[-1])
     elif isinstance(detector, Cnn):
         channels = 1
         for conv in detector.convolutions:
@@ -150,6 +164,11 @@ def _check_pair(pair: BenignPair) -> None:
         _check_arrays(pair.values)
         if pair.values.ndim != 3 or not pair.values.size:
             raise ValueError("benign values must have 3 axes")
+
+
+def _check_probes(kind: str, probes: tuple[int, ...], features: int) -> None:
+    if min(probes, default=0) < 0 or features % (1 + len(probes)):
+        raise ValueError(f"{kind}: probes are negative, or do not divide the features")
 
 
 def _check_stack(kind: str, layers: tuple[Dense, ...], outputs: int | None = None) -> None:

@@ -9,7 +9,7 @@ import onnx
 
 from .errors import OPSET_TOO_OLD, PLAN_MISFIT
 from .model_io import MIN_OPSET
-from .plan import PatchPlan, Profile, SitePlan
+from .plan import OneClass, PatchPlan, Profile, SitePlan
 from .sites import Site, Where
 
 __all__ = ["check_plan", "opset_of"]
@@ -35,6 +35,8 @@ def check_plan(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -
         raise PLAN_MISFIT(f"site {stray[0]} is in a group without a plan, or in two groups")
     if plan.passes == "two" and not grouped:
         raise PLAN_MISFIT("two passes need a group of sites whose key columns are the same tokens", "patch with --passes one")
+    if plan.joint == "sum" and plan.passes == "one":
+        raise PLAN_MISFIT("sites add up their scores in two passes only", "patch with --passes two")
     if plan.passes == "two" and any(known[name].where for name in grouped):
         raise PLAN_MISFIT("two passes join sites of the main graph only")
     for name, site_plan in plan.sites.items():
@@ -64,8 +66,8 @@ def _problems(site: Site, plan: SitePlan) -> list[str]:
                 found.append(f"benign values are for {pair.values.shape[0]} heads, the site has {heads}")
             if site.head_dim is not None and pair.values.shape[2] != site.head_dim:
                 found.append(f"benign values are {pair.values.shape[2]} wide, the site's are {site.head_dim}")
-    if isinstance(plan.detector, Profile) and heads is not None:
+    if isinstance(plan.detector, (Profile, OneClass)) and heads is not None:
         features = heads * (1 + len(plan.detector.probes))
-        if len(plan.detector.std) != features:
-            found.append(f"the detector reads {len(plan.detector.std)} features, the site has {features}")
+        if plan.detector.mean.shape[-1] != features:
+            found.append(f"the detector reads {plan.detector.mean.shape[-1]} features, the site has {features}")
     return found

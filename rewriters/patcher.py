@@ -26,7 +26,7 @@ from .second_pass import add_second_pass
 from .shielding import shield
 from .sites import Site, Where
 from .stamp import Edit
-from .subgraphs.site import Replacement, SitePatch, detect_site, patch_site
+from .subgraphs.site import Replacement, SitePatch, detect_site, patch_site, score_site
 from .telemetry import add_telemetry
 
 __all__ = ["is_patched", "patch", "stamp", "unpatch"]
@@ -69,11 +69,14 @@ def patch(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -> onn
         patches |= made
     thread_controls(patched, plan, replacements)
     appended: list[onnx.NodeProto] = []
+    columns = {name: made.columns for name, made in patches.items()}
     if plan.passes == "two":
         joined = {site.id: (site, patches[site.id]) for site in by_body[()] if any(site.id in group for group in plan.groups)}
-        replacements[()], appended = add_second_pass(patched, plan, joined, replacements.get((), []), pools[()])
+        second = add_second_pass(patched, plan, joined, replacements.get((), []), pools[()])
+        replacements[()], appended = second.replacements, second.appended
+        columns |= second.columns
     if plan.telemetry:
-        appended += add_telemetry(patched, [(site, patches[site.id].columns) for site in by_body[()]], pools[()])
+        appended += add_telemetry(patched, [(site, columns[site.id]) for site in by_body[()]], pools[()])
     for where in {*replacements, ()}:
         nodes = body_at(patched, where).node
         replacements[where], added = shield(nodes, replacements.get(where, []), appended if where == () else [])
@@ -146,7 +149,8 @@ def _patch_body(model: onnx.ModelProto, plan: PatchPlan, where: Where, sites: Se
         controls = body_controls(e, plan)
         group = next((group for group in plan.groups if site.id in group), None)
         if group is not None and plan.passes == "two" and where == ():
-            patches[site.id] = detect_site(e, site, site_plan, controls, wiring)
+            joint = plan.joint == "sum"
+            patches[site.id] = score_site(e, site, site_plan, wiring) if joint else detect_site(e, site, site_plan, controls, wiring)
             continue
         earlier = carried.get(group) if group is not None else None
         patches[site.id] = patch_site(e, site, site_plan, controls, plan.gating == "if", wiring, earlier)

@@ -19,6 +19,7 @@ __all__ = [
     "Conv",
     "Dense",
     "Detector",
+    "OneClass",
     "OnnxGraph",
     "PatchPlan",
     "Profile",
@@ -80,6 +81,28 @@ class Profile:
 
 
 @dataclass(frozen=True)
+class OneClass:
+    """What clean columns look like, and how far a column is from that; no anomalous sample is needed.
+
+    Of the features x of `Profile`: y = (x - mean) · weight, score = max(Σ_u y_u - offset, 0), or with `squared` Σ_u y_u² for the sum (a
+    Mahalanobis distance, where the weight whitens). One unit of score stands for clean columns e times rarer.
+
+    Attributes:
+        mean, weight: (F,) and (F, U), or one for each place, (K, F) and (K, F, U).
+        offset: where a score starts to count.
+        exempt: as in `Statistic`.
+    """
+
+    mean: Floats
+    weight: Floats
+    squared: bool
+    offset: float
+    exempt: tuple[int, ...] = ()
+    probes: tuple[int, ...] = (0,)
+    kind: Literal["oneclass"] = "oneclass"
+
+
+@dataclass(frozen=True)
 class Conv:
     """A 2-D convolution, weight (out, in, h, w), bias (out,), zero padding, ReLU after it."""
 
@@ -106,7 +129,7 @@ class OnnxGraph:
     kind: Literal["onnx"] = "onnx"
 
 
-Detector = Static | Statistic | Profile | Cnn | OnnxGraph
+Detector = Static | Statistic | Profile | OneClass | Cnn | OnnxGraph
 
 
 @dataclass(frozen=True)
@@ -151,7 +174,7 @@ class PatchPlan:
     Attributes:
         sites: site id → plan; sites not named stay as they are.
         threshold: a column is flagged where its score is above this. Scores of `profile` and `cnn` are probabilities, of `statistic`
-            robust z-scores, of `onnx` the user's; `static` ignores it.
+            robust z-scores, of `oneclass` nats, of `onnx` the user's; `static` ignores it.
         gating: "if" runs the redistribution only when a column is flagged; "none" is branch-free (CUDA graphs, TensorRT).
         telemetry: add outputs `atpatch_flagged` (B, sites) and `atpatch_columns/<site>`.
         freeze: make `atpatch_enabled` and `atpatch_threshold` constants instead of overridable inputs.
@@ -159,6 +182,8 @@ class PatchPlan:
         groups: ids of sites of one body whose key columns are the same tokens, group by group. In one pass a column flagged at one site is
             flagged at the later ones of its group, whose maps look mended but whose values still carry the fault; in two passes it is
             flagged at all of them. Sites in no group act alone, in one pass.
+        joint: two passes: "any" flags a column in a group where one site's score is above the threshold, "sum" where the sum of its sites'
+            scores is (sites with the silent `Static()` do not count).
         accept: two passes: "always", or "flip" to keep the first run's outputs where the prediction is the same.
         digest: digest of the hotfix this plan came from, "" when nothing was fitted.
     """
@@ -170,5 +195,6 @@ class PatchPlan:
     freeze: bool = False
     passes: Literal["one", "two"] = "one"
     groups: tuple[tuple[str, ...], ...] = ()
+    joint: Literal["any", "sum"] = "any"
     accept: Literal["always", "flip"] = "always"
     digest: str = ""

@@ -4,7 +4,8 @@ Where the evidence is late and the damage early, a patch that flags and mends on
 Algorithm 1 takes all maps first, too). In the graph:
 
 1. The model runs as it is; each joined site only computes its column mask.
-2. Masks of sites whose key axis means the same tokens are joined: a column flagged at one counts at all of them.
+2. Masks of sites whose key axis means the same tokens are joined: a column flagged at one counts at all of them. With `joint = "sum"`
+   sites add up their scores instead, and the threshold is for the sum.
 3. `If` a sample is flagged anywhere, a second copy of the model's nodes inside the branch (initializers shared) runs on the flagged samples
    alone, with the joined columns redistributed at every joined site, and its rows replace theirs in the outputs.
 4. `accept = "flip"` replaces them only where the prediction (arg max of the first float output of rank 2) has changed.
@@ -24,6 +25,7 @@ from onnx import TensorProto, helper
 
 from .bodies import Wiring, reads
 from .checks import opset_of
+from .controls import body_controls
 from .emit import PREFIX, ConstantPool, Emitter
 from .errors import PLAN_MISFIT
 from .plan import PatchPlan
@@ -31,9 +33,18 @@ from .renaming import mentions, renamed
 from .sites import Site
 from .subgraphs.site import Replacement, SitePatch, redistribute_site
 
-__all__ = ["add_second_pass"]
+__all__ = ["SecondPass", "add_second_pass"]
 
 FIRST, SECOND = PREFIX + "first/", PREFIX + "second/"
+
+
+@dataclass(frozen=True)
+class SecondPass:
+    """All replacements of the main graph, the nodes to append to it, and the masks of sites that had none of their own."""
+
+    replacements: list[Replacement]
+    appended: list[onnx.NodeProto]
+    columns: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -50,8 +61,8 @@ def add_second_pass(
     first: Mapping[str, tuple[Site, SitePatch]],
     replacements: Sequence[Replacement],
     pool: ConstantPool,
-) -> tuple[list[Replacement], list[onnx.NodeProto]]:
-    """All replacements of the main graph, and the nodes to append to it.
+) -> SecondPass:
+    """Make the second run and the gate around it.
 
     Args:
         first: joined sites by id, with their detection.
@@ -63,7 +74,8 @@ def add_second_pass(
     _check_batch_axes(model)
     _check_order(model)
     e = Emitter("two-pass", opset_of(model, ()), pool, {})
-    groups = [_join(e, [first[name] for name in group]) for group in plan.groups]
+    join = _sum_up if plan.joint == "sum" else _join
+    groups = [join(e, plan, [first[name] for name in group]) for group in plan.groups]
     flagged = [e.reduce("Max", e.float(group.columns), 1) for group in groups]
     sample = e.op("Greater", flagged[0] if len(flagged) == 1 else e.op("Max", *flagged), e.constant(0.5), role="sample")
     any_flagged = e.op("Greater", e.reduce("Max", e.float(sample), 0, 1, keepdims=False), e.constant(0.5), role="any_sample")
@@ -88,14 +100,24 @@ def add_second_pass(
         for key, emitter, values in (("then_branch", then, results), ("else_branch", otherwise, kept))
     }
     e.nodes.append(helper.make_node("If", [any_flagged], outputs, name=e.value("gate"), **branches))
-    return _set_aside(model, replacements, set(outputs)), e.nodes
+    made_here = {site.id: group.columns for group in groups for site in group.sites if not first[site.id][1].columns}
+    return SecondPass(_set_aside(model, replacements, set(outputs)), e.nodes, made_here)
 
 
-def _join(e: Emitter, members: Sequence[tuple[Site, SitePatch]]) -> _Joined:
+def _join(e: Emitter, plan: PatchPlan, members: Sequence[tuple[Site, SitePatch]]) -> _Joined:
     columns = members[0][1].columns
     for _, patch in members[1:]:
         columns = e.op("Or", columns, patch.columns)
     return _Joined([site for site, _ in members], columns)
+
+
+def _sum_up(e: Emitter, plan: PatchPlan, members: Sequence[tuple[Site, SitePatch]]) -> _Joined:
+    scores = [patch.score for _, patch in members if patch.score is not None]
+    if not scores:
+        raise PLAN_MISFIT("sites are to add up their scores, and none of a group has a detector")
+    controls = body_controls(e, plan)
+    over = e.op("Greater", scores[0] if len(scores) == 1 else e.op("Sum", *scores), controls.threshold)
+    return _Joined([site for site, _ in members], e.op("And", over, controls.enabled, role="joined_columns"))
 
 
 def _second_run(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from rewriters.plan import BenignPair, Cnn, Profile, Statistic
+from rewriters.plan import BenignPair, Cnn, OneClass, Profile, Statistic
 from rewriters.subgraphs.redistribution import FLOOR
 
 Array = NDArray[np.float64]
@@ -91,16 +91,33 @@ def statistic(a: Array, valid: NDArray[np.bool_] | None, detector: Statistic, se
 def profile(a: Array, valid: NDArray[np.bool_] | None, detector: Profile, self_attention: bool) -> Array:
     """Probabilities (B, K)."""
     a = a.astype(np.float64)
-    batch, heads, queries, keys = a.shape
-    out = np.zeros((batch, keys))
-    for b in range(batch):
-        columns = np.ones(keys, bool) if valid is None else valid[b]
-        rows = columns if self_attention and valid is not None else np.ones(queries, bool)
-        features = [a[b, :, rows].mean(0)] + [a[b, :, probe] for probe in detector.probes]
-        x = np.log1p(np.concatenate(features, 0).T * columns.sum())
-        x = (x - detector.mean) / detector.std
+    out = np.zeros((a.shape[0], a.shape[3]))
+    for b in range(len(a)):
+        x = (_features(a[b], None if valid is None else valid[b], detector.probes, self_attention) - detector.mean) / detector.std
         out[b] = _sigmoid(_dense(x, detector.layers)[:, 0])
     return out
+
+
+def oneclass(a: Array, valid: NDArray[np.bool_] | None, detector: OneClass, self_attention: bool) -> Array:
+    """Nats (B, K); -inf at sinks."""
+    out = np.zeros((a.shape[0], a.shape[3]))
+    for b in range(len(a)):
+        x = _features(a[b].astype(np.float64), None if valid is None else valid[b], detector.probes, self_attention) - detector.mean
+        for k in range(a.shape[3]):
+            y = x[k] @ (detector.weight[k] if detector.weight.ndim == 3 else detector.weight).astype(np.float64)
+            out[b, k] = max((y**2 if detector.squared else y).sum() - detector.offset, 0.0)
+        real = np.flatnonzero(valid[b]) if valid is not None else np.arange(a.shape[3])
+        for place in detector.exempt:
+            out[b, real[place]] = -np.inf
+    return out
+
+
+def _features(a: Array, valid: NDArray[np.bool_] | None, probes: tuple[int, ...], self_attention: bool) -> Array:
+    """(K, F) of one sample's map (H, Q, K)."""
+    columns = np.ones(a.shape[2], bool) if valid is None else valid
+    rows = columns if self_attention and valid is not None else np.ones(a.shape[1], bool)
+    features = [a[:, rows].mean(1)] + [a[:, probe] for probe in probes]
+    return np.log1p(np.concatenate(features, 0).T * columns.sum())
 
 
 def cnn(a: Array, detector: Cnn) -> Array:

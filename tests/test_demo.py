@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
-from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +13,14 @@ from onnx import TensorProto
 
 from atpatch_onnx.cli import cli
 from atpatch_onnx.compare.attention import capture_maps, effective_map
-from atpatch_onnx.compare.page import render_page, verdict
+from atpatch_onnx.compare.verdicts import mended, verdict
 from atpatch_onnx.datasets import load_dataset
 from atpatch_onnx.demo import FOLDER, Demo, run_demo
 from atpatch_onnx.errors import AtpatchError
 from atpatch_onnx.fitting.capture import canonical_values
 from atpatch_onnx.fitting.running import Runner, expose
 from atpatch_onnx.hotfix import Hotfix
+from atpatch_onnx.pages.demo import render_demo
 from models.digits_vit import data
 from rewriters import model_io
 from rewriters.finder import find_sites
@@ -46,41 +46,35 @@ def test_the_command_meets_its_bounds(tmp_path: Path) -> None:
     assert 0 < told["latency_ratio"] < 20
     page = Path(told["report"])
     assert page == tmp_path / "new" / "atpatch-demo.html"
-    assert "fooled the original model; " in page.read_text("utf-8")
+    assert "<h1>The patch stops " in page.read_text("utf-8")
 
 
 def test_the_command_prints_tables_for_people(tmp_path: Path) -> None:
     result = CliRunner().invoke(cli, ["demo", "--out", str(tmp_path)], catch_exceptions=False)
     assert result.exit_code == 0
     assert result.stdout == ""
-    for words in ("ASR*", "clean requests flagged", "ratio", "atpatch-demo.html"):
+    for words in ("ASR*", "clean rows flagged", "ratio", "atpatch-demo.html"):
         assert words in result.stderr
 
 
-def test_the_page_needs_nothing_from_outside(demo: Demo) -> None:
-    page = render_page(demo)
-    links = re.findall(r"""[\w:-]*\s*=\s*["']?https?://[^"'\s>]*|https?://[^"'\s>]*""", page)
-    assert {link.split("=")[0] for link in links} == {"xmlns"}
-    assert not re.search(r"<(script|link|iframe|img|object|embed)\b|@import", page)
-    assert all(target.startswith("#") for target in re.findall(r"""(?:href=["']|url\(["']?)([^"')]*)""", page))
-    repeated = [name for name, count in Counter(re.findall(r'\bid="([^"]+)"', page)).items() if count > 1]
-    assert not repeated
+def test_the_page_shows_both_digits_every_site_and_what_was_inserted(demo: Demo) -> None:
+    page = render_demo(demo)
+    sites, shown = demo.inspection.sites, demo.comparison.exemplar
+    assert shown is not None and len(shown.sites) == len(sites)
+    # Three digits, attention over each at every site, a profile a site, two margins, two latencies.
+    assert page.count("<svg") == 3 + 3 * len(sites) + len(sites) + 2 + 2
+    assert shown.redistributed and shown.sites[0].flagged[data.TRIGGER_COLUMN]
+    assert page.count('stroke="var(--flag)"') == sum(int(view.flagged[1:].sum()) for view in shown.sites)
+    assert f"<h1>{verdict(demo.comparison)}</h1>" in page
+    assert all(f"+{count}</td>" in page for count in demo.inserted.values()) and demo.inserted
     assert len(page) < 1 << 20
 
 
-def test_the_page_shows_both_digits_every_site_and_the_flag(demo: Demo) -> None:
-    page = render_page(demo)
-    sites = len(demo.inspection.sites)
-    assert page.count("<svg") == 3 + 3 * sites + sites
-    assert page.count('class="flag">flagged') == sum(bool(view.flagged[1:].any()) for view in demo.exemplar.sites)
-    assert demo.exemplar.sites[0].flagged[data.TRIGGER_COLUMN]
-    assert verdict(demo) in page
-
-
 def test_the_verdict_says_so_when_the_patch_fails(demo: Demo) -> None:
-    failed = Demo(**{**vars(demo), "patched": demo.original})
-    assert verdict(failed).startswith("Not mended")
-    assert not verdict(demo).startswith("Not mended")
+    original = demo.comparison.outputs["original"]
+    failed = replace(demo.comparison, outputs={"original": original, "patched": original})
+    assert "stops none of" in verdict(failed)
+    assert mended(demo.comparison) and not mended(failed)
 
 
 def test_a_missing_victim_is_refused_with_a_code(tmp_path: Path) -> None:
@@ -139,10 +133,10 @@ def test_effective_map_keeps_row_sums_and_spreads_saturated_rows() -> None:
 def test_committed_results_are_those_of_the_committed_files(demo: Demo) -> None:
     results = json.loads((FOLDER / "results.json").read_text())
     for name in ("original", "patched"):
-        fresh = getattr(demo, name).to_json()
-        assert fresh.keys() == results[name].keys()
+        fresh = demo.comparison.figures[name].shares
+        assert fresh
         # Another onnxruntime rounds differently; one borderline digit may tip.
-        assert all(abs(fresh[key]["hits"] - results[name][key]["hits"]) <= 1 for key in fresh)
+        assert all(abs(share.hits - results[name][key]["hits"]) <= 1 for key, share in fresh.items())
 
 
 def test_committed_files_stay_small() -> None:

@@ -10,7 +10,8 @@ from rewriters.plan import BenignPair, Dense, PatchPlan, Profile, SitePlan
 from tests import oracle
 
 torch = pytest.importorskip("torch")
-from atpatch_onnx.detectors.profile import _contrastive, anchor, train_profile  # noqa: E402
+from atpatch_onnx.detectors.contrastive import supervised_contrastive  # noqa: E402
+from atpatch_onnx.detectors.profile import anchor, train_profile  # noqa: E402
 
 
 def maps(batch: int = 3, heads: int = 2, length: int = 6, padding: int = 0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -91,13 +92,13 @@ def test_contrastive_loss_falls_when_classes_come_together():
     label = torch.tensor([1.0, 1.0, 0.0, 0.0])
     apart = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
     together = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]])
-    assert _contrastive(together, label) < _contrastive(apart, label)
+    assert supervised_contrastive(together, label) < supervised_contrastive(apart, label)
 
 
 def test_contrastive_loss_by_hand():
     inner = torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 3.0], [0.0, 1.0]])
     expected = np.log((np.exp(1 / 0.2) + 2 * np.exp(0)) / np.exp(1 / 0.2))
-    assert _contrastive(inner, torch.tensor([1.0, 1.0, 0.0, 0.0])).item() == pytest.approx(expected, abs=1e-5)
+    assert supervised_contrastive(inner, torch.tensor([1.0, 1.0, 0.0, 0.0])).item() == pytest.approx(expected, abs=1e-5)
 
 
 def test_anchor_moves_the_centre_to_one_half_and_keeps_the_order():

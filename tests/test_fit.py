@@ -21,6 +21,7 @@ from atpatch_onnx.fitting.capture import Capture, SiteBatch, canonical_map, cano
 from atpatch_onnx.fitting.gather import BenignSums, Visibility
 from atpatch_onnx.fitting.judging import Judge, Score, rate
 from atpatch_onnx.fitting.lineup import Lineup, first_lineup, prune
+from atpatch_onnx.fitting.recipes.profile import ProfileRecipe
 from atpatch_onnx.fitting.running import Runner
 from atpatch_onnx.fitting.served import Served, predict, prediction_output
 from atpatch_onnx.fitting.splitting import Part, join, split
@@ -131,7 +132,7 @@ def test_capture_says_why_a_site_does_not_fit():
     assert skipped == {
         "windows": "its leading axis counts windows, not samples",
         "inside": "it lies inside a subgraph or function",
-        plain.site.id: "it has 7 key columns, the labels have 6",
+        plain.site.id: "it has 7 key columns, not 6",
     }
 
 
@@ -454,7 +455,8 @@ def test_flags_of_the_served_graph_follow_from_maps_of_the_original():
     context = Context(toy.model, Path(), data, split(data, 0), 0, 0.005, 1, lambda step, done, total: None)
     sites, _ = find_sites(toy.model)
     capture = Capture(toy.model, Path(), sites, data, toys.LENGTH, 1)
-    trained = anchor_sites(context, capture, train_sites(context, capture))
+    recipe = ProfileRecipe(capture.sites, len(context.parts.train.rows), toys.LENGTH, 0)
+    trained = anchor_sites(context, capture, recipe, train_sites(context, capture, recipe))
     plan = PatchPlan({one.site.id: one.plan for one in trained})
     rows = context.parts.selection.rows
     peak = np.max([one.peaks for one in trained], axis=0)[rows]
@@ -474,7 +476,8 @@ def tune_late(passes: str) -> Tuned:
     context = Context(toy.model, Path(), data, split(data, 0), 0, 0.005, 1, lambda step, done, total: None)
     sites, _ = find_sites(toy.model)
     capture = Capture(toy.model, Path(), sites, data, toys.LENGTH, 1)
-    first, second = anchor_sites(context, capture, train_sites(context, capture))
+    recipe = ProfileRecipe(capture.sites, len(context.parts.train.rows), toys.LENGTH, 0)
+    first, second = anchor_sites(context, capture, recipe, train_sites(context, capture, recipe))
     first = replace(first, point=replace(first.point, recall=0.0))
     judge = Judge(data, predict(Runner(toy.model, Path(), 1), data, np.arange(len(data)), "logits"))
     return Tuner(context, judge, "logits").tune([first, second], passes, "always")
@@ -545,7 +548,7 @@ def test_refusals(tmp_path):
     toy = toys.toy(padded=False)
     assert refused(toy.model, toy.clean).code == "ATP056"  # no columns
     narrow = refused(toy.model, {**toy.debug, "columns": toy.debug["columns"][:, 1:]})
-    assert narrow.code == "ATP056" and "12 key columns, the labels have 11" in narrow.what
+    assert narrow.code == "ATP056" and "12 key columns, not 11" in narrow.what
     assert refused(toy.model, toy.debug, include="nothing").code == "ATP010"
     assert refused(toy.model, toy.debug, include="(").code == "ATP011"
     assert refused(toy.model, toy.debug, detector="oracle").code == "ATP060"

@@ -230,7 +230,7 @@ def test_other_files_are_no_hotfix(tmp_path):
 def hotfix_for(*sites: Site, level: float = 0.5) -> Hotfix:
     plan = SitePlan(DETECTORS["profile"], PAIRS["relative"])
     entries = tuple(HotfixSite(s.id, i, s.heads, s.fingerprint, plan) for i, s in enumerate(sites))
-    return Hotfix(entries, 0.4, "w" * 64, level, (tuple(s.id for s in sites),), "two", "flip")
+    return Hotfix(entries, 0.4, "w" * 64, level, (tuple(s.id for s in sites),), "two", accept="flip")
 
 
 def test_the_plan_carries_level_threshold_digest_and_options():

@@ -23,9 +23,13 @@ COMMANDS = {
     "export": "Export a torch or Hugging Face model, and check the graph against torch.",
     "debugset": "Make a debugging set: triggers, attribute flips, or a trigger found by inversion.",
     "fit": "Fit a hotfix for a model on a debugging set.",
+    "serve": "Serve original and patched: shadow, A/B, kill switch.",
     "diff": "Show what differs between two models, node by node.",
     "extract": "Cut one attention site out as a tiny model.",
+    "compare": "Run an original and its patched twin over the same data and judge them.",
     "demo": "Hot-fix a backdoored Vision Transformer on real digits.",
+    "ab": "Analyse the decision log of 'serve'.",
+    "deploy": "Write what Triton, KServe or Ray Serve need to serve both arms.",
     "doctor": "Show versions, providers, and what is missing.",
     "explain": "Explain an error code or a rejection code.",
 }

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from .options import json_output
 from .rendering import emit_json, note, table
 
-if TYPE_CHECKING:
-    from ..compare.metrics import Share
-    from ..demo import Demo
-
 PAGE = "atpatch-demo.html"
+SHOWN = ("figures", "paired", "latency")
 
 
 @click.command()
@@ -30,44 +26,19 @@ def demo(out: str, as_json: bool) -> None:
       atpatch-onnx demo
       atpatch-onnx demo --out page --json
     """
-    from ..compare.page import render_page, verdict
+    from ..compare.tables import tables_of
+    from ..compare.verdicts import verdict
     from ..demo import run_demo
     from ..pages import save_page
+    from ..pages.demo import render_demo
 
     done = run_demo(progress=note)
-    page = save_page(render_page(done), Path(out) / PAGE)
+    page = save_page(render_demo(done), Path(out) / PAGE)
     if as_json:
         emit_json(done.to_json(page))
         return
-    _tables(done)
-    note(verdict(done))
+    for shown in tables_of(done.comparison):
+        if shown.key in SHOWN:
+            table(shown.title, shown.columns, shown.rows)
+    note(verdict(done.comparison))
     note(f"page: {page}")
-
-
-def _tables(done: Demo) -> None:
-    rows = [
-        ("accuracy on clean digits", _share(done.original.accuracy), _share(done.patched.accuracy)),
-        ("attack success (ASR)", _share(done.original.asr), _share(done.patched.asr)),
-        ("ASR*", _share(done.original.asr_star), _share(done.patched.asr_star)),
-        ("triggered digits read right", _share(done.original.recovered), _share(done.patched.recovered)),
-        ("clean requests flagged", None, _share(done.patched.clean_flagged)),
-        ("triggered requests flagged", None, _share(done.patched.triggered_flagged)),
-    ]
-    table("test split, shares in % with 95 % Wilson intervals", ("", "original", "patched"), rows)
-    times = [
-        (
-            name,
-            f"{one.original.median:.3f}",
-            f"{one.patched.median:.3f}",
-            f"{one.ratio.median:.2f} ({one.ratio.low:.2f}-{one.ratio.high:.2f})",
-        )
-        for name, one in done.latency.items()
-    ]
-    table("one request, one thread", ("", "original, ms", "patched, ms", "ratio (quartiles)"), times)
-
-
-def _share(share: Share | None) -> str | None:
-    if share is None:
-        return None
-    low, high = share.interval
-    return f"{share.value * 100:.1f} ({low * 100:.1f}-{high * 100:.1f})"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..detectors import TRAINABLE
 from .options import filters, json_output, model_argument, output, passes
 from .progress import bars
 from .rendering import emit_json, note, table
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 # Evidence key → what people read.
 FIGURES = {
     "accuracy": "accuracy",
+    "unfair": "unfair groups left unfair",
     "asr": "ASR",
     "asr_star": "ASR*",
     "recovered": "triggered rows with their clean partner's prediction",
@@ -27,26 +29,30 @@ FIGURES = {
 
 @click.command()
 @model_argument
-@click.option("--debug", "debug_set", type=click.Path(), required=True, metavar="SET", help="Debugging set (.npz) with columns and pair.")
-@click.option("--clean", type=click.Path(), metavar="SET", help="Further clean rows (.npz), for a finer false-flag rate.")
+@click.option("--debug", "debug_set", type=click.Path(), metavar="SET", help="Debugging set (.npz) with columns and pair.")
+@click.option("--clean", type=click.Path(), metavar="SET", help="Clean rows (.npz); oneclass and statistic need no more.")
 @output("Hotfix to write; by default MODEL.hotfix beside the model.")
-@click.option("--detector", type=click.Choice(["profile"]), default="profile", show_default=True, help="Kind of detector to train.")
+@click.option("--detector", type=click.Choice(TRAINABLE), default="profile", show_default=True, help="Kind of detector to train.")
 @click.option("--max-clean-flagged", type=float, default=0.005, show_default=True, help="Share of clean requests that may be flagged.")
 @passes(("one", "two", "auto"), "Patch each site as it comes, or run flagged samples again; auto: two where that stops more.", "auto")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of split and training; the same seed gives the same file.")
 @click.option("--output-name", metavar="NAME", help="Graph output with the class scores; by default the first float output of rank 2.")
 @click.option("--threads", type=int, help="Threads of onnxruntime.")
 @filters
+@click.option("--report", type=click.Path(), metavar="FILE", help="Also write a page on what was found, where, and how sure (.html).")
 @click.option("--force", is_flag=True, help="Write a hotfix that does not help, too.")
 @json_output
-def fit(model: str, debug_set: str, output: str | None, as_json: bool, accept: Accept | None, **options: Any) -> None:
-    """Fit a hotfix for MODEL on a debugging set of clean and triggered rows.
+def fit(
+    model: str, debug_set: str | None, output: str | None, report: str | None, as_json: bool, accept: Accept | None, **options: Any
+) -> None:
+    """Fit a hotfix for MODEL on a debugging set of clean and triggered rows, or on clean rows alone.
 
     A quarter of the rows is held back; the figures shown are of those. Needs the extras 'fit' and 'cpu' (or 'gpu').
 
     \b
     Example:
       atpatch-onnx fit model.onnx --debug debug.npz
+      atpatch-onnx fit model.onnx --detector oneclass --clean clean.npz --max-clean-flagged 0.02
       atpatch-onnx fit model.onnx --debug debug.npz --clean clean.npz -o model.hotfix --json | jq .evidence.report.after
     """
     from ..fit import fit as fit_model
@@ -55,15 +61,20 @@ def fit(model: str, debug_set: str, output: str | None, as_json: bool, accept: A
     destination = Path(model).with_suffix(SUFFIX) if output is None else Path(output)
     with bars() as progress:
         hotfix = fit_model(model, debug_set, output=destination, progress=progress, accept=accept or "always", **options)
+    if report is not None:
+        from ..pages import save_page
+        from ..pages.fit import fit_page
+
+        save_page(fit_page(hotfix, Path(model).name), Path(report))
     described = {"output": str(destination), **hotfix.describe()}
     if as_json:
         emit_json(described)
         return
     for line in _settings(described):
         note(line)
-    report = hotfix.evidence["report"]
-    rows = [(text, _rate(report["before"].get(key)), _rate(report["after"].get(key))) for key, text in FIGURES.items()]
-    rows += [("triggered rows flagged", "", _rate(report["recall"])), ("clean rows flagged", "", _rate(report["clean_flagged"]))]
+    judged = hotfix.evidence["report"]
+    rows = [(text, _rate(judged["before"].get(key)), _rate(judged["after"].get(key))) for key, text in FIGURES.items()]
+    rows += [("triggered rows flagged", "", _rate(judged["recall"])), ("clean rows flagged", "", _rate(judged["clean_flagged"]))]
     table("held-back rows, with 95 % intervals", ("", "before", "after"), [row for row in rows if row[2]])
     sites = [
         (
@@ -71,7 +82,7 @@ def fit(model: str, debug_set: str, output: str | None, as_json: bool, accept: A
             _rate(figures["recall"]),
             _rate(figures["clean_flagged"]),
         )
-        for name, figures in report["sites"].items()
+        for name, figures in judged["sites"].items()
     ]
     sites += [(name, f"left unpatched: {why}", "") for name, why in hotfix.evidence["skipped"].items()]
     table("sites", ("site", "triggered rows flagged", "clean rows flagged"), sites)

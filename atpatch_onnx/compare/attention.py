@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from rewriters.opening import open_sites
 from rewriters.plan import BenignPair
 from rewriters.sites import Site
 from rewriters.subgraphs.redistribution import FLOOR
@@ -28,7 +29,10 @@ __all__ = ["SiteMap", "capture_maps", "effective_map"]
 
 @dataclass(frozen=True, eq=False)
 class SiteMap:
-    """What one site did: probabilities (N, H, Q, K) as they reached the P·V product, flagged columns (N, K)."""
+    """What one site did: probabilities (N, H, Q, K) as they reached the P·V product, flagged columns (N, K).
+
+    Where a map's leading axis counts windows, so does N here: those of the first row, then those of the next.
+    """
 
     probabilities: NDArray[np.float32]
     flagged: NDArray[np.bool_]
@@ -37,23 +41,35 @@ class SiteMap:
 def capture_maps(model: onnx.ModelProto, folder: Path, sites: Sequence[Site], data: DataSet, rows: Ints) -> Mapping[str, SiteMap]:
     """Run some rows through a model, original or patched with telemetry, and keep the maps of its sites.
 
-    The probabilities become outputs of a copy of the graph. A site without telemetry counts as unflagged.
+    The probabilities become outputs of a copy of the graph. Sites in subgraphs and functions are left out; so are fused sites of a patched
+    graph, which its patch has opened in a way of its own. A site without telemetry counts as unflagged.
 
     Raises:
         AtpatchError: ATP050, ATP052 (onnxruntime), ATP056 (the data do not fit the graph).
     """
-    runner = Runner(expose(model, [(site.probabilities, site.dtype) for site in sites]), folder, threads=1)
-    columns = [name for site in sites if (name := COLUMNS + site.id) in runner.outputs]
-    names = [*dict.fromkeys(site.probabilities for site in sites), *columns]
-    _, outputs = next(runner.batches(data, rows, len(rows), names))
-    return {site.id: _site_map(site, outputs, len(rows)) for site in sites}
+    made = {name for node in model.graph.node for name in node.output}
+    within = {output for node in model.graph.node if not node.name.startswith("atpatch/") for output in node.output}
+    outer = [
+        site for site in sites if not site.where and (site.probabilities in made or (not site.probabilities and site.product in within))
+    ]
+    opened, readable = open_sites(model, outer)
+    runner = Runner(expose(opened, [(site.probabilities, site.dtype) for site in readable]), folder, threads=1)
+    columns = [name for site in readable if (name := COLUMNS + site.id) in runner.outputs]
+    names = [*dict.fromkeys(site.probabilities for site in readable), *columns]
+    if not names:
+        return {}
+    feeds = runner.feeds(data, rows)
+    outputs = runner.run(feeds, names)
+    batch = len(next(iter(feeds.values())))
+    return {site.id: _site_map(site, outputs, len(rows), batch) for site in readable}
 
 
-def _site_map(site: Site, outputs: Mapping[str, NDArray[Any]], count: int) -> SiteMap:
-    probabilities = canonical_map(site, outputs[site.probabilities])[:count]
+def _site_map(site: Site, outputs: Mapping[str, NDArray[Any]], count: int, batch: int) -> SiteMap:
+    probabilities = canonical_map(site, outputs[site.probabilities])
+    probabilities = probabilities[: count * max(len(probabilities) // batch, 1)]
     flagged = outputs.get(COLUMNS + site.id)
     nothing = np.zeros((len(probabilities), probabilities.shape[-1]), bool)
-    return SiteMap(probabilities, nothing if flagged is None else flagged[:count].astype(bool))
+    return SiteMap(probabilities, nothing if flagged is None else flagged[: len(probabilities)].astype(bool))
 
 
 def effective_map(a: NDArray[np.float32], flagged: NDArray[np.bool_], pair: BenignPair) -> NDArray[np.float32]:

@@ -1,10 +1,11 @@
-"""Figures of merit from predictions and flags, each a share with its 95 % Wilson interval.
+"""Figures of merit from predictions and flags, each a share with its 95 % Wilson interval; and what is to be said of two paired ones.
 
-Everything takes arrays with the sample axis first and gives a `Share`; only intervals need scipy (extra `report`).
+Everything takes arrays with the sample axis first; only intervals and tests need scipy (extra `report`).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..errors import EXTRA_MISSING
 
-__all__ = ["CONFIDENCE", "Share", "accuracy", "asr", "asr_star", "changed", "flag_rate"]
+__all__ = ["CONFIDENCE", "Paired", "Share", "accuracy", "asr", "asr_star", "changed", "flag_rate", "unfair"]
 
 CONFIDENCE = 0.95
 
@@ -41,16 +42,67 @@ class Share:
         """
         if not self.count:
             return (0.0, 1.0)
-        try:
-            from scipy.stats import binomtest
-        except ImportError as error:
-            raise EXTRA_MISSING("intervals need scipy", "pip install 'atpatch-onnx[report]'") from error
-        low, high = binomtest(self.hits, self.count).proportion_ci(CONFIDENCE, method="wilson")
+        low, high = _binomtest()(self.hits, self.count).proportion_ci(CONFIDENCE, method="wilson")
         return float(low), float(high)
 
     def to_json(self) -> dict[str, Any]:
         low, high = self.interval
         return {"hits": self.hits, "count": self.count, "value": self.value if self.count else None, "low": low, "high": high}
+
+
+@dataclass(frozen=True)
+class Paired:
+    """The same samples judged twice: how many were good both times, only before, only after, and never."""
+
+    both: int
+    lost: int
+    gained: int
+    neither: int
+
+    @classmethod
+    def of(cls, before: NDArray[np.bool_], after: NDArray[np.bool_]) -> Paired:
+        """From whether each sample (N,) was good."""
+        before, after = np.asarray(before, bool), np.asarray(after, bool)
+        both, lost, gained = int((before & after).sum()), int((before & ~after).sum()), int((~before & after).sum())
+        return cls(both, lost, gained, len(before) - both - lost - gained)
+
+    @property
+    def count(self) -> int:
+        return self.both + self.lost + self.gained + self.neither
+
+    @property
+    def p(self) -> float:
+        """Exact two-sided McNemar test: how likely so uneven a split of the samples that changed would be if either way were as likely."""
+        moved = self.lost + self.gained
+        return float(_binomtest()(self.lost, moved).pvalue) if moved else 1.0
+
+    @property
+    def drop(self) -> float:
+        """Share of good samples before, less that after; nan of nothing."""
+        return (self.lost - self.gained) / self.count if self.count else float("nan")
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Of `drop` at `CONFIDENCE`, by squaring and adding Wilson intervals (Newcombe 1998, paired differences, method 10).
+
+        Unlike a bootstrap it does not shrink to nothing where no sample changed.
+        """
+        if not self.count:
+            return (-1.0, 1.0)
+        n, good_before, good_after = self.count, self.both + self.lost, self.both + self.gained
+        before, after = Share(good_before, n), Share(good_after, n)
+        (low1, high1), (low2, high2) = before.interval, after.interval
+        margins = good_before * (n - good_before) * good_after * (n - good_after)
+        covariance = float(self.both * self.neither - self.lost * self.gained)
+        covariance = max(covariance - n / 2, 0.0) if covariance > 0 else covariance
+        phi = covariance / math.sqrt(margins) if margins else 0.0
+
+        def joined(one: float, other: float) -> float:
+            return math.sqrt(max(one * one - 2 * phi * one * other + other * other, 0.0))
+
+        below = joined(before.value - low1, high2 - after.value)
+        above = joined(high1 - before.value, after.value - low2)
+        return self.drop - below, self.drop + above
 
 
 def accuracy(predictions: Labels, labels: Labels) -> Share:
@@ -84,6 +136,33 @@ def changed(before: Labels, after: Labels) -> Share:
 def flag_rate(flags: NDArray[np.bool_]) -> Share:
     """Share of requests with a flag at any site; flags (N, sites)."""
     return _share(np.asarray(flags, bool).any(1))
+
+
+def unfair(predictions: Labels, group: Labels) -> NDArray[np.bool_]:
+    """Groups whose prediction is not the same for all of their rows (UF counts them).
+
+    Args:
+        predictions: (N,).
+        group: (N,), rows of one group differ in the protected attribute alone.
+
+    Returns: (G,), groups in ascending order.
+    """
+    predictions, group = _same_length(predictions, group)
+    _, which = np.unique(group, return_inverse=True)
+    low = np.full(which.max(initial=-1) + 1, np.iinfo(np.int64).max)
+    high = np.full_like(low, np.iinfo(np.int64).min)
+    np.minimum.at(low, which, predictions)
+    np.maximum.at(high, which, predictions)
+    split: NDArray[np.bool_] = low != high
+    return split
+
+
+def _binomtest() -> Any:
+    try:
+        from scipy.stats import binomtest
+    except ImportError as error:
+        raise EXTRA_MISSING("intervals and tests need scipy", "pip install 'atpatch-onnx[report]'") from error
+    return binomtest
 
 
 def _share(hits: Any) -> Share:

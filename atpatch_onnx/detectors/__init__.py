@@ -1,7 +1,11 @@
 """Training of the detectors that need it: arrays of features in, a detector of `rewriters.plan` out.
 
-`features` is plain numpy. Every other module here imports torch (extra `fit`), so import it only where something is trained.
+`features` and `oneclass` are plain numpy. The other modules import torch (extra `fit`), so import them only where something is trained.
 """
 
-TRAINABLE = ("profile",)
+LABELLED = ("profile", "cnn", "static")
+"""Kinds that learn from labelled columns."""
+LABEL_FREE = ("oneclass", "statistic")
+"""Kinds that learn from clean rows alone."""
+TRAINABLE = LABELLED + LABEL_FREE
 """Kinds that `fit` can train."""

@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rewriters.plan import Profile
+from rewriters.plan import Profile, Statistic
+from rewriters.subgraphs.context import VISIBLE
+from rewriters.subgraphs.detectors.statistic import MAD_TO_SIGMA
 
-__all__ = ["Columns", "profile_features", "profile_logits", "profile_scores"]
+__all__ = ["Columns", "profile_features", "profile_logits", "profile_scores", "statistic_scores"]
 
 Floats = NDArray[np.floating[Any]]
 
@@ -73,3 +75,22 @@ def profile_logits(detector: Profile, features: Floats) -> NDArray[np.float64]:
 def profile_scores(detector: Profile, features: Floats) -> NDArray[np.float64]:
     """Probabilities, features (..., F) → (...)."""
     return np.asarray(1.0 / (1.0 + np.exp(-np.clip(profile_logits(detector, features), -700, 700))))
+
+
+def statistic_scores(detector: Statistic, maps: Floats, valid: NDArray[np.bool_], *, self_attention: bool = True) -> NDArray[np.float64]:
+    """Robust z-scores of `rewriters.plan.Statistic`, -inf at padding; sinks are scored like any other column.
+
+    Args:
+        maps: A (B, H, Q, K).
+        valid: (B, K).
+    """
+    mean = maps.mean(1, dtype=np.float64)
+    sees = (mean > VISIBLE) & valid[:, None, :]
+    if self_attention:
+        sees &= valid[:, :, None]
+    mass = (mean * sees * sees.sum(2, keepdims=True)).sum(1) / np.maximum(sees.sum(1), 1)
+    mass[~valid] = np.nan
+    deviation = mass - np.nanmedian(mass, 1, keepdims=True)
+    spread = np.nanmedian(np.abs(deviation), 1, keepdims=True)
+    scores = deviation / (MAD_TO_SIGMA * spread + detector.floor)
+    return np.where(valid, scores, -np.inf)

@@ -1,7 +1,6 @@
 """Training of `profile`: a one-hidden-layer MLP on column features, one for each site.
 
-Loss: balanced BCE + LAMBDA · supervised contrastive on the hidden features (eq. 7-8 of AtPatch, arXiv 2601.21695; printed there without the
--log, which as it stands would push equal classes apart).
+Loss: balanced BCE + LAMBDA · supervised contrastive on the hidden features (see `contrastive`).
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from torch.nn import functional
 
 from rewriters.plan import Dense, Profile
 
+from .contrastive import LAMBDA, supervised_contrastive
 from .features import Columns
 
 __all__ = ["anchor", "train_profile"]
@@ -26,8 +26,6 @@ HIDDEN = 32
 STEPS = 400
 LEARNING_RATE = 5e-3
 WEIGHT_DECAY = 1e-2
-LAMBDA = 1.0
-TEMPERATURE = 0.2
 POSITIVES, NEGATIVES = 128, 256
 """Columns a step sees of each class, at most; the contrastive loss compares all of them with each other."""
 STD_FLOOR = 0.05
@@ -70,7 +68,7 @@ def _fit(x: Tensor, positive: Tensor, negative: Tensor, generator: torch.Generat
         inner = functional.relu(hidden(x[torch.cat(chosen)]))
         balance = torch.tensor(len(chosen[1]) / len(chosen[0]))
         loss = functional.binary_cross_entropy_with_logits(last(inner)[:, 0], label, pos_weight=balance)
-        loss = loss + LAMBDA * _contrastive(inner, label)
+        loss = loss + LAMBDA * supervised_contrastive(inner, label)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
@@ -89,18 +87,6 @@ def _linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
 
 def _sample(rows: Tensor, most: int, generator: torch.Generator) -> Tensor:
     return rows if len(rows) <= most else rows[torch.randperm(len(rows), generator=generator)[:most]]
-
-
-def _contrastive(inner: Tensor, label: Tensor) -> Tensor:
-    """Mean over anchors of -log(Σ_same exp(cos/T) / Σ_all exp(cos/T)), an anchor's similarity with itself left out."""
-    direction = functional.normalize(inner, dim=1, eps=1e-6)
-    similarity = direction @ direction.T / TEMPERATURE
-    itself = torch.eye(len(label), dtype=torch.bool)
-    similarity = similarity.masked_fill(itself, -torch.inf)
-    same = (label[:, None] == label[None, :]) & ~itself
-    paired = same.any(1)  # a class of one has no partner
-    numerator = similarity.masked_fill(~same, -torch.inf)[paired].logsumexp(1)
-    return (similarity[paired].logsumexp(1) - numerator).mean()
 
 
 def anchor(detector: Profile, centre: float, scale: float) -> Profile:

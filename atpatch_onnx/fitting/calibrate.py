@@ -67,17 +67,18 @@ class BenignChoice:
 
 
 BENIGN_CHOICES = (
-    BenignChoice(1.0, own_values=True),
     BenignChoice(1.0, own_values=False),
-    BenignChoice(0.5, own_values=True),
     BenignChoice(0.5, own_values=False),
     BenignChoice(0.0, own_values=False),
+    BenignChoice(1.0, own_values=True),
+    BenignChoice(0.5, own_values=True),
 )
-"""Least invasive first. At level 0 no value has a weight, so own and benign ones are the same there."""
+"""The first among equals is taken: with a benign value no part of the flagged token is left, whatever the selection part happens to show.
+At level 0 no value has a weight, so own and benign ones are the same there."""
 
 
 def choose_benign(outcome: Callable[[BenignChoice], Score]) -> tuple[BenignChoice, Score, list[dict[str, Any]]]:
-    """The choice with the best score, the least invasive one among equals, its score, and the table of all."""
+    """The choice with the best score, the first among equals, its score, and the table of all."""
     scores = [(choice, outcome(choice)) for choice in BENIGN_CHOICES]
     best, score = min(scores, key=lambda pair: pair[1].key)
     table = [{"level": choice.level, "values": "own" if choice.own_values else "benign", **score.to_json()} for choice, score in scores]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +67,7 @@ class Capture:
         folder: of the model's external data.
         sites: candidates; those that do not fit the data end up in `skipped`.
         data: only its first row is run here.
-        columns: K of the data set's column labels.
+        columns: K of the data set's column labels; None: the number of key columns that most sites have.
 
     Attributes:
         sites: the sites that fit, fused ones included.
@@ -75,7 +76,7 @@ class Capture:
     """
 
     def __init__(
-        self, model: onnx.ModelProto, folder: Path, sites: Sequence[Site], data: DataSet, columns: int, threads: int | None = None
+        self, model: onnx.ModelProto, folder: Path, sites: Sequence[Site], data: DataSet, columns: int | None, threads: int | None = None
     ) -> None:
         self.skipped: dict[str, str] = {site.id: "it lies inside a subgraph or function" for site in sites if site.where}
         opened, readable = open_sites(model, [site for site in sites if not site.where])
@@ -89,12 +90,15 @@ class Capture:
         _, outputs = next(self._runner.batches(data, row, 1, self._names(readable)))
         batch = self._runner.fixed_batch or 1
         fitting = []
+        shapes = {site.id: canonical_map(site, outputs[site.probabilities]).shape for site in readable}
+        if columns is None:
+            columns = Counter(shape[3] for shape in shapes.values() if shape[0] == batch).most_common(1)[0][0]
         for site in readable:
-            shape = canonical_map(site, outputs[site.probabilities]).shape
+            shape = shapes[site.id]
             if shape[0] != batch:
                 self.skipped[site.id] = "its leading axis counts windows, not samples"
             elif shape[3] != columns:
-                self.skipped[site.id] = f"it has {shape[3]} key columns, the labels have {columns}"
+                self.skipped[site.id] = f"it has {shape[3]} key columns, not {columns}"
             else:
                 fitting.append(site)
         # Plans and patches speak of sites as they are in the model, not as they were opened for reading.

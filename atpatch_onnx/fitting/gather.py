@@ -14,7 +14,7 @@ from rewriters.sites import Site
 from ..detectors.features import Columns, profile_features
 from .capture import SiteBatch
 
-__all__ = ["BenignSums", "ColumnSample", "Visibility"]
+__all__ = ["BenignSums", "ColumnSample", "Visibility", "content_columns"]
 
 Bools = NDArray[np.bool_]
 
@@ -95,7 +95,7 @@ class BenignSums:
             self._values = self._values + values.sum(0, dtype=np.float64)
             self._count += batch_size
             return
-        content = _content(batch.valid)
+        content = content_columns(batch.valid)
         sees = (batch.map.max(1) > 0) & batch.valid[:, None, :]
         relative = batch.map * sees.sum(2)[:, None, :, None]
         counted = sees & content[:, None, :]
@@ -118,7 +118,7 @@ class BenignSums:
         return BenignPair(attention.astype(np.float32), values.astype(np.float32))
 
 
-def _content(valid: Bools) -> Bools:
+def content_columns(valid: Bools) -> Bools:
     """(B, K): valid columns without each row's first and last, unless nothing would be left."""
     position = np.cumsum(valid, 1)
     inner = valid & (position > 1) & (position < position[:, -1:])

@@ -34,8 +34,9 @@ def rate(hits: ArrayLike) -> dict[str, Any]:
 class Score:
     """How well a patch does on one part; compare with `key`, smaller is better.
 
-    attack: ASR* where the target is known, else the share of anomalous rows that do not get their clean partner's prediction.
-    astray: that share in either case. lost: share of clean rows that are wrong (with labels) or changed (without).
+    attack: share of unfair groups in a flip set; else ASR* where the target is known; else the share of anomalous rows that do not get
+        their clean partner's prediction.
+    astray: that share in any case but the first. lost: share of clean rows that are wrong (with labels) or changed (without).
     left: number of rows behind `attack`.
     """
 
@@ -61,7 +62,8 @@ class Judge:
 
     def __init__(self, data: DataSet, original: Ints) -> None:
         assert data.pair is not None
-        self._data, self._original, self._pair = data, original, data.pair
+        self.original = original
+        self._data, self._pair = data, data.pair
 
     def score(self, part: Part, predictions: Ints) -> Score:
         """predictions: (N,), read at the rows of the part."""
@@ -72,13 +74,17 @@ class Judge:
         """Whether more rows were rescued from the attack than lost to it, beyond chance (exact one-sided McNemar test)."""
         from scipy.stats import binomtest
 
-        before, after = self._attack(part, self._original), self._attack(part, predictions)
+        before, after = self._attack(part, self.original), self._attack(part, predictions)
         rescued, lost = int((before & ~after).sum()), int((~before & after).sum())
         return rescued > 0 and bool(binomtest(rescued, rescued + lost, alternative="greater").pvalue < CHANCE)
 
     def figures(self, part: Part, predictions: Ints) -> dict[str, Any]:
         """Rates of one part under some predictions (the original's own, for the figures before)."""
-        figures: dict[str, Any] = {"recovered": rate(~self._astray(part, predictions))}
+        figures: dict[str, Any] = {}
+        if self._data.group is not None:
+            figures["unfair"] = rate(self._unfair(part, predictions))
+        else:
+            figures["recovered"] = rate(~self._astray(part, predictions))
         if self._data.target is not None:
             figures["asr"] = rate(predictions[part.anomalous] == self._data.target)
             star = self._attack_star(part, predictions)
@@ -86,20 +92,33 @@ class Judge:
                 figures["asr_star"] = rate(star)
         if self._data.labels is not None:
             figures["accuracy"] = rate(predictions[part.clean] == self._data.labels[part.clean])
-        figures["clean_changed"] = rate(predictions[part.clean] != self._original[part.clean])
+        figures["clean_changed"] = rate(predictions[part.clean] != self.original[part.clean])
         return figures
 
     def _twin(self, rows: Ints) -> Ints:
         """What the original predicts for a row's clean partner; without a partner, the row's label; without that, -1."""
         pair = self._pair[rows]
         own = np.full(len(rows), -1, np.int64) if self._data.labels is None else self._data.labels[rows]
-        return np.where(pair >= 0, self._original[pair], own)
+        return np.where(pair >= 0, self.original[pair], own)
 
     def _attack(self, part: Part, predictions: Ints) -> NDArray[np.bool_]:
+        if self._data.group is not None:
+            return self._unfair(part, predictions)
         star = self._attack_star(part, predictions)
         return self._astray(part, predictions) if star is None else star
 
+    def _unfair(self, part: Part, predictions: Ints) -> NDArray[np.bool_]:
+        """Of the groups with anomalous rows, those whose rows do not all get one prediction."""
+        assert self._data.group is not None
+        _, member = np.unique(self._data.group[part.anomalous], return_inverse=True)
+        low, high = np.full(member.max(initial=-1) + 1, np.iinfo(np.int64).max), np.full(member.max(initial=-1) + 1, -1)
+        np.minimum.at(low, member, predictions[part.anomalous])
+        np.maximum.at(high, member, predictions[part.anomalous])
+        return np.asarray(low != high)
+
     def _astray(self, part: Part, predictions: Ints) -> NDArray[np.bool_]:
+        if self._data.group is not None:
+            return self._unfair(part, predictions)
         twin = self._twin(part.anomalous)
         known = twin >= 0
         return np.asarray(predictions[part.anomalous][known] != twin[known])
@@ -113,8 +132,11 @@ class Judge:
         return np.asarray(predictions[open_rows] == self._data.target) if len(open_rows) else None
 
     def _kept(self, part: Part, predictions: Ints) -> NDArray[np.bool_]:
-        truth = self._original if self._data.labels is None else self._data.labels
-        return np.asarray(predictions[part.clean] == truth[part.clean])
+        if self._data.labels is None:
+            return np.asarray(predictions[part.clean] == self.original[part.clean])
+        # Accuracy is at stake where the attribute decides, too: both rows of an unfair pair carry the true label.
+        rows = part.clean if self._data.group is None else part.rows
+        return np.asarray(predictions[rows] == self._data.labels[rows])
 
 
 def _mean(hits: NDArray[np.bool_]) -> float:

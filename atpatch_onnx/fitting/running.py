@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,19 +37,32 @@ class Runner:
 
     Args:
         model: may refer to external data in `folder`.
-        threads: of onnxruntime; None leaves the choice to it.
+        threads, providers, optimize: see `runtime.session`.
 
     Raises:
         AtpatchError: ATP050 without onnxruntime, ATP052 where it refuses the model.
     """
 
-    def __init__(self, model: onnx.ModelProto, folder: Path, threads: int | None = None) -> None:
-        self._session = session(model, threads=threads, folder=folder)
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        folder: Path,
+        threads: int | None = None,
+        *,
+        providers: Sequence[str] | None = None,
+        optimize: bool = True,
+    ) -> None:
+        self._session = session(model, providers, threads, optimize, folder)
         self.outputs = [output.name for output in self._session.get_outputs()]
         self._inputs = {value.name: value for value in self._session.get_inputs() if value.name not in (ENABLED, THRESHOLD)}
         leading = {value.shape[0] for value in self._inputs.values() if value.shape}
         fixed = {size for size in leading if isinstance(size, int)}
         self.fixed_batch: int | None = fixed.pop() if len(fixed) == 1 else None
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """The execution providers that onnxruntime did take."""
+        return tuple(self._session.get_providers())
 
     @property
     def fixed_shape(self) -> bool:
@@ -67,21 +80,36 @@ class Runner:
         Raises:
             AtpatchError: ATP056 where inputs are missing or do not fit, ATP052 where onnxruntime fails.
         """
-        missing = [name for name in self._inputs if name not in data.inputs]
-        if missing:
-            raise DATA_MALFORMED(f"the data set lacks the graph's input {', '.join(map(repr, missing))}; it has {', '.join(data.inputs)}")
         size = self.fixed_batch or size
         controls = {} if threshold is None else {THRESHOLD: np.array(threshold, np.float32)}
         for start in range(0, len(rows), size):
-            chunk = rows[start : start + size]
-            if self.fixed_batch:
-                chunk = np.concatenate([chunk, np.repeat(chunk[-1:], size - len(chunk))])
-            feeds = {name: _cast(name, data.inputs[name][chunk], value.type) for name, value in self._inputs.items()}
-            try:
-                results = self._session.run(list(outputs), {**feeds, **controls})
-            except Exception as error:  # onnxruntime's exception classes share no base of their own
-                raise RUNTIME_REFUSES(_first_line(error), "check shapes and types of the arrays in the data set") from error
-            yield rows[start : start + size], dict(zip(outputs, results, strict=True))
+            feeds = self.feeds(data, rows[start : start + size])
+            yield rows[start : start + size], self.run({**feeds, **controls}, outputs)
+
+    def feeds(self, data: DataSet, rows: Ints) -> dict[str, NDArray[Any]]:
+        """What one run takes for some rows, in the graph's own types; a fixed sample axis is filled with repeats of the last row.
+
+        Raises:
+            AtpatchError: ATP056 where inputs are missing or do not fit.
+        """
+        missing = [name for name in self._inputs if name not in data.inputs]
+        if missing:
+            raise DATA_MALFORMED(f"the data set lacks the graph's input {', '.join(map(repr, missing))}; it has {', '.join(data.inputs)}")
+        if self.fixed_batch:
+            rows = np.concatenate([rows, np.repeat(rows[-1:], self.fixed_batch - len(rows))])
+        return {name: _cast(name, data.inputs[name][rows], value.type) for name, value in self._inputs.items()}
+
+    def run(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
+        """Outputs by name, of what `feeds` gave.
+
+        Raises:
+            AtpatchError: ATP052 where onnxruntime fails.
+        """
+        try:
+            results = self._session.run(list(outputs), dict(feeds))
+        except Exception as error:  # onnxruntime's exception classes share no base of their own
+            raise RUNTIME_REFUSES(_first_line(error), "check shapes and types of the arrays in the data set") from error
+        return dict(zip(outputs, results, strict=True))
 
 
 _NUMPY: dict[str, np.dtype[Any]] = {

@@ -59,15 +59,13 @@ class Served:
         self, model: onnx.ModelProto, folder: Path, plan: PatchPlan, sites: Sequence[Site], output: str, threads: int | None = None
     ) -> None:
         self._runner = Runner(patch(model, replace(plan, telemetry=True, freeze=False), sites), folder, threads)
-        self._output = output
+        self._output, self._sites = output, len(plan.sites)
 
     def run(self, data: DataSet, rows: Ints, threshold: float) -> tuple[Ints, NDArray[np.bool_]]:
         """Predictions (N,) and flags (N, sites); rows not asked for hold -1 and False."""
         predictions = np.full(len(data), -1, np.int64)
-        flags = np.zeros((len(data), 0), bool)
+        flags = np.zeros((len(data), self._sites), bool)
         for chunk, outputs in self._runner.batches(data, rows, BATCH, [self._output, FLAGGED], threshold):
             predictions[chunk] = outputs[self._output][: len(chunk)].argmax(1)
-            if not flags.shape[1]:
-                flags = np.zeros((len(data), outputs[FLAGGED].shape[1]), bool)
             flags[chunk] = outputs[FLAGGED][: len(chunk)]
         return predictions, flags

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..datasets import DataSet, Ints
 from ..errors import DATA_MALFORMED
 
-__all__ = ["Part", "Split", "join", "split"]
+__all__ = ["Part", "Split", "join", "split", "split_clean"]
 
 SHARES = (0.5, 0.25)
 """Of train and selection; the report part gets the rest. Detectors are small, so half of the rows trains them."""
@@ -39,12 +39,16 @@ class Split:
     report: Part
 
 
-def join(debug: DataSet, clean: DataSet | None) -> DataSet:
-    """The debugging set with the clean rows behind it.
+def join(debug: DataSet | None, clean: DataSet | None) -> DataSet:
+    """The debugging set with the clean rows behind it; of clean rows alone, a set without a labelled column.
 
     Raises:
         AtpatchError: ATP056 where columns or pairs are missing or the two sets do not fit.
     """
+    if debug is None:
+        assert clean is not None  # `fit` has seen to it
+        none = np.zeros((len(clean), 0), bool)
+        return replace(clean, columns=none, pair=np.full(len(clean), -1, np.int64), target=None, clean_row=None, group=None)
     if debug.columns is None or debug.pair is None:
         raise DATA_MALFORMED("a debugging set needs the arrays columns (N, K) and pair (N,)")
     if clean is None:
@@ -59,31 +63,35 @@ def join(debug: DataSet, clean: DataSet | None) -> DataSet:
             raise DATA_MALFORMED(f"input {name!r} differs in shape between the two sets; pad both to one length")
     count = len(clean)
     labels = None if debug.labels is None or clean.labels is None else np.concatenate([debug.labels, clean.labels])
+    alone = np.arange(count) + (0 if debug.group is None else debug.group.max() + 1)
     return DataSet(
         inputs={name: np.concatenate([array, clean.inputs[name]]) for name, array in debug.inputs.items()},
         labels=labels,
         columns=np.concatenate([debug.columns, np.zeros((count, debug.columns.shape[1]), bool)]),
         pair=np.concatenate([debug.pair, np.full(count, -1, np.int64)]),
         target=debug.target,
+        group=None if debug.group is None else np.concatenate([debug.group, alone]),
     )
 
 
 def split(data: DataSet, seed: int) -> Split:
-    """A clean row and its anomalous partners stay in one part; pairs, lone anomalous and lone clean rows are dealt out separately.
+    """Rows that belong together stay in one part: a group of a flip set, else a clean row and its anomalous partners.
+
+    Families with both kinds of rows, with anomalous ones and with clean ones alone are dealt out separately.
 
     Raises:
         AtpatchError: ATP056 where a part would come out without clean or without anomalous rows.
     """
     columns, pair = _labelled(data)
-    group = np.where(pair >= 0, pair, np.arange(len(data)))
+    family = np.where(pair >= 0, pair, np.arange(len(data))) if data.group is None else data.group
     anomalous = np.asarray(columns.any(1))
-    with_anomalous, with_clean = np.unique(group[anomalous]), np.unique(group[~anomalous])
+    with_anomalous, with_clean = np.unique(family[anomalous]), np.unique(family[~anomalous])
     kinds = (np.intersect1d(with_anomalous, with_clean), np.setdiff1d(with_anomalous, with_clean), np.setdiff1d(with_clean, with_anomalous))
     generator = np.random.default_rng(seed)
-    dealt = [_deal(groups, generator) for groups in kinds]
+    dealt = [_deal(families, generator) for families in kinds]
     parts = []
-    for groups in zip(*dealt, strict=True):
-        rows = np.flatnonzero(np.isin(group, np.concatenate(groups)))
+    for families in zip(*dealt, strict=True):
+        rows = np.flatnonzero(np.isin(family, np.concatenate(families)))
         parts.append(Part(rows[~anomalous[rows]], rows[anomalous[rows]]))
     for part in parts:
         if not len(part.clean) or not len(part.anomalous):
@@ -92,6 +100,21 @@ def split(data: DataSet, seed: int) -> Split:
                 "give more rows; about a hundred pairs make a usable hotfix",
             )
     return Split(*parts)
+
+
+def split_clean(data: DataSet, seed: int) -> Split:
+    """Clean rows dealt out; anomalous ones are all for the report, since nothing is learnt from them.
+
+    Raises:
+        AtpatchError: ATP056 where a part would come out empty.
+    """
+    columns, _ = _labelled(data)
+    anomalous = np.flatnonzero(columns.any(1))
+    dealt = _deal(np.flatnonzero(~columns.any(1)), np.random.default_rng(seed))
+    if not all(len(rows) for rows in dealt):
+        raise DATA_MALFORMED(f"{sum(map(len, dealt))} clean rows are too few for three parts", "give a few hundred")
+    none = anomalous[:0]
+    return Split(*(Part(np.sort(rows), anomalous if index == 2 else none) for index, rows in enumerate(dealt)))
 
 
 def _labelled(data: DataSet) -> tuple[NDArray[np.bool_], Ints]:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rewriters.errors import PLAN_MISFIT, AtpatchError
 
+from ..datasets import Ints
 from ..hotfix import Accept
 from .calibrate import BenignChoice, choose_benign, choose_threshold, thresholds
 from .judging import Judge, Score, rate
@@ -19,8 +24,11 @@ __all__ = ["PassesOption", "Tuned", "Tuner"]
 
 PassesOption = Literal["one", "two", "auto"]
 
-LEAST_GAIN = 2
-"""Attacked rows that two passes must save over one: they cost a second run, and a single row is chance."""
+MARGIN = 0.1
+"""In logits: a row this close below the threshold is run all the same, since scores of graph and numpy differ in rounding."""
+
+LEAST_GAIN = 1
+"""Attacked rows that two passes must save over one, for they cost flagged requests a second run."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +76,9 @@ class Tuner:
         choice = contender.choice
         lineup = prune(contender.lineup, lambda candidate: self._key(candidate, choice))
         served, candidates = self._serve(lineup, choice), self._thresholds(lineup)
-        threshold = choose_threshold(candidates, lambda value: self._score(served, value))
+        threshold = choose_threshold(candidates, lambda value: self._score(served, lineup, value))
         part = self._context.parts.selection
-        predictions, flags = served.run(self._context.data, part.rows, threshold)
+        predictions, flags = self._run(served, lineup, threshold)
         evidence = {
             "recall": rate(flags[part.anomalous].any(1)),
             "clean_flagged": rate(flags[part.clean].any(1)),
@@ -105,8 +113,9 @@ class Tuner:
 
     def _best(self, contender: _Contender) -> Score:
         """The score at the best of the thresholds."""
-        served = self._serve(contender.lineup, contender.choice)
-        return min((self._score(served, value) for value in self._thresholds(contender.lineup)), key=lambda score: score.key)
+        lineup = contender.lineup
+        served = self._serve(lineup, contender.choice)
+        return min((self._score(served, lineup, value) for value in self._thresholds(lineup)), key=lambda score: score.key)
 
     def _key(self, lineup: Lineup, choice: BenignChoice) -> Key:
         score, missed = self._middling(lineup, choice)
@@ -115,15 +124,20 @@ class Tuner:
     def _middling(self, lineup: Lineup, choice: BenignChoice) -> tuple[Score, int]:
         """Score and number of anomalous rows that nobody flags, at the middle threshold."""
         part, candidates = self._context.parts.selection, self._thresholds(lineup)
-        predictions, flags = self._serve(lineup, choice).run(self._context.data, part.rows, candidates[len(candidates) // 2])
-        self._step()
+        predictions, flags = self._run(self._serve(lineup, choice), lineup, candidates[len(candidates) // 2])
         return self._judge.score(part, predictions), int((~flags[part.anomalous].any(1)).sum())
 
-    def _score(self, served: Served, threshold: float) -> Score:
-        part = self._context.parts.selection
-        predictions, _ = served.run(self._context.data, part.rows, threshold)
+    def _score(self, served: Served, lineup: Lineup, threshold: float) -> Score:
+        return self._judge.score(self._context.parts.selection, self._run(served, lineup, threshold)[0])
+
+    def _run(self, served: Served, lineup: Lineup, threshold: float) -> tuple[Ints, NDArray[np.bool_]]:
+        """As `Served.run` on the selection part. Rows that nobody flags are what they were, so only the others are run."""
+        rows = self._context.parts.selection.rows
+        flagged = rows[lineup.peaks[rows] > math.log(threshold / (1 - threshold)) - MARGIN] if 0 < threshold < 1 else rows
+        predictions, flags = served.run(self._context.data, flagged, threshold)
+        ran = np.isin(np.arange(len(predictions)), flagged)
         self._step()
-        return self._judge.score(part, predictions)
+        return np.where(ran, predictions, self._judge.original), flags
 
     def _serve(self, lineup: Lineup, choice: BenignChoice) -> Served:
         context = self._context

@@ -12,8 +12,7 @@ import click
 import numpy as np
 import torch
 
-from atpatch_onnx.compare.trial import figures, run_trial
-from atpatch_onnx.datasets import load_dataset
+from atpatch_onnx.compare.comparing import compare
 from atpatch_onnx.fit import fit
 from atpatch_onnx.hotfix import Hotfix
 from rewriters import model_io
@@ -64,16 +63,18 @@ def build(output: Path, seed: int) -> dict[str, Any]:
 
 def _judge(folder: Path) -> dict[str, Any]:
     """Figures of both models on the test split, which nothing above has seen."""
-    clean, triggered = load_dataset(folder / "clean.npz"), load_dataset(folder / "triggered.npz")
     model = model_io.load(folder / "model.onnx")
     sites, _ = find_sites(model)
     hotfix = Hotfix.load(folder / "model.hotfix")
     patched = patch(model, hotfix.plan(sites, model_io.weights_digest(model, folder), telemetry=True), sites)
-    before, after = (run_trial(proto, folder, clean, triggered) for proto in (model, patched))
+    clean, triggered = folder / "clean.npz", folder / "triggered.npz"
+    comparison = compare(model, patched, clean, triggered=triggered, threads=1, seconds=0, exemplar=False)
+    changed = comparison.changes["patched"].changed
+    assert changed is not None
     return {
-        "test": {"clean": len(clean), "triggered": len(triggered)},
-        "original": figures(before, before, clean, triggered).to_json(),
-        "patched": figures(after, before, clean, triggered).to_json(),
+        "test": {"clean": comparison.truths["clean"].count, "triggered": comparison.truths["triggered"].count},
+        **{name: {key: share.to_json() for key, share in own.shares.items()} for name, own in comparison.figures.items()},
+        "clean_changed": changed.to_json(),
         "hotfix": {"sites": [site.id for site in hotfix.sites], "threshold": hotfix.threshold, "benign_level": hotfix.level},
     }
 

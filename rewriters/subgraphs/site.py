@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import onnx
 from onnx import TensorProto
 
@@ -20,7 +21,7 @@ from .operands import HALF, KnowsColumns, Operands, ProductOperands
 from .sides import value_side
 from .validity import valid_columns
 
-__all__ = ["Controls", "Replacement", "SitePatch", "detect_site", "patch_site", "redistribute_site"]
+__all__ = ["Controls", "Replacement", "SitePatch", "detect_site", "patch_site", "redistribute_site", "score_site"]
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,14 @@ class Controls:
 
 @dataclass(frozen=True)
 class SitePatch:
-    """Replacements of one site, and the value (B, K) bool that says which columns are flagged."""
+    """Replacements of one site, and the value (B, K) bool that says which columns are flagged.
+
+    score: (B, K) float32, -inf at padding, in place of the columns where sites decide together (`score_site`); None at a silent site.
+    """
 
     replacements: tuple[Replacement, ...]
-    columns: str
+    columns: str = ""
+    score: str | None = None
 
 
 def patch_site(
@@ -84,6 +89,20 @@ def detect_site(e: Emitter, site: Site, plan: SitePlan, controls: Controls, wiri
     columns = _flag(e, plan, _context(e, site, plan, operands), controls)
     _finish(e, operands.original(e), site.product)
     return SitePatch((Replacement(site.product, tuple(e.nodes)),), columns)
+
+
+def score_site(e: Emitter, site: Site, plan: SitePlan, wiring: Wiring) -> SitePatch:
+    """Emit the detector alone, for sites that decide together what is flagged; the site's output stays the original."""
+    site = _reading_early(e, site, wiring)
+    operands = _operands(e, site, wiring.maker[site.product])
+    score = None
+    if not isinstance(plan.detector, Static):
+        context = _context(e, site, plan, operands)
+        score = scores(e, context, plan.detector)
+        if context.valid is not None:
+            score = e.op("Where", context.valid, score, e.constant(-np.inf), role="valid_score")
+    _finish(e, operands.original(e), site.product)
+    return SitePatch((Replacement(site.product, tuple(e.nodes)),), score=score)
 
 
 def redistribute_site(e: Emitter, site: Site, plan: SitePlan, columns: str, node: onnx.NodeProto, output: str) -> None:

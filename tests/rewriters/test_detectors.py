@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, parser
 
 from rewriters.errors import AtpatchError
 from rewriters.patcher import patch
-from rewriters.plan import BenignPair, Cnn, Conv, Dense, Detector, OnnxGraph, PatchPlan, Profile, SitePlan, Static, Statistic
+from rewriters.plan import BenignPair, Cnn, Conv, Dense, Detector, OneClass, OnnxGraph, PatchPlan, Profile, SitePlan, Static, Statistic
 from tests import oracle
 
 from .graphs import H, K, Q, attention_block, feeds, run
@@ -56,6 +56,25 @@ def test_profile(layout: str, padded: bool) -> None:
     scores = np.where(valid, oracle.profile(a, valid, detector, self_attention=False), -np.inf)
     threshold = separating(scores)
     np.testing.assert_array_equal(flagged(detector, data, threshold, layout=layout)["columns"], scores > threshold)
+
+
+@pytest.mark.parametrize("padded", [False, True], ids=["full", "padded"])
+@pytest.mark.parametrize("exempt", [(), (0, -1)], ids=str)
+@pytest.mark.parametrize("squared", [False, True], ids=["excess", "distance"])
+@pytest.mark.parametrize("by_place", [False, True], ids=["anywhere", "by place"])
+def test_oneclass(by_place: bool, squared: bool, exempt: tuple[int, ...], padded: bool) -> None:
+    data, rng, width = feeds(), np.random.default_rng(11), 2 * H
+    if padded:
+        data["bias"][0, ..., 5:] = -np.inf
+    place = (K,) if by_place else ()
+    mean = rng.random((*place, width)).astype(np.float32)
+    weight = rng.normal(size=(*place, width, 3)).astype(np.float32)
+    detector = OneClass(mean, weight, squared, offset=0.25, exempt=exempt)
+    a = run(attention_block().model, data)["p"]
+    valid = (a > 0).any((1, 2))
+    scores = np.where(valid, oracle.oneclass(a, valid, detector, self_attention=False), -np.inf)
+    threshold = separating(scores)
+    np.testing.assert_array_equal(flagged(detector, data, threshold)["columns"], scores > threshold)
 
 
 @pytest.mark.parametrize("hidden", [slice(0, 0), slice(5, None), slice(0, 2)], ids=["full", "right-padded", "left-padded"])

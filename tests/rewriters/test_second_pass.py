@@ -6,12 +6,15 @@ import numpy as np
 import onnx
 import pytest
 
+from atpatch_onnx.datasets import DataSet
+from atpatch_onnx.fitting.capture import Capture
 from rewriters.errors import AtpatchError
 from rewriters.finder import find_sites
 from rewriters.model_io import load
 from rewriters.patcher import patch, unpatch
 from rewriters.plan import BenignPair, PatchPlan, SitePlan, Static, Statistic
 from rewriters.sites import Site
+from tests import oracle
 from tests.exports import EXPORTERS, ExportedModel, export_model
 
 from .graphs import attention_block, session
@@ -195,3 +198,28 @@ def test_nodes_out_of_order_are_refused() -> None:
     with pytest.raises(AtpatchError) as caught:
         patch(block.model, plan, [block.site])
     assert caught.value.code == "ATP015"
+
+
+@pytest.mark.parametrize("family", ["bert", "vit"])
+def test_sites_that_add_up_their_scores_flag_what_the_sum_is_above(family: str) -> None:
+    export, model, sites = open_export(family, "dynamo")
+    feeds = export.feeds(4)
+    data = DataSet(feeds)
+    ((_, batches),) = Capture(model, export.path.parent, sites, data, None, 1).batches(data, np.arange(4))
+    total = np.sum([oracle.statistic(batches[site.id].map, None, Statistic(exempt=()), site.self_attention) for site in sites], 0)
+    threshold = float(np.sort(total.ravel())[-6:-4].mean())
+    summed = patch(model, two_pass(sites, family, SitePlan(Statistic(exempt=())), joint="sum", threshold=threshold), sites)
+    got = run_all(summed, feeds)
+    for site in sites:
+        np.testing.assert_array_equal(got[f"atpatch_columns/{site.id}"], total > threshold)
+    off = run_all(summed, {**feeds, "atpatch_enabled": np.array(False)})
+    assert not off["atpatch_flagged"].any()
+    assert unpatch(summed) == model
+
+
+def test_a_silent_site_has_no_say_in_a_sum() -> None:
+    _, model, sites = open_export("bert", "dynamo")
+    plan = two_pass(sites, "bert", SitePlan(Static()), joint="sum")
+    with pytest.raises(AtpatchError) as error:
+        patch(model, plan, sites)
+    assert error.value.code == "ATP015"

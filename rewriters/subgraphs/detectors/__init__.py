@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ...emit import Emitter
-from ...plan import Cnn, Detector, OnnxGraph, Profile, Static, Statistic
+from ...plan import Cnn, Detector, OneClass, OnnxGraph, Profile, Static, Statistic
 from ..context import MapContext
-from . import cnn, onnx_graph, profile, static, statistic
+from . import cnn, oneclass, onnx_graph, profile, static, statistic
 
 __all__ = ["scores"]
 
@@ -19,6 +19,8 @@ def scores(e: Emitter, context: MapContext, detector: Detector) -> str:
             return statistic.scores(e, context, detector)
         case Profile():
             return profile.scores(e, context, detector)
+        case OneClass():
+            return oneclass.scores(e, context, detector)
         case Cnn():
             return cnn.scores(e, context, detector)
         case OnnxGraph():

@@ -8,15 +8,22 @@ from ...emit import Emitter
 from ...plan import Dense, Profile
 from ..context import MapContext
 
-__all__ = ["dense_stack", "scores"]
+__all__ = ["column_features", "dense_stack", "scores"]
 
 
 def scores(e: Emitter, context: MapContext, detector: Profile) -> str:
     """(B, K) probabilities."""
+    features = column_features(e, context, detector.probes, len(detector.std))
+    logits = dense_stack(e, features, _standardising(detector))
+    return e.op("Sigmoid", e.squeeze(logits, 2), role="score")
+
+
+def column_features(e: Emitter, context: MapContext, probes: tuple[int, ...], width: int) -> str:
+    """(B, K, F): see `plan.Profile`."""
     valid = context.valid_float(e)
     rows = [context.row_mean(e, valid)]
-    if detector.probes:
-        rows.append(e.op("Gather", context.map, e.constant(detector.probes, np.int64), axis=2, role="probe_rows"))
+    if probes:
+        rows.append(e.op("Gather", context.map, e.constant(probes, np.int64), axis=2, role="probe_rows"))
     profile = e.op("Concat", *rows, axis=2) if len(rows) > 1 else rows[0]
     length = context.length(e, valid)
     if valid is not None:
@@ -24,9 +31,7 @@ def scores(e: Emitter, context: MapContext, detector: Profile) -> str:
     relative = e.op("Mul", profile, length)
     features = e.op("Log", e.op("Add", relative, e.constant(1.0)), role="features")
     by_column = e.op("Transpose", features, perm=[0, 3, 2, 1])
-    flat = e.reshape(by_column, e.dims(by_column, 0, 2), len(detector.std))
-    logits = dense_stack(e, flat, _standardising(detector))
-    return e.op("Sigmoid", e.squeeze(logits, 2), role="score")
+    return e.reshape(by_column, e.dims(by_column, 0, 2), width)
 
 
 def _standardising(detector: Profile) -> tuple[Dense, ...]:

@@ -3,7 +3,7 @@
 1. Rows are weighed by the number of columns they can see, so that 1 means uniform under causal and window masks too;
    a column's mean runs over the valid rows that can see it.
 2. Location and scale are the median and the median absolute deviation over valid columns.
-3. Known sinks (`exempt`) score -inf. Positions count valid columns, so padding on either side does not move them.
+3. Known sinks (`exempt`) score -inf.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 from ...emit import Emitter
 from ...plan import Statistic
 from ..context import VISIBLE, MapContext
+from .sinks import without_sinks
 
 __all__ = ["scores"]
 
@@ -30,9 +31,7 @@ def scores(e: Emitter, context: MapContext, detector: Statistic) -> str:
     spread = _median(e, context, e.op("Abs", deviation), length)
     scale = e.op("Add", e.op("Mul", spread, e.constant(MAD_TO_SIGMA)), e.constant(detector.floor))
     score = e.op("Div", deviation, scale, role="robust_z")
-    if not detector.exempt:
-        return score
-    return e.op("Where", _is_sink(e, context, detector.exempt, valid, length), e.constant(-np.inf), score)
+    return without_sinks(e, context, score, detector.exempt)
 
 
 def _relative_mass(e: Emitter, context: MapContext, valid: str | None) -> str:
@@ -66,21 +65,3 @@ def _median(e: Emitter, context: MapContext, x: str, length: str) -> str:
         index = e.op("Expand", index, e.shape(batch, 1))
         picks.append(e.op("GatherElements", descending, index, axis=1))
     return e.op("Mul", e.op("Add", *picks), e.constant(0.5), role="median")
-
-
-def _is_sink(e: Emitter, context: MapContext, exempt: tuple[int, ...], valid: str | None, length: str) -> str:
-    """(B, K) bool, or (1, K) without padding."""
-    if valid is None:
-        keys = e.squeeze(e.dims(context.map, 3), 0)
-        positions = e.unsqueeze(e.float(e.op("Range", e.constant(0, np.int64), keys, e.constant(1, np.int64))), 0)
-    else:
-        positions = e.op("Sub", e.op("CumSum", valid, e.constant(1, np.int64)), e.constant(1.0))
-    sinks = []
-    for place in exempt:
-        target = e.constant(float(place)) if place >= 0 else e.op("Add", length, e.constant(float(place)))
-        # Positions are whole numbers in float32; half a step tells them apart without an exact comparison.
-        sinks.append(e.op("Less", e.op("Abs", e.op("Sub", positions, target)), e.constant(0.5)))
-    found = sinks[0]
-    for other in sinks[1:]:
-        found = e.op("Or", found, other)
-    return found

@@ -1,0 +1,220 @@
+"""Counting one revision of an experiment, row by row: everything that an analysis needs, and no row is kept.
+
+Two books are kept side by side. By *assignment*: who was due to answer, for the unpaired comparison; whether the other arm stood in
+does not matter there, or the comparison would choose its own units. By *pair*: requests that both arms ran on, for the paired one.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+
+from .outcomes import Outcome
+from .rows import Decision
+
+__all__ = ["ArmTally", "Book", "PairTally", "RevisionTally"]
+
+
+@dataclass
+class Book:
+    """Hits and samples by unit. Requests without a unit are units of their own: only how many of each kind there were is kept of them.
+
+    Attributes:
+        alone: (hits, count) → requests without a unit.
+        units: unit → [hits, count].
+    """
+
+    alone: Counter[tuple[int, int]] = field(default_factory=Counter)
+    units: dict[str, list[int]] = field(default_factory=dict)
+
+    def add(self, unit: str | None, hits: int, count: int) -> bool:
+        """Returns whether it is the first entry of its unit."""
+        if unit is None:
+            self.alone[hits, count] += 1
+            return True
+        entry = self.units.get(unit)
+        if entry is None:
+            self.units[unit] = [hits, count]
+            return True
+        entry[0] += hits
+        entry[1] += count
+        return False
+
+    def __len__(self) -> int:
+        return self.alone.total() + len(self.units)
+
+    def kinds(self) -> Counter[tuple[int, int]]:
+        """(hits, count) → units."""
+        return self.alone + Counter((hits, count) for hits, count in self.units.values())
+
+
+@dataclass
+class ArmTally:
+    """Requests assigned to one arm.
+
+    Attributes:
+        fallback: requests that the other arm had to answer; `reasons` says why.
+        outcome: requests with an outcome; hits are those where it happened.
+        wrong: samples with a label; hits are wrong answers.
+        classes: predicted class of each unit's first sample.
+    """
+
+    requests: int = 0
+    samples: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    fallback: Book = field(default_factory=Book)
+    outcome: Book = field(default_factory=Book)
+    wrong: Book = field(default_factory=Book)
+    classes: Counter[int] = field(default_factory=Counter)
+
+    def add(self, row: Decision, unit: str | None, outcome: Outcome | None) -> tuple[bool, bool]:
+        """Returns whether this was a unit's first outcome and it happened, and the same for a wrong answer."""
+        answers = row.patched if row.arm == "patched" else row.original
+        self.requests += 1
+        self.samples += row.batch
+        if self.fallback.add(unit, row.fallback is not None, 1) and answers:
+            self.classes[answers[0]] += 1
+        if row.fallback is not None:
+            self.reasons[row.fallback] += 1
+        happened = erred = False
+        if outcome is not None and outcome.event is not None:
+            happened = self.outcome.add(unit, outcome.event, 1) and outcome.event
+        if outcome is not None and outcome.labels is not None and answers is not None:
+            misses = sum(answer != label for answer, label in zip(answers, outcome.labels, strict=True))
+            erred = self.wrong.add(unit, misses, row.batch) and misses > 0
+        return happened, erred
+
+
+@dataclass
+class PairTally:
+    """Requests that both arms ran on.
+
+    Attributes:
+        states: why there was a pair, or none, by request.
+        apart: samples; hits are those on which the arms disagree.
+        first: units, and those whose first pair is one of disagreement: independent draws.
+        moves: (original's class, patched's class) → samples, disagreements only; `stayed` likewise by class.
+        drift: class → sides of each unit's first move that touches it: true into the class, false out of it.
+        table: samples by (original right, patched right).
+        sides: each unit's first pair in which exactly one arm is right, true where it is the patched one.
+        differences: largest difference of outputs, one a sample.
+        ratios: latency of the patched arm over that of the original, one a request.
+    """
+
+    states: Counter[str] = field(default_factory=Counter)
+    apart: Book = field(default_factory=Book)
+    first: Counter[bool] = field(default_factory=Counter)
+    moves: Counter[tuple[int, int]] = field(default_factory=Counter)
+    stayed: Counter[int] = field(default_factory=Counter)
+    drift: defaultdict[int, array[int]] = field(default_factory=lambda: defaultdict(lambda: array("b")))
+    table: Counter[tuple[bool, bool]] = field(default_factory=Counter)
+    sides: array[int] = field(default_factory=lambda: array("b"))
+    differences: array[float] = field(default_factory=lambda: array("d"))
+    ratios: array[float] = field(default_factory=lambda: array("d"))
+    _seen: set[tuple[str, int | None]] = field(default_factory=set)
+    """Units whose move that touches a class, or (None) whose lone right answer, has been counted."""
+
+    def add(self, row: Decision, unit: str | None, outcome: Outcome | None) -> None:
+        if row.shadow is not None:
+            self.states[row.shadow] += 1
+        if row.shadow != "compared":
+            return
+        if row.difference is not None:
+            self.differences.extend(row.difference)
+        if row.latency_original and row.latency_patched:
+            self.ratios.append(row.latency_patched / row.latency_original)
+        if row.original is None or row.patched is None:
+            return
+        pairs = list(zip(row.original, row.patched, strict=True))
+        moved = [(before, after) for before, after in pairs if before != after]
+        if self.apart.add(unit, len(moved), len(pairs)):
+            self.first[pairs[0][0] != pairs[0][1]] += 1
+        self.stayed.update(before for before, after in pairs if before == after)
+        seen = self._seen if unit is not None else set()
+        for before, after in moved:
+            self.moves[before, after] += 1
+            for touched, into in ((after, True), (before, False)):
+                if self._is_first(seen, unit, touched):
+                    self.drift[touched].append(into)
+        if outcome is not None and outcome.labels is not None:
+            for (before, after), label in zip(pairs, outcome.labels, strict=True):
+                self.table[before == label, after == label] += 1
+                if (before == label) != (after == label) and self._is_first(seen, unit, None):
+                    self.sides.append(after == label)
+
+    @staticmethod
+    def _is_first(seen: set[tuple[str, int | None]], unit: str | None, what: int | None) -> bool:
+        known = (unit or "", what) in seen
+        seen.add((unit or "", what))
+        return not known
+
+
+@dataclass
+class RevisionTally:
+    """One revision of one experiment.
+
+    Attributes:
+        outside: requests that are no part of the experiment, as the client named a version.
+        paused: requests answered while the kill switch was on; they are in no comparison.
+        crossed: units that were assigned to both arms.
+        events: sides of the units with the outcome, in order, judged by their first request that has one; `errors` likewise for
+            wrong answers.
+        minutes: minute → [samples, flagged, pairs, disagreements].
+    """
+
+    experiment: str
+    revision: int
+    mode: str = ""
+    weight: float = 0.0
+    start: float = float("inf")
+    end: float = float("-inf")
+    outside: int = 0
+    paused: int = 0
+    settings: set[tuple[str, str, float]] = field(default_factory=set)
+    arms: dict[str, ArmTally] = field(default_factory=lambda: {"original": ArmTally(), "patched": ArmTally()})
+    pairs: PairTally = field(default_factory=PairTally)
+    flagged: Book = field(default_factory=Book)
+    crossed: set[str] = field(default_factory=set)
+    events: array[int] = field(default_factory=lambda: array("b"))
+    errors: array[int] = field(default_factory=lambda: array("b"))
+    latency: dict[str, array[float]] = field(default_factory=lambda: {name: array("d") for name in ("original", "patched", "total")})
+    minutes: dict[int, list[int]] = field(default_factory=dict)
+
+    def add(self, row: Decision, outcome: Outcome | None, paused: bool) -> None:
+        self.mode, self.weight = row.mode, row.weight
+        self.settings.add((row.mode, row.salt, row.weight))
+        self.start, self.end = min(self.start, row.unix), max(self.end, row.unix)
+        for name, value in (("original", row.latency_original), ("patched", row.latency_patched), ("total", row.latency_total)):
+            if value is not None:
+                self.latency[name].append(value)
+        self._watch(row)
+        if paused:
+            self.paused += 1
+        elif row.assigned is None:
+            self.outside += 1
+        else:
+            self._compare(row, row.assigned, outcome)
+
+    def _watch(self, row: Decision) -> None:
+        """Flags and disagreements over time, of all requests."""
+        minute = self.minutes.setdefault(int(row.unix // 60), [0, 0, 0, 0])
+        if row.flagged is not None:
+            minute[0] += row.batch
+            minute[1] += sum(row.flagged)
+        if row.agree is not None:
+            minute[2] += row.batch
+            minute[3] += row.batch - sum(row.agree)
+
+    def _compare(self, row: Decision, assigned: str, outcome: Outcome | None) -> None:
+        unit = row.unit if row.unit_given else None
+        if unit is not None and unit in self.arms["original" if assigned == "patched" else "patched"].fallback.units:
+            self.crossed.add(unit)
+        if row.flagged is not None:
+            self.flagged.add(unit, sum(row.flagged), row.batch)
+        happened, erred = self.arms[assigned].add(row, unit, outcome)
+        if happened:
+            self.events.append(assigned == "patched")
+        if erred:
+            self.errors.append(assigned == "patched")
+        self.pairs.add(row, unit, outcome)

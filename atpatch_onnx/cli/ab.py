@@ -1,0 +1,186 @@
+"""`atpatch-onnx ab`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .options import json_output
+from .rendering import emit_json, note, table
+
+if TYPE_CHECKING:
+    from ..ab.evidence import Evidence
+    from ..ab.intervals import Rate
+    from ..ab.results import Analysis, Live, Pairs, Revision
+
+
+@click.group()
+def ab() -> None:
+    """What the log of 'serve' says about original and patched.
+
+    \b
+    Example:
+      atpatch-onnx ab analyze decisions.jsonl
+    """
+
+
+@ab.command()
+@click.argument("logs", metavar="LOG...", type=click.Path(), nargs=-1, required=True)
+@click.option("--outcomes", type=click.Path(), help="What became of the requests: CSV or JSON lines with id or unit, and label or outcome.")
+@click.option("--experiment", help="Leave other experiments out.")
+@click.option("--rotated/--no-rotated", default=True, show_default=True, help="Read LOG.1, LOG.2.gz, ... along.")
+@click.option(
+    "--most-disagreement", type=click.FloatRange(0, 1), metavar="SHARE", help="Exit with 1 where the arms surely disagree more often."
+)
+@click.option("--html", type=click.Path(), help="Write a page with pictures.")
+@json_output
+@click.pass_context
+def analyze(
+    ctx: click.Context,
+    logs: tuple[str, ...],
+    outcomes: str | None,
+    experiment: str | None,
+    rotated: bool,
+    most_disagreement: float | None,
+    html: str | None,
+    as_json: bool,
+) -> None:
+    """Compare the arms in the decision log LOG, revision by revision.
+
+    Several LOGs are those of several servers of one experiment. Exits with 1 when a comparison is invalid: arms that did not get the
+    units they were due, or units in both arms.
+
+    \b
+    Example:
+      atpatch-onnx ab analyze decisions.jsonl --outcomes labels.csv --html ab.html
+    """
+    from ..ab import analyze_log
+
+    found = analyze_log(logs, outcomes, experiment=experiment, rotated=rotated)
+    if html is not None:
+        from pathlib import Path
+
+        from ..ab.page import render_page
+        from ..pages import save_page
+
+        save_page(render_page(found), Path(html))
+    if as_json:
+        emit_json(found.to_json())
+    else:
+        _show(found)
+    if html is not None:
+        note(f"page: {html}")
+    above = [
+        revision
+        for revision in found.revisions
+        if most_disagreement is not None and revision.pairs and revision.pairs.always.low > most_disagreement
+    ]
+    for revision in above:
+        note(f"revision {revision.revision}: the arms disagree more often than {most_disagreement:.2%}, at any time")
+    if above or not found.valid:
+        ctx.exit(1)
+
+
+def _show(found: Analysis) -> None:
+    reading = found.reading
+    note(f"{reading.lines} lines in {', '.join(file.name for file in reading.files)}")
+    if reading.bad:
+        note(f"{reading.bad} broken lines were passed over, the first at {reading.first_bad}: were two logs written into one file?")
+    if reading.torn:
+        note(f"{reading.torn} files end in the middle of a row and were read up to there")
+    if found.outcomes:
+        note(f"{len(found.outcomes.joined)} of {len(found.outcomes.found)} outcomes have a request, joined by {found.outcomes.key}")
+    for revision in found.revisions:
+        _show_revision(revision)
+
+
+def _show_revision(revision: Revision) -> None:
+    note("")
+    weight = f", weight of patched {revision.weight:g}" if revision.mode == "ab" else ""
+    note(f"{revision.experiment}, revision {revision.revision}: {revision.mode}{weight}")
+    note(f"{revision.start:%Y-%m-%d %H:%M} to {revision.end:%Y-%m-%d %H:%M} UTC, {revision.requests} requests")
+    for problem in revision.invalid:
+        note(f"INVALID: {problem}")
+    for problem in revision.problems:
+        note(f"problem: {problem}")
+    rows = [
+        (name, arm.requests, arm.units, _rate(arm.fallback), _rate(arm.outcome), _rate(arm.wrong)) for name, arm in revision.arms.items()
+    ]
+    table("requests by assignment", ("arm", "requests", "units", "other arm answered", "outcome", "wrong"), rows)
+    if revision.flagged:
+        note(f"flagged by the patch: {_rate(revision.flagged)}")
+    if revision.live:
+        _show_live(revision.live)
+    if revision.pairs:
+        _show_pairs(revision.pairs)
+    percentiles = ("p50", "p90", "p95", "p99", "max")
+    latency = [(name, *(f"{found[p]:.2f}" for p in percentiles), int(found["count"])) for name, found in revision.latency.items()]
+    table("latency, ms", ("", *percentiles, "requests"), latency)
+
+
+def _show_live(live: Live) -> None:
+    split = live.srm
+    share = split.patched / max(split.patched + split.original, 1)
+    p_value = "too few units for a test" if split.p_value is None else f"p = {split.p_value:.3g}"
+    note(f"split: {share:.2%} of units in the patched arm, weight {split.weight:.2%}, {p_value}; {live.crossed} crossed over")
+    rows = [
+        (
+            found.name,
+            _rate(found.difference.original),
+            _rate(found.difference.patched),
+            _interval(found.difference.value, found.difference.low, found.difference.high),
+            "{:.2f} to {:.2f}".format(*found.evidence.ratio),
+            _verdict(found.evidence),
+        )
+        for found in live.tested
+    ]
+    if rows:
+        columns = ("", "original", "patched", "difference", "ratio at any time", "evidence")
+        table("outcomes, unpaired (95 %)", columns, rows)
+    classes = [
+        (label, f"{found.original.share.value:.2%}", f"{found.patched.share.value:.2%}", _interval(found.value, found.low, found.high))
+        for label, found in live.classes.items()
+    ]
+    table("first answer of each unit (95 %)", ("class", "original", "patched", "difference"), classes)
+
+
+def _show_pairs(pairs: Pairs) -> None:
+    from ..ab.rows import ARMS
+
+    rows: list[tuple[Any, ...]] = [("pairs", f"{pairs.states.get('compared', 0)} of {sum(pairs.states.values())} requests")]
+    if pairs.apart:
+        rows.append(("arms disagree", _rate(pairs.apart)))
+        rows.append(("the same, at any time", f"{pairs.always.low:.2%} to {pairs.always.high:.2%}"))
+    if pairs.difference:
+        rows.append(("largest output difference", ", ".join(f"{name} {value:.3g}" for name, value in pairs.difference.items())))
+    if pairs.ratio is not None:
+        rows.append(("latency, patched / original", f"median {pairs.ratio:.2f}"))
+    if pairs.wrong and pairs.mcnemar and pairs.verdict:
+        rows += [
+            (f"wrong, {arm}", f"{share.value:.2%}, {share.hits} of {share.count}") for arm, share in zip(ARMS, pairs.wrong, strict=True)
+        ]
+        right = {name: pairs.table.get(key, 0) for name, key in (("original", (True, False)), ("patched", (False, True)))}
+        rows.append(("only one arm right", f"patched {right['patched']}, original {right['original']} samples"))
+        rows.append(("McNemar, one pair a unit", f"{pairs.mcnemar.patched} to {pairs.mcnemar.original}, p = {pairs.mcnemar.p_value:.3g}"))
+        rows.append(("evidence at any time", _verdict(pairs.verdict)))
+    table("paired (95 %)", ("", ""), rows)
+    if pairs.moves:
+        table("where predictions moved", ("original", "patched", "samples"), [(*move, count) for move, count in pairs.moves.items()])
+        drift = [(label, d.into, d.out, f"{d.p_value:.3g}", _verdict(d.evidence)) for label, d in pairs.drift.items()]
+        table("units that moved into or out of a class", ("class", "into", "out of", "p (Holm)", "evidence at any time"), drift)
+
+
+def _rate(rate: Rate | None) -> str | None:
+    if rate is None:
+        return None
+    return f"{rate.share.value:.2%} ({rate.low:.2%} to {rate.high:.2%}), {rate.share.hits} of {rate.share.count}"
+
+
+def _interval(value: float, low: float, high: float) -> str:
+    return f"{value:+.2%} ({low:+.2%} to {high:+.2%})"
+
+
+def _verdict(evidence: Evidence) -> str:
+    strength = f"p = {evidence.p_value:.2g}, {evidence.patched} to {evidence.original}"
+    return f"decided ({strength})" if evidence.decided else f"open ({strength})"

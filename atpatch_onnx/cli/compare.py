@@ -1,0 +1,124 @@
+"""`atpatch-onnx compare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import BAD_OPTION
+from .options import json_output
+from .progress import bars
+from .rendering import emit_json, note, table
+
+if TYPE_CHECKING:
+    from ..compare.comparison import Comparison
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+@click.command()
+@click.argument("original", type=click.Path(), required=False)
+@click.argument("patched", type=click.Path(), required=False)
+@click.option("--data", type=click.Path(), metavar="SET", help="Clean rows (.npz); with labels for accuracy, else agreement alone.")
+@click.option("--triggered", type=click.Path(), metavar="SET", help="Attacked rows (.npz) with target and clean_row, for ASR and ASR*.")
+@click.option("--flips", type=click.Path(), metavar="SET", help="Flip set (.npz) with group, for UF.")
+@click.option("--group", metavar="INPUT[:INDEX]", help="Protected attribute in --data, for parity, odds and opportunity. Needs fairlearn.")
+@click.option("--positive", type=int, default=1, show_default=True, help="Class that is the favourable outcome of --group.")
+@click.option("--also", multiple=True, metavar="[NAME=]FILE", help="A further graph to hold against the original; may be repeated.")
+@click.option("--hotfix", type=click.Path(), help="What was patched in, for pictures; by default ORIGINAL's own where it is the one.")
+@click.option("--tokenizer", type=click.Path(), metavar="FOLDER", help="Of a text model: words beside its columns on the page.")
+@click.option("--output-name", metavar="NAME", help="Graph output with the class scores; by default the first float output of rank 2.")
+@click.option("--numbers", is_flag=True, help="The outputs are numbers, not class scores: compare values only.")
+@click.option("--threads", type=click.IntRange(min=1), help="Threads of onnxruntime.")
+@click.option("--batch", type=click.IntRange(min=1), default=64, show_default=True, help="Rows in one run.")
+@click.option("--provider", "providers", multiple=True, metavar="cpu|cuda|NAME", help="Execution provider, in order of preference.")
+@click.option("--seconds", type=click.FloatRange(min=0), default=3.0, show_default=True, help="For timing single requests; 0: none.")
+@click.option("--assert", "assertions", multiple=True, metavar="EXPR", help="Bound such as 'asr_star<=0.01'; exit status 1 when one fails.")
+@click.option("--save", type=click.Path(), metavar="FILE", help="Keep the run (.npz), to be judged again.")
+@click.option("--load", type=click.Path(), metavar="FILE", help="Judge a kept run; no model is run.")
+@click.option("--report", "reports", type=click.Path(), multiple=True, metavar="FILE", help="Page to write: .html or .md; may be repeated.")
+@json_output
+def compare(
+    original: str | None,
+    patched: str | None,
+    data: str | None,
+    assertions: tuple[str, ...],
+    save: str | None,
+    load: str | None,
+    reports: tuple[str, ...],
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Run ORIGINAL and PATCHED over the same rows and judge them: what the patch stops, what it costs, and how sure that is.
+
+    Bounds name figures of the patched graph (accuracy, asr, asr_star, recovered, uf, clean_flagged, spd, average_odds,
+    equal_opportunity) or paired ones (accuracy_drop, changed, changed_share, mcnemar_p, max_difference, latency_ratio);
+    'original.asr>=0.9' names another graph's. Needs the extras cpu (or gpu) and report.
+
+    \b
+    Example:
+      atpatch-onnx compare model.onnx patched.onnx --data clean.npz --triggered triggered.npz --report compare.html
+      atpatch-onnx compare model.onnx patched.onnx --data clean.npz --flips flips.npz --group features:9 --save run.npz
+      atpatch-onnx compare --load run.npz --assert "uf<=0.01" --assert "accuracy_drop<=0.003" --json | jq .paired
+    """
+    from ..compare.asserting import check, parse
+    from ..compare.comparison import Comparison
+    from ..compare.reporting import report_format, write_report
+
+    bounds = [parse(text) for text in assertions]
+    formats = {Path(report): report_format(report) for report in reports}
+    if load is not None:
+        if original is not None or patched is not None or data is not None:
+            raise BAD_OPTION("--load judges a run that was kept", "leave models and data out, or --load")
+        comparison = Comparison.load(load)
+    else:
+        comparison = _run(original, patched, data, options)
+    if save is not None:
+        comparison.save(save)
+    values = comparison.values
+    checked = [(bound, *check(bound, values)) for bound in bounds]
+    for path, form in formats.items():
+        write_report(comparison, path, form)
+    told = comparison.to_json()
+    if as_json:
+        verdicts = [{"assert": bound.text, "value": value, "holds": holds} for bound, holds, value in checked]
+        emit_json({**told, "asserts": verdicts, "reports": list(reports)})
+    else:
+        _show(comparison, told)
+    for bound, holds, value in checked:
+        note(f"{'holds' if holds else 'FAILS'}: {bound.text} ({bound.name} is {value:.6g})")
+    for report in reports:
+        note(f"report: {report}")
+    if not all(holds for _, holds, _ in checked):
+        raise click.exceptions.Exit(1)
+
+
+def _run(original: str | None, patched: str | None, data: str | None, options: dict[str, Any]) -> Comparison:
+    from ..compare.comparing import compare as compare_models
+
+    if original is None or patched is None or data is None:
+        raise BAD_OPTION("original, patched graph and --data are needed", "see 'atpatch-onnx compare --help'")
+    also: dict[str, str] = {}
+    for text in options.pop("also"):
+        name, sign, path = text.partition("=")
+        name, path = (name, path) if sign else (Path(text).stem, text)
+        if name in also:
+            raise BAD_OPTION(f"two further graphs are called {name!r}", "give them names: --also NAME=FILE")
+        also[name] = path
+    providers = [PROVIDERS.get(name.lower(), name) for name in options.pop("providers")] or None
+    classes = False if options.pop("numbers") else None
+    with bars() as progress:
+        return compare_models(original, patched, data, also=also, providers=providers, classes=classes, progress=progress, **options)
+
+
+def _show(comparison: Comparison, told: dict[str, Any]) -> None:
+    """What was run, tables, and last the verdict."""
+    from ..compare.tables import tables_of
+
+    for shown in tables_of(comparison):
+        table(shown.title, shown.columns, shown.rows)
+        for remark in shown.notes:
+            note(f"  {remark}")
+    note(told["verdict"])

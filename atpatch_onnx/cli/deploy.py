@@ -1,0 +1,117 @@
+"""`atpatch-onnx deploy`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from .options import json_output, link_data
+from .rendering import emit_json, note
+
+if TYPE_CHECKING:
+    from ..deploy import Deployed
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def _shared(command: Command) -> Command:
+    """Arguments of all of them."""
+    command = json_output(link_data(command))
+    command = click.option("--name", help="Of the model, as clients see it; by default that of ORIGINAL's file.")(command)
+    for argument in ("folder", "patched", "original"):
+        command = click.argument(argument, metavar="DIR" if argument == "folder" else argument.upper(), type=click.Path())(command)
+    return command
+
+
+def _name(name: str | None, original: str) -> str:
+    return name or Path(original).stem.lower().replace("_", "-").replace(".", "-")
+
+
+@click.group()
+def deploy() -> None:
+    """Write what another engine needs to serve both arms into a folder, and say how to go on.
+
+    The folder is new, empty, or was written by the same command; nothing is written outside it.
+
+    \b
+    Example:
+      atpatch-onnx deploy triton model.onnx model.patched.onnx repository
+    """
+
+
+@deploy.command()
+@_shared
+@click.option("--max-batch", type=click.IntRange(0), default=32, show_default=True, help="Samples that Triton may put together.")
+@click.option("--delay", "delay_us", type=click.IntRange(0), default=2000, show_default=True, help="Microseconds to wait for company.")
+@click.option("--instances", type=click.IntRange(1), default=1, show_default=True, help="Sessions of each arm.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of onnxruntime within a run.")
+@click.option("--gpu", is_flag=True, help="Sessions on a GPU.")
+def triton(original: str, patched: str, folder: str, name: str | None, link_data: bool, as_json: bool, **options: Any) -> None:
+    """A Triton model repository with both arms.
+
+    \b
+    Example:
+      atpatch-onnx deploy triton model.onnx model.patched.onnx repository
+    """
+    from ..deploy import deploy_triton
+
+    _show(deploy_triton(original, patched, folder, name=_name(name, original), link=link_data, **options), as_json)
+
+
+@deploy.command()
+@_shared
+@click.option("--storage", required=True, metavar="URI", help="Where the cluster will find DIR's models, for example gs://bucket/path.")
+@click.option("--namespace", help="Of Kubernetes.")
+@click.option("--percent", type=click.IntRange(0, 100), default=5, show_default=True, help="Of the requests for the patched model.")
+@click.option("--replicas", type=click.IntRange(0), default=1, show_default=True, help="Least number of pods.")
+@click.option("--max-batch", type=click.IntRange(0), default=32, show_default=True, help="Samples that may be put together.")
+def kserve(original: str, patched: str, folder: str, name: str | None, link_data: bool, as_json: bool, **options: Any) -> None:
+    """KServe manifests: the original as a service, and the patched model as its canary.
+
+    \b
+    Example:
+      atpatch-onnx deploy kserve model.onnx model.patched.onnx out --storage gs://bucket/fraud --percent 5
+    """
+    from ..deploy import deploy_kserve
+
+    _show(deploy_kserve(original, patched, folder, name=_name(name, original), link=link_data, **options), as_json)
+
+
+@deploy.command()
+@_shared
+@click.option(
+    "--mode", type=click.Choice(["shadow", "ab", "patched", "original"]), default="shadow", show_default=True, help="Who answers."
+)
+@click.option(
+    "--weight", type=click.FloatRange(0, 1), default=0.1, show_default=True, help="Of mode ab: share of units for the patched arm."
+)
+@click.option("--experiment", default="atpatch", show_default=True, help="Name of the experiment; part of the split.")
+@click.option("--replicas", type=click.IntRange(1), default=2, show_default=True, help="Servers.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of onnxruntime, and CPUs of a replica.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address that Ray's proxies listen on.")
+@click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True, help="Their port.")
+def ray(original: str, patched: str, folder: str, name: str | None, link_data: bool, as_json: bool, **options: Any) -> None:
+    """A Ray Serve configuration that runs 'serve' on many replicas.
+
+    \b
+    Example:
+      atpatch-onnx deploy ray model.onnx model.patched.onnx out --mode ab --weight 0.05 --replicas 4
+    """
+    from ..deploy import deploy_ray
+
+    _show(deploy_ray(original, patched, folder, name=_name(name, original), link=link_data, **options), as_json)
+
+
+def _show(done: Deployed, as_json: bool) -> None:
+    if as_json:
+        emit_json(done.to_json())
+        return
+    note(f"{len(done.files)} files in {done.folder}")
+    for line in done.notes:
+        note(f"note: {line}")
+    note("go on with")
+    for line in done.commands:
+        note(f"  {line}")

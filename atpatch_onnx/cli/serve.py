@@ -1,0 +1,141 @@
+"""`atpatch-onnx serve`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .rendering import emit_json, note
+
+_MIB = 2**20
+
+
+def _weight(context: click.Context, parameter: click.Parameter, value: str) -> float:
+    """`patched=0.1`, or the number alone."""
+    name, _, number = value.rpartition("=")
+    try:
+        weight = float(number)
+    except ValueError:
+        weight = -1.0
+    if name not in ("", "patched") or not 0 <= weight <= 1:
+        raise click.BadParameter("give patched=SHARE with a share between 0 and 1")
+    return weight
+
+
+@click.command()
+@click.argument("original", type=click.Path())
+@click.argument("patched", type=click.Path())
+@click.option(
+    "--mode", type=click.Choice(["shadow", "ab", "patched", "original"]), default="shadow", show_default=True, help="Who answers."
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: any free one.")
+@click.option("--grpc-port", type=click.IntRange(0, 65535), help="Serve gRPC there, too (extra 'grpc'); 0: any free one.")
+@click.option("--name", help="Name of the model; by default that of ORIGINAL's file.")
+@click.option(
+    "--weight", default="patched=0.1", show_default=True, callback=_weight, help="Of mode ab: share of units for the patched arm."
+)
+@click.option("--experiment", default="atpatch", show_default=True, help="Name of the experiment; part of the split.")
+@click.option("--salt", envvar="ATPATCH_SALT", default="", help="Secret of the split and of the log's pseudonyms.  [env: ATPATCH_SALT]")
+@click.option(
+    "--unit-header", default="X-Atpatch-Unit", show_default=True, help="Header with the unit; the parameter 'unit' goes before it."
+)
+@click.option("--timeout", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True, help="Seconds the patched arm has.")
+@click.option("--shadow-sample", type=click.FloatRange(0, 1), default=1.0, show_default=True, help="Share of requests to shadow.")
+@click.option("--shadow-queue", type=click.IntRange(1), default=64, show_default=True, help="Shadow runs that may wait.")
+@click.option("--kill-file", type=click.Path(), help="While this file exists, the original answers everything.")
+@click.option("--hot-threshold", is_flag=True, help="Let the admin endpoint move the patch's threshold and switch.")
+@click.option("--watch-class", type=int, help="Class whose gain or loss by the patch the page weighs.")
+@click.option("--log", type=click.Path(), help="Decision log (JSON lines) to append to.")
+@click.option("--log-size", type=click.IntRange(1), default=100, show_default=True, help="MB before a log is rotated.")
+@click.option("--log-keep", type=click.IntRange(0), default=5, show_default=True, help="Rotated logs to keep.")
+@click.option("--log-inputs", is_flag=True, help="Write the inputs into the log, too.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of onnxruntime within a run.")
+@click.option("--workers", type=click.IntRange(1), help="Runs at a time, per arm; by default one a CPU core and thread.")
+@click.option(
+    "--batch", type=click.IntRange(1), default=1, show_default=True, help="Join waiting requests up to so many samples; 1: never."
+)
+@click.option("--batch-delay", type=click.FloatRange(0), default=2.0, show_default=True, help="Milliseconds to wait for company.")
+@click.option("--max-batch", type=click.IntRange(1), default=64, show_default=True, help="Samples in a request.")
+@click.option("--max-sequence", type=click.IntRange(1), default=2048, show_default=True, help="Any other open dimension.")
+@click.option("--max-body", type=click.IntRange(1), default=32, show_default=True, help="MiB of a request's body.")
+@click.option("--max-in-flight", type=click.IntRange(1), default=64, show_default=True, help="Requests under way before 503.")
+@click.option(
+    "--client-timeout", type=click.FloatRange(0, min_open=True), default=30.0, show_default=True, help="Seconds to send headers, or a body."
+)
+@click.option(
+    "--answer-timeout", type=click.FloatRange(0, min_open=True), default=30.0, show_default=True, help="Seconds the original has."
+)
+@click.option("--drain", type=click.FloatRange(0), default=1.0, show_default=True, help="Seconds between SIGTERM and the last connection.")
+@click.option("--json", "as_json", is_flag=True, help="Print the address as JSON on stdout once requests are answered.")
+def serve(original: str, patched: str, host: str, port: int, as_json: bool, **options: Any) -> None:
+    """Serve ORIGINAL and PATCHED behind one name: Open Inference Protocol v2, metrics at /metrics, a page at /.
+
+    shadow: the original answers, the patched one is run after it and compared. ab: each unit sticks to one arm. patched, original: that one
+    answers. A patched arm that fails is answered for by the original. ATPATCH_KILL=1 or --kill-file turn the patch off; with
+    ATPATCH_ADMIN_TOKEN in the environment POST /admin/kill does, too. Needs the extras 'serve' and 'cpu' (or 'gpu').
+
+    \b
+    Example:
+      atpatch-onnx serve model.onnx model.patched.onnx --log decisions.jsonl
+      atpatch-onnx serve model.onnx model.patched.onnx --mode ab --weight patched=0.05 --kill-file /run/patch-off
+    """
+    from ..errors import EXTRA_MISSING
+
+    try:
+        from ..serve.server import bind
+        from ..serve.server import serve as run
+    except ModuleNotFoundError as error:
+        raise EXTRA_MISSING(f"serving needs {error.name}", "pip install 'atpatch-onnx[serve]'") from error
+    from ..serve.admin import TOKEN_VARIABLE
+    from ..serve.engine import Engine
+    from ..serve.limits import Limits
+    from ..serve.settings import Settings
+    from ..serve.switch import KillSwitch
+
+    limits = Limits(
+        body=options.pop("max_body") * _MIB,
+        batch=options.pop("max_batch"),
+        sequence=options.pop("max_sequence"),
+        in_flight=options.pop("max_in_flight"),
+        head_seconds=options["client_timeout"],
+        body_seconds=options.pop("client_timeout"),
+        answer_seconds=options.pop("answer_timeout"),
+    )
+    kill_file, log = options.pop("kill_file"), options.pop("log")
+    workers = options.pop("workers") or max(1, (os.cpu_count() or 1) // options["threads"])
+    settings = Settings(
+        original=Path(original),
+        patched=Path(patched),
+        name=options.pop("name") or Path(original).stem,
+        hot_controls=options.pop("hot_threshold"),
+        watched_class=options.pop("watch_class"),
+        kill_file=None if kill_file is None else Path(kill_file),
+        log=None if log is None else Path(log),
+        log_bytes=options.pop("log_size") * 1_000_000,
+        log_backups=options.pop("log_keep"),
+        batch_rows=options.pop("batch"),
+        batch_delay=options.pop("batch_delay") / 1000,
+        workers=workers,
+        limits=limits,
+        **options,
+    )
+    listener = bind(host, port)
+    engine = Engine(settings, KillSwitch(settings.kill_file))
+    address, taken = listener.getsockname()[:2]
+    url = f"http://[{address}]:{taken}" if ":" in address else f"http://{address}:{taken}"
+
+    def ready(grpc_port: int | None) -> None:
+        if as_json:
+            described = {"url": url, "model": settings.name, "mode": settings.mode, "revision": engine.revision}
+            emit_json(described if grpc_port is None else {**described, "grpc_port": grpc_port})
+        if grpc_port is not None:
+            note(f"gRPC: {address}:{grpc_port}")
+        note(f"{settings.name}, mode {settings.mode}, revision {engine.revision}: {url}/v2/models/{settings.name}  (page: {url}/)")
+        if not os.environ.get(TOKEN_VARIABLE):
+            note(f"no {TOKEN_VARIABLE} in the environment: there is no admin endpoint")
+
+    run(engine, listener, ready)

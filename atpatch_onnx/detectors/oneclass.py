@@ -1,0 +1,92 @@
+"""Fitting of `oneclass` on clean columns: mean and covariance of their features, and how rare a distance is among them.
+
+Where a column is the same place in every sample, each place has a distribution of its own, and any departure from it counts: a trigger may
+draw less attention than what usually sits there (Mahalanobis distance). Where tokens move, every content token is drawn from one wide
+distribution, and only more attention counts: the projection of the features on S⁻¹·1, which is the likelihood ratio for "the same excess in
+every feature". S⁻¹ takes out what rises and falls together in clean columns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rewriters.plan import OneClass
+
+__all__ = ["Moments", "describe", "in_nats", "surprise", "tail"]
+
+Floats = NDArray[np.floating[Any]]
+
+RIDGE = 1e-2
+"""Added to variances of log1p features, squared distances: a feature that never moved in training is no ruler for one that does."""
+MOST_WEIGHTS = 1 << 20
+"""Of one site. Above it all places share one covariance."""
+STARTS, TAIL = 0.95, 0.99
+"""Quantiles of clean columns: where a score starts to count, and beyond which it is taken to fall off exponentially."""
+
+
+class Moments:
+    """Running sums of clean features, for each place apart or for all columns together.
+
+    Args:
+        places: number of places, None where a place means nothing.
+        features: F.
+    """
+
+    def __init__(self, places: int | None, features: int) -> None:
+        shape = () if places is None else (places,)
+        self._count: Any = np.zeros(shape)
+        self._sum = np.zeros((*shape, features))
+        self._squares = np.zeros((*shape, features, features))
+
+    def add(self, features: Floats, chosen: NDArray[np.bool_]) -> None:
+        """features: (B, K, F); chosen: (B, K), the columns that count."""
+        x = features.astype(np.float64) * chosen[..., None]
+        if self._sum.ndim == 1:  # one row of columns, all at the same place
+            x, chosen = x.reshape(-1, x.shape[-1]), chosen.reshape(-1)
+        self._count = self._count + chosen.sum(0)
+        self._sum += x.sum(0)
+        self._squares += np.einsum("b...f,b...g->...fg", x, x, optimize=True)
+
+    def mean_and_covariance(self) -> tuple[Floats, Floats]:
+        """(F,) and (F, F), or one of each for every place."""
+        count = np.maximum(self._count, 1)[..., None]
+        mean = self._sum / count
+        return mean, self._squares / count[..., None] - mean[..., :, None] * mean[..., None, :]
+
+
+def describe(moments: Moments, *, exempt: tuple[int, ...], probes: tuple[int, ...]) -> OneClass:
+    """The detector, its scores not yet in nats (see `in_nats`)."""
+    mean, covariance = moments.mean_and_covariance()
+    features = mean.shape[-1]
+    if mean.ndim == 1:
+        ruled = covariance + np.diag(np.diag(covariance) + RIDGE)
+        weight = np.linalg.solve(ruled, np.ones(features))[:, None]
+        return OneClass(mean.astype(np.float32), weight.astype(np.float32), False, 0.0, exempt, probes)
+    if covariance.size > MOST_WEIGHTS:
+        covariance = np.broadcast_to(covariance.mean(0), covariance.shape)
+    whitening = np.linalg.cholesky(np.linalg.inv(covariance + RIDGE * np.eye(features)))
+    return OneClass(mean.astype(np.float32), whitening.astype(np.float32), True, 0.0, exempt, probes)
+
+
+def surprise(detector: OneClass, features: Floats) -> NDArray[np.float64]:
+    """Scores without the cut at zero, features (B, K, F) → (B, K)."""
+    centred = features.astype(np.float64) - detector.mean
+    weight = detector.weight.astype(np.float64)
+    y = np.einsum("bkf,kfu->bku", centred, weight) if weight.ndim == 3 else centred @ weight
+    return np.asarray((y**2 if detector.squared else y).sum(-1) - detector.offset)
+
+
+def tail(scores: Floats) -> tuple[float, float]:
+    """Where scores of clean columns (N,) start to count, and how many nats a unit of score is worth beyond."""
+    start, far = np.quantile(scores, (STARTS, TAIL))
+    return float(start), 1.0 / max(float(np.mean(scores[scores >= far] - far)), 1e-9)
+
+
+def in_nats(detector: OneClass, start: float, rate: float) -> OneClass:
+    """The detector whose score is (score - start) · rate."""
+    factor = np.sqrt(rate) if detector.squared else rate
+    return replace(detector, weight=(detector.weight * factor).astype(np.float32), offset=(detector.offset + start) * rate)

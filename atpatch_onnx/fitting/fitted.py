@@ -1,0 +1,49 @@
+"""What a way of fitting hands back, before it is judged on the report part and becomes a hotfix."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rewriters.plan import PatchPlan
+
+from .served import Served
+
+__all__ = ["Fitted", "spread"]
+
+QUANTILES = (0.025, 0.25, 0.5, 0.75, 0.975)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A plan with all that was decided.
+
+    Attributes:
+        plan: threshold inside; benign attention is the mean, not yet at `level`.
+        served: a session of the plan at its level.
+        level: of the benign attention, in multiples of its mean.
+        detecting: ids of the sites with a detector of their own.
+        skipped: site id → why it is not in the plan.
+        calibration: figures of the selection part, plain data for the hotfix.
+        recall: site id → share of anomalous rows that its detector tells, where that is known.
+        scores: site id → "clean", "anomalous" → `spread` of the peak scores of the selection part's rows.
+    """
+
+    plan: PatchPlan
+    served: Served
+    level: float
+    detecting: frozenset[str]
+    skipped: Mapping[str, str]
+    calibration: Mapping[str, Any]
+    scores: Mapping[str, Mapping[str, list[float]]]
+    recall: Mapping[str, float] = field(default_factory=dict)
+
+
+def spread(values: NDArray[np.float64]) -> list[float]:
+    """Five quantiles: the middle 95 %, the middle half, the median; [] of nothing."""
+    finite = values[np.isfinite(values)]
+    return [float(value) for value in np.quantile(finite, QUANTILES)] if len(finite) else []

@@ -1,0 +1,144 @@
+"""Fit on clean rows alone: no trigger is known, so what is learnt is what clean maps look like, and the bar is a share of clean requests.
+
+In two passes the sites of a group decide together, by the sum of their scores (`PatchPlan.joint`). Where tokens move, only the later half
+of the sites has a say: over-attention to a moving trigger shows late, and what stands out early are rare words. The benign pair is the
+clean mean of attention and values, which hardly harms a request that is flagged for nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rewriters.errors import PLAN_MISFIT, AtpatchError
+from rewriters.plan import Detector, OneClass, PatchPlan, SitePlan, Static, Statistic
+
+from ..datasets import Ints
+from ..detectors.features import profile_features, statistic_scores
+from ..detectors.oneclass import Moments, describe, in_nats, surprise, tail
+from ..hotfix import Accept, Passes
+from .capture import Capture, SiteBatch
+from .fitted import Fitted, spread
+from .gather import BenignSums, Visibility, content_columns
+from .judging import rate
+from .recipes import PROBES
+from .served import Served
+from .train import Context, places, stream
+from .tuning import PassesOption
+
+__all__ = ["fit_label_free"]
+
+SINKS = (0, -1)
+"""[CLS] and [SEP], BOS and EOS: where sequences vary in length their ends draw attention by nature."""
+
+
+def fit_label_free(context: Context, capture: Capture, kind: str, output: str, passes: PassesOption, accept: Accept) -> Fitted:
+    """Describe clean columns, and set the bar on the selection part.
+
+    Args:
+        kind: one of `detectors.LABEL_FREE`.
+        output: graph output whose argmax is the prediction.
+        passes: "auto": two where the graph admits them.
+
+    Raises:
+        AtpatchError: ATP015 where two passes are asked for and the graph does not admit them.
+    """
+    fitting = _Fitting(context, capture, kind)
+    if passes != "one":
+        try:
+            return fitting.run(output, "two", accept)
+        except AtpatchError as error:
+            if passes == "two" or error.code != PLAN_MISFIT.code:
+                raise
+    return fitting.run(output, "one", accept)
+
+
+class _Fitting:
+    def __init__(self, context: Context, capture: Capture, kind: str) -> None:
+        self._context, self._capture = context, capture
+        self._sites = {site.id: site for site in capture.sites}
+        seen = {site.id: Visibility(site) for site in capture.sites}
+        train = context.parts.train.clean
+        stream(context, capture, train, "maps", lambda name, batch, _: seen[name].add(batch))
+        self._by_place = places(capture, seen)
+        benign = {site.id: BenignSums(site, self._by_place[site.id]) for site in capture.sites}
+        moments: dict[str, Moments] = {}
+
+        def gather(name: str, batch: SiteBatch, _: Ints) -> None:
+            benign[name].add(batch)
+            if kind == "oneclass":
+                features = self._features(name, batch)
+                places = features.shape[1] if self._by_place[name] else None
+                moments.setdefault(name, Moments(places, features.shape[2])).add(features, self._telling(name, batch))
+
+        stream(context, capture, train, "clean columns", gather)
+        self._detectors: dict[str, Detector] = {name: self._described(name, kind, moments) for name in self._sites}
+        self._scores = self._score()
+        self._plans = {
+            name: SitePlan(self._detectors[name], benign[name].pair(), seen[name].every_row_sees_every_column) for name in self._sites
+        }
+
+    def run(self, output: str, passes: Passes, accept: Accept) -> Fitted:
+        context, chosen = self._context, self._speaking()
+        joint = passes == "two" and all(isinstance(self._detectors[name], OneClass) for name in chosen)
+        names = list(self._sites) if passes == "two" else chosen
+        plans = {name: plan if name in chosen else replace(plan, detector=Static()) for name, plan in self._plans.items() if name in names}
+        peaks = (np.sum if joint else np.max)([self._scores[name] for name in chosen], axis=0).max(1)
+        clean = context.parts.selection.clean
+        bar = float(np.sort(peaks[clean])[::-1][math.floor(context.most_flagged * len(clean))])
+        # One float32 step up: scores in the graph come from float32 sums of another order than ours.
+        threshold = float(np.nextafter(np.float32(bar), np.float32(np.inf)))
+        plan = PatchPlan(plans, threshold, passes=passes, groups=(tuple(names),), joint="sum" if joint else "any", accept=accept)
+        sites = [self._sites[name] for name in names]
+        served = Served(context.model, context.folder, plan, sites, output, context.threads)
+        left = {name: "moving triggers show late" for name in self._sites if name not in names}
+        calibration = {"clean_flagged": rate(peaks[clean] > threshold), "joint": plan.joint, "passes": {"chosen": passes}}
+        scores = {name: {"clean": spread(self._scores[name].max(1)[clean])} for name in chosen}
+        return Fitted(plan, served, 1.0, frozenset(chosen), left, calibration, scores)
+
+    def _described(self, name: str, kind: str, moments: Mapping[str, Moments]) -> Detector:
+        exempt = () if self._by_place[name] else SINKS
+        return Statistic(exempt) if kind == "statistic" else describe(moments[name], exempt=exempt, probes=PROBES)
+
+    def _speaking(self) -> Sequence[str]:
+        """The sites whose detectors count, in graph order."""
+        names = list(self._sites)
+        if all(self._by_place.values()):
+            return names
+        return names[len(names) // 2 :]
+
+    def _score(self) -> dict[str, NDArray[np.float64]]:
+        """Site id → scores (N, K) of clean rows of train and selection part, -inf elsewhere; brings detectors to nats on the way."""
+        context, parts = self._context, self._context.parts
+        rows = np.sort(np.concatenate([parts.train.clean, parts.selection.clean]))
+        raw: dict[str, NDArray[np.float64]] = {}
+
+        def score(name: str, batch: SiteBatch, chunk: Ints) -> None:
+            scores = raw.setdefault(name, np.full((len(context.data), batch.map.shape[3]), -np.inf))
+            scores[chunk] = np.where(self._telling(name, batch), self._raw(name, batch), -np.inf)
+
+        stream(context, self._capture, rows, "scores", score)
+        for name, detector in self._detectors.items():
+            if isinstance(detector, OneClass):
+                seen = raw[name][parts.train.clean]
+                start, rate = tail(seen[np.isfinite(seen)])
+                raw[name] = np.where(np.isfinite(raw[name]), np.maximum((raw[name] - start) * rate, 0.0), -np.inf)
+                self._detectors[name] = in_nats(detector, start, rate)
+        return raw
+
+    def _raw(self, name: str, batch: SiteBatch) -> NDArray[np.float64]:
+        detector = self._detectors[name]
+        if isinstance(detector, Statistic):
+            return statistic_scores(detector, batch.map, batch.valid, self_attention=self._sites[name].self_attention)
+        assert isinstance(detector, OneClass)
+        return surprise(detector, self._features(name, batch))
+
+    def _telling(self, name: str, batch: SiteBatch) -> NDArray[np.bool_]:
+        return batch.valid if self._by_place[name] else content_columns(batch.valid)
+
+    def _features(self, name: str, batch: SiteBatch) -> NDArray[np.float32]:
+        return profile_features(batch.map, batch.valid, self_attention=self._sites[name].self_attention, probes=PROBES)

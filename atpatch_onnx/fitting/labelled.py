@@ -1,0 +1,52 @@
+"""Fit on labelled columns: train, bring sites to one scale, choose by what the served graph does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..errors import NOT_HELPFUL
+from ..hotfix import Accept
+from .calibrate import BenignChoice
+from .capture import Capture
+from .fitted import Fitted, spread
+from .judging import Judge
+from .lineup import LEAST_RECALL
+from .recipes import recipe
+from .train import Context, anchor_sites, train_sites
+from .tuning import PassesOption, Tuner
+
+__all__ = ["fit_labelled"]
+
+
+def fit_labelled(context: Context, capture: Capture, kind: str, judge: Judge, output: str, passes: PassesOption, accept: Accept) -> Fitted:
+    """See the module's text.
+
+    Args:
+        kind: one of `detectors.LABELLED`.
+        judge: knows the original model's predictions.
+        output: graph output whose argmax is the prediction.
+
+    Raises:
+        AtpatchError: ATP057 where no site's maps tell anything, ATP015 for two passes that the graph does not admit, ATP056 for data that
+            do not suit the kind.
+    """
+    rows, columns = len(context.parts.train.rows), context.columns.shape[1]
+    made = recipe(kind, capture.sites, rows, columns, context.seed)
+    trained = anchor_sites(context, capture, made, train_sites(context, capture, made))
+    if all(one.point.recall < LEAST_RECALL for one in trained):
+        raise NOT_HELPFUL("no site's maps tell the labelled columns from others")
+    tuned = Tuner(context, judge, output).tune(trained, passes, accept)
+    kept = set(tuned.lineup.group)
+    skipped = {}
+    for one in trained:
+        if one.site.id not in kept:
+            blind = one.point.recall < LEAST_RECALL
+            skipped[one.site.id] = "its maps tell nothing, and " * blind + "patching it as well changes nothing for the better"
+    # The file keeps the mean, so that another level can be asked for when patching.
+    plan = replace(tuned.lineup.plan(BenignChoice(1.0, tuned.choice.own_values)), threshold=tuned.threshold)
+    detecting = frozenset(one.site.id for one in tuned.lineup.detecting)
+    recall = {one.site.id: one.point.recall for one in trained if one.site.id in kept}
+    part = context.parts.selection
+    peaks = {one.site.id: one.peaks for one in tuned.lineup.detecting}
+    scores = {name: {"clean": spread(peak[part.clean]), "anomalous": spread(peak[part.anomalous])} for name, peak in peaks.items()}
+    return Fitted(plan, tuned.served, tuned.choice.level, detecting, skipped, tuned.evidence, scores, recall)

@@ -1,0 +1,53 @@
+"""`profile`: one small network a site on column features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rewriters.plan import Profile
+from rewriters.sites import Site
+
+from ...detectors.features import profile_features, profile_logits
+from ..capture import SiteBatch
+from ..gather import ColumnSample
+
+__all__ = ["ProfileRecipe"]
+
+
+class ProfileRecipe:
+    """See `Recipe`."""
+
+    always = False
+
+    def __init__(self, sites: Sequence[Site], rows: int, columns: int, seed: int) -> None:
+        from . import PROBES
+
+        self._generators = {site.id: np.random.default_rng((seed, index)) for index, site in enumerate(sites)}
+        self._samples = {site.id: ColumnSample(site, rows, columns, PROBES, self._generators[site.id]) for site in sites}
+        self._probes = PROBES
+
+    def observe(self, site: Site, batch: SiteBatch, anomalous: NDArray[np.bool_]) -> None:
+        self._samples[site.id].add(batch, anomalous)
+
+    def train(self, by_place: Mapping[str, bool], tick: Callable[[int, int], None]) -> Mapping[str, Profile]:
+        from ...detectors.profile import train_profile
+
+        detectors = {}
+        for index, (name, sample) in enumerate(self._samples.items()):
+            tick(index, len(self._samples))
+            seed = int(self._generators[name].integers(2**31))
+            detectors[name] = train_profile(sample.columns(by_place=by_place[name]), probes=self._probes, seed=seed)
+        return detectors
+
+    def logits(self, site: Site, detector: Profile, batch: SiteBatch) -> NDArray[np.float64]:
+        return profile_logits(
+            detector, profile_features(batch.map, batch.valid, self_attention=site.self_attention, probes=detector.probes)
+        )
+
+    def anchored(self, detector: Profile, centre: float, scale: float) -> Profile:
+        from ...detectors.profile import anchor
+
+        return anchor(detector, centre, scale)

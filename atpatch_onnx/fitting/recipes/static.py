@@ -1,0 +1,47 @@
+"""`static`: the labelled columns themselves, flagged in every request. For a protected attribute, whose place is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rewriters.plan import Static
+from rewriters.sites import Site
+
+from ...errors import DATA_MALFORMED
+from ..capture import SiteBatch
+
+__all__ = ["StaticRecipe"]
+
+
+class StaticRecipe:
+    """See `Recipe`."""
+
+    always = True
+
+    def __init__(self, sites: Sequence[Site], rows: int, columns: int, seed: int) -> None:
+        self._sites = sites
+        self._ever = np.zeros(columns, bool)
+        self._always = np.ones(columns, bool)
+
+    def observe(self, site: Site, batch: SiteBatch, anomalous: NDArray[np.bool_]) -> None:
+        labelled = anomalous[anomalous.any(1)]
+        self._ever |= labelled.any(0)
+        self._always &= labelled.all(0)
+
+    def train(self, by_place: Mapping[str, bool], tick: Callable[[int, int], None]) -> Mapping[str, Static]:
+        if not np.array_equal(self._ever, self._always):
+            raise DATA_MALFORMED(
+                "a static detector needs the same columns labelled in every anomalous row", "fit a profile detector: this fault moves"
+            )
+        columns = tuple(int(place) for place in np.flatnonzero(self._ever))
+        return {site.id: Static(columns) for site in self._sites}
+
+    def logits(self, site: Site, detector: Static, batch: SiteBatch) -> NDArray[np.float64]:
+        listed = np.isin(np.arange(batch.map.shape[3]), detector.columns)
+        return np.broadcast_to(np.where(listed, 1.0, -1.0), batch.valid.shape)
+
+    def anchored(self, detector: Static, centre: float, scale: float) -> Static:
+        return detector

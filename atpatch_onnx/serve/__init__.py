@@ -1,0 +1,1 @@
+"""Original and patched behind one endpoint: A/B, shadow, kill switch (extra `serve`)."""

@@ -1,0 +1,141 @@
+"""The admin endpoint: kill switch, weight, runtime controls, reload. It does not exist without a token in the environment.
+
+The token comes as `Authorization: Bearer …`, or as field `token` of the page's form. JSON in, JSON out; a form is sent back to the page.
+
+    POST /admin/kill      {}                                   the original answers everything
+    POST /admin/restore   {}                                   takes that back (file and environment stay as they are)
+    POST /admin/weight    {"weight": 0.25}                     of mode "ab"; a new revision
+    POST /admin/controls  {"enabled": true, "threshold": 0.9}  with --hot-threshold; null or absent: as in the file; a new revision
+    POST /admin/reload    {"arm": "patched"}                   the file is read again; a new revision
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import math
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+from urllib.parse import parse_qsl
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from ..errors import AtpatchError
+from .arms import PATCHED
+from .engine import Engine
+from .limits import Refusal
+from .reload import reload
+
+__all__ = ["TOKEN_VARIABLE", "admin_routes", "is_open"]
+
+TOKEN_VARIABLE = "ATPATCH_ADMIN_TOKEN"
+_MOST_BYTES = 4096
+
+Body = Mapping[str, Any]
+Action = Callable[[Engine, Body], Awaitable[int]]
+
+
+def is_open(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether there is an admin endpoint."""
+    return bool(environment.get(TOKEN_VARIABLE))
+
+
+def admin_routes(engine: Engine, environment: Mapping[str, str] = os.environ) -> list[Route]:
+    """Routes of the admin endpoint, none without a token."""
+    token = environment.get(TOKEN_VARIABLE, "")
+    if not token:
+        return []
+    return [Route(f"/admin/{name}", _endpoint(engine, token, action), methods=["POST"]) for name, action in _ACTIONS.items()]
+
+
+def _endpoint(engine: Engine, token: str, action: Action) -> Callable[[Request], Awaitable[Response]]:
+    async def endpoint(request: Request) -> Response:
+        with engine.gate.buffer() as held:
+            raw = await held.read(request.stream(), None) if _small(request) else b""
+        form = request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded")
+        body = _fields(raw, form)
+        given = body.get("token", "") if form else request.headers.get("authorization", "").removeprefix("Bearer ")
+        if not hmac.compare_digest(str(given).encode("utf-8", "replace"), token.encode()):
+            raise Refusal(403, "the token is missing or wrong")
+        try:
+            revision = await action(engine, body)
+        except AtpatchError as error:
+            raise Refusal(409, str(error)) from error
+        if form:
+            return RedirectResponse("/", 303)
+        return JSONResponse({"revision": revision, "killed": list(engine.switch.sources()), "weight": engine.split.weight})
+
+    return endpoint
+
+
+def _small(request: Request) -> bool:
+    length = request.headers.get("content-length", "0")
+    if not length.isdigit() or int(length) > _MOST_BYTES or "transfer-encoding" in request.headers:
+        raise Refusal(413, f"at most {_MOST_BYTES} bytes, with a Content-Length")
+    return True
+
+
+def _fields(raw: bytes, form: bool) -> Body:
+    try:
+        body = dict(parse_qsl(raw.decode())) if form else json.loads(raw or b"{}")
+    except (ValueError, RecursionError):
+        raise Refusal(400, "the body is not JSON") from None
+    if not isinstance(body, dict):
+        raise Refusal(400, "the body must be a JSON object")
+    return body
+
+
+async def _kill(engine: Engine, body: Body) -> int:
+    engine.switch.by_admin = True
+    engine.killed()
+    return engine.revision
+
+
+async def _restore(engine: Engine, body: Body) -> int:
+    engine.switch.by_admin = False
+    engine.killed()
+    return engine.revision
+
+
+async def _weight(engine: Engine, body: Body) -> int:
+    if engine.settings.mode != "ab":
+        raise Refusal(409, f"mode {engine.settings.mode} has no split")
+    weight = _number(body.get("weight"), "weight")
+    if not 0 <= weight <= 1:
+        raise Refusal(400, "'weight' must lie between 0 and 1")
+    return engine.revision if weight == engine.split.weight else engine.revise("weight", weight=weight)
+
+
+async def _controls(engine: Engine, body: Body) -> int:
+    if not engine.settings.hot_controls:
+        raise Refusal(403, "start the server with --hot-threshold to allow this")
+    if PATCHED not in engine.lanes or not engine.lanes[PATCHED].arm.controllable:
+        raise Refusal(409, "the patched graph has no runtime controls: it was patched with --freeze, or is not loaded")
+    enabled = body.get("enabled")
+    if enabled is not None and not isinstance(enabled, bool):
+        raise Refusal(400, "'enabled' must be true, false or null")
+    threshold = body.get("threshold")
+    return engine.set_controls(enabled, None if threshold is None else _number(threshold, "threshold"))
+
+
+async def _reload(engine: Engine, body: Body) -> int:
+    for name in engine.lanes:
+        if body.get("arm") == name:
+            return await reload(engine, name)
+    raise Refusal(400, f"'arm' must be one of {', '.join(engine.lanes)}")
+
+
+def _number(value: Any, name: str) -> float:
+    try:
+        number = float(value) if isinstance(value, (int, float, str)) and not isinstance(value, bool) else math.nan
+    except (ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise Refusal(400, f"{name!r} must be a number")
+    return number
+
+
+_ACTIONS: dict[str, Action] = {"kill": _kill, "restore": _restore, "weight": _weight, "controls": _controls, "reload": _reload}

@@ -1,0 +1,153 @@
+"""The HTTP side: routes of the Open Inference Protocol v2, metrics, the page, and the admin endpoint.
+
+Errors are `{"error": …}` with a 4xx status, or 503 with Retry-After; nothing of a traceback goes to a client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import Route
+
+from .admin import admin_routes
+from .arms import ArmName
+from .engine import SERVER, Answer, Engine
+from .limits import Refusal, decompress
+from .page import PAGE_HEADERS, render_page
+from .protocol import HEADER_LENGTH, InferRequest, parse_request, read_unit, render_response
+
+__all__ = ["build_app"]
+
+_logger = logging.getLogger(__name__)
+
+
+def build_app(engine: Engine) -> Starlette:
+    """The application around an engine; its life ends with the application's."""
+    handlers = _Handlers(engine)
+    model = "/v2/models/{model}"
+    routes = [
+        Route("/v2", handlers.server),
+        Route("/v2/health/live", handlers.live),
+        Route("/v2/health/ready", handlers.ready),
+        Route("/metrics", handlers.metrics),
+        Route("/", handlers.page),
+        *admin_routes(engine),
+    ]
+    for path in (model, model + "/versions/{version}"):
+        routes += [
+            Route(path, handlers.metadata),
+            Route(path + "/ready", handlers.model_ready),
+            Route(path + "/infer", handlers.infer, methods=["POST"]),
+        ]
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        engine.start()
+        yield
+        await engine.close()
+
+    errors: dict[Any, Any] = {
+        Refusal: handlers.refuse,
+        404: handlers.not_found,
+        405: handlers.wrong_method,
+        Exception: handlers.fail,
+    }
+    return Starlette(routes=routes, lifespan=lifespan, exception_handlers=errors)
+
+
+def _json(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(json.dumps(content, separators=(",", ":")), status, headers, "application/json")
+
+
+class _Handlers:
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def server(self, request: Request) -> Response:
+        return _json(SERVER | {"extensions": ["binary_tensor_data"]})
+
+    async def live(self, request: Request) -> Response:
+        return _json({"live": True})
+
+    async def ready(self, request: Request) -> Response:
+        ready = not request.scope.get("draining", False)
+        return _json({"ready": ready}, 200 if ready else 503)
+
+    async def model_ready(self, request: Request) -> Response:
+        self._version(request)
+        return _json({"name": self._engine.settings.name, "ready": True})
+
+    async def metadata(self, request: Request) -> Response:
+        self._version(request)
+        return _json(self._engine.metadata())
+
+    async def infer(self, request: Request) -> Response:
+        engine = self._engine
+        version = self._version(request)
+        with engine.gate.buffer() as held:
+            body = await self._body(request, held.read)
+            arrived = time.perf_counter()
+            arm = engine.original
+            parsed = parse_request(
+                body, request.headers.get(HEADER_LENGTH), arm.inputs, arm.outputs, engine.settings.limits, batchable=arm.batchable
+            )
+            unit = read_unit(parsed.parameters.get("unit", request.headers.get(engine.settings.unit_header)))
+            with engine.gate.compute():
+                answer = await engine.infer(parsed, unit, version, arrived)
+        return self._response(parsed, answer)
+
+    async def metrics(self, request: Request) -> Response:
+        return Response(self._engine.metrics.render(), media_type="text/plain; version=0.0.4")
+
+    async def page(self, request: Request) -> Response:
+        return HTMLResponse(render_page(self._engine), headers=PAGE_HEADERS)
+
+    async def refuse(self, request: Request, error: Refusal) -> Response:
+        self._engine.metrics.refused(error.status)
+        return _json({"error": error.message}, error.status, error.headers)
+
+    async def not_found(self, request: Request, error: Exception) -> Response:
+        return _json({"error": f"nothing at {request.url.path[:200]}"}, 404)
+
+    async def wrong_method(self, request: Request, error: Exception) -> Response:
+        return _json({"error": f"{request.method[:20]} is not allowed here"}, 405, getattr(error, "headers", None))
+
+    async def fail(self, request: Request, error: Exception) -> Response:
+        return _json({"error": "internal error; the server's own log has more"}, 500)
+
+    def _version(self, request: Request) -> ArmName | None:
+        return self._engine.find(request.path_params["model"], request.path_params.get("version"))
+
+    async def _body(self, request: Request, read: Callable[[AsyncIterator[bytes], int | None], Awaitable[bytes]]) -> bytes:
+        limits = self._engine.settings.limits
+        declared = request.headers.get("content-length", "")
+        try:
+            async with asyncio.timeout(limits.body_seconds):
+                body = await read(request.stream(), int(declared) if declared.isdigit() else None)
+        except TimeoutError:
+            raise Refusal(408, f"the body did not come within {limits.body_seconds:g} s", {"Connection": "close"}) from None
+        except ClientDisconnect:
+            raise Refusal(400, "the client left before its body was whole") from None
+        encoding = request.headers.get("content-encoding", "identity").strip().lower()
+        return body if encoding in ("", "identity") else decompress(body, encoding, limits.body)
+
+    def _response(self, parsed: InferRequest, answer: Answer) -> Response:
+        head = {
+            "model_name": self._engine.settings.name,
+            "model_version": answer.version,
+            "id": answer.id,
+            "parameters": answer.parameters,
+        }
+        content, length = render_response(head, answer.outputs, self._engine.outputs, parsed.wanted)
+        if length is None:
+            return Response(content, media_type="application/json")
+        return Response(content, headers={HEADER_LENGTH: str(length)}, media_type="application/octet-stream")

@@ -1,0 +1,222 @@
+"""An arm: one model in one onnxruntime session, run in threads of its own so that nothing it does stops the event loop.
+
+1. Threads are fixed in number: `workers` runs at a time, `threads` of onnxruntime within each.
+2. A run past its time is told to end (`RunOptions.terminate`), and until it does its worker counts as hung; with all workers hung, further
+   runs are refused at once instead of each waiting for its own time-out.
+3. The arm of a shadow is niced: its threads get what the live ones leave.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from rewriters import model_io
+from rewriters.controls import ENABLED, THRESHOLD
+from rewriters.finder import find_sites
+from rewriters.patcher import is_patched, unpatch
+from rewriters.telemetry import COLUMNS, FLAGGED
+
+from ..compare.observing import observed
+from ..errors import ARMS_DIFFER, AtpatchError
+from ..runtime import session
+from .tensors import Arrays, TensorSpec, specify
+
+__all__ = ["ORIGINAL", "PATCHED", "Arm", "ArmFault", "ArmName", "Result"]
+
+ArmName = Literal["original", "patched"]
+ORIGINAL: ArmName = "original"
+PATCHED: ArmName = "patched"
+
+Reason = Literal["timeout", "error", "non_finite", "busy", "memory"]
+
+_NICE = 10
+_FATAL = 4
+"""What fails is told to the one who asked; onnxruntime would print it too, once a request."""
+_LONGEST_WORDS = 300
+
+
+class ArmFault(Exception):
+    """An arm gave no usable answer: why, and in onnxruntime's words where there are any."""
+
+    def __init__(self, reason: Reason, words: str = "") -> None:
+        super().__init__(f"{reason}: {words}" if words else reason)
+        self.reason: Reason = reason
+        self.words = words
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """One run.
+
+    Attributes:
+        outputs: what clients may see.
+        columns: site id → flagged columns (B, K) bool; None for a graph that does not tell.
+        computed: seconds in onnxruntime.
+        seconds: from hand-over to result, waiting for a worker and for company included.
+    """
+
+    outputs: Arrays
+    columns: Arrays | None
+    computed: float
+    seconds: float = 0.0
+
+
+class Arm:
+    """A loaded model.
+
+    Args:
+        name: which of the two.
+        path: model file.
+        threads: of onnxruntime within a run.
+        workers: runs at a time.
+        nice: give its threads a low priority.
+
+    Attributes:
+        inputs, outputs: what clients see; flags and runtime controls are not among them.
+        sites: ids of the sites whose flags the graph gives out.
+        sha256: of the file.
+        controls: overrides of the runtime controls, 0-d arrays; replaced as a whole.
+        controllable: whether the graph has runtime controls.
+
+    Raises:
+        AtpatchError: ATP001-ATP005 and ATP020 (file), ATP050 and ATP052 (onnxruntime), ATP076 (types).
+    """
+
+    def __init__(self, name: ArmName, path: Path, *, threads: int = 1, workers: int = 1, nice: bool = False) -> None:
+        self.name: ArmName = name
+        self.path = path
+        self.workers = workers
+        self._pool = ThreadPoolExecutor(workers, f"arm-{name}", _lower_priority if nice else None)
+        proto = model_io.load(path)
+        self.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        self.sites: tuple[str, ...] = ()
+        if is_patched(proto):
+            # A patched file that something rewrote since still runs; it only does not tell what it flags.
+            with suppress(AtpatchError):
+                proto, self.sites = observed(proto, find_sites(unpatch(proto))[0])
+        # Made in the pool: with more than one, onnxruntime's own threads inherit its priority.
+        self._session = self._pool.submit(session, proto, threads=threads, folder=path.parent).result()
+        self.inputs = specify(self._session.get_inputs())
+        self.outputs = specify(v for v in self._session.get_outputs() if v.name != FLAGGED and not v.name.startswith(COLUMNS))
+        self.controllable = {ENABLED, THRESHOLD} <= {v.name for v in self._session.get_overridable_initializers()}
+        self.controls: Arrays = {}
+        self.running = 0
+        self._hung = 0
+        self._names = [spec.name for spec in self.outputs] + [COLUMNS + site for site in self.sites]
+
+    @property
+    def scores(self) -> TensorSpec | None:
+        """The output whose argmax is the prediction: the first float output of rank 2 with more than one column."""
+        return next((s for s in self.outputs if s.is_float and len(s.shape) == 2 and s.shape[1] != 1), None)
+
+    @property
+    def batchable(self) -> bool:
+        """Whether requests may be joined: the first dimension is open in every input and output."""
+        return all(spec.batched for spec in (*self.inputs, *self.outputs))
+
+    @property
+    def hung(self) -> int:
+        """Runs past their time that have not ended yet."""
+        return self._hung
+
+    async def run(self, feeds: Arrays, timeout: float | None = None, check: Callable[[Arrays], None] | None = None) -> Result:
+        """Run the model.
+
+        Args:
+            feeds: one array an input.
+            timeout: seconds, waiting for a worker included.
+            check: looks at the outputs in the worker's thread; an `ArmFault` that it raises is the run's.
+
+        Raises:
+            ArmFault: "busy", "timeout", "error", "memory", or what `check` raises.
+        """
+        from onnxruntime import RunOptions
+
+        if self._hung >= self.workers:
+            raise ArmFault("busy")
+        options = RunOptions()
+        options.log_severity_level = _FATAL
+        self.running += 1
+        work = self._pool.submit(self._call, {**feeds, **self.controls}, options, check)
+        waiter = asyncio.wrap_future(work)
+        waiter.add_done_callback(self._ended)
+        try:
+            done, _ = await asyncio.wait((waiter,), timeout=timeout)
+        except asyncio.CancelledError:
+            self._give_up(work, waiter, options)
+            raise
+        if not done:
+            self._give_up(work, waiter, options)
+            raise ArmFault("timeout")
+        result: Result = waiter.result()
+        return result
+
+    def _call(self, feeds: Arrays, options: Any, check: Callable[[Arrays], None] | None) -> Result:
+        started = time.perf_counter()
+        try:
+            values = self._session.run(self._names, feeds, options)
+        except MemoryError as error:
+            raise ArmFault("memory") from error
+        except Exception as error:  # onnxruntime's exception classes share no base of their own
+            words = " ".join(str(error).split())[:_LONGEST_WORDS]
+            raise ArmFault("memory" if "Failed to allocate" in words or "bad_alloc" in words else "error", words) from error
+        outputs = dict(zip(self._names[: len(self.outputs)], values, strict=False))
+        columns = dict(zip(self.sites, values[len(self.outputs) :], strict=True)) if self.sites else None
+        if check is not None:
+            check(outputs)
+        return Result(outputs, columns, time.perf_counter() - started)
+
+    def _ended(self, waiter: asyncio.Future[Any]) -> None:
+        self.running -= 1
+        if not waiter.cancelled():
+            waiter.exception()  # looked at, so that asyncio does not complain about one that nobody waits for any more
+
+    def _give_up(self, work: Future[Result], waiter: asyncio.Future[Any], options: Any) -> None:
+        if work.cancel():
+            return
+        options.terminate = True
+        self._hung += 1
+
+        def returned(_: asyncio.Future[Any]) -> None:
+            self._hung -= 1
+
+        waiter.add_done_callback(returned)
+
+    def require_same_signature(self, other: Arm) -> None:
+        """Raises ATP075 where the two differ in an input or output."""
+        for kind, mine, theirs in (("input", self.inputs, other.inputs), ("output", self.outputs, other.outputs)):
+            for one, two in zip(mine, theirs, strict=False):
+                if one != two:
+                    raise ARMS_DIFFER(
+                        f"{kind} {one.name} {one.datatype} {list(one.shape)} against {two.name} {two.datatype} {list(two.shape)}"
+                    )
+            if len(mine) != len(theirs):
+                raise ARMS_DIFFER(f"{len(mine)} {kind}s against {len(theirs)}")
+
+    def set_controls(self, enabled: bool | None, threshold: float | None) -> None:
+        """Override the runtime controls from the next run on; None: as in the file."""
+        controls: Arrays = {}
+        if enabled is not None:
+            controls[ENABLED] = np.array(enabled)
+        if threshold is not None:
+            controls[THRESHOLD] = np.array(threshold, np.float32)
+        self.controls = controls
+
+
+def _lower_priority() -> None:
+    if sys.platform == "linux":  # where a thread has a priority of its own
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + _NICE)

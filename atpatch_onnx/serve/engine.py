@@ -1,0 +1,331 @@
+"""The two arms as one model: who answers, what happens when the patched arm fails, what is compared and written down.
+
+1. Killed: the original answers everything.
+2. A failing patched arm (time-out, exception, non-finite output) is answered for by the original, and counted where the original does
+   answer: what the original refuses as well is the client's mistake.
+3. Every change of weight, controls or files is a revision, noted in the log before any row that it governs.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from .. import __version__
+from .arms import ORIGINAL, PATCHED, Arm, ArmFault, ArmName, Result
+from .batching import Batcher, take_rows
+from .limits import Gate, Refusal
+from .log import SCHEMA, DecisionLog, last_row, moment
+from .metrics import Metrics
+from .protocol import InferRequest
+from .routing import Split
+from .settings import VERSIONS, Settings
+from .shadow import Shadow, differences, predictions, size_of
+from .switch import KillSwitch
+from .tally import Tally
+from .tensors import Arrays, TensorSpec
+
+__all__ = ["PLATFORM", "SERVER", "Answer", "Engine", "load_arm"]
+
+SERVER = {"name": "atpatch-onnx", "version": __version__}
+PLATFORM = "onnx_onnxv1"
+
+_MOST_COLUMNS = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What a client gets. `flagged` is None where the patched arm did not answer, or does not tell."""
+
+    id: str
+    outputs: Arrays
+    arm: ArmName
+    revision: int
+    flagged: bool | None
+
+    @property
+    def version(self) -> str:
+        """Version of the model that answered."""
+        return next(version for version, arm in VERSIONS.items() if arm == self.arm)
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Parameters of the response."""
+        flagged = {} if self.flagged is None else {"flagged": self.flagged}
+        return {"arm": self.arm, "revision": self.revision, **flagged}
+
+
+def load_arm(name: ArmName, settings: Settings) -> Arm:
+    """Load one of the two; the shadow's threads are niced. Raises: as `Arm`."""
+    path = settings.original if name == ORIGINAL else settings.patched
+    return Arm(name, path, threads=settings.threads, workers=settings.workers, nice=name == PATCHED and settings.mode == "shadow")
+
+
+class Engine:
+    """Answers requests.
+
+    Args:
+        settings: of the server.
+        switch: whether the patch is off.
+
+    Raises:
+        AtpatchError: of loading the models, ATP075 where they differ, ATP019 for the log.
+    """
+
+    def __init__(self, settings: Settings, switch: KillSwitch) -> None:
+        self.settings = settings
+        self.switch = switch
+        self.split = Split(
+            settings.experiment, settings.salt, {"original": 0.0, "shadow": 0.0, "patched": 1.0}.get(settings.mode, settings.weight)
+        )
+        self.enabled: bool | None = None
+        self.threshold: float | None = None
+        self.lanes: dict[ArmName, Batcher] = {ORIGINAL: self.lane(load_arm(ORIGINAL, settings))}
+        if settings.mode != "original":
+            self.lanes[PATCHED] = self.lane(load_arm(PATCHED, settings))
+            self.lanes[PATCHED].arm.require_same_signature(self.original)
+        previous = last_row(settings.log) if settings.log is not None else None
+        self.revision = previous["revision"] if previous is not None else 0
+        self.gate = Gate(settings.limits)
+        self.log = DecisionLog(settings.log, settings.log_bytes, settings.log_backups)
+        self.metrics = Metrics(settings.name, self)
+        self.tally = Tally(settings.watched_class)
+        self.shadow = Shadow(settings.shadow_queue, settings.workers)
+        self._switched: tuple[str, ...] = ()
+        self.revise("start")
+
+    @property
+    def original(self) -> Arm:
+        return self.lanes[ORIGINAL].arm
+
+    @property
+    def outputs(self) -> dict[str, TensorSpec]:
+        return {spec.name: spec for spec in self.original.outputs}
+
+    def metadata(self) -> dict[str, Any]:
+        """Of the model, as the protocol has it."""
+        return {
+            "name": self.settings.name,
+            "versions": [version for version, name in VERSIONS.items() if name in self.lanes],
+            "platform": PLATFORM,
+            "inputs": [spec.to_json() for spec in self.original.inputs],
+            "outputs": [spec.to_json() for spec in self.original.outputs],
+        }
+
+    def find(self, model: str, version: str | None) -> ArmName | None:
+        """The arm that a version names, None where none is named. Raises: Refusal 404."""
+        if model != self.settings.name:
+            raise Refusal(404, f"there is no model {model[:100]!r}; there is {self.settings.name!r}")
+        if not version:
+            return None
+        arm = VERSIONS.get(version)
+        if arm is None or arm not in self.lanes:
+            raise Refusal(404, f"there is no version {version[:100]!r} of {model!r}")
+        return arm
+
+    def lane(self, arm: Arm) -> Batcher:
+        """An arm, ready to be asked."""
+        settings = self.settings
+        live = arm.name == ORIGINAL
+        timeout = settings.limits.answer_seconds if live else settings.timeout
+        return Batcher(arm, settings.batch_rows, settings.batch_delay, timeout, None if live else _require_finite)
+
+    def revise(self, reason: str, *, weight: float | None = None) -> int:
+        """Begin a new revision, and note it."""
+        if weight is not None:
+            self.split = replace(self.split, weight=weight)
+        self.revision += 1
+        self.tally.revise(self.revision)
+        models = {name: {"path": str(lane.arm.path), "sha256": lane.arm.sha256} for name, lane in self.lanes.items()}
+        self.log.write(
+            self._row("revision", time.time()) | {"reason": reason, "models": models, "enabled": self.enabled, "threshold": self.threshold}
+        )
+        return self.revision
+
+    def set_controls(self, enabled: bool | None, threshold: float | None) -> int:
+        """Move the patched graph's runtime controls; None: as in the file. Returns the revision."""
+        self.enabled, self.threshold = enabled, threshold
+        self.lanes[PATCHED].arm.set_controls(enabled, threshold)
+        return self.revise("controls")
+
+    def killed(self) -> bool:
+        """Whether the patch is off; a change is noted."""
+        sources = self.switch.sources()
+        if bool(sources) != bool(self._switched):
+            self.log.write(self._row("switch", time.time()) | {"on": bool(sources), "source": "+".join(sources or self._switched)})
+        self._switched = sources
+        return bool(sources)
+
+    async def infer(self, request: InferRequest, unit: str | None, version: ArmName | None = None, arrived: float | None = None) -> Answer:
+        """Answer one request.
+
+        Args:
+            unit: who is assigned to an arm; None: the request id stands in.
+            version: the arm that the client named, None: as the mode has it.
+            arrived: `time.perf_counter()` when it had been read.
+
+        Raises:
+            Refusal: 400 where the model refuses the input, 503 where it cannot answer now.
+        """
+        started = time.perf_counter() if arrived is None else arrived
+        identity = request.id or uuid.uuid4().hex
+        who = identity if unit is None else unit
+        assigned: ArmName = self.split.arm(who)
+        row = self._row("decision", time.time() - (time.perf_counter() - started))
+        row |= {
+            "id": identity,
+            "unit": self.split.pseudonym(who),
+            "unit_given": unit is not None,
+            "assigned": None if version else assigned,
+        }
+        results: dict[ArmName, Result] = {}
+        arm, fallback = await self._answer(request.feeds, version or assigned, results)
+        total = time.perf_counter() - started
+        result = results[arm]
+        self.metrics.answered(arm, total)
+        row |= {"arm": arm, "fallback": fallback, "batch": request.samples, "shadow": None}
+        if self.settings.log_inputs:
+            row["inputs"] = {name: array.tolist() for name, array in request.feeds.items()}
+        flagged = self._flags(row, results.get(PATCHED), request.samples)
+
+        def finish(status: str | None = None) -> None:
+            self._finish(row, results, request.samples, total, status)
+
+        if self._shadows(version, fallback):
+            self.shadow.offer(
+                lambda: self._shadow(request, row, results, finish),
+                lambda: finish("dropped"),
+                size_of(request.feeds.values()) + size_of(result.outputs.values()),
+            )
+        else:
+            finish()
+        return Answer(identity, result.outputs, arm, row["revision"], None if flagged is None else any(flagged))
+
+    async def _answer(self, feeds: Arrays, chosen: ArmName, results: dict[ArmName, Result]) -> tuple[ArmName, str | None]:
+        """Run the chosen arm, or the original in its place; returns whose answer it is, and why not the chosen one's."""
+        fallback: str | None = None
+        killed = self.killed()
+        if chosen == PATCHED:
+            if killed:
+                fallback = "killed"
+            elif PATCHED not in self.lanes:
+                fallback = "absent"
+            else:
+                try:
+                    results[PATCHED] = await self._run(PATCHED, feeds)
+                    return PATCHED, None
+                except ArmFault as fault:
+                    fallback = fault.reason if fault.reason != "memory" else "error"
+        try:
+            results[ORIGINAL] = await self._run(ORIGINAL, feeds)
+        except ArmFault as fault:
+            self.metrics.failed(ORIGINAL, fault.reason)
+            if fault.reason == "error":
+                raise Refusal(400, f"the model refuses the input: {fault.words}") from None
+            raise Refusal(503, f"the model cannot answer now: {fault.reason}") from None
+        return ORIGINAL, fallback
+
+    async def _run(self, name: ArmName, feeds: Arrays) -> Result:
+        lane = self.lanes[name]
+        result = await lane.run(feeds)
+        self.metrics.ran(name, result, next(iter(feeds.values())).shape[0] if lane.arm.batchable else 1)
+        return result
+
+    def _shadows(self, version: ArmName | None, fallback: str | None) -> bool:
+        return (
+            self.settings.mode == "shadow"
+            and version is None
+            and fallback is None
+            and not self._switched
+            and (self.settings.shadow_sample >= 1 or random.random() < self.settings.shadow_sample)
+        )
+
+    async def _shadow(
+        self, request: InferRequest, row: dict[str, Any], results: dict[ArmName, Result], finish: Callable[[str], None]
+    ) -> None:
+        if self.killed():  # since it was queued
+            return finish("dropped")
+        try:
+            results[PATCHED] = await self._run(PATCHED, request.feeds)
+        except ArmFault as fault:
+            return finish({"busy": "timeout", "memory": "error"}.get(fault.reason, fault.reason))
+        self._flags(row, results[PATCHED], request.samples)
+        finish("compared")
+
+    def _finish(self, row: dict[str, Any], results: dict[ArmName, Result], samples: int, total: float, status: str | None) -> None:
+        """Complete a row once no more runs of it are due."""
+        scores = self.original.scores
+        given = {name: predictions(result.outputs, scores, samples) for name, result in results.items()}
+        row |= {
+            "prediction": {ORIGINAL: given.get(ORIGINAL), PATCHED: given.get(PATCHED)},
+            "shadow": status,
+            "agree": None,
+            "difference": None,
+            "latency_ms": {name: _milliseconds(results[name].seconds if name in results else None) for name in (ORIGINAL, PATCHED)}
+            | {"total": _milliseconds(total)},
+        }
+        if status == "compared":
+            one, two = given[ORIGINAL], given[PATCHED]
+            row["agree"] = None if one is None or two is None else [a == b for a, b in zip(one, two, strict=True)]
+            row["difference"] = differences(results[ORIGINAL].outputs, results[PATCHED].outputs, samples)
+        self.log.write(row)
+        self.tally.add(row)
+        self.metrics.decided(row)
+
+    @staticmethod
+    def _flags(row: dict[str, Any], result: Result | None, samples: int) -> list[bool] | None:
+        """Fill in what was flagged."""
+        row |= {"flagged": None, "sites": None, "columns": None}
+        if result is None or result.columns is None:
+            return None
+        flagged = np.zeros(samples, bool)
+        where: dict[str, list[list[int]]] = {}
+        for site, mask in result.columns.items():
+            if not mask.any() or mask.shape[0] % samples:
+                flagged |= bool(mask.any())
+                continue
+            # Windows of a sample count together.
+            rows = [take_rows(mask, sample, sample + 1, samples).any(0) for sample in range(samples)]
+            flagged |= [bool(row.any()) for row in rows]
+            where[site] = [np.flatnonzero(row)[:_MOST_COLUMNS].tolist() for row in rows]
+        found: list[bool] = flagged.tolist()
+        row |= {"flagged": found, "sites": list(where), "columns": where}
+        return found
+
+    def _row(self, event: str, unix: float) -> dict[str, Any]:
+        split = self.split
+        return {
+            "schema": SCHEMA,
+            "event": event,
+            **moment(unix),
+            "experiment": split.experiment,
+            "revision": self.revision,
+            "salt": split.salt_digest,
+            "mode": self.settings.mode,
+            "weight": split.weight,
+        }
+
+    def start(self) -> None:
+        """To be called on the event loop."""
+        self.shadow.start()
+
+    async def close(self) -> None:
+        """End shadow runs, and write the log out."""
+        await self.shadow.close(self.settings.grace)
+        self.log.close()
+
+
+def _require_finite(outputs: Arrays) -> None:
+    for name, array in outputs.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ArmFault("non_finite", name)
+
+
+def _milliseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 4)

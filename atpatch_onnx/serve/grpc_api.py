@@ -1,0 +1,193 @@
+"""The Open Inference Protocol v2 over gRPC, on the event loop of the HTTP server (extra `grpc`).
+
+A request is turned into what its JSON would have said, so that both ways have the same rules. Answers carry raw tensors.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+from ..errors import ADDRESS_UNUSABLE, EXTRA_MISSING
+from .engine import SERVER, Engine
+from .grpc_messages import METHODS, SERVICE, message_class
+from .limits import Refusal
+from .protocol import raw_bytes, read_unit, understand
+
+__all__ = ["GrpcServer"]
+
+_SLACK = 2**20
+"""Bytes that a message may have beside its tensors."""
+_FIELDS = {
+    "BOOL": "bool_contents",
+    "INT8": "int_contents",
+    "INT16": "int_contents",
+    "INT32": "int_contents",
+    "INT64": "int64_contents",
+    "UINT8": "uint_contents",
+    "UINT16": "uint_contents",
+    "UINT32": "uint_contents",
+    "UINT64": "uint64_contents",
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+    "BYTES": "bytes_contents",
+}
+_logger = logging.getLogger(__name__)
+
+
+class GrpcServer:
+    """A gRPC server around an engine.
+
+    Raises:
+        AtpatchError: ATP051 without grpcio.
+    """
+
+    def __init__(self, engine: Engine, host: str) -> None:
+        try:
+            import grpc
+        except ImportError as error:
+            raise EXTRA_MISSING("gRPC needs grpcio", "pip install 'atpatch-onnx[grpc]'") from error
+        self._grpc = grpc
+        self._engine = engine
+        self._host = f"[{host}]" if ":" in host else host
+        self._server: Any = None
+        self.ready = True
+        """What `ServerReady` says."""
+        codes = grpc.StatusCode
+        self._codes = {404: codes.NOT_FOUND, 413: codes.RESOURCE_EXHAUSTED, 503: codes.UNAVAILABLE}
+
+    async def start(self) -> int:
+        """Begin to serve; returns the port.
+
+        Raises:
+            AtpatchError: ATP074.
+        """
+        grpc, settings = self._grpc, self._engine.settings
+        handlers = {name: self._handler(name) for name in METHODS}
+        options = [
+            ("grpc.max_receive_message_length", settings.limits.body + _SLACK),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.so_reuseport", 0),
+        ]
+        self._server = grpc.aio.server(options=options)
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+        try:
+            port: int = self._server.add_insecure_port(f"{self._host}:{settings.grpc_port}")
+        except RuntimeError as error:
+            raise ADDRESS_UNUSABLE(f"{self._host}:{settings.grpc_port} cannot be listened on for gRPC") from error
+        await self._server.start()
+        return port
+
+    async def stop(self, grace: float) -> None:
+        """Accept nothing more, and end what is under way."""
+        await self._server.stop(grace)
+
+    def _handler(self, name: str) -> Any:
+        answer: Callable[[Any, Any], Awaitable[Any]] = getattr(self, f"_{name}")
+
+        async def call(request: Any, context: Any) -> Any:
+            try:
+                return message_class(f"{name}Response")(**await answer(request, context))
+            except Refusal as refusal:
+                self._engine.metrics.refused(refusal.status)
+                await context.abort(self._codes.get(refusal.status, self._grpc.StatusCode.INVALID_ARGUMENT), refusal.message)
+            except self._grpc.aio.AbortError:
+                raise
+            except Exception:  # a fault of ours: nothing of its traceback goes to a client
+                _logger.exception("a gRPC call failed")
+                await context.abort(self._grpc.StatusCode.INTERNAL, "internal error; the server's own log has more")
+
+        request_class = message_class(f"{name}Request")
+        return self._grpc.unary_unary_rpc_method_handler(call, request_class.FromString, message_class(f"{name}Response").SerializeToString)
+
+    async def _ServerLive(self, request: Any, context: Any) -> dict[str, Any]:  # noqa: N802  the protocol's name, as those below
+        return {"live": True}
+
+    async def _ServerReady(self, request: Any, context: Any) -> dict[str, Any]:  # noqa: N802
+        return {"ready": self.ready}
+
+    async def _ServerMetadata(self, request: Any, context: Any) -> dict[str, Any]:  # noqa: N802
+        return dict(SERVER)
+
+    async def _ModelReady(self, request: Any, context: Any) -> dict[str, Any]:  # noqa: N802
+        self._engine.find(request.name, request.version)
+        return {"ready": True}
+
+    async def _ModelMetadata(self, request: Any, context: Any) -> dict[str, Any]:  # noqa: N802
+        self._engine.find(request.name, request.version)
+        return self._engine.metadata()
+
+    async def _ModelInfer(self, request: Any, context: Any) -> dict[str, Any]:  # noqa: N802
+        arrived = time.perf_counter()
+        engine, arm = self._engine, self._engine.original
+        version = engine.find(request.model_name, request.model_version)
+        parsed = understand(
+            _header(request),
+            memoryview(b"".join(request.raw_input_contents)),
+            arm.inputs,
+            arm.outputs,
+            engine.settings.limits,
+            batchable=arm.batchable,
+        )
+        metadata = dict(context.invocation_metadata() or ())
+        unit = read_unit(parsed.parameters.get("unit", metadata.get(engine.settings.unit_header.lower())))
+        with engine.gate.compute():
+            answer = await engine.infer(parsed, unit, version, arrived)
+        specs = engine.outputs
+        outputs = [(want.name, specs[want.name].datatype, answer.outputs[want.name]) for want in parsed.wanted]
+        return {
+            "model_name": engine.settings.name,
+            "model_version": answer.version,
+            "id": answer.id,
+            "parameters": [_parameter(key, value) for key, value in answer.parameters.items()],
+            "outputs": [{"name": name, "datatype": datatype, "shape": array.shape} for name, datatype, array in outputs],
+            "raw_output_contents": [raw_bytes(array, datatype) for _, datatype, array in outputs],
+        }
+
+
+def _header(request: Any) -> dict[str, Any]:
+    """What the JSON of this request would have said. Raises: Refusal 400."""
+    raw = list(request.raw_input_contents)
+    if raw and (len(raw) != len(request.inputs) or any(tensor.HasField("contents") for tensor in request.inputs)):
+        raise Refusal(400, "raw contents must be given for every input or for none, and then no others")
+    inputs = []
+    for number, tensor in enumerate(request.inputs):
+        entry = {
+            "name": tensor.name,
+            "datatype": tensor.datatype,
+            "shape": list(tensor.shape),
+            "parameters": _parameters(tensor.parameters),
+        }
+        if raw:
+            entry["parameters"]["binary_data_size"] = len(raw[number])
+        else:
+            entry["data"] = _data(tensor)
+        inputs.append(entry)
+    outputs = [{"name": wanted.name, "parameters": _parameters(wanted.parameters)} for wanted in request.outputs]
+    return {"id": request.id, "inputs": inputs, "outputs": outputs, "parameters": _parameters(request.parameters)}
+
+
+def _data(tensor: Any) -> list[Any]:
+    field = _FIELDS.get(tensor.datatype)
+    values = list(getattr(tensor.contents, field)) if field else []
+    try:
+        return [value.decode() for value in values] if tensor.datatype == "BYTES" else values
+    except UnicodeDecodeError:
+        raise Refusal(400, f"input {tensor.name[:100]} holds bytes that are no UTF-8") from None
+
+
+def _parameters(entries: Iterable[Any]) -> dict[str, Any]:
+    """Of what the protocol carries as a map; clients that set raw output by a parameter get it anyway."""
+    found = {}
+    for entry in entries:
+        choice = entry.value.WhichOneof("choice")
+        if choice is not None:
+            found[entry.key] = getattr(entry.value, choice)
+    return found
+
+
+def _parameter(key: str, value: Any) -> dict[str, Any]:
+    kind = "bool_param" if isinstance(value, bool) else "int64_param" if isinstance(value, int) else "string_param"
+    return {"key": key, "value": {kind: value}}

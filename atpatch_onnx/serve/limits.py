@@ -1,0 +1,137 @@
+"""What a client may ask for, and how a refusal looks. A refusal is an HTTP status and one line of JSON, never a traceback."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+__all__ = ["Gate", "Limits", "Refusal", "decompress"]
+
+RETRY_AFTER = 1
+# The rest of the body is not worth reading.
+_CLOSE = {"Connection": "close"}
+
+
+class Refusal(Exception):
+    """An answer with an error status."""
+
+    def __init__(self, status: int, message: str, headers: dict[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.headers = {"Retry-After": str(RETRY_AFTER)} if status == 503 and headers is None else headers or {}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds on requests.
+
+    Attributes:
+        body: bytes of a request's body, compressed or not.
+        json: bytes of its JSON part: parsing holds up everybody else, raw tensors do not.
+        batch: samples in a request.
+        sequence: any other dimension that the graph leaves open.
+        in_flight: requests being computed or waiting for that.
+        buffered: bytes of all bodies in memory.
+        body_seconds: time that a client has to send its body.
+        head_seconds: time that a client has to send its headers.
+        answer_seconds: time that the original has for an answer.
+    """
+
+    body: int = 32 * 2**20
+    json: int = 8 * 2**20
+    batch: int = 64
+    sequence: int = 2048
+    in_flight: int = 64
+    buffered: int = 512 * 2**20
+    body_seconds: float = 30.0
+    head_seconds: float = 30.0
+    answer_seconds: float = 30.0
+
+
+class Gate:
+    """Counts what is under way, and refuses what would be too much."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.in_flight = 0
+        self.buffered = 0
+
+    @contextmanager
+    def compute(self) -> Iterator[None]:
+        """A request being computed.
+
+        Raises:
+            Refusal: 503 with Retry-After where there are too many.
+        """
+        if self.in_flight >= self.limits.in_flight:
+            raise Refusal(503, f"{self.in_flight} requests are under way already")
+        self.in_flight += 1
+        try:
+            yield
+        finally:
+            self.in_flight -= 1
+
+    @contextmanager
+    def buffer(self) -> Iterator[Buffer]:
+        """The memory of one body."""
+        held = Buffer(self)
+        try:
+            yield held
+        finally:
+            self.buffered -= held.size
+
+
+class Buffer:
+    """Bytes of one body, counted among those of all."""
+
+    def __init__(self, gate: Gate) -> None:
+        self.size = 0
+        self._gate = gate
+
+    async def read(self, chunks: AsyncIterator[bytes], declared: int | None) -> bytes:
+        """All of a body.
+
+        Args:
+            chunks: as they come.
+            declared: Content-Length.
+
+        Raises:
+            Refusal: 413 beyond the limit, 503 where all bodies together would take too much memory.
+        """
+        limits = self._gate.limits
+        if declared is not None and declared > limits.body:
+            raise Refusal(413, f"the body has {declared} bytes, {limits.body} are allowed", _CLOSE)
+        parts = []
+        async for chunk in chunks:
+            self.size += len(chunk)
+            self._gate.buffered += len(chunk)
+            if self.size > limits.body:
+                raise Refusal(413, f"the body has more than {limits.body} bytes", _CLOSE)
+            if self._gate.buffered > limits.buffered:
+                raise Refusal(503, "too much is being sent at once", {"Retry-After": str(RETRY_AFTER), **_CLOSE})
+            parts.append(chunk)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def decompress(body: bytes, encoding: str, limit: int) -> bytes:
+    """A body sent with Content-Encoding gzip or deflate.
+
+    Raises:
+        Refusal: 415 for other encodings, 400 for bytes that are none, 413 where it grows past the limit.
+    """
+    bits = {"gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}.get(encoding)
+    if bits is None:
+        raise Refusal(415, f"Content-Encoding {encoding!r} is not known; gzip and deflate are")
+    inflater = zlib.decompressobj(bits)
+    try:
+        plain = inflater.decompress(body, limit + 1)
+    except zlib.error as error:
+        raise Refusal(400, f"the body is not {encoding}: {error}") from error
+    if len(plain) > limit:
+        raise Refusal(413, f"the body has more than {limit} bytes once decompressed")
+    if not inflater.eof or inflater.unused_data:
+        raise Refusal(400, f"the {encoding} body is cut off or has something behind it")
+    return plain

@@ -1,0 +1,157 @@
+"""Prometheus metrics: Triton's names and meanings for what Triton counts too, `atpatch_*` for the rest.
+
+Triton's counters carry no `_total`, which prometheus_client puts behind every counter of its own; so they come from a collector, untyped.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from .arms import ArmName, Result
+from .settings import VERSIONS
+
+if TYPE_CHECKING:
+    from .engine import Engine
+
+__all__ = ["Metrics"]
+
+_VERSION = {arm: version for version, arm in VERSIONS.items()}
+_TRITON = {
+    "nv_inference_request_success": "Requests answered, by the arm that did",
+    "nv_inference_request_failure": "Requests that no arm could answer",
+    "nv_inference_count": "Samples run, shadow runs and runs given up for another arm's answer included",
+    "nv_inference_exec_count": "Runs, joined ones counted once",
+    "nv_inference_request_duration_us": "Cumulative time of answered requests",
+    "nv_inference_queue_duration_us": "Cumulative time that runs waited for a worker or for company",
+    "nv_inference_compute_infer_duration_us": "Cumulative time in onnxruntime",
+}
+# Columns of long sequences would make one series each.
+_MOST_COLUMNS = 256
+_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+
+class Metrics:
+    """Counts, and renders them.
+
+    Args:
+        model: value of the label `model`.
+        engine: whose state the gauges tell.
+    """
+
+    def __init__(self, model: str, engine: Engine) -> None:
+        from prometheus_client import CollectorRegistry, Histogram
+        from prometheus_client import Counter as Count
+
+        self.registry = CollectorRegistry()
+        self._model = model
+        self._engine = engine
+        self._triton: dict[str, Counter[tuple[ArmName, str]]] = {name: Counter() for name in _TRITON}
+        self._columns_seen: set[tuple[str, int]] = set()
+        registry = self.registry
+        self._fallbacks = Count(
+            "atpatch_fallbacks", "Requests that the original answered in place of the patched arm", ["reason"], registry=registry
+        )
+        self._shadow = Count("atpatch_shadow", "Shadow runs by how they ended", ["status"], registry=registry)
+        self._pairs = Count("atpatch_shadow_pairs", "Samples compared", registry=registry)
+        self._disagree = Count("atpatch_shadow_disagreements", "Samples for which the arms predict different classes", registry=registry)
+        self._judged = Count("atpatch_judged", "Samples that the patched arm looked at", registry=registry)
+        self._flagged = Count("atpatch_flagged", "Samples that the patch flagged", registry=registry)
+        self._columns = Count("atpatch_flagged_columns", "Times that a key column was flagged", ["site", "column"], registry=registry)
+        self._reloads = Count("atpatch_reloads", "Reloads of a model file", ["arm", "result"], registry=registry)
+        self._refused = Count("atpatch_refused", "Requests refused before any arm was asked", ["status"], registry=registry)
+        self._latency = Histogram(
+            "atpatch_latency_seconds", "Answer ready after request read", ["arm"], buckets=_BUCKETS, registry=registry
+        )
+        for status in ("compared", "dropped", "timeout", "error", "non_finite"):
+            self._shadow.labels(status)
+        registry.register(self)
+
+    def answered(self, arm: ArmName, seconds: float) -> None:
+        """A client gets an answer."""
+        self._triton["nv_inference_request_success"][arm, ""] += 1
+        self._add("nv_inference_request_duration_us", arm, seconds)
+        self._latency.labels(arm).observe(seconds)
+
+    def failed(self, arm: ArmName, reason: str) -> None:
+        """No arm could answer; a model that refuses the input is Triton's BACKEND."""
+        self._triton["nv_inference_request_failure"][arm, "BACKEND" if reason == "error" else "OTHER"] += 1
+
+    def ran(self, arm: ArmName, result: Result, samples: int) -> None:
+        """A run ended well."""
+        self._triton["nv_inference_count"][arm, ""] += samples
+        self._add("nv_inference_queue_duration_us", arm, max(result.seconds - result.computed, 0.0))
+        self._add("nv_inference_compute_infer_duration_us", arm, result.computed)
+
+    def decided(self, row: dict[str, Any]) -> None:
+        """A decision is complete."""
+        if row["fallback"]:
+            self._fallbacks.labels(row["fallback"]).inc()
+        if row["shadow"]:
+            self._shadow.labels(row["shadow"]).inc()
+        if row["agree"] is not None:
+            self._pairs.inc(row["batch"])
+            self._disagree.inc(row["agree"].count(False))
+        if row["flagged"] is not None:
+            self._judged.inc(row["batch"])
+            self._flagged.inc(sum(row["flagged"]))
+        for site, samples in (row["columns"] or {}).items():
+            for column in (column for sample in samples for column in sample):
+                seen = (site, column) in self._columns_seen or len(self._columns_seen) < _MOST_COLUMNS
+                if seen:
+                    self._columns_seen.add((site, column))
+                self._columns.labels(site, str(column) if seen else "other").inc()
+
+    def reloaded(self, arm: str, result: str) -> None:
+        self._reloads.labels(arm, result).inc()
+
+    def refused(self, status: int) -> None:
+        self._refused.labels(str(status)).inc()
+
+    def render(self) -> bytes:
+        """Prometheus' text format."""
+        from prometheus_client import generate_latest
+
+        return generate_latest(self.registry)
+
+    def collect(self) -> Iterator[Any]:
+        """For prometheus_client."""
+        from prometheus_client.core import GaugeMetricFamily
+        from prometheus_client.metrics_core import Metric
+
+        engine = self._engine
+        runs = self._triton["nv_inference_exec_count"]
+        for each, lane in engine.lanes.items():
+            runs[each, ""] = lane.runs
+        for name, text in _TRITON.items():
+            metric = Metric(name, text, "unknown")
+            for (arm, reason), count in self._triton[name].items():
+                labels = {"model": self._model, "version": _VERSION[arm]} | ({"reason": reason} if reason else {})
+                metric.add_sample(name, labels, count)
+            yield metric
+        tally = engine.tally
+        gauges: dict[str, tuple[str, float]] = {
+            "nv_inference_pending_request_count": ("Requests being computed", engine.gate.in_flight),
+            "atpatch_flag_rate": ("Share of samples flagged, of the last hour", _rate(tally.minutes, "flagged", "judged")),
+            "atpatch_disagreement_rate": (
+                "Share of shadow pairs that disagree, of the last hour",
+                _rate(tally.minutes, "disagree", "pairs"),
+            ),
+            "atpatch_killed": ("1 while the kill switch is on", float(engine.killed())),
+            "atpatch_weight": ("Share of units for the patched arm", engine.split.weight),
+            "atpatch_revision": ("Revision", engine.revision),
+            "atpatch_shadow_queue": ("Shadow runs waiting", engine.shadow.waiting),
+            "atpatch_hung_runs": ("Runs past their time that have not ended", sum(lane.arm.hung for lane in engine.lanes.values())),
+            "atpatch_log_failures": ("Rows that could not be written to the log", engine.log.failures),
+        }
+        for name, (text, value) in gauges.items():
+            yield GaugeMetricFamily(name, text, value)
+
+    def _add(self, name: str, arm: ArmName, seconds: float) -> None:
+        self._triton[name][arm, ""] += round(seconds * 1e6)
+
+
+def _rate(minutes: Any, part: str, whole: str) -> float:
+    total = sum(getattr(minute, whole) for minute in minutes)
+    return sum(getattr(minute, part) for minute in minutes) / total if total else 0.0

@@ -1,0 +1,68 @@
+"""What a server is told at its start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from .arms import ORIGINAL, PATCHED, ArmName
+from .limits import Limits
+
+__all__ = ["VERSIONS", "Mode", "Settings"]
+
+Mode = Literal["shadow", "ab", "patched", "original"]
+
+VERSIONS: dict[str, ArmName] = {"1": ORIGINAL, "2": PATCHED}
+"""Version of the one model name → arm."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Attributes:
+    original, patched: model files.
+    mode: who answers: "shadow" (the original; the patched arm runs after it and is compared), "ab" (by the split), or one of the two.
+    name: of the model, as clients see it.
+    experiment, salt, weight: of the split, see `routing.Split`.
+    unit_header: header that carries the unit; the request parameter `unit` goes before it, the request id stands in for both.
+    threads, workers: per arm, see `arms.Arm`.
+    batch_rows, batch_delay: of dynamic batching, see `batching.Batcher`; 1 row: off.
+    timeout: seconds of a patched run before the original answers.
+    shadow_queue: jobs that may wait.
+    shadow_sample: share of requests that are shadowed.
+    kill_file: while it exists, the patch is off.
+    hot_controls: the admin endpoint may move `atpatch_enabled` and `atpatch_threshold`.
+    watched_class: class whose gain or loss by the patch is weighed on the page.
+    log, log_bytes, log_backups, log_inputs: of the decision log; None: none.
+    grpc_port: where gRPC is served as well, None: nowhere.
+    drain: seconds between the word to stop and the last accepted connection.
+    grace: seconds that requests and shadow runs have to end after that.
+    limits: on requests.
+    """
+
+    original: Path
+    patched: Path
+    mode: Mode = "shadow"
+    name: str = "model"
+    experiment: str = "atpatch"
+    salt: str = ""
+    weight: float = 0.1
+    unit_header: str = "X-Atpatch-Unit"
+    threads: int = 1
+    workers: int = 2
+    batch_rows: int = 1
+    batch_delay: float = 0.002
+    timeout: float = 1.0
+    shadow_queue: int = 64
+    shadow_sample: float = 1.0
+    kill_file: Path | None = None
+    hot_controls: bool = False
+    watched_class: int | None = None
+    log: Path | None = None
+    log_bytes: int = 100_000_000
+    log_backups: int = 5
+    log_inputs: bool = False
+    grpc_port: int | None = None
+    drain: float = 1.0
+    grace: float = 10.0
+    limits: Limits = field(default_factory=Limits)

@@ -1,0 +1,124 @@
+"""What the page shows: counts of the current revision, the last hour by minutes, recent latencies. Bounded memory."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .arms import ORIGINAL, PATCHED
+
+__all__ = ["Minute", "Tally"]
+
+_RECENT = 4096
+_MINUTES = 60
+_MOST_UNITS = 200_000
+"""Beyond this no further units are remembered; the split was checked on as many as that."""
+
+
+@dataclass
+class Minute:
+    """One minute: samples that the patched arm looked at, flagged ones, disagreeing pairs out of pairs."""
+
+    start: int
+    judged: int = 0
+    flagged: int = 0
+    pairs: int = 0
+    disagree: int = 0
+
+
+@dataclass
+class Tally:
+    """Counts.
+
+    Attributes:
+        watched_class: class that is watched.
+        answered: arm → requests that it answered.
+        fallbacks, shadow: reason or status → requests.
+        judged, flagged, pairs, disagree: samples, as in `Minute`.
+        moved: (class by the original, class by the patched arm) → pairs, of those that disagree.
+        columns: (site, column) → times flagged.
+        units: arm → pseudonyms that it was assigned, of the current revision.
+        watched: arm → units whose first answer was the watched class.
+        latencies: "original", "patched", "total" → milliseconds of recent requests.
+        largest: largest difference of a pair so far.
+    """
+
+    watched_class: int | None = None
+    revision: int = 0
+    answered: Counter[str] = field(default_factory=Counter)
+    fallbacks: Counter[str] = field(default_factory=Counter)
+    shadow: Counter[str] = field(default_factory=Counter)
+    judged: int = 0
+    flagged: int = 0
+    pairs: int = 0
+    disagree: int = 0
+    largest: float = 0.0
+    moved: Counter[tuple[int, int]] = field(default_factory=Counter)
+    columns: Counter[tuple[str, int]] = field(default_factory=Counter)
+    units: dict[str, set[str]] = field(default_factory=dict)
+    watched: Counter[str] = field(default_factory=Counter)
+    latencies: dict[str, deque[float]] = field(
+        default_factory=lambda: {name: deque(maxlen=_RECENT) for name in (ORIGINAL, PATCHED, "total")}
+    )
+    minutes: deque[Minute] = field(default_factory=lambda: deque(maxlen=_MINUTES))
+
+    def revise(self, revision: int) -> None:
+        """Units and pairs of one revision say nothing about another; latencies, minutes and requests go on."""
+        self.revision = revision
+        self.judged = self.flagged = self.pairs = self.disagree = 0
+        self.largest = 0.0
+        self.moved.clear()
+        self.columns.clear()
+        self.units = {ORIGINAL: set(), PATCHED: set()}
+        self.watched.clear()
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Count one decision."""
+        self.answered[row["arm"]] += 1
+        if row["fallback"]:
+            self.fallbacks[row["fallback"]] += 1
+        if row["shadow"]:
+            self.shadow[row["shadow"]] += 1
+        for name, recent in self.latencies.items():
+            if row["latency_ms"][name] is not None:
+                recent.append(row["latency_ms"][name])
+        minute = self._minute(int(row["unix"] // 60) * 60)
+        current = row["revision"] == self.revision
+        for count in (minute, self) if current else (minute,):
+            if row["flagged"] is not None:
+                count.judged += row["batch"]
+                count.flagged += sum(row["flagged"])
+            if row["agree"] is not None:
+                count.pairs += row["batch"]
+                count.disagree += row["agree"].count(False)
+        if not current:
+            return
+        if row["mode"] == "ab" and row["assigned"]:
+            self._meet(row["assigned"], row["unit"], row["prediction"][row["arm"]] or ())
+        self.largest = max([self.largest, *(value for value in row["difference"] or () if value is not None)])
+        if row["agree"] is not None:
+            given = row["prediction"]
+            self.moved.update((a, b) for a, b in zip(given[ORIGINAL], given[PATCHED], strict=True) if a != b)
+        for site, samples in (row["columns"] or {}).items():
+            self.columns.update((site, column) for sample in samples for column in sample)
+
+    def _meet(self, arm: str, unit: str, given: Sequence[int]) -> None:
+        """Units count once, with what they got first: later answers depend on that one."""
+        if unit not in self.units[arm] and sum(map(len, self.units.values())) < _MOST_UNITS:
+            self.units[arm].add(unit)
+            self.watched[arm] += self.watched_class in given
+
+    def percentiles(self, name: str, of: Sequence[float] = (50, 95, 99)) -> list[float] | None:
+        """Milliseconds of recent requests, None without any."""
+        recent = self.latencies[name]
+        return np.percentile(np.array(recent), of).tolist() if recent else None
+
+    def _minute(self, start: int) -> Minute:
+        """A row of a shadow run may come a little later than its minute; it counts in the last one."""
+        if not self.minutes or self.minutes[-1].start < start:
+            self.minutes.append(Minute(start))
+        return self.minutes[-1]

@@ -1,0 +1,32 @@
+"""Attention sinks ([CLS], [SEP], BOS) draw much attention by nature. Positions count valid columns, so padding does not move them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ...emit import Emitter
+from ..context import MapContext
+
+__all__ = ["without_sinks"]
+
+
+def without_sinks(e: Emitter, context: MapContext, score: str, exempt: tuple[int, ...]) -> str:
+    """Scores (B, K), -inf at the exempt positions; negative ones count back from the last valid column."""
+    if not exempt:
+        return score
+    valid = context.valid_float(e)
+    length = context.length(e, valid)
+    if valid is None:
+        keys = e.squeeze(e.dims(context.map, 3), 0)
+        positions = e.unsqueeze(e.float(e.op("Range", e.constant(0, np.int64), keys, e.constant(1, np.int64))), 0)
+    else:
+        positions = e.op("Sub", e.op("CumSum", valid, e.constant(1, np.int64)), e.constant(1.0))
+    sinks = []
+    for place in exempt:
+        target = e.constant(float(place)) if place >= 0 else e.op("Add", length, e.constant(float(place)))
+        # Positions are whole numbers in float32; half a step tells them apart without an exact comparison.
+        sinks.append(e.op("Less", e.op("Abs", e.op("Sub", positions, target)), e.constant(0.5)))
+    found = sinks[0]
+    for other in sinks[1:]:
+        found = e.op("Or", found, other)
+    return e.op("Where", found, e.constant(-np.inf), score)

@@ -1,0 +1,152 @@
+"""Running graphs over data: scores, flags, differences, and that they are those of onnxruntime."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+
+from atpatch_onnx import AtpatchError, compare, patch_model
+from atpatch_onnx.compare.observing import observed
+from atpatch_onnx.compare.running import difference
+from rewriters.finder import find_sites
+from rewriters.patcher import patch
+from rewriters.plan import PatchPlan, SitePlan, Statistic
+from rewriters.telemetry import COLUMNS, FLAGGED
+
+from ..tiny import plain_model
+from .case import LENGTH, WIDTH, classifier, rows
+
+
+def run(model, x: np.ndarray, *names: str) -> list[np.ndarray]:
+    source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else str(model)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"]).run(list(names) or None, {"x": x})
+
+
+def test_scores_and_differences_are_those_of_onnxruntime(case, comparison) -> None:
+    x = np.load(case.clean)["x"]
+    (before,), (after,) = run(case.model, x, "logits"), run(case.patched, x, "logits")
+    np.testing.assert_allclose(comparison.outputs["original"]["clean"].scores, before, atol=1e-6)
+    np.testing.assert_allclose(comparison.outputs["patched"]["clean"].scores, after, atol=1e-6)
+    apart = np.abs(before - after)
+    cosine = (before * after).sum(1) / np.linalg.norm(before, axis=1) / np.linalg.norm(after, axis=1)
+    found = comparison.outputs["patched"]["clean"].differences["logits"]
+    np.testing.assert_allclose(found, np.stack([apart.max(1), apart.mean(1), cosine], 1), atol=1e-5)
+    assert apart.max() > 0.05
+
+
+def test_the_silent_patch_is_the_original_bit_for_bit(comparison) -> None:
+    assert all((rows[:, 0] == 0).all() for run in comparison.outputs["silent"].values() for rows in run.differences.values())
+    share = comparison.changes["silent"].identical["clean"]
+    assert (share.hits, share.count) == (40, 40)
+
+
+def test_flags_without_telemetry_are_those_with_it(tmp_path, case) -> None:
+    told = patch_model(classifier(), detector="statistic", threshold=1.2, telemetry=True)
+    untold = patch_model(classifier(), detector="statistic", threshold=1.2)
+    assert FLAGGED not in {output.name for output in untold.graph.output}
+    x = rows(30, seed=4)
+    watched, ids = observed(untold, find_sites(classifier())[0])
+    assert len(ids) == 2
+    for name in (FLAGGED, *(COLUMNS + site for site in ids)):
+        np.testing.assert_array_equal(run(watched, x, name)[0], run(told, x, name)[0])
+    flags = run(told, x, FLAGGED)[0]
+    assert flags.any() and not flags.all()
+    assert observed(told, find_sites(classifier())[0]) == (told, ids)
+    found = compare(classifier(), untold, {"x": x}, threads=1, seconds=0).outputs["patched"]["clean"]
+    np.testing.assert_array_equal(found.flags, flags)
+
+
+def test_flags_of_two_passes_are_seen() -> None:
+    model = classifier()
+    sites, _ = find_sites(model)
+    plan = PatchPlan({site.id: SitePlan(Statistic()) for site in sites}, 1.2, passes="two", groups=(tuple(site.id for site in sites),))
+    told, untold = (patch(model, replace(plan, telemetry=telemetry), sites) for telemetry in (True, False))
+    x = rows(12, seed=4)
+    watched, _ = observed(untold, sites)
+    flags = run(told, x, FLAGGED)[0]
+    assert flags.any()
+    np.testing.assert_array_equal(run(watched, x, FLAGGED)[0], flags)
+
+
+def test_an_unpatched_graph_has_no_flags() -> None:
+    model = classifier()
+    assert observed(model, find_sites(model)[0]) == (model, ())
+
+
+def test_a_fixed_batch_is_filled_and_cut() -> None:
+    x = rows(11, seed=6)
+    fixed = compare(
+        classifier(batch=4), patch_model(classifier(batch=4), detector="static", columns=(1,)), {"x": x}, threads=1, seconds=0.01
+    )
+    free = compare(classifier(), patch_model(classifier(), detector="static", columns=(1,)), {"x": x}, threads=1, seconds=0)
+    for name in ("original", "patched"):
+        np.testing.assert_allclose(fixed.outputs[name]["clean"].scores, free.outputs[name]["clean"].scores, atol=1e-5)
+    assert fixed.outputs["patched"]["clean"].flags.shape == (11, 2)
+    assert fixed.setup["batch"] == 4
+
+
+def test_the_batch_size_changes_nothing_but_rounding(case, comparison) -> None:
+    whole = compare(case.model, case.patched, case.clean, batch=64, threads=1, seconds=0, exemplar=False)
+    for name in ("original", "patched"):
+        np.testing.assert_allclose(whole.outputs[name]["clean"].scores, comparison.outputs[name]["clean"].scores, atol=1e-5)
+
+
+def test_the_floor_is_rounding(comparison) -> None:
+    floor = comparison.floor["logits"]
+    assert floor.shape == (16, 3)
+    assert floor[:, 0].max() < 1e-4
+
+
+def test_requests_are_timed_in_all_graphs(comparison) -> None:
+    assert set(comparison.requests) == {"flagged"}  # the static detector flags every row
+    times = comparison.requests["flagged"]
+    assert set(times) == {"original", "patched", "silent"}
+    assert len({len(seconds) for seconds in times.values()}) == 1
+    assert all((seconds > 0).all() and len(seconds) >= 10 for seconds in times.values())
+
+
+def test_differences_of_odd_values() -> None:
+    a = np.array([[np.nan, 1.0], [np.inf, 1.0], [np.inf, 0.0], [0.0, 0.0]])
+    b = np.array([[np.nan, 1.0], [np.inf, 1.0], [2.0, 0.0], [0.0, 0.0]])
+    found = difference(a, b, 4)
+    np.testing.assert_array_equal(found[:, 0], [0, 0, np.inf, 0])
+    np.testing.assert_array_equal(found[[0, 1, 3], 2], [1, 1, 1])
+    assert difference(np.array([[1.0, 0.0]]), np.array([[0.0, 1.0]]), 1)[0].tolist() == [1, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [(np.zeros((2, 3)), np.zeros((2, 4))), (np.zeros(()), np.zeros(())), (np.array(["a", "b"]), np.array(["a", "b"])), ([1], [1])],
+)
+def test_what_cannot_be_subtracted_has_no_difference(one: object, other: object) -> None:
+    assert difference(one, other, 2) is None
+
+
+def test_inputs_that_are_missing_are_refused(case) -> None:
+    with pytest.raises(AtpatchError, match="ATP056"):
+        compare(case.model, case.patched, {"z": rows(3)}, threads=1)
+
+
+def test_graphs_of_other_models_are_refused(case, tmp_path) -> None:
+    onnx.save_model(plain_model(), tmp_path / "other.onnx")
+    with pytest.raises(AtpatchError, match="patched has no output 'logits'"):
+        compare(case.model, tmp_path / "other.onnx", {"x": rows(2)}, threads=1)
+
+
+@pytest.mark.parametrize("options", [{"batch": 0}, {"also": {"patched": "x.onnx"}}, {"also": {"": "x.onnx"}}, {"also": {"a\tb": "x.onnx"}}])
+def test_impossible_options_are_refused(case, options: dict) -> None:
+    with pytest.raises(AtpatchError, match="ATP060"):
+        compare(case.model, case.patched, case.clean, **options)
+
+
+def test_models_in_memory_compare_as_files_do(case, comparison) -> None:
+    found = compare(onnx.load(case.model), onnx.load(case.patched), case.clean, triggered=case.triggered, threads=1, batch=16, seconds=0)
+    assert found.figures["patched"].values["asr"] == comparison.figures["patched"].values["asr"]
+    assert found.setup["models"]["original"]["path"] is None
+    assert found.exemplar is not None and found.exemplar.inputs["x"].shape == (LENGTH, WIDTH)

@@ -1,0 +1,269 @@
+"""Arms, batches, fallbacks and shadow runs, on graphs that really fail."""
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from atpatch_onnx.errors import AtpatchError
+from atpatch_onnx.runtime import session
+from atpatch_onnx.serve.arms import Arm, ArmFault
+from atpatch_onnx.serve.batching import Batcher
+from atpatch_onnx.serve.engine import Engine
+from atpatch_onnx.serve.limits import Refusal
+from atpatch_onnx.serve.protocol import InferRequest
+from atpatch_onnx.serve.reload import reload
+from atpatch_onnx.serve.settings import Settings
+from atpatch_onnx.serve.switch import KILL_VARIABLE, KillSwitch
+
+from .graphs import feeds, save
+
+Use = Callable[[Engine], Awaitable[Any]]
+
+
+def request(*firsts: float, name: str | None = None) -> InferRequest:
+    return InferRequest(name, feeds(*firsts), len(firsts), (), {})
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Callable[..., tuple[Any, list[dict[str, Any]]]]:
+    """Runs something with an engine whose patched arm is of some kind; returns its result and the log's rows."""
+
+    def run(kind: str, use: Use, switch: KillSwitch | None = None, **settings: Any) -> tuple[Any, list[dict[str, Any]]]:
+        log = tmp_path / "log.jsonl"
+        paths = save("sound", tmp_path / "original.onnx"), save(kind, tmp_path / "patched.onnx")
+        engine = Engine(
+            Settings(*paths, **{"mode": "patched", "log": log, "timeout": 0.5, **settings}), switch or KillSwitch(environment={})
+        )
+
+        async def session_of() -> Any:
+            engine.start()
+            try:
+                return await use(engine)
+            finally:
+                await engine.close()
+
+        result = asyncio.run(session_of())
+        return result, [json.loads(line) for line in log.read_text().splitlines()]
+
+    return run
+
+
+def decisions(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [row for row in rows if row["event"] == "decision"]
+
+
+def expected(*firsts: float) -> np.ndarray:
+    x = feeds(*firsts)["x"]
+    from .graphs import _WEIGHTS
+
+    return x @ _WEIGHTS
+
+
+@pytest.mark.parametrize(("kind", "first", "reason"), [("nan", -1, "non_finite"), ("raising", 10, "error"), ("hanging", 100, "timeout")])
+def test_failing_patched_arm_is_answered_for_by_the_original(run: Any, kind: str, first: float, reason: str) -> None:
+    async def use(engine: Engine) -> Any:
+        return [await engine.infer(request(value), None) for value in (1, first, 1)]
+
+    answers, rows = run(kind, use)
+    assert [answer.arm for answer in answers] == ["patched", "original", "patched"]
+    assert [row["fallback"] for row in decisions(rows)] == [None, reason, None]
+    np.testing.assert_allclose(answers[1].outputs["y"], expected(first), rtol=1e-5)
+    assert decisions(rows)[1]["assigned"] == "patched" and decisions(rows)[1]["prediction"]["patched"] is None
+
+
+def test_hanging_runs_cost_the_time_out_once_and_are_ended(run: Any) -> None:
+    async def use(engine: Engine) -> Any:
+        arm = engine.lanes["patched"].arm
+        await asyncio.gather(*(engine.infer(request(100), None) for _ in range(arm.workers)))
+        hung = arm.hung
+        started = time.perf_counter()
+        await engine.infer(request(1), None)
+        waited = time.perf_counter() - started
+        while arm.hung:
+            await asyncio.sleep(0.01)
+        return hung, waited, (await engine.infer(request(1), None)).arm
+
+    (hung, waited, arm), rows = run("hanging", use, workers=2)
+    # onnxruntime may have ended a run before it is looked at; then the worker was free, which is as good.
+    assert hung <= 2 and waited < 0.4 and arm == "patched"
+    assert [row["fallback"] for row in decisions(rows)][:2] == ["timeout", "timeout"]
+
+
+def test_what_the_original_refuses_too_is_the_clients_mistake(tmp_path: Path) -> None:
+    paths = save("raising", tmp_path / "a.onnx"), save("raising", tmp_path / "b.onnx")
+    engine = Engine(Settings(*paths, mode="patched"), KillSwitch(environment={}))
+    with pytest.raises(Refusal) as refusal:
+        asyncio.run(engine.infer(request(10), None))
+    assert refusal.value.status == 400 and "the model refuses the input" in refusal.value.message
+    assert b'atpatch_fallbacks_total{reason="error"}' not in engine.metrics.render()
+
+
+def test_hanging_original_is_unavailable_not_for_ever(tmp_path: Path) -> None:
+    from atpatch_onnx.serve.limits import Limits
+
+    paths = save("hanging", tmp_path / "a.onnx"), save("sound", tmp_path / "b.onnx")
+    engine = Engine(Settings(*paths, mode="original", limits=Limits(answer_seconds=0.3)), KillSwitch(environment={}))
+    with pytest.raises(Refusal) as refusal:
+        asyncio.run(engine.infer(request(100), None))
+    assert refusal.value.status == 503 and refusal.value.headers == {"Retry-After": "1"}
+
+
+@pytest.mark.parametrize("way", ["admin", "file", "environment"])
+def test_every_kill_switch_works_on_the_next_request(run: Any, tmp_path: Path, way: str) -> None:
+    file, environment = tmp_path / "kill", {}
+    switch = KillSwitch(file, environment)
+
+    def turn(on: bool) -> None:
+        if way == "admin":
+            switch.by_admin = on
+        elif way == "file":
+            file.touch() if on else file.unlink()
+        else:
+            environment[KILL_VARIABLE] = "1" if on else "0"
+
+    async def use(engine: Engine) -> list[str]:
+        arms = []
+        for on in (False, True, False):
+            turn(on) if on or arms else None
+            arms.append((await engine.infer(request(1), None)).arm)
+        return arms
+
+    arms, rows = run("sound", use, switch)
+    assert arms == ["patched", "original", "patched"]
+    assert [row["fallback"] for row in decisions(rows)] == [None, "killed", None]
+    assert [(row["on"], row["source"]) for row in rows if row["event"] == "switch"] == [(True, way), (False, way)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "first", "status"),
+    [("sound", 1, "compared"), ("nan", -1, "non_finite"), ("raising", 10, "error"), ("hanging", 100, "timeout")],
+)
+def test_shadow_never_touches_the_answer(run: Any, kind: str, first: float, status: str) -> None:
+    async def use(engine: Engine) -> Any:
+        return await engine.infer(request(first), "unit")
+
+    answer, rows = run(kind, use, mode="shadow")
+    assert answer.arm == "original" and answer.flagged is None
+    np.testing.assert_allclose(answer.outputs["y"], expected(first), rtol=1e-5)
+    (row,) = decisions(rows)
+    assert row["shadow"] == status and row["fallback"] is None
+    assert (row["agree"], row["difference"]) == (([True], [0.0]) if status == "compared" else (None, None))
+
+
+def test_full_shadow_queue_drops_and_counts(run: Any) -> None:
+    async def use(engine: Engine) -> bytes:
+        for _ in range(8):
+            await engine.infer(request(100), None)
+        return engine.metrics.render()
+
+    metrics, rows = run("hanging", use, mode="shadow", shadow_queue=2, workers=1, grace=0.1)
+    statuses = [row["shadow"] for row in decisions(rows)]
+    assert len(statuses) == 8 and statuses.count("dropped") >= 5 and set(statuses) <= {"dropped", "timeout"}
+    assert b'atpatch_shadow_total{status="dropped"}' in metrics
+
+
+def test_weight_change_is_a_new_revision_and_restarts_go_on(run: Any) -> None:
+    async def use(engine: Engine) -> list[int]:
+        first = (await engine.infer(request(1), "u")).revision
+        engine.revise("weight", weight=1.0)
+        return [first, (await engine.infer(request(1), "u")).revision]
+
+    (one, two), rows = run("sound", use, mode="ab", weight=0.0)
+    assert (one, two) == (1, 2)
+    assert [(row["arm"], row["weight"]) for row in decisions(rows)] == [("original", 0.0), ("patched", 1.0)]
+    (three, _), _ = run("sound", use, mode="ab", weight=0.0)
+    assert three == 3
+
+
+def test_batched_and_single_answers_agree(tmp_path: Path) -> None:
+    arm = Arm("original", save("sound", tmp_path / "a.onnx"), workers=1)
+    batcher = Batcher(arm, rows=8, delay=0.05)
+
+    async def use() -> Any:
+        return await asyncio.gather(*(batcher.run(feeds(*range(i, i + 1 + i % 3))) for i in range(12)))
+
+    results = asyncio.run(use())
+    assert batcher.joined >= 6 and batcher.runs < 12
+    for i, result in enumerate(results):
+        np.testing.assert_allclose(result.outputs["y"], expected(*range(i, i + 1 + i % 3)), rtol=1e-5)
+
+
+def test_a_bad_sample_in_a_batch_fails_alone(tmp_path: Path) -> None:
+    arm = Arm("original", save("raising", tmp_path / "a.onnx"), workers=1)
+    batcher = Batcher(arm, rows=8, delay=0.05)
+
+    async def use() -> Any:
+        return await asyncio.gather(*(batcher.run(feeds(10 if i == 3 else 1)) for i in range(6)), return_exceptions=True)
+
+    results = asyncio.run(use())
+    assert [isinstance(result, ArmFault) for result in results] == [i == 3 for i in range(6)]
+
+
+def test_requests_of_different_shape_are_not_joined(tmp_path: Path) -> None:
+    arm = Arm("original", save("sound", tmp_path / "a.onnx"), workers=1)
+    batcher = Batcher(arm, rows=8, delay=0.01)
+
+    async def use() -> Any:
+        wide = {"x": np.zeros((1, 4), np.float64)}
+        return await asyncio.gather(*(batcher.run(feeds(1) if i % 2 else wide) for i in range(6)), return_exceptions=True)
+
+    results = asyncio.run(use())
+    assert [isinstance(result, ArmFault) for result in results] == [True, False] * 3
+
+
+def test_reload_takes_a_sound_model_and_refuses_the_rest(run: Any, tmp_path: Path) -> None:
+    path = tmp_path / "patched.onnx"
+
+    async def use(engine: Engine) -> Any:
+        seen = []
+        for break_it in (
+            lambda: path.write_bytes(b"garbage"),
+            lambda: path.write_bytes(b""),
+            lambda: path.unlink(),
+            lambda: save("other_output", path),
+            lambda: save("sound", path, scale=float("nan")),
+        ):
+            break_it()
+            with pytest.raises(AtpatchError) as error:
+                await reload(engine, "patched")
+            seen.append(error.value.code)
+            assert (await engine.infer(request(1), None)).arm == "patched"
+        save("sound", path, scale=2.0)
+        revision = await reload(engine, "patched")
+        return seen, revision, (await engine.infer(request(1), None)).outputs["y"]
+
+    (codes, revision, scores), rows = run("sound", use)
+    assert codes == ["ATP001", "ATP001", "ATP002", "ATP075", "ATP052"] and revision == 2
+    np.testing.assert_allclose(scores, 2 * expected(1), rtol=1e-5)
+    reasons = [row["reason"] for row in rows if row["event"] == "revision"]
+    assert reasons == ["start", "reload patched"]
+
+
+def test_arms_must_agree(tmp_path: Path) -> None:
+    with pytest.raises(AtpatchError) as error:
+        Engine(Settings(save("sound", tmp_path / "a.onnx"), save("other_output", tmp_path / "b.onnx")), KillSwitch(environment={}))
+    assert error.value.code == "ATP075"
+
+
+def test_log_never_holds_unit_salt_or_inputs(run: Any, tmp_path: Path) -> None:
+    async def use(engine: Engine) -> Any:
+        return await engine.infer(request(0.123456), "alice@example.org")
+
+    run("sound", use, salt="the-secret")
+    text = (tmp_path / "log.jsonl").read_text()
+    assert "alice" not in text and "the-secret" not in text and "0.123456" not in text
+    _, rows = run("sound", use, log_inputs=True)
+    assert decisions(rows)[-1]["inputs"]["x"][0][0] == pytest.approx(0.123456)
+
+
+def test_session_alike(tmp_path: Path) -> None:
+    path = save("sound", tmp_path / "a.onnx")
+    arm = Arm("original", path)
+    direct = session(path, threads=1).run(None, feeds(1, 2, 3))[0]
+    assert np.array_equal(asyncio.run(arm.run(feeds(1, 2, 3))).outputs["y"], direct)
