@@ -37,7 +37,7 @@ FIELDS: dict[type, dict[str, Any]] = {
     Statistic: {"exempt": "ints", "floor": "float"},
     Dense: {"weight": "array", "bias": "array"},
     Profile: {"layers": [Dense], "mean": "array", "std": "array", "probes": "ints"},
-    OneClass: {"mean": "array", "weight": "array", "squared": "bool", "offset": "float", "exempt": "ints", "probes": "ints"},
+    OneClass: {"mean": "array", "weight": "array", "squared": "bool", "offset": "float", "rank": "int", "exempt": "ints", "probes": "ints"},
     Conv: {"weight": "array", "bias": "array", "stride": "int", "padding": "int"},
     Cnn: {"convolutions": [Conv], "layers": [Dense]},
     OnnxGraph: {"model": "bytes"},
@@ -139,6 +139,8 @@ def _check(plan: SitePlan) -> None:
             raise ValueError("oneclass: mean and weight must have 1 and 2 axes, or 2 and 3")
         if detector.weight.shape[:-1] != detector.mean.shape or not detector.weight.size:
             raise ValueError("oneclass: mean and weight differ in the number of features")
+        if detector.rank < 0:
+            raise ValueError("oneclass: the rank must not be negative")
         _check_probes("oneclass", detector.probes, detector.mean.shape[-1])
     elif isinstance(detector, Cnn):
         channels = 1

@@ -93,13 +93,13 @@ def untrained_plan(sites: Sequence[Site], options: Options, groups: tuple[tuple[
     pair = BenignPair(np.array([_level(options.benign)], np.float32), None, own_values=options.values == "own")
     return PatchPlan(
         {site.id: SitePlan(detector, pair) for site in sites},
-        threshold if options.threshold is None else options.threshold,
-        options.gating,
-        options.telemetry,
-        options.freeze,
-        options.passes or "one",
-        groups,
-        options.accept or "always",
+        threshold=threshold if options.threshold is None else options.threshold,
+        gating=options.gating,
+        telemetry=options.telemetry,
+        freeze=options.freeze,
+        passes=options.passes or "one",
+        groups=groups,
+        accept=options.accept or "always",
     )
 
 

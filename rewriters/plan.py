@@ -84,12 +84,14 @@ class Profile:
 class OneClass:
     """What clean columns look like, and how far a column is from that; no anomalous sample is needed.
 
-    Of the features x of `Profile`: y = (x - mean) · weight, score = max(Σ_u y_u - offset, 0), or with `squared` Σ_u y_u² for the sum (a
-    Mahalanobis distance, where the weight whitens). One unit of score stands for clean columns e times rarer.
+    Of the features x of `Profile`: y = (x - mean) · weight; d = Σ_u y_u, or with `squared` Σ_u y_u² (a Mahalanobis distance, where the
+    weight whitens); score = max(d - r - offset, 0). One unit of score stands for clean columns e times rarer.
 
     Attributes:
         mean, weight: (F,) and (F, U), or one for each place, (K, F) and (K, F, U).
         offset: where a score starts to count.
+        rank: r is the rank-th highest d of the sample's own columns (sinks aside; the lowest where there are fewer): a column has to stand
+            out from its neighbours too. 0: r is 0.
         exempt: as in `Statistic`.
     """
 
@@ -97,6 +99,7 @@ class OneClass:
     weight: Floats
     squared: bool
     offset: float
+    rank: int = 0
     exempt: tuple[int, ...] = ()
     probes: tuple[int, ...] = (0,)
     kind: Literal["oneclass"] = "oneclass"

@@ -100,15 +100,19 @@ def profile(a: Array, valid: NDArray[np.bool_] | None, detector: Profile, self_a
 
 def oneclass(a: Array, valid: NDArray[np.bool_] | None, detector: OneClass, self_attention: bool) -> Array:
     """Nats (B, K); -inf at sinks."""
-    out = np.zeros((a.shape[0], a.shape[3]))
+    out = np.full((a.shape[0], a.shape[3]), -np.inf)
     for b in range(len(a)):
         x = _features(a[b].astype(np.float64), None if valid is None else valid[b], detector.probes, self_attention) - detector.mean
-        for k in range(a.shape[3]):
-            y = x[k] @ (detector.weight[k] if detector.weight.ndim == 3 else detector.weight).astype(np.float64)
-            out[b, k] = max((y**2 if detector.squared else y).sum() - detector.offset, 0.0)
         real = np.flatnonzero(valid[b]) if valid is not None else np.arange(a.shape[3])
-        for place in detector.exempt:
-            out[b, real[place]] = -np.inf
+        content = sorted(set(real) - {real[place] for place in detector.exempt})
+        distance = {}
+        for k in content:
+            y = x[k] @ (detector.weight[k] if detector.weight.ndim == 3 else detector.weight).astype(np.float64)
+            distance[k] = (y**2 if detector.squared else y).sum()
+        falling = sorted(distance.values(), reverse=True)
+        reference = falling[min(detector.rank, len(falling)) - 1] if detector.rank else 0.0
+        for k in content:
+            out[b, k] = max(distance[k] - reference - detector.offset, 0.0)
     return out
 
 

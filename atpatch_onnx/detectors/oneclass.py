@@ -3,7 +3,8 @@
 Where a column is the same place in every sample, each place has a distribution of its own, and any departure from it counts: a trigger may
 draw less attention than what usually sits there (Mahalanobis distance). Where tokens move, every content token is drawn from one wide
 distribution, and only more attention counts: the projection of the features on S⁻¹·1, which is the likelihood ratio for "the same excess in
-every feature". S⁻¹ takes out what rises and falls together in clean columns.
+every feature". S⁻¹ takes out what rises and falls together in clean columns. There a column also has to stand out from its own neighbours:
+a sentence with one loud word is nothing new, but a trigger is louder than any of them.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ Floats = NDArray[np.floating[Any]]
 
 RIDGE = 1e-2
 """Added to variances of log1p features, squared distances: a feature that never moved in training is no ruler for one that does."""
+RANK = 4
+"""A column is held against the fourth loudest of its sample, so that up to three trigger tokens do not hide each other."""
 MOST_WEIGHTS = 1 << 20
 """Of one site. Above it all places share one covariance."""
 STARTS, TAIL = 0.95, 0.99
@@ -65,19 +68,30 @@ def describe(moments: Moments, *, exempt: tuple[int, ...], probes: tuple[int, ..
     if mean.ndim == 1:
         ruled = covariance + np.diag(np.diag(covariance) + RIDGE)
         weight = np.linalg.solve(ruled, np.ones(features))[:, None]
-        return OneClass(mean.astype(np.float32), weight.astype(np.float32), False, 0.0, exempt, probes)
+        return OneClass(mean.astype(np.float32), weight.astype(np.float32), False, 0.0, RANK, exempt, probes)
     if covariance.size > MOST_WEIGHTS:
         covariance = np.broadcast_to(covariance.mean(0), covariance.shape)
     whitening = np.linalg.cholesky(np.linalg.inv(covariance + RIDGE * np.eye(features)))
-    return OneClass(mean.astype(np.float32), whitening.astype(np.float32), True, 0.0, exempt, probes)
+    return OneClass(mean.astype(np.float32), whitening.astype(np.float32), True, 0.0, 0, exempt, probes)
 
 
-def surprise(detector: OneClass, features: Floats) -> NDArray[np.float64]:
-    """Scores without the cut at zero, features (B, K, F) → (B, K)."""
+def surprise(detector: OneClass, features: Floats, telling: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Scores without the cut at zero, (B, K).
+
+    Args:
+        features: (B, K, F).
+        telling: (B, K), valid columns that are no sinks; others score -inf.
+    """
     centred = features.astype(np.float64) - detector.mean
     weight = detector.weight.astype(np.float64)
     y = np.einsum("bkf,kfu->bku", centred, weight) if weight.ndim == 3 else centred @ weight
-    return np.asarray((y**2 if detector.squared else y).sum(-1) - detector.offset)
+    distance = np.where(telling, (y**2 if detector.squared else y).sum(-1), -np.inf)
+    if not detector.rank:
+        return distance - detector.offset
+    # In falling order padding and sinks come last; a sample of few columns is held against its lowest.
+    last = np.minimum(detector.rank, np.maximum(telling.sum(1), 1)) - 1
+    reference = np.take_along_axis(-np.sort(-distance, 1), last[:, None], 1)
+    return np.where(telling, distance - np.where(np.isfinite(reference), reference, 0.0) - detector.offset, -np.inf)
 
 
 def tail(scores: Floats) -> tuple[float, float]:

@@ -32,6 +32,9 @@ from .tuning import PassesOption
 
 __all__ = ["fit_label_free"]
 
+ROUNDING = 1e-4
+"""Relative; float32 leaves differences of large features with four digits."""
+
 SINKS = (0, -1)
 """[CLS] and [SEP], BOS and EOS: where sequences vary in length their ends draw attention by nature."""
 
@@ -90,8 +93,8 @@ class _Fitting:
         peaks = (np.sum if joint else np.max)([self._scores[name] for name in chosen], axis=0).max(1)
         clean = context.parts.selection.clean
         bar = float(np.sort(peaks[clean])[::-1][math.floor(context.most_flagged * len(clean))])
-        # One float32 step up: scores in the graph come from float32 sums of another order than ours.
-        threshold = float(np.nextafter(np.float32(bar), np.float32(np.inf)))
+        # A little above: scores in the graph come from float32 sums of another order than ours.
+        threshold = float(np.float32(bar + ROUNDING * (1 + abs(bar))))
         plan = PatchPlan(plans, threshold, passes=passes, groups=(tuple(names),), joint="sum" if joint else "any", accept=accept)
         sites = [self._sites[name] for name in names]
         served = Served(context.model, context.folder, plan, sites, output, context.threads)
@@ -135,7 +138,7 @@ class _Fitting:
         if isinstance(detector, Statistic):
             return statistic_scores(detector, batch.map, batch.valid, self_attention=self._sites[name].self_attention)
         assert isinstance(detector, OneClass)
-        return surprise(detector, self._features(name, batch))
+        return surprise(detector, self._features(name, batch), self._telling(name, batch))
 
     def _telling(self, name: str, batch: SiteBatch) -> NDArray[np.bool_]:
         return batch.valid if self._by_place[name] else content_columns(batch.valid)

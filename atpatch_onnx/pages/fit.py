@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,8 @@ FIGURES = {
     "clean_changed": "clean predictions changed",
 }
 """Evidence key → what people read, the most telling first."""
+
+Place = Callable[[float], float]
 
 MARGIN = 0.04
 """Of the width of a lane, left free at both ends."""
@@ -96,9 +98,9 @@ def _verdict(hotfix: Hotfix) -> str:
     return f"Fitted on clean requests alone: {price}. No attack was at hand to judge it by."
 
 
-def _scale(sites: Mapping[str, Any], hotfix: Hotfix) -> tuple[Any, float | None]:
+def _scale(sites: Mapping[str, Any], hotfix: Hotfix) -> tuple[Place | None, float | None]:
     """Score → percent of the width, and where the threshold lies; scores of probabilities are logits."""
-    values = [value for site in sites.values() for row in site.get("scores", {}).values() for value in row if row]
+    values: list[float] = [value for site in sites.values() for row in site.get("scores", {}).values() for value in row]
     if not values:
         return None, None
     bar = hotfix.threshold
@@ -113,7 +115,7 @@ def _scale(sites: Mapping[str, Any], hotfix: Hotfix) -> tuple[Any, float | None]
     return place, place(bar)
 
 
-def _placed(row: Sequence[float] | None, place: Any) -> tuple[float, ...] | None:
+def _placed(row: Sequence[float] | None, place: Place | None) -> tuple[float, ...] | None:
     return tuple(round(place(value), 2) for value in row) if row and place else None
 
 

@@ -61,15 +61,16 @@ def test_profile(layout: str, padded: bool) -> None:
 @pytest.mark.parametrize("padded", [False, True], ids=["full", "padded"])
 @pytest.mark.parametrize("exempt", [(), (0, -1)], ids=str)
 @pytest.mark.parametrize("squared", [False, True], ids=["excess", "distance"])
+@pytest.mark.parametrize("rank", [0, 2, 5])
 @pytest.mark.parametrize("by_place", [False, True], ids=["anywhere", "by place"])
-def test_oneclass(by_place: bool, squared: bool, exempt: tuple[int, ...], padded: bool) -> None:
+def test_oneclass(by_place: bool, rank: int, squared: bool, exempt: tuple[int, ...], padded: bool) -> None:
     data, rng, width = feeds(), np.random.default_rng(11), 2 * H
     if padded:
         data["bias"][0, ..., 5:] = -np.inf
     place = (K,) if by_place else ()
     mean = rng.random((*place, width)).astype(np.float32)
     weight = rng.normal(size=(*place, width, 3)).astype(np.float32)
-    detector = OneClass(mean, weight, squared, offset=0.25, exempt=exempt)
+    detector = OneClass(mean, weight, squared, offset=-2.0 if rank else 0.25, rank=rank, exempt=exempt)
     a = run(attention_block().model, data)["p"]
     valid = (a > 0).any((1, 2))
     scores = np.where(valid, oracle.oneclass(a, valid, detector, self_attention=False), -np.inf)

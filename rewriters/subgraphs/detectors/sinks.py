@@ -7,13 +7,19 @@ import numpy as np
 from ...emit import Emitter
 from ..context import MapContext
 
-__all__ = ["without_sinks"]
+__all__ = ["sinks", "without_sinks"]
 
 
 def without_sinks(e: Emitter, context: MapContext, score: str, exempt: tuple[int, ...]) -> str:
     """Scores (B, K), -inf at the exempt positions; negative ones count back from the last valid column."""
+    found = sinks(e, context, exempt)
+    return score if found is None else e.op("Where", found, e.constant(-np.inf), score)
+
+
+def sinks(e: Emitter, context: MapContext, exempt: tuple[int, ...]) -> str | None:
+    """(B, K) bool, or (1, K) without padding; None where nothing is exempt."""
     if not exempt:
-        return score
+        return None
     valid = context.valid_float(e)
     length = context.length(e, valid)
     if valid is None:
@@ -21,12 +27,12 @@ def without_sinks(e: Emitter, context: MapContext, score: str, exempt: tuple[int
         positions = e.unsqueeze(e.float(e.op("Range", e.constant(0, np.int64), keys, e.constant(1, np.int64))), 0)
     else:
         positions = e.op("Sub", e.op("CumSum", valid, e.constant(1, np.int64)), e.constant(1.0))
-    sinks = []
+    places = []
     for place in exempt:
         target = e.constant(float(place)) if place >= 0 else e.op("Add", length, e.constant(float(place)))
         # Positions are whole numbers in float32; half a step tells them apart without an exact comparison.
-        sinks.append(e.op("Less", e.op("Abs", e.op("Sub", positions, target)), e.constant(0.5)))
-    found = sinks[0]
-    for other in sinks[1:]:
+        places.append(e.op("Less", e.op("Abs", e.op("Sub", positions, target)), e.constant(0.5)))
+    found = places[0]
+    for other in places[1:]:
         found = e.op("Or", found, other)
-    return e.op("Where", found, e.constant(-np.inf), score)
+    return found
