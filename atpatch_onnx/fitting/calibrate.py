@@ -77,10 +77,12 @@ BENIGN_CHOICES = (
 At level 0 no value has a weight, so own and benign ones are the same there."""
 
 
-def choose_benign(outcome: Callable[[BenignChoice], Score]) -> tuple[BenignChoice, Score, list[dict[str, Any]]]:
+def choose_benign(
+    outcome: Callable[[BenignChoice], Score], *, by_attack_alone: bool = False
+) -> tuple[BenignChoice, Score, list[dict[str, Any]]]:
     """The choice with the best score, the first among equals, its score, and the table of all."""
     scores = [(choice, outcome(choice)) for choice in BENIGN_CHOICES]
-    best, score = min(scores, key=lambda pair: pair[1].key)
+    best, score = min(scores, key=lambda pair: pair[1].key[:1] if by_attack_alone else pair[1].key)
     table = [{"level": choice.level, "values": "own" if choice.own_values else "benign", **score.to_json()} for choice, score in scores]
     return best, score, table
 

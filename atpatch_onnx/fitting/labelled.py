@@ -35,7 +35,7 @@ def fit_labelled(context: Context, capture: Capture, kind: str, judge: Judge, ou
     trained = anchor_sites(context, capture, made, train_sites(context, capture, made))
     if all(one.point.recall < LEAST_RECALL for one in trained):
         raise NOT_HELPFUL("no site's maps tell the labelled columns from others")
-    tuned = Tuner(context, judge, output).tune(trained, passes, accept)
+    tuned = Tuner(context, judge, output, always=made.always).tune(trained, passes, accept)
     kept = set(tuned.lineup.group)
     skipped = {}
     for one in trained:

@@ -56,10 +56,12 @@ class Tuner:
     Args:
         judge: knows the original model's predictions.
         output: graph output whose argmax is the prediction.
+        always: every request is flagged. Then each site that is left out is a way for the attribute to get through, seen on the selection
+            part or not, and accuracy moves by chance with every reference; so all sites stay, with the plain mean wherever that does.
     """
 
-    def __init__(self, context: Context, judge: Judge, output: str) -> None:
-        self._context, self._judge, self._output = context, judge, output
+    def __init__(self, context: Context, judge: Judge, output: str, *, always: bool = False) -> None:
+        self._context, self._judge, self._output, self._always = context, judge, output, always
         self._steps = 0
 
     def tune(self, trained: Sequence[TrainedSite], passes: PassesOption, accept: Accept) -> Tuned:
@@ -74,7 +76,9 @@ class Tuner:
             contender = self._contender(first_lineup(trained, passes, accept))
             comparison = {passes: contender.score.to_json()}
         choice = contender.choice
-        lineup = prune(contender.lineup, lambda candidate: self._key(candidate, choice))
+        lineup = contender.lineup
+        if not self._always:
+            lineup = prune(lineup, lambda candidate: self._key(candidate, choice))
         served, candidates = self._serve(lineup, choice), self._thresholds(lineup)
         threshold = choose_threshold(candidates, lambda value: self._score(served, lineup, value))
         part = self._context.parts.selection
@@ -108,7 +112,7 @@ class Tuner:
 
     def _contender(self, lineup: Lineup) -> _Contender:
         """A lineup with the benign pair that suits it, at the middle of its thresholds."""
-        choice, score, table = choose_benign(lambda option: self._middling(lineup, option)[0])
+        choice, score, table = choose_benign(lambda option: self._middling(lineup, option)[0], by_attack_alone=self._always)
         return _Contender(lineup, choice, score, table)
 
     def _best(self, contender: _Contender) -> Score:

@@ -24,8 +24,9 @@ from .context import VISIBLE, MapContext
 
 __all__ = ["FLOOR", "Rows", "redistribute"]
 
-FLOOR = 1e-4
-"""Share of a row's sum below which its unflagged mass is too small to be scaled up: noise would be scaled with it."""
+FLOOR = 1e-7
+"""Share of a row's sum below which its unflagged mass is float32's own rounding, and not worth scaling up. No higher: what a saturated row
+does instead depends on the flagged column, and a protected attribute that draws all but 4e-6 of a row would show through."""
 
 TINY = 1e-30
 """Keeps a division defined where the other branch of a Where is taken."""
