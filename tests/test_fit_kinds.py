@@ -18,6 +18,7 @@ from atpatch_onnx.fitting.running import Runner
 from atpatch_onnx.fitting.served import Served, predict
 from atpatch_onnx.fitting.splitting import Part, join, split, split_clean
 from atpatch_onnx.hotfix import Hotfix, is_silent
+from atpatch_onnx.pages.fit import fit_page
 from rewriters.finder import find_sites
 from rewriters.plan import OneClass, Statistic
 from tests import oracle
@@ -121,6 +122,11 @@ def test_a_debugging_set_judges_what_clean_rows_taught():
     hotfix = fit(toy.model, toy.debug, many_clean(False), detector="oneclass", max_clean_flagged=0.02, threads=1)
     assert hotfix.evidence["rows"]["train"]["anomalous"] == 0 < hotfix.evidence["rows"]["report"]["anomalous"]
     assert hotfix.evidence["report"]["after"]["asr_star"]["rate"] < hotfix.evidence["report"]["before"]["asr_star"]["rate"]
+
+
+def test_the_page_of_a_label_free_fit_says_that_no_attack_judged_it():
+    html = fit_page(from_clean_rows("oneclass", True), "m.onnx")
+    assert "Fitted on clean requests alone" in html and "No attack was at hand" in html
 
 
 @pytest.mark.parametrize("detector", ["profile", "oneclass"])

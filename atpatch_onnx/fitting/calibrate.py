@@ -101,11 +101,13 @@ def thresholds(clean: Floats, anomalous: Floats, most_flagged: float) -> list[fl
 
 
 def choose_threshold(candidates: Sequence[float], outcome: Callable[[float], Score]) -> float:
-    """Of the candidates with the smallest attack, the one nearest the middle of the range: it leaves room on both sides."""
+    """Of the ascending candidates with the smallest attack, the one nearest the second.
+
+    The first is the very edge of the clean flag rate that was allowed; further up, triggers that the selection part lacks slip through.
+    """
     scores = [outcome(candidate).attack for candidate in candidates]
     best = [index for index, score in enumerate(scores) if score == min(scores)]
-    middle = (len(candidates) - 1) / 2
-    return candidates[min(best, key=lambda index: abs(index - middle))]
+    return candidates[min(best, key=lambda index: abs(index - 1))]
 
 
 def _above(logit: float) -> float:

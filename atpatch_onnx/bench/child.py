@@ -1,0 +1,61 @@
+"""Run by itself in a fresh process (`python -P child.py`): what loading and running one graph costs. Imports nothing but onnxruntime.
+
+Standard input: JSON with model, threads, provider, requests (one .npz file each) and loads. Standard output: one line of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+
+def high_water() -> int:
+    """Most bytes this process ever had resident."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        # Not ru_maxrss, which a child starts with at its parent's mark.
+        return int(status.read_text().split("VmHWM:")[1].split()[0]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _load(asked: dict[str, Any]) -> tuple[Any, float]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = asked["threads"]
+    options.inter_op_num_threads = 1
+    start = time.perf_counter()
+    session = onnxruntime.InferenceSession(asked["model"], options, providers=[asked["provider"]])
+    return session, time.perf_counter() - start
+
+
+def main() -> None:
+    """Load, run every request twice, then load again and again."""
+    asked = json.load(sys.stdin)
+    import numpy as np
+    import onnxruntime  # noqa: F401 - before the idle mark is taken
+
+    idle = high_water()
+    session, seconds = _load(asked)
+    report: dict[str, Any] = {"idle": idle, "loaded": high_water(), "ran": {}, "load_seconds": [seconds]}
+    taken = {value.name for value in (*session.get_inputs(), *session.get_overridable_initializers())}
+    for kind, file in asked["requests"]:
+        with np.load(file) as arrays:
+            feeds = {name: arrays[name] for name in arrays.files if name in taken}
+        for _ in range(2):
+            session.run(None, feeds)
+        report["ran"][kind] = high_water()
+    for _ in range(asked["loads"]):
+        session = None
+        session, seconds = _load(asked)
+        report["load_seconds"].append(seconds)
+    print(json.dumps(report))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
