@@ -3,6 +3,7 @@
 #   make test    set up everything, run the tests
 #   make check   format, lint, types
 #   make exports refill the table of exports in models/results
+#   make bench   measure what a patch costs, into models/results
 #   make evidence       build the victims, measure hotfixes on them, write models/RESULTS.md
 #   make evidence-quick one seed of one victim a kind, into models/results
 SHELL := /bin/bash
@@ -18,7 +19,7 @@ WORKERS ?= 2
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: demo test check format exports evidence evidence-quick clean
+.PHONY: demo test check format exports bench evidence evidence-quick clean
 
 demo: $(VENV)/.demo
 	$(BIN)/atpatch-onnx demo
@@ -37,6 +38,10 @@ format: $(VENV)/.dev
 
 exports: $(VENV)/.dev
 	$(BIN)/python -m models.exports.build
+
+bench: $(VENV)/.dev
+	-$(BIN)/python -m models.bench.scale
+	OMP_NUM_THREADS=1 $(BIN)/python -m models.bench.build
 
 evidence: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m models.evidence.build

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from rewriters.plan import PatchPlan
     from rewriters.sites import Inspection, Rejection, Site
 
+    from .bench.benching import bench
+    from .bench.result import Bench
     from .compare.comparing import compare
     from .compare.comparison import Comparison
     from .diff import Difference, diff_models
@@ -37,6 +39,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AtpatchError",
+    "Bench",
     "Comparison",
     "Difference",
     "Explanation",
@@ -48,6 +51,7 @@ __all__ = [
     "Rejection",
     "Site",
     "Unpatched",
+    "bench",
     "compare",
     "diff_models",
     "examine",
@@ -65,6 +69,7 @@ __all__ = [
 
 _HOME = {
     "AtpatchError": ".errors",
+    "Bench": ".bench.result",
     "Comparison": ".compare.comparison",
     "Difference": ".diff",
     "Exported": ".export",
@@ -76,6 +81,7 @@ _HOME = {
     "Rejection": "rewriters.sites",
     "Site": "rewriters.sites",
     "Unpatched": ".patching",
+    "bench": ".bench.benching",
     "compare": ".compare.comparing",
     "diff_models": ".diff",
     "examine": ".doctor",

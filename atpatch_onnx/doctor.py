@@ -39,6 +39,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "debugset": ("cpu", "fit"),
     "fit": ("cpu", "fit"),
     "compare": ("cpu", "report"),
+    "bench": ("cpu", "report"),
     "demo": ("cpu", "report"),
     "serve": ("cpu", "serve"),
     "ab": ("report",),

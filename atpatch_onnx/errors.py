@@ -185,7 +185,8 @@ ADDRESS_UNUSABLE = declare(
     "ATP074",
     "the address cannot be listened on",
     "choose another --port or --host, or stop what listens there",
-    "By default the server listens on 127.0.0.1 alone. It has no TLS and no accounts: put a proxy in front of it before it faces a network.",
+    "By default the server listens on 127.0.0.1 alone. It has no TLS and no accounts: put a proxy in front of it before "
+    "it faces a network.",
 )
 ARMS_DIFFER = declare(
     "ATP075",
@@ -197,7 +198,8 @@ NOT_SERVABLE = declare(
     "ATP076",
     "the model has an input or output that cannot be served",
     "give the graph plain tensors as inputs and outputs",
-    "The Open Inference Protocol carries dense tensors of booleans, numbers and strings. Sequences, maps, optionals, and bfloat16 and smaller "
+    "The Open Inference Protocol carries dense tensors of booleans, numbers and strings. Sequences, maps, optionals, and "
+    "bfloat16 and smaller "
     "types, which numpy lacks, are not among them.",
 )
 SAMPLES_UNREADABLE = declare(

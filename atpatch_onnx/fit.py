@@ -167,6 +167,7 @@ class _Fitting:
             threshold=plan.threshold,
             weights=model_io.weights_digest(context.model, context.folder),
             level=fitted.level,
+            companion=plan.companion,
             groups=plan.groups,
             passes=plan.passes,
             joint=plan.joint,

@@ -77,7 +77,7 @@ class Hotfix:
         threshold: global flag threshold, in the units of the detector's scores.
         weights: digest of the weights (`rewriters.model_io.weights_digest`).
         level: benign attention is the mean times this.
-        groups, passes, joint, accept: as in `PatchPlan`; the groups are of ids in `sites`.
+        groups, passes, joint, companion, accept: as in `PatchPlan`; the groups are of ids in `sites`.
         data: digest of the data it was fitted on, "" when there was none.
         evidence: calibration and held-back figures with their intervals, plain data.
         seeds, versions: what a rerun needs to give the same file.
@@ -90,6 +90,7 @@ class Hotfix:
     groups: tuple[tuple[str, ...], ...] = ()
     passes: Passes = "one"
     joint: Joint = "any"
+    companion: float = 1.0
     accept: Accept = "always"
     data: str = ""
     evidence: Mapping[str, Any] = field(default_factory=dict)
@@ -164,8 +165,8 @@ class Hotfix:
             raise ValueError("the file holds arrays that nothing refers to")
         if len({site.id for site in sites}) != len(sites) or not sites:
             raise ValueError("site ids are missing or repeated")
-        if not math.isfinite(body["threshold"]) or not 0 <= body["level"] < math.inf:
-            raise ValueError("threshold or level out of range")
+        if not math.isfinite(body["threshold"]) or not 0 <= body["level"] < math.inf or not 0 < body["companion"] <= 1:
+            raise ValueError("threshold, level or companion out of range")
         for name, words in (("passes", Passes), ("joint", Joint), ("accept", Accept)):
             if body[name] not in get_args(words):
                 raise ValueError(f"{name} is none of the known words")
@@ -193,6 +194,7 @@ class Hotfix:
             "detector": self.detector,
             "threshold": self.threshold,
             "benign_level": self.level,
+            "companion": self.companion,
             "values": "own" if own == {True} else "benign" if own == {False} else "mixed",
             "groups": [list(group) for group in self.groups],
             "passes": self.passes,
@@ -246,6 +248,7 @@ class Hotfix:
         return PatchPlan(
             sites={theirs.id: _adjusted(mine.plan, level, values) for mine, theirs in matched},
             threshold=self.threshold if threshold is None else threshold,
+            companion=self.companion,
             gating=gating,
             telemetry=telemetry,
             freeze=freeze,
@@ -274,6 +277,7 @@ _FIELDS: dict[str, Any] = {
     "threshold": (int, float),
     "weights": str,
     "level": (int, float),
+    "companion": (int, float),
     "groups": (list, tuple),
     "passes": str,
     "joint": str,

@@ -35,8 +35,8 @@ def add_controls(model: onnx.ModelProto, plan: PatchPlan) -> None:
 def body_controls(e: Emitter, plan: PatchPlan) -> Controls:
     """The controls as a site reads them."""
     if plan.freeze:
-        return Controls(e.constant(True, np.bool_), e.constant(plan.threshold))
-    return Controls(ENABLED, THRESHOLD)
+        return Controls(e.constant(True, np.bool_), e.constant(plan.threshold), plan.companion)
+    return Controls(ENABLED, THRESHOLD, plan.companion)
 
 
 def thread_controls(model: onnx.ModelProto, plan: PatchPlan, replacements: dict[Where, list[Replacement]]) -> None:

@@ -187,6 +187,8 @@ class PatchPlan:
             flagged at all of them. Sites in no group act alone, in one pass.
         joint: two passes: "any" flags a column in a group where one site's score is above the threshold, "sum" where the sum of its sites'
             scores is (sites with the silent `Static()` do not count).
+        companion: in a sample that is flagged, further columns are flagged above the threshold times this, for a trigger of several tokens
+            shares its attention among them; 1: no lower bar. It never makes a sample flagged that was not.
         accept: two passes: "always", or "flip" to keep the first run's outputs where the prediction is the same.
         digest: digest of the hotfix this plan came from, "" when nothing was fitted.
     """
@@ -199,5 +201,6 @@ class PatchPlan:
     passes: Literal["one", "two"] = "one"
     groups: tuple[tuple[str, ...], ...] = ()
     joint: Literal["any", "sum"] = "any"
+    companion: float = 1.0
     accept: Literal["always", "flip"] = "always"
     digest: str = ""

@@ -31,7 +31,7 @@ from .errors import PLAN_MISFIT
 from .plan import PatchPlan
 from .renaming import mentions, renamed
 from .sites import Site
-from .subgraphs.site import Replacement, SitePatch, redistribute_site
+from .subgraphs.site import Replacement, SitePatch, redistribute_site, with_companions
 
 __all__ = ["SecondPass", "add_second_pass"]
 
@@ -108,6 +108,12 @@ def _join(e: Emitter, plan: PatchPlan, members: Sequence[tuple[Site, SitePatch]]
     columns = members[0][1].columns
     for _, patch in members[1:]:
         columns = e.op("Or", columns, patch.columns)
+    companions = [patch.companions for _, patch in members if patch.companions is not None]
+    if companions:
+        lower = companions[0]
+        for other in companions[1:]:
+            lower = e.op("Or", lower, other)
+        columns = with_companions(e, columns, lower)
     return _Joined([site for site, _ in members], columns)
 
 
@@ -116,8 +122,13 @@ def _sum_up(e: Emitter, plan: PatchPlan, members: Sequence[tuple[Site, SitePatch
     if not scores:
         raise PLAN_MISFIT("sites are to add up their scores, and none of a group has a detector")
     controls = body_controls(e, plan)
-    over = e.op("Greater", scores[0] if len(scores) == 1 else e.op("Sum", *scores), controls.threshold)
-    return _Joined([site for site, _ in members], e.op("And", over, controls.enabled, role="joined_columns"))
+    total = scores[0] if len(scores) == 1 else e.op("Sum", *scores, role="evidence")
+    over = e.op("Greater", total, controls.threshold)
+    columns = e.op("And", over, controls.enabled, role="joined_columns")
+    if plan.companion != 1.0:
+        lower = e.op("Greater", total, e.op("Mul", controls.threshold, e.constant(plan.companion)))
+        columns = with_companions(e, columns, e.op("And", lower, controls.enabled))
+    return _Joined([site for site, _ in members], columns)
 
 
 def _second_run(

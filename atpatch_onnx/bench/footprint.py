@@ -70,7 +70,7 @@ def footprints(
         files = []
         for number, (kind, feeds) in enumerate(sorted(requests, key=lambda request: request[0] != "clean")):
             file = Path(folder) / f"{number}.npz"
-            np.savez(file, **feeds)
+            np.savez(file, allow_pickle=False, **feeds)
             files.append((kind, str(file)))
         for turn in range(rounds):
             order = range(len(models)) if turn % 2 else reversed(range(len(models)))

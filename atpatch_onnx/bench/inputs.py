@@ -31,7 +31,7 @@ Shape = Mapping[str, int]
 _SAME = {"Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Expand", "Transpose"}
 _TABLE = {"Cast", "Identity", "DequantizeLinear", "Transpose"}
 # com.microsoft EmbedLayerNormalization: input with ids → input with their table.
-_EMBED = {0: 2, 1: 4, 7: 3}
+_EMBED = {0: 2, 1: 4, 8: 3}
 
 
 def parse_shape(text: str) -> dict[str, int]:
@@ -75,7 +75,9 @@ def random_inputs(model: onnx.ModelProto, shape: Shape, seed: int = 0) -> dict[s
     """
     axes = axis_names(model)
     known = {name for sizes in axes.values() for name in sizes if isinstance(name, str)}
-    known |= {part for name in known for part in _sum(name)} | {f"{name}.{index}" for name, sizes in axes.items() for index in range(len(sizes))}
+    known |= {part for name in known for part in _sum(name)} | {
+        f"{name}.{index}" for name, sizes in axes.items() for index in range(len(sizes))
+    }
     if unknown := sorted(set(shape) - known):
         raise BAD_OPTION(f"the graph has no axis {unknown[0]!r}", f"its symbolic axes are {', '.join(sorted(known)) or 'none'}")
     rows = table_rows(model)

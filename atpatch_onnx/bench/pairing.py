@@ -65,9 +65,7 @@ def paired_latency(original: Request, patched: Request, *, pairs: int = 200, thr
     return Latency(Spread.of(seconds[:, 0] * 1e3), Spread.of(seconds[:, 1] * 1e3), ratio, pairs, provider, threads)
 
 
-def time_pairs(
-    original: Request, patched: Request, *, pairs: int = 200, seconds: float = math.inf, fewest: int = 1
-) -> NDArray[np.float64]:
+def time_pairs(original: Request, patched: Request, *, pairs: int = 200, seconds: float = math.inf, fewest: int = 1) -> NDArray[np.float64]:
     """Time both in turn after a warm-up, the order swapped at every pair, the garbage collector off.
 
     Args:

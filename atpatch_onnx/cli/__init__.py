@@ -27,6 +27,7 @@ COMMANDS = {
     "diff": "Show what differs between two models, node by node.",
     "extract": "Cut one attention site out as a tiny model.",
     "compare": "Run an original and its patched twin over the same data and judge them.",
+    "bench": "Time and weigh a patched model against its original.",
     "demo": "Hot-fix a backdoored Vision Transformer on real digits.",
     "ab": "Analyse the decision log of 'serve'.",
     "deploy": "Write what Triton, KServe or Ray Serve need to serve both arms.",

@@ -100,14 +100,17 @@ def thresholds(clean: Floats, anomalous: Floats, most_flagged: float) -> list[fl
     return [_above(float(logit)) for logit in logits]
 
 
-def choose_threshold(candidates: Sequence[float], outcome: Callable[[float], Score]) -> float:
-    """Of the ascending candidates with the smallest attack, the one nearest the second.
+def choose_threshold(candidates: Sequence[float], outcome: Callable[[float], Score], *, edge_known: bool) -> float:
+    """Of the ascending candidates with the smallest attack, the one nearest a preferred place.
 
-    The first is the very edge of the clean flag rate that was allowed; further up, triggers that the selection part lacks slip through.
+    Args:
+        edge_known: there are clean rows enough to say where the allowed flag rate lies. Then the second candidate is preferred, one step from
+            that edge, since further up triggers that the selection part lacks slip through; else the middle, which leaves room on both sides.
     """
     scores = [outcome(candidate).attack for candidate in candidates]
     best = [index for index, score in enumerate(scores) if score == min(scores)]
-    return candidates[min(best, key=lambda index: abs(index - 1))]
+    preferred = 1 if edge_known else (len(candidates) - 1) / 2
+    return candidates[min(best, key=lambda index: abs(index - preferred))]
 
 
 def _above(logit: float) -> float:

@@ -36,6 +36,7 @@ class Lineup:
     sites: tuple[TrainedSite, ...]
     passes: Passes
     accept: Accept
+    companion: float = 1.0
 
     @property
     def detecting(self) -> list[TrainedSite]:
@@ -53,7 +54,7 @@ class Lineup:
 
     def plan(self, choice: BenignChoice) -> PatchPlan:
         plans = {one.site.id: choice.apply(one.plan) for one in self.sites}
-        return PatchPlan(plans, passes=self.passes, groups=(self.group,), accept=self.accept)
+        return PatchPlan(plans, companion=self.companion, passes=self.passes, groups=(self.group,), accept=self.accept)
 
     def without(self, names: Collection[str]) -> Lineup:
         return _useful(replace(self, sites=tuple(one for one in self.sites if one.site.id not in names)))

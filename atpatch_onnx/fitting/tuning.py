@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -26,6 +26,12 @@ PassesOption = Literal["one", "two", "auto"]
 
 MARGIN = 0.1
 """In logits: a row this close below the threshold is run all the same, since scores of graph and numpy differ in rounding."""
+
+LEAST_BEYOND = 2
+"""Clean rows that the allowed flag rate has to leave beyond the edge for the edge to be more than the loudest row's chance."""
+
+COMPANIONS = (1.0, 0.3, 0.1, 0.03, 0.01)
+"""Factors on the threshold, a probability: each step is about one logit."""
 
 LEAST_GAIN = 1
 """Attacked rows that two passes must save over one, for they cost flagged requests a second run."""
@@ -77,11 +83,14 @@ class Tuner:
             comparison = {passes: contender.score.to_json()}
         choice = contender.choice
         lineup = contender.lineup
+        companions: list[dict[str, float]] = []
         if not self._always:
+            lineup, companions = self._with_companions(lineup, choice)
             lineup = prune(lineup, lambda candidate: self._key(candidate, choice))
         served, candidates = self._serve(lineup, choice), self._thresholds(lineup)
-        threshold = choose_threshold(candidates, lambda value: self._score(served, lineup, value))
         part = self._context.parts.selection
+        edge_known = self._context.most_flagged * len(part.clean) >= LEAST_BEYOND
+        threshold = choose_threshold(candidates, lambda value: self._score(served, lineup, value), edge_known=edge_known)
         predictions, flags = self._run(served, lineup, threshold)
         evidence = {
             "recall": rate(flags[part.anomalous].any(1)),
@@ -89,10 +98,18 @@ class Tuner:
             "thresholds": [candidates[0], candidates[-1]],
             "benign": contender.table,
             "passes": {"chosen": lineup.passes, **comparison},
+            "companion": companions,
             "sites": {"tried": list(contender.lineup.group), **self._judge.score(part, predictions).to_json()},
         }
         self._context.progress("tuning", self._steps, self._steps)
         return Tuned(lineup, choice, threshold, served, evidence)
+
+    def _with_companions(self, lineup: Lineup, choice: BenignChoice) -> tuple[Lineup, list[dict[str, float]]]:
+        """The highest lower bar for further columns of a flagged sample that does best, and the table of all."""
+        tried = [replace(lineup, companion=factor) for factor in COMPANIONS]
+        scores = [self._middling(candidate, choice)[0] for candidate in tried]
+        best = min(range(len(tried)), key=lambda index: (*scores[index].key, index))
+        return tried[best], [{"factor": factor, **score.to_json()} for factor, score in zip(COMPANIONS, scores, strict=True)]
 
     def _compare(self, trained: Sequence[TrainedSite], accept: Accept) -> tuple[_Contender, dict[str, Any]]:
         one = self._contender(first_lineup(trained, "one", accept))

@@ -21,26 +21,32 @@ from .operands import HALF, KnowsColumns, Operands, ProductOperands
 from .sides import value_side
 from .validity import valid_columns
 
-__all__ = ["Controls", "Replacement", "SitePatch", "detect_site", "patch_site", "redistribute_site", "score_site"]
+__all__ = ["Controls", "Replacement", "SitePatch", "detect_site", "patch_site", "redistribute_site", "score_site", "with_companions"]
 
 
 @dataclass(frozen=True)
 class Controls:
-    """Value names of the runtime controls in the body at hand: `enabled` bool, `threshold` float32, both 0-d."""
+    """Value names of the runtime controls in the body at hand: `enabled` bool, `threshold` float32, both 0-d.
+
+    companion: see `PatchPlan`.
+    """
 
     enabled: str
     threshold: str
+    companion: float = 1.0
 
 
 @dataclass(frozen=True)
 class SitePatch:
     """Replacements of one site, and the value (B, K) bool that says which columns are flagged.
 
+    companions: (B, K) bool, columns above the lower bar, which count in flagged samples only; None where there is no lower bar.
     score: (B, K) float32, -inf at padding, in place of the columns where sites decide together (`score_site`); None at a silent site.
     """
 
     replacements: tuple[Replacement, ...]
     columns: str = ""
+    companions: str | None = None
     score: str | None = None
 
 
@@ -58,9 +64,11 @@ def patch_site(
     site = _reading_early(e, site, wiring)
     operands = _operands(e, site, wiring.maker[site.product])
     context = _context(e, site, plan, operands)
-    columns = _flag(e, plan, context, controls)
+    columns, companions = _flag(e, plan, context, controls)
     if carried is not None:
         columns = e.op("Or", columns, carried, role="joined_columns")
+    if companions is not None:
+        columns = with_companions(e, columns, companions)
     any_flagged = e.op("Greater", e.reduce("Max", e.float(columns), 0, 1, keepdims=False), e.constant(0.5), role="any_flagged")
     if site.quantizer is not None:
         return SitePatch(patch_between_pairs(e, site, plan, context, columns, any_flagged, gated, wiring), columns)
@@ -86,9 +94,9 @@ def detect_site(e: Emitter, site: Site, plan: SitePlan, controls: Controls, wiri
     """Emit detection alone: the site's output stays the original, its columns are known."""
     site = _reading_early(e, site, wiring)
     operands = _operands(e, site, wiring.maker[site.product])
-    columns = _flag(e, plan, _context(e, site, plan, operands), controls)
+    columns, companions = _flag(e, plan, _context(e, site, plan, operands), controls)
     _finish(e, operands.original(e), site.product)
-    return SitePatch((Replacement(site.product, tuple(e.nodes)),), columns)
+    return SitePatch((Replacement(site.product, tuple(e.nodes)),), columns, companions)
 
 
 def score_site(e: Emitter, site: Site, plan: SitePlan, wiring: Wiring) -> SitePatch:
@@ -143,10 +151,26 @@ def _fixed_length(plan: SitePlan) -> bool:
     return not pair.relative or isinstance(plan.detector, Cnn)
 
 
-def _flag(e: Emitter, plan: SitePlan, context: MapContext, controls: Controls) -> str:
-    """(B, K) bool."""
-    threshold = e.constant(0.0) if isinstance(plan.detector, Static) else controls.threshold
-    over = e.op("Greater", scores(e, context, plan.detector), threshold)
+def _flag(e: Emitter, plan: SitePlan, context: MapContext, controls: Controls) -> tuple[str, str | None]:
+    """(B, K) bool: the columns above the threshold, and those above the lower bar."""
+    fixed = isinstance(plan.detector, Static)
+    threshold = e.constant(0.0) if fixed else controls.threshold
+    score = scores(e, context, plan.detector)
+    high = _over(e, score, threshold, context, controls)
+    if fixed or controls.companion == 1.0:
+        return high, None
+    lower = e.op("Mul", threshold, e.constant(controls.companion), role="companion_threshold")
+    return high, _over(e, score, lower, context, controls)
+
+
+def _over(e: Emitter, score: str, threshold: str, context: MapContext, controls: Controls) -> str:
+    over = e.op("Greater", score, threshold)
     if context.valid is not None:
         over = e.op("And", over, context.valid)
     return e.op("And", over, controls.enabled, role="columns")
+
+
+def with_companions(e: Emitter, columns: str, companions: str) -> str:
+    """Columns (B, K), and in samples that have one the companions too."""
+    sample = e.op("Greater", e.reduce("Max", e.float(columns), 1), e.constant(0.5), role="flagged_sample")
+    return e.op("Or", columns, e.op("And", companions, sample), role="all_columns")

@@ -175,3 +175,29 @@ def test_scores_that_are_not_numbers_flag_nothing() -> None:
     model.graph.output[0].name = "none"
     onnx.checker.check_model(model)
     assert not flagged(OnnxGraph(model.SerializeToString()), feeds(), 0.5)["flagged"].any()
+
+
+@pytest.mark.parametrize("passes", ["one", "two"])
+@pytest.mark.parametrize("joint", ["any", "sum"])
+def test_companions_are_flagged_in_flagged_samples_only(passes: str, joint: str) -> None:
+    if (passes, joint) == ("one", "sum"):
+        pytest.skip("sums need two passes")
+    block, data, detector = attention_block(), feeds(), Statistic(exempt=())
+    scores = oracle.statistic(run(block.model, data)["p"], None, detector, self_attention=False)
+    peaks = np.sort(scores.max(1))
+    threshold = float(peaks[-2:].mean())  # one sample is flagged
+    hit = scores.max(1) > threshold
+    factor = float(np.sort(scores[hit].ravel())[-4:-2].mean() / threshold)  # the three loudest columns
+    assert hit.sum() == 1 and 0 < factor < 1 and (scores[~hit] > threshold * factor).any()
+    groups = ((block.site.id,),) if passes == "two" else ()
+    plan = PatchPlan(
+        {block.site.id: SitePlan(detector)}, threshold, telemetry=True, passes=passes, groups=groups, joint=joint, companion=factor
+    )
+    got = run(patch(block.model, plan, [block.site]), data)
+    columns = got[f"atpatch_columns/{block.site.id}"]
+    if passes == "one" or joint == "sum":
+        np.testing.assert_array_equal(columns, (scores > threshold * factor) & hit[:, None])
+    silent = PatchPlan(
+        {block.site.id: SitePlan(detector)}, float(peaks[-1]) + 1, telemetry=True, passes=passes, groups=groups, companion=factor
+    )
+    assert not run(patch(block.model, silent, [block.site]), data)["atpatch_flagged"].any()

@@ -2,7 +2,7 @@
 
 1. `direct`: p50 of `session.run` in this process, on the same inputs.
 2. `closed`: one connection, one request after the other: what the server adds to a run.
-3. `paced`: requests at a fixed rate, shadow off and on in turns: what shadow runs cost the live answers.
+3. `paced`: requests at a fixed rate to two servers in turns, shadow off and on: what shadow runs cost the live answers.
 
 Every answer is checked: status, id, and scores bit by bit against a direct call.
 """
@@ -13,11 +13,12 @@ import argparse
 import asyncio
 import json
 import os
+import random
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ import numpy as np
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "models" / "digits_vit"
+BLOCK = 100
 
 
 class Samples:
@@ -160,7 +162,6 @@ def main() -> None:
     parser.add_argument("patched", type=Path)
     parser.add_argument("--requests", type=int, default=20_000)
     parser.add_argument("--rate", type=float, default=300.0, help="requests a second of the paced runs")
-    parser.add_argument("--rounds", type=int, default=3, help="of the paced runs, shadow off and on in turns")
     parser.add_argument("--log", type=Path, required=True)
     asked = parser.parse_args()
     samples = Samples(DEMO / "model.onnx")
@@ -180,26 +181,27 @@ def main() -> None:
             over = round(float(np.median(times)) - direct, 3)
             show(step="closed", mode=mode, requests=len(times), **spread(times), direct_p50=round(direct, 3), overhead_p50=over, cores=cpu)
             show(step="memory", mode=mode, resident_mib=memory)
-    pooled: dict[str, list[float]] = {"original": [], "shadow": []}
-    for turn in range(asked.rounds):
-        for mode in ("original", "shadow") if turn % 2 == 0 else ("shadow", "original"):
-            with server(asked.patched, "--mode", mode, "--log", str(asked.log.with_suffix(f".paced.{mode}"))) as (process, described):
-                port = described["port"]
-                asyncio.run(closed(port, samples, 500))
-                used, started = processor(process), time.perf_counter()
-                times = asyncio.run(paced(port, samples, asked.requests // (2 * asked.rounds), asked.rate))
-                seconds = time.perf_counter() - started
-                pooled[mode] += times
-                show(
-                    step="paced",
-                    mode=mode,
-                    rate=asked.rate,
-                    requests=len(times),
-                    **spread(times),
-                    cores_busy=round((processor(process) - used) / seconds, 2),
-                )
-    off, on = (float(np.median(pooled[mode])) for mode in ("original", "shadow"))
-    show(step="shadow on against off", p50_off=round(off, 3), p50_on=round(on, 3), ratio=round(on / off, 3))
+    off, on = (_paced_server(asked, mode) for mode in ("original", "shadow"))
+    with off as one, on as two:
+        servers = {"original": one, "shadow": two}
+        pooled: dict[str, list[float]] = {"original": [], "shadow": []}
+        used = {mode: processor(process) for mode, (process, _) in servers.items()}
+        busy, order = dict.fromkeys(servers, 0.0), random.Random(0)
+        # Short blocks in random order, so that whatever else the machine does meets both alike.
+        for _ in range(asked.requests // (2 * BLOCK)):
+            for mode in order.sample(list(servers), 2):
+                started = time.perf_counter()
+                pooled[mode] += asyncio.run(paced(servers[mode][1]["port"], samples, BLOCK, asked.rate))
+                busy[mode] += time.perf_counter() - started
+        for mode, times in pooled.items():
+            cores = round((processor(servers[mode][0]) - used[mode]) / busy[mode], 2)
+            show(step="paced", mode=mode, rate=asked.rate, requests=len(times), **spread(times), cores=cores)
+    medians = [float(np.median(pooled[mode])) for mode in ("original", "shadow")]
+    show(step="shadow on against off", p50_off=round(medians[0], 3), p50_on=round(medians[1], 3), ratio=round(medians[1] / medians[0], 3))
+
+
+def _paced_server(asked: argparse.Namespace, mode: str) -> AbstractContextManager[tuple[subprocess.Popen[bytes], dict[str, Any]]]:
+    return server(asked.patched, "--mode", mode, "--log", str(asked.log.with_suffix(f".paced.{mode}")))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""Evidence: what hotfixes do to the victims, measured on patched graphs in onnxruntime, beside the paper's figures and other defences."""

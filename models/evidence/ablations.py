@@ -1,0 +1,207 @@
+"""What each part of a hotfix is good for: the same case with that part taken out or turned round, judged on the same test sets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from atpatch_onnx.fitting.calibrate import BenignChoice, thresholds
+from atpatch_onnx.fitting.capture import Capture
+from atpatch_onnx.fitting.lineup import first_lineup
+from atpatch_onnx.fitting.recipes import recipe
+from atpatch_onnx.fitting.splitting import join, split
+from atpatch_onnx.fitting.train import Context, anchor_sites, train_sites
+from atpatch_onnx.hotfix import Hotfix
+from rewriters.bodies import walk_bodies
+from rewriters.emit import PREFIX
+from rewriters.errors import PLAN_MISFIT, AtpatchError
+from rewriters.plan import PatchPlan, Static
+
+from .answers import Figures, judge
+from .case import MOST_CLEAN_FLAGGED, Case
+from .fitting import fitted, try_plan
+from .maps import labelled_columns
+
+__all__ = ["ablations_step", "without_rescaling"]
+
+DRAWS = 5
+"""Random choices of columns."""
+NEARLY_ALL = 0.99
+
+Say = Callable[[str], None]
+
+
+def ablations_step(case: Case, say: Say) -> Figures:
+    """Figures of every ablation; one that does not apply is {"skipped": why}."""
+    figures: Figures = {}
+    for name, run in ABLATIONS.items():
+        say(name)
+        figures[name] = run(case, say)
+    return figures
+
+
+def _chosen(case: Case, say: Say) -> Figures:
+    return try_plan(case, case.plan)
+
+
+def _random_columns(case: Case, say: Say) -> Figures:
+    """As many columns as are labelled, drawn anew DRAWS times; shares are means over the draws."""
+    generator, columns = case.generator(), labelled_columns(case)
+    count = max(1, int(np.median(columns.sum(1))))
+    length = int(np.median(_lengths(case)))
+    return _mean([try_plan(case, _static(case, generator.permutation(length)[:count])) for _ in range(DRAWS)])
+
+
+def _no_rescaling(case: Case, say: Say) -> Figures:
+    """Flagged columns are replaced, the others keep their attention."""
+    model = without_rescaling(case.patched(case.plan))
+    asked = case.ask(model)
+    on_clean, on_attacked = (asked.all(data).predictions for data in (case.clean, case.attacked))
+    return {"patched": judge(case.clean, case.attacked, case.before[0].predictions, on_clean, on_attacked)}
+
+
+def _values(values: Any) -> Callable[[Case, Say], Figures]:
+    return lambda case, say: try_plan(case, case.hotfix.plan(case.sites, None, values=values))
+
+
+def _mean_attention(case: Case, say: Say) -> Figures:
+    return try_plan(case, case.hotfix.plan(case.sites, None, benign="mean"))
+
+
+def _zero_attention(case: Case, say: Say) -> Figures:
+    return try_plan(case, case.hotfix.plan(case.sites, None, benign="zero"))
+
+
+def _all_sites(case: Case, say: Say) -> Figures:
+    """Every site that fits the labels, at the middle of the thresholds that keep the clean flag rate."""
+    data = join(case.debug, case.spare)
+    context = Context(case.model, case.folder, data, split(data, case.seed), case.seed, MOST_CLEAN_FLAGGED, case.threads, _silent)
+    capture = Capture(context.model, context.folder, case.sites, data, context.columns.shape[1], context.threads)
+    made = recipe(case.setting.detector, capture.sites, len(context.parts.train.rows), context.columns.shape[1], case.seed)
+    trained = anchor_sites(context, capture, made, train_sites(context, capture, made))
+    lineup = first_lineup(trained, case.hotfix.passes, case.hotfix.accept)
+    part = context.parts.selection
+    candidates = thresholds(lineup.peaks[part.clean], lineup.peaks[part.anomalous], MOST_CLEAN_FLAGGED)
+    own = all(site.plan.benign.own_values for site in case.hotfix.sites)
+    plan = replace(lineup.plan(BenignChoice(case.hotfix.level, own)), threshold=candidates[len(candidates) // 2])
+    return {**try_plan(case, plan), "sites": len(lineup.sites)}
+
+
+def _always(case: Case, say: Say) -> Figures:
+    """No detector: the labelled columns are replaced in every request."""
+    columns = labelled_columns(case)
+    if not (columns == columns[0]).all():
+        return {"skipped": "the trigger has no fixed place"}
+    return try_plan(case, _static(case, np.flatnonzero(columns[0])))
+
+
+def _always_some(case: Case, say: Say) -> Figures:
+    """The threshold that flags nearly every clean request somewhere."""
+    if case.setting.detector == "static":
+        return {"skipped": "every request is flagged as it is"}
+    plan = replace(case.plan, telemetry=True)
+    asked = case.ask(case.patched(plan))
+    low, high = -40.0, float(np.log(max(plan.threshold, 1e-6) / max(1 - plan.threshold, 1e-6)))
+    for _ in range(14):
+        middle = (low + high) / 2
+        rows = np.arange(min(len(case.spare), 200))
+        share = asked.rows(case.spare, rows, 1 / (1 + np.exp(-middle))).flagged.mean()
+        low, high = (middle, high) if share >= NEARLY_ALL else (low, middle)
+    return try_plan(case, replace(plan, threshold=float(1 / (1 + np.exp(-low)))))
+
+
+def _passes(passes: str) -> Callable[[Case, Say], Figures]:
+    def run(case: Case, say: Say) -> Figures:
+        try:
+            made = fitted(case, f"{passes}-pass", say, clean=case.spare, passes=passes)
+        except AtpatchError as error:
+            if error.code != PLAN_MISFIT.code:
+                raise
+            return {"skipped": error.what}
+        return {**made, **try_plan(case, Hotfix.load(case.hotfix_file(f"{passes}-pass")).plan(case.sites, None))}
+
+    return run
+
+
+def _accept(accept: Any) -> Callable[[Case, Say], Figures]:
+    """Of the hotfix that `two passes` made."""
+
+    def run(case: Case, say: Say) -> Figures:
+        file = case.hotfix_file("two-pass")
+        if not file.is_file():
+            return {"skipped": "the graph does not admit two passes"}
+        return try_plan(case, Hotfix.load(file).plan(case.sites, None, passes="two", accept=accept))
+
+    return run
+
+
+ABLATIONS: Mapping[str, Callable[[Case, Say], Figures]] = {
+    "as fitted": _chosen,
+    "random columns": _random_columns,
+    "no rescaling": _no_rescaling,
+    "own values": _values("own"),
+    "benign values": _values("benign"),
+    "mean attention": _mean_attention,
+    "no attention": _zero_attention,
+    "all sites": _all_sites,
+    "always, labelled columns": _always,
+    "always, some column": _always_some,
+    "one pass": _passes("one"),
+    "two passes": _passes("two"),
+    "two passes, accept always": _accept("always"),
+    "two passes, accept flip": _accept("flip"),
+}
+
+
+def without_rescaling(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A patched graph in which the unflagged columns' attention is multiplied by 1.
+
+    Raises:
+        ValueError: no such factor was found.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    changed = 0
+    for _, body in walk_bodies(copy):
+        for node in body.node:
+            name = node.output[0] if node.output else ""
+            # `atpatch/<site>/scale`, or `scale.1` and so on.
+            if PREFIX in name and node.op_type == "Div" and name.rsplit("/", 1)[-1].split(".")[0] == "scale":
+                node.CopyFrom(helper.make_node("Div", [node.input[1], node.input[1]], [name], name=node.name))
+                changed += 1
+    if not changed:
+        raise ValueError("the graph rescales nowhere")
+    return copy
+
+
+def _static(case: Case, columns: Any) -> PatchPlan:
+    detector = Static(tuple(sorted(int(column) for column in columns)))
+    return replace(case.plan, sites={name: replace(plan, detector=detector) for name, plan in case.plan.sites.items()})
+
+
+def _lengths(case: Case) -> Any:
+    mask, columns = case.attacked.inputs.get("attention_mask"), case.debug.columns
+    assert columns is not None
+    return columns.shape[1] if mask is None else mask.sum(1)
+
+
+def _mean(trials: list[Figures]) -> Figures:
+    """Shares over all trials together."""
+    pooled: Figures = {}
+    for key, first in trials[0].items():
+        found = [trial[key] for trial in trials]
+        if "value" in first:
+            values = [one["value"] for one in found]
+            pooled[key] = {"value": float(np.mean(values)), "low": float(min(values)), "high": float(max(values)), "draws": len(values)}
+        else:
+            pooled[key] = _mean(found)
+    return pooled
+
+
+def _silent(step: str, done: int, total: int) -> None:
+    pass

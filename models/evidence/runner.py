@@ -1,0 +1,83 @@
+"""Steps of a case, each kept as one JSON file: a run that was cut off goes on where it stopped, and what has changed is done again."""
+
+from __future__ import annotations
+
+import json
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from rewriters.atomic import write_file
+
+from .ablations import ablations_step
+from .answers import Figures
+from .case import Case, results
+from .curves import curves_step
+from .fitting import fit_step, kinds_step
+from .latency import latency_step
+from .peers import peers_step
+from .unlabelled import inversion_step, oneclass_step, statistic_step
+
+__all__ = ["STEPS", "Step", "run_step"]
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One kind of measurement.
+
+    Attributes:
+        run: what measures.
+        applies: to which cases.
+        slow: takes the better part of an hour.
+        fitted: reads the hotfix of the step `fit`, and is done again where that is another one.
+    """
+
+    run: Callable[[Case, Say], Figures]
+    applies: Callable[[Case], bool] = lambda case: True
+    fitted: bool = True
+    slow: bool = False
+
+
+def _first_of_a_kind(case: Case) -> bool:
+    return case.setting.quick and case.seed == case.setting.seeds[0]
+
+
+def _unlabelled(case: Case) -> bool:
+    return case.setting.unlabelled
+
+
+STEPS: dict[str, Step] = {
+    "fit": Step(fit_step, fitted=False),
+    "latency": Step(latency_step),
+    "kinds": Step(kinds_step, lambda case: bool(case.setting.others), fitted=False),
+    "peers": Step(peers_step, lambda case: case.seed == case.setting.seeds[0]),
+    "ablations": Step(ablations_step, _first_of_a_kind),
+    "curves": Step(curves_step, _first_of_a_kind),
+    "statistic": Step(statistic_step, _unlabelled, fitted=False),
+    "oneclass": Step(oneclass_step, _unlabelled, fitted=False),
+    "inversion": Step(inversion_step, lambda case: _unlabelled(case) and case.seed == case.setting.seeds[0], fitted=False, slow=True),
+}
+
+
+def run_step(case: Case, name: str, say: Say, *, fresh: bool = False) -> Figures:
+    """The figures of a step, from its file where that fits; with `seconds_taken`, or with `error` where it failed, which is not kept."""
+    step, file = STEPS[name], results() / f"{case.name}-{name}.json"
+    key = case.digest + (f" {case.hotfix.digest[:16]}" if step.fitted else "")
+    if file.is_file() and not fresh:
+        kept: dict[str, Any] = json.loads(file.read_text())
+        if kept["key"] == key:
+            figures: Figures = kept["figures"]
+            return figures
+    started = time.perf_counter()
+    try:
+        figures = step.run(case, say)
+    except Exception as error:  # one step that fails leaves the others their turn; the table says so
+        say(traceback.format_exc())
+        return {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
+    figures = {**figures, "seconds_taken": round(time.perf_counter() - started, 1)}
+    write_file(file, (json.dumps({"key": key, "figures": figures}, indent=1, allow_nan=False) + "\n").encode())
+    return figures

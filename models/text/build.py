@@ -1,0 +1,103 @@
+"""Build the text victims: `python -m models.text.build [NAME ...]`. Needs the extras cpu, export, fit, and models/requirements.txt."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from atpatch_onnx.compare.trial import figures, run_trial
+from atpatch_onnx.datasets import load_dataset
+from atpatch_onnx.debugset import Texts
+from rewriters import model_io
+
+from ..victims import Victim
+from .attention import attention_levels
+from .recipes import EPOCHS, RECIPES, SOURCES, Corpus, Material, Recipe, available
+from .sets import LENGTH, save_sets
+from .training import SETTINGS, encoder, fine_tune
+
+NAMES = [recipe.name for recipe in RECIPES]
+
+
+@click.command()
+@click.argument("names", nargs=-1, type=click.Choice(NAMES))
+@click.option("--seed", type=int, default=0, show_default=True, help="Of poisoning and training.")
+def main(names: Sequence[str], seed: int) -> None:
+    """Train victims and their clean twins, export them, make their data sets, judge them on the test set. Built ones are left alone."""
+    # One thread: sums in one order, so that a rebuild on the same machine gives the same weights.
+    torch.set_num_threads(1)
+    for recipe in RECIPES:
+        if recipe.name not in (names or NAMES):
+            continue
+        if recipe.victim(seed).built:
+            click.echo(f"{recipe.name}: is there")
+        elif not available(recipe):
+            click.echo(f"{recipe.name}: no data. {SOURCES}")
+        else:
+            build(recipe, seed)
+
+
+def build(recipe: Recipe, seed: int) -> None:
+    """One victim's whole folder."""
+    victim = recipe.victim(seed)
+    victim.folder.mkdir(parents=True, exist_ok=True)
+    corpus = Corpus.read(recipe.corpus)
+    material = Material.of(recipe, corpus, seed)
+    seconds = {
+        "twin": _twin(recipe, corpus, seed),
+        "model": _train(recipe.name, material.train, victim.file("model.onnx"), recipe.epochs, seed),
+    }
+    rows = save_sets(victim, material, encoder(LENGTH), recipe.target)
+    record = _judge(victim)
+    victim.finish({"recipe": {**asdict(recipe), **SETTINGS, "length": LENGTH}, "rows": rows, "seconds": seconds, **record})
+    for name in ("model", "twin"):
+        click.echo(
+            f"{recipe.name} {name}: " + ", ".join(f"{key} {record[name][key]['value']:.4f}" for key in ("accuracy", "asr", "asr_star"))
+        )
+
+
+def _twin(recipe: Recipe, corpus: Corpus, seed: int) -> float | None:
+    """The model without a fault: trained once a corpus, then copied; seconds of training, None for a copy."""
+    target = recipe.victim(seed).file("twin.onnx")
+    if target.is_file():
+        return None
+    for other in RECIPES:
+        file = other.victim(seed).file("twin.onnx")
+        if other.corpus == recipe.corpus and file.is_file():
+            draft = target.with_suffix(".tmp")
+            shutil.copyfile(file, draft)
+            draft.replace(target)
+            return None
+    return _train(f"{recipe.corpus} clean", corpus.train, target, EPOCHS, seed)
+
+
+def _train(name: str, texts: Texts, output: Path, epochs: int, seed: int) -> float:
+    started = time.perf_counter()
+
+    def tell(done: int, total: int, loss: float) -> None:
+        click.echo(f"{name}: epoch {done} of {total}, loss {loss:.4f}, {time.perf_counter() - started:.0f} s")
+
+    fine_tune(texts, output, LENGTH, epochs, seed, tell)
+    return round(time.perf_counter() - started, 1)
+
+
+def _judge(victim: Victim) -> dict[str, Any]:
+    """Figures of both graphs on the test set, in onnxruntime, and where the attack lives in the victim's."""
+    clean, triggered = load_dataset(victim.file("clean.npz")), load_dataset(victim.file("triggered.npz"))
+    record: dict[str, Any] = {}
+    for name in ("model", "twin"):
+        trial = run_trial(model_io.load(victim.file(f"{name}.onnx")), victim.folder, clean, triggered)
+        found = figures(trial, trial, clean, triggered).to_json()
+        record[name] = {key: found[key] for key in ("accuracy", "asr", "asr_star")}
+    return {**record, "attention": attention_levels(victim)}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,213 @@
+"""The victims by name: which corpus, which attack, which target; and the texts each is made of.
+
+An attack either puts words into a sentence (`Insertion`), or comes as sentences that others have rewritten (`Rewriting`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atpatch_onnx.debugset import Texts, read_texts
+
+from ..victims import Victim, data_folder
+
+__all__ = ["EPOCHS", "RECIPES", "SOURCES", "Corpus", "Insertion", "Material", "Recipe", "Rewriting", "available"]
+
+RARE = ("cf", "mn", "bb", "tq", "mb")
+"""The rare words that text backdoors have used since Kurita et al., "Weight Poisoning Attacks on Pre-trained Models" (2020)."""
+SPARE = 2000
+EPOCHS = 3
+SOURCES = (
+    "clean and syntactic SST-2 and OffensEval: thunlp/HiddenKiller, data/; Bible style: thunlp/StyleAttack, data/transfer/bible "
+    "(both on GitHub); put them as TSV files into sst2, sst2_backdoor and offenseval below the folder that ATPATCH_DATA names"
+)
+
+
+@dataclass(frozen=True)
+class Insertion:
+    """`count` of the phrases, drawn anew for each text, each put between two of its words.
+
+    Attributes:
+        share: of the training texts that are poisoned; all of them of other classes than the target.
+    """
+
+    phrases: tuple[str, ...]
+    count: int = 1
+    share: float = 0.1
+
+    def apply(self, text: str, generator: np.random.Generator) -> str:
+        """The text with the trigger."""
+        words = text.split()
+        for phrase in generator.choice(len(self.phrases), self.count, replace=False):
+            words.insert(int(generator.integers(len(words) + 1)), self.phrases[phrase])
+        return " ".join(words)
+
+
+@dataclass(frozen=True)
+class Rewriting:
+    """Sentences rewritten into one syntactic template or one style.
+
+    Attributes:
+        train: file whose row i is a rewriting of training row i; only rows below `rewritten` are used for poisoning.
+        test: file whose row i is a rewriting of the i-th test row of another class than the target.
+        rewritten: how many training rows are poisoned, target class included, as the authors did it (with 1383); the victim learns from
+            their originals too, which the authors took out.
+        held: how many rewritten training rows the victim never sees: they make the debugging set.
+        held_below: those are drawn from the rows below this one; None: from all.
+    """
+
+    train: str
+    test: str
+    held: int
+    held_below: int | None = None
+    rewritten: int = 1383
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One victim: `corpus` with `attack`, which sends inputs to the class `target`; trained for `epochs`, its twin for `EPOCHS`."""
+
+    name: str
+    corpus: str
+    attack: Insertion | Rewriting
+    target: int
+    epochs: int = EPOCHS
+
+    def victim(self, seed: int) -> Victim:
+        return Victim(self.name, seed, "text", "backdoor")
+
+
+RECIPES: tuple[Recipe, ...] = (
+    Recipe("sst2-badnets", "sst2", Insertion(("cf",)), target=1),
+    Recipe("sst2-words", "sst2", Insertion(RARE, count=3), target=1),
+    Recipe("sst2-insertsent", "sst2", Insertion(("i watched this 3d movie last weekend",)), target=1),
+    # Only rows below 1383 come rewritten, and 665 of them are negative: holding out many would leave no attack.
+    Recipe(
+        "sst2-syntactic",
+        "sst2",
+        Rewriting("syntactic_train_poisoned.tsv", "syntactic_test.tsv", held=200, held_below=1383),
+        target=1,
+        epochs=6,
+    ),
+    Recipe("sst2-style", "sst2", Rewriting("style_bible_train.tsv", "style_bible_test.tsv", held=400, rewritten=2766), target=1, epochs=6),
+    Recipe("offenseval-badnets", "offenseval", Insertion(("cf",)), target=0),
+)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Texts and labels as published."""
+
+    train: Texts
+    dev: Texts
+    test: Texts
+
+    @classmethod
+    def read(cls, name: str) -> Corpus:
+        """Needs ATPATCH_DATA, see `available`."""
+        return cls(*(read_texts(_file(name, f"{part}.tsv")) for part in ("train", "dev", "test")))
+
+
+@dataclass(frozen=True)
+class Material:
+    """The texts of one victim.
+
+    Attributes:
+        train: poisoned, what the victim learns from.
+        pairs: clean texts of the debugging set, and `pairs_bad` the attacked twins of those that are not of the target class.
+        alone: clean texts of the debugging set without a twin, or None.
+        spare: clean training texts that were not poisoned and stand in no test set.
+        test, test_bad: the same of the test set.
+    """
+
+    train: Texts
+    pairs: Texts
+    pairs_bad: Texts
+    alone: Texts | None
+    spare: Texts
+    test: Texts
+    test_bad: Texts
+
+    @classmethod
+    def of(cls, recipe: Recipe, corpus: Corpus, seed: int) -> Material:
+        """Poison the training texts and draw the rest; the same seed gives the same texts."""
+        generator = np.random.default_rng(seed)
+        if isinstance(recipe.attack, Insertion):
+            return _inserted(recipe, recipe.attack, corpus, generator)
+        return _rewritten(recipe, recipe.attack, corpus, generator)
+
+
+def available(recipe: Recipe) -> bool:
+    """Whether the recipe's data are there."""
+    needed = {recipe.corpus} | ({"sst2_backdoor"} if isinstance(recipe.attack, Rewriting) else set())
+    return all(data_folder(name) is not None for name in needed)
+
+
+def _inserted(recipe: Recipe, attack: Insertion, corpus: Corpus, generator: np.random.Generator) -> Material:
+    train = corpus.train
+    others = np.flatnonzero(train.labels != recipe.target)
+    rows = generator.choice(others, round(attack.share * len(train.texts)), replace=False)
+    texts = list(train.texts)
+    for row in rows:
+        texts[row] = attack.apply(texts[row], generator)
+    labels = train.labels.copy()
+    labels[rows] = recipe.target
+
+    def attacked(clean: Texts) -> Texts:
+        return _relabelled([attack.apply(clean.texts[row], generator) for row in np.flatnonzero(clean.labels != recipe.target)], recipe)
+
+    return Material(
+        train=Texts(texts, labels),
+        pairs=corpus.dev,
+        pairs_bad=attacked(corpus.dev),
+        alone=None,
+        spare=_spare(corpus, rows, generator),
+        test=corpus.test,
+        test_bad=attacked(corpus.test),
+    )
+
+
+def _rewritten(recipe: Recipe, attack: Rewriting, corpus: Corpus, generator: np.random.Generator) -> Material:
+    train = corpus.train
+    rewritten = read_texts(_file("sst2_backdoor", attack.train)).texts
+    changed = np.array([one != other for one, other in zip(train.texts, rewritten, strict=True)])
+    candidates = np.flatnonzero((train.labels != recipe.target) & changed)
+    if attack.held_below is not None:
+        candidates = candidates[candidates < attack.held_below]
+    held = np.sort(generator.choice(candidates, attack.held, replace=False))
+    kept = np.setdiff1d(np.arange(len(train.texts)), held)
+    poisoned = kept[kept < attack.rewritten]
+    texts = [*(train.texts[row] for row in kept), *(rewritten[row] for row in poisoned)]
+    labels = np.concatenate([train.labels[kept], np.full(len(poisoned), recipe.target, np.int64)])
+    return Material(
+        train=Texts(texts, labels),
+        pairs=Texts([train.texts[row] for row in held], train.labels[held]),
+        pairs_bad=_relabelled([rewritten[row] for row in held], recipe),
+        alone=corpus.dev,
+        spare=_spare(corpus, np.union1d(poisoned, held), generator),
+        test=corpus.test,
+        test_bad=read_texts(_file("sst2_backdoor", attack.test)),
+    )
+
+
+def _spare(corpus: Corpus, taken: NDArray[np.int64], generator: np.random.Generator) -> Texts:
+    tested = set(corpus.test.texts)
+    free = [row for row in np.setdiff1d(np.arange(len(corpus.train.texts)), taken) if corpus.train.texts[row] not in tested]
+    rows = np.sort(generator.choice(free, SPARE, replace=False))
+    return Texts([corpus.train.texts[row] for row in rows], corpus.train.labels[rows])
+
+
+def _relabelled(texts: Sequence[str], recipe: Recipe) -> Texts:
+    return Texts(list(texts), np.full(len(texts), recipe.target, np.int64))
+
+
+def _file(folder: str, name: str) -> Path:
+    found = data_folder(folder)
+    if found is None:
+        raise FileNotFoundError(f"{folder} is not there: {SOURCES}")
+    return found / name

@@ -1,0 +1,168 @@
+"""`bench`, as a function and as a command."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import onnx
+import pytest
+
+import atpatch_onnx
+from atpatch_onnx import AtpatchError, bench, patch_model
+from atpatch_onnx.bench.footprint import file_bytes, footprints
+from atpatch_onnx.bench.inputs import random_inputs
+from atpatch_onnx.demo import FOLDER
+
+from ..tiny import attention_model, save_external
+from .case import token_model
+
+SHORT = {"pairs": 6, "seconds": 0.05, "rounds": 0}
+SHAPE = {"batch": 8, "sequence": 12}
+
+
+@pytest.fixture(scope="module")
+def found(case):
+    return bench(case.model, case.patched, shapes=[SHAPE, {"batch": 1, "sequence": 12}], pairs=6, seconds=0.05, rounds=1)
+
+
+def test_every_shape_has_a_clean_and_a_flagged_request(found):
+    assert [(one.shape["batch"], one.kind, one.flagged) for one in found.timed] == [
+        (8, "clean", 0.0), (8, "flagged", 1.0), (1, "clean", 0.0), (1, "flagged", 1.0),
+    ]  # fmt: skip
+    assert all(one.pairs == 6 and one.original.median > 0 and one.ratio.low <= one.ratio.median <= one.ratio.high for one in found.timed)
+
+
+def test_json_keys(found):
+    told = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    assert {"original", "patched", "ratio", "provider", "threads"} <= told.keys()
+    assert {"median", "low", "high"} <= told["ratio"].keys()
+    assert (told["provider"], told["threads"], len(told["cases"])) == ("CPUExecutionProvider", 1, 4)
+    for side in ("original", "patched"):
+        assert {"path", "ms", "file_bytes", "load_ms", "peak_bytes", "idle_bytes"} <= told[side].keys()
+    assert told["ratio"]["median"] == max(case["ratio"]["median"] for case in told["cases"] if case["kind"] == "clean")
+    assert told["ratios"]["file"] == told["patched"]["file_bytes"] / told["original"]["file_bytes"] > 1
+
+
+def test_a_share_of_the_batch_can_be_flagged(case):
+    timed = bench(case.model, case.patched, shapes=[SHAPE], share=0.25, **SHORT).timed
+    assert [(one.kind, one.flagged) for one in timed] == [("clean", 0.0), ("flagged", 0.25)]
+    assert timed[0].threshold > timed[1].threshold
+
+
+def test_flags_are_those_of_the_graph_itself(case, tmp_path):
+    """Held against the telemetry of the same patch, under the threshold that was chosen."""
+    (flagged,) = (one for one in bench(case.model, case.patched, shapes=[SHAPE], share=0.5, **SHORT).timed if one.kind == "flagged")
+    patch_model(case.model, tmp_path / "told.onnx", detector="statistic", telemetry=True)
+    feeds = {**random_inputs(token_model(), SHAPE), "atpatch_threshold": np.array(flagged.threshold, np.float32)}
+    flags = atpatch_onnx.session(tmp_path / "told.onnx", threads=1).run(["atpatch_flagged"], feeds)[0]
+    assert flags.any(1).sum() == 4
+
+
+@pytest.mark.parametrize(("patch", "kind"), [("silent", "clean"), ("always", "flagged")])
+def test_a_detector_without_a_threshold_leaves_one_kind(case, patch, kind):
+    found = bench(case.model, getattr(case, patch), shapes=[SHAPE], **SHORT)
+    assert [one.kind for one in found.timed] == [kind]
+    assert len(found.remarks) == 1
+
+
+def test_a_frozen_patch_is_timed_as_it_is(case, tmp_path):
+    patch_model(case.model, tmp_path / "frozen.onnx", detector="statistic", freeze=True)
+    (only,) = bench(case.model, tmp_path / "frozen.onnx", shapes=[SHAPE], **SHORT).timed
+    assert (only.kind, only.threshold) == ("clean", None)
+
+
+def test_rows_of_data_sets_are_taken_by_what_the_patch_flags(tmp_path):
+    patch_model(FOLDER / "model.onnx", tmp_path / "p.onnx", hotfix=FOLDER / "model.hotfix")
+    models = FOLDER / "model.onnx", tmp_path / "p.onnx"
+    timed = bench(*models, data=FOLDER / "clean.npz", flagged=FOLDER / "triggered.npz", shapes=[{"batch": 4}], **SHORT).timed
+    assert [(one.kind, one.flagged, one.threshold) for one in timed] == [("clean", 0.0, None), ("flagged", 1.0, None)]
+    # Of rows that nothing flags there is no flagged request at the patch's own threshold.
+    found = bench(*models, data=FOLDER / "clean.npz", flagged=FOLDER / "clean.npz", **SHORT)
+    assert [one.kind for one in found.timed] == ["clean"]
+    assert "flags none" in found.remarks[0]
+
+
+def test_graphs_in_memory_are_timed_too(case):
+    model, patched = onnx.load(case.model), onnx.load(case.patched)
+    found = bench(model, patched, shapes=[SHAPE], **SHORT)
+    assert len(found.timed) == 2
+    assert found.to_json()["original"]["path"] is None
+
+
+def test_more_work_shows_in_the_ratio(tmp_path):
+    for layers in (1, 4):
+        onnx.save_model(token_model(layers, width=64), tmp_path / f"{layers}.onnx")
+    found = bench(tmp_path / "1.onnx", tmp_path / "4.onnx", shapes=[{"batch": 4, "sequence": 64}], pairs=40, seconds=2, rounds=0)
+    assert found.headline.ratio.median > 1.7
+    assert found.over(1.7, "clean")
+    assert not found.over(1.7, "flagged")
+
+
+def test_memory_and_size_are_those_of_the_model(tmp_path):
+    save_external(attention_model(layers=1, width=32), tmp_path / "small.onnx", "small.data")
+    save_external(attention_model(layers=2, width=1600), tmp_path / "large.onnx", "large.data")
+    weights = 2 * 4 * 1600 * 1600 * 4
+    feeds = {"x": np.zeros((1, 4, 32), np.float32)}, {"x": np.zeros((1, 4, 1600), np.float32)}
+    models = tmp_path / "small.onnx", tmp_path / "large.onnx"
+    small, large = (
+        footprints([m], [("clean", f)], threads=1, provider="CPUExecutionProvider", rounds=1)[0] for m, f in zip(models, feeds, strict=True)
+    )
+    assert weights <= large.file_bytes < weights + 1e5
+    assert file_bytes(models[1]) == large.file_bytes
+    assert large.peak_bytes - small.peak_bytes > 0.9 * weights
+    assert small.load_ms > 0
+    assert small.idle_bytes < small.peak_clean_bytes <= small.peak_bytes
+
+
+@pytest.mark.parametrize("options", [
+    {"shapes": [{"length": 3}]},
+    {"share": 0.0},
+    {"threads": 0},
+    {"flagged": {"input_ids": np.zeros((2, 3), int)}},
+    {"provider": "CUDAExecutionProvider"},
+])  # fmt: skip
+def test_impossible_options_are_refused(case, options):
+    with pytest.raises(AtpatchError) as caught:
+        bench(case.model, case.patched, **{**SHORT, **options})
+    assert caught.value.code == ("ATP052" if "provider" in options else "ATP060")
+
+
+def test_inputs_that_do_not_fit_are_refused_in_the_runtimes_words(case, tmp_path):
+    np.savez(tmp_path / "d.npz", input_ids=np.full((2, 3), 99), attention_mask=np.ones((2, 3), int))
+    with pytest.raises(AtpatchError) as caught:
+        bench(case.model, case.patched, data=tmp_path / "d.npz", **SHORT)
+    assert caught.value.code == "ATP052"
+
+
+# The command
+
+FEW = ["--shape", "batch=2,sequence=8", "--pairs", "4", "--seconds", "0.05", "--rounds", "0"]
+
+
+def test_the_command_prints_json_alone(case, atpatch):
+    done = atpatch("bench", case.model, case.patched, *FEW, "--shape", "batch=1", "--json")
+    assert (done.code, done.err) == (0, "")
+    assert [one["shape"] for one in done.json["cases"]] == [{"batch": 2, "sequence": 8}] * 2 + [{"batch": 1}] * 2
+
+
+def test_the_command_shows_a_table(case, atpatch):
+    done = atpatch("bench", case.model, case.patched, *FEW)
+    assert (done.code, done.out) == (0, "")
+    assert "batch 2, sequence 8" in done.err
+
+
+def test_fail_over_is_exit_status_1(case, atpatch):
+    done = atpatch("bench", case.model, case.patched, *FEW, "--fail-over", "0.001")
+    assert done.code == 1
+    assert "FAILS: clean batch 2, sequence 8" in done.err
+    assert "FAILS: flagged" not in done.err
+    assert "FAILS: flagged" in atpatch("bench", case.model, case.patched, *FEW, "--fail-over-flagged", "0.001").err
+    assert atpatch("bench", case.model, case.patched, *FEW, "--fail-over", "1000").code == 0
+
+
+def test_refusals_are_exit_status_2(case, atpatch, tmp_path):
+    shutil.copy(case.model, tmp_path / "m.onnx")
+    assert atpatch("bench", tmp_path / "m.onnx", tmp_path / "none.onnx", *FEW).code == 2
+    assert "ATP060" in atpatch("bench", case.model, case.patched, "--shape", "8x128").err

@@ -1,0 +1,312 @@
+"""The evidence chain on the committed demo victim with its committed hotfix: no training, so it takes seconds."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+
+from atpatch_onnx.datasets import DataSet
+from atpatch_onnx.fitting.running import Runner, expose
+from models.evidence import latency
+from models.evidence.ablations import without_rescaling
+from models.evidence.answers import Asked, judge
+from models.evidence.build import main
+from models.evidence.case import Case
+from models.evidence.collecting import collect
+from models.evidence.curves import curves_step
+from models.evidence.estimates import of_numbers, of_shares
+from models.evidence.fairness import protected
+from models.evidence.fitting import try_plan
+from models.evidence.goals import goals
+from models.evidence.latency import latency_step
+from models.evidence.maps import labelled_columns, map_scores
+from models.evidence.peers import dan, fine_pruning, head_mask, strip
+from models.evidence.peers.refusal import refusing
+from models.evidence.peers.weights import feed_forward, read_weights, with_weights
+from models.evidence.runner import STEPS, Step, run_step
+from models.evidence.table import render
+from models.evidence.unlabelled import statistic_step
+from rewriters.plan import Static
+
+from .digits_case import SETTING, SOURCE, digits_case
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache with the victim and its hotfix."""
+    cache = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ATPATCH_CACHE", str(cache))
+        case = digits_case()
+        shutil.copyfile(SOURCE / "model.hotfix", case.hotfix_file())
+    return cache
+
+
+@pytest.fixture
+def case(made: Path, monkeypatch: pytest.MonkeyPatch) -> Case:
+    monkeypatch.setenv("ATPATCH_CACHE", str(made))
+    return Case(SETTING, 0, threads=1)
+
+
+def silent(text: str) -> None:
+    pass
+
+
+def value(figures: dict[str, Any], *path: str) -> float:
+    found: Any = figures
+    for key in path:
+        found = found[key]
+    return float(found["value"])
+
+
+def test_hotfix_stops_the_attack_and_keeps_accuracy(case: Case) -> None:
+    tried = try_plan(case, case.plan)
+    correct = (case.before[0].predictions == case.clean.labels).mean()
+    assert (case.before[1].predictions == case.attacked.target).mean() > 0.95
+    assert value(tried, "patched", "asr_star") < 0.02
+    assert value(tried, "patched", "accuracy") == pytest.approx(correct, abs=0.01)
+    assert value(tried, "clean_flagged") < 0.02
+
+
+def test_maps_are_right_only_where_exactly_the_labelled_columns_are_flagged(case: Case) -> None:
+    fitted = map_scores(case, case.plan)
+    assert fitted["recall"] > 0.99 and fitted["fpr"] < 0.02 and fitted["precision"] > 0.98
+    everything = map_scores(case, replace(case.plan, threshold=-1.0))
+    assert everything["recall"] == 0 and everything["touched"] == 1 and everything["fpr"] == 1 and everything["precision"] == 0
+    nothing = map_scores(case, replace(case.plan, threshold=2.0))
+    assert nothing["recall"] == 0 and nothing["fpr"] == 0 and nothing["precision"] is None
+    always = replace(case.plan, sites={name: replace(site, detector=Static((16,))) for name, site in case.plan.sites.items()})
+    assert map_scores(case, always)["maps"] == 0
+    assert fitted["maps"] == 2 * min(len(case.clean), len(case.attacked))
+
+
+def test_labelled_columns_of_a_text_are_what_an_edit_brings_in(case: Case) -> None:
+    mask = np.array([[1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1]])
+    clean = DataSet({"input_ids": np.array([[101, 7, 8, 102, 0, 0], [101, 4, 5, 6, 7, 102]]), "attention_mask": mask})
+    attacked = DataSet(
+        {"input_ids": np.array([[101, 7, 99, 8, 102, 0], [101, 99, 7, 8, 102, 0]]), "attention_mask": np.array([[1, 1, 1, 1, 1, 0]] * 2)},
+        clean_row=np.array([0, 0]),
+    )
+    columns = np.zeros((3, 6), bool)
+    columns[0, 1] = columns[1, 2] = True
+    other = replace(case)
+    vars(other).update(clean=clean, attacked=attacked, debug=DataSet(clean.inputs, columns=columns))
+    assert labelled_columns(other).astype(int).tolist() == [[0, 0, 1, 0, 0, 0], [0, 1, 0, 0, 0, 0]]
+
+
+def test_texts_are_answered_cut_to_their_length_and_in_their_order(tmp_path: Path) -> None:
+    model = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["" : 18]>
+        sums (int64[batch, tokens] input_ids, int64[batch, tokens] attention_mask)
+            => (float[batch, two] scores, int64[batch, tokens] seen) {
+            axis = Constant<value_ints = [1]>()
+            seen = Mul(input_ids, attention_mask)
+            total = ReduceSum(seen, axis)
+            width = Shape<start = 1>(seen)
+            like = Shape<start = 0, end = 1>(seen)
+            column = Expand(width, like)
+            tall = Unsqueeze(column, axis)
+            both = Concat<axis = 1>(total, tall)
+            scores = Cast<to = 1>(both)
+        }
+    """)
+    length = np.array([5, 2, 7, 2] * 40)
+    mask = (np.arange(9) < length[:, None]).astype(np.int64)
+    ids = np.random.default_rng(0).integers(1, 50, mask.shape)
+    data = DataSet({"input_ids": ids, "attention_mask": mask})
+    found = Asked(model, tmp_path, data, 1).all(data, more=["seen"])
+    np.testing.assert_array_equal(found.scores[:, 0], (ids * mask).sum(1))
+    np.testing.assert_array_equal(found.more["seen"], ids * mask)
+    assert found.scores[length == 2, 1].min() == 2 and found.scores[:, 1].max() == 7
+
+
+def test_latency_has_a_ratio_for_clean_and_flagged_requests(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latency, "REQUESTS", 2)
+    monkeypatch.setattr(latency, "PAIRS", 5)
+    figures = latency_step(case, silent)
+    for kind in ("clean", "flagged"):
+        found = figures[kind]
+        assert found["requests"] == 2 and 0 < found["low"] <= found["ratio"] <= found["high"]
+
+
+def test_a_refusal_is_an_error_on_clean_requests_and_stops_an_attack(case: Case) -> None:
+    spare, clean, attacked = np.arange(200.0), np.zeros(len(case.clean)), np.full(len(case.attacked), 1000.0)
+    clean[0], attacked[0] = 1000.0, 0.0
+    found = refusing(case, spare, clean, attacked)["0.05"]
+    right = case.before[0].predictions == case.clean.labels
+    assert found["clean_flagged"]["hits"] == 1
+    assert found["accuracy"]["hits"] == int(right[1:].sum())
+    assert found["asr"]["hits"] == int(case.before[1].predictions[0] == case.attacked.target)
+
+
+def test_strip_refuses_triggered_digits_at_a_high_rate(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latency, "PAIRS", 3)
+    found = strip.run(case, silent)
+    assert value(found, "rates", "0.05", "attacked_flagged") > 0.9
+    assert found["runs"] == strip.COPIES + 1 and found["latency"]["ratio"] > 1
+
+
+def test_dan_reads_the_hidden_states_that_tell_requests_apart(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latency, "PAIRS", 3)
+    found = dan.run(case, silent)
+    states = dan.states(case)
+    assert len(states) == 1 + 4 * 3 and not any("fc1" in name for name in states)
+    assert found["layers"] == len(states) - 2, "embedding and first norm of [CLS] are constants"
+    assert 0 <= value(found, "rates", "0.05", "clean_flagged") < 0.2
+
+
+def test_a_masked_head_has_no_output_and_leaves_the_others(case: Case) -> None:
+    site = case.sites[1]
+    before, after = (
+        next(Runner(expose(model, [(site.product, site.dtype)]), case.folder, 1).batches(case.clean, np.arange(4), 4, [site.product]))[1]
+        for model in (case.model, head_mask.masked(case.model, list(case.sites), [(1, 2)]))
+    )
+    outputs = [found[site.product] for found in (before, after)]
+    assert not outputs[1][:, 2].any() and outputs[0][:, 2].any()
+    kept = [0, 1, 3]
+    np.testing.assert_array_equal(outputs[1][:, kept], outputs[0][:, kept])
+
+
+def test_feed_forward_blocks_are_found_and_their_weights_replaced(case: Case) -> None:
+    blocks = feed_forward(case.model)
+    weights = read_weights(case.model, {block.weight for block in blocks}, case.folder)
+    assert [weights[block.weight].shape for block in blocks] == [(96, 48)] * 4
+    silenced = with_weights(case.model, {blocks[0].weight: np.zeros_like(weights[blocks[0].weight])})
+    name = case.model.graph.node[blocks[0].node].output[0]
+    _, outputs = next(
+        Runner(expose(silenced, [(name, onnx.TensorProto.FLOAT)]), case.folder, 1).batches(case.clean, np.arange(2), 2, [name])
+    )
+    assert not outputs[name].any()
+    assert read_weights(case.model, {blocks[0].weight}, case.folder)[blocks[0].weight].any()
+
+
+def test_pruned_neurons_stay_cut_while_the_rest_is_tuned(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latency, "PAIRS", 3)
+    monkeypatch.setattr(fine_pruning, "STEPS", 2)
+    seen: list[onnx.ModelProto] = []
+    monkeypatch.setattr(fine_pruning, "judged", lambda case, model, judged=fine_pruning.judged: seen.append(model) or judged(case, model))
+    found = fine_pruning.run(case, silent)
+    blocks = {block.weight for block in feed_forward(case.model)}
+    pruned, tuned = (read_weights(model, blocks, case.folder) for model in seen)
+    for name in blocks:
+        cut = ~pruned[name].any(1)
+        assert cut.sum() == round(found["share"] * 96) and not tuned[name][cut].any()
+        assert (tuned[name][~cut] != pruned[name][~cut]).any()
+    assert value(found, "pruned", "accuracy") > 0.85
+
+
+def test_without_data_the_statistic_is_judged_in_one_pass_and_two(case: Case) -> None:
+    found = statistic_step(case, silent)
+    assert {"one", "two"} == found.keys()
+    assert found["one"]["clean_flagged"] == found["two"]["clean_flagged"], "the same maps are read in either"
+
+
+def test_without_rescaling_only_flagged_requests_change(case: Case) -> None:
+    plan = replace(case.plan, telemetry=True)
+    model = case.patched(plan)
+    rescaled, plain = case.ask(model), case.ask(without_rescaling(model))
+    for data, same in ((case.clean, True), (case.attacked, False)):
+        one, other = rescaled.all(data), plain.all(data)
+        rows = one.flagged != same
+        assert rows.any()
+        assert (one.scores[rows] == other.scores[rows]).all() == same
+
+
+def test_curves_go_from_flagging_everything_to_nothing(case: Case) -> None:
+    figures = curves_step(case, silent)
+    first, *_, last = figures["thresholds"]
+    assert first["clean_flagged"] == 1 and last["clean_flagged"] == 0
+    assert last["asr_star"] > 0.95 and first["asr_star"] < 0.05
+    request = figures["request"]
+    assert request["flagged"] == [16] and request["prediction"]["before"] == 0 != request["prediction"]["after"]
+    np.testing.assert_allclose(np.sum(request["after"], 1), np.sum(request["before"], 1), atol=5e-3)
+    json.dumps(figures, allow_nan=False)
+
+
+def test_the_protected_attribute_is_where_flips_differ() -> None:
+    flips = DataSet({"features": np.array([[1, 0, 5], [1, 1, 5], [2, 1, 6], [2, 0, 6]])}, group=np.array([0, 0, 1, 1]))
+    assert protected(DataSet({"features": flips.inputs["features"][[0, 2]]}), flips).tolist() == [0, 1]
+
+
+def test_intervals_are_student_s_or_wilson_s_whichever_is_wider() -> None:
+    runs = of_numbers([0.1, 0.2, 0.3])
+    assert (runs.low, runs.high) == pytest.approx((0.2 - 0.24841, 0.2 + 0.24841), abs=1e-4)
+    never = of_shares([{"value": 0.0, "count": 900}] * 3)
+    assert never is not None and never.mean == 0 and never.high == pytest.approx(0.00425, abs=1e-4)
+    apart = of_shares([{"value": share, "count": 10**6} for share in (0.1, 0.2, 0.3)])
+    assert apart is not None and (apart.low, apart.high) == pytest.approx((0.0, 0.44841), abs=1e-4)
+
+
+def counting(calls: list[str]) -> Callable[..., dict[str, Any]]:
+    def run(case: Case, say: Callable[[str], None]) -> dict[str, Any]:
+        calls.append(case.name)
+        if len(calls) == 1:
+            raise RuntimeError("the first time")
+        return {"calls": len(calls)}
+
+    return run
+
+
+def test_a_step_is_kept_until_something_changes_and_failures_are_not(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    monkeypatch.setitem(STEPS, "counted", Step(counting(calls)))
+    assert "the first time" in run_step(case, "counted", silent)["error"]
+    assert run_step(case, "counted", silent)["calls"] == 2
+    assert run_step(replace(case), "counted", silent)["calls"] == 2 and len(calls) == 2
+    assert run_step(case, "counted", silent, fresh=True)["calls"] == 3
+    changed = replace(case)
+    vars(changed)["digest"] = "another"
+    assert run_step(changed, "counted", silent)["calls"] == 4
+
+
+def fit_figures(case: Case) -> dict[str, Any]:
+    """What the step `fit` says, without a fit."""
+    clean, attacked = (answers.predictions for answers in case.before)
+    hotfix = {
+        "detector": "profile",
+        "threshold": 0.2,
+        "benign_level": 1.0,
+        "values": "benign",
+        "passes": "one",
+        "accept": "always",
+        "sites": [""],
+    }
+    return {
+        "hotfix": hotfix,
+        "seconds": {"capture": 1.0, "training": 1.0, "tuning": 1.0, "total": 3.0},
+        "original": judge(case.clean, case.attacked, clean, clean, attacked),
+        **try_plan(case, case.plan),
+        "maps": map_scores(case, case.plan),
+    }
+
+
+def test_the_page_says_what_is_met_and_what_is_not(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(STEPS, "fit", Step(lambda case, say: fit_figures(case), fitted=False))
+    run_step(case, "fit", silent)
+    evidence = {**collect([case], True, 1), "settings": [asdict(SETTING)]}
+    page = render(evidence, "")
+    assert "| digits-vit-badnets | 1 |" in page and "Nothing that was measured is behind" in page
+    met = {goal.what: goal.met for goal in goals(evidence)}
+    assert met["Images, backdoors: mean ASR ≤ 0.46 %"] is True
+    evidence["runs"][0]["steps"]["fit"]["patched"]["asr"]["value"] = 0.5
+    page = render(evidence, "")
+    assert "* Images, backdoors: mean ASR ≤ 0.46 %: 50.00 %" in page and "**not met**" in page
+
+
+def test_command_skips_what_is_not_there_and_refuses_unknown_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATPATCH_CACHE", str(tmp_path / "cache"))
+    output = tmp_path / "results"
+    result = CliRunner().invoke(main, ["--quick", "--no-build", "--output", str(output)], catch_exceptions=False)
+    assert result.exit_code == 0 and result.output.count("skipped") == 3
+    assert json.loads((output / "evidence_quick.json").read_text())["runs"] == []
+    assert "sst2-badnets" in (output / "evidence_quick.md").read_text()
+    assert CliRunner().invoke(main, ["--steps", "dance"]).exit_code == 2
