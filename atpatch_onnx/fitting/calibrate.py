@@ -104,8 +104,8 @@ def choose_threshold(candidates: Sequence[float], outcome: Callable[[float], Sco
     """Of the ascending candidates with the smallest attack, the one nearest a preferred place.
 
     Args:
-        edge_known: there are clean rows enough to say where the allowed flag rate lies. Then the second candidate is preferred, one step from
-            that edge, since further up triggers that the selection part lacks slip through; else the middle, which leaves room on both sides.
+        edge_known: there are clean rows enough to say where the allowed flag rate lies. Then the second candidate is preferred, one step
+            from that edge, since further up triggers that the selection part lacks slip through; else the middle, with room on both sides.
     """
     scores = [outcome(candidate).attack for candidate in candidates]
     best = [index for index, score in enumerate(scores) if score == min(scores)]
