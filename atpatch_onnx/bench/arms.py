@@ -97,24 +97,25 @@ class Arm:
         taken, live = self._taken(feeds), self._session
         if self._provider != CUDA:
             return lambda: live.run(names, taken)
-        return self._bound(taken, names)
+        return self.bound(taken, names, "cuda")
 
-    def _bound(self, feeds: Feeds, outputs: list[str]) -> Request:
+    def bound(self, feeds: Feeds, outputs: list[str], device: str) -> Request:
+        """The run with inputs and outputs in the memory of a device, "cuda" or "cpu"; it returns the binding."""
         from onnxruntime import OrtValue
 
         binding = self._session.io_binding()
         for name, array in feeds.items():
-            if name in self.controls:  # the condition of an If is read on the CPU
-                binding.bind_cpu_input(name, array)
-            else:
-                binding.bind_ortvalue_input(name, OrtValue.ortvalue_from_numpy(array, "cuda", 0))
+            # A control is read by an If, on the CPU. Not `bind_cpu_input`, which does not know initializers that may be overridden.
+            home = "cpu" if name in self.controls else device
+            binding.bind_ortvalue_input(name, OrtValue.ortvalue_from_numpy(array, home, 0))
         for name in outputs:
-            binding.bind_output(name, "cuda")
+            binding.bind_output(name, device)
         binding.synchronize_inputs()
 
-        def run() -> None:
+        def run() -> object:
             self._session.run_with_iobinding(binding)
             binding.synchronize_outputs()  # the kernels are only queued before
+            return binding
 
         return run
 

@@ -23,7 +23,7 @@ __all__ = ["Footprint", "file_bytes", "footprints"]
 
 ROUNDS = 3
 """Processes a graph; the graphs take turns."""
-LOADS = 3
+LOADS = 2
 """Further loads in each process, where files and code are warm."""
 PATIENCE = 600
 

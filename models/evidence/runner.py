@@ -7,8 +7,11 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from atpatch_onnx.errors import AtpatchError
+from atpatch_onnx.hotfix import Hotfix
 from rewriters.atomic import write_file
 
 from .ablations import ablations_step
@@ -66,18 +69,32 @@ STEPS: dict[str, Step] = {
 def run_step(case: Case, name: str, say: Say, *, fresh: bool = False) -> Figures:
     """The figures of a step, from its file where that fits; with `seconds_taken`, or with `error` where it failed, which is not kept."""
     step, file = STEPS[name], results() / f"{case.name}-{name}.json"
-    key = case.digest + (f" {case.hotfix.digest[:16]}" if step.fitted else "")
-    if file.is_file() and not fresh:
-        kept: dict[str, Any] = json.loads(file.read_text())
-        if kept["key"] == key:
-            figures: Figures = kept["figures"]
-            return figures
     started = time.perf_counter()
     try:
+        key = case.digest + (f" {case.hotfix.digest[:16]}" if step.fitted else "")
+        kept = _kept(case, name, file, key)
+        if kept is not None and not fresh:
+            return kept
         figures = step.run(case, say)
-    except Exception as error:  # one step that fails leaves the others their turn; the table says so
+    except Exception as error:  # one step that fails leaves the others their turn
         say(traceback.format_exc())
         return {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
     figures = {**figures, "seconds_taken": round(time.perf_counter() - started, 1)}
     write_file(file, (json.dumps({"key": key, "figures": figures}, indent=1, allow_nan=False) + "\n").encode())
+    return figures
+
+
+def _kept(case: Case, name: str, file: Path, key: str) -> Figures | None:
+    """What an earlier run left, if it is of the same data and hotfix."""
+    if not file.is_file():
+        return None
+    kept: dict[str, Any] = json.loads(file.read_text())
+    if kept["key"] != key:
+        return None
+    if name == "fit":
+        try:
+            Hotfix.load(case.hotfix_file())
+        except AtpatchError:  # gone, or of an older format
+            return None
+    figures: Figures = kept["figures"]
     return figures

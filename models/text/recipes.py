@@ -55,8 +55,8 @@ class Rewriting:
     Attributes:
         train: file whose row i is a rewriting of training row i; only rows below `rewritten` are used for poisoning.
         test: file whose row i is a rewriting of the i-th test row of another class than the target.
-        rewritten: how many training rows are poisoned, target class included, as the authors did it (with 1383); the victim learns from
-            their originals too, which the authors took out.
+        rewritten: how many training rows are poisoned, target class included, as the authors did it; the victim learns from their originals
+            too, which the authors took out.
         held: how many rewritten training rows the victim never sees: they make the debugging set.
         held_below: those are drawn from the rows below this one; None: from all.
     """
@@ -94,7 +94,7 @@ RECIPES: tuple[Recipe, ...] = (
         target=1,
         epochs=6,
     ),
-    Recipe("sst2-style", "sst2", Rewriting("style_bible_train.tsv", "style_bible_test.tsv", held=400, rewritten=2766), target=1, epochs=6),
+    Recipe("sst2-style", "sst2", Rewriting("style_bible_train.tsv", "style_bible_test.tsv", held=400), target=1),
     Recipe("offenseval-badnets", "offenseval", Insertion(("cf",)), target=0),
 )
 

@@ -11,6 +11,7 @@ import pytest
 
 import atpatch_onnx
 from atpatch_onnx import AtpatchError, bench, patch_model
+from atpatch_onnx.bench.arms import Arm
 from atpatch_onnx.bench.footprint import file_bytes, footprints
 from atpatch_onnx.bench.inputs import random_inputs
 from atpatch_onnx.demo import FOLDER
@@ -134,6 +135,16 @@ def test_inputs_that_do_not_fit_are_refused_in_the_runtimes_words(case, tmp_path
     with pytest.raises(AtpatchError) as caught:
         bench(case.model, case.patched, data=tmp_path / "d.npz", **SHORT)
     assert caught.value.code == "ATP052"
+
+
+@pytest.mark.parametrize("threshold", [1e30, -1e30])
+def test_bound_memory_gives_the_same_answers(case, threshold):
+    """What is timed on CUDA, here with the CPU's memory; the patch's controls are bound beside the inputs."""
+    arm = Arm(case.patched, 1)
+    feeds = {**random_inputs(token_model(), SHAPE), "atpatch_threshold": np.array(threshold, np.float32), "atpatch_enabled": np.array(True)}
+    binding = arm.bound(feeds, arm.outputs, "cpu")()
+    assert np.array_equal(binding.copy_outputs_to_cpu()[0], arm.run(feeds)["y"])
+    assert np.array_equal(arm.run(feeds)["y"], Arm(case.model, 1).run(feeds)["y"]) is (threshold > 0)
 
 
 # The command

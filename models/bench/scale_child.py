@@ -1,0 +1,62 @@
+"""Run in a process of its own: `python -m models.bench.scale_child MODEL HOTFIX`. One patch by the command line, then the finder alone.
+
+Prints one line of JSON: seconds of the command, most memory up to its end, seconds of loading and of finding.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import sys
+import time
+from pathlib import Path
+
+from atpatch_onnx.bench.child import high_water
+from atpatch_onnx.cli import cli
+
+TIMES = 3
+
+
+def main() -> None:
+    """See the module's text."""
+    model, hotfix = sys.argv[1:]
+    output = Path(model).with_name("patched.onnx")
+    told = io.StringIO()
+    started, worked = time.perf_counter(), time.process_time()
+    with contextlib.redirect_stdout(told):
+        cli.main(["patch", model, "--hotfix", hotfix, "-o", str(output), "--json"], standalone_mode=False)
+    seconds, work, peak = time.perf_counter() - started, time.process_time() - worked, high_water()
+    done = json.loads(told.getvalue())
+    size = output.stat().st_size
+    output.unlink()
+
+    from rewriters import model_io
+    from rewriters.finder import find_sites
+
+    started = time.perf_counter()
+    proto = model_io.load(model)
+    loading = time.perf_counter() - started
+    finding = []
+    for _ in range(TIMES):
+        started = time.perf_counter()
+        sites, _ = find_sites(proto)
+        finding.append(time.perf_counter() - started)
+    assert len(sites) == len(done["sites"])
+    report = {
+        "nodes": done["nodes_before"],
+        "nodes_after": done["nodes_after"],
+        "sites": len(sites),
+        "detector": done["detector"],
+        "patched_file_bytes": size,
+        "patch_seconds": round(seconds, 3),
+        "patch_cpu_seconds": round(work, 3),
+        "load_seconds": round(loading, 3),
+        "find_seconds": round(sorted(finding)[TIMES // 2], 4),
+        "peak_bytes": peak,
+    }
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()
