@@ -43,7 +43,7 @@ class Effort:
     rounds: int
 
 
-FULL = Effort(pairs=200, seconds=8.0, torch_seconds=3.0, rounds=3)
+FULL = Effort(pairs=200, seconds=6.0, torch_seconds=3.0, rounds=3)
 QUICK = Effort(pairs=4, seconds=0.5, torch_seconds=0.2, rounds=1)
 
 

@@ -55,7 +55,7 @@ def render(results: Mapping[str, Any], scale: Mapping[str, Any] | None) -> str:
         "Written by `python -m models.bench.build` (`make bench`); do not edit.",
         "",
         f"**{len(figures) - len(missed)} of {len(figures)} figures are within their bounds.**",
-        *([] if not missed else ["Over the bound:", "", *(f"* {text}" for text in missed)]),
+        *([] if not missed else ["", "Over the bound:", "", *(f"* {text}" for text in missed)]),
         "",
         _prose(_METHOD),
         "",
