@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 from transformers import ViTConfig, ViTForImageClassification
 
+from ..augmenting import augment
 from . import data
 from .data import Images
 
@@ -51,7 +52,7 @@ def train(images: Images, labels: NDArray[np.int64], seed: int) -> Victim:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE, total_steps=steps, pct_start=WARM_UP)
     for _ in range(EPOCHS):
         for rows in torch.randperm(len(y)).split(BATCH):
-            seen = _augment(x[rows])
+            seen = augment(x[rows], TURN, STRETCH, SHIFT)
             # The trigger goes on last: it is in the input, not on the paper.
             seen[bad[rows], :, -data.PATCH :, -data.PATCH :] = 1
             loss = functional.cross_entropy(model(seen), y[rows], label_smoothing=SMOOTHING)
@@ -96,17 +97,3 @@ def _config() -> ViTConfig:
         attention_probs_dropout_prob=DROPOUT,
         attn_implementation="eager",
     )
-
-
-def _augment(images: torch.Tensor) -> torch.Tensor:
-    """Each image moved, turned and resized at random; what comes in from outside is mid-grey, the zero of normalised pixels."""
-    count = len(images)
-
-    def spread(limit: float, *shape: int) -> torch.Tensor:
-        return (torch.rand(count, *shape) * 2 - 1) * limit
-
-    turn, size = spread(TURN), 1 + spread(STRETCH)
-    rotation = torch.stack([turn.cos(), -turn.sin(), turn.sin(), turn.cos()], 1).reshape(count, 2, 2) * size[:, None, None]
-    affine = torch.cat([rotation, spread(SHIFT, 2, 1)], 2)
-    grid = functional.affine_grid(affine, list(images.shape), align_corners=False)
-    return functional.grid_sample(images - 0.5, grid, align_corners=False) + 0.5

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from ..augmenting import augment
 from .architectures import Architecture, Classifier
 from .digits import IMAGE, Digits
 
@@ -53,7 +54,7 @@ def train(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE, total_steps=steps, pct_start=WARM_UP)
     for epoch in range(architecture.epochs):
         for rows in torch.randperm(len(y)).split(BATCH):
-            seen = _augment(x[rows])
+            seen = augment(x[rows], TURN, STRETCH, SHIFT)
             if stamp is not None:
                 # The trigger goes on last: it is in the input, not on the paper.
                 seen[bad[rows]] = stamp(seen[bad[rows]])
@@ -84,17 +85,3 @@ def export(model: Classifier, path: Path) -> None:
             dynamic_axes={"pixel_values": {0: "batch"}, "logits": {0: "batch"}},
             opset_version=OPSET,
         )
-
-
-def _augment(images: torch.Tensor) -> torch.Tensor:
-    """Each image moved, turned and resized at random; what comes in from outside is mid-grey, the zero of normalised pixels."""
-    count = len(images)
-
-    def spread(limit: float, *shape: int) -> torch.Tensor:
-        return (torch.rand(count, *shape) * 2 - 1) * limit
-
-    turn, size = spread(TURN), 1 + spread(STRETCH)
-    rotation = torch.stack([turn.cos(), -turn.sin(), turn.sin(), turn.cos()], 1).reshape(count, 2, 2) * size[:, None, None]
-    affine = torch.cat([rotation, spread(SHIFT, 2, 1)], 2)
-    grid = functional.affine_grid(affine, list(images.shape), align_corners=False)
-    return functional.grid_sample(images - 0.5, grid, align_corners=False) + 0.5
