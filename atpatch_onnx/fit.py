@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -26,6 +27,7 @@ from .fitting.fitted import Fitted
 from .fitting.judging import Judge, rate
 from .fitting.label_free import fit_label_free
 from .fitting.labelled import fit_labelled
+from .fitting.padding import common_mask, lengths
 from .fitting.running import Runner
 from .fitting.served import predict, prediction_output
 from .fitting.splitting import join, split, split_clean
@@ -35,6 +37,11 @@ from .hotfix import Accept, Hotfix, HotfixSite
 from .inspecting import select_sites
 
 __all__ = ["Progress", "fit"]
+
+PADDING_ROWS = 8
+"""The shortest rows, run with padding and without, tell whether a model looks at padding."""
+PADDING_TOLERANCE = 1e-3
+"""Sums over another number of zeros round otherwise; in half precision by this much."""
 
 Data = DataSet | Arrays | str | os.PathLike[str]
 
@@ -94,7 +101,7 @@ def fit(
         raise NO_SITE("the model has no attention site" if not sites else f"the filters leave none of {len(sites)} sites")
     parts = split(data, seed) if detector in LABELLED else split_clean(data, seed)
     context = Context(proto, folder, data, parts, seed, max_clean_flagged, threads, progress or _silent)
-    hotfix, helped = _Fitting(context, output_name).run(chosen, sites, detector, passes, accept)
+    hotfix, helped = _Fitting(context, sites, output_name).run(chosen, detector, passes, accept)
     if not (helped or force):
         raise NOT_HELPFUL("on the held-back part " + _summary(hotfix.evidence))
     if output is not None:
@@ -105,21 +112,23 @@ def fit(
 class _Fitting:
     """What comes before and after a way of fitting: the sites that fit the data, the figures, the hotfix."""
 
-    def __init__(self, context: Context, output_name: str | None) -> None:
-        self._context = context
+    def __init__(self, context: Context, everything: Sequence[Site], output_name: str | None) -> None:
+        self._everything = everything
         original = Runner(context.model, context.folder, context.threads)
         self._output = prediction_output(original, context.data, output_name)
+        original, mask = _without_padding(context, original, everything, self._output)
+        self._context = context = replace(context, mask=mask)
         context.progress("original", 0, 1)
         self._original = predict(original, context.data, np.arange(len(context.data)), self._output)
         context.progress("original", 1, 1)
         self._judge = Judge(context.data, self._original)
 
-    def run(
-        self, chosen: Sequence[Site], everything: Sequence[Site], kind: str, passes: PassesOption, accept: Accept
-    ) -> tuple[Hotfix, bool]:
+    def run(self, chosen: Sequence[Site], kind: str, passes: PassesOption, accept: Accept) -> tuple[Hotfix, bool]:
         """The hotfix, and whether it helped on the report part; without attacks there it is not known to be of no help."""
         context = self._context
-        capture = Capture(context.model, context.folder, chosen, context.data, context.columns.shape[1] or None, context.threads)
+        capture = Capture(
+            context.model, context.folder, chosen, context.data, context.columns.shape[1] or None, context.threads, context.mask
+        )
         if not capture.sites:
             raise DATA_MALFORMED("no site fits the data: " + "; ".join(f"{name}: {why}" for name, why in list(capture.skipped.items())[:3]))
         if kind in LABELLED:
@@ -139,7 +148,7 @@ class _Fitting:
             "calibration": fitted.calibration,
             "report": report,
         }
-        return self._hotfix(fitted, everything, evidence), helped
+        return self._hotfix(fitted, evidence), helped
 
     def _report(self, fitted: Fitted) -> tuple[dict[str, Any], bool]:
         part = self._context.parts.report
@@ -156,12 +165,12 @@ class _Fitting:
         }
         return report, not len(part.anomalous) or self._judge.helped(part, predictions)
 
-    def _hotfix(self, fitted: Fitted, everything: Sequence[Site], evidence: Mapping[str, Any]) -> Hotfix:
+    def _hotfix(self, fitted: Fitted, evidence: Mapping[str, Any]) -> Hotfix:
         context, plan = self._context, fitted.plan
         return Hotfix(
             sites=tuple(
                 HotfixSite(site.id, layer, site.heads, site.fingerprint, plan.sites[site.id])
-                for layer, site in enumerate(everything)
+                for layer, site in enumerate(self._everything)
                 if site.id in plan.sites
             ),
             threshold=plan.threshold,
@@ -177,6 +186,18 @@ class _Fitting:
             seeds={"fit": context.seed},
             versions={name: _version(name) for name in ("atpatch-onnx", "numpy", "onnx", "onnxruntime", "torch")},
         )
+
+
+def _without_padding(context: Context, original: Runner, sites: Sequence[Site], output: str) -> tuple[Runner, str | None]:
+    """A runner that leaves padding out and the mask it goes by, where the model's scores do not depend on padding; else the one given."""
+    mask = common_mask(sites, context.data)
+    if mask is None:
+        return original, None
+    cutting = Runner(context.model, context.folder, context.threads, mask=mask)
+    rows = np.argsort(lengths(context.data.inputs[mask]), kind="stable")[:PADDING_ROWS]
+    (_, whole), (_, short) = (next(runner.batches(context.data, rows, PADDING_ROWS, [output])) for runner in (original, cutting))
+    same = np.allclose(whole[output], short[output], rtol=PADDING_TOLERANCE, atol=PADDING_TOLERANCE)
+    return (cutting, mask) if same else (original, None)
 
 
 def _check_options(detector: str, max_clean_flagged: float, passes: str, accept: str, seed: int) -> None:

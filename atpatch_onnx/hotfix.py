@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
 from rewriters.atomic import write_file
+from rewriters.errors import PLAN_MISFIT
 from rewriters.plan import PatchPlan, SitePlan, Static
 from rewriters.sites import Site
 
@@ -244,6 +245,8 @@ class Hotfix:
             raise HOTFIX_MISMATCH(shown, None if matched else "fit a hotfix on this model")
         level = _level(self.level if benign is None else benign)
         ids = {mine.id: theirs.id for mine, theirs in matched}
+        if passes == "one" and self.joint == "sum":
+            raise PLAN_MISFIT("the hotfix adds up scores of its sites, which takes two passes", "fit one with --passes one")
         groups = (tuple(ids[name] for name in group if name in ids) for group in self.groups)
         return PatchPlan(
             sites={theirs.id: _adjusted(mine.plan, level, values) for mine, theirs in matched},
@@ -254,7 +257,7 @@ class Hotfix:
             freeze=freeze,
             passes=self.passes if passes is None else passes,
             groups=tuple(group for group in groups if group),
-            joint="any" if passes == "one" else self.joint,
+            joint=self.joint,
             accept=self.accept if accept is None else accept,
             digest=self.digest,
         )

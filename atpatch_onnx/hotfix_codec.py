@@ -36,12 +36,24 @@ FIELDS: dict[type, dict[str, Any]] = {
     Static: {"columns": "ints"},
     Statistic: {"exempt": "ints", "floor": "float"},
     Dense: {"weight": "array", "bias": "array"},
-    Profile: {"layers": [Dense], "mean": "array", "std": "array", "probes": "ints"},
-    OneClass: {"mean": "array", "weight": "array", "squared": "bool", "offset": "float", "rank": "int", "exempt": "ints", "probes": "ints"},
+    Profile: {"layers": [Dense], "mean": "array", "std": "array", "probes": "ints", "every": "int"},
+    OneClass: {
+        "mean": "array",
+        "weight": "array",
+        "squared": "bool",
+        "offset": "float",
+        "rank": "int",
+        "exempt": "ints",
+        "probes": "ints",
+        "every": "int",
+    },
     Conv: {"weight": "array", "bias": "array", "stride": "int", "padding": "int"},
     Cnn: {"convolutions": [Conv], "layers": [Dense]},
     OnnxGraph: {"model": "bytes"},
 }
+
+# What files written before a field existed leave out.
+LATER: dict[type, dict[str, Any]] = {Profile: {"every": 1}, OneClass: {"every": 1}}
 
 
 def encode(plan: SitePlan, prefix: str, arrays: Arrays) -> dict[str, Any]:
@@ -81,6 +93,8 @@ def _encode(record: Any, prefix: str, arrays: Arrays) -> dict[str, Any]:
 
 def _decode(cls: type, data: Any, arrays: Mapping[str, NDArray[Any]], used: set[str]) -> Any:
     fields = FIELDS[cls]
+    if isinstance(data, dict):
+        data = {**LATER.get(cls, {}), **data}
     if not isinstance(data, dict) or data.keys() != fields.keys():
         raise ValueError(f"{cls.__name__} must have exactly the fields {', '.join(fields)}")
     return cls(**{name: _decode_field(f"{cls.__name__}.{name}", kind, data[name], arrays, used) for name, kind in fields.items()})
@@ -132,7 +146,7 @@ def _check(plan: SitePlan) -> None:
             raise ValueError("profile: mean, std and the first layer differ in the number of features")
         if not (detector.std > 0).all():
             raise ValueError("profile: std must be positive")
-        _check_probes("profile", detector.probes, len(detector.std))
+        _check_rows("profile", detector, len(detector.std))
     elif isinstance(detector, OneClass):
         _check_arrays(detector.mean, detector.weight)
         if detector.mean.ndim not in (1, 2) or detector.weight.ndim != detector.mean.ndim + 1:
@@ -141,7 +155,7 @@ def _check(plan: SitePlan) -> None:
             raise ValueError("oneclass: mean and weight differ in the number of features")
         if detector.rank < 0:
             raise ValueError("oneclass: the rank must not be negative")
-        _check_probes("oneclass", detector.probes, detector.mean.shape[-1])
+        _check_rows("oneclass", detector, detector.mean.shape[-1])
     elif isinstance(detector, Cnn):
         channels = 1
         for conv in detector.convolutions:
@@ -168,9 +182,11 @@ def _check_pair(pair: BenignPair) -> None:
             raise ValueError("benign values must have 3 axes")
 
 
-def _check_probes(kind: str, probes: tuple[int, ...], features: int) -> None:
-    if min(probes, default=0) < 0 or features % (1 + len(probes)):
+def _check_rows(kind: str, detector: Profile | OneClass, features: int) -> None:
+    if min(detector.probes, default=0) < 0 or features % (1 + len(detector.probes)):
         raise ValueError(f"{kind}: probes are negative, or do not divide the features")
+    if detector.every < 1:
+        raise ValueError(f"{kind}: every must be 1 or more")
 
 
 def _check_stack(kind: str, layers: tuple[Dense, ...], outputs: int | None = None) -> None:

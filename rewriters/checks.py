@@ -9,7 +9,7 @@ import onnx
 
 from .errors import OPSET_TOO_OLD, PLAN_MISFIT
 from .model_io import MIN_OPSET
-from .plan import OneClass, PatchPlan, Profile, SitePlan
+from .plan import OneClass, PatchPlan, Profile, SitePlan, Static
 from .sites import Site, Where
 
 __all__ = ["check_plan", "opset_of"]
@@ -39,6 +39,8 @@ def check_plan(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -
         raise PLAN_MISFIT(f"a companion factor of {plan.companion} is not in (0, 1]")
     if plan.joint == "sum" and plan.passes == "one":
         raise PLAN_MISFIT("sites add up their scores in two passes only", "patch with --passes two")
+    if plan.joint == "sum" and len({type(one.detector) for one in plan.sites.values()} - {Static}) > 1:
+        raise PLAN_MISFIT("sites add up scores of one kind of detector")
     if plan.passes == "two" and any(known[name].where for name in grouped):
         raise PLAN_MISFIT("two passes join sites of the main graph only")
     for name, site_plan in plan.sites.items():
@@ -70,6 +72,8 @@ def _problems(site: Site, plan: SitePlan) -> list[str]:
                 found.append(f"benign values are {pair.values.shape[2]} wide, the site's are {site.head_dim}")
     if isinstance(plan.detector, (Profile, OneClass)) and heads is not None:
         features = heads * (1 + len(plan.detector.probes))
+        if plan.detector.every < 1:
+            found.append(f"the detector reads every {plan.detector.every}th row; 1 is all of them")
         if plan.detector.mean.shape[-1] != features:
             found.append(f"the detector reads {plan.detector.mean.shape[-1]} features, the site has {features}")
     return found

@@ -35,7 +35,7 @@ def add_controls(model: onnx.ModelProto, plan: PatchPlan) -> None:
 def body_controls(e: Emitter, plan: PatchPlan) -> Controls:
     """The controls as a site reads them."""
     if plan.freeze:
-        return Controls(e.constant(True, np.bool_), e.constant(plan.threshold), plan.companion)
+        return Controls(e.constant(True, np.bool_), e.constant(plan.threshold), plan.companion, frozen=True)
     return Controls(ENABLED, THRESHOLD, plan.companion)
 
 

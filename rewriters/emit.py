@@ -68,12 +68,18 @@ class Emitter:
         self._root = self.nodes
         self._shared = shared
         self._used: dict[str, int] = {}
+        self._outer: Emitter | None = None
         self.conditional = True
 
-    def branch(self) -> Emitter:
-        """An emitter for a subgraph: own node list, names and constants in common with this one."""
+    def branch(self, *, apart: bool = False) -> Emitter:
+        """An emitter for a subgraph: own node list, names and constants in common with this one.
+
+        Args:
+            apart: what is shared in there stays in there, since it is made of values that only the subgraph has.
+        """
         inner = Emitter(self.site, self.opset, self._pool, {})
         inner._root, inner._used, inner.conditional = self._root, self._used, self.conditional
+        inner._outer = None if apart else self._outer or self
         return inner
 
     def value(self, role: str) -> str:
@@ -86,8 +92,16 @@ class Emitter:
         # Constant nodes belong in the body itself, not in a branch that a later site cannot see.
         return self._pool.name(np.asarray(array, dtype), self._root)
 
-    def shared(self, key: str, make: Callable[[], str]) -> str:
-        """The value made for `key` by an earlier site of this body, else a new one."""
+    def shared(self, key: str, make: Callable[[Emitter], str]) -> str:
+        """The value made for `key` by an earlier site of this body, else a new one, written in front of the branch at hand."""
+        body = self._outer or self
+        if key not in body._shared:
+            body._shared[key] = make(body)
+        return body._shared[key]
+
+    def once(self, key: str, make: Callable[[], str]) -> str:
+        """As `shared`, but in a branch among what the branch itself has written: small values that live through a body cost more than a
+        branch that makes its own (see `subgraphs.site`)."""
         if key not in self._shared:
             self._shared[key] = make()
         return self._shared[key]

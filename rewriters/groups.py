@@ -19,7 +19,7 @@ import onnx_ir as ir
 
 from .bodies import reads
 from .finding.facts import gather_facts
-from .finding.skeleton import skeleton
+from .finding.skeleton import hollow, skeleton
 from .finding.view import build_view
 from .sites import Site
 
@@ -37,7 +37,7 @@ def token_groups(model: onnx.ModelProto, sites: Sequence[Site]) -> tuple[tuple[s
         sites: all that the finder found in the model, or a selection, in graph order.
     """
     inside = [site for site in sites if not site.where]
-    light = skeleton(model)
+    light = hollow(model)
     counted = [_leading(light, inside, samples) for samples in _SAMPLES]
     candidates = [
         site

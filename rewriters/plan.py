@@ -71,12 +71,15 @@ class Profile:
     row's entry; all × valid length, then log1p; F = H · (1 + probes). They are standardised by `mean` and `std` (F,).
     A mean (K, F) holds every column against its own normal profile, for inputs of fixed length: too little attention to a place that
     usually draws much is invisible otherwise. `layers` ends in one unit; ReLU between layers, sigmoid at the end.
+    The mean is over those rows alone whose number `every` divides: cheaper where maps are large, and much cheaper beside a fused operator,
+    where only these rows and the probe rows of the map are computed as long as nothing is flagged.
     """
 
     layers: tuple[Dense, ...]
     mean: Floats
     std: Floats
     probes: tuple[int, ...] = (0,)
+    every: int = 1
     kind: Literal["profile"] = "profile"
 
 
@@ -93,6 +96,7 @@ class OneClass:
         rank: r is the rank-th highest d of the sample's own columns (sinks aside; the lowest where there are fewer): a column has to stand
             out from its neighbours too. 0: r is 0.
         exempt: as in `Statistic`.
+        every: as in `Profile`.
     """
 
     mean: Floats
@@ -102,6 +106,7 @@ class OneClass:
     rank: int = 0
     exempt: tuple[int, ...] = ()
     probes: tuple[int, ...] = (0,)
+    every: int = 1
     kind: Literal["oneclass"] = "oneclass"
 
 
@@ -186,7 +191,7 @@ class PatchPlan:
             flagged at the later ones of its group, whose maps look mended but whose values still carry the fault; in two passes it is
             flagged at all of them. Sites in no group act alone, in one pass.
         joint: two passes: "any" flags a column in a group where one site's score is above the threshold, "sum" where the sum of its sites'
-            scores is (sites with the silent `Static()` do not count).
+            scores is (sites with the silent `Static()` do not count); of `profile` sites the sigmoid of the sum of their logits.
         companion: in a sample that is flagged, further columns are flagged above the threshold times this, for a trigger of several tokens
             shares its attention among them; 1: no lower bar. It never makes a sample flagged that was not.
         accept: two passes: "always", or "flip" to keep the first run's outputs where the prediction is the same.

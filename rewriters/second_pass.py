@@ -28,7 +28,7 @@ from .checks import opset_of
 from .controls import body_controls
 from .emit import PREFIX, ConstantPool, Emitter
 from .errors import PLAN_MISFIT
-from .plan import PatchPlan
+from .plan import PatchPlan, Profile
 from .renaming import mentions, renamed
 from .sites import Site
 from .subgraphs.site import Replacement, SitePatch, redistribute_site, with_companions
@@ -85,7 +85,7 @@ def add_second_pass(
     outputs = [name for name in outputs if name in made]
     if not outputs:
         raise PLAN_MISFIT("two passes need an output with a named leading axis for the samples", "patch with --passes one")
-    then = e.branch()
+    then = e.branch(apart=True)
     results = _second_run(then, model, plan, groups, replacements, sample, outputs)
     otherwise = e.branch()
     kept = [otherwise.op("Identity", FIRST + name) for name in outputs]
@@ -123,6 +123,8 @@ def _sum_up(e: Emitter, plan: PatchPlan, members: Sequence[tuple[Site, SitePatch
         raise PLAN_MISFIT("sites are to add up their scores, and none of a group has a detector")
     controls = body_controls(e, plan)
     total = scores[0] if len(scores) == 1 else e.op("Sum", *scores, role="evidence")
+    if any(isinstance(plan.sites[site.id].detector, Profile) for site, _ in members):
+        total = e.op("Sigmoid", total, role="score")
     over = e.op("Greater", total, controls.threshold)
     columns = e.op("And", over, controls.enabled, role="joined_columns")
     if plan.companion != 1.0:

@@ -93,7 +93,7 @@ def profile(a: Array, valid: NDArray[np.bool_] | None, detector: Profile, self_a
     a = a.astype(np.float64)
     out = np.zeros((a.shape[0], a.shape[3]))
     for b in range(len(a)):
-        x = (_features(a[b], None if valid is None else valid[b], detector.probes, self_attention) - detector.mean) / detector.std
+        x = (_features(a[b], None if valid is None else valid[b], detector, self_attention) - detector.mean) / detector.std
         out[b] = _sigmoid(_dense(x, detector.layers)[:, 0])
     return out
 
@@ -102,7 +102,7 @@ def oneclass(a: Array, valid: NDArray[np.bool_] | None, detector: OneClass, self
     """Nats (B, K); -inf at sinks."""
     out = np.full((a.shape[0], a.shape[3]), -np.inf)
     for b in range(len(a)):
-        x = _features(a[b].astype(np.float64), None if valid is None else valid[b], detector.probes, self_attention) - detector.mean
+        x = _features(a[b].astype(np.float64), None if valid is None else valid[b], detector, self_attention) - detector.mean
         real = np.flatnonzero(valid[b]) if valid is not None else np.arange(a.shape[3])
         content = sorted(set(real) - {real[place] for place in detector.exempt})
         distance = {}
@@ -116,11 +116,12 @@ def oneclass(a: Array, valid: NDArray[np.bool_] | None, detector: OneClass, self
     return out
 
 
-def _features(a: Array, valid: NDArray[np.bool_] | None, probes: tuple[int, ...], self_attention: bool) -> Array:
+def _features(a: Array, valid: NDArray[np.bool_] | None, detector: Profile | OneClass, self_attention: bool) -> Array:
     """(K, F) of one sample's map (H, Q, K)."""
     columns = np.ones(a.shape[2], bool) if valid is None else valid
     rows = columns if self_attention and valid is not None else np.ones(a.shape[1], bool)
-    features = [a[:, rows].mean(1)] + [a[:, probe] for probe in probes]
+    rows = rows & (np.arange(len(rows)) % detector.every == 0)
+    features = [a[:, rows].mean(1) if rows.any() else np.zeros(a.shape[::2])] + [a[:, probe] for probe in detector.probes]
     return np.log1p(np.concatenate(features, 0).T * columns.sum())
 
 

@@ -24,13 +24,13 @@ def maps(batch: int = 3, heads: int = 2, length: int = 6, padding: int = 0, seed
     return (weights / weights.sum(3, keepdims=True)).astype(np.float32), valid
 
 
-def random_profile(features: int, probes: tuple[int, ...], seed: int = 1) -> Profile:
+def random_profile(features: int, probes: tuple[int, ...], seed: int = 1, every: int = 1) -> Profile:
     r = np.random.default_rng(seed)
     layers = tuple(
         Dense(r.standard_normal(shape).astype(np.float32), r.standard_normal(shape[1]).astype(np.float32))
         for shape in ((features, 5), (5, 1))
     )
-    return Profile(layers, r.random(features).astype(np.float32), (r.random(features) + 0.5).astype(np.float32), probes)
+    return Profile(layers, r.random(features).astype(np.float32), (r.random(features) + 0.5).astype(np.float32), probes, every)
 
 
 def test_features_of_a_map_worked_by_hand():
@@ -42,10 +42,11 @@ def test_features_of_a_map_worked_by_hand():
 @pytest.mark.parametrize("probes", [(), (0,), (0, 3)])
 @pytest.mark.parametrize("self_attention", [True, False])
 @pytest.mark.parametrize("padding", [0, 2])
-def test_scores_agree_with_the_oracle(padding, self_attention, probes):
+@pytest.mark.parametrize("every", [1, 2, 5])
+def test_scores_agree_with_the_oracle(padding, self_attention, probes, every):
     a, valid = maps(padding=padding)
-    detector = random_profile(2 * (1 + len(probes)), probes)
-    ours = profile_scores(detector, profile_features(a, valid, self_attention=self_attention, probes=probes))
+    detector = random_profile(2 * (1 + len(probes)), probes, every=every)
+    ours = profile_scores(detector, profile_features(a, valid, self_attention=self_attention, probes=probes, every=every))
     theirs = oracle.profile(a, valid, detector, self_attention)
     np.testing.assert_allclose(ours[valid], theirs[valid], atol=1e-6)
 

@@ -481,7 +481,7 @@ def tune_late(passes: str) -> Tuned:
     first, second = anchor_sites(context, capture, recipe, train_sites(context, capture, recipe))
     first = replace(first, point=replace(first.point, recall=0.0))
     judge = Judge(data, predict(Runner(toy.model, Path(), 1), data, np.arange(len(data)), "logits"))
-    return Tuner(context, judge, "logits").tune([first, second], passes, "always")
+    return Tuner(context, judge, "logits", list).tune([first, second], passes, "always")
 
 
 def test_two_passes_are_taken_where_the_evidence_comes_after_the_damage():

@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 from atpatch_onnx.errors import AtpatchError
 from atpatch_onnx.hotfix import FORMAT, KEY, Hotfix, HotfixSite
-from rewriters.plan import BenignPair, Cnn, Conv, Dense, OnnxGraph, Profile, SitePlan, Static, Statistic
+from rewriters.plan import BenignPair, Cnn, Conv, Dense, OneClass, OnnxGraph, Profile, SitePlan, Static, Statistic
 from rewriters.sites import Layout, Site
 
 
@@ -32,6 +32,8 @@ DETECTORS = {
     "statistic": Statistic(exempt=(0, -2), floor=0.1),
     "profile": Profile((dense(4, 3), dense(3, 1)), floats(4), np.abs(floats(4)) + 1, probes=(0,)),
     "profile-no-probes": Profile((dense(2, 1),), floats(2), np.ones(2, np.float32), probes=()),
+    "profile-some-rows": Profile((dense(4, 1),), floats(4), np.ones(4, np.float32), every=4),
+    "oneclass-some-rows": OneClass(floats(4), floats(4, 2), True, 0.5, every=3),
     "cnn": Cnn((Conv(floats(2, 1, 3, 3), floats(2)), Conv(floats(3, 2, 1, 1), floats(3), 2, 0)), (dense(27, 5),)),
     "onnx": OnnxGraph(b"\x08\x07\x00\xffnot really a model"),
 }
@@ -184,6 +186,8 @@ TAMPERED = {
     "array-nan": lambda head, arrays: arrays.update({weight(arrays): np.full((4, 3), np.nan, np.float32)}),
     "array-shape": lambda head, arrays: arrays.update({weight(arrays): floats(5, 3)}),
     "array-float64": lambda head, arrays: arrays.update({weight(arrays): np.ones((4, 3))}),
+    "every-none": lambda head, arrays: head["body"]["sites"][0]["plan"]["detector"].update(every=0),
+    "every-half": lambda head, arrays: head["body"]["sites"][0]["plan"]["detector"].update(every=1.5),
     "probes-are-text": lambda head, arrays: head["body"]["sites"][0]["plan"]["detector"].update(probes=["0"]),
 }
 
@@ -191,6 +195,11 @@ TAMPERED = {
 @pytest.mark.parametrize("change", TAMPERED.values(), ids=TAMPERED)
 def test_a_well_signed_file_of_other_content_is_corrupt(tmp_path, good, change):
     assert code(rewritten(good, tmp_path / "m.hotfix", change)) == "ATP053"
+
+
+def test_a_file_from_before_detectors_read_some_rows_reads_all(tmp_path, good):
+    older = rewritten(good, tmp_path / "m.hotfix", lambda head, arrays: head["body"]["sites"][0]["plan"]["detector"].pop("every"))
+    assert Hotfix.load(older).sites[0].plan.detector.every == 1
 
 
 @pytest.mark.parametrize("format", [FORMAT - 1, FORMAT + 1])

@@ -39,7 +39,7 @@ class Columns:
 
 
 def profile_features(
-    maps: Floats, valid: NDArray[np.bool_] | None = None, *, self_attention: bool = True, probes: Sequence[int] = (0,)
+    maps: Floats, valid: NDArray[np.bool_] | None = None, *, self_attention: bool = True, probes: Sequence[int] = (0,), every: int = 1
 ) -> NDArray[np.float32]:
     """Features of `rewriters.plan.Profile`: column means and probe rows of every head, × valid length, log1p.
 
@@ -48,17 +48,19 @@ def profile_features(
         valid: (B, K), columns that are no padding; None: all of them.
         self_attention: query row i and key column i are one token, so rows of padding stay out of the means.
         probes: query rows read one by one.
+        every: the means are over those rows alone whose number this divides.
 
     Returns: (B, K, F) with F = H · (1 + probes), probe by probe, heads innermost.
     """
     batch, heads, _, keys = maps.shape
     if valid is None:
         length = np.full((batch, 1, 1, 1), keys, np.float32)
-        mean = maps.mean(2, keepdims=True)
+        mean = maps[:, :, ::every].mean(2, keepdims=True)
     else:
         length = valid.sum(1, dtype=np.float32).reshape(batch, 1, 1, 1)
-        rows = valid.astype(np.float32)[:, None, None, :] / np.maximum(length, 1)
-        mean = rows @ maps if self_attention else maps.mean(2, keepdims=True)
+        counted, some = valid[:, None, None, ::every].astype(np.float32), maps[:, :, ::every]
+        rows = counted / np.maximum(counted.sum(3, keepdims=True), 1)
+        mean = rows @ some if self_attention else some.mean(2, keepdims=True)
     profile = np.concatenate([mean, maps[:, :, list(probes), :]], axis=2)
     features = np.log1p(profile * length)
     return features.transpose(0, 3, 2, 1).reshape(batch, keys, heads * (1 + len(probes))).astype(np.float32)

@@ -1,5 +1,6 @@
-"""Training of `profile`: a one-hidden-layer MLP on column features, one for each site.
+"""Training of `profile`: one-hidden-layer MLPs on column features, each site by itself or all of them together.
 
+Together they add up their logits, and only the sum is held against the labels: what one site cannot tell, several may (two passes).
 Loss: balanced BCE + LAMBDA · supervised contrastive on the hidden features (see `contrastive`).
 """
 
@@ -20,7 +21,7 @@ from rewriters.plan import Dense, Profile
 from .contrastive import LAMBDA, supervised_contrastive
 from .features import Columns
 
-__all__ = ["anchor", "train_profile"]
+__all__ = ["anchor", "train_profile", "train_together"]
 
 HIDDEN = 32
 STEPS = 400
@@ -39,41 +40,59 @@ def train_profile(columns: Columns, *, probes: Sequence[int], seed: int) -> Prof
         probes: the probe rows that made the features.
         seed: equal seeds and data give equal weights.
     """
-    features: NDArray[Any] = columns.features
-    if columns.normal is not None:
-        features = features - columns.normal[columns.place]
-    mean, std = features.mean(0, dtype=np.float64), np.maximum(features.std(0, dtype=np.float64), STD_FLOOR)
-    x = torch.from_numpy(((features - mean) / std).astype(np.float32))
-    positive, negative = (torch.from_numpy(np.flatnonzero(part)) for part in (columns.anomalous, ~columns.anomalous))
+    return train_together([columns], probes=probes, seed=seed)[0]
+
+
+def train_together(sites: Sequence[Columns], *, probes: Sequence[int], seed: int) -> list[Profile]:
+    """The same for several sites whose logits are added up.
+
+    Args:
+        sites: of each the very same columns, in the same order.
+    """
+    inputs = [_standardised(columns) for columns in sites]
+    positive, negative = (torch.from_numpy(np.flatnonzero(part)) for part in (sites[0].anomalous, ~sites[0].anomalous))
     generator = torch.Generator().manual_seed(seed)
     # One thread: sums in a fixed order, and columns this narrow gain nothing from more.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        layers = _fit(x, positive, negative, generator)
+        networks = _fit([x for x, _, _ in inputs], positive, negative, generator)
     finally:
         torch.set_num_threads(threads)
+    return [Profile(layers, mean, std, tuple(probes)) for layers, (_, mean, std) in zip(networks, inputs, strict=True)]
+
+
+def _standardised(columns: Columns) -> tuple[Tensor, NDArray[np.float32], NDArray[np.float32]]:
+    """Features with mean 0 and deviation 1, and that mean, (F,) or (K, F), and deviation (F,)."""
+    features: NDArray[Any] = columns.features
+    if columns.normal is not None:
+        features = features - columns.normal[columns.place]
+    mean, std = features.mean(0, dtype=np.float64), np.maximum(features.std(0, dtype=np.float64), STD_FLOOR)
+    x = torch.from_numpy(((features - mean) / std).astype(np.float32))
     if columns.normal is not None:
         mean = mean + columns.normal
-    return Profile(layers, mean.astype(np.float32), std.astype(np.float32), tuple(probes))
+    return x, mean.astype(np.float32), std.astype(np.float32)
 
 
-def _fit(x: Tensor, positive: Tensor, negative: Tensor, generator: torch.Generator) -> tuple[Dense, ...]:
-    hidden, last = _linear(x.shape[1], HIDDEN, generator), _linear(HIDDEN, 1, generator)
-    optimiser = torch.optim.AdamW([*hidden.parameters(), *last.parameters()], LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+def _fit(inputs: Sequence[Tensor], positive: Tensor, negative: Tensor, generator: torch.Generator) -> list[tuple[Dense, ...]]:
+    networks = [(_linear(x.shape[1], HIDDEN, generator), _linear(HIDDEN, 1, generator)) for x in inputs]
+    parameters = [parameter for network in networks for layer in network for parameter in layer.parameters()]
+    optimiser = torch.optim.AdamW(parameters, LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, STEPS)
     for _ in range(STEPS):
         chosen = [_sample(positive, POSITIVES, generator), _sample(negative, NEGATIVES, generator)]
         label = torch.cat([torch.full((len(part),), float(1 - index)) for index, part in enumerate(chosen)])
-        inner = functional.relu(hidden(x[torch.cat(chosen)]))
+        rows = torch.cat(chosen)
+        inner = [functional.relu(hidden(x[rows])) for x, (hidden, _) in zip(inputs, networks, strict=True)]
+        logits = torch.stack([last(features)[:, 0] for features, (_, last) in zip(inner, networks, strict=True)]).sum(0)
         balance = torch.tensor(len(chosen[1]) / len(chosen[0]))
-        loss = functional.binary_cross_entropy_with_logits(last(inner)[:, 0], label, pos_weight=balance)
-        loss = loss + LAMBDA * supervised_contrastive(inner, label)
+        loss = functional.binary_cross_entropy_with_logits(logits, label, pos_weight=balance)
+        loss = loss + LAMBDA * supervised_contrastive(torch.cat(inner, 1), label)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         schedule.step()
-    return tuple(Dense(_numpy(layer.weight.T), _numpy(layer.bias)) for layer in (hidden, last))
+    return [tuple(Dense(_numpy(layer.weight.T), _numpy(layer.bias)) for layer in network) for network in networks]
 
 
 def _linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:

@@ -19,7 +19,16 @@ from rewriters.plan import SitePlan
 
 from .judging import Score
 
-__all__ = ["BENIGN_CHOICES", "BenignChoice", "OperatingPoint", "choose_benign", "choose_threshold", "operating_point", "thresholds"]
+__all__ = [
+    "BENIGN_CHOICES",
+    "BenignChoice",
+    "OperatingPoint",
+    "as_few",
+    "choose_benign",
+    "choose_threshold",
+    "operating_point",
+    "thresholds",
+]
 
 Floats = NDArray[np.float64]
 
@@ -73,16 +82,29 @@ BENIGN_CHOICES = (
     BenignChoice(1.0, own_values=True),
     BenignChoice(0.5, own_values=True),
 )
-"""The first among equals is taken: with a benign value no part of the flagged token is left, whatever the selection part happens to show.
-At level 0 no value has a weight, so own and benign ones are the same there."""
+"""At level 0 no value has a weight, so own and benign ones are the same there."""
+
+
+def as_few(left: int, fewest: int) -> bool:
+    """Whether two counts of rows that the attack still wins lie within one standard error, or one row, of each other."""
+    return left <= fewest + max(1.0, math.sqrt(fewest))
 
 
 def choose_benign(
     outcome: Callable[[BenignChoice], Score], *, by_attack_alone: bool = False
 ) -> tuple[BenignChoice, Score, list[dict[str, Any]]]:
-    """The choice with the best score, the first among equals, its score, and the table of all."""
+    """The choice that does best, its score, and the table of all.
+
+    Of those with `as_few` rows left the one that leans least to the attack is taken, and of
+    those that say nothing about that, the first with the best score.
+    """
     scores = [(choice, outcome(choice)) for choice in BENIGN_CHOICES]
-    best, score = min(scores, key=lambda pair: pair[1].key[:1] if by_attack_alone else pair[1].key)
+    fewest = min(score.left for _, score in scores)
+    equal = [pair for pair in scores if as_few(pair[1].left, fewest) and not math.isnan(pair[1].leaning)]
+    if equal and not by_attack_alone:
+        best, score = min(equal, key=lambda pair: pair[1].leaning)
+    else:
+        best, score = min(scores, key=lambda pair: pair[1].key[:1] if by_attack_alone else pair[1].key)
     table = [{"level": choice.level, "values": "own" if choice.own_values else "benign", **score.to_json()} for choice, score in scores]
     return best, score, table
 

@@ -68,6 +68,7 @@ class Capture:
         sites: candidates; those that do not fit the data end up in `skipped`.
         data: only its first row is run here.
         columns: K of the data set's column labels; None: the number of key columns that most sites have.
+        mask: see `Runner`; maps then have as many columns as the longest row of their batch.
 
     Attributes:
         sites: the sites that fit, fused ones included.
@@ -76,12 +77,20 @@ class Capture:
     """
 
     def __init__(
-        self, model: onnx.ModelProto, folder: Path, sites: Sequence[Site], data: DataSet, columns: int | None, threads: int | None = None
+        self,
+        model: onnx.ModelProto,
+        folder: Path,
+        sites: Sequence[Site],
+        data: DataSet,
+        columns: int | None,
+        threads: int | None = None,
+        mask: str | None = None,
     ) -> None:
         self.skipped: dict[str, str] = {site.id: "it lies inside a subgraph or function" for site in sites if site.where}
         opened, readable = open_sites(model, [site for site in sites if not site.where])
         wanted = [(name, site.dtype) for site in readable for name in (site.probabilities, site.values)]
-        self._runner = Runner(expose(opened, wanted), folder, threads)
+        exposed = expose(opened, wanted)
+        self._runner = Runner(exposed, folder, threads)
         self.fixed_shape = self._runner.fixed_shape
         self.sites: tuple[Site, ...] = ()
         if not readable:
@@ -107,6 +116,8 @@ class Capture:
         self.sites = tuple(site for site in sites if site.id in kept)
         size = sum(outputs[name].nbytes for name in self._names(fitting)) // batch
         self._rows = int(np.clip(BUDGET // max(size, 1), 1, MOST_ROWS))
+        if mask is not None:
+            self._runner = Runner(exposed, folder, threads, mask=mask)
 
     @staticmethod
     def _names(sites: Sequence[Site]) -> list[str]:
@@ -123,5 +134,5 @@ class Capture:
         values = canonical_values(site, outputs[site.values])[:count]
         samples_lead = site.layout.rank == 4 or site.layout.merged_heads is not None
         if site.key_mask is not None and site.key_mask in data.inputs and samples_lead:
-            return SiteBatch(maps, values, data.inputs[site.key_mask][rows] != 0)
+            return SiteBatch(maps, values, data.inputs[site.key_mask][rows, : maps.shape[3]] != 0)
         return SiteBatch(maps, values, maps.max((1, 2)) > 0)

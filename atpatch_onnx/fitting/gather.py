@@ -48,7 +48,9 @@ class ColumnSample:
         self._anomalous.append(anomalous[chosen])
         self._place.append(np.nonzero(chosen)[1])
         clean = ~anomalous.any(1)
-        self._normal = self._normal + features[clean].sum(0, dtype=np.float64)
+        sums = features[clean].sum(0, dtype=np.float64)
+        # Batches of texts differ in width; then no place means anything, and nobody asks for their means.
+        self._normal = self._normal + sums if np.shape(self._normal) in ((), sums.shape) else sums
         self._clean += int(clean.sum())
 
     def columns(self, *, by_place: bool) -> Columns:

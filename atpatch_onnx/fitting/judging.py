@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,19 +39,23 @@ class Score:
         their clean partner's prediction.
     astray: that share in any case but the first. lost: share of clean rows that are wrong (with labels) or changed (without).
     left: number of rows behind `attack`.
+    leaning: how probable the attack's success still is, which tells patches apart long before a prediction changes: over the same rows the
+        mean probability of the target, or of all but the partner's class; nan in a flip set and where no probabilities were given.
     """
 
     attack: float
     astray: float
     lost: float
     left: int = 0
+    leaning: float = math.nan
 
     @property
     def key(self) -> tuple[float, float, float]:
         return (self.attack, self.astray, self.lost)
 
     def to_json(self) -> dict[str, float]:
-        return {"attack": self.attack, "astray": self.astray, "lost": self.lost, "left": self.left}
+        leaning = {} if math.isnan(self.leaning) else {"leaning": self.leaning}
+        return {"attack": self.attack, "astray": self.astray, "lost": self.lost, "left": self.left, **leaning}
 
 
 class Judge:
@@ -65,10 +70,11 @@ class Judge:
         self.original = original
         self._data, self._pair = data, data.pair
 
-    def score(self, part: Part, predictions: Ints) -> Score:
-        """predictions: (N,), read at the rows of the part."""
+    def score(self, part: Part, predictions: Ints, probabilities: NDArray[np.floating[Any]] | None = None) -> Score:
+        """predictions: (N,), and probabilities (N, C): read at the rows of the part."""
         attack, astray, kept = (count(part, predictions) for count in (self._attack, self._astray, self._kept))
-        return Score(_mean(attack), _mean(astray), 1.0 - _mean(kept), int(attack.sum()))
+        leaning = math.nan if probabilities is None else self._leaning(part, probabilities)
+        return Score(_mean(attack), _mean(astray), 1.0 - _mean(kept), int(attack.sum()), leaning)
 
     def helped(self, part: Part, predictions: Ints) -> bool:
         """Whether more rows were rescued from the attack than lost to it, beyond chance (exact one-sided McNemar test)."""
@@ -131,6 +137,15 @@ class Judge:
         open_rows = part.anomalous[(twin >= 0) & (twin != self._data.target)]
         return np.asarray(predictions[open_rows] == self._data.target) if len(open_rows) else None
 
+    def _leaning(self, part: Part, probabilities: NDArray[np.floating[Any]]) -> float:
+        if self._data.group is not None:
+            return math.nan
+        twin, rows = self._twin(part.anomalous), part.anomalous
+        if self._data.target is None:
+            known = twin >= 0
+            return _mean(1 - probabilities[rows[known], twin[known]])
+        return _mean(probabilities[rows[(twin >= 0) & (twin != self._data.target)], self._data.target])
+
     def _kept(self, part: Part, predictions: Ints) -> NDArray[np.bool_]:
         if self._data.labels is None:
             return np.asarray(predictions[part.clean] == self.original[part.clean])
@@ -139,5 +154,5 @@ class Judge:
         return np.asarray(predictions[rows] == self._data.labels[rows])
 
 
-def _mean(hits: NDArray[np.bool_]) -> float:
-    return float(hits.mean()) if len(hits) else 0.0
+def _mean(values: NDArray[Any]) -> float:
+    return float(values.mean()) if len(values) else 0.0

@@ -97,7 +97,7 @@ class _Fitting:
         threshold = float(np.float32(bar + ROUNDING * (1 + abs(bar))))
         plan = PatchPlan(plans, threshold, passes=passes, groups=(tuple(names),), joint="sum" if joint else "any", accept=accept)
         sites = [self._sites[name] for name in names]
-        served = Served(context.model, context.folder, plan, sites, output, context.threads)
+        served = Served(context.model, context.folder, plan, sites, output, context.threads, context.mask)
         left = {name: "moving triggers show late" for name in self._sites if name not in names}
         calibration = {"clean_flagged": rate(peaks[clean] > threshold), "joint": plan.joint, "passes": {"chosen": passes}}
         scores = {name: {"clean": spread(self._scores[name].max(1)[clean])} for name in chosen}
@@ -118,13 +118,13 @@ class _Fitting:
         """Site id → scores (N, K) of clean rows of train and selection part, -inf elsewhere; brings detectors to nats on the way."""
         context, parts = self._context, self._context.parts
         rows = np.sort(np.concatenate([parts.train.clean, parts.selection.clean]))
-        raw: dict[str, NDArray[np.float64]] = {}
+        found: dict[str, list[tuple[Ints, NDArray[np.float64]]]] = {name: [] for name in self._sites}
 
         def score(name: str, batch: SiteBatch, chunk: Ints) -> None:
-            scores = raw.setdefault(name, np.full((len(context.data), batch.map.shape[3]), -np.inf))
-            scores[chunk] = np.where(self._telling(name, batch), self._raw(name, batch), -np.inf)
+            found[name].append((chunk, np.where(self._telling(name, batch), self._raw(name, batch), -np.inf)))
 
         stream(context, self._capture, rows, "scores", score)
+        raw = {name: _assembled(parts, len(context.data)) for name, parts in found.items()}
         for name, detector in self._detectors.items():
             if isinstance(detector, OneClass):
                 seen = raw[name][parts.train.clean]
@@ -145,3 +145,11 @@ class _Fitting:
 
     def _features(self, name: str, batch: SiteBatch) -> NDArray[np.float32]:
         return profile_features(batch.map, batch.valid, self_attention=self._sites[name].self_attention, probes=PROBES)
+
+
+def _assembled(parts: Sequence[tuple[Ints, NDArray[np.float64]]], rows: int) -> NDArray[np.float64]:
+    """(N, K) of batches that may differ in width, -inf where nothing was said."""
+    whole = np.full((rows, max(scores.shape[1] for _, scores in parts)), -np.inf)
+    for chunk, scores in parts:
+        whole[chunk, : scores.shape[1]] = scores
+    return whole

@@ -12,6 +12,7 @@ from .fitted import Fitted, spread
 from .judging import Judge
 from .lineup import LEAST_RECALL
 from .recipes import recipe
+from .together import sites_together
 from .train import Context, anchor_sites, train_sites
 from .tuning import PassesOption, Tuner
 
@@ -35,7 +36,8 @@ def fit_labelled(context: Context, capture: Capture, kind: str, judge: Judge, ou
     trained = anchor_sites(context, capture, made, train_sites(context, capture, made))
     if all(one.point.recall < LEAST_RECALL for one in trained):
         raise NOT_HELPFUL("no site's maps tell the labelled columns from others")
-    tuned = Tuner(context, judge, output, always=made.always).tune(trained, passes, accept)
+    tuner = Tuner(context, judge, output, lambda: sites_together(context, capture, made, trained), always=made.always)
+    tuned = tuner.tune(trained, passes, accept)
     kept = set(tuned.lineup.group)
     skipped = {}
     for one in trained:

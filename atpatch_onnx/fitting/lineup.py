@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from rewriters.plan import PatchPlan, Static
 
-from ..hotfix import Accept, Passes, is_silent
+from ..hotfix import Accept, Joint, Passes, is_silent
 from .calibrate import BenignChoice
 from .train import TrainedSite
 
@@ -31,12 +31,13 @@ Key = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class Lineup:
-    """Sites in graph order; silent ones have the detector `Static()` and no peaks."""
+    """Sites in graph order; silent ones have the detector `Static()` and no peaks; those of a joint "sum" all have the peaks of the sum."""
 
     sites: tuple[TrainedSite, ...]
     passes: Passes
     accept: Accept
     companion: float = 1.0
+    joint: Joint = "any"
 
     @property
     def detecting(self) -> list[TrainedSite]:
@@ -54,7 +55,8 @@ class Lineup:
 
     def plan(self, choice: BenignChoice) -> PatchPlan:
         plans = {one.site.id: choice.apply(one.plan) for one in self.sites}
-        return PatchPlan(plans, companion=self.companion, passes=self.passes, groups=(self.group,), accept=self.accept)
+        groups = (self.group,)
+        return PatchPlan(plans, companion=self.companion, passes=self.passes, groups=groups, joint=self.joint, accept=self.accept)
 
     def without(self, names: Collection[str]) -> Lineup:
         return _useful(replace(self, sites=tuple(one for one in self.sites if one.site.id not in names)))

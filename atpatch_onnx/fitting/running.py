@@ -16,6 +16,7 @@ from rewriters.controls import ENABLED, THRESHOLD
 from ..datasets import DataSet, Ints
 from ..errors import DATA_MALFORMED, RUNTIME_REFUSES
 from ..runtime import session
+from .padding import cut, lengths
 
 __all__ = ["Runner", "expose"]
 
@@ -38,6 +39,8 @@ class Runner:
     Args:
         model: may refer to external data in `folder`.
         threads, providers, optimize: see `runtime.session`.
+        mask: graph input that is 0 at padding: rows then come shortest first, each batch cut to its longest row. None, or an input of fixed
+            width: rows come as asked, whole.
 
     Raises:
         AtpatchError: ATP050 without onnxruntime, ATP052 where it refuses the model.
@@ -51,6 +54,7 @@ class Runner:
         *,
         providers: Sequence[str] | None = None,
         optimize: bool = True,
+        mask: str | None = None,
     ) -> None:
         self._session = session(model, providers, threads, optimize, folder)
         self.outputs = [output.name for output in self._session.get_outputs()]
@@ -58,6 +62,8 @@ class Runner:
         leading = {value.shape[0] for value in self._inputs.values() if value.shape}
         fixed = {size for size in leading if isinstance(size, int)}
         self.fixed_batch: int | None = fixed.pop() if len(fixed) == 1 else None
+        open_width = mask in self._inputs and not isinstance(self._inputs[mask].shape[1], int)
+        self._mask = mask if open_width and not self.fixed_batch else None
 
     @property
     def providers(self) -> tuple[str, ...]:
@@ -82,9 +88,15 @@ class Runner:
         """
         size = self.fixed_batch or size
         controls = {} if threshold is None else {THRESHOLD: np.array(threshold, np.float32)}
+        if self._mask is not None:
+            used = lengths(data.inputs[self._mask])
+            rows = rows[np.argsort(used[rows], kind="stable")]
         for start in range(0, len(rows), size):
-            feeds = self.feeds(data, rows[start : start + size])
-            yield rows[start : start + size], self.run({**feeds, **controls}, outputs)
+            chunk = rows[start : start + size]
+            feeds = self.feeds(data, chunk)
+            if self._mask is not None:
+                feeds = cut(feeds, self._mask, int(used[chunk].max()))
+            yield chunk, self.run({**feeds, **controls}, outputs)
 
     def feeds(self, data: DataSet, rows: Ints) -> dict[str, NDArray[Any]]:
         """What one run takes for some rows, in the graph's own types; a fixed sample axis is filled with repeats of the last row.

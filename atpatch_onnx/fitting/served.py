@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -19,7 +20,7 @@ from ..datasets import DataSet, Ints
 from ..errors import BAD_OPTION
 from .running import Runner
 
-__all__ = ["Served", "predict", "prediction_output"]
+__all__ = ["Served", "class_scores", "predict", "prediction_output"]
 
 BATCH = 64
 
@@ -46,26 +47,59 @@ def prediction_output(runner: Runner, data: DataSet, name: str | None) -> str:
 
 def predict(runner: Runner, data: DataSet, rows: Ints, output: str) -> Ints:
     """Predictions (N,) int64 for all rows of the data set, -1 at rows not asked for."""
-    predictions = np.full(len(data), -1, np.int64)
+    return _arg_max(class_scores(runner, data, rows, output))
+
+
+def class_scores(runner: Runner, data: DataSet, rows: Ints, output: str) -> NDArray[np.float32]:
+    """The output (N, C) for all rows of the data set, nan at rows not asked for."""
+    scores = np.full((len(data), 0), np.nan, np.float32)
     for chunk, outputs in runner.batches(data, rows, BATCH, [output]):
-        predictions[chunk] = outputs[output][: len(chunk)].argmax(1)
+        scores = _with_classes(scores, outputs[output])
+        scores[chunk] = outputs[output][: len(chunk)]
+    return scores
+
+
+def _with_classes(scores: NDArray[np.float32], found: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+    """`scores`, with room for the classes of the first batch."""
+    return scores if scores.shape[1] else np.full((len(scores), found.shape[1]), np.nan, np.float32)
+
+
+def _arg_max(scores: NDArray[np.float32]) -> Ints:
+    if not scores.shape[1]:
+        return np.full(len(scores), -1, np.int64)
+    unknown = np.isnan(scores).all(axis=1)
+    predictions: Ints = np.where(np.isnan(scores), -np.inf, scores).argmax(1)
+    predictions[unknown] = -1
     return predictions
 
 
 class Served:
-    """A session on the patched graph, with telemetry."""
+    """A session on the patched graph, with telemetry; mask: see `Runner`."""
 
     def __init__(
-        self, model: onnx.ModelProto, folder: Path, plan: PatchPlan, sites: Sequence[Site], output: str, threads: int | None = None
+        self,
+        model: onnx.ModelProto,
+        folder: Path,
+        plan: PatchPlan,
+        sites: Sequence[Site],
+        output: str,
+        threads: int | None = None,
+        mask: str | None = None,
     ) -> None:
-        self._runner = Runner(patch(model, replace(plan, telemetry=True, freeze=False), sites), folder, threads)
+        self._runner = Runner(patch(model, replace(plan, telemetry=True, freeze=False), sites), folder, threads, mask=mask)
         self._output, self._sites = output, len(plan.sites)
 
     def run(self, data: DataSet, rows: Ints, threshold: float) -> tuple[Ints, NDArray[np.bool_]]:
         """Predictions (N,) and flags (N, sites); rows not asked for hold -1 and False."""
-        predictions = np.full(len(data), -1, np.int64)
+        scores, flags = self.scores(data, rows, threshold)
+        return _arg_max(scores), flags
+
+    def scores(self, data: DataSet, rows: Ints, threshold: float) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Class scores (N, C) and flags (N, sites); rows not asked for hold nan and False."""
+        scores = np.full((len(data), 0), np.nan, np.float32)
         flags = np.zeros((len(data), self._sites), bool)
         for chunk, outputs in self._runner.batches(data, rows, BATCH, [self._output, FLAGGED], threshold):
-            predictions[chunk] = outputs[self._output][: len(chunk)].argmax(1)
+            scores = _with_classes(scores, outputs[self._output])
+            scores[chunk] = outputs[self._output][: len(chunk)]
             flags[chunk] = outputs[FLAGGED][: len(chunk)]
-        return predictions, flags
+        return scores, flags

@@ -34,6 +34,7 @@ class Context:
     Attributes:
         most_flagged: bound on the share of clean requests flagged anywhere.
         threads: of onnxruntime.
+        mask: graph input that marks padding, where rows may be cut to their length; see `Runner`.
     """
 
     model: onnx.ModelProto
@@ -44,6 +45,7 @@ class Context:
     most_flagged: float
     threads: int | None
     progress: Progress
+    mask: str | None = None
 
     @property
     def columns(self) -> NDArray[np.bool_]:
@@ -68,7 +70,7 @@ def train_sites(context: Context, capture: Capture, recipe: Recipe) -> list[tupl
     seen = {site.id: Visibility(site) for site in capture.sites}
 
     def gather(name: str, batch: SiteBatch, chunk: Ints) -> None:
-        recipe.observe(by_id[name], batch, context.columns[chunk])
+        recipe.observe(by_id[name], batch, context.columns[chunk, : batch.map.shape[3]])
         seen[name].add(batch)
 
     stream(context, capture, rows, "maps", gather)
@@ -98,7 +100,7 @@ def anchor_sites(context: Context, capture: Capture, recipe: Recipe, plans: Sequ
     def score(name: str, batch: SiteBatch, chunk: Ints) -> None:
         logits = np.where(batch.valid, recipe.logits(*by_id[name], batch), -np.inf)
         peaks[name][chunk] = logits.max(1)
-        marked[name][chunk] = np.where(context.columns[chunk], logits, -np.inf).max(1)
+        marked[name][chunk] = np.where(context.columns[chunk, : batch.map.shape[3]], logits, -np.inf).max(1)
 
     stream(context, capture, part.rows, "scores", score)
     trained = []

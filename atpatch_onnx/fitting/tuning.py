@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from rewriters.errors import PLAN_MISFIT, AtpatchError
 
 from ..datasets import Ints
-from ..hotfix import Accept
-from .calibrate import BenignChoice, choose_benign, choose_threshold, thresholds
+from ..hotfix import Accept, Passes
+from .calibrate import BenignChoice, as_few, choose_benign, choose_threshold, thresholds
 from .judging import Judge, Score, rate
 from .lineup import Key, Lineup, first_lineup, prune
 from .served import Served
@@ -32,9 +32,6 @@ LEAST_BEYOND = 2
 
 COMPANIONS = (1.0, 0.3, 0.1, 0.03, 0.01)
 """Factors on the threshold, a probability: each step is about one logit."""
-
-LEAST_GAIN = 1
-"""Attacked rows that two passes must save over one, for they cost flagged requests a second run."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +51,12 @@ class _Contender:
     choice: BenignChoice
     score: Score
     table: list[dict[str, Any]]
+    missed: int
+
+    @property
+    def short(self) -> int:
+        """Attacked rows that got through, and those that nobody flagged, which may get through elsewhere."""
+        return self.score.left + self.missed
 
 
 class Tuner:
@@ -62,16 +65,19 @@ class Tuner:
     Args:
         judge: knows the original model's predictions.
         output: graph output whose argmax is the prediction.
+        together: makes the same sites with detectors that add up their logits, or none (see `sites_together`); for two passes.
         always: every request is flagged. Then each site that is left out is a way for the attribute to get through, seen on the selection
             part or not, and accuracy moves by chance with every reference; so all sites stay, with the plain mean wherever that does.
     """
 
-    def __init__(self, context: Context, judge: Judge, output: str, *, always: bool = False) -> None:
-        self._context, self._judge, self._output, self._always = context, judge, output, always
+    def __init__(
+        self, context: Context, judge: Judge, output: str, together: Callable[[], Sequence[TrainedSite]], *, always: bool = False
+    ) -> None:
+        self._context, self._judge, self._output, self._together, self._always = context, judge, output, together, always
         self._steps = 0
 
     def tune(self, trained: Sequence[TrainedSite], passes: PassesOption, accept: Accept) -> Tuned:
-        """See the module's text; passes "auto": two where they save `LEAST_GAIN` rows or more.
+        """See the module's text; passes "auto": two where one pass lets rows through and two do better.
 
         Raises:
             AtpatchError: ATP015 where two passes are asked for and the graph does not admit them.
@@ -79,19 +85,23 @@ class Tuner:
         if passes == "auto":
             contender, comparison = self._compare(trained, accept)
         else:
-            contender = self._contender(first_lineup(trained, passes, accept))
+            contender = self._contender(self._lineup(trained, passes, accept))
             comparison = {passes: contender.score.to_json()}
         choice = contender.choice
         lineup = contender.lineup
         companions: list[dict[str, float]] = []
         if not self._always:
             lineup, companions = self._with_companions(lineup, choice)
-            lineup = prune(lineup, lambda candidate: self._key(candidate, choice))
+            if lineup.companion < 1:  # with more of the trigger gone, another pair may do better
+                contender = self._contender(lineup)
+                choice = contender.choice
+            if lineup.joint == "any":
+                lineup = prune(lineup, lambda candidate: self._key(candidate, choice))
         served, candidates = self._serve(lineup, choice), self._thresholds(lineup)
         part = self._context.parts.selection
         edge_known = self._context.most_flagged * len(part.clean) >= LEAST_BEYOND
-        threshold = choose_threshold(candidates, lambda value: self._score(served, lineup, value), edge_known=edge_known)
-        predictions, flags = self._run(served, lineup, threshold)
+        threshold = choose_threshold(candidates, lambda value: self._score(served, lineup, value)[0], edge_known=edge_known)
+        predictions, flags, _ = self._run(served, lineup, threshold)
         evidence = {
             "recall": rate(flags[part.anomalous].any(1)),
             "clean_flagged": rate(flags[part.clean].any(1)),
@@ -105,38 +115,49 @@ class Tuner:
         return Tuned(lineup, choice, threshold, served, evidence)
 
     def _with_companions(self, lineup: Lineup, choice: BenignChoice) -> tuple[Lineup, list[dict[str, float]]]:
-        """The highest lower bar for further columns of a flagged sample that does best, and the table of all."""
+        """The highest lower bar for further columns of a flagged sample that is as good as the best, and the table of all."""
         tried = [replace(lineup, companion=factor) for factor in COMPANIONS]
         scores = [self._middling(candidate, choice)[0] for candidate in tried]
-        best = min(range(len(tried)), key=lambda index: (*scores[index].key, index))
+        fewest = min(score.left for score in scores)
+        best = next(index for index, score in enumerate(scores) if as_few(score.left, fewest))
         return tried[best], [{"factor": factor, **score.to_json()} for factor, score in zip(COMPANIONS, scores, strict=True)]
 
     def _compare(self, trained: Sequence[TrainedSite], accept: Accept) -> tuple[_Contender, dict[str, Any]]:
-        one = self._contender(first_lineup(trained, "one", accept))
-        if one.score.left < LEAST_GAIN:
+        one = self._contender(self._lineup(trained, "one", accept))
+        if not one.short:
             return one, {"one": one.score.to_json(), "two": {"not_tried": "one pass leaves too little to gain"}}
         if len(trained) == 1:
             return one, {"one": one.score.to_json(), "two": {"not_tried": "one site alone acts the same in one pass and in two"}}
         try:
-            two = self._contender(first_lineup(trained, "two", accept))
+            two = self._contender(self._lineup(trained, "two", accept))
         except AtpatchError as error:
             if error.code != PLAN_MISFIT.code:
                 raise
             return one, {"one": one.score.to_json(), "two": {"not_tried": error.what}}
-        scores = {contender.lineup.passes: self._best(contender) for contender in (one, two)}
-        winner = two if scores["one"].left - scores["two"].left >= LEAST_GAIN else one
-        return winner, {name: score.to_json() for name, score in scores.items()}
+        one, two = self._at_best(one), self._at_best(two)
+        told: dict[str, Any] = {
+            contender.lineup.passes: {**contender.score.to_json(), "missed": contender.missed} for contender in (one, two)
+        }
+        return (two if two.short < one.short else one), told
+
+    def _lineup(self, trained: Sequence[TrainedSite], passes: Passes, accept: Accept) -> Lineup:
+        """All sites; in two passes with detectors that add up, where the kind has them."""
+        together = self._together() if passes == "two" and not self._always else []
+        return Lineup(tuple(together), passes, accept, joint="sum") if together else first_lineup(trained, passes, accept)
 
     def _contender(self, lineup: Lineup) -> _Contender:
         """A lineup with the benign pair that suits it, at the middle of its thresholds."""
-        choice, score, table = choose_benign(lambda option: self._middling(lineup, option)[0], by_attack_alone=self._always)
-        return _Contender(lineup, choice, score, table)
+        choice, _, table = choose_benign(lambda option: self._middling(lineup, option)[0], by_attack_alone=self._always)
+        score, missed = self._middling(lineup, choice)
+        return _Contender(lineup, choice, score, table, missed)
 
-    def _best(self, contender: _Contender) -> Score:
-        """The score at the best of the thresholds."""
+    def _at_best(self, contender: _Contender) -> _Contender:
+        """The same with the score at the best of the thresholds."""
         lineup = contender.lineup
         served = self._serve(lineup, contender.choice)
-        return min((self._score(served, lineup, value) for value in self._thresholds(lineup)), key=lambda score: score.key)
+        tried = [self._score(served, lineup, value) for value in self._thresholds(lineup)]
+        score, missed = min(tried, key=lambda pair: (pair[0].key, pair[1]))
+        return replace(contender, score=score, missed=missed)
 
     def _key(self, lineup: Lineup, choice: BenignChoice) -> Key:
         score, missed = self._middling(lineup, choice)
@@ -144,26 +165,34 @@ class Tuner:
 
     def _middling(self, lineup: Lineup, choice: BenignChoice) -> tuple[Score, int]:
         """Score and number of anomalous rows that nobody flags, at the middle threshold."""
-        part, candidates = self._context.parts.selection, self._thresholds(lineup)
-        predictions, flags = self._run(self._serve(lineup, choice), lineup, candidates[len(candidates) // 2])
-        return self._judge.score(part, predictions), int((~flags[part.anomalous].any(1)).sum())
+        candidates = self._thresholds(lineup)
+        return self._score(self._serve(lineup, choice), lineup, candidates[len(candidates) // 2])
 
-    def _score(self, served: Served, lineup: Lineup, threshold: float) -> Score:
-        return self._judge.score(self._context.parts.selection, self._run(served, lineup, threshold)[0])
+    def _score(self, served: Served, lineup: Lineup, threshold: float) -> tuple[Score, int]:
+        part = self._context.parts.selection
+        predictions, flags, probabilities = self._run(served, lineup, threshold)
+        return self._judge.score(part, predictions, probabilities), int((~flags[part.anomalous].any(1)).sum())
 
-    def _run(self, served: Served, lineup: Lineup, threshold: float) -> tuple[Ints, NDArray[np.bool_]]:
-        """As `Served.run` on the selection part. Rows that nobody flags are what they were, so only the others are run."""
+    def _run(self, served: Served, lineup: Lineup, threshold: float) -> tuple[Ints, NDArray[np.bool_], NDArray[np.floating[Any]] | None]:
+        """Predictions, flags and probabilities on the selection part. Rows that nobody flags are not run."""
         rows = self._context.parts.selection.rows
         flagged = rows[lineup.peaks[rows] > math.log(threshold / (1 - threshold)) - MARGIN] if 0 < threshold < 1 else rows
-        predictions, flags = served.run(self._context.data, flagged, threshold)
-        ran = np.isin(np.arange(len(predictions)), flagged)
+        from scipy.special import softmax
+
+        scores, flags = served.scores(self._context.data, flagged, threshold)
         self._step()
-        return np.where(ran, predictions, self._judge.original), flags
+        if not len(flagged):
+            return self._judge.original, flags, None
+        ran = np.isin(np.arange(len(scores)), flagged)
+        predictions = np.where(ran, scores.argmax(1), self._judge.original)
+        # Of rows not run the prediction alone is known: as good as certain.
+        certain = np.eye(scores.shape[1])[self._judge.original]
+        return predictions, flags, np.where(ran[:, None], softmax(scores, axis=1), certain)
 
     def _serve(self, lineup: Lineup, choice: BenignChoice) -> Served:
         context = self._context
         sites = [one.site for one in lineup.sites]
-        return Served(context.model, context.folder, lineup.plan(choice), sites, self._output, context.threads)
+        return Served(context.model, context.folder, lineup.plan(choice), sites, self._output, context.threads, context.mask)
 
     def _thresholds(self, lineup: Lineup) -> list[float]:
         part, peaks = self._context.parts.selection, lineup.peaks

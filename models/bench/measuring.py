@@ -57,7 +57,7 @@ def measure(row: Row, shape: Mapping[str, int], *, quick: bool, fresh: bool, say
     """The figures of a line, from its file where graph, patch and effort are the same."""
     effort = QUICK if quick else FULL
     original = build(row.model)
-    fitted = hotfix(original, say, fresh=fresh and shape == row.shapes[0] and row.passes == "one")
+    fitted = hotfix(original, say, every=row.every, fresh=fresh and shape == row.shapes[0] and row.passes == "one")
     with tempfile.TemporaryDirectory(dir=folder()) as scratch:
         # A folder of its own: nothing beside the patched file belongs to another.
         patched = Path(scratch) / original.name
@@ -135,7 +135,8 @@ def _torch(model: str, asked: Asked, threads: int, seconds: float) -> Figures:
 
 def _file(row: Row, shape: Mapping[str, int], quick: bool) -> Path:
     sizes = "-".join(f"{name}{size}" for name, size in shape.items())
-    path = folder() / "lines" / f"{row.model}-{row.passes}-{sizes}{'-quick' if quick else ''}.json"
+    every = f"-every{row.every}" if row.every > 1 else ""
+    path = folder() / "lines" / f"{row.model}-{row.passes}{every}-{sizes}{'-quick' if quick else ''}.json"
     path.parent.mkdir(exist_ok=True)
     return path
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from atpatch_onnx.compare import metrics
 from atpatch_onnx.datasets import DataSet, Ints
+from atpatch_onnx.fitting.padding import lengths
 from atpatch_onnx.fitting.running import Runner
 from atpatch_onnx.fitting.served import prediction_output
 from rewriters.telemetry import FLAGGED
@@ -52,7 +53,7 @@ class Asked:
     """
 
     def __init__(self, model: onnx.ModelProto, folder: Path, sample: DataSet, threads: int) -> None:
-        self._runner = Runner(model, folder, threads)
+        self._runner = Runner(model, folder, threads, mask=MASK)
         self.output = prediction_output(self._runner, sample, None)
         self._flagged = [FLAGGED] if FLAGGED in self._runner.outputs else []
 
@@ -68,29 +69,32 @@ class Asked:
             more: further outputs to keep.
         """
         wanted = [self.output, *self._flagged, *more]
-        parts: dict[str, list[NDArray[Any]]] = {name: [] for name in wanted}
-        mask = data.inputs.get(MASK)
-        # Texts of one length together, each batch cut to its longest: half of a padded text is padding.
-        order = np.arange(len(rows)) if mask is None else np.argsort(mask[rows].sum(1), kind="stable")
-        for start in range(0, len(rows), BATCH):
-            feeds = data.feeds(rows[order[start : start + BATCH]])
-            length = None if mask is None else int(feeds[MASK].sum(1).max())
-            batch = feeds if length is None else {name: array[:, :length] for name, array in feeds.items()}
-            chunk = np.arange(len(next(iter(batch.values()))))
-            _, outputs = next(self._runner.batches(DataSet(batch), chunk, BATCH, wanted, threshold))
+        place = np.zeros(len(data), np.int64)
+        place[rows] = np.arange(len(rows))
+        arrays: dict[str, NDArray[Any]] = {}
+        for chunk, outputs in self._runner.batches(data, rows, BATCH, wanted, threshold):
             for name in wanted:
                 found = outputs[name][: len(chunk)]
-                parts[name].append(_padded(found, length, feeds[MASK].shape[1]) if length is not None and name in more else found)
-        back = np.argsort(order)
-        arrays = {name: np.concatenate(found)[back] for name, found in parts.items()}
+                arrays[name] = _room(arrays.get(name), found, len(rows))
+                arrays[name][(place[chunk], *(slice(size) for size in found.shape[1:]))] = found
+        for name in more:
+            arrays[name] = _uncut(arrays[name], data, rows)
         return Answers(arrays[self.output], arrays.get(FLAGGED), {name: arrays[name] for name in more})
 
 
-def _padded(array: NDArray[Any], length: int, whole: int) -> NDArray[Any]:
+def _room(array: NDArray[Any] | None, found: NDArray[Any], rows: int) -> NDArray[Any]:
+    """`array`, made longer with zeros where `found` does not fit: a batch of texts is as long as its longest."""
+    if array is None:
+        return np.zeros((rows, *found.shape[1:]), found.dtype)
+    return np.pad(array, [(0, 0), *((0, max(new - old, 0)) for new, old in zip(found.shape[1:], array.shape[1:], strict=True))])
+
+
+def _uncut(array: NDArray[Any], data: DataSet, rows: Ints) -> NDArray[Any]:
     """Zeros for the tokens that were cut off, where the second axis counts tokens."""
-    if array.ndim < 2 or array.shape[1] != length:
+    if MASK not in data.inputs or array.ndim < 2 or array.shape[1] != lengths(data.inputs[MASK][rows]).max():
         return array
-    return np.pad(array, ((0, 0), (0, whole - length), *((0, 0),) * (array.ndim - 2)))
+    whole = data.inputs[MASK].shape[1]
+    return np.pad(array, ((0, 0), (0, whole - array.shape[1]), *((0, 0),) * (array.ndim - 2)))
 
 
 def judge(clean: DataSet, attacked: DataSet, before: Ints, on_clean: Ints, on_attacked: Ints) -> Figures:

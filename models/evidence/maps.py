@@ -35,7 +35,10 @@ def map_scores(case: Case, served: PatchPlan) -> dict[str, Any]:
     for name, site in served.sites.items():
         if isinstance(site.detector, Static):
             continue
-        plan = replace(served, sites={name: site}, groups=(), passes="one", joint="any", telemetry=True)
+        if served.joint == "sum":  # one decision a request, in which all its maps have a say
+            plan = replace(served, telemetry=True)
+        else:
+            plan = replace(served, sites={name: site}, groups=(), passes="one", telemetry=True)
         asked, output = case.ask(case.patched(plan)), COLUMNS + name
         on_clean, on_attacked = (asked.rows(data, chosen, more=[output]).more[output].astype(bool) for data, chosen in (
             (case.clean, clean_rows), (case.attacked, rows)))  # fmt: skip
@@ -45,6 +48,8 @@ def map_scores(case: Case, served: PatchPlan) -> dict[str, Any]:
         )
         sites[name] = _rates(counts)
         pooled += counts
+        if served.joint == "sum":
+            break
     return {**_rates(pooled), "maps": int(pooled[:4].sum()), "sites": sites}
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 import onnx
 from onnx import AttributeProto, TensorProto
 
-__all__ = ["skeleton"]
+__all__ = ["hollow", "skeleton"]
 
 logger = logging.getLogger(__name__)
 
@@ -29,15 +29,20 @@ _Types = dict[str, onnx.TypeProto]
 
 def skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
     """The copy described above; node and function order are those of `model`, so indices carry over."""
+    inferred = _infer(hollow(model))
+    if inferred.functions:
+        _type_functions(inferred)
+    return inferred
+
+
+def hollow(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The copy without the inference: shapes are those that the model declares."""
     light = onnx.ModelProto(ir_version=model.ir_version)
     light.opset_import.extend(model.opset_import)
     _copy_graph(model.graph, light.graph)
     for function in model.functions:
         _copy_function(function, light.functions.add())
-    inferred = _infer(light)
-    if inferred.functions:
-        _type_functions(inferred)
-    return inferred
+    return light
 
 
 def _copy_graph(source: onnx.GraphProto, target: onnx.GraphProto) -> None:

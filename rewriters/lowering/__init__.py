@@ -22,6 +22,7 @@ from . import (
     onnx_attention,
     scaled_product,
 )
+from .microsoft_beside import Beside
 
 __all__ = ["FUSED", "open_fused"]
 
@@ -39,6 +40,11 @@ FUSED = frozenset(_OPENERS)
 """Forms (`Site.form`) of fused operators that can be opened."""
 
 
-def open_fused(e: Emitter, site: Site, node: onnx.NodeProto) -> Operands:
-    """Emit what takes the place of a fused operator; its first output is no longer made under its own name."""
-    return _OPENERS[site.form](e, site, node)
+def open_fused(e: Emitter, site: Site, node: onnx.NodeProto, *, whole: bool = True) -> Operands:
+    """Emit what takes the place of a fused operator; its first output is no longer made under its own name.
+
+    Args:
+        whole: emit the map too where it is computed beside the operator; without, the caller does that (`Beside.opened`).
+    """
+    operands = _OPENERS[site.form](e, site, node)
+    return operands.opened(e) if whole and isinstance(operands, Beside) else operands

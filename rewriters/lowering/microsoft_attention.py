@@ -21,7 +21,20 @@ from onnx import TensorProto, helper
 from ..emit import Emitter
 from ..sites import Site
 from .microsoft_beside import Beside
-from .microsoft_scores import HeadsSource, Padding, apart, attributes_of, input_of, map_of, padding_of, part, split, valid_of
+from .microsoft_scores import (
+    HeadsSource,
+    Padding,
+    apart,
+    attributes_of,
+    input_of,
+    knows_rows,
+    map_of,
+    padding_of,
+    part,
+    rows_of,
+    split,
+    valid_of,
+)
 
 __all__ = ["FORM", "Projected", "open_projected", "open_site"]
 
@@ -87,9 +100,16 @@ def open_projected(e: Emitter, site: Site, node: onnx.NodeProto, projected: Proj
 
     bias = projected.attention_bias or None
     keys = HeadsSource(key, True)
-    probabilities = map_of(e, node, apart(e, projected.query, heads), keys, past, padding, bias)
+
+    def whole(inner: Emitter) -> str:
+        return map_of(inner, node, apart(inner, projected.query, heads), keys, past, padding, bias)
+
+    def some(inner: Emitter, every: int, further: tuple[int, ...]) -> str:
+        return rows_of(inner, node, apart(inner, projected.query, heads), keys, padding, every, further)
+
     valid = valid_of(e, padding, bias, projected.query, keys.columns(e))
-    return Beside(probabilities, output, heads, site.dtype, lambda inner: value, valid=valid)
+    rows = some if knows_rows(node, past, padding, bias) else None
+    return Beside("", output, heads, site.dtype, lambda inner: value, valid=valid, emit_map=whole, emit_rows=rows)
 
 
 def _keep(e: Emitter, site: Site, node: onnx.NodeProto, projected: Projected) -> Beside:

@@ -16,7 +16,7 @@ import onnx
 from ..emit import Emitter
 from ..sites import Site
 from .microsoft_beside import Beside
-from .microsoft_scores import TO_END, HeadsSource, apart, attributes_of, input_of, map_of, padding_of, part, valid_of
+from .microsoft_scores import TO_END, HeadsSource, apart, attributes_of, input_of, knows_rows, map_of, padding_of, part, rows_of, valid_of
 
 __all__ = ["FORM", "open_site"]
 
@@ -38,13 +38,19 @@ def open_site(e: Emitter, site: Site, node: onnx.NodeProto) -> Beside:
     if mask:
         padding = padding_of(e, mask, site.ranks[_MASK] or 0, e.dims(query, 0, 1), key.columns(e))
     bias = read.float(e, input_of(node, _ATTENTION_BIAS)) if input_of(node, _ATTENTION_BIAS) else None
-    probabilities = map_of(e, node, query, key, past, padding, bias)
 
     def values(inner: Emitter) -> str:
         return read.float(inner, present_value) if present_value else read.value(inner).canonical(inner)
 
+    def whole(inner: Emitter) -> str:
+        return map_of(inner, node, query, key, past, padding, bias)
+
+    def some(inner: Emitter, every: int, further: tuple[int, ...]) -> str:
+        return rows_of(inner, node, query, key, padding, every, further)
+
     valid = valid_of(e, padding, bias, query, key.columns(e))
-    return Beside(probabilities, output, heads, site.dtype, values, valid=valid)
+    rows = some if knows_rows(node, past, padding, bias) else None
+    return Beside("", output, heads, site.dtype, values, valid=valid, emit_map=whole, emit_rows=rows)
 
 
 class _Operands:

@@ -22,6 +22,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from ..emit import Emitter
+from ..subgraphs.context import strided
 
 __all__ = [
     "LOWEST",
@@ -33,9 +34,11 @@ __all__ = [
     "attributes_of",
     "columns_of",
     "input_of",
+    "knows_rows",
     "map_of",
     "padding_of",
     "part",
+    "rows_of",
     "scaled",
     "split",
     "valid_of",
@@ -145,9 +148,9 @@ def padding_of(e: Emitter, mask: str, rank: int, batch: str, columns: str) -> Pa
         return Padding(e.op("Greater", mask, zero), True)
     if rank == 2:
 
-        def kept() -> str:
-            wide = e.op("Equal", e.dims(mask, 1, 2), e.constant([1], np.int64))
-            return e.op("Or", e.op("Greater", mask, zero), wide)
+        def kept(body: Emitter) -> str:
+            wide = body.op("Equal", body.dims(mask, 1, 2), body.constant([1], np.int64))
+            return body.op("Or", body.op("Greater", mask, zero), wide)
 
         return Padding(e.op("Expand", e.shared(f"kept:{mask}", kept), e.shape(batch, columns), role="kept"), False)
     index = e.cast(mask, TensorProto.INT64)
@@ -188,6 +191,7 @@ def map_of(
     past: str | None,
     padding: Padding | None,
     attention_bias: str | None,
+    few: bool = False,
 ) -> str:
     """The map (B, N, S, T) by the rules of Attention and MultiHeadAttention.
 
@@ -197,6 +201,7 @@ def map_of(
         key: all keys, cache included.
         past: number of cached columns, 1-D int64.
         attention_bias: (B | 1, N | 1, S, T), float32.
+        few: there are few rows, so that a bias costs less on the scores than on the keys.
     """
     attributes = attributes_of(node)
     ready = scaled(e, query, attributes.get("scale", 0.0))
@@ -206,6 +211,8 @@ def map_of(
         bias = padding.bias(e, attributes.get("mask_filter_value", MASK_FILTER))
         if padding.rows_differ:
             biases.append(e.unsqueeze(bias, 1))
+        elif few:
+            biases.append(e.unsqueeze(bias, 1, 2))
         else:
             # As one more feature, 1 in all queries, a bias of columns joins the product: an Add would go through the whole map again.
             key = key.with_column(e, bias)
@@ -222,6 +229,25 @@ def map_of(
             joined = e.op("Add", joined, further)
         scores = e.op("Add", scores, joined, role="scores")
     return e.op("Softmax", scores, axis=-1, role="map")
+
+
+def rows_of(
+    e: Emitter, node: onnx.NodeProto, query: str, key: HeadsSource, padding: Padding | None, every: int, further: tuple[int, ...]
+) -> str:
+    """Some rows of the map that `map_of` gives without a cache and a bias: 0, `every`, 2 · `every`, ..., and the further ones.
+
+    Args: see `map_of`.
+    """
+    chosen = strided(e, query, 1, every)
+    if further:
+        chosen = e.op("Concat", chosen, e.op("Gather", query, e.constant(further, np.int64), axis=1), axis=1)
+    return map_of(e, node, chosen, key, None, padding, None, few=True)
+
+
+def knows_rows(node: onnx.NodeProto, past: str | None, padding: Padding | None, attention_bias: str | None) -> bool:
+    """Whether `rows_of` may be asked: nothing that is added to the scores differs by rows."""
+    plain = past is None and attention_bias is None and not attributes_of(node).get("unidirectional")
+    return plain and not (padding is not None and padding.rows_differ)
 
 
 def _causal_bias(e: Emitter, rows: str, columns: str, past: str | None) -> str:

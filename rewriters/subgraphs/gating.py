@@ -32,9 +32,9 @@ class Branch:
     dtypes: list[int]
 
 
-def gate(e: Emitter, condition: str, then: Branch, otherwise: Branch, outputs: list[str]) -> None:
+def gate(e: Emitter, condition: str, then: Branch, otherwise: Branch, outputs: list[str], role: str = "gate") -> None:
     """Emit the If; `outputs` are the names of its results."""
-    name = e.value("gate")
+    name = e.value(role)
     graphs = {}
     for key, branch in {"then_branch": then, "else_branch": otherwise}.items():
         # Shapes are left open: onnxruntime infers them, and a wrong guess would be worse than none.

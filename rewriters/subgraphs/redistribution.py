@@ -12,11 +12,15 @@ Rules, in the order in which they are applied:
 5. A row that sees flagged columns alone has nowhere to move its mass and stays as it is.
 
 Rules 2 and 5 need to know which columns a row sees; `SitePlan.every_row_sees_every_column` says that they cannot occur.
+
+Statistics of rows are kept as (B, H, Q): onnxruntime goes element by element through what ends in an axis of size 1.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+import numpy as np
 
 from ..emit import Emitter
 from ..plan import BenignPair, SitePlan
@@ -28,8 +32,21 @@ FLOOR = 1e-7
 """Share of a row's sum below which its unflagged mass is float32's own rounding, and not worth scaling up. No higher: what a saturated row
 does instead depends on the flagged column, and a protected attribute that draws all but 4e-6 of a row would show through."""
 
-TINY = 1e-30
-"""Keeps a division defined where the other branch of a Where is taken."""
+
+@dataclass(frozen=True)
+class _Seen:
+    """What a row sees: counts of valid, flagged and unflagged columns (B, 1, 1 | Q); the columns (B, 1, Q, K) where rows differ."""
+
+    columns: str | None
+    valid: str
+    flagged: str
+    unflagged: str
+
+    def total(self, e: Emitter, weight: str, x: str) -> str:
+        """Sum of weight (B, 1, 1, K) times x (B, H, K, D) over the columns that a row sees, (B, H, 1 | Q, D)."""
+        if self.columns is None:
+            return e.op("MatMul", weight, x)
+        return e.op("MatMul", self.columns, e.op("Mul", e.op("Transpose", weight, perm=[0, 1, 3, 2]), x))
 
 
 @dataclass(frozen=True)
@@ -38,126 +55,134 @@ class Rows:
 
     Attributes:
         flagged: (B, K) bool, the column mask without the samples that rule 1 leaves alone.
-        active: (B, 1, 1, 1) or (B, 1, Q, 1) bool, rows that change at all (rules 1 and 2).
-        saturated: (B, H, Q, 1) bool (rule 4).
-        lost: (B, 1, Q, 1) bool (rule 5); None when it cannot occur.
-        scale: s, (B, H, Q, 1).
-        spread: (1 - T) σ, (B, H, Q, 1).
-        refuge: mean value of the unflagged columns a row sees, (B, H, 1 | Q, D).
-        benign: σ · Σ q v, (B, H, Q, D).
+        active: (B, 1, 1 | Q) bool, rows that change at all (rules 1, 2 and 5).
+        lost: (B, 1, Q) bool (rule 5); None when it cannot occur.
+        scale: (B, H, Q, 1), s; 0 in saturated rows (rule 4), 1 in rows that do not change.
         kept: (B, 1, K, 1), 1 at columns that are not flagged.
-        refuge_columns: (B, 1, 1 | Q, K), the weights that make `refuge`, rows summing to 1.
     """
 
     flagged: str
     active: str
-    saturated: str
     lost: str | None
     scale: str
-    spread: str
-    refuge: str
-    benign: str
     kept: str
-    refuge_columns: str
+    _unsaturated: str  # (B, H, Q) bool
+    _total: str | None  # σ, (B, H, Q); None where it is 1
+    _room: str  # 1 - T, (B, H, 1 | Q)
+    _benign: str  # Σ q v, (B, H, 1 | Q, D)
+    _refuge: str  # mean value of the unflagged columns a row sees, (B, H, 1 | Q, D)
+    _alike: bool  # neither T nor values differ by rows
+    _one_head: bool  # `_benign` is the same for all heads
+    _unflagged: str  # (B, 1, 1, K), of real columns
+    _seen: _Seen
 
+    def gap(self, e: Emitter) -> str:
+        """(B, H, Q, D), what is to be subtracted from the scaled product: minus σ Σ q v, in saturated rows minus (1 - T) σ · refuge too.
 
-@dataclass(frozen=True)
-class _Seen:
-    """What a row sees: counts of valid, flagged and unflagged columns (B, 1, 1 | Q, 1); the columns (B, 1, Q, K) where rows differ."""
+        A row that does not change has +0 there, and subtracting that leaves every number its bits, -0 and all.
+        """
+        saturated = e.op("Add", self._benign, e.op("Mul", e.unsqueeze(self._room, 3), self._refuge))
+        active, zero = e.unsqueeze(self.active, 3), e.constant(0.0)
+        if self._alike:
+            # One product in place of two that go through (B, H, Q, D) number by number.
+            benign = e.op("Expand", self._benign, e.op("Shape", saturated)) if self._one_head else self._benign
+            parts = e.op("Where", active, e.op("Neg", e.op("Concat", benign, saturated, axis=2)), zero)
+            here = e.unsqueeze(self._unsaturated, 2)
+            which = e.float(e.op("Concat", here, e.op("Not", here), axis=2))
+            if self._total is not None:
+                which = e.op("Mul", which, e.unsqueeze(self._total, 2))
+            return e.op("MatMul", e.op("Transpose", which, perm=[0, 1, 3, 2]), parts, role="gap")
+        part = e.op("Neg", e.op("Where", e.unsqueeze(self._unsaturated, 3), self._benign, saturated))
+        if self._total is not None:
+            part = e.op("Mul", part, e.unsqueeze(self._total, 3))
+        return e.op("Where", active, part, zero, role="gap")
 
-    columns: str | None
-    valid: str
-    flagged: str
-    unflagged: str
+    def benign(self, e: Emitter) -> str:
+        """σ Σ q v, (B, H, Q | 1, D)."""
+        return self._benign if self._total is None else e.op("Mul", self._benign, e.unsqueeze(self._total, 3), role="benign")
 
-    def total(self, e: Emitter, x: str) -> str:
-        """Sum of x (B, H, K, D) over the columns that a row sees, (B, H, 1 | Q, D)."""
-        return e.reduce("Sum", x, 2) if self.columns is None else e.op("MatMul", self.columns, x)
+    def refuge_map(self, e: Emitter) -> str:
+        """What saturated rows give to unflagged columns, (B, H, Q, K); 0 in other rows."""
+        weights = self._unflagged
+        if self._seen.columns is not None:
+            weights = e.op("Mul", self._seen.columns, weights)
+        weights = e.op("Div", weights, e.unsqueeze(e.op("Max", self._seen.unflagged, e.constant(1.0)), 3))
+        spread = self._room if self._total is None else e.op("Mul", self._room, self._total)
+        spread = e.op("Where", self._unsaturated, e.constant(0.0), spread, role="spread")
+        return e.op("Mul", e.unsqueeze(spread, 3), weights)
 
 
 def redistribute(e: Emitter, plan: SitePlan, context: MapContext, mask: str, values: str) -> Rows:
     """Emit the row algebra for a mask (B, K) bool and canonical values (B, H, K, D)."""
-    flagged, unflagged, sample = _split_columns(e, context, mask)
-    f, u = e.unsqueeze(e.float(flagged), 1, 3), e.unsqueeze(e.float(unflagged), 1, 3)
-    one = e.constant(1.0)
-    kept = e.op("Sub", one, f, role="kept")
-    seen = _seen(e, plan, context, f, u)
-
-    total = e.reduce("Sum", context.map, 3, role="row_sum")
-    rest = e.op("MatMul", context.map, kept, role="unflagged_mass")
-    refuge_weight = e.op("Div", u, e.op("Max", e.reduce("Sum", u, 2), one))
-    refuge = e.op("Div", seen.total(e, e.op("Mul", u, values)), e.op("Max", seen.unflagged, one), role="refuge")
-
-    share, benign = _benign_part(e, plan.benign, seen, f, values, refuge)
-    spread = e.op("Mul", total, e.op("Sub", one, share), role="spread")
-    active = e.unsqueeze(sample, 2, 3)
-    lost = None
-    refuge_columns = e.op("Transpose", refuge_weight, perm=[0, 1, 3, 2])
-    if seen.columns is not None:
-        active = e.op("And", active, e.op("Greater", seen.flagged, e.constant(0.0)))
-        lost = e.op("Less", seen.unflagged, e.constant(0.5))
-        visible = e.op("Mul", seen.columns, e.op("Transpose", u, perm=[0, 1, 3, 2]))
-        refuge_columns = e.op("Div", visible, e.op("Max", seen.unflagged, one))
-    return Rows(
-        flagged=flagged,
-        active=active,
-        saturated=e.op("Not", e.op("Greater", rest, e.op("Mul", total, e.constant(FLOOR))), role="saturated"),
-        lost=lost,
-        scale=e.op("Div", spread, e.op("Max", rest, e.constant(TINY)), role="scale"),
-        spread=spread,
-        refuge=refuge,
-        benign=e.op("Mul", total, benign, role="benign"),
-        kept=kept,
-        refuge_columns=refuge_columns,
-    )
-
-
-def _split_columns(e: Emitter, context: MapContext, mask: str) -> tuple[str, str, str]:
-    """Flagged (B, K), unflagged valid (B, K) and changed samples (B, 1), all bool, after rule 1."""
-    half = e.constant(0.5)
-
-    def any_of(columns: str) -> str:
-        return e.op("Greater", e.reduce("Max", e.float(columns), 1), half)
-
-    def valid_without(columns: str) -> str:
-        others = e.op("Not", columns)
-        return others if context.valid is None else e.op("And", context.valid, others)
-
-    sample = e.op("And", any_of(mask), any_of(valid_without(mask)), role="sample")
+    half, one = e.constant(0.5), e.constant(1.0)
+    others = e.op("Not", mask)
+    if context.valid is not None:
+        others = e.op("And", context.valid, others)
+    f, u = e.unsqueeze(e.float(mask), 1, 2), e.unsqueeze(e.float(others), 1, 2)
+    kept = e.op("Sub", one, e.op("Transpose", f, perm=[0, 1, 3, 2]), role="kept")
+    count_f, count_u = (e.reduce("Sum", columns, 2, 3, keepdims=False) for columns in (f, u))  # (B, 1)
+    sample = e.op("And", e.op("Greater", count_f, half), e.op("Greater", count_u, half), role="sample")
     flagged = e.op("And", mask, sample, role="flagged")
-    return flagged, valid_without(flagged), sample
-
-
-def _seen(e: Emitter, plan: SitePlan, context: MapContext, flagged: str, unflagged: str) -> _Seen:
+    active, lost = e.unsqueeze(sample, 2), None
     if plan.every_row_sees_every_column:
-        count_flagged, count_unflagged = e.reduce("Sum", flagged, 2), e.reduce("Sum", unflagged, 2)
-        return _Seen(None, e.op("Add", count_flagged, count_unflagged), count_flagged, count_unflagged)
+        count_f, count_u = e.unsqueeze(count_f, 2), e.unsqueeze(count_u, 2)
+        seen = _Seen(None, e.op("Add", count_f, count_u), count_f, count_u)
+    else:
+        seen = _rows_differ(e, context, f, u)
+        lost = e.op("Less", seen.unflagged, half)
+        active = e.op("And", e.op("And", active, e.op("Greater", seen.flagged, half)), e.op("Not", lost))
+
+    average = e.op("Max", seen.unflagged, one)
+    if seen.columns is None:
+        refuge = e.op("MatMul", e.op("Div", u, e.unsqueeze(average, 3)), values, role="refuge")
+    else:
+        refuge = e.op("Div", seen.total(e, u, values), e.unsqueeze(average, 3), role="refuge")
+    share, benign, alike = _benign_part(e, plan.benign, seen, f, values, refuge)
+    room = e.op("Sub", one, share, role="room")
+    pair = plan.benign
+    one_head = pair.values is not None and not pair.own_values and pair.attention.shape[0] == pair.values.shape[0] == 1
+
+    rest = e.squeeze(e.op("MatMul", context.map, kept, role="unflagged_mass"), 3)
+    total = None if context.rows_sum_to_one else e.reduce("Sum", context.map, 3, keepdims=False, role="row_sum")
+    floor = e.constant(FLOOR) if total is None else e.op("Mul", total, e.constant(FLOOR))
+    unsaturated = e.op("Greater", rest, floor, role="unsaturated")
+    scale = e.op("Div", room if total is None else e.op("Mul", room, total), rest)
+    scale = e.op("Where", active, e.op("Where", unsaturated, scale, e.constant(0.0)), one, role="scale")
+    return Rows(flagged, active, lost, e.unsqueeze(scale, 3), kept, unsaturated, total, room, benign, refuge, alike, one_head, u, seen)
+
+
+def _rows_differ(e: Emitter, context: MapContext, flagged: str, unflagged: str) -> _Seen:
     visible = e.op("Greater", e.reduce("Mean", context.map, 1), e.constant(VISIBLE))
     if context.valid is not None:
         visible = e.op("And", visible, e.unsqueeze(context.valid, 1, 2))
     columns = e.float(visible)
-    count_flagged, count_unflagged = e.op("MatMul", columns, flagged), e.op("MatMul", columns, unflagged)
-    return _Seen(columns, e.op("Add", count_flagged, count_unflagged), count_flagged, count_unflagged)
+    counts = [e.squeeze(e.op("MatMul", columns, e.op("Transpose", part, perm=[0, 1, 3, 2])), 3) for part in (flagged, unflagged)]
+    return _Seen(columns, e.op("Add", *counts), *counts)
 
 
-def _benign_part(e: Emitter, pair: BenignPair, seen: _Seen, flagged: str, values: str, refuge: str) -> tuple[str, str]:
-    """T (B, H, 1 | Q, 1) and Σ q v (B, H, 1 | Q, D), after rule 3."""
-    one = e.constant(1.0)
+def _benign_part(e: Emitter, pair: BenignPair, seen: _Seen, flagged: str, values: str, refuge: str) -> tuple[str, str, bool]:
+    """T (B, H, 1 | Q) and Σ q v (B, H, 1 | Q, D), after rule 3; whether they are the same for all rows."""
+    alike = seen.columns is None and (pair.relative or pair.attention.shape[1] == 1)
     if pair.relative:
-        level = e.constant(pair.attention.reshape(1, -1, 1, 1))
-        unit = e.op("Div", level, e.op("Max", seen.valid, one))
+        level = e.constant(pair.attention.reshape(1, -1, 1))
+        unit = e.op("Div", level, e.op("Max", seen.valid, e.constant(1.0)))
         share = e.op("Mul", unit, seen.flagged)
+        most = float(np.max(pair.attention))
     else:
         attention = e.constant(pair.attention[None])
-        share = e.op("MatMul", attention, flagged)
-    cap = e.op("Max", share, one)
-    capped = e.op("Div", share, cap, role="benign_share")
+        share = e.squeeze(e.op("MatMul", attention, e.op("Transpose", flagged, perm=[0, 1, 3, 2])), 3)
+        most = float(pair.attention.astype(np.float64).sum(-1).max())
+    cap = None
+    if most > 1.0:  # else T cannot be
+        cap = e.op("Max", share, e.constant(1.0))
+        share = e.op("Div", share, cap, role="benign_share")
 
-    per_column = pair.own_values or (pair.values is not None and pair.values.shape[-2] > 1)
-    if not per_column:
+    if not pair.own_values and (pair.values is None or pair.values.shape[-2] == 1):
         value = refuge if pair.values is None else e.constant(pair.values[None])
-        return capped, e.op("Mul", capped, value)
+        return share, e.op("Mul", e.unsqueeze(share, 3), value), alike
     column_values = values if pair.own_values or pair.values is None else e.constant(pair.values[None])
-    hidden = e.op("Mul", flagged, column_values)
-    weighed = e.op("Mul", unit, seen.total(e, hidden)) if pair.relative else e.op("MatMul", attention, hidden)
-    return capped, e.op("Div", weighed, cap)
+    if pair.relative:
+        weighed = e.op("Mul", e.unsqueeze(unit, 3), seen.total(e, flagged, column_values))
+    else:
+        weighed = e.op("MatMul", e.op("Mul", attention, flagged), column_values)
+    return share, weighed if cap is None else e.op("Div", weighed, e.unsqueeze(cap, 3)), alike

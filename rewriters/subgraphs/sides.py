@@ -25,13 +25,15 @@ def value_side(e: Emitter, operands: Operands, plan: SitePlan, context: MapConte
     """The patched output of a site in its own layout, for flagged columns `mask` (B, K). What is not flagged comes out bit-identical."""
     rows = redistribute(e, plan, context, mask, operands.values(e))
     rest = operands.remainder(e, rows.flagged)
-    moved = e.op("Where", rows.saturated, e.op("Mul", rows.spread, rows.refuge), e.op("Mul", rows.scale, rest.product))
-    patched = e.op("Add", moved, rows.benign, role="patched")
+    patched = e.op("Sub", e.op("Mul", rest.product, rows.scale), rows.gap(e), role="patched")
     if operands.dtype == TensorProto.DOUBLE:
         patched = e.cast(patched, operands.dtype)
+    if rest.untouched != rest.product:
+        patched = e.op("Where", e.unsqueeze(rows.active, 3), patched, rest.untouched)
     if rows.lost is not None:
-        patched = e.op("Where", rows.lost, operands.canonical(e, operands.original(e)), patched)
-    return operands.restore(e, e.op("Where", rows.active, patched, rest.untouched), rest.like)
+        # What such a row gave to flagged columns is missing from the product.
+        patched = e.op("Where", e.unsqueeze(rows.lost, 3), operands.canonical(e, operands.original(e)), patched)
+    return operands.restore(e, patched, rest.like)
 
 
 def map_side(e: Emitter, site: Site, plan: SitePlan, context: MapContext, mask: str, unchanged: str) -> tuple[str, str]:
@@ -42,12 +44,9 @@ def map_side(e: Emitter, site: Site, plan: SitePlan, context: MapContext, mask: 
     """
     canonical = Canonical(site)
     rows = redistribute(e, plan, context, mask, canonical.values(e, site.values))
-    kept = e.op("Transpose", rows.kept, perm=[0, 1, 3, 2])
-    scaled = e.op("Mul", e.op("Mul", context.map, kept), rows.scale)
-    patched = e.op("Where", rows.saturated, e.op("Mul", rows.spread, rows.refuge_columns), scaled)
-    change = rows.active
-    if rows.lost is not None:
-        change = e.op("And", change, e.op("Not", rows.lost))
+    scaled = e.op("Mul", e.op("Mul", context.map, e.op("Transpose", rows.kept, perm=[0, 1, 3, 2])), rows.scale)
+    patched = e.op("Add", scaled, rows.refuge_map(e))
+    change = e.unsqueeze(rows.active, 3)
     new_map = e.op("Where", change, patched, canonical.probabilities(e, unchanged))
-    benign = e.op("Where", change, rows.benign, e.constant(0.0, np.float32))
+    benign = e.op("Where", change, rows.benign(e), e.constant(0.0, np.float32))
     return canonical.restore(e, new_map, site.probabilities, site.layout.probabilities), benign

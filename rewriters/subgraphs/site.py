@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,11 +12,12 @@ from onnx import TensorProto
 from ..bodies import Wiring
 from ..emit import Emitter
 from ..lowering import FUSED, open_fused
-from ..plan import BenignPair, Cnn, SitePlan, Static
+from ..lowering.microsoft_beside import Beside
+from ..plan import BenignPair, Cnn, OneClass, Profile, SitePlan, Static
 from ..sites import Site
 from .between_pairs import patch_between_pairs, read_beside
 from .context import MapContext
-from .detectors import scores
+from .detectors import evidence, scores
 from .gating import Branch, Replacement, gate
 from .operands import HALF, KnowsColumns, Operands, ProductOperands
 from .sides import value_side
@@ -23,17 +25,20 @@ from .validity import valid_columns
 
 __all__ = ["Controls", "Replacement", "SitePatch", "detect_site", "patch_site", "redistribute_site", "score_site", "with_companions"]
 
+_LAYOUT = {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Identity", "DynamicQuantizeLinear"}
+
 
 @dataclass(frozen=True)
 class Controls:
     """Value names of the runtime controls in the body at hand: `enabled` bool, `threshold` float32, both 0-d.
 
-    companion: see `PatchPlan`.
+    companion: see `PatchPlan`. frozen: both are constants, and the patch is on.
     """
 
     enabled: str
     threshold: str
     companion: float = 1.0
+    frozen: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,19 +67,23 @@ def patch_site(
     """
     e.conditional = gated
     site = _reading_early(e, site, wiring)
-    operands = _operands(e, site, wiring.maker[site.product])
+    operands = _operands(e, site, plan, wiring.maker[site.product])
     context = _context(e, site, plan, operands)
-    columns, companions = _flag(e, plan, context, controls)
-    if carried is not None:
-        columns = e.op("Or", columns, carried, role="joined_columns")
-    if companions is not None:
-        columns = with_companions(e, columns, companions)
-    any_flagged = e.op("Greater", e.reduce("Max", e.float(columns), 0, 1, keepdims=False), e.constant(0.5), role="any_flagged")
+
+    def decide(inner: Emitter) -> list[str]:
+        columns, companions = _flag(inner, plan, context, controls)
+        if carried is not None:
+            columns = inner.op("Or", columns, carried, role="joined_columns")
+        if companions is not None:
+            columns = with_companions(inner, columns, companions)
+        return [columns, inner.cast(inner.reduce("Max", inner.float(columns), 0, 1, keepdims=False), TensorProto.BOOL)]
+
+    columns, any_flagged = _where_enabled(e, controls, context, decide, ("columns", "any_flagged"))
     if site.quantizer is not None:
         return SitePatch(patch_between_pairs(e, site, plan, context, columns, any_flagged, gated, wiring), columns)
     if gated:
         then, otherwise = e.branch(), e.branch()
-        patched = value_side(then, operands, plan, context, columns)
+        patched = _patched(then, operands, plan, context, columns)
         if operands.dtype in HALF:
             # Out of an If in float32: runtimes that compute half precision in float32 then see casts side by side, and drop them, as they
             # do in the original.
@@ -86,27 +95,33 @@ def patch_site(
             kind = [operands.dtype]
             gate(e, any_flagged, Branch(then, [patched], kind), Branch(otherwise, [operands.original(otherwise)], kind), [site.product])
     else:
-        _finish(e, value_side(e, operands, plan, context, columns), site.product)
+        _finish(e, _patched(e, operands, plan, context, columns), site.product)
     return SitePatch((Replacement(site.product, tuple(e.nodes)),), columns)
 
 
 def detect_site(e: Emitter, site: Site, plan: SitePlan, controls: Controls, wiring: Wiring) -> SitePatch:
     """Emit detection alone: the site's output stays the original, its columns are known."""
     site = _reading_early(e, site, wiring)
-    operands = _operands(e, site, wiring.maker[site.product])
-    columns, companions = _flag(e, plan, _context(e, site, plan, operands), controls)
+    operands = _operands(e, site, plan, wiring.maker[site.product])
+    context = _context(e, site, plan, operands)
+
+    def decide(inner: Emitter) -> list[str]:
+        columns, companions = _flag(inner, plan, context, controls)
+        return [columns] if companions is None else [columns, companions]
+
+    columns, *companions = _where_enabled(e, controls, context, decide, ("columns", "companions"))
     _finish(e, operands.original(e), site.product)
-    return SitePatch((Replacement(site.product, tuple(e.nodes)),), columns, companions)
+    return SitePatch((Replacement(site.product, tuple(e.nodes)),), columns, *companions)
 
 
 def score_site(e: Emitter, site: Site, plan: SitePlan, wiring: Wiring) -> SitePatch:
     """Emit the detector alone, for sites that decide together what is flagged; the site's output stays the original."""
     site = _reading_early(e, site, wiring)
-    operands = _operands(e, site, wiring.maker[site.product])
+    operands = _operands(e, site, plan, wiring.maker[site.product])
     score = None
     if not isinstance(plan.detector, Static):
         context = _context(e, site, plan, operands)
-        score = scores(e, context, plan.detector)
+        score = evidence(e, context, plan.detector)
         if context.valid is not None:
             score = e.op("Where", context.valid, score, e.constant(-np.inf), role="valid_score")
     _finish(e, operands.original(e), site.product)
@@ -115,8 +130,8 @@ def score_site(e: Emitter, site: Site, plan: SitePlan, wiring: Wiring) -> SitePa
 
 def redistribute_site(e: Emitter, site: Site, plan: SitePlan, columns: str, node: onnx.NodeProto, output: str) -> None:
     """Emit redistribution alone, for columns (B, K) that are known; `output` gets the result in the site's own layout."""
-    operands = _operands(e, site, node)
-    _finish(e, value_side(e, operands, plan, _context(e, site, plan, operands), columns), output)
+    operands = _operands(e, site, plan, node)
+    _finish(e, _patched(e, operands, plan, _context(e, site, plan, operands), columns), output)
 
 
 def _reading_early(e: Emitter, site: Site, wiring: Wiring) -> Site:
@@ -128,15 +143,62 @@ def _reading_early(e: Emitter, site: Site, wiring: Wiring) -> Site:
     return site
 
 
-def _operands(e: Emitter, site: Site, node: onnx.NodeProto) -> Operands:
-    return open_fused(e, site, node) if site.form in FUSED else ProductOperands(site, node)
+def _operands(e: Emitter, site: Site, plan: SitePlan, node: onnx.NodeProto) -> Operands:
+    """The operands, their map there, unless the detector can do with some rows of a map that has to be computed."""
+    operands = open_fused(e, site, node, whole=False) if site.form in FUSED else ProductOperands(site, node)
+    if not isinstance(operands, Beside):
+        return operands
+    sparing = isinstance(plan.detector, Profile | OneClass) and plan.detector.every > 1 and not _fixed_length(plan)
+    return operands if sparing and operands.emit_rows is not None and operands.valid is not None else operands.opened(e)
+
+
+def _patched(e: Emitter, operands: Operands, plan: SitePlan, context: MapContext, columns: str) -> str:
+    """The redistribution, with the map made here where the detector did without."""
+    if isinstance(operands, Beside):
+        operands = operands.opened(e)
+        context = replace(context, map=operands.map(e))
+    return value_side(e, operands, plan, context, columns)
 
 
 def _context(e: Emitter, site: Site, plan: SitePlan, operands: Operands) -> MapContext:
+    if isinstance(operands, Beside) and operands.emit_map is not None:
+        return MapContext("", operands.valid, site.self_attention, some_rows=operands.emit_rows)
     canonical_map = operands.map(e)
     known = operands.valid if isinstance(operands, KnowsColumns) else None
     valid = None if _fixed_length(plan) else valid_columns(e, site, canonical_map, known)
-    return MapContext(canonical_map, valid, site.self_attention)
+    return MapContext(canonical_map, valid, site.self_attention, _sums_to_one(site))
+
+
+def _sums_to_one(site: Site) -> bool:
+    """Whether the map is a float32 Softmax over columns, with nothing but changes of layout behind it."""
+    if not site.form.startswith("softmax") or site.form.startswith("softmax-flat") or site.quantizer is not None:
+        return False
+    behind = site.chain[site.chain.index("Softmax") + 1 : -1] if "Softmax" in site.chain else (None,)
+    return site.dtype == TensorProto.FLOAT and {*behind} <= _LAYOUT
+
+
+def _where_enabled(
+    e: Emitter, controls: Controls, context: MapContext, decide: Callable[[Emitter], list[str]], roles: tuple[str, ...]
+) -> list[str]:
+    """Bools that `decide` emits, in an If on `atpatch_enabled`: columns (B, K), and a 0-d value where its role is "any_flagged".
+
+    A patch that is switched off costs next to nothing so. And onnxruntime lays out the memory of a body once for all runs: small values
+    among the large ones, above all those that live long, may cost the large ones the places that they take in turns, and the model's own
+    nodes get slower (MiniLM-L6, 8 × 128, onnxruntime 1.32: by 3 %; one more small output does it to the original too). A branch has its own
+    place for them.
+    """
+    if not e.conditional or controls.frozen:
+        return decide(e)
+    then, otherwise = e.branch(), e.branch()
+    made = decide(then)
+    nothing = [
+        otherwise.op("Identity", otherwise.constant(False, np.bool_)) if role == "any_flagged" else context.no_columns(otherwise)
+        for role in roles[: len(made)]
+    ]
+    kinds = [int(TensorProto.BOOL)] * len(made)
+    outputs = [e.value(role) for role in roles[: len(made)]]
+    gate(e, controls.enabled, Branch(then, made, kinds), Branch(otherwise, nothing, kinds), outputs, "detection")
+    return outputs
 
 
 def _finish(e: Emitter, value: str, output: str) -> None:
@@ -167,7 +229,7 @@ def _over(e: Emitter, score: str, threshold: str, context: MapContext, controls:
     over = e.op("Greater", score, threshold)
     if context.valid is not None:
         over = e.op("And", over, context.valid)
-    return e.op("And", over, controls.enabled, role="columns")
+    return over if e.conditional or controls.frozen else e.op("And", over, controls.enabled, role="flags")
 
 
 def with_companions(e: Emitter, columns: str, companions: str) -> str:

@@ -21,7 +21,7 @@ def valid_columns(e: Emitter, site: Site, canonical_map: str, known: str | None 
     samples_lead = site.layout.rank == 4 or site.layout.merged_heads is not None
     if site.key_mask is not None and samples_lead:
         mask = site.key_mask
-        return e.shared(f"valid:{mask}", lambda: e.cast(mask, TensorProto.BOOL))
+        return e.shared(f"valid:{mask}", lambda body: body.cast(mask, TensorProto.BOOL))
     if known is not None:
         return known
     # Rows first, then heads: onnxruntime takes 18 times as long over both axes at once (one sample, 12 heads, 512 columns).

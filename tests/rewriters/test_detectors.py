@@ -35,21 +35,22 @@ def separating(scores: np.ndarray, share: float = 0.7) -> float:
     return float((finite[best] + finite[best + 1]) / 2)
 
 
-def random_profile(heads: int, rng: np.random.Generator, probes: tuple[int, ...] = (0, 2)) -> Profile:
+def random_profile(heads: int, rng: np.random.Generator, probes: tuple[int, ...] = (0, 2), every: int = 1) -> Profile:
     width = heads * (1 + len(probes))
     dense = [
         Dense(rng.normal(size=shape).astype(np.float32), rng.normal(size=shape[1]).astype(np.float32)) for shape in ((width, 8), (8, 1))
     ]
-    return Profile(tuple(dense), rng.normal(size=width).astype(np.float32), rng.uniform(0.5, 2, width).astype(np.float32), probes)
+    return Profile(tuple(dense), rng.normal(size=width).astype(np.float32), rng.uniform(0.5, 2, width).astype(np.float32), probes, every)
 
 
+@pytest.mark.parametrize("every", [1, 2, 4])
 @pytest.mark.parametrize("padded", [False, True], ids=["full", "padded"])
 @pytest.mark.parametrize("layout", ["4d", "merged", "3d"])
-def test_profile(layout: str, padded: bool) -> None:
+def test_profile(layout: str, padded: bool, every: int) -> None:
     data = feeds(layout)
     if padded:
         data["bias"][0, ..., 5:] = -np.inf
-    detector = random_profile(1 if layout == "3d" else H, np.random.default_rng(3))
+    detector = random_profile(1 if layout == "3d" else H, np.random.default_rng(3), every=every)
     a = run(attention_block(layout=layout).model, data)["p"]
     a = a.reshape(-1, H, *a.shape[1:]) if layout == "merged" else a[:, None] if layout == "3d" else a
     valid = (a > 0).any((1, 2))
@@ -58,19 +59,34 @@ def test_profile(layout: str, padded: bool) -> None:
     np.testing.assert_array_equal(flagged(detector, data, threshold, layout=layout)["columns"], scores > threshold)
 
 
+def test_rows_that_are_read_are_no_fewer_than_all_by_a_number_from_1_up() -> None:
+    with pytest.raises(AtpatchError) as caught:
+        flagged(random_profile(H, np.random.default_rng(3), every=0), feeds(), 0.5)
+    assert caught.value.code == "ATP015"
+
+
 @pytest.mark.parametrize("padded", [False, True], ids=["full", "padded"])
 @pytest.mark.parametrize("exempt", [(), (0, -1)], ids=str)
 @pytest.mark.parametrize("squared", [False, True], ids=["excess", "distance"])
 @pytest.mark.parametrize("rank", [0, 2, 5])
 @pytest.mark.parametrize("by_place", [False, True], ids=["anywhere", "by place"])
 def test_oneclass(by_place: bool, rank: int, squared: bool, exempt: tuple[int, ...], padded: bool) -> None:
+    check_oneclass(by_place, rank, squared, exempt, padded)
+
+
+@pytest.mark.parametrize("by_place", [False, True], ids=["anywhere", "by place"])
+def test_oneclass_of_some_rows(by_place: bool) -> None:
+    check_oneclass(by_place, 0, True, (), True, every=3)
+
+
+def check_oneclass(by_place: bool, rank: int, squared: bool, exempt: tuple[int, ...], padded: bool, every: int = 1) -> None:
     data, rng, width = feeds(), np.random.default_rng(11), 2 * H
     if padded:
         data["bias"][0, ..., 5:] = -np.inf
     place = (K,) if by_place else ()
     mean = rng.random((*place, width)).astype(np.float32)
     weight = rng.normal(size=(*place, width, 3)).astype(np.float32)
-    detector = OneClass(mean, weight, squared, offset=-2.0 if rank else 0.25, rank=rank, exempt=exempt)
+    detector = OneClass(mean, weight, squared, offset=-2.0 if rank else 0.25, rank=rank, exempt=exempt, every=every)
     a = run(attention_block().model, data)["p"]
     valid = (a > 0).any((1, 2))
     scores = np.where(valid, oracle.oneclass(a, valid, detector, self_attention=False), -np.inf)

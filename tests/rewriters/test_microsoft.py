@@ -12,11 +12,12 @@ from onnx import TensorProto, numpy_helper
 from rewriters.finder import find_sites
 from rewriters.opening import open_sites
 from rewriters.patcher import patch, unpatch
-from rewriters.plan import BenignPair, PatchPlan, SitePlan, Static, Statistic
+from rewriters.plan import BenignPair, Dense, PatchPlan, Profile, SitePlan, Static, Statistic
 from tests import oracle
 
 from .graphs import run, session
 from .microsoft import CASES, Case, N, case, one_node
+from .test_detectors import separating
 from .test_exports import with_outputs
 
 each_case = pytest.mark.parametrize("case", CASES, ids=[case.id for case in CASES])
@@ -73,6 +74,28 @@ def test_firing_patch_agrees_with_numpy(case: Case, columns: tuple[int, ...]) ->
         np.testing.assert_allclose(got["out"][case.sound], want[case.sound], atol=1e-5 * max(1.0, np.abs(want).max()), rtol=0)
         assert got["out"][~case.sound].tobytes() == before[~case.sound].tobytes()
         assert not np.allclose(got["out"], before, atol=1e-3)
+
+
+@pytest.mark.parametrize("probes", [(0,), (0, 1)], ids=["row 0", "rows 0 and 1"])
+@each_case
+def test_detector_of_some_rows(case: Case, probes: tuple[int, ...]) -> None:
+    """Where it can, it computes those rows alone, and the redistribution makes the map anew."""
+    a, v = case.truth.map, case.truth.values
+    if a.shape[2] <= max(probes):
+        pytest.skip("a step of one row")
+    rng, width = np.random.default_rng(2), N * (1 + len(probes))
+    layer = Dense(rng.normal(size=(width, 1)).astype(np.float32), np.zeros(1, np.float32))
+    detector = Profile((layer,), np.full(width, 0.5, np.float32), np.ones(width, np.float32), probes, every=2)
+    pair = BenignPair(np.array([0.5], np.float32), rng.normal(size=(1, 1, v.shape[-1])).astype(np.float32))
+    valid = np.ones((len(a), a.shape[-1]), bool) if case.valid is None else case.valid
+    visible = valid & (a > 1e-30).any((1, 2))
+    scores = np.where(visible, oracle.profile(a, visible, detector, case.self_attention), -1.0)
+    threshold = separating(np.where(scores >= 0, scores, np.inf))
+    want = oracle.joint(a, v, scores > threshold, visible, pair).transpose(0, 2, 1, 3).reshape(*case.truth.output.shape)
+    for gating in ("if", "none"):
+        got = run(patched_with(case, SitePlan(detector, pair), threshold=threshold, gating=gating, telemetry=True), case.feeds)
+        np.testing.assert_array_equal(got["atpatch_columns/attention"], scores > threshold)
+        np.testing.assert_allclose(got["out"][case.sound], want[case.sound], atol=1e-5 * max(1.0, np.abs(want).max()), rtol=0)
 
 
 def test_opened_sites_give_map_and_values() -> None:

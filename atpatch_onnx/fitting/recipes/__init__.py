@@ -41,6 +41,9 @@ class Recipe(Protocol):
             AtpatchError: ATP056 where the data do not admit this kind.
         """
 
+    def train_together(self, by_place: Mapping[str, bool]) -> Mapping[str, Detector]:
+        """Detectors for the same sites whose logits are to be added up; none where this kind or these maps do not admit it."""
+
     def logits(self, site: Site, detector: Any, batch: SiteBatch) -> NDArray[np.float64]:
         """Scores before the sigmoid, (B, K); entries of padding mean nothing."""
 

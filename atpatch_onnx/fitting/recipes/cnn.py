@@ -47,6 +47,9 @@ class CnnRecipe:
         detector = train_cnn(maps, labels, seed=self._seed, tick=tick)
         return dict.fromkeys(self._names, detector)
 
+    def train_together(self, by_place: Mapping[str, bool]) -> Mapping[str, Cnn]:
+        return {}
+
     def logits(self, site: Site, detector: Cnn, batch: SiteBatch) -> NDArray[np.float64]:
         from ...detectors.cnn import cnn_logits
 

@@ -25,9 +25,9 @@ class ProfileRecipe:
     def __init__(self, sites: Sequence[Site], rows: int, columns: int, seed: int) -> None:
         from . import PROBES
 
-        self._generators = {site.id: np.random.default_rng((seed, index)) for index, site in enumerate(sites)}
-        self._samples = {site.id: ColumnSample(site, rows, columns, PROBES, self._generators[site.id]) for site in sites}
-        self._probes = PROBES
+        self._seed, self._probes = seed, PROBES
+        # One generator a site, all alike: thinned out in the same way, sites keep the same columns.
+        self._samples = {site.id: ColumnSample(site, rows, columns, PROBES, np.random.default_rng(seed)) for site in sites}
 
     def observe(self, site: Site, batch: SiteBatch, anomalous: NDArray[np.bool_]) -> None:
         self._samples[site.id].add(batch, anomalous)
@@ -38,9 +38,19 @@ class ProfileRecipe:
         detectors = {}
         for index, (name, sample) in enumerate(self._samples.items()):
             tick(index, len(self._samples))
-            seed = int(self._generators[name].integers(2**31))
+            seed = int(np.random.default_rng((self._seed, index)).integers(2**31))
             detectors[name] = train_profile(sample.columns(by_place=by_place[name]), probes=self._probes, seed=seed)
         return detectors
+
+    def train_together(self, by_place: Mapping[str, bool]) -> Mapping[str, Profile]:
+        from ...detectors.profile import train_together
+
+        sites = [sample.columns(by_place=by_place[name]) for name, sample in self._samples.items()]
+        first = sites[0]
+        same = all(np.array_equal(one.place, first.place) and np.array_equal(one.anomalous, first.anomalous) for one in sites)
+        if len(sites) == 1 or not same:
+            return {}
+        return dict(zip(self._samples, train_together(sites, probes=self._probes, seed=self._seed), strict=True))
 
     def logits(self, site: Site, detector: Profile, batch: SiteBatch) -> NDArray[np.float64]:
         return profile_logits(

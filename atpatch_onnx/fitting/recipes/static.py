@@ -27,7 +27,10 @@ class StaticRecipe:
         self._always = np.ones(columns, bool)
 
     def observe(self, site: Site, batch: SiteBatch, anomalous: NDArray[np.bool_]) -> None:
-        labelled = anomalous[anomalous.any(1)]
+        # A batch of texts may be cut to its length; nothing is labelled beyond.
+        labelled = np.zeros((len(anomalous), len(self._ever)), bool)
+        labelled[:, : anomalous.shape[1]] = anomalous
+        labelled = labelled[labelled.any(1)]
         self._ever |= labelled.any(0)
         self._always &= labelled.all(0)
 
@@ -38,6 +41,9 @@ class StaticRecipe:
             )
         columns = tuple(int(place) for place in np.flatnonzero(self._ever))
         return {site.id: Static(columns) for site in self._sites}
+
+    def train_together(self, by_place: Mapping[str, bool]) -> Mapping[str, Static]:
+        return {}
 
     def logits(self, site: Site, detector: Static, batch: SiteBatch) -> NDArray[np.float64]:
         listed = np.isin(np.arange(batch.map.shape[3]), detector.columns)

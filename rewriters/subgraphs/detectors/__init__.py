@@ -7,7 +7,12 @@ from ...plan import Cnn, Detector, OneClass, OnnxGraph, Profile, Static, Statist
 from ..context import MapContext
 from . import cnn, oneclass, onnx_graph, profile, static, statistic
 
-__all__ = ["scores"]
+__all__ = ["evidence", "scores"]
+
+
+def evidence(e: Emitter, context: MapContext, detector: Detector) -> str:
+    """What a site adds to a sum of sites, (B, K): logits of a `profile`, the scores of any other kind."""
+    return profile.logits(e, context, detector) if isinstance(detector, Profile) else scores(e, context, detector)
 
 
 def scores(e: Emitter, context: MapContext, detector: Detector) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 from ...emit import Emitter
 from ...plan import OneClass
 from ..context import MapContext
-from .profile import column_features
+from .profile import by_head, column_features
 from .sinks import sinks
 
 __all__ = ["scores"]
@@ -15,22 +15,27 @@ __all__ = ["scores"]
 
 def scores(e: Emitter, context: MapContext, detector: OneClass) -> str:
     """(B, K) nats beyond the offset, 0 below it; -inf at sinks."""
-    features = column_features(e, context, detector.probes, detector.mean.shape[-1])
-    centred = e.op("Sub", features, e.constant(detector.mean))
-    if detector.weight.ndim == 3:  # one matrix a place, as a batch of products over K
-        product = e.op("MatMul", e.unsqueeze(centred, 2), e.constant(detector.weight))
-        y = e.squeeze(product, 2)
+    features = column_features(e, context, detector)
+    order = by_head(detector.mean.shape[-1], detector.probes)
+    mean, weight = detector.mean[..., order], detector.weight[..., order, :]
+    centred = e.op("Sub", features, e.constant(mean.T if mean.ndim == 2 else mean[:, None]))
+    if weight.ndim == 3:  # one matrix a place, as a batch of products over K: (K, B, F) · (K, F, U)
+        y = e.op("MatMul", e.op("Transpose", centred, perm=[2, 0, 1]), e.constant(weight))
+        distance = e.op("Transpose", _summed(e, y, detector.squared, 2), perm=[1, 0])
     else:
-        y = e.op("MatMul", centred, e.constant(detector.weight))
-    if detector.squared:
-        y = e.op("Mul", y, y)
-    distance = e.reduce("Sum", y, 2, keepdims=False, role="distance")
+        # Where nothing is squared, the sum of all units is one unit.
+        y = e.op("MatMul", e.constant(weight.T if detector.squared else weight.sum(1, keepdims=True).T), centred)
+        distance = _summed(e, y, detector.squared, 1)
     exempt = sinks(e, context, detector.exempt)
     beyond = e.op("Sub", distance, e.constant(np.float32(detector.offset)))
     if detector.rank:
         beyond = e.op("Sub", beyond, _neighbour(e, context, distance, exempt, detector.rank))
     score = e.op("Relu", beyond, role="surprise")
     return score if exempt is None else e.op("Where", exempt, e.constant(-np.inf), score)
+
+
+def _summed(e: Emitter, y: str, squared: bool, axis: int) -> str:
+    return e.reduce("Sum", e.op("Mul", y, y) if squared else y, axis, keepdims=False, role="distance")
 
 
 def _neighbour(e: Emitter, context: MapContext, distance: str, exempt: str | None, rank: int) -> str:

@@ -3,35 +3,53 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ...emit import Emitter
-from ...plan import Dense, Profile
+from ...plan import Dense, OneClass, Profile
 from ..context import MapContext
 
-__all__ = ["column_features", "dense_stack", "scores"]
+__all__ = ["by_head", "column_features", "dense_stack", "logits", "scores"]
 
 
 def scores(e: Emitter, context: MapContext, detector: Profile) -> str:
     """(B, K) probabilities."""
-    features = column_features(e, context, detector.probes, len(detector.std))
-    logits = dense_stack(e, features, _standardising(detector))
-    return e.op("Sigmoid", e.squeeze(logits, 2), role="score")
+    return e.op("Sigmoid", logits(e, context, detector), role="score")
 
 
-def column_features(e: Emitter, context: MapContext, probes: tuple[int, ...], width: int) -> str:
-    """(B, K, F): see `plan.Profile`."""
+def logits(e: Emitter, context: MapContext, detector: Profile) -> str:
+    """(B, K), before the sigmoid."""
+    x = column_features(e, context, detector)
+    order = by_head(len(detector.std), detector.probes)
+    *hidden, last = _standardising(detector)
+    # Columns stay the last axis, as in the map, so nothing has to be turned round: x ← Wᵀ x + b, with x (B, F, K).
+    for index, layer in enumerate(hidden):
+        weight = layer.weight[order] if not index else layer.weight
+        bias = layer.bias.T if layer.bias.ndim == 2 else layer.bias[:, None]
+        x = e.op("Relu", e.op("Add", e.op("MatMul", e.constant(weight.T), x), e.constant(bias)))
+    weight = last.weight if hidden else last.weight[order]
+    return e.op("Add", e.op("MatMul", e.constant(weight[:, 0]), x), e.constant(last.bias.T[0] if last.bias.ndim == 2 else last.bias))
+
+
+def column_features(e: Emitter, context: MapContext, detector: Profile | OneClass) -> str:
+    """(B, F, K): see `plan.Profile`; features in the order of `by_head`."""
     valid = context.valid_float(e)
-    rows = [context.row_mean(e, valid)]
-    if probes:
-        rows.append(e.op("Gather", context.map, e.constant(probes, np.int64), axis=2, role="probe_rows"))
-    profile = e.op("Concat", *rows, axis=2) if len(rows) > 1 else rows[0]
     length = context.length(e, valid)
     if valid is not None:
-        length = e.unsqueeze(length, 2, 3)
-    relative = e.op("Mul", profile, length)
+        whole = length
+        length = e.once(f"length of a map:{whole}", lambda: e.unsqueeze(whole, 2, 3))
+    sampled, probed = context.rows(e, detector.every, detector.probes)
+    rows = [context.row_sum(e, sampled, detector.every, valid, length)]
+    if probed is not None:
+        rows.append(e.op("Mul", probed, length))
+    relative = e.op("Concat", *rows, axis=2) if len(rows) > 1 else rows[0]
     features = e.op("Log", e.op("Add", relative, e.constant(1.0)), role="features")
-    by_column = e.op("Transpose", features, perm=[0, 3, 2, 1])
-    return e.reshape(by_column, e.dims(by_column, 0, 2), width)
+    return e.op("Reshape", features, e.constant([0, detector.mean.shape[-1], -1], np.int64))
+
+
+def by_head(width: int, probes: tuple[int, ...]) -> NDArray[np.int64]:
+    """The features of a plan in the order in which a map gives them, all of one head side by side."""
+    return np.arange(width).reshape(1 + len(probes), -1).T.ravel()
 
 
 def _standardising(detector: Profile) -> tuple[Dense, ...]:

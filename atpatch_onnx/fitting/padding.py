@@ -1,0 +1,35 @@
+"""Padding at the end of texts, half of the time where it is computed: texts of one length go together, cut to the longest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rewriters.sites import Site
+
+from ..datasets import DataSet, Ints
+
+__all__ = ["common_mask", "cut", "lengths"]
+
+
+def common_mask(sites: Sequence[Site], data: DataSet) -> str | None:
+    """The graph input that marks padding at every site that knows of any; None where there is no such one input."""
+    masks = {site.key_mask for site in sites if site.key_mask is not None}
+    if len(masks) != 1:
+        return None
+    (name,) = masks
+    return name if name in data.inputs and data.inputs[name].ndim == 2 else None
+
+
+def lengths(mask: NDArray[Any]) -> Ints:
+    """(N,): columns of each row of a mask (N, K) up to the last that is not padding, at least 1."""
+    return np.asarray(np.max((mask != 0) * np.arange(1, mask.shape[1] + 1), axis=1, initial=1), np.int64)
+
+
+def cut(feeds: Mapping[str, NDArray[Any]], mask: str, length: int) -> dict[str, NDArray[Any]]:
+    """Feeds without the columns beyond `length`, in every input that is as wide as the mask."""
+    width = feeds[mask].shape[1]
+    return {name: array[:, :length] if array.ndim > 1 and array.shape[1] == width else array for name, array in feeds.items()}
