@@ -15,6 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 from atpatch_onnx.datasets import DataSet, load_dataset
 from atpatch_onnx.debugset import Subject
 from atpatch_onnx.debugset.gradients import TorchGraph
+from atpatch_onnx.debugset.inversion.cells import best_cell
+from atpatch_onnx.debugset.inversion.masks import Schedule, invert_mask
 from atpatch_onnx.debugset.inversion.rows import token_rows
 from atpatch_onnx.debugset.inversion.state import State
 from atpatch_onnx.debugset.inversion.verdict import by_size, by_success, outlier_indices
@@ -56,6 +58,25 @@ def test_inverts_the_trigger_of_the_digits_victim(atpatch: Atpatch, digits: Path
     found = judge(DIGITS / "model.onnx", hotfix, DIGITS / "clean.npz", DIGITS / "triggered.npz")
     assert found["asr_star"]["value"] <= 0.02
     assert found["clean_changed"]["value"] <= 0.01
+
+
+def test_a_cell_that_works_alone_is_found() -> None:
+    """Scores that look at four places of a 28 × 28 image, in one cell of the grid."""
+
+    def scores(x: torch.Tensor) -> torch.Tensor:
+        spot = x[:, 0, 12:14, 4:6].mean((1, 2))
+        return torch.stack([torch.full_like(spot, 2.0), 6.0 * spot, x.mean((1, 2, 3))], 1)
+
+    samples = np.random.default_rng(0).uniform(0, 0.2, (40, 1, 28, 28)).astype(np.float32)
+    samples[0, 0, 0] = 1.0  # the range that patterns are bound to
+    cell = best_cell(scores, samples, 1, channel_axis=0, seed=0)
+    assert cell is not None and cell.success == 1.0
+    assert cell.mask.sum() == 16 and cell.mask[0, 12:16, 4:8].all()
+    other = best_cell(scores, samples, 2, channel_axis=0, seed=0)
+    assert other is not None and other.success == 0.0
+    assert best_cell(scores, samples.reshape(40, 1, 28, 4, 7), 1, channel_axis=0, seed=0) is None
+    trigger = invert_mask(scores, samples, 1, channel_axis=0, schedule=Schedule(steps=100), seed=0, start=(cell.mask, cell.pattern))
+    assert trigger.success >= 0.9 and set(np.flatnonzero(trigger.mask)) <= set(np.flatnonzero(cell.mask))
 
 
 def test_clean_twin_has_no_backdoor(atpatch: Atpatch, digits: Path, tmp_path: Path) -> None:

@@ -170,9 +170,10 @@ def without_rescaling(model: onnx.ModelProto) -> onnx.ModelProto:
     for _, body in walk_bodies(copy):
         for node in body.node:
             name = node.output[0] if node.output else ""
-            # `atpatch/<site>/scale`, or `scale.1` and so on.
-            if PREFIX in name and node.op_type == "Div" and name.rsplit("/", 1)[-1].split(".")[0] == "scale":
-                node.CopyFrom(helper.make_node("Div", [node.input[1], node.input[1]], [name], name=node.name))
+            # `atpatch/<site>/scale`, or `scale.1` and so on: the factor of rows that change, else 1.
+            if PREFIX in name and node.op_type == "Where" and name.rsplit("/", 1)[-1].split(".")[0] == "scale":
+                changes, _, one = node.input
+                node.CopyFrom(helper.make_node("Where", [changes, one, one], [name], name=node.name))
                 changed += 1
     if not changed:
         raise ValueError("the graph rescales nowhere")

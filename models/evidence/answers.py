@@ -18,7 +18,7 @@ from atpatch_onnx.fitting.running import Runner
 from atpatch_onnx.fitting.served import prediction_output
 from rewriters.telemetry import FLAGGED
 
-__all__ = ["BATCH", "Answers", "Asked", "Figures", "judge", "wilson"]
+__all__ = ["BATCH", "MASK", "Answers", "Asked", "Figures", "judge", "wilson"]
 
 BATCH = 64
 MASK = "attention_mask"

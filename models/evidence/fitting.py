@@ -13,10 +13,10 @@ from atpatch_onnx.fit import fit
 from atpatch_onnx.hotfix import Hotfix, is_silent
 from rewriters.plan import PatchPlan
 
-from .answers import Figures, judge, wilson
+from .answers import MASK, Figures, judge, wilson
 from .case import MOST_CLEAN_FLAGGED, Case
 from .fairness import group_fairness
-from .maps import map_scores
+from .maps import labelled_columns, map_scores
 
 __all__ = ["fit_step", "fitted", "kinds_step", "try_plan"]
 
@@ -30,6 +30,8 @@ def fit_step(case: Case, say: Callable[[str], None]) -> Figures:
     clean, attacked = (answers.predictions for answers in case.before)
     original = judge(case.clean, case.attacked, clean, clean, attacked)
     figures = {**made, "original": original, **try_plan(case, case.plan), "maps": map_scores(case, case.plan)}
+    if case.setting.group == "words":
+        figures["masked"] = _masked(case)
     if case.setting.fault == "bias":
         answers = case.ask(case.patched(case.plan)).all(case.clean)
         before = case.before[0].predictions
@@ -38,6 +40,16 @@ def fit_step(case: Case, say: Callable[[str], None]) -> Figures:
             "patched": group_fairness(case.clean, case.attacked, answers.predictions),
         }
     return figures
+
+
+def _masked(case: Case) -> Figures:
+    """The original's answers where the request itself masks the trigger's tokens: what the surest detector could bring about."""
+    attacked, columns = case.attacked, labelled_columns(case)
+    mask = attacked.inputs[MASK].copy()
+    mask[:, : columns.shape[1]][columns] = 0
+    answers = case.ask(case.model).all(replace(attacked, inputs={**attacked.inputs, MASK: mask}))
+    before = case.before[0].predictions
+    return judge(case.clean, attacked, before, before, answers.predictions)
 
 
 def kinds_step(case: Case, say: Callable[[str], None]) -> Figures:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
+from scipy import special
 
 from atpatch_onnx.datasets import DataSet
 from atpatch_onnx.fitting.capture import Capture
@@ -12,7 +15,7 @@ from rewriters.errors import AtpatchError
 from rewriters.finder import find_sites
 from rewriters.model_io import load
 from rewriters.patcher import patch, unpatch
-from rewriters.plan import BenignPair, PatchPlan, SitePlan, Static, Statistic
+from rewriters.plan import BenignPair, Dense, PatchPlan, Profile, SitePlan, Static, Statistic
 from rewriters.sites import Site
 from tests import oracle
 from tests.exports import EXPORTERS, ExportedModel, export_model
@@ -215,6 +218,33 @@ def test_sites_that_add_up_their_scores_flag_what_the_sum_is_above(family: str) 
     off = run_all(summed, {**feeds, "atpatch_enabled": np.array(False)})
     assert not off["atpatch_flagged"].any()
     assert unpatch(summed) == model
+
+
+@pytest.mark.parametrize("family", ["bert", "vit"])
+def test_profile_sites_add_up_logits_before_the_sigmoid(family: str) -> None:
+    export, model, sites = open_export(family, "dynamo")
+    feeds = export.feeds(4)
+    ((_, batches),) = Capture(model, export.path.parent, sites, DataSet(feeds), None, 1).batches(DataSet(feeds), np.arange(4))
+    random = np.random.default_rng(0)
+    plans = {site.id: SitePlan(random_profile(random, 2 * (site.heads or 1))) for site in sites}
+    logits = [special.logit(oracle.profile(batches[site.id].map, None, plans[site.id].detector, site.self_attention)) for site in sites]
+    total = special.expit(np.sum(logits, 0))
+    threshold = float(np.sort(total.ravel())[-6:-4].mean())
+    plan = PatchPlan(plans, threshold, passes="two", groups=groups_of(family, sites), joint="sum", telemetry=True)
+    got = run_all(patch(model, plan, sites), feeds)
+    for site in sites:
+        np.testing.assert_array_equal(got[f"atpatch_columns/{site.id}"], total > threshold)
+    mixed = {**plans, sites[0].id: SitePlan(Statistic())}
+    with pytest.raises(AtpatchError) as error:
+        patch(model, replace(plan, sites=mixed), sites)
+    assert error.value.code == "ATP015"
+
+
+def random_profile(random: np.random.Generator, features: int) -> Profile:
+    def floats(*shape: int) -> np.ndarray:
+        return random.normal(size=shape).astype(np.float32)
+
+    return Profile((Dense(floats(features, 3), floats(3)), Dense(floats(3, 1), floats(1))), floats(features), np.ones(features, np.float32))
 
 
 def test_a_silent_site_has_no_say_in_a_sum() -> None:

@@ -18,10 +18,11 @@ from ..gradients import TorchGraph
 from ..images import PROBES
 from ..sets import Anomalous, Built, triggered_sets
 from ..subject import Subject
+from .cells import GRID, best_cell
 from .common import Progress, chosen, classes, finish, key, prepare, stepper
 from .masks import MaskTrigger, Schedule, invert_mask
 from .state import State
-from .verdict import by_size
+from .verdict import WORKS, by_size
 
 __all__ = ["invert_masks"]
 
@@ -57,7 +58,7 @@ def invert_masks(
         raise DATA_MALFORMED(f"masks are searched in one input of floats, the graph has {len(floats)}")
     name = floats[0]
     graph, output, predictions, count = prepare(subject, clean)
-    state = State(state_path, key(subject, clean, seed, repr((schedule, POLISH))))
+    state = State(state_path, key(subject, clean, seed, repr((schedule, POLISH, GRID))))
     search = _Search(graph, output, name, clean, predictions, seed, state, progress)
     found = {target: search.of(target, schedule, f"class {target}") for target in classes(asked, count, predictions)}
     smallest = min(found, key=lambda target: found[target].norm)
@@ -107,10 +108,17 @@ class _Search:
         order = np.random.default_rng(self.seed).permutation(len(self.clean))
         rows = np.sort(order[self.predictions[order] != target][:ROWS])
         samples = np.asarray(self.clean.inputs[self.name][rows], np.float32)
-        found = invert_mask(
-            self._scores, samples, target, channel_axis=self._channel, schedule=schedule, seed=self.seed + target,
-            progress=stepper(self.progress, step),
-        )  # fmt: skip
+        seed = self.seed + target
+        cell = best_cell(self._scores, samples, target, channel_axis=self._channel, seed=seed)
+        starts = [None] if cell is None or cell.success < WORKS else [None, (cell.mask, cell.pattern)]
+        tries = [
+            invert_mask(
+                self._scores, samples, target, channel_axis=self._channel, schedule=schedule, seed=seed, start=start,
+                progress=stepper(self.progress, step),
+            )
+            for start in starts
+        ]  # fmt: skip
+        found = min(tries, key=lambda one: (one.success < schedule.wanted, one.norm))
         self.progress(step, schedule.steps, schedule.steps)
         arrays: dict[str, NDArray[Any]] = {"mask": found.mask, "pattern": found.pattern, "numbers": np.array([found.norm, found.success])}
         self.state.put({f"{part} of {step}": array for part, array in arrays.items()})

@@ -12,13 +12,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["MaskTrigger", "Schedule", "invert_mask"]
+__all__ = ["MaskTrigger", "Schedule", "Scores", "bounds", "invert_mask"]
 
 Floats = NDArray[np.floating[Any]]
 Scores = Callable[[Tensor], Tensor]
 """Inputs (B, ...) → class scores (B, C), differentiable."""
 
 EPSILON = 1e-6
+FAINT, STRONG = 0.01, 0.95
+"""Opacity of a given start: gradients reach every place, and none is decided yet."""
 NEGLIGIBLE = 0.02
 """Mask entries below this carry no trigger; they are what the optimiser has not finished removing."""
 
@@ -71,6 +73,7 @@ def invert_mask(
     channel_axis: int | None,
     schedule: Schedule,
     seed: int,
+    start: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> MaskTrigger:
     """The smallest mask, with its pattern, that sends samples to the target class.
@@ -78,16 +81,18 @@ def invert_mask(
     Args:
         samples: (N, ...), none of the target class; their range per channel bounds the pattern.
         channel_axis: axis of a sample that the mask has in common; None: every entry has its own.
+        start: mask of zeros and ones and pattern to set out from; None: at random.
     """
     generator = torch.Generator().manual_seed(seed)
     x = torch.from_numpy(samples)
-    axes = [axis for axis in range(x.ndim) if channel_axis is None or axis != channel_axis + 1]
-    low, high = (
-        x.amin(axes if channel_axis is not None else 0, keepdim=True)[0],
-        x.amax(axes if channel_axis is not None else 0, keepdim=True)[0],
-    )
-    mask_shape = [1 if axis == channel_axis else size for axis, size in enumerate(x.shape[1:])]
-    parameters = [torch.randn(shape, generator=generator).mul_(0.1).requires_grad_() for shape in (mask_shape, list(x.shape[1:]))]
+    low, high = bounds(x, channel_axis)
+    if start is None:
+        mask_shape = [1 if axis == channel_axis else size for axis, size in enumerate(x.shape[1:])]
+        parameters = [torch.randn(shape, generator=generator).mul_(0.1).requires_grad_() for shape in (mask_shape, list(x.shape[1:]))]
+    else:
+        opacity, level = torch.from_numpy(start[0]), (torch.from_numpy(start[1]) - low) / (high - low).clamp_min(EPSILON)
+        shares = (opacity * (STRONG - FAINT) + FAINT, level.clamp(FAINT, 1 - FAINT))
+        parameters = [torch.atanh((2 - EPSILON) * (share - 0.5)).requires_grad_() for share in shares]
     optimiser = torch.optim.Adam(parameters, schedule.rate, betas=(0.5, 0.9))
     labels = torch.full((schedule.batch,), target)
     weight, up, down, stalled, hits = schedule.weight, 0, 0, 0, []
@@ -125,6 +130,12 @@ def invert_mask(
             break
     mask, pattern = current() if best is None else best[1:]
     return _sparse(scores, x, target, mask.detach(), pattern.detach(), schedule)
+
+
+def bounds(x: Tensor, channel_axis: int | None) -> tuple[Tensor, Tensor]:
+    """Least and largest value of samples (N, ...), by channel, or by entry where there are no channels; they broadcast against one."""
+    axes = [0] if channel_axis is None else [axis for axis in range(x.ndim) if axis != channel_axis + 1]
+    return x.amin(axes, keepdim=True)[0], x.amax(axes, keepdim=True)[0]
 
 
 def _sparse(scores: Scores, x: Tensor, target: int, mask: Tensor, pattern: Tensor, schedule: Schedule) -> MaskTrigger:
