@@ -85,6 +85,19 @@ def test_join_puts_clean_rows_behind():
     assert not data.columns[-2:].any() and data.pair[-2:].tolist() == [-1, -1]
 
 
+def test_join_fills_up_the_shorter_texts():
+    debug = DataSet.from_arrays(
+        {"ids": np.full((2, 3), 7), "attention_mask": np.ones((2, 3), int), "columns": np.eye(2, 3) > 1, "pair": np.full(2, -1)}
+    )
+    clean = DataSet.from_arrays({"ids": np.full((1, 4), 8), "attention_mask": np.ones((1, 4), int)})
+    data = join(debug, clean)
+    assert data.inputs["ids"].tolist() == [[7, 7, 7, 0]] * 2 + [[8, 8, 8, 8]]
+    assert data.inputs["attention_mask"].tolist() == [[1, 1, 1, 0]] * 2 + [[1, 1, 1, 1]]
+    assert data.columns.shape == (3, 4)
+    narrow = DataSet.from_arrays({"ids": np.full((1, 2), 8), "attention_mask": np.ones((1, 2), int)})
+    assert join(debug, narrow).inputs["ids"].tolist()[-1] == [8, 8, 0]
+
+
 @pytest.mark.parametrize(
     "clean",
     [{"y": np.zeros((2, 1))}, {"x": np.zeros((2, 4))}, {"x": np.zeros((2, 1)), "columns": np.ones((2, 3), bool)}],

@@ -52,6 +52,8 @@ class _Contender:
     score: Score
     table: list[dict[str, Any]]
     missed: int
+    elsewhere: int = 0
+    """`short`, added up over all thresholds: of two that do equally well at their best, the one that hangs less on the threshold is surer."""
 
     @property
     def short(self) -> int:
@@ -136,9 +138,11 @@ class Tuner:
             return one, {"one": one.score.to_json(), "two": {"not_tried": error.what}}
         one, two = self._at_best(one), self._at_best(two)
         told: dict[str, Any] = {
-            contender.lineup.passes: {**contender.score.to_json(), "missed": contender.missed} for contender in (one, two)
+            contender.lineup.passes: {**contender.score.to_json(), "missed": contender.missed, "elsewhere": contender.elsewhere}
+            for contender in (one, two)
         }
-        return (two if two.short < one.short else one), told
+        surer = (two.short, two.elsewhere) < (one.short, one.elsewhere)
+        return (two if surer else one), told
 
     def _lineup(self, trained: Sequence[TrainedSite], passes: Passes, accept: Accept) -> Lineup:
         """All sites; in two passes with detectors that add up, where the kind has them."""
@@ -157,7 +161,7 @@ class Tuner:
         served = self._serve(lineup, contender.choice)
         tried = [self._score(served, lineup, value) for value in self._thresholds(lineup)]
         score, missed = min(tried, key=lambda pair: (pair[0].key, pair[1]))
-        return replace(contender, score=score, missed=missed)
+        return replace(contender, score=score, missed=missed, elsewhere=sum(score.left + missed for score, missed in tried))
 
     def _key(self, lineup: Lineup, choice: BenignChoice) -> Key:
         score, missed = self._middling(lineup, choice)
