@@ -32,20 +32,22 @@ MASK = "attention_mask"
 
 
 @functools.cache
-def trained_together() -> tuple[Context, list[TrainedSite], list[TrainedSite]]:
+def trained_together(every: int = 1) -> tuple[Context, list[TrainedSite], list[TrainedSite]]:
     """The padded toy's sites with detectors of their own, and together; padding left out."""
     toy = toys.toy(padded=True)
     data = join(as_dataset(toy.debug), as_dataset(toy.clean))
-    context = Context(toy.model, Path(), data, split(data, 0), 0, 0.005, 1, lambda step, done, total: None, MASK)
+    context = Context(toy.model, Path(), data, split(data, 0), 0, 0.005, 1, lambda step, done, total: None, MASK, every)
     sites, _ = find_sites(toy.model)
     capture = Capture(toy.model, Path(), sites, data, toys.LENGTH, 1, MASK)
-    recipe = ProfileRecipe(capture.sites, len(context.parts.train.rows), toys.LENGTH, 0)
+    recipe = ProfileRecipe(capture.sites, len(context.parts.train.rows), toys.LENGTH, 0, every)
     alone = anchor_sites(context, capture, recipe, train_sites(context, capture, recipe))
     return context, alone, sites_together(context, capture, recipe, alone)
 
 
-def test_the_sum_foretells_the_flags_of_the_served_graph():
-    context, _, together = trained_together()
+@pytest.mark.parametrize("every", [1, 3])
+def test_the_sum_foretells_the_flags_of_the_served_graph(every):
+    context, _, together = trained_together(every)
+    assert all(one.plan.detector.every == every for one in together)
     plan = PatchPlan(
         {one.site.id: one.plan for one in together}, passes="two", groups=(tuple(one.site.id for one in together),), joint="sum"
     )
@@ -81,6 +83,13 @@ def test_what_adds_up_takes_two_passes():
     with pytest.raises(AtpatchError) as caught:
         hotfix.plan(sites, None, passes="one")
     assert caught.value.code == "ATP015" and "two passes" in caught.value.what
+
+
+@pytest.mark.parametrize(("detector", "every"), [("profile", 0), ("statistic", 2), ("cnn", 2)])
+def test_only_some_detectors_do_with_some_rows(detector, every):
+    with pytest.raises(AtpatchError) as caught:
+        fit(toys.toy(padded=True).model, toys.toy(padded=True).debug, detector=detector, every=every)
+    assert caught.value.code == "ATP060"
 
 
 # --- padding

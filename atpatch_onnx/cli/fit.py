@@ -35,6 +35,7 @@ FIGURES = {
 @click.option("--detector", type=click.Choice(TRAINABLE), default="profile", show_default=True, help="Kind of detector to train.")
 @click.option("--max-clean-flagged", type=float, default=0.005, show_default=True, help="Share of clean requests that may be flagged.")
 @passes(("one", "two", "auto"), "Patch each site as it comes, or run flagged samples again; auto: two where that stops more.", "auto")
+@click.option("--every", type=int, default=1, show_default=True, metavar="N", help="Column means over every N-th query row: cheaper.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of split and training; the same seed gives the same file.")
 @click.option("--output-name", metavar="NAME", help="Graph output with the class scores; by default the first float output of rank 2.")
 @click.option("--threads", type=int, help="Threads of onnxruntime.")

@@ -29,10 +29,11 @@ class ColumnSample:
 
     Args:
         rows: how many rows will come.
+        probes, every: see `Profile`.
     """
 
-    def __init__(self, site: Site, rows: int, columns: int, probes: Sequence[int], generator: np.random.Generator) -> None:
-        self._site, self._probes, self._generator = site, probes, generator
+    def __init__(self, site: Site, rows: int, columns: int, probes: Sequence[int], every: int, generator: np.random.Generator) -> None:
+        self._site, self._probes, self._every, self._generator = site, probes, every, generator
         self._keep = min(1.0, MOST_NORMAL / max(rows * columns, 1))
         self._features: list[NDArray[np.float32]] = []
         self._anomalous: list[Bools] = []
@@ -42,7 +43,9 @@ class ColumnSample:
 
     def add(self, batch: SiteBatch, anomalous: Bools) -> None:
         """anomalous: (B, K)."""
-        features = profile_features(batch.map, batch.valid, self_attention=self._site.self_attention, probes=self._probes)
+        features = profile_features(
+            batch.map, batch.valid, self_attention=self._site.self_attention, probes=self._probes, every=self._every
+        )
         chosen = batch.valid & (anomalous | (self._generator.random(anomalous.shape) < self._keep))
         self._features.append(features[chosen])
         self._anomalous.append(anomalous[chosen])

@@ -105,7 +105,9 @@ class _Fitting:
 
     def _described(self, name: str, kind: str, moments: Mapping[str, Moments]) -> Detector:
         exempt = () if self._by_place[name] else SINKS
-        return Statistic(exempt) if kind == "statistic" else describe(moments[name], exempt=exempt, probes=PROBES)
+        if kind == "statistic":
+            return Statistic(exempt)
+        return replace(describe(moments[name], exempt=exempt, probes=PROBES), every=self._context.every)
 
     def _speaking(self) -> Sequence[str]:
         """The sites whose detectors count, in graph order."""
@@ -144,7 +146,8 @@ class _Fitting:
         return batch.valid if self._by_place[name] else content_columns(batch.valid)
 
     def _features(self, name: str, batch: SiteBatch) -> NDArray[np.float32]:
-        return profile_features(batch.map, batch.valid, self_attention=self._sites[name].self_attention, probes=PROBES)
+        self_attention = self._sites[name].self_attention
+        return profile_features(batch.map, batch.valid, self_attention=self_attention, probes=PROBES, every=self._context.every)
 
 
 def _assembled(parts: Sequence[tuple[Ints, NDArray[np.float64]]], rows: int) -> NDArray[np.float64]:

@@ -32,7 +32,7 @@ def fit_labelled(context: Context, capture: Capture, kind: str, judge: Judge, ou
             do not suit the kind.
     """
     rows, columns = len(context.parts.train.rows), context.columns.shape[1]
-    made = recipe(kind, capture.sites, rows, columns, context.seed)
+    made = recipe(kind, capture.sites, rows, columns, context.seed, context.every)
     trained = anchor_sites(context, capture, made, train_sites(context, capture, made))
     if all(one.point.recall < LEAST_RECALL for one in trained):
         raise NOT_HELPFUL("no site's maps tell the labelled columns from others")

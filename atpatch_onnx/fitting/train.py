@@ -34,6 +34,7 @@ class Context:
     Attributes:
         most_flagged: bound on the share of clean requests flagged anywhere.
         threads: of onnxruntime.
+        every: of column means, see `Profile`.
         mask: graph input that marks padding, where rows may be cut to their length; see `Runner`.
     """
 
@@ -46,6 +47,7 @@ class Context:
     threads: int | None
     progress: Progress
     mask: str | None = None
+    every: int = 1
 
     @property
     def columns(self) -> NDArray[np.bool_]:

@@ -53,7 +53,7 @@ class _Contender:
     table: list[dict[str, Any]]
     missed: int
     elsewhere: int = 0
-    """`short`, added up over all thresholds: of two that do equally well at their best, the one that hangs less on the threshold is surer."""
+    """`short`, added up over all thresholds: of two that do equally well at their best, the one that hangs less on it is surer."""
 
     @property
     def short(self) -> int:

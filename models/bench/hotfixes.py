@@ -8,8 +8,7 @@ column. So the detectors are trained on maps of the very model, with labels that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +18,13 @@ from numpy.typing import NDArray
 from atpatch_onnx.bench.inputs import random_inputs
 from atpatch_onnx.datasets import DataSet
 from atpatch_onnx.errors import AtpatchError
-from atpatch_onnx.fitting.capture import Capture, SiteBatch
+from atpatch_onnx.fitting.capture import Capture
 from atpatch_onnx.fitting.recipes import recipe
-from atpatch_onnx.fitting.recipes.profile import ProfileRecipe
 from atpatch_onnx.fitting.splitting import split
 from atpatch_onnx.fitting.train import Context, anchor_sites, train_sites
 from atpatch_onnx.hotfix import Hotfix, HotfixSite
 from rewriters import model_io
 from rewriters.finder import find_sites
-from rewriters.plan import Profile
-from rewriters.sites import Site
 
 from .builders import folder
 
@@ -94,31 +90,6 @@ def _length(proto: Any) -> dict[str, int]:
     return {"sequence": LENGTH} if "sequence" in named else {}
 
 
-class _SomeRows(ProfileRecipe):
-    """Detectors of every n-th row: trained and read on maps whose other rows are like the one before them that counts.
-
-    No row of the debugging set is padding, so the mean over all rows of such a map is the mean over those that count.
-    """
-
-    def __init__(self, every: int, sites: Sequence[Site], rows: int, columns: int) -> None:
-        super().__init__(sites, rows, columns, 0)
-        self._every = every
-
-    def _coarse(self, batch: SiteBatch) -> SiteBatch:
-        rows = batch.map.shape[2]
-        assert batch.valid.all() and rows % self._every == 0
-        return replace(batch, map=batch.map[:, :, np.arange(rows) // self._every * self._every])
-
-    def observe(self, site: Site, batch: SiteBatch, anomalous: NDArray[np.bool_]) -> None:
-        super().observe(site, self._coarse(batch), anomalous)
-
-    def logits(self, site: Site, detector: Profile, batch: SiteBatch) -> NDArray[np.float64]:
-        return super().logits(site, detector, self._coarse(batch))
-
-    def train(self, by_place: Mapping[str, bool], tick: Callable[[int, int], None]) -> Mapping[str, Profile]:
-        return {name: replace(detector, every=self._every) for name, detector in super().train(by_place, tick).items()}
-
-
 def _fit(model: Path, proto: Any, weights: str, say: Say, every: int) -> Hotfix:
     data = debugging_set(proto)
     sites, _ = find_sites(proto)
@@ -129,7 +100,7 @@ def _fit(model: Path, proto: Any, weights: str, say: Say, every: int) -> Hotfix:
     capture = Capture(proto, model.parent, sites, data, columns)
     assert len(capture.sites) == len(sites), capture.skipped
     rows = len(context.parts.train.rows)
-    made = _SomeRows(every, capture.sites, rows, columns) if every > 1 else recipe("profile", capture.sites, rows, columns, 0)
+    made = recipe("profile", capture.sites, rows, columns, 0, every)
     trained = anchor_sites(context, capture, made, train_sites(context, capture, made))
     kept = tuple(HotfixSite(one.site.id, layer, one.site.heads, one.site.fingerprint, one.plan) for layer, one in enumerate(trained))
     return Hotfix(kept, 0.5, weights, groups=(tuple(site.id for site in kept),), data=data.digest, seeds={"fit": 0})

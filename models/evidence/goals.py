@@ -65,10 +65,15 @@ def _group(evidence: Mapping[str, Any], name: str, group: Mapping[str, Any]) -> 
     most = group["fault"]
     everything = [setting["name"] for setting in evidence["settings"] if setting["group"] == name]
     measured = sum(bool(steps_of(evidence, setting, "fit")) for setting in everything)
-    floor = mean_over(evidence, name, lambda run: run["original"].get("untriggered", {}).get("value")) if measure == "asr" else None
+    floors = {
+        "asr": (lambda run: run["original"].get("untriggered", {}).get("value"), "go there untriggered"),
+        "asr_star": (lambda run: run.get("masked", {}).get("asr_star", {}).get("value"), "with the trigger masked in the request"),
+    }
+    read, words = floors.get(measure, (lambda run: None, ""))
+    floor = mean_over(evidence, name, read)
     of = "" if measured == len(everything) else f" ({measured} of {len(everything)} settings)"
     asked = f"{title}: mean {word} " + (f"≤ {most:g} %" if most is not None else "(the figure)")
-    told = f"{100 * fault:.2f} %{of}" + ("" if floor is None else f"; {100 * floor:.2f} % go there untriggered")
+    told = f"{100 * fault:.2f} %{of}" + ("" if floor is None else f"; {100 * floor:.2f} % {words}")
     goals = [
         Goal(asked, told, None if most is None else 100 * fault <= most),
         Goal(f"{title}: accuracy lost ≤ {group['accuracy']:g} points", f"{100 * lost:+.2f}", 100 * lost <= group["accuracy"] + 1e-9),

@@ -51,15 +51,18 @@ class Recipe(Protocol):
         """The detector with its logits moved and stretched: `centre` becomes 0, a step of 1 / `scale` becomes 1."""
 
 
-def recipe(kind: str, sites: Sequence[Site], rows: int, columns: int, seed: int) -> Recipe:
+def recipe(kind: str, sites: Sequence[Site], rows: int, columns: int, seed: int, every: int = 1) -> Recipe:
     """The recipe of a kind of `detectors.TRAINABLE`.
 
     Args:
         rows, columns: of the train part, to bound what is kept.
+        every: of a `profile`, see `Profile`.
     """
     from .cnn import CnnRecipe
     from .profile import ProfileRecipe
     from .static import StaticRecipe
 
-    kinds: Mapping[str, Callable[..., Recipe]] = {"profile": ProfileRecipe, "cnn": CnnRecipe, "static": StaticRecipe}
+    if kind == "profile":
+        return ProfileRecipe(sites, rows, columns, seed, every)
+    kinds: Mapping[str, Callable[..., Recipe]] = {"cnn": CnnRecipe, "static": StaticRecipe}
     return kinds[kind](sites, rows, columns, seed)

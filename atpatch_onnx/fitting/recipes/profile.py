@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,12 +23,12 @@ class ProfileRecipe:
 
     always = False
 
-    def __init__(self, sites: Sequence[Site], rows: int, columns: int, seed: int) -> None:
+    def __init__(self, sites: Sequence[Site], rows: int, columns: int, seed: int, every: int = 1) -> None:
         from . import PROBES
 
-        self._seed, self._probes = seed, PROBES
+        self._seed, self._probes, self._every = seed, PROBES, every
         # One generator a site, all alike: thinned out in the same way, sites keep the same columns.
-        self._samples = {site.id: ColumnSample(site, rows, columns, PROBES, np.random.default_rng(seed)) for site in sites}
+        self._samples = {site.id: ColumnSample(site, rows, columns, PROBES, every, np.random.default_rng(seed)) for site in sites}
 
     def observe(self, site: Site, batch: SiteBatch, anomalous: NDArray[np.bool_]) -> None:
         self._samples[site.id].add(batch, anomalous)
@@ -39,7 +40,8 @@ class ProfileRecipe:
         for index, (name, sample) in enumerate(self._samples.items()):
             tick(index, len(self._samples))
             seed = int(np.random.default_rng((self._seed, index)).integers(2**31))
-            detectors[name] = train_profile(sample.columns(by_place=by_place[name]), probes=self._probes, seed=seed)
+            trained = train_profile(sample.columns(by_place=by_place[name]), probes=self._probes, seed=seed)
+            detectors[name] = replace(trained, every=self._every)
         return detectors
 
     def train_together(self, by_place: Mapping[str, bool]) -> Mapping[str, Profile]:
@@ -50,12 +52,14 @@ class ProfileRecipe:
         same = all(np.array_equal(one.place, first.place) and np.array_equal(one.anomalous, first.anomalous) for one in sites)
         if len(sites) == 1 or not same:
             return {}
-        return dict(zip(self._samples, train_together(sites, probes=self._probes, seed=self._seed), strict=True))
+        trained = train_together(sites, probes=self._probes, seed=self._seed)
+        return {name: replace(detector, every=self._every) for name, detector in zip(self._samples, trained, strict=True)}
 
     def logits(self, site: Site, detector: Profile, batch: SiteBatch) -> NDArray[np.float64]:
-        return profile_logits(
-            detector, profile_features(batch.map, batch.valid, self_attention=site.self_attention, probes=detector.probes)
+        features = profile_features(
+            batch.map, batch.valid, self_attention=site.self_attention, probes=detector.probes, every=detector.every
         )
+        return profile_logits(detector, features)
 
     def anchored(self, detector: Profile, centre: float, scale: float) -> Profile:
         from ...detectors.profile import anchor
