@@ -198,7 +198,7 @@ def _without_padding(context: Context, original: Runner, sites: Sequence[Site], 
     mask = common_mask(sites, context.data)
     if mask is None:
         return original, None
-    cutting = Runner(context.model, context.folder, context.threads, mask=mask)
+    cutting = original.without_padding(mask)
     rows = np.argsort(lengths(context.data.inputs[mask]), kind="stable")[:PADDING_ROWS]
     (_, whole), (_, short) = (next(runner.batches(context.data, rows, PADDING_ROWS, [output])) for runner in (original, cutting))
     same = np.allclose(whole[output], short[output], rtol=PADDING_TOLERANCE, atol=PADDING_TOLERANCE)

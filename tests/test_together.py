@@ -106,7 +106,7 @@ def padded_rows() -> DataSet:
 def test_rows_come_shortest_first_and_cut_to_the_longest_of_their_batch():
     toy, data = toys.toy(padded=True), padded_rows()
     used = data.inputs[MASK].sum(1)
-    runner, seen = Runner(toy.model, Path(), 1, mask=MASK), []
+    runner, seen = Runner(toy.model, Path(), 1).without_padding(MASK), []
     for chunk, _ in runner.batches(data, np.arange(len(data)), 16, ["logits"]):
         feeds = cut(runner.feeds(data, chunk), MASK, int(lengths(data.inputs[MASK][chunk]).max()))
         assert {array.shape[1] for array in feeds.values()} == {used[chunk].max()}
@@ -117,7 +117,9 @@ def test_rows_come_shortest_first_and_cut_to_the_longest_of_their_batch():
 
 def test_scores_do_not_depend_on_padding():
     toy, data = toys.toy(padded=True), padded_rows()
-    whole, short = (class_scores(Runner(toy.model, Path(), 1, mask=mask), data, np.arange(len(data)), "logits") for mask in (None, MASK))
+    whole, short = (
+        class_scores(Runner(toy.model, Path(), 1).without_padding(mask), data, np.arange(len(data)), "logits") for mask in (None, MASK)
+    )
     np.testing.assert_allclose(short, whole, rtol=1e-4, atol=1e-5)
     assert common_mask(find_sites(toy.model)[0], data) == MASK
 
@@ -145,7 +147,9 @@ def test_a_model_that_looks_at_padding_is_run_whole():
     model.graph.node.extend(looks.graph.node)
     assert isinstance(fit(model, toy.debug, toy.clean, threads=1), Hotfix)
     data = padded_rows()
-    whole, short = (class_scores(Runner(model, Path(), 1, mask=mask), data, np.arange(len(data)), "logits") for mask in (None, MASK))
+    whole, short = (
+        class_scores(Runner(model, Path(), 1).without_padding(mask), data, np.arange(len(data)), "logits") for mask in (None, MASK)
+    )
     assert np.abs(whole - short).max() > 0.5
 
 

@@ -68,7 +68,7 @@ class Capture:
         sites: candidates; those that do not fit the data end up in `skipped`.
         data: only its first row is run here.
         columns: K of the data set's column labels; None: the number of key columns that most sites have.
-        mask: see `Runner`; maps then have as many columns as the longest row of their batch.
+        mask: see `Runner.without_padding`; maps then have as many columns as the longest row of their batch.
 
     Attributes:
         sites: the sites that fit, fused ones included.
@@ -89,8 +89,7 @@ class Capture:
         self.skipped: dict[str, str] = {site.id: "it lies inside a subgraph or function" for site in sites if site.where}
         opened, readable = open_sites(model, [site for site in sites if not site.where])
         wanted = [(name, site.dtype) for site in readable for name in (site.probabilities, site.values)]
-        exposed = expose(opened, wanted)
-        self._runner = Runner(exposed, folder, threads)
+        self._runner = Runner(expose(opened, wanted), folder, threads)
         self.fixed_shape = self._runner.fixed_shape
         self.sites: tuple[Site, ...] = ()
         if not readable:
@@ -116,8 +115,7 @@ class Capture:
         self.sites = tuple(site for site in sites if site.id in kept)
         size = sum(outputs[name].nbytes for name in self._names(fitting)) // batch
         self._rows = int(np.clip(BUDGET // max(size, 1), 1, MOST_ROWS))
-        if mask is not None:
-            self._runner = Runner(exposed, folder, threads, mask=mask)
+        self._runner = self._runner.without_padding(mask)
 
     @staticmethod
     def _names(sites: Sequence[Site]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,10 @@ from rewriters.sites import Site
 
 from ..datasets import DataSet, Ints
 
-__all__ = ["common_mask", "cut", "lengths"]
+__all__ = ["MASK", "common_mask", "cut", "lengths", "of_one_width"]
+
+MASK = "attention_mask"
+"""The name by which text models ask for it, where nothing but the data is there to tell."""
 
 
 def common_mask(sites: Sequence[Site], data: DataSet) -> str | None:
@@ -33,3 +37,21 @@ def cut(feeds: Mapping[str, NDArray[Any]], mask: str, length: int) -> dict[str, 
     """Feeds without the columns beyond `length`, in every input that is as wide as the mask."""
     width = feeds[mask].shape[1]
     return {name: array[:, :length] if array.ndim > 1 and array.shape[1] == width else array for name, array in feeds.items()}
+
+
+def of_one_width(debug: DataSet, clean: DataSet) -> tuple[DataSet, DataSet]:
+    """Two sets of texts, the shorter filled up with zeros; other sets as they are."""
+    if any(MASK not in one.inputs or one.inputs[MASK].ndim != 2 for one in (debug, clean)):
+        return debug, clean
+    width = max(one.inputs[MASK].shape[1] for one in (debug, clean))
+
+    def wide(array: NDArray[Any], own: int) -> NDArray[Any]:
+        fits = array.ndim == 2 and array.shape[1] == own and array.dtype.kind in "iub"
+        return np.pad(array, ((0, 0), (0, width - own))) if fits else array
+
+    def filled(one: DataSet) -> DataSet:
+        own = one.inputs[MASK].shape[1]
+        columns = None if one.columns is None else wide(one.columns, own)
+        return replace(one, inputs={name: wide(array, own) for name, array in one.inputs.items()}, columns=columns)
+
+    return filled(debug), filled(clean)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,14 @@ __all__ = ["Runner", "expose"]
 
 def expose(model: onnx.ModelProto, values: Sequence[tuple[str, int]]) -> onnx.ModelProto:
     """A copy of a model with inner values (name, element type) as further outputs of the main graph."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    present = {output.name for output in copy.graph.output}
+    exposed = onnx.ModelProto()
+    exposed.CopyFrom(model)
+    present = {output.name for output in exposed.graph.output}
     for name, dtype in values:
         if name not in present:
-            copy.graph.output.append(helper.make_tensor_value_info(name, dtype, None))
+            exposed.graph.output.append(helper.make_tensor_value_info(name, dtype, None))
             present.add(name)
-    return copy
+    return exposed
 
 
 class Runner:
@@ -39,8 +40,6 @@ class Runner:
     Args:
         model: may refer to external data in `folder`.
         threads, providers, optimize: see `runtime.session`.
-        mask: graph input that is 0 at padding: rows then come shortest first, each batch cut to its longest row. None, or an input of fixed
-            width: rows come as asked, whole.
 
     Raises:
         AtpatchError: ATP050 without onnxruntime, ATP052 where it refuses the model.
@@ -54,7 +53,6 @@ class Runner:
         *,
         providers: Sequence[str] | None = None,
         optimize: bool = True,
-        mask: str | None = None,
     ) -> None:
         self._session = session(model, providers, threads, optimize, folder)
         self.outputs = [output.name for output in self._session.get_outputs()]
@@ -62,8 +60,20 @@ class Runner:
         leading = {value.shape[0] for value in self._inputs.values() if value.shape}
         fixed = {size for size in leading if isinstance(size, int)}
         self.fixed_batch: int | None = fixed.pop() if len(fixed) == 1 else None
+        self._mask: str | None = None
+
+    def without_padding(self, mask: str | None) -> Runner:
+        """A runner on the same session to which rows come shortest first, each batch cut to its longest row.
+
+        Args:
+            mask: graph input that is 0 at padding. None, or one of fixed width: rows come as asked, whole.
+        """
         open_width = mask in self._inputs and not isinstance(self._inputs[mask].shape[1], int)
-        self._mask = mask if open_width and not self.fixed_batch else None
+        if not open_width or self.fixed_batch:
+            return self
+        runner = copy(self)
+        runner._mask = mask
+        return runner
 
     @property
     def providers(self) -> tuple[str, ...]:

@@ -52,29 +52,26 @@ def predict(runner: Runner, data: DataSet, rows: Ints, output: str) -> Ints:
 
 def class_scores(runner: Runner, data: DataSet, rows: Ints, output: str) -> NDArray[np.float32]:
     """The output (N, C) for all rows of the data set, nan at rows not asked for."""
-    scores = np.full((len(data), 0), np.nan, np.float32)
-    for chunk, outputs in runner.batches(data, rows, BATCH, [output]):
-        scores = _with_classes(scores, outputs[output])
-        scores[chunk] = outputs[output][: len(chunk)]
-    return scores
+    return _by_row(len(data), [(chunk, outputs[output]) for chunk, outputs in runner.batches(data, rows, BATCH, [output])])
 
 
-def _with_classes(scores: NDArray[np.float32], found: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-    """`scores`, with room for the classes of the first batch."""
-    return scores if scores.shape[1] else np.full((len(scores), found.shape[1]), np.nan, np.float32)
+def _by_row(count: int, batches: Sequence[tuple[Ints, NDArray[Any]]]) -> NDArray[np.float32]:
+    """(count, C): the rows of batches (B, C) at their places, nan at all others; C is 0 without a batch."""
+    whole = np.full((count, batches[0][1].shape[1] if batches else 0), np.nan, np.float32)
+    for chunk, found in batches:
+        whole[chunk] = found[: len(chunk)]
+    return whole
 
 
 def _arg_max(scores: NDArray[np.float32]) -> Ints:
-    if not scores.shape[1]:
-        return np.full(len(scores), -1, np.int64)
-    unknown = np.isnan(scores).all(axis=1)
-    predictions: Ints = np.where(np.isnan(scores), -np.inf, scores).argmax(1)
-    predictions[unknown] = -1
-    return predictions
+    """(N,), -1 at rows without a number."""
+    # A column of -inf in front, which any number beats and which is all there is to rows of nan.
+    known = np.where(np.isnan(scores), -np.inf, scores)
+    return np.asarray(np.column_stack([np.full(len(scores), -np.inf), known]).argmax(1) - 1, np.int64)
 
 
 class Served:
-    """A session on the patched graph, with telemetry; mask: see `Runner`."""
+    """A session on the patched graph, with telemetry; mask: see `Runner.without_padding`."""
 
     def __init__(
         self,
@@ -86,7 +83,7 @@ class Served:
         threads: int | None = None,
         mask: str | None = None,
     ) -> None:
-        self._runner = Runner(patch(model, replace(plan, telemetry=True, freeze=False), sites), folder, threads, mask=mask)
+        self._runner = Runner(patch(model, replace(plan, telemetry=True, freeze=False), sites), folder, threads).without_padding(mask)
         self._output, self._sites = output, len(plan.sites)
 
     def run(self, data: DataSet, rows: Ints, threshold: float) -> tuple[Ints, NDArray[np.bool_]]:
@@ -96,10 +93,8 @@ class Served:
 
     def scores(self, data: DataSet, rows: Ints, threshold: float) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Class scores (N, C) and flags (N, sites); rows not asked for hold nan and False."""
-        scores = np.full((len(data), 0), np.nan, np.float32)
-        flags = np.zeros((len(data), self._sites), bool)
+        batches, flags = [], np.zeros((len(data), self._sites), bool)
         for chunk, outputs in self._runner.batches(data, rows, BATCH, [self._output, FLAGGED], threshold):
-            scores = _with_classes(scores, outputs[self._output])
-            scores[chunk] = outputs[self._output][: len(chunk)]
+            batches.append((chunk, outputs[self._output]))
             flags[chunk] = outputs[FLAGGED][: len(chunk)]
-        return scores, flags
+        return _by_row(len(data), batches), flags

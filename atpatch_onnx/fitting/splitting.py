@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 
 from ..datasets import DataSet, Ints
 from ..errors import DATA_MALFORMED
+from .padding import of_one_width
 
 __all__ = ["Part", "Split", "join", "split", "split_clean"]
 
-MASK = "attention_mask"
-"""The name by which text models ask for it."""
 SHARES = (0.5, 0.25)
 """Of train and selection; the report part gets the rest. Detectors are small, so half of the rows trains them."""
 
@@ -44,7 +43,7 @@ class Split:
 def join(debug: DataSet | None, clean: DataSet | None) -> DataSet:
     """The debugging set with the clean rows behind it; of clean rows alone, a set without a labelled column.
 
-    Sets of texts may differ in width, where both have an `attention_mask`: the shorter is filled up with zeros, which that mask leaves out.
+    Sets of texts may differ in width, where both have an attention mask: the shorter is filled up with zeros, which that mask leaves out.
 
     Raises:
         AtpatchError: ATP056 where columns or pairs are missing or the two sets do not fit.
@@ -59,7 +58,7 @@ def join(debug: DataSet | None, clean: DataSet | None) -> DataSet:
         return debug
     if clean.columns is not None and clean.columns.any():
         raise DATA_MALFORMED("the clean set has columns labelled anomalous")
-    debug, clean = _of_one_width(debug, clean)
+    debug, clean = of_one_width(debug, clean)
     assert debug.columns is not None and debug.pair is not None
     lacking = debug.inputs.keys() - clean.inputs.keys()
     if lacking:
@@ -78,23 +77,6 @@ def join(debug: DataSet | None, clean: DataSet | None) -> DataSet:
         target=debug.target,
         group=None if debug.group is None else np.concatenate([debug.group, alone]),
     )
-
-
-def _of_one_width(debug: DataSet, clean: DataSet) -> tuple[DataSet, DataSet]:
-    if any(MASK not in one.inputs or one.inputs[MASK].ndim != 2 for one in (debug, clean)):
-        return debug, clean
-    width = max(one.inputs[MASK].shape[1] for one in (debug, clean))
-
-    def wide(array: NDArray[Any], own: int) -> NDArray[Any]:
-        fits = array.ndim == 2 and array.shape[1] == own and array.dtype.kind in "iub"
-        return np.pad(array, ((0, 0), (0, width - own))) if fits else array
-
-    def filled(one: DataSet) -> DataSet:
-        own = one.inputs[MASK].shape[1]
-        columns = None if one.columns is None else wide(one.columns, own)
-        return replace(one, inputs={name: wide(array, own) for name, array in one.inputs.items()}, columns=columns)
-
-    return filled(debug), filled(clean)
 
 
 def split(data: DataSet, seed: int) -> Split:

@@ -35,7 +35,7 @@ class Context:
         most_flagged: bound on the share of clean requests flagged anywhere.
         threads: of onnxruntime.
         every: of column means, see `Profile`.
-        mask: graph input that marks padding, where rows may be cut to their length; see `Runner`.
+        mask: graph input that marks padding, where rows may be cut to their length; see `Runner.without_padding`.
     """
 
     model: onnx.ModelProto
@@ -53,6 +53,10 @@ class Context:
     def columns(self) -> NDArray[np.bool_]:
         assert self.data.columns is not None  # `splitting.join` has seen to it
         return self.data.columns
+
+    def labelled(self, rows: Ints, batch: SiteBatch) -> NDArray[np.bool_]:
+        """(B, K): labels of some rows, as wide as their maps; nothing is labelled beyond."""
+        return self.columns[rows, : batch.map.shape[3]]
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ def train_sites(context: Context, capture: Capture, recipe: Recipe) -> list[tupl
     seen = {site.id: Visibility(site) for site in capture.sites}
 
     def gather(name: str, batch: SiteBatch, chunk: Ints) -> None:
-        recipe.observe(by_id[name], batch, context.columns[chunk, : batch.map.shape[3]])
+        recipe.observe(by_id[name], batch, context.labelled(chunk, batch))
         seen[name].add(batch)
 
     stream(context, capture, rows, "maps", gather)
@@ -102,7 +106,7 @@ def anchor_sites(context: Context, capture: Capture, recipe: Recipe, plans: Sequ
     def score(name: str, batch: SiteBatch, chunk: Ints) -> None:
         logits = np.where(batch.valid, recipe.logits(*by_id[name], batch), -np.inf)
         peaks[name][chunk] = logits.max(1)
-        marked[name][chunk] = np.where(context.columns[chunk, : batch.map.shape[3]], logits, -np.inf).max(1)
+        marked[name][chunk] = np.where(context.labelled(chunk, batch), logits, -np.inf).max(1)
 
     stream(context, capture, part.rows, "scores", score)
     trained = []

@@ -14,7 +14,7 @@ from rewriters.errors import PLAN_MISFIT, AtpatchError
 
 from ..datasets import Ints
 from ..hotfix import Accept, Passes
-from .calibrate import BenignChoice, as_few, choose_benign, choose_threshold, thresholds
+from .calibrate import BENIGN_CHOICES, BenignChoice, as_few, choose_benign, choose_threshold, thresholds
 from .judging import Judge, Score, rate
 from .lineup import Key, Lineup, first_lineup, prune
 from .served import Served
@@ -151,9 +151,9 @@ class Tuner:
 
     def _contender(self, lineup: Lineup) -> _Contender:
         """A lineup with the benign pair that suits it, at the middle of its thresholds."""
-        choice, _, table = choose_benign(lambda option: self._middling(lineup, option)[0], by_attack_alone=self._always)
-        score, missed = self._middling(lineup, choice)
-        return _Contender(lineup, choice, score, table, missed)
+        outcomes = {choice: self._middling(lineup, choice) for choice in BENIGN_CHOICES}
+        choice, score, table = choose_benign(lambda option: outcomes[option][0], by_attack_alone=self._always)
+        return _Contender(lineup, choice, score, table, missed=outcomes[choice][1])
 
     def _at_best(self, contender: _Contender) -> _Contender:
         """The same with the score at the best of the thresholds."""
@@ -179,10 +179,10 @@ class Tuner:
 
     def _run(self, served: Served, lineup: Lineup, threshold: float) -> tuple[Ints, NDArray[np.bool_], NDArray[np.floating[Any]] | None]:
         """Predictions, flags and probabilities on the selection part. Rows that nobody flags are not run."""
-        rows = self._context.parts.selection.rows
-        flagged = rows[lineup.peaks[rows] > math.log(threshold / (1 - threshold)) - MARGIN] if 0 < threshold < 1 else rows
         from scipy.special import softmax
 
+        rows = self._context.parts.selection.rows
+        flagged = rows[lineup.peaks[rows] > math.log(threshold / (1 - threshold)) - MARGIN] if 0 < threshold < 1 else rows
         scores, flags = served.scores(self._context.data, flagged, threshold)
         self._step()
         if not len(flagged):

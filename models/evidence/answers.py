@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from atpatch_onnx.compare import metrics
 from atpatch_onnx.datasets import DataSet, Ints
-from atpatch_onnx.fitting.padding import lengths
+from atpatch_onnx.fitting.padding import MASK, lengths
 from atpatch_onnx.fitting.running import Runner
 from atpatch_onnx.fitting.served import prediction_output
 from rewriters.telemetry import FLAGGED
@@ -21,7 +21,6 @@ from rewriters.telemetry import FLAGGED
 __all__ = ["BATCH", "MASK", "Answers", "Asked", "Figures", "judge", "wilson"]
 
 BATCH = 64
-MASK = "attention_mask"
 
 Figures = dict[str, Any]
 
@@ -53,7 +52,7 @@ class Asked:
     """
 
     def __init__(self, model: onnx.ModelProto, folder: Path, sample: DataSet, threads: int) -> None:
-        self._runner = Runner(model, folder, threads, mask=MASK)
+        self._runner = Runner(model, folder, threads).without_padding(MASK)
         self.output = prediction_output(self._runner, sample, None)
         self._flagged = [FLAGGED] if FLAGGED in self._runner.outputs else []
 
@@ -69,32 +68,25 @@ class Asked:
             more: further outputs to keep.
         """
         wanted = [self.output, *self._flagged, *more]
-        place = np.zeros(len(data), np.int64)
-        place[rows] = np.arange(len(rows))
-        arrays: dict[str, NDArray[Any]] = {}
+        parts: dict[str, list[NDArray[Any]]] = {name: [] for name in wanted}
+        came: list[Ints] = []
         for chunk, outputs in self._runner.batches(data, rows, BATCH, wanted, threshold):
+            came.append(chunk)
             for name in wanted:
                 found = outputs[name][: len(chunk)]
-                arrays[name] = _room(arrays.get(name), found, len(rows))
-                arrays[name][(place[chunk], *(slice(size) for size in found.shape[1:]))] = found
-        for name in more:
-            arrays[name] = _uncut(arrays[name], data, rows)
+                parts[name].append(_uncut(found, data, chunk) if name in more else found)
+        place = np.zeros(len(data), np.int64)
+        place[np.concatenate(came)] = np.arange(len(rows))
+        arrays = {name: np.concatenate(found)[place[rows]] for name, found in parts.items()}
         return Answers(arrays[self.output], arrays.get(FLAGGED), {name: arrays[name] for name in more})
 
 
-def _room(array: NDArray[Any] | None, found: NDArray[Any], rows: int) -> NDArray[Any]:
-    """`array`, made longer with zeros where `found` does not fit: a batch of texts is as long as its longest."""
-    if array is None:
-        return np.zeros((rows, *found.shape[1:]), found.dtype)
-    return np.pad(array, [(0, 0), *((0, max(new - old, 0)) for new, old in zip(found.shape[1:], array.shape[1:], strict=True))])
-
-
-def _uncut(array: NDArray[Any], data: DataSet, rows: Ints) -> NDArray[Any]:
-    """Zeros for the tokens that were cut off, where the second axis counts tokens."""
-    if MASK not in data.inputs or array.ndim < 2 or array.shape[1] != lengths(data.inputs[MASK][rows]).max():
-        return array
+def _uncut(found: NDArray[Any], data: DataSet, rows: Ints) -> NDArray[Any]:
+    """Zeros for the tokens that a batch was cut of, where the second axis counts tokens."""
+    if MASK not in data.inputs or found.ndim < 2 or found.shape[1] != lengths(data.inputs[MASK][rows]).max():
+        return found
     whole = data.inputs[MASK].shape[1]
-    return np.pad(array, ((0, 0), (0, whole - array.shape[1]), *((0, 0),) * (array.ndim - 2)))
+    return np.pad(found, ((0, 0), (0, whole - found.shape[1]), *((0, 0),) * (found.ndim - 2)))
 
 
 def judge(clean: DataSet, attacked: DataSet, before: Ints, on_clean: Ints, on_attacked: Ints) -> Figures:
