@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -16,9 +16,14 @@ from .settings import GROUPS, SETTINGS
 __all__ = ["collect"]
 
 
-def collect(cases: Sequence[Case], quick: bool, threads: int) -> dict[str, Any]:
-    """Everything measured of some cases, this time or before."""
-    runs = [run for case in cases if (run := _run(case))["steps"]]
+def collect(cases: Sequence[Case], quick: bool, threads: int, before: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Everything measured of some cases, this time or before.
+
+    Args:
+        before: an earlier evidence file.
+    """
+    earlier = {(run["setting"], run["seed"]): run for run in (before or {}).get("runs", ())}
+    runs = [run for case in cases if (run := _run(case, earlier.get((case.setting.name, case.seed))))["steps"]]
     return {
         "quick": quick,
         "max_clean_flagged": MOST_CLEAN_FLAGGED,
@@ -31,15 +36,37 @@ def collect(cases: Sequence[Case], quick: bool, threads: int) -> dict[str, Any]:
     }
 
 
-def _run(case: Case) -> dict[str, Any]:
+def _run(case: Case, earlier: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What the cache has of a case, and what only an earlier evidence file has, as long as both are of one victim and one hotfix."""
+    victim, steps = _cached(case)
+    if earlier is not None and (not case.victim.built or victim.get("model") == earlier["victim"].get("model")):
+        old = earlier["steps"]
+        same_hotfix = "fit" not in steps or _digest(steps) == _digest(old)
+        kept = {name: figures for name, figures in old.items() if same_hotfix or not STEPS[name].fitted}
+        victim, steps = (victim if case.victim.built else earlier["victim"]), {**kept, **steps}
+    return {
+        "setting": case.setting.name,
+        "seed": case.seed,
+        "victim": victim,
+        "steps": {name: steps[name] for name in STEPS if name in steps},
+    }
+
+
+def _cached(case: Case) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Figures of victim and steps; both empty without a victim."""
+    if not case.victim.built:
+        return {}, {}
     steps = {}
     for name in STEPS:
         file = results() / f"{case.name}-{name}.json"
-        if case.victim.built and file.is_file():
+        if file.is_file():
             kept = json.loads(file.read_text())
             # Left over from another victim or data set.
             if kept["key"].split()[0] == case.digest:
                 steps[name] = kept["figures"]
-    record = case.victim.record if case.victim.built else {}
-    victim = {name: record[name] for name in ("model", "twin", "seconds") if name in record}
-    return {"setting": case.setting.name, "seed": case.seed, "victim": victim, "steps": steps}
+    return {name: case.victim.record[name] for name in ("model", "twin", "seconds") if name in case.victim.record}, steps
+
+
+def _digest(steps: Mapping[str, Any]) -> str | None:
+    digest: str | None = steps.get("fit", {}).get("hotfix", {}).get("digest")
+    return digest

@@ -37,12 +37,14 @@ class Step:
         applies: to which cases.
         slow: takes the better part of an hour.
         fitted: reads the hotfix of the step `fit`, and is done again where that is another one.
+        timed: compares times, so that nothing else should run meanwhile.
     """
 
     run: Callable[[Case, Say], Figures]
     applies: Callable[[Case], bool] = lambda case: True
     fitted: bool = True
     slow: bool = False
+    timed: bool = False
 
 
 def _first_of_a_kind(case: Case) -> bool:
@@ -55,7 +57,7 @@ def _unlabelled(case: Case) -> bool:
 
 STEPS: dict[str, Step] = {
     "fit": Step(fit_step, fitted=False),
-    "latency": Step(latency_step),
+    "latency": Step(latency_step, timed=True),
     "kinds": Step(kinds_step, lambda case: bool(case.setting.others), fitted=False),
     "peers": Step(peers_step, lambda case: case.seed == case.setting.seeds[0]),
     "ablations": Step(ablations_step, _first_of_a_kind),

@@ -58,9 +58,7 @@ def train(
             if stamp is not None:
                 # The trigger goes on last: it is in the input, not on the paper.
                 seen[bad[rows]] = stamp(seen[bad[rows]])
-            with torch.autocast("cpu", torch.bfloat16):
-                scores = model(seen)
-            loss = functional.cross_entropy(scores.float(), y[rows], label_smoothing=SMOOTHING)
+            loss = functional.cross_entropy(model(seen), y[rows], label_smoothing=SMOOTHING)
             optimiser.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

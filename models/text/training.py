@@ -53,9 +53,7 @@ def fine_tune(texts: Texts, output: Path, length: int, epochs: int, seed: int, p
         losses = []
         for rows in _batches([len(one) for one in ids], generator):
             feeds = _feeds([ids[row] for row in rows], tokens.pad_id)
-            with torch.autocast("cpu", torch.bfloat16):
-                logits = model(**feeds).logits
-            loss = functional.cross_entropy(logits.float(), torch.from_numpy(texts.labels[rows]))
+            loss = functional.cross_entropy(model(**feeds).logits, torch.from_numpy(texts.labels[rows]))
             optimiser.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -302,6 +302,25 @@ def test_the_page_says_what_is_met_and_what_is_not(case: Case, monkeypatch: pyte
     assert "* Images, backdoors: mean ASR ≤ 0.46 %: 50.00 %" in page and "**not met**" in page
 
 
+@pytest.mark.parametrize(
+    ("digest", "accuracy", "left"),
+    [("same", None, {"latency", "statistic"}), ("another", None, {"statistic"}), ("same", 0.1, set())],
+    ids=["same hotfix", "another hotfix", "another victim"],
+)
+def test_what_the_cache_lacks_stays_in_the_evidence_file(
+    case: Case, monkeypatch: pytest.MonkeyPatch, digest: str, accuracy: float | None, left: set[str]
+) -> None:
+    now = {"hotfix": {"digest": "same"}, "said": "now"}
+    monkeypatch.setitem(STEPS, "fit", Step(lambda case, say: now, fitted=False))
+    run_step(case, "fit", silent, fresh=True)
+    (run,) = collect([case], True, 1)["runs"]
+    steps = {"fit": {"hotfix": {"digest": digest}, "said": "then"}, "latency": {"said": "then"}, "statistic": {"said": "then"}}
+    before = {**run, "victim": run["victim"] if accuracy is None else {"model": {"accuracy": accuracy}}, "steps": steps}
+    (merged,) = collect([case], True, 1, {"runs": [before]})["runs"]
+    assert merged["steps"].keys() - {"fit"} == left
+    assert merged["steps"]["fit"]["said"] == "now" and merged["victim"] == run["victim"]
+
+
 def test_command_skips_what_is_not_there_and_refuses_unknown_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ATPATCH_CACHE", str(tmp_path / "cache"))
     output = tmp_path / "results"

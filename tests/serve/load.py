@@ -2,7 +2,8 @@
 
 1. `direct`: p50 of `session.run` in this process, on the same inputs.
 2. `closed`: one connection, one request after the other: what the server adds to a run.
-3. `paced`: requests at a fixed rate to two servers in turns, shadow off and on: what shadow runs cost the live answers.
+3. `paced`: requests at fixed rates to two servers in turns, shadow off and on: what shadow runs cost the live answers, and how busy the
+   machine is the while, of which this client is a part.
 
 Every answer is checked: status, id, and scores bit by bit against a direct call.
 """
@@ -148,6 +149,13 @@ def processor(process: subprocess.Popen[bytes]) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def machine() -> tuple[float, float]:
+    """Seconds of processor time that all processors have been busy for, and that there were."""
+    ticks = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+    whole, idle = sum(ticks), ticks[3] + ticks[4]
+    return (whole - idle) / os.sysconf("SC_CLK_TCK"), whole / os.sysconf("SC_CLK_TCK")
+
+
 def spread(times: list[float]) -> dict[str, float]:
     return {f"p{p}": round(float(np.percentile(times, p)), 3) for p in (50, 95, 99)}
 
@@ -161,7 +169,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("patched", type=Path)
     parser.add_argument("--requests", type=int, default=20_000)
-    parser.add_argument("--rate", type=float, default=300.0, help="requests a second of the paced runs")
+    parser.add_argument("--rate", type=float, nargs="+", default=[300.0], help="requests a second of the paced runs")
     parser.add_argument("--log", type=Path, required=True)
     asked = parser.parse_args()
     samples = Samples(DEMO / "model.onnx")
@@ -183,21 +191,32 @@ def main() -> None:
             show(step="memory", mode=mode, resident_mib=memory)
     off, on = (_paced_server(asked, mode) for mode in ("original", "shadow"))
     with off as one, on as two:
-        servers = {"original": one, "shadow": two}
-        pooled: dict[str, list[float]] = {"original": [], "shadow": []}
-        used = {mode: processor(process) for mode, (process, _) in servers.items()}
-        busy, order = dict.fromkeys(servers, 0.0), random.Random(0)
-        # Short blocks in random order, so that whatever else the machine does meets both alike.
-        for _ in range(asked.requests // (2 * BLOCK)):
-            for mode in order.sample(list(servers), 2):
-                started = time.perf_counter()
-                pooled[mode] += asyncio.run(paced(servers[mode][1]["port"], samples, BLOCK, asked.rate))
-                busy[mode] += time.perf_counter() - started
-        for mode, times in pooled.items():
-            cores = round((processor(servers[mode][0]) - used[mode]) / busy[mode], 2)
-            show(step="paced", mode=mode, rate=asked.rate, requests=len(times), **spread(times), cores=cores)
-    medians = [float(np.median(pooled[mode])) for mode in ("original", "shadow")]
-    show(step="shadow on against off", p50_off=round(medians[0], 3), p50_on=round(medians[1], 3), ratio=round(medians[1] / medians[0], 3))
+        for rate in asked.rate:
+            shadow_off_and_on({"original": one, "shadow": two}, samples, asked.requests // 2, rate)
+
+
+def shadow_off_and_on(
+    servers: dict[str, tuple[subprocess.Popen[bytes], dict[str, Any]]], samples: Samples, count: int, rate: float
+) -> None:
+    """`count` requests to each server at one rate, in short blocks in random order, so that whatever else the machine does meets both."""
+    times: dict[str, list[float]] = {mode: [] for mode in servers}
+    used, ran, busy, whole = (dict.fromkeys(servers, 0.0) for _ in range(4))
+    order = random.Random(0)
+    for _ in range(count // BLOCK):
+        for mode in order.sample(list(servers), 2):
+            process, described = servers[mode]
+            started, own, (busy_then, whole_then) = time.perf_counter(), processor(process), machine()
+            times[mode] += asyncio.run(paced(described["port"], samples, BLOCK, rate))
+            busy_now, whole_now = machine()
+            used[mode] += processor(process) - own
+            ran[mode] += time.perf_counter() - started
+            busy[mode] += busy_now - busy_then
+            whole[mode] += whole_now - whole_then
+    for mode, found in times.items():
+        cores, load = round(used[mode] / ran[mode], 2), round(busy[mode] / whole[mode], 2)
+        show(step="paced", mode=mode, rate=rate, requests=len(found), **spread(found), cores=cores, machine_busy=load)
+    off, on = (float(np.median(times[mode])) for mode in ("original", "shadow"))
+    show(step="shadow on against off", rate=rate, p50_off=round(off, 3), p50_on=round(on, 3), ratio=round(on / off, 3))
 
 
 def _paced_server(asked: argparse.Namespace, mode: str) -> AbstractContextManager[tuple[subprocess.Popen[bytes], dict[str, Any]]]:
