@@ -310,6 +310,6 @@ def _notes(hotfix: Hotfix | None, detector: DetectorKind | None, threshold: floa
         return ()
     used = STATISTIC_THRESHOLD if threshold is None else threshold
     return (
-        f"nothing was fitted: using the training-free detector with threshold {used:g}; "
+        f"nothing was fitted: using the training-free detector with threshold {used:g}, which suits texts, but may flag every image; "
         "'atpatch-onnx fit MODEL --debug SET.npz -o MODEL.hotfix' makes a hotfix for this model",
     )

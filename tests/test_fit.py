@@ -257,6 +257,15 @@ def test_operating_point_puts_the_clean_bar_at_minus_four(clean, anomalous, most
     assert 0 <= point.recall <= 1
 
 
+def test_operating_point_leaves_out_columns_beside_the_labelled_ones_where_there_is_room():
+    clean, anomalous = np.linspace(-6.0, -5.0, 40), np.linspace(5.0, 6.0, 40)
+    alone, loud = operating_point(clean, anomalous, 0.0), operating_point(clean, anomalous, 0.0, np.full(40, 1.0))
+    assert (1.0 - loud.centre) * loud.scale == pytest.approx(-4) and (1.0 - alone.centre) * alone.scale > 0
+    assert (np.quantile(anomalous, 0.05) - loud.centre) * loud.scale == pytest.approx(4)
+    assert loud.recall == alone.recall == 1.0
+    assert operating_point(clean, anomalous, 0.0, np.full(40, 4.5)) == alone
+
+
 def test_threshold_is_near_the_edge_of_the_clean_rate_but_not_on_it():
     attack = {0.1: 0.0, 0.3: 0.0, 0.5: 0.2, 0.7: 0.0, 0.9: 0.4}
     assert choose_threshold(list(attack), lambda value: Score(attack[value], 0.0, 0.0), edge_known=True) == 0.3

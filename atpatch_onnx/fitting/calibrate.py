@@ -51,16 +51,24 @@ class OperatingPoint:
     recall: float
 
 
-def operating_point(clean: Floats, anomalous: Floats, most_flagged: float) -> OperatingPoint:
+def operating_point(clean: Floats, anomalous: Floats, most_flagged: float, beside: Floats | None = None) -> OperatingPoint:
     """From the peak logit of each clean row and of the labelled columns of each anomalous row.
 
-    The clean bar goes to -ANCHOR at every site, and at a site that separates the classes the low end of the anomalous ones to +ANCHOR. So a
-    site that cannot tell much stays quiet at thresholds that suit one that can.
+    The bar goes to -ANCHOR at every site, and at a site that separates the classes the low end of the anomalous ones to +ANCHOR. So a
+    site that cannot tell much stays quiet at thresholds that suit one that can. The bar is that of the clean rows, or the one that leaves
+    out the columns beside the labelled ones as well, where that is higher and does not cost room to tell the classes apart.
+
+    Args:
+        beside: peak logit of the other columns of each anomalous row.
     """
-    bar = float(np.sort(clean)[::-1][math.floor(most_flagged * len(clean))])
+    bar = clean_bar = float(np.sort(clean)[::-1][math.floor(most_flagged * len(clean))])
     low = float(np.quantile(anomalous, TAIL))
+    if beside is not None:
+        higher = float(np.quantile(beside, 1 - TAIL))
+        if low - higher >= 2 * ANCHOR / MOST_SCALE:
+            bar = max(bar, higher)
     scale = min(2 * ANCHOR / (low - bar), MOST_SCALE) if low > bar else 1.0
-    return OperatingPoint(bar + ANCHOR / scale, scale, float((anomalous > bar).mean()))
+    return OperatingPoint(bar + ANCHOR / scale, scale, float((anomalous > clean_bar).mean()))
 
 
 @dataclass(frozen=True)

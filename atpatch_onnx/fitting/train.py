@@ -102,11 +102,14 @@ def anchor_sites(context: Context, capture: Capture, recipe: Recipe, plans: Sequ
     by_id = {site.id: (site, plan.detector) for site, plan in plans}
     peaks = {name: np.full(len(context.data), -np.inf) for name in by_id}
     marked = {name: np.full(len(context.data), -np.inf) for name in by_id}
+    beside = {name: np.full(len(context.data), -np.inf) for name in by_id}
 
     def score(name: str, batch: SiteBatch, chunk: Ints) -> None:
         logits = np.where(batch.valid, recipe.logits(*by_id[name], batch), -np.inf)
         peaks[name][chunk] = logits.max(1)
-        marked[name][chunk] = np.where(context.labelled(chunk, batch), logits, -np.inf).max(1)
+        labelled = context.labelled(chunk, batch)
+        marked[name][chunk] = np.where(labelled, logits, -np.inf).max(1)
+        beside[name][chunk] = np.where(labelled, -np.inf, logits).max(1)
 
     stream(context, capture, part.rows, "scores", score)
     trained = []
@@ -114,7 +117,12 @@ def anchor_sites(context: Context, capture: Capture, recipe: Recipe, plans: Sequ
         if recipe.always:
             trained.append(TrainedSite(site, plan, OperatingPoint(0.0, 1.0, 1.0), peaks[site.id]))
             continue
-        point = operating_point(peaks[site.id][part.clean], marked[site.id][part.anomalous], context.most_flagged / len(plans))
+        point = operating_point(
+            peaks[site.id][part.clean],
+            marked[site.id][part.anomalous],
+            context.most_flagged / len(plans),
+            beside[site.id][part.anomalous],
+        )
         moved = replace(plan, detector=recipe.anchored(plan.detector, point.centre, point.scale))
         trained.append(TrainedSite(site, moved, point, (peaks[site.id] - point.centre) * point.scale))
     return trained

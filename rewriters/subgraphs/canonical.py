@@ -58,19 +58,18 @@ class Canonical:
     def column_mask(self, e: Emitter, mask: str, p: str) -> str:
         """(B, K) bool → a bool that broadcasts against V in V's own layout."""
         rank, heads = self._layout.rank, self._layout.merged_heads
-        keys = e.dims(mask, 1)
         if rank == 2:
             mask = e.op("Transpose", mask, perm=[1, 0])
         elif rank == 3 and heads is not None:
             spread = e.op("Expand", e.unsqueeze(mask, 1), e.shape(1, heads, 1))
-            mask = e.reshape(spread, -1, keys, 1)
+            mask = e.reshape(spread, -1, e.dims(mask, 1), 1)
         elif rank == 3:
             mask = e.unsqueeze(mask, 2)
         elif rank == 4:
             mask = e.unsqueeze(mask, 1, 3)
         else:
             ordered = self._ordered(e, p, self._layout.probabilities)
-            mask = e.reshape(mask, e.dims(ordered, 0, rank - 3), 1, keys, 1)
+            mask = e.reshape(mask, e.dims(ordered, 0, rank - 3), 1, e.dims(mask, 1), 1)
         permutation = self._layout.values
         if permutation is not None:
             extra = rank - len(permutation)
