@@ -8,7 +8,7 @@ from dataclasses import replace
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import onnx
@@ -40,12 +40,15 @@ __all__ = ["Progress", "fit"]
 
 SPARING = ("profile", "oneclass")
 """Kinds that can do with some of the query rows."""
+SPARSE = 8
+"""Of so many query rows one is read, where that is left to the fit and does as well."""
 PADDING_ROWS = 8
 """The shortest rows, run with padding and without, tell whether a model looks at padding."""
 PADDING_TOLERANCE = 1e-3
 """Sums over another number of zeros round otherwise; in half precision by this much."""
 
 Data = DataSet | Arrays | str | os.PathLike[str]
+Every = int | Literal["auto"]
 
 
 def fit(
@@ -58,7 +61,7 @@ def fit(
     max_clean_flagged: float = 0.005,
     passes: PassesOption = "auto",
     accept: Accept = "always",
-    every: int = 1,
+    every: Every = 1,
     seed: int = 0,
     include: str | None = None,
     exclude: str | None = None,
@@ -80,7 +83,7 @@ def fit(
         passes: "auto" takes two where they stop more attacks on the selection part.
         accept: of two passes, see `PatchPlan`.
         every: `profile` and `oneclass`: take column means over every n-th query row alone, which is cheaper on long inputs and beside fused
-            operators; see `Profile`.
+            operators; see `Profile`. "auto", for `profile`: every eighth, if the selection part shows no loss against all.
         seed: of the split and the training; the same seed gives the same file.
         include, exclude: regular expressions on site id and scope.
         output_name: graph output whose argmax is the prediction; None: the first float output of rank 2.
@@ -105,8 +108,13 @@ def fit(
     if not chosen:
         raise NO_SITE("the model has no attention site" if not sites else f"the filters leave none of {len(sites)} sites")
     parts = split(data, seed) if detector in LABELLED else split_clean(data, seed)
-    context = Context(proto, folder, data, parts, seed, max_clean_flagged, threads, progress or _silent, every=every)
-    hotfix, helped = _Fitting(context, sites, output_name).run(chosen, detector, passes, accept)
+    context = Context(proto, folder, data, parts, seed, max_clean_flagged, threads, progress or _silent)
+    fitting = _Fitting(context, sites, output_name)
+    hotfix, helped = fitting.run(chosen, detector, passes, accept, 1 if every == "auto" else every)
+    if every == "auto":
+        sparse, sparse_helped = fitting.run(chosen, detector, passes, accept, SPARSE)
+        if sparse_helped >= helped and _no_worse(sparse, hotfix):
+            hotfix, helped = sparse, sparse_helped
     if not (helped or force):
         raise NOT_HELPFUL("on the held-back part " + _summary(hotfix.evidence))
     if output is not None:
@@ -128,9 +136,9 @@ class _Fitting:
         context.progress("original", 1, 1)
         self._judge = Judge(context.data, self._original)
 
-    def run(self, chosen: Sequence[Site], kind: str, passes: PassesOption, accept: Accept) -> tuple[Hotfix, bool]:
+    def run(self, chosen: Sequence[Site], kind: str, passes: PassesOption, accept: Accept, every: int) -> tuple[Hotfix, bool]:
         """The hotfix, and whether it helped on the report part; without attacks there it is not known to be of no help."""
-        context = self._context
+        context = replace(self._context, every=every)
         capture = Capture(
             context.model, context.folder, chosen, context.data, context.columns.shape[1] or None, context.threads, context.mask
         )
@@ -144,6 +152,7 @@ class _Fitting:
         parts = {name: getattr(context.parts, name) for name in ("train", "selection", "report")}
         evidence = {
             "max_clean_flagged": context.most_flagged,
+            "every": every,
             "rows": {name: {"clean": len(part.clean), "anomalous": len(part.anomalous)} for name, part in parts.items()},
             "sites": {
                 name: {"recall": fitted.recall.get(name), "detects": name in fitted.detecting, "scores": fitted.scores.get(name, {})}
@@ -193,6 +202,13 @@ class _Fitting:
         )
 
 
+def _no_worse(one: Hotfix, other: Hotfix) -> bool:
+    """On the selection part: as few attacks get through and as few clean predictions are lost, and as many attacks are flagged."""
+    first, second = (hotfix.evidence["calibration"] for hotfix in (one, other))
+    fewer = all(first["sites"][key] <= second["sites"][key] for key in ("attack", "lost"))
+    return fewer and first["recall"]["k"] >= second["recall"]["k"]
+
+
 def _without_padding(context: Context, original: Runner, sites: Sequence[Site], output: str) -> tuple[Runner, str | None]:
     """A runner that leaves padding out and the mask it goes by, where the model's scores do not depend on padding; else the one given."""
     mask = common_mask(sites, context.data)
@@ -205,7 +221,7 @@ def _without_padding(context: Context, original: Runner, sites: Sequence[Site], 
     return (cutting, mask) if same else (original, None)
 
 
-def _check_options(detector: str, max_clean_flagged: float, passes: str, accept: str, every: int, seed: int) -> None:
+def _check_options(detector: str, max_clean_flagged: float, passes: str, accept: str, every: Every, seed: int) -> None:
     if detector not in TRAINABLE:
         raise BAD_OPTION(f"detector {detector!r} cannot be trained", f"choose from {', '.join(TRAINABLE)}")
     if not 0 <= max_clean_flagged < 1:
@@ -213,8 +229,10 @@ def _check_options(detector: str, max_clean_flagged: float, passes: str, accept:
     for name, value, words in (("passes", passes, get_args(PassesOption)), ("accept", accept, get_args(Accept))):
         if value not in words:
             raise BAD_OPTION(f"{name} {value!r} is unknown", f"choose from {', '.join(words)}")
-    if every < 1 or (every > 1 and detector not in SPARING):
-        raise BAD_OPTION(f"every = {every} does not go with detector {detector!r}", f"1, or more with {' or '.join(SPARING)}")
+    if detector != "profile" if every == "auto" else every < 1 or (every > 1 and detector not in SPARING):
+        raise BAD_OPTION(
+            f"every = {every} does not go with detector {detector!r}", f"1, or more with {' or '.join(SPARING)}; 'auto' with profile"
+        )
     if seed < 0:
         raise BAD_OPTION(f"seed {seed} is negative")
     for module in ("torch", "scipy"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from onnx import parser
 
 from atpatch_onnx.datasets import DataSet, as_dataset
 from atpatch_onnx.errors import AtpatchError
-from atpatch_onnx.fit import fit
+from atpatch_onnx.fit import SPARSE, _no_worse, fit
 from atpatch_onnx.fitting.calibrate import BENIGN_CHOICES, BenignChoice, as_few, choose_benign
 from atpatch_onnx.fitting.capture import Capture
 from atpatch_onnx.fitting.judging import Judge, Score
@@ -85,11 +86,24 @@ def test_what_adds_up_takes_two_passes():
     assert caught.value.code == "ATP015" and "two passes" in caught.value.what
 
 
-@pytest.mark.parametrize(("detector", "every"), [("profile", 0), ("statistic", 2), ("cnn", 2)])
+@pytest.mark.parametrize(("detector", "every"), [("profile", 0), ("statistic", 2), ("cnn", 2), ("cnn", "auto"), ("oneclass", "auto")])
 def test_only_some_detectors_do_with_some_rows(detector, every):
     with pytest.raises(AtpatchError) as caught:
         fit(toys.toy(padded=True).model, toys.toy(padded=True).debug, detector=detector, every=every)
     assert caught.value.code == "ATP060"
+
+
+def test_fewer_rows_are_read_only_where_nothing_is_lost_by_it():
+    toy = toys.toy(padded=True)
+    every, whole, sparse = (fit(toy.model, toy.debug, every=n, passes="one", threads=1) for n in ("auto", 1, SPARSE))
+    assert (whole.evidence["every"], sparse.evidence["every"]) == (1, SPARSE)
+    assert every.digest == (sparse if _no_worse(sparse, whole) else whole).digest
+    told = sparse.evidence["calibration"]
+    for key in ("attack", "lost", "recall"):
+        worse = {"recall": {"k": told["recall"]["k"] - (key == "recall")}, "sites": dict(told["sites"])}
+        if key != "recall":
+            worse["sites"][key] += 0.01
+        assert not _no_worse(replace(sparse, evidence={"calibration": worse}), sparse)
 
 
 # --- padding
