@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from atpatch_onnx.datasets import DataSet
 from atpatch_onnx.fitting.running import Runner, expose
 from models.evidence import latency
-from models.evidence.ablations import without_rescaling
+from models.evidence.ablations import ABLATIONS, without_rescaling
 from models.evidence.answers import Asked, judge
 from models.evidence.build import main
 from models.evidence.case import Case
@@ -219,6 +219,14 @@ def test_without_rescaling_only_flagged_requests_change(case: Case) -> None:
         rows = one.flagged != same
         assert rows.any()
         assert (one.scores[rows] == other.scores[rows]).all() == same
+
+
+def test_chosen_columns_stand_in_for_detectors_that_speak_together(case: Case) -> None:
+    summed = replace(case)
+    vars(summed)["plan"] = replace(case.plan, passes="two", joint="sum")
+    figures = ABLATIONS["always, labelled columns"](summed, silent)
+    assert value(figures, "attacked_flagged") == 1.0
+    assert value(figures, "patched", "asr_star") < 0.05
 
 
 def test_curves_go_from_flagging_everything_to_nothing(case: Case) -> None:
