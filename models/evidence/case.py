@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import onnx
 
-from atpatch_onnx.datasets import DataSet, load_dataset
+from atpatch_onnx.datasets import DataSet, Ints, load_dataset
 from atpatch_onnx.hotfix import Hotfix
 from rewriters import model_io
 from rewriters.finder import find_sites
@@ -29,15 +29,16 @@ MOST_CLEAN_FLAGGED = 0.005
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """threads: of onnxruntime, everywhere but in latencies, which have one."""
+    """threads: of onnxruntime, everywhere but in latencies, which have one. rows: of the test set that are judged; None: all."""
 
     setting: Setting
     seed: int
     threads: int = 2
+    rows: int | None = None
 
     @property
     def name(self) -> str:
-        return f"{self.setting.name}-s{self.seed}"
+        return f"{self.setting.name}-s{self.seed}" + ("" if self.rows is None else "-quick")
 
     @cached_property
     def victim(self) -> Victim:
@@ -65,12 +66,16 @@ class Case:
 
     @cached_property
     def clean(self) -> DataSet:
-        return load_dataset(self.victim.file("clean.npz"))
+        clean = load_dataset(self.victim.file("clean.npz"))
+        return _some(clean, np.arange(len(clean)), self.rows)
 
     @cached_property
     def attacked(self) -> DataSet:
         """The test samples, triggered or with every value of the protected attribute."""
-        return load_dataset(self.victim.file("triggered.npz" if self.setting.fault == "backdoor" else "flips.npz"))
+        attacked = load_dataset(self.victim.file("triggered.npz" if self.setting.fault == "backdoor" else "flips.npz"))
+        twins = attacked.clean_row if attacked.group is None else attacked.group
+        assert twins is not None
+        return _some(attacked, twins, self.rows)
 
     @cached_property
     def before(self) -> tuple[Answers, Answers]:
@@ -101,7 +106,9 @@ class Case:
     def digest(self) -> str:
         """Of everything the results depend on, code aside."""
         names = ("victim.json", "debug.npz", "spare.npz", "clean.npz")
-        hasher = hashlib.sha256(repr((self.name, self.setting.detector, self.setting.others)).encode())
+        hasher = hashlib.sha256(
+            repr((self.name, self.setting.detector, self.setting.others, *([] if self.rows is None else [self.rows]))).encode()
+        )
         for name in names:
             hasher.update(self.victim.file(name).read_bytes())
         return hasher.hexdigest()[:16]
@@ -109,6 +116,15 @@ class Case:
     def generator(self) -> np.random.Generator:
         """The same for every step of one case, a fresh one each time."""
         return np.random.default_rng((self.seed, *self.setting.name.encode()))
+
+
+def _some(data: DataSet, twins: Ints, rows: int | None) -> DataSet:
+    """The samples whose clean twin is among the first rows of the test set."""
+    if rows is None:
+        return data
+    kept = np.flatnonzero(twins < rows)
+    per_row = {name: array[kept] for name in ("labels", "columns", "clean_row", "group") if (array := getattr(data, name)) is not None}
+    return replace(data, inputs=data.feeds(kept), **per_row)
 
 
 def results() -> Path:

@@ -221,6 +221,16 @@ def test_without_rescaling_only_flagged_requests_change(case: Case) -> None:
         assert (one.scores[rows] == other.scores[rows]).all() == same
 
 
+def test_a_quick_case_is_judged_on_the_first_rows_and_what_was_made_of_them(case: Case) -> None:
+    quick = replace(case, rows=60)
+    assert len(quick.clean) == 60 and quick.attacked.clean_row is not None and case.attacked.clean_row is not None
+    assert len(quick.attacked) == (case.attacked.clean_row < 60).sum() and quick.attacked.target == case.attacked.target
+    (clean, attacked), (all_clean, all_attacked) = quick.before, case.before
+    assert np.array_equal(clean.predictions, all_clean.predictions[:60])
+    assert np.array_equal(attacked.predictions, all_attacked.predictions[case.attacked.clean_row < 60])
+    assert quick.digest != case.digest and quick.name != case.name
+
+
 def test_chosen_columns_stand_in_for_detectors_that_speak_together(case: Case) -> None:
     summed = replace(case)
     vars(summed)["plan"] = replace(case.plan, passes="two", joint="sum")
