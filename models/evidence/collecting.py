@@ -39,7 +39,7 @@ def collect(cases: Sequence[Case], quick: bool, threads: int, before: Mapping[st
 def _run(case: Case, earlier: Mapping[str, Any] | None) -> dict[str, Any]:
     """What the cache has of a case, and what only an earlier evidence file has, as long as both are of one victim and one hotfix."""
     victim, steps = _cached(case)
-    if earlier is not None and (not case.victim.built or victim.get("model") == earlier["victim"].get("model")):
+    if earlier is not None and (not case.victim.built or _same(victim, earlier["victim"])):
         old = earlier["steps"]
         same_hotfix = "fit" not in steps or _digest(steps) == _digest(old)
         kept = {name: figures for name, figures in old.items() if same_hotfix or not STEPS[name].fitted}
@@ -65,6 +65,11 @@ def _cached(case: Case) -> tuple[dict[str, Any], dict[str, Any]]:
             if kept["key"].split()[0] == case.digest:
                 steps[name] = kept["figures"]
     return {name: case.victim.record[name] for name in ("model", "twin", "seconds") if name in case.victim.record}, steps
+
+
+def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two victims and their twins do equally well on every test sample that is counted."""
+    return all(one.get(name) == other.get(name) for name in ("model", "twin"))
 
 
 def _digest(steps: Mapping[str, Any]) -> str | None:
