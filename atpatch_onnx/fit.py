@@ -229,7 +229,8 @@ def _check_options(detector: str, max_clean_flagged: float, passes: str, accept:
     for name, value, words in (("passes", passes, get_args(PassesOption)), ("accept", accept, get_args(Accept))):
         if value not in words:
             raise BAD_OPTION(f"{name} {value!r} is unknown", f"choose from {', '.join(words)}")
-    if detector != "profile" if every == "auto" else every < 1 or (every > 1 and detector not in SPARING):
+    goes = detector == "profile" if every == "auto" else every == 1 or (every > 1 and detector in SPARING)
+    if not goes:
         raise BAD_OPTION(
             f"every = {every} does not go with detector {detector!r}", f"1, or more with {' or '.join(SPARING)}; 'auto' with profile"
         )
