@@ -35,7 +35,7 @@ def run(case: Case, say: Callable[[str], None]) -> Figures:
     if not blocks:
         return {"skipped": "no feed-forward block was found"}
     rows = case.generator().permutation(len(case.spare))[: 2 * MOST_ROWS]
-    train, held = np.split(rows, 2)
+    train, held = np.array_split(rows, 2)
     dormant = _by_activity(case, blocks, train)
     share = _most(case, blocks, dormant, held)
     pruned = _pruned(case, blocks, dormant, share)
