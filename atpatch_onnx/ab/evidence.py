@@ -214,7 +214,8 @@ class Srm:
             "weight": self.weight,
             "share": self.patched / (self.patched + self.original) if self.patched + self.original else None,
             "p": self.p_value,
-            "log10_e": self.log_e / math.log(10),
+            # Infinite where an arm that is due nothing got something; JSON has no word for that, and `alarm` says it.
+            "log10_e": self.log_e / math.log(10) if math.isfinite(self.log_e) else None,
             "alarm": self.alarm,
         }
 

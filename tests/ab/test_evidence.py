@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -109,7 +110,8 @@ def test_srm_with_nothing_to_say():
     assert srm(0, 0, 0.5).p_value is None
     assert srm(2, 30, 0.1).p_value is None
     assert not srm(0, 100, 0.0).alarm
-    assert srm(1, 100, 0.0).alarm
+    assert srm(1, 100, 0.0).alarm and srm(1, 100, 0.0).alarm_any_time
+    assert json.loads(json.dumps(srm(1, 100, 0.0).to_json(), allow_nan=False))["log10_e"] is None
     with pytest.raises(ValueError, match="share"):
         log_e_value(1, 1, 0.0)
 
