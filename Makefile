@@ -47,7 +47,7 @@ evidence: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m models.evidence.build --threads 1 --jobs 2
 
 evidence-quick: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m models.evidence.build --threads 1 --jobs 2 --quick
+	OMP_NUM_THREADS=1 $(BIN)/python -m models.evidence.build --threads 2 --jobs 2 --quick
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed: make PYTHON=/path/to/python" >&2; exit 1; }

@@ -117,6 +117,8 @@ def _always_some(case: Case, say: Say) -> Figures:
 
 def _passes(passes: str) -> Callable[[Case, Say], Figures]:
     def run(case: Case, say: Say) -> Figures:
+        if case.hotfix.passes == passes:  # the fit that chose it has made that very hotfix
+            return _chosen(case, say)
         try:
             made = fitted(case, f"{passes}-pass", say, clean=case.spare, passes=passes)
         except AtpatchError as error:
@@ -132,7 +134,7 @@ def _accept(accept: Any) -> Callable[[Case, Say], Figures]:
     """Of the hotfix that `two passes` made."""
 
     def run(case: Case, say: Say) -> Figures:
-        file = case.hotfix_file("two-pass")
+        file = case.hotfix_file() if case.hotfix.passes == "two" else case.hotfix_file("two-pass")
         if not file.is_file():
             return {"skipped": "the graph does not admit two passes"}
         return try_plan(case, Hotfix.load(file).plan(case.sites, None, passes="two", accept=accept))
