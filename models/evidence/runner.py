@@ -35,7 +35,7 @@ class Step:
     Attributes:
         run: what measures.
         applies: to which cases.
-        slow: takes the better part of an hour.
+        slow: takes a quarter of an hour or more on a text model; no part of quick runs.
         fitted: reads the hotfix of the step `fit`, and is done again where that is another one.
         timed: compares times, so that nothing else should run meanwhile.
     """
@@ -59,7 +59,7 @@ STEPS: dict[str, Step] = {
     "fit": Step(fit_step, fitted=False),
     "latency": Step(latency_step, timed=True),
     "kinds": Step(kinds_step, lambda case: bool(case.setting.others), fitted=False),
-    "peers": Step(peers_step, lambda case: case.seed == case.setting.seeds[0]),
+    "peers": Step(peers_step, lambda case: case.seed == case.setting.seeds[0], slow=True),
     "ablations": Step(ablations_step, _first_of_a_kind),
     "curves": Step(curves_step, _first_of_a_kind),
     "statistic": Step(statistic_step, _unlabelled, fitted=False),
