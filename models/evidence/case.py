@@ -106,9 +106,7 @@ class Case:
     def digest(self) -> str:
         """Of everything the results depend on, code aside."""
         names = ("victim.json", "debug.npz", "spare.npz", "clean.npz")
-        hasher = hashlib.sha256(
-            repr((self.name, self.setting.detector, self.setting.others, *([] if self.rows is None else [self.rows]))).encode()
-        )
+        hasher = hashlib.sha256(repr((self.name, self.setting.detector, self.setting.others, self.rows)).encode())
         for name in names:
             hasher.update(self.victim.file(name).read_bytes())
         return hasher.hexdigest()[:16]

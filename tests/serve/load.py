@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import os
 import random
 import subprocess
@@ -24,6 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from models.bench.quiet_machine import busy_seconds
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "models" / "digits_vit"
@@ -149,13 +152,6 @@ def processor(process: subprocess.Popen[bytes]) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def machine() -> tuple[float, float]:
-    """Seconds of processor time that all processors have been busy for, and that there were."""
-    ticks = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
-    whole, idle = sum(ticks), ticks[3] + ticks[4]
-    return (whole - idle) / os.sysconf("SC_CLK_TCK"), whole / os.sysconf("SC_CLK_TCK")
-
-
 def spread(times: list[float]) -> dict[str, float]:
     return {f"p{p}": round(float(np.percentile(times, p)), 3) for p in (50, 95, 99)}
 
@@ -200,20 +196,18 @@ def shadow_off_and_on(
 ) -> None:
     """`count` requests to each server at one rate, in short blocks in random order, so that whatever else the machine does meets both."""
     times: dict[str, list[float]] = {mode: [] for mode in servers}
-    used, ran, busy, whole = (dict.fromkeys(servers, 0.0) for _ in range(4))
+    used, ran, busy = (dict.fromkeys(servers, 0.0) for _ in range(3))
     order = random.Random(0)
     for _ in range(count // BLOCK):
         for mode in order.sample(list(servers), 2):
             process, described = servers[mode]
-            started, own, (busy_then, whole_then) = time.perf_counter(), processor(process), machine()
+            started, own, everyone = time.perf_counter(), processor(process), busy_seconds() or math.nan
             times[mode] += asyncio.run(paced(described["port"], samples, BLOCK, rate))
-            busy_now, whole_now = machine()
             used[mode] += processor(process) - own
+            busy[mode] += (busy_seconds() or math.nan) - everyone
             ran[mode] += time.perf_counter() - started
-            busy[mode] += busy_now - busy_then
-            whole[mode] += whole_now - whole_then
     for mode, found in times.items():
-        cores, load = round(used[mode] / ran[mode], 2), round(busy[mode] / whole[mode], 2)
+        cores, load = round(used[mode] / ran[mode], 2), round(busy[mode] / ran[mode] / (os.cpu_count() or 1), 2)
         show(step="paced", mode=mode, rate=rate, requests=len(found), **spread(found), cores=cores, machine_busy=load)
     off, on = (float(np.median(times[mode])) for mode in ("original", "shadow"))
     show(step="shadow on against off", rate=rate, p50_off=round(off, 3), p50_on=round(on, 3), ratio=round(on / off, 3))
