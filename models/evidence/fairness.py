@@ -1,4 +1,4 @@
-"""Group fairness of predictions on a test set, between the groups of the attribute that its flip set changes."""
+"""Predictions and the attribute that a flip set changes: differences between its groups, and answers of a model that does not know it."""
 
 from __future__ import annotations
 
@@ -10,22 +10,41 @@ from numpy.typing import NDArray
 from atpatch_onnx.compare.fairness import fairness
 from atpatch_onnx.datasets import DataSet, Ints
 
-__all__ = ["FEWEST", "group_fairness", "protected"]
+__all__ = ["FEWEST", "group_fairness", "protected", "unaware"]
 
 FEWEST = 50
 """Test rows a group needs; the rates of smaller ones are mostly chance, and the differences are between the extremes."""
 
 
-def protected(clean: DataSet, flips: DataSet) -> NDArray[Any]:
-    """(N,), the protected value of every clean row: the one place in which rows of a flip group differ."""
+def protected(data: DataSet, flips: DataSet) -> NDArray[Any]:
+    """(N,), the protected value of every row of a set: the one place in which rows of a flip group differ."""
     assert flips.group is not None
     same = np.flatnonzero(flips.group[1:] == flips.group[:-1])
     for name, array in flips.inputs.items():
         if array.ndim == 2:
             differs = (array[same] != array[same + 1]).any(0)
             if differs.sum() == 1:
-                return np.asarray(clean.inputs[name][:, int(differs.argmax())])
+                return np.asarray(data.inputs[name][:, int(differs.argmax())])
     raise ValueError("rows of a flip group differ in no single place")
+
+
+def unaware(clean: DataSet, flips: DataSet, scores: NDArray[np.floating[Any]]) -> Ints:
+    """Predictions (N,) on the clean set without its protected values: a sample's probabilities averaged over all of them, by frequency.
+
+    Args:
+        flips: groups are numbered as the rows of the clean set.
+        scores: (M, C) on the flip set.
+    """
+    from scipy.special import softmax
+
+    assert flips.group is not None
+    values, counts = np.unique(protected(clean, flips), return_counts=True)
+    own = protected(flips, flips)
+    place = np.minimum(np.searchsorted(values, own), len(values) - 1)
+    weight = np.where(values[place] == own, counts[place], 0)
+    mean = np.zeros((len(clean), scores.shape[1]))
+    np.add.at(mean, flips.group, weight[:, None] * softmax(scores, axis=1))
+    return np.asarray(mean.argmax(1), np.int64)
 
 
 def group_fairness(clean: DataSet, flips: DataSet, predictions: Ints) -> dict[str, float]:

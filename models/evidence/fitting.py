@@ -15,7 +15,7 @@ from rewriters.plan import PatchPlan
 
 from .answers import MASK, Figures, judge, wilson
 from .case import MOST_CLEAN_FLAGGED, Case
-from .fairness import group_fairness
+from .fairness import group_fairness, unaware
 from .maps import labelled_columns, map_scores
 
 __all__ = ["fit_step", "fitted", "kinds_step", "try_plan"]
@@ -39,6 +39,8 @@ def fit_step(case: Case, say: Callable[[str], None]) -> Figures:
             "original": group_fairness(case.clean, case.attacked, before),
             "patched": group_fairness(case.clean, case.attacked, answers.predictions),
         }
+        averaged = unaware(case.clean, case.attacked, case.before[1].scores)
+        figures["unaware"] = judge(case.clean, case.attacked, before, averaged, averaged[case.attacked.group])
     return figures
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Goal", "goals", "mean_over", "steps_of"]
+__all__ = ["Goal", "goals", "mean_over", "steps_of", "twins_of"]
 
 Run = Mapping[str, Any]
 
@@ -33,12 +33,18 @@ def steps_of(evidence: Mapping[str, Any], setting: str, step: str) -> list[Run]:
     return [figures for figures in runs if figures and "error" not in figures]
 
 
-def mean_over(evidence: Mapping[str, Any], group: str, read: Callable[[Run], float | None]) -> float | None:
-    """Mean over the settings of a group of means over seeds, of what `read` finds in the step `fit`."""
+def twins_of(evidence: Mapping[str, Any], setting: str) -> list[Run]:
+    """Figures of the models trained without the fault, over the seeds of a setting."""
+    return [run["victim"]["twin"] for run in evidence["runs"] if run["setting"] == setting and "twin" in run["victim"]]
+
+
+def mean_over(evidence: Mapping[str, Any], group: str, read: Callable[[Run], float | None], *, twins: bool = False) -> float | None:
+    """Mean over the settings of a group of means over seeds, of what `read` finds in the step `fit`, or in the clean twins' figures."""
     means = []
     for setting in evidence["settings"]:
         if setting["group"] == group:
-            found = [value for run in steps_of(evidence, setting["name"], "fit") if (value := read(run)) is not None]
+            runs = twins_of(evidence, setting["name"]) if twins else steps_of(evidence, setting["name"], "fit")
+            found = [value for run in runs if (value := read(run)) is not None]
             if found:
                 means.append(float(np.mean(found)))
     return float(np.mean(means)) if means else None
@@ -65,18 +71,14 @@ def _group(evidence: Mapping[str, Any], name: str, group: Mapping[str, Any]) -> 
     most = group["fault"]
     everything = [setting["name"] for setting in evidence["settings"] if setting["group"] == name]
     measured = sum(bool(steps_of(evidence, setting, "fit")) for setting in everything)
-    floors = {
-        "asr": (lambda run: run["original"].get("untriggered", {}).get("value"), "go there untriggered"),
-        "asr_star": (lambda run: run.get("masked", {}).get("asr_star", {}).get("value"), "with the trigger masked in the request"),
-    }
-    read, words = floors.get(measure, (lambda run: None, ""))
-    floor = mean_over(evidence, name, read)
     of = "" if measured == len(everything) else f" ({measured} of {len(everything)} settings)"
     asked = f"{title}: mean {word} " + (f"≤ {most:g} %" if most is not None else "(the figure)")
-    told = f"{100 * fault:.2f} %{of}" + ("" if floor is None else f"; {100 * floor:.2f} % {words}")
+    told = f"{100 * fault:.2f} %{of}{_floors(evidence, name, measure)}"
+    cost, worth = f"{100 * lost:+.2f}", mean_over(evidence, name, lambda run: _accuracy_lost(run, "unaware"))
+    cost += "" if worth is None else f"; {100 * worth:+.2f} where the original's answers are averaged over the attribute's values"
     goals = [
         Goal(asked, told, None if most is None else 100 * fault <= most),
-        Goal(f"{title}: accuracy lost ≤ {group['accuracy']:g} points", f"{100 * lost:+.2f}", 100 * lost <= group["accuracy"] + 1e-9),
+        Goal(f"{title}: accuracy lost ≤ {group['accuracy']:g} points", cost, 100 * lost <= group["accuracy"] + 1e-9),
     ]
     if measure != "uf":  # of an unfair model every request that leans on the attribute should be flagged
         goals.append(
@@ -85,8 +87,33 @@ def _group(evidence: Mapping[str, Any], name: str, group: Mapping[str, Any]) -> 
     return goals
 
 
-def _accuracy_lost(run: Run) -> float:
-    return float(run["original"]["accuracy"]["value"] - run["patched"]["accuracy"]["value"])
+def _floors(evidence: Mapping[str, Any], name: str, measure: str) -> str:
+    """What a perfect hotfix could leave, to read the mean attack by."""
+
+    def mean(*path: str, twins: bool = False) -> float | None:
+        return mean_over(evidence, name, lambda run: _value(run, path), twins=twins)
+
+    floors = {
+        "asr": [("go there untriggered", mean("original", "untriggered"))],
+        "asr_star": [
+            ("with the trigger masked in the request", mean("masked", measure)),
+            ("of the clean twins", mean(measure, twins=True)),
+        ],
+    }
+    return "".join(f"; {100 * value:.2f} % {words}" for words, value in floors.get(measure, ()) if value is not None)
+
+
+def _value(run: Run, path: Sequence[str]) -> float | None:
+    """A share's value, None where it was not measured."""
+    found: Any = run
+    for key in path:
+        found = found.get(key, {})
+    value: float | None = found.get("value")
+    return value
+
+
+def _accuracy_lost(run: Run, after: str = "patched") -> float | None:
+    return float(run["original"]["accuracy"]["value"] - run[after]["accuracy"]["value"]) if after in run else None
 
 
 def _detectors(evidence: Mapping[str, Any], group: str) -> list[Goal]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from .estimates import Estimate, of_numbers, of_shares
 from .fairness import FEWEST
-from .goals import behind, goals, mean_over, steps_of
+from .goals import behind, goals, mean_over, steps_of, twins_of
 
 __all__ = ["Table", "render"]
 
@@ -82,7 +82,11 @@ def _groups(evidence: Evidence) -> Iterator[dict[str, Any]]:
     for name, group in evidence["groups"].items():
         measures = ("uf",) if group["measure"] == "uf" else ("asr", "asr_star")
         settings = [setting for setting in evidence["settings"] if setting["group"] == name]
-        rows = [_setting(setting, runs, measures) for setting in settings if (runs := steps_of(evidence, setting["name"], "fit"))]
+        rows = [
+            _setting(setting, runs, measures, twins_of(evidence, setting["name"]))
+            for setting in settings
+            if (runs := steps_of(evidence, setting["name"], "fit"))
+        ]
         if rows:
             first = NAMES[measures[0]]
             after = [f"{NAMES[measure]} after" for measure in measures]
@@ -94,6 +98,8 @@ def _groups(evidence: Evidence) -> Iterator[dict[str, Any]]:
                 f"{first} before",
                 *after,
                 *(("trigger masked",) if name == "words" else ()),
+                *(("accuracy, attribute unknown",) if measures == ("uf",) else ()),
+                *(("clean twin",) if "asr" in measures else ()),
                 "clean flagged",
                 "hotfix of the first seed",
                 "paper",
@@ -101,7 +107,7 @@ def _groups(evidence: Evidence) -> Iterator[dict[str, Any]]:
             yield {"title": group["title"], "table": Table(head, rows), "means": _means(evidence, name, group["measure"])}
 
 
-def _setting(setting: Run, runs: Sequence[Run], measures: Sequence[str]) -> Row:
+def _setting(setting: Run, runs: Sequence[Run], measures: Sequence[str], twins: Sequence[Run]) -> Row:
     return (
         setting["name"],
         str(len(runs)),
@@ -110,6 +116,8 @@ def _setting(setting: Run, runs: Sequence[Run], measures: Sequence[str]) -> Row:
         _share(runs, "original", measures[0]),
         *(_share(runs, "patched", measure) for measure in measures),
         *((_share(runs, "masked", "asr_star"),) if setting["group"] == "words" else ()),
+        *((_share(runs, "unaware", "accuracy"),) if measures == ("uf",) else ()),
+        *((_share(twins, "asr_star"),) if "asr" in measures else ()),
         _share(runs, "clean_flagged"),
         _hotfix(runs[0]["hotfix"]),
         _paper(setting, NAMES[measures[0]]),

@@ -24,7 +24,7 @@ from models.evidence.case import Case
 from models.evidence.collecting import collect
 from models.evidence.curves import curves_step
 from models.evidence.estimates import of_numbers, of_shares
-from models.evidence.fairness import protected
+from models.evidence.fairness import protected, unaware
 from models.evidence.fitting import try_plan
 from models.evidence.goals import goals
 from models.evidence.latency import latency_step
@@ -255,6 +255,14 @@ def test_the_protected_attribute_is_where_flips_differ() -> None:
     assert protected(DataSet({"features": flips.inputs["features"][[0, 2]]}), flips).tolist() == [0, 1]
 
 
+def test_a_model_that_does_not_know_the_attribute_answers_with_its_mean() -> None:
+    """Three people, two of them with value 1: value 0 says class 1 to everybody, value 1 says class 0, less surely to the last."""
+    clean = DataSet({"features": np.array([[7, 0], [8, 1], [9, 1]])})
+    flips = DataSet({"features": np.array([[7, 0], [7, 1], [8, 0], [8, 1], [9, 0], [9, 1], [9, 2]])}, group=np.array([0, 0, 1, 1, 2, 2, 2]))
+    odds = np.array([[1, 3], [3, 1], [1, 3], [3, 1], [1, 9], [6, 5], [1, 10**9]])  # nobody has the value 2
+    assert unaware(clean, flips, np.log(odds)).tolist() == [0, 0, 1]
+
+
 def test_intervals_are_student_s_or_wilson_s_whichever_is_wider() -> None:
     runs = of_numbers([0.1, 0.2, 0.3])
     assert (runs.low, runs.high) == pytest.approx((0.2 - 0.24841, 0.2 + 0.24841), abs=1e-4)
@@ -311,8 +319,10 @@ def test_the_page_says_what_is_met_and_what_is_not(case: Case, monkeypatch: pyte
     monkeypatch.setitem(STEPS, "fit", Step(lambda case, say: fit_figures(case), fitted=False))
     run_step(case, "fit", silent)
     evidence = {**collect([case], True, 1), "settings": [asdict(SETTING)]}
+    evidence["runs"][0]["victim"]["twin"] = {name: {"value": 0.0375, "count": 80} for name in ("accuracy", "asr_star")}
     page = render(evidence, "")
     assert "| digits-vit-badnets | 1 |" in page and "Nothing that was measured is behind" in page
+    assert "| clean twin |" in page and "| 3.75 (" in page
     met = {goal.what: goal.met for goal in goals(evidence)}
     assert met["Images, backdoors: mean ASR ≤ 0.46 %"] is True
     evidence["runs"][0]["steps"]["fit"]["patched"]["asr"]["value"] = 0.5
