@@ -7,7 +7,7 @@ it is, and whether a second detector adds anything, is asked of the served graph
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -48,6 +48,11 @@ class Lineup:
         """Highest logit of each row (N,) over all sites."""
         peaks: NDArray[np.float64] = np.max([one.peaks for one in self.sites], axis=0)
         return peaks
+
+    @property
+    def key(self) -> Hashable:
+        """The same for lineups of one fit that act the same."""
+        return (tuple(_roles(self)), self.passes, self.accept, self.companion, self.joint)
 
     @property
     def group(self) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -77,6 +77,8 @@ class Tuner:
     ) -> None:
         self._context, self._judge, self._output, self._together, self._always = context, judge, output, together, always
         self._steps = 0
+        self._scores: dict[Hashable, tuple[Score, int]] = {}
+        self._live: tuple[Hashable, Served] | None = None
 
     def tune(self, trained: Sequence[TrainedSite], passes: PassesOption, accept: Accept) -> Tuned:
         """See the module's text; passes "auto": two where one pass lets rows through and two do better.
@@ -99,11 +101,11 @@ class Tuner:
                 choice = contender.choice
             if lineup.joint == "any":
                 lineup = prune(lineup, lambda candidate: self._key(candidate, choice))
-        served, candidates = self._serve(lineup, choice), self._thresholds(lineup)
+        candidates = self._thresholds(lineup)
         part = self._context.parts.selection
         edge_known = self._context.most_flagged * len(part.clean) >= LEAST_BEYOND
-        threshold = choose_threshold(candidates, lambda value: self._score(served, lineup, value)[0], edge_known=edge_known)
-        predictions, flags, _ = self._run(served, lineup, threshold)
+        threshold = choose_threshold(candidates, lambda value: self._score(lineup, choice, value)[0], edge_known=edge_known)
+        predictions, flags, _ = self._run(lineup, choice, threshold)
         evidence = {
             "recall": rate(flags[part.anomalous].any(1)),
             "clean_flagged": rate(flags[part.clean].any(1)),
@@ -114,7 +116,7 @@ class Tuner:
             "sites": {"tried": list(contender.lineup.group), **self._judge.score(part, predictions).to_json()},
         }
         self._context.progress("tuning", self._steps, self._steps)
-        return Tuned(lineup, choice, threshold, served, evidence)
+        return Tuned(lineup, choice, threshold, self._serve(lineup, choice), evidence)
 
     def _with_companions(self, lineup: Lineup, choice: BenignChoice) -> tuple[Lineup, list[dict[str, float]]]:
         """The highest lower bar for further columns of a flagged sample that is as good as the best, and the table of all."""
@@ -158,8 +160,7 @@ class Tuner:
     def _at_best(self, contender: _Contender) -> _Contender:
         """The same with the score at the best of the thresholds."""
         lineup = contender.lineup
-        served = self._serve(lineup, contender.choice)
-        tried = [self._score(served, lineup, value) for value in self._thresholds(lineup)]
+        tried = [self._score(lineup, contender.choice, value) for value in self._thresholds(lineup)]
         score, missed = min(tried, key=lambda pair: (pair[0].key, pair[1]))
         return replace(contender, score=score, missed=missed, elsewhere=sum(score.left + missed for score, missed in tried))
 
@@ -170,20 +171,25 @@ class Tuner:
     def _middling(self, lineup: Lineup, choice: BenignChoice) -> tuple[Score, int]:
         """Score and number of anomalous rows that nobody flags, at the middle threshold."""
         candidates = self._thresholds(lineup)
-        return self._score(self._serve(lineup, choice), lineup, candidates[len(candidates) // 2])
+        return self._score(lineup, choice, candidates[len(candidates) // 2])
 
-    def _score(self, served: Served, lineup: Lineup, threshold: float) -> tuple[Score, int]:
-        part = self._context.parts.selection
-        predictions, flags, probabilities = self._run(served, lineup, threshold)
-        return self._judge.score(part, predictions, probabilities), int((~flags[part.anomalous].any(1)).sum())
+    def _score(self, lineup: Lineup, choice: BenignChoice, threshold: float) -> tuple[Score, int]:
+        """The same at some threshold. Questions overlap, so answers are kept."""
+        key, part = (lineup.key, choice, threshold), self._context.parts.selection
+        if key not in self._scores:
+            predictions, flags, probabilities = self._run(lineup, choice, threshold)
+            self._scores[key] = self._judge.score(part, predictions, probabilities), int((~flags[part.anomalous].any(1)).sum())
+        return self._scores[key]
 
-    def _run(self, served: Served, lineup: Lineup, threshold: float) -> tuple[Ints, NDArray[np.bool_], NDArray[np.floating[Any]] | None]:
+    def _run(
+        self, lineup: Lineup, choice: BenignChoice, threshold: float
+    ) -> tuple[Ints, NDArray[np.bool_], NDArray[np.floating[Any]] | None]:
         """Predictions, flags and probabilities on the selection part. Rows that nobody flags are not run."""
         from scipy.special import softmax
 
         rows = self._context.parts.selection.rows
         flagged = rows[lineup.peaks[rows] > math.log(threshold / (1 - threshold)) - MARGIN] if 0 < threshold < 1 else rows
-        scores, flags = served.scores(self._context.data, flagged, threshold)
+        scores, flags = self._serve(lineup, choice).scores(self._context.data, flagged, threshold)
         self._step()
         if not len(flagged):
             return self._judge.original, flags, None
@@ -194,9 +200,13 @@ class Tuner:
         return predictions, flags, np.where(ran[:, None], softmax(scores, axis=1), certain)
 
     def _serve(self, lineup: Lineup, choice: BenignChoice) -> Served:
-        context = self._context
-        sites = [one.site for one in lineup.sites]
-        return Served(context.model, context.folder, lineup.plan(choice), sites, self._output, context.threads, context.mask)
+        """The session, kept until another is asked for."""
+        context, key = self._context, (lineup.key, choice)
+        if self._live is None or self._live[0] != key:
+            sites = [one.site for one in lineup.sites]
+            served = Served(context.model, context.folder, lineup.plan(choice), sites, self._output, context.threads, context.mask)
+            self._live = key, served
+        return self._live[1]
 
     def _thresholds(self, lineup: Lineup) -> list[float]:
         part, peaks = self._context.parts.selection, lineup.peaks
