@@ -15,11 +15,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from atpatch_onnx.compare.trial import figures, run_trial
 from atpatch_onnx.datasets import load_dataset
 from atpatch_onnx.debugset import Subject, TextEncoder, image_layout, make_trigger
 from atpatch_onnx.errors import AtpatchError
 from atpatch_onnx.fit import fit
+from models.evidence.answers import Asked
+from models.evidence.answers import judge as judged
 from rewriters import model_io
 from rewriters.finder import find_sites
 from rewriters.patcher import patch
@@ -46,8 +47,11 @@ def judge(model_path: Path, hotfix: Any, clean: Path, triggered: Path) -> dict[s
     sites, _ = find_sites(model)
     patched = patch(model, hotfix.plan(sites, model_io.weights_digest(model, model_path.parent), telemetry=True), sites)
     data = load_dataset(clean), load_dataset(triggered)
-    before, after = (run_trial(proto, model_path.parent, *data) for proto in (model, patched))
-    return figures(after, before, *data).to_json()
+    before, *after = (
+        Asked(proto, model_path.parent, data[0], threads=1).all(part).predictions
+        for proto, part in ((model, data[0]), (patched, data[0]), (patched, data[1]))
+    )
+    return judged(*data, before, *after)
 
 
 @pytest.mark.parametrize("grid", [[], ["--patch-size", 2]], ids=["found-by-experiment", "grid"])

@@ -12,11 +12,11 @@ from typing import Any
 import click
 import torch
 
-from atpatch_onnx.compare.trial import figures, run_trial
 from atpatch_onnx.datasets import load_dataset
 from atpatch_onnx.debugset import Texts
 from rewriters import model_io
 
+from ..evidence.answers import Asked, judge
 from ..victims import Victim
 from .attention import attention_levels
 from .recipes import EPOCHS, RECIPES, SOURCES, Corpus, Material, Recipe, available
@@ -93,8 +93,9 @@ def _judge(victim: Victim) -> dict[str, Any]:
     clean, triggered = load_dataset(victim.file("clean.npz")), load_dataset(victim.file("triggered.npz"))
     record: dict[str, Any] = {}
     for name in ("model", "twin"):
-        trial = run_trial(model_io.load(victim.file(f"{name}.onnx")), victim.folder, clean, triggered)
-        found = figures(trial, trial, clean, triggered).to_json()
+        asked = Asked(model_io.load(victim.file(f"{name}.onnx")), victim.folder, clean, threads=1)
+        on_clean, on_triggered = (asked.all(data).predictions for data in (clean, triggered))
+        found = judge(clean, triggered, on_clean, on_clean, on_triggered)
         record[name] = {key: found[key] for key in ("accuracy", "asr", "asr_star")}
     return {**record, "attention": attention_levels(victim)}
 
