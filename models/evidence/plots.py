@@ -53,7 +53,7 @@ def _tradeoff(runs: Sequence[Run]) -> Any:
         axes.axvline(np.log(threshold / (1 - threshold)), color="black", linewidth=0.8, linestyle="--", label="fitted τ")
         axes.set(title=run["setting"], xlabel="logit of τ", ylim=(-3, 103))
     panels[0][0].set_ylabel("percent")
-    panels[0][-1].legend(fontsize=7)
+    _legend(figure, panels)
     return figure
 
 
@@ -68,7 +68,7 @@ def _layers(runs: Sequence[Run]) -> Any:
         axes.axhline(1, color="black", linewidth=0.6)
         axes.set(title=run["setting"], xlabel="site", yscale="log", xticks=range(len(layers)))
     panels[0][0].set_ylabel("attention, multiples of uniform")
-    panels[0][-1].legend(fontsize=7)
+    _legend(figure, panels)
     return figure
 
 
@@ -84,7 +84,16 @@ def _maps(runs: Sequence[Run]) -> Any:
             axes.set_title(f"{run['setting']}, {when}: class {request['prediction'][when]}", fontsize=8)
             axes.set_xticks(request["flagged"], ["▲"] * len(request["flagged"]), color=MARKED)
             axes.set_yticks([])
+    for row in panels:
+        row[0].set_ylabel("query")
+    figure.supxlabel("key; ▲ flagged", fontsize=9)
     return figure
+
+
+def _legend(figure: Any, panels: Any) -> None:
+    """Beneath the panels, where it hides no curve."""
+    handles, names = panels[0][-1].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=len(names), fontsize=8, frameon=False)
 
 
 def _panels(count: int, height: float, rows: int = 1) -> tuple[Any, Any]:
