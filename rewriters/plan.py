@@ -194,6 +194,7 @@ class PatchPlan:
             scores is (sites with the silent `Static()` do not count); of `profile` sites the sigmoid of the sum of their logits.
         companion: in a sample that is flagged, further columns are flagged above the threshold times this, for a trigger of several tokens
             shares its attention among them; 1: no lower bar. It never makes a sample flagged that was not.
+        mend: two passes: "redistribute" the attention of flagged columns in the second run, or "excise" those tokens from its request.
         accept: two passes: "always", or "flip" to keep the first run's outputs where the prediction is the same.
         digest: digest of the hotfix this plan came from, "" when nothing was fitted.
     """
@@ -207,5 +208,6 @@ class PatchPlan:
     groups: tuple[tuple[str, ...], ...] = ()
     joint: Literal["any", "sum"] = "any"
     companion: float = 1.0
+    mend: Literal["redistribute", "excise"] = "redistribute"
     accept: Literal["always", "flip"] = "always"
     digest: str = ""

@@ -7,7 +7,8 @@ Algorithm 1 takes all maps first, too). In the graph:
 2. Masks of sites whose key axis means the same tokens are joined: a column flagged at one counts at all of them. With `joint = "sum"`
    sites add up their scores instead, and the threshold is for the sum.
 3. `If` a sample is flagged anywhere, a second copy of the model's nodes inside the branch (initializers shared) runs on the flagged samples
-   alone, with the joined columns redistributed at every joined site, and its rows replace theirs in the outputs.
+   alone, with the joined columns redistributed at every joined site, and its rows replace theirs in the outputs. With `mend = "excise"` it
+   runs on the request without those tokens instead (see `excision`).
 4. `accept = "flip"` replaces them only where the prediction (arg max of the first float output of rank 2) has changed.
 
 Sites that are not joined keep their one-pass patch, in both runs. Inputs and outputs with a named leading axis carry the samples there.
@@ -28,6 +29,7 @@ from .checks import opset_of
 from .controls import body_controls
 from .emit import PREFIX, ConstantPool, Emitter
 from .errors import PLAN_MISFIT
+from .excision import TokenAxis, excise, in_order, token_axis
 from .plan import PatchPlan, Profile
 from .renaming import mentions, renamed
 from .sites import Site
@@ -86,7 +88,8 @@ def add_second_pass(
     if not outputs:
         raise PLAN_MISFIT("two passes need an output with a named leading axis for the samples", "patch with --passes one")
     then = e.branch(apart=True)
-    results = _second_run(then, model, plan, groups, replacements, sample, outputs)
+    tokens = _tokens(model, outputs, groups) if plan.mend == "excise" else None
+    results = _second_run(then, model, plan, groups, replacements, sample, outputs, tokens)
     otherwise = e.branch()
     kept = [otherwise.op("Identity", FIRST + name) for name in outputs]
     types = {value.name: value.type.tensor_type.elem_type for value in model.graph.output}
@@ -141,12 +144,18 @@ def _second_run(
     replacements: Sequence[Replacement],
     sample: str,
     outputs: Sequence[str],
+    tokens: TokenAxis | None,
 ) -> list[str]:
     """Emit the copy of the model into the branch; the outputs with the flagged samples' rows replaced."""
     rows = e.squeeze(e.op("NonZero", e.squeeze(sample, 1)), 0)
     names = {value.name: e.op("Gather", value.name, rows, axis=0, role="input") for value in _requested(model) if _carries_samples(value)}
-    columns = {site.product: (site, e.op("Gather", group.columns, rows, axis=0)) for group in groups for site in group.sites}
-    detection = {replacement.output: replacement.nodes for replacement in replacements}
+    flagged = [(group, e.op("Gather", group.columns, rows, axis=0)) for group in groups]
+    columns = {site.product: (site, mask) for group, mask in flagged for site in group.sites}
+    detection = {replacement.output: replacement.nodes for replacement in replacements if replacement.output not in columns}
+    excision = None
+    if tokens is not None:
+        columns, excision = {}, excise(e, tokens, flagged[0][1], names)
+        names.update(excision.inputs)
 
     def second(name: str) -> str:
         return names.get(name, name)
@@ -170,7 +179,15 @@ def _second_run(
             if any(name in names for name in reads(piece)):
                 names.update({name: SECOND + name for name in piece.output if name})
                 e.nodes.append(renamed(piece, second, _inner))
+    if tokens is not None and excision is not None:
+        names.update({name: in_order(e, excision, names[name]) for name in tokens.outputs if name in names})
     return _replace_rows(e, model, outputs, names, rows, plan.accept == "flip")
+
+
+def _tokens(model: onnx.ModelProto, outputs: Sequence[str], groups: Sequence[_Joined]) -> TokenAxis:
+    requested = [value for value in _requested(model) if _carries_samples(value)]
+    replaced = [value for value in model.graph.output if value.name in outputs]
+    return token_axis(requested, replaced, [group.sites for group in groups], opset_of(model, ()))
 
 
 def _replace_rows(e: Emitter, model: onnx.ModelProto, outputs: Sequence[str], names: Mapping[str, str], rows: str, flip: bool) -> list[str]:
