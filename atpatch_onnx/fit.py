@@ -28,11 +28,11 @@ from .fitting.judging import Judge, rate
 from .fitting.label_free import fit_label_free
 from .fitting.labelled import fit_labelled
 from .fitting.padding import common_mask, lengths
+from .fitting.passes import MendOption, PassesOption, Wanted
 from .fitting.running import Runner
 from .fitting.served import predict, prediction_output
 from .fitting.splitting import join, split, split_clean
 from .fitting.train import Context, Progress
-from .fitting.tuning import PassesOption
 from .hotfix import Accept, Hotfix, HotfixSite
 from .inspecting import select_sites
 
@@ -60,6 +60,7 @@ def fit(
     detector: str = "profile",
     max_clean_flagged: float = 0.005,
     passes: PassesOption = "auto",
+    mend: MendOption = "auto",
     accept: Accept = "always",
     every: Every = 1,
     seed: int = 0,
@@ -81,7 +82,8 @@ def fit(
         detector: kind to train, one of `detectors.TRAINABLE`.
         max_clean_flagged: bound on the share of clean requests flagged anywhere, met on the selection part.
         passes: "auto" takes two where they stop more attacks on the selection part.
-        accept: of two passes, see `PatchPlan`.
+        mend, accept: of two passes, see `PatchPlan`; mend "auto" excises where the graph admits it and the selection part shows that it
+            does better.
         every: `profile` and `oneclass`: take column means over every n-th query row alone, which is cheaper on long inputs and beside fused
             operators; see `Profile`. "auto", for `profile`: every eighth, if the selection part shows no loss against all.
         seed: of the split and the training; the same seed gives the same file.
@@ -93,10 +95,11 @@ def fit(
 
     Raises:
         AtpatchError: ATP010 (no site), ATP012 (patched model), ATP019 (output), ATP050-ATP052 (runtime and extras), ATP056 (data),
-            ATP057 (nothing helped), ATP060 (options), ATP015 (two passes where the graph does not admit them), and what reading the
-            model raises.
+            ATP057 (nothing helped), ATP060 (options), ATP015 (two passes or excision where the graph does not admit them), and what
+            reading the model raises.
     """
-    _check_options(detector, max_clean_flagged, passes, accept, every, seed)
+    wanted = Wanted(passes, mend, accept)
+    _check_options(detector, max_clean_flagged, wanted, every, seed)
     if debug is None and (clean is None or detector in LABELLED):
         raise BAD_OPTION(f"detector {detector!r} needs a debugging set" if clean is not None else "there is nothing to fit on")
     if output is not None and not Path(output).parent.is_dir():
@@ -110,9 +113,9 @@ def fit(
     parts = split(data, seed) if detector in LABELLED else split_clean(data, seed)
     context = Context(proto, folder, data, parts, seed, max_clean_flagged, threads, progress or _silent)
     fitting = _Fitting(context, sites, output_name)
-    hotfix, helped = fitting.run(chosen, detector, passes, accept, 1 if every == "auto" else every)
+    hotfix, helped = fitting.run(chosen, detector, wanted, 1 if every == "auto" else every)
     if every == "auto":
-        sparse, sparse_helped = fitting.run(chosen, detector, passes, accept, SPARSE)
+        sparse, sparse_helped = fitting.run(chosen, detector, wanted, SPARSE)
         if sparse_helped >= helped and _no_worse(sparse, hotfix):
             hotfix, helped = sparse, sparse_helped
     if not (helped or force):
@@ -136,7 +139,7 @@ class _Fitting:
         context.progress("original", 1, 1)
         self._judge = Judge(context.data, self._original)
 
-    def run(self, chosen: Sequence[Site], kind: str, passes: PassesOption, accept: Accept, every: int) -> tuple[Hotfix, bool]:
+    def run(self, chosen: Sequence[Site], kind: str, wanted: Wanted, every: int) -> tuple[Hotfix, bool]:
         """The hotfix, and whether it helped on the report part; without attacks there it is not known to be of no help."""
         context = replace(self._context, every=every)
         capture = Capture(
@@ -145,9 +148,9 @@ class _Fitting:
         if not capture.sites:
             raise DATA_MALFORMED("no site fits the data: " + "; ".join(f"{name}: {why}" for name, why in list(capture.skipped.items())[:3]))
         if kind in LABELLED:
-            fitted = fit_labelled(context, capture, kind, self._judge, self._output, passes, accept)
+            fitted = fit_labelled(context, capture, kind, self._judge, self._output, wanted)
         else:
-            fitted = fit_label_free(context, capture, kind, self._output, passes, accept)
+            fitted = fit_label_free(context, capture, kind, self._output, wanted)
         report, helped = self._report(fitted)
         parts = {name: getattr(context.parts, name) for name in ("train", "selection", "report")}
         evidence = {
@@ -194,6 +197,7 @@ class _Fitting:
             groups=plan.groups,
             passes=plan.passes,
             joint=plan.joint,
+            mend=plan.mend,
             accept=plan.accept,
             data=context.data.digest,
             evidence=evidence,
@@ -221,14 +225,16 @@ def _without_padding(context: Context, original: Runner, sites: Sequence[Site], 
     return (cutting, mask) if same else (original, None)
 
 
-def _check_options(detector: str, max_clean_flagged: float, passes: str, accept: str, every: Every, seed: int) -> None:
+def _check_options(detector: str, max_clean_flagged: float, wanted: Wanted, every: Every, seed: int) -> None:
     if detector not in TRAINABLE:
         raise BAD_OPTION(f"detector {detector!r} cannot be trained", f"choose from {', '.join(TRAINABLE)}")
     if not 0 <= max_clean_flagged < 1:
         raise BAD_OPTION(f"a clean flag rate of {max_clean_flagged} is not in [0, 1)")
-    for name, value, words in (("passes", passes, get_args(PassesOption)), ("accept", accept, get_args(Accept))):
-        if value not in words:
-            raise BAD_OPTION(f"{name} {value!r} is unknown", f"choose from {', '.join(words)}")
+    for name, words in (("passes", PassesOption), ("mend", MendOption), ("accept", Accept)):
+        if getattr(wanted, name) not in get_args(words):
+            raise BAD_OPTION(f"{name} {getattr(wanted, name)!r} is unknown", f"choose from {', '.join(get_args(words))}")
+    if wanted.mend == "excise" and wanted.passes == "one":
+        raise BAD_OPTION("excision takes two passes", "leave --passes out, or --mend")
     goes = detector == "profile" if every == "auto" else every == 1 or (every > 1 and detector in SPARING)
     if not goes:
         raise BAD_OPTION(

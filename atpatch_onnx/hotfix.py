@@ -27,7 +27,7 @@ from rewriters.sites import Site
 from .errors import BAD_OPTION, HOTFIX_CORRUPT, HOTFIX_MISMATCH, HOTFIX_VERSION, NO_SUCH_FILE
 from .hotfix_codec import Arrays, decode, encode, finite_json
 
-__all__ = ["FORMAT", "SUFFIX", "Accept", "Benign", "Hotfix", "HotfixSite", "Joint", "Passes", "Values", "is_silent", "kinds"]
+__all__ = ["FORMAT", "SUFFIX", "Accept", "Benign", "Hotfix", "HotfixSite", "Joint", "Mend", "Passes", "Values", "is_silent", "kinds"]
 
 FORMAT = 3
 """Version of the file format written, and the one read."""
@@ -43,6 +43,7 @@ Values = Literal["benign", "own"]
 
 Passes = Literal["one", "two"]
 
+Mend = Literal["redistribute", "excise"]
 Accept = Literal["always", "flip"]
 
 Joint = Literal["any", "sum"]
@@ -78,7 +79,7 @@ class Hotfix:
         threshold: global flag threshold, in the units of the detector's scores.
         weights: digest of the weights (`rewriters.model_io.weights_digest`).
         level: benign attention is the mean times this.
-        groups, passes, joint, companion, accept: as in `PatchPlan`; the groups are of ids in `sites`.
+        groups, passes, joint, companion, mend, accept: as in `PatchPlan`; the groups are of ids in `sites`.
         data: digest of the data it was fitted on, "" when there was none.
         evidence: calibration and held-back figures with their intervals, plain data.
         seeds, versions: what a rerun needs to give the same file.
@@ -92,6 +93,7 @@ class Hotfix:
     passes: Passes = "one"
     joint: Joint = "any"
     companion: float = 1.0
+    mend: Mend = "redistribute"
     accept: Accept = "always"
     data: str = ""
     evidence: Mapping[str, Any] = field(default_factory=dict)
@@ -114,7 +116,8 @@ class Hotfix:
             {**{name: getattr(site, name) for name in _SITE_FIELDS}, "plan": encode(site.plan, f"sites/{index}", arrays)}
             for index, site in enumerate(self.sites)
         ]
-        return finite_json({**{name: getattr(self, name) for name in _FIELDS}, "sites": sites}), arrays
+        fields = {name: getattr(self, name) for name in _FIELDS}
+        return finite_json({**{name: kept for name, kept in fields.items() if _ABSENT.get(name) != kept}, "sites": sites}), arrays
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the file in one step: complete, or not at all.
@@ -156,6 +159,7 @@ class Hotfix:
 
     @classmethod
     def _decode(cls, body: Any, arrays: Arrays) -> Hotfix:
+        body = {**_ABSENT, **body} if isinstance(body, dict) else body
         _exactly("the hotfix", body, {**_FIELDS, "sites": list})
         used: set[str] = set()
         sites = []
@@ -168,7 +172,7 @@ class Hotfix:
             raise ValueError("site ids are missing or repeated")
         if not math.isfinite(body["threshold"]) or not 0 <= body["level"] < math.inf or not 0 < body["companion"] <= 1:
             raise ValueError("threshold, level or companion out of range")
-        for name, words in (("passes", Passes), ("joint", Joint), ("accept", Accept)):
+        for name, words in (("passes", Passes), ("joint", Joint), ("mend", Mend), ("accept", Accept)):
             if body[name] not in get_args(words):
                 raise ValueError(f"{name} is none of the known words")
         groups = _groups(body["groups"], {site.id for site in sites})
@@ -200,6 +204,7 @@ class Hotfix:
             "groups": [list(group) for group in self.groups],
             "passes": self.passes,
             "joint": self.joint,
+            "mend": self.mend,
             "accept": self.accept,
             "weights": self.weights,
             "data": self.data,
@@ -221,6 +226,7 @@ class Hotfix:
         benign: Benign | None = None,
         values: Values | None = None,
         passes: Passes | None = None,
+        mend: Mend | None = None,
         accept: Accept | None = None,
         force: bool = False,
     ) -> PatchPlan:
@@ -229,7 +235,7 @@ class Hotfix:
         Args:
             sites: all sites of the model, in the finder's order; filters are applied to the plan afterwards.
             weights: `rewriters.model_io.weights_digest` of the model; None skips that comparison.
-            threshold, benign, values, passes, accept: override what was calibrated.
+            threshold, benign, values, passes, mend, accept: override what was calibrated.
             force: go on though fingerprints or weights differ; sites that the model lacks are left out.
 
         Raises:
@@ -258,6 +264,7 @@ class Hotfix:
             passes=self.passes if passes is None else passes,
             groups=tuple(group for group in groups if group),
             joint=self.joint,
+            mend=self.mend if mend is None else mend,
             accept=self.accept if accept is None else accept,
             digest=self.digest,
         )
@@ -284,12 +291,16 @@ _FIELDS: dict[str, Any] = {
     "groups": (list, tuple),
     "passes": str,
     "joint": str,
+    "mend": str,
     "accept": str,
     "data": str,
     "evidence": Mapping,
     "seeds": Mapping,
     "versions": Mapping,
 }
+
+_ABSENT = {"mend": "redistribute"}
+"""Fields that came later: files without them mean this, and files that mean this go without them."""
 
 
 def _groups(groups: Any, known: set[str]) -> tuple[tuple[str, ...], ...]:

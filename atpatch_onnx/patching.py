@@ -22,7 +22,7 @@ from rewriters.plan import PatchPlan
 from rewriters.sites import Site
 
 from .errors import BAD_OPTION, NO_SITE, NOT_WRITABLE, OUTPUT_IS_INPUT
-from .hotfix import Accept, Benign, Hotfix, Passes, Values, is_silent, kinds
+from .hotfix import Accept, Benign, Hotfix, Mend, Passes, Values, is_silent, kinds
 from .inspecting import count_nodes, select_sites
 from .plans import STATISTIC_THRESHOLD, DetectorKind, Options, beside, fitted_plan, untrained_plan
 
@@ -88,6 +88,7 @@ class PatchOptions(TypedDict, total=False):
     benign: Benign | None
     values: Values | None
     passes: Passes | None
+    mend: Mend | None
     accept: Accept | None
     gating: Literal["if", "none"] | None
     target: Literal["cpu", "cuda"]
@@ -118,6 +119,7 @@ def patch_model(
     benign: Benign | None = None,
     values: Values | None = None,
     passes: Passes | None = None,
+    mend: Mend | None = None,
     accept: Accept | None = None,
     gating: Literal["if", "none"] | None = None,
     target: Literal["cpu", "cuda"] = "cpu",
@@ -148,7 +150,7 @@ def patch_model(
         values: "benign" replaces a flagged column's value too, "own" keeps it (the paper's form).
         passes: "one" patches each site as it comes, "two" detects at all sites and runs flagged samples again; None: as the hotfix says,
             else "one".
-        accept: of two passes, see `rewriters.plan.PatchPlan`.
+        mend, accept: of two passes, see `rewriters.plan.PatchPlan`.
         gating: "if" or "none" (branch-free); None: by `target`, "if" on cpu and "none" on cuda.
         telemetry: add outputs that tell which columns were flagged.
         freeze: no runtime controls.
@@ -173,6 +175,7 @@ def patch_model(
         freeze,
         force,
         passes,
+        mend,
         accept,
     )
     if hotfix is not None and detector is not None:
@@ -192,7 +195,7 @@ def patch_model(
     found = beside(Path(model)) if hotfix is None and detector is None and isinstance(model, (str, os.PathLike)) else hotfix
     fitted = Hotfix.load(found) if isinstance(found, (str, os.PathLike)) else found
     plan = _plan(original, loaded, fitted, all_sites, chosen, options)
-    _check_passes(plan, gating, accept)
+    _check_passes(plan, gating, mend, accept)
     patched = patch(original, plan, all_sites)
     if destination is None:
         model_io.check(patched)
@@ -291,10 +294,11 @@ def _within(groups: tuple[tuple[str, ...], ...], names: set[str]) -> tuple[tuple
     return tuple(group for group in kept if group)
 
 
-def _check_passes(plan: PatchPlan, gating: str | None, accept: str | None) -> None:
+def _check_passes(plan: PatchPlan, gating: str | None, mend: str | None, accept: str | None) -> None:
     if plan.passes == "one":
-        if accept is not None:
-            raise BAD_OPTION("accept goes with two passes", "add --passes two, or leave --accept out")
+        for name, value in (("mend", mend), ("accept", accept)):
+            if value is not None:
+                raise BAD_OPTION(f"{name} goes with two passes", f"add --passes two, or leave --{name} out")
         return
     if not plan.groups:
         raise BAD_OPTION(

@@ -14,7 +14,7 @@ from rewriters.plan import BenignPair, Detector, OnnxGraph, PatchPlan, SitePlan,
 from rewriters.sites import Site
 
 from .errors import BAD_OPTION, NO_SUCH_FILE
-from .hotfix import SUFFIX, Accept, Benign, Hotfix, Passes, Values
+from .hotfix import SUFFIX, Accept, Benign, Hotfix, Mend, Passes, Values
 
 __all__ = ["STATISTIC_THRESHOLD", "DetectorKind", "Options", "beside", "fitted_plan", "untrained_plan"]
 
@@ -43,6 +43,7 @@ class Options:
     freeze: bool
     force: bool
     passes: Passes | None = None
+    mend: Mend | None = None
     accept: Accept | None = None
 
     def __post_init__(self) -> None:
@@ -76,6 +77,7 @@ def fitted_plan(hotfix: Hotfix, sites: Sequence[Site], weights: str, options: Op
         benign=options.benign,
         values=options.values,
         passes=options.passes,
+        mend=options.mend,
         accept=options.accept,
         force=options.force,
     )
@@ -99,6 +101,7 @@ def untrained_plan(sites: Sequence[Site], options: Options, groups: tuple[tuple[
         freeze=options.freeze,
         passes=options.passes or "one",
         groups=groups,
+        mend=options.mend or "redistribute",
         accept=options.accept or "always",
     )
 

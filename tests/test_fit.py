@@ -21,6 +21,7 @@ from atpatch_onnx.fitting.capture import Capture, SiteBatch, canonical_map, cano
 from atpatch_onnx.fitting.gather import BenignSums, Visibility
 from atpatch_onnx.fitting.judging import Judge, Score, rate
 from atpatch_onnx.fitting.lineup import Lineup, first_lineup, prune
+from atpatch_onnx.fitting.passes import Wanted
 from atpatch_onnx.fitting.recipes.profile import ProfileRecipe
 from atpatch_onnx.fitting.running import Runner
 from atpatch_onnx.fitting.served import Served, predict, prediction_output
@@ -503,7 +504,7 @@ def tune_late(passes: str) -> Tuned:
     first, second = anchor_sites(context, capture, recipe, train_sites(context, capture, recipe))
     first = replace(first, point=replace(first.point, recall=0.0))
     judge = Judge(data, predict(Runner(toy.model, Path(), 1), data, np.arange(len(data)), "logits"))
-    return Tuner(context, judge, "logits", list).tune([first, second], passes, "always")
+    return Tuner(context, judge, "logits", list).tune([first, second], Wanted(passes))
 
 
 def test_two_passes_are_taken_where_the_evidence_comes_after_the_damage():
@@ -541,6 +542,28 @@ def test_passes_and_acceptance_can_be_asked_for():
         value.type.tensor_type.shape.dim[0].dim_value = 4
     assert refused(model, toy.debug, passes="two").code == "ATP015"
     assert fit(model, toy.debug, threads=1).passes == "one"
+
+
+def test_excision_can_be_asked_for():
+    toy = toys.toy(padded=True)
+    hotfix = fit(toy.model, toy.debug, mend="excise", passes="two", threads=1)
+    assert hotfix.mend == "excise" and hotfix.evidence["calibration"]["mend"]["chosen"] == "excise"
+    assert hotfix.evidence["report"]["after"]["asr_star"]["rate"] <= 0.1
+    assert refused(toy.model, toy.debug, mend="excise", passes="one").code == "ATP060"
+    # Without a mask nobody knows what a model makes of a token less.
+    fixed = toys.toy(padded=False)
+    assert refused(fixed.model, fixed.debug, mend="excise", passes="two").code == "ATP015"
+
+
+def test_excision_is_chosen_where_it_does_better():
+    toy = toys.toy(padded=True)
+    calibration = fit(toy.model, toy.debug, passes="two", threads=1).evidence["calibration"]["mend"]
+    keys = ("attack", "astray", "lost", "leaning")
+    excise, redistribute = (tuple(calibration[mend][key] for key in keys) for mend in ("excise", "redistribute"))
+    assert calibration["chosen"] == ("excise" if excise < redistribute else "redistribute")
+    fixed = toys.toy(padded=False)
+    calibration = fit(fixed.model, fixed.debug, passes="two", threads=1).evidence["calibration"]["mend"]
+    assert calibration["chosen"] == "redistribute" and "padding mask" in calibration["excise"]["not_tried"]
 
 
 def test_where_nothing_is_attacked_there_is_no_hotfix():

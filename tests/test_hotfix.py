@@ -98,7 +98,7 @@ def test_every_detector_and_pair_comes_back_bit_for_bit(tmp_path, detector, pair
 def test_digest_tells_two_hotfixes_apart():
     plan = SitePlan(DETECTORS["profile"], PAIRS["relative"])
     louder = replace(plan, benign=replace(plan.benign, values=np.nextafter(plan.benign.values, np.float32(9))))
-    changes = ({}, {"threshold": 0.31}, {"seeds": {"fit": 8}}, {"groups": ()}, {"passes": "one"}, {"accept": "always"})
+    changes = ({}, {"threshold": 0.31}, {"seeds": {"fit": 8}}, {"groups": ()}, {"passes": "one"}, {"mend": "excise"}, {"accept": "always"})
     assert len({make(plan, **change).digest for change in changes} | {make(louder).digest}) == len(changes) + 1
 
 
@@ -170,6 +170,7 @@ TAMPERED = {
     "bool-for-number": lambda head, arrays: head["body"].update(threshold=True),
     "negative-level": lambda head, arrays: head["body"].update(level=-1.0),
     "unknown-passes": lambda head, arrays: head["body"].update(passes="three"),
+    "unknown-mend": lambda head, arrays: head["body"].update(mend="ignore"),
     "unknown-accept": lambda head, arrays: head["body"].update(accept="never"),
     "group-of-unknown": lambda head, arrays: head["body"].update(groups=[["layers.9"]]),
     "group-empty": lambda head, arrays: head["body"].update(groups=[[]]),
@@ -260,6 +261,7 @@ def test_passes_and_acceptance_are_carried_and_can_be_overridden():
     hotfix = hotfix_for(site())
     plan = hotfix.plan([site()], "w" * 64)
     assert (plan.groups, plan.passes, plan.accept) == ((("layers.0",),), "two", "flip")
+    assert plan.mend == "redistribute" and hotfix.plan([site()], "w" * 64, mend="excise").mend == "excise"
     plan = hotfix.plan([site()], "w" * 64, passes="one", accept="always")
     assert (plan.groups, plan.passes, plan.accept) == ((("layers.0",),), "one", "always")
 

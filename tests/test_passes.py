@@ -1,4 +1,4 @@
-"""`patch --passes` and `--accept`: with a hotfix, without one, and where the graph or the other options forbid it."""
+"""`patch --passes`, `--mend` and `--accept`: with a hotfix, without one, and where the graph or the other options forbid it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from rewriters.finder import find_sites
 from rewriters.patcher import patch, stamp
 from rewriters.plan import BenignPair, PatchPlan, SitePlan, Static
 from tests.exports import export_model
+from tests.rewriters.test_excision import CUT, named, without
 from tests.rewriters.test_exports import run_all
 
 PAIR = BenignPair(np.array([1.0], np.float32))
@@ -58,6 +59,21 @@ def test_two_passes_without_a_hotfix(bert, tmp_path, atpatch):
         assert not np.allclose(array, outputs(bert.path, feeds)[name], atol=1e-3)
 
 
+def test_excision_answers_the_request_without_the_tokens(bert, tmp_path, atpatch):
+    model = named(onnx.load(bert.path))
+    onnx.save(model, tmp_path / "bert.onnx")
+    options = ("--detector", "static", "--columns", "2,4", "--passes", "two", "--mend", "excise")
+    assert atpatch("patch", tmp_path / "bert.onnx", "-o", tmp_path / "p.onnx", *options).code == 0
+    feeds = bert.feeds(3)
+    kept = np.delete(np.arange(feeds["input_ids"].shape[1]), CUT)
+    got, want = outputs(tmp_path / "p.onnx", feeds), run_all(model, without(feeds, CUT))
+    for name, array in want.items():
+        np.testing.assert_allclose(got[name][:, kept], array[:, : len(kept)], atol=1e-4)
+    # The exporter's own names do not say which axis of the output is the tokens'.
+    run = atpatch("patch", bert.path, "-o", tmp_path / "q.onnx", *options)
+    assert run.code == 2 and "ATP015" in run.err and "--mend redistribute" in run.err and not (tmp_path / "q.onnx").exists()
+
+
 def test_two_passes_are_refused_where_no_sites_can_be_joined(tmp_path, atpatch):
     swin = export_model("swin", "torchscript")
     run = atpatch("patch", swin.path, "-o", tmp_path / "two.onnx", "--passes", "two")
@@ -67,8 +83,8 @@ def test_two_passes_are_refused_where_no_sites_can_be_joined(tmp_path, atpatch):
 
 @pytest.mark.parametrize(
     "options",
-    [{"accept": "flip"}, {"passes": "one", "accept": "always"}, {"passes": "two", "gating": "none"}],
-    ids=["accept-alone", "accept-of-one", "branch-free"],
+    [{"accept": "flip"}, {"mend": "excise"}, {"passes": "one", "accept": "always"}, {"passes": "two", "gating": "none"}],
+    ids=["accept-alone", "mend-alone", "accept-of-one", "branch-free"],
 )
 def test_contradictions_are_refused(bert, tmp_path, options):
     with pytest.raises(AtpatchError) as error:

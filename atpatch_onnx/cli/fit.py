@@ -108,7 +108,8 @@ def _settings(described: Mapping[str, Any]) -> Iterator[str]:
     sites = len(described["sites"])
     yield f"{described['output']}: {described['detector']} at {sites} site{'s' * (sites > 1)}, threshold {described['threshold']:.3g}"
     passes = {"one": "one pass", "two": f"two passes, accepted {'on a flip only' if described['accept'] == 'flip' else 'always'}"}
-    yield f"benign attention {described['benign_level']:g} × its mean, {described['values']} values, {passes[described['passes']]}"
+    mend = f"benign attention {described['benign_level']:g} × its mean, {described['values']} values"
+    yield f"{'flagged tokens excised' if described['mend'] == 'excise' else mend}, {passes[described['passes']]}"
 
 
 def _rate(figure: Mapping[str, Any] | None) -> str:

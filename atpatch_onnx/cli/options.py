@@ -30,11 +30,14 @@ def output(help_text: str, *, required: bool = False) -> Callable[[Command], Com
 
 
 def passes(choices: Sequence[str], help_text: str, default: str | None) -> Callable[[Command], Command]:
-    """`--passes` and `--accept`."""
+    """`--passes`, `--mend` and `--accept`."""
 
     def add(command: Command) -> Command:
         accept = "Of two passes: keep the second run's outputs always, or only where the prediction flips."
         command = click.option("--accept", type=click.Choice(["always", "flip"]), help=accept)(command)
+        mend = "Of two passes: redistribute attention in the second run, or excise the flagged tokens from its request."
+        mends = ["redistribute", "excise", *[choice for choice in choices if choice == "auto"]]
+        command = click.option("--mend", type=click.Choice(mends), default=default, show_default=default is not None, help=mend)(command)
         return click.option("--passes", type=click.Choice(choices), default=default, show_default=default is not None, help=help_text)(
             command
         )

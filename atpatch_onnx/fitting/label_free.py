@@ -20,15 +20,15 @@ from rewriters.plan import Detector, OneClass, PatchPlan, SitePlan, Static, Stat
 from ..datasets import Ints
 from ..detectors.features import profile_features, statistic_scores
 from ..detectors.oneclass import Moments, describe, in_nats, surprise, tail
-from ..hotfix import Accept, Passes
+from ..hotfix import Passes
 from .capture import Capture, SiteBatch
 from .fitted import Fitted, spread
 from .gather import BenignSums, Visibility, content_columns
 from .judging import rate
+from .passes import Wanted
 from .recipes import PROBES
 from .served import Served
 from .train import Context, places, stream
-from .tuning import PassesOption
 
 __all__ = ["fit_label_free"]
 
@@ -39,25 +39,25 @@ SINKS = (0, -1)
 """[CLS] and [SEP], BOS and EOS: where sequences vary in length their ends draw attention by nature."""
 
 
-def fit_label_free(context: Context, capture: Capture, kind: str, output: str, passes: PassesOption, accept: Accept) -> Fitted:
+def fit_label_free(context: Context, capture: Capture, kind: str, output: str, wanted: Wanted) -> Fitted:
     """Describe clean columns, and set the bar on the selection part.
 
     Args:
         kind: one of `detectors.LABEL_FREE`.
         output: graph output whose argmax is the prediction.
-        passes: "auto": two where the graph admits them.
+        wanted: passes "auto": two where the graph admits them; mend "auto": redistribute, since nothing shows that excision does better.
 
     Raises:
-        AtpatchError: ATP015 where two passes are asked for and the graph does not admit them.
+        AtpatchError: ATP015 where two passes or excision are asked for and the graph does not admit them.
     """
     fitting = _Fitting(context, capture, kind)
-    if passes != "one":
+    if wanted.passes != "one":
         try:
-            return fitting.run(output, "two", accept)
+            return fitting.run(output, "two", wanted)
         except AtpatchError as error:
-            if passes == "two" or error.code != PLAN_MISFIT.code:
+            if wanted.passes == "two" or wanted.mend == "excise" or error.code != PLAN_MISFIT.code:
                 raise
-    return fitting.run(output, "one", accept)
+    return fitting.run(output, "one", wanted)
 
 
 class _Fitting:
@@ -85,7 +85,7 @@ class _Fitting:
             name: SitePlan(self._detectors[name], benign[name].pair(), seen[name].every_row_sees_every_column) for name in self._sites
         }
 
-    def run(self, output: str, passes: Passes, accept: Accept) -> Fitted:
+    def run(self, output: str, passes: Passes, wanted: Wanted) -> Fitted:
         context, chosen = self._context, self._speaking()
         joint = passes == "two" and all(isinstance(self._detectors[name], OneClass) for name in chosen)
         names = list(self._sites) if passes == "two" else chosen
@@ -95,7 +95,15 @@ class _Fitting:
         bar = float(np.sort(peaks[clean])[::-1][math.floor(context.most_flagged * len(clean))])
         # A little above: scores in the graph come from float32 sums of another order than ours.
         threshold = float(np.float32(bar + ROUNDING * (1 + abs(bar))))
-        plan = PatchPlan(plans, threshold, passes=passes, groups=(tuple(names),), joint="sum" if joint else "any", accept=accept)
+        plan = PatchPlan(
+            plans,
+            threshold,
+            passes=passes,
+            groups=(tuple(names),),
+            joint="sum" if joint else "any",
+            mend="excise" if wanted.mend == "excise" else "redistribute",
+            accept=wanted.accept,
+        )
         sites = [self._sites[name] for name in names]
         served = Served(context.model, context.folder, plan, sites, output, context.threads, context.mask)
         left = {name: "moving triggers show late" for name in self._sites if name not in names}

@@ -5,21 +5,21 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..errors import NOT_HELPFUL
-from ..hotfix import Accept
 from .calibrate import BenignChoice
 from .capture import Capture
 from .fitted import Fitted, spread
 from .judging import Judge
 from .lineup import LEAST_RECALL
+from .passes import Wanted
 from .recipes import recipe
 from .together import sites_together
 from .train import Context, anchor_sites, train_sites
-from .tuning import PassesOption, Tuner
+from .tuning import Tuner
 
 __all__ = ["fit_labelled"]
 
 
-def fit_labelled(context: Context, capture: Capture, kind: str, judge: Judge, output: str, passes: PassesOption, accept: Accept) -> Fitted:
+def fit_labelled(context: Context, capture: Capture, kind: str, judge: Judge, output: str, wanted: Wanted) -> Fitted:
     """See the module's text.
 
     Args:
@@ -28,8 +28,8 @@ def fit_labelled(context: Context, capture: Capture, kind: str, judge: Judge, ou
         output: graph output whose argmax is the prediction.
 
     Raises:
-        AtpatchError: ATP057 where no site's maps tell anything, ATP015 for two passes that the graph does not admit, ATP056 for data that
-            do not suit the kind.
+        AtpatchError: ATP057 where no site's maps tell anything, ATP015 for two passes or excision that the graph does not admit,
+            ATP056 for data that do not suit the kind.
     """
     rows, columns = len(context.parts.train.rows), context.columns.shape[1]
     made = recipe(kind, capture.sites, rows, columns, context.seed, context.every)
@@ -37,7 +37,7 @@ def fit_labelled(context: Context, capture: Capture, kind: str, judge: Judge, ou
     if all(one.point.recall < LEAST_RECALL for one in trained):
         raise NOT_HELPFUL("no site's maps tell the labelled columns from others")
     tuner = Tuner(context, judge, output, lambda: sites_together(context, capture, made, trained), always=made.always)
-    tuned = tuner.tune(trained, passes, accept)
+    tuned = tuner.tune(trained, wanted)
     kept = set(tuned.lineup.group)
     skipped = {}
     for one in trained:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from rewriters.plan import PatchPlan, Static
 
-from ..hotfix import Accept, Joint, Passes, is_silent
+from ..hotfix import Accept, Joint, Mend, Passes, is_silent
 from .calibrate import BenignChoice
 from .train import TrainedSite
 
@@ -38,6 +38,7 @@ class Lineup:
     accept: Accept
     companion: float = 1.0
     joint: Joint = "any"
+    mend: Mend = "redistribute"
 
     @property
     def detecting(self) -> list[TrainedSite]:
@@ -52,7 +53,7 @@ class Lineup:
     @property
     def key(self) -> Hashable:
         """The same for lineups of one fit that act the same."""
-        return (tuple(_roles(self)), self.passes, self.accept, self.companion, self.joint)
+        return (tuple(_roles(self)), self.passes, self.accept, self.companion, self.joint, self.mend)
 
     @property
     def group(self) -> tuple[str, ...]:
@@ -60,8 +61,15 @@ class Lineup:
 
     def plan(self, choice: BenignChoice) -> PatchPlan:
         plans = {one.site.id: choice.apply(one.plan) for one in self.sites}
-        groups = (self.group,)
-        return PatchPlan(plans, companion=self.companion, passes=self.passes, groups=groups, joint=self.joint, accept=self.accept)
+        return PatchPlan(
+            plans,
+            companion=self.companion,
+            passes=self.passes,
+            groups=(self.group,),
+            joint=self.joint,
+            mend=self.mend,
+            accept=self.accept,
+        )
 
     def without(self, names: Collection[str]) -> Lineup:
         return _useful(replace(self, sites=tuple(one for one in self.sites if one.site.id not in names)))

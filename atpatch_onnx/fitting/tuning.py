@@ -1,11 +1,11 @@
-"""One pass or two, the benign pair, the sites and the threshold: all chosen on the selection part, by what the served graph does."""
+"""Passes, excision, benign pair, sites and threshold: all chosen on the selection part, by what the served graph does."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,16 +13,15 @@ from numpy.typing import NDArray
 from rewriters.errors import PLAN_MISFIT, AtpatchError
 
 from ..datasets import Ints
-from ..hotfix import Accept, Passes
+from ..hotfix import Passes
 from .calibrate import BENIGN_CHOICES, BenignChoice, as_few, choose_benign, choose_threshold, thresholds
 from .judging import Judge, Score, rate
 from .lineup import Key, Lineup, first_lineup, prune
+from .passes import Wanted
 from .served import Served
 from .train import Context, TrainedSite
 
-__all__ = ["PassesOption", "Tuned", "Tuner"]
-
-PassesOption = Literal["one", "two", "auto"]
+__all__ = ["Tuned", "Tuner"]
 
 MARGIN = 0.1
 """In logits: a row this close below the threshold is run all the same, since scores of graph and numpy differ in rounding."""
@@ -80,23 +79,23 @@ class Tuner:
         self._scores: dict[Hashable, tuple[Score, int]] = {}
         self._live: tuple[Hashable, Served] | None = None
 
-    def tune(self, trained: Sequence[TrainedSite], passes: PassesOption, accept: Accept) -> Tuned:
+    def tune(self, trained: Sequence[TrainedSite], wanted: Wanted) -> Tuned:
         """See the module's text; passes "auto": two where one pass lets rows through and two do better.
 
         Raises:
-            AtpatchError: ATP015 where two passes are asked for and the graph does not admit them.
+            AtpatchError: ATP015 where two passes or excision are asked for and the graph does not admit them.
         """
-        if passes == "auto":
-            contender, comparison = self._compare(trained, accept)
+        if wanted.passes == "auto":
+            contender, comparison = self._compare(trained, wanted)
         else:
-            contender = self._contender(self._lineup(trained, passes, accept))
-            comparison = {passes: contender.score.to_json()}
+            contender = self._contender(self._lineup(trained, wanted.passes, wanted))
+            comparison = {wanted.passes: contender.score.to_json()}
         choice = contender.choice
-        lineup = contender.lineup
+        lineup, mends = self._with_mend(contender.lineup, choice, wanted)
         companions: list[dict[str, float]] = []
         if not self._always:
             lineup, companions = self._with_companions(lineup, choice)
-            if lineup.companion < 1:  # with more of the trigger gone, another pair may do better
+            if lineup.companion < 1 and lineup.mend == "redistribute":  # with more of the trigger gone, another pair may do better
                 contender = self._contender(lineup)
                 choice = contender.choice
             if lineup.joint == "any":
@@ -112,11 +111,29 @@ class Tuner:
             "thresholds": [candidates[0], candidates[-1]],
             "benign": contender.table,
             "passes": {"chosen": lineup.passes, **comparison},
+            "mend": {"chosen": lineup.mend, **mends},
             "companion": companions,
             "sites": {"tried": list(contender.lineup.group), **self._judge.score(part, predictions).to_json()},
         }
         self._context.progress("tuning", self._steps, self._steps)
         return Tuned(lineup, choice, threshold, self._serve(lineup, choice), evidence)
+
+    def _with_mend(self, lineup: Lineup, choice: BenignChoice, wanted: Wanted) -> tuple[Lineup, dict[str, Any]]:
+        """Excision where that does better and the graph admits it, and both ways' scores."""
+        if lineup.passes == "one" or wanted.mend == "redistribute" or self._always:
+            return lineup, {}
+        excising = replace(lineup, mend="excise")
+        if wanted.mend == "excise":
+            return excising, {"excise": self._middling(excising, choice)[0].to_json()}
+        before = self._middling(lineup, choice)[0]
+        try:
+            after = self._middling(excising, choice)[0]
+        except AtpatchError as error:
+            if error.code != PLAN_MISFIT.code:
+                raise
+            return lineup, {"redistribute": before.to_json(), "excise": {"not_tried": error.what}}
+        better = (*after.key, after.leaning) < (*before.key, before.leaning)
+        return (excising if better else lineup), {"redistribute": before.to_json(), "excise": after.to_json()}
 
     def _with_companions(self, lineup: Lineup, choice: BenignChoice) -> tuple[Lineup, list[dict[str, float]]]:
         """The highest lower bar for further columns of a flagged sample that is as good as the best, and the table of all."""
@@ -126,14 +143,14 @@ class Tuner:
         best = next(index for index, score in enumerate(scores) if as_few(score.left, fewest))
         return tried[best], [{"factor": factor, **score.to_json()} for factor, score in zip(COMPANIONS, scores, strict=True)]
 
-    def _compare(self, trained: Sequence[TrainedSite], accept: Accept) -> tuple[_Contender, dict[str, Any]]:
-        one = self._contender(self._lineup(trained, "one", accept))
+    def _compare(self, trained: Sequence[TrainedSite], wanted: Wanted) -> tuple[_Contender, dict[str, Any]]:
+        one = self._contender(self._lineup(trained, "one", wanted))
         if not one.short:
             return one, {"one": one.score.to_json(), "two": {"not_tried": "one pass leaves too little to gain"}}
         if len(trained) == 1:
             return one, {"one": one.score.to_json(), "two": {"not_tried": "one site alone acts the same in one pass and in two"}}
         try:
-            two = self._contender(self._lineup(trained, "two", accept))
+            two = self._contender(self._lineup(trained, "two", wanted))
         except AtpatchError as error:
             if error.code != PLAN_MISFIT.code:
                 raise
@@ -146,10 +163,10 @@ class Tuner:
         surer = (two.short, two.elsewhere) < (one.short, one.elsewhere)
         return (two if surer else one), told
 
-    def _lineup(self, trained: Sequence[TrainedSite], passes: Passes, accept: Accept) -> Lineup:
+    def _lineup(self, trained: Sequence[TrainedSite], passes: Passes, wanted: Wanted) -> Lineup:
         """All sites; in two passes with detectors that add up, where the kind has them."""
         together = self._together() if passes == "two" and not self._always else []
-        return Lineup(tuple(together), passes, accept, joint="sum") if together else first_lineup(trained, passes, accept)
+        return Lineup(tuple(together), passes, wanted.accept, joint="sum") if together else first_lineup(trained, passes, wanted.accept)
 
     def _contender(self, lineup: Lineup) -> _Contender:
         """A lineup with the benign pair that suits it, at the middle of its thresholds."""
