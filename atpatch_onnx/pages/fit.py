@@ -76,6 +76,7 @@ def fit_page(hotfix: Hotfix, model: str) -> str:
             report=report,
             benign=calibration.get("benign", []),
             passes=calibration["passes"],
+            mend=calibration.get("mend", {}),
             most_attack=max((choice["attack"] for choice in calibration.get("benign", [])), default=0.0) or 1.0,
             hotfix=hotfix.describe(),
             percent=_percent,

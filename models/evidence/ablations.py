@@ -59,22 +59,22 @@ def _random_columns(case: Case, say: Say) -> Figures:
 
 def _no_rescaling(case: Case, say: Say) -> Figures:
     """Flagged columns are replaced, the others keep their attention."""
-    model = without_rescaling(case.patched(case.plan))
+    model = without_rescaling(case.patched(replace(case.plan, mend="redistribute")))
     asked = case.ask(model)
     on_clean, on_attacked = (asked.all(data).predictions for data in (case.clean, case.attacked))
     return {"patched": judge(case.clean, case.attacked, case.before[0].predictions, on_clean, on_attacked)}
 
 
 def _values(values: Any) -> Callable[[Case, Say], Figures]:
-    return lambda case, say: try_plan(case, case.hotfix.plan(case.sites, None, values=values))
+    return lambda case, say: try_plan(case, case.hotfix.plan(case.sites, None, values=values, mend="redistribute"))
 
 
 def _mean_attention(case: Case, say: Say) -> Figures:
-    return try_plan(case, case.hotfix.plan(case.sites, None, benign="mean"))
+    return try_plan(case, case.hotfix.plan(case.sites, None, benign="mean", mend="redistribute"))
 
 
 def _zero_attention(case: Case, say: Say) -> Figures:
-    return try_plan(case, case.hotfix.plan(case.sites, None, benign="zero"))
+    return try_plan(case, case.hotfix.plan(case.sites, None, benign="zero", mend="redistribute"))
 
 
 def _all_sites(case: Case, say: Say) -> Figures:
@@ -130,6 +130,22 @@ def _passes(passes: str) -> Callable[[Case, Say], Figures]:
     return run
 
 
+def _mend(mend: Any) -> Callable[[Case, Say], Figures]:
+    """Of the hotfix as fitted, its threshold included."""
+
+    def run(case: Case, say: Say) -> Figures:
+        if case.hotfix.passes == "one":
+            return {"skipped": "there is no second run"}
+        try:
+            return try_plan(case, case.hotfix.plan(case.sites, None, mend=mend))
+        except AtpatchError as error:
+            if error.code != PLAN_MISFIT.code:
+                raise
+            return {"skipped": error.what}
+
+    return run
+
+
 def _accept(accept: Any) -> Callable[[Case, Say], Figures]:
     """Of the hotfix that `two passes` made."""
 
@@ -146,6 +162,8 @@ ABLATIONS: Mapping[str, Callable[[Case, Say], Figures]] = {
     "as fitted": _chosen,
     "random columns": _random_columns,
     "no rescaling": _no_rescaling,
+    "redistribution": _mend("redistribute"),
+    "excision": _mend("excise"),
     "own values": _values("own"),
     "benign values": _values("benign"),
     "mean attention": _mean_attention,

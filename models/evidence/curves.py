@@ -109,7 +109,9 @@ def _request(case: Case, layers: list[Figures]) -> Figures:
     flags = np.any(list(flagged.values()), axis=0)
     site = max(seen, key=lambda name: strong.get(name, 0.0))
     a = seen[site].probabilities[0]
-    mended = effective_map(a, flags, plan.sites[site].benign)
+    benign = plan.sites[site].benign
+    # What is excised draws no attention at all.
+    mended = effective_map(a, flags, replace(benign, attention=0 * benign.attention) if plan.mend == "excise" else benign)
     return {
         "row": row,
         "site": site,

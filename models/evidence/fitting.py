@@ -98,7 +98,7 @@ def try_plan(case: Case, plan: PatchPlan) -> Figures:
 
 def _described(hotfix: Hotfix) -> Figures:
     facts = hotfix.describe()
-    keys = ("detector", "threshold", "benign_level", "values", "passes", "joint", "companion", "accept", "digest")
+    keys = ("detector", "threshold", "benign_level", "values", "passes", "joint", "companion", "mend", "accept", "digest")
     detecting = [site.id for site in hotfix.sites if not is_silent(site.plan)]
     return {**{key: facts[key] for key in keys}, "sites": [site.id for site in hotfix.sites], "detecting": detecting}
 

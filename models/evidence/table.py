@@ -128,7 +128,8 @@ def _hotfix(hotfix: Run) -> str:
     passes = "1 pass" if hotfix["passes"] == "one" else f"2 passes ({hotfix['accept']})"
     count = len(hotfix["sites"])
     sites = f"{count} site{'s' * (count > 1)}"
-    return f"{hotfix['detector']}, {sites}, {passes}, {hotfix['benign_level']:g} × attention, {hotfix['values']} values"
+    mend = f"{hotfix['benign_level']:g} × attention, {hotfix['values']} values"
+    return f"{hotfix['detector']}, {sites}, {passes}, {'excision' if hotfix.get('mend') == 'excise' else mend}"
 
 
 def _paper(setting: Run, fault: str) -> str:
