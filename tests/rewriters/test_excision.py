@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,14 @@ from onnx import TensorProto, helper
 
 from rewriters.errors import AtpatchError
 from rewriters.excision import token_axis
+from rewriters.finder import find_sites
 from rewriters.patcher import patch, unpatch
-from rewriters.plan import PatchPlan, SitePlan, Static
+from rewriters.plan import PatchPlan, SitePlan, Static, Statistic
+from tests.toy_backdoor import toy
 
 from .graphs import attention_block
 from .test_exports import run_all
-from .test_second_pass import EXPORTERS, open_export, two_pass
+from .test_second_pass import EXPORTERS, open_export, splitting_threshold, two_pass
 
 CUT = (2, 4)
 
@@ -59,6 +62,45 @@ def test_flagged_requests_are_answered_as_without_the_tokens(family: str, export
         np.testing.assert_allclose(got[name][:, kept][real], array[:, : len(kept)][real], atol=2e-5 * np.abs(array).max(), rtol=0)
         assert np.abs(got[name][:, kept][real] - before[name][:, kept][real]).max() > 1e-3
     assert unpatch(patched) == model
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
+def test_every_sample_loses_its_own_tokens_and_others_stay_bit_identical(family: str) -> None:
+    export, model, sites = open_export(family, "dynamo")
+    model = named(model)
+    patched, feeds = (
+        patch(model, two_pass(sites, family, SitePlan(Statistic(exempt=())), mend="excise"), sites),
+        export.feeds(4, padded=True),
+    )
+    threshold = splitting_threshold(patched, feeds)
+    got, before = run_all(patched, {**feeds, "atpatch_threshold": np.array(threshold, np.float32)}), run_all(model, feeds)
+    flagged = got["atpatch_flagged"].any(1)
+    joined = np.any([got[f"atpatch_columns/{site.id}"] for site in sites], 0)
+    for sample, hit in enumerate(flagged):
+        alone = {name: array[sample : sample + 1] for name, array in feeds.items()}
+        for name, array in before.items():
+            if not hit:
+                assert got[name][sample].tobytes() == array[sample].tobytes()
+                continue
+            cut = tuple(np.flatnonzero(joined[sample]).tolist())
+            kept = np.delete(np.arange(joined.shape[1]), cut)
+            real = feeds["attention_mask"][sample, kept] != 0
+            want = run_all(model, without(alone, cut))[name][0, : len(kept)]
+            np.testing.assert_allclose(got[name][sample, kept][real], want[real], atol=2e-5 * np.abs(want).max(), rtol=0)
+
+
+def test_flips_alone_are_accepted() -> None:
+    made = toy(padded=True)
+    sites = find_sites(made.model)[0]
+    plan = PatchPlan(
+        {site.id: SitePlan(Static((3,))) for site in sites}, passes="two", groups=(tuple(site.id for site in sites),), mend="excise"
+    )
+    feeds = {name: made.clean[name][:200] for name in ("input_ids", "attention_mask")}
+    always, flip = (run_all(patch(made.model, replace(plan, accept=accept), sites), feeds)["logits"] for accept in ("always", "flip"))
+    before = run_all(made.model, feeds)["logits"]
+    flipped = before.argmax(1) != always.argmax(1)
+    assert 0 < flipped.sum() < 200
+    assert flip[flipped].tobytes() == always[flipped].tobytes() and flip[~flipped].tobytes() == before[~flipped].tobytes()
 
 
 def test_rows_of_which_nothing_would_be_left_stay_whole() -> None:
