@@ -5,7 +5,8 @@ embeddings know places answers a little differently to them. Here they move up, 
 them out. So a flagged request is answered as the original answers the same request without those tokens, whatever encodes the places.
 
 Inputs (B, K) that run along the tokens as the mask does are rearranged; `position_ids` say places, not tokens, and stay. Outputs that run
-along the tokens come back in the request's own order; what they hold for an excised token is the model's answer to a masked one.
+along the tokens come back in the request's own order; what they hold for an excised token is the model's answer to a masked one. A model
+that reads its one answer off the last place, whatever its mask says, reads it off an excised token: redistribute there.
 """
 
 from __future__ import annotations
