@@ -83,7 +83,7 @@ def fit(
         max_clean_flagged: bound on the share of clean requests flagged anywhere, met on the selection part.
         passes: "auto" takes two where they stop more attacks on the selection part.
         mend, accept: of two passes, see `PatchPlan`; mend "auto" excises where the graph admits it and the selection part shows that it
-            does better.
+            does as well.
         every: `profile` and `oneclass`: take column means over every n-th query row alone, which is cheaper on long inputs and beside fused
             operators; see `Profile`. "auto", for `profile`: every eighth, if the selection part shows no loss against all.
         seed: of the split and the training; the same seed gives the same file.

@@ -119,7 +119,10 @@ class Tuner:
         return Tuned(lineup, choice, threshold, self._serve(lineup, choice), evidence)
 
     def _with_mend(self, lineup: Lineup, choice: BenignChoice, wanted: Wanted) -> tuple[Lineup, dict[str, Any]]:
-        """Excision where that does better and the graph admits it, and both ways' scores."""
+        """Excision where the graph admits it and it does as well, and both ways' scores.
+
+        Of two ways that a few hundred rows do not tell apart, the one that answers as if the tokens had never been there is surer.
+        """
         if lineup.passes == "one" or wanted.mend == "redistribute" or self._always:
             return lineup, {}
         excising = replace(lineup, mend="excise")
@@ -132,8 +135,8 @@ class Tuner:
             if error.code != PLAN_MISFIT.code:
                 raise
             return lineup, {"redistribute": before.to_json(), "excise": {"not_tried": error.what}}
-        better = (*after.key, after.leaning) < (*before.key, before.leaning)
-        return (excising if better else lineup), {"redistribute": before.to_json(), "excise": after.to_json()}
+        as_well = as_few(after.left, before.left) and after.lost <= before.lost
+        return (excising if as_well else lineup), {"redistribute": before.to_json(), "excise": after.to_json()}
 
     def _with_companions(self, lineup: Lineup, choice: BenignChoice) -> tuple[Lineup, list[dict[str, float]]]:
         """The highest lower bar for further columns of a flagged sample that is as good as the best, and the table of all."""
