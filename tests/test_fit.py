@@ -493,7 +493,7 @@ def test_flags_of_the_served_graph_follow_from_maps_of_the_original():
 
 
 @functools.cache
-def tune_late(passes: str) -> Tuned:
+def tune_late(passes: str, mend: str = "redistribute") -> Tuned:
     """The padded toy, with nothing to be had from its first site's maps: the evidence comes after the damage."""
     toy = toys.toy(padded=True)
     data = join(as_dataset(toy.debug), as_dataset(toy.clean))
@@ -504,7 +504,7 @@ def tune_late(passes: str) -> Tuned:
     first, second = anchor_sites(context, capture, recipe, train_sites(context, capture, recipe))
     first = replace(first, point=replace(first.point, recall=0.0))
     judge = Judge(data, predict(Runner(toy.model, Path(), 1), data, np.arange(len(data)), "logits"))
-    return Tuner(context, judge, "logits", list).tune([first, second], Wanted(passes))
+    return Tuner(context, judge, "logits", list).tune([first, second], Wanted(passes, mend))
 
 
 def test_two_passes_are_taken_where_the_evidence_comes_after_the_damage():
@@ -514,6 +514,12 @@ def test_two_passes_are_taken_where_the_evidence_comes_after_the_damage():
     compared = auto.evidence["passes"]
     assert compared["chosen"] == "two" and compared["one"]["left"] - compared["two"]["left"] >= 2
     assert auto.evidence["sites"]["left"] < one.evidence["sites"]["left"]
+
+
+def test_excision_needs_no_site_that_detects_nothing():
+    excising = tune_late("auto", "auto")
+    assert (excising.lineup.passes, excising.lineup.mend) == ("two", "excise") and roles_by_depth(excising) == ["detects"]
+    assert excising.evidence["sites"]["left"] <= tune_late("auto").evidence["sites"]["left"]
 
 
 def roles_by_depth(tuned: Tuned) -> list[str]:
