@@ -59,7 +59,7 @@ STEPS: dict[str, Step] = {
     "fit": Step(fit_step, fitted=False),
     "latency": Step(latency_step, timed=True),
     "kinds": Step(kinds_step, lambda case: bool(case.setting.others), fitted=False),
-    "peers": Step(peers_step, lambda case: case.seed == case.setting.seeds[0], slow=True),
+    "peers": Step(peers_step, lambda case: case.seed == case.setting.seeds[0], fitted=False, slow=True),
     "ablations": Step(ablations_step, _first_of_a_kind),
     "curves": Step(curves_step, _first_of_a_kind),
     "statistic": Step(statistic_step, _unlabelled, fitted=False),
