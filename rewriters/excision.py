@@ -22,7 +22,7 @@ from .emit import Emitter
 from .errors import PLAN_MISFIT
 from .sites import Site
 
-__all__ = ["Excision", "TokenAxis", "excise", "token_axis"]
+__all__ = ["Excision", "TokenAxis", "excise", "in_order", "token_axis"]
 
 PLACES = "position_ids"
 LEAST_OPSET = 12
@@ -48,9 +48,10 @@ class TokenAxis:
 
 @dataclass(frozen=True)
 class Excision:
-    """The rearranged inputs by name, and where every token went, (B, K) int64."""
+    """The rearranged inputs by name, the outputs to bring back in order, and where every token went, (B, K) int64."""
 
     inputs: dict[str, str]
+    outputs: tuple[str, ...]
     place: str
 
 
@@ -74,11 +75,10 @@ def token_axis(
         raise _misfit(f"opset {LEAST_OPSET} or later")
     (mask,) = (inputs[name] for name in masks if name is not None)
     axis = _sizes(mask)[0]
-    moved = [name for name, value in inputs.items() if _runs_along(value, axis, most=1)]
+    moved = [name for name, value in inputs.items() if _runs_along(value, axis, most=1) and name != PLACES]
     returned = [value.name for value in outputs if _runs_along(value, axis)]
     if returned and isinstance(axis, int):
         raise _misfit(f"a name for the tokens' axis, since {returned[0]} may have {axis} of something else")
-    moved = [name for name in moved if name != PLACES]
     return TokenAxis(mask.name, mask.type.tensor_type.elem_type, tuple(moved), tuple(returned))
 
 
@@ -104,7 +104,7 @@ def excise(e: Emitter, axis: TokenAxis, columns: str, inputs: dict[str, str]) ->
     sources = {**inputs, axis.mask: masked}
     # Every entry is written over, so what it is written into does not matter.
     moved = {name: e.op("ScatterElements", sources[name], place, sources[name], axis=1, role="closed_up") for name in axis.inputs}
-    return Excision(moved, place)
+    return Excision(moved, axis.outputs, place)
 
 
 def in_order(e: Emitter, excision: Excision, value: str) -> str:

@@ -88,8 +88,7 @@ def add_second_pass(
     if not outputs:
         raise PLAN_MISFIT("two passes need an output with a named leading axis for the samples", "patch with --passes one")
     then = e.branch(apart=True)
-    tokens = _tokens(model, outputs, groups) if plan.mend == "excise" else None
-    results = _second_run(then, model, plan, groups, replacements, sample, outputs, tokens)
+    results = _second_run(then, model, plan, groups, replacements, sample, outputs)
     otherwise = e.branch()
     kept = [otherwise.op("Identity", FIRST + name) for name in outputs]
     types = {value.name: value.type.tensor_type.elem_type for value in model.graph.output}
@@ -144,7 +143,6 @@ def _second_run(
     replacements: Sequence[Replacement],
     sample: str,
     outputs: Sequence[str],
-    tokens: TokenAxis | None,
 ) -> list[str]:
     """Emit the copy of the model into the branch; the outputs with the flagged samples' rows replaced."""
     rows = e.squeeze(e.op("NonZero", e.squeeze(sample, 1)), 0)
@@ -153,8 +151,8 @@ def _second_run(
     columns = {site.product: (site, mask) for group, mask in flagged for site in group.sites}
     detection = {replacement.output: replacement.nodes for replacement in replacements if replacement.output not in columns}
     excision = None
-    if tokens is not None:
-        columns, excision = {}, excise(e, tokens, flagged[0][1], names)
+    if plan.mend == "excise":
+        columns, excision = {}, excise(e, _tokens(model, outputs, groups), flagged[0][1], names)
         names.update(excision.inputs)
 
     def second(name: str) -> str:
@@ -179,8 +177,8 @@ def _second_run(
             if any(name in names for name in reads(piece)):
                 names.update({name: SECOND + name for name in piece.output if name})
                 e.nodes.append(renamed(piece, second, _inner))
-    if tokens is not None and excision is not None:
-        names.update({name: in_order(e, excision, names[name]) for name in tokens.outputs if name in names})
+    if excision is not None:
+        names.update({name: in_order(e, excision, names[name]) for name in excision.outputs if name in names})
     return _replace_rows(e, model, outputs, names, rows, plan.accept == "flip")
 
 

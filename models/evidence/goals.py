@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Goal", "goals", "mean_over", "steps_of", "twins_of"]
+__all__ = ["Goal", "at", "behind", "goals", "mean_over", "steps_of", "twins_of"]
 
 Run = Mapping[str, Any]
 
@@ -31,6 +31,14 @@ def steps_of(evidence: Mapping[str, Any], setting: str, step: str) -> list[Run]:
     """Figures of a step over the seeds of a setting; failed ones are left out."""
     runs = [run["steps"].get(step, {}) for run in evidence["runs"] if run["setting"] == setting]
     return [figures for figures in runs if figures and "error" not in figures]
+
+
+def at(run: Run, path: Sequence[str]) -> Any:
+    """What lies at the end of a path of keys, {} where it was not measured."""
+    found: Any = run
+    for key in path:
+        found = found.get(key, {})
+    return found
 
 
 def twins_of(evidence: Mapping[str, Any], setting: str) -> list[Run]:
@@ -91,7 +99,7 @@ def _floors(evidence: Mapping[str, Any], name: str, measure: str) -> str:
     """What a perfect hotfix could leave, to read the mean attack by."""
 
     def mean(*path: str, twins: bool = False) -> float | None:
-        return mean_over(evidence, name, lambda run: _value(run, path), twins=twins)
+        return mean_over(evidence, name, lambda run: at(run, path).get("value"), twins=twins)
 
     floors = {
         "asr": [("go there untriggered", mean("original", "untriggered"))],
@@ -101,15 +109,6 @@ def _floors(evidence: Mapping[str, Any], name: str, measure: str) -> str:
         ],
     }
     return "".join(f"; {100 * value:.2f} % {words}" for words, value in floors.get(measure, ()) if value is not None)
-
-
-def _value(run: Run, path: Sequence[str]) -> float | None:
-    """A share's value, None where it was not measured."""
-    found: Any = run
-    for key in path:
-        found = found.get(key, {})
-    value: float | None = found.get("value")
-    return value
 
 
 def _accuracy_lost(run: Run, after: str = "patched") -> float | None:

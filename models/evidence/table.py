@@ -11,7 +11,7 @@ import numpy as np
 
 from .estimates import Estimate, of_numbers, of_shares
 from .fairness import FEWEST
-from .goals import behind, goals, mean_over, steps_of, twins_of
+from .goals import at, behind, goals, mean_over, steps_of, twins_of
 
 __all__ = ["Table", "render"]
 
@@ -281,7 +281,7 @@ def _each(evidence: Evidence, step: str) -> Iterator[tuple[str, list[Run]]]:
 
 def _share(runs: Sequence[Run], *path: str) -> str:
     """A share over runs, or over one run with its own interval."""
-    found = [share for run in runs if (share := _at(run, path)).get("value") is not None]
+    found = [share for run in runs if (share := at(run, path)).get("value") is not None]
     if not found:
         return "–"
     if "draws" in found[0]:
@@ -294,10 +294,3 @@ def _number(values: Sequence[float], digits: int) -> str:
     if not values:
         return "–"
     return of_numbers(values).plain(digits) if len(values) > 1 else f"{values[0]:.{digits}f}"
-
-
-def _at(run: Run, path: Sequence[str]) -> Any:
-    found: Any = run
-    for key in path:
-        found = found.get(key, {})
-    return found
