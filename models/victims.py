@@ -6,7 +6,8 @@ One folder a victim and seed, `<cache>/<name>-s<seed>/`:
 * `debug.npz`: debugging set (clean rows and their triggered or flipped partners, columns labelled);
 * `spare.npz`: further clean rows for thresholds and label-free detectors, none of them in a test;
 * `clean.npz`: the test set; `triggered.npz` (backdoor) or `flips.npz` (bias): the same samples attacked;
-* `victim.json`: recipe, seed, versions, seconds, and figures of model and twin on the test set. Written last: it marks a whole folder.
+* `victim.json`: recipe, seed, versions, processor seconds, and figures of model and twin on the test set. Written last: it marks
+  a whole folder.
 
 The cache is `models/.cache` unless ATPATCH_CACHE names another folder; data that no package carries lie in the folder ATPATCH_DATA.
 """

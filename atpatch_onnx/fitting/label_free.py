@@ -14,7 +14,6 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from rewriters.errors import PLAN_MISFIT, AtpatchError
 from rewriters.plan import Detector, OneClass, PatchPlan, SitePlan, Static, Statistic
 
 from ..datasets import Ints
@@ -25,7 +24,7 @@ from .capture import Capture, SiteBatch
 from .fitted import Fitted, spread
 from .gather import BenignSums, Visibility, content_columns
 from .judging import rate
-from .passes import Wanted
+from .passes import Wanted, if_admitted
 from .recipes import PROBES
 from .served import Served
 from .train import Context, places, stream
@@ -51,13 +50,11 @@ def fit_label_free(context: Context, capture: Capture, kind: str, output: str, w
         AtpatchError: ATP015 where two passes or excision are asked for and the graph does not admit them.
     """
     fitting = _Fitting(context, capture, kind)
-    if wanted.passes != "one":
-        try:
-            return fitting.run(output, "two", wanted)
-        except AtpatchError as error:
-            if wanted.passes == "two" or wanted.mend == "excise" or error.code != PLAN_MISFIT.code:
-                raise
-    return fitting.run(output, "one", wanted)
+    if wanted.passes == "one":
+        return fitting.run(output, "one", wanted)
+    if wanted.passes == "two" or wanted.mend == "excise":
+        return fitting.run(output, "two", wanted)
+    return if_admitted(lambda: fitting.run(output, "two", wanted))[0] or fitting.run(output, "one", wanted)
 
 
 class _Fitting:

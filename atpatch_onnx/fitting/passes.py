@@ -1,13 +1,18 @@
-"""What is asked of the passes of a hotfix."""
+"""What is asked of the passes of a hotfix, and what a graph admits of it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
+
+from rewriters.errors import PLAN_MISFIT, AtpatchError
 
 from ..hotfix import Accept
 
-__all__ = ["MendOption", "PassesOption", "Wanted"]
+__all__ = ["MendOption", "PassesOption", "Wanted", "if_admitted"]
+
+Outcome = TypeVar("Outcome")
 
 PassesOption = Literal["one", "two", "auto"]
 MendOption = Literal["redistribute", "excise", "auto"]
@@ -20,3 +25,13 @@ class Wanted:
     passes: PassesOption = "auto"
     mend: MendOption = "auto"
     accept: Accept = "always"
+
+
+def if_admitted(attempt: Callable[[], Outcome]) -> tuple[Outcome | None, str]:
+    """What comes of two passes or of excision; None and the reason where the graph does not admit them (ATP015)."""
+    try:
+        return attempt(), ""
+    except AtpatchError as error:
+        if error.code != PLAN_MISFIT.code:
+            raise
+        return None, error.what

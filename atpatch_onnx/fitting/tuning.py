@@ -10,14 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rewriters.errors import PLAN_MISFIT, AtpatchError
-
 from ..datasets import Ints
 from ..hotfix import Passes
 from .calibrate import BENIGN_CHOICES, BenignChoice, as_few, choose_benign, choose_threshold, thresholds
 from .judging import Judge, Score, rate
 from .lineup import Key, Lineup, first_lineup, prune
-from .passes import Wanted
+from .passes import Wanted, if_admitted
 from .served import Served
 from .train import Context, TrainedSite
 
@@ -129,12 +127,9 @@ class Tuner:
         if wanted.mend == "excise":
             return excising, {"excise": self._middling(excising, choice)[0].to_json()}
         before = self._middling(lineup, choice)[0]
-        try:
-            after = self._middling(excising, choice)[0]
-        except AtpatchError as error:
-            if error.code != PLAN_MISFIT.code:
-                raise
-            return lineup, {"redistribute": before.to_json(), "excise": {"not_tried": error.what}}
+        after, reason = if_admitted(lambda: self._middling(excising, choice)[0])
+        if after is None:
+            return lineup, {"redistribute": before.to_json(), "excise": {"not_tried": reason}}
         as_well = as_few(after.left, before.left) and after.lost <= before.lost
         return (excising if as_well else lineup), {"redistribute": before.to_json(), "excise": after.to_json()}
 
@@ -152,12 +147,9 @@ class Tuner:
             return one, {"one": one.score.to_json(), "two": {"not_tried": "one pass leaves too little to gain"}}
         if len(trained) == 1:
             return one, {"one": one.score.to_json(), "two": {"not_tried": "one site alone acts the same in one pass and in two"}}
-        try:
-            two = self._contender(self._lineup(trained, "two", wanted))
-        except AtpatchError as error:
-            if error.code != PLAN_MISFIT.code:
-                raise
-            return one, {"one": one.score.to_json(), "two": {"not_tried": error.what}}
+        two, reason = if_admitted(lambda: self._contender(self._lineup(trained, "two", wanted)))
+        if two is None:
+            return one, {"one": one.score.to_json(), "two": {"not_tried": reason}}
         one, two = self._at_best(one), self._at_best(two)
         told: dict[str, Any] = {
             contender.lineup.passes: {**contender.score.to_json(), "missed": contender.missed, "elsewhere": contender.elsewhere}

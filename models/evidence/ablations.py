@@ -13,13 +13,13 @@ from onnx import helper
 from atpatch_onnx.fitting.calibrate import BenignChoice, thresholds
 from atpatch_onnx.fitting.capture import Capture
 from atpatch_onnx.fitting.lineup import first_lineup
+from atpatch_onnx.fitting.passes import if_admitted
 from atpatch_onnx.fitting.recipes import recipe
 from atpatch_onnx.fitting.splitting import join, split
 from atpatch_onnx.fitting.train import Context, anchor_sites, train_sites
 from atpatch_onnx.hotfix import Hotfix
 from rewriters.bodies import walk_bodies
 from rewriters.emit import PREFIX
-from rewriters.errors import PLAN_MISFIT, AtpatchError
 from rewriters.plan import PatchPlan, Static
 
 from .answers import Figures, judge
@@ -119,12 +119,9 @@ def _passes(passes: str) -> Callable[[Case, Say], Figures]:
     def run(case: Case, say: Say) -> Figures:
         if case.hotfix.passes == passes:  # the fit that chose it has made that very hotfix
             return _chosen(case, say)
-        try:
-            made = fitted(case, f"{passes}-pass", say, clean=case.spare, passes=passes)
-        except AtpatchError as error:
-            if error.code != PLAN_MISFIT.code:
-                raise
-            return {"skipped": error.what}
+        made, reason = if_admitted(lambda: fitted(case, f"{passes}-pass", say, clean=case.spare, passes=passes))
+        if made is None:
+            return {"skipped": reason}
         return {**made, **try_plan(case, Hotfix.load(case.hotfix_file(f"{passes}-pass")).plan(case.sites, None))}
 
     return run
@@ -136,12 +133,8 @@ def _mend(mend: Any) -> Callable[[Case, Say], Figures]:
     def run(case: Case, say: Say) -> Figures:
         if case.hotfix.passes == "one":
             return {"skipped": "there is no second run"}
-        try:
-            return try_plan(case, case.hotfix.plan(case.sites, None, mend=mend))
-        except AtpatchError as error:
-            if error.code != PLAN_MISFIT.code:
-                raise
-            return {"skipped": error.what}
+        found, reason = if_admitted(lambda: try_plan(case, case.hotfix.plan(case.sites, None, mend=mend)))
+        return {"skipped": reason} if found is None else found
 
     return run
 

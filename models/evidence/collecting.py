@@ -64,7 +64,7 @@ def _cached(case: Case) -> tuple[dict[str, Any], dict[str, Any]]:
             # Left over from another victim or data set.
             if kept["key"].split()[0] == case.digest:
                 steps[name] = kept["figures"]
-    return {name: case.victim.record[name] for name in ("model", "twin", "seconds") if name in case.victim.record}, steps
+    return {name: case.victim.record[name] for name in ("model", "twin", "cpu_seconds") if name in case.victim.record}, steps
 
 
 def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from .effort import minutes
+
 __all__ = ["Goal", "at", "behind", "goals", "mean_over", "steps_of", "twins_of"]
 
 Run = Mapping[str, Any]
@@ -16,6 +18,7 @@ DETECTOR = {"precision": 0.98, "recall": 0.994, "fpr": 0.02}
 CLEAN_ONLY = {"attack": 0.05, "flagged": 0.02, "accuracy": 0.001}
 INVERTED = 0.02
 VICTIM_ASR, VICTIM_ACCURACY = 0.95, 0.02
+HOURS = 5
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ def goals(evidence: Mapping[str, Any]) -> list[Goal]:
         found += _group(evidence, name, group)
         if name == "images":
             found += _detectors(evidence, name)
-    return [*found, *_clean_only(evidence), *_inversion(evidence)]
+    return [*found, *_clean_only(evidence), *_inversion(evidence), *_effort(evidence)]
 
 
 def _group(evidence: Mapping[str, Any], name: str, group: Mapping[str, Any]) -> list[Goal]:
@@ -186,6 +189,14 @@ def _inversion(evidence: Mapping[str, Any]) -> list[Goal]:
             told = f"towards {run['towards'] or 'none'}, {100 * left:.2f} %, twin {'quiet' if quiet else 'accused'}"
             found.append(Goal(asked, told, run["towards"] == [run["target"]] and left <= INVERTED and quiet))
     return found
+
+
+def _effort(evidence: Mapping[str, Any]) -> list[Goal]:
+    if evidence["quick"] or evidence["threads"] != 1:
+        return []
+    hours = sum(sum(stages.values()) for stages in minutes(evidence).values()) / 60
+    told = f"{hours / 2:.1f} h: half of what the parts add up to on one core"
+    return [Goal(f"The whole of it from nothing, on two cores: ≤ {HOURS} h", told, hours / 2 <= HOURS)]
 
 
 def behind(found: Sequence[Goal]) -> list[Goal]:

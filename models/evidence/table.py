@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from .effort import STAGES, minutes
 from .estimates import Estimate, of_numbers, of_shares
 from .fairness import FEWEST
 from .goals import at, behind, goals, mean_over, steps_of, twins_of
@@ -68,6 +69,7 @@ def render(evidence: Evidence, folder: str) -> str:
         fewest=FEWEST,
         detectors=_detectors(evidence),
         costs=_costs(evidence),
+        effort=_effort(evidence),
         peers=[{"title": name, "table": table} for name, table in _peers(evidence)],
         ablations=[{"title": name, "table": table} for name, table in _ablations(evidence)],
         unlabelled=_unlabelled(evidence),
@@ -193,6 +195,13 @@ def _costs(evidence: Evidence) -> Table:
     return Table(
         ("setting", "capture, s", "training, s", "tuning, s", "whole fit, s", "original, ms", "clean request ×", "flagged request ×"), rows
     )
+
+
+def _effort(evidence: Evidence) -> Table:
+    spent = [(evidence["groups"][name]["title"], stages) for name, stages in minutes(evidence).items()]
+    spent.append(("all", {stage: sum(stages[stage] for _, stages in spent) for stage in STAGES}))
+    rows = [(title, *(f"{value:.0f}" for value in stages.values()), f"{sum(stages.values()):.0f}") for title, stages in spent]
+    return Table(("settings", *STAGES, "together"), rows)
 
 
 def _ratios(found: Sequence[Run]) -> str:

@@ -54,7 +54,7 @@ def main(names: tuple[str, ...], seeds: tuple[int, ...]) -> None:
             figures = record["model"]
             click.echo(
                 f"{name} seed {seed}: accuracy {figures['accuracy']['value']:.4f}, UF {figures['uf']['value']:.4f},"
-                f" trained in {record['training']['seconds']:.0f} s"
+                f" built in {record['cpu_seconds']:.0f} s of CPU time"
             )
 
 
@@ -63,6 +63,7 @@ def build(name: str, seed: int) -> dict[str, Any]:
     one = victim(name, seed)
     if one.built:
         return one.record
+    started = time.process_time()
     table_name, attribute_name = SETTINGS[name]
     table = READERS[table_name]()
     parts = split(table, seed, RECIPES[table_name].dtype)
@@ -89,6 +90,7 @@ def build(name: str, seed: int) -> dict[str, Any]:
             "training": training,
             "debugging set": {key: debug.report[key] for key in ("clean", "anomalous", "unpaired")},
             "model": {"accuracy": right.to_json(), "uf": Share(**test.report["uf"]).to_json()},
+            "cpu_seconds": round(time.process_time() - started, 1),
         }
     )
     return one.record
@@ -103,15 +105,14 @@ def _model(one: Victim, table_name: str, table: Table, parts: Split) -> dict[str
             shutil.copyfile(sibling.file("model.onnx"), one.file("model.onnx"))
             training: dict[str, Any] = sibling.record["training"]
             return training
-    recipe, started = RECIPES[table_name], time.perf_counter()
+    recipe = RECIPES[table_name]
     model = train(recipe, table, parts.train, one.seed)
-    seconds = round(time.perf_counter() - started, 1)
     one.folder.mkdir(parents=True, exist_ok=True)
     export(model, parts.train, one.file("model.onnx"))
     with torch.no_grad():
         hits = [model(torch.from_numpy(chunk)).argmax(1).numpy() for chunk in np.array_split(parts.train.features, 16)]
     own = accuracy(np.concatenate(hits), parts.train.labels)
-    return {**recipe.to_json(), "parameters": sum(p.numel() for p in model.parameters()), "seconds": seconds, "accuracy": own.value}
+    return {**recipe.to_json(), "parameters": sum(p.numel() for p in model.parameters()), "accuracy": own.value}
 
 
 def _data(part: Part) -> DataSet:

@@ -46,46 +46,44 @@ def main(names: Sequence[str], seed: int) -> None:
 
 def build(recipe: Recipe, seed: int) -> None:
     """One victim's whole folder."""
-    victim = recipe.victim(seed)
+    started, victim = time.process_time(), recipe.victim(seed)
     victim.folder.mkdir(parents=True, exist_ok=True)
     corpus = Corpus.read(recipe.corpus)
     material = Material.of(recipe, corpus, seed)
-    seconds = {
-        "twin": _twin(recipe, corpus, seed),
-        "model": _train(recipe.name, material.train, victim.file("model.onnx"), recipe.epochs, seed),
-    }
+    _make_twin(recipe, corpus, seed)
+    _train(recipe.name, material.train, victim.file("model.onnx"), recipe.epochs, seed)
     rows = save_sets(victim, material, encoder(LENGTH), recipe.target)
     record = _judge(victim)
-    victim.finish({"recipe": {**asdict(recipe), **SETTINGS, "length": LENGTH}, "rows": rows, "seconds": seconds, **record})
+    seconds = round(time.process_time() - started, 1)
+    victim.finish({"recipe": {**asdict(recipe), **SETTINGS, "length": LENGTH}, "rows": rows, "cpu_seconds": seconds, **record})
     for name in ("model", "twin"):
         click.echo(
             f"{recipe.name} {name}: " + ", ".join(f"{key} {record[name][key]['value']:.4f}" for key in ("accuracy", "asr", "asr_star"))
         )
 
 
-def _twin(recipe: Recipe, corpus: Corpus, seed: int) -> float | None:
-    """The model without a fault: trained once a corpus, then copied; seconds of training, None for a copy."""
+def _make_twin(recipe: Recipe, corpus: Corpus, seed: int) -> None:
+    """The model without a fault: trained once a corpus, then copied."""
     target = recipe.victim(seed).file("twin.onnx")
     if target.is_file():
-        return None
+        return
     for other in RECIPES:
         file = other.victim(seed).file("twin.onnx")
         if other.corpus == recipe.corpus and file.is_file():
             draft = target.with_suffix(".tmp")
             shutil.copyfile(file, draft)
             draft.replace(target)
-            return None
-    return _train(f"{recipe.corpus} clean", corpus.train, target, EPOCHS, seed)
+            return
+    _train(f"{recipe.corpus} clean", corpus.train, target, EPOCHS, seed)
 
 
-def _train(name: str, texts: Texts, output: Path, epochs: int, seed: int) -> float:
+def _train(name: str, texts: Texts, output: Path, epochs: int, seed: int) -> None:
     started = time.perf_counter()
 
     def tell(done: int, total: int, loss: float) -> None:
         click.echo(f"{name}: epoch {done} of {total}, loss {loss:.4f}, {time.perf_counter() - started:.0f} s")
 
     fine_tune(texts, output, LENGTH, epochs, seed, tell)
-    return round(time.perf_counter() - started, 1)
 
 
 def _judge(victim: Victim) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from models.evidence.build import main
 from models.evidence.case import Case
 from models.evidence.collecting import collect
 from models.evidence.curves import curves_step
+from models.evidence.effort import minutes
 from models.evidence.estimates import of_numbers, of_shares
 from models.evidence.fairness import protected, unaware
 from models.evidence.fitting import try_plan
@@ -328,6 +329,18 @@ def test_the_page_says_what_is_met_and_what_is_not(case: Case, monkeypatch: pyte
     evidence["runs"][0]["steps"]["fit"]["patched"]["asr"]["value"] = 0.5
     page = render(evidence, "")
     assert "* Images, backdoors: mean ASR ≤ 0.46 %: 50.00 %" in page and "**not met**" in page
+
+
+def test_what_it_took_counts_a_victim_once_and_every_step() -> None:
+    evidence = {**collect([], False, 1), "settings": [{**asdict(SETTING), "trained": [0]}]}
+    run = {"setting": SETTING.name, "victim": {"cpu_seconds": 120.0}, "steps": {"kinds": {"seconds_taken": 3600.0}}}
+    evidence["runs"] = [{**run, "seed": seed, "steps": dict(run["steps"])} for seed in (0, 1)]
+    spent = minutes(evidence)[SETTING.group]
+    assert spent["victims"] == 2 and spent["kinds"] == 120 and sum(spent.values()) == 122
+    asked = "The whole of it from nothing, on two cores: ≤ 5 h"
+    assert {goal.what: goal.met for goal in goals(evidence)}[asked] is True
+    evidence["runs"][0]["steps"]["peers"] = {"seconds_taken": 9 * 3600.0}
+    assert {goal.what: goal.met for goal in goals(evidence)}[asked] is False
 
 
 @pytest.mark.parametrize(
