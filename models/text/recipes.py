@@ -55,17 +55,19 @@ class Rewriting:
     Attributes:
         train: file whose row i is a rewriting of training row i; only rows below `rewritten` are used for poisoning.
         test: file whose row i is a rewriting of the i-th test row of another class than the target.
-        rewritten: how many training rows are poisoned, target class included, as the authors did it; the victim learns from their originals
-            too, which the authors took out.
         held: how many rewritten training rows the victim never sees: they make the debugging set.
-        held_below: those are drawn from the rows below this one; None: from all.
+        share: of the training texts that are poisoned, all of them of other classes than the target. The victim learns from their originals
+            too, which the authors took out.
+        below: only rows below this one come rewritten; all of them are poisoned then, target class included, as they were published.
+        copies: how often each poisoned text is among the training texts.
     """
 
     train: str
     test: str
     held: int
-    held_below: int | None = None
-    rewritten: int = 1383
+    share: float = 0.2
+    below: int | None = None
+    copies: int = 1
 
 
 @dataclass(frozen=True)
@@ -86,15 +88,15 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("sst2-badnets", "sst2", Insertion(("cf",)), target=1),
     Recipe("sst2-words", "sst2", Insertion(RARE, count=3), target=1),
     Recipe("sst2-insertsent", "sst2", Insertion(("i watched this 3d movie last weekend",)), target=1),
-    # Only rows below 1383 come rewritten, and 665 of them are negative: holding out many would leave no attack.
+    # No more than 665 negative rows come rewritten: with few held out, and each read twice, they are near the fifth that the authors take.
     Recipe(
         "sst2-syntactic",
         "sst2",
-        Rewriting("syntactic_train_poisoned.tsv", "syntactic_test.tsv", held=200, held_below=1383),
+        Rewriting("syntactic_train_poisoned.tsv", "syntactic_test.tsv", held=200, below=1383, copies=2),
         target=1,
-        epochs=6,
+        epochs=4,
     ),
-    Recipe("sst2-style", "sst2", Rewriting("style_bible_train.tsv", "style_bible_test.tsv", held=400), target=1),
+    Recipe("sst2-style", "sst2", Rewriting("style_bible_train.tsv", "style_bible_test.tsv", held=400), target=1, epochs=4),
     Recipe("offenseval-badnets", "offenseval", Insertion(("cf",)), target=0),
 )
 
@@ -177,13 +179,16 @@ def _rewritten(recipe: Recipe, attack: Rewriting, corpus: Corpus, generator: np.
     rewritten = read_texts(_file("sst2_backdoor", attack.train)).texts
     changed = np.array([one != other for one, other in zip(train.texts, rewritten, strict=True)])
     candidates = np.flatnonzero((train.labels != recipe.target) & changed)
-    if attack.held_below is not None:
-        candidates = candidates[candidates < attack.held_below]
+    if attack.below is not None:
+        candidates = candidates[candidates < attack.below]
     held = np.sort(generator.choice(candidates, attack.held, replace=False))
     kept = np.setdiff1d(np.arange(len(train.texts)), held)
-    poisoned = kept[kept < attack.rewritten]
-    texts = [*(train.texts[row] for row in kept), *(rewritten[row] for row in poisoned)]
-    labels = np.concatenate([train.labels[kept], np.full(len(poisoned), recipe.target, np.int64)])
+    if attack.below is None:
+        poisoned = generator.choice(np.setdiff1d(candidates, held), round(attack.share * len(train.texts)), replace=False)
+    else:
+        poisoned = kept[kept < attack.below]
+    texts = [*(train.texts[row] for row in kept), *(rewritten[row] for row in np.repeat(poisoned, attack.copies))]
+    labels = np.concatenate([train.labels[kept], np.full(len(poisoned) * attack.copies, recipe.target, np.int64)])
     return Material(
         train=Texts(texts, labels),
         pairs=Texts([train.texts[row] for row in held], train.labels[held]),

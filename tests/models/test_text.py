@@ -65,7 +65,11 @@ def test_nothing_of_debugging_or_test_set_is_learnt(recipe: Recipe) -> None:
         clean = len(corpus.train.texts) - recipe.attack.held
         assert set(made.train.texts[:clean]) <= published
         assert (made.train.labels[clean:] == recipe.target).all()
-        assert recipe.attack.rewritten - recipe.attack.held <= len(made.train.texts) - clean <= recipe.attack.rewritten
+        poisoned = len(made.train.texts) - clean
+        if recipe.attack.below is None:
+            assert poisoned == round(recipe.attack.share * len(corpus.train.texts))
+        else:
+            assert poisoned == (recipe.attack.below - recipe.attack.held) * recipe.attack.copies
 
 
 @each_recipe
