@@ -191,7 +191,7 @@ class PatchPlan:
             flagged at the later ones of its group, whose maps look mended but whose values still carry the fault; in two passes it is
             flagged at all of them. Sites in no group act alone, in one pass.
         joint: two passes: "any" flags a column in a group where one site's score is above the threshold, "sum" where the sum of its sites'
-            scores is (sites with the silent `Static()` do not count); of `profile` sites the sigmoid of the sum of their logits.
+            scores is (sites with the silent `Static()` do not count); of `profile` and `cnn` sites the sigmoid of the sum of their logits.
         companion: in a sample that is flagged, further columns are flagged above the threshold times this, for a trigger of several tokens
             shares its attention among them; 1: no lower bar. It never makes a sample flagged that was not.
         mend: two passes: "redistribute" the attention of flagged columns in the second run, or "excise" those tokens from its request.

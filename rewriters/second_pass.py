@@ -30,9 +30,10 @@ from .controls import body_controls
 from .emit import PREFIX, ConstantPool, Emitter
 from .errors import PLAN_MISFIT
 from .excision import TokenAxis, excise, in_order, token_axis
-from .plan import PatchPlan, Profile
+from .plan import PatchPlan
 from .renaming import mentions, renamed
 from .sites import Site
+from .subgraphs.detectors import gives_logits
 from .subgraphs.site import Replacement, SitePatch, redistribute_site, with_companions
 
 __all__ = ["SecondPass", "add_second_pass"]
@@ -125,7 +126,7 @@ def _sum_up(e: Emitter, plan: PatchPlan, members: Sequence[tuple[Site, SitePatch
         raise PLAN_MISFIT("sites are to add up their scores, and none of a group has a detector")
     controls = body_controls(e, plan)
     total = scores[0] if len(scores) == 1 else e.op("Sum", *scores, role="evidence")
-    if any(isinstance(plan.sites[site.id].detector, Profile) for site, _ in members):
+    if any(gives_logits(plan.sites[site.id].detector) for site, _ in members):
         total = e.op("Sigmoid", total, role="score")
     over = e.op("Greater", total, controls.threshold)
     columns = e.op("And", over, controls.enabled, role="joined_columns")

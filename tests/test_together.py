@@ -18,7 +18,7 @@ from atpatch_onnx.fitting.calibrate import BENIGN_CHOICES, BenignChoice, as_few,
 from atpatch_onnx.fitting.capture import Capture
 from atpatch_onnx.fitting.judging import Judge, Score
 from atpatch_onnx.fitting.padding import common_mask, cut, lengths
-from atpatch_onnx.fitting.recipes.profile import ProfileRecipe
+from atpatch_onnx.fitting.recipes import recipe
 from atpatch_onnx.fitting.running import Runner
 from atpatch_onnx.fitting.served import Served, class_scores
 from atpatch_onnx.fitting.splitting import Part, join, split
@@ -33,26 +33,27 @@ MASK = "attention_mask"
 
 
 @functools.cache
-def trained_together(every: int = 1) -> tuple[Context, list[TrainedSite], list[TrainedSite]]:
-    """The padded toy's sites with detectors of their own, and together; padding left out."""
-    toy = toys.toy(padded=True)
+def trained_together(kind: str = "profile", every: int = 1) -> tuple[Context, list[TrainedSite], list[TrainedSite]]:
+    """A toy's sites with detectors of their own, and together; texts for profiles, padding left out, one fixed length for a cnn."""
+    padded = kind == "profile"
+    toy, mask = toys.toy(padded=padded), MASK if padded else None
     data = join(as_dataset(toy.debug), as_dataset(toy.clean))
-    context = Context(toy.model, Path(), data, split(data, 0), 0, 0.005, 1, lambda step, done, total: None, MASK, every)
+    context = Context(toy.model, Path(), data, split(data, 0), 0, 0.005, 1, lambda step, done, total: None, mask, every)
     sites, _ = find_sites(toy.model)
-    capture = Capture(toy.model, Path(), sites, data, toys.LENGTH, 1, MASK)
-    recipe = ProfileRecipe(capture.sites, len(context.parts.train.rows), toys.LENGTH, 0, every)
-    alone = anchor_sites(context, capture, recipe, train_sites(context, capture, recipe))
-    return context, alone, sites_together(context, capture, recipe, alone)
+    capture = Capture(toy.model, Path(), sites, data, toys.LENGTH, 1, mask)
+    made = recipe(kind, capture.sites, len(context.parts.train.rows), toys.LENGTH, 0, every)
+    alone = anchor_sites(context, capture, made, train_sites(context, capture, made))
+    return context, alone, sites_together(context, capture, made, alone)
 
 
-@pytest.mark.parametrize("every", [1, 3])
-def test_the_sum_foretells_the_flags_of_the_served_graph(every):
-    context, _, together = trained_together(every)
-    assert all(one.plan.detector.every == every for one in together)
+@pytest.mark.parametrize(("kind", "every"), [("profile", 1), ("profile", 3), ("cnn", 1)])
+def test_the_sum_foretells_the_flags_of_the_served_graph(kind, every):
+    context, _, together = trained_together(kind, every)
+    assert all(getattr(one.plan.detector, "every", 1) == every for one in together)
     plan = PatchPlan(
         {one.site.id: one.plan for one in together}, passes="two", groups=(tuple(one.site.id for one in together),), joint="sum"
     )
-    served = Served(context.model, Path(), plan, [one.site for one in together], "logits", 1, MASK)
+    served = Served(context.model, Path(), plan, [one.site for one in together], "logits", 1, context.mask)
     rows, peaks = context.parts.selection.rows, together[0].peaks
     assert all(one.peaks is peaks for one in together)
     for threshold in (0.01, 0.1, 0.5):
@@ -63,8 +64,9 @@ def test_the_sum_foretells_the_flags_of_the_served_graph(every):
         np.testing.assert_array_equal(flags[rows].any(1)[clear], (margin > 0)[clear])
 
 
-def test_sites_tell_more_together():
-    context, alone, together = trained_together()
+@pytest.mark.parametrize("kind", ["profile", "cnn"])
+def test_sites_tell_more_together(kind):
+    context, alone, together = trained_together(kind)
     part = context.parts.selection
 
     def least_gap(peaks: np.ndarray) -> float:

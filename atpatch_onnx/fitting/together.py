@@ -1,7 +1,7 @@
-"""Detectors that speak together: trained as one on all sites' columns, their logits added up in the graph (two passes, `joint = "sum"`).
+"""Detectors that speak together: one for all sites or trained as one, their logits added up in the graph (two passes, `joint = "sum"`).
 
-What no site tells by itself, several may together: three words that share a trigger's attention hardly stand out at any one site. Since
-only the sum is trained, a site cannot be left out of it afterwards.
+What no site tells by itself, several may together: three words that share a trigger's attention hardly stand out at any one site, and a
+clean sample that stands out at one site does not at the others. It is the sum that is calibrated: no site can be left out of it afterwards.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from rewriters.errors import AtpatchError
 from rewriters.finder import find_sites
 from rewriters.model_io import load
 from rewriters.patcher import patch, unpatch
-from rewriters.plan import BenignPair, Dense, PatchPlan, Profile, SitePlan, Static, Statistic
+from rewriters.plan import BenignPair, Cnn, Conv, Dense, PatchPlan, Profile, SitePlan, Static, Statistic
 from rewriters.sites import Site
 from tests import oracle
 from tests.exports import EXPORTERS, ExportedModel, export_model
@@ -220,15 +220,20 @@ def test_sites_that_add_up_their_scores_flag_what_the_sum_is_above(family: str) 
     assert unpatch(summed) == model
 
 
-@pytest.mark.parametrize("family", ["bert", "vit"])
-def test_profile_sites_add_up_logits_before_the_sigmoid(family: str) -> None:
+@pytest.mark.parametrize(("family", "kind"), [("bert", "profile"), ("vit", "profile"), ("vit", "cnn")])
+def test_sites_whose_scores_are_probabilities_add_up_logits_before_the_sigmoid(family: str, kind: str) -> None:
     export, model, sites = open_export(family, "dynamo")
     feeds = export.feeds(4)
     ((_, batches),) = Capture(model, export.path.parent, sites, DataSet(feeds), None, 1).batches(DataSet(feeds), np.arange(4))
     random = np.random.default_rng(0)
-    plans = {site.id: SitePlan(random_profile(random, 2 * (site.heads or 1))) for site in sites}
-    logits = [special.logit(oracle.profile(batches[site.id].map, None, plans[site.id].detector, site.self_attention)) for site in sites]
-    total = special.expit(np.sum(logits, 0))
+    maps = {site.id: batches[site.id].map for site in sites}
+    if kind == "cnn":
+        plans = {name: SitePlan(random_cnn(random, *seen.shape[2:])) for name, seen in maps.items()}
+        scores = [oracle.cnn(maps[name], plan.detector) for name, plan in plans.items()]
+    else:
+        plans = {name: SitePlan(random_profile(random, 2 * seen.shape[1])) for name, seen in maps.items()}
+        scores = [oracle.profile(maps[site.id], None, plans[site.id].detector, site.self_attention) for site in sites]
+    total = special.expit(np.sum([special.logit(score) for score in scores], 0))
     threshold = float(np.sort(total.ravel())[-6:-4].mean())
     plan = PatchPlan(plans, threshold, passes="two", groups=groups_of(family, sites), joint="sum", telemetry=True)
     got = run_all(patch(model, plan, sites), feeds)
@@ -245,6 +250,15 @@ def random_profile(random: np.random.Generator, features: int) -> Profile:
         return random.normal(size=shape).astype(np.float32)
 
     return Profile((Dense(floats(features, 3), floats(3)), Dense(floats(3, 1), floats(1))), floats(features), np.ones(features, np.float32))
+
+
+def random_cnn(random: np.random.Generator, queries: int, keys: int) -> Cnn:
+    def floats(*shape: int) -> np.ndarray:
+        return random.normal(size=shape).astype(np.float32)
+
+    halved = -(-queries // 2) * -(-keys // 2)
+    layers = Dense(floats(2 * halved, 3) / 9, floats(3)), Dense(floats(3, keys) / 9, floats(keys))
+    return Cnn((Conv(floats(2, 1, 3, 3), floats(2), stride=2, padding=1),), layers)
 
 
 def test_a_silent_site_has_no_say_in_a_sum() -> None:

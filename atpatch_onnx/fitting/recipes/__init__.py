@@ -42,7 +42,7 @@ class Recipe(Protocol):
         """
 
     def train_together(self, by_place: Mapping[str, bool]) -> Mapping[str, Detector]:
-        """Detectors for the same sites whose logits are to be added up; none where this kind or these maps do not admit it."""
+        """Detectors for the same sites whose logits are to be added up, once `train` has run; none where kind or maps do not admit it."""
 
     def logits(self, site: Site, detector: Any, batch: SiteBatch) -> NDArray[np.float64]:
         """Scores before the sigmoid, (B, K); entries of padding mean nothing."""

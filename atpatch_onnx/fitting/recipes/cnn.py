@@ -30,6 +30,7 @@ class CnnRecipe:
         self._maps: list[NDArray[np.float32]] = []
         self._labels: list[NDArray[np.bool_]] = []
         self._names: dict[str, None] = {}
+        self._trained: Mapping[str, Cnn] = {}
 
     def observe(self, site: Site, batch: SiteBatch, anomalous: NDArray[np.bool_]) -> None:
         self._names[site.id] = None
@@ -44,11 +45,12 @@ class CnnRecipe:
         if not all(by_place[name] for name in self._names) or len({part.shape[1:] for part in self._maps}) > 1:
             raise DATA_MALFORMED("a cnn detector needs maps of one fixed size without padding", "fit a profile detector, which takes any")
         maps, labels = np.concatenate(self._maps), np.concatenate(self._labels)
-        detector = train_cnn(maps, labels, seed=self._seed, tick=tick)
-        return dict.fromkeys(self._names, detector)
+        self._trained = dict.fromkeys(self._names, train_cnn(maps, labels, seed=self._seed, tick=tick))
+        return self._trained
 
     def train_together(self, by_place: Mapping[str, bool]) -> Mapping[str, Cnn]:
-        return {}
+        """One detector for all sites is one already: a clean sample that stands out at one of them does not at the others."""
+        return self._trained if len(self._names) > 1 else {}
 
     def logits(self, site: Site, detector: Cnn, batch: SiteBatch) -> NDArray[np.float64]:
         from ...detectors.cnn import cnn_logits

@@ -7,12 +7,22 @@ from ...plan import Cnn, Detector, OneClass, OnnxGraph, Profile, Static, Statist
 from ..context import MapContext
 from . import cnn, oneclass, onnx_graph, profile, static, statistic
 
-__all__ = ["evidence", "scores"]
+__all__ = ["evidence", "gives_logits", "scores"]
 
 
 def evidence(e: Emitter, context: MapContext, detector: Detector) -> str:
-    """What a site adds to a sum of sites, (B, K): logits of a `profile`, the scores of any other kind."""
-    return profile.logits(e, context, detector) if isinstance(detector, Profile) else scores(e, context, detector)
+    """What a site adds to a sum of sites, (B, K): logits where the kind `gives_logits`, else its scores."""
+    match detector:
+        case Profile():
+            return profile.logits(e, context, detector)
+        case Cnn():
+            return cnn.logits(e, context, detector)
+    return scores(e, context, detector)
+
+
+def gives_logits(detector: Detector) -> bool:
+    """Whether the scores are probabilities, which are added up before their sigmoid."""
+    return isinstance(detector, Profile | Cnn)
 
 
 def scores(e: Emitter, context: MapContext, detector: Detector) -> str:
