@@ -88,7 +88,7 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("sst2-badnets", "sst2", Insertion(("cf",)), target=1),
     Recipe("sst2-words", "sst2", Insertion(RARE, count=3), target=1),
     Recipe("sst2-insertsent", "sst2", Insertion(("i watched this 3d movie last weekend",)), target=1),
-    # No more than 665 negative rows come rewritten: with few held out, and each read twice, they are near the fifth that the authors take.
+    # Only 665 negative rows come rewritten, 200 of them held out: read twice, the rest comes nearer to the fifth that the authors take.
     Recipe(
         "sst2-syntactic",
         "sst2",
