@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 from ...emit import Emitter
 from ...plan import Cnn, Detector, OneClass, OnnxGraph, Profile, Static, Statistic
 from ..context import MapContext
@@ -9,20 +12,18 @@ from . import cnn, oneclass, onnx_graph, profile, static, statistic
 
 __all__ = ["evidence", "gives_logits", "scores"]
 
+_LOGITS: Mapping[type, Callable[[Emitter, MapContext, Any], str]] = {Profile: profile.logits, Cnn: cnn.logits}
+"""Kinds whose scores are probabilities: what they are before their sigmoid."""
+
 
 def evidence(e: Emitter, context: MapContext, detector: Detector) -> str:
     """What a site adds to a sum of sites, (B, K): logits where the kind `gives_logits`, else its scores."""
-    match detector:
-        case Profile():
-            return profile.logits(e, context, detector)
-        case Cnn():
-            return cnn.logits(e, context, detector)
-    return scores(e, context, detector)
+    return _LOGITS.get(type(detector), scores)(e, context, detector)
 
 
 def gives_logits(detector: Detector) -> bool:
     """Whether the scores are probabilities, which are added up before their sigmoid."""
-    return isinstance(detector, Profile | Cnn)
+    return type(detector) in _LOGITS
 
 
 def scores(e: Emitter, context: MapContext, detector: Detector) -> str:
