@@ -44,6 +44,13 @@ def _weight(context: click.Context, parameter: click.Parameter, value: str) -> f
     "--unit-header", default="X-Atpatch-Unit", show_default=True, help="Header with the unit; the parameter 'unit' goes before it."
 )
 @click.option("--timeout", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True, help="Seconds the patched arm has.")
+@click.option(
+    "--fallback",
+    type=click.Choice(["original", "error"]),
+    help="What a request gets when its patched run times out, fails or gives NaN.  [default: error in mode patched, else original]",
+)
+@click.option("--strict-version", is_flag=True, help="Of mode patched: refuse clients that name version 1, the original.")
+@click.option("--allow-non-finite", is_flag=True, help="Take NaN and infinity in inputs; by default they are refused.")
 @click.option("--shadow-sample", type=click.FloatRange(0, 1), default=1.0, show_default=True, help="Share of requests to shadow.")
 @click.option("--shadow-queue", type=click.IntRange(1), default=64, show_default=True, help="Shadow runs that may wait.")
 @click.option("--kill-file", type=click.Path(), help="While this file exists, the original answers everything.")
@@ -75,7 +82,7 @@ def serve(original: str, patched: str, host: str, port: int, as_json: bool, **op
     """Serve ORIGINAL and PATCHED behind one name: Open Inference Protocol v2, metrics at /metrics, a page at /.
 
     shadow: the original answers, the patched one is run after it and compared. ab: each unit sticks to one arm. patched, original: that one
-    answers. A patched arm that fails is answered for by the original. ATPATCH_KILL=1 or --kill-file turn the patch off; with
+    answers. What a patched run that fails is answered with says --fallback. ATPATCH_KILL=1 or --kill-file turn the patch off; with
     ATPATCH_ADMIN_TOKEN in the environment POST /admin/kill does, too. Needs the extras 'serve' and 'cpu' (or 'gpu').
 
     \b
@@ -96,6 +103,8 @@ def serve(original: str, patched: str, host: str, port: int, as_json: bool, **op
     from ..serve.settings import Settings
     from ..serve.switch import KillSwitch
 
+    if options["strict_version"] and options["mode"] != "patched":
+        raise click.UsageError("--strict-version needs --mode patched")
     limits = Limits(
         body=options.pop("max_body") * _MIB,
         batch=options.pop("max_batch"),
@@ -104,6 +113,7 @@ def serve(original: str, patched: str, host: str, port: int, as_json: bool, **op
         head_seconds=options["client_timeout"],
         body_seconds=options.pop("client_timeout"),
         answer_seconds=options.pop("answer_timeout"),
+        non_finite=options.pop("allow_non_finite"),
     )
     kill_file, log = options.pop("kill_file"), options.pop("log")
     workers = options.pop("workers") or max(1, (os.cpu_count() or 1) // options["threads"])

@@ -14,7 +14,6 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -32,7 +31,7 @@ from rewriters.telemetry import COLUMNS, FLAGGED
 from ..compare.observing import observed
 from ..errors import ARMS_DIFFER, AtpatchError
 from ..runtime import session
-from .tensors import Arrays, TensorSpec, specify
+from .tensors import Array, Arrays, TensorSpec, finite_samples, specify
 
 __all__ = ["ORIGINAL", "PATCHED", "Arm", "ArmFault", "ArmName", "Result"]
 
@@ -40,7 +39,7 @@ ArmName = Literal["original", "patched"]
 ORIGINAL: ArmName = "original"
 PATCHED: ArmName = "patched"
 
-Reason = Literal["timeout", "error", "non_finite", "busy", "memory"]
+Reason = Literal["timeout", "error", "busy", "memory"]
 
 _NICE = 10
 _FATAL = 4
@@ -64,12 +63,14 @@ class Result:
     Attributes:
         outputs: what clients may see.
         columns: site id → flagged columns (B, K) bool; None for a graph that does not tell.
+        finite: (B,) bool, samples without NaN or infinity in their outputs; of the patched arm, else None.
         computed: seconds in onnxruntime.
         seconds: from hand-over to result, waiting for a worker and for company included.
     """
 
     outputs: Arrays
     columns: Arrays | None
+    finite: Array | None
     computed: float
     seconds: float = 0.0
 
@@ -127,21 +128,24 @@ class Arm:
         """Whether requests may be joined: the first dimension is open in every input and output."""
         return all(spec.batched for spec in (*self.inputs, *self.outputs))
 
+    def samples(self, feeds: Arrays) -> int:
+        """Samples in a request; 1 where the first dimension does not count them."""
+        return int(next(iter(feeds.values())).shape[0]) if self.batchable and feeds else 1
+
     @property
     def hung(self) -> int:
         """Runs past their time that have not ended yet."""
         return self._hung
 
-    async def run(self, feeds: Arrays, timeout: float | None = None, check: Callable[[Arrays], None] | None = None) -> Result:
+    async def run(self, feeds: Arrays, timeout: float | None = None) -> Result:
         """Run the model.
 
         Args:
             feeds: one array an input.
             timeout: seconds, waiting for a worker included.
-            check: looks at the outputs in the worker's thread; an `ArmFault` that it raises is the run's.
 
         Raises:
-            ArmFault: "busy", "timeout", "error", "memory", or what `check` raises.
+            ArmFault: "busy", "timeout", "error", "memory".
         """
         from onnxruntime import RunOptions
 
@@ -150,7 +154,7 @@ class Arm:
         options = RunOptions()
         options.log_severity_level = _FATAL
         self.running += 1
-        work = self._pool.submit(self._call, {**feeds, **self.controls}, options, check)
+        work = self._pool.submit(self._call, {**feeds, **self.controls}, options)
         waiter = asyncio.wrap_future(work)
         waiter.add_done_callback(self._ended)
         try:
@@ -164,7 +168,7 @@ class Arm:
         result: Result = waiter.result()
         return result
 
-    def _call(self, feeds: Arrays, options: Any, check: Callable[[Arrays], None] | None) -> Result:
+    def _call(self, feeds: Arrays, options: Any) -> Result:
         started = time.perf_counter()
         try:
             values = self._session.run(self._names, feeds, options)
@@ -175,9 +179,8 @@ class Arm:
             raise ArmFault("memory" if "Failed to allocate" in words or "bad_alloc" in words else "error", words) from error
         outputs = dict(zip(self._names[: len(self.outputs)], values, strict=False))
         columns = dict(zip(self.sites, values[len(self.outputs) :], strict=True)) if self.sites else None
-        if check is not None:
-            check(outputs)
-        return Result(outputs, columns, time.perf_counter() - started)
+        finite = finite_samples(outputs, self.samples(feeds)) if self.name == PATCHED else None
+        return Result(outputs, columns, finite, time.perf_counter() - started)
 
     def _ended(self, waiter: asyncio.Future[Any]) -> None:
         self.running -= 1

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -27,7 +26,6 @@ from .tensors import Array, Arrays
 
 __all__ = ["Batcher", "take_rows"]
 
-Check = Callable[[Arrays], None]
 _Key = tuple[tuple[str, str, tuple[int, ...]], ...]
 
 
@@ -53,10 +51,9 @@ class Batcher:
         rows: samples of a joined run at most; 1: never join.
         delay: seconds that a request may wait for company.
         timeout: seconds of a run, None: unlimited.
-        check: of each run's outputs, see `Arm.run`.
     """
 
-    def __init__(self, arm: Arm, rows: int = 1, delay: float = 0.0, timeout: float | None = None, check: Check | None = None) -> None:
+    def __init__(self, arm: Arm, rows: int = 1, delay: float = 0.0, timeout: float | None = None) -> None:
         self.arm = arm
         self.joined = 0
         """Requests that shared a run."""
@@ -64,7 +61,6 @@ class Batcher:
         self._rows = rows if arm.batchable else 1
         self._delay = delay
         self._timeout = timeout
-        self._check = check
         self._groups: dict[_Key, _Group] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -101,7 +97,7 @@ class Batcher:
     async def _alone(self, feeds: Arrays) -> Result:
         self.runs += 1
         try:
-            return await self.arm.run(feeds, self._timeout, self._check)
+            return await self.arm.run(feeds, self._timeout)
         finally:
             self._next()
 
@@ -129,8 +125,10 @@ class Batcher:
                 result = await self.arm.run(feeds, self._timeout)
                 start = 0
                 for member in members:
-                    self._settle(member, _part(result, start, start + member.rows, group.rows))
+                    part = _part(result, start, start + member.rows, group.rows)
                     start += member.rows
+                    if not member.future.done():
+                        member.future.set_result(part)
                 self.joined += len(members)
                 return self._next()
             except ArmFault as fault:
@@ -144,20 +142,12 @@ class Batcher:
         for member in members:
             if not member.future.done():
                 try:
-                    self._settle(member, await self._alone(member.feeds))
+                    result = await self._alone(member.feeds)
+                    if not member.future.done():
+                        member.future.set_result(result)
                 except ArmFault as fault:
                     if not member.future.done():
                         member.future.set_exception(fault)
-
-    def _settle(self, member: _Waiting, result: Result) -> None:
-        if member.future.done():
-            return
-        try:
-            if self._check is not None:
-                self._check(result.outputs)
-            member.future.set_result(result)
-        except ArmFault as fault:
-            member.future.set_exception(fault)
 
 
 def _samples(feeds: Arrays) -> int | None:
@@ -183,4 +173,5 @@ def _part(result: Result, start: int, stop: int, rows: int) -> Result:
         raise ValueError("an output does not have one row a sample")
     outputs = {name: array[start:stop] for name, array in result.outputs.items()}
     columns = result.columns and {site: take_rows(mask, start, stop, rows) for site, mask in result.columns.items()}
-    return replace(result, outputs=outputs, columns=columns)
+    finite = None if result.finite is None else result.finite[start:stop]
+    return replace(result, outputs=outputs, columns=columns, finite=finite)

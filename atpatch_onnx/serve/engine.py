@@ -1,9 +1,12 @@
 """The two arms as one model: who answers, what happens when the patched arm fails, what is compared and written down.
 
 1. Killed: the original answers everything.
-2. A failing patched arm (time-out, exception, non-finite output) is answered for by the original, and counted where the original does
-   answer: what the original refuses as well is the client's mistake.
-3. Every change of weight, controls or files is a revision, noted in the log before any row that it governs.
+2. A patched run that times out or fails is answered for by the original, and counted where the original does answer; or, with
+   `--fallback error`, by an error.
+3. NaN and infinity in patched outputs are judged sample by sample. With `--fallback error` all samples get what the patched graph gave,
+   and the parameter `non_finite` of the answer counts those that are not finite. Else the original answers for the samples where it does
+   better, for no others.
+4. Every change of weight, controls or files is a revision, noted in the log before any row that it governs.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import numpy as np
 from .. import __version__
 from .arms import ORIGINAL, PATCHED, Arm, ArmFault, ArmName, Result
 from .batching import Batcher, take_rows
+from .fallback import refusal, stand_in
 from .limits import Gate, Refusal
 from .log import SCHEMA, DecisionLog, last_row, moment
 from .metrics import Metrics
@@ -41,13 +45,16 @@ _MOST_COLUMNS = 64
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """What a client gets. `flagged` is None where the patched arm did not answer, or does not tell."""
+    """What a client gets. `flagged` is None where the patched arm did not answer, or does not tell; `non_finite` counts samples for which
+    the patched arm gave NaN or infinity, and nobody anything better.
+    """
 
     id: str
     outputs: Arrays
     arm: ArmName
     revision: int
     flagged: bool | None
+    non_finite: int = 0
 
     @property
     def version(self) -> str:
@@ -58,7 +65,8 @@ class Answer:
     def parameters(self) -> dict[str, Any]:
         """Parameters of the response."""
         flagged = {} if self.flagged is None else {"flagged": self.flagged}
-        return {"arm": self.arm, "revision": self.revision, **flagged}
+        non_finite = {"non_finite": self.non_finite} if self.non_finite else {}
+        return {"arm": self.arm, "revision": self.revision, **flagged, **non_finite}
 
 
 def load_arm(name: ArmName, settings: Settings) -> Arm:
@@ -112,14 +120,14 @@ class Engine:
         """Of the model, as the protocol has it."""
         return {
             "name": self.settings.name,
-            "versions": [version for version, name in VERSIONS.items() if name in self.lanes],
+            "versions": [version for version, name in VERSIONS.items() if name in self.lanes and not self._hidden(name)],
             "platform": PLATFORM,
             "inputs": [spec.to_json() for spec in self.original.inputs],
             "outputs": [spec.to_json() for spec in self.original.outputs],
         }
 
     def find(self, model: str, version: str | None) -> ArmName | None:
-        """The arm that a version names, None where none is named. Raises: Refusal 404."""
+        """The arm that a version names, None where none is named. Raises: Refusal 404, or 403 for the original under `strict_version`."""
         if model != self.settings.name:
             raise Refusal(404, f"there is no model {model[:100]!r}; there is {self.settings.name!r}")
         if not version:
@@ -127,14 +135,19 @@ class Engine:
         arm = VERSIONS.get(version)
         if arm is None or arm not in self.lanes:
             raise Refusal(404, f"there is no version {version[:100]!r} of {model!r}")
+        if self._hidden(arm):
+            raise Refusal(403, "version 1 is the original, and this server answers with the patched model; name no version")
         return arm
+
+    def _hidden(self, arm: ArmName) -> bool:
+        return arm == ORIGINAL and self.settings.strict_version
 
     def lane(self, arm: Arm) -> Batcher:
         """An arm, ready to be asked."""
         settings = self.settings
         live = arm.name == ORIGINAL
         timeout = settings.limits.answer_seconds if live else settings.timeout
-        return Batcher(arm, settings.batch_rows, settings.batch_delay, timeout, None if live else _require_finite)
+        return Batcher(arm, settings.batch_rows, settings.batch_delay, timeout)
 
     def revise(self, reason: str, *, weight: float | None = None) -> int:
         """Begin a new revision, and note it."""
@@ -205,7 +218,8 @@ class Engine:
             )
         else:
             finish()
-        return Answer(identity, result.outputs, arm, row["revision"], None if flagged is None else any(flagged))
+        bad = 0 if result.finite is None else int((~result.finite).sum())
+        return Answer(identity, result.outputs, arm, row["revision"], None if flagged is None else any(flagged), bad)
 
     async def _answer(self, feeds: Arrays, chosen: ArmName, results: dict[ArmName, Result]) -> tuple[ArmName, str | None]:
         """Run the chosen arm, or the original in its place; returns whose answer it is, and why not the chosen one's."""
@@ -218,23 +232,33 @@ class Engine:
                 fallback = "absent"
             else:
                 try:
-                    results[PATCHED] = await self._run(PATCHED, feeds)
-                    return PATCHED, None
+                    patched = results[PATCHED] = await self._run(PATCHED, feeds)
+                    if _is_finite(patched) or not self.settings.falls_back:
+                        return PATCHED, None
+                    fallback = "non_finite"
                 except ArmFault as fault:
+                    if not self.settings.falls_back:
+                        raise self._refusal(PATCHED, fault) from None
                     fallback = fault.reason if fault.reason != "memory" else "error"
         try:
             results[ORIGINAL] = await self._run(ORIGINAL, feeds)
         except ArmFault as fault:
-            self.metrics.failed(ORIGINAL, fault.reason)
-            if fault.reason == "error":
-                raise Refusal(400, f"the model refuses the input: {fault.words}") from None
-            raise Refusal(503, f"the model cannot answer now: {fault.reason}") from None
+            raise self._refusal(ORIGINAL, fault) from None
+        if fallback == "non_finite":
+            mixed = stand_in(results.pop(PATCHED), results[ORIGINAL])
+            if mixed is not None:
+                results[PATCHED] = mixed
+                return PATCHED, fallback
         return ORIGINAL, fallback
+
+    def _refusal(self, name: ArmName, fault: ArmFault) -> Refusal:
+        self.metrics.failed(name, fault.reason)
+        return refusal(fault)
 
     async def _run(self, name: ArmName, feeds: Arrays) -> Result:
         lane = self.lanes[name]
         result = await lane.run(feeds)
-        self.metrics.ran(name, result, next(iter(feeds.values())).shape[0] if lane.arm.batchable else 1)
+        self.metrics.ran(name, result, lane.arm.samples(feeds))
         return result
 
     def _shadows(self, version: ArmName | None, fallback: str | None) -> bool:
@@ -252,9 +276,12 @@ class Engine:
         if self.killed():  # since it was queued
             return finish("dropped")
         try:
-            results[PATCHED] = await self._run(PATCHED, request.feeds)
+            patched = await self._run(PATCHED, request.feeds)
         except ArmFault as fault:
             return finish({"busy": "timeout", "memory": "error"}.get(fault.reason, fault.reason))
+        if not _is_finite(patched):
+            return finish("non_finite")
+        results[PATCHED] = patched
         self._flags(row, results[PATCHED], request.samples)
         finish("compared")
 
@@ -321,10 +348,8 @@ class Engine:
         self.log.close()
 
 
-def _require_finite(outputs: Arrays) -> None:
-    for name, array in outputs.items():
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise ArmFault("non_finite", name)
+def _is_finite(result: Result) -> bool:
+    return result.finite is None or bool(result.finite.all())
 
 
 def _milliseconds(seconds: float | None) -> float | None:

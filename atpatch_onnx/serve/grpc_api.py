@@ -56,7 +56,7 @@ class GrpcServer:
         self.ready = True
         """What `ServerReady` says."""
         codes = grpc.StatusCode
-        self._codes = {404: codes.NOT_FOUND, 413: codes.RESOURCE_EXHAUSTED, 503: codes.UNAVAILABLE}
+        self._codes = {403: codes.PERMISSION_DENIED, 404: codes.NOT_FOUND, 413: codes.RESOURCE_EXHAUSTED, 503: codes.UNAVAILABLE}
 
     async def start(self) -> int:
         """Begin to serve; returns the port.

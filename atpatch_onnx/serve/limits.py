@@ -38,6 +38,7 @@ class Limits:
         body_seconds: time that a client has to send its body.
         head_seconds: time that a client has to send its headers.
         answer_seconds: time that the original has for an answer.
+        non_finite: NaN and infinity are taken in inputs.
     """
 
     body: int = 32 * 2**20
@@ -49,6 +50,7 @@ class Limits:
     body_seconds: float = 30.0
     head_seconds: float = 30.0
     answer_seconds: float = 30.0
+    non_finite: bool = False
 
 
 class Gate:

@@ -58,6 +58,9 @@ class Metrics:
         self._disagree = Count("atpatch_shadow_disagreements", "Samples for which the arms predict different classes", registry=registry)
         self._judged = Count("atpatch_judged", "Samples that the patched arm looked at", registry=registry)
         self._flagged = Count("atpatch_flagged", "Samples that the patch flagged", registry=registry)
+        self._non_finite = Count(
+            "atpatch_non_finite", "Samples for which the patched arm gave NaN or infinity, shadow runs included", registry=registry
+        )
         self._columns = Count("atpatch_flagged_columns", "Times that a key column was flagged", ["site", "column"], registry=registry)
         self._reloads = Count("atpatch_reloads", "Reloads of a model file", ["arm", "result"], registry=registry)
         self._refused = Count("atpatch_refused", "Requests refused before any arm was asked", ["status"], registry=registry)
@@ -83,6 +86,8 @@ class Metrics:
         self._triton["nv_inference_count"][arm, ""] += samples
         self._add("nv_inference_queue_duration_us", arm, max(result.seconds - result.computed, 0.0))
         self._add("nv_inference_compute_infer_duration_us", arm, result.computed)
+        if result.finite is not None:
+            self._non_finite.inc(int((~result.finite).sum()))
 
     def decided(self, row: dict[str, Any]) -> None:
         """A decision is complete."""

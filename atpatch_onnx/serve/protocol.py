@@ -202,7 +202,7 @@ def _feeds(header: Mapping[str, Any], raw: memoryview, known: Mapping[str, Tenso
             raise Refusal(400, f"input {spec.name} is {spec.datatype}, not {str(entry.get('datatype'))[:20]}")
         size = _parameters(entry, f"input {spec.name}").get("binary_data_size")
         if size is None:
-            feeds[spec.name] = _from_json(entry.get("data"), spec, shape)
+            feeds[spec.name] = _finite(_from_json(entry.get("data"), spec, shape), spec, limits)
             continue
         if type(size) is not int or not 0 <= size <= len(raw) - position:
             raise Refusal(
@@ -210,11 +210,17 @@ def _feeds(header: Mapping[str, Any], raw: memoryview, known: Mapping[str, Tenso
             )
         if "data" in entry:
             raise Refusal(400, f"input {spec.name} has both 'data' and 'binary_data_size'")
-        feeds[spec.name] = _from_bytes(raw[position : position + size], spec, shape)
+        feeds[spec.name] = _finite(_from_bytes(raw[position : position + size], spec, shape), spec, limits)
         position += size
     if position != len(raw):
         raise Refusal(400, f"{len(raw) - position} bytes of the body belong to no input")
     return feeds
+
+
+def _finite(array: Array, spec: TensorSpec, limits: Limits) -> Array:
+    if spec.is_float and not limits.non_finite and not np.isfinite(array).all():
+        raise Refusal(400, f"input {spec.name} holds NaN or infinity; a server started with --allow-non-finite takes them")
+    return array
 
 
 def _shape(entry: Mapping[str, Any], spec: TensorSpec, limits: Limits) -> tuple[int, ...]:
@@ -246,7 +252,7 @@ def _from_json(data: Any, spec: TensorSpec, shape: tuple[int, ...]) -> Array:
     if not set(map(type, data)) <= _json_types(spec):
         raise Refusal(400, f"input {spec.name}: 'data' holds something that is no {spec.datatype}")
     try:
-        with np.errstate(over="ignore"):  # 1e300 as FP32 is infinity, as in any other client
+        with np.errstate(over="ignore"):  # 1e300 as FP32 is infinity
             return np.array(data, NUMPY_TYPES[spec.datatype]).reshape(shape)
     except (OverflowError, ValueError):
         raise Refusal(400, f"input {spec.name}: 'data' holds a number that {spec.datatype} cannot") from None

@@ -9,8 +9,9 @@ from typing import Literal
 from .arms import ORIGINAL, PATCHED, ArmName
 from .limits import Limits
 
-__all__ = ["VERSIONS", "Mode", "Settings"]
+__all__ = ["VERSIONS", "Fallback", "Mode", "Settings"]
 
+Fallback = Literal["original", "error"]
 Mode = Literal["shadow", "ab", "patched", "original"]
 
 VERSIONS: dict[str, ArmName] = {"1": ORIGINAL, "2": PATCHED}
@@ -27,7 +28,10 @@ class Settings:
     unit_header: header that carries the unit; the request parameter `unit` goes before it, the request id stands in for both.
     threads, workers: per arm, see `arms.Arm`.
     batch_rows, batch_delay: of dynamic batching, see `batching.Batcher`; 1 row: off.
-    timeout: seconds of a patched run before the original answers.
+    timeout: seconds that a patched run has.
+    fallback: what a request gets when its patched run times out, fails or gives NaN: the original's answer, or an error. None: "error" in
+        mode "patched", so that nothing in a request can choose who answers it; else "original". The kill switch always means the original.
+    strict_version: refuse clients that name version 1, in mode "patched".
     shadow_queue: jobs that may wait.
     shadow_sample: share of requests that are shadowed.
     kill_file: while it exists, the patch is off.
@@ -53,6 +57,8 @@ class Settings:
     batch_rows: int = 1
     batch_delay: float = 0.002
     timeout: float = 1.0
+    fallback: Fallback | None = None
+    strict_version: bool = False
     shadow_queue: int = 64
     shadow_sample: float = 1.0
     kill_file: Path | None = None
@@ -66,3 +72,8 @@ class Settings:
     drain: float = 1.0
     grace: float = 10.0
     limits: Limits = field(default_factory=Limits)
+
+    @property
+    def falls_back(self) -> bool:
+        """Whether the original answers for a patched run that fails."""
+        return (self.fallback or ("error" if self.mode == "patched" else "original")) == "original"

@@ -85,8 +85,8 @@ class Shadow:
 
 
 def predictions(outputs: Mapping[str, Array], scores: TensorSpec | None, samples: int) -> list[int] | None:
-    """Argmax of the class scores, one a sample; None without class scores."""
-    if scores is None or outputs[scores.name].shape[0] != samples:
+    """Argmax of the class scores, one a sample; None without class scores, or where one of them is NaN, which has no argmax."""
+    if scores is None or outputs[scores.name].shape[0] != samples or np.isnan(outputs[scores.name]).any():
         return None
     found: list[int] = outputs[scores.name].argmax(1).tolist()
     return found

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..errors import NOT_SERVABLE
 
-__all__ = ["NUMPY_TYPES", "Array", "Arrays", "TensorSpec", "specify"]
+__all__ = ["NUMPY_TYPES", "Array", "Arrays", "TensorSpec", "finite_samples", "specify"]
 
 Array = NDArray[Any]
 Arrays = dict[str, Array]
@@ -77,3 +77,16 @@ def specify(values: Iterable[Any]) -> tuple[TensorSpec, ...]:
         shape = tuple(dim if isinstance(dim, int) and dim >= 0 else -1 for dim in value.shape)
         specs.append(TensorSpec(value.name, _DATATYPES[value.type], shape))
     return tuple(specs)
+
+
+def finite_samples(outputs: Arrays, samples: int) -> Array:
+    """Which samples have only finite numbers in their outputs, (samples,) bool.
+
+    An output whose first axis does not divide into samples counts for each of them.
+    """
+    finite = np.ones(samples, bool)
+    for array in outputs.values():
+        if array.dtype.kind == "f" and array.size:
+            divides = array.ndim > 0 and array.shape[0] % samples == 0
+            finite &= np.isfinite(array).reshape(samples if divides else 1, -1).all(1)
+    return finite

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 __all__ = ["KINDS", "feeds", "save"]
 
 KINDS = ("sound", "nan", "raising", "hanging", "other_output")
-"""nan: where it is below 0. raising: from 10 up. hanging: from 100 up, for ever."""
+"""nan: where it is below 0, of that sample. raising: from 10 up. hanging: from 100 up, for ever."""
 
 _WEIGHTS = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
 

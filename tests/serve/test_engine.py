@@ -32,11 +32,15 @@ def request(*firsts: float, name: str | None = None) -> InferRequest:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Callable[..., tuple[Any, list[dict[str, Any]]]]:
-    """Runs something with an engine whose patched arm is of some kind; returns its result and the log's rows."""
+    """Runs something with an engine whose patched arm is of some kind, and its scores twice those of the original; returns the result and
+    the log's rows.
+    """
 
-    def run(kind: str, use: Use, switch: KillSwitch | None = None, **settings: Any) -> tuple[Any, list[dict[str, Any]]]:
+    def run(
+        kind: str, use: Use, switch: KillSwitch | None = None, original: str = "sound", **settings: Any
+    ) -> tuple[Any, list[dict[str, Any]]]:
         log = tmp_path / "log.jsonl"
-        paths = save("sound", tmp_path / "original.onnx"), save(kind, tmp_path / "patched.onnx")
+        paths = save(original, tmp_path / "original.onnx"), save(kind, tmp_path / "patched.onnx", scale=2.0)
         engine = Engine(
             Settings(*paths, **{"mode": "patched", "log": log, "timeout": 0.5, **settings}), switch or KillSwitch(environment={})
         )
@@ -65,16 +69,100 @@ def expected(*firsts: float) -> np.ndarray:
     return x @ _WEIGHTS
 
 
+@pytest.mark.parametrize("mode", [{"mode": "ab", "weight": 1.0}, {"mode": "patched", "fallback": "original"}])
 @pytest.mark.parametrize(("kind", "first", "reason"), [("nan", -1, "non_finite"), ("raising", 10, "error"), ("hanging", 100, "timeout")])
-def test_failing_patched_arm_is_answered_for_by_the_original(run: Any, kind: str, first: float, reason: str) -> None:
+def test_original_answers_for_a_failing_patched_arm(run: Any, mode: Any, kind: str, first: float, reason: str) -> None:
     async def use(engine: Engine) -> Any:
         return [await engine.infer(request(value), None) for value in (1, first, 1)]
 
-    answers, rows = run(kind, use)
+    answers, rows = run(kind, use, **mode)
     assert [answer.arm for answer in answers] == ["patched", "original", "patched"]
     assert [row["fallback"] for row in decisions(rows)] == [None, reason, None]
     np.testing.assert_allclose(answers[1].outputs["y"], expected(first), rtol=1e-5)
     assert decisions(rows)[1]["assigned"] == "patched" and decisions(rows)[1]["prediction"]["patched"] is None
+
+
+ERROR = [{"mode": "patched"}, {"mode": "ab", "weight": 1.0, "fallback": "error"}]
+
+
+@pytest.mark.parametrize("mode", ERROR)
+@pytest.mark.parametrize(("kind", "first", "status"), [("raising", 10, 400), ("hanging", 100, 503)])
+def test_no_request_makes_the_original_answer(run: Any, mode: Any, kind: str, first: float, status: int) -> None:
+    async def use(engine: Engine) -> Any:
+        before = await engine.infer(request(1), None)
+        with pytest.raises(Refusal) as refusal:
+            await engine.infer(request(first), None)
+        return [before, await engine.infer(request(1), None)], refusal.value, engine.metrics.render()
+
+    (answers, refusal, metrics), rows = run(kind, use, **mode)
+    assert refusal.status == status and bool(refusal.headers) == (status == 503)
+    assert [answer.arm for answer in answers] == ["patched"] * 2 == [row["arm"] for row in decisions(rows)]
+    assert b'nv_inference_request_failure{model="model",reason="' in metrics and b"atpatch_fallbacks_total{" not in metrics
+
+
+@pytest.mark.parametrize("mode", ERROR)
+def test_samples_beside_nan_get_their_patched_answers(run: Any, mode: Any) -> None:
+    async def use(engine: Engine) -> Any:
+        return await engine.infer(request(1, -1, 2, -2), None), engine.metrics.render()
+
+    (answer, metrics), rows = run("nan", use, **mode)
+    assert answer.arm == "patched" and answer.parameters["non_finite"] == 2
+    assert np.isnan(answer.outputs["y"]).all(1).tolist() == [False, True, False, True]
+    np.testing.assert_allclose(answer.outputs["y"][::2], 2 * expected(1, -1, 2, -2)[::2], rtol=1e-5)
+    assert b"atpatch_non_finite_total 2.0" in metrics
+    (row,) = decisions(rows)
+    assert (row["arm"], row["fallback"], row["prediction"]["patched"]) == ("patched", None, None)
+
+
+def test_original_answers_for_the_samples_of_nan_only(run: Any) -> None:
+    async def use(engine: Engine) -> Any:
+        return await engine.infer(request(1, -1, 2), None)
+
+    answer, rows = run("nan", use, mode="ab", weight=1.0)
+    assert (answer.arm, decisions(rows)[0]["fallback"]) == ("patched", "non_finite") and "non_finite" not in answer.parameters
+    np.testing.assert_allclose(answer.outputs["y"], expected(1, -1, 2) * np.array([[2], [1], [2]]), rtol=1e-5)
+
+
+def test_original_does_not_answer_where_it_has_nothing_better(run: Any) -> None:
+    async def use(engine: Engine) -> Any:
+        return await engine.infer(request(1, -1), None)
+
+    answer, _ = run("nan", use, original="nan", mode="ab", weight=1.0)
+    assert answer.arm == "patched" and answer.parameters["non_finite"] == 1
+    np.testing.assert_allclose(answer.outputs["y"][0], 2 * expected(1, -1)[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize(("fallback", "outcome"), [("error", 503), ("original", "original")])
+def test_busy_arm_follows_fallback(run: Any, fallback: Any, outcome: Any) -> None:
+    async def ask(engine: Engine) -> Any:
+        try:
+            return (await engine.infer(request(1), None)).arm
+        except Refusal as refusal:
+            return refusal.status
+
+    async def use(engine: Engine) -> Any:
+        engine.lanes["patched"].arm._hung = engine.settings.workers  # all workers past their time, as onnxruntime may leave them for long
+        return await ask(engine)
+
+    result, rows = run("sound", use, fallback=fallback)
+    assert result == outcome and [row["fallback"] for row in decisions(rows)] == (["busy"] if fallback == "original" else [])
+
+
+@pytest.mark.parametrize(("kind", "first"), [("nan", -1), ("raising", 10)])
+def test_a_request_never_makes_its_neighbours_in_a_batch_fall_back(run: Any, kind: str, first: float) -> None:
+    async def use(engine: Engine) -> Any:
+        asked = [engine.infer(request(first if i % 4 == 3 else 1), None) for i in range(16)]
+        return await asyncio.gather(*asked, return_exceptions=True), engine.lanes["patched"].joined
+
+    for mode in ({"mode": "patched"}, {"mode": "ab", "weight": 1.0}):
+        (answers, joined), _ = run(kind, use, batch_rows=8, batch_delay=0.05, workers=1, **mode)
+        assert joined >= 8 or kind == "raising"
+        for number, answer in enumerate(answers):
+            if number % 4 != 3:
+                assert answer.arm == "patched"
+                np.testing.assert_allclose(answer.outputs["y"], 2 * expected(1), rtol=1e-5)
+            elif mode["mode"] == "patched":
+                assert isinstance(answer, Refusal) if kind == "raising" else answer.arm == "patched"
 
 
 def test_hanging_runs_cost_the_time_out_once_and_are_ended(run: Any) -> None:
@@ -89,7 +177,7 @@ def test_hanging_runs_cost_the_time_out_once_and_are_ended(run: Any) -> None:
             await asyncio.sleep(0.01)
         return hung, waited, (await engine.infer(request(1), None)).arm
 
-    (hung, waited, arm), rows = run("hanging", use, workers=2)
+    (hung, waited, arm), rows = run("hanging", use, workers=2, fallback="original")
     # onnxruntime may have ended a run before it is looked at; then the worker was free, which is as good.
     assert hung <= 2 and waited < 0.4 and arm == "patched"
     assert [row["fallback"] for row in decisions(rows)][:2] == ["timeout", "timeout"]
@@ -153,7 +241,7 @@ def test_shadow_never_touches_the_answer(run: Any, kind: str, first: float, stat
     np.testing.assert_allclose(answer.outputs["y"], expected(first), rtol=1e-5)
     (row,) = decisions(rows)
     assert row["shadow"] == status and row["fallback"] is None
-    assert (row["agree"], row["difference"]) == (([True], [0.0]) if status == "compared" else (None, None))
+    assert row["agree"] == ([True] if status == "compared" else None) and (row["difference"] is None) == (status != "compared")
 
 
 def test_full_shadow_queue_drops_and_counts(run: Any) -> None:

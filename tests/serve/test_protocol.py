@@ -34,7 +34,7 @@ def test_binary_there_and_back(data: st.DataObject) -> None:
     datatype = data.draw(st.sampled_from(NUMBERS))
     array = data.draw(hnp.arrays(NUMPY_TYPES[datatype], hnp.array_shapes(min_dims=2, max_dims=2, max_side=4)))
     body, length = raw({"datatype": datatype, "shape": list(array.shape)}, array.tobytes())
-    found = parse(body, datatype, length=length).feeds["x"]
+    found = parse(body, datatype, length=length, non_finite=True).feeds["x"]
     assert found.dtype == array.dtype and found.tobytes() == array.tobytes() and found.shape == array.shape
     content, split = render_response({}, {"y": found}, {"y": TensorSpec("y", datatype, (-1, -1))}, [Wanted("y", True)])
     assert content[split:] == array.tobytes()
@@ -65,6 +65,24 @@ def test_strings_there_and_back(texts: list[str]) -> None:
     assert found.ravel().tolist() == texts
     content, split = render_response({}, {"y": found}, {"y": TensorSpec("y", "BYTES", (-1, 1))}, [Wanted("y", True)])
     assert content[split:] == data
+
+
+@pytest.mark.parametrize("datatype", ["FP16", "FP32", "FP64"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_non_finite_inputs_are_refused_unless_allowed(datatype: str, value: float) -> None:
+    array = np.array([[1, value]], NUMPY_TYPES[datatype])
+    as_json = json.dumps({"inputs": [{"name": "x", "datatype": datatype, "shape": [1, 2], "data": array.tolist()}]}).encode()
+    for body, length in (raw({"datatype": datatype, "shape": [1, 2]}, array.tobytes()), (as_json, None)):
+        with pytest.raises(Refusal, match="holds NaN or infinity") as refusal:
+            parse(body, datatype, length=length)
+        assert refusal.value.status == 400
+        assert parse(body, datatype, length=length, non_finite=True).feeds["x"].tobytes() == array.tobytes()
+
+
+def test_numbers_beyond_the_datatype_are_infinity_and_refused() -> None:
+    body = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [1e300]}]}).encode()
+    with pytest.raises(Refusal, match="holds NaN or infinity"):
+        parse(body)
 
 
 def test_bool_bytes_become_true_bools() -> None:
