@@ -184,8 +184,6 @@ def patch_model(
     loaded = read(model)
     replaced = is_patched(loaded.proto)
     original = unpatch(loaded.proto, exact=loaded.exact) if replaced else loaded.proto
-    if destination is None:
-        model_io.check(original)
     model_io.require_opset(original)
     all_sites, _ = find_sites(original)
     chosen = select_sites(all_sites, include, exclude)

@@ -1,9 +1,9 @@
 """The forms people hold a model in: a file, an `onnx.ModelProto`, an `onnx_ir.Model`. Inside, everything works on protos.
 
 1. A file is read without its external data, and refused where `model_io.load` refuses it.
-2. A proto is taken as it is.
+2. A proto is taken as it is, and refused where `model_io.check` refuses it, as a file is.
 3. An `onnx_ir.Model` is serialised; tensors in external files stay references, so their bytes are not read. What is made of it comes back
-   as an `onnx_ir.Model` whose main-graph weights are the very tensors of the one that came in.
+   as an `onnx_ir.Model` whose main-graph weights are the very tensors of the one that came in. It is checked like the others.
 """
 
 from __future__ import annotations
@@ -66,15 +66,18 @@ def read(model: Model) -> Loaded:
     """A model from any form.
 
     Raises:
-        AtpatchError: ATP001-ATP005 and ATP020 for files that cannot be used, ATP005 for an `onnx_ir.Model` that does not serialise.
+        AtpatchError: ATP001-ATP005 and ATP020 for files that cannot be used, ATP005 and ATP020 for graphs in memory that cannot, also where
+            an `onnx_ir.Model` does not serialise.
     """
     if isinstance(model, onnx.ModelProto):
+        model_io.check(model)
         return Loaded(model, Path(), model)
     if isinstance(model, ir.Model):
         try:
             proto = ir.to_proto(model)
         except (ir.serde.SerdeError, TypeError, ValueError) as error:
             raise INVALID_MODEL(f"onnx_ir cannot serialise it: {error}") from error
+        model_io.check(proto)
         return Loaded(proto, next(_folders(model), Path()), model)
     return Loaded(model_io.load(model), Path(model).parent, model)
 

@@ -19,6 +19,7 @@ from onnx import TensorProto, numpy_helper
 from .atomic import write_file
 from .errors import DATA_FILE_EXISTS, INVALID_MODEL, NO_SUCH_FILE, NOT_ONNX, NOT_WRITABLE, OPSET_TOO_OLD, TOO_LARGE
 from .external_data import External, check_external, external_locations, place_data, walk_tensors
+from .stand_in import stand_in
 
 __all__ = ["MIN_OPSET", "check", "default_opset", "digest", "load", "require_opset", "save", "weights_digest"]
 
@@ -60,29 +61,24 @@ def load(path: str | os.PathLike[str]) -> onnx.ModelProto:
 
 
 def check(model: onnx.ModelProto) -> None:
-    """The onnx checker, without shape inference and without looking at external files. Custom domains pass.
+    """Whether a model is usable: decided here only, for files and graphs in memory, for `inspect`, `patch` and every other command.
 
-    Nodes may stand in any order that has no cycle: onnxruntime runs such files, and its half precision converter writes them.
+    It is what the onnx checker says, without shape inference and without looking at external files, and it takes what onnxruntime runs:
+    custom domains, nodes in any order that has no cycle (its half precision converter writes them), and what `stand_in` lists.
 
     Raises:
         INVALID_MODEL: with the checker's own words.
     """
-    if external_locations(model):
-        # The checker would look for the files in the working directory, and refuses hard links that onnxruntime
-        # reads. `check_external` has done that part, so it gets a copy in which external tensors are empty ones.
-        stand_in = onnx.ModelProto()
-        stand_in.CopyFrom(model)
-        for tensor in walk_tensors(stand_in):
-            if tensor.data_location == TensorProto.EXTERNAL:
-                tensor.ClearField("external_data")
-                tensor.ClearField("data_location")
-                del tensor.dims[:]
-                tensor.dims.append(0)
-        model = stand_in
+    # The copy costs memory, so it is made only where the checker cannot judge the model itself.
+    shown = stand_in(model) if external_locations(model) else model
     try:
-        onnx.checker.check_model(model)
+        try:
+            onnx.checker.check_model(shown)
+        except onnx.checker.ValidationError:
+            shown = stand_in(model)
+            onnx.checker.check_model(shown)
     except onnx.checker.ValidationError as error:
-        if "topologically sorted" in str(error) and _valid_once_sorted(model):
+        if "topologically sorted" in str(error) and _valid_once_sorted(shown):
             return
         words = " ".join(str(error).split())
         raise INVALID_MODEL(words[:500] + ("…" if len(words) > 500 else "")) from error

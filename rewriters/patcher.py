@@ -182,12 +182,21 @@ def _apply(model: onnx.ModelProto, replacements: dict[Where, list[Replacement]],
                 nodes.append(node)
             else:
                 edits.append(Edit(where, index, len(replacement.nodes), node.SerializeToString(deterministic=True)))
-                nodes.extend(replacement.nodes)
+                nodes.extend(map(_in_default_domain, replacement.nodes))
         if where == () and appended:
             edits.append(Edit(where, len(body.node), len(appended), None))
-            nodes.extend(appended)
+            nodes.extend(map(_in_default_domain, appended))
         _refill(body.node, nodes)
     return edits
+
+
+def _in_default_domain(node: onnx.NodeProto) -> onnx.NodeProto:
+    """A copied node may say "ai.onnx", which onnxruntime takes in the main graph but not inside an If."""
+    node.domain = "" if node.domain == "ai.onnx" else node.domain
+    for attribute in node.attribute:
+        for inner in attribute.g.node:
+            _in_default_domain(inner)
+    return node
 
 
 def _restore(body: Body, edits: Sequence[Edit], watchful: bool) -> None:

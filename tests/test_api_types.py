@@ -231,15 +231,28 @@ def test_a_patched_graph_that_was_changed_is_refused(damage):
     patched = atpatch_onnx.patch_model(onnx_ir.from_proto(attention_model(layers=2)))
     nodes = list(patched.graph)
     ours = [node for node in nodes if (node.outputs[0].name or "").startswith("atpatch/")]
-    if damage == "a node of ours is gone":
-        patched.graph.remove(ours[1])
-    elif damage == "a node of theirs is gone":
-        patched.graph.remove(nodes[0])
-    else:
+    if damage == "ours reads elsewhere":
         nodes[-1].replace_input_with(0, ours[0].outputs[0])
+    else:
+        gone = ours[1] if damage == "a node of ours is gone" else nodes[0]
+        for reader, index in gone.outputs[0].uses():
+            reader.replace_input_with(index, gone.inputs[0])
+        patched.graph.remove(gone)
     with pytest.raises(AtpatchError) as caught:
         atpatch_onnx.unpatch_model(patched)
     assert caught.value.code == "ATP014"
+
+
+@pytest.mark.parametrize("form", ["file", "proto", "onnx_ir"])
+def test_a_patched_graph_that_is_no_valid_graph_any_more_is_refused_as_such(form, tmp_path):
+    patched = atpatch_onnx.patch_model(attention_model(layers=2), detector="static", columns=())
+    made_by_us = [index for index, node in enumerate(patched.graph.node) if node.output[0].startswith("atpatch/")]
+    del patched.graph.node[made_by_us[1]]
+    (tmp_path / "model.onnx").write_bytes(patched.SerializeToString())
+    held = {"file": tmp_path / "model.onnx", "proto": patched, "onnx_ir": onnx_ir.from_proto(patched)}[form]
+    with pytest.raises(AtpatchError) as caught:
+        atpatch_onnx.unpatch_model(held)
+    assert caught.value.code == "ATP005"
 
 
 def test_a_patched_graph_is_repatched_not_stacked():

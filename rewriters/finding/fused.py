@@ -14,7 +14,7 @@ from .fused_microsoft import MICROSOFT_READERS
 from .fused_read import CANONICAL, FusedRead, Reader
 from .origins import same_tokens
 from .products import Refused
-from .view import View, attribute, operand
+from .view import View, attribute, is_standard, operand
 
 __all__ = ["FusedRead", "read_fused"]
 
@@ -23,7 +23,7 @@ _WITHOUT_MAP = ("LinearAttention",)
 _INLINABLE = {"FlexAttention": "FlexAttention; with its function body inlined (onnx.inliner) it can be patched"}
 # Operators that end in "Attention" but hold no Softmax over key columns are named alike on purpose: whoever reads the report wants to
 # know that nothing inside them was looked at.
-_FUSED_SUFFIX = "Attention"
+_FUSED_SUFFIXES = ("Attention", "Attention_TRT")
 
 _HEADS_BESIDE = Layout(4, values=(0, 2, 1, 3), output=(0, 2, 1, 3))
 """Of (B, S, H·D) once the heads are taken apart, (B, S, H, D)."""
@@ -33,11 +33,11 @@ def read_fused(view: View, facts: Facts, node: ir.Node) -> FusedRead | Refused |
     """What a fused operator offers; None for operators that are not fused attention."""
     if node.domain not in _FUSED_DOMAINS or view.function(node) is not None:
         return None
-    if not node.op_type.endswith(_FUSED_SUFFIX):
+    if not node.op_type.endswith(_FUSED_SUFFIXES):
         return None
     if node.op_type in _WITHOUT_MAP:
         return Refused("no-map", node.op_type)
-    reader = READERS.get((node.domain, node.op_type))
+    reader = READERS.get(("" if is_standard(node) else node.domain, node.op_type))
     return reader(view, facts, node) if reader else Refused("fused", _INLINABLE.get(node.op_type, node.op_type))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import onnx
 from onnx import compose, helper, version_converter
 
+from ... import model_io
 from ...emit import Emitter
 from ...errors import DETECTOR_MODEL
 from ...plan import OnnxGraph
@@ -33,7 +34,7 @@ def scores(e: Emitter, context: MapContext, detector: OnnxGraph) -> str:
 def _checked(data: bytes, opset: int) -> onnx.ModelProto:
     try:
         model = onnx.load_from_string(data)
-        onnx.checker.check_model(model)
+        model_io.check(model)
     except Exception as error:
         raise DETECTOR_MODEL(f"the detector is not a valid ONNX model: {str(error).splitlines()[0]}") from error
     foreign = {entry.domain for entry in model.opset_import} - {"", "ai.onnx"}

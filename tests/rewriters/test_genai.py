@@ -1,0 +1,114 @@
+"""Decoders as onnxruntime-genai's model builder writes them: GroupQueryAttention, four-bit weights, operators in the default domain."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+
+from atpatch_onnx import inspect_model, patch_model, unpatch_model
+
+pytest.importorskip("onnxruntime_genai", reason="the builder is not installed")
+
+FAMILIES = ("llama", "qwen2", "gemma", "mistral")
+LAYERS, HEADS, GROUPS, HEAD_DIM, VOCABULARY = 2, 4, 2, 16, 96
+BATCH, PROMPT, STEPS = 2, 7, 12
+SIZES = {
+    "hidden_size": HEADS * HEAD_DIM,
+    "intermediate_size": 96,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "num_key_value_heads": GROUPS,
+    "head_dim": HEAD_DIM,
+    "vocab_size": VOCABULARY,
+    "max_position_embeddings": 128,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+    "initializer_range": 0.3,  # a fresh model's maps are flat
+}
+OWN: dict[str, dict[str, object]] = {"mistral": {"sliding_window": 8}}
+
+# The builder's own command line, once for every model, in one process: most of its time is importing torch.
+_BUILD = """
+import runpy, sys
+for folder, out, precision in (line.split("|") for line in sys.argv[1:]):
+    sys.argv = ["builder", "-i", folder, "-o", out, "-p", precision, "-e", "cpu", "-c", out + "/cache"]
+    runpy.run_module("onnxruntime_genai.models.builder", run_name="__main__")
+"""
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder `<family>-<precision>` for each, made from tiny random weights without a network."""
+    import torch
+    from tokenizers import Tokenizer, models
+    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+    root = tmp_path_factory.mktemp("genai")
+    words = {"<unk>": 0, "<s>": 1, "</s>": 2} | {f"w{i}": i for i in range(3, VOCABULARY)}
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="<unk>")), unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    )
+    jobs = []
+    for family in FAMILIES:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **SIZES, **OWN.get(family, {})))
+        model.save_pretrained(root / family)
+        tokenizer.save_pretrained(root / family)
+        jobs += [f"{root / family}|{root / f'{family}-{precision}'}|{precision}" for precision in ("fp32", "int4")]
+    done = subprocess.run([sys.executable, "-c", _BUILD, *jobs], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return root
+
+
+def generate(path: Path) -> list[dict[str, np.ndarray]]:
+    """Prefill and greedy decode steps, the cache handed on as the caller's arrays."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    inputs = {value.name for value in session.get_inputs()}
+    names = [value.name for value in session.get_outputs()]
+    tokens = np.random.default_rng(0).integers(3, VOCABULARY, (BATCH, PROMPT))
+    cache = {name: np.zeros((BATCH, GROUPS, 0, HEAD_DIM), np.float32) for name in inputs if name.startswith("past")}
+    length, answers = PROMPT, []
+    for _ in range(STEPS + 1):
+        positions = np.broadcast_to(np.arange(length - tokens.shape[1], length), tokens.shape)
+        feeds = {"input_ids": tokens, "attention_mask": np.ones((BATCH, length), np.int64), "position_ids": positions, **cache}
+        answer = dict(zip(names, session.run(names, {name: feeds[name] for name in inputs}), strict=True))
+        answers.append(answer)
+        cache = {name.replace("present", "past_key_values"): array for name, array in answer.items() if name.startswith("present")}
+        tokens, length = answer["logits"][:, -1:].argmax(-1), length + 1
+    return answers
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int4"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_silent_patch_is_bit_identical_in_a_kv_loop(built: Path, tmp_path: Path, family: str, precision: str) -> None:
+    model = built / f"{family}-{precision}" / "model.onnx"
+    operators = {(node.domain, node.op_type) for node in onnx.load(model, load_external_data=False).graph.node}
+    assert {("", "SimplifiedLayerNormalization"), ("com.microsoft", "GroupQueryAttention")} <= operators
+    assert (("com.microsoft", "MatMulNBits") in operators) == (precision == "int4")
+    inspection = inspect_model(model)
+    assert [site.form for site in inspection.sites] == ["GroupQueryAttention"] * LAYERS
+    assert not inspection.rejected
+    patch_model(model, tmp_path / "silent.onnx", detector="static", columns=())
+    for before, after in zip(generate(model), generate(tmp_path / "silent.onnx"), strict=True):
+        assert all(np.array_equal(before[name], after[name]) for name in before)
+    unpatch_model(tmp_path / "silent.onnx", tmp_path / "back.onnx")
+    assert (tmp_path / "back.onnx").read_bytes() == model.read_bytes()
+
+
+def test_a_firing_patch_changes_what_it_says(built: Path, tmp_path: Path) -> None:
+    model = built / "llama-fp32" / "model.onnx"
+    patch_model(model, tmp_path / "firing.onnx", detector="static", columns=(3,), benign="zero")
+    before, after = generate(model), generate(tmp_path / "firing.onnx")
+    assert not np.allclose(before[0]["logits"], after[0]["logits"], atol=1e-3)
+    assert np.isfinite(after[-1]["logits"]).all()
