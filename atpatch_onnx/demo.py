@@ -10,7 +10,7 @@ from typing import Any
 
 from rewriters import model_io
 from rewriters.bodies import walk_bodies
-from rewriters.emit import PREFIX
+from rewriters.names import owner_of
 from rewriters.sites import Inspection
 
 from .compare.comparing import compare
@@ -92,4 +92,4 @@ def run_demo(folder: Path = FOLDER, progress: Progress = lambda step: None) -> D
 
 def _inserted(model: Any, sites: tuple[str, ...]) -> dict[str, int]:
     names = [node.name for _, body in walk_bodies(model) for node in body.node]
-    return {site: sum(name.startswith(f"{PREFIX}{site}/") for name in names) for site in sites}
+    return {site: sum(owner_of(name) == site for name in names) for site in sites}

@@ -13,7 +13,7 @@ from typing import Any
 
 import onnx
 
-from rewriters.emit import PREFIX
+from rewriters.names import owner_of
 
 from .inspecting import Model, read_model
 
@@ -166,11 +166,7 @@ def _attributes(node: onnx.NodeProto) -> dict[str, bytes | str]:
 
 
 def _site(node: onnx.NodeProto) -> str:
-    """`atpatch/<site>/<role>` is how inserted nodes and their outputs are named."""
-    for name in (node.name, *node.output):
-        if name.startswith(PREFIX):
-            return str(name.removeprefix(PREFIX).split("/", 1)[0])
-    return ""
+    return next(filter(None, map(owner_of, (node.name, *node.output))), "")
 
 
 def _values(infos: Sequence[onnx.ValueInfoProto]) -> dict[str, str]:
@@ -220,8 +216,7 @@ def _compare(left: Mapping[str, Any], right: Mapping[str, Any], what: str, body:
         if mine == yours:
             continue
         status = "added" if mine is None else "removed" if yours is None else "changed"
-        site = name.removeprefix(PREFIX).split("/", 1)[0] if name.startswith(PREFIX) else ""
-        yield Change(status, what, name, body, site, _text(mine), _text(yours))
+        yield Change(status, what, name, body, owner_of(name), _text(mine), _text(yours))
 
 
 def _text(value: Any) -> str | None:

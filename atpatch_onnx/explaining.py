@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,10 +11,10 @@ from typing import Any
 import onnx
 
 from rewriters.bodies import walk_bodies
-from rewriters.emit import PREFIX
 from rewriters.errors import AtpatchError
 from rewriters.finder import trace_sites
 from rewriters.forms import Model, read
+from rewriters.names import branch_of_gate, owner_of
 from rewriters.patcher import patch
 from rewriters.plan import PatchPlan, SitePlan, Statistic
 from rewriters.sites import Site, Where
@@ -165,12 +164,11 @@ def _count(patched: onnx.ModelProto, sites: Sequence[Site]) -> dict[str, Inserti
     counts = {site.id: Counter[str]() for site in sites}
     places: dict[Where, str] = {}
     for where, body in walk_bodies(patched):
-        branch = re.search(r"/gate(?:\.\d+)?/(then|else)_branch$", body.name) if body.name.startswith(PREFIX) else None
+        branch = branch_of_gate(body.name) if isinstance(body, onnx.GraphProto) else None
         inherited = places.get(where[:-1], "outside") if where else "outside"
-        places[where] = inherited if branch is None else "flagged" if branch[1] == "then" else "unflagged"
+        places[where] = inherited if branch is None else "flagged" if branch == "then" else "unflagged"
         for node in body.node:
-            name = next((name for name in (node.name, *node.output) if name.startswith(PREFIX)), "")
-            owner = name.removeprefix(PREFIX).split("/", 1)[0]
+            owner = next(filter(None, map(owner_of, (node.name, *node.output))), "")
             if owner in counts:
                 counts[owner][places[where]] += 1
     return {name: Insertion(found["outside"], found["flagged"], found["unflagged"]) for name, found in counts.items()}

@@ -12,14 +12,12 @@ from onnx import helper, numpy_helper
 
 from .bodies import walk_bodies
 from .emit import Emitter
+from .names import ENABLED, THRESHOLD
 from .plan import PatchPlan
 from .sites import Where
 from .subgraphs.site import Controls, Replacement
 
 __all__ = ["ENABLED", "THRESHOLD", "add_controls", "body_controls", "strip_controls", "thread_controls"]
-
-ENABLED = "atpatch_enabled"
-THRESHOLD = "atpatch_threshold"
 
 
 def add_controls(model: onnx.ModelProto, plan: PatchPlan) -> None:

@@ -10,12 +10,9 @@ import onnx
 from numpy.typing import ArrayLike, NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-__all__ = ["OURS", "PREFIX", "ConstantPool", "Emitter"]
+from .names import branch_name, make_name
 
-OURS = "atpatch"
-"""Every name we bring into a model starts with this: graph inputs and outputs a person types with `_`, all others with PREFIX."""
-
-PREFIX = OURS + "/"
+__all__ = ["ConstantPool", "Emitter"]
 
 # From these opsets on, the operator takes its axes as an input instead of an attribute.
 _AXES_AS_INPUT = {"ReduceSum": 13, "ReduceMean": 18, "ReduceMax": 18, "Unsqueeze": 13, "Squeeze": 13}
@@ -37,7 +34,7 @@ class ConstantPool:
     def name(self, array: NDArray[Any], nodes: list[onnx.NodeProto]) -> str:
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._names:
-            name = f"{PREFIX}{self._label}/{len(self._names)}"
+            name = make_name(self._label, str(len(self._names)))
             tensor = numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), name)
             if self._initializers is not None:
                 self._initializers.append(tensor)
@@ -86,7 +83,7 @@ class Emitter:
         """A fresh name `atpatch/<site>/<role>`."""
         count = self._used.get(role, 0)
         self._used[role] = count + 1
-        return f"{PREFIX}{self.site}/{role}" + (f".{count}" if count else "")
+        return make_name(self.site, role, count)
 
     def constant(self, array: ArrayLike, dtype: Any = np.float32) -> str:
         # Constant nodes belong in the body itself, not in a branch that a later site cannot see.
@@ -119,7 +116,7 @@ class Emitter:
         for key, write in (("then_branch", then), ("else_branch", otherwise)):
             inner = self.branch()
             made = helper.make_tensor_value_info(write(inner), dtype, None)
-            branches[key] = helper.make_graph(inner.nodes, f"{name}/{key}", [], [made])
+            branches[key] = helper.make_graph(inner.nodes, branch_name(name, key), [], [made])
         self.nodes.append(helper.make_node("If", [condition], [name], name=name, **branches))
         return name
 

@@ -18,9 +18,11 @@ from . import stamp as stamping
 from .bodies import Body, Wiring, body_at, walk_bodies
 from .checks import check_plan, opset_of
 from .controls import add_controls, body_controls, strip_controls, thread_controls
-from .emit import OURS, PREFIX, ConstantPool, Emitter
+from .emit import ConstantPool, Emitter
 from .errors import ALREADY_PATCHED, NO_SITE, NOT_PATCHED, STAMP_MISMATCH
 from .model_io import digest
+from .names import is_inserted, is_ours
+from .observe import record
 from .plan import PatchPlan
 from .second_pass import add_second_pass
 from .shielding import shield
@@ -45,7 +47,7 @@ def patch(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -> onn
     """
     if is_patched(model):
         raise ALREADY_PATCHED("this model carries an atpatch stamp")
-    if any(name.startswith(PREFIX) for _, body in walk_bodies(model) for node in body.node for name in node.output):
+    if any(is_inserted(name) for _, body in walk_bodies(model) for node in body.node for name in node.output):
         raise ALREADY_PATCHED("this model has the nodes of a patch, but no stamp: a tool dropped its metadata", "patch the original")
     check_plan(model, plan, sites)
     chosen = [site for site in sites if site.id in plan.sites]
@@ -76,7 +78,7 @@ def patch(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -> onn
         replacements[()], appended = second.replacements, second.appended
         columns |= second.columns
     if plan.telemetry:
-        appended += add_telemetry(patched, [(site, columns[site.id]) for site in by_body[()]], pools[()])
+        appended += add_telemetry(patched, [(site.id, columns[site.id]) for site in by_body[()]], pools[()])
     for where in {*replacements, ()}:
         nodes = body_at(patched, where).node
         replacements[where], added = shield(nodes, replacements.get(where, []), appended if where == () else [])
@@ -84,7 +86,9 @@ def patch(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -> onn
     edits = _apply(patched, replacements, appended)
     facts = {"version": _version(), "original": original_digest, "hotfix": plan.digest, "sites": " ".join(site.id for site in chosen)}
     detectors = sorted({plan.sites[site.id].detector.kind for site in chosen})
-    stamping.write(patched, {**facts, "detector": " ".join(detectors), "gating": plan.gating, "passes": plan.passes}, edits)
+    facts |= {"detector": " ".join(detectors), "gating": plan.gating, "passes": plan.passes}
+    facts |= record(plan, {site.id: columns[site.id] if site.where == () else None for site in chosen})
+    stamping.write(patched, facts, edits)
     return patched
 
 
@@ -115,15 +119,13 @@ def unpatch(model: onnx.ModelProto, *, exact: bool = True) -> onnx.ModelProto:
     strip_controls(original)
     infos = [body.value_info for _, body in walk_bodies(original)]  # others write types of our values into a file, we do not
     for field in (original.graph.initializer, original.graph.input, original.graph.output, *infos):
-        if any(value.name.startswith(OURS) for value in field):
-            _refill(field, [value for value in field if not value.name.startswith(OURS)])
+        if any(is_ours(value.name) for value in field):
+            _refill(field, [value for value in field if not is_ours(value.name)])
     kept = [entry for entry in original.metadata_props if not entry.key.startswith(stamping.KEY)]
     _refill(original.metadata_props, kept)
     if exact and digest(original) != stamping.read(model).get("original"):
         raise STAMP_MISMATCH("undoing the patch does not give back the original graph")
-    if not exact and any(
-        name.startswith(OURS) for _, body in walk_bodies(original) for node in body.node for name in (*node.input, *node.output)
-    ):
+    if not exact and any(is_ours(name) for _, body in walk_bodies(original) for node in body.node for name in (*node.input, *node.output)):
         raise STAMP_MISMATCH("undoing the patch leaves parts of it behind")
     return original
 
@@ -134,7 +136,7 @@ def is_patched(model: onnx.ModelProto) -> bool:
 
 
 def stamp(model: onnx.ModelProto) -> dict[str, str]:
-    """Facts of the stamp: version, original (digest), hotfix (digest), sites, detector, gating."""
+    """Facts of the stamp: version, original (digest), hotfix (digest), sites, detector, gating, passes, observe (see there)."""
     return stamping.read(model)
 
 
@@ -218,11 +220,7 @@ def _restore(body: Body, edits: Sequence[Edit], watchful: bool) -> None:
 def _is_ours(node: onnx.NodeProto, original: onnx.NodeProto | None) -> bool:
     """Whether a node may have been written by a patch: by its names, or since it makes what the replaced node made."""
     made = set(node.output)
-    return (
-        node.name.startswith(OURS)
-        or any(name.startswith(OURS) for name in made)
-        or (original is not None and bool(made & {*original.output}))
-    )
+    return is_ours(node.name) or any(is_ours(name) for name in made) or (original is not None and bool(made & {*original.output}))
 
 
 def _refill(field: Any, items: Iterable[Any]) -> None:

@@ -27,9 +27,10 @@ from onnx import TensorProto, helper
 from .bodies import Wiring, reads
 from .checks import opset_of
 from .controls import body_controls
-from .emit import PREFIX, ConstantPool, Emitter
+from .emit import ConstantPool, Emitter
 from .errors import PLAN_MISFIT
 from .excision import TokenAxis, excise, in_order, token_axis
+from .names import first_run, make_name, second_run
 from .plan import PatchPlan
 from .renaming import mentions, renamed
 from .sites import Site
@@ -37,8 +38,6 @@ from .subgraphs.detectors import gives_logits
 from .subgraphs.site import Replacement, SitePatch, redistribute_site, with_companions
 
 __all__ = ["SecondPass", "add_second_pass"]
-
-FIRST, SECOND = PREFIX + "first/", PREFIX + "second/"
 
 
 @dataclass(frozen=True)
@@ -91,12 +90,12 @@ def add_second_pass(
     then = e.branch(apart=True)
     results = _second_run(then, model, plan, groups, replacements, sample, outputs)
     otherwise = e.branch()
-    kept = [otherwise.op("Identity", FIRST + name) for name in outputs]
+    kept = [otherwise.op("Identity", first_run(name)) for name in outputs]
     types = {value.name: value.type.tensor_type.elem_type for value in model.graph.output}
     branches = {
         key: helper.make_graph(
             emitter.nodes,
-            f"{PREFIX}two-pass/{key}",
+            make_name("two-pass", key),
             [],
             [helper.make_tensor_value_info(value, types[name], None) for value, name in zip(values, outputs, strict=True)],
         )
@@ -171,13 +170,13 @@ def _second_run(
                 map_scale=site.map_scale and (second(site.map_scale[0]), second(site.map_scale[1])),
                 values_scale=site.values_scale and (second(site.values_scale[0]), second(site.values_scale[1])),
             )
-            names.update({name: SECOND + name for name in node.output if name})  # a fused operator may make caches too
-            redistribute_site(e, twin, plan.sites[site.id], mask, renamed(node, second, _inner), names[site.product])
+            names.update({name: second_run(name) for name in node.output if name})  # a fused operator may make caches too
+            redistribute_site(e, twin, plan.sites[site.id], mask, renamed(node, second, second_run), names[site.product])
             continue
         for piece in detection.get(next(filter(None, node.output)), (node,)):
             if any(name in names for name in reads(piece)):
-                names.update({name: SECOND + name for name in piece.output if name})
-                e.nodes.append(renamed(piece, second, _inner))
+                names.update({name: second_run(name) for name in piece.output if name})
+                e.nodes.append(renamed(piece, second, second_run))
     if excision is not None:
         names.update({name: in_order(e, excision, names[name]) for name in excision.outputs if name in names})
     return _replace_rows(e, model, outputs, names, rows, plan.accept == "flip")
@@ -193,17 +192,17 @@ def _replace_rows(e: Emitter, model: onnx.ModelProto, outputs: Sequence[str], na
     changed = None
     if flip:
         prediction = _prediction(model, outputs)
-        before = e.op("ArgMax", e.op("Gather", FIRST + prediction, rows, axis=0), axis=-1, keepdims=0)
+        before = e.op("ArgMax", e.op("Gather", first_run(prediction), rows, axis=0), axis=-1, keepdims=0)
         after = e.op("ArgMax", names[prediction], axis=-1, keepdims=0)
         changed = e.op("Not", e.op("Equal", before, after), role="flipped")
         rows = e.op("Compress", rows, changed, axis=0)
     results = []
     for name in outputs:
         if name not in names:
-            results.append(e.op("Identity", FIRST + name))
+            results.append(e.op("Identity", first_run(name)))
             continue
         new = names[name] if changed is None else e.op("Compress", names[name], changed, axis=0)
-        results.append(e.op("ScatterND", FIRST + name, e.unsqueeze(rows, 1), new, role="output"))
+        results.append(e.op("ScatterND", first_run(name), e.unsqueeze(rows, 1), new, role="output"))
     return results
 
 
@@ -223,7 +222,7 @@ def _set_aside(model: onnx.ModelProto, replacements: Sequence[Replacement], outp
         found = next((by_output.pop(name) for name in node.output if name in by_output), None)
         pieces = found.nodes if found else (node,)
         if any(mentions(piece, outputs) for piece in pieces):
-            pieces = tuple(renamed(piece, lambda name: FIRST + name if name in outputs else name) for piece in pieces)
+            pieces = tuple(renamed(piece, lambda name: first_run(name) if name in outputs else name) for piece in pieces)
         elif found is None:
             continue
         renamings.append(Replacement(found.output if found else next(filter(None, node.output)), pieces))
@@ -239,10 +238,6 @@ def _needed(model: onnx.ModelProto, outputs: Sequence[str]) -> list[onnx.NodePro
             wanted |= reads(node)
             needed.append(node)
     return needed[::-1]
-
-
-def _inner(name: str) -> str:
-    return SECOND + name
 
 
 def _requested(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:

@@ -19,7 +19,7 @@ import onnx
 from onnx import helper
 
 from .bodies import Wiring
-from .emit import PREFIX
+from .names import is_inserted, make_name
 from .renaming import renamed
 from .subgraphs.site import Replacement
 
@@ -49,7 +49,7 @@ def shield(
 def _shielded(nodes: Iterable[onnx.NodeProto], maker: Mapping[str, onnx.NodeProto], count: Iterator[int]) -> Iterator[onnx.NodeProto]:
     for node in nodes:
         branches = [attribute.g for attribute in node.attribute if attribute.type == onnx.AttributeProto.GRAPH]
-        if not node.name.startswith(PREFIX) or not branches:
+        if not is_inserted(node.name) or not branches:
             yield node
             continue
         twin = onnx.NodeProto()
@@ -61,7 +61,7 @@ def _shielded(nodes: Iterable[onnx.NodeProto], maker: Mapping[str, onnx.NodeProt
         copies: dict[str, str] = {}
         for name in _captured(branches):
             if _is_propagated(name, maker) or _is_requantised(name, maker):
-                copies[name] = copy = f"{PREFIX}captured/{next(count)}"
+                copies[name] = copy = make_name("captured", str(next(count)))
                 yield helper.make_node("Concat", [name], [copy], name=copy, axis=0)
         yield renamed(twin, _by(copies)) if copies else twin
 

@@ -15,33 +15,36 @@ from onnx import TensorProto, helper
 from .checks import opset_of
 from .emit import ConstantPool, Emitter
 from .errors import PLAN_MISFIT
-from .sites import Site
+from .names import FLAGGED, columns_output
 
-__all__ = ["COLUMNS", "FLAGGED", "add_telemetry"]
-
-FLAGGED = "atpatch_flagged"
-COLUMNS = "atpatch_columns/"
+__all__ = ["add_telemetry"]
 
 
-def add_telemetry(model: onnx.ModelProto, columns: Sequence[tuple[Site, str]], pool: ConstantPool) -> list[onnx.NodeProto]:
-    """Declare the outputs and return the nodes to append to the main graph; `columns` are the sites' masks (B', K)."""
+def add_telemetry(model: onnx.ModelProto, columns: Sequence[tuple[str, str]], pool: ConstantPool) -> list[onnx.NodeProto]:
+    """Declare the outputs and return the nodes to append to the main graph; `columns` are pairs of a site's id and its mask (B', K)."""
     if not columns:
         raise PLAN_MISFIT("telemetry needs a site in the main graph", "patch without --telemetry")
     e = Emitter("telemetry", opset_of(model, ()), pool, {})
     weights = {tensor.name for tensor in model.graph.initializer}
-    request = next(value.name for value in model.graph.input if value.name not in weights)
+    requested = [value for value in model.graph.input if value.name not in weights]
+    request = next((value.name for value in requested if not _is_scalar(value)), requested[0].name)
     batch = e.dims(request, 0, 1)
     flags = []
     for site, mask in columns:
         any_column = e.reduce("Max", e.float(mask), 1)
         flags.append(e.reduce("Max", e.reshape(any_column, _samples(e, any_column, batch), -1), 1))
-        e.nodes.append(helper.make_node("Identity", [mask], [COLUMNS + site.id], name=e.value("columns")))
-        model.graph.output.append(helper.make_tensor_value_info(COLUMNS + site.id, TensorProto.BOOL, [None, None]))
+        e.nodes.append(helper.make_node("Identity", [mask], [columns_output(site)], name=e.value("columns")))
+        model.graph.output.append(helper.make_tensor_value_info(columns_output(site), TensorProto.BOOL, [None, None]))
     joined = flags[0] if len(flags) == 1 else e.op("Concat", *flags, axis=1)
     e.op("Greater", joined, e.constant(0.5))
     e.nodes[-1].output[0] = FLAGGED
     model.graph.output.append(helper.make_tensor_value_info(FLAGGED, TensorProto.BOOL, [None, len(flags)]))
     return e.nodes
+
+
+def _is_scalar(value: onnx.ValueInfoProto) -> bool:
+    tensor = value.type.tensor_type
+    return tensor.HasField("shape") and not tensor.shape.dim
 
 
 def _samples(e: Emitter, per_map: str, batch: str) -> str:

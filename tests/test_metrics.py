@@ -57,7 +57,10 @@ def test_changed_counts_differing_predictions() -> None:
 def test_a_request_is_flagged_once_however_many_sites_flag_it() -> None:
     flags = np.array([[True, True], [False, False], [False, True]])
     assert flag_rate(flags) == Share(2, 3)
-    assert flag_rate(np.zeros((4, 0), bool)) == Share(0, 4)
+
+
+def test_a_flag_rate_of_no_site_is_a_share_of_nothing() -> None:
+    assert flag_rate(np.zeros((4, 0), bool)) == Share(0, 0)
 
 
 def test_arrays_of_different_length_are_refused() -> None:

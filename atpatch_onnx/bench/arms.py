@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rewriters.controls import ENABLED, THRESHOLD
-from rewriters.telemetry import COLUMNS, FLAGGED
+from rewriters.names import ENABLED, THRESHOLD, is_telemetry
 
 from ..errors import RUNTIME_REFUSES
 from ..runtime import providers
@@ -72,7 +71,7 @@ class Arm:
         self.controls = frozenset(value.name for value in given) & {ENABLED, THRESHOLD}
         self.inputs: dict[str, str] = {value.name: value.type for value in self._session.get_inputs() if value.name not in self.controls}
         names = [output.name for output in self._session.get_outputs()]
-        self.outputs = [name for name in names if name != FLAGGED and not name.startswith(COLUMNS)]
+        self.outputs = [name for name in names if not is_telemetry(name)]
 
     def run(self, feeds: Feeds, outputs: list[str] | None = None) -> dict[str, NDArray[Any]]:
         """Outputs by name; `feeds` may hold more than the graph takes.

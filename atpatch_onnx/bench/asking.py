@@ -19,11 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rewriters import model_io
-from rewriters.controls import THRESHOLD
-from rewriters.finder import find_sites
-from rewriters.telemetry import FLAGGED
+from rewriters.names import FLAGGED, THRESHOLD
+from rewriters.observe import observe
 
-from ..compare.observing import observed
 from ..datasets import DataSet, Ints
 from ..errors import BAD_OPTION
 from ..fitting.running import Runner
@@ -87,9 +85,8 @@ class Asker:
     def __post_init__(self) -> None:
         self._model = model_io.load(self.original)
         patched = model_io.load(self.patched)
-        sites, _ = find_sites(self._model)
-        watched, seen = observed(patched, sites)
-        self._watcher = Runner(watched, self.patched.parent, self.threads, providers=[self.provider]) if seen else None
+        seen = observe(patched)
+        self._watcher = Runner(seen.model, self.patched.parent, self.threads, providers=[self.provider]) if seen.sites else None
         self._steered = any(value.name == THRESHOLD for value in patched.graph.input)
 
     def random(self, shape: Mapping[str, int], share: float) -> list[Asked]:

@@ -17,7 +17,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from rewriters.controls import ENABLED, THRESHOLD
+from rewriters.names import ENABLED, THRESHOLD
 
 from ..errors import BAD_OPTION
 

@@ -30,6 +30,8 @@ def diff(ctx: click.Context, before: str, after: str, summary: bool, as_json: bo
     Example:
       atpatch-onnx diff model.onnx model.patched.onnx
     """
+    from rewriters.names import without_owner
+
     from ..diff import diff_models
 
     found = diff_models(before, after)
@@ -45,7 +47,7 @@ def diff(ctx: click.Context, before: str, after: str, summary: bool, as_json: bo
                     c.status,
                     c.what,
                     c.site,
-                    c.name.removeprefix(f"atpatch/{c.site}/"),
+                    without_owner(c.name),
                     c.body,
                     _short(c.before),
                     _short(c.after),

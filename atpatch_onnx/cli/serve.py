@@ -139,8 +139,10 @@ def serve(original: str, patched: str, host: str, port: int, as_json: bool, **op
     url = f"http://[{address}]:{taken}" if ":" in address else f"http://{address}:{taken}"
 
     def ready(grpc_port: int | None) -> None:
+        patched_lane = engine.lanes.get("patched")
+        told = patched_lane is not None and not patched_lane.arm.untold
         if as_json:
-            described = {"url": url, "model": settings.name, "mode": settings.mode, "revision": engine.revision}
+            described = {"url": url, "model": settings.name, "mode": settings.mode, "revision": engine.revision, "flags_told": told}
             emit_json(described if grpc_port is None else {**described, "grpc_port": grpc_port})
         if grpc_port is not None:
             note(f"gRPC: {address}:{grpc_port}")

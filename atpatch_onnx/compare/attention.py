@@ -14,11 +14,11 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from rewriters.names import columns_output, is_inserted
 from rewriters.opening import open_sites
 from rewriters.plan import BenignPair
 from rewriters.sites import Site
 from rewriters.subgraphs.redistribution import FLOOR
-from rewriters.telemetry import COLUMNS
 
 from ..datasets import DataSet, Ints
 from ..fitting.capture import canonical_map
@@ -48,13 +48,13 @@ def capture_maps(model: onnx.ModelProto, folder: Path, sites: Sequence[Site], da
         AtpatchError: ATP050, ATP052 (onnxruntime), ATP056 (the data do not fit the graph).
     """
     made = {name for node in model.graph.node for name in node.output}
-    within = {output for node in model.graph.node if not node.name.startswith("atpatch/") for output in node.output}
+    within = {output for node in model.graph.node if not is_inserted(node.name) for output in node.output}
     outer = [
         site for site in sites if not site.where and (site.probabilities in made or (not site.probabilities and site.product in within))
     ]
     opened, readable = open_sites(model, outer)
     runner = Runner(expose(opened, [(site.probabilities, site.dtype) for site in readable]), folder, threads=1)
-    columns = [name for site in readable if (name := COLUMNS + site.id) in runner.outputs]
+    columns = [name for site in readable if (name := columns_output(site.id)) in runner.outputs]
     names = [*dict.fromkeys(site.probabilities for site in readable), *columns]
     if not names:
         return {}
@@ -67,7 +67,7 @@ def capture_maps(model: onnx.ModelProto, folder: Path, sites: Sequence[Site], da
 def _site_map(site: Site, outputs: Mapping[str, NDArray[Any]], count: int, batch: int) -> SiteMap:
     probabilities = canonical_map(site, outputs[site.probabilities])
     probabilities = probabilities[: count * max(len(probabilities) // batch, 1)]
-    flagged = outputs.get(COLUMNS + site.id)
+    flagged = outputs.get(columns_output(site.id))
     nothing = np.zeros((len(probabilities), probabilities.shape[-1]), bool)
     return SiteMap(probabilities, nothing if flagged is None else flagged[: len(probabilities)].astype(bool))
 

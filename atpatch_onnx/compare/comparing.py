@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from rewriters import model_io
 from rewriters.finder import find_sites
 from rewriters.forms import Loaded, Model, PathLike, read
+from rewriters.observe import observe
 from rewriters.patcher import is_patched, stamp
 from rewriters.plan import PatchPlan
 from rewriters.sites import Site
@@ -29,7 +30,6 @@ from ..plans import beside
 from .comparison import PATCHED, Comparison
 from .exemplar import Exemplar, choose, follow
 from .judging import CLEAN, FLIPS, TRIGGERED, check_sets
-from .observing import observed
 from .outputs import Outputs, Truth
 from .running import ORIGINAL, Graph, Progress, difference, run_graphs
 from .timing import time_requests
@@ -108,7 +108,7 @@ def compare(
 
     loaded = {name: read(model) for name, model in {ORIGINAL: original, PATCHED: patched, **further}.items()}
     sites, _ = find_sites(loaded[ORIGINAL].proto)
-    graphs = [_graph(name, model, sites, threads, providers) for name, model in loaded.items()]
+    graphs = [_graph(name, model, threads, providers) for name, model in loaded.items()]
     scores = _scores(graphs[0], sets[CLEAN], output_name, classes)
     for graph in graphs[1:]:
         if scores is not None and scores not in graph.own_outputs:
@@ -121,10 +121,9 @@ def compare(
     shown = None
     if exemplar and sites and (chosen := choose(truths, outputs[ORIGINAL], outputs[PATCHED])) is not None:
         models = loaded[ORIGINAL], loaded[PATCHED]
-        watched, _ = observed(models[1].proto, sites)
         plan = _plan(models[0], models[1], sites, hotfix)
         shown = follow(
-            (models[0].proto, watched),
+            (models[0].proto, observe(models[1].proto).model),
             (models[0].folder, models[1].folder),
             sites,
             plan,
@@ -138,13 +137,13 @@ def compare(
     return Comparison(setup, truths, outputs, floor, requests, positive, shown)
 
 
-def _graph(name: str, model: Loaded, sites: Sequence[Site], threads: int | None, providers: Sequence[str] | None) -> Graph:
+def _graph(name: str, model: Loaded, threads: int | None, providers: Sequence[str] | None) -> Graph:
     runner = Runner(model.proto, model.folder, threads, providers=providers)
-    watched, seen = observed(model.proto, sites)
-    if not seen:
-        return Graph(name, runner)
-    observer = runner if watched is model.proto else Runner(watched, model.folder, threads, providers=providers)
-    return Graph(name, runner, observer, seen)
+    seen = observe(model.proto)
+    if not seen.sites:
+        return Graph(name, runner, untold=seen.reason)
+    observer = runner if seen.model is model.proto else Runner(seen.model, model.folder, threads, providers=providers)
+    return Graph(name, runner, observer, seen.sites)
 
 
 def _scores(graph: Graph, data: DataSet, name: str | None, classes: bool | None) -> str | None:
@@ -271,7 +270,7 @@ def _model_facts(model: Loaded, graph: Graph) -> dict[str, Any]:
 
 def _flags_from(graph: Graph, patched: bool) -> str:
     if graph.observer is None:
-        return "not known: no patched site in the main graph" if patched else "none: not patched"
+        return f"not known: {graph.untold}" if patched else "none: not patched"
     return "its telemetry" if graph.observer is graph.runner else "a copy of it with telemetry"
 
 

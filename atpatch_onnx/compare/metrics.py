@@ -134,8 +134,9 @@ def changed(before: Labels, after: Labels) -> Share:
 
 
 def flag_rate(flags: NDArray[np.bool_]) -> Share:
-    """Share of requests with a flag at any site; flags (N, sites)."""
-    return _share(np.asarray(flags, bool).any(1))
+    """Share of requests with a flag at any site; flags (N, sites). A share of nothing where no site says anything."""
+    flags = np.asarray(flags, bool)
+    return _share(flags.any(1)) if flags.shape[1] else Share(0, 0)
 
 
 def unfair(predictions: Labels, group: Labels) -> NDArray[np.bool_]:

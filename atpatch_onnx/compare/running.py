@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rewriters.telemetry import COLUMNS, FLAGGED
+from rewriters.names import FLAGGED, columns_output, is_telemetry
 
 from ..datasets import DataSet, Ints
 from ..fitting.running import Runner
@@ -33,17 +33,19 @@ class Graph:
         runner: on the graph as it is.
         observer: on a graph that gives its flags out; the same as `runner` where that one does, None where nothing can be observed.
         sites: ids of the observed sites.
+        untold: why nothing can be observed; "" where it can.
     """
 
     name: str
     runner: Runner
     observer: Runner | None = None
     sites: tuple[str, ...] = ()
+    untold: str = ""
 
     @property
     def own_outputs(self) -> list[str]:
         """The outputs that the original has too."""
-        return [name for name in self.runner.outputs if name != FLAGGED and not name.startswith(COLUMNS)]
+        return [name for name in self.runner.outputs if not is_telemetry(name)]
 
 
 def run_graphs(
@@ -85,7 +87,7 @@ def run_graphs(
 def _run(graph: Graph, data: DataSet, rows: Ints, kept: Mapping[str, list[NDArray[Any]]]) -> dict[str, NDArray[Any]]:
     feeds = graph.runner.feeds(data, rows)
     observes = graph.observer is graph.runner
-    flags = [FLAGGED, *(COLUMNS + site for site in graph.sites)] if graph.observer else []
+    flags = [FLAGGED, *map(columns_output, graph.sites)] if graph.observer else []
     start = time.perf_counter()
     outputs = graph.runner.run(feeds, [*graph.own_outputs, *(flags if observes else [])])
     kept["seconds"].append(np.array([time.perf_counter() - start]))
@@ -103,7 +105,7 @@ def _joined(graph: Graph, kept: Mapping[str, list[NDArray[Any]]]) -> Outputs:
     return Outputs(
         whole.get("scores"),
         whole.get(FLAGGED),
-        {site: whole[COLUMNS + site] for site in graph.sites if COLUMNS + site in whole},
+        {site: whole[name] for site in graph.sites if (name := columns_output(site)) in whole},
         {name.removeprefix("difference/"): array for name, array in whole.items() if name.startswith("difference/")},
         whole["seconds"],
     )

@@ -10,9 +10,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from rewriters.controls import ENABLED, THRESHOLD
 from rewriters.finder import find_sites
 from rewriters.forms import Model, read
+from rewriters.names import ENABLED, THRESHOLD
 from rewriters.opening import open_sites
 from rewriters.patcher import is_patched
 

@@ -12,7 +12,7 @@ from onnx import TensorProto
 
 from rewriters import model_io
 from rewriters.external_data import check_external, external_locations
-from rewriters.telemetry import COLUMNS, FLAGGED
+from rewriters.names import FLAGGED, is_telemetry
 
 from ..errors import ARMS_DIFFER, NAME_UNUSABLE, NOT_SERVABLE
 from ..serve.tensors import TensorSpec
@@ -55,7 +55,7 @@ class Source:
         check_external(proto, path.parent)
         defaults = {tensor.name for tensor in proto.graph.initializer}
         inputs = tuple(_spec(value) for value in proto.graph.input if value.name not in defaults)
-        outputs = tuple(_spec(value) for value in proto.graph.output if not value.name.startswith(COLUMNS))
+        outputs = tuple(_spec(value) for value in proto.graph.output if value.name == FLAGGED or not is_telemetry(value.name))
         return cls(path, proto, inputs, outputs, external_locations(proto))
 
     @property

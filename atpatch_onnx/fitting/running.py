@@ -12,7 +12,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from rewriters.controls import ENABLED, THRESHOLD
+from rewriters.names import ENABLED, THRESHOLD
 
 from ..datasets import DataSet, Ints
 from ..errors import DATA_MALFORMED, RUNTIME_REFUSES

@@ -11,10 +11,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from rewriters.names import FLAGGED
 from rewriters.patcher import patch
 from rewriters.plan import PatchPlan
 from rewriters.sites import Site
-from rewriters.telemetry import FLAGGED
 
 from ..datasets import DataSet, Ints
 from ..errors import BAD_OPTION

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import os
 import sys
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,13 +23,10 @@ from typing import Any, Literal
 import numpy as np
 
 from rewriters import model_io
-from rewriters.controls import ENABLED, THRESHOLD
-from rewriters.finder import find_sites
-from rewriters.patcher import is_patched, unpatch
-from rewriters.telemetry import COLUMNS, FLAGGED
+from rewriters.names import ENABLED, THRESHOLD, columns_output, is_telemetry
+from rewriters.observe import observe
 
-from ..compare.observing import observed
-from ..errors import ARMS_DIFFER, AtpatchError
+from ..errors import ARMS_DIFFER
 from ..runtime import session
 from .tensors import Array, Arrays, TensorSpec, finite_samples, specify
 
@@ -40,6 +37,8 @@ ORIGINAL: ArmName = "original"
 PATCHED: ArmName = "patched"
 
 Reason = Literal["timeout", "error", "busy", "memory"]
+
+_logger = logging.getLogger(__name__)
 
 _NICE = 10
 _FATAL = 4
@@ -62,7 +61,7 @@ class Result:
 
     Attributes:
         outputs: what clients may see.
-        columns: site id → flagged columns (B, K) bool; None for a graph that does not tell.
+        columns: site id → flagged columns (B, K) bool; None for a graph that does not tell, or whose patch is switched off.
         finite: (B,) bool, samples without NaN or infinity in their outputs; of the patched arm, else None.
         computed: seconds in onnxruntime.
         seconds: from hand-over to result, waiting for a worker and for company included.
@@ -88,6 +87,7 @@ class Arm:
     Attributes:
         inputs, outputs: what clients see; flags and runtime controls are not among them.
         sites: ids of the sites whose flags the graph gives out.
+        untold: why it gives out none; "" where it does.
         sha256: of the file.
         controls: overrides of the runtime controls, 0-d arrays; replaced as a whole.
         controllable: whether the graph has runtime controls.
@@ -103,20 +103,20 @@ class Arm:
         self._pool = ThreadPoolExecutor(workers, f"arm-{name}", _lower_priority if nice else None)
         proto = model_io.load(path)
         self.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-        self.sites: tuple[str, ...] = ()
-        if is_patched(proto):
-            # A patched file that something rewrote since still runs; it only does not tell what it flags.
-            with suppress(AtpatchError):
-                proto, self.sites = observed(proto, find_sites(unpatch(proto))[0])
+        # A patched file that something rewrote since still runs; it only does not tell what it flags.
+        seen = observe(proto)
+        self.sites, self.untold = seen.sites, seen.reason
+        if self.untold and name == PATCHED:
+            _logger.warning("%s does not tell what it flags: %s. Until it does, atpatch_flag_rate is NaN.", path, self.untold)
         # Made in the pool: with more than one, onnxruntime's own threads inherit its priority.
-        self._session = self._pool.submit(session, proto, threads=threads, folder=path.parent).result()
+        self._session = self._pool.submit(session, seen.model, threads=threads, folder=path.parent).result()
         self.inputs = specify(self._session.get_inputs())
-        self.outputs = specify(v for v in self._session.get_outputs() if v.name != FLAGGED and not v.name.startswith(COLUMNS))
+        self.outputs = specify(v for v in self._session.get_outputs() if not is_telemetry(v.name))
         self.controllable = {ENABLED, THRESHOLD} <= {v.name for v in self._session.get_overridable_initializers()}
         self.controls: Arrays = {}
         self.running = 0
         self._hung = 0
-        self._names = [spec.name for spec in self.outputs] + [COLUMNS + site for site in self.sites]
+        self._names = [spec.name for spec in self.outputs] + [columns_output(site) for site in self.sites]
 
     @property
     def scores(self) -> TensorSpec | None:
@@ -178,7 +178,9 @@ class Arm:
             words = " ".join(str(error).split())[:_LONGEST_WORDS]
             raise ArmFault("memory" if "Failed to allocate" in words or "bad_alloc" in words else "error", words) from error
         outputs = dict(zip(self._names[: len(self.outputs)], values, strict=False))
-        columns = dict(zip(self.sites, values[len(self.outputs) :], strict=True)) if self.sites else None
+        # A patch that is switched off looks at nothing, which is not the same as finding nothing.
+        looked = bool(self.sites) and bool(feeds.get(ENABLED, True))
+        columns = dict(zip(self.sites, values[len(self.outputs) :], strict=True)) if looked else None
         finite = finite_samples(outputs, self.samples(feeds)) if self.name == PATCHED else None
         return Result(outputs, columns, finite, time.perf_counter() - started)
 

@@ -5,12 +5,15 @@ Triton's counters carry no `_total`, which prometheus_client puts behind every c
 
 from __future__ import annotations
 
+import math
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .arms import ArmName, Result
+from .arms import PATCHED, ArmName, Result
 from .settings import VERSIONS
+from .tally import Minute
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -135,13 +138,17 @@ class Metrics:
                 labels = {"model": self._model, "version": _VERSION[arm]} | ({"reason": reason} if reason else {})
                 metric.add_sample(name, labels, count)
             yield metric
-        tally = engine.tally
+        hour, patched = engine.tally.last_hour(time.time()), engine.lanes.get(PATCHED)
         gauges: dict[str, tuple[str, float]] = {
             "nv_inference_pending_request_count": ("Requests being computed", engine.gate.in_flight),
-            "atpatch_flag_rate": ("Share of samples flagged, of the last hour", _rate(tally.minutes, "flagged", "judged")),
+            "atpatch_flag_rate": (
+                "Share of samples flagged, of those of the last hour whose flags are known; NaN without any",
+                _rate(hour, "flagged", "judged"),
+            ),
+            "atpatch_flags_told": ("1 where the patched graph tells what it flags", float(patched is not None and not patched.arm.untold)),
             "atpatch_disagreement_rate": (
-                "Share of shadow pairs that disagree, of the last hour",
-                _rate(tally.minutes, "disagree", "pairs"),
+                "Share of shadow pairs that disagree, of the last hour; NaN without any",
+                _rate(hour, "disagree", "pairs"),
             ),
             "atpatch_killed": ("1 while the kill switch is on", float(engine.killed())),
             "atpatch_weight": ("Share of units for the patched arm", engine.split.weight),
@@ -157,6 +164,7 @@ class Metrics:
         self._triton[name][arm, ""] += round(seconds * 1e6)
 
 
-def _rate(minutes: Any, part: str, whole: str) -> float:
+def _rate(minutes: Sequence[Minute], part: str, whole: str) -> float:
+    """NaN for a rate of nothing: 0 would say that all is well."""
     total = sum(getattr(minute, whole) for minute in minutes)
-    return sum(getattr(minute, part) for minute in minutes) / total if total else 0.0
+    return sum(getattr(minute, part) for minute in minutes) / total if total else math.nan

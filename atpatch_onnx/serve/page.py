@@ -5,7 +5,6 @@ one file that needs nothing else.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from typing import Any
 
 from ..ab.evidence import Evidence, Srm, evidence_so_far, srm
@@ -14,7 +13,7 @@ from .admin import TOKEN_VARIABLE, is_open
 from .arms import ORIGINAL, PATCHED
 from .engine import Engine
 from .settings import VERSIONS
-from .tally import Minute
+from .tally import Tally
 
 __all__ = ["PAGE_HEADERS", "render_page"]
 
@@ -64,8 +63,8 @@ def render_page(engine: Engine) -> str:
         verdict=_verdict(engine, killed),
         arms=arms,
         total=tally.percentiles("total"),
-        judges=PATCHED in lanes and bool(lanes[PATCHED].arm.sites),
-        chart=_chart(tally.minutes, time.time()),
+        untold=lanes[PATCHED].arm.untold if PATCHED in lanes else "it is not loaded",
+        chart=_chart(tally, time.time()),
         moved=tally.moved.most_common(_TOP),
         columns=tally.columns.most_common(_TOP),
         srm=_srm(engine),
@@ -115,10 +114,10 @@ def _evidence(engine: Engine) -> Evidence | None:
     return evidence_so_far(tally.watched[PATCHED], tally.watched[ORIGINAL], engine.split.weight)
 
 
-def _chart(minutes: Sequence[Minute], now: float) -> dict[str, Any]:
+def _chart(tally: Tally, now: float) -> dict[str, Any]:
     """Coordinates of the last hour's rates, one point a minute with samples."""
     first = int(now // 60) * 60 - 60 * (_MINUTES - 1)
-    shown = [minute for minute in minutes if minute.start >= first]
+    shown = tally.last_hour(now)
     rates = {
         "flagged": [(minute.start, minute.flagged / minute.judged, minute.judged) for minute in shown if minute.judged],
         "disagree": [(minute.start, minute.disagree / minute.pairs, minute.pairs) for minute in shown if minute.pairs],

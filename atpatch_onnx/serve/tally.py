@@ -112,6 +112,11 @@ class Tally:
             self.units[arm].add(unit)
             self.watched[arm] += self.watched_class in given
 
+    def last_hour(self, now: float) -> list[Minute]:
+        """The minutes with samples, of the 60 that end with the present one; `now` in seconds of the epoch."""
+        first = int(now // 60) * 60 - 60 * (_MINUTES - 1)
+        return [minute for minute in self.minutes if minute.start >= first]
+
     def percentiles(self, name: str, of: Sequence[float] = (50, 95, 99)) -> list[float] | None:
         """Milliseconds of recent requests, None without any."""
         recent = self.latencies[name]

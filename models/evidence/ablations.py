@@ -19,7 +19,7 @@ from atpatch_onnx.fitting.splitting import join, split
 from atpatch_onnx.fitting.train import Context, anchor_sites, train_sites
 from atpatch_onnx.hotfix import Hotfix
 from rewriters.bodies import walk_bodies
-from rewriters.emit import PREFIX
+from rewriters.names import role_of
 from rewriters.plan import PatchPlan, Static
 
 from .answers import Figures, judge
@@ -183,8 +183,8 @@ def without_rescaling(model: onnx.ModelProto) -> onnx.ModelProto:
     for _, body in walk_bodies(copy):
         for node in body.node:
             name = node.output[0] if node.output else ""
-            # `atpatch/<site>/scale`, or `scale.1` and so on: the factor of rows that change, else 1.
-            if PREFIX in name and node.op_type == "Where" and name.rsplit("/", 1)[-1].split(".")[0] == "scale":
+            # The factor of rows that change, else 1.
+            if node.op_type == "Where" and role_of(name) == "scale":
                 changes, _, one = node.input
                 node.CopyFrom(helper.make_node("Where", [changes, one, one], [name], name=node.name))
                 changed += 1

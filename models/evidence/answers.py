@@ -16,7 +16,7 @@ from atpatch_onnx.datasets import DataSet, Ints
 from atpatch_onnx.fitting.padding import MASK, lengths
 from atpatch_onnx.fitting.running import Runner
 from atpatch_onnx.fitting.served import prediction_output
-from rewriters.telemetry import FLAGGED
+from rewriters.names import FLAGGED
 
 __all__ = ["BATCH", "MASK", "Answers", "Asked", "Figures", "judge", "wilson"]
 

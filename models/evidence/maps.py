@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from atpatch_onnx.compare.metrics import unfair
 from atpatch_onnx.datasets import DataSet, Ints
+from rewriters.names import columns_output
 from rewriters.plan import PatchPlan, Static
-from rewriters.telemetry import COLUMNS
 
 from .case import Case
 
@@ -39,7 +39,7 @@ def map_scores(case: Case, served: PatchPlan) -> dict[str, Any]:
             plan = replace(served, telemetry=True)
         else:
             plan = replace(served, sites={name: site}, groups=(), passes="one", telemetry=True)
-        asked, output = case.ask(case.patched(plan)), COLUMNS + name
+        asked, output = case.ask(case.patched(plan)), columns_output(name)
         on_clean, on_attacked = (asked.rows(data, chosen, more=[output]).more[output].astype(bool) for data, chosen in (
             (case.clean, clean_rows), (case.attacked, rows)))  # fmt: skip
         right = (on_attacked == labelled).all(1)

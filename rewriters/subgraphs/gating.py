@@ -8,6 +8,7 @@ import onnx
 from onnx import helper
 
 from ..emit import Emitter
+from ..names import branch_name
 
 __all__ = ["Branch", "Replacement", "gate"]
 
@@ -39,5 +40,5 @@ def gate(e: Emitter, condition: str, then: Branch, otherwise: Branch, outputs: l
     for key, branch in {"then_branch": then, "else_branch": otherwise}.items():
         # Shapes are left open: onnxruntime infers them, and a wrong guess would be worse than none.
         infos = [helper.make_tensor_value_info(value, dtype, None) for value, dtype in zip(branch.results, branch.dtypes, strict=True)]
-        graphs[key] = helper.make_graph(branch.emitter.nodes, f"{name}/{key}", [], infos)
+        graphs[key] = helper.make_graph(branch.emitter.nodes, branch_name(name, key), [], infos)
     e.nodes.append(helper.make_node("If", [condition], outputs, name=name, **graphs))

@@ -10,12 +10,11 @@ import onnxruntime as ort
 import pytest
 
 from atpatch_onnx import AtpatchError, compare, patch_model
-from atpatch_onnx.compare.observing import observed
 from atpatch_onnx.compare.running import difference
 from rewriters.finder import find_sites
+from rewriters.names import FLAGGED
 from rewriters.patcher import patch
 from rewriters.plan import PatchPlan, SitePlan, Statistic
-from rewriters.telemetry import COLUMNS, FLAGGED
 
 from ..tiny import plain_model
 from .case import LENGTH, WIDTH, classifier, rows
@@ -46,37 +45,40 @@ def test_the_silent_patch_is_the_original_bit_for_bit(comparison) -> None:
     assert (share.hits, share.count) == (40, 40)
 
 
-def test_flags_without_telemetry_are_those_with_it(tmp_path, case) -> None:
-    told = patch_model(classifier(), detector="statistic", threshold=1.2, telemetry=True)
-    untold = patch_model(classifier(), detector="statistic", threshold=1.2)
-    assert FLAGGED not in {output.name for output in untold.graph.output}
+FORMS = {
+    "default": {},
+    "gating none, as for cuda": {"gating": "none"},
+    "freeze": {"freeze": True},
+    "telemetry": {"telemetry": True},
+    "gating none, freeze": {"gating": "none", "freeze": True},
+    "two passes": {"passes": "two"},
+    "two passes, freeze": {"passes": "two", "freeze": True},
+    "two passes, telemetry": {"passes": "two", "telemetry": True},
+    "two passes, joint": {"passes": "two", "joint": "sum"},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_a_patch_tells_the_flags_of_its_telemetry(form: str) -> None:
+    sites, _ = find_sites(classifier())
+    ids = tuple(site.id for site in sites)
+    plan = replace(PatchPlan(dict.fromkeys(ids, SitePlan(Statistic())), 1.2, groups=(ids,)), **FORMS[form])
+    told, patched = (patch(classifier(), made, sites) for made in (replace(plan, telemetry=True), plan))
     x = rows(30, seed=4)
-    watched, ids = observed(untold, find_sites(classifier())[0])
-    assert len(ids) == 2
-    for name in (FLAGGED, *(COLUMNS + site for site in ids)):
-        np.testing.assert_array_equal(run(watched, x, name)[0], run(told, x, name)[0])
     flags = run(told, x, FLAGGED)[0]
     assert flags.any() and not flags.all()
-    assert observed(told, find_sites(classifier())[0]) == (told, ids)
-    found = compare(classifier(), untold, {"x": x}, threads=1, seconds=0).outputs["patched"]["clean"]
-    np.testing.assert_array_equal(found.flags, flags)
+    compared = compare(classifier(), patched, {"x": x}, threads=1, seconds=0, exemplar=False)
+    np.testing.assert_array_equal(compared.outputs["patched"]["clean"].flags, flags)
+    share = compared.figures["patched"].shares["clean_flagged"]
+    assert (share.hits, share.count) == (flags.any(1).sum(), len(x))
 
 
-def test_flags_of_two_passes_are_seen() -> None:
-    model = classifier()
-    sites, _ = find_sites(model)
-    plan = PatchPlan({site.id: SitePlan(Statistic()) for site in sites}, 1.2, passes="two", groups=(tuple(site.id for site in sites),))
-    told, untold = (patch(model, replace(plan, telemetry=telemetry), sites) for telemetry in (True, False))
-    x = rows(12, seed=4)
-    watched, _ = observed(untold, sites)
-    flags = run(told, x, FLAGGED)[0]
-    assert flags.any()
-    np.testing.assert_array_equal(run(watched, x, FLAGGED)[0], flags)
-
-
-def test_an_unpatched_graph_has_no_flags() -> None:
-    model = classifier()
-    assert observed(model, find_sites(model)[0]) == (model, ())
+def test_a_graph_that_does_not_tell_has_no_rate(case) -> None:
+    patched = patch_model(classifier(), detector="static", columns=(2,))
+    next(entry for entry in patched.metadata_props if entry.key == "atpatch.observe").value = ""
+    found = compare(classifier(), patched, case.clean, threads=1, seconds=0, exemplar=False)
+    assert "clean_flagged" not in found.figures["patched"].shares
+    assert found.setup["models"]["patched"]["flags"].startswith("not known: ")
 
 
 def test_a_fixed_batch_is_filled_and_cut() -> None:
