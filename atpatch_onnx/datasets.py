@@ -13,13 +13,14 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import DATA_MALFORMED, NO_SUCH_FILE
+from rewriters.regular import check_source
+
+from .errors import DATA_MALFORMED
 
 __all__ = ["Arrays", "DataSet", "as_dataset", "load_dataset"]
 
@@ -119,9 +120,7 @@ def load_dataset(path: str | os.PathLike[str]) -> DataSet:
     Raises:
         AtpatchError: ATP002 where there is no such file, ATP056 where it is no `.npz`, holds objects, or is inconsistent.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise NO_SUCH_FILE(f"{path} is {'a directory' if path.is_dir() else 'not there'}", "give the path of one .npz file")
+    path = check_source(path, "give the path of one .npz file")
     try:
         archive = np.load(path, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):

@@ -17,11 +17,12 @@ from rewriters import model_io
 from rewriters.finder import find_sites
 from rewriters.forms import Model, read
 from rewriters.patcher import is_patched
+from rewriters.regular import check_destination
 from rewriters.sites import Site
 
 from .datasets import Arrays, DataSet, as_dataset
 from .detectors import LABELLED, TRAINABLE
-from .errors import ALREADY_PATCHED, BAD_OPTION, DATA_MALFORMED, EXTRA_MISSING, NO_SITE, NOT_HELPFUL, NOT_WRITABLE
+from .errors import ALREADY_PATCHED, BAD_OPTION, DATA_MALFORMED, EXTRA_MISSING, NOT_HELPFUL
 from .fitting.capture import Capture
 from .fitting.fitted import Fitted
 from .fitting.judging import Judge, rate
@@ -34,7 +35,7 @@ from .fitting.served import predict, prediction_output
 from .fitting.splitting import join, split, split_clean
 from .fitting.train import Context, Progress
 from .hotfix import Accept, Hotfix, HotfixSite
-from .inspecting import select_sites
+from .inspecting import no_site, select_sites
 
 __all__ = ["Progress", "fit"]
 
@@ -102,14 +103,14 @@ def fit(
     _check_options(detector, max_clean_flagged, wanted, every, seed)
     if debug is None and (clean is None or detector in LABELLED):
         raise BAD_OPTION(f"detector {detector!r} needs a debugging set" if clean is not None else "there is nothing to fit on")
-    if output is not None and not Path(output).parent.is_dir():
-        raise NOT_WRITABLE(f"the folder {Path(output).parent} does not exist", "make the folder first")
+    if output is not None:
+        check_destination(output)
     data = join(*(None if given is None else as_dataset(given) for given in (debug, clean)))
     proto, folder = _load(model)
-    sites, _ = find_sites(proto)
+    sites, rejected = find_sites(proto)
     chosen = select_sites(sites, include, exclude)
     if not chosen:
-        raise NO_SITE("the model has no attention site" if not sites else f"the filters leave none of {len(sites)} sites")
+        raise no_site("the model", sites, rejected)
     parts = split(data, seed) if detector in LABELLED else split_clean(data, seed)
     context = Context(proto, folder, data, parts, seed, max_clean_flagged, threads, progress or _silent)
     fitting = _Fitting(context, sites, output_name)

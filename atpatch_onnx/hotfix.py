@@ -22,9 +22,10 @@ from safetensors.numpy import save as to_bytes
 from rewriters.atomic import write_file
 from rewriters.errors import PLAN_MISFIT
 from rewriters.plan import PatchPlan, SitePlan, Static
+from rewriters.regular import check_source
 from rewriters.sites import Site
 
-from .errors import BAD_OPTION, HOTFIX_CORRUPT, HOTFIX_MISMATCH, HOTFIX_VERSION, NO_SUCH_FILE
+from .errors import BAD_OPTION, HOTFIX_CORRUPT, HOTFIX_MISMATCH, HOTFIX_VERSION
 from .hotfix_codec import Arrays, decode, encode, finite_json
 
 __all__ = ["FORMAT", "SUFFIX", "Accept", "Benign", "Hotfix", "HotfixSite", "Joint", "Mend", "Passes", "Values", "is_silent", "kinds"]
@@ -139,9 +140,7 @@ class Hotfix:
         Raises:
             AtpatchError: ATP002 (no such file), ATP053 (corrupt, edited, or not a hotfix), ATP055 (another format).
         """
-        path = Path(path)
-        if not path.is_file():
-            raise NO_SUCH_FILE(f"{path} is {'a directory' if path.is_dir() else 'not there'}", "give the path of one .hotfix file")
+        path = check_source(path, "give the path of one .hotfix file")
         try:
             text, arrays = _read(path)
             head = json.loads(text, parse_constant=_no_constant)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -17,11 +17,12 @@ from rewriters.external_data import external_locations
 from rewriters.finder import find_sites
 from rewriters.forms import Graph, Loaded, Model, PathLike, read
 from rewriters.patcher import is_patched, stamp, unpatch
-from rewriters.sites import Inspection, Site
+from rewriters.regular import check_destination
+from rewriters.sites import Inspection, Rejection, Site
 
-from .errors import BAD_FILTER, UNKNOWN_SITE
+from .errors import BAD_FILTER, NO_SITE, UNKNOWN_SITE, AtpatchError
 
-__all__ = ["Model", "count_nodes", "extract_site", "inspect_model", "original_of", "read_model", "select_sites"]
+__all__ = ["Model", "count_nodes", "extract_site", "inspect_model", "no_site", "original_of", "read_model", "select_sites"]
 
 
 def inspect_model(model: Model, include: str | None = None, exclude: str | None = None) -> Inspection:
@@ -78,6 +79,8 @@ def extract_site(model: Model, site_id: str, output: PathLike | None = None) -> 
     loaded = read(model)
     if output is not None and isinstance(model, (str, os.PathLike)):
         refuse_overwriting(Path(model), Path(output))
+    if output is not None:
+        check_destination(output)
     proto = original_of(loaded)
     sites, _ = find_sites(proto)
     if site_id not in {site.id for site in sites}:
@@ -87,6 +90,22 @@ def extract_site(model: Model, site_id: str, output: PathLike | None = None) -> 
     if output is not None:
         model_io.save(part, output)
     return loaded.alike(part)
+
+
+def no_site(whose: str, sites: Sequence[Site], rejected: Sequence[Rejection]) -> AtpatchError:
+    """ATP010 with the way out that fits: a wider filter, a look at what was rejected, or another file.
+
+    Args:
+        sites: all that the model has, of which a filter left none.
+    """
+    if sites:
+        return NO_SITE(f"the filters leave none of {len(sites)} sites", "widen --include or --exclude; 'inspect' lists the sites")
+    if rejected:
+        return NO_SITE(f"{whose} has no attention site; {len(rejected)} candidate{'s were' if len(rejected) > 1 else ' was'} rejected")
+    return NO_SITE(
+        f"{whose} has no attention site, and no Softmax or attention operator that could be one",
+        "give the file that holds the Transformer itself; a model without attention has nothing to patch",
+    )
 
 
 def count_nodes(model: onnx.ModelProto) -> int:

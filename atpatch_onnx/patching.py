@@ -19,11 +19,12 @@ from rewriters.forms import Graph, Loaded, Model, PathLike, read
 from rewriters.groups import token_groups
 from rewriters.patcher import is_patched, patch, unpatch
 from rewriters.plan import PatchPlan
+from rewriters.regular import check_destination, check_source
 from rewriters.sites import Site
 
-from .errors import BAD_OPTION, NO_SITE, NOT_WRITABLE, OUTPUT_IS_INPUT
+from .errors import BAD_OPTION, NO_SITE, OUTPUT_IS_INPUT
 from .hotfix import Accept, Benign, Hotfix, Mend, Passes, Values, is_silent, kinds
-from .inspecting import count_nodes, select_sites
+from .inspecting import count_nodes, no_site, select_sites
 from .plans import STATISTIC_THRESHOLD, DetectorKind, Options, beside, fitted_plan, untrained_plan
 
 __all__ = ["PatchOptions", "Patched", "Unpatched", "patch_model", "refuse_overwriting", "unpatch_model"]
@@ -185,11 +186,11 @@ def patch_model(
     replaced = is_patched(loaded.proto)
     original = unpatch(loaded.proto, exact=loaded.exact) if replaced else loaded.proto
     model_io.require_opset(original)
-    all_sites, _ = find_sites(original)
+    all_sites, rejected = find_sites(original)
     chosen = select_sites(all_sites, include, exclude)
     if not chosen:
         whose = os.fspath(model) if isinstance(model, (str, os.PathLike)) else "the model"
-        raise NO_SITE(f"{whose} has no attention site" if not all_sites else f"the filters leave none of {len(all_sites)} sites")
+        raise no_site(whose, all_sites, rejected)
     found = beside(Path(model)) if hotfix is None and detector is None and isinstance(model, (str, os.PathLike)) else hotfix
     fitted = Hotfix.load(found) if isinstance(found, (str, os.PathLike)) else found
     plan = _plan(original, loaded, fitted, all_sites, chosen, options)
@@ -244,7 +245,7 @@ def unpatch_model(model: Model, output: PathLike | None = None, *, in_place: boo
 
 def refuse_overwriting(source: Path, destination: Path) -> None:
     """Raises OUTPUT_IS_INPUT where both paths lead to one file."""
-    same = destination.exists() and source.exists() and destination.samefile(source)
+    same = os.path.exists(destination) and os.path.exists(source) and os.path.samefile(destination, source)
     if same or os.path.abspath(source) == os.path.abspath(destination):
         raise OUTPUT_IS_INPUT(f"the output {destination} is the input")
 
@@ -255,7 +256,7 @@ def _destination(model: Model, output: PathLike | None, in_place: bool, suffix: 
         if output is not None or in_place or link_data:
             raise BAD_OPTION("output, in_place and link_data go with a model file", "give the file's path, or save what is returned")
         return None
-    source = Path(model)
+    source = check_source(model)
     if in_place:
         if output is not None and os.path.abspath(output) != os.path.abspath(source):
             raise BAD_OPTION("an output and --in-place contradict each other", "give one of the two")
@@ -265,10 +266,7 @@ def _destination(model: Model, output: PathLike | None, in_place: bool, suffix: 
         output = source.with_name(f"{stem}{suffix}.onnx")
     destination = Path(output)
     refuse_overwriting(source, destination)
-    # Said before the work rather than after it.
-    if not destination.parent.is_dir():
-        raise NOT_WRITABLE(f"the folder {destination.parent} does not exist", "make the folder first")
-    return destination
+    return check_destination(destination)  # before the work rather than after it
 
 
 def _plan(

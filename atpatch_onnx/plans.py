@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Literal
 import numpy as np
 
 from rewriters.plan import BenignPair, Detector, OnnxGraph, PatchPlan, SitePlan, Static, Statistic
+from rewriters.regular import check_source
 from rewriters.sites import Site
 
 from .errors import BAD_OPTION, NO_SUCH_FILE
@@ -62,7 +64,7 @@ class Options:
 def beside(model: Path) -> Path | None:
     """`model.hotfix` beside `model.onnx` or `model.patched.onnx`, if it is there."""
     candidate = model.with_name(model.name.removesuffix(".onnx").removesuffix(".patched") + SUFFIX)
-    return candidate if candidate.is_file() else None
+    return candidate if os.path.lexists(candidate) else None
 
 
 def fitted_plan(hotfix: Hotfix, sites: Sequence[Site], weights: str, options: Options) -> PatchPlan:
@@ -111,7 +113,7 @@ def _detector(options: Options) -> tuple[Detector, float]:
         return Static(tuple(sorted(set(options.columns or ())))), 0.0
     if options.detector_model is not None:
         try:
-            return OnnxGraph(options.detector_model.read_bytes()), ONNX_THRESHOLD
+            return OnnxGraph(check_source(options.detector_model).read_bytes()), ONNX_THRESHOLD
         except OSError as error:
             raise NO_SUCH_FILE(f"{options.detector_model} cannot be read: {error.strerror}") from error
     return Statistic(), STATISTIC_THRESHOLD

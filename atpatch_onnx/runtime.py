@@ -10,6 +10,7 @@ from typing import Any
 
 from rewriters.external_data import external_locations
 from rewriters.forms import Model, read
+from rewriters.regular import check_source
 
 from .errors import RUNTIME_MISSING, RUNTIME_REFUSES, TOO_LARGE
 
@@ -80,7 +81,7 @@ def session(
         except Exception as error:  # protobuf's own exception class differs between its builds
             raise TOO_LARGE(f"the model cannot be serialised: {error}") from error
     else:
-        source = os.fspath(model)
+        source = os.fspath(check_source(model))
     try:
         return ort.InferenceSession(source, options, providers=chosen)
     except Exception as error:  # onnxruntime's exception classes share no base of their own

@@ -110,7 +110,7 @@ OPSET_TOO_OLD = declare(
 NO_SITE = declare(
     "ATP010",
     "no attention site was found",
-    "run 'inspect' to see why each Softmax was rejected; '--include' can widen a filter that was too narrow",
+    "run 'inspect' to see why each candidate was rejected",
     "A site is a Softmax whose normalised axis is contracted with non-constant values. Graphs without one have nothing to patch.",
     exit_code=3,
 )
@@ -177,4 +177,19 @@ TOO_LARGE = declare(
     "the model is too large for one protobuf file",
     "save it with external data first (onnx.save_model with save_as_external_data=True), then patch that",
     "Protobuf messages end at 2 GiB. Weights in external data files do not count towards that.",
+)
+NOT_REGULAR = declare(
+    "ATP021",
+    "the path is not a regular file",
+    "give the name of a regular file",
+    "Reading a FIFO or a device may wait for ever, and saving would put a file in the place of a device, a FIFO, a socket or a symbolic "
+    "link. So sources are regular files or links to them, and destinations are free or regular files themselves. A link as a "
+    "destination is refused since the file behind it was not named: give that file.",
+)
+NAME_CLASH = declare(
+    "ATP022",
+    "the model uses a name that a patch needs",
+    "rename that value in the model, then patch it",
+    "Everything that a patch brings into a graph has a name that starts with 'atpatch/' or 'atpatch_': that is how it is found again "
+    "and taken out. A value of the model's own under such a name would be taken for a part of the patch.",
 )

@@ -18,8 +18,10 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 import onnx
 from onnx import TensorProto
 
+from .atomic import staged
 from .bodies import walk_bodies
 from .errors import DATA_FILE_EXISTS, EXTERNAL_ESCAPES, EXTERNAL_MISSING, NOT_WRITABLE
+from .regular import is_regular
 
 __all__ = ["External", "check_external", "external_locations", "place_data", "walk_tensors"]
 
@@ -116,7 +118,7 @@ def check_external(model: onnx.ModelProto, folder: Path) -> None:
     for tensor, external in _externals(model):
         if external.location not in sizes:
             target = _resolve(folder, external.location)
-            if not target.is_file():
+            if not is_regular(target):
                 raise EXTERNAL_MISSING(f"external data file {external.location!r} is not in the model's folder")
             sizes[external.location] = target.stat().st_size
         available = sizes[external.location] - external.offset
@@ -177,7 +179,7 @@ def place_data(model: onnx.ModelProto, source: Path, destination: Path, *, link:
 
 
 def _same_content(a: Path, b: Path) -> bool:
-    if not b.is_file():
+    if not is_regular(b):
         return False
     if a.samefile(b):
         return True
@@ -191,23 +193,15 @@ def _same_content(a: Path, b: Path) -> bool:
 
 
 def _bring(origin: Path, target: Path, link: bool) -> None:
-    """Hard-link or copy under a temporary name, then give it its name in one step that fails if the name is taken."""
+    """Hard-link, or copy and give the copy its name in one step that fails if the name is taken."""
     if link:
         with contextlib.suppress(OSError):
             os.link(origin, target)
             return
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with origin.open("rb") as source, temporary.open("xb") as sink:
-            if not _clone(source.fileno(), sink.fileno()):
-                _copy(source.fileno(), sink.fileno())
-            os.fsync(sink.fileno())
-        shutil.copymode(origin, temporary)
-        if target.exists():
-            raise FileExistsError(errno.EEXIST, "appeared while its copy was being made", str(target))
-        temporary.rename(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with origin.open("rb") as source, staged(target, replace=False) as sink:
+        if not _clone(source.fileno(), sink.fileno()):
+            _copy(source.fileno(), sink.fileno())
+    shutil.copymode(origin, target)
 
 
 def _clone(source: int, sink: int) -> bool:

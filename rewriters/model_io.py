@@ -17,8 +17,9 @@ from google.protobuf.message import DecodeError, EncodeError
 from onnx import TensorProto, numpy_helper
 
 from .atomic import write_file
-from .errors import DATA_FILE_EXISTS, INVALID_MODEL, NO_SUCH_FILE, NOT_ONNX, NOT_WRITABLE, OPSET_TOO_OLD, TOO_LARGE
+from .errors import DATA_FILE_EXISTS, INVALID_MODEL, NO_SUCH_FILE, NOT_ONNX, OPSET_TOO_OLD, TOO_LARGE
 from .external_data import External, check_external, external_locations, place_data, walk_tensors
+from .regular import check_destination, check_source
 from .stand_in import stand_in
 
 __all__ = ["MIN_OPSET", "check", "default_opset", "digest", "load", "require_opset", "save", "weights_digest"]
@@ -35,22 +36,20 @@ def load(path: str | os.PathLike[str]) -> onnx.ModelProto:
     """Read a model without its external data, and refuse what cannot be edited safely.
 
     Raises:
-        NO_SUCH_FILE: missing, a directory, unreadable.
+        NO_SUCH_FILE, NOT_REGULAR: missing, a directory, unreadable; a FIFO or a device.
         NOT_ONNX: does not parse, or holds no graph with nodes.
         TOO_LARGE: one file beyond protobuf's 2 GiB.
         EXTERNAL_ESCAPES, EXTERNAL_MISSING: see `external_data.check_external`.
         INVALID_MODEL: the onnx checker rejects it.
     """
-    path = Path(path)
+    path = check_source(path)
     try:
-        if path.is_dir():
-            raise NO_SUCH_FILE(f"{path} is a directory")
         if path.stat().st_size > _MAX_PROTO:
             raise TOO_LARGE(f"{path} has {path.stat().st_size} bytes")
         model = onnx.ModelProto()
         model.ParseFromString(path.read_bytes())
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise NO_SUCH_FILE(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    except OSError as error:
+        raise NO_SUCH_FILE(f"{path} cannot be read: {error.strerror or error}") from error
     except DecodeError as error:
         raise NOT_ONNX(f"{path} does not parse as an ONNX model") from error
     if not model.HasField("graph") or not model.graph.node:
@@ -180,14 +179,10 @@ def save(
 
     Raises:
         INVALID_MODEL: the checker rejects what would be written.
-        NOT_WRITABLE, TOO_LARGE, DATA_FILE_EXISTS, EXTERNAL_MISSING, EXTERNAL_ESCAPES: nothing is written.
+        NOT_WRITABLE, NOT_REGULAR, TOO_LARGE, DATA_FILE_EXISTS, EXTERNAL_MISSING, EXTERNAL_ESCAPES: nothing is written.
     """
-    path = Path(path)
+    path = check_destination(path)
     folder = path.parent
-    if not folder.is_dir():
-        raise NOT_WRITABLE(f"the folder {folder} does not exist", "make the folder first")
-    if path.is_dir():
-        raise NOT_WRITABLE(f"{path} is a directory", "give a file name")
     source = folder if data_folder is None else Path(data_folder)
     if path.exists() and any(
         (base / name).exists() and path.samefile(base / name) for base in (source, folder) for name in external_locations(model)

@@ -8,7 +8,7 @@ fields (empty quantisation annotations, unused value_info) that `unpatch` promis
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -19,7 +19,7 @@ from .bodies import Body, Wiring, body_at, walk_bodies
 from .checks import check_plan, opset_of
 from .controls import add_controls, body_controls, strip_controls, thread_controls
 from .emit import ConstantPool, Emitter
-from .errors import ALREADY_PATCHED, NO_SITE, NOT_PATCHED, STAMP_MISMATCH
+from .errors import ALREADY_PATCHED, NAME_CLASH, NO_SITE, NOT_PATCHED, STAMP_MISMATCH
 from .model_io import digest
 from .names import is_inserted, is_ours
 from .observe import record
@@ -43,12 +43,16 @@ def patch(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -> onn
         sites: what the finder found in this very model; those that the plan does not name are left alone.
 
     Raises:
-        AtpatchError: ATP006 (opset), ATP010 (no site), ATP012 (patched already), ATP015 (plan does not fit).
+        AtpatchError: ATP006 (opset), ATP010 (no site), ATP012 (patched already), ATP015 (plan does not fit), ATP022 (names of ours are
+            taken).
     """
     if is_patched(model):
         raise ALREADY_PATCHED("this model carries an atpatch stamp")
     if any(is_inserted(name) for _, body in walk_bodies(model) for node in body.node for name in node.output):
         raise ALREADY_PATCHED("this model has the nodes of a patch, but no stamp: a tool dropped its metadata", "patch the original")
+    clash = next((name for name in _values(model) if is_ours(name)), None)
+    if clash is not None:
+        raise NAME_CLASH(f"a value of the model is called {clash!r}, a name that belongs to a patch")
     check_plan(model, plan, sites)
     chosen = [site for site in sites if site.id in plan.sites]
     if not chosen:
@@ -84,6 +88,7 @@ def patch(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -> onn
         replacements[where], added = shield(nodes, replacements.get(where, []), appended if where == () else [])
         appended = added if where == () else appended
     edits = _apply(patched, replacements, appended)
+    _drop_unread_constants(patched)
     facts = {"version": _version(), "original": original_digest, "hotfix": plan.digest, "sites": " ".join(site.id for site in chosen)}
     detectors = sorted({plan.sites[site.id].detector.kind for site in chosen})
     facts |= {"detector": " ".join(detectors), "gating": plan.gating, "passes": plan.passes}
@@ -161,6 +166,19 @@ def _patch_body(model: onnx.ModelProto, plan: PatchPlan, where: Where, sites: Se
     return patches
 
 
+def _values(model: onnx.ModelProto) -> Iterator[str]:
+    """Names of all values, in all bodies."""
+    for _, body in walk_bodies(model):
+        if isinstance(body, onnx.GraphProto):
+            infos = (body.input, body.output, body.initializer, body.value_info)
+            yield from (value.name for values in infos for value in values)
+            yield from (sparse.values.name for sparse in body.sparse_initializer)
+        else:
+            yield from (*body.input, *body.output)
+        for node in body.node:
+            yield from node.output
+
+
 def _pools(model: onnx.ModelProto, bodies: Iterable[Where]) -> dict[Where, ConstantPool]:
     """One pool for all bodies that see the main graph's initializers, one each for those that do not (see `ConstantPool`)."""
     common = ConstantPool(model.graph.initializer, "constant")
@@ -199,6 +217,19 @@ def _in_default_domain(node: onnx.NodeProto) -> onnx.NodeProto:
         for inner in attribute.g.node:
             _in_default_domain(inner)
     return node
+
+
+def _drop_unread_constants(model: onnx.ModelProto) -> None:
+    """Constants that were made before it was known whether a site needs them; runtimes warn about such initializers."""
+    read: set[str] = set()
+    for _, body in walk_bodies(model):
+        read.update(name for node in body.node for name in node.input)
+        if isinstance(body, onnx.GraphProto):
+            read.update(value.name for value in body.output)
+    for index in reversed(range(len(model.graph.initializer))):
+        name = model.graph.initializer[index].name
+        if is_inserted(name) and name not in read:
+            del model.graph.initializer[index]
 
 
 def _restore(body: Body, edits: Sequence[Edit], watchful: bool) -> None:

@@ -190,6 +190,32 @@ def test_other_commands_refuse_the_same_files(tmp_path, atpatch, command, case):
     assert snapshot(tmp_path) == before
 
 
+@pytest.mark.parametrize("holder", ["input", "initializer", "node output", "subgraph"])
+def test_names_of_ours_in_the_users_model_are_told(tmp_path, atpatch, holder):
+    """Else the patch would define a value twice, or `unpatch` would take the user's own value out."""
+    model = attention_model()
+    name = "atpatch_threshold" if holder == "input" else "atpatch_mine"
+    identity = onnx.helper.make_node("Identity", ["x"], [name])
+    if holder == "input":
+        model.graph.input.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]))
+    elif holder == "initializer":
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros(1, np.float32), name))
+    elif holder == "node output":
+        model.graph.node.insert(0, identity)
+    else:
+        inner = onnx.helper.make_graph([identity], "inner", [], [onnx.helper.make_empty_tensor_value_info(name)])
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(True), "on"))
+        model.graph.node.insert(0, onnx.helper.make_node("If", ["on"], ["either"], then_branch=inner, else_branch=inner))
+    onnx.save_model(model, tmp_path / "model.onnx")
+    before = snapshot(tmp_path)
+    assert atpatch("inspect", tmp_path / "model.onnx").code == 0
+    for more in ([], ["--freeze"]):
+        run = atpatch("patch", tmp_path / "model.onnx", "--detector", "statistic", *more)
+        assert (run.code, run.err.split(":")[0]) == (2, "error ATP022")
+        assert repr(name) in run.err
+    assert snapshot(tmp_path) == before
+
+
 def test_inspect_reads_old_opsets(tmp_path, atpatch):
     """Looking does no harm; only patching needs newer operators."""
     assert atpatch("inspect", valid(tmp_path, opset=10)).code == 0

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rewriters.regular import check_source
+
 from ..errors import OUTCOMES_UNREADABLE
 
 __all__ = ["Outcome", "Outcomes", "load_outcomes"]
@@ -79,7 +81,7 @@ def load_outcomes(path: str | os.PathLike[str]) -> Outcomes:
     Raises:
         AtpatchError: ATP088, with the line.
     """
-    path = Path(path)
+    path = check_source(path)
     key, duplicates = "", 0
     found: dict[str, Outcome] = {}
     try:

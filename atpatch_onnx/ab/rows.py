@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from rewriters.regular import is_regular
+
 from ..errors import LOG_UNREADABLE
 from ..serve.log import SCHEMA
 
@@ -95,11 +97,11 @@ def log_files(path: str | os.PathLike[str], rotated: bool = True) -> tuple[Path,
     """
     path = Path(path)
     older: list[tuple[int, Path]] = []
-    if rotated and path.parent.is_dir():
+    if rotated and os.path.isdir(path.parent):
         pattern = re.compile(re.escape(path.name) + r"\.(\d+)(\.gz)?")
-        older = [(int(match[1]), file) for file in path.parent.iterdir() if (match := pattern.fullmatch(file.name)) and file.is_file()]
+        older = [(int(match[1]), file) for file in path.parent.iterdir() if (match := pattern.fullmatch(file.name)) and is_regular(file)]
     files = [file for _, file in sorted(older, key=lambda entry: -entry[0])]
-    if path.is_file():
+    if is_regular(path):
         files.append(path)
     if not files:
         raise LOG_UNREADABLE(f"there is no log {path}")

@@ -5,6 +5,8 @@ Parse, call the API, render; no logic. Reports go to stderr for people, and with
 
 from __future__ import annotations
 
+import signal
+import sys
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -85,4 +87,6 @@ def cli(debug: bool) -> None:
 
 def main() -> None:
     """Entry point of the console script."""
+    # As an interrupt does: what is half-finished is removed on the way out. Servers set handlers of their own.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     cli(prog_name="atpatch-onnx")

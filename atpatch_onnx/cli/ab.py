@@ -55,8 +55,12 @@ def analyze(
     Example:
       atpatch-onnx ab analyze decisions.jsonl --outcomes labels.csv --html ab.html
     """
+    from rewriters.regular import check_destination
+
     from ..ab import analyze_log
 
+    if html is not None:
+        check_destination(html, make_folder=True)
     found = analyze_log(logs, outcomes, experiment=experiment, rotated=rotated)
     if html is not None:
         from pathlib import Path

@@ -63,12 +63,16 @@ def compare(
       atpatch-onnx compare model.onnx patched.onnx --data clean.npz --flips flips.npz --group features:9 --save run.npz
       atpatch-onnx compare --load run.npz --assert "uf<=0.01" --assert "accuracy_drop<=0.003" --json | jq .paired
     """
+    from rewriters.regular import check_destination
+
     from ..compare.asserting import check, parse
     from ..compare.comparison import Comparison
     from ..compare.reporting import report_format, write_report
 
     bounds = [parse(text) for text in assertions]
-    formats = {Path(report): report_format(report) for report in reports}
+    formats = {check_destination(report, make_folder=True): report_format(report) for report in reports}
+    if save is not None:
+        check_destination(save)
     if load is not None:
         if original is not None or patched is not None or data is not None:
             raise BAD_OPTION("--load judges a run that was kept", "leave models and data out, or --load")

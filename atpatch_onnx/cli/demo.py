@@ -26,12 +26,15 @@ def demo(out: str, as_json: bool) -> None:
       atpatch-onnx demo
       atpatch-onnx demo --out page --json
     """
+    from rewriters.regular import check_destination
+
     from ..compare.tables import tables_of
     from ..compare.verdicts import verdict
     from ..demo import run_demo
     from ..pages import save_page
     from ..pages.demo import render_demo
 
+    check_destination(Path(out) / PAGE, make_folder=True)
     done = run_demo(progress=note)
     page = save_page(render_demo(done), Path(out) / PAGE)
     if as_json:

@@ -69,10 +69,14 @@ def fit(
       atpatch-onnx fit model.onnx --detector oneclass --clean clean.npz --max-clean-flagged 0.02
       atpatch-onnx fit model.onnx --debug debug.npz --clean clean.npz -o model.hotfix --json | jq .evidence.report.after
     """
+    from rewriters.regular import check_destination, check_source
+
     from ..fit import fit as fit_model
     from ..hotfix import SUFFIX
 
-    destination = Path(model).with_suffix(SUFFIX) if output is None else Path(output)
+    destination = check_source(model).with_suffix(SUFFIX) if output is None else Path(output)
+    if report is not None:
+        check_destination(report, make_folder=True)
     with bars() as progress:
         hotfix = fit_model(model, debug_set, output=destination, progress=progress, accept=accept or "always", **options)
     if report is not None:

@@ -35,9 +35,8 @@ def inspect(
       atpatch-onnx inspect model.onnx --html sites.html
       atpatch-onnx inspect model.onnx --include 'layer\\.(4|5)' --json | jq '.sites[].id'
     """
-    from ..errors import NO_SITE
     from ..explaining import explain_site
-    from ..inspecting import inspect_model
+    from ..inspecting import inspect_model, no_site
 
     found = inspect_model(model, include, exclude)
     explanation = None if explained is None else explain_site(model, explained)
@@ -57,8 +56,11 @@ def inspect(
     elif html is None:
         _tables(found)
     if not found.sites and explanation is None:
-        note(f"{NO_SITE.code}: no attention site found")
-        ctx.exit(NO_SITE.exit_code)
+        all_sites = found.sites if include is exclude is None else inspect_model(model).sites
+        refusal = no_site(model, all_sites, found.rejected)
+        note(f"{refusal.code}: {refusal.what}")
+        note(f"  {refusal.mend}")
+        ctx.exit(refusal.exit_code)
 
 
 def _tables(found: Inspection) -> None:

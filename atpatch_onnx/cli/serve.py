@@ -90,6 +90,8 @@ def serve(original: str, patched: str, host: str, port: int, as_json: bool, **op
       atpatch-onnx serve model.onnx model.patched.onnx --log decisions.jsonl
       atpatch-onnx serve model.onnx model.patched.onnx --mode ab --weight patched=0.05 --kill-file /run/patch-off
     """
+    from rewriters.regular import check_log
+
     from ..errors import EXTRA_MISSING
 
     try:
@@ -124,7 +126,7 @@ def serve(original: str, patched: str, host: str, port: int, as_json: bool, **op
         hot_controls=options.pop("hot_threshold"),
         watched_class=options.pop("watch_class"),
         kill_file=None if kill_file is None else Path(kill_file),
-        log=None if log is None else Path(log),
+        log=None if log is None else check_log(log),
         log_bytes=options.pop("log_size") * 1_000_000,
         log_backups=options.pop("log_keep"),
         batch_rows=options.pop("batch"),

@@ -18,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rewriters.atomic import write_file
+from rewriters.regular import check_source
 
 from ..datasets import Arrays
-from ..errors import DATA_MALFORMED, NO_SUCH_FILE
+from ..errors import DATA_MALFORMED
 from .exemplar import Exemplar
 from .judging import CLEAN, TRIGGERED, Change, Figures, change, judge
 from .metrics import Share
@@ -138,9 +139,7 @@ class Comparison:
         Raises:
             AtpatchError: ATP002 where there is no such file, ATP056 where it is no saved comparison.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise NO_SUCH_FILE(f"{path} is not there", "give a file that 'compare --save' wrote")
+        path = check_source(path, "give a file that 'compare --save' wrote")
         try:
             with np.load(path, allow_pickle=False) as archive:
                 arrays = {name: archive[name] for name in archive.files}

@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rewriters.regular import check_source
+
 from ..datasets import DataSet
-from ..errors import BAD_OPTION, COLUMNS_UNCLEAR, DATA_MALFORMED, EXTRA_MISSING, NO_SUCH_FILE, SAMPLES_UNREADABLE
+from ..errors import BAD_OPTION, COLUMNS_UNCLEAR, DATA_MALFORMED, EXTRA_MISSING, SAMPLES_UNREADABLE
 from .sets import Anomalous, Built, open_rows, triggered_sets
 from .subject import Subject
 
@@ -132,9 +133,7 @@ def read_pattern(path: str | os.PathLike[str], layout: ImageLayout) -> NDArray[n
     Raises:
         AtpatchError: ATP002 (no such file), ATP080 (not readable), ATP051 (an image without pillow).
     """
-    path = Path(path)
-    if not path.is_file():
-        raise NO_SUCH_FILE(f"{path} is not there", "give a .npy or .png file, or a number")
+    path = check_source(path, "give a .npy or .png file, or a number")
     try:
         if path.suffix == ".npy":
             return np.asarray(np.load(path, allow_pickle=False), np.float32)

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from rewriters.forms import Model
+from rewriters.regular import check_destination
 
 from ..datasets import DataSet, load_dataset
-from ..errors import BAD_OPTION, EXTRA_MISSING, NOT_WRITABLE, SAMPLES_UNREADABLE
+from ..errors import BAD_OPTION, EXTRA_MISSING, SAMPLES_UNREADABLE
 from .flips import build_flips
 from .images import Grid, build_images, image_layout, make_trigger, read_pattern
 from .samples import Texts, read_texts
@@ -137,8 +138,7 @@ def _check(request: Request) -> None:
     if len(set(resolved)) < len(resolved):
         raise BAD_OPTION("two of the files to write, or one of them and the data, are the same", "give each its own name")
     for path in paths:
-        if not Path(path).absolute().parent.is_dir():
-            raise NOT_WRITABLE(f"the folder {Path(path).parent} does not exist", "make the folder first")
+        check_destination(path)
 
 
 def _words(subject: Subject, request: Request, progress: Progress) -> Built:

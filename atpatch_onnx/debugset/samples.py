@@ -6,12 +6,13 @@ import csv
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
+from rewriters.regular import check_source
+
 from ..datasets import Ints
-from ..errors import NO_SUCH_FILE, SAMPLES_UNREADABLE
+from ..errors import SAMPLES_UNREADABLE
 
 __all__ = ["Texts", "read_rows", "read_texts"]
 
@@ -30,9 +31,7 @@ def read_rows(path: str | os.PathLike[str]) -> tuple[list[str], list[list[str]]]
     Raises:
         AtpatchError: ATP002 where there is no such file, ATP080 where it is no such table.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise NO_SUCH_FILE(f"{path} is {'a directory' if path.is_dir() else 'not there'}", "give the path of one .tsv or .csv file")
+    path = check_source(path, "give the path of one .tsv or .csv file")
     tabs = path.suffix.lower() in (".tsv", ".tab")
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:

@@ -17,10 +17,11 @@ from rewriters.opening import open_sites
 from rewriters.patcher import is_patched
 
 from ..datasets import Arrays, DataSet, Ints
-from ..errors import ALREADY_PATCHED, COLUMNS_UNCLEAR, DATA_MALFORMED, NO_SITE
+from ..errors import ALREADY_PATCHED, COLUMNS_UNCLEAR, DATA_MALFORMED
 from ..fitting.capture import canonical_values
 from ..fitting.running import Runner, expose
 from ..fitting.served import prediction_output
+from ..inspecting import no_site
 
 __all__ = ["GraphInput", "Subject"]
 
@@ -99,9 +100,9 @@ class Subject:
         Raises:
             AtpatchError: ATP010 without a site, ATP084 where no site has one row of values a token.
         """
-        sites, _ = find_sites(self.proto)
+        sites, rejected = find_sites(self.proto)
         if not sites:
-            raise NO_SITE("the model has no attention site")
+            raise no_site("the model", sites, rejected)
         opened, readable = open_sites(self.proto, [site for site in sites if not site.where])
         if not readable:
             raise COLUMNS_UNCLEAR("all sites lie inside subgraphs or functions")

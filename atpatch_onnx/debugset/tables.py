@@ -31,8 +31,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rewriters.regular import check_source
+
 from ..datasets import DataSet, load_dataset
-from ..errors import BAD_OPTION, NO_SUCH_FILE, SAMPLES_UNREADABLE
+from ..errors import BAD_OPTION, SAMPLES_UNREADABLE
 from .samples import read_rows
 from .subject import Subject
 
@@ -93,9 +95,7 @@ def read_description(path: str | os.PathLike[str], subject: Subject) -> Descript
     Raises:
         AtpatchError: ATP002 where there is none, ATP080 where it is no description of this graph's inputs.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise NO_SUCH_FILE(f"{path} is not there", "give the path of a .json or .toml file")
+    path = check_source(path, "give the path of a .json or .toml file")
     try:
         text = path.read_text(encoding="utf-8")
         raw = json.loads(text) if path.suffix.lower() == ".json" else tomllib.loads(text)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rewriters.regular import is_regular
+
 from ..errors import EXTRA_MISSING, TOKENIZER_UNUSABLE
 
 __all__ = ["Encoded", "TextEncoder"]
@@ -44,11 +46,11 @@ class TextEncoder:
         except ImportError as error:
             raise EXTRA_MISSING("tokenizing needs the package tokenizers", "pip install 'atpatch-onnx[fit]'") from error
         path = Path(folder)
-        path = path.parent if path.is_file() else path
+        path = path.parent if is_regular(path) else path
         try:
-            if (path / "tokenizer.json").is_file():
+            if is_regular(path / "tokenizer.json"):
                 self._tokenizer = tokenizers.Tokenizer.from_file(str(path / "tokenizer.json"))
-            elif (path / "vocab.txt").is_file():
+            elif is_regular(path / "vocab.txt"):
                 self._tokenizer = _word_piece(path)
             else:
                 raise TOKENIZER_UNUSABLE(f"{path} holds neither tokenizer.json nor vocab.txt")
@@ -91,7 +93,7 @@ def _word_piece(folder: Path) -> Any:
     words = (folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
     vocabulary = {word: number for number, word in enumerate(words)}
     config = folder / "tokenizer_config.json"
-    options = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    options = json.loads(config.read_text(encoding="utf-8")) if is_regular(config) else {}
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=options.get("unk_token", "[UNK]")))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=bool(options.get("do_lower_case", True)))
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()

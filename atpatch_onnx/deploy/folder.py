@@ -13,8 +13,9 @@ from typing import Any
 
 from rewriters.atomic import write_file
 from rewriters.external_data import place_data
+from rewriters.regular import check_source
 
-from ..errors import FOLDER_FOREIGN, NOT_WRITABLE
+from ..errors import FOLDER_FOREIGN, NOT_WRITABLE, AtpatchError
 from .models import Source
 
 __all__ = ["MARKER", "Deployed", "Folder"]
@@ -100,8 +101,8 @@ class Folder:
         if not present:
             return ()
         earlier: list[str] = []
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            told = json.loads((self.path / MARKER).read_text("utf-8"))
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AtpatchError):
+            told = json.loads(check_source(self.path / MARKER).read_text("utf-8"))
             if told["written by"] == f"atpatch-onnx deploy {kind}":
                 earlier = [str(name) for name in told["files"]]
         known = {PurePosixPath(name).parts[0] for name in earlier if name} | {MARKER, *self._used}

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,8 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import onnx
 
 from rewriters import model_io
+from rewriters.atomic import workshop
 from rewriters.external_data import external_locations
 from rewriters.finder import find_sites
+from rewriters.regular import check_destination
 
 from ..errors import BAD_OPTION, DATA_FILE_EXISTS, EXTRA_MISSING, NO_SUCH_FILE, NOT_WRITABLE, PARITY_LOST, TASK_UNCLEAR
 from .tasks import TASKS
@@ -187,7 +187,7 @@ def _load(source: str, task: str | None, attention: str | None, dtype: str, kv_c
 
 def _is_factory(source: str) -> bool:
     module, colon, attribute = source.partition(":")
-    return bool(colon) and not Path(source).exists() and all(part.isidentifier() for part in [*module.split("."), *attribute.split(".")])
+    return bool(colon) and not os.path.exists(source) and all(part.isidentifier() for part in [*module.split("."), *attribute.split(".")])
 
 
 def _require_extra(source: str) -> None:
@@ -202,25 +202,18 @@ def _require_extra(source: str) -> None:
 
 
 def _destination(path: Path) -> Path:
-    """Said before the work rather than after it."""
-    if not path.parent.is_dir():
-        raise NOT_WRITABLE(f"the folder {path.parent} does not exist", "make the folder first")
-    if path.is_dir():
-        raise NOT_WRITABLE(f"{path} is a directory", "give a file name")
-    return path
+    """Asked before the work rather than after it."""
+    return check_destination(path)
 
 
 @contextmanager
 def _workshop(parent: Path) -> Iterator[Path]:
     """A folder beside the output, on the same file system, for half-finished files; gone afterwards."""
     try:
-        folder = Path(tempfile.mkdtemp(prefix=".export-", suffix=".tmp", dir=parent))
-    except OSError as error:
+        with workshop(parent) as folder:
+            yield folder
+    except PermissionError as error:
         raise NOT_WRITABLE(f"the folder {parent} cannot be written: {error.strerror}") from error
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _shapes(values: Any) -> dict[str, tuple[int | str, ...]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rewriters.atomic import write_file
+from rewriters.regular import check_destination
 
 from ..errors import EXTRA_MISSING, NOT_WRITABLE
 
@@ -35,6 +36,7 @@ def save_page(html: str, path: Path) -> Path:
     Raises:
         AtpatchError: ATP019 where it cannot be written.
     """
+    check_destination(path, make_folder=True)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -12,10 +12,12 @@ import onnx.inliner
 import pytest
 from onnx import numpy_helper, parser
 
+from rewriters.bodies import walk_bodies
 from rewriters.errors import AtpatchError
 from rewriters.finder import find_sites
+from rewriters.names import THRESHOLD
 from rewriters.patcher import patch, unpatch
-from rewriters.plan import BenignPair, SitePlan, Static
+from rewriters.plan import BenignPair, SitePlan, Static, Statistic
 from tests import oracle
 
 from .decoders import LAYERS, decoder, decoder_feeds, merged_decoder
@@ -261,3 +263,16 @@ def test_a_patch_whose_stamp_a_tool_has_dropped_is_not_patched_again() -> None:
     with pytest.raises(AtpatchError) as caught:
         patch(bare, same_plan(sites, FIRING), sites)
     assert caught.value.code == "ATP012" and "metadata" in str(caught.value)
+
+
+@pytest.mark.parametrize("options", [{}, {"freeze": True}, {"gating": "none"}, {"freeze": True, "gating": "none"}, {"telemetry": True}])
+@pytest.mark.parametrize("site_plan", [SILENT, FIRING, SitePlan(Statistic())], ids=["silent", "static", "statistic"])
+def test_no_constant_is_left_that_nothing_reads(site_plan: SitePlan, options: dict[str, object]) -> None:
+    """Runtimes warn about them at every session start. The model's own unread initializers stay."""
+    model = attention_block().model
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros(3, np.float32), "unread"))
+    made = patched(model, site_plan, **options)
+    read = {name for _, body in walk_bodies(made) for node in body.node for name in node.input}
+    read |= {value.name for _, body in walk_bodies(made) for value in body.output}
+    unread = {tensor.name for tensor in made.graph.initializer} - read
+    assert unread - {THRESHOLD} == {"unread"}  # a static detector has no threshold, clients may send one all the same

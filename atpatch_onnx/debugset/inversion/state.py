@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rewriters.regular import is_regular
+
 from ..sets import write_raw
 
 __all__ = ["State"]
@@ -28,7 +30,7 @@ class State:
         self._path = path
         self._arrays: dict[str, NDArray[Any]] = {_KEY: np.array(key)}
         self.resumed = False
-        if path is None or not path.is_file():
+        if path is None or not is_regular(path):
             return
         try:
             with np.load(path, allow_pickle=False) as archive:
