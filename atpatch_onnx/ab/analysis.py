@@ -6,11 +6,11 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ..decisions import DecisionRow, LogRow, Reading, SwitchRow, log_files, read_rows
 from ..errors import LOG_UNREADABLE
 from .concluding import conclude
 from .outcomes import Outcomes, load_outcomes
 from .results import Analysis, Revision
-from .rows import Decision, Reading, Switch, log_files, read_rows
 from .tally import RevisionTally
 
 __all__ = ["Analysis", "Revision", "analyze_log"]
@@ -25,7 +25,8 @@ def analyze_log(
 ) -> Analysis:
     """Read decision logs once and compare the arms, revision by revision.
 
-    Memory grows with the number of given units and by some bytes a request, not with the size of the logs.
+    Memory grows with the number of given units and by some hundred bytes a request, not with the size of the logs. A decision that is
+    there twice, as rotation by copying or a log given under two names leaves it, counts once.
 
     Args:
         logs: file that `serve` writes, or those of several servers of one experiment; `FILE.1`, `FILE.2.gz`, … are read first where
@@ -52,7 +53,7 @@ def analyze_log(
 
 
 def _tally(
-    rows: Iterator[Decision | Switch], outcomes: Outcomes | None, experiment: str | None, tallies: dict[tuple[str, int], RevisionTally]
+    rows: Iterator[LogRow], outcomes: Outcomes | None, experiment: str | None, tallies: dict[tuple[str, int], RevisionTally]
 ) -> None:
     """Count the rows of one server, whose kill switch is its own."""
     switched: dict[str, bool] = {}
@@ -60,8 +61,9 @@ def _tally(
     for row in rows:
         if experiment is not None and row.experiment != experiment:
             continue
-        if isinstance(row, Switch):
+        if isinstance(row, SwitchRow):
             switched[row.experiment] = row.on
+        if not isinstance(row, DecisionRow):
             continue
         # The row that tells of the switch may have been rotated away: what it did to answers shows as well.
         if row.fallback == "killed" or row.assigned == "patched":

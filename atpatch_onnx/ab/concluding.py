@@ -9,10 +9,11 @@ from datetime import UTC, datetime
 import numpy as np
 from numpy.typing import NDArray
 
+from ..decisions import ARMS
 from .evidence import ALPHA, SRM_ALPHA, evidence_path, evidence_so_far, srm
 from .intervals import Rate, difference, holm, mcnemar, rate
-from .results import PERCENTILES, Arm, Drift, Live, Pairs, Revision, Tested
-from .rows import ARMS
+from .paired import Bounds, Drift, Pairs
+from .results import PERCENTILES, Arm, Live, Revision, Tested
 from .tally import ArmTally, Book, PairTally, RevisionTally
 
 __all__ = ["conclude"]
@@ -24,6 +25,12 @@ MOST_MOVES = 12
 
 def _rate(book: Book) -> Rate | None:
     return rate(book.kinds()) if book else None
+
+
+def _bounds(book: Book, missing: Book) -> Bounds | None:
+    """None where nothing was due."""
+    least, most = (_rate(book.with_missing(missing, hit)) for hit in (False, True))
+    return Bounds(sum(count * n for (_, count), n in missing.kinds().items()), least, most) if least and most else None
 
 
 def conclude(tally: RevisionTally) -> Revision:
@@ -42,6 +49,8 @@ def conclude(tally: RevisionTally) -> Revision:
     lost = sum(count for state, count in tally.pairs.states.items() if state != "compared")
     if lost:
         problems.append(f"{lost} shadow requests gave no pair ({_listed(tally.pairs.states, without='compared')})")
+    if tally.pairs.not_finite:
+        problems.append(f"{tally.pairs.not_finite} differences of outputs are not finite, and are not among the quantiles")
     return Revision(
         experiment=tally.experiment,
         revision=tally.revision,
@@ -53,6 +62,7 @@ def conclude(tally: RevisionTally) -> Revision:
         paused=tally.paused,
         arms={name: _arm(arm) for name, arm in tally.arms.items() if arm.requests},
         flagged=_rate(tally.flagged),
+        flag_bounds=_bounds(tally.flagged, tally.unjudged) if tally.flagged else None,
         live=live,
         pairs=_pairs(tally.pairs) if tally.pairs.states else None,
         latency={name: _percentiles(np.asarray(values)) for name, values in tally.latency.items() if values},
@@ -100,10 +110,14 @@ def _pairs(tally: PairTally) -> Pairs:
     }
     verdict, path = evidence_path(tally.sides) if tally.table else (None, np.zeros(0))
     classes: dict[tuple[int, int], int] = {(label, label): tally.stayed[label] for label in {*tally.stayed, *labels}} | dict(tally.moves)
+    told = tally.apart or not tally.states["compared"]
+    moved, stayed, lost = (tally.first[first] for first in (True, False, None))
     return Pairs(
         states=dict(tally.states),
         apart=_rate(tally.apart),
-        always=evidence_so_far(tally.first[True], tally.first[False]),
+        bounds=_bounds(tally.apart, tally.missing) if told else None,
+        always=evidence_so_far(moved, stayed),
+        always_bounds=(evidence_so_far(moved, stayed + lost).low, evidence_so_far(moved + lost, stayed).high),
         moves=dict(tally.moves.most_common(MOST_MOVES)),
         classes=classes,
         drift=drift,
@@ -112,7 +126,7 @@ def _pairs(tally: PairTally) -> Pairs:
         verdict=verdict,
         path=path,
         difference=_quantiles(np.asarray(tally.differences)) if tally.differences else None,
-        ratio=float(np.median(np.asarray(tally.ratios))) if tally.ratios else None,
+        not_finite=tally.not_finite,
     )
 
 

@@ -8,12 +8,10 @@ from typing import Any
 from ..pages import environment
 from . import pictures
 from .evidence import ALPHA
-from .pictures import percent
-from .results import Analysis, Pairs, Revision, Tested
+from .headline import NAMES, between, headline, percent
+from .results import Analysis, Revision
 
-__all__ = ["headline", "render_page"]
-
-NAMES = {"outcome": "the outcome", "wrong": "wrong answers"}
+__all__ = ["render_page"]
 
 
 def render_page(analysis: Analysis) -> str:
@@ -24,58 +22,28 @@ def render_page(analysis: Analysis) -> str:
     """
     templates = environment()
     templates.filters |= {"percent": percent, "when": lambda moment: f"{moment:%Y-%m-%d %H:%M}"}
-    newest = max(analysis.revisions, key=lambda revision: revision.end)
+    newest = analysis.newest
     ordered = sorted(analysis.revisions, key=lambda revision: revision.end, reverse=True)
-    return templates.get_template("ab/page.html.j2").render(
+    html = templates.get_template("ab/page.html.j2").render(
         analysis=analysis,
         headline=headline(newest),
         newest=newest,
         tiles=_tiles(newest),
         sections=[{"revision": revision, "figures": _figures(revision)} for revision in ordered],
     )
-
-
-def headline(revision: Revision) -> str:
-    """One sentence on what is known."""
-    if revision.invalid:
-        return "No verdict: the arms did not get the units that they were due."
-    if revision.live and revision.live.tested:
-        return _live_headline(revision.live.tested[-1])
-    if revision.pairs and revision.pairs.apart:
-        return _paired_headline(revision.pairs)
-    return f"{revision.requests} requests, and nothing to compare the arms by yet."
-
-
-def _live_headline(tested: Tested) -> str:
-    ours, theirs = tested.difference.patched.share.value, tested.difference.original.share.value
-    rates = f"{percent(ours)} with the patch, {percent(theirs)} without"
-    if not tested.evidence.decided:
-        return f"No difference in {NAMES[tested.name]} shown so far: {rates}."
-    if tested.name == "wrong":
-        return f"{'More' if ours > theirs else 'Fewer'} wrong answers with the patch: {percent(ours)} instead of {percent(theirs)}."
-    return f"The outcome is {'more' if ours > theirs else 'less'} frequent with the patch: {percent(ours)} instead of {percent(theirs)}."
-
-
-def _paired_headline(pairs: Pairs) -> str:
-    assert pairs.apart is not None
-    apart = f"The arms disagree on {percent(pairs.apart.share.value)} of samples"
-    if pairs.verdict is None:
-        return f"{apart}."
-    better = "the patched one" if pairs.verdict.patched > pairs.verdict.original else "the original"
-    if pairs.verdict.decided:
-        return f"{apart}, and {better} is right more often."
-    return f"{apart}; which one is right more often is open."
+    # JSON and file names can spell halves of characters, which no page could hold.
+    return html.encode("utf-8", "replace").decode()
 
 
 def _tiles(revision: Revision) -> list[dict[str, str]]:
     tiles = [{"what": "requests", "value": f"{revision.requests:,}", "small": f"revision {revision.revision}, {revision.mode}"}]
-    if revision.pairs and revision.pairs.apart:
-        apart = revision.pairs.apart
-        tiles.append(
-            {"what": "arms disagree", "value": percent(apart.share.value), "small": f"{percent(apart.low)} to {percent(apart.high)}"}
-        )
-    if revision.pairs and revision.pairs.wrong:
-        before, after = revision.pairs.wrong
+    pairs = revision.pairs
+    if pairs and pairs.bounds:
+        ends = f"{percent(pairs.bounds.least.low)} to {percent(pairs.bounds.most.high)}"
+        small = f"{ends}; {pairs.lost:,} pairs missing" if pairs.lost else ends
+        tiles.append({"what": "arms disagree", "value": between(pairs.bounds).removeprefix("between "), "small": small})
+    if pairs and pairs.wrong:
+        before, after = pairs.wrong
         small = f"{percent(before.value)} without the patch"
         tiles.append({"what": "wrong with the patch", "value": percent(after.value), "small": small})
     if revision.live:
@@ -92,10 +60,7 @@ def _tiles(revision: Revision) -> list[dict[str, str]]:
                 "small": f"{flagged.share.hits} of {flagged.share.count} samples",
             }
         )
-    ratio = revision.pairs.ratio if revision.pairs else None
-    if ratio is not None:
-        tiles.append({"what": "latency, patched / original", "value": f"{ratio:.2f}×", "small": "median of pairs"})
-    elif "total" in revision.latency:
+    if "total" in revision.latency:
         tiles.append(
             {
                 "what": "latency, median",
@@ -148,8 +113,9 @@ def _figures(revision: Revision) -> list[dict[str, Any]]:
             "flagged by the patch, and disagreements of pairs",
             pictures.timeline(revision.minutes, "Flags and disagreements over time"),
         )
-    if {"original", "patched"} & set(revision.latency):
-        add("Latency", _overhead(revision.latency), pictures.latency(revision.latency, "Latency percentiles"))
+    latency = revision.comparable_latency
+    if {"original", "patched"} & set(latency):
+        add("Latency", _overhead(latency), pictures.latency(latency, "Latency percentiles"))
     return drawn
 
 

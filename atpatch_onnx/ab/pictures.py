@@ -9,10 +9,11 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
+from .headline import percent
 from .intervals import Difference
 from .results import PERCENTILES
 
-__all__ = ["evidence", "forest", "latency", "moves", "percent", "timeline"]
+__all__ = ["evidence", "forest", "latency", "moves", "timeline"]
 
 WIDTH = 520
 _TEXT = 12
@@ -58,11 +59,6 @@ class _Canvas:
     def svg(self) -> str:
         body = "".join(self._parts)
         return f'<svg role="img" aria-label="{escape(self._title)}" viewBox="0 0 {WIDTH} {self._height:.0f}">{body}</svg>'
-
-
-def percent(share: float, signed: bool = False) -> str:
-    """For people: `0.0213` is `2.13 %`."""
-    return f"{share * 100:{'+' if signed else ''}.2f} %"
 
 
 def evidence(path: NDArray[np.float64], alpha: float, title: str) -> str:
@@ -183,12 +179,12 @@ def latency(found: Mapping[str, Mapping[str, float]], title: str) -> str:
         canvas.text(0, y + 4, name, colour="ink")
         canvas.line(at(percentiles[f"p{PERCENTILES[0]}"]), y, at(percentiles[f"p{PERCENTILES[-1]}"]), y, colour, 2)
         last = -math.inf
-        for percent in PERCENTILES:
-            x = at(percentiles[f"p{percent}"])
-            canvas.dot(x, y, colour, f"{name} p{percent}: {percentiles[f'p{percent}']:.3f} ms")
+        for at_most in PERCENTILES:
+            x = at(percentiles[f"p{at_most}"])
+            canvas.dot(x, y, colour, f"{name} p{at_most}: {percentiles[f'p{at_most}']:.3f} ms")
             if x - last > 34:
-                canvas.text(x, y - 9, f"p{percent}", "middle")
-                canvas.text(x, y + 19, f"{percentiles[f'p{percent}']:.3g}", "middle", "ink")
+                canvas.text(x, y - 9, f"p{at_most}", "middle")
+                canvas.text(x, y + 19, f"{percentiles[f'p{at_most}']:.3g}", "middle", "ink")
                 last = x
     canvas.text(WIDTH, height - 6, "ms, logarithmic", "end")
     return canvas.svg()

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..compare.metrics import Share
+from ..decisions import Reading
 from .evidence import Evidence, Srm
-from .intervals import Difference, McNemar, Rate
+from .headline import headline
+from .intervals import Difference, Rate
 from .outcomes import Outcomes
-from .rows import ARMS, Reading
+from .paired import Bounds, Pairs
 
-__all__ = ["PERCENTILES", "Analysis", "Arm", "Drift", "Live", "Pairs", "Revision", "Tested"]
+__all__ = ["PERCENTILES", "Analysis", "Arm", "Live", "Revision", "Tested"]
 
 PERCENTILES = (50, 90, 95, 99)
 
@@ -85,91 +86,11 @@ class Live:
 
 
 @dataclass(frozen=True)
-class Drift:
-    """Units whose first move that touches a class went into it or out of it; without a drift either is equally likely.
-
-    Attributes:
-        into, out: units.
-        p_value: exact McNemar, adjusted for the number of classes (Holm).
-        evidence: at ALPHA over the number of classes.
-    """
-
-    into: int
-    out: int
-    p_value: float
-    evidence: Evidence
-
-    def to_json(self) -> dict[str, Any]:
-        return {"into": self.into, "out": self.out, "p": self.p_value, "evidence": self.evidence.to_json()}
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """The paired comparison, of requests that both arms ran on.
-
-    Attributes:
-        states: what became of the pairs, by request.
-        apart: samples on which the arms disagree, at the end of the log.
-        always: the same over units' first pairs, as a confidence sequence that holds at every look: its `low` and `high`.
-        moves: (original's class, patched's) → samples, the most frequent first.
-        classes: size of the whole table of moves, (original's class, patched's) → samples, agreements included.
-        table: samples by (original right, patched right); empty without labels.
-        mcnemar, verdict: whether the patched arm is right more often, on each unit's first pair in which exactly one arm is.
-        difference: quantiles of the largest difference of outputs.
-        ratio: median of latency, patched over original; None without.
-    """
-
-    states: Mapping[str, int]
-    apart: Rate | None
-    always: Evidence
-    moves: Mapping[tuple[int, int], int]
-    classes: Mapping[tuple[int, int], int]
-    drift: Mapping[int, Drift]
-    table: Mapping[tuple[bool, bool], int]
-    mcnemar: McNemar | None
-    verdict: Evidence | None
-    path: NDArray[np.float64]
-    difference: Mapping[str, float] | None
-    ratio: float | None
-
-    @property
-    def wrong(self) -> tuple[Share, Share] | None:
-        """Samples on which the original and the patched arm are wrong; None without labels."""
-        count = sum(self.table.values())
-        if not count:
-            return None
-        misses = [sum(hits for right, hits in self.table.items() if not right[arm]) for arm in (0, 1)]
-        return Share(misses[0], count), Share(misses[1], count)
-
-    def to_json(self) -> dict[str, Any]:
-        always = {"units": self.always.patched + self.always.original, "low": self.always.low, "high": self.always.high}
-        labelled = {
-            "both_right": self.table.get((True, True), 0),
-            "only_original_right": self.table.get((True, False), 0),
-            "only_patched_right": self.table.get((False, True), 0),
-            "both_wrong": self.table.get((False, False), 0),
-        }
-        return {
-            "requests": dict(self.states),
-            "disagreement": _json(self.apart),
-            "disagreement_any_time": always,
-            "moves": [{"from": before, "to": after, "count": count} for (before, after), count in self.moves.items()],
-            "drift": {str(name): found.to_json() for name, found in self.drift.items()},
-            "wrong": {arm: share.to_json() for arm, share in zip(ARMS, self.wrong, strict=True)} if self.wrong else None,
-            "labels": labelled if self.table else None,
-            "mcnemar": self.mcnemar.to_json() if self.mcnemar else None,
-            "evidence": self.verdict.to_json() if self.verdict else None,
-            "difference": dict(self.difference) if self.difference else None,
-            "latency_ratio_median": self.ratio,
-        }
-
-
-@dataclass(frozen=True)
 class Revision:
     """One revision of an experiment.
 
     Attributes:
-        flagged: samples that the patch flagged, of those it ran on.
+        flagged: samples that the patch flagged, of those it ran on; `flag_bounds`: of those it should have run on.
         latency: "original", "patched", "total" → percentile → milliseconds, and "count".
         minutes: minute of the epoch → (samples with flags known, flagged, pairs, disagreements).
         problems: one line each; what is in `invalid` breaks the comparison of arms.
@@ -185,6 +106,7 @@ class Revision:
     paused: int
     arms: Mapping[str, Arm]
     flagged: Rate | None
+    flag_bounds: Bounds | None
     live: Live | None
     pairs: Pairs | None
     latency: Mapping[str, Mapping[str, float]]
@@ -195,6 +117,11 @@ class Revision:
     @property
     def requests(self) -> int:
         return self.outside + self.paused + sum(arm.requests for arm in self.arms.values())
+
+    @property
+    def comparable_latency(self) -> Mapping[str, Mapping[str, float]]:
+        """`latency` without that of shadow runs, which wait in a queue on threads of low priority."""
+        return {name: found for name, found in self.latency.items() if not (self.pairs and name == "patched")}
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -210,7 +137,9 @@ class Revision:
             "valid": not self.invalid,
             "problems": [*self.invalid, *self.problems],
             "arms": {name: arm.to_json() for name, arm in self.arms.items()},
+            "verdict": headline(self),
             "flagged": _json(self.flagged),
+            "flagged_bounds": self.flag_bounds.to_json() if self.flag_bounds else None,
             "ab": self.live.to_json() if self.live else None,
             "pairs": self.pairs.to_json() if self.pairs else None,
             "latency_ms": {name: dict(found) for name, found in self.latency.items()},
@@ -229,6 +158,11 @@ class Analysis:
     def valid(self) -> bool:
         return not any(revision.invalid for revision in self.revisions)
 
+    @property
+    def newest(self) -> Revision:
+        """The revision that ends last."""
+        return max(self.revisions, key=lambda revision: revision.end)
+
     def to_json(self) -> dict[str, Any]:
         reading = self.reading
         return {
@@ -238,6 +172,8 @@ class Analysis:
                 "bad": reading.bad,
                 "first_bad": reading.first_bad,
                 "torn": reading.torn,
+                "duplicates": reading.duplicates,
+                "refused": dict(reading.refused.most_common()),
             },
             "outcomes": self.outcomes.to_json() if self.outcomes else None,
             "valid": self.valid,

@@ -10,8 +10,8 @@ from array import array
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
+from ..decisions import DecisionRow
 from .outcomes import Outcome
-from .rows import Decision
 
 __all__ = ["ArmTally", "Book", "PairTally", "RevisionTally"]
 
@@ -48,6 +48,15 @@ class Book:
         """(hits, count) → units."""
         return self.alone + Counter((hits, count) for hits, count in self.units.values())
 
+    def with_missing(self, missing: Book, hit: bool) -> Book:
+        """This and the samples of `missing`, none of them a hit or all."""
+        both = Book(self.alone.copy(), {unit: list(entry) for unit, entry in self.units.items()})
+        for (_, count), requests in missing.alone.items():
+            both.alone[count * hit, count] += requests
+        for unit, (_, count) in missing.units.items():
+            both.add(unit, count * hit, count)
+        return both
+
 
 @dataclass
 class ArmTally:
@@ -68,7 +77,7 @@ class ArmTally:
     wrong: Book = field(default_factory=Book)
     classes: Counter[int] = field(default_factory=Counter)
 
-    def add(self, row: Decision, unit: str | None, outcome: Outcome | None) -> tuple[bool, bool]:
+    def add(self, row: DecisionRow, unit: str | None, outcome: Outcome | None) -> tuple[bool, bool]:
         """Returns whether this was a unit's first outcome and it happened, and the same for a wrong answer."""
         answers = row.patched if row.arm == "patched" else row.original
         self.requests += 1
@@ -93,43 +102,48 @@ class PairTally:
     Attributes:
         states: why there was a pair, or none, by request.
         apart: samples; hits are those on which the arms disagree.
-        first: units, and those whose first pair is one of disagreement: independent draws.
+        missing: samples of which a pair was due and did not come about; no hits.
+        first: units by what their first pair that was due is, independent draws: true for disagreement, None where it is missing.
         moves: (original's class, patched's class) → samples, disagreements only; `stayed` likewise by class.
         drift: class → sides of each unit's first move that touches it: true into the class, false out of it.
         table: samples by (original right, patched right).
         sides: each unit's first pair in which exactly one arm is right, true where it is the patched one.
-        differences: largest difference of outputs, one a sample.
-        ratios: latency of the patched arm over that of the original, one a request.
+        differences: largest difference of outputs, one a sample; `not_finite` counts those that are no finite number.
     """
 
     states: Counter[str] = field(default_factory=Counter)
     apart: Book = field(default_factory=Book)
-    first: Counter[bool] = field(default_factory=Counter)
+    missing: Book = field(default_factory=Book)
+    first: Counter[bool | None] = field(default_factory=Counter)
     moves: Counter[tuple[int, int]] = field(default_factory=Counter)
     stayed: Counter[int] = field(default_factory=Counter)
     drift: defaultdict[int, array[int]] = field(default_factory=lambda: defaultdict(lambda: array("b")))
     table: Counter[tuple[bool, bool]] = field(default_factory=Counter)
     sides: array[int] = field(default_factory=lambda: array("b"))
     differences: array[float] = field(default_factory=lambda: array("d"))
-    ratios: array[float] = field(default_factory=lambda: array("d"))
+    not_finite: int = 0
+    _met: set[str] = field(default_factory=set)
     _seen: set[tuple[str, int | None]] = field(default_factory=set)
     """Units whose move that touches a class, or (None) whose lone right answer, has been counted."""
 
-    def add(self, row: Decision, unit: str | None, outcome: Outcome | None) -> None:
-        if row.shadow is not None:
-            self.states[row.shadow] += 1
+    def add(self, row: DecisionRow, unit: str | None, outcome: Outcome | None) -> None:
+        if row.shadow is None:
+            return
+        self.states[row.shadow] += 1
         if row.shadow != "compared":
+            self.missing.add(unit, 0, row.batch)
+            self._meet(unit, None)
             return
         if row.difference is not None:
-            self.differences.extend(row.difference)
-        if row.latency_original and row.latency_patched:
-            self.ratios.append(row.latency_patched / row.latency_original)
+            finite = [value for value in row.difference if value is not None]
+            self.differences.extend(finite)
+            self.not_finite += len(row.difference) - len(finite)
         if row.original is None or row.patched is None:
             return
         pairs = list(zip(row.original, row.patched, strict=True))
         moved = [(before, after) for before, after in pairs if before != after]
-        if self.apart.add(unit, len(moved), len(pairs)):
-            self.first[pairs[0][0] != pairs[0][1]] += 1
+        self.apart.add(unit, len(moved), len(pairs))
+        self._meet(unit, pairs[0][0] != pairs[0][1])
         self.stayed.update(before for before, after in pairs if before == after)
         seen = self._seen if unit is not None else set()
         for before, after in moved:
@@ -142,6 +156,12 @@ class PairTally:
                 self.table[before == label, after == label] += 1
                 if (before == label) != (after == label) and self._is_first(seen, unit, None):
                     self.sides.append(after == label)
+
+    def _meet(self, unit: str | None, disagrees: bool | None) -> None:
+        if unit not in self._met:
+            self.first[disagrees] += 1
+        if unit is not None:
+            self._met.add(unit)
 
     @staticmethod
     def _is_first(seen: set[tuple[str, int | None]], unit: str | None, what: int | None) -> bool:
@@ -157,6 +177,7 @@ class RevisionTally:
     Attributes:
         outside: requests that are no part of the experiment, as the client named a version.
         paused: requests answered while the kill switch was on; they are in no comparison.
+        flagged: samples that the patched arm ran on, hits are those flagged; `unjudged` are those it should have run on, and gave nothing.
         crossed: units that were assigned to both arms.
         events: sides of the units with the outcome, in order, judged by their first request that has one; `errors` likewise for
             wrong answers.
@@ -175,13 +196,14 @@ class RevisionTally:
     arms: dict[str, ArmTally] = field(default_factory=lambda: {"original": ArmTally(), "patched": ArmTally()})
     pairs: PairTally = field(default_factory=PairTally)
     flagged: Book = field(default_factory=Book)
+    unjudged: Book = field(default_factory=Book)
     crossed: set[str] = field(default_factory=set)
     events: array[int] = field(default_factory=lambda: array("b"))
     errors: array[int] = field(default_factory=lambda: array("b"))
     latency: dict[str, array[float]] = field(default_factory=lambda: {name: array("d") for name in ("original", "patched", "total")})
     minutes: dict[int, list[int]] = field(default_factory=dict)
 
-    def add(self, row: Decision, outcome: Outcome | None, paused: bool) -> None:
+    def add(self, row: DecisionRow, outcome: Outcome | None, paused: bool) -> None:
         self.mode, self.weight = row.mode, row.weight
         self.settings.add((row.mode, row.salt, row.weight))
         self.start, self.end = min(self.start, row.unix), max(self.end, row.unix)
@@ -196,7 +218,7 @@ class RevisionTally:
         else:
             self._compare(row, row.assigned, outcome)
 
-    def _watch(self, row: Decision) -> None:
+    def _watch(self, row: DecisionRow) -> None:
         """Flags and disagreements over time, of all requests."""
         minute = self.minutes.setdefault(int(row.unix // 60), [0, 0, 0, 0])
         if row.flagged is not None:
@@ -206,12 +228,14 @@ class RevisionTally:
             minute[2] += row.batch
             minute[3] += row.batch - sum(row.agree)
 
-    def _compare(self, row: Decision, assigned: str, outcome: Outcome | None) -> None:
+    def _compare(self, row: DecisionRow, assigned: str, outcome: Outcome | None) -> None:
         unit = row.unit if row.unit_given else None
         if unit is not None and unit in self.arms["original" if assigned == "patched" else "patched"].fallback.units:
             self.crossed.add(unit)
         if row.flagged is not None:
             self.flagged.add(unit, sum(row.flagged), row.batch)
+        elif row.shadow not in (None, "compared") or (assigned == "patched" and row.fallback not in (None, "absent")):
+            self.unjudged.add(unit, 0, row.batch)
         happened, erred = self.arms[assigned].add(row, unit, outcome)
         if happened:
             self.events.append(assigned == "patched")

@@ -12,7 +12,8 @@ from .rendering import emit_json, note, table
 if TYPE_CHECKING:
     from ..ab.evidence import Evidence
     from ..ab.intervals import Rate
-    from ..ab.results import Analysis, Live, Pairs, Revision
+    from ..ab.paired import Pairs
+    from ..ab.results import Analysis, Live, Revision
 
 
 @click.group()
@@ -75,15 +76,23 @@ def analyze(
         _show(found)
     if html is not None:
         note(f"page: {html}")
-    above = [
-        revision
-        for revision in found.revisions
-        if most_disagreement is not None and revision.pairs and revision.pairs.always.low > most_disagreement
-    ]
-    for revision in above:
-        note(f"revision {revision.revision}: the arms disagree more often than {most_disagreement:.2%}, at any time")
-    if above or not found.valid:
+    if _above(found, most_disagreement) or not found.valid:
         ctx.exit(1)
+
+
+def _above(found: Analysis, bound: float | None) -> bool:
+    """Whether the arms surely disagree more often than that, in any revision. Missing pairs make it neither sure nor sure not."""
+    above = False
+    for revision in found.revisions:
+        pairs = revision.pairs
+        if bound is None or pairs is None or pairs.bounds is None:
+            continue
+        if pairs.always_bounds[0] > bound:
+            above = True
+            note(f"revision {revision.revision}: the arms disagree more often than {bound:.2%}, at any time")
+        elif pairs.bounds.least.share.value <= bound < pairs.bounds.most.share.value and pairs.lost:
+            note(f"revision {revision.revision}: with {pairs.lost} pairs missing it cannot be told whether it is more than {bound:.2%}")
+    return above
 
 
 def _show(found: Analysis) -> None:
@@ -91,6 +100,8 @@ def _show(found: Analysis) -> None:
     note(f"{reading.lines} lines in {', '.join(file.name for file in reading.files)}")
     if reading.bad:
         note(f"{reading.bad} broken lines were passed over, the first at {reading.first_bad}: were two logs written into one file?")
+    if reading.duplicates:
+        note(f"{reading.duplicates} decisions were there twice and count once: was a log copied, or given under two names?")
     if reading.torn:
         note(f"{reading.torn} files end in the middle of a row and were read up to there")
     if found.outcomes:
@@ -100,10 +111,13 @@ def _show(found: Analysis) -> None:
 
 
 def _show_revision(revision: Revision) -> None:
+    from ..ab.headline import between, headline
+
     note("")
     weight = f", weight of patched {revision.weight:g}" if revision.mode == "ab" else ""
     note(f"{revision.experiment}, revision {revision.revision}: {revision.mode}{weight}")
     note(f"{revision.start:%Y-%m-%d %H:%M} to {revision.end:%Y-%m-%d %H:%M} UTC, {revision.requests} requests")
+    note(headline(revision))
     for problem in revision.invalid:
         note(f"INVALID: {problem}")
     for problem in revision.problems:
@@ -113,14 +127,19 @@ def _show_revision(revision: Revision) -> None:
     ]
     table("requests by assignment", ("arm", "requests", "units", "other arm answered", "outcome", "wrong"), rows)
     if revision.flagged:
-        note(f"flagged by the patch: {_rate(revision.flagged)}")
+        missing = revision.flag_bounds.missing if revision.flag_bounds else 0
+        bounds = f"; {between(revision.flag_bounds)} with {missing} not judged" if revision.flag_bounds and missing else ""
+        note(f"flagged by the patch: {_rate(revision.flagged)}{bounds}")
     if revision.live:
         _show_live(revision.live)
     if revision.pairs:
         _show_pairs(revision.pairs)
     percentiles = ("p50", "p90", "p95", "p99", "max")
-    latency = [(name, *(f"{found[p]:.2f}" for p in percentiles), int(found["count"])) for name, found in revision.latency.items()]
+    shown = revision.comparable_latency
+    latency = [(name, *(f"{found[p]:.2f}" for p in percentiles), int(found["count"])) for name, found in shown.items()]
     table("latency, ms", ("", *percentiles, "requests"), latency)
+    if len(shown) < len(revision.latency):
+        note("shadow runs wait in a queue, on threads of low priority; 'atpatch-onnx bench' compares the latency of the arms")
 
 
 def _show_live(live: Live) -> None:
@@ -150,16 +169,19 @@ def _show_live(live: Live) -> None:
 
 
 def _show_pairs(pairs: Pairs) -> None:
-    from ..ab.rows import ARMS
+    from ..ab.headline import percent
+    from ..decisions import ARMS
 
     rows: list[tuple[Any, ...]] = [("pairs", f"{pairs.states.get('compared', 0)} of {sum(pairs.states.values())} requests")]
     if pairs.apart:
         rows.append(("arms disagree", _rate(pairs.apart)))
-        rows.append(("the same, at any time", f"{pairs.always.low:.2%} to {pairs.always.high:.2%}"))
+    if pairs.bounds:
+        if pairs.lost:
+            ends = percent(pairs.bounds.least.share.value), percent(pairs.bounds.most.share.value)
+            rows.append(("with the missing pairs", " to ".join(ends)))
+        rows.append(("the same, at any time", " to ".join(map(percent, pairs.always_bounds))))
     if pairs.difference:
         rows.append(("largest output difference", ", ".join(f"{name} {value:.3g}" for name, value in pairs.difference.items())))
-    if pairs.ratio is not None:
-        rows.append(("latency, patched / original", f"median {pairs.ratio:.2f}"))
     if pairs.wrong and pairs.mcnemar and pairs.verdict:
         rows += [
             (f"wrong, {arm}", f"{share.value:.2%}, {share.hits} of {share.count}") for arm, share in zip(ARMS, pairs.wrong, strict=True)

@@ -43,7 +43,14 @@ def _weight(context: click.Context, parameter: click.Parameter, value: str) -> f
 @click.option(
     "--unit-header", default="X-Atpatch-Unit", show_default=True, help="Header with the unit; the parameter 'unit' goes before it."
 )
-@click.option("--timeout", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True, help="Seconds the patched arm has.")
+@click.option(
+    "--timeout", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True, help="Seconds the patched arm has to answer."
+)
+@click.option(
+    "--shadow-timeout",
+    type=click.FloatRange(0, min_open=True),
+    help="Seconds a shadow run has; nobody waits for it.  [default: 10, or --timeout where that is longer]",
+)
 @click.option(
     "--fallback",
     type=click.Choice(["original", "error"]),

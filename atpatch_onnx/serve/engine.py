@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 import uuid
@@ -21,11 +22,12 @@ from typing import Any
 import numpy as np
 
 from .. import __version__
+from ..decisions import DecisionRow, RevisionRow, SwitchRow, last_revision
 from .arms import ORIGINAL, PATCHED, Arm, ArmFault, ArmName, Result
 from .batching import Batcher, take_rows
 from .fallback import refusal, stand_in
 from .limits import Gate, Refusal
-from .log import SCHEMA, DecisionLog, last_row, moment
+from .log import DecisionLog
 from .metrics import Metrics
 from .protocol import InferRequest
 from .routing import Split
@@ -98,8 +100,7 @@ class Engine:
         if settings.mode != "original":
             self.lanes[PATCHED] = self.lane(load_arm(PATCHED, settings))
             self.lanes[PATCHED].arm.require_same_signature(self.original)
-        previous = last_row(settings.log) if settings.log is not None else None
-        self.revision = previous["revision"] if previous is not None else 0
+        self.revision = last_revision(settings.log) if settings.log is not None else 0
         self.gate = Gate(settings.limits)
         self.log = DecisionLog(settings.log, settings.log_bytes, settings.log_backups)
         self.metrics = Metrics(settings.name, self)
@@ -146,7 +147,7 @@ class Engine:
         """An arm, ready to be asked."""
         settings = self.settings
         live = arm.name == ORIGINAL
-        timeout = settings.limits.answer_seconds if live else settings.timeout
+        timeout = settings.limits.answer_seconds if live else settings.patched_seconds
         return Batcher(arm, settings.batch_rows, settings.batch_delay, timeout)
 
     def revise(self, reason: str, *, weight: float | None = None) -> int:
@@ -155,10 +156,9 @@ class Engine:
             self.split = replace(self.split, weight=weight)
         self.revision += 1
         self.tally.revise(self.revision)
-        models = {name: {"path": str(lane.arm.path), "sha256": lane.arm.sha256} for name, lane in self.lanes.items()}
-        self.log.write(
-            self._row("revision", time.time()) | {"reason": reason, "models": models, "enabled": self.enabled, "threshold": self.threshold}
-        )
+        models = {str(name): {"path": str(lane.arm.path), "sha256": lane.arm.sha256} for name, lane in self.lanes.items()}
+        told = self._head(time.time())
+        self.log.write(RevisionRow(**told, reason=reason, models=models, enabled=self.enabled, threshold=self.threshold))
         return self.revision
 
     def set_controls(self, enabled: bool | None, threshold: float | None) -> int:
@@ -171,7 +171,7 @@ class Engine:
         """Whether the patch is off; a change is noted."""
         sources = self.switch.sources()
         if bool(sources) != bool(self._switched):
-            self.log.write(self._row("switch", time.time()) | {"on": bool(sources), "source": "+".join(sources or self._switched)})
+            self.log.write(SwitchRow(**self._head(time.time()), on=bool(sources), source="+".join(sources or self._switched)))
         self._switched = sources
         return bool(sources)
 
@@ -190,36 +190,38 @@ class Engine:
         identity = request.id or uuid.uuid4().hex
         who = identity if unit is None else unit
         assigned: ArmName = self.split.arm(who)
-        row = self._row("decision", time.time() - (time.perf_counter() - started))
-        row |= {
-            "id": identity,
-            "unit": self.split.pseudonym(who),
-            "unit_given": unit is not None,
-            "assigned": None if version else assigned,
-        }
+        head = self._head(time.time() - (time.perf_counter() - started))
         results: dict[ArmName, Result] = {}
         arm, fallback = await self._answer(request.feeds, version or assigned, results)
         total = time.perf_counter() - started
         result = results[arm]
         self.metrics.answered(arm, total)
-        row |= {"arm": arm, "fallback": fallback, "batch": request.samples, "shadow": None}
-        if self.settings.log_inputs:
-            row["inputs"] = {name: array.tolist() for name, array in request.feeds.items()}
-        flagged = self._flags(row, results.get(PATCHED), request.samples)
+        row = DecisionRow(
+            **head,
+            id=identity,
+            unit=self.split.pseudonym(who),
+            unit_given=unit is not None,
+            assigned=None if version else assigned,
+            arm=arm,
+            fallback=fallback,
+            batch=request.samples,
+            inputs=request.feeds if self.settings.log_inputs else None,
+        )
+        flagged, _ = _flags(results.get(PATCHED), request.samples)
 
         def finish(status: str | None = None) -> None:
-            self._finish(row, results, request.samples, total, status)
+            self._finish(row, results, total, status)
 
         if self._shadows(version, fallback):
             self.shadow.offer(
-                lambda: self._shadow(request, row, results, finish),
+                lambda: self._shadow(request, results, finish),
                 lambda: finish("dropped"),
                 size_of(request.feeds.values()) + size_of(result.outputs.values()),
             )
         else:
             finish()
         bad = 0 if result.finite is None else int((~result.finite).sum())
-        return Answer(identity, result.outputs, arm, row["revision"], None if flagged is None else any(flagged), bad)
+        return Answer(identity, result.outputs, arm, row.revision, None if flagged is None else any(flagged), bad)
 
     async def _answer(self, feeds: Arrays, chosen: ArmName, results: dict[ArmName, Result]) -> tuple[ArmName, str | None]:
         """Run the chosen arm, or the original in its place; returns whose answer it is, and why not the chosen one's."""
@@ -232,7 +234,7 @@ class Engine:
                 fallback = "absent"
             else:
                 try:
-                    patched = results[PATCHED] = await self._run(PATCHED, feeds)
+                    patched = results[PATCHED] = await self._run(PATCHED, feeds, self.settings.timeout)
                     if _is_finite(patched) or not self.settings.falls_back:
                         return PATCHED, None
                     fallback = "non_finite"
@@ -255,9 +257,14 @@ class Engine:
         self.metrics.failed(name, fault.reason)
         return refusal(fault)
 
-    async def _run(self, name: ArmName, feeds: Arrays) -> Result:
+    async def _run(self, name: ArmName, feeds: Arrays, seconds: float | None = None) -> Result:
+        """One run; `seconds`: of a client that waits, where the lane has more time than that."""
         lane = self.lanes[name]
-        result = await lane.run(feeds)
+        try:
+            async with asyncio.timeout(seconds if self.settings.mode == "shadow" else None):
+                result = await lane.run(feeds)
+        except TimeoutError:
+            raise ArmFault("timeout") from None
         self.metrics.ran(name, result, lane.arm.samples(feeds))
         return result
 
@@ -270,9 +277,7 @@ class Engine:
             and (self.settings.shadow_sample >= 1 or random.random() < self.settings.shadow_sample)
         )
 
-    async def _shadow(
-        self, request: InferRequest, row: dict[str, Any], results: dict[ArmName, Result], finish: Callable[[str], None]
-    ) -> None:
+    async def _shadow(self, request: InferRequest, results: dict[ArmName, Result], finish: Callable[[str], None]) -> None:
         if self.killed():  # since it was queued
             return finish("dropped")
         try:
@@ -282,55 +287,38 @@ class Engine:
         if not _is_finite(patched):
             return finish("non_finite")
         results[PATCHED] = patched
-        self._flags(row, results[PATCHED], request.samples)
         finish("compared")
 
-    def _finish(self, row: dict[str, Any], results: dict[ArmName, Result], samples: int, total: float, status: str | None) -> None:
-        """Complete a row once no more runs of it are due."""
-        scores = self.original.scores
-        given = {name: predictions(result.outputs, scores, samples) for name, result in results.items()}
-        row |= {
-            "prediction": {ORIGINAL: given.get(ORIGINAL), PATCHED: given.get(PATCHED)},
-            "shadow": status,
-            "agree": None,
-            "difference": None,
-            "latency_ms": {name: _milliseconds(results[name].seconds if name in results else None) for name in (ORIGINAL, PATCHED)}
-            | {"total": _milliseconds(total)},
-        }
-        if status == "compared":
-            one, two = given[ORIGINAL], given[PATCHED]
-            row["agree"] = None if one is None or two is None else [a == b for a, b in zip(one, two, strict=True)]
-            row["difference"] = differences(results[ORIGINAL].outputs, results[PATCHED].outputs, samples)
+    def _finish(self, row: DecisionRow, results: dict[ArmName, Result], total: float, status: str | None) -> None:
+        """Complete a row once no more runs of it are due, and count it."""
+        scores, ran = self.original.scores, results.get
+        given = {name: predictions(result.outputs, scores, row.batch) for name, result in results.items()}
+        one, two = given.get(ORIGINAL), given.get(PATCHED)
+        flagged, columns = _flags(ran(PATCHED), row.batch)
+        compared = status == "compared"
+        row = replace(
+            row,
+            original=one,
+            patched=two,
+            flagged=flagged,
+            sites=None if columns is None else list(columns),
+            columns=columns,
+            shadow=status,
+            agree=[a == b for a, b in zip(one, two, strict=True)] if compared and one is not None and two is not None else None,
+            difference=differences(results[ORIGINAL].outputs, results[PATCHED].outputs, row.batch) if compared else None,
+            latency_original=_milliseconds(ran(ORIGINAL)),
+            latency_patched=_milliseconds(ran(PATCHED)),
+            latency_total=round(total * 1000, 4),
+        )
         self.log.write(row)
         self.tally.add(row)
         self.metrics.decided(row)
 
-    @staticmethod
-    def _flags(row: dict[str, Any], result: Result | None, samples: int) -> list[bool] | None:
-        """Fill in what was flagged."""
-        row |= {"flagged": None, "sites": None, "columns": None}
-        if result is None or result.columns is None:
-            return None
-        flagged = np.zeros(samples, bool)
-        where: dict[str, list[list[int]]] = {}
-        for site, mask in result.columns.items():
-            if not mask.any() or mask.shape[0] % samples:
-                flagged |= bool(mask.any())
-                continue
-            # Windows of a sample count together.
-            rows = [take_rows(mask, sample, sample + 1, samples).any(0) for sample in range(samples)]
-            flagged |= [bool(row.any()) for row in rows]
-            where[site] = [np.flatnonzero(row)[:_MOST_COLUMNS].tolist() for row in rows]
-        found: list[bool] = flagged.tolist()
-        row |= {"flagged": found, "sites": list(where), "columns": where}
-        return found
-
-    def _row(self, event: str, unix: float) -> dict[str, Any]:
+    def _head(self, unix: float) -> dict[str, Any]:
+        """What every row of the log has."""
         split = self.split
         return {
-            "schema": SCHEMA,
-            "event": event,
-            **moment(unix),
+            "unix": round(unix, 6),
             "experiment": split.experiment,
             "revision": self.revision,
             "salt": split.salt_digest,
@@ -352,5 +340,22 @@ def _is_finite(result: Result) -> bool:
     return result.finite is None or bool(result.finite.all())
 
 
-def _milliseconds(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds * 1000, 4)
+def _flags(result: Result | None, samples: int) -> tuple[list[bool] | None, dict[str, list[list[int]]] | None]:
+    """Samples that were flagged, and where: site → sample → key columns. None where the patched arm did not run or does not tell."""
+    if result is None or result.columns is None:
+        return None, None
+    flagged = np.zeros(samples, bool)
+    where: dict[str, list[list[int]]] = {}
+    for site, mask in result.columns.items():
+        if not mask.any() or mask.shape[0] % samples:
+            flagged |= bool(mask.any())
+            continue
+        # Windows of a sample count together.
+        rows = [take_rows(mask, sample, sample + 1, samples).any(0) for sample in range(samples)]
+        flagged |= [bool(row.any()) for row in rows]
+        where[site] = [np.flatnonzero(row)[:_MOST_COLUMNS].tolist() for row in rows]
+    return flagged.tolist(), where
+
+
+def _milliseconds(result: Result | None) -> float | None:
+    return None if result is None else round(result.seconds * 1000, 4)

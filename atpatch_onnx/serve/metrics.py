@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..decisions import DecisionRow
 from .arms import PATCHED, ArmName, Result
 from .settings import VERSIONS
 from .tally import Minute
@@ -92,19 +93,19 @@ class Metrics:
         if result.finite is not None:
             self._non_finite.inc(int((~result.finite).sum()))
 
-    def decided(self, row: dict[str, Any]) -> None:
+    def decided(self, row: DecisionRow) -> None:
         """A decision is complete."""
-        if row["fallback"]:
-            self._fallbacks.labels(row["fallback"]).inc()
-        if row["shadow"]:
-            self._shadow.labels(row["shadow"]).inc()
-        if row["agree"] is not None:
-            self._pairs.inc(row["batch"])
-            self._disagree.inc(row["agree"].count(False))
-        if row["flagged"] is not None:
-            self._judged.inc(row["batch"])
-            self._flagged.inc(sum(row["flagged"]))
-        for site, samples in (row["columns"] or {}).items():
+        if row.fallback:
+            self._fallbacks.labels(row.fallback).inc()
+        if row.shadow:
+            self._shadow.labels(row.shadow).inc()
+        if row.agree is not None:
+            self._pairs.inc(row.batch)
+            self._disagree.inc(row.batch - sum(row.agree))
+        if row.flagged is not None:
+            self._judged.inc(row.batch)
+            self._flagged.inc(sum(row.flagged))
+        for site, samples in (row.columns or {}).items():
             for column in (column for sample in samples for column in sample):
                 seen = (site, column) in self._columns_seen or len(self._columns_seen) < _MOST_COLUMNS
                 if seen:

@@ -83,7 +83,10 @@ def _verdict(engine: Engine, killed: bool) -> str:
     if mode == "shadow":
         if not tally.pairs:
             return "The original answers; no pair has been compared yet"
-        return f"The patch would change {_percent(tally.disagree / tally.pairs)} of the answers"
+        due = tally.pairs + tally.missing
+        least, most = _percent(tally.disagree / due), _percent((tally.disagree + tally.missing) / due)
+        # What timed out or was dropped may all have changed, or not at all.
+        return f"The patch would change {f'between {least} and {most}' if tally.missing else least} of the answers"
     who = "The patched model answers" if mode == "patched" else f"{_percent(engine.split.weight)} of units get the patched model"
     return f"{who}; it flags {_percent(tally.flagged / tally.judged)} of its samples" if tally.judged else who
 

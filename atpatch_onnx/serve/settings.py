@@ -9,13 +9,16 @@ from typing import Literal
 from .arms import ORIGINAL, PATCHED, ArmName
 from .limits import Limits
 
-__all__ = ["VERSIONS", "Fallback", "Mode", "Settings"]
+__all__ = ["SHADOW_SECONDS", "VERSIONS", "Fallback", "Mode", "Settings"]
 
 Fallback = Literal["original", "error"]
 Mode = Literal["shadow", "ab", "patched", "original"]
 
 VERSIONS: dict[str, ArmName] = {"1": ORIGINAL, "2": PATCHED}
 """Version of the one model name → arm."""
+
+SHADOW_SECONDS = 10.0
+"""Shadow runs have low priority, and flagged requests may take two passes: pairs that time out are those that matter most."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class Settings:
     fallback: what a request gets when its patched run times out, fails or gives NaN: the original's answer, or an error. None: "error" in
         mode "patched", so that nothing in a request can choose who answers it; else "original". The kill switch always means the original.
     strict_version: refuse clients that name version 1, in mode "patched".
+    shadow_timeout: seconds of a shadow run, for which nobody waits; None: the longer one of `timeout` and `SHADOW_SECONDS`.
     shadow_queue: jobs that may wait.
     shadow_sample: share of requests that are shadowed.
     kill_file: while it exists, the patch is off.
@@ -59,6 +63,7 @@ class Settings:
     timeout: float = 1.0
     fallback: Fallback | None = None
     strict_version: bool = False
+    shadow_timeout: float | None = None
     shadow_queue: int = 64
     shadow_sample: float = 1.0
     kill_file: Path | None = None
@@ -77,3 +82,10 @@ class Settings:
     def falls_back(self) -> bool:
         """Whether the original answers for a patched run that fails."""
         return (self.fallback or ("error" if self.mode == "patched" else "original")) == "original"
+
+    @property
+    def patched_seconds(self) -> float:
+        """What runs of the patched arm have, in the mode as it is."""
+        if self.mode != "shadow":
+            return self.timeout
+        return max(self.timeout, SHADOW_SECONDS) if self.shadow_timeout is None else self.shadow_timeout

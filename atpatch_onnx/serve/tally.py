@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
+from ..decisions import DecisionRow
 from .arms import ORIGINAL, PATCHED
 
 __all__ = ["Minute", "Tally"]
@@ -39,6 +39,7 @@ class Tally:
         answered: arm → requests that it answered.
         fallbacks, shadow: reason or status → requests.
         judged, flagged, pairs, disagree: samples, as in `Minute`.
+        missing: samples of which a pair was due and did not come about.
         moved: (class by the original, class by the patched arm) → pairs, of those that disagree.
         columns: (site, column) → times flagged.
         units: arm → pseudonyms that it was assigned, of the current revision.
@@ -56,6 +57,7 @@ class Tally:
     flagged: int = 0
     pairs: int = 0
     disagree: int = 0
+    missing: int = 0
     largest: float = 0.0
     moved: Counter[tuple[int, int]] = field(default_factory=Counter)
     columns: Counter[tuple[str, int]] = field(default_factory=Counter)
@@ -69,41 +71,46 @@ class Tally:
     def revise(self, revision: int) -> None:
         """Units and pairs of one revision say nothing about another; latencies, minutes and requests go on."""
         self.revision = revision
-        self.judged = self.flagged = self.pairs = self.disagree = 0
+        self.judged = self.flagged = self.pairs = self.disagree = self.missing = 0
         self.largest = 0.0
         self.moved.clear()
         self.columns.clear()
         self.units = {ORIGINAL: set(), PATCHED: set()}
         self.watched.clear()
 
-    def add(self, row: dict[str, Any]) -> None:
+    def add(self, row: DecisionRow) -> None:
         """Count one decision."""
-        self.answered[row["arm"]] += 1
-        if row["fallback"]:
-            self.fallbacks[row["fallback"]] += 1
-        if row["shadow"]:
-            self.shadow[row["shadow"]] += 1
-        for name, recent in self.latencies.items():
-            if row["latency_ms"][name] is not None:
-                recent.append(row["latency_ms"][name])
-        minute = self._minute(int(row["unix"] // 60) * 60)
-        current = row["revision"] == self.revision
+        self.answered[row.arm] += 1
+        if row.fallback:
+            self.fallbacks[row.fallback] += 1
+        if row.shadow:
+            self.shadow[row.shadow] += 1
+        times = {ORIGINAL: row.latency_original, PATCHED: row.latency_patched, "total": row.latency_total}
+        for name, milliseconds in times.items():
+            if milliseconds is not None:
+                self.latencies[name].append(milliseconds)
+        minute = self._minute(int(row.unix // 60) * 60)
+        current = row.revision == self.revision
         for count in (minute, self) if current else (minute,):
-            if row["flagged"] is not None:
-                count.judged += row["batch"]
-                count.flagged += sum(row["flagged"])
-            if row["agree"] is not None:
-                count.pairs += row["batch"]
-                count.disagree += row["agree"].count(False)
-        if not current:
-            return
-        if row["mode"] == "ab" and row["assigned"]:
-            self._meet(row["assigned"], row["unit"], row["prediction"][row["arm"]] or ())
-        self.largest = max([self.largest, *(value for value in row["difference"] or () if value is not None)])
-        if row["agree"] is not None:
-            given = row["prediction"]
-            self.moved.update((a, b) for a, b in zip(given[ORIGINAL], given[PATCHED], strict=True) if a != b)
-        for site, samples in (row["columns"] or {}).items():
+            if row.flagged is not None:
+                count.judged += row.batch
+                count.flagged += sum(row.flagged)
+            if row.agree is not None:
+                count.pairs += row.batch
+                count.disagree += row.batch - sum(row.agree)
+        if current:
+            self._add_current(row)
+
+    def _add_current(self, row: DecisionRow) -> None:
+        given = row.patched if row.arm == PATCHED else row.original
+        if row.mode == "ab" and row.assigned:
+            self._meet(row.assigned, row.unit, given or ())
+        if row.shadow not in (None, "compared"):
+            self.missing += row.batch
+        self.largest = max([self.largest, *(value for value in row.difference or () if value is not None)])
+        if row.agree is not None and row.original is not None and row.patched is not None:
+            self.moved.update((a, b) for a, b in zip(row.original, row.patched, strict=True) if a != b)
+        for site, samples in (row.columns or {}).items():
             self.columns.update((site, column) for sample in samples for column in sample)
 
     def _meet(self, arm: str, unit: str, given: Sequence[int]) -> None:

@@ -5,15 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from atpatch_onnx.serve.log import SCHEMA, moment
+from atpatch_onnx.decisions import SCHEMA
 
 START = 1_790_000_000.0
 SALT = "00112233aabbccdd"
+
+
+def moment(unix: float) -> dict[str, Any]:
+    """The fields `time` and `unix`."""
+    return {"time": datetime.fromtimestamp(unix, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"), "unix": unix}
 
 
 def digest(text: object) -> str:

@@ -1,6 +1,7 @@
 """Arms, batches, fallbacks and shadow runs, on graphs that really fail."""
 
 import asyncio
+import contextlib
 import json
 import time
 from collections.abc import Awaitable, Callable
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from atpatch_onnx.decisions import DecisionRow, from_line, to_json
 from atpatch_onnx.errors import AtpatchError
 from atpatch_onnx.runtime import session
 from atpatch_onnx.serve.arms import Arm, ArmFault
@@ -18,7 +20,7 @@ from atpatch_onnx.serve.engine import Engine
 from atpatch_onnx.serve.limits import Refusal
 from atpatch_onnx.serve.protocol import InferRequest
 from atpatch_onnx.serve.reload import reload
-from atpatch_onnx.serve.settings import Settings
+from atpatch_onnx.serve.settings import SHADOW_SECONDS, Settings
 from atpatch_onnx.serve.switch import KILL_VARIABLE, KillSwitch
 
 from .graphs import feeds, save
@@ -42,7 +44,8 @@ def run(tmp_path: Path) -> Callable[..., tuple[Any, list[dict[str, Any]]]]:
         log = tmp_path / "log.jsonl"
         paths = save(original, tmp_path / "original.onnx"), save(kind, tmp_path / "patched.onnx", scale=2.0)
         engine = Engine(
-            Settings(*paths, **{"mode": "patched", "log": log, "timeout": 0.5, **settings}), switch or KillSwitch(environment={})
+            Settings(*paths, **{"mode": "patched", "log": log, "timeout": 0.5, "shadow_timeout": 0.5, **settings}),
+            switch or KillSwitch(environment={}),
         )
 
         async def session_of() -> Any:
@@ -244,6 +247,26 @@ def test_shadow_never_touches_the_answer(run: Any, kind: str, first: float, stat
     assert row["agree"] == ([True] if status == "compared" else None) and (row["difference"] is None) == (status != "compared")
 
 
+def test_shadow_runs_have_longer_than_a_client_that_waits(run: Any) -> None:
+    async def use(engine: Engine) -> Any:
+        started = time.perf_counter()
+        named = await engine.infer(request(100), None, "patched")
+        waited = time.perf_counter() - started
+        await engine.infer(request(100), None)
+        return named.arm, waited
+
+    (arm, waited), rows = run("hanging", use, mode="shadow", timeout=0.2, shadow_timeout=1.0, workers=2)
+    assert arm == "original" and waited < 0.9
+    named, shadowed = decisions(rows)
+    assert named["fallback"] == "timeout" and shadowed["shadow"] == "timeout"
+    times = {name: Settings(Path(), Path(), timeout=1.0, **more).patched_seconds for name, more in MODES.items()}
+    assert times == {"ab": 1.0, "shadow": SHADOW_SECONDS, "shadow, said": 0.5} and SHADOW_SECONDS > 5
+    assert Settings(Path(), Path(), timeout=30.0).patched_seconds == 30.0
+
+
+MODES: dict[str, dict[str, Any]] = {"ab": {"mode": "ab"}, "shadow": {}, "shadow, said": {"shadow_timeout": 0.5}}
+
+
 def test_full_shadow_queue_drops_and_counts(run: Any) -> None:
     async def use(engine: Engine) -> bytes:
         for _ in range(8):
@@ -355,3 +378,76 @@ def test_session_alike(tmp_path: Path) -> None:
     arm = Arm("original", path)
     direct = session(path, threads=1).run(None, feeds(1, 2, 3))[0]
     assert np.array_equal(asyncio.run(arm.run(feeds(1, 2, 3))).outputs["y"], direct)
+
+
+# The log: every row that the engine writes is one that the reader takes, and none is lost
+
+
+FIRSTS = (1, -1, 10, 100, float("nan"), float("inf"), 3e38)
+
+
+@pytest.mark.parametrize("kind", ["sound", "nan", "raising", "hanging"])
+@pytest.mark.parametrize("mode", [{"mode": "shadow"}, {"mode": "ab", "weight": 1.0}, {"mode": "ab", "weight": 0.0}])
+def test_the_reader_takes_every_row(run: Any, kind: str, mode: Any) -> None:
+    async def use(engine: Engine) -> None:
+        for first in FIRSTS:
+            with contextlib.suppress(Refusal):
+                await engine.infer(request(first, 1, name="\ud800 id" if first == 1 else None), "unit" if first == 10 else None)
+        engine.switch.by_admin = True
+        await engine.infer(request(1), None)
+        engine.switch.by_admin = False
+        await engine.infer(request(1), None, "patched")
+        engine.set_controls(True, 1e30)
+
+    _, rows = run(kind, use, original="nan", log_inputs=True, **mode, timeout=0.2, shadow_timeout=0.2)
+    assert len(decisions(rows)) == len(FIRSTS) + 2
+    for row in rows:
+        read = from_line(json.dumps(row))
+        assert read is not None and to_json(read) == row
+
+
+def test_rows_with_inputs_that_are_not_finite_are_all_there(run: Any) -> None:
+    firsts = [float("nan"), float("inf"), float("-inf"), 1.5] * 5
+
+    async def use(engine: Engine) -> int:
+        for first in firsts:
+            await engine.infer(request(first), None)
+        return engine.log.failures
+
+    failures, rows = run("sound", use, mode="original", log_inputs=True)
+    found = [row for row in map(from_line, map(json.dumps, rows)) if isinstance(row, DecisionRow)]
+    assert failures == 0 and len(found) == 20
+    for first, row in zip(firsts, found, strict=True):
+        np.testing.assert_array_equal(row.inputs["x"], feeds(first)["x"], strict=True)
+
+
+def test_a_pair_without_a_finite_difference_is_written_and_read(run: Any) -> None:
+    async def use(engine: Engine) -> Any:
+        return await engine.infer(request(1, -1), None)
+
+    _, rows = run("sound", use, mode="shadow", original="nan")
+    (row,) = decisions(rows)
+    assert row["difference"][1] is None and from_line(json.dumps(row)).difference == row["difference"]
+
+
+@pytest.mark.parametrize(
+    "last", ['{"schema":1,"event":"decision","revision":"7"}\n', '{"revision":7,"inputs":[' + "1," * 2_000_000 + "1]}\n"]
+)
+def test_revisions_go_on_behind_any_last_row(run: Any, tmp_path: Path, last: str) -> None:
+    (tmp_path / "log.jsonl").write_text(last)
+
+    async def use(engine: Engine) -> int:
+        return (await engine.infer(request(1), None)).revision
+
+    assert run("sound", use)[0] == 8
+
+
+def test_shadow_runs_that_end_after_a_change_do_not_turn_revisions_back(run: Any) -> None:
+    async def use(engine: Engine) -> None:
+        await asyncio.gather(*(engine.infer(request(1), None) for _ in range(4)))
+        engine.revise("changed")
+
+    _, rows = run("sound", use, mode="shadow")
+    assert [row["revision"] for row in rows][-1] == 1 and max(row["revision"] for row in rows) == 2
+    _, rows = run("sound", use, mode="shadow")
+    assert [row["revision"] for row in rows if row["event"] == "revision"] == [1, 2, 3, 4]

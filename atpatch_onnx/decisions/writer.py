@@ -1,0 +1,94 @@
+"""The one writer of decision rows: a row in, a line of strict JSON out. `reader.from_line` takes it apart again."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .rows import SCHEMA, DecisionRow, LogRow, RevisionRow, SwitchRow
+
+__all__ = ["NOT_FINITE", "TEXT", "to_json", "to_line"]
+
+NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+"""Strings of the log for the numbers that JSON does not have; those that JavaScript and protobuf use."""
+TEXT = "str"
+"""Element type of text tensors, whose numpy dtype is object."""
+
+
+def to_line(row: LogRow) -> str:
+    """A row as one line of JSON, without its end. Never a bare NaN or Infinity.
+
+    Raises:
+        ValueError: a field outside of `inputs` is not finite.
+    """
+    return json.dumps(to_json(row), separators=(",", ":"), allow_nan=False)
+
+
+def to_json(row: LogRow) -> dict[str, Any]:
+    """A row as plain data, in the order of the field reference."""
+    match row:
+        case DecisionRow():
+            return _head("decision", row) | _decision(row)
+        case RevisionRow():
+            models = {arm: dict(model) for arm, model in row.models.items()}
+            told = {"reason": row.reason, "models": models, "enabled": row.enabled, "threshold": row.threshold}
+            return _head("revision", row) | told
+        case SwitchRow():
+            return _head("switch", row) | {"on": row.on, "source": row.source}
+    raise TypeError(f"{type(row).__name__} is no event of the log")
+
+
+def _head(event: str, row: LogRow) -> dict[str, Any]:
+    time = datetime.fromtimestamp(row.unix, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return {
+        "schema": SCHEMA,
+        "event": event,
+        "time": time,
+        "unix": row.unix,
+        "experiment": row.experiment,
+        "revision": row.revision,
+        "salt": row.salt,
+        "mode": row.mode,
+        "weight": row.weight,
+    }
+
+
+def _decision(row: DecisionRow) -> dict[str, Any]:
+    told = {
+        "id": row.id,
+        "unit": row.unit,
+        "unit_given": row.unit_given,
+        "assigned": row.assigned,
+        "arm": row.arm,
+        "fallback": row.fallback,
+        "batch": row.batch,
+        "prediction": {"original": row.original, "patched": row.patched},
+        "flagged": row.flagged,
+        "sites": row.sites,
+        "columns": None if row.columns is None else dict(row.columns),
+        "shadow": row.shadow,
+        "agree": row.agree,
+        "difference": row.difference,
+        "latency_ms": {"original": row.latency_original, "patched": row.latency_patched, "total": row.latency_total},
+    }
+    return told if row.inputs is None else told | _inputs(row.inputs)
+
+
+def _inputs(inputs: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+    types = {name: TEXT if array.dtype.kind == "O" else array.dtype.name for name, array in inputs.items()}
+    return {"inputs": {name: _nested(array) for name, array in inputs.items()}, "input_types": types}
+
+
+def _nested(array: NDArray[Any]) -> Any:
+    if array.dtype.kind != "f" or np.isfinite(array).all():
+        return array.tolist()
+    spelled = array.astype(object)
+    for word, value in NOT_FINITE.items():
+        spelled[np.isnan(array) if math.isnan(value) else array == value] = word
+    return spelled.tolist()
