@@ -2,6 +2,7 @@
 #   make demo    set up what the demo needs, run it
 #   make test    set up everything, run the tests
 #   make check   format, lint, types
+#   make mutants how many small changes of the engine the tests notice, into models/results
 #   make exports refill the table of exports in models/results
 #   make bench   measure what a patch costs, into models/results
 #   make evidence       build the victims, measure hotfixes on them, write models/RESULTS.md
@@ -19,7 +20,7 @@ WORKERS ?= 2
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: demo test check format exports bench evidence evidence-quick clean
+.PHONY: demo test check format mutants exports bench evidence evidence-quick clean
 
 demo: $(VENV)/.demo
 	$(BIN)/atpatch-onnx demo
@@ -35,6 +36,9 @@ check: $(VENV)/.dev
 format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+mutants: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutants --json models/results/mutants.json
 
 exports: $(VENV)/.dev
 	$(BIN)/python -m models.exports.build

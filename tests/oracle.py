@@ -6,9 +6,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rewriters.plan import BenignPair, Cnn, OneClass, Profile, Statistic
-from rewriters.subgraphs.redistribution import FLOOR
 
 Array = NDArray[np.float64]
+
+# The oracle's own, not those of the code under test: a number that is wrong there must not be wrong here too.
+SATURATED = 1e-7
+"""Share of a row's sum; with less unflagged mass than that a row is spread evenly."""
+UNSEEN = 1e-30
+"""A row does not see a column to which it gives no more than this, in the mean over heads."""
 
 
 def joint(a: Array, v: Array, mask: NDArray[np.bool_], valid: NDArray[np.bool_] | None, pair: BenignPair, *, reach: bool = True) -> Array:
@@ -27,7 +32,7 @@ def joint(a: Array, v: Array, mask: NDArray[np.bool_], valid: NDArray[np.bool_] 
         for h in range(heads):
             for i in range(queries):
                 row = a[b, h, i]
-                sees = valid[b] & ((a[b, :, i].mean(0) > 1e-30) if reach else True)
+                sees = valid[b] & ((a[b, :, i].mean(0) > UNSEEN) if reach else True)
                 if not (sees & m).any() or not (sees & ~m).any():
                     continue
                 out[b, h, i] = _row(row, v[b, h], m, sees, pair, h, i, reach)
@@ -54,7 +59,7 @@ def _row(row: Array, v: Array, m: NDArray[np.bool_], sees: NDArray[np.bool_], pa
         benign = np.broadcast_to(pair.values[h % pair.values.shape[0]].astype(np.float64), v.shape)
     rest = row[~m].sum()
     patched = np.where(m, 0.0, row)
-    if rest > FLOOR * sigma:
+    if rest > SATURATED * sigma:
         patched = patched * (sigma * (1 - q.sum()) / rest)
     else:
         patched = np.where(sees & ~m, sigma * (1 - q.sum()) / (sees & ~m).sum(), 0.0)
@@ -64,7 +69,7 @@ def _row(row: Array, v: Array, m: NDArray[np.bool_], sees: NDArray[np.bool_], pa
 def relative_mass(a: Array, valid: NDArray[np.bool_] | None, self_attention: bool) -> Array:
     """Column mass in multiples of uniform, (B, K), over rows that are real and can see the column."""
     mean = a.astype(np.float64).mean(1)
-    sees = mean > 1e-30
+    sees = mean > UNSEEN
     if valid is not None:
         sees &= valid[:, None, :]
         if self_attention:

@@ -19,6 +19,7 @@ from tests.exports import ATTENTION, EXPORTERS, FAMILIES, KNOWN_FAILURES, export
 
 from .graphs import session
 from .patterns import PATTERNS, Pattern
+from .patterns import model as made
 
 each_pattern = pytest.mark.parametrize("pattern", PATTERNS, ids=[pattern.id for pattern in PATTERNS])
 INTEGER = ("+integer", "+qlinear")
@@ -316,6 +317,12 @@ ADDITIVE = "m = Unsqueeze(attention_mask, one) f = Cast<to = 1>(m) i = Sub(unit,
         ),
         # One map for all samples, its rows the queries:
         (None, "b = Where(attention_mask, zero, low) s = Add(qk, b)", "bool[S,S] attention_mask"),
+        # Whether 1 lets a column through depends on another input:
+        (
+            None,
+            "e = Equal(attention_mask, flip) m = Unsqueeze(e, one) b = Where(m, zero, low) s = Add(qk, b)",
+            "bool[B,S] attention_mask, bool[1,1] flip",
+        ),
     ],
     ids=[
         "additive",
@@ -334,6 +341,7 @@ ADDITIVE = "m = Unsqueeze(attention_mask, one) f = Cast<to = 1>(m) i = Sub(unit,
         "padded-by-nothing",
         "shorter-than-the-keys",
         "common-map",
+        "either-polarity",
     ],
 )
 def test_key_mask(expected: str | None, mask: str, inputs: str) -> None:
@@ -377,6 +385,17 @@ def test_key_mask_of_an_attention_operator(expected: str | None, mask: str, inpu
     model.opset_import[0].version = 23
     (site,), _ = find_sites(model)
     assert (site.key_mask, site.self_attention, site.heads, site.head_dim) == (expected, True, 2, 4)
+
+
+@pytest.mark.parametrize(("heads", "sites"), [("1", 1), ("H", 0)])
+def test_a_map_of_one_head_that_an_operand_widens_is_no_longer_that_map(heads: str, sites: int) -> None:
+    """Where sizes are names, a map of size 1 is still known to be widened by anything that is not 1."""
+    widened = made(
+        "kt = Transpose<perm = [0,1,3,2]>(k) qk = MatMul(q, kt) p = Softmax<axis = -1>(qk) w = Mul(p, scale) out = MatMul(w, v)",
+        f"float[B,1,S,D] q, float[B,1,T,D] k, float[B,{heads},T,D] v, float[B,{heads},1,1] scale",
+    )
+    found, rejected = find_sites(widened)
+    assert (len(found), len(rejected)) == (sites, 1 - sites)
 
 
 @pytest.mark.parametrize("attention", ATTENTION)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from rewriters.patcher import patch, unpatch
 from rewriters.plan import BenignPair, PatchPlan, SitePlan, Static
@@ -87,6 +89,72 @@ def test_saturated_rows_spread_instead_of_blowing_up(name: str) -> None:
     data = feeds()
     data["bias"][:, :, ::2, 3] = 60.0
     check("4d", data, (3,), pairs(H, 6, np.random.default_rng(1))[name], dense=False, gating="if")
+
+
+@pytest.mark.parametrize("columns", [(3,), (1, 4), (0, 1, 2, 3, 4, 5)], ids=str)
+@pytest.mark.parametrize("level", [1.5, 3.0])
+@pytest.mark.parametrize("values", ["own", "refuge", "mean", "columns"])
+@pytest.mark.parametrize("dense", [False, True], ids=["reach", "dense"])
+def test_the_benign_share_never_exceeds_the_row(level: float, values: str, columns: tuple[int, ...], dense: bool) -> None:
+    """Rule 3, which these levels need as soon as enough columns are flagged."""
+    rng = np.random.default_rng(5)
+    tables = {"mean": rng.normal(size=(H, 1, D)).astype(np.float32), "columns": rng.normal(size=(H, K, D)).astype(np.float32)}
+    relative = BenignPair(np.array([level, level / 2], np.float32), tables.get(values), own_values=values == "own")
+    check("4d", feeds(), columns, relative, dense=dense, gating="if")
+    table = BenignPair(np.full((H, 1, K), level / 4, np.float32), tables.get(values), own_values=values == "own")
+    check("4d", feeds(), columns, table, dense=dense, gating="if")
+
+
+def nearly_saturated(share: float) -> dict[str, np.ndarray]:
+    """Feeds of `attention_block` whose rows give column 3 all but `share` of their attention, and the others unequal parts of the rest."""
+    data = feeds(seed=3)
+    data["q"][:] = 0
+    data["bias"] += np.random.default_rng(4).uniform(-2, 2, data["bias"].shape).astype(np.float32)
+    others = np.exp(np.delete(data["bias"].astype(np.float64), 3, axis=3)).sum(3)
+    data["bias"][..., 3] = np.log(others * (1 - share) / share)
+    return data
+
+
+@pytest.mark.parametrize("share", [1e-2, 1e-4, 4e-6, 3e-7], ids=str)
+@pytest.mark.parametrize("dense", [False, True], ids=["reach", "dense"])
+@pytest.mark.parametrize("own", [False, True], ids=["benign-values", "own-values"])
+def test_little_unflagged_mass_is_scaled_up_as_it_is(share: float, dense: bool, own: bool) -> None:
+    """Above the floor a row keeps its proportions, however little is left of it."""
+    data = nearly_saturated(share)
+    mass = np.delete(run(BLOCK.model, data)["p"].astype(np.float64), 3, axis=3).sum(3)
+    np.testing.assert_allclose(mass, share, rtol=0.02)
+    check("4d", data, (3,), BenignPair(np.array([0.5], np.float32), own_values=own), dense=dense, gating="if")
+
+
+@pytest.mark.parametrize("share", [3e-8, 1e-8, 1e-12], ids=str)
+@pytest.mark.parametrize("dense", [False, True], ids=["reach", "dense"])
+def test_unflagged_mass_below_the_floor_is_spread_evenly(share: float, dense: bool) -> None:
+    """Rule 4: there the mass is rounding. A zero benign level leaves the mean of the unflagged values."""
+    data = nearly_saturated(share)
+    block = attention_block()
+    plan = PatchPlan({block.site.id: SitePlan(Static((3,)), BenignPair(np.zeros(1, np.float32)), dense)})
+    got = run(patch(block.model, plan, [block.site]), data)["out"]
+    mean = np.delete(data["v"].astype(np.float64), 3, axis=2).mean(2, keepdims=True)
+    np.testing.assert_allclose(got, np.broadcast_to(mean, got.shape), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("gating", ["if", "none"])
+@pytest.mark.parametrize("values", ["refuge", "own", "mean"])
+def test_padding_counts_where_rows_see_different_columns(values: str, gating: str) -> None:
+    """A column that the graph's mask calls padding is neither flagged nor given mass, even where the map itself leaves it some."""
+    block, data = attention_block(), feeds()
+    block.model.graph.input.append(helper.make_tensor_value_info("real", TensorProto.INT64, ["B", "K"]))
+    data["real"] = np.ones((len(data["q"]), K), np.int64)
+    data["real"][0, 4:] = 0
+    data["real"][1, :2] = 0
+    pair = BenignPair(np.array([0.7], np.float32), np.ones((H, 1, D), np.float32) if values == "mean" else None, values == "own")
+    plan = PatchPlan({block.site.id: SitePlan(Static((1, 5)), pair)}, gating=gating)
+    got = run(patch(block.model, plan, [replace(block.site, key_mask="real")]), data)
+    valid = data["real"].astype(bool)
+    mask = np.zeros_like(valid)
+    mask[:, [1, 5]] = True
+    want = oracle.joint(got["p"], data["v"], mask & valid, valid, pair)
+    np.testing.assert_allclose(got["out"], want, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("name", pairs(H, 6, np.random.default_rng(0)))

@@ -97,3 +97,25 @@ def test_nothing_is_copied_in_a_model_without_quantisation() -> None:
     )
     sites, _ = find_sites(plain)
     assert not copies(patch(plain, same_plan(sites, SitePlan(Static())), sites))
+
+
+@pytest.mark.parametrize("gating", ["if", "none"])
+@pytest.mark.parametrize("columns", [(0,), (0, 1), (2,)], ids=str)
+def test_causal_rows_that_see_only_flagged_columns_stay_as_they_are(columns: tuple[int, ...], gating: str) -> None:
+    """Between pairs the map itself is rewritten, so a row with nowhere to move its attention must be left out there too."""
+    causal = model(
+        f"{QK} s = Add(qk, hidden) p_f = Softmax<axis = -1>(s) p_q = QuantizeLinear(p_f, share, nothing)"
+        " p = DequantizeLinear(p_q, share, nothing) out = MatMul(p, v)",
+        "float[B,3,S,D] q, float[B,3,S,D] k, float[B,3,S,D] v",
+        hidden=np.triu(np.full((5, 5), -np.inf, np.float32), 1),
+        share=SHARE,
+        nothing=NOTHING,
+    )
+    rng = np.random.default_rng(2)
+    feeds = {name: rng.normal(size=(2, 3, 5, 4)).astype(np.float32) for name in "qkv"}
+    sites, _ = find_sites(causal)
+    patched = patch(causal, same_plan(sites, SitePlan(Static(columns), BenignPair(np.array([0.5], np.float32))), gating=gating), sites)
+    before, after = run_all(causal, feeds)["out"], run_all(patched, feeds)["out"]
+    alone = max(columns) + 1 if 0 in columns else min(columns)
+    assert before[:, :, :alone].tobytes() == after[:, :, :alone].tobytes()
+    assert not np.allclose(before[:, :, alone:], after[:, :, alone:], atol=1e-2)

@@ -1,0 +1,91 @@
+"""Which tests can see a change: those that ran its line, the quick ones first."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import coverage
+import pytest
+
+from .operators import Mutant
+
+__all__ = ["LONG", "QUICK", "Coverage", "measure"]
+
+QUICK = 8.0
+"""Seconds of tests in the first round; most mutants die there."""
+LONG = 240.0
+"""Seconds of tests for what is left."""
+
+
+@dataclass
+class Coverage:
+    """Tests by line and by file, and how long each took.
+
+    Attributes:
+        lines: (path, line) → tests that ran it.
+        seconds: test → duration.
+    """
+
+    lines: dict[tuple[str, int], set[str]] = field(default_factory=lambda: defaultdict(set))
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def tests_for(self, mutant: Mutant, most: float) -> list[str]:
+        """Tests of the mutant's line (of all of its module for a line that runs at import), up to so many seconds.
+
+        Test files take turns, so that each has a word early; within a file the quickest come first.
+        """
+        tests = self.lines.get((mutant.path, mutant.line)) or {
+            t for (path, _), some in self.lines.items() if path == mutant.path for t in some
+        }
+        by_file: dict[str, list[str]] = defaultdict(list)
+        for test in sorted(tests, key=lambda test: (self.seconds.get(test, 0.0), test)):
+            by_file[test.partition("::")[0]].append(test)
+        turns = sorted((place, self.seconds.get(test, 0.0), test) for some in by_file.values() for place, test in enumerate(some))
+        chosen, spent = [], 0.0
+        for _, seconds, test in turns:
+            if chosen and spent + seconds > most:
+                break
+            chosen.append(test)
+            spent += seconds
+        return chosen
+
+
+class _Watching:
+    """A pytest plugin: names the running test to coverage, and takes its time."""
+
+    def __init__(self, watch: coverage.Coverage) -> None:
+        self._watch = watch
+        self.seconds: dict[str, float] = {}
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Any:
+        self._watch.switch_context(item.nodeid)
+        started = time.perf_counter()
+        result = yield
+        self.seconds[item.nodeid] = time.perf_counter() - started
+        return result
+
+
+def measure(tests: Sequence[str], packages: Sequence[str]) -> Coverage:
+    """Run tests once, unchanged. Raises: RuntimeError where one fails."""
+    watch = coverage.Coverage(data_file=None, source=list(packages))
+    watching = _Watching(watch)
+    watch.start()
+    status = pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", *tests], plugins=[watching])
+    watch.stop()
+    if status != 0:
+        raise RuntimeError(f"the tests fail without any change (pytest ended with {status})")
+    found = Coverage(seconds=watching.seconds)
+    data = watch.get_data()
+    for file in data.measured_files():
+        path = os.path.relpath(file, Path.cwd())
+        for line, contexts in data.contexts_by_lineno(file).items():
+            if known := {context for context in contexts if context}:
+                found.lines[path, line] |= known
+    return found

@@ -1,0 +1,32 @@
+"""Changes that once went unnoticed; each must be killed."""
+
+from __future__ import annotations
+
+from .operators import Mutant, named
+
+__all__ = ["NAMED"]
+
+_REDISTRIBUTION = "rewriters/subgraphs/redistribution.py"
+
+_ACTIVE = 'e.op("And", active, e.op("Greater", seen.flagged, half))'
+_VISIBLE = """    visible = e.op("Greater", e.reduce("Mean", context.map, 1), e.constant(VISIBLE))
+    if """
+
+NAMED: list[Mutant] = [
+    named(_REDISTRIBUTION, "FLOOR = 1e-7", "FLOOR = 1e-4"),
+    named(_REDISTRIBUTION, "FLOOR = 1e-7", "FLOOR = 1e-9"),
+    # Rule 5: rows that see only flagged columns stay as they are.
+    named(_REDISTRIBUTION, f'active = e.op("And", {_ACTIVE}, e.op("Not", lost))', f"active = {_ACTIVE}"),
+    # Rule 3: the benign share of several columns never exceeds the row.
+    named(_REDISTRIBUTION, "if most > 1.0:", "if False:"),
+    # The padding mask counts too where rows see different columns.
+    named(_REDISTRIBUTION, f"{_VISIBLE}context.valid is not None:", f"{_VISIBLE}False:"),
+    # A mask that opens in one reading and shuts in another is no padding mask.
+    named("rewriters/finding/masks.py", "return verdicts == {True}", "return True in verdicts"),
+    # A map of size 1 along an axis is not the map that another operand broadcasts it to.
+    named("rewriters/finding/axes.py", "other == dim or (dim != 1 and", "other == dim or (True and"),
+    # A unit is one draw, however often it comes back.
+    named("atpatch_onnx/ab/tally.py", "entry[1] += count\n        return False", "entry[1] += count\n        return True"),
+    # A threshold lies one float32 step above the logit it was read from.
+    named("atpatch_onnx/fitting/calibrate.py", "float(np.nextafter(probability, np.float32(2.0)))", "float(probability)"),
+]
