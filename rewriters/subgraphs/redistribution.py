@@ -115,9 +115,9 @@ class Rows:
 def redistribute(e: Emitter, plan: SitePlan, context: MapContext, mask: str, values: str) -> Rows:
     """Emit the row algebra for a mask (B, K) bool and canonical values (B, H, K, D)."""
     half, one = e.constant(0.5), e.constant(1.0)
-    others = e.op("Not", mask)
-    if context.valid is not None:
-        others = e.op("And", context.valid, others)
+    if context.valid is not None:  # a column that another site flagged may be padding here
+        mask = e.op("And", context.valid, mask)
+    others = e.op("Not", mask) if context.valid is None else e.op("Xor", context.valid, mask)
     f, u = e.unsqueeze(e.float(mask), 1, 2), e.unsqueeze(e.float(others), 1, 2)
     kept = e.op("Sub", one, e.op("Transpose", f, perm=[0, 1, 3, 2]), role="kept")
     count_f, count_u = (e.reduce("Sum", columns, 2, 3, keepdims=False) for columns in (f, u))  # (B, 1)
@@ -152,10 +152,8 @@ def redistribute(e: Emitter, plan: SitePlan, context: MapContext, mask: str, val
 
 
 def _rows_differ(e: Emitter, context: MapContext, flagged: str, unflagged: str) -> _Seen:
-    visible = e.op("Greater", e.reduce("Mean", context.map, 1), e.constant(VISIBLE))
-    if context.valid is not None:
-        visible = e.op("And", visible, e.unsqueeze(context.valid, 1, 2))
-    columns = e.float(visible)
+    # Padding may be visible, and counts for nothing: it is neither flagged nor unflagged.
+    columns = e.float(e.op("Greater", e.reduce("Mean", context.map, 1), e.constant(VISIBLE)))
     counts = [e.squeeze(e.op("MatMul", columns, e.op("Transpose", part, perm=[0, 1, 3, 2])), 3) for part in (flagged, unflagged)]
     return _Seen(columns, e.op("Add", *counts), *counts)
 

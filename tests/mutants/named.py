@@ -9,8 +9,6 @@ __all__ = ["NAMED"]
 _REDISTRIBUTION = "rewriters/subgraphs/redistribution.py"
 
 _ACTIVE = 'e.op("And", active, e.op("Greater", seen.flagged, half))'
-_VISIBLE = """    visible = e.op("Greater", e.reduce("Mean", context.map, 1), e.constant(VISIBLE))
-    if """
 
 NAMED: list[Mutant] = [
     named(_REDISTRIBUTION, "FLOOR = 1e-7", "FLOOR = 1e-4"),
@@ -19,8 +17,9 @@ NAMED: list[Mutant] = [
     named(_REDISTRIBUTION, f'active = e.op("And", {_ACTIVE}, e.op("Not", lost))', f"active = {_ACTIVE}"),
     # Rule 3: the benign share of several columns never exceeds the row.
     named(_REDISTRIBUTION, "if most > 1.0:", "if False:"),
-    # The padding mask counts too where rows see different columns.
-    named(_REDISTRIBUTION, f"{_VISIBLE}context.valid is not None:", f"{_VISIBLE}False:"),
+    # Padding is neither flagged nor given attention, also where rows see different columns.
+    named(_REDISTRIBUTION, 'mask = e.op("And", context.valid, mask)', "pass"),
+    named(_REDISTRIBUTION, 'e.op("Not", mask) if context.valid is None else', 'e.op("Not", mask) if True else'),
     # A mask that opens in one reading and shuts in another is no padding mask.
     named("rewriters/finding/masks.py", "return verdicts == {True}", "return True in verdicts"),
     # A map of size 1 along an axis is not the map that another operand broadcasts it to.

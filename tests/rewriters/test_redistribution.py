@@ -11,11 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
+from rewriters.finder import find_sites
 from rewriters.patcher import patch, unpatch
 from rewriters.plan import BenignPair, PatchPlan, SitePlan, Static
 from tests import oracle
 
 from .graphs import D, H, K, attention_block, feeds, run
+from .patterns import model as made
 
 LAYOUTS = ("4d", "3d", "2d", "5d", "merged", "transposed", "einsum")
 COLUMNS = {"one": (3,), "two": (1, 4), "all-but-one": (0, 1, 2, 3, 4, 5), "all": tuple(range(K)), "beyond": (K + 3, 2)}
@@ -155,6 +157,26 @@ def test_padding_counts_where_rows_see_different_columns(values: str, gating: st
     mask[:, [1, 5]] = True
     want = oracle.joint(got["p"], data["v"], mask & valid, valid, pair)
     np.testing.assert_allclose(got["out"], want, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("dense", [False, True], ids=["reach", "dense"])
+def test_a_column_flagged_elsewhere_that_is_padding_here_changes_nothing_here(dense: bool) -> None:
+    """Sites of a group share their flags, and each has its own mask."""
+    body = (
+        "kt = Transpose<perm = [0,2,1]>(k) s1 = MatMul(q, kt) p1 = Softmax<axis = -1>(s1) o1 = MatMul(p1, v)"
+        " ot = Transpose<perm = [0,2,1]>(o1) s2 = MatMul(o1, ot) m2 = Add(s2, hidden) p2 = Softmax<axis = -1>(m2) out = MatMul(p2, o1)"
+    )
+    hidden = np.zeros((1, 1, 5), np.float32)
+    hidden[..., 3] = -np.inf
+    two = made(body, "float[B,5,D] q, float[B,5,D] k, float[B,5,D] v", "float[B,5,D] o1, float[B,5,5] p2, float[B,5,D] out", hidden=hidden)
+    first, second = find_sites(two)[0]
+    pair = BenignPair(np.array([0.5], np.float32))
+    sites = {first.id: SitePlan(Static((3,)), pair, dense), second.id: SitePlan(Static(()), pair, dense)}
+    patched = patch(two, PatchPlan(sites, groups=((first.id, second.id),)), [first, second])
+    data = {name: np.random.default_rng(index).normal(size=(2, 5, 4)).astype(np.float32) for index, name in enumerate("qkv")}
+    got = run(patched, data)
+    assert not np.allclose(got["o1"], run(two, data)["o1"], atol=1e-3)
+    np.testing.assert_allclose(got["out"], got["p2"] @ got["o1"], atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("name", pairs(H, 6, np.random.default_rng(0)))
