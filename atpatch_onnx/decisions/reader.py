@@ -11,11 +11,10 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-import numpy as np
 from numpy.typing import NDArray
 
 from .rows import ARMS, MODES, SCHEMA, DecisionRow, LogRow, RevisionRow, SwitchRow
-from .writer import NOT_FINITE, TEXT
+from .tensors import from_nested
 
 __all__ = ["NotJson", "RowRefused", "from_line"]
 
@@ -26,7 +25,6 @@ _FIRST_MOMENT, _LAST_MOMENT = -62_135_596_800.0, 253_402_300_799.0
 """Years 1 and 9999: all that the standard library knows a date for."""
 _LARGEST_WHOLE = 2**63 - 1
 _SHOWN = 40
-_TYPES = frozenset({TEXT, "bool", "float16", "float32", "float64", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))})
 
 
 class RowRefused(ValueError):
@@ -62,7 +60,7 @@ def _decision(row: Mapping[str, Any]) -> DecisionRow:
     batch = _field(row, "batch", _whole)
     prediction, latency = _field(row, "prediction", _object), _field(row, "latency_ms", _object)
     per_sample = _of_batch(batch)
-    return DecisionRow(
+    read = DecisionRow(
         **_head(row),
         id=_field(row, "id", _text),
         unit=_field(row, "unit", _text),
@@ -84,6 +82,18 @@ def _decision(row: Mapping[str, Any]) -> DecisionRow:
         latency_total=_field(latency, "total", _size, "latency_ms."),
         inputs=_inputs(row),
     )
+    _require_consistent(read)
+    return read
+
+
+def _require_consistent(row: DecisionRow) -> None:
+    """Fields that follow from others say the same as those."""
+    if row.shadow != "compared" and (row.agree is not None or row.difference is not None):
+        raise RowRefused(f"agree or difference is given, but shadow is {_short(row.shadow)}")
+    if row.agree is not None:
+        pairs = zip(row.original or (), row.patched or (), strict=False)
+        if row.agree != [before == after for before, after in pairs]:
+            raise RowRefused("agree is not what the predictions say")
 
 
 def _revision(row: Mapping[str, Any]) -> RevisionRow:
@@ -101,6 +111,7 @@ def _switch(row: Mapping[str, Any]) -> SwitchRow:
 
 
 def _head(row: Mapping[str, Any]) -> dict[str, Any]:
+    _field(row, "time", _text)  # the same as `unix`, for people
     return {
         "unix": _field(row, "unix", _moment),
         "experiment": _field(row, "experiment", _text),
@@ -247,43 +258,7 @@ def _inputs(row: Mapping[str, Any]) -> dict[str, NDArray[Any]] | None:
 
 
 def _tensor(value: Any, name: str, given: str | None) -> NDArray[Any]:
-    """An input as an array; `given` is its element type, None where a row of an older version does not say it."""
-    what = f"input {name[:_SHOWN]!r}"
     try:
-        cells = np.array(value, object)
+        return from_nested(value, given)
     except ValueError as error:
-        raise RowRefused(f"{what} is ragged") from error
-    found = set(map(type, cells.flat))
-    kind = _guessed(cells, found) if given is None else given
-    if kind not in _TYPES:
-        raise RowRefused(f"{what} has elements of the unknown type {_short(kind)}")
-    numbers: set[type] = {int, float, str} if kind.startswith("float") else {int}
-    allowed = {str} if kind == TEXT else {bool} if kind == "bool" else numbers
-    if not found <= allowed:
-        raise RowRefused(f"{what} holds something that is no {kind}")
-    if kind == TEXT:
-        return cells
-    return _numbers(cells, what, kind)
-
-
-def _guessed(cells: NDArray[Any], found: set[type]) -> str:
-    if found == {int}:
-        return "uint64" if max(cells.flat) > _LARGEST_WHOLE else "int64"
-    return "bool" if found == {bool} else TEXT if found == {str} else "float64"
-
-
-def _numbers(cells: NDArray[Any], what: str, kind: str) -> NDArray[Any]:
-    words = np.array([type(cell) is str for cell in cells.flat], bool).reshape(cells.shape)
-    if words.any():
-        if not set(cells[words]) <= set(NOT_FINITE):
-            raise RowRefused(f"{what} holds text where {kind} was expected")
-        cells = cells.copy()
-        cells[words] = [NOT_FINITE[word] for word in cells[words]]
-    try:
-        with np.errstate(over="ignore"):
-            array: NDArray[Any] = cells.astype(kind)
-    except OverflowError as error:
-        raise RowRefused(f"{what} holds a number that {kind} cannot") from error
-    if array.dtype.kind == "f" and (~np.isfinite(array) & ~words).any():
-        raise RowRefused(f"{what} holds a number that {kind} cannot")
-    return array
+        raise RowRefused(f"input {_short(name)} {error}") from error

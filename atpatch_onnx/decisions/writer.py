@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from .rows import SCHEMA, DecisionRow, LogRow, RevisionRow, SwitchRow
+from .tensors import to_nested, type_name
 
-__all__ = ["NOT_FINITE", "TEXT", "to_json", "to_line"]
-
-NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-"""Strings of the log for the numbers that JSON does not have; those that JavaScript and protobuf use."""
-TEXT = "str"
-"""Element type of text tensors, whose numpy dtype is object."""
+__all__ = ["to_json", "to_line"]
 
 
 def to_line(row: LogRow) -> str:
@@ -81,14 +75,7 @@ def _decision(row: DecisionRow) -> dict[str, Any]:
 
 
 def _inputs(inputs: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
-    types = {name: TEXT if array.dtype.kind == "O" else array.dtype.name for name, array in inputs.items()}
-    return {"inputs": {name: _nested(array) for name, array in inputs.items()}, "input_types": types}
-
-
-def _nested(array: NDArray[Any]) -> Any:
-    if array.dtype.kind != "f" or np.isfinite(array).all():
-        return array.tolist()
-    spelled = array.astype(object)
-    for word, value in NOT_FINITE.items():
-        spelled[np.isnan(array) if math.isnan(value) else array == value] = word
-    return spelled.tolist()
+    return {
+        "inputs": {name: to_nested(array) for name, array in inputs.items()},
+        "input_types": {name: type_name(array) for name, array in inputs.items()},
+    }

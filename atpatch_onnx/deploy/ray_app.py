@@ -55,6 +55,8 @@ class Replica:
         engine.killed()
         weight = float(config["weight"]) if engine.settings.mode == "ab" else engine.split.weight
         revision = int(config["revision"])
+        if revision < 1:
+            raise ValueError(f"revision {revision} in user_config: revisions count from 1")
         if (revision, weight) != (engine.revision, engine.split.weight):
             engine.revision = revision - 1
             engine.revise("reconfigured", weight=weight)

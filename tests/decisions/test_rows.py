@@ -47,6 +47,9 @@ def decisions(draw: st.DrawFn) -> DecisionRow:
     def each(strategy: st.SearchStrategy[Any]) -> Any:
         return st.lists(strategy, min_size=batch, max_size=batch)
 
+    shadow = maybe(st.just("compared") | text)
+    original, patched = maybe(each(classes)), maybe(each(classes))
+    both = shadow == "compared" and original is not None and patched is not None
     return DecisionRow(
         **{name: draw(strategy) for name, strategy in heads.items()},
         id=draw(text),
@@ -56,14 +59,14 @@ def decisions(draw: st.DrawFn) -> DecisionRow:
         arm=draw(st.sampled_from(["original", "patched"])),
         fallback=maybe(text),
         batch=batch,
-        original=maybe(each(classes)),
-        patched=maybe(each(classes)),
+        original=original,
+        patched=patched,
         flagged=maybe(each(st.booleans())),
         sites=maybe(st.lists(text, max_size=3)),
         columns=maybe(st.dictionaries(text, each(st.lists(classes, max_size=3)), max_size=3)),
-        shadow=maybe(text),
-        agree=maybe(each(st.booleans())),
-        difference=maybe(each(st.none() | size)),
+        shadow=shadow,
+        agree=[one == two for one, two in zip(original, patched, strict=True)] if both and draw(st.booleans()) else None,
+        difference=maybe(each(st.none() | size)) if shadow == "compared" else None,
         latency_original=maybe(size),
         latency_patched=maybe(size),
         latency_total=draw(size),
@@ -177,11 +180,15 @@ SWITCH = json.loads(OLD.read_text().splitlines()[1])
     ({"columns": {"site": [3]}}, "columns is 3, not a list"),
     ({"columns": {"site": [[3], [4]]}}, "columns has 2 entries"),
     ({"agree": [None]}, "agree is null"),
+    ({"agree": [True], "shadow": "timeout"}, "shadow is \"timeout\""),
+    ({"difference": [0.5], "shadow": None}, "shadow is null"),
+    ({"agree": [True], "shadow": "compared", "prediction": {"original": [1], "patched": [2]}}, "not what the predictions say"),
+    ({"agree": [True], "shadow": "compared", "prediction": {"original": [1], "patched": None}}, "not what the predictions say"),
     ({"difference": [-1.0]}, "difference is -1.0, not a number from 0 on"),
     ({"difference": ["NaN"]}, "difference is \"NaN\""),
     ({"latency_ms": {"original": 1, "patched": None, "total": None}}, "latency_ms.total is null"),
     ({"inputs": []}, "inputs is a list"),
-    ({"inputs": {"x": [[1.0], [1.0, 2.0]]}}, "'x' holds something that is no float64"),
+    ({"inputs": {"x": [[1.0], [1.0, 2.0]]}}, "\"x\" holds something that is no float64"),
     ({"inputs": {"x": [1.0]}, "input_types": {"y": "float32"}}, "input_types does not name the inputs"),
     ({"inputs": {"x": [1.0]}, "input_types": {"x": "complex64"}}, "unknown type"),
     ({"inputs": {"x": ["nan"]}, "input_types": {"x": "float32"}}, "text where float32"),
@@ -196,7 +203,7 @@ def test_a_decision_that_no_server_writes_is_refused_with_its_field(changes: dic
     assert reason in str(refused.value)
 
 
-@pytest.mark.parametrize("name", sorted(LINE.keys() - {"time", "inputs"}))
+@pytest.mark.parametrize("name", sorted(LINE.keys() - {"inputs"}))
 def test_a_missing_field_is_named(name: str) -> None:
     with pytest.raises(RowRefused, match=f"field '{name}' is missing"):
         from_line(json.dumps({key: value for key, value in LINE.items() if key != name}))
@@ -230,3 +237,45 @@ def test_a_bare_nan_is_refused() -> None:
 def test_events_and_fields_of_newer_servers_are_passed_over() -> None:
     assert from_line(json.dumps(LINE | {"event": "weather"})) is None
     assert from_line(json.dumps(LINE | {"later": "added"})) == from_line(json.dumps(LINE))
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["", "NaN", "float32", "compared", "original"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["original", "patched", "total", "x"]), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(
+    st.sampled_from([LINE, REVISION, SWITCH]),
+    st.dictionaries(st.sampled_from([*LINE, "input_types", "on", "models"]), anything, max_size=2),
+)
+def test_a_row_is_refused_with_a_reason_or_means_what_it_says(row: dict[str, Any], changes: dict[str, Any]) -> None:
+    """What is accepted, the writer writes the same again: nothing is read loosely, nothing is dropped."""
+    told = row | changes
+    try:
+        read = from_line(json.dumps(told))
+    except RowRefused as refused:
+        assert str(refused)
+        assert "\n" not in str(refused)
+        return
+    if read is not None:
+        again = to_json(read)
+        known = {name: value for name, value in told.items() if name in again and name != "time"}
+        assert known == {name: again[name] for name in known}
+
+
+@given(st.binary(max_size=50))
+def test_no_bytes_break_the_reader(line: bytes) -> None:
+    with pytest.raises(RowRefused):
+        from_line(line)
+
+
+@pytest.mark.parametrize("depth", [64, 65, 500])
+def test_inputs_nested_too_deep_are_refused(depth: int) -> None:
+    nested = json.dumps(LINE | {"inputs": {"x": "DEEP"}}).replace('"DEEP"', "[" * depth + "1.0" + "]" * depth)
+    if depth == 64:
+        assert from_line(nested) is not None
+    else:
+        with pytest.raises(RowRefused):
+            from_line(nested)
