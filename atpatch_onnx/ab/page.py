@@ -8,7 +8,8 @@ from typing import Any
 from ..pages import environment
 from . import pictures
 from .evidence import ALPHA
-from .headline import NAMES, between, headline, percent
+from .headline import NAMES, headline, percent
+from .paired import Bounds
 from .results import Analysis, Revision
 
 __all__ = ["render_page"]
@@ -41,7 +42,7 @@ def _tiles(revision: Revision) -> list[dict[str, str]]:
     if pairs and pairs.bounds:
         ends = f"{percent(pairs.bounds.least.low)} to {percent(pairs.bounds.most.high)}"
         small = f"{ends}; {pairs.lost:,} pairs missing" if pairs.lost else ends
-        tiles.append({"what": "arms disagree", "value": between(pairs.bounds).removeprefix("between "), "small": small})
+        tiles.append({"what": "arms disagree", "value": _short(pairs.bounds), "small": small})
     if pairs and pairs.wrong:
         before, after = pairs.wrong
         small = f"{percent(before.value)} without the patch"
@@ -52,12 +53,13 @@ def _tiles(revision: Revision) -> list[dict[str, str]]:
         share = split.patched / max(split.patched + split.original, 1)
         tiles.append({"what": "units in the patched arm", "value": percent(share), "small": f"{state}, weight {percent(split.weight)}"})
     if revision.flagged:
-        flagged = revision.flagged
+        flagged, bounds = revision.flagged, revision.flag_bounds
+        unjudged = f"; {bounds.missing:,} not judged" if bounds and bounds.missing else ""
         tiles.append(
             {
                 "what": "flagged by the patch",
-                "value": percent(flagged.share.value),
-                "small": f"{flagged.share.hits} of {flagged.share.count} samples",
+                "value": _short(bounds) if bounds else percent(flagged.share.value),
+                "small": f"{flagged.share.hits} of {flagged.share.count} samples{unjudged}",
             }
         )
     if "total" in revision.latency:
@@ -69,6 +71,12 @@ def _tiles(revision: Revision) -> list[dict[str, str]]:
             }
         )
     return tiles
+
+
+def _short(bounds: Bounds) -> str:
+    """For a tile."""
+    least, most = bounds.least.share.value, bounds.most.share.value
+    return f"{least * 100:.1f}\u2013{most * 100:.1f} %" if bounds.missing else percent(least)
 
 
 def _figures(revision: Revision) -> list[dict[str, Any]]:

@@ -346,7 +346,10 @@ def test_missing_pairs_bound_the_verdict(tmp_path, atpatch):
     assert revision["verdict"] == sentence
     for words in (sentence, "timeout 90, dropped 10", "3.00 % to 13.00 %", "between 3.00 % and 13.00 % with 100 not judged"):
         assert words in atpatch("ab", "analyze", log).err
-    assert sentence in render_page(analyze_log(log))
+    page = render_page(analyze_log(log))
+    assert sentence in page
+    assert page.count('<div class="value">3.0–13.0 %</div>') == 2  # disagreements, and flags
+    assert "30 of 900 samples; 100 not judged" in page
 
 
 def test_missing_samples_of_a_batch_and_of_a_unit(tmp_path):
@@ -457,10 +460,12 @@ def test_the_log_of_an_older_server(atpatch):
 def test_the_command_tells_people_and_programs(live, shadow, tmp_path, atpatch):
     told = atpatch("ab", "analyze", live[0], "--outcomes", live[1])
     assert (told.code, told.out) == (0, "")
-    for words in ("requests by assignment", "outcomes, unpaired", "decided", "latency, ms"):
+    for words in ("Fewer wrong answers with the patch", "requests by assignment", "outcomes, unpaired", "decided", "latency, ms"):
         assert words in told.err
     report = atpatch("ab", "analyze", shadow[0], "--outcomes", shadow[1], "--json")
     (revision,) = report.json["revisions"]
+    assert report.err == ""
+    assert revision["verdict"].endswith("; the patched arm is right more often.")
     assert revision["pairs"]["evidence"]["decided"] is True
     assert revision["pairs"]["disagreement"]["method"] == "wilson"
     assert set(revision["latency_ms"]) == {"original", "patched", "total"}

@@ -18,6 +18,7 @@ from atpatch_onnx.serve.arms import Arm, ArmFault
 from atpatch_onnx.serve.batching import Batcher
 from atpatch_onnx.serve.engine import Engine
 from atpatch_onnx.serve.limits import Refusal
+from atpatch_onnx.serve.page import render_page
 from atpatch_onnx.serve.protocol import InferRequest
 from atpatch_onnx.serve.reload import reload
 from atpatch_onnx.serve.settings import SHADOW_SECONDS, Settings
@@ -451,3 +452,17 @@ def test_shadow_runs_that_end_after_a_change_do_not_turn_revisions_back(run: Any
     assert [row["revision"] for row in rows][-1] == 1 and max(row["revision"] for row in rows) == 2
     _, rows = run("sound", use, mode="shadow")
     assert [row["revision"] for row in rows if row["event"] == "revision"] == [1, 2, 3, 4]
+
+
+def test_the_page_bounds_what_missing_pairs_may_have_changed(run: Any) -> None:
+    pytest.importorskip("jinja2")
+
+    async def use(engine: Engine) -> str:
+        for first in (1, 1, 1, 100):
+            await engine.infer(request(first), None)
+        while engine.tally.shadow.total() < 4:
+            await asyncio.sleep(0.01)
+        return render_page(engine)
+
+    page, _ = run("hanging", use, mode="shadow")
+    assert "The patch would change between 0% and 25.0% of the answers" in page and "say nothing about what the patch costs" in page
