@@ -68,6 +68,8 @@ def _problems(site: Site, plan: SitePlan) -> list[str]:
         else:
             if heads is not None and pair.values.shape[0] not in (1, heads):
                 found.append(f"benign values are for {pair.values.shape[0]} heads, the site has {heads}")
+            if site.layout.widths > 1:
+                found.append("benign values need one axis of width, the site's values have several")
             if site.head_dim is not None and pair.values.shape[2] != site.head_dim:
                 found.append(f"benign values are {pair.values.shape[2]} wide, the site's are {site.head_dim}")
     if isinstance(plan.detector, (Profile, OneClass)) and heads is not None:

@@ -1,18 +1,23 @@
-"""The site finder: a `Site` or a `Rejection` for every Softmax of a model.
+"""The site finder: a `Site` or a `Rejection` for every attention map of a model.
 
-A Softmax is a site when
+A Softmax, or what comes to the same, is a site when
 
 1. the axis it normalises is the axis that a product contracts with values computed from the input (P·V), and
 2. what it normalises goes back to a product of two computed factors (Q·Kᵀ; one factor may be a set of learned queries).
 
 Structure decides, never names, so the rule outlives changes of exporters. Both halves are needed: the first alone would take the
 context product of linear attention, the second alone a softmax over scores that weighs nothing.
+
+Every Softmax gets an answer. Other operators that make maps (`finding.anchors`) are sites by the same two rules; what works number by
+number has to meet those of `finding.unnormalised` too. They are rejected only where scores of two computed factors and a product with
+computed values are seen: all others are layers and heads, of which there is nothing to say.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import onnx
 import onnx_ir as ir
@@ -27,6 +32,7 @@ from .finding.products import Ended, Refused
 from .finding.site_builder import SiteBuilder, node_name
 from .finding.skeleton import skeleton
 from .finding.trace import Finding, Tracer
+from .finding.unnormalised import KEY_AXES, key_tokens, weighs
 from .finding.view import View, build_view
 from .sites import Rejection, Site
 from .traces import Traces
@@ -38,12 +44,18 @@ logger = logging.getLogger(__name__)
 REASONS: dict[str, str] = {
     "quantized-product": "its map enters a product on integers, from which map and values cannot be had as floats",
     "product-form": "its map enters a product of a form that cannot be patched yet",
+    "signed-map": "it is subtracted from another map, so what weighs the values has entries below zero, and no sum of a row to keep",
+    "mixed-map": "an operator on the way to the values makes another map of its map, whose columns are no longer its own",
     "shared-product": "its map reaches a product that is a site of another Softmax already",
     "own-values": "its map is multiplied with a function of itself, not with values",
+    "unproven-tokens": "its rows are not made to sum to one, and it is not shown that keys and values are of the same tokens",
+    "lost-axis": "its map enters a product, but on the way to it the axis of its columns cannot be followed",
+    "unknown-operator": "its map enters an operator of another domain, of which nothing is known",
     "rank": "the rank of its map is not known, so its axes cannot be told apart",
     "flatten": "it normalises several axes at once",
     "constant-scores": "what it normalises is a projection with constant weights, not a product of queries and keys",
     "no-scores": "what it normalises does not come from a product of queries and keys",
+    "scores-form": "what it normalises comes out of an operator through which scores cannot be followed yet",
     "constant-values": "its map is multiplied with constants, not with values computed from the input",
     "axis": "the axis it normalises is not the one that a product contracts",
     "no-product": "its map enters no product with values",
@@ -54,6 +66,9 @@ REASONS: dict[str, str] = {
     "unreadable": "the graph around it is malformed and cannot be analysed",
 }
 """Rejection code → what it means, the most telling first: of several reasons that apply, the one nearest the top is given."""
+
+_NEAR_PRODUCTS = ("quantized-product", "product-form", "signed-map", "mixed-map", "lost-axis")
+"""Ends at, or in sight of, a product with computed values."""
 
 _PRIORITY = {code: index for index, code in enumerate(REASONS)}
 
@@ -115,6 +130,9 @@ class _Search:
         return self._found
 
     def _judge(self, anchor: Anchor) -> None:
+        if anchor.free:
+            self._judge_free(anchor)
+            return
         outcome = follow_map(self._view, self.facts, anchor)
         refusals: list[Refused] = list(outcome.ends)
         hits = self._qualified(outcome, anchor, refusals)
@@ -123,10 +141,39 @@ class _Search:
             for hit in hits:
                 self._taken.add(hit.product.node)
                 self._found.append(Finding(anchor.node, self._builder.build(anchor, hit, scores), anchor, hit, scores))
-        elif scores is not None:
+        elif scores is not None and not anchor.quiet:
             self._reject(anchor.node, [scores], anchor, hits[0])
-        else:
+        elif scores is None and (not anchor.quiet or self._looks_like_attention(anchor, refusals)):
             self._reject(anchor.node, refusals or [Ended("unused", "")], anchor)
+
+    def _judge_free(self, anchor: Anchor) -> None:
+        """As above, for each axis that the keys may be on."""
+        scores = find_scores(self._view, self.facts, anchor)
+        if not isinstance(scores, Scores) or scores.node in self._taken:
+            return
+        for axis in KEY_AXES:
+            at = replace(anchor, axis=axis)
+            keys = key_tokens(self._view, self.facts, at, scores)
+            if keys is None:
+                continue
+            outcome = follow_map(self._view, self.facts, at)
+            refusals: list[Refused] = [end for end in outcome.ends if end.code in _NEAR_PRODUCTS]
+            hits = []
+            for hit in self._qualified(outcome, at, []):
+                unproven = weighs(self._view, self.facts, keys, hit)
+                hits += [hit] if unproven is None else []
+                refusals += [] if unproven is None else [unproven]
+            for hit in hits:
+                self._taken.add(hit.product.node)
+                self._found.append(Finding(at.node, self._builder.build(at, hit, scores), at, hit, scores))
+            if refusals and not hits:
+                self._reject(at.node, refusals, at)
+            if hits or refusals:
+                return
+
+    def _looks_like_attention(self, anchor: Anchor, refusals: Sequence[Refused]) -> bool:
+        named = any(refusal.code in _NEAR_PRODUCTS for refusal in refusals)
+        return named and isinstance(find_scores(self._view, self.facts, anchor), Scores)
 
     def _qualified(self, outcome: Outcome, anchor: Anchor, refusals: list[Refused]) -> list[Hit]:
         hits = []

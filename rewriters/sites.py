@@ -1,4 +1,4 @@
-"""What the finder says about a graph: a `Site` or a `Rejection` for every Softmax.
+"""What the finder says about a graph: a `Site` or a `Rejection` for every attention map.
 
 Shape letters, used everywhere in this package: B samples, H heads, Q query rows, K key columns, D value width.
 An attention map A has the canonical shape (B, H, Q, K), its values V (B, H, K, D), their product (B, H, Q, D).
@@ -13,13 +13,29 @@ from typing import Any, Literal
 
 import onnx
 
-__all__ = ["Confidence", "Inspection", "Layout", "Rejection", "Site", "Where"]
+__all__ = ["MAP_FORMS", "Confidence", "Inspection", "Layout", "Rejection", "Site", "Where"]
 
 Where = tuple[tuple[int, str], ...]
 """Path from the model to a body of nodes: () is the main graph; each step is (node index, attribute name) into a
 subgraph. A first step (i, "function") enters `model.functions[i]`."""
 
 Confidence = Literal["high", "medium"]
+
+MAP_FORMS = (
+    "softmax",
+    "softmax-flat",
+    "decomposed",
+    "bias-softmax",
+    "qlinear-softmax",
+    "log-softmax",
+    "logsumexp",
+    "sparsemax",
+    "exp",
+    "relu",
+    "sigmoid",
+    "softplus",
+)
+"""How a map is made; the last four normalise nothing, so each row of such a map has a sum of its own."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +47,9 @@ class Layout:
         probabilities, values, output: permutation that brings the tensor to canonical order; None when it is there already.
         merged_heads: H when batch and heads share the leading axis of a rank-3 map (B·H, Q, K); None otherwise.
         values_lack: negative canonical axes that the values do not have: shared by all heads (-3,), or fewer leading axes than the map.
+
+    The permutations of values and output may be longer than the rank: then all axes behind K (or Q) together are the width D, as where
+    one map weighs every row of an alignment.
     """
 
     rank: int
@@ -41,17 +60,23 @@ class Layout:
     # Not in the repr, and so not in the fingerprint: it follows from the rank and the permutations, and hotfixes fitted before it fit on.
     values_lack: tuple[int, ...] = field(default=(), repr=False)
 
+    @property
+    def widths(self) -> int:
+        """Number of axes that together are D."""
+        return 1 if self.values is None else len(self.values) - (self.rank - len(self.values_lack)) + 1
+
 
 @dataclass(frozen=True)
 class Site:
-    """One Softmax whose probabilities weigh values in a P·V product.
+    """One Softmax (or its like) whose probabilities weigh values in a P·V product.
 
     Attributes:
         id: unique in the model, of [A-Za-z0-9_.-]; inserted names start with `atpatch/<id>/`.
-        softmax, matmul: node names (the first output's name where a node is unnamed).
-        form: how the map is made: "softmax", "softmax-flat" (opset < 13), "decomposed", "bias-softmax", "qlinear-softmax", or the fused
-            operator's name; with a suffix where the product is no plain one: "+qdq" (between Q/DQ pairs), "+qlinear" (QLinearMatMul),
-            "+integer" (MatMulInteger and its kin), "+scaled" (a factor inside the operator).
+        softmax, matmul: node names (the first output's name where a node is unnamed); where several operators make the map, of the last.
+        form: how the map is made, one of `MAP_FORMS` ("softmax-flat": opset < 13; "decomposed": Exp, ReduceSum and Div; "log-softmax": Exp
+            of it), or the fused operator's name; with a suffix where the product is no plain one: "+qdq" (between Q/DQ pairs), "+qlinear"
+            (QLinearMatMul), "+integer" (MatMulInteger and its kin), "+scaled" (a factor inside the operator), "+divided" (by the sums of
+            the map's rows, behind the product), "+summed" (Mul and ReduceSum).
         where: the body that holds the product.
         probabilities: value read as P: the edge into the product, or the input of the quantiser before it; "" inside a fused operator.
         values: value multiplied with P, as it enters the product, or the input of the quantiser before an integer product.
@@ -118,7 +143,7 @@ class Site:
 
 @dataclass(frozen=True)
 class Rejection:
-    """A Softmax that is no site, and why. `code` is one of `finder.REASONS`."""
+    """A Softmax, or its like, that is no site, and why. `code` is one of `finder.REASONS`."""
 
     softmax: str
     code: str

@@ -1,6 +1,6 @@
-"""Additive (Bahdanau) attention: scores v · tanh(W k + U q), a product with one constant vector.
+"""Additive (Bahdanau) attention: scores v · tanh(W k + U q), a product with one constant vector; in graph attention a LeakyRelu for tanh.
 
-What tells it from a class head or from pooling by a learned vector: behind the vector lies a Tanh, and behind that a sum of two computed
+What tells it from a class head or from pooling by a learned vector: behind the vector lies the Tanh, and behind that a sum of two computed
 values that broadcast against each other: one has no key columns, it is the queries' part (or a projection of both side by side, where
 the queries are repeated for every key).
 """
@@ -26,7 +26,7 @@ _SCALES = op_types("Add Mul")  # by a constant: bias, or the scale of an integer
 def additive_operands(view: View, facts: Facts, factor: ir.Value | None) -> Operands | None:
     """The two parts of the sum under the Tanh that `factor` comes from; None where there is no such sum."""
     tanh = _producer(view, factor)
-    if tanh is None or tanh.op_type != "Tanh":
+    if tanh is None or tanh.op_type not in ("Tanh", "LeakyRelu"):
         return None
     node = _producer(view, operand(tanh, 0))
     if node is None:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
 from .facts import Facts
+from .fractions import fraction, producer, row_sum, summed_axis, through
+from .mask_arithmetic import Evaluator
 from .products import Refused
-from .shape_rules import axes_of
 from .view import View, attribute, is_standard, operand
 
 __all__ = ["Anchor", "read_anchor"]
 
 _FIRST_PLAIN_AXIS_OPSET = 13  # before it a Softmax flattens its input to two dimensions at `axis`
 
-_DENOMINATOR_GUARDS = ("Add", "Max", "Clip", "Cast")
+_ELEMENT_WISE = {"Relu": "relu", "Sigmoid": "sigmoid", "HardSigmoid": "sigmoid", "Softplus": "softplus", "Exp": "exp"}
+"""Operators that make weights of scores one by one → form of the map. None is below zero anywhere."""
+_CASTS = ("Cast", "Identity")
+_GUARDS = ("Cast", "Identity", "Unsqueeze")
+_NO_BOUND = 1e30  # an upper bound that bounds nothing
+_MAX_SORTING = 64  # values between a sort and the threshold that is made of it
 
 
 @dataclass(frozen=True)
@@ -23,12 +30,14 @@ class Anchor:
     """One normalisation.
 
     Attributes:
-        node: the Softmax, or the Div (or Mul by a reciprocal) of a decomposed one.
+        node: the Softmax, or the last operator of one that is made of several: Div (or Mul by a reciprocal), or Exp.
         scores, output: what goes in and what comes out.
         axis: normalised axis, negative.
-        form: "softmax", "softmax-flat", "decomposed", "bias-softmax" or "qlinear-softmax".
+        form: one of `sites.MAP_FORMS`.
         inner: operator types between `scores` and `output`, for the chain.
         assumed: the axis had to be assumed, because the rank is not known.
+        quiet: a map only where queries, keys and values are found around it; without them there is nothing to say about it.
+        free: the operator works on each number by itself, so the axis is that of the keys, which the product tells.
     """
 
     node: ir.Node
@@ -38,6 +47,8 @@ class Anchor:
     form: str
     inner: tuple[str, ...]
     assumed: bool = False
+    quiet: bool = False
+    free: bool = False
 
 
 def read_anchor(view: View, facts: Facts, node: ir.Node) -> Anchor | Refused | None:
@@ -47,34 +58,46 @@ def read_anchor(view: View, facts: Facts, node: ir.Node) -> Anchor | Refused | N
     if not is_standard(node):
         return _contrib(facts, node) if node.domain == "com.microsoft" else None
     if node.op_type == "Softmax":
-        flat = view.homes[node].opset < _FIRST_PLAIN_AXIS_OPSET
-        return _softmax(facts, node, "softmax-flat" if flat else "softmax", flat, 1 if flat else -1)
-    return _decomposed(facts, node) if node.op_type in ("Div", "Mul") else None
+        return _softmax(view, facts, node, "softmax-flat" if _flattens(view, node) else "softmax")
+    if node.op_type in ("Div", "Mul"):
+        return _decomposed(facts, node)
+    if node.op_type == "Exp" and (normalised := _normalised_logarithm(view, facts, node)) is not None:
+        return normalised
+    return _element_wise(view, facts, node)
+
+
+def _flattens(view: View, node: ir.Node) -> bool:
+    return view.homes[node].opset < _FIRST_PLAIN_AXIS_OPSET
 
 
 def _contrib(facts: Facts, node: ir.Node) -> Anchor | Refused | None:
     """onnxruntime's own: BiasSoftmax normalises `axis` and all behind it, QLinearSoftmax as its attribute `opset` says."""
     if node.op_type == "BiasSoftmax":
-        return _softmax(facts, node, "bias-softmax", True, 1)
+        return _over_axis(facts, node, "bias-softmax", True, 1)
     if node.op_type == "QLinearSoftmax":
-        return _softmax(facts, node, "qlinear-softmax", int(attribute(node, "opset", 13)) < _FIRST_PLAIN_AXIS_OPSET, -1)
+        return _over_axis(facts, node, "qlinear-softmax", int(attribute(node, "opset", 13)) < _FIRST_PLAIN_AXIS_OPSET, -1)
     return None
 
 
-def _softmax(facts: Facts, node: ir.Node, form: str, flat: bool, default_axis: int) -> Anchor | Refused:
+def _softmax(view: View, facts: Facts, node: ir.Node, form: str) -> Anchor | Refused:
+    flat = _flattens(view, node)
+    return _over_axis(facts, node, form, flat, 1 if flat else -1)
+
+
+def _over_axis(facts: Facts, node: ir.Node, form: str, flat: bool, default_axis: int) -> Anchor | Refused:
     scores, output = operand(node, 0), node.outputs[0]
     if scores is None:
-        return Refused("no-scores", "the Softmax has no input")
+        return Refused("no-scores", f"the {node.op_type} has no input")
     axis = int(attribute(node, "axis", default_axis))
     rank = facts.rank(scores) or facts.rank(output)
     assumed = rank is None and axis >= 0
     if rank is None:
         if axis in (0, 1):
-            return Refused("rank", f"Softmax over axis {axis}")
+            return Refused("rank", f"{node.op_type} over axis {axis}")
         rank = axis + 1 if axis >= 0 else -axis  # exporters write the last axis as a number; nothing contradicts it
     negative = axis - rank if axis >= 0 else axis
     if not -rank <= negative <= -1:
-        return Refused("axis", f"Softmax over axis {axis} of a rank-{rank} value")
+        return Refused("axis", f"{node.op_type} over axis {axis} of a rank-{rank} value")
     if flat and any(facts.static(scores, other) != 1 for other in range(negative, -1)):
         return Refused("flatten", f"axis {axis} of rank {rank}")
     return Anchor(node, scores, output, -1 if flat else negative, form, (node.op_type,), assumed)
@@ -82,38 +105,117 @@ def _softmax(facts: Facts, node: ir.Node, form: str, flat: bool, default_axis: i
 
 def _decomposed(facts: Facts, node: ir.Node) -> Anchor | Refused | None:
     """Exp(x) over ReduceSum(Exp(x)), with or without the maximum taken off x and a guard on the sum."""
-    exponential, total = _fraction(node)
-    while total is not None and total.op_type in _DENOMINATOR_GUARDS:
-        total = _producer(total, 0)
-    if exponential is None or total is None or exponential.op_type != "Exp" or total.op_type != "ReduceSum":
+    exponential, divisor = fraction(node)
+    total = row_sum(divisor)
+    if exponential is None or total is None or exponential.op_type != "Exp" or operand(total, 0) is not exponential.outputs[0]:
         return None
-    if operand(total, 0) is not exponential.outputs[0]:
+    axis = summed_axis(facts, total, divisor, node.outputs[0])
+    if isinstance(axis, Refused):
+        return axis
+    scores, shift = _unshifted(operand(exponential, 0))
+    return None if scores is None else Anchor(node, scores, node.outputs[0], axis, "decomposed", (*shift, "Exp", node.op_type))
+
+
+def _normalised_logarithm(view: View, facts: Facts, node: ir.Node) -> Anchor | None:
+    """Exp of a LogSoftmax, or of x from which its own logarithm of the sum of exponentials is taken off."""
+    before = through(operand(node, 0), _CASTS)
+    if before is None:
         return None
-    scores, axes = operand(exponential, 0), axes_of(facts, total)
-    if scores is None or axes is None or len(axes) != 1 or not attribute(total, "keepdims", 1):
-        return Refused("flatten", "a sum over other than one kept axis")
-    axis, rank = axes[0], facts.rank(node.outputs[0])
-    if axis >= 0 and rank is None:
-        return Refused("rank", f"sum over axis {axis}")
-    inner = ["Exp", node.op_type]
-    shifted = scores.producer()
-    maximum = None if shifted is None or shifted.op_type != "Sub" else _producer(shifted, 1)
-    if shifted is not None and maximum is not None and maximum.op_type == "ReduceMax" and operand(maximum, 0) is operand(shifted, 0):
-        inner.insert(0, "Sub")
-        scores = operand(shifted, 0) or scores
-    return Anchor(node, scores, node.outputs[0], axis if axis < 0 else axis - (rank or 0), "decomposed", tuple(inner))
+    if before.op_type == "LogSoftmax" and is_standard(before):
+        read = _softmax(view, facts, before, "log-softmax")
+        if isinstance(read, Refused):
+            return None
+        inner = (before.op_type, *(["Cast"] if before.outputs[0] is not operand(node, 0) else []), node.op_type)
+        return replace(read, node=node, output=node.outputs[0], inner=inner, quiet=True)
+    if before.op_type != "Sub" or before.outputs[0] is not operand(node, 0):
+        return None
+    shifted = operand(before, 0)
+    reduced = _logarithm(operand(before, 1), shifted)
+    axis = None if reduced is None else summed_axis(facts, reduced, operand(before, 1), node.outputs[0])
+    if not isinstance(axis, int):
+        return None
+    scores, shift = _unshifted(shifted)
+    inner = (*shift, before.op_type, node.op_type)
+    return None if scores is None else Anchor(node, scores, node.outputs[0], axis, "logsumexp", inner, quiet=True)
 
 
-def _fraction(node: ir.Node) -> tuple[ir.Node | None, ir.Node | None]:
-    """What makes numerator and denominator of a Div, or of a Mul by a Reciprocal."""
-    first, second = _producer(node, 0), _producer(node, 1)
-    if node.op_type == "Div":
-        return first, second
-    if first is not None and first.op_type == "Reciprocal":
-        first, second = second, first
-    return (first, _producer(second, 0)) if second is not None and second.op_type == "Reciprocal" else (None, None)
+def _logarithm(value: ir.Value | None, scores: ir.Value | None) -> ir.Node | None:
+    """The reduction in a value that is log Σ exp(scores): in one operator, in three, or with the maximum taken off and added again."""
+    node = through(value, _GUARDS)
+    if node is None or scores is None:
+        return None
+    if node.op_type == "ReduceLogSumExp":
+        return node if operand(node, 0) is scores else None
+    if node.op_type == "Log":
+        total = row_sum(operand(node, 0))
+        exponential = None if total is None else producer(operand(total, 0))
+        return total if exponential is not None and exponential.op_type == "Exp" and operand(exponential, 0) is scores else None
+    if node.op_type != "Add":
+        return None
+    for index in (0, 1):
+        maximum, rest = operand(node, index), producer(operand(node, 1 - index))
+        total = None if rest is None or rest.op_type != "Log" else row_sum(operand(rest, 0))
+        exponential = None if total is None else producer(operand(total, 0))
+        shifted = None if exponential is None or exponential.op_type != "Exp" else producer(operand(exponential, 0))
+        if shifted is not None and shifted.op_type == "Sub" and operand(shifted, 0) is scores and operand(shifted, 1) is maximum:
+            return total
+    return None
 
 
-def _producer(node: ir.Node, index: int) -> ir.Node | None:
-    value = operand(node, index)
-    return None if value is None else value.producer()
+def _unshifted(value: ir.Value | None) -> tuple[ir.Value | None, tuple[str, ...]]:
+    """What a row's maximum was taken off, and the operator that did it."""
+    node = producer(value)
+    maximum = None if node is None or node.op_type != "Sub" else producer(operand(node, 1))
+    if node is not None and maximum is not None and maximum.op_type == "ReduceMax" and operand(maximum, 0) is operand(node, 0):
+        return operand(node, 0), ("Sub",)
+    return value, ()
+
+
+def _element_wise(view: View, facts: Facts, node: ir.Node) -> Anchor | None:
+    """What makes weights of scores one by one: Relu, Sigmoid, Exp and their kin. Nearly all of these are layers of a network."""
+    scores, form = operand(node, 0), _ELEMENT_WISE.get(node.op_type)
+    if node.op_type in ("Clip", "Max"):
+        scores, form = _rectified(view, node)
+    if scores is None or form is None or view.is_constant(scores):
+        return None
+    if form == "exp" and any(isinstance(_decomposed(facts, use.node), Anchor) for use in node.outputs[0].uses()):
+        return None  # the anchor is the division
+    if form == "relu" and _takes_threshold(scores):
+        form = "sparsemax"
+    return Anchor(node, scores, node.outputs[0], -1, form, (node.op_type,), quiet=True, free=True)
+
+
+def _rectified(view: View, node: ir.Node) -> tuple[ir.Value | None, str | None]:
+    """The operand of a Clip or Max that cuts off what is below zero, and no more."""
+    first, second = operand(node, 0), operand(node, 1)
+    if node.op_type == "Clip":
+        low = attribute(node, "min") if second is None else _number(view, node, second)
+        high = attribute(node, "max", math.inf) if operand(node, 2) is None else _number(view, node, operand(node, 2))
+        return (first, "relu") if low == 0 and high is not None and high > _NO_BOUND else (None, None)
+    if len(node.inputs) != 2:
+        return None, None
+    zero = next((index for index in (0, 1) if _number(view, node, operand(node, index)) == 0), None)
+    return (None, None) if zero is None else (operand(node, 1 - zero), "relu")
+
+
+def _number(view: View, node: ir.Node, value: ir.Value | None) -> float | None:
+    """The one number that a constant holds, or a tensor that is filled with one."""
+    return Evaluator(view, node.outputs[0], 0.0, 0.0).value(value)
+
+
+def _takes_threshold(scores: ir.Value) -> bool:
+    """Whether scores are what is left above a threshold that was found by sorting them, as in sparsemax and entmax."""
+    node = producer(scores)
+    if node is None or node.op_type != "Sub":
+        return False
+    waiting, seen = [operand(node, 1)], set[ir.Value]()
+    while waiting and len(seen) < _MAX_SORTING:
+        value = waiting.pop()
+        if value is None or value in seen:
+            continue
+        seen.add(value)
+        maker = value.producer()
+        if maker is not None and maker.op_type == "TopK":
+            return True
+        waiting.extend(() if maker is None else maker.inputs)
+    return False

@@ -7,6 +7,7 @@ a `Lost` says that the operator does not carry the map on (or not this axis of i
 2. Transpose, Squeeze, Unsqueeze and Flatten move it by their attributes.
 3. Reshape keeps it where a dimension of equal size has the same product of dimensions behind it (or before it). If sizes are
    unknown, a last axis is assumed to stay the last one.
+4. Gather, Split and Concat along another axis take maps apart or stack them and leave this one as it is; Pad may add columns to it.
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ import onnx_ir as ir
 
 from .facts import Dim, Dims, Facts
 from .shape_rules import axes_of, perm_of, reshape_target
-from .view import op_types, operand
+from .view import attribute, op_types, operand
 
 __all__ = ["Lost", "Moved", "track"]
 
-_UNARY = op_types("Cast CastLike Clip DequantizeLinear Dropout DynamicQuantizeLinear Expand Identity QuantizeLinear Slice")
-_ELEMENTWISE = {"Add": (0, 1), "Sub": (0,), "Mul": (0, 1), "Div": (0,), "Where": (1, 2), "Max": (0, 1), "Min": (0, 1)}
+_UNARY = op_types(
+    "Abs Cast CastLike Clip DequantizeLinear Dropout DynamicQuantizeLinear Expand Identity Neg Pad QuantizeLinear Relu Slice Sqrt Trilu"
+)
+_ELEMENTWISE = {"Add": (0, 1), "Sub": (0, 1), "Mul": (0, 1), "Div": (0,), "Pow": (0,), "Where": (1, 2), "Max": (0, 1), "Min": (0, 1)}
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,8 @@ def track(facts: Facts, node: ir.Node, index: int, axis: int) -> Moved | Lost:
         return _through_transpose(facts, node, axis)
     if kind in ("Squeeze", "Unsqueeze"):
         return _through_squeeze(facts, node, axis) if index == 0 else Lost("operator")
+    if kind in ("Gather", "Split", "Concat"):
+        return _through_parts(facts, node, axis) if kind != "Gather" or index == 0 else Lost("operator")
     if kind == "Flatten":
         return _through_reshape(facts, facts.shape(operand(node, 0)), facts.shape(node.outputs[0]), axis)
     if kind == "Reshape":
@@ -111,6 +116,24 @@ def _through_squeeze(facts: Facts, node: ir.Node, axis: int) -> Moved | Lost:
         return Moved(kept[axis + rank] - wide)
     position = axis + rank
     return Moved(kept.index(position) - len(kept)) if position in kept else Lost("axis")
+
+
+def _through_parts(facts: Facts, node: ir.Node, axis: int) -> Moved | Lost:
+    """Past a Gather, Split or Concat along another axis; a Gather may take that axis away, or put several in its place."""
+    rank = facts.rank(operand(node, 0))
+    along = int(attribute(node, "axis", 0))
+    if rank is None:
+        return Lost("axis")
+    along = along - rank if along >= 0 else along
+    if not -rank <= along < 0 or along == axis:
+        return Lost("axis")
+    added = 0
+    if node.op_type == "Gather":
+        indices = facts.rank(operand(node, 1))
+        if indices is None:
+            return Lost("axis")
+        added = indices - 1
+    return Moved(axis if axis > along else axis - added)
 
 
 def _through_reshape(facts: Facts, source: Dims | None, target: Dims | None, axis: int) -> Moved | Lost:

@@ -11,21 +11,27 @@ from .additive import additive_operands
 from .anchors import Anchor
 from .axes import Moved, track
 from .facts import Facts
+from .outer import outer_product, outer_sum
 from .products import Ended, Operands, Refused, product_operands
 from .view import View, is_standard, op_types, operand
 
-__all__ = ["Scores", "find_scores"]
+__all__ = ["SAME_AXES", "Scores", "arrival", "find_scores"]
 
 _MAX_VISITS = 512
 _FIRST = op_types(
-    "Cast CastLike Clip DequantizeLinear Dropout Expand Flatten Identity Neg QuantizeLinear Reshape Slice Squeeze Tanh Transpose Unsqueeze"
+    "Abs Cast CastLike Clip DequantizeLinear Dropout Elu Expand Flatten Gather Identity LeakyRelu Neg Pad Pow QuantizeLinear Relu Reshape "
+    "Slice Split Sqrt Squeeze Tanh Transpose Trilu Unsqueeze"
 )
+SAME_AXES = op_types("Concat Elu LeakyRelu Tanh")
+"""On the way of scores, not on that of a map; they leave axes where they are, whatever a Concat adds to one."""
 _SEVERAL: dict[str, tuple[int, ...]] = {
     **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Max", "Min"), (0, 1)),
     "Where": (1, 2),
     "QLinearAdd": (0, 3),
     "QLinearMul": (0, 3),
 }
+_SOURCES = op_types("ConstantOfShape EyeLike Range Shape Size")
+"""Operators that make numbers of no tensor."""
 _LEARNED_RANK = 3  # a constant of this rank or more is a set of learned queries; a weight matrix has rank 2
 
 
@@ -34,11 +40,12 @@ class Scores:
     """The score product.
 
     Attributes:
-        node, operands: the product and its two factors; in additive attention the product with the constant vector, and the two parts of
-            the sum.
+        node, operands: the product and its two factors; in additive attention the product with the constant vector, or the sum itself, and
+            the two parts of the sum.
         path: operators from just after the product to just before the Softmax.
         learned: one factor is a constant (learned queries).
-        additive: see `additive`.
+        additive: see `additive` and `outer`.
+        matrix: `node` is a matrix product (or Einsum) of `operands`.
     """
 
     node: ir.Node
@@ -46,11 +53,13 @@ class Scores:
     path: tuple[ir.Node, ...]
     learned: bool = False
     additive: bool = False
+    matrix: bool = True
 
 
 def find_scores(view: View, facts: Facts, anchor: Anchor) -> Scores | Refused:
     """The nearest product of two computed factors, where one with heads (no leading axis of size 1) goes before one without."""
     found: list[Scores] = []
+    sums: list[Scores] = []
     constant: Ended | None = None
     dead: tuple[ir.Node, ...] = ()
     queue: deque[tuple[ir.Value, tuple[ir.Node, ...]]] = deque([(anchor.scores, ())])
@@ -69,6 +78,13 @@ def find_scores(view: View, facts: Facts, anchor: Anchor) -> Scores | Refused:
             continue
         factors = product_operands(node)
         if factors is None:
+            outer = outer_product(view, facts, node)
+            if outer is not None:
+                found.append(Scores(node, outer, path, additive=True, matrix=False))
+                continue
+            summands = None if anchor.free else outer_sum(view, facts, node, anchor.axis)
+            if summands is not None:
+                sums.append(Scores(node, summands, path, additive=True, matrix=False))
             parts = _data_inputs(node)
             dead = dead if parts or dead else (node, *path)
             queue.extend((part, (node, *path)) for part in parts)
@@ -80,7 +96,11 @@ def find_scores(view: View, facts: Facts, anchor: Anchor) -> Scores | Refused:
             constant = constant or Ended(scores.code, scores.detail, path, node)
     if found:
         return min(found, key=lambda scores: _narrow(facts, scores))  # min keeps the nearest of equals
-    return constant or Ended("no-scores", _described(anchor.scores), dead[1:], dead[0] if dead else None)
+    if sums:
+        return sums[0]
+    blocked = bool(dead) and is_standard(dead[0]) and dead[0].op_type not in _SOURCES
+    code, detail = ("scores-form", dead[0].op_type) if blocked else ("no-scores", _described(anchor.scores))
+    return constant or Ended(code, detail, dead[1:], dead[0] if dead else None)
 
 
 def _data_inputs(node: ir.Node) -> list[ir.Value]:
@@ -105,7 +125,7 @@ def _as_scores(view: View, facts: Facts, anchor: Anchor, node: ir.Node, factors:
     if (
         (facts.rank(weight) or 0) >= _LEARNED_RANK
         and node.op_type != "Einsum"
-        and _normalised_factor(facts, anchor, node, path) != constant.index(True)
+        and _normalised_factor(view, facts, anchor, node, path) != constant.index(True)
     ):
         return Scores(node, factors, path, learned=True)
     if facts.static(weight, -1) == 1 or facts.rank(weight) == 1:
@@ -115,19 +135,21 @@ def _as_scores(view: View, facts: Facts, anchor: Anchor, node: ir.Node, factors:
     return Refused("constant-scores", f"{node.op_type} with a constant weight")
 
 
-def _normalised_factor(facts: Facts, anchor: Anchor, product: ir.Node, path: tuple[ir.Node, ...]) -> int | None:
+def _normalised_factor(view: View, facts: Facts, anchor: Anchor, product: ir.Node, path: tuple[ir.Node, ...]) -> int | None:
     """Which factor of a matrix product the normalised axis comes from: rows 0, columns 1, None when the path hides it."""
-    for factor, start in enumerate((-2, -1)):
-        axis: int | None = start
-        before = product.outputs[0]
-        for node in path:
-            index = next((i for i, value in enumerate(node.inputs) if value is before), 0)
-            step = track(facts, node, index, axis) if axis is not None else None
-            axis = step.axis if isinstance(step, Moved) else None
-            before = node.outputs[0]
-        if axis == anchor.axis:
-            return factor
-    return None
+    starts = enumerate((-2, -1))
+    return next((factor for factor, start in starts if arrival(view, facts, product, path, start) == anchor.axis), None)
+
+
+def arrival(view: View, facts: Facts, product: ir.Node, path: tuple[ir.Node, ...], start: int) -> int | None:
+    """Where an axis of a product's result is at the end of a path of operators; None when the path hides it."""
+    axis, before = start, product.outputs[0]
+    for node in path:
+        step = Moved(axis) if node.op_type in SAME_AXES else track(facts, node, view.position(node, before), axis)
+        if not isinstance(step, Moved):
+            return None
+        axis, before = step.axis, node.outputs[0]
+    return axis
 
 
 def _narrow(facts: Facts, scores: Scores) -> bool:

@@ -11,7 +11,9 @@ __all__ = ["EinsumLayout", "einsum_layout"]
 class EinsumLayout:
     """Non-negative key and query axes of P, and the permutations of P, V and output to canonical order.
 
-    `values_lack`: negative canonical axes that V does not have; (-3,) where all heads share their values.
+    1. Leading axes are ordered as in V, whose heads were split off its features: there samples come before heads.
+    2. Several axes that only V and the output have are the width together.
+    3. `values_lack`: negative canonical axes that V does not have; (-3,) where all heads share their values.
     """
 
     key: int
@@ -47,23 +49,32 @@ def einsum_layout(equation: str | bytes, operand: int, rank: int, values_rank: i
     keys = [label for label in p if label in v and label not in out]
     queries = [label for label in p if label in out and label not in v]
     widths = [label for label in v if label in out and label not in p]
-    leading = [label for label in p if label in out and label in v]
+    leading = [label for label in v if label in out and label in p]
     lack: tuple[int, ...] = ()
+    if leading != [label for label in p if label in leading] and leading[-1] not in _beside(v, widths):
+        return f"the equation {text!r} does not tell which axis counts the heads"
     if len(queries) == 2 and len(leading) == len(p) - 3 > 0:
         # The equation treats heads and query rows alike where V has neither; exporters write heads first.
         head, *queries = queries
         leading, lack = [*leading, head], (-3,)
-    if (len(keys), len(queries), len(widths)) != (1, 1, 1) or not len(p) == len(v) + len(lack) == len(out) == len(leading) + 2:
+    sizes = len(p) - 1, len(v) + len(lack) - len(widths), len(out) - len(widths)
+    if (len(keys), len(queries)) != (1, 1) or not widths or set(sizes) != {len(leading) + 1}:
         return f"the equation {text!r} is not of the form (..., Q, K) · (..., K, D)"
-    key, query, width = keys[0], queries[0], widths[0]
+    key, query = keys[0], queries[0]
     return EinsumLayout(
         key=p.index(key),
         query=p.index(query),
         probabilities=tuple(p.index(label) for label in (*leading, query, key)),
-        values=tuple(v.index(label) for label in (*leading, key, width) if label in v),
-        output=tuple(out.index(label) for label in (*leading, query, width)),
+        values=tuple(v.index(label) for label in (*leading, key, *widths) if label in v),
+        output=tuple(out.index(label) for label in (*leading, query, *widths)),
         values_lack=lack,
     )
+
+
+def _beside(term: list[str], labels: list[str]) -> set[str]:
+    """The labels right before or after others."""
+    places = [term.index(label) for label in labels]
+    return {term[at] for place in places for at in (place - 1, place + 1) if 0 <= at < len(term)}
 
 
 def _expanded(term: str, spread: int) -> int:

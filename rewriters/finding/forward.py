@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
 from .anchors import Anchor
-from .axes import Lost, track
+from .axes import Lost, Moved, track
 from .facts import Facts
+from .fractions import producer
 from .products import Ended, Product, match_product
-from .view import View, op_types
+from .view import View, is_standard, op_types, operand
 
 __all__ = ["Hit", "Outcome", "follow_map"]
 
 _MAX_VISITS = 256  # values looked at for one Softmax; a map has a handful of readers, a class head may have many
+_MAX_BEYOND = 32  # values looked at behind an operator through which the map is lost
 _INSPECTORS = op_types("Shape Size IsNaN IsInf Greater GreaterOrEqual Less LessOrEqual Equal")
 """Operators that look at a map without carrying it on: guards and shape arithmetic."""
 _POSTPROCESSING = op_types("ArgMax ArgMin ReduceMax TopK")
 """What a classifier does beside returning its probabilities; it says nothing about them that the output does not."""
+_MIXERS = op_types(
+    "AveragePool BatchNormalization Conv ConvTranspose CumSum Gather GatherElements GatherND GroupNormalization InstanceNormalization LRN "
+    "LayerNormalization LogSoftmax LpPool MaxPool Resize ScatterElements ScatterND Softmax Upsample"
+)
+"""Operators that make another map of a map: of its neighbours, of other heads, of other rows or columns."""
+_SIGNED = op_types("Neg Sub")
+_UNSIGNED = op_types("Abs Relu")
+_MAPS = op_types("Exp HardSigmoid QLinearSoftmax Relu Sigmoid Softmax")
+_VIEWS = op_types("Cast Dropout Flatten Gather Identity Reshape Slice Squeeze Transpose Unsqueeze Where")
+_MAX_VIEWS = 8
 
 
 @dataclass(frozen=True)
@@ -35,6 +48,11 @@ class Hit:
     path: tuple[ir.Node, ...]
     assumed: bool
 
+    @property
+    def stacked(self) -> bool:
+        """Whether the product reads several maps as one."""
+        return any(node.op_type == "Concat" for node in self.path)
+
 
 @dataclass
 class Outcome:
@@ -44,41 +62,107 @@ class Outcome:
     ends: list[Ended] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class _At:
+    """A value on the way of the map, and the axis of its columns there."""
+
+    value: ir.Value
+    axis: int
+    assumed: bool
+    path: tuple[ir.Node, ...]
+
+
 def follow_map(view: View, facts: Facts, anchor: Anchor) -> Outcome:
     """Breadth first, so that of two ways to one product the shorter is kept."""
     outcome = Outcome()
     outputs = set(view.model.graph.outputs)
-    queue: deque[tuple[ir.Value, int, bool, tuple[ir.Node, ...]]] = deque([(anchor.output, anchor.axis, anchor.assumed, ())])
+    queue = deque([_At(anchor.output, anchor.axis, anchor.assumed, ())])
     seen: set[tuple[ir.Value, int]] = set()
     while queue and len(seen) < _MAX_VISITS:
-        value, axis, assumed, path = queue.popleft()
-        if (value, axis) in seen:
+        at = queue.popleft()
+        if (at.value, at.axis) in seen:
             continue
-        seen.add((value, axis))
-        if value in outputs:
-            outcome.ends.append(Ended("output", "an output of the graph", path))
-        elif value.is_graph_output() and value not in view.forward:
-            outcome.ends.append(Ended("no-product", "an output of a Loop or Scan body", path))
-        for same in view.forward.get(value, ()):
-            queue.append((same, axis, assumed, path))
-        for node, index in value.uses():
-            if node.op_type in _INSPECTORS or view.function(node) is not None:
-                continue
-            matched = match_product(view, facts, node, index, axis)
-            if isinstance(matched, Product):
-                outcome.hits.append(Hit(matched, path, assumed))
-            elif matched is not None:
-                outcome.ends.append(Ended(matched.code, matched.detail, path, node))
-            elif node not in path:
-                step = track(facts, node, index, axis)
-                if isinstance(step, Lost):
-                    outcome.ends.append(Ended("no-product", _reason(node, step), path, node))
-                else:
-                    queue.append((node.outputs[0], step.axis, assumed or step.assumed, (*path, node)))
+        seen.add((at.value, at.axis))
+        if at.value in outputs:
+            outcome.ends.append(Ended("output", "an output of the graph", at.path))
+        elif at.value.is_graph_output() and at.value not in view.forward:
+            outcome.ends.append(Ended("no-product", "an output of a Loop or Scan body", at.path))
+        queue.extend(_At(same, at.axis, at.assumed, at.path) for same in view.forward.get(at.value, ()))
+        for node, index in at.value.uses():
+            if node.op_type not in _INSPECTORS and view.function(node) is None:
+                queue.extend(_step(view, facts, outcome, at, node, index))
     if any(end.code == "output" for end in outcome.ends):
         outcome.ends = [end for end in outcome.ends if end.code != "no-product" or end.detail not in _POSTPROCESSING]
     return outcome
 
 
-def _reason(node: ir.Node, lost: Lost) -> str:
-    return node.op_type if lost.kind != "axis" else f"{node.op_type} merges or splits the normalised axis"
+def _step(view: View, facts: Facts, outcome: Outcome, at: _At, node: ir.Node, index: int) -> Iterator[_At]:
+    """What one reader of the map is: a product, an end, or an operator that carries the map on."""
+    matched = match_product(view, facts, node, index, at.axis)
+    if isinstance(matched, Product):
+        if _signed(at.path):
+            outcome.ends.append(Ended("signed-map", f"{node.op_type} of a difference", at.path, node))
+        else:
+            outcome.hits.append(Hit(matched, at.path, at.assumed))
+    elif matched is not None:
+        outcome.ends.append(Ended(matched.code, matched.detail, at.path, node))
+    elif node not in at.path:
+        moved = track(facts, node, index, at.axis)
+        if isinstance(moved, Moved) and node.op_type == "Concat" and not _all_maps(node):
+            moved = Lost("operator")
+        if isinstance(moved, Lost):
+            outcome.ends.append(_lost(view, facts, at, node, moved))
+        else:
+            for output in node.outputs if node.op_type == "Split" else node.outputs[:1]:
+                yield _At(output, moved.axis, at.assumed or moved.assumed, (*at.path, node))
+
+
+def _signed(path: tuple[ir.Node, ...]) -> bool:
+    """Whether a map was subtracted from, or was what is subtracted, and nothing made its entries positive again."""
+    for node in reversed(path):
+        if node.op_type in _UNSIGNED:
+            return False
+        if node.op_type in _SIGNED:
+            return True
+    return False
+
+
+def _all_maps(node: ir.Node) -> bool:
+    """Whether all parts of a Concat are maps, so that what it makes is a map of more heads (or of more query rows)."""
+    for value in node.inputs:
+        maker = producer(value)
+        for _ in range(_MAX_VIEWS):
+            if maker is None or maker.op_type not in _VIEWS:
+                break
+            maker = producer(operand(maker, 1 if maker.op_type == "Where" else 0))
+        if maker is None or maker.op_type not in _MAPS:
+            return False
+    return True
+
+
+def _lost(view: View, facts: Facts, at: _At, node: ir.Node, lost: Lost) -> Ended:
+    """Why the map cannot be followed. That no product comes is said only where none is seen to come."""
+    if not is_standard(node) and node.domain != "com.microsoft":
+        return Ended("unknown-operator", f"{node.domain}.{node.op_type}", at.path, node)
+    axis_lost = lost.kind == "axis"
+    if (axis_lost or node.op_type in _MIXERS) and _product_follows(view, facts, node, at.axis):
+        return Ended("lost-axis" if axis_lost else "mixed-map", node.op_type, at.path, node)
+    return Ended("no-product", f"{node.op_type} merges or splits the normalised axis" if axis_lost else node.op_type, at.path, node)
+
+
+def _product_follows(view: View, facts: Facts, node: ir.Node, axis: int) -> bool:
+    """Whether what an operator makes of a map enters a product with values, its columns on the same axis or on one of the last two."""
+    queue = deque((node.outputs[0], start) for start in dict.fromkeys((axis, -1, -2)))
+    seen: set[tuple[ir.Value, int]] = set()
+    while queue and len(seen) < _MAX_BEYOND:
+        value, at = queue.popleft()
+        if (value, at) in seen:
+            continue
+        seen.add((value, at))
+        for reader, index in value.uses():
+            if isinstance(match_product(view, facts, reader, index, at), Product):
+                return True
+            moved = track(facts, reader, index, at)
+            if isinstance(moved, Moved):
+                queue.append((reader.outputs[0], moved.axis))
+    return False

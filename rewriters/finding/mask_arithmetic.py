@@ -68,7 +68,8 @@ class Evaluator:
             to_bool = node.op_type == "Cast" and attribute(node, "to") == int(ir.DataType.BOOL)
             return float(bool(result)) if to_bool and result is not None else result
         if node.op_type == "ConstantOfShape":
-            return _first(attribute(node, "value"))
+            filled = attribute(node, "value")
+            return 0.0 if filled is None else _first(filled)
         parts = [self.value(source, depth + 1) for source in node.inputs]
         if node.op_type == "Where" and len(parts) == 3:
             return None if parts[0] is None else parts[1] if parts[0] else parts[2]

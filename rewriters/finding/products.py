@@ -4,7 +4,8 @@
 
 1. MatMul, FusedMatMul (with its transposes), Gemm of two operands, Einsum of two operands.
 2. Products on integers (QLinearMatMul, MatMulInteger, ...), where both factors can be had as floats.
-3. A constant other operand is a projection, not a weighing of values.
+3. Mul and ReduceSum, where one factor lacks the width and the other the query rows.
+4. A constant other operand is a projection, not a weighing of values.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ import onnx_ir as ir
 
 from .einsum import einsum_layout
 from .facts import Facts
-from .quantised import INTEGER_PRODUCTS, IntegerProduct, read_integer_product
+from .kept import Factor, KeptProduct, Summed, read_divided, read_summed
+from .quantised import INTEGER_PRODUCTS, read_integer_product
+from .refusals import Ended, Refused
 from .view import View, attribute, operand
 
-__all__ = ["PRODUCTS", "Ended", "Operands", "Product", "Refused", "match_product", "product_operands"]
+__all__ = ["PRODUCTS", "Ended", "Operands", "Product", "Refused", "match_product", "product_operands", "stored_axis"]
 
 PRODUCTS: dict[str, tuple[int, int]] = {
     "MatMul": (0, 1),
@@ -48,7 +51,8 @@ class Product:
 
     Attributes:
         values_lack: negative canonical axes that V does not have (keys and values shared by all heads).
-        integer: what is particular to a product on integers.
+        values_perm, output_perm: longer than `rank` where several axes are the width together (see `sites.Layout`).
+        kept: what is particular to a product whose own operators stay.
         scaled: the operator multiplies the product by a number of its own.
     """
 
@@ -62,29 +66,14 @@ class Product:
     values_perm: Perm | None
     output_perm: Perm | None
     values_lack: tuple[int, ...] = ()
-    integer: IntegerProduct | None = None
+    kept: KeptProduct | None = None
+
+    @property
+    def widths(self) -> int:
+        """Number of axes that together are the width."""
+        return 1 if self.values_perm is None else len(self.values_perm) - (self.rank - len(self.values_lack)) + 1
+
     scaled: bool = False
-
-
-@dataclass(frozen=True)
-class Refused:
-    """Why a product is none of P·V: a rejection code and what is particular to this case."""
-
-    code: str
-    detail: str
-
-
-@dataclass(frozen=True)
-class Ended(Refused):
-    """A refusal that a walk met on its way.
-
-    Attributes:
-        path: operators between the Softmax and the end, in execution order, whichever way the walk went.
-        node: what ends it, None where a value leaves the graph or comes from outside.
-    """
-
-    path: tuple[ir.Node, ...] = ()
-    node: ir.Node | None = None
 
 
 @dataclass(frozen=True)
@@ -105,6 +94,8 @@ def product_operands(node: ir.Node) -> Operands | None:
 
 def match_product(view: View, facts: Facts, node: ir.Node, index: int, axis: int) -> Product | Refused | None:
     """The product that input `index` enters with its normalised `axis`; None when the operator is no product or the input no factor."""
+    if node.op_type == "Mul":
+        return _summed(view, facts, node, index, axis)
     positions = PRODUCTS.get(node.op_type)
     if positions is None or index not in positions:
         return None
@@ -126,10 +117,38 @@ def match_product(view: View, facts: Facts, node: ir.Node, index: int, axis: int
     if node.op_type == "Einsum":
         return _einsum(facts, node, index, axis, values, rank)
     product = _matrix(facts, node, side, axis, values, rank)
-    if node.op_type not in INTEGER_PRODUCTS or isinstance(product, Refused):
+    if isinstance(product, Refused):
         return product
+    if node.op_type not in INTEGER_PRODUCTS:
+        plain = product.probabilities_perm is None and product.output_perm is None and not product.scaled
+        return replace(product, kept=read_divided(view, facts, node, side, axis)) if plain else product
     integer = read_integer_product(view, facts, node, side)
-    return Refused("quantized-product", integer) if isinstance(integer, str) else replace(product, integer=integer)
+    return Refused("quantized-product", integer) if isinstance(integer, str) else replace(product, kept=integer)
+
+
+def _summed(view: View, facts: Facts, node: ir.Node, index: int, axis: int) -> Product | Refused | None:
+    read = read_summed(view, facts, node, index, axis)
+    if not isinstance(read, Summed):
+        return None if read is None else Refused("product-form", read)
+    rank = read.rank - 1
+    leading = [at for at in range(read.rank) if at not in (read.query, read.key, read.width)]
+
+    def permutation(*last: int, without: int) -> Perm:
+        return tuple(at - (at > without) for at in (*leading, *last))
+
+    map_order = permutation(read.query, read.key, without=read.width)
+    return Product(
+        node=read.node,
+        operand=index,
+        values=read.values,
+        rank=rank,
+        query_axis=map_order[-2] - rank,
+        key_axis=map_order[-1] - rank,
+        probabilities_perm=_unless_identity(map_order),
+        values_perm=_unless_identity(permutation(read.key, read.width, without=read.query)),
+        output_perm=_unless_identity(permutation(read.query, read.width, without=read.key)),
+        kept=KeptProduct("summed", Factor(read.probabilities), Factor(read.values), read.node.outputs[0]),
+    )
 
 
 def _rank(facts: Facts, node: ir.Node, probabilities: ir.Value | None, values: ir.Value) -> int | None:
@@ -192,6 +211,11 @@ def _stored_to_logical(node: ir.Node, side: int, rank: int) -> Perm:
     return _swapped(perm) if attribute(node, f"trans{letter}", 0) else perm
 
 
+def stored_axis(node: ir.Node, side: int, axis: int) -> int:
+    """Where row (-2) or column (-1) `axis` of a matrix factor lies in memory."""
+    return -3 - axis if attribute(node, f"trans{'AB'[side]}", 0) else axis
+
+
 def _swapped(perm: Perm) -> Perm:
     return (*perm[:-2], perm[-1], perm[-2])
 
@@ -214,8 +238,8 @@ def _einsum(facts: Facts, node: ir.Node, index: int, axis: int, values: ir.Value
         query_axis=layout.query - rank,
         key_axis=axis,
         probabilities_perm=_unless_identity(layout.probabilities),
-        # With an axis lacking the permutation is spelled out even if it moves nothing: it tells that V's rank is another.
-        values_perm=layout.values if layout.values_lack else _unless_identity(layout.values),
-        output_perm=_unless_identity(layout.output),
+        # Of another rank than P the permutation is spelled out even if it moves nothing: it tells that rank.
+        values_perm=layout.values if len(layout.values) != rank else _unless_identity(layout.values),
+        output_perm=layout.output if len(layout.output) != rank else _unless_identity(layout.output),
         values_lack=layout.values_lack,
     )

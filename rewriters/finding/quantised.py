@@ -10,15 +10,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import onnx_ir as ir
 from onnx import TensorProto
 
 from .facts import Facts
+from .kept import Factor, KeptProduct
 from .view import View, attribute, op_types, operand
 
-__all__ = ["INTEGER_PRODUCTS", "Factor", "IntegerProduct", "read_integer_product"]
+__all__ = ["INTEGER_PRODUCTS", "read_integer_product"]
 
 INTEGER_PRODUCTS = op_types("QLinearMatMul MatMulInteger MatMulIntegerToFloat DynamicQuantizeMatMul")
 
@@ -36,32 +36,7 @@ _POSITIONS = {"QLinearMatMul": (0, 3)}
 _BIAS = {"MatMulIntegerToFloat": 6, "DynamicQuantizeMatMul": 4}
 
 
-@dataclass(frozen=True)
-class Factor:
-    """A factor of the product: a float value (no scale), or a quantised one with its scale and zero point (None: zero)."""
-
-    value: ir.Value
-    scale: ir.Value | None = None
-    zero_point: ir.Value | None = None
-
-
-@dataclass(frozen=True)
-class IntegerProduct:
-    """See the table above.
-
-    Attributes:
-        form: "qlinear" or "integer".
-        probabilities, values: P and V.
-        output: what is taken as the product's output.
-    """
-
-    form: str
-    probabilities: Factor
-    values: Factor
-    output: ir.Value
-
-
-def read_integer_product(view: View, facts: Facts, node: ir.Node, side: int) -> IntegerProduct | str:
+def read_integer_product(view: View, facts: Facts, node: ir.Node, side: int) -> KeptProduct | str:
     """The product at a node whose factor `side` is the map; a sentence where it cannot be taken out of its integers."""
     if operand(node, _BIAS.get(node.op_type, len(node.inputs))) is not None:
         return f"{node.op_type} with a bias"
@@ -83,7 +58,7 @@ def read_integer_product(view: View, facts: Facts, node: ir.Node, side: int) -> 
         return f"{node.op_type} whose result is scaled in another body"
     form = "qlinear" if node.op_type == "QLinearMatMul" else "integer"
     p, v = (first, second) if side == 0 else (second, first)
-    return IntegerProduct(form, p, v, output)
+    return KeptProduct(form, p, v, output)
 
 
 def _maker(value: ir.Value) -> ir.Node:

@@ -11,15 +11,16 @@ import onnx_ir as ir
 from ..sites import Layout, Site, Where
 from .anchors import Anchor
 from .backward import Scores
+from .columns import keeps_columns
 from .facts import Facts
 from .forward import Hit
 from .fused import FusedRead
+from .kept import Factor
 from .masks import KeyMasks
 from .merged import merged_heads
 from .naming import Names, scope_of
 from .origins import is_self_attention
 from .products import Product
-from .quantised import Factor
 from .view import View, operand
 
 __all__ = ["SiteBuilder", "node_name"]
@@ -63,7 +64,9 @@ class SiteBuilder:
         product = hit.product
         read = self._read(hit)
         merged = merged_heads(self._view, self._facts, anchor, hit, scores)
-        heads = merged if product.rank == 3 else self._heads(product, scores)
+        layout = Layout(product.rank, product.probabilities_perm, product.values_perm, product.output_perm, merged, product.values_lack)
+        same_columns = keeps_columns(self._view, self._facts, anchor, hit, scores)
+        heads = merged if product.rank == 3 else self._heads(product, scores, read.map.value, layout.widths)
         proto = self._protos[anchor.node]
         self._count += 1
         scope = scope_of(proto.name, {entry.key: entry.value for entry in proto.metadata_props}) or f"softmax_{self._count}"
@@ -82,12 +85,12 @@ class SiteBuilder:
             operand=product.operand,
             heads=heads,
             head_axis=self._head_axis(product),
-            head_dim=self._facts.static(product.values, _axis_of(product.values_perm, -1, product.rank)),
+            head_dim=self._facts.static(product.values, _axis_of(layout.values, -1)) if layout.widths == 1 else None,
             scope=scope,
             confidence="medium" if hit.assumed or scores.learned else "high",
-            layout=Layout(product.rank, product.probabilities_perm, product.values_perm, product.output_perm, merged, product.values_lack),
-            self_attention=is_self_attention(self._view, self._facts, scores),
-            key_mask=self._key_mask(anchor, scores, read, product) if _sees_batch(where) else None,
+            layout=layout,
+            self_attention=same_columns and is_self_attention(self._view, self._facts, scores),
+            key_mask=self._key_mask(anchor, scores, read, product) if same_columns and _sees_batch(where) else None,
             chain=_chain(anchor, hit, scores),
             quantizer=None if read.quantizer is None else str(read.quantizer.name),
             softmax_rank=self._facts.rank(anchor.output),
@@ -138,9 +141,9 @@ class SiteBuilder:
         """P before a Q/DQ pair that ends the path, so that a runtime can still fuse the pair with the product; else P at the product."""
         product = hit.product
         output = product.node.outputs[0]
-        if product.integer is not None:
-            integer = product.integer
-            return _Read(integer.probabilities, integer.values, integer.output, "+" + integer.form)
+        if product.kept is not None:
+            kept = product.kept
+            return _Read(kept.probabilities, kept.values, kept.output, "+" + kept.form)
         direct, values = operand(product.node, product.operand), Factor(product.values)
         assert direct is not None
         pair = hit.path[-2:]
@@ -154,26 +157,26 @@ class SiteBuilder:
     def _key_mask(self, anchor: Anchor, scores: Scores, read: _Read, product: Product) -> str | None:
         return self._masks.trace(scores, anchor, self._facts.static(read.map.value, product.key_axis))
 
-    def _heads(self, product: Product, scores: Scores) -> int | None:
+    def _heads(self, product: Product, scores: Scores, probabilities: ir.Value, widths: int) -> int | None:
         """Static size of the head axis of the map, taken from P or from any tensor that must agree with it."""
         if product.rank < 4:
             return None
         output, rank = product.node.outputs[0], product.rank
         candidates = (
-            (operand(product.node, product.operand), product.probabilities_perm),
-            (output, product.output_perm),
-            *([] if -3 in product.values_lack else [(product.values, product.values_perm)]),
+            (probabilities, product.probabilities_perm, 1),
+            (output, product.output_perm, widths),
+            *([] if -3 in product.values_lack else [(product.values, product.values_perm, widths)]),
         )
-        for value, perm in candidates:
-            size = self._facts.static(value, _axis_of(perm, -3, rank))
+        for value, perm, behind in candidates:
+            size = self._facts.static(value, _axis_of(perm, -3, behind))
             if size is not None and size != 1:
                 return size
         if scores.node.op_type != "Einsum" and self._facts.rank(scores.node.outputs[0]) == rank:
             return self._facts.static(scores.node.outputs[0], -3)
-        return self._facts.static(output, _axis_of(product.output_perm, -3, rank))
+        return self._facts.static(output, _axis_of(product.output_perm, -3, widths))
 
     def _head_axis(self, product: Product) -> int | None:
-        return _axis_of(product.probabilities_perm, -3, product.rank) if product.rank >= 4 else None
+        return _axis_of(product.probabilities_perm, -3) if product.rank >= 4 else None
 
     def _element_type(self, read: _Read, path: Iterable[ir.Node], anchor: Anchor) -> int:
         if read.suffix in ("+qlinear", "+integer"):
@@ -203,9 +206,9 @@ def _graph_input(value: ir.Value | None) -> str | None:
     return value.name if value is not None and value.is_graph_input() else None
 
 
-def _axis_of(perm: tuple[int, ...] | None, canonical: int, rank: int) -> int:
-    """Negative axis in memory of a negative canonical axis."""
-    return canonical if perm is None else perm[canonical] - len(perm)
+def _axis_of(perm: tuple[int, ...] | None, canonical: int, widths: int = 1) -> int:
+    """Negative axis in memory of a negative canonical axis; `widths`: how many axes the last of them stands for."""
+    return canonical if perm is None else perm[canonical - widths + 1] - len(perm)
 
 
 def _chain(anchor: Anchor, hit: Hit, scores: Scores) -> tuple[str, ...]:

@@ -19,8 +19,7 @@ from ..opening import opened_form
 from ..sites import Rejection, Site, Where
 from ..traces import Edge, End, Opened, Part, Shape, Side, Step, Trace, Traces
 from .anchors import Anchor
-from .axes import Moved, track
-from .backward import Scores
+from .backward import Scores, arrival
 from .facts import Facts
 from .forward import Hit
 from .fused import FusedRead
@@ -28,13 +27,11 @@ from .naming import scope_of
 from .products import Ended, Refused, product_operands
 from .roles import role_of
 from .site_builder import node_name
-from .view import View, attribute, op_types
+from .view import View, attribute
 
 __all__ = ["Finding", "Tracer"]
 
 _SIZES = ("Shape", "Size")
-_SAME_AXES = op_types("Concat Neg Tanh")
-"""On the way of scores, not on that of a map, so `track` does not know them; they leave axes where they are."""
 _NORMALISERS = {"Sub": "maximum", "Div": "sum", "Mul": "1 / sum"}
 """What the parts of a decomposed Softmax take in beside the scores."""
 
@@ -129,7 +126,7 @@ class Tracer:
 
     def _step(self, part: Part, node: ir.Node, came: ir.Value | None, roles: Mapping[ir.Value, str]) -> Step:
         """`came`: the value that the chain comes in by, no side of it."""
-        along = -1 if came is None else self._position(node, came)
+        along = -1 if came is None else self._view.position(node, came)
         sides = []
         for index, value in enumerate(node.inputs):
             if index == along or value is None:
@@ -139,16 +136,6 @@ class Tracer:
                 role = _NORMALISERS[node.op_type]
             sides.append(Side(role or role_of(node, index, self._view.homes[node].opset), index, self._edge(value)))
         return Step(part, node_name(self._protos[node]), node.op_type, self._body(node), self._edge(node.outputs[0]), tuple(sides))
-
-    def _position(self, node: ir.Node, came: ir.Value) -> int:
-        """Which input a value comes in by, through the borders of bodies too."""
-        reached, waiting = {came}, [came]
-        while waiting:
-            for same in self._view.forward.get(waiting.pop(), ()):
-                if same not in reached:
-                    reached.add(same)
-                    waiting.append(same)
-        return next((index for index, value in enumerate(node.inputs) if value in reached), 0)
 
     def _end(self, refusal: Ended, finding: Finding) -> End:
         anchor = finding.anchor
@@ -187,20 +174,11 @@ class Tracer:
     def _key_factor(self, anchor: Anchor, scores: Scores) -> int | None:
         rank = self._facts.rank(scores.node.outputs[0]) or 2
         for start in range(-1, -rank - 1, -1):
-            if self._arrives(start, anchor, scores):
+            if arrival(self._view, self._facts, scores.node, scores.path, start) == anchor.axis:
                 if scores.node.op_type != "Einsum":
                     return {-1: 1, -2: 0}.get(start)
                 return _einsum_factor(attribute(scores.node, "equation", b""), start)
         return None
-
-    def _arrives(self, start: int, anchor: Anchor, scores: Scores) -> bool:
-        axis, came = start, scores.node.outputs[0]
-        for node in scores.path:
-            step = Moved(axis) if node.op_type in _SAME_AXES else track(self._facts, node, self._position(node, came), axis)
-            if not isinstance(step, Moved):
-                return False
-            axis, came = step.axis, node.outputs[0]
-        return axis == anchor.axis
 
     def _edge(self, value: ir.Value) -> Edge:
         node = value.producer()

@@ -73,6 +73,16 @@ class View:
         """Initializers, constants and everything computed from them alone."""
         return value is None or value in self._constants
 
+    def position(self, node: ir.Node, came: ir.Value) -> int:
+        """Which input a value comes in by, through the borders of bodies too."""
+        reached, waiting = {came}, [came]
+        while waiting:
+            for same in self.forward.get(waiting.pop(), ()):
+                if same not in reached:
+                    reached.add(same)
+                    waiting.append(same)
+        return next((index for index, value in enumerate(node.inputs) if value in reached), 0)
+
     def rank_of_function(self, function: ir.Function) -> int:
         return self._function_indices[function.identifier()]
 

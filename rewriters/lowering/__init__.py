@@ -15,6 +15,7 @@ from ..sites import Site
 from ..subgraphs.operands import Operands
 from . import (
     integer_product,
+    kept_product,
     microsoft_attention,
     microsoft_group_query,
     microsoft_multi_head,
@@ -33,6 +34,7 @@ _OPENERS: dict[str, Callable[[Emitter, Site, onnx.NodeProto], Operands]] = {
     microsoft_multi_head.FORM: microsoft_multi_head.open_site,
     microsoft_quantised.FORM: microsoft_quantised.open_site,
     **dict.fromkeys(integer_product.FORMS, integer_product.open_site),
+    **dict.fromkeys(kept_product.FORMS, kept_product.open_site),
     **dict.fromkeys(scaled_product.FORMS, scaled_product.open_site),
 }
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 import onnx
 
 from ..emit import Emitter
-from ..sites import Site
+from ..sites import MAP_FORMS, Site
 from ..subgraphs.operands import ProductOperands
 
 __all__ = ["FORMS", "ScaledOperands", "open_site"]
 
-FORMS = tuple(f"{map_form}+scaled" for map_form in ("softmax", "softmax-flat", "decomposed", "bias-softmax", "qlinear-softmax"))
+FORMS = tuple(f"{map_form}+scaled" for map_form in MAP_FORMS)
 
 
 class ScaledOperands(ProductOperands):

@@ -1,7 +1,7 @@
 """Between a site's own tensor layout and the canonical one: A (B, H, Q, K), V (B, H, K, D), output (B, H, Q, D), all float32.
 
 A rank-3 map is (B, Q, K), or (B·H, Q, K) when `Layout.merged_heads` says so. Of rank 5 and more, all leading axes but the
-last are taken together as B (windows, grouped heads). Rank 2 is one sample with one head.
+last are taken together as B (windows, grouped heads). Rank 2 is one sample with one head. Several axes of width are taken together as D.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Canonical:
 
     def values(self, e: Emitter, v: str) -> str:
         """V → (B|1, H|1, K, D); of rank 4 it keeps the broadcasting it came with."""
-        ordered = self._ordered(e, self._to_float(e, v), self._layout.values)
+        ordered = self._one_width(e, self._ordered(e, self._to_float(e, v), self._layout.values))
         lack = self._layout.values_lack
         if not lack:
             return self._four(e, ordered)
@@ -41,11 +41,11 @@ class Canonical:
 
     def output(self, e: Emitter, out: str) -> str:
         """P·V → (B, H, Q, D); double stays double."""
-        return self._four(e, self._ordered(e, self._exact(e, out), self._layout.output))
+        return self._four(e, self._one_width(e, self._ordered(e, self._exact(e, out), self._layout.output)))
 
     def restore(self, e: Emitter, canonical: str, like: str, permutation: tuple[int, ...] | None) -> str:
         """A canonical tensor (double where `like` is) → layout and dtype of `like`, which `permutation` would bring to canonical order."""
-        if self._layout.rank != 4:
+        if self._layout.rank != 4 or len(permutation or ()) > self._layout.rank:
             canonical = e.op("Reshape", canonical, e.op("Shape", self._ordered(e, like, permutation)))
         if permutation is not None:
             canonical = e.op("Transpose", canonical, perm=[int(axis) for axis in np.argsort(permutation)])
@@ -71,8 +71,10 @@ class Canonical:
             ordered = self._ordered(e, p, self._layout.probabilities)
             mask = e.reshape(mask, e.dims(ordered, 0, rank - 3), 1, e.dims(mask, 1), 1)
         permutation = self._layout.values
+        if self._layout.widths > 1:
+            mask = e.unsqueeze(mask, *range(rank, rank + self._layout.widths - 1))
         if permutation is not None:
-            extra = rank - len(permutation)
+            extra = max(rank - len(permutation), 0)
             if extra and self._layout.values_lack == (-3,) and rank > 3:
                 mask, extra = e.squeeze(mask, rank - 3), 0
             # Leading axes that V lacks are broadcast, and stay in front.
@@ -90,6 +92,13 @@ class Canonical:
     @staticmethod
     def _ordered(e: Emitter, x: str, permutation: tuple[int, ...] | None) -> str:
         return x if permutation is None else e.op("Transpose", x, perm=list(permutation))
+
+    def _one_width(self, e: Emitter, x: str) -> str:
+        """All that lies behind the rows (or columns) as one axis."""
+        if self._layout.widths == 1:
+            return x
+        behind = self._layout.rank - 1 - len(self._layout.values_lack)
+        return e.op("Reshape", x, e.constant([*[0] * behind, -1], np.int64))
 
     def _four(self, e: Emitter, x: str) -> str:
         rank, heads = self._layout.rank, self._layout.merged_heads

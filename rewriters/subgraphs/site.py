@@ -12,10 +12,12 @@ from onnx import TensorProto
 from ..bodies import Wiring
 from ..emit import Emitter
 from ..lowering import FUSED, open_fused
+from ..lowering.kept_product import KeptOperands, keep_product
 from ..lowering.microsoft_beside import Beside
 from ..plan import BenignPair, Cnn, OneClass, Profile, SitePlan, Static
 from ..sites import Site
 from .between_pairs import patch_between_pairs, read_beside
+from .canonical import Canonical
 from .context import MapContext
 from .detectors import evidence, scores
 from .gating import Branch, Replacement, gate
@@ -67,7 +69,7 @@ def patch_site(
     """
     e.conditional = gated
     site = _reading_early(e, site, wiring)
-    operands = _operands(e, site, plan, wiring.maker[site.product])
+    operands = _operands(e, site, plan, wiring.maker[site.product], kept=_takes_in_scale(site, wiring))
     context = _context(e, site, plan, operands)
 
     def decide(inner: Emitter) -> list[str]:
@@ -143,13 +145,30 @@ def _reading_early(e: Emitter, site: Site, wiring: Wiring) -> Site:
     return site
 
 
-def _operands(e: Emitter, site: Site, plan: SitePlan, node: onnx.NodeProto) -> Operands:
-    """The operands, their map there, unless the detector can do with some rows of a map that has to be computed."""
+def _operands(e: Emitter, site: Site, plan: SitePlan, node: onnx.NodeProto, kept: bool = False) -> Operands:
+    """The operands, their map there, unless the detector can do with some rows of a map that has to be computed.
+
+    Args:
+        kept: leave a plain product where it is, outside the gate.
+    """
+    if kept and site.form not in FUSED:
+        return KeptOperands(site, keep_product(e, node, "kept_product"), Canonical(site))
     operands = open_fused(e, site, node, whole=False) if site.form in FUSED else ProductOperands(site, node)
     if not isinstance(operands, Beside):
         return operands
     sparing = isinstance(plan.detector, Profile | OneClass) and plan.detector.every > 1 and not _fixed_length(plan)
     return operands if sparing and operands.emit_rows is not None and operands.valid is not None else operands.opened(e)
+
+
+def _takes_in_scale(site: Site, wiring: Wiring) -> bool:
+    """Whether a factor of the product is multiplied by a constant right before it.
+
+    onnxruntime takes such a number into the product (MatMulScaleFusion), and rounds differently then; in an If the product is out of reach.
+    """
+    makers = (wiring.maker.get(name) for name in (site.probabilities, site.values))
+    scalings = [node for node in makers if node is not None and node.op_type in ("Mul", "Div")]
+    factors = [wiring.maker.get(name) for node in scalings for name in node.input]
+    return any(factor is None or factor.op_type == "Constant" for factor in factors)
 
 
 def _patched(e: Emitter, operands: Operands, plan: SitePlan, context: MapContext, columns: str) -> str:

@@ -18,18 +18,20 @@ from rewriters.sites import Site
 from tests.exports import ATTENTION, EXPORTERS, FAMILIES, KNOWN_FAILURES, export_model
 
 from .graphs import session
+from .maps import MAPS
 from .patterns import PATTERNS, Pattern
 from .patterns import model as made
 
-each_pattern = pytest.mark.parametrize("pattern", PATTERNS, ids=[pattern.id for pattern in PATTERNS])
-INTEGER = ("+integer", "+qlinear")
-"""Products on integers have tests of their own, in test_product_forms."""
-WITH_SITES = [p for p in PATTERNS if p.sites and not p.id.startswith("scope-") and not p.sites[0].form.endswith(INTEGER)]
+TABLE = [*PATTERNS, *MAPS]
+each_pattern = pytest.mark.parametrize("pattern", TABLE, ids=[pattern.id for pattern in TABLE])
+KEPT = ("+integer", "+qlinear", "+divided", "+summed")
+"""Products whose own operators stay have tests of their own, in test_product_forms."""
+WITH_SITES = [p for p in TABLE if p.sites and not p.id.startswith("scope-") and not p.sites[0].form.endswith(KEPT)]
 with_sites = pytest.mark.parametrize("pattern", WITH_SITES, ids=[p.id for p in WITH_SITES])
 
 
 def test_ids_are_unique() -> None:
-    assert len({pattern.id for pattern in PATTERNS}) == len(PATTERNS)
+    assert len({pattern.id for pattern in TABLE}) == len(TABLE)
 
 
 @each_pattern
@@ -55,7 +57,7 @@ def test_names_lead_into_the_graph(pattern: Pattern) -> None:
         body = body_at(pattern.model, site.where)
         products = [node for node in body.node if site.product in node.output]
         assert len(products) == 1
-        if site.form.endswith(INTEGER):
+        if site.form.endswith(KEPT):
             continue
         assert products[0].name in (site.matmul, "")
         assert site.values in products[0].input
@@ -80,8 +82,11 @@ def test_layout_is_that_of_the_product(pattern: Pattern) -> None:
         v = ordered(v, layout.values)
         if layout.values_lack:
             v = np.expand_dims(v, layout.values_lack)
+        rows = ordered(out, layout.output)
+        if layout.widths > 1:
+            v, rows = (array.reshape(*array.shape[: p.ndim - 1], -1) for array in (v, rows))
         product = np.matmul(ordered(p, layout.probabilities), v)
-        np.testing.assert_allclose(product, ordered(out, layout.output), atol=tolerance)
+        np.testing.assert_allclose(product, rows, atol=tolerance)
         assert ordered(p, layout.probabilities).shape[-2:] == (p.shape[site.query_axis], p.shape[site.key_axis])
         if site.head_axis is not None:
             assert p.shape[site.head_axis] == site.heads

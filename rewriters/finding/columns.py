@@ -1,0 +1,98 @@
+"""Whether the columns of a map, as it enters its product, are those of its score product: column k the k-th key, and no more of them.
+
+1. Pad and Concat along the columns shift them by what they put in front, a Slice by where it starts; at the end the shift has to be none.
+2. What was added behind has to be cut off again.
+3. A map stacked of several has the columns of several score products; nothing is claimed of it.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from .anchors import Anchor
+from .axes import Moved, track
+from .backward import SAME_AXES, Scores
+from .facts import Facts
+from .forward import Hit
+from .view import View, attribute, operand
+
+__all__ = ["keeps_columns"]
+
+_CHANGES = ("Concat", "Gather", "Pad", "Slice", "Split")
+
+
+def keeps_columns(view: View, facts: Facts, anchor: Anchor, hit: Hit, scores: Scores) -> bool:
+    """True only where it can be shown, or where no operator on the way could change it."""
+    if hit.stacked:
+        return False
+    if not any(node.op_type in _CHANGES for node in (*scores.path, *hit.path)):
+        return True
+    starts = range(-1, -(facts.rank(scores.node.outputs[0]) or 2) - 1, -1)
+    shifts = [_shift(view, facts, scores.node.outputs[0], scores.path, start) for start in starts]
+    before = next((shift for shift in shifts if shift is not None and shift[0] == anchor.axis), None)
+    if before is None:
+        return False
+    behind = _shift(view, facts, anchor.output, hit.path, anchor.axis)
+    return behind is not None and before[1] + behind[1] == 0 and before[2] + behind[2] <= 0
+
+
+def _shift(view: View, facts: Facts, value: ir.Value, path: tuple[ir.Node, ...], axis: int) -> tuple[int, int, int] | None:
+    """Where an axis arrives, by how much its first element moved, and how many more additions than cuts there were."""
+    shift = added = 0
+    for node in path:
+        index = view.position(node, value)
+        if node.op_type in _CHANGES and _along(facts, node, axis):
+            moved = _moved(facts, node, index, axis)
+            if moved is None:
+                return None
+            shift, added = shift + moved, added + (-1 if node.op_type == "Slice" else 1)
+        elif node.op_type not in SAME_AXES:
+            step = track(facts, node, index, axis)
+            if not isinstance(step, Moved):
+                return None
+            axis = step.axis
+        value = next((output for output in node.outputs if output in _next(path, node)), node.outputs[0])
+    return axis, shift, added
+
+
+def _next(path: tuple[ir.Node, ...], node: ir.Node) -> tuple[ir.Value | None, ...]:
+    """What the following operator reads."""
+    position = path.index(node) + 1
+    return tuple(path[position].inputs) if position < len(path) else ()
+
+
+def _along(facts: Facts, node: ir.Node, axis: int) -> bool:
+    """Whether an operator changes the axis, for all that is known."""
+    rank = facts.rank(operand(node, 0))
+    if node.op_type == "Pad":
+        widths = _pads(facts, node)
+        return rank is None or widths is None or len(widths) != 2 * rank or widths[axis + rank] != 0 or widths[axis + 2 * rank] != 0
+    if node.op_type == "Slice":
+        axes = attribute(node, "axes") or facts.ints(operand(node, 3))
+        return rank is None or axes is None or axis in [at - rank if at >= 0 else at for at in axes]
+    along = int(attribute(node, "axis", 0))
+    return rank is None or (along - rank if along >= 0 else along) == axis
+
+
+def _moved(facts: Facts, node: ir.Node, index: int, axis: int) -> int | None:
+    """By how much the first element moves."""
+    rank = facts.rank(operand(node, 0)) or 0
+    if node.op_type == "Pad":
+        widths = _pads(facts, node)
+        return None if widths is None or len(widths) != 2 * rank else widths[axis + rank]
+    if node.op_type == "Concat":
+        sizes = [facts.static(operand(node, before), axis) for before in range(index)]
+        known = [size for size in sizes if size is not None]
+        return sum(known) if len(known) == len(sizes) else None
+    if node.op_type == "Slice":
+        axes = attribute(node, "axes") or facts.ints(operand(node, 3)) or ()
+        starts, steps = attribute(node, "starts") or facts.ints(operand(node, 1)), facts.ints(operand(node, 4))
+        at = next((place for place, along in enumerate(axes) if (along - rank if along >= 0 else along) == axis), None)
+        if at is None or starts is None or starts[at] < 0 or (operand(node, 4) is not None and (steps is None or steps[at] != 1)):
+            return None
+        return -int(starts[at])
+    return None
+
+
+def _pads(facts: Facts, node: ir.Node) -> tuple[int, ...] | None:
+    return tuple(attribute(node, "pads") or ()) or facts.ints(operand(node, 1))
