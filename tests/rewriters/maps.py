@@ -240,6 +240,12 @@ def _number_by_number() -> list[Pattern]:
 
 def _scores() -> list[Pattern]:
     """Rows 36, 39, 41: scores that are no matrix product, and columns that are no tokens."""
+    sequence = (
+        "qp = MatMul(x, wq) kp = MatMul(x, wk) vp = MatMul(x, wv) kt = Transpose<perm = [0,2,1]>(kp) qk = MatMul(qp, kt)"
+        " m = Unsqueeze(attention_mask, one) f = Cast<to = 1>(m) i = Sub(unit, f) b = Mul(i, low)"
+    )
+    numbers = {"wq": weight(4, 4), "wk": weight(4, 4, seed=1), "wv": weight(4, 4, seed=2), "one": ints(1)}
+    numbers |= {"unit": scalar(1), "low": LOW, "zero": scalar(0)}
     graph = (
         "h = MatMul(x, w) a1 = MatMul(h, u1) a2 = MatMul(h, u2) at = Transpose<perm = [{perm}]>(a2) e = Add(a1, at)"
         " l = LeakyRelu<alpha = 0.2>(e) c = Where(adjacent, l, low) p = Softmax<axis = -1>(c) out = MatMul(p, h)"
@@ -305,6 +311,29 @@ def _scores() -> list[Pattern]:
                 zero=scalar(0),
             ),
             (FOUR,),
+        ),
+        Pattern(
+            "39-padded-sink-of-one-sequence",
+            model(
+                f"{sequence} a = Add(qk, b) c = Pad(a, front, zero) p = Softmax<axis = -1>(c) g = Slice(p, one, big, last)"
+                " out = MatMul(g, vp)",
+                "float[B,S,4] x, int64[B,S] attention_mask",
+                front=ints(0, 0, 1, 0, 0, 0),
+                big=ints(2**31),
+                last=LAST,
+                **numbers,
+            ),
+            sums_to_one=False,
+        ),
+        Pattern(
+            "39-sink-with-a-value-of-one-sequence",
+            model(
+                f"{sequence} a = Add(qk, b) c = Pad(a, front, zero) p = Softmax<axis = -1>(c) w = Pad(vp, above, zero) out = MatMul(p, w)",
+                "float[B,S,4] x, int64[B,S] attention_mask",
+                front=ints(0, 0, 1, 0, 0, 0),
+                above=ints(0, 1, 0, 0, 0, 0),
+                **numbers,
+            ),
         ),
         Pattern(
             "41-scores-by-mul-and-reducesum",

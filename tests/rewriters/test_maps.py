@@ -1,0 +1,141 @@
+"""Maps that no single Softmax makes: named wherever they are, never seen where there is none, and patched in one pass and in two."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from rewriters.finder import find_sites
+from rewriters.patcher import patch, unpatch
+from rewriters.plan import BenignPair, SitePlan, Static, Statistic
+from rewriters.sites import MAP_FORMS
+from tests import oracle
+
+from .layers import LAYERS
+from .maps import MAPS
+from .patterns import Pattern
+from .test_exports import same_plan, with_outputs
+from .test_product_forms import factors, four, one_width, outputs
+
+CASES = Path(__file__).resolve().parents[3] / "shared" / "cases"
+PAIR = BenignPair(np.array([0.5], np.float32))
+COLUMNS = (1, 3)
+
+each_layer = pytest.mark.parametrize("pattern", LAYERS, ids=[pattern.id for pattern in LAYERS])
+TWO_PASSES = [
+    p
+    for p in MAPS
+    if p.sites and not p.rejected and p.model.graph.output[0].type.tensor_type.shape.dim[0].dim_param == "B" and p.id != "32-divided-einsum"
+]
+
+
+@each_layer
+def test_a_layer_is_no_map_and_goes_without_a_word(pattern: Pattern) -> None:
+    sites, rejected = find_sites(pattern.model)
+    assert [site.form for site in sites] == [want.form for want in pattern.sites]
+    assert not rejected
+
+
+def test_enough_kinds_of_layers_are_looked_at() -> None:
+    assert len(LAYERS) >= 35
+    seen = {node.op_type for pattern in LAYERS for node in pattern.model.graph.node}
+    assert {"Relu", "Sigmoid", "HardSigmoid", "Clip", "Exp", "LogSoftmax", "ReduceLogSumExp", "Conv", "MatMul"} <= seen
+
+
+def test_every_form_of_map_has_a_site_in_the_tables() -> None:
+    forms = {site.form.split("+")[0] for pattern in MAPS for site in find_sites(pattern.model)[0]}
+    assert forms >= {*MAP_FORMS} - {"softmax-flat", "bias-softmax", "qlinear-softmax"}
+
+
+@pytest.mark.parametrize("pattern", TWO_PASSES, ids=[p.id for p in TWO_PASSES])
+def test_two_passes_are_silent_without_a_flag_and_agree_with_the_oracle_when_they_fire(pattern: Pattern) -> None:
+    sites, _ = find_sites(pattern.model)
+    feeds = pattern.feeds()
+    silent = patch(pattern.model, same_plan(sites, SitePlan(Static()), passes="two", groups=tuple((s.id,) for s in sites)), sites)
+    before = outputs(pattern.model, feeds)["out"]
+    assert outputs(silent, feeds)["out"].tobytes() == before.tobytes()
+    assert unpatch(silent) == pattern.model
+    plan = same_plan(sites, SitePlan(Static(COLUMNS), PAIR), passes="two", groups=tuple((s.id,) for s in sites), telemetry=True)
+    got = outputs(patch(pattern.model, plan, sites), feeds, optimize=False)
+    (site,) = sites
+    a, v = factors(pattern.model, sites, feeds)[site.id]
+    mask = got[f"atpatch_columns/{site.id}"]
+    assert mask.any()
+    want = oracle.joint(a, v, mask, (a > 1e-30).any((1, 2)), PAIR)
+    out = four(site, one_width(site, got[site.product]), None)
+    np.testing.assert_allclose(out, want, atol=1e-5 * max(1.0, np.abs(want).max()), rtol=0)
+
+
+def test_detectors_read_the_divided_map() -> None:
+    """(exp(s) v) / Σ exp(s): what draws attention is exp(s) / Σ exp(s), and a row of large scores is no more than any other."""
+    pattern = next(p for p in MAPS if p.id == "32-divided")
+    sites, _ = find_sites(pattern.model)
+    feeds = pattern.feeds()
+    a, _ = factors(pattern.model, sites, feeds)[sites[0].id]
+    np.testing.assert_allclose(a.sum(-1), 1, atol=1e-5)
+    detector = Statistic(exempt=())
+    score = oracle.statistic(a, None, detector, False)
+    threshold = np.sort(score.ravel())[-2:].mean()
+    patched = patch(pattern.model, same_plan(sites, SitePlan(detector, PAIR), telemetry=True), sites)
+    got = outputs(patched, {**feeds, "atpatch_threshold": np.array(threshold, np.float32)})
+    np.testing.assert_array_equal(got[f"atpatch_columns/{sites[0].id}"], score > threshold)
+
+
+def test_what_moves_columns_claims_nothing_about_tokens() -> None:
+    """A sink in front shifts every column by one, so row i and column i are two tokens; a mask of the keys would be a column short."""
+    for name, expected in {"39-padded-sink-of-one-sequence": True, "39-sink-with-a-value-of-one-sequence": False}.items():
+        (site,), _ = find_sites(next(p.model for p in MAPS if p.id == name))
+        assert site.self_attention is expected, name
+        assert site.key_mask == ("attention_mask" if expected else None), name
+
+
+def test_samples_come_before_heads() -> None:
+    """Tied rows: (heads, samples, queries, keys) in memory, and the alignment's rows are part of the width."""
+    (site,), _ = find_sites(next(p.model for p in MAPS if p.id == "37-tied-rows"))
+    assert (site.layout.probabilities, site.head_axis, site.heads, site.head_dim) == ((1, 0, 2, 3), -4, 3, None)
+    assert site.layout.widths == 2
+
+
+CODES = {
+    "logsm_ts": ("log-softmax", None),
+    "divafter_ts": ("exp+divided", None),
+    "diff_ts": (None, "signed-map"),
+    "gat_ts": ("softmax", None),
+    "tiedrow_ts": ("softmax", None),
+    "convattn_ts": (None, "mixed-map"),
+    "c2psa_ts": ("softmax", None),
+    "edge_unicode": ("softmax", None),
+}
+SIZES = {"b": 2, "q": 5, "k": 7, "n": 6, "r": 3, "c": 6, "h": 4, "w": 4, "B": 2, "S": 6}
+
+
+@pytest.mark.skipif(not CASES.is_dir(), reason="the shared cases are not here")
+@pytest.mark.parametrize("name", CODES)
+def test_shared_cases(name: str) -> None:
+    model = onnx.load(CASES / f"{name}.onnx")
+    form, code = CODES[name]
+    sites, rejected = find_sites(model)
+    assert [site.form for site in sites] == ([] if form is None else [form])
+    assert [rejection.code for rejection in rejected] == ([] if code is None else [code])
+    if form is None:
+        return
+    rng = np.random.default_rng(0)
+    feeds = {
+        value.name: rng.normal(size=[dim.dim_value or SIZES[dim.dim_param] for dim in value.type.tensor_type.shape.dim]).astype(np.float32)
+        for value in model.graph.input
+    }
+    before = outputs(model, feeds)
+    (site,) = sites
+    a, v = factors(model, sites, feeds)[site.id]
+    for gating in ("if", "none"):
+        silent = outputs(patch(model, same_plan(sites, SitePlan(Static()), gating=gating), sites), feeds)
+        assert all(array.tobytes() == silent[key].tobytes() for key, array in before.items())
+        firing = patch(model, same_plan(sites, SitePlan(Static(COLUMNS), PAIR), gating=gating, telemetry=True), sites)
+        got = outputs(with_outputs(firing, [site.product]), feeds)
+        mask = got[f"atpatch_columns/{site.id}"]
+        want = oracle.joint(a, v, mask, (a > 1e-30).any((1, 2)), PAIR)
+        assert mask[:, COLUMNS].all() and not np.allclose(want, a @ v, atol=1e-3)
+        np.testing.assert_allclose(four(site, one_width(site, got[site.product]), None), want, atol=2e-5 * max(1, np.abs(want).max()))
