@@ -58,7 +58,7 @@ REASONS: dict[str, str] = {
     "scores-form": "what it normalises comes out of an operator through which scores cannot be followed yet",
     "constant-values": "its map is multiplied with constants, not with values computed from the input",
     "axis": "the axis it normalises is not the one that a product contracts",
-    "no-product": "its map enters no product with values",
+    "no-product": "its map enters no matrix product with values",
     "output": "its result only leaves the graph, as a class head's does",
     "unused": "nothing reads its result",
     "fused": "the operator computes attention inside, so there is no visible map yet",
@@ -157,7 +157,7 @@ class _Search:
             if keys is None:
                 continue
             outcome = follow_map(self._view, self.facts, at)
-            refusals: list[Refused] = [end for end in outcome.ends if end.code in _NEAR_PRODUCTS]
+            refusals: list[Refused] = [end for end in outcome.ends if end.code in _NEAR_PRODUCTS and not _is_softmax(end.node)]
             hits = []
             for hit in self._qualified(outcome, at, []):
                 unproven = weighs(self._view, self.facts, keys, hit)
@@ -205,6 +205,11 @@ class _Search:
         telling = min(refusals, key=lambda refusal: _PRIORITY[refusal.code])
         rejection = Rejection(node_name(self.protos[node]), telling.code, _sentence(telling))
         self._found.append(Finding(node, rejection, anchor, hit, refusals=tuple(refusals), telling=telling))
+
+
+def _is_softmax(node: ir.Node | None) -> bool:
+    """What enters one is scores, whatever was done to them."""
+    return node is not None and node.op_type in ("LogSoftmax", "Softmax")
 
 
 def _sentence(refusal: Refused) -> str:

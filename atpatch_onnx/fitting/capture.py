@@ -43,7 +43,12 @@ def canonical_map(site: Site, array: NDArray[Any]) -> Floats:
 
 def canonical_values(site: Site, array: NDArray[Any]) -> Floats:
     """Values as they enter the product → (B | 1, H | 1, K, D) float32."""
-    return _four(site, array, site.layout.values)
+    layout = site.layout
+    if layout.values_lack and layout.values is not None:
+        array, permutation = np.expand_dims(array.transpose(layout.values), layout.values_lack), None
+    else:
+        permutation = layout.values
+    return _four(site, array, permutation)
 
 
 def _four(site: Site, array: NDArray[Any], permutation: tuple[int, ...] | None) -> Floats:
@@ -103,7 +108,9 @@ class Capture:
             columns = Counter(shape[3] for shape in shapes.values() if shape[0] == batch).most_common(1)[0][0]
         for site in readable:
             shape = shapes[site.id]
-            if shape[0] != batch:
+            if site.layout.widths > 1:
+                self.skipped[site.id] = "its values have several axes of width, which may be of another size in every request"
+            elif shape[0] != batch:
                 self.skipped[site.id] = "its leading axis counts windows, not samples"
             elif shape[3] != columns:
                 self.skipped[site.id] = f"it has {shape[3]} key columns, not {columns}"

@@ -104,6 +104,8 @@ def _step(view: View, facts: Facts, outcome: Outcome, at: _At, node: ir.Node, in
             outcome.ends.append(Ended("signed-map", f"{node.op_type} of a difference", at.path, node))
         else:
             outcome.hits.append(Hit(matched, at.path, at.assumed))
+    elif matched is not None and matched.code == "constant-values" and _product_follows(view, facts, node, at.axis):
+        outcome.ends.append(Ended("mixed-map", f"{matched.detail}, before a product with values", at.path, node))
     elif matched is not None:
         outcome.ends.append(Ended(matched.code, matched.detail, at.path, node))
     elif node not in at.path:

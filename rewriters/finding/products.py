@@ -114,9 +114,8 @@ def match_product(view: View, facts: Facts, node: ir.Node, index: int, axis: int
         return Refused("rank", node.op_type)
     if rank < 2 or -axis > rank:
         return Refused("axis", f"{node.op_type} of a rank-{rank} map")
-    if node.op_type == "Einsum":
-        return _einsum(facts, node, index, axis, values, rank)
-    product = _matrix(facts, node, side, axis, values, rank)
+    einsum = node.op_type == "Einsum"
+    product = _einsum(facts, node, index, axis, values, rank) if einsum else _matrix(facts, node, side, axis, values, rank)
     if isinstance(product, Refused):
         return product
     if node.op_type not in INTEGER_PRODUCTS:

@@ -116,6 +116,16 @@ def _exponentials() -> list[Pattern]:
             sums_to_one=False,
         ),
         Pattern(
+            "32-divided-einsum-in-order",
+            model(
+                'e = Einsum<equation = "bhqd,bhkd->bhqk">(q, k) p = Exp(e) n = ReduceSum(p, last)'
+                ' o = Einsum<equation = "bhqk,bhkd->bhqd">(p, v) out = Div(o, n)',
+                Q4,
+                last=LAST,
+            ),
+            heads("exp+divided"),
+        ),
+        Pattern(
             "20-decomposed-sum-not-kept",
             model(
                 f"{QK} e = Exp(qk) n = ReduceSum<keepdims = 0>(e, last) u = Unsqueeze(n, last) p = Div(e, u) out = MatMul(p, v)",
@@ -345,6 +355,11 @@ def _scores() -> list[Pattern]:
                 three=ints(3),
                 last=LAST,
             ),
+            (FOUR,),
+        ),
+        Pattern(
+            "41-rectified-scores",
+            model(f"{QK} r = Relu(qk) p = Softmax<axis = -1>(r) out = MatMul(p, v)", Q4),
             (FOUR,),
         ),
         Pattern(

@@ -764,7 +764,7 @@ def _forms() -> list[Pattern]:
                 mix=weight(3, 3),
             ),
             (),
-            ("constant-values",),
+            ("mixed-map",),
         ),
         Pattern(
             "29-additive",
