@@ -78,11 +78,16 @@ def _weight(context: click.Context, parameter: click.Parameter, value: str) -> f
 @click.option("--max-body", type=click.IntRange(1), default=32, show_default=True, help="MiB of a request's body.")
 @click.option("--max-in-flight", type=click.IntRange(1), default=64, show_default=True, help="Requests under way before 503.")
 @click.option(
-    "--client-timeout", type=click.FloatRange(0, min_open=True), default=30.0, show_default=True, help="Seconds to send headers, or a body."
+    "--client-timeout",
+    type=click.FloatRange(0, min_open=True),
+    default=30.0,
+    show_default=True,
+    help="Seconds to send headers, or a body, or to take an answer.",
 )
 @click.option(
     "--answer-timeout", type=click.FloatRange(0, min_open=True), default=30.0, show_default=True, help="Seconds the original has."
 )
+@click.option("--allow-host", multiple=True, help="Public name by which the page may be asked for, besides localhost; repeatable.")
 @click.option("--drain", type=click.FloatRange(0), default=1.0, show_default=True, help="Seconds between SIGTERM and the last connection.")
 @click.option("--json", "as_json", is_flag=True, help="Print the address as JSON on stdout once requests are answered.")
 def serve(original: str, patched: str, host: str, port: int, as_json: bool, **options: Any) -> None:
@@ -136,6 +141,7 @@ def serve(original: str, patched: str, host: str, port: int, as_json: bool, **op
         log=None if log is None else check_log(log),
         log_bytes=options.pop("log_size") * 1_000_000,
         log_backups=options.pop("log_keep"),
+        hosts=tuple(name.lower().rstrip(".") for name in options.pop("allow_host")),
         batch_rows=options.pop("batch"),
         batch_delay=options.pop("batch_delay") / 1000,
         workers=workers,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["environment", "save_page"]
 
 
+@cache
 def environment() -> jinja2.Environment:
     """Templates by their path in the package; those of pages extend `pages/base.html.j2`.
 

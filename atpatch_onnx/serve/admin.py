@@ -1,6 +1,7 @@
 """The admin endpoint: kill switch, weight, runtime controls, reload. It does not exist without a token in the environment.
 
-The token comes as `Authorization: Bearer …`, or as field `token` of the page's form. JSON in, JSON out; a form is sent back to the page.
+The token comes as `Authorization: Bearer …`, and is checked before the body is read; or as field `token` of the page's form, which has to
+be in the body. JSON in, JSON out; a form is sent back to the page. Posts from other sites are refused, see `host_check`.
 
     POST /admin/kill      {}                                   the original answers everything
     POST /admin/restore   {}                                   takes that back (file and environment stay as they are)
@@ -19,6 +20,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl
 
+import numpy as np
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
@@ -26,6 +28,7 @@ from starlette.routing import Route
 from ..errors import AtpatchError
 from .arms import PATCHED
 from .engine import Engine
+from .host_check import require_known_host, require_same_origin
 from .limits import Refusal
 from .reload import reload
 
@@ -53,13 +56,17 @@ def admin_routes(engine: Engine, environment: Mapping[str, str] = os.environ) ->
 
 def _endpoint(engine: Engine, token: str, action: Action) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
-        with engine.gate.buffer() as held:
-            raw = await held.read(request.stream(), None) if _small(request) else b""
+        require_known_host(request.headers, engine.settings.hosts)
+        require_same_origin(request.headers, engine.settings.hosts)
         form = request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded")
-        body = _fields(raw, form)
-        given = body.get("token", "") if form else request.headers.get("authorization", "").removeprefix("Bearer ")
-        if not hmac.compare_digest(str(given).encode("utf-8", "replace"), token.encode()):
-            raise Refusal(403, "the token is missing or wrong")
+        if not form:
+            scheme, _, given = request.headers.get("authorization", "").partition(" ")
+            _require_token(given if scheme.lower() == "bearer" else "", token)
+        _require_small(request)
+        with engine.gate.buffer() as held:
+            body = _fields(await held.read(request.stream(), None, _MOST_BYTES), form)
+        if form:
+            _require_token(body.get("token", ""), token)
         try:
             revision = await action(engine, body)
         except AtpatchError as error:
@@ -71,11 +78,15 @@ def _endpoint(engine: Engine, token: str, action: Action) -> Callable[[Request],
     return endpoint
 
 
-def _small(request: Request) -> bool:
+def _require_token(given: str, token: str) -> None:
+    if not hmac.compare_digest(given.encode("utf-8", "replace"), token.encode()):
+        raise Refusal(403, "the token is missing or wrong")
+
+
+def _require_small(request: Request) -> None:
     length = request.headers.get("content-length", "0")
     if not length.isdigit() or int(length) > _MOST_BYTES or "transfer-encoding" in request.headers:
         raise Refusal(413, f"at most {_MOST_BYTES} bytes, with a Content-Length")
-    return True
 
 
 def _fields(raw: bytes, form: bool) -> Body:
@@ -118,7 +129,11 @@ async def _controls(engine: Engine, body: Body) -> int:
     if enabled is not None and not isinstance(enabled, bool):
         raise Refusal(400, "'enabled' must be true, false or null")
     threshold = body.get("threshold")
-    return engine.set_controls(enabled, None if threshold is None else _number(threshold, "threshold"))
+    if threshold is not None:
+        threshold = _number(threshold, "threshold")
+        if abs(threshold) > np.finfo(np.float32).max:
+            raise Refusal(400, "'threshold' must be a number that float32 can hold")
+    return engine.set_controls(enabled, threshold)
 
 
 async def _reload(engine: Engine, body: Body) -> int:

@@ -5,11 +5,9 @@ Errors are `{"error": …}` with a 4xx status, or 503 with Retry-After; nothing 
 
 from __future__ import annotations
 
-import asyncio
 import json
-import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -20,14 +18,17 @@ from starlette.routing import Route
 
 from .admin import admin_routes
 from .arms import ArmName
+from .bounds import largest_body
 from .engine import SERVER, Answer, Engine
-from .limits import Refusal, decompress
+from .host_check import require_known_host
+from .limits import Buffer, Refusal, decompress
 from .page import PAGE_HEADERS, render_page
-from .protocol import HEADER_LENGTH, InferRequest, parse_request, read_unit, render_response
+from .protocol import HEADER_LENGTH, InferRequest, count_as_json, parse_request, read_unit, render_response
 
 __all__ = ["build_app"]
 
-_logger = logging.getLogger(__name__)
+_BYTES_OF_JSON = 20
+"""Of a number, about."""
 
 
 def build_app(engine: Engine) -> Starlette:
@@ -57,6 +58,7 @@ def build_app(engine: Engine) -> Starlette:
 
     errors: dict[Any, Any] = {
         Refusal: handlers.refuse,
+        ClientDisconnect: handlers.gone,
         404: handlers.not_found,
         405: handlers.wrong_method,
         Exception: handlers.fail,
@@ -94,26 +96,33 @@ class _Handlers:
         engine = self._engine
         version = self._version(request)
         with engine.gate.buffer() as held:
-            body = await self._body(request, held.read)
+            body = await self._body(request, held)
             arrived = time.perf_counter()
             arm = engine.original
-            parsed = parse_request(
-                body, request.headers.get(HEADER_LENGTH), arm.inputs, arm.outputs, engine.settings.limits, batchable=arm.batchable
+            length, limits = request.headers.get(HEADER_LENGTH), engine.settings.limits
+            parsed = await engine.gate.aside(
+                len(body), lambda: parse_request(body, length, arm.inputs, arm.outputs, limits, batchable=arm.batchable)
             )
             unit = read_unit(parsed.parameters.get("unit", request.headers.get(engine.settings.unit_header)))
             with engine.gate.compute():
                 answer = await engine.infer(parsed, unit, version, arrived)
-        return self._response(parsed, answer)
+        return await engine.gate.aside(
+            _BYTES_OF_JSON * count_as_json(answer.outputs, parsed.wanted), lambda: self._response(parsed, answer)
+        )
 
     async def metrics(self, request: Request) -> Response:
         return Response(self._engine.metrics.render(), media_type="text/plain; version=0.0.4")
 
     async def page(self, request: Request) -> Response:
+        require_known_host(request.headers, self._engine.settings.hosts)
         return HTMLResponse(render_page(self._engine), headers=PAGE_HEADERS)
 
     async def refuse(self, request: Request, error: Refusal) -> Response:
         self._engine.metrics.refused(error.status)
         return _json({"error": error.message}, error.status, error.headers)
+
+    async def gone(self, request: Request, error: Exception) -> Response:
+        return Response(status_code=400)  # to nobody: the connection is closed
 
     async def not_found(self, request: Request, error: Exception) -> Response:
         return _json({"error": f"nothing at {request.url.path[:200]}"}, 404)
@@ -127,18 +136,12 @@ class _Handlers:
     def _version(self, request: Request) -> ArmName | None:
         return self._engine.find(request.path_params["model"], request.path_params.get("version"))
 
-    async def _body(self, request: Request, read: Callable[[AsyncIterator[bytes], int | None], Awaitable[bytes]]) -> bytes:
-        limits = self._engine.settings.limits
+    async def _body(self, request: Request, held: Buffer) -> bytes:
+        most = largest_body(self._engine.original.inputs, self._engine.settings.limits)
         declared = request.headers.get("content-length", "")
-        try:
-            async with asyncio.timeout(limits.body_seconds):
-                body = await read(request.stream(), int(declared) if declared.isdigit() else None)
-        except TimeoutError:
-            raise Refusal(408, f"the body did not come within {limits.body_seconds:g} s", {"Connection": "close"}) from None
-        except ClientDisconnect:
-            raise Refusal(400, "the client left before its body was whole") from None
+        body = await held.read(request.stream(), int(declared) if declared.isdigit() else None, most)
         encoding = request.headers.get("content-encoding", "identity").strip().lower()
-        return body if encoding in ("", "identity") else decompress(body, encoding, limits.body)
+        return body if encoding in ("", "identity") else decompress(body, encoding, most)
 
     def _response(self, parsed: InferRequest, answer: Answer) -> Response:
         head = {

@@ -5,21 +5,26 @@ A request is turned into what its JSON would have said, so that both ways have t
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
+from google.protobuf.message import DecodeError
+
 from ..errors import ADDRESS_UNUSABLE, EXTRA_MISSING
+from .arms import Arm, ArmName
+from .bounds import largest_message, require_small_message
 from .engine import SERVER, Engine
 from .grpc_messages import METHODS, SERVICE, message_class
 from .limits import Refusal
-from .protocol import raw_bytes, read_unit, understand
+from .protocol import InferRequest, raw_bytes, read_unit, understand
 
 __all__ = ["GrpcServer"]
 
-_SLACK = 2**20
-"""Bytes that a message may have beside its tensors."""
+_MOST_BYTES = 2**16
+"""Of messages without tensors."""
 _FIELDS = {
     "BOOL": "bool_contents",
     "INT8": "int_contents",
@@ -56,7 +61,13 @@ class GrpcServer:
         self.ready = True
         """What `ServerReady` says."""
         codes = grpc.StatusCode
-        self._codes = {403: codes.PERMISSION_DENIED, 404: codes.NOT_FOUND, 413: codes.RESOURCE_EXHAUSTED, 503: codes.UNAVAILABLE}
+        self._codes = {
+            403: codes.PERMISSION_DENIED,
+            404: codes.NOT_FOUND,
+            408: codes.DEADLINE_EXCEEDED,
+            413: codes.RESOURCE_EXHAUSTED,
+            503: codes.UNAVAILABLE,
+        }
 
     async def start(self) -> int:
         """Begin to serve; returns the port.
@@ -65,13 +76,16 @@ class GrpcServer:
             AtpatchError: ATP074.
         """
         grpc, settings = self._grpc, self._engine.settings
+        limits = settings.limits
+        largest = largest_message(self._engine.original.inputs, limits)
         handlers = {name: self._handler(name) for name in METHODS}
         options = [
-            ("grpc.max_receive_message_length", settings.limits.body + _SLACK),
+            ("grpc.max_receive_message_length", largest),
             ("grpc.max_send_message_length", -1),
             ("grpc.so_reuseport", 0),
         ]
-        self._server = grpc.aio.server(options=options)
+        # grpc buffers messages that are still coming, and does not say how much.
+        self._server = grpc.aio.server(options=options, maximum_concurrent_rpcs=max(limits.in_flight, limits.buffered // largest))
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
         try:
             port: int = self._server.add_insecure_port(f"{self._host}:{settings.grpc_port}")
@@ -85,52 +99,65 @@ class GrpcServer:
         await self._server.stop(grace)
 
     def _handler(self, name: str) -> Any:
-        answer: Callable[[Any, Any], Awaitable[Any]] = getattr(self, f"_{name}")
+        answer: Callable[[bytes, Any], Awaitable[dict[str, Any]]] = getattr(self, f"_{name}")
+        response = message_class(f"{name}Response")
 
-        async def call(request: Any, context: Any) -> Any:
+        async def call(_: Any, context: Any) -> Any:
+            # Not `context.abort`: its exception would keep the message in memory until the garbage collector comes round.
             try:
-                return message_class(f"{name}Response")(**await answer(request, context))
+                with self._engine.gate.buffer() as held:
+                    data = await self._receive(context)
+                    held.take(len(data))
+                    return response(**await answer(data, context))
             except Refusal as refusal:
                 self._engine.metrics.refused(refusal.status)
-                await context.abort(self._codes.get(refusal.status, self._grpc.StatusCode.INVALID_ARGUMENT), refusal.message)
-            except self._grpc.aio.AbortError:
-                raise
+                context.set_code(self._codes.get(refusal.status, self._grpc.StatusCode.INVALID_ARGUMENT))
+                context.set_details(refusal.message)
             except Exception:  # a fault of ours: nothing of its traceback goes to a client
                 _logger.exception("a gRPC call failed")
-                await context.abort(self._grpc.StatusCode.INTERNAL, "internal error; the server's own log has more")
+                context.set_code(self._grpc.StatusCode.INTERNAL)
+                context.set_details("internal error; the server's own log has more")
+            return response()
 
-        request_class = message_class(f"{name}Request")
-        return self._grpc.unary_unary_rpc_method_handler(call, request_class.FromString, message_class(f"{name}Response").SerializeToString)
+        # Served as a stream of one message, which looks the same on the wire: so it comes as bytes, and within a time.
+        return self._grpc.stream_unary_rpc_method_handler(call, None, response.SerializeToString)
 
-    async def _ServerLive(self, request: Any, context: Any) -> dict[str, Any]:  # noqa: N802  the protocol's name, as those below
+    async def _receive(self, context: Any) -> bytes:
+        seconds = self._engine.settings.limits.body_seconds
+        try:
+            async with asyncio.timeout(seconds):
+                data = await context.read()
+        except TimeoutError:
+            raise Refusal(408, f"the message did not come within {seconds:g} s") from None
+        return data if isinstance(data, bytes) else b""  # else the client left
+
+    async def _ServerLive(self, data: bytes, context: Any) -> dict[str, Any]:  # noqa: N802  the protocol's name, as those below
         return {"live": True}
 
-    async def _ServerReady(self, request: Any, context: Any) -> dict[str, Any]:  # noqa: N802
+    async def _ServerReady(self, data: bytes, context: Any) -> dict[str, Any]:  # noqa: N802
         return {"ready": self.ready}
 
-    async def _ServerMetadata(self, request: Any, context: Any) -> dict[str, Any]:  # noqa: N802
+    async def _ServerMetadata(self, data: bytes, context: Any) -> dict[str, Any]:  # noqa: N802
         return dict(SERVER)
 
-    async def _ModelReady(self, request: Any, context: Any) -> dict[str, Any]:  # noqa: N802
-        self._engine.find(request.name, request.version)
+    async def _ModelReady(self, data: bytes, context: Any) -> dict[str, Any]:  # noqa: N802
+        self._find(data)
         return {"ready": True}
 
-    async def _ModelMetadata(self, request: Any, context: Any) -> dict[str, Any]:  # noqa: N802
-        self._engine.find(request.name, request.version)
+    async def _ModelMetadata(self, data: bytes, context: Any) -> dict[str, Any]:  # noqa: N802
+        self._find(data)
         return self._engine.metadata()
 
-    async def _ModelInfer(self, request: Any, context: Any) -> dict[str, Any]:  # noqa: N802
+    def _find(self, data: bytes) -> None:
+        if len(data) > _MOST_BYTES:
+            raise Refusal(413, f"the message has {len(data)} bytes, {_MOST_BYTES} are allowed")
+        request = _parse("ModelReadyRequest", data)
+        self._engine.find(request.name, request.version)
+
+    async def _ModelInfer(self, data: bytes, context: Any) -> dict[str, Any]:  # noqa: N802
         arrived = time.perf_counter()
         engine, arm = self._engine, self._engine.original
-        version = engine.find(request.model_name, request.model_version)
-        parsed = understand(
-            _header(request),
-            memoryview(b"".join(request.raw_input_contents)),
-            arm.inputs,
-            arm.outputs,
-            engine.settings.limits,
-            batchable=arm.batchable,
-        )
+        version, parsed = await engine.gate.aside(len(data), lambda: self._understand(data, arm))
         metadata = dict(context.invocation_metadata() or ())
         unit = read_unit(parsed.parameters.get("unit", metadata.get(engine.settings.unit_header.lower())))
         with engine.gate.compute():
@@ -145,6 +172,22 @@ class GrpcServer:
             "outputs": [{"name": name, "datatype": datatype, "shape": array.shape} for name, datatype, array in outputs],
             "raw_output_contents": [raw_bytes(array, datatype) for _, datatype, array in outputs],
         }
+
+    def _understand(self, data: bytes, arm: Arm) -> tuple[ArmName | None, InferRequest]:
+        """The arm that a ModelInferRequest names, and what it asks. Raises: Refusal."""
+        limits = self._engine.settings.limits
+        require_small_message(data, arm.inputs, arm.outputs, limits)
+        request = _parse("ModelInferRequest", data)
+        version = self._engine.find(request.model_name, request.model_version)
+        raw = memoryview(b"".join(request.raw_input_contents))
+        return version, understand(_header(request), raw, arm.inputs, arm.outputs, limits, batchable=arm.batchable)
+
+
+def _parse(name: str, data: bytes) -> Any:
+    try:
+        return message_class(name).FromString(data)
+    except DecodeError:
+        raise Refusal(400, f"the message is no {name}") from None
 
 
 def _header(request: Any) -> dict[str, Any]:

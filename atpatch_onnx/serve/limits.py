@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import zlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
-__all__ = ["Gate", "Limits", "Refusal", "decompress"]
+from .memory import Trimmer
+
+__all__ = ["Buffer", "Gate", "Limits", "Refusal", "decompress"]
+
+T = TypeVar("T")
 
 RETRY_AFTER = 1
+_LARGE = 2**16
+"""Bytes from which on a request is read aside."""
 # The rest of the body is not worth reading.
 _CLOSE = {"Connection": "close"}
 
@@ -29,18 +38,22 @@ class Limits:
     """Bounds on requests.
 
     Attributes:
+        head: bytes of a request's line and headers together.
+        headers: lines of headers.
         body: bytes of a request's body, compressed or not.
-        json: bytes of its JSON part: parsing holds up everybody else, raw tensors do not.
+        json: bytes of its JSON part, or of texts, which have to be read one by one; large tensors are sent raw.
         batch: samples in a request.
         sequence: any other dimension that the graph leaves open.
         in_flight: requests being computed or waiting for that.
         buffered: bytes of all bodies in memory.
         body_seconds: time that a client has to send its body.
-        head_seconds: time that a client has to send its headers.
+        head_seconds: time that a client has to send its headers, or to take an answer.
         answer_seconds: time that the original has for an answer.
         non_finite: NaN and infinity are taken in inputs.
     """
 
+    head: int = 64 * 2**10
+    headers: int = 100
     body: int = 32 * 2**20
     json: int = 8 * 2**20
     batch: int = 64
@@ -60,6 +73,8 @@ class Gate:
         self.limits = limits
         self.in_flight = 0
         self.buffered = 0
+        self._reader = ThreadPoolExecutor(1, "reader")
+        self._memory = Trimmer()
 
     @contextmanager
     def compute(self) -> Iterator[None]:
@@ -76,6 +91,12 @@ class Gate:
         finally:
             self.in_flight -= 1
 
+    async def aside(self, size: int, work: Callable[[], T]) -> T:
+        """Do what takes long for large requests in a thread, one after the other, so that nobody else waits for it."""
+        if size < _LARGE:
+            return work()
+        return await asyncio.get_running_loop().run_in_executor(self._reader, work)
+
     @contextmanager
     def buffer(self) -> Iterator[Buffer]:
         """The memory of one body."""
@@ -84,6 +105,8 @@ class Gate:
             yield held
         finally:
             self.buffered -= held.size
+            if held.size > _LARGE:
+                self._memory.soon()
 
 
 class Buffer:
@@ -93,27 +116,31 @@ class Buffer:
         self.size = 0
         self._gate = gate
 
-    async def read(self, chunks: AsyncIterator[bytes], declared: int | None) -> bytes:
+    def take(self, size: int) -> None:
+        """Count more bytes. Raises: Refusal 503 where all bodies together would take too much memory."""
+        self.size += size
+        self._gate.buffered += size
+        if self._gate.buffered > self._gate.limits.buffered:
+            raise Refusal(503, "too much is being sent at once", {"Retry-After": str(RETRY_AFTER), **_CLOSE})
+
+    async def read(self, chunks: AsyncIterator[bytes], declared: int | None, most: int) -> bytes:
         """All of a body.
 
         Args:
             chunks: as they come.
             declared: Content-Length.
+            most: bytes that it may have.
 
         Raises:
             Refusal: 413 beyond the limit, 503 where all bodies together would take too much memory.
         """
-        limits = self._gate.limits
-        if declared is not None and declared > limits.body:
-            raise Refusal(413, f"the body has {declared} bytes, {limits.body} are allowed", _CLOSE)
+        if declared is not None and declared > most:
+            raise Refusal(413, f"the body has {declared} bytes, {most} are allowed", _CLOSE)
         parts = []
         async for chunk in chunks:
-            self.size += len(chunk)
-            self._gate.buffered += len(chunk)
-            if self.size > limits.body:
-                raise Refusal(413, f"the body has more than {limits.body} bytes", _CLOSE)
-            if self._gate.buffered > limits.buffered:
-                raise Refusal(503, "too much is being sent at once", {"Retry-After": str(RETRY_AFTER), **_CLOSE})
+            self.take(len(chunk))
+            if self.size > most:
+                raise Refusal(413, f"the body has more than {most} bytes", _CLOSE)
             parts.append(chunk)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 

@@ -17,13 +17,25 @@ from typing import Any
 
 import numpy as np
 
+from .bounds import require_few_values
 from .limits import Limits, Refusal
 from .tensors import NUMPY_TYPES, Array, Arrays, TensorSpec
 
-__all__ = ["HEADER_LENGTH", "InferRequest", "Wanted", "parse_request", "raw_bytes", "read_unit", "render_response", "understand"]
+__all__ = [
+    "HEADER_LENGTH",
+    "InferRequest",
+    "Wanted",
+    "count_as_json",
+    "parse_request",
+    "raw_bytes",
+    "read_unit",
+    "render_response",
+    "understand",
+]
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 _LONGEST_ID = 1024
+_MOST_AS_JSON = 2**20
 _UNSUPPORTED = ("shared_memory_region", "classification")
 
 
@@ -71,8 +83,10 @@ def parse_request(
     split = _split_at(header_length, len(body))
     if split > limits.json:
         raise Refusal(413, f"the JSON has {split} bytes, {limits.json} are allowed; send large tensors raw")
+    text = body[:split]
+    require_few_values(text, inputs, limits)
     try:
-        header = json.loads(body[:split])
+        header = json.loads(text)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError too
         raise Refusal(400, f"the request is not JSON: {_brief(error)}") from None
     if not isinstance(header, dict):
@@ -109,8 +123,13 @@ def render_response(
 ) -> tuple[bytes, int | None]:
     """A body, and the length of its JSON part where raw tensors follow it.
 
+    Raises: Refusal 400 where the JSON would hold more than `_MOST_AS_JSON` values.
+
     NaN and infinities are written as `NaN` and `Infinity`, as Triton does; strict readers of JSON ask for raw outputs.
     """
+    numbers = count_as_json(outputs, wanted)
+    if numbers > _MOST_AS_JSON:
+        raise Refusal(400, f"the answer has {numbers} values, {_MOST_AS_JSON} are allowed as JSON; ask for 'binary_data'")
     described, raw = [], []
     for want in wanted:
         array, spec = outputs[want.name], specs[want.name]
@@ -124,6 +143,11 @@ def render_response(
         described.append(entry)
     text = json.dumps({**head, "outputs": described}, separators=(",", ":")).encode()
     return (b"".join([text, *raw]), len(text)) if raw else (text, None)
+
+
+def count_as_json(outputs: Arrays, wanted: Sequence[Wanted]) -> int:
+    """Values of an answer that are not sent raw."""
+    return sum(outputs[want.name].size for want in wanted if not want.binary)
 
 
 def read_unit(given: Any) -> str | None:
@@ -210,7 +234,7 @@ def _feeds(header: Mapping[str, Any], raw: memoryview, known: Mapping[str, Tenso
             )
         if "data" in entry:
             raise Refusal(400, f"input {spec.name} has both 'data' and 'binary_data_size'")
-        feeds[spec.name] = _finite(_from_bytes(raw[position : position + size], spec, shape), spec, limits)
+        feeds[spec.name] = _finite(_from_bytes(raw[position : position + size], spec, shape, limits), spec, limits)
         position += size
     if position != len(raw):
         raise Refusal(400, f"{len(raw) - position} bytes of the body belong to no input")
@@ -264,9 +288,11 @@ def _json_types(spec: TensorSpec) -> set[type]:
     return {int, float} if spec.is_float else {int}
 
 
-def _from_bytes(raw: memoryview, spec: TensorSpec, shape: tuple[int, ...]) -> Array:
+def _from_bytes(raw: memoryview, spec: TensorSpec, shape: tuple[int, ...], limits: Limits) -> Array:
     dtype, count = NUMPY_TYPES[spec.datatype], math.prod(shape)
     if spec.datatype == "BYTES":
+        if len(raw) > limits.json:
+            raise Refusal(413, f"input {spec.name} has {len(raw)} bytes, {limits.json} are allowed for texts")
         return _strings(raw, count, spec.name).reshape(shape)
     if len(raw) != count * dtype.itemsize:
         raise Refusal(400, f"input {spec.name} of shape {list(shape)} needs {count * dtype.itemsize} bytes, not {len(raw)}")
@@ -279,9 +305,10 @@ def _from_bytes(raw: memoryview, spec: TensorSpec, shape: tuple[int, ...]) -> Ar
 
 
 def _strings(raw: memoryview, count: int, name: str) -> Array:
-    values, position = [], 0
+    values: list[str] = []
+    position = 0
     try:
-        while position < len(raw):
+        while position < len(raw) and len(values) <= count:
             (length,) = struct.unpack_from("<I", raw, position)
             position += 4 + length
             if position > len(raw):
@@ -290,7 +317,7 @@ def _strings(raw: memoryview, count: int, name: str) -> Array:
     except (struct.error, UnicodeDecodeError):
         raise Refusal(400, f"input {name}: elements must be a 4-byte length and as many bytes of UTF-8") from None
     if len(values) != count:
-        raise Refusal(400, f"input {name} needs {count} elements, not {len(values)}")
+        raise Refusal(400, f"input {name} needs {count} elements, not {len(values) if len(values) < count else 'more'}")
     return np.array(values, object)
 
 

@@ -1,4 +1,4 @@
-"""uvicorn around the application: a stop that loses nothing, connections that may not dawdle, reload on SIGHUP.
+"""uvicorn around the application: a stop that loses nothing, reload on SIGHUP.
 
 Stopping, on SIGTERM or SIGINT:
 1. `v2/health/ready` says 503, and every answer closes its connection, so that clients and load balancers go elsewhere; whatever still comes
@@ -28,6 +28,7 @@ from ..errors import ADDRESS_UNUSABLE, AtpatchError
 from .app import build_app
 from .engine import Engine
 from .grpc_api import GrpcServer
+from .http_protocol import bounded_protocol
 from .reload import reload
 
 __all__ = ["bind", "serve"]
@@ -75,7 +76,8 @@ def serve(engine: Engine, listener: socket.socket, ready: Callable[[int | None],
         server_header=False,
         lifespan="on",
         backlog=_BACKLOG,
-        http=_protocol(settings.limits.head_seconds),
+        http=bounded_protocol(settings.limits, engine.metrics.refused),
+        ws="none",
         timeout_graceful_shutdown=max(1, round(settings.grace)),
     )
     grpc = None if settings.grpc_port is None else GrpcServer(engine, listener.getsockname()[0])
@@ -166,46 +168,6 @@ class _Server(uvicorn.Server):
                 await reload(self._engine, name)
             except AtpatchError as error:
                 _logger.warning("%s was not reloaded: %s", name, error)
-
-
-def _protocol(head_seconds: float) -> Any:
-    """uvicorn's HTTP protocol (httptools where it is installed), which also closes connections that never finish their headers."""
-    base: Any
-    try:
-        from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-    except ImportError:
-        return "auto"
-    base = HttpToolsProtocol
-
-    class Impatient(base):  # type: ignore[misc]
-        _head_timer: asyncio.TimerHandle | None = None
-
-        def connection_made(self, transport: asyncio.Transport) -> None:
-            super().connection_made(transport)
-            self._await_head()
-
-        def on_message_begin(self) -> None:
-            self._await_head()
-            super().on_message_begin()
-
-        def on_headers_complete(self) -> None:
-            self._head_came()
-            super().on_headers_complete()
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._head_came()
-            super().connection_lost(exc)
-
-        def _await_head(self) -> None:
-            self._head_came()
-            self._head_timer = self.loop.call_later(head_seconds, self.transport.close)
-
-        def _head_came(self) -> None:
-            if self._head_timer is not None:
-                self._head_timer.cancel()
-                self._head_timer = None
-
-    return Impatient
 
 
 def _allow_many_files() -> None:

@@ -43,6 +43,7 @@ class Settings:
     watched_class: class whose gain or loss by the patch is weighed on the page.
     log, log_bytes, log_backups, log_inputs: of the decision log; None: none.
     grpc_port: where gRPC is served as well, None: nowhere.
+    hosts: names, besides localhost and addresses, by which the page and the admin endpoint may be asked for.
     drain: seconds between the word to stop and the last accepted connection.
     grace: seconds that requests and shadow runs have to end after that.
     limits: on requests.
@@ -74,6 +75,7 @@ class Settings:
     log_backups: int = 5
     log_inputs: bool = False
     grpc_port: int | None = None
+    hosts: tuple[str, ...] = ()
     drain: float = 1.0
     grace: float = 10.0
     limits: Limits = field(default_factory=Limits)

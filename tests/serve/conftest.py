@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -28,6 +29,7 @@ class Served:
     process: subprocess.Popen[bytes]
     described: dict[str, Any]
     log: Path
+    errors: Path = Path(os.devnull)
 
     @property
     def port(self) -> int:
@@ -88,10 +90,12 @@ def start(tmp_path_factory: pytest.TempPathFactory, patched: Path) -> Iterator[C
 
         def start(*arguments: str, patched: Path = patched, **more: Any) -> Served:
             log = tmp_path_factory.mktemp("serve") / "log.jsonl"
+            errors = log.with_name("stderr")
             more.setdefault("ATPATCH_ADMIN_TOKEN", TOKEN)
-            process, described = stack.enter_context(server(patched, "--log", str(log), "--drain", "0.3", *arguments, **more))
+            arguments = ("--log", str(log), "--drain", "0.3", *arguments)
+            process, described = stack.enter_context(server(patched, *arguments, errors=errors, **more))
             stack.callback(process.kill)  # how a server ends is a test of its own
-            return Served(process, described, log)
+            return Served(process, described, log, errors)
 
         yield start
 

@@ -122,11 +122,12 @@ async def paced(port: int, samples: Samples, count: int, rate: float, connection
 
 @contextmanager
 def server(
-    patched: Path, *arguments: str, original: Path = DEMO / "model.onnx", **environment: str
+    patched: Path, *arguments: str, original: Path = DEMO / "model.onnx", errors: Path = Path(os.devnull), **environment: str
 ) -> Iterator[tuple[subprocess.Popen[bytes], dict[str, Any]]]:
-    """A server of its own process, by default on the demo model, and what it says of itself."""
+    """A server of its own process, by default on the demo model, and what it says of itself; its stderr goes to `errors`."""
     command = [sys.executable, "-m", "atpatch_onnx", "serve", str(original), str(patched), "--port", "0", "--json", *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=ROOT, env={**os.environ, **environment})
+    with errors.open("wb") as log:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, cwd=ROOT, env={**os.environ, **environment})
     assert process.stdout is not None
     text = b""
     while not text.rstrip().endswith(b"}"):

@@ -14,7 +14,7 @@ import pytest
 from atpatch_onnx.runtime import session
 from atpatch_onnx.serve.routing import Split
 
-from .conftest import Served
+from .conftest import TOKEN, Served
 from .load import DEMO
 
 INFER = "/v2/models/model/infer"
@@ -135,8 +135,10 @@ def test_ab_is_sticky_across_restarts(ab: Served, start: Callable[..., Served], 
 
 
 def test_admin_wants_the_token(ab: Served, start: Callable[..., Served]) -> None:
-    for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Bearer "}):
-        assert ab.ask("POST", "/admin/kill", {}, **headers)[0] == 403
+    for given in (None, "Bearer wrong", "Bearer ", "Bearer", TOKEN, f"Basic {TOKEN}", f"Bearer{TOKEN}", f"Bearer  {TOKEN}"):
+        headers = {} if given is None else {"Authorization": given}
+        assert ab.ask("POST", "/admin/kill", {}, **headers)[0] == 403, given
+    assert ab.ask("POST", "/admin/restore", {}, Authorization=f"bearer {TOKEN}")[0] == 200
     without = start("--mode", "original", ATPATCH_ADMIN_TOKEN="")
     assert without.ask("POST", "/admin/kill", {}, Authorization="Bearer ")[0] == 404
 
@@ -180,7 +182,10 @@ def test_threshold_moves_without_reload(shadow: Served, digits: dict[str, np.nda
     assert "flagged" not in plain["parameters"] and plain["outputs"] == shadow.infer(image)["outputs"]
     shadow.admin("controls", {})
     assert shadow.infer(image, path=path)["parameters"]["flagged"] is True
-    assert shadow.admin("controls", {"threshold": "x"})[0] == 400
+    revision = shadow.metric("atpatch_revision")
+    for threshold in ("x", 1e300, -1e300, 3.5e38, "1e39", True, "nan", [1]):
+        assert shadow.admin("controls", {"threshold": threshold})[0] == 400, threshold
+    assert shadow.metric("atpatch_revision") == revision and shadow.infer(image, path=path)["parameters"]["flagged"] is True
 
 
 def test_metrics_bear_tritons_names(shadow: Served, digits: dict[str, np.ndarray]) -> None:
