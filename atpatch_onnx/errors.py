@@ -51,6 +51,7 @@ __all__ = [
     "INVALID_MODEL",
     "LOG_UNREADABLE",
     "NAME_UNUSABLE",
+    "NOTHING_FITTED",
     "NOTHING_FOUND",
     "NOT_DIFFERENTIABLE",
     "NOT_HELPFUL",
@@ -153,6 +154,16 @@ BAD_OPTION = declare(
     "an option has an impossible value or contradicts another",
     "see '--help' of the command",
     "For example columns without the static detector, or a benign level below zero.",
+)
+NOTHING_FITTED = declare(
+    "ATP061",
+    "nothing is known about this model, and it is not shown to be one that the training-free detector suits",
+    "fit a hotfix ('atpatch-onnx fit MODEL --debug SET.npz', or '--clean ROWS.npz' where no trigger is known), or name "
+    "--detector statistic to use that detector all the same",
+    "Without a hotfix, 'patch' can only compare the columns of a map with one another. That needs a text encoder: integer ids looked up in "
+    "a table, of any length, and maps whose rows all see the same columns. The places of an image or of a table differ by nature, and a "
+    "decoder's first tokens draw attention by nature, so a guess there may flag every request and spoil every answer. Whatever cannot be "
+    "shown from the graph is refused, and nothing is written.",
 )
 SOURCE_UNUSABLE = declare(
     "ATP070",

@@ -17,15 +17,16 @@ from rewriters.external_data import check_external
 from rewriters.finder import find_sites
 from rewriters.forms import Graph, Loaded, Model, PathLike, read
 from rewriters.groups import token_groups
+from rewriters.movable_tokens import doubt
 from rewriters.patcher import is_patched, patch, unpatch
 from rewriters.plan import PatchPlan
 from rewriters.regular import check_destination, check_source
 from rewriters.sites import Site
 
-from .errors import BAD_OPTION, NO_SITE, OUTPUT_IS_INPUT
+from .errors import BAD_OPTION, NO_SITE, NOTHING_FITTED, OUTPUT_IS_INPUT
 from .hotfix import Accept, Benign, Hotfix, Mend, Passes, Values, is_silent, kinds
 from .inspecting import count_nodes, no_site, select_sites
-from .plans import STATISTIC_THRESHOLD, DetectorKind, Options, beside, fitted_plan, untrained_plan
+from .plans import STATISTIC_THRESHOLD, STATISTIC_WORTH, DetectorKind, Options, beside, fitted_plan, untrained_plan
 
 __all__ = ["PatchOptions", "Patched", "Unpatched", "patch_model", "refuse_overwriting", "unpatch_model"]
 
@@ -137,8 +138,9 @@ def patch_model(
     A file makes a file, and what was done is returned. A graph in memory (`onnx.ModelProto`, `onnx_ir.Model`) makes a new graph of the same
     kind, which is returned; nothing is written, and the argument stays as it is.
 
-    The plan comes from `hotfix`; else from `detector`; else from `<model>.hotfix` beside the model; else it is the
-    training-free `statistic` detector with a conservative threshold. A patch that the model carries already is replaced.
+    The plan comes from `hotfix`; else from `detector`; else from `<model>.hotfix` beside the model; else, of a model that is shown to be a
+    text encoder, it is the training-free `statistic` detector with a conservative threshold. A patch that the model carries already is
+    replaced.
 
     Args:
         model: path, `onnx.ModelProto` or `onnx_ir.Model`. External data is referenced, never read (a hotfix is held against its first and
@@ -161,7 +163,8 @@ def patch_model(
         link_data: hard-link external data into another folder instead of copying it.
 
     Raises:
-        AtpatchError: ATP001-ATP006 (input), ATP010 (no site), ATP016 and ATP018-ATP020 (output), ATP053-ATP055 (hotfix), ATP060 (options).
+        AtpatchError: ATP001-ATP006 (input), ATP010 (no site), ATP016 and ATP018-ATP020 (output), ATP053-ATP055 (hotfix), ATP060 (options),
+            ATP061 (nothing to go by).
     """
     started = time.perf_counter()
     options = Options(
@@ -274,7 +277,10 @@ def _plan(
 ) -> PatchPlan:
     names = {site.id for site in chosen}
     if hotfix is None:
-        return untrained_plan(chosen, options, _within(token_groups(model, sites), names))
+        untrained = untrained_plan(chosen, options, _within(token_groups(model, sites), names))
+        if options.detector is None:
+            _refuse_guess(model, chosen)
+        return untrained
     check_external(model, loaded.folder)
     plan = fitted_plan(hotfix, sites, model_io.weights_digest(model, loaded.folder), options)
     kept = {name: site for name, site in plan.sites.items() if name in names}
@@ -283,6 +289,16 @@ def _plan(
     if all(is_silent(site) for site in kept.values()) and not all(is_silent(site) for site in plan.sites.values()):
         raise NO_SITE("the filters leave only sites that act on what others flag", "keep a site that detects")
     return replace(plan, sites=kept, groups=_within(plan.groups, names))
+
+
+def _refuse_guess(model: onnx.ModelProto, chosen: Sequence[Site]) -> None:
+    """Raises NOTHING_FITTED where the training-free detector is not shown to suit the model."""
+    found = doubt(model, chosen)
+    if found is not None:
+        decoders = "; decoders are not fully supported yet" if found.decoder else ""
+        raise NOTHING_FITTED(
+            f"there is no hotfix, and the training-free detector may spoil this model: {found.why}", NOTHING_FITTED.mend + decoders
+        )
 
 
 def _within(groups: tuple[tuple[str, ...], ...], names: set[str]) -> tuple[tuple[str, ...], ...]:
@@ -310,6 +326,6 @@ def _notes(hotfix: Hotfix | None, detector: DetectorKind | None, threshold: floa
         return ()
     used = STATISTIC_THRESHOLD if threshold is None else threshold
     return (
-        f"nothing was fitted: using the training-free detector with threshold {used:g}, which suits texts, but may flag every image; "
-        "'atpatch-onnx fit MODEL --debug SET.npz -o MODEL.hotfix' makes a hotfix for this model",
+        f"nothing was fitted: using the training-free detector with threshold {used:g}. {STATISTIC_WORTH} "
+        "'atpatch-onnx fit MODEL --debug SET.npz -o MODEL.hotfix' (or --clean ROWS.npz) makes a hotfix for this model, which does better",
     )

@@ -18,13 +18,19 @@ from rewriters.sites import Site
 from .errors import BAD_OPTION, NO_SUCH_FILE
 from .hotfix import SUFFIX, Accept, Benign, Hotfix, Mend, Passes, Values
 
-__all__ = ["STATISTIC_THRESHOLD", "DetectorKind", "Options", "beside", "fitted_plan", "untrained_plan"]
+__all__ = ["STATISTIC_THRESHOLD", "STATISTIC_WORTH", "DetectorKind", "Options", "beside", "fitted_plan", "untrained_plan"]
 
 DetectorKind = Literal["static", "statistic", "onnx"]
 
 STATISTIC_THRESHOLD = 8.0
 """Robust z-score above which the training-free detector flags a column. Conservative: without data the false-flag rate of a model is
 unknown, and a map of a few dozen columns passes 4 or 5 by chance alone."""
+
+STATISTIC_WORTH = (
+    "On text classifiers (SST-2) it flagged 7 to 13 of 100 clean requests, cost up to .7 points of accuracy, and left 14 of 100 attacks "
+    "(6 with --passes two)."
+)
+"""What the training-free detector was seen to do, for people who use it."""
 
 ONNX_THRESHOLD = 0.5
 """For a user's detector, whose scores are taken for probabilities unless a threshold is given."""

@@ -125,7 +125,7 @@ def test_extract_gives_a_graph_of_the_same_kind(stored, form):
 def test_graphs_are_neither_changed_nor_written(stored, form):
     model = as_form(stored, form)
     before, files = model_io.digest(rewriters.forms.read(model).proto), snapshot(stored.parent)
-    patched = atpatch_onnx.patch_model(model, telemetry=True)
+    patched = atpatch_onnx.patch_model(model, detector="statistic", telemetry=True)
     after_patching = model_io.digest(rewriters.forms.read(patched).proto)
     atpatch_onnx.unpatch_model(patched)
     assert model_io.digest(rewriters.forms.read(model).proto) == before
@@ -204,7 +204,7 @@ def test_a_round_trip_through_onnx_ir_computes_the_same(family, tmp_path):
 
 def test_a_file_that_onnx_ir_wrote_is_unpatched_byte_for_byte(tmp_path):
     onnx_ir.save(onnx_ir.from_proto(attention_model(layers=2)), tmp_path / "model.onnx")
-    onnx_ir.save(atpatch_onnx.patch_model(onnx_ir.load(tmp_path / "model.onnx")), tmp_path / "patched.onnx")
+    onnx_ir.save(atpatch_onnx.patch_model(onnx_ir.load(tmp_path / "model.onnx"), detector="statistic"), tmp_path / "patched.onnx")
     atpatch_onnx.unpatch_model(tmp_path / "patched.onnx", tmp_path / "back.onnx")
     assert model_io.load(tmp_path / "back.onnx") == model_io.load(tmp_path / "model.onnx")
 
@@ -213,7 +213,7 @@ def test_a_file_that_onnx_ir_wrote_is_unpatched_byte_for_byte(tmp_path):
 def test_a_patched_file_is_unpatched_through_onnx_ir(family, exporter, tmp_path):
     """onnx_ir does not keep a file's bytes, so what it read cannot have the original's digest; the graph comes back all the same."""
     path = export_model(family, exporter).path
-    output = atpatch_onnx.patch_model(path, tmp_path / "patched.onnx").output
+    output = atpatch_onnx.patch_model(path, tmp_path / "patched.onnx", detector="statistic").output
     restored = onnx_ir.to_proto(atpatch_onnx.unpatch_model(onnx_ir.load(output)))
     original = onnx_ir.to_proto(onnx_ir.load(path))
     assert list(restored.graph.node) == list(original.graph.node)
@@ -228,7 +228,7 @@ def _metadata(model: onnx.ModelProto):
 
 @pytest.mark.parametrize("damage", ["a node of ours is gone", "a node of theirs is gone", "ours reads elsewhere"])
 def test_a_patched_graph_that_was_changed_is_refused(damage):
-    patched = atpatch_onnx.patch_model(onnx_ir.from_proto(attention_model(layers=2)))
+    patched = atpatch_onnx.patch_model(onnx_ir.from_proto(attention_model(layers=2)), detector="statistic")
     nodes = list(patched.graph)
     ours = [node for node in nodes if (node.outputs[0].name or "").startswith("atpatch/")]
     if damage == "ours reads elsewhere":
@@ -282,10 +282,10 @@ def test_a_hotfix_goes_with_every_form(stored, form, monkeypatch):
 
 def test_a_hotfix_beside_the_model_goes_with_the_file_alone(stored):
     hotfix_for(model_io.load(stored), stored.parent).save(stored.with_suffix(".hotfix"))
-    patched = atpatch_onnx.patch_model(onnx_ir.load(stored))
     assert atpatch_onnx.patch_model(stored).detector == "profile"
-    assert rewriters.forms.read(patched).proto.metadata_props
-    assert dict(_metadata(onnx_ir.to_proto(patched)))["atpatch.detector"] == "statistic"
+    with pytest.raises(AtpatchError) as caught:
+        atpatch_onnx.patch_model(onnx_ir.load(stored))
+    assert caught.value.code == "ATP061"
 
 
 def test_a_proto_whose_external_data_is_elsewhere_takes_no_hotfix(tmp_path, monkeypatch):

@@ -59,7 +59,7 @@ def measured(*arguments: object) -> tuple[dict, float]:
 def test_patch_beside_the_original_is_quick_small_and_shares_the_weights(large):
     data = large.parent / "model.onnx.data"
     before = data.stat()
-    report, seconds = measured("patch", large, "--json")
+    report, seconds = measured("patch", large, "--detector", "statistic", "--json")
     done = json.loads(report["out"])
     assert len(done["sites"]) == LAYERS
     assert seconds < MOST_SECONDS
@@ -73,7 +73,7 @@ def test_patch_beside_the_original_is_quick_small_and_shares_the_weights(large):
 
 
 def test_unpatch_gives_the_original_back(large):
-    measured("patch", large, "-o", large.parent / "p.onnx")
+    measured("patch", large, "--detector", "statistic", "-o", large.parent / "p.onnx")
     _, seconds = measured("unpatch", large.parent / "p.onnx", "-o", large.parent / "back.onnx")
     assert seconds < MOST_SECONDS
     assert (large.parent / "back.onnx").read_bytes() == large.read_bytes()
@@ -82,7 +82,7 @@ def test_unpatch_gives_the_original_back(large):
 @pytest.mark.parametrize("link", [False, True], ids=["copy", "link"])
 def test_patch_into_another_folder_takes_no_room(large, tmp_path, link):
     """A copy keeps the holes; a hard link is the same file. (Copying 3 GB of real weights takes what the disk takes.)"""
-    report, seconds = measured("patch", large, "-o", tmp_path / "out.onnx", *(["--link-data"] if link else []))
+    report, seconds = measured("patch", large, "--detector", "statistic", "-o", tmp_path / "out.onnx", *(["--link-data"] if link else []))
     assert seconds < MOST_SECONDS
     assert report["peak"] < MOST_BYTES
     data = tmp_path / "model.onnx.data"

@@ -32,7 +32,9 @@ def _benign(_: click.Context, __: click.Parameter, text: str | None) -> float | 
 @model_argument
 @output("File to write; by default MODEL.patched.onnx beside the model.")
 @click.option("--hotfix", type=click.Path(), help="Hotfix that 'fit' wrote; by default MODEL.hotfix beside the model, where there is one.")
-@click.option("--detector", type=click.Choice(["statistic", "static", "onnx"]), help="A detector that needs no hotfix.")
+@click.option(
+    "--detector", type=click.Choice(["statistic", "static", "onnx"]), help="A detector that needs no hotfix, used whatever the model is."
+)
 @click.option("--columns", callback=_columns, metavar="LIST", help="Columns that --detector static flags: 3,7 or none (never fires).")
 @click.option("--detector-model", type=click.Path(), help="ONNX file of --detector onnx: (B, H, Q, K) float32 to scores (B, K).")
 @click.option("--threshold", type=float, help="Flag columns whose score is above this.")
@@ -53,12 +55,14 @@ def _benign(_: click.Context, __: click.Parameter, text: str | None) -> float | 
 def patch(model: str, as_json: bool, **options: Any) -> None:
     """Insert detectors and redistribution at the attention sites of MODEL.
 
-    Without a hotfix the training-free detector is used, with a cautious threshold. A patch that MODEL carries already is replaced.
+    Without a hotfix a text encoder gets the training-free detector, with a cautious threshold. Every other model is refused (ATP061):
+    a guess may spoil a decoder, or a model of images or tables. A patch that MODEL carries already is replaced.
 
     \b
     Example:
-      atpatch-onnx patch model.onnx
+      atpatch-onnx patch model.onnx                                    # with model.hotfix beside it, or a text encoder
       atpatch-onnx patch model.onnx --hotfix model.hotfix -o served/model.onnx
+      atpatch-onnx patch model.onnx --detector statistic               # whatever the model is
       atpatch-onnx patch model.onnx --detector static --columns none   # all the wiring, never a flag
     """
     from ..patching import patch_model

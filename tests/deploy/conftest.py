@@ -19,7 +19,7 @@ def arms(tmp_path: Path) -> tuple[Path, Path]:
     original = tmp_path / "models" / "model.onnx"
     original.parent.mkdir()
     onnx.save_model(attention_model(layers=2), original)
-    return original, Path(patch_model(original, telemetry=True).output)
+    return original, Path(patch_model(original, detector="statistic", telemetry=True).output)
 
 
 @pytest.fixture
@@ -40,4 +40,4 @@ def large_arms(tmp_path: Path) -> tuple[Path, Path]:
             weights.append(tensor)
     original = folder / "big.onnx"
     original.write_bytes(wire(1, 8, 2, 17, weights).SerializeToString())
-    return original, Path(patch_model(original).output)
+    return original, Path(patch_model(original, detector="statistic").output)

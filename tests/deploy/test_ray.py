@@ -37,7 +37,7 @@ UNITS = [f"unit {number}" for number in range(60)]
 def digits(tmp_path_factory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("digits")
     shutil.copy(MODEL, folder / "model.onnx")
-    return folder / "model.onnx", Path(atpatch_onnx.patch_model(folder / "model.onnx").output)
+    return folder / "model.onnx", Path(atpatch_onnx.patch_model(folder / "model.onnx", detector="statistic").output)
 
 
 def test_the_configuration(digits, tmp_path):

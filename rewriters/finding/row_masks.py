@@ -1,0 +1,261 @@
+"""Whether all query rows of a map see the same key columns, found out by computing what a graph adds to its scores.
+
+Every exporter writes a causal mask in dozens of operators of its own, and a padding mask with much the same ones. So the part of the graph
+between the inputs and a Softmax is evaluated for a few tokens rather than read:
+
+1. What is computed from looked-up embeddings counts as zeros. What remains is masks and position biases.
+2. Sizes come from the shape rules, with every free axis of the inputs set to a number.
+3. Every graph input is all ones, then each in turn is all zeros, or counts up from 1, or is half zeros and half ones, since a mask may
+   depend on token types or positions. Only the site's padding mask is never half of each, so what differs between rows is no padding.
+4. A row sees a column whose score is less than `_SHUT` below the row's largest.
+5. Fused operators say by an attribute whether they are causal; the mask or bias that they are given is evaluated.
+
+The answer is None, "not known", where anything cannot be evaluated: control flow, unknown operators or sizes, tensors in other files.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from ..sites import Site
+from .anchors import Anchor, read_anchor
+from .facts import Facts, gather_facts
+from .skeleton import hollow, skeleton
+from .view import View, attribute, build_view, is_standard, op_types, operand
+
+__all__ = ["RowMasks"]
+
+logger = logging.getLogger(__name__)
+
+_SAMPLES, _LENGTH = 2, 11
+_SHUT = 50.0
+_MAX_NODES, _MAX_ELEMENTS = 4096, 1_000_000
+_INDEPENDENT = op_types("Shape Size")
+# They make hidden states of hidden states: that moves a score, but hides no column.
+_MIXING = op_types(
+    "Conv Einsum FusedMatMul Gather Gemm LayerNormalization MatMul MatMulInteger MatMulIntegerToFloat QLinearMatMul "
+    "DynamicQuantizeMatMul RMSNormalization SimplifiedLayerNormalization SkipLayerNormalization Softmax"
+)
+_LOOKUPS = op_types("EmbedLayerNormalization GatherBlockQuantized QEmbedLayerNormalization")
+_CAUSAL = {"Attention": "is_causal", **dict.fromkeys(("com.microsoft.Attention", "MultiHeadAttention", "QAttention"), "unidirectional")}
+"""Form of a fused operator → attribute that makes its map causal."""
+_WINDOWS = ("left_window_size", "right_window_size")
+_MASKS: dict[str, tuple[int, ...]] = {
+    "Attention": (3,),
+    "com.microsoft.Attention": (3, 5),
+    "MultiHeadAttention": (4, 5),
+    "QAttention": (5,),
+}
+"""Form → operands that are masks or biases."""
+
+
+class _Unknown(Exception):
+    """Something that cannot be evaluated."""
+
+
+class RowMasks:
+    """Answers for the sites of one model.
+
+    Args:
+        model: as it was searched for sites; tensors in external files are not read.
+    """
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self._model = model
+        probe = _of_fixed_size(model)
+        self._view = build_view(ir.from_proto(skeleton(probe)))
+        self._facts = gather_facts(self._view)
+        self._tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+        self._nodes = {name: node for node in self._view.model.graph for name in (value.name for value in node.outputs) if name}
+        self._hidden = set(_hidden(self._view, self._facts))
+
+    def alike(self, site: Site) -> bool | None:
+        """Whether all rows of a site's map see the same columns; None: not known."""
+        try:
+            return not site.where and all(_same_rows(scores) for scores in self._scores(site))
+        except Exception as error:  # the evaluator raises whatever a graph provokes, and all of it means that the answer is not known
+            logger.debug("the mask of %s cannot be evaluated: %s", site.id, error)
+            return None
+
+    def _scores(self, site: Site) -> Iterator[NDArray[np.float64]]:
+        """What is added to the scores, key columns last, for one set of inputs after another."""
+        if site.probabilities:
+            anchor = self._anchor(site)
+            for scores in self._evaluated(anchor.scores, site.key_mask):
+                yield np.moveaxis(scores, anchor.axis, -1)
+            return
+        node = self._nodes[site.product]
+        if site.form not in _CAUSAL or any(attribute(node, name, -1) >= 0 for name in _WINDOWS):
+            raise _Unknown(f"the rows of {site.form} may differ")
+        if attribute(node, _CAUSAL[site.form], 0):
+            yield np.where(np.tri(_LENGTH, dtype=bool), 0.0, -np.inf)
+        for mask in (operand(node, index) for index in _MASKS[site.form]):
+            # A mask of rank 1 or 2 that is no bias says which columns are padding.
+            if mask is not None and (site.form == "Attention" or self._facts.rank(mask) not in (1, 2)):
+                yield from self._evaluated(mask, site.key_mask)
+
+    def _anchor(self, site: Site) -> Anchor:
+        for node in self._view.model.graph:
+            if site.softmax in (node.name, *(value.name for value in node.outputs)):
+                anchor = read_anchor(self._view, self._facts, node)
+                if isinstance(anchor, Anchor):
+                    return anchor
+        raise _Unknown("the Softmax is not found again")
+
+    def _evaluated(self, value: ir.Value, padding: str | None) -> Iterator[NDArray[np.float64]]:
+        evaluator, inputs = _Excerpt(self._view, self._facts, self._hidden, self._tensors).of(self._model, value)
+        for feeds in _feeds(inputs, padding):
+            with np.errstate(all="ignore"):
+                outputs: Any = evaluator.run([str(value.name)], feeds)
+            found = np.asarray(outputs[0])  # truth values let columns through
+            yield np.where(found, 0.0, -np.inf) if found.dtype == bool else found.astype(np.float64)
+
+
+class _Excerpt:
+    """The nodes that a value is made of, hidden states replaced by zeros and shapes by numbers."""
+
+    def __init__(self, view: View, facts: Facts, hidden: set[ir.Value], tensors: dict[str, TensorProto]) -> None:
+        self._view, self._facts, self._hidden, self._tensors = view, facts, hidden, tensors
+        self._kept: set[ir.Node] = set()
+        self._constants: dict[str, TensorProto] = {}
+        self._inputs: dict[str, onnx.ValueInfoProto] = {}
+
+    def of(self, model: onnx.ModelProto, value: ir.Value) -> tuple[ReferenceEvaluator, list[onnx.ValueInfoProto]]:
+        waiting, seen = [value], {value}
+        while waiting:
+            for source in self._sources(waiting.pop()):
+                if source not in seen:
+                    seen.add(source)
+                    waiting.append(source)
+        nodes = [model.graph.node[home.index] for node, home in self._view.homes.items() if node in self._kept]
+        output = helper.make_tensor_value_info(str(value.name), TensorProto.UNDEFINED, None)
+        graph = helper.make_graph(nodes, "excerpt", list(self._inputs.values()), [output], list(self._constants.values()))
+        return ReferenceEvaluator(helper.make_model(graph, opset_imports=model.opset_import)), list(self._inputs.values())
+
+    def _sources(self, value: ir.Value) -> list[ir.Value]:
+        """What has to be evaluated before a value, which is noted down."""
+        node, name = value.producer(), str(value.name)
+        if value.is_initializer():
+            tensor = self._tensors[name]
+            if tensor.data_location == TensorProto.EXTERNAL:
+                raise _Unknown(f"{name} lies in another file")
+            self._constants[name] = tensor
+        elif node is None:
+            self._inputs[name] = _input(value, self._facts)
+        elif self._stands_in(value, node):
+            self._constants[name] = self._stand_in(value, node)
+        else:
+            subgraphs = any(found.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for found in node.attributes.values())
+            if subgraphs or not is_standard(node) or self._view.function(node) is not None or len(self._kept) > _MAX_NODES:
+                raise _Unknown(f"{node.op_type} is not evaluated")
+            self._sizes(value)
+            self._kept.add(node)
+            return [source for source in node.inputs if source is not None]
+        return []
+
+    def _stands_in(self, value: ir.Value, node: ir.Node) -> bool:
+        """Whether nothing behind a value is looked at: sizes of what is hidden, or hidden states that are made anew."""
+        if node.op_type in _INDEPENDENT:
+            return operand(node, 0) in self._hidden or self._facts.ints(value) is not None
+        return value in self._hidden and (node.op_type in _MIXING or _is_lookup(self._view, node))
+
+    def _stand_in(self, value: ir.Value, node: ir.Node) -> TensorProto:
+        if node.op_type in _INDEPENDENT:
+            elements = self._facts.ints(value)
+            if elements is None:
+                raise _Unknown(f"the shape {value.name} is not known")
+            return numpy_helper.from_array(np.array(elements if node.op_type == "Shape" else elements[0], np.int64), str(value.name))
+        kind = self._facts.element_type(value) or TensorProto.FLOAT
+        sizes = self._sizes(value) or ()  # of unknown size it is a single zero, which can be added to anything
+        return numpy_helper.from_array(np.zeros(sizes, helper.tensor_dtype_to_np_dtype(kind)), str(value.name))
+
+    def _sizes(self, value: ir.Value) -> tuple[int, ...] | None:
+        shape = self._facts.shape(value)
+        if shape is None or not all(isinstance(dim, int) for dim in shape):
+            return None
+        sizes = tuple(int(dim) for dim in shape)
+        if np.prod(sizes, dtype=np.float64) > _MAX_ELEMENTS:
+            raise _Unknown(f"{value.name} is too large")
+        return sizes
+
+
+def _of_fixed_size(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy without weights, every free axis of its inputs set to a number."""
+    probe = hollow(model)
+    del probe.graph.value_info[:]  # they speak of other sizes
+    weights = {tensor.name for tensor in probe.graph.initializer}
+    for value in probe.graph.input:
+        if value.name not in weights:
+            for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+                if not dim.HasField("dim_value"):
+                    dim.dim_value = _SAMPLES if axis == 0 else _LENGTH
+    for value in probe.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    return probe
+
+
+def _hidden(view: View, facts: Facts) -> Iterator[ir.Value]:
+    """Values computed from embeddings that were looked up for what an input holds."""
+    fed = _reached(view, [value for value in view.model.graph.inputs if not value.is_initializer()])
+    starts = []
+    for node in view.model.graph:
+        if _is_lookup(view, node) and any(value in fed for value in node.inputs[1:] or node.inputs):
+            floats = facts.element_type(operand(node, 0)) not in (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL)
+            starts += list(node.outputs) if floats else []
+    return iter(_reached(view, starts))
+
+
+def _is_lookup(view: View, node: ir.Node) -> bool:
+    return node.op_type in _LOOKUPS or (node.op_type == "Gather" and view.is_constant(operand(node, 0)))
+
+
+def _reached(view: View, starts: list[ir.Value]) -> set[ir.Value]:
+    """Values computed from others, sizes aside."""
+    reached, waiting = set(starts), list(starts)
+    while waiting:
+        value = waiting.pop()
+        following = list(view.forward.get(value, ()))
+        for node, _ in value.uses():
+            following += [] if node.op_type in _INDEPENDENT else list(node.outputs)
+        new = [other for other in following if other not in reached]
+        reached.update(new)
+        waiting.extend(new)
+    return reached
+
+
+def _input(value: ir.Value, facts: Facts) -> onnx.ValueInfoProto:
+    shape, kind = facts.shape(value), facts.element_type(value)
+    if shape is None or kind is None or not all(isinstance(dim, int) for dim in shape):
+        raise _Unknown(f"shape or type of the input {value.name} is not known")
+    return helper.make_tensor_value_info(str(value.name), kind, [int(dim) for dim in shape])
+
+
+def _feeds(inputs: list[onnx.ValueInfoProto], padding: str | None) -> Iterator[dict[str, NDArray[np.generic]]]:
+    ones = {}
+    for info in inputs:
+        kind = info.type.tensor_type
+        ones[info.name] = np.ones([dim.dim_value for dim in kind.shape.dim], helper.tensor_dtype_to_np_dtype(kind.elem_type))
+    yield ones
+    for name, array in ones.items():
+        yield {**ones, name: np.zeros_like(array)}
+        if array.ndim:
+            counting = np.arange(array.shape[-1])
+            yield {**ones, name: np.broadcast_to(counting + 1, array.shape).astype(array.dtype)}
+            if name != padding:
+                yield {**ones, name: np.broadcast_to(counting >= len(counting) // 2, array.shape).astype(array.dtype)}
+
+
+def _same_rows(scores: NDArray[np.float64]) -> bool:
+    rows = scores.reshape(-1, scores.shape[-1]) if scores.ndim else scores.reshape(1, 1)
+    top = rows.max(1, keepdims=True)
+    sees = rows >= np.where(np.isfinite(top), top - _SHUT, top)
+    return bool((sees == sees[:1]).all())
