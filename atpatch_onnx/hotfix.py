@@ -21,7 +21,7 @@ from safetensors.numpy import save as to_bytes
 
 from rewriters.atomic import write_file
 from rewriters.errors import PLAN_MISFIT
-from rewriters.plan import PatchPlan, SitePlan, Static
+from rewriters.plan import ControlInputs, PatchPlan, SitePlan, Static
 from rewriters.regular import check_source
 from rewriters.sites import Site
 
@@ -220,7 +220,7 @@ class Hotfix:
         *,
         gating: Literal["if", "none"] = "if",
         telemetry: bool = False,
-        freeze: bool = False,
+        controls: ControlInputs = "optional",
         threshold: float | None = None,
         benign: Benign | None = None,
         values: Values | None = None,
@@ -259,7 +259,7 @@ class Hotfix:
             companion=self.companion,
             gating=gating,
             telemetry=telemetry,
-            freeze=freeze,
+            controls=controls,
             passes=self.passes if passes is None else passes,
             groups=tuple(group for group in groups if group),
             joint=self.joint,

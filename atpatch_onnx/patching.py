@@ -19,10 +19,11 @@ from rewriters.forms import Graph, Loaded, Model, PathLike, read
 from rewriters.groups import token_groups
 from rewriters.movable_tokens import doubt
 from rewriters.patcher import is_patched, patch, unpatch
-from rewriters.plan import PatchPlan
+from rewriters.plan import ControlInputs, PatchPlan
 from rewriters.regular import check_destination, check_source
 from rewriters.sites import Site
 
+from .controls import control_notes, form_of, gating_notes
 from .errors import BAD_OPTION, NO_SITE, NOTHING_FITTED, OUTPUT_IS_INPUT
 from .hotfix import Accept, Benign, Hotfix, Mend, Passes, Values, is_silent, kinds
 from .inspecting import count_nodes, no_site, select_sites
@@ -95,6 +96,8 @@ class PatchOptions(TypedDict, total=False):
     gating: Literal["if", "none"] | None
     target: Literal["cpu", "cuda"]
     telemetry: bool
+    controls: ControlInputs | None
+    portable: bool
     freeze: bool
     include: str | None
     exclude: str | None
@@ -126,6 +129,8 @@ def patch_model(
     gating: Literal["if", "none"] | None = None,
     target: Literal["cpu", "cuda"] = "cpu",
     telemetry: bool = False,
+    controls: ControlInputs | None = None,
+    portable: bool = False,
     freeze: bool = False,
     include: str | None = None,
     exclude: str | None = None,
@@ -156,7 +161,10 @@ def patch_model(
         mend, accept: of two passes, see `rewriters.plan.PatchPlan`.
         gating: "if" or "none" (branch-free); None: by `target`, "if" on cpu and "none" on cuda.
         telemetry: add outputs that tell which columns were flagged.
-        freeze: no runtime controls.
+        controls: what `atpatch_enabled` and `atpatch_threshold` are: "optional" inputs (None: these; none below IR version 4), "required"
+            ones, for programs that know no others (onnxruntime-genai, JavaScript), or "none": constants.
+        portable: a graph that other tools survive: branch-free, without controls. Two passes then run twice in every request.
+        freeze: the same as controls="none".
         include, exclude: regular expressions on a site's id and scope.
         in_place: allow the output to be the input.
         force: use a hotfix whose fingerprints do not match.
@@ -167,6 +175,7 @@ def patch_model(
             ATP061 (nothing to go by).
     """
     started = time.perf_counter()
+    controls, gating = form_of(controls, gating, freeze, portable)
     options = Options(
         detector,
         columns,
@@ -176,7 +185,7 @@ def patch_model(
         values,
         gating or ("none" if target == "cuda" else "if"),
         telemetry,
-        freeze,
+        controls,
         force,
         passes,
         mend,
@@ -197,7 +206,9 @@ def patch_model(
     found = beside(Path(model)) if hotfix is None and detector is None and isinstance(model, (str, os.PathLike)) else hotfix
     fitted = Hotfix.load(found) if isinstance(found, (str, os.PathLike)) else found
     plan = _plan(original, loaded, fitted, all_sites, chosen, options)
-    _check_passes(plan, gating, mend, accept)
+    _check_passes(plan, mend, accept)
+    if plan.passes == "two" and gating is None:  # a branch costs less than a second run in every request, on any device
+        plan = replace(plan, gating="if")
     patched = patch(original, plan, all_sites)
     if destination is None:
         model_io.check(patched)
@@ -213,7 +224,11 @@ def patch_model(
         seconds=round(time.perf_counter() - started, 3),
         hotfix=os.fspath(found) if isinstance(found, (str, os.PathLike)) else None,
         replaced=replaced,
-        notes=_notes(fitted, detector, threshold),
+        notes=(
+            *_notes(fitted, detector, threshold),
+            *control_notes(original, plan, (destination.parent, loaded.folder)),
+            *gating_notes(plan),
+        ),
         passes=plan.passes,
     )
 
@@ -306,7 +321,7 @@ def _within(groups: tuple[tuple[str, ...], ...], names: set[str]) -> tuple[tuple
     return tuple(group for group in kept if group)
 
 
-def _check_passes(plan: PatchPlan, gating: str | None, mend: str | None, accept: str | None) -> None:
+def _check_passes(plan: PatchPlan, mend: str | None, accept: str | None) -> None:
     if plan.passes == "one":
         for name, value in (("mend", mend), ("accept", accept)):
             if value is not None:
@@ -317,8 +332,6 @@ def _check_passes(plan: PatchPlan, gating: str | None, mend: str | None, accept:
             "two passes join sites that read the same tokens, and of no two sites of this model can that be shown",
             "patch with --passes one, or fit a hotfix",
         )
-    if gating == "none":
-        raise BAD_OPTION("two passes need a branch, so the graph cannot be branch-free", "leave --gating out, or patch with --passes one")
 
 
 def _notes(hotfix: Hotfix | None, detector: DetectorKind | None, threshold: float | None) -> tuple[str, ...]:

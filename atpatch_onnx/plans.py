@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from rewriters.plan import BenignPair, Detector, OnnxGraph, PatchPlan, SitePlan, Static, Statistic
+from rewriters.plan import BenignPair, ControlInputs, Detector, OnnxGraph, PatchPlan, SitePlan, Static, Statistic
 from rewriters.regular import check_source
 from rewriters.sites import Site
 
@@ -48,7 +48,7 @@ class Options:
     values: Values | None
     gating: Literal["if", "none"]
     telemetry: bool
-    freeze: bool
+    controls: ControlInputs
     force: bool
     passes: Passes | None = None
     mend: Mend | None = None
@@ -80,7 +80,7 @@ def fitted_plan(hotfix: Hotfix, sites: Sequence[Site], weights: str, options: Op
         weights,
         gating=options.gating,
         telemetry=options.telemetry,
-        freeze=options.freeze,
+        controls=options.controls,
         threshold=options.threshold,
         benign=options.benign,
         values=options.values,
@@ -106,7 +106,7 @@ def untrained_plan(sites: Sequence[Site], options: Options, groups: tuple[tuple[
         threshold=threshold if options.threshold is None else options.threshold,
         gating=options.gating,
         telemetry=options.telemetry,
-        freeze=options.freeze,
+        controls=options.controls,
         passes=options.passes or "one",
         groups=groups,
         mend=options.mend or "redistribute",

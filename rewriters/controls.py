@@ -1,10 +1,14 @@
-"""Runtime controls: `atpatch_enabled` and `atpatch_threshold`, initializers that are graph inputs too.
+"""Runtime controls: `atpatch_enabled` and `atpatch_threshold`, which steer a running session request by request, as 0-d arrays.
 
-A running session overrides them per request by feeding a 0-d array; nobody has to. Local functions see nothing of the graph around
-them, so there the controls become trailing inputs, handed down by every call.
+Optional ones are initializers that are graph inputs too: nobody has to feed them. Programs that only know ordinary inputs
+(onnxruntime-genai, onnxruntime in JavaScript) ignore them, and below IR version 4 nothing can override an initializer; required ones are
+ordinary inputs. Local functions see nothing of the graph around them, so there the controls become trailing inputs, handed down by
+every call.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -17,29 +21,52 @@ from .plan import PatchPlan
 from .sites import Where
 from .subgraphs.site import Controls, Replacement
 
-__all__ = ["ENABLED", "THRESHOLD", "add_controls", "body_controls", "strip_controls", "thread_controls"]
+__all__ = [
+    "DEFAULT",
+    "ENABLED",
+    "OVERRIDABLE_FROM",
+    "THRESHOLD",
+    "add_controls",
+    "body_controls",
+    "strip_controls",
+    "thread_controls",
+    "with_controls",
+]
+
+DEFAULT = "threshold"
+"""Key of the stamp with the threshold of the plan, which required controls do not carry."""
+
+OVERRIDABLE_FROM = 4
+"""IR version from which an initializer may have a value of its own and be an input too."""
+
+
+def with_controls(plan: PatchPlan, model: onnx.ModelProto) -> PatchPlan:
+    """The plan, without optional controls where the model's IR version makes them impossible."""
+    impossible = plan.controls == "optional" and model.ir_version < OVERRIDABLE_FROM
+    return replace(plan, controls="none") if impossible else plan
 
 
 def add_controls(model: onnx.ModelProto, plan: PatchPlan) -> None:
-    """Add both controls to the main graph, unless the plan freezes them."""
-    if plan.freeze:
+    """Add both controls to the main graph, unless the plan has none."""
+    if plan.controls == "none":
         return
     for name, array in {ENABLED: np.array(True), THRESHOLD: np.array(plan.threshold, np.float32)}.items():
         tensor = numpy_helper.from_array(array, name)
-        model.graph.initializer.append(tensor)
+        if plan.controls == "optional":
+            model.graph.initializer.append(tensor)
         model.graph.input.append(helper.make_tensor_value_info(name, tensor.data_type, []))
 
 
 def body_controls(e: Emitter, plan: PatchPlan) -> Controls:
     """The controls as a site reads them."""
-    if plan.freeze:
+    if plan.controls == "none":
         return Controls(e.constant(True, np.bool_), e.constant(plan.threshold), plan.companion, frozen=True)
     return Controls(ENABLED, THRESHOLD, plan.companion)
 
 
 def thread_controls(model: onnx.ModelProto, plan: PatchPlan, replacements: dict[Where, list[Replacement]]) -> None:
     """Hand the controls down to every patched function, through all functions on the way; adds to `replacements`."""
-    if plan.freeze:
+    if plan.controls == "none":
         return
     pending = {where[0][0] for where in replacements if where and where[0][1] == "function"}
     threaded: set[int] = set()

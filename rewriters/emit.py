@@ -52,12 +52,11 @@ class Emitter:
         opset: version of the default domain in the body written to.
         pool: where constants go.
         shared: values of this body that later sites may reuse, by key.
-
-    Attributes:
-        conditional: whether an If may be emitted; off for runtimes that want no control flow.
+        conditional: whether an If may be emitted; off for runtimes and tools that want no control flow. There no Cast to float32 is emitted
+            either, but of half precision: a tool that takes all float32 for float16 then finds nothing that stays float32.
     """
 
-    def __init__(self, site: str, opset: int, pool: ConstantPool, shared: dict[str, str]) -> None:
+    def __init__(self, site: str, opset: int, pool: ConstantPool, shared: dict[str, str], *, conditional: bool = True) -> None:
         self.site = site
         self.opset = opset
         self.nodes: list[onnx.NodeProto] = []
@@ -66,7 +65,7 @@ class Emitter:
         self._shared = shared
         self._used: dict[str, int] = {}
         self._outer: Emitter | None = None
-        self.conditional = True
+        self.conditional = conditional
 
     def branch(self, *, apart: bool = False) -> Emitter:
         """An emitter for a subgraph: own node list, names and constants in common with this one.
@@ -74,8 +73,8 @@ class Emitter:
         Args:
             apart: what is shared in there stays in there, since it is made of values that only the subgraph has.
         """
-        inner = Emitter(self.site, self.opset, self._pool, {})
-        inner._root, inner._used, inner.conditional = self._root, self._used, self.conditional
+        inner = Emitter(self.site, self.opset, self._pool, {}, conditional=self.conditional)
+        inner._root, inner._used = self._root, self._used
         inner._outer = None if apart else self._outer or self
         return inner
 
@@ -161,6 +160,23 @@ class Emitter:
 
     def float(self, x: str) -> str:
         return self.cast(x, TensorProto.FLOAT)
+
+    def number(self, x: str) -> str:
+        """A bool as float32, 0 or 1."""
+        return self.float(x) if self.conditional else self.op("Where", x, self.constant(1.0), self.constant(0.0))
+
+    def at_least(self, x: str, least: ArrayLike) -> str:
+        """x, but no number below `least`. Not by Max: some converters to half precision leave it, and its constants, in float32."""
+        return self.op("Clip", x, self.constant(least))
+
+    def ones(self, *parts: str | int) -> str:
+        """Float32 ones of a shape, given as for `shape`."""
+        one = numpy_helper.from_array(np.ones(1, np.float32))
+        return self.op("ConstantOfShape", self.shape(*parts), value=one)
+
+    def size(self, size: str) -> str:
+        """One dimension (1,) int64 as float32."""
+        return self.float(size) if self.conditional else self.reduce("Sum", self.ones(size), 0)
 
     def dims(self, x: str, start: int, end: int | None = None) -> str:
         """Dimensions [start, end) of x as a 1-D int64 tensor."""

@@ -91,15 +91,15 @@ def excise(e: Emitter, axis: TokenAxis, columns: str, inputs: dict[str, str]) ->
     """
     mask = inputs[axis.mask]
     dtype = helper.tensor_dtype_to_np_dtype(axis.dtype)
-    counts = e.op("Not", e.op("Equal", e.float(mask), e.constant(0.0)), role="counts")
-    left = e.float(e.op("And", counts, e.op("Not", columns)))
+    counts = e.op("Cast", mask, to=TensorProto.BOOL, role="counts")
+    left = e.number(e.op("And", counts, e.op("Not", columns)))
     out = e.op("And", columns, e.op("Greater", e.reduce("Max", left, 1), e.constant(0.5)), role="excised")
-    taken = e.float(out)
-    kept = e.op("Sub", e.constant(1.0), taken)
     one = e.constant(1, np.int64)
+    taken = e.cast(out, TensorProto.INT64)
+    kept = e.op("Sub", one, taken)
     ahead, behind = (e.op("CumSum", tokens, one) for tokens in (kept, taken))
     place = e.op("Where", out, e.op("Add", e.reduce("Sum", kept, 1), behind), ahead)
-    place = e.op("Cast", e.op("Sub", place, e.constant(1.0)), to=TensorProto.INT64, role="place")
+    place = e.op("Sub", place, one, role="place")
     masked = e.op("Where", out, e.constant(0, dtype), mask)
     sources = {**inputs, axis.mask: masked}
     # Every entry is written over, so what it is written into does not matter.

@@ -17,7 +17,7 @@ import onnx
 from . import stamp as stamping
 from .bodies import Body, Wiring, body_at, walk_bodies
 from .checks import check_plan, opset_of
-from .controls import add_controls, body_controls, strip_controls, thread_controls
+from .controls import DEFAULT, add_controls, body_controls, strip_controls, thread_controls, with_controls
 from .emit import ConstantPool, Emitter
 from .errors import ALREADY_PATCHED, NAME_CLASH, NO_SITE, NOT_PATCHED, STAMP_MISMATCH
 from .model_io import digest
@@ -54,6 +54,7 @@ def patch(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -> onn
     if clash is not None:
         raise NAME_CLASH(f"a value of the model is called {clash!r}, a name that belongs to a patch")
     check_plan(model, plan, sites)
+    plan = with_controls(plan, model)
     chosen = [site for site in sites if site.id in plan.sites]
     if not chosen:
         raise NO_SITE("the plan names no site of this model")
@@ -82,7 +83,7 @@ def patch(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -> onn
         replacements[()], appended = second.replacements, second.appended
         columns |= second.columns
     if plan.telemetry:
-        appended += add_telemetry(patched, [(site.id, columns[site.id]) for site in by_body[()]], pools[()])
+        appended += add_telemetry(patched, [(site.id, columns[site.id]) for site in by_body[()]], pools[()], plan.gating == "if")
     for where in {*replacements, ()}:
         nodes = body_at(patched, where).node
         replacements[where], added = shield(nodes, replacements.get(where, []), appended if where == () else [])
@@ -90,8 +91,9 @@ def patch(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -> onn
     edits = _apply(patched, replacements, appended)
     _drop_unread_constants(patched)
     facts = {"version": _version(), "original": original_digest, "hotfix": plan.digest, "sites": " ".join(site.id for site in chosen)}
+    controls = {"controls": plan.controls, DEFAULT: repr(plan.threshold)}
     detectors = sorted({plan.sites[site.id].detector.kind for site in chosen})
-    facts |= {"detector": " ".join(detectors), "gating": plan.gating, "passes": plan.passes}
+    facts |= {"detector": " ".join(detectors), "gating": plan.gating, "passes": plan.passes, **controls}
     facts |= record(plan, {site.id: columns[site.id] if site.where == () else None for site in chosen})
     stamping.write(patched, facts, edits)
     return patched
@@ -141,7 +143,7 @@ def is_patched(model: onnx.ModelProto) -> bool:
 
 
 def stamp(model: onnx.ModelProto) -> dict[str, str]:
-    """Facts of the stamp: version, original (digest), hotfix (digest), sites, detector, gating, passes, observe (see there)."""
+    """Facts of the stamp: version, original (digest), hotfix (digest), sites, detector, gating, passes, controls, threshold, observe."""
     return stamping.read(model)
 
 
@@ -152,7 +154,7 @@ def _patch_body(model: onnx.ModelProto, plan: PatchPlan, where: Where, sites: Se
     patches: dict[str, SitePatch] = {}
     carried: dict[tuple[str, ...], str] = {}
     for site in sites:
-        e, site_plan = Emitter(site.id, opset_of(model, where), pool, shared), plan.sites[site.id]
+        e, site_plan = Emitter(site.id, opset_of(model, where), pool, shared, conditional=plan.gating == "if"), plan.sites[site.id]
         controls = body_controls(e, plan)
         group = next((group for group in plan.groups if site.id in group), None)
         if group is not None and plan.passes == "two" and where == ():
@@ -160,7 +162,7 @@ def _patch_body(model: onnx.ModelProto, plan: PatchPlan, where: Where, sites: Se
             patches[site.id] = score_site(e, site, site_plan, wiring) if joint else detect_site(e, site, site_plan, controls, wiring)
             continue
         earlier = carried.get(group) if group is not None else None
-        patches[site.id] = patch_site(e, site, site_plan, controls, plan.gating == "if", wiring, earlier)
+        patches[site.id] = patch_site(e, site, site_plan, controls, wiring, earlier)
         if group is not None:
             carried[group] = patches[site.id].columns
     return patches

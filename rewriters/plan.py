@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 __all__ = [
     "BenignPair",
     "Cnn",
+    "ControlInputs",
     "Conv",
     "Dense",
     "Detector",
@@ -29,6 +30,9 @@ __all__ = [
 ]
 
 Floats = NDArray[np.float32]
+
+ControlInputs = Literal["optional", "required", "none"]
+"""What `atpatch_enabled` and `atpatch_threshold` are: see `PatchPlan.controls`."""
 
 
 @dataclass(frozen=True)
@@ -183,9 +187,11 @@ class PatchPlan:
         sites: site id → plan; sites not named stay as they are.
         threshold: a column is flagged where its score is above this. Scores of `profile` and `cnn` are probabilities, of `statistic`
             robust z-scores, of `oneclass` nats, of `onnx` the user's; `static` ignores it.
-        gating: "if" runs the redistribution only when a column is flagged; "none" is branch-free (CUDA graphs, TensorRT).
+        gating: "if" runs the redistribution, and the second of two passes, only when a column is flagged; "none" is branch-free
+            (CUDA graphs, TensorRT, tools that know nothing of subgraphs), without a Cast to float32 (see `emit.Emitter`).
         telemetry: add outputs `atpatch_flagged` (B, sites) and `atpatch_columns/<site>`.
-        freeze: make `atpatch_enabled` and `atpatch_threshold` constants instead of overridable inputs.
+        controls: `atpatch_enabled` and `atpatch_threshold` are "optional" inputs (initializers that a request may override; constants below
+            IR version 4, where nothing can be overridden), "required" inputs, or "none" at all: constants.
         passes: "one" patches each site as it comes; "two" detects at all sites, then runs flagged samples again (see `second_pass`).
         groups: ids of sites of one body whose key columns are the same tokens, group by group. In one pass a column flagged at one site is
             flagged at the later ones of its group, whose maps look mended but whose values still carry the fault; in two passes it is
@@ -203,7 +209,7 @@ class PatchPlan:
     threshold: float = 0.5
     gating: Literal["if", "none"] = "if"
     telemetry: bool = False
-    freeze: bool = False
+    controls: ControlInputs = "optional"
     passes: Literal["one", "two"] = "one"
     groups: tuple[tuple[str, ...], ...] = ()
     joint: Literal["any", "sum"] = "any"

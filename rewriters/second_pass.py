@@ -8,7 +8,8 @@ Algorithm 1 takes all maps first, too). In the graph:
    sites add up their scores instead, and the threshold is for the sum.
 3. `If` a sample is flagged anywhere, a second copy of the model's nodes inside the branch (initializers shared) runs on the flagged samples
    alone, with the joined columns redistributed at every joined site, and its rows replace theirs in the outputs. With `mend = "excise"` it
-   runs on the request without those tokens instead (see `excision`).
+   runs on the request without those tokens instead (see `excision`). Branch-free (`gating = "none"`) the second copy, from the first site
+   on, runs in every request on all samples, and the outputs take the rows of flagged ones from it.
 4. `accept = "flip"` replaces them only where the prediction (arg max of the first float output of rank 2) has changed.
 
 Sites that are not joined keep their one-pass patch, in both runs. Inputs and outputs with a named leading axis carry the samples there.
@@ -30,11 +31,12 @@ from .controls import body_controls
 from .emit import ConstantPool, Emitter
 from .errors import PLAN_MISFIT
 from .excision import TokenAxis, excise, in_order, token_axis
-from .names import first_run, make_name, second_run
+from .names import first_run, second_run
 from .plan import PatchPlan
 from .renaming import mentions, renamed
 from .sites import Site
 from .subgraphs.detectors import gives_logits
+from .subgraphs.gating import Branch, gate
 from .subgraphs.site import Replacement, SitePatch, redistribute_site, with_companions
 
 __all__ = ["SecondPass", "add_second_pass"]
@@ -75,33 +77,26 @@ def add_second_pass(
     """
     _check_batch_axes(model)
     _check_order(model)
-    e = Emitter("two-pass", opset_of(model, ()), pool, {})
+    e = Emitter("two-pass", opset_of(model, ()), pool, {}, conditional=plan.gating == "if")
     join = _sum_up if plan.joint == "sum" else _join
     groups = [join(e, plan, [first[name] for name in group]) for group in plan.groups]
-    flagged = [e.reduce("Max", e.float(group.columns), 1) for group in groups]
-    sample = e.op("Greater", flagged[0] if len(flagged) == 1 else e.op("Max", *flagged), e.constant(0.5), role="sample")
-    any_flagged = e.op("Greater", e.reduce("Max", e.float(sample), 0, 1, keepdims=False), e.constant(0.5), role="any_sample")
+    flagged = [e.reduce("Max", e.number(group.columns), 1) for group in groups]
+    sample = e.op("Greater", flagged[0] if len(flagged) == 1 else e.op("Sum", *flagged), e.constant(0.5), role="sample")
 
-    outputs = [value.name for value in model.graph.output if _carries_samples(value)]
     made = Wiring(model.graph.node).maker
-    outputs = [name for name in outputs if name in made]
+    outputs = [value.name for value in model.graph.output if _carries_samples(value) and value.name in made]
     if not outputs:
         raise PLAN_MISFIT("two passes need an output with a named leading axis for the samples", "patch with --passes one")
-    then = e.branch(apart=True)
-    results = _second_run(then, model, plan, groups, replacements, sample, outputs)
-    otherwise = e.branch()
-    kept = [otherwise.op("Identity", first_run(name)) for name in outputs]
-    types = {value.name: value.type.tensor_type.elem_type for value in model.graph.output}
-    branches = {
-        key: helper.make_graph(
-            emitter.nodes,
-            make_name("two-pass", key),
-            [],
-            [helper.make_tensor_value_info(value, types[name], None) for value, name in zip(values, outputs, strict=True)],
-        )
-        for key, emitter, values in (("then_branch", then, results), ("else_branch", otherwise, kept))
-    }
-    e.nodes.append(helper.make_node("If", [any_flagged], outputs, name=e.value("gate"), **branches))
+    if e.conditional:
+        any_flagged = e.op("Greater", e.reduce("Max", e.number(sample), 0, 1, keepdims=False), e.constant(0.5), role="any_sample")
+        then, otherwise = e.branch(apart=True), e.branch()
+        results = _second_run(then, model, plan, groups, replacements, sample, outputs)
+        kept = [otherwise.op("Identity", first_run(name)) for name in outputs]
+        kinds = [int(value.type.tensor_type.elem_type) for value in model.graph.output if value.name in outputs]
+        gate(e, any_flagged, Branch(then, results, kinds), Branch(otherwise, kept, kinds), outputs)
+    else:
+        for result, name in zip(_second_run(e, model, plan, groups, replacements, sample, outputs), outputs, strict=True):
+            e.nodes.append(helper.make_node("Identity", [result], [name], name=e.value("output")))
     made_here = {site.id: group.columns for group in groups for site in group.sites if not first[site.id][1].columns}
     return SecondPass(_set_aside(model, replacements, set(outputs)), e.nodes, made_here)
 
@@ -144,19 +139,25 @@ def _second_run(
     sample: str,
     outputs: Sequence[str],
 ) -> list[str]:
-    """Emit the copy of the model into the branch; the outputs with the flagged samples' rows replaced."""
-    rows = e.squeeze(e.op("NonZero", e.squeeze(sample, 1)), 0)
-    names = {value.name: e.op("Gather", value.name, rows, axis=0, role="input") for value in _requested(model) if _carries_samples(value)}
-    flagged = [(group, e.op("Gather", group.columns, rows, axis=0)) for group in groups]
+    """Emit the copy of the model; the outputs with the flagged samples' rows replaced. In a branch it runs on those samples alone."""
+    carried = [value.name for value in _requested(model) if _carries_samples(value)]
+    names: dict[str, str] = {}
+    flagged = [(group, group.columns) for group in groups]
+    rows = None
+    if e.conditional:
+        rows = e.squeeze(e.op("NonZero", e.squeeze(sample, 1)), 0)
+        names = {name: e.op("Gather", name, rows, axis=0, role="input") for name in carried}
+        flagged = [(group, e.op("Gather", columns, rows, axis=0)) for group, columns in flagged]
     columns = {site.product: (site, mask) for group, mask in flagged for site in group.sites}
     detection = {replacement.output: replacement.nodes for replacement in replacements if replacement.output not in columns}
     excision = None
     if plan.mend == "excise":
-        columns, excision = {}, excise(e, _tokens(model, outputs, groups), flagged[0][1], names)
+        columns, excision = {}, excise(e, _tokens(model, outputs, groups), flagged[0][1], {name: names.get(name, name) for name in carried})
         names.update(excision.inputs)
 
     def second(name: str) -> str:
-        return names.get(name, name)
+        # What the second run shares with the first may be an output, which has its name from the gate on only.
+        return names.get(name, first_run(name) if name in outputs else name)
 
     for node in _needed(model, outputs):
         if node.output and node.output[0] in columns:
@@ -179,7 +180,10 @@ def _second_run(
                 e.nodes.append(renamed(piece, second, second_run))
     if excision is not None:
         names.update({name: in_order(e, excision, names[name]) for name in excision.outputs if name in names})
-    return _replace_rows(e, model, outputs, names, rows, plan.accept == "flip")
+    flip = _prediction(model, outputs) if plan.accept == "flip" else None
+    if rows is None:
+        return _select_rows(e, model, outputs, names, sample, flip)
+    return _replace_rows(e, outputs, names, rows, flip)
 
 
 def _tokens(model: onnx.ModelProto, outputs: Sequence[str], groups: Sequence[_Joined]) -> TokenAxis:
@@ -188,13 +192,38 @@ def _tokens(model: onnx.ModelProto, outputs: Sequence[str], groups: Sequence[_Jo
     return token_axis(requested, replaced, [group.sites for group in groups], opset_of(model, ()))
 
 
-def _replace_rows(e: Emitter, model: onnx.ModelProto, outputs: Sequence[str], names: Mapping[str, str], rows: str, flip: bool) -> list[str]:
+def _select_rows(
+    e: Emitter, model: onnx.ModelProto, outputs: Sequence[str], names: Mapping[str, str], sample: str, flip: str | None
+) -> list[str]:
+    """Both runs hold all samples; `sample` (B, 1) bool says whose rows come from the second. `flip`: see `_replace_rows`."""
+    if flip is not None:
+        sample = e.op("And", sample, e.unsqueeze(_flipped(e, first_run(flip), names.get(flip, first_run(flip))), 1))
+    ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in model.graph.output}
+    results = []
+    for name in outputs:
+        if name not in names:
+            results.append(first_run(name))
+            continue
+        taken = e.squeeze(sample, 1) if ranks[name] == 1 else e.unsqueeze(sample, *range(2, ranks[name])) if ranks[name] > 2 else sample
+        results.append(e.op("Where", taken, names[name], first_run(name), role="output"))
+    return results
+
+
+def _flipped(e: Emitter, before: str, after: str) -> str:
+    """(B,) bool: samples whose prediction differs between scores (B, classes)."""
+    predictions = [e.op("ArgMax", scores, axis=-1, keepdims=0) for scores in (before, after)]
+    return e.op("Not", e.op("Equal", *predictions), role="flipped")
+
+
+def _replace_rows(e: Emitter, outputs: Sequence[str], names: Mapping[str, str], rows: str, flip: str | None) -> list[str]:
+    """The second run holds the flagged samples only, `rows` says which they are.
+
+    Args:
+        flip: output whose prediction has to change for a row to be replaced; None: all are.
+    """
     changed = None
-    if flip:
-        prediction = _prediction(model, outputs)
-        before = e.op("ArgMax", e.op("Gather", first_run(prediction), rows, axis=0), axis=-1, keepdims=0)
-        after = e.op("ArgMax", names[prediction], axis=-1, keepdims=0)
-        changed = e.op("Not", e.op("Equal", before, after), role="flipped")
+    if flip is not None:
+        changed = _flipped(e, e.op("Gather", first_run(flip), rows, axis=0), names[flip])
         rows = e.op("Compress", rows, changed, axis=0)
     results = []
     for name in outputs:

@@ -37,7 +37,7 @@ def patch_graph(graph: gs.Graph, plan: PatchPlan) -> gs.Graph:
     """
     model = gs.export_onnx(graph)
     sites, _ = find_sites(model)
-    return gs.import_onnx(patch(model, replace(plan, freeze=True), sites))
+    return gs.import_onnx(patch(model, replace(plan, controls="none"), sites))
 
 
 def extract(model: onnx.ModelProto, site_id: str, sites: Sequence[Site]) -> onnx.ModelProto:

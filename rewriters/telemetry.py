@@ -20,18 +20,20 @@ from .names import FLAGGED, columns_output
 __all__ = ["add_telemetry"]
 
 
-def add_telemetry(model: onnx.ModelProto, columns: Sequence[tuple[str, str]], pool: ConstantPool) -> list[onnx.NodeProto]:
+def add_telemetry(
+    model: onnx.ModelProto, columns: Sequence[tuple[str, str]], pool: ConstantPool, conditional: bool = True
+) -> list[onnx.NodeProto]:
     """Declare the outputs and return the nodes to append to the main graph; `columns` are pairs of a site's id and its mask (B', K)."""
     if not columns:
         raise PLAN_MISFIT("telemetry needs a site in the main graph", "patch without --telemetry")
-    e = Emitter("telemetry", opset_of(model, ()), pool, {})
+    e = Emitter("telemetry", opset_of(model, ()), pool, {}, conditional=conditional)
     weights = {tensor.name for tensor in model.graph.initializer}
     requested = [value for value in model.graph.input if value.name not in weights]
     request = next((value.name for value in requested if not _is_scalar(value)), requested[0].name)
     batch = e.dims(request, 0, 1)
     flags = []
     for site, mask in columns:
-        any_column = e.reduce("Max", e.float(mask), 1)
+        any_column = e.reduce("Max", e.number(mask), 1)
         flags.append(e.reduce("Max", e.reshape(any_column, _samples(e, any_column, batch), -1), 1))
         e.nodes.append(helper.make_node("Identity", [mask], [columns_output(site)], name=e.value("columns")))
         model.graph.output.append(helper.make_tensor_value_info(columns_output(site), TensorProto.BOOL, [None, None]))

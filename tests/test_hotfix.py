@@ -245,8 +245,8 @@ def hotfix_for(*sites: Site, level: float = 0.5) -> Hotfix:
 
 def test_the_plan_carries_level_threshold_digest_and_options():
     hotfix = hotfix_for(site())
-    plan = hotfix.plan([site()], "w" * 64, gating="none", telemetry=True, freeze=True)
-    assert (plan.threshold, plan.gating, plan.telemetry, plan.freeze, plan.digest) == (0.4, "none", True, True, hotfix.digest)
+    plan = hotfix.plan([site()], "w" * 64, gating="none", telemetry=True, controls="none")
+    assert (plan.threshold, plan.gating, plan.telemetry, plan.controls, plan.digest) == (0.4, "none", True, "none", hotfix.digest)
     np.testing.assert_array_equal(plan.sites["layers.0"].benign.attention, np.float32([0.25, 1.0]))
 
 

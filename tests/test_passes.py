@@ -13,7 +13,7 @@ from atpatch_onnx.hotfix import Hotfix, HotfixSite
 from atpatch_onnx.patching import patch_model
 from rewriters import model_io
 from rewriters.finder import find_sites
-from rewriters.patcher import patch, stamp
+from rewriters.patcher import patch, stamp, unpatch
 from rewriters.plan import BenignPair, PatchPlan, SitePlan, Static
 from tests.exports import export_model
 from tests.rewriters.test_excision import CUT, named, without
@@ -29,6 +29,17 @@ def bert():
 
 def outputs(path, feeds):
     return run_all(onnx.load(path), feeds)
+
+
+def classifier(encoder: onnx.ModelProto) -> onnx.ModelProto:
+    """The encoder with its first token's state for scores (B, 32); axes named for excision."""
+    model = named(encoder)
+    state = model.graph.output[0].name
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(0), "first"))
+    model.graph.node.append(onnx.helper.make_node("Gather", [state, "first"], ["logits"], axis=1))
+    del model.graph.output[:]
+    model.graph.output.append(onnx.helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["batch", 32]))
+    return model
 
 
 def hotfix_for(model: onnx.ModelProto, folder, *plans: SitePlan, **options: object) -> Hotfix:
@@ -81,10 +92,40 @@ def test_two_passes_are_refused_where_no_sites_can_be_joined(tmp_path, atpatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("options", [{}, {"accept": "flip"}, {"mend": "excise"}], ids=["redistributed", "flips", "excised"])
+def test_two_passes_without_a_branch_answer_as_with_one(bert, tmp_path, options):
+    """Unflagged samples bit for bit as the original, flagged ones as the second run in the branch; only the cost differs."""
+    original, feeds = tmp_path / "model.onnx", bert.feeds(16, padded=True)
+    onnx.save_model(classifier(onnx.load(bert.path)), original)
+    given = {"detector": "statistic", "threshold": 1.5, "passes": "two", "telemetry": True, **options}
+    gated, free = (tmp_path / f"{gating}.onnx" for gating in ("if", "none"))
+    for path in (gated, free):
+        done = patch_model(original, path, gating=path.stem, **given)
+        assert done.gating == path.stem
+    assert any("twice" in note for note in done.notes)
+    assert all(node.op_type != "If" for node in onnx.load(free).graph.node)
+    before, with_branch, without = (outputs(path, feeds) for path in (original, gated, free))
+    flagged = with_branch["atpatch_flagged"].any(1)
+    assert flagged.any() and not flagged.all()
+    for name, array in before.items():
+        np.testing.assert_allclose(without[name], with_branch[name], atol=1e-5)
+        assert without[name][~flagged].tobytes() == array[~flagged].tobytes()
+        assert not np.allclose(without[name], array, atol=1e-3)
+    off = outputs(free, {**feeds, "atpatch_enabled": np.array(False)})
+    assert all(off[name].tobytes() == array.tobytes() for name, array in before.items())
+    assert unpatch(onnx.load(free)) == onnx.load(original)
+
+
+def test_a_target_without_branches_keeps_the_branch_of_two_passes(bert, tmp_path):
+    """A second run in every request costs more than a branch, so it has to be asked for."""
+    done = patch_model(bert.path, tmp_path / "two.onnx", detector="statistic", passes="two", target="cuda")
+    assert done.gating == "if" and stamp(onnx.load(tmp_path / "two.onnx"))["gating"] == "if"
+
+
 @pytest.mark.parametrize(
     "options",
-    [{"accept": "flip"}, {"mend": "excise"}, {"passes": "one", "accept": "always"}, {"passes": "two", "gating": "none"}],
-    ids=["accept-alone", "mend-alone", "accept-of-one", "branch-free"],
+    [{"accept": "flip"}, {"mend": "excise"}, {"passes": "one", "accept": "always"}],
+    ids=["accept-alone", "mend-alone", "accept-of-one"],
 )
 def test_contradictions_are_refused(bert, tmp_path, options):
     with pytest.raises(AtpatchError) as error:

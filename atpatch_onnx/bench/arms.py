@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rewriters.names import ENABLED, THRESHOLD, is_telemetry
+from rewriters.names import is_telemetry
 
+from ..controls import control_names, required_controls
 from ..errors import RUNTIME_REFUSES
 from ..runtime import providers
 from .pairing import Request
@@ -67,8 +68,8 @@ class Arm:
             # onnxruntime falls back to the CPU without a word where CUDA's libraries do not load.
             raise RUNTIME_REFUSES(f"{provider} did not start", "check the CUDA and cuDNN versions that onnxruntime-gpu was built for")
         self._provider = provider
-        given = [*self._session.get_inputs(), *self._session.get_overridable_initializers()]
-        self.controls = frozenset(value.name for value in given) & {ENABLED, THRESHOLD}
+        self.controls = control_names(self._session)
+        self._required = required_controls(self._session)
         self.inputs: dict[str, str] = {value.name: value.type for value in self._session.get_inputs() if value.name not in self.controls}
         names = [output.name for output in self._session.get_outputs()]
         self.outputs = [name for name in names if not is_telemetry(name)]
@@ -120,7 +121,8 @@ class Arm:
 
     def _taken(self, feeds: Feeds) -> dict[str, NDArray[Any]]:
         # Contiguous, or every run would copy.
-        return {name: np.asarray(array, order="C") for name, array in feeds.items() if name in self.inputs or name in self.controls}
+        given = {**self._required, **feeds}
+        return {name: np.asarray(array, order="C") for name, array in given.items() if name in self.inputs or name in self.controls}
 
 
 def _refusal(error: Exception) -> Exception:

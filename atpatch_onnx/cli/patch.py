@@ -46,7 +46,15 @@ def _benign(_: click.Context, __: click.Parameter, text: str | None) -> float | 
 @click.option("--gating", type=click.Choice(["if", "none"]), help="Redistribute only when something is flagged, or branch-free.")
 @click.option("--target", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Chooses the gating: if, none.")
 @click.option("--telemetry", is_flag=True, help="Add outputs that tell which columns were flagged.")
-@click.option("--freeze", is_flag=True, help="Leave the runtime controls out.")
+@click.option(
+    "--controls",
+    type=click.Choice(["optional", "required", "none"]),
+    help="Inputs that steer the patch: optional (default), required (genai and JavaScript ignore optional ones), or none.",
+)
+@click.option("--freeze", is_flag=True, help="The same as --controls none.")
+@click.option(
+    "--portable", is_flag=True, help="For tools that rewrite the graph later: no branches, no controls. Costs a little on every request."
+)
 @filters
 @in_place
 @click.option("--force", is_flag=True, help="Use a hotfix that was made for another model.")
@@ -64,6 +72,7 @@ def patch(model: str, as_json: bool, **options: Any) -> None:
       atpatch-onnx patch model.onnx --hotfix model.hotfix -o served/model.onnx
       atpatch-onnx patch model.onnx --detector statistic               # whatever the model is
       atpatch-onnx patch model.onnx --detector static --columns none   # all the wiring, never a flag
+    atpatch-onnx patch model.onnx --portable                         # before converters and quantisers
     """
     from ..patching import patch_model
 

@@ -11,6 +11,7 @@ import onnx
 from onnx import TensorProto
 
 from rewriters import model_io
+from rewriters.controls import ENABLED, THRESHOLD
 from rewriters.external_data import check_external, external_locations
 from rewriters.names import FLAGGED, is_telemetry
 
@@ -85,7 +86,9 @@ def load_arms(original: str | os.PathLike[str], patched: str | os.PathLike[str])
     for kind in ("inputs", "outputs"):
         one, two = (tuple(spec for spec in getattr(arm, kind) if spec.name != FLAGGED) for arm in arms)
         if one != two:
-            raise ARMS_DIFFER(f"the {kind} differ: {_listed(one)} in the original, {_listed(two)} in the patched model")
+            steered = {spec.name for spec in two} & {ENABLED, THRESHOLD}
+            way_out = "patch with --controls optional or none, so that clients need not know of the patch" if steered else None
+            raise ARMS_DIFFER(f"the {kind} differ: {_listed(one)} in the original, {_listed(two)} in the patched model", way_out)
     return arms
 
 

@@ -14,6 +14,7 @@ from onnx import helper
 
 from rewriters.names import ENABLED, THRESHOLD
 
+from ..controls import required_controls
 from ..datasets import DataSet, Ints
 from ..errors import DATA_MALFORMED, RUNTIME_REFUSES
 from ..runtime import session
@@ -57,6 +58,7 @@ class Runner:
         self._session = session(model, providers, threads, optimize, folder)
         self.outputs = [output.name for output in self._session.get_outputs()]
         self._inputs = {value.name: value for value in self._session.get_inputs() if value.name not in (ENABLED, THRESHOLD)}
+        self._controls = required_controls(self._session)
         leading = {value.shape[0] for value in self._inputs.values() if value.shape}
         fixed = {size for size in leading if isinstance(size, int)}
         self.fixed_batch: int | None = fixed.pop() if len(fixed) == 1 else None
@@ -128,7 +130,7 @@ class Runner:
             AtpatchError: ATP052 where onnxruntime fails.
         """
         try:
-            results = self._session.run(list(outputs), dict(feeds))
+            results = self._session.run(list(outputs), {**self._controls, **feeds})
         except Exception as error:  # onnxruntime's exception classes share no base of their own
             raise RUNTIME_REFUSES(_first_line(error), "check shapes and types of the arrays in the data set") from error
         return dict(zip(outputs, results, strict=True))

@@ -83,7 +83,9 @@ class Served:
         threads: int | None = None,
         mask: str | None = None,
     ) -> None:
-        self._runner = Runner(patch(model, replace(plan, telemetry=True, freeze=False), sites), folder, threads).without_padding(mask)
+        self._runner = Runner(patch(model, replace(plan, telemetry=True, controls="optional"), sites), folder, threads).without_padding(
+            mask
+        )
         self._output, self._sites = output, len(plan.sites)
 
     def run(self, data: DataSet, rows: Ints, threshold: float) -> tuple[Ints, NDArray[np.bool_]]:

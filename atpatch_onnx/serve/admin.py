@@ -124,7 +124,7 @@ async def _controls(engine: Engine, body: Body) -> int:
     if not engine.settings.hot_controls:
         raise Refusal(403, "start the server with --hot-threshold to allow this")
     if PATCHED not in engine.lanes or not engine.lanes[PATCHED].arm.controllable:
-        raise Refusal(409, "the patched graph has no runtime controls: it was patched with --freeze, or is not loaded")
+        raise Refusal(409, "the patched graph has no runtime controls: it was patched with --controls none, or is not loaded")
     enabled = body.get("enabled")
     if enabled is not None and not isinstance(enabled, bool):
         raise Refusal(400, "'enabled' must be true, false or null")

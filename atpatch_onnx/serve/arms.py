@@ -26,6 +26,7 @@ from rewriters import model_io
 from rewriters.names import ENABLED, THRESHOLD, columns_output, is_telemetry
 from rewriters.observe import observe
 
+from ..controls import control_names, required_controls
 from ..errors import ARMS_DIFFER
 from ..runtime import session
 from .tensors import Array, Arrays, TensorSpec, finite_samples, specify
@@ -110,9 +111,10 @@ class Arm:
             _logger.warning("%s does not tell what it flags: %s. Until it does, atpatch_flag_rate is NaN.", path, self.untold)
         # Made in the pool: with more than one, onnxruntime's own threads inherit its priority.
         self._session = self._pool.submit(session, seen.model, threads=threads, folder=path.parent).result()
-        self.inputs = specify(self._session.get_inputs())
+        self.inputs = specify(v for v in self._session.get_inputs() if v.name not in (ENABLED, THRESHOLD))
         self.outputs = specify(v for v in self._session.get_outputs() if not is_telemetry(v.name))
-        self.controllable = {ENABLED, THRESHOLD} <= {v.name for v in self._session.get_overridable_initializers()}
+        self.controllable = {ENABLED, THRESHOLD} <= control_names(self._session)
+        self._required: Arrays = required_controls(self._session)
         self.controls: Arrays = {}
         self.running = 0
         self._hung = 0
@@ -154,7 +156,7 @@ class Arm:
         options = RunOptions()
         options.log_severity_level = _FATAL
         self.running += 1
-        work = self._pool.submit(self._call, {**feeds, **self.controls}, options)
+        work = self._pool.submit(self._call, {**feeds, **self._required, **self.controls}, options)
         waiter = asyncio.wrap_future(work)
         waiter.add_done_callback(self._ended)
         try:

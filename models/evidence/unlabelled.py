@@ -73,6 +73,6 @@ def _inverted(case: Case, model: Path, output: Path, say: Callable[[str], None])
 def _statistic(case: Case, passes: Any) -> Any:
     options = Options(
         detector="statistic", columns=None, detector_model=None, threshold=STATISTIC_THRESHOLD, benign=None, values=None, gating="if",
-        telemetry=False, freeze=False, force=False, passes=passes,
+        telemetry=False, controls="optional", force=False, passes=passes,
     )  # fmt: skip
     return replace(untrained_plan(case.sites, options, token_groups(case.model, case.sites)), telemetry=True)

@@ -180,7 +180,7 @@ def scaled(e: Emitter, query: str, scale: float) -> str:
     """Queries (..., H) times the scale; 0 stands for 1 / √H."""
     if scale:
         return e.op("Mul", query, e.constant(scale))
-    return e.op("Div", query, e.op("Sqrt", e.float(part(e, e.op("Shape", query), 0, -1, TO_END))))
+    return e.op("Div", query, e.op("Sqrt", e.size(part(e, e.op("Shape", query), 0, -1, TO_END))))
 
 
 def map_of(

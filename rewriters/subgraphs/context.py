@@ -39,13 +39,13 @@ class MapContext:
 
     def valid_float(self, e: Emitter) -> str | None:
         valid = self.valid
-        return None if valid is None else e.once(f"float:{valid}", lambda: e.float(valid))
+        return None if valid is None else e.once(f"float:{valid}", lambda: e.number(valid))
 
     def length(self, e: Emitter, valid_float: str | None) -> str:
         """Number of valid columns, (B, 1) or (1,)."""
         if valid_float is not None:
             return e.once(f"length:{valid_float}", lambda: e.reduce("Sum", valid_float, 1, role="length"))
-        return e.float(e.dims(self.map, 3))
+        return e.size(e.dims(self.map, 3))
 
     def per_column(self, e: Emitter, x: str) -> str:
         """Give x, broadcastable to (B, K), that full shape."""
@@ -82,7 +82,7 @@ class MapContext:
         if every == 1:  # as many rows are valid as columns are
             return e.op("MatMul", e.once(f"rows:{valid_float}", lambda: e.unsqueeze(valid_float, 1, 2)), rows, role="column_sum")
         counted = strided(e, valid_float, 1, every)
-        share = e.op("Div", counted, e.op("Max", e.reduce("Sum", counted, 1), e.constant(1.0)))
+        share = e.op("Div", counted, e.at_least(e.reduce("Sum", counted, 1), 1.0))
         return e.op("Mul", e.op("MatMul", e.unsqueeze(share, 1, 2), rows, role="column_mean"), length)
 
 

@@ -88,7 +88,7 @@ class Rows:
             benign = e.op("Expand", self._benign, e.op("Shape", saturated)) if self._one_head else self._benign
             parts = e.op("Where", active, e.op("Neg", e.op("Concat", benign, saturated, axis=2)), zero)
             here = e.unsqueeze(self._unsaturated, 2)
-            which = e.float(e.op("Concat", here, e.op("Not", here), axis=2))
+            which = e.number(e.op("Concat", here, e.op("Not", here), axis=2))
             if self._total is not None:
                 which = e.op("Mul", which, e.unsqueeze(self._total, 2))
             return e.op("MatMul", e.op("Transpose", which, perm=[0, 1, 3, 2]), parts, role="gap")
@@ -106,7 +106,7 @@ class Rows:
         weights = self._unflagged
         if self._seen.columns is not None:
             weights = e.op("Mul", self._seen.columns, weights)
-        weights = e.op("Div", weights, e.unsqueeze(e.op("Max", self._seen.unflagged, e.constant(1.0)), 3))
+        weights = e.op("Div", weights, e.unsqueeze(e.at_least(self._seen.unflagged, 1.0), 3))
         spread = self._room if self._total is None else e.op("Mul", self._room, self._total)
         spread = e.op("Where", self._unsaturated, e.constant(0.0), spread, role="spread")
         return e.op("Mul", e.unsqueeze(spread, 3), weights)
@@ -118,7 +118,7 @@ def redistribute(e: Emitter, plan: SitePlan, context: MapContext, mask: str, val
     if context.valid is not None:  # a column that another site flagged may be padding here
         mask = e.op("And", context.valid, mask)
     others = e.op("Not", mask) if context.valid is None else e.op("Xor", context.valid, mask)
-    f, u = e.unsqueeze(e.float(mask), 1, 2), e.unsqueeze(e.float(others), 1, 2)
+    f, u = e.unsqueeze(e.number(mask), 1, 2), e.unsqueeze(e.number(others), 1, 2)
     kept = e.op("Sub", one, e.op("Transpose", f, perm=[0, 1, 3, 2]), role="kept")
     count_f, count_u = (e.reduce("Sum", columns, 2, 3, keepdims=False) for columns in (f, u))  # (B, 1)
     sample = e.op("And", e.op("Greater", count_f, half), e.op("Greater", count_u, half), role="sample")
@@ -132,7 +132,7 @@ def redistribute(e: Emitter, plan: SitePlan, context: MapContext, mask: str, val
         lost = e.op("Less", seen.unflagged, half)
         active = e.op("And", e.op("And", active, e.op("Greater", seen.flagged, half)), e.op("Not", lost))
 
-    average = e.op("Max", seen.unflagged, one)
+    average = e.at_least(seen.unflagged, 1.0)
     if seen.columns is None:
         refuge = e.op("MatMul", e.op("Div", u, e.unsqueeze(average, 3)), values, role="refuge")
     else:
@@ -147,13 +147,16 @@ def redistribute(e: Emitter, plan: SitePlan, context: MapContext, mask: str, val
     floor = e.constant(FLOOR) if total is None else e.op("Mul", total, e.constant(FLOOR))
     unsaturated = e.op("Greater", rest, floor, role="unsaturated")
     scale = e.op("Div", room if total is None else e.op("Mul", room, total), rest)
+    if not e.conditional:  # More than it can be, unless a tool has turned both into half precision, where it would overflow.
+        most = e.constant(1 / FLOOR)
+        scale = e.op("Where", e.op("Greater", scale, most), most, scale)
     scale = e.op("Where", active, e.op("Where", unsaturated, scale, e.constant(0.0)), one, role="scale")
     return Rows(flagged, active, lost, e.unsqueeze(scale, 3), kept, unsaturated, total, room, benign, refuge, alike, one_head, u, seen)
 
 
 def _rows_differ(e: Emitter, context: MapContext, flagged: str, unflagged: str) -> _Seen:
     # Padding may be visible, and counts for nothing: it is neither flagged nor unflagged.
-    columns = e.float(e.op("Greater", e.reduce("Mean", context.map, 1), e.constant(VISIBLE)))
+    columns = e.number(e.op("Greater", e.reduce("Mean", context.map, 1), e.constant(VISIBLE)))
     counts = [e.squeeze(e.op("MatMul", columns, e.op("Transpose", part, perm=[0, 1, 3, 2])), 3) for part in (flagged, unflagged)]
     return _Seen(columns, e.op("Add", *counts), *counts)
 
@@ -163,7 +166,7 @@ def _benign_part(e: Emitter, pair: BenignPair, seen: _Seen, flagged: str, values
     alike = seen.columns is None and (pair.relative or pair.attention.shape[1] == 1)
     if pair.relative:
         level = e.constant(pair.attention.reshape(1, -1, 1))
-        unit = e.op("Div", level, e.op("Max", seen.valid, e.constant(1.0)))
+        unit = e.op("Div", level, e.at_least(seen.valid, 1.0))
         share = e.op("Mul", unit, seen.flagged)
         most = float(np.max(pair.attention))
     else:
@@ -172,7 +175,7 @@ def _benign_part(e: Emitter, pair: BenignPair, seen: _Seen, flagged: str, values
         most = float(pair.attention.astype(np.float64).sum(-1).max())
     cap = None
     if most > 1.0:  # else T cannot be
-        cap = e.op("Max", share, e.constant(1.0))
+        cap = e.at_least(share, 1.0)
         share = e.op("Div", share, cap, role="benign_share")
 
     if not pair.own_values and (pair.values is None or pair.values.shape[-2] == 1):

@@ -57,17 +57,14 @@ class SitePatch:
     score: str | None = None
 
 
-def patch_site(
-    e: Emitter, site: Site, plan: SitePlan, controls: Controls, gated: bool, wiring: Wiring, carried: str | None = None
-) -> SitePatch:
-    """Emit the patch of one site into `e`.
+def patch_site(e: Emitter, site: Site, plan: SitePlan, controls: Controls, wiring: Wiring, carried: str | None = None) -> SitePatch:
+    """Emit the patch of one site into `e`: the redistribution in an If on "any column flagged", or branch-free where `e` admits none.
 
     Args:
-        gated: put the redistribution in an If on "any column flagged"; else emit it branch-free.
         wiring: of the body that holds the site.
         carried: columns (B, K) flagged at an earlier site over the same tokens; they are flagged here too.
     """
-    e.conditional = gated
+    gated = e.conditional
     site = _reading_early(e, site, wiring)
     operands = _operands(e, site, plan, wiring.maker[site.product], kept=_takes_in_scale(site, wiring))
     context = _context(e, site, plan, operands)
@@ -78,7 +75,7 @@ def patch_site(
             columns = inner.op("Or", columns, carried, role="joined_columns")
         if companions is not None:
             columns = with_companions(inner, columns, companions)
-        return [columns, inner.cast(inner.reduce("Max", inner.float(columns), 0, 1, keepdims=False), TensorProto.BOOL)]
+        return [columns, inner.cast(inner.reduce("Max", inner.number(columns), 0, 1, keepdims=False), TensorProto.BOOL)]
 
     columns, any_flagged = _where_enabled(e, controls, context, decide, ("columns", "any_flagged"))
     if site.quantizer is not None:
@@ -216,7 +213,9 @@ def _where_enabled(
     ]
     kinds = [int(TensorProto.BOOL)] * len(made)
     outputs = [e.value(role) for role in roles[: len(made)]]
-    gate(e, controls.enabled, Branch(then, made, kinds), Branch(otherwise, nothing, kinds), outputs, "detection")
+    # Not on the control itself: onnxscript's optimizer takes its default for a constant there, and leaves an input without a default.
+    off = e.shared("off", lambda body: body.op("Not", controls.enabled, role="switched_off"))
+    gate(e, off, Branch(otherwise, nothing, kinds), Branch(then, made, kinds), outputs, "detection")
     return outputs
 
 
@@ -253,5 +252,5 @@ def _over(e: Emitter, score: str, threshold: str, context: MapContext, controls:
 
 def with_companions(e: Emitter, columns: str, companions: str) -> str:
     """Columns (B, K), and in samples that have one the companions too."""
-    sample = e.op("Greater", e.reduce("Max", e.float(columns), 1), e.constant(0.5), role="flagged_sample")
+    sample = e.op("Greater", e.reduce("Max", e.number(columns), 1), e.constant(0.5), role="flagged_sample")
     return e.op("Or", columns, e.op("And", companions, sample), role="all_columns")

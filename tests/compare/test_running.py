@@ -11,6 +11,7 @@ import pytest
 
 from atpatch_onnx import AtpatchError, compare, patch_model
 from atpatch_onnx.compare.running import difference
+from atpatch_onnx.controls import required_controls
 from rewriters.finder import find_sites
 from rewriters.names import FLAGGED
 from rewriters.patcher import patch
@@ -24,7 +25,8 @@ def run(model, x: np.ndarray, *names: str) -> list[np.ndarray]:
     source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else str(model)
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
-    return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"]).run(list(names) or None, {"x": x})
+    live = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    return live.run(list(names) or None, {"x": x, **required_controls(live)})
 
 
 def test_scores_and_differences_are_those_of_onnxruntime(case, comparison) -> None:
@@ -48,11 +50,13 @@ def test_the_silent_patch_is_the_original_bit_for_bit(comparison) -> None:
 FORMS = {
     "default": {},
     "gating none, as for cuda": {"gating": "none"},
-    "freeze": {"freeze": True},
+    "controls none": {"controls": "none"},
+    "controls required": {"controls": "required"},
     "telemetry": {"telemetry": True},
-    "gating none, freeze": {"gating": "none", "freeze": True},
+    "portable": {"gating": "none", "controls": "none"},
+    "two passes, portable": {"passes": "two", "gating": "none", "controls": "none"},
     "two passes": {"passes": "two"},
-    "two passes, freeze": {"passes": "two", "freeze": True},
+    "two passes, controls none": {"passes": "two", "controls": "none"},
     "two passes, telemetry": {"passes": "two", "telemetry": True},
     "two passes, joint": {"passes": "two", "joint": "sum"},
 }

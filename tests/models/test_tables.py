@@ -113,7 +113,7 @@ def test_benign_values_at_every_site_hide_a_column_entirely(
 
     def moved(own: bool) -> float:
         pair = BenignPair(np.ones(4, np.float32), np.zeros((4, 1, width), np.float32), own_values=own)
-        plan = PatchPlan({site.id: SitePlan(Static((RECIPES[name].token[0],)), pair) for site in sites}, freeze=True)
+        plan = PatchPlan({site.id: SitePlan(Static((RECIPES[name].token[0],)), pair) for site in sites}, controls="none")
         session = onnxruntime.InferenceSession(patch(model, plan, sites).SerializeToString())
         return float(np.abs(session.run(["logits"], {"features": before})[0] - session.run(["logits"], {"features": after})[0]).max())
 

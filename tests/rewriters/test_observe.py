@@ -35,11 +35,11 @@ def patched(model: onnx.ModelProto, made: PatchPlan) -> onnx.ModelProto:
 
 
 FORMS = {
-    f"{passes}{', sum' if joint == 'sum' else ''}, {gating}{', alone' if not grouped else ''}{', frozen' if freeze else ''}, {companion}": {
+    f"{passes}{', sum' if joint == 'sum' else ''}, {gating}{', alone' if not grouped else ''}{', controls ' + controls}, {companion}": {
         "passes": passes,
         "joint": joint,
         "gating": gating,
-        "freeze": freeze,
+        "controls": controls,
         "companion": companion,
         **({} if grouped else {"groups": ()}),
     }
@@ -50,8 +50,10 @@ FORMS = {
         ("one", "any", "none", False),
         ("two", "any", "if", True),
         ("two", "sum", "if", True),
+        ("two", "any", "none", True),
+        ("two", "sum", "none", True),
     )
-    for freeze in (False, True)
+    for controls in ("optional", "none")
     for companion in (1.0, 0.5)
 }
 
@@ -109,7 +111,7 @@ def test_an_older_file_tells_where_each_site_has_a_mask_of_the_name_that_was_use
     np.testing.assert_array_equal(run(older.model, X)[FLAGGED], run(now.model, X)[FLAGGED])
 
 
-@pytest.mark.parametrize("options", [{"gating": "none"}, {"freeze": True}, {"passes": "two", "joint": "sum"}])
+@pytest.mark.parametrize("options", [{"gating": "none"}, {"controls": "none"}, {"passes": "two", "joint": "sum"}])
 def test_an_older_file_does_not_tell_else(options: dict[str, object]) -> None:
     model, made = plan(**options)
     older = without_record(patched(model, made))
@@ -128,7 +130,7 @@ def test_a_damaged_record_does_not_tell(text: str) -> None:
 
 
 def test_a_mask_that_a_tool_renamed_does_not_tell() -> None:
-    prefixed = onnx.compose.add_prefix(patched(*plan(gating="none", freeze=True)), "other_")
+    prefixed = onnx.compose.add_prefix(patched(*plan(gating="none", controls="none")), "other_")
     assert observe(prefixed).sites == () and "renamed or removed" in observe(prefixed).reason
 
 

@@ -10,7 +10,7 @@ from onnx import parser
 from rewriters.errors import AtpatchError
 from rewriters.finder import find_sites
 from rewriters.patcher import is_patched, patch, stamp, unpatch
-from rewriters.plan import BenignPair, PatchPlan, Profile, SitePlan, Static, Statistic
+from rewriters.plan import BenignPair, ControlInputs, PatchPlan, Profile, SitePlan, Static, Statistic
 
 from .graphs import B, D, H, K, Q, attention_block, feeds, run, session
 from .test_detectors import random_profile
@@ -41,9 +41,9 @@ def test_threshold_moves_per_request() -> None:
     assert counts == sorted(counts, reverse=True) and counts[0] == B * K and counts[-1] == 0 and counts[1] > counts[2] > 0
 
 
-def test_freeze_leaves_no_control() -> None:
+def test_without_controls_there_is_no_input() -> None:
     block, data = attention_block(), feeds()
-    patched = plan_for(block.model, FIRING, freeze=True)
+    patched = plan_for(block.model, FIRING, controls="none")
     assert [value.name for value in patched.graph.input] == [value.name for value in block.model.graph.input]
     assert np.array_equal(run(patched, data)["out"], run(plan_for(block.model, FIRING), data)["out"])
     assert unpatch(patched) == block.model
@@ -124,13 +124,27 @@ def test_an_old_opset_is_refused() -> None:
     assert caught.value.code == "ATP006"
 
 
-@pytest.mark.parametrize("freeze", [False, True])
-def test_ir_version_3_wants_every_initializer_to_be_an_input(freeze: bool) -> None:
+@pytest.mark.parametrize("controls", ["optional", "none"])
+def test_below_ir_version_4_there_is_no_optional_control(controls: ControlInputs) -> None:
+    """Every initializer has to be an input there, and none can be overridden."""
     block, data = attention_block(opset=12, ir_version=3), feeds()
-    patched = plan_for(block.model, FIRING, freeze=freeze)
+    patched = plan_for(block.model, FIRING, controls=controls)
     onnx.checker.check_model(patched)
+    assert patched.graph.input == block.model.graph.input and patched.graph.initializer == block.model.graph.initializer
     assert np.array_equal(run(patched, data)["out"], run(plan_for(attention_block(opset=12).model, FIRING), data)["out"])
     assert unpatch(patched) == block.model
+
+
+@pytest.mark.parametrize("ir_version", [3, 8])
+def test_required_controls_are_ordinary_inputs(ir_version: int) -> None:
+    block, data = attention_block(opset=12, ir_version=ir_version), feeds()
+    required, optional = plan_for(block.model, FIRING, controls="required"), plan_for(attention_block(opset=12).model, FIRING)
+    assert [value.name for value in session(required).get_inputs()][-2:] == ["atpatch_enabled", "atpatch_threshold"]
+    given = {"atpatch_threshold": np.array(0.5, np.float32)}
+    on, off = (run(required, data, atpatch_enabled=np.array(enabled), **given)["out"] for enabled in (True, False))
+    assert on.tobytes() == run(optional, data)["out"].tobytes()
+    assert off.tobytes() == run(block.model, data)["out"].tobytes()
+    assert unpatch(required) == block.model
 
 
 NESTED = f"""
@@ -179,22 +193,23 @@ Outer (q, k, v) => (out)
 
 
 @pytest.mark.parametrize("gating", ["if", "none"])
-@pytest.mark.parametrize("freeze", [False, True])
+@pytest.mark.parametrize("controls", ["optional", "required", "none"])
 @pytest.mark.parametrize("text", [NESTED, FUNCTIONS], ids=["if-bodies", "functions"])
-def test_sites_in_inner_bodies(text: str, freeze: bool, gating: str) -> None:
+def test_sites_in_inner_bodies(text: str, controls: ControlInputs, gating: str) -> None:
     model = parser.parse_model(text)
     data = {name: feeds()[name] for name in "qkv"}
     if "bool go" in text:
         data["go"] = np.array(False)
     before = run(model, data)["out"]
-    silent = plan_for(model, SitePlan(Static()), gating=gating, freeze=freeze)
+    fed = {"atpatch_enabled": np.array(True), "atpatch_threshold": np.array(0.5, np.float32)} if controls == "required" else {}
+    silent = plan_for(model, SitePlan(Static()), gating=gating, controls=controls)
     onnx.checker.check_model(silent, full_check=True)
-    assert run(silent, data)["out"].tobytes() == before.tobytes()
-    firing = plan_for(model, FIRING, gating=gating, freeze=freeze)
-    after = run(firing, data)["out"]
+    assert run(silent, data, **fed)["out"].tobytes() == before.tobytes()
+    firing = plan_for(model, FIRING, gating=gating, controls=controls)
+    after = run(firing, data, **fed)["out"]
     assert not np.allclose(after, before, atol=1e-3)
-    if not freeze:
-        assert run(firing, data, atpatch_enabled=np.array(False))["out"].tobytes() == before.tobytes()
+    if controls != "none":
+        assert run(firing, data, **{**fed, "atpatch_enabled": np.array(False)})["out"].tobytes() == before.tobytes()
     assert unpatch(silent) == model and unpatch(firing) == model
 
 

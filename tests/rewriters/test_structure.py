@@ -17,7 +17,7 @@ from rewriters.errors import AtpatchError
 from rewriters.finder import find_sites
 from rewriters.names import THRESHOLD
 from rewriters.patcher import patch, unpatch
-from rewriters.plan import BenignPair, SitePlan, Static, Statistic
+from rewriters.plan import BenignPair, ControlInputs, SitePlan, Static, Statistic
 from tests import oracle
 
 from .decoders import LAYERS, decoder, decoder_feeds, merged_decoder
@@ -179,19 +179,19 @@ calls ({TENSORS}, bool go) => (float[b,{H},q,{D}] out)
 """
 
 
-@pytest.mark.parametrize("freeze", [False, True])
+@pytest.mark.parametrize("controls", ["optional", "none"])
 @pytest.mark.parametrize("go", [False, True])
-def test_function_called_from_everywhere_is_patched_once(go: bool, freeze: bool) -> None:
+def test_function_called_from_everywhere_is_patched_once(go: bool, controls: ControlInputs) -> None:
     """One site, one detector for all calls; every call does what the graph with the calls written out does."""
     model = parser.parse_model(MANY_CALLS)
     (site,), _ = find_sites(model)
     given = {**{name: feeds()[name] for name in "qkv"}, "go": np.array(go)}
-    assert_equal(run_all(model, given), run_all(patched(model, SILENT, freeze=freeze), given))
-    after = run_all(patched(model, FIRING, freeze=freeze), given)["out"]
+    assert_equal(run_all(model, given), run_all(patched(model, SILENT, controls=controls), given))
+    after = run_all(patched(model, FIRING, controls=controls), given)["out"]
     inlined = onnx.inliner.inline_local_functions(model)
     assert len(find_sites(inlined)[0]) == 5 and site.where == ((0, "function"),)
     np.testing.assert_allclose(after, run_all(patched(inlined, FIRING), given)["out"], atol=1e-6)
-    if not freeze:
+    if controls != "none":
         off = run_all(patched(model, FIRING), {**given, "atpatch_enabled": np.array(False)})
         assert_equal(run_all(model, given), off)
 
@@ -265,7 +265,9 @@ def test_a_patch_whose_stamp_a_tool_has_dropped_is_not_patched_again() -> None:
     assert caught.value.code == "ATP012" and "metadata" in str(caught.value)
 
 
-@pytest.mark.parametrize("options", [{}, {"freeze": True}, {"gating": "none"}, {"freeze": True, "gating": "none"}, {"telemetry": True}])
+@pytest.mark.parametrize(
+    "options", [{}, {"controls": "none"}, {"gating": "none"}, {"controls": "none", "gating": "none"}, {"telemetry": True}]
+)
 @pytest.mark.parametrize("site_plan", [SILENT, FIRING, SitePlan(Statistic())], ids=["silent", "static", "statistic"])
 def test_no_constant_is_left_that_nothing_reads(site_plan: SitePlan, options: dict[str, object]) -> None:
     """Runtimes warn about them at every session start. The model's own unread initializers stay."""

@@ -29,7 +29,8 @@ FORMS = {
     "gating none": {"gating": "none"},
     "target cuda": {"target": "cuda"},
     "freeze": {"freeze": True},
-    "gating none, freeze": {"gating": "none", "freeze": True},
+    "controls required": {"controls": "required"},
+    "portable": {"portable": True},
     "two passes, freeze": {"passes": "two", "freeze": True},
     "telemetry": {"telemetry": True},
     "two passes, telemetry": {"passes": "two", "telemetry": True},
@@ -97,8 +98,9 @@ def test_a_graph_that_tells_is_not_warned_of(tmp_path: Path, digits: dict[str, n
     assert "does not tell" not in caplog.text
 
 
-def test_a_patch_that_is_switched_off_judges_nothing(tmp_path: Path, digits: dict[str, np.ndarray]) -> None:
-    engine = served(patched(tmp_path / "patched.onnx"), digits["triggered"][:ROWS], enabled=False)
+@pytest.mark.parametrize("controls", ["optional", "required"])
+def test_a_patch_that_is_switched_off_judges_nothing(tmp_path: Path, digits: dict[str, np.ndarray], controls: str) -> None:
+    engine = served(patched(tmp_path / "patched.onnx", controls=controls), digits["triggered"][:ROWS], enabled=False)
     assert metric(engine, "atpatch_judged_total") == 0 and math.isnan(metric(engine, "atpatch_flag_rate"))
 
 

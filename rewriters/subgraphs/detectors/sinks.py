@@ -22,11 +22,8 @@ def sinks(e: Emitter, context: MapContext, exempt: tuple[int, ...]) -> str | Non
         return None
     valid = context.valid_float(e)
     length = context.length(e, valid)
-    if valid is None:
-        keys = e.squeeze(e.dims(context.map, 3), 0)
-        positions = e.unsqueeze(e.float(e.op("Range", e.constant(0, np.int64), keys, e.constant(1, np.int64))), 0)
-    else:
-        positions = e.op("Sub", e.op("CumSum", valid, e.constant(1, np.int64)), e.constant(1.0))
+    counted = e.ones(1, e.dims(context.map, 3)) if valid is None else valid
+    positions = e.op("Sub", e.op("CumSum", counted, e.constant(1, np.int64)), e.constant(1.0))
     places = []
     for place in exempt:
         target = e.constant(float(place)) if place >= 0 else e.op("Add", length, e.constant(float(place)))

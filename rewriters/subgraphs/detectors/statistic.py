@@ -37,7 +37,7 @@ def scores(e: Emitter, context: MapContext, detector: Statistic) -> str:
 def _relative_mass(e: Emitter, context: MapContext, valid: str | None) -> str:
     """Column mass in multiples of uniform, (B, K)."""
     mean = context.head_mean(e)
-    sees = e.float(e.op("Greater", mean, e.constant(VISIBLE)))
+    sees = e.number(e.op("Greater", mean, e.constant(VISIBLE)))
     if valid is not None:
         sees = e.op("Mul", sees, e.unsqueeze(valid, 1))
         if context.self_attention:
@@ -45,7 +45,7 @@ def _relative_mass(e: Emitter, context: MapContext, valid: str | None) -> str:
     visible = e.reduce("Sum", sees, 2)
     mass = e.reduce("Sum", e.op("Mul", e.op("Mul", mean, sees), visible), 1, keepdims=False)
     rows = e.reduce("Sum", sees, 1, keepdims=False)
-    return e.op("Div", mass, e.op("Max", rows, e.constant(1.0)), role="relative_mass")
+    return e.op("Div", mass, e.at_least(rows, 1.0), role="relative_mass")
 
 
 def _median(e: Emitter, context: MapContext, x: str, length: str) -> str:
@@ -61,7 +61,7 @@ def _median(e: Emitter, context: MapContext, x: str, length: str) -> str:
     high = e.op("Floor", e.op("Div", length, e.constant(2.0)))
     picks = []
     for position in (low, high):
-        index = e.cast(e.op("Max", position, e.constant(0.0)), 7)
+        index = e.cast(e.at_least(position, 0.0), 7)
         index = e.op("Expand", index, e.shape(batch, 1))
         picks.append(e.op("GatherElements", descending, index, axis=1))
     return e.op("Mul", e.op("Add", *picks), e.constant(0.5), role="median")
