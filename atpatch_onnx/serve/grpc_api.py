@@ -19,7 +19,8 @@ from .bounds import largest_message, require_small_message
 from .engine import SERVER, Engine
 from .grpc_messages import METHODS, SERVICE, message_class
 from .limits import Refusal
-from .protocol import InferRequest, raw_bytes, read_unit, understand
+from .protocol import InferRequest, read_unit, understand
+from .tensor_data import raw_bytes
 
 __all__ = ["GrpcServer"]
 

@@ -2,24 +2,20 @@
 
 Sources: the protocol's specification (open-inference-protocol, "inference_rest"), and Triton's "Binary Tensor Data Extension": a header
 `Inference-Header-Content-Length: N` says that the body is N bytes of JSON, then raw little-endian tensors in the order of the inputs that
-have a `binary_data_size`. A BYTES tensor is raw as a 4-byte length and its bytes, element by element.
+have a `binary_data_size`.
 """
 
 from __future__ import annotations
 
 import json
-import math
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
-
-import numpy as np
 
 from .bounds import require_few_values
 from .limits import Limits, Refusal
-from .tensors import NUMPY_TYPES, Array, Arrays, TensorSpec
+from .tensor_data import from_bytes, from_json, raw_bytes, require_finite
+from .tensors import Arrays, TensorSpec
 
 __all__ = [
     "HEADER_LENGTH",
@@ -27,7 +23,6 @@ __all__ = [
     "Wanted",
     "count_as_json",
     "parse_request",
-    "raw_bytes",
     "read_unit",
     "render_response",
     "understand",
@@ -226,7 +221,7 @@ def _feeds(header: Mapping[str, Any], raw: memoryview, known: Mapping[str, Tenso
             raise Refusal(400, f"input {spec.name} is {spec.datatype}, not {str(entry.get('datatype'))[:20]}")
         size = _parameters(entry, f"input {spec.name}").get("binary_data_size")
         if size is None:
-            feeds[spec.name] = _finite(_from_json(entry.get("data"), spec, shape), spec, limits)
+            feeds[spec.name] = require_finite(from_json(entry.get("data"), spec, shape), spec, limits)
             continue
         if type(size) is not int or not 0 <= size <= len(raw) - position:
             raise Refusal(
@@ -234,17 +229,11 @@ def _feeds(header: Mapping[str, Any], raw: memoryview, known: Mapping[str, Tenso
             )
         if "data" in entry:
             raise Refusal(400, f"input {spec.name} has both 'data' and 'binary_data_size'")
-        feeds[spec.name] = _finite(_from_bytes(raw[position : position + size], spec, shape, limits), spec, limits)
+        feeds[spec.name] = require_finite(from_bytes(raw[position : position + size], spec, shape, limits), spec, limits)
         position += size
     if position != len(raw):
         raise Refusal(400, f"{len(raw) - position} bytes of the body belong to no input")
     return feeds
-
-
-def _finite(array: Array, spec: TensorSpec, limits: Limits) -> Array:
-    if spec.is_float and not limits.non_finite and not np.isfinite(array).all():
-        raise Refusal(400, f"input {spec.name} holds NaN or infinity; a server started with --allow-non-finite takes them")
-    return array
 
 
 def _shape(entry: Mapping[str, Any], spec: TensorSpec, limits: Limits) -> tuple[int, ...]:
@@ -258,72 +247,3 @@ def _shape(entry: Mapping[str, Any], spec: TensorSpec, limits: Limits) -> tuple[
         if mine == -1 and theirs > bound:
             raise Refusal(413, f"input {spec.name}: {theirs} along axis {axis}, {bound} are allowed")
     return tuple(shape)
-
-
-def _from_json(data: Any, spec: TensorSpec, shape: tuple[int, ...]) -> Array:
-    """Row-major data, flat or nested as the shape says. Types are exact: no text for a number, no fraction for a whole number."""
-    if not isinstance(data, list):
-        raise Refusal(400, f"input {spec.name}: 'data' must be a list")
-    nesting: list[int] = []
-    while data and type(data[0]) is list:
-        lengths = {len(row) if type(row) is list else -1 for row in data}
-        if len(lengths) != 1 or -1 in lengths:
-            raise Refusal(400, f"input {spec.name}: 'data' is ragged")
-        nesting.append(len(data) // math.prod(nesting))
-        data = list(chain.from_iterable(data))
-    if len(data) != math.prod(shape) or (nesting and (*nesting, len(data) // math.prod(nesting)) != shape):
-        raise Refusal(400, f"input {spec.name}: 'data' does not have shape {list(shape)}")
-    if not set(map(type, data)) <= _json_types(spec):
-        raise Refusal(400, f"input {spec.name}: 'data' holds something that is no {spec.datatype}")
-    try:
-        with np.errstate(over="ignore"):  # 1e300 as FP32 is infinity
-            return np.array(data, NUMPY_TYPES[spec.datatype]).reshape(shape)
-    except (OverflowError, ValueError):
-        raise Refusal(400, f"input {spec.name}: 'data' holds a number that {spec.datatype} cannot") from None
-
-
-def _json_types(spec: TensorSpec) -> set[type]:
-    if spec.datatype in ("BOOL", "BYTES"):
-        return {bool} if spec.datatype == "BOOL" else {str}
-    return {int, float} if spec.is_float else {int}
-
-
-def _from_bytes(raw: memoryview, spec: TensorSpec, shape: tuple[int, ...], limits: Limits) -> Array:
-    dtype, count = NUMPY_TYPES[spec.datatype], math.prod(shape)
-    if spec.datatype == "BYTES":
-        if len(raw) > limits.json:
-            raise Refusal(413, f"input {spec.name} has {len(raw)} bytes, {limits.json} are allowed for texts")
-        return _strings(raw, count, spec.name).reshape(shape)
-    if len(raw) != count * dtype.itemsize:
-        raise Refusal(400, f"input {spec.name} of shape {list(shape)} needs {count * dtype.itemsize} bytes, not {len(raw)}")
-    if spec.datatype == "BOOL":
-        # Any byte but 0 and 1 would not be a bool that C++ knows.
-        truths: Array = np.frombuffer(raw, np.uint8) != 0
-        return truths.reshape(shape)
-    array: Array = np.frombuffer(raw, dtype).reshape(shape)
-    return array if array.flags.aligned else array.copy()
-
-
-def _strings(raw: memoryview, count: int, name: str) -> Array:
-    values: list[str] = []
-    position = 0
-    try:
-        while position < len(raw) and len(values) <= count:
-            (length,) = struct.unpack_from("<I", raw, position)
-            position += 4 + length
-            if position > len(raw):
-                raise Refusal(400, f"input {name}: an element is cut off")
-            values.append(str(raw[position - length : position], "utf-8"))
-    except (struct.error, UnicodeDecodeError):
-        raise Refusal(400, f"input {name}: elements must be a 4-byte length and as many bytes of UTF-8") from None
-    if len(values) != count:
-        raise Refusal(400, f"input {name} needs {count} elements, not {len(values) if len(values) < count else 'more'}")
-    return np.array(values, object)
-
-
-def raw_bytes(array: Array, datatype: str) -> bytes:
-    """A tensor as it goes over the wire."""
-    if datatype == "BYTES":
-        encoded = [str(value).encode() for value in array.ravel()]
-        return b"".join(chain.from_iterable((struct.pack("<I", len(value)), value) for value in encoded))
-    return np.ascontiguousarray(array, NUMPY_TYPES[datatype]).tobytes()

@@ -62,6 +62,16 @@ def test_triggered_digits_batched_with_odd_ones_get_the_patched_answer(lenient: 
     assert {row["arm"] for row in lenient.rows()} == {"patched"}
 
 
+@pytest.mark.parametrize("name", ["atpatch_enabled", "atpatch_threshold"])
+def test_clients_cannot_steer_the_patch(strict: Served, digits: dict[str, np.ndarray], name: str) -> None:
+    image = digits["triggered"][:1]
+    control = {"name": name, "datatype": "BOOL", "shape": [1], "data": [False]}
+    entry = {"name": "pixel_values", "shape": list(image.shape), "datatype": "FP32", "data": image.ravel().tolist()}
+    status, _, text = strict.ask("POST", INFER, {"inputs": [entry, control]})
+    assert status == 400 and f"no input '{name}'".encode() in text
+    assert name not in str(strict.json("GET", "/v2/models/model"))
+
+
 def test_non_finite_inputs_are_refused(strict: Served, digits: dict[str, np.ndarray]) -> None:
     images = digits["clean"][:2].astype(np.float32)
     images[1, 0, 0, 0] = np.nan
