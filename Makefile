@@ -2,6 +2,7 @@
 #   make demo    set up what the demo needs, run it
 #   make test    set up everything, run the tests
 #   make check   format, lint, types
+#   make fuzz    read some thousand mutated files of each kind
 #   make mutants how many small changes of the engine the tests notice, into models/results
 #   make exports refill the table of exports in models/results
 #   make bench   measure what a patch costs, into models/results
@@ -20,7 +21,7 @@ WORKERS ?= 2
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: demo test check format mutants exports bench evidence evidence-quick clean
+.PHONY: demo test check fuzz format mutants exports bench evidence evidence-quick clean
 
 demo: $(VENV)/.demo
 	$(BIN)/atpatch-onnx demo
@@ -39,6 +40,11 @@ format: $(VENV)/.dev
 
 mutants: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutants --json models/results/mutants.json
+
+# COUNT cases of each kind; a finding names the command that repeats it.
+COUNT ?= 1000
+fuzz: $(VENV)/.dev
+	$(BIN)/python -m tests.fuzz --count $(COUNT)
 
 exports: $(VENV)/.dev
 	$(BIN)/python -m models.exports.build

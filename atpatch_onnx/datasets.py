@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,9 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rewriters.regular import check_source
-
 from .errors import DATA_MALFORMED
+from .npz import read_arrays
 
 __all__ = ["Arrays", "DataSet", "as_dataset", "load_dataset"]
 
@@ -28,6 +25,7 @@ Arrays = Mapping[str, NDArray[Any]]
 Ints = NDArray[np.int64]
 
 _PER_ROW = ("labels", "pair", "clean_row", "group")
+_LARGEST = np.iinfo(np.int64).max
 _RESERVED = (*_PER_ROW, "columns", "target")
 
 
@@ -77,7 +75,7 @@ class DataSet:
             given["columns"] = _columns(origin, np.asarray(arrays["columns"]), count)
         if "target" in arrays:
             target = np.asarray(arrays["target"])
-            if target.size != 1 or target.dtype.kind not in "iu":
+            if target.size != 1 or target.dtype.kind not in "iu" or int(target.item()) > _LARGEST:
                 raise DATA_MALFORMED(f"{origin}: target must be one integer")
             given["target"] = int(target.item())
         dataset = cls(inputs, **given)
@@ -118,18 +116,9 @@ def load_dataset(path: str | os.PathLike[str]) -> DataSet:
     """Read an `.npz` file.
 
     Raises:
-        AtpatchError: ATP002 where there is no such file, ATP056 where it is no `.npz`, holds objects, or is inconsistent.
+        AtpatchError: ATP002 and ATP021 where there is no such file, ATP056 where it is no `.npz`, holds objects, or is inconsistent.
     """
-    path = check_source(path, "give the path of one .npz file")
-    try:
-        archive = np.load(path, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise DATA_MALFORMED(f"{path} holds a single array, not an .npz archive")
-        with archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, KeyError, NotImplementedError) as error:
-        reason = "it holds Python objects, or is no .npz file" if "pickle" in str(error) else str(error)
-        raise DATA_MALFORMED(f"{path} cannot be read: {reason}") from error
+    arrays = read_arrays(path, DATA_MALFORMED, "give the path of one .npz file")
     return DataSet.from_arrays(arrays, str(path))
 
 
@@ -144,7 +133,7 @@ def as_dataset(data: DataSet | Arrays | str | os.PathLike[str]) -> DataSet:
 
 def _per_row(origin: str, name: str, array: NDArray[Any], count: int | None) -> Ints:
     array = np.asarray(array)
-    if array.shape != (count,) or array.dtype.kind not in "iu":
+    if array.shape != (count,) or array.dtype.kind not in "iu" or (array > _LARGEST).any():
         raise DATA_MALFORMED(f"{origin}: {name} must be {count} integers, one a sample, not {array.dtype} {array.shape}")
     return array.astype(np.int64)
 

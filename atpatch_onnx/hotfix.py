@@ -143,7 +143,7 @@ class Hotfix:
         path = check_source(path, "give the path of one .hotfix file")
         try:
             text, arrays = _read(path)
-            head = json.loads(text, parse_constant=_no_constant)
+            head = json.loads(text, parse_constant=_no_constant, parse_int=_whole)
             if not isinstance(head, dict) or type(head.get("format")) is not int:
                 raise ValueError("the header has no format version")
             if head["format"] != FORMAT:
@@ -371,6 +371,14 @@ def _exactly(what: str, data: Any, fields: Mapping[str, Any]) -> None:
     for name, kind in fields.items():
         if not isinstance(data[name], kind) or (isinstance(data[name], bool) and kind is not bool):
             raise ValueError(f"{what}: {name} has the wrong type")
+
+
+def _whole(word: str) -> int:
+    """Whole numbers go into graphs as 64-bit ones."""
+    number = int(word)
+    if not -(2**63) <= number < 2**63:
+        raise ValueError(f"the number {word[:30]} is too large")
+    return number
 
 
 def _no_constant(word: str) -> Any:

@@ -19,36 +19,11 @@ import onnx
 from onnx import TensorProto
 
 from .atomic import staged
-from .bodies import walk_bodies
 from .errors import DATA_FILE_EXISTS, EXTERNAL_ESCAPES, EXTERNAL_MISSING, NOT_WRITABLE
 from .regular import is_regular
+from .tensors import elements_of, payload_bits, walk_tensors
 
 __all__ = ["External", "check_external", "external_locations", "place_data", "walk_tensors"]
-
-# Bits of the element types that share bytes, in raw_data and in external files. By name: older onnx releases lack some.
-_PACKED_BITS: dict[int, int] = {
-    TensorProto.DataType.Value(name): bits
-    for name, bits in (("INT4", 4), ("UINT4", 4), ("FLOAT4E2M1", 4), ("INT2", 2), ("UINT2", 2), ("FLOAT6E2M3", 6), ("FLOAT6E3M2", 6))
-    if name in set(TensorProto.DataType.keys())
-}
-
-
-def walk_tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
-    """Every tensor stored in a model: initializers and attributes, in the main graph, subgraphs and functions."""
-    for _, body in walk_bodies(model):
-        if isinstance(body, onnx.GraphProto):
-            yield from body.initializer
-            for sparse in body.sparse_initializer:
-                yield sparse.values
-                yield sparse.indices
-        for node in body.node:
-            for attribute in node.attribute:
-                if attribute.HasField("t"):
-                    yield attribute.t
-                yield from attribute.tensors
-                if attribute.HasField("sparse_tensor"):
-                    yield attribute.sparse_tensor.values
-                    yield attribute.sparse_tensor.indices
 
 
 @dataclass(frozen=True)
@@ -84,12 +59,7 @@ def external_locations(model: onnx.ModelProto) -> tuple[str, ...]:
 
 
 def _payload_size(tensor: TensorProto) -> int:
-    elements = 1
-    for dim in tensor.dims:
-        elements *= dim
-    if tensor.data_type in _PACKED_BITS:
-        return -(-elements * _PACKED_BITS[tensor.data_type] // 8)
-    return elements * int(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+    return -(-elements_of(tensor) * (payload_bits(tensor.data_type) or 8) // 8)
 
 
 def _resolve(folder: Path, location: str) -> Path:

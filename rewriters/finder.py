@@ -23,6 +23,8 @@ import onnx
 import onnx_ir as ir
 
 from .bodies import walk_bodies
+from .boundary import to_ir
+from .errors import AtpatchError
 from .finding.anchors import Anchor, read_anchor
 from .finding.backward import Scores, find_scores
 from .finding.facts import Facts, gather_facts
@@ -80,11 +82,11 @@ def find_sites(model: onnx.ModelProto) -> tuple[tuple[Site, ...], tuple[Rejectio
     and the model is not changed. A malformed graph gives rejections with the code "unreadable", not an exception.
     """
     try:
-        view = build_view(ir.from_proto(skeleton(model)))
-    except Exception as error:  # onnx_ir raises whatever the malformed part provokes; a finder has to answer all the same
+        read = to_ir(skeleton(model))
+    except AtpatchError as error:
         logger.debug("the model cannot be indexed: %s", error)
         return (), tuple(_unreadable(model))
-    search = _Search(view, model)
+    search = _Search(build_view(read), model)
     found = [finding.verdict for finding in search.run()]
     return tuple(v for v in found if isinstance(v, Site)), tuple(v for v in found if isinstance(v, Rejection))
 
@@ -92,8 +94,8 @@ def find_sites(model: onnx.ModelProto) -> tuple[tuple[Site, ...], tuple[Rejectio
 def trace_sites(model: onnx.ModelProto) -> Traces:
     """What `find_sites` saw: for every site and rejection the chain of operators, in graph order; the same search, the same answers."""
     try:
-        view = build_view(ir.from_proto(skeleton(model)))
-    except Exception as error:  # as above
+        view = build_view(to_ir(skeleton(model)))
+    except AtpatchError as error:
         logger.debug("the model cannot be indexed: %s", error)
         return Traces.unreadable(_unreadable(model))
     search = _Search(view, model)

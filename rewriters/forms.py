@@ -16,8 +16,7 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-from . import model_io
-from .errors import INVALID_MODEL
+from . import boundary, model_io
 
 __all__ = ["Graph", "Loaded", "Model", "PathLike", "read"]
 
@@ -53,7 +52,7 @@ class Loaded:
         """What was made of this model, in the form the model came in; a file's as a proto."""
         if not isinstance(self.source, ir.Model):
             return proto
-        made = ir.from_proto(proto)
+        made = boundary.to_ir(proto)
         for graph in made.graphs():
             ir.external_data.set_base_dir(graph, self.folder)
         for name, value in made.graph.initializers.items():
@@ -73,10 +72,7 @@ def read(model: Model) -> Loaded:
         model_io.check(model)
         return Loaded(model, Path(), model)
     if isinstance(model, ir.Model):
-        try:
-            proto = ir.to_proto(model)
-        except (ir.serde.SerdeError, TypeError, ValueError) as error:
-            raise INVALID_MODEL(f"onnx_ir cannot serialise it: {error}") from error
+        proto = boundary.from_ir(model)
         model_io.check(proto)
         return Loaded(proto, next(_folders(model), Path()), model)
     return Loaded(model_io.load(model), Path(model).parent, model)

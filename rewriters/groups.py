@@ -15,9 +15,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import onnx
-import onnx_ir as ir
 
 from .bodies import reads
+from .boundary import to_ir
 from .finding.facts import gather_facts
 from .finding.skeleton import hollow, skeleton
 from .finding.view import build_view
@@ -70,7 +70,7 @@ def _leading(model: onnx.ModelProto, sites: Sequence[Site], samples: int) -> Map
                     dim.dim_value = samples if axis == 0 else _LENGTH
     for value in probe.graph.output:
         value.type.tensor_type.ClearField("shape")
-    view = build_view(ir.from_proto(skeleton(probe)))
+    view = build_view(to_ir(skeleton(probe)))
     facts = gather_facts(view)
     made = {value.name: value for node in view.model.graph for value in node.outputs}
     sizes: dict[str, int | None] = {}

@@ -12,15 +12,16 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnx_ir
-from google.protobuf.message import DecodeError, EncodeError
+from google.protobuf.message import EncodeError
 from onnx import TensorProto, numpy_helper
 
+from . import boundary
 from .atomic import write_file
 from .errors import DATA_FILE_EXISTS, INVALID_MODEL, NO_SUCH_FILE, NOT_ONNX, OPSET_TOO_OLD, TOO_LARGE
 from .external_data import External, check_external, external_locations, place_data, walk_tensors
 from .regular import check_destination, check_source
 from .stand_in import stand_in
+from .well_formed import check_well_formed
 
 __all__ = ["MIN_OPSET", "check", "default_opset", "digest", "load", "require_opset", "save", "weights_digest"]
 
@@ -40,61 +41,58 @@ def load(path: str | os.PathLike[str]) -> onnx.ModelProto:
         NOT_ONNX: does not parse, or holds no graph with nodes.
         TOO_LARGE: one file beyond protobuf's 2 GiB.
         EXTERNAL_ESCAPES, EXTERNAL_MISSING: see `external_data.check_external`.
-        INVALID_MODEL: the onnx checker rejects it.
+        INVALID_MODEL: what `check_well_formed` asks for does not hold, or the onnx checker rejects it.
     """
     path = check_source(path)
     try:
         if path.stat().st_size > _MAX_PROTO:
             raise TOO_LARGE(f"{path} has {path.stat().st_size} bytes")
-        model = onnx.ModelProto()
-        model.ParseFromString(path.read_bytes())
+        model = boundary.parse(path.read_bytes(), str(path))
     except OSError as error:
         raise NO_SUCH_FILE(f"{path} cannot be read: {error.strerror or error}") from error
-    except DecodeError as error:
-        raise NOT_ONNX(f"{path} does not parse as an ONNX model") from error
     if not model.HasField("graph") or not model.graph.node:
         raise NOT_ONNX(f"{path} holds no graph with nodes")
+    check_well_formed(model)
     check_external(model, path.parent)
-    check(model)
+    _check_by_onnx(model)
     return model
 
 
 def check(model: onnx.ModelProto) -> None:
     """Whether a model is usable: decided here only, for files and graphs in memory, for `inspect`, `patch` and every other command.
 
-    It is what the onnx checker says, without shape inference and without looking at external files, and it takes what onnxruntime runs:
-    custom domains, nodes in any order that has no cycle (its half precision converter writes them), and what `stand_in` lists.
+    It is what `check_well_formed` says, and the onnx checker, without shape inference and without looking at external files. It takes what
+    onnxruntime runs: custom domains, nodes in any order that has no cycle (its half precision converter writes them), and what `stand_in`
+    lists.
 
     Raises:
-        INVALID_MODEL: with the checker's own words.
+        INVALID_MODEL, NOT_ONNX: with the checker's own words.
     """
+    check_well_formed(model)
+    _check_by_onnx(model)
+
+
+def _check_by_onnx(model: onnx.ModelProto) -> None:
     # The copy costs memory, so it is made only where the checker cannot judge the model itself.
     shown = stand_in(model) if external_locations(model) else model
-    try:
-        try:
-            onnx.checker.check_model(shown)
-        except onnx.checker.ValidationError:
-            shown = stand_in(model)
-            onnx.checker.check_model(shown)
-    except onnx.checker.ValidationError as error:
-        if "topologically sorted" in str(error) and _valid_once_sorted(shown):
-            return
-        words = " ".join(str(error).split())
-        raise INVALID_MODEL(words[:500] + ("…" if len(words) > 500 else "")) from error
-    except (EncodeError, ValueError) as error:
-        raise TOO_LARGE(f"the model cannot be serialised: {error}") from error
+    objection = boundary.objection(shown)
+    if objection is not None:
+        shown = stand_in(model)
+        objection = boundary.objection(shown)
+    if objection is None or ("topologically sorted" in objection and _valid_once_sorted(shown)):
+        return
+    raise INVALID_MODEL(objection[:500] + ("…" if len(objection) > 500 else ""))
 
 
 def _valid_once_sorted(model: onnx.ModelProto) -> bool:
-    ordered = onnx_ir.from_proto(model)
+    ordered = boundary.to_ir(model)
     try:
         ordered.graph.sort()
         for function in ordered.functions.values():
             function.sort()
-        onnx.checker.check_model(onnx_ir.to_proto(ordered))
-    except (onnx.checker.ValidationError, ValueError):
+    except ValueError:  # a circle
         return False
-    return True
+    return boundary.objection(boundary.from_ir(ordered)) is None
 
 
 def default_opset(model: onnx.ModelProto) -> int | None:

@@ -14,7 +14,8 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from .bodies import body_at
-from .errors import NO_SITE
+from .boundary import call, infer_shapes
+from .errors import INVALID_MODEL, NO_SITE
 from .finder import find_sites
 from .patcher import patch
 from .plan import PatchPlan
@@ -51,7 +52,7 @@ def extract(model: onnx.ModelProto, site_id: str, sites: Sequence[Site]) -> onnx
     site = next((site for site in sites if site.id == site_id), None)
     if site is None:
         raise NO_SITE(f"there is no site {site_id!r}", "take an id from 'atpatch-onnx inspect'")
-    graph = gs.import_onnx(_standalone(model, site))
+    graph = call(INVALID_MODEL, "graphsurgeon cannot read the model", gs.import_onnx, _standalone(model, site))
     product = graph.tensors()[site.product]
     nodes = _chain(product.inputs[0], site)
     made = {id(output) for node in nodes for output in node.outputs}
@@ -64,14 +65,14 @@ def extract(model: onnx.ModelProto, site_id: str, sites: Sequence[Site]) -> onnx
         tensor.shape = tensor.shape if tensor.shape is not None else [None] * site.layout.rank
     graph.name = f"site {site.id}"
     graph.cleanup(remove_unused_graph_inputs=True).toposort()
-    alone: onnx.ModelProto = gs.export_onnx(graph)
+    alone: onnx.ModelProto = call(INVALID_MODEL, "graphsurgeon cannot write the part", gs.export_onnx, graph)
     return alone
 
 
 def _standalone(model: onnx.ModelProto, site: Site) -> onnx.ModelProto:
     """The body that holds the site as a main graph, with inferred types."""
     alone = onnx.ModelProto()
-    alone.CopyFrom(onnx.shape_inference.infer_shapes(model))
+    alone.CopyFrom(infer_shapes(model))
     body = body_at(alone, site.where)
     if site.where:
         graph = onnx.GraphProto()

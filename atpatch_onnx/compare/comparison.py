@@ -6,8 +6,6 @@ import io
 import json
 import math
 import os
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -18,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rewriters.atomic import write_file
-from rewriters.regular import check_source
 
 from ..datasets import Arrays
 from ..errors import DATA_MALFORMED
+from ..npz import read_arrays
 from .exemplar import Exemplar
 from .judging import CLEAN, TRIGGERED, Change, Figures, change, judge
 from .metrics import Share
@@ -139,16 +137,15 @@ class Comparison:
         Raises:
             AtpatchError: ATP002 where there is no such file, ATP056 where it is no saved comparison.
         """
-        path = check_source(path, "give a file that 'compare --save' wrote")
+        advice = "give a file that 'compare --save' wrote"
+        arrays = read_arrays(path, DATA_MALFORMED, advice)
         try:
-            with np.load(path, allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files}
             header = json.loads(str(arrays.pop("header")))
             if header["format"] != FORMAT:
                 raise DATA_MALFORMED(f"{path} is of format {header['format']}, this version reads {FORMAT}")
             return _unflat(header, arrays)
-        except (ValueError, OSError, EOFError, KeyError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-            raise DATA_MALFORMED(f"{path} is no saved comparison: {error}", "give a file that 'compare --save' wrote") from error
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise DATA_MALFORMED(f"{path} is no saved comparison: {error}", advice) from error
 
 
 def paired_json(comparison: Comparison, name: str) -> dict[str, Any]:

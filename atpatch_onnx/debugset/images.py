@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from rewriters.regular import check_source
 
 from ..datasets import DataSet
 from ..errors import BAD_OPTION, COLUMNS_UNCLEAR, DATA_MALFORMED, EXTRA_MISSING, SAMPLES_UNREADABLE
+from ..npz import read_array
 from .sets import Anomalous, Built, open_rows, triggered_sets
 from .subject import Subject
 
@@ -133,17 +135,21 @@ def read_pattern(path: str | os.PathLike[str], layout: ImageLayout) -> NDArray[n
     Raises:
         AtpatchError: ATP002 (no such file), ATP080 (not readable), ATP051 (an image without pillow).
     """
-    path = check_source(path, "give a .npy or .png file, or a number")
+    advice = "give a .npy or .png file, or a number"
+    if Path(path).suffix == ".npy":
+        array = read_array(path, SAMPLES_UNREADABLE, advice)
+        if array.dtype.kind not in "biuf":
+            raise SAMPLES_UNREADABLE(f"{path} holds {array.dtype}, not numbers")
+        return np.asarray(array, np.float32)
+    path = check_source(path, advice)
     try:
-        if path.suffix == ".npy":
-            return np.asarray(np.load(path, allow_pickle=False), np.float32)
         from PIL import Image
 
         with Image.open(path) as image:
             pixels = np.asarray(image.convert("L" if layout.channel_axis is None else "RGB"), np.float32)
     except ImportError as error:
         raise EXTRA_MISSING("image files need pillow; .npy files do not", "pip install pillow") from error
-    except (OSError, ValueError) as error:
+    except Exception as error:  # pillow's readers raise whatever a malformed image provokes
         raise SAMPLES_UNREADABLE(f"{path} holds no pattern: {error}") from error
     return np.asarray(pixels / 255 * (layout.high - layout.low) + layout.low, np.float32)
 

@@ -38,7 +38,16 @@ def read_fused(view: View, facts: Facts, node: ir.Node) -> FusedRead | Refused |
     if node.op_type in _WITHOUT_MAP:
         return Refused("no-map", node.op_type)
     reader = READERS.get(("" if is_standard(node) else node.domain, node.op_type))
+    if reader and not _heads_told(node):
+        return Refused("fused", f"{node.op_type} without a number of heads; the model is malformed")
     return reader(view, facts, node) if reader else Refused("fused", _INLINABLE.get(node.op_type, node.op_type))
+
+
+def _heads_told(node: ir.Node) -> bool:
+    """Numbers of heads are positive, and there where the operator asks for them. A reference to a function's attribute counts as none."""
+    asked = () if is_standard(node) else ("num_heads", "kv_num_heads") if node.op_type == "GroupQueryAttention" else ("num_heads",)
+    given = [attribute(node, name) for name in ("num_heads", "kv_num_heads", "q_num_heads")]
+    return all(number is None or number > 0 for number in given) and all(attribute(node, name) is not None for name in asked)
 
 
 def _onnx_attention(view: View, facts: Facts, node: ir.Node) -> FusedRead | Refused:

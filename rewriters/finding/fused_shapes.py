@@ -25,7 +25,7 @@ def _rows(facts: Facts, node: ir.Node, width: int | None) -> Sequence[Dims | Non
 
 def _attention(facts: Facts, node: ir.Node) -> Sequence[Dims | None]:
     sizes, whole = attribute(node, "qkv_hidden_sizes"), facts.static(operand(node, 1), -1)
-    return _rows(facts, node, sizes[2] if sizes else whole // 3 if whole else None)
+    return _rows(facts, node, sizes[2] if sizes and len(sizes) == 3 else whole // 3 if whole else None)
 
 
 def _multi_head(facts: Facts, node: ir.Node) -> Sequence[Dims | None]:
@@ -39,7 +39,7 @@ def _multi_head(facts: Facts, node: ir.Node) -> Sequence[Dims | None]:
 def _group_query(facts: Facts, node: ir.Node) -> Sequence[Dims | None]:
     heads, key_heads = attribute(node, "num_heads", 1), attribute(node, "kv_num_heads", 1)
     width: Dim | None = facts.static(operand(node, 0), -1)
-    if operand(node, 1) is None and isinstance(width, int):
+    if operand(node, 1) is None and isinstance(width, int) and heads + 2 * key_heads > 0:
         width = width // (heads + 2 * key_heads) * heads
     return _rows(facts, node, width if isinstance(width, int) else None)
 

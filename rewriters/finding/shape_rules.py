@@ -34,6 +34,9 @@ _PRODUCTS = {
     "QLinearMatMul": (0, 3),
 }
 
+_MOST_AXES = 64
+"""numpy's own bound; a longer shape comes from a malformed graph."""
+
 
 def shapes(facts: Facts, node: ir.Node) -> Sequence[Dims | None]:
     """Shapes of the outputs, by operator type whatever the domain (contrib twins keep their operator's shape rule)."""
@@ -78,7 +81,7 @@ def reshape_target(facts: Facts, node: ir.Node) -> Dims | None:
     if wanted is None and shape is not None:
         wanted = facts.elements.get(shape)
         if wanted is None:
-            length = facts.static(shape, -1)
+            length = _rank_given_by(facts, shape)
             return None if length is None else tuple(facts.fresh() for _ in range(length))
     if wanted is None:
         return None
@@ -90,6 +93,12 @@ def reshape_target(facts: Facts, node: ir.Node) -> Dims | None:
         position = target.index(-1)
         target[position] = _remaining(facts, source, target[:position] + target[position + 1 :])
     return tuple(target)
+
+
+def _rank_given_by(facts: Facts, shape: ir.Value | None) -> int | None:
+    """Length of a shape operand, as far as it can be the rank of a tensor."""
+    length = facts.static(shape, -1)
+    return length if length is not None and 0 <= length <= _MOST_AXES else None
 
 
 def _remaining(facts: Facts, source: Dims | None, others: Sequence[Dim]) -> Dim:
@@ -154,7 +163,7 @@ def _transpose(facts: Facts, node: ir.Node) -> Dims | None:
     shape, perm = facts.shape(operand(node, 0)), perm_of(facts, node)
     if perm is None:
         return None
-    if shape is None or len(shape) != len(perm):
+    if shape is None or sorted(perm) != list(range(len(shape))):
         return tuple(facts.fresh() for _ in perm)
     return tuple(shape[axis] for axis in perm)
 
@@ -165,6 +174,8 @@ def _unsqueeze(facts: Facts, node: ir.Node) -> Dims | None:
         return None
     rank = len(shape) + len(axes)
     new = {axis % rank for axis in axes}
+    if len(new) != len(axes):
+        return None
     rest = iter(shape)
     return tuple(1 if axis in new else next(rest) for axis in range(rank))
 
@@ -196,7 +207,7 @@ def _expand(facts: Facts, node: ir.Node) -> Dims | None:
     shape, target = facts.shape(operand(node, 0)), operand(node, 1)
     wanted = None if target is None else facts.elements.get(target)
     if wanted is None:
-        length = facts.static(target, -1)
+        length = _rank_given_by(facts, target)
         if shape is None or length is None:
             return None
         wanted = tuple(facts.fresh() if axis < -len(shape) or shape[axis] == 1 else 1 for axis in range(-length, 0))
@@ -240,7 +251,7 @@ def _slice(facts: Facts, node: ir.Node) -> Dims | None:
     if axes is None:
         starts = operand(node, 1)
         count = len(attribute(node, "starts", ())) or facts.static(starts, -1)
-        axes = range(count or 0) if operand(node, 3) is None else range(len(shape))
+        axes = range(min(count or 0, len(shape))) if operand(node, 3) is None else range(len(shape))
     cut = {axis % len(shape) for axis in axes} if shape else set()
     return tuple(facts.fresh() if axis in cut else dim for axis, dim in enumerate(shape))
 
@@ -258,7 +269,7 @@ def _reduce(facts: Facts, node: ir.Node) -> Dims | None:
     shape, axes = facts.shape(operand(node, 0)), axes_of(facts, node)
     if shape is None or (axes is None and operand(node, 1) is not None):
         return None
-    gone = set(range(len(shape))) if not axes else {axis % len(shape) for axis in axes}
+    gone = set(range(len(shape))) if not axes else {axis % len(shape) for axis in axes if shape}
     kept = attribute(node, "keepdims", 1)
     return tuple(1 if axis in gone else dim for axis, dim in enumerate(shape) if kept or axis not in gone)
 

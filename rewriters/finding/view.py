@@ -13,6 +13,22 @@ from ..sites import Where
 __all__ = ["Home", "View", "attribute", "build_view", "is_standard", "op_types", "operand"]
 
 _STANDARD_DOMAINS = ("", "ai.onnx")
+_TYPES: dict[str, ir.AttributeType] = {
+    **dict.fromkeys(
+        [
+            *("N", "allowzero", "axis", "do_rotary", "end", "keepdims", "kv_num_heads", "num_heads", "past_present_share_buffer"),
+            *("q_num_heads", "sliding_window_cache", "start", "to", "transA", "transB", "transBatchA", "transBatchB", "value_int"),
+        ],
+        ir.AttributeType.INT,
+    ),
+    **dict.fromkeys(
+        ["axes", "ends", "pads", "perm", "qkv_hidden_sizes", "shape", "split", "starts", "value_ints"],
+        ir.AttributeType.INTS,
+    ),
+    **dict.fromkeys(["alpha", "scale", "value_float"], ir.AttributeType.FLOAT),
+    "equation": ir.AttributeType.STRING,
+    "value": ir.AttributeType.TENSOR,
+}
 _RANDOM = ("Random", "Bernoulli", "Multinomial")
 
 
@@ -26,9 +42,12 @@ class Home:
 
 
 def attribute(node: ir.Node, name: str, default: Any = None) -> Any:
-    """Value of an attribute; `default` when it is absent or a reference to an attribute of the function."""
+    """Value of an attribute; `default` when it is absent, a reference to an attribute of the function, or not of the type that operators
+    give this name. The onnx checker knows the types of standard operators only."""
     found = node.attributes.get(name)
-    return default if found is None or found.value is None else found.value
+    if found is None or found.value is None or _TYPES.get(name, found.type) != found.type:
+        return default
+    return found.value
 
 
 def op_types(names: str) -> frozenset[str]:

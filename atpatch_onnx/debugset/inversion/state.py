@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from rewriters.regular import is_regular
 
+from ...errors import DATA_MALFORMED, AtpatchError
+from ...npz import read_arrays
 from ..sets import write_raw
 
 __all__ = ["State"]
@@ -33,9 +35,8 @@ class State:
         if path is None or not is_regular(path):
             return
         try:
-            with np.load(path, allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files}
-        except (OSError, ValueError, EOFError, KeyError):
+            arrays = read_arrays(path, DATA_MALFORMED)
+        except AtpatchError:
             return  # a damaged file costs a fresh start, nothing else
         if _KEY in arrays and str(arrays[_KEY]) == key:
             self._arrays, self.resumed = arrays, len(arrays) > 1

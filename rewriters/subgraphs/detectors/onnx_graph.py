@@ -9,9 +9,9 @@ from __future__ import annotations
 import onnx
 from onnx import compose, helper, version_converter
 
-from ... import model_io
+from ... import boundary, model_io
 from ...emit import Emitter
-from ...errors import DETECTOR_MODEL
+from ...errors import DETECTOR_MODEL, AtpatchError
 from ...plan import OnnxGraph
 from ..context import MapContext
 
@@ -20,7 +20,8 @@ __all__ = ["scores"]
 
 def scores(e: Emitter, context: MapContext, detector: OnnxGraph) -> str:
     """(B, K), the user's scores."""
-    graph = compose.add_prefix(_checked(detector.model, e.opset), e.value("user") + "/").graph
+    model = _checked(detector.model, e.opset)
+    graph = boundary.call(DETECTOR_MODEL, "the detector cannot be renamed", compose.add_prefix, model, e.value("user") + "/").graph
     weights = {tensor.name for tensor in graph.initializer}
     inputs = [value.name for value in graph.input if value.name not in weights]
     if len(inputs) != 1 or len(graph.output) != 1:
@@ -33,17 +34,15 @@ def scores(e: Emitter, context: MapContext, detector: OnnxGraph) -> str:
 
 def _checked(data: bytes, opset: int) -> onnx.ModelProto:
     try:
-        model = onnx.load_from_string(data)
+        model = boundary.parse(data, "it")
         model_io.check(model)
-    except Exception as error:
-        raise DETECTOR_MODEL(f"the detector is not a valid ONNX model: {str(error).splitlines()[0]}") from error
+    except AtpatchError as error:
+        raise DETECTOR_MODEL(f"the detector is not a valid ONNX model: {error.what}") from error
     foreign = {entry.domain for entry in model.opset_import} - {"", "ai.onnx"}
     if foreign or model.functions:
         raise DETECTOR_MODEL(f"the detector uses {', '.join(sorted(foreign)) or 'local functions'}")
     version = next(entry.version for entry in model.opset_import)
     if version == opset:
         return model
-    try:
-        return version_converter.convert_version(model, opset)
-    except Exception as error:
-        raise DETECTOR_MODEL(f"the detector's opset {version} does not convert to the model's {opset}") from error
+    what = f"the detector's opset {version} does not convert to the model's {opset}"
+    return boundary.call(DETECTOR_MODEL, what, version_converter.convert_version, model, opset)
