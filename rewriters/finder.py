@@ -34,7 +34,7 @@ from .finding.products import Ended, Refused
 from .finding.site_builder import SiteBuilder, node_name
 from .finding.skeleton import skeleton
 from .finding.trace import Finding, Tracer
-from .finding.unnormalised import KEY_AXES, key_tokens, weighs
+from .finding.unnormalised import KEY_AXES, key_tokens, weighing
 from .finding.view import View, build_view
 from .sites import Rejection, Site
 from .traces import Traces
@@ -160,11 +160,9 @@ class _Search:
                 continue
             outcome = follow_map(self._view, self.facts, at)
             refusals: list[Refused] = [end for end in outcome.ends if end.code in _NEAR_PRODUCTS and not _is_softmax(end.node)]
-            hits = []
-            for hit in self._qualified(outcome, at, []):
-                unproven = weighs(self._view, self.facts, keys, hit)
-                hits += [hit] if unproven is None else []
-                refusals += [] if unproven is None else [unproven]
+            judged = [weighing(self._view, self.facts, keys, hit) for hit in self._qualified(outcome, at, [])]
+            hits = [hit for hit in judged if isinstance(hit, Hit)]
+            refusals += [refused for refused in judged if isinstance(refused, Refused)]
             for hit in hits:
                 self._taken.add(hit.product.node)
                 self._found.append(Finding(at.node, self._builder.build(at, hit, scores), at, hit, scores))

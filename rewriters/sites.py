@@ -86,7 +86,8 @@ class Site:
         heads: H when it is known statically; head_axis: its negative axis, None when there is no head axis (merged or single).
         head_dim: D when it is known statically.
         scope: module path from the exporter, else the node path.
-        confidence: "medium" where an axis had to be assumed through a Reshape of unknown shape.
+        confidence: "medium" where an axis had to be assumed through a Reshape of unknown shape, or keys and values of a map that is not
+            normalised to be of the same tokens.
         layout: see `Layout`.
         self_attention: queries and keys come from the same tokens, so query row i and key column i are one token.
         key_mask: graph input (B, K) that is non-zero at valid key columns, where it could be traced.
@@ -98,6 +99,8 @@ class Site:
         map_scale, values_scale: (scale, zero point) that make floats of P and V where they are quantised; the zero point is "" for 0.
         ranks: of the inputs of a fused operator, which may mean different things by rank; None where one is left out or not known.
         key_size: K when it is known statically.
+        unmasked: nothing hides a column from a row, though the map may give it nothing: said of maps with zeros of their own (Relu,
+            sparsemax), of which a zero does not tell a mask.
     """
 
     id: str
@@ -128,6 +131,7 @@ class Site:
     values_scale: tuple[str, str] | None = None
     ranks: tuple[int | None, ...] = ()
     key_size: int | None = None
+    unmasked: bool = False
 
     @property
     def fingerprint(self) -> str:

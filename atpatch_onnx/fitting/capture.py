@@ -140,4 +140,5 @@ class Capture:
         samples_lead = site.layout.rank == 4 or site.layout.merged_heads is not None
         if site.key_mask is not None and site.key_mask in data.inputs and samples_lead:
             return SiteBatch(maps, values, data.inputs[site.key_mask][rows, : maps.shape[3]] != 0)
-        return SiteBatch(maps, values, maps.max((1, 2)) > 0)
+        seen = np.ones((len(maps), maps.shape[3]), np.bool_) if site.unmasked else maps.max((1, 2)) > 0
+        return SiteBatch(maps, values, seen)

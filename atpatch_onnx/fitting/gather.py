@@ -66,7 +66,7 @@ class Visibility:
     """Whether every valid query row gives mass to every valid column, and whether every column is valid, on all maps seen."""
 
     def __init__(self, site: Site) -> None:
-        self._self_attention = site.self_attention
+        self._self_attention, self._unmasked = site.self_attention, site.unmasked
         self.every_row_sees_every_column = True
         self.no_padding = True
 
@@ -74,7 +74,7 @@ class Visibility:
         hidden = (batch.map.max(1) <= 0) & batch.valid[:, None, :]
         if self._self_attention:
             hidden &= batch.valid[:, :, None]
-        self.every_row_sees_every_column &= not hidden.any()
+        self.every_row_sees_every_column &= self._unmasked or not hidden.any()
         self.no_padding &= bool(batch.valid.all())
 
 

@@ -21,6 +21,7 @@ from .merged import merged_heads
 from .naming import Names, scope_of
 from .origins import is_self_attention
 from .products import Product
+from .sparse import is_unmasked
 from .view import View, operand
 
 __all__ = ["SiteBuilder", "node_name"]
@@ -99,6 +100,7 @@ class SiteBuilder:
             map_scale=_scale(read.map),
             values_scale=_scale(read.values),
             key_size=self._facts.static(read.map.value, product.key_axis),
+            unmasked=is_unmasked(self._view, self._facts, anchor, hit, scores),
         )
 
     def build_fused(self, node: ir.Node, read: FusedRead) -> Site:

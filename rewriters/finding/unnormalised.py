@@ -11,6 +11,8 @@ Nothing is said where 1 or the first half of 2 fail, or where an axis counts fea
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import onnx_ir as ir
 
 from .anchors import Anchor
@@ -21,7 +23,7 @@ from .products import Ended, stored_axis
 from .tokens import Tokens, tokens_of
 from .view import View, attribute
 
-__all__ = ["KEY_AXES", "key_tokens", "weighs"]
+__all__ = ["KEY_AXES", "key_tokens", "weighing"]
 
 KEY_AXES = (-1, -2)
 """Where the key axis of scores may be: columns, or rows of a map that is written the other way round."""
@@ -42,12 +44,13 @@ def key_tokens(view: View, facts: Facts, anchor: Anchor, scores: Scores) -> Toke
     return None if nobody or queries is None or tokens_of(view, facts, *queries).features else found
 
 
-def weighs(view: View, facts: Facts, keys: Tokens, hit: Hit) -> Ended | None:
-    """None where the values of a product are shown to be of the keys' tokens (rule 3), else a refusal."""
+def weighing(view: View, facts: Facts, keys: Tokens, hit: Hit) -> Hit | Ended:
+    """A product whose values are of the keys' tokens (rule 3), taken as assumed where both only come into the graph; else a refusal."""
     product = hit.product
     axis = -2 if product.values_perm is None else product.values_perm[-1 - product.widths] - len(product.values_perm)
-    if keys.may_be_those_of(tokens_of(view, facts, product.values, axis)):
-        return None
+    values = tokens_of(view, facts, product.values, axis)
+    if keys.may_be_those_of(values):
+        return hit if keys.origins & values.origins else replace(hit, assumed=True)
     return Ended("unproven-tokens", product.node.op_type, hit.path, product.node)
 
 

@@ -24,6 +24,7 @@ class MapContext:
         valid: (B, K) bool, columns that are not padding; None where the site has none (fixed-length inputs).
         self_attention: query row i and key column i are one token, so padded rows are known too.
         rows_sum_to_one: every row does, up to rounding.
+        unmasked: every row sees every column, even one that it gives nothing to (`Site.unmasked`).
         some_rows: emits rows 0, n, 2n, ... of the map and some more, for n and their numbers; then `map` may be "": not computed yet.
     """
 
@@ -31,6 +32,7 @@ class MapContext:
     valid: str | None
     self_attention: bool
     rows_sum_to_one: bool = False
+    unmasked: bool = False
     some_rows: Callable[[Emitter, int, tuple[int, ...]], str] | None = None
 
     def head_mean(self, e: Emitter) -> str:

@@ -11,7 +11,7 @@ Rules, in the order in which they are applied:
 4. A saturated row (unflagged mass below FLOOR · σ) spreads (1 - T) σ evenly over the unflagged columns it can see.
 5. A row that sees flagged columns alone has nowhere to move its mass and stays as it is.
 
-Rules 2 and 5 need to know which columns a row sees; `SitePlan.every_row_sees_every_column` says that they cannot occur.
+Rules 2 and 5 need to know which columns a row sees; `SitePlan.every_row_sees_every_column` or `Site.unmasked` says that they cannot occur.
 
 Statistics of rows are kept as (B, H, Q): onnxruntime goes element by element through what ends in an axis of size 1.
 """
@@ -124,7 +124,7 @@ def redistribute(e: Emitter, plan: SitePlan, context: MapContext, mask: str, val
     sample = e.op("And", e.op("Greater", count_f, half), e.op("Greater", count_u, half), role="sample")
     flagged = e.op("And", mask, sample, role="flagged")
     active, lost = e.unsqueeze(sample, 2), None
-    if plan.every_row_sees_every_column:
+    if plan.every_row_sees_every_column or context.unmasked:
         count_f, count_u = e.unsqueeze(count_f, 2), e.unsqueeze(count_u, 2)
         seen = _Seen(None, e.op("Add", count_f, count_u), count_f, count_u)
     else:

@@ -16,9 +16,9 @@ from tests import oracle
 
 from .layers import LAYERS
 from .maps import MAPS
-from .patterns import Pattern
+from .patterns import MASK4, Q4, QK, Pattern, model, scalar
 from .test_exports import same_plan, with_outputs
-from .test_product_forms import factors, four, one_width, outputs
+from .test_product_forms import factors, four, one_width, outputs, seen
 
 CASES = Path(__file__).resolve().parents[3] / "shared" / "cases"
 PAIR = BenignPair(np.array([0.5], np.float32))
@@ -64,7 +64,7 @@ def test_two_passes_are_silent_without_a_flag_and_agree_with_the_oracle_when_the
     a, v = factors(pattern.model, sites, feeds)[site.id]
     mask = got[f"atpatch_columns/{site.id}"]
     assert mask.any()
-    want = oracle.joint(a, v, mask, (a > 1e-30).any((1, 2)), PAIR)
+    want = oracle.joint(a, v, mask, seen(site, a), PAIR, reach=not site.unmasked)
     out = four(site, one_width(site, got[site.product]), None)
     np.testing.assert_allclose(out, want, atol=1e-5 * max(1.0, np.abs(want).max()), rtol=0)
 
@@ -90,6 +90,21 @@ def test_what_moves_columns_claims_nothing_about_tokens() -> None:
         (site,), _ = find_sites(next(p.model for p in MAPS if p.id == name))
         assert site.self_attention is expected, name
         assert site.key_mask == ("attention_mask" if expected else None), name
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_row_that_gives_all_to_a_flagged_column_of_a_sparse_map(masked: bool) -> None:
+    """Its mass goes evenly to the others where none of them can be masked. Behind a mask a zero says nothing, and the row stays."""
+    mask = "a = Add(qk, mask)" if masked else "a = Mul(qk, one)"
+    graph = model(f"{QK} {mask} p = Relu(a) out = MatMul(p, v)", f"{Q4}, {MASK4}" if masked else Q4, one=scalar(1))
+    (site,), _ = find_sites(graph)
+    assert site.unmasked is not masked
+    feeds = {name: np.zeros((1, 3, 2, 4), np.float32) for name in "qkv"} | {"v": np.ones((1, 3, 2, 4), np.float32)}
+    feeds["q"][..., 0] = 1
+    feeds["k"][:, :, 0, 0], feeds["k"][:, :, 1, 0], feeds["v"][:, :, 0] = 3, -1, 5
+    feeds |= {"mask": np.zeros((1, 1, 2, 2), np.float32)} if masked else {}
+    patched = patch(graph, same_plan((site,), SitePlan(Static((0,)), BenignPair(np.array([0.0], np.float32)))), (site,))
+    np.testing.assert_allclose(outputs(patched, feeds)["out"], 15 if masked else 3)
 
 
 def test_samples_come_before_heads() -> None:
