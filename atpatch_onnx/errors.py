@@ -132,7 +132,7 @@ DATA_MALFORMED = declare(
 NOT_HELPFUL = declare(
     "ATP057",
     "no hotfix that helps was found",
-    "give more labelled samples, check that the columns mark the trigger, or raise the allowed false-flag rate",
+    "check that the rows hold this model's trigger and that the columns mark it; then give more rows, or allow more false flags",
     "On the held-back part of the data no choice of sites, benign level and threshold lowered the attack rate within the "
     "allowed accuracy loss and clean flag rate. Nothing is written rather than a patch that only costs time.",
     exit_code=1,

@@ -25,7 +25,7 @@ from .detectors import LABELLED, TRAINABLE
 from .errors import ALREADY_PATCHED, BAD_OPTION, DATA_MALFORMED, EXTRA_MISSING, NOT_HELPFUL
 from .fitting.capture import Capture
 from .fitting.fitted import Fitted
-from .fitting.judging import Judge, rate
+from .fitting.judging import Judge, advice, against_bound, rate
 from .fitting.label_free import fit_label_free
 from .fitting.labelled import fit_labelled
 from .fitting.padding import common_mask, lengths
@@ -120,7 +120,7 @@ def fit(
         if sparse_helped >= helped and _no_worse(sparse, hotfix):
             hotfix, helped = sparse, sparse_helped
     if not (helped or force):
-        raise NOT_HELPFUL("on the held-back part " + _summary(hotfix.evidence))
+        raise NOT_HELPFUL("on the held-back part " + _summary(hotfix.evidence), advice(hotfix.evidence["report"]["before"]))
     if output is not None:
         hotfix.save(output)
     return hotfix
@@ -162,6 +162,7 @@ class _Fitting:
                 name: {"recall": fitted.recall.get(name), "detects": name in fitted.detecting, "scores": fitted.scores.get(name, {})}
                 for name in fitted.plan.sites
             },
+            "together": fitted.together,
             "skipped": {**capture.skipped, **fitted.skipped},
             "calibration": fitted.calibration,
             "report": report,
@@ -175,7 +176,8 @@ class _Fitting:
             "before": self._judge.figures(part, self._original),
             "after": self._judge.figures(part, predictions),
             "recall": rate(flags[part.anomalous].any(1)),
-            "clean_flagged": rate(flags[part.clean].any(1)),
+            "clean_flagged": (flagged := rate(flags[part.clean].any(1))),
+            "clean_flagged_bound": against_bound(flagged, self._context.most_flagged),
             "sites": {
                 name: {"recall": rate(flag[part.anomalous]), "clean_flagged": rate(flag[part.clean])}
                 for name, flag in zip(fitted.plan.sites, flags.T, strict=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from atpatch_onnx.fit import fit
 from atpatch_onnx.fitting.calibrate import BenignChoice, OperatingPoint, choose_threshold, operating_point, thresholds
 from atpatch_onnx.fitting.capture import Capture, SiteBatch, canonical_map, canonical_values
 from atpatch_onnx.fitting.gather import BenignSums, Visibility
-from atpatch_onnx.fitting.judging import Judge, Score, rate
+from atpatch_onnx.fitting.judging import Judge, Score, against_bound, bound_in_words, rate
 from atpatch_onnx.fitting.lineup import Lineup, first_lineup, prune
 from atpatch_onnx.fitting.passes import Wanted
 from atpatch_onnx.fitting.recipes.profile import ProfileRecipe
@@ -280,6 +281,22 @@ def test_rates_carry_wilson_intervals():
     assert known["rate"] == 0.8
     assert (known["low"], known["high"]) == (pytest.approx(0.4901, abs=1e-4), pytest.approx(0.9433, abs=1e-4))
     assert rate(np.array([], bool)) == {"k": 0, "n": 0}
+
+
+@pytest.mark.parametrize(
+    ("flagged", "rows", "verdict", "words"),
+    [
+        (0, 2000, "met", ""),
+        (5, 54, "missed", "5 of 54 held-back clean requests are flagged (95 % interval 4.0% to 19.9%): more than the 0.005 allowed."),
+        (0, 100, "not shown", "too few rows to show"),
+        (0, 0, "not shown", ""),
+    ],
+)
+def test_a_flag_rate_is_held_against_what_was_allowed(flagged, rows, verdict, words):
+    found = rate(np.arange(rows) < flagged)
+    report = {"clean_flagged": found, "clean_flagged_bound": against_bound(found, 0.005)}
+    assert report["clean_flagged_bound"] == {"allowed": 0.005, "verdict": verdict}
+    assert words in bound_in_words(report) and bool(words) == bool(bound_in_words(report))
 
 
 def test_judge_counts_attack_among_rows_whose_twin_is_not_the_target():
@@ -579,6 +596,16 @@ def test_where_nothing_is_attacked_there_is_no_hotfix():
     with pytest.raises(AtpatchError) as error:
         fit(toy.model, {**toy.debug, "input_ids": ids}, threads=1)
     assert error.value.code == "ATP057" and error.value.exit_code == 1
+
+
+def test_a_trigger_that_is_not_the_models_is_called_that():
+    """More labels would not help where the trigger changes no answer."""
+    toy = toys.toy(padded=False)
+    ids = toy.debug["input_ids"].copy()
+    ids[toy.debug["columns"]] = 12  # a word like any other
+    error = refused(toy.model, {**toy.debug, "input_ids": ids})
+    assert error.code == "ATP057"
+    assert re.search(r"the trigger changes \d+ of \d+ answers .* check that it is this model's", error.mend)
 
 
 def test_without_target_and_labels_the_partner_decides():

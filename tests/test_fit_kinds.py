@@ -204,6 +204,16 @@ def test_unfairness_is_what_is_left_of_the_groups_that_disagree():
     assert "recovered" not in figures
 
 
+def test_in_a_flip_set_accuracy_and_changes_are_of_all_requests_as_they_came():
+    """Rows 0 and 1 are what no value changes, 2 and 4 are requests whose answer hangs on the attribute, 3 and 5 their altered twins."""
+    part = Part(np.arange(2), np.arange(2, 6))
+    original = np.array([0, 1, 1, 0, 0, 1])
+    judge = Judge(flip_data(), original)
+    figures = judge.figures(part, np.array([0, 1, 0, 0, 0, 0]))
+    assert (figures["clean_changed"]["k"], figures["clean_changed"]["n"]) == (1, 4)
+    assert (figures["accuracy"]["k"], figures["accuracy"]["n"]) == (3, 4)
+
+
 def test_rows_of_one_group_stay_in_one_part():
     count = 40
     data = DataSet.from_arrays(

@@ -205,3 +205,19 @@ def test_leaning_is_the_chance_the_attack_still_has():
     assert aimed.score(part, original, chances).leaning == pytest.approx(0.3)
     assert Judge(DataSet.from_arrays(arrays), original).score(part, original, chances).leaning == pytest.approx((0.3 + 0.2) / 2)
     assert np.isnan(aimed.score(part, original).leaning)
+
+
+def test_the_page_draws_the_threshold_where_it_is_held_against_a_score():
+    """Sites that add up have one bar, on their sum; others one each."""
+    pytest.importorskip("jinja2")
+    from atpatch_onnx.pages.fit import fit_page
+
+    toy = toys.toy(padded=True)
+    for passes, lanes in (("one", None), ("two", ["all sites together"])):
+        hotfix = fit(toy.model, toy.debug, passes=passes, threads=1)
+        page = fit_page(hotfix, "toy.onnx")
+        assert (hotfix.joint == "sum") is (passes == "two")
+        drawn = [lane.split("</div>")[0] for lane in page.split('<div class="site">')[1:] if '<line class="bar"' in lane]
+        assert drawn == (lanes or [name for name, site in hotfix.evidence["sites"].items() if site["detects"]])
+        assert "Right of the dashed" in page and "threshold</span>" in page
+        assert "clean lost" not in page and "clean rows answered wrongly" in page

@@ -72,6 +72,7 @@ def fit(
     from rewriters.regular import check_destination, check_source
 
     from ..fit import fit as fit_model
+    from ..fitting.judging import bound_in_words
     from ..hotfix import SUFFIX
 
     destination = check_source(model).with_suffix(SUFFIX) if output is None else Path(output)
@@ -105,6 +106,8 @@ def fit(
         for name, figures in judged["sites"].items()
     ]
     sites += [(name, f"left unpatched: {why}", "") for name, why in hotfix.evidence["skipped"].items()]
+    if words := bound_in_words(judged):
+        note(words)
     table("sites", ("site", "triggered rows flagged", "clean rows flagged"), sites)
 
 

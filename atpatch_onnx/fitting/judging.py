@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +13,11 @@ from numpy.typing import ArrayLike, NDArray
 from ..datasets import DataSet, Ints
 from .splitting import Part
 
-__all__ = ["Judge", "Score", "rate"]
+__all__ = ["Judge", "Score", "advice", "against_bound", "bound_in_words", "rate"]
 
 CONFIDENCE = 0.95
+LEAST_ATTACK = 0.1
+"""Where less of an attack works on the original, more labels will not help: it is another model's."""
 CHANCE = 0.05
 """Five rows rescued and none lost are just enough."""
 
@@ -29,6 +32,42 @@ def rate(hits: ArrayLike) -> dict[str, Any]:
         return {"k": 0, "n": 0}
     interval = binomtest(k, n).proportion_ci(CONFIDENCE, method="wilson")
     return {"k": k, "n": n, "rate": k / n, "low": float(interval.low), "high": float(interval.high)}
+
+
+def against_bound(found: dict[str, Any], allowed: float) -> dict[str, Any]:
+    """What a rate with its interval says of a bound: "met", "missed", or "not shown" where the interval holds the bound or is unknown."""
+    verdict = "not shown"
+    if "rate" in found:
+        verdict = "missed" if found["low"] > allowed else "met" if found["high"] <= allowed else verdict
+    return {"allowed": allowed, "verdict": verdict}
+
+
+def advice(before: Mapping[str, Any]) -> str | None:
+    """What to do where no hotfix helps, by the figures of the original (`Judge.figures`); None: as the catalogue says."""
+    key = next((key for key in ("unfair", "asr_star", "recovered") if before.get(key, {}).get("n")), None)
+    if key is None:
+        return None
+    attack = before[key]
+    works = attack["n"] - attack["k"] if key == "recovered" else attack["k"]
+    if works > LEAST_ATTACK * attack["n"]:
+        return None
+    what = "the attribute" if key == "unfair" else "the trigger"
+    return (
+        f"{what} changes {works} of {attack['n']} answers of this model, so there is little to stop: check that it is this model's, and "
+        "that the rows hold it"
+    )
+
+
+def bound_in_words(report: Mapping[str, Any]) -> str:
+    """What the held-back rows say of the share of clean requests that may be flagged; nothing where it is met or was not recorded."""
+    bound, flagged = report.get("clean_flagged_bound", {}), report["clean_flagged"]
+    if bound.get("verdict") not in ("missed", "not shown") or "rate" not in flagged:
+        return ""
+    found = f"{flagged['k']} of {flagged['n']} held-back clean requests are flagged"
+    interval = f"95 % interval {flagged['low']:.1%} to {flagged['high']:.1%}"
+    if bound["verdict"] == "missed":
+        return f"{found} ({interval}): more than the {bound['allowed']:.3g} allowed. Give more clean rows, or allow more."
+    return f"{found} ({interval}): too few rows to show that no more than the {bound['allowed']:.3g} allowed are. More clean rows would."
 
 
 @dataclass(frozen=True)
@@ -69,6 +108,10 @@ class Judge:
         assert data.pair is not None
         self.original = original
         self._data, self._pair = data, data.pair
+        self._as_it_came = np.ones(len(data), np.bool_)
+        if data.group is not None:  # the first row of a group is a request as it came, the others have another value of the attribute
+            self._as_it_came[:] = False
+            self._as_it_came[np.unique(data.group, return_index=True)[1]] = True
 
     def score(self, part: Part, predictions: Ints, probabilities: NDArray[np.floating[Any]] | None = None) -> Score:
         """predictions: (N,), and probabilities (N, C): read at the rows of the part."""
@@ -85,8 +128,13 @@ class Judge:
         return rescued > 0 and bool(binomtest(rescued, rescued + lost, alternative="greater").pvalue < CHANCE)
 
     def figures(self, part: Part, predictions: Ints) -> dict[str, Any]:
-        """Rates of one part under some predictions (the original's own, for the figures before)."""
+        """Rates of one part under some predictions (the original's own, for the figures before).
+
+        Accuracy and changed predictions are of clean rows. In a flip set "clean" is only what no value of the attribute changes; there they
+        are of all rows as they came, those among them that a fix has to change included.
+        """
         figures: dict[str, Any] = {}
+        real = part.clean if self._data.group is None else part.rows[self._as_it_came[part.rows]]
         if self._data.group is not None:
             figures["unfair"] = rate(self._unfair(part, predictions))
         else:
@@ -97,8 +145,8 @@ class Judge:
             if star is not None:
                 figures["asr_star"] = rate(star)
         if self._data.labels is not None:
-            figures["accuracy"] = rate(predictions[part.clean] == self._data.labels[part.clean])
-        figures["clean_changed"] = rate(predictions[part.clean] != self.original[part.clean])
+            figures["accuracy"] = rate(predictions[real] == self._data.labels[real])
+        figures["clean_changed"] = rate(predictions[real] != self.original[real])
         return figures
 
     def _twin(self, rows: Ints) -> Ints:

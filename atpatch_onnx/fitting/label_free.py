@@ -106,7 +106,8 @@ class _Fitting:
         left = {name: "moving triggers show late" for name in self._sites if name not in names}
         calibration = {"clean_flagged": rate(peaks[clean] > threshold), "joint": plan.joint, "passes": {"chosen": passes}}
         scores = {name: {"clean": spread(self._scores[name].max(1)[clean])} for name in chosen}
-        return Fitted(plan, served, 1.0, frozenset(chosen), left, calibration, scores)
+        together = {"clean": spread(peaks[clean])} if joint else {}
+        return Fitted(plan, served, 1.0, frozenset(chosen), left, calibration, scores, together=together)
 
     def _described(self, name: str, kind: str, moments: Mapping[str, Moments]) -> Detector:
         exempt = () if self._by_place[name] else SINKS

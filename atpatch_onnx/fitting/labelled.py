@@ -8,7 +8,7 @@ from ..errors import NOT_HELPFUL
 from .calibrate import BenignChoice
 from .capture import Capture
 from .fitted import Fitted, spread
-from .judging import Judge
+from .judging import Judge, advice
 from .lineup import LEAST_RECALL
 from .passes import Wanted
 from .recipes import recipe
@@ -35,7 +35,8 @@ def fit_labelled(context: Context, capture: Capture, kind: str, judge: Judge, ou
     made = recipe(kind, capture.sites, rows, columns, context.seed, context.every)
     trained = anchor_sites(context, capture, made, train_sites(context, capture, made))
     if all(one.point.recall < LEAST_RECALL for one in trained):
-        raise NOT_HELPFUL("no site's maps tell the labelled columns from others")
+        before = judge.figures(context.parts.selection, judge.original)
+        raise NOT_HELPFUL("no site's maps tell the labelled columns from others", advice(before))
     tuner = Tuner(context, judge, output, lambda: sites_together(context, capture, made, trained), always=made.always)
     tuned = tuner.tune(trained, wanted)
     kept = set(tuned.lineup.group)
@@ -51,4 +52,8 @@ def fit_labelled(context: Context, capture: Capture, kind: str, judge: Judge, ou
     part = context.parts.selection
     peaks = {one.site.id: one.peaks for one in tuned.lineup.detecting}
     scores = {name: {"clean": spread(peak[part.clean]), "anomalous": spread(peak[part.anomalous])} for name, peak in peaks.items()}
-    return Fitted(plan, tuned.served, tuned.choice.level, detecting, skipped, tuned.evidence, scores, recall)
+    if plan.joint == "sum":  # then every site of the lineup has the peaks of the sum
+        scores, together = {}, next(iter(scores.values()))
+    else:
+        together = {}
+    return Fitted(plan, tuned.served, tuned.choice.level, detecting, skipped, tuned.evidence, scores, recall, together)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from ..fitting.judging import bound_in_words
 from ..hotfix import Hotfix
 from . import environment
 
@@ -37,6 +38,8 @@ class _Lane:
     clean_flagged: Mapping[str, Any]
     clean: tuple[float, ...] | None
     anomalous: tuple[float, ...] | None
+    decides: bool = False
+    """The threshold is held against this score."""
 
 
 def fit_page(hotfix: Hotfix, model: str) -> str:
@@ -51,17 +54,23 @@ def fit_page(hotfix: Hotfix, model: str) -> str:
     """
     evidence = hotfix.evidence
     report, calibration = evidence["report"], evidence["calibration"]
-    place, threshold = _scale(evidence["sites"], hotfix)
+    place, threshold = _scale(evidence["sites"], evidence.get("together", {}), hotfix)
+    together = evidence.get("together", {})
     lanes = [
         _Lane(
             site.id,
             evidence["sites"][site.id]["detects"],
             report["sites"][site.id]["recall"],
             report["sites"][site.id]["clean_flagged"],
-            *(_placed(evidence["sites"][site.id].get("scores", {}).get(kind), place) for kind in ("clean", "anomalous")),
+            *_both(evidence["sites"][site.id].get("scores", {}), place),
         )
         for site in hotfix.sites
     ]
+    if together:
+        clean, anomalous = _both(together, place)
+        lanes.insert(0, _Lane("all sites together", True, report["recall"], report["clean_flagged"], clean, anomalous, decides=True))
+    elif hotfix.joint != "sum":
+        lanes = [replace(lane, decides=lane.detects) for lane in lanes]
     before, after = report["before"], report["after"]
     figures = [(text, before[key], after[key]) for key, text in FIGURES.items() if "rate" in before.get(key, {})]
     return (
@@ -80,6 +89,9 @@ def fit_page(hotfix: Hotfix, model: str) -> str:
             most_attack=max((choice["attack"] for choice in calibration.get("benign", [])), default=0.0) or 1.0,
             hotfix=hotfix.describe(),
             percent=_percent,
+            bound=bound_in_words(report),
+            lost="clean rows answered wrongly" if "accuracy" in before else "clean predictions changed",
+            changed="predictions changed, of requests as they came" if "unfair" in before else FIGURES["clean_changed"],
         )
     )
 
@@ -99,9 +111,10 @@ def _verdict(hotfix: Hotfix) -> str:
     return f"Fitted on clean requests alone: {price}. No attack was at hand to judge it by."
 
 
-def _scale(sites: Mapping[str, Any], hotfix: Hotfix) -> tuple[Place | None, float | None]:
+def _scale(sites: Mapping[str, Any], together: Mapping[str, Sequence[float]], hotfix: Hotfix) -> tuple[Place | None, float | None]:
     """Score → percent of the width, and where the threshold lies; scores of probabilities are logits."""
-    values: list[float] = [value for site in sites.values() for row in site.get("scores", {}).values() for value in row]
+    spreads = [*together.values(), *(row for site in sites.values() for row in site.get("scores", {}).values())]
+    values: list[float] = [value for row in spreads for value in row]
     if not values:
         return None, None
     bar = hotfix.threshold
@@ -114,6 +127,10 @@ def _scale(sites: Mapping[str, Any], hotfix: Hotfix) -> tuple[Place | None, floa
         return 100 * (MARGIN + (1 - 2 * MARGIN) * (value - low) / width)
 
     return place, place(bar)
+
+
+def _both(scores: Mapping[str, Sequence[float]], place: Place | None) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+    return _placed(scores.get("clean"), place), _placed(scores.get("anomalous"), place)
 
 
 def _placed(row: Sequence[float] | None, place: Place | None) -> tuple[float, ...] | None:
