@@ -12,8 +12,9 @@ from ..sites import Layout
 from .facts import Facts
 from .fused_microsoft import MICROSOFT_READERS
 from .fused_read import CANONICAL, FusedRead, Reader
-from .origins import same_tokens
 from .products import Refused
+from .self_attention import same_tokens
+from .token_index import index_of
 from .view import View, attribute, is_standard, operand
 
 __all__ = ["FusedRead", "read_fused"]
@@ -65,13 +66,13 @@ def _onnx_attention(view: View, facts: Facts, node: ir.Node) -> FusedRead | Refu
     if beside:
         head_dim = head_dim // attribute(node, "kv_num_heads", heads) if head_dim else None
     cached = operand(node, 4) is not None
-    equal = facts.dim(query, -2) == facts.dim(key, -2) or None
+    tokens = [index_of(facts, value, -2) for value in (query, key)]
     return FusedRead(
         form="Attention",
         values=values,
         heads=heads if beside else facts.static(query, -3),
         head_dim=head_dim,
-        self_attention=not cached and same_tokens(view, facts, query, key, equal),
+        self_attention=not cached and same_tokens(view, facts, *tokens),
         layout=_HEADS_BESIDE if beside else CANONICAL,
         attn_mask=operand(node, 3),
         columns=None if cached else facts.static(key, -2),

@@ -10,8 +10,9 @@ import onnx_ir as ir
 from ..sites import Layout
 from .facts import Facts
 from .fused_read import FusedRead, Reader
-from .origins import same_tokens
 from .products import Refused
+from .self_attention import same_tokens
+from .token_index import index_of
 from .view import View, attribute, operand
 
 __all__ = ["MICROSOFT_READERS"]
@@ -106,8 +107,7 @@ def _multi_head(view: View, facts: Facts, node: ir.Node) -> FusedRead | Refused:
     width = facts.static(carrier, -1)
     flat = facts.rank(carrier) == 3
     keys_first = key_rank == 4
-    equal = True if key is None else None if keys_first else facts.dim(query, 1 - query_rank) == facts.dim(key, 1 - (key_rank or 3)) or None
-    own = key is None or (not keys_first and same_tokens(view, facts, query, key, equal))
+    own = key is None or same_tokens(view, facts, index_of(facts, query, 1), index_of(facts, key, 2 if keys_first else 1))
     return FusedRead(
         form="MultiHeadAttention",
         values=carrier,
@@ -143,7 +143,8 @@ def _group_query(view: View, facts: Facts, node: ir.Node) -> FusedRead | Refused
         values=values or query,
         heads=heads,
         head_dim=width // parts if width else None,
-        self_attention=operand(node, 3) is None,
+        self_attention=operand(node, 3) is None
+        and (key is None or same_tokens(view, facts, index_of(facts, query, 1), index_of(facts, key, 1))),
         attn_mask=operand(node, 10),
         layout=_HEADS_BESIDE,
     )

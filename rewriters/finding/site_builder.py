@@ -19,8 +19,8 @@ from .kept import Factor
 from .masks import KeyMasks
 from .merged import merged_heads
 from .naming import Names, scope_of
-from .origins import is_self_attention
 from .products import Product
+from .self_attention import is_self_attention
 from .sparse import is_unmasked
 from .view import View, operand
 
@@ -90,7 +90,7 @@ class SiteBuilder:
             scope=scope,
             confidence="medium" if hit.assumed or scores.learned else "high",
             layout=layout,
-            self_attention=same_columns and is_self_attention(self._view, self._facts, scores),
+            self_attention=same_columns and is_self_attention(self._view, self._facts, anchor, hit, scores, read.map.value),
             key_mask=self._key_mask(anchor, scores, read, product) if same_columns and _sees_batch(where) else None,
             chain=_chain(anchor, hit, scores),
             quantizer=None if read.quantizer is None else str(read.quantizer.name),

@@ -413,7 +413,7 @@ def _grouped(
     feeds = {name: array.astype(dtype) if array.dtype == np.float32 else array for name, array in feeds.items()}
     outputs = {"out": kind, "present_key": kind, "present_value": kind}
     model = one_node("GroupQueryAttention", feeds, slots, outputs, {}, num_heads=N, kv_num_heads=M, **attributes)
-    return Case(f"gqa-{id}", model, feeds, Truth(probabilities, values), None, not cached, real)
+    return Case(f"gqa-{id}", model, feeds, Truth(probabilities, values), None, packed and not cached, real)
 
 
 def _group_query() -> list[Case]:
