@@ -141,7 +141,7 @@ def facts_of(explanation: Explanation) -> list[tuple[str, str]]:
 def _patch_text(insertion: Insertion, site: Site) -> str:
     if insertion.refused:
         return f"refused, {insertion.refused}"
-    place = f"around {site.quantizer} and behind {site.matmul}" if site.quantizer else f"in place of {site.matmul}"
+    place = f"behind {site.matmul} and its Q/DQ pair" if site.quantizer else f"in place of {site.matmul}"
     return (
         f"{place}: {insertion.outside} nodes with the training-free detector; {insertion.flagged} more run where a column is flagged, "
         f"else {insertion.unflagged}"

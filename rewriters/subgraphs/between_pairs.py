@@ -1,18 +1,19 @@
 """A site between Q/DQ pairs: the map goes Softmax → QuantizeLinear → DequantizeLinear → product.
 
-Runtimes turn DequantizeLinear, operator, QuantizeLinear into one operator on integers, as long as nothing else reads the values between.
-So that all of them stay as they are, and with them every bit of what is not flagged:
+Runtimes turn DequantizeLinear, operator, QuantizeLinear into one operator on integers, as long as nothing else reads the values between. So
+the model's own operators stay as they are, pair by pair, and with them every bit of what is not flagged:
 
-1. The map is read from a copy of the Softmax and what follows, where a runtime could turn the model's own into integers (`read_beside`).
-2. The gate lies between QuantizeLinear and DequantizeLinear: it gives the quantised map as it is, or a redistributed one, quantised alike.
-3. The benign part is added behind the product, and behind the pair that requantises it.
-
-Two pairs in a row (around casts that do nothing, as a quantiser meets them without its pre-processing) are one exception: onnxruntime
-makes one pair of them, with another scale, if nothing comes between. Bits are the same there without optimisation only.
+1. The map is read from a copy of the Softmax and what follows, where a runtime could turn the model's own into integers.
+2. The redistribution is computed in float32 beside the product, and chosen behind the pair that requantises the product. What is chosen
+   goes through a second pair like that one, so that its reader still reads a dequantised value; numbers out of a pair survive its like.
+3. A pair with one reader keeps one reader. Where the patch reads such a value, it goes through a copy that no optimiser removes, and then
+   through a second pair for the model. onnxruntime turns a pair of int8 into one of uint8 only if QuantizeLinear has one reader, and makes
+   one of two pairs in a row only if nothing comes between. A pair with several readers may have one more.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import onnx
@@ -20,21 +21,62 @@ from onnx import TensorProto, helper
 
 from ..bodies import Wiring
 from ..emit import Emitter
-from ..plan import SitePlan
+from ..lowering.kept_product import KeptOperands
 from ..sites import Site
 from .canonical import Canonical
-from .context import MapContext
 from .gating import Branch, Replacement, gate
-from .sides import map_side
 
-__all__ = ["patch_between_pairs", "read_beside"]
+__all__ = ["patch_between_pairs", "read_map", "read_values"]
 
 _FIRST_NEGATIVE_AXIS_OPSET = 11
 _LONGEST_CHAIN = 8
+_MOVERS = frozenset({"Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
 
 
-def read_beside(e: Emitter, site: Site, wiring: Wiring) -> Site:
-    """The site, with its map read from a copy of the model's own chain, from a Softmax behind a DequantizeLinear on.
+def read_values(e: Emitter, site: Site, wiring: Wiring, taken: list[Replacement]) -> Site:
+    """The site with its values where the patch may read them; adds to `taken` what that replaces."""
+    return replace(site, values=_read(e, wiring, site.values, taken))
+
+
+def patch_between_pairs(
+    e: Emitter, site: Site, any_flagged: str, wiring: Wiring, patched: Callable[[Emitter, KeptOperands], str]
+) -> tuple[Replacement, ...]:
+    """Emit the choice between the product and what `patched` emits: at the product, or behind the pair that requantises it.
+
+    Args:
+        site: with map and values as `read_map` and `read_values` give them.
+    """
+    product, pair = wiring.maker[site.product], _pair_behind(wiring, site.product)
+    behind = e.branch()
+    if pair is None:
+        raw = kept = behind.copy(product, product.input, "product")
+        end = site.product
+    else:
+        quantizer, dequantizer = pair
+        raw = behind.copy(dequantizer, dequantizer.input, "dequantised")
+        kept = behind.op("Concat", raw, axis=0, role="apart")
+        end = behind.value("chosen")
+        if wiring.has_one_reader(dequantizer.output[0]):
+            raw = kept
+    operands = KeptOperands(site, kept, Canonical(site))
+    if e.conditional:
+        then, otherwise = behind.branch(), behind.branch()
+        kinds = [operands.dtype]
+        branches = Branch(then, [patched(then, operands)], kinds), Branch(otherwise, [otherwise.op("Identity", raw)], kinds)
+        gate(behind, any_flagged, *branches, [end])
+    else:
+        behind.op("Where", any_flagged, patched(behind, operands), raw)
+        behind.nodes[-1].output[0] = end
+    if pair is None:
+        return (Replacement(site.product, (*e.nodes, *behind.nodes)),)
+    _paired(behind, end, *pair)
+    here = onnx.NodeProto()
+    here.CopyFrom(product)
+    return Replacement(site.product, (*e.nodes, here)), Replacement(pair[1].output[0], tuple(behind.nodes))
+
+
+def read_map(e: Emitter, site: Site, wiring: Wiring, taken: list[Replacement]) -> Site:
+    """The site with its map from a copy of the model's own chain, from a Softmax of dequantised scores on; else as the model has it.
 
     The copied Softmax has its axis written the other way round (-1 for the last one's number, or that for -1): equal nodes would be made
     one again.
@@ -44,12 +86,13 @@ def read_beside(e: Emitter, site: Site, wiring: Wiring) -> Site:
     while softmax is not None and softmax.op_type != "Softmax" and len(chain) < _LONGEST_CHAIN:
         chain.insert(0, softmax)
         softmax = wiring.maker.get(softmax.input[_mapped_input(softmax)]) if softmax.input else None
-    if softmax is None or softmax.op_type != "Softmax" or e.opset < _FIRST_NEGATIVE_AXIS_OPSET:
+    if softmax is None or softmax.op_type != "Softmax" or e.opset < _FIRST_NEGATIVE_AXIS_OPSET or site.softmax_rank is None:
         return site
-    source = wiring.maker.get(softmax.input[0])
-    if source is None or source.op_type != "DequantizeLinear" or site.softmax_rank is None:
+    if _dequantizer(wiring, softmax.input[0])[0] is None:
         return site
-    beside = {softmax.output[0]: e.copy(softmax, softmax.input, "map_beside")}
+    signed = site.quantizer_dtype != TensorProto.UINT8
+    scores = _read(e, wiring, softmax.input[0], taken) if signed else softmax.input[0]
+    beside = {softmax.output[0]: e.copy(softmax, [scores], "map_beside")}
     axis = next((attribute.i for attribute in softmax.attribute if attribute.name == "axis"), 1 if e.opset < 13 else -1)
     del e.nodes[-1].attribute[:]
     e.nodes[-1].attribute.append(helper.make_attribute("axis", axis - site.softmax_rank if axis >= 0 else axis + site.softmax_rank))
@@ -58,66 +101,60 @@ def read_beside(e: Emitter, site: Site, wiring: Wiring) -> Site:
     return replace(site, probabilities=beside[site.probabilities])
 
 
+def _pair_behind(wiring: Wiring, product: str) -> tuple[onnx.NodeProto, onnx.NodeProto] | None:
+    """QuantizeLinear and DequantizeLinear, where the product goes through one pair and nowhere else."""
+    quantizer = _one_reader(wiring, product, "QuantizeLinear")
+    dequantizer = None if quantizer is None else _one_reader(wiring, quantizer.output[0], "DequantizeLinear")
+    return None if quantizer is None or dequantizer is None else (quantizer, dequantizer)
+
+
+def _paired(e: Emitter, value: str, quantizer: onnx.NodeProto, dequantizer: onnx.NodeProto) -> None:
+    """Emit a pair like the model's around `value`; its end has the name that the model's has."""
+    quantised = e.copy(quantizer, [value, *dequantizer.input[1:]], "requantised")
+    e.copy(dequantizer, [quantised, *dequantizer.input[1:]], "dequantised")
+    e.nodes[-1].output[0] = dequantizer.output[0]
+
+
 def _mapped_input(node: onnx.NodeProto) -> int:
     """Which input the map comes in by: the last one of a Where (the NaN guard), else the first."""
     return 2 if node.op_type == "Where" else 0
 
 
-def patch_between_pairs(
-    e: Emitter, site: Site, plan: SitePlan, context: MapContext, columns: str, any_flagged: str, gated: bool, wiring: Wiring
-) -> tuple[Replacement, ...]:
-    """Emit the redistribution for flagged columns (B, K), in front of the product and behind it.
+def _read(e: Emitter, wiring: Wiring, value: str, taken: list[Replacement]) -> str:
+    """A dequantised value, moved or not, for the patch to read; any other as it is."""
+    dequantizer, movers = _dequantizer(wiring, value)
+    if dequantizer is None:
+        return value
+    quantizer = wiring.maker.get(dequantizer.input[0])
+    single = all(wiring.has_one_reader(name) for name in (dequantizer.input[0], *(node.output[0] for node in (dequantizer, *movers))))
+    if quantizer is None or quantizer.op_type != "QuantizeLinear" or not single:
+        return value
 
-    All of it stands at the product, where the values are known too; the map's own DequantizeLinear goes if nothing else reads it.
-    """
-    quantizer = wiring.maker[site.quantizer or ""]
-    dequantizer = wiring.maker[wiring.maker[site.product].input[site.operand]]
-    quantised = quantizer.output[0]
+    def take(body: Emitter) -> str:
+        inner = body.branch()
+        read = inner.op("Concat", inner.copy(dequantizer, dequantizer.input, "dequantised"), axis=0, role="apart")
+        _paired(inner, read, quantizer, dequantizer)
+        taken.append(Replacement(dequantizer.output[0], tuple(inner.nodes)))
+        return read
 
-    def redistributed(inner: Emitter) -> list[str]:
-        unchanged = inner.copy(dequantizer, dequantizer.input, "map_dequantised")
-        patched, benign = map_side(inner, site, plan, context, columns, unchanged)
-        return [inner.copy(quantizer, [patched, *quantizer.input[1:]], "map_quantised"), benign]
-
-    if gated:
-        then, otherwise = e.branch(), e.branch()
-        dtypes = [site.quantizer_dtype, TensorProto.FLOAT]
-        kept = [otherwise.op("Identity", quantised), otherwise.op("Identity", otherwise.constant([[[[0.0]]]]))]
-        new_map, benign = e.value("map"), e.value("benign")
-        gate(e, any_flagged, Branch(then, redistributed(then), dtypes), Branch(otherwise, kept, dtypes), [new_map, benign])
-    else:
-        new_map, benign = redistributed(e)
-    product = onnx.NodeProto()
-    product.CopyFrom(wiring.maker[site.product])
-    product.input[site.operand] = e.copy(dequantizer, [new_map, *dequantizer.input[1:]], "map_patched")
-    taken = [] if not wiring.has_one_reader(dequantizer.output[0]) else [Replacement(dequantizer.output[0], ())]
-    anchor = _after_requantisation(wiring, site.product)
-    if anchor == site.product:
-        return (*taken, Replacement(anchor, (*e.nodes, *_with_benign(e, site, product, benign, any_flagged))))
-    behind = _with_benign(e, site, wiring.maker[anchor], benign, any_flagged)
-    return (*taken, Replacement(site.product, (*e.nodes, product)), Replacement(anchor, tuple(behind)))
+    read = e.shared(f"read:{dequantizer.output[0]}", take)
+    for mover in movers:
+        read = e.copy(mover, [read, *mover.input[1:]], "moved")
+    return read
 
 
-def _with_benign(e: Emitter, site: Site, node: onnx.NodeProto, benign: str, any_flagged: str) -> list[onnx.NodeProto]:
-    """A node that makes a product, and behind it what adds the benign part where something is flagged."""
-    behind = e.branch()
-    twin = onnx.NodeProto()
-    twin.CopyFrom(node)
-    raw = twin.output[0] = behind.value("product_requantised")
-    behind.nodes.append(twin)
-    canonical = Canonical(site)
-    added = behind.op("Add", canonical.output(behind, raw), benign)
-    behind.op("Where", any_flagged, canonical.restore_output(behind, added, raw), raw)
-    behind.nodes[-1].output[0] = node.output[0]
-    return behind.nodes
+def _dequantizer(wiring: Wiring, value: str) -> tuple[onnx.NodeProto | None, Sequence[onnx.NodeProto]]:
+    """The DequantizeLinear that a value comes from, and what moves it on the way, in order."""
+    movers: list[onnx.NodeProto] = []
+    node = wiring.maker.get(value)
+    while node is not None and node.op_type in _MOVERS and len(movers) < _LONGEST_CHAIN:
+        movers.insert(0, node)
+        node = wiring.maker.get(node.input[0])
+    return (node, movers) if node is not None and node.op_type == "DequantizeLinear" else (None, ())
 
 
-def _after_requantisation(wiring: Wiring, product: str) -> str:
-    """Output of DequantizeLinear when the product goes through one Q/DQ pair and nowhere else, else the product itself."""
-    value = product
-    for op_type in ("QuantizeLinear", "DequantizeLinear"):
-        readers = wiring.readers[value]
-        if len(readers) != 1 or readers[0].op_type != op_type:
-            return product
-        value = readers[0].output[0]
-    return value
+def _one_reader(wiring: Wiring, value: str, op_type: str) -> onnx.NodeProto | None:
+    if not wiring.has_one_reader(value):
+        return None
+    reader = wiring.readers[value][0]
+    return reader if reader.op_type == op_type else None

@@ -73,8 +73,6 @@ class Rows:
     _refuge: str  # mean value of the unflagged columns a row sees, (B, H, 1 | Q, D)
     _alike: bool  # neither T nor values differ by rows
     _one_head: bool  # `_benign` is the same for all heads
-    _unflagged: str  # (B, 1, 1, K), of real columns
-    _seen: _Seen
 
     def gap(self, e: Emitter) -> str:
         """(B, H, Q, D), what is to be subtracted from the scaled product: minus σ Σ q v, in saturated rows minus (1 - T) σ · refuge too.
@@ -96,20 +94,6 @@ class Rows:
         if self._total is not None:
             part = e.op("Mul", part, e.unsqueeze(self._total, 3))
         return e.op("Where", active, part, zero, role="gap")
-
-    def benign(self, e: Emitter) -> str:
-        """σ Σ q v, (B, H, Q | 1, D)."""
-        return self._benign if self._total is None else e.op("Mul", self._benign, e.unsqueeze(self._total, 3), role="benign")
-
-    def refuge_map(self, e: Emitter) -> str:
-        """What saturated rows give to unflagged columns, (B, H, Q, K); 0 in other rows."""
-        weights = self._unflagged
-        if self._seen.columns is not None:
-            weights = e.op("Mul", self._seen.columns, weights)
-        weights = e.op("Div", weights, e.unsqueeze(e.at_least(self._seen.unflagged, 1.0), 3))
-        spread = self._room if self._total is None else e.op("Mul", self._room, self._total)
-        spread = e.op("Where", self._unsaturated, e.constant(0.0), spread, role="spread")
-        return e.op("Mul", e.unsqueeze(spread, 3), weights)
 
 
 def redistribute(e: Emitter, plan: SitePlan, context: MapContext, mask: str, values: str) -> Rows:
@@ -151,7 +135,7 @@ def redistribute(e: Emitter, plan: SitePlan, context: MapContext, mask: str, val
         most = e.constant(1 / FLOOR)
         scale = e.op("Where", e.op("Greater", scale, most), most, scale)
     scale = e.op("Where", active, e.op("Where", unsaturated, scale, e.constant(0.0)), one, role="scale")
-    return Rows(flagged, active, lost, e.unsqueeze(scale, 3), kept, unsaturated, total, room, benign, refuge, alike, one_head, u, seen)
+    return Rows(flagged, active, lost, e.unsqueeze(scale, 3), kept, unsaturated, total, room, benign, refuge, alike, one_head)
 
 
 def _rows_differ(e: Emitter, context: MapContext, flagged: str, unflagged: str) -> _Seen:

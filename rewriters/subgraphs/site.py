@@ -16,7 +16,7 @@ from ..lowering.kept_product import KeptOperands, keep_product
 from ..lowering.microsoft_beside import Beside
 from ..plan import BenignPair, Cnn, OneClass, Profile, SitePlan, Static
 from ..sites import Site
-from .between_pairs import patch_between_pairs, read_beside
+from .between_pairs import patch_between_pairs, read_map, read_values
 from .canonical import Canonical
 from .context import MapContext
 from .detectors import evidence, scores
@@ -64,9 +64,9 @@ def patch_site(e: Emitter, site: Site, plan: SitePlan, controls: Controls, wirin
         wiring: of the body that holds the site.
         carried: columns (B, K) flagged at an earlier site over the same tokens; they are flagged here too.
     """
-    gated = e.conditional
-    site = _reading_early(e, site, wiring)
-    operands = _operands(e, site, plan, wiring.maker[site.product], kept=_takes_in_scale(site, wiring))
+    taken: list[Replacement] = []
+    site = _reading_early(e, site, wiring, taken)
+    operands = _operands(e, site, plan, wiring.maker[site.product], kept=site.quantizer is None and _takes_in_scale(site, wiring))
     context = _context(e, site, plan, operands)
 
     def decide(inner: Emitter) -> list[str]:
@@ -79,8 +79,14 @@ def patch_site(e: Emitter, site: Site, plan: SitePlan, controls: Controls, wirin
 
     columns, any_flagged = _where_enabled(e, controls, context, decide, ("columns", "any_flagged"))
     if site.quantizer is not None:
-        return SitePatch(patch_between_pairs(e, site, plan, context, columns, any_flagged, gated, wiring), columns)
-    if gated:
+        site = read_values(e, site, wiring, taken)
+
+        def redistributed(inner: Emitter, kept: KeptOperands) -> str:
+            return value_side(inner, kept, plan, context, columns)
+
+        replaced = patch_between_pairs(e, site, any_flagged, wiring, redistributed)
+        return SitePatch((*replaced, *taken), columns)
+    if e.conditional:
         then, otherwise = e.branch(), e.branch()
         patched = _patched(then, operands, plan, context, columns)
         if operands.dtype in HALF:
@@ -100,7 +106,8 @@ def patch_site(e: Emitter, site: Site, plan: SitePlan, controls: Controls, wirin
 
 def detect_site(e: Emitter, site: Site, plan: SitePlan, controls: Controls, wiring: Wiring) -> SitePatch:
     """Emit detection alone: the site's output stays the original, its columns are known."""
-    site = _reading_early(e, site, wiring)
+    taken: list[Replacement] = []
+    site = _reading_early(e, site, wiring, taken)
     operands = _operands(e, site, plan, wiring.maker[site.product])
     context = _context(e, site, plan, operands)
 
@@ -110,12 +117,13 @@ def detect_site(e: Emitter, site: Site, plan: SitePlan, controls: Controls, wiri
 
     columns, *companions = _where_enabled(e, controls, context, decide, ("columns", "companions"))
     _finish(e, operands.original(e), site.product)
-    return SitePatch((Replacement(site.product, tuple(e.nodes)),), columns, *companions)
+    return SitePatch((Replacement(site.product, tuple(e.nodes)), *taken), columns, *companions)
 
 
 def score_site(e: Emitter, site: Site, plan: SitePlan, wiring: Wiring) -> SitePatch:
     """Emit the detector alone, for sites that decide together what is flagged; the site's output stays the original."""
-    site = _reading_early(e, site, wiring)
+    taken: list[Replacement] = []
+    site = _reading_early(e, site, wiring, taken)
     operands = _operands(e, site, plan, wiring.maker[site.product])
     score = None
     if not isinstance(plan.detector, Static):
@@ -124,7 +132,7 @@ def score_site(e: Emitter, site: Site, plan: SitePlan, wiring: Wiring) -> SitePa
         if context.valid is not None:
             score = e.op("Where", context.valid, score, e.constant(-np.inf), role="valid_score")
     _finish(e, operands.original(e), site.product)
-    return SitePatch((Replacement(site.product, tuple(e.nodes)),), score=score)
+    return SitePatch((Replacement(site.product, tuple(e.nodes)), *taken), score=score)
 
 
 def redistribute_site(e: Emitter, site: Site, plan: SitePlan, columns: str, node: onnx.NodeProto, output: str) -> None:
@@ -133,10 +141,13 @@ def redistribute_site(e: Emitter, site: Site, plan: SitePlan, columns: str, node
     _finish(e, _patched(e, operands, plan, _context(e, site, plan, operands), columns), output)
 
 
-def _reading_early(e: Emitter, site: Site, wiring: Wiring) -> Site:
-    """The site, with its map read where that is in no runtime's way: beside Q/DQ pairs, before casts to half precision."""
+def _reading_early(e: Emitter, site: Site, wiring: Wiring, taken: list[Replacement]) -> Site:
+    """The site, with its map read where that is in no runtime's way: beside Q/DQ pairs, before casts to half precision.
+
+    Adds to `taken` what that replaces of the model.
+    """
     if site.quantizer is not None:
-        return read_beside(e, site, wiring)
+        return read_map(e, site, wiring, taken)
     while site.dtype in HALF and (cast := wiring.maker.get(site.probabilities)) is not None and cast.op_type == "Cast":
         site = replace(site, probabilities=cast.input[0])
     return site

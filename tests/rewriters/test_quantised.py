@@ -35,6 +35,7 @@ from .test_exports import canonical, run_all, same_plan, with_outputs
 
 FORMATS = {
     "qdq": "softmax+qdq",
+    "qdq8": "softmax+qdq",
     "qoperator": "qlinear-softmax+qlinear",
     "dynamic": "softmax+integer",
     "qdq-saved": "qlinear-softmax+qlinear",
@@ -72,8 +73,10 @@ def quantised(kind: str, family: str, exporter: str) -> onnx.ModelProto:
             if format_ == "dynamic":
                 quantize_dynamic(export.path, path, weight_type=QuantType.QInt8, extra_options={"MatMulConstBOnly": False})
             else:
-                form = QuantFormat.QDQ if format_ == "qdq" else QuantFormat.QOperator
-                quantize_static(export.path, path, Batches(export), quant_format=form, activation_type=QuantType.QUInt8)
+                form = QuantFormat.QOperator if format_ == "qoperator" else QuantFormat.QDQ
+                # On x86 onnxruntime makes pairs of uint8 of those of int8, its quantiser's default, where they have one reader.
+                activations = QuantType.QInt8 if format_ == "qdq8" else QuantType.QUInt8
+                quantize_static(export.path, path, Batches(export), quant_format=form, activation_type=activations)
         finally:
             logging.disable(before)
         return onnx.load(path)
@@ -122,21 +125,10 @@ def test_silent_patch_is_bit_identical_and_undone_exactly(kind: str, family: str
         for padded in (False, True):
             feeds = export.feeds(3, padded)
             for optimize in (False, True):
-                if optimize and (kind, family, exporter) == TWO_PAIRS:
-                    continue
                 before, after = run_all(model, feeds, optimize=optimize), run_all(patched, feeds, optimize=optimize)
                 for name, array in before.items():
                     assert array.tobytes() == after[name].tobytes(), (gating, padded, optimize, name)
         assert unpatch(patched) == model
-
-
-def test_two_pairs_in_a_row_differ_by_less_than_quantisation_cost_when_optimised() -> None:
-    model, export = quantised(*TWO_PAIRS), export_model(*TWO_PAIRS[1:])
-    sites, _ = find_sites(model)
-    patched = patch(model, same_plan(sites, SitePlan(Static())), sites)
-    exact, before, after = (run_all(m, export.feeds(3))["last_hidden_state"] for m in (onnx.load(export.path), model, patched))
-    assert not np.array_equal(before, after)
-    assert np.abs(before - after).mean() < 0.5 * np.abs(before - exact).mean()
 
 
 @each_case
@@ -144,7 +136,7 @@ def test_no_kernel_on_integers_is_lost(kind: str, family: str, exporter: str) ->
     model = quantised(kind, family, exporter)
     sites, _ = find_sites(model)
     before = integer_kernels(model)
-    assert sum(before.values()) >= 16
+    assert sum(before.values()) >= (12 if kind == "qdq8" else 16)
     for gating in ("if", "none"):
         after = integer_kernels(patch(model, same_plan(sites, SitePlan(Static((1,))), gating=gating), sites))
         assert after - before == (Counter(QLinearSoftmax=2) if (kind, family, exporter) == TWO_PAIRS else Counter())
@@ -176,7 +168,7 @@ def test_firing_patch_agrees_with_the_oracle_within_rounding(kind: str, family: 
         np.testing.assert_array_equal(mask, np.isin(np.arange(mask.shape[1]), [1, 3]) & valid)
         want = oracle.joint(a, v, mask, valid, PAIR)
         out = canonical(site, end.read(got[end.value]), site.layout.output)
-        rounding = 0.51 * (end.map_step * np.abs(v).sum(2, keepdims=True) + end.step)
+        rounding = 0.51 * end.step
         low, high = end.bounds
         inside = (want > low + rounding) & (want < high - rounding)  # beyond what the product was calibrated for, it saturates
         assert inside.mean() > 0.95
@@ -193,23 +185,23 @@ def dequantised(array: np.ndarray, scale: tuple[str, str] | None, scales: dict[s
 
 @dataclass(frozen=True)
 class End:
-    """Where a patched product can be read, the steps that the model's quantisation rounds to, and the range it can express.
+    """Where a patched product can be read, the steps that the model's quantisation rounds it to, and the range these can express.
 
-    `step`, `zero`: of the product, when the value is quantised itself; `map_step`: of a map that is quantised once more when patched.
+    `quantised`: the value is one of integers.
     """
 
     value: str
-    map_step: float = 0.0
     step: float = 0.0
     zero: float = 0.0
     quantised: bool = False
+    limits: tuple[int, int] = (0, 255)
 
     def read(self, array: np.ndarray) -> np.ndarray:
         return (array.astype(np.float64) - self.zero) * self.step if self.quantised else array
 
     @property
     def bounds(self) -> tuple[float, float]:
-        return (-self.zero * self.step, (255 - self.zero) * self.step) if self.step else (-np.inf, np.inf)
+        return tuple((limit - self.zero) * self.step for limit in self.limits) if self.step else (-np.inf, np.inf)
 
     @classmethod
     def of(cls, model: onnx.ModelProto, site: Site) -> End:
@@ -217,14 +209,14 @@ class End:
         maker = {output: node for node in model.graph.node for output in node.output}
         if site.form.endswith("+qlinear"):
             scale, zero = maker[site.product].input[6:8]
-            return cls(site.product, 0.0, float(scales[scale]), float(scales[zero]), True)
+            return cls(site.product, float(scales[scale]), float(scales[zero]), True)
         if site.quantizer is None:
             return cls(site.product)
         (quantise,) = (node for node in model.graph.node if site.product in node.input)
         (dequantise,) = (node for node in model.graph.node if quantise.output[0] in node.input)
-        map_step = float(scales[maker[site.quantizer].input[1]])
         step, zero = float(scales[quantise.input[1]]), float(scales[quantise.input[2]])
-        return cls(dequantise.output[0], map_step, step, zero)
+        limits = np.iinfo(scales[quantise.input[2]].dtype)
+        return cls(dequantise.output[0], step, zero, limits=(limits.min, limits.max))
 
 
 @pytest.mark.parametrize(("kind", "exporter"), [(kind, exporter) for kind, family, exporter in CASES if family == "vit"])
@@ -234,14 +226,13 @@ def test_unflagged_samples_of_a_mixed_batch_are_bit_identical(kind: str, exporte
     ViT alone, as the mask of BERT leaves scores no steps when it is quantised with them: its maps come out flat.
     """
     model, export = quantised(kind, "vit", exporter), export_model("vit", exporter)
-    optimize = (kind, "vit", exporter) != TWO_PAIRS
     sites, _ = find_sites(model)
     first, feeds = sites[0], export.feeds(4, padded=True)
     end = End.of(model, first)
     kind_ = onnx.TensorProto.FLOAT if first.quantizer else first.dtype
-    before = run_all(with_outputs(model, [end.value], kind_), feeds, optimize=optimize)[end.value]
+    before = run_all(with_outputs(model, [end.value], kind_), feeds)[end.value]
     plan = PatchPlan({first.id: SitePlan(Statistic(exempt=()), PAIR)}, telemetry=True)
-    live = session(with_outputs(patch(model, plan, sites), [end.value], kind_), optimize=optimize)
+    live = session(with_outputs(patch(model, plan, sites), [end.value], kind_))
     for threshold in np.linspace(0.2, 8, 200):
         flags, after = live.run(["atpatch_flagged", end.value], {**feeds, "atpatch_threshold": np.array(threshold, np.float32)})
         if 0 < flags[:, 0].sum() < len(flags):
@@ -266,8 +257,6 @@ def test_silence_between_pairs_in_other_families(family: str, exporter: str) -> 
         patched = patch(model, same_plan(sites, SitePlan(Static()), gating=gating), sites)
         assert not kernels - integer_kernels(patched)
         for optimize in (False, True):
-            if optimize and (family, exporter) == ("swin", "torchscript"):  # two pairs in a row, of unequal steps
-                continue
             before, after = run_all(model, feeds, optimize=optimize), run_all(patched, feeds, optimize=optimize)
             for name, array in before.items():
                 assert array.tobytes() == after[name].tobytes(), (gating, optimize, name)
