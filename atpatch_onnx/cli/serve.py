@@ -11,6 +11,8 @@ import click
 from .rendering import emit_json, note
 
 _MIB = 2**20
+_BODIES = 8
+"""Bodies of the largest size that may be in memory."""
 
 
 def _weight(context: click.Context, parameter: click.Parameter, value: str) -> float:
@@ -119,8 +121,10 @@ def serve(original: str, patched: str, host: str, port: int, as_json: bool, **op
 
     if options["strict_version"] and options["mode"] != "patched":
         raise click.UsageError("--strict-version needs --mode patched")
+    most_bytes = options.pop("max_body") * _MIB
     limits = Limits(
-        body=options.pop("max_body") * _MIB,
+        body=most_bytes,
+        buffered=_BODIES * most_bytes,
         batch=options.pop("max_batch"),
         sequence=options.pop("max_sequence"),
         in_flight=options.pop("max_in_flight"),

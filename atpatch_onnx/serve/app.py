@@ -21,7 +21,7 @@ from .arms import ArmName
 from .bounds import largest_body
 from .engine import SERVER, Answer, Engine
 from .host_check import require_known_host
-from .limits import Buffer, Refusal, decompress
+from .limits import Refusal, decompress
 from .page import PAGE_HEADERS, render_page
 from .protocol import HEADER_LENGTH, InferRequest, count_as_json, parse_request, read_unit, render_response
 
@@ -96,13 +96,22 @@ class _Handlers:
         engine = self._engine
         version = self._version(request)
         with engine.gate.buffer() as held:
-            body = await self._body(request, held)
-            arrived = time.perf_counter()
             arm = engine.original
+            most = largest_body(arm.inputs, engine.settings.limits)
+            declared = request.headers.get("content-length", "")
+            body = await held.read(request.stream(), int(declared) if declared.isdigit() else None, most)
+            arrived = time.perf_counter()
             length, limits = request.headers.get(HEADER_LENGTH), engine.settings.limits
-            parsed = await engine.gate.aside(
-                len(body), lambda: parse_request(body, length, arm.inputs, arm.outputs, limits, batchable=arm.batchable)
-            )
+            encoding = request.headers.get("content-encoding", "identity").strip().lower()
+            encoded = encoding not in ("", "identity")
+
+            def parse() -> tuple[InferRequest, int]:
+                plain = decompress(body, encoding, most) if encoded else body
+                return parse_request(plain, length, arm.inputs, arm.outputs, limits, batchable=arm.batchable), len(plain)
+
+            parsed, size = await engine.gate.aside(most if encoded else len(body), parse)
+            if encoded:
+                held.hold(len(body) + size)
             unit = read_unit(parsed.parameters.get("unit", request.headers.get(engine.settings.unit_header)))
             with engine.gate.compute():
                 answer = await engine.infer(parsed, unit, version, arrived)
@@ -135,13 +144,6 @@ class _Handlers:
 
     def _version(self, request: Request) -> ArmName | None:
         return self._engine.find(request.path_params["model"], request.path_params.get("version"))
-
-    async def _body(self, request: Request, held: Buffer) -> bytes:
-        most = largest_body(self._engine.original.inputs, self._engine.settings.limits)
-        declared = request.headers.get("content-length", "")
-        body = await held.read(request.stream(), int(declared) if declared.isdigit() else None, most)
-        encoding = request.headers.get("content-encoding", "identity").strip().lower()
-        return body if encoding in ("", "identity") else decompress(body, encoding, most)
 
     def _response(self, parsed: InferRequest, answer: Answer) -> Response:
         head = {

@@ -18,7 +18,7 @@ from .arms import Arm, ArmName
 from .bounds import largest_message, require_small_message
 from .engine import SERVER, Engine
 from .grpc_messages import METHODS, SERVICE, message_class
-from .limits import Refusal
+from .limits import Buffer, Refusal
 from .protocol import InferRequest, read_unit, understand
 from .tensor_data import raw_bytes
 
@@ -26,6 +26,10 @@ __all__ = ["GrpcServer"]
 
 _MOST_BYTES = 2**16
 """Of messages without tensors."""
+_AT_ONCE = 0.25
+"""Seconds after which a message counts as slow."""
+_MOST_STREAMS = 256
+"""Of a connection; more wait."""
 _FIELDS = {
     "BOOL": "bool_contents",
     "INT8": "int_contents",
@@ -59,6 +63,7 @@ class GrpcServer:
         self._engine = engine
         self._host = f"[{host}]" if ":" in host else host
         self._server: Any = None
+        self._largest = largest_message(engine.original.inputs, engine.settings.limits)
         self.ready = True
         """What `ServerReady` says."""
         codes = grpc.StatusCode
@@ -77,16 +82,14 @@ class GrpcServer:
             AtpatchError: ATP074.
         """
         grpc, settings = self._grpc, self._engine.settings
-        limits = settings.limits
-        largest = largest_message(self._engine.original.inputs, limits)
         handlers = {name: self._handler(name) for name in METHODS}
         options = [
-            ("grpc.max_receive_message_length", largest),
+            ("grpc.max_receive_message_length", self._largest),
+            ("grpc.max_concurrent_streams", _MOST_STREAMS),
             ("grpc.max_send_message_length", -1),
             ("grpc.so_reuseport", 0),
         ]
-        # grpc buffers messages that are still coming, and does not say how much.
-        self._server = grpc.aio.server(options=options, maximum_concurrent_rpcs=max(limits.in_flight, limits.buffered // largest))
+        self._server = grpc.aio.server(options=options)
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
         try:
             port: int = self._server.add_insecure_port(f"{self._host}:{settings.grpc_port}")
@@ -107,8 +110,7 @@ class GrpcServer:
             # Not `context.abort`: its exception would keep the message in memory until the garbage collector comes round.
             try:
                 with self._engine.gate.buffer() as held:
-                    data = await self._receive(context)
-                    held.take(len(data))
+                    data = await self._receive(context, held)
                     return response(**await answer(data, context))
             except Refusal as refusal:
                 self._engine.metrics.refused(refusal.status)
@@ -123,14 +125,21 @@ class GrpcServer:
         # Served as a stream of one message, which looks the same on the wire: so it comes as bytes, and within a time.
         return self._grpc.stream_unary_rpc_method_handler(call, None, response.SerializeToString)
 
-    async def _receive(self, context: Any) -> bytes:
-        seconds = self._engine.settings.limits.body_seconds
+    async def _receive(self, context: Any, held: Buffer) -> bytes:
+        gate = self._engine.gate
+        reading = asyncio.ensure_future(context.read())
         try:
-            async with asyncio.timeout(seconds):
-                data = await context.read()
-        except TimeoutError:
-            raise Refusal(408, f"the message did not come within {seconds:g} s") from None
-        return data if isinstance(data, bytes) else b""  # else the client left
+            async with gate.sending(held, gate.limits.body_seconds):
+                await asyncio.wait((reading,), timeout=_AT_ONCE)
+                if not reading.done():
+                    held.hold(self._largest)  # grpc does not say how much of a message it has so far
+                data = await reading
+        finally:
+            reading.cancel()
+        if not isinstance(data, bytes):
+            data = b""  # the client left
+        held.hold(len(data))
+        return data
 
     async def _ServerLive(self, data: bytes, context: Any) -> dict[str, Any]:  # noqa: N802  the protocol's name, as those below
         return {"live": True}

@@ -6,7 +6,7 @@ import asyncio
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -21,6 +21,7 @@ _LARGE = 2**16
 """Bytes from which on a request is read aside."""
 # The rest of the body is not worth reading.
 _CLOSE = {"Connection": "close"}
+_COME_BACK = {"Retry-After": str(RETRY_AFTER), **_CLOSE}
 
 
 class Refusal(Exception):
@@ -45,7 +46,7 @@ class Limits:
         batch: samples in a request.
         sequence: any other dimension that the graph leaves open.
         in_flight: requests being computed or waiting for that.
-        buffered: bytes of all bodies in memory.
+        buffered: bytes of all bodies in memory; beyond, whoever has been sending for longest makes room.
         body_seconds: time that a client has to send its body.
         head_seconds: time that a client has to send its headers, or to take an answer.
         answer_seconds: time that the original has for an answer.
@@ -59,7 +60,7 @@ class Limits:
     batch: int = 64
     sequence: int = 2048
     in_flight: int = 64
-    buffered: int = 512 * 2**20
+    buffered: int = 256 * 2**20
     body_seconds: float = 30.0
     head_seconds: float = 30.0
     answer_seconds: float = 30.0
@@ -73,6 +74,8 @@ class Gate:
         self.limits = limits
         self.in_flight = 0
         self.buffered = 0
+        # Who is sending a body, oldest first: an honest client is done soon, so it is never the one that has to make room.
+        self._sending: dict[Buffer, asyncio.Timeout] = {}
         self._reader = ThreadPoolExecutor(1, "reader")
         self._memory = Trimmer()
 
@@ -97,6 +100,31 @@ class Gate:
             return work()
         return await asyncio.get_running_loop().run_in_executor(self._reader, work)
 
+    def make_room(self, buffer: Buffer) -> None:
+        """End whoever has been sending for longest. Raises: Refusal 503 where nobody else is sending."""
+        oldest = next(iter(self._sending), buffer)
+        if oldest is buffer:
+            raise Refusal(503, "too much is being sent at once", _COME_BACK)
+        self._sending.pop(oldest).reschedule(0)
+
+    @asynccontextmanager
+    async def sending(self, buffer: Buffer, seconds: float | None) -> AsyncIterator[None]:
+        """The time in which a body is being sent.
+
+        Raises:
+            Refusal: 408 after `seconds`, 503 where somebody else needed the room.
+        """
+        try:
+            async with asyncio.timeout(seconds) as limit:
+                self._sending[buffer] = limit
+                yield
+        except TimeoutError:
+            if buffer in self._sending:
+                raise Refusal(408, f"the request did not come within {seconds:g} s", _CLOSE) from None
+            raise Refusal(503, "others need the room that this request takes while it is being sent", _COME_BACK) from None
+        finally:
+            self._sending.pop(buffer, None)
+
     @contextmanager
     def buffer(self) -> Iterator[Buffer]:
         """The memory of one body."""
@@ -105,7 +133,7 @@ class Gate:
             yield held
         finally:
             self.buffered -= held.size
-            if held.size > _LARGE:
+            if held.was_large:
                 self._memory.soon()
 
 
@@ -115,13 +143,19 @@ class Buffer:
     def __init__(self, gate: Gate) -> None:
         self.size = 0
         self._gate = gate
+        self._largest = 0
 
-    def take(self, size: int) -> None:
-        """Count more bytes. Raises: Refusal 503 where all bodies together would take too much memory."""
-        self.size += size
-        self._gate.buffered += size
+    @property
+    def was_large(self) -> bool:
+        return self._largest > _LARGE
+
+    def hold(self, size: int) -> None:
+        """Count so many bytes from now on. Raises: Refusal 503 where all bodies together would take too much memory."""
+        self._gate.buffered += size - self.size
+        self.size = size
+        self._largest = max(self._largest, size)
         if self._gate.buffered > self._gate.limits.buffered:
-            raise Refusal(503, "too much is being sent at once", {"Retry-After": str(RETRY_AFTER), **_CLOSE})
+            self._gate.make_room(self)
 
     async def read(self, chunks: AsyncIterator[bytes], declared: int | None, most: int) -> bytes:
         """All of a body.
@@ -137,11 +171,12 @@ class Buffer:
         if declared is not None and declared > most:
             raise Refusal(413, f"the body has {declared} bytes, {most} are allowed", _CLOSE)
         parts = []
-        async for chunk in chunks:
-            self.take(len(chunk))
-            if self.size > most:
-                raise Refusal(413, f"the body has more than {most} bytes", _CLOSE)
-            parts.append(chunk)
+        async with self._gate.sending(self, None):  # the connection has a time limit of its own
+            async for chunk in chunks:
+                self.hold(self.size + len(chunk))
+                if self.size > most:
+                    raise Refusal(413, f"the body has more than {most} bytes", _CLOSE)
+                parts.append(chunk)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
 

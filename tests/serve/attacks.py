@@ -7,6 +7,7 @@ seconds afterwards, MiB; `closed` of how many connections the server closed, whe
 from __future__ import annotations
 
 import argparse
+import gzip
 import http.client
 import json
 import socket
@@ -180,27 +181,34 @@ def grpc_message(target: Target, message: Callable[[], bytes], clients: int = 4)
 
 
 def grpc_slow(target: Target) -> dict[str, Any]:
-    """Streams over which a message begins and never ends."""
+    """Streams over which a message begins and never ends; another client of gRPC is answered all the same."""
     import grpc
 
     channel = grpc.insecure_channel(f"127.0.0.1:{target.grpc_port}")
-    stop, ends = threading.Event(), []
+    stop, ends, others = threading.Event(), [], []
     ask = channel.stream_unary("/inference.GRPCInferenceService/ModelInfer", lambda data: data, lambda data: data)
 
     def never() -> Iterator[bytes]:
         stop.wait()
         yield from ()
 
+    def other() -> None:
+        while not stop.is_set():
+            others.append(call(target, b"", "ServerLive"))
+
+    thread = threading.Thread(target=other)
+    thread.start()
     started = time.monotonic()
-    calls = [ask.future(never()) for _ in range(100)]
+    calls = [ask.future(never()) for _ in range(200)]
     for each in calls:
         with suppress(grpc.RpcError):
             each.result(timeout=60)
         ends.append(str(each.code()))
     seconds = time.monotonic() - started
     stop.set()
+    thread.join()
     channel.close()
-    return {"closed": len(ends), "statuses": sorted(set(ends)), "seconds": round(seconds, 1)}
+    return {"closed": len(ends), "ends": sorted(set(ends)), "last": round(seconds, 1), "others": sorted(set(others)), "of": 200}
 
 
 # HTTP
@@ -286,6 +294,29 @@ def raw_texts(target: Target) -> dict[str, Any]:
     return posts(target, text + b"\0" * (32 * 10**6), Inference_Header_Content_Length=str(len(text)))
 
 
+def hoarders(target: Target) -> dict[str, Any]:
+    """Large bodies whose last byte never comes."""
+    body = b"{" * 15 * 2**20
+    head = f"POST {INFER} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body) + 1}\r\n\r\n".encode()
+    clients = [socket.create_connection(("127.0.0.1", target.port)) for _ in range(40)]
+    ends = []
+    for client in clients:
+        with suppress(OSError):
+            client.sendall(head + body)
+    for client in clients:
+        client.settimeout(3 * target.limit)
+        with suppress(OSError):
+            ends.append(client.recv(100).partition(b"\r\n")[0].decode())
+        client.close()
+    return {"ends": sorted(set(ends))}
+
+
+def gzip_bombs(target: Target) -> dict[str, Any]:
+    """Requests of 8 MB that are 8 KB on the wire."""
+    text = json.dumps(body()).encode() + b" " * (8 * 10**6)
+    return {"ends": posts(target, gzip.compress(text), 60, Content_Encoding="gzip")["statuses"]}
+
+
 def slow(target: Target, path: str, length: int = 4000, **headers: str) -> dict[str, Any]:
     """Bodies that come a byte a second."""
     lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
@@ -350,6 +381,8 @@ ATTACKS: dict[str, Callable[[Target], dict[str, Any]]] = {
     "json objects": json_objects,
     "json numbers": json_numbers,
     "raw texts": raw_texts,
+    "hoarders": hoarders,
+    "gzip bombs": gzip_bombs,
     "slow admin, right token": lambda target: slow(target, "/admin/kill", Authorization=f"Bearer {TOKEN}"),
     "slow admin, wrong token": lambda target: slow(target, "/admin/kill", Authorization="Bearer x"),
     "slow admin, form": lambda target: slow(target, "/admin/kill", Content_Type="application/x-www-form-urlencoded"),
