@@ -102,7 +102,7 @@ def _decode(cls: type, data: Any, arrays: Mapping[str, NDArray[Any]], used: set[
 
 def _decode_field(where: str, kind: Any, value: Any, arrays: Mapping[str, NDArray[Any]], used: set[str]) -> Any:
     if kind == "detector":
-        if not isinstance(value, dict) or value.get("kind") not in DETECTORS:
+        if not isinstance(value, dict) or not isinstance(value.get("kind"), str) or value["kind"] not in DETECTORS:
             raise ValueError(f"{where} is of no known kind")
         return _decode(DETECTORS[value["kind"]], {key: item for key, item in value.items() if key != "kind"}, arrays, used)
     if isinstance(kind, list):

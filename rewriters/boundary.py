@@ -6,6 +6,7 @@ refusal with a code. Nothing of ours runs inside, so an error in our own code st
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -13,12 +14,15 @@ import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError, EncodeError
 
+from .bodies import walk_bodies
 from .errors import INVALID_MODEL, NOT_ONNX, TOO_LARGE, AtpatchError, Fault
 
 __all__ = ["call", "from_ir", "infer_shapes", "objection", "parse", "refusal", "to_ir"]
 
 _Made = TypeVar("_Made")
 _LONGEST = 300
+_MOST_AXES = 64
+_LONGEST_CONTENT = 1 << 16
 
 
 def call(fault: Fault, what: str, function: Callable[..., _Made], *arguments: Any, **options: Any) -> _Made:
@@ -72,7 +76,15 @@ def objection(model: onnx.ModelProto) -> str | None:
 
 
 def infer_shapes(model: onnx.ModelProto, *, data_prop: bool = False) -> onnx.ModelProto:
-    """A copy with what onnx can infer. Raises: AtpatchError ATP005."""
+    """A copy with what onnx can infer.
+
+    Args:
+        data_prop: also follow the content of shape tensors, where those stay short: onnx follows them at any length.
+
+    Raises:
+        AtpatchError: ATP005.
+    """
+    data_prop = data_prop and not _contents_grow(model)
     return call(INVALID_MODEL, "onnx cannot infer shapes", onnx.shape_inference.infer_shapes, model, data_prop=data_prop)
 
 
@@ -84,3 +96,28 @@ def to_ir(model: onnx.ModelProto) -> ir.Model:
 def from_ir(model: ir.Model) -> onnx.ModelProto:
     """Raises: AtpatchError ATP005."""
     return call(INVALID_MODEL, "onnx-ir cannot serialise the model", ir.to_proto, model)
+
+
+def _contents_grow(model: onnx.ModelProto) -> bool:
+    """Whether a chain of Concat makes a content of more than `_LONGEST_CONTENT` elements out of short ones."""
+    lengths: dict[str, int] = {}
+    for _, body in walk_bodies(model):
+        if isinstance(body, onnx.GraphProto):
+            lengths.update((tensor.name, _content(tensor)) for tensor in body.initializer)
+        for node in body.node:
+            read = [lengths.get(name, 0) for name in node.input]
+            if node.op_type == "Concat":
+                made = sum(read) if all(read) else 0
+            elif node.op_type == "Constant":
+                made = max((_content(attribute.t) for attribute in node.attribute if attribute.HasField("t")), default=1)
+            else:
+                made = _MOST_AXES if node.op_type == "Shape" else max(read, default=0)
+            if made > _LONGEST_CONTENT:
+                return True
+            lengths.update(dict.fromkeys(node.output, made))
+    return False
+
+
+def _content(tensor: onnx.TensorProto) -> int:
+    """Elements of a tensor whose values are in the model."""
+    return 0 if tensor.data_location == onnx.TensorProto.EXTERNAL else math.prod(tensor.dims)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import onnx
+from onnx import TensorProto
 
 from .errors import OPSET_TOO_OLD, PLAN_MISFIT
 from .model_io import MIN_OPSET
@@ -13,6 +14,9 @@ from .plan import OneClass, PatchPlan, Profile, SitePlan, Static
 from .sites import Site, Where
 
 __all__ = ["check_plan", "opset_of"]
+
+
+_NO_NUMBERS = (TensorProto.STRING, TensorProto.BOOL, TensorProto.COMPLEX64, TensorProto.COMPLEX128)
 
 
 def opset_of(model: onnx.ModelProto, where: Where) -> int:
@@ -56,6 +60,8 @@ def _problems(site: Site, plan: SitePlan) -> list[str]:
     heads = site.heads if site.layout.rank > 3 or site.layout.merged_heads else 1
     pair = plan.benign
     found = []
+    if site.dtype in _NO_NUMBERS:
+        found.append(f"its values are of type {TensorProto.DataType.Name(site.dtype)}, which cannot be weighed")
     if not np.isfinite(pair.attention).all() or (pair.attention < 0).any():
         found.append("benign attention must be finite and not negative")
     if pair.attention.ndim not in (1, 3):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+
 import numpy as np
 import pytest
 
@@ -112,3 +114,46 @@ def test_missing_files_and_folders(tmp_path):
         with pytest.raises(AtpatchError) as error:
             load_dataset(path)
         assert error.value.code == "ATP002"
+
+
+def _npy(shape: str, content: bytes = b"", descr: str = "'<f4'") -> bytes:
+    text = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode() + content
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        _npy("(1099511627776,)"),
+        _npy("(4, 3)", bytes(40)),
+        _npy("(4, 3)", bytes(56)),
+        _npy("(-4, -3)", bytes(48)),
+        _npy("(1, 1)", bytes(4), "[('a', '|O')]"),
+        _npy("(1152921504606846976,)", descr="'<U0'"),
+        _npy("x" * 60),
+        _npy("(3,"),
+        b"",
+        b"no array",
+    ],
+)
+def test_headers_are_held_against_the_content(tmp_path, member):
+    """numpy makes room for the shape first: four terabytes here, for a file of a hundred bytes."""
+    with zipfile.ZipFile(tmp_path / "d.npz", "w") as archive:
+        archive.writestr("x.npy", member)
+    with pytest.raises(AtpatchError, match="ATP056"):
+        load_dataset(tmp_path / "d.npz")
+
+
+def test_an_archive_larger_than_memory_is_not_unpacked(tmp_path, monkeypatch):
+    np.savez_compressed(tmp_path / "d.npz", x=np.zeros((1000, 100), np.float32))
+    assert len(load_dataset(tmp_path / "d.npz")) == 1000
+    monkeypatch.setattr("atpatch_onnx.npz._memory", lambda: 100_000)
+    with pytest.raises(AtpatchError, match="more than this machine's memory"):
+        load_dataset(tmp_path / "d.npz")
+
+
+@pytest.mark.parametrize("name", ["labels", "pair", "target"])
+def test_numbers_beyond_64_bits_with_a_sign(name):
+    value = np.full((), 2**64 - 1, np.uint64) if name == "target" else np.full(4, 2**64 - 1, np.uint64)
+    with pytest.raises(AtpatchError, match="ATP056"):
+        DataSet.from_arrays({**GOOD, name: value})

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from atpatch_onnx.errors import AtpatchError
-from atpatch_onnx.hotfix import FORMAT, KEY, Hotfix, HotfixSite
+from atpatch_onnx.hotfix import FORMAT, KEY, Hotfix, HotfixSite, _digest
 from rewriters.plan import BenignPair, Cnn, Conv, Dense, OneClass, OnnxGraph, Profile, SitePlan, Static, Statistic
 from rewriters.sites import Layout, Site
 
@@ -315,3 +315,22 @@ def test_description_is_plain_data():
     assert json.loads(json.dumps(described)) == described
     assert described["groups"] == [["layers.0"]] and (described["passes"], described["accept"]) == ("two", "flip")
     assert described["detector"] == "cnn" and described["benign_level"] == 0.5 and described["values"] == "benign"
+
+
+@pytest.mark.parametrize("place", ["threshold", "layer", "columns", "kind"])
+@pytest.mark.parametrize("value", [10**400, 2**63, -(2**63) - 1, [], {}])
+def test_numbers_and_kinds_that_no_graph_can_hold(tmp_path, place, value):
+    """Signed again, so that only the content is at fault."""
+    body, arrays = make(SitePlan(Static((1,))))._encode()
+    plan = body["sites"][0]["plan"]
+    holder, key = {
+        "threshold": (body, "threshold"),
+        "layer": (body["sites"][0], "layer"),
+        "columns": (plan["detector"]["columns"], 0),
+        "kind": (plan["detector"], "kind"),
+    }[place]
+    holder[key] = value
+    head = {"format": FORMAT, "digest": _digest(body, arrays), "body": body}
+    save_file(arrays, tmp_path / "m.hotfix", {KEY: json.dumps(head)})
+    with pytest.raises(AtpatchError, match="ATP053"):
+        Hotfix.load(tmp_path / "m.hotfix")

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 __all__ = ["elements"]
 
+_MOST = 1024
+"""Elements that are followed: shapes are short, and a chain of Concat can double its length at every step."""
+
 _ARITHMETIC: dict[str, Callable[[int, int], int]] = {
     "Add": operator.add,
     "Sub": operator.sub,
@@ -38,7 +41,9 @@ def elements(facts: Facts, node: ir.Node) -> Dims | None:
     if kind in ("Concat", "Gather", "Slice"):
         parts = [None if value is None else facts.elements.get(value) for value in node.inputs]
         if kind == "Concat":
-            return None if any(part is None for part in parts) else sum((part for part in parts if part is not None), ())
+            known = [part for part in parts if part is not None]
+            short = len(known) == len(parts) and sum(map(len, known)) <= _MOST
+            return tuple(dim for part in known for dim in part) if short else None
         if parts[0] is not None:
             return _gather_elements(facts, node, parts[0]) if kind == "Gather" else _slice_elements(facts, node, parts[0])
     return None
@@ -57,7 +62,8 @@ def _arithmetic(facts: Facts, node: ir.Node, compute: Callable[[int, int], int])
 
 def _combined(facts: Facts, kind: str, compute: Callable[[int, int], int], a: Dim, b: Dim) -> Dim:
     if isinstance(a, int) and isinstance(b, int):
-        return compute(a, b)
+        number = compute(a, b)
+        return number if abs(number) < 2**63 else facts.fresh()
     if kind == "Sub" and a == b:
         return 0
     neutral = 0 if kind in ("Add", "Sub") else 1

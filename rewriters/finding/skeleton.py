@@ -15,6 +15,9 @@ from collections.abc import Iterable, Iterator
 import onnx
 from onnx import AttributeProto, TensorProto
 
+from ..boundary import infer_shapes
+from ..errors import AtpatchError
+
 __all__ = ["hollow", "skeleton"]
 
 logger = logging.getLogger(__name__)
@@ -109,8 +112,8 @@ def _mark_absent(tensor: TensorProto) -> None:
 
 def _infer(model: onnx.ModelProto) -> onnx.ModelProto:
     try:
-        return onnx.shape_inference.infer_shapes(model, data_prop=True)
-    except Exception as error:  # inference raises a dozen unrelated types on odd graphs; none of them is a reason to stop
+        return infer_shapes(model, data_prop=True)
+    except AtpatchError as error:  # no reason to stop
         logger.debug("shape inference gave up: %s", error)
         return model
 

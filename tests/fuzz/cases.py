@@ -94,7 +94,7 @@ def data_case(rng: random.Random, folder: Path) -> Commands:
             key = rng.choice(list(arrays))
             arrays[key] = _odd_array(np.asarray(arrays[key]), rng)
     if what < 0.1:
-        arrays[rng.choice(("y", "labels", "columns", "file", "é", "x/../y"))] = arrays.pop(rng.choice(list(arrays)))
+        arrays[rng.choice(("y", "labels", "columns", "clean", "é", "x/../y"))] = arrays.pop(rng.choice(list(arrays)))
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     data = buffer.getvalue()

@@ -240,3 +240,39 @@ def test_devices_are_refused_before_anything_is_opened():
     """Only asked: nothing here opens or changes the device."""
     assert code_of(lambda: check_destination(os.devnull)) == "ATP021"
     assert code_of(lambda: check_source(os.devnull)) == "ATP021"
+
+
+SLOW_COMMAND = """
+import os, time
+import click
+import atpatch_onnx.cli.inspect as module
+from pathlib import Path
+from rewriters.atomic import staged
+del os.O_TMPFILE
+@click.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+def inspect():
+    with staged(Path("out"), replace=True) as file:
+        file.write(b"half")
+        print("here", flush=True)
+        time.sleep(60)
+module.inspect = inspect
+"""
+
+
+def test_sigterm_cleans_up_as_an_interrupt_does(tmp_path, monkeypatch):
+    """A command in the middle of a save, on a file system without files without a name."""
+    code = tmp_path / "code"
+    code.mkdir()
+    (code / "sitecustomize.py").write_text(SLOW_COMMAND)
+    monkeypatch.setenv("PYTHONPATH", str(code), prepend=":")
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    child = subprocess.Popen([sys.executable, "-m", "atpatch_onnx", "inspect"], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    assert child.stdout.readline() == "here\n"
+    assert len(os.listdir(work)) == 1
+    child.terminate()
+    assert child.wait(30) == 128 + signal.SIGTERM
+    child.stdout.close()
+    assert os.listdir(work) == []

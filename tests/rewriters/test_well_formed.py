@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -12,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper, parser
 from atpatch_onnx import inspect_model, patch_model
 from rewriters import boundary, model_io
 from rewriters.errors import INVALID_MODEL, AtpatchError
+from rewriters.finder import find_sites
 from rewriters.well_formed import check_well_formed
 from tests.tiny import attention_model
 
@@ -164,6 +166,27 @@ def test_a_fault_of_our_own_stays_one(monkeypatch):
         inspect_model(attention_model())
 
 
+def test_values_that_are_no_numbers():
+    model = parser.parse_model("""<ir_version: 8, opset_import: ["" : 17]>
+    g (float[b,2,s,4] q, float[b,2,4,s] k, float[b,2,s,4] v) => (string[b,2,s,4] o)
+    { s = MatMul (q, k) p = Softmax <axis = -1> (s) c = Cast <to = 8> (p) o = MatMul (c, v) }""")
+    with pytest.raises(AtpatchError, match="ATP01[05]"):
+        patch_model(model, detector="static", columns=(1,))
+
+
+@pytest.mark.parametrize("op_type", ["Concat", "Mul"])
+def test_contents_of_shapes_are_followed_only_while_they_stay_small(op_type):
+    """A chain of Concat doubles them at every step, one of Mul squares them; both took minutes and gigabytes."""
+    model = attention_model()
+    model.graph.initializer.append(numpy_helper.from_array(np.array([2**62, 3], np.int64), "s0"))
+    for step in range(40):
+        axis = {"axis": 0} if op_type == "Concat" else {}
+        model.graph.node.insert(step, helper.make_node(op_type, [f"s{step}"] * 2, [f"s{step + 1}"], **axis))
+    started = time.monotonic()
+    patch_model(model, detector="statistic")
+    assert time.monotonic() - started < 20
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -181,6 +204,4 @@ def test_nonsense_off_the_way_leaves_sites_findable(body):
     g (float[b,2,s,4] q, float[b,2,4,s] k, float[b,2,s,4] v) => (float[b,2,s,4] o)
     {{ {body} p = Softmax <axis = 3> (s) o = MatMul (p, v) }}"""
     model = parser.parse_model(text.replace("''", ""))
-    from rewriters.finder import find_sites
-
     assert len(find_sites(model)[0]) == 1
