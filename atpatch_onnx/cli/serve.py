@@ -46,7 +46,9 @@ def _weight(context: click.Context, parameter: click.Parameter, value: str) -> f
     "--unit-header", default="X-Atpatch-Unit", show_default=True, help="Header with the unit; the parameter 'unit' goes before it."
 )
 @click.option(
-    "--timeout", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True, help="Seconds the patched arm has to answer."
+    "--timeout",
+    type=click.FloatRange(0, min_open=True),
+    help="Seconds the patched arm has to answer.  [default: 1 where the original can answer after it, else --answer-timeout]",
 )
 @click.option(
     "--shadow-timeout",

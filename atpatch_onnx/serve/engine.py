@@ -234,7 +234,7 @@ class Engine:
                 fallback = "absent"
             else:
                 try:
-                    patched = results[PATCHED] = await self._run(PATCHED, feeds, self.settings.timeout)
+                    patched = results[PATCHED] = await self._run(PATCHED, feeds, self.settings.waited_seconds)
                     if _is_finite(patched) or not self.settings.falls_back:
                         return PATCHED, None
                     fallback = "non_finite"

@@ -17,6 +17,8 @@ Mode = Literal["shadow", "ab", "patched", "original"]
 VERSIONS: dict[str, ArmName] = {"1": ORIGINAL, "2": PATCHED}
 """Version of the one model name → arm."""
 
+WAITED_SECONDS = 1.0
+"""Of a patched run before the original answers."""
 SHADOW_SECONDS = 10.0
 """Shadow runs have low priority, and flagged requests may take two passes: pairs that time out are those that matter most."""
 
@@ -31,7 +33,8 @@ class Settings:
     unit_header: header that carries the unit; the request parameter `unit` goes before it, the request id stands in for both.
     threads, workers: per arm, see `arms.Arm`.
     batch_rows, batch_delay: of dynamic batching, see `batching.Batcher`; 1 row: off.
-    timeout: seconds that a patched run has.
+    timeout: seconds that a patched run has while a client waits; None: 1 where the original can answer after it, else as long as the
+        original has.
     fallback: what a request gets when its patched run times out, fails or gives NaN: the original's answer, or an error. None: "error" in
         mode "patched", so that nothing in a request can choose who answers it; else "original". The kill switch always means the original.
     strict_version: refuse clients that name version 1, in mode "patched".
@@ -61,7 +64,7 @@ class Settings:
     workers: int = 2
     batch_rows: int = 1
     batch_delay: float = 0.002
-    timeout: float = 1.0
+    timeout: float | None = None
     fallback: Fallback | None = None
     strict_version: bool = False
     shadow_timeout: float | None = None
@@ -86,8 +89,15 @@ class Settings:
         return (self.fallback or ("error" if self.mode == "patched" else "original")) == "original"
 
     @property
+    def waited_seconds(self) -> float:
+        """Seconds that a patched run has while a client waits."""
+        if self.timeout is not None:
+            return self.timeout
+        return WAITED_SECONDS if self.falls_back else self.limits.answer_seconds
+
+    @property
     def patched_seconds(self) -> float:
         """What runs of the patched arm have, in the mode as it is."""
         if self.mode != "shadow":
-            return self.timeout
-        return max(self.timeout, SHADOW_SECONDS) if self.shadow_timeout is None else self.shadow_timeout
+            return self.waited_seconds
+        return max(self.waited_seconds, SHADOW_SECONDS) if self.shadow_timeout is None else self.shadow_timeout

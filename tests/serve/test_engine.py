@@ -17,7 +17,7 @@ from atpatch_onnx.runtime import session
 from atpatch_onnx.serve.arms import Arm, ArmFault
 from atpatch_onnx.serve.batching import Batcher
 from atpatch_onnx.serve.engine import Engine
-from atpatch_onnx.serve.limits import Refusal
+from atpatch_onnx.serve.limits import Limits, Refusal
 from atpatch_onnx.serve.page import render_page
 from atpatch_onnx.serve.protocol import InferRequest
 from atpatch_onnx.serve.reload import reload
@@ -136,6 +136,21 @@ def test_original_does_not_answer_where_it_has_nothing_better(run: Any) -> None:
     np.testing.assert_allclose(answer.outputs["y"][0], 2 * expected(1, -1)[0], rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("given", "seconds"),
+    [
+        ({"mode": "ab"}, 1),
+        ({"mode": "patched"}, 7),
+        ({"mode": "patched", "fallback": "original"}, 1),
+        ({"mode": "ab", "fallback": "error"}, 7),
+        ({"mode": "patched", "timeout": 3}, 3),
+    ],
+)
+def test_patched_runs_have_as_long_as_the_original_where_nobody_answers_instead(given: dict[str, Any], seconds: float) -> None:
+    settings = Settings(Path("a"), Path("b"), limits=Limits(answer_seconds=7), **given)
+    assert settings.waited_seconds == seconds
+
+
 @pytest.mark.parametrize(("fallback", "outcome"), [("error", 503), ("original", "original")])
 def test_busy_arm_follows_fallback(run: Any, fallback: Any, outcome: Any) -> None:
     async def ask(engine: Engine) -> Any:
@@ -197,8 +212,6 @@ def test_what_the_original_refuses_too_is_the_clients_mistake(tmp_path: Path) ->
 
 
 def test_hanging_original_is_unavailable_not_for_ever(tmp_path: Path) -> None:
-    from atpatch_onnx.serve.limits import Limits
-
     paths = save("hanging", tmp_path / "a.onnx"), save("sound", tmp_path / "b.onnx")
     engine = Engine(Settings(*paths, mode="original", limits=Limits(answer_seconds=0.3)), KillSwitch(environment={}))
     with pytest.raises(Refusal) as refusal:
