@@ -16,59 +16,30 @@ import random
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
-
-import numpy as np
 
 from .. import __version__
 from ..decisions import DecisionRow, RevisionRow, SwitchRow, last_revision
 from .arms import ORIGINAL, PATCHED, Arm, ArmFault, ArmName, Result
-from .batching import Batcher, take_rows
+from .batching import Batcher
 from .fallback import refusal, stand_in
 from .limits import Gate, Refusal
 from .log import DecisionLog
 from .metrics import Metrics
+from .outcome import Answer, completed, flags
 from .protocol import InferRequest
 from .routing import Split
 from .settings import VERSIONS, Settings
-from .shadow import Shadow, differences, predictions, size_of
+from .shadow import Shadow, size_of
 from .switch import KillSwitch
 from .tally import Tally
 from .tensors import Arrays, TensorSpec
 
-__all__ = ["PLATFORM", "SERVER", "Answer", "Engine", "load_arm"]
+__all__ = ["PLATFORM", "SERVER", "Engine", "load_arm"]
 
 SERVER = {"name": "atpatch-onnx", "version": __version__}
 PLATFORM = "onnx_onnxv1"
-
-_MOST_COLUMNS = 64
-
-
-@dataclass(frozen=True, eq=False)
-class Answer:
-    """What a client gets. `flagged` is None where the patched arm did not answer, or does not tell; `non_finite` counts samples for which
-    the patched arm gave NaN or infinity, and nobody anything better.
-    """
-
-    id: str
-    outputs: Arrays
-    arm: ArmName
-    revision: int
-    flagged: bool | None
-    non_finite: int = 0
-
-    @property
-    def version(self) -> str:
-        """Version of the model that answered."""
-        return next(version for version, arm in VERSIONS.items() if arm == self.arm)
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """Parameters of the response."""
-        flagged = {} if self.flagged is None else {"flagged": self.flagged}
-        non_finite = {"non_finite": self.non_finite} if self.non_finite else {}
-        return {"arm": self.arm, "revision": self.revision, **flagged, **non_finite}
 
 
 def load_arm(name: ArmName, settings: Settings) -> Arm:
@@ -207,7 +178,7 @@ class Engine:
             batch=request.samples,
             inputs=request.feeds if self.settings.log_inputs else None,
         )
-        flagged, _ = _flags(results.get(PATCHED), request.samples)
+        flagged, _ = flags(results.get(PATCHED), request.samples)
 
         def finish(status: str | None = None) -> None:
             self._finish(row, results, total, status)
@@ -291,25 +262,7 @@ class Engine:
 
     def _finish(self, row: DecisionRow, results: dict[ArmName, Result], total: float, status: str | None) -> None:
         """Complete a row once no more runs of it are due, and count it."""
-        scores, ran = self.original.scores, results.get
-        given = {name: predictions(result.outputs, scores, row.batch) for name, result in results.items()}
-        one, two = given.get(ORIGINAL), given.get(PATCHED)
-        flagged, columns = _flags(ran(PATCHED), row.batch)
-        compared = status == "compared"
-        row = replace(
-            row,
-            original=one,
-            patched=two,
-            flagged=flagged,
-            sites=None if columns is None else list(columns),
-            columns=columns,
-            shadow=status,
-            agree=[a == b for a, b in zip(one, two, strict=True)] if compared and one is not None and two is not None else None,
-            difference=differences(results[ORIGINAL].outputs, results[PATCHED].outputs, row.batch) if compared else None,
-            latency_original=_milliseconds(ran(ORIGINAL)),
-            latency_patched=_milliseconds(ran(PATCHED)),
-            latency_total=round(total * 1000, 4),
-        )
+        row = completed(row, results, self.original.scores, total, status)
         self.log.write(row)
         self.tally.add(row)
         self.metrics.decided(row)
@@ -338,24 +291,3 @@ class Engine:
 
 def _is_finite(result: Result) -> bool:
     return result.finite is None or bool(result.finite.all())
-
-
-def _flags(result: Result | None, samples: int) -> tuple[list[bool] | None, dict[str, list[list[int]]] | None]:
-    """Samples that were flagged, and where: site → sample → key columns. None where the patched arm did not run or does not tell."""
-    if result is None or result.columns is None:
-        return None, None
-    flagged = np.zeros(samples, bool)
-    where: dict[str, list[list[int]]] = {}
-    for site, mask in result.columns.items():
-        if not mask.any() or mask.shape[0] % samples:
-            flagged |= bool(mask.any())
-            continue
-        # Windows of a sample count together.
-        rows = [take_rows(mask, sample, sample + 1, samples).any(0) for sample in range(samples)]
-        flagged |= [bool(row.any()) for row in rows]
-        where[site] = [np.flatnonzero(row)[:_MOST_COLUMNS].tolist() for row in rows]
-    return flagged.tolist(), where
-
-
-def _milliseconds(result: Result | None) -> float | None:
-    return None if result is None else round(result.seconds * 1000, 4)

@@ -1,0 +1,99 @@
+"""What came out of a request: for its client, and for the log."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ..decisions import DecisionRow
+from .arms import ORIGINAL, PATCHED, ArmName, Result
+from .batching import take_rows
+from .settings import VERSIONS
+from .shadow import differences, predictions
+from .tensors import Arrays, TensorSpec
+
+__all__ = ["Answer", "completed", "flags"]
+
+_MOST_COLUMNS = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What a client gets. `flagged` is None where the patched arm did not answer, or does not tell; `non_finite` counts samples for which
+    the patched arm gave NaN or infinity, and nobody anything better.
+    """
+
+    id: str
+    outputs: Arrays
+    arm: ArmName
+    revision: int
+    flagged: bool | None
+    non_finite: int = 0
+
+    @property
+    def version(self) -> str:
+        """Version of the model that answered."""
+        return next(version for version, arm in VERSIONS.items() if arm == self.arm)
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Parameters of the response."""
+        flagged = {} if self.flagged is None else {"flagged": self.flagged}
+        non_finite = {"non_finite": self.non_finite} if self.non_finite else {}
+        return {"arm": self.arm, "revision": self.revision, **flagged, **non_finite}
+
+
+def completed(
+    row: DecisionRow, results: Mapping[ArmName, Result], scores: TensorSpec | None, total: float, status: str | None
+) -> DecisionRow:
+    """The row of a decision once no more runs of it are due.
+
+    Args:
+        row: what was known when the client got its answer.
+        results: of the arms that ran.
+        scores: the output whose argmax is the prediction.
+        total: seconds from request to answer.
+        status: of the shadow run, None where none was due.
+    """
+    given = {name: predictions(result.outputs, scores, row.batch) for name, result in results.items()}
+    one, two = given.get(ORIGINAL), given.get(PATCHED)
+    flagged, columns = flags(results.get(PATCHED), row.batch)
+    compared = status == "compared"
+    return replace(
+        row,
+        original=one,
+        patched=two,
+        flagged=flagged,
+        sites=None if columns is None else list(columns),
+        columns=columns,
+        shadow=status,
+        agree=[a == b for a, b in zip(one, two, strict=True)] if compared and one is not None and two is not None else None,
+        difference=differences(results[ORIGINAL].outputs, results[PATCHED].outputs, row.batch) if compared else None,
+        latency_original=_milliseconds(results.get(ORIGINAL)),
+        latency_patched=_milliseconds(results.get(PATCHED)),
+        latency_total=round(total * 1000, 4),
+    )
+
+
+def flags(result: Result | None, samples: int) -> tuple[list[bool] | None, dict[str, list[list[int]]] | None]:
+    """Samples that were flagged, and where: site → sample → key columns. None where the patched arm did not run or does not tell."""
+    if result is None or result.columns is None:
+        return None, None
+    flagged = np.zeros(samples, bool)
+    where: dict[str, list[list[int]]] = {}
+    for site, mask in result.columns.items():
+        if not mask.any() or mask.shape[0] % samples:
+            flagged |= bool(mask.any())
+            continue
+        # Windows of a sample count together.
+        rows = [take_rows(mask, sample, sample + 1, samples).any(0) for sample in range(samples)]
+        flagged |= [bool(row.any()) for row in rows]
+        where[site] = [np.flatnonzero(row)[:_MOST_COLUMNS].tolist() for row in rows]
+    return flagged.tolist(), where
+
+
+def _milliseconds(result: Result | None) -> float | None:
+    return None if result is None else round(result.seconds * 1000, 4)
