@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 REASONS: dict[str, str] = {
     "quantized-product": "its map enters a product on integers, from which map and values cannot be had as floats",
     "product-form": "its map enters a product of a form that cannot be patched yet",
-    "signed-map": "it is subtracted from another map, so what weighs the values has entries below zero, and no sum of a row to keep",
+    "signed-map": "what weighs the values is a difference of maps with entries below zero, in a product that cannot be taken apart for it",
     "mixed-map": "an operator on the way to the values makes another map of its map, whose columns are no longer its own",
     "shared-product": "its map reaches a product that is a site of another Softmax already",
     "own-values": "its map is multiplied with a function of itself, not with values",

@@ -76,7 +76,7 @@ class Site:
         form: how the map is made, one of `MAP_FORMS` ("softmax-flat": opset < 13; "decomposed": Exp, ReduceSum and Div; "log-softmax": Exp
             of it), or the fused operator's name; with a suffix where the product is no plain one: "+qdq" (between Q/DQ pairs), "+qlinear"
             (QLinearMatMul), "+integer" (MatMulInteger and its kin), "+scaled" (a factor inside the operator), "+divided" (by the sums of
-            the map's rows, behind the product), "+summed" (Mul and ReduceSum).
+            the map's rows, behind the product), "+summed" (Mul and ReduceSum), "+signed" (a difference of maps).
         where: the body that holds the product.
         probabilities: value read as P: the edge into the product, or the input of the quantiser before it; "" inside a fused operator.
         values: value multiplied with P, as it enters the product, or the input of the quantiser before an integer product.

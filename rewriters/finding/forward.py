@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import onnx_ir as ir
 
@@ -12,6 +12,7 @@ from .anchors import Anchor
 from .axes import Lost, Moved, track
 from .facts import Facts
 from .fractions import producer
+from .kept import Factor, KeptProduct
 from .products import Ended, Product, match_product
 from .view import View, is_standard, op_types, operand
 
@@ -100,10 +101,11 @@ def _step(view: View, facts: Facts, outcome: Outcome, at: _At, node: ir.Node, in
     """What one reader of the map is: a product, an end, or an operator that carries the map on."""
     matched = match_product(view, facts, node, index, at.axis)
     if isinstance(matched, Product):
-        if _signed(at.path):
+        product = _of_parts(matched, at) if _signed(at.path) else matched
+        if product is None:
             outcome.ends.append(Ended("signed-map", f"{node.op_type} of a difference", at.path, node))
         else:
-            outcome.hits.append(Hit(matched, at.path, at.assumed))
+            outcome.hits.append(Hit(product, at.path, at.assumed))
     elif matched is not None and matched.code == "constant-values" and _product_follows(view, facts, node, at.axis):
         outcome.ends.append(Ended("mixed-map", f"{matched.detail}, before a product with values", at.path, node))
     elif matched is not None:
@@ -117,6 +119,14 @@ def _step(view: View, facts: Facts, outcome: Outcome, at: _At, node: ir.Node, in
         else:
             for output in node.outputs if node.op_type == "Split" else node.outputs[:1]:
                 yield _At(output, moved.axis, at.assumed or moved.assumed, (*at.path, node))
+
+
+def _of_parts(product: Product, at: _At) -> Product | None:
+    """A plain product of floats whose map has entries below zero; other forms cannot be taken apart."""
+    if product.kept is not None or product.scaled or at.path[-1].op_type == "DequantizeLinear":
+        return None
+    kept = KeptProduct("signed", Factor(at.value), Factor(product.values), product.node.outputs[0])
+    return replace(product, kept=kept)
 
 
 def _signed(path: tuple[ir.Node, ...]) -> bool:

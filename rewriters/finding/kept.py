@@ -4,6 +4,7 @@
 |---|---|---|---|
 | on integers | "qlinear", "integer" | see `quantised` | float, or with their scales |
 | MatMul and its kin, divided by the sums of the map's rows: (exp(s) v) / Σ exp(s) | "divided" | the quotient | as they enter the product |
+| MatMul and its kin of a difference of maps | "signed" | its own output | as they enter the product |
 | Mul and ReduceSum: Σ_k P[…, q, k, 1] V[…, 1, k, d] | "summed" | the sum | as they are before Unsqueeze |
 """
 

@@ -22,6 +22,7 @@ from . import (
     microsoft_quantised,
     onnx_attention,
     scaled_product,
+    signed_product,
 )
 from .microsoft_beside import Beside
 
@@ -36,6 +37,7 @@ _OPENERS: dict[str, Callable[[Emitter, Site, onnx.NodeProto], Operands]] = {
     **dict.fromkeys(integer_product.FORMS, integer_product.open_site),
     **dict.fromkeys(kept_product.FORMS, kept_product.open_site),
     **dict.fromkeys(scaled_product.FORMS, scaled_product.open_site),
+    **dict.fromkeys(signed_product.FORMS, signed_product.open_site),
 }
 
 FUSED = frozenset(_OPENERS)

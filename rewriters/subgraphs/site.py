@@ -14,6 +14,7 @@ from ..emit import Emitter
 from ..lowering import FUSED, open_fused
 from ..lowering.kept_product import KeptOperands, keep_product
 from ..lowering.microsoft_beside import Beside
+from ..lowering.signed_product import SignedOperands
 from ..plan import BenignPair, Cnn, OneClass, Profile, SitePlan, Static
 from ..sites import Site
 from .between_pairs import patch_between_pairs, read_map, read_values
@@ -180,10 +181,13 @@ def _takes_in_scale(site: Site, wiring: Wiring) -> bool:
 
 
 def _patched(e: Emitter, operands: Operands, plan: SitePlan, context: MapContext, columns: str) -> str:
-    """The redistribution, with the map made here where the detector did without."""
+    """The redistribution, with the map made here where the detector did without, and of a signed map in its two parts."""
     if isinstance(operands, Beside):
         operands = operands.opened(e)
         context = replace(context, map=operands.map(e))
+    if isinstance(operands, SignedOperands):
+        given, taken = (value_side(e, part, plan, replace(context, map=part.map(e)), columns) for part in operands.parts(e))
+        return operands.difference(e, given, taken, columns, context.valid)
     return value_side(e, operands, plan, context, columns)
 
 

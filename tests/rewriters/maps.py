@@ -378,7 +378,11 @@ def _scores() -> list[Pattern]:
 
 
 def _products() -> list[Pattern]:
-    """Rows 37, 38, 40: products that weigh more than one row, several maps, or element by element."""
+    """Rows 37, 38, 40, 42, 43: products that weigh more than one row, several maps, their difference, or element by element."""
+    pair = (
+        "kt = Transpose<perm = [0,1,3,2]>(k) lt = Transpose<perm = [0,1,3,2]>(l) qk = MatMul(q, kt) ql = MatMul(q, lt)"
+        " p = Softmax<axis = -1>(qk) r = Softmax<axis = -1>(ql) c = Mul(r, lam)"
+    )
     single = "kt{0} = Transpose<perm = [0,2,1]>(k{0}) qk{0} = MatMul(q{0}, kt{0}) p{0} = Softmax<axis = -1>(qk{0})"
     return [
         Pattern(
@@ -418,6 +422,54 @@ def _products() -> list[Pattern]:
             ),
             (FOUR,),
             ("shared-product",),
+        ),
+        Pattern(
+            "42-differential-in-one-product",
+            model(f"{pair} d = Sub(p, c) out = MatMul(d, v)", f"{Q4}, float[B,3,T,D] l", lam=scalar(0.3)),
+            heads("softmax+signed"),
+            ("shared-product",),
+            sums_to_one=False,
+        ),
+        Pattern(
+            "42-differential-in-double",
+            model(
+                f"{QK} p = Softmax<axis = -1>(qk) r = Reshape(p, pairs) a, b = Split<axis = 2>(r) c = Mul(b, lam) d = Sub(a, c)"
+                " s = Squeeze(d, two) out = MatMul(s, w)",
+                "double[B,6,5,D] q, double[B,6,5,D] k, double[B,3,5,8] w",
+                "double[?] out",
+                pairs=ints(0, 3, 2, 5, 5),
+                lam=np.float64(0.4),
+                two=ints(2),
+            ),
+            heads("softmax+signed"),
+            sums_to_one=False,
+        ),
+        Pattern(
+            "42-differential-official",
+            model(
+                f"{QK} p = Softmax<axis = -1>(qk) r = Reshape(p, pairs) a = Gather<axis = 2>(r, zero) b = Gather<axis = 2>(r, one)"
+                " c = Mul(b, lam) d = Sub(a, c) out = MatMul(d, w)",
+                "float[B,6,5,D] q, float[B,6,5,D] k, float[B,3,5,8] w",
+                pairs=ints(0, 3, 2, 5, 5),
+                zero=np.int64(0),
+                one=np.int64(1),
+                lam=scalar(0.4),
+            ),
+            heads("softmax+signed"),
+            sums_to_one=False,
+        ),
+        Pattern(
+            "42-sigmoid-in-a-difference",
+            model(f"{QK} p = Sigmoid(qk) d = Sub(p, half) out = MatMul(d, v)", Q4, half=scalar(0.5)),
+            heads("sigmoid+signed"),
+            sums_to_one=False,
+        ),
+        Pattern(
+            "42-differential-made-positive",
+            model(f"{pair} d = Sub(p, c) r0 = Relu(d) out = MatMul(r0, v)", f"{Q4}, float[B,3,T,D] l", lam=scalar(0.3)),
+            (FOUR,),
+            ("shared-product",),
+            sums_to_one=False,
         ),
         Pattern(
             "43-map-scaled-by-a-number",
@@ -460,27 +512,15 @@ def _products() -> list[Pattern]:
 def _rejected() -> list[Pattern]:
     """Maps that are no sites, each with a reason that is true of it."""
     none: tuple[Expected, ...] = ()
-    pair = (
-        "kt = Transpose<perm = [0,1,3,2]>(k) lt = Transpose<perm = [0,1,3,2]>(l) qk = MatMul(q, kt) ql = MatMul(q, lt)"
-        " p = Softmax<axis = -1>(qk) r = Softmax<axis = -1>(ql) c = Mul(r, lam)"
-    )
     return [
         Pattern(
-            "50-differential-in-one-product",
-            model(f"{pair} d = Sub(p, c) out = MatMul(d, v)", f"{Q4}, float[B,3,T,D] l", lam=scalar(0.3)),
-            none,
-            ("signed-map", "signed-map"),
-        ),
-        Pattern(
-            "50-differential-official",
+            "50-differential-in-integers",
             model(
-                f"{QK} p = Softmax<axis = -1>(qk) r = Reshape(p, pairs) a = Gather<axis = 2>(r, zero) b = Gather<axis = 2>(r, one)"
-                " c = Mul(b, lam) d = Sub(a, c) out = MatMul(d, w)",
-                "float[B,6,5,D] q, float[B,6,5,D] k, float[B,3,5,8] w",
-                pairs=ints(0, 3, 2, 5, 5),
-                zero=np.int64(0),
-                one=np.int64(1),
-                lam=scalar(0.4),
+                f"{QK} p = Softmax<axis = -1>(qk) d = Sub(p, mean) p_q, p_s, p_z = DynamicQuantizeLinear(d)"
+                " v_q, v_s, v_z = DynamicQuantizeLinear(v) o = MatMulInteger(p_q, v_q, p_z, v_z) f = Cast<to = 1>(o) sc = Mul(p_s, v_s)"
+                " out = Mul(f, sc)",
+                Q4,
+                mean=scalar(0.1),
             ),
             none,
             ("signed-map",),
@@ -527,12 +567,6 @@ def _rejected() -> list[Pattern]:
             ),
             none,
             ("scores-form",),
-        ),
-        Pattern(
-            "50-sigmoid-in-a-difference",
-            model(f"{QK} p = Sigmoid(qk) d = Sub(p, half) out = MatMul(d, v)", Q4, half=scalar(0.5)),
-            none,
-            ("signed-map",),
         ),
         Pattern(
             "50-relu-of-other-tokens",

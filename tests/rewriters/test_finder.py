@@ -24,7 +24,7 @@ from .patterns import model as made
 
 TABLE = [*PATTERNS, *MAPS]
 each_pattern = pytest.mark.parametrize("pattern", TABLE, ids=[pattern.id for pattern in TABLE])
-KEPT = ("+integer", "+qlinear", "+divided", "+summed")
+KEPT = ("+integer", "+qlinear", "+divided", "+summed", "+signed")
 """Products whose own operators stay have tests of their own, in test_product_forms."""
 WITH_SITES = [p for p in TABLE if p.sites and not p.id.startswith("scope-") and not p.sites[0].form.endswith(KEPT)]
 with_sites = pytest.mark.parametrize("pattern", WITH_SITES, ids=[p.id for p in WITH_SITES])
