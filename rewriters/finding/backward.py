@@ -98,7 +98,7 @@ def find_scores(view: View, facts: Facts, anchor: Anchor) -> Scores | Refused:
         return min(found, key=lambda scores: _narrow(facts, scores))  # min keeps the nearest of equals
     if sums:
         return sums[0]
-    blocked = bool(dead) and is_standard(dead[0]) and dead[0].op_type not in _SOURCES
+    blocked = bool(dead) and dead[0].op_type not in _SOURCES
     code, detail = ("scores-form", dead[0].op_type) if blocked else ("no-scores", _described(anchor.scores))
     return constant or Ended(code, detail, dead[1:], dead[0] if dead else None)
 

@@ -2,9 +2,9 @@
 
 Of a Softmax a zero tells a mask. Here it does not, so what a row sees has to be read off the graph: every column, where
 
-1. between the score product and the map numbers change by what is the same for all columns only: by a constant number, or by a threshold
-   that was taken from the scores themselves,
-2. between the map and the product too: by a constant number, by something of the row, by the map itself.
+1. between the score product and the map numbers change by what is the same for all columns only: by one number, or by a threshold that was
+   taken from the scores themselves,
+2. between the map and the product too: by one number, by something of the row, by the map itself.
 """
 
 from __future__ import annotations
@@ -50,4 +50,4 @@ def _alike(view: View, facts: Facts, other: ir.Value, by_row: bool) -> bool:
     shape = facts.shape(other)
     if shape is None:
         return False
-    return all(dim == 1 for dim in shape) if view.is_constant(other) else by_row and shape[-1] == 1
+    return all(dim == 1 for dim in shape) or (by_row and not view.is_constant(other) and shape[-1] == 1)

@@ -232,6 +232,15 @@ def _number_by_number() -> list[Pattern]:
             heads("relu+divided"),
             sums_to_one=False,
         ),
+        Pattern(
+            "34-relu-over-a-computed-length",
+            model(
+                f"{QK} r = Relu(qk) t = Shape<start = 2, end = 3>(v) n = Squeeze(t) f = Cast<to = 1>(n) p = Div(r, f) out = MatMul(p, v)",
+                Q4,
+            ),
+            heads("relu"),
+            sums_to_one=False,
+        ),
         Pattern("34-softplus", model(f"{QK} p = Softplus(qk) out = MatMul(p, v)", Q4), heads("softplus"), sums_to_one=False),
         Pattern("34-clip", model(f"{QK} p = Clip(qk, zero) out = MatMul(p, v)", Q4, zero=scalar(0)), heads("relu"), sums_to_one=False),
         Pattern("35-sparsemax", model(f"{QK} {sorting} p = Relu(a) out = MatMul(p, v)", fixed, **sizes), heads("sparsemax")),

