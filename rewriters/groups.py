@@ -6,8 +6,9 @@ A group is formed only where this can be shown from the graph; a site of which i
    two numbers of samples, and the axis has to have that many both times (times the heads, where they are merged into it). Windows, as
    Swin's, number several a sample.
 2. Sites with the same traced padding mask are one group, self- and cross attention alike: the mask says whose columns they are.
-3. Without a mask: self-attention over the same fixed number of columns, each site computed from the one before, and no site in the model
-   that might look from one sequence at another. So towers side by side stay apart, and encoder and decoder too.
+3. Without a mask: self-attention over the same fixed number of columns, each site computed from the one before, whose column k leads back
+   to its column k (see `finding.index_trace`), and no site in the model that might look from one sequence at another. So towers side by
+   side stay apart, encoder and decoder too, and attention along rows and along columns of a square image.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ import onnx
 from .bodies import reads
 from .boundary import to_ir
 from .finding.facts import gather_facts
+from .finding.index_trace import everything_behind
+from .finding.self_attention import roots
 from .finding.skeleton import hollow, skeleton
+from .finding.token_index import Index, index_of
 from .finding.view import build_view
 from .sites import Site
 
@@ -38,7 +42,8 @@ def token_groups(model: onnx.ModelProto, sites: Sequence[Site]) -> tuple[tuple[s
     """
     inside = [site for site in sites if not site.where]
     light = hollow(model)
-    counted = [_leading(light, inside, samples) for samples in _SAMPLES]
+    probes = [_Probe(light, samples) for samples in _SAMPLES]
+    counted = [{site.id: probe.leading(site) for site in inside} for probe in probes]
     candidates = [
         site
         for site in inside
@@ -50,46 +55,69 @@ def token_groups(model: onnx.ModelProto, sites: Sequence[Site]) -> tuple[tuple[s
             masked.setdefault(site.key_mask, []).append(site)
     groups = list(masked.values())
     if all(site.self_attention for site in sites if site.key_mask is None):
-        groups += _chains(model.graph, [site for site in candidates if site.key_mask is None and site.key_size is not None])
+        groups += _chains(model.graph, probes[0], [site for site in candidates if site.key_mask is None and site.key_size is not None])
     position = {site.id: index for index, site in enumerate(sites)}
     groups.sort(key=lambda group: position[group[0].id])
     return tuple(tuple(site.id for site in group) for group in groups if len(group) > 1)
 
 
-def _leading(model: onnx.ModelProto, sites: Sequence[Site], samples: int) -> Mapping[str, int | None]:
-    """Site id → size of its map's leading axis for a number of samples, None where it cannot be worked out."""
-    probe = onnx.ModelProto()
-    probe.CopyFrom(model)
-    # What the model declares speaks of other numbers, by name.
-    del probe.graph.value_info[:]
-    weights = {tensor.name for tensor in probe.graph.initializer}
-    for value in probe.graph.input:
-        if value.name not in weights:
-            for axis, dim in enumerate(value.type.tensor_type.shape.dim):
-                if not dim.HasField("dim_value"):
-                    dim.dim_value = samples if axis == 0 else _LENGTH
-    for value in probe.graph.output:
-        value.type.tensor_type.ClearField("shape")
-    view = build_view(to_ir(skeleton(probe)))
-    facts = gather_facts(view)
-    made = {value.name: value for node in view.model.graph for value in node.outputs}
-    sizes: dict[str, int | None] = {}
-    for site in sites:
-        layout, shape = site.layout, facts.shape(made.get(site.probabilities or site.product))
+class _Probe:
+    """The model with a number of samples and of everything else that it leaves open."""
+
+    def __init__(self, model: onnx.ModelProto, samples: int) -> None:
+        probe = onnx.ModelProto()
+        probe.CopyFrom(model)
+        # What the model declares speaks of other numbers, by name.
+        del probe.graph.value_info[:]
+        weights = {tensor.name for tensor in probe.graph.initializer}
+        for value in probe.graph.input:
+            if value.name not in weights:
+                for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+                    if not dim.HasField("dim_value"):
+                        dim.dim_value = samples if axis == 0 else _LENGTH
+        for value in probe.graph.output:
+            value.type.tensor_type.ClearField("shape")
+        self._view = build_view(to_ir(skeleton(probe)))
+        self._facts = gather_facts(self._view)
+        graph = self._view.model.graph
+        self._values = {value.name: value for value in graph.inputs}
+        self._values |= {value.name: value for node in graph for value in node.outputs}
+
+    def leading(self, site: Site) -> int | None:
+        """Size of the leading axis of a site's map, None where it cannot be worked out."""
+        layout, shape = site.layout, self._facts.shape(self._values.get(site.probabilities or site.product))
         axis = layout.probabilities[0] if layout.probabilities is not None and site.probabilities else 0
         known = shape is not None and layout.rank in (3, 4)
         size = shape[axis] if shape is not None and known else None
-        sizes[site.id] = size if isinstance(size, int) else None
-    return sizes
+        return size if isinstance(size, int) else None
+
+    def same_columns(self, first: Site, second: Site) -> bool:
+        """Whether column k of the second site leads back to what column k of the first one is."""
+        start = self._columns(first)
+        if start is None:
+            return False
+        goals, _ = roots(self._view, self._facts, start)
+        return bool(goals) and goals <= set(everything_behind(self._view, self._facts, self._columns(second)))
+
+    def _columns(self, site: Site) -> Index | None:
+        """The columns, as rows of the values: of heads side by side (B, K, H·D), or (B, K, ...) and (B, H, K, D)."""
+        values, layout = self._values.get(site.values), site.layout
+        rank = self._facts.rank(values)
+        if rank is None:
+            return None
+        if not site.probabilities:
+            return index_of(self._facts, values, 2 if rank == 4 else 1)
+        order = layout.values or tuple(range(rank))
+        return index_of(self._facts, values, order[-1 - layout.widths]) if len(order) == rank else None
 
 
-def _chains(graph: onnx.GraphProto, sites: Sequence[Site]) -> list[list[Site]]:
-    """Sites of equal K, each downstream of the last one of its chain, and of that of no other chain."""
+def _chains(graph: onnx.GraphProto, probe: _Probe, sites: Sequence[Site]) -> list[list[Site]]:
+    """Sites of equal K and the same columns, each downstream of the last one of its chain, and of that of no other chain."""
     behind = _sites_behind(graph, sites)
     chains: list[list[Site]] = []
     for site in sites:
         before = [chain for chain in chains if chain[-1].key_size == site.key_size and chain[-1].id in behind[site.id]]
-        if len(before) == 1:
+        if len(before) == 1 and probe.same_columns(before[0][-1], site):
             before[0].append(site)
         else:
             chains.append([site])

@@ -14,7 +14,8 @@ In the flat order of a value it is (position // stride) % size, and a Reshape le
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import onnx_ir as ir
@@ -27,7 +28,7 @@ from .shape_rules import axes_of, perm_of
 from .token_index import Index, all_known, onto
 from .view import View, attribute, op_types, operand
 
-__all__ = ["through"]
+__all__ = ["everything_behind", "through"]
 
 _FIRST_ONLY = op_types(
     "BiasGelu Cast CastLike Clip DequantizeLinear Dropout DynamicQuantizeLinear FastGelu Identity QuantizeLinear QuickGelu "
@@ -47,6 +48,7 @@ _OVER_LAST = op_types(
 """They mix entries along their last axis, or the axis they name and all behind it: no index may run there."""
 _CONVOLUTIONS = op_types("Conv ConvInteger QLinearConv")
 _WEIGHTED = op_types("MatMulNBits MatMulBnb4")
+_MAX_VISITS = 512
 _RESHAPING = op_types("Reshape Flatten Squeeze Unsqueeze")
 
 
@@ -83,6 +85,21 @@ def through(view: View, facts: Facts, node: ir.Node, index: Index, only: ir.Valu
             return all_known([onto(facts, only, index, tuple(axis + moved for axis in index.axes))])
         return _element_wise(view, facts, node, index, [operand(node, position) for position in _OPERANDS[kind]])
     return all_known([onto(facts, source, index, index.axes)]) if kind in _FIRST_ONLY | _OVER_LAST else None
+
+
+def everything_behind(view: View, facts: Facts, start: Index | None) -> Iterator[Index]:
+    """The index, and every index it is equal to on some way back, nearest first: in a sum, entry i is made of entry i of each summand."""
+    waiting = deque([start] if start is not None else [])
+    seen = {start}
+    while waiting and len(seen) < _MAX_VISITS:
+        index = waiting.popleft()
+        yield index
+        node = index.value.producer()
+        behind = [replace(index, value=same) for same in view.backward.get(index.value, ())]
+        for one in behind or (through(view, facts, node, index) if node is not None else None) or ():
+            if one not in seen:
+                seen.add(one)
+                waiting.append(one)
 
 
 def _mixes(facts: Facts, node: ir.Node, index: Index) -> bool:

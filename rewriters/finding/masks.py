@@ -1,8 +1,8 @@
 """The padding mask of a site: the graph input (B, K) that says which key columns are real.
 
 1. Start at what the score path adds to the scores or selects them by, and go back through mask arithmetic only.
-2. Exactly one graph input of rank 2 with "mask" in its name may be reached, along the key axis. One that varies along the query rows
-   too is a map (Q, K), not a mask of padding.
+2. Exactly one graph input of rank 2 with "mask" in its name may be reached, its last axis along the key axis and its first along the
+   samples of the map. One that varies along the query rows or the heads is no mask of padding.
 3. An operator that could shift or mix columns (Slice, Concat, Conv, ...) between that input and the scores spoils the way it lies on.
    Another clean way is enough: what shuts a padded column once shuts it for good.
 4. Polarity is computed, not read off the name: the arithmetic is evaluated for a valid and for a padded column, and the input counts
@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,7 @@ _MAX_VISITS = 256
 _MAX_RESHAPES = 48
 _SHUT = 100.0  # what a mask takes off a score at least: exp(-100) is nothing in any float type
 _NOTHING = -1e30  # stands for what lets nothing through, -inf included
+_SAMPLES = -4  # the axis of the samples of what a fused operator adds to (B, H, Q, K)
 _QLINEAR_SECOND = 3  # a QLinearAdd has its second summand behind scale and zero point of the first
 _RESHAPING = op_types("Cast DequantizeLinear Flatten Gather GatherND Identity QuantizeLinear Reshape")
 _INDEPENDENT = op_types("Shape Size Range")
@@ -55,21 +56,24 @@ class KeyMasks:
         self._candidates = [v for v in graph.inputs if facts.rank(v) == 2 and "mask" in (v.name or "").lower() and not v.is_initializer()]
         self._reach = {candidate: self._reached(candidate) for candidate in self._candidates}
 
-    def trace(self, scores: Scores, anchor: Anchor, columns: int | None) -> str | None:
+    def trace(self, scores: Scores, anchor: Anchor, columns: int | None, samples: Mapping[ir.Node, int]) -> str | None:
         """Name of the mask input of a site.
 
         Args:
             scores: how the scores come to the Softmax.
             anchor: the Softmax; one with a bias reads a mask itself.
             columns: number of key columns of the map where it is fixed.
+            samples: see `samples.samples_in`.
         """
         if not self._candidates or any(node.op_type == "Transpose" for node in scores.path):
             return None
         readers = list(self._readers(scores, anchor))
         reached: set[ir.Value] = set()
         for reader in readers:
+            rank = self._facts.rank(reader.node.outputs[0])
+            lead = None if rank is None or reader.node not in samples else samples[reader.node] - rank
             for value in self._mask_operands(reader):
-                reached |= self._candidates_behind(value, anchor.axis) or set()
+                reached |= self._candidates_behind(value, anchor.axis, lead) or set()
         return self._verdict(reached, columns, lambda evaluator: _openness(evaluator, readers))
 
     def trace_operand(self, mask: ir.Value, columns: int | None) -> str | None:
@@ -86,7 +90,7 @@ class KeyMasks:
             value = evaluator.value(mask)
             return 0.0 if value is None else max(value, _NOTHING) if not selects else 0.0 if value else _NOTHING
 
-        return self._verdict(self._candidates_behind(mask, -1) or set(), columns, openness) if self._candidates else None
+        return self._verdict(self._candidates_behind(mask, -1, _SAMPLES) or set(), columns, openness) if self._candidates else None
 
     def _verdict(self, reached: set[ir.Value], columns: int | None, openness: Callable[[Evaluator], float]) -> str | None:
         if len(reached) != 1:
@@ -122,34 +126,35 @@ class KeyMasks:
             indices = [index for index in range(len(reader.node.inputs)) if index != reader.scores]
         return [value for value in (operand(reader.node, index) for index in indices) if value is not None]
 
-    def _candidates_behind(self, start: ir.Value, axis: int) -> set[ir.Value] | None:
-        """Candidates reached along the key axis through mask arithmetic; None where one is reached in a way that spoils it."""
+    def _candidates_behind(self, start: ir.Value, axis: int, lead: int | None) -> set[ir.Value] | None:
+        """Candidates reached through mask arithmetic along the key axis and that of the samples, `lead`; None where one is reached in a way
+        that spoils it."""
         found: set[ir.Value] = set()
-        waiting: list[tuple[ir.Value, int | None, int | None]] = [(start, axis, -3 - axis if axis in (-1, -2) else None)]
+        waiting: list[tuple[ir.Value, int | None, int | None]] = [(start, axis, lead)]
         seen: set[tuple[ir.Value, int | None, int | None]] = set()
         while waiting and len(seen) < _MAX_VISITS:
-            value, at, rows = waiting.pop()
-            if (value, at, rows) in seen or self._view.is_constant(value):
+            value, at, first = waiting.pop()
+            if (value, at, first) in seen or self._view.is_constant(value):
                 continue
-            seen.add((value, at, rows))
+            seen.add((value, at, first))
             if value in self._reach:
-                if at == -1 and rows != -2:
+                if (at, first) == (-1, -2):
                     found.add(value)
                 elif at is not None:
                     return None
                 continue
             node = value.producer()
             if node is None:
-                waiting.extend((same, at, rows) for same in self._view.backward.get(value, ()))
-            elif at == -1 and (gathered := self._gathered(value)) is not None:
+                waiting.extend((same, at, first) for same in self._view.backward.get(value, ()))
+            elif at == -1 and first == -(self._facts.rank(value) or 0) and (gathered := self._gathered(value)) is not None:
                 found.add(gathered)
             elif node.op_type in MASK_ARITHMETIC:
                 behind = self._axis_behind(node, at)
                 if behind is False:
                     return None
-                rows_behind = self._axis_behind(node, rows) or None  # False: not told, which is no evidence of a map
+                first_behind = self._axis_behind(node, first) or None
                 sources = [operand(node, 0)] if node.op_type in DATA_FIRST else list(node.inputs)
-                waiting.extend((source, behind, rows_behind) for source in sources if source is not None)
+                waiting.extend((source, behind, first_behind) for source in sources if source is not None)
             elif node.op_type not in _INDEPENDENT and any(value in reach for reach in self._reach.values()):
                 return None
         return found

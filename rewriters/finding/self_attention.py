@@ -25,7 +25,7 @@ from .products import product_operands
 from .token_index import Index, index_of
 from .view import View, op_types
 
-__all__ = ["is_self_attention", "same_tokens"]
+__all__ = ["along", "is_self_attention", "roots", "same_tokens"]
 
 _MAX_VISITS = 256
 _LEVELS = 3
@@ -53,7 +53,7 @@ def same_tokens(view: View, facts: Facts, queries: Index | None, keys: Index | N
     """The rule above for two indices; None stands for one that is not known."""
     if queries is None or keys is None:
         return False
-    a, b = (_roots(view, facts, index)[0] for index in (queries, keys))
+    a, b = (roots(view, facts, index)[0] for index in (queries, keys))
     for _ in range(_LEVELS):
         if a and a == b:
             return True
@@ -63,13 +63,13 @@ def same_tokens(view: View, facts: Facts, queries: Index | None, keys: Index | N
 
 def _at_scores(view: View, facts: Facts, anchor: Anchor, hit: Hit, scores: Scores, index: Index | None) -> Index | None:
     """An index into the map, as it is in the result of the score product: along the way of the map only, not into masks."""
-    index = _along(view, facts, anchor.output, hit.path, index)
+    index = along(view, facts, anchor.output, hit.path, index)
     if index is None or facts.rank(anchor.scores) != facts.rank(anchor.output):
         return None
-    return _along(view, facts, scores.node.outputs[0], scores.path, replace(index, value=anchor.scores))
+    return along(view, facts, scores.node.outputs[0], scores.path, replace(index, value=anchor.scores))
 
 
-def _along(view: View, facts: Facts, start: ir.Value, path: Sequence[ir.Node], index: Index | None) -> Index | None:
+def along(view: View, facts: Facts, start: ir.Value, path: Sequence[ir.Node], index: Index | None) -> Index | None:
     """An index into something on a path, as it is at the start of the path."""
     came = [start, *(node.outputs[0] for node in path)]
     at = next((place for place, value in enumerate(came) if index is not None and _crosses(view, value, index.value)), None)
@@ -100,18 +100,18 @@ def _crosses(view: View, source: ir.Value, value: ir.Value) -> bool:
     return False
 
 
-def _before(view: View, facts: Facts, roots: Iterable[Index]) -> frozenset[Index]:
+def _before(view: View, facts: Facts, indices: Iterable[Index]) -> frozenset[Index]:
     """Roots one projection further back; one that leads to no single projection stays."""
     further: set[Index] = set()
-    for index in roots:
-        deeper, projected = _roots(view, facts, index)
+    for index in indices:
+        deeper, projected = roots(view, facts, index)
         further |= deeper if projected and len(deeper) == 1 else {index}
     return frozenset(further)
 
 
-def _roots(view: View, facts: Facts, start: Index) -> tuple[frozenset[Index], bool]:
+def roots(view: View, facts: Facts, start: Index) -> tuple[frozenset[Index], bool]:
     """Roots of an index, and whether every one is the input of a projection."""
-    roots: set[Index] = set()
+    found: set[Index] = set()
     all_projected = True
     waiting, seen = [start], {start}
     while waiting:
@@ -121,16 +121,16 @@ def _roots(view: View, facts: Facts, start: Index) -> tuple[frozenset[Index], bo
         if behind is None and node is not None and len(seen) < _MAX_VISITS:
             behind = through(view, facts, node, index)
             if behind is not None and _is_projection(view, node):
-                roots |= {_bare(view, facts, one) for one in behind}
+                found |= {_bare(view, facts, one) for one in behind}
                 continue
         if behind is None:
-            roots.add(index)
+            found.add(index)
             all_projected = False
         for one in behind or ():
             if one not in seen:
                 seen.add(one)
                 waiting.append(one)
-    return frozenset(roots), all_projected
+    return frozenset(found), all_projected
 
 
 def _is_projection(view: View, node: ir.Node) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx
 import onnx_ir as ir
@@ -20,6 +20,7 @@ from .masks import KeyMasks
 from .merged import merged_heads
 from .naming import Names, scope_of
 from .products import Product
+from .samples import samples_first, samples_in
 from .self_attention import is_self_attention
 from .sparse import is_unmasked
 from .view import View, operand
@@ -62,8 +63,9 @@ class SiteBuilder:
         self._count = 0
 
     def build(self, anchor: Anchor, hit: Hit, scores: Scores) -> Site:
-        product = hit.product
         read = self._read(hit)
+        hit = replace(hit, product=samples_first(self._view, self._facts, hit.product, read.values.value))
+        product = hit.product
         merged = merged_heads(self._view, self._facts, anchor, hit, scores)
         layout = Layout(product.rank, product.probabilities_perm, product.values_perm, product.output_perm, merged, product.values_lack)
         same_columns = keeps_columns(self._view, self._facts, anchor, hit, scores)
@@ -91,7 +93,7 @@ class SiteBuilder:
             confidence="medium" if hit.assumed or scores.learned else "high",
             layout=layout,
             self_attention=same_columns and is_self_attention(self._view, self._facts, anchor, hit, scores, read.map.value),
-            key_mask=self._key_mask(anchor, scores, read, product) if same_columns and _sees_batch(where) else None,
+            key_mask=self._key_mask(anchor, hit, scores, read, merged) if same_columns and _sees_batch(where) else None,
             chain=_chain(anchor, hit, scores),
             quantizer=None if read.quantizer is None else str(read.quantizer.name),
             softmax_rank=self._facts.rank(anchor.output),
@@ -156,8 +158,9 @@ class SiteBuilder:
                 return _Read(Factor(before), values, output, "+qdq", pair[0].outputs[0])
         return _Read(Factor(direct), values, output, "+scaled" if product.scaled else "")
 
-    def _key_mask(self, anchor: Anchor, scores: Scores, read: _Read, product: Product) -> str | None:
-        return self._masks.trace(scores, anchor, self._facts.static(read.map.value, product.key_axis))
+    def _key_mask(self, anchor: Anchor, hit: Hit, scores: Scores, read: _Read, merged: int | None) -> str | None:
+        samples = samples_in(self._view, self._facts, anchor, hit, scores, read.map.value, merged)
+        return self._masks.trace(scores, anchor, self._facts.static(read.map.value, hit.product.key_axis), samples)
 
     def _heads(self, product: Product, scores: Scores, probabilities: ir.Value, widths: int) -> int | None:
         """Static size of the head axis of the map, taken from P or from any tensor that must agree with it."""

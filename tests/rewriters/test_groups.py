@@ -109,6 +109,31 @@ def test_towers_side_by_side_stay_apart_though_equally_long() -> None:
     assert token_groups(model, sites) == (ids(sites, 0, 2), ids(sites, 1, 3))
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_along_rows_and_along_columns_of_a_square_image_are_other_tokens(turned: bool) -> None:
+    """Maps (B, row, 5, 5) and then (B, column, 5, 5): of one size, and of other places."""
+    graph = Graph()
+    x = "x"
+    for second in (False, True):
+        q, k, v = (graph.op("MatMul", x, graph.constant(np.eye(WIDTH, dtype=np.float32))) for _ in range(3))
+        weights = graph.op("Softmax", graph.op("MatMul", q, graph.op("Transpose", k, perm=[0, 1, 3, 2])), axis=-1)
+        x = graph.op("Add", x, graph.op("MatMul", weights, v))
+        if turned and not second:
+            x = graph.op("Transpose", x, perm=[0, 2, 1, 3])
+    model = graph.model({"x": ["B", 5, 5, WIDTH]}, x)
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    sites = found(model)
+    assert [(site.self_attention, site.key_size) for site in sites] == [(True, 5), (True, 5)]
+    assert token_groups(model, sites) == (() if turned else (ids(sites, 0, 1),))
+
+
+def test_tokens_in_another_order_are_other_columns() -> None:
+    graph = Graph()
+    shuffled = graph.op("Gather", graph.attention("x"), graph.constant(np.array([5, 4, 3, 2, 1, 0])), axis=1)
+    model = graph.model({"x": ["B", 6, WIDTH]}, graph.attention(shuffled))
+    assert token_groups(model, found(model)) == ()
+
+
 def test_beside_cross_attention_equal_length_shows_nothing() -> None:
     graph = Graph()
     memory = graph.attention(graph.attention("x"))
