@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import onnx
 
 from .sites import Where
 
-__all__ = ["Body", "Wiring", "body_at", "reads", "walk_bodies"]
+__all__ = ["Body", "Wiring", "body_at", "needed", "reads", "walk_bodies"]
 
 Body = onnx.GraphProto | onnx.FunctionProto
 
@@ -44,6 +44,17 @@ def reads(node: onnx.NodeProto) -> set[str]:
         if attribute.type == onnx.AttributeProto.GRAPH:
             read |= {name for inner in attribute.g.node for name in reads(inner)} | {value.name for value in attribute.g.output}
     return read
+
+
+def needed(nodes: Sequence[onnx.NodeProto], outputs: Iterable[str]) -> list[onnx.NodeProto]:
+    """The nodes of one body that outputs depend on, in its order; every value has to be made before it is read."""
+    wanted = set(outputs)
+    found = []
+    for node in reversed(nodes):
+        if not wanted.isdisjoint(node.output):
+            wanted |= reads(node)
+            found.append(node)
+    return found[::-1]
 
 
 class Wiring:

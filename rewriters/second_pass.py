@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 import onnx
 from onnx import TensorProto, helper
 
-from .bodies import Wiring, reads
+from .bodies import Wiring, needed, reads
 from .checks import opset_of
 from .controls import body_controls
 from .emit import ConstantPool, Emitter
@@ -34,6 +34,7 @@ from .excision import TokenAxis, excise, in_order, token_axis
 from .names import first_run, second_run
 from .plan import PatchPlan
 from .renaming import mentions, renamed
+from .shielding import check_second_reader
 from .sites import Site
 from .subgraphs.detectors import gives_logits
 from .subgraphs.gating import Branch, gate
@@ -77,6 +78,7 @@ def add_second_pass(
     """
     _check_batch_axes(model)
     _check_order(model)
+    check_second_reader(model.graph, branch_free=plan.gating == "none")
     e = Emitter("two-pass", opset_of(model, ()), pool, {}, conditional=plan.gating == "if")
     join = _sum_up if plan.joint == "sum" else _join
     groups = [join(e, plan, [first[name] for name in group]) for group in plan.groups]
@@ -159,7 +161,7 @@ def _second_run(
         # What the second run shares with the first may be an output, which has its name from the gate on only.
         return names.get(name, first_run(name) if name in outputs else name)
 
-    for node in _needed(model, outputs):
+    for node in needed(model.graph.node, outputs):
         if node.output and node.output[0] in columns:
             site, mask = columns[node.output[0]]
             key_mask = None if site.key_mask is None else second(site.key_mask)
@@ -256,17 +258,6 @@ def _set_aside(model: onnx.ModelProto, replacements: Sequence[Replacement], outp
             continue
         renamings.append(Replacement(found.output if found else next(filter(None, node.output)), pieces))
     return renamings
-
-
-def _needed(model: onnx.ModelProto, outputs: Sequence[str]) -> list[onnx.NodeProto]:
-    """The nodes that outputs depend on, in graph order."""
-    wanted = set(outputs)
-    needed = []
-    for node in reversed(model.graph.node):
-        if not wanted.isdisjoint(node.output):
-            wanted |= reads(node)
-            needed.append(node)
-    return needed[::-1]
 
 
 def _requested(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:

@@ -16,16 +16,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import onnx
-from onnx import helper
+from onnx import TensorProto, helper
 
 from .bodies import Wiring
+from .errors import PLAN_MISFIT
 from .names import is_inserted, make_name
 from .renaming import renamed
 from .subgraphs.site import Replacement
 
-__all__ = ["shield"]
+__all__ = ["check_second_reader", "shield"]
 
 _PROPAGATED = frozenset({"MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
+_BYTES = (TensorProto.INT8, TensorProto.UINT8)
 _NOTHING_DONE = frozenset({"Cast", "Dropout", "Identity"})
 
 
@@ -64,6 +66,26 @@ def _shielded(nodes: Iterable[onnx.NodeProto], maker: Mapping[str, onnx.NodeProt
                 copies[name] = copy = make_name("captured", str(next(count)))
                 yield helper.make_node("Concat", [name], [copy], name=copy, axis=0)
         yield renamed(twin, _by(copies)) if copies else twin
+
+
+def check_second_reader(graph: onnx.GraphProto, *, branch_free: bool) -> None:
+    """A second run reads what the first has made, and weights. Where onnxruntime joins operators only if nothing else reads a value between
+    them, what is not flagged would be rounded another way.
+
+    Raises:
+        AtpatchError: ATP015 (1) for Q/DQ pairs without a branch, (2) for a dequantised weight that ends up in MatMulNBits.
+    """
+    if branch_free and any(node.op_type == "QuantizeLinear" for node in graph.node):
+        raise PLAN_MISFIT("without a branch, a second run would break up the Q/DQ pairs of the first", "add --gating if, or --passes one")
+    wiring = Wiring(graph.node)
+    types = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    for node in graph.node:
+        factors = [wiring.maker.get(name) for name in node.input] if node.op_type == "MatMul" else []
+        dequantised = [factor for factor in factors if factor is not None and factor.op_type == "DequantizeLinear"]
+        weights = [factor for factor in dequantised if factor.input[0] in types]
+        bytewise = [factor for factor in dequantised if types.get((*factor.input, "", "")[2], TensorProto.UINT8) in _BYTES]
+        if weights and len(bytewise) < len(factors):
+            raise PLAN_MISFIT(f"a second run would keep runtimes from joining {node.name} with its weight", "add --passes one")
 
 
 def _by(copies: Mapping[str, str]) -> Callable[[str], str]:

@@ -30,7 +30,9 @@ __all__ = ["patch_between_pairs", "read_map", "read_values"]
 
 _FIRST_NEGATIVE_AXIS_OPSET = 11
 _LONGEST_CHAIN = 8
-_MOVERS = frozenset({"Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
+_MOVERS = frozenset({"Cast", "Dropout", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
+_PERHAPS_NOTHING = frozenset({"Add", "Div", "Mul", "Sub"})
+"""Taken out by onnxruntime where the other operand is a constant that changes nothing."""
 
 
 def read_values(e: Emitter, site: Site, wiring: Wiring, taken: list[Replacement]) -> Site:
@@ -56,7 +58,8 @@ def patch_between_pairs(
         raw = behind.copy(dequantizer, dequantizer.input, "dequantised")
         kept = behind.op("Concat", raw, axis=0, role="apart")
         end = behind.value("chosen")
-        if wiring.has_one_reader(dequantizer.output[0]):
+        # No reader in this body: an output of the graph, or read in subgraphs alone.
+        if wiring.has_one_reader(dequantizer.output[0]) or not wiring.readers[dequantizer.output[0]]:
             raw = kept
     operands = KeptOperands(site, kept, Canonical(site))
     if e.conditional:
@@ -139,18 +142,28 @@ def _read(e: Emitter, wiring: Wiring, value: str, taken: list[Replacement]) -> s
 
     read = e.shared(f"read:{dequantizer.output[0]}", take)
     for mover in movers:
-        read = e.copy(mover, [read, *mover.input[1:]], "moved")
+        place = _moved_input(wiring, mover)
+        read = e.copy(mover, [read if index == place else name for index, name in enumerate(mover.input)], "moved")
     return read
 
 
 def _dequantizer(wiring: Wiring, value: str) -> tuple[onnx.NodeProto | None, Sequence[onnx.NodeProto]]:
-    """The DequantizeLinear that a value comes from, and what moves it on the way, in order."""
+    """The DequantizeLinear that a value comes from, and what moves or scales it on the way, in order."""
     movers: list[onnx.NodeProto] = []
     node = wiring.maker.get(value)
-    while node is not None and node.op_type in _MOVERS and len(movers) < _LONGEST_CHAIN:
+    while node is not None and len(movers) < _LONGEST_CHAIN and (place := _moved_input(wiring, node)) is not None:
         movers.insert(0, node)
-        node = wiring.maker.get(node.input[0])
+        node = wiring.maker.get(node.input[place])
     return (node, movers) if node is not None and node.op_type == "DequantizeLinear" else (None, ())
+
+
+def _moved_input(wiring: Wiring, node: onnx.NodeProto) -> int | None:
+    """Which input a runtime may put in the place of the output, moved or not at all: a product with 1 is none. None: it cannot."""
+    if node.op_type in _MOVERS:
+        return 0
+    makers = [wiring.maker.get(name) for name in node.input]
+    made = [index for index, maker in enumerate(makers) if maker is not None and maker.op_type != "Constant"]
+    return made[0] if node.op_type in _PERHAPS_NOTHING and len(made) == 1 else None
 
 
 def _one_reader(wiring: Wiring, value: str, op_type: str) -> onnx.NodeProto | None:

@@ -21,6 +21,7 @@ import pytest
 from onnx import numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
 
+from rewriters.errors import AtpatchError
 from rewriters.finder import find_sites
 from rewriters.patcher import patch, unpatch
 from rewriters.plan import BenignPair, PatchPlan, SitePlan, Static, Statistic
@@ -278,6 +279,58 @@ def test_two_passes(kind: str, optimize: bool) -> None:
     once = run_all(patch(model, same_plan(sites, SitePlan(Static((1, 3)), PAIR)), sites), feeds, optimize=False)["last_hidden_state"]
     assert not np.allclose(firing["last_hidden_state"], before, atol=0.1)
     assert np.abs(firing["last_hidden_state"] - once).mean() < 0.05 * np.abs(before).mean()
+
+
+def test_two_passes_are_refused_for_weights_that_onnxruntime_joins_with_their_product() -> None:
+    """MatMulNBits, of a dequantised weight that nothing else reads: here beside activations of 16 bits, which no kernel takes."""
+    export = export_model("vit", "dynamo")
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        quantize_static(export.path, path, Batches(export), activation_type=QuantType.QUInt16, extra_options={"UseQDQContribOps": True})
+        model = onnx.load(path)
+    assert any(node.op_type == "MatMulNBits" for node in optimised(model).graph.node)
+    sites, _ = find_sites(model)
+    before = run_all(model, export.feeds(3))["last_hidden_state"]
+    for gating in ("if", "none"):
+        silent = patch(model, same_plan(sites, SitePlan(Static()), gating=gating), sites)
+        assert run_all(silent, export.feeds(3))["last_hidden_state"].tobytes() == before.tobytes()
+    with pytest.raises(AtpatchError, match="ATP015: a second run") as caught:
+        patch(model, same_plan(sites, SitePlan(Static()), passes="two", groups=(tuple(site.id for site in sites),)), sites)
+    assert "--passes one" in caught.value.mend
+
+
+@pytest.mark.parametrize("kind", ["qdq", "qdq8"])
+def test_two_passes_without_a_branch_are_refused_between_pairs(kind: str) -> None:
+    model = quantised(kind, "vit", "dynamo")
+    sites, _ = find_sites(model)
+    plan = same_plan(sites, SitePlan(Static()), gating="none", passes="two", groups=(tuple(site.id for site in sites),))
+    with pytest.raises(AtpatchError, match="ATP015: without a branch") as caught:
+        patch(model, plan, sites)
+    assert "--gating if" in caught.value.mend
+
+
+def test_scores_times_one_are_dequantised_scores() -> None:
+    """onnxruntime takes such a product out, and the Softmax behind it runs on integers: Whisper has a scale of 1."""
+    step, zero, share, nothing = np.float32(1 / 32), np.int8(0), np.float32(1 / 256), np.int8(-128)
+    graph = hand_made(
+        f"{QK} a_q = QuantizeLinear(qk, sc, zp) a = DequantizeLinear(a_q, sc, zp) m = Mul(a, one) s = Softmax<axis = -1>(m)"
+        " p_q = QuantizeLinear(s, share, nothing) p = DequantizeLinear(p_q, share, nothing) v_q = QuantizeLinear(v, sc, zp)"
+        " v_d = DequantizeLinear(v_q, sc, zp) o = MatMul(p, v_d) o_q = QuantizeLinear(o, sc, zp) out = DequantizeLinear(o_q, sc, zp)",
+        "float[B,3,S,D] q, float[B,3,T,D] k, float[B,3,T,D] v",
+        sc=step,
+        zp=zero,
+        share=share,
+        nothing=nothing,
+        one=np.float32(1),
+    )
+    sites, _ = find_sites(graph)
+    before = integer_kernels(graph)
+    assert before["QLinearSoftmax"] == before["QLinearMatMul"] == 1
+    feeds = Pattern("scaled-by-one", graph).feeds()
+    for gating in ("if", "none"):
+        silent = patch(graph, same_plan(sites, SitePlan(Static()), gating=gating), sites)
+        assert not before - integer_kernels(silent)
+        assert run_all(silent, feeds)["out"].tobytes() == run_all(graph, feeds)["out"].tobytes()
 
 
 def test_a_map_between_pairs_that_several_read() -> None:
