@@ -30,12 +30,12 @@ BROADCAST = op_types(
     "Add And BitwiseAnd BitwiseOr Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod Mul Or Pow Sub Where Xor"
 )
 _PRODUCTS = {
-    **dict.fromkeys(("MatMul", "FusedMatMul", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"), (0, 1)),
+    **dict.fromkeys(
+        ("Gemm", "FusedGemm", "MatMul", "FusedMatMul", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"), (0, 1)
+    ),
     "QLinearMatMul": (0, 3),
 }
-
-_MOST_AXES = 64
-"""numpy's own bound; a longer shape comes from a malformed graph."""
+_MOST_AXES = 64  # numpy's own bound; a longer shape comes from a malformed graph
 
 
 def shapes(facts: Facts, node: ir.Node) -> Sequence[Dims | None]:
@@ -153,10 +153,6 @@ def _product(facts: Facts, node: ir.Node, a: Dims | None, b: Dims | None) -> Dim
         b = (*b[:-2], b[-1], b[-2])
     leading = _broadcast(facts, [a[:-2], b[:-2]]) or ()
     return (*leading, a[-2], b[-1])
-
-
-def _gemm(facts: Facts, node: ir.Node) -> Dims | None:
-    return _product(facts, node, facts.shape(operand(node, 0)), facts.shape(operand(node, 1)))
 
 
 def _transpose(facts: Facts, node: ir.Node) -> Dims | None:
@@ -286,8 +282,6 @@ def _constant_of_shape(facts: Facts, node: ir.Node) -> Dims | None:
 
 
 _RULES: dict[str, Callable[[Facts, ir.Node], Dims | None]] = {
-    "Gemm": _gemm,
-    "FusedGemm": _gemm,
     "Transpose": _transpose,
     "Reshape": reshape_target,
     "Unsqueeze": _unsqueeze,
