@@ -24,6 +24,7 @@ from .model_io import digest
 from .names import is_inserted, is_ours
 from .observe import record
 from .plan import PatchPlan
+from .row_claims import with_shown_rows
 from .second_pass import add_second_pass
 from .shielding import shield
 from .sites import Site, Where
@@ -59,6 +60,7 @@ def patch(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -> onn
     if not chosen:
         raise NO_SITE("the plan names no site of this model")
 
+    plan = with_shown_rows(plan, model, {site.id: site for site in sites})
     original_digest = digest(model)
     patched = onnx.ModelProto()
     patched.CopyFrom(model)
