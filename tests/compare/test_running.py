@@ -56,6 +56,7 @@ FORMS = {
     "portable": {"gating": "none", "controls": "none"},
     "two passes, portable": {"passes": "two", "gating": "none", "controls": "none"},
     "two passes": {"passes": "two"},
+    "two passes, gating none": {"passes": "two", "gating": "none"},
     "two passes, controls none": {"passes": "two", "controls": "none"},
     "two passes, telemetry": {"passes": "two", "telemetry": True},
     "two passes, joint": {"passes": "two", "joint": "sum"},

@@ -31,6 +31,7 @@ FORMS = {
     "freeze": {"freeze": True},
     "controls required": {"controls": "required"},
     "portable": {"portable": True},
+    "two passes, gating none": {"passes": "two", "gating": "none"},
     "two passes, freeze": {"passes": "two", "freeze": True},
     "telemetry": {"telemetry": True},
     "two passes, telemetry": {"passes": "two", "telemetry": True},
