@@ -93,14 +93,14 @@ def _fits(dim: Dim, other: Dim) -> bool:
 
 def _through_transpose(facts: Facts, node: ir.Node, axis: int) -> Moved | Lost:
     perm = perm_of(facts, node)
-    if perm is None or -axis > len(perm):
+    if perm is None or axis + len(perm) not in perm or axis + len(perm) < 0:
         return Lost("axis")
     return Moved(perm.index(axis + len(perm)) - len(perm))
 
 
 def _through_squeeze(facts: Facts, node: ir.Node, axis: int) -> Moved | Lost:
     rank, axes = facts.rank(operand(node, 0)), axes_of(facts, node)
-    if axes is None:
+    if not axes:
         return Lost("axis")
     grows = node.op_type == "Unsqueeze"
     if rank is None:

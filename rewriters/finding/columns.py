@@ -66,7 +66,9 @@ def _along(facts: Facts, node: ir.Node, axis: int) -> bool:
     rank = facts.rank(operand(node, 0))
     if node.op_type == "Pad":
         widths = _pads(facts, node)
-        return rank is None or widths is None or len(widths) != 2 * rank or widths[axis + rank] != 0 or widths[axis + 2 * rank] != 0
+        if rank is None or widths is None or len(widths) != 2 * rank or -axis > rank:
+            return True
+        return widths[axis + rank] != 0 or widths[axis + 2 * rank] != 0
     if node.op_type == "Slice":
         axes = attribute(node, "axes") or facts.ints(operand(node, 3))
         return rank is None or axes is None or axis in [at - rank if at >= 0 else at for at in axes]
@@ -79,7 +81,7 @@ def _moved(facts: Facts, node: ir.Node, index: int, axis: int) -> int | None:
     rank = facts.rank(operand(node, 0)) or 0
     if node.op_type == "Pad":
         widths = _pads(facts, node)
-        return None if widths is None or len(widths) != 2 * rank else widths[axis + rank]
+        return None if widths is None or len(widths) != 2 * rank or -axis > rank else widths[axis + rank]
     if node.op_type == "Concat":
         sizes = [facts.static(operand(node, before), axis) for before in range(index)]
         known = [size for size in sizes if size is not None]
@@ -88,7 +90,9 @@ def _moved(facts: Facts, node: ir.Node, index: int, axis: int) -> int | None:
         axes = attribute(node, "axes") or facts.ints(operand(node, 3)) or ()
         starts, steps = attribute(node, "starts") or facts.ints(operand(node, 1)), facts.ints(operand(node, 4))
         at = next((place for place, along in enumerate(axes) if (along - rank if along >= 0 else along) == axis), None)
-        if at is None or starts is None or starts[at] < 0 or (operand(node, 4) is not None and (steps is None or steps[at] != 1)):
+        if at is None or starts is None or len(starts) != len(axes) or starts[at] < 0:
+            return None
+        if operand(node, 4) is not None and (steps is None or len(steps) != len(axes) or steps[at] != 1):
             return None
         return -int(starts[at])
     return None

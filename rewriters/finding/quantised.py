@@ -33,6 +33,7 @@ _SCALES: dict[str, tuple[tuple[int | None, int | None], tuple[int | None, int | 
     "DynamicQuantizeMatMul": ((None, None), (2, 3)),
 }
 _POSITIONS = {"QLinearMatMul": (0, 3)}
+_QLINEAR_INPUTS = 8
 _BIAS = {"MatMulIntegerToFloat": 6, "DynamicQuantizeMatMul": 4}
 
 
@@ -40,6 +41,8 @@ def read_integer_product(view: View, facts: Facts, node: ir.Node, side: int) -> 
     """The product at a node whose factor `side` is the map; a sentence where it cannot be taken out of its integers."""
     if operand(node, _BIAS.get(node.op_type, len(node.inputs))) is not None:
         return f"{node.op_type} with a bias"
+    if node.op_type == "QLinearMatMul" and len(node.inputs) < _QLINEAR_INPUTS:
+        return "QLinearMatMul without all its scales"
     factors = [_factor(facts, node, index) for index in (0, 1)]
     if any(factor is None for factor in factors):
         return f"{node.op_type} of a factor whose scale is not a float number"
@@ -126,9 +129,9 @@ def _only_reader(value: ir.Value) -> ir.Node | None:
     return uses[0].node if len(uses) == 1 and not value.is_graph_output() else None
 
 
-def _leaves(value: ir.Value | None, wanted: Sequence[ir.Value]) -> list[ir.Value | None]:
+def _leaves(value: ir.Value | None, wanted: Sequence[ir.Value], depth: int = _MAX_STEPS) -> list[ir.Value | None]:
     """Factors of a product of scales; a value that is wanted is not taken apart."""
-    node = None if value is None or value in wanted else value.producer()
+    node = None if value is None or value in wanted or not depth else value.producer()
     if node is None or node.op_type != "Mul":
         return [value]
-    return [leaf for part in node.inputs for leaf in _leaves(part, wanted)]
+    return [leaf for part in node.inputs for leaf in _leaves(part, wanted, depth - 1)]

@@ -44,7 +44,7 @@ def elements(facts: Facts, node: ir.Node) -> Dims | None:
             known = [part for part in parts if part is not None]
             short = len(known) == len(parts) and sum(map(len, known)) <= _MOST
             return tuple(dim for part in known for dim in part) if short else None
-        if parts[0] is not None:
+        if parts and parts[0] is not None:
             return _gather_elements(facts, node, parts[0]) if kind == "Gather" else _slice_elements(facts, node, parts[0])
     return None
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import random
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 
-from rewriters.finder import find_sites
+from rewriters.finder import REASONS, find_sites
 from rewriters.patcher import patch, unpatch
 from rewriters.plan import BenignPair, SitePlan, Static, Statistic
 from rewriters.sites import MAP_FORMS, Site
@@ -124,6 +126,40 @@ def test_what_is_not_known_is_not_denied(code: str, scores: str, weighing: str) 
     )
     sites, (rejection,) = find_sites(graph)
     assert (sites, rejection.code) == ((), code)
+
+
+def broken(pattern: Pattern, draw: random.Random) -> onnx.ModelProto:
+    """A graph of the table with one thing wrong with one of its nodes."""
+    graph = copy.deepcopy(pattern.model)
+    node = draw.choice(graph.graph.node)
+    values = [name for other in graph.graph.node for name in other.output]
+    kind = draw.randrange(5)
+    if kind == 0 and node.input:
+        node.input[draw.randrange(len(node.input))] = draw.choice(values)
+    elif kind == 1 and node.input:
+        del node.input[draw.randrange(len(node.input)) :]
+    elif kind == 2:
+        node.op_type = draw.choice(
+            ["MatMul", "Einsum", "Transpose", "Gather", "Concat", "Pad", "Slice", "Squeeze", "Sub", "QLinearMatMul", "Relu"]
+        )
+    elif kind == 3:
+        node.ClearField("attribute")
+    for attribute in node.attribute if kind == 4 else ():
+        if attribute.ints:
+            attribute.ints[0] = draw.choice([-9, 0, 1, 9])
+        elif attribute.type == onnx.AttributeProto.STRING:
+            attribute.s = draw.choice([b"", b"->", b"ab->b", b"ii,ij->j", b"hnij,rjnhd->rinhd"])
+        elif attribute.type == onnx.AttributeProto.INT:
+            attribute.i = draw.choice([-9, 0, 1, 9])
+    return graph
+
+
+def test_broken_graphs_get_an_answer() -> None:
+    draw = random.Random(0)
+    for pattern in [*MAPS, *LAYERS] * 6:
+        sites, rejected = find_sites(broken(pattern, draw))
+        assert all(rejection.code in REASONS for rejection in rejected)
+        assert all(site.form.split("+")[0] in MAP_FORMS for site in sites)
 
 
 def test_samples_come_before_heads() -> None:
