@@ -16,12 +16,13 @@ from rewriters.finder import trace_sites
 from rewriters.forms import Model, read
 from rewriters.names import branch_of_gate, owner_of
 from rewriters.patcher import patch
-from rewriters.plan import PatchPlan, SitePlan, Statistic
+from rewriters.plan import PatchPlan, SitePlan
 from rewriters.sites import Site, Where
 from rewriters.traces import Edge, End, Trace
 
 from .errors import UNKNOWN_SITE
 from .inspecting import original_of
+from .plans import UNTRAINED
 
 __all__ = ["Explanation", "Explanations", "Insertion", "edge_text", "end_text", "explain_model", "explain_site", "facts_of"]
 
@@ -153,7 +154,7 @@ def _insertions(model: onnx.ModelProto, sites: Sequence[Site]) -> dict[str, Inse
     if not sites:
         return {}
     try:
-        return _count(patch(model, PatchPlan({site.id: SitePlan(Statistic()) for site in sites}), sites), sites)
+        return _count(patch(model, PatchPlan({site.id: SitePlan(UNTRAINED) for site in sites}), sites), sites)
     except AtpatchError as error:
         if len(sites) > 1:
             return {site.id: _insertions(model, [site])[site.id] for site in sites}

@@ -34,7 +34,7 @@ FIELDS: dict[type, dict[str, Any]] = {
     SitePlan: {"detector": "detector", "benign": BenignPair, "every_row_sees_every_column": "bool"},
     BenignPair: {"attention": "array", "values": "array?", "own_values": "bool"},
     Static: {"columns": "ints"},
-    Statistic: {"exempt": "ints", "floor": "float"},
+    Statistic: {"exempt": "ints", "floor": "float", "rows": "int", "by_values": "bool"},
     Dense: {"weight": "array", "bias": "array"},
     Profile: {"layers": [Dense], "mean": "array", "std": "array", "probes": "ints", "every": "int"},
     OneClass: {
@@ -53,7 +53,7 @@ FIELDS: dict[type, dict[str, Any]] = {
 }
 
 # What files written before a field existed leave out.
-LATER: dict[type, dict[str, Any]] = {Profile: {"every": 1}, OneClass: {"every": 1}}
+LATER: dict[type, dict[str, Any]] = {Profile: {"every": 1}, OneClass: {"every": 1}, Statistic: {"rows": 1, "by_values": False}}
 
 
 def encode(plan: SitePlan, prefix: str, arrays: Arrays) -> dict[str, Any]:
@@ -170,6 +170,8 @@ def _check(plan: SitePlan) -> None:
         raise ValueError("static: columns must not be negative")
     elif isinstance(detector, Statistic) and detector.floor <= 0:
         raise ValueError("statistic: the floor must be positive")
+    elif isinstance(detector, Statistic) and detector.rows < 1:
+        raise ValueError("statistic: rows must be 1 or more")
 
 
 def _check_pair(pair: BenignPair) -> None:

@@ -18,7 +18,7 @@ from rewriters.sites import Site
 from .errors import BAD_OPTION, NO_SUCH_FILE
 from .hotfix import SUFFIX, Accept, Benign, Hotfix, Mend, Passes, Values
 
-__all__ = ["STATISTIC_THRESHOLD", "STATISTIC_WORTH", "DetectorKind", "Options", "beside", "fitted_plan", "untrained_plan"]
+__all__ = ["STATISTIC_THRESHOLD", "STATISTIC_WORTH", "UNTRAINED", "DetectorKind", "Options", "beside", "fitted_plan", "untrained_plan"]
 
 DetectorKind = Literal["static", "statistic", "onnx"]
 
@@ -26,9 +26,13 @@ STATISTIC_THRESHOLD = 8.0
 """Robust z-score above which the training-free detector flags a column. Conservative: without data the false-flag rate of a model is
 unknown, and a map of a few dozen columns passes 4 or 5 by chance alone."""
 
+UNTRAINED = Statistic(rows=8, by_values=True)
+"""The training-free detector of a model of which nothing is known. Eight rows: the mean of fewer hangs on single rows, as a decoder's last
+tokens show, to which only their neighbours have looked."""
+
 STATISTIC_WORTH = (
-    "On text classifiers (SST-2) it flagged 7 to 13 of 100 clean requests, cost up to .7 points of accuracy, and left 14 of 100 attacks "
-    "(6 with --passes two)."
+    "On text classifiers (SST-2, one word as trigger) it flagged 5 to 13 of 100 clean requests, cost up to .7 points of accuracy, left 14 "
+    "of 100 attacks; with --passes two up to 2 points and 8 attacks."
 )
 """What the training-free detector was seen to do, for people who use it."""
 
@@ -122,7 +126,7 @@ def _detector(options: Options) -> tuple[Detector, float]:
             return OnnxGraph(check_source(options.detector_model).read_bytes()), ONNX_THRESHOLD
         except OSError as error:
             raise NO_SUCH_FILE(f"{options.detector_model} cannot be read: {error.strerror}") from error
-    return Statistic(), STATISTIC_THRESHOLD
+    return UNTRAINED, STATISTIC_THRESHOLD
 
 
 def _level(benign: Benign | None) -> float:

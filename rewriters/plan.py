@@ -52,10 +52,16 @@ class Statistic:
     Attributes:
         exempt: positions of known sinks, never flagged; negative ones count back from the last valid column.
         floor: added to the scale so that a flat map does not turn noise into outliers (in multiples of uniform).
+        rows: a column is judged, and held against others that are, only where this many rows see it, or as many as there are columns if
+            those are fewer. So a decoder judges no column by the few rows behind it, and nothing by the single row of a decoding step.
+        by_values: the score is the smaller of two, that of the mass and that of the mass × ‖value‖, relative to the mean norm of its head:
+            attention sinks draw much attention and write next to nothing.
     """
 
     exempt: tuple[int, ...] = (0, -1)
     floor: float = 0.25
+    rows: int = 1
+    by_values: bool = False
     kind: Literal["statistic"] = "statistic"
 
 

@@ -30,6 +30,7 @@ DETECTORS = {
     "static": Static((3, 7)),
     "static-silent": Static(),
     "statistic": Statistic(exempt=(0, -2), floor=0.1),
+    "statistic-by-values": Statistic(rows=8, by_values=True),
     "profile": Profile((dense(4, 3), dense(3, 1)), floats(4), np.abs(floats(4)) + 1, probes=(0,)),
     "profile-no-probes": Profile((dense(2, 1),), floats(2), np.ones(2, np.float32), probes=()),
     "profile-some-rows": Profile((dense(4, 1),), floats(4), np.ones(4, np.float32), every=4),
@@ -201,6 +202,17 @@ def test_a_well_signed_file_of_other_content_is_corrupt(tmp_path, good, change):
 def test_a_file_from_before_detectors_read_some_rows_reads_all(tmp_path, good):
     older = rewritten(good, tmp_path / "m.hotfix", lambda head, arrays: head["body"]["sites"][0]["plan"]["detector"].pop("every"))
     assert Hotfix.load(older).sites[0].plan.detector.every == 1
+
+
+def test_a_statistic_from_before_it_knew_of_sinks_stays_what_it_was(tmp_path):
+    make(SitePlan(Statistic(rows=8, by_values=True))).save(tmp_path / "new.hotfix")
+
+    def forget(head, arrays):
+        for name in ("rows", "by_values"):
+            del head["body"]["sites"][0]["plan"]["detector"][name]
+
+    older = rewritten(tmp_path / "new.hotfix", tmp_path / "old.hotfix", forget)
+    assert Hotfix.load(older).sites[0].plan.detector == Statistic()
 
 
 @pytest.mark.parametrize("format", [FORMAT - 1, FORMAT + 1])

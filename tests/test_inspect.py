@@ -16,10 +16,11 @@ import atpatch_onnx
 from atpatch_onnx.cli.chain import picture
 from atpatch_onnx.explaining import explain_model
 from atpatch_onnx.pages.sites import sites_page
+from atpatch_onnx.plans import UNTRAINED
 from rewriters.finder import find_sites, trace_sites
 from rewriters.lowering import FUSED
 from rewriters.patcher import patch
-from rewriters.plan import PatchPlan, SitePlan, Statistic
+from rewriters.plan import PatchPlan, SitePlan
 
 from .exports import export_model
 from .rewriters.patterns import PATTERNS
@@ -124,7 +125,7 @@ def test_a_rejection_tells_where_the_walk_ended(name, direction, path, end):
 def test_what_takes_the_place_of_a_fused_operator_is_what_patching_writes(name):
     model = PATTERN[name]
     sites, _ = find_sites(model)
-    patched = patch(model, PatchPlan({site.id: SitePlan(Statistic()) for site in sites}), sites)
+    patched = patch(model, PatchPlan({site.id: SitePlan(UNTRAINED) for site in sites}), sites)
     written = {node.op_type for node in _nested(patched.graph.node)}
     for trace in trace_sites(model).traces:
         made = {output for _, outputs in trace.opened.nodes for output in outputs}
@@ -149,7 +150,7 @@ def test_a_malformed_model_is_traced_as_unreadable():
 
 def test_counts_of_inserted_nodes_are_those_of_a_patch(exported):
     sites, _ = find_sites(exported)
-    patched = patch(exported, PatchPlan({site.id: SitePlan(Statistic()) for site in sites}), sites)
+    patched = patch(exported, PatchPlan({site.id: SitePlan(UNTRAINED) for site in sites}), sites)
     added = len(list(_nested(patched.graph.node))) - len(list(_nested(exported.graph.node)))
     insertions = [e.insertion for e in explain_model(exported).found if e.insertion]
     # A product that stays is counted in its branch as well; it is not new.

@@ -25,6 +25,7 @@ class MapContext:
         self_attention: query row i and key column i are one token, so padded rows are known too.
         rows_sum_to_one: every row does, up to rounding.
         unmasked: every row sees every column, even one that it gives nothing to (`Site.unmasked`).
+        values: emits V (B, H, K, D), or (B, 1, K, D) where heads share it; None where nothing reads it.
         some_rows: emits rows 0, n, 2n, ... of the map and some more, for n and their numbers; then `map` may be "": not computed yet.
     """
 
@@ -34,6 +35,7 @@ class MapContext:
     rows_sum_to_one: bool = False
     unmasked: bool = False
     some_rows: Callable[[Emitter, int, tuple[int, ...]], str] | None = None
+    values: Callable[[Emitter], str] | None = None
 
     def head_mean(self, e: Emitter) -> str:
         """(B, Q, K), the mean over heads."""

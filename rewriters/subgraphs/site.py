@@ -197,7 +197,7 @@ def _context(e: Emitter, site: Site, plan: SitePlan, operands: Operands) -> MapC
     canonical_map = operands.map(e)
     known = operands.valid if isinstance(operands, KnowsColumns) else None
     valid = None if _fixed_length(plan) or site.unmasked else valid_columns(e, site, canonical_map, known)
-    return MapContext(canonical_map, valid, site.self_attention, _sums_to_one(site), site.unmasked)
+    return MapContext(canonical_map, valid, site.self_attention, _sums_to_one(site), site.unmasked, values=operands.values)
 
 
 def _sums_to_one(site: Site) -> bool:

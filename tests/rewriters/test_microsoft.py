@@ -108,10 +108,11 @@ def test_opened_sites_give_map_and_values() -> None:
         np.testing.assert_allclose(got[site.values], one.truth.values, atol=2e-5, err_msg=one.id)
 
 
+@pytest.mark.parametrize("by_values", [False, True])
 @pytest.mark.parametrize("id", ["mha-mask-right", "attention-mask-right", "qattention-tensor-mask", "gqa-prompt-padded", "gqa-sink"])
-def test_samples_of_a_mixed_batch_keep_to_themselves(id: str) -> None:
+def test_samples_of_a_mixed_batch_keep_to_themselves(id: str, by_values: bool) -> None:
     one = case(id)
-    detector = SitePlan(Statistic(exempt=()), BenignPair(np.zeros(1, np.float32)))
+    detector = SitePlan(Statistic(exempt=(), by_values=by_values), BenignPair(np.zeros(1, np.float32)))
     live = session(patched_with(one, detector, telemetry=True))
     before = run(one.model, one.feeds)["out"]
     for threshold in np.linspace(0.1, 8, 80):

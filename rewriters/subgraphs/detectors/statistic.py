@@ -4,9 +4,14 @@
    a column's mean runs over the valid rows that can see it.
 2. Location and scale are the median and the median absolute deviation over valid columns.
 3. Known sinks (`exempt`) score -inf.
+4. So do columns that fewer than `rows` rows see (or fewer than there are columns); they are no part of rule 2 either.
+5. With `by_values` a second score is made of each head's mass times the norm of the column's value, relative to the head's mean norm,
+   and the smaller one counts: what draws attention and writes next to nothing is a sink, wherever it stands.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,31 +26,72 @@ MAD_TO_SIGMA = 1.4826
 """Makes the median absolute deviation of a normal sample estimate its standard deviation."""
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """Value names: which row sees which column (B, Q, K), how many columns a row sees (B, Q, 1), how many rows see a column (B, K)."""
+
+    columns: str
+    visible: str
+    rows: str
+
+
 def scores(e: Emitter, context: MapContext, detector: Statistic) -> str:
     """(B, K) robust z-scores."""
-    valid = context.valid_float(e)
-    mass = _relative_mass(e, context, valid)
-    length = context.length(e, valid)
-    centre = _median(e, context, mass, length)
-    deviation = e.op("Sub", mass, centre)
-    spread = _median(e, context, e.op("Abs", deviation), length)
-    scale = e.op("Add", e.op("Mul", spread, e.constant(MAD_TO_SIGMA)), e.constant(detector.floor))
-    score = e.op("Div", deviation, scale, role="robust_z")
+    mean, valid = context.head_mean(e), context.valid_float(e)
+    seen = _seen(e, context, mean, valid)
+    judged = context
+    if detector.rows > 1:
+        fewest = e.op("Clip", context.length(e, valid), "", e.constant(detector.rows), role="fewest_rows")
+        enough = e.op("Not", e.op("Less", seen.rows, fewest), role="enough_rows")
+        judged = replace(context, valid=enough if context.valid is None else e.op("And", context.valid, enough, role="judged"))
+    score = _z(e, judged, detector, _relative_mass(e, mean, seen))
+    if detector.by_values:
+        written = _z(e, judged, detector, _written(e, context, seen, valid))
+        score = e.op("Where", e.op("Less", written, score), written, score, role="smaller_z")
+    if judged.valid is not None and judged is not context:
+        score = e.op("Where", judged.valid, score, e.constant(-np.inf))
     return without_sinks(e, context, score, detector.exempt)
 
 
-def _relative_mass(e: Emitter, context: MapContext, valid: str | None) -> str:
-    """Column mass in multiples of uniform, (B, K)."""
-    mean = context.head_mean(e)
+def _seen(e: Emitter, context: MapContext, mean: str, valid: str | None) -> _Seen:
     sees = e.number(e.op("Greater", mean, e.constant(VISIBLE)))
     if valid is not None:
         sees = e.op("Mul", sees, e.unsqueeze(valid, 1))
         if context.self_attention:
             sees = e.op("Mul", sees, e.unsqueeze(valid, 2))
-    visible = e.reduce("Sum", sees, 2)
-    mass = e.reduce("Sum", e.op("Mul", e.op("Mul", mean, sees), visible), 1, keepdims=False)
-    rows = e.reduce("Sum", sees, 1, keepdims=False)
-    return e.op("Div", mass, e.at_least(rows, 1.0), role="relative_mass")
+    return _Seen(sees, e.reduce("Sum", sees, 2), e.reduce("Sum", sees, 1, keepdims=False))
+
+
+def _relative_mass(e: Emitter, mean: str, seen: _Seen) -> str:
+    """Column mass in multiples of uniform, (B, K)."""
+    mass = e.reduce("Sum", e.op("Mul", e.op("Mul", mean, seen.columns), seen.visible), 1, keepdims=False)
+    return e.op("Div", mass, e.at_least(seen.rows, 1.0), role="relative_mass")
+
+
+def _written(e: Emitter, context: MapContext, seen: _Seen, valid: str | None) -> str:
+    """Column mass times the relative norm of the column's value, mean over heads, (B, K)."""
+    assert context.values is not None
+    value = context.values(e)
+    norm = e.op("Sqrt", e.reduce("Sum", e.op("Mul", value, value), 3, keepdims=False), role="value_norm")  # (B, H, K)
+    if valid is not None:
+        norm = e.op("Mul", norm, e.unsqueeze(valid, 1))
+    length = e.unsqueeze(context.length(e, valid), -1) if valid is not None else context.length(e, valid)
+    average = e.op("Div", e.reduce("Sum", norm, 2), length)
+    relative = e.op("Div", norm, e.at_least(average, VISIBLE), role="relative_norm")
+    # A row gives next to nothing to what it does not see, and a row that is padding sees nothing: its weight is 0.
+    weights = e.unsqueeze(e.op("Transpose", seen.visible, perm=[0, 2, 1]), 1)
+    mass = e.squeeze(e.op("MatMul", weights, context.map), 2)
+    mass = e.reduce("Mean", e.op("Mul", mass, relative), 1, keepdims=False)
+    return e.op("Div", mass, e.at_least(seen.rows, 1.0), role="written_mass")
+
+
+def _z(e: Emitter, context: MapContext, detector: Statistic, mass: str) -> str:
+    length = context.length(e, context.valid_float(e))
+    centre = _median(e, context, mass, length)
+    deviation = e.op("Sub", mass, centre)
+    spread = _median(e, context, e.op("Abs", deviation), length)
+    scale = e.op("Add", e.op("Mul", spread, e.constant(MAD_TO_SIGMA)), e.constant(detector.floor))
+    return e.op("Div", deviation, scale, role="robust_z")
 
 
 def _median(e: Emitter, context: MapContext, x: str, length: str) -> str:
