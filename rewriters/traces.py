@@ -15,6 +15,8 @@ __all__ = ["Edge", "End", "Opened", "Part", "Shape", "Side", "Step", "Trace", "T
 
 Shape = tuple[int | str | None, ...]
 
+_NUMBER_BY_NUMBER = ("Clip", "HardSigmoid", "Max", "Relu", "Sigmoid", "Softplus")
+
 Part = Literal["scores", "before", "softmax", "after", "product", "fused"]
 
 
@@ -163,6 +165,16 @@ class Trace:
     def name(self) -> str:
         """Site id, or the node name of a rejected Softmax."""
         return self.softmax if self.site is None else self.site.id
+
+    @property
+    def making(self) -> str:
+        """What the operator that makes the map does, in words."""
+        form = "" if self.site is None else self.site.form.split("+")[0]
+        by_number = form in ("exp", "relu", "sigmoid", "softplus") or self.op_type in _NUMBER_BY_NUMBER
+        where = "" if self.axis is None else f"axis {self.axis}"
+        if by_number and form != "sparsemax":
+            return "weighs number by number" + (f", key columns on {where}" if where else "")
+        return "normalises" + (f" over {where}" if where else "")
 
     @property
     def read_at(self) -> int | None:

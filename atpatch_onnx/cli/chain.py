@@ -71,8 +71,8 @@ class _Chain:
         step = self._steps[index]
         notes = []
         if step.part in _PARTS:
-            axis = f" over axis {self._trace.axis}" if step.part == "softmax" and self._trace.axis is not None else ""
-            notes.append(Text.assemble((_PARTS[step.part] + axis, _COLOURS[step.part]), (f"  {_short(step.node)}", "dim")))
+            words = self._trace.making if step.part == "softmax" else _PARTS[step.part]
+            notes.append(Text.assemble((words, _COLOURS[step.part]), (f"  {_short(step.node)}", "dim")))
         if step.part in ("product", "fused") and self._trace.site is not None:
             notes[0].append("  ◀━━ the patch takes its place", "bold magenta")
         notes += [self._side(side) for side in step.sides] or ([] if notes else [Text(_short(step.node), "dim")])

@@ -81,8 +81,8 @@ class _Picture:
     def _draw_step(self, step: Step, index: int) -> None:
         lines: list[tuple[str, str, str]] = []
         if step.part in _PARTS:
-            axis = f" over axis {self._trace.axis}" if step.part == "softmax" and self._trace.axis is not None else ""
-            lines.append(("part", _PARTS[step.part] + axis, step.node))
+            words = self._trace.making if step.part == "softmax" else _PARTS[step.part]
+            lines.append(("part", words, step.node))
         for side in step.sides:
             lines += self._side(side)
         if step.body != self._trace.body:

@@ -10,7 +10,8 @@ import numpy as np
 import onnx
 import pytest
 
-from rewriters.finder import REASONS, find_sites
+from atpatch_onnx.cli.chain import picture
+from rewriters.finder import REASONS, find_sites, trace_sites
 from rewriters.patcher import patch, unpatch
 from rewriters.plan import BenignPair, SitePlan, Static, Statistic
 from rewriters.sites import MAP_FORMS, Site
@@ -126,6 +127,22 @@ def test_what_is_not_known_is_not_denied(code: str, scores: str, weighing: str) 
     )
     sites, (rejection,) = find_sites(graph)
     assert (sites, rejection.code) == ((), code)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("30-log-softmax", "normalises over axis -1"),
+        ("32-divided", "weighs number by number, key columns on axis -1"),
+        ("33-sigmoid-rows-are-keys", "weighs number by number, key columns on axis -2"),
+        ("35-sparsemax", "normalises over axis -1"),
+        ("50-relu-of-other-tokens", "weighs number by number, key columns on axis -1"),
+    ],
+)
+def test_a_trace_says_how_a_map_is_made(name: str, words: str) -> None:
+    (trace,) = trace_sites(next(p.model for p in MAPS if p.id == name)).traces
+    assert trace.making == words
+    assert any(words in line.plain for line in picture(trace))
 
 
 def broken(pattern: Pattern, draw: random.Random) -> onnx.ModelProto:
