@@ -10,6 +10,10 @@ from .anchors import Anchor
 from .backward import Scores
 from .facts import Dims, Facts
 from .forward import Hit
+from .monomials import Monomial
+from .products import Product
+from .self_attention import roots
+from .token_index import Index
 from .view import View, op_types, operand
 
 __all__ = ["merged_heads"]
@@ -22,7 +26,11 @@ _LOOK_BEHIND = op_types(
 
 
 def merged_heads(view: View, facts: Facts, anchor: Anchor, hit: Hit, scores: Scores) -> int | None:
-    """H, from a Reshape that merges (B, H, Q, ...) into the leading axis or takes it apart again; None without such evidence."""
+    """H, from a Reshape that merges (B, H, Q, ...) into the leading axis or takes it apart again; None without such evidence.
+
+    None as well where the values show that it is no axis of heads: heads are features that a projection made, and what goes through a
+    projection as rows of its input are windows, or other tokens.
+    """
     if hit.product.rank != 3 or scores.additive:
         return None
     for node in _witnesses(view, hit, scores):
@@ -30,8 +38,14 @@ def merged_heads(view: View, facts: Facts, anchor: Anchor, hit: Hit, scores: Sco
         if source is not None and target is not None:
             heads = _merge(source, target) if len(target) == 3 else _merge(target, source)
             if heads is not None:
-                return heads
+                return None if _are_tokens(view, facts, hit.product, heads) else heads
     return None
+
+
+def _are_tokens(view: View, facts: Facts, product: Product, heads: int) -> bool:
+    lead = 0 if product.values_perm is None else product.values_perm[0]
+    found, projected = roots(view, facts, Index(product.values, (lead,), Monomial(heads)))
+    return bool(found) and projected
 
 
 def _merge(wide: Dims, narrow: Dims) -> int | None:

@@ -141,3 +141,34 @@ def test_a_sample_without_a_flag_is_left_alone_beside_a_flagged_one(heads_first:
     assert not flagged.all()
     axis = 1 if heads_first else 0
     np.testing.assert_array_equal(np.take(got["out"], np.flatnonzero(~flagged), axis), np.take(before, np.flatnonzero(~flagged), axis))
+
+
+@pytest.mark.parametrize("windows", [False, True])
+def test_windows_numbered_with_samples_are_no_heads(windows: bool) -> None:
+    """Both lie in the leading axis of a rank-3 map; a window is a sample of its own, heads are not."""
+    order, tokens = ([0, 1, 2, 3], "x4") if windows else ([0, 2, 1, 3], "x")
+    text = "x4 = Reshape(x, windows) " if windows else ""
+    for n in "qkv":
+        text += f"{n}0 = MatMul({tokens}, w{n}) {n}1 = Reshape({n}0, apart) {n}2 = Transpose<perm = {order}>({n}1) "
+        text += f"{n} = Reshape({n}2, joined) "
+    text += "kt = Transpose<perm = [0, 2, 1]>(k) raw = MatMul(q, kt) p = Softmax<axis = -1>(raw) out = MatMul(p, v)"
+    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> g (float[B,6,8] x) => (float[b,c,d] out) {{ {text} }}')
+    shapes = {"apart": [0, N, H, C // H], "joined": [-1, N, C // H]}
+    if windows:
+        shapes = {"windows": [-1, 2, 3, C], "apart": [-1, 2, 3, C], "joined": [-1, 3, C]}
+    constants = {name: weight(name) * 0.3 for name in ("wq", "wk", "wv")} | {name: np.array(shape) for name, shape in shapes.items()}
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(a, name) for name, a in constants.items())
+    (site,), _ = find_sites(model)
+    assert site.layout.merged_heads == (None if windows else H)
+    factors = ((X.astype(np.float64) @ (weight(n) * 0.3)) for n in ("wq", "wk", "wv"))
+    q, k, v = (t.reshape(B * 2, 1, 3, C) if windows else t.reshape(B, N, H, -1).transpose(0, 2, 1, 3) for t in factors)
+    a = soft(q @ k.transpose(0, 1, 3, 2))
+    scores = oracle.statistic(a, None, Statistic(exempt=()), site.self_attention)
+    threshold = float(np.sort(scores.max(1))[-2:].mean())  # flags one sample
+    columns = scores > threshold
+    assert columns.any(1).sum() == 1
+    pair = BenignPair(np.array([0.5], np.float32), np.full((1, 1, v.shape[-1]), 0.3, np.float32))
+    plan = PatchPlan({site.id: SitePlan(Statistic(exempt=()), pair)}, threshold=threshold, telemetry=True)
+    got = run(patch(model, plan, [site]), {"x": X})
+    np.testing.assert_array_equal(got[f"atpatch_columns/{site.id}"], columns)
+    np.testing.assert_allclose(got["out"], oracle.joint(a, v, columns, None, pair).reshape(got["out"].shape), atol=1e-4)
