@@ -83,10 +83,13 @@ def workshop(parent: Path) -> Iterator[Path]:
     """A hidden folder for half-finished files, on the file system of what they are to become; gone afterwards.
 
     Raises:
-        OSError: it cannot be made.
+        AtpatchError: ATP019 where it cannot be made.
     """
     _remove_stale(parent)
-    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, suffix=_SUFFIX, dir=parent))
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, suffix=_SUFFIX, dir=parent))
+    except OSError as error:
+        raise NOT_WRITABLE(f"the folder {parent} cannot be written: {error.strerror or error}") from error
     try:
         with (folder / _LOCK).open("wb") as lock:
             _lock(lock.fileno())

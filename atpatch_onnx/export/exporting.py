@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,7 +18,7 @@ from rewriters.external_data import external_locations
 from rewriters.finder import find_sites
 from rewriters.regular import check_destination
 
-from ..errors import BAD_OPTION, DATA_FILE_EXISTS, EXTRA_MISSING, NO_SUCH_FILE, NOT_WRITABLE, PARITY_LOST, TASK_UNCLEAR
+from ..errors import BAD_OPTION, DATA_FILE_EXISTS, EXTRA_MISSING, NO_SUCH_FILE, PARITY_LOST, TASK_UNCLEAR
 from .tasks import TASKS
 
 if TYPE_CHECKING:
@@ -130,7 +129,7 @@ def export_model(
     data = f"{destination.name}.data"
     if external and (destination.parent / data).exists():
         raise DATA_FILE_EXISTS(f"{destination.parent / data} exists", "remove it together with its model, or give another output")
-    with _workshop(destination.parent) as folder:
+    with workshop(destination.parent) as folder:
         draft = folder / destination.name
         begin("tracing")
         with quiet():
@@ -204,16 +203,6 @@ def _require_extra(source: str) -> None:
 def _destination(path: Path) -> Path:
     """Asked before the work rather than after it."""
     return check_destination(path)
-
-
-@contextmanager
-def _workshop(parent: Path) -> Iterator[Path]:
-    """A folder beside the output, on the same file system, for half-finished files; gone afterwards."""
-    try:
-        with workshop(parent) as folder:
-            yield folder
-    except PermissionError as error:
-        raise NOT_WRITABLE(f"the folder {parent} cannot be written: {error.strerror}") from error
 
 
 def _shapes(values: Any) -> dict[str, tuple[int | str, ...]]:

@@ -276,3 +276,8 @@ def test_sigterm_cleans_up_as_an_interrupt_does(tmp_path, monkeypatch):
     assert child.wait(30) == 128 + signal.SIGTERM
     child.stdout.close()
     assert os.listdir(work) == []
+
+
+def test_a_folder_that_is_not_there_has_no_room_for_a_workshop(tmp_path):
+    with pytest.raises(AtpatchError, match="ATP019"), workshop(tmp_path / "missing"):
+        pass
