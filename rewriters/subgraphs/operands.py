@@ -118,7 +118,8 @@ class ProductOperands:
     def original(self, e: Emitter) -> str:
         if self._kept is not None:
             return e.op("Identity", self._kept)
-        return self._product(e, self._site.values, "product")
+        # The model's own values: the site's may be what the patch reads in their place.
+        return self._product(e, self._node.input[1 - self._site.operand], "product")
 
     def canonical(self, e: Emitter, output: str) -> str:
         return self._canonical.output(e, output)

@@ -80,7 +80,6 @@ def patch_site(e: Emitter, site: Site, plan: SitePlan, controls: Controls, wirin
 
     columns, any_flagged = _where_enabled(e, controls, context, decide, ("columns", "any_flagged"))
     if site.quantizer is not None:
-        site = read_values(e, site, wiring, taken)
 
         def redistributed(inner: Emitter, kept: KeptOperands) -> str:
             return value_side(inner, kept, plan, context, columns)
@@ -148,7 +147,7 @@ def _reading_early(e: Emitter, site: Site, wiring: Wiring, taken: list[Replaceme
     Adds to `taken` what that replaces of the model.
     """
     if site.quantizer is not None:
-        return read_map(e, site, wiring, taken)
+        return read_values(e, read_map(e, site, wiring, taken), wiring, taken)
     while site.dtype in HALF and (cast := wiring.maker.get(site.probabilities)) is not None and cast.op_type == "Cast":
         site = replace(site, probabilities=cast.input[0])
     return site

@@ -6,6 +6,7 @@ within the rounding of the model's own quantisation.
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections import Counter
 from collections.abc import Iterator
@@ -138,8 +139,8 @@ def test_no_kernel_on_integers_is_lost(kind: str, family: str, exporter: str) ->
     sites, _ = find_sites(model)
     before = integer_kernels(model)
     assert sum(before.values()) >= (12 if kind == "qdq8" else 16)
-    for gating in ("if", "none"):
-        after = integer_kernels(patch(model, same_plan(sites, SitePlan(Static((1,))), gating=gating), sites))
+    for gating, detector in itertools.product(("if", "none"), (Static((1,)), Statistic())):
+        after = integer_kernels(patch(model, same_plan(sites, SitePlan(detector), gating=gating), sites))
         assert after - before == (Counter(QLinearSoftmax=2) if (kind, family, exporter) == TWO_PAIRS else Counter())
         assert not before - after
 
