@@ -31,8 +31,8 @@ UNTRAINED = Statistic(rows=8, by_values=True)
 tokens show, to which only their neighbours have looked."""
 
 STATISTIC_WORTH = (
-    "On text classifiers (SST-2, one word as trigger) it flagged 5 to 13 of 100 clean requests, cost up to .7 points of accuracy, left 14 "
-    "of 100 attacks; with --passes two up to 2 points and 8 attacks."
+    "On short texts (SST-2, four models) it flagged 2 to 20 of 100 clean ones, on longer ones 35 to 76; where a rare word is the trigger "
+    "it left 14 of 100 attacks and cost up to .7 points of accuracy (with --passes two 8 attacks and up to 2 points)."
 )
 """What the training-free detector was seen to do, for people who use it."""
 

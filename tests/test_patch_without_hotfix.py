@@ -41,7 +41,7 @@ def refusal(model: object) -> AtpatchError:
 def test_a_text_encoder_gets_the_training_free_detector(exporter, attention, tmp_path, atpatch):
     run = atpatch("patch", export_model("bert", exporter, attention).path, "-o", tmp_path / "p.onnx", "--json")
     assert (run.code, run.json["detector"]) == (0, "statistic")
-    assert f"threshold {STATISTIC_THRESHOLD:g}" in run.err and "clean requests" in run.err and "--clean" in run.err
+    assert f"threshold {STATISTIC_THRESHOLD:g}" in run.err and "clean ones" in run.err and "--clean" in run.err
     assert len(run.err.splitlines()) == 1
 
 

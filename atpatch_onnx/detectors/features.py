@@ -82,6 +82,8 @@ def profile_scores(detector: Profile, features: Floats) -> NDArray[np.float64]:
 def statistic_scores(detector: Statistic, maps: Floats, valid: NDArray[np.bool_], *, self_attention: bool = True) -> NDArray[np.float64]:
     """Robust z-scores of `rewriters.plan.Statistic`, -inf at padding; sinks are scored like any other column.
 
+    Of a detector that judges columns by any number of rows and by mass only, as `fit` makes them.
+
     Args:
         maps: A (B, H, Q, K).
         valid: (B, K).
