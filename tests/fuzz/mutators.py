@@ -86,10 +86,11 @@ def _mutate_field(holder: Message, field: FieldDescriptor, rng: random.Random, o
     value = getattr(holder, field.name)
     if not field.is_repeated:
         if field.message_type is not None:
-            twin = rng.choice(others)[0] if others and rng.random() < 0.7 else None
+            # Copied first: it may lie inside of what is cleared, and protobuf's C code then reads freed memory.
+            twin = copy.deepcopy(getattr(rng.choice(others)[0], field.name)) if others and rng.random() < 0.7 else None
             holder.ClearField(field.name)
             if twin is not None:
-                getattr(holder, field.name).CopyFrom(getattr(twin, field.name))
+                getattr(holder, field.name).CopyFrom(twin)
             elif rng.random() < 0.5:
                 value.SetInParent()
         elif rng.random() < 0.15:
