@@ -5,6 +5,7 @@
 #   make fuzz    read some thousand mutated files of each kind
 #   make mutants how many small changes of the engine the tests notice, into models/results
 #   make exports refill the table of exports in models/results
+#   make tools   put patched graphs through other tools, into models/results
 #   make bench   measure what a patch costs, into models/results
 #   make evidence       build the victims, measure hotfixes on them, write models/RESULTS.md
 #   make evidence-quick one seed of one victim a kind, into models/results
@@ -48,6 +49,9 @@ fuzz: $(VENV)/.dev
 
 exports: $(VENV)/.dev
 	$(BIN)/python -m models.exports.build
+
+tools: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m models.tools.build
 
 bench: $(VENV)/.dev
 	-$(BIN)/python -m models.bench.scale

@@ -149,6 +149,11 @@ class Emitter:
         """`ReduceSum`, `ReduceMean` or `ReduceMax` over axes."""
         return self._with_axes(f"Reduce{kind}", x, axes, role, keepdims=int(keepdims))
 
+    def peak(self, x: str, *axes: int, keepdims: bool = True, role: str | None = None) -> str:
+        """Above a bar near 0 where any number is, of numbers that are not negative: their maximum, or in branch-free graphs their sum,
+        whose shape onnxruntime's symbolic inference knows at every opset."""
+        return self.reduce("Max" if self.conditional else "Sum", x, *axes, keepdims=keepdims, role=role)
+
     def unsqueeze(self, x: str, *axes: int) -> str:
         return self._with_axes("Unsqueeze", x, axes, None)
 

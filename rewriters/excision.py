@@ -93,7 +93,7 @@ def excise(e: Emitter, axis: TokenAxis, columns: str, inputs: dict[str, str]) ->
     dtype = helper.tensor_dtype_to_np_dtype(axis.dtype)
     counts = e.op("Cast", mask, to=TensorProto.BOOL, role="counts")
     left = e.number(e.op("And", counts, e.op("Not", columns)))
-    out = e.op("And", columns, e.op("Greater", e.reduce("Max", left, 1), e.constant(0.5)), role="excised")
+    out = e.op("And", columns, e.op("Greater", e.peak(left, 1), e.constant(0.5)), role="excised")
     one = e.constant(1, np.int64)
     taken = e.cast(out, TensorProto.INT64)
     kept = e.op("Sub", one, taken)

@@ -82,7 +82,7 @@ def add_second_pass(
     e = Emitter("two-pass", opset_of(model, ()), pool, {}, conditional=plan.gating == "if")
     join = _sum_up if plan.joint == "sum" else _join
     groups = [join(e, plan, [first[name] for name in group]) for group in plan.groups]
-    flagged = [e.reduce("Max", e.number(group.columns), 1) for group in groups]
+    flagged = [e.peak(e.number(group.columns), 1) for group in groups]
     sample = e.op("Greater", flagged[0] if len(flagged) == 1 else e.op("Sum", *flagged), e.constant(0.5), role="sample")
 
     made = Wiring(model.graph.node).maker
@@ -90,7 +90,7 @@ def add_second_pass(
     if not outputs:
         raise PLAN_MISFIT("two passes need an output with a named leading axis for the samples", "patch with --passes one")
     if e.conditional:
-        any_flagged = e.op("Greater", e.reduce("Max", e.number(sample), 0, 1, keepdims=False), e.constant(0.5), role="any_sample")
+        any_flagged = e.op("Greater", e.peak(e.number(sample), 0, 1, keepdims=False), e.constant(0.5), role="any_sample")
         then, otherwise = e.branch(apart=True), e.branch()
         results = _second_run(then, model, plan, groups, replacements, sample, outputs)
         kept = [otherwise.op("Identity", first_run(name)) for name in outputs]

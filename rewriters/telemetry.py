@@ -33,8 +33,8 @@ def add_telemetry(
     batch = e.dims(request, 0, 1)
     flags = []
     for site, mask in columns:
-        any_column = e.reduce("Max", e.number(mask), 1)
-        flags.append(e.reduce("Max", e.reshape(any_column, _samples(e, any_column, batch), -1), 1))
+        any_column = e.peak(e.number(mask), 1)
+        flags.append(e.peak(e.reshape(any_column, _samples(e, any_column, batch), -1), 1))
         e.nodes.append(helper.make_node("Identity", [mask], [columns_output(site)], name=e.value("columns")))
         model.graph.output.append(helper.make_tensor_value_info(columns_output(site), TensorProto.BOOL, [None, None]))
     joined = flags[0] if len(flags) == 1 else e.op("Concat", *flags, axis=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import onnx
 
@@ -19,8 +19,9 @@ class Tool:
     Attributes:
         name: as the table says it.
         package: whose version the table gives.
-        convert: (source, target, model type, heads, width); the last three as onnxruntime's transformers optimizer asks for them.
-        lossy: the tool changes numbers by design (half precision, quantisation).
+        convert: reads one file, writes the other.
+        changes: what the tool means to change: nothing that shows in a result, nodes into fused ones that round otherwise, all numbers
+            to half precision, or weights to integers.
         prefix: put before the names of the inputs.
         suffix: of the file that the tool writes.
     """
@@ -28,7 +29,7 @@ class Tool:
     name: str
     package: str
     convert: Callable[[Path, Path], None]
-    lossy: bool = False
+    changes: Literal["nothing", "fusions", "precision", "integers"] = "nothing"
     prefix: str = ""
     suffix: str = ".onnx"
 
@@ -130,12 +131,12 @@ def _half_transformers(model: onnx.ModelProto) -> Any:
     return float16.convert_float_to_float16(model, keep_io_types=True)
 
 
-def _transformers(model_type: str, half: bool = False) -> Callable[[Path, Path], None]:
+def _transformers(half: bool = False) -> Callable[[Path, Path], None]:
     def convert(source: Path, target: Path) -> None:
         from onnxruntime.transformers import optimizer
 
         # 0: heads and width are read off the graph.
-        fused = optimizer.optimize_model(str(source), model_type, num_heads=0, hidden_size=0, opt_level=1, use_gpu=False)
+        fused = optimizer.optimize_model(str(source), "bert", num_heads=0, hidden_size=0, opt_level=1, use_gpu=False)
         if half:
             fused.convert_float_to_float16(keep_io_types=True)
         fused.save_model_to_file(str(target))
@@ -178,12 +179,12 @@ TOOLS: tuple[Tool, ...] = (
     Tool("onnx.version_converter, opset + 1", "onnx", _of_graphs(_newer_opset)),
     Tool("onnx.shape_inference", "onnx", _of_graphs(_infer_shapes)),
     Tool("onnxruntime symbolic shape inference", "onnxruntime", _of_graphs(_infer_symbolic_shapes)),
-    Tool("onnxconverter-common fp16, keep_io_types", "onnxconverter-common", _of_graphs(_half_common), lossy=True),
-    Tool("onnxruntime.transformers fp16, keep_io_types", "onnxruntime", _of_graphs(_half_transformers), lossy=True),
-    Tool("onnxruntime.transformers optimizer", "onnxruntime", _transformers("bert")),
-    Tool("onnxruntime.transformers optimizer, fp16", "onnxruntime", _transformers("bert", half=True), lossy=True),
+    Tool("onnxconverter-common fp16, keep_io_types", "onnxconverter-common", _of_graphs(_half_common), changes="precision"),
+    Tool("onnxruntime.transformers fp16, keep_io_types", "onnxruntime", _of_graphs(_half_transformers), changes="precision"),
+    Tool("onnxruntime.transformers optimizer (bert)", "onnxruntime", _transformers(), changes="fusions"),
+    Tool("onnxruntime.transformers optimizer (bert), fp16", "onnxruntime", _transformers(half=True), changes="precision"),
     Tool("onnxruntime quant_pre_process", "onnxruntime", _quant_pre_process),
-    Tool("onnxruntime quantize_dynamic", "onnxruntime", _quantize_dynamic, lossy=True),
+    Tool("onnxruntime quantize_dynamic", "onnxruntime", _quantize_dynamic, changes="integers"),
     Tool("onnxruntime optimized_model_filepath", "onnxruntime", _saved),
     Tool("onnxruntime .ort", "onnxruntime", _saved, suffix=".ort"),
 )

@@ -76,7 +76,7 @@ def patch_site(e: Emitter, site: Site, plan: SitePlan, controls: Controls, wirin
             columns = inner.op("Or", columns, carried, role="joined_columns")
         if companions is not None:
             columns = with_companions(inner, columns, companions)
-        return [columns, inner.cast(inner.reduce("Max", inner.number(columns), 0, 1, keepdims=False), TensorProto.BOOL)]
+        return [columns, inner.cast(inner.peak(inner.number(columns), 0, 1, keepdims=False), TensorProto.BOOL)]
 
     columns, any_flagged = _where_enabled(e, controls, context, decide, ("columns", "any_flagged"))
     if site.quantizer is not None:
@@ -266,5 +266,5 @@ def _over(e: Emitter, score: str, threshold: str, context: MapContext, controls:
 
 def with_companions(e: Emitter, columns: str, companions: str) -> str:
     """Columns (B, K), and in samples that have one the companions too."""
-    sample = e.op("Greater", e.reduce("Max", e.number(columns), 1), e.constant(0.5), role="flagged_sample")
+    sample = e.op("Greater", e.peak(e.number(columns), 1), e.constant(0.5), role="flagged_sample")
     return e.op("Or", columns, e.op("And", companions, sample), role="all_columns")

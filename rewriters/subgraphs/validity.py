@@ -25,6 +25,6 @@ def valid_columns(e: Emitter, site: Site, canonical_map: str, known: str | None 
     if known is not None:
         return known
     # Rows first, then heads: onnxruntime takes 18 times as long over both axes at once (one sample, 12 heads, 512 columns).
-    peak = e.reduce("Max", canonical_map, 2, role="column_peak")
-    mass = e.reduce("Max", peak, 1, 2, keepdims=False, role="column_peak")
+    peak = e.peak(canonical_map if e.conditional else e.op("Relu", canonical_map), 2, role="column_peak")
+    mass = e.peak(peak, 1, 2, keepdims=False, role="column_peak")
     return e.op("Greater", mass, e.constant(VISIBLE), role="valid")

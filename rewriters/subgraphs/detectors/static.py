@@ -17,6 +17,6 @@ def scores(e: Emitter, context: MapContext, detector: Static) -> str:
     columns = e.constant([[column] for column in detector.columns or (-1,)], np.int64)
     keys = e.squeeze(e.dims(context.map, 3), 0)
     positions = e.op("Range", e.constant(0, np.int64), keys, e.constant(1, np.int64))
-    hits = e.reduce("Max", e.number(e.op("Equal", columns, positions)), 0)
+    hits = e.peak(e.number(e.op("Equal", columns, positions)), 0)
     listed = e.op("Greater", hits, e.constant(0.0))
     return context.per_column(e, e.op("Where", listed, e.constant(np.inf), e.constant(-np.inf)))
