@@ -114,6 +114,7 @@ async def _restore(engine: Engine, body: Body) -> int:
 async def _weight(engine: Engine, body: Body) -> int:
     if engine.settings.mode != "ab":
         raise Refusal(409, f"mode {engine.settings.mode} has no split")
+    _require_known(body, "weight")
     weight = _number(body.get("weight"), "weight")
     if not 0 <= weight <= 1:
         raise Refusal(400, "'weight' must lie between 0 and 1")
@@ -125,22 +126,31 @@ async def _controls(engine: Engine, body: Body) -> int:
         raise Refusal(403, "start the server with --hot-threshold to allow this")
     if PATCHED not in engine.lanes or not engine.lanes[PATCHED].arm.controllable:
         raise Refusal(409, "the patched graph has no runtime controls: it was patched with --controls none, or is not loaded")
+    _require_known(body, "enabled", "threshold")
     enabled = body.get("enabled")
     if enabled is not None and not isinstance(enabled, bool):
         raise Refusal(400, "'enabled' must be true, false or null")
     threshold = body.get("threshold")
     if threshold is not None:
         threshold = _number(threshold, "threshold")
-        if abs(threshold) > np.finfo(np.float32).max:
+        if abs(threshold) > float(np.finfo(np.float32).max):  # as a float: numpy would warn of one that float32 cannot hold
             raise Refusal(400, "'threshold' must be a number that float32 can hold")
     return engine.set_controls(enabled, threshold)
 
 
 async def _reload(engine: Engine, body: Body) -> int:
+    _require_known(body, "arm")
     for name in engine.lanes:
         if body.get("arm") == name:
             return await reload(engine, name)
     raise Refusal(400, f"'arm' must be one of {', '.join(engine.lanes)}")
+
+
+def _require_known(body: Body, *names: str) -> None:
+    """Raises: Refusal 400 for other fields: a misspelled one would mean "as in the file" for the field it stands for."""
+    unknown = sorted(set(body) - {*names, "token"})
+    if unknown:
+        raise Refusal(400, f"there is no field {unknown[0][:100]!r}; there is {' and '.join(map(repr, names))}")
 
 
 def _number(value: Any, name: str) -> float:

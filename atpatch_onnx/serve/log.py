@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from logging.handlers import QueueHandler, QueueListener, RotatingFileHandler
 from pathlib import Path
 from queue import SimpleQueue
@@ -55,7 +56,8 @@ class DecisionLog:
             listener, self._listener = self._listener, None
             listener.stop()
             for handler in listener.handlers:
-                handler.close()
+                with suppress(OSError):  # rows that a full disk did not take; they have been counted
+                    handler.close()
 
 
 class _Plain(QueueHandler):

@@ -185,7 +185,10 @@ def test_threshold_moves_without_reload(shadow: Served, digits: dict[str, np.nda
     revision = shadow.metric("atpatch_revision")
     for threshold in ("x", 1e300, -1e300, 3.5e38, "1e39", True, "nan", [1]):
         assert shadow.admin("controls", {"threshold": threshold})[0] == 400, threshold
+    status, answer = shadow.admin("controls", {"threshhold": 2.0})
+    assert status == 400 and answer["error"] == "there is no field 'threshhold'; there is 'enabled' and 'threshold'"
     assert shadow.metric("atpatch_revision") == revision and shadow.infer(image, path=path)["parameters"]["flagged"] is True
+    assert "Warning" not in shadow.errors.read_text()
 
 
 def test_metrics_bear_tritons_names(shadow: Served, digits: dict[str, np.ndarray]) -> None:
