@@ -50,8 +50,11 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Cel
 @pytest.mark.parametrize("tool", [tool.name for tool in SAMPLE])
 def test_a_portable_patch_survives(cells: dict[tuple[str, str], Cell], tool: str, passes: str) -> None:
     cell = cells[tool, passes]
-    assert cell.status == "ok", cell
-    assert cell.silent == 0 or BY_NAME[tool].changes in ("precision", "fusions")
+    rounds = BY_NAME[tool].changes in ("precision", "fusions")
+    assert cell.silent is not None and cell.own is not None, cell
+    assert cell.silent == 0 or (rounds and cell.silent <= cell.own), cell
+    # Rounding may take a score over the threshold, on maps as wide as these: there only the silent patch is judged.
+    assert cell.status == "ok" or BY_NAME[tool].changes in ("precision", "integers"), cell
 
 
 def test_a_graph_that_does_not_survive_is_told_from_one_that_does(tmp_path: Path) -> None:
