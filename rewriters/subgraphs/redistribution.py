@@ -55,8 +55,8 @@ class Rows:
 
     Attributes:
         flagged: (B, K) bool, the column mask without the samples that rule 1 leaves alone.
-        active: (B, 1, 1 | Q) bool, rows that change at all (rules 1, 2 and 5).
-        lost: (B, 1, Q) bool (rule 5); None when it cannot occur.
+        active: (B, 1, 1 | Q) bool, rows with a flagged column (rules 1 and 2).
+        lost: (B, 1, Q) bool, rows that keep the original product whatever is flagged (rule 5); None when there can be none.
         scale: (B, H, Q, 1), s; 0 in saturated rows (rule 4), 1 in rows that do not change.
         kept: (B, 1, K, 1), 1 at columns that are not flagged.
     """
@@ -114,7 +114,7 @@ def redistribute(e: Emitter, plan: SitePlan, context: MapContext, mask: str, val
     else:
         seen = _rows_differ(e, context, f, u)
         lost = e.op("Less", seen.unflagged, half)
-        active = e.op("And", e.op("And", active, e.op("Greater", seen.flagged, half)), e.op("Not", lost))
+        active = e.op("And", active, e.op("Greater", seen.flagged, half))
 
     average = e.at_least(seen.unflagged, 1.0)
     if seen.columns is None:

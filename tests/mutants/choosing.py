@@ -17,7 +17,7 @@ from .operators import Mutant
 
 __all__ = ["LONG", "QUICK", "Coverage", "measure"]
 
-QUICK = 8.0
+QUICK = 15.0
 """Seconds of tests in the first round; most mutants die there."""
 LONG = 240.0
 """Seconds of tests for what is left."""

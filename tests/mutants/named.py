@@ -8,13 +8,13 @@ __all__ = ["NAMED"]
 
 _REDISTRIBUTION = "rewriters/subgraphs/redistribution.py"
 
-_ACTIVE = 'e.op("And", active, e.op("Greater", seen.flagged, half))'
 
 NAMED: list[Mutant] = [
     named(_REDISTRIBUTION, "FLOOR = 1e-7", "FLOOR = 1e-4"),
     named(_REDISTRIBUTION, "FLOOR = 1e-7", "FLOOR = 1e-9"),
     # Rule 5: rows that see only flagged columns stay as they are.
-    named(_REDISTRIBUTION, f'active = e.op("And", {_ACTIVE}, e.op("Not", lost))', f"active = {_ACTIVE}"),
+    named("rewriters/subgraphs/sides.py", "if rows.lost is not None:", "if False:"),
+    named(_REDISTRIBUTION, 'lost = e.op("Less", seen.unflagged, half)', 'lost = e.op("Less", seen.unflagged, e.constant(0.0))'),
     # Rule 3: the benign share of several columns never exceeds the row.
     named(_REDISTRIBUTION, "if most > 1.0:", "if False:"),
     # Padding is neither flagged nor given attention, also where rows see different columns.
