@@ -51,6 +51,8 @@ def _paired(pairs: Pairs, bounds: Bounds) -> str:
     sentence = f"The patch would change {between(bounds)} of the answers"
     if pairs.lost:
         sentence += f", as {pairs.lost:,} of {pairs.due:,} shadow requests gave no pair"
+    elif bounds.missing:
+        sentence += f", as for {bounds.missing:,} samples an arm gave NaN"
     return f"{sentence}{_which_is_right(pairs)}."
 
 

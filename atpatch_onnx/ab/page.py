@@ -41,7 +41,7 @@ def _tiles(revision: Revision) -> list[dict[str, str]]:
     pairs = revision.pairs
     if pairs and pairs.bounds:
         ends = f"{percent(pairs.bounds.least.low)} to {percent(pairs.bounds.most.high)}"
-        small = f"{ends}; {pairs.lost:,} pairs missing" if pairs.lost else ends
+        small = f"{ends}; {pairs.bounds.missing:,} pairs missing" if pairs.bounds.missing else ends
         tiles.append({"what": "arms disagree", "value": _short(pairs.bounds), "small": small})
     if pairs and pairs.wrong:
         before, after = pairs.wrong

@@ -65,7 +65,7 @@ class ArmTally:
     Attributes:
         fallback: requests that the other arm had to answer; `reasons` says why.
         outcome: requests with an outcome; hits are those where it happened.
-        wrong: samples with a label; hits are wrong answers.
+        wrong: samples with a label; hits are wrong answers, one that names no class (NaN) among them.
         classes: predicted class of each unit's first sample.
     """
 
@@ -82,7 +82,7 @@ class ArmTally:
         answers = row.patched if row.arm == "patched" else row.original
         self.requests += 1
         self.samples += row.batch
-        if self.fallback.add(unit, row.fallback is not None, 1) and answers:
+        if self.fallback.add(unit, row.fallback is not None, 1) and answers and answers[0] is not None:
             self.classes[answers[0]] += 1
         if row.fallback is not None:
             self.reasons[row.fallback] += 1
@@ -140,10 +140,14 @@ class PairTally:
             self.not_finite += len(row.difference) - len(finite)
         if row.original is None or row.patched is None:
             return
-        pairs = list(zip(row.original, row.patched, strict=True))
+        samples = list(zip(row.original, row.patched, strict=True))
+        pairs = [(before, after) for before, after in samples if before is not None and after is not None]
         moved = [(before, after) for before, after in pairs if before != after]
-        self.apart.add(unit, len(moved), len(pairs))
-        self._meet(unit, pairs[0][0] != pairs[0][1])
+        if pairs:
+            self.apart.add(unit, len(moved), len(pairs))
+        if len(pairs) < len(samples):
+            self.missing.add(unit, 0, len(samples) - len(pairs))
+        self._meet(unit, None if None in samples[0] else samples[0][0] != samples[0][1])
         self.stayed.update(before for before, after in pairs if before == after)
         seen = self._seen if unit is not None else set()
         for before, after in moved:
@@ -152,10 +156,13 @@ class PairTally:
                 if self._is_first(seen, unit, touched):
                     self.drift[touched].append(into)
         if outcome is not None and outcome.labels is not None:
-            for (before, after), label in zip(pairs, outcome.labels, strict=True):
-                self.table[before == label, after == label] += 1
-                if (before == label) != (after == label) and self._is_first(seen, unit, None):
-                    self.sides.append(after == label)
+            for sample, label in zip(samples, outcome.labels, strict=True):
+                if None in sample:
+                    continue
+                right = sample[0] == label, sample[1] == label
+                self.table[right] += 1
+                if right[0] != right[1] and self._is_first(seen, unit, None):
+                    self.sides.append(right[1])
 
     def _meet(self, unit: str | None, disagrees: bool | None) -> None:
         if unit not in self._met:
@@ -224,9 +231,9 @@ class RevisionTally:
         if row.flagged is not None:
             minute[0] += row.batch
             minute[1] += sum(row.flagged)
-        if row.agree is not None:
-            minute[2] += row.batch
-            minute[3] += row.batch - sum(row.agree)
+        for agree in row.agree or ():
+            minute[2] += agree is not None
+            minute[3] += agree is False
 
     def _compare(self, row: DecisionRow, assigned: str, outcome: Outcome | None) -> None:
         unit = row.unit if row.unit_given else None

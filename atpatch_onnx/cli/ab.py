@@ -90,8 +90,9 @@ def _above(found: Analysis, bound: float | None) -> bool:
         if pairs.always_bounds[0] > bound:
             above = True
             note(f"revision {revision.revision}: the arms disagree more often than {bound:.2%}, at any time")
-        elif pairs.bounds.least.share.value <= bound < pairs.bounds.most.share.value and pairs.lost:
-            note(f"revision {revision.revision}: with {pairs.lost} pairs missing it cannot be told whether it is more than {bound:.2%}")
+        elif pairs.bounds.least.share.value <= bound < pairs.bounds.most.share.value and pairs.bounds.missing:
+            missing = f"with {pairs.bounds.missing} pairs missing it cannot be told"
+            note(f"revision {revision.revision}: {missing} whether it is more than {bound:.2%}")
     return above
 
 
@@ -176,7 +177,7 @@ def _show_pairs(pairs: Pairs) -> None:
     if pairs.apart:
         rows.append(("arms disagree", _rate(pairs.apart)))
     if pairs.bounds:
-        if pairs.lost:
+        if pairs.bounds.missing:
             ends = percent(pairs.bounds.least.share.value), percent(pairs.bounds.most.share.value)
             rows.append(("with the missing pairs", " to ".join(ends)))
         rows.append(("the same, at any time", " to ".join(map(percent, pairs.always_bounds))))

@@ -23,13 +23,14 @@ A "decision" row adds
     fallback    str | null, why the original answered for the patched arm: "timeout", "error", "non_finite", "busy" (others hang), "killed",
                 "absent". With "non_finite", `arm` may be "patched": the original then answered for some of the samples
     batch       int ≥ 1: samples in the request; lists below have one entry a sample, in order
-    prediction  {"original": [int, …] | null, "patched": [int, …] | null}: argmax of the class scores; null where that arm did not run to
-                its end or no output has class scores
+    prediction  {"original": [int | null, …] | null, "patched": [int | null, …] | null}: argmax of the class scores, null for a sample with
+                NaN in them; null instead of the list where that arm did not run to its end or no output has class scores
     flagged     [bool, …] | null: samples that the patch flagged; null where the patched arm did not run or its graph has no masks
     sites       [str, …] | null: ids of the sites at which any sample was flagged
     columns     {site: [[int, …], …]} | null: per such site and sample the flagged key columns, at most 64 a sample
-    shadow      str | null: null where no pair was due, else "compared", "dropped" (queue full), "timeout", "error", "non_finite"
-    agree       [bool, …] | null: of "compared" rows with class scores: both arms predict the same
+    shadow      str | null: null where no pair was due, else "compared", "dropped" (queue full), "timeout", "error", "non_finite" (all
+                samples of the patched arm)
+    agree       [bool | null, …] | null: of "compared" rows with class scores: both arms predict the same; null where one predicts nothing
     difference  [float | null, …] | null: of "compared" rows: largest |original − patched| over all float outputs; null where that is no
                 finite number
     latency_ms  {"original": float | null, "patched": float | null, "total": float}: per arm from hand-over to result (waiting for a thread
@@ -49,7 +50,7 @@ from __future__ import annotations
 
 from .files import Reading, last_revision, log_files, read_rows
 from .reader import RowRefused, from_line
-from .rows import ARMS, SCHEMA, DecisionRow, LogRow, RevisionRow, SwitchRow
+from .rows import ARMS, SCHEMA, DecisionRow, LogRow, RevisionRow, SwitchRow, agreement
 from .writer import to_json, to_line
 
 __all__ = [
@@ -61,6 +62,7 @@ __all__ = [
     "RevisionRow",
     "RowRefused",
     "SwitchRow",
+    "agreement",
     "from_line",
     "last_revision",
     "log_files",

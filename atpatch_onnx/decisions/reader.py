@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
-from .rows import ARMS, MODES, SCHEMA, DecisionRow, LogRow, RevisionRow, SwitchRow
+from .rows import ARMS, MODES, SCHEMA, DecisionRow, LogRow, RevisionRow, SwitchRow, agreement
 from .tensors import from_nested
 
 __all__ = ["NotJson", "RowRefused", "from_line"]
@@ -69,13 +69,13 @@ def _decision(row: Mapping[str, Any]) -> DecisionRow:
         arm=_field(row, "arm", _one_of(ARMS)),
         fallback=_field(row, "fallback", _or_none(_text)),
         batch=batch,
-        original=_field(prediction, "original", _or_none(per_sample(_class)), "prediction."),
-        patched=_field(prediction, "patched", _or_none(per_sample(_class)), "prediction."),
+        original=_field(prediction, "original", _or_none(per_sample(_or_none(_class))), "prediction."),
+        patched=_field(prediction, "patched", _or_none(per_sample(_or_none(_class))), "prediction."),
         flagged=_field(row, "flagged", _or_none(per_sample(_truth))),
         sites=_field(row, "sites", _or_none(_list_of(_text))),
         columns=_field(row, "columns", _or_none(_map_of(per_sample(_list_of(_class))))),
         shadow=_field(row, "shadow", _or_none(_text)),
-        agree=_field(row, "agree", _or_none(per_sample(_truth))),
+        agree=_field(row, "agree", _or_none(per_sample(_or_none(_truth)))),
         difference=_field(row, "difference", _or_none(per_sample(_or_none(_size)))),
         latency_original=_field(latency, "original", _or_none(_size), "latency_ms."),
         latency_patched=_field(latency, "patched", _or_none(_size), "latency_ms."),
@@ -91,8 +91,8 @@ def _require_consistent(row: DecisionRow) -> None:
     if row.shadow != "compared" and (row.agree is not None or row.difference is not None):
         raise RowRefused(f"agree or difference is given, but shadow is {_short(row.shadow)}")
     if row.agree is not None:
-        pairs = zip(row.original or (), row.patched or (), strict=False)
-        if row.agree != [before == after for before, after in pairs]:
+        known = row.original is not None and row.patched is not None
+        if not known or row.agree != agreement(row.original or (), row.patched or ()):
             raise RowRefused("agree is not what the predictions say")
 
 

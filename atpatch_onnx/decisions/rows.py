@@ -8,7 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-__all__ = ["ARMS", "MODES", "SCHEMA", "DecisionRow", "LogRow", "RevisionRow", "SwitchRow"]
+__all__ = ["ARMS", "MODES", "SCHEMA", "DecisionRow", "LogRow", "RevisionRow", "SwitchRow", "agreement"]
 
 SCHEMA = 1
 ARMS = ("original", "patched")
@@ -44,13 +44,13 @@ class DecisionRow(LogRow):
     arm: str
     fallback: str | None
     batch: int
-    original: Sequence[int] | None = None
-    patched: Sequence[int] | None = None
+    original: Sequence[int | None] | None = None
+    patched: Sequence[int | None] | None = None
     flagged: Sequence[bool] | None = None
     sites: Sequence[str] | None = None
     columns: Mapping[str, Sequence[Sequence[int]]] | None = None
     shadow: str | None = None
-    agree: Sequence[bool] | None = None
+    agree: Sequence[bool | None] | None = None
     difference: Sequence[float | None] | None = None
     latency_original: float | None = None
     latency_patched: float | None = None
@@ -79,3 +79,8 @@ class SwitchRow(LogRow):
 
     on: bool
     source: str
+
+
+def agreement(original: Sequence[int | None], patched: Sequence[int | None]) -> list[bool | None]:
+    """Whether both arms predict the same class, one entry a sample; None where an arm predicts none. Both have the same length."""
+    return [None if before is None or after is None else before == after for before, after in zip(original, patched, strict=True)]

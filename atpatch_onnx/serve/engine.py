@@ -255,7 +255,7 @@ class Engine:
             patched = await self._run(PATCHED, request.feeds)
         except ArmFault as fault:
             return finish({"busy": "timeout", "memory": "error"}.get(fault.reason, fault.reason))
-        if not _is_finite(patched):
+        if patched.finite is not None and not patched.finite.any():
             return finish("non_finite")
         results[PATCHED] = patched
         finish("compared")

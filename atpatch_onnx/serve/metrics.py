@@ -100,8 +100,8 @@ class Metrics:
         if row.shadow:
             self._shadow.labels(row.shadow).inc()
         if row.agree is not None:
-            self._pairs.inc(row.batch)
-            self._disagree.inc(row.batch - sum(row.agree))
+            self._pairs.inc(sum(agree is not None for agree in row.agree))
+            self._disagree.inc(sum(agree is False for agree in row.agree))
         if row.flagged is not None:
             self._judged.inc(row.batch)
             self._flagged.inc(sum(row.flagged))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..decisions import DecisionRow
+from ..decisions import DecisionRow, agreement
 from .arms import ORIGINAL, PATCHED, ArmName, Result
 from .batching import take_rows
 from .settings import VERSIONS
@@ -70,7 +70,7 @@ def completed(
         sites=None if columns is None else list(columns),
         columns=columns,
         shadow=status,
-        agree=[a == b for a, b in zip(one, two, strict=True)] if compared and one is not None and two is not None else None,
+        agree=agreement(one, two) if compared and one is not None and two is not None else None,
         difference=differences(results[ORIGINAL].outputs, results[PATCHED].outputs, row.batch) if compared else None,
         latency_original=_milliseconds(results.get(ORIGINAL)),
         latency_patched=_milliseconds(results.get(PATCHED)),

@@ -84,12 +84,17 @@ class Shadow:
                 self._queue.task_done()
 
 
-def predictions(outputs: Mapping[str, Array], scores: TensorSpec | None, samples: int) -> list[int] | None:
-    """Argmax of the class scores, one a sample; None without class scores, or where one of them is NaN, which has no argmax."""
-    if scores is None or outputs[scores.name].shape[0] != samples or np.isnan(outputs[scores.name]).any():
+def predictions(outputs: Mapping[str, Array], scores: TensorSpec | None, samples: int) -> list[int | None] | None:
+    """Argmax of the class scores, one a sample, None for a sample with NaN in them (numpy's argmax is the first NaN, which would be a class
+    that nobody predicted). None without class scores.
+    """
+    if scores is None or outputs[scores.name].shape[0] != samples:
         return None
-    found: list[int] = outputs[scores.name].argmax(1).tolist()
-    return found
+    table = outputs[scores.name]
+    labels: list[int | None] = table.argmax(1).tolist()
+    for sample in np.flatnonzero(np.isnan(table).any(1)):
+        labels[sample] = None
+    return labels
 
 
 def differences(original: Arrays, patched: Arrays, samples: int) -> list[float | None]:

@@ -95,9 +95,9 @@ class Tally:
             if row.flagged is not None:
                 count.judged += row.batch
                 count.flagged += sum(row.flagged)
-            if row.agree is not None:
-                count.pairs += row.batch
-                count.disagree += row.batch - sum(row.agree)
+            for agree in row.agree or ():
+                count.pairs += agree is not None
+                count.disagree += agree is False
         if current:
             self._add_current(row)
 
@@ -107,13 +107,16 @@ class Tally:
             self._meet(row.assigned, row.unit, given or ())
         if row.shadow not in (None, "compared"):
             self.missing += row.batch
+        self.missing += sum(agree is None for agree in row.agree or ())
         self.largest = max([self.largest, *(value for value in row.difference or () if value is not None)])
-        if row.agree is not None and row.original is not None and row.patched is not None:
-            self.moved.update((a, b) for a, b in zip(row.original, row.patched, strict=True) if a != b)
+        if row.agree is not None:
+            for before, after in zip(row.original or (), row.patched or (), strict=True):
+                if before is not None and after is not None and before != after:
+                    self.moved[before, after] += 1
         for site, samples in (row.columns or {}).items():
             self.columns.update((site, column) for sample in samples for column in sample)
 
-    def _meet(self, arm: str, unit: str, given: Sequence[int]) -> None:
+    def _meet(self, arm: str, unit: str, given: Sequence[int | None]) -> None:
         """Units count once, with what they got first: later answers depend on that one."""
         if unit not in self.units[arm] and sum(map(len, self.units.values())) < _MOST_UNITS:
             self.units[arm].add(unit)

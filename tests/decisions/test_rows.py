@@ -48,7 +48,7 @@ def decisions(draw: st.DrawFn) -> DecisionRow:
         return st.lists(strategy, min_size=batch, max_size=batch)
 
     shadow = maybe(st.just("compared") | text)
-    original, patched = maybe(each(classes)), maybe(each(classes))
+    original, patched = (maybe(each(st.none() | classes)) for _ in range(2))
     both = shadow == "compared" and original is not None and patched is not None
     return DecisionRow(
         **{name: draw(strategy) for name, strategy in heads.items()},
@@ -65,7 +65,9 @@ def decisions(draw: st.DrawFn) -> DecisionRow:
         sites=maybe(st.lists(text, max_size=3)),
         columns=maybe(st.dictionaries(text, each(st.lists(classes, max_size=3)), max_size=3)),
         shadow=shadow,
-        agree=[one == two for one, two in zip(original, patched, strict=True)] if both and draw(st.booleans()) else None,
+        agree=[None if None in pair else pair[0] == pair[1] for pair in zip(original, patched, strict=True)]
+        if both and draw(st.booleans())
+        else None,
         difference=maybe(each(st.none() | size)) if shadow == "compared" else None,
         latency_original=maybe(size),
         latency_patched=maybe(size),
@@ -179,7 +181,8 @@ SWITCH = json.loads(OLD.read_text().splitlines()[1])
     ({"sites": [1]}, "sites is 1, not text"),
     ({"columns": {"site": [3]}}, "columns is 3, not a list"),
     ({"columns": {"site": [[3], [4]]}}, "columns has 2 entries"),
-    ({"agree": [None]}, "agree is null"),
+    ({"agree": [0]}, "agree is 0, not true or false"),
+    ({"agree": [None], "shadow": "compared", "prediction": {"original": [1], "patched": [1]}}, "not what the predictions say"),
     ({"agree": [True], "shadow": "timeout"}, "shadow is \"timeout\""),
     ({"difference": [0.5], "shadow": None}, "shadow is null"),
     ({"agree": [True], "shadow": "compared", "prediction": {"original": [1], "patched": [2]}}, "not what the predictions say"),

@@ -115,7 +115,8 @@ def test_samples_beside_nan_get_their_patched_answers(run: Any, mode: Any) -> No
     np.testing.assert_allclose(answer.outputs["y"][::2], 2 * expected(1, -1, 2, -2)[::2], rtol=1e-5)
     assert b"atpatch_non_finite_total 2.0" in metrics
     (row,) = decisions(rows)
-    assert (row["arm"], row["fallback"], row["prediction"]["patched"]) == ("patched", None, None)
+    labels = [None if sample % 2 else int(answer.outputs["y"][sample].argmax()) for sample in range(4)]
+    assert (row["arm"], row["fallback"], row["prediction"]["patched"]) == ("patched", None, labels)
 
 
 def test_original_answers_for_the_samples_of_nan_only(run: Any) -> None:
@@ -259,6 +260,22 @@ def test_shadow_never_touches_the_answer(run: Any, kind: str, first: float, stat
     (row,) = decisions(rows)
     assert row["shadow"] == status and row["fallback"] is None
     assert row["agree"] == ([True] if status == "compared" else None) and (row["difference"] is None) == (status != "compared")
+
+
+def test_a_sample_of_nan_loses_its_own_pair_only(run: Any) -> None:
+    async def use(engine: Engine) -> Any:
+        await engine.infer(request(1, -1, 2), None)
+        while engine.tally.shadow["compared"] < 1:
+            await asyncio.sleep(0.01)
+        return engine.tally, engine.metrics.render()
+
+    (tally, metrics), rows = run("nan", use, mode="shadow")
+    (row,) = decisions(rows)
+    assert (row["shadow"], row["agree"]) == ("compared", [True, None, True])
+    assert row["prediction"]["patched"][1] is None and None not in row["prediction"]["original"]
+    assert [value is None for value in row["difference"]] == [False, True, False]
+    assert (tally.pairs, tally.disagree, tally.missing) == (2, 0, 1)
+    assert b"atpatch_shadow_pairs_total 2.0" in metrics and b"atpatch_shadow_disagreements_total 0.0" in metrics
 
 
 def test_shadow_runs_have_longer_than_a_client_that_waits(run: Any) -> None:
