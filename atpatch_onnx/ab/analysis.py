@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ..decisions import DecisionRow, LogRow, Reading, SwitchRow, log_files, read_rows
+from ..decisions import DecisionRow, LogRow, Reading, RequestRow, SwitchRow, log_files, read_rows
 from ..errors import LOG_UNREADABLE
 from .concluding import conclude
 from .outcomes import Outcomes, load_outcomes
@@ -63,12 +63,13 @@ def _tally(
             continue
         if isinstance(row, SwitchRow):
             switched[row.experiment] = row.on
-        if not isinstance(row, DecisionRow):
+        if not isinstance(row, RequestRow):
             continue
         # The row that tells of the switch may have been rotated away: what it did to answers shows as well.
-        if row.fallback == "killed" or row.assigned == "patched":
-            killed[row.experiment] = row.fallback == "killed"
-        paused = row.fallback == "killed" or switched.get(row.experiment, killed.get(row.experiment, False))
+        off = isinstance(row, DecisionRow) and row.fallback == "killed"
+        if off or (isinstance(row, DecisionRow) and row.assigned == "patched"):
+            killed[row.experiment] = off
+        paused = off or switched.get(row.experiment, killed.get(row.experiment, False))
         key = (row.experiment, row.revision)
         tally = tallies.get(key) or tallies.setdefault(key, RevisionTally(*key))
         tally.add(row, outcomes.of(row.id, row.unit, row.batch) if outcomes else None, paused)

@@ -46,6 +46,10 @@ def conclude(tally: RevisionTally) -> Revision:
         invalid.append(f"{live.crossed} units were assigned to both arms: hashing is not sticky, or two salts wrote into one log")
     if len(tally.settings) > 1:
         problems.append(f"{len(tally.settings)} settings (mode, salt, weight) under one revision; the last one was taken")
+    for name, arm in tally.arms.items():
+        if arm.failures:
+            why = ", ".join(f"{reason} {count}" for reason, count in arm.failures.most_common())
+            problems.append(f"{arm.failures.total()} of {arm.requests} requests of the {name} arm got an error, not an answer ({why})")
     lost = sum(count for state, count in tally.pairs.states.items() if state != "compared")
     if lost:
         problems.append(f"{lost} shadow requests gave no pair ({_listed(tally.pairs.states, without='compared')})")
@@ -77,7 +81,16 @@ def _listed(states: Mapping[str, int], without: str) -> str:
 
 
 def _arm(arm: ArmTally) -> Arm:
-    return Arm(arm.requests, arm.samples, len(arm.fallback), _rate(arm.fallback), dict(arm.reasons), _rate(arm.outcome), _rate(arm.wrong))
+    return Arm(
+        arm.requests,
+        arm.samples,
+        len(arm.fallback),
+        _rate(arm.fallback),
+        dict(arm.reasons),
+        dict(arm.failures),
+        _rate(arm.outcome),
+        _rate(arm.wrong),
+    )
 
 
 def _live(tally: RevisionTally) -> Live:

@@ -31,6 +31,7 @@ class Arm:
     units: int
     fallback: Rate | None
     reasons: Mapping[str, int]
+    failures: Mapping[str, int]
     outcome: Rate | None
     wrong: Rate | None
 
@@ -41,6 +42,7 @@ class Arm:
             "units": self.units,
             "fallback": _json(self.fallback),
             "reasons": dict(self.reasons),
+            "failures": dict(self.failures),
             "outcome": _json(self.outcome),
             "wrong": _json(self.wrong),
         }

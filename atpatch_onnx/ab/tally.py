@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ..decisions import DecisionRow
+from ..decisions import DecisionRow, FailureRow, RequestRow
 from .outcomes import Outcome
 
 __all__ = ["ArmTally", "Book", "PairTally", "RevisionTally"]
@@ -64,6 +65,7 @@ class ArmTally:
 
     Attributes:
         fallback: requests that the other arm had to answer; `reasons` says why.
+        failures: why requests got an error instead of an answer; with a label they are wrong in all their samples.
         outcome: requests with an outcome; hits are those where it happened.
         wrong: samples with a label; hits are wrong answers, one that names no class (NaN) among them.
         classes: predicted class of each unit's first sample.
@@ -72,20 +74,26 @@ class ArmTally:
     requests: int = 0
     samples: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
+    failures: Counter[str] = field(default_factory=Counter)
     fallback: Book = field(default_factory=Book)
     outcome: Book = field(default_factory=Book)
     wrong: Book = field(default_factory=Book)
     classes: Counter[int] = field(default_factory=Counter)
 
-    def add(self, row: DecisionRow, unit: str | None, outcome: Outcome | None) -> tuple[bool, bool]:
+    def add(self, row: RequestRow, unit: str | None, outcome: Outcome | None) -> tuple[bool, bool]:
         """Returns whether this was a unit's first outcome and it happened, and the same for a wrong answer."""
-        answers = row.patched if row.arm == "patched" else row.original
+        answers: Sequence[int | None] | None = [None] * row.batch
+        fallback = None
+        if isinstance(row, DecisionRow):
+            answers, fallback = row.patched if row.arm == "patched" else row.original, row.fallback
+        elif isinstance(row, FailureRow):
+            self.failures[row.reason] += 1
         self.requests += 1
         self.samples += row.batch
-        if self.fallback.add(unit, row.fallback is not None, 1) and answers and answers[0] is not None:
+        if self.fallback.add(unit, fallback is not None, 1) and answers and answers[0] is not None:
             self.classes[answers[0]] += 1
-        if row.fallback is not None:
-            self.reasons[row.fallback] += 1
+        if fallback is not None:
+            self.reasons[fallback] += 1
         happened = erred = False
         if outcome is not None and outcome.event is not None:
             happened = self.outcome.add(unit, outcome.event, 1) and outcome.event
@@ -210,14 +218,12 @@ class RevisionTally:
     latency: dict[str, array[float]] = field(default_factory=lambda: {name: array("d") for name in ("original", "patched", "total")})
     minutes: dict[int, list[int]] = field(default_factory=dict)
 
-    def add(self, row: DecisionRow, outcome: Outcome | None, paused: bool) -> None:
+    def add(self, row: RequestRow, outcome: Outcome | None, paused: bool) -> None:
         self.mode, self.weight = row.mode, row.weight
         self.settings.add((row.mode, row.salt, row.weight))
         self.start, self.end = min(self.start, row.unix), max(self.end, row.unix)
-        for name, value in (("original", row.latency_original), ("patched", row.latency_patched), ("total", row.latency_total)):
-            if value is not None:
-                self.latency[name].append(value)
-        self._watch(row)
+        if isinstance(row, DecisionRow):
+            self._watch(row)
         if paused:
             self.paused += 1
         elif row.assigned is None:
@@ -226,7 +232,10 @@ class RevisionTally:
             self._compare(row, row.assigned, outcome)
 
     def _watch(self, row: DecisionRow) -> None:
-        """Flags and disagreements over time, of all requests."""
+        """Latency, and flags and disagreements over time, of all requests that were answered."""
+        for name, value in (("original", row.latency_original), ("patched", row.latency_patched), ("total", row.latency_total)):
+            if value is not None:
+                self.latency[name].append(value)
         minute = self.minutes.setdefault(int(row.unix // 60), [0, 0, 0, 0])
         if row.flagged is not None:
             minute[0] += row.batch
@@ -235,17 +244,23 @@ class RevisionTally:
             minute[2] += agree is not None
             minute[3] += agree is False
 
-    def _compare(self, row: DecisionRow, assigned: str, outcome: Outcome | None) -> None:
+    def _compare(self, row: RequestRow, assigned: str, outcome: Outcome | None) -> None:
         unit = row.unit if row.unit_given else None
         if unit is not None and unit in self.arms["original" if assigned == "patched" else "patched"].fallback.units:
             self.crossed.add(unit)
-        if row.flagged is not None:
-            self.flagged.add(unit, sum(row.flagged), row.batch)
-        elif row.shadow not in (None, "compared") or (assigned == "patched" and row.fallback not in (None, "absent")):
+        if isinstance(row, DecisionRow):
+            self._judge(row, assigned, unit)
+            self.pairs.add(row, unit, outcome)
+        elif assigned == "patched":
             self.unjudged.add(unit, 0, row.batch)
         happened, erred = self.arms[assigned].add(row, unit, outcome)
         if happened:
             self.events.append(assigned == "patched")
         if erred:
             self.errors.append(assigned == "patched")
-        self.pairs.add(row, unit, outcome)
+
+    def _judge(self, row: DecisionRow, assigned: str, unit: str | None) -> None:
+        if row.flagged is not None:
+            self.flagged.add(unit, sum(row.flagged), row.batch)
+        elif row.shadow not in (None, "compared") or (assigned == "patched" and row.fallback not in (None, "absent")):
+            self.unjudged.add(unit, 0, row.batch)

@@ -4,7 +4,8 @@ A log is JSON lines, one object a line, strict JSON (no bare NaN). Field referen
 
 Every row has
     schema      int, 1
-    event       str: "decision" (one a request that was answered), "revision" (what is served has changed), "switch" (kill switch moved)
+    event       str: "decision" (one a request that was answered), "failure" (one a request that got an error, as its arm failed),
+                "revision" (what is served has changed), "switch" (kill switch moved)
     time        str, RFC 3339 in UTC with microseconds; of a decision: when the request had been read
     unix        float, the same moment in seconds
     experiment  str
@@ -40,6 +41,8 @@ A "decision" row adds
     input_types {name: str}, beside `inputs`: numpy's name of the element type ("float32", "int64", …), "str" for text. Rows of older
                 versions lack it; their types are read off the values
 
+A "failure" row adds `id`, `unit`, `unit_given`, `assigned` and `batch` as above, `arm` (str: the arm that failed) and `reason` (str:
+"timeout", "error" (the model refuses the input), "busy", "memory"). Requests that are refused before an arm is asked have no row.
 A "revision" row adds `reason` (str), `models` ({arm: {"path", "sha256"}}), `enabled` (bool | null) and `threshold` (float | null), null
 standing for "as in the file".
 A "switch" row adds `on` (bool) and `source` ("admin", "file", "environment"; several joined by "+").
@@ -50,15 +53,17 @@ from __future__ import annotations
 
 from .files import Reading, last_revision, log_files, read_rows
 from .reader import RowRefused, from_line
-from .rows import ARMS, SCHEMA, DecisionRow, LogRow, RevisionRow, SwitchRow, agreement
+from .rows import ARMS, SCHEMA, DecisionRow, FailureRow, LogRow, RequestRow, RevisionRow, SwitchRow, agreement
 from .writer import to_json, to_line
 
 __all__ = [
     "ARMS",
     "SCHEMA",
     "DecisionRow",
+    "FailureRow",
     "LogRow",
     "Reading",
+    "RequestRow",
     "RevisionRow",
     "RowRefused",
     "SwitchRow",

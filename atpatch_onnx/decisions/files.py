@@ -17,7 +17,7 @@ from rewriters.regular import is_regular
 
 from ..errors import LOG_UNREADABLE, AtpatchError
 from .reader import NotJson, RowRefused, from_line
-from .rows import DecisionRow, LogRow
+from .rows import LogRow, RequestRow
 
 __all__ = ["Reading", "last_revision", "log_files", "read_rows"]
 
@@ -63,8 +63,8 @@ class Reading:
         if self.first_bad is None:
             self.first_bad = f"{path.name}:{number}: {reason}"
 
-    def is_new(self, row: DecisionRow) -> bool:
-        """Whether this decision has not been read before; counted where it has."""
+    def is_new(self, row: RequestRow) -> bool:
+        """Whether this row has not been read before; counted where it has."""
         name = hash(row.identity)
         known = name in self._seen
         self.duplicates += known
@@ -150,7 +150,7 @@ def _rows(file: BinaryIO | gzip.GzipFile, path: Path, reading: Reading) -> Itera
             continue
         if row is None:
             reading.skipped += 1
-        elif not isinstance(row, DecisionRow) or reading.is_new(row):
+        elif not isinstance(row, RequestRow) or reading.is_new(row):
             yield row
 
 

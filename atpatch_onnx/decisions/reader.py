@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
-from .rows import ARMS, MODES, SCHEMA, DecisionRow, LogRow, RevisionRow, SwitchRow, agreement
+from .rows import ARMS, MODES, SCHEMA, DecisionRow, FailureRow, LogRow, RevisionRow, SwitchRow, agreement
 from .tensors import from_nested
 
 __all__ = ["NotJson", "RowRefused", "from_line"]
@@ -52,7 +52,7 @@ def from_line(line: str | bytes) -> LogRow | None:
     schema = _get(row, "schema", "schema")
     if type(schema) is not int or schema != SCHEMA:
         raise RowRefused(f"schema is {_short(schema)}, this version reads {SCHEMA}")
-    read = {"decision": _decision, "revision": _revision, "switch": _switch}.get(_field(row, "event", _text))
+    read = {"decision": _decision, "failure": _failure, "revision": _revision, "switch": _switch}.get(_field(row, "event", _text))
     return None if read is None else read(row)
 
 
@@ -61,14 +61,8 @@ def _decision(row: Mapping[str, Any]) -> DecisionRow:
     prediction, latency = _field(row, "prediction", _object), _field(row, "latency_ms", _object)
     per_sample = _of_batch(batch)
     read = DecisionRow(
-        **_head(row),
-        id=_field(row, "id", _text),
-        unit=_field(row, "unit", _text),
-        unit_given=_field(row, "unit_given", _truth),
-        assigned=_field(row, "assigned", _or_none(_one_of(ARMS))),
-        arm=_field(row, "arm", _one_of(ARMS)),
+        **_request(row),
         fallback=_field(row, "fallback", _or_none(_text)),
-        batch=batch,
         original=_field(prediction, "original", _or_none(per_sample(_or_none(_class))), "prediction."),
         patched=_field(prediction, "patched", _or_none(per_sample(_or_none(_class))), "prediction."),
         flagged=_field(row, "flagged", _or_none(per_sample(_truth))),
@@ -84,6 +78,21 @@ def _decision(row: Mapping[str, Any]) -> DecisionRow:
     )
     _require_consistent(read)
     return read
+
+
+def _failure(row: Mapping[str, Any]) -> FailureRow:
+    return FailureRow(**_request(row), reason=_field(row, "reason", _text))
+
+
+def _request(row: Mapping[str, Any]) -> dict[str, Any]:
+    return _head(row) | {
+        "id": _field(row, "id", _text),
+        "unit": _field(row, "unit", _text),
+        "unit_given": _field(row, "unit_given", _truth),
+        "assigned": _field(row, "assigned", _or_none(_one_of(ARMS))),
+        "arm": _field(row, "arm", _one_of(ARMS)),
+        "batch": _field(row, "batch", _whole),
+    }
 
 
 def _require_consistent(row: DecisionRow) -> None:

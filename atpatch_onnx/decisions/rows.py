@@ -8,7 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-__all__ = ["ARMS", "MODES", "SCHEMA", "DecisionRow", "LogRow", "RevisionRow", "SwitchRow", "agreement"]
+__all__ = ["ARMS", "MODES", "SCHEMA", "DecisionRow", "FailureRow", "LogRow", "RequestRow", "RevisionRow", "SwitchRow", "agreement"]
 
 SCHEMA = 1
 ARMS = ("original", "patched")
@@ -28,7 +28,31 @@ class LogRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DecisionRow(LogRow):
+class RequestRow(LogRow):
+    """What rows of requests have."""
+
+    id: str
+    unit: str
+    unit_given: bool
+    assigned: str | None
+    arm: str
+    batch: int
+
+    @property
+    def identity(self) -> tuple[str, str, int, float, str, str, int]:
+        """Alike for two copies of one row, and for no two requests: clients may use an id again, but not in the same microsecond."""
+        return self.experiment, self.salt, self.revision, self.unix, self.id, self.unit, self.batch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailureRow(RequestRow):
+    """One request that got an error, as the arm that should have answered failed and no other arm may answer for it."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecisionRow(RequestRow):
     """One answered request. Lists hold one entry a sample.
 
     Attributes:
@@ -37,13 +61,7 @@ class DecisionRow(LogRow):
         inputs: arrays by input name, `str` in those of dtype object; None where they are not logged. Not part of comparisons with `==`.
     """
 
-    id: str
-    unit: str
-    unit_given: bool
-    assigned: str | None
-    arm: str
     fallback: str | None
-    batch: int
     original: Sequence[int | None] | None = None
     patched: Sequence[int | None] | None = None
     flagged: Sequence[bool] | None = None
@@ -56,11 +74,6 @@ class DecisionRow(LogRow):
     latency_patched: float | None = None
     latency_total: float = 0.0
     inputs: Mapping[str, NDArray[Any]] | None = field(default=None, compare=False, repr=False)
-
-    @property
-    def identity(self) -> tuple[str, str, int, float, str, str, int]:
-        """Alike for two copies of one row, and for no two requests: clients may use an id again, but not in the same microsecond."""
-        return self.experiment, self.salt, self.revision, self.unix, self.id, self.unit, self.batch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

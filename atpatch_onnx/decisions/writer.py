@@ -9,7 +9,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from .rows import SCHEMA, DecisionRow, LogRow, RevisionRow, SwitchRow
+from .rows import SCHEMA, DecisionRow, FailureRow, LogRow, RequestRow, RevisionRow, SwitchRow
 from .tensors import to_nested, type_name
 
 __all__ = ["to_json", "to_line"]
@@ -29,6 +29,8 @@ def to_json(row: LogRow) -> dict[str, Any]:
     match row:
         case DecisionRow():
             return _head("decision", row) | _decision(row)
+        case FailureRow():
+            return _head("failure", row) | _request(row) | {"reason": row.reason, "batch": row.batch}
         case RevisionRow():
             models = {arm: dict(model) for arm, model in row.models.items()}
             told = {"reason": row.reason, "models": models, "enabled": row.enabled, "threshold": row.threshold}
@@ -53,13 +55,12 @@ def _head(event: str, row: LogRow) -> dict[str, Any]:
     }
 
 
+def _request(row: RequestRow) -> dict[str, Any]:
+    return {"id": row.id, "unit": row.unit, "unit_given": row.unit_given, "assigned": row.assigned, "arm": row.arm}
+
+
 def _decision(row: DecisionRow) -> dict[str, Any]:
-    told = {
-        "id": row.id,
-        "unit": row.unit,
-        "unit_given": row.unit_given,
-        "assigned": row.assigned,
-        "arm": row.arm,
+    told = _request(row) | {
         "fallback": row.fallback,
         "batch": row.batch,
         "prediction": {"original": row.original, "patched": row.patched},

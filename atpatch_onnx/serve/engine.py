@@ -20,7 +20,7 @@ from dataclasses import replace
 from typing import Any
 
 from .. import __version__
-from ..decisions import DecisionRow, RevisionRow, SwitchRow, last_revision
+from ..decisions import DecisionRow, FailureRow, RevisionRow, SwitchRow, last_revision
 from .arms import ORIGINAL, PATCHED, Arm, ArmFault, ArmName, Result
 from .batching import Batcher
 from .fallback import refusal, stand_in
@@ -162,22 +162,19 @@ class Engine:
         who = identity if unit is None else unit
         assigned: ArmName = self.split.arm(who)
         head = self._head(time.time() - (time.perf_counter() - started))
+        head |= {"id": identity, "unit": self.split.pseudonym(who), "unit_given": unit is not None}
+        head |= {"assigned": None if version else assigned, "batch": request.samples}
         results: dict[ArmName, Result] = {}
-        arm, fallback = await self._answer(request.feeds, version or assigned, results)
+        try:
+            arm, fallback = await self._answer(request.feeds, version or assigned, results)
+        except _Unanswered as failure:
+            self.metrics.failed(failure.arm, failure.fault.reason)
+            self.log.write(FailureRow(**head, arm=failure.arm, reason=failure.fault.reason))
+            raise refusal(failure.fault) from None
         total = time.perf_counter() - started
         result = results[arm]
         self.metrics.answered(arm, total)
-        row = DecisionRow(
-            **head,
-            id=identity,
-            unit=self.split.pseudonym(who),
-            unit_given=unit is not None,
-            assigned=None if version else assigned,
-            arm=arm,
-            fallback=fallback,
-            batch=request.samples,
-            inputs=request.feeds if self.settings.log_inputs else None,
-        )
+        row = DecisionRow(**head, arm=arm, fallback=fallback, inputs=request.feeds if self.settings.log_inputs else None)
         flagged, _ = flags(results.get(PATCHED), request.samples)
 
         def finish(status: str | None = None) -> None:
@@ -195,7 +192,11 @@ class Engine:
         return Answer(identity, result.outputs, arm, row.revision, None if flagged is None else any(flagged), bad)
 
     async def _answer(self, feeds: Arrays, chosen: ArmName, results: dict[ArmName, Result]) -> tuple[ArmName, str | None]:
-        """Run the chosen arm, or the original in its place; returns whose answer it is, and why not the chosen one's."""
+        """Run the chosen arm, or the original in its place; returns whose answer it is, and why not the chosen one's.
+
+        Raises:
+            _Unanswered: an arm failed, and no other may answer.
+        """
         fallback: str | None = None
         killed = self.killed()
         if chosen == PATCHED:
@@ -211,22 +212,18 @@ class Engine:
                     fallback = "non_finite"
                 except ArmFault as fault:
                     if not self.settings.falls_back:
-                        raise self._refusal(PATCHED, fault) from None
+                        raise _Unanswered(PATCHED, fault) from None
                     fallback = fault.reason if fault.reason != "memory" else "error"
         try:
             results[ORIGINAL] = await self._run(ORIGINAL, feeds)
         except ArmFault as fault:
-            raise self._refusal(ORIGINAL, fault) from None
+            raise _Unanswered(ORIGINAL, fault) from None
         if fallback == "non_finite":
             mixed = stand_in(results.pop(PATCHED), results[ORIGINAL])
             if mixed is not None:
                 results[PATCHED] = mixed
                 return PATCHED, fallback
         return ORIGINAL, fallback
-
-    def _refusal(self, name: ArmName, fault: ArmFault) -> Refusal:
-        self.metrics.failed(name, fault.reason)
-        return refusal(fault)
 
     async def _run(self, name: ArmName, feeds: Arrays, seconds: float | None = None) -> Result:
         """One run; `seconds`: of a client that waits, where the lane has more time than that."""
@@ -287,6 +284,15 @@ class Engine:
         """End shadow runs, and write the log out."""
         await self.shadow.close(self.settings.grace)
         self.log.close()
+
+
+class _Unanswered(Exception):
+    """An arm failed, and no other may answer for it."""
+
+    def __init__(self, arm: ArmName, fault: ArmFault) -> None:
+        super().__init__(arm, fault)
+        self.arm = arm
+        self.fault = fault
 
 
 def _is_finite(result: Result) -> bool:

@@ -141,6 +141,28 @@ def test_requests_under_the_kill_switch_are_in_no_comparison(tmp_path):
     assert found.paused == 2
 
 
+def test_requests_that_got_an_error_count_for_the_arm_that_was_due(tmp_path, atpatch):
+    """With `ab --fallback error` no answer is a wrong one, or the comparison would leave out what the patch cannot do."""
+    failed = {"event": "failure", "assigned": "patched", "arm": "patched", "batch": 1, "reason": "timeout"}
+    answered = [row(n) for n in range(20)] + [patched(20 + n) for n in range(15)]
+    lost = [{name: value for name, value in row(35 + n).items() if name in HEAD} | failed for n in range(5)]
+    outcomes = tmp_path / "o.jsonl"
+    outcomes.write_text("".join(json.dumps({"id": entry["id"], "label": 0}) + "\n" for entry in answered + lost))
+    log = write_log(tmp_path / "l.jsonl", answered + lost + lost[:1])
+    found = analyze_log(log, outcomes)
+    (revision,) = found.revisions
+    arm = revision.arms["patched"]
+    assert (arm.requests, arm.failures, arm.fallback.share.hits, found.reading.duplicates) == (20, {"timeout": 5}, 0, 1)
+    assert (arm.wrong.share.hits, arm.wrong.share.count, revision.arms["original"].wrong.share.hits) == (5, 20, 0)
+    assert (revision.live.srm.patched, revision.live.srm.original, revision.flag_bounds.missing) == (20, 20, 5)
+    words = "5 of 20 requests of the patched arm got an error, not an answer (timeout 5)"
+    assert words in atpatch("ab", "analyze", log).err and words in render_page(found)
+    assert found.to_json()["revisions"][0]["arms"]["patched"]["failures"] == {"timeout": 5}
+
+
+HEAD = {"schema", "time", "unix", "experiment", "revision", "salt", "mode", "weight", "id", "unit", "unit_given"}
+
+
 def test_fallbacks_stay_with_the_arm_that_was_due(tmp_path):
     rows = [row(n) for n in range(5)]
     rows += [patched(10 + n, fallback="timeout", arm="original", prediction={"original": [1], "patched": None}) for n in range(2)]

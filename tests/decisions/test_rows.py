@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from atpatch_onnx.decisions import DecisionRow, LogRow, RevisionRow, RowRefused, SwitchRow, from_line, to_json, to_line
+from atpatch_onnx.decisions import DecisionRow, FailureRow, LogRow, RevisionRow, RowRefused, SwitchRow, from_line, to_json, to_line
 
 OLD = Path(__file__).parent / "schema1.jsonl"
 """What servers wrote before rows were dataclasses, fallbacks, shadow runs of all ends, inputs and non-finite outputs among them."""
@@ -76,9 +76,21 @@ def decisions(draw: st.DrawFn) -> DecisionRow:
     )
 
 
+arms = st.sampled_from(["original", "patched"])
 number = st.floats(allow_nan=False, allow_infinity=False)
 models = st.dictionaries(text, st.fixed_dictionaries({"path": text, "sha256": text}), max_size=2)
 revisions = st.builds(RevisionRow, **heads, reason=text, models=models, enabled=st.none() | st.booleans(), threshold=st.none() | number)
+failures = st.builds(
+    FailureRow,
+    **heads,
+    id=text,
+    unit=text,
+    unit_given=st.booleans(),
+    assigned=st.none() | arms,
+    arm=arms,
+    batch=st.integers(1, 64),
+    reason=text,
+)
 switches = st.builds(SwitchRow, **heads, on=st.booleans(), source=text)
 
 
@@ -92,7 +104,7 @@ def assert_same(one: LogRow | None, two: LogRow) -> None:
             assert repr(found.tolist()) == repr(array.tolist())  # NaN is not equal to itself, and -0.0 is to 0.0
 
 
-@given(decisions() | revisions | switches)
+@given(decisions() | failures | revisions | switches)
 def test_what_is_written_is_read_back(row: LogRow) -> None:
     line = to_line(row)
     json.loads(line, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))

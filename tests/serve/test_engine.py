@@ -5,6 +5,7 @@ import contextlib
 import json
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,12 +96,15 @@ def test_no_request_makes_the_original_answer(run: Any, mode: Any, kind: str, fi
     async def use(engine: Engine) -> Any:
         before = await engine.infer(request(1), None)
         with pytest.raises(Refusal) as refusal:
-            await engine.infer(request(first), None)
+            await engine.infer(replace(request(first), id="odd"), "unit")
         return [before, await engine.infer(request(1), None)], refusal.value, engine.metrics.render()
 
     (answers, refusal, metrics), rows = run(kind, use, **mode)
     assert refusal.status == status and bool(refusal.headers) == (status == 503)
     assert [answer.arm for answer in answers] == ["patched"] * 2 == [row["arm"] for row in decisions(rows)]
+    (failure,) = [row for row in rows if row["event"] == "failure"]
+    told = {"id": "odd", "assigned": "patched", "arm": "patched", "batch": 1, "reason": "error" if status == 400 else "timeout"}
+    assert {name: failure[name] for name in told} == told and failure["unit_given"] is True
     assert b'nv_inference_request_failure{model="model",reason="' in metrics and b"atpatch_fallbacks_total{" not in metrics
 
 
