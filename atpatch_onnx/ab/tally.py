@@ -237,9 +237,9 @@ class RevisionTally:
             if value is not None:
                 self.latency[name].append(value)
         minute = self.minutes.setdefault(int(row.unix // 60), [0, 0, 0, 0])
-        if row.flagged is not None:
-            minute[0] += row.batch
-            minute[1] += sum(row.flagged)
+        for flag in row.flagged or ():
+            minute[0] += flag is not None
+            minute[1] += flag is True
         for agree in row.agree or ():
             minute[2] += agree is not None
             minute[3] += agree is False
@@ -261,6 +261,10 @@ class RevisionTally:
 
     def _judge(self, row: DecisionRow, assigned: str, unit: str | None) -> None:
         if row.flagged is not None:
-            self.flagged.add(unit, sum(row.flagged), row.batch)
+            unknown = sum(flag is None for flag in row.flagged)
+            if unknown < row.batch:
+                self.flagged.add(unit, sum(flag is True for flag in row.flagged), row.batch - unknown)
+            if unknown:
+                self.unjudged.add(unit, 0, unknown)
         elif row.shadow not in (None, "compared") or (assigned == "patched" and row.fallback not in (None, "absent")):
             self.unjudged.add(unit, 0, row.batch)

@@ -26,7 +26,8 @@ A "decision" row adds
     batch       int ≥ 1: samples in the request; lists below have one entry a sample, in order
     prediction  {"original": [int | null, …] | null, "patched": [int | null, …] | null}: argmax of the class scores, null for a sample with
                 NaN in them; null instead of the list where that arm did not run to its end or no output has class scores
-    flagged     [bool, …] | null: samples that the patch flagged; null where the patched arm did not run or its graph has no masks
+    flagged     [bool | null, …] | null: samples that the patch flagged, null for one that was not and gave NaN, which is above no
+                threshold; null instead of the list where the patched arm did not run or its graph has no masks
     sites       [str, …] | null: ids of the sites at which any sample was flagged
     columns     {site: [[int, …], …]} | null: per such site and sample the flagged key columns, at most 64 a sample
     shadow      str | null: null where no pair was due, else "compared", "dropped" (queue full), "timeout", "error", "non_finite" (all

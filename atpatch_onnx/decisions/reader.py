@@ -65,7 +65,7 @@ def _decision(row: Mapping[str, Any]) -> DecisionRow:
         fallback=_field(row, "fallback", _or_none(_text)),
         original=_field(prediction, "original", _or_none(per_sample(_or_none(_class))), "prediction."),
         patched=_field(prediction, "patched", _or_none(per_sample(_or_none(_class))), "prediction."),
-        flagged=_field(row, "flagged", _or_none(per_sample(_truth))),
+        flagged=_field(row, "flagged", _or_none(per_sample(_or_none(_truth)))),
         sites=_field(row, "sites", _or_none(_list_of(_text))),
         columns=_field(row, "columns", _or_none(_map_of(per_sample(_list_of(_class))))),
         shadow=_field(row, "shadow", _or_none(_text)),

@@ -64,7 +64,7 @@ class DecisionRow(RequestRow):
     fallback: str | None
     original: Sequence[int | None] | None = None
     patched: Sequence[int | None] | None = None
-    flagged: Sequence[bool] | None = None
+    flagged: Sequence[bool | None] | None = None
     sites: Sequence[str] | None = None
     columns: Mapping[str, Sequence[Sequence[int]]] | None = None
     shadow: str | None = None

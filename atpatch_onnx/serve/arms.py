@@ -29,7 +29,7 @@ from rewriters.observe import observe
 from ..controls import control_names, required_controls
 from ..errors import ARMS_DIFFER
 from ..runtime import session
-from .tensors import Array, Arrays, TensorSpec, finite_samples, specify
+from .tensors import Array, Arrays, TensorSpec, finite_samples, number_samples, specify
 
 __all__ = ["ORIGINAL", "PATCHED", "Arm", "ArmFault", "ArmName", "Result"]
 
@@ -64,6 +64,8 @@ class Result:
         outputs: what clients may see.
         columns: site id → flagged columns (B, K) bool; None for a graph that does not tell, or whose patch is switched off.
         finite: (B,) bool, samples without NaN or infinity in their outputs; of the patched arm, else None.
+        judged: (B,) bool, likewise: samples whose flags can be believed. NaN in an attention map is above no threshold, so where the
+            outputs are NaN, "not flagged" says nothing.
         computed: seconds in onnxruntime.
         seconds: from hand-over to result, waiting for a worker and for company included.
     """
@@ -71,6 +73,7 @@ class Result:
     outputs: Arrays
     columns: Arrays | None
     finite: Array | None
+    judged: Array | None
     computed: float
     seconds: float = 0.0
 
@@ -183,8 +186,11 @@ class Arm:
         # A patch that is switched off looks at nothing, which is not the same as finding nothing.
         looked = bool(self.sites) and bool(feeds.get(ENABLED, True))
         columns = dict(zip(self.sites, values[len(self.outputs) :], strict=True)) if looked else None
-        finite = finite_samples(outputs, self.samples(feeds)) if self.name == PATCHED else None
-        return Result(outputs, columns, finite, time.perf_counter() - started)
+        finite = judged = None
+        if self.name == PATCHED:
+            samples = self.samples(feeds)
+            finite, judged = finite_samples(outputs, samples), number_samples(outputs, samples)
+        return Result(outputs, columns, finite, judged, time.perf_counter() - started)
 
     def _ended(self, waiter: asyncio.Future[Any]) -> None:
         self.running -= 1

@@ -174,4 +174,5 @@ def _part(result: Result, start: int, stop: int, rows: int) -> Result:
     outputs = {name: array[start:stop] for name, array in result.outputs.items()}
     columns = result.columns and {site: take_rows(mask, start, stop, rows) for site, mask in result.columns.items()}
     finite = None if result.finite is None else result.finite[start:stop]
-    return replace(result, outputs=outputs, columns=columns, finite=finite)
+    judged = None if result.judged is None else result.judged[start:stop]
+    return replace(result, outputs=outputs, columns=columns, finite=finite, judged=judged)

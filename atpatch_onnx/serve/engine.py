@@ -27,7 +27,7 @@ from .fallback import refusal, stand_in
 from .limits import Gate, Refusal
 from .log import DecisionLog
 from .metrics import Metrics
-from .outcome import Answer, completed, flags
+from .outcome import Answer, any_flagged, completed, flags
 from .protocol import InferRequest
 from .routing import Split
 from .settings import VERSIONS, Settings
@@ -189,7 +189,7 @@ class Engine:
         else:
             finish()
         bad = 0 if result.finite is None else int((~result.finite).sum())
-        return Answer(identity, result.outputs, arm, row.revision, None if flagged is None else any(flagged), bad)
+        return Answer(identity, result.outputs, arm, row.revision, any_flagged(flagged), bad)
 
     async def _answer(self, feeds: Arrays, chosen: ArmName, results: dict[ArmName, Result]) -> tuple[ArmName, str | None]:
         """Run the chosen arm, or the original in its place; returns whose answer it is, and why not the chosen one's.

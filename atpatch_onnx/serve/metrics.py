@@ -60,7 +60,9 @@ class Metrics:
         self._shadow = Count("atpatch_shadow", "Shadow runs by how they ended", ["status"], registry=registry)
         self._pairs = Count("atpatch_shadow_pairs", "Samples compared", registry=registry)
         self._disagree = Count("atpatch_shadow_disagreements", "Samples for which the arms predict different classes", registry=registry)
-        self._judged = Count("atpatch_judged", "Samples that the patched arm looked at", registry=registry)
+        self._judged = Count(
+            "atpatch_judged", "Samples whose flags are known: the patched arm ran, tells what it flags, and gave no NaN", registry=registry
+        )
         self._flagged = Count("atpatch_flagged", "Samples that the patch flagged", registry=registry)
         self._non_finite = Count(
             "atpatch_non_finite", "Samples for which the patched arm gave NaN or infinity, shadow runs included", registry=registry
@@ -103,8 +105,8 @@ class Metrics:
             self._pairs.inc(sum(agree is not None for agree in row.agree))
             self._disagree.inc(sum(agree is False for agree in row.agree))
         if row.flagged is not None:
-            self._judged.inc(row.batch)
-            self._flagged.inc(sum(row.flagged))
+            self._judged.inc(sum(flag is not None for flag in row.flagged))
+            self._flagged.inc(sum(flag is True for flag in row.flagged))
         for site, samples in (row.columns or {}).items():
             for column in (column for sample in samples for column in sample):
                 seen = (site, column) in self._columns_seen or len(self._columns_seen) < _MOST_COLUMNS

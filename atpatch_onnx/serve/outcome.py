@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from .settings import VERSIONS
 from .shadow import differences, predictions
 from .tensors import Arrays, TensorSpec
 
-__all__ = ["Answer", "completed", "flags"]
+__all__ = ["Answer", "any_flagged", "completed", "flags"]
 
 _MOST_COLUMNS = 64
 
@@ -78,8 +78,10 @@ def completed(
     )
 
 
-def flags(result: Result | None, samples: int) -> tuple[list[bool] | None, dict[str, list[list[int]]] | None]:
-    """Samples that were flagged, and where: site → sample → key columns. None where the patched arm did not run or does not tell."""
+def flags(result: Result | None, samples: int) -> tuple[list[bool | None] | None, dict[str, list[list[int]]] | None]:
+    """Samples that were flagged, and where: site → sample → key columns. None where the patched arm did not run or does not tell; for a
+    sample that was not flagged and gave NaN, too.
+    """
     if result is None or result.columns is None:
         return None, None
     flagged = np.zeros(samples, bool)
@@ -92,7 +94,15 @@ def flags(result: Result | None, samples: int) -> tuple[list[bool] | None, dict[
         rows = [take_rows(mask, sample, sample + 1, samples).any(0) for sample in range(samples)]
         flagged |= [bool(row.any()) for row in rows]
         where[site] = [np.flatnonzero(row)[:_MOST_COLUMNS].tolist() for row in rows]
-    return flagged.tolist(), where
+    judged = np.ones(samples, bool) if result.judged is None else flagged | result.judged
+    return [bool(flag) if known else None for flag, known in zip(flagged, judged, strict=True)], where
+
+
+def any_flagged(flagged: Sequence[bool | None] | None) -> bool | None:
+    """Whether a sample of a request was flagged; None where that is not known of all of them, and none was."""
+    if flagged is None or (None in flagged and True not in flagged):
+        return None
+    return True in flagged
 
 
 def _milliseconds(result: Result | None) -> float | None:

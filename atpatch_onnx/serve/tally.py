@@ -92,9 +92,9 @@ class Tally:
         minute = self._minute(int(row.unix // 60) * 60)
         current = row.revision == self.revision
         for count in (minute, self) if current else (minute,):
-            if row.flagged is not None:
-                count.judged += row.batch
-                count.flagged += sum(row.flagged)
+            for flag in row.flagged or ():
+                count.judged += flag is not None
+                count.flagged += flag is True
             for agree in row.agree or ():
                 count.pairs += agree is not None
                 count.disagree += agree is False

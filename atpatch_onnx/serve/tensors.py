@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..errors import NOT_SERVABLE
 
-__all__ = ["NUMPY_TYPES", "Array", "Arrays", "TensorSpec", "finite_samples", "specify"]
+__all__ = ["NUMPY_TYPES", "Array", "Arrays", "TensorSpec", "finite_samples", "number_samples", "specify"]
 
 Array = NDArray[Any]
 Arrays = dict[str, Array]
@@ -84,9 +84,18 @@ def finite_samples(outputs: Arrays, samples: int) -> Array:
 
     An output whose first axis does not divide into samples counts for each of them.
     """
-    finite = np.ones(samples, bool)
+    return _samples_of_only(np.isfinite, outputs, samples)
+
+
+def number_samples(outputs: Arrays, samples: int) -> Array:
+    """Which samples have no NaN in their outputs, as `finite_samples`; infinities are numbers here."""
+    return _samples_of_only(lambda array: ~np.isnan(array), outputs, samples)
+
+
+def _samples_of_only(good: Callable[[Array], Array], outputs: Arrays, samples: int) -> Array:
+    found = np.ones(samples, bool)
     for array in outputs.values():
         if array.dtype.kind == "f" and array.size:
             divides = array.ndim > 0 and array.shape[0] % samples == 0
-            finite &= np.isfinite(array).reshape(samples if divides else 1, -1).all(1)
-    return finite
+            found &= good(array).reshape(samples if divides else 1, -1).all(1)
+    return found

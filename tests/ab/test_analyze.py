@@ -376,13 +376,14 @@ def test_missing_pairs_bound_the_verdict(tmp_path, atpatch):
 
 def test_samples_of_nan_are_missing_from_their_pairs(tmp_path, atpatch):
     three = {"batch": 3, "prediction": {"original": [0, 1, 2], "patched": [None, 1, 0]}, "agree": [None, True, False]}
-    rows = [pair(n, 0, 0, **three, difference=[None, 0.0, 1.0], flagged=[False] * 3) for n in range(10)]
+    rows = [pair(n, 0, 0, **three, difference=[None, 0.0, 1.0], flagged=[None, False, True]) for n in range(10)]
     outcomes = tmp_path / "o.jsonl"
     outcomes.write_text("".join(json.dumps({"id": entry["id"], "label": [0, 1, 2]}) + "\n" for entry in rows))
     log = write_log(tmp_path / "l.jsonl", rows)
     (found,) = analyze_log(log, outcomes).revisions
     assert found.pairs.moves == {(2, 0): 10} and found.pairs.apart.share.count == 20
     assert (found.pairs.bounds.missing, found.pairs.bounds.least.share.value, found.pairs.bounds.most.share.value) == (10, 1 / 3, 2 / 3)
+    assert (found.flagged.share.hits, found.flagged.share.count, found.flag_bounds.missing) == (10, 20, 10)
     assert found.pairs.table == {(True, True): 10, (True, False): 10}
     assert "between 33.33 % and 66.67 % of the answers, as for 10 samples an arm gave NaN" in atpatch("ab", "analyze", log).err
     assert "10 samples missing" in render_page(analyze_log(log))

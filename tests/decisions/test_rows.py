@@ -61,7 +61,7 @@ def decisions(draw: st.DrawFn) -> DecisionRow:
         batch=batch,
         original=original,
         patched=patched,
-        flagged=maybe(each(st.booleans())),
+        flagged=maybe(each(st.none() | st.booleans())),
         sites=maybe(st.lists(text, max_size=3)),
         columns=maybe(st.dictionaries(text, each(st.lists(classes, max_size=3)), max_size=3)),
         shadow=shadow,

@@ -14,6 +14,7 @@ import pytest
 
 from atpatch_onnx import patch_model
 from atpatch_onnx.serve.engine import Engine
+from atpatch_onnx.serve.outcome import any_flagged
 from atpatch_onnx.serve.page import render_page
 from atpatch_onnx.serve.protocol import InferRequest
 from atpatch_onnx.serve.settings import Settings
@@ -63,6 +64,23 @@ def served(path: Path, images: np.ndarray, mode: str = "patched", enabled: bool 
 def metric(engine: Engine, name: str) -> float:
     lines = engine.metrics.render().decode().splitlines()
     return float(next(line for line in lines if line.startswith(name + " ")).rpartition(" ")[2])
+
+
+@pytest.mark.parametrize("form", ["default", "two passes", "gating none"])
+def test_samples_of_nan_are_not_judged(tmp_path: Path, digits: dict[str, np.ndarray], form: str) -> None:
+    path = patched(tmp_path / "p.onnx", **FORMS[form])
+    image, huge = digits["triggered"][:1].astype(np.float32), np.full((1, 1, 8, 8), 3e38, np.float32)
+    assert math.isnan(metric(served(path, huge), "atpatch_flag_rate"))
+    both = served(path, np.concatenate([huge, image]))
+    assert metric(both, "atpatch_flag_rate") == 1.0 and metric(both, "atpatch_judged_total") == 1.0
+    assert "it flags 100% of its samples" in render_page(both)
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"), [([True, None], True), ([False, None], None), ([None], None), ([False], False), ([False, True], True), (None, None)]
+)
+def test_a_request_is_flagged_where_that_is_known(flags: list[bool | None] | None, told: bool | None) -> None:
+    assert any_flagged(flags) is told
 
 
 @pytest.mark.parametrize("mode", ["patched", "shadow"])
