@@ -176,10 +176,10 @@ def test_every_command_refuses_the_same_graphs_in_every_form(tmp_path: Path, nam
         inspect_model,
         lambda held: patch_model(held, detector="static", columns=()),
         unpatch_model,
-        lambda held: diff_models(held, held),
     ]
     for held in (path, model):
-        for command in commands:
+        # `diff` takes a graph in memory as it is: what is broken in it is what one looks for.
+        for command in [*commands, *([lambda held: diff_models(held, held)] if held is path else [])]:
             with pytest.raises(AtpatchError) as caught:
                 command(held)
             codes.add(caught.value.code)
