@@ -16,13 +16,16 @@ from ..errors import NOT_WRITABLE
 
 __all__ = ["DecisionLog"]
 
+_logger = logging.getLogger(__name__)
+
 
 class DecisionLog:
-    """Takes rows on the event loop at the price of a queue, formats and writes them elsewhere.
+    """Takes rows on the event loop, which costs a place in a queue; a thread formats and writes them.
 
     Args:
         path: file; None: rows are dropped.
         max_bytes, backups: a file that would grow past `max_bytes` becomes `FILE.1`; `backups` of them are kept.
+            A file that cannot be renamed grows on.
 
     Raises:
         AtpatchError: ATP019 where the file cannot be written.
@@ -68,6 +71,7 @@ class _Plain(QueueHandler):
 class _Rows(RotatingFileHandler):
     owner: DecisionLog
     on_new_line = True
+    _stuck = False
 
     def emit(self, record: logging.LogRecord) -> None:
         failures = self.owner.failures
@@ -79,6 +83,15 @@ class _Rows(RotatingFileHandler):
             return self.handleError(record)
         super().emit(record)
         self.on_new_line = self.owner.failures == failures
+
+    def doRollover(self) -> None:  # noqa: N802  the standard library's name
+        try:
+            super().doRollover()
+        except OSError as error:  # the folder lets nobody rename: a file that grows too large is better than rows that are lost
+            if not self._stuck:
+                _logger.warning("the log %s cannot be rotated and grows on: %s", self.baseFilename, error.strerror or error)
+            self._stuck = True
+            self.stream = self.stream or self._open()
 
     def format(self, record: logging.LogRecord) -> str:
         return str(record.msg)

@@ -1,4 +1,4 @@
-"""The file of the decision log, on a disk that is full."""
+"""The file of the decision log, on a disk that is full and in a folder where nothing can be renamed."""
 
 from __future__ import annotations
 
@@ -39,3 +39,15 @@ def test_rows_that_a_full_disk_does_not_take_are_counted_and_later_ones_are_read
     reading = Reading((path,))
     rows = list(read_rows([path], reading))
     assert int(run.stdout) + len(rows) == 21 and reading.bad == 1
+
+
+def test_a_log_that_cannot_be_rotated_grows_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "log.jsonl"
+    (tmp_path / "log.jsonl.1").mkdir()
+    log = DecisionLog(path, max_bytes=1000, backups=1)
+    for _ in range(20):
+        log.write(ROW)
+    log.close()
+    assert log.failures == 0 and path.stat().st_size > 2000
+    assert len(list(read_rows([path], Reading((path,))))) == 20
+    assert caplog.text.count("cannot be rotated") == 1
