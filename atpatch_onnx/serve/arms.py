@@ -77,6 +77,11 @@ class Result:
     computed: float
     seconds: float = 0.0
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether no output holds NaN or infinity, as far as that was looked at."""
+        return self.finite is None or bool(self.finite.all())
+
 
 class Arm:
     """A loaded model.
@@ -111,7 +116,11 @@ class Arm:
         seen = observe(proto)
         self.sites, self.untold = seen.sites, seen.reason
         if self.untold and name == PATCHED:
-            _logger.warning("%s does not tell what it flags: %s. Until it does, atpatch_flag_rate is NaN.", path, self.untold)
+            _logger.warning(
+                "%s does not tell what it flags: %s. Its requests are not in atpatch_flag_rate, which is NaN without any others.",
+                path,
+                self.untold,
+            )
         # Made in the pool: with more than one, onnxruntime's own threads inherit its priority.
         self._session = self._pool.submit(session, seen.model, threads=threads, folder=path.parent).result()
         self.inputs = specify(v for v in self._session.get_inputs() if v.name not in (ENABLED, THRESHOLD))

@@ -169,7 +169,9 @@ class Engine:
             arm, fallback = await self._answer(request.feeds, version or assigned, results)
         except _Unanswered as failure:
             self.metrics.failed(failure.arm, failure.fault.reason)
-            self.log.write(FailureRow(**head, arm=failure.arm, reason=failure.fault.reason))
+            failed = FailureRow(**head, arm=failure.arm, reason=failure.fault.reason)
+            self.log.write(failed)
+            self.tally.fail(failed)
             raise refusal(failure.fault) from None
         total = time.perf_counter() - started
         result = results[arm]
@@ -207,7 +209,7 @@ class Engine:
             else:
                 try:
                     patched = results[PATCHED] = await self._run(PATCHED, feeds, self.settings.waited_seconds)
-                    if _is_finite(patched) or not self.settings.falls_back:
+                    if patched.is_finite or not self.settings.falls_back:
                         return PATCHED, None
                     fallback = "non_finite"
                 except ArmFault as fault:
@@ -293,7 +295,3 @@ class _Unanswered(Exception):
         super().__init__(arm, fault)
         self.arm = arm
         self.fault = fault
-
-
-def _is_finite(result: Result) -> bool:
-    return result.finite is None or bool(result.finite.all())

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..decisions import DecisionRow
+from ..decisions import DecisionRow, FailureRow
 from .arms import ORIGINAL, PATCHED
 
 __all__ = ["Minute", "Tally"]
@@ -37,7 +37,7 @@ class Tally:
     Attributes:
         watched_class: class that is watched.
         answered: arm → requests that it answered.
-        fallbacks, shadow: reason or status → requests.
+        fallbacks, failures, shadow: reason or status → requests; failures got an error instead of an answer.
         judged, flagged, pairs, disagree: samples, as in `Minute`.
         missing: samples of which a pair was due and did not come about.
         moved: (class by the original, class by the patched arm) → pairs, of those that disagree.
@@ -52,6 +52,7 @@ class Tally:
     revision: int = 0
     answered: Counter[str] = field(default_factory=Counter)
     fallbacks: Counter[str] = field(default_factory=Counter)
+    failures: Counter[str] = field(default_factory=Counter)
     shadow: Counter[str] = field(default_factory=Counter)
     judged: int = 0
     flagged: int = 0
@@ -100,6 +101,12 @@ class Tally:
                 count.disagree += agree is False
         if current:
             self._add_current(row)
+
+    def fail(self, row: FailureRow) -> None:
+        """Count one request that got an error; its unit was assigned all the same."""
+        self.failures[row.reason] += 1
+        if row.mode == "ab" and row.assigned and row.revision == self.revision:
+            self._meet(row.assigned, row.unit, ())
 
     def _add_current(self, row: DecisionRow) -> None:
         given = row.patched if row.arm == PATCHED else row.original

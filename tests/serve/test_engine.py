@@ -97,6 +97,8 @@ def test_no_request_makes_the_original_answer(run: Any, mode: Any, kind: str, fi
         before = await engine.infer(request(1), None)
         with pytest.raises(Refusal) as refusal:
             await engine.infer(replace(request(first), id="odd"), "unit")
+        assert "1 got an error" in render_page(engine) and engine.tally.failures.total() == 1
+        assert sum(map(len, engine.tally.units.values())) == (2 if mode["mode"] == "ab" else 0)
         return [before, await engine.infer(request(1), None)], refusal.value, engine.metrics.render()
 
     (answers, refusal, metrics), rows = run(kind, use, **mode)
