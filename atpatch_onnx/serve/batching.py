@@ -1,7 +1,7 @@
 """Dynamic batching: requests that wait for the same arm anyway are run together.
 
-1. A request that finds a free worker runs at once and alone; only those that would wait are joined, at most `rows` samples of them and for
-   at most `delay` seconds.
+1. A request that finds a free worker runs at once, by itself. Only requests that would wait are joined: at most `rows` samples, for at most
+   `delay` seconds.
 2. Only requests whose arrays agree in everything but the number of samples are joined, never padded to fit: padding would change what a
    sample is computed from.
 3. A joined run that fails is repeated request by request, so that one bad sample fails alone.

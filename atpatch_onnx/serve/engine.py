@@ -1,12 +1,11 @@
 """The two arms as one model: who answers, what happens when the patched arm fails, what is compared and written down.
 
-1. Killed: the original answers everything.
-2. A patched run that times out or fails is answered for by the original, and counted where the original does answer; or, with
-   `--fallback error`, by an error.
-3. NaN and infinity in patched outputs are judged sample by sample. With `--fallback error` all samples get what the patched graph gave,
-   and the parameter `non_finite` of the answer counts those that are not finite. Else the original answers for the samples where it does
-   better, for no others.
-4. Every change of weight, controls or files is a revision, noted in the log before any row that it governs.
+1. While the kill switch is on, the original answers everything.
+2. When a patched run times out or fails, the original answers, which is counted as a fallback. With `--fallback error` the client gets an
+   error, and the log a "failure" row.
+3. NaN and infinity in patched outputs are judged sample by sample. With `--fallback error` the client gets what the patched graph gave,
+   and the parameter `non_finite` counts such samples. Otherwise the original answers for those of them for which it gives finite outputs.
+4. Every change of weight, controls or files begins a revision. The log has it before any row of that revision.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ PLATFORM = "onnx_onnxv1"
 
 
 def load_arm(name: ArmName, settings: Settings) -> Arm:
-    """Load one of the two; the shadow's threads are niced. Raises: as `Arm`."""
+    """Load the model of one arm. In mode shadow the patched arm's threads get a low priority. Raises: as `Arm`."""
     path = settings.original if name == ORIGINAL else settings.patched
     return Arm(name, path, threads=settings.threads, workers=settings.workers, nice=name == PATCHED and settings.mode == "shadow")
 
@@ -115,7 +114,7 @@ class Engine:
         return arm == ORIGINAL and self.settings.strict_version
 
     def lane(self, arm: Arm) -> Batcher:
-        """An arm, ready to be asked."""
+        """An arm with its batching and its time limit."""
         settings = self.settings
         live = arm.name == ORIGINAL
         timeout = settings.limits.answer_seconds if live else settings.patched_seconds

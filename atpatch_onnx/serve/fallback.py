@@ -1,4 +1,4 @@
-"""The original in the place of a patched run that went wrong: for which samples, and in what words where it may not."""
+"""When a patched run goes wrong: for which samples the original answers instead, and the error where it may not."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def refusal(fault: ArmFault) -> Refusal:
 
 
 def stand_in(patched: Result, original: Result) -> Result | None:
-    """The patched result, with the original's answer for the samples that are finite there only.
+    """The patched result, with the original's answer for the samples that are finite in the original's outputs only.
 
     Args:
         patched: with `finite` (B,).

@@ -1,9 +1,9 @@
-"""Another model file under a running server: loaded and tried beside the old one, then put in its place between two requests.
+"""Reload a model file while the server runs: the new model is loaded and tried next to the old one, then takes its place.
 
 1. Loading takes place in a thread; requests go on.
 2. Inputs and outputs must be those of the arms that run (ATP075).
-3. Both are run on the same made-up input. A new model that fails where the old one does not, or gives NaN where the old one does not, stays
-   outside.
+3. Both are run on the same made-up input. A new model that fails where the old one does not, or gives NaN where the old one does not, is
+   refused.
 4. Whoever asked the old model before the exchange gets its answer from it; it is freed after the last of them.
 """
 

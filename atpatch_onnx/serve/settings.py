@@ -1,4 +1,4 @@
-"""What a server is told at its start."""
+"""Options of a server, fixed when it starts."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ VERSIONS: dict[str, ArmName] = {"1": ORIGINAL, "2": PATCHED}
 """Version of the one model name → arm."""
 
 WAITED_SECONDS = 1.0
-"""Of a patched run before the original answers."""
+"""How long a client waits for a patched run before the original answers instead."""
 SHADOW_SECONDS = 10.0
-"""Shadow runs have low priority, and flagged requests may take two passes: pairs that time out are those that matter most."""
+"""Long, as shadow runs have low priority and flagged requests may take two passes: the pairs that time out matter most."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Settings:
 
     @property
     def patched_seconds(self) -> float:
-        """What runs of the patched arm have, in the mode as it is."""
+        """Seconds that a run of the patched arm has in this mode."""
         if self.mode != "shadow":
             return self.waited_seconds
         return max(self.waited_seconds, SHADOW_SECONDS) if self.shadow_timeout is None else self.shadow_timeout

@@ -1,4 +1,4 @@
-"""Shadow runs: the original has answered, the patched arm computes the same later, from a bounded queue; pairs are compared.
+"""Shadow runs: after the original has answered, the patched arm runs on the same request, from a bounded queue. Pairs are compared.
 
 1. The queue is bounded in jobs and in bytes. Full: the job is dropped, counted and logged as dropped; the live answer never waits.
 2. As many jobs run at a time as the arm has workers.
@@ -24,7 +24,7 @@ _MOST_BYTES = 256 * 2**20
 
 
 class Shadow:
-    """The queue and those who work it off.
+    """The queue, and the tasks that run its jobs.
 
     Args:
         size: jobs that may wait.
@@ -56,7 +56,7 @@ class Shadow:
         self._bytes += size
 
     async def close(self, seconds: float) -> None:
-        """Work off the queue, at most for some time, then drop what is left."""
+        """Run what is queued for at most `seconds`, then drop the rest."""
         try:
             async with asyncio.timeout(seconds):
                 await self._queue.join()
