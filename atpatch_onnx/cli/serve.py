@@ -58,7 +58,8 @@ def _weight(context: click.Context, parameter: click.Parameter, value: str) -> f
 @click.option(
     "--fallback",
     type=click.Choice(["original", "error"]),
-    help="What a request gets when its patched run times out, fails or gives NaN.  [default: error in mode patched, else original]",
+    help="What a request gets when its patched run times out or fails. NaN: the original's answer, or with 'error' the NaN, counted in the "
+    "parameter 'non_finite'.  [default: error in mode patched, else original]",
 )
 @click.option("--strict-version", is_flag=True, help="Of mode patched: refuse clients that name version 1, the original.")
 @click.option("--allow-non-finite", is_flag=True, help="Take NaN and infinity in inputs; by default they are refused.")

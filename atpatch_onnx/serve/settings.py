@@ -35,8 +35,9 @@ class Settings:
     batch_rows, batch_delay: of dynamic batching, see `batching.Batcher`; 1 row: off.
     timeout: seconds that a patched run has while a client waits; None: 1 where the original can answer after it, else as long as the
         original has.
-    fallback: what a request gets when its patched run times out, fails or gives NaN: the original's answer, or an error. None: "error" in
-        mode "patched", so that nothing in a request can choose who answers it; else "original". The kill switch always means the original.
+    fallback: what a request gets when its patched run times out or fails: the original's answer, or an error. In the place of NaN it gets
+        the original's answer too, or with "error" the NaN as it is. None: "error" in mode "patched", so that nothing in a request can
+        choose who answers it; else "original". The kill switch always means the original.
     strict_version: refuse clients that name version 1, in mode "patched".
     shadow_timeout: seconds of a shadow run, for which nobody waits; None: the longer one of `timeout` and `SHADOW_SECONDS`.
     shadow_queue: jobs that may wait.
