@@ -6,6 +6,7 @@ The leading axis of a map is taken for its samples, all but the last `merged` pa
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import onnx_ir as ir
@@ -17,7 +18,7 @@ from .forward import Hit
 from .index_trace import everything_behind
 from .monomials import Monomial
 from .products import Product
-from .self_attention import along
+from .self_attention import along, at_scores
 from .token_index import Index, index_of
 from .view import View
 
@@ -27,23 +28,41 @@ _UNKNOWN = Monomial(1, ("? samples",))
 """How many there are is not known; what leads may go on as long as it likes."""
 
 
-def samples_first(view: View, facts: Facts, product: Product, values: ir.Value) -> Product:
+def samples_first(view: View, facts: Facts, anchor: Anchor, hit: Hit, scores: Scores, read: ir.Value, values: ir.Value) -> Product:
     """The product, with the samples of a map (H, B, Q, K) put first where its second axis is shown to count them.
 
-    Shown is what leads back from the values to the first axis of an input of the graph; heads lead to features.
+    Shown is what leads back to the first axis of an input of the graph, from the values or from the product of queries and keys, or to
+    another axis of one where the first axis of the map leads to none: heads lead to features.
+
+    Args:
+        read, values: map and values as the site reads them.
     """
+    product = hit.product
     if product.rank != 4 or product.values_lack or product.widths != 1:
         return product
-    order = product.values_perm or (0, 1, 2, 3)
-    inputs = set(view.model.graph.inputs)
-    behind = everything_behind(view, facts, index_of(facts, values, order[1]))
-    if not any(index.axes == (0,) and index.value in inputs for index in behind):
+    order, shared_order = product.probabilities_perm or (0, 1, 2, 3), product.values_perm or (0, 1, 2, 3)
+    first, second = (
+        [
+            *_inputs_behind(view, facts, index_of(facts, values, shared_order[axis])),
+            *_inputs_behind(view, facts, at_scores(view, facts, anchor, hit, scores, index_of(facts, read, order[axis]))),
+        ]
+        for axis in (0, 1)
+    )
+    if not any(index.axes == (0,) for index in second) and (first or not second):
         return product
     probabilities, shared, output = (
         (1, 0, 2, 3) if perm is None else (perm[1], perm[0], *perm[2:])
         for perm in (product.probabilities_perm, product.values_perm, product.output_perm)
     )
     return replace(product, probabilities_perm=probabilities, values_perm=shared, output_perm=output)
+
+
+def _inputs_behind(view: View, facts: Facts, start: Index | None) -> Iterator[Index]:
+    """Whole axes of inputs of the graph that an index is equal to."""
+    inputs = set(view.model.graph.inputs)
+    for index in everything_behind(view, facts, start):
+        if index.value in inputs and index.inner == Monomial(1):
+            yield index
 
 
 def samples_in(

@@ -25,7 +25,7 @@ from .products import product_operands
 from .token_index import Index, index_of
 from .view import View, op_types
 
-__all__ = ["along", "is_self_attention", "roots", "same_tokens"]
+__all__ = ["along", "at_scores", "is_self_attention", "roots", "same_tokens"]
 
 _MAX_VISITS = 256
 _LEVELS = 3
@@ -44,7 +44,7 @@ def is_self_attention(view: View, facts: Facts, anchor: Anchor, hit: Hit, scores
     if scores.learned:
         return False
     rows, columns = (
-        _at_scores(view, facts, anchor, hit, scores, index_of(facts, read, axis)) for axis in (hit.product.query_axis, hit.product.key_axis)
+        at_scores(view, facts, anchor, hit, scores, index_of(facts, read, axis)) for axis in (hit.product.query_axis, hit.product.key_axis)
     )
     return same_tokens(view, facts, rows, None if columns is None else replace(columns, picks=()))
 
@@ -61,7 +61,7 @@ def same_tokens(view: View, facts: Facts, queries: Index | None, keys: Index | N
     return False
 
 
-def _at_scores(view: View, facts: Facts, anchor: Anchor, hit: Hit, scores: Scores, index: Index | None) -> Index | None:
+def at_scores(view: View, facts: Facts, anchor: Anchor, hit: Hit, scores: Scores, index: Index | None) -> Index | None:
     """An index into the map, as it is in the result of the score product: along the way of the map only, not into masks."""
     index = along(view, facts, anchor.output, hit.path, index)
     if index is None or facts.rank(anchor.scores) != facts.rank(anchor.output):

@@ -64,7 +64,8 @@ class SiteBuilder:
 
     def build(self, anchor: Anchor, hit: Hit, scores: Scores) -> Site:
         read = self._read(hit)
-        hit = replace(hit, product=samples_first(self._view, self._facts, hit.product, read.values.value))
+        first = samples_first(self._view, self._facts, anchor, hit, scores, read.map.value, read.values.value)
+        hit = replace(hit, product=first)
         product = hit.product
         merged = merged_heads(self._view, self._facts, anchor, hit, scores)
         layout = Layout(product.rank, product.probabilities_perm, product.values_perm, product.output_perm, merged, product.values_lack)

@@ -172,3 +172,32 @@ def test_windows_numbered_with_samples_are_no_heads(windows: bool) -> None:
     got = run(patch(model, plan, [site]), {"x": X})
     np.testing.assert_array_equal(got[f"atpatch_columns/{site.id}"], columns)
     np.testing.assert_allclose(got["out"], oracle.joint(a, v, columns, None, pair).reshape(got["out"].shape), atol=1e-4)
+
+
+@pytest.mark.parametrize("lost", ["values", "tokens-first"])
+def test_heads_first_is_seen_where_less_is_known(lost: str) -> None:
+    """A cache before the values has dimensions of other names; where tokens come first, samples are no first axis of any input."""
+    parts = ""
+    for n, perm in (("q", [2, 0, 1, 3]), ("k", [2, 0, 3, 1]), ("v", [2, 0, 1, 3])):
+        cached = f"{n}0 = Concat<axis = 1>(past, {n}p)" if (lost, n) == ("values", "v") else f"{n}0 = Identity({n}p)"
+        parts += f"{n}p = MatMul(t, w{n}) {cached} {n}1 = Reshape({n}0, split) {n} = Transpose<perm = {perm}>({n}1) "
+    swapped = lost == "tokens-first"
+    text = f"t = {'Transpose<perm = [1, 0, 2]>' if swapped else 'Identity'}(x) {parts} raw = MatMul(q, k) "
+    text += "p = Softmax<axis = -1>(raw) out = MatMul(p, v)"
+    inputs = "float[S,B,8] x" if swapped else "float[B,S,8] x, float[D,P,8] past"
+    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> g ({inputs}) => (float[b,c,d,e] out) {{ {text} }}')
+    constants = {name: weight(name) * 0.3 for name in ("wq", "wk", "wv")} | {"split": np.array(SHAPES["split"])}
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(a, name) for name, a in constants.items())
+    (site,), _ = find_sites(model)
+    assert site.heads == H
+    q, k, v = ((X.astype(np.float64) @ (weight(n) * 0.3)).reshape(B, N, H, -1).transpose(0, 2, 1, 3) for n in ("wq", "wk", "wv"))
+    a = soft(q @ k.transpose(0, 1, 3, 2))
+    scores = oracle.statistic(a, None, Statistic(exempt=()), site.self_attention)
+    threshold = float(np.sort(scores.max(1))[-2:].mean())  # flags one sample
+    columns = scores > threshold
+    pair = BenignPair(np.array([0.5], np.float32), np.full((1, 1, C // H), 0.3, np.float32))
+    plan = PatchPlan({site.id: SitePlan(Statistic(exempt=()), pair)}, threshold=threshold, telemetry=True)
+    feeds = {"x": X.transpose(1, 0, 2)} if swapped else {"x": X, "past": np.zeros((B, 0, C), np.float32)}
+    got = run(patch(model, plan, [site]), feeds)
+    np.testing.assert_array_equal(got[f"atpatch_columns/{site.id}"], columns)
+    np.testing.assert_allclose(got["out"].transpose(1, 0, 2, 3), oracle.joint(a, v, columns, None, pair), atol=1e-4)
