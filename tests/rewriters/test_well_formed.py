@@ -205,3 +205,10 @@ def test_nonsense_off_the_way_leaves_sites_findable(body):
     {{ {body} p = Softmax <axis = 3> (s) o = MatMul (p, v) }}"""
     model = parser.parse_model(text.replace("''", ""))
     assert len(find_sites(model)[0]) == 1
+
+
+@pytest.mark.parametrize("text", ["y = GatherND<batch_dims = -3>(x, i)", "y = Split<num_outputs = 2147483648>(x)"])
+def test_numbers_on_which_shape_inference_crashes_or_hangs_are_refused(text: str) -> None:
+    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 18]> g (float[2,2] x, int64[1] i) => (float[a] y) {{ {text} }}')
+    with pytest.raises(AtpatchError, match="ATP005"):
+        check_well_formed(model)
