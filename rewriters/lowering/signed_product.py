@@ -35,13 +35,14 @@ class SignedOperands(KeptOperands):
     def parts(self, e: Emitter) -> tuple[Operands, Operands]:
         """C⁺ and C⁻, whose outputs are canonical."""
         signed, zero = self._signed(e), e.constant(0.0, np.float32)
-        given, taken = e.op("Max", signed, zero, role="given"), e.op("Max", e.op("Neg", signed), zero, role="taken")
+        below, opposite = e.op("Less", signed, zero), e.op("Neg", signed)
+        given, taken = e.op("Where", below, zero, signed, role="given"), e.op("Where", below, opposite, zero, role="taken")
         return _Part(given, self.values(e)), _Part(taken, self.values(e))
 
     def difference(self, e: Emitter, given: str, taken: str, columns: str, valid: str | None) -> str:
         """R(C⁺) V - R(C⁻) V in samples that have flagged columns (B, K) and others; else the model's own output."""
         others = e.op("Not", columns) if valid is None else e.op("And", valid, e.op("Not", columns))
-        some, rest = (e.op("Greater", e.reduce("Max", e.float(mask), 1), e.constant(0.5)) for mask in (columns, others))
+        some, rest = (e.op("Greater", e.peak(e.number(mask), 1), e.constant(0.5)) for mask in (columns, others))
         sample = e.unsqueeze(e.op("And", some, rest, role="sample"), 2, 3)
         kept, difference = self.original(e), e.op("Sub", given, taken, role="difference")
         if self.dtype == TensorProto.DOUBLE:

@@ -57,14 +57,15 @@ class Rows:
         flagged: (B, K) bool, the column mask without the samples that rule 1 leaves alone.
         active: (B, 1, 1 | Q) bool, rows with a flagged column (rules 1 and 2).
         lost: (B, 1, Q) bool, rows that keep the original product whatever is flagged (rule 5); None when there can be none.
-        scale: (B, H, Q, 1), s; 0 in saturated rows (rule 4), 1 in rows that do not change.
+        divisor: (B, H, Q, 1), 1 / s; infinite in saturated rows (rule 4), 1 in rows that do not change. Not s: a product over few unflagged
+            columns is as small as their mass, and s as large as it is small; a tool may turn both into half precision, where s overflows.
         kept: (B, 1, K, 1), 1 at columns that are not flagged.
     """
 
     flagged: str
     active: str
     lost: str | None
-    scale: str
+    divisor: str
     kept: str
     _unsaturated: str  # (B, H, Q) bool
     _total: str | None  # σ, (B, H, Q); None where it is 1
@@ -130,12 +131,9 @@ def redistribute(e: Emitter, plan: SitePlan, context: MapContext, mask: str, val
     total = None if context.rows_sum_to_one else e.reduce("Sum", context.map, 3, keepdims=False, role="row_sum")
     floor = e.constant(FLOOR) if total is None else e.op("Mul", total, e.constant(FLOOR))
     unsaturated = e.op("Greater", rest, floor, role="unsaturated")
-    scale = e.op("Div", room if total is None else e.op("Mul", room, total), rest)
-    if not e.conditional:  # More than it can be, unless a tool has turned both into half precision, where it would overflow.
-        most = e.constant(1 / FLOOR)
-        scale = e.op("Where", e.op("Greater", scale, most), most, scale)
-    scale = e.op("Where", active, e.op("Where", unsaturated, scale, e.constant(0.0)), one, role="scale")
-    return Rows(flagged, active, lost, e.unsqueeze(scale, 3), kept, unsaturated, total, room, benign, refuge, alike, one_head)
+    divisor = e.op("Div", rest, room if total is None else e.op("Mul", room, total))
+    divisor = e.op("Where", active, e.op("Where", unsaturated, divisor, e.constant(np.inf)), one, role="divisor")
+    return Rows(flagged, active, lost, e.unsqueeze(divisor, 3), kept, unsaturated, total, room, benign, refuge, alike, one_head)
 
 
 def _rows_differ(e: Emitter, context: MapContext, flagged: str, unflagged: str) -> _Seen:

@@ -17,7 +17,7 @@ def value_side(e: Emitter, operands: Operands, plan: SitePlan, context: MapConte
     """The patched output of a site in its own layout, for flagged columns `mask` (B, K). What is not flagged comes out bit-identical."""
     rows = redistribute(e, plan, context, mask, operands.values(e))
     rest = operands.remainder(e, rows.flagged)
-    patched = e.op("Sub", e.op("Mul", rest.product, rows.scale), rows.gap(e), role="patched")
+    patched = e.op("Sub", e.op("Div", rest.product, rows.divisor), rows.gap(e), role="patched")
     if operands.dtype == TensorProto.DOUBLE:
         patched = e.cast(patched, operands.dtype)
     if rest.untouched != rest.product:

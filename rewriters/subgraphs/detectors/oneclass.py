@@ -40,14 +40,19 @@ def _summed(e: Emitter, y: str, squared: bool, axis: int) -> str:
 
 def _neighbour(e: Emitter, context: MapContext, distance: str, exempt: str | None, rank: int) -> str:
     """(B, 1): the rank-th highest distance among a sample's columns, padding and sinks aside; the lowest where there are fewer."""
-    nothing, highest, negated = e.constant(-np.inf), distance, e.op("Neg", distance)
+    highest = lowest = distance
     for aside in (exempt, None if context.valid is None else e.op("Not", context.valid)):
         if aside is not None:
-            highest = e.op("Where", aside, nothing, highest)
-            negated = e.op("Where", aside, nothing, negated)
+            highest = e.op("Where", aside, e.constant(-np.inf), highest)
+            lowest = e.op("Where", aside, e.constant(np.inf), lowest)
     # Never more than there are columns; those aside come last.
     count = e.op("Min", e.constant([rank], np.int64), e.dims(distance, 1))
-    e.op("TopK", highest, count, axis=1, role="highest")
+    ranked = e.op("Gather", _top(e, highest, count, "highest"), e.constant([-1], np.int64), axis=1)
+    least = _top(e, lowest, e.constant([1], np.int64), "lowest", largest=0)
+    return e.op("Where", e.op("Less", ranked, least), least, ranked)  # not by Max, see `Emitter.at_least`
+
+
+def _top(e: Emitter, x: str, count: str, role: str, **attributes: int) -> str:
+    values = e.op("TopK", x, count, axis=1, role=role, **attributes)
     e.nodes[-1].output.append(e.value("order"))
-    last = e.op("Gather", e.nodes[-1].output[0], e.constant([-1], np.int64), axis=1)
-    return e.op("Max", last, e.op("Neg", e.reduce("Max", negated, 1)))
+    return values
