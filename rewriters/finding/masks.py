@@ -4,7 +4,8 @@
 2. Exactly one graph input of rank 2 with "mask" in its name may be reached, its last axis along the key axis and its first along the
    samples of the map. One that varies along the query rows or the heads is no mask of padding.
 3. An operator that could shift or mix columns (Slice, Concat, Conv, ...) between that input and the scores spoils the way it lies on.
-   Another clean way is enough: what shuts a padded column once shuts it for good.
+   Another clean way is enough: what shuts a padded column once shuts it for good. One that reads it by index has to read every entry in its
+   place; see `index_masks`.
 4. Polarity is computed, not read off the name: the arithmetic is evaluated for a valid and for a padded column, and the input counts
    only if 1 lets a column through and 0 shuts it.
 """
@@ -20,6 +21,7 @@ import onnx_ir as ir
 from .anchors import Anchor
 from .backward import Scores
 from .facts import Facts
+from .index_masks import mask_read_in_place
 from .mask_arithmetic import DATA_FIRST, MASK_ARITHMETIC, Evaluator
 from .shape_rules import axes_of
 from .view import View, attribute, op_types, operand
@@ -27,12 +29,10 @@ from .view import View, attribute, op_types, operand
 __all__ = ["KeyMasks"]
 
 _MAX_VISITS = 256
-_MAX_RESHAPES = 48
 _SHUT = 100.0  # what a mask takes off a score at least: exp(-100) is nothing in any float type
 _NOTHING = -1e30  # stands for what lets nothing through, -inf included
 _SAMPLES = -4  # the axis of the samples of what a fused operator adds to (B, H, Q, K)
 _QLINEAR_SECOND = 3  # a QLinearAdd has its second summand behind scale and zero point of the first
-_RESHAPING = op_types("Cast DequantizeLinear Flatten Gather GatherND Identity QuantizeLinear Reshape")
 _INDEPENDENT = op_types("Shape Size Range")
 # Past these a value is a hidden state, no longer a mask.
 _BARRIERS = op_types("MatMul Gemm Einsum FusedMatMul MatMulInteger QLinearMatMul Softmax LayerNormalization GatherElements")
@@ -146,8 +146,8 @@ class KeyMasks:
             node = value.producer()
             if node is None:
                 waiting.extend((same, at, first) for same in self._view.backward.get(value, ()))
-            elif at == -1 and first == -(self._facts.rank(value) or 0) and (gathered := self._gathered(value)) is not None:
-                found.add(gathered)
+            elif (at, first) == (-1, -(self._facts.rank(value) or 0)) and (read := self._read_in_place(value)) is not None:
+                found.add(read)
             elif node.op_type in MASK_ARITHMETIC:
                 behind = self._axis_behind(node, at)
                 if behind is False:
@@ -159,22 +159,8 @@ class KeyMasks:
                 return None
         return found
 
-    def _gathered(self, value: ir.Value) -> ir.Value | None:
-        """The candidate of an index-based mask, which reads mask[batch, column], as GatherND or as Gather from the flattened mask.
-
-        Such a value varies along its last axis and over no query row; its indices are positions, not tokens.
-        """
-        if self._facts.static(value, -2) != 1:
-            return None
-        at: ir.Value | None = value
-        indices: list[ir.Value | None] = []
-        for _ in range(_MAX_RESHAPES):
-            node = None if at is None else at.producer()
-            if node is None or node.op_type not in _RESHAPING:
-                break
-            indices.extend([operand(node, 1)] if node.op_type.startswith("Gather") else [])
-            at = operand(node, 0)
-        return at if at in self._reach and indices else None
+    def _read_in_place(self, value: ir.Value) -> ir.Value | None:
+        return mask_read_in_place(self._view, self._facts, value, self._reach)
 
     def _axis_behind(self, node: ir.Node, axis: int | None) -> int | bool | None:
         """The key axis in a node's data input: None when the input does not vary along it, False when that cannot be told."""
