@@ -58,9 +58,13 @@ class Workshop:
         self._process.start()
         theirs.close()
 
-    def convert_and_run(self, tool: Tool, source: Path, target: Path, feeds: Arrays) -> Outcome:
-        """Convert `source` to `target`, load that in onnxruntime, and feed it the inputs of the original and nothing else."""
-        self._pipe.send((TOOLS.index(tool), source, target, feeds))
+    def convert_and_run(self, tool: Tool, source: Path, target: Path, feeds: Arrays, spared: Sequence[str] | None = None) -> Outcome:
+        """Convert `source` to `target`, load that in onnxruntime, and feed it the inputs of the original and nothing else.
+
+        Args:
+            spared: nodes that the tool is told to leave as they are.
+        """
+        self._pipe.send((TOOLS.index(tool), source, target, feeds, spared))
         try:
             if self._pipe.poll(PATIENCE):
                 outcome: Outcome = self._pipe.recv()
@@ -100,10 +104,14 @@ def _work(pipe: Connection) -> None:
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)
     while True:
-        number, source, target, feeds = pipe.recv()
+        number, source, target, feeds, spared = pipe.recv()
         tool = TOOLS[number]
         try:
-            tool.convert(source, target)
+            if spared is None:
+                tool.convert(source, target)
+            else:
+                assert tool.spare is not None
+                tool.spare(source, target, list(spared))
             outcome = Outcome(run(target, {tool.prefix + name: array for name, array in feeds.items()}))
         except Exception as error:  # whatever a tool raises is its answer
             outcome = Outcome(None, f"{type(error).__name__}: {said(str(error))}")

@@ -37,6 +37,8 @@ def main(output: Path, only: str | None, variant: tuple[str, ...]) -> None:
                 cells.append(cell.to_json())
                 found = f"silent {cell.silent:.2g}, firing {cell.firing:.2g}" if cell.silent is not None else cell.message[:160]
                 own = f" (tool {cell.own:.2g})" if cell.own is not None else ""
+                own += f" (patch left out {cell.spared:.2g})" if cell.spared is not None else ""
+                own += f", {cell.crossed} of {cell.rows} rows crossed, {cell.far} far" if cell.rows else ""
                 click.echo(f"{cell.subject}; {cell.form}; {cell.variant}; {cell.tool}: {cell.status}, {found}{own}")
     packages = sorted({tool.package for tool in TOOLS} | {"onnxruntime", "onnx", "numpy"})
     results = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .trial import MARGIN, TOLERANCE, VARIANTS
+from .trial import FAR, MARGIN, TOLERANCE, VARIANTS
 
 __all__ = ["render"]
 
@@ -30,23 +30,31 @@ def render(results: Mapping[str, Any]) -> str:
         "A cell counts the graphs whose result is right: onnxruntime loads it and runs it with the inputs of the original, and",
         "",
         "* with nothing flagged it gives, bit for bit, what the tool's result on the original gives. Tools that fuse nodes, or convert to",
-        "  half precision, are held to their own error on the original: they fuse others next to a patch, and the CPU, which has no",
-        "  half-precision arithmetic, rounds at other places;",
-        f"* with rows flagged it gives what the patched graph gave before the tool, to {TOLERANCE:g} of the largest output; tools to half",
-        f"  precision and to integers are held to {MARGIN:g} times their own error on the original.",
+        f"  half precision, fuse and round at other places next to a patch: they are held to {MARGIN:g} times their own error;",
+        f"* with rows flagged it gives what the patched graph gave before the tool, to {TOLERANCE:g} of the largest output. Lossy tools",
+        "  (to half precision or integers) move scores too, and flags may cross the threshold. There each row whose flags are the same",
+        f"  before and after the tool is held to {MARGIN:g} times the tool's own error. Rows whose flags crossed are counted; no more than",
+        f"  {FAR:.0%} of all rows may cross far from the threshold. Near means that a threshold higher or lower by the same margin (as a",
+        "  share of the largest output) flags other columns.",
+        "",
+        "A tool's own error is the largest absolute difference that it makes to the outputs of the original, over all rows of the same",
+        "data; with rows flagged, also to those of the same patched graph where the lossy tool is told to leave the patch's own nodes as",
+        "they are, if that is larger: some models round more on the rows that a patch has changed.",
         "",
         "Graphs whose original does not survive the tool are left out.",
         "",
         f"**`--portable`: {right} of {len(portable)} right.** Default: branches and runtime controls.",
         "",
-        "| tool | version | " + " | ".join(VARIANTS) + " | largest difference, portable: silent · firing (tool's own) |",
-        "|---|---|" + "---|" * (len(VARIANTS) + 1),
+        "| tool | version | "
+        + " | ".join(VARIANTS)
+        + " | largest difference, portable: silent · firing (tool's own; patch left out) | flags that crossed, portable |",
+        "|---|---|" + "---|" * (len(VARIANTS) + 2),
     ]
     for tool in results["tools"]:
         mine = [cell for cell in cells if cell["tool"] == tool["name"]]
         counts = [_count([cell for cell in mine if cell["variant"] == variant]) for variant in VARIANTS]
         version = results["versions"][tool["package"]]
-        lines.append(f"| {tool['name']} | {version} | {' | '.join(counts)} | {_differences(mine)} |")
+        lines.append(f"| {tool['name']} | {version} | {' | '.join(counts)} | {_differences(mine)} | {_crossings(mine)} |")
     lines += ["", "## What goes wrong", ""]
     for tool in results["tools"]:
         lines += _wrong([cell for cell in cells if cell["tool"] == tool["name"]])
@@ -66,7 +74,17 @@ def _differences(cells: Sequence[Mapping[str, Any]]) -> str:
     if not measured:
         return "–"
     silent, firing, own = (max(cell[key] for cell in measured) for key in ("silent", "firing", "own"))
-    return f"{silent:.1g} · {firing:.1g} ({own:.1g})"
+    spared = max((cell["spared"] for cell in measured if cell["spared"] is not None), default=None)
+    return f"{silent:.1g} · {firing:.1g} ({own:.1g})" if spared is None else f"{silent:.1g} · {firing:.1g} ({own:.1g}; {spared:.1g})"
+
+
+def _crossings(cells: Sequence[Mapping[str, Any]]) -> str:
+    """Of lossy tools: rows whose flags crossed the threshold, of all rows of all graphs."""
+    judged = [cell for cell in cells if cell["variant"] == "portable" and cell["rows"] is not None]
+    if not judged:
+        return "–"
+    rows, crossed, far = (sum(cell[key] for cell in judged) for key in ("rows", "crossed", "far"))
+    return f"{crossed} of {rows} rows" + (f", {far} far" if far else "")
 
 
 def _wrong(cells: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -24,6 +24,7 @@ class Tool:
             to half precision, or weights to integers.
         prefix: put before the names of the inputs.
         suffix: of the file that the tool writes.
+        spare: the same call of a lossy tool with the option that leaves nodes of these names as they are.
     """
 
     name: str
@@ -32,6 +33,12 @@ class Tool:
     changes: Literal["nothing", "fusions", "precision", "integers"] = "nothing"
     prefix: str = ""
     suffix: str = ".onnx"
+    spare: Callable[[Path, Path, list[str]], None] | None = None
+
+    @property
+    def lossy(self) -> bool:
+        """Whether scores move so much that flags may cross the threshold."""
+        return self.changes in ("precision", "integers")
 
 
 def _of_graphs(edit: Callable[[onnx.ModelProto], Any]) -> Callable[[Path, Path], None]:
@@ -119,35 +126,39 @@ def _infer_symbolic_shapes(model: onnx.ModelProto) -> Any:
     return SymbolicShapeInference.infer_shapes(model, auto_merge=True)
 
 
-def _half_common(model: onnx.ModelProto) -> Any:
+def _half_common(source: Path, target: Path, spared: list[str] | None = None) -> None:
     from onnxconverter_common import float16
 
-    return float16.convert_float_to_float16(model, keep_io_types=True)
+    onnx.save_model(float16.convert_float_to_float16(onnx.load(source), keep_io_types=True, node_block_list=spared), target)
 
 
-def _half_transformers(model: onnx.ModelProto) -> Any:
+def _half_transformers(source: Path, target: Path, spared: list[str] | None = None) -> None:
     from onnxruntime.transformers import float16
 
-    return float16.convert_float_to_float16(model, keep_io_types=True)
+    onnx.save_model(float16.convert_float_to_float16(onnx.load(source), keep_io_types=True, node_block_list=spared), target)
 
 
-def _transformers(half: bool = False) -> Callable[[Path, Path], None]:
-    def convert(source: Path, target: Path) -> None:
-        from onnxruntime.transformers import optimizer
+def _fuse(source: Path) -> Any:
+    from onnxruntime.transformers import optimizer
 
-        # 0: heads and width are read off the graph.
-        fused = optimizer.optimize_model(str(source), "bert", num_heads=0, hidden_size=0, opt_level=1, use_gpu=False)
-        if half:
-            fused.convert_float_to_float16(keep_io_types=True)
-        fused.save_model_to_file(str(target))
-
-    return convert
+    # 0: heads and width are read off the graph.
+    return optimizer.optimize_model(str(source), "bert", num_heads=0, hidden_size=0, opt_level=1, use_gpu=False)
 
 
-def _quantize_dynamic(source: Path, target: Path) -> None:
+def _transformers(source: Path, target: Path) -> None:
+    _fuse(source).save_model_to_file(str(target))
+
+
+def _transformers_half(source: Path, target: Path, spared: list[str] | None = None) -> None:
+    fused = _fuse(source)
+    fused.convert_float_to_float16(keep_io_types=True, node_block_list=spared)
+    fused.save_model_to_file(str(target))
+
+
+def _quantize_dynamic(source: Path, target: Path, spared: list[str] | None = None) -> None:
     from onnxruntime.quantization import quantize_dynamic
 
-    quantize_dynamic(source, target)
+    quantize_dynamic(source, target, nodes_to_exclude=spared)
 
 
 def _quant_pre_process(source: Path, target: Path) -> None:
@@ -179,12 +190,14 @@ TOOLS: tuple[Tool, ...] = (
     Tool("onnx.version_converter, opset + 1", "onnx", _of_graphs(_newer_opset)),
     Tool("onnx.shape_inference", "onnx", _of_graphs(_infer_shapes)),
     Tool("onnxruntime symbolic shape inference", "onnxruntime", _of_graphs(_infer_symbolic_shapes)),
-    Tool("onnxconverter-common fp16, keep_io_types", "onnxconverter-common", _of_graphs(_half_common), changes="precision"),
-    Tool("onnxruntime.transformers fp16, keep_io_types", "onnxruntime", _of_graphs(_half_transformers), changes="precision"),
-    Tool("onnxruntime.transformers optimizer (bert)", "onnxruntime", _transformers(), changes="fusions"),
-    Tool("onnxruntime.transformers optimizer (bert), fp16", "onnxruntime", _transformers(half=True), changes="precision"),
+    Tool("onnxconverter-common fp16, keep_io_types", "onnxconverter-common", _half_common, changes="precision", spare=_half_common),
+    Tool("onnxruntime.transformers fp16, keep_io_types", "onnxruntime", _half_transformers, changes="precision", spare=_half_transformers),
+    Tool("onnxruntime.transformers optimizer (bert)", "onnxruntime", _transformers, changes="fusions"),
+    Tool(
+        "onnxruntime.transformers optimizer (bert), fp16", "onnxruntime", _transformers_half, changes="precision", spare=_transformers_half
+    ),
     Tool("onnxruntime quant_pre_process", "onnxruntime", _quant_pre_process),
-    Tool("onnxruntime quantize_dynamic", "onnxruntime", _quantize_dynamic, changes="integers"),
+    Tool("onnxruntime quantize_dynamic", "onnxruntime", _quantize_dynamic, changes="integers", spare=_quantize_dynamic),
     Tool("onnxruntime optimized_model_filepath", "onnxruntime", _saved),
     Tool("onnxruntime .ort", "onnxruntime", _saved, suffix=".ort"),
 )

@@ -51,10 +51,16 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Cel
 def test_a_portable_patch_survives(cells: dict[tuple[str, str], Cell], tool: str, passes: str) -> None:
     cell = cells[tool, passes]
     rounds = BY_NAME[tool].changes in ("precision", "fusions")
-    assert cell.silent is not None and cell.own is not None, cell
-    assert cell.silent == 0 or (rounds and cell.silent <= cell.own), cell
-    # Rounding may take a score over the threshold, on maps as wide as these: there only the silent patch is judged.
-    assert cell.status == "ok" or BY_NAME[tool].changes in ("precision", "integers"), cell
+    assert cell.status == "ok" and cell.silent is not None and cell.own is not None and cell.firing is not None, cell
+    assert cell.silent == 0 or (rounds and cell.silent <= 2 * cell.own), cell
+    if BY_NAME[tool].lossy:  # A quarter of the rows may cross far from the threshold; the others are held to the tool's own error.
+        assert (
+            cell.spared is not None
+            and cell.firing <= 2 * max(cell.own, cell.spared)
+            and cell.rows == 12
+            and cell.far is not None
+            and cell.far <= 3
+        ), cell
 
 
 def test_a_graph_that_does_not_survive_is_told_from_one_that_does(tmp_path: Path) -> None:
