@@ -29,29 +29,35 @@ _UNKNOWN = Monomial(1, ("? samples",))
 
 
 def samples_first(view: View, facts: Facts, anchor: Anchor, hit: Hit, scores: Scores, read: ir.Value, values: ir.Value) -> Product:
-    """The product, with the samples of a map (H, B, Q, K) put first where its second axis is shown to count them.
+    """The product, with the samples of a map (H, B, Q, K) or (G, H, B, Q, K) put first where its axis is shown to count them.
 
     Shown is what leads back to the first axis of an input of the graph, from the values or from the product of queries and keys, or to
-    another axis of one where the first axis of the map leads to none: heads lead to features.
+    another axis of one where the first axis of the map leads to none: heads lead to features. An axis that leads to the first of an input
+    while the first axis of the map does so, too, shows nothing.
 
     Args:
         read, values: map and values as the site reads them.
     """
     product = hit.product
-    if product.rank != 4 or product.values_lack or product.widths != 1:
+    if product.rank < 4 or product.values_lack or product.widths != 1:
         return product
-    order, shared_order = product.probabilities_perm or (0, 1, 2, 3), product.values_perm or (0, 1, 2, 3)
-    first, second = (
+    ranks = tuple(range(product.rank))
+    order, shared_order = product.probabilities_perm or ranks, product.values_perm or ranks
+    behind = [
         [
             *_inputs_behind(view, facts, index_of(facts, values, shared_order[axis])),
             *_inputs_behind(view, facts, at_scores(view, facts, anchor, hit, scores, index_of(facts, read, order[axis]))),
         ]
-        for axis in (0, 1)
-    )
-    if not any(index.axes == (0,) for index in second) and (first or not second):
+        for axis in ranks[:-2]
+    ]
+    leading = [any(index.axes == (0,) for index in found) for found in behind]
+    counting = leading if any(leading) else [bool(found) for found in behind]
+    samples = counting.index(True) if True in counting else 0
+    if samples == 0:
         return product
+    first = (samples, *(axis for axis in ranks if axis != samples))
     probabilities, shared, output = (
-        (1, 0, 2, 3) if perm is None else (perm[1], perm[0], *perm[2:])
+        first if perm is None else tuple(perm[axis] for axis in first)
         for perm in (product.probabilities_perm, product.values_perm, product.output_perm)
     )
     return replace(product, probabilities_perm=probabilities, values_perm=shared, output_perm=output)
