@@ -33,7 +33,7 @@ def samples_first(view: View, facts: Facts, anchor: Anchor, hit: Hit, scores: Sc
 
     Shown is what leads back to the first axis of an input of the graph, from the values or from the product of queries and keys, or to
     another axis of one where the first axis of the map leads to none: heads lead to features. An axis that leads to the first of an input
-    while the first axis of the map does so, too, shows nothing.
+    while the first axis of the map does so, too, shows nothing; nor does another axis of one where the first axis of the map has size 1.
 
     Args:
         read, values: map and values as the site reads them.
@@ -51,7 +51,8 @@ def samples_first(view: View, facts: Facts, anchor: Anchor, hit: Hit, scores: Sc
         for axis in ranks[:-2]
     ]
     leading = [any(index.axes == (0,) for index in found) for found in behind]
-    counting = leading if any(leading) else [bool(found) for found in behind]
+    single = facts.static(read, order[0] - product.rank) == 1  # has no index that could be followed
+    counting = leading if any(leading) else [single or bool(behind[0]), *map(bool, behind[1:])]
     samples = counting.index(True) if True in counting else 0
     if samples == 0:
         return product

@@ -201,3 +201,15 @@ def test_heads_first_is_seen_where_less_is_known(lost: str) -> None:
     got = run(patch(model, plan, [site]), feeds)
     np.testing.assert_array_equal(got[f"atpatch_columns/{site.id}"], columns)
     np.testing.assert_allclose(got["out"].transpose(1, 0, 2, 3), oracle.joint(a, v, columns, None, pair), atol=1e-4)
+
+
+def test_heads_of_a_single_sample_are_no_samples() -> None:
+    """Where the number of samples is fixed to 1, their axis leads nowhere, and that of the heads to the second of the inputs."""
+    text = "k2 = Transpose<perm = [0, 1, 3, 2]>(k) raw = MatMul(q, k2) p = Softmax<axis = -1>(raw) out = MatMul(p, v)"
+    inputs = ", ".join(f"float[1,{H},{N},4] {name}" for name in "qkv")
+    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> g ({inputs}) => (float[b,c,d,e] out) {{ {text} }}')
+    (site,), _ = find_sites(model)
+    assert (site.heads, site.layout.probabilities) == (H, None)
+    feeds = {name: np.random.default_rng(i).normal(size=(1, H, N, 4)).astype(np.float32) for i, name in enumerate("qkv")}
+    plan = PatchPlan({site.id: SitePlan(Static((1,)))}, telemetry=True)
+    assert run(patch(model, plan, [site]), feeds)[f"atpatch_columns/{site.id}"].shape == (1, N)
