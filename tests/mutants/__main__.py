@@ -23,11 +23,14 @@ from pathlib import Path
 from types import CodeType
 from typing import Any
 
+import hypothesis
+import onnx_ir
 import onnxruntime
 import pytest
 import torch
+import transformers
 
-from .choosing import LONG, QUICK, Coverage, measure
+from .choosing import LONG, LONG_FILES, QUICK, QUICK_FILES, Coverage, measure
 from .named import NAMED
 from .operators import Mutant, mutants_of
 
@@ -81,18 +84,19 @@ def start(mutant: Mutant, tests: list[str]) -> int:
 
 def run(mutants: list[Mutant], covered: Coverage, jobs: int) -> dict[str, str]:
     """Verdict of each mutant: "killed", "time" (too), "survived" or "unreached". What survives the quick tests meets the long ones too."""
-    verdicts = _round(mutants, covered, jobs, QUICK)
-    return verdicts | _round([mutant for mutant in mutants if verdicts[mutant.name] == "survived"], covered, jobs, LONG)
+    verdicts = _round(mutants, covered, jobs, QUICK, QUICK_FILES)
+    left = [mutant for mutant in mutants if verdicts[mutant.name] == "survived"]
+    return verdicts | _round(left, covered, jobs, LONG, LONG_FILES)
 
 
-def _round(mutants: list[Mutant], covered: Coverage, jobs: int, seconds: float) -> dict[str, str]:
+def _round(mutants: list[Mutant], covered: Coverage, jobs: int, seconds: float, files: int) -> dict[str, str]:
     verdicts: dict[str, str] = {}
     waiting = list(reversed(mutants))
     running: dict[int, tuple[Mutant, float]] = {}
     while waiting or running:
         while waiting and len(running) < jobs:
             mutant = waiting.pop()
-            if tests := covered.tests_for(mutant, seconds):
+            if tests := covered.tests_for(mutant, seconds, files):
                 limit = 60 + 10 * sum(covered.seconds.get(test, 0.0) for test in tests)
                 running[start(mutant, tests)] = (mutant, time.monotonic() + limit)
             else:
@@ -134,7 +138,7 @@ def main() -> int:
     parser.add_argument("--named", action="store_true", help="only the mutants of named.py")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    assert onnxruntime and torch  # imported once here, not in every fork
+    assert hypothesis and onnx_ir and onnxruntime and torch and transformers  # imported once here, not in every fork
     covered = _measured(list(options.tests))
     must = [mutant for mutant in NAMED if options.only in mutant.path]
     drawn = [] if options.named else sample(options.each, options.seed, options.only)

@@ -15,12 +15,12 @@ import pytest
 
 from .operators import Mutant
 
-__all__ = ["LONG", "QUICK", "Coverage", "measure"]
+__all__ = ["LONG", "LONG_FILES", "QUICK", "QUICK_FILES", "Coverage", "measure"]
 
-QUICK = 15.0
-"""Seconds of tests in the first round; most mutants die there."""
-LONG = 240.0
-"""Seconds of tests for what is left."""
+QUICK, QUICK_FILES = 10.0, 3
+"""Seconds of tests in the first round, and of how many files, since reading a file in takes as long as its quick tests."""
+LONG, LONG_FILES = 120.0, 99
+"""The same for what is left."""
 
 
 @dataclass
@@ -35,10 +35,10 @@ class Coverage:
     lines: dict[tuple[str, int], set[str]] = field(default_factory=lambda: defaultdict(set))
     seconds: dict[str, float] = field(default_factory=dict)
 
-    def tests_for(self, mutant: Mutant, most: float) -> list[str]:
+    def tests_for(self, mutant: Mutant, most: float, files: int) -> list[str]:
         """Tests of the mutant's line (of all of its module for a line that runs at import), up to so many seconds.
 
-        Test files take turns, so that each has a word early; within a file the quickest come first.
+        Of the files with the most such tests; files take turns, and within a file the quickest come first.
         """
         tests = self.lines.get((mutant.path, mutant.line)) or {
             t for (path, _), some in self.lines.items() if path == mutant.path for t in some
@@ -46,7 +46,8 @@ class Coverage:
         by_file: dict[str, list[str]] = defaultdict(list)
         for test in sorted(tests, key=lambda test: (self.seconds.get(test, 0.0), test)):
             by_file[test.partition("::")[0]].append(test)
-        turns = sorted((place, self.seconds.get(test, 0.0), test) for some in by_file.values() for place, test in enumerate(some))
+        chosen_files = sorted(by_file.values(), key=len, reverse=True)[:files]
+        turns = sorted((place, self.seconds.get(test, 0.0), test) for some in chosen_files for place, test in enumerate(some))
         chosen, spent = [], 0.0
         for _, seconds, test in turns:
             if chosen and spent + seconds > most:
