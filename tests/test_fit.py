@@ -32,7 +32,6 @@ from atpatch_onnx.fitting.tuning import Tuned, Tuner
 from atpatch_onnx.hotfix import Hotfix, is_silent
 from atpatch_onnx.patching import patch_model
 from rewriters.finder import find_sites
-from rewriters.patcher import patch
 from rewriters.plan import PatchPlan, SitePlan, Statistic
 from tests.rewriters import graphs
 from tests.test_hotfix import site
@@ -635,11 +634,7 @@ def test_refusals(tmp_path):
     assert refused(toy.model, toy.debug, passes="three").code == "ATP060"
     assert refused(toy.model, toy.debug, accept="never").code == "ATP060"
     assert refused(toy.model, toy.debug, output=tmp_path / "no" / "m.hotfix").code == "ATP019"
-    sites, _ = find_sites(toy.model)
-    from atpatch_onnx.plans import Options, untrained_plan
-
-    options = Options("static", (), None, None, None, None, "if", False, False, False)
-    assert refused(patch(toy.model, untrained_plan(sites, options), sites), toy.debug).code == "ATP012"
+    assert refused(patch_model(toy.model, detector="static", columns=()), toy.debug).code == "ATP012"
 
 
 # --- the command line
