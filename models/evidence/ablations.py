@@ -172,10 +172,10 @@ ABLATIONS: Mapping[str, Callable[[Case, Say], Figures]] = {
 
 
 def without_rescaling(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A patched graph in which the unflagged columns' attention is multiplied by 1.
+    """A patched graph in which the unflagged columns' attention is divided by 1.
 
     Raises:
-        ValueError: no such factor was found.
+        ValueError: no such divisor was found.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
@@ -183,8 +183,8 @@ def without_rescaling(model: onnx.ModelProto) -> onnx.ModelProto:
     for _, body in walk_bodies(copy):
         for node in body.node:
             name = node.output[0] if node.output else ""
-            # The factor of rows that change, else 1.
-            if node.op_type == "Where" and role_of(name) == "scale":
+            # The divisor of rows that change, else 1.
+            if node.op_type == "Where" and role_of(name) == "divisor":
                 changes, _, one = node.input
                 node.CopyFrom(helper.make_node("Where", [changes, one, one], [name], name=node.name))
                 changed += 1
