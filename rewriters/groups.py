@@ -22,7 +22,7 @@ from .boundary import to_ir
 from .finding.facts import gather_facts
 from .finding.index_trace import everything_behind
 from .finding.self_attention import roots
-from .finding.skeleton import hollow, skeleton
+from .finding.skeleton import hollow, of_fixed_size, skeleton
 from .finding.token_index import Index, index_of
 from .finding.view import build_view
 from .sites import Site
@@ -65,19 +65,7 @@ class _Probe:
     """The model with a number of samples and of everything else that it leaves open."""
 
     def __init__(self, model: onnx.ModelProto, samples: int) -> None:
-        probe = onnx.ModelProto()
-        probe.CopyFrom(model)
-        # What the model declares speaks of other numbers, by name.
-        del probe.graph.value_info[:]
-        weights = {tensor.name for tensor in probe.graph.initializer}
-        for value in probe.graph.input:
-            if value.name not in weights:
-                for axis, dim in enumerate(value.type.tensor_type.shape.dim):
-                    if not dim.HasField("dim_value"):
-                        dim.dim_value = samples if axis == 0 else _LENGTH
-        for value in probe.graph.output:
-            value.type.tensor_type.ClearField("shape")
-        self._view = build_view(to_ir(skeleton(probe)))
+        self._view = build_view(to_ir(skeleton(of_fixed_size(model, samples, _LENGTH))))
         self._facts = gather_facts(self._view)
         graph = self._view.model.graph
         self._values = {value.name: value for value in graph.inputs}

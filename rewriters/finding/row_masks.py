@@ -29,7 +29,7 @@ from onnx.reference import ReferenceEvaluator
 from ..sites import Site
 from .anchors import Anchor, read_anchor
 from .facts import Facts, gather_facts
-from .skeleton import hollow, skeleton
+from .skeleton import hollow, of_fixed_size, skeleton
 from .view import View, attribute, build_view, is_standard, op_types, operand
 
 __all__ = ["RowMasks"]
@@ -71,7 +71,7 @@ class RowMasks:
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self._model = model
-        probe = _of_fixed_size(model)
+        probe = of_fixed_size(hollow(model), _SAMPLES, _LENGTH)
         self._view = build_view(ir.from_proto(skeleton(probe)))
         self._facts = gather_facts(self._view)
         self._tensors = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -186,21 +186,6 @@ class _Excerpt:
         if np.prod(sizes, dtype=np.float64) > _MAX_ELEMENTS:
             raise _Unknown(f"{value.name} is too large")
         return sizes
-
-
-def _of_fixed_size(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy without weights, every free axis of its inputs set to a number."""
-    probe = hollow(model)
-    del probe.graph.value_info[:]  # they speak of other sizes
-    weights = {tensor.name for tensor in probe.graph.initializer}
-    for value in probe.graph.input:
-        if value.name not in weights:
-            for axis, dim in enumerate(value.type.tensor_type.shape.dim):
-                if not dim.HasField("dim_value"):
-                    dim.dim_value = _SAMPLES if axis == 0 else _LENGTH
-    for value in probe.graph.output:
-        value.type.tensor_type.ClearField("shape")
-    return probe
 
 
 def _hidden(view: View, facts: Facts) -> Iterator[ir.Value]:

@@ -18,7 +18,7 @@ from onnx import AttributeProto, TensorProto
 from ..boundary import infer_shapes
 from ..errors import AtpatchError
 
-__all__ = ["hollow", "skeleton"]
+__all__ = ["hollow", "of_fixed_size", "skeleton"]
 
 logger = logging.getLogger(__name__)
 
@@ -195,3 +195,19 @@ def _standalone(
                 alone.functions.append(functions[key])
                 pending.append(functions[key])
     return alone
+
+
+def of_fixed_size(model: onnx.ModelProto, samples: int, length: int) -> onnx.ModelProto:
+    """A copy in which every free axis of an input has a size: `samples` where it is the first, else `length`."""
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    del probe.graph.value_info[:]  # they speak of other sizes
+    weights = {tensor.name for tensor in probe.graph.initializer}
+    for value in probe.graph.input:
+        if value.name not in weights:
+            for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+                if not dim.HasField("dim_value"):
+                    dim.dim_value = samples if axis == 0 else length
+    for value in probe.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    return probe

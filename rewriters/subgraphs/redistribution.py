@@ -59,14 +59,12 @@ class Rows:
         lost: (B, 1, Q) bool, rows that keep the original product whatever is flagged (rule 5); None when there can be none.
         divisor: (B, H, Q, 1), 1 / s; infinite in saturated rows (rule 4), 1 in rows that do not change. Not s: a product over few unflagged
             columns is as small as their mass, and s as large as it is small; a tool may turn both into half precision, where s overflows.
-        kept: (B, 1, K, 1), 1 at columns that are not flagged.
     """
 
     flagged: str
     active: str
     lost: str | None
     divisor: str
-    kept: str
     _unsaturated: str  # (B, H, Q) bool
     _total: str | None  # σ, (B, H, Q); None where it is 1
     _room: str  # 1 - T, (B, H, 1 | Q)
@@ -133,7 +131,7 @@ def redistribute(e: Emitter, plan: SitePlan, context: MapContext, mask: str, val
     unsaturated = e.op("Greater", rest, floor, role="unsaturated")
     divisor = e.op("Div", rest, room if total is None else e.op("Mul", room, total))
     divisor = e.op("Where", active, e.op("Where", unsaturated, divisor, e.constant(np.inf)), one, role="divisor")
-    return Rows(flagged, active, lost, e.unsqueeze(divisor, 3), kept, unsaturated, total, room, benign, refuge, alike, one_head)
+    return Rows(flagged, active, lost, e.unsqueeze(divisor, 3), unsaturated, total, room, benign, refuge, alike, one_head)
 
 
 def _rows_differ(e: Emitter, context: MapContext, flagged: str, unflagged: str) -> _Seen:
