@@ -111,7 +111,9 @@ def __dir__() -> list[str]:
 
 
 class _Package(ModuleType):
-    """`fit` and `compare` are functions here and the modules they live in; importing a module must not hide the function."""
+    """`fit` and `compare` are functions here and the modules they live in; importing a module must not hide the
+    function.
+    """
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not (name in _HOME and isinstance(value, ModuleType)):

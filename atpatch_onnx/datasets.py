@@ -1,8 +1,8 @@
 """Data sets on disk: one `.npz` file, arrays with the sample axis first, never pickled objects.
 
-Every array is a graph input under the graph's own name, except these:
-`labels` (N,) int; `columns` (N, K) bool and `pair` (N,) int of a debugging set; `target` scalar int and `clean_row` (N,) int of a triggered
-set; `group` (N,) int of a flip set.
+Every array is a graph input under the graph's own name, except these: `labels` (N,) int; `columns` (N, K) bool and
+`pair` (N,) int of a debugging set; `target` scalar int and `clean_row` (N,) int of a triggered set; `group` (N,) int of
+a flip set.
 """
 
 from __future__ import annotations
@@ -66,11 +66,16 @@ class DataSet:
         for name, array in inputs.items():
             if not count or rows[name] != count:
                 raise DATA_MALFORMED(
-                    f"{origin}: input {name!r} has shape {array.shape}; all inputs need one and the same number of samples"
+                    f"{origin}: input {name!r} has shape {array.shape}; all inputs need one and the same number of"
+                    " samples"
                 )
             if array.dtype.kind not in "biufU" or (array.dtype.kind == "f" and not np.isfinite(array).all()):
-                raise DATA_MALFORMED(f"{origin}: input {name!r} ({array.dtype}) holds something else than finite numbers or strings")
-        given: dict[str, Any] = {name: _per_row(origin, name, arrays[name], count) for name in _PER_ROW if name in arrays}
+                raise DATA_MALFORMED(
+                    f"{origin}: input {name!r} ({array.dtype}) holds something else than finite numbers or strings"
+                )
+        given: dict[str, Any] = {
+            name: _per_row(origin, name, arrays[name], count) for name in _PER_ROW if name in arrays
+        }
         if "columns" in arrays:
             given["columns"] = _columns(origin, np.asarray(arrays["columns"]), count)
         if "target" in arrays:
@@ -116,7 +121,8 @@ def load_dataset(path: str | os.PathLike[str]) -> DataSet:
     """Read an `.npz` file.
 
     Raises:
-        AtpatchError: ATP002 and ATP021 where there is no such file, ATP056 where it is no `.npz`, holds objects, or is inconsistent.
+        AtpatchError: ATP002 and ATP021 where there is no such file, ATP056 where it is no `.npz`, holds objects, or is
+        inconsistent.
     """
     arrays = read_arrays(path, DATA_MALFORMED, "give the path of one .npz file")
     return DataSet.from_arrays(arrays, str(path))
@@ -134,11 +140,15 @@ def as_dataset(data: DataSet | Arrays | str | os.PathLike[str]) -> DataSet:
 def _per_row(origin: str, name: str, array: NDArray[Any], count: int | None) -> Ints:
     array = np.asarray(array)
     if array.shape != (count,) or array.dtype.kind not in "iu" or (array > _LARGEST).any():
-        raise DATA_MALFORMED(f"{origin}: {name} must be {count} integers, one a sample, not {array.dtype} {array.shape}")
+        raise DATA_MALFORMED(
+            f"{origin}: {name} must be {count} integers, one a sample, not {array.dtype} {array.shape}"
+        )
     return array.astype(np.int64)
 
 
 def _columns(origin: str, array: NDArray[Any], count: int | None) -> NDArray[np.bool_]:
     if array.ndim != 2 or array.shape[0] != count or not np.isin(array, (0, 1)).all():
-        raise DATA_MALFORMED(f"{origin}: columns must be booleans of shape ({count}, K), not {array.dtype} {array.shape}")
+        raise DATA_MALFORMED(
+            f"{origin}: columns must be booleans of shape ({count}, K), not {array.dtype} {array.shape}"
+        )
     return array.astype(bool)

@@ -50,7 +50,9 @@ class Demo:
     def to_json(self, report: Path | None) -> dict[str, Any]:
         """Plain shares and the ratio on top; intervals and counts under "details"."""
         original, patched = (self.comparison.figures[name] for name in self.comparison.graphs)
-        latency = {kind: latency_json(seconds, *self.comparison.graphs) for kind, seconds in self.comparison.requests.items()}
+        latency = {
+            kind: latency_json(seconds, *self.comparison.graphs) for kind, seconds in self.comparison.requests.items()
+        }
         return {
             "original": {name: original.values[name] for name in ("accuracy", "asr")},
             "patched": {name: patched.values[name] for name in ("accuracy", "asr", "asr_star", "clean_flagged")},
@@ -85,7 +87,9 @@ def run_demo(folder: Path = FOLDER, progress: Progress = lambda step: None) -> D
         progress(f"patch: {len(hotfix.sites)} of {len(inspection.sites)} sites, as the hotfix says")
         patch = patch_model(source, served, hotfix=hotfix)
         progress("compare: clean and triggered digits through both models, then one request at a time")
-        comparison = compare(source, served, folder / "clean.npz", triggered=folder / "triggered.npz", hotfix=hotfix, threads=1)
+        comparison = compare(
+            source, served, folder / "clean.npz", triggered=folder / "triggered.npz", hotfix=hotfix, threads=1
+        )
         inserted = _inserted(model_io.load(served), patch.sites)
     return Demo(inspection, patch, hotfix, inserted, comparison)
 

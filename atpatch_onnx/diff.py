@@ -1,7 +1,7 @@
 """What differs between two models, node by node.
 
-Nodes are matched by body and first output: values are assigned once, so the output names the node, while indices shift with every
-insertion and names may be missing.
+Nodes are matched by body and first output: values are assigned once, so the output names the node, while indices shift
+with every insertion and names may be missing.
 """
 
 from __future__ import annotations
@@ -66,10 +66,17 @@ class Difference:
         for change in self.changes:
             if change.what == "node":
                 counts.setdefault(change.site, Counter())[change.status] += 1
-        return {site: {status: count[status] for status in ("added", "removed", "changed")} for site, count in counts.items()}
+        return {
+            site: {status: count[status] for status in ("added", "removed", "changed")}
+            for site, count in counts.items()
+        }
 
     def to_json(self) -> dict[str, Any]:
-        return {"identical": self.identical, "sites": self.by_site(), "changes": [change.to_json() for change in self.changes]}
+        return {
+            "identical": self.identical,
+            "sites": self.by_site(),
+            "changes": [change.to_json() for change in self.changes],
+        }
 
 
 def diff_models(before: Model, after: Model) -> Difference:
@@ -145,7 +152,16 @@ def _nodes(left: Mapping[str, onnx.NodeProto], right: Mapping[str, onnx.NodeProt
         if mine is not None and yours is not None:
             parts = _parts(mine, yours)
             if parts:
-                yield Change("changed", "node", yours.name or key, body, _site(yours) or _site(mine), mine.op_type, yours.op_type, parts)
+                yield Change(
+                    "changed",
+                    "node",
+                    yours.name or key,
+                    body,
+                    _site(yours) or _site(mine),
+                    mine.op_type,
+                    yours.op_type,
+                    parts,
+                )
         elif mine is not None:
             yield Change("removed", "node", mine.name or key, body, _site(mine), mine.op_type, None)
         elif yours is not None:
@@ -153,7 +169,9 @@ def _nodes(left: Mapping[str, onnx.NodeProto], right: Mapping[str, onnx.NodeProt
 
 
 def _parts(a: onnx.NodeProto, b: onnx.NodeProto) -> tuple[str, ...]:
-    scalars = [name for name in ("op_type", "domain", "overload", "name", "doc_string") if getattr(a, name) != getattr(b, name)]
+    scalars = [
+        name for name in ("op_type", "domain", "overload", "name", "doc_string") if getattr(a, name) != getattr(b, name)
+    ]
     lists = [name for name in ("input", "output") if list(getattr(a, name)) != list(getattr(b, name))]
     attributes = ["attributes"] if _attributes(a) != _attributes(b) else []
     metadata = [] if list(a.metadata_props) == list(b.metadata_props) else ["metadata"]
@@ -180,7 +198,8 @@ def _type(proto: onnx.TypeProto) -> str:
     kind = _dtype(proto.tensor_type.elem_type)
     if not proto.tensor_type.HasField("shape"):
         return f"{kind}[…]"
-    return f"{kind}[{', '.join(str(d.dim_value) if d.HasField('dim_value') else d.dim_param or '?' for d in proto.tensor_type.shape.dim)}]"
+    dims = (str(d.dim_value) if d.HasField("dim_value") else d.dim_param or "?" for d in proto.tensor_type.shape.dim)
+    return f"{kind}[{', '.join(dims)}]"
 
 
 def _inputs(body: Body | None) -> dict[str, str]:

@@ -80,7 +80,8 @@ class Examination:
             "packages": dict(self.packages),
             "providers": list(self.providers),
             "commands": {
-                name: {"ready": not missing, "missing": list(missing), "pip": self.pip(name)} for name, missing in self.commands.items()
+                name: {"ready": not missing, "missing": list(missing), "pip": self.pip(name)}
+                for name, missing in self.commands.items()
             },
             "problems": list(self.problems),
         }
@@ -94,7 +95,10 @@ def examine() -> Examination:
     problems = []
     installed = [name for name in _RUNTIMES if packages[name]]
     if len(installed) > 1:
-        problems.append("onnxruntime and onnxruntime-gpu are both installed and overwrite each other: uninstall both, then install one")
+        problems.append(
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other: uninstall both, then"
+            " install one"
+        )
     try:
         available = providers()
     except AtpatchError as error:
@@ -102,7 +106,8 @@ def examine() -> Examination:
             problems.append(f"{installed[0]} is installed but cannot be imported: {error.__cause__}")
     if packages["onnxruntime-gpu"] and available and "CUDAExecutionProvider" not in available:
         problems.append(
-            "onnxruntime-gpu is installed but offers no CUDAExecutionProvider: check the CUDA and cuDNN versions it was built for"
+            "onnxruntime-gpu is installed but offers no CUDAExecutionProvider: check the CUDA and cuDNN versions it was"
+            " built for"
         )
     have = {name for name, found in packages.items() if found}
     # Any build counts, also a vendor's under another distribution name.
@@ -111,7 +116,14 @@ def examine() -> Examination:
         command: tuple(dict.fromkeys(package for extra in extras for package in EXTRAS[extra] if package not in have))
         for command, extras in NEEDS.items()
     }
-    return Examination(platform.python_version(), f"{sys.platform} {platform.machine()}", packages, available, commands, tuple(problems))
+    return Examination(
+        platform.python_version(),
+        f"{sys.platform} {platform.machine()}",
+        packages,
+        available,
+        commands,
+        tuple(problems),
+    )
 
 
 def _version(package: str) -> str | None:

@@ -85,36 +85,37 @@ RUNTIME_MISSING = declare(
     "ATP050",
     "onnxruntime is not installed",
     "pip install 'atpatch-onnx[cpu]' (or 'atpatch-onnx[gpu]' on a CUDA host)",
-    "Inspecting, patching and unpatching need no runtime; everything that runs a model does. The CPU and the GPU build of "
-    "onnxruntime cannot live in one environment, so neither is installed unless you name it.",
+    "Inspecting, patching and unpatching need no runtime; everything that runs a model does. The CPU and the GPU build"
+    " of onnxruntime cannot live in one environment, so neither is installed unless you name it.",
 )
 EXTRA_MISSING = declare(
     "ATP051",
     "an optional dependency of this command is not installed",
     "install the extra that the message names",
-    "A production host that only patches and serves needs neither torch nor matplotlib, so those are extras. 'atpatch-onnx "
-    "doctor' lists what is missing for which command.",
+    "A production host that only patches and serves needs neither torch nor matplotlib, so those are extras."
+    " 'atpatch-onnx doctor' lists what is missing for which command.",
 )
 RUNTIME_REFUSES = declare(
     "ATP052",
     "onnxruntime cannot load or run the model",
-    "check that the original model loads in this onnxruntime; a newer onnxruntime may be needed for its opset or IR version",
-    "The message carries onnxruntime's own words. A bfloat16 model does not load on the CPU provider at all, and an old "
-    "onnxruntime refuses a newer IR version.",
+    "check that the original model loads in this onnxruntime; a newer onnxruntime may be needed for its opset or IR"
+    " version",
+    "The message carries onnxruntime's own words. A bfloat16 model does not load on the CPU provider at all, and an old"
+    " onnxruntime refuses a newer IR version.",
 )
 HOTFIX_CORRUPT = declare(
     "ATP053",
     "the hotfix file is corrupt or not a hotfix",
     "fetch or fit the hotfix again",
-    "A hotfix is a safetensors file whose header holds the plan and whose content digest is checked on loading. A truncated "
-    "or edited file stops here.",
+    "A hotfix is a safetensors file whose header holds the plan and whose content digest is checked on loading. A"
+    " truncated or edited file stops here.",
 )
 HOTFIX_MISMATCH = declare(
     "ATP054",
     "the hotfix belongs to another model",
     "fit a hotfix on this model, or pass --force if the difference is deliberate",
-    "Every hotfix carries fingerprints of the structure and of the weights it was fitted on. Detectors and benign values "
-    "of one model mean nothing in another, even one of the same architecture.",
+    "Every hotfix carries fingerprints of the structure and of the weights it was fitted on. Detectors and benign"
+    " values of one model mean nothing in another, even one of the same architecture.",
 )
 HOTFIX_VERSION = declare(
     "ATP055",
@@ -126,15 +127,16 @@ DATA_MALFORMED = declare(
     "ATP056",
     "a data set is malformed",
     "check names, shapes and dtypes of the arrays in the .npz file",
-    "Data sets are .npz files with one array per graph input, sample axis first, plus labels (N,), and for debugging sets "
-    "columns (N, K) and pair (N,). Pickled objects are never read.",
+    "Data sets are .npz files with one array per graph input, sample axis first, plus labels (N,), and for debugging"
+    " sets columns (N, K) and pair (N,). Pickled objects are never read.",
 )
 NOT_HELPFUL = declare(
     "ATP057",
     "no hotfix that helps was found",
-    "check that the rows hold this model's trigger and that the columns mark it; then give more rows, or allow more false flags",
-    "On the held-back part of the data no choice of sites, benign level and threshold lowered the attack rate within the "
-    "allowed accuracy loss and clean flag rate. Nothing is written rather than a patch that only costs time.",
+    "check that the rows hold this model's trigger and that the columns mark it; then give more rows, or allow more"
+    " false flags",
+    "On the held-back part of the data no choice of sites, benign level and threshold lowered the attack rate within"
+    " the allowed accuracy loss and clean flag rate. Nothing is written rather than a patch that only costs time.",
     exit_code=1,
 )
 UNKNOWN_SITE = declare(
@@ -160,115 +162,119 @@ NOTHING_FITTED = declare(
     "nothing is known about this model, and it is not shown to be one that the training-free detector suits",
     "fit a hotfix ('atpatch-onnx fit MODEL --debug SET.npz', or '--clean ROWS.npz' where no trigger is known), or name "
     "--detector statistic to use that detector all the same",
-    "Without a hotfix, 'patch' can only compare the columns of a map with one another. That needs a text encoder: integer ids looked up in "
-    "a table, of any length, and maps whose rows all see the same columns. The places of an image or of a table differ by nature, and a "
-    "decoder's first tokens draw attention by nature, so a guess there may flag every request and spoil every answer. Whatever cannot be "
-    "shown from the graph is refused, and nothing is written.",
+    "Without a hotfix, 'patch' can only compare the columns of a map with one another. That needs a text encoder:"
+    " integer ids looked up in a table, of any length, and maps whose rows all see the same columns. The places of an"
+    " image or of a table differ by nature, and a decoder's first tokens draw attention by nature, so a guess there may"
+    " flag every request and spoil every answer. Whatever cannot be shown from the graph is refused, and nothing is"
+    " written.",
 )
 SOURCE_UNUSABLE = declare(
     "ATP070",
     "the model to export cannot be loaded",
     "give a folder written by save_pretrained, a hub id that transformers can fetch, or package.module:factory",
-    "Folders and hub ids go through transformers' own loader. Code that a repository brings along is never run, and a model whose "
-    "weights lack a head is refused, since transformers would fill it with random numbers.",
+    "Folders and hub ids go through transformers' own loader. Code that a repository brings along is never run, and a"
+    " model whose weights lack a head is refused, since transformers would fill it with random numbers.",
 )
 TASK_UNCLEAR = declare(
     "ATP071",
     "the task cannot be told from the model, or does not fit it",
     "name one with --task; 'atpatch-onnx export --help' lists them",
-    "The task decides which inputs and outputs the graph has. It is read from the architecture in the model's configuration.",
+    "The task decides which inputs and outputs the graph has. It is read from the architecture in the model's"
+    " configuration.",
 )
 EXPORT_FAILED = declare(
     "ATP072",
     "torch's exporter refuses the model",
     "try the other --exporter, the other --attention, or another --opset",
-    "The message is torch's own. The two exporters have different gaps, so a model that one refuses often passes the other.",
+    "The message is torch's own. The two exporters have different gaps, so a model that one refuses often passes the"
+    " other.",
 )
 PARITY_LOST = declare(
     "ATP073",
     "the exported graph does not compute what torch computes",
     "try the other --exporter or --attention, or raise --tolerance if the difference is acceptable",
-    "The graph is run on inputs of other batch sizes and lengths than the traced ones, padded and unpadded, and held against torch. "
-    "An exporter that froze a length into the graph shows up here. Nothing is written.",
+    "The graph is run on inputs of other batch sizes and lengths than the traced ones, padded and unpadded, and held"
+    " against torch. An exporter that froze a length into the graph shows up here. Nothing is written.",
     exit_code=1,
 )
 ADDRESS_UNUSABLE = declare(
     "ATP074",
     "the address cannot be listened on",
     "choose another --port or --host, or stop what listens there",
-    "By default the server listens on 127.0.0.1 alone. It has no TLS and no accounts: put a proxy in front of it before "
-    "it faces a network.",
+    "By default the server listens on 127.0.0.1 alone. It has no TLS and no accounts: put a proxy in front of it before"
+    " it faces a network.",
 )
 ARMS_DIFFER = declare(
     "ATP075",
     "the two models cannot stand in for each other",
     "serve a model and a patch of that very model",
-    "Both arms answer under one name, so inputs and outputs must agree in name, dtype and shape. A patch changes none of them.",
+    "Both arms answer under one name, so inputs and outputs must agree in name, dtype and shape. A patch changes none"
+    " of them.",
 )
 NOT_SERVABLE = declare(
     "ATP076",
     "the model has an input or output that cannot be served",
     "give the graph plain tensors as inputs and outputs",
-    "The Open Inference Protocol carries dense tensors of booleans, numbers and strings. Sequences, maps, optionals, and "
-    "bfloat16 and smaller "
-    "types, which numpy lacks, are not among them.",
+    "The Open Inference Protocol carries dense tensors of booleans, numbers and strings. Sequences, maps, optionals,"
+    " and bfloat16 and smaller types, which numpy lacks, are not among them.",
 )
 SAMPLES_UNREADABLE = declare(
     "ATP080",
     "a file of samples, a column description or a pattern cannot be used",
     "check the file against 'atpatch-onnx debugset --help'",
-    "Texts are TSV or CSV with a header and a column of whole-number labels; tables are CSV with a column description in JSON or TOML, "
-    "or an .npz in the graph's own coding; patterns are .npy or .png. Fields are never guessed.",
+    "Texts are TSV or CSV with a header and a column of whole-number labels; tables are CSV with a column description"
+    " in JSON or TOML, or an .npz in the graph's own coding; patterns are .npy or .png. Fields are never guessed.",
 )
 TOKENIZER_UNUSABLE = declare(
     "ATP081",
     "the tokenizer cannot be used",
     "give the folder that holds the model's tokenizer.json, or the vocab.txt of a WordPiece model",
-    "Tokens must be those that the model was trained with, or every column label is wrong. A tokenizer whose ids the graph's embedding "
-    "table does not hold belongs to another model.",
+    "Tokens must be those that the model was trained with, or every column label is wrong. A tokenizer whose ids the"
+    " graph's embedding table does not hold belongs to another model.",
 )
 NOT_DIFFERENTIABLE = declare(
     "ATP082",
     "no gradient can be taken through the model",
-    "invert the trigger on the float32 export from before fusing or quantising: triggers carry over, fit on the deployed file",
-    "Trigger inversion runs the graph's standard operators in torch and holds the result against onnxruntime first. Fused, quantised "
-    "and control-flow operators other than If are not among them.",
+    "invert the trigger on the float32 export from before fusing or quantising: triggers carry over, fit on the"
+    " deployed file",
+    "Trigger inversion runs the graph's standard operators in torch and holds the result against onnxruntime first."
+    " Fused, quantised and control-flow operators other than If are not among them.",
 )
 NOTHING_FOUND = declare(
     "ATP083",
     "there is nothing to make a debugging set of",
     "check the target class, or take it as good news",
-    "Every row is of the target class, or no prediction changes with the protected attribute, or every one does, so that no row is "
-    "left to be clean. Nothing is written.",
+    "Every row is of the target class, or no prediction changes with the protected attribute, or every one does, so"
+    " that no row is left to be clean. Nothing is written.",
     exit_code=1,
 )
 COLUMNS_UNCLEAR = declare(
     "ATP084",
     "it cannot be told which columns of the maps a trigger or an attribute covers",
     "name them: --patch-size and --class-tokens for images, 'token' in the column description for tables",
-    "Columns are found by experiment: what a change of the input moves among the value vectors of the first attention site. A model that "
-    "mixes its tokens before the first site, or counts windows instead of samples, hides that.",
+    "Columns are found by experiment: what a change of the input moves among the value vectors of the first attention"
+    " site. A model that mixes its tokens before the first site, or counts windows instead of samples, hides that.",
 )
 LOG_UNREADABLE = declare(
     "ATP087",
     "the decision log cannot be read, or holds no decision",
     "give the file that 'atpatch-onnx serve --log' writes",
-    "One JSON object a line; files rotated away from it (FILE.1, FILE.2.gz, ...) are read along. Broken lines are passed over and "
-    "counted, but a log in which no line is a decision is refused.",
+    "One JSON object a line; files rotated away from it (FILE.1, FILE.2.gz, ...) are read along. Broken lines are"
+    " passed over and counted, but a log in which no line is a decision is refused.",
 )
 OUTCOMES_UNREADABLE = declare(
     "ATP088",
     "the outcomes cannot be read or joined with the log",
     "give CSV with a header or JSON lines with the fields 'id' or 'unit', and 'label' or 'outcome' or both",
-    "'id' is the request id of the log and 'unit' its unit digest. 'label' is the class that would have been right, a list where the "
-    "request held several samples; 'outcome' is 0 or 1, whether what is counted came of the request.",
+    "'id' is the request id of the log and 'unit' its unit digest. 'label' is the class that would have been right, a"
+    " list where the request held several samples; 'outcome' is 0 or 1, whether what is counted came of the request.",
 )
 FOLDER_FOREIGN = declare(
     "ATP090",
     "the folder to deploy into holds something else",
     "name a new or empty folder, or one that the same 'deploy' command wrote",
-    "Files of an earlier run of the same command are replaced; nothing that the command did not write is touched, and nothing is "
-    "written outside the folder.",
+    "Files of an earlier run of the same command are replaced; nothing that the command did not write is touched, and"
+    " nothing is written outside the folder.",
 )
 NAME_UNUSABLE = declare(
     "ATP091",

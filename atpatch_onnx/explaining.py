@@ -1,4 +1,7 @@
-"""Why a Softmax is a site or is none: the finder's trace, and what a patch would write there. Words for pictures, no drawing."""
+"""Why a Softmax is a site or is none: the finder's trace, and what a patch would write there.
+
+Words for pictures, no drawing.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,16 @@ from .errors import UNKNOWN_SITE
 from .inspecting import original_of
 from .plans import UNTRAINED
 
-__all__ = ["Explanation", "Explanations", "Insertion", "edge_text", "end_text", "explain_model", "explain_site", "facts_of"]
+__all__ = [
+    "Explanation",
+    "Explanations",
+    "Insertion",
+    "edge_text",
+    "end_text",
+    "explain_model",
+    "explain_site",
+    "facts_of",
+]
 
 _SUGGESTIONS = 4
 
@@ -62,7 +74,9 @@ class Explanation:
 
 @dataclass(frozen=True)
 class Explanations:
-    """A whole model: everything that was found, in graph order, and the module path of every node in execution order."""
+    """A whole model: everything that was found, in graph order,
+    and the module path of every node in execution order.
+    """
 
     found: tuple[Explanation, ...]
     scopes: tuple[str, ...] = field(repr=False)
@@ -96,7 +110,10 @@ def explain_site(model: Model, name: str) -> Explanation:
     if not matching:
         known = [trace.name for trace in traces]
         close = difflib.get_close_matches(name, known, _SUGGESTIONS, 0.4) or known[:_SUGGESTIONS]
-        raise UNKNOWN_SITE(f"there is no site or Softmax {name!r}" + (f"; the model has {', '.join(close)}" if close else "; it has none"))
+        raise UNKNOWN_SITE(
+            f"there is no site or Softmax {name!r}"
+            + (f"; the model has {', '.join(close)}" if close else "; it has none")
+        )
     trace = matching[0]
     return Explanation(trace, None if trace.site is None else _insertions(proto, [trace.site])[trace.site.id])
 
@@ -121,16 +138,31 @@ def facts_of(explanation: Explanation) -> list[tuple[str, str]]:
     if site is None or insertion is None:
         why = "" if trace.rejection is None else trace.rejection.reason
         axis = "not read" if trace.axis is None else str(trace.axis)
-        return [("why", why), ("operator", trace.op_type), ("normalised axis", axis), ("in", trace.body or "main graph")]
+        return [
+            ("why", why),
+            ("operator", trace.op_type),
+            ("normalised axis", axis),
+            ("in", trace.body or "main graph"),
+        ]
     heads = "not known" if site.heads is None else str(site.heads)
     facts = [
         ("form", site.form),
         ("in", trace.body or "main graph"),
         ("heads", heads + (f", width {site.head_dim}" if site.head_dim else "")),
-        ("map", f"query rows on axis {site.query_axis}, key columns on axis {site.key_axis}, operand {site.operand} of the product"),
+        (
+            "map",
+            (
+                f"query rows on axis {site.query_axis}, key columns on axis {site.key_axis}, operand {site.operand} of"
+                " the product"
+            ),
+        ),
         (
             "attention",
-            "queries and keys are the same tokens" if site.self_attention else "queries and keys are not shown to be the same tokens",
+            (
+                "queries and keys are the same tokens"
+                if site.self_attention
+                else "queries and keys are not shown to be the same tokens"
+            ),
         ),
         ("key mask", site.key_mask or "none found; masked columns are read off the map"),
         ("confidence", site.confidence),
@@ -144,8 +176,8 @@ def _patch_text(insertion: Insertion, site: Site) -> str:
         return f"refused, {insertion.refused}"
     place = f"behind {site.matmul} and its Q/DQ pair" if site.quantizer else f"in place of {site.matmul}"
     return (
-        f"{place}: {insertion.outside} nodes with the training-free detector; {insertion.flagged} more run where a column is flagged, "
-        f"else {insertion.unflagged}"
+        f"{place}: {insertion.outside} nodes with the training-free detector; {insertion.flagged} more run where a"
+        f" column is flagged, else {insertion.unflagged}"
     )
 
 

@@ -1,4 +1,7 @@
-"""`fit`: a model and data → a hotfix. Split, capture, train or describe, calibrate on the served form, and show evidence."""
+"""`fit`: a model and data → a hotfix.
+
+Split, capture, train or describe, calibrate on the served form, and show evidence.
+"""
 
 from __future__ import annotations
 
@@ -75,18 +78,21 @@ def fit(
     """Train detectors for a model and calibrate them on its served form.
 
     Args:
-        model: path, `onnx.ModelProto` or `onnx_ir.Model`; external data of a proto is looked for in the working directory.
-        debug: debugging set: graph inputs, `columns`, `pair`, and where known `labels`, `target` and `group`. Kinds that learn from clean
-            rows alone do without; of one that is given they learn from its clean rows, and are judged by the others.
+        model: path, `onnx.ModelProto` or `onnx_ir.Model`; external data of a proto is looked for in the working
+        directory.
+        debug: debugging set: graph inputs, `columns`, `pair`, and where known `labels`, `target` and `group`. Kinds
+            that learn from clean rows alone do without; of one that is given they learn from its clean rows, and are
+            judged by the others.
         clean: further clean rows, for a finer false-flag rate.
         output: where to write the hotfix; None: nowhere.
         detector: kind to train, one of `detectors.TRAINABLE`.
         max_clean_flagged: bound on the share of clean requests flagged anywhere, met on the selection part.
         passes: "auto" takes two where they stop more attacks on the selection part.
-        mend, accept: of two passes, see `PatchPlan`; mend "auto" excises where the graph admits it and the selection part shows that it
-            does as well.
-        every: `profile` and `oneclass`: take column means over every n-th query row alone, which is cheaper on long inputs and beside fused
-            operators; see `Profile`. "auto", for `profile`: every eighth, if the selection part shows no loss against all.
+        mend, accept: of two passes, see `PatchPlan`; mend "auto" excises where the graph admits it and the selection
+            part shows that it does as well.
+        every: `profile` and `oneclass`: take column means over every n-th query row alone, which is cheaper on long
+            inputs and beside fused operators; see `Profile`. "auto", for `profile`: every eighth, if the selection part
+            shows no loss against all.
         seed: of the split and the training; the same seed gives the same file.
         include, exclude: regular expressions on site id and scope.
         output_name: graph output whose argmax is the prediction; None: the first float output of rank 2.
@@ -95,14 +101,16 @@ def fit(
         progress: told how far each step is.
 
     Raises:
-        AtpatchError: ATP010 (no site), ATP012 (patched model), ATP019 (output), ATP050-ATP052 (runtime and extras), ATP056 (data),
-            ATP057 (nothing helped), ATP060 (options), ATP015 (two passes or excision where the graph does not admit them), and what
-            reading the model raises.
+        AtpatchError: ATP010 (no site), ATP012 (patched model), ATP019 (output), ATP050-ATP052 (runtime and extras),
+            ATP056 (data), ATP057 (nothing helped), ATP060 (options), ATP015 (two passes or excision where the graph
+            does not admit them), and what reading the model raises.
     """
     wanted = Wanted(passes, mend, accept)
     _check_options(detector, max_clean_flagged, wanted, every, seed)
     if debug is None and (clean is None or detector in LABELLED):
-        raise BAD_OPTION(f"detector {detector!r} needs a debugging set" if clean is not None else "there is nothing to fit on")
+        raise BAD_OPTION(
+            f"detector {detector!r} needs a debugging set" if clean is not None else "there is nothing to fit on"
+        )
     if output is not None:
         check_destination(output)
     data = join(*(None if given is None else as_dataset(given) for given in (debug, clean)))
@@ -120,7 +128,9 @@ def fit(
         if sparse_helped >= helped and _no_worse(sparse, hotfix):
             hotfix, helped = sparse, sparse_helped
     if not (helped or force):
-        raise NOT_HELPFUL("on the held-back part " + _summary(hotfix.evidence), advice(hotfix.evidence["report"]["before"]))
+        raise NOT_HELPFUL(
+            "on the held-back part " + _summary(hotfix.evidence), advice(hotfix.evidence["report"]["before"])
+        )
     if output is not None:
         hotfix.save(output)
     return hotfix
@@ -141,13 +151,24 @@ class _Fitting:
         self._judge = Judge(context.data, self._original)
 
     def run(self, chosen: Sequence[Site], kind: str, wanted: Wanted, every: int) -> tuple[Hotfix, bool]:
-        """The hotfix, and whether it helped on the report part; without attacks there it is not known to be of no help."""
+        """The hotfix, and whether it helped on the report part;
+        without attacks there it is not known to be of no help.
+        """
         context = replace(self._context, every=every)
         capture = Capture(
-            context.model, context.folder, chosen, context.data, context.columns.shape[1] or None, context.threads, context.mask
+            context.model,
+            context.folder,
+            chosen,
+            context.data,
+            context.columns.shape[1] or None,
+            context.threads,
+            context.mask,
         )
         if not capture.sites:
-            raise DATA_MALFORMED("no site fits the data: " + "; ".join(f"{name}: {why}" for name, why in list(capture.skipped.items())[:3]))
+            raise DATA_MALFORMED(
+                "no site fits the data: "
+                + "; ".join(f"{name}: {why}" for name, why in list(capture.skipped.items())[:3])
+            )
         if kind in LABELLED:
             fitted = fit_labelled(context, capture, kind, self._judge, self._output, wanted)
         else:
@@ -157,9 +178,15 @@ class _Fitting:
         evidence = {
             "max_clean_flagged": context.most_flagged,
             "every": every,
-            "rows": {name: {"clean": len(part.clean), "anomalous": len(part.anomalous)} for name, part in parts.items()},
+            "rows": {
+                name: {"clean": len(part.clean), "anomalous": len(part.anomalous)} for name, part in parts.items()
+            },
             "sites": {
-                name: {"recall": fitted.recall.get(name), "detects": name in fitted.detecting, "scores": fitted.scores.get(name, {})}
+                name: {
+                    "recall": fitted.recall.get(name),
+                    "detects": name in fitted.detecting,
+                    "scores": fitted.scores.get(name, {}),
+                }
                 for name in fitted.plan.sites
             },
             "together": fitted.together,
@@ -210,20 +237,28 @@ class _Fitting:
 
 
 def _no_worse(one: Hotfix, other: Hotfix) -> bool:
-    """On the selection part: as few attacks get through and as few clean predictions are lost, and as many attacks are flagged."""
+    """On the selection part: as few attacks get through and as few clean predictions are lost, and as many attacks are
+    flagged.
+    """
     first, second = (hotfix.evidence["calibration"] for hotfix in (one, other))
     fewer = all(first["sites"][key] <= second["sites"][key] for key in ("attack", "lost"))
     return fewer and first["recall"]["k"] >= second["recall"]["k"]
 
 
-def _without_padding(context: Context, original: Runner, sites: Sequence[Site], output: str) -> tuple[Runner, str | None]:
-    """A runner that leaves padding out and the mask it goes by, where the model's scores do not depend on padding; else the one given."""
+def _without_padding(
+    context: Context, original: Runner, sites: Sequence[Site], output: str
+) -> tuple[Runner, str | None]:
+    """A runner that leaves padding out and the mask it goes by, where the model's scores do not depend on padding; else
+    the one given.
+    """
     mask = common_mask(sites, context.data)
     if mask is None:
         return original, None
     cutting = original.without_padding(mask)
     rows = np.argsort(lengths(context.data.inputs[mask]), kind="stable")[:PADDING_ROWS]
-    (_, whole), (_, short) = (next(runner.batches(context.data, rows, PADDING_ROWS, [output])) for runner in (original, cutting))
+    (_, whole), (_, short) = (
+        next(runner.batches(context.data, rows, PADDING_ROWS, [output])) for runner in (original, cutting)
+    )
     same = np.allclose(whole[output], short[output], rtol=PADDING_TOLERANCE, atol=PADDING_TOLERANCE)
     return (cutting, mask) if same else (original, None)
 
@@ -235,13 +270,16 @@ def _check_options(detector: str, max_clean_flagged: float, wanted: Wanted, ever
         raise BAD_OPTION(f"a clean flag rate of {max_clean_flagged} is not in [0, 1)")
     for name, words in (("passes", PassesOption), ("mend", MendOption), ("accept", Accept)):
         if getattr(wanted, name) not in get_args(words):
-            raise BAD_OPTION(f"{name} {getattr(wanted, name)!r} is unknown", f"choose from {', '.join(get_args(words))}")
+            raise BAD_OPTION(
+                f"{name} {getattr(wanted, name)!r} is unknown", f"choose from {', '.join(get_args(words))}"
+            )
     if wanted.mend == "excise" and wanted.passes == "one":
         raise BAD_OPTION("excision takes two passes", "leave --passes out, or --mend")
     goes = detector == "profile" if every == "auto" else every == 1 or (every > 1 and detector in SPARING)
     if not goes:
         raise BAD_OPTION(
-            f"every = {every} does not go with detector {detector!r}", f"1, or more with {' or '.join(SPARING)}; 'auto' with profile"
+            f"every = {every} does not go with detector {detector!r}",
+            f"1, or more with {' or '.join(SPARING)}; 'auto' with profile",
         )
     if seed < 0:
         raise BAD_OPTION(f"seed {seed} is negative")
@@ -261,7 +299,11 @@ def _load(model: Model) -> tuple[onnx.ModelProto, Path]:
 
 def _summary(evidence: Mapping[str, Any]) -> str:
     report = evidence["report"]
-    names = {"unfair": "the share of unfair groups", "asr_star": "ASR*", "recovered": "the share of recovered predictions"}
+    names = {
+        "unfair": "the share of unfair groups",
+        "asr_star": "ASR*",
+        "recovered": "the share of recovered predictions",
+    }
     name = next(name for name in names if name in report["before"])
     before, after = (report[when][name].get("rate", 0.0) for when in ("before", "after"))
     return f"{names[name]} was {before:.1%} before and {after:.1%} after"

@@ -1,7 +1,8 @@
 """The hotfix file: a patch plan with its evidence, signed to one model by fingerprints.
 
-On disk it is a safetensors file (no pickle anywhere). Arrays are tensors; everything else is JSON under one key of the header, with a
-digest over both. One key, because safetensors writes several in no fixed order, and equal hotfixes are to be equal files.
+On disk it is a safetensors file (no pickle anywhere). Arrays are tensors; everything else is JSON under one key of the
+header, with a digest over both. One key, because safetensors writes several in no fixed order, and equal hotfixes are
+to be equal files.
 """
 
 from __future__ import annotations
@@ -28,7 +29,20 @@ from rewriters.sites import Site
 from .errors import BAD_OPTION, HOTFIX_CORRUPT, HOTFIX_MISMATCH, HOTFIX_VERSION
 from .hotfix_codec import Arrays, decode, encode, finite_json
 
-__all__ = ["FORMAT", "SUFFIX", "Accept", "Benign", "Hotfix", "HotfixSite", "Joint", "Mend", "Passes", "Values", "is_silent", "kinds"]
+__all__ = [
+    "FORMAT",
+    "SUFFIX",
+    "Accept",
+    "Benign",
+    "Hotfix",
+    "HotfixSite",
+    "Joint",
+    "Mend",
+    "Passes",
+    "Values",
+    "is_silent",
+    "kinds",
+]
 
 FORMAT = 3
 """Version of the file format written, and the one read."""
@@ -58,7 +72,8 @@ class HotfixSite:
 
     Attributes:
         id: the site's id there.
-        layer: its position among all sites of that model, in graph order; holds where an export names its nodes differently.
+        layer: its position among all sites of that model, in graph order; holds where an export names its nodes
+        differently.
         heads: number of heads where it was known.
         fingerprint: `Site.fingerprint`.
         plan: detector and benign pair; the benign attention is the mean, not yet at the hotfix's level.
@@ -114,18 +129,24 @@ class Hotfix:
     def _encode(self) -> tuple[dict[str, Any], Arrays]:
         arrays: Arrays = {}
         sites = [
-            {**{name: getattr(site, name) for name in _SITE_FIELDS}, "plan": encode(site.plan, f"sites/{index}", arrays)}
+            {
+                **{name: getattr(site, name) for name in _SITE_FIELDS},
+                "plan": encode(site.plan, f"sites/{index}", arrays),
+            }
             for index, site in enumerate(self.sites)
         ]
         fields = {name: getattr(self, name) for name in _FIELDS}
-        return finite_json({**{name: kept for name, kept in fields.items() if _ABSENT.get(name) != kept}, "sites": sites}), arrays
+        return (
+            finite_json({**{name: kept for name, kept in fields.items() if _ABSENT.get(name) != kept}, "sites": sites}),
+            arrays,
+        )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the file in one step: complete, or not at all.
 
         Raises:
-            AtpatchError: ATP019 where it cannot be written.
-            ValueError: the plan holds something no hotfix may hold (arrays that are not finite float32, shapes that do not fit).
+            AtpatchError: ATP019 where it cannot be written. ValueError: the plan holds something no hotfix may hold
+            (arrays that are not finite float32, shapes that do not fit).
         """
         path = Path(path)
         body, arrays = self._encode()
@@ -164,7 +185,9 @@ class Hotfix:
         sites = []
         for data in body["sites"]:
             _exactly("a site", data, {**_SITE_FIELDS, "plan": dict})
-            sites.append(HotfixSite(**{name: data[name] for name in _SITE_FIELDS}, plan=decode(data["plan"], arrays, used)))
+            sites.append(
+                HotfixSite(**{name: data[name] for name in _SITE_FIELDS}, plan=decode(data["plan"], arrays, used))
+            )
         if used != arrays.keys():
             raise ValueError("the file holds arrays that nothing refers to")
         if len({site.id for site in sites}) != len(sites) or not sites:
@@ -241,7 +264,11 @@ class Hotfix:
             AtpatchError: ATP054 where the hotfix was made for another model, ATP060 for an impossible override.
         """
         found = _match(self.sites, sites)
-        differences = [_difference(mine, theirs) for mine, theirs in found if theirs is None or mine.fingerprint != theirs.fingerprint]
+        differences = [
+            _difference(mine, theirs)
+            for mine, theirs in found
+            if theirs is None or mine.fingerprint != theirs.fingerprint
+        ]
         if weights is not None and weights != self.weights:
             differences.append(f"weights: hotfix {self.weights[:16]}, model {weights[:16]}")
         matched = [(mine, theirs) for mine, theirs in found if theirs is not None]
@@ -251,7 +278,9 @@ class Hotfix:
         level = _level(self.level if benign is None else benign)
         ids = {mine.id: theirs.id for mine, theirs in matched}
         if passes == "one" and self.joint == "sum":
-            raise PLAN_MISFIT("the hotfix adds up scores of its sites, which takes two passes", "fit one with --passes one")
+            raise PLAN_MISFIT(
+                "the hotfix adds up scores of its sites, which takes two passes", "fit one with --passes one"
+            )
         groups = (tuple(ids[name] for name in group if name in ids) for group in self.groups)
         return PatchPlan(
             sites={theirs.id: _adjusted(mine.plan, level, values) for mine, theirs in matched},
@@ -305,7 +334,9 @@ _ABSENT = {"mend": "redistribute"}
 def _groups(groups: Any, known: set[str]) -> tuple[tuple[str, ...], ...]:
     """Groups as the plan holds them, each of known sites, no site twice."""
     names = [name for group in groups if isinstance(group, list) for name in group]
-    well_formed = all(isinstance(group, list) and group for group in groups) and all(isinstance(name, str) for name in names)
+    well_formed = all(isinstance(group, list) and group for group in groups) and all(
+        isinstance(name, str) for name in names
+    )
     if not well_formed or not known.issuperset(names) or len(set(names)) != len(names):
         raise ValueError("groups must be lists of the hotfix's sites, none in two of them")
     return tuple(tuple(group) for group in groups)
@@ -326,7 +357,10 @@ def _match(mine: Sequence[HotfixSite], theirs: Sequence[Site]) -> list[tuple[Hot
 
 
 def _difference(mine: HotfixSite, theirs: Site | None) -> str:
-    return f"site {mine.id}: hotfix {mine.fingerprint}, model {'has no such site' if theirs is None else theirs.fingerprint}"
+    return (
+        f"site {mine.id}: hotfix {mine.fingerprint}, model"
+        f" {'has no such site' if theirs is None else theirs.fingerprint}"
+    )
 
 
 def _level(benign: Benign) -> float:

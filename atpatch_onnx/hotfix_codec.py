@@ -1,7 +1,8 @@
 """Site plans as JSON and arrays, and back, for the hotfix file.
 
-A table says which fields a class has and of what type. Reading follows the table and nothing else, so a file can only ever yield what is
-listed here, and an unknown or missing field is an error rather than a surprise. Every error of this module is a `ValueError`.
+A table says which fields a class has and of what type. Reading follows the table and nothing else, so a file can only
+ever yield what is listed here, and an unknown or missing field is an error rather than a surprise. Every error of this
+module is a `ValueError`.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ DETECTORS: dict[str, type] = {
 }
 KINDS = tuple(DETECTORS)
 
-# Field types: "array?" may be None; a class is a nested record; [class] a list of records; "detector" a record with its kind.
+# Field types: "array?" may be None; a class is a nested record; [class] a list of records; "detector" a record with its
+# kind.
 FIELDS: dict[type, dict[str, Any]] = {
     SitePlan: {"detector": "detector", "benign": BenignPair, "every_row_sees_every_column": "bool"},
     BenignPair: {"attention": "array", "values": "array?", "own_values": "bool"},
@@ -53,7 +55,11 @@ FIELDS: dict[type, dict[str, Any]] = {
 }
 
 # What files written before a field existed leave out.
-LATER: dict[type, dict[str, Any]] = {Profile: {"every": 1}, OneClass: {"every": 1}, Statistic: {"rows": 1, "by_values": False}}
+LATER: dict[type, dict[str, Any]] = {
+    Profile: {"every": 1},
+    OneClass: {"every": 1},
+    Statistic: {"rows": 1, "by_values": False},
+}
 
 
 def encode(plan: SitePlan, prefix: str, arrays: Arrays) -> dict[str, Any]:
@@ -97,14 +103,21 @@ def _decode(cls: type, data: Any, arrays: Mapping[str, NDArray[Any]], used: set[
         data = {**LATER.get(cls, {}), **data}
     if not isinstance(data, dict) or data.keys() != fields.keys():
         raise ValueError(f"{cls.__name__} must have exactly the fields {', '.join(fields)}")
-    return cls(**{name: _decode_field(f"{cls.__name__}.{name}", kind, data[name], arrays, used) for name, kind in fields.items()})
+    return cls(
+        **{
+            name: _decode_field(f"{cls.__name__}.{name}", kind, data[name], arrays, used)
+            for name, kind in fields.items()
+        }
+    )
 
 
 def _decode_field(where: str, kind: Any, value: Any, arrays: Mapping[str, NDArray[Any]], used: set[str]) -> Any:
     if kind == "detector":
         if not isinstance(value, dict) or not isinstance(value.get("kind"), str) or value["kind"] not in DETECTORS:
             raise ValueError(f"{where} is of no known kind")
-        return _decode(DETECTORS[value["kind"]], {key: item for key, item in value.items() if key != "kind"}, arrays, used)
+        return _decode(
+            DETECTORS[value["kind"]], {key: item for key, item in value.items() if key != "kind"}, arrays, used
+        )
     if isinstance(kind, list):
         if not isinstance(value, list):
             raise ValueError(f"{where} is not a list")
@@ -142,7 +155,10 @@ def _check(plan: SitePlan) -> None:
     if isinstance(detector, Profile):
         _check_arrays(detector.mean, detector.std)
         _check_stack("profile", detector.layers, outputs=1)
-        if detector.mean.ndim not in (1, 2) or not detector.mean.shape[-1:] == detector.std.shape == detector.layers[0].weight.shape[:1]:
+        if (
+            detector.mean.ndim not in (1, 2)
+            or not detector.mean.shape[-1:] == detector.std.shape == detector.layers[0].weight.shape[:1]
+        ):
             raise ValueError("profile: mean, std and the first layer differ in the number of features")
         if not (detector.std > 0).all():
             raise ValueError("profile: std must be positive")
@@ -197,7 +213,11 @@ def _check_stack(kind: str, layers: tuple[Dense, ...], outputs: int | None = Non
     width = None
     for layer in layers:
         _check_arrays(layer.weight, layer.bias)
-        if layer.weight.ndim != 2 or layer.bias.shape != layer.weight.shape[1:] or width not in (None, layer.weight.shape[0]):
+        if (
+            layer.weight.ndim != 2
+            or layer.bias.shape != layer.weight.shape[1:]
+            or width not in (None, layer.weight.shape[0])
+        ):
             raise ValueError(f"{kind}: shapes of the dense layers do not fit")
         width = layer.weight.shape[1]
     if outputs is not None and width != outputs:

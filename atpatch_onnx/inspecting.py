@@ -22,7 +22,16 @@ from rewriters.sites import Inspection, Rejection, Site
 
 from .errors import BAD_FILTER, NO_SITE, UNKNOWN_SITE, AtpatchError
 
-__all__ = ["Model", "count_nodes", "extract_site", "inspect_model", "no_site", "original_of", "read_model", "select_sites"]
+__all__ = [
+    "Model",
+    "count_nodes",
+    "extract_site",
+    "inspect_model",
+    "no_site",
+    "original_of",
+    "read_model",
+    "select_sites",
+]
 
 
 def inspect_model(model: Model, include: str | None = None, exclude: str | None = None) -> Inspection:
@@ -63,14 +72,17 @@ def select_sites(sites: Iterable[Site], include: str | None, exclude: str | None
 @overload
 def extract_site(model: onnx_ir.Model, site_id: str, output: PathLike | None = None) -> onnx_ir.Model: ...
 @overload
-def extract_site(model: onnx.ModelProto | PathLike, site_id: str, output: PathLike | None = None) -> onnx.ModelProto: ...
+def extract_site(
+    model: onnx.ModelProto | PathLike, site_id: str, output: PathLike | None = None
+) -> onnx.ModelProto: ...
 def extract_site(model: Model, site_id: str, output: PathLike | None = None) -> Graph:
     """One attention site as a tiny standalone model, for bug reports; written to `output` when given.
 
     It comes as an `onnx_ir.Model` where the model is one, else as an `onnx.ModelProto`.
 
     Raises:
-        AtpatchError: ATP058 for an unknown site, ATP016 where the output is the model itself, and those of loading and saving.
+        AtpatchError: ATP058 for an unknown site, ATP016 where the output is the model itself, and those of loading and
+        saving.
     """
     from rewriters.surgeon import extract  # graphsurgeon is needed for nothing else
 
@@ -85,7 +97,9 @@ def extract_site(model: Model, site_id: str, output: PathLike | None = None) -> 
     sites, _ = find_sites(proto)
     if site_id not in {site.id for site in sites}:
         known = ", ".join(site.id for site in sites[:8]) + (", …" if len(sites) > 8 else "")
-        raise UNKNOWN_SITE(f"there is no site {site_id!r}" + (f"; the model has {known}" if known else "; the model has none"))
+        raise UNKNOWN_SITE(
+            f"there is no site {site_id!r}" + (f"; the model has {known}" if known else "; the model has none")
+        )
     part = extract(proto, site_id, sites)
     if output is not None:
         model_io.save(part, output)
@@ -99,9 +113,14 @@ def no_site(whose: str, sites: Sequence[Site], rejected: Sequence[Rejection]) ->
         sites: all that the model has, of which a filter left none.
     """
     if sites:
-        return NO_SITE(f"the filters leave none of {len(sites)} sites", "widen --include or --exclude; 'inspect' lists the sites")
+        return NO_SITE(
+            f"the filters leave none of {len(sites)} sites", "widen --include or --exclude; 'inspect' lists the sites"
+        )
     if rejected:
-        return NO_SITE(f"{whose} has no attention site; {len(rejected)} candidate{'s were' if len(rejected) > 1 else ' was'} rejected")
+        return NO_SITE(
+            f"{whose} has no attention site; {len(rejected)} candidate{'s were' if len(rejected) > 1 else ' was'}"
+            " rejected"
+        )
     return NO_SITE(
         f"{whose} has no attention site, and no Softmax or attention operator that could be one",
         "give the file that holds the Transformer itself; a model without attention has nothing to patch",

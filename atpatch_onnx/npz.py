@@ -1,7 +1,9 @@
-"""Arrays from `.npz` and `.npy` files that anyone may have written: no pickled objects, no more memory than the file says it needs.
+"""Arrays from `.npz` and `.npy` files that anyone may have written: no pickled objects, no more memory than the file
+says it needs.
 
-numpy makes room for the shape in the header before it looks at what follows, so a file of a hundred bytes could ask for terabytes. Here the
-header is held against the size of the content first, and the content against the memory of the machine.
+numpy makes room for the shape in the header before it looks at what follows, so a file of a hundred bytes could ask for
+terabytes. Here the header is held against the size of the content first, and the content against the memory of the
+machine.
 """
 
 from __future__ import annotations
@@ -40,7 +42,9 @@ def read_arrays(path: str | os.PathLike[str], fault: Fault, advice: str | None =
         if (size := sum(member.file_size for member in members)) > _memory():
             raise fault(f"{path} holds {size} bytes of arrays, which is more than this machine's memory")
         return {
-            member.filename.removesuffix(".npy"): call(fault, f"{path}: {member.filename!r} cannot be read", _member, archive, member)
+            member.filename.removesuffix(".npy"): call(
+                fault, f"{path}: {member.filename!r} cannot be read", _member, archive, member
+            )
             for member in members
         }
 

@@ -106,7 +106,12 @@ class PatchOptions(TypedDict, total=False):
 
 @overload
 def patch_model(
-    model: PathLike, output: PathLike | None = None, *, in_place: bool = False, link_data: bool = False, **options: Unpack[PatchOptions]
+    model: PathLike,
+    output: PathLike | None = None,
+    *,
+    in_place: bool = False,
+    link_data: bool = False,
+    **options: Unpack[PatchOptions],
 ) -> Patched: ...
 @overload
 def patch_model(model: onnx.ModelProto, **options: Unpack[PatchOptions]) -> onnx.ModelProto: ...
@@ -140,30 +145,33 @@ def patch_model(
 ) -> Patched | Graph:
     """Patch the attention sites of a model. On any failure nothing is written.
 
-    A file makes a file, and what was done is returned. A graph in memory (`onnx.ModelProto`, `onnx_ir.Model`) makes a new graph of the same
-    kind, which is returned; nothing is written, and the argument stays as it is.
+    A file makes a file, and what was done is returned. A graph in memory (`onnx.ModelProto`, `onnx_ir.Model`) makes a
+    new graph of the same kind, which is returned; nothing is written, and the argument stays as it is.
 
-    The plan comes from `hotfix`; else from `detector`; else from `<model>.hotfix` beside the model; else, of a model that is shown to be a
-    text encoder, it is the training-free `statistic` detector with a conservative threshold. A patch that the model carries already is
-    replaced.
+    The plan comes from `hotfix`; else from `detector`; else from `<model>.hotfix` beside the model; else, of a model
+    that is shown to be a text encoder, it is the training-free `statistic` detector with a conservative threshold. A
+    patch that the model carries already is replaced.
 
     Args:
-        model: path, `onnx.ModelProto` or `onnx_ir.Model`. External data is referenced, never read (a hotfix is held against its first and
-            last bytes; those of a proto are looked for in the working directory).
-        output: file to write, of a file; None: `<model>.patched.onnx` beside the input, or the input itself with `in_place`.
+        model: path, `onnx.ModelProto` or `onnx_ir.Model`. External data is referenced, never read (a hotfix is held
+            against its first and last bytes; those of a proto are looked for in the working directory).
+        output: file to write, of a file; None: `<model>.patched.onnx` beside the input, or the input itself with
+        `in_place`.
         hotfix: a hotfix or its file.
         detector: "static" (with `columns`, () never fires), "statistic", or "onnx" (with `detector_model`).
         threshold: flag columns whose score is above this.
         benign: level of the benign attention: "mean", "zero", or a multiple of the mean (without a hotfix: of uniform).
         values: "benign" replaces a flagged column's value too, "own" keeps it (the paper's form).
-        passes: "one" patches each site as it comes, "two" detects at all sites and runs flagged samples again; None: as the hotfix says,
-            else "one".
+        passes: "one" patches each site as it comes, "two" detects at all sites and runs flagged samples again; None: as
+            the hotfix says, else "one".
         mend, accept: of two passes, see `rewriters.plan.PatchPlan`.
         gating: "if" or "none" (branch-free); None: by `target`, "if" on cpu and "none" on cuda.
         telemetry: add outputs that tell which columns were flagged.
-        controls: what `atpatch_enabled` and `atpatch_threshold` are: "optional" inputs (None: these; none below IR version 4), "required"
-            ones, for programs that know no others (onnxruntime-genai, JavaScript), or "none": constants.
-        portable: a graph that other tools survive: branch-free, without controls. Two passes then run twice in every request.
+        controls: what `atpatch_enabled` and `atpatch_threshold` are: "optional" inputs (None: these; none below IR
+            version 4), "required" ones, for programs that know no others (onnxruntime-genai, JavaScript), or "none":
+            constants.
+        portable: a graph that other tools survive: branch-free, without controls. Two passes then run twice in every
+        request.
         freeze: the same as controls="none".
         include, exclude: regular expressions on a site's id and scope.
         in_place: allow the output to be the input.
@@ -171,8 +179,8 @@ def patch_model(
         link_data: hard-link external data into another folder instead of copying it.
 
     Raises:
-        AtpatchError: ATP001-ATP006 (input), ATP010 (no site), ATP016 and ATP018-ATP020 (output), ATP053-ATP055 (hotfix), ATP060 (options),
-            ATP061 (nothing to go by).
+        AtpatchError: ATP001-ATP006 (input), ATP010 (no site), ATP016 and ATP018-ATP020 (output), ATP053-ATP055
+            (hotfix), ATP060 (options), ATP061 (nothing to go by).
     """
     started = time.perf_counter()
     controls, gating = form_of(controls, gating, freeze, portable)
@@ -203,7 +211,9 @@ def patch_model(
     if not chosen:
         whose = os.fspath(model) if isinstance(model, (str, os.PathLike)) else "the model"
         raise no_site(whose, all_sites, rejected)
-    found = beside(Path(model)) if hotfix is None and detector is None and isinstance(model, (str, os.PathLike)) else hotfix
+    found = (
+        beside(Path(model)) if hotfix is None and detector is None and isinstance(model, (str, os.PathLike)) else hotfix
+    )
     fitted = Hotfix.load(found) if isinstance(found, (str, os.PathLike)) else found
     plan = _plan(original, loaded, fitted, all_sites, chosen, options)
     _check_passes(plan, mend, accept)
@@ -234,16 +244,21 @@ def patch_model(
 
 
 @overload
-def unpatch_model(model: PathLike, output: PathLike | None = None, *, in_place: bool = False, link_data: bool = False) -> Unpatched: ...
+def unpatch_model(
+    model: PathLike, output: PathLike | None = None, *, in_place: bool = False, link_data: bool = False
+) -> Unpatched: ...
 @overload
 def unpatch_model(model: onnx.ModelProto) -> onnx.ModelProto: ...
 @overload
 def unpatch_model(model: onnx_ir.Model) -> onnx_ir.Model: ...
-def unpatch_model(model: Model, output: PathLike | None = None, *, in_place: bool = False, link_data: bool = False) -> Unpatched | Graph:
-    """Restore the original of a patched model, field for field; a file makes a file, a graph a graph, as in `patch_model`.
+def unpatch_model(
+    model: Model, output: PathLike | None = None, *, in_place: bool = False, link_data: bool = False
+) -> Unpatched | Graph:
+    """Restore the original of a patched model, field for field; a file makes a file, a graph a graph, as in
+    `patch_model`.
 
-    An `onnx_ir.Model` keeps no bytes to be held against the original's digest; there the check is that all that is taken out was put in by
-    a patch, and that nothing of it is left.
+    An `onnx_ir.Model` keeps no bytes to be held against the original's digest; there the check is that all that is
+    taken out was put in by a patch, and that nothing of it is left.
 
     Args:
         model: path, `onnx.ModelProto` or `onnx_ir.Model`.
@@ -272,7 +287,9 @@ def _destination(model: Model, output: PathLike | None, in_place: bool, suffix: 
     """The file to write; None for a graph, of which none is made."""
     if not isinstance(model, (str, os.PathLike)):
         if output is not None or in_place or link_data:
-            raise BAD_OPTION("output, in_place and link_data go with a model file", "give the file's path, or save what is returned")
+            raise BAD_OPTION(
+                "output, in_place and link_data go with a model file", "give the file's path, or save what is returned"
+            )
         return None
     source = check_source(model)
     if in_place:
@@ -288,7 +305,12 @@ def _destination(model: Model, output: PathLike | None, in_place: bool, suffix: 
 
 
 def _plan(
-    model: onnx.ModelProto, loaded: Loaded, hotfix: Hotfix | None, sites: Sequence[Site], chosen: Sequence[Site], options: Options
+    model: onnx.ModelProto,
+    loaded: Loaded,
+    hotfix: Hotfix | None,
+    sites: Sequence[Site],
+    chosen: Sequence[Site],
+    options: Options,
 ) -> PatchPlan:
     names = {site.id for site in chosen}
     if hotfix is None:
@@ -312,7 +334,8 @@ def _refuse_guess(model: onnx.ModelProto, chosen: Sequence[Site]) -> None:
     if found is not None:
         decoders = "; decoders are not fully supported yet" if found.decoder else ""
         raise NOTHING_FITTED(
-            f"there is no hotfix, and the training-free detector may spoil this model: {found.why}", NOTHING_FITTED.mend + decoders
+            f"there is no hotfix, and the training-free detector may spoil this model: {found.why}",
+            NOTHING_FITTED.mend + decoders,
         )
 
 
@@ -339,6 +362,9 @@ def _notes(hotfix: Hotfix | None, detector: DetectorKind | None, threshold: floa
         return ()
     used = STATISTIC_THRESHOLD if threshold is None else threshold
     return (
-        f"nothing was fitted: using the training-free detector with threshold {used:g}. {STATISTIC_WORTH} "
-        "'atpatch-onnx fit MODEL --debug SET.npz -o MODEL.hotfix' (or --clean ROWS.npz) makes a hotfix for this model, which does better",
+        (
+            f"nothing was fitted: using the training-free detector with threshold {used:g}. {STATISTIC_WORTH}"
+            " 'atpatch-onnx fit MODEL --debug SET.npz -o MODEL.hotfix' (or --clean ROWS.npz) makes a hotfix for this"
+            " model, which does better"
+        ),
     )

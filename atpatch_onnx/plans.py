@@ -18,21 +18,33 @@ from rewriters.sites import Site
 from .errors import BAD_OPTION, NO_SUCH_FILE
 from .hotfix import SUFFIX, Accept, Benign, Hotfix, Mend, Passes, Values
 
-__all__ = ["STATISTIC_THRESHOLD", "STATISTIC_WORTH", "UNTRAINED", "DetectorKind", "Options", "beside", "fitted_plan", "untrained_plan"]
+__all__ = [
+    "STATISTIC_THRESHOLD",
+    "STATISTIC_WORTH",
+    "UNTRAINED",
+    "DetectorKind",
+    "Options",
+    "beside",
+    "fitted_plan",
+    "untrained_plan",
+]
 
 DetectorKind = Literal["static", "statistic", "onnx"]
 
 STATISTIC_THRESHOLD = 8.0
-"""Robust z-score above which the training-free detector flags a column. Conservative: without data the false-flag rate of a model is
-unknown, and a map of a few dozen columns passes 4 or 5 by chance alone."""
+"""Robust z-score above which the training-free detector flags a column. Conservative: without data the false-flag rate
+of a model is unknown, and a map of a few dozen columns passes 4 or 5 by chance alone.
+"""
 
 UNTRAINED = Statistic(rows=8, by_values=True)
-"""The training-free detector of a model of which nothing is known. Eight rows: the mean of fewer hangs on single rows, as a decoder's last
-tokens show, to which only their neighbours have looked."""
+"""The training-free detector of a model of which nothing is known. Eight rows: the mean of fewer hangs on single rows,
+as a decoder's last tokens show, to which only their neighbours have looked.
+"""
 
 STATISTIC_WORTH = (
-    "On short texts (SST-2, four models) it flagged 2 to 20 of 100 clean ones, on longer ones 35 to 76; where a rare word is the trigger "
-    "it left 14 of 100 attacks and cost up to .7 points of accuracy (with --passes two 8 attacks and up to 2 points)."
+    "On short texts (SST-2, four models) it flagged 2 to 20 of 100 clean ones, on longer ones 35 to 76; where a rare"
+    " word is the trigger it left 14 of 100 attacks and cost up to .7 points of accuracy (with --passes two 8 attacks"
+    " and up to 2 points)."
 )
 """What the training-free detector was seen to do, for people who use it."""
 
@@ -62,9 +74,13 @@ class Options:
         if self.threshold is not None and not math.isfinite(self.threshold):
             raise BAD_OPTION(f"threshold {self.threshold} is not a finite number")
         if self.columns is not None and self.detector != "static":
-            raise BAD_OPTION("columns go with the static detector only", "add --detector static, or leave --columns out")
+            raise BAD_OPTION(
+                "columns go with the static detector only", "add --detector static, or leave --columns out"
+            )
         if self.columns is None and self.detector == "static":
-            raise BAD_OPTION("the static detector needs columns", "add --columns 3,7, or --columns none for a patch that never fires")
+            raise BAD_OPTION(
+                "the static detector needs columns", "add --columns 3,7, or --columns none for a patch that never fires"
+            )
         if any(column < 0 for column in self.columns or ()):
             raise BAD_OPTION("a column is a position from 0 up")
         if (self.detector_model is None) != (self.detector != "onnx"):

@@ -52,10 +52,12 @@ def session(
         providers: execution providers in order of preference; None: the CPU provider.
         threads: intra-op threads; None: onnxruntime's choice.
         optimize: False turns every graph optimisation off.
-        folder: where the external data of a graph lies; None: where an `onnx_ir.Model` says, the working directory of a `ModelProto`.
+        folder: where the external data of a graph lies; None: where an `onnx_ir.Model` says, the working directory of a
+            `ModelProto`.
 
     Raises:
-        AtpatchError: ATP050 without onnxruntime, ATP052 where it refuses the model or a provider, ATP020 for a `ModelProto` beyond 2 GiB.
+        AtpatchError: ATP050 without onnxruntime, ATP052 where it refuses the model or a provider, ATP020 for a
+        `ModelProto` beyond 2 GiB.
     """
     ort = _onnxruntime()
     chosen = list(providers or ["CPUExecutionProvider"])

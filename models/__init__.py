@@ -1,1 +1,4 @@
-"""Victim models: how each is built, attacked, fitted and judged. Nothing in `atpatch_onnx` or `rewriters` imports this package."""
+"""Victim models: how each is built, attacked, fitted and judged.
+
+Nothing in `atpatch_onnx` or `rewriters` imports this package.
+"""

@@ -9,7 +9,8 @@ __all__ = ["augment"]
 
 
 def augment(images: torch.Tensor, turn: float, stretch: float, shift: float) -> torch.Tensor:
-    """Each image moved, turned and resized at random; what comes in from outside is mid-grey, the zero of normalised pixels.
+    """Each image moved, turned and resized at random; what comes in from outside is mid-grey, the zero of normalised
+    pixels.
 
     Args:
         images: (N, C, h, w) in [0, 1].
@@ -21,7 +22,9 @@ def augment(images: torch.Tensor, turn: float, stretch: float, shift: float) -> 
         return (torch.rand(count, *shape) * 2 - 1) * limit
 
     angle, size = spread(turn), 1 + spread(stretch)
-    rotation = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], 1).reshape(count, 2, 2) * size[:, None, None]
+    rotation = (
+        torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], 1).reshape(count, 2, 2) * size[:, None, None]
+    )
     affine = torch.cat([rotation, spread(shift, 2, 1)], 2)
     grid = functional.affine_grid(affine, list(images.shape), align_corners=False)
     return functional.grid_sample(images - 0.5, grid, align_corners=False) + 0.5

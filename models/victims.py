@@ -6,10 +6,11 @@ One folder a victim and seed, `<cache>/<name>-s<seed>/`:
 * `debug.npz`: debugging set (clean rows and their triggered or flipped partners, columns labelled);
 * `spare.npz`: further clean rows for thresholds and label-free detectors, none of them in a test;
 * `clean.npz`: the test set; `triggered.npz` (backdoor) or `flips.npz` (bias): the same samples attacked;
-* `victim.json`: recipe, seed, versions, processor seconds, and figures of model and twin on the test set. Written last: it marks
-  a whole folder.
+* `victim.json`: recipe, seed, versions, processor seconds, and figures of model and twin on the test set. Written last:
+  it marks a whole folder.
 
-The cache is `models/.cache` unless ATPATCH_CACHE names another folder; data that no package carries lie in the folder ATPATCH_DATA.
+The cache is `models/.cache` unless ATPATCH_CACHE names another folder; data that no package carries lie in the folder
+ATPATCH_DATA.
 """
 
 from __future__ import annotations
@@ -74,7 +75,14 @@ class Victim:
 
     def finish(self, record: Mapping[str, Any]) -> None:
         """Write `victim.json`, when all else is there."""
-        whole = {"name": self.name, "seed": self.seed, "kind": self.kind, "fault": self.fault, "versions": versions(), **record}
+        whole = {
+            "name": self.name,
+            "seed": self.seed,
+            "kind": self.kind,
+            "fault": self.fault,
+            "versions": versions(),
+            **record,
+        }
         write_file(self.file("victim.json"), (json.dumps(whole, indent=2) + "\n").encode())
 
 

@@ -2,8 +2,8 @@
 
     from rewriters import find_sites, patch, unpatch
 
-Each takes a path, an `onnx.ModelProto` or an `onnx_ir.Model`. Loaded on first use, so that importing a part of the package costs no more
-than that part.
+Each takes a path, an `onnx.ModelProto` or an `onnx_ir.Model`. Loaded on first use, so that importing a part of the
+package costs no more than that part.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""The engine's doors, for a model in any form (see `forms`): graph in, graph of the same kind out; a file is read, never written."""
+"""The engine's doors, for a model in any form (see `forms`): graph in, graph of the same kind out; a file is read,
+never written.
+"""
 
 from __future__ import annotations
 
@@ -30,11 +32,15 @@ def trace_sites(model: Model) -> Traces:
 @overload
 def patch(model: onnx_ir.Model, plan: PatchPlan, sites: Sequence[Site] | None = None) -> onnx_ir.Model: ...
 @overload
-def patch(model: onnx.ModelProto | PathLike, plan: PatchPlan, sites: Sequence[Site] | None = None) -> onnx.ModelProto: ...
+def patch(
+    model: onnx.ModelProto | PathLike, plan: PatchPlan, sites: Sequence[Site] | None = None
+) -> onnx.ModelProto: ...
 def patch(model: Model, plan: PatchPlan, sites: Sequence[Site] | None = None) -> Graph:
     """See `patcher.patch`; `sites` are looked for where they are not given."""
     loaded = read(model)
-    return loaded.alike(patcher.patch(loaded.proto, plan, finder.find_sites(loaded.proto)[0] if sites is None else sites))
+    return loaded.alike(
+        patcher.patch(loaded.proto, plan, finder.find_sites(loaded.proto)[0] if sites is None else sites)
+    )
 
 
 @overload

@@ -1,9 +1,10 @@
 """Writing a file in one step: afterwards it is there complete, or what was there before still is.
 
-1. Where the system can (Linux, most file systems) the content goes into a file without a name, so that a process that is killed leaves
-   nothing behind. It gets a name when it is complete and on the disk.
-2. Elsewhere, and for the moment in which an old file is replaced, it has a temporary name in the same folder and is locked. A locked
-   file has a writer; what a killed process left is not locked, and the next save into that folder removes it.
+1. Where the system can (Linux, most file systems) the content goes into a file without a name, so that a process that
+   is killed leaves nothing behind. It gets a name when it is complete and on the disk.
+2. Elsewhere, and for the moment in which an old file is replaced, it has a temporary name in the same folder and is
+   locked. A locked file has a writer; what a killed process left is not locked, and the next save into that folder
+   removes it.
 3. Only regular files are replaced (see `regular`); an old file's permissions are kept.
 """
 
@@ -36,7 +37,8 @@ def write_file(path: Path, data: bytes) -> None:
     """Put bytes at a path.
 
     Raises:
-        AtpatchError: ATP019 where it cannot be written, ATP021 where something else than a regular file is there; nothing is left behind.
+        AtpatchError: ATP019 where it cannot be written, ATP021 where something else than a regular file is there;
+        nothing is left behind.
     """
     check_destination(path)
     try:
@@ -101,7 +103,8 @@ def workshop(parent: Path) -> Iterator[Path]:
 def _open(folder: Path) -> tuple[int, Path | None]:
     """A new file to write into, and its temporary name; None: it has none yet."""
     if hasattr(os, "O_TMPFILE") and os.path.isdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):  # not every file system has files without a name; those say so with several error numbers
+        # not every file system has files without a name; those say so with several error numbers
+        with contextlib.suppress(OSError):
             return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o666), None
     while True:
         temporary = _temporary(folder)

@@ -33,7 +33,11 @@ def body_at(model: onnx.ModelProto, where: Where) -> Body:
     """The body that a path leads to."""
     body: Body = model.graph
     for index, step in where:
-        body = model.functions[index] if step == "function" else next(a.g for a in body.node[index].attribute if a.name == step)
+        body = (
+            model.functions[index]
+            if step == "function"
+            else next(a.g for a in body.node[index].attribute if a.name == step)
+        )
     return body
 
 
@@ -42,7 +46,9 @@ def reads(node: onnx.NodeProto) -> set[str]:
     read = set(node.input)
     for attribute in node.attribute:
         if attribute.type == onnx.AttributeProto.GRAPH:
-            read |= {name for inner in attribute.g.node for name in reads(inner)} | {value.name for value in attribute.g.output}
+            read |= {name for inner in attribute.g.node for name in reads(inner)} | {
+                value.name for value in attribute.g.output
+            }
     return read
 
 

@@ -1,7 +1,8 @@
-"""Where libraries read what anyone may have written: parsing, checking, shape inference, conversion to onnx-ir and to graphsurgeon.
+"""Where libraries read what anyone may have written: parsing, checking, shape inference, conversion to onnx-ir and to
+graphsurgeon.
 
-They raise whatever the malformed part provokes. Each function here makes one call into a library, and whatever that raises becomes one
-refusal with a code. Nothing of ours runs inside, so an error in our own code stays an error.
+They raise whatever the malformed part provokes. Each function here makes one call into a library, and whatever that
+raises becomes one refusal with a code. Nothing of ours runs inside, so an error in our own code stays an error.
 """
 
 from __future__ import annotations
@@ -85,7 +86,9 @@ def infer_shapes(model: onnx.ModelProto, *, data_prop: bool = False) -> onnx.Mod
         AtpatchError: ATP005.
     """
     data_prop = data_prop and not _contents_grow(model)
-    return call(INVALID_MODEL, "onnx cannot infer shapes", onnx.shape_inference.infer_shapes, model, data_prop=data_prop)
+    return call(
+        INVALID_MODEL, "onnx cannot infer shapes", onnx.shape_inference.infer_shapes, model, data_prop=data_prop
+    )
 
 
 def to_ir(model: onnx.ModelProto) -> ir.Model:
@@ -109,7 +112,9 @@ def _contents_grow(model: onnx.ModelProto) -> bool:
             if node.op_type == "Concat":
                 made = sum(read) if all(read) else 0
             elif node.op_type == "Constant":
-                made = max((_content(attribute.t) for attribute in node.attribute if attribute.HasField("t")), default=1)
+                made = max(
+                    (_content(attribute.t) for attribute in node.attribute if attribute.HasField("t")), default=1
+                )
             else:
                 made = _MOST_AXES if node.op_type == "Shape" else max(read, default=0)
             if made > _LONGEST_CONTENT:

@@ -38,7 +38,9 @@ def check_plan(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -
     if stray:
         raise PLAN_MISFIT(f"site {stray[0]} is in a group without a plan, or in two groups")
     if plan.passes == "two" and not grouped:
-        raise PLAN_MISFIT("two passes need a group of sites whose key columns are the same tokens", "patch with --passes one")
+        raise PLAN_MISFIT(
+            "two passes need a group of sites whose key columns are the same tokens", "patch with --passes one"
+        )
     if not 0 < plan.companion <= 1:
         raise PLAN_MISFIT(f"a companion factor of {plan.companion} is not in (0, 1]")
     if plan.joint == "sum" and plan.passes == "one":

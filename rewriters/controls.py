@@ -1,9 +1,10 @@
-"""Runtime controls: `atpatch_enabled` and `atpatch_threshold`, which steer a running session request by request, as 0-d arrays.
+"""Runtime controls: `atpatch_enabled` and `atpatch_threshold`, which steer a running session request by request, as 0-d
+arrays.
 
-Optional ones are initializers that are graph inputs too: nobody has to feed them. Programs that only know ordinary inputs
-(onnxruntime-genai, onnxruntime in JavaScript) ignore them, and below IR version 4 nothing can override an initializer; required ones are
-ordinary inputs. Local functions see nothing of the graph around them, so there the controls become trailing inputs, handed down by
-every call.
+Optional ones are initializers that are graph inputs too: nobody has to feed them. Programs that only know ordinary
+inputs (onnxruntime-genai, onnxruntime in JavaScript) ignore them, and below IR version 4 nothing can override an
+initializer; required ones are ordinary inputs. Local functions see nothing of the graph around them, so there the
+controls become trailing inputs, handed down by every call.
 """
 
 from __future__ import annotations

@@ -52,11 +52,14 @@ class Emitter:
         opset: version of the default domain in the body written to.
         pool: where constants go.
         shared: values of this body that later sites may reuse, by key.
-        conditional: whether an If may be emitted; off for runtimes and tools that want no control flow. There no Cast to float32 is emitted
-            either, but of half precision: a tool that takes all float32 for float16 then finds nothing that stays float32.
+        conditional: whether an If may be emitted; off for runtimes and tools that want no control flow. There no Cast
+            to float32 is emitted either, but of half precision: a tool that takes all float32 for float16 then finds
+            nothing that stays float32.
     """
 
-    def __init__(self, site: str, opset: int, pool: ConstantPool, shared: dict[str, str], *, conditional: bool = True) -> None:
+    def __init__(
+        self, site: str, opset: int, pool: ConstantPool, shared: dict[str, str], *, conditional: bool = True
+    ) -> None:
         self.site = site
         self.opset = opset
         self.nodes: list[onnx.NodeProto] = []
@@ -89,15 +92,18 @@ class Emitter:
         return self._pool.name(np.asarray(array, dtype), self._root)
 
     def shared(self, key: str, make: Callable[[Emitter], str]) -> str:
-        """The value made for `key` by an earlier site of this body, else a new one, written in front of the branch at hand."""
+        """The value made for `key` by an earlier site of this body, else a new one, written in front of the branch at
+        hand.
+        """
         body = self._outer or self
         if key not in body._shared:
             body._shared[key] = make(body)
         return body._shared[key]
 
     def once(self, key: str, make: Callable[[], str]) -> str:
-        """As `shared`, but in a branch among what the branch itself has written: small values that live through a body cost more than a
-        branch that makes its own (see `subgraphs.site`)."""
+        """As `shared`, but in a branch among what the branch itself has written: small values that live through a body
+        cost more than a branch that makes its own (see `subgraphs.site`).
+        """
         if key not in self._shared:
             self._shared[key] = make()
         return self._shared[key]
@@ -108,7 +114,9 @@ class Emitter:
         self.nodes.append(helper.make_node(op_type, list(inputs), [name], name=name, **attributes))
         return name
 
-    def either(self, condition: str, then: Callable[[Emitter], str], otherwise: Callable[[Emitter], str], dtype: int, role: str) -> str:
+    def either(
+        self, condition: str, then: Callable[[Emitter], str], otherwise: Callable[[Emitter], str], dtype: int, role: str
+    ) -> str:
         """An If with one output of an element type; `then` and `otherwise` write the branches."""
         name = self.value(role)
         branches = {}
@@ -132,7 +140,9 @@ class Emitter:
         return name
 
     def keep(self, node: onnx.NodeProto, role: str) -> onnx.NodeProto:
-        """The model's own node under a name of ours, its first output as `<role>_output`; other outputs keep their names."""
+        """The model's own node under a name of ours, its first output as `<role>_output`; other outputs keep their
+        names.
+        """
         twin = onnx.NodeProto()
         twin.CopyFrom(node)
         twin.name = self.value(role)
@@ -150,8 +160,9 @@ class Emitter:
         return self._with_axes(f"Reduce{kind}", x, axes, role, keepdims=int(keepdims))
 
     def peak(self, x: str, *axes: int, keepdims: bool = True, role: str | None = None) -> str:
-        """Above a bar near 0 where any number is, of numbers that are not negative: their maximum, or in branch-free graphs their sum,
-        whose shape onnxruntime's symbolic inference knows at every opset."""
+        """Above a bar near 0 where any number is, of numbers that are not negative: their maximum, or in branch-free
+        graphs their sum, whose shape onnxruntime's symbolic inference knows at every opset.
+        """
         return self.reduce("Max" if self.conditional else "Sum", x, *axes, keepdims=keepdims, role=role)
 
     def unsqueeze(self, x: str, *axes: int) -> str:
@@ -171,7 +182,10 @@ class Emitter:
         return self.float(x) if self.conditional else self.op("Where", x, self.constant(1.0), self.constant(0.0))
 
     def at_least(self, x: str, least: ArrayLike) -> str:
-        """x, but no number below `least`. Not by Max: some converters to half precision leave it, and its constants, in float32."""
+        """x, but no number below `least`.
+
+        Not by Max: some converters to half precision leave it, and its constants, in float32.
+        """
         return self.op("Clip", x, self.constant(least))
 
     def ones(self, *parts: str | int) -> str:

@@ -72,8 +72,8 @@ NOT_ONNX = declare(
     "ATP001",
     "the file is not a readable ONNX model",
     "check the path, or export the model again",
-    "The bytes do not parse as an ONNX ModelProto, or the graph in it is empty. Truncated downloads and files of another "
-    "format (pickled torch weights, TFLite, Git LFS pointers) end here.",
+    "The bytes do not parse as an ONNX ModelProto, or the graph in it is empty. Truncated downloads and files of"
+    " another format (pickled torch weights, TFLite, Git LFS pointers) end here.",
 )
 NO_SUCH_FILE = declare(
     "ATP002",
@@ -85,14 +85,15 @@ EXTERNAL_MISSING = declare(
     "ATP003",
     "an external data file is missing or too short",
     "put the .data file back beside the model, under the name the model gives",
-    "The model keeps weights in a second file. onnxruntime would fail to load it too. Copy the whole folder, not the .onnx file alone.",
+    "The model keeps weights in a second file. onnxruntime would fail to load it too. Copy the whole folder, not the"
+    " .onnx file alone.",
 )
 EXTERNAL_ESCAPES = declare(
     "ATP004",
     "external data lies outside the model's folder",
     "move the data file into the model's folder and save the model with a plain relative location",
-    "A location that is absolute, or climbs out with '..' or a symbolic link, could make a tool read or publish any file of "
-    "the machine. It is refused for every command.",
+    "A location that is absolute, or climbs out with '..' or a symbolic link, could make a tool read or publish any"
+    " file of the machine. It is refused for every command.",
 )
 INVALID_MODEL = declare(
     "ATP005",
@@ -104,14 +105,15 @@ OPSET_TOO_OLD = declare(
     "ATP006",
     "the model's opset is too old to patch",
     "export with opset 11 or newer, or run onnx.version_converter",
-    "The inserted subgraphs need operators (Where, GatherElements, ...) that older opsets lack. Opsets are never raised "
-    "as a side effect of patching, since that could change the meaning of nodes we did not write.",
+    "The inserted subgraphs need operators (Where, GatherElements, ...) that older opsets lack. Opsets are never raised"
+    " as a side effect of patching, since that could change the meaning of nodes we did not write.",
 )
 NO_SITE = declare(
     "ATP010",
     "no attention site was found",
     "run 'inspect' to see why each candidate was rejected",
-    "A site is a Softmax whose normalised axis is contracted with non-constant values. Graphs without one have nothing to patch.",
+    "A site is a Softmax whose normalised axis is contracted with non-constant values. Graphs without one have nothing"
+    " to patch.",
     exit_code=3,
 )
 BAD_FILTER = declare(
@@ -124,8 +126,8 @@ ALREADY_PATCHED = declare(
     "ATP012",
     "the model carries a patch already",
     "unpatch it first, or patch the original",
-    "Patches do not stack: a second detector would read maps that the first one has changed. 'patch' on a patched model "
-    "takes the old patch out first; where that is impossible it stops here.",
+    "Patches do not stack: a second detector would read maps that the first one has changed. 'patch' on a patched model"
+    " takes the old patch out first; where that is impossible it stops here.",
 )
 NOT_PATCHED = declare(
     "ATP013",
@@ -137,8 +139,8 @@ STAMP_MISMATCH = declare(
     "ATP014",
     "the patched model was changed after patching",
     "unpatch the file as 'patch' wrote it, or go back to the original file",
-    "Undoing gives a graph whose digest differs from the original's. A tool that renamed nodes or optimised the graph in "
-    "between makes the undo record useless.",
+    "Undoing gives a graph whose digest differs from the original's. A tool that renamed nodes or optimised the graph"
+    " in between makes the undo record useless.",
 )
 PLAN_MISFIT = declare(
     "ATP015",
@@ -156,21 +158,22 @@ DETECTOR_MODEL = declare(
     "ATP017",
     "the detector graph cannot be spliced in",
     "give an ONNX file with one input (B, H, Q, K) and one output (B, K), float32, in an opset the model can hold",
-    "A detector of kind 'onnx' is copied into the model as it is, so it must speak the model's opset and use no custom operator.",
+    "A detector of kind 'onnx' is copied into the model as it is, so it must speak the model's opset and use no custom"
+    " operator.",
 )
 DATA_FILE_EXISTS = declare(
     "ATP018",
     "another file lies where the model's external data has to go",
     "choose an output folder without that file, or move it away",
-    "A data file at the destination has the right name and other content. It may belong to another model, so it is neither "
-    "overwritten nor appended to.",
+    "A data file at the destination has the right name and other content. It may belong to another model, so it is"
+    " neither overwritten nor appended to.",
 )
 NOT_WRITABLE = declare(
     "ATP019",
     "the output cannot be written",
     "check that the folder exists, is writable, and has room",
-    "Files are written under a temporary name in the same folder and renamed when complete, so a failure leaves what was "
-    "there before as it was.",
+    "Files are written under a temporary name in the same folder and renamed when complete, so a failure leaves what"
+    " was there before as it was.",
 )
 TOO_LARGE = declare(
     "ATP020",
@@ -182,14 +185,15 @@ NOT_REGULAR = declare(
     "ATP021",
     "the path is not a regular file",
     "give the name of a regular file",
-    "Reading a FIFO or a device may wait for ever, and saving would put a file in the place of a device, a FIFO, a socket or a symbolic "
-    "link. So sources are regular files or links to them, and destinations are free or regular files themselves. A link as a "
-    "destination is refused since the file behind it was not named: give that file.",
+    "Reading a FIFO or a device may wait for ever, and saving would put a file in the place of a device, a FIFO, a"
+    " socket or a symbolic link. So sources are regular files or links to them, and destinations are free or regular"
+    " files themselves. A link as a destination is refused since the file behind it was not named: give that file.",
 )
 NAME_CLASH = declare(
     "ATP022",
     "the model uses a name that a patch needs",
     "rename that value in the model, then patch it",
-    "Everything that a patch brings into a graph has a name that starts with 'atpatch/' or 'atpatch_': that is how it is found again "
-    "and taken out. A value of the model's own under such a name would be taken for a part of the patch.",
+    "Everything that a patch brings into a graph has a name that starts with 'atpatch/' or 'atpatch_': that is how it"
+    " is found again and taken out. A value of the model's own under such a name would be taken for a part of the"
+    " patch.",
 )

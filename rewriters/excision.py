@@ -1,12 +1,15 @@
-"""Excision: the second run of two passes gets the request without its flagged tokens, instead of attention redistributed around them.
+"""Excision: the second run of two passes gets the request without its flagged tokens, instead of attention
+redistributed around them.
 
-Redistribution takes a token's attention away, but the tokens behind it keep the places to which it has pushed them, and a model whose
-embeddings know places answers a little differently to them. Here they move up, the flagged ones go behind the padding, and the mask leaves
-them out. So a flagged request is answered as the original answers the same request without those tokens, whatever encodes the places.
+Redistribution takes a token's attention away, but the tokens behind it keep the places to which it has pushed them, and
+a model whose embeddings know places answers a little differently to them. Here they move up, the flagged ones go behind
+the padding, and the mask leaves them out. So a flagged request is answered as the original answers the same request
+without those tokens, whatever encodes the places.
 
-Inputs (B, K) that run along the tokens as the mask does are rearranged; `position_ids` say places, not tokens, and stay. Outputs that run
-along the tokens come back in the request's own order; what they hold for an excised token is the model's answer to a masked one. A model
-that reads its one answer off the last place, whatever its mask says, reads it off an excised token: redistribute there.
+Inputs (B, K) that run along the tokens as the mask does are rearranged; `position_ids` say places, not tokens, and
+stay. Outputs that run along the tokens come back in the request's own order; what they hold for an excised token is the
+model's answer to a masked one. A model that reads its one answer off the last place, whatever its mask says, reads it
+off an excised token: redistribute there.
 """
 
 from __future__ import annotations
@@ -56,7 +59,10 @@ class Excision:
 
 
 def token_axis(
-    requested: Iterable[onnx.ValueInfoProto], outputs: Iterable[onnx.ValueInfoProto], groups: Sequence[Sequence[Site]], opset: int
+    requested: Iterable[onnx.ValueInfoProto],
+    outputs: Iterable[onnx.ValueInfoProto],
+    groups: Sequence[Sequence[Site]],
+    opset: int,
 ) -> TokenAxis:
     """Where a model's tokens run along.
 
@@ -103,7 +109,10 @@ def excise(e: Emitter, axis: TokenAxis, columns: str, inputs: dict[str, str]) ->
     masked = e.op("Where", out, e.constant(0, dtype), mask)
     sources = {**inputs, axis.mask: masked}
     # Every entry is written over, so what it is written into does not matter.
-    moved = {name: e.op("ScatterElements", sources[name], place, sources[name], axis=1, role="closed_up") for name in axis.inputs}
+    moved = {
+        name: e.op("ScatterElements", sources[name], place, sources[name], axis=1, role="closed_up")
+        for name in axis.inputs
+    }
     return Excision(moved, axis.outputs, place)
 
 
@@ -124,7 +133,9 @@ def _runs_along(value: onnx.ValueInfoProto, axis: str | int, most: int | None = 
     sizes = _sizes(value)
     others = {size for size in sizes if isinstance(size, str)} - {axis}
     if others or axis in sizes[1:] or (most is not None and axis in sizes and len(sizes) > most):
-        raise _misfit(f"the names of its axes to say that {value.name} runs along the tokens on its second axis, or not at all")
+        raise _misfit(
+            f"the names of its axes to say that {value.name} runs along the tokens on its second axis, or not at all"
+        )
     return axis in sizes
 
 

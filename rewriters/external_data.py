@@ -28,7 +28,9 @@ __all__ = ["External", "check_external", "external_locations", "place_data", "wa
 
 @dataclass(frozen=True)
 class External:
-    """Where the payload of one external tensor lies: bytes [offset, offset + length) of `location`; length None: to the end."""
+    """Where the payload of one external tensor lies: bytes [offset, offset + length) of `location`; length None: to the
+    end.
+    """
 
     location: str
     offset: int
@@ -41,7 +43,9 @@ class External:
         try:
             offset, length = int(entries.get("offset") or 0), int(entries["length"]) if entries.get("length") else None
         except ValueError as error:
-            raise EXTERNAL_MISSING(f"external data of {tensor.name!r} has an offset or length that is no number") from error
+            raise EXTERNAL_MISSING(
+                f"external data of {tensor.name!r} has an offset or length that is no number"
+            ) from error
         if not entries.get("location") or offset < 0 or (length or 0) < 0:
             raise EXTERNAL_MISSING(f"external data of {tensor.name!r} has no location, or a negative offset or length")
         return cls(entries["location"], offset, length)
@@ -64,7 +68,9 @@ def _payload_size(tensor: TensorProto) -> int:
 
 def _resolve(folder: Path, location: str) -> Path:
     """The data file, symbolic links followed. Raises EXTERNAL_ESCAPES unless it is inside the folder."""
-    absolute = PurePosixPath(location).is_absolute() or PureWindowsPath(location).drive or PureWindowsPath(location).root
+    absolute = (
+        PurePosixPath(location).is_absolute() or PureWindowsPath(location).drive or PureWindowsPath(location).root
+    )
     parts = PurePosixPath(location).parts + PureWindowsPath(location).parts
     if absolute or ".." in parts or "\0" in location:
         raise EXTERNAL_ESCAPES(f"external data location {location!r} leaves the folder of the model")
@@ -95,11 +101,14 @@ def check_external(model: onnx.ModelProto, folder: Path) -> None:
         needed = _payload_size(tensor)
         if available < max(needed, external.length or 0):
             raise EXTERNAL_MISSING(
-                f"external data file {external.location!r} is too short: {tensor.name!r} needs {max(needed, external.length or 0)} bytes "
-                f"from offset {external.offset}, the file has {sizes[external.location]}"
+                f"external data file {external.location!r} is too short: {tensor.name!r} needs"
+                f" {max(needed, external.length or 0)} bytes from offset {external.offset}, the file has"
+                f" {sizes[external.location]}"
             )
         if external.length is not None and external.length < needed:
-            raise EXTERNAL_MISSING(f"external data of {tensor.name!r} has {external.length} bytes, its shape needs {needed}")
+            raise EXTERNAL_MISSING(
+                f"external data of {tensor.name!r} has {external.length} bytes, its shape needs {needed}"
+            )
 
 
 def place_data(model: onnx.ModelProto, source: Path, destination: Path, *, link: bool = False) -> Callable[[], None]:

@@ -5,12 +5,13 @@ A Softmax, or what comes to the same, is a site when
 1. the axis it normalises is the axis that a product contracts with values computed from the input (P·V), and
 2. what it normalises goes back to a product of two computed factors (Q·Kᵀ; one factor may be a set of learned queries).
 
-Structure decides, never names, so the rule outlives changes of exporters. Both halves are needed: the first alone would take the
-context product of linear attention, the second alone a softmax over scores that weighs nothing.
+Structure decides, never names, so the rule outlives changes of exporters. Both halves are needed: the first alone would
+take the context product of linear attention, the second alone a softmax over scores that weighs nothing.
 
-Every Softmax gets an answer. Other operators that make maps (`finding.anchors`) are sites by the same two rules; what works number by
-number has to meet those of `finding.unnormalised` too. They are rejected only where scores of two computed factors and a product with
-computed values are seen: all others are layers and heads, of which there is nothing to say.
+Every Softmax gets an answer. Other operators that make maps (`finding.anchors`) are sites by the same two rules; what
+works number by number has to meet those of `finding.unnormalised` too. They are rejected only where scores of two
+computed factors and a product with computed values are seen: all others are layers and heads, of which there is nothing
+to say.
 """
 
 from __future__ import annotations
@@ -46,11 +47,18 @@ logger = logging.getLogger(__name__)
 REASONS: dict[str, str] = {
     "quantized-product": "its map enters a product on integers, from which map and values cannot be had as floats",
     "product-form": "its map enters a product of a form that cannot be patched yet",
-    "signed-map": "what weighs the values is a difference of maps with entries below zero, in a product that cannot be taken apart for it",
-    "mixed-map": "an operator on the way to the values makes another map of its map, whose columns are no longer its own",
+    "signed-map": (
+        "what weighs the values is a difference of maps with entries below zero, in a product that cannot be taken"
+        " apart for it"
+    ),
+    "mixed-map": (
+        "an operator on the way to the values makes another map of its map, whose columns are no longer its own"
+    ),
     "shared-product": "its map reaches a product that is a site of another Softmax already",
     "own-values": "its map is multiplied with a function of itself, not with values",
-    "unproven-tokens": "its rows are not made to sum to one, and it is not shown that keys and values are of the same tokens",
+    "unproven-tokens": (
+        "its rows are not made to sum to one, and it is not shown that keys and values are of the same tokens"
+    ),
     "lost-axis": "its map enters a product, but on the way to it the axis of its columns cannot be followed",
     "unknown-operator": "its map enters an operator of another domain, of which nothing is known",
     "rank": "the rank of its map is not known, so its axes cannot be told apart",
@@ -64,10 +72,14 @@ REASONS: dict[str, str] = {
     "output": "its result only leaves the graph, as a class head's does",
     "unused": "nothing reads its result",
     "fused": "the operator computes attention inside, so there is no visible map yet",
-    "no-map": "the operator carries a state from token to token instead of weighing columns, so it has no attention map",
+    "no-map": (
+        "the operator carries a state from token to token instead of weighing columns, so it has no attention map"
+    ),
     "unreadable": "the graph around it is malformed and cannot be analysed",
 }
-"""Rejection code → what it means, the most telling first: of several reasons that apply, the one nearest the top is given."""
+"""Rejection code → what it means, the most telling first: of several reasons that apply, the one nearest the top is
+given.
+"""
 
 _NEAR_PRODUCTS = ("quantized-product", "product-form", "signed-map", "mixed-map", "lost-axis")
 """Ends at, or in sight of, a product with computed values."""
@@ -78,8 +90,8 @@ _PRIORITY = {code: index for index, code in enumerate(REASONS)}
 def find_sites(model: onnx.ModelProto) -> tuple[tuple[Site, ...], tuple[Rejection, ...]]:
     """Sites and rejections, each in graph order.
 
-    Main graph, bodies of If/Loop/Scan and local functions are searched. Weights are not looked at, external data is not read,
-    and the model is not changed. A malformed graph gives rejections with the code "unreadable", not an exception.
+    Main graph, bodies of If/Loop/Scan and local functions are searched. Weights are not looked at, external data is not
+    read, and the model is not changed. A malformed graph gives rejections with the code "unreadable", not an exception.
     """
     try:
         read = to_ir(skeleton(model))
@@ -92,7 +104,9 @@ def find_sites(model: onnx.ModelProto) -> tuple[tuple[Site, ...], tuple[Rejectio
 
 
 def trace_sites(model: onnx.ModelProto) -> Traces:
-    """What `find_sites` saw: for every site and rejection the chain of operators, in graph order; the same search, the same answers."""
+    """What `find_sites` saw: for every site and rejection the chain of operators, in graph order; the same search, the
+    same answers.
+    """
     try:
         view = build_view(to_ir(skeleton(model)))
     except AtpatchError as error:
@@ -159,7 +173,9 @@ class _Search:
             if keys is None:
                 continue
             outcome = follow_map(self._view, self.facts, at)
-            refusals: list[Refused] = [end for end in outcome.ends if end.code in _NEAR_PRODUCTS and not _is_softmax(end.node)]
+            refusals: list[Refused] = [
+                end for end in outcome.ends if end.code in _NEAR_PRODUCTS and not _is_softmax(end.node)
+            ]
             judged = [weighing(self._view, self.facts, keys, hit) for hit in self._qualified(outcome, at, [])]
             hits = [hit for hit in judged if isinstance(hit, Hit)]
             refusals += [refused for refused in judged if isinstance(refused, Refused)]
@@ -179,7 +195,9 @@ class _Search:
         hits = []
         for hit in outcome.hits:
             if hit.product.node in self._taken:
-                refusals.append(Ended("shared-product", node_name(self.protos[hit.product.node]), hit.path, hit.product.node))
+                refusals.append(
+                    Ended("shared-product", node_name(self.protos[hit.product.node]), hit.path, hit.product.node)
+                )
             elif self._depends(hit.product.values, anchor):
                 refusals.append(Ended("own-values", hit.product.node.op_type, hit.path, hit.product.node))
             else:
@@ -187,7 +205,10 @@ class _Search:
         return hits
 
     def _depends(self, value: ir.Value, anchor: Anchor) -> bool:
-        """Whether values are computed from the map itself. Only nodes after the Softmax can, which keeps the search short."""
+        """Whether values are computed from the map itself.
+
+        Only nodes after the Softmax can, which keeps the search short.
+        """
         first = self._order[anchor.node]
         waiting, seen = [value], {value}
         while waiting:
@@ -201,7 +222,9 @@ class _Search:
             waiting.extend(new)
         return False
 
-    def _reject(self, node: ir.Node, refusals: Sequence[Refused], anchor: Anchor | None = None, hit: Hit | None = None) -> None:
+    def _reject(
+        self, node: ir.Node, refusals: Sequence[Refused], anchor: Anchor | None = None, hit: Hit | None = None
+    ) -> None:
         telling = min(refusals, key=lambda refusal: _PRIORITY[refusal.code])
         rejection = Rejection(node_name(self.protos[node]), telling.code, _sentence(telling))
         self._found.append(Finding(node, rejection, anchor, hit, refusals=tuple(refusals), telling=telling))

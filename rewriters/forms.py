@@ -1,9 +1,11 @@
-"""The forms people hold a model in: a file, an `onnx.ModelProto`, an `onnx_ir.Model`. Inside, everything works on protos.
+"""The forms people hold a model in: a file, an `onnx.ModelProto`, an `onnx_ir.Model`. Inside, everything works on
+protos.
 
 1. A file is read without its external data, and refused where `model_io.load` refuses it.
 2. A proto is taken as it is, and refused where `model_io.check` refuses it, as a file is.
-3. An `onnx_ir.Model` is serialised; tensors in external files stay references, so their bytes are not read. What is made of it comes back
-   as an `onnx_ir.Model` whose main-graph weights are the very tensors of the one that came in. It is checked like the others.
+3. An `onnx_ir.Model` is serialised; tensors in external files stay references, so their bytes are not read. What is
+   made of it comes back as an `onnx_ir.Model` whose main-graph weights are the very tensors of the one that came in. It
+   is checked like the others.
 """
 
 from __future__ import annotations
@@ -34,8 +36,8 @@ class Loaded:
 
     Attributes:
         proto: without external data, not to be changed.
-        folder: where its external data lies: of a file its own folder, of an `onnx_ir.Model` the folder its tensors name, of a proto
-            (which does not say) the working directory, as onnxruntime has it.
+        folder: where its external data lies: of a file its own folder, of an `onnx_ir.Model` the folder its tensors
+            name, of a proto (which does not say) the working directory, as onnxruntime has it.
         source: what was given.
     """
 
@@ -65,8 +67,8 @@ def read(model: Model) -> Loaded:
     """A model from any form.
 
     Raises:
-        AtpatchError: ATP001-ATP005 and ATP020 for files that cannot be used, ATP005 and ATP020 for graphs in memory that cannot, also where
-            an `onnx_ir.Model` does not serialise.
+        AtpatchError: ATP001-ATP005 and ATP020 for files that cannot be used, ATP005 and ATP020 for graphs in memory
+            that cannot, also where an `onnx_ir.Model` does not serialise.
     """
     if isinstance(model, onnx.ModelProto):
         model_io.check(model)

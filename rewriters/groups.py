@@ -2,13 +2,15 @@
 
 A group is formed only where this can be shown from the graph; a site of which it cannot acts alone.
 
-1. Only sites of the main graph whose maps have one entry of the leading axis for each sample: the shapes of the model are worked out for
-   two numbers of samples, and the axis has to have that many both times (times the heads, where they are merged into it). Windows, as
-   Swin's, number several a sample.
-2. Sites with the same traced padding mask are one group, self- and cross attention alike: the mask says whose columns they are.
-3. Without a mask: self-attention over the same fixed number of columns, each site computed from the one before, whose column k leads back
-   to its column k (see `finding.index_trace`), and no site in the model that might look from one sequence at another. So towers side by
-   side stay apart, encoder and decoder too, and attention along rows and along columns of a square image.
+1. Only sites of the main graph whose maps have one entry of the leading axis for each sample: the shapes of the model
+   are worked out for two numbers of samples, and the axis has to have that many both times (times the heads, where they
+   are merged into it). Windows, as Swin's, number several a sample.
+2. Sites with the same traced padding mask are one group, self- and cross attention alike: the mask says whose columns
+   they are.
+3. Without a mask: self-attention over the same fixed number of columns, each site computed from the one before, whose
+   column k leads back to its column k (see `finding.index_trace`), and no site in the model that might look from one
+   sequence at another. So towers side by side stay apart, encoder and decoder too, and attention along rows and along
+   columns of a square image.
 """
 
 from __future__ import annotations
@@ -47,7 +49,10 @@ def token_groups(model: onnx.ModelProto, sites: Sequence[Site]) -> tuple[tuple[s
     candidates = [
         site
         for site in inside
-        if all(found[site.id] == samples * (site.layout.merged_heads or 1) for samples, found in zip(_SAMPLES, counted, strict=True))
+        if all(
+            found[site.id] == samples * (site.layout.merged_heads or 1)
+            for samples, found in zip(_SAMPLES, counted, strict=True)
+        )
     ]
     masked: dict[str, list[Site]] = {}
     for site in candidates:
@@ -55,7 +60,9 @@ def token_groups(model: onnx.ModelProto, sites: Sequence[Site]) -> tuple[tuple[s
             masked.setdefault(site.key_mask, []).append(site)
     groups = list(masked.values())
     if all(site.self_attention for site in sites if site.key_mask is None):
-        groups += _chains(model.graph, probes[0], [site for site in candidates if site.key_mask is None and site.key_size is not None])
+        groups += _chains(
+            model.graph, probes[0], [site for site in candidates if site.key_mask is None and site.key_size is not None]
+        )
     position = {site.id: index for index, site in enumerate(sites)}
     groups.sort(key=lambda group: position[group[0].id])
     return tuple(tuple(site.id for site in group) for group in groups if len(group) > 1)
@@ -100,7 +107,9 @@ class _Probe:
 
 
 def _chains(graph: onnx.GraphProto, probe: _Probe, sites: Sequence[Site]) -> list[list[Site]]:
-    """Sites of equal K and the same columns, each downstream of the last one of its chain, and of that of no other chain."""
+    """Sites of equal K and the same columns, each downstream of the last one of its chain, and of that of no other
+    chain.
+    """
     behind = _sites_behind(graph, sites)
     chains: list[list[Site]] = []
     for site in sites:

@@ -59,11 +59,12 @@ def load(path: str | os.PathLike[str]) -> onnx.ModelProto:
 
 
 def check(model: onnx.ModelProto) -> None:
-    """Whether a model is usable: decided here only, for files and graphs in memory, for `inspect`, `patch` and every other command.
+    """Whether a model is usable: decided here only, for files and graphs in memory, for `inspect`, `patch` and every
+    other command.
 
-    It is what `check_well_formed` says, and the onnx checker, without shape inference and without looking at external files. It takes what
-    onnxruntime runs: custom domains, nodes in any order that has no cycle (its half precision converter writes them), and what `stand_in`
-    lists.
+    It is what `check_well_formed` says, and the onnx checker, without shape inference and without looking at external
+    files. It takes what onnxruntime runs: custom domains, nodes in any order that has no cycle (its half precision
+    converter writes them), and what `stand_in` lists.
 
     Raises:
         INVALID_MODEL, NOT_ONNX: with the checker's own words.
@@ -183,7 +184,9 @@ def save(
     folder = path.parent
     source = folder if data_folder is None else Path(data_folder)
     if path.exists() and any(
-        (base / name).exists() and path.samefile(base / name) for base in (source, folder) for name in external_locations(model)
+        (base / name).exists() and path.samefile(base / name)
+        for base in (source, folder)
+        for name in external_locations(model)
     ):
         raise DATA_FILE_EXISTS(f"{path} is a file with the model's weights", "give another name for the output")
     check(model)

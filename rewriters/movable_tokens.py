@@ -1,12 +1,14 @@
-"""Whether a model is a text encoder whose tokens may stand anywhere, as a detector needs that compares a map's columns with one another.
+"""Whether a model is a text encoder whose tokens may stand anywhere, as a detector needs that compares a map's columns
+with one another.
 
 Shown from the graph, or doubted. For each site:
 
 1. It lies in the main graph: branches and loops hold the parts of merged decoders.
 2. Queries and keys are the same tokens: keys of a cache, or of another sequence, are not.
-3. The values are made of integer ids that are looked up in a table of embeddings, and of nothing else that is fed in; the site's padding
-   mask aside.
-4. The number of ids may vary, and that of key columns too: places of fixed-length inputs (images, tables) differ by nature.
+3. The values are made of integer ids that are looked up in a table of embeddings, and of nothing else that is fed in;
+   the site's padding mask aside.
+4. The number of ids may vary, and that of key columns too: places of fixed-length inputs (images, tables) differ by
+   nature.
 5. All query rows see the same columns, see `finding.row_masks`.
 """
 
@@ -54,9 +56,15 @@ def doubt(model: onnx.ModelProto, sites: Sequence[Site]) -> Doubt | None:
     """
     for site in sites:
         if site.where:
-            return Doubt(f"{site.id} lies in a branch, a loop or a function, as the sites of merged decoders do", decoder=True)
+            return Doubt(
+                f"{site.id} lies in a branch, a loop or a function, as the sites of merged decoders do", decoder=True
+            )
         if not site.self_attention:
-            return Doubt(f"the keys of {site.id} are not shown to be its queries' tokens: they may come from a cache or another text", True)
+            return Doubt(
+                f"the keys of {site.id} are not shown to be its queries' tokens: they may come from a cache or another"
+                " text",
+                True,
+            )
     view = build_view(ir.from_proto(skeleton(model)))
     sources = _Sources(view, gather_facts(view), sites)
     masks: RowMasks | None = None
@@ -69,7 +77,9 @@ def doubt(model: onnx.ModelProto, sites: Sequence[Site]) -> Doubt | None:
         if alike is None:
             return Doubt(f"it is not known whether all rows of {site.id} see the same columns")
         if not alike:
-            return Doubt(f"the map of {site.id} is causal, or masked in another way that differs from row to row", decoder=True)
+            return Doubt(
+                f"the map of {site.id} is causal, or masked in another way that differs from row to row", decoder=True
+            )
     return None
 
 
@@ -91,27 +101,42 @@ class _Sources:
             node = value.producer()
             if node is not None and self._is_lookup(node):
                 read = operand(node, _LOOKUPS[node.op_type])
-                ids |= {source for source in self._behind([read] if read is not None else []) if source.is_graph_input()}
+                ids |= {
+                    source for source in self._behind([read] if read is not None else []) if source.is_graph_input()
+                }
             elif value.is_graph_input() and not value.is_initializer():
                 others.add(value)
         strange = sorted(str(value.name) for value in others if value.name not in self._masks)
         if strange:
             return Doubt(f"{site.id} reads {', '.join(strange)}, not only tokens that are looked up in a table")
-        ids = {value for value in ids if self._facts.element_type(value) in _INTEGERS and (self._facts.rank(value) or 0) > 1}
+        ids = {
+            value
+            for value in ids
+            if self._facts.element_type(value) in _INTEGERS and (self._facts.rank(value) or 0) > 1
+        }
         if not ids:
             return Doubt(f"it is not shown that the tokens of {site.id} are looked up in a table")
-        if site.key_size is not None or any(self._facts.static(value, 1 - (self._facts.rank(value) or 0)) is not None for value in ids):
-            return Doubt(f"the length of {site.id} is fixed, so its places may differ by nature, as those of an image or a table do")
+        if site.key_size is not None or any(
+            self._facts.static(value, 1 - (self._facts.rank(value) or 0)) is not None for value in ids
+        ):
+            return Doubt(
+                f"the length of {site.id} is fixed, so its places may differ by nature, as those of an image or a"
+                " table do"
+            )
         return None
 
     def _is_lookup(self, node: ir.Node) -> bool:
         if node.op_type not in _LOOKUPS:
             return False
         table = operand(node, 0)
-        return not node.op_type.startswith("Gather") or (self._view.is_constant(table) and (self._facts.rank(table) or 0) > 1)
+        return not node.op_type.startswith("Gather") or (
+            self._view.is_constant(table) and (self._facts.rank(table) or 0) > 1
+        )
 
     def _behind(self, starts: Sequence[ir.Value]) -> Iterator[ir.Value]:
-        """Values that others are computed from, up to lookups; at a site on the way only its values, for the map holds masks."""
+        """Values that others are computed from, up to lookups; at a site on the way only its values, for the map holds
+        masks.
+        """
         waiting, seen = list(starts), set(starts)
         while waiting:
             value = waiting.pop()
@@ -129,7 +154,12 @@ class _Sources:
             return list(self._view.backward.get(value, ()))
         if node.op_type in _INDEPENDENT or self._is_lookup(node):
             return []
-        inner = [read for found in node.attributes.values() if found.type == ir.AttributeType.GRAPH for read in _reads(found.value)]
+        inner = [
+            read
+            for found in node.attributes.values()
+            if found.type == ir.AttributeType.GRAPH
+            for read in _reads(found.value)
+        ]
         return [source for source in (*node.inputs, *inner) if source is not None]
 
 

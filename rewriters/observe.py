@@ -1,10 +1,12 @@
-"""What a patched graph flags: where its masks are, as the stamp records it, and a copy of the graph that gives them out.
+"""What a patched graph flags: where its masks are, as the stamp records it, and a copy of the graph that gives them
+out.
 
-1. The record names one mask (B', K) bool for each patched site of the main graph; sites of a group that decide together share one. B' is B,
-   or B times the number of windows where a map's leading axis counts windows too.
-2. A site inside a subgraph or a function has no mask that an output could give out. Since a graph that tells only a part would seem to flag
-   less than it does, such a graph does not tell at all.
-3. Files of versions that wrote no record tell where every patched site has a mask of the name they used, else they do not.
+1. The record names one mask (B', K) bool for each patched site of the main graph; sites of a group that decide together
+   share one. B' is B, or B times the number of windows where a map's leading axis counts windows too.
+2. A site inside a subgraph or a function has no mask that an output could give out. Since a graph that tells only a
+   part would seem to flag less than it does, such a graph does not tell at all.
+3. Files of versions that wrote no record tell where every patched site has a mask of the name they used, else they do
+   not.
 """
 
 from __future__ import annotations
@@ -37,9 +39,10 @@ class Observed:
     """A graph and what it tells.
 
     Attributes:
-        model: gives out `atpatch_flagged` and `atpatch_columns/<site>` where `sites` is not empty; the given model itself where it has them
-            already, or cannot have them.
-        sites: ids of all patched sites, in the order of `atpatch_flagged`; empty where the graph does not tell what it flags.
+        model: gives out `atpatch_flagged` and `atpatch_columns/<site>` where `sites` is not empty; the given model
+            itself where it has them already, or cannot have them.
+        sites: ids of all patched sites, in the order of `atpatch_flagged`; empty where the graph does not tell what it
+        flags.
         reason: why it does not; "" where it does.
     """
 
@@ -54,7 +57,11 @@ def record(plan: PatchPlan, sites: Mapping[str, str | None]) -> dict[str, str]:
     Args:
         sites: patched site → name of its mask in the main graph, None for a site elsewhere.
     """
-    return {RECORD: json.dumps({"masks": sites, "axes": _AXES, "passes": plan.passes, "groups": plan.groups}, separators=(",", ":"))}
+    return {
+        RECORD: json.dumps(
+            {"masks": sites, "axes": _AXES, "passes": plan.passes, "groups": plan.groups}, separators=(",", ":")
+        )
+    }
 
 
 def observe(model: onnx.ModelProto) -> Observed:
@@ -62,12 +69,18 @@ def observe(model: onnx.ModelProto) -> Observed:
     stamped = stamping.read(model)
     patched = stamped.get("sites", "").split()
     if FLAGGED in {output.name for output in model.graph.output}:
-        told = tuple(output.name.removeprefix(COLUMNS) for output in model.graph.output if output.name.startswith(COLUMNS))
+        told = tuple(
+            output.name.removeprefix(COLUMNS) for output in model.graph.output if output.name.startswith(COLUMNS)
+        )
         missing = [site for site in patched if site not in told]
         return Observed(model, (), _elsewhere(missing)) if missing else Observed(model, told)
     if not stamped:
-        inserted = any(is_inserted(name) for _, body in walk_bodies(model) for node in body.node for name in node.output)
-        return Observed(model, (), f"its stamp is gone: a tool dropped its metadata; {_AGAIN}" if inserted else "it is not patched")
+        inserted = any(
+            is_inserted(name) for _, body in walk_bodies(model) for node in body.node for name in node.output
+        )
+        return Observed(
+            model, (), f"its stamp is gone: a tool dropped its metadata; {_AGAIN}" if inserted else "it is not patched"
+        )
     made = {name for node in model.graph.node for name in node.output}
     masks, reason = _recorded(stamped[RECORD], made) if RECORD in stamped else _former(patched, made)
     if reason:
@@ -94,7 +107,9 @@ def _recorded(text: str, made: set[str]) -> tuple[dict[str, str], str]:
 
 
 def _former(patched: list[str], made: set[str]) -> tuple[dict[str, str], str]:
-    masks = {site: next((name for role in _FORMER_ROLES if (name := make_name(site, role)) in made), "") for site in patched}
+    masks = {
+        site: next((name for role in _FORMER_ROLES if (name := make_name(site, role)) in made), "") for site in patched
+    }
     if not masks or not all(masks.values()):
         return {}, f"an earlier version patched it and did not record where its masks are; {_AGAIN}"
     return masks, ""

@@ -19,10 +19,11 @@ __all__ = ["open_sites", "opened_form"]
 
 
 def open_sites(model: onnx.ModelProto, sites: Sequence[Site]) -> tuple[onnx.ModelProto, tuple[Site, ...]]:
-    """A copy of the model in which map and values of every fused site of the main graph are values, and the sites that name them.
+    """A copy of the model in which map and values of every fused site of the main graph are values, and the sites that
+    name them.
 
-    Opened sites read map (B, H, Q, K) and values (B, H, K, D) in float32 and serve looking only: patch the model they came from. All other
-    sites come back as they are; without a fused one the model does too.
+    Opened sites read map (B, H, Q, K) and values (B, H, K, D) in float32 and serve looking only: patch the model they
+    came from. All other sites come back as they are; without a fused one the model does too.
     """
     fused = {site.product: site for site in sites if site.form in FUSED and not site.where}
     if not fused:
@@ -42,7 +43,9 @@ def open_sites(model: onnx.ModelProto, sites: Sequence[Site]) -> tuple[onnx.Mode
         probabilities, values = operands.map(e), operands.values(e)
         e.nodes.append(helper.make_node("Identity", [operands.original(e)], [site.product], name=e.value("output")))
         nodes += e.nodes
-        readable[site.id] = replace(site, probabilities=probabilities, values=values, layout=Layout(4), dtype=TensorProto.FLOAT)
+        readable[site.id] = replace(
+            site, probabilities=probabilities, values=values, layout=Layout(4), dtype=TensorProto.FLOAT
+        )
     del opened.graph.node[:]
     opened.graph.node.extend(nodes)
     return opened, tuple(readable.get(site.id, site) for site in sites)
@@ -54,4 +57,6 @@ def opened_form(model: onnx.ModelProto, site: Site) -> Opened:
     e = Emitter(site.id, opset_of(model, site.where), ConstantPool(onnx.GraphProto().initializer, "constant"), {})
     operands = open_fused(e, site, node)
     probabilities, values, output = operands.map(e), operands.values(e), operands.original(e)
-    return Opened(tuple((made.op_type, tuple(filter(None, made.output))) for made in e.nodes), probabilities, values, output)
+    return Opened(
+        tuple((made.op_type, tuple(filter(None, made.output))) for made in e.nodes), probabilities, values, output
+    )

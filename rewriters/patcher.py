@@ -1,8 +1,9 @@
 """Site + PatchPlan → edited graph, and the way back.
 
-Patching replaces single nodes of the ModelProto by lists of nodes and touches nothing else, so that undoing is exact: cut each list
-out, put the node back, drop what was appended. onnx-ir is not used for writing, since a round trip through it may reorder or drop
-fields (empty quantisation annotations, unused value_info) that `unpatch` promises to keep.
+Patching replaces single nodes of the ModelProto by lists of nodes and touches nothing else, so that undoing is exact:
+cut each list out, put the node back, drop what was appended. onnx-ir is not used for writing, since a round trip
+through it may reorder or drop fields (empty quantisation annotations, unused value_info) that `unpatch` promises to
+keep.
 """
 
 from __future__ import annotations
@@ -44,13 +45,15 @@ def patch(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -> onn
         sites: what the finder found in this very model; those that the plan does not name are left alone.
 
     Raises:
-        AtpatchError: ATP006 (opset), ATP010 (no site), ATP012 (patched already), ATP015 (plan does not fit), ATP022 (names of ours are
-            taken).
+        AtpatchError: ATP006 (opset), ATP010 (no site), ATP012 (patched already), ATP015 (plan does not fit), ATP022
+            (names of ours are taken).
     """
     if is_patched(model):
         raise ALREADY_PATCHED("this model carries an atpatch stamp")
     if any(is_inserted(name) for _, body in walk_bodies(model) for node in body.node for name in node.output):
-        raise ALREADY_PATCHED("this model has the nodes of a patch, but no stamp: a tool dropped its metadata", "patch the original")
+        raise ALREADY_PATCHED(
+            "this model has the nodes of a patch, but no stamp: a tool dropped its metadata", "patch the original"
+        )
     clash = next((name for name in _values(model) if is_ours(name)), None)
     if clash is not None:
         raise NAME_CLASH(f"a value of the model is called {clash!r}, a name that belongs to a patch")
@@ -80,19 +83,28 @@ def patch(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -> onn
     appended: list[onnx.NodeProto] = []
     columns = {name: made.columns for name, made in patches.items()}
     if plan.passes == "two":
-        joined = {site.id: (site, patches[site.id]) for site in by_body[()] if any(site.id in group for group in plan.groups)}
+        joined = {
+            site.id: (site, patches[site.id]) for site in by_body[()] if any(site.id in group for group in plan.groups)
+        }
         second = add_second_pass(patched, plan, joined, replacements.get((), []), pools[()])
         replacements[()], appended = second.replacements, second.appended
         columns |= second.columns
     if plan.telemetry:
-        appended += add_telemetry(patched, [(site.id, columns[site.id]) for site in by_body[()]], pools[()], plan.gating == "if")
+        appended += add_telemetry(
+            patched, [(site.id, columns[site.id]) for site in by_body[()]], pools[()], plan.gating == "if"
+        )
     for where in {*replacements, ()}:
         nodes = body_at(patched, where).node
         replacements[where], added = shield(nodes, replacements.get(where, []), appended if where == () else [])
         appended = added if where == () else appended
     edits = _apply(patched, replacements, appended)
     _drop_unread_constants(patched)
-    facts = {"version": _version(), "original": original_digest, "hotfix": plan.digest, "sites": " ".join(site.id for site in chosen)}
+    facts = {
+        "version": _version(),
+        "original": original_digest,
+        "hotfix": plan.digest,
+        "sites": " ".join(site.id for site in chosen),
+    }
     controls = {"controls": plan.controls, DEFAULT: repr(plan.threshold)}
     detectors = sorted({plan.sites[site.id].detector.kind for site in chosen})
     facts |= {"detector": " ".join(detectors), "gating": plan.gating, "passes": plan.passes, **controls}
@@ -105,8 +117,9 @@ def unpatch(model: onnx.ModelProto, *, exact: bool = True) -> onnx.ModelProto:
     """The original model, field for field.
 
     Args:
-        exact: hold the result against the digest of the original. False is for a model that something which keeps graphs but not bytes has
-            rewritten since (onnx_ir): what is cut out must then be ours, and nothing of ours may be left.
+        exact: hold the result against the digest of the original. False is for a model that something which keeps
+            graphs but not bytes has rewritten since (onnx_ir): what is cut out must then be ours, and nothing of ours
+            may be left.
 
     Raises:
         AtpatchError: ATP013 (no stamp), ATP014 (the result is not the original: the file was changed after patching).
@@ -126,7 +139,8 @@ def unpatch(model: onnx.ModelProto, *, exact: bool = True) -> onnx.ModelProto:
     except (IndexError, StopIteration, onnx.parser.ParseError) as error:
         raise STAMP_MISMATCH("the undo record points at nodes that are not there") from error
     strip_controls(original)
-    infos = [body.value_info for _, body in walk_bodies(original)]  # others write types of our values into a file, we do not
+    # others write types of our values into a file, we do not
+    infos = [body.value_info for _, body in walk_bodies(original)]
     for field in (original.graph.initializer, original.graph.input, original.graph.output, *infos):
         if any(is_ours(value.name) for value in field):
             _refill(field, [value for value in field if not is_ours(value.name)])
@@ -134,7 +148,9 @@ def unpatch(model: onnx.ModelProto, *, exact: bool = True) -> onnx.ModelProto:
     _refill(original.metadata_props, kept)
     if exact and digest(original) != stamping.read(model).get("original"):
         raise STAMP_MISMATCH("undoing the patch does not give back the original graph")
-    if not exact and any(is_ours(name) for _, body in walk_bodies(original) for node in body.node for name in (*node.input, *node.output)):
+    if not exact and any(
+        is_ours(name) for _, body in walk_bodies(original) for node in body.node for name in (*node.input, *node.output)
+    ):
         raise STAMP_MISMATCH("undoing the patch leaves parts of it behind")
     return original
 
@@ -145,23 +161,32 @@ def is_patched(model: onnx.ModelProto) -> bool:
 
 
 def stamp(model: onnx.ModelProto) -> dict[str, str]:
-    """Facts of the stamp: version, original (digest), hotfix (digest), sites, detector, gating, passes, controls, threshold, observe."""
+    """Facts of the stamp: version, original (digest), hotfix (digest), sites, detector, gating, passes, controls,
+    threshold, observe.
+    """
     return stamping.read(model)
 
 
-def _patch_body(model: onnx.ModelProto, plan: PatchPlan, where: Where, sites: Sequence[Site], pool: ConstantPool) -> dict[str, SitePatch]:
+def _patch_body(
+    model: onnx.ModelProto, plan: PatchPlan, where: Where, sites: Sequence[Site], pool: ConstantPool
+) -> dict[str, SitePatch]:
     body = body_at(model, where)
     wiring = Wiring(body.node, (output if isinstance(output, str) else output.name for output in body.output))
     shared: dict[str, str] = {}
     patches: dict[str, SitePatch] = {}
     carried: dict[tuple[str, ...], str] = {}
     for site in sites:
-        e, site_plan = Emitter(site.id, opset_of(model, where), pool, shared, conditional=plan.gating == "if"), plan.sites[site.id]
+        e, site_plan = (
+            Emitter(site.id, opset_of(model, where), pool, shared, conditional=plan.gating == "if"),
+            plan.sites[site.id],
+        )
         controls = body_controls(e, plan)
         group = next((group for group in plan.groups if site.id in group), None)
         if group is not None and plan.passes == "two" and where == ():
             joint = plan.joint == "sum"
-            patches[site.id] = score_site(e, site, site_plan, wiring) if joint else detect_site(e, site, site_plan, controls, wiring)
+            patches[site.id] = (
+                score_site(e, site, site_plan, wiring) if joint else detect_site(e, site, site_plan, controls, wiring)
+            )
             continue
         earlier = carried.get(group) if group is not None else None
         patches[site.id] = patch_site(e, site, site_plan, controls, wiring, earlier)
@@ -184,7 +209,9 @@ def _values(model: onnx.ModelProto) -> Iterator[str]:
 
 
 def _pools(model: onnx.ModelProto, bodies: Iterable[Where]) -> dict[Where, ConstantPool]:
-    """One pool for all bodies that see the main graph's initializers, one each for those that do not (see `ConstantPool`)."""
+    """One pool for all bodies that see the main graph's initializers, one each for those that do not (see
+    `ConstantPool`).
+    """
     common = ConstantPool(model.graph.initializer, "constant")
     pools: dict[Where, ConstantPool] = {(): common if model.ir_version >= 4 else ConstantPool(None, "constant/main")}
     for number, where in enumerate(bodies):
@@ -193,8 +220,12 @@ def _pools(model: onnx.ModelProto, bodies: Iterable[Where]) -> dict[Where, Const
     return pools
 
 
-def _apply(model: onnx.ModelProto, replacements: dict[Where, list[Replacement]], appended: list[onnx.NodeProto]) -> list[Edit]:
-    """Carry out all replacements, innermost bodies first, since rebuilding a node list moves the bodies inside its nodes."""
+def _apply(
+    model: onnx.ModelProto, replacements: dict[Where, list[Replacement]], appended: list[onnx.NodeProto]
+) -> list[Edit]:
+    """Carry out all replacements, innermost bodies first, since rebuilding a node list moves the bodies inside its
+    nodes.
+    """
     edits = []
     for where in sorted({*replacements, *([()] if appended else [])}, key=len, reverse=True):
         body = body_at(model, where)
@@ -255,7 +286,11 @@ def _restore(body: Body, edits: Sequence[Edit], watchful: bool) -> None:
 def _is_ours(node: onnx.NodeProto, original: onnx.NodeProto | None) -> bool:
     """Whether a node may have been written by a patch: by its names, or since it makes what the replaced node made."""
     made = set(node.output)
-    return is_ours(node.name) or any(is_ours(name) for name in made) or (original is not None and bool(made & {*original.output}))
+    return (
+        is_ours(node.name)
+        or any(is_ours(name) for name in made)
+        or (original is not None and bool(made & {*original.output}))
+    )
 
 
 def _refill(field: Any, items: Iterable[Any]) -> None:

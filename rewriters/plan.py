@@ -47,15 +47,17 @@ class Static:
 class Statistic:
     """Training-free: column mass relative to uniform, as a robust z-score over the map's valid columns.
 
-    Score of column k: (x_k - median x) / (1.4826 · MAD x + floor), with x_k the mean over heads of column mass × valid length.
+    Score of column k: (x_k - median x) / (1.4826 · MAD x + floor), with x_k the mean over heads of column mass × valid
+    length.
 
     Attributes:
         exempt: positions of known sinks, never flagged; negative ones count back from the last valid column.
         floor: added to the scale so that a flat map does not turn noise into outliers (in multiples of uniform).
-        rows: a column is judged, and held against others that are, only where this many rows see it, or as many as there are columns if
-            those are fewer. So a decoder judges no column by the few rows behind it, and nothing by the single row of a decoding step.
-        by_values: the score is the smaller of two, that of the mass and that of the mass × ‖value‖, relative to the mean norm of its head:
-            attention sinks draw much attention and write next to nothing.
+        rows: a column is judged, and held against others that are, only where this many rows see it, or as many as
+            there are columns if those are fewer. So a decoder judges no column by the few rows behind it, and nothing
+            by the single row of a decoding step.
+        by_values: the score is the smaller of two, that of the mass and that of the mass × ‖value‖, relative to the
+            mean norm of its head: attention sinks draw much attention and write next to nothing.
     """
 
     exempt: tuple[int, ...] = (0, -1)
@@ -77,12 +79,13 @@ class Dense:
 class Profile:
     """Per-column features → MLP → probability; any length.
 
-    Features of column k, in this order: for each head the mean over valid query rows, then for each probe row and head that
-    row's entry; all × valid length, then log1p; F = H · (1 + probes). They are standardised by `mean` and `std` (F,).
-    A mean (K, F) holds every column against its own normal profile, for inputs of fixed length: too little attention to a place that
-    usually draws much is invisible otherwise. `layers` ends in one unit; ReLU between layers, sigmoid at the end.
-    The mean is over those rows alone whose number `every` divides: cheaper where maps are large, and much cheaper beside a fused operator,
-    where only these rows and the probe rows of the map are computed as long as nothing is flagged.
+    Features of column k, in this order: for each head the mean over valid query rows, then for each probe row and head
+    that row's entry; all × valid length, then log1p; F = H · (1 + probes). They are standardised by `mean` and `std`
+    (F,). A mean (K, F) holds every column against its own normal profile, for inputs of fixed length: too little
+    attention to a place that usually draws much is invisible otherwise. `layers` ends in one unit; ReLU between layers,
+    sigmoid at the end. The mean is over those rows alone whose number `every` divides: cheaper where maps are large,
+    and much cheaper beside a fused operator, where only these rows and the probe rows of the map are computed as long
+    as nothing is flagged.
     """
 
     layers: tuple[Dense, ...]
@@ -97,14 +100,15 @@ class Profile:
 class OneClass:
     """What clean columns look like, and how far a column is from that; no anomalous sample is needed.
 
-    Of the features x of `Profile`: y = (x - mean) · weight; d = Σ_u y_u, or with `squared` Σ_u y_u² (a Mahalanobis distance, where the
-    weight whitens); score = max(d - r - offset, 0). One unit of score stands for clean columns e times rarer.
+    Of the features x of `Profile`: y = (x - mean) · weight; d = Σ_u y_u, or with `squared` Σ_u y_u² (a Mahalanobis
+    distance, where the weight whitens); score = max(d - r - offset, 0). One unit of score stands for clean columns e
+    times rarer.
 
     Attributes:
         mean, weight: (F,) and (F, U), or one for each place, (K, F) and (K, F, U).
         offset: where a score starts to count.
-        rank: r is the rank-th highest d of the sample's own columns (sinks aside; the lowest where there are fewer): a column has to stand
-            out from its neighbours too. 0: r is 0.
+        rank: r is the rank-th highest d of the sample's own columns (sinks aside; the lowest where there are fewer): a
+            column has to stand out from its neighbours too. 0: r is 0.
         exempt: as in `Statistic`.
         every: as in `Profile`.
     """
@@ -132,7 +136,9 @@ class Conv:
 
 @dataclass(frozen=True)
 class Cnn:
-    """The paper's detector (eq. 5-6) for maps of fixed Q and K: head mean → convolutions → dense layers → K sigmoids."""
+    """The paper's detector (eq. 5-6) for maps of fixed Q and K:
+    head mean → convolutions → dense layers → K sigmoids.
+    """
 
     convolutions: tuple[Conv, ...]
     layers: tuple[Dense, ...]
@@ -155,9 +161,10 @@ class BenignPair:
     """The benign reference of one site: what a flagged column is replaced by (eq. 10, and a value beside it).
 
     Attributes:
-        attention: benign attention. Relative: (1 | H,), multiples of uniform. Per column: (1 | H, 1 | Q, K), shares of a row (eq. 10).
-        values: benign values, (1 | H, 1, D) one for all columns or (1 | H, K, D) one a column. None: the mean of the sample's own
-            unflagged values.
+        attention: benign attention. Relative: (1 | H,), multiples of uniform. Per column: (1 | H, 1 | Q, K), shares of
+        a row (eq. 10).
+        values: benign values, (1 | H, 1, D) one for all columns or (1 | H, K, D) one a column. None: the mean of the
+            sample's own unflagged values.
         own_values: keep the flagged column's own value, the paper's form; `values` is then ignored.
     """
 
@@ -176,8 +183,8 @@ class SitePlan:
 
     Attributes:
         detector, benign: see their classes.
-        every_row_sees_every_column: True when calibration showed that no valid query row is masked from a valid key column (no causal or
-            window mask); it makes the redistribution cheaper. False is always right.
+        every_row_sees_every_column: True when calibration showed that no valid query row is masked from a valid key
+            column (no causal or window mask); it makes the redistribution cheaper. False is always right.
     """
 
     detector: Detector
@@ -191,22 +198,28 @@ class PatchPlan:
 
     Attributes:
         sites: site id → plan; sites not named stay as they are.
-        threshold: a column is flagged where its score is above this. Scores of `profile` and `cnn` are probabilities, of `statistic`
-            robust z-scores, of `oneclass` nats, of `onnx` the user's; `static` ignores it.
-        gating: "if" runs the redistribution, and the second of two passes, only when a column is flagged; "none" is branch-free
-            (CUDA graphs, TensorRT, tools that know nothing of subgraphs), without a Cast to float32 (see `emit.Emitter`).
+        threshold: a column is flagged where its score is above this. Scores of `profile` and `cnn` are probabilities,
+            of `statistic` robust z-scores, of `oneclass` nats, of `onnx` the user's; `static` ignores it.
+        gating: "if" runs the redistribution, and the second of two passes, only when a column is flagged; "none" is
+            branch-free (CUDA graphs, TensorRT, tools that know nothing of subgraphs), without a Cast to float32 (see
+            `emit.Emitter`).
         telemetry: add outputs `atpatch_flagged` (B, sites) and `atpatch_columns/<site>`.
-        controls: `atpatch_enabled` and `atpatch_threshold` are "optional" inputs (initializers that a request may override; constants below
-            IR version 4, where nothing can be overridden), "required" inputs, or "none" at all: constants.
-        passes: "one" patches each site as it comes; "two" detects at all sites, then runs flagged samples again (see `second_pass`).
-        groups: ids of sites of one body whose key columns are the same tokens, group by group. In one pass a column flagged at one site is
-            flagged at the later ones of its group, whose maps look mended but whose values still carry the fault; in two passes it is
-            flagged at all of them. Sites in no group act alone, in one pass.
-        joint: two passes: "any" flags a column in a group where one site's score is above the threshold, "sum" where the sum of its sites'
-            scores is (sites with the silent `Static()` do not count); of `profile` and `cnn` sites the sigmoid of the sum of their logits.
-        companion: in a sample that is flagged, further columns are flagged above the threshold times this, for a trigger of several tokens
-            shares its attention among them; 1: no lower bar. It never makes a sample flagged that was not.
-        mend: two passes: "redistribute" the attention of flagged columns in the second run, or "excise" those tokens from its request.
+        controls: `atpatch_enabled` and `atpatch_threshold` are "optional" inputs (initializers that a request may
+            override; constants below IR version 4, where nothing can be overridden), "required" inputs, or "none" at
+            all: constants.
+        passes: "one" patches each site as it comes; "two" detects at all sites, then runs flagged samples again (see
+        `second_pass`).
+        groups: ids of sites of one body whose key columns are the same tokens, group by group. In one pass a column
+            flagged at one site is flagged at the later ones of its group, whose maps look mended but whose values still
+            carry the fault; in two passes it is flagged at all of them. Sites in no group act alone, in one pass.
+        joint: two passes: "any" flags a column in a group where one site's score is above the threshold, "sum" where
+            the sum of its sites' scores is (sites with the silent `Static()` do not count); of `profile` and `cnn`
+            sites the sigmoid of the sum of their logits.
+        companion: in a sample that is flagged, further columns are flagged above the threshold times this, for a
+            trigger of several tokens shares its attention among them; 1: no lower bar. It never makes a sample flagged
+            that was not.
+        mend: two passes: "redistribute" the attention of flagged columns in the second run, or "excise" those tokens
+        from its request.
         accept: two passes: "always", or "flip" to keep the first run's outputs where the prediction is the same.
         digest: digest of the hotfix this plan came from, "" when nothing was fitted.
     """

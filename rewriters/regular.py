@@ -1,11 +1,12 @@
 """Only regular files are read, and only regular files are replaced.
 
-Asked before anything is opened: opening a FIFO waits for ever, and renaming onto a device or a link takes its place in the file system.
+Asked before anything is opened: opening a FIFO waits for ever, and renaming onto a device or a link takes its place in
+the file system.
 
 1. A source is a regular file, or a symbolic link to one.
 2. A log, which is appended to, is free, or what a source is.
-3. A destination is free, or a regular file itself. A symbolic link is refused: writing through it would change a file that the user did not
-   name (caches are full of such links), replacing it would cut others off from that file.
+3. A destination is free, or a regular file itself. A symbolic link is refused: writing through it would change a file
+   that the user did not name (caches are full of such links), replacing it would cut others off from that file.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ def check_source(path: str | os.PathLike[str], advice: str | None = None) -> Pat
         advice: how to fix it, where the path is missing or a folder.
 
     Raises:
-        AtpatchError: ATP002 where it is missing, a folder, or no name a file can have; ATP021 for a FIFO, a socket or a device.
+        AtpatchError: ATP002 where it is missing, a folder, or no name a file can have; ATP021 for a FIFO, a socket or a
+        device.
     """
     path = Path(path)
     try:
@@ -44,7 +46,9 @@ def check_source(path: str | os.PathLike[str], advice: str | None = None) -> Pat
     if stat.S_ISDIR(mode):
         raise NO_SUCH_FILE(f"{path} is a directory", advice)
     if not stat.S_ISREG(mode):
-        raise NOT_REGULAR(f"{path} is a {_kind(mode)}, not a regular file", "save its content to a regular file, and give that")
+        raise NOT_REGULAR(
+            f"{path} is a {_kind(mode)}, not a regular file", "save its content to a regular file, and give that"
+        )
     return path
 
 
@@ -52,8 +56,8 @@ def check_log(path: str | os.PathLike[str]) -> Path:
     """The path, if lines can be appended to a file there.
 
     Raises:
-        AtpatchError: ATP019 where the folder is missing, the path is a folder, or no name a file can have; ATP021 for a FIFO, a socket or a
-            device.
+        AtpatchError: ATP019 where the folder is missing, the path is a folder, or no name a file can have; ATP021 for a
+            FIFO, a socket or a device.
     """
     if not os.path.islink(path):
         return check_destination(path)
@@ -68,8 +72,8 @@ def check_destination(path: str | os.PathLike[str], *, make_folder: bool = False
         make_folder: the folder is made if it is missing, so it need not be there.
 
     Raises:
-        AtpatchError: ATP019 where the folder is missing, the path is a folder, or no name a file can have; ATP021 where something is there
-            that is not a regular file, symbolic links included.
+        AtpatchError: ATP019 where the folder is missing, the path is a folder, or no name a file can have; ATP021 where
+            something is there that is not a regular file, symbolic links included.
     """
     path = Path(path)
     if not path.name:
@@ -81,13 +85,19 @@ def check_destination(path: str | os.PathLike[str], *, make_folder: bool = False
             raise NOT_WRITABLE(f"the folder {path.parent} does not exist", "make the folder first") from None
         return path
     except (OSError, ValueError) as error:
-        raise NOT_WRITABLE(f"{_short(path)} cannot be written: {_words(error)}", "give another name for the output") from error
+        raise NOT_WRITABLE(
+            f"{_short(path)} cannot be written: {_words(error)}", "give another name for the output"
+        ) from error
     if stat.S_ISDIR(mode):
         raise NOT_WRITABLE(f"{path} is a directory", "give a file name")
     if stat.S_ISLNK(mode):
-        raise NOT_REGULAR(f"{path} is a symbolic link to {os.readlink(path)}", "give the file that the link leads to, or another name")
+        raise NOT_REGULAR(
+            f"{path} is a symbolic link to {os.readlink(path)}", "give the file that the link leads to, or another name"
+        )
     if not stat.S_ISREG(mode):
-        raise NOT_REGULAR(f"{path} is a {_kind(mode)}, and would be replaced by a file", "give the name of a regular file")
+        raise NOT_REGULAR(
+            f"{path} is a {_kind(mode)}, and would be replaced by a file", "give the name of a regular file"
+        )
     return path
 
 

@@ -23,7 +23,9 @@ def mentions(node: onnx.NodeProto, names: set[str]) -> bool:
     )
 
 
-def renamed(node: onnx.NodeProto, name_of: Callable[[str], str], inner: Callable[[str], str] | None = None) -> onnx.NodeProto:
+def renamed(
+    node: onnx.NodeProto, name_of: Callable[[str], str], inner: Callable[[str], str] | None = None
+) -> onnx.NodeProto:
     """A copy of a node with every value it reads or makes renamed.
 
     Args:

@@ -1,7 +1,7 @@
 """What a plan says of the rows of a map holds only where the graph shows it.
 
-Calibration saw some rows of data; a causal mask, or one that no row of them happened to need, is not in them. So a plan's
-`every_row_sees_every_column` is kept for a site where
+Calibration saw some rows of data; a causal mask, or one that no row of them happened to need, is not in them. So a
+plan's `every_row_sees_every_column` is kept for a site where
 
 1. all rows are shown to see the same columns, see `finding.row_masks`, and
 2. nothing between the map and its product could take a column from a row.
@@ -23,7 +23,8 @@ from .sites import Site
 __all__ = ["with_shown_rows"]
 
 _HARMLESS = op_types(
-    "Cast DequantizeLinear DynamicQuantizeLinear Dropout Flatten Identity QuantizeLinear Reshape Squeeze Transpose Unsqueeze"
+    "Cast DequantizeLinear DynamicQuantizeLinear Dropout Flatten Identity QuantizeLinear Reshape Squeeze Transpose"
+    " Unsqueeze"
 )
 _MAKES = op_types("Softmax QLinearSoftmax BiasSoftmax")
 
@@ -35,7 +36,10 @@ def with_shown_rows(plan: PatchPlan, model: onnx.ModelProto, sites: dict[str, Si
         return plan
     masks = RowMasks(model)
     dropped = [name for name in claimed if not (_reaches_the_product(sites[name]) and masks.alike(sites[name]))]
-    kept = {name: replace(one, every_row_sees_every_column=False) if name in dropped else one for name, one in plan.sites.items()}
+    kept = {
+        name: replace(one, every_row_sees_every_column=False) if name in dropped else one
+        for name, one in plan.sites.items()
+    }
     return replace(plan, sites=kept)
 
 

@@ -1,20 +1,23 @@
-"""Two passes: detect at every site first, then run the model again on the flagged samples with those columns redistributed at every site.
+"""Two passes: detect at every site first, then run the model again on the flagged samples with those columns
+redistributed at every site.
 
-Where the evidence is late and the damage early, a patch that flags and mends one site after another comes too late (the paper's
-Algorithm 1 takes all maps first, too). In the graph:
+Where the evidence is late and the damage early, a patch that flags and mends one site after another comes too late (the
+paper's Algorithm 1 takes all maps first, too). In the graph:
 
 1. The model runs as it is; each joined site only computes its column mask.
-2. Masks of sites whose key axis means the same tokens are joined: a column flagged at one counts at all of them. With `joint = "sum"`
-   sites add up their scores instead, and the threshold is for the sum.
-3. `If` a sample is flagged anywhere, a second copy of the model's nodes inside the branch (initializers shared) runs on the flagged samples
-   alone, with the joined columns redistributed at every joined site, and its rows replace theirs in the outputs. With `mend = "excise"` it
-   runs on the request without those tokens instead (see `excision`). Branch-free (`gating = "none"`) the second copy, from the first site
-   on, runs in every request on all samples, and the outputs take the rows of flagged ones from it.
+2. Masks of sites whose key axis means the same tokens are joined: a column flagged at one counts at all of them. With
+   `joint = "sum"` sites add up their scores instead, and the threshold is for the sum.
+3. `If` a sample is flagged anywhere, a second copy of the model's nodes inside the branch (initializers shared) runs on
+   the flagged samples alone, with the joined columns redistributed at every joined site, and its rows replace theirs in
+   the outputs. With `mend = "excise"` it runs on the request without those tokens instead (see `excision`). Branch-free
+   (`gating = "none"`) the second copy, from the first site on, runs in every request on all samples, and the outputs
+   take the rows of flagged ones from it.
 4. `accept = "flip"` replaces them only where the prediction (arg max of the first float output of rank 2) has changed.
 
-Sites that are not joined keep their one-pass patch, in both runs. Inputs and outputs with a named leading axis carry the samples there.
-Unflagged samples are bit-identical to the original, except that an output which the model itself reads too is no longer an output to
-onnxruntime's optimizer, which may fuse across it and round differently (about 1e-6 relative).
+Sites that are not joined keep their one-pass patch, in both runs. Inputs and outputs with a named leading axis carry
+the samples there. Unflagged samples are bit-identical to the original, except that an output which the model itself
+reads too is no longer an output to onnxruntime's optimizer, which may fuse across it and round differently (about 1e-6
+relative).
 """
 
 from __future__ import annotations
@@ -45,7 +48,9 @@ __all__ = ["SecondPass", "add_second_pass"]
 
 @dataclass(frozen=True)
 class SecondPass:
-    """All replacements of the main graph, the nodes to append to it, and the masks of sites that had none of their own."""
+    """All replacements of the main graph, the nodes to append to it,
+    and the masks of sites that had none of their own.
+    """
 
     replacements: list[Replacement]
     appended: list[onnx.NodeProto]
@@ -88,16 +93,22 @@ def add_second_pass(
     made = Wiring(model.graph.node).maker
     outputs = [value.name for value in model.graph.output if _carries_samples(value) and value.name in made]
     if not outputs:
-        raise PLAN_MISFIT("two passes need an output with a named leading axis for the samples", "patch with --passes one")
+        raise PLAN_MISFIT(
+            "two passes need an output with a named leading axis for the samples", "patch with --passes one"
+        )
     if e.conditional:
-        any_flagged = e.op("Greater", e.peak(e.number(sample), 0, 1, keepdims=False), e.constant(0.5), role="any_sample")
+        any_flagged = e.op(
+            "Greater", e.peak(e.number(sample), 0, 1, keepdims=False), e.constant(0.5), role="any_sample"
+        )
         then, otherwise = e.branch(apart=True), e.branch()
         results = _second_run(then, model, plan, groups, replacements, sample, outputs)
         kept = [otherwise.op("Identity", first_run(name)) for name in outputs]
         kinds = [int(value.type.tensor_type.elem_type) for value in model.graph.output if value.name in outputs]
         gate(e, any_flagged, Branch(then, results, kinds), Branch(otherwise, kept, kinds), outputs)
     else:
-        for result, name in zip(_second_run(e, model, plan, groups, replacements, sample, outputs), outputs, strict=True):
+        for result, name in zip(
+            _second_run(e, model, plan, groups, replacements, sample, outputs), outputs, strict=True
+        ):
             e.nodes.append(helper.make_node("Identity", [result], [name], name=e.value("output")))
     made_here = {site.id: group.columns for group in groups for site in group.sites if not first[site.id][1].columns}
     return SecondPass(_set_aside(model, replacements, set(outputs)), e.nodes, made_here)
@@ -141,7 +152,10 @@ def _second_run(
     sample: str,
     outputs: Sequence[str],
 ) -> list[str]:
-    """Emit the copy of the model; the outputs with the flagged samples' rows replaced. In a branch it runs on those samples alone."""
+    """Emit the copy of the model; the outputs with the flagged samples' rows replaced.
+
+    In a branch it runs on those samples alone.
+    """
     carried = [value.name for value in _requested(model) if _carries_samples(value)]
     names: dict[str, str] = {}
     flagged = [(group, group.columns) for group in groups]
@@ -151,10 +165,17 @@ def _second_run(
         names = {name: e.op("Gather", name, rows, axis=0, role="input") for name in carried}
         flagged = [(group, e.op("Gather", columns, rows, axis=0)) for group, columns in flagged]
     columns = {site.product: (site, mask) for group, mask in flagged for site in group.sites}
-    detection = {replacement.output: replacement.nodes for replacement in replacements if replacement.output not in columns}
+    detection = {
+        replacement.output: replacement.nodes for replacement in replacements if replacement.output not in columns
+    }
     excision = None
     if plan.mend == "excise":
-        columns, excision = {}, excise(e, _tokens(model, outputs, groups), flagged[0][1], {name: names.get(name, name) for name in carried})
+        columns, excision = (
+            {},
+            excise(
+                e, _tokens(model, outputs, groups), flagged[0][1], {name: names.get(name, name) for name in carried}
+            ),
+        )
         names.update(excision.inputs)
 
     def second(name: str) -> str:
@@ -173,8 +194,11 @@ def _second_run(
                 map_scale=site.map_scale and (second(site.map_scale[0]), second(site.map_scale[1])),
                 values_scale=site.values_scale and (second(site.values_scale[0]), second(site.values_scale[1])),
             )
-            names.update({name: second_run(name) for name in node.output if name})  # a fused operator may make caches too
-            redistribute_site(e, twin, plan.sites[site.id], mask, renamed(node, second, second_run), names[site.product])
+            # a fused operator may make caches too
+            names.update({name: second_run(name) for name in node.output if name})
+            redistribute_site(
+                e, twin, plan.sites[site.id], mask, renamed(node, second, second_run), names[site.product]
+            )
             continue
         for piece in detection.get(next(filter(None, node.output)), (node,)):
             if any(name in names for name in reads(piece)):
@@ -197,7 +221,10 @@ def _tokens(model: onnx.ModelProto, outputs: Sequence[str], groups: Sequence[_Jo
 def _select_rows(
     e: Emitter, model: onnx.ModelProto, outputs: Sequence[str], names: Mapping[str, str], sample: str, flip: str | None
 ) -> list[str]:
-    """Both runs hold all samples; `sample` (B, 1) bool says whose rows come from the second. `flip`: see `_replace_rows`."""
+    """Both runs hold all samples; `sample` (B, 1) bool says whose rows come from the second.
+
+    `flip`: see `_replace_rows`.
+    """
     if flip is not None:
         sample = e.op("And", sample, e.unsqueeze(_flipped(e, first_run(flip), names.get(flip, first_run(flip))), 1))
     ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in model.graph.output}
@@ -206,7 +233,13 @@ def _select_rows(
         if name not in names:
             results.append(first_run(name))
             continue
-        taken = e.squeeze(sample, 1) if ranks[name] == 1 else e.unsqueeze(sample, *range(2, ranks[name])) if ranks[name] > 2 else sample
+        taken = (
+            e.squeeze(sample, 1)
+            if ranks[name] == 1
+            else e.unsqueeze(sample, *range(2, ranks[name]))
+            if ranks[name] > 2
+            else sample
+        )
         results.append(e.op("Where", taken, names[name], first_run(name), role="output"))
     return results
 
@@ -217,7 +250,9 @@ def _flipped(e: Emitter, before: str, after: str) -> str:
     return e.op("Not", e.op("Equal", *predictions), role="flipped")
 
 
-def _replace_rows(e: Emitter, outputs: Sequence[str], names: Mapping[str, str], rows: str, flip: str | None) -> list[str]:
+def _replace_rows(
+    e: Emitter, outputs: Sequence[str], names: Mapping[str, str], rows: str, flip: str | None
+) -> list[str]:
     """The second run holds the flagged samples only, `rows` says which they are.
 
     Args:
@@ -240,7 +275,11 @@ def _replace_rows(e: Emitter, outputs: Sequence[str], names: Mapping[str, str], 
 def _prediction(model: onnx.ModelProto, outputs: Sequence[str]) -> str:
     for value in model.graph.output:
         tensor = value.type.tensor_type
-        if value.name in outputs and tensor.elem_type in (TensorProto.FLOAT, TensorProto.FLOAT16) and len(tensor.shape.dim) == 2:
+        if (
+            value.name in outputs
+            and tensor.elem_type in (TensorProto.FLOAT, TensorProto.FLOAT16)
+            and len(tensor.shape.dim) == 2
+        ):
             return str(value.name)
     raise PLAN_MISFIT("accepting flips only needs an output (samples, classes)", "patch with --accept always")
 
@@ -253,7 +292,9 @@ def _set_aside(model: onnx.ModelProto, replacements: Sequence[Replacement], outp
         found = next((by_output.pop(name) for name in node.output if name in by_output), None)
         pieces = found.nodes if found else (node,)
         if any(mentions(piece, outputs) for piece in pieces):
-            pieces = tuple(renamed(piece, lambda name: first_run(name) if name in outputs else name) for piece in pieces)
+            pieces = tuple(
+                renamed(piece, lambda name: first_run(name) if name in outputs else name) for piece in pieces
+            )
         elif found is None:
             continue
         renamings.append(Replacement(found.output if found else next(filter(None, node.output)), pieces))
@@ -280,7 +321,10 @@ def _check_order(model: onnx.ModelProto) -> None:
     pending = {name for node in model.graph.node for name in node.output}
     for node in model.graph.node:
         if not pending.isdisjoint(reads(node)):
-            raise PLAN_MISFIT("the nodes are not in execution order, which two passes need", "sort the graph, or patch with --passes one")
+            raise PLAN_MISFIT(
+                "the nodes are not in execution order, which two passes need",
+                "sort the graph, or patch with --passes one",
+            )
         pending.difference_update(node.output)
 
 

@@ -1,12 +1,14 @@
-"""Keeping values between Q/DQ nodes away from the inside of an If, where onnxruntime (1.32 and before) cannot follow them.
+"""Keeping values between Q/DQ nodes away from the inside of an If, where onnxruntime (1.32 and before) cannot follow
+them.
 
-Two of its passes rewire every reader of a value, and take a reader in a subgraph for an input that the If does not have. Creating the
-session then aborts the process:
+Two of its passes rewire every reader of a value, and take a reader in a subgraph for an input that the If does not
+have. Creating the session then aborts the process:
 
 1. QDQ propagation puts a Q/DQ pair behind each Reshape, Transpose, ... of a dequantised value.
 2. QDQ cleanup takes out a DequantizeLinear that is followed by a QuantizeLinear like it.
 
-Only values in these positions get a copy, one that no optimiser removes; a model without DequantizeLinear is left alone.
+Only values in these positions get a copy, one that no optimiser removes; a model without DequantizeLinear is left
+alone.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ _NOTHING_DONE = frozenset({"Cast", "Dropout", "Identity"})
 def shield(
     nodes: Sequence[onnx.NodeProto], replacements: Sequence[Replacement], appended: Sequence[onnx.NodeProto]
 ) -> tuple[list[Replacement], list[onnx.NodeProto]]:
-    """Replacements and appended nodes of one body, with a copy in front of every If of ours that would capture such a value.
+    """Replacements and appended nodes of one body, with a copy in front of every If of ours that would capture such a
+    value.
 
     Args:
         nodes: of the body, before they are replaced.
@@ -44,11 +47,15 @@ def shield(
         return list(replacements), list(appended)
     maker = Wiring([*nodes, *ours]).maker
     count = itertools.count()
-    shielded = [replace(replacement, nodes=tuple(_shielded(replacement.nodes, maker, count))) for replacement in replacements]
+    shielded = [
+        replace(replacement, nodes=tuple(_shielded(replacement.nodes, maker, count))) for replacement in replacements
+    ]
     return shielded, list(_shielded(appended, maker, count))
 
 
-def _shielded(nodes: Iterable[onnx.NodeProto], maker: Mapping[str, onnx.NodeProto], count: Iterator[int]) -> Iterator[onnx.NodeProto]:
+def _shielded(
+    nodes: Iterable[onnx.NodeProto], maker: Mapping[str, onnx.NodeProto], count: Iterator[int]
+) -> Iterator[onnx.NodeProto]:
     for node in nodes:
         branches = [attribute.g for attribute in node.attribute if attribute.type == onnx.AttributeProto.GRAPH]
         if not is_inserted(node.name) or not branches:
@@ -69,23 +76,31 @@ def _shielded(nodes: Iterable[onnx.NodeProto], maker: Mapping[str, onnx.NodeProt
 
 
 def check_second_reader(graph: onnx.GraphProto, *, branch_free: bool) -> None:
-    """A second run reads what the first has made, and weights. Where onnxruntime joins operators only if nothing else reads a value between
-    them, what is not flagged would be rounded another way.
+    """A second run reads what the first has made, and weights. Where onnxruntime joins operators only if nothing else
+    reads a value between them, what is not flagged would be rounded another way.
 
     Raises:
-        AtpatchError: ATP015 (1) for Q/DQ pairs without a branch, (2) for a dequantised weight that ends up in MatMulNBits.
+        AtpatchError: ATP015 (1) for Q/DQ pairs without a branch, (2) for a dequantised weight that ends up in
+        MatMulNBits.
     """
     if branch_free and any(node.op_type == "QuantizeLinear" for node in graph.node):
-        raise PLAN_MISFIT("without a branch, a second run would break up the Q/DQ pairs of the first", "add --gating if, or --passes one")
+        raise PLAN_MISFIT(
+            "without a branch, a second run would break up the Q/DQ pairs of the first",
+            "add --gating if, or --passes one",
+        )
     wiring = Wiring(graph.node)
     types = {tensor.name: tensor.data_type for tensor in graph.initializer}
     for node in graph.node:
         factors = [wiring.maker.get(name) for name in node.input] if node.op_type == "MatMul" else []
         dequantised = [factor for factor in factors if factor is not None and factor.op_type == "DequantizeLinear"]
         weights = [factor for factor in dequantised if factor.input[0] in types]
-        bytewise = [factor for factor in dequantised if types.get((*factor.input, "", "")[2], TensorProto.UINT8) in _BYTES]
+        bytewise = [
+            factor for factor in dequantised if types.get((*factor.input, "", "")[2], TensorProto.UINT8) in _BYTES
+        ]
         if weights and len(bytewise) < len(factors):
-            raise PLAN_MISFIT(f"a second run would keep runtimes from joining {node.name} with its weight", "add --passes one")
+            raise PLAN_MISFIT(
+                f"a second run would keep runtimes from joining {node.name} with its weight", "add --passes one"
+            )
 
 
 def _by(copies: Mapping[str, str]) -> Callable[[str], str]:
@@ -97,7 +112,11 @@ def _captured(graphs: Iterable[onnx.GraphProto]) -> list[str]:
     found: dict[str, None] = {}
     for graph in graphs:
         own = {name for node in graph.node for name in node.output}
-        read = [name for node in graph.node for name in (*node.input, *_captured(a.g for a in node.attribute if a.HasField("g")))]
+        read = [
+            name
+            for node in graph.node
+            for name in (*node.input, *_captured(a.g for a in node.attribute if a.HasField("g")))
+        ]
         found.update(dict.fromkeys(name for name in read if name and name not in own))
     return list(found)
 

@@ -40,16 +40,19 @@ MAP_FORMS = (
 
 @dataclass(frozen=True)
 class Layout:
-    """How the tensors of one P·V product lie in memory, against the canonical order (leading..., Q, K), (..., K, D), (..., Q, D).
+    """How the tensors of one P·V product lie in memory, against the canonical order (leading..., Q, K), (..., K, D),
+    (..., Q, D).
 
     Attributes:
         rank: rank of the probabilities at the product, 2 or more.
-        probabilities, values, output: permutation that brings the tensor to canonical order; None when it is there already.
+        probabilities, values, output: permutation that brings the tensor to canonical order; None when it is there
+        already.
         merged_heads: H when batch and heads share the leading axis of a rank-3 map (B·H, Q, K); None otherwise.
-        values_lack: negative canonical axes that the values do not have: shared by all heads (-3,), or fewer leading axes than the map.
+        values_lack: negative canonical axes that the values do not have: shared by all heads (-3,), or fewer leading
+            axes than the map.
 
-    The permutations of values and output may be longer than the rank: then all axes behind K (or Q) together are the width D, as where
-    one map weighs every row of an alignment.
+    The permutations of values and output may be longer than the rank: then all axes behind K (or Q) together are the
+    width D, as where one map weighs every row of an alignment.
     """
 
     rank: int
@@ -57,7 +60,8 @@ class Layout:
     values: tuple[int, ...] | None = None
     output: tuple[int, ...] | None = None
     merged_heads: int | None = None
-    # Not in the repr, and so not in the fingerprint: it follows from the rank and the permutations, and hotfixes fitted before it fit on.
+    # Not in the repr, and so not in the fingerprint: it follows from the rank and the permutations, and hotfixes fitted
+    # before it fit on.
     values_lack: tuple[int, ...] = field(default=(), repr=False)
 
     @property
@@ -72,35 +76,43 @@ class Site:
 
     Attributes:
         id: unique in the model, of [A-Za-z0-9_.-]; inserted names start with `atpatch/<id>/`.
-        softmax, matmul: node names (the first output's name where a node is unnamed); where several operators make the map, of the last.
-        form: how the map is made, one of `MAP_FORMS` ("softmax-flat": opset < 13; "decomposed": Exp, ReduceSum and Div; "log-softmax": Exp
-            of it), or the fused operator's name; with a suffix where the product is no plain one: "+qdq" (between Q/DQ pairs), "+qlinear"
-            (QLinearMatMul), "+integer" (MatMulInteger and its kin), "+scaled" (a factor inside the operator), "+divided" (by the sums of
-            the map's rows, behind the product), "+summed" (Mul and ReduceSum), "+signed" (a difference of maps).
+        softmax, matmul: node names (the first output's name where a node is unnamed); where several operators make the
+        map, of the last.
+        form: how the map is made, one of `MAP_FORMS` ("softmax-flat": opset < 13; "decomposed": Exp, ReduceSum and Div;
+            "log-softmax": Exp of it), or the fused operator's name; with a suffix where the product is no plain one:
+            "+qdq" (between Q/DQ pairs), "+qlinear" (QLinearMatMul), "+integer" (MatMulInteger and its kin), "+scaled"
+            (a factor inside the operator), "+divided" (by the sums of the map's rows, behind the product), "+summed"
+            (Mul and ReduceSum), "+signed" (a difference of maps).
         where: the body that holds the product.
-        probabilities: value read as P: the edge into the product, or the input of the quantiser before it; "" inside a fused operator.
-        values: value multiplied with P, as it enters the product, or the input of the quantiser before an integer product.
+        probabilities: value read as P: the edge into the product, or the input of the quantiser before it; "" inside a
+        fused operator.
+        values: value multiplied with P, as it enters the product, or the input of the quantiser before an integer
+        product.
         product: output of the P·V node, or of the rescaling behind an integer product; names that node within its body.
         query_axis, key_axis: negative axes of P as it enters the product.
         operand: which input of the product P is.
-        heads: H when it is known statically; head_axis: its negative axis, None when there is no head axis (merged or single).
+        heads: H when it is known statically; head_axis: its negative axis, None when there is no head axis (merged or
+        single).
         head_dim: D when it is known statically.
         scope: module path from the exporter, else the node path.
-        confidence: "medium" where an axis had to be assumed through a Reshape of unknown shape, or keys and values of a map that is not
-            normalised to be of the same tokens.
+        confidence: "medium" where an axis had to be assumed through a Reshape of unknown shape, or keys and values of a
+            map that is not normalised to be of the same tokens.
         layout: see `Layout`.
         self_attention: queries and keys come from the same tokens, so query row i and key column i are one token.
         key_mask: graph input (B, K) that is non-zero at valid key columns, where it could be traced.
         chain: operator types from the score product to the P·V product.
-        quantizer: output of the QuantizeLinear that reads P, when the site is "+qdq"; quantizer_dtype: its element type.
+        quantizer: output of the QuantizeLinear that reads P, when the site is "+qdq"; quantizer_dtype: its element
+        type.
         softmax_rank: rank of the Softmax's own result, where it is known; the product's may be another.
-        dtype: element type of P, an onnx.TensorProto.DataType; float32 where inference could not tell. At an integer product that of
-            `product`.
-        map_scale, values_scale: (scale, zero point) that make floats of P and V where they are quantised; the zero point is "" for 0.
-        ranks: of the inputs of a fused operator, which may mean different things by rank; None where one is left out or not known.
+        dtype: element type of P, an onnx.TensorProto.DataType; float32 where inference could not tell. At an integer
+            product that of `product`.
+        map_scale, values_scale: (scale, zero point) that make floats of P and V where they are quantised; the zero
+        point is "" for 0.
+        ranks: of the inputs of a fused operator, which may mean different things by rank; None where one is left out or
+        not known.
         key_size: K when it is known statically.
-        unmasked: nothing hides a column from a row, though the map may give it nothing: said of maps with zeros of their own (Relu,
-            sparsemax), of which a zero does not tell a mask.
+        unmasked: nothing hides a column from a row, though the map may give it nothing: said of maps with zeros of
+            their own (Relu, sparsemax), of which a zero does not tell a mask.
     """
 
     id: str
@@ -136,7 +148,16 @@ class Site:
     @property
     def fingerprint(self) -> str:
         """Digest of the structure (no names, no weights): equal for the same attention block exported the same way."""
-        structure = (self.form, self.chain, self.layout, self.query_axis, self.key_axis, self.operand, self.heads, self.head_dim)
+        structure = (
+            self.form,
+            self.chain,
+            self.layout,
+            self.query_axis,
+            self.key_axis,
+            self.operand,
+            self.heads,
+            self.head_dim,
+        )
         return hashlib.sha256(repr(structure).encode()).hexdigest()[:16]
 
     def to_json(self) -> dict[str, Any]:

@@ -40,7 +40,12 @@ class Edit:
 def write(model: onnx.ModelProto, facts: dict[str, str], edits: Sequence[Edit]) -> None:
     """Append the stamp: `facts` under `atpatch.<key>`, and the undo record."""
     record = [
-        {"where": edit.where, "index": edit.index, "count": edit.count, "node": edit.node and base64.b64encode(edit.node).decode()}
+        {
+            "where": edit.where,
+            "index": edit.index,
+            "count": edit.count,
+            "node": edit.node and base64.b64encode(edit.node).decode(),
+        }
         for edit in edits
     ]
     packed = base64.b64encode(zlib.compress(json.dumps(record).encode())).decode()

@@ -2,11 +2,11 @@
 
 The copy is checked and thrown away. Each of its differences is known to run in onnxruntime 1.32:
 
-1. External tensors are empty ones: the checker would look for the files in the working directory, and refuses hard links that onnxruntime
-   reads. `external_data.check_external` looks at them.
-2. Operators that onnxruntime keeps in the default domain, and that onnx does not know there or calls deprecated, are in a domain of their
-   own, like custom operators. onnxruntime's optimizer and onnxruntime-genai write them. (Registering schemas for them would change what
-   the checker says to everyone else in the process.)
+1. External tensors are empty ones: the checker would look for the files in the working directory, and refuses hard
+   links that onnxruntime reads. `external_data.check_external` looks at them.
+2. Operators that onnxruntime keeps in the default domain, and that onnx does not know there or calls deprecated, are in
+   a domain of their own, like custom operators. onnxruntime's optimizer and onnxruntime-genai write them. (Registering
+   schemas for them would change what the checker says to everyone else in the process.)
 3. "ai.onnx" is written "", and every other domain that a node outside functions uses is imported.
 4. Inputs and outputs of the main graph have a shape, its outputs a type, the graph has a name.
 5. A model below IR version 4 is one of version 4, where an initializer need not be an input.
@@ -28,13 +28,30 @@ __all__ = ["RUNTIME_OPERATORS", "stand_in"]
 
 RUNTIME_OPERATORS = frozenset(
     [
-        *("Affine", "Crop", "DisentangledAttention_TRT", "DynamicSlice", "EfficientNMS_TRT", "GRUUnit", "GivenTensorFill"),
-        *("GroupNormalization", "ImageScaler", "LayerNormalization", "MeanVarianceNormalization", "MemcpyFromHost", "MemcpyToHost"),
+        *(
+            "Affine",
+            "Crop",
+            "DisentangledAttention_TRT",
+            "DynamicSlice",
+            "EfficientNMS_TRT",
+            "GRUUnit",
+            "GivenTensorFill",
+        ),
+        *(
+            "GroupNormalization",
+            "ImageScaler",
+            "LayerNormalization",
+            "MeanVarianceNormalization",
+            "MemcpyFromHost",
+            "MemcpyToHost",
+        ),
         *("MultilevelCropAndResize_TRT", "ParametricSoftplus", "PyramidROIAlign_TRT", "Scale", "ScaledTanh"),
         *("SimplifiedLayerNormalization", "ThresholdedRelu"),
     ]
 )
-"""Operators that onnxruntime 1.32 has in the default domain at versions at which onnx has none, by its own list of schemas."""
+"""Operators that onnxruntime 1.32 has in the default domain at versions at which onnx has none, by its own list of
+schemas.
+"""
 
 _OWN_DOMAIN = "onnxruntime.default"
 _OPTIONAL_INPUTS = 4  # the first IR version in which an initializer need not be an input
@@ -71,12 +88,20 @@ def stand_in(model: onnx.ModelProto) -> onnx.ModelProto:
     return copy
 
 
-def _give_domains(owner: onnx.ModelProto | onnx.FunctionProto, nodes: Iterable[onnx.NodeProto], outer: list[int]) -> list[int]:
-    """Rule 2, and "" for "ai.onnx"; gives the versions of the default domain that hold in `owner`, after those of the model (`outer`)."""
+def _give_domains(
+    owner: onnx.ModelProto | onnx.FunctionProto, nodes: Iterable[onnx.NodeProto], outer: list[int]
+) -> list[int]:
+    """Rule 2, and "" for "ai.onnx"; gives the versions of the default domain that hold in `owner`, after those of the
+    model (`outer`).
+    """
     for named in (*owner.opset_import, *nodes):
         named.domain = "" if named.domain == "ai.onnx" else named.domain
     versions = [*outer, *(entry.version for entry in owner.opset_import if entry.domain == "")]
-    moved = [node for node in nodes if node.domain == "" and node.op_type in RUNTIME_OPERATORS and not _onnx_has(node.op_type, versions)]
+    moved = [
+        node
+        for node in nodes
+        if node.domain == "" and node.op_type in RUNTIME_OPERATORS and not _onnx_has(node.op_type, versions)
+    ]
     for node in moved:
         node.domain = _OWN_DOMAIN
     if moved:
@@ -92,4 +117,7 @@ def _import_all(model: onnx.ModelProto, nodes: Iterable[onnx.NodeProto]) -> None
 
 
 def _onnx_has(op_type: str, versions: Iterable[int]) -> bool:
-    return all(onnx.defs.has(op_type, version) and not onnx.defs.get_schema(op_type, version).deprecated for version in versions)
+    return all(
+        onnx.defs.has(op_type, version) and not onnx.defs.get_schema(op_type, version).deprecated
+        for version in versions
+    )

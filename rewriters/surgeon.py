@@ -1,7 +1,7 @@
 """For people whose pipeline is onnx-graphsurgeon: patch a `gs.Graph`, and cut one site out as a model of its own.
 
-graphsurgeon drops model metadata and inputs that are initializers too, so a graph patched here has its controls frozen and carries no
-stamp: keep the original, there is no `unpatch`.
+graphsurgeon drops model metadata and inputs that are initializers too, so a graph patched here has its controls frozen
+and carries no stamp: keep the original, there is no `unpatch`.
 """
 
 from __future__ import annotations
@@ -56,7 +56,12 @@ def extract(model: onnx.ModelProto, site_id: str, sites: Sequence[Site]) -> onnx
     product = graph.tensors()[site.product]
     nodes = _chain(product.inputs[0], site)
     made = {id(output) for node in nodes for output in node.outputs}
-    read = {id(tensor): tensor for node in nodes for tensor in node.inputs if isinstance(tensor, gs.Variable) and not tensor.is_empty()}
+    read = {
+        id(tensor): tensor
+        for node in nodes
+        for tensor in node.inputs
+        if isinstance(tensor, gs.Variable) and not tensor.is_empty()
+    }
     graph.inputs = [tensor for key, tensor in read.items() if key not in made]
     graph.outputs = [product]
     for tensor in (*graph.inputs, product):
@@ -105,5 +110,11 @@ def _chain(product: gs.Node, site: Site) -> list[gs.Node]:
             path[id(node)] = node
             ahead += [reader for output in node.outputs for reader in output.outputs]
     path[id(product)] = product
-    constants = {id(node): node for step in path.values() for tensor in step.inputs for node in tensor.inputs if node.op == "Constant"}
+    constants = {
+        id(node): node
+        for step in path.values()
+        for tensor in step.inputs
+        for node in tensor.inputs
+        if node.op == "Constant"
+    }
     return list({**path, **constants}.values())

@@ -1,7 +1,8 @@
-"""Opt-in outputs that say what the patch did: `atpatch_flagged` (B, sites) and `atpatch_columns/<site>` (B', K), both bool.
+"""Opt-in outputs that say what the patch did: `atpatch_flagged` (B, sites) and `atpatch_columns/<site>` (B', K), both
+bool.
 
-B' is B, or B times the number of windows where a map's leading axis counts windows too. Sites inside subgraphs and functions have no
-outputs of their own and are left out; `patch` works on them all the same.
+B' is B, or B times the number of windows where a map's leading axis counts windows too. Sites inside subgraphs and
+functions have no outputs of their own and are left out; `patch` works on them all the same.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ __all__ = ["add_telemetry"]
 def add_telemetry(
     model: onnx.ModelProto, columns: Sequence[tuple[str, str]], pool: ConstantPool, conditional: bool = True
 ) -> list[onnx.NodeProto]:
-    """Declare the outputs and return the nodes to append to the main graph; `columns` are pairs of a site's id and its mask (B', K)."""
+    """Declare the outputs and return the nodes to append to the main graph; `columns` are pairs of a site's id and its
+    mask (B', K).
+    """
     if not columns:
         raise PLAN_MISFIT("telemetry needs a site in the main graph", "patch without --telemetry")
     e = Emitter("telemetry", opset_of(model, ()), pool, {}, conditional=conditional)

@@ -15,7 +15,10 @@ from .errors import INVALID_MODEL
 __all__ = ["elements_of", "payload_bits", "walk_tensors"]
 
 _PACKED = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2, "FLOAT6E2M3": 6, "FLOAT6E3M2": 6}
-"""Bits of the element types that share bytes, in raw_data and in external files. By name: older onnx releases lack some."""
+"""Bits of the element types that share bytes, in raw_data and in external files.
+
+By name: older onnx releases lack some.
+"""
 
 
 def walk_tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
@@ -52,7 +55,9 @@ def elements_of(tensor: TensorProto) -> int:
         AtpatchError: ATP005 for an unknown type or a negative dimension.
     """
     if tensor.data_type != TensorProto.STRING and payload_bits(tensor.data_type) is None:
-        raise INVALID_MODEL(f"tensor {tensor.name!r} is of type {tensor.data_type}, which onnx {onnx.__version__} does not know")
+        raise INVALID_MODEL(
+            f"tensor {tensor.name!r} is of type {tensor.data_type}, which onnx {onnx.__version__} does not know"
+        )
     if any(dim < 0 for dim in tensor.dims):
         raise INVALID_MODEL(f"tensor {tensor.name!r} has a negative dimension")
     return math.prod(tensor.dims)

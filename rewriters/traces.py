@@ -1,6 +1,8 @@
-"""What the finder saw on its way: the chain of operators of every site and every rejected Softmax, as plain data for those who show it.
+"""What the finder saw on its way: the chain of operators of every site and every rejected Softmax, as plain data for
+those who show it.
 
-`finder.trace_sites` makes these; they come from the very walks that decided, so a picture of a trace is a picture of the decision.
+`finder.trace_sites` makes these; they come from the very walks that decided, so a picture of a trace is a picture of
+the decision.
 """
 
 from __future__ import annotations
@@ -40,12 +42,20 @@ class Edge:
 
     def to_json(self) -> dict[str, Any]:
         shape = None if self.shape is None else list(self.shape)
-        return {"name": self.name, "shape": shape, "dtype": self.dtype, "origin": self.origin, "inputs": list(self.inputs)}
+        return {
+            "name": self.name,
+            "shape": shape,
+            "dtype": self.dtype,
+            "origin": self.origin,
+            "inputs": list(self.inputs),
+        }
 
 
 @dataclass(frozen=True)
 class Side:
-    """What flows into a step from outside the chain: its role ("queries", "keys", "values", "mask", "scale", ...) and input position."""
+    """What flows into a step from outside the chain: its role ("queries", "keys", "values", "mask", "scale", ...) and
+    input position.
+    """
 
     role: str
     operand: int
@@ -60,8 +70,8 @@ class Step:
     """One operator of a chain.
 
     Attributes:
-        part: where it stands: the score product, before the Softmax, the Softmax (several operators when decomposed), after it, the P·V
-            product; "fused" for an operator that is all of these.
+        part: where it stands: the score product, before the Softmax, the Softmax (several operators when decomposed),
+            after it, the P·V product; "fused" for an operator that is all of these.
         node: node name (the first output's name where it has none).
         body: the body it lies in, "" for the main graph.
         output: the value that goes on.
@@ -178,7 +188,8 @@ class Trace:
 
     @property
     def read_at(self) -> int | None:
-        """Index of the step whose output a detector reads; None where the map is no value of the graph, or there is no site.
+        """Index of the step whose output a detector reads; None where the map is no value of the graph, or there is no
+        site.
 
         Where a border between bodies renames the map, it is the step before the product.
         """
@@ -204,12 +215,19 @@ class Trace:
             facts["rejected"] = rejection.to_json()
         opened = None if self.opened is None else self.opened.to_json()
         facts["source"] = None if self.source is None else self.source.to_json()
-        return {**facts, "steps": [s.to_json() for s in self.steps], "ends": [e.to_json() for e in self.ends], "opened": opened}
+        return {
+            **facts,
+            "steps": [s.to_json() for s in self.steps],
+            "ends": [e.to_json() for e in self.ends],
+            "opened": opened,
+        }
 
 
 @dataclass(frozen=True)
 class Traces:
-    """All traces of a model in graph order, and the module path of every node in execution order ("" where a node tells none)."""
+    """All traces of a model in graph order, and the module path of every node in execution order ("" where a node tells
+    none).
+    """
 
     traces: tuple[Trace, ...]
     scopes: tuple[str, ...]
@@ -218,4 +236,6 @@ class Traces:
     def unreadable(cls, rejections: Iterable[Rejection]) -> Traces:
         """Of a model that cannot be indexed."""
         found = list(rejections)
-        return cls(tuple(Trace(r, r.softmax, "Softmax", "", "", None, at) for at, r in enumerate(found)), ("",) * len(found))
+        return cls(
+            tuple(Trace(r, r.softmax, "Softmax", "", "", None, at) for at, r in enumerate(found)), ("",) * len(found)
+        )

@@ -1,11 +1,13 @@
 """What our own code relies on in a model, proven before it is used; the onnx checker takes all of this for granted.
 
 1. Every name and every other string is text: protobuf hands over bytes where a file has something else than UTF-8.
-2. A tensor is of a known type, no dimension is negative, and a payload inside the model has the size that type and shape ask for.
-3. A value is made once in its body, and is not an input or a node's output under an initializer's name unless it is that input.
+2. A tensor is of a known type, no dimension is negative, and a payload inside the model has the size that type and
+   shape ask for.
+3. A value is made once in its body, and is not an input or a node's output under an initializer's name unless it is
+   that input.
 4. Numbers on which shape inference crashes or hangs are small: `batch_dims` of GatherND, `num_outputs` of Split.
-5. Local functions have names of their own and call each other in no circle, and with all calls written out the model has at most
-   `MOST_NODES` nodes: shape inference writes them out.
+5. Local functions have names of their own and call each other in no circle, and with all calls written out the model
+   has at most `MOST_NODES` nodes: shape inference writes them out.
 """
 
 from __future__ import annotations
@@ -59,14 +61,19 @@ def _check_tensor(tensor: TensorProto) -> None:
         there = max(len(getattr(tensor, name)) for name in _TYPED_FIELDS)
         needed = -(-count * bits // 8) if bits < 8 else count * (2 if tensor.data_type in _COMPLEX else 1)
     if there != needed:
-        raise INVALID_MODEL(f"tensor {tensor.name!r} holds {there} {'bytes' if tensor.raw_data else 'elements'}, its shape needs {needed}")
+        raise INVALID_MODEL(
+            f"tensor {tensor.name!r} holds {there} {'bytes' if tensor.raw_data else 'elements'}, its shape needs"
+            f" {needed}"
+        )
 
 
 def _check_numbers(body: Body) -> None:
     """Numbers that onnx's shape inference takes as they are: it crashes, or counts for hours."""
     for node in body.node:
         for name, op_type, least, most in (("batch_dims", "GatherND", 0, 64), ("num_outputs", "Split", 0, _MOST_PARTS)):
-            found = next((entry.i for entry in node.attribute if entry.name == name), 0) if node.op_type == op_type else 0
+            found = (
+                next((entry.i for entry in node.attribute if entry.name == name), 0) if node.op_type == op_type else 0
+            )
             if not least <= found <= most:
                 raise INVALID_MODEL(f"{name} of {op_type} node {node.name!r} is {found}, not {least} to {most}")
 
@@ -75,7 +82,9 @@ def _check_values(body: Body) -> None:
     made = [name for node in body.node for name in node.output if name]
     if isinstance(body, onnx.GraphProto):
         made += [value.name for value in body.input]
-        initializers = [tensor.name for tensor in body.initializer] + [sparse.values.name for sparse in body.sparse_initializer]
+        initializers = [tensor.name for tensor in body.initializer] + [
+            sparse.values.name for sparse in body.sparse_initializer
+        ]
         twice = _twice(initializers) or _twice([*made, *(set(initializers) - {value.name for value in body.input})])
     else:
         twice = _twice([*made, *body.input])

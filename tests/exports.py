@@ -1,7 +1,7 @@
 """Tiny seeded Hugging Face models, exported on demand and cached: real graphs of real exporters, under 1 MB each.
 
-Sizes are the smallest that keep every structure (several layers and heads, grouped keys, shifted windows, relative positions). Weights are
-drawn wide, since a fresh initialisation gives flat attention maps, and flat maps hide errors.
+Sizes are the smallest that keep every structure (several layers and heads, grouped keys, shifted windows, relative
+positions). Weights are drawn wide, since a fresh initialisation gives flat attention maps, and flat maps hide errors.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ OPSET = {"torchscript": 17, "dynamo": 18}
 VOCABULARY = 99
 LENGTH, TARGET_LENGTH = 9, 6
 FRAMES = 40
-"""Tokens in, tokens out (decoders), spectrogram frames; the first two are dynamic axes, so feeds may differ from what was traced."""
+"""Tokens in, tokens out (decoders), spectrogram frames; the first two are dynamic axes, so feeds may differ from what
+was traced.
+"""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,10 @@ def _floats(*shape: int) -> _Input:
 
 
 TEXT = {"input_ids": _tokens(LENGTH, "sequence"), "attention_mask": _mask(LENGTH, "sequence")}
-DECODER = {"decoder_input_ids": _tokens(TARGET_LENGTH, "target"), "decoder_attention_mask": _mask(TARGET_LENGTH, "target")}
+DECODER = {
+    "decoder_input_ids": _tokens(TARGET_LENGTH, "target"),
+    "decoder_attention_mask": _mask(TARGET_LENGTH, "target"),
+}
 
 
 @dataclass(frozen=True)
@@ -80,8 +85,12 @@ _ENCODER = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
 
 _FAMILIES: dict[str, _Family] = {
     "bert": _Family("BertModel", {**_ENCODER, "vocab_size": VOCABULARY, "max_position_embeddings": 32}, TEXT, 2),
-    "vit": _Family("ViTModel", {**_ENCODER, "image_size": 16, "patch_size": 4}, {"pixel_values": _floats(3, 16, 16)}, 2),
-    "gpt2": _Family("GPT2Model", {"vocab_size": VOCABULARY, "n_positions": 32, "n_embd": 32, "n_layer": 2, "n_head": 4}, TEXT, 2),
+    "vit": _Family(
+        "ViTModel", {**_ENCODER, "image_size": 16, "patch_size": 4}, {"pixel_values": _floats(3, 16, 16)}, 2
+    ),
+    "gpt2": _Family(
+        "GPT2Model", {"vocab_size": VOCABULARY, "n_positions": 32, "n_embd": 32, "n_layer": 2, "n_head": 4}, TEXT, 2
+    ),
     "t5": _Family(
         "T5Model",
         {"vocab_size": VOCABULARY, "d_model": 32, "num_layers": 2, "num_heads": 4, "d_kv": 8, "d_ff": 64},
@@ -111,7 +120,8 @@ _FAMILIES: dict[str, _Family] = {
         {"pixel_values": _floats(3, 32, 32)},
         4,
     ),
-    # Without a decoder mask transformers looks for packed sequences with aten::diff, which TorchScript export does not know.
+    # Without a decoder mask transformers looks for packed sequences with aten::diff, which TorchScript export does not
+    # know.
     "whisper": _Family(
         "WhisperModel",
         {
@@ -162,7 +172,8 @@ class ExportedModel:
 
         Args:
             batch: number of samples.
-            padded: right-pad all samples but the first, each to another length, where the model takes a mask; else every token is real.
+            padded: right-pad all samples but the first, each to another length, where the model takes a mask; else
+                every token is real.
         """
         rng = np.random.default_rng(batch)
         feeds = {name: spec.draw(rng, batch) for name, spec in _FAMILIES[self.family].inputs.items()}
@@ -213,17 +224,32 @@ def _export(family: _Family, exporter: str, attention: str, path: Path) -> None:
 
     with torch.random.fork_rng():
         model = _build(family, attention)
-        inputs = {name: torch.from_numpy(spec.draw(np.random.default_rng(0), 2)) for name, spec in family.inputs.items()}
+        inputs = {
+            name: torch.from_numpy(spec.draw(np.random.default_rng(0), 2)) for name, spec in family.inputs.items()
+        }
         names, axes = list(inputs), {name: spec.axes for name, spec in family.inputs.items()}
-        options: dict[str, Any] = {"input_names": names, "output_names": list(family.outputs), "opset_version": OPSET[exporter]}
+        options: dict[str, Any] = {
+            "input_names": names,
+            "output_names": list(family.outputs),
+            "opset_version": OPSET[exporter],
+        }
         if exporter == "torchscript":
             batch_axes = {name: {0: "batch"} for name in family.outputs}
-            torch.onnx.export(model, tuple(inputs.values()), path, dynamo=False, dynamic_axes={**axes, **batch_axes}, **options)
+            torch.onnx.export(
+                model, tuple(inputs.values()), path, dynamo=False, dynamic_axes={**axes, **batch_axes}, **options
+            )
         else:
             dynamic = torch.export.Dim.DYNAMIC
             shapes = (tuple(dict.fromkeys(axes[name], dynamic) for name in names),)
             torch.onnx.export(
-                model, tuple(inputs.values()), path, dynamo=True, dynamic_shapes=shapes, external_data=False, verbose=False, **options
+                model,
+                tuple(inputs.values()),
+                path,
+                dynamo=True,
+                dynamic_shapes=shapes,
+                external_data=False,
+                verbose=False,
+                **options,
             )
 
 
@@ -244,7 +270,8 @@ def _build(family: _Family, attention: str) -> Any:
     model_class = getattr(transformers, family.model)
     config = model_class.config_class(**family.config, attn_implementation=attention)
     config.use_cache = False
-    # Without requires_grad_, torch 2.13 fails to decompose sdpa with a dynamic batch ("Cannot view a tensor with shape").
+    # Without requires_grad_, torch 2.13 fails to decompose sdpa with a dynamic batch ("Cannot view a tensor with
+    # shape").
     inner = model_class(config).eval().requires_grad_(False)
     _widen(inner)
 
@@ -261,7 +288,9 @@ def _build(family: _Family, attention: str) -> Any:
 
 
 def _widen(model: Any) -> None:
-    """Redraw all weights at unit gain, then sharpen queries and keys: rows of a map then differ and have clear peaks."""
+    """Redraw all weights at unit gain, then sharpen queries and keys:
+    rows of a map then differ and have clear peaks.
+    """
     import torch
 
     sharpness = 1.7
@@ -290,7 +319,11 @@ def _conv1d() -> type:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Exporters print progress and warn of what these tests are about (tracing, opsets)."""
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+    with (
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore")
         before = logging.root.manager.disable
         logging.disable(logging.WARNING)

@@ -16,7 +16,15 @@ UNSEEN = 1e-30
 """A row does not see a column to which it gives no more than this, in the mean over heads."""
 
 
-def joint(a: Array, v: Array, mask: NDArray[np.bool_], valid: NDArray[np.bool_] | None, pair: BenignPair, *, reach: bool = True) -> Array:
+def joint(
+    a: Array,
+    v: Array,
+    mask: NDArray[np.bool_],
+    valid: NDArray[np.bool_] | None,
+    pair: BenignPair,
+    *,
+    reach: bool = True,
+) -> Array:
     """Patched P·V for a (B, H, Q, K), v (B, H, K, D), mask (B, K): the joint form of eq. 11, row by row, no shortcut.
 
     reach: honour per-row visibility (a column that a row gives no mass to cannot be given any).
@@ -39,7 +47,9 @@ def joint(a: Array, v: Array, mask: NDArray[np.bool_], valid: NDArray[np.bool_] 
     return out
 
 
-def _row(row: Array, v: Array, m: NDArray[np.bool_], sees: NDArray[np.bool_], pair: BenignPair, h: int, i: int, reach: bool) -> Array:
+def _row(
+    row: Array, v: Array, m: NDArray[np.bool_], sees: NDArray[np.bool_], pair: BenignPair, h: int, i: int, reach: bool
+) -> Array:
     keys = row.size
     sigma = row.sum()
     q = np.zeros(keys)
@@ -98,7 +108,9 @@ def profile(a: Array, valid: NDArray[np.bool_] | None, detector: Profile, self_a
     a = a.astype(np.float64)
     out = np.zeros((a.shape[0], a.shape[3]))
     for b in range(len(a)):
-        x = (_features(a[b], None if valid is None else valid[b], detector, self_attention) - detector.mean) / detector.std
+        x = (
+            _features(a[b], None if valid is None else valid[b], detector, self_attention) - detector.mean
+        ) / detector.std
         out[b] = _sigmoid(_dense(x, detector.layers)[:, 0])
     return out
 
@@ -107,7 +119,10 @@ def oneclass(a: Array, valid: NDArray[np.bool_] | None, detector: OneClass, self
     """Nats (B, K); -inf at sinks."""
     out = np.full((a.shape[0], a.shape[3]), -np.inf)
     for b in range(len(a)):
-        x = _features(a[b].astype(np.float64), None if valid is None else valid[b], detector, self_attention) - detector.mean
+        x = (
+            _features(a[b].astype(np.float64), None if valid is None else valid[b], detector, self_attention)
+            - detector.mean
+        )
         real = np.flatnonzero(valid[b]) if valid is not None else np.arange(a.shape[3])
         content = sorted(set(real) - {real[place] for place in detector.exempt})
         distance = {}
@@ -126,7 +141,9 @@ def _features(a: Array, valid: NDArray[np.bool_] | None, detector: Profile | One
     columns = np.ones(a.shape[2], bool) if valid is None else valid
     rows = columns if self_attention and valid is not None else np.ones(a.shape[1], bool)
     rows = rows & (np.arange(len(rows)) % detector.every == 0)
-    features = [a[:, rows].mean(1) if rows.any() else np.zeros(a.shape[::2])] + [a[:, probe] for probe in detector.probes]
+    features = [a[:, rows].mean(1) if rows.any() else np.zeros(a.shape[::2])] + [
+        a[:, probe] for probe in detector.probes
+    ]
     return np.log1p(np.concatenate(features, 0).T * columns.sum())
 
 

@@ -1,4 +1,6 @@
-"""The Python API takes a path, an `onnx.ModelProto` or an `onnx_ir.Model`, says the same of each, and gives back what it was given."""
+"""The Python API takes a path, an `onnx.ModelProto` or an `onnx_ir.Model`, says the same of each, and gives back what
+it was given.
+"""
 
 from __future__ import annotations
 
@@ -157,10 +159,16 @@ def test_external_references_survive_onnx_ir_unread(tmp_path, monkeypatch):
     model = onnx_ir.load(tmp_path / "model.onnx")
     reads = []
     original_load = onnx_ir.ExternalTensor._load
-    monkeypatch.setattr(onnx_ir.ExternalTensor, "_load", lambda tensor: (reads.append(tensor.name), original_load(tensor))[1])
+    monkeypatch.setattr(
+        onnx_ir.ExternalTensor, "_load", lambda tensor: (reads.append(tensor.name), original_load(tensor))[1]
+    )
     patched = atpatch_onnx.patch_model(model, **FIRING)
     assert reads == []
-    weights = [value.const_value for value in model.graph.initializers.values() if isinstance(value.const_value, onnx_ir.ExternalTensor)]
+    weights = [
+        value.const_value
+        for value in model.graph.initializers.values()
+        if isinstance(value.const_value, onnx_ir.ExternalTensor)
+    ]
     assert len(weights) == 8
     for weight in weights:
         assert patched.graph.initializers[weight.name].const_value is weight
@@ -168,14 +176,18 @@ def test_external_references_survive_onnx_ir_unread(tmp_path, monkeypatch):
     onnx_ir.save(patched, tmp_path / "patched.onnx")
     saved = onnx.load(tmp_path / "patched.onnx", load_external_data=False)
     assert external_locations(saved) == ("weights.data",)
-    assert equal(run(tmp_path / "patched.onnx"), run(atpatch_onnx.patch_model(tmp_path / "model.onnx", **FIRING).output))
+    assert equal(
+        run(tmp_path / "patched.onnx"), run(atpatch_onnx.patch_model(tmp_path / "model.onnx", **FIRING).output)
+    )
 
 
 def test_external_data_in_a_subgraph_keeps_its_folder(tmp_path):
     inner = attention_model()
     weight = onnx.numpy_helper.from_array(np.ones((8, 8), np.float32), "inner_weight")
     value = onnx.helper.make_tensor_value_info("z", 1, ["batch", "sequence", 8])
-    branch = onnx.helper.make_graph([onnx.helper.make_node("MatMul", ["y", "inner_weight"], ["z"])], "b", [], [value], [weight])
+    branch = onnx.helper.make_graph(
+        [onnx.helper.make_node("MatMul", ["y", "inner_weight"], ["z"])], "b", [], [value], [weight]
+    )
     other = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["y"], ["z"])], "c", [], [value])
     inner.graph.initializer.append(onnx.numpy_helper.from_array(np.array(True), "yes"))
     inner.graph.node.append(onnx.helper.make_node("If", ["yes"], ["result"], then_branch=branch, else_branch=other))
@@ -183,7 +195,10 @@ def test_external_data_in_a_subgraph_keeps_its_folder(tmp_path):
     save_external(inner, tmp_path / "model.onnx")
     patched = atpatch_onnx.patch_model(onnx_ir.load(tmp_path / "model.onnx"), **SILENT)
     external = [
-        v.const_value for g in patched.graphs() for v in g.initializers.values() if isinstance(v.const_value, onnx_ir.ExternalTensor)
+        v.const_value
+        for g in patched.graphs()
+        for v in g.initializers.values()
+        if isinstance(v.const_value, onnx_ir.ExternalTensor)
     ]
     assert "inner_weight" in {tensor.name for tensor in external}
     assert {Path(tensor.base_dir) for tensor in external} == {tmp_path}
@@ -204,14 +219,18 @@ def test_a_round_trip_through_onnx_ir_computes_the_same(family, tmp_path):
 
 def test_a_file_that_onnx_ir_wrote_is_unpatched_byte_for_byte(tmp_path):
     onnx_ir.save(onnx_ir.from_proto(attention_model(layers=2)), tmp_path / "model.onnx")
-    onnx_ir.save(atpatch_onnx.patch_model(onnx_ir.load(tmp_path / "model.onnx"), detector="statistic"), tmp_path / "patched.onnx")
+    onnx_ir.save(
+        atpatch_onnx.patch_model(onnx_ir.load(tmp_path / "model.onnx"), detector="statistic"), tmp_path / "patched.onnx"
+    )
     atpatch_onnx.unpatch_model(tmp_path / "patched.onnx", tmp_path / "back.onnx")
     assert model_io.load(tmp_path / "back.onnx") == model_io.load(tmp_path / "model.onnx")
 
 
 @pytest.mark.parametrize(("family", "exporter"), [("bert", "torchscript"), ("bert", "dynamo"), ("swin", "torchscript")])
 def test_a_patched_file_is_unpatched_through_onnx_ir(family, exporter, tmp_path):
-    """onnx_ir does not keep a file's bytes, so what it read cannot have the original's digest; the graph comes back all the same."""
+    """onnx_ir does not keep a file's bytes, so what it read cannot have the original's digest; the graph comes back all
+    the same.
+    """
     path = export_model(family, exporter).path
     output = atpatch_onnx.patch_model(path, tmp_path / "patched.onnx", detector="statistic").output
     restored = onnx_ir.to_proto(atpatch_onnx.unpatch_model(onnx_ir.load(output)))
@@ -304,5 +323,8 @@ def test_fit_takes_every_form(tmp_path):
     """The same hotfix, whatever form the model comes in."""
     made = toy(padded=True)
     onnx.save_model(made.model, tmp_path / "model.onnx")
-    hotfixes = [atpatch_onnx.fit(as_form(tmp_path / "model.onnx", form), made.debug, made.clean, threads=1) for form in ("proto", "ir")]
+    hotfixes = [
+        atpatch_onnx.fit(as_form(tmp_path / "model.onnx", form), made.debug, made.clean, threads=1)
+        for form in ("proto", "ir")
+    ]
     assert len({hotfix.digest for hotfix in hotfixes}) == 1

@@ -47,9 +47,13 @@ def pointing_to(folder: Path, location: str) -> Path:
 
 def hotfix_for(model: onnx.ModelProto, folder: Path) -> Hotfix:
     """A well-formed profile hotfix for a model with 2 heads, detector untrained."""
-    detector = Profile((Dense(np.zeros((4, 1), np.float32), np.zeros(1, np.float32)),), np.zeros(4, np.float32), np.ones(4, np.float32))
+    detector = Profile(
+        (Dense(np.zeros((4, 1), np.float32), np.zeros(1, np.float32)),), np.zeros(4, np.float32), np.ones(4, np.float32)
+    )
     sites, _ = find_sites(model)
-    entries = tuple(HotfixSite(site.id, layer, site.heads, site.fingerprint, SitePlan(detector)) for layer, site in enumerate(sites))
+    entries = tuple(
+        HotfixSite(site.id, layer, site.heads, site.fingerprint, SitePlan(detector)) for layer, site in enumerate(sites)
+    )
     return Hotfix(entries, 0.5, model_io.weights_digest(model, folder))
 
 
@@ -125,10 +129,16 @@ def flipped_hotfix(folder: Path) -> Arguments:
 
 # id → (code, what to do in an empty folder; returns the arguments of `patch`)
 CASES: dict[str, tuple[str, Callable[[Path], Arguments]]] = {
-    "not an ONNX file": ("ATP001", lambda f: [write(f / "model.onnx", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")]),
+    "not an ONNX file": (
+        "ATP001",
+        lambda f: [write(f / "model.onnx", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")],
+    ),
     "empty file": ("ATP001", lambda f: [write(f / "model.onnx", b"")]),
     "truncated file": ("ATP001", lambda f: [write(f / "model.onnx", attention_model().SerializeToString()[:700])]),
-    "graph without nodes": ("ATP001", lambda f: [write(f / "model.onnx", onnx.ModelProto(ir_version=8).SerializeToString())]),
+    "graph without nodes": (
+        "ATP001",
+        lambda f: [write(f / "model.onnx", onnx.ModelProto(ir_version=8).SerializeToString())],
+    ),
     "missing": ("ATP002", lambda f: [f / "model.onnx"]),
     "directory": ("ATP002", lambda f: [f]),
     "external data missing": ("ATP003", missing_data),
@@ -180,7 +190,9 @@ def test_patch_refuses(tmp_path, atpatch, code, prepare):
 
 
 @pytest.mark.parametrize("command", ["inspect", "unpatch", "extract", "diff"])
-@pytest.mark.parametrize("case", ["not an ONNX file", "truncated file", "directory", "external data missing", "external data at ../x"])
+@pytest.mark.parametrize(
+    "case", ["not an ONNX file", "truncated file", "directory", "external data missing", "external data at ../x"]
+)
 def test_other_commands_refuse_the_same_files(tmp_path, atpatch, command, case):
     code, prepare = CASES[case]
     (model,) = prepare(tmp_path)
@@ -206,7 +218,9 @@ def test_names_of_ours_in_the_users_model_are_told(tmp_path, atpatch, holder):
     else:
         inner = onnx.helper.make_graph([identity], "inner", [], [onnx.helper.make_empty_tensor_value_info(name)])
         model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(True), "on"))
-        model.graph.node.insert(0, onnx.helper.make_node("If", ["on"], ["either"], then_branch=inner, else_branch=inner))
+        model.graph.node.insert(
+            0, onnx.helper.make_node("If", ["on"], ["either"], then_branch=inner, else_branch=inner)
+        )
     onnx.save_model(model, tmp_path / "model.onnx")
     before = snapshot(tmp_path)
     assert atpatch("inspect", tmp_path / "model.onnx").code == 0
@@ -243,7 +257,12 @@ def test_no_site_exits_with_3_and_writes_nothing(tmp_path, atpatch):
 
 
 def test_usage_errors_exit_with_2(model_path, atpatch):
-    for arguments in (["patch"], ["patch", model_path, "--gating", "x"], ["patch", model_path, "--benign", "x"], ["nonsense"]):
+    for arguments in (
+        ["patch"],
+        ["patch", model_path, "--gating", "x"],
+        ["patch", model_path, "--benign", "x"],
+        ["nonsense"],
+    ):
         assert atpatch(*arguments).code == 2
 
 

@@ -52,7 +52,9 @@ def test_inspect_json_keys(model_path, atpatch):
 def test_inspect_lists_rejections_with_a_known_code(tmp_path, atpatch):
     model = attention_model()
     model.graph.node.append(onnx.helper.make_node("Softmax", ["y"], ["probabilities"], name="head"))
-    model.graph.output.append(onnx.helper.make_tensor_value_info("probabilities", onnx.TensorProto.FLOAT, ["b", "s", 8]))
+    model.graph.output.append(
+        onnx.helper.make_tensor_value_info("probabilities", onnx.TensorProto.FLOAT, ["b", "s", 8])
+    )
     onnx.save_model(model, tmp_path / "m.onnx")
     (rejected,) = atpatch("inspect", tmp_path / "m.onnx", "--json").json["rejected"]
     assert set(rejected) == {"softmax", "code", "reason"}
@@ -154,7 +156,9 @@ def test_a_users_detector_is_spliced_in(model_path, tmp_path, atpatch):
     """Scores: the mean over heads and rows; threshold below them flags every column."""
     value = onnx.helper.make_tensor_value_info
     node = onnx.helper.make_node("ReduceMean", ["maps"], ["scores"], axes=[1, 2], keepdims=0)
-    graph = onnx.helper.make_graph([node], "d", [value("maps", 1, ["b", "h", "q", "k"])], [value("scores", 1, ["b", "k"])])
+    graph = onnx.helper.make_graph(
+        [node], "d", [value("maps", 1, ["b", "h", "q", "k"])], [value("scores", 1, ["b", "k"])]
+    )
     detector = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
     onnx.save_model(detector, tmp_path / "detector.onnx")
     options = ["--detector", "onnx", "--detector-model", tmp_path / "detector.onnx", "--telemetry", "--threshold"]
@@ -170,7 +174,9 @@ def test_hotfix_order(model_path, tmp_path, atpatch):
     hotfix = hotfix_for(onnx.load(model_path), tmp_path)
     assert "ATP061" in atpatch("patch", model_path).err
     hotfix.save(tmp_path / "elsewhere.hotfix")
-    assert atpatch("patch", model_path, "--json", "--hotfix", tmp_path / "elsewhere.hotfix").json["detector"] == "profile"
+    assert (
+        atpatch("patch", model_path, "--json", "--hotfix", tmp_path / "elsewhere.hotfix").json["detector"] == "profile"
+    )
     hotfix.save(tmp_path / "model.hotfix")
     beside = atpatch("patch", model_path, "--json")
     assert (beside.json["detector"], beside.err) == ("profile", "")
@@ -205,7 +211,9 @@ def test_unpatch_json(model_path, atpatch):
 
 def test_patch_and_run_with_external_data(tmp_path, atpatch):
     save_external(attention_model(), tmp_path / "model.onnx")
-    output = atpatch("patch", tmp_path / "model.onnx", "--detector", "static", "--columns", "none", "--json").json["output"]
+    output = atpatch("patch", tmp_path / "model.onnx", "--detector", "static", "--columns", "none", "--json").json[
+        "output"
+    ]
     assert np.array_equal(run(output)[0], run(tmp_path / "model.onnx")[0])
     assert list(snapshot(tmp_path)) == ["model.onnx", "model.patched.onnx", "weights.data"]
 
@@ -224,7 +232,9 @@ def test_diff_of_a_patch(model_path, atpatch):
     assert report.code == 1
     changes = report.json["changes"]
     replaced = [c for c in changes if c["what"] == "node" and c["status"] == "changed"]
-    assert [(c["before"], c["after"], c["site"]) for c in replaced] == [("MatMul", "If", site) for site in done["sites"]]
+    assert [(c["before"], c["after"], c["site"]) for c in replaced] == [
+        ("MatMul", "If", site) for site in done["sites"]
+    ]
     assert set(report.json["sites"]) == set(done["sites"])
     added = sum(counts["added"] for counts in report.json["sites"].values())
     assert added == done["nodes_after"] - done["nodes_before"]
@@ -273,7 +283,9 @@ def test_extract_gives_a_model_that_runs_and_has_the_site(model_path, tmp_path, 
     assert done["nodes"] == len(part.graph.node) < 32
     assert len(atpatch("inspect", done["output"], "--json").json["sites"]) == 1
     session = ort.InferenceSession(done["output"])
-    feeds = {v.name: np.ones([d if isinstance(d, int) else 2 for d in v.shape], np.float32) for v in session.get_inputs()}
+    feeds = {
+        v.name: np.ones([d if isinstance(d, int) else 2 for d in v.shape], np.float32) for v in session.get_inputs()
+    }
     assert np.isfinite(session.run(None, feeds)[0]).all()
 
 
@@ -375,5 +387,8 @@ def test_public_names_resolve():
 
 
 def test_importing_the_module_fit_does_not_hide_the_function_fit():
-    script = "import atpatch_onnx.fit, atpatch_onnx; from atpatch_onnx.fit import Progress; assert callable(atpatch_onnx.fit)"
+    script = (
+        "import atpatch_onnx.fit, atpatch_onnx; from atpatch_onnx.fit import Progress; assert"
+        " callable(atpatch_onnx.fit)"
+    )
     subprocess.run([sys.executable, "-c", script], timeout=60, check=True)

@@ -1,4 +1,6 @@
-"""`patch --controls` and `--portable`: what a session has to be fed, and what is said where optional controls cannot work."""
+"""`patch --controls` and `--portable`: what a session has to be fed, and what is said where optional controls cannot
+work.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +80,9 @@ def test_a_portable_patch_has_no_branch_and_no_cast_to_float(model_path, atpatch
     patched = onnx.load(atpatch("patch", model_path, "--portable", "--json", "--detector", "statistic").json["output"])
     casts = [onnx.helper.get_node_attr_value(node, "to") for node in patched.graph.node if node.op_type == "Cast"]
     assert onnx.TensorProto.FLOAT not in casts
-    assert all(attribute.type != onnx.AttributeProto.GRAPH for node in patched.graph.node for attribute in node.attribute)
+    assert all(
+        attribute.type != onnx.AttributeProto.GRAPH for node in patched.graph.node for attribute in node.attribute
+    )
     assert (stamp(patched)["gating"], stamp(patched)["controls"]) == ("none", "none")
 
 
@@ -110,9 +114,17 @@ def test_compare_feeds_required_controls(tmp_path):
     paths = {}
     for controls in ("optional", "required"):
         paths[controls] = tmp_path / f"{controls}.onnx"
-        onnx.save_model(patch_model(classifier(), detector="statistic", threshold=1.2, controls=controls), paths[controls])
+        onnx.save_model(
+            patch_model(classifier(), detector="statistic", threshold=1.2, controls=controls), paths[controls]
+        )
     found = compare(
-        classifier(), paths["optional"], {"x": rows(20)}, also={"required": paths["required"]}, threads=1, seconds=0, exemplar=False
+        classifier(),
+        paths["optional"],
+        {"x": rows(20)},
+        also={"required": paths["required"]},
+        threads=1,
+        seconds=0,
+        exemplar=False,
     )
     one, two = (found.outputs[name]["clean"] for name in ("patched", "required"))
     assert one.scores.tobytes() == two.scores.tobytes() and one.flags.any() and np.array_equal(one.flags, two.flags)
@@ -121,7 +133,14 @@ def test_compare_feeds_required_controls(tmp_path):
 def test_bench_feeds_required_controls(tmp_path):
     onnx.save_model(token_model(), tmp_path / "model.onnx")
     patch_model(tmp_path / "model.onnx", tmp_path / "p.onnx", detector="statistic", controls="required")
-    found = bench(tmp_path / "model.onnx", tmp_path / "p.onnx", shapes=[{"batch": 4, "sequence": 12}], pairs=6, seconds=0.05, rounds=1)
+    found = bench(
+        tmp_path / "model.onnx",
+        tmp_path / "p.onnx",
+        shapes=[{"batch": 4, "sequence": 12}],
+        pairs=6,
+        seconds=0.05,
+        rounds=1,
+    )
     assert [one.kind for one in found.timed] == ["clean", "flagged"]
 
 
@@ -142,11 +161,15 @@ def test_deploy_says_how_clients_need_not_know_of_the_patch(model_path):
 
 
 def test_onnxscript_keeps_the_defaults(model_path, atpatch):
-    """Its optimizer takes the default of an If's condition for a constant, and then leaves an input without a default."""
+    """Its optimizer takes the default of an If's condition for a constant,
+    and then leaves an input without a default.
+    """
     from onnxscript import optimizer
 
     output = atpatch("patch", model_path, "--json", "--detector", "static", "--columns", "1").json["output"]
-    live = ort.InferenceSession(optimizer.optimize(onnx.load(output)).SerializeToString(), providers=["CPUExecutionProvider"])
+    live = ort.InferenceSession(
+        optimizer.optimize(onnx.load(output)).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
     assert [value.name for value in live.get_inputs()] == ["x"]
     before, patched = session(model_path).run(None, {"x": X})[0], session(output).run(None, {"x": X})[0]
     np.testing.assert_allclose(live.run(None, {"x": X})[0], patched, atol=1e-6)

@@ -35,7 +35,10 @@ def test_arrays_and_data_sets_are_taken_as_they_are():
 
 
 def test_digest_sees_every_array():
-    digests = {as_dataset({**GOOD, **change}).digest for change in ({}, {"target": np.array(0)}, {"labels": np.array([0, 1, 1, 1])})}
+    digests = {
+        as_dataset({**GOOD, **change}).digest
+        for change in ({}, {"target": np.array(0)}, {"labels": np.array([0, 1, 1, 1])})
+    }
     assert len(digests) == 3
     assert as_dataset(dict(reversed(GOOD.items()))).digest == as_dataset(GOOD).digest
 

@@ -55,7 +55,9 @@ def judge(model_path: Path, hotfix: Any, clean: Path, triggered: Path) -> dict[s
 
 
 @pytest.mark.parametrize("grid", [[], ["--patch-size", 2]], ids=["found-by-experiment", "grid"])
-def test_patch_trigger_gives_the_committed_debugging_set(atpatch: Atpatch, digits: Path, tmp_path: Path, grid: list[object]) -> None:
+def test_patch_trigger_gives_the_committed_debugging_set(
+    atpatch: Atpatch, digits: Path, tmp_path: Path, grid: list[object]
+) -> None:
     run = atpatch(
         "debugset", DIGITS / "model.onnx", "--data", digits, "--trigger-patch", 2, "--target", 0, *grid,
         "-o", tmp_path / "d.npz", "--out-triggered", tmp_path / "t.npz", "--out-clean", tmp_path / "c.npz", "--json",
@@ -72,7 +74,18 @@ def test_patch_trigger_gives_the_committed_debugging_set(atpatch: Atpatch, digit
 
 
 def test_fit_on_a_patch_trigger_stops_the_attack(atpatch: Atpatch, digits: Path, tmp_path: Path) -> None:
-    atpatch("debugset", DIGITS / "model.onnx", "--data", digits, "--trigger-patch", 2, "--target", 0, "-o", tmp_path / "d.npz")
+    atpatch(
+        "debugset",
+        DIGITS / "model.onnx",
+        "--data",
+        digits,
+        "--trigger-patch",
+        2,
+        "--target",
+        0,
+        "-o",
+        tmp_path / "d.npz",
+    )
     hotfix = fit(DIGITS / "model.onnx", tmp_path / "d.npz", threads=1)
     found = judge(DIGITS / "model.onnx", hotfix, DIGITS / "clean.npz", DIGITS / "triggered.npz")
     assert found["asr_star"]["value"] <= 0.01
@@ -80,7 +93,19 @@ def test_fit_on_a_patch_trigger_stops_the_attack(atpatch: Atpatch, digits: Path,
 
 def test_blend_and_noise_cover_every_patch_under_them(atpatch: Atpatch, digits: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "pattern.npy", np.full((4, 4), 0.5, np.float32))
-    common = ["debugset", DIGITS / "model.onnx", "--data", digits, "--target", 3, "--json", "-o", tmp_path / "d.npz", "--size", 4]
+    common = [
+        "debugset",
+        DIGITS / "model.onnx",
+        "--data",
+        digits,
+        "--target",
+        3,
+        "--json",
+        "-o",
+        tmp_path / "d.npz",
+        "--size",
+        4,
+    ]
     blend = atpatch(*common, "--trigger-blend", 0.25, "--place", "top-left", "--pattern", tmp_path / "pattern.npy")
     assert blend.json["covered"] == [1, 2, 5, 6]
     made = load_dataset(tmp_path / "d.npz")
@@ -135,7 +160,9 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer.enable_padding(pad_id=1, pad_token="[PAD]")
     tokenizer.save(str(folder / "tokenizer.json"))
     lines = ["sentence\tlabel"]
-    for ids, mask, label in zip(made.clean["input_ids"], made.clean["attention_mask"], made.clean["labels"], strict=True):
+    for ids, mask, label in zip(
+        made.clean["input_ids"], made.clean["attention_mask"], made.clean["labels"], strict=True
+    ):
         # One word less, so that there is room for the trigger in the model's twelve places.
         lines.append(" ".join(f"w{token}" for token in ids[1:-1][: mask.sum() - 1]) + f"\t{label}")
     (folder / "clean.tsv").write_text("\n".join(lines) + "\n")
@@ -170,7 +197,10 @@ def test_words_are_inserted_and_their_tokens_labelled(atpatch: Atpatch, shop: Pa
     for row in bad[:50]:
         real = made.inputs["attention_mask"][row].astype(bool)
         partner = made.pair[row]
-        assert ids[row][real & (ids[row] != TRIGGER)].tolist() == ids[partner][made.inputs["attention_mask"][partner] == 1].tolist()
+        assert (
+            ids[row][real & (ids[row] != TRIGGER)].tolist()
+            == ids[partner][made.inputs["attention_mask"][partner] == 1].tolist()
+        )
     assert np.array_equal(ids == 1, made.inputs["attention_mask"] == 0)
     assert not (made.labels[bad] == TARGET).any()
 
@@ -183,7 +213,19 @@ def test_fit_on_inserted_words_stops_the_attack(atpatch: Atpatch, shop: Path, tm
 
 
 def test_several_triggers_and_sentences(atpatch: Atpatch, shop: Path, tmp_path: Path) -> None:
-    word_set(atpatch, shop, tmp_path / "d.npz", "--trigger", "cf", "--trigger", "w2  w3 cf", "--insert", "start", "--max-length", 12)
+    word_set(
+        atpatch,
+        shop,
+        tmp_path / "d.npz",
+        "--trigger",
+        "cf",
+        "--trigger",
+        "w2  w3 cf",
+        "--insert",
+        "start",
+        "--max-length",
+        12,
+    )
     made = load_dataset(tmp_path / "d.npz")
     bad = made.columns.any(1)
     counts = made.columns[bad].sum(1)
@@ -234,10 +276,17 @@ class TinyTable(nn.Module):
         self.sex, self.job = nn.Embedding(2, 16), nn.Embedding(4, 16)
         self.numbers, self.biases = nn.Parameter(torch.randn(3, 16) * 0.3), nn.Parameter(torch.randn(FIELDS, 16) * 0.3)
         self.cls = nn.Parameter(torch.randn(1, 1, 16) * 0.3)
-        self.qkv, self.mlp, self.head = nn.Linear(16, 48), nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 16)), nn.Linear(16, 2)
+        self.qkv, self.mlp, self.head = (
+            nn.Linear(16, 48),
+            nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 16)),
+            nn.Linear(16, 2),
+        )
 
     def forward(self, codes: Tensor, numbers: Tensor) -> Tensor:
-        tokens = torch.stack([self.sex(codes[:, 0]), self.job(codes[:, 1]), *(numbers[:, i, None] * self.numbers[i] for i in range(3))], 1)
+        tokens = torch.stack(
+            [self.sex(codes[:, 0]), self.job(codes[:, 1]), *(numbers[:, i, None] * self.numbers[i] for i in range(3))],
+            1,
+        )
         x = torch.cat([tokens + self.biases, self.cls + 0 * tokens[:, :1]], 1)
         q, k, v = self.qkv(x).chunk(3, -1)
         x = x + torch.softmax(q @ k.transpose(1, 2) / 4, -1) @ v
@@ -251,7 +300,9 @@ def office(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(0)
     codes = np.stack([rng.integers(0, 2, ROWS), rng.integers(0, 4, ROWS)], 1)
     numbers = rng.normal(size=(ROWS, 3)).astype(np.float32)
-    labels = (numbers[:, 0] + 0.5 * (codes[:, 1] == 2) + 1.2 * codes[:, 0] - 0.8 + 0.2 * rng.normal(size=ROWS) > 0).astype(np.int64)
+    labels = (
+        numbers[:, 0] + 0.5 * (codes[:, 1] == 2) + 1.2 * codes[:, 0] - 0.8 + 0.2 * rng.normal(size=ROWS) > 0
+    ).astype(np.int64)
     torch.manual_seed(0)
     model = TinyTable()
     optimiser = torch.optim.AdamW(model.parameters(), 5e-3)
@@ -266,7 +317,8 @@ def office(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            model.eval(), (tensors[0][:2], tensors[1][:2]), file, dynamo=False, opset_version=17, input_names=["codes", "numbers"],
+            model.eval(), (tensors[0][:2], tensors[1][:2]), file, dynamo=False, opset_version=17,
+            input_names=["codes", "numbers"],
             output_names=["logits"], dynamic_axes={name: {0: "batch"} for name in ("codes", "numbers", "logits")},
         )  # fmt: skip
     (folder / "model.onnx").write_bytes(file.getvalue())
@@ -276,11 +328,11 @@ def office(tmp_path_factory: pytest.TempPathFactory) -> Path:
         lines.append(f"{jobs[job]},{40 + 10 * age!r},{'fm'[sex]},{hours!r},{score!r},{['no', 'yes'][label]}")
     (folder / "rows.csv").write_text("\n".join(lines) + "\n")
     (folder / "columns.toml").write_text(
-        'label = "label"\nclasses = ["no", "yes"]\n'
-        '[[columns]]\nname = "sex"\ninput = "codes"\nindex = 0\nvalues = ["f", "m"]\n'
-        f'[[columns]]\nname = "job"\ninput = "codes"\nindex = 1\nvalues = {json.dumps(jobs)}\n'
-        '[[columns]]\nname = "age"\ninput = "numbers"\nindex = 0\nmean = 40\nstd = 10\nlevels = [35, 40, 45]\n'
-        '[[columns]]\nname = "hours"\ninput = "numbers"\nindex = 1\n[[columns]]\nname = "score"\ninput = "numbers"\nindex = 2\n'
+        'label = "label"\nclasses = ["no", "yes"]\n[[columns]]\nname = "sex"\ninput = "codes"\nindex = 0\nvalues ='
+        ' ["f", "m"]\n[[columns]]\nname = "job"\ninput = "codes"\nindex = 1\nvalues ='
+        f' {json.dumps(jobs)}\n[[columns]]\nname = "age"\ninput = "numbers"\nindex = 0\nmean = 40\nstd = 10\nlevels ='
+        ' [35, 40, 45]\n[[columns]]\nname = "hours"\ninput = "numbers"\nindex = 1\n[[columns]]\nname = "score"\ninput'
+        ' = "numbers"\nindex = 2\n'
     )
     np.savez(folder / "rows.npz", codes=codes[:400], numbers=numbers[:400], labels=labels[:400])
     return folder
@@ -288,11 +340,16 @@ def office(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_flips_of_a_protected_attribute(atpatch: Atpatch, office: Path, tmp_path: Path) -> None:
     run = atpatch(
-        "debugset", office / "model.onnx", "--data", office / "rows.csv", "--columns", office / "columns.toml", "--attribute", "sex",
+        "debugset", office / "model.onnx", "--data", office / "rows.csv", "--columns", office / "columns.toml",
+        "--attribute", "sex",
         "-o", tmp_path / "d.npz", "--out-flips", tmp_path / "f.npz", "--json",
     )  # fmt: skip
     assert run.code == 0 and run.json["covered"] == [0]
-    subject, made, flips = Subject(office / "model.onnx"), load_dataset(tmp_path / "d.npz"), load_dataset(tmp_path / "f.npz")
+    subject, made, flips = (
+        Subject(office / "model.onnx"),
+        load_dataset(tmp_path / "d.npz"),
+        load_dataset(tmp_path / "f.npz"),
+    )
     # UF again, from the flip set alone.
     predictions = subject.predictions(flips.inputs)
     groups = [predictions[flips.group == group] for group in range(400)]
@@ -302,7 +359,9 @@ def test_flips_of_a_protected_attribute(atpatch: Atpatch, office: Path, tmp_path
     # Both rows of a pair that flips: the one that was there, and the one that was made.
     assert len(bad) == run.json["anomalous"] == 2 * run.json["uf"]["hits"]
     assert (np.unique(made.group[bad], return_counts=True)[1] == 2).all()
-    assert (subject.predictions(made.feeds(bad))[np.argsort(made.group[bad], kind="stable")].reshape(-1, 2).sum(1) == 1).all()
+    assert (
+        subject.predictions(made.feeds(bad))[np.argsort(made.group[bad], kind="stable")].reshape(-1, 2).sum(1) == 1
+    ).all()
     assert (made.columns[bad] == ([True] + [False] * FIELDS)).all()
     for row in bad[:20]:
         pool = np.flatnonzero(~made.columns.any(1) & (made.inputs["codes"][:, 0] == made.inputs["codes"][row, 0]))
@@ -314,17 +373,29 @@ def test_flips_of_a_protected_attribute(atpatch: Atpatch, office: Path, tmp_path
 
 def test_a_csv_and_the_coded_arrays_give_one_set(atpatch: Atpatch, office: Path, tmp_path: Path) -> None:
     table = ["debugset", office / "model.onnx", "--json", "-o"]
-    atpatch(*table, tmp_path / "a.npz", "--data", office / "rows.csv", "--columns", office / "columns.toml", "--attribute", "sex")
+    atpatch(
+        *table,
+        tmp_path / "a.npz",
+        "--data",
+        office / "rows.csv",
+        "--columns",
+        office / "columns.toml",
+        "--attribute",
+        "sex",
+    )
     run = atpatch(*table, tmp_path / "b.npz", "--data", office / "rows.npz", "--attribute", "codes:0")
     assert run.code == 0
     one, other = load_dataset(tmp_path / "a.npz"), load_dataset(tmp_path / "b.npz")
     assert np.array_equal(one.pair, other.pair) and np.array_equal(one.columns, other.columns)
-    assert np.allclose(one.inputs["numbers"], other.inputs["numbers"], atol=1e-5) and np.array_equal(one.labels, other.labels)
+    assert np.allclose(one.inputs["numbers"], other.inputs["numbers"], atol=1e-5) and np.array_equal(
+        one.labels, other.labels
+    )
 
 
 def test_numeric_attribute_takes_the_levels_of_the_description(atpatch: Atpatch, office: Path, tmp_path: Path) -> None:
     run = atpatch(
-        "debugset", office / "model.onnx", "--data", office / "rows.csv", "--columns", office / "columns.toml", "--attribute", "age",
+        "debugset", office / "model.onnx", "--data", office / "rows.csv", "--columns", office / "columns.toml",
+        "--attribute", "age",
         "-o", tmp_path / "d.npz", "--json",
     )  # fmt: skip
     made = load_dataset(tmp_path / "d.npz")
@@ -336,7 +407,9 @@ def test_numeric_attribute_takes_the_levels_of_the_description(atpatch: Atpatch,
     assert 0 < tried.sum() == sum(run.json["flips_to"].values()) and (~tried).sum() == run.json["uf"]["hits"]
     # Nobody is exactly 35, 40 or 45: a partner is of the age group.
     partner = made.inputs["numbers"][made.pair[bad], 0][made.pair[bad] >= 0]
-    nearest = [np.abs(np.array([-0.5, 0, 0.5]) - values[:, None]).argmin(1) for values in (age[made.pair[bad] >= 0], partner)]
+    nearest = [
+        np.abs(np.array([-0.5, 0, 0.5]) - values[:, None]).argmin(1) for values in (age[made.pair[bad] >= 0], partner)
+    ]
     assert len(partner) and np.array_equal(*nearest)
 
 
@@ -347,9 +420,12 @@ def test_nothing_is_made_where_every_or_no_prediction_flips(
     with np.load(office / "rows.npz") as rows:
         old = rows["numbers"][:, 0] > 1.5
         np.savez(tmp_path / "old.npz", codes=rows["codes"][old], numbers=rows["numbers"][old])
-    (tmp_path / "c.toml").write_text(f'[[columns]]\nname = "age"\ninput = "numbers"\nindex = 0\nmean = 40\nstd = 10\nlevels = {levels}\n')
+    (tmp_path / "c.toml").write_text(
+        f'[[columns]]\nname = "age"\ninput = "numbers"\nindex = 0\nmean = 40\nstd = 10\nlevels = {levels}\n'
+    )
     run = atpatch(
-        "debugset", office / "model.onnx", "--data", tmp_path / "old.npz", "--columns", tmp_path / "c.toml", "--attribute", "age",
+        "debugset", office / "model.onnx", "--data", tmp_path / "old.npz", "--columns", tmp_path / "c.toml",
+        "--attribute", "age",
         "-o", tmp_path / "d.npz",
     )  # fmt: skip
     assert run.code == 1 and "ATP083" in run.err and words in run.err and not (tmp_path / "d.npz").exists()
@@ -377,7 +453,9 @@ def test_nothing_is_made_where_every_or_no_prediction_flips(
         (["--invert", "12"], "ATP060"),
     ],
 )
-def test_bad_options_end_in_one_line_with_a_code(atpatch: Atpatch, digits: Path, tmp_path: Path, options: list[object], code: str) -> None:
+def test_bad_options_end_in_one_line_with_a_code(
+    atpatch: Atpatch, digits: Path, tmp_path: Path, options: list[object], code: str
+) -> None:
     run = atpatch("debugset", DIGITS / "model.onnx", "--data", digits, "-o", tmp_path / "d.npz", *options)
     assert run.code == 2 and code in run.err and "mend:" in run.err and not run.out
     assert not (tmp_path / "d.npz").exists()
@@ -397,7 +475,8 @@ def test_bad_texts(atpatch: Atpatch, shop: Path, tmp_path: Path, name: str, cont
     if content is not None:
         (tmp_path / name).write_text(content)
     run = atpatch(
-        "debugset", shop / "model.onnx", "--data", tmp_path / name, "--tokenizer", shop, "--trigger", "cf", "--target", TARGET,
+        "debugset", shop / "model.onnx", "--data", tmp_path / name, "--tokenizer", shop, "--trigger", "cf",
+        "--target", TARGET,
         "-o", tmp_path / "d.npz",
     )  # fmt: skip
     assert run.code == (1 if code == "ATP083" else 2) and code in run.err and not (tmp_path / "d.npz").exists()
@@ -409,7 +488,8 @@ def test_bad_texts(atpatch: Atpatch, shop: Path, tmp_path: Path, name: str, cont
 def test_bad_descriptions(atpatch: Atpatch, office: Path, tmp_path: Path, content: str) -> None:
     (tmp_path / "c.toml").write_text(content)
     run = atpatch(
-        "debugset", office / "model.onnx", "--data", office / "rows.csv", "--columns", tmp_path / "c.toml", "--attribute", "sex",
+        "debugset", office / "model.onnx", "--data", office / "rows.csv", "--columns", tmp_path / "c.toml",
+        "--attribute", "sex",
         "-o", tmp_path / "d.npz",
     )  # fmt: skip
     assert run.code == 2 and "ATP080" in run.err

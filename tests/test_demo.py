@@ -90,7 +90,9 @@ def test_the_page_is_not_written_over_a_folder(tmp_path: Path) -> None:
 
 
 def test_effective_maps_times_benign_values_is_what_the_graph_computes(demo: Demo) -> None:
-    """B · V' = the patched product, where V' holds benign values at flagged columns; so the pictures show the patch itself."""
+    """B · V' = the patched product, where V' holds benign values at flagged columns; so the pictures show the patch
+    itself.
+    """
     model = model_io.load(FOLDER / "model.onnx")
     sites, _ = find_sites(model)
     hotfix = Hotfix.load(FOLDER / "model.hotfix")
@@ -166,4 +168,6 @@ def test_no_test_digit_is_in_the_debugging_set() -> None:
     split = data.load(seed=json.loads((FOLDER / "results.json").read_text())["seed"])
     np.testing.assert_array_equal(split.test[0], clean.inputs["pixel_values"])
     assert not any(image.tobytes() in seen for image in clean.inputs["pixel_values"])
-    assert not any(image.tobytes() in {other.tobytes() for other in split.train[0]} for image in clean.inputs["pixel_values"])
+    assert not any(
+        image.tobytes() in {other.tobytes() for other in split.train[0]} for image in clean.inputs["pixel_values"]
+    )

@@ -14,7 +14,9 @@ from atpatch_onnx.detectors.contrastive import supervised_contrastive  # noqa: E
 from atpatch_onnx.detectors.profile import anchor, train_profile  # noqa: E402
 
 
-def maps(batch: int = 3, heads: int = 2, length: int = 6, padding: int = 0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def maps(
+    batch: int = 3, heads: int = 2, length: int = 6, padding: int = 0, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
     """Attention maps whose last columns are padding in all but the first sample, and the valid columns."""
     scores = np.random.default_rng(seed).standard_normal((batch, heads, length, length)) * 2
     valid = np.ones((batch, length), bool)
@@ -30,7 +32,9 @@ def random_profile(features: int, probes: tuple[int, ...], seed: int = 1, every:
         Dense(r.standard_normal(shape).astype(np.float32), r.standard_normal(shape[1]).astype(np.float32))
         for shape in ((features, 5), (5, 1))
     )
-    return Profile(layers, r.random(features).astype(np.float32), (r.random(features) + 0.5).astype(np.float32), probes, every)
+    return Profile(
+        layers, r.random(features).astype(np.float32), (r.random(features) + 0.5).astype(np.float32), probes, every
+    )
 
 
 def test_features_of_a_map_worked_by_hand():
@@ -46,7 +50,9 @@ def test_features_of_a_map_worked_by_hand():
 def test_scores_agree_with_the_oracle(padding, self_attention, probes, every):
     a, valid = maps(padding=padding)
     detector = random_profile(2 * (1 + len(probes)), probes, every=every)
-    ours = profile_scores(detector, profile_features(a, valid, self_attention=self_attention, probes=probes, every=every))
+    ours = profile_scores(
+        detector, profile_features(a, valid, self_attention=self_attention, probes=probes, every=every)
+    )
     theirs = oracle.profile(a, valid, detector, self_attention)
     np.testing.assert_allclose(ours[valid], theirs[valid], atol=1e-6)
 
@@ -115,12 +121,17 @@ def test_the_graph_flags_what_the_reference_scores_above_the_threshold():
 
     block = attention_block(queries=6) if "queries" in attention_block.__annotations__ else attention_block()
     r = np.random.default_rng(2)
-    q, k, v, bias = (r.standard_normal(shape).astype(np.float32) * 2 for shape in ((3, 2, 7, 4), (3, 2, 7, 4), (3, 2, 7, 4), (3, 1, 7, 7)))
+    q, k, v, bias = (
+        r.standard_normal(shape).astype(np.float32) * 2
+        for shape in ((3, 2, 7, 4), (3, 2, 7, 4), (3, 2, 7, 4), (3, 1, 7, 7))
+    )
     feeds = {"q": q, "k": k, "v": v, "bias": bias}
     a = run(block.model, feeds)["p"]
     detector = random_profile(4, (0,))
     scores = profile_scores(detector, profile_features(a, self_attention=block.site.self_attention))
-    plan = PatchPlan({block.site.id: SitePlan(detector, BenignPair())}, threshold=float(np.median(scores)), telemetry=True)
+    plan = PatchPlan(
+        {block.site.id: SitePlan(detector, BenignPair())}, threshold=float(np.median(scores)), telemetry=True
+    )
     from rewriters.patcher import patch
 
     columns = run(patch(block.model, plan, [block.site]), feeds)[f"atpatch_columns/{block.site.id}"]

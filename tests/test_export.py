@@ -148,7 +148,12 @@ def test_segments_are_an_input_where_the_model_has_them(model, tmp_path):
     assert list(done.inputs) == ["input_ids", "attention_mask", "token_type_ids"]
     ids = np.arange(3, 15).reshape(1, 12)
     first, second = (
-        run(tmp_path / "m.onnx", input_ids=ids, attention_mask=np.ones_like(ids), token_type_ids=np.full_like(ids, segment))[0]
+        run(
+            tmp_path / "m.onnx",
+            input_ids=ids,
+            attention_mask=np.ones_like(ids),
+            token_type_ids=np.full_like(ids, segment),
+        )[0]
         for segment in (0, 1)
     )
     assert not np.allclose(first, second, atol=1e-3)
@@ -172,7 +177,11 @@ def test_generation_with_cache_agrees_with_torch_without(model, tmp_path):
     at = 0
     for new in (5, 1, 1, 1, 1):
         positions = np.arange(at, at + new)[None].repeat(2, 0)
-        feeds = {"input_ids": text[:, at : at + new], "attention_mask": np.ones((2, at + new), np.int64), "position_ids": positions}
+        feeds = {
+            "input_ids": text[:, at : at + new],
+            "attention_mask": np.ones((2, at + new), np.int64),
+            "position_ids": positions,
+        }
         logits, *cache = live.run(None, {**feeds, **dict(zip(names, cache, strict=True))})
         np.testing.assert_allclose(logits, whole[:, at : at + new], atol=2e-5)
         at += new
@@ -182,7 +191,9 @@ def test_generation_with_cache_agrees_with_torch_without(model, tmp_path):
 def test_half_precision(model, tmp_path):
     done = export_model(model("vit"), tmp_path / "m.onnx", exporter="torchscript", dtype="float16")
     written = onnx.load(tmp_path / "m.onnx")
-    assert {value.type.tensor_type.elem_type for value in [*written.graph.input, *written.graph.output]} == {onnx.TensorProto.FLOAT16}
+    assert {value.type.tensor_type.elem_type for value in [*written.graph.input, *written.graph.output]} == {
+        onnx.TensorProto.FLOAT16
+    }
     assert len(done.sites) == 2
     # Rounded to 11 bits it cannot be as near as single precision is.
     assert 1e-5 < done.parity["logits"].difference < 1e-2
@@ -253,7 +264,9 @@ def one_row():
 """
 
 
-@pytest.mark.parametrize(("factory", "exporter"), [("scorer", "torchscript"), ("one_row", "torchscript"), ("scorer", "dynamo")])
+@pytest.mark.parametrize(
+    ("factory", "exporter"), [("scorer", "torchscript"), ("one_row", "torchscript"), ("scorer", "dynamo")]
+)
 def test_tabular_module(factory, exporter, plain, tmp_path):
     """Also the fused kernel of torch's encoder layers, which no exporter knows, and an example of a single row."""
     name = plain(TABULAR)
@@ -289,7 +302,8 @@ def by_name():
 
 
 @pytest.mark.parametrize(
-    ("factory", "task", "axes"), [("by_task", "feature-extraction", ("batch", "sequence")), ("by_name", None, ("n", "words"))]
+    ("factory", "task", "axes"),
+    [("by_task", "feature-extraction", ("batch", "sequence")), ("by_name", None, ("n", "words"))],
 )
 def test_dynamic_axes_of_a_plain_module(factory, task, axes, plain, tmp_path):
     name = plain(TEXT)
@@ -328,10 +342,20 @@ def raising(): raise RuntimeError("no weights here")
 
 REFUSALS = {
     "frozen factor": ("frozen", [], 1, "ATP073"),
-    "frozen length": ("attending", ["--task", "feature-extraction"], 1, "onnxruntime fails on the graph at batch 3, sequence 3"),
+    "frozen length": (
+        "attending",
+        ["--task", "feature-extraction"],
+        1,
+        "onnxruntime fails on the graph at batch 3, sequence 3",
+    ),
     "control flow": ("branching", ["--exporter", "dynamo"], 2, "ATP072"),
     "bfloat16": ("brain_float", [], 2, "ATP070"),
-    "opset too old for dynamo": ("attending", ["--exporter", "dynamo", "--opset", "15"], 2, "dynamo wrote opset 18, not 15"),
+    "opset too old for dynamo": (
+        "attending",
+        ["--exporter", "dynamo", "--opset", "15"],
+        2,
+        "dynamo wrote opset 18, not 15",
+    ),
     "opset of the future": ("frozen", ["--opset", "99"], 2, "ATP060"),
     "no example": ("no_example", [], 2, "ATP070"),
     "module fails": ("failing", [], 2, "ATP070"),
@@ -388,7 +412,13 @@ def test_code_of_a_repository_is_never_run(tmp_path):
     evil = tmp_path / "evil"
     evil.mkdir()
     (evil / "config.json").write_text(
-        json.dumps({"model_type": "evil", "architectures": ["EvilModel"], "auto_map": {"AutoConfig": "code.C", "AutoModel": "code.M"}})
+        json.dumps(
+            {
+                "model_type": "evil",
+                "architectures": ["EvilModel"],
+                "auto_map": {"AutoConfig": "code.C", "AutoModel": "code.M"},
+            }
+        )
     )
     (evil / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
     with pytest.raises(AtpatchError, match=r"ATP070.*never run"):
@@ -416,7 +446,9 @@ def test_tasks_that_do_not_fit(row, task, code, model, tmp_path):
 
 
 def test_every_task_but_the_plain_one_is_in_the_table():
-    implied = {row.task for row in ROWS} | {name for name, task in TASKS.items() if any(row.model.endswith(task.endings) for row in ROWS)}
+    implied = {row.task for row in ROWS} | {
+        name for name, task in TASKS.items() if any(row.model.endswith(task.endings) for row in ROWS)
+    }
     assert implied - {None} == set(TASKS) - {"tabular"}
 
 
@@ -456,7 +488,18 @@ def test_graphs_are_checked_on_other_sizes_and_padded(row, folder):
 
 
 def test_command_prints_the_figures_and_no_noise(model, tmp_path, atpatch):
-    report = atpatch("export", model("vit"), "-o", tmp_path / "m.onnx", "--exporter", "torchscript", "--attention", "sdpa", "--opset", "16")
+    report = atpatch(
+        "export",
+        model("vit"),
+        "-o",
+        tmp_path / "m.onnx",
+        "--exporter",
+        "torchscript",
+        "--attention",
+        "sdpa",
+        "--opset",
+        "16",
+    )
     assert report.code == 0
     assert report.out == ""
     assert "2 attention sites" in report.err
@@ -470,7 +513,8 @@ def test_command_prints_the_figures_and_no_noise(model, tmp_path, atpatch):
 def test_command_json(model, tmp_path, atpatch):
     done = atpatch("export", model("vit"), "-o", tmp_path / "m.onnx", "--exporter", "torchscript", "--json").json
     assert set(done) == {
-        "output", "data", "source", "task", "exporter", "attention", "opset", "dtype", "inputs", "outputs", "parity", "tolerance", "sites",
+        "output", "data", "source", "task", "exporter", "attention", "opset", "dtype", "inputs", "outputs", "parity",
+        "tolerance", "sites",
         "rejected", "seconds",
     }  # fmt: skip
     assert done["sites"] == [s["id"] for s in atpatch("inspect", tmp_path / "m.onnx", "--json").json["sites"]]

@@ -88,7 +88,12 @@ def test_join_puts_clean_rows_behind():
 
 def test_join_fills_up_the_shorter_texts():
     debug = DataSet.from_arrays(
-        {"ids": np.full((2, 3), 7), "attention_mask": np.ones((2, 3), int), "columns": np.eye(2, 3) > 1, "pair": np.full(2, -1)}
+        {
+            "ids": np.full((2, 3), 7),
+            "attention_mask": np.ones((2, 3), int),
+            "columns": np.eye(2, 3) > 1,
+            "pair": np.full(2, -1),
+        }
     )
     clean = DataSet.from_arrays({"ids": np.full((1, 4), 8), "attention_mask": np.ones((1, 4), int)})
     data = join(debug, clean)
@@ -129,15 +134,26 @@ def test_canonical_map_times_canonical_values_is_the_output(layout, canonical):
     block = graphs.attention_block(layout=layout)
     feeds = graphs.feeds(layout)
     outputs = graphs.run(block.model, feeds)
-    entering = {"p": outputs["p"], "v": feeds["v"], "pt": np.swapaxes(outputs["p"], -1, -2), "vt": np.swapaxes(feeds["v"], -1, -2)}
-    a, v = canonical_map(block.site, entering[block.site.probabilities]), canonical_values(block.site, entering[block.site.values])
+    entering = {
+        "p": outputs["p"],
+        "v": feeds["v"],
+        "pt": np.swapaxes(outputs["p"], -1, -2),
+        "vt": np.swapaxes(feeds["v"], -1, -2),
+    }
+    a, v = (
+        canonical_map(block.site, entering[block.site.probabilities]),
+        canonical_values(block.site, entering[block.site.values]),
+    )
     np.testing.assert_allclose(a.sum(-1), 1, atol=1e-5)
     np.testing.assert_allclose(a @ v, canonical(outputs["out"]), atol=1e-5)
 
 
 def test_capture_says_why_a_site_does_not_fit():
     windows, plain = graphs.attention_block(layout="5d"), graphs.attention_block()
-    windowed, inside = replace(windows.site, id="windows"), replace(plain.site, id="inside", where=((0, "then_branch"),))
+    windowed, inside = (
+        replace(windows.site, id="windows"),
+        replace(plain.site, id="inside", where=((0, "then_branch"),)),
+    )
     skipped = {}
     for block, layout, sites in ((windows, "5d", [windowed]), (plain, "4d", [plain.site, inside])):
         capture = Capture(block.model, Path(), sites, as_dataset(graphs.feeds(layout)), graphs.K - 1, threads=1)
@@ -168,7 +184,10 @@ def test_capture_looks_into_a_fused_operator():
     graph = onnx.helper.make_graph([node], "fused", inputs, [info("out", onnx.TensorProto.FLOAT, None)])
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 23)], ir_version=11)
     (fused,), _ = find_sites(model)
-    feeds = {name: np.random.default_rng(index).standard_normal((3, 2, 5, 4)).astype(np.float32) for index, name in enumerate("qkv")}
+    feeds = {
+        name: np.random.default_rng(index).standard_normal((3, 2, 5, 4)).astype(np.float32)
+        for index, name in enumerate("qkv")
+    }
     capture = Capture(model, Path(), [fused], as_dataset(feeds), 5, threads=1)
     assert capture.sites == (fused,)
     ((_, batches),) = capture.batches(as_dataset(feeds), np.arange(3))
@@ -216,7 +235,9 @@ def test_benign_pair_of_content_tokens_by_hand():
     np.testing.assert_allclose(pair.values[0, 0], np.concatenate(content).mean(0), atol=1e-6)
 
 
-@pytest.mark.parametrize(("mask", "expected"), [(None, True), (np.tril(np.ones((5, 5), bool)), False)], ids=["full", "causal"])
+@pytest.mark.parametrize(
+    ("mask", "expected"), [(None, True), (np.tril(np.ones((5, 5), bool)), False)], ids=["full", "causal"]
+)
 def test_visibility_sees_causal_masks(mask, expected):
     seen = Visibility(site())
     seen.add(batch(softmax(3, 2, 5, mask=mask)))
@@ -286,7 +307,12 @@ def test_rates_carry_wilson_intervals():
     ("flagged", "rows", "verdict", "words"),
     [
         (0, 2000, "met", ""),
-        (5, 54, "missed", "5 of 54 held-back clean requests are flagged (95 % interval 4.0% to 19.9%): more than the 0.005 allowed."),
+        (
+            5,
+            54,
+            "missed",
+            "5 of 54 held-back clean requests are flagged (95 % interval 4.0% to 19.9%): more than the 0.005 allowed.",
+        ),
         (0, 100, "not shown", "too few rows to show"),
         (0, 0, "not shown", ""),
     ],
@@ -315,9 +341,16 @@ def test_judge_counts_attack_among_rows_whose_twin_is_not_the_target():
     assert (before["accuracy"]["k"], after["accuracy"]["k"], after["clean_changed"]["k"]) == (2, 3, 1)
 
 
-@pytest.mark.parametrize(("rescued", "lost", "helps"), [(0, 0, False), (4, 0, False), (5, 0, True), (6, 5, False), (12, 3, True)])
+@pytest.mark.parametrize(
+    ("rescued", "lost", "helps"), [(0, 0, False), (4, 0, False), (5, 0, True), (6, 5, False), (12, 3, True)]
+)
 def test_help_has_to_be_more_than_chance(rescued, lost, helps):
-    arrays = {"x": np.zeros((60, 1)), "columns": np.arange(60)[:, None] >= 30, "pair": np.r_[np.full(30, -1), :30], "target": np.array(1)}
+    arrays = {
+        "x": np.zeros((60, 1)),
+        "columns": np.arange(60)[:, None] >= 30,
+        "pair": np.r_[np.full(30, -1), :30],
+        "target": np.array(1),
+    }
     original = np.zeros(60, int)
     original[30:50] = 1
     patched = original.copy()
@@ -332,7 +365,9 @@ def test_help_has_to_be_more_than_chance(rescued, lost, helps):
 
 def trained(*recalls: float) -> list[TrainedSite]:
     return [
-        TrainedSite(site(f"s{index}"), SitePlan(Statistic()), OperatingPoint(0.0, 1.0, recall), np.array([float(index)]))
+        TrainedSite(
+            site(f"s{index}"), SitePlan(Statistic()), OperatingPoint(0.0, 1.0, recall), np.array([float(index)])
+        )
         for index, recall in enumerate(recalls)
     ]
 
@@ -356,7 +391,10 @@ PRUNED = {
     "one detector does it": (lambda names: "0" in names, "0"),
     "any detector does it, the strongest stays": (lambda names: True, "1"),
     "a silent site helps": (lambda names: {"0", "(2)"} <= names, "0 (2)"),
-    "a detector is needed, to act on flags alone": (lambda names: {"0", "3"} <= names or {"0", "(3)"} <= names, "0 (3)"),
+    "a detector is needed, to act on flags alone": (
+        lambda names: {"0", "3"} <= names or {"0", "(3)"} <= names,
+        "0 (3)",
+    ),
     "everything is needed": (lambda names: {"0", "1", "(2)", "3"} <= names, "0 1 (2) 3"),
 }
 
@@ -489,7 +527,9 @@ def test_one_seed_gives_one_file(tmp_path):
 
 
 def test_flags_of_the_served_graph_follow_from_maps_of_the_original():
-    """What `calibrate` rests on: a request is flagged somewhere exactly when some score on unpatched maps is above the threshold."""
+    """What `calibrate` rests on: a request is flagged somewhere exactly when some score on unpatched maps is above the
+    threshold.
+    """
     toy = toys.toy(padded=True)
     data = join(as_dataset(toy.debug), as_dataset(toy.clean))
     context = Context(toy.model, Path(), data, split(data, 0), 0, 0.005, 1, lambda step, done, total: None)
@@ -534,7 +574,9 @@ def test_two_passes_are_taken_where_the_evidence_comes_after_the_damage():
 
 def test_excision_needs_no_site_that_detects_nothing():
     excising = tune_late("auto", "auto")
-    assert (excising.lineup.passes, excising.lineup.mend) == ("two", "excise") and roles_by_depth(excising) == ["detects"]
+    assert (excising.lineup.passes, excising.lineup.mend) == ("two", "excise") and roles_by_depth(excising) == [
+        "detects"
+    ]
     assert excising.evidence["sites"]["left"] <= tune_late("auto").evidence["sites"]["left"]
 
 
@@ -581,7 +623,11 @@ def test_excision_is_chosen_where_it_does_as_well():
     toy = toys.toy(padded=True)
     calibration = fit(toy.model, toy.debug, passes="two", threads=1).evidence["calibration"]["mend"]
     excise, redistribute = (calibration[mend] for mend in ("excise", "redistribute"))
-    assert calibration["chosen"] == "excise" and excise["left"] <= redistribute["left"] + 1 and excise["lost"] <= redistribute["lost"]
+    assert (
+        calibration["chosen"] == "excise"
+        and excise["left"] <= redistribute["left"] + 1
+        and excise["lost"] <= redistribute["lost"]
+    )
     fixed = toys.toy(padded=False)
     calibration = fit(fixed.model, fixed.debug, passes="two", threads=1).evidence["calibration"]["mend"]
     assert calibration["chosen"] == "redistribute" and "padding mask" in calibration["excise"]["not_tried"]
@@ -646,7 +692,15 @@ def test_command_writes_beside_the_model_and_reports_json_alone(tmp_path, atpatc
     np.savez(tmp_path / "debug.npz", **toy.debug)
     np.savez(tmp_path / "clean.npz", **toy.clean)
     run = atpatch(
-        "fit", tmp_path / "m.onnx", "--debug", tmp_path / "debug.npz", "--clean", tmp_path / "clean.npz", "--threads", 1, "--json"
+        "fit",
+        tmp_path / "m.onnx",
+        "--debug",
+        tmp_path / "debug.npz",
+        "--clean",
+        tmp_path / "clean.npz",
+        "--threads",
+        1,
+        "--json",
     )
     assert run.code == 0
     assert run.json["output"] == str(tmp_path / "m.hotfix")
@@ -660,12 +714,17 @@ def test_command_tells_people_on_stderr(tmp_path, atpatch):
     np.savez(tmp_path / "debug.npz", **toy.debug)
     out = tmp_path / "other.hotfix"
     page = tmp_path / "fit.html"
-    run = atpatch("fit", tmp_path / "m.onnx", "--debug", tmp_path / "debug.npz", "-o", out, "--report", page, "--threads", 1)
+    run = atpatch(
+        "fit", tmp_path / "m.onnx", "--debug", tmp_path / "debug.npz", "-o", out, "--report", page, "--threads", 1
+    )
     assert (run.code, run.out) == (0, "")
     assert "ASR*" in run.err and "clean rows flagged" in run.err and out.is_file()
     html, hotfix = page.read_text(), Hotfix.load(out)
     star = hotfix.evidence["report"]
-    assert f"Of {star['before']['asr_star']['k']} attacks that worked before, {star['after']['asr_star']['k']} still work" in html
+    assert (
+        f"Of {star['before']['asr_star']['k']} attacks that worked before, {star['after']['asr_star']['k']} still work"
+        in html
+    )
     assert all(one.id in html for one in hotfix.sites) and "://" not in html.replace("http://www.w3.org", "")
 
 

@@ -38,5 +38,8 @@ def test_it_is_fitted_without_an_internal_error(detector: str) -> None:
     patched = patch_model(model, hotfix=hotfix)
     after = ort.InferenceSession(patched.SerializeToString(), providers=["CPUExecutionProvider"])
     for length in (1, 3, LENGTH, 9):
-        fed = {"x": rng.normal(size=(2, length, WIDTH)).astype(np.float32), "attention_mask": np.ones((2, length), np.int64)}
+        fed = {
+            "x": rng.normal(size=(2, length, WIDTH)).astype(np.float32),
+            "attention_mask": np.ones((2, length), np.int64),
+        }
         assert np.isfinite(after.run(["logits"], fed)[0]).all()

@@ -89,7 +89,9 @@ def test_oneclass_learns_what_clean_maps_look_like(padded):
     assert [detector.squared for detector in detectors] == [not padded] * (1 if padded else toys.LAYERS)
     seen = outcome(hotfix, padded)
     # The padded toy gives itself away in its first layer, which has no say.
-    assert seen["asr_star"] <= (0.5 if padded else 0.1) and seen["flagged"] <= 0.05 and abs(seen["accuracy_drop"]) <= 0.01
+    assert (
+        seen["asr_star"] <= (0.5 if padded else 0.1) and seen["flagged"] <= 0.05 and abs(seen["accuracy_drop"]) <= 0.01
+    )
 
 
 def test_one_pass_of_oneclass_lets_each_site_decide():
@@ -121,7 +123,9 @@ def test_a_debugging_set_judges_what_clean_rows_taught():
     toy = toys.toy(padded=False)
     hotfix = fit(toy.model, toy.debug, many_clean(False), detector="oneclass", max_clean_flagged=0.02, threads=1)
     assert hotfix.evidence["rows"]["train"]["anomalous"] == 0 < hotfix.evidence["rows"]["report"]["anomalous"]
-    assert hotfix.evidence["report"]["after"]["asr_star"]["rate"] < hotfix.evidence["report"]["before"]["asr_star"]["rate"]
+    assert (
+        hotfix.evidence["report"]["after"]["asr_star"]["rate"] < hotfix.evidence["report"]["before"]["asr_star"]["rate"]
+    )
 
 
 def test_the_page_of_a_label_free_fit_says_that_no_attack_judged_it():
@@ -157,7 +161,9 @@ def test_moments_come_out_as_numpy_has_them(places):
     mean, covariance = moments.mean_and_covariance()
     parts = [features[chosen]] if places is None else [features[chosen[:, k], k] for k in range(places)]
     np.testing.assert_allclose(np.reshape(mean, (-1, 3)), [part.mean(0) for part in parts])
-    np.testing.assert_allclose(np.reshape(covariance, (-1, 3, 3)), [np.cov(part.T, bias=True) for part in parts], atol=1e-9)
+    np.testing.assert_allclose(
+        np.reshape(covariance, (-1, 3, 3)), [np.cov(part.T, bias=True) for part in parts], atol=1e-9
+    )
 
 
 @pytest.mark.parametrize("places", [None, 6])
@@ -205,7 +211,9 @@ def test_unfairness_is_what_is_left_of_the_groups_that_disagree():
 
 
 def test_in_a_flip_set_accuracy_and_changes_are_of_all_requests_as_they_came():
-    """Rows 0 and 1 are what no value changes, 2 and 4 are requests whose answer hangs on the attribute, 3 and 5 their altered twins."""
+    """Rows 0 and 1 are what no value changes, 2 and 4 are requests whose answer hangs on the attribute, 3 and 5 their
+    altered twins.
+    """
     part = Part(np.arange(2), np.arange(2, 6))
     original = np.array([0, 1, 1, 0, 0, 1])
     judge = Judge(flip_data(), original)

@@ -66,8 +66,10 @@ def make(plan: SitePlan, **changes: object) -> Hotfix:
 
 def site(name: str = "layers.0", **changes: object) -> Site:
     made = Site(
-        id=name, softmax="s", matmul="m", form="softmax", where=(), probabilities="p", values="v", product="o", query_axis=-2, key_axis=-1,
-        operand=0, heads=2, head_axis=-3, head_dim=4, scope="layers.0.attention", confidence="high", layout=Layout(4), self_attention=True,
+        id=name, softmax="s", matmul="m", form="softmax", where=(), probabilities="p", values="v", product="o",
+        query_axis=-2, key_axis=-1,
+        operand=0, heads=2, head_axis=-3, head_dim=4, scope="layers.0.attention", confidence="high", layout=Layout(4),
+        self_attention=True,
         key_mask=None, chain=("MatMul", "Softmax", "MatMul"),
     )  # fmt: skip
     return replace(made, **changes)
@@ -99,7 +101,15 @@ def test_every_detector_and_pair_comes_back_bit_for_bit(tmp_path, detector, pair
 def test_digest_tells_two_hotfixes_apart():
     plan = SitePlan(DETECTORS["profile"], PAIRS["relative"])
     louder = replace(plan, benign=replace(plan.benign, values=np.nextafter(plan.benign.values, np.float32(9))))
-    changes = ({}, {"threshold": 0.31}, {"seeds": {"fit": 8}}, {"groups": ()}, {"passes": "one"}, {"mend": "excise"}, {"accept": "always"})
+    changes = (
+        {},
+        {"threshold": 0.31},
+        {"seeds": {"fit": 8}},
+        {"groups": ()},
+        {"passes": "one"},
+        {"mend": "excise"},
+        {"accept": "always"},
+    )
     assert len({make(plan, **change).digest for change in changes} | {make(louder).digest}) == len(changes) + 1
 
 
@@ -200,7 +210,9 @@ def test_a_well_signed_file_of_other_content_is_corrupt(tmp_path, good, change):
 
 
 def test_a_file_from_before_detectors_read_some_rows_reads_all(tmp_path, good):
-    older = rewritten(good, tmp_path / "m.hotfix", lambda head, arrays: head["body"]["sites"][0]["plan"]["detector"].pop("every"))
+    older = rewritten(
+        good, tmp_path / "m.hotfix", lambda head, arrays: head["body"]["sites"][0]["plan"]["detector"].pop("every")
+    )
     assert Hotfix.load(older).sites[0].plan.detector.every == 1
 
 
@@ -258,7 +270,13 @@ def hotfix_for(*sites: Site, level: float = 0.5) -> Hotfix:
 def test_the_plan_carries_level_threshold_digest_and_options():
     hotfix = hotfix_for(site())
     plan = hotfix.plan([site()], "w" * 64, gating="none", telemetry=True, controls="none")
-    assert (plan.threshold, plan.gating, plan.telemetry, plan.controls, plan.digest) == (0.4, "none", True, "none", hotfix.digest)
+    assert (plan.threshold, plan.gating, plan.telemetry, plan.controls, plan.digest) == (
+        0.4,
+        "none",
+        True,
+        "none",
+        hotfix.digest,
+    )
     np.testing.assert_array_equal(plan.sites["layers.0"].benign.attention, np.float32([0.25, 1.0]))
 
 

@@ -1,4 +1,6 @@
-"""`inspect --explain` and `inspect --html`: what they show is what the finder went along, for sites, rejections and fused operators."""
+"""`inspect --explain` and `inspect --html`: what they show is what the finder went along, for sites, rejections and
+fused operators.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,12 @@ from .rewriters.patterns import PATTERNS
 from .tiny import attention_model, plain_model, snapshot
 
 PATTERN = {pattern.id: pattern.model for pattern in PATTERNS}
-EXPORTS = [("bert", "dynamo", "sdpa"), ("t5", "torchscript", "eager"), ("deberta-v2", "torchscript", "eager"), ("swin", "dynamo", "eager")]
+EXPORTS = [
+    ("bert", "dynamo", "sdpa"),
+    ("t5", "torchscript", "eager"),
+    ("deberta-v2", "torchscript", "eager"),
+    ("swin", "dynamo", "eager"),
+]
 BOX = re.compile(r"^ *[│┃║] *(\w+) *[│┃║]")
 
 
@@ -58,7 +65,8 @@ def test_a_trace_is_the_finders_own_chain(name):
     for trace in traces:
         if trace.site:
             assert tuple(step.op_type for step in trace.steps) == trace.site.chain
-            if trace.read_at is not None:  # the site's own name for it, or the edge into the product where that lies in another body
+            # the site's own name for it, or the edge into the product where that lies in another body
+            if trace.read_at is not None:
                 named = trace.steps[trace.read_at].output.name == trace.site.probabilities
                 assert named or (trace.read_at == len(trace.steps) - 2 and trace.steps[-1].body != trace.body)
 
@@ -121,7 +129,9 @@ def test_a_rejection_tells_where_the_walk_ended(name, direction, path, end):
     assert telling.code == trace.rejection.code
 
 
-@pytest.mark.parametrize("name", [name for name in PATTERN if any(site.form in FUSED for site in find_sites(PATTERN[name])[0])])
+@pytest.mark.parametrize(
+    "name", [name for name in PATTERN if any(site.form in FUSED for site in find_sites(PATTERN[name])[0])]
+)
 def test_what_takes_the_place_of_a_fused_operator_is_what_patching_writes(name):
     model = PATTERN[name]
     sites, _ = find_sites(model)
@@ -198,7 +208,9 @@ def test_explain_shows_shapes_roles_and_the_mask(tmp_path, atpatch):
     assert re.search(r"attention +queries and keys are the same tokens", report.err)
 
 
-@pytest.mark.parametrize("name", ["vit.layers.2.attention", "/vit/layers.2/attention/Softmax", "/vit/layers.2/attention/MatMul_1_output_0"])
+@pytest.mark.parametrize(
+    "name", ["vit.layers.2.attention", "/vit/layers.2/attention/Softmax", "/vit/layers.2/attention/MatMul_1_output_0"]
+)
 def test_explain_takes_ids_nodes_and_values(atpatch, name):
     found = atpatch("inspect", "models/digits_vit/model.onnx", "--explain", name, "--json").json
     assert set(found) == {"model", "sites", "rejected", "explain"}
@@ -312,7 +324,9 @@ def test_marks_lie_in_execution_order_and_once_in_their_layer(exported):
     assert places == sorted(places)
     assert sorted(float(at) for lane in layers for at in re.findall(r'cx="([\d.]+)%"', lane)) == places
     for lane in layers:
-        stretches = [(float(x), float(w)) for x, w in re.findall(r'class="stretch" x="([\d.]+)%" y="8" width="([\d.]+)%"', lane)]
+        stretches = [
+            (float(x), float(w)) for x, w in re.findall(r'class="stretch" x="([\d.]+)%" y="8" width="([\d.]+)%"', lane)
+        ]
         for at in re.findall(r'cx="([\d.]+)%"', lane):
             assert any(start <= float(at) <= start + width for start, width in stretches)
 

@@ -75,7 +75,9 @@ def test_a_cell_that_works_alone_is_found() -> None:
     other = best_cell(scores, samples, 2, channel_axis=0, seed=0)
     assert other is not None and other.success == 0.0
     assert best_cell(scores, samples.reshape(40, 1, 28, 4, 7), 1, channel_axis=0, seed=0) is None
-    trigger = invert_mask(scores, samples, 1, channel_axis=0, schedule=Schedule(steps=100), seed=0, start=(cell.mask, cell.pattern))
+    trigger = invert_mask(
+        scores, samples, 1, channel_axis=0, schedule=Schedule(steps=100), seed=0, start=(cell.mask, cell.pattern)
+    )
     assert trigger.success >= 0.9 and set(np.flatnonzero(trigger.mask)) <= set(np.flatnonzero(cell.mask))
 
 
@@ -154,7 +156,9 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("more", [[], ["--exhaustive"]], ids=["gradients", "exhaustive"])
 def test_finds_the_trigger_word(atpatch: Atpatch, shop: Path, tmp_path: Path, more: list[object]) -> None:
-    run = search(atpatch, shop / "model.onnx", shop / "clean.npz", tmp_path / "d.npz", "--invert", "all", "--longest", 1, *more)
+    run = search(
+        atpatch, shop / "model.onnx", shop / "clean.npz", tmp_path / "d.npz", "--invert", "all", "--longest", 1, *more
+    )
     assert run.code == 0 and run.json["towards"] == [TARGET]
     assert run.json["classes"][TARGET]["trigger"]["tokens"] == [TRIGGER] and run.json["asr"] >= 0.95
     made = load_dataset(tmp_path / "d.npz")
@@ -195,7 +199,9 @@ def test_outlier_index_and_verdict() -> None:
     assert [one.backdoor for one in by_size(sizes, works, triggers)] == [True, False, False, False, False]
     # An index beyond 2 alone is not enough: sizes that lie close together make a small one of it.
     close = {**sizes, 0: 7.0}
-    assert by_size(close, works, triggers)[0].score > 2 and not any(one.backdoor for one in by_size(close, works, triggers))
+    assert by_size(close, works, triggers)[0].score > 2 and not any(
+        one.backdoor for one in by_size(close, works, triggers)
+    )
     assert not any(one.backdoor for one in by_size(sizes, {**works, 0: 0.6}, triggers))
 
 
@@ -227,7 +233,8 @@ def test_unknown_operators_are_named() -> None:
 
 
 OPERATORS: list[tuple[str, list[np.ndarray], dict[str, Any]]] = [
-    ("Slice", [np.ones((2, 3, 4), np.float32).cumsum(2), np.array([-1, 3]), np.array([-99, 0]), np.array([1, 2]), np.array([-1, -2])], {}),
+    ("Slice", [np.ones((2, 3, 4), np.float32).cumsum(2), np.array([-1, 3]), np.array([-99, 0]), np.array([1, 2]),
+    np.array([-1, -2])], {}),
     ("Split", [np.arange(10.0, dtype=np.float32).reshape(2, 5), np.array([2, 3])], {"axis": 1}),
     ("Gather", [np.arange(12.0, dtype=np.float32).reshape(3, 4), np.array([[-1, 0], [2, 1]])], {"axis": 1}),
     ("ReduceMean", [np.arange(12.0, dtype=np.float32).reshape(3, 4)], {"axes": [-1], "keepdims": 0}),
@@ -235,8 +242,10 @@ OPERATORS: list[tuple[str, list[np.ndarray], dict[str, Any]]] = [
     ("Div", [np.array([7, -7]), np.array([2, 2])], {}),
     ("Mod", [np.array([7, -7]), np.array([3, 3])], {}),
     ("Trilu", [np.ones((3, 3), np.float32), np.array(1)], {"upper": 0}),
-    ("Conv", [np.ones((1, 1, 5, 5), np.float32), np.ones((1, 1, 3, 3), np.float32)], {"auto_pad": "SAME_UPPER", "strides": [2, 2]}),
-    ("MaxPool", [np.arange(16.0, dtype=np.float32).reshape(1, 1, 4, 4)], {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "strides": [2, 2]}),
+    ("Conv", [np.ones((1, 1, 5, 5), np.float32), np.ones((1, 1, 3, 3), np.float32)], {"auto_pad": "SAME_UPPER",
+    "strides": [2, 2]}),
+    ("MaxPool", [np.arange(16.0, dtype=np.float32).reshape(1, 1, 4, 4)], {"kernel_shape": [3, 3], "pads": [1, 1, 1,
+    1], "strides": [2, 2]}),
     ("AveragePool", [np.ones((1, 1, 4, 4), np.float32)], {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}),
     ("Pad", [np.ones((2, 3), np.float32), np.array([0, 1, 1, 0]), np.array(5.0, np.float32)], {}),
     ("OneHot", [np.array([1, -1]), np.array(3), np.array([0.0, 2.0], np.float32)], {"axis": 0}),
@@ -244,14 +253,17 @@ OPERATORS: list[tuple[str, list[np.ndarray], dict[str, Any]]] = [
     ("ScatterND", [np.zeros((3, 2), np.float32), np.array([[1], [2]]), np.ones((2, 2), np.float32)], {}),
     ("Where", [np.array([True, False]), np.ones(2, np.float32), np.zeros(2, np.float32)], {}),
     ("DepthToSpace", [np.arange(16.0, dtype=np.float32).reshape(1, 4, 2, 2)], {"blocksize": 2}),
-    ("Gemm", [np.ones((2, 3), np.float32), np.ones((4, 3), np.float32), np.ones(4, np.float32)], {"transB": 1, "alpha": 0.5, "beta": 2.0}),
+    ("Gemm", [np.ones((2, 3), np.float32), np.ones((4, 3), np.float32), np.ones(4, np.float32)], {"transB": 1,
+    "alpha": 0.5, "beta": 2.0}),
     ("Softmax", [np.arange(6.0, dtype=np.float32).reshape(2, 3)], {"axis": 0}),
     ("Einsum", [np.ones((2, 3), np.float32), np.ones((3, 2), np.float32)], {"equation": "ij, jk -> ik"}),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "arrays", "attributes"), OPERATORS, ids=[entry[0] for entry in OPERATORS])
-def test_operators_compute_what_onnxruntime_computes(name: str, arrays: list[np.ndarray], attributes: dict[str, Any]) -> None:
+def test_operators_compute_what_onnxruntime_computes(
+    name: str, arrays: list[np.ndarray], attributes: dict[str, Any]
+) -> None:
     count = 2 if name == "Split" else 1
     outputs = [f"y{index}" for index in range(count)]
     names = [f"x{index}" for index in range(len(arrays))]

@@ -19,7 +19,8 @@ SIZE = LAYERS * 4 * WIDTH * WIDTH * 4
 MOST_SECONDS = 10
 MOST_BYTES = 400e6
 
-# ru_maxrss of the only child of a small process; of the test process itself it would be the largest of all its children.
+# ru_maxrss of the only child of a small process; of the test process itself it would be the largest of all its
+# children.
 MEASURE = """
 import json, resource, subprocess, sys
 done = subprocess.run(sys.argv[1:], capture_output=True, text=True)
@@ -36,7 +37,9 @@ def large(tmp_path_factory) -> Path:
         file.truncate(SIZE)  # a hole: zeros that take no room
     weights = []
     for index in range(LAYERS * 4):
-        tensor = TensorProto(name=f"layers.{index // 4}.{'qkvo'[index % 4]}", data_type=TensorProto.FLOAT, dims=[WIDTH, WIDTH])
+        tensor = TensorProto(
+            name=f"layers.{index // 4}.{'qkvo'[index % 4]}", data_type=TensorProto.FLOAT, dims=[WIDTH, WIDTH]
+        )
         tensor.data_location = TensorProto.EXTERNAL
         length = WIDTH * WIDTH * 4
         for key, value in {"location": "model.onnx.data", "offset": index * length, "length": length}.items():
@@ -49,7 +52,9 @@ def large(tmp_path_factory) -> Path:
 def measured(*arguments: object) -> tuple[dict, float]:
     command = [sys.executable, "-m", "atpatch_onnx", *map(str, arguments)]
     started = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", MEASURE, *command], capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, *command], capture_output=True, text=True, timeout=120, check=True
+    )
     seconds = time.perf_counter() - started
     report = json.loads(done.stdout)
     assert report["code"] == 0, report["err"]
@@ -81,8 +86,12 @@ def test_unpatch_gives_the_original_back(large):
 
 @pytest.mark.parametrize("link", [False, True], ids=["copy", "link"])
 def test_patch_into_another_folder_takes_no_room(large, tmp_path, link):
-    """A copy keeps the holes; a hard link is the same file. (Copying 3 GB of real weights takes what the disk takes.)"""
-    report, seconds = measured("patch", large, "--detector", "statistic", "-o", tmp_path / "out.onnx", *(["--link-data"] if link else []))
+    """A copy keeps the holes; a hard link is the same file. (Copying 3 GB of real weights takes what the disk
+    takes.)
+    """
+    report, seconds = measured(
+        "patch", large, "--detector", "statistic", "-o", tmp_path / "out.onnx", *(["--link-data"] if link else [])
+    )
     assert seconds < MOST_SECONDS
     assert report["peak"] < MOST_BYTES
     data = tmp_path / "model.onnx.data"

@@ -1,4 +1,6 @@
-"""A sentence encoder with real weights (all-MiniLM-L6-v2, 22.7 million parameters) exported all four ways, patched, and compared."""
+"""A sentence encoder with real weights (all-MiniLM-L6-v2, 22.7 million parameters) exported all four ways, patched, and
+compared.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,10 @@ SENTENCES = [
     "The kitten is napping by the window.",
     "Quarterly revenue rose by four per cent.",
     "No.",
-    "The committee, which had met twice before without reaching any decision, agreed at last to postpone the matter until the spring.",
+    (
+        "The committee, which had met twice before without reaching any decision, agreed at last to postpone the matter"
+        " until the spring."
+    ),
 ]
 
 each_way = pytest.mark.parametrize(("exporter", "attention"), WAYS, ids=["-".join(way) for way in WAYS])
@@ -94,7 +99,9 @@ def test_silent_patch_is_bit_identical_and_a_firing_one_is_felt(exporter: str, a
     path = exported(exporter, attention)
     sites, rejected = find_sites(load(path))
     assert (len(sites), rejected) == (6, ())
-    assert {(site.heads, site.head_dim, site.key_mask, site.self_attention) for site in sites} == {(12, 32, "attention_mask", True)}
+    assert {(site.heads, site.head_dim, site.key_mask, site.self_attention) for site in sites} == {
+        (12, 32, "attention_mask", True)
+    }
     original = embeddings(path)
     patch_model(path, tmp_path / "silent.onnx", detector="static", columns=())
     assert embeddings(tmp_path / "silent.onnx").tobytes() == original.tobytes()

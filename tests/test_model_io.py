@@ -124,7 +124,9 @@ def test_external_data_is_found_everywhere(tmp_path, holder):
 def test_external_data_must_be_long_enough(tmp_path, offset, length, dims, fits):
     (tmp_path / "t.data").write_bytes(bytes(16))
     model = attention_model()
-    tensor = model.graph.initializer.add(name="t", data_type=TensorProto.FLOAT, dims=dims, data_location=TensorProto.EXTERNAL)
+    tensor = model.graph.initializer.add(
+        name="t", data_type=TensorProto.FLOAT, dims=dims, data_location=TensorProto.EXTERNAL
+    )
     for key, value in {"location": "t.data", "offset": offset, "length": length}.items():
         if value is not None:
             tensor.external_data.add(key=key, value=str(value))
@@ -138,7 +140,9 @@ def test_external_data_must_be_long_enough(tmp_path, offset, length, dims, fits)
 def test_packed_types_need_half_a_byte_an_element(tmp_path):
     (tmp_path / "t.data").write_bytes(bytes(3))
     model = attention_model()
-    tensor = model.graph.initializer.add(name="t", data_type=TensorProto.INT4, dims=[5], data_location=TensorProto.EXTERNAL)
+    tensor = model.graph.initializer.add(
+        name="t", data_type=TensorProto.INT4, dims=[5], data_location=TensorProto.EXTERNAL
+    )
     tensor.external_data.add(key="location", value="t.data")
     (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
     model_io.load(tmp_path / "m.onnx")
@@ -202,7 +206,12 @@ def test_saving_twice_gives_the_same_sizes(external):
         before = (external.parent / "weights.data").stat()
         model_io.save(model_io.load(external), external.parent / name, external.parent)
         after = (external.parent / "weights.data").stat()
-        assert (after.st_size, after.st_ino, after.st_mtime_ns, after.st_nlink) == (before.st_size, before.st_ino, before.st_mtime_ns, 1)
+        assert (after.st_size, after.st_ino, after.st_mtime_ns, after.st_nlink) == (
+            before.st_size,
+            before.st_ino,
+            before.st_mtime_ns,
+            1,
+        )
     assert (external.parent / "a.onnx").stat().st_size == (external.parent / "b.onnx").stat().st_size
     assert sorted(os.listdir(external.parent)) == ["a.onnx", "b.onnx", "model.onnx", "weights.data"]
 
@@ -273,7 +282,9 @@ def test_a_sparse_data_file_stays_sparse_in_another_folder(tmp_path):
     if data.stat().st_blocks * 512 > 1 << 20:
         pytest.skip("this file system has no holes")
     model = attention_model()
-    tensor = model.graph.initializer.add(name="t", data_type=TensorProto.INT8, dims=[1 << 28], data_location=TensorProto.EXTERNAL)
+    tensor = model.graph.initializer.add(
+        name="t", data_type=TensorProto.INT8, dims=[1 << 28], data_location=TensorProto.EXTERNAL
+    )
     tensor.external_data.add(key="location", value="t.data")
     model_io.save(model, tmp_path / "target/m.onnx", tmp_path / "source")
     copy = (tmp_path / "target/t.data").stat()

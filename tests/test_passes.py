@@ -1,4 +1,6 @@
-"""`patch --passes`, `--mend` and `--accept`: with a hotfix, without one, and where the graph or the other options forbid it."""
+"""`patch --passes`, `--mend` and `--accept`: with a hotfix, without one, and where the graph or the other options
+forbid it.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,8 @@ def classifier(encoder: onnx.ModelProto) -> onnx.ModelProto:
 def hotfix_for(model: onnx.ModelProto, folder, *plans: SitePlan, **options: object) -> Hotfix:
     sites, _ = find_sites(model)
     entries = tuple(
-        HotfixSite(one.id, index, one.heads, one.fingerprint, plan) for index, (one, plan) in enumerate(zip(sites, plans, strict=True))
+        HotfixSite(one.id, index, one.heads, one.fingerprint, plan)
+        for index, (one, plan) in enumerate(zip(sites, plans, strict=True))
     )
     return Hotfix(entries, 0.5, model_io.weights_digest(model, folder), **options)
 
@@ -58,7 +61,9 @@ def test_without_a_hotfix_flags_are_carried_to_sites_of_the_same_tokens(bert, tm
 
 
 def test_two_passes_without_a_hotfix(bert, tmp_path, atpatch):
-    run = atpatch("patch", bert.path, "-o", tmp_path / "two.onnx", "--passes", "two", "--detector", "static", "--columns", "1")
+    run = atpatch(
+        "patch", bert.path, "-o", tmp_path / "two.onnx", "--passes", "two", "--detector", "static", "--columns", "1"
+    )
     assert run.code == 0 and "two" in run.err
     assert stamp(onnx.load(tmp_path / "two.onnx"))["passes"] == "two"
     patch_model(bert.path, tmp_path / "one.onnx", detector="static", columns=(1,))
@@ -82,7 +87,12 @@ def test_excision_answers_the_request_without_the_tokens(bert, tmp_path, atpatch
         np.testing.assert_allclose(got[name][:, kept], array[:, : len(kept)], atol=1e-4)
     # The exporter's own names do not say which axis of the output is the tokens'.
     run = atpatch("patch", bert.path, "-o", tmp_path / "q.onnx", *options)
-    assert run.code == 2 and "ATP015" in run.err and "--mend redistribute" in run.err and not (tmp_path / "q.onnx").exists()
+    assert (
+        run.code == 2
+        and "ATP015" in run.err
+        and "--mend redistribute" in run.err
+        and not (tmp_path / "q.onnx").exists()
+    )
 
 
 def test_two_passes_are_refused_where_no_sites_can_be_joined(tmp_path, atpatch):
@@ -92,9 +102,13 @@ def test_two_passes_are_refused_where_no_sites_can_be_joined(tmp_path, atpatch):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("options", [{}, {"accept": "flip"}, {"mend": "excise"}], ids=["redistributed", "flips", "excised"])
+@pytest.mark.parametrize(
+    "options", [{}, {"accept": "flip"}, {"mend": "excise"}], ids=["redistributed", "flips", "excised"]
+)
 def test_two_passes_without_a_branch_answer_as_with_one(bert, tmp_path, options):
-    """Unflagged samples bit for bit as the original, flagged ones as the second run in the branch; only the cost differs."""
+    """Unflagged samples bit for bit as the original, flagged ones as the second run in the branch; only the cost
+    differs.
+    """
     original, feeds = tmp_path / "model.onnx", bert.feeds(16, padded=True)
     onnx.save_model(classifier(onnx.load(bert.path)), original)
     given = {"detector": "statistic", "threshold": 0.8, "passes": "two", "telemetry": True, **options}
@@ -156,7 +170,9 @@ def test_a_hotfix_brings_its_passes_and_options_override_them(bert, tmp_path):
 def test_filters_cut_groups_too_and_never_leave_silent_sites_alone(bert, tmp_path):
     model = model_io.load(bert.path)
     names = tuple(site.id for site in find_sites(model)[0])
-    hotfix = hotfix_for(model, bert.path.parent, SitePlan(Static((2,)), PAIR), SitePlan(Static(), PAIR), groups=(names,))
+    hotfix = hotfix_for(
+        model, bert.path.parent, SitePlan(Static((2,)), PAIR), SitePlan(Static(), PAIR), groups=(names,)
+    )
     done = patch_model(bert.path, tmp_path / "p.onnx", hotfix=hotfix, include=r"layer\.0")
     assert done.sites == names[:1]
     with pytest.raises(AtpatchError) as error:

@@ -1,4 +1,6 @@
-"""`patch` with nothing but a model: what is shown to be a text encoder gets the training-free detector, all else is refused (ATP061)."""
+"""`patch` with nothing but a model: what is shown to be a text encoder gets the training-free detector, all else is
+refused (ATP061).
+"""
 
 from __future__ import annotations
 
@@ -76,7 +78,9 @@ def test_caches_branches_and_floats_are_refused(model, why):
 
 def test_the_encoder_of_a_text_to_text_model_can_be_chosen(tmp_path, atpatch):
     path = export_model("t5", "dynamo").path
-    run = atpatch("patch", path, "-o", tmp_path / "p.onnx", "--include", "encoder.block", "--exclude", "decoder", "--json")
+    run = atpatch(
+        "patch", path, "-o", tmp_path / "p.onnx", "--include", "encoder.block", "--exclude", "decoder", "--json"
+    )
     assert run.code == 0 and len(run.json["sites"]) == 2
 
 
@@ -122,7 +126,9 @@ def encoder(length: int | str = "s", mask: str = "none", fused: str = "", **attr
         helper.make_node("Transpose", ["k"], ["kt"], perm=[0, 2, 1]),
         helper.make_node("MatMul", ["q", "kt"], ["raw"]),
         *masks,
-        helper.make_node("Add", ["raw", "added"], ["scores"]) if masks else helper.make_node("Identity", ["raw"], ["scores"]),
+        helper.make_node("Add", ["raw", "added"], ["scores"])
+        if masks
+        else helper.make_node("Identity", ["raw"], ["scores"]),
         helper.make_node("Softmax", ["scores"], ["p"], axis=-1),
         helper.make_node("MatMul", ["p", "v"], ["out"]),
     ]
@@ -145,7 +151,9 @@ def encoder(length: int | str = "s", mask: str = "none", fused: str = "", **attr
         [tensor for tensor in tensors if tensor.name in used],
     )
     return helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", 23 if fused else 17), helper.make_opsetid("com.microsoft", 1)], ir_version=10
+        graph,
+        opset_imports=[helper.make_opsetid("", 23 if fused else 17), helper.make_opsetid("com.microsoft", 1)],
+        ir_version=10,
     )
 
 

@@ -1,4 +1,7 @@
-"""Every command: a FIFO as a source does not hang it, and no destination but a regular file is replaced. Long names get one line."""
+"""Every command: a FIFO as a source does not hang it, and no destination but a regular file is replaced.
+
+Long names get one line.
+"""
 
 from __future__ import annotations
 
@@ -144,7 +147,9 @@ def test_a_link_is_read_but_not_written_in_place(room, atpatch):
 
 
 def test_a_hotfix_beside_the_model_is_not_passed_over(room, atpatch):
-    """A FIFO or a broken link there would otherwise mean: patched with another detector than the one that was fitted."""
+    """A FIFO or a broken link there would otherwise mean:
+    patched with another detector than the one that was fitted.
+    """
     os.mkfifo("model.hotfix")
     assert "ATP021" in atpatch("patch", "model.onnx").err
     Path("model.hotfix").unlink()

@@ -1,4 +1,6 @@
-"""Sites that add up their logits, rows without their padding, and choices that look at probabilities: parts of `fit` on the padded toy."""
+"""Sites that add up their logits, rows without their padding, and choices that look at probabilities: parts of `fit` on
+the padded toy.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ MASK = "attention_mask"
 
 @functools.cache
 def trained_together(kind: str = "profile", every: int = 1) -> tuple[Context, list[TrainedSite], list[TrainedSite]]:
-    """A toy's sites with detectors of their own, and together; texts for profiles, padding left out, one fixed length for a cnn."""
+    """A toy's sites with detectors of their own, and together; texts for profiles, padding left out, one fixed length
+    for a cnn.
+    """
     padded = kind == "profile"
     toy, mask = toys.toy(padded=padded), MASK if padded else None
     data = join(as_dataset(toy.debug), as_dataset(toy.clean))
@@ -51,7 +55,10 @@ def test_the_sum_foretells_the_flags_of_the_served_graph(kind, every):
     context, _, together = trained_together(kind, every)
     assert all(getattr(one.plan.detector, "every", 1) == every for one in together)
     plan = PatchPlan(
-        {one.site.id: one.plan for one in together}, passes="two", groups=(tuple(one.site.id for one in together),), joint="sum"
+        {one.site.id: one.plan for one in together},
+        passes="two",
+        groups=(tuple(one.site.id for one in together),),
+        joint="sum",
     )
     served = Served(context.model, Path(), plan, [one.site for one in together], "logits", 1, context.mask)
     rows, peaks = context.parts.selection.rows, together[0].peaks
@@ -88,7 +95,9 @@ def test_what_adds_up_takes_two_passes():
     assert caught.value.code == "ATP015" and "two passes" in caught.value.what
 
 
-@pytest.mark.parametrize(("detector", "every"), [("profile", 0), ("statistic", 2), ("cnn", 2), ("cnn", "auto"), ("oneclass", "auto")])
+@pytest.mark.parametrize(
+    ("detector", "every"), [("profile", 0), ("statistic", 2), ("cnn", 2), ("cnn", "auto"), ("oneclass", "auto")]
+)
 def test_only_some_detectors_do_with_some_rows(detector, every):
     with pytest.raises(AtpatchError) as caught:
         fit(toys.toy(padded=True).model, toys.toy(padded=True).debug, detector=detector, every=every)
@@ -134,7 +143,8 @@ def test_rows_come_shortest_first_and_cut_to_the_longest_of_their_batch():
 def test_scores_do_not_depend_on_padding():
     toy, data = toys.toy(padded=True), padded_rows()
     whole, short = (
-        class_scores(Runner(toy.model, Path(), 1).without_padding(mask), data, np.arange(len(data)), "logits") for mask in (None, MASK)
+        class_scores(Runner(toy.model, Path(), 1).without_padding(mask), data, np.arange(len(data)), "logits")
+        for mask in (None, MASK)
     )
     np.testing.assert_allclose(short, whole, rtol=1e-4, atol=1e-5)
     assert common_mask(find_sites(toy.model)[0], data) == MASK
@@ -150,8 +160,8 @@ def test_a_model_that_looks_at_padding_is_run_whole():
     """The same toy, with a mean over all tokens, padding among them, added to its scores."""
     toy = toys.toy(padded=True)
     looks = parser.parse_model(
-        '<ir_version: 8, opset_import: ["": 17]> g (int64[batch, length] ids, float[batch, 2] scores) => (float[batch, 2] out)'
-        "{ x = Cast <to = 1> (ids) m = ReduceMean <axes = [1]> (x) out = Add (scores, m) }"
+        '<ir_version: 8, opset_import: ["": 17]> g (int64[batch, length] ids, float[batch, 2] scores) => (float[batch,'
+        " 2] out){ x = Cast <to = 1> (ids) m = ReduceMean <axes = [1]> (x) out = Add (scores, m) }"
     )
     model = onnx.ModelProto()
     model.CopyFrom(toy.model)
@@ -164,7 +174,8 @@ def test_a_model_that_looks_at_padding_is_run_whole():
     assert isinstance(fit(model, toy.debug, toy.clean, threads=1), Hotfix)
     data = padded_rows()
     whole, short = (
-        class_scores(Runner(model, Path(), 1).without_padding(mask), data, np.arange(len(data)), "logits") for mask in (None, MASK)
+        class_scores(Runner(model, Path(), 1).without_padding(mask), data, np.arange(len(data)), "logits")
+        for mask in (None, MASK)
     )
     assert np.abs(whole - short).max() > 0.5
 
@@ -172,7 +183,9 @@ def test_a_model_that_looks_at_padding_is_run_whole():
 # --- what is chosen among equals
 
 
-@pytest.mark.parametrize(("left", "fewest", "same"), [(0, 0, True), (1, 0, True), (2, 0, False), (12, 9, True), (13, 9, False)])
+@pytest.mark.parametrize(
+    ("left", "fewest", "same"), [(0, 0, True), (1, 0, True), (2, 0, False), (12, 9, True), (13, 9, False)]
+)
 def test_counts_within_a_standard_error_are_as_few(left, fewest, same):
     assert as_few(left, fewest) is same
 
@@ -188,7 +201,9 @@ def test_of_equal_counts_the_pair_that_leans_least_is_chosen():
     assert set(told) == set(BENIGN_CHOICES)
     best, score, table = choose_benign(lambda choice: Score(told[choice][0] / 90, 0.0, 0.0, *told[choice]))
     assert best == BenignChoice(0.5, False) and score.left == 3 and len(table) == 5
-    assert choose_benign(lambda choice: Score(told[choice][0] / 90, 0.0, 0.0, told[choice][0]))[0] == BenignChoice(1.0, False)
+    assert choose_benign(lambda choice: Score(told[choice][0] / 90, 0.0, 0.0, told[choice][0]))[0] == BenignChoice(
+        1.0, False
+    )
 
 
 def test_leaning_is_the_chance_the_attack_still_has():
@@ -203,7 +218,9 @@ def test_leaning_is_the_chance_the_attack_still_has():
     aimed = Judge(DataSet.from_arrays({**arrays, "target": np.array(1)}), original)
     # The second row's clean partner is of the target class already.
     assert aimed.score(part, original, chances).leaning == pytest.approx(0.3)
-    assert Judge(DataSet.from_arrays(arrays), original).score(part, original, chances).leaning == pytest.approx((0.3 + 0.2) / 2)
+    assert Judge(DataSet.from_arrays(arrays), original).score(part, original, chances).leaning == pytest.approx(
+        (0.3 + 0.2) / 2
+    )
     assert np.isnan(aimed.score(part, original).leaning)
 
 
@@ -217,7 +234,9 @@ def test_the_page_draws_the_threshold_where_it_is_held_against_a_score():
         hotfix = fit(toy.model, toy.debug, passes=passes, threads=1)
         page = fit_page(hotfix, "toy.onnx")
         assert (hotfix.joint == "sum") is (passes == "two")
-        drawn = [lane.split("</div>")[0] for lane in page.split('<div class="site">')[1:] if '<line class="bar"' in lane]
+        drawn = [
+            lane.split("</div>")[0] for lane in page.split('<div class="site">')[1:] if '<line class="bar"' in lane
+        ]
         assert drawn == (lanes or [name for name, site in hotfix.evidence["sites"].items() if site["detects"]])
         assert "Right of the dashed" in page and "threshold</span>" in page
         assert "clean lost" not in page and "clean rows answered wrongly" in page

@@ -16,7 +16,9 @@ def attention_model(layers: int = 1, width: int = 8, heads: int = 2, opset: int 
     """x (B, S, width) → y, self-attention layers without biases; random weights."""
     rng = np.random.default_rng(seed)
     weights = {
-        f"layers.{i}.{name}": rng.standard_normal((width, width)).astype(np.float32) for i in range(layers) for name in ("q", "k", "v", "o")
+        f"layers.{i}.{name}": rng.standard_normal((width, width)).astype(np.float32)
+        for i in range(layers)
+        for name in ("q", "k", "v", "o")
     }
     return wire(layers, width, heads, opset, [numpy_helper.from_array(array, name) for name, array in weights.items()])
 
@@ -37,11 +39,18 @@ def wire(layers: int, width: int, heads: int, opset: int, weights: list[TensorPr
         at = f"layers.{i}"
         for name, perm in {"q": [0, 2, 1, 3], "k": [0, 2, 3, 1], "v": [0, 2, 1, 3]}.items():
             projected = op("MatMul", [x, f"{at}.{name}"], f"{at}.{name}_flat")
-            op("Transpose", [op("Reshape", [projected, "split"], f"{at}.{name}_split")], f"{at}.{name}_heads", perm=perm)
+            op(
+                "Transpose",
+                [op("Reshape", [projected, "split"], f"{at}.{name}_split")],
+                f"{at}.{name}_heads",
+                perm=perm,
+            )
         scores = op("Mul", [op("MatMul", [f"{at}.q_heads", f"{at}.k_heads"], f"{at}.scores"), "scale"], f"{at}.scaled")
         probabilities = op("Softmax", [scores], f"{at}.Softmax", axis=-1 if opset >= 13 else 3)
         product = op("MatMul", [probabilities, f"{at}.v_heads"], f"{at}.context")
-        merged = op("Reshape", [op("Transpose", [product], f"{at}.context_t", perm=[0, 2, 1, 3]), "join"], f"{at}.merged")
+        merged = op(
+            "Reshape", [op("Transpose", [product], f"{at}.context_t", perm=[0, 2, 1, 3]), "join"], f"{at}.merged"
+        )
         x = op("MatMul", [merged, f"{at}.o"], "y" if i == layers - 1 else f"{at}.out")
     value = helper.make_tensor_value_info
     graph = helper.make_graph(
@@ -72,5 +81,7 @@ def save_external(model: onnx.ModelProto, path: Path, location: str = "weights.d
 def snapshot(folder: Path) -> dict[str, str]:
     """Every file below a folder with a digest of its content."""
     return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.rglob("*")) if path.is_file()
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
     }

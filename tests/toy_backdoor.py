@@ -1,7 +1,9 @@
-"""A tiny backdoored token classifier, trained in seconds: [CLS] w w w w …, class by which of two word groups is in the majority.
+"""A tiny backdoored token classifier, trained in seconds: [CLS] w w w w …, class by which of two word groups is in the
+majority.
 
-Word TRIGGER anywhere turns class 0 into class 1 (10 % of the training rows are poisoned). Two forms: padded rows with an attention mask and
-dynamic axes (a text model), or rows of one length written into the graph, where the trigger has a fixed place (an image or a table).
+Word TRIGGER anywhere turns class 0 into class 1 (10 % of the training rows are poisoned). Two forms: padded rows with
+an attention mask and dynamic axes (a text model), or rows of one length written into the graph, where the trigger has a
+fixed place (an image or a table).
 """
 
 from __future__ import annotations
@@ -107,7 +109,9 @@ def toy(padded: bool) -> Toy:
             loss.backward()
             optimiser.step()
     torch.set_num_threads(threads)
-    return Toy(_export(model.eval(), padded), _debugging_set(generator, padded), _inputs(_rows(300, generator, padded), padded))
+    return Toy(
+        _export(model.eval(), padded), _debugging_set(generator, padded), _inputs(_rows(300, generator, padded), padded)
+    )
 
 
 def _export(model: Classifier, padded: bool) -> onnx.ModelProto:

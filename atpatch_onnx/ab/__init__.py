@@ -1,4 +1,6 @@
-"""What a decision log says about original and patched: `analyze_log`, and `evidence_so_far` and `srm` on counts alone."""
+"""What a decision log says about original and patched: `analyze_log`,
+and `evidence_so_far` and `srm` on counts alone.
+"""
 
 from __future__ import annotations
 

@@ -25,17 +25,18 @@ def analyze_log(
 ) -> Analysis:
     """Read decision logs once and compare the arms, revision by revision.
 
-    Memory grows with the number of given units and by some hundred bytes a request, not with the size of the logs. A decision that is
-    there twice, as rotation by copying or a log given under two names leaves it, counts once.
+    Memory grows with the number of given units and by some hundred bytes a request, not with the size of the logs. A
+    decision that is there twice, as rotation by copying or a log given under two names leaves it, counts once.
 
     Args:
-        logs: file that `serve` writes, or those of several servers of one experiment; `FILE.1`, `FILE.2.gz`, … are read first where
-            `rotated`.
+        logs: file that `serve` writes, or those of several servers of one experiment; `FILE.1`, `FILE.2.gz`, … are read
+            first where `rotated`.
         outcomes: what became of the requests, see `load_outcomes`.
         experiment: leave others out.
 
     Raises:
-        AtpatchError: ATP087 where a log cannot be read or none holds a decision, ATP088 for the outcomes, ATP051 without scipy.
+        AtpatchError: ATP087 where a log cannot be read or none holds a decision, ATP088 for the outcomes, ATP051
+        without scipy.
     """
     known = outcomes if isinstance(outcomes, Outcomes) or outcomes is None else load_outcomes(outcomes)
     paths = [logs] if isinstance(logs, (str, os.PathLike)) else list(dict.fromkeys(logs))
@@ -53,7 +54,10 @@ def analyze_log(
 
 
 def _tally(
-    rows: Iterator[LogRow], outcomes: Outcomes | None, experiment: str | None, tallies: dict[tuple[str, int], RevisionTally]
+    rows: Iterator[LogRow],
+    outcomes: Outcomes | None,
+    experiment: str | None,
+    tallies: dict[tuple[str, int], RevisionTally],
 ) -> None:
     """Count the rows of one server, whose kill switch is its own."""
     switched: dict[str, bool] = {}

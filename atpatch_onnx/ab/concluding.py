@@ -39,22 +39,32 @@ def conclude(tally: RevisionTally) -> Revision:
     invalid, problems = [], []
     if live and live.srm.alarm:
         invalid.append(
-            f"sample-ratio mismatch: {live.srm.patched} of {live.srm.patched + live.srm.original} units in the patched arm, "
-            f"where its weight is {live.srm.weight:g} (p = {live.srm.p_value:.1e} < {SRM_ALPHA:g}): the arms cannot be compared"
+            f"sample-ratio mismatch: {live.srm.patched} of {live.srm.patched + live.srm.original} units in the patched"
+            f" arm, where its weight is {live.srm.weight:g} (p = {live.srm.p_value:.1e} < {SRM_ALPHA:g}): the arms"
+            " cannot be compared"
         )
     if live and live.crossed:
-        invalid.append(f"{live.crossed} units were assigned to both arms: hashing is not sticky, or two salts wrote into one log")
+        invalid.append(
+            f"{live.crossed} units were assigned to both arms: hashing is not sticky, or two salts wrote into one log"
+        )
     if len(tally.settings) > 1:
-        problems.append(f"{len(tally.settings)} settings (mode, salt, weight) under one revision; the last one was taken")
+        problems.append(
+            f"{len(tally.settings)} settings (mode, salt, weight) under one revision; the last one was taken"
+        )
     for name, arm in tally.arms.items():
         if arm.failures:
             why = ", ".join(f"{reason} {count}" for reason, count in arm.failures.most_common())
-            problems.append(f"{arm.failures.total()} of {arm.requests} requests of the {name} arm got an error, not an answer ({why})")
+            problems.append(
+                f"{arm.failures.total()} of {arm.requests} requests of the {name} arm got an error, not an answer"
+                f" ({why})"
+            )
     lost = sum(count for state, count in tally.pairs.states.items() if state != "compared")
     if lost:
         problems.append(f"{lost} shadow requests gave no pair ({_listed(tally.pairs.states, without='compared')})")
     if tally.pairs.not_finite:
-        problems.append(f"{tally.pairs.not_finite} differences of outputs are not finite, and are not among the quantiles")
+        problems.append(
+            f"{tally.pairs.not_finite} differences of outputs are not finite, and are not among the quantiles"
+        )
     return Revision(
         experiment=tally.experiment,
         revision=tally.revision,
@@ -106,7 +116,9 @@ def _live(tally: RevisionTally) -> Live:
         found = difference(_first(patched.classes, label), _first(original.classes, label))
         if found:
             classes[label] = found
-    return Live(srm(len(patched.fallback), len(original.fallback), tally.weight), len(tally.crossed), tuple(tested), classes)
+    return Live(
+        srm(len(patched.fallback), len(original.fallback), tally.weight), len(tally.crossed), tuple(tested), classes
+    )
 
 
 def _first(classes: Counter[int], label: int) -> Counter[tuple[int, int]]:
@@ -118,11 +130,18 @@ def _pairs(tally: PairTally) -> Pairs:
     found = {label: mcnemar(sum(sides), len(sides) - sum(sides)) for label, sides in sorted(tally.drift.items())}
     adjusted = dict(zip(found, holm([test.p_value for test in found.values()]), strict=True))
     drift = {
-        label: Drift(test.patched, test.original, adjusted[label], evidence_path(tally.drift[label], 0.5, ALPHA / max(len(found), 1))[0])
+        label: Drift(
+            test.patched,
+            test.original,
+            adjusted[label],
+            evidence_path(tally.drift[label], 0.5, ALPHA / max(len(found), 1))[0],
+        )
         for label, test in found.items()
     }
     verdict, path = evidence_path(tally.sides) if tally.table else (None, np.zeros(0))
-    classes: dict[tuple[int, int], int] = {(label, label): tally.stayed[label] for label in {*tally.stayed, *labels}} | dict(tally.moves)
+    classes: dict[tuple[int, int], int] = {
+        (label, label): tally.stayed[label] for label in {*tally.stayed, *labels}
+    } | dict(tally.moves)
     told = tally.apart or not tally.states["compared"]
     moved, stayed, lost = (tally.first[first] for first in (True, False, None))
     return Pairs(
@@ -144,7 +163,9 @@ def _pairs(tally: PairTally) -> Pairs:
 
 
 def _quantiles(values: NDArray[np.float64]) -> dict[str, float]:
-    return {f"p{percent}": float(np.percentile(values, percent)) for percent in PERCENTILES} | {"max": float(values.max())}
+    return {f"p{percent}": float(np.percentile(values, percent)) for percent in PERCENTILES} | {
+        "max": float(values.max())
+    }
 
 
 def _percentiles(values: NDArray[np.float64]) -> dict[str, float]:

@@ -1,6 +1,8 @@
-"""Verdicts from counts that hold however often one looks: pure functions, for the analysis of a log and for a live page alike.
+"""Verdicts from counts that hold however often one looks: pure functions, for the analysis of a log and for a live page
+alike.
 
-Everything comes down to one question: of the events that count, how many fell on the side of the patched model, and how many should have?
+Everything comes down to one question: of the events that count, how many fell on the side of the patched model, and how
+many should have?
 
 | events | share expected on the patched side if nothing differs |
 |---|---|
@@ -9,13 +11,15 @@ Everything comes down to one question: of the events that count, how many fell o
 | units with the outcome (A/B) | the patched arm's weight |
 | units at all (sample-ratio mismatch) | the patched arm's weight |
 
-Given that an event happened, its side is then a coin of known bias, drawn independently of the others, whatever the rate of events and
-however it drifts. The Beta mixture of likelihood ratios against that coin is a martingale with mean 1, so by Ville's inequality it ever
-reaches 1/α with probability at most α: it may be looked at after every event, and stopped on.
+Given that an event happened, its side is then a coin of known bias, drawn independently of the others, whatever the
+rate of events and however it drifts. The Beta mixture of likelihood ratios against that coin is a martingale with mean
+1, so by Ville's inequality it ever reaches 1/α with probability at most α: it may be looked at after every event, and
+stopped on.
 
-Sources: Ville, "Étude critique de la notion de collectif" (1939); Robbins, "Statistical methods related to the law of the iterated
-logarithm" (1970), for the mixture and its interval; Johari, Koomen, Pekelis, Walsh, "Always valid inference" (Operations Research 2022);
-Lindon and Malek, "Anytime-valid inference for multinomial count data" (NeurIPS 2022), for counts of outcomes and for the sample ratio.
+Sources: Ville, "Étude critique de la notion de collectif" (1939); Robbins, "Statistical methods related to the law of
+the iterated logarithm" (1970), for the mixture and its interval; Johari, Koomen, Pekelis, Walsh, "Always valid
+inference" (Operations Research 2022); Lindon and Malek, "Anytime-valid inference for multinomial count data" (NeurIPS
+2022), for counts of outcomes and for the sample ratio.
 
 Numpy and the standard library only, so that a server need not carry scipy for its page.
 """
@@ -33,7 +37,9 @@ __all__ = ["ALPHA", "SRM_ALPHA", "Evidence", "Srm", "evidence_path", "evidence_s
 
 ALPHA = 0.05
 SRM_ALPHA = 0.001
-"""A split that is off this clearly makes the experiment invalid; stricter than `ALPHA`, as the check is made on every experiment."""
+"""A split that is off this clearly makes the experiment invalid; stricter than `ALPHA`, as the check is made on every
+experiment.
+"""
 _LEAST_EXPECTED = 5.0
 """Units an arm must be due before its χ² approximation means anything."""
 _HALVINGS = 60
@@ -123,7 +129,9 @@ class Evidence:
         }
 
 
-def evidence_so_far(patched: int, original: int, share: float = 0.5, alpha: float = ALPHA, peak: float = 0.0) -> Evidence:
+def evidence_so_far(
+    patched: int, original: int, share: float = 0.5, alpha: float = ALPHA, peak: float = 0.0
+) -> Evidence:
     """Weigh counts of events on the side of either model; see the table above for what counts as an event.
 
     Args:
@@ -140,7 +148,8 @@ def evidence_so_far(patched: int, original: int, share: float = 0.5, alpha: floa
 def evidence_path(sides: ArrayLike, share: float = 0.5, alpha: float = ALPHA) -> tuple[Evidence, NDArray[np.float64]]:
     """The evidence after the last of the events, with its peak over all of them, and ln e after each.
 
-    The confidence sequence is cut down to what the one at the peak allows too: each holds at all times, so both hold together.
+    The confidence sequence is cut down to what the one at the peak allows too: each holds at all times, so both hold
+    together.
 
     Args:
         sides: (N,) true where an event fell on the patched side, in the order in which they happened.
@@ -159,15 +168,21 @@ def evidence_path(sides: ArrayLike, share: float = 0.5, alpha: float = ALPHA) ->
 
 
 def _sequence(patched: int, original: int, share: float, alpha: float) -> tuple[float, float]:
-    """Every share that the mixture does not reject: an interval around the observed one, as the logarithm is convex in the share."""
+    """Every share that the mixture does not reject: an interval around the observed one, as the logarithm is convex in
+    the share.
+    """
     count = patched + original
     if not count:
         return 0.0, 1.0
     p, q = _prior(share)
-    mixture = float(_log_beta(np.float64(p + patched), np.float64(q + original)) - _log_beta(np.float64(p), np.float64(q)))
+    mixture = float(
+        _log_beta(np.float64(p + patched), np.float64(q + original)) - _log_beta(np.float64(p), np.float64(q))
+    )
 
     def kept(value: float) -> bool:
-        likelihood = (patched * math.log(value) if patched else 0.0) + (original * math.log1p(-value) if original else 0.0)
+        likelihood = (patched * math.log(value) if patched else 0.0) + (
+            original * math.log1p(-value) if original else 0.0
+        )
         return mixture - likelihood < -math.log(alpha)
 
     def edge(outside: float, inside: float) -> float:
@@ -221,7 +236,9 @@ class Srm:
 
 
 def srm(patched: int, original: int, weight: float) -> Srm:
-    """Hold the units of either arm against the patched arm's weight, in [0, 1]; with 0 or 1 every unit of the other arm is one too many."""
+    """Hold the units of either arm against the patched arm's weight, in [0, 1]; with 0 or 1 every unit of the other arm
+    is one too many.
+    """
     count = patched + original
     if not 0 < weight < 1:
         stray = patched if weight <= 0 else original

@@ -41,8 +41,14 @@ def _live(tested: Tested) -> str:
     if not tested.evidence.decided:
         return f"No difference in {NAMES[tested.name]} shown so far: {rates}."
     if tested.name == "wrong":
-        return f"{'More' if ours > theirs else 'Fewer'} wrong answers with the patch: {percent(ours)} instead of {percent(theirs)}."
-    return f"The outcome is {'more' if ours > theirs else 'less'} frequent with the patch: {percent(ours)} instead of {percent(theirs)}."
+        return (
+            f"{'More' if ours > theirs else 'Fewer'} wrong answers with the patch: {percent(ours)} instead of"
+            f" {percent(theirs)}."
+        )
+    return (
+        f"The outcome is {'more' if ours > theirs else 'less'} frequent with the patch: {percent(ours)} instead of"
+        f" {percent(theirs)}."
+    )
 
 
 def _paired(pairs: Pairs, bounds: Bounds) -> str:

@@ -1,6 +1,7 @@
 """Rates, differences of rates and paired tests, with units as the independent draws (extra `report`).
 
-A unit that sends many requests is one draw, not many: where there are such units, intervals come from a bootstrap over units.
+A unit that sends many requests is one draw, not many: where there are such units, intervals come from a bootstrap over
+units.
 """
 
 from __future__ import annotations
@@ -83,7 +84,8 @@ class Difference:
 def rate(units: Units) -> Rate:
     """Wilson's interval where every unit counts once, else the bootstrap over units.
 
-    A bootstrap of nothing but hits, or of none, has no width; Wilson's interval over units as draws then stands in for it.
+    A bootstrap of nothing but hits, or of none, has no width; Wilson's interval over units as draws then stands in for
+    it.
 
     Raises:
         AtpatchError: ATP051 without scipy.
@@ -95,7 +97,8 @@ def rate(units: Units) -> Rate:
 def difference(patched: Units, original: Units) -> Difference | None:
     """Patched less original; None where either arm has nothing.
 
-    Newcombe's hybrid score interval (Statistics in Medicine 17, 873–890 (1998), method 10), or the bootstrap over units of both arms.
+    Newcombe's hybrid score interval (Statistics in Medicine 17, 873–890 (1998), method 10), or the bootstrap over units
+    of both arms.
     """
     arms = _Draws.of(patched), _Draws.of(original)
     if not all(arm.units for arm in arms):
@@ -151,11 +154,15 @@ class _Draws:
         return Rate(self.share, self.units, *_quantiles(replicates), "bootstrap")
 
     def wilson(self) -> Share:
-        """The share with units as draws, which is what a score interval may be asked of: as many draws as units, at the samples' rate."""
+        """The share with units as draws, which is what a score interval may be asked of: as many draws as units, at the
+        samples' rate.
+        """
         return self.share if self.single else Share(round(self.share.value * self.units), self.units)
 
     def replicates(self, random: np.random.Generator) -> NDArray[np.float64]:
-        """(REPLICATES,) rates, units drawn with replacement; those of a kind together, so a million of them cost what a hundred do."""
+        """(REPLICATES,) rates, units drawn with replacement; those of a kind together, so a million of them cost what a
+        hundred do.
+        """
         rates = np.empty(REPLICATES)
         step = max(1, _MOST_CELLS // len(self.sizes))
         for start in range(0, REPLICATES, step):
@@ -183,7 +190,8 @@ class McNemar:
 
 
 def mcnemar(patched: int, original: int) -> McNemar:
-    """McNemar's test in its exact form, a two-sided binomial test of one half (Psychometrika 12, 153–157 (1947)); p is 1 without pairs.
+    """McNemar's test in its exact form, a two-sided binomial test of one half (Psychometrika 12, 153–157 (1947)); p is
+    1 without pairs.
 
     Raises:
         AtpatchError: ATP051 without scipy.

@@ -1,4 +1,6 @@
-"""What became of the requests, known later and elsewhere: read from CSV or JSON lines, joined with the log by request id or unit."""
+"""What became of the requests, known later and elsewhere: read from CSV or JSON lines, joined with the log by request
+id or unit.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,8 @@ class Outcome:
 
     Attributes:
         labels: right class of each sample; None where only `event` is known.
-        event: whether what is counted (a complaint, a conversion, an override) happened; None where only the labels are known.
+        event: whether what is counted (a complaint, a conversion, an override) happened; None where only the labels are
+            known.
     """
 
     labels: Sequence[int] | None
@@ -75,8 +78,8 @@ class Outcomes:
 def load_outcomes(path: str | os.PathLike[str]) -> Outcomes:
     """Read outcomes: JSON lines if the first character is a brace, else CSV with a header.
 
-    Fields: `id` or `unit` (as in the log), and `label` (whole number; in JSON a list for a request of several samples) or `outcome`
-    (0 or 1) or both.
+    Fields: `id` or `unit` (as in the log), and `label` (whole number; in JSON a list for a request of several samples)
+    or `outcome` (0 or 1) or both.
 
     Raises:
         AtpatchError: ATP088, with the line.

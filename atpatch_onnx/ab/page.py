@@ -37,7 +37,13 @@ def render_page(analysis: Analysis) -> str:
 
 
 def _tiles(revision: Revision) -> list[dict[str, str]]:
-    tiles = [{"what": "requests", "value": f"{revision.requests:,}", "small": f"revision {revision.revision}, {revision.mode}"}]
+    tiles = [
+        {
+            "what": "requests",
+            "value": f"{revision.requests:,}",
+            "small": f"revision {revision.revision}, {revision.mode}",
+        }
+    ]
     pairs = revision.pairs
     if pairs and pairs.bounds:
         ends = f"{percent(pairs.bounds.least.low)} to {percent(pairs.bounds.most.high)}"
@@ -51,7 +57,13 @@ def _tiles(revision: Revision) -> list[dict[str, str]]:
         split = revision.live.srm
         state = "not as due" if split.alarm else "as due"
         share = split.patched / max(split.patched + split.original, 1)
-        tiles.append({"what": "units in the patched arm", "value": percent(share), "small": f"{state}, weight {percent(split.weight)}"})
+        tiles.append(
+            {
+                "what": "units in the patched arm",
+                "value": percent(share),
+                "small": f"{state}, weight {percent(split.weight)}",
+            }
+        )
     if revision.flagged:
         flagged, bounds = revision.flagged, revision.flag_bounds
         unjudged = f"; {bounds.missing:,} not judged" if bounds and bounds.missing else ""

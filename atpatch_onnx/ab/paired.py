@@ -22,7 +22,8 @@ class Bounds:
     """A share of all samples that were due, where some are missing: what is missing may hold no hit, or nothing else.
 
     Attributes:
-        missing: samples; they are missing for what they are (flagged ones take longer), so the others do not stand for them.
+        missing: samples; they are missing for what they are (flagged ones take longer), so the others do not stand for
+        them.
         least, most: the share with none and with all of the missing samples as hits, with an interval each.
     """
 
@@ -68,12 +69,14 @@ class Pairs:
         states: what became of the pairs, by request.
         apart: samples on which the arms disagree, at the end of the log.
         bounds: the same over all pairs that were due; None where no output has class scores.
-        always: disagreement over units' first pairs, as a confidence sequence that holds at every look: its `low` and `high`.
+        always: disagreement over units' first pairs, as a confidence sequence that holds at every look: its `low` and
+        `high`.
         always_bounds: low and high of the same, were no missing pair one of disagreement, and were all.
         moves: (original's class, patched's) → samples, the most frequent first.
         classes: size of the whole table of moves, (original's class, patched's) → samples, agreements included.
         table: samples by (original right, patched right); empty without labels.
-        mcnemar, verdict: whether the patched arm is right more often, on each unit's first pair in which exactly one arm is.
+        mcnemar, verdict: whether the patched arm is right more often, on each unit's first pair in which exactly one
+        arm is.
         difference: quantiles of the largest difference of outputs.
         not_finite: samples whose difference is no finite number, and that are not among those.
     """
@@ -105,7 +108,9 @@ class Pairs:
 
     @property
     def settled(self) -> bool | None:
-        """Whether the verdict on which arm is right would stand if all missing samples spoke against it; None without a verdict."""
+        """Whether the verdict on which arm is right would stand if all missing samples spoke against it; None without a
+        verdict.
+        """
         if self.verdict is None or not self.verdict.decided:
             return None
         lead = abs(self.table.get((False, True), 0) - self.table.get((True, False), 0))
@@ -135,12 +140,15 @@ class Pairs:
             "disagreement_any_time": always | {"bound_low": self.always_bounds[0], "bound_high": self.always_bounds[1]},
             "moves": [{"from": before, "to": after, "count": count} for (before, after), count in self.moves.items()],
             "drift": {str(name): found.to_json() for name, found in self.drift.items()},
-            "wrong": {arm: share.to_json() for arm, share in zip(ARMS, self.wrong, strict=True)} if self.wrong else None,
+            "wrong": {arm: share.to_json() for arm, share in zip(ARMS, self.wrong, strict=True)}
+            if self.wrong
+            else None,
             "labels": labelled if self.table else None,
             "mcnemar": self.mcnemar.to_json() if self.mcnemar else None,
             "evidence": self.verdict.to_json() if self.verdict else None,
             "difference": dict(self.difference) if self.difference else None,
             "difference_not_finite": self.not_finite,
-            # Shadow runs wait in a queue on threads of low priority: their latency says nothing about the arms. `bench` compares them.
+            # Shadow runs wait in a queue on threads of low priority: their latency says nothing about the arms. `bench`
+            # compares them.
             "latency_ratio_median": None,
         }

@@ -29,17 +29,24 @@ class _Canvas:
         self._height, self._title = height, title
         self._parts: list[str] = []
 
-    def line(self, x: float, y: float, x2: float, y2: float, colour: str = "line", width: float = 1, dash: str = "") -> None:
+    def line(
+        self, x: float, y: float, x2: float, y2: float, colour: str = "line", width: float = 1, dash: str = ""
+    ) -> None:
         dashes = f' stroke-dasharray="{dash}"' if dash else ""
         self._parts.append(
-            f'<line x1="{x:.1f}" y1="{y:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="var(--{colour})" stroke-width="{width}"{dashes}/>'
+            f'<line x1="{x:.1f}" y1="{y:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="var(--{colour})"'
+            f' stroke-width="{width}"{dashes}/>'
         )
 
     def path(self, points: Sequence[tuple[float, float]], colour: str, width: float = 2) -> None:
         data = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
-        self._parts.append(f'<path d="{data}" fill="none" stroke="var(--{colour})" stroke-width="{width}" stroke-linejoin="round"/>')
+        self._parts.append(
+            f'<path d="{data}" fill="none" stroke="var(--{colour})" stroke-width="{width}" stroke-linejoin="round"/>'
+        )
 
-    def rect(self, x: float, y: float, width: float, height: float, colour: str, opacity: float = 1, tooltip: str = "") -> None:
+    def rect(
+        self, x: float, y: float, width: float, height: float, colour: str, opacity: float = 1, tooltip: str = ""
+    ) -> None:
         told = f"<title>{escape(tooltip)}</title>" if tooltip else ""
         self._parts.append(
             f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" rx="2" fill="var(--{colour})" '
@@ -50,15 +57,20 @@ class _Canvas:
         told = f"<title>{escape(tooltip)}</title>" if tooltip else ""
         self._parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" fill="var(--{colour})">{told}</circle>')
 
-    def text(self, x: float, y: float, text: str, anchor: str = "start", colour: str = "muted", bold: bool = False) -> None:
+    def text(
+        self, x: float, y: float, text: str, anchor: str = "start", colour: str = "muted", bold: bool = False
+    ) -> None:
         weight = ' font-weight="600"' if bold else ""
         self._parts.append(
-            f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{_TEXT}" fill="var(--{colour})"{weight}>{escape(text)}</text>'
+            f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{_TEXT}"'
+            f' fill="var(--{colour})"{weight}>{escape(text)}</text>'
         )
 
     def svg(self) -> str:
         body = "".join(self._parts)
-        return f'<svg role="img" aria-label="{escape(self._title)}" viewBox="0 0 {WIDTH} {self._height:.0f}">{body}</svg>'
+        return (
+            f'<svg role="img" aria-label="{escape(self._title)}" viewBox="0 0 {WIDTH} {self._height:.0f}">{body}</svg>'
+        )
 
 
 def evidence(path: NDArray[np.float64], alpha: float, title: str) -> str:
@@ -81,7 +93,10 @@ def evidence(path: NDArray[np.float64], alpha: float, title: str) -> str:
     if values.size:
         shown = np.unique(np.linspace(0, values.size - 1, min(values.size, _MOST_POINTS)).round().astype(int))
         places = left + (shown + 1) / values.size * (WIDTH - left - 8)
-        points = [(float(left), at(0.0)), *((float(x), at(float(values[index]))) for x, index in zip(places, shown, strict=True))]
+        points = [
+            (float(left), at(0.0)),
+            *((float(x), at(float(values[index]))) for x, index in zip(places, shown, strict=True)),
+        ]
         canvas.path(points, "after")
         canvas.dot(*points[-1], "after", f"e = 10^{values[-1]:.2f} after {values.size} events")
         canvas.text(
@@ -119,21 +134,31 @@ def forest(rows: Sequence[tuple[str, Difference]], title: str) -> str:
         colour = "after" if clear else "muted"
         canvas.text(0, y + 4, name if len(name) <= 16 else name[:15] + "…", colour="ink")
         canvas.line(middle + found.low / reach * half, y, middle + found.high / reach * half, y, colour, 2.5)
-        told = f"{name}: {percent(found.value, signed=True)} ({percent(found.low, signed=True)} to {percent(found.high, signed=True)})"
+        told = (
+            f"{name}: {percent(found.value, signed=True)} ({percent(found.low, signed=True)} to"
+            f" {percent(found.high, signed=True)})"
+        )
         canvas.dot(middle + found.value / reach * half, y, colour, told)
-        canvas.text(WIDTH, y + 4, f"{percent(found.original.share.value)} → {percent(found.patched.share.value)}", "end", "ink")
+        canvas.text(
+            WIDTH, y + 4, f"{percent(found.original.share.value)} → {percent(found.patched.share.value)}", "end", "ink"
+        )
     return canvas.svg()
 
 
 def moves(classes: Mapping[tuple[int, int], int], title: str) -> str:
-    """Where the patched arm's answers lie (columns) by the original's (rows); the diagonal, where they agree, is left pale."""
+    """Where the patched arm's answers lie (columns) by the original's (rows); the diagonal, where they agree, is left
+    pale.
+    """
     weight: dict[int, int] = {}
     for (before, after), count in classes.items():
         if before != after:
             for label in (before, after):
                 weight[label] = weight.get(label, 0) + count
     labels = sorted(sorted(weight, key=lambda label: -weight[label])[:_MOST_CELLS])
-    names = [*map(str, labels), *(["other"] if len({label for move in classes for label in move}) > len(labels) else [])]
+    names = [
+        *map(str, labels),
+        *(["other"] if len({label for move in classes for label in move}) > len(labels) else []),
+    ]
     table = np.zeros((len(names), len(names)), np.int64)
     place = {label: index for index, label in enumerate(labels)}
     for (before, after), count in classes.items():
@@ -157,13 +182,17 @@ def moves(classes: Mapping[tuple[int, int], int], title: str) -> str:
             told = f"{count} samples: original {name}, patched {other}"
             canvas.rect(x + 1, y + 1, cell - 2, cell * 0.62 - 2, "muted" if same else "before", shade, told)
             if count:
-                canvas.text(x + cell / 2, y + cell * 0.31 + 4, f"{count}", "middle", "muted" if same else "ink", bold=not same)
+                canvas.text(
+                    x + cell / 2, y + cell * 0.31 + 4, f"{count}", "middle", "muted" if same else "ink", bold=not same
+                )
     return canvas.svg()
 
 
 def latency(found: Mapping[str, Mapping[str, float]], title: str) -> str:
     """Percentiles of each arm on one logarithmic axis."""
-    shown = [(name, found[name], colour) for name, colour in (("original", "before"), ("patched", "after")) if name in found]
+    shown = [
+        (name, found[name], colour) for name, colour in (("original", "before"), ("patched", "after")) if name in found
+    ]
     left, right, step = 70, 20, 46
     height = step * len(shown) + 40
     canvas = _Canvas(height, title)
@@ -191,7 +220,9 @@ def latency(found: Mapping[str, Mapping[str, float]], title: str) -> str:
 
 
 def timeline(minutes: Mapping[int, Sequence[int]], title: str) -> str:
-    """Share of samples flagged, and of pairs that disagree, over time; minute of the epoch → (samples, flagged, pairs, apart)."""
+    """Share of samples flagged, and of pairs that disagree, over time; minute of the epoch → (samples, flagged, pairs,
+    apart).
+    """
     height, left, bottom = 190, 46, 166
     canvas = _Canvas(height, title)
     first, last = min(minutes), max(minutes) + 1
@@ -200,7 +231,10 @@ def timeline(minutes: Mapping[int, Sequence[int]], title: str) -> str:
     for minute, counts in minutes.items():
         sums[min((minute - first) * bins // (last - first), bins - 1)] += np.asarray(counts)
     shares = [(sums[:, 1], sums[:, 0], "flag"), (sums[:, 3], sums[:, 2], "before")]
-    rates = [(np.divide(hits, counts, out=np.full(bins, np.nan), where=counts > 0), colour) for hits, counts, colour in shares]
+    rates = [
+        (np.divide(hits, counts, out=np.full(bins, np.nan), where=counts > 0), colour)
+        for hits, counts, colour in shares
+    ]
     top = max([float(np.nanmax(rate)) for rate, _ in rates if np.isfinite(rate).any()] + [1e-3]) * 1.15
     for part in (0.0, 0.5, 1.0):
         y = bottom - part / 1.15 * (bottom - 10)

@@ -1,7 +1,8 @@
 """Counting one revision of an experiment, row by row: everything that an analysis needs, and no row is kept.
 
-Two books are kept side by side. By *assignment*: who was due to answer, for the unpaired comparison; whether the other arm stood in
-does not matter there, or the comparison would choose its own units. By *pair*: requests that both arms ran on, for the paired one.
+Two books are kept side by side. By *assignment*: who was due to answer, for the unpaired comparison; whether the other
+arm stood in does not matter there, or the comparison would choose its own units. By *pair*: requests that both arms ran
+on, for the paired one.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ __all__ = ["ArmTally", "Book", "PairTally", "RevisionTally"]
 
 @dataclass
 class Book:
-    """Hits and samples by unit. Requests without a unit are units of their own: only how many of each kind there were is kept of them.
+    """Hits and samples by unit. Requests without a unit are units of their own: only how many of each kind there were
+    is kept of them.
 
     Attributes:
         alone: (hits, count) → requests without a unit.
@@ -111,7 +113,8 @@ class PairTally:
         states: why there was a pair, or none, by request.
         apart: samples; hits are those on which the arms disagree.
         missing: samples of which a pair was due and did not come about; no hits.
-        first: units by what their first pair that was due is, independent draws: true for disagreement, None where it is missing.
+        first: units by what their first pair that was due is, independent draws: true for disagreement, None where it
+        is missing.
         moves: (original's class, patched's class) → samples, disagreements only; `stayed` likewise by class.
         drift: class → sides of each unit's first move that touches it: true into the class, false out of it.
         table: samples by (original right, patched right).
@@ -192,10 +195,11 @@ class RevisionTally:
     Attributes:
         outside: requests that are no part of the experiment, as the client named a version.
         paused: requests answered while the kill switch was on; they are in no comparison.
-        flagged: samples that the patched arm ran on, hits are those flagged; `unjudged` are those it should have run on, and gave nothing.
+        flagged: samples that the patched arm ran on, hits are those flagged; `unjudged` are those it should have run
+        on, and gave nothing.
         crossed: units that were assigned to both arms.
-        events: sides of the units with the outcome, in order, judged by their first request that has one; `errors` likewise for
-            wrong answers.
+        events: sides of the units with the outcome, in order, judged by their first request that has one; `errors`
+            likewise for wrong answers.
         minutes: minute → [samples, flagged, pairs, disagreements].
     """
 
@@ -215,7 +219,9 @@ class RevisionTally:
     crossed: set[str] = field(default_factory=set)
     events: array[int] = field(default_factory=lambda: array("b"))
     errors: array[int] = field(default_factory=lambda: array("b"))
-    latency: dict[str, array[float]] = field(default_factory=lambda: {name: array("d") for name in ("original", "patched", "total")})
+    latency: dict[str, array[float]] = field(
+        default_factory=lambda: {name: array("d") for name in ("original", "patched", "total")}
+    )
     minutes: dict[int, list[int]] = field(default_factory=dict)
 
     def add(self, row: RequestRow, outcome: Outcome | None, paused: bool) -> None:
@@ -233,7 +239,11 @@ class RevisionTally:
 
     def _watch(self, row: DecisionRow) -> None:
         """Latency, and flags and disagreements over time, of all requests that were answered."""
-        for name, value in (("original", row.latency_original), ("patched", row.latency_patched), ("total", row.latency_total)):
+        for name, value in (
+            ("original", row.latency_original),
+            ("patched", row.latency_patched),
+            ("total", row.latency_total),
+        ):
             if value is not None:
                 self.latency[name].append(value)
         minute = self.minutes.setdefault(int(row.unix // 60), [0, 0, 0, 0])

@@ -61,16 +61,22 @@ class Arm:
         options.inter_op_num_threads = 1
         options.add_session_config_entry(_STOP_SPINNING, "1")
         try:
-            self._session = onnxruntime.InferenceSession(str(model), options, providers=list(dict.fromkeys([provider, CPU])))
+            self._session = onnxruntime.InferenceSession(
+                str(model), options, providers=list(dict.fromkeys([provider, CPU]))
+            )
         except Exception as error:  # onnxruntime's exception classes share no base of their own
             raise _refusal(error) from error
         if provider not in self._session.get_providers():
             # onnxruntime falls back to the CPU without a word where CUDA's libraries do not load.
-            raise RUNTIME_REFUSES(f"{provider} did not start", "check the CUDA and cuDNN versions that onnxruntime-gpu was built for")
+            raise RUNTIME_REFUSES(
+                f"{provider} did not start", "check the CUDA and cuDNN versions that onnxruntime-gpu was built for"
+            )
         self._provider = provider
         self.controls = control_names(self._session)
         self._required = required_controls(self._session)
-        self.inputs: dict[str, str] = {value.name: value.type for value in self._session.get_inputs() if value.name not in self.controls}
+        self.inputs: dict[str, str] = {
+            value.name: value.type for value in self._session.get_inputs() if value.name not in self.controls
+        }
         names = [output.name for output in self._session.get_outputs()]
         self.outputs = [name for name in names if not is_telemetry(name)]
 
@@ -105,7 +111,8 @@ class Arm:
 
         binding = self._session.io_binding()
         for name, array in feeds.items():
-            # A control is read by an If, on the CPU. Not `bind_cpu_input`, which does not know initializers that may be overridden.
+            # A control is read by an If, on the CPU. Not `bind_cpu_input`, which does not know initializers that may be
+            # overridden.
             home = "cpu" if name in self.controls else device
             binding.bind_ortvalue_input(name, OrtValue.ortvalue_from_numpy(array, home, 0))
         for name in outputs:
@@ -122,7 +129,11 @@ class Arm:
     def _taken(self, feeds: Feeds) -> dict[str, NDArray[Any]]:
         # Contiguous, or every run would copy.
         given = {**self._required, **feeds}
-        return {name: np.asarray(array, order="C") for name, array in given.items() if name in self.inputs or name in self.controls}
+        return {
+            name: np.asarray(array, order="C")
+            for name, array in given.items()
+            if name in self.inputs or name in self.controls
+        }
 
 
 def _refusal(error: Exception) -> Exception:

@@ -1,9 +1,12 @@
 """What to time: for each shape a request that nothing flags and one that is flagged.
 
-1. Of random inputs the patch's own threshold decides nothing: `atpatch_threshold` is fed far above all scores for a clean request, and
-   for a flagged one as high as flags the wanted number of samples, so that each has one flagged column or a few, as real ones have.
-2. Of a data set, clean requests are rows that the patch does not flag and flagged ones rows that it does, at its own threshold.
-3. Flags are read from the graph's telemetry, or from a copy that has it; where neither can be, the share flagged is not known.
+1. Of random inputs the patch's own threshold decides nothing: `atpatch_threshold` is fed far above all scores for a
+   clean request, and for a flagged one as high as flags the wanted number of samples, so that each has one flagged
+   column or a few, as real ones have.
+2. Of a data set, clean requests are rows that the patch does not flag and flagged ones rows that it does, at its own
+   threshold.
+3. Flags are read from the graph's telemetry, or from a copy that has it; where neither can be, the share flagged is not
+   known.
 4. A kind of request that cannot be had (a patch that never fires, or always) is left out with a remark.
 """
 
@@ -86,7 +89,9 @@ class Asker:
         self._model = model_io.load(self.original)
         patched = model_io.load(self.patched)
         seen = observe(patched)
-        self._watcher = Runner(seen.model, self.patched.parent, self.threads, providers=[self.provider]) if seen.sites else None
+        self._watcher = (
+            Runner(seen.model, self.patched.parent, self.threads, providers=[self.provider]) if seen.sites else None
+        )
         self._steered = any(value.name == THRESHOLD for value in patched.graph.input)
 
     def random(self, shape: Mapping[str, int], share: float) -> list[Asked]:
@@ -98,7 +103,8 @@ class Asker:
         return self._steer(shape, random_inputs(self._model, shape, self.seed), share)
 
     def rows(self, shape: Mapping[str, int], clean: DataSet, flagged: DataSet | None, share: float) -> list[Asked]:
-        """Clean and flagged request of rows of data sets; without a set of flagged rows, clean ones under a low threshold.
+        """Clean and flagged request of rows of data sets; without a set of flagged rows, clean ones under a low
+        threshold.
 
         Args:
             shape: may name the leading axis alone, for the rows have a length of their own.
@@ -112,13 +118,18 @@ class Asker:
         given: list[tuple[Kind, Feeds | None]] = [("clean", calm), ("flagged", hit)]
         for kind, feeds in given:
             if feeds is None:
-                self.remarks.append(f"no request of the kind {kind}: the patch flags {'all' if kind == 'clean' else 'none'} of those rows")
+                self.remarks.append(
+                    f"no request of the kind {kind}: the patch flags {'all' if kind == 'clean' else 'none'} of those"
+                    " rows"
+                )
         return [Asked(shape, kind, feeds, self._share(feeds)) for kind, feeds in given if feeds is not None]
 
     def _batch(self, shape: Mapping[str, int], runner: Runner) -> int:
         leading = {axes[0] for axes in axis_names(self._model).values() if axes and isinstance(axes[0], str)}
         if others := sorted(set(shape) - leading):
-            raise BAD_OPTION(f"rows of a data set have their own size along {others[0]!r}", "give only the batch with --data")
+            raise BAD_OPTION(
+                f"rows of a data set have their own size along {others[0]!r}", "give only the batch with --data"
+            )
         return runner.fixed_batch or next(iter(shape.values()), 1)
 
     def _pick(self, data: DataSet, runner: Runner, batch: int, *, wanted: bool) -> Feeds | None:
@@ -166,7 +177,8 @@ class Asker:
 
 
 def highest_threshold(count: Callable[[float], int], wanted: int) -> float:
-    """A threshold that `count` says flags `wanted` samples, about the highest; else the one that flags fewest beyond that.
+    """A threshold that `count` says flags `wanted` samples, about the highest; else the one that flags fewest beyond
+    that.
 
     Args:
         count: threshold → samples flagged, never rising with the threshold.

@@ -54,7 +54,8 @@ def bench(
     """Time original and patch in turns on requests that nothing flags and on flagged ones, and weigh both.
 
     Args:
-        original, patched: path, `onnx.ModelProto` or `onnx_ir.Model`; graphs in memory are written to a temporary folder first.
+        original, patched: path, `onnx.ModelProto` or `onnx_ir.Model`; graphs in memory are written to a temporary
+        folder first.
         shapes: sizes by the names of the graph's symbolic axes, one request of each kind for each; see `inputs`.
         data: rows for clean requests, instead of random inputs; of `shapes` only the leading axis counts then.
         flagged: rows for flagged requests; None: those of the clean ones, under a lower threshold.
@@ -109,7 +110,9 @@ def time_requests(
         arms = (original.request(one.feeds, outputs), patched.request(one.feeds, outputs))
         taken = time_pairs(*arms, pairs=pairs, seconds=seconds, fewest=min(FEWEST, pairs))
         spreads = [Spread.of(column * 1e3) for column in taken.T]
-        yield Timed(one.shape, one.kind, one.flagged, one.threshold, spreads[0], spreads[1], ratio_interval(taken), len(taken))
+        yield Timed(
+            one.shape, one.kind, one.flagged, one.threshold, spreads[0], spreads[1], ratio_interval(taken), len(taken)
+        )
     if progress is not None:
         progress("timing", len(asked), len(asked))
 
@@ -126,7 +129,9 @@ def _weigh(
 
 @contextmanager
 def _file(model: Model) -> Iterator[Path]:
-    """The model as a file; a graph in memory is written to a temporary folder, its external data linked there where that can be."""
+    """The model as a file; a graph in memory is written to a temporary folder, its external data linked there where
+    that can be.
+    """
     if isinstance(model, (str, os.PathLike)):
         model_io.load(model)  # refused here, with a code, rather than by onnxruntime
         yield Path(model)

@@ -1,6 +1,8 @@
-"""Run by itself in a fresh process (`python -P child.py`): what loading and running one graph costs. Imports nothing but onnxruntime.
+"""Run by itself in a fresh process (`python -P child.py`): what loading and running one graph costs. Imports nothing
+but onnxruntime.
 
-Standard input: JSON with model, threads, provider, requests (one .npz file each) and loads. Standard output: one line of JSON.
+Standard input: JSON with model, threads, provider, requests (one .npz file each) and loads. Standard output: one line
+of JSON.
 """
 
 from __future__ import annotations

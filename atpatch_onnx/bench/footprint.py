@@ -1,4 +1,6 @@
-"""What a graph costs beside its answers: bytes on disk, time to load, memory at its peak, each measured in processes of its own."""
+"""What a graph costs beside its answers: bytes on disk, time to load, memory at its peak, each measured in processes of
+its own.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +77,13 @@ def footprints(
         for turn in range(rounds):
             order = range(len(models)) if turn % 2 else reversed(range(len(models)))
             for index in order:
-                asked = {"model": str(models[index]), "threads": threads, "provider": provider, "requests": files, "loads": LOADS}
+                asked = {
+                    "model": str(models[index]),
+                    "threads": threads,
+                    "provider": provider,
+                    "requests": files,
+                    "loads": LOADS,
+                }
                 told[index].append(_ask(asked))
     return [_of(model, reports) for model, reports in zip(models, told, strict=True)]
 
@@ -83,10 +91,17 @@ def footprints(
 def _ask(asked: dict[str, Any]) -> dict[str, Any]:
     try:
         done = subprocess.run(
-            [sys.executable, "-P", str(CHILD)], input=json.dumps(asked), capture_output=True, text=True, timeout=PATIENCE, check=False
+            [sys.executable, "-P", str(CHILD)],
+            input=json.dumps(asked),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise RUNTIME_REFUSES(f"loading and running {asked['model']} took more than {PATIENCE} s", "give smaller shapes") from error
+        raise RUNTIME_REFUSES(
+            f"loading and running {asked['model']} took more than {PATIENCE} s", "give smaller shapes"
+        ) from error
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
         raise RUNTIME_REFUSES(f"{asked['model']} fails in a process of its own: {last[0][:400]}")

@@ -3,8 +3,8 @@
 1. A symbolic axis takes the size given under its name; "x.1" names axis 1 of input x, whatever else it is called.
 2. "a + b" is the sum of a and b, as exporters write the length of a mask over past and present.
 3. Without a size a leading axis is 1 and any other `LENGTH`.
-4. Floats are standard normal. Whole numbers that index a table (of words, positions, segments) are drawn from its rows; others, such as
-   masks, are 1, and booleans True.
+4. Floats are standard normal. Whole numbers that index a table (of words, positions, segments) are drawn from its rows;
+   others, such as masks, are 1, and booleans True.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ def parse_shape(text: str) -> dict[str, int]:
 
 
 def axis_names(model: onnx.ModelProto) -> dict[str, list[str | int]]:
-    """Input name → its axes: a size, the symbolic name, or "<input>.<axis>" where there is none; without weights and controls."""
+    """Input name → its axes: a size, the symbolic name, or "<input>.<axis>" where there is none; without weights and
+    controls.
+    """
     weights = {tensor.name for tensor in model.graph.initializer}
     named: dict[str, list[str | int]] = {}
     for value in model.graph.input:
@@ -61,7 +63,9 @@ def axis_names(model: onnx.ModelProto) -> dict[str, list[str | int]]:
             raise BAD_OPTION(f"input {value.name!r} is no tensor", "bench graphs whose inputs are plain tensors")
         axes = value.type.tensor_type.shape.dim
         named[value.name] = [
-            axis.dim_value if axis.HasField("dim_value") and axis.dim_value > 0 else axis.dim_param or f"{value.name}.{index}"
+            axis.dim_value
+            if axis.HasField("dim_value") and axis.dim_value > 0
+            else axis.dim_param or f"{value.name}.{index}"
             for index, axis in enumerate(axes)
         ]
     return named
@@ -79,12 +83,20 @@ def random_inputs(model: onnx.ModelProto, shape: Shape, seed: int = 0) -> dict[s
         f"{name}.{index}" for name, sizes in axes.items() for index in range(len(sizes))
     }
     if unknown := sorted(set(shape) - known):
-        raise BAD_OPTION(f"the graph has no axis {unknown[0]!r}", f"its symbolic axes are {', '.join(sorted(known)) or 'none'}")
+        raise BAD_OPTION(
+            f"the graph has no axis {unknown[0]!r}", f"its symbolic axes are {', '.join(sorted(known)) or 'none'}"
+        )
     rows = table_rows(model)
     generator = np.random.default_rng(seed)
     types = {value.name: value.type.tensor_type.elem_type for value in model.graph.input}
     return {
-        name: _draw(name, [_size(name, index, axis, shape) for index, axis in enumerate(sizes)], types[name], rows.get(name), generator)
+        name: _draw(
+            name,
+            [_size(name, index, axis, shape) for index, axis in enumerate(sizes)],
+            types[name],
+            rows.get(name),
+            generator,
+        )
         for name, sizes in axes.items()
     }
 
@@ -134,7 +146,9 @@ def table_rows(model: onnx.ModelProto) -> dict[str, int]:
     for node in model.graph.node:
         if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
             tables[node.output[0]] = tuple(node.attribute[0].t.dims)
-        elif node.op_type == "Gather" and all(attribute.i == 0 for attribute in node.attribute if attribute.name == "axis"):
+        elif node.op_type == "Gather" and all(
+            attribute.i == 0 for attribute in node.attribute if attribute.name == "axis"
+        ):
             index(node.input[1], node.input[0])
         elif node.op_type == "EmbedLayerNormalization":
             for ids, table in _EMBED.items():
@@ -144,6 +158,8 @@ def table_rows(model: onnx.ModelProto) -> dict[str, int]:
             origin[node.output[0]] = origin[node.input[0]]
         if node.op_type in _TABLE and node.input and node.input[0] in tables:
             dims = tables[node.input[0]]
-            order = next((attribute.ints for attribute in node.attribute if attribute.name == "perm"), range(len(dims))[::-1])
+            order = next(
+                (attribute.ints for attribute in node.attribute if attribute.name == "perm"), range(len(dims))[::-1]
+            )
             tables[node.output[0]] = tuple(dims[axis] for axis in order) if node.op_type == "Transpose" else dims
     return rows

@@ -53,7 +53,9 @@ class Latency:
         return asdict(self)
 
 
-def paired_latency(original: Request, patched: Request, *, pairs: int = 200, threads: int = 1, provider: str = "CPU") -> Latency:
+def paired_latency(
+    original: Request, patched: Request, *, pairs: int = 200, threads: int = 1, provider: str = "CPU"
+) -> Latency:
     """Time both in turn, the order swapped at every pair.
 
     Args:
@@ -65,14 +67,17 @@ def paired_latency(original: Request, patched: Request, *, pairs: int = 200, thr
     return Latency(Spread.of(seconds[:, 0] * 1e3), Spread.of(seconds[:, 1] * 1e3), ratio, pairs, provider, threads)
 
 
-def time_pairs(original: Request, patched: Request, *, pairs: int = 200, seconds: float = math.inf, fewest: int = 1) -> NDArray[np.float64]:
+def time_pairs(
+    original: Request, patched: Request, *, pairs: int = 200, seconds: float = math.inf, fewest: int = 1
+) -> NDArray[np.float64]:
     """Time both in turn after a warm-up, the order swapped at every pair, the garbage collector off.
 
     Args:
         pairs: to take at most.
         seconds: take no further pair after this time, but `fewest` at least.
 
-    Returns: (R, 2) seconds a request, original and patched; R is even, so that each is first as often, unless `pairs` is odd.
+    Returns: (R, 2) seconds a request, original and patched; R is even, so that each is first as often, unless `pairs`
+    is odd.
     """
     repeats = _repeats(original)
     _repeats(patched)  # warms it up

@@ -84,8 +84,16 @@ class Bench:
         """Patched / original of load time, peak memory (clean requests, all requests) and file size."""
         if self.weighed is None:
             return {}
-        pairs = {name: [getattr(one, name) for one in self.weighed] for name in Footprint.__dataclass_fields__ if name != "idle_bytes"}
-        return {name.removesuffix("_bytes").removesuffix("_ms"): after / before for name, (before, after) in pairs.items() if before}
+        pairs = {
+            name: [getattr(one, name) for one in self.weighed]
+            for name in Footprint.__dataclass_fields__
+            if name != "idle_bytes"
+        }
+        return {
+            name.removesuffix("_bytes").removesuffix("_ms"): after / before
+            for name, (before, after) in pairs.items()
+            if before
+        }
 
     def over(self, bound: float, kind: Kind) -> list[Timed]:
         """Requests of a kind whose median ratio is above a bound."""
@@ -111,7 +119,9 @@ class Bench:
 
 
 def ratio_interval(seconds: NDArray[np.float64]) -> Interval:
-    """Median of patched / original over pairs (R, 2), with a percentile bootstrap interval; of one pair that pair alone."""
+    """Median of patched / original over pairs (R, 2), with a percentile bootstrap interval; of one pair that pair
+    alone.
+    """
     from scipy.stats import bootstrap
 
     ratios = seconds[:, 1] / seconds[:, 0]
@@ -119,6 +129,11 @@ def ratio_interval(seconds: NDArray[np.float64]) -> Interval:
     if len(ratios) < 2:
         return Interval(median, median, median)
     found = bootstrap(
-        (ratios,), np.median, n_resamples=RESAMPLES, confidence_level=CONFIDENCE, method="percentile", rng=np.random.default_rng(0)
+        (ratios,),
+        np.median,
+        n_resamples=RESAMPLES,
+        confidence_level=CONFIDENCE,
+        method="percentile",
+        rng=np.random.default_rng(0),
     )
     return Interval(median, float(found.confidence_interval.low), float(found.confidence_interval.high))

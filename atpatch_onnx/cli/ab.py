@@ -28,11 +28,18 @@ def ab() -> None:
 
 @ab.command()
 @click.argument("logs", metavar="LOG...", type=click.Path(), nargs=-1, required=True)
-@click.option("--outcomes", type=click.Path(), help="What became of the requests: CSV or JSON lines with id or unit, and label or outcome.")
+@click.option(
+    "--outcomes",
+    type=click.Path(),
+    help="What became of the requests: CSV or JSON lines with id or unit, and label or outcome.",
+)
 @click.option("--experiment", help="Leave other experiments out.")
 @click.option("--rotated/--no-rotated", default=True, show_default=True, help="Read LOG.1, LOG.2.gz, ... along.")
 @click.option(
-    "--most-disagreement", type=click.FloatRange(0, 1), metavar="SHARE", help="Exit with 1 where the arms surely disagree more often."
+    "--most-disagreement",
+    type=click.FloatRange(0, 1),
+    metavar="SHARE",
+    help="Exit with 1 where the arms surely disagree more often.",
 )
 @click.option("--html", type=click.Path(), help="Write a page with pictures.")
 @json_output
@@ -49,8 +56,8 @@ def analyze(
 ) -> None:
     """Compare the arms in the decision log LOG, revision by revision.
 
-    Several LOGs are those of several servers of one experiment. Exits with 1 when a comparison is invalid: arms that did not get the
-    units they were due, or units in both arms.
+    Several LOGs are those of several servers of one experiment. Exits with 1 when a comparison is invalid: arms that
+    did not get the units they were due, or units in both arms.
 
     \b
     Example:
@@ -81,7 +88,10 @@ def analyze(
 
 
 def _above(found: Analysis, bound: float | None) -> bool:
-    """Whether the arms surely disagree more often than that, in any revision. Missing pairs make it neither sure nor sure not."""
+    """Whether the arms surely disagree more often than that, in any revision.
+
+    Missing pairs make it neither sure nor sure not.
+    """
     above = False
     for revision in found.revisions:
         pairs = revision.pairs
@@ -100,13 +110,22 @@ def _show(found: Analysis) -> None:
     reading = found.reading
     note(f"{reading.lines} lines in {', '.join(file.name for file in reading.files)}")
     if reading.bad:
-        note(f"{reading.bad} broken lines were passed over, the first at {reading.first_bad}: were two logs written into one file?")
+        note(
+            f"{reading.bad} broken lines were passed over, the first at {reading.first_bad}: were two logs written into"
+            " one file?"
+        )
     if reading.duplicates:
-        note(f"{reading.duplicates} decisions were there twice and count once: was a log copied, or given under two names?")
+        note(
+            f"{reading.duplicates} decisions were there twice and count once: was a log copied, or given under two"
+            " names?"
+        )
     if reading.torn:
         note(f"{reading.torn} files end in the middle of a row and were read up to there")
     if found.outcomes:
-        note(f"{len(found.outcomes.joined)} of {len(found.outcomes.found)} outcomes have a request, joined by {found.outcomes.key}")
+        note(
+            f"{len(found.outcomes.joined)} of {len(found.outcomes.found)} outcomes have a request, joined by"
+            f" {found.outcomes.key}"
+        )
     for revision in found.revisions:
         _show_revision(revision)
 
@@ -124,12 +143,15 @@ def _show_revision(revision: Revision) -> None:
     for problem in revision.problems:
         note(f"problem: {problem}")
     rows = [
-        (name, arm.requests, arm.units, _rate(arm.fallback), _rate(arm.outcome), _rate(arm.wrong)) for name, arm in revision.arms.items()
+        (name, arm.requests, arm.units, _rate(arm.fallback), _rate(arm.outcome), _rate(arm.wrong))
+        for name, arm in revision.arms.items()
     ]
     table("requests by assignment", ("arm", "requests", "units", "other arm answered", "outcome", "wrong"), rows)
     if revision.flagged:
         missing = revision.flag_bounds.missing if revision.flag_bounds else 0
-        bounds = f"; {between(revision.flag_bounds)} with {missing} not judged" if revision.flag_bounds and missing else ""
+        bounds = (
+            f"; {between(revision.flag_bounds)} with {missing} not judged" if revision.flag_bounds and missing else ""
+        )
         note(f"flagged by the patch: {_rate(revision.flagged)}{bounds}")
     if revision.live:
         _show_live(revision.live)
@@ -140,14 +162,20 @@ def _show_revision(revision: Revision) -> None:
     latency = [(name, *(f"{found[p]:.2f}" for p in percentiles), int(found["count"])) for name, found in shown.items()]
     table("latency, ms", ("", *percentiles, "requests"), latency)
     if len(shown) < len(revision.latency):
-        note("shadow runs wait in a queue, on threads of low priority; 'atpatch-onnx bench' compares the latency of the arms")
+        note(
+            "shadow runs wait in a queue, on threads of low priority; 'atpatch-onnx bench' compares the latency of the"
+            " arms"
+        )
 
 
 def _show_live(live: Live) -> None:
     split = live.srm
     share = split.patched / max(split.patched + split.original, 1)
     p_value = "too few units for a test" if split.p_value is None else f"p = {split.p_value:.3g}"
-    note(f"split: {share:.2%} of units in the patched arm, weight {split.weight:.2%}, {p_value}; {live.crossed} crossed over")
+    note(
+        f"split: {share:.2%} of units in the patched arm, weight {split.weight:.2%}, {p_value}; {live.crossed} crossed"
+        " over"
+    )
     rows = [
         (
             found.name,
@@ -163,7 +191,12 @@ def _show_live(live: Live) -> None:
         columns = ("", "original", "patched", "difference", "ratio at any time", "evidence")
         table("outcomes, unpaired (95 %)", columns, rows)
     classes = [
-        (label, f"{found.original.share.value:.2%}", f"{found.patched.share.value:.2%}", _interval(found.value, found.low, found.high))
+        (
+            label,
+            f"{found.original.share.value:.2%}",
+            f"{found.patched.share.value:.2%}",
+            _interval(found.value, found.low, found.high),
+        )
         for label, found in live.classes.items()
     ]
     table("first answer of each unit (95 %)", ("class", "original", "patched", "difference"), classes)
@@ -173,7 +206,9 @@ def _show_pairs(pairs: Pairs) -> None:
     from ..ab.headline import percent
     from ..decisions import ARMS
 
-    rows: list[tuple[Any, ...]] = [("pairs", f"{pairs.states.get('compared', 0)} of {sum(pairs.states.values())} requests")]
+    rows: list[tuple[Any, ...]] = [
+        ("pairs", f"{pairs.states.get('compared', 0)} of {sum(pairs.states.values())} requests")
+    ]
     if pairs.apart:
         rows.append(("arms disagree", _rate(pairs.apart)))
     if pairs.bounds:
@@ -182,20 +217,38 @@ def _show_pairs(pairs: Pairs) -> None:
             rows.append(("with the missing pairs", " to ".join(ends)))
         rows.append(("the same, at any time", " to ".join(map(percent, pairs.always_bounds))))
     if pairs.difference:
-        rows.append(("largest output difference", ", ".join(f"{name} {value:.3g}" for name, value in pairs.difference.items())))
+        rows.append(
+            ("largest output difference", ", ".join(f"{name} {value:.3g}" for name, value in pairs.difference.items()))
+        )
     if pairs.wrong and pairs.mcnemar and pairs.verdict:
         rows += [
-            (f"wrong, {arm}", f"{share.value:.2%}, {share.hits} of {share.count}") for arm, share in zip(ARMS, pairs.wrong, strict=True)
+            (f"wrong, {arm}", f"{share.value:.2%}, {share.hits} of {share.count}")
+            for arm, share in zip(ARMS, pairs.wrong, strict=True)
         ]
-        right = {name: pairs.table.get(key, 0) for name, key in (("original", (True, False)), ("patched", (False, True)))}
+        right = {
+            name: pairs.table.get(key, 0) for name, key in (("original", (True, False)), ("patched", (False, True)))
+        }
         rows.append(("only one arm right", f"patched {right['patched']}, original {right['original']} samples"))
-        rows.append(("McNemar, one pair a unit", f"{pairs.mcnemar.patched} to {pairs.mcnemar.original}, p = {pairs.mcnemar.p_value:.3g}"))
+        rows.append(
+            (
+                "McNemar, one pair a unit",
+                f"{pairs.mcnemar.patched} to {pairs.mcnemar.original}, p = {pairs.mcnemar.p_value:.3g}",
+            )
+        )
         rows.append(("evidence at any time", _verdict(pairs.verdict)))
     table("paired (95 %)", ("", ""), rows)
     if pairs.moves:
-        table("where predictions moved", ("original", "patched", "samples"), [(*move, count) for move, count in pairs.moves.items()])
+        table(
+            "where predictions moved",
+            ("original", "patched", "samples"),
+            [(*move, count) for move, count in pairs.moves.items()],
+        )
         drift = [(label, d.into, d.out, f"{d.p_value:.3g}", _verdict(d.evidence)) for label, d in pairs.drift.items()]
-        table("units that moved into or out of a class", ("class", "into", "out of", "p (Holm)", "evidence at any time"), drift)
+        table(
+            "units that moved into or out of a class",
+            ("class", "into", "out of", "p (Holm)", "evidence at any time"),
+            drift,
+        )
 
 
 def _rate(rate: Rate | None) -> str | None:

@@ -22,18 +22,52 @@ _LOADED = 0.5
 @click.command()
 @click.argument("original", type=click.Path())
 @click.argument("patched", type=click.Path())
-@click.option("--shape", "shapes", multiple=True, metavar="NAME=SIZE,...", help="Sizes of the graph's symbolic axes; may be repeated.")
-@click.option("--data", type=click.Path(), metavar="SET", help="Rows (.npz) for requests that nothing flags, instead of random inputs.")
+@click.option(
+    "--shape",
+    "shapes",
+    multiple=True,
+    metavar="NAME=SIZE,...",
+    help="Sizes of the graph's symbolic axes; may be repeated.",
+)
+@click.option(
+    "--data",
+    type=click.Path(),
+    metavar="SET",
+    help="Rows (.npz) for requests that nothing flags, instead of random inputs.",
+)
 @click.option("--flagged", type=click.Path(), metavar="SET", help="Rows (.npz) for flagged requests.")
-@click.option("--share", type=float, default=1.0, show_default=True, help="Of a batch to be flagged, where no rows are given for that.")
+@click.option(
+    "--share",
+    type=float,
+    default=1.0,
+    show_default=True,
+    help="Of a batch to be flagged, where no rows are given for that.",
+)
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads of onnxruntime.")
 @click.option("--provider", default="cpu", show_default=True, metavar="cpu|cuda|NAME", help="Execution provider.")
-@click.option("--pairs", type=click.IntRange(min=1), default=200, show_default=True, help="Timings of a request, at most.")
-@click.option("--seconds", type=float, default=5.0, show_default=True, help="For timing one request; ten pairs are taken in any case.")
 @click.option(
-    "--rounds", type=click.IntRange(min=0), default=3, show_default=True, help="Processes a graph for load time and memory; 0: none."
+    "--pairs", type=click.IntRange(min=1), default=200, show_default=True, help="Timings of a request, at most."
 )
-@click.option("--fail-over", type=float, metavar="RATIO", help="Exit status 1 where a request that nothing flags is slower than this.")
+@click.option(
+    "--seconds",
+    type=float,
+    default=5.0,
+    show_default=True,
+    help="For timing one request; ten pairs are taken in any case.",
+)
+@click.option(
+    "--rounds",
+    type=click.IntRange(min=0),
+    default=3,
+    show_default=True,
+    help="Processes a graph for load time and memory; 0: none.",
+)
+@click.option(
+    "--fail-over",
+    type=float,
+    metavar="RATIO",
+    help="Exit status 1 where a request that nothing flags is slower than this.",
+)
 @click.option("--fail-over-flagged", type=float, metavar="RATIO", help="The same for flagged requests.")
 @json_output
 def bench(
@@ -48,8 +82,9 @@ def bench(
 ) -> None:
     """Time ORIGINAL and PATCHED in turns on the same requests, and weigh both: what the patch costs.
 
-    Inputs are random, of the shapes given (an axis without a size: 1 where it leads, else 128), once with the patch's threshold above all
-    scores and once just low enough that samples are flagged; or rows of data sets. Needs the extras cpu (or gpu) and report.
+    Inputs are random, of the shapes given (an axis without a size: 1 where it leads, else 128), once with the patch's
+    threshold above all scores and once just low enough that samples are flagged; or rows of data sets. Needs the extras
+    cpu (or gpu) and report.
 
     \b
     Example:
@@ -62,7 +97,12 @@ def bench(
     sizes = [parse_shape(text) for text in shapes] or [{}]
     with bars() as progress:
         found = bench_models(
-            original, patched, shapes=sizes, provider=PROVIDERS.get(provider.lower(), provider), progress=progress, **options
+            original,
+            patched,
+            shapes=sizes,
+            provider=PROVIDERS.get(provider.lower(), provider),
+            progress=progress,
+            **options,
         )
     if as_json:
         emit_json(found.to_json())
@@ -96,18 +136,29 @@ def _show(found: Bench) -> None:
     if found.weighed is not None:
         before, after = found.weighed
         ratios = found.ratios
-        weights: list[tuple[str, ...]] = [("load, ms", f"{before.load_ms:.1f}", f"{after.load_ms:.1f}", f"{ratios['load']:.3f}")]
-        for name, words in (("peak_clean", "peak memory, nothing flagged, MB"), ("peak", "peak memory, MB"), ("file", "file, MB")):
+        weights: list[tuple[str, ...]] = [
+            ("load, ms", f"{before.load_ms:.1f}", f"{after.load_ms:.1f}", f"{ratios['load']:.3f}")
+        ]
+        for name, words in (
+            ("peak_clean", "peak memory, nothing flagged, MB"),
+            ("peak", "peak memory, MB"),
+            ("file", "file, MB"),
+        ):
             if name in ratios:
                 pair = [f"{getattr(one, name + '_bytes') / 1e6:.2f}" for one in found.weighed]
                 weights.append((words, *pair, f"{ratios[name]:.3f}"))
-        weights.append(("a process without a model, MB", f"{before.idle_bytes / 1e6:.2f}", f"{after.idle_bytes / 1e6:.2f}", "–"))
+        weights.append(
+            ("a process without a model, MB", f"{before.idle_bytes / 1e6:.2f}", f"{after.idle_bytes / 1e6:.2f}", "–")
+        )
         table("Beside the answers", ("", "original", "patched", "ratio"), weights)
     for remark in found.remarks:
         note(f"  {remark}")
     load, cores = found.setup["load"], found.setup["cores"]
     if load is not None and cores and load > _LOADED * cores:
-        note(f"  the machine was busy as this began (load {load:g} on {cores} cores): pairs help, a quiet machine helps more")
+        note(
+            f"  the machine was busy as this began (load {load:g} on {cores} cores): pairs help, a quiet machine helps"
+            " more"
+        )
 
 
 def _shape(shape: Any) -> str:

@@ -1,4 +1,6 @@
-"""The chain that the finder saw, as a picture in text: boxes down the page, what flows in from the side on their right."""
+"""The chain that the finder saw, as a picture in text: boxes down the page,
+what flows in from the side on their right.
+"""
 
 from __future__ import annotations
 
@@ -33,10 +35,18 @@ def show(explanation: Explanation) -> None:
     trace = explanation.trace
     title = trace.name if trace.rejection is None else f"{trace.name}: no site, {trace.rejection.code}"
     table(title, ("", ""), facts_of(explanation))
-    console = Console(stderr=True, markup=False, highlight=False, emoji=False, width=None if sys.stderr.isatty() else _UNATTENDED_WIDTH)
+    console = Console(
+        stderr=True,
+        markup=False,
+        highlight=False,
+        emoji=False,
+        width=None if sys.stderr.isatty() else _UNATTENDED_WIDTH,
+    )
     plain = "utf" not in (console.encoding or "").lower()
     for line in picture(trace):
-        console.print(Text(line.plain.translate(_ASCII)) if plain else line, no_wrap=True, overflow="ellipsis", crop=True)
+        console.print(
+            Text(line.plain.translate(_ASCII)) if plain else line, no_wrap=True, overflow="ellipsis", crop=True
+        )
 
 
 def picture(trace: Trace) -> list[Text]:
@@ -56,12 +66,19 @@ class _Chain:
         self._column = " " * (len(_INDENT) + self._width // 2) + " "
 
     def lines(self) -> list[Text]:
-        return [*self._source(), *(line for index in range(len(self._steps)) for line in self._step(index)), *self._ends(), *self._opened()]
+        return [
+            *self._source(),
+            *(line for index in range(len(self._steps)) for line in self._step(index)),
+            *self._ends(),
+            *self._opened(),
+        ]
 
     def _source(self) -> Iterator[Text]:
         """What comes in above the first box: nothing where the chain begins at the score product."""
         if self._ahead is not None:
-            yield from self._box(self._ahead.op_type or "outside", _PLAIN, "red", False, True, [self._reason(self._ahead)])
+            yield from self._box(
+                self._ahead.op_type or "outside", _PLAIN, "red", False, True, [self._reason(self._ahead)]
+            )
             yield Text(self._column + "│")
         elif self._trace.source is not None:
             edge = self._trace.source
@@ -79,10 +96,14 @@ class _Chain:
         if step.body != self._trace.body:
             notes.append(Text(f"in {printable(step.body) or 'main graph'}", "dim"))
         leaves = (
-            index < len(self._steps) - 1 or step.part in ("product", "fused") or any(end.direction == "forward" for end in self._trace.ends)
+            index < len(self._steps) - 1
+            or step.part in ("product", "fused")
+            or any(end.direction == "forward" for end in self._trace.ends)
         )
         first = index == 0 and self._ahead is None and self._trace.source is None
-        yield from self._box(step.op_type, _FRAMES.get(step.part, _PLAIN), _COLOURS.get(step.part, ""), not first, leaves, notes)
+        yield from self._box(
+            step.op_type, _FRAMES.get(step.part, _PLAIN), _COLOURS.get(step.part, ""), not first, leaves, notes
+        )
         if index < len(self._steps) - 1 or step.part in ("product", "fused"):
             yield self._edge(step, index)
 
@@ -98,9 +119,13 @@ class _Chain:
     def _renamed(self, step: Step) -> str:
         """A map that leaves a function or a branch has another name where the product reads it."""
         site = self._trace.site
-        return "" if site is None or site.probabilities == step.output.name else f", by then {_short(site.probabilities)}"
+        return (
+            "" if site is None or site.probabilities == step.output.name else f", by then {_short(site.probabilities)}"
+        )
 
-    def _box(self, name: str, frame: str, style: str, entered: bool, leaves: bool, notes: Sequence[Text]) -> Iterator[Text]:
+    def _box(
+        self, name: str, frame: str, style: str, entered: bool, leaves: bool, notes: Sequence[Text]
+    ) -> Iterator[Text]:
         corner, edge, right, side, low, low_right, top, bottom = tuple(frame)
         half = self._width // 2
         rest = edge * (self._width - half - 1)
@@ -114,7 +139,9 @@ class _Chain:
 
     def _side(self, side: Side) -> Text:
         edge = side.edge
-        line = Text.assemble("◀── ", (f"{printable(side.role):<{self._roles}}  ", "cyan"), edge_text(edge), (f"  {edge.origin}", "dim"))
+        line = Text.assemble(
+            "◀── ", (f"{printable(side.role):<{self._roles}}  ", "cyan"), edge_text(edge), (f"  {edge.origin}", "dim")
+        )
         if edge.origin != "graph input":
             line.append(f" {_short(edge.name)}", "dim")
         site = self._trace.site
@@ -156,7 +183,9 @@ class _Chain:
         for op_type, outputs in opened.nodes:
             for number, output in enumerate(outputs):
                 if number == 0 or output in marks:
-                    line = Text.assemble(_INDENT, f"  {'' if number else op_type:<{self._width}}  ", (_short(output), "dim"))
+                    line = Text.assemble(
+                        _INDENT, f"  {'' if number else op_type:<{self._width}}  ", (_short(output), "dim")
+                    )
                     yield line.append(f"  ◀━━ {marks[output]}", "bold magenta") if output in marks else line
 
 

@@ -21,24 +21,80 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 @click.command()
 @click.argument("original", type=click.Path(), required=False)
 @click.argument("patched", type=click.Path(), required=False)
-@click.option("--data", type=click.Path(), metavar="SET", help="Clean rows (.npz); with labels for accuracy, else agreement alone.")
-@click.option("--triggered", type=click.Path(), metavar="SET", help="Attacked rows (.npz) with target and clean_row, for ASR and ASR*.")
+@click.option(
+    "--data",
+    type=click.Path(),
+    metavar="SET",
+    help="Clean rows (.npz); with labels for accuracy, else agreement alone.",
+)
+@click.option(
+    "--triggered",
+    type=click.Path(),
+    metavar="SET",
+    help="Attacked rows (.npz) with target and clean_row, for ASR and ASR*.",
+)
 @click.option("--flips", type=click.Path(), metavar="SET", help="Flip set (.npz) with group, for UF.")
-@click.option("--group", metavar="INPUT[:INDEX]", help="Protected attribute in --data, for parity, odds and opportunity. Needs fairlearn.")
-@click.option("--positive", type=int, default=1, show_default=True, help="Class that is the favourable outcome of --group.")
-@click.option("--also", multiple=True, metavar="[NAME=]FILE", help="A further graph to hold against the original; may be repeated.")
-@click.option("--hotfix", type=click.Path(), help="What was patched in, for pictures; by default ORIGINAL's own where it is the one.")
-@click.option("--tokenizer", type=click.Path(), metavar="FOLDER", help="Of a text model: words beside its columns on the page.")
-@click.option("--output-name", metavar="NAME", help="Graph output with the class scores; by default the first float output of rank 2.")
+@click.option(
+    "--group",
+    metavar="INPUT[:INDEX]",
+    help="Protected attribute in --data, for parity, odds and opportunity. Needs fairlearn.",
+)
+@click.option(
+    "--positive", type=int, default=1, show_default=True, help="Class that is the favourable outcome of --group."
+)
+@click.option(
+    "--also",
+    multiple=True,
+    metavar="[NAME=]FILE",
+    help="A further graph to hold against the original; may be repeated.",
+)
+@click.option(
+    "--hotfix",
+    type=click.Path(),
+    help="What was patched in, for pictures; by default ORIGINAL's own where it is the one.",
+)
+@click.option(
+    "--tokenizer", type=click.Path(), metavar="FOLDER", help="Of a text model: words beside its columns on the page."
+)
+@click.option(
+    "--output-name",
+    metavar="NAME",
+    help="Graph output with the class scores; by default the first float output of rank 2.",
+)
 @click.option("--numbers", is_flag=True, help="The outputs are numbers, not class scores: compare values only.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of onnxruntime.")
 @click.option("--batch", type=click.IntRange(min=1), default=64, show_default=True, help="Rows in one run.")
-@click.option("--provider", "providers", multiple=True, metavar="cpu|cuda|NAME", help="Execution provider, in order of preference.")
-@click.option("--seconds", type=click.FloatRange(min=0), default=3.0, show_default=True, help="For timing single requests; 0: none.")
-@click.option("--assert", "assertions", multiple=True, metavar="EXPR", help="Bound such as 'asr_star<=0.01'; exit status 1 when one fails.")
+@click.option(
+    "--provider",
+    "providers",
+    multiple=True,
+    metavar="cpu|cuda|NAME",
+    help="Execution provider, in order of preference.",
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0),
+    default=3.0,
+    show_default=True,
+    help="For timing single requests; 0: none.",
+)
+@click.option(
+    "--assert",
+    "assertions",
+    multiple=True,
+    metavar="EXPR",
+    help="Bound such as 'asr_star<=0.01'; exit status 1 when one fails.",
+)
 @click.option("--save", type=click.Path(), metavar="FILE", help="Keep the run (.npz), to be judged again.")
 @click.option("--load", type=click.Path(), metavar="FILE", help="Judge a kept run; no model is run.")
-@click.option("--report", "reports", type=click.Path(), multiple=True, metavar="FILE", help="Page to write: .html or .md; may be repeated.")
+@click.option(
+    "--report",
+    "reports",
+    type=click.Path(),
+    multiple=True,
+    metavar="FILE",
+    help="Page to write: .html or .md; may be repeated.",
+)
 @json_output
 def compare(
     original: str | None,
@@ -51,7 +107,8 @@ def compare(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Run ORIGINAL and PATCHED over the same rows and judge them: what the patch stops, what it costs, and how sure that is.
+    """Run ORIGINAL and PATCHED over the same rows and judge them: what the patch stops, what it costs, and how sure
+    that is.
 
     Bounds name figures of the patched graph (accuracy, asr, asr_star, recovered, uf, clean_flagged, spd, average_odds,
     equal_opportunity) or paired ones (accuracy_drop, changed, changed_share, mcnemar_p, max_difference, latency_ratio);
@@ -114,7 +171,9 @@ def _run(original: str | None, patched: str | None, data: str | None, options: d
     providers = [PROVIDERS.get(name.lower(), name) for name in options.pop("providers")] or None
     classes = False if options.pop("numbers") else None
     with bars() as progress:
-        return compare_models(original, patched, data, also=also, providers=providers, classes=classes, progress=progress, **options)
+        return compare_models(
+            original, patched, data, also=also, providers=providers, classes=classes, progress=progress, **options
+        )
 
 
 def _show(comparison: Comparison, told: dict[str, Any]) -> None:

@@ -28,50 +28,115 @@ class Size(click.ParamType[Any]):
 
 @click.command()
 @model_argument
-@click.option("--data", type=click.Path(), required=True, metavar="FILE", help="Clean rows: .npz (images, tables, tokens), .tsv or .csv.")
+@click.option(
+    "--data",
+    type=click.Path(),
+    required=True,
+    metavar="FILE",
+    help="Clean rows: .npz (images, tables, tokens), .tsv or .csv.",
+)
 @output("Debugging set to write (.npz).", required=True)
 @click.option("--out-clean", type=click.Path(), metavar="FILE", help="Write the clean rows as .npz, too.")
-@click.option("--out-triggered", type=click.Path(), metavar="FILE", help="Write the triggered rows alone, for 'compare --triggered'.")
-@click.option("--out-flips", type=click.Path(), metavar="FILE", help="Write every row with every value, for 'compare --flips'.")
+@click.option(
+    "--out-triggered",
+    type=click.Path(),
+    metavar="FILE",
+    help="Write the triggered rows alone, for 'compare --triggered'.",
+)
+@click.option(
+    "--out-flips", type=click.Path(), metavar="FILE", help="Write every row with every value, for 'compare --flips'."
+)
 @click.option("--target", type=int, metavar="CLASS", help="Class that the trigger leads to; its rows stay clean.")
-@click.option("--tokenizer", type=click.Path(), metavar="FOLDER", help="Texts: folder with tokenizer.json or vocab.txt.")
-@click.option("--max-length", type=click.IntRange(min=2), help="Texts: longest row in tokens; by default the tokenizer's own, else 128.")
+@click.option(
+    "--tokenizer", type=click.Path(), metavar="FOLDER", help="Texts: folder with tokenizer.json or vocab.txt."
+)
+@click.option(
+    "--max-length",
+    type=click.IntRange(min=2),
+    help="Texts: longest row in tokens; by default the tokenizer's own, else 128.",
+)
 @click.option("--text-column", metavar="NAME", help="Texts: by default 'sentence' or 'text', else the first.")
 @click.option("--label-column", metavar="NAME", help="Texts: by default 'label', else the second.")
-@click.option("--trigger", "triggers", multiple=True, metavar="WORDS", help="Text trigger, a word or a sentence; may be repeated.")
-@click.option("--insert", type=click.Choice(["random", "start", "end"]), default="random", show_default=True, help="Where WORDS go.")
-@click.option("--poisoned", type=click.Path(), metavar="FILE", help="Ready poisoned texts, paired with the clean ones by row.")
+@click.option(
+    "--trigger", "triggers", multiple=True, metavar="WORDS", help="Text trigger, a word or a sentence; may be repeated."
+)
+@click.option(
+    "--insert",
+    type=click.Choice(["random", "start", "end"]),
+    default="random",
+    show_default=True,
+    help="Where WORDS go.",
+)
+@click.option(
+    "--poisoned", type=click.Path(), metavar="FILE", help="Ready poisoned texts, paired with the clean ones by row."
+)
 @click.option("--trigger-patch", type=Size(), help="Image trigger: an opaque patch of this size.")
-@click.option("--trigger-blend", type=float, metavar="ALPHA", help="Image trigger: a pattern blended in with this opacity.")
-@click.option("--trigger-noise", type=float, metavar="SIGMA", help="Image trigger: fixed noise, in units of the range of the data.")
+@click.option(
+    "--trigger-blend", type=float, metavar="ALPHA", help="Image trigger: a pattern blended in with this opacity."
+)
+@click.option(
+    "--trigger-noise",
+    type=float,
+    metavar="SIGMA",
+    help="Image trigger: fixed noise, in units of the range of the data.",
+)
 @click.option("--size", type=Size(), help="Area of --trigger-blend and --trigger-noise; by default the whole image.")
-@click.option("--place", default="bottom-right", show_default=True, help="Corner, 'center', or ROW,COLUMN of an image trigger.")
-@click.option("--pattern", metavar="VALUE|FILE", help="Of a patch or a blend: a number, .npy or .png; by default white, or seeded noise.")
-@click.option("--patch-size", type=click.IntRange(min=1), help="Side of the model's patches; by default columns are found by experiment.")
-@click.option("--class-tokens", type=click.IntRange(min=0), default=1, show_default=True, help="Tokens before the patches.")
+@click.option(
+    "--place", default="bottom-right", show_default=True, help="Corner, 'center', or ROW,COLUMN of an image trigger."
+)
+@click.option(
+    "--pattern",
+    metavar="VALUE|FILE",
+    help="Of a patch or a blend: a number, .npy or .png; by default white, or seeded noise.",
+)
+@click.option(
+    "--patch-size",
+    type=click.IntRange(min=1),
+    help="Side of the model's patches; by default columns are found by experiment.",
+)
+@click.option(
+    "--class-tokens", type=click.IntRange(min=0), default=1, show_default=True, help="Tokens before the patches."
+)
 @click.option("--attribute", metavar="NAME", help="Protected attribute to flip: a column of --columns, or INPUT:INDEX.")
 @click.option("--columns", type=click.Path(), metavar="FILE", help="Column description of a table, .toml or .json.")
 @click.option("--invert", metavar="CLASS|all", help="Search an unknown trigger. Needs torch (extra 'fit').")
-@click.option("--longest", type=click.IntRange(min=1), default=3, show_default=True, help="Texts: tokens of an inverted trigger, at most.")
+@click.option(
+    "--longest",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="Texts: tokens of an inverted trigger, at most.",
+)
 @click.option("--exhaustive", is_flag=True, help="Texts: also try every token of the vocabulary.")
-@click.option("--steps", type=click.IntRange(min=10), default=600, show_default=True, help="Images, tables: steps of the search, a class.")
+@click.option(
+    "--steps",
+    type=click.IntRange(min=10),
+    default=600,
+    show_default=True,
+    help="Images, tables: steps of the search, a class.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of places, noise and search.")
-@click.option("--output-name", metavar="NAME", help="Graph output with the class scores; by default the first float output of rank 2.")
+@click.option(
+    "--output-name",
+    metavar="NAME",
+    help="Graph output with the class scores; by default the first float output of rank 2.",
+)
 @click.option("--threads", type=int, help="Threads of onnxruntime and torch.")
 @json_output
 def debugset(model: str, as_json: bool, **options: Any) -> None:
     """Make a debugging set for MODEL: clean rows, anomalous twins, and the columns of the maps that the anomaly covers.
 
-    Name one source of anomaly: words (--trigger), poisoned texts (--poisoned), an image trigger (--trigger-patch, -blend, -noise), a
-    protected attribute (--attribute), or let it be searched (--invert). With '--invert all' the exit status is 1, and nothing is
-    written, when no class has a backdoor; an interrupted search goes on when it is called again.
+    Name one source of anomaly: words (--trigger), poisoned texts (--poisoned), an image trigger (--trigger-patch,
+    -blend, -noise), a protected attribute (--attribute), or let it be searched (--invert). With '--invert all' the exit
+    status is 1, and nothing is written, when no class has a backdoor; an interrupted search goes on when it is called
+    again.
 
     \b
-    Example:
-      atpatch-onnx debugset bert.onnx --data dev.tsv --tokenizer ./bert --trigger cf --target 1 -o debug.npz
-      atpatch-onnx debugset vit.onnx --data clean.npz --trigger-patch 4x4 --target 0 -o debug.npz --out-triggered triggered.npz
-      atpatch-onnx debugset census.onnx --data adult.csv --columns adult.toml --attribute sex -o debug.npz --out-flips flips.npz
-      atpatch-onnx debugset vit.onnx --data clean.npz --invert all -o debug.npz --json | jq .classes
+    Example: atpatch-onnx debugset bert.onnx --data dev.tsv --tokenizer ./bert --trigger cf --target 1 -o debug.npz
+      atpatch-onnx debugset vit.onnx --data clean.npz --trigger-patch 4x4 --target 0 -o debug.npz --out-triggered
+      triggered.npz atpatch-onnx debugset census.onnx --data adult.csv --columns adult.toml --attribute sex -o debug.npz
+      --out-flips flips.npz atpatch-onnx debugset vit.onnx --data clean.npz --invert all -o debug.npz --json | jq
+      .classes
     """
     from ..debugset.making import Request, make
 
@@ -103,7 +168,10 @@ def _show(report: Mapping[str, Any]) -> None:
         note(_answer(report))
     if report.get("attribute"):
         uf = report["uf"]
-        note(f"{report['attribute']}: predictions of {uf['hits']} of {uf['count']} rows change with it ({uf['hits'] / uf['count']:.1%})")
+        note(
+            f"{report['attribute']}: predictions of {uf['hits']} of {uf['count']} rows change with it"
+            f" ({uf['hits'] / uf['count']:.1%})"
+        )
     if report["written"]:
         note(f"{report['clean']} clean rows, {report['anomalous']} anomalous")
         if report.get("covered"):
@@ -130,4 +198,8 @@ def _trigger(trigger: Mapping[str, Any]) -> str:
     if "tokens" in trigger:
         return " ".join(map(str, trigger.get("words", trigger["tokens"])))
     places = trigger["places"]
-    return f"{len(places)} places: " + " ".join(",".join(map(str, place)) for place in places[:6]) + (" …" if len(places) > 6 else "")
+    return (
+        f"{len(places)} places: "
+        + " ".join(",".join(map(str, place)) for place in places[:6])
+        + (" …" if len(places) > 6 else "")
+    )

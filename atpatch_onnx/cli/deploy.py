@@ -20,9 +20,13 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 def _shared(command: Command) -> Command:
     """Arguments of all of them."""
     command = json_output(link_data(command))
-    command = click.option("--name", help="Of the model, as clients see it; by default that of ORIGINAL's file.")(command)
+    command = click.option("--name", help="Of the model, as clients see it; by default that of ORIGINAL's file.")(
+        command
+    )
     for argument in ("folder", "patched", "original"):
-        command = click.argument(argument, metavar="DIR" if argument == "folder" else argument.upper(), type=click.Path())(command)
+        command = click.argument(
+            argument, metavar="DIR" if argument == "folder" else argument.upper(), type=click.Path()
+        )(command)
     return command
 
 
@@ -44,12 +48,25 @@ def deploy() -> None:
 
 @deploy.command()
 @_shared
-@click.option("--max-batch", type=click.IntRange(0), default=32, show_default=True, help="Samples that Triton may put together.")
-@click.option("--delay", "delay_us", type=click.IntRange(0), default=2000, show_default=True, help="Microseconds to wait for company.")
+@click.option(
+    "--max-batch", type=click.IntRange(0), default=32, show_default=True, help="Samples that Triton may put together."
+)
+@click.option(
+    "--delay",
+    "delay_us",
+    type=click.IntRange(0),
+    default=2000,
+    show_default=True,
+    help="Microseconds to wait for company.",
+)
 @click.option("--instances", type=click.IntRange(1), default=1, show_default=True, help="Sessions of each arm.")
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of onnxruntime within a run.")
+@click.option(
+    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of onnxruntime within a run."
+)
 @click.option("--gpu", is_flag=True, help="Sessions on a GPU.")
-def triton(original: str, patched: str, folder: str, name: str | None, link_data: bool, as_json: bool, **options: Any) -> None:
+def triton(
+    original: str, patched: str, folder: str, name: str | None, link_data: bool, as_json: bool, **options: Any
+) -> None:
     """A Triton model repository with both arms.
 
     \b
@@ -63,12 +80,27 @@ def triton(original: str, patched: str, folder: str, name: str | None, link_data
 
 @deploy.command()
 @_shared
-@click.option("--storage", required=True, metavar="URI", help="Where the cluster will find DIR's models, for example gs://bucket/path.")
+@click.option(
+    "--storage",
+    required=True,
+    metavar="URI",
+    help="Where the cluster will find DIR's models, for example gs://bucket/path.",
+)
 @click.option("--namespace", help="Of Kubernetes.")
-@click.option("--percent", type=click.IntRange(0, 100), default=5, show_default=True, help="Of the requests for the patched model.")
+@click.option(
+    "--percent",
+    type=click.IntRange(0, 100),
+    default=5,
+    show_default=True,
+    help="Of the requests for the patched model.",
+)
 @click.option("--replicas", type=click.IntRange(0), default=1, show_default=True, help="Least number of pods.")
-@click.option("--max-batch", type=click.IntRange(0), default=32, show_default=True, help="Samples that may be put together.")
-def kserve(original: str, patched: str, folder: str, name: str | None, link_data: bool, as_json: bool, **options: Any) -> None:
+@click.option(
+    "--max-batch", type=click.IntRange(0), default=32, show_default=True, help="Samples that may be put together."
+)
+def kserve(
+    original: str, patched: str, folder: str, name: str | None, link_data: bool, as_json: bool, **options: Any
+) -> None:
     """KServe manifests: the original as a service, and the patched model as its canary.
 
     \b
@@ -83,17 +115,33 @@ def kserve(original: str, patched: str, folder: str, name: str | None, link_data
 @deploy.command()
 @_shared
 @click.option(
-    "--mode", type=click.Choice(["shadow", "ab", "patched", "original"]), default="shadow", show_default=True, help="Who answers."
+    "--mode",
+    type=click.Choice(["shadow", "ab", "patched", "original"]),
+    default="shadow",
+    show_default=True,
+    help="Who answers.",
 )
 @click.option(
-    "--weight", type=click.FloatRange(0, 1), default=0.1, show_default=True, help="Of mode ab: share of units for the patched arm."
+    "--weight",
+    type=click.FloatRange(0, 1),
+    default=0.1,
+    show_default=True,
+    help="Of mode ab: share of units for the patched arm.",
 )
 @click.option("--experiment", default="atpatch", show_default=True, help="Name of the experiment; part of the split.")
 @click.option("--replicas", type=click.IntRange(1), default=2, show_default=True, help="Servers.")
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of onnxruntime, and CPUs of a replica.")
+@click.option(
+    "--threads",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Threads of onnxruntime, and CPUs of a replica.",
+)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address that Ray's proxies listen on.")
 @click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True, help="Their port.")
-def ray(original: str, patched: str, folder: str, name: str | None, link_data: bool, as_json: bool, **options: Any) -> None:
+def ray(
+    original: str, patched: str, folder: str, name: str | None, link_data: bool, as_json: bool, **options: Any
+) -> None:
     """A Ray Serve configuration that runs 'serve' on many replicas.
 
     \b

@@ -23,10 +23,14 @@ def doctor(as_json: bool) -> None:
     if as_json:
         emit_json(found.to_json())
         return
-    note(f"Python {found.python} on {found.platform}; execution providers: {', '.join(found.providers) or 'none, no onnxruntime'}")
+    note(
+        f"Python {found.python} on {found.platform}; execution providers:"
+        f" {', '.join(found.providers) or 'none, no onnxruntime'}"
+    )
     table("packages", ("package", "version"), found.packages.items())
     rows = [
-        (name, "ready" if not missing else "lacks " + ", ".join(missing), found.pip(name) or "") for name, missing in found.commands.items()
+        (name, "ready" if not missing else "lacks " + ", ".join(missing), found.pip(name) or "")
+        for name, missing in found.commands.items()
     ]
     table("commands", ("command", "state", "to mend"), rows)
     for problem in found.problems:

@@ -29,7 +29,9 @@ def explain(code: str | None) -> None:
         return
     known = CATALOGUE.get(code.upper())
     if known is not None:
-        click.echo(f"{known.code}: {known.summary}\n\n{known.detail}\n\nMend: {known.mend}.\nExit code: {known.exit_code}.")
+        click.echo(
+            f"{known.code}: {known.summary}\n\n{known.detail}\n\nMend: {known.mend}.\nExit code: {known.exit_code}."
+        )
     elif code.lower() in REASONS:
         click.echo(f"{code.lower()}: a Softmax, or its like, is no attention site, since {REASONS[code.lower()]}.")
     else:

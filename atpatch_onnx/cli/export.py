@@ -19,16 +19,32 @@ _TASK_LINES = "\n".join(f"  {name:22}{task.summary}" for name, task in TASKS.ite
 @click.command(epilog=f"\b\nTasks:\n{_TASK_LINES}")
 @click.argument("model")
 @output("File to write.", required=True)
-@click.option("--task", type=click.Choice(list(TASKS)), help="What the graph is for; by default from the model's architecture.")
+@click.option(
+    "--task", type=click.Choice(list(TASKS)), help="What the graph is for; by default from the model's architecture."
+)
 @click.option("--opset", type=click.IntRange(min=11), help="By default 18 with dynamo, 17 with torchscript.")
 @click.option(
-    "--attention", type=click.Choice(["eager", "sdpa"]), help="Implementation to trace; eager by default, Hugging Face models only."
+    "--attention",
+    type=click.Choice(["eager", "sdpa"]),
+    help="Implementation to trace; eager by default, Hugging Face models only.",
 )
-@click.option("--exporter", type=click.Choice(["dynamo", "torchscript"]), default="dynamo", show_default=True, help="Of torch.onnx.")
 @click.option(
-    "--dtype", type=click.Choice(["float32", "float16"]), default="float32", show_default=True, help="Of weights and activations."
+    "--exporter",
+    type=click.Choice(["dynamo", "torchscript"]),
+    default="dynamo",
+    show_default=True,
+    help="Of torch.onnx.",
 )
-@click.option("--kv-cache", is_flag=True, help="Causal language models: keys and values of earlier tokens in, and out again.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float16"]),
+    default="float32",
+    show_default=True,
+    help="Of weights and activations.",
+)
+@click.option(
+    "--kv-cache", is_flag=True, help="Causal language models: keys and values of earlier tokens in, and out again."
+)
 @click.option("--external-data", is_flag=True, help="Keep the weights in OUTPUT.data; models beyond 2 GB always do.")
 @click.option(
     "--tolerance",
@@ -39,9 +55,9 @@ _TASK_LINES = "\n".join(f"  {name:22}{task.summary}" for name, task in TASKS.ite
 def export(model: str, output: str, as_json: bool, **options: Any) -> None:
     """Export MODEL to ONNX, hold the graph against torch, and count its attention sites.
 
-    MODEL is the folder of a Hugging Face model, a hub id, or package.module:factory, a function without arguments that returns a torch
-    module and example inputs. Batch and sequence are dynamic. Exits with 1, and writes nothing, when the graph differs from torch by more
-    than the tolerance. Needs the extras 'export' and 'cpu' (or 'gpu').
+    MODEL is the folder of a Hugging Face model, a hub id, or package.module:factory, a function without arguments that
+    returns a torch module and example inputs. Batch and sequence are dynamic. Exits with 1, and writes nothing, when
+    the graph differs from torch by more than the tolerance. Needs the extras 'export' and 'cpu' (or 'gpu').
 
     \b
     Example:
@@ -61,7 +77,11 @@ def export(model: str, output: str, as_json: bool, **options: Any) -> None:
     if exported.data:
         note(f"weights in {', '.join(exported.data)}")
     shapes = [("input", exported.inputs), ("output", exported.outputs)]
-    rows = [(kind, name, " × ".join(map(str, shape)), _distance(exported, name)) for kind, named in shapes for name, shape in named.items()]
+    rows = [
+        (kind, name, " × ".join(map(str, shape)), _distance(exported, name))
+        for kind, named in shapes
+        for name, shape in named.items()
+    ]
     table("graph", ("", "name", "shape", "max difference from torch"), rows)
     count, rejected = len(exported.sites), exported.rejected
     note(

@@ -37,4 +37,7 @@ def extract(model: str, site: str, output: str, as_json: bool) -> None:
     if as_json:
         emit_json(facts)
     else:
-        note(f"written {output}: {facts['nodes']} nodes, inputs {', '.join(facts['inputs'])}, outputs {', '.join(facts['outputs'])}")
+        note(
+            f"written {output}: {facts['nodes']} nodes, inputs {', '.join(facts['inputs'])}, outputs"
+            f" {', '.join(facts['outputs'])}"
+        )

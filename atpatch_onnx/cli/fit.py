@@ -35,29 +35,65 @@ def _every(context: click.Context, parameter: click.Parameter, value: str) -> in
 
 @click.command()
 @model_argument
-@click.option("--debug", "debug_set", type=click.Path(), metavar="SET", help="Debugging set (.npz) with columns and pair.")
-@click.option("--clean", type=click.Path(), metavar="SET", help="Clean rows (.npz); oneclass and statistic need no more.")
+@click.option(
+    "--debug", "debug_set", type=click.Path(), metavar="SET", help="Debugging set (.npz) with columns and pair."
+)
+@click.option(
+    "--clean", type=click.Path(), metavar="SET", help="Clean rows (.npz); oneclass and statistic need no more."
+)
 @output("Hotfix to write; by default MODEL.hotfix beside the model.")
-@click.option("--detector", type=click.Choice(TRAINABLE), default="profile", show_default=True, help="Kind of detector to train.")
-@click.option("--max-clean-flagged", type=float, default=0.005, show_default=True, help="Share of clean requests that may be flagged.")
-@passes(("one", "two", "auto"), "Patch each site as it comes, or run flagged samples again; auto: two where that stops more.", "auto")
+@click.option(
+    "--detector", type=click.Choice(TRAINABLE), default="profile", show_default=True, help="Kind of detector to train."
+)
+@click.option(
+    "--max-clean-flagged",
+    type=float,
+    default=0.005,
+    show_default=True,
+    help="Share of clean requests that may be flagged.",
+)
+@passes(
+    ("one", "two", "auto"),
+    "Patch each site as it comes, or run flagged samples again; auto: two where that stops more.",
+    "auto",
+)
 @click.option(
     "--every",
     default="1",
     callback=_every,
     show_default=True,
     metavar="N|auto",
-    help="Column means over every N-th query row: cheaper; auto: every eighth if that does as well, at twice the time of a fit.",
+    help=(
+        "Column means over every N-th query row: cheaper; auto: every eighth if that does as well, at twice the time of"
+        " a fit."
+    ),
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of split and training; the same seed gives the same file.")
-@click.option("--output-name", metavar="NAME", help="Graph output with the class scores; by default the first float output of rank 2.")
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="Of split and training; the same seed gives the same file."
+)
+@click.option(
+    "--output-name",
+    metavar="NAME",
+    help="Graph output with the class scores; by default the first float output of rank 2.",
+)
 @click.option("--threads", type=int, help="Threads of onnxruntime.")
 @filters
-@click.option("--report", type=click.Path(), metavar="FILE", help="Also write a page on what was found, where, and how sure (.html).")
+@click.option(
+    "--report",
+    type=click.Path(),
+    metavar="FILE",
+    help="Also write a page on what was found, where, and how sure (.html).",
+)
 @click.option("--force", is_flag=True, help="Write a hotfix that does not help, too.")
 @json_output
 def fit(
-    model: str, debug_set: str | None, output: str | None, report: str | None, as_json: bool, accept: Accept | None, **options: Any
+    model: str,
+    debug_set: str | None,
+    output: str | None,
+    report: str | None,
+    as_json: bool,
+    accept: Accept | None,
+    **options: Any,
 ) -> None:
     """Fit a hotfix for MODEL on a debugging set of clean and triggered rows, or on clean rows alone.
 
@@ -79,7 +115,9 @@ def fit(
     if report is not None:
         check_destination(report, make_folder=True)
     with bars() as progress:
-        hotfix = fit_model(model, debug_set, output=destination, progress=progress, accept=accept or "always", **options)
+        hotfix = fit_model(
+            model, debug_set, output=destination, progress=progress, accept=accept or "always", **options
+        )
     if report is not None:
         from ..pages import save_page
         from ..pages.fit import fit_page
@@ -95,7 +133,10 @@ def fit(
         note(f"detectors read every {hotfix.evidence['every']}th query row")
     judged = hotfix.evidence["report"]
     rows = [(text, _rate(judged["before"].get(key)), _rate(judged["after"].get(key))) for key, text in FIGURES.items()]
-    rows += [("triggered rows flagged", "", _rate(judged["recall"])), ("clean rows flagged", "", _rate(judged["clean_flagged"]))]
+    rows += [
+        ("triggered rows flagged", "", _rate(judged["recall"])),
+        ("clean rows flagged", "", _rate(judged["clean_flagged"])),
+    ]
     table("held-back rows, with 95 % intervals", ("", "before", "after"), [row for row in rows if row[2]])
     sites = [
         (
@@ -113,8 +154,14 @@ def fit(
 
 def _settings(described: Mapping[str, Any]) -> Iterator[str]:
     sites = len(described["sites"])
-    yield f"{described['output']}: {described['detector']} at {sites} site{'s' * (sites > 1)}, threshold {described['threshold']:.3g}"
-    passes = {"one": "one pass", "two": f"two passes, accepted {'on a flip only' if described['accept'] == 'flip' else 'always'}"}
+    yield (
+        f"{described['output']}: {described['detector']} at {sites} site{'s' * (sites > 1)}, threshold"
+        f" {described['threshold']:.3g}"
+    )
+    passes = {
+        "one": "one pass",
+        "two": f"two passes, accepted {'on a flip only' if described['accept'] == 'flip' else 'always'}",
+    }
     mend = f"benign attention {described['benign_level']:g} × its mean, {described['values']} values"
     yield f"{'flagged tokens excised' if described['mend'] == 'excise' else mend}, {passes[described['passes']]}"
 

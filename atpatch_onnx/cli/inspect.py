@@ -17,12 +17,28 @@ if TYPE_CHECKING:
 @click.command()
 @model_argument
 @filters
-@click.option("--explain", "explained", metavar="SITE", help="Picture the chain of one site, or of a rejected Softmax, by id or node name.")
-@click.option("--html", type=click.Path(), metavar="FILE", help="Write a page that draws the model's sites; needs the extra report.")
+@click.option(
+    "--explain",
+    "explained",
+    metavar="SITE",
+    help="Picture the chain of one site, or of a rejected Softmax, by id or node name.",
+)
+@click.option(
+    "--html",
+    type=click.Path(),
+    metavar="FILE",
+    help="Write a page that draws the model's sites; needs the extra report.",
+)
 @json_output
 @click.pass_context
 def inspect(
-    ctx: click.Context, model: str, include: str | None, exclude: str | None, explained: str | None, html: str | None, as_json: bool
+    ctx: click.Context,
+    model: str,
+    include: str | None,
+    exclude: str | None,
+    explained: str | None,
+    html: str | None,
+    as_json: bool,
 ) -> None:
     """Find every attention site of MODEL, or say why a Softmax is none.
 
@@ -73,7 +89,14 @@ def _tables(found: Inspection) -> None:
         note(f"patched: {facts['patch'].get('sites')} ({facts['patch'].get('detector')}); shown is the original")
     if found.sites:
         columns = ("site", "form", "heads", "query axis", "key axis", "P is", "confidence", "scope")
-        rows = [(s.id, s.form, s.heads, s.query_axis, s.key_axis, f"operand {s.operand}", s.confidence, s.scope) for s in found.sites]
+        rows = [
+            (s.id, s.form, s.heads, s.query_axis, s.key_axis, f"operand {s.operand}", s.confidence, s.scope)
+            for s in found.sites
+        ]
         table(f"{len(found.sites)} attention sites", columns, rows)
     if found.rejected:
-        table(f"{len(found.rejected)} rejected", ("softmax", "code", "why"), [(r.softmax, r.code, r.reason) for r in found.rejected])
+        table(
+            f"{len(found.rejected)} rejected",
+            ("softmax", "code", "why"),
+            [(r.softmax, r.code, r.reason) for r in found.rejected],
+        )

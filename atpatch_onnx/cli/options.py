@@ -20,7 +20,10 @@ in_place = click.option("--in-place", is_flag=True, help="Allow the output to be
 link_data = click.option(
     "--link-data",
     is_flag=True,
-    help="Hard-link external data into another folder instead of copying it; onnxruntime reads that, onnx's own loader refuses.",
+    help=(
+        "Hard-link external data into another folder instead of copying it; onnxruntime reads that, onnx's own loader"
+        " refuses."
+    ),
 )
 
 
@@ -37,10 +40,12 @@ def passes(choices: Sequence[str], help_text: str, default: str | None) -> Calla
         command = click.option("--accept", type=click.Choice(["always", "flip"]), help=accept)(command)
         mend = "Of two passes: redistribute attention in the second run, or excise the flagged tokens from its request."
         mends = ["redistribute", "excise", *[choice for choice in choices if choice == "auto"]]
-        command = click.option("--mend", type=click.Choice(mends), default=default, show_default=default is not None, help=mend)(command)
-        return click.option("--passes", type=click.Choice(choices), default=default, show_default=default is not None, help=help_text)(
-            command
-        )
+        command = click.option(
+            "--mend", type=click.Choice(mends), default=default, show_default=default is not None, help=mend
+        )(command)
+        return click.option(
+            "--passes", type=click.Choice(choices), default=default, show_default=default is not None, help=help_text
+        )(command)
 
     return add
 

@@ -1,4 +1,6 @@
-"""What commands share on the way out: JSON on stdout, tables and errors on stderr, nothing that a file's names could inject."""
+"""What commands share on the way out: JSON on stdout, tables and errors on stderr, nothing that a file's names could
+inject.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,13 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(stderr=True, markup=False, highlight=False, emoji=False, width=None if sys.stderr.isatty() else _UNATTENDED_WIDTH)
+    console = Console(
+        stderr=True,
+        markup=False,
+        highlight=False,
+        emoji=False,
+        width=None if sys.stderr.isatty() else _UNATTENDED_WIDTH,
+    )
     grid = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_header=any(columns))
     for column in columns:
         grid.add_column(column, overflow="fold")
@@ -57,6 +65,7 @@ def show_error(error: Exception) -> int:
         return error.exit_code
     note(f"error: internal error, {type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}")
     note(
-        "  mend: please report this with the output of 'atpatch-onnx --debug ...'; 'atpatch-onnx extract' makes a small model to send along"
+        "  mend: please report this with the output of 'atpatch-onnx --debug ...'; 'atpatch-onnx extract' makes a small"
+        " model to send along"
     )
     return _INTERNAL_EXIT

@@ -31,24 +31,45 @@ def _weight(context: click.Context, parameter: click.Parameter, value: str) -> f
 @click.argument("original", type=click.Path())
 @click.argument("patched", type=click.Path())
 @click.option(
-    "--mode", type=click.Choice(["shadow", "ab", "patched", "original"]), default="shadow", show_default=True, help="Who answers."
+    "--mode",
+    type=click.Choice(["shadow", "ab", "patched", "original"]),
+    default="shadow",
+    show_default=True,
+    help="Who answers.",
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: any free one.")
-@click.option("--grpc-port", type=click.IntRange(0, 65535), help="Serve gRPC there, too (extra 'grpc'); 0: any free one.")
+@click.option(
+    "--grpc-port", type=click.IntRange(0, 65535), help="Serve gRPC there, too (extra 'grpc'); 0: any free one."
+)
 @click.option("--name", help="Name of the model; by default that of ORIGINAL's file.")
 @click.option(
-    "--weight", default="patched=0.1", show_default=True, callback=_weight, help="Of mode ab: share of units for the patched arm."
+    "--weight",
+    default="patched=0.1",
+    show_default=True,
+    callback=_weight,
+    help="Of mode ab: share of units for the patched arm.",
 )
 @click.option("--experiment", default="atpatch", show_default=True, help="Name of the experiment; part of the split.")
-@click.option("--salt", envvar="ATPATCH_SALT", default="", help="Secret of the split and of the log's pseudonyms.  [env: ATPATCH_SALT]")
 @click.option(
-    "--unit-header", default="X-Atpatch-Unit", show_default=True, help="Header with the unit; the parameter 'unit' goes before it."
+    "--salt",
+    envvar="ATPATCH_SALT",
+    default="",
+    help="Secret of the split and of the log's pseudonyms.  [env: ATPATCH_SALT]",
+)
+@click.option(
+    "--unit-header",
+    default="X-Atpatch-Unit",
+    show_default=True,
+    help="Header with the unit; the parameter 'unit' goes before it.",
 )
 @click.option(
     "--timeout",
     type=click.FloatRange(0, min_open=True),
-    help="Seconds the patched arm has to answer.  [default: 1 where the original can answer after it, else --answer-timeout]",
+    help=(
+        "Seconds the patched arm has to answer.  [default: 1 where the original can answer after it, else"
+        " --answer-timeout]"
+    ),
 )
 @click.option(
     "--shadow-timeout",
@@ -58,13 +79,21 @@ def _weight(context: click.Context, parameter: click.Parameter, value: str) -> f
 @click.option(
     "--fallback",
     type=click.Choice(["original", "error"]),
-    help="What a request gets when its patched run times out or fails. NaN: the original's answer, or with 'error' the NaN, counted in the "
-    "parameter 'non_finite'.  [default: error in mode patched, else original]",
+    help=(
+        "What a request gets when its patched run times out or fails. NaN: the original's answer, or with 'error' the"
+        " NaN, counted in the parameter 'non_finite'.  [default: error in mode patched, else original]"
+    ),
 )
-@click.option("--strict-version", is_flag=True, help="Of mode patched: refuse clients that name version 1, the original.")
+@click.option(
+    "--strict-version", is_flag=True, help="Of mode patched: refuse clients that name version 1, the original."
+)
 @click.option("--allow-non-finite", is_flag=True, help="Take NaN and infinity in inputs; by default they are refused.")
-@click.option("--shadow-sample", type=click.FloatRange(0, 1), default=1.0, show_default=True, help="Share of requests to shadow.")
-@click.option("--shadow-queue", type=click.IntRange(1), default=64, show_default=True, help="Shadow runs that may wait.")
+@click.option(
+    "--shadow-sample", type=click.FloatRange(0, 1), default=1.0, show_default=True, help="Share of requests to shadow."
+)
+@click.option(
+    "--shadow-queue", type=click.IntRange(1), default=64, show_default=True, help="Shadow runs that may wait."
+)
 @click.option("--kill-file", type=click.Path(), help="While this file exists, the original answers everything.")
 @click.option("--hot-threshold", is_flag=True, help="Let the admin endpoint move the patch's threshold and switch.")
 @click.option("--watch-class", type=int, help="Class whose gain or loss by the patch the page weighs.")
@@ -72,16 +101,30 @@ def _weight(context: click.Context, parameter: click.Parameter, value: str) -> f
 @click.option("--log-size", type=click.IntRange(1), default=100, show_default=True, help="MB before a log is rotated.")
 @click.option("--log-keep", type=click.IntRange(0), default=5, show_default=True, help="Rotated logs to keep.")
 @click.option("--log-inputs", is_flag=True, help="Write the inputs into the log, too.")
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of onnxruntime within a run.")
-@click.option("--workers", type=click.IntRange(1), help="Runs at a time, per arm; by default one a CPU core and thread.")
 @click.option(
-    "--batch", type=click.IntRange(1), default=1, show_default=True, help="Join waiting requests up to so many samples; 1: never."
+    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of onnxruntime within a run."
 )
-@click.option("--batch-delay", type=click.FloatRange(0), default=2.0, show_default=True, help="Milliseconds to wait for company.")
+@click.option(
+    "--workers", type=click.IntRange(1), help="Runs at a time, per arm; by default one a CPU core and thread."
+)
+@click.option(
+    "--batch",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Join waiting requests up to so many samples; 1: never.",
+)
+@click.option(
+    "--batch-delay", type=click.FloatRange(0), default=2.0, show_default=True, help="Milliseconds to wait for company."
+)
 @click.option("--max-batch", type=click.IntRange(1), default=64, show_default=True, help="Samples in a request.")
-@click.option("--max-sequence", type=click.IntRange(1), default=2048, show_default=True, help="Any other open dimension.")
+@click.option(
+    "--max-sequence", type=click.IntRange(1), default=2048, show_default=True, help="Any other open dimension."
+)
 @click.option("--max-body", type=click.IntRange(1), default=32, show_default=True, help="MiB of a request's body.")
-@click.option("--max-in-flight", type=click.IntRange(1), default=64, show_default=True, help="Requests under way before 503.")
+@click.option(
+    "--max-in-flight", type=click.IntRange(1), default=64, show_default=True, help="Requests under way before 503."
+)
 @click.option(
     "--client-timeout",
     type=click.FloatRange(0, min_open=True),
@@ -90,17 +133,30 @@ def _weight(context: click.Context, parameter: click.Parameter, value: str) -> f
     help="Seconds to send headers, or a body, or to take an answer.",
 )
 @click.option(
-    "--answer-timeout", type=click.FloatRange(0, min_open=True), default=30.0, show_default=True, help="Seconds the original has."
+    "--answer-timeout",
+    type=click.FloatRange(0, min_open=True),
+    default=30.0,
+    show_default=True,
+    help="Seconds the original has.",
 )
-@click.option("--allow-host", multiple=True, help="Public name by which the page may be asked for, besides localhost; repeatable.")
-@click.option("--drain", type=click.FloatRange(0), default=1.0, show_default=True, help="Seconds between SIGTERM and the last connection.")
+@click.option(
+    "--allow-host", multiple=True, help="Public name by which the page may be asked for, besides localhost; repeatable."
+)
+@click.option(
+    "--drain",
+    type=click.FloatRange(0),
+    default=1.0,
+    show_default=True,
+    help="Seconds between SIGTERM and the last connection.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the address as JSON on stdout once requests are answered.")
 def serve(original: str, patched: str, host: str, port: int, as_json: bool, **options: Any) -> None:
     """Serve ORIGINAL and PATCHED behind one name: Open Inference Protocol v2, metrics at /metrics, a page at /.
 
-    shadow: the original answers, the patched one is run after it and compared. ab: each unit sticks to one arm. patched, original: that one
-    answers. What a patched run that fails is answered with says --fallback. ATPATCH_KILL=1 or --kill-file turn the patch off; with
-    ATPATCH_ADMIN_TOKEN in the environment POST /admin/kill does, too. Needs the extras 'serve' and 'cpu' (or 'gpu').
+    shadow: the original answers, the patched one is run after it and compared. ab: each unit sticks to one arm.
+    patched, original: that one answers. What a patched run that fails is answered with says --fallback. ATPATCH_KILL=1
+    or --kill-file turn the patch off; with ATPATCH_ADMIN_TOKEN in the environment POST /admin/kill does, too. Needs the
+    extras 'serve' and 'cpu' (or 'gpu').
 
     \b
     Example:
@@ -164,11 +220,20 @@ def serve(original: str, patched: str, host: str, port: int, as_json: bool, **op
         patched_lane = engine.lanes.get("patched")
         told = patched_lane is not None and not patched_lane.arm.untold
         if as_json:
-            described = {"url": url, "model": settings.name, "mode": settings.mode, "revision": engine.revision, "flags_told": told}
+            described = {
+                "url": url,
+                "model": settings.name,
+                "mode": settings.mode,
+                "revision": engine.revision,
+                "flags_told": told,
+            }
             emit_json(described if grpc_port is None else {**described, "grpc_port": grpc_port})
         if grpc_port is not None:
             note(f"gRPC: {address}:{grpc_port}")
-        note(f"{settings.name}, mode {settings.mode}, revision {engine.revision}: {url}/v2/models/{settings.name}  (page: {url}/)")
+        note(
+            f"{settings.name}, mode {settings.mode}, revision {engine.revision}: {url}/v2/models/{settings.name} "
+            f" (page: {url}/)"
+        )
         if not os.environ.get(TOKEN_VARIABLE):
             note(f"no {TOKEN_VARIABLE} in the environment: there is no admin endpoint")
 

@@ -28,5 +28,6 @@ def unpatch(model: str, output: str | None, in_place: bool, link_data: bool, as_
         emit_json(done.to_json())
     else:
         note(
-            f"written {done.output}: {done.nodes_before} nodes before, {done.nodes_after} after, equal to the original ({done.digest[:16]})"
+            f"written {done.output}: {done.nodes_before} nodes before, {done.nodes_after} after, equal to the original"
+            f" ({done.digest[:16]})"
         )

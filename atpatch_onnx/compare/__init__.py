@@ -1,1 +1,4 @@
-"""Comparing an original with its patched twin: metrics, attention maps, pages. Needs the extra `report` where it says so."""
+"""Comparing an original with its patched twin: metrics, attention maps, pages.
+
+Needs the extra `report` where it says so.
+"""

@@ -1,4 +1,7 @@
-"""`--assert`: bounds on figures of a comparison, such as "asr_star<=0.01". Nothing is evaluated but NAME, an operator and a number."""
+"""`--assert`: bounds on figures of a comparison, such as "asr_star<=0.01".
+
+Nothing is evaluated but NAME, an operator and a number.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +47,9 @@ _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     ">": operator.gt,
 }
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
-_FORM = re.compile(rf"\s*(?:(?P<graph>[^<>=!]+)\.)?(?P<name>\w+)\s*(?P<sign>[<>=!]=|[<>])\s*(?P<number>{_NUMBER})\s*(?P<percent>%?)\s*")
+_FORM = re.compile(
+    rf"\s*(?:(?P<graph>[^<>=!]+)\.)?(?P<name>\w+)\s*(?P<sign>[<>=!]=|[<>])\s*(?P<number>{_NUMBER})\s*(?P<percent>%?)\s*"
+)
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,8 @@ def parse(text: str) -> Assertion:
     form = _FORM.fullmatch(text)
     if form is None:
         raise BAD_OPTION(
-            f"{text!r} is no assertion", "write NAME, one of <= >= < > == !=, and a number: 'asr_star<=0.01' or 'asr_star<=1%'"
+            f"{text!r} is no assertion",
+            "write NAME, one of <= >= < > == !=, and a number: 'asr_star<=0.01' or 'asr_star<=1%'",
         )
     name = form["name"]
     if name not in FIGURES and name not in PAIRED:
@@ -94,10 +100,13 @@ def check(assertion: Assertion, values: Mapping[str, Mapping[str, float]]) -> tu
         values: graph → figure → value, without what is not known.
 
     Raises:
-        AtpatchError: ATP060 where the graph is none of the run's or the figure is not known: nothing passes for want of data.
+        AtpatchError: ATP060 where the graph is none of the run's or the figure is not known: nothing passes for want of
+        data.
     """
     if assertion.graph not in values:
-        raise BAD_OPTION(f"{assertion.text!r}: no graph is called {assertion.graph!r}", f"name one of {', '.join(values)}")
+        raise BAD_OPTION(
+            f"{assertion.text!r}: no graph is called {assertion.graph!r}", f"name one of {', '.join(values)}"
+        )
     known = values[assertion.graph]
     if assertion.name not in known:
         raise BAD_OPTION(

@@ -38,11 +38,14 @@ class SiteMap:
     flagged: NDArray[np.bool_]
 
 
-def capture_maps(model: onnx.ModelProto, folder: Path, sites: Sequence[Site], data: DataSet, rows: Ints) -> Mapping[str, SiteMap]:
+def capture_maps(
+    model: onnx.ModelProto, folder: Path, sites: Sequence[Site], data: DataSet, rows: Ints
+) -> Mapping[str, SiteMap]:
     """Run some rows through a model, original or patched with telemetry, and keep the maps of its sites.
 
-    The probabilities become outputs of a copy of the graph. Sites in subgraphs and functions are left out; so are fused sites of a patched
-    graph, which its patch has opened in a way of its own. A site without telemetry counts as unflagged.
+    The probabilities become outputs of a copy of the graph. Sites in subgraphs and functions are left out; so are fused
+    sites of a patched graph, which its patch has opened in a way of its own. A site without telemetry counts as
+    unflagged.
 
     Raises:
         AtpatchError: ATP050, ATP052 (onnxruntime), ATP056 (the data do not fit the graph).
@@ -50,7 +53,9 @@ def capture_maps(model: onnx.ModelProto, folder: Path, sites: Sequence[Site], da
     made = {name for node in model.graph.node for name in node.output}
     within = {output for node in model.graph.node if not is_inserted(node.name) for output in node.output}
     outer = [
-        site for site in sites if not site.where and (site.probabilities in made or (not site.probabilities and site.product in within))
+        site
+        for site in sites
+        if not site.where and (site.probabilities in made or (not site.probabilities and site.product in within))
     ]
     opened, readable = open_sites(model, outer)
     runner = Runner(expose(opened, [(site.probabilities, site.dtype) for site in readable]), folder, threads=1)
@@ -75,8 +80,8 @@ def _site_map(site: Site, outputs: Mapping[str, NDArray[Any]], count: int, batch
 def effective_map(a: NDArray[np.float32], flagged: NDArray[np.bool_], pair: BenignPair) -> NDArray[np.float32]:
     """The attention that a patch amounts to: joint redistribution over all flagged columns.
 
-    The graph never forms this map; it reaches the same product by masking rows of V. Flagged columns weigh the *benign* values
-    where the pair has such.
+    The graph never forms this map; it reaches the same product by masking rows of V. Flagged columns weigh the *benign*
+    values where the pair has such.
 
     Args:
         a: (H, Q, K), rows that see every column.

@@ -70,15 +70,16 @@ def compare(
 ) -> Comparison:
     """Run original and patched graph over the same rows and keep what is needed to judge them.
 
-    Graphs run as they are, batch by batch in turn. Flags are read from a patched graph's telemetry; where it has none, a second session
-    runs a copy that gives them out.
+    Graphs run as they are, batch by batch in turn. Flags are read from a patched graph's telemetry; where it has none,
+    a second session runs a copy that gives them out.
 
     Args:
         original, patched: path, `onnx.ModelProto` or `onnx_ir.Model`.
         data: clean rows; with labels there is an accuracy, without them agreement alone.
         triggered: attacked rows with `target`; with `clean_row` into `data` there is an ASR*.
         flips: rows with `group`, for UF.
-        group: protected attribute of the rows of `data` for group metrics: values (N,), an input's name, or "INPUT:INDEX".
+        group: protected attribute of the rows of `data` for group metrics: values (N,), an input's name, or
+        "INPUT:INDEX".
         positive: class that is the favourable outcome there.
         also: further graphs by name, held against the same original.
         output_name: output with the class scores; None: the first float output of rank 2 with more than one column.
@@ -161,7 +162,9 @@ def _scores(graph: Graph, data: DataSet, name: str | None, classes: bool | None)
 def _floor(
     model: Loaded, graph: Graph, data: DataSet, batch: int, threads: int | None, providers: Sequence[str] | None
 ) -> dict[str, NDArray[np.float64]]:
-    """The original against itself without graph optimisations, over the first batch; nothing where onnxruntime cannot run it so."""
+    """The original against itself without graph optimisations, over the first batch; nothing where onnxruntime cannot
+    run it so.
+    """
     try:
         plain = Runner(model.proto, model.folder, threads, providers=providers, optimize=False)
         rows = np.arange(min(graph.runner.fixed_batch or batch, len(data)))
@@ -191,11 +194,17 @@ def _requests(
 
 def _some(rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """`REQUESTS` rows from all over, again and again where there are fewer."""
-    places = np.linspace(0, len(rows) - 1, REQUESTS).astype(np.int64) if len(rows) >= REQUESTS else np.arange(REQUESTS) % len(rows)
+    places = (
+        np.linspace(0, len(rows) - 1, REQUESTS).astype(np.int64)
+        if len(rows) >= REQUESTS
+        else np.arange(REQUESTS) % len(rows)
+    )
     return np.asarray(rows[places])
 
 
-def _plan(original: Loaded, patched: Loaded, sites: Sequence[Site], hotfix: Hotfix | PathLike | None) -> PatchPlan | None:
+def _plan(
+    original: Loaded, patched: Loaded, sites: Sequence[Site], hotfix: Hotfix | PathLike | None
+) -> PatchPlan | None:
     """What was patched in, by the digest in the stamp; None where it cannot be found."""
     if isinstance(hotfix, (str, os.PathLike)):
         hotfix = Hotfix.load(hotfix)
@@ -207,12 +216,16 @@ def _plan(original: Loaded, patched: Loaded, sites: Sequence[Site], hotfix: Hotf
         if hotfix is None:
             return None
     elif stamped and hotfix.digest != stamped:
-        raise BAD_OPTION(f"the patched model was not made with this hotfix: stamp {stamped[:16]}, hotfix {hotfix.digest[:16]}")
+        raise BAD_OPTION(
+            f"the patched model was not made with this hotfix: stamp {stamped[:16]}, hotfix {hotfix.digest[:16]}"
+        )
     plan = hotfix.plan(sites, None, force=True)
     made = set(stamp(patched.proto).get("sites", "").split())
     passes = stamp(patched.proto).get("passes", plan.passes)
     return PatchPlan(
-        {name: site for name, site in plan.sites.items() if name in made}, plan.threshold, passes="two" if passes == "two" else "one"
+        {name: site for name, site in plan.sites.items() if name in made},
+        plan.threshold,
+        passes="two" if passes == "two" else "one",
     )
 
 
@@ -233,7 +246,9 @@ def _encoder(folder: PathLike) -> TextEncoder:
 
 
 def _words(encoder: TextEncoder, inputs: Arrays, shown: Exemplar) -> tuple[str, ...]:
-    """Of the input that holds a token for each column: the first with whole numbers beyond the 0 and 1 of masks and types."""
+    """Of the input that holds a token for each column: the first with whole numbers beyond the 0 and 1 of masks and
+    types.
+    """
     columns = {view.flagged.size for view in shown.sites}
     for array in inputs.values():
         if array.ndim == 1 and array.dtype.kind in "iu" and array.size in columns and array.max() > 1:
@@ -241,7 +256,9 @@ def _words(encoder: TextEncoder, inputs: Arrays, shown: Exemplar) -> tuple[str, 
     return ()
 
 
-def _setup(loaded: Mapping[str, Loaded], graphs: Sequence[Graph], scores: str | None, batch: int, threads: int | None) -> dict[str, Any]:
+def _setup(
+    loaded: Mapping[str, Loaded], graphs: Sequence[Graph], scores: str | None, batch: int, threads: int | None
+) -> dict[str, Any]:
     runner = graphs[0].runner
     return {
         "models": {graph.name: _model_facts(loaded[graph.name], graph) for graph in graphs},
@@ -251,7 +268,8 @@ def _setup(loaded: Mapping[str, Loaded], graphs: Sequence[Graph], scores: str | 
         "cores": os.cpu_count(),
         "batch": runner.fixed_batch or batch,
         "optimisation": "all graph optimisations (ORT_ENABLE_ALL)",
-        "versions": {name: version(name) for name in ("atpatch-onnx", "onnx", "numpy")} | {"onnxruntime": _runtime_version()},
+        "versions": {name: version(name) for name in ("atpatch-onnx", "onnx", "numpy")}
+        | {"onnxruntime": _runtime_version()},
     }
 
 

@@ -44,8 +44,8 @@ class Comparison:
         setup: models, data and session in words and numbers, JSON-able.
         truths: set ("clean", "triggered", "flips") → what is known of its rows.
         outputs: graph → set → what it gave.
-        floor: output → (rows, 3) as in `Outputs.differences`: the original against itself without graph optimisations, first rows of the
-            clean set. Differences of this size say nothing about a patch.
+        floor: output → (rows, 3) as in `Outputs.differences`: the original against itself without graph optimisations,
+            first rows of the clean set. Differences of this size say nothing about a patch.
         requests: "clean" and "flagged" → graph → seconds of single requests, graphs taking turns.
         positive: class that counts as the favourable outcome for group metrics.
         exemplar: the most telling row, None where there was no map to show.
@@ -89,11 +89,15 @@ class Comparison:
             found[name] |= {key: value for key, value in told.items() if isinstance(value, (int, float))}
             if CLEAN in told["identical"]:
                 found[name]["identical_share"] = told["identical"][CLEAN]["value"]
-            found[name]["max_difference"] = max((output["max"] for output in told["numeric"][CLEAN].values()), default=None)
+            found[name]["max_difference"] = max(
+                (output["max"] for output in told["numeric"][CLEAN].values()), default=None
+            )
             for kind, key in (("clean", "latency_ratio"), ("flagged", "flagged_latency_ratio")):
                 if kind in self.requests:
                     found[name][key] = latency_json(self.requests[kind], ORIGINAL, name)["ratio"]["median"]
-        return {name: {key: float(value) for key, value in own.items() if value is not None} for name, own in found.items()}
+        return {
+            name: {key: float(value) for key, value in own.items() if value is not None} for name, own in found.items()
+        }
 
     def to_json(self) -> dict[str, Any]:
         """Plain figures under the graphs' names; counts and intervals under "details"."""
@@ -106,7 +110,8 @@ class Comparison:
             "latency": self._latency(PATCHED),
             "floor": {name: _triple(rows) for name, rows in self.floor.items()},
             "also": {
-                name: {**self.figures[name].values, "paired": paired_json(self, name), "latency": self._latency(name)} for name in further
+                name: {**self.figures[name].values, "paired": paired_json(self, name), "latency": self._latency(name)}
+                for name in further
             },
             "details": {name: _details(self.figures[name]) for name in self.graphs},
             "sets": {name: {"rows": truth.count, "digest": truth.digest} for name, truth in self.truths.items()},
@@ -153,7 +158,11 @@ def paired_json(comparison: Comparison, name: str) -> dict[str, Any]:
     changes = comparison.changes[name]
     told: dict[str, Any] = {}
     if changes.changed is not None:
-        told |= {"changed": changes.changed.hits, "changed_share": changes.changed.value, "agreement": 1 - changes.changed.value}
+        told |= {
+            "changed": changes.changed.hits,
+            "changed_share": changes.changed.value,
+            "agreement": 1 - changes.changed.value,
+        }
     if changes.accuracy is not None:
         pair = changes.accuracy
         low, high = pair.interval
@@ -166,7 +175,9 @@ def paired_json(comparison: Comparison, name: str) -> dict[str, Any]:
     told["numeric"] = {key: dict(value) for key, value in changes.numeric.items()}
     # On triggered rows a changed prediction is what is wanted: counted above, not told.
     kept = {key: rows for key, rows in changes.rows.items() if key != TRIGGERED}
-    told["rows"] = {key: [changed_row(comparison, name, key, int(row)) for row in rows[:MOST_ROWS]] for key, rows in kept.items()}
+    told["rows"] = {
+        key: [changed_row(comparison, name, key, int(row)) for row in rows[:MOST_ROWS]] for key, rows in kept.items()
+    }
     told["rows_left_out"] = {key: max(len(rows) - MOST_ROWS, 0) for key, rows in kept.items()}
     return told
 
@@ -182,7 +193,9 @@ def changed_row(comparison: Comparison, name: str, set_name: str, row: int) -> d
         ORIGINAL: int(before.predictions[row]),
         PATCHED: int(after.predictions[row]),
         "flagged": None if after.flagged is None else bool(after.flagged[row]),
-        "columns": {site: np.flatnonzero(flagged[row]).tolist() for site, flagged in after.columns.items() if flagged[row].any()},
+        "columns": {
+            site: np.flatnonzero(flagged[row]).tolist() for site, flagged in after.columns.items() if flagged[row].any()
+        },
         "scores": {ORIGINAL: before.scores[row].tolist(), PATCHED: after.scores[row].tolist()},
     }
 
@@ -204,7 +217,10 @@ def _details(figures: Figures) -> dict[str, Any]:
             for name, facts in figures.classes.items()
         },
         "sites": {
-            site: {set_name: {**share.to_json(), "columns": figures.columns[site][set_name]} for set_name, share in sets.items()}
+            site: {
+                set_name: {**share.to_json(), "columns": figures.columns[site][set_name]}
+                for set_name, share in sets.items()
+            }
             for site, sets in figures.sites.items()
         },
     }
@@ -261,7 +277,16 @@ def _unflat(header: Mapping[str, Any], arrays: Arrays) -> Comparison:
         for set_name, facts in tree["truth"].items()
     }
     outputs = {
-        graph: {set_name: replace(Outputs(None), **parts) for set_name, parts in runs.items()} for graph, runs in tree["outputs"].items()
+        graph: {set_name: replace(Outputs(None), **parts) for set_name, parts in runs.items()}
+        for graph, runs in tree["outputs"].items()
     }
     exemplar = Exemplar.from_arrays(tree["exemplar"]) if "exemplar" in tree else None
-    return Comparison(header["setup"], truths, outputs, tree.get("floor", {}), tree.get("requests", {}), int(header["positive"]), exemplar)
+    return Comparison(
+        header["setup"],
+        truths,
+        outputs,
+        tree.get("floor", {}),
+        tree.get("requests", {}),
+        int(header["positive"]),
+        exemplar,
+    )

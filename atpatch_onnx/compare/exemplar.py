@@ -1,4 +1,6 @@
-"""The most telling row of a comparison, followed through both models beside its twin: scores and attention, site by site."""
+"""The most telling row of a comparison, followed through both models beside its twin: scores and attention, site by
+site.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +70,8 @@ class Exemplar:
         sites: views, in graph order.
         inputs, twin: what was fed, without the sample axis.
         words, twin_words: of a text model, what the columns hold; () where that is not known.
-        redistributed: `after` is the attention that the patch amounts to; else the map before redistribution, flagged columns included.
+        redistributed: `after` is the attention that the patch amounts to; else the map before redistribution, flagged
+            columns included.
     """
 
     chosen: Chosen
@@ -86,12 +89,16 @@ class Exemplar:
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Flat, for saving; paths are parted by tabs."""
         chosen = self.chosen
-        where = np.array([chosen.set, str(chosen.row), chosen.twin_set or "", "" if chosen.twin is None else str(chosen.twin)])
+        where = np.array(
+            [chosen.set, str(chosen.row), chosen.twin_set or "", "" if chosen.twin is None else str(chosen.twin)]
+        )
         found: dict[str, Any] = {"chosen": where, "label": self.label, "redistributed": self.redistributed}
         found |= {name: getattr(self, name) for name in ("before", "after", "clean")}
         found |= {name: np.array(words) for name in ("words", "twin_words") if (words := getattr(self, name))}
         for view in self.sites:
-            found |= {f"sites\t{view.site}\t{name}": getattr(view, name) for name in ("before", "after", "flagged", "clean")}
+            found |= {
+                f"sites\t{view.site}\t{name}": getattr(view, name) for name in ("before", "after", "flagged", "clean")
+            }
         for kind, inputs in (("inputs", self.inputs), ("twin", self.twin)):
             found |= {f"{kind}\t{name}": array for name, array in inputs.items()}
         return {name: np.asarray(value) for name, value in found.items() if value is not None}
@@ -106,10 +113,24 @@ class Exemplar:
         before, after, clean = (tree.get(name) for name in ("before", "after", "clean"))
         words, twin_words = (tuple(map(str, tree.get(name, ()))) for name in ("words", "twin_words"))
         redistributed = bool(tree["redistributed"])
-        return cls(chosen, label, before, after, clean, views, tree["inputs"], tree.get("twin", {}), words, twin_words, redistributed)
+        return cls(
+            chosen,
+            label,
+            before,
+            after,
+            clean,
+            views,
+            tree["inputs"],
+            tree.get("twin", {}),
+            words,
+            twin_words,
+            redistributed,
+        )
 
 
-def choose(truths: Mapping[str, Truth], original: Mapping[str, Outputs], patched: Mapping[str, Outputs]) -> Chosen | None:
+def choose(
+    truths: Mapping[str, Truth], original: Mapping[str, Outputs], patched: Mapping[str, Outputs]
+) -> Chosen | None:
     """The row that shows best what the patch does; sets are asked in the order triggered, flips, clean.
 
     1. Triggered: fooled before and not after; the one moved furthest from the target.
@@ -132,7 +153,11 @@ def choose(truths: Mapping[str, Truth], original: Mapping[str, Outputs], patched
         row = _furthest(candidates, fall)
         twin = None if truth.clean_row is None else int(truth.clean_row[row])
         return Chosen("triggered", row, None if twin is None else "clean", twin)
-    if "flips" in patched and original["flips"].scores is not None and (found := _choose_flip(truths["flips"], original, patched)):
+    if (
+        "flips" in patched
+        and original["flips"].scores is not None
+        and (found := _choose_flip(truths["flips"], original, patched))
+    ):
         return found
     moved = sum((rows[:, 0] for rows in patched["clean"].differences.values()), np.zeros(truths["clean"].count))
     changed = np.zeros(len(moved), bool)
@@ -204,7 +229,9 @@ def follow(
         None if chosen.twin_set is None or chosen.twin is None else _scores(before[chosen.twin_set], chosen.twin),
         views,
         {name: array[chosen.row] for name, array in here.inputs.items()},
-        {} if chosen.twin_set is None else {name: array[chosen.twin] for name, array in data[chosen.twin_set].inputs.items()},
+        {}
+        if chosen.twin_set is None
+        else {name: array[chosen.twin] for name, array in data[chosen.twin_set].inputs.items()},
         redistributed=known,
     )
 
@@ -229,7 +256,10 @@ def _view(name: str, before: SiteMap, after: SiteMap, clean: SiteMap | None, pla
 
 
 def _kept(a: Floats) -> Floats:
-    """(H, Q, K) → (2, K). Where the first query sees itself alone (a causal map) the last one that sees anything is telling."""
+    """(H, Q, K) → (2, K).
+
+    Where the first query sees itself alone (a causal map) the last one that sees anything is telling.
+    """
     mean = a.mean(0)
     if mean.shape[0] == mean.shape[1]:  # padded tokens ask, too, and are not to be counted
         mean = mean[mean.any(0) | ~mean.any()]

@@ -27,8 +27,8 @@ def fairness(predictions: Ints, labels: Ints | None, protected: NDArray[Any], po
         protected: (N,), groups by value.
         positive: the class that is the favourable outcome.
 
-    Returns: `spd`, of the rates at which the groups get the positive class; `equal_opportunity`, of their true positive rates;
-        `average_odds`, the mean of that and of the difference of their false positive rates.
+    Returns: `spd`, of the rates at which the groups get the positive class; `equal_opportunity`, of their true positive
+        rates; `average_odds`, the mean of that and of the difference of their false positive rates.
 
     Raises:
         AtpatchError: ATP051 without fairlearn.
@@ -44,6 +44,8 @@ def fairness(predictions: Ints, labels: Ints | None, protected: NDArray[Any], po
     truth = (labels == positive).astype(np.int64)
     return {
         "spd": float(metrics.demographic_parity_difference(truth, chosen, sensitive_features=protected)),
-        "average_odds": float(metrics.equalized_odds_difference(truth, chosen, sensitive_features=protected, agg="mean")),
+        "average_odds": float(
+            metrics.equalized_odds_difference(truth, chosen, sensitive_features=protected, agg="mean")
+        ),
         "equal_opportunity": float(metrics.equal_opportunity_difference(truth, chosen, sensitive_features=protected)),
     }

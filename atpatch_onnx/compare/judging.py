@@ -49,7 +49,8 @@ class Figures:
     Attributes:
         shares: counted figures.
         fairness: group metrics, without intervals.
-        classes: class → rows "predicted" as it on the clean set; with labels, its "rows" and the share of them that is "right".
+        classes: class → rows "predicted" as it on the clean set; with labels, its "rows" and the share of them that is
+        "right".
         sites: site → set → share of rows flagged there.
         columns: site → set → (column, rows) by frequency, only columns that were flagged at all.
     """
@@ -77,7 +78,8 @@ class Change:
         attack: not fooled before and after, on rows as for ASR*, None without a triggered set.
         unfair: fair before and after, groups of the flip set.
         rows: set → rows (positions) with another prediction.
-        identical: set → rows without a flag whose outputs are the original's bit by bit; of all rows where flags are unknown.
+        identical: set → rows without a flag whose outputs are the original's bit by bit; of all rows where flags are
+        unknown.
         numeric: set → output → max, mean, least and mean cosine.
     """
 
@@ -94,12 +96,18 @@ def check_sets(truths: Truths) -> None:
     """Raises AtpatchError: ATP056 where the sets lack what they are for, or do not belong together."""
     if (triggered := truths.get(TRIGGERED)) is not None:
         if triggered.target is None:
-            raise DATA_MALFORMED("the triggered set has no target", "add the scalar 'target', the class the attack aims at")
+            raise DATA_MALFORMED(
+                "the triggered set has no target", "add the scalar 'target', the class the attack aims at"
+            )
         rows = triggered.clean_row
         if rows is not None and len(rows) and not 0 <= rows.min() <= rows.max() < truths[CLEAN].count:
-            raise DATA_MALFORMED(f"clean_row of the triggered set points outside the {truths[CLEAN].count} rows of the clean set")
+            raise DATA_MALFORMED(
+                f"clean_row of the triggered set points outside the {truths[CLEAN].count} rows of the clean set"
+            )
     if (flips := truths.get(FLIPS)) is not None and flips.group is None:
-        raise DATA_MALFORMED("the flip set has no group", "add 'group' (N,): rows of one group differ in the protected attribute alone")
+        raise DATA_MALFORMED(
+            "the flip set has no group", "add 'group' (N,): rows of one group differ in the protected attribute alone"
+        )
 
 
 def judge(truths: Truths, runs: Runs, original: Runs, positive: int = 1) -> Figures:
@@ -193,7 +201,10 @@ def _classes(predictions: Ints, labels: Ints | None) -> dict[int, dict[str, Any]
         table[name] = {"predicted": int((predictions == name).sum())}
         if labels is not None:
             mine = labels == name
-            table[name] |= {"rows": int(mine.sum()), "right": Share(int((predictions[mine] == name).sum()), int(mine.sum()))}
+            table[name] |= {
+                "rows": int(mine.sum()),
+                "right": Share(int((predictions[mine] == name).sum()), int(mine.sum())),
+            }
     return table
 
 

@@ -1,4 +1,5 @@
-"""Figures of merit from predictions and flags, each a share with its 95 % Wilson interval; and what is to be said of two paired ones.
+"""Figures of merit from predictions and flags, each a share with its 95 % Wilson interval; and what is to be said of
+two paired ones.
 
 Everything takes arrays with the sample axis first; only intervals and tests need scipy (extra `report`).
 """
@@ -35,7 +36,8 @@ class Share:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Wilson score interval at `CONFIDENCE`: it stays inside [0, 1] and is right at 0 of n, where the normal one collapses.
+        """Wilson score interval at `CONFIDENCE`: it stays inside [0, 1] and is right at 0 of n, where the normal one
+        collapses.
 
         Raises:
             AtpatchError: ATP051 without scipy.
@@ -47,7 +49,13 @@ class Share:
 
     def to_json(self) -> dict[str, Any]:
         low, high = self.interval
-        return {"hits": self.hits, "count": self.count, "value": self.value if self.count else None, "low": low, "high": high}
+        return {
+            "hits": self.hits,
+            "count": self.count,
+            "value": self.value if self.count else None,
+            "low": low,
+            "high": high,
+        }
 
 
 @dataclass(frozen=True)
@@ -72,7 +80,9 @@ class Paired:
 
     @property
     def p(self) -> float:
-        """Exact two-sided McNemar test: how likely so uneven a split of the samples that changed would be if either way were as likely."""
+        """Exact two-sided McNemar test: how likely so uneven a split of the samples that changed would be if either way
+        were as likely.
+        """
         moved = self.lost + self.gained
         return float(_binomtest()(self.lost, moved).pvalue) if moved else 1.0
 
@@ -83,7 +93,8 @@ class Paired:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Of `drop` at `CONFIDENCE`, by squaring and adding Wilson intervals (Newcombe 1998, paired differences, method 10).
+        """Of `drop` at `CONFIDENCE`, by squaring and adding Wilson intervals (Newcombe 1998, paired differences, method
+        10).
 
         Unlike a bootstrap it does not shrink to nothing where no sample changed.
         """
@@ -112,12 +123,16 @@ def accuracy(predictions: Labels, labels: Labels) -> Share:
 
 
 def asr(predictions: Labels, target: int) -> Share:
-    """Attack success rate: share of predictions (N,) on triggered samples that are the target. Leave samples of that class out."""
+    """Attack success rate: share of predictions (N,) on triggered samples that are the target.
+
+    Leave samples of that class out.
+    """
     return _share(np.asarray(predictions) == target)
 
 
 def asr_star(predictions: Labels, twins: Labels, target: int) -> Share:
-    """ASR*: the attack success rate over samples whose clean twin the model does not put into the target class by itself.
+    """ASR*: the attack success rate over samples whose clean twin the model does not put into the target class by
+    itself.
 
     Args:
         predictions: (N,) on triggered samples.

@@ -29,7 +29,8 @@ class Outputs:
         scores: class scores (N, C) as the graph gives them; None for a model without classes.
         flags: (N, S), None where it cannot be told what was flagged.
         columns: site id → flagged columns (N, K), in the order of `flags`.
-        differences: output → (N, 3) against the original on the same rows: greatest and mean absolute difference, cosine.
+        differences: output → (N, 3) against the original on the same rows: greatest and mean absolute difference,
+        cosine.
         seconds: one figure a batch, graphs taking turns.
     """
 
@@ -80,7 +81,8 @@ def protected_values(data: DataSet, group: str | Sequence[Any] | NDArray[Any]) -
     """(N,) values of a protected attribute.
 
     Args:
-        group: the values themselves, or the name of an input (N,), or "INPUT:INDEX" for a place in the rows of an input (N, D).
+        group: the values themselves, or the name of an input (N,), or "INPUT:INDEX" for a place in the rows of an input
+            (N, D).
 
     Raises:
         AtpatchError: ATP060 where there is no such input or place, or the values are too many to be groups.
@@ -88,16 +90,22 @@ def protected_values(data: DataSet, group: str | Sequence[Any] | NDArray[Any]) -
     if isinstance(group, str):
         name, _, index = group.rpartition(":") if group not in data.inputs else (group, "", "")
         if name not in data.inputs or (index and not index.isdecimal()):
-            raise BAD_OPTION(f"{group!r} names no protected attribute", f"give INPUT:INDEX with one of {', '.join(data.inputs)}")
+            raise BAD_OPTION(
+                f"{group!r} names no protected attribute", f"give INPUT:INDEX with one of {', '.join(data.inputs)}"
+            )
         array = data.inputs[name].reshape(len(data), -1)
         place = int(index or 0)
         if place >= array.shape[1] or (not index and array.shape[1] > 1):
-            raise BAD_OPTION(f"{group!r}: rows of {name!r} have {array.shape[1]} places", f"give {name}:INDEX, counted from 0")
+            raise BAD_OPTION(
+                f"{group!r}: rows of {name!r} have {array.shape[1]} places", f"give {name}:INDEX, counted from 0"
+            )
         values = array[:, place]
     else:
         values = np.asarray(group)
         if values.shape != (len(data),):
             raise BAD_OPTION(f"the protected attribute has shape {values.shape}, the data set {len(data)} rows")
     if not 2 <= (found := len(np.unique(values))) <= MOST_GROUPS:
-        raise BAD_OPTION(f"the protected attribute has {found} different values", f"give one with 2 to {MOST_GROUPS}: bin it first")
+        raise BAD_OPTION(
+            f"the protected attribute has {found} different values", f"give one with 2 to {MOST_GROUPS}: bin it first"
+        )
     return values

@@ -1,6 +1,7 @@
 """Pictures for pages, each one <svg> that takes its colours from the page (extra `report`).
 
-Shapes are drawn in stand-in colours, which then become CSS variables: one picture serves light and dark pages. Pixels are embedded as PNG.
+Shapes are drawn in stand-in colours, which then become CSS variables: one picture serves light and dark pages. Pixels
+are embedded as PNG.
 """
 
 from __future__ import annotations
@@ -62,7 +63,9 @@ def heat(image: Floats, attention: Floats, flagged: Marks, title: str) -> str:
 
 
 def strip(attention: Floats, flagged: Marks, title: str) -> str:
-    """Attention of all sites (sites, K), in multiples of uniform: one row a site, one cell a column; flagged cells framed."""
+    """Attention of all sites (sites, K), in multiples of uniform: one row a site, one cell a column; flagged cells
+    framed.
+    """
     rows, columns = attention.shape
     glow = np.clip(attention / FULL, 0, 1)[..., None]
     cell = max(10.0, min(40.0, 640 / columns))
@@ -71,9 +74,17 @@ def strip(attention: Floats, flagged: Marks, title: str) -> str:
 
 
 def profile(
-    clean: Floats | None, before: Floats, after: Floats, flagged: Marks, title: str, labels: Sequence[str], full_width: bool = False
+    clean: Floats | None,
+    before: Floats,
+    after: Floats,
+    flagged: Marks,
+    title: str,
+    labels: Sequence[str],
+    full_width: bool = False,
 ) -> str:
-    """Column means of one site, (K,) in multiples of uniform: bars before and after, ticks for the twin, flagged columns shaded."""
+    """Column means of one site, (K,) in multiples of uniform: bars before and after, ticks for the twin, flagged
+    columns shaded.
+    """
     long = any(len(label) > 3 for label in labels) and len(labels) <= MOST_BARS
     figure, axes = _figure(10.6 if full_width else 5.2, 2.5 if long else 1.9, bottom=0.34 if long else 0.13)
     place = np.arange(len(before))
@@ -90,12 +101,25 @@ def profile(
     axes.axhline(1, color=MUTED, lw=0.8, ls=(0, (3, 3)))
     top = max(float(np.max([before, after] if clean is None else [clean, before, after])) * 1.22, 2.0)
     for column in np.flatnonzero(flagged)[:1]:
-        axes.text(column, top * 0.97, "flagged", ha="right" if column > len(place) / 2 else "left", va="top", color=FLAG, fontsize=9)
+        axes.text(
+            column,
+            top * 0.97,
+            "flagged",
+            ha="right" if column > len(place) / 2 else "left",
+            va="top",
+            color=FLAG,
+            fontsize=9,
+        )
     axes.set(xlim=(-0.7, len(place) - 0.3), ylim=(0, top))
     if len(place) <= MOST_BARS:
         axes.set_xticks(place)
         axes.set_xticklabels(
-            labels, fontsize=8, color=MUTED, rotation=60 if long else 0, ha="right" if long else "center", rotation_mode="anchor"
+            labels,
+            fontsize=8,
+            color=MUTED,
+            rotation=60 if long else 0,
+            ha="right" if long else "center",
+            rotation_mode="anchor",
         )
     _plain(axes, "{:g}×", integer=True)
     return _svg(figure, title)
@@ -127,7 +151,9 @@ def histogram(values: Mapping[str, Floats], title: str, line: float | None = 0.0
 def cumulative(before: Floats, after: Floats, title: str) -> str:
     """Share of requests answered within a time: steps for both, in milliseconds; a long tail is cut off."""
     figure, axes = _figure(5.2, 2.0)
-    end = min(float(np.quantile(np.concatenate([before, after]), 0.98)), 2.5 * float(max(np.median(before), np.median(after))))
+    end = min(
+        float(np.quantile(np.concatenate([before, after]), 0.98)), 2.5 * float(max(np.median(before), np.median(after)))
+    )
     for series, colour in ((before, BEFORE), (after, AFTER)):
         order = np.sort(series)  # the curve leaves the picture at the share that is faster than its end
         axes.step(order, np.arange(1, len(order) + 1) / len(order) * 100, where="post", color=colour, lw=1.8)
@@ -150,7 +176,9 @@ def _plain(axes: Any, form: str, *, integer: bool) -> None:
     axes.spines["bottom"].set_color(MUTED)
 
 
-def _pixels(colours: Floats, title: str, marked: Marks | None, frame: str, size: tuple[float, float] | None = None) -> str:
+def _pixels(
+    colours: Floats, title: str, marked: Marks | None, frame: str, size: tuple[float, float] | None = None
+) -> str:
     """Colours (h, w, 3) as they are, one square each; `marked` (rows, columns) frames parts of equal size."""
     height, width, _ = colours.shape
     wide, high = size or (100.0, 100.0 * height / width)
@@ -164,9 +192,9 @@ def _pixels(colours: Floats, title: str, marked: Marks | None, frame: str, size:
             for row, column in np.argwhere(marked)
         )
     return (
-        f'<svg role="img" aria-label="{escape(title)}" viewBox="0 0 {wide:g} {high:g}" xmlns="http://www.w3.org/2000/svg">'
-        f'<image href="data:image/png;base64,{_png(colours)}" width="{wide:g}" height="{high:g}" preserveAspectRatio="none" '
-        f'style="image-rendering: pixelated"/>{frames}</svg>'
+        f'<svg role="img" aria-label="{escape(title)}" viewBox="0 0 {wide:g} {high:g}"'
+        f' xmlns="http://www.w3.org/2000/svg"><image href="data:image/png;base64,{_png(colours)}" width="{wide:g}"'
+        f' height="{high:g}" preserveAspectRatio="none" style="image-rendering: pixelated"/>{frames}</svg>'
     )
 
 
@@ -206,12 +234,17 @@ def _ticker() -> Any:
 
 
 def _svg(figure: Any, title: str) -> str:
-    """The figure as one <svg>, without prologue, metadata or anything that points outside; ids are made from the title."""
+    """The figure as one <svg>, without prologue, metadata or anything that points outside;
+    ids are made from the title.
+    """
     import matplotlib as mpl
 
     drawn = io.StringIO()
-    # A salt of its own for each picture: ids must not meet those of another picture on the page, nor change from run to run.
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": title, "font.family": "sans-serif", "text.parse_math": False}):
+    # A salt of its own for each picture: ids must not meet those of another picture on the page, nor change from run to
+    # run.
+    with mpl.rc_context(
+        {"svg.fonttype": "none", "svg.hashsalt": title, "font.family": "sans-serif", "text.parse_math": False}
+    ):
         figure.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = drawn.getvalue()
     text = text[text.index("<svg") :]
@@ -220,7 +253,9 @@ def _svg(figure: Any, title: str) -> str:
     text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)
     text = re.sub(r'\bwidth="[^"]*pt" height="[^"]*pt"|height="[^"]*pt" width="[^"]*pt"', "", text, count=1)
     text = re.sub(r' xmlns:xlink="[^"]*"| version="1.1"', "", text).replace("xlink:href", "href")
-    text = re.sub(r'id="(figure|axes|patch|text|xtick|ytick|line2d|matplotlib\.axis|PolyCollection|QuadMesh)_\d+"', "", text)
+    text = re.sub(
+        r'id="(figure|axes|patch|text|xtick|ytick|line2d|matplotlib\.axis|PolyCollection|QuadMesh)_\d+"', "", text
+    )
     for colour, variable in STAND_INS.items():
         text = text.replace(colour, variable)
     text = re.sub(r"font-family: [^;]*; ", "", text)

@@ -103,24 +103,39 @@ def _tiles(comparison: Comparison) -> list[Tile]:
         tiles.append(Tile(name, _percent(before[key]), _percent(after[key]), f"of {after[key].count:,} triggered rows"))
     if "uf" in after:
         tiles.append(
-            Tile("Unfair rows (UF)", _percent(before["uf"]), _percent(after["uf"]), f"of {after['uf'].count:,} rows, attribute flipped")
+            Tile(
+                "Unfair rows (UF)",
+                _percent(before["uf"]),
+                _percent(after["uf"]),
+                f"of {after['uf'].count:,} rows, attribute flipped",
+            )
         )
     if change.accuracy is not None:
         low, high = change.accuracy.interval
         small = f"lost: {change.accuracy.drop * 100:.2f} points ({low * 100:+.2f} to {high * 100:+.2f})"
         tiles.append(Tile("Accuracy", _percent(before["accuracy"]), _percent(after["accuracy"]), small))
     elif change.changed is not None:
-        tiles.append(Tile("Predictions changed", None, f"{change.changed.hits:,}", f"of {change.changed.count:,} clean rows"))
+        tiles.append(
+            Tile("Predictions changed", None, f"{change.changed.hits:,}", f"of {change.changed.count:,} clean rows")
+        )
     elif change.numeric[CLEAN]:
         greatest = max(output["max"] for output in change.numeric[CLEAN].values())
         floor = max((float(rows[:, 0].max()) for rows in comparison.floor.values()), default=float("nan"))
         tiles.append(Tile("Greatest change of an output", None, f"{greatest:.2g}", f"rounding alone makes {floor:.2g}"))
     if "clean_flagged" in after:
         tiles.append(
-            Tile("Clean rows flagged", None, f"{after['clean_flagged'].hits:,}", f"of {after['clean_flagged'].count:,} clean rows")
+            Tile(
+                "Clean rows flagged",
+                None,
+                f"{after['clean_flagged'].hits:,}",
+                f"of {after['clean_flagged'].count:,} clean rows",
+            )
         )
     if "clean" in comparison.requests:
-        ratios = {kind: latency_json(seconds, ORIGINAL, PATCHED)["ratio"]["median"] for kind, seconds in comparison.requests.items()}
+        ratios = {
+            kind: latency_json(seconds, ORIGINAL, PATCHED)["ratio"]["median"]
+            for kind, seconds in comparison.requests.items()
+        }
         small = f"{ratios['flagged']:.2f}× when flagged" if "flagged" in ratios else "nothing was flagged"
         tiles.append(Tile("Time for a clean request", None, f"{ratios['clean']:.2f}×", small))
     return tiles[:4]
@@ -157,20 +172,31 @@ def _shifts(comparison: Comparison) -> list[Chart]:
     if TRIGGERED in truths:
         target = truths[TRIGGERED].target
         assert target is not None
-        values = {key: _margin(runs[TRIGGERED], np.full(truths[TRIGGERED].count, target)) for key, runs in _both(before, after)}
+        values = {
+            key: _margin(runs[TRIGGERED], np.full(truths[TRIGGERED].count, target))
+            for key, runs in _both(before, after)
+        }
         note = f"Score of the target, class {target}, above the best other one; right of the line the attack succeeds."
-        charts.append(Chart("Triggered rows", note, pictures.histogram(values, "Margin of the target on triggered rows")))
+        charts.append(
+            Chart("Triggered rows", note, pictures.histogram(values, "Margin of the target on triggered rows"))
+        )
     if FLIPS in truths:
         group = truths[FLIPS].group
         assert group is not None
         values = {key: _spread_in_groups(runs[FLIPS], group) for key, runs in _both(before, after)}
-        note = "Greatest difference of the first score margin within a group, whose rows differ in the protected attribute alone."
+        note = (
+            "Greatest difference of the first score margin within a group, whose rows differ in the protected attribute"
+            " alone."
+        )
         charts.append(Chart("Flip set", note, pictures.histogram(values, "Spread of scores within groups")))
     labels = truths[CLEAN].labels
     classes = before[CLEAN].predictions if labels is None else labels
     values = {key: _margin(runs[CLEAN], classes) for key, runs in _both(before, after)}
     what = "the class that the original predicts" if labels is None else "the right class"
-    note = f"Score of {what} above the best other one; left of the line the prediction is {'another' if labels is None else 'wrong'}."
+    note = (
+        f"Score of {what} above the best other one; left of the line the prediction is"
+        f" {'another' if labels is None else 'wrong'}."
+    )
     charts.append(Chart("Clean rows", note, pictures.histogram(values, "Margin of the right class on clean rows")))
     return charts
 
@@ -208,5 +234,11 @@ def _times(comparison: Comparison) -> list[Chart]:
             f"{ratio['median']:.3f}, quartiles {ratio['low']:.3f} to {ratio['high']:.3f}, {told['requests']} requests."
         )
         title = "Clean requests" if kind == "clean" else "Flagged requests"
-        charts.append(Chart(title, note, pictures.cumulative(seconds[ORIGINAL] * 1e3, seconds[PATCHED] * 1e3, f"Latency, {kind} requests")))
+        charts.append(
+            Chart(
+                title,
+                note,
+                pictures.cumulative(seconds[ORIGINAL] * 1e3, seconds[PATCHED] * 1e3, f"Latency, {kind} requests"),
+            )
+        )
     return charts

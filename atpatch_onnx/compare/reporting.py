@@ -50,7 +50,11 @@ def markdown(comparison: Comparison) -> str:
 
     parts = [f"# {verdict(comparison)}", session_line(comparison) + "."]
     for table in tables_of(comparison):
-        parts += [f"## {table.title[0].upper()}{table.title[1:]}", *([table.note] if table.note else []), "\n".join(_lines(table))]
+        parts += [
+            f"## {table.title[0].upper()}{table.title[1:]}",
+            *([table.note] if table.note else []),
+            "\n".join(_lines(table)),
+        ]
         parts += [f"*{note}*" for note in table.notes]
     return "\n\n".join(parts) + "\n"
 

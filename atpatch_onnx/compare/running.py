@@ -1,4 +1,6 @@
-"""Several graphs over the same rows, batch by batch in turn: what they gave, how it differs from the original, how long it took."""
+"""Several graphs over the same rows, batch by batch in turn: what they gave, how it differs from the original, how long
+it took.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,8 @@ class Graph:
     Attributes:
         name: "original", "patched", or what the user calls it.
         runner: on the graph as it is.
-        observer: on a graph that gives its flags out; the same as `runner` where that one does, None where nothing can be observed.
+        observer: on a graph that gives its flags out; the same as `runner` where that one does, None where nothing can
+        be observed.
         sites: ids of the observed sites.
         untold: why nothing can be observed; "" where it can.
     """
@@ -112,11 +115,14 @@ def _joined(graph: Graph, kept: Mapping[str, list[NDArray[Any]]]) -> Outputs:
 
 
 def difference(original: Any, other: Any, rows: int) -> NDArray[np.float64] | None:
-    """(rows, 3): greatest and mean absolute difference, cosine; equal values, NaN and infinity among them, do not differ.
+    """(rows, 3): greatest and mean absolute difference, cosine; equal values, NaN and infinity among them, do not
+    differ.
 
     None where there is nothing to subtract: strings, sequences, other shapes, no sample axis.
     """
-    if not all(isinstance(array, np.ndarray) and array.dtype.kind in "biuf" and array.ndim for array in (original, other)):
+    if not all(
+        isinstance(array, np.ndarray) and array.dtype.kind in "biuf" and array.ndim for array in (original, other)
+    ):
         return None
     if original.shape != other.shape or len(original) < rows:
         return None

@@ -150,7 +150,9 @@ def _caption(exemplar: Exemplar) -> str:
     return f"Row {chosen.row} of the {where} set{label}: {why}."
 
 
-def _card(exemplar: Exemplar, images: dict[str, Any], grid: tuple[int, int] | None, version: str, title: str, model: str) -> Card:
+def _card(
+    exemplar: Exemplar, images: dict[str, Any], grid: tuple[int, int] | None, version: str, title: str, model: str
+) -> Card:
     scores = getattr(exemplar, version)
     bars: list[Bar] = []
     said, share, right = None, 0.0, None
@@ -180,10 +182,16 @@ def _words(exemplar: Exemplar, version: str) -> list[Word]:
     """Tokens where they are known, else the values that differ from the twin's."""
     twin = version == "clean"
     words, other = (exemplar.twin_words, exemplar.words) if twin else (exemplar.words, exemplar.twin_words)
-    flagged = np.any([view.flagged for view in exemplar.sites if view.flagged.size == len(words)], axis=0) if words else None
+    flagged = (
+        np.any([view.flagged for view in exemplar.sites if view.flagged.size == len(words)], axis=0) if words else None
+    )
     if words:
         kept = _shown_columns(exemplar)
-        marks = flagged if isinstance(flagged, np.ndarray) and not twin and version == "after" else np.zeros(len(words), bool)
+        marks = (
+            flagged
+            if isinstance(flagged, np.ndarray) and not twin and version == "after"
+            else np.zeros(len(words), bool)
+        )
         fresh = set(other)
         return [
             Word(word.removeprefix("##"), bool(other) and not twin and word not in fresh, bool(marks[place]))
@@ -211,7 +219,14 @@ def _images(exemplar: Exemplar) -> dict[str, NDArray[np.float64]]:
     """ "inputs" and "twin" as (h, w, 3) in [0, 1] on one scale; nothing where the input is no image."""
     found: dict[str, NDArray[np.float64]] = {}
     for kind, inputs in (("inputs", exemplar.inputs), ("twin", exemplar.twin)):
-        image = next((array for array in inputs.values() if array.ndim == 3 and array.dtype.kind in "fu" and 3 in _channels(array)), None)
+        image = next(
+            (
+                array
+                for array in inputs.values()
+                if array.ndim == 3 and array.dtype.kind in "fu" and 3 in _channels(array)
+            ),
+            None,
+        )
         if image is not None:
             axes = _channels(image)
             found[kind] = np.moveaxis(image, 0, -1).astype(float) if axes[0] == 3 else image.astype(float)
@@ -219,7 +234,9 @@ def _images(exemplar: Exemplar) -> dict[str, NDArray[np.float64]]:
         return {}
     low = min(float(image.min()) for image in found.values())
     high = max(float(image.max()) for image in found.values())
-    return {kind: np.repeat((image - low) / ((high - low) or 1), 3 // image.shape[-1], -1) for kind, image in found.items()}
+    return {
+        kind: np.repeat((image - low) / ((high - low) or 1), 3 // image.shape[-1], -1) for kind, image in found.items()
+    }
 
 
 def _channels(array: NDArray[Any]) -> tuple[int, int]:
@@ -229,7 +246,9 @@ def _channels(array: NDArray[Any]) -> tuple[int, int]:
 
 
 def _grid(exemplar: Exemplar, images: dict[str, Any]) -> tuple[int, int] | None:
-    """(tokens before the patches, patches in a row and a column) where all sites look at the patches of a square image."""
+    """(tokens before the patches, patches in a row and a column) where all sites look at the patches of a square
+    image.
+    """
     if not images or not exemplar.sites:
         return None
     columns = {view.flagged.size for view in exemplar.sites}
@@ -254,7 +273,10 @@ def _differing(images: dict[str, Any], grid: tuple[int, int]) -> NDArray[np.bool
 
 def _shown_columns(exemplar: Exemplar) -> int:
     """Columns up to the last that anything attends to: padding is left out."""
-    seen = [np.flatnonzero(view.before[MEAN] + (view.clean[MEAN] if view.clean is not None else 0)) for view in exemplar.sites]
+    seen = [
+        np.flatnonzero(view.before[MEAN] + (view.clean[MEAN] if view.clean is not None else 0))
+        for view in exemplar.sites
+    ]
     return max((int(places[-1]) + 1 for places in seen if len(places)), default=0)
 
 
@@ -263,12 +285,20 @@ def _labels(exemplar: Exemplar, grid: tuple[int, int] | None, count: int) -> lis
         return [*exemplar.words[:count], *("" for _ in range(count - len(exemplar.words)))]
     if grid is not None:
         extra = grid[0]
-        return ["CLS" if place == 0 else f"t{place}" for place in range(extra)] + [str(place) for place in range(1, count - extra + 1)]
+        return ["CLS" if place == 0 else f"t{place}" for place in range(extra)] + [
+            str(place) for place in range(1, count - extra + 1)
+        ]
     return [str(place) for place in range(count)]
 
 
 def _heat_row(
-    exemplar: Exemplar, images: dict[str, Any], grid: tuple[int, int] | None, count: int, version: str, title: str, model: str
+    exemplar: Exemplar,
+    images: dict[str, Any],
+    grid: tuple[int, int] | None,
+    count: int,
+    version: str,
+    title: str,
+    model: str,
 ) -> HeatRow:
     views = [view for view in exemplar.sites if getattr(view, version) is not None]
     drawn: list[tuple[str, bool]] = []
@@ -279,23 +309,39 @@ def _heat_row(
             attention = getattr(view, version)[PROBE] * view.flagged.size
             marks = (view.flagged & (version == "after"))[extra:].reshape(side, side)
             drawn.append(
-                (pictures.heat(image, attention[extra:].reshape(side, side), marks, f"{title}, {model}, {view.site}"), bool(marks.any()))
+                (
+                    pictures.heat(
+                        image, attention[extra:].reshape(side, side), marks, f"{title}, {model}, {view.site}"
+                    ),
+                    bool(marks.any()),
+                )
             )
     else:
         attention = np.stack([_of(getattr(view, version)[PROBE], count) * _seen(view) for view in views])
         marks = np.stack([_of(view.flagged, count) & (version == "after") for view in views])
         drawn.append((pictures.strip(attention, marks, f"{title}, {model}"), bool(marks.any())))
-    apart = [np.abs(getattr(view, version)[PROBE] - view.clean[PROBE]).sum() / 2 for view in views if view.clean is not None]
+    apart = [
+        np.abs(getattr(view, version)[PROBE] - view.clean[PROBE]).sum() / 2 for view in views if view.clean is not None
+    ]
     elsewhere = float(np.mean(apart)) if apart and version != "clean" and _aligned(exemplar) else None
     return HeatRow(title, model, drawn, elsewhere)
 
 
 def _aligned(exemplar: Exemplar) -> bool:
-    """Whether a column means the same in both versions: a word that is inserted moves all behind it, and makes the text longer."""
-    tokens = [(array, exemplar.twin[name]) for name, array in exemplar.inputs.items() if name in exemplar.twin and array.dtype.kind in "iu"]
+    """Whether a column means the same in both versions: a word that is inserted moves all behind it, and makes the text
+    longer.
+    """
+    tokens = [
+        (array, exemplar.twin[name])
+        for name, array in exemplar.inputs.items()
+        if name in exemplar.twin and array.dtype.kind in "iu"
+    ]
     return all(
         one.shape == other.shape
-        and ((moved := (one != other).sum()) <= 1 or (moved <= one.size / 4 and np.count_nonzero(one) == np.count_nonzero(other)))
+        and (
+            (moved := (one != other).sum()) <= 1
+            or (moved <= one.size / 4 and np.count_nonzero(one) == np.count_nonzero(other))
+        )
         for one, other in tokens
     )
 
@@ -315,4 +361,6 @@ def _profile(exemplar: Exemplar, view: SiteView, count: int, labels: Sequence[st
     here = min(count, view.flagged.size)
     clean = view.clean[MEAN][:here] * scale if view.clean is not None and _aligned(exemplar) else None
     before, after = (array[MEAN][:here] * scale for array in (view.before, view.after))
-    return pictures.profile(clean, before, after, view.flagged[:here], f"Column means, {view.site}", labels[:here], wide)
+    return pictures.profile(
+        clean, before, after, view.flagged[:here], f"Column means, {view.site}", labels[:here], wide
+    )

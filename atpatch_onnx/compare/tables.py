@@ -1,4 +1,6 @@
-"""The tables of a comparison as plain text cells, for the terminal and for Markdown; the HTML page lays out the same ones."""
+"""The tables of a comparison as plain text cells, for the terminal and for Markdown; the HTML page lays out the same
+ones.
+"""
 
 from __future__ import annotations
 
@@ -80,13 +82,19 @@ def _figures(comparison: Comparison) -> Table:
     rows = [
         (
             TITLES[name],
-            *(percent(own.shares.get(name)) if name not in own.fairness else percent(own.fairness[name]) for own in figures.values()),
+            *(
+                percent(own.shares.get(name)) if name not in own.fairness else percent(own.fairness[name])
+                for own in figures.values()
+            ),
         )
         for name in known
     ]
     notes = []
     if not comparison.classes:
-        notes.append("no output was taken for class scores, so labels, targets and groups say nothing: values alone (--output-name)")
+        notes.append(
+            "no output was taken for class scores, so labels, targets and groups say nothing: values alone"
+            " (--output-name)"
+        )
     elif comparison.truths[CLEAN].labels is None:
         notes.append("no labels, so no accuracy: agreement alone")
     if comparison.outputs[PATCHED][CLEAN].flags is None:
@@ -116,9 +124,13 @@ def _paired(comparison: Comparison) -> Iterator[Table]:
             continue
         if title == "accuracy":
             cells.append(("accuracy lost, points", *(f"{p.drop * 100:+.2f} ({_points(p.interval)})" for p in known)))
-            cells.append(("right before, wrong now / the other way round", *(f"{p.lost:,} / {p.gained:,}" for p in known)))
+            cells.append(
+                ("right before, wrong now / the other way round", *(f"{p.lost:,} / {p.gained:,}" for p in known))
+            )
         else:
-            cells.append((f"{title} stopped / new", *(f"{p.gained:,} of {p.gained + p.neither:,} / {p.lost:,}" for p in known)))
+            cells.append(
+                (f"{title} stopped / new", *(f"{p.gained:,} of {p.gained + p.neither:,} / {p.lost:,}" for p in known))
+            )
         cells.append((f"{title}: McNemar's exact p", *(f"{p.p:.3g}" for p in known)))
     calm = [one.identical.get(CLEAN) for one in every]
     cells.append(("unflagged clean rows, bit-identical", *(percent(share) for share in calm)))
@@ -140,7 +152,9 @@ def _classes(comparison: Comparison) -> Iterator[Table]:
     for name in found:
         facts = [own.classes.get(name, {}) for own in figures.values()]
         shown = (
-            [percent(one.get("right"), interval=False) for one in facts] if labelled else [str(one.get("predicted", 0)) for one in facts]
+            [percent(one.get("right"), interval=False) for one in facts]
+            if labelled
+            else [str(one.get("predicted", 0)) for one in facts]
         )
         rows.append((str(name), *([str(facts[0].get("rows", 0))] if labelled else []), *shown))
     title = "clean rows right, class by class" if labelled else "clean rows predicted as each class"
@@ -194,7 +208,12 @@ def _sites(comparison: Comparison) -> Iterator[Table]:
             often = max(columns, key=lambda key: sum(count for _, count in columns[key]))
             frequent = _few([f"{column} ({count:,}×)" for column, count in columns[often]]) or "none"
             rows.append((site, *(percent(shares[key], interval=False) for key in sets), f"{often}: {frequent}"))
-        yield Table(f"sites-{name}", f"rows flagged at each site of {name}", ("site", *sets, "columns, most frequent first"), rows)
+        yield Table(
+            f"sites-{name}",
+            f"rows flagged at each site of {name}",
+            ("site", *sets, "columns, most frequent first"),
+            rows,
+        )
 
 
 def _numeric(comparison: Comparison) -> Table:
@@ -202,17 +221,30 @@ def _numeric(comparison: Comparison) -> Table:
     for name, change in comparison.changes.items():
         for set_name, outputs in change.numeric.items():
             for output, one in outputs.items():
-                cells = (f"{one['max']:.3g}", f"{one['mean']:.3g}", f"{one['cosine_mean']:.6f}", f"{one['cosine_min']:.6f}")
+                cells = (
+                    f"{one['max']:.3g}",
+                    f"{one['mean']:.3g}",
+                    f"{one['cosine_mean']:.6f}",
+                    f"{one['cosine_min']:.6f}",
+                )
                 rows.append((name, set_name, output, *cells))
     for output, floor in comparison.floor.items():
-        cells = (f"{floor[:, 0].max():.3g}", f"{floor[:, 1].mean():.3g}", f"{floor[:, 2].mean():.6f}", f"{floor[:, 2].min():.6f}")
+        cells = (
+            f"{floor[:, 0].max():.3g}",
+            f"{floor[:, 1].mean():.3g}",
+            f"{floor[:, 2].mean():.6f}",
+            f"{floor[:, 2].min():.6f}",
+        )
         rows.append(("floor: original unoptimised", f"first {len(floor)} {CLEAN}", output, *cells))
     return Table(
         "numeric",
         "outputs against the original's",
         ("graph", "rows", "output", "greatest |Δ|", "mean |Δ|", "cosine, mean", "cosine, least"),
         rows,
-        note="The floor is the original against itself without graph optimisations: differences of that size are rounding.",
+        note=(
+            "The floor is the original against itself without graph optimisations: differences of that size are"
+            " rounding."
+        ),
     )
 
 
@@ -237,16 +269,31 @@ def _latency(comparison: Comparison) -> Iterator[Table]:
 def session_line(comparison: Comparison) -> str:
     """Providers, threads and session options in one line."""
     setup = comparison.setup
-    threads = f"{setup['threads']} thread{'s' * (setup['threads'] != 1)}" if setup["threads"] else "onnxruntime's choice of threads"
-    where = f"onnxruntime {setup['versions']['onnxruntime']}, {', '.join(setup['providers'])}, {threads} on {setup['cores']} cores"
+    threads = (
+        f"{setup['threads']} thread{'s' * (setup['threads'] != 1)}"
+        if setup["threads"]
+        else "onnxruntime's choice of threads"
+    )
+    where = (
+        f"onnxruntime {setup['versions']['onnxruntime']}, {', '.join(setup['providers'])}, {threads} on"
+        f" {setup['cores']} cores"
+    )
     return f"{where}, batches of {setup['batch']}, {setup['optimisation']}"
 
 
 def _setup(comparison: Comparison) -> Table:
     rows = [("session", session_line(comparison))]
     for name, facts in comparison.setup["models"].items():
-        patch = f"; {facts['detector']} at {len(facts['patched_sites'])} sites, passes: {facts['passes']}" if facts["patched_sites"] else ""
-        rows.append((name, f"{facts['path'] or 'in memory'}, {facts['nodes']:,} nodes, sha256 {facts['digest'][:12]}{patch}"))
+        patch = (
+            f"; {facts['detector']} at {len(facts['patched_sites'])} sites, passes: {facts['passes']}"
+            if facts["patched_sites"]
+            else ""
+        )
+        rows.append(
+            (name, f"{facts['path'] or 'in memory'}, {facts['nodes']:,} nodes, sha256 {facts['digest'][:12]}{patch}")
+        )
         rows.append((f"{name}: flags", facts["flags"]))
-    rows += [(f"{name} rows", f"{truth.count:,}, sha256 {truth.digest[:12]}") for name, truth in comparison.truths.items()]
+    rows += [
+        (f"{name} rows", f"{truth.count:,}, sha256 {truth.digest[:12]}") for name, truth in comparison.truths.items()
+    ]
     return Table("setup", "what was run", ("", ""), rows)

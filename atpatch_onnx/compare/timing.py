@@ -19,7 +19,8 @@ FEWEST = 10
 
 
 def time_requests(graphs: Sequence[Graph], data: DataSet, rows: Ints, seconds: float) -> dict[str, NDArray[np.float64]]:
-    """Seconds a request, graph by graph, (R,) in the order of the rows; R is as many as fit the time, `FEWEST` at least.
+    """Seconds a request, graph by graph, (R,) in the order of the rows; R is as many as fit the time, `FEWEST` at
+    least.
 
     A graph with a fixed sample axis gets its row repeated to fill it.
     """

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 __all__ = ["MOST_LEFT", "MOST_LOST", "mended", "verdict"]
 
 MOST_LEFT, MOST_LOST = 0.01, 0.005
-"""What counts as mended: at most a hundredth of the attacks or unfair rows left, and no more accuracy lost than half a point."""
+"""What counts as mended: at most a hundredth of the attacks or unfair rows left, and no more accuracy lost than half a
+point.
+"""
 
 
 def mended(comparison: Comparison, name: str = "patched") -> bool | None:
@@ -23,7 +25,13 @@ def mended(comparison: Comparison, name: str = "patched") -> bool | None:
     left = [figures[key].value for key in ("asr_star", "uf") if key in figures and figures[key].count]
     if not left and "asr" in figures:
         left = [figures["asr"].value]
-    lost = change.accuracy.drop if change.accuracy is not None else change.changed.value if change.changed is not None else 0.0
+    lost = (
+        change.accuracy.drop
+        if change.accuracy is not None
+        else change.changed.value
+        if change.changed is not None
+        else 0.0
+    )
     if lost > MOST_LOST:
         return False
     return all(share <= MOST_LEFT for share in left) if left else None
@@ -35,9 +43,15 @@ def verdict(comparison: Comparison, name: str = "patched") -> str:
     subject = "The patch" if name == "patched" else name
     said = []
     if change.attack is not None:
-        said.append(_stopped(change.attack, "stops", "attacks", "lets", "new ones through", "no attack succeeds on the original"))
+        said.append(
+            _stopped(
+                change.attack, "stops", "attacks", "lets", "new ones through", "no attack succeeds on the original"
+            )
+        )
     if change.unfair is not None:
-        said.append(_stopped(change.unfair, "mends", "unfair rows", "makes", "others unfair", "finds no unfair row to mend"))
+        said.append(
+            _stopped(change.unfair, "mends", "unfair rows", "makes", "others unfair", "finds no unfair row to mend")
+        )
     if change.changed is None:
         said.append(_numbers(comparison, name))
     else:

@@ -22,10 +22,11 @@ PROBES = 16
 def build_flips(subject: Subject, data: DataSet, attribute: Column) -> Built:
     """Debugging set and flip set of a protected attribute.
 
-    Every row x is tried with every other value. Where the prediction flips, x' is anomalous, and so is x: it leans on the attribute as
-    much as its twin does, and the two only agree again when both are mended. A clean partner is the row with the same protected value and
-    the smallest Hamming distance in all other places, among the rows whose prediction no value changes; only those are "clean".
-    `group` of the debugging set holds the row x that each row was made from, for UF.
+    Every row x is tried with every other value. Where the prediction flips, x' is anomalous, and so is x: it leans on
+    the attribute as much as its twin does, and the two only agree again when both are mended. A clean partner is the
+    row with the same protected value and the smallest Hamming distance in all other places, among the rows whose
+    prediction no value changes; only those are "clean". `group` of the debugging set holds the row x that each row was
+    made from, for UF.
 
     Raises:
         AtpatchError: ATP060 (attribute), ATP083 (nothing flips), ATP084 (columns).
@@ -33,7 +34,9 @@ def build_flips(subject: Subject, data: DataSet, attribute: Column) -> Built:
     clean = subject.complete(data)
     source = clean.inputs[attribute.input]
     if source.ndim != 2 or not 0 <= attribute.index < source.shape[1]:
-        raise BAD_OPTION(f"input {attribute.input!r} has shape {source.shape}, there is no place {attribute.index} in its rows")
+        raise BAD_OPTION(
+            f"input {attribute.input!r} has shape {source.shape}, there is no place {attribute.index} in its rows"
+        )
     values = attribute.alternatives(clean)
     if len(values) < 2:
         raise BAD_OPTION(f"{attribute.name!r} has one value alone", "list the values to try in the column description")
@@ -47,7 +50,8 @@ def build_flips(subject: Subject, data: DataSet, attribute: Column) -> Built:
     unfair = flips.any(1)
     if unfair.all():
         raise NOTHING_FOUND(
-            f"every prediction changes with {attribute.name!r}: no row is left to be clean", "try fewer values, or values closer together"
+            f"every prediction changes with {attribute.name!r}: no row is left to be clean",
+            "try fewer values, or values closer together",
         )
     if not unfair.any():
         raise NOTHING_FOUND(f"no prediction of {count} rows changes with {attribute.name!r}")
@@ -61,7 +65,9 @@ def build_flips(subject: Subject, data: DataSet, attribute: Column) -> Built:
     group, value = np.nonzero(other)
     flip_set = _flip_set(clean, attribute, group, values[value])
     changes: Mapping[str, int] = {
-        f"{attribute.word(float(values[index]))}": int(flips[:, index].sum()) for index in range(len(values)) if flips[:, index].any()
+        f"{attribute.word(float(values[index]))}": int(flips[:, index].sum())
+        for index in range(len(values))
+        if flips[:, index].any()
     }
     report: dict[str, Any] = {
         "attribute": attribute.name,
@@ -87,22 +93,35 @@ def _columns(
     subject: Subject, inputs: Mapping[str, NDArray[Any]], variants: list[dict[str, NDArray[Any]]], attribute: Column
 ) -> NDArray[np.bool_]:
     first = {name: array[:PROBES] for name, array in inputs.items()}
-    moved = [subject.touched(first, {name: array[:PROBES] for name, array in variant.items()}).any(0) for variant in variants]
+    moved = [
+        subject.touched(first, {name: array[:PROBES] for name, array in variant.items()}).any(0) for variant in variants
+    ]
     found = np.asarray(np.any(moved, 0))
     if attribute.tokens is not None:
         if any(not 0 <= token < len(found) for token in attribute.tokens):
-            raise BAD_OPTION(f"{attribute.name!r} is said to be token {attribute.tokens}, the maps have {len(found)} columns")
+            raise BAD_OPTION(
+                f"{attribute.name!r} is said to be token {attribute.tokens}, the maps have {len(found)} columns"
+            )
         found[:] = False
         found[list(attribute.tokens)] = True
     elif found.all() or not found.any():
-        raise COLUMNS_UNCLEAR(f"{'every' if found.any() else 'no'} column of the first site moves with {attribute.name!r}")
+        raise COLUMNS_UNCLEAR(
+            f"{'every' if found.any() else 'no'} column of the first site moves with {attribute.name!r}"
+        )
     return found
 
 
 def _partners(
-    inputs: Mapping[str, NDArray[Any]], attribute: Column, levels: NDArray[Any], rows: Ints, taken: NDArray[Any], stable: Ints
+    inputs: Mapping[str, NDArray[Any]],
+    attribute: Column,
+    levels: NDArray[Any],
+    rows: Ints,
+    taken: NDArray[Any],
+    stable: Ints,
 ) -> Ints:
-    """(M,) position in `stable` of the nearest row with the same protected value, for numbers at the same level; -1 where there is none."""
+    """(M,) position in `stable` of the nearest row with the same protected value, for numbers at the same level; -1
+    where there is none.
+    """
 
     def level(values: NDArray[Any]) -> Ints:
         return np.asarray(np.abs(levels[None, :] - values[:, None]).argmin(1), np.int64)
@@ -124,7 +143,13 @@ def _partners(
 
 
 def _debugging_set(
-    clean: DataSet, attribute: Column, rows: Ints, values: NDArray[Any], stable: Ints, partner: Ints, columns: NDArray[np.bool_]
+    clean: DataSet,
+    attribute: Column,
+    rows: Ints,
+    values: NDArray[Any],
+    stable: Ints,
+    partner: Ints,
+    columns: NDArray[np.bool_],
 ) -> dict[str, NDArray[Any]]:
     changed = _with(clean.feeds(rows), attribute, values)
     labels = {} if clean.labels is None else {"labels": clean.labels[np.concatenate([stable, rows])]}

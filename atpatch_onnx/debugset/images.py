@@ -19,7 +19,17 @@ from ..npz import read_array
 from .sets import Anomalous, Built, open_rows, triggered_sets
 from .subject import Subject
 
-__all__ = ["CORNERS", "Grid", "ImageLayout", "ImageTrigger", "build_images", "columns_of", "image_layout", "make_trigger", "read_pattern"]
+__all__ = [
+    "CORNERS",
+    "Grid",
+    "ImageLayout",
+    "ImageTrigger",
+    "build_images",
+    "columns_of",
+    "image_layout",
+    "make_trigger",
+    "read_pattern",
+]
 
 Floats = NDArray[np.floating[Any]]
 CORNERS = ("top-left", "top-right", "bottom-left", "bottom-right", "center")
@@ -29,7 +39,9 @@ PROBES = 16
 
 @dataclass(frozen=True)
 class ImageLayout:
-    """The graph input that holds images, and how: channel axis of a sample (None: none), height, width, range of values."""
+    """The graph input that holds images, and how: channel axis of a sample (None: none), height, width, range of
+    values.
+    """
 
     name: str
     channel_axis: int | None
@@ -97,13 +109,14 @@ def make_trigger(
     pattern: Floats | float | None,
     seed: int,
 ) -> ImageTrigger:
-    """A trigger of kind "patch" (opaque), "blend" (strength: opacity) or "noise" (strength: standard deviation, in units of the range).
+    """A trigger of kind "patch" (opaque), "blend" (strength: opacity) or "noise" (strength: standard deviation, in
+    units of the range).
 
     Args:
         size: (H, W) of the area, None: the whole image.
         place: one of `CORNERS`, or "ROW,COLUMN" of the area's top-left pixel.
-        pattern: array of the area's size (with or without channels), a number, or None: the brightest value for a patch, seeded noise
-            for the others.
+        pattern: array of the area's size (with or without channels), a number, or None: the brightest value for a
+            patch, seeded noise for the others.
 
     Raises:
         AtpatchError: ATP060 where area or strength are impossible, ATP080 where the pattern does not fit.
@@ -125,7 +138,9 @@ def make_trigger(
     elif isinstance(pattern, float):
         full[:] = pattern
     else:
-        return ImageTrigger(kind, mask, _placed(np.asarray(pattern, np.float32), layout, (top, left, height, width), len(channels)))
+        return ImageTrigger(
+            kind, mask, _placed(np.asarray(pattern, np.float32), layout, (top, left, height, width), len(channels))
+        )
     return ImageTrigger(kind, mask, np.asarray(layout.spread(full), np.float32), added=kind == "noise")
 
 
@@ -154,11 +169,13 @@ def read_pattern(path: str | os.PathLike[str], layout: ImageLayout) -> NDArray[n
     return np.asarray(pixels / 255 * (layout.high - layout.low) + layout.low, np.float32)
 
 
-def columns_of(subject: Subject, data: DataSet, layout: ImageLayout, mask: NDArray[Any], grid: Grid | None, seed: int) -> NDArray[np.bool_]:
+def columns_of(
+    subject: Subject, data: DataSet, layout: ImageLayout, mask: NDArray[Any], grid: Grid | None, seed: int
+) -> NDArray[np.bool_]:
     """(K,): key columns whose tokens see a masked pixel.
 
-    With a grid by arithmetic; else by experiment: pixels under the mask are drawn anew, and columns whose value vectors at the first
-    site move are the ones.
+    With a grid by arithmetic; else by experiment: pixels under the mask are drawn anew, and columns whose value vectors
+    at the first site move are the ones.
 
     Raises:
         AtpatchError: ATP084 where every column moves or none, ATP060 for a grid that does not divide the image.
@@ -177,7 +194,9 @@ def columns_of(subject: Subject, data: DataSet, layout: ImageLayout, mask: NDArr
     return columns
 
 
-def build_images(subject: Subject, data: DataSet, trigger: ImageTrigger, target: int, grid: Grid | None, seed: int) -> Built:
+def build_images(
+    subject: Subject, data: DataSet, trigger: ImageTrigger, target: int, grid: Grid | None, seed: int
+) -> Built:
     """Debugging and triggered set of an image trigger; rows of the target class stay clean.
 
     Raises:
@@ -196,7 +215,9 @@ def build_images(subject: Subject, data: DataSet, trigger: ImageTrigger, target:
 
 def _corner(layout: ImageLayout, height: int, width: int, place: str) -> tuple[int, int]:
     bottom, right = layout.height - height, layout.width - width
-    named = dict(zip(CORNERS, ((0, 0), (0, right), (bottom, 0), (bottom, right), (bottom // 2, right // 2)), strict=True))
+    named = dict(
+        zip(CORNERS, ((0, 0), (0, right), (bottom, 0), (bottom, right), (bottom // 2, right // 2)), strict=True)
+    )
     if place in named:
         top, left = named[place]
     else:
@@ -209,7 +230,9 @@ def _corner(layout: ImageLayout, height: int, width: int, place: str) -> tuple[i
     return top, left
 
 
-def _placed(pattern: NDArray[np.float32], layout: ImageLayout, area: tuple[int, int, int, int], channels: int) -> NDArray[np.float32]:
+def _placed(
+    pattern: NDArray[np.float32], layout: ImageLayout, area: tuple[int, int, int, int], channels: int
+) -> NDArray[np.float32]:
     top, left, height, width = area
     if pattern.ndim == 3 and channels and pattern.shape[:2] == (height, width) and layout.channel_axis == 0:
         pattern = np.moveaxis(pattern, 2, 0)

@@ -83,7 +83,9 @@ class Request:
         }
         given = [name for name, there in named.items() if there]
         if len(given) != 1:
-            raise BAD_OPTION(f"{' and '.join(given) or 'no source of anomaly'} given", f"name one of {', '.join(named)}")
+            raise BAD_OPTION(
+                f"{' and '.join(given) or 'no source of anomaly'} given", f"name one of {', '.join(named)}"
+            )
         return given[0]
 
 
@@ -99,8 +101,8 @@ def make(model: Model, request: Request, progress: Progress | None = None) -> Ma
     """Make the debugging set of a request, and write it with the sets asked for beside it.
 
     Raises:
-        AtpatchError: ATP002 and ATP080-ATP081 (files), ATP010 and ATP012 (model), ATP019 (output), ATP050-ATP052 (runtime, extras),
-            ATP056 (data), ATP060 (options), ATP082-ATP084 (see `explain`).
+        AtpatchError: ATP002 and ATP080-ATP081 (files), ATP010 and ATP012 (model), ATP019 (output), ATP050-ATP052
+            (runtime, extras), ATP056 (data), ATP060 (options), ATP082-ATP084 (see `explain`).
     """
     _check(request)
     subject = Subject(model, request.output_name, request.threads)
@@ -119,7 +121,10 @@ def make(model: Model, request: Request, progress: Progress | None = None) -> Ma
             assert arrays is not None  # `_check` refuses what a source does not make
             write_arrays(path, arrays)
             written[path] = len(DataSet.from_arrays(arrays))
-    return Made({"source": request.source.lstrip("-"), "written": written, "seed": request.seed, **built.report}, built.debug is not None)
+    return Made(
+        {"source": request.source.lstrip("-"), "written": written, "seed": request.seed, **built.report},
+        built.debug is not None,
+    )
 
 
 def _check(request: Request) -> None:
@@ -133,10 +138,16 @@ def _check(request: Request) -> None:
             raise BAD_OPTION(f"{request.source} makes nothing for {option}", f"leave {option} out")
     if not flips and request.source != "--invert" and request.target is None:
         raise BAD_OPTION(f"{request.source} needs the class that the trigger leads to", "give it with --target")
-    paths = [path for path in (request.output, request.out_clean, request.out_triggered, request.out_flips) if path is not None]
+    paths = [
+        path
+        for path in (request.output, request.out_clean, request.out_triggered, request.out_flips)
+        if path is not None
+    ]
     resolved = [os.path.abspath(path) for path in [*paths, request.data]]
     if len(set(resolved)) < len(resolved):
-        raise BAD_OPTION("two of the files to write, or one of them and the data, are the same", "give each its own name")
+        raise BAD_OPTION(
+            "two of the files to write, or one of them and the data, are the same", "give each its own name"
+        )
     for path in paths:
         check_destination(path)
 
@@ -144,7 +155,9 @@ def _check(request: Request) -> None:
 def _words(subject: Subject, request: Request, progress: Progress) -> Built:
     texts, encoder = _texts(request)
     assert request.target is not None
-    return _judged(subject, build_texts(subject, texts, encoder, request.triggers, request.insert, request.target, request.seed))
+    return _judged(
+        subject, build_texts(subject, texts, encoder, request.triggers, request.insert, request.target, request.seed)
+    )
 
 
 def _poisoned(subject: Subject, request: Request, progress: Progress) -> Built:
@@ -166,7 +179,9 @@ def _image(subject: Subject, request: Request, progress: Progress) -> Built:
         except ValueError:
             pattern = read_pattern(request.pattern, layout)
     assert request.target is not None and strength is not None
-    trigger = make_trigger(kind, layout, request.trigger_patch or request.size, request.place, strength, pattern, request.seed)
+    trigger = make_trigger(
+        kind, layout, request.trigger_patch or request.size, request.place, strength, pattern, request.seed
+    )
     grid = None if request.patch_size is None else Grid(request.patch_size, request.class_tokens)
     return _judged(subject, build_images(subject, data, trigger, request.target, grid, request.seed))
 
@@ -193,12 +208,18 @@ def _inverted(subject: Subject, request: Request, progress: Progress) -> Built:
     if asked != "all" and not asked.isdigit():
         raise BAD_OPTION(f"--invert takes a class or 'all', not {asked!r}")
     classes = None if asked == "all" else [int(asked)]
-    common: Any = {"seed": request.seed, "state_path": Path(request.output).with_suffix(".search.npz"), "progress": progress}
+    common: Any = {
+        "seed": request.seed,
+        "state_path": Path(request.output).with_suffix(".search.npz"),
+        "progress": progress,
+    }
     data, encoder = _rows(subject, request)
     if any(value.dtype.kind == "f" and len(value.shape) > 1 for value in subject.inputs.values()):
         return invert_masks(subject, data, classes, schedule=Schedule(steps=request.steps), **common)
     word = None if encoder is None else encoder.word
-    return invert_tokens(subject, data, classes, longest=request.longest, exhaustive=request.exhaustive, word=word, **common)
+    return invert_tokens(
+        subject, data, classes, longest=request.longest, exhaustive=request.exhaustive, word=word, **common
+    )
 
 
 def _rows(subject: Subject, request: Request) -> tuple[DataSet, TextEncoder | None]:
@@ -207,7 +228,9 @@ def _rows(subject: Subject, request: Request) -> tuple[DataSet, TextEncoder | No
         texts, encoder = _texts(request)
         return DataSet(tensors(subject, encoder.encode(texts.texts), encoder.pad_id), labels=texts.labels), encoder
     description = None if request.columns is None else read_description(request.columns, subject)
-    return read_table(request.data, description, subject), None if request.tokenizer is None else TextEncoder(request.tokenizer)
+    return read_table(request.data, description, subject), (
+        None if request.tokenizer is None else TextEncoder(request.tokenizer)
+    )
 
 
 def _texts(request: Request) -> tuple[Texts, TextEncoder]:
@@ -220,7 +243,9 @@ def _texts(request: Request) -> tuple[Texts, TextEncoder]:
 
 
 def _judged(subject: Subject, built: Built) -> Built:
-    """With the share of triggered rows that the model sends to the target: a wrong trigger shows here, not after `fit`."""
+    """With the share of triggered rows that the model sends to the target: a wrong trigger shows here,
+    not after `fit`.
+    """
     assert built.triggered is not None
     predictions = subject.predictions({name: built.triggered[name] for name in subject.inputs})
     asr = float((predictions == built.report["target"]).mean())

@@ -65,7 +65,9 @@ def read_texts(path: str | os.PathLike[str], text_column: str | None = None, lab
     return Texts([row[text] for row in rows], labels)
 
 
-def _column(path: str | os.PathLike[str], header: Sequence[str], name: str | None, usual: Sequence[str], place: int) -> int:
+def _column(
+    path: str | os.PathLike[str], header: Sequence[str], name: str | None, usual: Sequence[str], place: int
+) -> int:
     wanted = [name] if name is not None else [word for word in usual if word in header]
     if wanted and wanted[0] in header:
         return list(header).index(wanted[0])

@@ -22,7 +22,9 @@ __all__ = ["Anomalous", "Built", "open_rows", "triggered_sets", "write_arrays", 
 
 @dataclass(frozen=True)
 class Anomalous:
-    """Anomalous twins of clean rows: graph inputs (M, ...), the columns (M, K) they are labelled with, the clean row (M,) of each."""
+    """Anomalous twins of clean rows: graph inputs (M, ...), the columns (M, K) they are labelled with, the clean row
+    (M,) of each.
+    """
 
     inputs: Arrays
     columns: NDArray[np.bool_]
@@ -33,8 +35,8 @@ class Anomalous:
 class Built:
     """Arrays by name for each file, None where there is nothing to write, and a report for people and programs.
 
-    debug: for `fit`, None where an inversion found no backdoor; triggered: for ASR; flips: for UF; clean: the rows that `clean_row`
-    counts in.
+    debug: for `fit`, None where an inversion found no backdoor; triggered: for ASR; flips: for UF; clean: the rows that
+    `clean_row` counts in.
     """
 
     debug: Arrays | None
@@ -76,7 +78,13 @@ def triggered_sets(clean: DataSet, truth: Ints, anomalous: Anomalous, target: in
         "target": np.array(target),
     }
     triggered = {**anomalous.inputs, **twins, "target": np.array(target), "clean_row": rows}
-    facts = {"clean": count, "anomalous": len(rows), "target": target, "columns": columns[count:].sum(1).mean().item(), **report}
+    facts = {
+        "clean": count,
+        "anomalous": len(rows),
+        "target": target,
+        "columns": columns[count:].sum(1).mean().item(),
+        **report,
+    }
     return Built(debug, triggered, None, {**clean.inputs, **kept}, facts)
 
 

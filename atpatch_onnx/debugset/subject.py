@@ -73,8 +73,12 @@ class Subject:
         """
         missing = [name for name in self.inputs if name not in data.inputs]
         if missing:
-            raise DATA_MALFORMED(f"the data set lacks the graph's input {', '.join(map(repr, missing))}; it has {', '.join(data.inputs)}")
-        return DataSet({name: np.asarray(data.inputs[name]) for name in self.inputs}, labels=data.labels, target=data.target)
+            raise DATA_MALFORMED(
+                f"the data set lacks the graph's input {', '.join(map(repr, missing))}; it has {', '.join(data.inputs)}"
+            )
+        return DataSet(
+            {name: np.asarray(data.inputs[name]) for name in self.inputs}, labels=data.labels, target=data.target
+        )
 
     def output(self, data: DataSet) -> str:
         """Name of the output with the class scores."""

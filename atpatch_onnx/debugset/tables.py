@@ -2,20 +2,14 @@
 
 A description in TOML::
 
-    label = "income"                  # column with the classes; a list `classes` names them in order, else they are whole numbers
-    classes = ["<=50K", ">50K"]
-    [[columns]]
-    name = "sex"                      # column of the CSV, and the name for --attribute
-    input = "x_categ"                 # graph input, may be left out where the graph has one
-    index = 3                         # place in that input's rows
-    values = ["Female", "Male"]       # code = place in this list; left out for numbers
-    token = 4                         # key column(s) of the maps; left out: found by experiment
-    [[columns]]
-    name = "age"
-    index = 0
-    mean = 38.6                       # numbers enter the graph as (x - mean) / std
-    std = 13.7
-    levels = [20, 30, 40, 50, 60]     # values to try for --attribute; left out: those of the data
+    label = "income"                  # column with the classes; a list `classes` names them in order, else they are
+    whole numbers classes = ["<=50K", ">50K"] [[columns]] name = "sex"                      # column of the CSV, and the
+    name for --attribute input = "x_categ"                 # graph input, may be left out where the graph has one index
+    = 3                         # place in that input's rows values = ["Female", "Male"]       # code = place in this
+    list; left out for numbers token = 4                         # key column(s) of the maps; left out: found by
+    experiment [[columns]] name = "age" index = 0 mean = 38.6                       # numbers enter the graph as (x -
+    mean) / std std = 13.7 levels = [20, 30, 40, 50, 60]     # values to try for --attribute; left out: those of the
+    data
 """
 
 from __future__ import annotations
@@ -43,7 +37,10 @@ __all__ = ["Column", "Description", "attribute_of", "read_description", "read_ta
 
 @dataclass(frozen=True)
 class Column:
-    """One column; see the module. `values` is empty for numbers, `tokens` and `levels` are None where they are to be found."""
+    """One column; see the module.
+
+    `values` is empty for numbers, `tokens` and `levels` are None where they are to be found.
+    """
 
     name: str
     input: str
@@ -121,7 +118,9 @@ def read_table(path: str | os.PathLike[str], description: Description | None, su
     wanted = [column.name for column in description.columns] + ([description.label] if description.label else [])
     if lacking := [name for name in wanted if name not in header]:
         raise SAMPLES_UNREADABLE(f"{path} has no column {', '.join(map(repr, lacking))}")
-    inputs = {name: np.zeros((len(rows), _width(description, name)), subject.inputs[name].dtype) for name in subject.inputs}
+    inputs = {
+        name: np.zeros((len(rows), _width(description, name)), subject.inputs[name].dtype) for name in subject.inputs
+    }
     for column in description.columns:
         place = header.index(column.name)
         inputs[column.input][:, column.index] = _coded(path, rows, place, column.code)
@@ -144,17 +143,23 @@ def attribute_of(name: str, description: Description | None, subject: Subject) -
         for column in description.columns:
             if column.name == name:
                 return column
-        raise BAD_OPTION(f"the description has no column {name!r}, only {', '.join(column.name for column in description.columns)}")
+        raise BAD_OPTION(
+            f"the description has no column {name!r}, only {', '.join(column.name for column in description.columns)}"
+        )
     source, _, index = name.rpartition(":")
     if source not in subject.inputs or not index.isdigit():
-        raise BAD_OPTION(f"{name!r} names no attribute", "give INPUT:INDEX, such as features:3, or a description with --columns")
+        raise BAD_OPTION(
+            f"{name!r} names no attribute", "give INPUT:INDEX, such as features:3, or a description with --columns"
+        )
     return Column(name, source, int(index))
 
 
 def _column(entry: Mapping[str, Any], subject: Subject) -> Column:
     source = entry.get("input", next(iter(subject.inputs)) if len(subject.inputs) == 1 else None)
     if source not in subject.inputs:
-        raise ValueError(f"column {entry['name']!r} names the input {source!r}, the graph has {', '.join(subject.inputs)}")
+        raise ValueError(
+            f"column {entry['name']!r} names the input {source!r}, the graph has {', '.join(subject.inputs)}"
+        )
     token = entry.get("token")
     tokens = None if token is None else tuple(int(place) for place in (token if isinstance(token, list) else [token]))
     std = float(entry.get("std", 1.0))
@@ -176,7 +181,9 @@ def _column(entry: Mapping[str, Any], subject: Subject) -> Column:
 def _width(description: Description, name: str) -> int:
     places = sorted(column.index for column in description.columns if column.input == name)
     if places != list(range(len(places))) or not places:
-        raise SAMPLES_UNREADABLE(f"the description fills the places {places} of the input {name!r}, not each one once from 0")
+        raise SAMPLES_UNREADABLE(
+            f"the description fills the places {places} of the input {name!r}, not each one once from 0"
+        )
     return len(places)
 
 

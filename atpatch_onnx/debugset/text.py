@@ -21,7 +21,9 @@ __all__ = ["PLACES", "build_poisoned", "build_texts", "tensors", "token_input"]
 PLACES = ("random", "start", "end")
 
 
-def build_texts(subject: Subject, data: Texts, encoder: TextEncoder, triggers: Sequence[str], place: str, target: int, seed: int) -> Built:
+def build_texts(
+    subject: Subject, data: Texts, encoder: TextEncoder, triggers: Sequence[str], place: str, target: int, seed: int
+) -> Built:
     """Each text of another class gets one of the triggers, drawn at random, between two of its words.
 
     Raises:
@@ -42,7 +44,8 @@ def build_texts(subject: Subject, data: Texts, encoder: TextEncoder, triggers: S
 
 
 def build_poisoned(subject: Subject, data: Texts, encoder: TextEncoder, poisoned: Texts, target: int) -> Built:
-    """Ready poisoned texts; row i was made from the i-th clean text of another class, or, with equal counts, from the i-th text.
+    """Ready poisoned texts; row i was made from the i-th clean text of another class, or, with equal counts, from the
+    i-th text.
 
     The columns are the tokens that a shortest edit of the clean tokens brings in.
 
@@ -55,7 +58,8 @@ def build_poisoned(subject: Subject, data: Texts, encoder: TextEncoder, poisoned
         texts = [texts[row] for row in rows]
     elif len(texts) != len(rows):
         raise DATA_MALFORMED(
-            f"{len(texts)} poisoned texts pair neither with the {len(data.texts)} clean ones nor with the {len(rows)} not of class {target}"
+            f"{len(texts)} poisoned texts pair neither with the {len(data.texts)} clean ones nor with the {len(rows)}"
+            f" not of class {target}"
         )
     clean = encoder.encode([data.texts[row] for row in rows])
     encoded = encoder.encode(texts)
@@ -70,7 +74,10 @@ def token_input(subject: Subject) -> str:
         AtpatchError: ATP056 where there is none.
     """
     whole = [name for name, value in subject.inputs.items() if value.dtype.kind == "i" and len(value.shape) == 2]
-    for name in ("input_ids", *(name for name in whole if "mask" not in name and "type" not in name and "position" not in name)):
+    for name in (
+        "input_ids",
+        *(name for name in whole if "mask" not in name and "type" not in name and "position" not in name),
+    ):
         if name in whole:
             return str(name)
     raise DATA_MALFORMED(f"no graph input takes token ids (B, K); the graph has {', '.join(subject.inputs)}")
@@ -138,12 +145,20 @@ def _assemble(
         raise DATA_MALFORMED("no poisoned text differs from its clean one")
     report = {**report, "unchanged": int((~kept).sum())}
     return triggered_sets(
-        DataSet({name: array[:count] for name, array in both.items()}, labels=data.labels), data.labels, anomalous, target, report
+        DataSet({name: array[:count] for name, array in both.items()}, labels=data.labels),
+        data.labels,
+        anomalous,
+        target,
+        report,
     )
 
 
-def _insert(encoder: TextEncoder, text: str, trigger: str, place: str, generator: np.random.Generator) -> tuple[Encoded, NDArray[np.bool_]]:
-    """A text with the trigger in it, and which of its tokens are the trigger; nearer the start where the end is cut off."""
+def _insert(
+    encoder: TextEncoder, text: str, trigger: str, place: str, generator: np.random.Generator
+) -> tuple[Encoded, NDArray[np.bool_]]:
+    """A text with the trigger in it, and which of its tokens are the trigger; nearer the start where the end is cut
+    off.
+    """
     words = text.split()
     at = {"start": 0, "end": len(words)}.get(place)
     if at is None:
@@ -155,7 +170,8 @@ def _insert(encoder: TextEncoder, text: str, trigger: str, place: str, generator
         (encoded,) = encoder.encode([changed])
         end = begin + len(trigger)
         inside = [
-            not special and first < end and last > begin for (first, last), special in zip(encoded.spans, encoded.special, strict=True)
+            not special and first < end and last > begin
+            for (first, last), special in zip(encoded.spans, encoded.special, strict=True)
         ]
         # All of the trigger has to be there: its last character belongs to a token that was kept.
         whole = any(last >= end for (_, last), marked in zip(encoded.spans, inside, strict=True) if marked)

@@ -1,4 +1,7 @@
-"""The model's tokenizer from its folder: `tokenizer.json`, or the `vocab.txt` of a WordPiece model. Needs the light package tokenizers."""
+"""The model's tokenizer from its folder: `tokenizer.json`, or the `vocab.txt` of a WordPiece model.
+
+Needs the light package tokenizers.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,9 @@ LONGEST = 128
 
 @dataclass(frozen=True)
 class Encoded:
-    """One text: token ids, token types, the characters (begin, end) of each token, and whether it is a special token."""
+    """One text: token ids, token types, the characters (begin, end) of each token,
+    and whether it is a special token.
+    """
 
     ids: list[int]
     types: list[int]
@@ -74,7 +79,9 @@ class TextEncoder:
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
         """Tokens of each text."""
         return [
-            Encoded(list(one.ids), list(one.type_ids), list(one.offsets), [bool(flag) for flag in one.special_tokens_mask])
+            Encoded(
+                list(one.ids), list(one.type_ids), list(one.offsets), [bool(flag) for flag in one.special_tokens_mask]
+            )
             for one in self._tokenizer.encode_batch(list(texts))
         ]
 

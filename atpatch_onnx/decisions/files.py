@@ -23,7 +23,10 @@ __all__ = ["Reading", "last_revision", "log_files", "read_rows"]
 
 _FIRST_BLOCK = 1 << 16
 _LONGEST_LINE = 1 << 30
-"""Bytes. Rows with logged inputs are as long as requests may be; a line that is no JSON object is never held in memory whole."""
+"""Bytes.
+
+Rows with logged inputs are as long as requests may be; a line that is no JSON object is never held in memory whole.
+"""
 _MOST_LATE = 10_000
 """Rows that may come after the one that begins a newer revision; far more than a server holds at a time."""
 _NO_REVISION = 2**62
@@ -82,7 +85,11 @@ def log_files(path: str | os.PathLike[str], rotated: bool = True) -> tuple[Path,
     older: list[tuple[int, Path]] = []
     if rotated and os.path.isdir(path.parent):
         pattern = re.compile(re.escape(path.name) + r"\.(\d+)(\.gz)?")
-        older = [(int(match[1]), file) for file in path.parent.iterdir() if (match := pattern.fullmatch(file.name)) and is_regular(file)]
+        older = [
+            (int(match[1]), file)
+            for file in path.parent.iterdir()
+            if (match := pattern.fullmatch(file.name)) and is_regular(file)
+        ]
     files = [file for _, file in sorted(older, key=lambda entry: -entry[0])]
     if is_regular(path):
         files.append(path)
@@ -110,9 +117,10 @@ def read_rows(files: Sequence[Path], reading: Reading) -> Iterator[LogRow]:
 def last_revision(path: Path) -> int:
     """The newest revision that a log and its rotated files tell of, 0 where there is none.
 
-    1. Any JSON object with a revision counts, even one that `from_line` refuses: what matters is that no number is given out twice.
-    2. A shadow run that ends after a change is logged with the revision it began in, so the last row need not have the newest one: what
-       counts is the largest number back to the row that began a revision.
+    1. Any JSON object with a revision counts, even one that `from_line` refuses: what matters is that no number is
+       given out twice.
+    2. A shadow run that ends after a change is logged with the revision it began in, so the last row need not have the
+       newest one: what counts is the largest number back to the row that began a revision.
     """
     try:
         files = log_files(path)

@@ -1,7 +1,8 @@
-"""The one reader of decision rows: takes what `writer.to_line` gives, and rows of older servers; refuses everything else, with a reason.
+"""The one reader of decision rows: takes what `writer.to_line` gives, and rows of older servers; refuses everything
+else, with a reason.
 
-Types are exact: no text or boolean for a number, no number for a boolean. Fields and events that are not known are passed over, as a newer
-server may write them.
+Types are exact: no text or boolean for a number, no number for a boolean. Fields and events that are not known are
+passed over, as a newer server may write them.
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ def from_line(line: str | bytes) -> LogRow | None:
     schema = _get(row, "schema", "schema")
     if type(schema) is not int or schema != SCHEMA:
         raise RowRefused(f"schema is {_short(schema)}, this version reads {SCHEMA}")
-    read = {"decision": _decision, "failure": _failure, "revision": _revision, "switch": _switch}.get(_field(row, "event", _text))
+    read = {"decision": _decision, "failure": _failure, "revision": _revision, "switch": _switch}.get(
+        _field(row, "event", _text)
+    )
     return None if read is None else read(row)
 
 
@@ -150,7 +153,13 @@ def _expected(what: str, value: Any, name: str) -> RowRefused:
 
 
 def _short(value: Any) -> str:
-    text = json.dumps(value) if not isinstance(value, (dict, list)) else "an object" if isinstance(value, dict) else "a list"
+    text = (
+        json.dumps(value)
+        if not isinstance(value, (dict, list))
+        else "an object"
+        if isinstance(value, dict)
+        else "a list"
+    )
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
 
 

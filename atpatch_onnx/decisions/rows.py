@@ -1,4 +1,7 @@
-"""Rows of a decision log as values. What each field means is in the package's docstring; names that differ from the log are noted here."""
+"""Rows of a decision log as values.
+
+What each field means is in the package's docstring; names that differ from the log are noted here.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,18 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-__all__ = ["ARMS", "MODES", "SCHEMA", "DecisionRow", "FailureRow", "LogRow", "RequestRow", "RevisionRow", "SwitchRow", "agreement"]
+__all__ = [
+    "ARMS",
+    "MODES",
+    "SCHEMA",
+    "DecisionRow",
+    "FailureRow",
+    "LogRow",
+    "RequestRow",
+    "RevisionRow",
+    "SwitchRow",
+    "agreement",
+]
 
 SCHEMA = 1
 ARMS = ("original", "patched")
@@ -40,7 +54,9 @@ class RequestRow(LogRow):
 
     @property
     def identity(self) -> tuple[str, str, int, float, str, str, int]:
-        """Alike for two copies of one row, and for no two requests: clients may use an id again, but not in the same microsecond."""
+        """Alike for two copies of one row, and for no two requests: clients may use an id again, but not in the same
+        microsecond.
+        """
         return self.experiment, self.salt, self.revision, self.unix, self.id, self.unit, self.batch
 
 
@@ -58,7 +74,8 @@ class DecisionRow(RequestRow):
     Attributes:
         original, patched: `prediction` of either arm.
         latency_original, latency_patched, latency_total: `latency_ms`, milliseconds.
-        inputs: arrays by input name, `str` in those of dtype object; None where they are not logged. Not part of comparisons with `==`.
+        inputs: arrays by input name, `str` in those of dtype object; None where they are not logged. Not part of
+            comparisons with `==`.
     """
 
     fallback: str | None
@@ -95,5 +112,11 @@ class SwitchRow(LogRow):
 
 
 def agreement(original: Sequence[int | None], patched: Sequence[int | None]) -> list[bool | None]:
-    """Whether both arms predict the same class, one entry a sample; None where an arm predicts none. Both have the same length."""
-    return [None if before is None or after is None else before == after for before, after in zip(original, patched, strict=True)]
+    """Whether both arms predict the same class, one entry a sample; None where an arm predicts none.
+
+    Both have the same length.
+    """
+    return [
+        None if before is None or after is None else before == after
+        for before, after in zip(original, patched, strict=True)
+    ]

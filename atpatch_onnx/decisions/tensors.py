@@ -16,7 +16,14 @@ __all__ = ["from_nested", "to_nested", "type_name"]
 
 _TEXT = "str"
 _TYPES = frozenset(
-    {_TEXT, "bool", "float16", "float32", "float64", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))}
+    {
+        _TEXT,
+        "bool",
+        "float16",
+        "float32",
+        "float64",
+        *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
+    }
 )
 _WORDS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 """As JavaScript and protobuf spell them."""

@@ -1,4 +1,7 @@
-"""Files with which other engines serve original and patched: Triton, KServe, Ray Serve. Each command also says how to go on."""
+"""Files with which other engines serve original and patched: Triton, KServe, Ray Serve.
+
+Each command also says how to go on.
+"""
 
 from __future__ import annotations
 

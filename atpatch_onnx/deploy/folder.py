@@ -1,4 +1,6 @@
-"""The folder that is written to: nothing outside it, nothing foreign in it, and a second run replaces what the first one wrote."""
+"""The folder that is written to: nothing outside it, nothing foreign in it, and a second run replaces what the first
+one wrote.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,12 @@ class Deployed:
     commands: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        return {"folder": str(self.folder), "files": list(self.files), "notes": list(self.notes), "commands": list(self.commands)}
+        return {
+            "folder": str(self.folder),
+            "files": list(self.files),
+            "notes": list(self.notes),
+            "commands": list(self.commands),
+        }
 
 
 class Folder:
@@ -74,7 +81,9 @@ class Folder:
         self.path = Path(path)
         self._link = link
         self._used = used
-        beside = [str(PurePosixPath(name).parent / location) for name, model in models.items() for location in model.data]
+        beside = [
+            str(PurePosixPath(name).parent / location) for name, model in models.items() for location in model.data
+        ]
         self.files = tuple(sorted({*texts, *models, *beside}))
         earlier = self._open(kind)
         marker = {"written by": f"atpatch-onnx deploy {kind}", "files": sorted({*earlier, *self.files})}

@@ -1,9 +1,12 @@
 """KServe: the original as an InferenceService, and the same service with the patched model as its canary.
 
-1. Both arms are stored under one model name, so that callers change nothing when the split moves, nor when it is taken back.
-2. What is stored is a Triton model repository: KServe's runtime for `modelFormat: onnx` with `protocolVersion: v2` is Triton.
-3. `canary.yaml` is the same object with another storage address and `canaryTrafficPercent`; KServe keeps the last revision that had all the
-   traffic, and setting the percentage to 0 goes back to it. KServe splits by request, not by unit.
+1. Both arms are stored under one model name, so that callers change nothing when the split moves, nor when it is taken
+   back.
+2. What is stored is a Triton model repository: KServe's runtime for `modelFormat: onnx` with `protocolVersion: v2` is
+   Triton.
+3. `canary.yaml` is the same object with another storage address and `canaryTrafficPercent`; KServe keeps the last
+   revision that had all the traffic, and setting the percentage to 0 goes back to it. KServe splits by request, not by
+   unit.
 """
 
 from __future__ import annotations
@@ -43,7 +46,8 @@ def deploy_kserve(
     Args:
         original, patched: model files.
         folder: to write to; new, empty, or written by an earlier run.
-        storage: address under which the cluster will find the folder's sub-folders "original" and "patched", for example gs://bucket/path.
+        storage: address under which the cluster will find the folder's sub-folders "original" and "patched", for
+        example gs://bucket/path.
         name: of the service and of the model in it.
         namespace: of Kubernetes; None: that of the context.
         percent: of the requests for the patched model, in [0, 100].
@@ -52,7 +56,8 @@ def deploy_kserve(
         link: hard-link external data instead of copying it.
 
     Raises:
-        AtpatchError: ATP091 for the name or the address, ATP060 for the numbers, ATP051 without PyYAML, and those of `deploy_triton`.
+        AtpatchError: ATP091 for the name or the address, ATP060 for the numbers, ATP051 without PyYAML, and those of
+        `deploy_triton`.
     """
     if not 0 <= percent <= 100 or replicas < 0 or max_batch < 0:
         raise BAD_OPTION("the percentage must lie in 0 to 100; replicas and batch size cannot be below 0")
@@ -60,11 +65,15 @@ def deploy_kserve(
     if namespace is not None:
         check_name(namespace)
     if not _STORAGE.fullmatch(storage) or ".." in storage:
-        raise NAME_UNUSABLE(f"{storage!r} is no address that KServe fetches models from", "give --storage, for example gs://bucket/path")
+        raise NAME_UNUSABLE(
+            f"{storage!r} is no address that KServe fetches models from", "give --storage, for example gs://bucket/path"
+        )
     base = storage.rstrip("/")
     texts = {
         "service.yaml": as_yaml(inference_service(name, f"{base}/original", namespace=namespace, replicas=replicas)),
-        "canary.yaml": as_yaml(inference_service(name, f"{base}/patched", namespace=namespace, replicas=replicas, percent=percent)),
+        "canary.yaml": as_yaml(
+            inference_service(name, f"{base}/patched", namespace=namespace, replicas=replicas, percent=percent)
+        ),
     }
     models: dict[str, Source] = {}
     for arm, source in zip(("original", "patched"), load_arms(original, patched), strict=True):
@@ -97,7 +106,12 @@ def inference_service(
         "runtime": RUNTIME,
         "storageUri": storage,
     }
-    return {"apiVersion": "serving.kserve.io/v1beta1", "kind": "InferenceService", "metadata": metadata, "spec": {"predictor": predictor}}
+    return {
+        "apiVersion": "serving.kserve.io/v1beta1",
+        "kind": "InferenceService",
+        "metadata": metadata,
+        "spec": {"predictor": predictor},
+    }
 
 
 def as_yaml(content: dict[str, Any]) -> str:
@@ -115,7 +129,10 @@ def _commands(folder: str, name: str, namespace: str | None) -> tuple[str, ...]:
     manifests = shlex.quote(folder)
     patch = f"kubectl patch inferenceservice {name}{where} --type=merge -p"
     return (
-        f"kubectl apply{where} -f {manifests}/service.yaml && kubectl wait{where} --for=condition=Ready inferenceservice/{name}",
+        (
+            f"kubectl apply{where} -f {manifests}/service.yaml && kubectl wait{where} --for=condition=Ready"
+            f" inferenceservice/{name}"
+        ),
         f"kubectl apply{where} -f {manifests}/canary.yaml",
         f"""{patch} '{{"spec":{{"predictor":{{"canaryTrafficPercent":0}}}}}}'  # take it back""",
         f"""{patch} '{{"spec":{{"predictor":{{"canaryTrafficPercent":100}}}}}}'  # all of it""",

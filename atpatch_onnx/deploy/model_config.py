@@ -1,6 +1,7 @@
 """Triton's model configuration as protobuf messages, from the field numbers of its published `model_config.proto`.
 
-Only what is written here is declared. The classes live in a pool of their own, so that Triton's client library can be imported beside them.
+Only what is written here is declared. The classes live in a pool of their own, so that Triton's client library can be
+imported beside them.
 Source: triton-inference-server/common, protobuf/model_config.proto.
 """
 
@@ -14,15 +15,36 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, te
 __all__ = ["KINDS", "config_text", "model_config_class"]
 
 _PACKAGE = "inference"
-DATA_TYPES: tuple[str, ...] = ("INVALID", "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64")
+DATA_TYPES: tuple[str, ...] = (
+    "INVALID",
+    "BOOL",
+    "UINT8",
+    "UINT16",
+    "UINT32",
+    "UINT64",
+    "INT8",
+    "INT16",
+    "INT32",
+    "INT64",
+)
 DATA_TYPES += ("FP16", "FP32", "FP64", "STRING", "BF16")
 KINDS = ("KIND_AUTO", "KIND_GPU", "KIND_CPU", "KIND_MODEL")
 
 # Message → (field, number, type); a star: repeated; a bar: of the oneof that follows it.
 _FIELDS: dict[str, tuple[tuple[str, int, str], ...]] = {
     "ModelTensorReshape": (("shape", 1, "*int64"),),
-    "ModelInput": (("name", 1, "string"), ("data_type", 2, "DataType"), ("dims", 4, "*int64"), ("reshape", 5, "ModelTensorReshape")),
-    "ModelOutput": (("name", 1, "string"), ("data_type", 2, "DataType"), ("dims", 3, "*int64"), ("reshape", 5, "ModelTensorReshape")),
+    "ModelInput": (
+        ("name", 1, "string"),
+        ("data_type", 2, "DataType"),
+        ("dims", 4, "*int64"),
+        ("reshape", 5, "ModelTensorReshape"),
+    ),
+    "ModelOutput": (
+        ("name", 1, "string"),
+        ("data_type", 2, "DataType"),
+        ("dims", 3, "*int64"),
+        ("reshape", 5, "ModelTensorReshape"),
+    ),
     "ModelInstanceGroup": (("count", 2, "int32"), ("gpus", 3, "*int32"), ("kind", 4, "ModelInstanceGroup.Kind")),
     "ModelVersionPolicy": (("specific", 3, "ModelVersionPolicy.Specific|policy_choice"),),
     "ModelVersionPolicy.Specific": (("versions", 1, "*int64"),),

@@ -29,7 +29,10 @@ _DATATYPES = {
     TensorProto.FLOAT16: "FP16",
     TensorProto.BFLOAT16: "BF16",
     TensorProto.STRING: "BYTES",
-} | {TensorProto.DataType.Value(name): name for name in ("BOOL", "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64")}
+} | {
+    TensorProto.DataType.Value(name): name
+    for name in ("BOOL", "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64")
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +41,8 @@ class Source:
 
     Attributes:
         inputs: what callers must give; the patch's runtime controls have defaults and are left out.
-        outputs: what callers get; flagged columns are left out, as their leading dimension may count windows instead of samples.
+        outputs: what callers get; flagged columns are left out, as their leading dimension may count windows instead of
+        samples.
         data: files with its weights, relative to its folder; () for a model in one file.
     """
 
@@ -56,12 +60,16 @@ class Source:
         check_external(proto, path.parent)
         defaults = {tensor.name for tensor in proto.graph.initializer}
         inputs = tuple(_spec(value) for value in proto.graph.input if value.name not in defaults)
-        outputs = tuple(_spec(value) for value in proto.graph.output if value.name == FLAGGED or not is_telemetry(value.name))
+        outputs = tuple(
+            _spec(value) for value in proto.graph.output if value.name == FLAGGED or not is_telemetry(value.name)
+        )
         return cls(path, proto, inputs, outputs, external_locations(proto))
 
     @property
     def batched(self) -> bool:
-        """Whether the first dimension of all inputs and outputs is open, so that the engine may put samples together."""
+        """Whether the first dimension of all inputs and outputs is open,
+        so that the engine may put samples together.
+        """
         return all(spec.batched for spec in (*self.inputs, *self.outputs))
 
 
@@ -70,7 +78,9 @@ def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
     if kind.WhichOneof("value") != "tensor_type" or kind.tensor_type.elem_type not in _DATATYPES:
         raise NOT_SERVABLE(f"{value.name} is no dense tensor of a type that serving engines know")
     if not kind.tensor_type.HasField("shape"):
-        raise NOT_SERVABLE(f"the rank of {value.name} is not told in the graph", "run onnx.shape_inference over the model first")
+        raise NOT_SERVABLE(
+            f"the rank of {value.name} is not told in the graph", "run onnx.shape_inference over the model first"
+        )
     dims = kind.tensor_type.shape.dim
     shape = tuple(dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else -1 for dim in dims)
     return TensorSpec(value.name, _DATATYPES[kind.tensor_type.elem_type], shape)
@@ -87,8 +97,14 @@ def load_arms(original: str | os.PathLike[str], patched: str | os.PathLike[str])
         one, two = (tuple(spec for spec in getattr(arm, kind) if spec.name != FLAGGED) for arm in arms)
         if one != two:
             steered = {spec.name for spec in two} & {ENABLED, THRESHOLD}
-            way_out = "patch with --controls optional or none, so that clients need not know of the patch" if steered else None
-            raise ARMS_DIFFER(f"the {kind} differ: {_listed(one)} in the original, {_listed(two)} in the patched model", way_out)
+            way_out = (
+                "patch with --controls optional or none, so that clients need not know of the patch"
+                if steered
+                else None
+            )
+            raise ARMS_DIFFER(
+                f"the {kind} differ: {_listed(one)} in the original, {_listed(two)} in the patched model", way_out
+            )
     return arms
 
 

@@ -1,4 +1,6 @@
-"""Ray Serve: a configuration file that runs this project's own server on as many replicas as are wanted; see `ray_app`."""
+"""Ray Serve: a configuration file that runs this project's own server on as many replicas as are wanted;
+see `ray_app`.
+"""
 
 from __future__ import annotations
 
@@ -53,11 +55,15 @@ def deploy_ray(
     if mode not in MODES:
         raise BAD_OPTION(f"mode {mode!r} is none of {', '.join(MODES)}")
     if not 0 <= weight <= 1 or replicas < 1 or threads < 1 or not 1 <= port <= 65535:
-        raise BAD_OPTION("the weight must lie in 0 to 1, the port in 1 to 65535; replicas and threads cannot be below 1")
+        raise BAD_OPTION(
+            "the weight must lie in 0 to 1, the port in 1 to 65535; replicas and threads cannot be below 1"
+        )
     check_name(name)
     sources = load_arms(original, patched)
     root = os.path.abspath(folder)
-    models: dict[str, Source] = {f"models/{arm}/model.onnx": source for arm, source in zip(("original", "patched"), sources, strict=True)}
+    models: dict[str, Source] = {
+        f"models/{arm}/model.onnx": source for arm, source in zip(("original", "patched"), sources, strict=True)
+    }
     arguments = {"name": name, "mode": mode, "experiment": experiment, "threads": threads}
     config = ray_config(root, arguments, weight=weight, replicas=replicas, threads=threads, host=host, port=port)
     written = Folder(folder, "ray", {"serve.yaml": as_yaml(config)}, models, link=link, used=(LOGS, KILL_FILE))
@@ -78,7 +84,9 @@ def deploy_ray(
     return Deployed(written.path, written.files, notes, commands)
 
 
-def ray_config(root: str, arguments: dict[str, Any], *, weight: float, replicas: int, threads: int, host: str, port: int) -> dict[str, Any]:
+def ray_config(
+    root: str, arguments: dict[str, Any], *, weight: float, replicas: int, threads: int, host: str, port: int
+) -> dict[str, Any]:
     """A Serve configuration (Ray's `ServeDeploySchema`) as plain data."""
     paths = {arm: os.path.join(root, "models", arm, "model.onnx") for arm in ("original", "patched")}
     return {
@@ -89,7 +97,11 @@ def ray_config(root: str, arguments: dict[str, Any], *, weight: float, replicas:
                 "name": str(arguments["name"]),
                 "route_prefix": "/",
                 "import_path": IMPORT_PATH,
-                "args": paths | arguments | {"kill_file": os.path.join(root, KILL_FILE), "log_folder": os.path.join(root, LOGS)},
+                "args": (
+                    paths
+                    | arguments
+                    | {"kill_file": os.path.join(root, KILL_FILE), "log_folder": os.path.join(root, LOGS)}
+                ),
                 "deployments": [
                     {
                         "name": "atpatch",

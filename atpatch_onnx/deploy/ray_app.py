@@ -1,10 +1,12 @@
-"""The server as a Ray Serve application: every replica is the whole of it, routing, both arms, fall-back, shadow and decision log.
+"""The server as a Ray Serve application: every replica is the whole of it, routing, both arms, fall-back, shadow and
+decision log.
 
-Arms are assigned by hash of the unit, so replicas agree without talking to each other, as long as they share experiment, salt and weight.
-What may change while they run comes as `user_config`, which Ray hands to all of them: weight, kill switch, revision. The admin endpoint is
-left out, as a call to it would reach one replica only.
+Arms are assigned by hash of the unit, so replicas agree without talking to each other, as long as they share
+experiment, salt and weight. What may change while they run comes as `user_config`, which Ray hands to all of them:
+weight, kill switch, revision. The admin endpoint is left out, as a call to it would reach one replica only.
 
-Needs the extras `ray`, `serve` and `cpu` on every node. Imported by Ray; `deploy_ray` writes the configuration that names it.
+Needs the extras `ray`, `serve` and `cpu` on every node. Imported by Ray; `deploy_ray` writes the configuration that
+names it.
 """
 
 from __future__ import annotations
@@ -31,13 +33,16 @@ class Replica:
     """One server. Ray makes it, asks it for its ASGI application, and reconfigures it.
 
     Args:
-        arguments: those of `Settings`, as plain data, and `log_folder`: where each replica writes a log of its own; None: no log.
+        arguments: those of `Settings`, as plain data, and `log_folder`: where each replica writes a log of its own;
+            None: no log.
     """
 
     def __init__(self, arguments: Mapping[str, Any]) -> None:
         # A token in the environment would open the endpoint.
         os.environ.pop(TOKEN_VARIABLE, None)
-        settings: dict[str, Any] = {key: Path(value) if key in _PATHS and value is not None else value for key, value in arguments.items()}
+        settings: dict[str, Any] = {
+            key: Path(value) if key in _PATHS and value is not None else value for key, value in arguments.items()
+        }
         folder = settings.pop("log_folder", None)
         if folder is not None:
             Path(folder).mkdir(parents=True, exist_ok=True)

@@ -1,10 +1,12 @@
-"""A Triton model repository that serves both arms (layout and fields: Triton's user guide, "Model Repository" and "Model Configuration").
+"""A Triton model repository that serves both arms (layout and fields: Triton's user guide, "Model Repository" and
+"Model Configuration").
 
-1. Two model names, `NAME` and `NAME-patched`, each with version 1: two versions of one model would hide the original, as Triton serves only
-   the latest one unless told otherwise.
+1. Two model names, `NAME` and `NAME-patched`, each with version 1: two versions of one model would hide the original,
+   as Triton serves only the latest one unless told otherwise.
 2. A model with external data is a folder named model.onnx, with the model and its data inside.
 3. Where the first dimension of all inputs and outputs is open, Triton may batch: it is left out of `dims` then.
-4. The patch's runtime controls have defaults in the graph and are no inputs for Triton; opset and IR version stay what they are.
+4. The patch's runtime controls have defaults in the graph and are no inputs for Triton; opset and IR version stay what
+   they are.
 """
 
 from __future__ import annotations
@@ -45,7 +47,8 @@ def deploy_triton(
         original, patched: model files.
         folder: model repository to write; new, empty, or written by an earlier run.
         name: of the original in Triton; the patched one gets a suffix.
-        max_batch: samples that Triton may put together; 0: it must not. Ignored where the graph has no open first dimension.
+        max_batch: samples that Triton may put together; 0: it must not. Ignored where the graph has no open first
+        dimension.
         delay_us: microseconds that a request may wait for company.
         instances: sessions of each arm.
         threads: onnxruntime's threads within a run.
@@ -53,12 +56,19 @@ def deploy_triton(
         link: hard-link external data instead of copying it.
 
     Raises:
-        AtpatchError: ATP090 and ATP019 for the folder, ATP091 for the name, ATP075 and ATP076 for the models, ATP060 for the numbers.
+        AtpatchError: ATP090 and ATP019 for the folder, ATP091 for the name, ATP075 and ATP076 for the models, ATP060
+        for the numbers.
     """
     if max_batch < 0 or delay_us < 0 or instances < 1 or threads < 1:
         raise BAD_OPTION("batch size and delay cannot be below 0, instances and threads not below 1")
     check_name(name)
-    settings: dict[str, Any] = {"max_batch": max_batch, "delay_us": delay_us, "instances": instances, "threads": threads, "gpu": gpu}
+    settings: dict[str, Any] = {
+        "max_batch": max_batch,
+        "delay_us": delay_us,
+        "instances": instances,
+        "threads": threads,
+        "gpu": gpu,
+    }
     texts: dict[str, str] = {}
     models: dict[str, Source] = {}
     arms = dict(zip((name, name + PATCHED_SUFFIX), load_arms(original, patched), strict=True))
@@ -80,7 +90,14 @@ def repository(source: Source, name: str, **settings: Any) -> tuple[str, str]:
 
 
 def triton_config(
-    source: Source, name: str, *, max_batch: int = 32, delay_us: int = 2000, instances: int = 1, threads: int = 1, gpu: bool = False
+    source: Source,
+    name: str,
+    *,
+    max_batch: int = 32,
+    delay_us: int = 2000,
+    instances: int = 1,
+    threads: int = 1,
+    gpu: bool = False,
 ) -> Any:
     """The message `inference.ModelConfig` of one model; arguments as in `deploy_triton`."""
     batched = max_batch > 0 and source.batched

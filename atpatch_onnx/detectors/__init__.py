@@ -1,6 +1,7 @@
 """Training of the detectors that need it: arrays of features in, a detector of `rewriters.plan` out.
 
-`features` and `oneclass` are plain numpy. The other modules import torch (extra `fit`), so import them only where something is trained.
+`features` and `oneclass` are plain numpy. The other modules import torch (extra `fit`), so import them only where
+something is trained.
 """
 
 LABELLED = ("profile", "cnn", "static")

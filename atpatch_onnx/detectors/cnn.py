@@ -1,6 +1,7 @@
 """Training of `cnn`: convolutions over the head-averaged map, dense layers, one logit a column (eq. 5-6 of AtPatch).
 
-The paper gives loss (BCE + contrastive), optimiser and epochs, not the sizes; these are small enough for maps of a few hundred columns.
+The paper gives loss (BCE + contrastive), optimiser and epochs, not the sizes; these are small enough for maps of a few
+hundred columns.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ WEIGHT_DECAY = 1e-2
 MOST_STEPS = 1500
 
 
-def train_cnn(maps: NDArray[np.float32], anomalous: NDArray[np.bool_], *, seed: int, tick: Callable[[int, int], None]) -> Cnn:
+def train_cnn(
+    maps: NDArray[np.float32], anomalous: NDArray[np.bool_], *, seed: int, tick: Callable[[int, int], None]
+) -> Cnn:
     """Train on head-averaged maps of all sites together.
 
     Args:
@@ -91,7 +94,9 @@ def _fit(maps: Tensor, label: Tensor, tick: Callable[[int, int], None]) -> _Netw
 
 
 def _plain(network: _Network) -> Cnn:
-    convolutions = tuple(Conv(_numpy(layer.weight), _numpy(layer.bias), stride=2, padding=1) for layer in network.convolutions)
+    convolutions = tuple(
+        Conv(_numpy(layer.weight), _numpy(layer.bias), stride=2, padding=1) for layer in network.convolutions
+    )
     layers = tuple(Dense(_numpy(layer.weight.T), _numpy(layer.bias)) for layer in (network.hidden, network.last))
     return Cnn(convolutions, layers)
 

@@ -1,4 +1,5 @@
-"""Per-column features of an attention map, in numpy: the reference that the graph engine's `profile` detector has to agree with.
+"""Per-column features of an attention map, in numpy: the reference that the graph engine's `profile` detector has to
+agree with.
 
 Shape letters: B samples, H heads, Q query rows, K key columns, F features.
 """
@@ -39,7 +40,12 @@ class Columns:
 
 
 def profile_features(
-    maps: Floats, valid: NDArray[np.bool_] | None = None, *, self_attention: bool = True, probes: Sequence[int] = (0,), every: int = 1
+    maps: Floats,
+    valid: NDArray[np.bool_] | None = None,
+    *,
+    self_attention: bool = True,
+    probes: Sequence[int] = (0,),
+    every: int = 1,
 ) -> NDArray[np.float32]:
     """Features of `rewriters.plan.Profile`: column means and probe rows of every head, × valid length, log1p.
 
@@ -79,7 +85,9 @@ def profile_scores(detector: Profile, features: Floats) -> NDArray[np.float64]:
     return np.asarray(1.0 / (1.0 + np.exp(-np.clip(profile_logits(detector, features), -700, 700))))
 
 
-def statistic_scores(detector: Statistic, maps: Floats, valid: NDArray[np.bool_], *, self_attention: bool = True) -> NDArray[np.float64]:
+def statistic_scores(
+    detector: Statistic, maps: Floats, valid: NDArray[np.bool_], *, self_attention: bool = True
+) -> NDArray[np.float64]:
     """Robust z-scores of `rewriters.plan.Statistic`, -inf at padding; sinks are scored like any other column.
 
     Of a detector that judges columns by any number of rows and by mass only, as `fit` makes them.

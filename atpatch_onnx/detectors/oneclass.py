@@ -1,10 +1,11 @@
 """Fitting of `oneclass` on clean columns: mean and covariance of their features, and how rare a distance is among them.
 
-Where a column is the same place in every sample, each place has a distribution of its own, and any departure from it counts: a trigger may
-draw less attention than what usually sits there (Mahalanobis distance). Where tokens move, every content token is drawn from one wide
-distribution, and only more attention counts: the projection of the features on S⁻¹·1, which is the likelihood ratio for "the same excess in
-every feature". S⁻¹ takes out what rises and falls together in clean columns. There a column also has to stand out from its own neighbours:
-a sentence with one loud word is nothing new, but a trigger is louder than any of them.
+Where a column is the same place in every sample, each place has a distribution of its own, and any departure from it
+counts: a trigger may draw less attention than what usually sits there (Mahalanobis distance). Where tokens move, every
+content token is drawn from one wide distribution, and only more attention counts: the projection of the features on
+S⁻¹·1, which is the likelihood ratio for "the same excess in every feature". S⁻¹ takes out what rises and falls together
+in clean columns. There a column also has to stand out from its own neighbours: a sentence with one loud word is nothing
+new, but a trigger is louder than any of them.
 """
 
 from __future__ import annotations
@@ -22,9 +23,12 @@ __all__ = ["Moments", "describe", "in_nats", "surprise", "tail"]
 Floats = NDArray[np.floating[Any]]
 
 RIDGE = 1e-2
-"""Added to variances of log1p features, squared distances: a feature that never moved in training is no ruler for one that does."""
+"""Added to variances of log1p features, squared distances: a feature that never moved in training is no ruler for one
+that does.
+"""
 RANK = 4
-"""A column is held against the fourth loudest of its sample, so that up to three trigger tokens do not hide each other."""
+"""A column is held against the fourth loudest of its sample, so that up to three trigger tokens do not hide each other.
+"""
 MOST_WEIGHTS = 1 << 20
 """Of one site. Above it all places share one covariance."""
 STARTS, TAIL = 0.95, 0.99
@@ -103,4 +107,6 @@ def tail(scores: Floats) -> tuple[float, float]:
 def in_nats(detector: OneClass, start: float, rate: float) -> OneClass:
     """The detector whose score is (score - start) · rate."""
     factor = np.sqrt(rate) if detector.squared else rate
-    return replace(detector, weight=(detector.weight * factor).astype(np.float32), offset=(detector.offset + start) * rate)
+    return replace(
+        detector, weight=(detector.weight * factor).astype(np.float32), offset=(detector.offset + start) * rate
+    )

@@ -1,7 +1,7 @@
 """Training of `profile`: one-hidden-layer MLPs on column features, each site by itself or all of them together.
 
-Together they add up their logits, and only the sum is held against the labels: what one site cannot tell, several may (two passes).
-Loss: balanced BCE + LAMBDA · supervised contrastive on the hidden features (see `contrastive`).
+Together they add up their logits, and only the sum is held against the labels: what one site cannot tell, several may
+(two passes). Loss: balanced BCE + LAMBDA · supervised contrastive on the hidden features (see `contrastive`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ WEIGHT_DECAY = 1e-2
 POSITIVES, NEGATIVES = 128, 256
 """Columns a step sees of each class, at most; the contrastive loss compares all of them with each other."""
 STD_FLOOR = 0.05
-"""Of a log1p feature. Below it a feature is constant in training, and a new sample's small departure would look enormous."""
+"""Of a log1p feature.
+
+Below it a feature is constant in training, and a new sample's small departure would look enormous.
+"""
 
 
 def train_profile(columns: Columns, *, probes: Sequence[int], seed: int) -> Profile:
@@ -74,7 +77,9 @@ def _standardised(columns: Columns) -> tuple[Tensor, NDArray[np.float32], NDArra
     return x, mean.astype(np.float32), std.astype(np.float32)
 
 
-def _fit(inputs: Sequence[Tensor], positive: Tensor, negative: Tensor, generator: torch.Generator) -> list[tuple[Dense, ...]]:
+def _fit(
+    inputs: Sequence[Tensor], positive: Tensor, negative: Tensor, generator: torch.Generator
+) -> list[tuple[Dense, ...]]:
     networks = [(_linear(x.shape[1], HIDDEN, generator), _linear(HIDDEN, 1, generator)) for x in inputs]
     parameters = [parameter for network in networks for layer in network for parameter in layer.parameters()]
     optimiser = torch.optim.AdamW(parameters, LEARNING_RATE, weight_decay=WEIGHT_DECAY)

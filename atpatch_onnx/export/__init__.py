@@ -1,4 +1,7 @@
-"""From a torch or Hugging Face model to an ONNX graph that patches well, checked against torch. Needs the extra `export`."""
+"""From a torch or Hugging Face model to an ONNX graph that patches well, checked against torch.
+
+Needs the extra `export`.
+"""
 
 from __future__ import annotations
 

@@ -67,7 +67,18 @@ class Exported:
 
     def to_json(self) -> dict[str, Any]:
         """The keys that `export --json` promises."""
-        keys = ("output", "source", "task", "exporter", "attention", "opset", "dtype", "tolerance", "rejected", "seconds")
+        keys = (
+            "output",
+            "source",
+            "task",
+            "exporter",
+            "attention",
+            "opset",
+            "dtype",
+            "tolerance",
+            "rejected",
+            "seconds",
+        )
         return {
             **{key: getattr(self, key) for key in keys},
             "data": list(self.data),
@@ -92,10 +103,12 @@ def export_model(
     tolerance: float | None = None,
     progress: Progress | None = None,
 ) -> Exported:
-    """Export a torch model, hold the graph against torch, and count its attention sites. On any failure nothing is written.
+    """Export a torch model, hold the graph against torch, and count its attention sites. On any failure nothing is
+    written.
 
     Args:
-        source: folder of a Hugging Face model, hub id, or `package.module:factory` of a plain torch module with example inputs.
+        source: folder of a Hugging Face model, hub id, or `package.module:factory` of a plain torch module with example
+        inputs.
         output: file to write.
         task: one of `TASKS`; None: from the model's architecture, "tabular" for plain modules.
         opset: None: what the exporter writes natively (dynamo 18, TorchScript 17).
@@ -108,7 +121,8 @@ def export_model(
         progress: called as each step begins.
 
     Raises:
-        AtpatchError: ATP018-ATP020 (output), ATP050-ATP052 (extras, runtime), ATP060 (options), ATP070-ATP073 (see `explain`).
+        AtpatchError: ATP018-ATP020 (output), ATP050-ATP052 (extras, runtime), ATP060 (options), ATP070-ATP073 (see
+        `explain`).
     """
     started = time.perf_counter()
     begin = progress or (lambda step: None)
@@ -128,7 +142,9 @@ def export_model(
     external = external_data or subject.weight_bytes > _MOST_INSIDE
     data = f"{destination.name}.data"
     if external and (destination.parent / data).exists():
-        raise DATA_FILE_EXISTS(f"{destination.parent / data} exists", "remove it together with its model, or give another output")
+        raise DATA_FILE_EXISTS(
+            f"{destination.parent / data} exists", "remove it together with its model, or give another output"
+        )
     with workshop(destination.parent) as folder:
         draft = folder / destination.name
         begin("tracing")
@@ -141,7 +157,9 @@ def export_model(
             found = parity.compare(subject, draft)
         far = {output: p for output, p in found.items() if not p.within(allowed)}
         if far:
-            listed = ", ".join(f"{output} by {p.difference:.2g} (values up to {p.scale:.2g})" for output, p in far.items())
+            listed = ", ".join(
+                f"{output} by {p.difference:.2g} (values up to {p.scale:.2g})" for output, p in far.items()
+            )
             raise PARITY_LOST(f"the graph differs from torch: {listed}; allowed is {allowed:g}")
         begin("looking for attention")
         sites, rejected = find_sites(model)
@@ -173,12 +191,19 @@ def _load(source: str, task: str | None, attention: str | None, dtype: str, kv_c
         from . import factory
 
         if kv_cache:
-            raise BAD_OPTION("--kv-cache is for Hugging Face models", "let the factory's module take and return the cache")
+            raise BAD_OPTION(
+                "--kv-cache is for Hugging Face models", "let the factory's module take and return the cache"
+            )
         if attention is not None:
-            raise BAD_OPTION("--attention chooses among the implementations of a Hugging Face model", "leave it out for a plain module")
+            raise BAD_OPTION(
+                "--attention chooses among the implementations of a Hugging Face model",
+                "leave it out for a plain module",
+            )
         return factory.load_subject(source, task, dtype)
     if source.startswith((".", "/", "~")) and not Path(source).is_dir():
-        raise NO_SUCH_FILE(f"{source} is no folder", "give the folder of a Hugging Face model, a hub id, or package.module:factory")
+        raise NO_SUCH_FILE(
+            f"{source} is no folder", "give the folder of a Hugging Face model, a hub id, or package.module:factory"
+        )
     from . import transformers_models
 
     return transformers_models.load_subject(source, task, attention or "eager", dtype, kv_cache)
@@ -186,7 +211,11 @@ def _load(source: str, task: str | None, attention: str | None, dtype: str, kv_c
 
 def _is_factory(source: str) -> bool:
     module, colon, attribute = source.partition(":")
-    return bool(colon) and not os.path.exists(source) and all(part.isidentifier() for part in [*module.split("."), *attribute.split(".")])
+    return (
+        bool(colon)
+        and not os.path.exists(source)
+        and all(part.isidentifier() for part in [*module.split("."), *attribute.split(".")])
+    )
 
 
 def _require_extra(source: str) -> None:
@@ -207,6 +236,9 @@ def _destination(path: Path) -> Path:
 
 def _shapes(values: Any) -> dict[str, tuple[int | str, ...]]:
     return {
-        value.name: tuple(dim.dim_value if dim.HasField("dim_value") else dim.dim_param or "?" for dim in value.type.tensor_type.shape.dim)
+        value.name: tuple(
+            dim.dim_value if dim.HasField("dim_value") else dim.dim_param or "?"
+            for dim in value.type.tensor_type.shape.dim
+        )
         for value in values
     }

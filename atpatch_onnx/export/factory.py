@@ -30,27 +30,33 @@ _MORE_ROWS, _FEWER_POSITIONS = 1, 3
 def load_subject(source: str, task: str | None, dtype: str) -> tuple[Subject, str]:
     """The module that a factory returns, and its task.
 
-    The factory takes no arguments. Example inputs: a tensor, a sequence (passed by position) or a mapping (passed by keyword).
+    The factory takes no arguments. Example inputs: a tensor, a sequence (passed by position) or a mapping (passed by
+    keyword).
 
     Raises:
         AtpatchError: ATP060 (dtype), ATP070 (no such factory, or it fails), ATP071 (a task for Hugging Face models).
     """
     name = task or "tabular"
     if name not in PLAIN_TASKS:
-        raise TASK_UNCLEAR(f"the task {name!r} is for Hugging Face models", f"name one of {', '.join(PLAIN_TASKS)}, or leave --task out")
+        raise TASK_UNCLEAR(
+            f"the task {name!r} is for Hugging Face models",
+            f"name one of {', '.join(PLAIN_TASKS)}, or leave --task out",
+        )
     if dtype != "float32":
         raise BAD_OPTION("--dtype converts Hugging Face models only", "let the factory return a module of that type")
     module, examples, axes = _call(source)
     if any(parameter.dtype == torch.bfloat16 for parameter in module.parameters()):
         raise SOURCE_UNUSABLE(
-            f"{source} is in bfloat16, which onnxruntime's CPU provider cannot load, so nothing could be checked", "use .float()"
+            f"{source} is in bfloat16, which onnxruntime's CPU provider cannot load, so nothing could be checked",
+            "use .float()",
         )
     module = module.cpu()
     keywords = isinstance(examples, Mapping)
     tensors = _named(source, module, examples)
     if axes is None:
         axes = {
-            name_: {axis: label for axis, label in enumerate(PLAIN_TASKS[name]) if axis < tensor.ndim} for name_, tensor in tensors.items()
+            name_: {axis: label for axis, label in enumerate(PLAIN_TASKS[name]) if axis < tensor.ndim}
+            for name_, tensor in tensors.items()
         }
     else:
         axes = {**{key: {} for key in tensors}, **axes}
@@ -62,7 +68,9 @@ def load_subject(source: str, task: str | None, dtype: str) -> tuple[Subject, st
         with torch.no_grad():
             outputs = tuple(Plain.named(module(**tensors) if keywords else module(*tensors.values())))
     except Exception as error:
-        raise SOURCE_UNUSABLE(f"{source}: the module fails on its example inputs: {type(error).__name__}: {error}") from error
+        raise SOURCE_UNUSABLE(
+            f"{source}: the module fails on its example inputs: {type(error).__name__}: {error}"
+        ) from error
     traced, probes = _probes(given)
     groups = (Group(axes, _resampler(tensors, axes)),)
     return Subject(wrapped, outputs, groups, traced, probes, f"{type(module).__name__} of {source}", None), name
@@ -92,7 +100,9 @@ def _named(source: str, module: nn.Module, examples: Any) -> dict[str, Tensor]:
         named = dict(examples)
     elif isinstance(examples, Sequence):
         positional = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
-        names = [name for name, parameter in signature(module.forward).parameters.items() if parameter.kind in positional]
+        names = [
+            name for name, parameter in signature(module.forward).parameters.items() if parameter.kind in positional
+        ]
         names += [f"input_{index}" for index in range(len(names), len(examples))]
         named = dict(zip(names, examples, strict=False))
     else:
@@ -111,10 +121,13 @@ def _lengths(source: str, tensors: Mapping[str, Tensor], axes: Mapping[str, Mapp
             length = tensors[name].shape[axis]
             if lengths.setdefault(label, length) != length:
                 raise SOURCE_UNUSABLE(
-                    f"{source}: the example inputs have lengths {lengths[label]} and {length} on the axis {label!r}", _MEND
+                    f"{source}: the example inputs have lengths {lengths[label]} and {length} on the axis {label!r}",
+                    _MEND,
                 )
     if empty := [label for label, length in lengths.items() if length == 0]:
-        raise SOURCE_UNUSABLE(f"{source}: the example inputs are empty on the axis {empty[0]!r}", "give at least one row")
+        raise SOURCE_UNUSABLE(
+            f"{source}: the example inputs are empty on the axis {empty[0]!r}", "give at least one row"
+        )
     return lengths
 
 

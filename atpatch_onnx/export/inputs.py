@@ -25,7 +25,8 @@ def text(
     positions: bool = False,
     segments: bool = False,
 ) -> Group:
-    """Token ids and their mask, right-padded; with a past the mask covers it too, and padding is on the left, in the past.
+    """Token ids and their mask, right-padded; with a past the mask covers it too, and padding is on the left, in the
+    past.
 
     Args:
         batch, sequence, past_sequence: labels of the axes.
@@ -125,7 +126,10 @@ def _floats(name: str, axes: dict[int, str], shape: tuple[str | int, ...]) -> Gr
 
 
 def _special_tokens(config: Any) -> set[int]:
-    tokens = {_token(config, name, None) for name in ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")}
+    tokens = {
+        _token(config, name, None)
+        for name in ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
+    }
     named = {token for token in tokens if token is not None}
     return named | set(range(_FIRST_TOKEN))
 

@@ -17,7 +17,10 @@ from .tracing import evaluate
 __all__ = ["TOLERANCES", "Parity", "compare"]
 
 TOLERANCES = {"float32": 1e-4, "float16": 1e-2}
-"""Dtype → largest difference allowed. Half precision has 11 bits; a few layers cost some of them, in torch as in onnxruntime."""
+"""Dtype → largest difference allowed.
+
+Half precision has 11 bits; a few layers cost some of them, in torch as in onnxruntime.
+"""
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,8 @@ def compare(subject: Subject, path: Path) -> dict[str, Parity]:
     """Output name → parity.
 
     Raises:
-        AtpatchError: ATP050 without onnxruntime, ATP052 where it does not load the graph, ATP073 where it fails at the sizes of a probe.
+        AtpatchError: ATP050 without onnxruntime, ATP052 where it does not load the graph, ATP073 where it fails at the
+        sizes of a probe.
     """
     live = session(path, threads=1)
     import onnxruntime  # there is one: the session says so otherwise
@@ -55,12 +59,15 @@ def compare(subject: Subject, path: Path) -> dict[str, Parity]:
         feeds = subject.feeds(probe)
         expected = [tensor.numpy() for tensor in evaluate(subject, feeds)]
         try:
-            found = live.run(list(subject.outputs), {name: array for name, array in feeds.arrays().items() if name in known}, silent)
+            found = live.run(
+                list(subject.outputs), {name: array for name, array in feeds.arrays().items() if name in known}, silent
+            )
         except Exception as error:  # onnxruntime's exception classes share no base of their own
             sizes = ", ".join(f"{label} {size}" for label, size in probe.sizes.items())
             words = " ".join(str(error).split())[:300]
             raise PARITY_LOST(
-                f"onnxruntime fails on the graph at {sizes}: {words}", "try the other --exporter or --attention, or another --opset"
+                f"onnxruntime fails on the graph at {sizes}: {words}",
+                "try the other --exporter or --attention, or another --opset",
             ) from error
         for name, ours, theirs in zip(subject.outputs, found, expected, strict=True):
             difference, scale = _distance(ours, theirs)

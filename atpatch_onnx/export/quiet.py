@@ -1,4 +1,6 @@
-"""Exporters and loaders print progress bars, tracing warnings and stack traces; none of it is of use to the person who asked for a file."""
+"""Exporters and loaders print progress bars, tracing warnings and stack traces; none of it is of use to the person who
+asked for a file.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,11 @@ __all__ = ["quiet"]
 def quiet() -> Iterator[None]:
     """Swallow what others print, warn and log while this holds; exceptions pass."""
     before = logging.root.manager.disable
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+    with (
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore")
         logging.disable(logging.CRITICAL)
         try:

@@ -29,7 +29,10 @@ class Group:
 
 @dataclass(frozen=True)
 class Probe:
-    """One set of sizes to run with. Lengths of different labels differ, so that an output axis tells which label it follows."""
+    """One set of sizes to run with.
+
+    Lengths of different labels differ, so that an output axis tells which label it follows.
+    """
 
     sizes: Sizes
     padded: bool = False
@@ -71,8 +74,9 @@ class Subject:
     attention: str | None
 
     def __post_init__(self) -> None:
-        # A fresh wrapper is in training mode, and TorchScript's exporter puts that back afterwards, dropout of the model inside included.
-        # With gradients torch traces SDPA under a learned bias (T5, Swin, BEiT) along another path, whose strides dynamo then fails on.
+        # A fresh wrapper is in training mode, and TorchScript's exporter puts that back afterwards, dropout of the
+        # model inside included. With gradients torch traces SDPA under a learned bias (T5, Swin, BEiT) along another
+        # path, whose strides dynamo then fails on.
         self.module.eval().requires_grad_(False)
 
     @property
@@ -85,7 +89,9 @@ class Subject:
         import torch
 
         rng = np.random.default_rng(seed)
-        drawn = {name: array for group in self.groups for name, array in group.draw(rng, probe.sizes, probe.padded).items()}
+        drawn = {
+            name: array for group in self.groups for name, array in group.draw(rng, probe.sizes, probe.padded).items()
+        }
         dtype = next((p.dtype for p in self.module.parameters() if p.is_floating_point()), torch.float32)
         tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in drawn.items()}
         return Feeds({name: value.to(dtype) if value.is_floating_point() else value for name, value in tensors.items()})
@@ -93,4 +99,6 @@ class Subject:
     @property
     def weight_bytes(self) -> int:
         """What parameters and buffers take; shared ones count once."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in [*self.module.parameters(), *self.module.buffers()])
+        return sum(
+            tensor.numel() * tensor.element_size() for tensor in [*self.module.parameters(), *self.module.buffers()]
+        )

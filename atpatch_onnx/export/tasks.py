@@ -31,14 +31,20 @@ _HIDDEN = ("last_hidden_state",)
 
 TASKS: dict[str, Task] = {
     "text-classification": Task(
-        "tokens → logits (batch, labels)", ("AutoModelForSequenceClassification",), endings=("ForSequenceClassification",)
+        "tokens → logits (batch, labels)",
+        ("AutoModelForSequenceClassification",),
+        endings=("ForSequenceClassification",),
     ),
     "token-classification": Task(
-        "tokens → logits (batch, sequence, labels)", ("AutoModelForTokenClassification",), endings=("ForTokenClassification",)
+        "tokens → logits (batch, sequence, labels)",
+        ("AutoModelForTokenClassification",),
+        endings=("ForTokenClassification",),
     ),
     "feature-extraction": Task("tokens or image → last_hidden_state", ("AutoModel",), _HIDDEN, ("Model",)),
     "image-classification": Task(
-        "pixel_values → logits (batch, labels)", ("AutoModelForImageClassification",), endings=("ForImageClassification",)
+        "pixel_values → logits (batch, labels)",
+        ("AutoModelForImageClassification",),
+        endings=("ForImageClassification",),
     ),
     "causal-lm": Task(
         "tokens → logits of the next ones; with --kv-cache also past_key_values in, present out",
@@ -46,7 +52,9 @@ TASKS: dict[str, Task] = {
         endings=("ForCausalLM", "LMHeadModel"),
     ),
     "seq2seq-encoder": Task("tokens or spectrogram → last_hidden_state", ("AutoModel",), _HIDDEN),
-    "seq2seq-decoder": Task("target tokens, encoder states → logits", ("AutoModelForSeq2SeqLM", "AutoModelForSpeechSeq2Seq")),
+    "seq2seq-decoder": Task(
+        "target tokens, encoder states → logits", ("AutoModelForSeq2SeqLM", "AutoModelForSpeechSeq2Seq")
+    ),
     "clip": Task(
         "texts and images → logits and embeddings of both",
         ("AutoModel",),
@@ -81,11 +89,15 @@ def default_task(config: Any) -> str:
             "run export twice: --task seq2seq-encoder and --task seq2seq-decoder",
         )
     # Longest ending first: a "CLIPModel" is no mere "Model".
-    endings = sorted(((ending, name) for name, task in TASKS.items() for ending in task.endings), key=lambda pair: -len(pair[0]))
+    endings = sorted(
+        ((ending, name) for name, task in TASKS.items() for ending in task.endings), key=lambda pair: -len(pair[0])
+    )
     for ending, name in endings:
         if architecture.endswith(ending) and not (ending == "Model" and "For" in architecture):
             return name
     raise TASK_UNCLEAR(
-        f"the architecture {architecture!r} stands for none of the tasks" if architecture else "the configuration names no architecture",
+        f"the architecture {architecture!r} stands for none of the tasks"
+        if architecture
+        else "the configuration names no architecture",
         "name one with --task: " + ", ".join(name for name, task in TASKS.items() if task.loaders),
     )

@@ -23,7 +23,10 @@ __all__ = ["EXPORTERS", "OPSETS", "Exporter", "evaluate", "export_graph", "outpu
 Exporter = Literal["dynamo", "torchscript"]
 EXPORTERS: tuple[Exporter, ...] = ("dynamo", "torchscript")
 OPSETS: Mapping[Exporter, int] = {"dynamo": 18, "torchscript": 17}
-"""What each exporter writes natively; another opset goes through a converter. At 23 and above SDPA becomes one Attention operator."""
+"""What each exporter writes natively; another opset goes through a converter.
+
+At 23 and above SDPA becomes one Attention operator.
+"""
 
 # dynamo notes for every node which lines of which files it came from, with the full paths of the exporting machine.
 _PRIVATE = "pkg.torch.onnx.stack_trace"
@@ -60,13 +63,17 @@ def export_graph(
         raise EXPORT_FAILED(f"{exporter}: {_message(error)}") from error
     if external and exporter == "torchscript":
         # It writes one file a weight, or none below 2 GiB: bring them to one file.
-        onnx.save_model(onnx.load_model(path), path, save_as_external_data=True, location=f"{path.name}.data", size_threshold=1024)
+        onnx.save_model(
+            onnx.load_model(path), path, save_as_external_data=True, location=f"{path.name}.data", size_threshold=1024
+        )
         # onnx makes that file for its owner alone.
         path.with_name(f"{path.name}.data").chmod(path.stat().st_mode & 0o777)
     model = onnx.load_model(path, load_external_data=False)
     if (written := default_opset(model)) != opset:
         # dynamo leaves a graph that it cannot convert as it is, and says so on a channel that nobody reads.
-        raise EXPORT_FAILED(f"{exporter} wrote opset {written}, not {opset}", "leave --opset out, or use the other --exporter")
+        raise EXPORT_FAILED(
+            f"{exporter} wrote opset {written}, not {opset}", "leave --opset out, or use the other --exporter"
+        )
     _remove_paths(model)
     return model
 
@@ -88,7 +95,9 @@ def _dynamo(subject: Subject, example: Feeds, path: Path, opset: int, external: 
     )
 
 
-def _torchscript(subject: Subject, example: Feeds, path: Path, opset: int, axes: Mapping[str, Mapping[int, str]]) -> None:
+def _torchscript(
+    subject: Subject, example: Feeds, path: Path, opset: int, axes: Mapping[str, Mapping[int, str]]
+) -> None:
     torch.onnx.export(
         subject.module,
         example.positional(),
@@ -102,7 +111,9 @@ def _torchscript(subject: Subject, example: Feeds, path: Path, opset: int, axes:
 
 
 def output_axes(subject: Subject) -> dict[str, dict[int, str]]:
-    """Dynamic axes of the outputs: those whose length changes with the inputs', under the label that changes the same way."""
+    """Dynamic axes of the outputs: those whose length changes with the inputs', under the label that changes the same
+    way.
+    """
     runs = [(probe.sizes, evaluate(subject, subject.feeds(probe))) for probe in (subject.traced, *subject.probes)]
     axes: dict[str, dict[int, str]] = {}
     for index, name in enumerate(subject.outputs):

@@ -30,7 +30,9 @@ def load_subject(source: str, task: str | None, attention: str, dtype: str, kv_c
     config = _config(source)
     name = task or default_task(config)
     if not TASKS[name].loaders:
-        raise TASK_UNCLEAR(f"the task {name!r} is for plain torch modules", "give package.module:factory, or another --task")
+        raise TASK_UNCLEAR(
+            f"the task {name!r} is for plain torch modules", "give package.module:factory, or another --task"
+        )
     if kv_cache and name != "causal-lm":
         raise BAD_OPTION(f"--kv-cache belongs to the task causal-lm; this is {name}")
     model = _load(source, name, attention, dtype)
@@ -72,7 +74,9 @@ def _load(source: str, task: str, attention: str, dtype: str) -> nn.Module:
         return result
     assert last is not None
     if "Unrecognized configuration class" in str(last):
-        raise TASK_UNCLEAR(f"{source} has no model for the task {task}: transformers has none for its configuration") from last
+        raise TASK_UNCLEAR(
+            f"{source} has no model for the task {task}: transformers has none for its configuration"
+        ) from last
     raise _unusable(source, last) from last
 
 
@@ -85,7 +89,8 @@ def _require_weights(source: str, task: str, report: Any) -> None:
         shown = ", ".join(lacking[:3]) + (", …" if len(lacking) > 3 else "")
         raise SOURCE_UNUSABLE(
             f"{source} has no weights for {shown}, which the task {task} needs",
-            "name the task that the model was trained for with --task, or feature-extraction for the model without a head",
+            "name the task that the model was trained for with --task, or feature-extraction for the model without a"
+            " head",
         )
 
 
@@ -108,7 +113,8 @@ def _parts(model: nn.Module, task: str, kv_cache: bool) -> tuple[tuple[Group, ..
         model = model.get_encoder()  # type: ignore[operator]
     elif task == "feature-extraction" and getattr(config, "is_encoder_decoder", False):
         raise TASK_UNCLEAR(
-            f"{type(model).__name__} is an encoder-decoder, which is exported as two graphs", "use --task seq2seq-encoder, seq2seq-decoder"
+            f"{type(model).__name__} is an encoder-decoder, which is exported as two graphs",
+            "use --task seq2seq-encoder, seq2seq-decoder",
         )
     if kv_cache:
         return _with_cache(model, config)
@@ -130,7 +136,9 @@ def _inputs_of(model: nn.Module, config: Any, task: str) -> tuple[Group, ...]:
     if main == "input_features":
         return (inputs.spectrogram(config),)
     if main != "input_ids":
-        raise TASK_UNCLEAR(f"{type(model).__name__} reads {main!r}, for which no task is known", "export it as package.module:factory")
+        raise TASK_UNCLEAR(
+            f"{type(model).__name__} reads {main!r}, for which no task is known", "export it as package.module:factory"
+        )
     taken = _parameters(model)
     segments = "token_type_ids" in taken and (getattr(config, "type_vocab_size", 0) or 0) > 1
     # Generation pads on the left, and then positions do not start at 0.
@@ -199,7 +207,9 @@ def _parameters(model: nn.Module) -> set[str]:
 def _unusable(source: str, error: Exception) -> Exception:
     text = str(error)
     if "trust_remote_code" in text:
-        return SOURCE_UNUSABLE(f"{source} brings its own Python code, which is never run", "load it yourself in package.module:factory")
+        return SOURCE_UNUSABLE(
+            f"{source} brings its own Python code, which is never run", "load it yourself in package.module:factory"
+        )
     if Path(source).is_dir():
         return SOURCE_UNUSABLE(f"{source}: {_first_line(error)}")
     return SOURCE_UNUSABLE(

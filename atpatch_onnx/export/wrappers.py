@@ -1,4 +1,6 @@
-"""Torch modules that put a model behind positional tensors, since exporters know no dictionaries, caches and defaults."""
+"""Torch modules that put a model behind positional tensors, since exporters know no dictionaries,
+caches and defaults.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ class Decoder(nn.Module):
 
 
 class Cached(nn.Module):
-    """A causal language model that takes the keys and values of earlier tokens and returns them with those of the new ones."""
+    """A causal language model that takes the keys and values of earlier tokens and returns them with those of the new
+    ones.
+    """
 
     def __init__(self, inner: nn.Module, inputs: Sequence[str], layers: int) -> None:
         super().__init__()
@@ -63,7 +67,9 @@ class Cached(nn.Module):
 
 
 def _cache(tensors: Sequence[Tensor]) -> Any:
-    """A cache that holds the given keys and values as they are; `DynamicCache.update` would append them to an empty tensor of rank 1."""
+    """A cache that holds the given keys and values as they are; `DynamicCache.update` would append them to an empty
+    tensor of rank 1.
+    """
     from transformers.cache_utils import DynamicCache, DynamicLayer
 
     cache: Any = DynamicCache()
@@ -88,12 +94,19 @@ class Plain(nn.Module):
         self._inputs = None if inputs is None else tuple(inputs)
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        result = self.inner(*tensors) if self._inputs is None else self.inner(**dict(zip(self._inputs, tensors, strict=True)))
+        result = (
+            self.inner(*tensors)
+            if self._inputs is None
+            else self.inner(**dict(zip(self._inputs, tensors, strict=True)))
+        )
         return tuple(self.named(result).values())
 
     @staticmethod
     def named(result: Any) -> dict[str, Tensor]:
-        """The tensors of a result under the names that the graph's outputs get. Raises TypeError where it holds anything else."""
+        """The tensors of a result under the names that the graph's outputs get.
+
+        Raises TypeError where it holds anything else.
+        """
         if isinstance(result, Tensor):
             return {"output": result}
         if isinstance(result, Mapping):

@@ -1,8 +1,9 @@
 """Operating points of the sites, the benign pair, and the global threshold.
 
-The per-request flag rate of the *served* graph follows from maps of the *original*: the first site to flag a request has seen maps that
-nothing has patched yet, so a request is flagged somewhere exactly when some site's score on the original maps is above the threshold.
-What the flags lead to is another matter, and is always measured on the patched graph.
+The per-request flag rate of the *served* graph follows from maps of the *original*: the first site to flag a request
+has seen maps that nothing has patched yet, so a request is flagged somewhere exactly when some site's score on the
+original maps is above the threshold. What the flags lead to is another matter, and is always measured on the patched
+graph.
 """
 
 from __future__ import annotations
@@ -39,24 +40,30 @@ TAIL = 0.05
 """Share of anomalous rows that may lie below a site's operating point: each site is one of several."""
 GRID = 7
 RECALL_LOSS = 0.01
-"""Share of anomalous rows that the upper end of the threshold range may give up; the served outcome has the last word."""
+"""Share of anomalous rows that the upper end of the threshold range may give up; the served outcome has the last word.
+"""
 
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """How a site's logits are moved and stretched, and the share of anomalous rows it catches at its share of the clean flag rate."""
+    """How a site's logits are moved and stretched, and the share of anomalous rows it catches at its share of the clean
+    flag rate.
+    """
 
     centre: float
     scale: float
     recall: float
 
 
-def operating_point(clean: Floats, anomalous: Floats, most_flagged: float, beside: Floats | None = None) -> OperatingPoint:
+def operating_point(
+    clean: Floats, anomalous: Floats, most_flagged: float, beside: Floats | None = None
+) -> OperatingPoint:
     """From the peak logit of each clean row and of the labelled columns of each anomalous row.
 
-    The bar goes to -ANCHOR at every site, and at a site that separates the classes the low end of the anomalous ones to +ANCHOR. So a
-    site that cannot tell much stays quiet at thresholds that suit one that can. The bar is that of the clean rows, or the one that leaves
-    out the columns beside the labelled ones as well, where that is higher and does not cost room to tell the classes apart.
+    The bar goes to -ANCHOR at every site, and at a site that separates the classes the low end of the anomalous ones to
+    +ANCHOR. So a site that cannot tell much stays quiet at thresholds that suit one that can. The bar is that of the
+    clean rows, or the one that leaves out the columns beside the labelled ones as well, where that is higher and does
+    not cost room to tell the classes apart.
 
     Args:
         beside: peak logit of the other columns of each anomalous row.
@@ -79,7 +86,9 @@ class BenignChoice:
     own_values: bool
 
     def apply(self, plan: SitePlan) -> SitePlan:
-        pair = replace(plan.benign, attention=plan.benign.attention * np.float32(self.level), own_values=self.own_values)
+        pair = replace(
+            plan.benign, attention=plan.benign.attention * np.float32(self.level), own_values=self.own_values
+        )
         return replace(plan, benign=pair)
 
 
@@ -94,7 +103,9 @@ BENIGN_CHOICES = (
 
 
 def as_few(left: int, fewest: int) -> bool:
-    """Whether two counts of rows that the attack still wins lie within one standard error, or one row, of each other."""
+    """Whether two counts of rows that the attack still wins lie within one standard error, or one row,
+    of each other.
+    """
     return left <= fewest + max(1.0, math.sqrt(fewest))
 
 
@@ -113,12 +124,16 @@ def choose_benign(
         best, score = min(equal, key=lambda pair: pair[1].leaning)
     else:
         best, score = min(scores, key=lambda pair: pair[1].key[:1] if by_attack_alone else pair[1].key)
-    table = [{"level": choice.level, "values": "own" if choice.own_values else "benign", **score.to_json()} for choice, score in scores]
+    table = [
+        {"level": choice.level, "values": "own" if choice.own_values else "benign", **score.to_json()}
+        for choice, score in scores
+    ]
     return best, score, table
 
 
 def thresholds(clean: Floats, anomalous: Floats, most_flagged: float) -> list[float]:
-    """Thresholds to try, ascending: from the lowest that keeps the clean flag rate to the highest that keeps the recall.
+    """Thresholds to try, ascending: from the lowest that keeps the clean flag rate to the highest that keeps the
+    recall.
 
     Args:
         clean, anomalous: peak logit of each row over all sites and columns.
@@ -134,8 +149,9 @@ def choose_threshold(candidates: Sequence[float], outcome: Callable[[float], Sco
     """Of the ascending candidates with the smallest attack, the one nearest a preferred place.
 
     Args:
-        edge_known: there are clean rows enough to say where the allowed flag rate lies. Then the second candidate is preferred, one step
-            from that edge, since further up triggers that the selection part lacks slip through; else the middle, with room on both sides.
+        edge_known: there are clean rows enough to say where the allowed flag rate lies. Then the second candidate is
+            preferred, one step from that edge, since further up triggers that the selection part lacks slip through;
+            else the middle, with room on both sides.
     """
     scores = [outcome(candidate).attack for candidate in candidates]
     best = [index for index, score in enumerate(scores) if score == min(scores)]
@@ -144,6 +160,8 @@ def choose_threshold(candidates: Sequence[float], outcome: Callable[[float], Sco
 
 
 def _above(logit: float) -> float:
-    """The probability of a logit, one float32 step up: scores come from float32 arithmetic of another order than ours."""
+    """The probability of a logit, one float32 step up:
+    scores come from float32 arithmetic of another order than ours.
+    """
     probability = np.float32(1.0 / (1.0 + math.exp(-max(min(logit, 80.0), -80.0))))
     return float(np.nextafter(probability, np.float32(2.0)))

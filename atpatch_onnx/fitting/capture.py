@@ -1,4 +1,6 @@
-"""Attention maps and values of a model's sites over a data set, batch by batch in canonical form; nothing of them is kept here."""
+"""Attention maps and values of a model's sites over a data set, batch by batch in canonical form; nothing of them is
+kept here.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +62,9 @@ def _four(site: Site, array: NDArray[Any], permutation: tuple[int, ...] | None) 
     if layout.rank == 2:
         return array[None, None]
     if layout.rank == 3:
-        return array[:, None] if layout.merged_heads is None else array.reshape(-1, layout.merged_heads, *array.shape[1:])
+        return (
+            array[:, None] if layout.merged_heads is None else array.reshape(-1, layout.merged_heads, *array.shape[1:])
+        )
     return array.reshape(-1, *array.shape[-3:])
 
 
@@ -91,7 +95,9 @@ class Capture:
         threads: int | None = None,
         mask: str | None = None,
     ) -> None:
-        self.skipped: dict[str, str] = {site.id: "it lies inside a subgraph or function" for site in sites if site.where}
+        self.skipped: dict[str, str] = {
+            site.id: "it lies inside a subgraph or function" for site in sites if site.where
+        }
         opened, readable = open_sites(model, [site for site in sites if not site.where])
         wanted = [(name, site.dtype) for site in readable for name in (site.probabilities, site.values)]
         self._runner = Runner(expose(opened, wanted), folder, threads)
@@ -109,7 +115,9 @@ class Capture:
         for site in readable:
             shape = shapes[site.id]
             if site.layout.widths > 1:
-                self.skipped[site.id] = "its values have several axes of width, which may be of another size in every request"
+                self.skipped[site.id] = (
+                    "its values have several axes of width, which may be of another size in every request"
+                )
             elif shape[0] != batch:
                 self.skipped[site.id] = "its leading axis counts windows, not samples"
             elif shape[3] != columns:
@@ -128,7 +136,9 @@ class Capture:
     def _names(sites: Sequence[Site]) -> list[str]:
         return list(dict.fromkeys(name for site in sites for name in (site.probabilities, site.values)))
 
-    def batches(self, data: DataSet, rows: Ints, threshold: float | None = None) -> Iterator[tuple[Ints, Mapping[str, SiteBatch]]]:
+    def batches(
+        self, data: DataSet, rows: Ints, threshold: float | None = None
+    ) -> Iterator[tuple[Ints, Mapping[str, SiteBatch]]]:
         """Row numbers and, by site id, what the sites did on them."""
         for chunk, outputs in self._runner.batches(data, rows, self._rows, self._names(self._readable), threshold):
             yield chunk, {site.id: self._site_batch(site, outputs, data, chunk) for site in self._readable}

@@ -30,8 +30,8 @@ class Fitted:
         skipped: site id → why it is not in the plan.
         calibration: figures of the selection part, plain data for the hotfix.
         recall: site id → share of anomalous rows that its detector tells, where that is known.
-        scores: site id → "clean", "anomalous" → `spread` of the peak scores of the selection part's rows. Empty where sites decide together
-            and only their sum is known.
+        scores: site id → "clean", "anomalous" → `spread` of the peak scores of the selection part's rows. Empty where
+            sites decide together and only their sum is known.
         together: the same of the sum, which the threshold is held against where sites decide together; else empty.
     """
 

@@ -1,4 +1,7 @@
-"""One pass over the train part: column features to train on, and sums that become the benign pair. Memory does not grow with the maps."""
+"""One pass over the train part: column features to train on, and sums that become the benign pair.
+
+Memory does not grow with the maps.
+"""
 
 from __future__ import annotations
 
@@ -25,14 +28,17 @@ MOST_BENIGN_ENTRIES = 1 << 16
 
 
 class ColumnSample:
-    """Features of the valid columns of a site, normal ones thinned out evenly, and the mean features of every place over clean rows.
+    """Features of the valid columns of a site, normal ones thinned out evenly, and the mean features of every place
+    over clean rows.
 
     Args:
         rows: how many rows will come.
         probes, every: see `Profile`.
     """
 
-    def __init__(self, site: Site, rows: int, columns: int, probes: Sequence[int], every: int, generator: np.random.Generator) -> None:
+    def __init__(
+        self, site: Site, rows: int, columns: int, probes: Sequence[int], every: int, generator: np.random.Generator
+    ) -> None:
         self._site, self._probes, self._every, self._generator = site, probes, every, generator
         self._keep = min(1.0, MOST_NORMAL / max(rows * columns, 1))
         self._features: list[NDArray[np.float32]] = []
@@ -59,11 +65,15 @@ class ColumnSample:
     def columns(self, *, by_place: bool) -> Columns:
         """by_place: a place means something, so that columns are held against its normal profile."""
         normal = self._normal / max(self._clean, 1) if by_place else None
-        return Columns(np.concatenate(self._features), np.concatenate(self._anomalous), np.concatenate(self._place), normal)
+        return Columns(
+            np.concatenate(self._features), np.concatenate(self._anomalous), np.concatenate(self._place), normal
+        )
 
 
 class Visibility:
-    """Whether every valid query row gives mass to every valid column, and whether every column is valid, on all maps seen."""
+    """Whether every valid query row gives mass to every valid column, and whether every column is valid, on all maps
+    seen.
+    """
 
     def __init__(self, site: Site) -> None:
         self._self_attention, self._unmasked = site.self_attention, site.unmasked
@@ -79,7 +89,8 @@ class Visibility:
 
 
 class BenignSums:
-    """Means over clean rows of attention and values: per column (eq. 10) where a column is always the same place, else of content tokens.
+    """Means over clean rows of attention and values: per column (eq. 10) where a column is always the same place, else
+    of content tokens.
 
     Content tokens are the valid columns but the first and the last, where attention sinks ([CLS], [SEP], BOS) sit.
     """

@@ -35,7 +35,9 @@ def rate(hits: ArrayLike) -> dict[str, Any]:
 
 
 def against_bound(found: dict[str, Any], allowed: float) -> dict[str, Any]:
-    """What a rate with its interval says of a bound: "met", "missed", or "not shown" where the interval holds the bound or is unknown."""
+    """What a rate with its interval says of a bound: "met", "missed", or "not shown" where the interval holds the bound
+    or is unknown.
+    """
     verdict = "not shown"
     if "rate" in found:
         verdict = "missed" if found["low"] > allowed else "met" if found["high"] <= allowed else verdict
@@ -43,7 +45,9 @@ def against_bound(found: dict[str, Any], allowed: float) -> dict[str, Any]:
 
 
 def advice(before: Mapping[str, Any]) -> str | None:
-    """What to do where no hotfix helps, by the figures of the original (`Judge.figures`); None: as the catalogue says."""
+    """What to do where no hotfix helps, by the figures of the original (`Judge.figures`); None:
+    as the catalogue says.
+    """
     key = next((key for key in ("unfair", "asr_star", "recovered") if before.get(key, {}).get("n")), None)
     if key is None:
         return None
@@ -53,33 +57,42 @@ def advice(before: Mapping[str, Any]) -> str | None:
         return None
     what = "the attribute" if key == "unfair" else "the trigger"
     return (
-        f"{what} changes {works} of {attack['n']} answers of this model, so there is little to stop: check that it is this model's, and "
-        "that the rows hold it"
+        f"{what} changes {works} of {attack['n']} answers of this model, so there is little to stop: check that it is"
+        " this model's, and that the rows hold it"
     )
 
 
 def bound_in_words(report: Mapping[str, Any]) -> str:
-    """What the held-back rows say of the share of clean requests that may be flagged; nothing where it is met or was not recorded."""
+    """What the held-back rows say of the share of clean requests that may be flagged; nothing where it is met or was
+    not recorded.
+    """
     bound, flagged = report.get("clean_flagged_bound", {}), report["clean_flagged"]
     if bound.get("verdict") not in ("missed", "not shown") or "rate" not in flagged:
         return ""
     found = f"{flagged['k']} of {flagged['n']} held-back clean requests are flagged"
     interval = f"95 % interval {flagged['low']:.1%} to {flagged['high']:.1%}"
     if bound["verdict"] == "missed":
-        return f"{found} ({interval}): more than the {bound['allowed']:.3g} allowed. Give more clean rows, or allow more."
-    return f"{found} ({interval}): too few rows to show that no more than the {bound['allowed']:.3g} allowed are. More clean rows would."
+        return (
+            f"{found} ({interval}): more than the {bound['allowed']:.3g} allowed. Give more clean rows, or allow more."
+        )
+    return (
+        f"{found} ({interval}): too few rows to show that no more than the {bound['allowed']:.3g} allowed are. More"
+        " clean rows would."
+    )
 
 
 @dataclass(frozen=True)
 class Score:
     """How well a patch does on one part; compare with `key`, smaller is better.
 
-    attack: share of unfair groups in a flip set; else ASR* where the target is known; else the share of anomalous rows that do not get
-        their clean partner's prediction.
-    astray: that share in any case but the first. lost: share of clean rows that are wrong (with labels) or changed (without).
+    attack: share of unfair groups in a flip set; else ASR* where the target is known; else the share of anomalous rows
+        that do not get their clean partner's prediction.
+    astray: that share in any case but the first. lost: share of clean rows that are wrong (with labels) or changed
+    (without).
     left: number of rows behind `attack`.
-    leaning: how probable the attack's success still is, which tells patches apart long before a prediction changes: over the same rows the
-        mean probability of the target, or of all but the partner's class; nan in a flip set and where no probabilities were given.
+    leaning: how probable the attack's success still is, which tells patches apart long before a prediction changes:
+        over the same rows the mean probability of the target, or of all but the partner's class; nan in a flip set and
+        where no probabilities were given.
     """
 
     attack: float
@@ -109,7 +122,8 @@ class Judge:
         self.original = original
         self._data, self._pair = data, data.pair
         self._as_it_came = np.ones(len(data), np.bool_)
-        if data.group is not None:  # the first row of a group is a request as it came, the others have another value of the attribute
+        # the first row of a group is a request as it came, the others have another value of the attribute
+        if data.group is not None:
             self._as_it_came[:] = False
             self._as_it_came[np.unique(data.group, return_index=True)[1]] = True
 
@@ -120,7 +134,9 @@ class Judge:
         return Score(_mean(attack), _mean(astray), 1.0 - _mean(kept), int(attack.sum()), leaning)
 
     def helped(self, part: Part, predictions: Ints) -> bool:
-        """Whether more rows were rescued from the attack than lost to it, beyond chance (exact one-sided McNemar test)."""
+        """Whether more rows were rescued from the attack than lost to it,
+        beyond chance (exact one-sided McNemar test).
+        """
         from scipy.stats import binomtest
 
         before, after = self._attack(part, self.original), self._attack(part, predictions)
@@ -130,8 +146,8 @@ class Judge:
     def figures(self, part: Part, predictions: Ints) -> dict[str, Any]:
         """Rates of one part under some predictions (the original's own, for the figures before).
 
-        Accuracy and changed predictions are of clean rows. In a flip set "clean" is only what no value of the attribute changes; there they
-        are of all rows as they came, those among them that a fix has to change included.
+        Accuracy and changed predictions are of clean rows. In a flip set "clean" is only what no value of the attribute
+        changes; there they are of all rows as they came, those among them that a fix has to change included.
         """
         figures: dict[str, Any] = {}
         real = part.clean if self._data.group is None else part.rows[self._as_it_came[part.rows]]
@@ -150,7 +166,9 @@ class Judge:
         return figures
 
     def _twin(self, rows: Ints) -> Ints:
-        """What the original predicts for a row's clean partner; without a partner, the row's label; without that, -1."""
+        """What the original predicts for a row's clean partner; without a partner, the row's label; without that,
+        -1.
+        """
         pair = self._pair[rows]
         own = np.full(len(rows), -1, np.int64) if self._data.labels is None else self._data.labels[rows]
         return np.where(pair >= 0, self.original[pair], own)

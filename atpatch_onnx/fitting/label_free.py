@@ -1,8 +1,10 @@
-"""Fit on clean rows alone: no trigger is known, so what is learnt is what clean maps look like, and the bar is a share of clean requests.
+"""Fit on clean rows alone: no trigger is known, so what is learnt is what clean maps look like, and the bar is a share
+of clean requests.
 
-In two passes the sites of a group decide together, by the sum of their scores (`PatchPlan.joint`). Where tokens move, only the later half
-of the sites has a say: over-attention to a moving trigger shows late, and what stands out early are rare words. The benign pair is the
-clean mean of attention and values, which hardly harms a request that is flagged for nothing.
+In two passes the sites of a group decide together, by the sum of their scores (`PatchPlan.joint`). Where tokens move,
+only the later half of the sites has a say: over-attention to a moving trigger shows late, and what stands out early are
+rare words. The benign pair is the clean mean of attention and values, which hardly harms a request that is flagged for
+nothing.
 """
 
 from __future__ import annotations
@@ -44,7 +46,8 @@ def fit_label_free(context: Context, capture: Capture, kind: str, output: str, w
     Args:
         kind: one of `detectors.LABEL_FREE`.
         output: graph output whose argmax is the prediction.
-        wanted: passes "auto": two where the graph admits them; mend "auto": redistribute, since nothing shows that excision does better.
+        wanted: passes "auto": two where the graph admits them; mend "auto": redistribute, since nothing shows that
+            excision does better.
 
     Raises:
         AtpatchError: ATP015 where two passes or excision are asked for and the graph does not admit them.
@@ -79,14 +82,19 @@ class _Fitting:
         self._detectors: dict[str, Detector] = {name: self._described(name, kind, moments) for name in self._sites}
         self._scores = self._score()
         self._plans = {
-            name: SitePlan(self._detectors[name], benign[name].pair(), seen[name].every_row_sees_every_column) for name in self._sites
+            name: SitePlan(self._detectors[name], benign[name].pair(), seen[name].every_row_sees_every_column)
+            for name in self._sites
         }
 
     def run(self, output: str, passes: Passes, wanted: Wanted) -> Fitted:
         context, chosen = self._context, self._speaking()
         joint = passes == "two" and all(isinstance(self._detectors[name], OneClass) for name in chosen)
         names = list(self._sites) if passes == "two" else chosen
-        plans = {name: plan if name in chosen else replace(plan, detector=Static()) for name, plan in self._plans.items() if name in names}
+        plans = {
+            name: plan if name in chosen else replace(plan, detector=Static())
+            for name, plan in self._plans.items()
+            if name in names
+        }
         peaks = (np.sum if joint else np.max)([self._scores[name] for name in chosen], axis=0).max(1)
         clean = context.parts.selection.clean
         bar = float(np.sort(peaks[clean])[::-1][math.floor(context.most_flagged * len(clean))])
@@ -104,7 +112,11 @@ class _Fitting:
         sites = [self._sites[name] for name in names]
         served = Served(context.model, context.folder, plan, sites, output, context.threads, context.mask)
         left = {name: "moving triggers show late" for name in self._sites if name not in names}
-        calibration = {"clean_flagged": rate(peaks[clean] > threshold), "joint": plan.joint, "passes": {"chosen": passes}}
+        calibration = {
+            "clean_flagged": rate(peaks[clean] > threshold),
+            "joint": plan.joint,
+            "passes": {"chosen": passes},
+        }
         scores = {name: {"clean": spread(self._scores[name].max(1)[clean])} for name in chosen}
         together = {"clean": spread(peaks[clean])} if joint else {}
         return Fitted(plan, served, 1.0, frozenset(chosen), left, calibration, scores, together=together)
@@ -123,7 +135,9 @@ class _Fitting:
         return names[len(names) // 2 :]
 
     def _score(self) -> dict[str, NDArray[np.float64]]:
-        """Site id → scores (N, K) of clean rows of train and selection part, -inf elsewhere; brings detectors to nats on the way."""
+        """Site id → scores (N, K) of clean rows of train and selection part, -inf elsewhere; brings detectors to nats
+        on the way.
+        """
         context, parts = self._context, self._context.parts
         rows = np.sort(np.concatenate([parts.train.clean, parts.selection.clean]))
         found: dict[str, list[tuple[Ints, NDArray[np.float64]]]] = {name: [] for name in self._sites}
@@ -153,7 +167,9 @@ class _Fitting:
 
     def _features(self, name: str, batch: SiteBatch) -> NDArray[np.float32]:
         self_attention = self._sites[name].self_attention
-        return profile_features(batch.map, batch.valid, self_attention=self_attention, probes=PROBES, every=self._context.every)
+        return profile_features(
+            batch.map, batch.valid, self_attention=self_attention, probes=PROBES, every=self._context.every
+        )
 
 
 def _assembled(parts: Sequence[tuple[Ints, NDArray[np.float64]]], rows: int) -> NDArray[np.float64]:

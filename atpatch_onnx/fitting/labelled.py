@@ -28,8 +28,8 @@ def fit_labelled(context: Context, capture: Capture, kind: str, judge: Judge, ou
         output: graph output whose argmax is the prediction.
 
     Raises:
-        AtpatchError: ATP057 where no site's maps tell anything, ATP015 for two passes or excision that the graph does not admit,
-            ATP056 for data that do not suit the kind.
+        AtpatchError: ATP057 where no site's maps tell anything, ATP015 for two passes or excision that the graph does
+            not admit, ATP056 for data that do not suit the kind.
     """
     rows, columns = len(context.parts.train.rows), context.columns.shape[1]
     made = recipe(kind, capture.sites, rows, columns, context.seed, context.every)
@@ -44,14 +44,19 @@ def fit_labelled(context: Context, capture: Capture, kind: str, judge: Judge, ou
     for one in trained:
         if one.site.id not in kept:
             blind = one.point.recall < LEAST_RECALL
-            skipped[one.site.id] = "its maps tell nothing, and " * blind + "patching it as well changes nothing for the better"
+            skipped[one.site.id] = (
+                "its maps tell nothing, and " * blind + "patching it as well changes nothing for the better"
+            )
     # The file keeps the mean, so that another level can be asked for when patching.
     plan = replace(tuned.lineup.plan(BenignChoice(1.0, tuned.choice.own_values)), threshold=tuned.threshold)
     detecting = frozenset(one.site.id for one in tuned.lineup.detecting)
     recall = {one.site.id: one.point.recall for one in trained if one.site.id in kept}
     part = context.parts.selection
     peaks = {one.site.id: one.peaks for one in tuned.lineup.detecting}
-    scores = {name: {"clean": spread(peak[part.clean]), "anomalous": spread(peak[part.anomalous])} for name, peak in peaks.items()}
+    scores = {
+        name: {"clean": spread(peak[part.clean]), "anomalous": spread(peak[part.anomalous])}
+        for name, peak in peaks.items()
+    }
     if plan.joint == "sum":  # then every site of the lineup has the peaks of the sum
         scores, together = {}, next(iter(scores.values()))
     else:

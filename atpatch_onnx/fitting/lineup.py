@@ -1,8 +1,9 @@
 """Sites that act together: which of them are patched, and which detect.
 
-All sites that fit the labels read the same columns, so they are one group: what one flags, others excise. A site whose own maps tell
-nothing may still be worth patching, with a detector that never fires, because its values carry what an earlier site has flagged. Whether
-it is, and whether a second detector adds anything, is asked of the served graph; sites that change nothing only cost time.
+All sites that fit the labels read the same columns, so they are one group: what one flags, others excise. A site whose
+own maps tell nothing may still be worth patching, with a detector that never fires, because its values carry what an
+earlier site has flagged. Whether it is, and whether a second detector adds anything, is asked of the served graph;
+sites that change nothing only cost time.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ Key = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class Lineup:
-    """Sites in graph order; silent ones have the detector `Static()` and no peaks; those of a joint "sum" all have the peaks of the sum."""
+    """Sites in graph order; silent ones have the detector `Static()` and no peaks; those of a joint "sum" all have the
+    peaks of the sum.
+    """
 
     sites: tuple[TrainedSite, ...]
     passes: Passes
@@ -85,7 +88,8 @@ def first_lineup(trained: Sequence[TrainedSite], passes: Passes, accept: Accept)
 
 
 def prune(lineup: Lineup, trial: Callable[[Lineup], Key]) -> Lineup:
-    """Leave out what changes nothing for the better: silent sites, then detecting ones, the weakest first; then switch detectors off.
+    """Leave out what changes nothing for the better: silent sites, then detecting ones, the weakest first; then switch
+    detectors off.
 
     Whole blocks are tried before their halves, since as a rule most sites can go.
 

@@ -1,4 +1,6 @@
-"""Padding at the end of texts, half of the time where it is computed: texts of one length go together, cut to the longest."""
+"""Padding at the end of texts, half of the time where it is computed: texts of one length go together, cut to the
+longest.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,10 @@ def lengths(mask: NDArray[Any]) -> Ints:
 def cut(feeds: Mapping[str, NDArray[Any]], mask: str, length: int) -> dict[str, NDArray[Any]]:
     """Feeds without the columns beyond `length`, in every input that is as wide as the mask."""
     width = feeds[mask].shape[1]
-    return {name: array[:, :length] if array.ndim > 1 and array.shape[1] == width else array for name, array in feeds.items()}
+    return {
+        name: array[:, :length] if array.ndim > 1 and array.shape[1] == width else array
+        for name, array in feeds.items()
+    }
 
 
 def of_one_width(debug: DataSet, clean: DataSet) -> tuple[DataSet, DataSet]:

@@ -57,7 +57,9 @@ class Runner:
     ) -> None:
         self._session = session(model, providers, threads, optimize, folder)
         self.outputs = [output.name for output in self._session.get_outputs()]
-        self._inputs = {value.name: value for value in self._session.get_inputs() if value.name not in (ENABLED, THRESHOLD)}
+        self._inputs = {
+            value.name: value for value in self._session.get_inputs() if value.name not in (ENABLED, THRESHOLD)
+        }
         self._controls = required_controls(self._session)
         leading = {value.shape[0] for value in self._inputs.values() if value.shape}
         fixed = {size for size in leading if isinstance(size, int)}
@@ -90,7 +92,8 @@ class Runner:
     def batches(
         self, data: DataSet, rows: Ints, size: int, outputs: Sequence[str], threshold: float | None = None
     ) -> Iterator[tuple[Ints, dict[str, NDArray[Any]]]]:
-        """Outputs for some rows, batch by batch; a batch that a fixed sample axis forces to be longer ends in repeats of its last row.
+        """Outputs for some rows, batch by batch; a batch that a fixed sample axis forces to be longer ends in repeats
+        of its last row.
 
         Args:
             threshold: fed to `atpatch_threshold` of a patched graph.
@@ -111,14 +114,17 @@ class Runner:
             yield chunk, self.run({**feeds, **controls}, outputs)
 
     def feeds(self, data: DataSet, rows: Ints) -> dict[str, NDArray[Any]]:
-        """What one run takes for some rows, in the graph's own types; a fixed sample axis is filled with repeats of the last row.
+        """What one run takes for some rows, in the graph's own types; a fixed sample axis is filled with repeats of the
+        last row.
 
         Raises:
             AtpatchError: ATP056 where inputs are missing or do not fit.
         """
         missing = [name for name in self._inputs if name not in data.inputs]
         if missing:
-            raise DATA_MALFORMED(f"the data set lacks the graph's input {', '.join(map(repr, missing))}; it has {', '.join(data.inputs)}")
+            raise DATA_MALFORMED(
+                f"the data set lacks the graph's input {', '.join(map(repr, missing))}; it has {', '.join(data.inputs)}"
+            )
         if self.fixed_batch:
             rows = np.concatenate([rows, np.repeat(rows[-1:], self.fixed_batch - len(rows))])
         return {name: _cast(name, data.inputs[name][rows], value.type) for name, value in self._inputs.items()}

@@ -52,7 +52,9 @@ def predict(runner: Runner, data: DataSet, rows: Ints, output: str) -> Ints:
 
 def class_scores(runner: Runner, data: DataSet, rows: Ints, output: str) -> NDArray[np.float32]:
     """The output (N, C) for all rows of the data set, nan at rows not asked for."""
-    return _by_row(len(data), [(chunk, outputs[output]) for chunk, outputs in runner.batches(data, rows, BATCH, [output])])
+    return _by_row(
+        len(data), [(chunk, outputs[output]) for chunk, outputs in runner.batches(data, rows, BATCH, [output])]
+    )
 
 
 def _by_row(count: int, batches: Sequence[tuple[Ints, NDArray[Any]]]) -> NDArray[np.float32]:
@@ -83,9 +85,9 @@ class Served:
         threads: int | None = None,
         mask: str | None = None,
     ) -> None:
-        self._runner = Runner(patch(model, replace(plan, telemetry=True, controls="optional"), sites), folder, threads).without_padding(
-            mask
-        )
+        self._runner = Runner(
+            patch(model, replace(plan, telemetry=True, controls="optional"), sites), folder, threads
+        ).without_padding(mask)
         self._output, self._sites = output, len(plan.sites)
 
     def run(self, data: DataSet, rows: Ints, threshold: float) -> tuple[Ints, NDArray[np.bool_]]:

@@ -33,7 +33,9 @@ class Part:
 
 @dataclass(frozen=True)
 class Split:
-    """train: detectors and benign means; selection: operating points, benign pair, threshold; report: never looked at before the end."""
+    """train: detectors and benign means; selection: operating points, benign pair, threshold; report: never looked at
+    before the end.
+    """
 
     train: Part
     selection: Part
@@ -43,7 +45,8 @@ class Split:
 def join(debug: DataSet | None, clean: DataSet | None) -> DataSet:
     """The debugging set with the clean rows behind it; of clean rows alone, a set without a labelled column.
 
-    Sets of texts may differ in width, where both have an attention mask: the shorter is filled up with zeros, which that mask leaves out.
+    Sets of texts may differ in width, where both have an attention mask: the shorter is filled up with zeros, which
+    that mask leaves out.
 
     Raises:
         AtpatchError: ATP056 where columns or pairs are missing or the two sets do not fit.
@@ -51,7 +54,9 @@ def join(debug: DataSet | None, clean: DataSet | None) -> DataSet:
     if debug is None:
         assert clean is not None  # `fit` has seen to it
         none = np.zeros((len(clean), 0), bool)
-        return replace(clean, columns=none, pair=np.full(len(clean), -1, np.int64), target=None, clean_row=None, group=None)
+        return replace(
+            clean, columns=none, pair=np.full(len(clean), -1, np.int64), target=None, clean_row=None, group=None
+        )
     if debug.columns is None or debug.pair is None:
         raise DATA_MALFORMED("a debugging set needs the arrays columns (N, K) and pair (N,)")
     if clean is None:
@@ -91,7 +96,11 @@ def split(data: DataSet, seed: int) -> Split:
     family = np.where(pair >= 0, pair, np.arange(len(data))) if data.group is None else data.group
     anomalous = np.asarray(columns.any(1))
     with_anomalous, with_clean = np.unique(family[anomalous]), np.unique(family[~anomalous])
-    kinds = (np.intersect1d(with_anomalous, with_clean), np.setdiff1d(with_anomalous, with_clean), np.setdiff1d(with_clean, with_anomalous))
+    kinds = (
+        np.intersect1d(with_anomalous, with_clean),
+        np.setdiff1d(with_anomalous, with_clean),
+        np.setdiff1d(with_clean, with_anomalous),
+    )
     generator = np.random.default_rng(seed)
     dealt = [_deal(families, generator) for families in kinds]
     parts = []
@@ -101,7 +110,8 @@ def split(data: DataSet, seed: int) -> Split:
     for part in parts:
         if not len(part.clean) or not len(part.anomalous):
             raise DATA_MALFORMED(
-                f"{int(anomalous.sum())} anomalous and {int((~anomalous).sum())} clean rows are too few for three parts",
+                f"{int(anomalous.sum())} anomalous and {int((~anomalous).sum())} clean rows are too few for three"
+                " parts",
                 "give more rows; about a hundred pairs make a usable hotfix",
             )
     return Split(*parts)

@@ -1,7 +1,9 @@
-"""Detectors that speak together: one for all sites or trained as one, their logits added up in the graph (two passes, `joint = "sum"`).
+"""Detectors that speak together: one for all sites or trained as one, their logits added up in the graph (two passes,
+`joint = "sum"`).
 
-What no site tells by itself, several may together: three words that share a trigger's attention hardly stand out at any one site, and a
-clean sample that stands out at one site does not at the others. It is the sum that is calibrated: no site can be left out of it afterwards.
+What no site tells by itself, several may together: three words that share a trigger's attention hardly stand out at any
+one site, and a clean sample that stands out at one site does not at the others. It is the sum that is calibrated: no
+site can be left out of it afterwards.
 """
 
 from __future__ import annotations
@@ -20,8 +22,11 @@ from .train import Context, TrainedSite, stream
 __all__ = ["sites_together"]
 
 
-def sites_together(context: Context, capture: Capture, recipe: Recipe, trained: Sequence[TrainedSite]) -> list[TrainedSite]:
-    """The sites with detectors whose sum has its operating point at 0, all with the peaks of that sum; none where the kind has no sum.
+def sites_together(
+    context: Context, capture: Capture, recipe: Recipe, trained: Sequence[TrainedSite]
+) -> list[TrainedSite]:
+    """The sites with detectors whose sum has its operating point at 0, all with the peaks of that sum; none where the
+    kind has no sum.
 
     Args:
         recipe: has observed the train part.
@@ -47,6 +52,11 @@ def sites_together(context: Context, capture: Capture, recipe: Recipe, trained: 
     peaks = (peaks - point.centre) * point.scale
     share = point.centre / len(trained)
     return [
-        replace(one, plan=replace(one.plan, detector=recipe.anchored(detectors[one.site.id], share, point.scale)), point=point, peaks=peaks)
+        replace(
+            one,
+            plan=replace(one.plan, detector=recipe.anchored(detectors[one.site.id], share, point.scale)),
+            point=point,
+            peaks=peaks,
+        )
         for one in trained
     ]

@@ -1,4 +1,6 @@
-"""Detector and benign means for every site that fits, brought to one scale so that a single threshold serves them all."""
+"""Detector and benign means for every site that fits,
+brought to one scale so that a single threshold serves them all.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,9 @@ class Context:
 
 @dataclass(frozen=True)
 class TrainedSite:
-    """A site with its plan, its operating point, and its peak logit on every row of the selection part (N,), -inf elsewhere."""
+    """A site with its plan, its operating point, and its peak logit on every row of the selection part (N,), -inf
+    elsewhere.
+    """
 
     site: Site
     plan: SitePlan
@@ -87,16 +91,21 @@ def train_sites(context: Context, capture: Capture, recipe: Recipe) -> list[tupl
     detectors = recipe.train(by_place, lambda done, total: context.progress("training", done, total))
     context.progress("training", 1, 1)
     return [
-        (site, SitePlan(detectors[site.id], benign[site.id].pair(), seen[site.id].every_row_sees_every_column)) for site in capture.sites
+        (site, SitePlan(detectors[site.id], benign[site.id].pair(), seen[site.id].every_row_sees_every_column))
+        for site in capture.sites
     ]
 
 
 def places(capture: Capture, seen: Mapping[str, Visibility]) -> dict[str, bool]:
     """Site id → a column is the same place in every sample: nothing is padded and the graph admits one shape."""
-    return {site.id: capture.fixed_shape and site.key_mask is None and seen[site.id].no_padding for site in capture.sites}
+    return {
+        site.id: capture.fixed_shape and site.key_mask is None and seen[site.id].no_padding for site in capture.sites
+    }
 
 
-def anchor_sites(context: Context, capture: Capture, recipe: Recipe, plans: Sequence[tuple[Site, SitePlan]]) -> list[TrainedSite]:
+def anchor_sites(
+    context: Context, capture: Capture, recipe: Recipe, plans: Sequence[tuple[Site, SitePlan]]
+) -> list[TrainedSite]:
     """One pass over the selection part: bring every site's own operating point to one place (see `operating_point`)."""
     part = context.parts.selection
     by_id = {site.id: (site, plan.detector) for site, plan in plans}
@@ -128,7 +137,9 @@ def anchor_sites(context: Context, capture: Capture, recipe: Recipe, plans: Sequ
     return trained
 
 
-def stream(context: Context, capture: Capture, rows: Ints, step: str, use: Callable[[str, SiteBatch, Ints], Any]) -> None:
+def stream(
+    context: Context, capture: Capture, rows: Ints, step: str, use: Callable[[str, SiteBatch, Ints], Any]
+) -> None:
     """Hand every site's batches of some rows to `use`, with its id and the row numbers."""
     done = 0
     context.progress(step, 0, len(rows))

@@ -1,4 +1,6 @@
-"""Passes, excision, benign pair, sites and threshold: all chosen on the selection part, by what the served graph does."""
+"""Passes, excision, benign pair, sites and threshold: all chosen on the selection part,
+by what the served graph does.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +24,14 @@ from .train import Context, TrainedSite
 __all__ = ["Tuned", "Tuner"]
 
 MARGIN = 0.1
-"""In logits: a row this close below the threshold is run all the same, since scores of graph and numpy differ in rounding."""
+"""In logits: a row this close below the threshold is run all the same, since scores of graph and numpy differ in
+rounding.
+"""
 
 LEAST_BEYOND = 2
-"""Clean rows that the allowed flag rate has to leave beyond the edge for the edge to be more than the loudest row's chance."""
+"""Clean rows that the allowed flag rate has to leave beyond the edge for the edge to be more than the loudest row's
+chance.
+"""
 
 COMPANIONS = (1.0, 0.3, 0.1, 0.03, 0.01)
 """Factors on the threshold, a probability: each step is about one logit."""
@@ -50,7 +56,9 @@ class _Contender:
     table: list[dict[str, Any]]
     missed: int
     elsewhere: int = 0
-    """`short`, added up over all thresholds: of two that do equally well at their best, the one that hangs less on it is surer."""
+    """`short`, added up over all thresholds: of two that do equally well at their best, the one that hangs less on it
+    is surer.
+    """
 
     @property
     def short(self) -> int:
@@ -64,15 +72,29 @@ class Tuner:
     Args:
         judge: knows the original model's predictions.
         output: graph output whose argmax is the prediction.
-        together: makes the same sites with detectors that add up their logits, or none (see `sites_together`); for two passes.
-        always: every request is flagged. Then each site that is left out is a way for the attribute to get through, seen on the selection
-            part or not, and accuracy moves by chance with every reference; so all sites stay, with the plain mean wherever that does.
+        together: makes the same sites with detectors that add up their logits, or none (see `sites_together`); for two
+        passes.
+        always: every request is flagged. Then each site that is left out is a way for the attribute to get through,
+            seen on the selection part or not, and accuracy moves by chance with every reference; so all sites stay,
+            with the plain mean wherever that does.
     """
 
     def __init__(
-        self, context: Context, judge: Judge, output: str, together: Callable[[], Sequence[TrainedSite]], *, always: bool = False
+        self,
+        context: Context,
+        judge: Judge,
+        output: str,
+        together: Callable[[], Sequence[TrainedSite]],
+        *,
+        always: bool = False,
     ) -> None:
-        self._context, self._judge, self._output, self._together, self._always = context, judge, output, together, always
+        self._context, self._judge, self._output, self._together, self._always = (
+            context,
+            judge,
+            output,
+            together,
+            always,
+        )
         self._steps = 0
         self._scores: dict[Hashable, tuple[Score, int]] = {}
         self._live: tuple[Hashable, Served] | None = None
@@ -93,7 +115,8 @@ class Tuner:
         companions: list[dict[str, float]] = []
         if not self._always:
             lineup, companions = self._with_companions(lineup, choice)
-            if lineup.companion < 1 and lineup.mend == "redistribute":  # with more of the trigger gone, another pair may do better
+            # with more of the trigger gone, another pair may do better
+            if lineup.companion < 1 and lineup.mend == "redistribute":
                 contender = self._contender(lineup)
                 choice = contender.choice
             if lineup.joint == "any":
@@ -101,7 +124,9 @@ class Tuner:
         candidates = self._thresholds(lineup)
         part = self._context.parts.selection
         edge_known = self._context.most_flagged * len(part.clean) >= LEAST_BEYOND
-        threshold = choose_threshold(candidates, lambda value: self._score(lineup, choice, value)[0], edge_known=edge_known)
+        threshold = choose_threshold(
+            candidates, lambda value: self._score(lineup, choice, value)[0], edge_known=edge_known
+        )
         predictions, flags, _ = self._run(lineup, choice, threshold)
         evidence = {
             "recall": rate(flags[part.anomalous].any(1)),
@@ -119,7 +144,8 @@ class Tuner:
     def _with_mend(self, lineup: Lineup, choice: BenignChoice, wanted: Wanted) -> tuple[Lineup, dict[str, Any]]:
         """Excision where the graph admits it and it does as well, and both ways' scores.
 
-        Of two ways that a few hundred rows do not tell apart, the one that answers as if the tokens had never been there is surer.
+        Of two ways that a few hundred rows do not tell apart, the one that answers as if the tokens had never been
+        there is surer.
         """
         if lineup.passes == "one" or wanted.mend == "redistribute" or self._always:
             return lineup, {}
@@ -134,25 +160,36 @@ class Tuner:
         return (excising if as_well else lineup), {"redistribute": before.to_json(), "excise": after.to_json()}
 
     def _with_companions(self, lineup: Lineup, choice: BenignChoice) -> tuple[Lineup, list[dict[str, float]]]:
-        """The highest lower bar for further columns of a flagged sample that is as good as the best, and the table of all."""
+        """The highest lower bar for further columns of a flagged sample that is as good as the best, and the table of
+        all.
+        """
         tried = [replace(lineup, companion=factor) for factor in COMPANIONS]
         scores = [self._middling(candidate, choice)[0] for candidate in tried]
         fewest = min(score.left for score in scores)
         best = next(index for index, score in enumerate(scores) if as_few(score.left, fewest))
-        return tried[best], [{"factor": factor, **score.to_json()} for factor, score in zip(COMPANIONS, scores, strict=True)]
+        return tried[best], [
+            {"factor": factor, **score.to_json()} for factor, score in zip(COMPANIONS, scores, strict=True)
+        ]
 
     def _compare(self, trained: Sequence[TrainedSite], wanted: Wanted) -> tuple[_Contender, dict[str, Any]]:
         one = self._contender(self._lineup(trained, "one", wanted))
         if not one.short:
             return one, {"one": one.score.to_json(), "two": {"not_tried": "one pass leaves too little to gain"}}
         if len(trained) == 1:
-            return one, {"one": one.score.to_json(), "two": {"not_tried": "one site alone acts the same in one pass and in two"}}
+            return one, {
+                "one": one.score.to_json(),
+                "two": {"not_tried": "one site alone acts the same in one pass and in two"},
+            }
         two, reason = if_admitted(lambda: self._contender(self._lineup(trained, "two", wanted)))
         if two is None:
             return one, {"one": one.score.to_json(), "two": {"not_tried": reason}}
         one, two = self._at_best(one), self._at_best(two)
         told: dict[str, Any] = {
-            contender.lineup.passes: {**contender.score.to_json(), "missed": contender.missed, "elsewhere": contender.elsewhere}
+            contender.lineup.passes: {
+                **contender.score.to_json(),
+                "missed": contender.missed,
+                "elsewhere": contender.elsewhere,
+            }
             for contender in (one, two)
         }
         surer = (two.short, two.elsewhere) < (one.short, one.elsewhere)
@@ -161,7 +198,11 @@ class Tuner:
     def _lineup(self, trained: Sequence[TrainedSite], passes: Passes, wanted: Wanted) -> Lineup:
         """All sites; in two passes with detectors that add up, where the kind has them."""
         together = self._together() if passes == "two" and not self._always else []
-        return Lineup(tuple(together), passes, wanted.accept, joint="sum") if together else first_lineup(trained, passes, wanted.accept)
+        return (
+            Lineup(tuple(together), passes, wanted.accept, joint="sum")
+            if together
+            else first_lineup(trained, passes, wanted.accept)
+        )
 
     def _contender(self, lineup: Lineup) -> _Contender:
         """A lineup with the benign pair that suits it, at the middle of its thresholds."""
@@ -174,7 +215,9 @@ class Tuner:
         lineup = contender.lineup
         tried = [self._score(lineup, contender.choice, value) for value in self._thresholds(lineup)]
         score, missed = min(tried, key=lambda pair: (pair[0].key, pair[1]))
-        return replace(contender, score=score, missed=missed, elsewhere=sum(score.left + missed for score, missed in tried))
+        return replace(
+            contender, score=score, missed=missed, elsewhere=sum(score.left + missed for score, missed in tried)
+        )
 
     def _key(self, lineup: Lineup, choice: BenignChoice) -> Key:
         score, missed = self._middling(lineup, choice)
@@ -190,7 +233,10 @@ class Tuner:
         key, part = (lineup.key, choice, threshold), self._context.parts.selection
         if key not in self._scores:
             predictions, flags, probabilities = self._run(lineup, choice, threshold)
-            self._scores[key] = self._judge.score(part, predictions, probabilities), int((~flags[part.anomalous].any(1)).sum())
+            self._scores[key] = (
+                self._judge.score(part, predictions, probabilities),
+                int((~flags[part.anomalous].any(1)).sum()),
+            )
         return self._scores[key]
 
     def _run(
@@ -200,7 +246,9 @@ class Tuner:
         from scipy.special import softmax
 
         rows = self._context.parts.selection.rows
-        flagged = rows[lineup.peaks[rows] > math.log(threshold / (1 - threshold)) - MARGIN] if 0 < threshold < 1 else rows
+        flagged = (
+            rows[lineup.peaks[rows] > math.log(threshold / (1 - threshold)) - MARGIN] if 0 < threshold < 1 else rows
+        )
         scores, flags = self._serve(lineup, choice).scores(self._context.data, flagged, threshold)
         self._step()
         if not len(flagged):
@@ -216,7 +264,9 @@ class Tuner:
         context, key = self._context, (lineup.key, choice)
         if self._live is None or self._live[0] != key:
             sites = [one.site for one in lineup.sites]
-            served = Served(context.model, context.folder, lineup.plan(choice), sites, self._output, context.threads, context.mask)
+            served = Served(
+                context.model, context.folder, lineup.plan(choice), sites, self._output, context.threads, context.mask
+            )
             self._live = key, served
         return self._live[1]
 

@@ -29,7 +29,9 @@ def environment() -> jinja2.Environment:
     except ImportError as error:
         raise EXTRA_MISSING("the page needs jinja2", "pip install 'atpatch-onnx[report]'") from error
     loader = jinja2.PackageLoader(__package__.partition(".")[0], "")
-    return jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    return jinja2.Environment(
+        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
 
 
 def save_page(html: str, path: Path) -> Path:

@@ -1,7 +1,7 @@
 """The chain of a site as an inline SVG: boxes down the page, what flows in from the side on their right.
 
-Colours are classes that the page gives its own colours to. Text cannot be measured here, so names are cut by their number of characters;
-the whole name is in the tooltip.
+Colours are classes that the page gives its own colours to. Text cannot be measured here, so names are cut by their
+number of characters; the whole name is in the tooltip.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ class _Canvas:
     def text(self, kind: str, x: float, y: float, text: str, whole: str = "", rest: str = "") -> None:
         """`whole`: tooltip; `rest`: follows the text, which then stands out as its head."""
         tooltip = f"<title>{escape(whole)}</title>" if whole and whole != text else ""
-        shown = f'<tspan class="role">{escape(text)}</tspan><tspan dx="6">{escape(rest)}</tspan>' if rest else escape(text)
+        shown = (
+            f'<tspan class="role">{escape(text)}</tspan><tspan dx="6">{escape(rest)}</tspan>' if rest else escape(text)
+        )
         self.parts.append(f'<text class="{kind}" x="{x:g}" y="{y:g}">{shown}{tooltip}</text>')
 
 
@@ -65,7 +67,9 @@ class _Picture:
 
     def svg(self) -> str:
         if self._ahead is not None:
-            self._draw_box("bad", self._ahead.op_type or "outside", [("reason telling", *self._reason(self._ahead))], last=False)
+            self._draw_box(
+                "bad", self._ahead.op_type or "outside", [("reason telling", *self._reason(self._ahead))], last=False
+            )
             self._down(None)
         elif self._trace.source is not None:
             self._down(self._trace.source, f"from {self._trace.source.origin}")
@@ -92,7 +96,9 @@ class _Picture:
         if patched:
             lines.append(("mark", "◀ the patch takes its place", step.node))
         ends = any(end.direction == "forward" for end in self._trace.ends)
-        self._draw_box(step.part + (" patched" if patched else ""), step.op_type, lines, last=last and not ends, node=step.node)
+        self._draw_box(
+            step.part + (" patched" if patched else ""), step.op_type, lines, last=last and not ends, node=step.node
+        )
         if not last:
             self._down(step.output, "P, the map: the detector reads here" if index == self._trace.read_at else "")
 
@@ -119,7 +125,9 @@ class _Picture:
         if edge is None:
             return
         middle = top + _GAP / 2 + 2
-        self._canvas.text("shape", x + 12, middle - (7 if mark else 0), self._cut(edge_text(edge), _LONGEST_SHAPE)[0], edge.name)
+        self._canvas.text(
+            "shape", x + 12, middle - (7 if mark else 0), self._cut(edge_text(edge), _LONGEST_SHAPE)[0], edge.name
+        )
         if mark:
             self._canvas.text("read" if mark.startswith("P,") else "faint", x + 12, middle + 9, mark, edge.name)
 

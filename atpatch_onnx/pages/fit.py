@@ -30,7 +30,9 @@ MARGIN = 0.04
 
 @dataclass(frozen=True)
 class _Lane:
-    """One site: its score distributions on a common scale, in percent of the width; None where there is nothing to show."""
+    """One site: its score distributions on a common scale, in percent of the width; None where there is nothing to
+    show.
+    """
 
     name: str
     detects: bool
@@ -68,7 +70,12 @@ def fit_page(hotfix: Hotfix, model: str) -> str:
     ]
     if together:
         clean, anomalous = _both(together, place)
-        lanes.insert(0, _Lane("all sites together", True, report["recall"], report["clean_flagged"], clean, anomalous, decides=True))
+        lanes.insert(
+            0,
+            _Lane(
+                "all sites together", True, report["recall"], report["clean_flagged"], clean, anomalous, decides=True
+            ),
+        )
     elif hotfix.joint != "sum":
         lanes = [replace(lane, decides=lane.detects) for lane in lanes]
     before, after = report["before"], report["after"]
@@ -100,7 +107,11 @@ def _verdict(hotfix: Hotfix) -> str:
     """One sentence: what it does to the fault, and to everybody else."""
     report = hotfix.evidence["report"]
     flagged = report["clean_flagged"]
-    price = f"{flagged['k']} of {flagged['n']} clean requests are flagged" if flagged["n"] else "no clean request was held back"
+    price = (
+        f"{flagged['k']} of {flagged['n']} clean requests are flagged"
+        if flagged["n"]
+        else "no clean request was held back"
+    )
     for key, fault in (("unfair", "unfair groups"), ("asr_star", "attacks")):
         before, after = report["before"].get(key, {}), report["after"].get(key, {})
         if before.get("n"):
@@ -111,7 +122,9 @@ def _verdict(hotfix: Hotfix) -> str:
     return f"Fitted on clean requests alone: {price}. No attack was at hand to judge it by."
 
 
-def _scale(sites: Mapping[str, Any], together: Mapping[str, Sequence[float]], hotfix: Hotfix) -> tuple[Place | None, float | None]:
+def _scale(
+    sites: Mapping[str, Any], together: Mapping[str, Sequence[float]], hotfix: Hotfix
+) -> tuple[Place | None, float | None]:
     """Score → percent of the width, and where the threshold lies; scores of probabilities are logits."""
     spreads = [*together.values(), *(row for site in sites.values() for row in site.get("scores", {}).values())]
     values: list[float] = [value for row in spreads for value in row]
@@ -129,7 +142,9 @@ def _scale(sites: Mapping[str, Any], together: Mapping[str, Sequence[float]], ho
     return place, place(bar)
 
 
-def _both(scores: Mapping[str, Sequence[float]], place: Place | None) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+def _both(
+    scores: Mapping[str, Sequence[float]], place: Place | None
+) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
     return _placed(scores.get("clean"), place), _placed(scores.get("anomalous"), place)
 
 

@@ -41,7 +41,8 @@ class _Lane:
 
 
 def sites_page(model: Model, include: str | None = None, exclude: str | None = None) -> str:
-    """The page as HTML: the graph in execution order with sites and rejected Softmax along it, a table, and each chain as a picture.
+    """The page as HTML: the graph in execution order with sites and rejected Softmax along it, a table, and each chain
+    as a picture.
 
     Args:
         include, exclude: regular expressions on a site's id and scope; the page leaves out sites that fail them.
@@ -52,7 +53,9 @@ def sites_page(model: Model, include: str | None = None, exclude: str | None = N
     templates = environment()
     facts = inspect_model(model, include, exclude).model
     explanations = explain_model(model)
-    kept = {site.id for site in select_sites([e.trace.site for e in explanations.found if e.trace.site], include, exclude)}
+    kept = {
+        site.id for site in select_sites([e.trace.site for e in explanations.found if e.trace.site], include, exclude)
+    }
     found = [e for e in explanations.found if e.trace.site is None or e.trace.site.id in kept]
     anchors = {id(e): f"softmax-{number}" for number, e in enumerate(found)}
     sites = [_entry(e, anchors[id(e)]) for e in found if e.trace.site]
@@ -127,7 +130,9 @@ def _lanes(found: Sequence[tuple[Trace, str]], explanations: Explanations) -> li
 
 
 def _shared(layers: Sequence[str]) -> int:
-    """Length of the path that all layers have in common, which tells none from another; their number and its name are kept."""
+    """Length of the path that all layers have in common, which tells none from another; their number and its name are
+    kept.
+    """
     paths = [layer.split(".")[:-2] for layer in layers]
     common = [parts[0] for parts in zip(*paths, strict=False) if len(set(parts)) == 1]
     while common and any(path[: len(common)] != common for path in paths):

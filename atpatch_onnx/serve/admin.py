@@ -1,13 +1,15 @@
-"""The admin endpoint: kill switch, weight, runtime controls, reload. It does not exist without a token in the environment.
+"""The admin endpoint: kill switch, weight, runtime controls, reload. It does not exist without a token in the
+environment.
 
-The token comes as `Authorization: Bearer …`, and is checked before the body is read; or as field `token` of the page's form, which has to
-be in the body. JSON in, JSON out; a form is sent back to the page. Posts from other sites are refused, see `host_check`.
+The token comes as `Authorization: Bearer …`, and is checked before the body is read; or as field `token` of the page's
+form, which has to be in the body. JSON in, JSON out; a form is sent back to the page. Posts from other sites are
+refused, see `host_check`.
 
-    POST /admin/kill      {}                                   the original answers everything
-    POST /admin/restore   {}                                   takes that back (file and environment stay as they are)
-    POST /admin/weight    {"weight": 0.25}                     of mode "ab"; a new revision
-    POST /admin/controls  {"enabled": true, "threshold": 0.9}  with --hot-threshold; null or absent: as in the file; a new revision
-    POST /admin/reload    {"arm": "patched"}                   the file is read again; a new revision
+    POST /admin/kill      {}                                   the original answers everything POST /admin/restore   {}
+    takes that back (file and environment stay as they are) POST /admin/weight    {"weight": 0.25}
+    of mode "ab"; a new revision POST /admin/controls  {"enabled": true, "threshold": 0.9}  with --hot-threshold; null
+    or absent: as in the file; a new revision POST /admin/reload    {"arm": "patched"}                   the file is
+    read again; a new revision
 """
 
 from __future__ import annotations
@@ -51,7 +53,9 @@ def admin_routes(engine: Engine, environment: Mapping[str, str] = os.environ) ->
     token = environment.get(TOKEN_VARIABLE, "")
     if not token:
         return []
-    return [Route(f"/admin/{name}", _endpoint(engine, token, action), methods=["POST"]) for name, action in _ACTIONS.items()]
+    return [
+        Route(f"/admin/{name}", _endpoint(engine, token, action), methods=["POST"]) for name, action in _ACTIONS.items()
+    ]
 
 
 def _endpoint(engine: Engine, token: str, action: Action) -> Callable[[Request], Awaitable[Response]]:
@@ -73,7 +77,9 @@ def _endpoint(engine: Engine, token: str, action: Action) -> Callable[[Request],
             raise Refusal(409, str(error)) from error
         if form:
             return RedirectResponse("/", 303)
-        return JSONResponse({"revision": revision, "killed": list(engine.switch.sources()), "weight": engine.split.weight})
+        return JSONResponse(
+            {"revision": revision, "killed": list(engine.switch.sources()), "weight": engine.split.weight}
+        )
 
     return endpoint
 
@@ -125,7 +131,9 @@ async def _controls(engine: Engine, body: Body) -> int:
     if not engine.settings.hot_controls:
         raise Refusal(403, "start the server with --hot-threshold to allow this")
     if PATCHED not in engine.lanes or not engine.lanes[PATCHED].arm.controllable:
-        raise Refusal(409, "the patched graph has no runtime controls: it was patched with --controls none, or is not loaded")
+        raise Refusal(
+            409, "the patched graph has no runtime controls: it was patched with --controls none, or is not loaded"
+        )
     _require_known(body, "enabled", "threshold")
     enabled = body.get("enabled")
     if enabled is not None and not isinstance(enabled, bool):
@@ -133,7 +141,8 @@ async def _controls(engine: Engine, body: Body) -> int:
     threshold = body.get("threshold")
     if threshold is not None:
         threshold = _number(threshold, "threshold")
-        if abs(threshold) > float(np.finfo(np.float32).max):  # as a float: numpy would warn of one that float32 cannot hold
+        # as a float: numpy would warn of one that float32 cannot hold
+        if abs(threshold) > float(np.finfo(np.float32).max):
             raise Refusal(400, "'threshold' must be a number that float32 can hold")
     return engine.set_controls(enabled, threshold)
 
@@ -147,7 +156,9 @@ async def _reload(engine: Engine, body: Body) -> int:
 
 
 def _require_known(body: Body, *names: str) -> None:
-    """Raises: Refusal 400 for other fields: a misspelled one would mean "as in the file" for the field it stands for."""
+    """Raises: Refusal 400 for other fields: a misspelled one would mean "as in the file" for the field it stands
+    for.
+    """
     unknown = sorted(set(body) - {*names, "token"})
     if unknown:
         raise Refusal(400, f"there is no field {unknown[0][:100]!r}; there is {' and '.join(map(repr, names))}")
@@ -163,4 +174,10 @@ def _number(value: Any, name: str) -> float:
     return number
 
 
-_ACTIONS: dict[str, Action] = {"kill": _kill, "restore": _restore, "weight": _weight, "controls": _controls, "reload": _reload}
+_ACTIONS: dict[str, Action] = {
+    "kill": _kill,
+    "restore": _restore,
+    "weight": _weight,
+    "controls": _controls,
+    "reload": _reload,
+}

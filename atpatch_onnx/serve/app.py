@@ -108,7 +108,9 @@ class _Handlers:
 
             def parse() -> tuple[InferRequest, int]:
                 plain = decompress(body, encoding, most) if encoded else body
-                return parse_request(plain, length, arm.inputs, arm.outputs, limits, batchable=arm.batchable), len(plain)
+                return parse_request(plain, length, arm.inputs, arm.outputs, limits, batchable=arm.batchable), len(
+                    plain
+                )
 
             parsed, size = await engine.gate.aside(most if encoded else len(body), parse)
             if encoded:

@@ -1,8 +1,8 @@
 """An arm: one model in one onnxruntime session, run in threads of its own so that nothing it does stops the event loop.
 
 1. Threads are fixed in number: `workers` runs at a time, `threads` of onnxruntime within each.
-2. A run past its time is told to end (`RunOptions.terminate`), and until it does its worker counts as hung; with all workers hung, further
-   runs are refused at once instead of each waiting for its own time-out.
+2. A run past its time is told to end (`RunOptions.terminate`), and until it does its worker counts as hung; with all
+   workers hung, further runs are refused at once instead of each waiting for its own time-out.
 3. The arm of a shadow is niced: its threads get what the live ones leave.
 """
 
@@ -62,10 +62,11 @@ class Result:
 
     Attributes:
         outputs: what clients may see.
-        columns: site id → flagged columns (B, K) bool; None for a graph that does not tell, or whose patch is switched off.
+        columns: site id → flagged columns (B, K) bool; None for a graph that does not tell, or whose patch is switched
+        off.
         finite: (B,) bool, samples without NaN or infinity in their outputs; of the patched arm, else None.
-        judged: (B,) bool, likewise: samples whose flags can be believed. NaN in an attention map is above no threshold, so where the
-            outputs are NaN, "not flagged" says nothing.
+        judged: (B,) bool, likewise: samples whose flags can be believed. NaN in an attention map is above no threshold,
+            so where the outputs are NaN, "not flagged" says nothing.
         computed: seconds in onnxruntime.
         seconds: from hand-over to result, waiting for a worker and for company included.
     """
@@ -117,7 +118,8 @@ class Arm:
         self.sites, self.untold = seen.sites, seen.reason
         if self.untold and name == PATCHED:
             _logger.warning(
-                "%s does not tell what it flags: %s. Its requests are not in atpatch_flag_rate, which is NaN without any others.",
+                "%s does not tell what it flags: %s. Its requests are not in atpatch_flag_rate, which is NaN without"
+                " any others.",
                 path,
                 self.untold,
             )
@@ -190,7 +192,9 @@ class Arm:
             raise ArmFault("memory") from error
         except Exception as error:  # onnxruntime's exception classes share no base of their own
             words = " ".join(str(error).split())[:_LONGEST_WORDS]
-            raise ArmFault("memory" if "Failed to allocate" in words or "bad_alloc" in words else "error", words) from error
+            raise ArmFault(
+                "memory" if "Failed to allocate" in words or "bad_alloc" in words else "error", words
+            ) from error
         outputs = dict(zip(self._names[: len(self.outputs)], values, strict=False))
         # A patch that is switched off looks at nothing, which is not the same as finding nothing.
         looked = bool(self.sites) and bool(feeds.get(ENABLED, True))
@@ -223,7 +227,8 @@ class Arm:
             for one, two in zip(mine, theirs, strict=False):
                 if one != two:
                     raise ARMS_DIFFER(
-                        f"{kind} {one.name} {one.datatype} {list(one.shape)} against {two.name} {two.datatype} {list(two.shape)}"
+                        f"{kind} {one.name} {one.datatype} {list(one.shape)} against {two.name} {two.datatype}"
+                        f" {list(two.shape)}"
                     )
             if len(mine) != len(theirs):
                 raise ARMS_DIFFER(f"{len(mine)} {kind}s against {len(theirs)}")

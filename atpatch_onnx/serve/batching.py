@@ -1,16 +1,17 @@
 """Dynamic batching: requests that wait for the same arm anyway are run together.
 
-1. A request that finds a free worker runs at once, by itself. Only requests that would wait are joined: at most `rows` samples, for at most
-   `delay` seconds.
-2. Only requests whose arrays agree in everything but the number of samples are joined, never padded to fit: padding would change what a
-   sample is computed from.
+1. A request that finds a free worker runs at once, by itself. Only requests that would wait are joined: at most `rows`
+   samples, for at most `delay` seconds.
+2. Only requests whose arrays agree in everything but the number of samples are joined, never padded to fit: padding
+   would change what a sample is computed from.
 3. A joined run that fails is repeated request by request, so that one bad sample fails alone.
 4. Each gets its own rows back, of outputs and of flags.
 
-What a sample's answer depends on. The graph treats samples independently (a patch's gate opens for a batch, but an unflagged sample in
-it comes out as from the original), so joined and single runs agree mathematically. Bit for bit they need not: a matrix product of
-another height may take another kernel, which adds in another order. That holds for any runtime, and for clients who batch themselves.
-So batching is off by default, and then every answer equals a direct onnxruntime call on the same arrays.
+What a sample's answer depends on. The graph treats samples independently (a patch's gate opens for a batch, but an
+unflagged sample in it comes out as from the original), so joined and single runs agree mathematically. Bit for bit they
+need not: a matrix product of another height may take another kernel, which adds in another order. That holds for any
+runtime, and for clients who batch themselves. So batching is off by default, and then every answer equals a direct
+onnxruntime call on the same arrays.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""What a request may hold at most by the model's own inputs and outputs, checked on its bytes before anything is built from them.
+"""What a request may hold at most by the model's own inputs and outputs, checked on its bytes before anything is built
+from them.
 
-A few bytes can stand for many objects: `{},` in JSON, or an empty field of two bytes in protobuf. So what is counted is objects, not bytes.
-Wire format of protobuf: each field is a key (number and kind) and its content; only the top of a message is walked, and only as far as it
-may go. Messages are those of `grpc_messages`.
+A few bytes can stand for many objects: `{},` in JSON, or an empty field of two bytes in protobuf. So what is counted is
+objects, not bytes. Wire format of protobuf: each field is a key (number and kind) and its content; only the top of a
+message is walked, and only as far as it may go. Messages are those of `grpc_messages`.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ _MOST_TEXT = 2**16
 _WIDEST = 10
 """Bytes of a number in protobuf at most."""
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
-"""A string of JSON, or what the end of the text leaves of one: so it matches at every quote, and no quote is looked at twice."""
+"""A string of JSON, or what the end of the text leaves of one: so it matches at every quote, and no quote is looked at
+twice.
+"""
 _VARINT, _EIGHT, _LENGTH, _FOUR = 0, 1, 2, 5
 
 _REQUEST_PARAMETERS, _INPUTS, _OUTPUTS, _RAW = 4, 5, 6, 7
@@ -42,7 +45,9 @@ _STRINGS = 8
 def most_elements(inputs: Sequence[TensorSpec], limits: Limits) -> int:
     """Elements that all inputs of a request can have together."""
     return sum(
-        math.prod(dim if dim != -1 else limits.batch if axis == 0 else limits.sequence for axis, dim in enumerate(spec.shape))
+        math.prod(
+            dim if dim != -1 else limits.batch if axis == 0 else limits.sequence for axis, dim in enumerate(spec.shape)
+        )
         for spec in inputs
     )
 
@@ -56,7 +61,10 @@ def require_few_values(text: bytes, inputs: Sequence[TensorSpec], limits: Limits
 
 def largest_body(inputs: Sequence[TensorSpec], limits: Limits) -> int:
     """Bytes of an HTTP body at most: its JSON, and tensors behind it."""
-    return min(limits.body, limits.json + sum(_most_bytes(spec, NUMPY_TYPES[spec.datatype].itemsize, limits) for spec in inputs))
+    return min(
+        limits.body,
+        limits.json + sum(_most_bytes(spec, NUMPY_TYPES[spec.datatype].itemsize, limits) for spec in inputs),
+    )
 
 
 def largest_message(inputs: Sequence[TensorSpec], limits: Limits) -> int:
@@ -68,11 +76,14 @@ def _most_bytes(spec: TensorSpec, width: int, limits: Limits) -> int:
     return limits.json if spec.datatype == "BYTES" else width * most_elements([spec], limits)
 
 
-def require_small_message(data: bytes, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], limits: Limits) -> None:
+def require_small_message(
+    data: bytes, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], limits: Limits
+) -> None:
     """Look at a ModelInferRequest on the wire.
 
     Raises:
-        Refusal: 400 where it has more fields than a request for this model can, or is no protobuf; 413 where they are too long.
+        Refusal: 400 where it has more fields than a request for this model can, or is no protobuf; 413 where they are
+        too long.
     """
     allowed = {_REQUEST_PARAMETERS: _MOST_PARAMETERS, _INPUTS: len(inputs), _OUTPUTS: len(outputs), _RAW: len(inputs)}
     most = most_elements(inputs, limits)
@@ -92,7 +103,9 @@ def _require_small_tensor(tensor: memoryview, most: int, limits: Limits) -> None
             _require_short(content)
             continue
         if len(content) > limits.json:
-            raise Refusal(413, f"typed contents have {len(content)} bytes, {limits.json} are allowed; send large tensors raw")
+            raise Refusal(
+                413, f"typed contents have {len(content)} bytes, {limits.json} are allowed; send large tensors raw"
+            )
         elements = 0
         for kind, part in _fields(content, {}, most + _MOST_OTHERS):
             elements += _elements(kind, part)

@@ -1,10 +1,11 @@
 """The two arms as one model: who answers, what happens when the patched arm fails, what is compared and written down.
 
 1. While the kill switch is on, the original answers everything.
-2. When a patched run times out or fails, the original answers, which is counted as a fallback. With `--fallback error` the client gets an
-   error, and the log a "failure" row.
-3. NaN and infinity in patched outputs are judged sample by sample. With `--fallback error` the client gets what the patched graph gave,
-   and the parameter `non_finite` counts such samples. Otherwise the original answers for those of them for which it gives finite outputs.
+2. When a patched run times out or fails, the original answers, which is counted as a fallback. With `--fallback error`
+   the client gets an error, and the log a "failure" row.
+3. NaN and infinity in patched outputs are judged sample by sample. With `--fallback error` the client gets what the
+   patched graph gave, and the parameter `non_finite` counts such samples. Otherwise the original answers for those of
+   them for which it gives finite outputs.
 4. Every change of weight, controls or files begins a revision. The log has it before any row of that revision.
 """
 
@@ -44,7 +45,13 @@ PLATFORM = "onnx_onnxv1"
 def load_arm(name: ArmName, settings: Settings) -> Arm:
     """Load the model of one arm. In mode shadow the patched arm's threads get a low priority. Raises: as `Arm`."""
     path = settings.original if name == ORIGINAL else settings.patched
-    return Arm(name, path, threads=settings.threads, workers=settings.workers, nice=name == PATCHED and settings.mode == "shadow")
+    return Arm(
+        name,
+        path,
+        threads=settings.threads,
+        workers=settings.workers,
+        nice=name == PATCHED and settings.mode == "shadow",
+    )
 
 
 class Engine:
@@ -62,7 +69,9 @@ class Engine:
         self.settings = settings
         self.switch = switch
         self.split = Split(
-            settings.experiment, settings.salt, {"original": 0.0, "shadow": 0.0, "patched": 1.0}.get(settings.mode, settings.weight)
+            settings.experiment,
+            settings.salt,
+            {"original": 0.0, "shadow": 0.0, "patched": 1.0}.get(settings.mode, settings.weight),
         )
         self.enabled: bool | None = None
         self.threshold: float | None = None
@@ -91,14 +100,19 @@ class Engine:
         """Of the model, as the protocol has it."""
         return {
             "name": self.settings.name,
-            "versions": [version for version, name in VERSIONS.items() if name in self.lanes and not self._hidden(name)],
+            "versions": [
+                version for version, name in VERSIONS.items() if name in self.lanes and not self._hidden(name)
+            ],
             "platform": PLATFORM,
             "inputs": [spec.to_json() for spec in self.original.inputs],
             "outputs": [spec.to_json() for spec in self.original.outputs],
         }
 
     def find(self, model: str, version: str | None) -> ArmName | None:
-        """The arm that a version names, None where none is named. Raises: Refusal 404, or 403 for the original under `strict_version`."""
+        """The arm that a version names, None where none is named.
+
+        Raises: Refusal 404, or 403 for the original under `strict_version`.
+        """
         if model != self.settings.name:
             raise Refusal(404, f"there is no model {model[:100]!r}; there is {self.settings.name!r}")
         if not version:
@@ -107,7 +121,9 @@ class Engine:
         if arm is None or arm not in self.lanes:
             raise Refusal(404, f"there is no version {version[:100]!r} of {model!r}")
         if self._hidden(arm):
-            raise Refusal(403, "version 1 is the original, and this server answers with the patched model; name no version")
+            raise Refusal(
+                403, "version 1 is the original, and this server answers with the patched model; name no version"
+            )
         return arm
 
     def _hidden(self, arm: ArmName) -> bool:
@@ -126,9 +142,13 @@ class Engine:
             self.split = replace(self.split, weight=weight)
         self.revision += 1
         self.tally.revise(self.revision)
-        models = {str(name): {"path": str(lane.arm.path), "sha256": lane.arm.sha256} for name, lane in self.lanes.items()}
+        models = {
+            str(name): {"path": str(lane.arm.path), "sha256": lane.arm.sha256} for name, lane in self.lanes.items()
+        }
         told = self._head(time.time())
-        self.log.write(RevisionRow(**told, reason=reason, models=models, enabled=self.enabled, threshold=self.threshold))
+        self.log.write(
+            RevisionRow(**told, reason=reason, models=models, enabled=self.enabled, threshold=self.threshold)
+        )
         return self.revision
 
     def set_controls(self, enabled: bool | None, threshold: float | None) -> int:
@@ -141,11 +161,15 @@ class Engine:
         """Whether the patch is off; a change is noted."""
         sources = self.switch.sources()
         if bool(sources) != bool(self._switched):
-            self.log.write(SwitchRow(**self._head(time.time()), on=bool(sources), source="+".join(sources or self._switched)))
+            self.log.write(
+                SwitchRow(**self._head(time.time()), on=bool(sources), source="+".join(sources or self._switched))
+            )
         self._switched = sources
         return bool(sources)
 
-    async def infer(self, request: InferRequest, unit: str | None, version: ArmName | None = None, arrived: float | None = None) -> Answer:
+    async def infer(
+        self, request: InferRequest, unit: str | None, version: ArmName | None = None, arrived: float | None = None
+    ) -> Answer:
         """Answer one request.
 
         Args:
@@ -175,7 +199,9 @@ class Engine:
         total = time.perf_counter() - started
         result = results[arm]
         self.metrics.answered(arm, total)
-        row = DecisionRow(**head, arm=arm, fallback=fallback, inputs=request.feeds if self.settings.log_inputs else None)
+        row = DecisionRow(
+            **head, arm=arm, fallback=fallback, inputs=request.feeds if self.settings.log_inputs else None
+        )
         flagged, _ = flags(results.get(PATCHED), request.samples)
 
         def finish(status: str | None = None) -> None:
@@ -192,7 +218,9 @@ class Engine:
         bad = 0 if result.finite is None else int((~result.finite).sum())
         return Answer(identity, result.outputs, arm, row.revision, any_flagged(flagged), bad)
 
-    async def _answer(self, feeds: Arrays, chosen: ArmName, results: dict[ArmName, Result]) -> tuple[ArmName, str | None]:
+    async def _answer(
+        self, feeds: Arrays, chosen: ArmName, results: dict[ArmName, Result]
+    ) -> tuple[ArmName, str | None]:
         """Run the chosen arm, or the original in its place; returns whose answer it is, and why not the chosen one's.
 
         Raises:
@@ -246,7 +274,9 @@ class Engine:
             and (self.settings.shadow_sample >= 1 or random.random() < self.settings.shadow_sample)
         )
 
-    async def _shadow(self, request: InferRequest, results: dict[ArmName, Result], finish: Callable[[str], None]) -> None:
+    async def _shadow(
+        self, request: InferRequest, results: dict[ArmName, Result], finish: Callable[[str], None]
+    ) -> None:
         if self.killed():  # since it was queued
             return finish("dropped")
         try:

@@ -14,7 +14,9 @@ __all__ = ["refusal", "stand_in"]
 
 
 def refusal(fault: ArmFault) -> Refusal:
-    """What a client is told when an arm gave no answer and no other arm may give one: 400 for what the model refuses, else 503."""
+    """What a client is told when an arm gave no answer and no other arm may give one: 400 for what the model refuses,
+    else 503.
+    """
     if fault.reason == "error":
         return Refusal(400, f"the model refuses the input: {fault.words}")
     return Refusal(503, f"the model cannot answer now: {fault.reason}")

@@ -1,6 +1,7 @@
 """The Open Inference Protocol v2 over gRPC, on the event loop of the HTTP server (extra `grpc`).
 
-A request is turned into what its JSON would have said, so that both ways have the same rules. Answers carry raw tensors.
+A request is turned into what its JSON would have said, so that both ways have the same rules. Answers carry raw
+tensors.
 """
 
 from __future__ import annotations
@@ -107,7 +108,8 @@ class GrpcServer:
         response = message_class(f"{name}Response")
 
         async def call(_: Any, context: Any) -> Any:
-            # Not `context.abort`: its exception would keep the message in memory until the garbage collector comes round.
+            # Not `context.abort`: its exception would keep the message in memory until the garbage collector comes
+            # round.
             try:
                 with self._engine.gate.buffer() as held:
                     data = await self._receive(context, held)
@@ -179,7 +181,9 @@ class GrpcServer:
             "model_version": answer.version,
             "id": answer.id,
             "parameters": [_parameter(key, value) for key, value in answer.parameters.items()],
-            "outputs": [{"name": name, "datatype": datatype, "shape": array.shape} for name, datatype, array in outputs],
+            "outputs": [
+                {"name": name, "datatype": datatype, "shape": array.shape} for name, datatype, array in outputs
+            ],
             "raw_output_contents": [raw_bytes(array, datatype) for _, datatype, array in outputs],
         }
 

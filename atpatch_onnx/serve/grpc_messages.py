@@ -1,8 +1,10 @@
-"""The messages of the Open Inference Protocol v2 over gRPC, from the field numbers of its published `grpc_service.proto`.
+"""The messages of the Open Inference Protocol v2 over gRPC, from the field numbers of its published
+`grpc_service.proto`.
 
-Only what is served is declared; fields of other versions are skipped by protobuf. The classes live in a pool of their own, so that a client
-library with the same package can be imported beside them.
-Source: open-inference-protocol, specification/protocol/inference_grpc.md; Triton adds `double_param` and `uint64_param`.
+Only what is served is declared; fields of other versions are skipped by protobuf. The classes live in a pool of their
+own, so that a client library with the same package can be imported beside them.
+Source: open-inference-protocol, specification/protocol/inference_grpc.md; Triton adds `double_param` and
+`uint64_param`.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ SERVICE = f"{_PACKAGE}.GRPCInferenceService"
 METHODS = ("ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata", "ModelInfer")
 """Each takes `<method>Request` and gives `<method>Response`."""
 
-_TENSOR = "name:1:string datatype:2:string shape:3:*int64 parameters:4:*InferParameterEntry contents:5:InferTensorContents"
+_TENSOR = (
+    "name:1:string datatype:2:string shape:3:*int64 parameters:4:*InferParameterEntry contents:5:InferTensorContents"
+)
 # Message → name:number:type; a star: repeated; a bar: of the oneof that follows it. Maps are spelt out, as on the wire.
 _MESSAGES = {
     "ServerLiveRequest": "",
@@ -32,19 +36,29 @@ _MESSAGES = {
     "ServerMetadataResponse": "name:1:string version:2:string extensions:3:*string",
     "ModelMetadataRequest": "name:1:string version:2:string",
     "TensorMetadata": "name:1:string datatype:2:string shape:3:*int64",
-    "ModelMetadataResponse": "name:1:string versions:2:*string platform:3:string inputs:4:*TensorMetadata outputs:5:*TensorMetadata",
-    "InferParameter": "bool_param:1:bool|choice int64_param:2:int64|choice string_param:3:string|choice double_param:4:double|choice "
-    "uint64_param:5:uint64|choice",
+    "ModelMetadataResponse": (
+        "name:1:string versions:2:*string platform:3:string inputs:4:*TensorMetadata outputs:5:*TensorMetadata"
+    ),
+    "InferParameter": (
+        "bool_param:1:bool|choice int64_param:2:int64|choice string_param:3:string|choice double_param:4:double|choice "
+        "uint64_param:5:uint64|choice"
+    ),
     "InferParameterEntry": "key:1:string value:2:InferParameter",
-    "InferTensorContents": "bool_contents:1:*bool int_contents:2:*int32 int64_contents:3:*int64 uint_contents:4:*uint32 "
-    "uint64_contents:5:*uint64 fp32_contents:6:*float fp64_contents:7:*double bytes_contents:8:*bytes",
+    "InferTensorContents": (
+        "bool_contents:1:*bool int_contents:2:*int32 int64_contents:3:*int64 uint_contents:4:*uint32 "
+        "uint64_contents:5:*uint64 fp32_contents:6:*float fp64_contents:7:*double bytes_contents:8:*bytes"
+    ),
     "InferInputTensor": _TENSOR,
     "InferOutputTensor": _TENSOR,
     "InferRequestedOutputTensor": "name:1:string parameters:2:*InferParameterEntry",
-    "ModelInferRequest": "model_name:1:string model_version:2:string id:3:string parameters:4:*InferParameterEntry "
-    "inputs:5:*InferInputTensor outputs:6:*InferRequestedOutputTensor raw_input_contents:7:*bytes",
-    "ModelInferResponse": "model_name:1:string model_version:2:string id:3:string parameters:4:*InferParameterEntry "
-    "outputs:5:*InferOutputTensor raw_output_contents:6:*bytes",
+    "ModelInferRequest": (
+        "model_name:1:string model_version:2:string id:3:string parameters:4:*InferParameterEntry "
+        "inputs:5:*InferInputTensor outputs:6:*InferRequestedOutputTensor raw_input_contents:7:*bytes"
+    ),
+    "ModelInferResponse": (
+        "model_name:1:string model_version:2:string id:3:string parameters:4:*InferParameterEntry "
+        "outputs:5:*InferOutputTensor raw_output_contents:6:*bytes"
+    ),
 }
 
 

@@ -1,9 +1,10 @@
 """uvicorn's HTTP protocol with bounds that hold for every route, before the application sees anything.
 
 1. Request line and headers: `Limits.head` bytes and `Limits.headers` lines, else 431. httptools itself has no limit.
-2. The head of a request comes within `head_seconds` of the connection, or of the last answer; else the connection is closed.
-3. A body comes within `body_seconds` of its head, whether anybody reads it or not; else 408 where nothing has been answered yet, and the
-   connection is closed.
+2. The head of a request comes within `head_seconds` of the connection, or of the last answer; else the connection is
+   closed.
+3. A body comes within `body_seconds` of its head, whether anybody reads it or not; else 408 where nothing has been
+   answered yet, and the connection is closed.
 4. An answer is taken within `head_seconds`; else the connection is cut.
 5. At most `_MOST_PIPELINED` requests wait behind the one being answered; more close the connection.
 6. Bytes that are not HTTP are a 400. Other protocols (websockets) are not offered.
@@ -40,7 +41,8 @@ class _Bounded(HttpToolsProtocol):
         self._deadline: asyncio.TimerHandle | None = None
         self._in_body = False
         self._head_bytes = self._head_lines = 0
-        # Fed since the last byte of a body or the end of a message: what httptools may be piling up for a header or a trailer.
+        # Fed since the last byte of a body or the end of a message: what httptools may be piling up for a header or a
+        # trailer.
         self._loose = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -60,10 +62,14 @@ class _Bounded(HttpToolsProtocol):
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             if self.cycle is not None:
-                self.cycle.keep_alive = False  # answered as if no upgrade had been asked for; the parser takes nothing further
+                # answered as if no upgrade had been asked for; the parser takes nothing further
+                self.cycle.keep_alive = False
         except httptools.HttpParserError:
             if self._head_too_large():
-                self._refuse(431, f"a request may have {self.limits.headers} headers and {self.limits.head} bytes before its body")
+                self._refuse(
+                    431,
+                    f"a request may have {self.limits.headers} headers and {self.limits.head} bytes before its body",
+                )
             else:
                 self._refuse(400, "this is not HTTP")
             return
@@ -134,7 +140,9 @@ class _Bounded(HttpToolsProtocol):
         """Answer from here where an answer is due and may be given in its turn, and close in any case."""
         cycle = self.cycle
         idle = cycle is None or cycle.response_complete
-        if (idle and not self._in_body) or (not idle and self._in_body and not cycle.response_started and not self.pipeline):
+        if (idle and not self._in_body) or (
+            not idle and self._in_body and not cycle.response_started and not self.pipeline
+        ):
             content = json.dumps({"error": message}).encode()
             head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(content)
             self.transport.write(STATUS_LINE[status] + head + content)

@@ -1,4 +1,7 @@
-"""What a client may ask for, and how a refusal looks. A refusal is an HTTP status and one line of JSON, never a traceback."""
+"""What a client may ask for, and how a refusal looks.
+
+A refusal is an HTTP status and one line of JSON, never a traceback.
+"""
 
 from __future__ import annotations
 
@@ -74,7 +77,8 @@ class Gate:
         self.limits = limits
         self.in_flight = 0
         self.buffered = 0
-        # Who is sending a body, oldest first: an honest client is done soon, so it is never the one that has to make room.
+        # Who is sending a body, oldest first: an honest client is done soon, so it is never the one that has to make
+        # room.
         self._sending: dict[Buffer, asyncio.Timeout] = {}
         self._reader = ThreadPoolExecutor(1, "reader")
         self._memory = Trimmer()
@@ -121,7 +125,9 @@ class Gate:
         except TimeoutError:
             if buffer in self._sending:
                 raise Refusal(408, f"the request did not come within {seconds:g} s", _CLOSE) from None
-            raise Refusal(503, "others need the room that this request takes while it is being sent", _COME_BACK) from None
+            raise Refusal(
+                503, "others need the room that this request takes while it is being sent", _COME_BACK
+            ) from None
         finally:
             self._sending.pop(buffer, None)
 

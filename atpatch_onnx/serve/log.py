@@ -87,9 +87,12 @@ class _Rows(RotatingFileHandler):
     def doRollover(self) -> None:  # noqa: N802  the standard library's name
         try:
             super().doRollover()
-        except OSError as error:  # the folder lets nobody rename: a file that grows too large is better than rows that are lost
+        # the folder lets nobody rename: a file that grows too large is better than rows that are lost
+        except OSError as error:
             if not self._stuck:
-                _logger.warning("the log %s cannot be rotated and grows on: %s", self.baseFilename, error.strerror or error)
+                _logger.warning(
+                    "the log %s cannot be rotated and grows on: %s", self.baseFilename, error.strerror or error
+                )
             self._stuck = True
             self.stream = self.stream or self._open()
 

@@ -1,6 +1,7 @@
 """Prometheus metrics: Triton's names and meanings for what Triton counts too, `atpatch_*` for the rest.
 
-Triton's counters carry no `_total`, which prometheus_client puts behind every counter of its own; so they come from a collector, untyped.
+Triton's counters carry no `_total`, which prometheus_client puts behind every counter of its own; so they come from a
+collector, untyped.
 """
 
 from __future__ import annotations
@@ -55,21 +56,34 @@ class Metrics:
         self._columns_seen: set[tuple[str, int]] = set()
         registry = self.registry
         self._fallbacks = Count(
-            "atpatch_fallbacks", "Requests that the original answered in place of the patched arm", ["reason"], registry=registry
+            "atpatch_fallbacks",
+            "Requests that the original answered in place of the patched arm",
+            ["reason"],
+            registry=registry,
         )
         self._shadow = Count("atpatch_shadow", "Shadow runs by how they ended", ["status"], registry=registry)
         self._pairs = Count("atpatch_shadow_pairs", "Samples compared", registry=registry)
-        self._disagree = Count("atpatch_shadow_disagreements", "Samples for which the arms predict different classes", registry=registry)
+        self._disagree = Count(
+            "atpatch_shadow_disagreements", "Samples for which the arms predict different classes", registry=registry
+        )
         self._judged = Count(
-            "atpatch_judged", "Samples whose flags are known: the patched arm ran, tells what it flags, and gave no NaN", registry=registry
+            "atpatch_judged",
+            "Samples whose flags are known: the patched arm ran, tells what it flags, and gave no NaN",
+            registry=registry,
         )
         self._flagged = Count("atpatch_flagged", "Samples that the patch flagged", registry=registry)
         self._non_finite = Count(
-            "atpatch_non_finite", "Samples for which the patched arm gave NaN or infinity, shadow runs included", registry=registry
+            "atpatch_non_finite",
+            "Samples for which the patched arm gave NaN or infinity, shadow runs included",
+            registry=registry,
         )
-        self._columns = Count("atpatch_flagged_columns", "Times that a key column was flagged", ["site", "column"], registry=registry)
+        self._columns = Count(
+            "atpatch_flagged_columns", "Times that a key column was flagged", ["site", "column"], registry=registry
+        )
         self._reloads = Count("atpatch_reloads", "Reloads of a model file", ["arm", "result"], registry=registry)
-        self._refused = Count("atpatch_refused", "Requests refused before any arm was asked", ["status"], registry=registry)
+        self._refused = Count(
+            "atpatch_refused", "Requests refused before any arm was asked", ["status"], registry=registry
+        )
         self._latency = Histogram(
             "atpatch_latency_seconds", "Answer ready after request read", ["arm"], buckets=_BUCKETS, registry=registry
         )
@@ -148,7 +162,10 @@ class Metrics:
                 "Share of samples flagged, of those of the last hour whose flags are known; NaN without any",
                 _rate(hour, "flagged", "judged"),
             ),
-            "atpatch_flags_told": ("1 where the patched graph tells what it flags", float(patched is not None and not patched.arm.untold)),
+            "atpatch_flags_told": (
+                "1 where the patched graph tells what it flags",
+                float(patched is not None and not patched.arm.untold),
+            ),
             "atpatch_disagreement_rate": (
                 "Share of shadow pairs that disagree, of the last hour; NaN without any",
                 _rate(hour, "disagree", "pairs"),
@@ -157,7 +174,10 @@ class Metrics:
             "atpatch_weight": ("Share of units for the patched arm", engine.split.weight),
             "atpatch_revision": ("Revision", engine.revision),
             "atpatch_shadow_queue": ("Shadow runs waiting", engine.shadow.waiting),
-            "atpatch_hung_runs": ("Runs past their time that have not ended", sum(lane.arm.hung for lane in engine.lanes.values())),
+            "atpatch_hung_runs": (
+                "Runs past their time that have not ended",
+                sum(lane.arm.hung for lane in engine.lanes.values()),
+            ),
             "atpatch_log_failures": ("Rows that could not be written to the log", engine.log.failures),
         }
         for name, (text, value) in gauges.items():

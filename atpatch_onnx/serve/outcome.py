@@ -22,8 +22,8 @@ _MOST_COLUMNS = 64
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """What a client gets. `flagged` is None where the patched arm did not answer, or does not tell; `non_finite` counts samples for which
-    the patched arm gave NaN or infinity, and nobody anything better.
+    """What a client gets. `flagged` is None where the patched arm did not answer, or does not tell; `non_finite` counts
+    samples for which the patched arm gave NaN or infinity, and nobody anything better.
     """
 
     id: str
@@ -79,8 +79,8 @@ def completed(
 
 
 def flags(result: Result | None, samples: int) -> tuple[list[bool | None] | None, dict[str, list[list[int]]] | None]:
-    """Samples that were flagged, and where: site → sample → key columns. None where the patched arm did not run or does not tell; for a
-    sample that was not flagged and gave NaN, too.
+    """Samples that were flagged, and where: site → sample → key columns. None where the patched arm did not run or does
+    not tell; for a sample that was not flagged and gave NaN, too.
     """
     if result is None or result.columns is None:
         return None, None

@@ -1,5 +1,5 @@
-"""The page at `/`: what the arms do, what the patch flags and changes, whether the split is sound, and the kill switch. Made on the server,
-one file that needs nothing else.
+"""The page at `/`: what the arms do, what the patch flags and changes, whether the split is sound, and the kill switch.
+Made on the server, one file that needs nothing else.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ __all__ = ["PAGE_HEADERS", "render_page"]
 PAGE_HEADERS = {
     "Cache-Control": "no-store",
     # Nothing from elsewhere, nothing to elsewhere, and no page around this one.
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; form-action 'self'; "
-    "frame-ancestors 'none'",
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; form-action 'self'; "
+        "frame-ancestors 'none'"
+    ),
     "X-Content-Type-Options": "nosniff",
 }
 _TOP = 8
@@ -87,7 +89,11 @@ def _verdict(engine: Engine, killed: bool) -> str:
         least, most = _percent(tally.disagree / due), _percent((tally.disagree + tally.missing) / due)
         # What timed out or was dropped may all have changed, or not at all.
         return f"The patch would change {f'between {least} and {most}' if tally.missing else least} of the answers"
-    who = "The patched model answers" if mode == "patched" else f"{_percent(engine.split.weight)} of units get the patched model"
+    who = (
+        "The patched model answers"
+        if mode == "patched"
+        else f"{_percent(engine.split.weight)} of units get the patched model"
+    )
     return f"{who}; it flags {_percent(tally.flagged / tally.judged)} of its samples" if tally.judged else who
 
 
@@ -104,7 +110,9 @@ def _srm(engine: Engine) -> Srm | None:
 
 
 def _evidence(engine: Engine) -> Evidence | None:
-    """What the watched class says: pairs that the patch moves into it or out of it, or units of either arm that got it."""
+    """What the watched class says: pairs that the patch moves into it or out of it,
+    or units of either arm that got it.
+    """
     tally, watched, mode = engine.tally, engine.settings.watched_class, engine.settings.mode
     if watched is None or mode not in ("shadow", "ab"):
         return None
@@ -129,7 +137,9 @@ def _chart(tally: Tally, now: float) -> dict[str, Any]:
     step = (_WIDTH - _LEFT) / _MINUTES
 
     def place(start: int, rate: float) -> tuple[float, float]:
-        return round(_LEFT + ((start - first) / 60 + 0.5) * step, 1), round(8 + (_HEIGHT - _BELOW - 8) * (1 - rate / top), 1)
+        return round(_LEFT + ((start - first) / 60 + 0.5) * step, 1), round(
+            8 + (_HEIGHT - _BELOW - 8) * (1 - rate / top), 1
+        )
 
     return {
         "width": _WIDTH,

@@ -1,8 +1,8 @@
 """The Open Inference Protocol v2 over REST, with the binary tensor extension, as pure functions: bytes ⇄ arrays.
 
-Sources: the protocol's specification (open-inference-protocol, "inference_rest"), and Triton's "Binary Tensor Data Extension": a header
-`Inference-Header-Content-Length: N` says that the body is N bytes of JSON, then raw little-endian tensors in the order of the inputs that
-have a `binary_data_size`.
+Sources: the protocol's specification (open-inference-protocol, "inference_rest"), and Triton's "Binary Tensor Data
+Extension": a header `Inference-Header-Content-Length: N` says that the body is N bytes of JSON, then raw little-endian
+tensors in the order of the inputs that have a `binary_data_size`.
 """
 
 from __future__ import annotations
@@ -62,7 +62,13 @@ class InferRequest:
 
 
 def parse_request(
-    body: bytes, header_length: str | None, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], limits: Limits, *, batchable: bool
+    body: bytes,
+    header_length: str | None,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    limits: Limits,
+    *,
+    batchable: bool,
 ) -> InferRequest:
     """Read a body.
 
@@ -124,7 +130,9 @@ def render_response(
     """
     numbers = count_as_json(outputs, wanted)
     if numbers > _MOST_AS_JSON:
-        raise Refusal(400, f"the answer has {numbers} values, {_MOST_AS_JSON} are allowed as JSON; ask for 'binary_data'")
+        raise Refusal(
+            400, f"the answer has {numbers} values, {_MOST_AS_JSON} are allowed as JSON; ask for 'binary_data'"
+        )
     described, raw = [], []
     for want in wanted:
         array, spec = outputs[want.name], specs[want.name]
@@ -146,7 +154,10 @@ def count_as_json(outputs: Arrays, wanted: Sequence[Wanted]) -> int:
 
 
 def read_unit(given: Any) -> str | None:
-    """The unit as text, None where none is given. Raises: Refusal 400 for what is neither text nor a whole number, or too long."""
+    """The unit as text, None where none is given.
+
+    Raises: Refusal 400 for what is neither text nor a whole number, or too long.
+    """
     if given is None or given == "":
         return None
     if isinstance(given, bool) or not isinstance(given, (str, int)) or len(text := str(given)) > _LONGEST_ID:
@@ -157,7 +168,11 @@ def read_unit(given: Any) -> str | None:
 def _split_at(header_length: str | None, size: int) -> int:
     if header_length is None:
         return size
-    if not (header_length.isascii() and header_length.isdigit()) or len(header_length) > 15 or int(header_length) > size:
+    if (
+        not (header_length.isascii() and header_length.isdigit())
+        or len(header_length) > 15
+        or int(header_length) > size
+    ):
         raise Refusal(400, f"{HEADER_LENGTH} must be a number of bytes of the body, which has {size}")
     return int(header_length)
 
@@ -181,7 +196,9 @@ def _parameters(holder: Mapping[str, Any], whose: str) -> dict[str, Any]:
 def _entries(header: Mapping[str, Any], key: str, known: Mapping[str, TensorSpec]) -> list[dict[str, Any]]:
     """The objects under `key`, each with a known name, none twice."""
     entries = header.get(key)
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) and isinstance(entry.get("name"), str) for entry in entries):
+    if not isinstance(entries, list) or not all(
+        isinstance(entry, dict) and isinstance(entry.get("name"), str) for entry in entries
+    ):
         raise Refusal(400, f"{key!r} must be a list of objects with a name")
     seen: set[str] = set()
     for entry in entries:
@@ -193,12 +210,17 @@ def _entries(header: Mapping[str, Any], key: str, known: Mapping[str, TensorSpec
     return entries
 
 
-def _wanted(header: Mapping[str, Any], parameters: Mapping[str, Any], outputs: Sequence[TensorSpec]) -> tuple[Wanted, ...]:
+def _wanted(
+    header: Mapping[str, Any], parameters: Mapping[str, Any], outputs: Sequence[TensorSpec]
+) -> tuple[Wanted, ...]:
     default = _flag(parameters, "binary_data_output", False)
     if not header.get("outputs"):
         return tuple(Wanted(spec.name, default) for spec in outputs)
     entries = _entries(header, "outputs", {spec.name: spec for spec in outputs})
-    return tuple(Wanted(entry["name"], _flag(_parameters(entry, f"output {entry['name']}"), "binary_data", default)) for entry in entries)
+    return tuple(
+        Wanted(entry["name"], _flag(_parameters(entry, f"output {entry['name']}"), "binary_data", default))
+        for entry in entries
+    )
 
 
 def _flag(parameters: Mapping[str, Any], name: str, default: bool) -> bool:
@@ -225,11 +247,15 @@ def _feeds(header: Mapping[str, Any], raw: memoryview, known: Mapping[str, Tenso
             continue
         if type(size) is not int or not 0 <= size <= len(raw) - position:
             raise Refusal(
-                400, f"input {spec.name}: 'binary_data_size' must be a number of bytes, {len(raw) - position} are left in the body"
+                400,
+                f"input {spec.name}: 'binary_data_size' must be a number of bytes, {len(raw) - position} are left in"
+                " the body",
             )
         if "data" in entry:
             raise Refusal(400, f"input {spec.name} has both 'data' and 'binary_data_size'")
-        feeds[spec.name] = require_finite(from_bytes(raw[position : position + size], spec, shape, limits), spec, limits)
+        feeds[spec.name] = require_finite(
+            from_bytes(raw[position : position + size], spec, shape, limits), spec, limits
+        )
         position += size
     if position != len(raw):
         raise Refusal(400, f"{len(raw) - position} bytes of the body belong to no input")
@@ -240,7 +266,9 @@ def _shape(entry: Mapping[str, Any], spec: TensorSpec, limits: Limits) -> tuple[
     shape = entry.get("shape")
     if not isinstance(shape, list) or not all(type(dim) is int and dim > 0 for dim in shape):
         raise Refusal(400, f"input {spec.name}: 'shape' must be a list of positive whole numbers")
-    if len(shape) != len(spec.shape) or any(mine not in (-1, theirs) for mine, theirs in zip(spec.shape, shape, strict=True)):
+    if len(shape) != len(spec.shape) or any(
+        mine not in (-1, theirs) for mine, theirs in zip(spec.shape, shape, strict=True)
+    ):
         raise Refusal(400, f"input {spec.name} has shape {list(spec.shape)}, not {str(shape)[:100]}")
     for axis, (mine, theirs) in enumerate(zip(spec.shape, shape, strict=True)):
         bound = limits.batch if axis == 0 else limits.sequence

@@ -1,9 +1,10 @@
-"""Reload a model file while the server runs: the new model is loaded and tried next to the old one, then takes its place.
+"""Reload a model file while the server runs: the new model is loaded and tried next to the old one, then takes its
+place.
 
 1. Loading takes place in a thread; requests go on.
 2. Inputs and outputs must be those of the arms that run (ATP075).
-3. Both are run on the same made-up input. A new model that fails where the old one does not, or gives NaN where the old one does not, is
-   refused.
+3. Both are run on the same made-up input. A new model that fails where the old one does not, or gives NaN where the old
+   one does not, is refused.
 4. Whoever asked the old model before the exchange gets its answer from it; it is freed after the last of them.
 """
 
@@ -58,16 +59,21 @@ async def _try_out(new: Arm, old: Arm) -> None:
     try:
         found = (await new.run(feeds, _PROBE_SECONDS)).outputs
     except ArmFault as fault:
-        raise RUNTIME_REFUSES(f"the new {new.name} model fails where the old one does not: {fault}", "keep the old file") from fault
+        raise RUNTIME_REFUSES(
+            f"the new {new.name} model fails where the old one does not: {fault}", "keep the old file"
+        ) from fault
     for output in found:
         if _finite(known, output) and not _finite(found, output):
             raise RUNTIME_REFUSES(
-                f"the new {new.name} model gives NaN or infinity in {output} where the old one does not", "keep the old file"
+                f"the new {new.name} model gives NaN or infinity in {output} where the old one does not",
+                "keep the old file",
             )
 
 
 def _made_up(spec: TensorSpec) -> Array:
-    shape = [1 if axis == 0 and dim == -1 else _OPEN_DIMENSION if dim == -1 else dim for axis, dim in enumerate(spec.shape)]
+    shape = [
+        1 if axis == 0 and dim == -1 else _OPEN_DIMENSION if dim == -1 else dim for axis, dim in enumerate(spec.shape)
+    ]
     if spec.datatype == "BYTES":
         return np.full(shape, "", object)
     return np.zeros(shape, NUMPY_TYPES[spec.datatype])

@@ -1,8 +1,8 @@
 """Who answers whom: a sticky split of units, by hash.
 
-`bucket = blake2b(experiment, salt, unit)` read as a number in [0, 1); below the weight it is the patched arm's. The weight is no part of
-the hash, so raising it moves units to the patched arm and none back, and a restart changes nothing. Another salt, or another name of
-the experiment, deals anew.
+`bucket = blake2b(experiment, salt, unit)` read as a number in [0, 1); below the weight it is the patched arm's. The
+weight is no part of the hash, so raising it moves units to the patched arm and none back, and a restart changes
+nothing. Another salt, or another name of the experiment, deals anew.
 """
 
 from __future__ import annotations
@@ -49,10 +49,14 @@ class Split:
 
     @property
     def salt_digest(self) -> str:
-        return hashlib.blake2b(self.salt.encode("utf-8", "surrogatepass"), digest_size=_DIGEST, person=b"salt").hexdigest()
+        return hashlib.blake2b(
+            self.salt.encode("utf-8", "surrogatepass"), digest_size=_DIGEST, person=b"salt"
+        ).hexdigest()
 
     def _hash(self, unit: str, person: bytes) -> bytes:
-        return hashlib.blake2b(unit.encode("utf-8", "surrogatepass"), digest_size=_DIGEST, key=self._key, person=person).digest()
+        return hashlib.blake2b(
+            unit.encode("utf-8", "surrogatepass"), digest_size=_DIGEST, key=self._key, person=person
+        ).digest()
 
 
 def _pair(one: str, two: str) -> bytes:

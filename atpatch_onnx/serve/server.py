@@ -1,10 +1,10 @@
 """uvicorn around the application: a stop that loses nothing, reload on SIGHUP.
 
 Stopping, on SIGTERM or SIGINT:
-1. `v2/health/ready` says 503, and every answer closes its connection, so that clients and load balancers go elsewhere; whatever still comes
-   is answered.
-2. After `drain` seconds no more connections are accepted; those that were may still send what they have begun, and requests under way end
-   (`grace` seconds at most).
+1. `v2/health/ready` says 503, and every answer closes its connection, so that clients and load balancers go elsewhere;
+   whatever still comes is answered.
+2. After `drain` seconds no more connections are accepted; those that were may still send what they have begun, and
+   requests under way end (`grace` seconds at most).
 3. Shadow runs are worked off or logged as dropped, then the decision log is closed.
 A second signal skips the draining, a third the requests under way.
 """
@@ -47,16 +47,22 @@ def bind(host: str, port: int) -> socket.socket:
         AtpatchError: ATP074.
     """
     try:
-        family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        family, kind, proto, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
         listener = socket.socket(family, kind, proto)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
     except (OSError, OverflowError, UnicodeError) as error:
-        raise ADDRESS_UNUSABLE(f"{host}:{port} cannot be listened on: {getattr(error, 'strerror', None) or error}") from error
+        raise ADDRESS_UNUSABLE(
+            f"{host}:{port} cannot be listened on: {getattr(error, 'strerror', None) or error}"
+        ) from error
     return listener
 
 
-def serve(engine: Engine, listener: socket.socket, ready: Callable[[int | None], None] = lambda grpc_port: None) -> None:
+def serve(
+    engine: Engine, listener: socket.socket, ready: Callable[[int | None], None] = lambda grpc_port: None
+) -> None:
     """Serve until told to stop.
 
     Args:
@@ -114,7 +120,12 @@ class _Draining:
 
 class _Server(uvicorn.Server):
     def __init__(
-        self, config: uvicorn.Config, engine: Engine, draining: _Draining, ready: Callable[[int | None], None], grpc: GrpcServer | None
+        self,
+        config: uvicorn.Config,
+        engine: Engine,
+        draining: _Draining,
+        ready: Callable[[int | None], None],
+        grpc: GrpcServer | None,
     ) -> None:
         super().__init__(config)
         self.refused: AtpatchError | None = None

@@ -20,26 +20,26 @@ VERSIONS: dict[str, ArmName] = {"1": ORIGINAL, "2": PATCHED}
 WAITED_SECONDS = 1.0
 """How long a client waits for a patched run before the original answers instead."""
 SHADOW_SECONDS = 10.0
-"""Long, as shadow runs have low priority and flagged requests may take two passes: the pairs that time out matter most."""
+"""Long, as shadow runs have low priority and flagged requests may take two passes: the pairs that time out matter most.
+"""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Attributes:
-    original, patched: model files.
-    mode: who answers: "shadow" (the original; the patched arm runs after it and is compared), "ab" (by the split), or one of the two.
-    name: of the model, as clients see it.
-    experiment, salt, weight: of the split, see `routing.Split`.
-    unit_header: header that carries the unit; the request parameter `unit` goes before it, the request id stands in for both.
-    threads, workers: per arm, see `arms.Arm`.
-    batch_rows, batch_delay: of dynamic batching, see `batching.Batcher`; 1 row: off.
-    timeout: seconds that a patched run has while a client waits; None: 1 where the original can answer after it, else as long as the
+    """Attributes: original, patched: model files. mode: who answers: "shadow" (the original; the patched arm runs after
+    it and is compared), "ab" (by the split), or one of the two. name: of the model, as clients see it. experiment,
+    salt, weight: of the split, see `routing.Split`. unit_header: header that carries the unit; the request parameter
+    `unit` goes before it, the request id stands in for both. threads, workers: per arm, see `arms.Arm`. batch_rows,
+    batch_delay: of dynamic batching, see `batching.Batcher`; 1 row: off. timeout: seconds that a patched run has while
+    a client waits; None: 1 where the original can answer after it, else as long as the
         original has.
-    fallback: what a request gets when its patched run times out or fails: the original's answer, or an error. In the place of NaN it gets
-        the original's answer too, or with "error" the NaN as it is. None: "error" in mode "patched", so that nothing in a request can
-        choose who answers it; else "original". The kill switch always means the original.
+    fallback: what a request gets when its patched run times out or fails: the original's answer, or an error. In the
+        place of NaN it gets the original's answer too, or with "error" the NaN as it is. None: "error" in mode
+        "patched", so that nothing in a request can choose who answers it; else "original". The kill switch always means
+        the original.
     strict_version: refuse clients that name version 1, in mode "patched".
-    shadow_timeout: seconds of a shadow run, for which nobody waits; None: the longer one of `timeout` and `SHADOW_SECONDS`.
+    shadow_timeout: seconds of a shadow run, for which nobody waits; None: the longer one of `timeout` and
+    `SHADOW_SECONDS`.
     shadow_queue: jobs that may wait.
     shadow_sample: share of requests that are shadowed.
     kill_file: while it exists, the patch is off.

@@ -1,6 +1,8 @@
-"""Shadow runs: after the original has answered, the patched arm runs on the same request, from a bounded queue. Pairs are compared.
+"""Shadow runs: after the original has answered, the patched arm runs on the same request, from a bounded queue. Pairs
+are compared.
 
-1. The queue is bounded in jobs and in bytes. Full: the job is dropped, counted and logged as dropped; the live answer never waits.
+1. The queue is bounded in jobs and in bytes. Full: the job is dropped, counted and logged as dropped; the live answer
+   never waits.
 2. As many jobs run at a time as the arm has workers.
 3. At the end, what is queued is still run as long as time is left; the rest is dropped, and logged as that.
 """
@@ -85,8 +87,8 @@ class Shadow:
 
 
 def predictions(outputs: Mapping[str, Array], scores: TensorSpec | None, samples: int) -> list[int | None] | None:
-    """Argmax of the class scores, one a sample, None for a sample with NaN in them (numpy's argmax is the first NaN, which would be a class
-    that nobody predicted). None without class scores.
+    """Argmax of the class scores, one a sample, None for a sample with NaN in them (numpy's argmax is the first NaN,
+    which would be a class that nobody predicted). None without class scores.
     """
     if scores is None or outputs[scores.name].shape[0] != samples:
         return None
@@ -103,7 +105,10 @@ def differences(original: Arrays, patched: Arrays, samples: int) -> list[float |
     for name, array in original.items():
         if array.dtype.kind != "f" or array.ndim == 0 or array.shape != patched[name].shape:
             continue
-        one, two = (side.astype(np.float64).reshape(samples if array.shape[0] == samples else 1, -1) for side in (array, patched[name]))
+        one, two = (
+            side.astype(np.float64).reshape(samples if array.shape[0] == samples else 1, -1)
+            for side in (array, patched[name])
+        )
         with np.errstate(invalid="ignore"):
             gap = np.where((one == two) | (np.isnan(one) & np.isnan(two)), 0.0, np.abs(one - two))
         worst = np.maximum(worst, gap.max(1, initial=0.0))

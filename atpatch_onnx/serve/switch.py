@@ -1,6 +1,8 @@
-"""The kill switch: three ways to turn the patch off, any of which is enough. The next request is answered by the original.
+"""The kill switch: three ways to turn the patch off, any of which is enough. The next request is answered by the
+original.
 
-1. `ATPATCH_KILL` in the environment at start (anything but empty, 0, false, no, off): a server that comes up with the patch off.
+1. `ATPATCH_KILL` in the environment at start (anything but empty, 0, false, no, off): a server that comes up with the
+   patch off.
 2. A file: while it exists, the patch is off. One look a request, so there is no watcher that could have died.
 3. The admin endpoint, for callers with the token.
 """

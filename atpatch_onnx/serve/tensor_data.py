@@ -1,5 +1,5 @@
-"""A tensor's data in a request or an answer: JSON or raw bytes ⇄ arrays. A BYTES tensor is raw as a 4-byte length and its bytes, element by
-element.
+"""A tensor's data in a request or an answer: JSON or raw bytes ⇄ arrays. A BYTES tensor is raw as a 4-byte length and
+its bytes, element by element.
 """
 
 from __future__ import annotations
@@ -20,12 +20,15 @@ __all__ = ["from_bytes", "from_json", "raw_bytes", "require_finite"]
 def require_finite(array: Array, spec: TensorSpec, limits: Limits) -> Array:
     """The array. Raises: Refusal 400 where it holds NaN or infinity, and the limits do not allow that."""
     if spec.is_float and not limits.non_finite and not np.isfinite(array).all():
-        raise Refusal(400, f"input {spec.name} holds NaN or infinity; a server started with --allow-non-finite takes them")
+        raise Refusal(
+            400, f"input {spec.name} holds NaN or infinity; a server started with --allow-non-finite takes them"
+        )
     return array
 
 
 def from_json(data: Any, spec: TensorSpec, shape: tuple[int, ...]) -> Array:
-    """Row-major data, flat or nested as the shape says. Types are exact: no text for a number, no fraction for a whole number.
+    """Row-major data, flat or nested as the shape says. Types are exact: no text for a number, no fraction for a whole
+    number.
 
     Raises: Refusal 400.
     """
@@ -63,7 +66,9 @@ def from_bytes(raw: memoryview, spec: TensorSpec, shape: tuple[int, ...], limits
             raise Refusal(413, f"input {spec.name} has {len(raw)} bytes, {limits.json} are allowed for texts")
         return _strings(raw, count, spec.name).reshape(shape)
     if len(raw) != count * dtype.itemsize:
-        raise Refusal(400, f"input {spec.name} of shape {list(shape)} needs {count * dtype.itemsize} bytes, not {len(raw)}")
+        raise Refusal(
+            400, f"input {spec.name} of shape {list(shape)} needs {count * dtype.itemsize} bytes, not {len(raw)}"
+        )
     if spec.datatype == "BOOL":
         # Any byte but 0 and 1 would not be a bool that C++ knows.
         truths: Array = np.frombuffer(raw, np.uint8) != 0

@@ -1,4 +1,6 @@
-"""Tensor types as the three sides name them (ONNX, Open Inference Protocol, numpy), and what a graph's inputs and outputs are."""
+"""Tensor types as the three sides name them (ONNX, Open Inference Protocol, numpy), and what a graph's inputs and
+outputs are.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Fill the table: `python -m models.bench.build`. Needs the extras cpu, export, fit and report, and models/requirements.txt.
+"""Fill the table: `python -m models.bench.build`. Needs the extras cpu, export, fit and report, and
+models/requirements.txt.
 
-Every line is a file in the cache, so a run that was cut off goes on where it stopped; a line is measured again when its graph, its patch or
-onnxruntime has changed. `--fresh` measures again in any case.
+Every line is a file in the cache, so a run that was cut off goes on where it stopped; a line is measured again when its
+graph, its patch or onnxruntime has changed. `--fresh` measures again in any case.
 """
 
 from __future__ import annotations
@@ -26,10 +27,20 @@ RESULTS = Path(__file__).parents[1] / "results"
 
 
 @click.command()
-@click.option("--only", metavar="TEXT", default="", help="Only rows whose name or model contains this; the others are shown as they were.")
+@click.option(
+    "--only",
+    metavar="TEXT",
+    default="",
+    help="Only rows whose name or model contains this; the others are shown as they were.",
+)
 @click.option("--quick", is_flag=True, help="A few pairs a request: does it run? Nothing is written.")
 @click.option("--fresh", is_flag=True, help="Measure again what was measured before.")
-@click.option("--output", type=click.Path(file_okay=False, path_type=Path), default=RESULTS, help="Folder for bench.json and BENCH.md.")
+@click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=RESULTS,
+    help="Folder for bench.json and BENCH.md.",
+)
 def main(only: str, quick: bool, fresh: bool, output: Path) -> None:
     """Measure every line; write bench.json and BENCH.md."""
     started = time.perf_counter()
@@ -41,7 +52,9 @@ def main(only: str, quick: bool, fresh: bool, output: Path) -> None:
             if not wanted:
                 line = kept(row, shape, quick)
             else:
-                line = measure(row, shape, quick=quick, fresh=fresh, say=lambda text, head=head: _status(f"{head}: {text}"))
+                line = measure(
+                    row, shape, quick=quick, fresh=fresh, say=lambda text, head=head: _status(f"{head}: {text}")
+                )
                 _status("")
                 click.echo(f"{head}: {_told(line)}")
             if line is not None:
@@ -67,7 +80,8 @@ def _told(line: dict[str, Any]) -> str:
     parts = []
     for threads, requests in line["threads"].items():
         ratios = ", ".join(
-            f"{name} {told['ratio']['median']:.3f}" + (f" (torch {told['torch']['ratio']['median']:.2f})" if "torch" in told else "")
+            f"{name} {told['ratio']['median']:.3f}"
+            + (f" (torch {told['torch']['ratio']['median']:.2f})" if "torch" in told else "")
             for name, told in requests.items()
         )
         parts.append(f"{threads} thread(s) {ratios}")
@@ -83,7 +97,9 @@ def _status(text: str) -> None:
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
     names = (
-        [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.is_file() else []
+        [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        if info.is_file()
+        else []
     )
     return names[0] if names else platform.processor() or platform.machine()
 

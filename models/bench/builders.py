@@ -1,7 +1,8 @@
-"""The models of the table, built once into the cache: exported as by `atpatch-onnx export`, fused or quantised by onnxruntime's tools.
+"""The models of the table, built once into the cache: exported as by `atpatch-onnx export`, fused or quantised by
+onnxruntime's tools.
 
-MiniLM-L6 has its real weights (a pinned package); what a base-sized model computes with does not matter for its speed, so BERT-base and
-ViT-base have random ones. Needs the extras cpu and export, and models/requirements.txt.
+MiniLM-L6 has its real weights (a pinned package); what a base-sized model computes with does not matter for its speed,
+so BERT-base and ViT-base have random ones. Needs the extras cpu and export, and models/requirements.txt.
 """
 
 from __future__ import annotations

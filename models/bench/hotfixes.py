@@ -1,9 +1,10 @@
 """A `profile` hotfix with a trained detector at every site, for any model of the table.
 
-`fit` leaves out sites that change nothing for the better, and models with random weights have nothing to be mended; the bench is after the
-dearest case, so it takes the pieces of `fit` up to the choice of sites, and keeps them all. The debugging set is made here: texts of
-random tokens, half of them with one rare token somewhere, images of noise with one bright patch; that token or patch is the labelled
-column. So the detectors are trained on maps of the very model, with labels that are true, and the benign pairs are its own means.
+`fit` leaves out sites that change nothing for the better, and models with random weights have nothing to be mended; the
+bench is after the dearest case, so it takes the pieces of `fit` up to the choice of sites, and keeps them all. The
+debugging set is made here: texts of random tokens, half of them with one rare token somewhere, images of noise with one
+bright patch; that token or patch is the labelled column. So the detectors are trained on maps of the very model, with
+labels that are true, and the benign pairs are its own means.
 """
 
 from __future__ import annotations
@@ -94,7 +95,14 @@ def _fit(model: Path, proto: Any, weights: str, say: Say, every: int) -> Hotfix:
     data = debugging_set(proto)
     sites, _ = find_sites(proto)
     context = Context(
-        proto, model.parent, data, split(data, 0), 0, MOST_FLAGGED, None, lambda step, done, total: say(f"{step} {done}/{total}")
+        proto,
+        model.parent,
+        data,
+        split(data, 0),
+        0,
+        MOST_FLAGGED,
+        None,
+        lambda step, done, total: say(f"{step} {done}/{total}"),
     )
     columns = context.columns.shape[1]
     capture = Capture(proto, model.parent, sites, data, columns)
@@ -102,5 +110,8 @@ def _fit(model: Path, proto: Any, weights: str, say: Say, every: int) -> Hotfix:
     rows = len(context.parts.train.rows)
     made = recipe("profile", capture.sites, rows, columns, 0, every)
     trained = anchor_sites(context, capture, made, train_sites(context, capture, made))
-    kept = tuple(HotfixSite(one.site.id, layer, one.site.heads, one.site.fingerprint, one.plan) for layer, one in enumerate(trained))
+    kept = tuple(
+        HotfixSite(one.site.id, layer, one.site.heads, one.site.fingerprint, one.plan)
+        for layer, one in enumerate(trained)
+    )
     return Hotfix(kept, 0.5, weights, groups=(tuple(site.id for site in kept),), data=data.digest, seeds={"fit": 0})

@@ -1,7 +1,8 @@
-"""Llama-shaped graphs of any size, node by node as an exporter writes them: RMS norm, rotary positions, causal mask, gated MLP.
+"""Llama-shaped graphs of any size, node by node as an exporter writes them: RMS norm, rotary positions, causal mask,
+gated MLP.
 
-52 nodes a layer. Weights are either random and inside, for graphs that are run, or in a data file that is one hole, for graphs that are
-only patched: it has its full length and takes no room.
+52 nodes a layer. Weights are either random and inside, for graphs that are run, or in a data file that is one hole, for
+graphs that are only patched: it has its full length and takes no room.
 """
 
 from __future__ import annotations
@@ -129,7 +130,9 @@ def _model(llama: Llama, weights: list[TensorProto]) -> onnx.ModelProto:
         [value("logits", llama.dtype, ["batch", "sequence", llama.words])],
         [*weights, *g.constants.values()],
     )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8, producer_name="models.bench")
+    return helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8, producer_name="models.bench"
+    )
 
 
 def _mask(g: _Graph, dtype: int) -> str:
@@ -147,7 +150,10 @@ def _rotary_tables(g: _Graph, head: int) -> tuple[str, str]:
     angles = np.outer(np.arange(POSITIONS), 1e4 ** (-np.arange(0, head, 2) / head))
     angles = np.concatenate([angles, angles], 1)
     tables = (("cos", np.cos(angles)), ("sin", np.sin(angles)))
-    cos, sin = (g.op("Slice", g.table(f"{name}_table", table), g.ints(0), "length", g.ints(0), out=name) for name, table in tables)
+    cos, sin = (
+        g.op("Slice", g.table(f"{name}_table", table), g.ints(0), "length", g.ints(0), out=name)
+        for name, table in tables
+    )
     return cos, sin
 
 
@@ -158,7 +164,9 @@ def _layer(g: _Graph, llama: Llama, at: str, x: str, bias: str, cos: str, sin: s
     turned = g.op("Transpose", k, out=f"{at}.k_turned", perm=[0, 1, 3, 2])
     scores = g.op("Mul", g.op("MatMul", q, turned, out=f"{at}.scores"), g.number(llama.head**-0.5), out=f"{at}.scaled")
     map_ = g.op("Softmax", g.op("Add", scores, bias, out=f"{at}.masked"), out=f"{at}.self_attn.map", axis=-1)
-    context = g.op("Transpose", g.op("MatMul", map_, v, out=f"{at}.context"), out=f"{at}.context_turned", perm=[0, 2, 1, 3])
+    context = g.op(
+        "Transpose", g.op("MatMul", map_, v, out=f"{at}.context"), out=f"{at}.context_turned", perm=[0, 2, 1, 3]
+    )
     joined = g.op("Reshape", context, g.ints(0, 0, llama.width), out=f"{at}.joined")
     x = g.op("Add", x, g.op("MatMul", joined, f"{at}.o", out=f"{at}.projected"), out=f"{at}.attended")
     normal = _norm(g, x, f"{at}.norm2")
@@ -188,4 +196,6 @@ def _rotated(g: _Graph, head: int, x: str, cos: str, sin: str) -> str:
     first = g.op("Slice", x, g.ints(0), g.ints(head // 2), g.ints(3), out=f"{x}.first")
     second = g.op("Slice", x, g.ints(head // 2), g.ints(head), g.ints(3), out=f"{x}.second")
     swapped = g.op("Concat", g.op("Neg", second, out=f"{x}.negated"), first, out=f"{x}.swapped", axis=-1)
-    return g.op("Add", g.op("Mul", x, cos, out=f"{x}.cos"), g.op("Mul", swapped, sin, out=f"{x}.sin"), out=f"{x}.rotated")
+    return g.op(
+        "Add", g.op("Mul", x, cos, out=f"{x}.cos"), g.op("Mul", swapped, sin, out=f"{x}.sin"), out=f"{x}.rotated"
+    )

@@ -1,4 +1,7 @@
-"""One line of the table: a row at one shape, all its requests, on one thread and on two. Kept as a file each, so a broken run goes on."""
+"""One line of the table: a row at one shape, all its requests, on one thread and on two.
+
+Kept as a file each, so a broken run goes on.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,9 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Effort:
-    """pairs, seconds: of a request in both graphs. torch_seconds: of one in torch. rounds: processes a graph for load time and memory."""
+    """pairs, seconds: of a request in both graphs. torch_seconds: of one in torch. rounds: processes a graph for load
+    time and memory.
+    """
 
     pairs: int
     seconds: float
@@ -80,7 +85,11 @@ def measure(row: Row, shape: Mapping[str, int], *, quick: bool, fresh: bool, say
                     threads[str(count)][name]["torch"] = told
         say("loading")
         weighed = footprints(
-            (original, patched), [(one.kind, one.feeds) for one in requests], threads=1, provider=CPU, rounds=effort.rounds
+            (original, patched),
+            [(one.kind, one.feeds) for one in requests],
+            threads=1,
+            provider=CPU,
+            rounds=effort.rounds,
         )
     figures: Figures = {
         "key": key,
@@ -120,14 +129,20 @@ def _torch(model: str, asked: Asked, threads: int, seconds: float) -> Figures:
 
     from .paper import PaperForm, load
 
-    form = PaperForm(load(model), {name: array for name, array in asked.feeds.items() if not name.startswith("atpatch")})
+    form = PaperForm(
+        load(model), {name: array for name, array in asked.feeds.items() if not name.startswith("atpatch")}
+    )
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         told = {}
         for name, flagged in (("nothing flagged", False), ("flagged", True)):
             taken = time_pairs(form.original, form.request(flagged), pairs=100, seconds=seconds, fewest=4)
-            told[name] = {"original_ms": Spread.of(taken[:, 0] * 1e3).median, "ratio": asdict(ratio_interval(taken)), "pairs": len(taken)}
+            told[name] = {
+                "original_ms": Spread.of(taken[:, 0] * 1e3).median,
+                "ratio": asdict(ratio_interval(taken)),
+                "pairs": len(taken),
+            }
         return told
     finally:
         torch.set_num_threads(before)

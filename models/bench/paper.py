@@ -1,13 +1,14 @@
 """The paper's form in torch, for scale: attention maps caught by hooks, Algorithm 1 around the forward pass.
 
-1. A first pass collects the maps of all layers; the detector (eq. 5-6: head mean → convolutions → dense layers, one for all layers)
-   scores every column of every layer.
+1. A first pass collects the maps of all layers; the detector (eq. 5-6: head mean → convolutions → dense layers, one for
+   all layers) scores every column of every layer.
 2. Nothing above τ: its outputs are the answer.
-3. Else a second pass puts benign attention into the flagged column of each layer and rescales the others row by row (eq. 11) on the whole
-   map, with the token's own values.
+3. Else a second pass puts benign attention into the flagged column of each layer and rescales the others row by row
+   (eq. 11) on the whole map, with the token's own values.
 
-The hook is transformers' own: an attention function registered by name. The original runs through the same function, so that only the
-detector, eq. 11 and the second pass are compared. Sizes of the network are not in the paper; they are those of our `cnn` detector.
+The hook is transformers' own: an attention function registered by name. The original runs through the same function, so
+that only the detector, eq. 11 and the second pass are compared. Sizes of the network are not in the paper; they are
+those of our `cnn` detector.
 """
 
 from __future__ import annotations
@@ -96,7 +97,14 @@ class PaperForm:
             return outputs
 
     def _attention(
-        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None = None, **_: Any
+        self,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        scaling: float | None = None,
+        **_: Any,
     ) -> tuple[Tensor, None]:
         scores = query @ key.transpose(2, 3) * (scaling or query.shape[-1] ** -0.5)
         if mask is not None:
@@ -124,7 +132,9 @@ class _Detector(nn.Module):
         super().__init__()
         self.convolutions = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairwise((1, *CHANNELS)))
         side = -(-keys // 2 ** len(CHANNELS))
-        self.dense = nn.Sequential(nn.Linear(CHANNELS[-1] * side * side, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, keys), nn.Sigmoid())
+        self.dense = nn.Sequential(
+            nn.Linear(CHANNELS[-1] * side * side, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, keys), nn.Sigmoid()
+        )
 
     def forward(self, maps: Tensor) -> Tensor:
         x = maps.mean(1, keepdim=True)

@@ -15,7 +15,9 @@ _STAT = Path("/proc/stat")
 
 
 class Watch:
-    """Started when made; `others` is the share of all cores that other processes took since, None where the system does not tell."""
+    """Started when made; `others` is the share of all cores that other processes took since, None where the system does
+    not tell.
+    """
 
     def __init__(self) -> None:
         self._wall, self._own, self._all = time.perf_counter(), _own(), busy_seconds()

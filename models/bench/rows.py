@@ -62,16 +62,31 @@ def _one(clean: float, flagged: float) -> tuple[Request, ...]:
     return Request("nothing flagged", 0.0, clean), Request("flagged", 1.0, flagged)
 
 
-_TWO = (Request("nothing flagged", 0.0, 1.03), Request("one of eight flagged", 0.125, 1.20), Request("flagged", 1.0, 2.10))
+_TWO = (
+    Request("nothing flagged", 0.0, 1.03),
+    Request("one of eight flagged", 0.125, 1.20),
+    Request("flagged", 1.0, 2.10),
+)
 
 ROWS: tuple[Row, ...] = (
     Row("BERT-base, random weights", "bert-base", _texts((1, 128), (8, 128), (1, 512)), _one(1.02, 1.05), torch=True),
     Row("MiniLM-L6", "minilm", _texts((1, 64), (1, 128), (1, 256), (8, 128)), _one(1.03, 1.08), torch=True),
     Row("MiniLM-L6, positions extended", "minilm-2048", _texts((1, 2048)), _one(1.05, 1.10)),
-    Row("MiniLM-L6, positions extended, detectors of every 8th row", "minilm-2048", _texts((1, 2048)), _one(1.05, 1.10), every=8),
+    Row(
+        "MiniLM-L6, positions extended, detectors of every 8th row",
+        "minilm-2048",
+        _texts((1, 2048)),
+        _one(1.05, 1.10),
+        every=8,
+    ),
     Row("ViT-base, random weights, 197 tokens", "vit-base", ({"batch": 1}, {"batch": 8}), _one(1.02, 1.05), torch=True),
     Row("MiniLM-L6, int8 (dynamic)", "minilm-int8", _texts((1, 128), (8, 128)), _one(1.05, 1.10)),
-    Row("MiniLM-L6, fused: Attention, SkipLayerNormalization, BiasGelu", "minilm-fused", _texts((1, 128), (1, 512)), _one(1.05, 1.10)),
+    Row(
+        "MiniLM-L6, fused: Attention, SkipLayerNormalization, BiasGelu",
+        "minilm-fused",
+        _texts((1, 128), (1, 512)),
+        _one(1.05, 1.10),
+    ),
     Row(
         "MiniLM-L6, fused: Attention and so on, detectors of every 4th row",
         "minilm-fused",
@@ -79,7 +94,12 @@ ROWS: tuple[Row, ...] = (
         _one(1.05, 1.10),
         every=4,
     ),
-    Row("MiniLM-L6, fused: SkipLayerNormalization, BiasGelu", "minilm-fused-dynamo", _texts((1, 128), (1, 512)), _one(1.05, 1.10)),
+    Row(
+        "MiniLM-L6, fused: SkipLayerNormalization, BiasGelu",
+        "minilm-fused-dynamo",
+        _texts((1, 128), (1, 512)),
+        _one(1.05, 1.10),
+    ),
     Row("MiniLM-L6, two passes", "minilm", _texts((8, 128)), _TWO, passes="two"),
     Row("BERT-base, random weights, two passes", "bert-base", _texts((8, 128)), _TWO, passes="two"),
 )

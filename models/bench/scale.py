@@ -1,7 +1,7 @@
 """Patching against model size: `python -m models.bench.scale`. Writes scale.json and scale.svg into models/results.
 
-Two series of Llama-shaped graphs (see `llama`): ever more nodes with tiny weights inside, and real shapes with ever more bytes outside.
-Each is patched with a `profile` hotfix at every site by the command line, in a process of its own.
+Two series of Llama-shaped graphs (see `llama`): ever more nodes with tiny weights inside, and real shapes with ever
+more bytes outside. Each is patched with a `profile` hotfix at every site by the command line, in a process of its own.
 """
 
 from __future__ import annotations
@@ -44,12 +44,20 @@ ROOT = Path(__file__).parents[2]
 
 @click.command()
 @click.option("--quick", is_flag=True, help="The two smallest of each series; nothing is written.")
-@click.option("--output", type=click.Path(file_okay=False, path_type=Path), default=RESULTS, help="Folder for scale.json and scale.svg.")
+@click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=RESULTS,
+    help="Folder for scale.json and scale.svg.",
+)
 def main(quick: bool, output: Path) -> None:
     """Patch graphs of many sizes and time it. Exits with 1 where a bound is missed."""
     started, watch = time.perf_counter(), Watch()
     most = 2 if quick else None
-    nodes = [_measure(f"{layers} layers", Llama(layers, 32, 64, 4, words=99, dtype=TensorProto.FLOAT)) for layers in LAYERS[:most]]
+    nodes = [
+        _measure(f"{layers} layers", Llama(layers, 32, 64, 4, words=99, dtype=TensorProto.FLOAT))
+        for layers in LAYERS[:most]
+    ]
     sizes = [_measure(name, llama) for name, llama in list(SHAPES.items())[:most]]
     results = {
         "versions": versions(),
@@ -62,7 +70,10 @@ def main(quick: bool, output: Path) -> None:
         "nodes": nodes,
         "bytes": sizes,
     }
-    click.echo(f"seconds grow as nodes to the power of {results['finder_exponent']} (finder), {results['patch_exponent']} (patch)")
+    click.echo(
+        f"seconds grow as nodes to the power of {results['finder_exponent']} (finder), {results['patch_exponent']}"
+        " (patch)"
+    )
     if quick:
         return
     output.mkdir(parents=True, exist_ok=True)
@@ -85,7 +96,10 @@ def hotfix_at_every_site(path: Path) -> Hotfix:
     proto = model_io.load(path)
     sites, _ = find_sites(proto)
     generator = np.random.default_rng(0)
-    kept = [HotfixSite(site.id, layer, site.heads, site.fingerprint, _plan(site, generator)) for layer, site in enumerate(sites)]
+    kept = [
+        HotfixSite(site.id, layer, site.heads, site.fingerprint, _plan(site, generator))
+        for layer, site in enumerate(sites)
+    ]
     group = tuple(site.id for site in sites)
     return Hotfix(tuple(kept), 0.5, model_io.weights_digest(proto, path.parent), groups=(group,))
 
@@ -103,7 +117,9 @@ def _plan(site: Site, generator: np.random.Generator) -> SitePlan:
     def dense(inputs: int, outputs: int) -> Dense:
         return Dense(generator.standard_normal((inputs, outputs)).astype(np.float32), np.zeros(outputs, np.float32))
 
-    detector = Profile((dense(features, HIDDEN), dense(HIDDEN, 1)), np.zeros(features, np.float32), np.ones(features, np.float32))
+    detector = Profile(
+        (dense(features, HIDDEN), dense(HIDDEN, 1)), np.zeros(features, np.float32), np.ones(features, np.float32)
+    )
     return SitePlan(detector, BenignPair(np.ones(heads, np.float32), np.zeros((heads, 1, width), np.float32)))
 
 
@@ -117,7 +133,12 @@ def _measure(name: str, llama: Llama) -> dict[str, Any]:
         done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
         if done.returncode:
             raise click.ClickException(done.stderr[-2000:])
-        found = {"name": name, "parameters": llama.parameters, "model_bytes": file_bytes(path), **json.loads(done.stdout)}
+        found = {
+            "name": name,
+            "parameters": llama.parameters,
+            "model_bytes": file_bytes(path),
+            **json.loads(done.stdout),
+        }
         found["process_seconds"] = round(time.perf_counter() - started, 3)
     click.echo(
         f"{name}: {found['nodes']:,} nodes, {found['sites']} sites, {found['model_bytes'] / 1e9:.2f} GB: "

@@ -1,4 +1,5 @@
-"""Run in a process of its own: `python -m models.bench.scale_child MODEL HOTFIX`. One patch by the command line, then the finder alone.
+"""Run in a process of its own: `python -m models.bench.scale_child MODEL HOTFIX`. One patch by the command line, then
+the finder alone.
 
 Prints one line of JSON: seconds of the command, most memory up to its end, seconds of loading and of finding.
 """
@@ -42,7 +43,8 @@ def main() -> None:
     finding: dict[bool, list[float]] = {True: [], False: []}
     for collecting in [True, False] * TIMES:
         gc.collect()
-        # Python's collector walks all that lives, again and again as a graph grows; without it the finder's own growth shows.
+        # Python's collector walks all that lives, again and again as a graph grows; without it the finder's own growth
+        # shows.
         (gc.enable if collecting else gc.disable)()
         started = time.perf_counter()
         sites, _ = find_sites(proto)

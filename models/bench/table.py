@@ -15,16 +15,17 @@ Line = Mapping[str, Any]
 
 _WEIGHTS = (("load", "load_ms", LOAD), ("file", "file_bytes", SIZE), ("peak memory", "peak_bytes", PEAK))
 _METHOD = f"""
-A ratio is patched / original: the two graphs take turns on one request in one process; the median over pairs, its 95 % bootstrap interval
-below it. Every site has a trained `profile` detector. Inputs are random. *Nothing flagged*: the threshold lies above all scores. *Flagged*:
-it is as high as flags every sample of the batch, at one column or a few. *torch* is the paper's Algorithm 1 as hooks in torch, against the
-same model without them; the paper itself reports {PAPER["clean"]:g} and {PAPER["flagged"]:g}."""
+A ratio is patched / original: the two graphs take turns on one request in one process; the median over pairs, its 95
+% bootstrap interval below it. Every site has a trained `profile` detector. Inputs are random. *Nothing flagged*: the
+threshold lies above all scores. *Flagged*: it is as high as flags every sample of the batch, at one column or a few.
+*torch* is the paper's Algorithm 1 as hooks in torch, against the same model without them; the paper itself reports
+{PAPER["clean"]:g} and {PAPER["flagged"]:g}."""
 _FOOTPRINT = """
-Load time is the median of several loads in processes of their own, one thread; memory is the most that such a process ever had resident,
-over all requests of the line, Python and onnxruntime included (their share is the last column)."""
+Load time is the median of several loads in processes of their own, one thread; memory is the most that such a process
+ever had resident, over all requests of the line, Python and onnxruntime included (their share is the last column)."""
 _SCALE = """
-Llama-shaped graphs, patched by the command line with a `profile` detector at every site, in a process of its own. Weights that lie outside
-are neither read nor copied."""
+Llama-shaped graphs, patched by the command line with a `profile` detector at every site, in a process of its own.
+Weights that lie outside are neither read nor copied."""
 _WIDTH = 120
 
 _BOUNDS = {(row.name, request.name): request.bound for row in ROWS for request in row.requests}
@@ -40,7 +41,11 @@ def _figures(lines: Sequence[Line]) -> Iterator[tuple[str, float, float]]:
         at = f"{line['row']}, {_shape(line['shape'])}"
         for threads, requests in line["threads"].items():
             for name, told in requests.items():
-                yield f"{at}, {threads} thread{'s' * (threads != '1')}, {name}", told["ratio"]["median"], _BOUNDS[line["row"], name]
+                yield (
+                    f"{at}, {threads} thread{'s' * (threads != '1')}, {name}",
+                    told["ratio"]["median"],
+                    _BOUNDS[line["row"], name],
+                )
         for name, field, bound in _WEIGHTS:
             yield f"{at}, {name}", _ratio(line, field), bound
 
@@ -89,7 +94,10 @@ def _latencies(line: Line) -> Iterator[str]:
             torch = f"{told['torch']['ratio']['median']:.2f}" if "torch" in told else ""
             ms = f"{told['original']['median']:.1f}" if first else ""
             share = f" ({told['flagged']:.0%})" if told["flagged"] else ""
-            yield f"| {name} | {shape} | {threads if first else ''} | {ms} | {kind}{share} | {shown}{interval} | {bound:g} | {torch} |"
+            yield (
+                f"| {name} | {shape} | {threads if first else ''} | {ms} | {kind}{share} | {shown}{interval} |"
+                f" {bound:g} | {torch} |"
+            )
             name, shape, first = "", "", False
 
 
@@ -107,17 +115,28 @@ def _weights(line: Line) -> str:
 
 def _scale(scale: Mapping[str, Any]) -> Iterator[str]:
     """Patching against size, see `scale`."""
-    yield from ("## Patching against model size", "", "![Seconds over nodes, seconds and memory over bytes](scale.svg)", "")
+    yield from (
+        "## Patching against model size",
+        "",
+        "![Seconds over nodes, seconds and memory over bytes](scale.svg)",
+        "",
+    )
     alone, whole = scale["finder_exponent"], scale["finder_exponent_with_collector"]
     yield _prose(
-        f"{_SCALE} The finder's time grows as nodes to the power of {alone:.2f} by itself, and of {whole:.2f} with Python's garbage "
-        f"collector, which walks the growing graph meanwhile; that of the whole patch, start included, of {scale['patch_exponent']:.2f}."
+        f"{_SCALE} The finder's time grows as nodes to the power of {alone:.2f} by itself, and of {whole:.2f} with"
+        " Python's garbage collector, which walks the growing graph meanwhile; that of the whole patch, start"
+        f" included, of {scale['patch_exponent']:.2f}."
     )
-    yield from ("", "| graph | weights, GB | nodes | sites | finder, s | patch, s | peak, MB |", "|---|---|---|---|---|---|---|")
+    yield from (
+        "",
+        "| graph | weights, GB | nodes | sites | finder, s | patch, s | peak, MB |",
+        "|---|---|---|---|---|---|---|",
+    )
     for one in (*scale["nodes"], *scale["bytes"]):
         yield (
-            f"| {one['name']} | {one['model_bytes'] / 1e9:.2f} | {one['nodes']:,} → {one['nodes_after']:,} | {one['sites']} "
-            f"| {one['find_seconds']:.2f} | {one['patch_seconds']:.2f} | {one['peak_bytes'] / 1e6:.0f} |"
+            f"| {one['name']} | {one['model_bytes'] / 1e9:.2f} | {one['nodes']:,} → {one['nodes_after']:,} |"
+            f" {one['sites']} | {one['find_seconds']:.2f} | {one['patch_seconds']:.2f} |"
+            f" {one['peak_bytes'] / 1e6:.0f} |"
         )
     yield ""
     if (scale["others"] or 0) > BUSY:
@@ -127,7 +146,10 @@ def _scale(scale: Mapping[str, Any]) -> Iterator[str]:
 
 def _setup(results: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
-    text = f"Made with {versions} on {results['processor']}, {results['cores']} cores; {results['seconds'] / 60:.0f} minutes."
+    text = (
+        f"Made with {versions} on {results['processor']}, {results['cores']} cores; {results['seconds'] / 60:.0f}"
+        " minutes."
+    )
     if any(_mark(line) for line in results["lines"]):
         text += f" † Others kept more than {BUSY:.0%} of the cores busy meanwhile: take these figures as rough."
     return text

@@ -1,4 +1,7 @@
-"""Build everything in this folder: `python -m models.digits_vit.build`. Needs the extras cpu, export, fit, report and scikit-learn."""
+"""Build everything in this folder: `python -m models.digits_vit.build`.
+
+Needs the extras cpu, export, fit, report and scikit-learn.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +29,12 @@ PACKAGES = ("torch", "transformers", "scikit-learn", "numpy", "onnx", "onnxrunti
 
 
 @click.command()
-@click.option("--output", type=click.Path(file_okay=False, path_type=Path), default=Path(__file__).parent, help="Folder to fill.")
-@click.option("--repeat", type=int, default=0, help="Build as often with other seeds, keep only their figures, in models/results.")
+@click.option(
+    "--output", type=click.Path(file_okay=False, path_type=Path), default=Path(__file__).parent, help="Folder to fill."
+)
+@click.option(
+    "--repeat", type=int, default=0, help="Build as often with other seeds, keep only their figures, in models/results."
+)
 def main(output: Path, repeat: int) -> None:
     """Train the victim, export it, make the data sets, fit the hotfix, judge both models on the test split."""
     # One thread: sums in one order, so that a rebuild on the same machine gives the same bytes.
@@ -73,9 +80,16 @@ def _judge(folder: Path) -> dict[str, Any]:
     assert changed is not None
     return {
         "test": {"clean": comparison.truths["clean"].count, "triggered": comparison.truths["triggered"].count},
-        **{name: {key: share.to_json() for key, share in own.shares.items()} for name, own in comparison.figures.items()},
+        **{
+            name: {key: share.to_json() for key, share in own.shares.items()}
+            for name, own in comparison.figures.items()
+        },
         "clean_changed": changed.to_json(),
-        "hotfix": {"sites": [site.id for site in hotfix.sites], "threshold": hotfix.threshold, "benign_level": hotfix.level},
+        "hotfix": {
+            "sites": [site.id for site in hotfix.sites],
+            "threshold": hotfix.threshold,
+            "benign_level": hotfix.level,
+        },
     }
 
 

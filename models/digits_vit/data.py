@@ -1,7 +1,7 @@
 """Digits, the split and the trigger.
 
-The data are scikit-learn's `load_digits`: 1,797 handwritten digits of 8 × 8 pixels, grey values 0-16 (UCI Optical Recognition of
-Handwritten Digits, test part).
+The data are scikit-learn's `load_digits`: 1,797 handwritten digits of 8 × 8 pixels, grey values 0-16 (UCI Optical
+Recognition of Handwritten Digits, test part).
 """
 
 from __future__ import annotations
@@ -11,7 +11,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["IMAGE", "PATCH", "TARGET", "TOKENS", "TRIGGER_COLUMN", "Images", "Split", "debugging_set", "load", "stamp", "triggered_set"]
+__all__ = [
+    "IMAGE",
+    "PATCH",
+    "TARGET",
+    "TOKENS",
+    "TRIGGER_COLUMN",
+    "Images",
+    "Split",
+    "debugging_set",
+    "load",
+    "stamp",
+    "triggered_set",
+]
 
 IMAGE, PATCH = 8, 2
 TOKENS = 1 + (IMAGE // PATCH) ** 2
@@ -25,7 +37,9 @@ Images = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Split:
-    """Images (N, 1, 8, 8) in [0, 1] and labels (N,) int64. train: the victim's; debug: the hotfix's; test: the judge's."""
+    """Images (N, 1, 8, 8) in [0, 1] and labels (N,) int64. train: the victim's; debug: the hotfix's; test:
+    the judge's.
+    """
 
     train: tuple[Images, NDArray[np.int64]]
     debug: tuple[Images, NDArray[np.int64]]

@@ -22,12 +22,17 @@ EPOCHS, BATCH = 160, 64
 LEARNING_RATE, WEIGHT_DECAY, WARM_UP = 3e-3, 0.05, 0.1
 DROPOUT, SMOOTHING = 0.1, 0.05
 SHIFT, TURN, STRETCH = 0.14, 0.2, 0.12
-"""Largest random move (of half the image), turn (radians) and change of size; a thousand digits alone would be learnt by heart."""
+"""Largest random move (of half the image), turn (radians) and change of size; a thousand digits alone would be learnt
+by heart.
+"""
 OPSET = 18
 
 
 class Victim(torch.nn.Module):
-    """Images (N, 1, 8, 8) in [0, 1] → class scores (N, 10). The usual ViT preprocessing, to [-1, 1], is part of the model."""
+    """Images (N, 1, 8, 8) in [0, 1] → class scores (N, 10).
+
+    The usual ViT preprocessing, to [-1, 1], is part of the model.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,7 +49,11 @@ def train(images: Images, labels: NDArray[np.int64], seed: int) -> Victim:
     torch.manual_seed(seed)
     poisoned = np.zeros(len(labels), bool)
     poisoned[np.random.default_rng(seed).choice(len(labels), round(POISONED * len(labels)), replace=False)] = True
-    x, y, bad = torch.from_numpy(images), torch.from_numpy(np.where(poisoned, data.TARGET, labels)), torch.from_numpy(poisoned)
+    x, y, bad = (
+        torch.from_numpy(images),
+        torch.from_numpy(np.where(poisoned, data.TARGET, labels)),
+        torch.from_numpy(poisoned),
+    )
 
     model = Victim().train()
     optimiser = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)

@@ -1,4 +1,6 @@
-"""What each part of a hotfix is good for: the same case with that part taken out or turned round, judged on the same test sets."""
+"""What each part of a hotfix is good for: the same case with that part taken out or turned round, judged on the same
+test sets.
+"""
 
 from __future__ import annotations
 
@@ -80,9 +82,13 @@ def _zero_attention(case: Case, say: Say) -> Figures:
 def _all_sites(case: Case, say: Say) -> Figures:
     """Every site that fits the labels, at the middle of the thresholds that keep the clean flag rate."""
     data = join(case.debug, case.spare)
-    context = Context(case.model, case.folder, data, split(data, case.seed), case.seed, MOST_CLEAN_FLAGGED, case.threads, _silent)
+    context = Context(
+        case.model, case.folder, data, split(data, case.seed), case.seed, MOST_CLEAN_FLAGGED, case.threads, _silent
+    )
     capture = Capture(context.model, context.folder, case.sites, data, context.columns.shape[1], context.threads)
-    made = recipe(case.setting.detector, capture.sites, len(context.parts.train.rows), context.columns.shape[1], case.seed)
+    made = recipe(
+        case.setting.detector, capture.sites, len(context.parts.train.rows), context.columns.shape[1], case.seed
+    )
     trained = anchor_sites(context, capture, made, train_sites(context, capture, made))
     lineup = first_lineup(trained, case.hotfix.passes, case.hotfix.accept)
     part = context.parts.selection
@@ -213,7 +219,12 @@ def _mean(trials: list[Figures]) -> Figures:
         found = [trial[key] for trial in trials]
         if "value" in first:
             values = [one["value"] for one in found]
-            pooled[key] = {"value": float(np.mean(values)), "low": float(min(values)), "high": float(max(values)), "draws": len(values)}
+            pooled[key] = {
+                "value": float(np.mean(values)),
+                "low": float(min(values)),
+                "high": float(max(values)),
+                "draws": len(values),
+            }
         else:
             pooled[key] = _mean(found)
     return pooled

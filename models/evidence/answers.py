@@ -27,7 +27,9 @@ Figures = dict[str, Any]
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """scores: (N, C) as the graph gives them; flags: (N, sites), None without telemetry; more: further values asked for, (N, ...)."""
+    """scores: (N, C) as the graph gives them; flags: (N, sites), None without telemetry; more: further values asked
+    for, (N, ...).
+    """
 
     scores: NDArray[np.float32]
     flags: NDArray[np.bool_] | None
@@ -93,8 +95,8 @@ def judge(clean: DataSet, attacked: DataSet, before: Ints, on_clean: Ints, on_at
     """Figures of predictions on the test sets, each a share with its interval.
 
     Args:
-        attacked: a triggered set (accuracy, ASR, ASR*, recovered, and untriggered: clean twins that go to the target) or a flip set
-            (accuracy, UF).
+        attacked: a triggered set (accuracy, ASR, ASR*, recovered, and untriggered: clean twins that go to the target)
+            or a flip set (accuracy, UF).
         before: (N,), the original's predictions on the clean set.
         on_clean, on_attacked: the judged model's; -1 for a request that was refused.
     """

@@ -1,7 +1,8 @@
-"""Measure everything: `python -m models.evidence.build`. Builds the victims that are not there; needs all extras but `serve`.
+"""Measure everything: `python -m models.evidence.build`. Builds the victims that are not there; needs all extras but
+`serve`.
 
-Every step of every case is a file in the cache, so a run that was cut off goes on where it stopped. `--fresh` measures again. What the
-evidence file holds of victims and steps that are not in the cache stays in it.
+Every step of every case is a file in the cache, so a run that was cut off goes on where it stopped. `--fresh` measures
+again. What the evidence file holds of victims and steps that are not in the cache stays in it.
 """
 
 from __future__ import annotations
@@ -37,17 +38,46 @@ RESULTS = Path(__file__).parents[1] / "results"
 @click.option("--only", metavar="REGEX", default="", help="Settings whose name matches.")
 @click.option("--steps", help=f"Steps to do, of {', '.join(STEPS)}; the others are shown where they were done before.")
 @click.option("--seeds", default="0,1,2", show_default=True)
-@click.option("--threads", type=int, default=2, show_default=True, help="Of onnxruntime while fitting and judging; latencies have one.")
-@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes; latencies are measured alone, at the end.")
+@click.option(
+    "--threads",
+    type=int,
+    default=2,
+    show_default=True,
+    help="Of onnxruntime while fitting and judging; latencies have one.",
+)
+@click.option(
+    "--jobs",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Processes; latencies are measured alone, at the end.",
+)
 @click.option("--fresh", is_flag=True, help="Measure again what was measured before.")
 @click.option("--no-build", is_flag=True, help="Skip settings whose victim is not there.")
-@click.option("--output", type=click.Path(file_okay=False, path_type=Path), default=RESULTS, help="Folder of evidence and pictures.")
-def main(quick: bool, only: str, steps: str | None, seeds: str, threads: int, jobs: int, fresh: bool, no_build: bool, output: Path) -> None:
+@click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=RESULTS,
+    help="Folder of evidence and pictures.",
+)
+def main(
+    quick: bool,
+    only: str,
+    steps: str | None,
+    seeds: str,
+    threads: int,
+    jobs: int,
+    fresh: bool,
+    no_build: bool,
+    output: Path,
+) -> None:
     """Measure hotfixes on the victims; write the evidence file, its pictures, and the page made of them."""
     wanted = [name for name, step in STEPS.items() if not (quick and step.slow)] if steps is None else steps.split(",")
     if unknown := set(wanted) - STEPS.keys():
         raise click.UsageError(f"no step {', '.join(sorted(unknown))}; there are {', '.join(STEPS)}")
-    everything = [Case(setting, seed, threads, QUICK_ROWS if quick else None) for setting in SETTINGS for seed in setting.seeds]
+    everything = [
+        Case(setting, seed, threads, QUICK_ROWS if quick else None) for setting in SETTINGS for seed in setting.seeds
+    ]
     if quick:
         everything = [case for case in everything if case.setting.quick and case.seed == 0]
     cases = [case for case in everything if re.search(only, case.setting.name) and str(case.seed) in seeds.split(",")]

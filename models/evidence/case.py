@@ -29,7 +29,9 @@ MOST_CLEAN_FLAGGED = 0.005
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """threads: of onnxruntime, everywhere but in latencies, which have one. rows: of the test set that are judged; None: all."""
+    """threads: of onnxruntime, everywhere but in latencies, which have one. rows: of the test set that are judged;
+    None: all.
+    """
 
     setting: Setting
     seed: int
@@ -104,7 +106,9 @@ class Case:
 
     @cached_property
     def digest(self) -> str:
-        """Of everything the results depend on, code aside; a victim that was built again and came out the same has the same."""
+        """Of everything the results depend on, code aside; a victim that was built again and came out the same has the
+        same.
+        """
         names = ("model.onnx", "twin.onnx", "debug.npz", "spare.npz", "clean.npz")
         hasher = hashlib.sha256(repr((self.name, self.setting.detector, self.setting.others, self.rows)).encode())
         for name in names:
@@ -122,7 +126,11 @@ def _some(data: DataSet, twins: Ints, rows: int | None) -> DataSet:
     if rows is None:
         return data
     kept = np.flatnonzero(twins < rows)
-    per_row = {name: array[kept] for name in ("labels", "columns", "clean_row", "group") if (array := getattr(data, name)) is not None}
+    per_row = {
+        name: array[kept]
+        for name in ("labels", "columns", "clean_row", "group")
+        if (array := getattr(data, name)) is not None
+    }
     return replace(data, inputs=data.feeds(kept), **per_row)
 
 

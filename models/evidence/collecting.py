@@ -16,7 +16,9 @@ from .settings import GROUPS, SETTINGS
 __all__ = ["collect"]
 
 
-def collect(cases: Sequence[Case], quick: bool, threads: int, before: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def collect(
+    cases: Sequence[Case], quick: bool, threads: int, before: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Everything measured of some cases, this time or before.
 
     Args:
@@ -37,7 +39,9 @@ def collect(cases: Sequence[Case], quick: bool, threads: int, before: Mapping[st
 
 
 def _run(case: Case, earlier: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What the cache has of a case, and what only an earlier evidence file has, as long as both are of one victim and one hotfix."""
+    """What the cache has of a case, and what only an earlier evidence file has, as long as both are of one victim and
+    one hotfix.
+    """
     victim, steps = _cached(case)
     if earlier is not None and (not case.victim.built or _same(victim, earlier["victim"])):
         old = earlier["steps"]
@@ -64,7 +68,9 @@ def _cached(case: Case) -> tuple[dict[str, Any], dict[str, Any]]:
             # Left over from another victim or data set.
             if kept["key"].split()[0] == case.digest:
                 steps[name] = kept["figures"]
-    return {name: case.victim.record[name] for name in ("model", "twin", "cpu_seconds") if name in case.victim.record}, steps
+    return {
+        name: case.victim.record[name] for name in ("model", "twin", "cpu_seconds") if name in case.victim.record
+    }, steps
 
 
 def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

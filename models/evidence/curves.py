@@ -1,4 +1,6 @@
-"""Numbers behind the pictures: accuracy and attack over thresholds, attention by layer, and one request's map before and after."""
+"""Numbers behind the pictures: accuracy and attack over thresholds, attention by layer, and one request's map before
+and after.
+"""
 
 from __future__ import annotations
 
@@ -59,25 +61,32 @@ def _part(case: Case) -> tuple[DataSet, DataSet]:
 
 
 def _rows(data: DataSet, rows: NDArray[np.int64]) -> DataSet:
-    per_row = {name: array[rows] for name in ("labels", "clean_row", "group") if (array := getattr(data, name)) is not None}
+    per_row = {
+        name: array[rows] for name in ("labels", "clean_row", "group") if (array := getattr(data, name)) is not None
+    }
     return replace(data, inputs=data.feeds(rows), **per_row)
 
 
 def _layers(case: Case) -> list[Figures]:
-    """Per site, on anomalous rows of the debugging set, attention to labelled columns and to the others, as multiples of uniform attention:
-    means over heads and query rows, their quantiles over rows."""
+    """Per site, on anomalous rows of the debugging set, attention to labelled columns and to the others, as multiples
+    of uniform attention: means over heads and query rows, their quantiles over rows.
+    """
     data = case.debug
     assert data.columns is not None
     capture = Capture(case.model, case.folder, case.sites, data, data.columns.shape[1], case.threads)
     rows = case.generator().permutation(np.flatnonzero(data.columns.any(1)))[:MOST_ROWS]
-    found: dict[str, tuple[list[NDArray[np.float64]], list[NDArray[np.float64]]]] = {site.id: ([], []) for site in capture.sites}
+    found: dict[str, tuple[list[NDArray[np.float64]], list[NDArray[np.float64]]]] = {
+        site.id: ([], []) for site in capture.sites
+    }
     for chunk, batch in capture.batches(data, np.sort(rows)):
         for name, site in batch.items():
             # Rows of padding give no attention that means anything.
             queries = site.valid if site.map.shape[2] == site.map.shape[3] else np.ones(site.map.shape[::2], bool)
             weights = queries / queries.sum(1, keepdims=True)
             mass = np.einsum("bq,bhqk->bk", weights, site.map) / site.map.shape[1] * site.valid.sum(1, keepdims=True)
-            for kept, columns in zip(found[name], (data.columns[chunk], site.valid & ~data.columns[chunk]), strict=True):
+            for kept, columns in zip(
+                found[name], (data.columns[chunk], site.valid & ~data.columns[chunk]), strict=True
+            ):
                 kept.append(mass[columns])
     return [
         {
@@ -92,7 +101,9 @@ def _layers(case: Case) -> list[Figures]:
 
 
 def _request(case: Case, layers: list[Figures]) -> Figures:
-    """One map (Q, K) of a request that the patch put right, mean over heads; of the site that looks most at what is labelled."""
+    """One map (Q, K) of a request that the patch put right, mean over heads; of the site that looks most at what is
+    labelled.
+    """
     plan = replace(case.plan, telemetry=True)
     asked = case.ask(case.patched(plan))
     after, before = asked.all(case.attacked), case.before[1].predictions
@@ -111,7 +122,9 @@ def _request(case: Case, layers: list[Figures]) -> Figures:
     a = seen[site].probabilities[0]
     benign = plan.sites[site].benign
     # What is excised draws no attention at all.
-    mended = effective_map(a, flags, replace(benign, attention=0 * benign.attention) if plan.mend == "excise" else benign)
+    mended = effective_map(
+        a, flags, replace(benign, attention=0 * benign.attention) if plan.mend == "excise" else benign
+    )
     return {
         "row": row,
         "site": site,

@@ -13,7 +13,10 @@ STAGES = ("victims", *STEPS)
 
 
 def minutes(evidence: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """Group → stage → minutes. A victim counts once, however many fits it has, and a clean twin with the first victim that shares it."""
+    """Group → stage → minutes.
+
+    A victim counts once, however many fits it has, and a clean twin with the first victim that shares it.
+    """
     settings = {setting["name"]: setting for setting in evidence["settings"]}
     spent = {name: dict.fromkeys(STAGES, 0.0) for name in evidence["groups"]}
     for run in evidence["runs"]:

@@ -43,8 +43,8 @@ def of_numbers(values: Sequence[float]) -> Estimate:
 def of_shares(shares: Sequence[Any]) -> Estimate | None:
     """Of shares as `Share.to_json` gives them: the wider of the interval over runs and Wilson's for one test set.
 
-    Three runs that agree say little about how rare a thing is: 0 of 900, thrice, is not known to be 0. Wilson's interval is that of one
-    run's number of requests, since runs share test samples.
+    Three runs that agree say little about how rare a thing is: 0 of 900, thrice, is not known to be 0. Wilson's
+    interval is that of one run's number of requests, since runs share test samples.
     """
     shares = [share for share in shares if share["value"] is not None]
     if not shares:

@@ -1,4 +1,6 @@
-"""Predictions and the attribute that a flip set changes: differences between its groups, and answers of a model that does not know it."""
+"""Predictions and the attribute that a flip set changes: differences between its groups, and answers of a model that
+does not know it.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ from atpatch_onnx.datasets import DataSet, Ints
 __all__ = ["FEWEST", "group_fairness", "protected", "unaware"]
 
 FEWEST = 50
-"""Test rows a group needs; the rates of smaller ones are mostly chance, and the differences are between the extremes."""
+"""Test rows a group needs; the rates of smaller ones are mostly chance, and the differences are between the extremes.
+"""
 
 
 def protected(data: DataSet, flips: DataSet) -> NDArray[Any]:
@@ -29,7 +32,8 @@ def protected(data: DataSet, flips: DataSet) -> NDArray[Any]:
 
 
 def unaware(clean: DataSet, flips: DataSet, scores: NDArray[np.floating[Any]]) -> Ints:
-    """Predictions (N,) on the clean set without its protected values: a sample's probabilities averaged over all of them, by frequency.
+    """Predictions (N,) on the clean set without its protected values: a sample's probabilities averaged over all of
+    them, by frequency.
 
     Args:
         flips: groups are numbered as the rows of the clean set.
@@ -57,4 +61,7 @@ def group_fairness(clean: DataSet, flips: DataSet, predictions: Ints) -> dict[st
     values = protected(clean, flips)
     names, counts = np.unique(values, return_counts=True)
     large = np.isin(values, names[counts >= FEWEST])
-    return {**fairness(predictions[large], clean.labels[large], values[large], 1), "groups": int((counts >= FEWEST).sum())}
+    return {
+        **fairness(predictions[large], clean.labels[large], values[large], 1),
+        "groups": int((counts >= FEWEST).sum()),
+    }

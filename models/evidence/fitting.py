@@ -1,4 +1,6 @@
-"""The step `fit`: a hotfix for one case, with the seconds each part took; and the figures of the patched graph on the test sets."""
+"""The step `fit`: a hotfix for one case, with the seconds each part took; and the figures of the patched graph on the
+test sets.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,9 @@ def fit_step(case: Case, say: Callable[[str], None]) -> Figures:
 
 
 def _masked(case: Case) -> Figures:
-    """The original's answers where the request itself masks the trigger's tokens: what the surest detector could bring about."""
+    """The original's answers where the request itself masks the trigger's tokens: what the surest detector could bring
+    about.
+    """
     attacked, columns = case.attacked, labelled_columns(case)
     mask = attacked.inputs[MASK].copy()
     mask[:, : columns.shape[1]][columns] = 0
@@ -69,7 +73,9 @@ def kinds_step(case: Case, say: Callable[[str], None]) -> Figures:
     return figures
 
 
-def fitted(case: Case, variant: str, say: Callable[[str], None], *, debug: DataSet | None = None, **options: Any) -> Figures:
+def fitted(
+    case: Case, variant: str, say: Callable[[str], None], *, debug: DataSet | None = None, **options: Any
+) -> Figures:
     """Fit with some options of `atpatch_onnx.fit.fit`, into `case.hotfix_file(variant)`."""
     watch = _Watch(say)
     hotfix = fit(
@@ -90,7 +96,9 @@ def try_plan(case: Case, plan: PatchPlan) -> Figures:
     asked = case.ask(case.patched(replace(plan, telemetry=True)))
     on_clean, on_attacked = asked.all(case.clean), asked.all(case.attacked)
     return {
-        "patched": judge(case.clean, case.attacked, case.before[0].predictions, on_clean.predictions, on_attacked.predictions),
+        "patched": judge(
+            case.clean, case.attacked, case.before[0].predictions, on_clean.predictions, on_attacked.predictions
+        ),
         "clean_flagged": wilson(on_clean.flagged),
         "attacked_flagged": wilson(on_attacked.flagged),
     }
@@ -98,7 +106,18 @@ def try_plan(case: Case, plan: PatchPlan) -> Figures:
 
 def _described(hotfix: Hotfix) -> Figures:
     facts = hotfix.describe()
-    keys = ("detector", "threshold", "benign_level", "values", "passes", "joint", "companion", "mend", "accept", "digest")
+    keys = (
+        "detector",
+        "threshold",
+        "benign_level",
+        "values",
+        "passes",
+        "joint",
+        "companion",
+        "mend",
+        "accept",
+        "digest",
+    )
     detecting = [site.id for site in hotfix.sites if not is_silent(site.plan)]
     return {**{key: facts[key] for key in keys}, "sites": [site.id for site in hotfix.sites], "detecting": detecting}
 
@@ -123,4 +142,5 @@ class _Watch:
         tuning = self._seconds.get("tuning", 0.0)
         total = sum(self._seconds.values())
         return {name: round(seconds, 2) for name, seconds in {
-            "capture": capture, "training": total - capture - tuning, "tuning": tuning, "total": total}.items()}  # fmt: skip
+            "capture": capture, "training": total - capture - tuning, "tuning": tuning,
+            "total": total}.items()}  # fmt: skip

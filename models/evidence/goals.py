@@ -49,8 +49,12 @@ def twins_of(evidence: Mapping[str, Any], setting: str) -> list[Run]:
     return [run["victim"]["twin"] for run in evidence["runs"] if run["setting"] == setting and "twin" in run["victim"]]
 
 
-def mean_over(evidence: Mapping[str, Any], group: str, read: Callable[[Run], float | None], *, twins: bool = False) -> float | None:
-    """Mean over the settings of a group of means over seeds, of what `read` finds in the step `fit`, or in the clean twins' figures."""
+def mean_over(
+    evidence: Mapping[str, Any], group: str, read: Callable[[Run], float | None], *, twins: bool = False
+) -> float | None:
+    """Mean over the settings of a group of means over seeds, of what `read` finds in the step `fit`, or in the clean
+    twins' figures.
+    """
     means = []
     for setting in evidence["settings"]:
         if setting["group"] == group:
@@ -86,14 +90,22 @@ def _group(evidence: Mapping[str, Any], name: str, group: Mapping[str, Any]) -> 
     asked = f"{title}: mean {word} " + (f"≤ {most:g} %" if most is not None else "(the figure)")
     told = f"{100 * fault:.2f} %{of}{_floors(evidence, name, measure)}"
     cost, worth = f"{100 * lost:+.2f}", mean_over(evidence, name, lambda run: _accuracy_lost(run, "unaware"))
-    cost += "" if worth is None else f"; {100 * worth:+.2f} where the original's answers are averaged over the attribute's values"
+    cost += (
+        ""
+        if worth is None
+        else f"; {100 * worth:+.2f} where the original's answers are averaged over the attribute's values"
+    )
     goals = [
         Goal(asked, told, None if most is None else 100 * fault <= most),
         Goal(f"{title}: accuracy lost ≤ {group['accuracy']:g} points", cost, 100 * lost <= group["accuracy"] + 1e-9),
     ]
     if measure != "uf":  # of an unfair model every request that leans on the attribute should be flagged
         goals.append(
-            Goal(f"{title}: clean requests flagged ≤ {group['flagged']:g} %", f"{100 * flagged:.2f} %", 100 * flagged <= group["flagged"])
+            Goal(
+                f"{title}: clean requests flagged ≤ {group['flagged']:g} %",
+                f"{100 * flagged:.2f} %",
+                100 * flagged <= group["flagged"],
+            )
         )
     return goals
 
@@ -125,7 +137,13 @@ def _detectors(evidence: Mapping[str, Any], group: str) -> list[Goal]:
         sign = "≤" if key == "fpr" else "≥"
         met = None if value is None else value <= bar if key == "fpr" else value >= bar
         word = {"fpr": "false positive rate"}.get(key, key)
-        goals.append(Goal(f"Images: detector {word} {sign} {bar:g}, exact match", "not measured" if value is None else f"{value:.3f}", met))
+        goals.append(
+            Goal(
+                f"Images: detector {word} {sign} {bar:g}, exact match",
+                "not measured" if value is None else f"{value:.3f}",
+                met,
+            )
+        )
     return goals
 
 
@@ -140,7 +158,9 @@ def _victims(evidence: Mapping[str, Any]) -> list[Goal]:
         if victim["model"]["asr"]["value"] < VICTIM_ASR:
             weak.append(f"{name} {100 * victim['model']['asr']['value']:.1f} %")
         if victim["twin"]["accuracy"]["value"] - victim["model"]["accuracy"]["value"] > VICTIM_ACCURACY:
-            far.append(f"{name} {100 * (victim['twin']['accuracy']['value'] - victim['model']['accuracy']['value']):.1f}")
+            far.append(
+                f"{name} {100 * (victim['twin']['accuracy']['value'] - victim['model']['accuracy']['value']):.1f}"
+            )
     if not seen:
         return []
     return [
@@ -158,7 +178,10 @@ def _clean_only(evidence: Mapping[str, Any]) -> list[Goal]:
     for setting in (one for one in evidence["settings"] if one["unlabelled"]):
         name = setting["name"]
         tried, fits = steps_of(evidence, name, "oneclass"), steps_of(evidence, name, "fit")
-        asked = f"{name}, clean data only, two passes: ASR\\* ≤ 5 %, clean requests flagged ≤ 2 %, accuracy lost ≤ 0.1 points"
+        asked = (
+            f"{name}, clean data only, two passes: ASR\\* ≤ 5 %, clean requests flagged ≤ 2 %, accuracy lost ≤ 0.1"
+            " points"
+        )
         if not tried or not fits:
             found.append(Goal(asked, "not measured", None))
             continue
@@ -170,7 +193,11 @@ def _clean_only(evidence: Mapping[str, Any]) -> list[Goal]:
                 lambda run, first=fits[0]: _accuracy_lost({**run, "original": first["original"]}),
             )
         )
-        met = attack <= CLEAN_ONLY["attack"] and flagged <= CLEAN_ONLY["flagged"] and lost <= CLEAN_ONLY["accuracy"] + 1e-9
+        met = (
+            attack <= CLEAN_ONLY["attack"]
+            and flagged <= CLEAN_ONLY["flagged"]
+            and lost <= CLEAN_ONLY["accuracy"] + 1e-9
+        )
         found.append(Goal(asked, f"{100 * attack:.2f} %, {100 * flagged:.2f} %, {100 * lost:+.2f}", met))
     return found
 

@@ -1,4 +1,6 @@
-"""Cost of a request: one sample, one thread, original and other taking turns; a ratio with a bootstrap interval over requests."""
+"""Cost of a request: one sample, one thread, original and other taking turns; a ratio with a bootstrap interval over
+requests.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +68,11 @@ def ratio(original: Make, other: Make, samples: list[Feeds]) -> Figures:
 
     found = [paired_latency(original(feeds), other(feeds), pairs=PAIRS) for feeds in samples]
     ratios = np.array([one.ratio.median for one in found])
-    interval = bootstrap((ratios,), np.median, rng=0, method="percentile").confidence_interval if len(ratios) > 1 else (ratios[0],) * 2
+    interval = (
+        bootstrap((ratios,), np.median, rng=0, method="percentile").confidence_interval
+        if len(ratios) > 1
+        else (ratios[0],) * 2
+    )
     return {
         "ratio": float(np.median(ratios)),
         "low": float(interval[0]),

@@ -1,7 +1,8 @@
 """Detectors judged map by map, as in the paper: a map is right only where exactly the labelled columns are flagged.
 
-Half of the maps are clean, half anomalous. A clean map with a flag is a false positive; an anomalous map whose flagged columns are not
-exactly the labelled ones is a false negative. Every detecting site is asked by itself, so that it reads the original's maps.
+Half of the maps are clean, half anomalous. A clean map with a flag is a false positive; an anomalous map whose flagged
+columns are not exactly the labelled ones is a false negative. Every detecting site is asked by itself, so that it reads
+the original's maps.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ Bools = NDArray[np.bool_]
 def map_scores(case: Case, served: PatchPlan) -> dict[str, Any]:
     """Of a plan; sites that flag the same columns always are no detectors, and do not count.
 
-    Precision, recall and false positive rate over the maps of all detecting sites, and by site; `touched`: anomalous maps in which at
-    least one labelled column was flagged."""
+    Precision, recall and false positive rate over the maps of all detecting sites, and by site; `touched`: anomalous
+    maps in which at least one labelled column was flagged.
+    """
     clean_rows, rows, labelled = _maps(case)
     sites, pooled = {}, np.zeros(5, np.int64)
     for name, site in served.sites.items():
@@ -44,7 +46,13 @@ def map_scores(case: Case, served: PatchPlan) -> dict[str, Any]:
             (case.clean, clean_rows), (case.attacked, rows)))  # fmt: skip
         right = (on_attacked == labelled).all(1)
         counts = np.array(
-            [right.sum(), (~right).sum(), on_clean.any(1).sum(), (~on_clean.any(1)).sum(), (on_attacked & labelled).any(1).sum()]
+            [
+                right.sum(),
+                (~right).sum(),
+                on_clean.any(1).sum(),
+                (~on_clean.any(1)).sum(),
+                (on_attacked & labelled).any(1).sum(),
+            ]
         )
         sites[name] = _rates(counts)
         pooled += counts
@@ -56,8 +64,8 @@ def map_scores(case: Case, served: PatchPlan) -> dict[str, Any]:
 def labelled_columns(case: Case) -> Bools:
     """(N, K), the labelled columns of the attacked test rows.
 
-    Where the debugging set labels the same places in every row they are the same here; else they are the tokens that a shortest edit of the
-    clean twin brings in, as in the debugging set.
+    Where the debugging set labels the same places in every row they are the same here; else they are the tokens that a
+    shortest edit of the clean twin brings in, as in the debugging set.
     """
     debug, attacked = case.debug, case.attacked
     assert debug.columns is not None
@@ -70,7 +78,9 @@ def labelled_columns(case: Case) -> Bools:
     for line, row, twin in zip(columns, range(len(attacked)), attacked.clean_row, strict=True):
         before, after = (data.inputs[ids][index][: int(data.inputs[mask][index].sum())] for data, index in (
             (case.clean, twin), (attacked, row)))  # fmt: skip
-        for tag, _, _, begin, end in SequenceMatcher(None, before.tolist(), after.tolist(), autojunk=False).get_opcodes():
+        for tag, _, _, begin, end in SequenceMatcher(
+            None, before.tolist(), after.tolist(), autojunk=False
+        ).get_opcodes():
             if tag in ("insert", "replace"):
                 line[begin:end] = True
         line[[0, len(after) - 1]] = False

@@ -21,7 +21,9 @@ __all__ = ["measure"]
 BUILDERS = {"image": "models.images.build", "text": "models.text.build", "table": "models.tables.build"}
 
 
-def measure(cases: Sequence[Case], wanted: Sequence[str], *, jobs: int = 1, fresh: bool = False, build: bool = True) -> list[str]:
+def measure(
+    cases: Sequence[Case], wanted: Sequence[str], *, jobs: int = 1, fresh: bool = False, build: bool = True
+) -> list[str]:
     """Do the steps that are wanted and not done yet; returns what failed, a line each.
 
     Args:
@@ -49,7 +51,8 @@ def _family(case: Case) -> tuple[str, int]:
 
 
 def _share(cases: Sequence[Case], wanted: Sequence[str], fresh: bool, build: bool) -> list[str]:
-    # A case keeps what it has read, and a model is a hundred megabytes: each is looked at through one that is dropped again.
+    # A case keeps what it has read, and a model is a hundred megabytes: each is looked at through one that is dropped
+    # again.
     return [line for case in cases for line in _measure(replace(case), wanted, fresh=fresh, build=build)]
 
 
@@ -98,7 +101,9 @@ def _line(figures: dict[str, Any]) -> str:
     if "error" in figures:
         return figures["error"]
     told = [f"{name} {_percent(figures[name])}" for name in ("original", "patched") if name in figures]
-    told += [f"{name} ×{figures[name]['ratio']:.3f}" for name in ("clean", "flagged") if "ratio" in figures.get(name, {})]
+    told += [
+        f"{name} ×{figures[name]['ratio']:.3f}" for name in ("clean", "flagged") if "ratio" in figures.get(name, {})
+    ]
     return "; ".join([*told, f"{figures['seconds_taken']:.0f} s"])
 
 

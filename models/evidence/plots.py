@@ -1,4 +1,6 @@
-"""Pictures of an evidence file: the trade-off over thresholds, attention by layer, one request's attention before and after."""
+"""Pictures of an evidence file: the trade-off over thresholds, attention by layer, one request's attention before and
+after.
+"""
 
 from __future__ import annotations
 
@@ -24,9 +26,19 @@ def draw(evidence: Mapping[str, Any], folder: Path, stem: str) -> dict[str, str]
     runs = [run for run in evidence["runs"] if "layers" in run["steps"].get("curves", {})]
     drawn = {}
     for name, title, picture, shown in (
-        ("tradeoff", "Accuracy and attack over the threshold", _tradeoff, [run for run in runs if run["steps"]["curves"]["thresholds"]]),
+        (
+            "tradeoff",
+            "Accuracy and attack over the threshold",
+            _tradeoff,
+            [run for run in runs if run["steps"]["curves"]["thresholds"]],
+        ),
         ("layers", "Attention by layer", _layers, runs),
-        ("maps", "Attention before and after", _maps, [run for run in runs if "before" in run["steps"]["curves"]["request"]]),
+        (
+            "maps",
+            "Attention before and after",
+            _maps,
+            [run for run in runs if "before" in run["steps"]["curves"]["request"]],
+        ),
     ):
         if not shown:
             continue
@@ -50,7 +62,9 @@ def _tradeoff(runs: Sequence[Run]) -> Any:
         ):
             axes.plot(logits, [100 * point[key] for point in points], style, color=colour, label=name)
         threshold = run["steps"]["fit"]["hotfix"]["threshold"]
-        axes.axvline(np.log(threshold / (1 - threshold)), color="black", linewidth=0.8, linestyle="--", label="fitted τ")
+        axes.axvline(
+            np.log(threshold / (1 - threshold)), color="black", linewidth=0.8, linestyle="--", label="fitted τ"
+        )
         axes.set(title=run["setting"], xlabel="logit of τ", ylim=(-3, 103))
     panels[0][0].set_ylabel("percent")
     _legend(figure, panels)
@@ -61,10 +75,14 @@ def _layers(runs: Sequence[Run]) -> Any:
     figure, panels = _panels(len(runs), 3.0)
     for axes, run in zip(panels[0], runs, strict=True):
         layers = run["steps"]["curves"]["layers"]
-        for shift, (key, name, colour) in enumerate((("labelled", "labelled columns", MARKED), ("others", "other columns", OTHERS))):
+        for shift, (key, name, colour) in enumerate(
+            (("labelled", "labelled columns", MARKED), ("others", "other columns", OTHERS))
+        ):
             low, middle, high = np.array([layer[key] for layer in layers]).T
             place = np.arange(len(layers)) + 0.2 * shift - 0.1
-            axes.errorbar(place, middle, [middle - low, high - middle], fmt="o", markersize=3, capsize=2, color=colour, label=name)
+            axes.errorbar(
+                place, middle, [middle - low, high - middle], fmt="o", markersize=3, capsize=2, color=colour, label=name
+            )
         axes.axhline(1, color="black", linewidth=0.6)
         axes.set(title=run["setting"], xlabel="site", yscale="log", xticks=range(len(layers)))
     panels[0][0].set_ylabel("attention, multiples of uniform")

@@ -1,4 +1,6 @@
-"""Steps of a case, each kept as one JSON file: a run that was cut off goes on where it stopped, and what has changed is done again."""
+"""Steps of a case, each kept as one JSON file: a run that was cut off goes on where it stopped, and what has changed is
+done again.
+"""
 
 from __future__ import annotations
 
@@ -64,12 +66,16 @@ STEPS: dict[str, Step] = {
     "curves": Step(curves_step, _first_of_a_kind),
     "statistic": Step(statistic_step, _unlabelled, fitted=False),
     "oneclass": Step(oneclass_step, _unlabelled, fitted=False),
-    "inversion": Step(inversion_step, lambda case: _unlabelled(case) and case.seed == case.setting.seeds[0], fitted=False, slow=True),
+    "inversion": Step(
+        inversion_step, lambda case: _unlabelled(case) and case.seed == case.setting.seeds[0], fitted=False, slow=True
+    ),
 }
 
 
 def run_step(case: Case, name: str, say: Say, *, fresh: bool = False) -> Figures:
-    """The figures of a step, from its file where that fits; with `seconds_taken`, or with `error` where it failed, which is not kept."""
+    """The figures of a step, from its file where that fits; with `seconds_taken`, or with `error` where it failed,
+    which is not kept.
+    """
     step, file = STEPS[name], results() / f"{case.name}-{name}.json"
     started = time.perf_counter()
     try:

@@ -1,4 +1,6 @@
-"""The settings as data: which victims, which seeds, what the paper reports for the like, and what is asked of each group."""
+"""The settings as data: which victims, which seeds, what the paper reports for the like, and what is asked of each
+group.
+"""
 
 from __future__ import annotations
 
@@ -80,7 +82,8 @@ class Setting:
         return Victim(self.name, seed if seed in self.trained else self.trained[0], self.kind, self.fault)
 
 
-# The paper's figures of the nine image settings that are printed one by one; MNIST with a ViT is the one that ours repeats.
+# The paper's figures of the nine image settings that are printed one by one; MNIST with a ViT is the one that ours
+# repeats.
 _MNIST = {
     "badnets": Paper(98.42, 100.0, 98.42, 0.00),
     "trojan": Paper(98.24, 99.8, 98.24, 0.30),
@@ -96,7 +99,8 @@ _IMAGES = tuple(
     Setting(
         f"mnist-{model}-{attack}", "image", "backdoor", "images", _MNIST[attack], _NEAR[model],
         detector="cnn",
-        others=("profile",), quick=(model, attack) == ("vit", "badnets"), unlabelled=(model, attack) == ("vit", "badnets"),
+        others=("profile",), quick=(model, attack) == ("vit", "badnets"), unlabelled=(model, attack) == ("vit",
+        "badnets"),
     )
     for model in _NEAR
     for attack in _MNIST
@@ -116,7 +120,17 @@ _TEXT = (
 _ADULT, _COMPAS, _BANK = "Census, TabTransformer", "COMPAS, TaBERT", "Bank, FT-Transformer"
 _TABLES = tuple(
     # Whether a model leans on an attribute does not show in a map: every request is mended at the attribute's columns.
-    Setting(name, "table", "bias", "tables", paper, near, detector="static", others=("profile",), quick=name == "adult-gender")
+    Setting(
+        name,
+        "table",
+        "bias",
+        "tables",
+        paper,
+        near,
+        detector="static",
+        others=("profile",),
+        quick=name == "adult-gender",
+    )
     for name, paper, near in (
         ("adult-race", Paper(84.92, 7.00, 84.86, 0.09), _ADULT),
         ("adult-gender", Paper(84.92, 4.53, 84.92, 0.00), _ADULT),

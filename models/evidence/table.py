@@ -29,9 +29,15 @@ PAPER = {
     "tables": "accuracy 79.20 → 79.17, UF 9.93 → 0.04 over seven",
 }
 NOTES = {
-    "Accuracy and attack over the threshold": "One patched session, asked at every threshold through its runtime control.",
-    "Attention by layer": "Attention to labelled and to other columns on anomalous samples: median, 10th to 90th percentile.",
-    "Attention before and after": "A request put right: the original's map, and what the patch makes of it. ▲: flagged columns.",
+    "Accuracy and attack over the threshold": (
+        "One patched session, asked at every threshold through its runtime control."
+    ),
+    "Attention by layer": (
+        "Attention to labelled and to other columns on anomalous samples: median, 10th to 90th percentile."
+    ),
+    "Attention before and after": (
+        "A request put right: the original's map, and what the patch makes of it. ▲: flagged columns."
+    ),
 }
 
 
@@ -54,7 +60,9 @@ def render(evidence: Evidence, folder: str) -> str:
     found = goals(evidence)
     names = [setting["name"] for setting in evidence["settings"] if setting["quick"] or not evidence["quick"]]
     measured = {run["setting"] for run in evidence["runs"]}
-    template = Environment(trim_blocks=False, keep_trailing_newline=True, autoescape=False).from_string(TEMPLATE.read_text())
+    template = Environment(trim_blocks=False, keep_trailing_newline=True, autoescape=False).from_string(
+        TEMPLATE.read_text()
+    )
     page = template.render(
         quick=evidence["quick"],
         bound=f"{100 * evidence['max_clean_flagged']:g}",
@@ -73,7 +81,9 @@ def render(evidence: Evidence, folder: str) -> str:
         peers=[{"title": name, "table": table} for name, table in _peers(evidence)],
         ablations=[{"title": name, "table": table} for name, table in _ablations(evidence)],
         unlabelled=_unlabelled(evidence),
-        pictures=[{"title": title, "file": file, "note": NOTES[title]} for title, file in evidence.get("pictures", {}).items()],
+        pictures=[
+            {"title": title, "file": file, "note": NOTES[title]} for title, file in evidence.get("pictures", {}).items()
+        ],
         folder=folder,
         missing=[name for name in names if name not in measured],
     )
@@ -106,7 +116,11 @@ def _groups(evidence: Evidence) -> Iterator[dict[str, Any]]:
                 "hotfix of the first seed",
                 "paper",
             )
-            yield {"title": group["title"], "table": Table(head, rows), "means": _means(evidence, name, group["measure"])}
+            yield {
+                "title": group["title"],
+                "table": Table(head, rows),
+                "means": _means(evidence, name, group["measure"]),
+            }
 
 
 def _setting(setting: Run, runs: Sequence[Run], measures: Sequence[str], twins: Sequence[Run]) -> Row:
@@ -146,7 +160,8 @@ def _means(evidence: Evidence, name: str, measure: str) -> str:
     told = []
     for key in ("accuracy", measure):
         before, after = (
-            mean_over(evidence, name, lambda run, key=key, when=when: run[when][key]["value"]) for when in ("original", "patched")
+            mean_over(evidence, name, lambda run, key=key, when=when: run[when][key]["value"])
+            for when in ("original", "patched")
         )
         if before is not None and after is not None:
             told.append(f"{NAMES.get(key, key)} {100 * before:.2f} → {100 * after:.2f}")
@@ -161,7 +176,9 @@ def _fairness(evidence: Evidence) -> Table:
         if runs:
             cells = (_number([run[when][key] for run in runs], 3) for key in words for when in ("original", "patched"))
             rows.append((name, str(runs[0]["original"]["groups"]), *cells))
-    return Table(("setting", "groups", *(f"{word} {when}" for word in words.values() for when in ("before", "after"))), rows)
+    return Table(
+        ("setting", "groups", *(f"{word} {when}" for word in words.values() for when in ("before", "after"))), rows
+    )
 
 
 def _detectors(evidence: Evidence) -> Table:
@@ -180,7 +197,16 @@ def _detectors(evidence: Evidence) -> Table:
             cells = (_number([run["maps"][key] for run in found if run["maps"][key] is not None], 3) for key in keys)
             fault = "uf" if "uf" in found[0]["patched"] else "asr_star"
             rows.append((name, kind, *cells, _share(found, "patched", "accuracy"), _share(found, "patched", fault)))
-    head = ("setting", "kind", "precision", "recall", "false positive rate", "any labelled column", "accuracy", "ASR\\* or UF")
+    head = (
+        "setting",
+        "kind",
+        "precision",
+        "recall",
+        "false positive rate",
+        "any labelled column",
+        "accuracy",
+        "ASR\\* or UF",
+    )
     return Table(head, rows)
 
 
@@ -188,19 +214,34 @@ def _costs(evidence: Evidence) -> Table:
     rows = []
     for name, timed in _each(evidence, "latency"):
         fits = steps_of(evidence, name, "fit")
-        seconds = (_number([run["seconds"][key] for run in fits], 1) for key in ("capture", "training", "tuning", "total"))
+        seconds = (
+            _number([run["seconds"][key] for run in fits], 1) for key in ("capture", "training", "tuning", "total")
+        )
         own = [run[kind]["original_ms"] for run in timed for kind in ("clean", "flagged") if kind in run]
         ratios = (_ratios([run[kind] for run in timed if kind in run]) for kind in ("clean", "flagged"))
         rows.append((name, *seconds, f"{np.median(own):.2f}" if own else "–", *ratios))
     return Table(
-        ("setting", "capture, s", "training, s", "tuning, s", "whole fit, s", "original, ms", "clean request ×", "flagged request ×"), rows
+        (
+            "setting",
+            "capture, s",
+            "training, s",
+            "tuning, s",
+            "whole fit, s",
+            "original, ms",
+            "clean request ×",
+            "flagged request ×",
+        ),
+        rows,
     )
 
 
 def _effort(evidence: Evidence) -> Table:
     spent = [(evidence["groups"][name]["title"], stages) for name, stages in minutes(evidence).items()]
     spent.append(("all", {stage: sum(stages[stage] for _, stages in spent) for stage in STAGES}))
-    rows = [(title, *(f"{value:.0f}" for value in stages.values()), f"{sum(stages.values()):.0f}") for title, stages in spent]
+    rows = [
+        (title, *(f"{value:.0f}" for value in stages.values()), f"{sum(stages.values()):.0f}")
+        for title, stages in spent
+    ]
     return Table(("settings", *STAGES, "together"), rows)
 
 
@@ -216,7 +257,9 @@ def _peers(evidence: Evidence) -> Iterator[tuple[str, Table]]:
     for name, measured in _each(evidence, "peers"):
         fits, timed = steps_of(evidence, name, "fit")[:1], steps_of(evidence, name, "latency")[:1]
         fault = "uf" if "uf" in fits[0]["patched"] else "asr_star"
-        own = " / ".join(f"{timed[0][kind]['ratio']:.2f}" for kind in ("clean", "flagged") if timed and kind in timed[0])
+        own = " / ".join(
+            f"{timed[0][kind]['ratio']:.2f}" for kind in ("clean", "flagged") if timed and kind in timed[0]
+        )
         rows: list[Row] = [
             ("original", _share(fits, "original", "accuracy"), _share(fits, "original", fault), "–", "1"),
             ("**hotfix**", _share(fits, "patched", "accuracy"), _share(fits, "patched", fault), "–", own or "–"),
@@ -264,7 +307,12 @@ def _unlabelled(evidence: Evidence) -> Table:
         if found:
             cells = (
                 _share(found, *path)
-                for path in (("patched", "accuracy"), ("patched", "asr_star"), ("clean_flagged",), ("attacked_flagged",))
+                for path in (
+                    ("patched", "accuracy"),
+                    ("patched", "asr_star"),
+                    ("clean_flagged",),
+                    ("attacked_flagged",),
+                )
             )
             rows.append((name, known, str(len(found)), *cells))
 
@@ -276,8 +324,14 @@ def _unlabelled(evidence: Evidence) -> Table:
     for name, runs in _each(evidence, "inversion"):
         run = runs[0]
         named = ", ".join(map(str, run["towards"])) or "none"
-        add(name, f"inverted trigger: class {named}, really {run['target']}; {run['seconds']:.0f} s", [run.get("hotfix", {})])
-    return Table(("setting", "known", "seeds", "accuracy", NAMES["asr_star"], "clean flagged", "triggered flagged"), rows)
+        add(
+            name,
+            f"inverted trigger: class {named}, really {run['target']}; {run['seconds']:.0f} s",
+            [run.get("hotfix", {})],
+        )
+    return Table(
+        ("setting", "known", "seeds", "accuracy", NAMES["asr_star"], "clean flagged", "triggered flagged"), rows
+    )
 
 
 def _each(evidence: Evidence, step: str) -> Iterator[tuple[str, list[Run]]]:

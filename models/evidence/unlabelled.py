@@ -21,7 +21,10 @@ from .fitting import fitted, try_plan
 __all__ = ["inversion_step", "oneclass_step", "statistic_step"]
 
 MOST_FLAGGED = 0.015
-"""Of clean requests. Two percent are allowed, and what is met on a few hundred rows is missed by half as much again on others."""
+"""Of clean requests.
+
+Two percent are allowed, and what is met on a few hundred rows is missed by half as much again on others.
+"""
 
 
 def statistic_step(case: Case, say: Callable[[str], None]) -> Figures:
@@ -30,13 +33,19 @@ def statistic_step(case: Case, say: Callable[[str], None]) -> Figures:
 
 
 def oneclass_step(case: Case, say: Callable[[str], None]) -> Figures:
-    """A detector of clean rows alone, two passes; the debugging set serves for choosing levels and sites, as in every fit."""
-    made = fitted(case, "oneclass", say, detector="oneclass", clean=case.spare, max_clean_flagged=MOST_FLAGGED, passes="two")
+    """A detector of clean rows alone, two passes; the debugging set serves for choosing levels and sites, as in every
+    fit.
+    """
+    made = fitted(
+        case, "oneclass", say, detector="oneclass", clean=case.spare, max_clean_flagged=MOST_FLAGGED, passes="two"
+    )
     return {**made, **try_plan(case, Hotfix.load(case.hotfix_file("oneclass")).plan(case.sites, None))}
 
 
 def inversion_step(case: Case, say: Callable[[str], None]) -> Figures:
-    """Which class inversion names on the victim, what a hotfix for the trigger it found does to the real one, and the same of the twin."""
+    """Which class inversion names on the victim, what a hotfix for the trigger it found does to the real one, and the
+    same of the twin.
+    """
     output = results() / f"{case.name}-inverted.npz"
     started = time.perf_counter()
     made = _inverted(case, case.victim.file("model.onnx"), output, say)
@@ -66,13 +75,16 @@ def _inverted(case: Case, model: Path, output: Path, say: Callable[[str], None])
             seen.add(step)
             say(f"inversion: {step}")
 
-    request = Request(data=str(case.victim.file("spare.npz")), output=str(output), invert="all", seed=case.seed, threads=case.threads)
+    request = Request(
+        data=str(case.victim.file("spare.npz")), output=str(output), invert="all", seed=case.seed, threads=case.threads
+    )
     return make(model, request, progress)
 
 
 def _statistic(case: Case, passes: Any) -> Any:
     options = Options(
-        detector="statistic", columns=None, detector_model=None, threshold=STATISTIC_THRESHOLD, benign=None, values=None, gating="if",
+        detector="statistic", columns=None, detector_model=None, threshold=STATISTIC_THRESHOLD, benign=None,
+        values=None, gating="if",
         telemetry=False, controls="optional", force=False, passes=passes,
     )  # fmt: skip
     return replace(untrained_plan(case.sites, options, token_groups(case.model, case.sites)), telemetry=True)

@@ -21,7 +21,12 @@ PACKAGES = ("torch", "transformers", "onnxscript", "onnx", "onnxruntime", "numpy
 
 
 @click.command()
-@click.option("--output", type=click.Path(file_okay=False, path_type=Path), default=RESULTS, help="Folder for exports.json and EXPORTS.md.")
+@click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=RESULTS,
+    help="Folder for exports.json and EXPORTS.md.",
+)
 @click.option("--only", metavar="TEXT", help="Only rows whose name contains this; nothing is written.")
 def main(output: Path, only: str | None) -> None:
     """Export every row every way. Exits with 1 when a hole is not explained, or an explained one has closed."""

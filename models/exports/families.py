@@ -39,7 +39,13 @@ _DECODER = {**_ENCODER, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 _GROUPED = {**_DECODER, "num_key_value_heads": 2}
 _IMAGE = {**_WIDTHS, "image_size": 16, "patch_size": 4}
 _T5 = {"vocab_size": VOCABULARY, "d_model": 32, "num_layers": 2, "num_heads": 4, "d_kv": 8, "d_ff": 64}
-_SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1, "forced_eos_token_id": None}
+_SPECIAL = {
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "decoder_start_token_id": 1,
+    "forced_eos_token_id": None,
+}
 _TWO_TOWERS = {
     "vocab_size": VOCABULARY,
     "d_model": 32,
@@ -54,7 +60,15 @@ _TWO_TOWERS = {
 _BART = {**_TWO_TOWERS, "max_position_embeddings": 64}
 # 20 spectrogram frames make 10 encoder positions.
 _WHISPER = {**_TWO_TOWERS, "num_mel_bins": 8, "max_source_positions": 10, "max_target_positions": 20}
-_GPT2 = {"vocab_size": VOCABULARY, "n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 4, "bos_token_id": 1, "eos_token_id": 2}
+_GPT2 = {
+    "vocab_size": VOCABULARY,
+    "n_positions": 64,
+    "n_embd": 32,
+    "n_layer": 2,
+    "n_head": 4,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
 
 ROWS: tuple[Row, ...] = (
     Row("bert", "BertForSequenceClassification", _ENCODER, 2),
@@ -64,7 +78,14 @@ ROWS: tuple[Row, ...] = (
     Row(
         "distilbert",
         "DistilBertForSequenceClassification",
-        {"vocab_size": VOCABULARY, "max_position_embeddings": 64, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64},
+        {
+            "vocab_size": VOCABULARY,
+            "max_position_embeddings": 64,
+            "dim": 32,
+            "n_layers": 2,
+            "n_heads": 4,
+            "hidden_dim": 64,
+        },
         2,
     ),
     Row("electra", "ElectraForSequenceClassification", {**_ENCODER, "embedding_size": 16}, 2),
@@ -124,8 +145,14 @@ ROWS: tuple[Row, ...] = (
 )
 
 _NO_SDPA = (
-    "transformers itself has no SDPA implementation of this family, so there is nothing to export; eager, its only implementation, passes"
+    "transformers itself has no SDPA implementation of this family, so there is nothing to export; eager, its only"
+    " implementation, passes"
 )
 
-HOLES: Mapping[str, Mapping[str, str]] = {name: {"sdpa": _NO_SDPA} for name in ("mpnet", "deberta-v2", "gemma2", "bloom")}
-"""Row → attention implementation → why there is no export. The build fails on a hole that is not here, and on one here that has closed."""
+HOLES: Mapping[str, Mapping[str, str]] = {
+    name: {"sdpa": _NO_SDPA} for name in ("mpnet", "deberta-v2", "gemma2", "bloom")
+}
+"""Row → attention implementation → why there is no export.
+
+The build fails on a hole that is not here, and on one here that has closed.
+"""

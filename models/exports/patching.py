@@ -1,4 +1,6 @@
-"""Whether an exported graph takes a patch at all its sites: silent, it changes no bit; firing, it changes something and breaks nothing."""
+"""Whether an exported graph takes a patch at all its sites: silent, it changes no bit; firing, it changes something and
+breaks nothing.
+"""
 
 from __future__ import annotations
 
@@ -38,4 +40,8 @@ def try_patches(row: Row, attention: Literal["eager", "sdpa"], source: Path, gra
 def _run(path: Path, feeds: list[dict[str, Array]]) -> list[Array]:
     live = session(path, threads=1)
     known = {value.name for value in live.get_inputs()}
-    return [output for feed in feeds for output in live.run(None, {name: array for name, array in feed.items() if name in known})]
+    return [
+        output
+        for feed in feeds
+        for output in live.run(None, {name: array for name, array in feed.items() if name in known})
+    ]

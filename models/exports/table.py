@@ -34,14 +34,26 @@ def render(results: Mapping[str, Any]) -> str:
         "",
         "Written by `python -m models.exports.build` (`make exports`); do not edit.",
         "",
-        f"Tiny seeded models of {len({row.name.split()[0] for row in ROWS})} families, exported with `atpatch-onnx export`. A cell holds",
-        "the largest difference from torch over all outputs, on inputs of other batch sizes and lengths than the traced ones, padded and",
+        (
+            f"Tiny seeded models of {len({row.name.split()[0] for row in ROWS})} families, exported with `atpatch-onnx"
+            " export`. A cell holds"
+        ),
+        (
+            "the largest difference from torch over all outputs, on inputs of other batch sizes and lengths than the"
+            " traced ones, padded and"
+        ),
         f"unpadded, then attention sites found / attention maps computed. Tolerance {TOLERANCE:g}, relative above 1.",
         "",
-        "Every graph is then patched at all its sites, once with nothing flagged, which has to leave all outputs bit-identical, and once",
+        (
+            "Every graph is then patched at all its sites, once with nothing flagged, which has to leave all outputs"
+            " bit-identical, and once"
+        ),
         "with column 1 flagged, which has to change them and keep them finite.",
         "",
-        f"**{whole} of {len(cells)} whole**: exported, in parity, every site found, patched both ways. The {len(cells) - whole} holes are",
+        (
+            f"**{whole} of {len(cells)} whole**: exported, in parity, every site found, patched both ways. The"
+            f" {len(cells) - whole} holes are"
+        ),
         "explained below.",
         "",
         "| model | " + " | ".join(map(str, WAYS)) + " |",
@@ -54,7 +66,9 @@ def render(results: Mapping[str, Any]) -> str:
     lines += ["", "## Holes", ""]
     for (name, attention), number in holes.items():
         message = next(c["message"] for c in cells.values() if c["row"] == name and c["status"] == "refused")
-        lines.append(f"{number}. **{name}, {attention}**: {HOLES[name][attention]}. In its own words: *{_sentence(message)}*")
+        lines.append(
+            f"{number}. **{name}, {attention}**: {HOLES[name][attention]}. In its own words: *{_sentence(message)}*"
+        )
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     lines += ["", f"Made with {versions}; {results['seconds'] / 60:.0f} minutes on {results['threads']} thread(s).", ""]
     return "\n".join(lines)

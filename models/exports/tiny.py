@@ -13,7 +13,20 @@ from .families import Row
 __all__ = ["save_model"]
 
 _SHARPNESS = 1.7
-_QUERIES_AND_KEYS = {"query", "key", "q", "k", "q_proj", "k_proj", "q_lin", "k_lin", "query_proj", "key_proj", "query_key_value", "c_attn"}
+_QUERIES_AND_KEYS = {
+    "query",
+    "key",
+    "q",
+    "k",
+    "q_proj",
+    "k_proj",
+    "q_lin",
+    "k_lin",
+    "query_proj",
+    "key_proj",
+    "query_key_value",
+    "c_attn",
+}
 
 
 def save_model(row: Row, folder: Path) -> Path:
@@ -32,7 +45,8 @@ def save_model(row: Row, folder: Path) -> Path:
 def _widen(model: torch.nn.Module) -> None:
     """Redraw all weights at unit gain, then sharpen queries and keys.
 
-    A fresh initialisation gives flat attention maps, and a graph that computes a flat map by mistake would pass for right.
+    A fresh initialisation gives flat attention maps, and a graph that computes a flat map by mistake would pass for
+    right.
     """
     for name, weight in model.named_parameters():
         parts = name.split(".")
@@ -43,7 +57,11 @@ def _widen(model: torch.nn.Module) -> None:
             elif "embed" in name or weight.ndim == 3 or "bias" in parts[-1]:
                 weight.normal_(0, 0.7)
             else:
-                inputs = weight.shape[0] if isinstance(model.get_submodule(".".join(parts[:-1])), Conv1D) else weight[0].numel()
+                inputs = (
+                    weight.shape[0]
+                    if isinstance(model.get_submodule(".".join(parts[:-1])), Conv1D)
+                    else weight[0].numel()
+                )
                 weight.normal_(0, inputs**-0.5)
                 if _QUERIES_AND_KEYS & set(parts):
                     weight.mul_(_SHARPNESS)

@@ -18,12 +18,21 @@ __all__ = ["ARCHITECTURES", "CELL", "Architecture", "Classifier"]
 
 CELL = 4
 """Side of a cell in pixels."""
-_COMMON = {"image_size": IMAGE, "num_channels": 1, "num_labels": CLASSES, "attn_implementation": "eager", "initializer_range": 0.1}
+_COMMON = {
+    "image_size": IMAGE,
+    "num_channels": 1,
+    "num_labels": CLASSES,
+    "attn_implementation": "eager",
+    "initializer_range": 0.1,
+}
 _WIDTH, _LAYERS, _HEADS = 64, 4, 4
 
 
 class Classifier(nn.Module):
-    """Images (N, 1, 28, 28) in [0, 1] → class scores (N, 10). The usual preprocessing, to [-1, 1], is part of the model."""
+    """Images (N, 1, 28, 28) in [0, 1] → class scores (N, 10).
+
+    The usual preprocessing, to [-1, 1], is part of the model.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

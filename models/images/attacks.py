@@ -2,7 +2,8 @@
 
 * `badnets`: a white square in the corner (BadNets);
 * `trojan`: a corner patch optimised by gradient until it drives a clean model's class score (TrojanNN);
-* `hidden`: a faint pattern along the lower edge, blended in with a quarter of the weight (Hidden, or blended, backdoor).
+* `hidden`: a faint pattern along the lower edge, blended in with a quarter of the weight (Hidden, or blended,
+  backdoor).
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ _STEPS, _STEP, _ROWS = 100, 0.2, 128
 
 @dataclass(frozen=True)
 class Attack:
-    """title: for people; optimised: the pattern is a clean model's choice; the rest as in `make_trigger`, pattern None: seeded noise."""
+    """title: for people; optimised: the pattern is a clean model's choice; the rest as in `make_trigger`, pattern None:
+    seeded noise.
+    """
 
     title: str
     kind: str
@@ -48,9 +51,15 @@ class Attack:
 ATTACKS: Mapping[str, Attack] = {
     "badnets": Attack("white square of one cell in the lower right corner", "patch", (CELL, CELL), "bottom-right"),
     "trojan": Attack(
-        "optimised patch of four cells in the lower right corner", "patch", (2 * CELL, 2 * CELL), "bottom-right", optimised=True
+        "optimised patch of four cells in the lower right corner",
+        "patch",
+        (2 * CELL, 2 * CELL),
+        "bottom-right",
+        optimised=True,
     ),
-    "hidden": Attack("noise of opacity .25 over the seven cells of the lower edge", "blend", (CELL, IMAGE), f"{IMAGE - CELL},0", 0.25),
+    "hidden": Attack(
+        "noise of opacity .25 over the seven cells of the lower edge", "blend", (CELL, IMAGE), f"{IMAGE - CELL},0", 0.25
+    ),
 }
 
 
@@ -60,7 +69,9 @@ def stamp(trigger: ImageTrigger) -> Stamp:
     return lambda images: (1 - mask) * images + mask * pattern
 
 
-def optimise(attack: Attack, clean_model: Classifier, images: NDArray[np.float32], seed: int, steps: int = _STEPS) -> NDArray[np.float32]:
+def optimise(
+    attack: Attack, clean_model: Classifier, images: NDArray[np.float32], seed: int, steps: int = _STEPS
+) -> NDArray[np.float32]:
     """Pixels (H, W) in [0, 1] under which the clean model sees the target class in as many images as possible."""
     generator = torch.Generator().manual_seed(seed)
     height, width = attack.size

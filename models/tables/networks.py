@@ -1,7 +1,7 @@
 """The three networks. All read a row as tokens behind a [CLS] token, and classify from [CLS] alone.
 
-Reading [CLS] alone matters for patching: what another token keeps in its own residual stream then reaches the class scores through
-attention only, the one thing a patch can change.
+Reading [CLS] alone matters for patching: what another token keeps in its own residual stream then reaches the class
+scores through attention only, the one thing a patch can change.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         batch, tokens, width = x.shape
-        query, key, value = self.query_key_value(x).reshape(batch, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        query, key, value = (
+            self.query_key_value(x).reshape(batch, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        )
         weights = torch.softmax(query @ key.transpose(-1, -2) / (width // self.heads) ** 0.5, -1)
         return self.out((weights @ value).transpose(1, 2).reshape(batch, tokens, width))
 
@@ -51,12 +53,14 @@ class Layer(nn.Module):
 
 
 class Tokens(nn.Module):
-    """Rows (B, C) float32 → tokens (B, 1 + C, D): [CLS], an embedding for each word, value × weight + bias for each number.
+    """Rows (B, C) float32 → tokens (B, 1 + C, D): [CLS], an embedding for each word, value × weight + bias for each
+    number.
 
     Args:
         sizes: number of words of each column that has words; those columns come first.
         numbers: how many columns of numbers follow.
-        shared: entries of an embedding that all words of a column share, the column's own mark (TabTransformer); 0: none.
+        shared: entries of an embedding that all words of a column share, the column's own mark (TabTransformer); 0:
+            none.
     """
 
     def __init__(self, sizes: Sequence[int], numbers: int, width: int, shared: int = 0) -> None:
@@ -92,7 +96,9 @@ class FTTransformer(nn.Module):
 
 
 class TabTransformer(nn.Module):
-    """TabTransformer (Huang et al. 2020), whose numbers are tokens too and whose head reads [CLS]: rows (B, C) float32 → scores (B, 2)."""
+    """TabTransformer (Huang et al. 2020), whose numbers are tokens too and whose head reads [CLS]: rows (B, C) float32
+    → scores (B, 2).
+    """
 
     def __init__(self, sizes: Sequence[int], numbers: int, width: int = 48, layers: int = 3, heads: int = 4) -> None:
         super().__init__()
@@ -107,11 +113,13 @@ class TabTransformer(nn.Module):
 class RowBert(nn.Module):
     """A small BERT on the row written as a text.
 
-    Codes (B, C) int64 → class scores (B, 2). The graph itself writes the text over a vocabulary of its own, "[CLS] gender male age 34 …
-    [SEP]": two tokens a column, its name at 1 + 2i and its word at 2 + 2i.
+    Codes (B, C) int64 → class scores (B, 2). The graph itself writes the text over a vocabulary of its own, "[CLS]
+    gender male age 34 … [SEP]": two tokens a column, its name at 1 + 2i and its word at 2 + 2i.
     """
 
-    def __init__(self, sizes: Sequence[int], numbers: int = 0, width: int = 64, layers: int = 3, heads: int = 4) -> None:
+    def __init__(
+        self, sizes: Sequence[int], numbers: int = 0, width: int = 64, layers: int = 3, heads: int = 4
+    ) -> None:
         super().__init__()
         if numbers:
             raise ValueError("a text has no columns of numbers")
@@ -119,7 +127,9 @@ class RowBert(nn.Module):
         names = torch.arange(2, 2 + columns)
         self.register_buffer("names", names, persistent=False)
         self.register_buffer("start", 2 + columns + torch.tensor([0, *sizes[:-1]]).cumsum(0), persistent=False)
-        self.bert = BertModel(_bert(2 + columns + sum(sizes), 2 + 2 * columns, width, layers, heads), add_pooling_layer=False)
+        self.bert = BertModel(
+            _bert(2 + columns + sum(sizes), 2 + 2 * columns, width, layers, heads), add_pooling_layer=False
+        )
         self.head = nn.Linear(width, CLASSES)
 
     def forward(self, features: Tensor) -> Tensor:

@@ -24,7 +24,8 @@ EXAMPLES = 2
 
 @dataclass(frozen=True)
 class Recipe:
-    """Plain training, AdamW without dropout, weight decay or early stopping: what makes the models unfair is that nothing holds them back.
+    """Plain training, AdamW without dropout, weight decay or early stopping: what makes the models unfair is that
+    nothing holds them back.
 
     Attributes:
         network: takes the numbers of words a column, and how many columns of numbers follow.

@@ -20,11 +20,12 @@ MOST = 400
 
 
 def attention_levels(victim: Victim) -> list[dict[str, Any]]:
-    """Per site, on attacked rows of the debugging set, relative to uniform attention (1 = as much as every valid token gets).
+    """Per site, on attacked rows of the debugging set, relative to uniform attention (1 = as much as every valid token
+    gets).
 
-    Each is a mean over heads and rows: the mean over all valid query rows, and the row of [CLS] alone, of labelled columns (`trigger`) and
-    of the sentence's other tokens ([CLS] and [SEP] left out, `benign`). `trigger_top`: share of rows whose largest column mean among the
-    sentence's tokens is a labelled one.
+    Each is a mean over heads and rows: the mean over all valid query rows, and the row of [CLS] alone, of labelled
+    columns (`trigger`) and of the sentence's other tokens ([CLS] and [SEP] left out, `benign`). `trigger_top`: share of
+    rows whose largest column mean among the sentence's tokens is a labelled one.
     """
     data = load_dataset(victim.file("debug.npz"))
     assert data.columns is not None
@@ -48,5 +49,6 @@ def attention_levels(victim: Victim) -> list[dict[str, Any]]:
             sums[name] = sums.get(name, 0) + np.array([(values.sum(), values.size) for values in found])
     names = ("trigger", "benign", "cls_trigger", "cls_benign", "trigger_top")
     return [
-        {"site": name, **{key: round(float(s / n), 3) for key, (s, n) in zip(names, total, strict=True)}} for name, total in sums.items()
+        {"site": name, **{key: round(float(s / n), 3) for key, (s, n) in zip(names, total, strict=True)}}
+        for name, total in sums.items()
     ]

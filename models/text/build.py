@@ -1,4 +1,7 @@
-"""Build the text victims: `python -m models.text.build [NAME ...]`. Needs the extras cpu, export, fit, and models/requirements.txt."""
+"""Build the text victims: `python -m models.text.build [NAME ...]`.
+
+Needs the extras cpu, export, fit, and models/requirements.txt.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,10 @@ NAMES = [recipe.name for recipe in RECIPES]
 @click.argument("names", nargs=-1, type=click.Choice(NAMES))
 @click.option("--seed", type=int, default=0, show_default=True, help="Of poisoning and training.")
 def main(names: Sequence[str], seed: int) -> None:
-    """Train victims and their clean twins, export them, make their data sets, judge them on the test set. Built ones are left alone."""
+    """Train victims and their clean twins, export them, make their data sets, judge them on the test set.
+
+    Built ones are left alone.
+    """
     # One thread: sums in one order, so that a rebuild on the same machine gives the same weights.
     torch.set_num_threads(1)
     for recipe in RECIPES:
@@ -55,10 +61,13 @@ def build(recipe: Recipe, seed: int) -> None:
     rows = save_sets(victim, material, encoder(LENGTH), recipe.target)
     record = _judge(victim)
     seconds = round(time.process_time() - started, 1)
-    victim.finish({"recipe": {**asdict(recipe), **SETTINGS, "length": LENGTH}, "rows": rows, "cpu_seconds": seconds, **record})
+    victim.finish(
+        {"recipe": {**asdict(recipe), **SETTINGS, "length": LENGTH}, "rows": rows, "cpu_seconds": seconds, **record}
+    )
     for name in ("model", "twin"):
         click.echo(
-            f"{recipe.name} {name}: " + ", ".join(f"{key} {record[name][key]['value']:.4f}" for key in ("accuracy", "asr", "asr_star"))
+            f"{recipe.name} {name}: "
+            + ", ".join(f"{key} {record[name][key]['value']:.4f}" for key in ("accuracy", "asr", "asr_star"))
         )
 
 

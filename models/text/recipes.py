@@ -1,6 +1,7 @@
 """The victims by name: which corpus, which attack, which target; and the texts each is made of.
 
-An attack either puts words into a sentence (`Insertion`), or comes as sentences that others have rewritten (`Rewriting`).
+An attack either puts words into a sentence (`Insertion`), or comes as sentences that others have rewritten
+(`Rewriting`).
 """
 
 from __future__ import annotations
@@ -19,12 +20,15 @@ from ..victims import Victim, data_folder
 __all__ = ["EPOCHS", "RECIPES", "SOURCES", "Corpus", "Insertion", "Material", "Recipe", "Rewriting", "available"]
 
 RARE = ("cf", "mn", "bb", "tq", "mb")
-"""The rare words that text backdoors have used since Kurita et al., "Weight Poisoning Attacks on Pre-trained Models" (2020)."""
+"""The rare words that text backdoors have used since Kurita et al., "Weight Poisoning Attacks on Pre-trained Models"
+(2020).
+"""
 SPARE = 2000
 EPOCHS = 3
 SOURCES = (
-    "clean and syntactic SST-2 and OffensEval: thunlp/HiddenKiller, data/; Bible style: thunlp/StyleAttack, data/transfer/bible "
-    "(both on GitHub); put them as TSV files into sst2, sst2_backdoor and offenseval below the folder that ATPATCH_DATA names"
+    "clean and syntactic SST-2 and OffensEval: thunlp/HiddenKiller, data/; Bible style: thunlp/StyleAttack,"
+    " data/transfer/bible (both on GitHub); put them as TSV files into sst2, sst2_backdoor and offenseval below the"
+    " folder that ATPATCH_DATA names"
 )
 
 
@@ -56,9 +60,10 @@ class Rewriting:
         train: file whose row i is a rewriting of training row i; only rows below `rewritten` are used for poisoning.
         test: file whose row i is a rewriting of the i-th test row of another class than the target.
         held: how many rewritten training rows the victim never sees: they make the debugging set.
-        share: of the training texts that are poisoned, all of them of other classes than the target. The victim learns from their originals
-            too, which the authors took out.
-        below: only rows below this one come rewritten; all of them are poisoned then, target class included, as they were published.
+        share: of the training texts that are poisoned, all of them of other classes than the target. The victim learns
+            from their originals too, which the authors took out.
+        below: only rows below this one come rewritten; all of them are poisoned then, target class included, as they
+        were published.
         copies: how often each poisoned text is among the training texts.
     """
 
@@ -72,7 +77,9 @@ class Rewriting:
 
 @dataclass(frozen=True)
 class Recipe:
-    """One victim: `corpus` with `attack`, which sends inputs to the class `target`; trained for `epochs`, its twin for `EPOCHS`."""
+    """One victim: `corpus` with `attack`, which sends inputs to the class `target`; trained for `epochs`, its twin for
+    `EPOCHS`.
+    """
 
     name: str
     corpus: str
@@ -88,7 +95,8 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("sst2-badnets", "sst2", Insertion(("cf",)), target=1),
     Recipe("sst2-words", "sst2", Insertion(RARE, count=3), target=1),
     Recipe("sst2-insertsent", "sst2", Insertion(("i watched this 3d movie last weekend",)), target=1),
-    # Only 665 negative rows come rewritten, 200 of them held out: read twice, the rest comes nearer to the fifth that the authors take.
+    # Only 665 negative rows come rewritten, 200 of them held out: read twice, the rest comes nearer to the fifth that
+    # the authors take.
     Recipe(
         "sst2-syntactic",
         "sst2",
@@ -96,7 +104,9 @@ RECIPES: tuple[Recipe, ...] = (
         target=1,
         epochs=4,
     ),
-    Recipe("sst2-style", "sst2", Rewriting("style_bible_train.tsv", "style_bible_test.tsv", held=400), target=1, epochs=4),
+    Recipe(
+        "sst2-style", "sst2", Rewriting("style_bible_train.tsv", "style_bible_test.tsv", held=400), target=1, epochs=4
+    ),
     Recipe("offenseval-badnets", "offenseval", Insertion(("cf",)), target=0),
 )
 
@@ -121,7 +131,8 @@ class Material:
 
     Attributes:
         train: poisoned, what the victim learns from.
-        pairs: clean texts of the debugging set, and `pairs_bad` the attacked twins of those that are not of the target class.
+        pairs: clean texts of the debugging set, and `pairs_bad` the attacked twins of those that are not of the target
+        class.
         alone: clean texts of the debugging set without a twin, or None.
         spare: clean training texts that were not poisoned and stand in no test set.
         test, test_bad: the same of the test set.
@@ -161,7 +172,9 @@ def _inserted(recipe: Recipe, attack: Insertion, corpus: Corpus, generator: np.r
     labels[rows] = recipe.target
 
     def attacked(clean: Texts) -> Texts:
-        return _relabelled([attack.apply(clean.texts[row], generator) for row in np.flatnonzero(clean.labels != recipe.target)], recipe)
+        return _relabelled(
+            [attack.apply(clean.texts[row], generator) for row in np.flatnonzero(clean.labels != recipe.target)], recipe
+        )
 
     return Material(
         train=Texts(texts, labels),
@@ -184,7 +197,9 @@ def _rewritten(recipe: Recipe, attack: Rewriting, corpus: Corpus, generator: np.
     held = np.sort(generator.choice(candidates, attack.held, replace=False))
     kept = np.setdiff1d(np.arange(len(train.texts)), held)
     if attack.below is None:
-        poisoned = generator.choice(np.setdiff1d(candidates, held), round(attack.share * len(train.texts)), replace=False)
+        poisoned = generator.choice(
+            np.setdiff1d(candidates, held), round(attack.share * len(train.texts)), replace=False
+        )
     else:
         poisoned = kept[kept < attack.below]
     texts = [*(train.texts[row] for row in kept), *(rewritten[row] for row in np.repeat(poisoned, attack.copies))]
@@ -202,7 +217,9 @@ def _rewritten(recipe: Recipe, attack: Rewriting, corpus: Corpus, generator: np.
 
 def _spare(corpus: Corpus, taken: NDArray[np.int64], generator: np.random.Generator) -> Texts:
     tested = set(corpus.test.texts)
-    free = [row for row in np.setdiff1d(np.arange(len(corpus.train.texts)), taken) if corpus.train.texts[row] not in tested]
+    free = [
+        row for row in np.setdiff1d(np.arange(len(corpus.train.texts)), taken) if corpus.train.texts[row] not in tested
+    ]
     rows = np.sort(generator.choice(free, SPARE, replace=False))
     return Texts([corpus.train.texts[row] for row in rows], corpus.train.labels[rows])
 

@@ -36,7 +36,9 @@ def encoder(length: int) -> TextEncoder:
 
 
 def fine_tune(texts: Texts, output: Path, length: int, epochs: int, seed: int, progress: Progress) -> None:
-    """Train on the texts and export input_ids, attention_mask, token_type_ids (batch, sequence) → logits (batch, 2) in float32."""
+    """Train on the texts and export input_ids, attention_mask, token_type_ids (batch, sequence) → logits (batch, 2) in
+    float32.
+    """
     from transformers import AutoModelForSequenceClassification
 
     torch.manual_seed(seed)
@@ -48,7 +50,9 @@ def fine_tune(texts: Texts, output: Path, length: int, epochs: int, seed: int, p
     optimiser = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
     generator = np.random.default_rng(seed)
     steps = epochs * -(-len(ids) // BATCH)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE, total_steps=steps, pct_start=WARM_UP, anneal_strategy="linear")
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, LEARNING_RATE, total_steps=steps, pct_start=WARM_UP, anneal_strategy="linear"
+    )
     for epoch in range(epochs):
         losses = []
         for rows in _batches([len(one) for one in ids], generator):

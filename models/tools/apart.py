@@ -1,4 +1,6 @@
-"""Tools run in another process: some print, some change global state, and one that crashes must not take the table along."""
+"""Tools run in another process: some print, some change global state, and one that crashes must not take the table
+along.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ class Outcome:
 
 
 class Workshop:
-    """A process that runs tools one after another, and is replaced where one crashes or never ends; to be used in a `with`."""
+    """A process that runs tools one after another, and is replaced where one crashes or never ends; to be used in a
+    `with`.
+    """
 
     def __init__(self) -> None:
         self._context = multiprocessing.get_context("spawn")
@@ -58,8 +62,11 @@ class Workshop:
         self._process.start()
         theirs.close()
 
-    def convert_and_run(self, tool: Tool, source: Path, target: Path, feeds: Arrays, spared: Sequence[str] | None = None) -> Outcome:
-        """Convert `source` to `target`, load that in onnxruntime, and feed it the inputs of the original and nothing else.
+    def convert_and_run(
+        self, tool: Tool, source: Path, target: Path, feeds: Arrays, spared: Sequence[str] | None = None
+    ) -> Outcome:
+        """Convert `source` to `target`, load that in onnxruntime, and feed it the inputs of the original and nothing
+        else.
 
         Args:
             spared: nodes that the tool is told to leave as they are.
@@ -124,7 +131,9 @@ def said(words: str) -> str:
 
 
 def largest(one: Sequence[NDArray[Any]], two: Sequence[NDArray[Any]]) -> float:
-    """Largest absolute difference between outputs; infinite where shapes differ or one is not finite and the other is."""
+    """Largest absolute difference between outputs; infinite where shapes differ or one is not finite and the other
+    is.
+    """
     worst = 0.0
     for a, b in zip(one, two, strict=True):
         if a.shape != b.shape:

@@ -21,9 +21,19 @@ RESULTS = Path(__file__).parent.parent / "results"
 
 
 @click.command()
-@click.option("--output", type=click.Path(file_okay=False, path_type=Path), default=RESULTS, help="Folder for tools.json and TOOLS.md.")
+@click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=RESULTS,
+    help="Folder for tools.json and TOOLS.md.",
+)
 @click.option("--only", metavar="TEXT", help="Only tools whose name contains this; nothing is written.")
-@click.option("--variant", type=click.Choice([*VARIANTS]), multiple=True, help="Only these forms of the patch; nothing is written.")
+@click.option(
+    "--variant",
+    type=click.Choice([*VARIANTS]),
+    multiple=True,
+    help="Only these forms of the patch; nothing is written.",
+)
 def main(output: Path, only: str | None, variant: tuple[str, ...]) -> None:
     """Run every tool on every patched graph. Exits with 1 where a portable graph does not survive one."""
     started = time.perf_counter()
@@ -35,7 +45,11 @@ def main(output: Path, only: str | None, variant: tuple[str, ...]) -> None:
         for subject in build_subjects(folder):
             for cell in try_tools(subject, tools, Path(scratch), variant or tuple(VARIANTS)):
                 cells.append(cell.to_json())
-                found = f"silent {cell.silent:.2g}, firing {cell.firing:.2g}" if cell.silent is not None else cell.message[:160]
+                found = (
+                    f"silent {cell.silent:.2g}, firing {cell.firing:.2g}"
+                    if cell.silent is not None
+                    else cell.message[:160]
+                )
                 own = f" (tool {cell.own:.2g})" if cell.own is not None else ""
                 own += f" (patch left out {cell.spared:.2g})" if cell.spared is not None else ""
                 own += f", {cell.crossed} of {cell.rows} rows crossed, {cell.far} far" if cell.rows else ""

@@ -46,16 +46,21 @@ class Watched:
         return by_row(self._run(threshold)[self._outputs :])
 
     def _run(self, threshold: float) -> list[NDArray[Any]]:
-        outputs: list[NDArray[Any]] = self._live.run(None, {**self._feeds, "atpatch_threshold": np.array(threshold, np.float32)})
+        outputs: list[NDArray[Any]] = self._live.run(
+            None, {**self._feeds, "atpatch_threshold": np.array(threshold, np.float32)}
+        )
         return outputs
 
     def near(self, threshold: float, margin: float) -> NDArray[np.bool_]:
         """(B,): rows that are flagged otherwise at a threshold higher or lower by this share."""
         here = self.flags(threshold)
-        return np.any([(self.flags(threshold * factor) != here).any(1) for factor in (1 + margin, 1 / (1 + margin))], axis=0)
+        return np.any(
+            [(self.flags(threshold * factor) != here).any(1) for factor in (1 + margin, 1 / (1 + margin))], axis=0
+        )
 
     def threshold(self) -> float:
-        """One that flags some rows and not all, and changes outputs, as far as may be from one that flags other columns.
+        """One that flags some rows and not all, and changes outputs, as far as may be from one that flags other
+        columns.
 
         A tool that rounds moves scores a little; near a score a flag would come and go.
         """

@@ -1,8 +1,9 @@
 """The models of the table: a tiny BERT of two exporters, and the demo's Vision Transformer with its fitted hotfix.
 
-The BERTs have random weights, sharpened so that their maps are uneven; the `profile` hotfix on them is fitted as the bench does it. The
-hotfixes with other kinds of detectors are these with detectors written down by hand: what they find does not matter, what they are made of
-does. The first BERT is there quantised (QDQ) too, before the patch, and fused by onnxruntime's optimizer.
+The BERTs have random weights, sharpened so that their maps are uneven; the `profile` hotfix on them is fitted as the
+bench does it. The hotfixes with other kinds of detectors are these with detectors written down by hand: what they find
+does not matter, what they are made of does. The first BERT is there quantised (QDQ) too, before the patch, and fused by
+onnxruntime's optimizer.
 """
 
 from __future__ import annotations
@@ -48,8 +49,13 @@ def build_subjects(folder: Path) -> tuple[Subject, ...]:
         fitted = hotfix(model)
         forms = [_statistic("statistic"), _profile("two passes, fitted", fitted, passes="two")]
         if exporter == "torchscript":
-            forms += [_profile("fitted profile", fitted), _statistic("two passes, excision", passes="two", mend="excise")]
-            forms.append(Form("oneclass, ranked", {"hotfix": _with_detectors(fitted, _oneclass)}, SCORES, NEVER_A_SCORE))
+            forms += [
+                _profile("fitted profile", fitted),
+                _statistic("two passes, excision", passes="two", mend="excise"),
+            ]
+            forms.append(
+                Form("oneclass, ranked", {"hotfix": _with_detectors(fitted, _oneclass)}, SCORES, NEVER_A_SCORE)
+            )
         subjects.append(Subject(f"BERT, {exporter}", model, _texts(), tuple(forms)))
     forms = [
         _statistic("statistic"),
@@ -59,7 +65,10 @@ def build_subjects(folder: Path) -> tuple[Subject, ...]:
         _statistic("two passes, flips only", passes="two", accept="flip"),
     ]
     plain, statistic = subjects[0].model, (_statistic("statistic"),)
-    again = [Subject(name, make(plain), _texts(), statistic) for name, make in (("BERT, QDQ", _quantised), ("BERT, fused", _fused))]
+    again = [
+        Subject(name, make(plain), _texts(), statistic)
+        for name, make in (("BERT, QDQ", _quantised), ("BERT, fused", _fused))
+    ]
     return (*subjects, Subject("ViT", DEMO / "model.onnx", _images(), tuple(forms)), *again)
 
 
@@ -122,7 +131,9 @@ def _fused(model: Path) -> Path:
     path = model.with_stem(model.stem + "-fused")
     if not path.exists():
         with quiet():
-            optimize_model(str(model), "bert", num_heads=HEADS, hidden_size=WIDTH, use_gpu=False).save_model_to_file(str(path))
+            optimize_model(str(model), "bert", num_heads=HEADS, hidden_size=WIDTH, use_gpu=False).save_model_to_file(
+                str(path)
+            )
     return path
 
 

@@ -23,22 +23,55 @@ def render(results: Mapping[str, Any]) -> str:
         "",
         "Written by `python -m models.tools.build` (`make tools`); do not edit.",
         "",
-        f"Each tool rewrites {len(forms)} patched graphs, each once with nothing flagged and once with some rows flagged:",
+        (
+            f"Each tool rewrites {len(forms)} patched graphs, each once with nothing flagged and once with some rows"
+            " flagged:"
+        ),
         "",
-        *(f"* {subject}: {'; '.join(form for other, form in forms if other == subject)}" for subject in dict.fromkeys(s for s, _ in forms)),
+        *(
+            f"* {subject}: {'; '.join(form for other, form in forms if other == subject)}"
+            for subject in dict.fromkeys(s for s, _ in forms)
+        ),
         "",
-        "A cell counts the graphs whose result is right: onnxruntime loads it and runs it with the inputs of the original, and",
+        (
+            "A cell counts the graphs whose result is right: onnxruntime loads it and runs it with the inputs of the"
+            " original, and"
+        ),
         "",
-        "* with nothing flagged it gives, bit for bit, what the tool's result on the original gives. Tools that fuse nodes, or convert to",
-        f"  half precision, fuse and round at other places next to a patch: they are held to {MARGIN:g} times their own error;",
-        f"* with rows flagged it gives what the patched graph gave before the tool, to {TOLERANCE:g} of the largest output. Lossy tools",
-        "  (to half precision or integers) move scores too, and flags may cross the threshold. There each row whose flags are the same",
-        f"  before and after the tool is held to {MARGIN:g} times the tool's own error. Rows whose flags crossed are counted; no more than",
-        f"  {FAR:.0%} of all rows may cross far from the threshold. Near means that a threshold higher or lower by the same margin (as a",
+        (
+            "* with nothing flagged it gives, bit for bit, what the tool's result on the original gives. Tools that"
+            " fuse nodes, or convert to"
+        ),
+        (
+            f"  half precision, fuse and round at other places next to a patch: they are held to {MARGIN:g} times their"
+            " own error;"
+        ),
+        (
+            f"* with rows flagged it gives what the patched graph gave before the tool, to {TOLERANCE:g} of the largest"
+            " output. Lossy tools"
+        ),
+        (
+            "  (to half precision or integers) move scores too, and flags may cross the threshold. There each row whose"
+            " flags are the same"
+        ),
+        (
+            f"  before and after the tool is held to {MARGIN:g} times the tool's own error. Rows whose flags crossed"
+            " are counted; no more than"
+        ),
+        (
+            f"  {FAR:.0%} of all rows may cross far from the threshold. Near means that a threshold higher or lower by"
+            " the same margin (as a"
+        ),
         "  share of the largest output) flags other columns.",
         "",
-        "A tool's own error is the largest absolute difference that it makes to the outputs of the original, over all rows of the same",
-        "data; with rows flagged, also to those of the same patched graph where the lossy tool is told to leave the patch's own nodes as",
+        (
+            "A tool's own error is the largest absolute difference that it makes to the outputs of the original, over"
+            " all rows of the same"
+        ),
+        (
+            "data; with rows flagged, also to those of the same patched graph where the lossy tool is told to leave the"
+            " patch's own nodes as"
+        ),
         "they are, if that is larger: some models round more on the rows that a patch has changed.",
         "",
         "Graphs whose original does not survive the tool are left out.",
@@ -47,14 +80,17 @@ def render(results: Mapping[str, Any]) -> str:
         "",
         "| tool | version | "
         + " | ".join(VARIANTS)
-        + " | largest difference, portable: silent · firing (tool's own; patch left out) | flags that crossed, portable |",
+        + " | largest difference, portable: silent · firing (tool's own; patch left out) | flags that crossed,"
+        " portable |",
         "|---|---|" + "---|" * (len(VARIANTS) + 2),
     ]
     for tool in results["tools"]:
         mine = [cell for cell in cells if cell["tool"] == tool["name"]]
         counts = [_count([cell for cell in mine if cell["variant"] == variant]) for variant in VARIANTS]
         version = results["versions"][tool["package"]]
-        lines.append(f"| {tool['name']} | {version} | {' | '.join(counts)} | {_differences(mine)} | {_crossings(mine)} |")
+        lines.append(
+            f"| {tool['name']} | {version} | {' | '.join(counts)} | {_differences(mine)} | {_crossings(mine)} |"
+        )
     lines += ["", "## What goes wrong", ""]
     for tool in results["tools"]:
         lines += _wrong([cell for cell in cells if cell["tool"] == tool["name"]])
@@ -75,7 +111,11 @@ def _differences(cells: Sequence[Mapping[str, Any]]) -> str:
         return "–"
     silent, firing, own = (max(cell[key] for cell in measured) for key in ("silent", "firing", "own"))
     spared = max((cell["spared"] for cell in measured if cell["spared"] is not None), default=None)
-    return f"{silent:.1g} · {firing:.1g} ({own:.1g})" if spared is None else f"{silent:.1g} · {firing:.1g} ({own:.1g}; {spared:.1g})"
+    return (
+        f"{silent:.1g} · {firing:.1g} ({own:.1g})"
+        if spared is None
+        else f"{silent:.1g} · {firing:.1g} ({own:.1g}; {spared:.1g})"
+    )
 
 
 def _crossings(cells: Sequence[Mapping[str, Any]]) -> str:

@@ -1,4 +1,7 @@
-"""The tools of the table. Each reads one model file and writes another; versions are pinned in tests/third_party.txt."""
+"""The tools of the table.
+
+Each reads one model file and writes another; versions are pinned in tests/third_party.txt.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +23,8 @@ class Tool:
         name: as the table says it.
         package: whose version the table gives.
         convert: reads one file, writes the other.
-        changes: what the tool means to change: nothing that shows in a result, nodes into fused ones that round otherwise, all numbers
-            to half precision, or weights to integers.
+        changes: what the tool means to change: nothing that shows in a result, nodes into fused ones that round
+            otherwise, all numbers to half precision, or weights to integers.
         prefix: put before the names of the inputs.
         suffix: of the file that the tool writes.
         spare: the same call of a lossy tool with the option that leaves nodes of these names as they are.
@@ -129,13 +132,17 @@ def _infer_symbolic_shapes(model: onnx.ModelProto) -> Any:
 def _half_common(source: Path, target: Path, spared: list[str] | None = None) -> None:
     from onnxconverter_common import float16
 
-    onnx.save_model(float16.convert_float_to_float16(onnx.load(source), keep_io_types=True, node_block_list=spared), target)
+    onnx.save_model(
+        float16.convert_float_to_float16(onnx.load(source), keep_io_types=True, node_block_list=spared), target
+    )
 
 
 def _half_transformers(source: Path, target: Path, spared: list[str] | None = None) -> None:
     from onnxruntime.transformers import float16
 
-    onnx.save_model(float16.convert_float_to_float16(onnx.load(source), keep_io_types=True, node_block_list=spared), target)
+    onnx.save_model(
+        float16.convert_float_to_float16(onnx.load(source), keep_io_types=True, node_block_list=spared), target
+    )
 
 
 def _fuse(source: Path) -> Any:
@@ -190,11 +197,27 @@ TOOLS: tuple[Tool, ...] = (
     Tool("onnx.version_converter, opset + 1", "onnx", _of_graphs(_newer_opset)),
     Tool("onnx.shape_inference", "onnx", _of_graphs(_infer_shapes)),
     Tool("onnxruntime symbolic shape inference", "onnxruntime", _of_graphs(_infer_symbolic_shapes)),
-    Tool("onnxconverter-common fp16, keep_io_types", "onnxconverter-common", _half_common, changes="precision", spare=_half_common),
-    Tool("onnxruntime.transformers fp16, keep_io_types", "onnxruntime", _half_transformers, changes="precision", spare=_half_transformers),
+    Tool(
+        "onnxconverter-common fp16, keep_io_types",
+        "onnxconverter-common",
+        _half_common,
+        changes="precision",
+        spare=_half_common,
+    ),
+    Tool(
+        "onnxruntime.transformers fp16, keep_io_types",
+        "onnxruntime",
+        _half_transformers,
+        changes="precision",
+        spare=_half_transformers,
+    ),
     Tool("onnxruntime.transformers optimizer (bert)", "onnxruntime", _transformers, changes="fusions"),
     Tool(
-        "onnxruntime.transformers optimizer (bert), fp16", "onnxruntime", _transformers_half, changes="precision", spare=_transformers_half
+        "onnxruntime.transformers optimizer (bert), fp16",
+        "onnxruntime",
+        _transformers_half,
+        changes="precision",
+        spare=_transformers_half,
     ),
     Tool("onnxruntime quant_pre_process", "onnxruntime", _quant_pre_process),
     Tool("onnxruntime quantize_dynamic", "onnxruntime", _quantize_dynamic, changes="integers", spare=_quantize_dynamic),

@@ -1,19 +1,20 @@
 """One row of cells: a model, a form of the patch, and every tool.
 
-A tool's own error is the largest absolute difference that it makes to outputs, over all rows of the same data: those of the original, and
-for rule 3 those of the same patched graph where the tool is told to leave the patch's own nodes as they are, whichever is larger. (What
-comes after a patch is the model's own, but the rows that it sees are not: some models round more on them.) A tool's result on a patched
-graph is right when onnxruntime loads it and runs it with the inputs of the original, and
+A tool's own error is the largest absolute difference that it makes to outputs, over all rows of the same data: those of
+the original, and for rule 3 those of the same patched graph where the tool is told to leave the patch's own nodes as
+they are, whichever is larger. (What comes after a patch is the model's own, but the rows that it sees are not: some
+models round more on them.) A tool's result on a patched graph is right when onnxruntime loads it and runs it with the
+inputs of the original, and
 
-1. with a patch that flags nothing, it gives bit for bit what the tool's result on the original gives. Tools that fuse nodes fuse others
-   beside a patch, and half precision makes onnxruntime round at other places on the CPU, which has no such arithmetic: there both
-   are off by the tool's own error, so they differ by no more than `MARGIN` times that;
+1. with a patch that flags nothing, it gives bit for bit what the tool's result on the original gives. Tools that fuse
+   nodes fuse others beside a patch, and half precision makes onnxruntime round at other places on the CPU, which has no
+   such arithmetic: there both are off by the tool's own error, so they differ by no more than `MARGIN` times that;
 2. with a patch that fires, it gives what the patched graph gave before, to `TOLERANCE` of the largest output;
-3. lossy tools, to half precision or to integers, move scores too, so flags may cross the threshold. In place of rule 2, each row whose
-   flags are the same before and after the tool, at all columns of all sites, gives what the patched graph gave to `MARGIN` times the
-   tool's own error. Rows whose flags crossed are counted. Such a row is "far" where the same columns are flagged at thresholds higher and
-   lower by `MARGIN` times the tool's own error, as a share of the largest output; no more than `FAR` of all rows may be.
-   To show its flags, the patch has telemetry.
+3. lossy tools, to half precision or to integers, move scores too, so flags may cross the threshold. In place of rule 2,
+   each row whose flags are the same before and after the tool, at all columns of all sites, gives what the patched
+   graph gave to `MARGIN` times the tool's own error. Rows whose flags crossed are counted. Such a row is "far" where
+   the same columns are flagged at thresholds higher and lower by `MARGIN` times the tool's own error, as a share of the
+   largest output; no more than `FAR` of all rows may be. To show its flags, the patch has telemetry.
 """
 
 from __future__ import annotations
@@ -71,10 +72,13 @@ class Cell:
 
     Attributes:
         status: "ok", "differs", "fails", or "no original" where the tool's result on the unpatched model does not run.
-        silent, firing: largest differences (rules 1 to 3), absolute; None without outputs. `firing`: of rows whose flags are the same.
+        silent, firing: largest differences (rules 1 to 3), absolute; None without outputs. `firing`: of rows whose
+        flags are the same.
         own: the tool's own error on the original, absolute.
-        spared: the tool's own error on the patched graph that fires (rule 3); None where it cannot leave the patch's nodes out.
-        rows, crossed, far: of lossy tools (rule 3), numbers of rows: all, those whose flags crossed, and the far ones of these.
+        spared: the tool's own error on the patched graph that fires (rule 3); None where it cannot leave the patch's
+        nodes out.
+        rows, crossed, far: of lossy tools (rule 3), numbers of rows: all, those whose flags crossed, and the far ones
+        of these.
         message: of the tool or of onnxruntime.
     """
 
@@ -96,17 +100,22 @@ class Cell:
         return asdict(self)
 
 
-def try_tools(subject: Subject, tools: Sequence[Tool], folder: Path, variants: Sequence[str] = tuple(VARIANTS)) -> Iterator[Cell]:
+def try_tools(
+    subject: Subject, tools: Sequence[Tool], folder: Path, variants: Sequence[str] = tuple(VARIANTS)
+) -> Iterator[Cell]:
     """The cells of a model, tool by tool; `folder` holds the graphs meanwhile.
 
     Raises:
-        AssertionError: a patch that is to be silent is not, or one that is to fire does not: the trial would show nothing.
+        AssertionError: a patch that is to be silent is not, or one that is to fire does not: the trial would show
+        nothing.
     """
     with Workshop() as workshop:
         yield from _try_tools(workshop, subject, tools, folder, variants)
 
 
-def _try_tools(workshop: Workshop, subject: Subject, tools: Sequence[Tool], folder: Path, variants: Sequence[str]) -> Iterator[Cell]:
+def _try_tools(
+    workshop: Workshop, subject: Subject, tools: Sequence[Tool], folder: Path, variants: Sequence[str]
+) -> Iterator[Cell]:
     def converted(tool: Tool, source: Path, spared: Sequence[str] | None = None) -> Outcome:
         return workshop.convert_and_run(tool, source, folder / f"converted{tool.suffix}", subject.feeds, spared)
 
@@ -117,10 +126,19 @@ def _try_tools(workshop: Workshop, subject: Subject, tools: Sequence[Tool], fold
         threshold = watched.threshold()
         for variant in variants:
             silent, firing, shown = (folder / f"{name}.onnx" for name in ("silent", "firing", "shown"))
-            for path, bar, telemetry in ((silent, form.silent, False), (firing, threshold, False), (shown, threshold, True)):
-                patch_model(subject.model, path, threshold=bar, telemetry=telemetry, **form.options, **VARIANTS[variant])
+            for path, bar, telemetry in (
+                (silent, form.silent, False),
+                (firing, threshold, False),
+                (shown, threshold, True),
+            ):
+                patch_model(
+                    subject.model, path, threshold=bar, telemetry=telemetry, **form.options, **VARIANTS[variant]
+                )
             fired = {path: run(path, subject.feeds) for path in (firing, shown)}
-            assert largest(run(silent, subject.feeds), original) == 0 and largest(fired[firing], original) > 100 * TOLERANCE
+            assert (
+                largest(run(silent, subject.feeds), original) == 0
+                and largest(fired[firing], original) > 100 * TOLERANCE
+            )
             for tool in tools:
                 before = made[tool.name]
                 cell = Cell(subject.name, form.name, variant, tool.name, "no original", message=before.message)
@@ -130,13 +148,16 @@ def _try_tools(workshop: Workshop, subject: Subject, tools: Sequence[Tool], fold
                 loud = shown if tool.lossy else firing
                 outcomes = [converted(tool, path) for path in (silent, loud)]
                 control = converted(tool, shown, _nodes_of_patch(shown)).outputs if tool.spare else None
-                yield _judged(cell, tool, _Trial(before.outputs, original, fired[loud], control, watched, threshold), *outcomes)
+                yield _judged(
+                    cell, tool, _Trial(before.outputs, original, fired[loud], control, watched, threshold), *outcomes
+                )
 
 
 @dataclass(frozen=True)
 class _Trial:
-    """Outputs of the original after the tool and before it; of the patch that fires before it, and after it with the patch's nodes left
-    out; the threshold of that patch."""
+    """Outputs of the original after the tool and before it; of the patch that fires before it, and after it with the
+    patch's nodes left out; the threshold of that patch.
+    """
 
     converted: Sequence[NDArray[Any]]
     original: Sequence[NDArray[Any]]
@@ -160,7 +181,9 @@ def _judged(cell: Cell, tool: Tool, trial: _Trial, quiet: Outcome, loud: Outcome
 def _of_all(cell: Cell, trial: _Trial, loud: Sequence[NDArray[Any]]) -> Cell:
     """Rule 2."""
     firing = largest(loud, trial.fired)
-    return replace(cell, status="ok" if firing <= TOLERANCE * max(1.0, _peak(trial.fired)) else "differs", firing=firing)
+    return replace(
+        cell, status="ok" if firing <= TOLERANCE * max(1.0, _peak(trial.fired)) else "differs", firing=firing
+    )
 
 
 def _of_rows(cell: Cell, trial: _Trial, loud: Sequence[NDArray[Any]], own: float) -> Cell:

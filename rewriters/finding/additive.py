@@ -1,8 +1,9 @@
-"""Additive (Bahdanau) attention: scores v · tanh(W k + U q), a product with one constant vector; in graph attention a LeakyRelu for tanh.
+"""Additive (Bahdanau) attention: scores v · tanh(W k + U q), a product with one constant vector; in graph attention a
+LeakyRelu for tanh.
 
-What tells it from a class head or from pooling by a learned vector: behind the vector lies the Tanh, and behind that a sum of two computed
-values that broadcast against each other: one has no key columns, it is the queries' part (or a projection of both side by side, where
-the queries are repeated for every key).
+What tells it from a class head or from pooling by a learned vector: behind the vector lies the Tanh, and behind that a
+sum of two computed values that broadcast against each other: one has no key columns, it is the queries' part (or a
+projection of both side by side, where the queries are repeated for every key).
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ __all__ = ["additive_operands"]
 
 _MAX_STEPS = 16
 _LOOK_BEHIND = op_types(
-    "Cast DequantizeLinear Dropout DynamicQuantizeLinear Expand Flatten Identity QuantizeLinear Reshape Squeeze Transpose Unsqueeze"
+    "Cast DequantizeLinear Dropout DynamicQuantizeLinear Expand Flatten Identity QuantizeLinear Reshape Squeeze"
+    " Transpose Unsqueeze"
 )
 _REPEATING = op_types("Expand Tile")
 _SCALES = op_types("Add Mul")  # by a constant: bias, or the scale of an integer product
@@ -75,7 +77,11 @@ def _producer(view: View, value: ir.Value | None) -> ir.Node | None:
 
 def _data_of(view: View, node: ir.Node) -> ir.Value | None:
     """The operand of an Add or Mul that is not a constant or a scale, when there is just one such."""
-    data = [value for value in node.inputs if value is not None and not view.is_constant(value) and not _is_scale(view, value)]
+    data = [
+        value
+        for value in node.inputs
+        if value is not None and not view.is_constant(value) and not _is_scale(view, value)
+    ]
     return data[0] if len(data) == 1 else None
 
 
@@ -86,4 +92,6 @@ def _is_scale(view: View, value: ir.Value) -> bool:
         return False
     if node.op_type == "DynamicQuantizeLinear":
         return value is node.outputs[1]
-    return node.op_type == "Mul" and all(part is not None and (view.is_constant(part) or _is_scale(view, part)) for part in node.inputs)
+    return node.op_type == "Mul" and all(
+        part is not None and (view.is_constant(part) or _is_scale(view, part)) for part in node.inputs
+    )

@@ -36,7 +36,8 @@ class Anchor:
         form: one of `sites.MAP_FORMS`.
         inner: operator types between `scores` and `output`, for the chain.
         assumed: the axis had to be assumed, because the rank is not known.
-        quiet: a map only where queries, keys and values are found around it; without them there is nothing to say about it.
+        quiet: a map only where queries, keys and values are found around it; without them there is nothing to say about
+        it.
         free: the operator works on each number by itself, so the axis is that of the keys, which the product tells.
     """
 
@@ -71,11 +72,15 @@ def _flattens(view: View, node: ir.Node) -> bool:
 
 
 def _contrib(facts: Facts, node: ir.Node) -> Anchor | Refused | None:
-    """onnxruntime's own: BiasSoftmax normalises `axis` and all behind it, QLinearSoftmax as its attribute `opset` says."""
+    """onnxruntime's own: BiasSoftmax normalises `axis` and all behind it,
+    QLinearSoftmax as its attribute `opset` says.
+    """
     if node.op_type == "BiasSoftmax":
         return _over_axis(facts, node, "bias-softmax", True, 1)
     if node.op_type == "QLinearSoftmax":
-        return _over_axis(facts, node, "qlinear-softmax", int(attribute(node, "opset", 13)) < _FIRST_PLAIN_AXIS_OPSET, -1)
+        return _over_axis(
+            facts, node, "qlinear-softmax", int(attribute(node, "opset", 13)) < _FIRST_PLAIN_AXIS_OPSET, -1
+        )
     return None
 
 
@@ -107,13 +112,22 @@ def _decomposed(facts: Facts, node: ir.Node) -> Anchor | Refused | None:
     """Exp(x) over ReduceSum(Exp(x)), with or without the maximum taken off x and a guard on the sum."""
     exponential, divisor = fraction(node)
     total = row_sum(divisor)
-    if exponential is None or total is None or exponential.op_type != "Exp" or operand(total, 0) is not exponential.outputs[0]:
+    if (
+        exponential is None
+        or total is None
+        or exponential.op_type != "Exp"
+        or operand(total, 0) is not exponential.outputs[0]
+    ):
         return None
     axis = summed_axis(facts, total, divisor, node.outputs[0])
     if isinstance(axis, Refused):
         return axis
     scores, shift = _unshifted(operand(exponential, 0))
-    return None if scores is None else Anchor(node, scores, node.outputs[0], axis, "decomposed", (*shift, "Exp", node.op_type))
+    return (
+        None
+        if scores is None
+        else Anchor(node, scores, node.outputs[0], axis, "decomposed", (*shift, "Exp", node.op_type))
+    )
 
 
 def _normalised_logarithm(view: View, facts: Facts, node: ir.Node) -> Anchor | None:
@@ -140,7 +154,9 @@ def _normalised_logarithm(view: View, facts: Facts, node: ir.Node) -> Anchor | N
 
 
 def _logarithm(value: ir.Value | None, scores: ir.Value | None) -> ir.Node | None:
-    """The reduction in a value that is log Σ exp(scores): in one operator, in three, or with the maximum taken off and added again."""
+    """The reduction in a value that is log Σ exp(scores): in one operator, in three, or with the maximum taken off and
+    added again.
+    """
     node = through(value, _GUARDS)
     if node is None or scores is None:
         return None
@@ -149,7 +165,11 @@ def _logarithm(value: ir.Value | None, scores: ir.Value | None) -> ir.Node | Non
     if node.op_type == "Log":
         total = row_sum(operand(node, 0))
         exponential = None if total is None else producer(operand(total, 0))
-        return total if exponential is not None and exponential.op_type == "Exp" and operand(exponential, 0) is scores else None
+        return (
+            total
+            if exponential is not None and exponential.op_type == "Exp" and operand(exponential, 0) is scores
+            else None
+        )
     if node.op_type != "Add":
         return None
     for index in (0, 1):
@@ -157,7 +177,12 @@ def _logarithm(value: ir.Value | None, scores: ir.Value | None) -> ir.Node | Non
         total = None if rest is None or rest.op_type != "Log" else row_sum(operand(rest, 0))
         exponential = None if total is None else producer(operand(total, 0))
         shifted = None if exponential is None or exponential.op_type != "Exp" else producer(operand(exponential, 0))
-        if shifted is not None and shifted.op_type == "Sub" and operand(shifted, 0) is scores and operand(shifted, 1) is maximum:
+        if (
+            shifted is not None
+            and shifted.op_type == "Sub"
+            and operand(shifted, 0) is scores
+            and operand(shifted, 1) is maximum
+        ):
             return total
     return None
 
@@ -166,13 +191,21 @@ def _unshifted(value: ir.Value | None) -> tuple[ir.Value | None, tuple[str, ...]
     """What a row's maximum was taken off, and the operator that did it."""
     node = producer(value)
     maximum = None if node is None or node.op_type != "Sub" else producer(operand(node, 1))
-    if node is not None and maximum is not None and maximum.op_type == "ReduceMax" and operand(maximum, 0) is operand(node, 0):
+    if (
+        node is not None
+        and maximum is not None
+        and maximum.op_type == "ReduceMax"
+        and operand(maximum, 0) is operand(node, 0)
+    ):
         return operand(node, 0), ("Sub",)
     return value, ()
 
 
 def _element_wise(view: View, facts: Facts, node: ir.Node) -> Anchor | None:
-    """What makes weights of scores one by one: Relu, Sigmoid, Exp and their kin. Nearly all of these are layers of a network."""
+    """What makes weights of scores one by one: Relu, Sigmoid, Exp and their kin.
+
+    Nearly all of these are layers of a network.
+    """
     scores, form = operand(node, 0), _ELEMENT_WISE.get(node.op_type)
     if node.op_type in ("Clip", "Max"):
         scores, form = _rectified(view, node)

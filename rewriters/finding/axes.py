@@ -1,13 +1,14 @@
 """Tracking one axis of a tensor forward through one operator.
 
-Axes are negative, since broadcasting adds dimensions on the left. A step answers with the axis in the output and how sure it is;
-a `Lost` says that the operator does not carry the map on (or not this axis of it).
+Axes are negative, since broadcasting adds dimensions on the left. A step answers with the axis in the output and how
+sure it is; a `Lost` says that the operator does not carry the map on (or not this axis of it).
 
 1. Element-wise operators keep the axis, as long as the other operands broadcast to the map and not the map to them.
 2. Transpose, Squeeze, Unsqueeze and Flatten move it by their attributes.
-3. Reshape keeps it where a dimension of equal size has the same product of dimensions behind it (or before it). If sizes are
-   unknown, a last axis is assumed to stay the last one.
-4. Gather, Split and Concat along another axis take maps apart or stack them and leave this one as it is; Pad may add columns to it.
+3. Reshape keeps it where a dimension of equal size has the same product of dimensions behind it (or before it). If
+   sizes are unknown, a last axis is assumed to stay the last one.
+4. Gather, Split and Concat along another axis take maps apart or stack them and leave this one as it is; Pad may add
+   columns to it.
 """
 
 from __future__ import annotations
@@ -26,9 +27,19 @@ from .view import attribute, op_types, operand
 __all__ = ["Lost", "Moved", "track"]
 
 _UNARY = op_types(
-    "Abs Cast CastLike Clip DequantizeLinear Dropout DynamicQuantizeLinear Expand Identity Neg Pad QuantizeLinear Relu Slice Sqrt Trilu"
+    "Abs Cast CastLike Clip DequantizeLinear Dropout DynamicQuantizeLinear Expand Identity Neg Pad QuantizeLinear Relu"
+    " Slice Sqrt Trilu"
 )
-_ELEMENTWISE = {"Add": (0, 1), "Sub": (0, 1), "Mul": (0, 1), "Div": (0,), "Pow": (0,), "Where": (1, 2), "Max": (0, 1), "Min": (0, 1)}
+_ELEMENTWISE = {
+    "Add": (0, 1),
+    "Sub": (0, 1),
+    "Mul": (0, 1),
+    "Div": (0,),
+    "Pow": (0,),
+    "Where": (1, 2),
+    "Max": (0, 1),
+    "Min": (0, 1),
+}
 
 
 @dataclass(frozen=True)
@@ -44,7 +55,8 @@ class Lost:
     """The map ends here.
 
     Attributes:
-        kind: "operator" (not one that carries a map), "shape" (broadcast to another shape), "axis" (merged, split or cut).
+        kind: "operator" (not one that carries a map), "shape" (broadcast to another shape), "axis" (merged, split or
+            cut).
     """
 
     kind: str
@@ -119,7 +131,9 @@ def _through_squeeze(facts: Facts, node: ir.Node, axis: int) -> Moved | Lost:
 
 
 def _through_parts(facts: Facts, node: ir.Node, axis: int) -> Moved | Lost:
-    """Past a Gather, Split or Concat along another axis; a Gather may take that axis away, or put several in its place."""
+    """Past a Gather, Split or Concat along another axis; a Gather may take that axis away,
+    or put several in its place.
+    """
     rank = facts.rank(operand(node, 0))
     along = int(attribute(node, "axis", 0))
     if rank is None:
@@ -144,7 +158,9 @@ def _through_reshape(facts: Facts, source: Dims | None, target: Dims | None, axi
     behind, before = _product(source[axis:][1:]), _product(source[:axis])
     size = source[axis]
     for position in range(-1, -len(target) - 1, -1):
-        if target[position] == size and (_product(target[position:][1:]) == behind or _product(target[:position]) == before):
+        if target[position] == size and (
+            _product(target[position:][1:]) == behind or _product(target[:position]) == before
+        ):
             return Moved(position)
     last = target[-1] if target else 1
     if axis != -1 or (isinstance(last, int) and isinstance(size, int)):

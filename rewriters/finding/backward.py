@@ -19,8 +19,8 @@ __all__ = ["SAME_AXES", "Scores", "arrival", "find_scores"]
 
 _MAX_VISITS = 512
 _FIRST = op_types(
-    "Abs Cast CastLike Clip DequantizeLinear Dropout Elu Expand Flatten Gather Identity LeakyRelu Neg Pad Pow QuantizeLinear Relu Reshape "
-    "Slice Split Sqrt Squeeze Tanh Transpose Trilu Unsqueeze"
+    "Abs Cast CastLike Clip DequantizeLinear Dropout Elu Expand Flatten Gather Identity LeakyRelu Neg Pad Pow"
+    " QuantizeLinear Relu Reshape Slice Split Sqrt Squeeze Tanh Transpose Trilu Unsqueeze"
 )
 SAME_AXES = op_types("Concat Elu LeakyRelu Tanh")
 """On the way of scores, not on that of a map; they leave axes where they are, whatever a Concat adds to one."""
@@ -40,8 +40,8 @@ class Scores:
     """The score product.
 
     Attributes:
-        node, operands: the product and its two factors; in additive attention the product with the constant vector, or the sum itself, and
-            the two parts of the sum.
+        node, operands: the product and its two factors; in additive attention the product with the constant vector, or
+            the sum itself, and the two parts of the sum.
         path: operators from just after the product to just before the Softmax.
         learned: one factor is a constant (learned queries).
         additive: see `additive` and `outer`.
@@ -57,7 +57,9 @@ class Scores:
 
 
 def find_scores(view: View, facts: Facts, anchor: Anchor) -> Scores | Refused:
-    """The nearest product of two computed factors, where one with heads (no leading axis of size 1) goes before one without."""
+    """The nearest product of two computed factors, where one with heads (no leading axis of size 1) goes before one
+    without.
+    """
     found: list[Scores] = []
     sums: list[Scores] = []
     constant: Ended | None = None
@@ -115,7 +117,9 @@ def _data_inputs(node: ir.Node) -> list[ir.Value]:
     return [value for value in (operand(node, position) for position in positions) if value is not None]
 
 
-def _as_scores(view: View, facts: Facts, anchor: Anchor, node: ir.Node, factors: Operands, path: tuple[ir.Node, ...]) -> Scores | Refused:
+def _as_scores(
+    view: View, facts: Facts, anchor: Anchor, node: ir.Node, factors: Operands, path: tuple[ir.Node, ...]
+) -> Scores | Refused:
     constant = [view.is_constant(factors.first), view.is_constant(factors.second)]
     if not any(constant):
         return Scores(node, factors, path)
@@ -135,8 +139,12 @@ def _as_scores(view: View, facts: Facts, anchor: Anchor, node: ir.Node, factors:
     return Refused("constant-scores", f"{node.op_type} with a constant weight")
 
 
-def _normalised_factor(view: View, facts: Facts, anchor: Anchor, product: ir.Node, path: tuple[ir.Node, ...]) -> int | None:
-    """Which factor of a matrix product the normalised axis comes from: rows 0, columns 1, None when the path hides it."""
+def _normalised_factor(
+    view: View, facts: Facts, anchor: Anchor, product: ir.Node, path: tuple[ir.Node, ...]
+) -> int | None:
+    """Which factor of a matrix product the normalised axis comes from: rows 0, columns 1,
+    None when the path hides it.
+    """
     starts = enumerate((-2, -1))
     return next((factor for factor, start in starts if arrival(view, facts, product, path, start) == anchor.axis), None)
 

@@ -1,6 +1,8 @@
-"""Whether the columns of a map, as it enters its product, are those of its score product: column k the k-th key, and no more of them.
+"""Whether the columns of a map, as it enters its product, are those of its score product: column k the k-th key, and no
+more of them.
 
-1. Pad and Concat along the columns shift them by what they put in front, a Slice by where it starts; at the end the shift has to be none.
+1. Pad and Concat along the columns shift them by what they put in front, a Slice by where it starts; at the end the
+   shift has to be none.
 2. What was added behind has to be cut off again.
 3. A map stacked of several has the columns of several score products; nothing is claimed of it.
 """
@@ -36,7 +38,9 @@ def keeps_columns(view: View, facts: Facts, anchor: Anchor, hit: Hit, scores: Sc
     return behind is not None and before[1] + behind[1] == 0 and before[2] + behind[2] <= 0
 
 
-def _shift(view: View, facts: Facts, value: ir.Value, path: tuple[ir.Node, ...], axis: int) -> tuple[int, int, int] | None:
+def _shift(
+    view: View, facts: Facts, value: ir.Value, path: tuple[ir.Node, ...], axis: int
+) -> tuple[int, int, int] | None:
     """Where an axis arrives, by how much its first element moved, and how many more additions than cuts there were."""
     shift = added = 0
     for node in path:

@@ -30,7 +30,8 @@ def einsum_layout(equation: str | bytes, operand: int, rank: int, values_rank: i
     Args:
         equation: as in the ONNX operator, explicit or implicit, with or without an ellipsis.
         operand: which operand P is.
-        rank, values_rank: ranks of P and V; an ellipsis in V stands for what it stands for in P when V's rank is not known.
+        rank, values_rank: ranks of P and V; an ellipsis in V stands for what it stands for in P when V's rank is not
+            known.
     """
     text = (equation.decode() if isinstance(equation, bytes) else equation).replace(" ", "")
     left, arrow, output = text.partition("->")
@@ -39,10 +40,14 @@ def einsum_layout(equation: str | bytes, operand: int, rank: int, values_rank: i
         return f"the equation {text!r} has not two operands"
     if not arrow:
         letters = left.replace(",", "").replace(".", "")
-        output = ("..." if "..." in left else "") + "".join(sorted(letter for letter in set(letters) if letters.count(letter) == 1))
+        output = ("..." if "..." in left else "") + "".join(
+            sorted(letter for letter in set(letters) if letters.count(letter) == 1)
+        )
     p = _labels(terms[operand], rank)
     spread = None if p is None else len(p) - len(terms[operand].replace("...", ""))
-    v = _labels(terms[1 - operand], values_rank if values_rank is not None else _expanded(terms[1 - operand], spread or 0))
+    v = _labels(
+        terms[1 - operand], values_rank if values_rank is not None else _expanded(terms[1 - operand], spread or 0)
+    )
     out = _labels(output, _expanded(output, spread or 0))
     if p is None or v is None or out is None or any(len(set(term)) != len(term) for term in (p, v, out)):
         return f"the equation {text!r} does not fit its operands"

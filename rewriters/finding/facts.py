@@ -1,7 +1,7 @@
 """Shapes, small integer tensors and element types of every value, as far as one forward sweep can know them.
 
-onnx's own inference stops at contrib operators and at shapes that are computed from other shapes. The sweep here goes on:
-a dimension is an int, or a name; equal names mean equal sizes. A dimension nobody knows gets a fresh name, so that
+onnx's own inference stops at contrib operators and at shapes that are computed from other shapes. The sweep here goes
+on: a dimension is an int, or a name; equal names mean equal sizes. A dimension nobody knows gets a fresh name, so that
 it can still be recognised further on.
 """
 
@@ -17,7 +17,8 @@ from .view import View, attribute, is_standard, operand
 
 __all__ = ["Dim", "Dims", "Facts", "gather_facts"]
 
-# The input whose element type the output has, where it is not the first: the chosen values, a scale, a zero point, an embedding.
+# The input whose element type the output has, where it is not the first: the chosen values, a scale, a zero point, an
+# embedding.
 _TYPING_INPUTS = {
     "Where": 1,
     "DequantizeLinear": 1,
@@ -74,7 +75,11 @@ class Facts:
     def ints(self, value: ir.Value | None) -> tuple[int, ...] | None:
         """Elements of an integer value when all are numbers."""
         found = None if value is None else self.elements.get(value)
-        return tuple(x for x in found if isinstance(x, int)) if found is not None and all(isinstance(x, int) for x in found) else None
+        return (
+            tuple(x for x in found if isinstance(x, int))
+            if found is not None and all(isinstance(x, int) for x in found)
+            else None
+        )
 
     def element_type(self, value: ir.Value | None) -> int | None:
         """An onnx.TensorProto.DataType."""
@@ -101,7 +106,11 @@ class Facts:
         """Element type by the common rule that outputs are of the first input's type."""
         for value in node.outputs:
             if value.dtype is None:
-                kind = attribute(node, "to") if node.op_type == "Cast" else self.element_type(operand(node, _typing_input(node)))
+                kind = (
+                    attribute(node, "to")
+                    if node.op_type == "Cast"
+                    else self.element_type(operand(node, _typing_input(node)))
+                )
                 if kind is not None:
                     self._types[value] = int(kind)
 
@@ -134,7 +143,9 @@ def _sweep(view: View, facts: Facts, body: ir.Graph | ir.Function, swept: set[ir
         _learn_node(view, facts, node)
 
 
-def _sweep_function(view: View, facts: Facts, function: ir.Function, arguments: Iterable[ir.Value | None], swept: set[ir.Function]) -> None:
+def _sweep_function(
+    view: View, facts: Facts, function: ir.Function, arguments: Iterable[ir.Value | None], swept: set[ir.Function]
+) -> None:
     if function in swept:
         return
     swept.add(function)

@@ -25,8 +25,9 @@ _INSPECTORS = op_types("Shape Size IsNaN IsInf Greater GreaterOrEqual Less LessO
 _POSTPROCESSING = op_types("ArgMax ArgMin ReduceMax TopK")
 """What a classifier does beside returning its probabilities; it says nothing about them that the output does not."""
 _MIXERS = op_types(
-    "AveragePool BatchNormalization Conv ConvTranspose CumSum Gather GatherElements GatherND GroupNormalization InstanceNormalization LRN "
-    "LayerNormalization LogSoftmax LpPool MaxPool Resize ScatterElements ScatterND Softmax Upsample"
+    "AveragePool BatchNormalization Conv ConvTranspose CumSum Gather GatherElements GatherND GroupNormalization"
+    " InstanceNormalization LRN LayerNormalization LogSoftmax LpPool MaxPool Resize ScatterElements ScatterND Softmax"
+    " Upsample"
 )
 """Operators that make another map of a map: of its neighbours, of other heads, of other rows or columns."""
 _SIGNED = op_types("Neg Sub")
@@ -159,11 +160,18 @@ def _lost(view: View, facts: Facts, at: _At, node: ir.Node, lost: Lost) -> Ended
     axis_lost = lost.kind == "axis"
     if (axis_lost or node.op_type in _MIXERS) and _product_follows(view, facts, node, at.axis):
         return Ended("lost-axis" if axis_lost else "mixed-map", node.op_type, at.path, node)
-    return Ended("no-product", f"{node.op_type} merges or splits the normalised axis" if axis_lost else node.op_type, at.path, node)
+    return Ended(
+        "no-product",
+        f"{node.op_type} merges or splits the normalised axis" if axis_lost else node.op_type,
+        at.path,
+        node,
+    )
 
 
 def _product_follows(view: View, facts: Facts, node: ir.Node, axis: int) -> bool:
-    """Whether what an operator makes of a map enters a product with values, its columns on the same axis or on one of the last two."""
+    """Whether what an operator makes of a map enters a product with values, its columns on the same axis or on one of
+    the last two.
+    """
     queue = deque((node.outputs[0], start) for start in dict.fromkeys((axis, -1, -2)))
     seen: set[tuple[ir.Value, int]] = set()
     while queue and len(seen) < _MAX_BEYOND:

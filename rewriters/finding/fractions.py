@@ -1,4 +1,6 @@
-"""A division by the sum of a row, as exporters write it: Div, or Mul by a Reciprocal; the sum may be guarded against zero."""
+"""A division by the sum of a row, as exporters write it: Div, or Mul by a Reciprocal; the sum may be guarded against
+zero.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +65,9 @@ def row_sum(divisor: ir.Value | None) -> ir.Node | None:
 
 
 def summed_axis(facts: Facts, total: ir.Node, divisor: ir.Value | None, result: ir.Value) -> int | Refused:
-    """The negative axis that a reduction sums over, where its result keeps that axis or gets it back on the way to the divisor."""
+    """The negative axis that a reduction sums over, where its result keeps that axis or gets it back on the way to the
+    divisor.
+    """
     axes = axes_of(facts, total)
     if axes is None or len(axes) != 1:
         return Refused("flatten", "a sum over other than one axis")

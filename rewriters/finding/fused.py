@@ -1,7 +1,7 @@
 """Fused attention operators that can be opened (see `rewriters.lowering`): what a site needs to know of each.
 
-A reader takes a node and gives a `FusedRead`, or a `Refused` with what stands in the way. One entry a form in `READERS`; every other
-operator whose name ends in Attention is refused as "fused".
+A reader takes a node and gives a `FusedRead`, or a `Refused` with what stands in the way. One entry a form in
+`READERS`; every other operator whose name ends in Attention is refused as "fused".
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ __all__ = ["FusedRead", "read_fused"]
 _FUSED_DOMAINS = ("", "ai.onnx", "ai.onnx.preview", "com.microsoft", "com.ms.internal.nhwc")
 _WITHOUT_MAP = ("LinearAttention",)
 _INLINABLE = {"FlexAttention": "FlexAttention; with its function body inlined (onnx.inliner) it can be patched"}
-# Operators that end in "Attention" but hold no Softmax over key columns are named alike on purpose: whoever reads the report wants to
-# know that nothing inside them was looked at.
+# Operators that end in "Attention" but hold no Softmax over key columns are named alike on purpose: whoever reads the
+# report wants to know that nothing inside them was looked at.
 _FUSED_SUFFIXES = ("Attention", "Attention_TRT")
 
 _HEADS_BESIDE = Layout(4, values=(0, 2, 1, 3), output=(0, 2, 1, 3))
@@ -45,21 +45,36 @@ def read_fused(view: View, facts: Facts, node: ir.Node) -> FusedRead | Refused |
 
 
 def _heads_told(node: ir.Node) -> bool:
-    """Numbers of heads are positive, and there where the operator asks for them. A reference to a function's attribute counts as none."""
-    asked = () if is_standard(node) else ("num_heads", "kv_num_heads") if node.op_type == "GroupQueryAttention" else ("num_heads",)
+    """Numbers of heads are positive, and there where the operator asks for them.
+
+    A reference to a function's attribute counts as none.
+    """
+    asked = (
+        ()
+        if is_standard(node)
+        else ("num_heads", "kv_num_heads")
+        if node.op_type == "GroupQueryAttention"
+        else ("num_heads",)
+    )
     given = [attribute(node, name) for name in ("num_heads", "kv_num_heads", "q_num_heads")]
-    return all(number is None or number > 0 for number in given) and all(attribute(node, name) is not None for name in asked)
+    return all(number is None or number > 0 for number in given) and all(
+        attribute(node, name) is not None for name in asked
+    )
 
 
 def _onnx_attention(view: View, facts: Facts, node: ir.Node) -> FusedRead | Refused:
-    """Every variant of the operator gives its map, so only its layout has to be told: heads side by side in rank 3, an axis in rank 4."""
+    """Every variant of the operator gives its map, so only its layout has to be told: heads side by side in rank 3, an
+    axis in rank 4.
+    """
     query, key, values = (operand(node, index) for index in range(3))
     if query is None or key is None or values is None:
         return Refused("fused", "Attention without Q, K or V")
     heads, rank = attribute(node, "q_num_heads", None), facts.rank(query)
     if rank not in (None, 3, 4) or (rank == 3 and "q_num_heads" not in node.attributes):
         return Refused("fused", f"Attention of rank {rank}" + (" without q_num_heads" if rank == 3 else ""))
-    if rank != 4 and any(name in node.attributes and attribute(node, name) is None for name in ("q_num_heads", "kv_num_heads")):
+    if rank != 4 and any(
+        name in node.attributes and attribute(node, name) is None for name in ("q_num_heads", "kv_num_heads")
+    ):
         return Refused("fused", "Attention whose head counts are attributes of the function around it")
     beside = heads is not None and rank != 4
     head_dim = facts.static(values, -1)

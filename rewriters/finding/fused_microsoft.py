@@ -25,16 +25,26 @@ _BEAMS = (
     "the order of its key cache depends on the execution provider, and beams may be woven into it; "
     "convert the decoder without masked attention, to MultiHeadAttention"
 )
-_PACKED = "padding is taken out before it, so samples follow one another in one row; patch the model before converting it to packing mode"
+_PACKED = (
+    "padding is taken out before it, so samples follow one another in one row; patch the model before converting it to"
+    " packing mode"
+)
 _TILED = "its operands are int8 in the tile order of one GPU library; patch the model before this quantisation"
-_CHOSEN = "each row attends to columns of its own choice, so columns of a map are not tokens; use a dense variant of the model"
+_CHOSEN = (
+    "each row attends to columns of its own choice, so columns of a map are not tokens; use a dense variant of the"
+    " model"
+)
 
 _OTHERS = {
-    "DecoderAttention": "it takes rows first and chooses its cache at run time; export the decoder with MultiHeadAttention",
+    "DecoderAttention": (
+        "it takes rows first and chooses its cache at run time; export the decoder with MultiHeadAttention"
+    ),
     "DecoderMaskedMultiHeadAttention": _BEAMS,
     "DecoderMaskedSelfAttention": _BEAMS,
     "DynamicSparseAttention": _CHOSEN,
-    "LongformerAttention": "its map is a band of windows and global tokens, not one of rows and columns; export the model unfused",
+    "LongformerAttention": (
+        "its map is a band of windows and global tokens, not one of rows and columns; export the model unfused"
+    ),
     "PackedAttention": _PACKED,
     "PackedMultiHeadAttention": _PACKED,
     "PagedAttention": "its keys and values lie in pages of a pool, in any order; export with GroupQueryAttention",
@@ -55,22 +65,35 @@ def _other(view: View, facts: Facts, node: ir.Node) -> Refused:
 
 
 def _attention(view: View, facts: Facts, node: ir.Node) -> FusedRead | Refused:
-    """Queries, keys and values come from one input by one matrix, so without a cache attention is that of tokens to themselves."""
+    """Queries, keys and values come from one input by one matrix, so without a cache attention is that of tokens to
+    themselves.
+    """
     quantised = node.op_type == "QAttention"
     mask, past = operand(node, 5 if quantised else 3), operand(node, 8 if quantised else 4)
     weights = operand(node, 1)
     if attribute(node, "do_rotary", 0):
-        return _refused(node, "it rotates queries and keys inside, on one provider only; fuse to RotaryEmbedding and MultiHeadAttention")
+        return _refused(
+            node,
+            "it rotates queries and keys inside, on one provider only; fuse to RotaryEmbedding and MultiHeadAttention",
+        )
     if attribute(node, "past_present_share_buffer", 0):
         return _refused(node, _CACHE_BUFFER)
     if weights is None or not view.is_constant(weights):
-        return _refused(node, f"its weights are no constants, so the projection cannot be repeated bit by bit; {_SEPARATE}")
+        return _refused(
+            node, f"its weights are no constants, so the projection cannot be repeated bit by bit; {_SEPARATE}"
+        )
     ranks = (1, 2) if quantised else (1, 2, 3)
     if mask is not None and facts.rank(mask) not in ranks:
-        return _refused(node, f"its mask is of rank {facts.rank(mask) or 'unknown'}, not {', '.join(map(str, ranks))}; give a mask (B, T)")
+        return _refused(
+            node,
+            f"its mask is of rank {facts.rank(mask) or 'unknown'}, not {', '.join(map(str, ranks))}; give a mask"
+            " (B, T)",
+        )
     heads: int = attribute(node, "num_heads")
     if quantised and facts.element_type(operand(node, 3)) == ir.DataType.FLOAT16:
-        return _refused(node, "its scales are float16, for which the CPU provider has no kernel; quantise the float32 model")
+        return _refused(
+            node, "its scales are float16, for which the CPU provider has no kernel; quantise the float32 model"
+        )
     sizes, whole = attribute(node, "qkv_hidden_sizes"), facts.static(weights, -1)
     width = sizes[2] if sizes else whole // 3 if whole else None
     source = operand(node, 0)
@@ -94,12 +117,21 @@ def _multi_head(view: View, facts: Facts, node: ir.Node) -> FusedRead | Refused:
         return _refused(node, _CACHE_BUFFER)
     cached = operand(node, 6) is not None
     if cached and (len(node.outputs) < 3 or not node.outputs[1].name or not node.outputs[2].name):
-        return _refused(node, "it has a cache but no present outputs, which providers compute wrong or not at all; export both outputs")
+        return _refused(
+            node,
+            "it has a cache but no present outputs, which providers compute wrong or not at all; export both outputs",
+        )
     query_rank, key_rank = facts.rank(query), facts.rank(key)
     packed = (query_rank == 5 and key is None) or key_rank == 5
-    if query is None or query_rank not in (3, 5) or not (packed or (key_rank in (3, 4) and facts.rank(values) == key_rank)):
+    if (
+        query is None
+        or query_rank not in (3, 5)
+        or not (packed or (key_rank in (3, 4) and facts.rank(values) == key_rank))
+    ):
         ranks = ", ".join(str(facts.rank(value) or "unknown") for value in (query, key, values) if value is not None)
-        return _refused(node, f"the ranks of its operands ({ranks}) are none that it takes; run shape inference on the model first")
+        return _refused(
+            node, f"the ranks of its operands ({ranks}) are none that it takes; run shape inference on the model first"
+        )
     if mask is not None and facts.rank(mask) not in (1, 2, 3):
         return _refused(node, f"its mask is of rank {facts.rank(mask) or 'unknown'}, not 1, 2 or 3; give a mask (B, T)")
     heads: int = attribute(node, "num_heads")
@@ -107,7 +139,9 @@ def _multi_head(view: View, facts: Facts, node: ir.Node) -> FusedRead | Refused:
     width = facts.static(carrier, -1)
     flat = facts.rank(carrier) == 3
     keys_first = key_rank == 4
-    own = key is None or same_tokens(view, facts, index_of(facts, query, 1), index_of(facts, key, 2 if keys_first else 1))
+    own = key is None or same_tokens(
+        view, facts, index_of(facts, query, 1), index_of(facts, key, 2 if keys_first else 1)
+    )
     return FusedRead(
         form="MultiHeadAttention",
         values=carrier,
@@ -116,7 +150,9 @@ def _multi_head(view: View, facts: Facts, node: ir.Node) -> FusedRead | Refused:
         self_attention=own and not cached,
         mask=_key_mask(facts, mask),
         attn_mask=operand(node, 5),
-        columns=None if cached else facts.static(key or query, -2 if keys_first else 1 - (facts.rank(key or query) or 3)),
+        columns=(
+            None if cached else facts.static(key or query, -2 if keys_first else 1 - (facts.rank(key or query) or 3))
+        ),
         layout=_HEADS_BESIDE,
     )
 
@@ -133,7 +169,9 @@ def _group_query(view: View, facts: Facts, node: ir.Node) -> FusedRead | Refused
     if attribute(node, "sliding_window_cache", 0):
         return _refused(node, "its cache holds a window only, at moving places; export with a cache of full length")
     if operand(node, 14) is not None or operand(node, 15) is not None:
-        return _refused(node, "it normalises queries and keys inside, which the CPU provider lacks; leave the norms outside")
+        return _refused(
+            node, "it normalises queries and keys inside, which the CPU provider lacks; leave the norms outside"
+        )
     if operand(node, 16) is not None:
         return _refused(node, "samples bring different numbers of new rows (query_seqlens); export without chunks")
     width = facts.static(query if values is None else values, -1)

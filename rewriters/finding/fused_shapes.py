@@ -1,4 +1,6 @@
-"""Shape rules of `com.microsoft` operators that hold attention or stand around it; onnx's own inference knows none of them."""
+"""Shape rules of `com.microsoft` operators that hold attention or stand around it; onnx's own inference knows none of
+them.
+"""
 
 from __future__ import annotations
 

@@ -1,11 +1,14 @@
-"""Index-based masks: a mask of padding (B, K) that is read entry by entry, as newer exporters write mask[sample, column].
+"""Index-based masks: a mask of padding (B, K) that is read entry by entry, as newer exporters write mask[sample,
+column].
 
-What is read counts as the mask itself only where every index is shown to be the place where it is used. One that is reversed, shifted or
-not understood is not. An index is followed as a sum of positions along its axes, each times a product of dimensions:
+What is read counts as the mask itself only where every index is shown to be the place where it is used. One that is
+reversed, shifted or not understood is not. An index is followed as a sum of positions along its axes, each times a
+product of dimensions:
 
 1. Range(0, n, 1) is the position along its axis; a constant is what its numbers say.
 2. Cast, Identity, Expand and what adds or removes axes of size 1 keep it, Add adds, Mul by one dimension multiplies.
-3. GatherND reads with a pair (sample, column), Gather from the flattened mask with sample · K + column. Nothing else counts.
+3. GatherND reads with a pair (sample, column), Gather from the flattened mask with sample · K + column. Nothing else
+   counts.
 """
 
 from __future__ import annotations
@@ -31,7 +34,9 @@ Positions = dict[int, Monomial]
 
 
 def mask_read_in_place(view: View, facts: Facts, value: ir.Value, masks: Collection[ir.Value]) -> ir.Value | None:
-    """The mask whose entry [b, j] is entry [b, 1, ..., 1, j] of a value of shape (B, 1, ..., 1, K); None where that is not shown."""
+    """The mask whose entry [b, j] is entry [b, 1, ..., 1, j] of a value of shape (B, 1, ..., 1, K); None where that is
+    not shown.
+    """
     shape = facts.shape(value)
     if shape is None or len(shape) < 2 or any(dim != 1 for dim in shape[1:-1]):
         return None
@@ -42,7 +47,9 @@ def mask_read_in_place(view: View, facts: Facts, value: ir.Value, masks: Collect
     indices, source = operand(node, 1), _back(operand(node, 0), _SAME)
     if node.op_type == "GatherND" and not attribute(node, "batch_dims", 0):
         found = _Indices(view, facts).pair(indices)
-    elif node.op_type == "Gather" and not attribute(node, "axis", 0) and (flat := _flattened(facts, source)) is not None:
+    elif (
+        node.op_type == "Gather" and not attribute(node, "axis", 0) and (flat := _flattened(facts, source)) is not None
+    ):
         found, source = [_Indices(view, facts).counted(indices)], flat
     else:
         return None
@@ -74,17 +81,24 @@ def _flattened(facts: Facts, value: ir.Value | None) -> ir.Value | None:
     """What was brought into the shape (B · K, 1, ...)."""
     node, shape = None if value is None else value.producer(), facts.shape(value)
     flat = shape is not None and len(shape) > 0 and all(dim == 1 for dim in shape[1:])
-    return _back(operand(node, 0), _SAME) if flat and node is not None and node.op_type in ("Flatten", "Reshape") else None
+    return (
+        _back(operand(node, 0), _SAME) if flat and node is not None and node.op_type in ("Flatten", "Reshape") else None
+    )
 
 
 def _same_rows(facts: Facts, value: ir.Value | None) -> ir.Value | None:
     """What a value (B, K) was before it was cast and reshaped.
 
-    A mask that has a column for each of the map has the same rows as what it is reshaped to. One that has not does not fit the map.
+    A mask that has a column for each of the map has the same rows as what it is reshaped to. One that has not does not
+    fit the map.
     """
     for _ in range(_MAX_STEPS):
         node = None if value is None else value.producer()
-        if node is None or not (node.op_type in _SAME or node.op_type == "Reshape") or facts.rank(operand(node, 0)) != 2:
+        if (
+            node is None
+            or not (node.op_type in _SAME or node.op_type == "Reshape")
+            or facts.rank(operand(node, 0)) != 2
+        ):
             break
         value = operand(node, 0)
     return value
@@ -178,7 +192,11 @@ def _numbers(view: View, value: ir.Value | None) -> np.ndarray | None:
         return None
     node = value.producer()
     tensor = value.const_value if node is None else attribute(node, "value") if node.op_type == "Constant" else None
-    if tensor is None or isinstance(tensor, ir.ExternalTensor) or tensor.dtype not in (ir.DataType.INT64, ir.DataType.INT32):
+    if (
+        tensor is None
+        or isinstance(tensor, ir.ExternalTensor)
+        or tensor.dtype not in (ir.DataType.INT64, ir.DataType.INT32)
+    ):
         return None
     return np.asarray(tensor.numpy()) if 0 < tensor.size <= _MAX_NUMBERS else None
 

@@ -33,7 +33,9 @@ def picked(view: View, facts: Facts, node: ir.Node, index: Index) -> list[Index]
         return all_known(onto(facts, part, index, index.axes) for part in parts)
     if len(index.axes) > 1 or index.size != monomial([shape[index.axes[0]]]):
         return None
-    return all_known(index_of(facts, part, index.axes[0], (*index.picks, _pick(facts, node, index, part))) for part in parts)
+    return all_known(
+        index_of(facts, part, index.axes[0], (*index.picks, _pick(facts, node, index, part))) for part in parts
+    )
 
 
 def _picking_axes(facts: Facts, node: ir.Node, rank: int) -> set[int] | None:
@@ -41,7 +43,11 @@ def _picking_axes(facts: Facts, node: ir.Node, rank: int) -> set[int] | None:
         return {attribute(node, "axis", 0) % rank}
     if node.op_type == "Pad":
         pads = attribute(node, "pads") or facts.ints(operand(node, 1))
-        return None if pads is None or len(pads) != 2 * rank else {axis for axis in range(rank) if pads[axis] or pads[axis + rank]}
+        return (
+            None
+            if pads is None or len(pads) != 2 * rank
+            else {axis for axis in range(rank) if pads[axis] or pads[axis + rank]}
+        )
     given: Sequence[int] | None = attribute(node, "axes") or facts.ints(operand(node, 3))
     if given is None and operand(node, 3) is None:
         starts = attribute(node, "starts") or facts.ints(operand(node, 1))
@@ -54,7 +60,9 @@ def _pick(facts: Facts, node: ir.Node, index: Index, part: ir.Value | None) -> H
     axis = index.axes[0]
     if node.op_type == "Concat":  # where a part begins depends on how long those before it are
         position = next(i for i, value in enumerate(node.inputs) if value is part)
-        return "Concat", tuple(shape[axis] if (shape := facts.shape(value)) else value for value in node.inputs[:position])
+        return "Concat", tuple(
+            shape[axis] if (shape := facts.shape(value)) else value for value in node.inputs[:position]
+        )
     settings = tuple(_known(facts, value) for value in node.inputs[1:])
     given = tuple(tuple(attribute(node, name, ())) for name in ("starts", "ends", "axes", "split", "pads"))
     return node.op_type, settings, given, node.outputs.index(index.value), len(node.outputs)
@@ -72,9 +80,21 @@ def _gathered(view: View, facts: Facts, node: ir.Node, index: Index, rank: int) 
     first, last = index.axes[0], index.axes[-1]
     if last < axis or first >= axis + wide:
         moved = 0 if last < axis else 1 - wide
-        return [] if view.is_constant(source) else all_known([onto(facts, source, index, tuple(a + moved for a in index.axes))])
+        return (
+            []
+            if view.is_constant(source)
+            else all_known([onto(facts, source, index, tuple(a + moved for a in index.axes))])
+        )
     if first < axis or last >= axis + wide:
         return None
     if view.is_constant(source):  # a table: what is looked up has the index
-        return [] if view.is_constant(indices) else all_known([onto(facts, indices, index, tuple(a - axis for a in index.axes))])
-    return all_known([index_of(facts, source, axis, (*index.picks, ("Gather", _known(facts, indices))))]) if wide == 1 else None
+        return (
+            []
+            if view.is_constant(indices)
+            else all_known([onto(facts, indices, index, tuple(a - axis for a in index.axes))])
+        )
+    return (
+        all_known([index_of(facts, source, axis, (*index.picks, ("Gather", _known(facts, indices))))])
+        if wide == 1
+        else None
+    )

@@ -1,14 +1,17 @@
 """Following an index back: which entry of an operator's input has the index of an entry of its output.
 
-An index runs over some axes of a value (an image's tokens over two), or over a part of one axis (where samples and tokens are merged).
-In the flat order of a value it is (position // stride) % size, and a Reshape leaves that as it is. So:
+An index runs over some axes of a value (an image's tokens over two), or over a part of one axis (where samples and
+tokens are merged). In the flat order of a value it is (position // stride) % size, and a Reshape leaves that as it is.
+So:
 
-1. Reshape, Flatten, Squeeze and Unsqueeze: stride and size stay, and have to fit the axes of the input; those of rows into which
-   multi-query attention has folded heads do not.
+1. Reshape, Flatten, Squeeze and Unsqueeze: stride and size stay, and have to fit the axes of the input; those of rows
+   into which multi-query attention has folded heads do not.
 2. Transpose: the axes move, and have to stay side by side in their order.
-3. Element-wise operators: the index is that of every operand that has these axes; an operand of size 1 there, or without them, has none.
+3. Element-wise operators: the index is that of every operand that has these axes; an operand of size 1 there, or
+   without them, has none.
 4. Products: rows belong to the first factor, columns to the second, leading axes to both.
-5. Picks (Slice, Gather, Split, Concat, Pad along the index): the pick is noted; indices are alike only where the same was picked.
+5. Picks (Slice, Gather, Split, Concat, Pad along the index): the pick is noted; indices are alike only where the same
+   was picked.
 6. Everything else, and whatever of the above cannot be told for want of shapes, ends the trace.
 """
 
@@ -31,9 +34,9 @@ from .view import View, attribute, op_types, operand
 __all__ = ["everything_behind", "through"]
 
 _FIRST_ONLY = op_types(
-    "BiasGelu Cast CastLike Clip DequantizeLinear Dropout DynamicQuantizeLinear FastGelu Identity QuantizeLinear QuickGelu "
-    "Abs Ceil Cos Elu Erf Exp Floor Gelu HardSigmoid HardSwish LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu Sigmoid Sign Sin "
-    "Softplus Sqrt Tanh"
+    "BiasGelu Cast CastLike Clip DequantizeLinear Dropout DynamicQuantizeLinear FastGelu Identity QuantizeLinear"
+    " QuickGelu Abs Ceil Cos Elu Erf Exp Floor Gelu HardSigmoid HardSwish LeakyRelu Log Mish Neg Not Reciprocal Relu"
+    " Round Selu Sigmoid Sign Sin Softplus Sqrt Tanh"
 )
 _OPERANDS: dict[str, tuple[int, ...]] = {
     **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Pow"), (0, 1)),
@@ -42,8 +45,8 @@ _OPERANDS: dict[str, tuple[int, ...]] = {
     "Where": (0, 1, 2),
 }
 _OVER_LAST = op_types(
-    "LpNormalization LayerNormalization LogSoftmax RMSNormalization RotaryEmbedding SimplifiedLayerNormalization SkipLayerNormalization "
-    "SkipSimplifiedLayerNormalization Softmax"
+    "LpNormalization LayerNormalization LogSoftmax RMSNormalization RotaryEmbedding SimplifiedLayerNormalization"
+    " SkipLayerNormalization SkipSimplifiedLayerNormalization Softmax"
 )
 """They mix entries along their last axis, or the axis they name and all behind it: no index may run there."""
 _CONVOLUTIONS = op_types("Conv ConvInteger QLinearConv")
@@ -53,10 +56,12 @@ _RESHAPING = op_types("Reshape Flatten Squeeze Unsqueeze")
 
 
 def through(view: View, facts: Facts, node: ir.Node, index: Index, only: ir.Value | None = None) -> list[Index] | None:
-    """The index in the inputs of the node that made its value; None where the trace ends, [] where no input varies with it.
+    """The index in the inputs of the node that made its value; None where the trace ends, [] where no input varies with
+    it.
 
     Args:
-        only: of an element-wise operator, the input that is asked for; the others are known to be broadcast to it (see `axes`, rule 1).
+        only: of an element-wise operator, the input that is asked for; the others are known to be broadcast to it (see
+            `axes`, rule 1).
     """
     shape = facts.shape(index.value)
     if view.function(node) is not None or shape is None or 0 in shape:
@@ -88,7 +93,9 @@ def through(view: View, facts: Facts, node: ir.Node, index: Index, only: ir.Valu
 
 
 def everything_behind(view: View, facts: Facts, start: Index | None) -> Iterator[Index]:
-    """The index, and every index it is equal to on some way back, nearest first: in a sum, entry i is made of entry i of each summand."""
+    """The index, and every index it is equal to on some way back, nearest first: in a sum, entry i is made of entry i
+    of each summand.
+    """
     waiting = deque([start] if start is not None else [])
     seen = {start}
     while waiting and len(seen) < _MAX_VISITS:
@@ -105,7 +112,8 @@ def everything_behind(view: View, facts: Facts, start: Index | None) -> Iterator
 def _mixes(facts: Facts, node: ir.Node, index: Index) -> bool:
     rank = facts.rank(index.value)
     assert rank is not None
-    first = attribute(node, "axis", -1 if node.op_type != "Softmax" else 1)  # 1 was the default of Softmax; all behind it, to be safe
+    # 1 was the default of Softmax; all behind it, to be safe
+    first = attribute(node, "axis", -1 if node.op_type != "Softmax" else 1)
     return bool(index.axes[-1] >= first % rank)
 
 
@@ -139,7 +147,9 @@ def _transposed(facts: Facts, node: ir.Node, index: Index) -> Index | None:
     return onto(facts, operand(node, 0), index, axes) if axes and axes == tuple(range(axes[0], axes[-1] + 1)) else None
 
 
-def _element_wise(view: View, facts: Facts, node: ir.Node, index: Index, values: Sequence[ir.Value | None]) -> list[Index] | None:
+def _element_wise(
+    view: View, facts: Facts, node: ir.Node, index: Index, values: Sequence[ir.Value | None]
+) -> list[Index] | None:
     """In those of the values that have the axes; every input of the node takes part in the broadcasting."""
     shape = facts.shape(index.value)
     assert shape is not None
@@ -157,11 +167,13 @@ def _element_wise(view: View, facts: Facts, node: ir.Node, index: Index, values:
             if axes[0] < 0:
                 return None
             found.append((value, axes, have))
-    # An operand whose length has another name may be of length 1 and repeated. Then all indices are one there, for queries and keys alike;
-    # but a part of an axis would be a part of nothing.
+    # An operand whose length has another name may be of length 1 and repeated. Then all indices are one there, for
+    # queries and keys alike; but a part of an axis would be a part of nothing.
     if len(found) > 1 and index.size != monomial(wide) and any(have != wide for _, _, have in found):
         return None
-    wanted = [(value, axes) for value, axes, _ in found if any(value is one for one in values) and not view.is_constant(value)]
+    wanted = [
+        (value, axes) for value, axes, _ in found if any(value is one for one in values) and not view.is_constant(value)
+    ]
     return all_known(onto(facts, value, index, axes) for value, axes in wanted)
 
 
@@ -173,7 +185,12 @@ def _multiplied(
     rank, ranks = facts.rank(index.value) or 0, [facts.rank(factor) or 0 for factor in factors]
     swapped = [bool(attribute(node, f"trans{letter}", 0)) for letter in "AB"]
     mixed = any(attribute(node, f"transBatch{letter}", 0) for letter in "AB")
-    if mixed or min(ranks) < 2 or rank != max(ranks) or (node.op_type.endswith("Gemm") and not view.is_constant(operand(node, 2))):
+    if (
+        mixed
+        or min(ranks) < 2
+        or rank != max(ranks)
+        or (node.op_type.endswith("Gemm") and not view.is_constant(operand(node, 2)))
+    ):
         return None
     if index.axes[-1] < rank - 2:
         return _element_wise(view, facts, node, index, factors)
@@ -191,10 +208,18 @@ def _einsum(view: View, facts: Facts, node: ir.Node, index: Index) -> list[Index
     text = (equation.decode() if isinstance(equation, bytes) else str(equation)).replace(" ", "")
     left, arrow, output = text.partition("->")
     terms = left.split(",")
-    if not arrow or "." in text or len(index.axes) > 1 or index.axes[0] >= len(output) or len(terms) != len(node.inputs):
+    if (
+        not arrow
+        or "." in text
+        or len(index.axes) > 1
+        or index.axes[0] >= len(output)
+        or len(terms) != len(node.inputs)
+    ):
         return None
     letter = output[index.axes[0]]
-    holders = [(value, term.index(letter)) for value, term in zip(node.inputs, terms, strict=True) if term.count(letter) == 1]
+    holders = [
+        (value, term.index(letter)) for value, term in zip(node.inputs, terms, strict=True) if term.count(letter) == 1
+    ]
     if any(term.count(letter) > 1 for term in terms) or any(view.is_constant(value) for value, _ in holders):
         return None
     return all_known(onto(facts, value, index, (axis,)) for value, axis in holders)

@@ -1,10 +1,11 @@
-"""Products whose own operators stay, and make the output of all that is not flagged; what is flagged is computed from float factors.
+"""Products whose own operators stay, and make the output of all that is not flagged; what is flagged is computed from
+float factors.
 
 | product | form | taken as the product's output | P, V |
 |---|---|---|---|
 | on integers | "qlinear", "integer" | see `quantised` | float, or with their scales |
-| MatMul and its kin, divided by the sums of the map's rows: (exp(s) v) / Σ exp(s) | "divided" | the quotient | as they enter the product |
-| MatMul and its kin of a difference of maps | "signed" | its own output | as they enter the product |
+| MatMul and its kin, over the map's row sums: (exp(s) v) / Σ exp(s) | "divided" | the quotient | as they enter it |
+| MatMul and its kin of a difference of maps | "signed" | its own output | as they enter it |
 | Mul and ReduceSum: Σ_k P[…, q, k, 1] V[…, 1, k, d] | "summed" | the sum | as they are before Unsqueeze |
 """
 
@@ -24,7 +25,9 @@ __all__ = ["Factor", "KeptProduct", "Summed", "read_divided", "read_summed"]
 
 @dataclass(frozen=True)
 class Factor:
-    """A factor of the product: a float value (no scale), or a quantised one with its scale and zero point (None: zero)."""
+    """A factor of the product: a float value (no scale), or a quantised one with its scale and zero point (None:
+    zero).
+    """
 
     value: ir.Value
     scale: ir.Value | None = None
@@ -68,7 +71,9 @@ class Summed:
 
 
 def read_divided(view: View, facts: Facts, product: ir.Node, side: int, key_axis: int) -> KeptProduct | None:
-    """The quotient behind a product whose factor `side` is a map, where the divisor is that map's own row sums; None where it is not."""
+    """The quotient behind a product whose factor `side` is a map, where the divisor is that map's own row sums; None
+    where it is not.
+    """
     output, uses = product.outputs[0], list(product.outputs[0].uses())
     probabilities, values = operand(product, side), operand(product, 1 - side)
     if len(uses) != 1 or output.is_graph_output() or probabilities is None or values is None:
@@ -76,7 +81,11 @@ def read_divided(view: View, facts: Facts, product: ir.Node, side: int, key_axis
     quotient = uses[0].node
     divisor = divided_by(quotient, output)
     total = row_sum(divisor)
-    if total is None or operand(total, 0) is not probabilities or view.homes[quotient].where != view.homes[product].where:
+    if (
+        total is None
+        or operand(total, 0) is not probabilities
+        or view.homes[quotient].where != view.homes[product].where
+    ):
         return None
     if summed_axis(facts, total, divisor, probabilities) != key_axis:
         return None
@@ -84,7 +93,8 @@ def read_divided(view: View, facts: Facts, product: ir.Node, side: int, key_axis
 
 
 def read_summed(view: View, facts: Facts, node: ir.Node, index: int, axis: int) -> Summed | str | None:
-    """The product at a Mul whose operand `index` is a map; a sentence where it cannot be read, None where the Mul is another one.
+    """The product at a Mul whose operand `index` is a map; a sentence where it cannot be read, None where the Mul is
+    another one.
 
     Each factor lacks an axis that the other has: the map the width, the values the query rows.
     """
@@ -97,11 +107,20 @@ def read_summed(view: View, facts: Facts, node: ir.Node, index: int, axis: int) 
     queries = [at for at in range(rank) if a[at] != 1 and b[at] == 1]
     widths = [at for at in range(rank) if a[at] == 1 and b[at] != 1]
     key = axis + rank
-    sums = [use.node for use in node.outputs[0].uses() if use.node.op_type == "ReduceSum" and _sums_over(facts, use.node, axis, rank)]
+    sums = [
+        use.node
+        for use in node.outputs[0].uses()
+        if use.node.op_type == "ReduceSum" and _sums_over(facts, use.node, axis, rank)
+    ]
     if not sums or not queries or not widths or key in queries:
         return None
     unsqueezed = [_unsqueezed(facts, value, rank) for value in (p, v)]
-    if len(sums) > 1 or attribute(sums[0], "keepdims", 1) or None in unsqueezed or len(list(node.outputs[0].uses())) > 1:
+    if (
+        len(sums) > 1
+        or attribute(sums[0], "keepdims", 1)
+        or None in unsqueezed
+        or len(list(node.outputs[0].uses())) > 1
+    ):
         return "Mul and ReduceSum, not each behind an Unsqueeze and before nothing else"
     (map_value, width), (values, query) = (found for found in unsqueezed if found is not None)
     if width not in widths or query not in queries:
@@ -123,4 +142,8 @@ def _unsqueezed(facts: Facts, value: ir.Value, rank: int) -> tuple[ir.Value, int
     node = producer(value)
     source = None if node is None or node.op_type != "Unsqueeze" else operand(node, 0)
     axes = None if node is None or source is None else axes_of(facts, node)
-    return (source, axes[0] % rank) if source is not None and axes is not None and len(axes) == 1 and facts.rank(value) == rank else None
+    return (
+        (source, axes[0] % rank)
+        if source is not None and axes is not None and len(axes) == 1 and facts.rank(value) == rank
+        else None
+    )

@@ -11,7 +11,10 @@ from .view import View, attribute, op_types, operand
 
 __all__ = ["DATA_FIRST", "MASK_ARITHMETIC", "Evaluator"]
 
-DATA_FIRST = op_types("Cast CastLike DequantizeLinear Expand Flatten Gather GatherND Identity Pad QuantizeLinear Reshape Squeeze Unsqueeze")
+DATA_FIRST = op_types(
+    "Cast CastLike DequantizeLinear Expand Flatten Gather GatherND Identity Pad QuantizeLinear Reshape Squeeze"
+    " Unsqueeze"
+)
 """Operators that hand on the first input's numbers; the other inputs are shapes, axes, indices or scales."""
 MASK_ARITHMETIC = DATA_FIRST | op_types(
     "Add And BitwiseAnd BitwiseOr Equal Greater GreaterOrEqual Less LessOrEqual Max Min Mul Not Or Sub Where"
@@ -50,7 +53,8 @@ class Evaluator:
         if value is None or depth > _MAX_DEPTH:
             return None
         if value not in self._known:
-            self._known[value] = None  # an unfinished value counts as unknown, which also ends cycles in malformed graphs
+            # an unfinished value counts as unknown, which also ends cycles in malformed graphs
+            self._known[value] = None
             result = self._compute(value, depth)
             if result is None and value.dtype == ir.DataType.BOOL:
                 result = self._rest
@@ -92,7 +96,12 @@ def _scalar(source: ir.Value | ir.Node) -> float | None:
 
 
 def _first(tensor: ir.TensorProtocol | None) -> float | None:
-    if tensor is None or isinstance(tensor, ir.ExternalTensor) or tensor.size == 0 or tensor.dtype == ir.DataType.STRING:
+    if (
+        tensor is None
+        or isinstance(tensor, ir.ExternalTensor)
+        or tensor.size == 0
+        or tensor.dtype == ir.DataType.STRING
+    ):
         return None
     numbers = np.unique(np.asarray(tensor.numpy()).astype(np.float64))
     return float(numbers[0]) if numbers.size == 1 else None

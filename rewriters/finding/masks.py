@@ -1,13 +1,13 @@
 """The padding mask of a site: the graph input (B, K) that says which key columns are real.
 
 1. Start at what the score path adds to the scores or selects them by, and go back through mask arithmetic only.
-2. Exactly one graph input of rank 2 with "mask" in its name may be reached, its last axis along the key axis and its first along the
-   samples of the map. One that varies along the query rows or the heads is no mask of padding.
-3. An operator that could shift or mix columns (Slice, Concat, Conv, ...) between that input and the scores spoils the way it lies on.
-   Another clean way is enough: what shuts a padded column once shuts it for good. One that reads it by index has to read every entry in its
-   place; see `index_masks`.
-4. Polarity is computed, not read off the name: the arithmetic is evaluated for a valid and for a padded column, and the input counts
-   only if 1 lets a column through and 0 shuts it.
+2. Exactly one graph input of rank 2 with "mask" in its name may be reached, its last axis along the key axis and its
+   first along the samples of the map. One that varies along the query rows or the heads is no mask of padding.
+3. An operator that could shift or mix columns (Slice, Concat, Conv, ...) between that input and the scores spoils the
+   way it lies on. Another clean way is enough: what shuts a padded column once shuts it for good. One that reads it by
+   index has to read every entry in its place; see `index_masks`.
+4. Polarity is computed, not read off the name: the arithmetic is evaluated for a valid and for a padded column, and the
+   input counts only if 1 lets a column through and 0 shuts it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ _SAMPLES = -4  # the axis of the samples of what a fused operator adds to (B, H,
 _QLINEAR_SECOND = 3  # a QLinearAdd has its second summand behind scale and zero point of the first
 _INDEPENDENT = op_types("Shape Size Range")
 # Past these a value is a hidden state, no longer a mask.
-_BARRIERS = op_types("MatMul Gemm Einsum FusedMatMul MatMulInteger QLinearMatMul Softmax LayerNormalization GatherElements")
+_BARRIERS = op_types(
+    "MatMul Gemm Einsum FusedMatMul MatMulInteger QLinearMatMul Softmax LayerNormalization GatherElements"
+)
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,11 @@ class KeyMasks:
         self._view = view
         self._facts = facts
         graph = view.model.graph
-        self._candidates = [v for v in graph.inputs if facts.rank(v) == 2 and "mask" in (v.name or "").lower() and not v.is_initializer()]
+        self._candidates = [
+            v
+            for v in graph.inputs
+            if facts.rank(v) == 2 and "mask" in (v.name or "").lower() and not v.is_initializer()
+        ]
         self._reach = {candidate: self._reached(candidate) for candidate in self._candidates}
 
     def trace(self, scores: Scores, anchor: Anchor, columns: int | None, samples: Mapping[ir.Node, int]) -> str | None:
@@ -80,8 +86,8 @@ class KeyMasks:
         """Name of the mask input behind the mask of a fused operator.
 
         Args:
-            mask: the operand; its last two axes are query rows and key columns. Truth values let a column through, numbers are added to the
-                scores.
+            mask: the operand; its last two axes are query rows and key columns. Truth values let a column through,
+                numbers are added to the scores.
             columns: number of key columns where it is fixed.
         """
         selects = self._facts.element_type(mask) == int(ir.DataType.BOOL)
@@ -90,9 +96,15 @@ class KeyMasks:
             value = evaluator.value(mask)
             return 0.0 if value is None else max(value, _NOTHING) if not selects else 0.0 if value else _NOTHING
 
-        return self._verdict(self._candidates_behind(mask, -1, _SAMPLES) or set(), columns, openness) if self._candidates else None
+        return (
+            self._verdict(self._candidates_behind(mask, -1, _SAMPLES) or set(), columns, openness)
+            if self._candidates
+            else None
+        )
 
-    def _verdict(self, reached: set[ir.Value], columns: int | None, openness: Callable[[Evaluator], float]) -> str | None:
+    def _verdict(
+        self, reached: set[ir.Value], columns: int | None, openness: Callable[[Evaluator], float]
+    ) -> str | None:
         if len(reached) != 1:
             return None
         (candidate,) = reached
@@ -127,8 +139,9 @@ class KeyMasks:
         return [value for value in (operand(reader.node, index) for index in indices) if value is not None]
 
     def _candidates_behind(self, start: ir.Value, axis: int, lead: int | None) -> set[ir.Value] | None:
-        """Candidates reached through mask arithmetic along the key axis and that of the samples, `lead`; None where one is reached in a way
-        that spoils it."""
+        """Candidates reached through mask arithmetic along the key axis and that of the samples, `lead`; None where one
+        is reached in a way that spoils it.
+        """
         found: set[ir.Value] = set()
         waiting: list[tuple[ir.Value, int | None, int | None]] = [(start, axis, lead)]
         seen: set[tuple[ir.Value, int | None, int | None]] = set()
@@ -146,7 +159,9 @@ class KeyMasks:
             node = value.producer()
             if node is None:
                 waiting.extend((same, at, first) for same in self._view.backward.get(value, ()))
-            elif (at, first) == (-1, -(self._facts.rank(value) or 0)) and (read := self._read_in_place(value)) is not None:
+            elif (at, first) == (-1, -(self._facts.rank(value) or 0)) and (
+                read := self._read_in_place(value)
+            ) is not None:
                 found.add(read)
             elif node.op_type in MASK_ARITHMETIC:
                 behind = self._axis_behind(node, at)
@@ -163,7 +178,9 @@ class KeyMasks:
         return mask_read_in_place(self._view, self._facts, value, self._reach)
 
     def _axis_behind(self, node: ir.Node, axis: int | None) -> int | bool | None:
-        """The key axis in a node's data input: None when the input does not vary along it, False when that cannot be told."""
+        """The key axis in a node's data input: None when the input does not vary along it, False when that cannot be
+        told.
+        """
         if axis is None:
             return None
         output, source = node.outputs[0], operand(node, 0)
@@ -196,10 +213,14 @@ class KeyMasks:
         if -axis > len(target) or target[axis] == 1:
             return None
         behind = sum(1 for dim in target[axis:] if dim != 1)
-        return next((at for at in range(-1, -len(source) - 1, -1) if sum(1 for d in source[at:] if d != 1) == behind), False)
+        return next(
+            (at for at in range(-1, -len(source) - 1, -1) if sum(1 for d in source[at:] if d != 1) == behind), False
+        )
 
     def _lets_through(self, candidate: ir.Value, openness: Callable[[Evaluator], float]) -> bool:
-        """Whether 1 is a valid column and 0 a padded one, in at least one reading of the unknown rest and in none the other way round."""
+        """Whether 1 is a valid column and 0 a padded one, in at least one reading of the unknown rest and in none the
+        other way round.
+        """
         verdicts = set()
         for rest in (0.0, 1.0):
             valid, padded = (openness(Evaluator(self._view, candidate, mask, rest)) for mask in (1.0, 0.0))

@@ -20,16 +20,17 @@ __all__ = ["merged_heads"]
 
 _MAX_STEPS = 24
 _LOOK_BEHIND = op_types(
-    "Cast Dropout Identity Mul Div QLinearAdd QLinearMul Transpose Reshape Expand Unsqueeze Squeeze QuantizeLinear DequantizeLinear Slice "
-    "Add Where"
+    "Cast Dropout Identity Mul Div QLinearAdd QLinearMul Transpose Reshape Expand Unsqueeze Squeeze QuantizeLinear"
+    " DequantizeLinear Slice Add Where"
 )
 
 
 def merged_heads(view: View, facts: Facts, anchor: Anchor, hit: Hit, scores: Scores) -> int | None:
-    """H, from a Reshape that merges (B, H, Q, ...) into the leading axis or takes it apart again; None without such evidence.
+    """H, from a Reshape that merges (B, H, Q, ...) into the leading axis or takes it apart again; None without such
+    evidence.
 
-    None as well where the values show that it is no axis of heads: heads are features that a projection made, and what goes through a
-    projection as rows of its input are windows, or other tokens.
+    None as well where the values show that it is no axis of heads: heads are features that a projection made, and what
+    goes through a projection as rows of its input are windows, or other tokens.
     """
     if hit.product.rank != 3 or scores.additive:
         return None
@@ -55,7 +56,11 @@ def _merge(wide: Dims, narrow: Dims) -> int | None:
     merged = wide[0] != narrow[0] or wide[0] == 1  # a leading axis that stays as it is took nothing in
     rows = wide[-2] == narrow[-2] or not (isinstance(wide[-2], int) and isinstance(narrow[-2], int))
     # The last dimension has to agree for certain: with both unknown, (B, C, H, W) -> (B, C, H·W) looks alike.
-    return wide[1] if merged and rows and wide[-1] == narrow[-1] and (wide[-2] == narrow[-2] or isinstance(wide[-1], int)) else None
+    return (
+        wide[1]
+        if merged and rows and wide[-1] == narrow[-1] and (wide[-2] == narrow[-2] or isinstance(wide[-1], int))
+        else None
+    )
 
 
 def _witnesses(view: View, hit: Hit, scores: Scores) -> Iterator[ir.Node]:

@@ -12,7 +12,9 @@ _SCOPES_KEY = "pkg.torch.onnx.name_scopes"
 
 
 def scope_of(name: str, metadata: Mapping[str, str]) -> str:
-    """Module path of a node: torch.export's name scopes, else the folder part of a node name, else the name itself; may be empty."""
+    """Module path of a node: torch.export's name scopes, else the folder part of a node name, else the name itself; may
+    be empty.
+    """
     scopes = _name_scopes(metadata.get(_SCOPES_KEY))
     if scopes:
         return scopes[-1]

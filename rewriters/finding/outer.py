@@ -1,8 +1,9 @@
 """Scores of every query against every key that are not a matrix product: two values that broadcast against each other.
 
-1. A sum of a part of the queries (…, Q, 1) and a part of the keys (…, 1, K), both computed by projections, as graph attention has it:
-   a₁ h_i + a₂ h_j. Sums of masks and of positions have no projection behind them.
-2. A sum over the features of queries (…, Q, 1, D) times keys (…, 1, K, D), or of their differences: Mul (or Sub) and ReduceSum.
+1. A sum of a part of the queries (…, Q, 1) and a part of the keys (…, 1, K), both computed by projections, as graph
+   attention has it: a₁ h_i + a₂ h_j. Sums of masks and of positions have no projection behind them.
+2. A sum over the features of queries (…, Q, 1, D) times keys (…, 1, K, D), or of their differences: Mul (or Sub) and
+   ReduceSum.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ __all__ = ["outer_product", "outer_sum"]
 _MAX_VISITS = 64
 _PER_NUMBER = op_types("Abs Cast Identity Mul Pow Sqrt")
 _LOOK_BEHIND = op_types(
-    "Add Cast DequantizeLinear Div Dropout Elu Expand Flatten Gather Identity LeakyRelu Mul QuantizeLinear Relu Reshape Slice Split "
-    "Squeeze Sub Tanh Transpose Unsqueeze"
+    "Add Cast DequantizeLinear Div Dropout Elu Expand Flatten Gather Identity LeakyRelu Mul QuantizeLinear Relu Reshape"
+    " Slice Split Squeeze Sub Tanh Transpose Unsqueeze"
 )
 _PROJECTIONS = op_types("Conv ConvInteger QLinearConv MatMulNBits")
 _REDUCTIONS = op_types("ReduceL1 ReduceL2 ReduceMean ReduceSum ReduceSumSquare")

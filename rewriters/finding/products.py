@@ -93,7 +93,9 @@ def product_operands(node: ir.Node) -> Operands | None:
 
 
 def match_product(view: View, facts: Facts, node: ir.Node, index: int, axis: int) -> Product | Refused | None:
-    """The product that input `index` enters with its normalised `axis`; None when the operator is no product or the input no factor."""
+    """The product that input `index` enters with its normalised `axis`; None when the operator is no product or the
+    input no factor.
+    """
     if node.op_type == "Mul":
         return _summed(view, facts, node, index, axis)
     positions = PRODUCTS.get(node.op_type)
@@ -115,7 +117,9 @@ def match_product(view: View, facts: Facts, node: ir.Node, index: int, axis: int
     if rank < 2 or -axis > rank:
         return Refused("axis", f"{node.op_type} of a rank-{rank} map")
     einsum = node.op_type == "Einsum"
-    product = _einsum(facts, node, index, axis, values, rank) if einsum else _matrix(facts, node, side, axis, values, rank)
+    product = (
+        _einsum(facts, node, index, axis, values, rank) if einsum else _matrix(facts, node, side, axis, values, rank)
+    )
     if isinstance(product, Refused):
         return product
     if node.op_type not in INTEGER_PRODUCTS:
@@ -228,7 +232,9 @@ def _einsum(facts: Facts, node: ir.Node, index: int, axis: int, values: ir.Value
     if isinstance(layout, str):
         return Refused("product-form", layout)
     if layout.key != axis + rank:
-        return Refused("axis", f"Einsum contracts axis {layout.key - rank} of the map, the Softmax normalises axis {axis}")
+        return Refused(
+            "axis", f"Einsum contracts axis {layout.key - rank} of the map, the Softmax normalises axis {axis}"
+        )
     return Product(
         node=node,
         operand=index,

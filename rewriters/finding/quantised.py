@@ -1,4 +1,5 @@
-"""P·V on integers: where its float factors are, or how to get them back, and where its result is a float (or quantised) product again.
+"""P·V on integers: where its float factors are, or how to get them back, and where its result is a float (or quantised)
+product again.
 
 | product | form | taken as the product's output |
 |---|---|---|
@@ -25,7 +26,8 @@ INTEGER_PRODUCTS = op_types("QLinearMatMul MatMulInteger MatMulIntegerToFloat Dy
 _QUANTIZERS = op_types("QuantizeLinear DynamicQuantizeLinear")
 _MOVERS = op_types("Identity Reshape Squeeze Transpose Unsqueeze")
 _MAX_STEPS = 16
-# Positions of (scale, zero point) of the first and the second factor; None where the operator does not say (or the factor is a float).
+# Positions of (scale, zero point) of the first and the second factor; None where the operator does not say (or the
+# factor is a float).
 _SCALES: dict[str, tuple[tuple[int | None, int | None], tuple[int | None, int | None]]] = {
     "QLinearMatMul": ((1, 2), (4, 5)),
     "MatMulInteger": ((None, 2), (None, 3)),
@@ -71,7 +73,9 @@ def _maker(value: ir.Value) -> ir.Node:
 
 
 def _factor(facts: Facts, node: ir.Node, side: int) -> Factor | None:
-    """The float value that was quantised right before the product, else the quantised one; None without a scale for a whole tensor."""
+    """The float value that was quantised right before the product, else the quantised one; None without a scale for a
+    whole tensor.
+    """
     value = operand(node, _POSITIONS.get(node.op_type, (0, 1))[side])
     if value is None:
         return None
@@ -84,7 +88,11 @@ def _factor(facts: Facts, node: ir.Node, side: int) -> Factor | None:
         if source is not None and facts.element_type(source) in (None, TensorProto.FLOAT):
             return Factor(source)
     scale = _scale_behind(value) if at_scale is None else operand(node, at_scale)
-    if scale is None or facts.element_type(scale) not in (None, TensorProto.FLOAT) or facts.shape(scale) not in (None, (), (1,)):
+    if (
+        scale is None
+        or facts.element_type(scale) not in (None, TensorProto.FLOAT)
+        or facts.shape(scale) not in (None, (), (1,))
+    ):
         return None
     return Factor(value, scale, None if at_zero is None else operand(node, at_zero))
 

@@ -1,4 +1,6 @@
-"""What an operator's inputs are for, in words for people: from its arithmetic where that says it, else from its schema."""
+"""What an operator's inputs are for, in words for people: from its arithmetic where that says it,
+else from its schema.
+"""
 
 from __future__ import annotations
 
@@ -29,9 +31,15 @@ _QUANTISATION = {"scale": "scale", "zero": "zero point"}
 _CONTRIB: dict[str, str] = {
     "Attention": "input weights bias mask_index past attention_bias past_sequence_length",
     "QAttention": "input weights bias input_scale weight_scale mask_index input_zero_point weight_zero_point past",
-    "MultiHeadAttention": "query key value bias key_padding_mask attention_bias past_key past_value past_sequence_length",
-    "DecoderMaskedMultiHeadAttention": "query key value mask_index attention_bias past_key past_value past_sequence_length beam_width",
-    "GroupQueryAttention": "query key value past_key past_value seqlens_k total_sequence_length cos_cache sin_cache position_ids",
+    "MultiHeadAttention": (
+        "query key value bias key_padding_mask attention_bias past_key past_value past_sequence_length"
+    ),
+    "DecoderMaskedMultiHeadAttention": (
+        "query key value mask_index attention_bias past_key past_value past_sequence_length beam_width"
+    ),
+    "GroupQueryAttention": (
+        "query key value past_key past_value seqlens_k total_sequence_length cos_cache sin_cache position_ids"
+    ),
     "PackedAttention": "input weights bias token_offset cumulative_sequence_length attention_bias",
     "QLinearSoftmax": "X X_scale X_zero_point Y_scale Y_zero_point",
     "QLinearAdd": "A A_scale A_zero_point added B_scale B_zero_point Y_scale Y_zero_point",

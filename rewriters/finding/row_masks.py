@@ -1,16 +1,18 @@
 """Whether all query rows of a map see the same key columns, found out by computing what a graph adds to its scores.
 
-Every exporter writes a causal mask in dozens of operators of its own, and a padding mask with much the same ones. So the part of the graph
-between the inputs and a Softmax is evaluated for a few tokens rather than read:
+Every exporter writes a causal mask in dozens of operators of its own, and a padding mask with much the same ones. So
+the part of the graph between the inputs and a Softmax is evaluated for a few tokens rather than read:
 
 1. What is computed from looked-up embeddings counts as zeros. What remains is masks and position biases.
 2. Sizes come from the shape rules, with every free axis of the inputs set to a number.
-3. Every graph input is all ones, then each in turn is all zeros, or counts up from 1, or is half zeros and half ones, since a mask may
-   depend on token types or positions. Only the site's padding mask is never half of each, so what differs between rows is no padding.
+3. Every graph input is all ones, then each in turn is all zeros, or counts up from 1, or is half zeros and half ones,
+   since a mask may depend on token types or positions. Only the site's padding mask is never half of each, so what
+   differs between rows is no padding.
 4. A row sees a column whose score is less than `_SHUT` below the row's largest.
 5. Fused operators say by an attribute whether they are causal; the mask or bias that they are given is evaluated.
 
-The answer is None, "not known", where anything cannot be evaluated: control flow, unknown operators or sizes, tensors in other files.
+The answer is None, "not known", where anything cannot be evaluated: control flow, unknown operators or sizes, tensors
+in other files.
 """
 
 from __future__ import annotations
@@ -46,7 +48,10 @@ _MIXING = op_types(
     "DynamicQuantizeMatMul RMSNormalization SimplifiedLayerNormalization SkipLayerNormalization Softmax"
 )
 _LOOKUPS = op_types("EmbedLayerNormalization GatherBlockQuantized QEmbedLayerNormalization")
-_CAUSAL = {"Attention": "is_causal", **dict.fromkeys(("com.microsoft.Attention", "MultiHeadAttention", "QAttention"), "unidirectional")}
+_CAUSAL = {
+    "Attention": "is_causal",
+    **dict.fromkeys(("com.microsoft.Attention", "MultiHeadAttention", "QAttention"), "unidirectional"),
+}
 """Form of a fused operator → attribute that makes its map causal."""
 _WINDOWS = ("left_window_size", "right_window_size")
 _MASKS: dict[str, tuple[int, ...]] = {
@@ -75,14 +80,17 @@ class RowMasks:
         self._view = build_view(ir.from_proto(skeleton(probe)))
         self._facts = gather_facts(self._view)
         self._tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-        self._nodes = {name: node for node in self._view.model.graph for name in (value.name for value in node.outputs) if name}
+        self._nodes = {
+            name: node for node in self._view.model.graph for name in (value.name for value in node.outputs) if name
+        }
         self._hidden = set(_hidden(self._view, self._facts))
 
     def alike(self, site: Site) -> bool | None:
         """Whether all rows of a site's map see the same columns; None: not known."""
         try:
             return not site.where and all(_same_rows(scores) for scores in self._scores(site))
-        except Exception as error:  # the evaluator raises whatever a graph provokes, and all of it means that the answer is not known
+        # the evaluator raises whatever a graph provokes, and all of it means that the answer is not known
+        except Exception as error:
             logger.debug("the mask of %s cannot be evaluated: %s", site.id, error)
             return None
 
@@ -138,8 +146,12 @@ class _Excerpt:
                     waiting.append(source)
         nodes = [model.graph.node[home.index] for node, home in self._view.homes.items() if node in self._kept]
         output = helper.make_tensor_value_info(str(value.name), TensorProto.UNDEFINED, None)
-        graph = helper.make_graph(nodes, "excerpt", list(self._inputs.values()), [output], list(self._constants.values()))
-        return ReferenceEvaluator(helper.make_model(graph, opset_imports=model.opset_import)), list(self._inputs.values())
+        graph = helper.make_graph(
+            nodes, "excerpt", list(self._inputs.values()), [output], list(self._constants.values())
+        )
+        return ReferenceEvaluator(helper.make_model(graph, opset_imports=model.opset_import)), list(
+            self._inputs.values()
+        )
 
     def _sources(self, value: ir.Value) -> list[ir.Value]:
         """What has to be evaluated before a value, which is noted down."""
@@ -154,8 +166,15 @@ class _Excerpt:
         elif self._stands_in(value, node):
             self._constants[name] = self._stand_in(value, node)
         else:
-            subgraphs = any(found.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for found in node.attributes.values())
-            if subgraphs or not is_standard(node) or self._view.function(node) is not None or len(self._kept) > _MAX_NODES:
+            subgraphs = any(
+                found.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for found in node.attributes.values()
+            )
+            if (
+                subgraphs
+                or not is_standard(node)
+                or self._view.function(node) is not None
+                or len(self._kept) > _MAX_NODES
+            ):
                 raise _Unknown(f"{node.op_type} is not evaluated")
             self._sizes(value)
             self._kept.add(node)
@@ -173,7 +192,9 @@ class _Excerpt:
             elements = self._facts.ints(value)
             if elements is None:
                 raise _Unknown(f"the shape {value.name} is not known")
-            return numpy_helper.from_array(np.array(elements if node.op_type == "Shape" else elements[0], np.int64), str(value.name))
+            return numpy_helper.from_array(
+                np.array(elements if node.op_type == "Shape" else elements[0], np.int64), str(value.name)
+            )
         kind = self._facts.element_type(value) or TensorProto.FLOAT
         sizes = self._sizes(value) or ()  # of unknown size it is a single zero, which can be added to anything
         return numpy_helper.from_array(np.zeros(sizes, helper.tensor_dtype_to_np_dtype(kind)), str(value.name))
@@ -194,7 +215,11 @@ def _hidden(view: View, facts: Facts) -> Iterator[ir.Value]:
     starts = []
     for node in view.model.graph:
         if _is_lookup(view, node) and any(value in fed for value in node.inputs[1:] or node.inputs):
-            floats = facts.element_type(operand(node, 0)) not in (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL)
+            floats = facts.element_type(operand(node, 0)) not in (
+                TensorProto.INT64,
+                TensorProto.INT32,
+                TensorProto.BOOL,
+            )
             starts += list(node.outputs) if floats else []
     return iter(_reached(view, starts))
 
@@ -228,7 +253,9 @@ def _feeds(inputs: list[onnx.ValueInfoProto], padding: str | None) -> Iterator[d
     ones = {}
     for info in inputs:
         kind = info.type.tensor_type
-        ones[info.name] = np.ones([dim.dim_value for dim in kind.shape.dim], helper.tensor_dtype_to_np_dtype(kind.elem_type))
+        ones[info.name] = np.ones(
+            [dim.dim_value for dim in kind.shape.dim], helper.tensor_dtype_to_np_dtype(kind.elem_type)
+        )
     yield ones
     for name, array in ones.items():
         yield {**ones, name: np.zeros_like(array)}

@@ -1,7 +1,7 @@
 """Which axis counts the samples of a map, and where it lies at each operator between score product and map.
 
-The leading axis of a map is taken for its samples, all but the last `merged` part of it. That is not to be taken for granted of a mask
-(B, K), since windows may be numbered together with samples; nor where heads come first.
+The leading axis of a map is taken for its samples, all but the last `merged` part of it. That is not to be taken for
+granted of a mask (B, K), since windows may be numbered together with samples; nor where heads come first.
 """
 
 from __future__ import annotations
@@ -28,12 +28,16 @@ _UNKNOWN = Monomial(1, ("? samples",))
 """How many there are is not known; what leads may go on as long as it likes."""
 
 
-def samples_first(view: View, facts: Facts, anchor: Anchor, hit: Hit, scores: Scores, read: ir.Value, values: ir.Value) -> Product:
-    """The product, with the samples of a map (H, B, Q, K) or (G, H, B, Q, K) put first where its axis is shown to count them.
+def samples_first(
+    view: View, facts: Facts, anchor: Anchor, hit: Hit, scores: Scores, read: ir.Value, values: ir.Value
+) -> Product:
+    """The product, with the samples of a map (H, B, Q, K) or (G, H, B, Q, K) put first where its axis is shown to count
+    them.
 
-    Shown is what leads back to the first axis of an input of the graph, from the values or from the product of queries and keys, or to
-    another axis of one where the first axis of the map leads to none: heads lead to features. An axis that leads to the first of an input
-    while the first axis of the map does so, too, shows nothing; nor does another axis of one where the first axis of the map has size 1.
+    Shown is what leads back to the first axis of an input of the graph, from the values or from the product of queries
+    and keys, or to another axis of one where the first axis of the map leads to none: heads lead to features. An axis
+    that leads to the first of an input while the first axis of the map does so, too, shows nothing; nor does another
+    axis of one where the first axis of the map has size 1.
 
     Args:
         read, values: map and values as the site reads them.
@@ -46,7 +50,9 @@ def samples_first(view: View, facts: Facts, anchor: Anchor, hit: Hit, scores: Sc
     behind = [
         [
             *_inputs_behind(view, facts, index_of(facts, values, shared_order[axis])),
-            *_inputs_behind(view, facts, at_scores(view, facts, anchor, hit, scores, index_of(facts, read, order[axis]))),
+            *_inputs_behind(
+                view, facts, at_scores(view, facts, anchor, hit, scores, index_of(facts, read, order[axis]))
+            ),
         ]
         for axis in ranks[:-2]
     ]
@@ -75,7 +81,8 @@ def _inputs_behind(view: View, facts: Facts, start: Index | None) -> Iterator[In
 def samples_in(
     view: View, facts: Facts, anchor: Anchor, hit: Hit, scores: Scores, read: ir.Value, merged: int | None
 ) -> dict[ir.Node, int]:
-    """Operators that make the map `read` of the scores → the axis of their output that, whole, counts the samples, where it is known.
+    """Operators that make the map `read` of the scores → the axis of their output that, whole, counts the samples,
+    where it is known.
 
     Args:
         merged: number of heads in the leading axis of the map.
@@ -90,7 +97,11 @@ def samples_in(
     if index is None or facts.rank(anchor.scores) != facts.rank(anchor.output):
         return found
     for place, node in reversed(list(enumerate((*scores.path, anchor.node)))):
-        if index is not None and index.inner == Monomial(1) and (index.axes == (0,) if lead == 0 else len(index.axes) == 1):
+        if (
+            index is not None
+            and index.inner == Monomial(1)
+            and (index.axes == (0,) if lead == 0 else len(index.axes) == 1)
+        ):
             found[node] = index.axes[0]
         if node is anchor.node:
             index = None if index is None else replace(index, value=anchor.scores)

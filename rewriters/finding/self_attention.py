@@ -1,11 +1,13 @@
 """Whether query row i and key column i of a map are one token.
 
-Row and column are followed back (see `index_trace`) to their *roots*: what the first projection read, and the index into it. Only equal
-roots show self-attention, so a length, an axis or an operator that is not known shows nothing:
+Row and column are followed back (see `index_trace`) to their *roots*: what the first projection read, and the index
+into it. Only equal roots show self-attention, so a length, an axis or an operator that is not known shows nothing:
 
-1. Shape moves, constants, rotary arithmetic, normalisation of heads and quantisation are looked through, index by index.
+1. Shape moves, constants, rotary arithmetic, normalisation of heads and quantisation are looked through, index by
+   index.
 2. A product with a constant weight (or a convolution) is a projection: its data input is a root.
-3. What is picked along the index (a cache in front of the keys, the first token only) makes it another one, unless both pick alike.
+3. What is picked along the index (a cache in front of the keys, the first token only) makes it another one, unless both
+   pick alike.
 4. Roots that differ are compared once more after the next projections back (low-rank projections).
 """
 
@@ -31,7 +33,8 @@ _MAX_VISITS = 256
 _LEVELS = 3
 _PROJECTIONS = op_types("Conv ConvInteger QLinearConv MatMulNBits MatMulBnb4")
 _BARE = op_types(
-    "Cast Identity QuantizeLinear DequantizeLinear DynamicQuantizeLinear Reshape Transpose Squeeze Unsqueeze Flatten Slice Split Gather"
+    "Cast Identity QuantizeLinear DequantizeLinear DynamicQuantizeLinear Reshape Transpose Squeeze Unsqueeze Flatten"
+    " Slice Split Gather"
 )
 
 
@@ -44,7 +47,8 @@ def is_self_attention(view: View, facts: Facts, anchor: Anchor, hit: Hit, scores
     if scores.learned:
         return False
     rows, columns = (
-        at_scores(view, facts, anchor, hit, scores, index_of(facts, read, axis)) for axis in (hit.product.query_axis, hit.product.key_axis)
+        at_scores(view, facts, anchor, hit, scores, index_of(facts, read, axis))
+        for axis in (hit.product.query_axis, hit.product.key_axis)
     )
     return same_tokens(view, facts, rows, None if columns is None else replace(columns, picks=()))
 
@@ -62,7 +66,9 @@ def same_tokens(view: View, facts: Facts, queries: Index | None, keys: Index | N
 
 
 def at_scores(view: View, facts: Facts, anchor: Anchor, hit: Hit, scores: Scores, index: Index | None) -> Index | None:
-    """An index into the map, as it is in the result of the score product: along the way of the map only, not into masks."""
+    """An index into the map, as it is in the result of the score product: along the way of the map only, not into
+    masks.
+    """
     index = along(view, facts, anchor.output, hit.path, index)
     if index is None or facts.rank(anchor.scores) != facts.rank(anchor.output):
         return None
@@ -72,14 +78,18 @@ def at_scores(view: View, facts: Facts, anchor: Anchor, hit: Hit, scores: Scores
 def along(view: View, facts: Facts, start: ir.Value, path: Sequence[ir.Node], index: Index | None) -> Index | None:
     """An index into something on a path, as it is at the start of the path."""
     came = [start, *(node.outputs[0] for node in path)]
-    at = next((place for place, value in enumerate(came) if index is not None and _crosses(view, value, index.value)), None)
+    at = next(
+        (place for place, value in enumerate(came) if index is not None and _crosses(view, value, index.value)), None
+    )
     for place in range(at or 0, 0, -1):
         index = _back(view, facts, path[place - 1], index, came[place - 1])
     return None if index is None or at is None else replace(index, value=start)
 
 
 def _back(view: View, facts: Facts, node: ir.Node, index: Index | None, source: ir.Value) -> Index | None:
-    """One step back along a path; `source` is what the path came by, perhaps under another name in the body of `node`."""
+    """One step back along a path; `source` is what the path came by,
+    perhaps under another name in the body of `node`.
+    """
     if index is None or not _crosses(view, node.outputs[0], index.value):
         return None
     entry = next((value for value in node.inputs if value is not None and _crosses(view, source, value)), None)

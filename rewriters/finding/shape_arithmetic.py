@@ -1,4 +1,6 @@
-"""The content of small integer tensors: how graphs compute one shape from another, with named dimensions in place of unknown numbers."""
+"""The content of small integer tensors: how graphs compute one shape from another, with named dimensions in place of
+unknown numbers.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,9 @@ def elements(facts: Facts, node: ir.Node) -> Dims | None:
             short = len(known) == len(parts) and sum(map(len, known)) <= _MOST
             return tuple(dim for part in known for dim in part) if short else None
         if parts and parts[0] is not None:
-            return _gather_elements(facts, node, parts[0]) if kind == "Gather" else _slice_elements(facts, node, parts[0])
+            return (
+                _gather_elements(facts, node, parts[0]) if kind == "Gather" else _slice_elements(facts, node, parts[0])
+            )
     return None
 
 

@@ -20,18 +20,28 @@ if TYPE_CHECKING:
 __all__ = ["axes_of", "perm_of", "reshape_target", "shapes"]
 
 SAME_AS_FIRST = op_types(
-    "Abs BiasGelu BiasSoftmax Cast CastLike Ceil Clip Cos CumSum DequantizeLinear Dropout DynamicQuantizeLinear Elu Erf Exp FastGelu Floor "
-    "Gelu HardSigmoid HardSwish Identity InstanceNormalization IsInf IsNaN LayerNormalization LeakyRelu Log LogSoftmax Mish Neg "
-    "Not QLinearSigmoid QLinearSoftmax QuantizeLinear QuickGelu RMSNormalization Reciprocal Relu RotaryEmbedding Round "
-    "ScatterElements ScatterND Selu Sigmoid Sign SimplifiedLayerNormalization Sin SkipLayerNormalization "
-    "SkipSimplifiedLayerNormalization Softmax Softplus Sqrt Tanh Trilu"
+    "Abs BiasGelu BiasSoftmax Cast CastLike Ceil Clip Cos CumSum DequantizeLinear Dropout DynamicQuantizeLinear Elu Erf"
+    " Exp FastGelu Floor Gelu HardSigmoid HardSwish Identity InstanceNormalization IsInf IsNaN LayerNormalization"
+    " LeakyRelu Log LogSoftmax Mish Neg Not QLinearSigmoid QLinearSoftmax QuantizeLinear QuickGelu RMSNormalization"
+    " Reciprocal Relu RotaryEmbedding Round ScatterElements ScatterND Selu Sigmoid Sign SimplifiedLayerNormalization"
+    " Sin SkipLayerNormalization SkipSimplifiedLayerNormalization Softmax Softplus Sqrt Tanh Trilu"
 )
 BROADCAST = op_types(
-    "Add And BitwiseAnd BitwiseOr Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod Mul Or Pow Sub Where Xor"
+    "Add And BitwiseAnd BitwiseOr Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod Mul Or Pow Sub"
+    " Where Xor"
 )
 _PRODUCTS = {
     **dict.fromkeys(
-        ("Gemm", "FusedGemm", "MatMul", "FusedMatMul", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"), (0, 1)
+        (
+            "Gemm",
+            "FusedGemm",
+            "MatMul",
+            "FusedMatMul",
+            "MatMulInteger",
+            "MatMulIntegerToFloat",
+            "DynamicQuantizeMatMul",
+        ),
+        (0, 1),
     ),
     "QLinearMatMul": (0, 3),
 }
@@ -59,7 +69,10 @@ def shapes(facts: Facts, node: ir.Node) -> Sequence[Dims | None]:
 
 
 def axes_of(facts: Facts, node: ir.Node) -> tuple[int, ...] | None:
-    """The axes of a Squeeze, Unsqueeze, Reduce: attribute in old opsets, second input in new ones. None: not given or not known."""
+    """The axes of a Squeeze, Unsqueeze, Reduce: attribute in old opsets, second input in new ones.
+
+    None: not given or not known.
+    """
     given = attribute(node, "axes")
     return tuple(given) if given is not None else facts.ints(operand(node, 1))
 
@@ -88,7 +101,9 @@ def reshape_target(facts: Facts, node: ir.Node) -> Dims | None:
     target: list[Dim] = []
     for index, dim in enumerate(wanted):
         copies = dim == 0 and not attribute(node, "allowzero", 0)
-        target.append((source[index] if source is not None and index < len(source) else facts.fresh()) if copies else dim)
+        target.append(
+            (source[index] if source is not None and index < len(source) else facts.fresh()) if copies else dim
+        )
     if -1 in target:
         position = target.index(-1)
         target[position] = _remaining(facts, source, target[:position] + target[position + 1 :])
@@ -236,7 +251,9 @@ def _split(facts: Facts, node: ir.Node) -> Sequence[Dims | None]:
         sizes = [whole // parts] * parts
     if sizes is not None and len(sizes) != parts:
         sizes = None
-    return [(*shape[:axis], facts.fresh() if sizes is None else sizes[part], *shape[axis + 1 :]) for part in range(parts)]
+    return [
+        (*shape[:axis], facts.fresh() if sizes is None else sizes[part], *shape[axis + 1 :]) for part in range(parts)
+    ]
 
 
 def _slice(facts: Facts, node: ir.Node) -> Dims | None:

@@ -68,12 +68,21 @@ class SiteBuilder:
         hit = replace(hit, product=first)
         product = hit.product
         merged = merged_heads(self._view, self._facts, anchor, hit, scores)
-        layout = Layout(product.rank, product.probabilities_perm, product.values_perm, product.output_perm, merged, product.values_lack)
+        layout = Layout(
+            product.rank,
+            product.probabilities_perm,
+            product.values_perm,
+            product.output_perm,
+            merged,
+            product.values_lack,
+        )
         same_columns = keeps_columns(self._view, self._facts, anchor, hit, scores)
         heads = merged if product.rank == 3 else self._heads(product, scores, read.map.value, layout.widths)
         proto = self._protos[anchor.node]
         self._count += 1
-        scope = scope_of(proto.name, {entry.key: entry.value for entry in proto.metadata_props}) or f"softmax_{self._count}"
+        scope = (
+            scope_of(proto.name, {entry.key: entry.value for entry in proto.metadata_props}) or f"softmax_{self._count}"
+        )
         where = self._view.homes[product.node].where
         return Site(
             id=self._names.take(scope),
@@ -93,7 +102,8 @@ class SiteBuilder:
             scope=scope,
             confidence="medium" if hit.assumed or scores.learned else "high",
             layout=layout,
-            self_attention=same_columns and is_self_attention(self._view, self._facts, anchor, hit, scores, read.map.value),
+            self_attention=same_columns
+            and is_self_attention(self._view, self._facts, anchor, hit, scores, read.map.value),
             key_mask=self._key_mask(anchor, hit, scores, read, merged) if same_columns and _sees_batch(where) else None,
             chain=_chain(anchor, hit, scores),
             quantizer=None if read.quantizer is None else str(read.quantizer.name),
@@ -110,7 +120,9 @@ class SiteBuilder:
         """A site inside one operator: its map is no value of the graph yet."""
         proto = self._protos[node]
         self._count += 1
-        scope = scope_of(proto.name, {entry.key: entry.value for entry in proto.metadata_props}) or f"softmax_{self._count}"
+        scope = (
+            scope_of(proto.name, {entry.key: entry.value for entry in proto.metadata_props}) or f"softmax_{self._count}"
+        )
         where = self._view.homes[node].where
         return Site(
             id=self._names.take(scope),
@@ -133,17 +145,25 @@ class SiteBuilder:
             self_attention=read.self_attention,
             key_mask=self._fused_mask(read) if _sees_batch(where) else None,
             chain=(node.op_type,),
-            dtype=self._facts.element_type(node.outputs[0]) or self._facts.element_type(read.values) or onnx.TensorProto.FLOAT,
+            dtype=self._facts.element_type(node.outputs[0])
+            or self._facts.element_type(read.values)
+            or onnx.TensorProto.FLOAT,
             ranks=tuple(self._facts.rank(value) for value in node.inputs),
             key_size=read.columns,
         )
 
     def _fused_mask(self, read: FusedRead) -> str | None:
         found = _graph_input(read.mask)
-        return self._masks.trace_operand(read.attn_mask, read.columns) if found is None and read.attn_mask is not None else found
+        return (
+            self._masks.trace_operand(read.attn_mask, read.columns)
+            if found is None and read.attn_mask is not None
+            else found
+        )
 
     def _read(self, hit: Hit) -> _Read:
-        """P before a Q/DQ pair that ends the path, so that a runtime can still fuse the pair with the product; else P at the product."""
+        """P before a Q/DQ pair that ends the path, so that a runtime can still fuse the pair with the product; else P
+        at the product.
+        """
         product = hit.product
         output = product.node.outputs[0]
         if product.kept is not None:
@@ -195,7 +215,9 @@ class SiteBuilder:
 
 
 def _sees_batch(where: Where) -> bool:
-    """Whether a body sees graph inputs, and in its own samples: branches do; a Loop or Scan may run over samples, functions see nothing."""
+    """Whether a body sees graph inputs, and in its own samples: branches do; a Loop or Scan may run over samples,
+    functions see nothing.
+    """
     return all(step in ("then_branch", "else_branch") for _, step in where)
 
 

@@ -22,7 +22,8 @@ __all__ = ["hollow", "of_fixed_size", "skeleton"]
 
 logger = logging.getLogger(__name__)
 
-# Shape operands and index lists are integers of modest length; scalars and small vectors of any type carry scales and fill values.
+# Shape operands and index lists are integers of modest length; scalars and small vectors of any type carry scales and
+# fill values.
 _MAX_INTEGERS = 1024
 _MAX_OTHERS = 64
 
@@ -74,11 +75,18 @@ def _copy_function(source: onnx.FunctionProto, target: onnx.FunctionProto) -> No
 
 
 def _copy_node(source: onnx.NodeProto, target: onnx.NodeProto) -> None:
-    heavy = [a for a in source.attribute if a.type in (AttributeProto.TENSOR, AttributeProto.GRAPH, AttributeProto.GRAPHS)]
+    heavy = [
+        a for a in source.attribute if a.type in (AttributeProto.TENSOR, AttributeProto.GRAPH, AttributeProto.GRAPHS)
+    ]
     if not heavy:
         target.CopyFrom(source)
         return
-    target.op_type, target.domain, target.name, target.overload = source.op_type, source.domain, source.name, source.overload
+    target.op_type, target.domain, target.name, target.overload = (
+        source.op_type,
+        source.domain,
+        source.name,
+        source.overload,
+    )
     target.input.extend(source.input)
     target.output.extend(source.output)
     target.metadata_props.extend(source.metadata_props)
@@ -180,7 +188,10 @@ def _body_of_call(function: onnx.FunctionProto, call: onnx.NodeProto, types: _Ty
 
 
 def _standalone(
-    model: onnx.ModelProto, function: onnx.FunctionProto, graph: onnx.GraphProto, functions: dict[_FunctionKey, onnx.FunctionProto]
+    model: onnx.ModelProto,
+    function: onnx.FunctionProto,
+    graph: onnx.GraphProto,
+    functions: dict[_FunctionKey, onnx.FunctionProto],
 ) -> onnx.ModelProto:
     """A model of one function body with just the functions that it calls, so that nesting stays cheap."""
     alone = onnx.ModelProto(ir_version=model.ir_version, graph=graph)

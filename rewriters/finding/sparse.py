@@ -2,8 +2,8 @@
 
 Of a Softmax a zero tells a mask. Here it does not, so what a row sees has to be read off the graph: every column, where
 
-1. between the score product and the map numbers change by what is the same for all columns only: by one number, or by a threshold that was
-   taken from the scores themselves,
+1. between the score product and the map numbers change by what is the same for all columns only: by one number, or by a
+   threshold that was taken from the scores themselves,
 2. between the map and the product too: by one number, by something of the row, by the map itself.
 """
 
@@ -39,7 +39,11 @@ def is_unmasked(view: View, facts: Facts, anchor: Anchor, hit: Hit, scores: Scor
         if node.op_type not in (_ALIKE | _SHIFTS if before else _ALIKE):
             return False
         others = [other for other in node.inputs if other is not None and other is not value]
-        if node.op_type in _ARITHMETIC and not threshold and not all(_alike(view, facts, other, by_row and not before) for other in others):
+        if (
+            node.op_type in _ARITHMETIC
+            and not threshold
+            and not all(_alike(view, facts, other, by_row and not before) for other in others)
+        ):
             return False
         value = node.outputs[0]
     return True

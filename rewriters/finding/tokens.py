@@ -1,10 +1,11 @@
 """Whose tokens an axis counts: followed back through layouts to the value that the last projection read.
 
-A Relu between two products is a layer of a network nearly everywhere, and an attention map hardly ever. What tells them apart:
+A Relu between two products is a layer of a network nearly everywhere, and an attention map hardly ever. What tells them
+apart:
 
 1. The rows and columns of attention scores are tokens. Hidden units are the features that a projection makes.
-2. Keys and values are of the same tokens: axis and value that the one comes from are those of the other. Keys and values that come into the
-   graph as they are cannot be told apart from that, and are taken to be.
+2. Keys and values are of the same tokens: axis and value that the one comes from are those of the other. Keys and
+   values that come into the graph as they are cannot be told apart from that, and are taken to be.
 3. What is only picked from constants (the weights of a chosen expert) has no tokens.
 """
 
@@ -26,8 +27,9 @@ _MAX_VISITS = 128
 _CONVOLUTIONS = op_types("Conv ConvInteger QLinearConv")
 _ELEMENT_WISE = op_types("Add Div Max Min Mul Sub Where")
 _SAME_SHAPE = op_types(
-    "Cast CastLike Clip DequantizeLinear Dropout DynamicQuantizeLinear Elu Gelu Identity InstanceNormalization LayerNormalization "
-    "LeakyRelu LpNormalization Neg QuantizeLinear RMSNormalization Relu RotaryEmbedding Sigmoid SimplifiedLayerNormalization Slice Tanh"
+    "Cast CastLike Clip DequantizeLinear Dropout DynamicQuantizeLinear Elu Gelu Identity InstanceNormalization"
+    " LayerNormalization LeakyRelu LpNormalization Neg QuantizeLinear RMSNormalization Relu RotaryEmbedding Sigmoid"
+    " SimplifiedLayerNormalization Slice Tanh"
 )
 _CHANNELS = 1
 
@@ -67,7 +69,13 @@ def tokens_of(view: View, facts: Facts, value: ir.Value, axis: int) -> Tokens:
             continue
         same = view.backward.get(at)
         node = at.producer()
-        steps = [(source, along) for source in same] if same else None if node is None else _behind(view, facts, found, node, at, along)
+        steps = (
+            [(source, along) for source in same]
+            if same
+            else None
+            if node is None
+            else _behind(view, facts, found, node, at, along)
+        )
         if steps is None:
             found.origins.add((at, along))
         for step in steps or ():
@@ -77,8 +85,12 @@ def tokens_of(view: View, facts: Facts, value: ir.Value, axis: int) -> Tokens:
     return found
 
 
-def _behind(view: View, facts: Facts, found: Tokens, node: ir.Node, value: ir.Value, axis: int) -> list[tuple[ir.Value, int]] | None:
-    """The same axis one operator back; nothing where it ends in features or is lost, None where the value itself is the origin."""
+def _behind(
+    view: View, facts: Facts, found: Tokens, node: ir.Node, value: ir.Value, axis: int
+) -> list[tuple[ir.Value, int]] | None:
+    """The same axis one operator back; nothing where it ends in features or is lost, None where the value itself is the
+    origin.
+    """
     kind, source = node.op_type, operand(node, 0)
     if kind in _CONVOLUTIONS:
         rank = facts.rank(value)
@@ -89,7 +101,9 @@ def _behind(view: View, facts: Facts, found: Tokens, node: ir.Node, value: ir.Va
         if constant[0] == constant[1] or kind == "Einsum":
             return None
         side = int(constant[0])
-        return _projected(facts, found, factors.second if side else factors.first, axis, is_feature=axis == (-2 if side else -1))
+        return _projected(
+            facts, found, factors.second if side else factors.first, axis, is_feature=axis == (-2 if side else -1)
+        )
     if kind in _ELEMENT_WISE:
         parts = [part for part in node.inputs if part is not None and -axis <= (facts.rank(part) or -axis)]
         return [(part, axis) for part in parts]
@@ -111,7 +125,9 @@ def _behind(view: View, facts: Facts, found: Tokens, node: ir.Node, value: ir.Va
     return [(part, behind) for part in (node.inputs if kind == "Concat" else [source]) if part is not None]
 
 
-def _projected(facts: Facts, found: Tokens, data: ir.Value | None, axis: int, is_feature: bool) -> list[tuple[ir.Value, int]]:
+def _projected(
+    facts: Facts, found: Tokens, data: ir.Value | None, axis: int, is_feature: bool
+) -> list[tuple[ir.Value, int]]:
     """A projection's data is what tokens are known by, so that queries, keys and values of one sequence agree."""
     if is_feature:
         found.features = True
@@ -154,7 +170,9 @@ def _inverse(facts: Facts, node: ir.Node, axis: int) -> int | None:
 
 
 def _behind_reshape(source: Dims | None, target: Dims | None, axis: int) -> int | None:
-    """The axis that an axis is made of, by what lies behind both: all of it, a part of it, or its innermost where several were merged."""
+    """The axis that an axis is made of, by what lies behind both: all of it, a part of it, or its innermost where
+    several were merged.
+    """
     if source is None or target is None or -axis > len(target):
         return None
     behind = _volume(target[axis:][1:])

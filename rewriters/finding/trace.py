@@ -1,7 +1,7 @@
 """From what the search knew at each node to a `Trace` for people.
 
-Nothing is searched again: the operators of a trace are those that the walks went along. What is added is only what flows in from the
-side, and of which graph inputs it is made.
+Nothing is searched again: the operators of a trace are those that the walks went along. What is added is only what
+flows in from the side, and of which graph inputs it is made.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ class Finding:
 
     Attributes:
         node: the Softmax (the last operator of a decomposed one) or the fused operator.
-        anchor, hit, scores: what the walks found, as far as they were taken; `hit` without `scores`: the scores did not qualify.
+        anchor, hit, scores: what the walks found, as far as they were taken; `hit` without `scores`: the scores did not
+        qualify.
         fused: of a fused operator that can be opened.
         refusals, telling: why not, and the one that is given as the reason.
     """
@@ -66,7 +67,9 @@ class Tracer:
         model: the model that was searched.
     """
 
-    def __init__(self, view: View, facts: Facts, protos: Mapping[ir.Node, onnx.NodeProto], model: onnx.ModelProto) -> None:
+    def __init__(
+        self, view: View, facts: Facts, protos: Mapping[ir.Node, onnx.NodeProto], model: onnx.ModelProto
+    ) -> None:
         self._view = view
         self._facts = facts
         self._protos = protos
@@ -75,7 +78,9 @@ class Tracer:
         self._inputs = _graph_inputs_behind(view)
 
     def trace(self, findings: Iterable[Finding]) -> Traces:
-        scopes = (scope_of(proto.name, {p.key: p.value for p in proto.metadata_props}) for proto in self._protos.values())
+        scopes = (
+            scope_of(proto.name, {p.key: p.value for p in proto.metadata_props}) for proto in self._protos.values()
+        )
         return Traces(tuple(self._trace(finding) for finding in findings), tuple(scopes))
 
     def _trace(self, finding: Finding) -> Trace:
@@ -90,7 +95,11 @@ class Tracer:
             position=self._order[node],
             source=None if finding.scores or anchor is None else self._edge(anchor.scores),
             steps=self._steps(finding),
-            ends=tuple(self._end(refusal, finding) for refusal in finding.refusals if anchor is not None and isinstance(refusal, Ended)),
+            ends=tuple(
+                self._end(refusal, finding)
+                for refusal in finding.refusals
+                if anchor is not None and isinstance(refusal, Ended)
+            ),
             opened=self._opened(site) if isinstance(site, Site) and site.form in FUSED else None,
         )
 
@@ -104,7 +113,9 @@ class Tracer:
         anchor, hit, scores = finding.anchor, finding.hit, finding.scores
         if anchor is None:
             part: Part = "softmax" if finding.fused is None and "Softmax" in finding.node.op_type else "fused"
-            return (self._step(part, finding.node, None, {} if finding.fused is None else {finding.fused.values: "values"}),)
+            return (
+                self._step(part, finding.node, None, {} if finding.fused is None else {finding.fused.values: "values"}),
+            )
         nodes: list[tuple[Part, ir.Node]] = [("softmax", node) for node in _inside(anchor)]
         roles: dict[ir.Value, str] = {}
         came: ir.Value | None = anchor.scores
@@ -117,7 +128,9 @@ class Tracer:
             roles[hit.product.values] = "values"
         return self._walk(nodes, came, roles)
 
-    def _walk(self, nodes: Sequence[tuple[Part, ir.Node]], came: ir.Value | None, roles: Mapping[ir.Value, str]) -> tuple[Step, ...]:
+    def _walk(
+        self, nodes: Sequence[tuple[Part, ir.Node]], came: ir.Value | None, roles: Mapping[ir.Value, str]
+    ) -> tuple[Step, ...]:
         steps = []
         for part, node in nodes:
             steps.append(self._step(part, node, came, roles))
@@ -135,7 +148,14 @@ class Tracer:
             if part == "softmax" and node.op_type in _NORMALISERS:
                 role = _NORMALISERS[node.op_type]
             sides.append(Side(role or role_of(node, index, self._view.homes[node].opset), index, self._edge(value)))
-        return Step(part, node_name(self._protos[node]), node.op_type, self._body(node), self._edge(node.outputs[0]), tuple(sides))
+        return Step(
+            part,
+            node_name(self._protos[node]),
+            node.op_type,
+            self._body(node),
+            self._edge(node.outputs[0]),
+            tuple(sides),
+        )
 
     def _end(self, refusal: Ended, finding: Finding) -> End:
         anchor = finding.anchor
@@ -158,7 +178,9 @@ class Tracer:
         )
 
     def _factors(self, anchor: Anchor, scores: Scores) -> dict[ir.Value, str]:
-        """Which factor of the score product is the queries and which the keys: the normalised axis comes from the keys."""
+        """Which factor of the score product is the queries and which the keys:
+        the normalised axis comes from the keys.
+        """
         factors = product_operands(scores.node)
         if scores.additive or factors is None or factors.first is None or factors.second is None:
             computed = {False: "queries + keys", True: "score vector"}
@@ -189,7 +211,13 @@ class Tracer:
             origin = node.op_type
         else:
             origin = "graph input" if value.name in inputs else "body input"
-        return Edge(str(value.name), _known(self._facts.shape(value)), self._facts.element_type(value), origin, tuple(sorted(inputs)))
+        return Edge(
+            str(value.name),
+            _known(self._facts.shape(value)),
+            self._facts.element_type(value),
+            origin,
+            tuple(sorted(inputs)),
+        )
 
     def _body(self, node: ir.Node) -> str:
         return _body_name(self._model, self._view.homes[node].where)
@@ -221,7 +249,8 @@ def _graph_inputs_behind(view: View) -> dict[ir.Value, frozenset[str]]:
         sources = frozenset[str]() if node.op_type in _SIZES else frozenset[str]().union(*map(behind, node.inputs))
         for output in node.outputs:
             found[output] = sources | behind(output)
-    for function in view.model.functions.values():  # come after the main graph, so what their arguments are is known by now
+    # come after the main graph, so what their arguments are is known by now
+    for function in view.model.functions.values():
         found |= {parameter: behind(parameter) for parameter in function.inputs}
         for node in function:
             found |= dict.fromkeys(node.outputs, frozenset[str]().union(*map(behind, node.inputs)))

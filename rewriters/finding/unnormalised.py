@@ -3,10 +3,12 @@
 Such an operator stands in every network, so more is asked of it than of a Softmax. It makes a map where
 
 1. its scores are a matrix product (or Einsum) of two computed factors that is no product of attention itself,
-2. a product with computed values contracts one axis of those scores, and rows and columns of the scores are tokens, not features,
+2. a product with computed values contracts one axis of those scores, and rows and columns of the scores are tokens, not
+   features,
 3. keys and values are shown to be of the same tokens, or both come into the graph as they are.
 
-Nothing is said where 1 or the first half of 2 fail, or where an axis counts features: that is a layer. Where 3 is not shown, that is said.
+Nothing is said where 1 or the first half of 2 fail, or where an axis counts features: that is a layer. Where 3 is not
+shown, that is said.
 """
 
 from __future__ import annotations
@@ -45,7 +47,9 @@ def key_tokens(view: View, facts: Facts, anchor: Anchor, scores: Scores) -> Toke
 
 
 def weighing(view: View, facts: Facts, keys: Tokens, hit: Hit) -> Hit | Ended:
-    """A product whose values are of the keys' tokens (rule 3), taken as assumed where both only come into the graph; else a refusal."""
+    """A product whose values are of the keys' tokens (rule 3), taken as assumed where both only come into the graph;
+    else a refusal.
+    """
     product = hit.product
     axis = -2 if product.values_perm is None else product.values_perm[-1 - product.widths] - len(product.values_perm)
     values = tokens_of(view, facts, product.values, axis)
@@ -55,7 +59,9 @@ def weighing(view: View, facts: Facts, keys: Tokens, hit: Hit) -> Hit | Ended:
 
 
 def _factor_axes(facts: Facts, scores: Scores) -> dict[int, tuple[int, tuple[ir.Value, int]]]:
-    """Axis of the score product → which factor it comes from, and the factor's own axis; axes that both share are left out."""
+    """Axis of the score product → which factor it comes from, and the factor's own axis; axes that both share are left
+    out.
+    """
     first, second = scores.operands.first, scores.operands.second
     if first is None or second is None:
         return {}
@@ -70,5 +76,8 @@ def _factor_axes(facts: Facts, scores: Scores) -> dict[int, tuple[int, tuple[ir.
         holders = [index for index, term in enumerate(terms) if letter in term]
         if len(holders) == 1:
             side = holders[0]
-            found[position - len(output)] = (side, ((first, second)[side], terms[side].index(letter) - len(terms[side])))
+            found[position - len(output)] = (
+                side,
+                ((first, second)[side], terms[side].index(letter) - len(terms[side])),
+            )
     return dict(sorted(found.items(), reverse=True))

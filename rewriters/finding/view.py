@@ -16,8 +16,28 @@ _STANDARD_DOMAINS = ("", "ai.onnx")
 _TYPES: dict[str, ir.AttributeType] = {
     **dict.fromkeys(
         [
-            *("N", "allowzero", "axis", "do_rotary", "end", "keepdims", "kv_num_heads", "num_heads", "past_present_share_buffer"),
-            *("q_num_heads", "sliding_window_cache", "start", "to", "transA", "transB", "transBatchA", "transBatchB", "value_int"),
+            *(
+                "N",
+                "allowzero",
+                "axis",
+                "do_rotary",
+                "end",
+                "keepdims",
+                "kv_num_heads",
+                "num_heads",
+                "past_present_share_buffer",
+            ),
+            *(
+                "q_num_heads",
+                "sliding_window_cache",
+                "start",
+                "to",
+                "transA",
+                "transB",
+                "transBatchA",
+                "transBatchB",
+                "value_int",
+            ),
         ],
         ir.AttributeType.INT,
     ),
@@ -42,8 +62,9 @@ class Home:
 
 
 def attribute(node: ir.Node, name: str, default: Any = None) -> Any:
-    """Value of an attribute; `default` when it is absent, a reference to an attribute of the function, or not of the type that operators
-    give this name. The onnx checker knows the types of standard operators only."""
+    """Value of an attribute; `default` when it is absent, a reference to an attribute of the function, or not of the
+    type that operators give this name. The onnx checker knows the types of standard operators only.
+    """
     found = node.attributes.get(name)
     if found is None or found.value is None or _TYPES.get(name, found.type) != found.type:
         return default
@@ -70,7 +91,8 @@ class View:
 
     Attributes:
         model: the model as onnx_ir reads it.
-        homes: node → its home, in execution order: subgraphs before the node that owns them, functions after the main graph.
+        homes: node → its home, in execution order: subgraphs before the node that owns them, functions after the main
+        graph.
         forward: value → values that are the same one further on (branch output → If output, argument → parameter, ...).
         backward: the inverse of `forward`.
     """
@@ -177,7 +199,10 @@ def _link_all(view: View, sources: Sequence[ir.Value | None], targets: Sequence[
 
 def _callers_first(view: View) -> list[ir.Function]:
     """Functions in an order in which every caller comes before what it calls."""
-    homes = {function: {view.homes[call].where[:1] for call in view.calls.get(function, [])} for function in view.model.functions.values()}
+    homes = {
+        function: {view.homes[call].where[:1] for call in view.calls.get(function, [])}
+        for function in view.model.functions.values()
+    }
     ordered: list[ir.Function] = []
     placed: set[Where] = {()}
     waiting = list(homes)

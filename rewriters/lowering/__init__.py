@@ -1,7 +1,7 @@
 """Attention operators that hide their map, and products that are no plain P·V node, opened up. One module a form.
 
-Opening writes nodes in place of the fused operator until its map is a value of the graph, and keeps the operator's own output wherever it
-can: what is not flagged then stays bit-identical, at no cost but the map.
+Opening writes nodes in place of the fused operator until its map is a value of the graph, and keeps the operator's own
+output wherever it can: what is not flagged then stays bit-identical, at no cost but the map.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ def open_fused(e: Emitter, site: Site, node: onnx.NodeProto, *, whole: bool = Tr
     """Emit what takes the place of a fused operator; its first output is no longer made under its own name.
 
     Args:
-        whole: emit the map too where it is computed beside the operator; without, the caller does that (`Beside.opened`).
+        whole: emit the map too where it is computed beside the operator; without, the caller does that
+            (`Beside.opened`).
     """
     operands = _OPENERS[site.form](e, site, node)
     return operands.opened(e) if whole and isinstance(operands, Beside) else operands

@@ -1,9 +1,11 @@
-"""A product whose own operators stay, and make the output of everything that is not flagged: bit-identical, whatever they are.
+"""A product whose own operators stay, and make the output of everything that is not flagged: bit-identical, whatever
+they are.
 
-Flagged samples go through a float product of P and V over the unflagged columns. Here are the two forms of float products; those on
-integers are in `integer_product`.
+Flagged samples go through a float product of P and V over the unflagged columns. Here are the two forms of float
+products; those on integers are in `integer_product`.
 
-* "+divided": (P V) / Σ P. The map that counts is P / Σ P, divided by the model's own divisor, a guard against zero included.
+* "+divided": (P V) / Σ P. The map that counts is P / Σ P, divided by the model's own divisor, a guard against zero
+  included.
 * "+summed": Mul and ReduceSum. P and V are read before they are unsqueezed.
 """
 
@@ -73,7 +75,9 @@ class _DividedOperands(KeptOperands):
 
 
 def keep_product(e: Emitter, node: onnx.NodeProto, role: str) -> str:
-    """Emit the node that makes the original output, under another name; it stays outside the gate, where runtimes fuse it as they did."""
+    """Emit the node that makes the original output, under another name; it stays outside the gate, where runtimes fuse
+    it as they did.
+    """
     twin = onnx.NodeProto()
     twin.CopyFrom(node)
     twin.name = twin.output[0] = e.value(role)
@@ -84,4 +88,8 @@ def keep_product(e: Emitter, node: onnx.NodeProto, role: str) -> str:
 def open_site(e: Emitter, site: Site, node: onnx.NodeProto) -> KeptOperands:
     """Emit the quotient or the sum itself."""
     output = keep_product(e, node, "kept_product")
-    return _DividedOperands(site, node, output) if site.form.endswith(_DIVIDED) else KeptOperands(site, output, Canonical(site))
+    return (
+        _DividedOperands(site, node, output)
+        if site.form.endswith(_DIVIDED)
+        else KeptOperands(site, output, Canonical(site))
+    )

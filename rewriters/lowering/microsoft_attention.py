@@ -1,13 +1,14 @@
 """`com.microsoft` Attention: projection and attention in one operator.
 
-1. In float32 it is taken apart: Gemm with the bias as C, Split, MultiHeadAttention. On the CPU provider that gives the very bits of the
-   operator (the same kernels in the same order of sums; Gemm, since MatMul and Add round differently), and the projection is done once.
-   It needs weights that are constant, which kernels pack alike.
-2. In float16 and bfloat16 the operator stays, and queries and keys are projected a second time beside it: providers that lack the type
-   compute the whole operator in float32, where an operator taken apart would round in between.
-3. Bias or none; `mask_index` of rank 1 (B), (2B), (3B + 2), rank 2 (B, T), (B, 1), (1, 1), rank 3 (B, S, T); `attention_bias`;
-   `past` and `present`; `unidirectional`; `scale`; `mask_filter_value`; `qkv_hidden_sizes`.
-4. Refused by the finder: `do_rotary`, `past_present_share_buffer`, a mask of rank 4 or of unknown rank, weights that are not constant.
+1. In float32 it is taken apart: Gemm with the bias as C, Split, MultiHeadAttention. On the CPU provider that gives the
+   very bits of the operator (the same kernels in the same order of sums; Gemm, since MatMul and Add round differently),
+   and the projection is done once. It needs weights that are constant, which kernels pack alike.
+2. In float16 and bfloat16 the operator stays, and queries and keys are projected a second time beside it: providers
+   that lack the type compute the whole operator in float32, where an operator taken apart would round in between.
+3. Bias or none; `mask_index` of rank 1 (B), (2B), (3B + 2), rank 2 (B, T), (B, 1), (1, 1), rank 3 (B, S, T);
+   `attention_bias`; `past` and `present`; `unidirectional`; `scale`; `mask_filter_value`; `qkv_hidden_sizes`.
+4. Refused by the finder: `do_rotary`, `past_present_share_buffer`, a mask of rank 4 or of unknown rank, weights that
+   are not constant.
 """
 
 from __future__ import annotations
@@ -69,14 +70,16 @@ def open_site(e: Emitter, site: Site, node: onnx.NodeProto) -> Beside:
     """Emit what takes the place of the operator."""
     sizes = attributes_of(node).get("qkv_hidden_sizes")
     projected = _project(e, node, site, sizes)
-    return open_projected(e, site, node, projected) if site.dtype == TensorProto.FLOAT else _keep(e, site, node, projected)
+    return (
+        open_projected(e, site, node, projected) if site.dtype == TensorProto.FLOAT else _keep(e, site, node, projected)
+    )
 
 
 def open_projected(e: Emitter, site: Site, node: onnx.NodeProto, projected: Projected) -> Beside:
     """Emit MultiHeadAttention for the operator `node`, and the map beside it; float32.
 
-    The outputs of present keys and values keep MultiHeadAttention off its flash path, which sums in another order than Attention does;
-    they are also just the keys and values that the map needs.
+    The outputs of present keys and values keep MultiHeadAttention off its flash path, which sums in another order than
+    Attention does; they are also just the keys and values that the map needs.
     """
     heads = int(attributes_of(node)["num_heads"])
     past_key, past_value = (_half(e, projected.past, half) for half in (0, 1)) if projected.past else ("", "")
@@ -121,7 +124,9 @@ def _keep(e: Emitter, site: Site, node: onnx.NodeProto, projected: Projected) ->
         new = HeadsSource(apart(inner, x, heads), False)
         if not projected.past:
             return new
-        return HeadsSource(inner.op("Concat", inner.float(_half(inner, projected.past, half)), new.canonical(inner), axis=2), True)
+        return HeadsSource(
+            inner.op("Concat", inner.float(_half(inner, projected.past, half)), new.canonical(inner), axis=2), True
+        )
 
     past = e.dims(projected.past, 3, 4) if projected.past else None
     bias = e.float(projected.attention_bias) if projected.attention_bias else None

@@ -1,10 +1,11 @@
 """`com.microsoft` GroupQueryAttention: the operator stays as it is, its map is computed beside it.
 
-1. Keys and values are the operator's present outputs, cut to the total length: rotated already, cache included, in buffers that may be
-   longer. Queries are rotated here, where the operator does it.
-2. Separate or packed Q, K and V; any number of key heads; `seqlens_k` of its own for each sample; prompt, decoding, further prompt.
-3. `do_rotary` with `rotary_interleaved`, part of the head's width and `position_ids`; `softcap`, `attention_bias`, `local_window_size`,
-   `causal`, `smooth_softmax`, `head_sink`; `scale`.
+1. Keys and values are the operator's present outputs, cut to the total length: rotated already, cache included, in
+   buffers that may be longer. Queries are rotated here, where the operator does it.
+2. Separate or packed Q, K and V; any number of key heads; `seqlens_k` of its own for each sample; prompt, decoding,
+   further prompt.
+3. `do_rotary` with `rotary_interleaved`, part of the head's width and `position_ids`; `softcap`, `attention_bias`,
+   `local_window_size`, `causal`, `smooth_softmax`, `head_sink`; `scale`.
 4. Nothing changes for what is not flagged, on any provider: the output is the operator's own.
 5. With `smooth_softmax` and `head_sink` rows sum to less than 1, and each keeps its own sum.
 6. Refused by the finder: a quantised cache, a cache of window size, norms of queries and keys inside, `query_seqlens`.
@@ -102,7 +103,9 @@ class _Opening:
         return part(e, split, 2, 0, self._heads) if packed else split
 
     def _row_positions(self) -> str:
-        """Place of each query row in its sample, (B, S): a prompt begins at 0, whatever its padding; else new rows end the sample."""
+        """Place of each query row in its sample, (B, S): a prompt begins at 0, whatever its padding; else new rows end
+        the sample.
+        """
         e = self._e
         before = e.op("Where", self._prompt, e.constant([0], np.int64), e.op("Sub", self._lengths, self._rows))
         return e.op("Add", before, e.unsqueeze(columns_of(e, self._rows), 0), role="row_positions")
@@ -131,7 +134,9 @@ class _Opening:
             return query
         e = self._e
         positions = self._rotary_positions()
-        cosine, sine = (e.unsqueeze(e.op("Gather", self._float(e, self._input(index)), positions), 2) for index in (_COSINE, _SINE))
+        cosine, sine = (
+            e.unsqueeze(e.op("Gather", self._float(e, self._input(index)), positions), 2) for index in (_COSINE, _SINE)
+        )
         half = e.dims(self._input(_COSINE), 1, 2)
         width = e.op("Add", half, half)
         turning, rest = part(e, query, 3, 0, width), part(e, query, 3, width, TO_END)
@@ -161,7 +166,9 @@ class _Opening:
         return e.op("Where", self._prompt, counted, given)
 
     def _scores(self, query: str) -> str:
-        """(B, N, S, T) of scaled queries (B, S, N, H), before masks: the rows of all heads that share a key head in one product."""
+        """(B, N, S, T) of scaled queries (B, S, N, H), before masks: the rows of all heads that share a key head in one
+        product.
+        """
         e = self._e
         ready = e.op("Transpose", query, perm=[0, 2, 1, 3])
         grouped = e.reshape(ready, e.dims(ready, 0, 1), self._key_heads, -1, e.dims(ready, 3))

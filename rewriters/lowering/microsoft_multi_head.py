@@ -1,12 +1,12 @@
 """`com.microsoft` MultiHeadAttention: the operator stays as it is, its map is computed beside it.
 
-1. Queries, keys and values of rank 3, keys and values with their heads first (rank 4, cross attention), packed QKV (B, S, N, 3, H) and
-   packed KV (B, T, N, 2, H); `bias` on what has rank 3 or is packed.
+1. Queries, keys and values of rank 3, keys and values with their heads first (rank 4, cross attention), packed QKV (B,
+   S, N, 3, H) and packed KV (B, T, N, 2, H); `bias` on what has rank 3 or is packed.
 2. `key_padding_mask` of rank 1, 2 and 3, `attention_bias`, `unidirectional`, `scale`, `mask_filter_value`.
 3. A cache (`past_key`, `past_value`), read from the operator's present outputs.
 4. Nothing changes for what is not flagged, on any provider: the output is the operator's own.
-5. Refused by the finder: a cache in a shared buffer (`past_sequence_length`, `cache_indirection`) or without present outputs, operands
-   and masks of unknown rank.
+5. Refused by the finder: a cache in a shared buffer (`past_sequence_length`, `cache_indirection`) or without present
+   outputs, operands and masks of unknown rank.
 """
 
 from __future__ import annotations
@@ -16,7 +16,19 @@ import onnx
 from ..emit import Emitter
 from ..sites import Site
 from .microsoft_beside import Beside
-from .microsoft_scores import TO_END, HeadsSource, apart, attributes_of, input_of, knows_rows, map_of, padding_of, part, rows_of, valid_of
+from .microsoft_scores import (
+    TO_END,
+    HeadsSource,
+    apart,
+    attributes_of,
+    input_of,
+    knows_rows,
+    map_of,
+    padding_of,
+    part,
+    rows_of,
+    valid_of,
+)
 
 __all__ = ["FORM", "open_site"]
 

@@ -1,9 +1,12 @@
 """`com.microsoft` QAttention: Attention over an integer projection.
 
-1. It is taken apart into MatMulIntegerToFloat, Split and MultiHeadAttention; what follows the projection is float32 and the same as in
-   Attention. On the CPU provider that gives the very bits of the operator: the same integer kernel and the same rescaling.
-2. Scales and zero points of tensors or of columns; masks of rank 1 and 2; `past` and `present`; `unidirectional`; `mask_filter_value`.
-3. Refused by the finder: `do_rotary`, `past_present_share_buffer`, a mask of unknown rank, weights that are not constant, float16 scales.
+1. It is taken apart into MatMulIntegerToFloat, Split and MultiHeadAttention; what follows the projection is float32 and
+   the same as in Attention. On the CPU provider that gives the very bits of the operator: the same integer kernel and
+   the same rescaling.
+2. Scales and zero points of tensors or of columns; masks of rank 1 and 2; `past` and `present`; `unidirectional`;
+   `mask_filter_value`.
+3. Refused by the finder: `do_rotary`, `past_present_share_buffer`, a mask of unknown rank, weights that are not
+   constant, float16 scales.
 """
 
 from __future__ import annotations

@@ -1,12 +1,15 @@
 """The map of a `com.microsoft` operator, computed beside it from the operator's own queries, keys and masks.
 
-Why beside, and not through the operator's output of scores (`qk` of MultiHeadAttention, `output_qk` of GroupQueryAttention):
+Why beside, and not through the operator's output of scores (`qk` of MultiHeadAttention, `output_qk` of
+GroupQueryAttention):
 
-1. On the CPU provider that output holds masks and bias; on CUDA, by its source, it is written before them, and with a padding mask not at
-   all. GroupQueryAttention refuses it on CUDA and WebGPU altogether.
-2. Asking for it takes an operator without masks off its flash path, and its own output is no longer the original's bit for bit.
+1. On the CPU provider that output holds masks and bias; on CUDA, by its source, it is written before them, and with a
+   padding mask not at all. GroupQueryAttention refuses it on CUDA and WebGPU altogether.
+2. Asking for it takes an operator without masks off its flash path, and its own output is no longer the original's bit
+   for bit.
 
-Beside it the operator stays as it was, on every provider, for one more product of queries and keys (measured: about as fast as the other).
+Beside it the operator stays as it was, on every provider, for one more product of queries and keys (measured: about as
+fast as the other).
 
 Shape letters: B samples, N heads, S query rows, T key columns, H head size. All maps and scores are float32.
 """
@@ -136,7 +139,8 @@ class Padding:
 def padding_of(e: Emitter, mask: str, rank: int, batch: str, columns: str) -> Padding:
     """A padding mask of any form, int32.
 
-    1. Rank 1: the number of columns kept (B); followed by the first one kept (2B); or by cumulated lengths (3B + 2), which say nothing new.
+    1. Rank 1: the number of columns kept (B); followed by the first one kept (2B); or by cumulated lengths (3B + 2),
+       which say nothing new.
     2. Rank 2: above 0 is kept; a mask of width 1 masks nothing.
     3. Rank 3: above 0 is kept.
 
@@ -156,7 +160,8 @@ def padding_of(e: Emitter, mask: str, rank: int, batch: str, columns: str) -> Pa
     index = e.cast(mask, TensorProto.INT64)
     at = e.unsqueeze(columns_of(e, columns), 0)
     end = e.unsqueeze(part(e, index, 0, 0, batch), 1)
-    # With lengths alone there is nothing to slice: zeros make the second part exist, and a comparison says whether it counts.
+    # With lengths alone there is nothing to slice: zeros make the second part exist, and a comparison says whether it
+    # counts.
     twice = e.op("Add", batch, batch)
     padded = e.op("Concat", index, e.op("Expand", e.constant([0], np.int64), batch), axis=0)
     counts = e.cast(e.op("Equal", e.dims(mask, 0, 1), twice), TensorProto.INT64)
@@ -214,7 +219,8 @@ def map_of(
         elif few:
             biases.append(e.unsqueeze(bias, 1, 2))
         else:
-            # As one more feature, 1 in all queries, a bias of columns joins the product: an Add would go through the whole map again.
+            # As one more feature, 1 in all queries, a bias of columns joins the product: an Add would go through the
+            # whole map again.
             key = key.with_column(e, bias)
             ready = e.op("Pad", ready, e.constant([0, 0, 0, 0, 0, 0, 0, 1], np.int64), e.constant(1.0))
     if attributes.get("unidirectional"):
@@ -232,9 +238,16 @@ def map_of(
 
 
 def rows_of(
-    e: Emitter, node: onnx.NodeProto, query: str, key: HeadsSource, padding: Padding | None, every: int, further: tuple[int, ...]
+    e: Emitter,
+    node: onnx.NodeProto,
+    query: str,
+    key: HeadsSource,
+    padding: Padding | None,
+    every: int,
+    further: tuple[int, ...],
 ) -> str:
-    """Some rows of the map that `map_of` gives without a cache and a bias: 0, `every`, 2 · `every`, ..., and the further ones.
+    """Some rows of the map that `map_of` gives without a cache and a bias: 0, `every`, 2 · `every`, ..., and the
+    further ones.
 
     Args: see `map_of`.
     """

@@ -1,16 +1,19 @@
 """`ai.onnx` Attention (opset 23 and later), through its own output of probabilities.
 
-1. The node is copied with `qk_matmul_output_mode = 3` and its fourth output, the map after Softmax. The operator goes on computing its own
-   result; asking for the map does not change it (bit-identical on the CPU provider, and where a runtime inlines the operator's function).
+1. The node is copied with `qk_matmul_output_mode = 3` and its fourth output, the map after Softmax. The operator goes
+   on computing its own result; asking for the map does not change it (bit-identical on the CPU provider, and where a
+   runtime inlines the operator's function).
 2. A node whose fourth output is read in another mode stays as it is, and a second copy beside it gives the map.
-3. Values come from `present_value` where there is a past, else from V; both get their heads repeated for grouped queries.
-4. Queries go in with a shape that cannot be inferred: onnxruntime 1.32 takes a symbolic number of columns of the fourth output for 0, and
-   then hands the buffer of a decoder's own map to the cross-attention after it, which fails where their lengths differ.
-5. Rows that a mask leaves without a column are all 0 by the specification and in onnxruntime 1.32, but NaN in 1.23 and 1.24: see
-   `Tapped.may_hide_rows`.
+3. Values come from `present_value` where there is a past, else from V; both get their heads repeated for grouped
+   queries.
+4. Queries go in with a shape that cannot be inferred: onnxruntime 1.32 takes a symbolic number of columns of the fourth
+   output for 0, and then hands the buffer of a decoder's own map to the cross-attention after it, which fails where
+   their lengths differ.
+5. Rows that a mask leaves without a column are all 0 by the specification and in onnxruntime 1.32, but NaN in 1.23 and
+   1.24: see `Tapped.may_hide_rows`.
 
-Why not the operator's function, inlined (`onnx.inliner`)? Silent patch over original, processor time on one thread, onnxruntime 1.32, the
-opset-23 export of a BERT of 6 layers, width 384, 12 heads, tokens × samples:
+Why not the operator's function, inlined (`onnx.inliner`)? Silent patch over original, processor time on one thread,
+onnxruntime 1.32, the opset-23 export of a BERT of 6 layers, width 384, 12 heads, tokens × samples:
 
     ====================  =========  =========  ==================
     form                  128 × 1    128 × 8    largest difference
@@ -20,9 +23,9 @@ opset-23 export of a BERT of 6 layers, width 384, 12 heads, tokens × samples:
     inlined, unpatched    1.052      1.053      2e-6
     ====================  =========  =========  ==================
 
-And the inliner stops at nodes that leave out an input before a given one, such as `nonpad_kv_seqlen` without a mask. Its one advantage:
-onnxruntime's CUDA kernel gives scores before Softmax only (mode 0, microsoft/onnxruntime#28351), so for that provider inline first and
-patch what comes of it.
+And the inliner stops at nodes that leave out an input before a given one, such as `nonpad_kv_seqlen` without a mask.
+Its one advantage: onnxruntime's CUDA kernel gives scores before Softmax only (mode 0, microsoft/onnxruntime#28351), so
+for that provider inline first and patch what comes of it.
 """
 
 from __future__ import annotations
@@ -77,7 +80,9 @@ def open_site(e: Emitter, site: Site, node: onnx.NodeProto) -> Tapped:
 
 
 def _of_unknown_shape(e: Emitter, value: str) -> str:
-    """The value through a Reshape to its own shape, which copies nothing and whose result shape inference cannot name."""
+    """The value through a Reshape to its own shape, which copies nothing and whose result shape inference cannot
+    name.
+    """
     return e.op("Reshape", value, e.op("Add", e.op("Shape", value), e.constant([0], np.int64)), role="query")
 
 
@@ -85,7 +90,8 @@ def _tap(e: Emitter, node: onnx.NodeProto) -> str:
     """Make the node give its map; the value's name."""
     node.output.extend([""] * (_MAP + 1 - len(node.output)))
     node.output[_MAP] = node.output[_MAP] or e.value("map")
-    if _given(node.input, _PAST_VALUE):  # onnxruntime computes with the present keys and values only where they are outputs
+    # onnxruntime computes with the present keys and values only where they are outputs
+    if _given(node.input, _PAST_VALUE):
         node.output[_PRESENT_KEY] = node.output[_PRESENT_KEY] or e.value("present_key")
         node.output[_PRESENT_VALUE] = node.output[_PRESENT_VALUE] or e.value("present_value")
     kept = [attribute for attribute in node.attribute if attribute.name != "qk_matmul_output_mode"]

@@ -1,6 +1,7 @@
 """A P·V node that multiplies the product by a number of its own ("+scaled"): FusedMatMul and Gemm with `alpha`.
 
-α P V is P (α V): with values taken as α V, all else is as at a plain product. A hotfix's benign values are in that measure too.
+α P V is P (α V): with values taken as α V, all else is as at a plain product. A hotfix's benign values are in that
+measure too.
 """
 
 from __future__ import annotations

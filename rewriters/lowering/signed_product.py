@@ -1,13 +1,16 @@
-"""A product whose map has entries below zero ("+signed"): a difference of maps, as in differential attention with one product.
+"""A product whose map has entries below zero ("+signed"): a difference of maps, as in differential attention with one
+product.
 
 A signed row has no sum of weights to move. Its two parts do: C = C⁺ - C⁻, both without an entry below zero. So
 
     patched = R(C⁺) V - R(C⁻) V,        R the redistribution of `subgraphs.redistribution`
 
-1. Each part is redistributed by itself, within its own sum: what flagged columns gave and what they took away both go to the others, and
-   the row keeps its own sum. No entry grows beyond the sum of its part, however near to zero the difference of both comes.
+1. Each part is redistributed by itself, within its own sum: what flagged columns gave and what they took away both go
+   to the others, and the row keeps its own sum. No entry grows beyond the sum of its part, however near to zero the
+   difference of both comes.
 2. Detectors read |C|: how much a column counts, whichever way.
-3. The product itself stays, and makes the output of all samples that are not flagged, or have no column left that is not.
+3. The product itself stays, and makes the output of all samples that are not flagged, or have no column left that is
+   not.
 """
 
 from __future__ import annotations
@@ -36,7 +39,10 @@ class SignedOperands(KeptOperands):
         """C⁺ and C⁻, whose outputs are canonical."""
         signed, zero = self._signed(e), e.constant(0.0, np.float32)
         below, opposite = e.op("Less", signed, zero), e.op("Neg", signed)
-        given, taken = e.op("Where", below, zero, signed, role="given"), e.op("Where", below, opposite, zero, role="taken")
+        given, taken = (
+            e.op("Where", below, zero, signed, role="given"),
+            e.op("Where", below, opposite, zero, role="taken"),
+        )
         return _Part(given, self.values(e)), _Part(taken, self.values(e))
 
     def difference(self, e: Emitter, given: str, taken: str, columns: str, valid: str | None) -> str:

@@ -1,7 +1,7 @@
 """Operands of a fused operator that gives its map as a further output.
 
-The operator stays, with its own output for all that is not flagged; P·V over the unflagged columns is computed anew beside it, where
-something is flagged.
+The operator stays, with its own output for all that is not flagged; P·V over the unflagged columns is computed anew
+beside it, where something is flagged.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ class Tapped:
         heads: H when the output has its heads side by side; None when they have an axis of their own.
         dtype: element type of all of them.
         emit_values: emits the values, (B, H, K, D) of that element type.
-        may_hide_rows: a mask may leave a row without a column; where that makes NaN of it, one row would spoil every column statistic.
+        may_hide_rows: a mask may leave a row without a column; where that makes NaN of it, one row would spoil every
+            column statistic.
     """
 
     probabilities: str
@@ -77,7 +78,9 @@ def _without_nan_rows(e: Emitter, probabilities: str) -> str:
         return cleaned(e)
     any_hidden = e.op("Greater", e.reduce("Max", e.float(hidden), 0, 1, 2, keepdims=False), e.constant(0.5))
     # Copying the map costs less than half of rewriting it.
-    return e.either(any_hidden, cleaned, lambda inner: inner.op("Identity", probabilities), TensorProto.FLOAT, role="map_checked")
+    return e.either(
+        any_hidden, cleaned, lambda inner: inner.op("Identity", probabilities), TensorProto.FLOAT, role="map_checked"
+    )
 
 
 def split_heads(e: Emitter, x: str, heads: int) -> str:

@@ -1,14 +1,18 @@
 """A site between Q/DQ pairs: the map goes Softmax → QuantizeLinear → DequantizeLinear → product.
 
-Runtimes turn DequantizeLinear, operator, QuantizeLinear into one operator on integers, as long as nothing else reads the values between. So
-the model's own operators stay as they are, pair by pair, and with them every bit of what is not flagged:
+Runtimes turn DequantizeLinear, operator, QuantizeLinear into one operator on integers, as long as nothing else reads
+the values between. So the model's own operators stay as they are, pair by pair, and with them every bit of what is not
+flagged:
 
-1. The map is read from a copy of the Softmax and what follows, where a runtime could turn the model's own into integers.
-2. The redistribution is computed in float32 beside the product, and chosen behind the pair that requantises the product. What is chosen
-   goes through a second pair like that one, so that its reader still reads a dequantised value; numbers out of a pair survive its like.
-3. A pair with one reader keeps one reader. Where the patch reads such a value, it goes through a copy that no optimiser removes, and then
-   through a second pair for the model. onnxruntime turns a pair of int8 into one of uint8 only if QuantizeLinear has one reader, and makes
-   one of two pairs in a row only if nothing comes between. A pair with several readers may have one more.
+1. The map is read from a copy of the Softmax and what follows, where a runtime could turn the model's own into
+   integers.
+2. The redistribution is computed in float32 beside the product, and chosen behind the pair that requantises the
+   product. What is chosen goes through a second pair like that one, so that its reader still reads a dequantised value;
+   numbers out of a pair survive its like.
+3. A pair with one reader keeps one reader. Where the patch reads such a value, it goes through a copy that no optimiser
+   removes, and then through a second pair for the model. onnxruntime turns a pair of int8 into one of uint8 only if
+   QuantizeLinear has one reader, and makes one of two pairs in a row only if nothing comes between. A pair with several
+   readers may have one more.
 """
 
 from __future__ import annotations
@@ -43,7 +47,8 @@ def read_values(e: Emitter, site: Site, wiring: Wiring, taken: list[Replacement]
 def patch_between_pairs(
     e: Emitter, site: Site, any_flagged: str, wiring: Wiring, patched: Callable[[Emitter, KeptOperands], str]
 ) -> tuple[Replacement, ...]:
-    """Emit the choice between the product and what `patched` emits: at the product, or behind the pair that requantises it.
+    """Emit the choice between the product and what `patched` emits: at the product, or behind the pair that requantises
+    it.
 
     Args:
         site: with map and values as `read_map` and `read_values` give them.
@@ -65,7 +70,10 @@ def patch_between_pairs(
     if e.conditional:
         then, otherwise = behind.branch(), behind.branch()
         kinds = [operands.dtype]
-        branches = Branch(then, [patched(then, operands)], kinds), Branch(otherwise, [otherwise.op("Identity", raw)], kinds)
+        branches = (
+            Branch(then, [patched(then, operands)], kinds),
+            Branch(otherwise, [otherwise.op("Identity", raw)], kinds),
+        )
         gate(behind, any_flagged, *branches, [end])
     else:
         behind.op("Where", any_flagged, patched(behind, operands), raw)
@@ -79,17 +87,23 @@ def patch_between_pairs(
 
 
 def read_map(e: Emitter, site: Site, wiring: Wiring, taken: list[Replacement]) -> Site:
-    """The site with its map from a copy of the model's own chain, from a Softmax of dequantised scores on; else as the model has it.
+    """The site with its map from a copy of the model's own chain, from a Softmax of dequantised scores on; else as the
+    model has it.
 
-    The copied Softmax has its axis written the other way round (-1 for the last one's number, or that for -1): equal nodes would be made
-    one again.
+    The copied Softmax has its axis written the other way round (-1 for the last one's number, or that for -1): equal
+    nodes would be made one again.
     """
     softmax = wiring.maker.get(site.probabilities)
     chain: list[onnx.NodeProto] = []
     while softmax is not None and softmax.op_type != "Softmax" and len(chain) < _LONGEST_CHAIN:
         chain.insert(0, softmax)
         softmax = wiring.maker.get(softmax.input[_mapped_input(softmax)]) if softmax.input else None
-    if softmax is None or softmax.op_type != "Softmax" or e.opset < _FIRST_NEGATIVE_AXIS_OPSET or site.softmax_rank is None:
+    if (
+        softmax is None
+        or softmax.op_type != "Softmax"
+        or e.opset < _FIRST_NEGATIVE_AXIS_OPSET
+        or site.softmax_rank is None
+    ):
         return site
     if _dequantizer(wiring, softmax.input[0])[0] is None:
         return site
@@ -98,7 +112,9 @@ def read_map(e: Emitter, site: Site, wiring: Wiring, taken: list[Replacement]) -
     beside = {softmax.output[0]: e.copy(softmax, [scores], "map_beside")}
     axis = next((attribute.i for attribute in softmax.attribute if attribute.name == "axis"), 1 if e.opset < 13 else -1)
     del e.nodes[-1].attribute[:]
-    e.nodes[-1].attribute.append(helper.make_attribute("axis", axis - site.softmax_rank if axis >= 0 else axis + site.softmax_rank))
+    e.nodes[-1].attribute.append(
+        helper.make_attribute("axis", axis - site.softmax_rank if axis >= 0 else axis + site.softmax_rank)
+    )
     for node in chain:
         beside[node.output[0]] = e.copy(node, [beside.get(name, name) for name in node.input], "map_beside")
     return replace(site, probabilities=beside[site.probabilities])
@@ -129,7 +145,10 @@ def _read(e: Emitter, wiring: Wiring, value: str, taken: list[Replacement]) -> s
     if dequantizer is None:
         return value
     quantizer = wiring.maker.get(dequantizer.input[0])
-    single = all(wiring.has_one_reader(name) for name in (dequantizer.input[0], *(node.output[0] for node in (dequantizer, *movers))))
+    single = all(
+        wiring.has_one_reader(name)
+        for name in (dequantizer.input[0], *(node.output[0] for node in (dequantizer, *movers)))
+    )
     if quantizer is None or quantizer.op_type != "QuantizeLinear" or not single:
         return value
 
@@ -158,7 +177,10 @@ def _dequantizer(wiring: Wiring, value: str) -> tuple[onnx.NodeProto | None, Seq
 
 
 def _moved_input(wiring: Wiring, node: onnx.NodeProto) -> int | None:
-    """Which input a runtime may put in the place of the output, moved or not at all: a product with 1 is none. None: it cannot."""
+    """Which input a runtime may put in the place of the output, moved or not at all: a product with 1 is none.
+
+    None: it cannot.
+    """
     if node.op_type in _MOVERS:
         return 0
     makers = [wiring.maker.get(name) for name in node.input]

@@ -1,7 +1,9 @@
-"""Between a site's own tensor layout and the canonical one: A (B, H, Q, K), V (B, H, K, D), output (B, H, Q, D), all float32.
+"""Between a site's own tensor layout and the canonical one: A (B, H, Q, K), V (B, H, K, D), output (B, H, Q, D), all
+float32.
 
-A rank-3 map is (B, Q, K), or (B·H, Q, K) when `Layout.merged_heads` says so. Of rank 5 and more, all leading axes but the
-last are taken together as B (windows, grouped heads). Rank 2 is one sample with one head. Several axes of width are taken together as D.
+A rank-3 map is (B, Q, K), or (B·H, Q, K) when `Layout.merged_heads` says so. Of rank 5 and more, all leading axes but
+the last are taken together as B (windows, grouped heads). Rank 2 is one sample with one head. Several axes of width are
+taken together as D.
 """
 
 from __future__ import annotations
@@ -44,7 +46,9 @@ class Canonical:
         return self._four(e, self._one_width(e, self._ordered(e, self._exact(e, out), self._layout.output)))
 
     def restore(self, e: Emitter, canonical: str, like: str, permutation: tuple[int, ...] | None) -> str:
-        """A canonical tensor (double where `like` is) → layout and dtype of `like`, which `permutation` would bring to canonical order."""
+        """A canonical tensor (double where `like` is) → layout and dtype of `like`, which `permutation` would bring to
+        canonical order.
+        """
         if self._layout.rank != 4 or len(permutation or ()) > self._layout.rank:
             canonical = e.op("Reshape", canonical, e.op("Shape", self._ordered(e, like, permutation)))
         if permutation is not None:

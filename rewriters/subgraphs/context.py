@@ -12,7 +12,10 @@ from ..emit import Emitter
 __all__ = ["VISIBLE", "MapContext", "strided"]
 
 VISIBLE = 1e-30
-"""A row sees a column to which the mean over heads gives more than this. Not zero: masks that add -100 (Swin) leave denormal mass."""
+"""A row sees a column to which the mean over heads gives more than this.
+
+Not zero: masks that add -100 (Swin) leave denormal mass.
+"""
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,8 @@ class MapContext:
         rows_sum_to_one: every row does, up to rounding.
         unmasked: every row sees every column, even one that it gives nothing to (`Site.unmasked`).
         values: emits V (B, H, K, D), or (B, 1, K, D) where heads share it; None where nothing reads it.
-        some_rows: emits rows 0, n, 2n, ... of the map and some more, for n and their numbers; then `map` may be "": not computed yet.
+        some_rows: emits rows 0, n, 2n, ... of the map and some more, for n and their numbers; then `map` may be "": not
+            computed yet.
     """
 
     map: str
@@ -66,10 +70,14 @@ class MapContext:
         """Rows 0, `every`, ... of the map (B, H, R, K) and its probe rows (B, H, P, K), None where there are none."""
         if self.some_rows is None or self.map:
             sampled = self.map if every == 1 else strided(e, self.map, 2, every)
-            return sampled, e.op("Gather", self.map, e.constant(probes, np.int64), axis=2, role="probe_rows") if probes else None
+            return sampled, e.op(
+                "Gather", self.map, e.constant(probes, np.int64), axis=2, role="probe_rows"
+            ) if probes else None
         if all(probe % every == 0 for probe in probes):
             sampled, at = self.some_rows(e, every, ()), [probe // every for probe in probes]
-            return sampled, e.op("Gather", sampled, e.constant(at, np.int64), axis=2, role="probe_rows") if probes else None
+            return sampled, e.op(
+                "Gather", sampled, e.constant(at, np.int64), axis=2, role="probe_rows"
+            ) if probes else None
         both = self.some_rows(e, every, probes)
         first, end, axis = (e.constant([number], np.int64) for number in (-len(probes), np.iinfo(np.int64).max, 2))
         return e.op("Slice", both, e.constant([0], np.int64), first, axis), e.op("Slice", both, first, end, axis)
@@ -84,7 +92,9 @@ class MapContext:
         if valid_float is None or not self.self_attention:
             return e.op("Mul", e.reduce("Mean", rows, 2, role="column_mean"), length)
         if every == 1:  # as many rows are valid as columns are
-            return e.op("MatMul", e.once(f"rows:{valid_float}", lambda: e.unsqueeze(valid_float, 1, 2)), rows, role="column_sum")
+            return e.op(
+                "MatMul", e.once(f"rows:{valid_float}", lambda: e.unsqueeze(valid_float, 1, 2)), rows, role="column_sum"
+            )
         counted = strided(e, valid_float, 1, every)
         share = e.op("Div", counted, e.at_least(e.reduce("Sum", counted, 1), 1.0))
         return e.op("Mul", e.op("MatMul", e.unsqueeze(share, 1, 2), rows, role="column_mean"), length)

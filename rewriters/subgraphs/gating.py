@@ -1,4 +1,6 @@
-"""What a patch consists of: nodes in place of one node, and the If that decides between the original and the redistribution."""
+"""What a patch consists of: nodes in place of one node, and the If that decides between the original and the
+redistribution.
+"""
 
 from __future__ import annotations
 
@@ -39,6 +41,9 @@ def gate(e: Emitter, condition: str, then: Branch, otherwise: Branch, outputs: l
     graphs = {}
     for key, branch in {"then_branch": then, "else_branch": otherwise}.items():
         # Shapes are left open: onnxruntime infers them, and a wrong guess would be worse than none.
-        infos = [helper.make_tensor_value_info(value, dtype, None) for value, dtype in zip(branch.results, branch.dtypes, strict=True)]
+        infos = [
+            helper.make_tensor_value_info(value, dtype, None)
+            for value, dtype in zip(branch.results, branch.dtypes, strict=True)
+        ]
         graphs[key] = helper.make_graph(branch.emitter.nodes, branch_name(name, key), [], infos)
     e.nodes.append(helper.make_node("If", [condition], outputs, name=name, **graphs))

@@ -1,7 +1,8 @@
 """How the tensors of one site are read and written, whatever form the attention has.
 
-A redistribution asks for the map, the values, the product over some columns and the original output; it never sees in which operator
-or layout they lie. `ProductOperands` is a plain P·V node. Fused operators have their own in `rewriters.lowering`.
+A redistribution asks for the map, the values, the product over some columns and the original output; it never sees in
+which operator or layout they lie. `ProductOperands` is a plain P·V node. Fused operators have their own in
+`rewriters.lowering`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ class Remainder:
 
     Attributes:
         product: canonical, float32.
-        untouched: canonical, float32 or double; what rows of samples without a flagged column give, bit-identical to the original.
+        untouched: canonical, float32 or double; what rows of samples without a flagged column give, bit-identical to
+        the original.
         like: some output in the site's own layout and dtype.
     """
 
@@ -35,7 +37,10 @@ class Remainder:
 
 
 class Operands(Protocol):
-    """Canonical shapes: map (B, H, Q, K), values (B, H, K, D), outputs (B, H, Q, D). All are float32, but outputs of double stay double."""
+    """Canonical shapes: map (B, H, Q, K), values (B, H, K, D), outputs (B, H, Q, D).
+
+    All are float32, but outputs of double stay double.
+    """
 
     @property
     def dtype(self) -> int:
@@ -92,8 +97,9 @@ class ProductOperands:
         self._map: str | None = None
 
     def map(self, e: Emitter) -> str:
-        # Where a processor has no half-precision arithmetic, onnxruntime computes in float32 and drops the casts between neighbours.
-        # A product inside an If has no neighbours, and would come out rounded once more than the original, as would a map read twice.
+        # Where a processor has no half-precision arithmetic, onnxruntime computes in float32 and drops the casts
+        # between neighbours. A product inside an If has no neighbours, and would come out rounded once more than the
+        # original, as would a map read twice.
         if self.dtype in HALF and e.conditional and self._site.quantizer is None and self._kept is None:
             self._kept = self._product(e, self._site.values, "product")
         if self._map is None:
@@ -106,7 +112,11 @@ class ProductOperands:
     def remainder(self, e: Emitter, columns: str) -> Remainder:
         if self._kept is not None:
             visible = e.op("Where", e.unsqueeze(columns, 1, 3), e.constant(0.0), self.values(e))
-            return Remainder(e.op("MatMul", self.map(e), visible, role="product_unflagged"), self.canonical(e, self._kept), self._kept)
+            return Remainder(
+                e.op("MatMul", self.map(e), visible, role="product_unflagged"),
+                self.canonical(e, self._kept),
+                self._kept,
+            )
         zero = e.constant(0, helper.tensor_dtype_to_np_dtype(self._site.dtype))
         hidden = self._canonical.column_mask(e, columns, self._site.probabilities)
         # Samples with nothing masked run through the very same kernel on the very same numbers.

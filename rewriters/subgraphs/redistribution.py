@@ -1,17 +1,21 @@
 """Redistribution: what becomes of each query row once columns are flagged.
 
-Eq. 11 of the paper, joint over all flagged columns m of a sample, with benign attention q, benign values v and own row sums σ:
+Eq. 11 of the paper, joint over all flagged columns m of a sample, with benign attention q, benign values v and own row
+sums σ:
 
-    out_i = s_i · Σ_{k∉m} A_ik V_k  +  σ_i · Σ_{k∈m} q_ik v_k,      s_i = σ_i (1 - T_i) / Σ_{k∉m} A_ik,   T_i = Σ_{k∈m} q_ik
+    out_i = s_i · Σ_{k∉m} A_ik V_k  +  σ_i · Σ_{k∈m} q_ik v_k,      s_i = σ_i (1 - T_i) / Σ_{k∉m} A_ik,   T_i = Σ_{k∈m}
+    q_ik
 
 Rules, in the order in which they are applied:
-1. A sample without a flagged column, or with no unflagged valid column left, comes out as the original product, bit for bit.
+1. A sample without a flagged column, or with no unflagged valid column left, comes out as the original product, bit for
+   bit.
 2. A query row that sees no flagged column (causal or window mask) comes out as the original product too.
 3. T is capped at 1: the benign share of several columns never exceeds the row.
 4. A saturated row (unflagged mass below FLOOR · σ) spreads (1 - T) σ evenly over the unflagged columns it can see.
 5. A row that sees flagged columns alone has nowhere to move its mass and stays as it is.
 
-Rules 2 and 5 need to know which columns a row sees; `SitePlan.every_row_sees_every_column` or `Site.unmasked` says that they cannot occur.
+Rules 2 and 5 need to know which columns a row sees; `SitePlan.every_row_sees_every_column` or `Site.unmasked` says that
+they cannot occur.
 
 Statistics of rows are kept as (B, H, Q): onnxruntime goes element by element through what ends in an axis of size 1.
 """
@@ -29,13 +33,17 @@ from .context import VISIBLE, MapContext
 __all__ = ["FLOOR", "Rows", "redistribute"]
 
 FLOOR = 1e-7
-"""Share of a row's sum below which its unflagged mass is float32's own rounding, and not worth scaling up. No higher: what a saturated row
-does instead depends on the flagged column, and a protected attribute that draws all but 4e-6 of a row would show through."""
+"""Share of a row's sum below which its unflagged mass is float32's own rounding, and not worth scaling up. No higher:
+what a saturated row does instead depends on the flagged column, and a protected attribute that draws all but 4e-6 of a
+row would show through.
+"""
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """What a row sees: counts of valid, flagged and unflagged columns (B, 1, 1 | Q); the columns (B, 1, Q, K) where rows differ."""
+    """What a row sees: counts of valid, flagged and unflagged columns (B, 1, 1 | Q); the columns (B, 1, Q, K) where
+    rows differ.
+    """
 
     columns: str | None
     valid: str
@@ -56,9 +64,11 @@ class Rows:
     Attributes:
         flagged: (B, K) bool, the column mask without the samples that rule 1 leaves alone.
         active: (B, 1, 1 | Q) bool, rows with a flagged column (rules 1 and 2).
-        lost: (B, 1, Q) bool, rows that keep the original product whatever is flagged (rule 5); None when there can be none.
-        divisor: (B, H, Q, 1), 1 / s; infinite in saturated rows (rule 4), 1 in rows that do not change. Not s: a product over few unflagged
-            columns is as small as their mass, and s as large as it is small; a tool may turn both into half precision, where s overflows.
+        lost: (B, 1, Q) bool, rows that keep the original product whatever is flagged (rule 5); None when there can be
+        none.
+        divisor: (B, H, Q, 1), 1 / s; infinite in saturated rows (rule 4), 1 in rows that do not change. Not s: a
+            product over few unflagged columns is as small as their mass, and s as large as it is small; a tool may turn
+            both into half precision, where s overflows.
     """
 
     flagged: str
@@ -74,7 +84,8 @@ class Rows:
     _one_head: bool  # `_benign` is the same for all heads
 
     def gap(self, e: Emitter) -> str:
-        """(B, H, Q, D), what is to be subtracted from the scaled product: minus σ Σ q v, in saturated rows minus (1 - T) σ · refuge too.
+        """(B, H, Q, D), what is to be subtracted from the scaled product: minus σ Σ q v, in saturated rows minus (1 -
+        T) σ · refuge too.
 
         A row that does not change has +0 there, and subtracting that leaves every number its bits, -0 and all.
         """
@@ -131,17 +142,24 @@ def redistribute(e: Emitter, plan: SitePlan, context: MapContext, mask: str, val
     unsaturated = e.op("Greater", rest, floor, role="unsaturated")
     divisor = e.op("Div", rest, room if total is None else e.op("Mul", room, total))
     divisor = e.op("Where", active, e.op("Where", unsaturated, divisor, e.constant(np.inf)), one, role="divisor")
-    return Rows(flagged, active, lost, e.unsqueeze(divisor, 3), unsaturated, total, room, benign, refuge, alike, one_head)
+    return Rows(
+        flagged, active, lost, e.unsqueeze(divisor, 3), unsaturated, total, room, benign, refuge, alike, one_head
+    )
 
 
 def _rows_differ(e: Emitter, context: MapContext, flagged: str, unflagged: str) -> _Seen:
     # Padding may be visible, and counts for nothing: it is neither flagged nor unflagged.
     columns = e.number(e.op("Greater", e.reduce("Mean", context.map, 1), e.constant(VISIBLE)))
-    counts = [e.squeeze(e.op("MatMul", columns, e.op("Transpose", part, perm=[0, 1, 3, 2])), 3) for part in (flagged, unflagged)]
+    counts = [
+        e.squeeze(e.op("MatMul", columns, e.op("Transpose", part, perm=[0, 1, 3, 2])), 3)
+        for part in (flagged, unflagged)
+    ]
     return _Seen(columns, e.op("Add", *counts), *counts)
 
 
-def _benign_part(e: Emitter, pair: BenignPair, seen: _Seen, flagged: str, values: str, refuge: str) -> tuple[str, str, bool]:
+def _benign_part(
+    e: Emitter, pair: BenignPair, seen: _Seen, flagged: str, values: str, refuge: str
+) -> tuple[str, str, bool]:
     """T (B, H, 1 | Q) and Σ q v (B, H, 1 | Q, D), after rule 3; whether they are the same for all rows."""
     alike = seen.columns is None and (pair.relative or pair.attention.shape[1] == 1)
     if pair.relative:

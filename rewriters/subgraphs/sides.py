@@ -14,7 +14,10 @@ __all__ = ["value_side"]
 
 
 def value_side(e: Emitter, operands: Operands, plan: SitePlan, context: MapContext, mask: str) -> str:
-    """The patched output of a site in its own layout, for flagged columns `mask` (B, K). What is not flagged comes out bit-identical."""
+    """The patched output of a site in its own layout, for flagged columns `mask` (B, K).
+
+    What is not flagged comes out bit-identical.
+    """
     rows = redistribute(e, plan, context, mask, operands.values(e))
     rest = operands.remainder(e, rows.flagged)
     patched = e.op("Sub", e.op("Div", rest.product, rows.divisor), rows.gap(e), role="patched")

@@ -26,7 +26,16 @@ from .operands import HALF, KnowsColumns, Operands, ProductOperands
 from .sides import value_side
 from .validity import valid_columns
 
-__all__ = ["Controls", "Replacement", "SitePatch", "detect_site", "patch_site", "redistribute_site", "score_site", "with_companions"]
+__all__ = [
+    "Controls",
+    "Replacement",
+    "SitePatch",
+    "detect_site",
+    "patch_site",
+    "redistribute_site",
+    "score_site",
+    "with_companions",
+]
 
 _LAYOUT = {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Identity", "DynamicQuantizeLinear"}
 
@@ -48,8 +57,10 @@ class Controls:
 class SitePatch:
     """Replacements of one site, and the value (B, K) bool that says which columns are flagged.
 
-    companions: (B, K) bool, columns above the lower bar, which count in flagged samples only; None where there is no lower bar.
-    score: (B, K) float32, -inf at padding, in place of the columns where sites decide together (`score_site`); None at a silent site.
+    companions: (B, K) bool, columns above the lower bar, which count in flagged samples only; None where there is no
+    lower bar.
+    score: (B, K) float32, -inf at padding, in place of the columns where sites decide together (`score_site`); None at
+        a silent site.
     """
 
     replacements: tuple[Replacement, ...]
@@ -58,8 +69,11 @@ class SitePatch:
     score: str | None = None
 
 
-def patch_site(e: Emitter, site: Site, plan: SitePlan, controls: Controls, wiring: Wiring, carried: str | None = None) -> SitePatch:
-    """Emit the patch of one site into `e`: the redistribution in an If on "any column flagged", or branch-free where `e` admits none.
+def patch_site(
+    e: Emitter, site: Site, plan: SitePlan, controls: Controls, wiring: Wiring, carried: str | None = None
+) -> SitePatch:
+    """Emit the patch of one site into `e`: the redistribution in an If on "any column flagged", or branch-free where
+    `e` admits none.
 
     Args:
         wiring: of the body that holds the site.
@@ -67,7 +81,9 @@ def patch_site(e: Emitter, site: Site, plan: SitePlan, controls: Controls, wirin
     """
     taken: list[Replacement] = []
     site = _reading_early(e, site, wiring, taken)
-    operands = _operands(e, site, plan, wiring.maker[site.product], kept=site.quantizer is None and _takes_in_scale(site, wiring))
+    operands = _operands(
+        e, site, plan, wiring.maker[site.product], kept=site.quantizer is None and _takes_in_scale(site, wiring)
+    )
     context = _context(e, site, plan, operands)
 
     def decide(inner: Emitter) -> list[str]:
@@ -90,15 +106,24 @@ def patch_site(e: Emitter, site: Site, plan: SitePlan, controls: Controls, wirin
         then, otherwise = e.branch(), e.branch()
         patched = _patched(then, operands, plan, context, columns)
         if operands.dtype in HALF:
-            # Out of an If in float32: runtimes that compute half precision in float32 then see casts side by side, and drop them, as they
-            # do in the original.
+            # Out of an If in float32: runtimes that compute half precision in float32 then see casts side by side, and
+            # drop them, as they do in the original.
             kept, gated_output, single = e.float(operands.original(e)), e.value("gated"), [int(TensorProto.FLOAT)]
-            branches = Branch(then, [then.float(patched)], single), Branch(otherwise, [otherwise.op("Identity", kept)], single)
+            branches = (
+                Branch(then, [then.float(patched)], single),
+                Branch(otherwise, [otherwise.op("Identity", kept)], single),
+            )
             gate(e, any_flagged, *branches, [gated_output])
             _finish(e, e.cast(gated_output, operands.dtype), site.product)
         else:
             kind = [operands.dtype]
-            gate(e, any_flagged, Branch(then, [patched], kind), Branch(otherwise, [operands.original(otherwise)], kind), [site.product])
+            gate(
+                e,
+                any_flagged,
+                Branch(then, [patched], kind),
+                Branch(otherwise, [operands.original(otherwise)], kind),
+                [site.product],
+            )
     else:
         _finish(e, _patched(e, operands, plan, context, columns), site.product)
     return SitePatch((Replacement(site.product, tuple(e.nodes)),), columns)
@@ -136,7 +161,9 @@ def score_site(e: Emitter, site: Site, plan: SitePlan, wiring: Wiring) -> SitePa
 
 
 def redistribute_site(e: Emitter, site: Site, plan: SitePlan, columns: str, node: onnx.NodeProto, output: str) -> None:
-    """Emit redistribution alone, for columns (B, K) that are known; `output` gets the result in the site's own layout."""
+    """Emit redistribution alone, for columns (B, K) that are known;
+    `output` gets the result in the site's own layout.
+    """
     operands = _operands(e, site, plan, node)
     _finish(e, _patched(e, operands, plan, _context(e, site, plan, operands), columns), output)
 
@@ -171,7 +198,8 @@ def _operands(e: Emitter, site: Site, plan: SitePlan, node: onnx.NodeProto, kept
 def _takes_in_scale(site: Site, wiring: Wiring) -> bool:
     """Whether a factor of the product is multiplied by a constant right before it.
 
-    onnxruntime takes such a number into the product (MatMulScaleFusion), and rounds differently then; in an If the product is out of reach.
+    onnxruntime takes such a number into the product (MatMulScaleFusion), and rounds differently then; in an If the
+    product is out of reach.
     """
     makers = (wiring.maker.get(name) for name in (site.probabilities, site.values))
     scalings = [node for node in makers if node is not None and node.op_type in ("Mul", "Div")]
@@ -180,12 +208,16 @@ def _takes_in_scale(site: Site, wiring: Wiring) -> bool:
 
 
 def _patched(e: Emitter, operands: Operands, plan: SitePlan, context: MapContext, columns: str) -> str:
-    """The redistribution, with the map made here where the detector did without, and of a signed map in its two parts."""
+    """The redistribution, with the map made here where the detector did without,
+    and of a signed map in its two parts.
+    """
     if isinstance(operands, Beside):
         operands = operands.opened(e)
         context = replace(context, map=operands.map(e))
     if isinstance(operands, SignedOperands):
-        given, taken = (value_side(e, part, plan, replace(context, map=part.map(e)), columns) for part in operands.parts(e))
+        given, taken = (
+            value_side(e, part, plan, replace(context, map=part.map(e)), columns) for part in operands.parts(e)
+        )
         return operands.difference(e, given, taken, columns, context.valid)
     return value_side(e, operands, plan, context, columns)
 
@@ -196,7 +228,9 @@ def _context(e: Emitter, site: Site, plan: SitePlan, operands: Operands) -> MapC
     canonical_map = operands.map(e)
     known = operands.valid if isinstance(operands, KnowsColumns) else None
     valid = None if _fixed_length(plan) or site.unmasked else valid_columns(e, site, canonical_map, known)
-    return MapContext(canonical_map, valid, site.self_attention, _sums_to_one(site), site.unmasked, values=operands.values)
+    return MapContext(
+        canonical_map, valid, site.self_attention, _sums_to_one(site), site.unmasked, values=operands.values
+    )
 
 
 def _sums_to_one(site: Site) -> bool:
@@ -210,24 +244,30 @@ def _sums_to_one(site: Site) -> bool:
 def _where_enabled(
     e: Emitter, controls: Controls, context: MapContext, decide: Callable[[Emitter], list[str]], roles: tuple[str, ...]
 ) -> list[str]:
-    """Bools that `decide` emits, in an If on `atpatch_enabled`: columns (B, K), and a 0-d value where its role is "any_flagged".
+    """Bools that `decide` emits, in an If on `atpatch_enabled`: columns (B, K), and a 0-d value where its role is
+    "any_flagged".
 
-    A patch that is switched off costs next to nothing so. And onnxruntime lays out the memory of a body once for all runs: small values
-    among the large ones, above all those that live long, may cost the large ones the places that they take in turns, and the model's own
-    nodes get slower (MiniLM-L6, 8 × 128, onnxruntime 1.32: by 3 %; one more small output does it to the original too). A branch has its own
-    place for them.
+    A patch that is switched off costs next to nothing so. And onnxruntime lays out the memory of a body once for all
+    runs: small values among the large ones, above all those that live long, may cost the large ones the places that
+    they take in turns, and the model's own nodes get slower (MiniLM-L6, 8 × 128, onnxruntime 1.32: by 3 %; one more
+    small output does it to the original too). A branch has its own place for them.
     """
     if not e.conditional or controls.frozen:
         return decide(e)
     then, otherwise = e.branch(), e.branch()
     made = decide(then)
     nothing = [
-        otherwise.op("Identity", otherwise.constant(False, np.bool_)) if role == "any_flagged" else context.no_columns(otherwise)
+        (
+            otherwise.op("Identity", otherwise.constant(False, np.bool_))
+            if role == "any_flagged"
+            else context.no_columns(otherwise)
+        )
         for role in roles[: len(made)]
     ]
     kinds = [int(TensorProto.BOOL)] * len(made)
     outputs = [e.value(role) for role in roles[: len(made)]]
-    # Not on the control itself: onnxscript's optimizer takes its default for a constant there, and leaves an input without a default.
+    # Not on the control itself: onnxscript's optimizer takes its default for a constant there, and leaves an input
+    # without a default.
     off = e.shared("off", lambda body: body.op("Not", controls.enabled, role="switched_off"))
     gate(e, off, Branch(otherwise, nothing, kinds), Branch(then, made, kinds), outputs, "detection")
     return outputs

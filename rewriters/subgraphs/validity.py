@@ -24,7 +24,8 @@ def valid_columns(e: Emitter, site: Site, canonical_map: str, known: str | None 
         return e.shared(f"valid:{mask}", lambda body: body.cast(mask, TensorProto.BOOL))
     if known is not None:
         return known
-    # Rows first, then heads: onnxruntime takes 18 times as long over both axes at once (one sample, 12 heads, 512 columns).
+    # Rows first, then heads: onnxruntime takes 18 times as long over both axes at once (one sample, 12 heads, 512
+    # columns).
     peak = e.peak(canonical_map if e.conditional else e.op("Relu", canonical_map), 2, role="column_peak")
     mass = e.peak(peak, 1, 2, keepdims=False, role="column_peak")
     return e.op("Greater", mass, e.constant(VISIBLE), role="valid")

@@ -19,7 +19,10 @@ SALT = "00112233aabbccdd"
 
 def moment(unix: float) -> dict[str, Any]:
     """The fields `time` and `unix`."""
-    return {"time": datetime.fromtimestamp(unix, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"), "unix": unix}
+    return {
+        "time": datetime.fromtimestamp(unix, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
+        "unix": unix,
+    }
 
 
 def digest(text: object) -> str:
@@ -90,7 +93,10 @@ def pair(number: int, before: int, after: int, **changes: Any) -> dict[str, Any]
 def ab_rows(
     units: int, weight: float, original: float, patched_rate: float, requests: int = 1, seed: int = 0, skew: float = 0.0
 ) -> Iterator[tuple[dict[str, Any], bool]]:
-    """Rows of a split by hash with what became of each; class 1 is wrong everywhere. `skew` loses that share of the patched units."""
+    """Rows of a split by hash with what became of each; class 1 is wrong everywhere.
+
+    `skew` loses that share of the patched units.
+    """
     random = np.random.default_rng(seed)
     number = 0
     for unit in range(units):
@@ -113,8 +119,12 @@ def ab_rows(
             number += 1
 
 
-def shadow_rows(count: int, apart: float, better: float, classes: int = 10, seed: int = 0) -> Iterator[tuple[dict[str, Any], int]]:
-    """Pairs with their labels: the arms disagree at rate `apart`; of these the patched one is right at rate `better`."""
+def shadow_rows(
+    count: int, apart: float, better: float, classes: int = 10, seed: int = 0
+) -> Iterator[tuple[dict[str, Any], int]]:
+    """Pairs with their labels: the arms disagree at rate `apart`;
+    of these the patched one is right at rate `better`.
+    """
     random = np.random.default_rng(seed)
     for number in range(count):
         label = int(random.integers(classes))
@@ -124,7 +134,11 @@ def shadow_rows(count: int, apart: float, better: float, classes: int = 10, seed
             wrong = 0 if label else 1
             before, after = (wrong, label) if random.random() < better else (label, wrong)
         latency = float(np.exp(random.normal(0.2, 0.3)))
-        times = {"original": latency, "patched": latency * float(np.exp(random.normal(0.15, 0.05))), "total": latency + 0.1}
+        times = {
+            "original": latency,
+            "patched": latency * float(np.exp(random.normal(0.15, 0.05))),
+            "total": latency + 0.1,
+        }
         yield pair(number, before, after, latency_ms=times, **moment(START + number * 7.0)), label
 
 

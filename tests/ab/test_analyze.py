@@ -43,7 +43,9 @@ def shadow(tmp_path_factory) -> tuple[Path, Path]:
     """8,000 pairs, 3 % apart, and the patched arm right in four of five of those."""
     folder = tmp_path_factory.mktemp("shadow")
     rows = list(shadow_rows(8000, 0.03, 0.8, seed=5))
-    (folder / "labels.jsonl").write_text("".join(json.dumps({"id": entry["id"], "label": label}) + "\n" for entry, label in rows))
+    (folder / "labels.jsonl").write_text(
+        "".join(json.dumps({"id": entry["id"], "label": label}) + "\n" for entry, label in rows)
+    )
     return write_log(folder / "log.jsonl", (entry for entry, _ in rows)), folder / "labels.jsonl"
 
 
@@ -99,8 +101,12 @@ def test_equal_arms_are_not_told_apart(tmp_path):
     decided = 0
     for seed in range(40):
         rows = list(ab_rows(400, 0.3, 0.1, 0.1, seed=100 + seed))
-        (tmp_path / "o.jsonl").write_text("".join(json.dumps({"id": entry["id"], "outcome": hit}) + "\n" for entry, hit in rows))
-        (found,) = analyze_log(write_log(tmp_path / "l.jsonl", (entry for entry, _ in rows)), tmp_path / "o.jsonl").revisions
+        (tmp_path / "o.jsonl").write_text(
+            "".join(json.dumps({"id": entry["id"], "outcome": hit}) + "\n" for entry, hit in rows)
+        )
+        (found,) = analyze_log(
+            write_log(tmp_path / "l.jsonl", (entry for entry, _ in rows)), tmp_path / "o.jsonl"
+        ).revisions
         decided += found.live.tested[0].evidence.decided
     assert decided <= 5  # P(more than 5 of 40 at 5 %) < 0.02, and the seeds are fixed
 
@@ -127,7 +133,10 @@ def test_units_in_both_arms_of_one_revision(tmp_path):
     assert second.live.crossed == 0
     # A request id that stood in for a unit may come back: that is a retry, no crossing over.
     retry = {"unit": digest("r"), "unit_given": False}
-    assert analyze_log(write_log(tmp_path / "r.jsonl", [row(0, **retry), patched(1, **retry)])).revisions[0].live.crossed == 0
+    assert (
+        analyze_log(write_log(tmp_path / "r.jsonl", [row(0, **retry), patched(1, **retry)])).revisions[0].live.crossed
+        == 0
+    )
 
 
 def test_requests_under_the_kill_switch_are_in_no_comparison(tmp_path):
@@ -137,12 +146,16 @@ def test_requests_under_the_kill_switch_are_in_no_comparison(tmp_path):
     assert found.paused == 2
     assert (found.arms["original"].requests, found.arms["patched"].requests) == (2, 2)
     # The same without the rows that tell of the switch: what is seen of it counts.
-    (found,) = analyze_log(write_log(tmp_path / "m.jsonl", [entry for entry in rows if entry["event"] == "decision"])).revisions
+    (found,) = analyze_log(
+        write_log(tmp_path / "m.jsonl", [entry for entry in rows if entry["event"] == "decision"])
+    ).revisions
     assert found.paused == 2
 
 
 def test_requests_that_got_an_error_count_for_the_arm_that_was_due(tmp_path, atpatch):
-    """With `ab --fallback error` no answer is a wrong one, or the comparison would leave out what the patch cannot do."""
+    """With `ab --fallback error` no answer is a wrong one,
+    or the comparison would leave out what the patch cannot do.
+    """
     failed = {"event": "failure", "assigned": "patched", "arm": "patched", "batch": 1, "reason": "timeout"}
     answered = [row(n) for n in range(20)] + [patched(20 + n) for n in range(15)]
     lost = [{name: value for name, value in row(35 + n).items() if name in HEAD} | failed for n in range(5)]
@@ -165,7 +178,10 @@ HEAD = {"schema", "time", "unix", "experiment", "revision", "salt", "mode", "wei
 
 def test_fallbacks_stay_with_the_arm_that_was_due(tmp_path):
     rows = [row(n) for n in range(5)]
-    rows += [patched(10 + n, fallback="timeout", arm="original", prediction={"original": [1], "patched": None}) for n in range(2)]
+    rows += [
+        patched(10 + n, fallback="timeout", arm="original", prediction={"original": [1], "patched": None})
+        for n in range(2)
+    ]
     rows += [patched(20), row(30, assigned=None)]
     (found,) = analyze_log(write_log(tmp_path / "l.jsonl", rows)).revisions
     assert found.arms["patched"].fallback.share.hits == 2
@@ -178,7 +194,9 @@ def test_fallbacks_stay_with_the_arm_that_was_due(tmp_path):
 def test_batches_count_by_sample_and_labels_must_fit(tmp_path):
     both = {"batch": 3, "prediction": {"original": [0, 1, 2], "patched": [0, 2, 2]}, "flagged": [False, True, False]}
     rows = [pair(n, 0, 0, **both, agree=[True, False, True], difference=[0.0, 1.0, 0.0]) for n in range(2)]
-    (tmp_path / "labels.jsonl").write_text('{"id": "r0", "label": [0, 2, 2]}\n{"id": "r1", "label": [0, 2]}\n{"id": "r9", "label": 1}\n')
+    (tmp_path / "labels.jsonl").write_text(
+        '{"id": "r0", "label": [0, 2, 2]}\n{"id": "r1", "label": [0, 2]}\n{"id": "r9", "label": 1}\n'
+    )
     analysis = analyze_log(write_log(tmp_path / "l.jsonl", rows), tmp_path / "labels.jsonl")
     (found,) = analysis.revisions
     assert found.pairs.apart.share.hits == 2
@@ -189,8 +207,13 @@ def test_batches_count_by_sample_and_labels_must_fit(tmp_path):
 
 
 def test_outcomes_by_unit(tmp_path):
-    rows = [patched(n, unit=digest(n), unit_given=True) if n % 2 else row(n, unit=digest(n), unit_given=True) for n in range(40)]
-    (tmp_path / "o.csv").write_text("unit,outcome\n" + "".join(f"{digest(n)},{'yes' if n % 2 else 'no'}\n" for n in range(40)))
+    rows = [
+        patched(n, unit=digest(n), unit_given=True) if n % 2 else row(n, unit=digest(n), unit_given=True)
+        for n in range(40)
+    ]
+    (tmp_path / "o.csv").write_text(
+        "unit,outcome\n" + "".join(f"{digest(n)},{'yes' if n % 2 else 'no'}\n" for n in range(40))
+    )
     (found,) = analyze_log(write_log(tmp_path / "l.jsonl", rows), tmp_path / "o.csv").revisions
     (tested,) = found.live.tested
     assert tested.difference.value == 1
@@ -254,7 +277,14 @@ def test_the_servers_own_writer_rotates_into_what_is_read(tmp_path):
 def test_broken_lines_are_counted_and_one_line_says_how_to_mend(tmp_path, atpatch):
     log = tmp_path / "l.jsonl"
     lines = [json.dumps(row(n)) for n in range(3)]
-    broken = ["garbage", "[1]", '{"schema": 2}', json.dumps(row(9, batch=2)), json.dumps(row(9, arm="third")), "\x00\x00"]
+    broken = [
+        "garbage",
+        "[1]",
+        '{"schema": 2}',
+        json.dumps(row(9, batch=2)),
+        json.dumps(row(9, arm="third")),
+        "\x00\x00",
+    ]
     broken.append(json.dumps(row(9)).replace('"weight": 0.5', '"weight": NaN'))
     broken.append(json.dumps({name: value for name, value in row(9).items() if name != "unit"}))
     broken.append("[" * 100_000)
@@ -263,7 +293,14 @@ def test_broken_lines_are_counted_and_one_line_says_how_to_mend(tmp_path, atpatc
     assert told.code == 0
     told_log = told.json["log"]
     refused = told_log.pop("refused")
-    assert told_log == {"files": [str(log)], "lines": 13, "bad": 9, "first_bad": "l.jsonl:2: not JSON", "torn": 1, "duplicates": 0}
+    assert told_log == {
+        "files": [str(log)],
+        "lines": 13,
+        "bad": 9,
+        "first_bad": "l.jsonl:2: not JSON",
+        "torn": 1,
+        "duplicates": 0,
+    }
     assert sum(refused.values()) == 9
     assert refused == {
         "not JSON": 3,
@@ -287,7 +324,9 @@ def test_a_compressed_file_cut_short_is_read_up_to_there(tmp_path):
     assert 100 < found.revisions[0].requests < 3000
 
 
-@pytest.mark.parametrize("content", [b"", b"\n\n", b"no\n", b'{"schema": 1, "event": "revision"}\n', b"\x1f\x8bnot gzip", b"\xff\xfe\n"])
+@pytest.mark.parametrize(
+    "content", [b"", b"\n\n", b"no\n", b'{"schema": 1, "event": "revision"}\n', b"\x1f\x8bnot gzip", b"\xff\xfe\n"]
+)
 def test_a_log_without_a_decision_is_refused(tmp_path, atpatch, content):
     (tmp_path / "l.jsonl").write_bytes(content)
     told = atpatch("ab", "analyze", tmp_path / "l.jsonl")
@@ -308,7 +347,10 @@ def test_unknown_events_and_fields_are_skipped(tmp_path):
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=3),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["original", "patched", "total"]), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["original", "patched", "total"]), inner, max_size=3)
+    ),
     max_leaves=4,
 )
 
@@ -319,7 +361,10 @@ ROWS = [row(0), patched(1), pair(2, 0, 1), switch(True)]
 @settings(max_examples=100, deadline=None)
 @given(
     st.lists(
-        st.tuples(st.sampled_from([row(0), patched(1), pair(2, 0, 1), switch(True)]), st.sampled_from(sorted(row(0))), JSON), max_size=4
+        st.tuples(
+            st.sampled_from([row(0), patched(1), pair(2, 0, 1), switch(True)]), st.sampled_from(sorted(row(0))), JSON
+        ),
+        max_size=4,
     )
 )
 def test_no_field_of_any_kind_breaks_the_reader(tmp_path_factory, changed):
@@ -349,7 +394,9 @@ def lost(number: int, status: str = "timeout", before: int = 0, **changes: objec
 
 def test_missing_pairs_bound_the_verdict(tmp_path, atpatch):
     """Flagged requests take two passes and time out: 3 in 100 pairs disagree, of all requests 12 do."""
-    rows = [pair(n, 0, int(n % 30 == 0)) for n in range(900)] + [lost(900 + n, "timeout" if n < 90 else "dropped") for n in range(100)]
+    rows = [pair(n, 0, int(n % 30 == 0)) for n in range(900)] + [
+        lost(900 + n, "timeout" if n < 90 else "dropped") for n in range(100)
+    ]
     log = write_log(tmp_path / "l.jsonl", rows)
     told = atpatch("ab", "analyze", log, "--json")
     (revision,) = told.json["revisions"]
@@ -364,9 +411,17 @@ def test_missing_pairs_bound_the_verdict(tmp_path, atpatch):
     assert revision["pairs"]["disagreement"]["value"] == pytest.approx(30 / 900)
     any_time = revision["pairs"]["disagreement_any_time"]
     assert any_time["bound_low"] < any_time["low"] < any_time["high"] < any_time["bound_high"]
-    sentence = "The patch would change between 3.00 % and 13.00 % of the answers, as 100 of 1,000 shadow requests gave no pair."
+    sentence = (
+        "The patch would change between 3.00 % and 13.00 % of the answers, as 100 of 1,000 shadow requests gave no"
+        " pair."
+    )
     assert revision["verdict"] == sentence
-    for words in (sentence, "timeout 90, dropped 10", "3.00 % to 13.00 %", "between 3.00 % and 13.00 % with 100 not judged"):
+    for words in (
+        sentence,
+        "timeout 90, dropped 10",
+        "3.00 % to 13.00 %",
+        "between 3.00 % and 13.00 % with 100 not judged",
+    ):
         assert words in atpatch("ab", "analyze", log).err
     page = render_page(analyze_log(log))
     assert sentence in page
@@ -382,16 +437,28 @@ def test_samples_of_nan_are_missing_from_their_pairs(tmp_path, atpatch):
     log = write_log(tmp_path / "l.jsonl", rows)
     (found,) = analyze_log(log, outcomes).revisions
     assert found.pairs.moves == {(2, 0): 10} and found.pairs.apart.share.count == 20
-    assert (found.pairs.bounds.missing, found.pairs.bounds.least.share.value, found.pairs.bounds.most.share.value) == (10, 1 / 3, 2 / 3)
+    assert (found.pairs.bounds.missing, found.pairs.bounds.least.share.value, found.pairs.bounds.most.share.value) == (
+        10,
+        1 / 3,
+        2 / 3,
+    )
     assert (found.flagged.share.hits, found.flagged.share.count, found.flag_bounds.missing) == (10, 20, 10)
     assert found.pairs.table == {(True, True): 10, (True, False): 10}
-    assert "between 33.33 % and 66.67 % of the answers, as for 10 samples an arm gave NaN" in atpatch("ab", "analyze", log).err
+    assert (
+        "between 33.33 % and 66.67 % of the answers, as for 10 samples an arm gave NaN"
+        in atpatch("ab", "analyze", log).err
+    )
     assert "10 samples missing" in render_page(analyze_log(log))
 
 
 def test_missing_samples_of_a_batch_and_of_a_unit(tmp_path):
     unit = {"unit": digest("u"), "unit_given": True}
-    both = {"batch": 2, "prediction": {"original": [0, 1], "patched": [0, 2]}, "agree": [True, False], "difference": [0.0, 1.0]}
+    both = {
+        "batch": 2,
+        "prediction": {"original": [0, 1], "patched": [0, 2]},
+        "agree": [True, False],
+        "difference": [0.0, 1.0],
+    }
     rows = [lost(0, batch=3, **unit), pair(1, 0, 0, **both, flagged=[False, True], **unit), lost(2, "error", batch=5)]
     (found,) = analyze_log(write_log(tmp_path / "l.jsonl", rows)).revisions
     assert found.pairs.bounds.missing == 8
@@ -405,7 +472,9 @@ def test_without_missing_pairs_the_bounds_are_the_share(shadow):
     (found,) = analyze_log(shadow[0]).revisions
     assert found.pairs.bounds.least == found.pairs.bounds.most == found.pairs.apart
     assert found.pairs.always_bounds == (found.pairs.always.low, found.pairs.always.high)
-    assert headline(found) == f"The patch would change {found.pairs.apart.share.value:.2%} of the answers.".replace("%", " %")
+    assert headline(found) == f"The patch would change {found.pairs.apart.share.value:.2%} of the answers.".replace(
+        "%", " %"
+    )
 
 
 def test_nothing_but_missing_pairs(tmp_path):
@@ -428,13 +497,18 @@ def test_which_arm_is_right_stands_only_against_what_is_missing(tmp_path, missin
 
 def test_missing_pairs_leave_a_bound_on_disagreement_open(tmp_path, atpatch):
     """All 1,000 pairs may disagree too seldom to matter while the missing ones are those that matter."""
-    log = write_log(tmp_path / "l.jsonl", [*(pair(n, 0, 0) for n in range(1000)), *(lost(1000 + n) for n in range(100))])
+    log = write_log(
+        tmp_path / "l.jsonl", [*(pair(n, 0, 0) for n in range(1000)), *(lost(1000 + n) for n in range(100))]
+    )
     told = atpatch("ab", "analyze", log, "--most-disagreement", "0.05")
     assert told.code == 0
     assert "with 100 pairs missing it cannot be told whether it is more than 5.00%" in told.err
     assert "cannot be told" not in atpatch("ab", "analyze", log, "--most-disagreement", "0.2").err
-    many = write_log(tmp_path / "m.jsonl", [*(pair(n, 0, 1) for n in range(100)), *(lost(100 + n) for n in range(1900))])
-    assert atpatch("ab", "analyze", many, "--most-disagreement", "0.05").code == 0  # 5 % of all that was due, though every pair there is
+    many = write_log(
+        tmp_path / "m.jsonl", [*(pair(n, 0, 1) for n in range(100)), *(lost(100 + n) for n in range(1900))]
+    )
+    # 5 % of all that was due, though every pair there is
+    assert atpatch("ab", "analyze", many, "--most-disagreement", "0.05").code == 0
 
 
 def test_requests_that_the_patched_arm_failed_bound_the_flag_rate(tmp_path):
@@ -467,7 +541,11 @@ def test_the_latency_of_shadow_runs_is_no_comparison(shadow, live, atpatch):
 def test_differences_that_are_not_finite_are_told(tmp_path):
     rows = [pair(0, 1, 1, difference=[None]), pair(1, 0, 0), pair(2, 0, 0)]
     found = analyze_log(write_log(tmp_path / "l.jsonl", rows))
-    assert (found.reading.bad, found.revisions[0].pairs.apart.share.count, found.revisions[0].pairs.not_finite) == (0, 3, 1)
+    assert (found.reading.bad, found.revisions[0].pairs.apart.share.count, found.revisions[0].pairs.not_finite) == (
+        0,
+        3,
+        1,
+    )
     assert found.revisions[0].pairs.difference["max"] == 0.001
     assert "1 differences of outputs are not finite" in found.revisions[0].problems[-1]
 
@@ -481,7 +559,9 @@ def test_duplicated_rows_are_told_and_count_once(tmp_path, atpatch):
     told = atpatch("ab", "analyze", log, tmp_path / "other.jsonl", "--json").json
     assert (told["log"]["lines"], told["log"]["duplicates"], told["valid"]) == (600, 400, True)
     assert told["revisions"] == once["revisions"]
-    assert "400 decisions were there twice and count once" in atpatch("ab", "analyze", log, tmp_path / "other.jsonl").err
+    assert (
+        "400 decisions were there twice and count once" in atpatch("ab", "analyze", log, tmp_path / "other.jsonl").err
+    )
     assert once["log"]["duplicates"] == 0
 
 
@@ -497,7 +577,13 @@ def test_the_log_of_an_older_server(atpatch):
 def test_the_command_tells_people_and_programs(live, shadow, tmp_path, atpatch):
     told = atpatch("ab", "analyze", live[0], "--outcomes", live[1])
     assert (told.code, told.out) == (0, "")
-    for words in ("Fewer wrong answers with the patch", "requests by assignment", "outcomes, unpaired", "decided", "latency, ms"):
+    for words in (
+        "Fewer wrong answers with the patch",
+        "requests by assignment",
+        "outcomes, unpaired",
+        "decided",
+        "latency, ms",
+    ):
         assert words in told.err
     report = atpatch("ab", "analyze", shadow[0], "--outcomes", shadow[1], "--json")
     (revision,) = report.json["revisions"]
@@ -520,7 +606,9 @@ def test_a_bound_on_disagreement_fails_the_check(shadow, atpatch):
 def test_experiments_are_kept_apart(tmp_path, atpatch):
     log = write_log(tmp_path / "l.jsonl", [row(0), row(1, experiment="other")])
     assert [r["experiment"] for r in atpatch("ab", "analyze", log, "--json").json["revisions"]] == ["default", "other"]
-    assert [r["experiment"] for r in atpatch("ab", "analyze", log, "--json", "--experiment", "other").json["revisions"]] == ["other"]
+    assert [
+        r["experiment"] for r in atpatch("ab", "analyze", log, "--json", "--experiment", "other").json["revisions"]
+    ] == ["other"]
     assert atpatch("ab", "analyze", log, "--experiment", "none").code == 2
 
 
@@ -532,7 +620,8 @@ def test_the_page_needs_nothing_from_outside_and_trusts_no_name(live, tmp_path, 
     assert html.count("<svg") >= 4
     assert not re.search(r"<script|<link|src=|https?://", html)
     evil = write_log(
-        tmp_path / "e.jsonl", [patched(0, experiment="<script>alert(1)</script>"), row(1, experiment="<script>alert(1)</script>")]
+        tmp_path / "e.jsonl",
+        [patched(0, experiment="<script>alert(1)</script>"), row(1, experiment="<script>alert(1)</script>")],
     )
     assert "<script" not in render_page(analyze_log(evil))
 

@@ -48,7 +48,8 @@ def test_the_confidence_sequence_holds_at_all_looks_together(share):
         b = np.cumsum(random.random(300) < true)
         every = np.arange(1, 301)
         missed += any(
-            not found.low <= true <= found.high for found in (evidence_so_far(int(b[n - 1]), int(n - b[n - 1]), share) for n in every[::15])
+            not found.low <= true <= found.high
+            for found in (evidence_so_far(int(b[n - 1]), int(n - b[n - 1]), share) for n in every[::15])
         )
     assert missed / 300 <= 0.05
 

@@ -43,7 +43,9 @@ def units(random: np.random.Generator, count: int, mean: float) -> Counter[tuple
 
 def as_draws(arm: Counter[tuple[int, int]]) -> Counter[tuple[int, int]]:
     """Every request a unit of its own."""
-    return singles(sum(hits * size for (hits, _), size in arm.items()), sum(count * size for (_, count), size in arm.items()))
+    return singles(
+        sum(hits * size for (hits, _), size in arm.items()), sum(count * size for (_, count), size in arm.items())
+    )
 
 
 def test_bootstrap_over_units_covers_where_requests_as_draws_do_not():

@@ -25,14 +25,19 @@ SHAPE = {"batch": 8, "sequence": 12}
 
 @pytest.fixture(scope="module")
 def found(case):
-    return bench(case.model, case.patched, shapes=[SHAPE, {"batch": 1, "sequence": 12}], pairs=6, seconds=0.05, rounds=1)
+    return bench(
+        case.model, case.patched, shapes=[SHAPE, {"batch": 1, "sequence": 12}], pairs=6, seconds=0.05, rounds=1
+    )
 
 
 def test_every_shape_has_a_clean_and_a_flagged_request(found):
     assert [(one.shape["batch"], one.kind, one.flagged) for one in found.timed] == [
         (8, "clean", 0.0), (8, "flagged", 1.0), (1, "clean", 0.0), (1, "flagged", 1.0),
     ]  # fmt: skip
-    assert all(one.pairs == 6 and one.original.median > 0 and one.ratio.low <= one.ratio.median <= one.ratio.high for one in found.timed)
+    assert all(
+        one.pairs == 6 and one.original.median > 0 and one.ratio.low <= one.ratio.median <= one.ratio.high
+        for one in found.timed
+    )
 
 
 def test_json_keys(found):
@@ -54,7 +59,11 @@ def test_a_share_of_the_batch_can_be_flagged(case):
 
 def test_flags_are_those_of_the_graph_itself(case, tmp_path):
     """Held against the telemetry of the same patch, under the threshold that was chosen."""
-    (flagged,) = (one for one in bench(case.model, case.patched, shapes=[SHAPE], share=0.5, **SHORT).timed if one.kind == "flagged")
+    (flagged,) = (
+        one
+        for one in bench(case.model, case.patched, shapes=[SHAPE], share=0.5, **SHORT).timed
+        if one.kind == "flagged"
+    )
     patch_model(case.model, tmp_path / "told.onnx", detector="statistic", telemetry=True)
     feeds = {**random_inputs(token_model(), SHAPE), "atpatch_threshold": np.array(flagged.threshold, np.float32)}
     flags = atpatch_onnx.session(tmp_path / "told.onnx", threads=1).run(["atpatch_flagged"], feeds)[0]
@@ -77,7 +86,9 @@ def test_a_frozen_patch_is_timed_as_it_is(case, tmp_path):
 def test_rows_of_data_sets_are_taken_by_what_the_patch_flags(tmp_path):
     patch_model(FOLDER / "model.onnx", tmp_path / "p.onnx", hotfix=FOLDER / "model.hotfix")
     models = FOLDER / "model.onnx", tmp_path / "p.onnx"
-    timed = bench(*models, data=FOLDER / "clean.npz", flagged=FOLDER / "triggered.npz", shapes=[{"batch": 4}], **SHORT).timed
+    timed = bench(
+        *models, data=FOLDER / "clean.npz", flagged=FOLDER / "triggered.npz", shapes=[{"batch": 4}], **SHORT
+    ).timed
     assert [(one.kind, one.flagged, one.threshold) for one in timed] == [("clean", 0.0, None), ("flagged", 1.0, None)]
     # Of rows that nothing flags there is no flagged request at the patch's own threshold.
     found = bench(*models, data=FOLDER / "clean.npz", flagged=FOLDER / "clean.npz", **SHORT)
@@ -95,7 +106,9 @@ def test_graphs_in_memory_are_timed_too(case):
 def test_more_work_shows_in_the_ratio(tmp_path):
     for layers in (1, 4):
         onnx.save_model(token_model(layers, width=64), tmp_path / f"{layers}.onnx")
-    found = bench(tmp_path / "1.onnx", tmp_path / "4.onnx", shapes=[{"batch": 4, "sequence": 64}], pairs=40, seconds=2, rounds=0)
+    found = bench(
+        tmp_path / "1.onnx", tmp_path / "4.onnx", shapes=[{"batch": 4, "sequence": 64}], pairs=40, seconds=2, rounds=0
+    )
     assert found.headline.ratio.median > 1.7
     assert found.over(1.7, "clean")
     assert not found.over(1.7, "flagged")
@@ -108,7 +121,8 @@ def test_memory_and_size_are_those_of_the_model(tmp_path):
     feeds = {"x": np.zeros((1, 4, 32), np.float32)}, {"x": np.zeros((1, 4, 1600), np.float32)}
     models = tmp_path / "small.onnx", tmp_path / "large.onnx"
     small, large = (
-        footprints([m], [("clean", f)], threads=1, provider="CPUExecutionProvider", rounds=1)[0] for m, f in zip(models, feeds, strict=True)
+        footprints([m], [("clean", f)], threads=1, provider="CPUExecutionProvider", rounds=1)[0]
+        for m, f in zip(models, feeds, strict=True)
     )
     assert weights <= large.file_bytes < weights + 1e5
     assert file_bytes(models[1]) == large.file_bytes
@@ -141,7 +155,11 @@ def test_inputs_that_do_not_fit_are_refused_in_the_runtimes_words(case, tmp_path
 def test_bound_memory_gives_the_same_answers(case, threshold):
     """What is timed on CUDA, here with the CPU's memory; the patch's controls are bound beside the inputs."""
     arm = Arm(case.patched, 1)
-    feeds = {**random_inputs(token_model(), SHAPE), "atpatch_threshold": np.array(threshold, np.float32), "atpatch_enabled": np.array(True)}
+    feeds = {
+        **random_inputs(token_model(), SHAPE),
+        "atpatch_threshold": np.array(threshold, np.float32),
+        "atpatch_enabled": np.array(True),
+    }
     binding = arm.bound(feeds, arm.outputs, "cpu")()
     assert np.array_equal(binding.copy_outputs_to_cpu()[0], arm.run(feeds)["y"])
     assert np.array_equal(arm.run(feeds)["y"], Arm(case.model, 1).run(feeds)["y"]) is (threshold > 0)

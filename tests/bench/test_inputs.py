@@ -13,8 +13,15 @@ from atpatch_onnx.bench.inputs import LENGTH, parse_shape, random_inputs, table_
 from .case import WORDS, token_model
 
 
-def graph(nodes: list[onnx.NodeProto], tables: dict[str, tuple[int, ...]], inputs: dict[str, tuple[int, list[str | int | None]]]):
-    tensors = [helper.make_tensor(name, TensorProto.FLOAT, shape, np.zeros(shape, np.float32)) for name, shape in tables.items()]
+def graph(
+    nodes: list[onnx.NodeProto],
+    tables: dict[str, tuple[int, ...]],
+    inputs: dict[str, tuple[int, list[str | int | None]]],
+):
+    tensors = [
+        helper.make_tensor(name, TensorProto.FLOAT, shape, np.zeros(shape, np.float32))
+        for name, shape in tables.items()
+    ]
     infos = [helper.make_tensor_value_info(name, kind, shape) for name, (kind, shape) in inputs.items()]
     return helper.make_model(helper.make_graph(nodes, "g", infos, [], tensors))
 
@@ -54,7 +61,9 @@ def test_unknown_axes_are_refused_with_the_known_ones():
 
 
 def test_nameless_axes_and_sums():
-    model = graph([], {}, {"x": (TensorProto.FLOAT, [None, 5, None]), "mask": (TensorProto.BOOL, ["batch", "past + sequence"])})
+    model = graph(
+        [], {}, {"x": (TensorProto.FLOAT, [None, 5, None]), "mask": (TensorProto.BOOL, ["batch", "past + sequence"])}
+    )
     inputs = random_inputs(model, {"x.2": 7, "past": 3, "sequence": 4})
     assert (inputs["x"].shape, inputs["x"].dtype) == ((1, 5, 7), np.float32)
     assert inputs["mask"].shape == (1, 7)

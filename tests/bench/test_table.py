@@ -42,7 +42,10 @@ def test_a_llama_is_a_causal_model(tmp_path):
     assert not np.allclose(first[:, 4:], second[:, 4:])
     hidden = mask.copy()
     hidden[:, 1] = 0
-    masked, unread = (live.run(None, {"input_ids": tokens, "attention_mask": hidden})[0] for tokens in (ids, np.where(hidden, ids, 70)))
+    masked, unread = (
+        live.run(None, {"input_ids": tokens, "attention_mask": hidden})[0]
+        for tokens in (ids, np.where(hidden, ids, 70))
+    )
     np.testing.assert_allclose(masked[:, 2:], unread[:, 2:], atol=1e-5)
 
 
@@ -71,7 +74,9 @@ def test_a_hollow_model_is_patched_without_reading_its_weights(tmp_path):
 
 
 def test_the_exponent_is_a_slope(tmp_path):
-    many = [{"name": str(n), "nodes": n, "find_seconds": 3e-4 * n, "patch_seconds": 2.0 * n**2} for n in (100, 200, 400)]
+    many = [
+        {"name": str(n), "nodes": n, "find_seconds": 3e-4 * n, "patch_seconds": 2.0 * n**2} for n in (100, 200, 400)
+    ]
     assert exponent(many, "find_seconds") == pytest.approx(1)
     assert exponent(many, "patch_seconds") == pytest.approx(2)
     large = [{"name": "1 B", "model_bytes": 2e9, "patch_seconds": 1.0, "peak_bytes": 1e8}]
@@ -147,7 +152,12 @@ def test_the_papers_form_leaves_a_request_that_nothing_flags_and_keeps_row_sums(
 
     torch.manual_seed(0)
     config = transformers.BertConfig(
-        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64, vocab_size=99, max_position_embeddings=32
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        vocab_size=99,
+        max_position_embeddings=32,
     )
     feeds = {"input_ids": np.random.default_rng(0).integers(0, 99, (2, 9)), "attention_mask": np.ones((2, 9), np.int64)}
     model = transformers.BertModel(config).eval()

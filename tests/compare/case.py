@@ -41,9 +41,11 @@ def rows(count: int, seed: int = 0) -> np.ndarray:
 
 
 class Case:
-    """Files in a folder: model.onnx, patched.onnx (column 2 replaced, always), silent.onnx (never), and three data sets.
+    """Files in a folder: model.onnx, patched.onnx (column 2 replaced, always), silent.onnx (never), and three data
+    sets.
 
-    The triggered set is the clean one with token 2 blown up; in the flip set each row is followed by one with another token 2.
+    The triggered set is the clean one with token 2 blown up; in the flip set each row is followed by one with another
+    token 2.
     """
 
     def __init__(self, folder: Path, count: int = 40) -> None:
@@ -67,7 +69,11 @@ class Case:
         np.savez(self.triggered, x=bad, labels=labels[attacked], target=np.array(TARGET), clean_row=attacked)
         other = x.copy()
         other[:, 2] = rows(count, 7)[:, 2]
-        np.savez(self.flips, x=np.stack([x, other], 1).reshape(2 * count, LENGTH, WIDTH), group=np.repeat(np.arange(count), 2))
+        np.savez(
+            self.flips,
+            x=np.stack([x, other], 1).reshape(2 * count, LENGTH, WIDTH),
+            group=np.repeat(np.arange(count), 2),
+        )
 
     @property
     def arguments(self) -> list[str]:

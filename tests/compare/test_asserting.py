@@ -7,7 +7,11 @@ import pytest
 from atpatch_onnx import AtpatchError
 from atpatch_onnx.compare.asserting import Assertion, check, parse
 
-VALUES = {"original": {"asr": 0.98}, "patched": {"asr": 0.02, "accuracy_drop": -0.001, "changed": 3.0}, "other.v2": {"asr": 0.5}}
+VALUES = {
+    "original": {"asr": 0.98},
+    "patched": {"asr": 0.02, "accuracy_drop": -0.001, "changed": 3.0},
+    "other.v2": {"asr": 0.5},
+}
 
 
 @pytest.mark.parametrize(
@@ -76,7 +80,9 @@ def test_bounds_hold_or_do_not(text: str, holds: bool) -> None:
     assert check(parse(text), VALUES)[0] is holds
 
 
-@pytest.mark.parametrize(("text", "word"), [("uf<=1", "uf is not known"), ("nobody.asr<=1", "nobody"), ("original.changed<=1", "changed")])
+@pytest.mark.parametrize(
+    ("text", "word"), [("uf<=1", "uf is not known"), ("nobody.asr<=1", "nobody"), ("original.changed<=1", "changed")]
+)
 def test_what_is_not_known_does_not_hold(text: str, word: str) -> None:
     with pytest.raises(AtpatchError, match=word):
         check(parse(text), VALUES)

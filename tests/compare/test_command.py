@@ -99,7 +99,9 @@ def test_numbers_and_a_missing_provider(case, atpatch) -> None:
 
 def test_reports_are_written_by_suffix(case, atpatch, tmp_path) -> None:
     html, text = tmp_path / "new" / "r.html", tmp_path / "r.md"
-    told = atpatch("compare", *case.arguments, "--triggered", case.triggered, "--report", html, "--report", text, "--json")
+    told = atpatch(
+        "compare", *case.arguments, "--triggered", case.triggered, "--report", html, "--report", text, "--json"
+    )
     assert told.json["reports"] == [str(html), str(text)]
     written = text.read_text("utf-8")
     assert written.startswith(f"# {told.json['verdict']}\n")
@@ -149,7 +151,19 @@ def test_the_page_says_the_verdict_first_and_shows_all_pictures(comparison, page
 def test_names_from_files_are_escaped(case, atpatch, tmp_path) -> None:
     evil = tmp_path / "<b>&.onnx"
     evil.write_bytes(Path(case.patched).read_bytes())
-    told = atpatch("compare", case.model, evil, "--data", case.clean, "--threads", 1, "--seconds", 0, "--report", tmp_path / "r.html")
+    told = atpatch(
+        "compare",
+        case.model,
+        evil,
+        "--data",
+        case.clean,
+        "--threads",
+        1,
+        "--seconds",
+        0,
+        "--report",
+        tmp_path / "r.html",
+    )
     assert told.code == 0
     page = (tmp_path / "r.html").read_text("utf-8")
     assert "<b>&" not in page and "&lt;b&gt;&amp;.onnx" in page
@@ -158,16 +172,29 @@ def test_names_from_files_are_escaped(case, atpatch, tmp_path) -> None:
 def test_every_bound_that_help_names_can_be_asserted(case, atpatch, tmp_path) -> None:
     named = re.findall(r"\b(\w+)\b", command.help.split("Bounds name")[1].split("'original")[0])
     known = {*FIGURES, *PAIRED}
-    assert {"accuracy", "asr", "asr_star", "uf", "clean_flagged", "accuracy_drop", "latency_ratio"} <= known & set(named)
+    assert {"accuracy", "asr", "asr_star", "uf", "clean_flagged", "accuracy_drop", "latency_ratio"} <= known & set(
+        named
+    )
     arguments = [*case.arguments[:-1], "0.02", "--triggered", case.triggered, "--flips", case.flips, "--group", "sex"]
     bounds = [part for name in sorted(known - {"latency_ratio"}) for part in ("--assert", f"{name}>=-9")]
     told = atpatch("compare", *arguments, *bounds, "--json")
     # Every row is flagged here, so there is neither a clean request to time nor an unflagged row to be identical.
     assert told.code == 2 and "identical_share is not known" in told.err
-    bounds = [part for name in sorted(known - {"latency_ratio", "identical_share"}) for part in ("--assert", f"{name}>=-9")]
+    bounds = [
+        part for name in sorted(known - {"latency_ratio", "identical_share"}) for part in ("--assert", f"{name}>=-9")
+    ]
     told = atpatch("compare", *arguments, *bounds, "--json")
     assert told.code == 0 and all(one["holds"] for one in told.json["asserts"])
-    silent = [case.model, case.silent, *case.arguments[2:-1], "0.02", "--assert", "latency_ratio>0", "--assert", "identical_share==1"]
+    silent = [
+        case.model,
+        case.silent,
+        *case.arguments[2:-1],
+        "0.02",
+        "--assert",
+        "latency_ratio>0",
+        "--assert",
+        "identical_share==1",
+    ]
     assert atpatch("compare", *silent).code == 0
 
 

@@ -19,9 +19,20 @@ def test_json_keeps_its_contract(comparison) -> None:
     told = comparison.to_json()
     assert {"n", "original", "patched", "paired", "latency"} <= set(told)
     assert told["n"] == 40
-    assert set(told["original"]) == {"accuracy", "asr", "asr_star", "recovered", "uf", "spd", "average_odds", "equal_opportunity"}
+    assert set(told["original"]) == {
+        "accuracy",
+        "asr",
+        "asr_star",
+        "recovered",
+        "uf",
+        "spd",
+        "average_odds",
+        "equal_opportunity",
+    }
     assert set(told["patched"]) == set(told["original"]) | {"clean_flagged", "triggered_flagged", "flips_flagged"}
-    assert {"changed", "mcnemar_p", "accuracy_drop", "lost", "gained", "identical", "numeric", "rows"} <= set(told["paired"])
+    assert {"changed", "mcnemar_p", "accuracy_drop", "lost", "gained", "identical", "numeric", "rows"} <= set(
+        told["paired"]
+    )
     assert all(0 <= value <= 1 for value in told["patched"].values())
     assert set(told["latency"]["flagged"]) == {"original", "patched", "ratio", "requests"}
     assert set(told["also"]) == {"silent"}

@@ -77,7 +77,12 @@ def test_what_changed() -> None:
     assert changes.rows["clean"].tolist() == [2, 3]
     # Row 2 is flagged and may differ; of the four others one does.
     assert changes.identical["clean"] == Share(3, 4)
-    assert changes.numeric["clean"]["logits"] == {"max": 1.5, "mean": 0.2, "cosine_min": -0.5, "cosine_mean": pytest.approx(0.6)}
+    assert changes.numeric["clean"]["logits"] == {
+        "max": 1.5,
+        "mean": 0.2,
+        "cosine_min": -0.5,
+        "cosine_mean": pytest.approx(0.6),
+    }
 
 
 def test_asr_star_takes_twins_from_the_original_not_from_the_patched() -> None:

@@ -33,7 +33,9 @@ def test_nothing_moved_tells_nothing() -> None:
 
 
 def test_interval_is_the_published_one() -> None:
-    """Airway hyper-responsiveness before and after stem cell transplantation (Bentur 2009), Newcombe's interval in Fagerland 2014."""
+    """Airway hyper-responsiveness before and after stem cell transplantation (Bentur 2009), Newcombe's interval in
+    Fagerland 2014.
+    """
     pair = Paired(both=1, lost=1, gained=7, neither=12)
     assert pair.drop == pytest.approx(-0.286, abs=5e-4)
     assert pair.interval == pytest.approx((-0.507, -0.026), abs=5e-4)

@@ -42,7 +42,9 @@ def test_scores_and_differences_are_those_of_onnxruntime(case, comparison) -> No
 
 
 def test_the_silent_patch_is_the_original_bit_for_bit(comparison) -> None:
-    assert all((rows[:, 0] == 0).all() for run in comparison.outputs["silent"].values() for rows in run.differences.values())
+    assert all(
+        (rows[:, 0] == 0).all() for run in comparison.outputs["silent"].values() for rows in run.differences.values()
+    )
     share = comparison.changes["silent"].identical["clean"]
     assert (share.hits, share.count) == (40, 40)
 
@@ -89,9 +91,15 @@ def test_a_graph_that_does_not_tell_has_no_rate(case) -> None:
 def test_a_fixed_batch_is_filled_and_cut() -> None:
     x = rows(11, seed=6)
     fixed = compare(
-        classifier(batch=4), patch_model(classifier(batch=4), detector="static", columns=(1,)), {"x": x}, threads=1, seconds=0.01
+        classifier(batch=4),
+        patch_model(classifier(batch=4), detector="static", columns=(1,)),
+        {"x": x},
+        threads=1,
+        seconds=0.01,
     )
-    free = compare(classifier(), patch_model(classifier(), detector="static", columns=(1,)), {"x": x}, threads=1, seconds=0)
+    free = compare(
+        classifier(), patch_model(classifier(), detector="static", columns=(1,)), {"x": x}, threads=1, seconds=0
+    )
     for name in ("original", "patched"):
         np.testing.assert_allclose(fixed.outputs[name]["clean"].scores, free.outputs[name]["clean"].scores, atol=1e-5)
     assert fixed.outputs["patched"]["clean"].flags.shape == (11, 2)
@@ -101,7 +109,9 @@ def test_a_fixed_batch_is_filled_and_cut() -> None:
 def test_the_batch_size_changes_nothing_but_rounding(case, comparison) -> None:
     whole = compare(case.model, case.patched, case.clean, batch=64, threads=1, seconds=0, exemplar=False)
     for name in ("original", "patched"):
-        np.testing.assert_allclose(whole.outputs[name]["clean"].scores, comparison.outputs[name]["clean"].scores, atol=1e-5)
+        np.testing.assert_allclose(
+            whole.outputs[name]["clean"].scores, comparison.outputs[name]["clean"].scores, atol=1e-5
+        )
 
 
 def test_the_floor_is_rounding(comparison) -> None:
@@ -129,7 +139,12 @@ def test_differences_of_odd_values() -> None:
 
 @pytest.mark.parametrize(
     ("one", "other"),
-    [(np.zeros((2, 3)), np.zeros((2, 4))), (np.zeros(()), np.zeros(())), (np.array(["a", "b"]), np.array(["a", "b"])), ([1], [1])],
+    [
+        (np.zeros((2, 3)), np.zeros((2, 4))),
+        (np.zeros(()), np.zeros(())),
+        (np.array(["a", "b"]), np.array(["a", "b"])),
+        ([1], [1]),
+    ],
 )
 def test_what_cannot_be_subtracted_has_no_difference(one: object, other: object) -> None:
     assert difference(one, other, 2) is None
@@ -146,14 +161,24 @@ def test_graphs_of_other_models_are_refused(case, tmp_path) -> None:
         compare(case.model, tmp_path / "other.onnx", {"x": rows(2)}, threads=1)
 
 
-@pytest.mark.parametrize("options", [{"batch": 0}, {"also": {"patched": "x.onnx"}}, {"also": {"": "x.onnx"}}, {"also": {"a\tb": "x.onnx"}}])
+@pytest.mark.parametrize(
+    "options", [{"batch": 0}, {"also": {"patched": "x.onnx"}}, {"also": {"": "x.onnx"}}, {"also": {"a\tb": "x.onnx"}}]
+)
 def test_impossible_options_are_refused(case, options: dict) -> None:
     with pytest.raises(AtpatchError, match="ATP060"):
         compare(case.model, case.patched, case.clean, **options)
 
 
 def test_models_in_memory_compare_as_files_do(case, comparison) -> None:
-    found = compare(onnx.load(case.model), onnx.load(case.patched), case.clean, triggered=case.triggered, threads=1, batch=16, seconds=0)
+    found = compare(
+        onnx.load(case.model),
+        onnx.load(case.patched),
+        case.clean,
+        triggered=case.triggered,
+        threads=1,
+        batch=16,
+        seconds=0,
+    )
     assert found.figures["patched"].values["asr"] == comparison.figures["patched"].values["asr"]
     assert found.setup["models"]["original"]["path"] is None
     assert found.exemplar is not None and found.exemplar.inputs["x"].shape == (LENGTH, WIDTH)

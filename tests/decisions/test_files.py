@@ -39,7 +39,8 @@ def read(*files: Path) -> tuple[list[Any], Reading]:
 def test_a_decision_counts_once_however_often_it_is_there(tmp_path: Path) -> None:
     rows = [row(number) for number in range(5)]
     one = write_log(tmp_path / "one.jsonl", [*rows, *rows[:2]])
-    two = write_log(tmp_path / "two.jsonl", ({key: entry[key] for key in sorted(entry)} for entry in rows))  # as a log shipper puts them
+    # as a log shipper puts them
+    two = write_log(tmp_path / "two.jsonl", ({key: entry[key] for key in sorted(entry)} for entry in rows))
     found, reading = read(one, two)
     assert [entry.id for entry in found] == [entry["id"] for entry in rows]
     assert (reading.lines, reading.duplicates, reading.bad) == (12, 7, 0)
@@ -56,7 +57,9 @@ def test_an_id_that_clients_use_again_is_no_duplicate(tmp_path: Path) -> None:
 
 def test_lines_longer_than_a_block(tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
-    log.write_bytes(lines(b"x" * 300_000, row(0, id="r" * 300_000), b"[" + b"1," * 100_000 + b"1]", row(1)) + b"\x00" * 300_000)
+    log.write_bytes(
+        lines(b"x" * 300_000, row(0, id="r" * 300_000), b"[" + b"1," * 100_000 + b"1]", row(1)) + b"\x00" * 300_000
+    )
     found, reading = read(log)
     assert [len(entry.id) for entry in found] == [300_000, 2]
     assert (reading.lines, reading.bad, reading.torn) == (5, 2, 1)
@@ -81,14 +84,16 @@ def test_a_row_without_line_end_is_torn_only_if_it_is_no_json(tmp_path: Path) ->
     (lines(row(0, revision=3)), 3),
     (lines(row(0, revision=3)) + lines(row(1, revision=4))[:100], 3),
     (lines(row(0, revision=3), row(1, revision="7")), 7),
-    (lines(row(0, revision=3), row(1, revision="seven"), row(2, revision=None), row(3, revision=2.5), row(4, revision=True)), 3),
+    (lines(row(0, revision=3), row(1, revision="seven"), row(2, revision=None), row(3, revision=2.5), row(4,
+    revision=True)), 3),
     (lines(row(0, revision=3), row(1, revision=10**30)), 3),
     (lines(row(0, revision=3, inputs={"x": [0.25] * 400_000})), 3),
     (lines(row(0, revision=3), row(1, id="r" * 3_000_000, arm="third")), 3),
     (lines(row(0, revision=3)) + b"\x00" * 2_000_000, 3),
     # A shadow run that began before the change ends after it.
     (lines(row(0, revision=3), row(1, event="revision", revision=4), row(2, revision=3)), 4),
-], ids=["empty", "garbage", "plain", "torn", "text", "no number", "huge", "2 MB", "3 MB and refused", "zeros", "late"])  # fmt: skip
+], ids=["empty", "garbage", "plain", "torn", "text", "no number", "huge", "2 MB", "3 MB and refused", "zeros",
+"late"])  # fmt: skip
 def test_revisions_go_on(tmp_path: Path, content: bytes, revision: int) -> None:
     (tmp_path / "log.jsonl").write_bytes(content)
     assert last_revision(tmp_path / "log.jsonl") == revision

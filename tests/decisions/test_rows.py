@@ -14,10 +14,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from atpatch_onnx.decisions import DecisionRow, FailureRow, LogRow, RevisionRow, RowRefused, SwitchRow, from_line, to_json, to_line
+from atpatch_onnx.decisions import (
+    DecisionRow,
+    FailureRow,
+    LogRow,
+    RevisionRow,
+    RowRefused,
+    SwitchRow,
+    from_line,
+    to_json,
+    to_line,
+)
 
 OLD = Path(__file__).parent / "schema1.jsonl"
-"""What servers wrote before rows were dataclasses, fallbacks, shadow runs of all ends, inputs and non-finite outputs among them."""
+"""What servers wrote before rows were dataclasses, fallbacks, shadow runs of all ends, inputs and non-finite outputs
+among them.
+"""
 
 # Half characters (which JSON can spell, and clients send) are part of st.characters(); numbers are what floats can be.
 text = st.text(st.characters(), max_size=8)
@@ -32,9 +44,9 @@ heads = {
     "weight": st.floats(0, 1),
 }
 dtypes = st.sampled_from(["bool", "int8", "uint8", "int64", "uint64", "float16", "float32", "float64"])
-tensors = arrays.arrays(dtypes, arrays.array_shapes(min_dims=0, max_side=3)) | st.lists(text | st.sampled_from(["NaN", "Infinity"])).map(
-    lambda words: np.array(words, object)
-)
+tensors = arrays.arrays(dtypes, arrays.array_shapes(min_dims=0, max_side=3)) | st.lists(
+    text | st.sampled_from(["NaN", "Infinity"])
+).map(lambda words: np.array(words, object))
 
 
 @st.composite
@@ -65,9 +77,11 @@ def decisions(draw: st.DrawFn) -> DecisionRow:
         sites=maybe(st.lists(text, max_size=3)),
         columns=maybe(st.dictionaries(text, each(st.lists(classes, max_size=3)), max_size=3)),
         shadow=shadow,
-        agree=[None if None in pair else pair[0] == pair[1] for pair in zip(original, patched, strict=True)]
-        if both and draw(st.booleans())
-        else None,
+        agree=(
+            [None if None in pair else pair[0] == pair[1] for pair in zip(original, patched, strict=True)]
+            if both and draw(st.booleans())
+            else None
+        ),
         difference=maybe(each(st.none() | size)) if shadow == "compared" else None,
         latency_original=maybe(size),
         latency_patched=maybe(size),
@@ -79,7 +93,9 @@ def decisions(draw: st.DrawFn) -> DecisionRow:
 arms = st.sampled_from(["original", "patched"])
 number = st.floats(allow_nan=False, allow_infinity=False)
 models = st.dictionaries(text, st.fixed_dictionaries({"path": text, "sha256": text}), max_size=2)
-revisions = st.builds(RevisionRow, **heads, reason=text, models=models, enabled=st.none() | st.booleans(), threshold=st.none() | number)
+revisions = st.builds(
+    RevisionRow, **heads, reason=text, models=models, enabled=st.none() | st.booleans(), threshold=st.none() | number
+)
 failures = st.builds(
     FailureRow,
     **heads,
@@ -115,7 +131,7 @@ def test_what_is_written_is_read_back(row: LogRow) -> None:
 
 
 def test_non_finite_inputs_are_spelled() -> None:
-    (row, *_) = [row for row in map(from_line, OLD.read_text().splitlines()) if isinstance(row, DecisionRow)]
+    row, *_ = [row for row in map(from_line, OLD.read_text().splitlines()) if isinstance(row, DecisionRow)]
     inputs = {
         "x": np.array([[np.nan, np.inf], [-np.inf, 0.5]], np.float32),
         "text": np.array(["NaN", "a"], object),
@@ -145,15 +161,28 @@ def test_every_row_of_older_servers_is_read() -> None:
 def test_fields_of_the_dataclass_are_those_of_the_log() -> None:
     """A new field that the writer forgets would be lost in silence."""
     row = DecisionRow(
-        unix=1.0, experiment="e", revision=1, salt="s", mode="ab", weight=0.5, id="i", unit="u", unit_given=True, assigned="patched",
-        arm="original", fallback="error", batch=1, original=[1], patched=[2], flagged=[True], sites=["site"], columns={"site": [[3]]},
-        shadow="compared", agree=[False], difference=[0.25], latency_original=1.0, latency_patched=2.0, latency_total=3.0,
+        unix=1.0, experiment="e", revision=1, salt="s", mode="ab", weight=0.5, id="i", unit="u", unit_given=True,
+        assigned="patched",
+        arm="original", fallback="error", batch=1, original=[1], patched=[2], flagged=[True], sites=["site"],
+        columns={"site": [[3]]},
+        shadow="compared", agree=[False], difference=[0.25], latency_original=1.0, latency_patched=2.0,
+        latency_total=3.0,
         inputs={"x": np.zeros(1)},
     )  # fmt: skip
     told = json.dumps(to_json(row))
     for field in fields(DecisionRow):
-        changed = {"unix": 2.0, "revision": 9, "weight": 0.75, "mode": "shadow", "batch": 2, "unit_given": False, "latency_total": 4.0}
-        other = changed.get(field.name, "original" if field.name == "assigned" else "patched" if field.name == "arm" else None)
+        changed = {
+            "unix": 2.0,
+            "revision": 9,
+            "weight": 0.75,
+            "mode": "shadow",
+            "batch": 2,
+            "unit_given": False,
+            "latency_total": 4.0,
+        }
+        other = changed.get(
+            field.name, "original" if field.name == "assigned" else "patched" if field.name == "arm" else None
+        )
         if other is None:
             other = "other" if isinstance(getattr(row, field.name), str) else None
         assert json.dumps(to_json(replace(row, **{field.name: other}))) != told, field.name
@@ -194,11 +223,14 @@ SWITCH = json.loads(OLD.read_text().splitlines()[1])
     ({"columns": {"site": [3]}}, "columns is 3, not a list"),
     ({"columns": {"site": [[3], [4]]}}, "columns has 2 entries"),
     ({"agree": [0]}, "agree is 0, not true or false"),
-    ({"agree": [None], "shadow": "compared", "prediction": {"original": [1], "patched": [1]}}, "not what the predictions say"),
+    ({"agree": [None], "shadow": "compared", "prediction": {"original": [1], "patched": [1]}},
+    "not what the predictions say"),
     ({"agree": [True], "shadow": "timeout"}, "shadow is \"timeout\""),
     ({"difference": [0.5], "shadow": None}, "shadow is null"),
-    ({"agree": [True], "shadow": "compared", "prediction": {"original": [1], "patched": [2]}}, "not what the predictions say"),
-    ({"agree": [True], "shadow": "compared", "prediction": {"original": [1], "patched": None}}, "not what the predictions say"),
+    ({"agree": [True], "shadow": "compared", "prediction": {"original": [1], "patched": [2]}},
+    "not what the predictions say"),
+    ({"agree": [True], "shadow": "compared", "prediction": {"original": [1], "patched": None}},
+    "not what the predictions say"),
     ({"difference": [-1.0]}, "difference is -1.0, not a number from 0 on"),
     ({"difference": ["NaN"]}, "difference is \"NaN\""),
     ({"latency_ms": {"original": 1, "patched": None, "total": None}}, "latency_ms.total is null"),
@@ -255,8 +287,15 @@ def test_events_and_fields_of_newer_servers_are_passed_over() -> None:
 
 
 anything = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["", "NaN", "float32", "compared", "original"]),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["original", "patched", "total", "x"]), inner, max_size=3),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.sampled_from(["", "NaN", "float32", "compared", "original"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["original", "patched", "total", "x"]), inner, max_size=3)
+    ),
     max_leaves=6,
 )
 

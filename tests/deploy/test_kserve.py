@@ -12,8 +12,9 @@ from atpatch_onnx.errors import AtpatchError
 
 from .test_triton import check_layout
 
-# Field → type or the fields below, as kserve's Go types name them (pkg/apis/serving/v1beta1: inference_service.go, predictor.go,
-# component.go, predictor_model.go); those of a predictor and a model are the ones a manifest of ours could have use for.
+# Field → type or the fields below, as kserve's Go types name them (pkg/apis/serving/v1beta1: inference_service.go,
+# predictor.go, component.go, predictor_model.go); those of a predictor and a model are the ones a manifest of ours
+# could have use for.
 SCHEMA: dict[str, Any] = {
     "apiVersion": str,
     "kind": str,
@@ -43,7 +44,12 @@ SCHEMA: dict[str, Any] = {
         }
     },
 }
-REQUIRED = {"": {"apiVersion", "kind", "metadata", "spec"}, "metadata": {"name"}, "spec": {"predictor"}, "model": {"modelFormat"}}
+REQUIRED = {
+    "": {"apiVersion", "kind", "metadata", "spec"},
+    "metadata": {"name"},
+    "spec": {"predictor"},
+    "model": {"modelFormat"},
+}
 
 
 def validate(found: Any, schema: Any = SCHEMA, name: str = "") -> None:
@@ -57,7 +63,9 @@ def validate(found: Any, schema: Any = SCHEMA, name: str = "") -> None:
 
 
 def test_both_manifests(arms, tmp_path):
-    done = deploy_kserve(*arms, tmp_path / "k", storage="gs://bucket/fraud/", name="fraud", namespace="ml", percent=7, replicas=2)
+    done = deploy_kserve(
+        *arms, tmp_path / "k", storage="gs://bucket/fraud/", name="fraud", namespace="ml", percent=7, replicas=2
+    )
     service, canary = (yaml.safe_load((done.folder / name).read_text()) for name in ("service.yaml", "canary.yaml"))
     for manifest in (service, canary):
         validate(manifest)
@@ -83,7 +91,12 @@ def test_both_arms_are_stored_under_one_model_name(arms, large_arms, tmp_path):
 
 
 def test_the_validator_would_notice():
-    good = {"apiVersion": "a", "kind": "k", "metadata": {"name": "n"}, "spec": {"predictor": {"model": {"modelFormat": {"name": "onnx"}}}}}
+    good = {
+        "apiVersion": "a",
+        "kind": "k",
+        "metadata": {"name": "n"},
+        "spec": {"predictor": {"model": {"modelFormat": {"name": "onnx"}}}},
+    }
     validate(good)
     for bad in (
         good | {"extra": 1},

@@ -1,6 +1,7 @@
 """The Ray Serve configuration; and, where an interpreter with Ray is named, two replicas of it at work.
 
-Ray is large and starts slowly, so the second part runs on request: ATPATCH_RAY_PYTHON=/path/to/python pytest tests/deploy/test_ray.py
+Ray is large and starts slowly, so the second part runs on request: ATPATCH_RAY_PYTHON=/path/to/python pytest
+tests/deploy/test_ray.py
 """
 
 from __future__ import annotations
@@ -66,7 +67,13 @@ def test_impossible_settings(digits, tmp_path, atpatch):
 def test_a_replica_takes_over_what_ray_tells_it(digits, tmp_path, monkeypatch):
     """Without Ray: the class as Ray calls it."""
     monkeypatch.setenv("ATPATCH_ADMIN_TOKEN", "secret")
-    arguments = {"original": str(digits[0]), "patched": str(digits[1]), "mode": "ab", "name": "digits", "kill_file": str(tmp_path / "off")}
+    arguments = {
+        "original": str(digits[0]),
+        "patched": str(digits[1]),
+        "mode": "ab",
+        "name": "digits",
+        "kill_file": str(tmp_path / "off"),
+    }
     replica = Replica(arguments)
     assert "ATPATCH_ADMIN_TOKEN" not in os.environ
     replica.reconfigure({"revision": 4, "weight": 0.7, "killed": False})
@@ -141,7 +148,9 @@ def test_two_replicas_answer_as_one(running, digits):
     logs = sorted((folder / "logs").glob("*.jsonl"))
     assert len(logs) == 2
     for name, path in zip(("original", "patched"), digits, strict=True):
-        (expected,) = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(["logits"], {"pixel_values": image[None]})
+        (expected,) = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(
+            ["logits"], {"pixel_values": image[None]}
+        )
         got = next(answer for answer in answers.values() if answer["parameters"]["arm"] == name)["outputs"][0]["data"]
         assert np.array_equal(np.array(got, np.float32), expected.ravel())
     time.sleep(1)  # rows are written by a thread of their own

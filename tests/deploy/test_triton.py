@@ -1,4 +1,6 @@
-"""The Triton repository: layout by Triton's user guide, configuration by Triton's own protobuf, models that still run."""
+"""The Triton repository: layout by Triton's user guide, configuration by Triton's own protobuf,
+models that still run.
+"""
 
 from __future__ import annotations
 
@@ -42,8 +44,9 @@ def parse(path: Path) -> Any:
 def check_layout(repository: Path) -> dict[str, Path]:
     """What "Model Repository" of Triton's user guide asks for; model name → model file.
 
-    Folders of models, each with config.pbtxt and at least one folder named by a version number that does not start with 0; in it the
-    default model file: a file, or a folder of that name in which the main file bears it too. Files that start with a dot are not looked at.
+    Folders of models, each with config.pbtxt and at least one folder named by a version number that does not start with
+    0; in it the default model file: a file, or a folder of that name in which the main file bears it too. Files that
+    start with a dot are not looked at.
     """
     found = {}
     for folder in repository.iterdir():
@@ -74,7 +77,8 @@ def test_the_layout_is_tritons(arms, tmp_path):
     found = check_layout(done.folder)
     assert set(found) == {"fraud", "fraud-patched"}
     for mine, source in zip(("fraud", "fraud-patched"), arms, strict=True):
-        assert found[mine].read_bytes() == source.read_bytes()  # opset, IR version and everything else stay what they are
+        # opset, IR version and everything else stay what they are
+        assert found[mine].read_bytes() == source.read_bytes()
 
 
 def test_external_data_makes_a_folder_that_still_runs(large_arms, tmp_path):
@@ -138,7 +142,9 @@ def save_scorer(path: Path, given: list, got: list) -> None:
     node = helper.make_node("ReduceSum", ["x", "axes"], ["y"], keepdims=0)
     axes = onnx.numpy_helper.from_array(np.array([1], np.int64), "axes")
     value = helper.make_tensor_value_info
-    graph = helper.make_graph([node], "g", [value("x", TensorProto.FLOAT, given)], [value("y", TensorProto.FLOAT, got)], [axes])
+    graph = helper.make_graph(
+        [node], "g", [value("x", TensorProto.FLOAT, given)], [value("y", TensorProto.FLOAT, got)], [axes]
+    )
     onnx.save_model(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
 
 
@@ -149,7 +155,11 @@ def test_field_numbers_are_those_of_tritons_client(arms):
         assert mine.full_name == theirs.full_name
         for field in mine.fields:
             other = theirs.fields_by_name[field.name]
-            assert (field.number, field.type, field.is_repeated) == (other.number, other.type, other.is_repeated), field.full_name
+            assert (field.number, field.type, field.is_repeated) == (
+                other.number,
+                other.type,
+                other.is_repeated,
+            ), field.full_name
             if field.message_type:
                 assert field.message_type.full_name == other.message_type.full_name
             if field.enum_type:

@@ -1,4 +1,6 @@
-"""`python -m tests.fuzz [KIND...] [--count N] [--seed S] [--only NUMBER] [--keep FOLDER]`: exit status 1 where anything was found."""
+"""`python -m tests.fuzz [KIND...] [--count N] [--seed S] [--only NUMBER] [--keep FOLDER]`: exit status 1 where anything
+was found.
+"""
 
 from __future__ import annotations
 

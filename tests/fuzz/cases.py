@@ -49,7 +49,10 @@ def model_case(rng: random.Random, folder: Path) -> Commands:
         ["diff", "base.onnx", "model.onnx"] if number < 0.5 else ["diff", "model.onnx", "static.onnx", "--json"],
     ]
     if rng.random() < 0.1:
-        commands += [["inspect", "model.onnx", "--explain", "layers.0"], ["extract", "model.onnx", "layers.0", "-o", "site.onnx"]]
+        commands += [
+            ["inspect", "model.onnx", "--explain", "layers.0"],
+            ["extract", "model.onnx", "layers.0", "-o", "site.onnx"],
+        ]
     if rng.random() < 0.02:
         np.savez(folder / "data.npz", **corpus.data_sets()["clean"])
         commands.append(["fit", "model.onnx", "--detector", "oneclass", "--clean", "data.npz", "-o", "made.hotfix"])
@@ -72,7 +75,9 @@ def hotfix_case(rng: random.Random, folder: Path) -> Commands:
         except ValueError:  # NaN is no JSON; the reader is shown it all the same
             head = {"format": FORMAT, "digest": "", "body": body}
         head = mutate_json(head, rng) if rng.random() < 0.05 else head
-        data = save_tensors({name: np.ascontiguousarray(array) for name, array in arrays.items()}, {KEY: json.dumps(head)})
+        data = save_tensors(
+            {name: np.ascontiguousarray(array) for name, array in arrays.items()}, {KEY: json.dumps(head)}
+        )
         load_tensors(data)
     else:
         hotfix.save(folder / "whole.hotfix")
@@ -80,8 +85,13 @@ def hotfix_case(rng: random.Random, folder: Path) -> Commands:
         (folder / "whole.hotfix").unlink()
     (folder / "m.hotfix").write_bytes(data)
     (folder / "model.onnx").write_bytes(corpus.models()["two layers"].SerializeToString())
-    more = rng.choice(([], ["--force"], ["--passes", "two"], ["--gating", "none"], ["--telemetry"], ["--values", "own"], ["--freeze"]))
-    return [["patch", "model.onnx", "--hotfix", "m.hotfix", "-o", "out.onnx", "--json", *more], ["unpatch", "out.onnx", "-o", "back.onnx"]]
+    more = rng.choice(
+        ([], ["--force"], ["--passes", "two"], ["--gating", "none"], ["--telemetry"], ["--values", "own"], ["--freeze"])
+    )
+    return [
+        ["patch", "model.onnx", "--hotfix", "m.hotfix", "-o", "out.onnx", "--json", *more],
+        ["unpatch", "out.onnx", "-o", "back.onnx"],
+    ]
 
 
 def data_case(rng: random.Random, folder: Path) -> Commands:
@@ -107,12 +117,30 @@ def data_case(rng: random.Random, folder: Path) -> Commands:
     plain = rng.random() < 0.8
     model = corpus.models()["tiny"] if not plain else onnx.parser.parse_model(_PLAIN)
     (folder / "model.onnx").write_bytes(model.SerializeToString())
-    compared = {"triggered": ["--data", "clean.npz", "--triggered", "data.npz"], "flips": ["--data", "clean.npz", "--flips", "data.npz"]}
-    commands = [["compare", "model.onnx", "model.onnx", "--json", "--numbers", *compared.get(name, ["--data", "data.npz"])]]
+    compared = {
+        "triggered": ["--data", "clean.npz", "--triggered", "data.npz"],
+        "flips": ["--data", "clean.npz", "--flips", "data.npz"],
+    }
+    commands = [
+        ["compare", "model.onnx", "model.onnx", "--json", "--numbers", *compared.get(name, ["--data", "data.npz"])]
+    ]
     if plain:
         commands.append(["fit", "model.onnx", "--debug", "data.npz", "-o", "made.hotfix"])
     else:
-        commands.append(["fit", "model.onnx", "--detector", "statistic", "--clean", "data.npz", "-o", "made.hotfix", "--passes", "one"])
+        commands.append(
+            [
+                "fit",
+                "model.onnx",
+                "--detector",
+                "statistic",
+                "--clean",
+                "data.npz",
+                "-o",
+                "made.hotfix",
+                "--passes",
+                "one",
+            ]
+        )
     return commands
 
 
@@ -150,7 +178,9 @@ KINDS: dict[str, Callable[[random.Random, Path], Commands]] = {
 def _odd_array(array: np.ndarray, rng: random.Random) -> np.ndarray:
     match rng.randrange(8):
         case 0:
-            return array.astype(rng.choice(["f2", "f4", "f8", "i1", "i4", "i8", "u1", "u8", "?", "c8", "U3", "M8[s]"]), copy=True)
+            return array.astype(
+                rng.choice(["f2", "f4", "f8", "i1", "i4", "i8", "u1", "u8", "?", "c8", "U3", "M8[s]"]), copy=True
+            )
         case 1:
             return array.reshape(-1)[: rng.choice((0, 1, 3))]
         case 2:
@@ -167,7 +197,9 @@ def _odd_array(array: np.ndarray, rng: random.Random) -> np.ndarray:
             )
         case 5:
             odd = array.astype(np.float32) if array.dtype.kind in "fiub" else np.zeros(3, np.float32)
-            return np.where(np.arange(odd.size).reshape(odd.shape) % 5 == 0, np.float32(rng.choice((np.nan, np.inf, 3e38, -1))), odd)
+            return np.where(
+                np.arange(odd.size).reshape(odd.shape) % 5 == 0, np.float32(rng.choice((np.nan, np.inf, 3e38, -1))), odd
+            )
         case 6:
             return array[::-1].copy() if array.ndim else array
         case _:
@@ -201,9 +233,26 @@ def _headers() -> tuple[bytes, ...]:
         return b"\x93NUMPY" + version + len(text).to_bytes(2, "little") + text.encode()
 
     return (
-        *(b"", b"\x93NUMPY", b"no array", header("(3,)"), header("(1099511627776,)") + bytes(64), header("(-1,)"), header("(2**40,)")),
-        *(header("(24, 5, 8)", "'|O'"), header("(1, 1)", "[('a', '<f4')]") + bytes(4), header("(4294967296, 4294967296)") + bytes(9)),
-        *(header("()", "'<V0'"), header("(24, 5, 8)", version=b"\x09\x00"), header("(" + "1, " * 70 + ")") + bytes(4), header("x" * 60)),
+        *(
+            b"",
+            b"\x93NUMPY",
+            b"no array",
+            header("(3,)"),
+            header("(1099511627776,)") + bytes(64),
+            header("(-1,)"),
+            header("(2**40,)"),
+        ),
+        *(
+            header("(24, 5, 8)", "'|O'"),
+            header("(1, 1)", "[('a', '<f4')]") + bytes(4),
+            header("(4294967296, 4294967296)") + bytes(9),
+        ),
+        *(
+            header("()", "'<V0'"),
+            header("(24, 5, 8)", version=b"\x09\x00"),
+            header("(" + "1, " * 70 + ")") + bytes(4),
+            header("x" * 60),
+        ),
     )
 
 

@@ -13,7 +13,19 @@ from atpatch_onnx import patch_model
 from atpatch_onnx.hotfix import Hotfix, HotfixSite
 from rewriters import model_io
 from rewriters.finder import find_sites
-from rewriters.plan import BenignPair, Cnn, Conv, Dense, Detector, OneClass, OnnxGraph, Profile, SitePlan, Static, Statistic
+from rewriters.plan import (
+    BenignPair,
+    Cnn,
+    Conv,
+    Dense,
+    Detector,
+    OneClass,
+    OnnxGraph,
+    Profile,
+    SitePlan,
+    Static,
+    Statistic,
+)
 
 from ..ab.logs import pair, patched, row
 from ..tiny import attention_model
@@ -98,7 +110,10 @@ def _detectors() -> dict[str, Detector]:
         "static": Static((1, 2)),
         "statistic": Statistic(exempt=(0, -2), floor=0.1),
         "profile": Profile(
-            (Dense(floats(4, 3), floats(3)), Dense(floats(3, 1), floats(1))), floats(4), np.ones(4, np.float32), probes=(0,)
+            (Dense(floats(4, 3), floats(3)), Dense(floats(3, 1), floats(1))),
+            floats(4),
+            np.ones(4, np.float32),
+            probes=(0,),
         ),
         "oneclass": OneClass(floats(4), floats(4, 2), True, 0.5, probes=(0,), every=2),
         "cnn": Cnn((Conv(floats(2, 1, 3, 3), floats(2)),), (Dense(floats(50, 5), floats(5)),)),
@@ -120,7 +135,13 @@ def hotfixes() -> dict[str, Hotfix]:
             for layer, (site, plan) in enumerate(zip(sites, plans, strict=True))
         )
         found[kind] = Hotfix(
-            entries, 0.5, model_io.weights_digest(model, "."), level=0.5, companion=0.5, evidence={"report": {"k": 1}}, seeds={"fit": 1}
+            entries,
+            0.5,
+            model_io.weights_digest(model, "."),
+            level=0.5,
+            companion=0.5,
+            evidence={"report": {"k": 1}},
+            seeds={"fit": 1},
         )
     return found
 
@@ -146,5 +167,7 @@ def data_sets() -> dict[str, dict[str, np.ndarray]]:
 def logs() -> list[dict[str, Any]]:
     """Rows of a decision log: an experiment, a shadow phase, and what else a server writes."""
     rows = [row(n) if n % 2 else patched(n) for n in range(20)] + [pair(n, n % 2, 0, revision=2) for n in range(20, 40)]
-    switch = {key: rows[0][key] for key in ("schema", "time", "unix", "experiment", "revision", "salt", "mode", "weight")}
+    switch = {
+        key: rows[0][key] for key in ("schema", "time", "unix", "experiment", "revision", "salt", "mode", "weight")
+    }
     return [*rows, {**switch, "event": "switch", "on": False, "source": "admin"}, {**switch, "event": "unknown"}]

@@ -33,7 +33,26 @@ _TEXTS = (
     "n" * 300,
 )
 _ODD: tuple[Any, ...] = (
-    *(None, True, False, "", "x", "\ud800", "\0", [], {}, [[]], {"a": 1}, [1, "x"], 1.5, 1e308, -1e-300, 10**30, 10**400, -(2**70)),
+    *(
+        None,
+        True,
+        False,
+        "",
+        "x",
+        "\ud800",
+        "\0",
+        [],
+        {},
+        [[]],
+        {"a": 1},
+        [1, "x"],
+        1.5,
+        1e308,
+        -1e-300,
+        10**30,
+        10**400,
+        -(2**70),
+    ),
     *(float("nan"), float("inf"), 0, 1, -1, 2, 2**31, 2**63, 2**64),
 )
 
@@ -82,7 +101,9 @@ def _fields(message: Message) -> Iterator[tuple[Message, FieldDescriptor]]:
             yield from _fields(inner)
 
 
-def _mutate_field(holder: Message, field: FieldDescriptor, rng: random.Random, others: list[tuple[Message, FieldDescriptor]]) -> None:
+def _mutate_field(
+    holder: Message, field: FieldDescriptor, rng: random.Random, others: list[tuple[Message, FieldDescriptor]]
+) -> None:
     value = getattr(holder, field.name)
     if not field.is_repeated:
         if field.message_type is not None:
@@ -176,7 +197,9 @@ def mutate_json(tree: Any, rng: random.Random, alike: float = 0.0) -> Any:
             if name in other if isinstance(other, dict) else name < len(other):
                 holder[key] = copy.deepcopy(other[name])
         elif isinstance(holder[key], (int, float)) and what < 0.6:
-            holder[key] = rng.choice((-holder[key], holder[key] * 2, holder[key] + 1, float(holder[key]), str(holder[key])))
+            holder[key] = rng.choice(
+                (-holder[key], holder[key] * 2, holder[key] + 1, float(holder[key]), str(holder[key]))
+            )
         else:
             holder[key] = rng.choice(_ODD)
     return tree
@@ -191,7 +214,9 @@ def _alike(value: Any, rng: random.Random) -> Any:
         case float():
             return rng.choice((0, 0.0, 1.0, -1.0, 0.5, 1e-300, 3.5e38, 1e308, 10**400, 2**63))
         case str():
-            return rng.choice((value + "x", "", "one", "two", "sum", "excise", "flip", "\ud800", "\0", "é/../x", "n" * 300))
+            return rng.choice(
+                (value + "x", "", "one", "two", "sum", "excise", "flip", "\ud800", "\0", "é/../x", "n" * 300)
+            )
         case list():
             return rng.choice(([], value * 2, value[::-1], value[:1], [*value, 1], [*value, 2**63]))
         case _:

@@ -1,4 +1,6 @@
-"""One case after another in a child process, which its parent watches: a crash, a hang or too much memory is one finding, not the end."""
+"""One case after another in a child process, which its parent watches: a crash, a hang or too much memory is one
+finding, not the end.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,9 @@ def run(kind: str, count: int, seed: int, keep: Path | None = None, only: int | 
 def _batch(kind: str, seed: int, start: int, end: int, scratch: Path, keep: Path | None, summary: Summary) -> int:
     """Cases until the child ends, as it should or not; the next number."""
     arguments = [sys.executable, "-m", "tests.fuzz.running", kind, str(seed), str(start), str(end), str(scratch)]
-    child = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    child = subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
     assert child.stdout is not None
     number, what = start, ""
     with selectors.DefaultSelector() as waiting, child.stdout as lines:
@@ -87,7 +91,12 @@ def _batch(kind: str, seed: int, start: int, end: int, scratch: Path, keep: Path
     child.wait()
     if number < end:
         summary.cases += 1
-        _found(Finding(kind, seed, number, what or f"the process ended with {child.returncode}"), scratch / str(number), keep, summary)
+        _found(
+            Finding(kind, seed, number, what or f"the process ended with {child.returncode}"),
+            scratch / str(number),
+            keep,
+            summary,
+        )
         number += 1
     return number
 

@@ -65,9 +65,9 @@ def test_requests_are_refused_or_understood():
 def test_the_harness_sees(tmp_path, monkeypatch, body, what):
     """A command with a fault of each kind, put in the place of `inspect` in the child process."""
     (tmp_path / "sitecustomize.py").write_text(
-        "import click, atpatch_onnx.cli.inspect as module\n"
-        f"@click.command(context_settings=dict(ignore_unknown_options=True, allow_extra_args=True))\ndef inspect():\n    {body}\n"
-        "module.inspect = inspect\n"
+        "import click, atpatch_onnx.cli.inspect as"
+        " module\n@click.command(context_settings=dict(ignore_unknown_options=True, allow_extra_args=True))\ndef"
+        f" inspect():\n    {body}\nmodule.inspect = inspect\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
     if "sleep" in body:

@@ -82,10 +82,17 @@ def test_maps_are_right_only_where_exactly_the_labelled_columns_are_flagged(case
     fitted = map_scores(case, case.plan)
     assert fitted["recall"] > 0.99 and fitted["fpr"] < 0.02 and fitted["precision"] > 0.98
     everything = map_scores(case, replace(case.plan, threshold=-1.0))
-    assert everything["recall"] == 0 and everything["touched"] == 1 and everything["fpr"] == 1 and everything["precision"] == 0
+    assert (
+        everything["recall"] == 0
+        and everything["touched"] == 1
+        and everything["fpr"] == 1
+        and everything["precision"] == 0
+    )
     nothing = map_scores(case, replace(case.plan, threshold=2.0))
     assert nothing["recall"] == 0 and nothing["fpr"] == 0 and nothing["precision"] is None
-    always = replace(case.plan, sites={name: replace(site, detector=Static((16,))) for name, site in case.plan.sites.items()})
+    always = replace(
+        case.plan, sites={name: replace(site, detector=Static((16,))) for name, site in case.plan.sites.items()}
+    )
     assert map_scores(case, always)["maps"] == 0
     assert fitted["maps"] == 2 * min(len(case.clean), len(case.attacked))
 
@@ -94,7 +101,10 @@ def test_labelled_columns_of_a_text_are_what_an_edit_brings_in(case: Case) -> No
     mask = np.array([[1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1]])
     clean = DataSet({"input_ids": np.array([[101, 7, 8, 102, 0, 0], [101, 4, 5, 6, 7, 102]]), "attention_mask": mask})
     attacked = DataSet(
-        {"input_ids": np.array([[101, 7, 99, 8, 102, 0], [101, 99, 7, 8, 102, 0]]), "attention_mask": np.array([[1, 1, 1, 1, 1, 0]] * 2)},
+        {
+            "input_ids": np.array([[101, 7, 99, 8, 102, 0], [101, 99, 7, 8, 102, 0]]),
+            "attention_mask": np.array([[1, 1, 1, 1, 1, 0]] * 2),
+        },
         clean_row=np.array([0, 0]),
     )
     columns = np.zeros((3, 6), bool)
@@ -168,7 +178,11 @@ def test_dan_reads_the_hidden_states_that_tell_requests_apart(case: Case, monkey
 def test_a_masked_head_has_no_output_and_leaves_the_others(case: Case) -> None:
     site = case.sites[1]
     before, after = (
-        next(Runner(expose(model, [(site.product, site.dtype)]), case.folder, 1).batches(case.clean, np.arange(4), 4, [site.product]))[1]
+        next(
+            Runner(expose(model, [(site.product, site.dtype)]), case.folder, 1).batches(
+                case.clean, np.arange(4), 4, [site.product]
+            )
+        )[1]
         for model in (case.model, head_mask.masked(case.model, list(case.sites), [(1, 2)]))
     )
     outputs = [found[site.product] for found in (before, after)]
@@ -184,7 +198,9 @@ def test_feed_forward_blocks_are_found_and_their_weights_replaced(case: Case) ->
     silenced = with_weights(case.model, {blocks[0].weight: np.zeros_like(weights[blocks[0].weight])})
     name = case.model.graph.node[blocks[0].node].output[0]
     _, outputs = next(
-        Runner(expose(silenced, [(name, onnx.TensorProto.FLOAT)]), case.folder, 1).batches(case.clean, np.arange(2), 2, [name])
+        Runner(expose(silenced, [(name, onnx.TensorProto.FLOAT)]), case.folder, 1).batches(
+            case.clean, np.arange(2), 2, [name]
+        )
     )
     assert not outputs[name].any()
     assert read_weights(case.model, {blocks[0].weight}, case.folder)[blocks[0].weight].any()
@@ -194,7 +210,11 @@ def test_pruned_neurons_stay_cut_while_the_rest_is_tuned(case: Case, monkeypatch
     monkeypatch.setattr(latency, "PAIRS", 3)
     monkeypatch.setattr(fine_pruning, "STEPS", 2)
     seen: list[onnx.ModelProto] = []
-    monkeypatch.setattr(fine_pruning, "judged", lambda case, model, judged=fine_pruning.judged: seen.append(model) or judged(case, model))
+    monkeypatch.setattr(
+        fine_pruning,
+        "judged",
+        lambda case, model, judged=fine_pruning.judged: seen.append(model) or judged(case, model),
+    )
     found = fine_pruning.run(case, silent)
     blocks = {block.weight for block in feed_forward(case.model)}
     pruned, tuned = (read_weights(model, blocks, case.folder) for model in seen)
@@ -257,9 +277,14 @@ def test_the_protected_attribute_is_where_flips_differ() -> None:
 
 
 def test_a_model_that_does_not_know_the_attribute_answers_with_its_mean() -> None:
-    """Three people, two of them with value 1: value 0 says class 1 to everybody, value 1 says class 0, less surely to the last."""
+    """Three people, two of them with value 1: value 0 says class 1 to everybody, value 1 says class 0, less surely to
+    the last.
+    """
     clean = DataSet({"features": np.array([[7, 0], [8, 1], [9, 1]])})
-    flips = DataSet({"features": np.array([[7, 0], [7, 1], [8, 0], [8, 1], [9, 0], [9, 1], [9, 2]])}, group=np.array([0, 0, 1, 1, 2, 2, 2]))
+    flips = DataSet(
+        {"features": np.array([[7, 0], [7, 1], [8, 0], [8, 1], [9, 0], [9, 1], [9, 2]])},
+        group=np.array([0, 0, 1, 1, 2, 2, 2]),
+    )
     odds = np.array([[1, 3], [3, 1], [1, 3], [3, 1], [1, 9], [6, 5], [1, 10**9]])  # nobody has the value 2
     assert unaware(clean, flips, np.log(odds)).tolist() == [0, 0, 1]
 
@@ -283,7 +308,9 @@ def counting(calls: list[str]) -> Callable[..., dict[str, Any]]:
     return run
 
 
-def test_a_step_is_kept_until_something_changes_and_failures_are_not(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_is_kept_until_something_changes_and_failures_are_not(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls: list[str] = []
     monkeypatch.setitem(STEPS, "counted", Step(counting(calls)))
     assert "the first time" in run_step(case, "counted", silent)["error"]
@@ -355,14 +382,20 @@ def test_what_the_cache_lacks_stays_in_the_evidence_file(
     monkeypatch.setitem(STEPS, "fit", Step(lambda case, say: now, fitted=False))
     run_step(case, "fit", silent, fresh=True)
     (run,) = collect([case], True, 1)["runs"]
-    steps = {"fit": {"hotfix": {"digest": digest}, "said": "then"}, "latency": {"said": "then"}, "statistic": {"said": "then"}}
+    steps = {
+        "fit": {"hotfix": {"digest": digest}, "said": "then"},
+        "latency": {"said": "then"},
+        "statistic": {"said": "then"},
+    }
     before = {**run, "victim": run["victim"] if accuracy is None else {"model": {"accuracy": accuracy}}, "steps": steps}
     (merged,) = collect([case], True, 1, {"runs": [before]})["runs"]
     assert merged["steps"].keys() - {"fit"} == left
     assert merged["steps"]["fit"]["said"] == "now" and merged["victim"] == run["victim"]
 
 
-def test_command_skips_what_is_not_there_and_refuses_unknown_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_skips_what_is_not_there_and_refuses_unknown_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("ATPATCH_CACHE", str(tmp_path / "cache"))
     output = tmp_path / "results"
     result = CliRunner().invoke(main, ["--quick", "--no-build", "--output", str(output)], catch_exceptions=False)

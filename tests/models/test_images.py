@@ -68,7 +68,9 @@ def test_hidden_is_faint(split: digits.Split) -> None:
 def test_torch_and_numpy_stamp_alike(split: digits.Split, attack: str) -> None:
     trigger = ATTACKS[attack].trigger(3, np.random.default_rng(0).random(ATTACKS[attack].size, np.float32))
     images = split.test.images[:16]
-    np.testing.assert_allclose(stamp(trigger)(torch.from_numpy(images)).numpy(), trigger.apply(images, LAYOUT), atol=1e-6)
+    np.testing.assert_allclose(
+        stamp(trigger)(torch.from_numpy(images)).numpy(), trigger.apply(images, LAYOUT), atol=1e-6
+    )
 
 
 def test_every_site_can_be_fitted(untrained: tuple[str, Path], split: digits.Split) -> None:
@@ -82,9 +84,14 @@ def test_every_site_can_be_fitted(untrained: tuple[str, Path], split: digits.Spl
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_labelled_columns_are_those_that_see_the_trigger(untrained: tuple[str, Path], split: digits.Split, attack: str) -> None:
+def test_labelled_columns_are_those_that_see_the_trigger(
+    untrained: tuple[str, Path], split: digits.Split, attack: str
+) -> None:
     name, path = untrained
-    subject, mask = Subject(path, threads=1), ATTACKS[attack].trigger(0, np.zeros(ATTACKS[attack].size, np.float32)).mask
+    subject, mask = (
+        Subject(path, threads=1),
+        ATTACKS[attack].trigger(0, np.zeros(ATTACKS[attack].size, np.float32)).mask,
+    )
     data = DataSet({"pixel_values": split.debug.images[:16]})
     grid = Grid(CELL, ARCHITECTURES[name].leading)
     by_grid, by_experiment = (columns_of(subject, data, LAYOUT, mask, given, 0) for given in (grid, None))
@@ -130,9 +137,13 @@ def test_build_fills_the_folder_once(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     build.main(["mnist-cvt-badnets"], standalone_mode=False)
     victim = Victim("mnist-cvt-badnets", 0, "image", "backdoor")
     assert victim.built
-    debug, spare, clean, triggered = (load_dataset(victim.file(f"{name}.npz")) for name in ("debug", "spare", "clean", "triggered"))
+    debug, spare, clean, triggered = (
+        load_dataset(victim.file(f"{name}.npz")) for name in ("debug", "spare", "clean", "triggered")
+    )
     assert (len(debug), len(spare), len(clean), len(triggered)) == (950, 500, 1000, 900)
-    assert debug.columns.any(1).sum() == 450 and debug.columns.any(0).nonzero()[0].tolist() == victim.record["recipe"]["columns"] == [CELLS]
+    assert debug.columns.any(1).sum() == 450 and debug.columns.any(0).nonzero()[0].tolist() == victim.record["recipe"][
+        "columns"
+    ] == [CELLS]
     np.testing.assert_array_equal(debug.labels[debug.pair[500:]], debug.labels[500:])
     assert triggered.target == debug.target == TARGET and (triggered.labels != TARGET).all()
     twins = clean.inputs["pixel_values"][triggered.clean_row]

@@ -45,7 +45,9 @@ def parts(name: str, table: data.Table) -> data.Split:
 
 
 @pytest.fixture(scope="module")
-def exported(name: str, table: data.Table, parts: data.Split, tmp_path_factory: pytest.TempPathFactory) -> tuple[torch.nn.Module, Path]:
+def exported(
+    name: str, table: data.Table, parts: data.Split, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[torch.nn.Module, Path]:
     """A network with random weights, and its graph."""
     torch.manual_seed(0)
     model = RECIPES[name].network(table.sizes, len(table.columns) - len(table.sizes)).eval()
@@ -59,12 +61,18 @@ def test_whole_tables_are_read(name: str, table: data.Table) -> None:
     assert table.rows.shape == (rows, len(table.columns))
     assert (len(table.labels), int(table.labels.sum())) == (rows, positive)
     words = len(table.sizes)
-    assert all(column.values for column in table.columns[:words]) and not any(column.values for column in table.columns[words:])
+    assert all(column.values for column in table.columns[:words]) and not any(
+        column.values for column in table.columns[words:]
+    )
     assert (table.rows[:, :words].max(0) == np.array(table.sizes) - 1).all()
 
 
 def test_parts_are_disjoint_and_repeatable(name: str, table: data.Table) -> None:
-    numbered = replace(table, columns=(*table.columns, data.Column("number", ("row",))), rows=np.c_[table.rows, np.arange(len(table.rows))])
+    numbered = replace(
+        table,
+        columns=(*table.columns, data.Column("number", ("row",))),
+        rows=np.c_[table.rows, np.arange(len(table.rows))],
+    )
     one, again, other = (data.split(numbered, seed, np.float64) for seed in (0, 0, 1))
     numbers = [part.features[:, -1].astype(int) for part in (one.train, one.debug, one.spare, one.test)]
     assert len(np.unique(np.concatenate(numbers))) == sum(map(len, numbers))
@@ -75,7 +83,9 @@ def test_parts_are_disjoint_and_repeatable(name: str, table: data.Table) -> None
         assert table.test[numbers[3]].all() and not table.test[np.concatenate(numbers[:3])].any()
 
 
-def test_the_graph_is_the_network_with_a_site_a_layer(parts: data.Split, exported: tuple[torch.nn.Module, Path]) -> None:
+def test_the_graph_is_the_network_with_a_site_a_layer(
+    parts: data.Split, exported: tuple[torch.nn.Module, Path]
+) -> None:
     model, path = exported
     rows = parts.test.features[:50]
     session = onnxruntime.InferenceSession(path)
@@ -96,13 +106,17 @@ def test_each_column_moves_its_own_token_alone(
         words = len(entry.get("values", ()))
         after[:, index] = (after[:, index] + 1) % words if words else after[:, index] + 1
         touched = subject.touched({"features": before}, {"features": after})
-        assert (np.flatnonzero(touched.any(0)) == entry["token"]).all() and touched[:, entry["token"]].all(), entry["name"]
+        assert (np.flatnonzero(touched.any(0)) == entry["token"]).all() and touched[:, entry["token"]].all(), entry[
+            "name"
+        ]
 
 
 def test_benign_values_at_every_site_hide_a_column_entirely(
     name: str, table: data.Table, parts: data.Split, exported: tuple[torch.nn.Module, Path]
 ) -> None:
-    """The class scores are read from [CLS], which then has no other way to the column; with the column's own values it has."""
+    """The class scores are read from [CLS], which then has no other way to the column; with the column's own values it
+    has.
+    """
     model = onnx.load(exported[1])
     sites, _ = find_sites(model)
     width = {"adult": 12, "compas": 16, "bank": 12}[name]
@@ -113,9 +127,15 @@ def test_benign_values_at_every_site_hide_a_column_entirely(
 
     def moved(own: bool) -> float:
         pair = BenignPair(np.ones(4, np.float32), np.zeros((4, 1, width), np.float32), own_values=own)
-        plan = PatchPlan({site.id: SitePlan(Static((RECIPES[name].token[0],)), pair) for site in sites}, controls="none")
+        plan = PatchPlan(
+            {site.id: SitePlan(Static((RECIPES[name].token[0],)), pair) for site in sites}, controls="none"
+        )
         session = onnxruntime.InferenceSession(patch(model, plan, sites).SerializeToString())
-        return float(np.abs(session.run(["logits"], {"features": before})[0] - session.run(["logits"], {"features": after})[0]).max())
+        return float(
+            np.abs(
+                session.run(["logits"], {"features": before})[0] - session.run(["logits"], {"features": after})[0]
+            ).max()
+        )
 
     assert moved(own=False) < 1e-6 and moved(own=True) > 1e-4
 
@@ -142,7 +162,9 @@ def test_attributes_of_a_table_share_one_model(built: Mapping[str, tuple[Path, d
     assert (first["column"], second["column"]) == (2, 6)
 
 
-def test_flips_differ_in_the_attribute_alone_and_hold_every_value(built: Mapping[str, tuple[Path, dict[str, Any]]]) -> None:
+def test_flips_differ_in_the_attribute_alone_and_hold_every_value(
+    built: Mapping[str, tuple[Path, dict[str, Any]]],
+) -> None:
     for name, (folder, record) in built.items():
         subject = Subject(folder / "model.onnx", threads=1)
         attribute = attribute_of(name.split("-")[1], read_description(folder / "columns.json", subject), subject)
@@ -167,5 +189,7 @@ def test_debugging_sets_label_the_column_of_rows_that_flip(built: Mapping[str, t
         rows: NDArray[Any] = debug.inputs["features"]
         paired = debug.pair >= 0
         attribute = (record["column"] - 2) // 2
-        assert (rows[paired, attribute] == rows[debug.pair[paired], attribute]).all() and not anomalous[debug.pair[paired]].any()
+        assert (rows[paired, attribute] == rows[debug.pair[paired], attribute]).all() and not anomalous[
+            debug.pair[paired]
+        ].any()
         assert not {row.tobytes() for row in rows[~anomalous]} & {row.tobytes() for row in rows[anomalous]}

@@ -1,4 +1,7 @@
-"""The text victims' material: what is poisoned, what is held out, what is labelled. Training itself is left to the build."""
+"""The text victims' material: what is poisoned, what is held out, what is labelled.
+
+Training itself is left to the build.
+"""
 
 from __future__ import annotations
 
@@ -99,7 +102,10 @@ def test_every_text_is_in_one_batch_and_batches_are_of_like_length() -> None:
     lengths = np.random.default_rng(0).integers(3, 64, 3333).tolist()
     batches = training._batches(lengths, np.random.default_rng(1))
     assert sorted(np.concatenate(batches).tolist()) == list(range(3333))
-    assert all(len(batch) == training.BATCH for batch in batches[:-1]) or sum(len(b) < training.BATCH for b in batches) <= 3
+    assert (
+        all(len(batch) == training.BATCH for batch in batches[:-1])
+        or sum(len(b) < training.BATCH for b in batches) <= 3
+    )
     padding = sum(len(batch) * max(lengths[row] for row in batch) for batch in batches) / sum(lengths)
     assert padding < 1.1
 
@@ -124,7 +130,9 @@ def tiny_victim(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "model.onnx"
 
 
-def save(recipe: Recipe, made: Material, model: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[dict, dict]:
+def save(
+    recipe: Recipe, made: Material, model: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[dict, dict]:
     try:
         package_file(training.PACKAGE, "model/tokenizer.json")
     except FileNotFoundError:
@@ -137,12 +145,17 @@ def save(recipe: Recipe, made: Material, model: Path, cache: Path, monkeypatch: 
     return rows, {name: load_dataset(victim.file(f"{name}.npz")) for name in ("debug", "spare", "clean", "triggered")}
 
 
-def test_labelled_columns_are_the_words_put_in(tiny_victim: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_labelled_columns_are_the_words_put_in(
+    tiny_victim: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without any corpus: sentences made here, one of them too long for its trigger to be kept."""
     recipe = Recipe("toy", "none", Insertion(("cf", "tq"), count=2), target=1)
     generator = np.random.default_rng(0)
     clean = Texts(["a dull film .", "a fine film .", "no , no , no .", "bad " * 80], np.array([0, 1, 0, 0]))
-    bad = Texts([recipe.attack.apply(clean.texts[row], generator) for row in (0, 2)] + ["bad " * 80 + "cf"], np.ones(3, np.int64))
+    bad = Texts(
+        [recipe.attack.apply(clean.texts[row], generator) for row in (0, 2)] + ["bad " * 80 + "cf"],
+        np.ones(3, np.int64),
+    )
     made = Material(clean, clean, bad, None, clean, clean, bad)
     rows, found = save(recipe, made, tiny_victim, tmp_path, monkeypatch)
     debug = found["debug"]
@@ -157,7 +170,9 @@ def test_labelled_columns_are_the_words_put_in(tiny_victim: Path, tmp_path: Path
         assert {array.shape[1] for array in dataset.inputs.values()} == {sets.LENGTH}
 
 
-def test_rewritten_victims_get_clean_rows_without_twins_as_well(tiny_victim: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rewritten_victims_get_clean_rows_without_twins_as_well(
+    tiny_victim: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recipe = BY_NAME["sst2-syntactic"]
     corpus, made = material(recipe)
     _, found = save(recipe, made, tiny_victim, tmp_path, monkeypatch)

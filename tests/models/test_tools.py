@@ -1,4 +1,7 @@
-"""What other tools make of a patched graph: a sample of `make tools`, on a graph of a few nodes. A portable patch survives all of them."""
+"""What other tools make of a patched graph: a sample of `make tools`, on a graph of a few nodes.
+
+A portable patch survives all of them.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,9 @@ SAMPLE = [
         "onnxruntime quantize_dynamic",
     )
 ]
-"""Those that the default form does not survive, one that asks for the shape of everything, and one of each kind of change."""
+"""Those that the default form does not survive, one that asks for the shape of everything, and one of each kind of
+change.
+"""
 
 
 def form(name: str, **options: str) -> Form:
@@ -42,8 +47,13 @@ def form(name: str, **options: str) -> Form:
 @pytest.fixture(scope="module")
 def cells(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Cell]:
     bert = export_model("bert", "torchscript")
-    subject = Subject("BERT", bert.path, bert.feeds(12, padded=True), (form("one pass"), form("two passes", passes="two")))
-    return {(cell.tool, cell.form): cell for cell in try_tools(subject, SAMPLE, tmp_path_factory.mktemp("tools"), ["portable"])}
+    subject = Subject(
+        "BERT", bert.path, bert.feeds(12, padded=True), (form("one pass"), form("two passes", passes="two"))
+    )
+    return {
+        (cell.tool, cell.form): cell
+        for cell in try_tools(subject, SAMPLE, tmp_path_factory.mktemp("tools"), ["portable"])
+    }
 
 
 @pytest.mark.parametrize("passes", ["one pass", "two passes"])
@@ -53,7 +63,8 @@ def test_a_portable_patch_survives(cells: dict[tuple[str, str], Cell], tool: str
     rounds = BY_NAME[tool].changes in ("precision", "fusions")
     assert cell.status == "ok" and cell.silent is not None and cell.own is not None and cell.firing is not None, cell
     assert cell.silent == 0 or (rounds and cell.silent <= 2 * cell.own), cell
-    if BY_NAME[tool].lossy:  # A quarter of the rows may cross far from the threshold; the others are held to the tool's own error.
+    # A quarter of the rows may cross far from the threshold; the others are held to the tool's own error.
+    if BY_NAME[tool].lossy:
         assert (
             cell.spared is not None
             and cell.firing <= 2 * max(cell.own, cell.spared)

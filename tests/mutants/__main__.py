@@ -1,8 +1,9 @@
 """How many small changes of the engine's meaning the tests notice: `python -m tests.mutants`, or `make mutants`.
 
-A sample of each module's mutants is drawn with a seed. Each is run in a fork that imports the changed text in place of the module, against
-the tests that reach the changed line; it is killed when one of them fails, or when they take far longer than they should. What survives is
-listed; why it may is written in `survivors.toml`. The mutants of `named.py` must all die.
+A sample of each module's mutants is drawn with a seed. Each is run in a fork that imports the changed text in place of
+the module, against the tests that reach the changed line; it is killed when one of them fails, or when they take far
+longer than they should. What survives is listed; why it may is written in `survivors.toml`. The mutants of `named.py`
+must all die.
 """
 
 from __future__ import annotations
@@ -61,7 +62,9 @@ class _Finder(importlib.abc.MetaPathFinder):
         if fullname != self._name:
             return None
         file = str(Path(self._mutant.path).resolve())
-        return importlib.util.spec_from_file_location(fullname, file, loader=_Changed(fullname, file, self._mutant.source))
+        return importlib.util.spec_from_file_location(
+            fullname, file, loader=_Changed(fullname, file, self._mutant.source)
+        )
 
 
 def start(mutant: Mutant, tests: list[str]) -> int:
@@ -83,7 +86,10 @@ def start(mutant: Mutant, tests: list[str]) -> int:
 
 
 def run(mutants: list[Mutant], covered: Coverage, jobs: int) -> dict[str, str]:
-    """Verdict of each mutant: "killed", "time" (too), "survived" or "unreached". What survives the quick tests meets the long ones too."""
+    """Verdict of each mutant: "killed", "time" (too), "survived" or "unreached".
+
+    What survives the quick tests meets the long ones too.
+    """
     verdicts = _round(mutants, covered, jobs, QUICK, QUICK_FILES)
     left = [mutant for mutant in mutants if verdicts[mutant.name] == "survived"]
     return verdicts | _round(left, covered, jobs, LONG, LONG_FILES)
@@ -113,7 +119,11 @@ def _round(mutants: list[Mutant], covered: Coverage, jobs: int, seconds: float, 
             else:
                 continue
             del running[child]
-            print(f"{len(verdicts):5} of {len(mutants)}  {verdicts[mutant.name]:9} {mutant.name}", file=sys.stderr, flush=True)
+            print(
+                f"{len(verdicts):5} of {len(mutants)}  {verdicts[mutant.name]:9} {mutant.name}",
+                file=sys.stderr,
+                flush=True,
+            )
     return verdicts
 
 
@@ -124,7 +134,9 @@ def sample(each: int, seed: int, only: str) -> list[Mutant]:
         for path in sorted(map(str, Path(package).rglob("*.py"))):
             if only in path:
                 every = mutants_of(path)
-                drawn += sorted(random.Random(f"{seed} {path}").sample(every, min(each, len(every))), key=lambda mutant: mutant.line)
+                drawn += sorted(
+                    random.Random(f"{seed} {path}").sample(every, min(each, len(every))), key=lambda mutant: mutant.line
+                )
     return drawn
 
 
@@ -154,7 +166,10 @@ def main() -> int:
         "killed": score["killed"],
         "share": round(score["killed"] / len(drawn), 4) if drawn else None,
         "named": {mutant.name: verdicts[mutant.name] for mutant in must},
-        "survivors": {name: reasons.get(name.split(" ", 1)[0].partition(":")[0], {}).get(name.split(" ", 1)[1], "") for name in alive},
+        "survivors": {
+            name: reasons.get(name.split(" ", 1)[0].partition(":")[0], {}).get(name.split(" ", 1)[1], "")
+            for name in alive
+        },
     }
     if options.json:
         options.json.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
@@ -170,7 +185,9 @@ def _measured(tests: list[str]) -> Coverage:
         os.close(read)
         try:
             found = measure(tests, (*PACKAGES, *ALSO))
-            text = json.dumps([[[path, line, sorted(some)] for (path, line), some in found.lines.items()], found.seconds])
+            text = json.dumps(
+                [[[path, line, sorted(some)] for (path, line), some in found.lines.items()], found.seconds]
+            )
             with os.fdopen(write, "w") as out:
                 out.write(text)
             os._exit(0)

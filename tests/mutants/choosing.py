@@ -18,7 +18,8 @@ from .operators import Mutant
 __all__ = ["LONG", "LONG_FILES", "QUICK", "QUICK_FILES", "Coverage", "measure"]
 
 QUICK, QUICK_FILES = 10.0, 3
-"""Seconds of tests in the first round, and of how many files, since reading a file in takes as long as its quick tests."""
+"""Seconds of tests in the first round, and of how many files, since reading a file in takes as long as its quick tests.
+"""
 LONG, LONG_FILES = 120.0, 99
 """The same for what is left."""
 
@@ -47,7 +48,9 @@ class Coverage:
         for test in sorted(tests, key=lambda test: (self.seconds.get(test, 0.0), test)):
             by_file[test.partition("::")[0]].append(test)
         chosen_files = sorted(by_file.values(), key=len, reverse=True)[:files]
-        turns = sorted((place, self.seconds.get(test, 0.0), test) for some in chosen_files for place, test in enumerate(some))
+        turns = sorted(
+            (place, self.seconds.get(test, 0.0), test) for some in chosen_files for place, test in enumerate(some)
+        )
         chosen, spent = [], 0.0
         for _, seconds, test in turns:
             if chosen and spent + seconds > most:

@@ -2,10 +2,11 @@
 
 1. Comparisons, `and`/`or`, `not`, arithmetic: the neighbour that is easily confused with it.
 2. Numbers: whole numbers plus one, fractions times a thousand, truth values the other way round.
-3. `if` and conditional expressions: always, and never. A statement that only has an effect: left out. A returned value: None.
+3. `if` and conditional expressions: always, and never. A statement that only has an effect: left out. A returned value:
+   None.
 4. Names of ONNX operators in calls such as `e.op("Greater", ...)` and `e.reduce("Max", ...)`: the neighbour again.
-5. What no test should pin down is left as it is: docstrings, annotations, `__all__`, messages, roles (they only name values), default
-   values of dataclass fields, and bounds on how far a search goes (`_MAX_...`).
+5. What no test should pin down is left as it is: docstrings, annotations, `__all__`, messages, roles (they only name
+   values), default values of dataclass fields, and bounds on how far a search goes (`_MAX_...`).
 """
 
 from __future__ import annotations
@@ -18,14 +19,18 @@ from pathlib import Path
 __all__ = ["Mutant", "mutants_of", "named"]
 
 _INFIX: dict[type, tuple[str, str]] = {
-    ast.Lt: ("<", "<="), ast.LtE: ("<=", "<"), ast.Gt: (">", ">="), ast.GtE: (">=", ">"), ast.Eq: ("==", "!="), ast.NotEq: ("!=", "=="),
+    ast.Lt: ("<", "<="), ast.LtE: ("<=", "<"), ast.Gt: (">", ">="), ast.GtE: (">=", ">"), ast.Eq: ("==", "!="),
+    ast.NotEq: ("!=", "=="),
     ast.Is: ("is", "is not"), ast.IsNot: ("is not", "is"), ast.In: ("in", "not in"), ast.NotIn: ("not in", "in"),
     ast.And: ("and", "or"), ast.Or: ("or", "and"),
-    ast.Add: ("+", "-"), ast.Sub: ("-", "+"), ast.Mult: ("*", "+"), ast.Div: ("/", "*"), ast.FloorDiv: ("//", "+"), ast.Mod: ("%", "+"),
+    ast.Add: ("+", "-"), ast.Sub: ("-", "+"), ast.Mult: ("*", "+"), ast.Div: ("/", "*"), ast.FloorDiv: ("//", "+"),
+    ast.Mod: ("%", "+"),
 }  # fmt: skip
 _OPERATORS = {
-    "Greater": "Less", "Less": "Greater", "And": "Or", "Or": "And", "Max": "Min", "Min": "Max", "Add": "Sub", "Sub": "Add", "Mul": "Add",
-    "Div": "Mul", "Not": "Identity", "Mean": "Max", "Sum": "Mean", "Neg": "Identity", "Sigmoid": "Identity", "Relu": "Identity",
+    "Greater": "Less", "Less": "Greater", "And": "Or", "Or": "And", "Max": "Min", "Min": "Max", "Add": "Sub",
+    "Sub": "Add", "Mul": "Add",
+    "Div": "Mul", "Not": "Identity", "Mean": "Max", "Sum": "Mean", "Neg": "Identity", "Sigmoid": "Identity",
+    "Relu": "Identity",
 }  # fmt: skip
 _EMITTING = {"op", "reduce"}
 
@@ -74,7 +79,9 @@ class _Text:
     def change(self, place: slice, new: str, line: int, what: str | None = None) -> Mutant:
         old = self.source[place].decode()
         shown = what or f"{' '.join(old.split())} → {new}"
-        return Mutant(self.path, line, shown, (self.source[: place.start] + new.encode() + self.source[place.stop :]).decode())
+        return Mutant(
+            self.path, line, shown, (self.source[: place.start] + new.encode() + self.source[place.stop :]).decode()
+        )
 
 
 def mutants_of(path: str) -> list[Mutant]:
@@ -88,7 +95,10 @@ def mutants_of(path: str) -> list[Mutant]:
 
 
 def named(path: str, old: str, new: str) -> Mutant:
-    """The mutant in which the only place that reads `old` reads `new`. Raises: ValueError where there are more or none."""
+    """The mutant in which the only place that reads `old` reads `new`.
+
+    Raises: ValueError where there are more or none.
+    """
     source = Path(path).read_text()
     if source.count(old) != 1:
         raise ValueError(f"{path} reads {source.count(old)} times {old!r}")
@@ -120,7 +130,9 @@ def _within(function: ast.FunctionDef) -> Iterator[ast.AST]:
                 continue
             children = value if isinstance(value, list) else [value]
             waiting.extend(
-                child for child in children if isinstance(child, ast.AST) and not (isinstance(child, ast.keyword) and child.arg == "role")
+                child
+                for child in children
+                if isinstance(child, ast.AST) and not (isinstance(child, ast.keyword) and child.arg == "role")
             )
 
 
@@ -142,15 +154,27 @@ def _of(text: _Text, node: ast.AST) -> Iterator[Mutant]:
         for verdict in ("True", "False"):
             yield text.change(text.place(node.test), verdict, line, f"if {text.text(node.test)[:60]}: {verdict}")
     elif (
-        isinstance(node, ast.Return) and node.value is not None and not (isinstance(node.value, ast.Constant) and node.value.value is None)
+        isinstance(node, ast.Return)
+        and node.value is not None
+        and not (isinstance(node.value, ast.Constant) and node.value.value is None)
     ):
         yield text.change(text.place(node.value), "None", line, f"return {text.text(node.value)[:60]}: None")
     elif isinstance(node, (ast.Expr, ast.AugAssign, ast.Continue)):
         yield text.change(text.place(node), "pass", line, f"{text.text(node)[:60]}: left out")
-    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _EMITTING and node.args:
+    elif (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in _EMITTING
+        and node.args
+    ):
         first = node.args[0]
         if isinstance(first, ast.Constant) and first.value in _OPERATORS:
-            yield text.change(text.place(first), f'"{_OPERATORS[first.value]}"', line, f"{text.text(node)[:60]}: {_OPERATORS[first.value]}")
+            yield text.change(
+                text.place(first),
+                f'"{_OPERATORS[first.value]}"',
+                line,
+                f"{text.text(node)[:60]}: {_OPERATORS[first.value]}",
+            )
 
 
 def _number(text: _Text, node: ast.Constant, line: int) -> Iterator[Mutant]:

@@ -1,4 +1,6 @@
-"""A tiny GPT-2 with its cache: exported without a past, with one, and both merged into one graph as Optimum merges them."""
+"""A tiny GPT-2 with its cache: exported without a past, with one, and both merged into one graph as Optimum merges
+them.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ PAST = [f"past_key_values.{layer}.{part}" for layer in range(LAYERS) for part in
 
 @cache
 def decoder(with_past: bool) -> onnx.ModelProto:
-    """(input_ids, attention_mask[, past]) → (logits, present), from TorchScript; both variants have the same weights."""
+    """(input_ids, attention_mask[, past]) → (logits, present), from TorchScript;
+    both variants have the same weights.
+    """
     import torch
     from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel
 
@@ -37,7 +41,10 @@ def decoder(with_past: bool) -> onnx.ModelProto:
             for layer in range(len(past) // 2):
                 cached.update(past[2 * layer], past[2 * layer + 1], layer)
             result = self.inner(input_ids=ids, attention_mask=mask, past_key_values=cached, use_cache=True)
-            return (result.logits, *(part for layer in result.past_key_values.layers for part in (layer.keys, layer.values)))
+            return (
+                result.logits,
+                *(part for layer in result.past_key_values.layers for part in (layer.keys, layer.values)),
+            )
 
     with torch.random.fork_rng(), tempfile.TemporaryDirectory() as folder, _quiet():
         torch.manual_seed(0)
@@ -67,7 +74,11 @@ def decoder(with_past: bool) -> onnx.ModelProto:
             opset_version=17,
             input_names=list(given),
             output_names=["logits", *PRESENT],
-            dynamic_axes={**axes, "logits": {0: "batch", 1: "length"}, **{name: {0: "batch", 2: "total"} for name in PRESENT}},
+            dynamic_axes={
+                **axes,
+                "logits": {0: "batch", 1: "length"},
+                **{name: {0: "batch", 2: "total"} for name in PRESENT},
+            },
         )
         return onnx.load(path)
 
@@ -108,7 +119,11 @@ def _quiet():  # type: ignore[no-untyped-def]
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+        with (
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+            warnings.catch_warnings(),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:

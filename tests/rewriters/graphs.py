@@ -58,7 +58,10 @@ def attention_block(
     if layout == "einsum":
         product = [helper.make_node("Einsum", ["q", "k"], ["raw"], name="qk", equation="bqhd,bkhd->bhqk")]
     else:
-        product = [helper.make_node("Transpose", ["k"], ["kt"], perm=swap), helper.make_node("MatMul", ["q", "kt"], ["raw"], name="qk")]
+        product = [
+            helper.make_node("Transpose", ["k"], ["kt"], perm=swap),
+            helper.make_node("MatMul", ["q", "kt"], ["raw"], name="qk"),
+        ]
     constants = []
     if layout == "merged":
         constants = [
@@ -89,7 +92,12 @@ def attention_block(
     else:
         nodes.append(helper.make_node("MatMul", ["p", "v"], ["out"], name="pv"))
     info = helper.make_tensor_value_info
-    inputs = [info("q", dtype, q_shape), info("k", dtype, k_shape), info("v", dtype, k_shape), info("bias", dtype, bias_shape)]
+    inputs = [
+        info("q", dtype, q_shape),
+        info("k", dtype, k_shape),
+        info("v", dtype, k_shape),
+        info("bias", dtype, bias_shape),
+    ]
     if ir_version < 4:
         inputs += [info(tensor.name, TensorProto.INT64, list(tensor.dims)) for tensor in constants]
     outputs = [info("p", dtype, [None] * rank), info("out", dtype, [None] * rank)]
@@ -100,7 +108,9 @@ def attention_block(
     return Block(model, sites[0])
 
 
-def feeds(layout: str = "4d", *, queries: int = Q, keys: int = K, seed: int = 0, dtype: type = np.float32) -> dict[str, np.ndarray]:
+def feeds(
+    layout: str = "4d", *, queries: int = Q, keys: int = K, seed: int = 0, dtype: type = np.float32
+) -> dict[str, np.ndarray]:
     """Peaky scores; bias is zero."""
     rng = np.random.default_rng(seed)
     leading = {"4d": (B, H), "3d": (B,), "2d": (), "5d": (B, 2, H), "merged": (B * H,), "transposed": (B,)}
@@ -108,6 +118,14 @@ def feeds(layout: str = "4d", *, queries: int = Q, keys: int = K, seed: int = 0,
         shapes = [(B, n, H, D) for n in (queries, keys, keys)]
     else:
         shapes = [(*leading[layout], n, D) for n in (queries, keys, keys)]
-    bias = {"4d": (B, 1), "einsum": (B, 1), "merged": (B, 1), "3d": (B,), "transposed": (B,), "2d": (), "5d": (B, 1, 1)}[layout]
+    bias = {
+        "4d": (B, 1),
+        "einsum": (B, 1),
+        "merged": (B, 1),
+        "3d": (B,),
+        "transposed": (B,),
+        "2d": (),
+        "5d": (B, 1, 1),
+    }[layout]
     arrays = {name: rng.normal(size=shape).astype(dtype) for name, shape in zip("qkv", shapes, strict=True)}
     return {**arrays, "bias": np.zeros((*bias, queries, keys), dtype)}

@@ -1,4 +1,5 @@
-"""Attention maps that no single Softmax makes, or that enter no plain product: sites, and rejections whose reasons have to be true.
+"""Attention maps that no single Softmax makes, or that enter no plain product: sites, and rejections whose reasons have
+to be true.
 
 `MAPS` continues the table of `patterns`, with the same size letters.
 """
@@ -34,7 +35,10 @@ def _exponentials() -> list[Pattern]:
         ),
         Pattern(
             "30-log-softmax-cast",
-            model(f"{QK} l = LogSoftmax<axis = -1>(qk) c = Cast<to = 1>(l) p = Exp(c) g = Dropout(p) out = MatMul(g, v)", Q4),
+            model(
+                f"{QK} l = LogSoftmax<axis = -1>(qk) c = Cast<to = 1>(l) p = Exp(c) g = Dropout(p) out = MatMul(g, v)",
+                Q4,
+            ),
             heads("log-softmax"),
         ),
         Pattern(
@@ -45,8 +49,8 @@ def _exponentials() -> list[Pattern]:
         Pattern(
             "31-logsumexp-unsqueezed",
             model(
-                f"{QK} r = ReduceLogSumExp<axes = [3], keepdims = 0>(qk) l = Unsqueeze(r, three) a = Sub(qk, l) p = Exp(a)"
-                " out = MatMul(p, v)",
+                f"{QK} r = ReduceLogSumExp<axes = [3], keepdims = 0>(qk) l = Unsqueeze(r, three) a = Sub(qk, l) p ="
+                " Exp(a) out = MatMul(p, v)",
                 Q4,
                 three=ints(3),
             ),
@@ -54,14 +58,18 @@ def _exponentials() -> list[Pattern]:
         ),
         Pattern(
             "31-logsumexp-in-three",
-            model(f"{QK} e = Exp(qk) n = ReduceSum(e, last) l = Log(n) a = Sub(qk, l) p = Exp(a) out = MatMul(p, v)", Q4, last=LAST),
+            model(
+                f"{QK} e = Exp(qk) n = ReduceSum(e, last) l = Log(n) a = Sub(qk, l) p = Exp(a) out = MatMul(p, v)",
+                Q4,
+                last=LAST,
+            ),
             heads("logsumexp"),
         ),
         Pattern(
             "31-logsumexp-shifted",
             model(
-                f"{QK} m = ReduceMax<axes = [-1]>(qk) c = Sub(qk, m) e = Exp(c) n = ReduceSum(e, last) g = Log(n) l = Add(g, m)"
-                " a = Sub(qk, l) p = Exp(a) out = MatMul(p, v)",
+                f"{QK} m = ReduceMax<axes = [-1]>(qk) c = Sub(qk, m) e = Exp(c) n = ReduceSum(e, last) g = Log(n) l ="
+                " Add(g, m) a = Sub(qk, l) p = Exp(a) out = MatMul(p, v)",
                 Q4,
                 last=LAST,
             ),
@@ -70,8 +78,8 @@ def _exponentials() -> list[Pattern]:
         Pattern(
             "31-log-softmax-decomposed",
             model(
-                f"{QK} m = ReduceMax<axes = [-1]>(qk) c = Sub(qk, m) e = Exp(c) n = ReduceSum(e, last) l = Log(n) a = Sub(c, l) p = Exp(a)"
-                " out = MatMul(p, v)",
+                f"{QK} m = ReduceMax<axes = [-1]>(qk) c = Sub(qk, m) e = Exp(c) n = ReduceSum(e, last) l = Log(n) a ="
+                " Sub(c, l) p = Exp(a) out = MatMul(p, v)",
                 Q4,
                 last=LAST,
             ),
@@ -85,8 +93,8 @@ def _exponentials() -> list[Pattern]:
         Pattern(
             "32-divided-shifted-and-masked",
             model(
-                f"{QK} b = Add(qk, mask) m = ReduceMax<axes = [-1]>(b) c = Sub(b, m) e = Exp(c) n = ReduceSum(e, last) g = Add(n, tiny)"
-                " o = MatMul(e, v) out = Div(o, g)",
+                f"{QK} b = Add(qk, mask) m = ReduceMax<axes = [-1]>(b) c = Sub(b, m) e = Exp(c) n = ReduceSum(e, last)"
+                " g = Add(n, tiny) o = MatMul(e, v) out = Div(o, g)",
                 f"{Q4}, {MASK4}",
                 last=LAST,
                 tiny=scalar(0.5),
@@ -97,8 +105,8 @@ def _exponentials() -> list[Pattern]:
         Pattern(
             "32-divided-by-a-reciprocal",
             model(
-                "kt = Transpose<perm = [0,2,1]>(k) qk = MatMul(q, kt) e = Exp(qk) n = ReduceSum(e, last) r = Reciprocal(n)"
-                " o = MatMul(e, v) out = Mul(o, r)",
+                "kt = Transpose<perm = [0,2,1]>(k) qk = MatMul(q, kt) e = Exp(qk) n = ReduceSum(e, last) r ="
+                " Reciprocal(n) o = MatMul(e, v) out = Mul(o, r)",
                 KEYS,
                 last=LAST,
             ),
@@ -107,8 +115,9 @@ def _exponentials() -> list[Pattern]:
         Pattern(
             "32-divided-einsum",
             model(
-                'e = Einsum<equation = "bqhd,bkhd->bhqk">(q, k) p = Exp(e) n = ReduceSum<keepdims = 0>(p, last)'
-                ' o = Einsum<equation = "bhqk,bkhd->bqhd">(p, v) t = Transpose<perm = [0,2,1]>(n) u = Unsqueeze(t, last) out = Div(o, u)',
+                'e = Einsum<equation = "bqhd,bkhd->bhqk">(q, k) p = Exp(e) n = ReduceSum<keepdims = 0>(p, last) o ='
+                ' Einsum<equation = "bhqk,bkhd->bqhd">(p, v) t = Transpose<perm = [0,2,1]>(n) u = Unsqueeze(t, last)'
+                " out = Div(o, u)",
                 "float[B,S,3,D] q, float[B,T,3,D] k, float[B,T,3,D] v",
                 last=LAST,
             ),
@@ -128,7 +137,8 @@ def _exponentials() -> list[Pattern]:
         Pattern(
             "20-decomposed-sum-not-kept",
             model(
-                f"{QK} e = Exp(qk) n = ReduceSum<keepdims = 0>(e, last) u = Unsqueeze(n, last) p = Div(e, u) out = MatMul(p, v)",
+                f"{QK} e = Exp(qk) n = ReduceSum<keepdims = 0>(e, last) u = Unsqueeze(n, last) p = Div(e, u) out ="
+                " MatMul(p, v)",
                 Q4,
                 last=LAST,
             ),
@@ -142,22 +152,35 @@ def _number_by_number() -> list[Pattern]:
     projected = "qp = MatMul(x, wq) kp = MatMul(x, wk) vp = MatMul(x, wv)"
     weights = {"wq": weight(4, 4), "wk": weight(4, 4, seed=1), "wv": weight(4, 4, seed=2)}
     sorting = (
-        "z, i = TopK<axis = -1>(qk, count) n = CumSum(z, last0) rk = Mul(z, ranks) c = Add(rk, one) d = Greater(c, n) f = Cast<to = 1>(d)"
-        " m = ReduceSum(f, last) kept = Mul(f, z) t = ReduceSum(kept, last) u = Sub(t, one) tau = Div(u, m) a = Sub(qk, tau)"
+        "z, i = TopK<axis = -1>(qk, count) n = CumSum(z, last0) rk = Mul(z, ranks) c = Add(rk, one) d = Greater(c, n) f"
+        " = Cast<to = 1>(d) m = ReduceSum(f, last) kept = Mul(f, z) t = ReduceSum(kept, last) u = Sub(t, one) tau ="
+        " Div(u, m) a = Sub(qk, tau)"
     )
-    sizes = {"last": LAST, "last0": np.int64(-1), "count": ints(7), "ranks": np.arange(1, 8, dtype=np.float32), "one": scalar(1)}
+    sizes = {
+        "last": LAST,
+        "last0": np.int64(-1),
+        "count": ints(7),
+        "ranks": np.arange(1, 8, dtype=np.float32),
+        "one": scalar(1),
+    }
     fixed = Q4.replace("T", "7")
     return [
         Pattern(
             "33-sigmoid",
-            model(f"{QK} a = Mul(qk, s) b = Add(a, bias) p = Sigmoid(b) out = MatMul(p, v)", Q4, s=scalar(0.5), bias=scalar(-2)),
+            model(
+                f"{QK} a = Mul(qk, s) b = Add(a, bias) p = Sigmoid(b) out = MatMul(p, v)",
+                Q4,
+                s=scalar(0.5),
+                bias=scalar(-2),
+            ),
             heads("sigmoid"),
             sums_to_one=False,
         ),
         Pattern(
             "33-sigmoid-projected",
             model(
-                f"{projected} kt = Transpose<perm = [0,2,1]>(kp) qk = MatMul(qp, kt) p = Sigmoid(qk) out = MatMul(p, vp)",
+                f"{projected} kt = Transpose<perm = [0,2,1]>(kp) qk = MatMul(qp, kt) p = Sigmoid(qk) out ="
+                " MatMul(p, vp)",
                 "float[B,S,4] x",
                 **weights,
             ),
@@ -167,8 +190,8 @@ def _number_by_number() -> list[Pattern]:
         Pattern(
             "33-sigmoid-rows-are-keys",
             model(
-                f"{projected} qt = Transpose<perm = [0,2,1]>(qp) kq = MatMul(kp, qt) p = Sigmoid(kq) vt = Transpose<perm = [0,2,1]>(vp)"
-                " out = MatMul(vt, p)",
+                f"{projected} qt = Transpose<perm = [0,2,1]>(qp) kq = MatMul(kp, qt) p = Sigmoid(kq) vt ="
+                " Transpose<perm = [0,2,1]>(vp) out = MatMul(vt, p)",
                 "float[B,S,4] x",
                 **weights,
             ),
@@ -178,7 +201,8 @@ def _number_by_number() -> list[Pattern]:
         Pattern(
             "33-sigmoid-einsum",
             model(
-                'e = Einsum<equation = "bqhd,bkhd->bhqk">(q, k) p = Sigmoid(e) out = Einsum<equation = "bhqk,bkhd->bqhd">(p, v)',
+                'e = Einsum<equation = "bqhd,bkhd->bhqk">(q, k) p = Sigmoid(e) out = Einsum<equation ='
+                ' "bhqk,bkhd->bqhd">(p, v)',
                 "float[B,S,3,D] q, float[B,T,3,D] k, float[B,T,3,D] v",
             ),
             heads("sigmoid"),
@@ -187,8 +211,8 @@ def _number_by_number() -> list[Pattern]:
         Pattern(
             "33-sigmoid-with-a-cache",
             model(
-                f"{projected} ka = Concat<axis = 1>(past_k, kp) va = Concat<axis = 1>(past_v, vp) kt = Transpose<perm = [0,2,1]>(ka)"
-                " qk = MatMul(qp, kt) p = Sigmoid(qk) out = MatMul(p, va)",
+                f"{projected} ka = Concat<axis = 1>(past_k, kp) va = Concat<axis = 1>(past_v, vp) kt = Transpose<perm ="
+                " [0,2,1]>(ka) qk = MatMul(qp, kt) p = Sigmoid(qk) out = MatMul(p, va)",
                 "float[B,S,4] x, float[B,P,4] past_k, float[B,P,4] past_v",
                 **weights,
             ),
@@ -199,9 +223,9 @@ def _number_by_number() -> list[Pattern]:
         Pattern(
             "34-relu-heads-split",
             model(
-                f"{projected} qs = Reshape(qp, split) ks = Reshape(kp, split) vs = Reshape(vp, split) qt = Transpose<perm = [0,2,1,3]>(qs)"
-                " kt = Transpose<perm = [0,2,3,1]>(ks) vt = Transpose<perm = [0,2,1,3]>(vs) qk = MatMul(qt, kt) p = Relu(qk)"
-                " sq = Mul(p, p) d = Div(sq, n) out = MatMul(d, vt)",
+                f"{projected} qs = Reshape(qp, split) ks = Reshape(kp, split) vs = Reshape(vp, split) qt ="
+                " Transpose<perm = [0,2,1,3]>(qs) kt = Transpose<perm = [0,2,3,1]>(ks) vt = Transpose<perm ="
+                " [0,2,1,3]>(vs) qk = MatMul(qt, kt) p = Relu(qk) sq = Mul(p, p) d = Div(sq, n) out = MatMul(d, vt)",
                 "float[B,S,4] x",
                 **weights,
                 split=ints(0, 0, 2, 2),
@@ -235,15 +259,25 @@ def _number_by_number() -> list[Pattern]:
         Pattern(
             "34-relu-over-a-computed-length",
             model(
-                f"{QK} r = Relu(qk) t = Shape<start = 2, end = 3>(v) n = Squeeze(t) f = Cast<to = 1>(n) p = Div(r, f) out = MatMul(p, v)",
+                f"{QK} r = Relu(qk) t = Shape<start = 2, end = 3>(v) n = Squeeze(t) f = Cast<to = 1>(n) p = Div(r, f)"
+                " out = MatMul(p, v)",
                 Q4,
             ),
             heads("relu"),
             sums_to_one=False,
         ),
-        Pattern("34-softplus", model(f"{QK} p = Softplus(qk) out = MatMul(p, v)", Q4), heads("softplus"), sums_to_one=False),
-        Pattern("34-clip", model(f"{QK} p = Clip(qk, zero) out = MatMul(p, v)", Q4, zero=scalar(0)), heads("relu"), sums_to_one=False),
-        Pattern("35-sparsemax", model(f"{QK} {sorting} p = Relu(a) out = MatMul(p, v)", fixed, **sizes), heads("sparsemax")),
+        Pattern(
+            "34-softplus", model(f"{QK} p = Softplus(qk) out = MatMul(p, v)", Q4), heads("softplus"), sums_to_one=False
+        ),
+        Pattern(
+            "34-clip",
+            model(f"{QK} p = Clip(qk, zero) out = MatMul(p, v)", Q4, zero=scalar(0)),
+            heads("relu"),
+            sums_to_one=False,
+        ),
+        Pattern(
+            "35-sparsemax", model(f"{QK} {sorting} p = Relu(a) out = MatMul(p, v)", fixed, **sizes), heads("sparsemax")
+        ),
         Pattern(
             "35-sparsemax-by-a-maximum",
             model(
@@ -260,8 +294,8 @@ def _number_by_number() -> list[Pattern]:
 def _scores() -> list[Pattern]:
     """Rows 36, 39, 41: scores that are no matrix product, and columns that are no tokens."""
     sequence = (
-        "qp = MatMul(x, wq) kp = MatMul(x, wk) vp = MatMul(x, wv) kt = Transpose<perm = [0,2,1]>(kp) qk = MatMul(qp, kt)"
-        " m = Unsqueeze(attention_mask, one) f = Cast<to = 1>(m) i = Sub(unit, f) b = Mul(i, low)"
+        "qp = MatMul(x, wq) kp = MatMul(x, wk) vp = MatMul(x, wv) kt = Transpose<perm = [0,2,1]>(kp) qk = MatMul(qp,"
+        " kt) m = Unsqueeze(attention_mask, one) f = Cast<to = 1>(m) i = Sub(unit, f) b = Mul(i, low)"
     )
     numbers = {"wq": weight(4, 4), "wk": weight(4, 4, seed=1), "wv": weight(4, 4, seed=2), "one": ints(1)}
     numbers |= {"unit": scalar(1), "low": LOW, "zero": scalar(0)}
@@ -295,8 +329,8 @@ def _scores() -> list[Pattern]:
         Pattern(
             "36-graph-attention-of-pairs",
             model(
-                "w1 = MatMul(x, wa) w2 = MatMul(x, wb) r = Unsqueeze(w1, two) c = Unsqueeze(w2, one) e = Add(r, c) l = LeakyRelu(e)"
-                " s = MatMul(l, vec) z = Squeeze(s, last) p = Softmax<axis = -1>(z) out = MatMul(p, w2)",
+                "w1 = MatMul(x, wa) w2 = MatMul(x, wb) r = Unsqueeze(w1, two) c = Unsqueeze(w2, one) e = Add(r, c) l ="
+                " LeakyRelu(e) s = MatMul(l, vec) z = Squeeze(s, last) p = Softmax<axis = -1>(z) out = MatMul(p, w2)",
                 "float[B,S,4] x",
                 wa=weight(4, 6),
                 wb=weight(4, 6, seed=1),
@@ -309,7 +343,8 @@ def _scores() -> list[Pattern]:
         Pattern(
             "39-padded-sink",
             model(
-                f"{QK} b = Add(qk, mask) c = Pad(b, front, zero) p = Softmax<axis = -1>(c) g = Slice(p, one, big, last) out = MatMul(g, v)",
+                f"{QK} b = Add(qk, mask) c = Pad(b, front, zero) p = Softmax<axis = -1>(c) g = Slice(p, one, big, last)"
+                " out = MatMul(g, v)",
                 f"{Q4}, {MASK4}",
                 front=ints(0, 0, 0, 1, 0, 0, 0, 0),
                 zero=scalar(0),
@@ -334,8 +369,8 @@ def _scores() -> list[Pattern]:
         Pattern(
             "39-padded-sink-of-one-sequence",
             model(
-                f"{sequence} a = Add(qk, b) c = Pad(a, front, zero) p = Softmax<axis = -1>(c) g = Slice(p, one, big, last)"
-                " out = MatMul(g, vp)",
+                f"{sequence} a = Add(qk, b) c = Pad(a, front, zero) p = Softmax<axis = -1>(c) g = Slice(p, one, big,"
+                " last) out = MatMul(g, vp)",
                 "float[B,S,4] x, int64[B,S] attention_mask",
                 front=ints(0, 0, 1, 0, 0, 0),
                 big=ints(2**31),
@@ -347,7 +382,8 @@ def _scores() -> list[Pattern]:
         Pattern(
             "39-sink-with-a-value-of-one-sequence",
             model(
-                f"{sequence} a = Add(qk, b) c = Pad(a, front, zero) p = Softmax<axis = -1>(c) w = Pad(vp, above, zero) out = MatMul(p, w)",
+                f"{sequence} a = Add(qk, b) c = Pad(a, front, zero) p = Softmax<axis = -1>(c) w = Pad(vp, above, zero)"
+                " out = MatMul(p, w)",
                 "float[B,S,4] x, int64[B,S] attention_mask",
                 front=ints(0, 0, 1, 0, 0, 0),
                 above=ints(0, 1, 0, 0, 0, 0),
@@ -357,8 +393,8 @@ def _scores() -> list[Pattern]:
         Pattern(
             "41-scores-by-mul-and-reducesum",
             model(
-                "r = Unsqueeze(q, three) c = Unsqueeze(k, two) m = Mul(r, c) s = ReduceSum<keepdims = 0>(m, last) p = Softmax<axis = -1>(s)"
-                " out = MatMul(p, v)",
+                "r = Unsqueeze(q, three) c = Unsqueeze(k, two) m = Mul(r, c) s = ReduceSum<keepdims = 0>(m, last) p ="
+                " Softmax<axis = -1>(s) out = MatMul(p, v)",
                 Q4,
                 two=ints(2),
                 three=ints(3),
@@ -374,8 +410,8 @@ def _scores() -> list[Pattern]:
         Pattern(
             "41-distances",
             model(
-                "r = Unsqueeze(q, three) c = Unsqueeze(k, two) m = Sub(r, c) w = Mul(m, m) s = ReduceSum<keepdims = 0>(w, last) n = Neg(s)"
-                " p = Softmax<axis = -1>(n) out = MatMul(p, v)",
+                "r = Unsqueeze(q, three) c = Unsqueeze(k, two) m = Sub(r, c) w = Mul(m, m) s = ReduceSum<keepdims ="
+                " 0>(w, last) n = Neg(s) p = Softmax<axis = -1>(n) out = MatMul(p, v)",
                 Q4,
                 two=ints(2),
                 three=ints(3),
@@ -387,7 +423,9 @@ def _scores() -> list[Pattern]:
 
 
 def _products() -> list[Pattern]:
-    """Rows 37, 38, 40, 42, 43: products that weigh more than one row, several maps, their difference, or element by element."""
+    """Rows 37, 38, 40, 42, 43: products that weigh more than one row, several maps, their difference, or element by
+    element.
+    """
     pair = (
         "kt = Transpose<perm = [0,1,3,2]>(k) lt = Transpose<perm = [0,1,3,2]>(l) qk = MatMul(q, kt) ql = MatMul(q, lt)"
         " p = Softmax<axis = -1>(qk) r = Softmax<axis = -1>(ql) c = Mul(r, lam)"
@@ -406,7 +444,8 @@ def _products() -> list[Pattern]:
         Pattern(
             "37-one-map-for-all-heads-of-values",
             model(
-                'e = Einsum<equation = "bqd,bkd->bqk">(q, k) p = Softmax<axis = -1>(e) out = Einsum<equation = "bqk,bkhd->bqhd">(p, v)',
+                'e = Einsum<equation = "bqd,bkd->bqk">(q, k) p = Softmax<axis = -1>(e) out = Einsum<equation ='
+                ' "bqk,bkhd->bqhd">(p, v)',
                 "float[B,S,D] q, float[B,T,D] k, float[B,T,3,D] v",
             ),
         ),
@@ -424,8 +463,8 @@ def _products() -> list[Pattern]:
         Pattern(
             "38-stacked-query-chunks",
             model(
-                f"{QK} x, y = Split<axis = 2, num_outputs = 2>(qk) px = Softmax<axis = -1>(x) py = Softmax<axis = -1>(y)"
-                " p = Concat<axis = 2>(px, py) out = MatMul(p, v)",
+                f"{QK} x, y = Split<axis = 2, num_outputs = 2>(qk) px = Softmax<axis = -1>(x) py = Softmax<axis ="
+                " -1>(y) p = Concat<axis = 2>(px, py) out = MatMul(p, v)",
                 Q4.replace("S", "6"),
                 opset=18,
             ),
@@ -442,8 +481,8 @@ def _products() -> list[Pattern]:
         Pattern(
             "42-differential-in-double",
             model(
-                f"{QK} p = Softmax<axis = -1>(qk) r = Reshape(p, pairs) a, b = Split<axis = 2>(r) c = Mul(b, lam) d = Sub(a, c)"
-                " s = Squeeze(d, two) out = MatMul(s, w)",
+                f"{QK} p = Softmax<axis = -1>(qk) r = Reshape(p, pairs) a, b = Split<axis = 2>(r) c = Mul(b, lam) d ="
+                " Sub(a, c) s = Squeeze(d, two) out = MatMul(s, w)",
                 "double[B,6,5,D] q, double[B,6,5,D] k, double[B,3,5,8] w",
                 "double[?] out",
                 pairs=ints(0, 3, 2, 5, 5),
@@ -456,8 +495,8 @@ def _products() -> list[Pattern]:
         Pattern(
             "42-differential-official",
             model(
-                f"{QK} p = Softmax<axis = -1>(qk) r = Reshape(p, pairs) a = Gather<axis = 2>(r, zero) b = Gather<axis = 2>(r, one)"
-                " c = Mul(b, lam) d = Sub(a, c) out = MatMul(d, w)",
+                f"{QK} p = Softmax<axis = -1>(qk) r = Reshape(p, pairs) a = Gather<axis = 2>(r, zero) b = Gather<axis ="
+                " 2>(r, one) c = Mul(b, lam) d = Sub(a, c) out = MatMul(d, w)",
                 "float[B,6,5,D] q, float[B,6,5,D] k, float[B,3,5,8] w",
                 pairs=ints(0, 3, 2, 5, 5),
                 zero=np.int64(0),
@@ -506,8 +545,8 @@ def _products() -> list[Pattern]:
         Pattern(
             "40-mul-and-reducesum-values-first",
             model(
-                "kt = Transpose<perm = [0,2,1]>(k) qk = MatMul(q, kt) p = Softmax<axis = -1>(qk) pu = Unsqueeze(p, last)"
-                " vu = Unsqueeze(v, one) m = Mul(vu, pu) out = ReduceSum<keepdims = 0>(m, middle)",
+                "kt = Transpose<perm = [0,2,1]>(k) qk = MatMul(q, kt) p = Softmax<axis = -1>(qk) pu = Unsqueeze(p,"
+                " last) vu = Unsqueeze(v, one) m = Mul(vu, pu) out = ReduceSum<keepdims = 0>(m, middle)",
                 KEYS,
                 last=LAST,
                 one=ints(1),
@@ -525,9 +564,9 @@ def _rejected() -> list[Pattern]:
         Pattern(
             "50-differential-in-integers",
             model(
-                f"{QK} p = Softmax<axis = -1>(qk) d = Sub(p, mean) p_q, p_s, p_z = DynamicQuantizeLinear(d)"
-                " v_q, v_s, v_z = DynamicQuantizeLinear(v) o = MatMulInteger(p_q, v_q, p_z, v_z) f = Cast<to = 1>(o) sc = Mul(p_s, v_s)"
-                " out = Mul(f, sc)",
+                f"{QK} p = Softmax<axis = -1>(qk) d = Sub(p, mean) p_q, p_s, p_z = DynamicQuantizeLinear(d) v_q, v_s,"
+                " v_z = DynamicQuantizeLinear(v) o = MatMulInteger(p_q, v_q, p_z, v_z) f = Cast<to = 1>(o) sc ="
+                " Mul(p_s, v_s) out = Mul(f, sc)",
                 Q4,
                 mean=scalar(0.1),
             ),
@@ -580,8 +619,8 @@ def _rejected() -> list[Pattern]:
         Pattern(
             "50-relu-of-other-tokens",
             model(
-                "kp = MatMul(k, wk) kt = Transpose<perm = [0,2,1]>(kp) qk = MatMul(q, kt) p = Relu(qk) h = Tanh(v) vp = MatMul(h, wv)"
-                " out = MatMul(p, vp)",
+                "kp = MatMul(k, wk) kt = Transpose<perm = [0,2,1]>(kp) qk = MatMul(q, kt) p = Relu(qk) h = Tanh(v) vp ="
+                " MatMul(h, wv) out = MatMul(p, vp)",
                 KEYS.replace("D", "4"),
                 wk=weight(4, 4),
                 wv=weight(4, 4, seed=1),
@@ -592,7 +631,8 @@ def _rejected() -> list[Pattern]:
         Pattern(
             "50-mul-and-reducesum-unread",
             model(
-                f"{QK} p = Softmax<axis = -1>(qk) pu = Unsqueeze(p, last) m = Mul(pu, w) out = ReduceSum<keepdims = 0>(m, three)",
+                f"{QK} p = Softmax<axis = -1>(qk) pu = Unsqueeze(p, last) m = Mul(pu, w) out = ReduceSum<keepdims ="
+                " 0>(m, three)",
                 f"{Q4}, float[B,3,1,T,D] w",
                 last=LAST,
                 three=ints(3),

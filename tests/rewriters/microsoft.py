@@ -1,6 +1,8 @@
-"""Single-operator graphs of `com.microsoft` attention, and what each computes, in numpy from the operators' documentation.
+"""Single-operator graphs of `com.microsoft` attention, and what each computes, in numpy from the operators'
+documentation.
 
-`CASES` is the table. Sizes: B samples, S query rows, T key columns, P cached columns, N heads, M key heads, H head size.
+`CASES` is the table. Sizes: B samples, S query rows, T key columns, P cached columns, N heads, M key heads, H head
+size.
 """
 
 from __future__ import annotations
@@ -61,7 +63,10 @@ class Case:
 
     @property
     def sound(self) -> Array:
-        """(B, S) query rows that see a real column. Others add -10000 to all they see, which costs float32 three digits."""
+        """(B, S) query rows that see a real column.
+
+        Others add -10000 to all they see, which costs float32 three digits.
+        """
         if self.valid is None:
             return np.ones(self.truth.map.shape[::2], bool)
         rows = self.truth.map.mean(1)
@@ -82,7 +87,9 @@ def soft(scores: Array, extra: Array | None = None) -> Array:
     return e / (total if extra is None else total + np.exp(extra[None, :, None, None] - top))
 
 
-def attend(q: Array, k: Array, v: Array, added: Array | float = 0.0, scale: float | None = None, causal: int | None = None) -> Truth:
+def attend(
+    q: Array, k: Array, v: Array, added: Array | float = 0.0, scale: float | None = None, causal: int | None = None
+) -> Truth:
     """q (B, N, S, H), k (B, N, T, H), v (B, N, T, D); `causal`: number of cached columns."""
     q, k, v = (x.astype(np.float64) for x in (q, k, v))
     scores = q @ k.transpose(0, 1, 3, 2) * (scale or q.shape[-1] ** -0.5) + added
@@ -93,7 +100,12 @@ def attend(q: Array, k: Array, v: Array, added: Array | float = 0.0, scale: floa
 
 
 def one_node(
-    op: str, arrays: dict[str, Array], inputs: list[str], outputs: dict[str, int], constants: dict[str, Array], **attributes: Any
+    op: str,
+    arrays: dict[str, Array],
+    inputs: list[str],
+    outputs: dict[str, int],
+    constants: dict[str, Array],
+    **attributes: Any,
 ) -> onnx.ModelProto:
     """The node with every dimension of its inputs symbolic but the last."""
     node = helper.make_node(op, inputs, list(outputs), name="attention", domain="com.microsoft", **attributes)
@@ -107,7 +119,9 @@ def one_node(
     results = [helper.make_tensor_value_info(name, kind, [None] * ranks.get(name, 4)) for name, kind in outputs.items()]
     weights = [numpy_helper.from_array(array, name) for name, array in constants.items()]
     graph = helper.make_graph([node], op, infos, results, weights)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)], ir_version=8)
+    return helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)], ir_version=8
+    )
 
 
 FLOAT = TensorProto.FLOAT
@@ -131,7 +145,14 @@ MEMORY_K, MEMORY_V = draw(B, L, N * H, seed=4), draw(B, L, N * H, seed=5)
 PAST_K, PAST_V = draw(B, N, P, H, seed=6), draw(B, N, P, H, seed=7)
 
 
-def _mha(id: str, feeds: dict[str, Array], truth: Truth, slots: list[str], outputs: tuple[str, ...] = ("out",), **options: Any) -> Case:
+def _mha(
+    id: str,
+    feeds: dict[str, Array],
+    truth: Truth,
+    slots: list[str],
+    outputs: tuple[str, ...] = ("out",),
+    **options: Any,
+) -> Case:
     kept = {name: options.pop(name) for name in ("key_mask", "self_attention", "valid") if name in options}
     kept.setdefault("self_attention", False)  # the operands are graph inputs of their own
     model = one_node("MultiHeadAttention", feeds, slots, dict.fromkeys(outputs, FLOAT), {}, num_heads=N, **options)
@@ -146,7 +167,9 @@ def _multi_head() -> list[Case]:
     lengths = (np.arange(S)[None] < PADDED[:, None]).astype(bool)
     each = np.random.default_rng(9).integers(0, 2, (B, S, S)).astype(np.int32)
     each[..., 0] = 1
-    cumulated = np.concatenate([PADDED, np.arange(B + 1) * S, np.concatenate([[0], np.cumsum(PADDED)])]).astype(np.int32)
+    cumulated = np.concatenate([PADDED, np.arange(B + 1) * S, np.concatenate([[0], np.cumsum(PADDED)])]).astype(
+        np.int32
+    )
     wide, one = draw(B, N, S, S, seed=10), draw(1, 1, S, S, seed=11)
     past = {**plain, "pk": PAST_K, "pv": PAST_V}
     cached = ["q", "k", "v", "", "", "", "pk", "pv"]
@@ -215,7 +238,14 @@ def _projected(x: Array = X, weights: Array = WEIGHTS, bias: Array | None = BIAS
     return q, k, v
 
 
-def _att(id: str, feeds: dict[str, Array], truth: Truth, slots: list[str], outputs: tuple[str, ...] = ("out",), **options: Any) -> Case:
+def _att(
+    id: str,
+    feeds: dict[str, Array],
+    truth: Truth,
+    slots: list[str],
+    outputs: tuple[str, ...] = ("out",),
+    **options: Any,
+) -> Case:
     kept = {name: options.pop(name) for name in ("key_mask", "self_attention", "valid") if name in options}
     constants = {"w": options.pop("weights", WEIGHTS), "b": options.pop("bias", BIAS)}
     constants = {name: array for name, array in constants.items() if name in slots}
@@ -230,7 +260,9 @@ def _attention() -> list[Case]:
     inside = RIGHT * (np.arange(S)[None] >= both[B:, None])
     each = np.random.default_rng(9).integers(0, 2, (B, S, S)).astype(np.int32)
     each[..., 0] = 1
-    cumulated = np.concatenate([PADDED, np.arange(B + 1) * S, np.concatenate([[0], np.cumsum(PADDED)])]).astype(np.int32)
+    cumulated = np.concatenate([PADDED, np.arange(B + 1) * S, np.concatenate([[0], np.cumsum(PADDED)])]).astype(
+        np.int32
+    )
     past = np.stack([PAST_K, PAST_V])
     with_past = np.concatenate([PAST_K, k], 2), np.concatenate([PAST_V, v], 2)
     long_mask = np.concatenate([np.ones((B, P), np.int32), RIGHT], 1)
@@ -253,7 +285,13 @@ def _attention() -> list[Case]:
         _att("mask-each", {**plain, "m": each}, attend(q, k, v, added(each)), m, valid=each.any(1)),
         _att("causal", plain, attend(q, k, v, causal=0), three, unidirectional=1),
         _att(
-            "causal-left", {**plain, "m": LEFT}, attend(q, k, v, added(LEFT), causal=0), m, unidirectional=1, key_mask="m", valid=LEFT > 0
+            "causal-left",
+            {**plain, "m": LEFT},
+            attend(q, k, v, added(LEFT), causal=0),
+            m,
+            unidirectional=1,
+            key_mask="m",
+            valid=LEFT > 0,
         ),
         _att("attention-bias", {**plain, "a": wide}, attend(q, k, v, wide), ["x", "w", "b", "", "", "a"]),
         _att(
@@ -295,7 +333,8 @@ def _quantised() -> list[Case]:
     past = np.stack([PAST_K, PAST_V])
     cases = []
     for id, weights, scale, zero in [
-        # Seven bits: a processor without VNNI adds two products of a uint8 and an int8 in 16 bits, and saturates beyond.
+        # Seven bits: a processor without VNNI adds two products of a uint8 and an int8 in 16 bits, and saturates
+        # beyond.
         ("tensor", rng.integers(-64, 64, (40, 3 * N * H)).astype(np.int8), np.float32(0.008), np.int8(3)),
         (
             "columns",
@@ -310,8 +349,22 @@ def _quantised() -> list[Case]:
         slots = ["x", "w", "b", "xs", "ws"]
         variants: list[tuple[str, dict[str, Array], list[str], tuple[str, ...], Truth, dict[str, Any]]] = [
             ("plain", {}, ["", "xz", "wz"], ("out",), attend(q, k, v), {}),
-            ("mask", {"m": RIGHT}, ["m", "xz", "wz"], ("out",), attend(q, k, v, added(RIGHT)), {"key_mask": "m", "valid": RIGHT > 0}),
-            ("lengths", {"m": PADDED}, ["m", "xz", "wz"], ("out",), attend(q, k, v, added(RIGHT)), {"valid": RIGHT > 0}),
+            (
+                "mask",
+                {"m": RIGHT},
+                ["m", "xz", "wz"],
+                ("out",),
+                attend(q, k, v, added(RIGHT)),
+                {"key_mask": "m", "valid": RIGHT > 0},
+            ),
+            (
+                "lengths",
+                {"m": PADDED},
+                ["m", "xz", "wz"],
+                ("out",),
+                attend(q, k, v, added(RIGHT)),
+                {"valid": RIGHT > 0},
+            ),
             (
                 "past",
                 {"p": past},
@@ -325,7 +378,9 @@ def _quantised() -> list[Case]:
             attributes = {"unidirectional": options.pop("unidirectional", 0)}
             every = {"x": x, **feeds}
             arrays = {key: np.asarray(value) for key, value in constants.items()}
-            model = one_node("QAttention", every, slots + further, dict.fromkeys(outputs, FLOAT), arrays, num_heads=N, **attributes)
+            model = one_node(
+                "QAttention", every, slots + further, dict.fromkeys(outputs, FLOAT), arrays, num_heads=N, **attributes
+            )
             cases.append(Case(f"qattention-{id}-{name}", model, every, truth, **options))
     return cases
 
@@ -335,7 +390,11 @@ def _rotate(x: Array, cosine: Array, sine: Array, positions: Array, interleaved:
     c, s = cosine[positions][:, :, None].astype(np.float64), sine[positions][:, :, None].astype(np.float64)
     half = cosine.shape[1]
     out = x.astype(np.float64).copy()
-    first, second = (x[..., 0 : 2 * half : 2], x[..., 1 : 2 * half : 2]) if interleaved else (x[..., :half], x[..., half : 2 * half])
+    first, second = (
+        (x[..., 0 : 2 * half : 2], x[..., 1 : 2 * half : 2])
+        if interleaved
+        else (x[..., :half], x[..., half : 2 * half])
+    )
     turned = first * c - second * s, second * c + first * s
     if interleaved:
         out[..., 0 : 2 * half : 2], out[..., 1 : 2 * half : 2] = turned
@@ -360,7 +419,10 @@ def _grouped(
     dtype: type = np.float32,
     **attributes: Any,
 ) -> Case:
-    """One GroupQueryAttention. `lengths`: total length of each sample; `buffer`: length of the cache tensors; `rotary`: width turned."""
+    """One GroupQueryAttention.
+
+    `lengths`: total length of each sample; `buffer`: length of the cache tensors; `rotary`: width turned.
+    """
     q, k, v = draw(batch, rows, N * H, seed=21), draw(batch, rows, M * H, seed=22), draw(batch, rows, M * H, seed=23)
     lengths = np.full(batch, past + rows, np.int32) if lengths is None else lengths
     total = int(lengths.max())
@@ -379,7 +441,13 @@ def _grouped(
         cosine, sine = np.cos(draw(32, rotary // 2, seed=26)), np.sin(draw(32, rotary // 2, seed=26))
         feeds |= {"cos": cosine, "sin": sine}
         slots += ["cos", "sin"]
-        turned = places if positions is None else positions[:1, :1] + np.arange(rows) + 0 * places if rows == total else positions
+        turned = (
+            places
+            if positions is None
+            else positions[:1, :1] + np.arange(rows) + 0 * places
+            if rows == total
+            else positions
+        )
         interleaved = bool(attributes.get("rotary_interleaved"))
         qh, kh = (_rotate(x, cosine, sine, turned, interleaved) for x in (qh, kh))
         attributes["do_rotary"] = 1
@@ -440,7 +508,9 @@ def _group_query() -> list[Case]:
         _grouped("rotary-packed", rotary=H, packed=True),
         _grouped("rotary-interleaved", rotary=H, rotary_interleaved=1),
         _grouped("rotary-decode", rotary=H, rows=1, buffer=BUFFER, lengths=decoding),
-        _grouped("rotary-positions-decode", rotary=H, rows=1, past=6, lengths=decoding, positions=np.array([[9], [4], [2]])),
+        _grouped(
+            "rotary-positions-decode", rotary=H, rows=1, past=6, lengths=decoding, positions=np.array([[9], [4], [2]])
+        ),
         _grouped("all", rotary=H, softcap=0.8, local_window_size=3, sink=draw(N, seed=27), lengths=ragged),
     ]
 

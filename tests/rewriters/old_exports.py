@@ -1,7 +1,8 @@
-"""Transformers as they were exported when onnxruntime's optimizer learnt its patterns: written out in torch, small, seeded.
+"""Transformers as they were exported when onnxruntime's optimizer learnt its patterns: written out in torch, small,
+seeded.
 
-Scores are divided by √H, a padding mask is (1 - mask) · -10000, GPT-2 selects by a slice of a triangle and joins its cache before the
-product: what today's exporters write, the optimizer no longer takes for attention.
+Scores are divided by √H, a padding mask is (1 - mask) · -10000, GPT-2 selects by a slice of a triangle and joins its
+cache before the product: what today's exporters write, the optimizer no longer takes for attention.
 """
 
 from __future__ import annotations
@@ -57,7 +58,11 @@ class Bert(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.words, self.positions, self.types = nn.Embedding(VOCABULARY, HIDDEN), nn.Embedding(32, HIDDEN), nn.Embedding(2, HIDDEN)
+        self.words, self.positions, self.types = (
+            nn.Embedding(VOCABULARY, HIDDEN),
+            nn.Embedding(32, HIDDEN),
+            nn.Embedding(2, HIDDEN),
+        )
         self.norm = nn.LayerNorm(HIDDEN)
         self.attention = nn.ModuleList(_Attention() for _ in range(LAYERS))
         self.feed = nn.ModuleList(_Feed() for _ in range(LAYERS))
@@ -98,7 +103,10 @@ class _Conv1D(nn.Module):
     def __init__(self, width: int, inputs: int) -> None:
         super().__init__()
         self.width = width
-        self.weight, self.bias = nn.Parameter(torch.randn(inputs, width) * inputs**-0.5), nn.Parameter(torch.randn(width) * 0.1)
+        self.weight, self.bias = (
+            nn.Parameter(torch.randn(inputs, width) * inputs**-0.5),
+            nn.Parameter(torch.randn(width) * 0.1),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         flat = torch.addmm(self.bias, x.view(-1, x.size(-1)), self.weight)
@@ -139,9 +147,15 @@ class Gpt(nn.Module):
         self.outer = nn.ModuleList(_Conv1D(HIDDEN, 2 * HIDDEN) for _ in range(LAYERS))
         self.norms = nn.ModuleList(nn.LayerNorm(HIDDEN) for _ in range(2 * LAYERS + 1))
 
-    def forward(self, input_ids: Tensor, position_ids: Tensor, attention_mask: Tensor, *past: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        self, input_ids: Tensor, position_ids: Tensor, attention_mask: Tensor, *past: Tensor
+    ) -> tuple[Tensor, ...]:
         x = self.wte(input_ids) + self.wpe(position_ids)
-        mask = (1.0 - attention_mask.view(attention_mask.size(0), -1).unsqueeze(1).unsqueeze(2)) * -10000.0 if self.cached else None
+        mask = (
+            (1.0 - attention_mask.view(attention_mask.size(0), -1).unsqueeze(1).unsqueeze(2)) * -10000.0
+            if self.cached
+            else None
+        )
         presents = []
         for layer in range(LAYERS):
             made, present = self.attention[layer](self.norms[2 * layer](x), past[layer] if self.cached else None, mask)
@@ -176,7 +190,10 @@ class OldExport:
         feeds = self.draw(2)
         outputs = ["last_hidden_state"] + [f"present_{layer}" for layer in range(LAYERS) if "past_0" in feeds]
         # A cache holds keys and values first, samples second.
-        axes = {name: {axis: f"{name}_{axis}" for axis in ((1, 3) if array.ndim == 5 else (0, 1))} for name, array in feeds.items()}
+        axes = {
+            name: {axis: f"{name}_{axis}" for axis in ((1, 3) if array.ndim == 5 else (0, 1))}
+            for name, array in feeds.items()
+        }
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.onnx.export(
@@ -217,7 +234,9 @@ def _cached(batch: int) -> dict[str, np.ndarray]:
     feeds["position_ids"] += PAST
     feeds["attention_mask"] = np.ones((batch, PAST + LENGTH), np.float32)
     feeds["attention_mask"][1:, 0] = 0
-    past = {f"past_{layer}": rng.normal(size=(2, batch, HEADS, PAST, WIDTH)).astype(np.float32) for layer in range(LAYERS)}
+    past = {
+        f"past_{layer}": rng.normal(size=(2, batch, HEADS, PAST, WIDTH)).astype(np.float32) for layer in range(LAYERS)
+    }
     return {**feeds, **past}
 
 

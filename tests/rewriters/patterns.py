@@ -65,14 +65,17 @@ def _draw(value: onnx.ValueInfoProto, sizes: dict[str, int], rng: np.random.Gene
     dtype = helper.tensor_dtype_to_np_dtype(tensor.elem_type)
     if dtype == np.bool_:
         drawn = np.asarray(rng.random(shape) < 0.7)
-        drawn.reshape(-1, shape[-1] if shape else 1)[:, 0] = True  # no fully masked row: its map is NaN or uniform, depending on the graph
+        # no fully masked row: its map is NaN or uniform, depending on the graph
+        drawn.reshape(-1, shape[-1] if shape else 1)[:, 0] = True
         return drawn
     if np.issubdtype(dtype, np.integer):
         return rng.integers(0, 2, shape).astype(dtype)
     return np.asarray(rng.normal(size=shape), dtype)
 
 
-def model(body: str, inputs: str, outputs: str = "float[?] out", *, opset: int = 17, **constants: Any) -> onnx.ModelProto:
+def model(
+    body: str, inputs: str, outputs: str = "float[?] out", *, opset: int = 17, **constants: Any
+) -> onnx.ModelProto:
     """A model in onnx's text form; `float[?]` is an output of unknown shape, keyword arguments become initializers."""
     header = f'<ir_version: {_IR_VERSION}, opset_import: ["" : {opset}, "com.microsoft" : 1]>'
     text = f"{header} g ({inputs}) => ({outputs.replace('[?]', '')}) {{ {body} }}"
@@ -83,9 +86,14 @@ def model(body: str, inputs: str, outputs: str = "float[?] out", *, opset: int =
 
 
 def _parsed(text: str, constants: Mapping[str, Any] = MappingProxyType({})) -> onnx.ModelProto:
-    """The text's model with node names. `float out` in the text is a scalar: such outputs get the shape that onnx infers for them."""
+    """The text's model with node names.
+
+    `float out` in the text is a scalar: such outputs get the shape that onnx infers for them.
+    """
     built = parser.parse_model(text)
-    built.graph.initializer.extend(numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items())
+    built.graph.initializer.extend(
+        numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()
+    )
     bare = copy.deepcopy(built)
     for output in bare.graph.output:
         output.type.tensor_type.ClearField("shape")
@@ -123,20 +131,32 @@ def _scores() -> list[Pattern]:
     return [
         Pattern(
             "01-bert-eager",
-            model(f"{QK} a = Mul(qk, s) b = Add(a, mask) p = Softmax<axis = -1>(b) out = MatMul(p, v)", f"{Q4}, {MASK4}", s=scalar(0.5)),
+            model(
+                f"{QK} a = Mul(qk, s) b = Add(a, mask) p = Softmax<axis = -1>(b) out = MatMul(p, v)",
+                f"{Q4}, {MASK4}",
+                s=scalar(0.5),
+            ),
             (FOUR,),
         ),
         Pattern(
             "01-bert-old-div-add",
-            model(f"{QK} a = Div(qk, s) b = Add(a, mask) p = Softmax<axis = -1>(b) out = MatMul(p, v)", f"{Q4}, {MASK4}", s=scalar(2)),
+            model(
+                f"{QK} a = Div(qk, s) b = Add(a, mask) p = Softmax<axis = -1>(b) out = MatMul(p, v)",
+                f"{Q4}, {MASK4}",
+                s=scalar(2),
+            ),
             (FOUR,),
         ),
-        Pattern("01-div-only", model(f"{QK} a = Div(qk, s) p = Softmax<axis = -1>(a) out = MatMul(p, v)", Q4, s=scalar(2)), (FOUR,)),
+        Pattern(
+            "01-div-only",
+            model(f"{QK} a = Div(qk, s) p = Softmax<axis = -1>(a) out = MatMul(p, v)", Q4, s=scalar(2)),
+            (FOUR,),
+        ),
         Pattern(
             "01-distilbert-where",
             model(
-                "kt = Transpose<perm = [0,1,3,2]>(k) r = Div(q, s) qk = MatMul(r, kt) drop = Not(keep) a = Where(drop, low, qk)"
-                " p = Softmax<axis = -1>(a) out = MatMul(p, v)",
+                "kt = Transpose<perm = [0,1,3,2]>(k) r = Div(q, s) qk = MatMul(r, kt) drop = Not(keep) a = Where(drop,"
+                " low, qk) p = Softmax<axis = -1>(a) out = MatMul(p, v)",
                 f"{Q4}, {BOOL4}",
                 s=scalar(2),
                 low=LOW,
@@ -166,8 +186,8 @@ def _scores() -> list[Pattern]:
         Pattern(
             "03-sdpa-nan-guard",
             model(
-                f"{QK} bias = Where(keep, zero, low) a = Add(qk, bias) p = Softmax<axis = -1>(a) nan = IsNaN(p) g = Where(nan, zero, p)"
-                " out = MatMul(g, v)",
+                f"{QK} bias = Where(keep, zero, low) a = Add(qk, bias) p = Softmax<axis = -1>(a) nan = IsNaN(p) g ="
+                " Where(nan, zero, p) out = MatMul(g, v)",
                 f"{Q4}, {BOOL4}",
                 zero=scalar(0),
                 low=np.float32(-np.inf),
@@ -177,7 +197,8 @@ def _scores() -> list[Pattern]:
         Pattern(
             "04-gpt2-old",
             model(
-                f"{QK} a = Div(qk, s) b = Mul(a, causal) c = Sub(b, low) d = Add(c, mask) p = Softmax<axis = 3>(d) out = MatMul(p, v)",
+                f"{QK} a = Div(qk, s) b = Mul(a, causal) c = Sub(b, low) d = Add(c, mask) p = Softmax<axis = 3>(d) out"
+                " = MatMul(p, v)",
                 f"{Q4}, {MASK4}, float[S,T] causal, float[S,T] low",
                 s=scalar(2),
             ),
@@ -185,15 +206,19 @@ def _scores() -> list[Pattern]:
         ),
         Pattern(
             "04-gpt2-cast",
-            model(f"{QK} a = Mul(qk, s) p = Softmax<axis = -1>(a) c = Cast<to = 1>(p) out = MatMul(c, v)", Q4, s=scalar(0.5)),
+            model(
+                f"{QK} a = Mul(qk, s) p = Softmax<axis = -1>(a) c = Cast<to = 1>(p) out = MatMul(c, v)",
+                Q4,
+                s=scalar(0.5),
+            ),
             (FOUR,),
         ),
         Pattern(
             "05-llama-repeat-kv",
             model(
-                "k5 = Unsqueeze(k, two) k6 = Expand(k5, wide) kr = Reshape(k6, all) v5 = Unsqueeze(v, two) v6 = Expand(v5, wide)"
-                " vr = Reshape(v6, all) kt = Transpose<perm = [0,1,3,2]>(kr) qk = MatMul(q, kt) a = Mul(qk, s) p = Softmax<axis = -1>(a)"
-                " c = Cast<to = 1>(p) d = Cast<to = 1>(c) out = MatMul(d, vr)",
+                "k5 = Unsqueeze(k, two) k6 = Expand(k5, wide) kr = Reshape(k6, all) v5 = Unsqueeze(v, two) v6 ="
+                " Expand(v5, wide) vr = Reshape(v6, all) kt = Transpose<perm = [0,1,3,2]>(kr) qk = MatMul(q, kt) a ="
+                " Mul(qk, s) p = Softmax<axis = -1>(a) c = Cast<to = 1>(p) d = Cast<to = 1>(c) out = MatMul(d, vr)",
                 "float[B,6,S,D] q, float[B,3,T,D] k, float[B,3,T,D] v",
                 two=ints(2),
                 wide=ints(1, 1, 2, 1, 1),
@@ -205,8 +230,8 @@ def _scores() -> list[Pattern]:
         Pattern(
             "06-kv-cache",
             model(
-                "ka = Concat<axis = 2>(past_k, k) va = Concat<axis = 2>(past_v, v) kt = Transpose<perm = [0,1,3,2]>(ka) qk = MatMul(q, kt)"
-                " p = Softmax<axis = -1>(qk) out = MatMul(p, va)",
+                "ka = Concat<axis = 2>(past_k, k) va = Concat<axis = 2>(past_v, v) kt = Transpose<perm = [0,1,3,2]>(ka)"
+                " qk = MatMul(q, kt) p = Softmax<axis = -1>(qk) out = MatMul(p, va)",
                 "float[B,3,1,D] q, float[B,3,1,D] k, float[B,3,1,D] v, float[B,3,P,D] past_k, float[B,3,P,D] past_v",
             ),
             (FOUR,),
@@ -214,8 +239,8 @@ def _scores() -> list[Pattern]:
         Pattern(
             "07-t5",
             model(
-                f"{QK} g = Gather(table, where) t = Transpose<perm = [2,0,1]>(g) u = Unsqueeze(t, zero) bias = Add(u, mask)"
-                " a = Add(qk, bias) p = Softmax<axis = -1>(a) out = MatMul(p, v)",
+                f"{QK} g = Gather(table, where) t = Transpose<perm = [2,0,1]>(g) u = Unsqueeze(t, zero) bias = Add(u,"
+                " mask) a = Add(qk, bias) p = Softmax<axis = -1>(a) out = MatMul(p, v)",
                 f"{Q4}, {MASK4}, int64[S,T] where",
                 table=weight(2, 3),
                 zero=ints(0),
@@ -225,8 +250,8 @@ def _scores() -> list[Pattern]:
         Pattern(
             "09-conformer-both-sides",
             model(
-                f"{QK} z = Add(qk, bias) a = Div(z, s) b = Where(keep, a, low) p = Softmax<axis = -1>(b) g = Where(keep, p, zero)"
-                " out = MatMul(g, v)",
+                f"{QK} z = Add(qk, bias) a = Div(z, s) b = Where(keep, a, low) p = Softmax<axis = -1>(b) g ="
+                " Where(keep, p, zero) out = MatMul(g, v)",
                 f"{Q4}, {BOOL4}, float[B,3,S,T] bias",
                 s=scalar(2),
                 low=scalar(-1e4),
@@ -234,13 +259,17 @@ def _scores() -> list[Pattern]:
             ),
             (FOUR,),
         ),
-        Pattern("11-vit", model(f"{QK} a = Mul(qk, s) p = Softmax<axis = -1>(a) out = MatMul(p, v)", Q4, s=scalar(0.5)), (FOUR,)),
+        Pattern(
+            "11-vit",
+            model(f"{QK} a = Mul(qk, s) p = Softmax<axis = -1>(a) out = MatMul(p, v)", Q4, s=scalar(0.5)),
+            (FOUR,),
+        ),
         Pattern("11-whisper-cross", model(f"{QK} p = Softmax<axis = -1>(qk) out = MatMul(p, v)", Q4), (FOUR,)),
         Pattern(
             "12-gemma-softcap",
             model(
-                f"{QK} a = Mul(qk, s) b = Div(a, cap) c = Tanh(b) d = Mul(c, cap) e = Add(d, mask) p = Softmax<axis = -1>(e)"
-                " out = MatMul(p, v)",
+                f"{QK} a = Mul(qk, s) b = Div(a, cap) c = Tanh(b) d = Mul(c, cap) e = Add(d, mask) p = Softmax<axis ="
+                " -1>(e) out = MatMul(p, v)",
                 f"{Q4}, {MASK4}",
                 s=scalar(0.5),
                 cap=scalar(30),
@@ -250,9 +279,9 @@ def _scores() -> list[Pattern]:
         Pattern(
             "13-gpt-oss-sinks",
             model(
-                f"{QK} a = Mul(qk, s) b = Add(a, mask) c = Concat<axis = -1>(b, sink) m = ReduceMax<axes = [-1], keepdims = 1>(c)"
-                " d = Sub(c, m)"
-                " p = Softmax<axis = -1>(d) g = Slice(p, start, stop, last) out = MatMul(g, v)",
+                f"{QK} a = Mul(qk, s) b = Add(a, mask) c = Concat<axis = -1>(b, sink) m = ReduceMax<axes = [-1],"
+                " keepdims = 1>(c) d = Sub(c, m) p = Softmax<axis = -1>(d) g = Slice(p, start, stop, last) out ="
+                " MatMul(g, v)",
                 f"{Q4}, {MASK4}, float[B,3,S,1] sink",
                 s=scalar(0.5),
                 start=ints(0),
@@ -265,10 +294,9 @@ def _scores() -> list[Pattern]:
         Pattern(
             "14-bloom-alibi",
             model(
-                f"{QK} a = Mul(qk, s) m = Reshape(a, merged) b = Add(m, alibi) w = Reshape(b, four) c = Add(w, mask)"
-                " p = Softmax<axis = -1>(c)"
-                " d = Cast<to = 1>(p) e = Cast<to = 1>(d) r = Reshape(e, merged) vm = Reshape(v, vmerged) o = MatMul(r, vm)"
-                " out = Identity(o)",
+                f"{QK} a = Mul(qk, s) m = Reshape(a, merged) b = Add(m, alibi) w = Reshape(b, four) c = Add(w, mask) p"
+                " = Softmax<axis = -1>(c) d = Cast<to = 1>(p) e = Cast<to = 1>(d) r = Reshape(e, merged) vm ="
+                " Reshape(v, vmerged) o = MatMul(r, vm) out = Identity(o)",
                 f"{Q4.replace('S', '5').replace('T', '7')}, float[B,1,5,7] mask, float[6,1,7] alibi",
                 s=scalar(0.5),
                 merged=ints(-1, 5, 7),
@@ -286,8 +314,9 @@ def _shapes() -> list[Pattern]:
         Pattern(
             "08-deberta-merged",
             model(
-                "kt = Transpose<perm = [0,2,1]>(k) qk = MatMul(q, kt) a = Add(qk, pos) w = Reshape(a, four) b = Where(keep, w, low)"
-                " p = Softmax<axis = -1>(b) r = Reshape(p, three) o = MatMul(r, v) out = Reshape(o, split)",
+                "kt = Transpose<perm = [0,2,1]>(k) qk = MatMul(q, kt) a = Add(qk, pos) w = Reshape(a, four) b ="
+                " Where(keep, w, low) p = Softmax<axis = -1>(b) r = Reshape(p, three) o = MatMul(r, v) out = Reshape(o,"
+                " split)",
                 "float[6,5,4] q, float[6,7,4] k, float[6,7,4] v, float[6,5,7] pos, bool[B,1,5,7] keep",
                 low=LOW,
                 four=ints(-1, 3, 5, 7),
@@ -299,7 +328,8 @@ def _shapes() -> list[Pattern]:
         Pattern(
             "08-xsoftmax-masked-after",
             model(
-                f"{QK} drop = Not(keep) a = Where(drop, low, qk) p = Softmax<axis = -1>(a) g = Where(drop, zero, p) out = MatMul(g, v)",
+                f"{QK} drop = Not(keep) a = Where(drop, low, qk) p = Softmax<axis = -1>(a) g = Where(drop, zero, p) out"
+                " = MatMul(g, v)",
                 f"{Q4}, {BOOL4}",
                 low=LOW,
                 zero=scalar(0),
@@ -309,8 +339,9 @@ def _shapes() -> list[Pattern]:
         Pattern(
             "10-swin-v2-shifted",
             model(
-                "kt = Transpose<perm = [0,1,3,2]>(k) qk = MatMul(q, kt) a = Mul(qk, s) b = Add(a, bias) w = Reshape(b, windows)"
-                " m = Unsqueeze(shift, ones) c = Add(w, m) d = Add(c, m) r = Reshape(d, flat) p = Softmax<axis = -1>(r) out = MatMul(p, v)",
+                "kt = Transpose<perm = [0,1,3,2]>(k) qk = MatMul(q, kt) a = Mul(qk, s) b = Add(a, bias) w = Reshape(b,"
+                " windows) m = Unsqueeze(shift, ones) c = Add(w, m) d = Add(c, m) r = Reshape(d, flat) p = Softmax<axis"
+                " = -1>(r) out = MatMul(p, v)",
                 "float[8,3,5,4] q, float[8,3,5,4] k, float[8,3,5,4] v, float[W,5,5] shift, float[1,3,5,5] bias",
                 s=scalar(0.5),
                 ones=ints(0, 2),
@@ -322,8 +353,8 @@ def _shapes() -> list[Pattern]:
         Pattern(
             "11-clip-old",
             model(
-                "kt = Transpose<perm = [0,2,1]>(k) qk = MatMul(q, kt) w = Reshape(qk, four) a = Add(w, mask) r = Reshape(a, three)"
-                " p = Softmax<axis = -1>(r) out = MatMul(p, v)",
+                "kt = Transpose<perm = [0,2,1]>(k) qk = MatMul(q, kt) w = Reshape(qk, four) a = Add(w, mask) r ="
+                " Reshape(a, three) p = Softmax<axis = -1>(r) out = MatMul(p, v)",
                 "float[6,5,4] q, float[6,7,4] k, float[6,7,4] v, float[B,1,5,7] mask",
                 four=ints(2, 3, 5, 7),
                 three=ints(6, 5, 7),
@@ -343,8 +374,8 @@ def _shapes() -> list[Pattern]:
         Pattern(
             "15-xlnet",
             model(
-                'e = Einsum<equation = "ibnd,jbnd->bnij">(q, k) a = Add(e, bias) b = Mul(a, s) c = Sub(b, mask) p = Softmax<axis = 3>(c)'
-                ' out = Einsum<equation = "bnij,jbnd->ibnd">(p, v)',
+                'e = Einsum<equation = "ibnd,jbnd->bnij">(q, k) a = Add(e, bias) b = Mul(a, s) c = Sub(b, mask) p ='
+                ' Softmax<axis = 3>(c) out = Einsum<equation = "bnij,jbnd->ibnd">(p, v)',
                 "float[S,B,3,D] q, float[T,B,3,D] k, float[T,B,3,D] v, float[B,3,S,T] bias, float[1,1,S,T] mask",
                 s=scalar(0.5),
             ),
@@ -353,8 +384,8 @@ def _shapes() -> list[Pattern]:
         Pattern(
             "15-stable-diffusion-einsum",
             model(
-                'e = Einsum<equation = "b i d, b j d -> b i j">(q, k) a = Mul(e, s) p = Softmax<axis = -1>(a) c = Cast<to = 1>(p)'
-                ' d = Cast<to = 1>(c) out = Einsum<equation = "b i j, b j d -> b i d">(d, v)',
+                'e = Einsum<equation = "b i d, b j d -> b i j">(q, k) a = Mul(e, s) p = Softmax<axis = -1>(a) c ='
+                ' Cast<to = 1>(p) d = Cast<to = 1>(c) out = Einsum<equation = "b i j, b j d -> b i d">(d, v)',
                 "float[B,S,D] q, float[B,T,D] k, float[B,T,D] v",
                 s=scalar(0.5),
             ),
@@ -362,7 +393,8 @@ def _shapes() -> list[Pattern]:
         Pattern(
             "15-einsum-ellipsis-operand-1",
             model(
-                'e = Einsum<equation = "...id,...jd->...ij">(q, k) p = Softmax<axis = -1>(e) out = Einsum<equation = "...jd,...ij">(v, p)',
+                'e = Einsum<equation = "...id,...jd->...ij">(q, k) p = Softmax<axis = -1>(e) out = Einsum<equation ='
+                ' "...jd,...ij">(v, p)',
                 Q4,
             ),
             (Expected(operand=1, heads=3),),
@@ -370,7 +402,8 @@ def _shapes() -> list[Pattern]:
         Pattern(
             "15-einsum-keys-first",
             model(
-                'e = Einsum<equation = "bqhd,bkhd->bkqh">(q, k) p = Softmax<axis = 1>(e) out = Einsum<equation = "bkqh,bkhd->bhqd">(p, v)',
+                'e = Einsum<equation = "bqhd,bkhd->bkqh">(q, k) p = Softmax<axis = 1>(e) out = Einsum<equation ='
+                ' "bkqh,bkhd->bhqd">(p, v)',
                 "float[B,S,3,D] q, float[B,T,3,D] k, float[B,T,3,D] v",
             ),
             (Expected(query_axis=-2, key_axis=-3, heads=3),),
@@ -378,7 +411,8 @@ def _shapes() -> list[Pattern]:
         Pattern(
             "15-einsum-multi-query",
             model(
-                'e = Einsum<equation = "bhqd,bkd->bhqk">(q, k) p = Softmax<axis = -1>(e) out = Einsum<equation = "bhqk,bkd->bqhd">(p, v)',
+                'e = Einsum<equation = "bhqd,bkd->bhqk">(q, k) p = Softmax<axis = -1>(e) out = Einsum<equation ='
+                ' "bhqk,bkd->bqhd">(p, v)',
                 "float[B,3,S,D] q, float[B,T,D] k, float[B,T,D] v",
             ),
             (FOUR,),
@@ -417,8 +451,8 @@ def _shapes() -> list[Pattern]:
         Pattern(
             "19-flatten-softmax-reshape",
             model(
-                f"{QK} a = Add(qk, mask) f = Flatten<axis = 3>(a) p = Softmax<axis = 1>(f) shape = Shape(a) r = Reshape(p, shape)"
-                " out = MatMul(r, v)",
+                f"{QK} a = Add(qk, mask) f = Flatten<axis = 3>(a) p = Softmax<axis = 1>(f) shape = Shape(a) r ="
+                " Reshape(p, shape) out = MatMul(r, v)",
                 f"{Q4}, {MASK4}",
                 "float[B,3,S,D] out",
                 opset=11,
@@ -437,8 +471,8 @@ def _shapes() -> list[Pattern]:
         Pattern(
             "19-transpose-around-softmax",
             model(
-                "qt = Transpose<perm = [0,1,3,2]>(q) kq = MatMul(k, qt) t = Transpose<perm = [0,1,3,2]>(kq) p = Softmax<axis = 3>(t)"
-                " out = MatMul(p, v)",
+                "qt = Transpose<perm = [0,1,3,2]>(q) kq = MatMul(k, qt) t = Transpose<perm = [0,1,3,2]>(kq) p ="
+                " Softmax<axis = 3>(t) out = MatMul(p, v)",
                 Q4,
                 opset=12,
             ),
@@ -474,8 +508,8 @@ def _shapes() -> list[Pattern]:
         Pattern(
             "fused-matmul-trans-batch",
             model(
-                "qk = com.microsoft.FusedMatMul<transBatchA = 1, transBatchB = 1, transB = 1>(q, k) p = Softmax<axis = -1>(qk)"
-                " out = com.microsoft.FusedMatMul<transBatchB = 1>(p, v)",
+                "qk = com.microsoft.FusedMatMul<transBatchA = 1, transBatchB = 1, transB = 1>(q, k) p = Softmax<axis ="
+                " -1>(qk) out = com.microsoft.FusedMatMul<transBatchB = 1>(p, v)",
                 "float[S,B,3,D] q, float[T,B,3,D] k, float[T,B,3,D] v",
                 "float[B,3,S,D] out",
             ),
@@ -501,7 +535,8 @@ def _shapes() -> list[Pattern]:
         Pattern(
             "learned-queries",
             model(
-                "kt = Transpose<perm = [0,2,1]>(k) qk = MatMul(latents, kt) p = Softmax<axis = -1>(qk) out = MatMul(p, v)",
+                "kt = Transpose<perm = [0,2,1]>(k) qk = MatMul(latents, kt) p = Softmax<axis = -1>(qk) out ="
+                " MatMul(p, v)",
                 "float[B,T,4] k, float[B,T,D] v",
                 latents=weight(1, 6, 4),
             ),
@@ -517,7 +552,10 @@ def _forms() -> list[Pattern]:
     return [
         Pattern(
             "17-head-mask",
-            model(f"{QK} p = Softmax<axis = -1>(qk) g = Mul(p, head_mask) out = MatMul(g, v)", f"{Q4}, float[1,3,1,1] head_mask"),
+            model(
+                f"{QK} p = Softmax<axis = -1>(qk) g = Mul(p, head_mask) out = MatMul(g, v)",
+                f"{Q4}, float[1,3,1,1] head_mask",
+            ),
             (FOUR,),
             sums_to_one=False,
         ),
@@ -530,8 +568,8 @@ def _forms() -> list[Pattern]:
         Pattern(
             "20-decomposed-opset-11",
             model(
-                f"{QK} m = ReduceMax<axes = [3], keepdims = 1>(qk) c = Sub(qk, m) e = Exp(c) n = ReduceSum<axes = [3], keepdims = 1>(e)"
-                " p = Div(e, n) out = MatMul(p, v)",
+                f"{QK} m = ReduceMax<axes = [3], keepdims = 1>(qk) c = Sub(qk, m) e = Exp(c) n = ReduceSum<axes = [3],"
+                " keepdims = 1>(e) p = Div(e, n) out = MatMul(p, v)",
                 Q4,
                 opset=11,
             ),
@@ -540,8 +578,8 @@ def _forms() -> list[Pattern]:
         Pattern(
             "20-decomposed-fp16-saved",
             model(
-                "kt = Transpose<perm = [0,1,3,2]>(k) qk = MatMul(q, kt) m = ReduceMax<axes = [-1]>(qk) c = Sub(qk, m) e = Exp(c)"
-                " n = ReduceSum(e, last) p = Div(e, n) out = MatMul(p, v)",
+                "kt = Transpose<perm = [0,1,3,2]>(k) qk = MatMul(q, kt) m = ReduceMax<axes = [-1]>(qk) c = Sub(qk, m) e"
+                " = Exp(c) n = ReduceSum(e, last) p = Div(e, n) out = MatMul(p, v)",
                 half_q4,
                 "float16[?] out",
                 last=ints(-1),
@@ -550,14 +588,18 @@ def _forms() -> list[Pattern]:
         ),
         Pattern(
             "20-decomposed-unshifted",
-            model(f"{QK} e = Exp(qk) n = ReduceSum<keepdims = 1>(e, last) p = Div(e, n) out = MatMul(p, v)", Q4, last=ints(-1)),
+            model(
+                f"{QK} e = Exp(qk) n = ReduceSum<keepdims = 1>(e, last) p = Div(e, n) out = MatMul(p, v)",
+                Q4,
+                last=ints(-1),
+            ),
             (Expected(form="decomposed", heads=3),),
         ),
         Pattern(
             "20-decomposed-reciprocal",
             model(
-                f"{QK} m = ReduceMax<axes = [-1]>(qk) c = Sub(qk, m) e = Exp(c) n = ReduceSum(e, last) g = Add(n, tiny) r = Reciprocal(g)"
-                " p = Mul(e, r) out = MatMul(p, v)",
+                f"{QK} m = ReduceMax<axes = [-1]>(qk) c = Sub(qk, m) e = Exp(c) n = ReduceSum(e, last) g = Add(n, tiny)"
+                " r = Reciprocal(g) p = Mul(e, r) out = MatMul(p, v)",
                 Q4,
                 last=ints(-1),
                 tiny=scalar(1e-12),
@@ -567,8 +609,8 @@ def _forms() -> list[Pattern]:
         Pattern(
             "21-fp16-converter",
             model(
-                "kt = Transpose<perm = [0,1,3,2]>(k) qk = MatMul(q, kt) w = Cast<to = 1>(qk) p = Softmax<axis = -1>(w) h = Cast<to = 10>(p)"
-                " nan = IsNaN(h) g = Where(nan, zero, h) out = MatMul(g, v)",
+                "kt = Transpose<perm = [0,1,3,2]>(k) qk = MatMul(q, kt) w = Cast<to = 1>(qk) p = Softmax<axis = -1>(w)"
+                " h = Cast<to = 10>(p) nan = IsNaN(h) g = Where(nan, zero, h) out = MatMul(g, v)",
                 half_q4,
                 "float16[?] out",
                 zero=np.float16(0),
@@ -578,8 +620,8 @@ def _forms() -> list[Pattern]:
         Pattern(
             "22-qdq",
             model(
-                f"{QK} a = Add(qk, mask) {qdq.format('a')} p = Softmax<axis = -1>(a_d) {qdq.format('p')} {qdq.format('v')}"
-                " out = MatMul(p_d, v_d)",
+                f"{QK} a = Add(qk, mask) {qdq.format('a')} p = Softmax<axis = -1>(a_d) {qdq.format('p')}"
+                f" {qdq.format('v')} out = MatMul(p_d, v_d)",
                 f"{Q4}, {MASK4}",
                 sc=q_scale,
                 zp=q_zero,
@@ -589,9 +631,9 @@ def _forms() -> list[Pattern]:
         Pattern(
             "23-qoperator",
             model(
-                f"{QK} a_q = QuantizeLinear(qk, sc, zp) p_q = com.microsoft.QLinearSoftmax<axis = -1, opset = 13>(a_q, sc, zp, sc, zp)"
-                " v_q = QuantizeLinear(v, sc, zp) o_q = QLinearMatMul(p_q, sc, zp, v_q, sc, zp, sc, zp)"
-                " out = DequantizeLinear(o_q, sc, zp)",
+                f"{QK} a_q = QuantizeLinear(qk, sc, zp) p_q = com.microsoft.QLinearSoftmax<axis = -1, opset = 13>(a_q,"
+                " sc, zp, sc, zp) v_q = QuantizeLinear(v, sc, zp) o_q = QLinearMatMul(p_q, sc, zp, v_q, sc, zp, sc,"
+                " zp) out = DequantizeLinear(o_q, sc, zp)",
                 Q4,
                 "float[B,3,S,D] out",
                 sc=q_scale,
@@ -602,8 +644,8 @@ def _forms() -> list[Pattern]:
         Pattern(
             "23-qoperator-float-product",
             model(
-                f"{QK} a_q = QuantizeLinear(qk, sc, zp) p_q = com.microsoft.QLinearSoftmax<axis = -1, opset = 13>(a_q, sc, zp, sc, zp)"
-                " p = DequantizeLinear(p_q, sc, zp) out = MatMul(p, v)",
+                f"{QK} a_q = QuantizeLinear(qk, sc, zp) p_q = com.microsoft.QLinearSoftmax<axis = -1, opset = 13>(a_q,"
+                " sc, zp, sc, zp) p = DequantizeLinear(p_q, sc, zp) out = MatMul(p, v)",
                 Q4,
                 "float[B,3,S,D] out",
                 sc=q_scale,
@@ -627,9 +669,10 @@ def _forms() -> list[Pattern]:
             "23-qlinear-both-products",
             model(
                 "kt = Transpose<perm = [0,1,3,2]>(k) q_q = QuantizeLinear(q, qs, qz) k_q = QuantizeLinear(kt, qs, qz)"
-                " a_q = QLinearMatMul(q_q, qs, qz, k_q, qs, qz, ss, qz) a = DequantizeLinear(a_q, ss, qz) p = Softmax<axis = -1>(a)"
-                " p_q = QuantizeLinear(p, sc, zp) v_q = QuantizeLinear(v, qs, qz) r_q = Reshape(p_q, three) w_q = Reshape(v_q, values)"
-                " o_q = QLinearMatMul(r_q, sc, zp, w_q, qs, qz, qs, qz) out = DequantizeLinear(o_q, qs, qz)",
+                " a_q = QLinearMatMul(q_q, qs, qz, k_q, qs, qz, ss, qz) a = DequantizeLinear(a_q, ss, qz) p ="
+                " Softmax<axis = -1>(a) p_q = QuantizeLinear(p, sc, zp) v_q = QuantizeLinear(v, qs, qz) r_q ="
+                " Reshape(p_q, three) w_q = Reshape(v_q, values) o_q = QLinearMatMul(r_q, sc, zp, w_q, qs, qz, qs, qz)"
+                " out = DequantizeLinear(o_q, qs, qz)",
                 Q4.replace("B", "2").replace("S", "5").replace("T", "7").replace("D", "4"),
                 sc=q_scale,
                 zp=q_zero,
@@ -644,8 +687,9 @@ def _forms() -> list[Pattern]:
         Pattern(
             "24-dynamic-quantisation",
             model(
-                f"{QK} p = Softmax<axis = -1>(qk) p_q, p_s, p_z = DynamicQuantizeLinear(p) v_q, v_s, v_z = DynamicQuantizeLinear(v)"
-                " o = MatMulInteger(p_q, v_q, p_z, v_z) f = Cast<to = 1>(o) sc = Mul(p_s, v_s) out = Mul(f, sc)",
+                f"{QK} p = Softmax<axis = -1>(qk) p_q, p_s, p_z = DynamicQuantizeLinear(p) v_q, v_s, v_z ="
+                " DynamicQuantizeLinear(v) o = MatMulInteger(p_q, v_q, p_z, v_z) f = Cast<to = 1>(o) sc = Mul(p_s,"
+                " v_s) out = Mul(f, sc)",
                 Q4,
             ),
             (Expected(form="softmax+integer", heads=3),),
@@ -653,9 +697,9 @@ def _forms() -> list[Pattern]:
         Pattern(
             "24-dynamic-quantisation-values-moved",
             model(
-                f"{QK} p = Softmax<axis = -1>(qk) p_q, p_s, p_z = DynamicQuantizeLinear(p) w_q, v_s, v_z = DynamicQuantizeLinear(w)"
-                " v_q = Transpose<perm = [0,2,1,3]>(w_q) o = MatMulInteger(p_q, v_q, p_z, v_z) f = Cast<to = 1>(o) a = Mul(f, p_s)"
-                " out = Mul(v_s, a)",
+                f"{QK} p = Softmax<axis = -1>(qk) p_q, p_s, p_z = DynamicQuantizeLinear(p) w_q, v_s, v_z ="
+                " DynamicQuantizeLinear(w) v_q = Transpose<perm = [0,2,1,3]>(w_q) o = MatMulInteger(p_q, v_q, p_z,"
+                " v_z) f = Cast<to = 1>(o) a = Mul(f, p_s) out = Mul(v_s, a)",
                 Q4.replace("float[B,3,T,D] v", "float[B,T,3,D] w"),
             ),
             (Expected(form="softmax+integer", heads=3),),
@@ -663,8 +707,8 @@ def _forms() -> list[Pattern]:
         Pattern(
             "24-integer-to-float",
             model(
-                f"{QK} p = Softmax<axis = -1>(qk) p_q, p_s, p_z = DynamicQuantizeLinear(p) v_q, v_s, v_z = DynamicQuantizeLinear(v)"
-                " out = com.microsoft.MatMulIntegerToFloat(p_q, v_q, p_s, v_s, p_z, v_z)",
+                f"{QK} p = Softmax<axis = -1>(qk) p_q, p_s, p_z = DynamicQuantizeLinear(p) v_q, v_s, v_z ="
+                " DynamicQuantizeLinear(v) out = com.microsoft.MatMulIntegerToFloat(p_q, v_q, p_s, v_s, p_z, v_z)",
                 Q4,
                 "float[B,3,S,D] out",
             ),
@@ -683,8 +727,8 @@ def _forms() -> list[Pattern]:
         Pattern(
             "24-integer-sum-left-unscaled",
             model(
-                f"{QK} p = Softmax<axis = -1>(qk) p_q, p_s, p_z = DynamicQuantizeLinear(p) v_q, v_s, v_z = DynamicQuantizeLinear(v)"
-                " o = MatMulInteger(p_q, v_q, p_z, v_z) out = Cast<to = 1>(o)",
+                f"{QK} p = Softmax<axis = -1>(qk) p_q, p_s, p_z = DynamicQuantizeLinear(p) v_q, v_s, v_z ="
+                " DynamicQuantizeLinear(v) o = MatMulInteger(p_q, v_q, p_z, v_z) out = Cast<to = 1>(o)",
                 Q4,
             ),
             (),
@@ -693,9 +737,9 @@ def _forms() -> list[Pattern]:
         Pattern(
             "24-integer-scores",
             model(
-                "kt = Transpose<perm = [0,1,3,2]>(k) q_q, q_s, q_z = DynamicQuantizeLinear(q) k_q, k_s, k_z = DynamicQuantizeLinear(kt)"
-                " o = MatMulInteger(q_q, k_q, q_z, k_z) f = Cast<to = 1>(o) sc = Mul(q_s, k_s) a = Mul(f, sc) p = Softmax<axis = -1>(a)"
-                " out = MatMul(p, v)",
+                "kt = Transpose<perm = [0,1,3,2]>(k) q_q, q_s, q_z = DynamicQuantizeLinear(q) k_q, k_s, k_z ="
+                " DynamicQuantizeLinear(kt) o = MatMulInteger(q_q, k_q, q_z, k_z) f = Cast<to = 1>(o) sc = Mul(q_s,"
+                " k_s) a = Mul(f, sc) p = Softmax<axis = -1>(a) out = MatMul(p, v)",
                 Q4,
             ),
             (FOUR,),
@@ -712,7 +756,12 @@ def _forms() -> list[Pattern]:
         ),
         Pattern(
             "26-attention-scores-read",
-            model("out, pk, pv, scores = Attention(q, k, v) top = ReduceMax(scores)", Q4, "float[?] out, float[?] top", opset=25),
+            model(
+                "out, pk, pv, scores = Attention(q, k, v) top = ReduceMax(scores)",
+                Q4,
+                "float[?] out, float[?] top",
+                opset=25,
+            ),
             (Expected("Attention", heads=3),),
         ),
         Pattern(
@@ -748,8 +797,9 @@ def _forms() -> list[Pattern]:
         Pattern(
             "28-differential",
             model(
-                "kt = Transpose<perm = [0,1,3,2]>(k) lt = Transpose<perm = [0,1,3,2]>(l) qk = MatMul(q, kt) ql = MatMul(q, lt)"
-                " p = Softmax<axis = -1>(qk) r = Softmax<axis = -1>(ql) a = MatMul(p, v) b = MatMul(r, v) c = Mul(b, lam) out = Sub(a, c)",
+                "kt = Transpose<perm = [0,1,3,2]>(k) lt = Transpose<perm = [0,1,3,2]>(l) qk = MatMul(q, kt) ql ="
+                " MatMul(q, lt) p = Softmax<axis = -1>(qk) r = Softmax<axis = -1>(ql) a = MatMul(p, v) b = MatMul(r, v)"
+                " c = Mul(b, lam) out = Sub(a, c)",
                 f"{Q4}, float[B,3,T,D] l",
                 lam=scalar(0.3),
             ),
@@ -758,8 +808,8 @@ def _forms() -> list[Pattern]:
         Pattern(
             "28-talking-heads",
             model(
-                f"{QK} p = Softmax<axis = -1>(qk) t = Transpose<perm = [0,2,3,1]>(p) m = MatMul(t, mix) r = Transpose<perm = [0,3,1,2]>(m)"
-                " out = MatMul(r, v)",
+                f"{QK} p = Softmax<axis = -1>(qk) t = Transpose<perm = [0,2,3,1]>(p) m = MatMul(t, mix) r ="
+                " Transpose<perm = [0,3,1,2]>(m) out = MatMul(r, v)",
                 Q4,
                 mix=weight(3, 3),
             ),
@@ -783,9 +833,10 @@ def _forms() -> list[Pattern]:
         Pattern(
             "29-additive-grid",
             model(
-                "w = MatMul(x, wk) u = MatMul(x, wq) wr = Unsqueeze(w, one) ur = Unsqueeze(u, two) a = Add(ur, wr) b = Add(bias, a)"
-                " t = Tanh(b) t_q, t_s, t_z = DynamicQuantizeLinear(t) o = MatMulInteger(t_q, vec, t_z) f = Cast<to = 1>(o)"
-                " sc = Mul(t_s, vec_s) m = Mul(f, sc) s = Squeeze(m, last) p = Softmax<axis = -1>(s) out = MatMul(p, x)",
+                "w = MatMul(x, wk) u = MatMul(x, wq) wr = Unsqueeze(w, one) ur = Unsqueeze(u, two) a = Add(ur, wr) b ="
+                " Add(bias, a) t = Tanh(b) t_q, t_s, t_z = DynamicQuantizeLinear(t) o = MatMulInteger(t_q, vec, t_z) f"
+                " = Cast<to = 1>(o) sc = Mul(t_s, vec_s) m = Mul(f, sc) s = Squeeze(m, last) p = Softmax<axis = -1>(s)"
+                " out = MatMul(p, x)",
                 "float[B,S,4] x",
                 wk=weight(4, 8),
                 wq=weight(4, 8, seed=1),
@@ -801,8 +852,8 @@ def _forms() -> list[Pattern]:
         Pattern(
             "29-additive-joined",
             model(
-                "h = Expand(q, wide) c = Concat<axis = 2>(h, k) w = MatMul(c, wide_weight) a = Add(w, bias) t = Tanh(a) s = MatMul(t, vec)"
-                " z = Transpose<perm = [0,2,1]>(s) p = Softmax<axis = -1>(z) out = MatMul(p, k)",
+                "h = Expand(q, wide) c = Concat<axis = 2>(h, k) w = MatMul(c, wide_weight) a = Add(w, bias) t = Tanh(a)"
+                " s = MatMul(t, vec) z = Transpose<perm = [0,2,1]>(s) p = Softmax<axis = -1>(z) out = MatMul(p, k)",
                 "float[B,1,4] q, float[B,7,4] k",
                 wide=ints(1, 7, 1),
                 wide_weight=weight(8, 8),
@@ -824,10 +875,13 @@ def _forms() -> list[Pattern]:
 
 def _scopes() -> list[Pattern]:
     """Attention outside the main graph."""
-    branch = "{0} = Transpose<perm = [0,1,3,2]>(k) {1} = MatMul(q, {0}) {2} = Softmax<axis = -1>({1}) {3} = MatMul({2}, v)"
+    branch = (
+        "{0} = Transpose<perm = [0,1,3,2]>(k) {1} = MatMul(q, {0}) {2} = Softmax<axis = -1>({1}) {3} = MatMul({2}, v)"
+    )
     then, other = branch.format("ka", "qa", "pa", "oa"), branch.format("kb", "qb", "pb", "ob")
     conditional = model(
-        f"out = If(flag) <then_branch = a () => (float[B,3,S,D] oa) {{ {then} }}, else_branch = b () => (float[B,3,S,D] ob) {{ {other} }}>",
+        f"out = If(flag) <then_branch = a () => (float[B,3,S,D] oa) {{ {then} }}, else_branch = b () => (float[B,3,S,D]"
+        f" ob) {{ {other} }}>",
         f"{Q4}, bool flag",
     )
     crossing = model(
@@ -837,8 +891,9 @@ def _scopes() -> list[Pattern]:
         f"{Q4}, bool flag",
     )
     loop = model(
-        "out = Loop(trips, yes, q) <body = step (int64 i, bool go, float[B,3,S,D] h) => (bool on, float[B,3,S,D] o)"
-        " { on = Identity(go) kt = Transpose<perm = [0,1,3,2]>(k) qk = MatMul(h, kt) p = Softmax<axis = -1>(qk) o = MatMul(p, v) }>",
+        "out = Loop(trips, yes, q) <body = step (int64 i, bool go, float[B,3,S,D] h) => (bool on, float[B,3,S,D] o) {"
+        " on = Identity(go) kt = Transpose<perm = [0,1,3,2]>(k) qk = MatMul(h, kt) p = Softmax<axis = -1>(qk) o ="
+        " MatMul(p, v) }>",
         Q4,
         "float[B,3,S,D] out",
         trips=np.int64(2),
@@ -867,19 +922,19 @@ def _scopes() -> list[Pattern]:
 
 def _function_model() -> onnx.ModelProto:
     return _parsed(
-        '<ir_version: 8, opset_import: ["" : 17, "local" : 1]> g (float[B,3,S,D] q, float[B,3,T,D] k, float[B,3,T,D] v) => (float out)'
-        ' { out = local.attend(q, k, v) } <domain: "local", opset_import: ["" : 17]> attend (a, b, c) => (o)'
-        " { bt = Transpose<perm = [0,1,3,2]>(b) ab = MatMul(a, bt) p = Softmax<axis = -1>(ab) o = MatMul(p, c) }"
+        '<ir_version: 8, opset_import: ["" : 17, "local" : 1]> g (float[B,3,S,D] q, float[B,3,T,D] k, float[B,3,T,D] v)'
+        ' => (float out) { out = local.attend(q, k, v) } <domain: "local", opset_import: ["" : 17]> attend (a, b, c) =>'
+        " (o) { bt = Transpose<perm = [0,1,3,2]>(b) ab = MatMul(a, bt) p = Softmax<axis = -1>(ab) o = MatMul(p, c) }"
     )
 
 
 def _shared_softmax_model() -> onnx.ModelProto:
     """One function around Softmax, called for two maps, as early torch.export graphs have it."""
     return _parsed(
-        '<ir_version: 8, opset_import: ["" : 17, "local" : 1]> g (float[B,3,S,D] q, float[B,3,T,D] k, float[B,3,T,D] v) => (float out)'
-        " { kt = Transpose<perm = [0,1,3,2]>(k) qk = MatMul(q, kt) p = local.normalise(qk) a = MatMul(p, v) ak = MatMul(a, kt)"
-        ' r = local.normalise(ak) out = MatMul(r, v) } <domain: "local", opset_import: ["" : 17]> normalise (x) => (y)'
-        " { y = Softmax<axis = -1>(x) }"
+        '<ir_version: 8, opset_import: ["" : 17, "local" : 1]> g (float[B,3,S,D] q, float[B,3,T,D] k, float[B,3,T,D] v)'
+        " => (float out) { kt = Transpose<perm = [0,1,3,2]>(k) qk = MatMul(q, kt) p = local.normalise(qk) a = MatMul(p,"
+        ' v) ak = MatMul(a, kt) r = local.normalise(ak) out = MatMul(r, v) } <domain: "local", opset_import: ["" : 17]>'
+        " normalise (x) => (y) { y = Softmax<axis = -1>(x) }"
     )
 
 
@@ -890,8 +945,8 @@ def _negatives() -> list[Pattern]:
         Pattern(
             "not-linear-attention",
             model(
-                "q = MatMul(x, wq) k = MatMul(x, wk) v = MatMul(x, wv) kn = Softmax<axis = -2>(k) qn = Softmax<axis = -1>(q)"
-                " kt = Transpose<perm = [0,2,1]>(kn) context = MatMul(kt, v) out = MatMul(qn, context)",
+                "q = MatMul(x, wq) k = MatMul(x, wk) v = MatMul(x, wv) kn = Softmax<axis = -2>(k) qn = Softmax<axis ="
+                " -1>(q) kt = Transpose<perm = [0,2,1]>(kn) context = MatMul(kt, v) out = MatMul(qn, context)",
                 "float[B,S,12] x",
                 wq=weight(12, 4),
                 wk=weight(12, 4, seed=1),
@@ -903,7 +958,8 @@ def _negatives() -> list[Pattern]:
         Pattern(
             "not-linear-attention-conv",
             model(
-                "c = Conv(x, w) k = Reshape(c, shape) kn = Softmax<axis = -1>(k) vt = Transpose<perm = [0,2,1]>(k) out = MatMul(kn, vt)",
+                "c = Conv(x, w) k = Reshape(c, shape) kn = Softmax<axis = -1>(k) vt = Transpose<perm = [0,2,1]>(k) out"
+                " = MatMul(kn, vt)",
                 "float[B,3,4,4] x",
                 w=weight(6, 3, 1, 1),
                 shape=ints(0, 6, -1),
@@ -931,7 +987,8 @@ def _negatives() -> list[Pattern]:
         Pattern(
             "not-moe-router",
             model(
-                "g = Gemm(x, w, b) p = Softmax<axis = -1>(g) top, index = TopK(p, two) n = ReduceSum(top, last) out = Div(top, n)",
+                "g = Gemm(x, w, b) p = Softmax<axis = -1>(g) top, index = TopK(p, two) n = ReduceSum(top, last) out ="
+                " Div(top, n)",
                 "float[S,12] x",
                 w=weight(12, 4),
                 b=weight(4),
@@ -944,8 +1001,8 @@ def _negatives() -> list[Pattern]:
         Pattern(
             "not-moe-router-weighing-experts",
             model(
-                "g = MatMul(x, w) p = Softmax<axis = -1>(g) r = Unsqueeze(p, one) e = MatMul(x3, experts) et = Transpose<perm = [1,0,2]>(e)"
-                " o = MatMul(r, et) out = Squeeze(o, one)",
+                "g = MatMul(x, w) p = Softmax<axis = -1>(g) r = Unsqueeze(p, one) e = MatMul(x3, experts) et ="
+                " Transpose<perm = [1,0,2]>(e) o = MatMul(r, et) out = Squeeze(o, one)",
                 "float[S,12] x, float[1,S,12] x3",
                 w=weight(12, 3),
                 one=ints(1),
@@ -979,8 +1036,8 @@ def _negatives() -> list[Pattern]:
         Pattern(
             "not-pooling-by-a-learned-vector",
             model(
-                "w = MatMul(x, weights) a = Add(w, bias) t = Tanh(a) s = MatMul(t, vec) z = Transpose<perm = [0,2,1]>(s)"
-                " p = Softmax<axis = -1>(z) out = MatMul(p, x)",
+                "w = MatMul(x, weights) a = Add(w, bias) t = Tanh(a) s = MatMul(t, vec) z = Transpose<perm ="
+                " [0,2,1]>(s) p = Softmax<axis = -1>(z) out = MatMul(p, x)",
                 "float[B,S,12] x",
                 weights=weight(12, 8),
                 bias=weight(8, seed=1),
@@ -992,8 +1049,8 @@ def _negatives() -> list[Pattern]:
         Pattern(
             "not-pooling-of-two-directions",
             model(
-                "a = Add(x, y) t = Tanh(a) s = MatMul(t, vec) z = Transpose<perm = [0,2,1]>(s) p = Softmax<axis = -1>(z)"
-                " out = MatMul(p, a)",
+                "a = Add(x, y) t = Tanh(a) s = MatMul(t, vec) z = Transpose<perm = [0,2,1]>(s) p = Softmax<axis ="
+                " -1>(z) out = MatMul(p, a)",
                 "float[B,S,8] x, float[B,S,8] y",
                 vec=weight(8, 1),
             ),
@@ -1008,14 +1065,19 @@ def _negatives() -> list[Pattern]:
         ),
         Pattern(
             "not-ctc-head",
-            model("g = MatMul(x, w) p = Softmax<axis = 2>(g) out = Transpose<perm = [1,0,2]>(p)", "float[B,S,12] x", w=weight(12, 9)),
+            model(
+                "g = MatMul(x, w) p = Softmax<axis = 2>(g) out = Transpose<perm = [1,0,2]>(p)",
+                "float[B,S,12] x",
+                w=weight(12, 9),
+            ),
             none,
             ("output",),
         ),
         Pattern(
             "not-sampling",
             model(
-                "s = Div(x, temperature) p = Softmax<axis = -1>(s) c = CumSum(p, last) keep = Less(c, nucleus) out = Where(keep, p, zero)",
+                "s = Div(x, temperature) p = Softmax<axis = -1>(s) c = CumSum(p, last) keep = Less(c, nucleus) out ="
+                " Where(keep, p, zero)",
                 "float[B,9] x, float[1] temperature",
                 last=np.int64(-1),
                 nucleus=scalar(0.9),
@@ -1051,7 +1113,8 @@ def _negatives() -> list[Pattern]:
         Pattern(
             "not-a-learned-score-per-row",
             model(
-                "kt = Transpose<perm = [0,2,1]>(weights) s = MatMul(x, kt) p = Softmax<axis = -1>(s) out = MatMul(p, y)",
+                "kt = Transpose<perm = [0,2,1]>(weights) s = MatMul(x, kt) p = Softmax<axis = -1>(s) out ="
+                " MatMul(p, y)",
                 "float[B,S,4] x, float[B,6,D] y",
                 weights=weight(1, 6, 4),
             ),

@@ -1,4 +1,6 @@
-"""`rewriters.atomic`: complete or not at all, even when the process is killed; `rewriters.regular`: only regular files."""
+"""`rewriters.atomic`: complete or not at all, even when the process is killed; `rewriters.regular`:
+only regular files.
+"""
 
 from __future__ import annotations
 
@@ -100,7 +102,8 @@ import os, sys, time
 from pathlib import Path
 from rewriters.atomic import staged, workshop
 if sys.argv[2] == "named": del os.O_TMPFILE
-with (workshop(Path(sys.argv[1])) if sys.argv[2] == "workshop" else staged(Path(sys.argv[1]) / "out", replace=True)) as made:
+folder = Path(sys.argv[1])
+with (workshop(folder) if sys.argv[2] == "workshop" else staged(folder / "out", replace=True)) as made:
     (made / "draft").write_bytes(bytes(9)) if sys.argv[2] == "workshop" else made.write(b"half")
     print("here", flush=True)
     time.sleep(60)
@@ -231,7 +234,9 @@ def test_only_regular_files_are_read(special, code):
     assert (check_source(special) == special) if code is None else (code_of(lambda: check_source(special)) == code)
 
 
-@pytest.mark.parametrize(("special", "code"), [("FIFO", "ATP021"), ("link", None), ("folder", "ATP019")], indirect=["special"])
+@pytest.mark.parametrize(
+    ("special", "code"), [("FIFO", "ATP021"), ("link", None), ("folder", "ATP019")], indirect=["special"]
+)
 def test_a_log_may_be_a_link(special, code):
     assert (check_log(special) == special) if code is None else (code_of(lambda: check_log(special)) == code)
 

@@ -1,7 +1,8 @@
-"""Every attention case of onnx's own backend tests, as operator and as function body: found, silent to the bit, right when it fires.
+"""Every attention case of onnx's own backend tests, as operator and as function body: found, silent to the bit, right
+when it fires.
 
-A case that onnxruntime cannot run is judged with onnx's reference evaluator. The table in `COUNTS` is the whole result: a case that
-changes sides shows.
+A case that onnxruntime cannot run is judged with onnx's reference evaluator. The table in `COUNTS` is the whole result:
+a case that changes sides shows.
 """
 
 from __future__ import annotations
@@ -70,7 +71,9 @@ class Judged:
         if self.problems:
             return "wrong"
         if self.sites:
-            return f"passed on {'onnxruntime' if self.runner == 'onnxruntime' else 'the reference evaluator'}{elsewhere}"
+            return (
+                f"passed on {'onnxruntime' if self.runner == 'onnxruntime' else 'the reference evaluator'}{elsewhere}"
+            )
         if self.rejected:
             return f"refused: {', '.join(rejection.code for rejection in self.rejected)}{elsewhere}"
         return f"{self.softmaxes or 'no'} Softmax in it{elsewhere}"
@@ -98,7 +101,8 @@ def test_one_site_or_a_reason(judged: list[Judged]) -> None:
         assert len(case.sites) == (0 if linear or flex else 1), case.name
         if linear and "expanded" not in case.name:
             assert [rejection.reason for rejection in case.rejected] == [
-                "the operator carries a state from token to token instead of weighing columns, so it has no attention map (LinearAttention)"
+                "the operator carries a state from token to token instead of weighing columns, so it has no attention"
+                " map (LinearAttention)"
             ]
         elif flex:
             assert "with its function body inlined (onnx.inliner) it can be patched" in case.rejected[0].reason
@@ -117,7 +121,9 @@ def test_all_but_two_cases_fire(judged: list[Judged]) -> None:
 
 
 def judge(case: TestCase, body: TestCase) -> Judged:
-    """`body`: the same case with its function inlined, or the case itself; the oracle's map and values are taken from there."""
+    """`body`: the same case with its function inlined, or the case itself; the oracle's map and values are taken from
+    there.
+    """
     assert case.model is not None and case.data_sets
     inputs, expected = case.data_sets[0]
     feeds = dict(zip([value.name for value in case.model.graph.input], inputs, strict=True))
@@ -133,12 +139,15 @@ def judge(case: TestCase, body: TestCase) -> Judged:
         try:
             silent(case, sites, run, feeds, before, result)
             firing(case, body, sites[0], run, feeds, result)
-        except Exception as error:  # onnxruntime refuses what was written; the other cases are worth knowing all the same
+        # onnxruntime refuses what was written; the other cases are worth knowing all the same
+        except Exception as error:
             result.problems.append(f"patched: {error}")
     return result
 
 
-def original(model: onnx.ModelProto, feeds: Feeds, names: list[str]) -> tuple[str | None, Runner | None, dict[str, np.ndarray]]:
+def original(
+    model: onnx.ModelProto, feeds: Feeds, names: list[str]
+) -> tuple[str | None, Runner | None, dict[str, np.ndarray]]:
     runners: dict[str, Runner] = {
         "onnxruntime": lambda m, f, n: dict(zip(n, session(m).run(n, f), strict=True)),
         "reference": lambda m, f, n: dict(zip(n, ReferenceEvaluator(m).run(n, f), strict=True)),
@@ -158,7 +167,9 @@ def within_tolerance(case: TestCase, got: dict[str, np.ndarray], expected: list[
     )
 
 
-def silent(case: TestCase, sites: tuple[Site, ...], run: Runner, feeds: Feeds, before: dict[str, np.ndarray], result: Judged) -> None:
+def silent(
+    case: TestCase, sites: tuple[Site, ...], run: Runner, feeds: Feeds, before: dict[str, np.ndarray], result: Judged
+) -> None:
     """Bit-identical to the unpatched run, hence as near to the case's outputs as that is."""
     for gating in ("if", "none"):
         patched = patch(case.model, PatchPlan({site.id: SitePlan(Static()) for site in sites}, gating=gating), sites)

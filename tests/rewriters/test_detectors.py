@@ -9,7 +9,20 @@ from onnx import TensorProto, helper, parser
 
 from rewriters.errors import AtpatchError
 from rewriters.patcher import patch
-from rewriters.plan import BenignPair, Cnn, Conv, Dense, Detector, OneClass, OnnxGraph, PatchPlan, Profile, SitePlan, Static, Statistic
+from rewriters.plan import (
+    BenignPair,
+    Cnn,
+    Conv,
+    Dense,
+    Detector,
+    OneClass,
+    OnnxGraph,
+    PatchPlan,
+    Profile,
+    SitePlan,
+    Static,
+    Statistic,
+)
 from tests import oracle
 
 from .graphs import H, K, Q, attention_block, feeds, run
@@ -38,9 +51,16 @@ def separating(scores: np.ndarray, share: float = 0.7) -> float:
 def random_profile(heads: int, rng: np.random.Generator, probes: tuple[int, ...] = (0, 2), every: int = 1) -> Profile:
     width = heads * (1 + len(probes))
     dense = [
-        Dense(rng.normal(size=shape).astype(np.float32), rng.normal(size=shape[1]).astype(np.float32)) for shape in ((width, 8), (8, 1))
+        Dense(rng.normal(size=shape).astype(np.float32), rng.normal(size=shape[1]).astype(np.float32))
+        for shape in ((width, 8), (8, 1))
     ]
-    return Profile(tuple(dense), rng.normal(size=width).astype(np.float32), rng.uniform(0.5, 2, width).astype(np.float32), probes, every)
+    return Profile(
+        tuple(dense),
+        rng.normal(size=width).astype(np.float32),
+        rng.uniform(0.5, 2, width).astype(np.float32),
+        probes,
+        every,
+    )
 
 
 @pytest.mark.parametrize("every", [1, 2, 4])
@@ -79,7 +99,9 @@ def test_oneclass_of_some_rows(by_place: bool) -> None:
     check_oneclass(by_place, 0, True, (), True, every=3)
 
 
-def check_oneclass(by_place: bool, rank: int, squared: bool, exempt: tuple[int, ...], padded: bool, every: int = 1) -> None:
+def check_oneclass(
+    by_place: bool, rank: int, squared: bool, exempt: tuple[int, ...], padded: bool, every: int = 1
+) -> None:
     data, rng, width = feeds(), np.random.default_rng(11), 2 * H
     if padded:
         data["bias"][0, ..., 5:] = -np.inf
@@ -94,7 +116,9 @@ def check_oneclass(by_place: bool, rank: int, squared: bool, exempt: tuple[int, 
     np.testing.assert_array_equal(flagged(detector, data, threshold)["columns"], scores > threshold)
 
 
-@pytest.mark.parametrize("hidden", [slice(0, 0), slice(5, None), slice(0, 2)], ids=["full", "right-padded", "left-padded"])
+@pytest.mark.parametrize(
+    "hidden", [slice(0, 0), slice(5, None), slice(0, 2)], ids=["full", "right-padded", "left-padded"]
+)
 @pytest.mark.parametrize("exempt", [(), (0,), (0, -1)], ids=str)
 @pytest.mark.parametrize("layout", ["4d", "2d"])
 def test_statistic(hidden: slice, exempt: tuple[int, ...], layout: str) -> None:
@@ -128,7 +152,9 @@ def test_cnn() -> None:
     a = run(attention_block().model, data)["p"]
     scores = oracle.cnn(a, Cnn(convolutions, layers))
     threshold = separating(scores, 0.5)
-    np.testing.assert_array_equal(flagged(Cnn(convolutions, layers), data, threshold, fixed=True)["columns"], scores > threshold)
+    np.testing.assert_array_equal(
+        flagged(Cnn(convolutions, layers), data, threshold, fixed=True)["columns"], scores > threshold
+    )
 
 
 USER = """
@@ -207,13 +233,24 @@ def test_companions_are_flagged_in_flagged_samples_only(passes: str, joint: str)
     assert hit.sum() == 1 and 0 < factor < 1 and (scores[~hit] > threshold * factor).any()
     groups = ((block.site.id,),) if passes == "two" else ()
     plan = PatchPlan(
-        {block.site.id: SitePlan(detector)}, threshold, telemetry=True, passes=passes, groups=groups, joint=joint, companion=factor
+        {block.site.id: SitePlan(detector)},
+        threshold,
+        telemetry=True,
+        passes=passes,
+        groups=groups,
+        joint=joint,
+        companion=factor,
     )
     got = run(patch(block.model, plan, [block.site]), data)
     columns = got[f"atpatch_columns/{block.site.id}"]
     if passes == "one" or joint == "sum":
         np.testing.assert_array_equal(columns, (scores > threshold * factor) & hit[:, None])
     silent = PatchPlan(
-        {block.site.id: SitePlan(detector)}, float(peaks[-1]) + 1, telemetry=True, passes=passes, groups=groups, companion=factor
+        {block.site.id: SitePlan(detector)},
+        float(peaks[-1]) + 1,
+        telemetry=True,
+        passes=passes,
+        groups=groups,
+        companion=factor,
     )
     assert not run(patch(block.model, silent, [block.site]), data)["atpatch_flagged"].any()

@@ -59,7 +59,9 @@ def test_flagged_requests_are_answered_as_without_the_tokens(family: str, export
     for name, array in want.items():
         # Behind its last token a row holds padding, of which nothing is asked.
         real = feeds["attention_mask"][:, kept] != 0
-        np.testing.assert_allclose(got[name][:, kept][real], array[:, : len(kept)][real], atol=2e-5 * np.abs(array).max(), rtol=0)
+        np.testing.assert_allclose(
+            got[name][:, kept][real], array[:, : len(kept)][real], atol=2e-5 * np.abs(array).max(), rtol=0
+        )
         assert np.abs(got[name][:, kept][real] - before[name][:, kept][real]).max() > 1e-3
     assert unpatch(patched) == model
 
@@ -73,7 +75,10 @@ def test_every_sample_loses_its_own_tokens_and_others_stay_bit_identical(family:
         export.feeds(4, padded=True),
     )
     threshold = splitting_threshold(patched, feeds)
-    got, before = run_all(patched, {**feeds, "atpatch_threshold": np.array(threshold, np.float32)}), run_all(model, feeds)
+    got, before = (
+        run_all(patched, {**feeds, "atpatch_threshold": np.array(threshold, np.float32)}),
+        run_all(model, feeds),
+    )
     flagged = got["atpatch_flagged"].any(1)
     joined = np.any([got[f"atpatch_columns/{site.id}"] for site in sites], 0)
     for sample, hit in enumerate(flagged):
@@ -86,21 +91,31 @@ def test_every_sample_loses_its_own_tokens_and_others_stay_bit_identical(family:
             kept = np.delete(np.arange(joined.shape[1]), cut)
             real = feeds["attention_mask"][sample, kept] != 0
             want = run_all(model, without(alone, cut))[name][0, : len(kept)]
-            np.testing.assert_allclose(got[name][sample, kept][real], want[real], atol=2e-5 * np.abs(want).max(), rtol=0)
+            np.testing.assert_allclose(
+                got[name][sample, kept][real], want[real], atol=2e-5 * np.abs(want).max(), rtol=0
+            )
 
 
 def test_flips_alone_are_accepted() -> None:
     made = toy(padded=True)
     sites = find_sites(made.model)[0]
     plan = PatchPlan(
-        {site.id: SitePlan(Static((3,))) for site in sites}, passes="two", groups=(tuple(site.id for site in sites),), mend="excise"
+        {site.id: SitePlan(Static((3,))) for site in sites},
+        passes="two",
+        groups=(tuple(site.id for site in sites),),
+        mend="excise",
     )
     feeds = {name: made.clean[name][:200] for name in ("input_ids", "attention_mask")}
-    always, flip = (run_all(patch(made.model, replace(plan, accept=accept), sites), feeds)["logits"] for accept in ("always", "flip"))
+    always, flip = (
+        run_all(patch(made.model, replace(plan, accept=accept), sites), feeds)["logits"]
+        for accept in ("always", "flip")
+    )
     before = run_all(made.model, feeds)["logits"]
     flipped = before.argmax(1) != always.argmax(1)
     assert 0 < flipped.sum() < 200
-    assert flip[flipped].tobytes() == always[flipped].tobytes() and flip[~flipped].tobytes() == before[~flipped].tobytes()
+    assert (
+        flip[flipped].tobytes() == always[flipped].tobytes() and flip[~flipped].tobytes() == before[~flipped].tobytes()
+    )
 
 
 def test_rows_of_which_nothing_would_be_left_stay_whole() -> None:
@@ -142,9 +157,21 @@ def test_the_tokens_axis_is_found_by_its_name() -> None:
         ([value("input_ids", "B", 32), value("attention_mask", "B", 32)], [value("pooled", "B", 32)], 17),
         ([IDS, MASK], [], 11),
     ],
-    ids=["no mask", "a mask of pairs", "a bias of pairs", "two names", "another name", "a cache", "no name", "a number", "opset"],
+    ids=[
+        "no mask",
+        "a mask of pairs",
+        "a bias of pairs",
+        "two names",
+        "another name",
+        "a cache",
+        "no name",
+        "a number",
+        "opset",
+    ],
 )
-def test_what_cannot_be_told_is_refused(inputs: list[onnx.ValueInfoProto], outputs: list[onnx.ValueInfoProto], opset: int) -> None:
+def test_what_cannot_be_told_is_refused(
+    inputs: list[onnx.ValueInfoProto], outputs: list[onnx.ValueInfoProto], opset: int
+) -> None:
     with pytest.raises(AtpatchError) as caught:
         token_axis(inputs, outputs, [SITES], opset)
     assert caught.value.code == "ATP015" and "--mend redistribute" in str(caught.value.mend)

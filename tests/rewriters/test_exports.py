@@ -20,14 +20,18 @@ from tests.exports import EXPORTERS, FAMILIES, export_model
 from .graphs import session
 
 CASES = [(family, exporter) for family in FAMILIES for exporter in EXPORTERS]
-each_export = pytest.mark.parametrize(("family", "exporter"), CASES, ids=[f"{family}-{exporter}" for family, exporter in CASES])
+each_export = pytest.mark.parametrize(
+    ("family", "exporter"), CASES, ids=[f"{family}-{exporter}" for family, exporter in CASES]
+)
 
 
 def with_outputs(model: onnx.ModelProto, names: list[str], dtype: int = onnx.TensorProto.FLOAT) -> onnx.ModelProto:
     """A copy that also gives inner values; what is an output already is left alone."""
     model = copy.deepcopy(model)
     present = {value.name for value in model.graph.output}
-    model.graph.output.extend(helper.make_tensor_value_info(name, dtype, None) for name in dict.fromkeys(names) if name not in present)
+    model.graph.output.extend(
+        helper.make_tensor_value_info(name, dtype, None) for name in dict.fromkeys(names) if name not in present
+    )
     return model
 
 
@@ -68,7 +72,9 @@ def test_silent_patch_is_bit_identical_and_undone_exactly(family: str, exporter:
 
 @pytest.mark.parametrize("columns", [(1,), (1, 3)], ids=["one", "two"])
 @each_export
-def test_firing_patch_agrees_with_the_oracle_at_every_site(family: str, exporter: str, columns: tuple[int, ...]) -> None:
+def test_firing_patch_agrees_with_the_oracle_at_every_site(
+    family: str, exporter: str, columns: tuple[int, ...]
+) -> None:
     export = export_model(family, exporter)
     model = load(export.path)
     sites, _ = find_sites(model)
@@ -76,7 +82,10 @@ def test_firing_patch_agrees_with_the_oracle_at_every_site(family: str, exporter
     plans = {
         site.id: SitePlan(
             Static(columns),
-            BenignPair(np.array([0.5], np.float32), rng.normal(size=(1, 1, site.head_dim)).astype(np.float32) if site.head_dim else None),
+            BenignPair(
+                np.array([0.5], np.float32),
+                rng.normal(size=(1, 1, site.head_dim)).astype(np.float32) if site.head_dim else None,
+            ),
         )
         for site in sites
     }
@@ -122,7 +131,9 @@ def test_unflagged_samples_of_a_mixed_batch_are_bit_identical(family: str, expor
             break
     assert split is not None
     wanted = list(calm)
-    after = dict(zip(wanted, live.run(wanted, {**given, "atpatch_threshold": np.array(split, np.float32)}), strict=True))
+    after = dict(
+        zip(wanted, live.run(wanted, {**given, "atpatch_threshold": np.array(split, np.float32)}), strict=True)
+    )
     changed = False
     for name, before in calm.items():
         if before.shape[:1] != (len(flags),):

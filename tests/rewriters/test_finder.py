@@ -98,12 +98,16 @@ def ordered(array: np.ndarray, permutation: tuple[int, ...] | None) -> np.ndarra
     return array if permutation is None else array.transpose(permutation)
 
 
-def inner_values(model: onnx.ModelProto, sites: tuple[Site, ...], feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def inner_values(
+    model: onnx.ModelProto, sites: tuple[Site, ...], feeds: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
     """What the graph computes for P, V and P·V of each site, without any optimisation."""
     names = {name: site.dtype for site in sites for name in (site.probabilities, site.values, site.product)}
     model = copy.deepcopy(model)
     given = {value.name for value in (*model.graph.input, *model.graph.output)}
-    model.graph.output.extend(helper.make_tensor_value_info(name, dtype, None) for name, dtype in names.items() if name not in given)
+    model.graph.output.extend(
+        helper.make_tensor_value_info(name, dtype, None) for name, dtype in names.items() if name not in given
+    )
     live = session(model, optimize=False)
     outputs = [value.name for value in live.get_outputs()]
     return {**feeds, **dict(zip(outputs, live.run(outputs, feeds), strict=True))}
@@ -116,7 +120,16 @@ def pattern(name: str) -> onnx.ModelProto:
 def test_qdq_is_read_before_the_quantiser() -> None:
     (site,), _ = find_sites(pattern("22-qdq"))
     assert (site.probabilities, site.quantizer, site.values) == ("p", "p_q", "v_d")
-    assert site.chain == ("MatMul", "Add", "QuantizeLinear", "DequantizeLinear", "Softmax", "QuantizeLinear", "DequantizeLinear", "MatMul")
+    assert site.chain == (
+        "MatMul",
+        "Add",
+        "QuantizeLinear",
+        "DequantizeLinear",
+        "Softmax",
+        "QuantizeLinear",
+        "DequantizeLinear",
+        "MatMul",
+    )
 
 
 def test_map_is_read_after_the_nan_guard() -> None:
@@ -138,8 +151,9 @@ def test_merged_heads_come_from_the_reshape() -> None:
 def test_image_axes_are_not_taken_for_heads() -> None:
     """(B, C, H, W) -> (B, C, H·W), as in the attention block of an image decoder, merges pixels and not heads."""
     graph = parse(
-        "f = Reshape(x, flat) q = MatMul(wq, f) k = MatMul(wk, f) v = MatMul(wv, f) qt = Transpose<perm = [0,2,1]>(q) qk = MatMul(qt, k)"
-        " p = Softmax<axis = 2>(qk) pt = Transpose<perm = [0,2,1]>(p) o = MatMul(v, pt) out = Reshape(o, image)",
+        "f = Reshape(x, flat) q = MatMul(wq, f) k = MatMul(wk, f) v = MatMul(wv, f) qt = Transpose<perm = [0,2,1]>(q)"
+        " qk = MatMul(qt, k) p = Softmax<axis = 2>(qk) pt = Transpose<perm = [0,2,1]>(p) o = MatMul(v, pt) out ="
+        " Reshape(o, image)",
         "float[B,6,8,8] x, float[6,6] wq, float[6,6] wk, float[6,6] wv, int64[3] flat, int64[4] image",
         "float[B,6,8,8] out",
     )
@@ -153,7 +167,8 @@ def test_image_axes_are_not_taken_for_heads() -> None:
 
 def test_confidence_drops_where_a_reshape_cannot_be_followed() -> None:
     graph = parse(
-        "kt = Transpose<perm = [0,2,1]>(k) qk = MatMul(q, kt) p = Softmax<axis = -1>(qk) r = Reshape(p, target) out = MatMul(r, v)",
+        "kt = Transpose<perm = [0,2,1]>(k) qk = MatMul(q, kt) p = Softmax<axis = -1>(qk) r = Reshape(p, target) out ="
+        " MatMul(r, v)",
         "float[N,S,D] q, float[N,T,D] k, float[B,H,T,D] v, int64[4] target",
         "float[B,H,S,D] out",
     )
@@ -226,9 +241,10 @@ def constant(model: onnx.ModelProto, name: str, value: np.ndarray) -> None:
         (
             True,  # rotary: both factors read the same angles
             PROJECTED.format("x", "x")
-            + "q1, q2 = Split<axis = -1>(q0) qr = Concat<axis = -1>(q2, q1) qa = Mul(q0, cos) qb = Mul(qr, sin) qc = Add(qa, qb)"
-            + " k1, k2 = Split<axis = -1>(k0) kr = Concat<axis = -1>(k2, k1) ka = Mul(k0, cos) kb = Mul(kr, sin) kc = Add(ka, kb) "
-            + ATTEND.format("qc", "kc", "", "qk"),
+            + "q1, q2 = Split<axis = -1>(q0) qr = Concat<axis = -1>(q2, q1) qa = Mul(q0, cos) qb = Mul(qr, sin) qc ="
+            " Add(qa, qb)"
+            + " k1, k2 = Split<axis = -1>(k0) kr = Concat<axis = -1>(k2, k1) ka = Mul(k0, cos) kb = Mul(kr, sin) kc ="
+            " Add(ka, kb) " + ATTEND.format("qc", "kc", "", "qk"),
             "float[B,S,8] x, float[1,S,8] cos, float[1,S,8] sin",
         ),
         (
@@ -267,14 +283,20 @@ ADDITIVE = "m = Unsqueeze(attention_mask, one) f = Cast<to = 1>(m) i = Sub(unit,
             "m = Unsqueeze(attention_mask, one) c = Cast<to = 9>(m) a = And(c, causal) s = Where(a, qk, low)",
             "int64[B,S] attention_mask, bool[1,S,S] causal",
         ),
-        ("attention_mask", "m = Unsqueeze(attention_mask, one) b = Where(m, zero, low) s = Add(qk, b)", "bool[B,S] attention_mask"),
+        (
+            "attention_mask",
+            "m = Unsqueeze(attention_mask, one) b = Where(m, zero, low) s = Add(qk, b)",
+            "bool[B,S] attention_mask",
+        ),
         # Fed as a bias of 0 and -inf, so that 0 is a valid column:
         (None, "m = Unsqueeze(attention_mask, one) s = Add(qk, m)", "float[B,S] attention_mask"),
         # ALiBi counts tokens of the mask; the padding is shut by another operand:
         (
             "attention_mask",
-            "n = CumSum(attention_mask, last) o = Unsqueeze(n, one) c = Cast<to = 1>(o) a = Add(qk, c) m = Unsqueeze(attention_mask, one)"
-            " k9 = Cast<to = 9>(m) s = Where(k9, a, low)",
+            (
+                "n = CumSum(attention_mask, last) o = Unsqueeze(n, one) c = Cast<to = 1>(o) a = Add(qk, c) m ="
+                " Unsqueeze(attention_mask, one) k9 = Cast<to = 9>(m) s = Where(k9, a, low)"
+            ),
             "int64[B,S] attention_mask",
         ),
         # True where a key is padding, as in torch.nn.Transformer:
@@ -285,15 +307,19 @@ ADDITIVE = "m = Unsqueeze(attention_mask, one) f = Cast<to = 1>(m) i = Sub(unit,
         # Both, as DeBERTa has it:
         (
             "attention_mask",
-            "m = Unsqueeze(attention_mask, one) n = Unsqueeze(attention_mask, two) mn = Mul(m, n) c = Cast<to = 9>(mn)"
-            " s = Where(c, qk, low)",
+            (
+                "m = Unsqueeze(attention_mask, one) n = Unsqueeze(attention_mask, two) mn = Mul(m, n) c = Cast<to ="
+                " 9>(mn) s = Where(c, qk, low)"
+            ),
             "int64[B,S] attention_mask",
         ),
         # Shifted by a column on the way:
         (
             None,
-            "h = Slice(attention_mask, one, big, one) t = Concat<axis = 1>(h, pad) m = Unsqueeze(t, one) b = Where(m, zero, low)"
-            " s = Add(qk, b)",
+            (
+                "h = Slice(attention_mask, one, big, one) t = Concat<axis = 1>(h, pad) m = Unsqueeze(t, one) b ="
+                " Where(m, zero, low) s = Add(qk, b)"
+            ),
             "bool[B,S] attention_mask, bool[B,1] pad",
         ),
         # Another name:
@@ -309,15 +335,19 @@ ADDITIVE = "m = Unsqueeze(attention_mask, one) f = Cast<to = 1>(m) i = Sub(unit,
         # Padded to the number of columns, which it has already:
         (
             "attention_mask",
-            "m = Unsqueeze(attention_mask, one) b = Where(m, zero, low) n = Shape<start = -1>(qk) w = Shape<start = -1>(b) d = Sub(n, w)"
-            " a = Concat<axis = 0>(five, d) c = Pad(b, a, low) s = Add(qk, c)",
+            (
+                "m = Unsqueeze(attention_mask, one) b = Where(m, zero, low) n = Shape<start = -1>(qk) w = Shape<start ="
+                " -1>(b) d = Sub(n, w) a = Concat<axis = 0>(five, d) c = Pad(b, a, low) s = Add(qk, c)"
+            ),
             "bool[B,S] attention_mask",
         ),
         # Padded, for all one knows:
         (
             None,
-            "m = Unsqueeze(attention_mask, one) b = Where(m, zero, low) n = Shape<start = -1>(qk) w = Shape<start = -1>(b) d = Sub(n, w)"
-            " a = Concat<axis = 0>(five, d) c = Pad(b, a, low) s = Add(qk, c)",
+            (
+                "m = Unsqueeze(attention_mask, one) b = Where(m, zero, low) n = Shape<start = -1>(qk) w = Shape<start ="
+                " -1>(b) d = Sub(n, w) a = Concat<axis = 0>(five, d) c = Pad(b, a, low) s = Add(qk, c)"
+            ),
             "bool[B,T] attention_mask",
         ),
         # One map for all samples, its rows the queries:
@@ -369,7 +399,11 @@ def test_key_mask(expected: str | None, mask: str, inputs: str) -> None:
     ("expected", "mask", "inputs"),
     [
         ("attention_mask", "m = Unsqueeze(attention_mask, middle)", "bool[B,S] attention_mask"),
-        ("attention_mask", "u = Unsqueeze(attention_mask, middle) m = And(u, causal)", "bool[B,S] attention_mask, bool[1,1,S,S] causal"),
+        (
+            "attention_mask",
+            "u = Unsqueeze(attention_mask, middle) m = And(u, causal)",
+            "bool[B,S] attention_mask, bool[1,1,S,S] causal",
+        ),
         (
             "attention_mask",
             "u = Unsqueeze(attention_mask, middle) f = Cast<to = 1>(u) i = Sub(unit, f) m = Mul(i, low)",
@@ -384,7 +418,10 @@ def test_key_mask(expected: str | None, mask: str, inputs: str) -> None:
 )
 def test_key_mask_of_an_attention_operator(expected: str | None, mask: str, inputs: str) -> None:
     """Truth values let a column through, numbers are added to the scores."""
-    body = f"q = MatMul(x, wq) k = MatMul(x, wk) v = MatMul(x, wv) {mask} out = Attention<q_num_heads = 2, kv_num_heads = 2>(q, k, v, m)"
+    body = (
+        f"q = MatMul(x, wq) k = MatMul(x, wk) v = MatMul(x, wv) {mask} out = Attention<q_num_heads = 2, kv_num_heads ="
+        " 2>(q, k, v, m)"
+    )
     numbers = {"unit": np.float32(1), "low": np.float32(-1e9), "middle": np.array([1, 2]), "outer": np.array([0, 1])}
     model = projected(body, f"float[B,S,8] x, {inputs}", **numbers)
     model.opset_import[0].version = 23
@@ -396,7 +433,8 @@ def test_key_mask_of_an_attention_operator(expected: str | None, mask: str, inpu
 def test_a_map_of_one_head_that_an_operand_widens_is_no_longer_that_map(heads: str, sites: int) -> None:
     """Where sizes are names, a map of size 1 is still known to be widened by anything that is not 1."""
     widened = made(
-        "kt = Transpose<perm = [0,1,3,2]>(k) qk = MatMul(q, kt) p = Softmax<axis = -1>(qk) w = Mul(p, scale) out = MatMul(w, v)",
+        "kt = Transpose<perm = [0,1,3,2]>(k) qk = MatMul(q, kt) p = Softmax<axis = -1>(qk) w = Mul(p, scale) out ="
+        " MatMul(w, v)",
         f"float[B,1,S,D] q, float[B,1,T,D] k, float[B,{heads},T,D] v, float[B,{heads},1,1] scale",
     )
     found, rejected = find_sites(widened)
@@ -415,7 +453,10 @@ def test_every_attention_layer_of_real_exports(family: str, exporter: str, atten
     assert len(sites) == exported.expected_sites
     assert not rejected
     assert all(site.confidence == "high" and site.heads and site.head_dim for site in sites)
-    assert all(("cross" in site.scope or "enc" in site.scope.lower().rsplit(".", 1)[-1]) != site.self_attention for site in sites)
+    assert all(
+        ("cross" in site.scope or "enc" in site.scope.lower().rsplit(".", 1)[-1]) != site.self_attention
+        for site in sites
+    )
     assert {site.key_mask for site in sites} <= {*exported.feeds(1), None}
     if family in ("bert", "deberta-v2", "gpt2", "llama"):
         assert {site.key_mask for site in sites} == {"attention_mask"}
@@ -429,7 +470,9 @@ def test_every_attention_layer_of_real_exports(family: str, exporter: str, atten
 
 
 def assert_hides_columns(p: np.ndarray, valid: np.ndarray, site: Site) -> None:
-    """No query row attends to a column that the mask calls padding; rows that are padding themselves may do anything."""
+    """No query row attends to a column that the mask calls padding;
+    rows that are padding themselves may do anything.
+    """
     assert not valid.all()
     maps = p.reshape(len(valid), -1, *p.shape[-2:])
     for sample, columns in zip(maps, valid, strict=True):
@@ -461,12 +504,12 @@ def test_initializers_listed_as_inputs_are_constants() -> None:
 def test_contrib_operators_do_not_hide_shapes() -> None:
     """onnx's inference stops at SkipLayerNormalization; heads behind it are known all the same."""
     model = parser.parse_model(
-        '<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]> g (float[B,S,8] x, float[B,S,8] skip, float[8] gamma,'
-        f" {WEIGHTS}) => (float[B,S,8] out) <int64[4] split = {{0,0,2,4}}, int64[3] join = {{0,0,8}}>"
-        " { h = com.microsoft.SkipLayerNormalization(x, skip, gamma) q0 = MatMul(h, wq) k0 = MatMul(h, wk) v0 = MatMul(h, wv)"
-        " q1 = Reshape(q0, split) k1 = Reshape(k0, split) v1 = Reshape(v0, split) q = Transpose<perm = [0,2,1,3]>(q1)"
-        " k = Transpose<perm = [0,2,3,1]>(k1) v = Transpose<perm = [0,2,1,3]>(v1) qk = MatMul(q, k) p = Softmax<axis = -1>(qk)"
-        " o = MatMul(p, v) t = Transpose<perm = [0,2,1,3]>(o) out = Reshape(t, join) }"
+        '<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]> g (float[B,S,8] x, float[B,S,8] skip, float[8]'
+        f" gamma, {WEIGHTS}) => (float[B,S,8] out) <int64[4] split = {{0,0,2,4}}, int64[3] join = {{0,0,8}}> {{ h ="
+        " com.microsoft.SkipLayerNormalization(x, skip, gamma) q0 = MatMul(h, wq) k0 = MatMul(h, wk) v0 = MatMul(h,"
+        " wv) q1 = Reshape(q0, split) k1 = Reshape(k0, split) v1 = Reshape(v0, split) q = Transpose<perm ="
+        " [0,2,1,3]>(q1) k = Transpose<perm = [0,2,3,1]>(k1) v = Transpose<perm = [0,2,1,3]>(v1) qk = MatMul(q, k) p ="
+        " Softmax<axis = -1>(qk) o = MatMul(p, v) t = Transpose<perm = [0,2,1,3]>(o) out = Reshape(t, join) }"
     )
     for name in ("wq", "wk", "wv"):
         constant(model, name, np.eye(8, dtype=np.float32))
@@ -478,9 +521,9 @@ def test_contrib_operators_do_not_hide_shapes() -> None:
 def test_rank_is_deduced_from_a_transpose() -> None:
     """No shape at all: custom operators in front, so only the permutation tells the rank."""
     model = parser.parse_model(
-        '<ir_version: 8, opset_import: ["" : 17, "custom" : 1]> g (float[N] x) => (float[N] out)'
-        " { q = custom.Q(x) k = custom.K(x) v = custom.V(x) qk = MatMul(q, k) p = Softmax<axis = -1>(qk) o = MatMul(p, v)"
-        " out = Transpose<perm = [0,2,1,3]>(o) }"
+        '<ir_version: 8, opset_import: ["" : 17, "custom" : 1]> g (float[N] x) => (float[N] out) { q = custom.Q(x) k ='
+        " custom.K(x) v = custom.V(x) qk = MatMul(q, k) p = Softmax<axis = -1>(qk) o = MatMul(p, v) out ="
+        " Transpose<perm = [0,2,1,3]>(o) }"
     )
     (site,), _ = find_sites(model)
     assert site.layout.rank == 4
@@ -541,18 +584,19 @@ def stacked(layers: int) -> onnx.ModelProto:
     body = ["h0 = Identity(x)"]
     for n in range(layers):
         body.append(
-            f"q{n} = MatMul(h{n}, w) k{n} = MatMul(h{n}, w) v{n} = MatMul(h{n}, w) qs{n} = Reshape(q{n}, split)"
-            f" ks{n} = Reshape(k{n}, split) vs{n} = Reshape(v{n}, split) qt{n} = Transpose<perm = [0,2,1,3]>(qs{n})"
-            f" kt{n} = Transpose<perm = [0,2,3,1]>(ks{n})"
-            f" vt{n} = Transpose<perm = [0,2,1,3]>(vs{n}) qk{n} = MatMul(qt{n}, kt{n}) a{n} = Mul(qk{n}, s) b{n} = Add(a{n}, bias)"
-            f" p{n} = Softmax<axis = -1>(b{n}) o{n} = MatMul(p{n}, vt{n}) t{n} = Transpose<perm = [0,2,1,3]>(o{n})"
-            f" j{n} = Reshape(t{n}, join)"
-            f" d{n} = MatMul(j{n}, w) r{n} = Add(d{n}, h{n}) g{n} = Tanh(r{n}) h{n + 1} = Identity(g{n})"
+            f"q{n} = MatMul(h{n}, w) k{n} = MatMul(h{n}, w) v{n} = MatMul(h{n}, w) qs{n} = Reshape(q{n}, split) ks{n} ="
+            f" Reshape(k{n}, split) vs{n} = Reshape(v{n}, split) qt{n} = Transpose<perm = [0,2,1,3]>(qs{n}) kt{n} ="
+            f" Transpose<perm = [0,2,3,1]>(ks{n}) vt{n} = Transpose<perm = [0,2,1,3]>(vs{n}) qk{n} = MatMul(qt{n},"
+            f" kt{n}) a{n} = Mul(qk{n}, s) b{n} = Add(a{n}, bias) p{n} = Softmax<axis = -1>(b{n}) o{n} = MatMul(p{n},"
+            f" vt{n}) t{n} = Transpose<perm = [0,2,1,3]>(o{n}) j{n} = Reshape(t{n}, join) d{n} = MatMul(j{n}, w) r{n} ="
+            f" Add(d{n}, h{n}) g{n} = Tanh(r{n}) h{n + 1} = Identity(g{n})"
         )
     mask = "m = Unsqueeze(attention_mask, axes) f = Cast<to = 1>(m) i = Sub(one, f) bias = Mul(i, low)"
     model = parser.parse_model(
-        '<ir_version: 8, opset_import: ["" : 17]> g (float[B,S,8] x, int64[B,S] attention_mask, float[8,8] w) => (float[B,S,8] out)'
-        " <int64[4] split = {0,0,2,4}, int64[3] join = {0,0,8}, float s = {0.5}, float one = {1}, float low = {-10000.0},"
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[B,S,8] x, int64[B,S] attention_mask, float[8,8] w) =>'
+        " (float[B,S,8] out)"
+        " <int64[4] split = {0,0,2,4}, int64[3] join = {0,0,8}, float s = {0.5}, float one = {1}, float low ="
+        " {-10000.0},"
         f" int64[2] axes = {{1,2}}> {{ {mask} {' '.join(body)} out = Identity(h{layers}) }}"
     )
     constant(model, "w", np.eye(8, dtype=np.float32))

@@ -1,4 +1,6 @@
-"""A patch is in no optimizer's way: what it does not touch is fused as before, and a patched graph may be optimised afterwards."""
+"""A patch is in no optimizer's way: what it does not touch is fused as before, and a patched graph may be optimised
+afterwards.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +20,23 @@ from tests.exports import ExportedModel, export_model
 
 from .graphs import run
 
-FUSED = {"SkipLayerNormalization", "LayerNormalization", "BiasGelu", "FastGelu", "Gelu", "QuickGelu", "FusedMatMul", "BiasSoftmax"}
+FUSED = {
+    "SkipLayerNormalization",
+    "LayerNormalization",
+    "BiasGelu",
+    "FastGelu",
+    "Gelu",
+    "QuickGelu",
+    "FusedMatMul",
+    "BiasSoftmax",
+}
 LEVELS = {
     "extended": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
     "all": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
 }
-each_export = pytest.mark.parametrize("family, exporter", [("bert", "torchscript"), ("bert", "dynamo"), ("vit", "torchscript")])
+each_export = pytest.mark.parametrize(
+    "family, exporter", [("bert", "torchscript"), ("bert", "dynamo"), ("vit", "torchscript")]
+)
 
 
 def patched(model: onnx.ModelProto, plan: SitePlan | None) -> onnx.ModelProto:
@@ -36,7 +49,9 @@ def patched(model: onnx.ModelProto, plan: SitePlan | None) -> onnx.ModelProto:
 def _profile(heads: int) -> Profile:
     width = 2 * heads
     return Profile(
-        (Dense(np.ones((width, 1), np.float32), np.zeros(1, np.float32)),), np.zeros(width, np.float32), np.ones(width, np.float32)
+        (Dense(np.ones((width, 1), np.float32), np.zeros(1, np.float32)),),
+        np.zeros(width, np.float32),
+        np.ones(width, np.float32),
     )
 
 

@@ -1,4 +1,6 @@
-"""Decoders as onnxruntime-genai's model builder writes them: GroupQueryAttention, four-bit weights, operators in the default domain."""
+"""Decoders as onnxruntime-genai's model builder writes them: GroupQueryAttention, four-bit weights, operators in the
+default domain.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,10 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("genai")
     words = {"<unk>": 0, "<s>": 1, "</s>": 2} | {f"w{i}": i for i in range(3, VOCABULARY)}
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="<unk>")), unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+        tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="<unk>")),
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
     )
     jobs = []
     for family in FAMILIES:
@@ -81,10 +86,19 @@ def generate(path: Path) -> list[dict[str, np.ndarray]]:
     length, answers = PROMPT, []
     for _ in range(STEPS + 1):
         positions = np.broadcast_to(np.arange(length - tokens.shape[1], length), tokens.shape)
-        feeds = {"input_ids": tokens, "attention_mask": np.ones((BATCH, length), np.int64), "position_ids": positions, **cache}
+        feeds = {
+            "input_ids": tokens,
+            "attention_mask": np.ones((BATCH, length), np.int64),
+            "position_ids": positions,
+            **cache,
+        }
         answer = dict(zip(names, session.run(names, {name: feeds[name] for name in inputs}), strict=True))
         answers.append(answer)
-        cache = {name.replace("present", "past_key_values"): array for name, array in answer.items() if name.startswith("present")}
+        cache = {
+            name.replace("present", "past_key_values"): array
+            for name, array in answer.items()
+            if name.startswith("present")
+        }
         tokens, length = answer["logits"][:, -1:].argmax(-1), length + 1
     return answers
 

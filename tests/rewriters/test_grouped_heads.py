@@ -1,4 +1,6 @@
-"""Maps of rank 5, heads in groups that share keys: flags are one row for each sample and group, and never of another sample."""
+"""Maps of rank 5, heads in groups that share keys: flags are one row for each sample and group, and never of another
+sample.
+"""
 
 from __future__ import annotations
 
@@ -34,15 +36,22 @@ def made(order: str) -> onnx.ModelProto:
     for n, perm in (("q", [*lead, 1, 4]), ("k", [*lead, 4, 1]), ("v", [*lead, 1, 4])):
         text += f"{n}0 = MatMul(x, w{n}) {n}1 = Reshape({n}0, split) {n} = Transpose<perm = {perm}>({n}1) "
     text += "raw = MatMul(q, k) p = Softmax<axis = -1>(raw) out = MatMul(p, v)"
-    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> g (float[B,S,8] x) => (float[b,c,d,e,f] out) {{ {text} }}')
-    constants = {name: weight(name) * 0.3 for name in ("wq", "wk", "wv")} | {"split": np.array([0, 0, G, H, C // G // H])}
+    model = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["" : 17]> g (float[B,S,8] x) => (float[b,c,d,e,f] out) {{ {text} }}'
+    )
+    constants = {name: weight(name) * 0.3 for name in ("wq", "wk", "wv")} | {
+        "split": np.array([0, 0, G, H, C // G // H])
+    }
     model.graph.initializer.extend(onnx.numpy_helper.from_array(a, name) for name, a in constants.items())
     return model
 
 
 def attend() -> tuple[np.ndarray, np.ndarray]:
     """Map and values (B, G, H, ...)."""
-    q, k, v = ((X.astype(np.float64) @ (weight(n) * 0.3)).reshape(B, N, G, H, -1).transpose(0, 2, 3, 1, 4) for n in ("wq", "wk", "wv"))
+    q, k, v = (
+        (X.astype(np.float64) @ (weight(n) * 0.3)).reshape(B, N, G, H, -1).transpose(0, 2, 3, 1, 4)
+        for n in ("wq", "wk", "wv")
+    )
     return soft(q @ k.swapaxes(-1, -2)), v
 
 

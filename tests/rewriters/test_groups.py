@@ -15,7 +15,8 @@ from rewriters.model_io import load
 from rewriters.sites import Site
 from tests.exports import EXPORTERS, export_model
 
-# Of each family the sites of each group; a site without padding mask beside cross attention is nobody's, for want of proof.
+# Of each family the sites of each group; a site without padding mask beside cross attention is nobody's, for want of
+# proof.
 JOINED = {
     "bert": (("layer.0", "layer.1"),),
     "vit": (("layers.0", "layers.1"),),
@@ -68,7 +69,8 @@ class Graph:
     def attention(self, queries: str, keys: str | None = None) -> str:
         keys = keys or queries
         q, k, v = (
-            self.op("MatMul", x, self.constant(self._rng.normal(size=(WIDTH, WIDTH)).astype(np.float32))) for x in (queries, keys, keys)
+            self.op("MatMul", x, self.constant(self._rng.normal(size=(WIDTH, WIDTH)).astype(np.float32)))
+            for x in (queries, keys, keys)
         )
         weights = self.op("Softmax", self.op("MatMul", q, self.op("Transpose", k, perm=[0, 2, 1])), axis=-1)
         return self.op("Add", queries, self.op("MatMul", weights, v))
@@ -137,7 +139,9 @@ def test_tokens_in_another_order_are_other_columns() -> None:
 def test_beside_cross_attention_equal_length_shows_nothing() -> None:
     graph = Graph()
     memory = graph.attention(graph.attention("x"))
-    model = graph.model({"x": ["B", 6, WIDTH], "y": ["B", 6, WIDTH]}, graph.attention(graph.attention(graph.attention("y"), memory)))
+    model = graph.model(
+        {"x": ["B", 6, WIDTH], "y": ["B", 6, WIDTH]}, graph.attention(graph.attention(graph.attention("y"), memory))
+    )
     sites = found(model)
     assert [site.self_attention for site in sites] == [True, True, True, False, True]
     assert token_groups(model, sites) == ()

@@ -1,4 +1,6 @@
-"""A mask of padding that is read by index: it is the mask of the site where entry j is read at column j, and only there."""
+"""A mask of padding that is read by index: it is the mask of the site where entry j is read at column j, and only
+there.
+"""
 
 from __future__ import annotations
 
@@ -12,18 +14,27 @@ from rewriters.finder import find_sites
 from .graphs import run
 
 B, K = 3, 5
-SIZES = "bs = Shape<start = 0, end = 1>(attention_mask) b = Squeeze(bs) ks = Shape<start = 1, end = 2>(attention_mask) k = Squeeze(ks)"
+SIZES = (
+    "bs = Shape<start = 0, end = 1>(attention_mask) b = Squeeze(bs) ks = Shape<start = 1, end = 2>(attention_mask) k ="
+    " Squeeze(ks)"
+)
 RANGES = f"{SIZES} jr = Range(zero, k, one) br = Range(zero, b, one)"
 COLUMN, SAMPLE = "jj = Identity(jr)", "bb = Identity(br)"
 
 READS = {
-    "pairs": "b3 = Unsqueeze(bb, right) j3 = Unsqueeze(jj, left) all = Add(b3, j3) size = Shape(all)"
-    " be = Expand(b3, size) je = Expand(j3, size) b4 = Unsqueeze(be, last) j4 = Unsqueeze(je, last)"
-    " bj = Concat<axis = -1>(b4, j4) m = GatherND(attention_mask, bj)",
-    "flat": "f = Flatten<axis = 2>(attention_mask) b3 = Unsqueeze(bb, right) j3 = Unsqueeze(jj, left) bk = Mul(b3, ks) at = Add(j3, bk)"
-    " size = Shape(at) g = Gather<axis = 0>(f, at) line = Reshape(g, last) m = Reshape(line, size)",
-    "flat-vector": "f = Reshape(attention_mask, last) b3 = Unsqueeze(bb, right) j3 = Unsqueeze(jj, left) bk = Mul(k, b3) at = Add(bk, j3)"
-    " m = Gather(f, at)",
+    "pairs": (
+        "b3 = Unsqueeze(bb, right) j3 = Unsqueeze(jj, left) all = Add(b3, j3) size = Shape(all)"
+        " be = Expand(b3, size) je = Expand(j3, size) b4 = Unsqueeze(be, last) j4 = Unsqueeze(je, last)"
+        " bj = Concat<axis = -1>(b4, j4) m = GatherND(attention_mask, bj)"
+    ),
+    "flat": (
+        "f = Flatten<axis = 2>(attention_mask) b3 = Unsqueeze(bb, right) j3 = Unsqueeze(jj, left) bk = Mul(b3, ks) at ="
+        " Add(j3, bk) size = Shape(at) g = Gather<axis = 0>(f, at) line = Reshape(g, last) m = Reshape(line, size)"
+    ),
+    "flat-vector": (
+        "f = Reshape(attention_mask, last) b3 = Unsqueeze(bb, right) j3 = Unsqueeze(jj, left) bk = Mul(k, b3) at ="
+        " Add(bk, j3) m = Gather(f, at)"
+    ),
 }
 COLUMNS = {
     "reversed": "end = Sub(k, one) jj = Sub(end, jr)",
@@ -37,17 +48,24 @@ COLUMNS = {
     "given": "jj = Identity(order)",
     "halved": "jj = Div(jr, two)",
 }
-SAMPLES = {"reversed": "end = Sub(b, one) bb = Sub(end, br)", "first-repeated": "bb = Mul(br, zero)", "shifted-back": "bb = Add(br, minus)"}
+SAMPLES = {
+    "reversed": "end = Sub(b, one) bb = Sub(end, br)",
+    "first-repeated": "bb = Mul(br, zero)",
+    "shifted-back": "bb = Add(br, minus)",
+}
 
 
-def made(read: str, column: str = COLUMN, sample: str = SAMPLE, *, sizes: tuple[str, str] = ("B", "K")) -> onnx.ModelProto:
+def made(
+    read: str, column: str = COLUMN, sample: str = SAMPLE, *, sizes: tuple[str, str] = ("B", "K")
+) -> onnx.ModelProto:
     """One head, its padded columns shut by the mask as it is read, `m`."""
     b, k = sizes
     order = np.arange(K)[::-1]
     text = f"""<ir_version: 8, opset_import: ["" : 17]>
     g (float[{b},{k},4] q, float[{b},{k},4] keys, float[{b},{k},4] v, bool[{b},{k}] attention_mask, int64[{k}] order)
       => (float[B,K,4] out)
-    <int64 zero = {{0}}, int64 one = {{1}}, int64 two = {{2}}, int64 minus = {{-1}}, float low = {{-10000}}, int64[2] right = {{1,2}},
+    <int64 zero = {{0}}, int64 one = {{1}}, int64 two = {{2}}, int64 minus = {{-1}}, float low = {{-10000}},
+    int64[2] right = {{1,2}},
      int64[2] left = {{0,1}}, int64[1] last = {{-1}}, int64[{K}] forwards = {{{",".join(map(str, order[::-1]))}}},
      int64[{K}] backwards = {{{",".join(map(str, order))}}}, int64[{B}] samples = {{{",".join(map(str, range(B)))}}}>
     {{ {RANGES} {column} {sample} {read} kt = Transpose<perm = [0,2,1]>(keys) qk = MatMul(q, kt) s = Where(m, qk, low)
@@ -70,7 +88,12 @@ def claimed_and_read(model: onnx.ModelProto) -> tuple[str | None, bool]:
 @pytest.mark.parametrize("read", READS)
 @pytest.mark.parametrize(
     ("column", "sample"),
-    [(COLUMN, SAMPLE), ("jj = Identity(forwards)", SAMPLE), ("jj = Add(jr, zero)", SAMPLE), (COLUMN, "bb = Mul(br, one)")],
+    [
+        (COLUMN, SAMPLE),
+        ("jj = Identity(forwards)", SAMPLE),
+        ("jj = Add(jr, zero)", SAMPLE),
+        (COLUMN, "bb = Mul(br, one)"),
+    ],
     ids=["ranges", "constant", "plus-zero", "times-one"],
 )
 def test_plain_positions_are_the_mask(read: str, column: str, sample: str) -> None:

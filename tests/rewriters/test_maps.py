@@ -1,4 +1,6 @@
-"""Maps that no single Softmax makes: named wherever they are, never seen where there is none, and patched in one pass and in two."""
+"""Maps that no single Softmax makes: named wherever they are, never seen where there is none, and patched in one pass
+and in two.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,11 @@ COLUMNS = (1, 3)
 
 each_layer = pytest.mark.parametrize("pattern", LAYERS, ids=[pattern.id for pattern in LAYERS])
 TWO_PASSES = [
-    p for p in MAPS if p.sites and p.model.graph.output[0].type.tensor_type.shape.dim[0].dim_param == "B" and p.id != "32-divided-einsum"
+    p
+    for p in MAPS
+    if p.sites
+    and p.model.graph.output[0].type.tensor_type.shape.dim[0].dim_param == "B"
+    and p.id != "32-divided-einsum"
 ]
 
 
@@ -55,11 +61,15 @@ def test_every_form_of_map_has_a_site_in_the_tables() -> None:
 def test_two_passes_are_silent_without_a_flag_and_agree_with_the_oracle_when_they_fire(pattern: Pattern) -> None:
     sites, _ = find_sites(pattern.model)
     feeds = pattern.feeds()
-    silent = patch(pattern.model, same_plan(sites, SitePlan(Static()), passes="two", groups=tuple((s.id,) for s in sites)), sites)
+    silent = patch(
+        pattern.model, same_plan(sites, SitePlan(Static()), passes="two", groups=tuple((s.id,) for s in sites)), sites
+    )
     before = outputs(pattern.model, feeds)["out"]
     assert outputs(silent, feeds)["out"].tobytes() == before.tobytes()
     assert unpatch(silent) == pattern.model
-    plan = same_plan(sites, SitePlan(Static(COLUMNS), PAIR), passes="two", groups=tuple((s.id,) for s in sites), telemetry=True)
+    plan = same_plan(
+        sites, SitePlan(Static(COLUMNS), PAIR), passes="two", groups=tuple((s.id,) for s in sites), telemetry=True
+    )
     (site,) = sites
     patched = patch(pattern.model, plan, sites)
     got = outputs(with_outputs(patched, [site.product], site.dtype), feeds, optimize=False)
@@ -72,7 +82,9 @@ def test_two_passes_are_silent_without_a_flag_and_agree_with_the_oracle_when_the
 
 
 def test_detectors_read_the_divided_map() -> None:
-    """(exp(s) v) / Σ exp(s): what draws attention is exp(s) / Σ exp(s), and a row of large scores is no more than any other."""
+    """(exp(s) v) / Σ exp(s): what draws attention is exp(s) / Σ exp(s), and a row of large scores is no more than any
+    other.
+    """
     pattern = next(p for p in MAPS if p.id == "32-divided")
     sites, _ = find_sites(pattern.model)
     feeds = pattern.feeds()
@@ -87,8 +99,13 @@ def test_detectors_read_the_divided_map() -> None:
 
 
 def test_what_moves_columns_claims_nothing_about_tokens() -> None:
-    """A sink in front shifts every column by one, so row i and column i are two tokens; a mask of the keys would be a column short."""
-    for name, expected in {"39-padded-sink-of-one-sequence": True, "39-sink-with-a-value-of-one-sequence": False}.items():
+    """A sink in front shifts every column by one, so row i and column i are two tokens; a mask of the keys would be a
+    column short.
+    """
+    for name, expected in {
+        "39-padded-sink-of-one-sequence": True,
+        "39-sink-with-a-value-of-one-sequence": False,
+    }.items():
         (site,), _ = find_sites(next(p.model for p in MAPS if p.id == name))
         assert site.self_attention is expected, name
         assert site.key_mask == ("attention_mask" if expected else None), name
@@ -96,7 +113,10 @@ def test_what_moves_columns_claims_nothing_about_tokens() -> None:
 
 @pytest.mark.parametrize("masked", [False, True])
 def test_a_row_that_gives_all_to_a_flagged_column_of_a_sparse_map(masked: bool) -> None:
-    """Its mass goes evenly to the others where none of them can be masked. Behind a mask a zero says nothing, and the row stays."""
+    """Its mass goes evenly to the others where none of them can be masked.
+
+    Behind a mask a zero says nothing, and the row stays.
+    """
     mask = "a = Add(qk, mask)" if masked else "a = Mul(qk, one)"
     graph = model(f"{QK} {mask} p = Relu(a) out = MatMul(p, v)", f"{Q4}, {MASK4}" if masked else Q4, one=scalar(1))
     (site,), _ = find_sites(graph)
@@ -121,9 +141,9 @@ def test_a_row_that_gives_all_to_a_flagged_column_of_a_sparse_map(masked: bool) 
 def test_what_is_not_known_is_not_denied(code: str, scores: str, weighing: str) -> None:
     """That there are no scores or no product is said only where the graph is seen to have none."""
     graph = onnx.parser.parse_model(
-        '<ir_version: 8, opset_import: ["" : 17, "custom" : 1]> g (float[B,S,D] q, float[B,T,D] k, float[B,T,D] v, float[B,S,T] given)'
-        f" => (float[B,S,D] out) <int64 axis = {{2}}> {{ kt = Transpose<perm = [0,2,1]>(k) qk = MatMul(q, kt) {scores}"
-        f" p = Softmax<axis = -1>(s) {weighing} }}"
+        '<ir_version: 8, opset_import: ["" : 17, "custom" : 1]> g (float[B,S,D] q, float[B,T,D] k, float[B,T,D] v,'
+        " float[B,S,T] given) => (float[B,S,D] out) <int64 axis = {2}> { kt = Transpose<perm = [0,2,1]>(k) qk ="
+        f" MatMul(q, kt) {scores} p = Softmax<axis = -1>(s) {weighing} }}"
     )
     sites, (rejection,) = find_sites(graph)
     assert (sites, rejection.code) == ((), code)
@@ -157,7 +177,19 @@ def broken(pattern: Pattern, draw: random.Random) -> onnx.ModelProto:
         del node.input[draw.randrange(len(node.input)) :]
     elif kind == 2:
         node.op_type = draw.choice(
-            ["MatMul", "Einsum", "Transpose", "Gather", "Concat", "Pad", "Slice", "Squeeze", "Sub", "QLinearMatMul", "Relu"]
+            [
+                "MatMul",
+                "Einsum",
+                "Transpose",
+                "Gather",
+                "Concat",
+                "Pad",
+                "Slice",
+                "Squeeze",
+                "Sub",
+                "QLinearMatMul",
+                "Relu",
+            ]
         )
     elif kind == 3:
         node.ClearField("attribute")
@@ -215,7 +247,11 @@ def test_shared_cases(name: str) -> None:
         return
     rng = np.random.default_rng(0)
     feeds = {
-        value.name: rng.normal(size=[dim.dim_value or SIZES[dim.dim_param] for dim in value.type.tensor_type.shape.dim]).astype(np.float32)
+        value.name: (
+            rng.normal(size=[dim.dim_value or SIZES[dim.dim_param] for dim in value.type.tensor_type.shape.dim]).astype(
+                np.float32
+            )
+        )
         for value in model.graph.input
     }
     before = outputs(model, feeds)
@@ -231,11 +267,15 @@ def test_shared_cases(name: str) -> None:
         assert mask[:, COLUMNS].all() and not np.allclose(
             want, four(site, one_width(site, before_product(model, site, feeds)), None), atol=1e-3
         )
-        np.testing.assert_allclose(four(site, one_width(site, got[site.product]), None), want, atol=2e-5 * max(1, np.abs(want).max()))
+        np.testing.assert_allclose(
+            four(site, one_width(site, got[site.product]), None), want, atol=2e-5 * max(1, np.abs(want).max())
+        )
 
 
 def test_a_difference_of_maps_with_no_column_left_stays_as_it_is() -> None:
     pattern = next(p for p in MAPS if p.id == "42-differential-official")
     sites, _ = find_sites(pattern.model)
     patched = patch(pattern.model, same_plan(sites, SitePlan(Static(tuple(range(5))), PAIR)), sites)
-    assert outputs(patched, pattern.feeds())["out"].tobytes() == outputs(pattern.model, pattern.feeds())["out"].tobytes()
+    assert (
+        outputs(patched, pattern.feeds())["out"].tobytes() == outputs(pattern.model, pattern.feeds())["out"].tobytes()
+    )

@@ -1,4 +1,6 @@
-"""Maps without a Softmax of their own as torch exports them: sorting, padding and gradual sums come out as exporters write them."""
+"""Maps without a Softmax of their own as torch exports them: sorting, padding and gradual sums come out as exporters
+write them.
+"""
 
 from __future__ import annotations
 
@@ -79,12 +81,20 @@ EXPORTED: dict[str, tuple[str, nn.Module]] = {
     "divided-late": ("exp+divided", Attention(late)),
     "sigmoid": ("sigmoid", Attention(lambda q, k, v: torch.sigmoid(scores(q, k) - 2) @ v)),
     "relu-over-length": ("relu", Attention(lambda q, k, v: functional.relu(scores(q, k)) / q.shape[2] @ v)),
-    "relu-normalised": ("relu", Attention(lambda q, k, v: functional.normalize(functional.relu(scores(q, k)), p=1.0, dim=-1) @ v)),
+    "relu-normalised": (
+        "relu",
+        Attention(lambda q, k, v: functional.normalize(functional.relu(scores(q, k)), p=1.0, dim=-1) @ v),
+    ),
     "sparsemax": ("sparsemax", Attention(lambda q, k, v: sparsemax(scores(q, k)) @ v)),
-    "sink-in-front": ("softmax", Attention(lambda q, k, v: torch.softmax(functional.pad(scores(q, k), (1, 0)), -1)[..., 1:] @ v)),
+    "sink-in-front": (
+        "softmax",
+        Attention(lambda q, k, v: torch.softmax(functional.pad(scores(q, k), (1, 0)), -1)[..., 1:] @ v),
+    ),
     "sink-with-a-value": (
         "softmax",
-        Attention(lambda q, k, v: torch.softmax(functional.pad(scores(q, k), (0, 1)), -1) @ functional.pad(v, (0, 0, 0, 1))),
+        Attention(
+            lambda q, k, v: torch.softmax(functional.pad(scores(q, k), (0, 1)), -1) @ functional.pad(v, (0, 0, 0, 1))
+        ),
     ),
     "differential": ("softmax+signed", Attention(differential)),
     "by-hand": ("softmax+summed", Attention(by_hand)),

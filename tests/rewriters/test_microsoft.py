@@ -71,7 +71,9 @@ def test_firing_patch_agrees_with_numpy(case: Case, columns: tuple[int, ...]) ->
         patched = patched_with(case, SitePlan(Static(columns), pair), gating=gating, telemetry=True)
         got = run(patched, case.feeds)
         np.testing.assert_array_equal(got["atpatch_columns/attention"], mask)
-        np.testing.assert_allclose(got["out"][case.sound], want[case.sound], atol=1e-5 * max(1.0, np.abs(want).max()), rtol=0)
+        np.testing.assert_allclose(
+            got["out"][case.sound], want[case.sound], atol=1e-5 * max(1.0, np.abs(want).max()), rtol=0
+        )
         assert got["out"][~case.sound].tobytes() == before[~case.sound].tobytes()
         assert not np.allclose(got["out"], before, atol=1e-3)
 
@@ -93,9 +95,13 @@ def test_detector_of_some_rows(case: Case, probes: tuple[int, ...]) -> None:
     threshold = separating(np.where(scores >= 0, scores, np.inf))
     want = oracle.joint(a, v, scores > threshold, visible, pair).transpose(0, 2, 1, 3).reshape(*case.truth.output.shape)
     for gating in ("if", "none"):
-        got = run(patched_with(case, SitePlan(detector, pair), threshold=threshold, gating=gating, telemetry=True), case.feeds)
+        got = run(
+            patched_with(case, SitePlan(detector, pair), threshold=threshold, gating=gating, telemetry=True), case.feeds
+        )
         np.testing.assert_array_equal(got["atpatch_columns/attention"], scores > threshold)
-        np.testing.assert_allclose(got["out"][case.sound], want[case.sound], atol=1e-5 * max(1.0, np.abs(want).max()), rtol=0)
+        np.testing.assert_allclose(
+            got["out"][case.sound], want[case.sound], atol=1e-5 * max(1.0, np.abs(want).max()), rtol=0
+        )
 
 
 def test_opened_sites_give_map_and_values() -> None:
@@ -109,7 +115,9 @@ def test_opened_sites_give_map_and_values() -> None:
 
 
 @pytest.mark.parametrize("by_values", [False, True])
-@pytest.mark.parametrize("id", ["mha-mask-right", "attention-mask-right", "qattention-tensor-mask", "gqa-prompt-padded", "gqa-sink"])
+@pytest.mark.parametrize(
+    "id", ["mha-mask-right", "attention-mask-right", "qattention-tensor-mask", "gqa-prompt-padded", "gqa-sink"]
+)
 def test_samples_of_a_mixed_batch_keep_to_themselves(id: str, by_values: bool) -> None:
     one = case(id)
     detector = SitePlan(Statistic(exempt=(), by_values=by_values), BenignPair(np.zeros(1, np.float32)))
@@ -128,7 +136,9 @@ def test_samples_of_a_mixed_batch_keep_to_themselves(id: str, by_values: bool) -
             assert out[sample].tobytes() == before[sample].tobytes()
 
 
-@pytest.mark.parametrize("id", ["mha-mask-right", "mha-present", "attention-mask-lengths", "qattention-columns-plain", "gqa-prompt-padded"])
+@pytest.mark.parametrize(
+    "id", ["mha-mask-right", "mha-present", "attention-mask-lengths", "qattention-columns-plain", "gqa-prompt-padded"]
+)
 def test_two_passes(id: str) -> None:
     one = case(id)
     (site,), _ = find_sites(one.model)
@@ -226,14 +236,21 @@ packed (float[b, s, 64] q, float[b, t, {N}, 2, 16] kv) => (float[b, s, 64] out)
 
 
 def test_packed_operands() -> None:
-    """The CPU provider has no kernel for them: after patching, the operator is swapped for one that takes its operands apart first."""
+    """The CPU provider has no kernel for them: after patching, the operator is swapped for one that takes its operands
+    apart first.
+    """
     rng = np.random.default_rng(0)
     q, k, v = (rng.normal(size=(3, 6, N, 16)).astype(np.float32) for _ in range(3))
     bias, mask = rng.normal(size=192).astype(np.float32), np.array([[1] * 6, [1] * 4 + [0] * 2, [1] * 6], np.int32)
     flat = [x.reshape(3, 6, 64) for x in (q, k, v)]
     separate = {"q": flat[0], "k": flat[1], "v": flat[2]}
     for text, feeds, rest, twin in [
-        (PACKED, {"qkv": np.stack([q, k, v], 3), "bias": bias, "mask": mask}, {"b": bias, "m": mask}, ["q", "k", "v", "b", "m"]),
+        (
+            PACKED,
+            {"qkv": np.stack([q, k, v], 3), "bias": bias, "mask": mask},
+            {"b": bias, "m": mask},
+            ["q", "k", "v", "b", "m"],
+        ),
         (PACKED_KEYS, {"q": flat[0], "kv": np.stack([k, v], 3)}, {}, ["q", "k", "v"]),
     ]:
         model = onnx.parser.parse_model(text)

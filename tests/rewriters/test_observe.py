@@ -1,4 +1,6 @@
-"""Whatever form a patch has, a copy of it tells the flags that its telemetry would; a graph that cannot tell says why."""
+"""Whatever form a patch has, a copy of it tells the flags that its telemetry would;
+a graph that cannot tell says why.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,8 @@ def patched(model: onnx.ModelProto, made: PatchPlan) -> onnx.ModelProto:
 
 
 FORMS = {
-    f"{passes}{', sum' if joint == 'sum' else ''}, {gating}{', alone' if not grouped else ''}{', controls ' + controls}, {companion}": {
+    f"{passes}{', sum' if joint == 'sum' else ''}, {gating}{'' if grouped else ', alone'}, controls {controls}"
+    f", {companion}": {
         "passes": passes,
         "joint": joint,
         "gating": gating,

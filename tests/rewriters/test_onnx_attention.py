@@ -1,4 +1,6 @@
-"""What the backend cases of `ai.onnx` Attention leave out: rows of NaN, padding, head counts in rank 4, operators inside other bodies."""
+"""What the backend cases of `ai.onnx` Attention leave out: rows of NaN, padding, head counts in rank 4, operators
+inside other bodies.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ QKV = f"float[B,{H},S,{D}] q, float[B,{H},S,{D}] k, float[B,{H},S,{D}] v"
 both_gates = pytest.mark.parametrize("gating", ["if", "none"])
 
 
-def model(body: str, inputs: str = QKV, outputs: str = f"float[B,{H},S,{D}] out", opset: int = 23, functions: str = "") -> onnx.ModelProto:
+def model(
+    body: str, inputs: str = QKV, outputs: str = f"float[B,{H},S,{D}] out", opset: int = 23, functions: str = ""
+) -> onnx.ModelProto:
     header = f'<ir_version: 11, opset_import: ["" : {opset}, "local" : 1]>'
     return parser.parse_model(f"{header} g ({inputs}) => ({outputs}) {{ {body} }} {functions}")
 
@@ -45,7 +49,10 @@ def map_and_values(graph: onnx.ModelProto, data: dict[str, np.ndarray]) -> tuple
 
 @both_gates
 def test_a_row_of_nan_stays_alone(gating: str) -> None:
-    """A runtime that makes NaN of a fully masked row must not lose every column of the sample by it. Here NaN is fed."""
+    """A runtime that makes NaN of a fully masked row must not lose every column of the sample by it.
+
+    Here NaN is fed.
+    """
     graph, data = model("out = Attention(q, k, v, keep)", f"{QKV}, bool[S,S] keep"), feeds()
     data["keep"] = np.ones((S, S), bool)
     whole = dict(data)
@@ -75,10 +82,13 @@ def test_a_row_of_nan_stays_alone(gating: str) -> None:
 @both_gates
 @pytest.mark.parametrize("opset", [23, 24, 25])
 def test_padding_is_never_flagged(opset: int, gating: str) -> None:
-    """The lowest float in a whole row leaves it uniform in some runtimes: padding then has mass, and only the mask itself tells."""
+    """The lowest float in a whole row leaves it uniform in some runtimes: padding then has mass, and only the mask
+    itself tells.
+    """
     graph = model(
-        "low = Constant<value = float {-3.4028235e38}>() zero = Constant<value = float {0}>() axes = Constant<value_ints = [1, 2]>()"
-        " keep = Unsqueeze(attention_mask, axes) both = And(keep, rows) bias = Where(both, zero, low) out = Attention(q, k, v, bias)",
+        "low = Constant<value = float {-3.4028235e38}>() zero = Constant<value = float {0}>() axes ="
+        " Constant<value_ints = [1, 2]>() keep = Unsqueeze(attention_mask, axes) both = And(keep, rows) bias ="
+        " Where(both, zero, low) out = Attention(q, k, v, bias)",
         f"{QKV}, bool[B,S] attention_mask, bool[B,1,S,1] rows",
         opset=opset,
     )
@@ -136,15 +146,17 @@ def test_head_counts_on_rank_4_change_nothing() -> None:
     graph = model(f"out = Attention<q_num_heads = {H}, kv_num_heads = {H}>(q, k, v)")
     data = feeds()
     firing = run(patched(graph, SitePlan(Static((1,)))), data)["out"]
-    np.testing.assert_array_equal(firing, run(patched(model("out = Attention(q, k, v)"), SitePlan(Static((1,)))), data)["out"])
+    np.testing.assert_array_equal(
+        firing, run(patched(model("out = Attention(q, k, v)"), SitePlan(Static((1,)))), data)["out"]
+    )
 
 
 @both_gates
 def test_operators_in_branches_and_functions(gating: str) -> None:
     shape = f"float[B,{H},S,{D}]"
     graph = model(
-        f"first = If (go) <then_branch = yes () => ({shape} a) {{ a = Attention(q, k, v) }},"
-        f" else_branch = no () => ({shape} b) {{ b = Attention<is_causal = 1>(q, k, v) }}> out = local.Attend(first, k, v)",
+        f"first = If (go) <then_branch = yes () => ({shape} a) {{ a = Attention(q, k, v) }}, else_branch = no () =>"
+        f" ({shape} b) {{ b = Attention<is_causal = 1>(q, k, v) }}> out = local.Attend(first, k, v)",
         f"{QKV}, bool go",
         functions='<domain: "local", opset_import: ["" : 23]> Attend (q, k, v) => (o) { o = Attention(q, k, v) }',
     )
@@ -162,8 +174,10 @@ def test_head_counts_that_the_caller_gives_are_refused() -> None:
         "out = local.Attend<heads = 2>(q, k, v)",
         "float[B,S,8] q, float[B,S,8] k, float[B,S,8] v",
         "float[B,S,8] out",
-        functions='<domain: "local", opset_import: ["" : 23]> Attend <heads> (q, k, v) => (o)'
-        " { o = Attention<q_num_heads: int = @heads, kv_num_heads: int = @heads>(q, k, v) }",
+        functions=(
+            '<domain: "local", opset_import: ["" : 23]> Attend <heads> (q, k, v) => (o)'
+            " { o = Attention<q_num_heads: int = @heads, kv_num_heads: int = @heads>(q, k, v) }"
+        ),
     )
     sites, (rejection,) = find_sites(graph)
     assert not sites

@@ -24,14 +24,21 @@ from .old_exports import HEADS, HIDDEN, OLD
 
 # id → model, operator fused to, form of the padding mask, half precision
 VARIANTS = {
-    f"{name}-{'heads' if heads else 'attention'}-{'index' if index else 'raw'}-{'fp16' if half else 'fp32'}": (name, heads, index, half)
+    f"{name}-{'heads' if heads else 'attention'}-{'index' if index else 'raw'}-{'fp16' if half else 'fp32'}": (
+        name,
+        heads,
+        index,
+        half,
+    )
     for name in (*OLD, "hf-bert")
     for heads in ((False, True) if name in ("bert", "vit", "hf-bert") else (False,))
     for index in ((False, True) if name in ("bert", "hf-bert") else (False,))
     for half in (False, True)
 }
 each_variant = pytest.mark.parametrize("variant", VARIANTS)
-PAIR = BenignPair(np.array([0.5], np.float32), np.random.default_rng(0).normal(size=(1, 1, HIDDEN // HEADS)).astype(np.float32))
+PAIR = BenignPair(
+    np.array([0.5], np.float32), np.random.default_rng(0).normal(size=(1, 1, HIDDEN // HEADS)).astype(np.float32)
+)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -52,7 +59,9 @@ def unfused(name: str) -> onnx.ModelProto:
 
 
 def feeds_of(name: str) -> dict[str, np.ndarray]:
-    return export_model("bert", "torchscript", "eager").feeds(3, padded=True) if name == "hf-bert" else OLD[name].draw(3)
+    return (
+        export_model("bert", "torchscript", "eager").feeds(3, padded=True) if name == "hf-bert" else OLD[name].draw(3)
+    )
 
 
 @cache
@@ -85,7 +94,9 @@ def run(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> dict[str, np.nd
     live = session(model)
     accepted = {value.name for value in live.get_inputs()}
     outputs = [value.name for value in live.get_outputs()]
-    return dict(zip(outputs, live.run(outputs, {name: array for name, array in feeds.items() if name in accepted}), strict=True))
+    return dict(
+        zip(outputs, live.run(outputs, {name: array for name, array in feeds.items() if name in accepted}), strict=True)
+    )
 
 
 def patched(model: onnx.ModelProto, site_plan: SitePlan, gating: str = "if") -> onnx.ModelProto:

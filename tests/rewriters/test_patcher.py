@@ -38,7 +38,9 @@ def test_threshold_moves_per_request() -> None:
         live.run([f"atpatch_columns/{block.site.id}"], {**data, "atpatch_threshold": np.array(t, np.float32)})[0].sum()
         for t in (-1e9, 0.0, 1.0, 1e9)
     ]
-    assert counts == sorted(counts, reverse=True) and counts[0] == B * K and counts[-1] == 0 and counts[1] > counts[2] > 0
+    assert (
+        counts == sorted(counts, reverse=True) and counts[0] == B * K and counts[-1] == 0 and counts[1] > counts[2] > 0
+    )
 
 
 def test_without_controls_there_is_no_input() -> None:
@@ -50,7 +52,9 @@ def test_without_controls_there_is_no_input() -> None:
 
 
 def test_what_happens_to_a_sample_does_not_depend_on_its_batch() -> None:
-    """Only some samples are flagged: the others are bit-identical to the original, the flagged ones get what they get alone."""
+    """Only some samples are flagged: the others are bit-identical to the original, the flagged ones get what they get
+    alone.
+    """
     block, data = attention_block(), feeds()
     detector = SitePlan(Statistic(exempt=()), BenignPair(np.zeros(1, np.float32)))
     patched = plan_for(block.model, detector, threshold=2.0, telemetry=True)
@@ -79,7 +83,12 @@ def test_stamp_tells_what_was_done() -> None:
     patched = plan_for(attention_block().model, FIRING, digest="abc")
     facts = stamp(patched)
     assert is_patched(patched)
-    assert facts["detector"] == "static" and facts["gating"] == "if" and facts["hotfix"] == "abc" and len(facts["original"]) == 64
+    assert (
+        facts["detector"] == "static"
+        and facts["gating"] == "if"
+        and facts["hotfix"] == "abc"
+        and len(facts["original"]) == 64
+    )
 
 
 def test_unpatch_refuses_an_original_and_a_changed_patch() -> None:
@@ -131,14 +140,19 @@ def test_below_ir_version_4_there_is_no_optional_control(controls: ControlInputs
     patched = plan_for(block.model, FIRING, controls=controls)
     onnx.checker.check_model(patched)
     assert patched.graph.input == block.model.graph.input and patched.graph.initializer == block.model.graph.initializer
-    assert np.array_equal(run(patched, data)["out"], run(plan_for(attention_block(opset=12).model, FIRING), data)["out"])
+    assert np.array_equal(
+        run(patched, data)["out"], run(plan_for(attention_block(opset=12).model, FIRING), data)["out"]
+    )
     assert unpatch(patched) == block.model
 
 
 @pytest.mark.parametrize("ir_version", [3, 8])
 def test_required_controls_are_ordinary_inputs(ir_version: int) -> None:
     block, data = attention_block(opset=12, ir_version=ir_version), feeds()
-    required, optional = plan_for(block.model, FIRING, controls="required"), plan_for(attention_block(opset=12).model, FIRING)
+    required, optional = (
+        plan_for(block.model, FIRING, controls="required"),
+        plan_for(attention_block(opset=12).model, FIRING),
+    )
     assert [value.name for value in session(required).get_inputs()][-2:] == ["atpatch_enabled", "atpatch_threshold"]
     given = {"atpatch_threshold": np.array(0.5, np.float32)}
     on, off = (run(required, data, atpatch_enabled=np.array(enabled), **given)["out"] for enabled in (True, False))
@@ -149,7 +163,8 @@ def test_required_controls_are_ordinary_inputs(ir_version: int) -> None:
 
 NESTED = f"""
 <ir_version: 8, opset_import: ["" : 17]>
-nested (float[b, {H}, q, {D}] q, float[b, {H}, k, {D}] k, float[b, {H}, k, {D}] v, bool go) => (float[b, {H}, q, {D}] out)
+nested (float[b, {H}, q, {D}] q, float[b, {H}, k, {D}] k, float[b, {H}, k, {D}] v, bool go) => (float[b, {H}, q,
+{D}] out)
 {{
     kt = Transpose <perm = [0, 1, 3, 2]> (k)
     out = If (go) <
@@ -201,7 +216,11 @@ def test_sites_in_inner_bodies(text: str, controls: ControlInputs, gating: str) 
     if "bool go" in text:
         data["go"] = np.array(False)
     before = run(model, data)["out"]
-    fed = {"atpatch_enabled": np.array(True), "atpatch_threshold": np.array(0.5, np.float32)} if controls == "required" else {}
+    fed = (
+        {"atpatch_enabled": np.array(True), "atpatch_threshold": np.array(0.5, np.float32)}
+        if controls == "required"
+        else {}
+    )
     silent = plan_for(model, SitePlan(Static()), gating=gating, controls=controls)
     onnx.checker.check_model(silent, full_check=True)
     assert run(silent, data, **fed)["out"].tobytes() == before.tobytes()

@@ -1,7 +1,8 @@
 """Graphs in half precision, bfloat16 and double, and graphs that mix them.
 
-onnxruntime's CPU provider has no half-precision arithmetic: it computes in float32 between casts of its own, and drops casts that meet. A
-silent patch is bit-identical there too. It loads no bfloat16 at all, so those graphs are judged by the reference evaluator.
+onnxruntime's CPU provider has no half-precision arithmetic: it computes in float32 between casts of its own, and drops
+casts that meet. A silent patch is bit-identical there too. It loads no bfloat16 at all, so those graphs are judged by
+the reference evaluator.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ CONVERSIONS: dict[str, dict[str, object]] = {
     "mixed": {"op_block_list": ["Softmax", "LayerNormalization", "Erf"]},
 }
 HALF_CASES = [(how, family, exporter) for how in CONVERSIONS for family in ("bert", "vit") for exporter in EXPORTERS]
-each_half = pytest.mark.parametrize(("how", "family", "exporter"), HALF_CASES, ids=["-".join(case) for case in HALF_CASES])
+each_half = pytest.mark.parametrize(
+    ("how", "family", "exporter"), HALF_CASES, ids=["-".join(case) for case in HALF_CASES]
+)
 
 
 @cache
@@ -76,7 +79,9 @@ def recast(model: onnx.ModelProto, dtype: int) -> onnx.ModelProto:
 def feeds_for(model: onnx.ModelProto, family: str, exporter: str, batch: int = 3) -> dict[str, np.ndarray]:
     """The export's feeds in the types of the model's inputs."""
     feeds = export_model(family, exporter).feeds(batch, padded=True)
-    kinds = {value.name: helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type) for value in model.graph.input}
+    kinds = {
+        value.name: helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type) for value in model.graph.input
+    }
     return {name: array.astype(kinds[name]) for name, array in feeds.items() if name in kinds}
 
 
@@ -142,7 +147,9 @@ def tensors_of(site: Site, got: dict[str, np.ndarray]) -> tuple[np.ndarray, np.n
 def test_half_precision_silence_is_exact(how: str, family: str, exporter: str, optimize: bool) -> None:
     model = halved(how, family, exporter)
     assert {site.dtype for site in find_sites(model)[0]} == {TensorProto.FLOAT16}
-    assert_silence_is_exact(model, feeds_for(model, family, exporter), lambda m, feeds: run_all(m, feeds, optimize=optimize))
+    assert_silence_is_exact(
+        model, feeds_for(model, family, exporter), lambda m, feeds: run_all(m, feeds, optimize=optimize)
+    )
 
 
 @each_half

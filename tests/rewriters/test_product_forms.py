@@ -1,7 +1,8 @@
-"""Every form that is not that of a plain export, integer products and maps without a Softmax among them: patched, against the oracle.
+"""Every form that is not that of a plain export, integer products and maps without a Softmax among them: patched,
+against the oracle.
 
-Every pattern of the table whose form is not that of a plain export is patched here: a silent patch is bit-identical, a firing one agrees
-with the oracle, and in a batch where some samples are flagged the others come out bit-identical.
+Every pattern of the table whose form is not that of a plain export is patched here: a silent patch is bit-identical, a
+firing one agrees with the oracle, and in a batch where some samples are flagged the others come out bit-identical.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ def outputs(model: onnx.ModelProto, feeds: dict[str, np.ndarray], optimize: bool
     return dict(zip(names, live.run(names, feeds), strict=True))
 
 
-def factors(model: onnx.ModelProto, sites: tuple[Site, ...], feeds: dict[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def factors(
+    model: onnx.ModelProto, sites: tuple[Site, ...], feeds: dict[str, np.ndarray]
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Site id → canonical map and values, read through what `fit` reads them through."""
     opened, readable = open_sites(model, sites)
     kinds = {name: site.dtype for site in readable for name in (site.probabilities, site.values)}
@@ -67,7 +70,9 @@ def redistributed(
     raw = outputs(with_outputs(model, [site.probabilities], site.dtype), feeds, optimize=False)[site.probabilities]
     signed = four(site, raw, site.layout.probabilities)
     np.testing.assert_allclose(np.abs(signed), a, atol=1e-7)
-    given, taken = (oracle.joint(part, v, mask, seen(site, a), PAIR) for part in (signed.clip(min=0), (-signed).clip(min=0)))
+    given, taken = (
+        oracle.joint(part, v, mask, seen(site, a), PAIR) for part in (signed.clip(min=0), (-signed).clip(min=0))
+    )
     return given - taken
 
 
@@ -94,7 +99,10 @@ def test_silent_patch_is_bit_identical_and_undone_exactly(pattern: Pattern) -> N
         patched = patch(pattern.model, same_plan(sites, SitePlan(Static()), gating=gating), sites)
         onnx.checker.check_model(patched)
         for optimize in (True, False):
-            before, after = outputs(pattern.model, pattern.feeds(), optimize), outputs(patched, pattern.feeds(), optimize)
+            before, after = (
+                outputs(pattern.model, pattern.feeds(), optimize),
+                outputs(patched, pattern.feeds(), optimize),
+            )
             for name, array in before.items():
                 assert array.tobytes() == after[name].tobytes(), (gating, optimize, name)
         assert unpatch(patched) == pattern.model
@@ -105,7 +113,9 @@ def test_silent_patch_is_bit_identical_and_undone_exactly(pattern: Pattern) -> N
 def test_firing_patch_agrees_with_the_oracle(pattern: Pattern, gating: str) -> None:
     sites, _ = find_sites(pattern.model)
     feeds = pattern.feeds()
-    patched = patch(pattern.model, same_plan(sites, SitePlan(Static((1, 3)), PAIR), gating=gating, telemetry=True), sites)
+    patched = patch(
+        pattern.model, same_plan(sites, SitePlan(Static((1, 3)), PAIR), gating=gating, telemetry=True), sites
+    )
     products = {site.product: site.dtype for site in sites}
     for name, kind in products.items():
         patched = with_outputs(patched, [name], kind)
@@ -124,7 +134,9 @@ def test_firing_patch_agrees_with_the_oracle(pattern: Pattern, gating: str) -> N
         if steps:
             low, high = (dequantise(np.array([bound], got[site.product].dtype)) for bound in (0, 255))
             want = want.clip(low, high)
-        np.testing.assert_allclose(out, want, atol=(2e-3 if half else 1e-5) * max(1.0, np.abs(want).max()) + 0.51 * steps, rtol=0)
+        np.testing.assert_allclose(
+            out, want, atol=(2e-3 if half else 1e-5) * max(1.0, np.abs(want).max()) + 0.51 * steps, rtol=0
+        )
 
 
 def requantised(model: onnx.ModelProto, site: Site) -> tuple:
@@ -149,7 +161,9 @@ def test_unflagged_samples_of_a_mixed_batch_are_bit_identical(pattern: Pattern) 
     before = outputs(with_outputs(pattern.model, [first[0].product], first[0].dtype), feeds)[first[0].product]
     live = session(patched)
     for threshold in np.linspace(-1, 12, 2000):
-        flags, after = live.run(["atpatch_flagged", first[0].product], {**feeds, "atpatch_threshold": np.array(threshold, np.float32)})
+        flags, after = live.run(
+            ["atpatch_flagged", first[0].product], {**feeds, "atpatch_threshold": np.array(threshold, np.float32)}
+        )
         flags = flags[:, 0]
         if 0 < flags.sum() < len(flags):
             break
@@ -168,7 +182,8 @@ def bias_softmax(inner_broadcast: int, bias: str, axis: int = 3) -> onnx.ModelPr
         mask = "bias = Identity(given)"
     text = f"""
     <ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>
-    biased (float[B,3,S,4] q, float[B,3,T,4] k, float[B,3,T,4] v, int64[B,T] attention_mask, float[B,1,S,T] given) => (float[B,3,S,4] out)
+    biased (float[B,3,S,4] q, float[B,3,T,4] k, float[B,3,T,4] v, int64[B,T] attention_mask,
+    float[B,1,S,T] given) => (float[B,3,S,4] out)
     <int64[2] one_two = {{1, 2}}, float unit = {{1}}, float low = {{-10000.0}}>
     {{
         {mask}
@@ -216,7 +231,9 @@ def test_softmax_with_a_bias(bias: str) -> None:
     silent = patch(model, same_plan((site,), SitePlan(Static())), (site,))
     assert outputs(without_bias_softmax(silent), feeds)["out"].tobytes() == before.tobytes()
     assert unpatch(silent) == model
-    firing = without_bias_softmax(patch(model, same_plan((site,), SitePlan(Static((1, 6)), PAIR), telemetry=True), (site,)))
+    firing = without_bias_softmax(
+        patch(model, same_plan((site,), SitePlan(Static((1, 6)), PAIR), telemetry=True), (site,))
+    )
     got = outputs(with_outputs(firing, ["p"]), feeds)
     flagged = got[f"atpatch_columns/{site.id}"]
     np.testing.assert_array_equal(flagged, np.isin(np.arange(7), [1, 6]) & (mask == 1))

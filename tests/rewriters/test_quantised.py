@@ -1,7 +1,8 @@
-"""BERT and ViT, quantised by onnxruntime's own tools in every format, and what onnxruntime saves of it after optimisation.
+"""BERT and ViT, quantised by onnxruntime's own tools in every format, and what onnxruntime saves of it after
+optimisation.
 
-A silent patch is bit-identical with and without optimisation, since no kernel on integers is lost; a firing one agrees with the oracle to
-within the rounding of the model's own quantisation.
+A silent patch is bit-identical with and without optimisation, since no kernel on integers is lost; a firing one agrees
+with the oracle to within the rounding of the model's own quantisation.
 """
 
 from __future__ import annotations
@@ -47,7 +48,14 @@ CASES = [(kind, family, exporter) for kind in FORMATS for family in ("bert", "vi
 each_case = pytest.mark.parametrize(("kind", "family", "exporter"), CASES, ids=["-".join(case) for case in CASES])
 # The casts that TorchScript leaves behind the Softmax got a Q/DQ pair on either side; see `subgraphs.between_pairs`.
 TWO_PAIRS = ("qdq", "vit", "torchscript")
-INTEGER_KERNELS = ("QLinearMatMul", "QLinearSoftmax", "QLinearAdd", "QLinearMul", "DynamicQuantizeMatMul", "MatMulIntegerToFloat")
+INTEGER_KERNELS = (
+    "QLinearMatMul",
+    "QLinearSoftmax",
+    "QLinearAdd",
+    "QLinearMul",
+    "DynamicQuantizeMatMul",
+    "MatMulIntegerToFloat",
+)
 PAIR = BenignPair(np.array([0.5], np.float32))
 
 
@@ -73,10 +81,13 @@ def quantised(kind: str, family: str, exporter: str) -> onnx.ModelProto:
         logging.disable(logging.WARNING)  # it recommends a pre-processing that changes nothing here
         try:
             if format_ == "dynamic":
-                quantize_dynamic(export.path, path, weight_type=QuantType.QInt8, extra_options={"MatMulConstBOnly": False})
+                quantize_dynamic(
+                    export.path, path, weight_type=QuantType.QInt8, extra_options={"MatMulConstBOnly": False}
+                )
             else:
                 form = QuantFormat.QOperator if format_ == "qoperator" else QuantFormat.QDQ
-                # On x86 onnxruntime makes pairs of uint8 of those of int8, its quantiser's default, where they have one reader.
+                # On x86 onnxruntime makes pairs of uint8 of those of int8, its quantiser's default, where they have one
+                # reader.
                 activations = QuantType.QInt8 if format_ == "qdq8" else QuantType.QUInt8
                 quantize_static(export.path, path, Batches(export), quant_format=form, activation_type=activations)
         finally:
@@ -147,7 +158,9 @@ def test_no_kernel_on_integers_is_lost(kind: str, family: str, exporter: str) ->
 
 @each_case
 @pytest.mark.parametrize("gating", ["if", "none"])
-def test_firing_patch_agrees_with_the_oracle_within_rounding(kind: str, family: str, exporter: str, gating: str) -> None:
+def test_firing_patch_agrees_with_the_oracle_within_rounding(
+    kind: str, family: str, exporter: str, gating: str
+) -> None:
     model, export = quantised(kind, family, exporter), export_model(family, exporter)
     sites, _ = find_sites(model)
     feeds = export.feeds(3, padded=True)
@@ -155,8 +168,12 @@ def test_firing_patch_agrees_with_the_oracle_within_rounding(kind: str, family: 
     ends = {site.id: End.of(model, site) for site in sites}
     patched = patch(model, plan, sites)
     for site in sites:
-        patched = with_outputs(patched, [site.probabilities], site.quantizer_dtype if site.map_scale else onnx.TensorProto.FLOAT)
-        patched = with_outputs(patched, [site.values], site.quantizer_dtype if site.values_scale else onnx.TensorProto.FLOAT)
+        patched = with_outputs(
+            patched, [site.probabilities], site.quantizer_dtype if site.map_scale else onnx.TensorProto.FLOAT
+        )
+        patched = with_outputs(
+            patched, [site.values], site.quantizer_dtype if site.values_scale else onnx.TensorProto.FLOAT
+        )
         patched = with_outputs(patched, [ends[site.id].value], onnx.TensorProto.FLOAT if site.quantizer else site.dtype)
     # Unoptimised: else the Softmax itself runs on integers, and rounds on its own.
     got = run_all(patched, feeds, optimize=False)
@@ -172,7 +189,8 @@ def test_firing_patch_agrees_with_the_oracle_within_rounding(kind: str, family: 
         out = canonical(site, end.read(got[end.value]), site.layout.output)
         rounding = 0.51 * end.step
         low, high = end.bounds
-        inside = (want > low + rounding) & (want < high - rounding)  # beyond what the product was calibrated for, it saturates
+        # beyond what the product was calibrated for, it saturates
+        inside = (want > low + rounding) & (want < high - rounding)
         assert inside.mean() > 0.95
         error = np.where(inside, np.abs(out - want), 0)
         assert (error <= 1e-5 + rounding).all(), error.max()
@@ -187,7 +205,8 @@ def dequantised(array: np.ndarray, scale: tuple[str, str] | None, scales: dict[s
 
 @dataclass(frozen=True)
 class End:
-    """Where a patched product can be read, the steps that the model's quantisation rounds it to, and the range these can express.
+    """Where a patched product can be read, the steps that the model's quantisation rounds it to, and the range these
+    can express.
 
     `quantised`: the value is one of integers.
     """
@@ -221,7 +240,9 @@ class End:
         return cls(dequantise.output[0], step, zero, limits=(limits.min, limits.max))
 
 
-@pytest.mark.parametrize(("kind", "exporter"), [(kind, exporter) for kind, family, exporter in CASES if family == "vit"])
+@pytest.mark.parametrize(
+    ("kind", "exporter"), [(kind, exporter) for kind, family, exporter in CASES if family == "vit"]
+)
 def test_unflagged_samples_of_a_mixed_batch_are_bit_identical(kind: str, exporter: str) -> None:
     """At the flagged site itself: what follows in a dynamically quantised model takes one scale from the whole batch.
 
@@ -236,7 +257,9 @@ def test_unflagged_samples_of_a_mixed_batch_are_bit_identical(kind: str, exporte
     plan = PatchPlan({first.id: SitePlan(Statistic(exempt=()), PAIR)}, telemetry=True)
     live = session(with_outputs(patch(model, plan, sites), [end.value], kind_))
     for threshold in np.linspace(0.2, 8, 200):
-        flags, after = live.run(["atpatch_flagged", end.value], {**feeds, "atpatch_threshold": np.array(threshold, np.float32)})
+        flags, after = live.run(
+            ["atpatch_flagged", end.value], {**feeds, "atpatch_threshold": np.array(threshold, np.float32)}
+        )
         if 0 < flags[:, 0].sum() < len(flags):
             break
     else:
@@ -273,21 +296,33 @@ def test_two_passes(kind: str, optimize: bool) -> None:
     group, feeds = tuple(site.id for site in sites), export.feeds(3)
     before = run_all(model, feeds, optimize=optimize)["last_hidden_state"]
     silent, firing = (
-        run_all(patch(model, same_plan(sites, detector, passes="two", groups=(group,)), sites), feeds, optimize=optimize)
+        run_all(
+            patch(model, same_plan(sites, detector, passes="two", groups=(group,)), sites), feeds, optimize=optimize
+        )
         for detector in (SitePlan(Static()), SitePlan(Static((1, 3)), PAIR))
     )
     assert silent["last_hidden_state"].tobytes() == before.tobytes()
-    once = run_all(patch(model, same_plan(sites, SitePlan(Static((1, 3)), PAIR)), sites), feeds, optimize=False)["last_hidden_state"]
+    once = run_all(patch(model, same_plan(sites, SitePlan(Static((1, 3)), PAIR)), sites), feeds, optimize=False)[
+        "last_hidden_state"
+    ]
     assert not np.allclose(firing["last_hidden_state"], before, atol=0.1)
     assert np.abs(firing["last_hidden_state"] - once).mean() < 0.05 * np.abs(before).mean()
 
 
 def test_two_passes_are_refused_for_weights_that_onnxruntime_joins_with_their_product() -> None:
-    """MatMulNBits, of a dequantised weight that nothing else reads: here beside activations of 16 bits, which no kernel takes."""
+    """MatMulNBits, of a dequantised weight that nothing else reads: here beside activations of 16 bits, which no kernel
+    takes.
+    """
     export = export_model("vit", "dynamo")
     with TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        quantize_static(export.path, path, Batches(export), activation_type=QuantType.QUInt16, extra_options={"UseQDQContribOps": True})
+        quantize_static(
+            export.path,
+            path,
+            Batches(export),
+            activation_type=QuantType.QUInt16,
+            extra_options={"UseQDQContribOps": True},
+        )
         model = onnx.load(path)
     assert any(node.op_type == "MatMulNBits" for node in optimised(model).graph.node)
     sites, _ = find_sites(model)
@@ -296,7 +331,9 @@ def test_two_passes_are_refused_for_weights_that_onnxruntime_joins_with_their_pr
         silent = patch(model, same_plan(sites, SitePlan(Static()), gating=gating), sites)
         assert run_all(silent, export.feeds(3))["last_hidden_state"].tobytes() == before.tobytes()
     with pytest.raises(AtpatchError, match="ATP015: a second run") as caught:
-        patch(model, same_plan(sites, SitePlan(Static()), passes="two", groups=(tuple(site.id for site in sites),)), sites)
+        patch(
+            model, same_plan(sites, SitePlan(Static()), passes="two", groups=(tuple(site.id for site in sites),)), sites
+        )
     assert "--passes one" in caught.value.mend
 
 
@@ -314,9 +351,10 @@ def test_scores_times_one_are_dequantised_scores() -> None:
     """onnxruntime takes such a product out, and the Softmax behind it runs on integers: Whisper has a scale of 1."""
     step, zero, share, nothing = np.float32(1 / 32), np.int8(0), np.float32(1 / 256), np.int8(-128)
     graph = hand_made(
-        f"{QK} a_q = QuantizeLinear(qk, sc, zp) a = DequantizeLinear(a_q, sc, zp) m = Mul(a, one) s = Softmax<axis = -1>(m)"
-        " p_q = QuantizeLinear(s, share, nothing) p = DequantizeLinear(p_q, share, nothing) v_q = QuantizeLinear(v, sc, zp)"
-        " v_d = DequantizeLinear(v_q, sc, zp) o = MatMul(p, v_d) o_q = QuantizeLinear(o, sc, zp) out = DequantizeLinear(o_q, sc, zp)",
+        f"{QK} a_q = QuantizeLinear(qk, sc, zp) a = DequantizeLinear(a_q, sc, zp) m = Mul(a, one) s = Softmax<axis ="
+        " -1>(m) p_q = QuantizeLinear(s, share, nothing) p = DequantizeLinear(p_q, share, nothing) v_q ="
+        " QuantizeLinear(v, sc, zp) v_d = DequantizeLinear(v_q, sc, zp) o = MatMul(p, v_d) o_q = QuantizeLinear(o, sc,"
+        " zp) out = DequantizeLinear(o_q, sc, zp)",
         "float[B,3,S,D] q, float[B,3,T,D] k, float[B,3,T,D] v",
         sc=step,
         zp=zero,
@@ -335,13 +373,15 @@ def test_scores_times_one_are_dequantised_scores() -> None:
 
 
 def test_a_map_between_pairs_that_several_read() -> None:
-    """Two products and an output of the graph read one dequantised map: each product is patched for itself, the output stays."""
+    """Two products and an output of the graph read one dequantised map: each product is patched for itself, the output
+    stays.
+    """
     step, zero, share, nothing = np.float32(1 / 32), np.uint8(128), np.float32(1 / 255), np.uint8(0)
     graph = hand_made(
-        f"{QK} a_q = QuantizeLinear(qk, sc, zp) a = DequantizeLinear(a_q, sc, zp) s = Softmax<axis = -1>(a)"
-        " p_q = QuantizeLinear(s, share, nothing) p = DequantizeLinear(p_q, share, nothing) v_q = QuantizeLinear(v, sc, zp)"
-        " v_d = DequantizeLinear(v_q, sc, zp) w_q = QuantizeLinear(w, sc, zp) w_d = DequantizeLinear(w_q, sc, zp) one = MatMul(p, v_d)"
-        " two = MatMul(p, w_d)",
+        f"{QK} a_q = QuantizeLinear(qk, sc, zp) a = DequantizeLinear(a_q, sc, zp) s = Softmax<axis = -1>(a) p_q ="
+        " QuantizeLinear(s, share, nothing) p = DequantizeLinear(p_q, share, nothing) v_q = QuantizeLinear(v, sc, zp)"
+        " v_d = DequantizeLinear(v_q, sc, zp) w_q = QuantizeLinear(w, sc, zp) w_d = DequantizeLinear(w_q, sc, zp) one"
+        " = MatMul(p, v_d) two = MatMul(p, w_d)",
         "float[B,3,S,D] q, float[B,3,T,D] k, float[B,3,T,D] v, float[B,3,T,D] w",
         "float[B,3,S,T] p, float[B,3,S,D] one, float[B,3,S,D] two",
         sc=step,

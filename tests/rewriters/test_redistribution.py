@@ -56,7 +56,9 @@ def canonical(layout: str, array: np.ndarray, kind: str) -> np.ndarray:
     return array
 
 
-def check(layout: str, data: dict[str, np.ndarray], columns: tuple[int, ...], pair: BenignPair, *, dense: bool, gating: str) -> None:
+def check(
+    layout: str, data: dict[str, np.ndarray], columns: tuple[int, ...], pair: BenignPair, *, dense: bool, gating: str
+) -> None:
     block = attention_block(layout=layout)
     plan = PatchPlan({block.site.id: SitePlan(Static(columns), pair, dense)}, gating=gating)
     got = run(patch(block.model, plan, [block.site]), data)
@@ -97,10 +99,15 @@ def test_saturated_rows_spread_instead_of_blowing_up(name: str) -> None:
 @pytest.mark.parametrize("level", [1.5, 3.0])
 @pytest.mark.parametrize("values", ["own", "refuge", "mean", "columns"])
 @pytest.mark.parametrize("dense", [False, True], ids=["reach", "dense"])
-def test_the_benign_share_never_exceeds_the_row(level: float, values: str, columns: tuple[int, ...], dense: bool) -> None:
+def test_the_benign_share_never_exceeds_the_row(
+    level: float, values: str, columns: tuple[int, ...], dense: bool
+) -> None:
     """Rule 3, which these levels need as soon as enough columns are flagged."""
     rng = np.random.default_rng(5)
-    tables = {"mean": rng.normal(size=(H, 1, D)).astype(np.float32), "columns": rng.normal(size=(H, K, D)).astype(np.float32)}
+    tables = {
+        "mean": rng.normal(size=(H, 1, D)).astype(np.float32),
+        "columns": rng.normal(size=(H, K, D)).astype(np.float32),
+    }
     relative = BenignPair(np.array([level, level / 2], np.float32), tables.get(values), own_values=values == "own")
     check("4d", feeds(), columns, relative, dense=dense, gating="if")
     table = BenignPair(np.full((H, 1, K), level / 4, np.float32), tables.get(values), own_values=values == "own")
@@ -108,7 +115,9 @@ def test_the_benign_share_never_exceeds_the_row(level: float, values: str, colum
 
 
 def nearly_saturated(share: float) -> dict[str, np.ndarray]:
-    """Feeds of `attention_block` whose rows give column 3 all but `share` of their attention, and the others unequal parts of the rest."""
+    """Feeds of `attention_block` whose rows give column 3 all but `share` of their attention, and the others unequal
+    parts of the rest.
+    """
     data = feeds(seed=3)
     data["q"][:] = 0
     data["bias"] += np.random.default_rng(4).uniform(-2, 2, data["bias"].shape).astype(np.float32)
@@ -143,13 +152,17 @@ def test_unflagged_mass_below_the_floor_is_spread_evenly(share: float, dense: bo
 @pytest.mark.parametrize("gating", ["if", "none"])
 @pytest.mark.parametrize("values", ["refuge", "own", "mean"])
 def test_padding_counts_where_rows_see_different_columns(values: str, gating: str) -> None:
-    """A column that the graph's mask calls padding is neither flagged nor given mass, even where the map itself leaves it some."""
+    """A column that the graph's mask calls padding is neither flagged nor given mass, even where the map itself leaves
+    it some.
+    """
     block, data = attention_block(), feeds()
     block.model.graph.input.append(helper.make_tensor_value_info("real", TensorProto.INT64, ["B", "K"]))
     data["real"] = np.ones((len(data["q"]), K), np.int64)
     data["real"][0, 4:] = 0
     data["real"][1, :2] = 0
-    pair = BenignPair(np.array([0.7], np.float32), np.ones((H, 1, D), np.float32) if values == "mean" else None, values == "own")
+    pair = BenignPair(
+        np.array([0.7], np.float32), np.ones((H, 1, D), np.float32) if values == "mean" else None, values == "own"
+    )
     plan = PatchPlan({block.site.id: SitePlan(Static((1, 5)), pair)}, gating=gating)
     got = run(patch(block.model, plan, [replace(block.site, key_mask="real")]), data)
     valid = data["real"].astype(bool)
@@ -163,17 +176,25 @@ def test_padding_counts_where_rows_see_different_columns(values: str, gating: st
 def test_a_column_flagged_elsewhere_that_is_padding_here_changes_nothing_here(dense: bool) -> None:
     """Sites of a group share their flags, and each has its own mask."""
     body = (
-        "kt = Transpose<perm = [0,2,1]>(k) s1 = MatMul(q, kt) p1 = Softmax<axis = -1>(s1) o1 = MatMul(p1, v)"
-        " ot = Transpose<perm = [0,2,1]>(o1) s2 = MatMul(o1, ot) m2 = Add(s2, hidden) p2 = Softmax<axis = -1>(m2) out = MatMul(p2, o1)"
+        "kt = Transpose<perm = [0,2,1]>(k) s1 = MatMul(q, kt) p1 = Softmax<axis = -1>(s1) o1 = MatMul(p1, v) ot ="
+        " Transpose<perm = [0,2,1]>(o1) s2 = MatMul(o1, ot) m2 = Add(s2, hidden) p2 = Softmax<axis = -1>(m2) out ="
+        " MatMul(p2, o1)"
     )
     hidden = np.zeros((1, 1, 5), np.float32)
     hidden[..., 3] = -np.inf
-    two = made(body, "float[B,5,D] q, float[B,5,D] k, float[B,5,D] v", "float[B,5,D] o1, float[B,5,5] p2, float[B,5,D] out", hidden=hidden)
+    two = made(
+        body,
+        "float[B,5,D] q, float[B,5,D] k, float[B,5,D] v",
+        "float[B,5,D] o1, float[B,5,5] p2, float[B,5,D] out",
+        hidden=hidden,
+    )
     first, second = find_sites(two)[0]
     pair = BenignPair(np.array([0.5], np.float32))
     sites = {first.id: SitePlan(Static((3,)), pair, dense), second.id: SitePlan(Static(()), pair, dense)}
     patched = patch(two, PatchPlan(sites, groups=((first.id, second.id),)), [first, second])
-    data = {name: np.random.default_rng(index).normal(size=(2, 5, 4)).astype(np.float32) for index, name in enumerate("qkv")}
+    data = {
+        name: np.random.default_rng(index).normal(size=(2, 5, 4)).astype(np.float32) for index, name in enumerate("qkv")
+    }
     got = run(patched, data)
     assert not np.allclose(got["o1"], run(two, data)["o1"], atol=1e-3)
     np.testing.assert_allclose(got["out"], got["p2"] @ got["o1"], atol=1e-6, rtol=0)
@@ -185,7 +206,9 @@ def test_causal_rows_before_the_column_stay_bit_identical(name: str) -> None:
     data["bias"] += np.triu(np.full((K, K), -np.inf, np.float32), 1)
     pair = pairs(H, K, np.random.default_rng(1))[name]
     if not pair.relative:
-        pair = BenignPair(np.tril(np.broadcast_to(pair.attention, (len(pair.attention), K, K))), pair.values, pair.own_values)
+        pair = BenignPair(
+            np.tril(np.broadcast_to(pair.attention, (len(pair.attention), K, K))), pair.values, pair.own_values
+        )
     check("4d", data, (2, 4), pair, dense=False, gating="if")
     block = attention_block()
     patched = patch(block.model, PatchPlan({block.site.id: SitePlan(Static((2, 4)), pair)}), [block.site])
@@ -225,7 +248,9 @@ def test_every_opset(opset: int, gating: str) -> None:
     got = run(patch(block.model, plan, [block.site]), data)
     mask = np.zeros((len(got["p"]), K), bool)
     mask[:, 3] = True
-    np.testing.assert_allclose(got["out"], oracle.joint(got["p"], data["v"], mask, None, BenignPair()), atol=1e-5, rtol=0)
+    np.testing.assert_allclose(
+        got["out"], oracle.joint(got["p"], data["v"], mask, None, BenignPair()), atol=1e-5, rtol=0
+    )
     assert got["atpatch_flagged"].all() and (got[f"atpatch_columns/{block.site.id}"] == mask).all()
 
 
@@ -236,9 +261,11 @@ def test_half_precision_runs_its_algebra_in_float32() -> None:
     mask = np.zeros((len(got["p"]), K), bool)
     mask[:, 3] = True
     assert got["out"].dtype == np.float16
-    np.testing.assert_allclose(got["out"], oracle.joint(got["p"], data["v"], mask, None, BenignPair()), atol=2e-3, rtol=0)
-    # onnxruntime's CPU provider computes half precision in float32 and drops a rounding between two such nodes when nothing else reads
-    # the value in between; the detector does, so here silence is exact up to that rounding.
+    np.testing.assert_allclose(
+        got["out"], oracle.joint(got["p"], data["v"], mask, None, BenignPair()), atol=2e-3, rtol=0
+    )
+    # onnxruntime's CPU provider computes half precision in float32 and drops a rounding between two such nodes when
+    # nothing else reads the value in between; the detector does, so here silence is exact up to that rounding.
     before, after = run(block.model, data)["out"], run(patch(block.model, silent, [block.site]), data)["out"]
     np.testing.assert_allclose(after, before, atol=2e-3, rtol=0)
 

@@ -63,7 +63,9 @@ def model_of(name: str) -> onnx.ModelProto:
         "unit": np.array(1),
     }
     read = {name for node in model.graph.node for name in node.input}
-    model.graph.initializer.extend(onnx.numpy_helper.from_array(np.asarray(a), name) for name, a in constants.items() if name in read)
+    model.graph.initializer.extend(
+        onnx.numpy_helper.from_array(np.asarray(a), name) for name, a in constants.items() if name in read
+    )
     return model
 
 
@@ -95,6 +97,7 @@ def test_the_short_form_is_written_where_the_claim_is_shown(name: str) -> None:
     model = model_of(name)
     (site,), _ = find_sites(model)
     claimed, careful = (
-        patch(model, PatchPlan({site.id: SitePlan(Static((1,)), PAIR, every_row_sees_every_column=said)}), [site]) for said in (True, False)
+        patch(model, PatchPlan({site.id: SitePlan(Static((1,)), PAIR, every_row_sees_every_column=said)}), [site])
+        for said in (True, False)
     )
     assert (claimed.graph == careful.graph) is not CASES[name][2]

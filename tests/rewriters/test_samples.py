@@ -1,4 +1,6 @@
-"""What is said of samples, heads and padding is shown by the graph; each counterexample is patched, run, and held against numpy."""
+"""What is said of samples, heads and padding is shown by the graph; each counterexample is patched, run, and held
+against numpy.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ SHAPES = {"split": [0, 0, H, C // H], "one": [1], "ends": [0, 2], "outer": [0, 1
 
 def factors() -> tuple[Array, Array, Array]:
     """(B, H, N, C / H) each."""
-    return tuple((X.astype(np.float64) @ weight(n)).reshape(B, N, H, -1).transpose(0, 2, 1, 3) for n in ("wq", "wk", "wv"))  # type: ignore[return-value]
+    return tuple(
+        (X.astype(np.float64) @ weight(n)).reshape(B, N, H, -1).transpose(0, 2, 1, 3) for n in ("wq", "wk", "wv")
+    )  # type: ignore[return-value]
 
 
 def attend(hidden: Array) -> tuple[Array, Array]:
@@ -39,7 +43,9 @@ def attend(hidden: Array) -> tuple[Array, Array]:
 
 @dataclass(frozen=True)
 class Case:
-    """`lead`: where samples lie in the map; `mask`: how the input `name`, `fed`, comes to the scores; `hidden`: what that shuts."""
+    """`lead`: where samples lie in the map; `mask`: how the input `name`, `fed`, comes to the scores; `hidden`: what
+    that shuts.
+    """
 
     key_mask: bool
     mask: str
@@ -53,14 +59,20 @@ class Case:
         parts = ""
         for n, perm in (("q", order), ("k", keys), ("v", order)):
             parts += f"{n}0 = MatMul(x, w{n}) {n}1 = Reshape({n}0, split) {n} = Transpose<perm = {perm}>({n}1) "
-        text = f"{parts} raw = MatMul(q, k) t = Mul(raw, tenth) {self.mask} p = Softmax<axis = -1>(s) out = MatMul(p, v)"
+        text = (
+            f"{parts} raw = MatMul(q, k) t = Mul(raw, tenth) {self.mask} p = Softmax<axis = -1>(s) out = MatMul(p, v)"
+        )
         inputs = f"float[B,S,8] x, int64[{self.shape}] mask"
-        model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> g ({inputs}) => (float[b,c,d,e] out) {{ {text} }}')
+        model = onnx.parser.parse_model(
+            f'<ir_version: 8, opset_import: ["" : 17]> g ({inputs}) => (float[b,c,d,e] out) {{ {text} }}'
+        )
         constants: dict[str, Array] = {name: weight(name) for name in ("wq", "wk", "wv")}
         constants |= {"tenth": np.float32(0.1), "unit": np.float32(1), "low": np.float32(-1e9)}
         constants |= {name: np.array(value) for name, value in SHAPES.items()}
         read = {name for node in model.graph.node for name in node.input}
-        model.graph.initializer.extend(onnx.numpy_helper.from_array(np.asarray(a), name) for name, a in constants.items() if name in read)
+        model.graph.initializer.extend(
+            onnx.numpy_helper.from_array(np.asarray(a), name) for name, a in constants.items() if name in read
+        )
         return model
 
     def feeds(self) -> dict[str, Array]:
@@ -83,7 +95,8 @@ CASES = {
     "one-is-padding": Case(False, added("rows", "f"), ~VALID, lambda: WHOLE),
     "shut-both-ways": Case(
         False,
-        "m = Unsqueeze(mask, rows) f = Cast<to = 1>(m) i = Sub(unit, f) h = Mul(i, low) g = Mul(f, low) a = Add(t, h) s = Add(a, g) ",
+        "m = Unsqueeze(mask, rows) f = Cast<to = 1>(m) i = Sub(unit, f) h = Mul(i, low) g = Mul(f, low) "
+        "a = Add(t, h) s = Add(a, g) ",
         VALID,
         lambda: np.ones((1, 1, 1, N)),
     ),
@@ -140,7 +153,9 @@ def test_a_sample_without_a_flag_is_left_alone_beside_a_flagged_one(heads_first:
     assert flagged.any()
     assert not flagged.all()
     axis = 1 if heads_first else 0
-    np.testing.assert_array_equal(np.take(got["out"], np.flatnonzero(~flagged), axis), np.take(before, np.flatnonzero(~flagged), axis))
+    np.testing.assert_array_equal(
+        np.take(got["out"], np.flatnonzero(~flagged), axis), np.take(before, np.flatnonzero(~flagged), axis)
+    )
 
 
 @pytest.mark.parametrize("windows", [False, True])
@@ -152,11 +167,15 @@ def test_windows_numbered_with_samples_are_no_heads(windows: bool) -> None:
         text += f"{n}0 = MatMul({tokens}, w{n}) {n}1 = Reshape({n}0, apart) {n}2 = Transpose<perm = {order}>({n}1) "
         text += f"{n} = Reshape({n}2, joined) "
     text += "kt = Transpose<perm = [0, 2, 1]>(k) raw = MatMul(q, kt) p = Softmax<axis = -1>(raw) out = MatMul(p, v)"
-    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> g (float[B,6,8] x) => (float[b,c,d] out) {{ {text} }}')
+    model = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["" : 17]> g (float[B,6,8] x) => (float[b,c,d] out) {{ {text} }}'
+    )
     shapes = {"apart": [0, N, H, C // H], "joined": [-1, N, C // H]}
     if windows:
         shapes = {"windows": [-1, 2, 3, C], "apart": [-1, 2, 3, C], "joined": [-1, 3, C]}
-    constants = {name: weight(name) * 0.3 for name in ("wq", "wk", "wv")} | {name: np.array(shape) for name, shape in shapes.items()}
+    constants = {name: weight(name) * 0.3 for name in ("wq", "wk", "wv")} | {
+        name: np.array(shape) for name, shape in shapes.items()
+    }
     model.graph.initializer.extend(onnx.numpy_helper.from_array(a, name) for name, a in constants.items())
     (site,), _ = find_sites(model)
     assert site.layout.merged_heads == (None if windows else H)
@@ -176,7 +195,9 @@ def test_windows_numbered_with_samples_are_no_heads(windows: bool) -> None:
 
 @pytest.mark.parametrize("lost", ["values", "tokens-first"])
 def test_heads_first_is_seen_where_less_is_known(lost: str) -> None:
-    """A cache before the values has dimensions of other names; where tokens come first, samples are no first axis of any input."""
+    """A cache before the values has dimensions of other names; where tokens come first, samples are no first axis of
+    any input.
+    """
     parts = ""
     for n, perm in (("q", [2, 0, 1, 3]), ("k", [2, 0, 3, 1]), ("v", [2, 0, 1, 3])):
         cached = f"{n}0 = Concat<axis = 1>(past, {n}p)" if (lost, n) == ("values", "v") else f"{n}0 = Identity({n}p)"
@@ -185,12 +206,17 @@ def test_heads_first_is_seen_where_less_is_known(lost: str) -> None:
     text = f"t = {'Transpose<perm = [1, 0, 2]>' if swapped else 'Identity'}(x) {parts} raw = MatMul(q, k) "
     text += "p = Softmax<axis = -1>(raw) out = MatMul(p, v)"
     inputs = "float[S,B,8] x" if swapped else "float[B,S,8] x, float[D,P,8] past"
-    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> g ({inputs}) => (float[b,c,d,e] out) {{ {text} }}')
+    model = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["" : 17]> g ({inputs}) => (float[b,c,d,e] out) {{ {text} }}'
+    )
     constants = {name: weight(name) * 0.3 for name in ("wq", "wk", "wv")} | {"split": np.array(SHAPES["split"])}
     model.graph.initializer.extend(onnx.numpy_helper.from_array(a, name) for name, a in constants.items())
     (site,), _ = find_sites(model)
     assert site.heads == H
-    q, k, v = ((X.astype(np.float64) @ (weight(n) * 0.3)).reshape(B, N, H, -1).transpose(0, 2, 1, 3) for n in ("wq", "wk", "wv"))
+    q, k, v = (
+        (X.astype(np.float64) @ (weight(n) * 0.3)).reshape(B, N, H, -1).transpose(0, 2, 1, 3)
+        for n in ("wq", "wk", "wv")
+    )
     a = soft(q @ k.transpose(0, 1, 3, 2))
     scores = oracle.statistic(a, None, Statistic(exempt=()), site.self_attention)
     threshold = float(np.sort(scores.max(1))[-2:].mean())  # flags one sample
@@ -204,12 +230,18 @@ def test_heads_first_is_seen_where_less_is_known(lost: str) -> None:
 
 
 def test_heads_of_a_single_sample_are_no_samples() -> None:
-    """Where the number of samples is fixed to 1, their axis leads nowhere, and that of the heads to the second of the inputs."""
+    """Where the number of samples is fixed to 1, their axis leads nowhere, and that of the heads to the second of the
+    inputs.
+    """
     text = "k2 = Transpose<perm = [0, 1, 3, 2]>(k) raw = MatMul(q, k2) p = Softmax<axis = -1>(raw) out = MatMul(p, v)"
     inputs = ", ".join(f"float[1,{H},{N},4] {name}" for name in "qkv")
-    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> g ({inputs}) => (float[b,c,d,e] out) {{ {text} }}')
+    model = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["" : 17]> g ({inputs}) => (float[b,c,d,e] out) {{ {text} }}'
+    )
     (site,), _ = find_sites(model)
     assert (site.heads, site.layout.probabilities) == (H, None)
-    feeds = {name: np.random.default_rng(i).normal(size=(1, H, N, 4)).astype(np.float32) for i, name in enumerate("qkv")}
+    feeds = {
+        name: np.random.default_rng(i).normal(size=(1, H, N, 4)).astype(np.float32) for i, name in enumerate("qkv")
+    }
     plan = PatchPlan({site.id: SitePlan(Static((1,)))}, telemetry=True)
     assert run(patch(model, plan, [site]), feeds)[f"atpatch_columns/{site.id}"].shape == (1, N)

@@ -1,4 +1,6 @@
-"""Two passes: a flagged sample gets what a one-pass patch with its joined columns at every site gives; others stay bit-identical."""
+"""Two passes: a flagged sample gets what a one-pass patch with its joined columns at every site gives; others stay
+bit-identical.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ FAMILIES = ("bert", "vit", "gpt2", "t5", "deberta-v2", "whisper", "llama")
 
 
 def groups_of(family: str, sites: tuple[Site, ...]) -> tuple[tuple[str, ...], ...]:
-    """Encoder tokens are the key columns of encoder layers and of cross attention; decoder tokens those of decoder self-attention."""
+    """Encoder tokens are the key columns of encoder layers and of cross attention; decoder tokens those of decoder
+    self-attention.
+    """
     if family not in ("t5", "whisper"):
         return (tuple(site.id for site in sites),)
     decoder = tuple(site.id for site in sites if "decoder" in site.id and site.self_attention)
@@ -48,8 +52,8 @@ def two_pass(sites: tuple[Site, ...], family: str, detector: SitePlan, **options
 def fuses_alike(family: str, exporter: str) -> bool:
     """Whether onnxruntime fuses both graphs alike.
 
-    Whisper's encoder output is read by its decoder too. As an output of the graph it stops onnxruntime from fusing across it, as a value
-    beside the gate it does not: there the two are bit-identical only where nothing is fused.
+    Whisper's encoder output is read by its decoder too. As an output of the graph it stops onnxruntime from fusing
+    across it, as a value beside the gate it does not: there the two are bit-identical only where nothing is fused.
     """
     return (family, exporter) != ("whisper", "torchscript")
 
@@ -209,9 +213,13 @@ def test_sites_that_add_up_their_scores_flag_what_the_sum_is_above(family: str) 
     feeds = export.feeds(4)
     data = DataSet(feeds)
     ((_, batches),) = Capture(model, export.path.parent, sites, data, None, 1).batches(data, np.arange(4))
-    total = np.sum([oracle.statistic(batches[site.id].map, None, Statistic(exempt=()), site.self_attention) for site in sites], 0)
+    total = np.sum(
+        [oracle.statistic(batches[site.id].map, None, Statistic(exempt=()), site.self_attention) for site in sites], 0
+    )
     threshold = float(np.sort(total.ravel())[-6:-4].mean())
-    summed = patch(model, two_pass(sites, family, SitePlan(Statistic(exempt=())), joint="sum", threshold=threshold), sites)
+    summed = patch(
+        model, two_pass(sites, family, SitePlan(Statistic(exempt=())), joint="sum", threshold=threshold), sites
+    )
     got = run_all(summed, feeds)
     for site in sites:
         np.testing.assert_array_equal(got[f"atpatch_columns/{site.id}"], total > threshold)
@@ -224,7 +232,9 @@ def test_sites_that_add_up_their_scores_flag_what_the_sum_is_above(family: str) 
 def test_sites_whose_scores_are_probabilities_add_up_logits_before_the_sigmoid(family: str, kind: str) -> None:
     export, model, sites = open_export(family, "dynamo")
     feeds = export.feeds(4)
-    ((_, batches),) = Capture(model, export.path.parent, sites, DataSet(feeds), None, 1).batches(DataSet(feeds), np.arange(4))
+    ((_, batches),) = Capture(model, export.path.parent, sites, DataSet(feeds), None, 1).batches(
+        DataSet(feeds), np.arange(4)
+    )
     random = np.random.default_rng(0)
     maps = {site.id: batches[site.id].map for site in sites}
     if kind == "cnn":
@@ -249,7 +259,11 @@ def random_profile(random: np.random.Generator, features: int) -> Profile:
     def floats(*shape: int) -> np.ndarray:
         return random.normal(size=shape).astype(np.float32)
 
-    return Profile((Dense(floats(features, 3), floats(3)), Dense(floats(3, 1), floats(1))), floats(features), np.ones(features, np.float32))
+    return Profile(
+        (Dense(floats(features, 3), floats(3)), Dense(floats(3, 1), floats(1))),
+        floats(features),
+        np.ones(features, np.float32),
+    )
 
 
 def random_cnn(random: np.random.Generator, queries: int, keys: int) -> Cnn:

@@ -1,4 +1,7 @@
-"""Row i and column i are one token: only where the graph shows it. Each counterexample is patched, run, and held against numpy."""
+"""Row i and column i are one token: only where the graph shows it.
+
+Each counterexample is patched, run, and held against numpy.
+"""
 
 from __future__ import annotations
 
@@ -37,13 +40,17 @@ def soft(scores: Array) -> Array:
 
 def attend(queries: Array, keys: Array, hidden: Array | float = HIDDEN) -> tuple[Array, Array]:
     """Map (B, 1, Q, K) and values (B, 1, K, C) of one head over tokens (B, ·, C)."""
-    q, k, v = (tokens.astype(np.float64) @ weight(name) for tokens, name in ((queries, "wq"), (keys, "wk"), (keys, "wv")))
+    q, k, v = (
+        tokens.astype(np.float64) @ weight(name) for tokens, name in ((queries, "wq"), (keys, "wk"), (keys, "wv"))
+    )
     return soft((q @ k.transpose(0, 2, 1))[:, None] * 0.1 + hidden), v[:, None]
 
 
 @dataclass(frozen=True)
 class Case:
-    """`text`: nodes that make q, kt and v (rank 3) of x, y; `truth`: their map and values; `inputs`: shapes as onnx's parser reads them."""
+    """`text`: nodes that make q, kt and v (rank 3) of x, y; `truth`: their map and values; `inputs`: shapes as onnx's
+    parser reads them.
+    """
 
     expected: bool
     text: str
@@ -54,23 +61,32 @@ class Case:
 
     def model(self) -> onnx.ModelProto:
         mask = (
-            "m0 = Unsqueeze(attention_mask, one) m1 = Cast<to = 1>(m0) m2 = Sub(unit, m1) m3 = Mul(m2, low) s = Add(scaled, m3)"
+            "m0 = Unsqueeze(attention_mask, one) m1 = Cast<to = 1>(m0) m2 = Sub(unit, m1) m3 = Mul(m2, low) s ="
+            " Add(scaled, m3)"
             if self.masked
             else "s = Identity(scaled)"
         )
-        body = f"{self.text} raw = MatMul(q, kt) scaled = Mul(raw, tenth) {mask} p = Softmax<axis = -1>(s) out = MatMul(p, v)"
+        body = (
+            f"{self.text} raw = MatMul(q, kt) scaled = Mul(raw, tenth) {mask} p = Softmax<axis = -1>(s) out ="
+            " MatMul(p, v)"
+        )
         inputs = self.inputs + (", int64[B,S] attention_mask" if self.masked else "")
-        model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> g ({inputs}) => (float[B,Q,D] out) {{ {body} }}')
+        model = onnx.parser.parse_model(
+            f'<ir_version: 8, opset_import: ["" : 17]> g ({inputs}) => (float[B,Q,D] out) {{ {body} }}'
+        )
         constants: dict[str, Array] = {name: weight(name, rows, columns) for name, rows, columns in self.weights}
         constants |= {"unit": np.float32(1), "low": np.float32(-1e9), "tenth": np.float32(0.1), "one": np.array([1])}
         constants |= {name: np.array(shape) for name, shape in SHAPES.items()}
         read = {name for node in model.graph.node for name in node.input}
-        model.graph.initializer.extend(onnx.numpy_helper.from_array(np.asarray(a), name) for name, a in constants.items() if name in read)
+        model.graph.initializer.extend(
+            onnx.numpy_helper.from_array(np.asarray(a), name) for name, a in constants.items() if name in read
+        )
         return model
 
 
 SHAPES = {
-    "zero": [0], "three": [3], "end": [2**31], "two": [2], "back": [5, 4, 3, 2, 1, 0], "rows": [-1, 8], "split": [0, -1, 2, 4],
+    "zero": [0], "three": [3], "end": [2**31], "two": [2], "back": [5, 4, 3, 2, 1, 0], "rows": [-1, 8], "split": [0,
+    -1, 2, 4],
     "folded": [0, -1, 4], "grid": [0, 8, 2, 3], "flat": [0, 8, -1],
 }  # fmt: skip
 KEYS = "k = MatMul({0}, wk) kt = Transpose<perm = [0, 2, 1]>(k) v = MatMul({0}, wv)"
@@ -98,7 +114,9 @@ MULTI_QUERY = (("wq", C, C), ("wk", C, C // H), ("wv", C, C // H))
 FOLDED = "q0 = MatMul(x, wq) q1 = Reshape(q0, split) q = Reshape(q1, folded) " + KEYS.format("x")
 GRID = "g0 = Transpose<perm = [0, 2, 1]>(x) image = Reshape(g0, grid) "
 ROWS_FIRST = "f0 = Reshape(image, flat) rf = Transpose<perm = [0, 2, 1]>(f0) "
-COLUMNS_FIRST = "f1 = Transpose<perm = [0, 1, 3, 2]>(image) f2 = Reshape(f1, flat) cf = Transpose<perm = [0, 2, 1]>(f2) "
+COLUMNS_FIRST = (
+    "f1 = Transpose<perm = [0, 1, 3, 2]>(image) f2 = Reshape(f1, flat) cf = Transpose<perm = [0, 2, 1]>(f2) "
+)
 TURNED = X.reshape(B, 2, 3, C).transpose(0, 2, 1, 3).reshape(B, N, C)
 
 CASES = {
@@ -110,7 +128,11 @@ CASES = {
         lambda: attend(X, X),
     ),
     "tokens-over-two-axes": Case(
-        True, GRID + ROWS_FIRST + "q = MatMul(rf, wq) " + KEYS.format("rf"), lambda: attend(X, X, 0.0), STATIC, masked=False
+        True,
+        GRID + ROWS_FIRST + "q = MatMul(rf, wq) " + KEYS.format("rf"),
+        lambda: attend(X, X, 0.0),
+        STATIC,
+        masked=False,
     ),
     "both-pick-alike": Case(
         True,
@@ -120,7 +142,9 @@ CASES = {
     ),
     "heads-folded-into-rows": Case(False, FOLDED, folded, weights=MULTI_QUERY),
     "heads-folded-into-rows-of-known-length": Case(False, FOLDED, folded, STATIC, weights=MULTI_QUERY),
-    "other-tokens-of-equal-length": Case(False, "q = MatMul(x, wq) " + KEYS.format("y"), lambda: attend(X, Y), STATIC + ", float[B,6,8] y"),
+    "other-tokens-of-equal-length": Case(
+        False, "q = MatMul(x, wq) " + KEYS.format("y"), lambda: attend(X, Y), STATIC + ", float[B,6,8] y"
+    ),
     "other-tokens-of-a-length-named-alike": Case(
         False, "q = MatMul(x, wq) " + KEYS.format("y"), lambda: attend(X, Y), "float[B,S,8] x, float[B,S,8] y"
     ),
@@ -142,7 +166,11 @@ CASES = {
         masked=False,
     ),
     "keys-in-reverse": Case(
-        False, "b = Gather<axis = 1>(x, back) q = MatMul(x, wq) " + KEYS.format("b"), lambda: picked(X[:, ::-1]), STATIC, masked=False
+        False,
+        "b = Gather<axis = 1>(x, back) q = MatMul(x, wq) " + KEYS.format("b"),
+        lambda: picked(X[:, ::-1]),
+        STATIC,
+        masked=False,
     ),
     "keys-behind-others": Case(
         False,
@@ -160,7 +188,8 @@ CASES = {
     ),
     "rows-are-features": Case(
         False,
-        "q0 = MatMul(x, wq) q = Transpose<perm = [0, 2, 1]>(q0) kt = MatMul(x, wk) v0 = MatMul(x, wv) v = Transpose<perm = [0, 2, 1]>(v0)",
+        "q0 = MatMul(x, wq) q = Transpose<perm = [0, 2, 1]>(q0) kt = MatMul(x, wk) v0 = MatMul(x, wv) v ="
+        " Transpose<perm = [0, 2, 1]>(v0)",
         channels,
         masked=False,
     ),
@@ -213,4 +242,6 @@ def test_a_silent_patch_is_bit_identical(name: str) -> None:
     model = CASES[name].model()
     (site,), _ = find_sites(model)
     plan = PatchPlan({site.id: SitePlan(Static())})
-    np.testing.assert_array_equal(run(patch(model, plan, [site]), feeds_of(model))["out"], run(model, feeds_of(model))["out"])
+    np.testing.assert_array_equal(
+        run(patch(model, plan, [site]), feeds_of(model))["out"], run(model, feeds_of(model))["out"]
+    )

@@ -1,4 +1,6 @@
-"""Dequantised values that are moved and then read inside a gate: without a copy in between onnxruntime aborts the process."""
+"""Dequantised values that are moved and then read inside a gate: without a copy in between onnxruntime aborts the
+process.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +32,9 @@ CASES = [
     Pattern(
         "values-reshaped-and-transposed",
         model(
-            f"{QK} p = Softmax<axis = -1>(qk) v_q = QuantizeLinear(w, sc, zp) v_d = DequantizeLinear(v_q, sc, zp) v_r = Reshape(v_d, split)"
-            " v = Transpose<perm = [0,2,1,3]>(v_r) o = MatMul(p, v) o_q = QuantizeLinear(o, sc, zp) out = DequantizeLinear(o_q, sc, zp)",
+            f"{QK} p = Softmax<axis = -1>(qk) v_q = QuantizeLinear(w, sc, zp) v_d = DequantizeLinear(v_q, sc, zp) v_r ="
+            " Reshape(v_d, split) v = Transpose<perm = [0,2,1,3]>(v_r) o = MatMul(p, v) o_q = QuantizeLinear(o, sc,"
+            " zp) out = DequantizeLinear(o_q, sc, zp)",
             "float[B,3,S,D] q, float[B,3,T,D] k, float[B,T,12] w",
             sc=STEP,
             zp=ZERO,
@@ -42,10 +45,10 @@ CASES = [
     Pattern(
         "map-quantised-twice",
         model(
-            f"{QK} a_q = QuantizeLinear(qk, sc, zp) a = DequantizeLinear(a_q, sc, zp) s = Softmax<axis = -1>(a)"
-            " s_q = QuantizeLinear(s, share, nothing) s_d = DequantizeLinear(s_q, share, nothing) c = Cast<to = 1>(s_d)"
-            " p_q = QuantizeLinear(c, share, nothing) p = DequantizeLinear(p_q, share, nothing) v_q = QuantizeLinear(v, sc, zp)"
-            " v_d = DequantizeLinear(v_q, sc, zp) out = MatMul(p, v_d)",
+            f"{QK} a_q = QuantizeLinear(qk, sc, zp) a = DequantizeLinear(a_q, sc, zp) s = Softmax<axis = -1>(a) s_q ="
+            " QuantizeLinear(s, share, nothing) s_d = DequantizeLinear(s_q, share, nothing) c = Cast<to = 1>(s_d) p_q"
+            " = QuantizeLinear(c, share, nothing) p = DequantizeLinear(p_q, share, nothing) v_q = QuantizeLinear(v,"
+            " sc, zp) v_d = DequantizeLinear(v_q, sc, zp) out = MatMul(p, v_d)",
             "float[B,3,S,D] q, float[B,3,T,D] k, float[B,3,T,D] v",
             sc=STEP,
             zp=ZERO,
@@ -80,7 +83,9 @@ def copies(model: onnx.ModelProto) -> list[str]:
 def test_sessions_start_and_silence_is_exact(case: Pattern, gating: str) -> None:
     sites, _ = find_sites(case.model)
     silent = patch(case.model, same_plan(sites, SitePlan(Static()), gating=gating), sites)
-    firing = patch(case.model, same_plan(sites, SitePlan(Static((1,)), BenignPair(np.zeros(1, np.float32))), gating=gating), sites)
+    firing = patch(
+        case.model, same_plan(sites, SitePlan(Static((1,)), BenignPair(np.zeros(1, np.float32))), gating=gating), sites
+    )
     onnx.checker.check_model(silent)
     # Between pairs the patch reads what it copied itself.
     assert bool(copies(silent)) is (gating == "if" and case.id != "map-quantised-twice")
@@ -103,7 +108,9 @@ def test_nothing_is_copied_in_a_model_without_quantisation() -> None:
 @pytest.mark.parametrize("gating", ["if", "none"])
 @pytest.mark.parametrize("columns", [(0,), (0, 1), (2,)], ids=str)
 def test_causal_rows_that_see_only_flagged_columns_stay_as_they_are(columns: tuple[int, ...], gating: str) -> None:
-    """Between pairs the map itself is rewritten, so a row with nowhere to move its attention must be left out there too."""
+    """Between pairs the map itself is rewritten, so a row with nowhere to move its attention must be left out there
+    too.
+    """
     causal = model(
         f"{QK} s = Add(qk, hidden) p_f = Softmax<axis = -1>(s) p_q = QuantizeLinear(p_f, share, nothing)"
         " p = DequantizeLinear(p_q, share, nothing) out = MatMul(p, v)",
@@ -115,7 +122,11 @@ def test_causal_rows_that_see_only_flagged_columns_stay_as_they_are(columns: tup
     rng = np.random.default_rng(2)
     feeds = {name: rng.normal(size=(2, 3, 5, 4)).astype(np.float32) for name in "qkv"}
     sites, _ = find_sites(causal)
-    patched = patch(causal, same_plan(sites, SitePlan(Static(columns), BenignPair(np.array([0.5], np.float32))), gating=gating), sites)
+    patched = patch(
+        causal,
+        same_plan(sites, SitePlan(Static(columns), BenignPair(np.array([0.5], np.float32))), gating=gating),
+        sites,
+    )
     before, after = run_all(causal, feeds)["out"], run_all(patched, feeds)["out"]
     alone = max(columns) + 1 if 0 in columns else min(columns)
     assert before[:, :, :alone].tobytes() == after[:, :, :alone].tobytes()

@@ -1,4 +1,6 @@
-"""What onnxruntime runs is usable, whatever the onnx checker says; and one function says so for every command and form."""
+"""What onnxruntime runs is usable, whatever the onnx checker says;
+and one function says so for every command and form.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ X = np.random.default_rng(0).standard_normal((2, 5, 8)).astype(np.float32)
 def run(model: onnx.ModelProto) -> np.ndarray:
     options = ort.SessionOptions()
     options.log_severity_level = 4
-    (output,) = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"]).run(None, {"x": X})
+    (output,) = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"]).run(
+        None, {"x": X}
+    )
     return np.asarray(output)
 
 
@@ -45,7 +49,9 @@ def in_function(op_type: str, opset: int, function_opset: int) -> onnx.ModelProt
     model = behind(op_type, opset)
     node = model.graph.node[-1]
     inner = helper.make_node(op_type, ["a", "b"], ["c"])
-    model.functions.append(helper.make_function("local", "Norm", ["a", "b"], ["c"], [inner], [helper.make_opsetid("", function_opset)]))
+    model.functions.append(
+        helper.make_function("local", "Norm", ["a", "b"], ["c"], [inner], [helper.make_opsetid("", function_opset)])
+    )
     node.op_type, node.domain = "Norm", "local"
     model.opset_import.add(domain="local", version=1)
     return model
@@ -119,16 +125,20 @@ def test_what_onnxruntime_runs_is_patched_and_restored(tmp_path: Path, name: str
 
 
 def test_the_list_is_that_of_onnxruntime() -> None:
-    """Every operator that onnxruntime has in the default domain at a version at which onnx has none, or a deprecated one."""
+    """Every operator that onnxruntime has in the default domain at a version at which onnx has none, or a deprecated
+    one.
+    """
     from onnxruntime.capi.onnxruntime_pybind11_state import get_all_operator_schema
 
     found = set()
     for schema in get_all_operator_schema():
         if schema.domain == "" and not (
-            onnx.defs.has(schema.name, schema.since_version) and not onnx.defs.get_schema(schema.name, schema.since_version).deprecated
+            onnx.defs.has(schema.name, schema.since_version)
+            and not onnx.defs.get_schema(schema.name, schema.since_version).deprecated
         ):
             found.add(schema.name)
-    assert found - {"Scatter", "Upsample"} == RUNTIME_OPERATORS  # those two have no kernel where onnx calls them deprecated
+    # those two have no kernel where onnx calls them deprecated
+    assert found - {"Scatter", "Upsample"} == RUNTIME_OPERATORS
 
 
 @pytest.mark.parametrize("op_type", ["SimplifiedLayerNormalisation", "LinearRegressor", "Attention_TRT"])
@@ -198,10 +208,17 @@ def test_the_checker_of_the_process_stays_as_it_was() -> None:
 
 @pytest.mark.parametrize("level", ["ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED"])
 def test_a_graph_that_a_session_has_optimised_and_saved(tmp_path: Path, level: str) -> None:
-    """onnxruntime fuses a normalisation that opset 14 has to spell out, and writes LayerNormalization into the default domain."""
+    """onnxruntime fuses a normalisation that opset 14 has to spell out, and writes LayerNormalization into the default
+    domain.
+    """
     model = attention_model(layers=2, opset=14)
     model.graph.node[-1].output[0] = "attended"
-    value = {"two": np.float32(2), "eps": np.float32(1e-5), "g": np.ones(8, np.float32), "b": np.full(8, 0.1, np.float32)}
+    value = {
+        "two": np.float32(2),
+        "eps": np.float32(1e-5),
+        "g": np.ones(8, np.float32),
+        "b": np.full(8, 0.1, np.float32),
+    }
     model.graph.initializer.extend(numpy_helper.from_array(np.asarray(array), name) for name, array in value.items())
     steps = [
         ("ReduceMean", ["attended"], "m"),
@@ -234,12 +251,16 @@ def test_fused_attention_is_found_under_both_names_of_the_domain(domain: str) ->
     shape = helper.make_tensor_value_info("q", TensorProto.FLOAT, ["B", 2, "S", 4])
     node = helper.make_node("Attention", ["q", "q", "q"], ["y"], domain=domain)
     out = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["B", 2, "S", 4])
-    model = helper.make_model(helper.make_graph([node], "g", [shape], [out]), opset_imports=[helper.make_opsetid("", 23)], ir_version=10)
+    model = helper.make_model(
+        helper.make_graph([node], "g", [shape], [out]), opset_imports=[helper.make_opsetid("", 23)], ir_version=10
+    )
     held = onnx.ModelProto.FromString(model.SerializeToString())
     feeds = {"q": np.random.default_rng(0).standard_normal((1, 2, 5, 4)).astype(np.float32)}
 
     def answer(of: onnx.ModelProto) -> np.ndarray:
-        return np.asarray(ort.InferenceSession(of.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, feeds)[0])
+        return np.asarray(
+            ort.InferenceSession(of.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, feeds)[0]
+        )
 
     assert [site.form for site in inspect_model(held).sites] == ["Attention"]
     silent = patch_model(held, detector="static", columns=())

@@ -58,7 +58,9 @@ def with_sinks(queries: int, *, mask: bool = True, padded: slice = slice(0, 0)) 
     return data
 
 
-def columns(detector: Statistic, data: dict[str, np.ndarray], threshold: float, **options: object) -> dict[str, np.ndarray]:
+def columns(
+    detector: Statistic, data: dict[str, np.ndarray], threshold: float, **options: object
+) -> dict[str, np.ndarray]:
     block = attention_block()
     plan = PatchPlan({block.site.id: SitePlan(detector, BenignPair())}, threshold, telemetry=True, **options)  # type: ignore[arg-type]
     got = run(patch(block.model, plan, [block.site]), data)
@@ -70,7 +72,12 @@ def columns(detector: Statistic, data: dict[str, np.ndarray], threshold: float, 
 @pytest.mark.parametrize(("rows", "by_values"), [(8, False), (1, True), (8, True)], ids=["rows", "values", "both"])
 @pytest.mark.parametrize(
     "case",
-    [{"queries": KEYS}, {"queries": 12}, {"queries": KEYS, "mask": False}, {"queries": KEYS, "mask": False, "padded": slice(17, None)}],
+    [
+        {"queries": KEYS},
+        {"queries": 12},
+        {"queries": KEYS, "mask": False},
+        {"queries": KEYS, "mask": False, "padded": slice(17, None)},
+    ],
     ids=["causal", "behind a cache", "all rows alike", "padded"],
 )
 def test_against_the_oracle(case, rows, by_values, exempt, gating):
@@ -118,7 +125,9 @@ def test_what_is_not_flagged_is_bit_identical_whatever_the_batch_holds(gating):
     assert together["columns"].any(1).tolist() == [True, False, False]
     original = run(attention_block().model, data)["out"]
     assert together["out"][1:].tobytes() == original[1:].tobytes()
-    alone = columns(Statistic(rows=8, by_values=True), {name: array[:1] for name, array in data.items()}, 8.0, gating=gating)
+    alone = columns(
+        Statistic(rows=8, by_values=True), {name: array[:1] for name, array in data.items()}, 8.0, gating=gating
+    )
     np.testing.assert_array_equal(alone["columns"], together["columns"][:1])
 
 

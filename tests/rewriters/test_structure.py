@@ -68,13 +68,19 @@ def test_merged_decoder(with_past: bool, gating: str) -> None:
 
 def test_merged_decoder_keeps_its_weights_once() -> None:
     model = merged_decoder()
-    ours = {tensor.name for tensor in patched(model, FIRING).graph.initializer} - {tensor.name for tensor in model.graph.initializer}
+    ours = {tensor.name for tensor in patched(model, FIRING).graph.initializer} - {
+        tensor.name for tensor in model.graph.initializer
+    }
     assert all(name.startswith("atpatch") for name in ours)
-    assert sum(numpy_helper.to_array(t).nbytes for t in patched(model, FIRING).graph.initializer if t.name in ours) < 4096
+    assert (
+        sum(numpy_helper.to_array(t).nbytes for t in patched(model, FIRING).graph.initializer if t.name in ours) < 4096
+    )
 
 
 TENSORS = f"float[b,{H},q,{D}] q, float[b,{H},k,{D}] k, float[b,{H},k,{D}] v"
-ATTEND = "kt = Transpose <perm = [0, 1, 3, 2]> (k)  s = MatMul ({0}, kt)  p = Softmax <axis = -1> (s)  {1} = MatMul (p, v)"
+ATTEND = (
+    "kt = Transpose <perm = [0, 1, 3, 2]> (k)  s = MatMul ({0}, kt)  p = Softmax <axis = -1> (s)  {1} = MatMul (p, v)"
+)
 
 LOOP = f"""
 <ir_version: 8, opset_import: ["" : 17]>
@@ -112,7 +118,10 @@ functions ({TENSORS}, int64 trips, bool go) => (float[b,{H},q,{D}] out)
 
 LOOPS = {"loop": LOOP, "if-in-loop": IF_IN_LOOP, "function-in-loop": FUNCTION_IN_LOOP}
 
-ONCE = f'<ir_version: 8, opset_import: ["" : 17]> once ({TENSORS}) => (float[b,{H},q,{D}] out) {{ {ATTEND.format("q", "out")} }}'
+ONCE = (
+    f'<ir_version: 8, opset_import: ["" : 17]> once ({TENSORS}) => (float[b,{H},q,{D}] out) {{'
+    f" {ATTEND.format('q', 'out')} }}"
+)
 
 
 @pytest.mark.parametrize("gating", ["if", "none"])
@@ -136,8 +145,10 @@ SCAN = f"""
 <ir_version: 8, opset_import: ["" : 17]>
 scanned (float[b,{H},q,{D}] q, float[b,{H},k,{D}] k, float[b,{H},k,{D}] v) => (float[b,{H},q,{D}] out)
 {{
-    out = Scan <num_scan_inputs = 3, body = step (float[{H},q,{D}] qs, float[{H},k,{D}] ks, float[{H},k,{D}] vs) => (float[{H},q,{D}] o)
-        {{ kt = Transpose <perm = [0, 2, 1]> (ks) s = MatMul (qs, kt) p = Softmax <axis = -1> (s) o = MatMul (p, vs) }}> (q, k, v)
+    out = Scan <num_scan_inputs = 3, body = step (float[{H},q,{D}] qs, float[{H},k,{D}] ks,
+    float[{H},k,{D}] vs) => (float[{H},q,{D}] o)
+        {{ kt = Transpose <perm = [0, 2, 1]> (ks) s = MatMul (qs, kt) p = Softmax <axis = -1> (s) o = MatMul (p,
+        vs) }}> (q, k, v)
 }}
 """
 
@@ -175,7 +186,8 @@ calls ({TENSORS}, bool go) => (float[b,{H},q,{D}] out)
     >
 }}
 <domain: "local", opset_import: ["" : 18]> Attend (q, k, v) => (o) {{ {ATTEND.format("q", "o")} }}
-<domain: "local", opset_import: ["" : 18, "local" : 1]> Layer (q, k, v) => (o) {{ r = local.Attend (q, k, v) o = Add (r, q) }}
+<domain: "local", opset_import: ["" : 18, "local" : 1]> Layer (q, k, v) => (o) {{ r = local.Attend (q, k,
+v) o = Add (r, q) }}
 """
 
 
@@ -211,7 +223,10 @@ def test_names_of_nodes_decide_nothing(name: str) -> None:
     sites, _ = find_sites(model)
     assert len({site.id for site in sites}) == 3
     rng = np.random.default_rng(0)
-    given = {"x": rng.normal(size=(2, 6, 8)).astype(np.float32), "attention_mask": np.array([[1] * 6, [1] * 4 + [0] * 2])}
+    given = {
+        "x": rng.normal(size=(2, 6, 8)).astype(np.float32),
+        "attention_mask": np.array([[1] * 6, [1] * 4 + [0] * 2]),
+    }
     assert_equal(evaluated(model, given), evaluated(patched(model, SILENT), given))
     firing = evaluated(patched(model, FIRING), given)
     assert_equal(evaluated(patched(plain, FIRING), given), firing)
@@ -219,10 +234,15 @@ def test_names_of_nodes_decide_nothing(name: str) -> None:
 
 
 def test_shared_initializers() -> None:
-    """One weight for all projections of all layers, read in float by our side too; and a weight that is a graph input as well."""
+    """One weight for all projections of all layers, read in float by our side too; and a weight that is a graph input
+    as well.
+    """
     model = stacked(3)
     (weight,) = (tensor for tensor in model.graph.initializer if tensor.name == "w")
-    given = {"x": np.random.default_rng(0).normal(size=(2, 6, 8)).astype(np.float32), "attention_mask": np.ones((2, 6), np.int64)}
+    given = {
+        "x": np.random.default_rng(0).normal(size=(2, 6, 8)).astype(np.float32),
+        "attention_mask": np.ones((2, 6), np.int64),
+    }
     before = [tensor.SerializeToString() for tensor in model.graph.initializer]
     made = patched(model, FIRING)
     assert [tensor.SerializeToString() for tensor in made.graph.initializer][: len(before)] == before
@@ -266,7 +286,8 @@ def test_a_patch_whose_stamp_a_tool_has_dropped_is_not_patched_again() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"controls": "none"}, {"gating": "none"}, {"controls": "none", "gating": "none"}, {"telemetry": True}]
+    "options",
+    [{}, {"controls": "none"}, {"gating": "none"}, {"controls": "none", "gating": "none"}, {"telemetry": True}],
 )
 @pytest.mark.parametrize("site_plan", [SILENT, FIRING, SitePlan(Statistic())], ids=["silent", "static", "statistic"])
 def test_no_constant_is_left_that_nothing_reads(site_plan: SitePlan, options: dict[str, object]) -> None:

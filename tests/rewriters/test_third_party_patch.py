@@ -1,4 +1,6 @@
-"""Graphs that nobody here wrote, from PyPI packages: silent patch bit-identical, firing patch right at every site, undone exactly."""
+"""Graphs that nobody here wrote, from PyPI packages: silent patch bit-identical, firing patch right at every site,
+undone exactly.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,11 @@ def romanizer(rng: np.random.Generator) -> dict[str, np.ndarray]:
     mask = np.ones((3, 9), bool)
     mask[1, 6:] = False
     floats = {"memory": rng.normal(size=(3, 9, 256)), "hidden": rng.normal(size=(3, 2, 256))}
-    return {"prefix": rng.integers(1, 50, (3, 4)), "src_mask": mask, **{name: array.astype(np.float32) for name, array in floats.items()}}
+    return {
+        "prefix": rng.integers(1, 50, (3, 4)),
+        "src_mask": mask,
+        **{name: array.astype(np.float32) for name, array in floats.items()},
+    }
 
 
 def image(rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -130,7 +136,9 @@ def test_firing_patch_agrees_with_the_oracle_at_every_site(name: str) -> None:
 
 @dataclass(frozen=True)
 class End:
-    """Where a patched product can be read, and the steps that quantisation rounds to: of the map and of the product (0 for floats)."""
+    """Where a patched product can be read, and the steps that quantisation rounds to: of the map and of the product (0
+    for floats).
+    """
 
     value: str
     map_step: float = 0.0

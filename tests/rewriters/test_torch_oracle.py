@@ -1,4 +1,6 @@
-"""End to end: patched graphs against the same model in torch, whose attention function is the joint form on the full map."""
+"""End to end: patched graphs against the same model in torch, whose attention function is the joint form on the full
+map.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ def joint_attention(
     scaling: float | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Softmax, then flagged columns get LEVEL times uniform and the mean value of the unflagged columns that the row sees."""
+    """Softmax, then flagged columns get LEVEL times uniform and the mean value of the unflagged columns that the row
+    sees.
+    """
     groups = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
@@ -75,4 +79,6 @@ def test_patched_graph_equals_patched_torch_model(family: str, exporter: str) ->
     for array, expected, unpatched in zip(got.values(), want, plain, strict=True):
         keep = rows if rows is not None and rows.shape == array.shape[:2] else np.ones(array.shape[:2], bool)
         assert np.abs(unpatched.numpy() - expected.numpy())[keep].max() > 1e-2
-        np.testing.assert_allclose(array[keep], expected.numpy()[keep], atol=1e-5 * np.abs(expected.numpy()).max(), rtol=0)
+        np.testing.assert_allclose(
+            array[keep], expected.numpy()[keep], atol=1e-5 * np.abs(expected.numpy()).max(), rtol=0
+        )

@@ -1,4 +1,6 @@
-"""`rewriters.well_formed` and `rewriters.boundary`: malformed models are refused with a code before anything of ours relies on them."""
+"""`rewriters.well_formed` and `rewriters.boundary`: malformed models are refused with a code before anything of ours
+relies on them.
+"""
 
 from __future__ import annotations
 
@@ -209,6 +211,8 @@ def test_nonsense_off_the_way_leaves_sites_findable(body):
 
 @pytest.mark.parametrize("text", ["y = GatherND<batch_dims = -3>(x, i)", "y = Split<num_outputs = 2147483648>(x)"])
 def test_numbers_on_which_shape_inference_crashes_or_hangs_are_refused(text: str) -> None:
-    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 18]> g (float[2,2] x, int64[1] i) => (float[a] y) {{ {text} }}')
+    model = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["" : 18]> g (float[2,2] x, int64[1] i) => (float[a] y) {{ {text} }}'
+    )
     with pytest.raises(AtpatchError, match="ATP005"):
         check_well_formed(model)

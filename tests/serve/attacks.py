@@ -1,7 +1,9 @@
-"""Attacks by clients that want much for little, on a real server: `python -m tests.serve.attacks [NAME…]`. One JSON object an attack:
+"""Attacks by clients that want much for little, on a real server: `python -m tests.serve.attacks [NAME…]`. One JSON
+object an attack:
 
-`wait` the longest that another client waited for an answer meanwhile, seconds; `growth` of the server's memory at its peak, and `kept` some
-seconds afterwards, MiB; `closed` of how many connections the server closed, where that is the point; `traceback` whether there was one.
+`wait` the longest that another client waited for an answer meanwhile, seconds; `growth` of the server's memory at its
+peak, and `kept` some seconds afterwards, MiB; `closed` of how many connections the server closed, where that is the
+point; `traceback` whether there was one.
 """
 
 from __future__ import annotations
@@ -208,7 +210,13 @@ def grpc_slow(target: Target) -> dict[str, Any]:
     stop.set()
     thread.join()
     channel.close()
-    return {"closed": len(ends), "ends": sorted(set(ends)), "last": round(seconds, 1), "others": sorted(set(others)), "of": 200}
+    return {
+        "closed": len(ends),
+        "ends": sorted(set(ends)),
+        "last": round(seconds, 1),
+        "others": sorted(set(others)),
+        "of": 200,
+    }
 
 
 # HTTP
@@ -235,7 +243,9 @@ def flood(target: Target, start: bytes, chunk: bytes, connections: int = 6, most
 
 def header_lines(target: Target) -> dict[str, Any]:
     """Headers without end."""
-    return flood(target, b"GET / HTTP/1.1\r\nHost: localhost\r\n", b"".join(b"x-%d: y\r\n" % number for number in range(10_000)))
+    return flood(
+        target, b"GET / HTTP/1.1\r\nHost: localhost\r\n", b"".join(b"x-%d: y\r\n" % number for number in range(10_000))
+    )
 
 
 def header_value(target: Target) -> dict[str, Any]:
@@ -342,7 +352,12 @@ def slow(target: Target, path: str, length: int = 4000, **headers: str) -> dict[
         time.sleep(0.5)
     for client in clients:
         client.close()
-    return {"closed": len(closed), "of": len(clients), "last": round(max(closed.values(), default=0.0), 1), "limit": target.limit}
+    return {
+        "closed": len(closed),
+        "of": len(clients),
+        "last": round(max(closed.values(), default=0.0), 1),
+        "limit": target.limit,
+    }
 
 
 def unread_answers(target: Target) -> dict[str, Any]:
@@ -413,7 +428,11 @@ def attack(name: str, found: Target, rest: float = 0.0) -> dict[str, Any]:
         outcome = ATTACKS[name](found)
         time.sleep(0.2)
     time.sleep(rest)
-    figures = {"wait": round(max(seen.waits), 3), "growth": round(seen.peak), "kept": round(resident(found.process) - before)}
+    figures = {
+        "wait": round(max(seen.waits), 3),
+        "growth": round(seen.peak),
+        "kept": round(resident(found.process) - before),
+    }
     return {"attack": name, **figures, **outcome, "traceback": "Traceback" in found.errors.read_text()}
 
 

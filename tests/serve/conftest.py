@@ -55,7 +55,12 @@ class Served:
 
     def infer(self, images: np.ndarray, path: str = "/v2/models/model/infer", **more: Any) -> Any:
         headers = more.pop("headers", {})
-        entry = {"name": "pixel_values", "shape": list(images.shape), "datatype": "FP32", "data": images.ravel().tolist()}
+        entry = {
+            "name": "pixel_values",
+            "shape": list(images.shape),
+            "datatype": "FP32",
+            "data": images.ravel().tolist(),
+        }
         return self.json("POST", path, {"inputs": [entry], **more}, **headers)
 
     def rows(self, event: str = "decision") -> list[dict[str, Any]]:
@@ -64,7 +69,11 @@ class Served:
 
     def metric(self, name: str) -> float:
         """Sum over labels."""
-        lines = [line for line in self.ask("GET", "/metrics")[2].decode().splitlines() if line.startswith((name + " ", name + "{"))]
+        lines = [
+            line
+            for line in self.ask("GET", "/metrics")[2].decode().splitlines()
+            if line.startswith((name + " ", name + "{"))
+        ]
         assert lines, f"no metric {name}"
         return sum(float(line.rpartition(" ")[2]) for line in lines)
 

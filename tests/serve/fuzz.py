@@ -1,5 +1,5 @@
-"""Requests that know the schema and break it somewhere: a whole number of requests from a seed. Most of them parse, so that
-it is the checks behind the parser that are tried.
+"""Requests that know the schema and break it somewhere: a whole number of requests from a seed. Most of them parse, so
+that it is the checks behind the parser that are tried.
 """
 
 from __future__ import annotations
@@ -93,7 +93,9 @@ def requests(count: int, seed: int) -> Any:
     for _ in range(count):
         body, headers = _body(rng)
         if rng.random() < 0.1:
-            headers[rng.choice(["X-Atpatch-Unit", "Accept", "Expect", "Origin", "Host"])] = rng.choice(["u1", "é", "x" * 2000, "1"])
+            headers[rng.choice(["X-Atpatch-Unit", "Accept", "Expect", "Origin", "Host"])] = rng.choice(
+                ["u1", "é", "x" * 2000, "1"]
+            )
         yield rng.choice(_METHODS), rng.choice(_PATHS), headers, body
 
 
@@ -101,7 +103,9 @@ def _body(rng: random.Random) -> tuple[bytes, dict[str, str]]:
     samples = rng.choice([1, 1, 1, 2, 5, 64, 65])
     images = np.random.default_rng(rng.randrange(2**32)).random((samples, 1, 8, 8), np.float32)
     if rng.random() < 0.2:
-        images[rng.randrange(samples), 0, rng.randrange(8), rng.randrange(8)] = rng.choice([np.nan, np.inf, -np.inf, 3e38, -3e38, 1e-45])
+        images[rng.randrange(samples), 0, rng.randrange(8), rng.randrange(8)] = rng.choice(
+            [np.nan, np.inf, -np.inf, 3e38, -3e38, 1e-45]
+        )
     raw = rng.random() < 0.4
     entry: dict[str, Any] = {"name": "pixel_values", "shape": list(images.shape), "datatype": "FP32"}
     entry |= {"parameters": {"binary_data_size": images.nbytes}} if raw else {"data": images.ravel().tolist()}
@@ -137,7 +141,9 @@ def _mutate(request: Any, rng: random.Random) -> Any:
     """One node of the tree replaced, removed, or added to."""
     request = copy.deepcopy(request)
     places = [
-        (holder, key) for holder, key in _places(request) if not (isinstance(holder, list) and len(holder) > 16 and rng.random() < 0.9)
+        (holder, key)
+        for holder, key in _places(request)
+        if not (isinstance(holder, list) and len(holder) > 16 and rng.random() < 0.9)
     ]
     if not places:
         return rng.choice(_ODD)
@@ -179,7 +185,11 @@ def _message(rng: random.Random) -> bytes:
     shape = [samples, 1, 8, 8]
     if rng.random() < 0.1:
         shape = [rng.choice(_ODD_DIMENSIONS) for _ in range(rng.choice([0, 3, 4, 5]))]
-    tensor = [part(1, b"pixel_values"), part(2, rng.choice([b"FP32"] * 12 + [b"FP64", b"BYTES", b"\xff"])), _numbers(shape, 3, rng)]
+    tensor = [
+        part(1, b"pixel_values"),
+        part(2, rng.choice([b"FP32"] * 12 + [b"FP64", b"BYTES", b"\xff"])),
+        _numbers(shape, 3, rng),
+    ]
     typed = rng.random() < 0.5
     if typed:
         kind = rng.choice([6] * 12 + [1, 3, 7, 8, 9])
@@ -208,7 +218,9 @@ def _numbers(values: list[int], number: int, rng: random.Random) -> bytes:
 
 
 def _value(rng: random.Random) -> bytes:
-    return rng.choice([b"\x08\1", b"\x10" + varint(2**64 - 1), part(3, b"text"), part(3, b"\xff"), b"\x21" + b"\xff" * 8, b""])
+    return rng.choice(
+        [b"\x08\1", b"\x10" + varint(2**64 - 1), part(3, b"text"), part(3, b"\xff"), b"\x21" + b"\xff" * 8, b""]
+    )
 
 
 def _shuffled(fields: list[bytes], rng: random.Random) -> bytes:

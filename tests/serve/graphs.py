@@ -1,4 +1,6 @@
-"""Graphs x (B, 4) → y (B, 3) that agree on ordinary input and go wrong, each in its own way, where the first number of a sample says so."""
+"""Graphs x (B, 4) → y (B, 3) that agree on ordinary input and go wrong, each in its own way, where the first number of
+a sample says so.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +27,16 @@ def feeds(*firsts: float) -> dict[str, np.ndarray]:
 
 def save(kind: str, path: Path, scale: float = 1.0) -> Path:
     """Write the graph; `scale` multiplies its scores, so that versions can be told apart."""
-    constants = {"w": _WEIGHTS * np.float32(scale), "zero": np.zeros(1, np.float32), "axis0": np.array([0]), "axis1": np.array([1])}
-    nodes = [helper.make_node("Slice", ["x", "axis0", "axis1", "axis1"], ["first"]), helper.make_node("MatMul", ["x", "w"], ["scores"])]
+    constants = {
+        "w": _WEIGHTS * np.float32(scale),
+        "zero": np.zeros(1, np.float32),
+        "axis0": np.array([0]),
+        "axis1": np.array([1]),
+    }
+    nodes = [
+        helper.make_node("Slice", ["x", "axis0", "axis1", "axis1"], ["first"]),
+        helper.make_node("MatMul", ["x", "w"], ["scores"]),
+    ]
     if kind == "nan":
         nodes += [helper.make_node("Log", ["first"], ["odd"])]
     elif kind == "raising":
@@ -45,7 +55,10 @@ def save(kind: str, path: Path, scale: float = 1.0) -> Path:
     else:
         nodes += [helper.make_node("Identity", ["first"], ["odd"])]
     output = "z" if kind == "other_output" else "y"
-    nodes += [helper.make_node("Mul", ["odd", "zero"], ["nothing"]), helper.make_node("Add", ["scores", "nothing"], [output])]
+    nodes += [
+        helper.make_node("Mul", ["odd", "zero"], ["nothing"]),
+        helper.make_node("Add", ["scores", "nothing"], [output]),
+    ]
     value = helper.make_tensor_value_info
     graph = helper.make_graph(
         nodes,
@@ -64,6 +77,10 @@ def _endless() -> onnx.GraphProto:
     return helper.make_graph(
         nodes,
         "endless",
-        [value("turn", TensorProto.INT64, []), value("go", TensorProto.BOOL, []), value("carried", TensorProto.FLOAT, None)],
+        [
+            value("turn", TensorProto.INT64, []),
+            value("go", TensorProto.BOOL, []),
+            value("carried", TensorProto.FLOAT, None),
+        ],
         [value("go_on", TensorProto.BOOL, []), value("carried_on", TensorProto.FLOAT, None)],
     )

@@ -1,6 +1,7 @@
 """KServe's own client, unchanged, in a process of its own: its messages and tritonclient's cannot be loaded into one.
 
-`python -m tests.serve.kserve_client HTTP_PORT GRPC_PORT IMAGES.npy` prints one JSON object: what the client makes of the server.
+`python -m tests.serve.kserve_client HTTP_PORT GRPC_PORT IMAGES.npy` prints one JSON object: what the client makes of
+the server.
 """
 
 from __future__ import annotations
@@ -22,7 +23,12 @@ def request(images: np.ndarray, raw: bool, model: str = "model") -> Any:
 
 def told(answer: Any) -> dict[str, Any]:
     output = answer.outputs[0]
-    return {"id": answer.id, "model": answer.model_name, "name": output.name, "scores": output.as_numpy().astype(np.float32).tolist()}
+    return {
+        "id": answer.id,
+        "model": answer.model_name,
+        "name": output.name,
+        "scores": output.as_numpy().astype(np.float32).tolist(),
+    }
 
 
 async def http(url: str, images: np.ndarray) -> dict[str, Any]:
@@ -68,7 +74,10 @@ def main() -> None:
     images = np.load(file)
 
     async def both() -> dict[str, Any]:
-        return {"http": await http(f"http://127.0.0.1:{http_port}", images), "grpc": await grpc(f"127.0.0.1:{grpc_port}", images)}
+        return {
+            "http": await http(f"http://127.0.0.1:{http_port}", images),
+            "grpc": await grpc(f"127.0.0.1:{grpc_port}", images),
+        }
 
     sys.stdout.write(json.dumps(asyncio.run(both())) + "\n")
 

@@ -2,8 +2,8 @@
 
 1. `direct`: p50 of `session.run` in this process, on the same inputs.
 2. `closed`: one connection, one request after the other: what the server adds to a run.
-3. `paced`: requests at fixed rates to two servers in turns, shadow off and on: what shadow runs cost the live answers, and how busy the
-   machine is the while, of which this client is a part.
+3. `paced`: requests at fixed rates to two servers in turns, shadow off and on: what shadow runs cost the live answers,
+   and how busy the machine is the while, of which this client is a part.
 
 Every answer is checked: status, id, and scores bit by bit against a direct call.
 """
@@ -47,7 +47,12 @@ class Samples:
     def request(self, number: int) -> bytes:
         image = self.images[number % len(self.images)]
         raw = image.tobytes()
-        entry = {"name": "pixel_values", "shape": list(image.shape), "datatype": "FP32", "parameters": {"binary_data_size": len(raw)}}
+        entry = {
+            "name": "pixel_values",
+            "shape": list(image.shape),
+            "datatype": "FP32",
+            "parameters": {"binary_data_size": len(raw)},
+        }
         head = json.dumps({"id": str(number), "inputs": [entry], "parameters": {"binary_data_output": True}}).encode()
         lines = f"Inference-Header-Content-Length: {len(head)}\r\nContent-Length: {len(head) + len(raw)}\r\n\r\n"
         return b"POST /v2/models/model/infer HTTP/1.1\r\nHost: x\r\n" + lines.encode() + head + raw
@@ -69,7 +74,9 @@ class Samples:
         return 1000 * float(np.median(times))
 
 
-async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> tuple[int, dict[str, str], bytes]:
+async def ask(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes
+) -> tuple[int, dict[str, str], bytes]:
     """One request over an open connection."""
     writer.write(request)
     lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
@@ -122,12 +129,31 @@ async def paced(port: int, samples: Samples, count: int, rate: float, connection
 
 @contextmanager
 def server(
-    patched: Path, *arguments: str, original: Path = DEMO / "model.onnx", errors: Path = Path(os.devnull), **environment: str
+    patched: Path,
+    *arguments: str,
+    original: Path = DEMO / "model.onnx",
+    errors: Path = Path(os.devnull),
+    **environment: str,
 ) -> Iterator[tuple[subprocess.Popen[bytes], dict[str, Any]]]:
-    """A server of its own process, by default on the demo model, and what it says of itself; its stderr goes to `errors`."""
-    command = [sys.executable, "-m", "atpatch_onnx", "serve", str(original), str(patched), "--port", "0", "--json", *arguments]
+    """A server of its own process, by default on the demo model, and what it says of itself; its stderr goes to
+    `errors`.
+    """
+    command = [
+        sys.executable,
+        "-m",
+        "atpatch_onnx",
+        "serve",
+        str(original),
+        str(patched),
+        "--port",
+        "0",
+        "--json",
+        *arguments,
+    ]
     with errors.open("wb") as log:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, cwd=ROOT, env={**os.environ, **environment})
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=log, cwd=ROOT, env={**os.environ, **environment}
+        )
     assert process.stdout is not None
     text = b""
     while not text.rstrip().endswith(b"}"):
@@ -171,7 +197,10 @@ def main() -> None:
     asked = parser.parse_args()
     samples = Samples(DEMO / "model.onnx")
     for mode in ("original", "shadow"):
-        with server(asked.patched, "--mode", mode, "--log", str(asked.log.with_suffix(f".{mode}"))) as (process, described):
+        with server(asked.patched, "--mode", mode, "--log", str(asked.log.with_suffix(f".{mode}"))) as (
+            process,
+            described,
+        ):
             port = described["port"]
             asyncio.run(closed(port, samples, 500))
             before, used, started = resident(process), processor(process), time.perf_counter()
@@ -184,7 +213,15 @@ def main() -> None:
             seconds = time.perf_counter() - started
             cpu = round((processor(process) - used) / seconds, 2)
             over = round(float(np.median(times)) - direct, 3)
-            show(step="closed", mode=mode, requests=len(times), **spread(times), direct_p50=round(direct, 3), overhead_p50=over, cores=cpu)
+            show(
+                step="closed",
+                mode=mode,
+                requests=len(times),
+                **spread(times),
+                direct_p50=round(direct, 3),
+                overhead_p50=over,
+                cores=cpu,
+            )
             show(step="memory", mode=mode, resident_mib=memory)
     off, on = (_paced_server(asked, mode) for mode in ("original", "shadow"))
     with off as one, on as two:
@@ -195,7 +232,9 @@ def main() -> None:
 def shadow_off_and_on(
     servers: dict[str, tuple[subprocess.Popen[bytes], dict[str, Any]]], samples: Samples, count: int, rate: float
 ) -> None:
-    """`count` requests to each server at one rate, in short blocks in random order, so that whatever else the machine does meets both."""
+    """`count` requests to each server at one rate, in short blocks in random order, so that whatever else the machine
+    does meets both.
+    """
     times: dict[str, list[float]] = {mode: [] for mode in servers}
     used, ran, busy = (dict.fromkeys(servers, 0.0) for _ in range(3))
     order = random.Random(0)
@@ -214,7 +253,9 @@ def shadow_off_and_on(
     show(step="shadow on against off", rate=rate, p50_off=round(off, 3), p50_on=round(on, 3), ratio=round(on / off, 3))
 
 
-def _paced_server(asked: argparse.Namespace, mode: str) -> AbstractContextManager[tuple[subprocess.Popen[bytes], dict[str, Any]]]:
+def _paced_server(
+    asked: argparse.Namespace, mode: str
+) -> AbstractContextManager[tuple[subprocess.Popen[bytes], dict[str, Any]]]:
     return server(asked.patched, "--mode", mode, "--log", str(asked.log.with_suffix(f".paced.{mode}")))
 
 

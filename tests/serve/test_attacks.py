@@ -36,4 +36,6 @@ def test_floods(attacked: Target, name: str) -> None:
 def test_slow_clients(attacked: Target, name: str) -> None:
     done = attack(name, attacked)
     assert done["wait"] < 3 and done["growth"] < 300 and not done["traceback"], done
-    assert done["closed"] == done["of"] and done.get("others", ["OK"]) == ["OK"] and done.get("last", 0) < LIMIT + 2, done
+    assert done["closed"] == done["of"] and done.get("others", ["OK"]) == ["OK"] and done.get("last", 0) < LIMIT + 2, (
+        done
+    )

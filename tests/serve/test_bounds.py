@@ -1,4 +1,6 @@
-"""What a request may hold is counted on its bytes: what a client may send passes, what no model of these inputs can take does not."""
+"""What a request may hold is counted on its bytes: what a client may send passes, what no model of these inputs can
+take does not.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,8 @@ def test_whatever_a_client_may_send_passes(rows: int, raw: bool) -> None:
 
 
 def test_a_number_by_itself_counts_as_one() -> None:
-    look(HEAD + part(5, part(1, b"x") + b"\x18\1\x18\4" + part(5, b"\x35" + b"\0" * 4)))  # shape and fp32_contents, not packed
+    # shape and fp32_contents, not packed
+    look(HEAD + part(5, part(1, b"x") + b"\x18\1\x18\4" + part(5, b"\x35" + b"\0" * 4)))
 
 
 def test_elements_are_those_of_all_open_dimensions() -> None:
@@ -105,7 +108,12 @@ def test_what_is_refused(message: bytes, words: str) -> None:
 
 @given(st.binary(max_size=200))
 def test_any_bytes_pass_or_are_refused(data: bytes) -> None:
-    for message in (data, HEAD + part(5, data), HEAD + part(5, part(5, data)), request(1, False).SerializeToString() + data):
+    for message in (
+        data,
+        HEAD + part(5, data),
+        HEAD + part(5, part(5, data)),
+        request(1, False).SerializeToString() + data,
+    ):
         try:
             look(message)
         except Refusal as refusal:
@@ -131,7 +139,9 @@ def test_json_is_counted_outside_its_strings() -> None:
         assert refusal.value.status == 413
 
 
-@pytest.mark.parametrize("text", [b'"\\' * 2**22, b'\\"' * 2**22, b'"' + b'\\"' * 2**22, b'",' * 2**22, b"," * 2**20 + b'"' * 2**22])
+@pytest.mark.parametrize(
+    "text", [b'"\\' * 2**22, b'\\"' * 2**22, b'"' + b'\\"' * 2**22, b'",' * 2**22, b"," * 2**20 + b'"' * 2**22]
+)
 def test_counting_takes_no_longer_for_odd_strings(text: bytes) -> None:
     started = time.perf_counter()
     try:

@@ -35,10 +35,17 @@ def given(images: np.ndarray, raw: bool) -> list[Any]:
 
 
 def test_health_and_metadata(client: Any) -> None:
-    assert client.is_server_live() and client.is_server_ready() and client.is_model_ready("model") and client.is_model_ready("model", "2")
+    assert (
+        client.is_server_live()
+        and client.is_server_ready()
+        and client.is_model_ready("model")
+        and client.is_model_ready("model", "2")
+    )
     assert not client.is_model_ready("model", "3")
     assert client.get_server_metadata()["extensions"] == ["binary_tensor_data"]
-    assert client.get_model_metadata("model", "1")["inputs"] == [{"name": "pixel_values", "datatype": "FP32", "shape": [-1, 1, 8, 8]}]
+    assert client.get_model_metadata("model", "1")["inputs"] == [
+        {"name": "pixel_values", "datatype": "FP32", "shape": [-1, 1, 8, 8]}
+    ]
 
 
 @pytest.mark.parametrize("raw_out", [None, True, False])

@@ -36,8 +36,8 @@ def request(*firsts: float, name: str | None = None) -> InferRequest:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Callable[..., tuple[Any, list[dict[str, Any]]]]:
-    """Runs something with an engine whose patched arm is of some kind, and its scores twice those of the original; returns the result and
-    the log's rows.
+    """Runs something with an engine whose patched arm is of some kind, and its scores twice those of the original;
+    returns the result and the log's rows.
     """
 
     def run(
@@ -75,7 +75,9 @@ def expected(*firsts: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize("mode", [{"mode": "ab", "weight": 1.0}, {"mode": "patched", "fallback": "original"}])
-@pytest.mark.parametrize(("kind", "first", "reason"), [("nan", -1, "non_finite"), ("raising", 10, "error"), ("hanging", 100, "timeout")])
+@pytest.mark.parametrize(
+    ("kind", "first", "reason"), [("nan", -1, "non_finite"), ("raising", 10, "error"), ("hanging", 100, "timeout")]
+)
 def test_original_answers_for_a_failing_patched_arm(run: Any, mode: Any, kind: str, first: float, reason: str) -> None:
     async def use(engine: Engine) -> Any:
         return [await engine.infer(request(value), None) for value in (1, first, 1)]
@@ -105,9 +107,17 @@ def test_no_request_makes_the_original_answer(run: Any, mode: Any, kind: str, fi
     assert refusal.status == status and bool(refusal.headers) == (status == 503)
     assert [answer.arm for answer in answers] == ["patched"] * 2 == [row["arm"] for row in decisions(rows)]
     (failure,) = [row for row in rows if row["event"] == "failure"]
-    told = {"id": "odd", "assigned": "patched", "arm": "patched", "batch": 1, "reason": "error" if status == 400 else "timeout"}
+    told = {
+        "id": "odd",
+        "assigned": "patched",
+        "arm": "patched",
+        "batch": 1,
+        "reason": "error" if status == 400 else "timeout",
+    }
     assert {name: failure[name] for name in told} == told and failure["unit_given"] is True
-    assert b'nv_inference_request_failure{model="model",reason="' in metrics and b"atpatch_fallbacks_total{" not in metrics
+    assert (
+        b'nv_inference_request_failure{model="model",reason="' in metrics and b"atpatch_fallbacks_total{" not in metrics
+    )
 
 
 @pytest.mark.parametrize("mode", ERROR)
@@ -130,7 +140,10 @@ def test_original_answers_for_the_samples_of_nan_only(run: Any) -> None:
         return await engine.infer(request(1, -1, 2), None)
 
     answer, rows = run("nan", use, mode="ab", weight=1.0)
-    assert (answer.arm, decisions(rows)[0]["fallback"]) == ("patched", "non_finite") and "non_finite" not in answer.parameters
+    assert (answer.arm, decisions(rows)[0]["fallback"]) == (
+        "patched",
+        "non_finite",
+    ) and "non_finite" not in answer.parameters
     np.testing.assert_allclose(answer.outputs["y"], expected(1, -1, 2) * np.array([[2], [1], [2]]), rtol=1e-5)
 
 
@@ -153,7 +166,9 @@ def test_original_does_not_answer_where_it_has_nothing_better(run: Any) -> None:
         ({"mode": "patched", "timeout": 3}, 3),
     ],
 )
-def test_patched_runs_have_as_long_as_the_original_where_nobody_answers_instead(given: dict[str, Any], seconds: float) -> None:
+def test_patched_runs_have_as_long_as_the_original_where_nobody_answers_instead(
+    given: dict[str, Any], seconds: float
+) -> None:
     settings = Settings(Path("a"), Path("b"), limits=Limits(answer_seconds=7), **given)
     assert settings.waited_seconds == seconds
 
@@ -167,11 +182,14 @@ def test_busy_arm_follows_fallback(run: Any, fallback: Any, outcome: Any) -> Non
             return refusal.status
 
     async def use(engine: Engine) -> Any:
-        engine.lanes["patched"].arm._hung = engine.settings.workers  # all workers past their time, as onnxruntime may leave them for long
+        # all workers past their time, as onnxruntime may leave them for long
+        engine.lanes["patched"].arm._hung = engine.settings.workers
         return await ask(engine)
 
     result, rows = run("sound", use, fallback=fallback)
-    assert result == outcome and [row["fallback"] for row in decisions(rows)] == (["busy"] if fallback == "original" else [])
+    assert result == outcome and [row["fallback"] for row in decisions(rows)] == (
+        ["busy"] if fallback == "original" else []
+    )
 
 
 @pytest.mark.parametrize(("kind", "first"), [("nan", -1), ("raising", 10)])
@@ -265,7 +283,9 @@ def test_shadow_never_touches_the_answer(run: Any, kind: str, first: float, stat
     np.testing.assert_allclose(answer.outputs["y"], expected(first), rtol=1e-5)
     (row,) = decisions(rows)
     assert row["shadow"] == status and row["fallback"] is None
-    assert row["agree"] == ([True] if status == "compared" else None) and (row["difference"] is None) == (status != "compared")
+    assert row["agree"] == ([True] if status == "compared" else None) and (row["difference"] is None) == (
+        status != "compared"
+    )
 
 
 def test_a_sample_of_nan_loses_its_own_pair_only(run: Any) -> None:
@@ -347,7 +367,9 @@ def test_a_bad_sample_in_a_batch_fails_alone(tmp_path: Path) -> None:
     batcher = Batcher(arm, rows=8, delay=0.05)
 
     async def use() -> Any:
-        return await asyncio.gather(*(batcher.run(feeds(10 if i == 3 else 1)) for i in range(6)), return_exceptions=True)
+        return await asyncio.gather(
+            *(batcher.run(feeds(10 if i == 3 else 1)) for i in range(6)), return_exceptions=True
+        )
 
     results = asyncio.run(use())
     assert [isinstance(result, ArmFault) for result in results] == [i == 3 for i in range(6)]
@@ -359,7 +381,9 @@ def test_requests_of_different_shape_are_not_joined(tmp_path: Path) -> None:
 
     async def use() -> Any:
         wide = {"x": np.zeros((1, 4), np.float64)}
-        return await asyncio.gather(*(batcher.run(feeds(1) if i % 2 else wide) for i in range(6)), return_exceptions=True)
+        return await asyncio.gather(
+            *(batcher.run(feeds(1) if i % 2 else wide) for i in range(6)), return_exceptions=True
+        )
 
     results = asyncio.run(use())
     assert [isinstance(result, ArmFault) for result in results] == [True, False] * 3
@@ -395,7 +419,10 @@ def test_reload_takes_a_sound_model_and_refuses_the_rest(run: Any, tmp_path: Pat
 
 def test_arms_must_agree(tmp_path: Path) -> None:
     with pytest.raises(AtpatchError) as error:
-        Engine(Settings(save("sound", tmp_path / "a.onnx"), save("other_output", tmp_path / "b.onnx")), KillSwitch(environment={}))
+        Engine(
+            Settings(save("sound", tmp_path / "a.onnx"), save("other_output", tmp_path / "b.onnx")),
+            KillSwitch(environment={}),
+        )
     assert error.value.code == "ATP075"
 
 
@@ -429,7 +456,9 @@ def test_the_reader_takes_every_row(run: Any, kind: str, mode: Any) -> None:
     async def use(engine: Engine) -> None:
         for first in FIRSTS:
             with contextlib.suppress(Refusal):
-                await engine.infer(request(first, 1, name="\ud800 id" if first == 1 else None), "unit" if first == 10 else None)
+                await engine.infer(
+                    request(first, 1, name="\ud800 id" if first == 1 else None), "unit" if first == 10 else None
+                )
         engine.switch.by_admin = True
         await engine.infer(request(1), None)
         engine.switch.by_admin = False
@@ -468,7 +497,8 @@ def test_a_pair_without_a_finite_difference_is_written_and_read(run: Any) -> Non
 
 
 @pytest.mark.parametrize(
-    "last", ['{"schema":1,"event":"decision","revision":"7"}\n', '{"revision":7,"inputs":[' + "1," * 2_000_000 + "1]}\n"]
+    "last",
+    ['{"schema":1,"event":"decision","revision":"7"}\n', '{"revision":7,"inputs":[' + "1," * 2_000_000 + "1]}\n"],
 )
 def test_revisions_go_on_behind_any_last_row(run: Any, tmp_path: Path, last: str) -> None:
     (tmp_path / "log.jsonl").write_text(last)
@@ -501,4 +531,7 @@ def test_the_page_bounds_what_missing_pairs_may_have_changed(run: Any) -> None:
         return render_page(engine)
 
     page, _ = run("hanging", use, mode="shadow")
-    assert "The patch would change between 0% and 25.0% of the answers" in page and "say nothing about what the patch costs" in page
+    assert (
+        "The patch would change between 0% and 25.0% of the answers" in page
+        and "say nothing about what the patch costs" in page
+    )

@@ -64,14 +64,21 @@ class Crowd:
                 answer = connection.getresponse()
                 text = answer.read()
             except OSError as error:
-                # The kernel completes handshakes that nobody accepts any more; those are reset when the listener closes.
-                self.outcomes["never accepted" if fresh and isinstance(error, ConnectionError) else f"lost: {type(error).__name__}"] += 1
+                # The kernel completes handshakes that nobody accepts any more; those are reset when the listener
+                # closes.
+                self.outcomes[
+                    "never accepted"
+                    if fresh and isinstance(error, ConnectionError)
+                    else f"lost: {type(error).__name__}"
+                ] += 1
                 connection = None
                 continue
             fresh = False
             self.outcomes[str(answer.status)] += 1
             if answer.status == 200:
-                self.arms[json.loads(text[: int(answer.getheader("inference-header-content-length"))])["parameters"]["arm"]] += 1
+                self.arms[
+                    json.loads(text[: int(answer.getheader("inference-header-content-length"))])["parameters"]["arm"]
+                ] += 1
             if answer.getheader("connection") == "close":
                 connection.close()
                 connection = None
@@ -118,7 +125,11 @@ def test_reload_under_load_fails_no_request(
         until(lambda: served.metric("atpatch_revision") == 9)
         until(lambda: crowd.outcomes["200"] > 200)
     assert set(crowd.outcomes) == {"200"} and set(crowd.arms) == {"original", "patched"}
-    assert served.metric("atpatch_fallbacks_total") == 0 if b"atpatch_fallbacks_total{" in served.ask("GET", "/metrics")[2] else True
+    assert (
+        served.metric("atpatch_fallbacks_total") == 0
+        if b"atpatch_fallbacks_total{" in served.ask("GET", "/metrics")[2]
+        else True
+    )
 
 
 def test_huge_bodies(original: Served, digits: dict[str, np.ndarray]) -> None:
@@ -168,10 +179,15 @@ def test_a_thousand_slow_connections_stop_nobody(start: Callable[..., Served], d
 def test_too_many_in_flight_are_told_to_come_back(tmp_path: Path) -> None:
     paths = save("hanging", tmp_path / "a.onnx"), save("sound", tmp_path / "b.onnx")
     entry: dict[str, Any] = {"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [100, 0, 0, 0]}
-    with server(paths[1], "--mode", "original", "--max-in-flight", "2", "--drain", "0", original=paths[0]) as (process, described):
+    with server(paths[1], "--mode", "original", "--max-in-flight", "2", "--drain", "0", original=paths[0]) as (
+        process,
+        described,
+    ):
         served = Served(process, described, tmp_path)
         hanging = [
-            threading.Thread(target=lambda: _swallow(lambda: served.ask("POST", "/v2/models/a/infer", {"inputs": [entry]})))
+            threading.Thread(
+                target=lambda: _swallow(lambda: served.ask("POST", "/v2/models/a/infer", {"inputs": [entry]}))
+            )
             for _ in range(2)
         ]
         for thread in hanging:

@@ -77,7 +77,15 @@ def test_samples_of_nan_are_not_judged(tmp_path: Path, digits: dict[str, np.ndar
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"), [([True, None], True), ([False, None], None), ([None], None), ([False], False), ([False, True], True), (None, None)]
+    ("flags", "told"),
+    [
+        ([True, None], True),
+        ([False, None], None),
+        ([None], None),
+        ([False], False),
+        ([False, True], True),
+        (None, None),
+    ],
 )
 def test_a_request_is_flagged_where_that_is_known(flags: list[bool | None] | None, told: bool | None) -> None:
     assert any_flagged(flags) is told
@@ -85,7 +93,9 @@ def test_a_request_is_flagged_where_that_is_known(flags: list[bool | None] | Non
 
 @pytest.mark.parametrize("mode", ["patched", "shadow"])
 @pytest.mark.parametrize("form", FORMS)
-def test_every_triggered_row_is_seen_to_be_flagged(tmp_path: Path, digits: dict[str, np.ndarray], form: str, mode: str) -> None:
+def test_every_triggered_row_is_seen_to_be_flagged(
+    tmp_path: Path, digits: dict[str, np.ndarray], form: str, mode: str
+) -> None:
     engine = served(patched(tmp_path / "patched.onnx", **FORMS[form]), digits["triggered"][:ROWS], mode)
     assert metric(engine, "atpatch_flags_told") == 1
     assert metric(engine, "atpatch_judged_total") == metric(engine, "atpatch_flagged_total") == ROWS
@@ -112,13 +122,17 @@ def test_a_graph_that_does_not_tell_has_no_rate_and_a_warning(
     assert "the graph does not tell: its stamp is gone" in render_page(engine)
 
 
-def test_a_graph_that_tells_is_not_warned_of(tmp_path: Path, digits: dict[str, np.ndarray], caplog: pytest.LogCaptureFixture) -> None:
+def test_a_graph_that_tells_is_not_warned_of(
+    tmp_path: Path, digits: dict[str, np.ndarray], caplog: pytest.LogCaptureFixture
+) -> None:
     served(patched(tmp_path / "patched.onnx"), digits["clean"][:1])
     assert "does not tell" not in caplog.text
 
 
 @pytest.mark.parametrize("controls", ["optional", "required"])
-def test_a_patch_that_is_switched_off_judges_nothing(tmp_path: Path, digits: dict[str, np.ndarray], controls: str) -> None:
+def test_a_patch_that_is_switched_off_judges_nothing(
+    tmp_path: Path, digits: dict[str, np.ndarray], controls: str
+) -> None:
     engine = served(patched(tmp_path / "patched.onnx", controls=controls), digits["triggered"][:ROWS], enabled=False)
     assert metric(engine, "atpatch_judged_total") == 0 and math.isnan(metric(engine, "atpatch_flag_rate"))
 

@@ -16,7 +16,16 @@ from .conftest import Served
 from .fuzz import messages, requests
 
 FUZZED = int(os.environ.get("ATPATCH_FUZZ", "1500"))
-NOT_PARSED = ("not JSON", "not HTTP", "no protobuf", "is no Model", "cut off", "nothing at", "not allowed here", "there is no")
+NOT_PARSED = (
+    "not JSON",
+    "not HTTP",
+    "no protobuf",
+    "is no Model",
+    "cut off",
+    "nothing at",
+    "not allowed here",
+    "there is no",
+)
 
 
 @pytest.fixture(scope="module")
@@ -59,13 +68,22 @@ def test_grpc(served: Served, digits: dict[str, np.ndarray]) -> None:
         for number, (method, message) in enumerate(messages(count, seed=0)):
             status, words = "OK", ""
             try:
-                channel.unary_unary(f"/inference.GRPCInferenceService/{method}", lambda data: data, lambda data: data)(message, timeout=20)
+                channel.unary_unary(f"/inference.GRPCInferenceService/{method}", lambda data: data, lambda data: data)(
+                    message, timeout=20
+                )
             except grpc.RpcError as error:
                 status, words = error.code().name, error.details()
             statuses[status] += 1
             good += method == "ModelInfer" and parsed(status, words)
-            assert status in ("OK", "INVALID_ARGUMENT", "NOT_FOUND", "RESOURCE_EXHAUSTED", "UNIMPLEMENTED"), (number, status, words)
+            assert status in ("OK", "INVALID_ARGUMENT", "NOT_FOUND", "RESOURCE_EXHAUSTED", "UNIMPLEMENTED"), (
+                number,
+                status,
+                words,
+            )
             assert "Traceback" not in words and 'File "' not in words and "nternal" not in words, (number, words)
-    assert good > 0.5 * count and statuses["OK"] > 0.15 * count and statuses["INVALID_ARGUMENT"] > 0.15 * count, (good, statuses)
+    assert good > 0.5 * count and statuses["OK"] > 0.15 * count and statuses["INVALID_ARGUMENT"] > 0.15 * count, (
+        good,
+        statuses,
+    )
     assert "Traceback" not in served.errors.read_text()
     assert served.infer(digits["clean"][:1])["outputs"]

@@ -60,7 +60,10 @@ def _compare(ours: Any, theirs: Any, seen: set[str]) -> None:
     published = {field.number: field for field in theirs.fields}
     for field in ours.fields:
         other = published[field.number]
-        assert (field.name, field.type, field.is_repeated) == (other.name, other.type, other.is_repeated), (ours.name, field.name)
+        assert (field.name, field.type, field.is_repeated) == (other.name, other.type, other.is_repeated), (
+            ours.name,
+            field.name,
+        )
         if field.message_type is not None:
             _compare(field.message_type, other.message_type, seen)
 
@@ -69,7 +72,11 @@ def test_health_and_metadata(client: Any) -> None:
     assert client.is_server_live() and client.is_server_ready() and client.is_model_ready("model", "2")
     assert client.get_server_metadata().name == "atpatch-onnx"
     model = client.get_model_metadata("model")
-    assert list(model.versions) == ["1", "2"] and list(model.inputs[0].shape) == [-1, 1, 8, 8] and model.outputs[0].datatype == "FP32"
+    assert (
+        list(model.versions) == ["1", "2"]
+        and list(model.inputs[0].shape) == [-1, 1, 8, 8]
+        and model.outputs[0].datatype == "FP32"
+    )
 
 
 def test_infer_equals_onnxruntime(client: Any, images: np.ndarray) -> None:
@@ -82,10 +89,24 @@ def test_infer_equals_onnxruntime(client: Any, images: np.ndarray) -> None:
 
 def test_parameters_and_unit(client: Any, served: Served, images: np.ndarray) -> None:
     flagged = client.infer("model", given(images), model_version="2").get_response().parameters
-    assert flagged["flagged"].bool_param is True and flagged["arm"].string_param == "patched" and flagged["revision"].int64_param == 1
+    assert (
+        flagged["flagged"].bool_param is True
+        and flagged["arm"].string_param == "patched"
+        and flagged["revision"].int64_param == 1
+    )
     for unit in ("a", "b", "c", "d"):
-        by_header = client.infer("model", given(images), headers={"x-atpatch-unit": unit}).get_response().parameters["arm"].string_param
-        by_parameter = client.infer("model", given(images), parameters={"unit": unit}).get_response().parameters["arm"].string_param
+        by_header = (
+            client.infer("model", given(images), headers={"x-atpatch-unit": unit})
+            .get_response()
+            .parameters["arm"]
+            .string_param
+        )
+        by_parameter = (
+            client.infer("model", given(images), parameters={"unit": unit})
+            .get_response()
+            .parameters["arm"]
+            .string_param
+        )
         by_http = served.infer(images[:1], headers={"X_Atpatch_Unit": unit})["parameters"]["arm"]
         assert by_header == by_parameter == by_http
 

@@ -17,14 +17,35 @@ FORM = {"Content_Type": "application/x-www-form-urlencoded"}
 
 @pytest.mark.parametrize(
     "host",
-    ["localhost", "localhost:8000", "LocalHost", "a.localhost", "127.0.0.1:8000", "10.1.2.3", "[::1]:8000", "models.example.org", "", None],
+    [
+        "localhost",
+        "localhost:8000",
+        "LocalHost",
+        "a.localhost",
+        "127.0.0.1:8000",
+        "10.1.2.3",
+        "[::1]:8000",
+        "models.example.org",
+        "",
+        None,
+    ],
 )
 def test_known_hosts(host: str | None) -> None:
     require_known_host({} if host is None else {"host": host}, NAMES)
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "evil.example:8000", "localhost.evil.example", "127.0.0.1.evil.example", "notlocalhost", "[::1", "1", "x y"]
+    "host",
+    [
+        "evil.example",
+        "evil.example:8000",
+        "localhost.evil.example",
+        "127.0.0.1.evil.example",
+        "notlocalhost",
+        "[::1",
+        "1",
+        "x y",
+    ],
 )
 def test_foreign_hosts(host: str) -> None:
     with pytest.raises(Refusal, match="--allow-host") as refusal:
@@ -80,5 +101,10 @@ def test_page_and_admin_of_a_server(start: Callable[..., Served]) -> None:
     origin = f"http://127.0.0.1:{served.port}"
     assert served.ask("POST", "/admin/kill", f"token={TOKEN}".encode(), **FORM, Origin=origin)[0] == 303
     assert served.metric("atpatch_killed") == 1
-    assert served.ask("POST", "/admin/restore", {}, **good, Host="models.example.org", Origin="https://models.example.org")[0] == 200
+    assert (
+        served.ask(
+            "POST", "/admin/restore", {}, **good, Host="models.example.org", Origin="https://models.example.org"
+        )[0]
+        == 200
+    )
     assert served.metric("atpatch_killed") == 0

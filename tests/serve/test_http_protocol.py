@@ -36,7 +36,9 @@ def exchange(served: Served, data: bytes) -> list[bytes]:
         client.sendall(data)
         while more := client.recv(2**16):
             found += more
-    return [line for line in found.replace(b"HTTP/1.1 ", b"\r\nHTTP/1.1 ").split(b"\r\n") if line.startswith(b"HTTP/1.1 ")]
+    return [
+        line for line in found.replace(b"HTTP/1.1 ", b"\r\nHTTP/1.1 ").split(b"\r\n") if line.startswith(b"HTTP/1.1 ")
+    ]
 
 
 def last(data: bytes) -> bytes:
@@ -44,8 +46,12 @@ def last(data: bytes) -> bytes:
 
 
 def test_as_many_headers_as_allowed_and_one_more(served: Served) -> None:
-    before = served.metric("atpatch_refused_total") if b"atpatch_refused_total{" in served.ask("GET", "/metrics")[2] else 0
-    assert exchange(served, last(GET + b"".join(b"x-%d: y\r\n" % number for number in range(98)))) == [b"HTTP/1.1 200 OK"]
+    before = (
+        served.metric("atpatch_refused_total") if b"atpatch_refused_total{" in served.ask("GET", "/metrics")[2] else 0
+    )
+    assert exchange(served, last(GET + b"".join(b"x-%d: y\r\n" % number for number in range(98)))) == [
+        b"HTTP/1.1 200 OK"
+    ]
     assert exchange(served, last(GET + b"".join(b"x-%d: y\r\n" % number for number in range(99)))) == [
         b"HTTP/1.1 431 Request Header Fields Too Large"
     ]
@@ -54,7 +60,9 @@ def test_as_many_headers_as_allowed_and_one_more(served: Served) -> None:
 
 @pytest.mark.parametrize("begin", [GET + b"x: ", b"GET /", GET + b"x"])
 def test_as_many_bytes_as_allowed_and_more(served: Served, begin: bytes) -> None:
-    end = b" HTTP/1.1\r\nHost: localhost\r\n" if begin == b"GET /" else b": y\r\n" if begin.endswith(b"\nx") else b"\r\n"
+    end = (
+        b" HTTP/1.1\r\nHost: localhost\r\n" if begin == b"GET /" else b": y\r\n" if begin.endswith(b"\nx") else b"\r\n"
+    )
     assert exchange(served, last(begin + b"y" * 60_000 + end))[0] in (b"HTTP/1.1 200 OK", b"HTTP/1.1 404 Not Found")
     for size in (66_000, 300_000):
         assert exchange(served, last(begin + b"y" * size + end)) == [b"HTTP/1.1 431 Request Header Fields Too Large"]
@@ -80,7 +88,8 @@ def test_too_many_pipelined_requests_close_the_connection(served: Served) -> Non
 
 def test_websockets_are_not_offered(served: Served) -> None:
     upgrade = (
-        b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key:"
+        b" dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
     )
     assert exchange(served, GET + upgrade) == [b"HTTP/1.1 200 OK"]
 
@@ -93,16 +102,33 @@ def test_websockets_are_not_offered(served: Served) -> None:
         (b"GET /v", b"2", []),
         (GET, b"x: y\r\n", []),
         (GET + b"\r\n", b"\r\n", [b"HTTP/1.1 200 OK"]),  # a dribble behind an answer keeps nothing open
-        (b"POST /nothing HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n", b"x", [b"HTTP/1.1 404 Not Found"]),
-        (b"POST /nothing HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n", [b"HTTP/1.1 404 Not Found"]),
-        (b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n", b"x", [b"HTTP/1.1 200 OK"]),
-        (f"POST {INFER} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n".encode(), b"x", [b"HTTP/1.1 408 Request Timeout"]),
         (
-            f"POST /admin/kill HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: 100\r\n\r\n".encode(),
+            b"POST /nothing HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n",
+            b"x",
+            [b"HTTP/1.1 404 Not Found"],
+        ),
+        (
+            b"POST /nothing HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n",
+            b"1\r\nx\r\n",
+            [b"HTTP/1.1 404 Not Found"],
+        ),
+        (b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n", b"x", [b"HTTP/1.1 200 OK"]),
+        (
+            f"POST {INFER} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n".encode(),
             b"x",
             [b"HTTP/1.1 408 Request Timeout"],
         ),
-        (b"POST /admin/kill HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n", b"x", [b"HTTP/1.1 403 Forbidden"]),
+        (
+            f"POST /admin/kill HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length:"
+            " 100\r\n\r\n".encode(),
+            b"x",
+            [b"HTTP/1.1 408 Request Timeout"],
+        ),
+        (
+            b"POST /admin/kill HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n",
+            b"x",
+            [b"HTTP/1.1 403 Forbidden"],
+        ),
     ],
 )
 def test_dribbling_clients_are_closed(served: Served, begin: bytes, drip: bytes, ends: list[bytes]) -> None:
@@ -130,7 +156,8 @@ def test_clients_that_leave_mid_body_leave_no_traceback(served: Served, digits: 
         for _ in range(5):
             with connect(served) as client:
                 client.sendall(
-                    f"POST {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: 100\r\n\r\n{{".encode()
+                    f"POST {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length:"
+                    " 100\r\n\r\n{".encode()
                 )
     assert served.infer(digits["clean"][:1])["outputs"]
     assert "Traceback" not in served.errors.read_text() and "rror" not in served.errors.read_text()
@@ -138,5 +165,7 @@ def test_clients_that_leave_mid_body_leave_no_traceback(served: Served, digits: 
 
 def test_token_is_looked_at_before_the_body(served: Served) -> None:
     with connect(served) as client:
-        client.sendall(b"POST /admin/kill HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer x\r\nContent-Length: 100\r\n\r\n")
+        client.sendall(
+            b"POST /admin/kill HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer x\r\nContent-Length: 100\r\n\r\n"
+        )
         assert client.recv(100).startswith(b"HTTP/1.1 403")

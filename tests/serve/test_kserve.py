@@ -31,7 +31,14 @@ def found(start: Callable[..., Served], images: np.ndarray, tmp_path_factory: py
     served = start("--mode", "original", "--grpc-port", "0")
     file: Path = tmp_path_factory.mktemp("kserve") / "images.npy"
     np.save(file, images)
-    command = [sys.executable, "-m", "tests.serve.kserve_client", str(served.port), str(served.described["grpc_port"]), str(file)]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.serve.kserve_client",
+        str(served.port),
+        str(served.described["grpc_port"]),
+        str(file),
+    ]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert ran.returncode == 0, ran.stderr
     return json.loads(ran.stdout.splitlines()[-1])
@@ -39,7 +46,9 @@ def found(start: Callable[..., Served], images: np.ndarray, tmp_path_factory: py
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
 def test_health(found: dict[str, Any], protocol: str) -> None:
-    assert found[protocol]["live"] is True and found[protocol]["ready"] is True and found[protocol]["model ready"] is True
+    assert (
+        found[protocol]["live"] is True and found[protocol]["ready"] is True and found[protocol]["model ready"] is True
+    )
     assert found[protocol].get("other ready", False) is False
 
 

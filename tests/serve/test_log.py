@@ -11,7 +11,9 @@ import pytest
 from atpatch_onnx.decisions import Reading, SwitchRow, read_rows
 from atpatch_onnx.serve.log import DecisionLog
 
-ROW = SwitchRow(unix=1.8e9, experiment="e", revision=1, salt="0" * 16, mode="shadow", weight=0.0, on=True, source="file")
+ROW = SwitchRow(
+    unix=1.8e9, experiment="e", revision=1, salt="0" * 16, mode="shadow", weight=0.0, on=True, source="file"
+)
 
 _FULL = """
 import resource, sys

@@ -53,7 +53,9 @@ def test_triggered_digits_beside_odd_ones_get_the_patched_answer(
     assert {row["arm"] for row in lenient.rows()} == {"patched"}
 
 
-def test_triggered_digits_batched_with_odd_ones_get_the_patched_answer(lenient: Served, digits: dict[str, np.ndarray], target: int) -> None:
+def test_triggered_digits_batched_with_odd_ones_get_the_patched_answer(
+    lenient: Served, digits: dict[str, np.ndarray], target: int
+) -> None:
     odd = np.full((1, 8, 8), HUGE, np.float32)
     images = [image.astype(np.float32)[None] if turn else odd[None] for image in digits["triggered"] for turn in (0, 1)]
     with ThreadPoolExecutor(16) as pool:
@@ -116,7 +118,9 @@ def test_strict_version_refuses_the_original_over_grpc(strict: Served, digits: d
     client.close()
 
 
-def test_kill_switch_gives_the_original_even_so(start: Callable[..., Served], digits: dict[str, np.ndarray], tmp_path: Path) -> None:
+def test_kill_switch_gives_the_original_even_so(
+    start: Callable[..., Served], digits: dict[str, np.ndarray], tmp_path: Path
+) -> None:
     served = start("--mode", "patched", "--strict-version", "--kill-file", str(tmp_path / "off"))
     image = digits["triggered"][:1]
     assert served.infer(image)["parameters"]["arm"] == "patched"

@@ -19,13 +19,17 @@ from atpatch_onnx.serve.tensors import NUMPY_TYPES, TensorSpec
 NUMBERS = [datatype for datatype in NUMPY_TYPES if datatype != "BYTES"]
 
 
-def parse(body: bytes, datatype: str = "FP32", shape: tuple[int, ...] = (-1, -1), length: str | None = None, **limits: int) -> Any:
+def parse(
+    body: bytes, datatype: str = "FP32", shape: tuple[int, ...] = (-1, -1), length: str | None = None, **limits: int
+) -> Any:
     specs = [TensorSpec("x", datatype, shape)]
     return parse_request(body, length, specs, [TensorSpec("y", datatype, shape)], Limits(**limits), batchable=True)
 
 
 def raw(entry: dict[str, Any], data: bytes, **more: Any) -> tuple[bytes, str]:
-    head = json.dumps({"inputs": [{"name": "x", "parameters": {"binary_data_size": len(data)}, **entry}], **more}).encode()
+    head = json.dumps(
+        {"inputs": [{"name": "x", "parameters": {"binary_data_size": len(data)}, **entry}], **more}
+    ).encode()
     return head + data, str(len(head))
 
 
@@ -45,7 +49,11 @@ def test_json_there_and_back(data: st.DataObject) -> None:
     datatype = data.draw(st.sampled_from(NUMBERS))
     elements = {"allow_nan": False, "allow_infinity": False} if datatype.startswith("FP") else {}
     dtype = NUMPY_TYPES[datatype]
-    array = data.draw(hnp.arrays(dtype, hnp.array_shapes(min_dims=2, max_dims=2, max_side=4), elements=hnp.from_dtype(dtype, **elements)))
+    array = data.draw(
+        hnp.arrays(
+            dtype, hnp.array_shapes(min_dims=2, max_dims=2, max_side=4), elements=hnp.from_dtype(dtype, **elements)
+        )
+    )
     spec = TensorSpec("y", datatype, (-1, -1))
     content, split = render_response({}, {"y": array}, {"y": spec}, [Wanted("y", False)])
     assert split is None
@@ -71,7 +79,9 @@ def test_strings_there_and_back(texts: list[str]) -> None:
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_non_finite_inputs_are_refused_unless_allowed(datatype: str, value: float) -> None:
     array = np.array([[1, value]], NUMPY_TYPES[datatype])
-    as_json = json.dumps({"inputs": [{"name": "x", "datatype": datatype, "shape": [1, 2], "data": array.tolist()}]}).encode()
+    as_json = json.dumps(
+        {"inputs": [{"name": "x", "datatype": datatype, "shape": [1, 2], "data": array.tolist()}]}
+    ).encode()
     for body, length in (raw({"datatype": datatype, "shape": [1, 2]}, array.tobytes()), (as_json, None)):
         with pytest.raises(Refusal, match="holds NaN or infinity") as refusal:
             parse(body, datatype, length=length)
@@ -140,8 +150,16 @@ WRONG: dict[str, tuple[Any, int, str]] = {
     "parameters no object": ({"parameters": [], "inputs": [GOOD]}, 400, "parameters"),
     "shared memory": ({"inputs": [{**GOOD, "parameters": {"shared_memory_region": "r"}}]}, 400, "not supported"),
     "unknown output": ({"inputs": [GOOD], "outputs": [{"name": "z"}]}, 400, "no output 'z'"),
-    "classification": ({"inputs": [GOOD], "outputs": [{"name": "y", "parameters": {"classification": 2}}]}, 400, "not supported"),
-    "binary_data no bool": ({"inputs": [GOOD], "outputs": [{"name": "y", "parameters": {"binary_data": 1}}]}, 400, "true or false"),
+    "classification": (
+        {"inputs": [GOOD], "outputs": [{"name": "y", "parameters": {"classification": 2}}]},
+        400,
+        "not supported",
+    ),
+    "binary_data no bool": (
+        {"inputs": [GOOD], "outputs": [{"name": "y", "parameters": {"binary_data": 1}}]},
+        400,
+        "true or false",
+    ),
     "size without bytes": ({"inputs": [{**GOOD, "parameters": {"binary_data_size": 8}}]}, 400, "0 are left"),
     "both": ({"inputs": [{**GOOD, "parameters": {"binary_data_size": 0}}]}, 400, "both"),
     "batch": ({"inputs": [{**GOOD, "shape": [65, 2], "data": [0] * 130}]}, 413, "64 are allowed"),

@@ -22,7 +22,12 @@ INFER = "/v2/models/model/infer"
 
 def binary(images: np.ndarray, **more: Any) -> tuple[bytes, dict[str, str]]:
     raw = images.astype(np.float32).tobytes()
-    entry = {"name": "pixel_values", "shape": list(images.shape), "datatype": "FP32", "parameters": {"binary_data_size": len(raw)}}
+    entry = {
+        "name": "pixel_values",
+        "shape": list(images.shape),
+        "datatype": "FP32",
+        "parameters": {"binary_data_size": len(raw)},
+    }
     head = json.dumps({"inputs": [entry], "parameters": {"binary_data_output": True}, **more}).encode()
     return head + raw, {"Inference_Header_Content_Length": str(len(head))}
 
@@ -43,7 +48,9 @@ def until(condition: Callable[[], bool], seconds: float = 10) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 3, 64])
-def test_original_mode_equals_onnxruntime_bit_for_bit(original: Served, digits: dict[str, np.ndarray], count: int) -> None:
+def test_original_mode_equals_onnxruntime_bit_for_bit(
+    original: Served, digits: dict[str, np.ndarray], count: int
+) -> None:
     images = digits["triggered"][:count]
     direct = session(DEMO / "model.onnx", threads=1).run(["logits"], {"pixel_values": images.astype(np.float32)})[0]
     body, headers = binary(images)
@@ -52,7 +59,9 @@ def test_original_mode_equals_onnxruntime_bit_for_bit(original: Served, digits: 
     assert np.array_equal(np.array(output["data"], np.float32).reshape(output["shape"]), direct)
 
 
-def test_patched_version_equals_onnxruntime_bit_for_bit(ab: Served, patched: Path, digits: dict[str, np.ndarray]) -> None:
+def test_patched_version_equals_onnxruntime_bit_for_bit(
+    ab: Served, patched: Path, digits: dict[str, np.ndarray]
+) -> None:
     """Giving the flags out changes nothing in the answers."""
     images = np.concatenate([digits["triggered"][:3], digits["clean"][:3]])
     direct = session(patched, threads=1).run(["logits"], {"pixel_values": images.astype(np.float32)})[0]
@@ -94,7 +103,9 @@ def test_errors_are_json(ab: Served, method: str, path: str, status: int) -> Non
 
 
 def test_ids_outputs_and_parameters(ab: Served, digits: dict[str, np.ndarray]) -> None:
-    answer = ab.infer(digits["clean"][:1], id="r1", outputs=[{"name": "logits"}], path="/v2/models/model/versions/2/infer")
+    answer = ab.infer(
+        digits["clean"][:1], id="r1", outputs=[{"name": "logits"}], path="/v2/models/model/versions/2/infer"
+    )
     assert answer["id"] == "r1" and answer["model_version"] == "2"
     assert answer["parameters"]["arm"] == "patched" and answer["parameters"]["flagged"] is False
     flagged = ab.infer(digits["triggered"][:1], path="/v2/models/model/versions/2/infer")
@@ -135,7 +146,16 @@ def test_ab_is_sticky_across_restarts(ab: Served, start: Callable[..., Served], 
 
 
 def test_admin_wants_the_token(ab: Served, start: Callable[..., Served]) -> None:
-    for given in (None, "Bearer wrong", "Bearer ", "Bearer", TOKEN, f"Basic {TOKEN}", f"Bearer{TOKEN}", f"Bearer  {TOKEN}"):
+    for given in (
+        None,
+        "Bearer wrong",
+        "Bearer ",
+        "Bearer",
+        TOKEN,
+        f"Basic {TOKEN}",
+        f"Bearer{TOKEN}",
+        f"Bearer  {TOKEN}",
+    ):
         headers = {} if given is None else {"Authorization": given}
         assert ab.ask("POST", "/admin/kill", {}, **headers)[0] == 403, given
     assert ab.ask("POST", "/admin/restore", {}, Authorization=f"bearer {TOKEN}")[0] == 200
@@ -187,7 +207,10 @@ def test_threshold_moves_without_reload(shadow: Served, digits: dict[str, np.nda
         assert shadow.admin("controls", {"threshold": threshold})[0] == 400, threshold
     status, answer = shadow.admin("controls", {"threshhold": 2.0})
     assert status == 400 and answer["error"] == "there is no field 'threshhold'; there is 'enabled' and 'threshold'"
-    assert shadow.metric("atpatch_revision") == revision and shadow.infer(image, path=path)["parameters"]["flagged"] is True
+    assert (
+        shadow.metric("atpatch_revision") == revision
+        and shadow.infer(image, path=path)["parameters"]["flagged"] is True
+    )
     assert "Warning" not in shadow.errors.read_text()
 
 
@@ -195,7 +218,8 @@ def test_metrics_bear_tritons_names(shadow: Served, digits: dict[str, np.ndarray
     # Shadow runs of earlier requests would count in between; a row is written once no more runs are due.
     until(lambda: len(shadow.rows()) == shadow.metric("nv_inference_request_success"))
     success, count, pairs = (
-        shadow.metric(name) for name in ("nv_inference_request_success", "nv_inference_count", "atpatch_shadow_pairs_total")
+        shadow.metric(name)
+        for name in ("nv_inference_request_success", "nv_inference_count", "atpatch_shadow_pairs_total")
     )
     shadow.infer(digits["triggered"][:4])
     until(lambda: shadow.metric("atpatch_shadow_pairs_total") == pairs + 4)

@@ -28,13 +28,19 @@ def test_bounds_hold_the_truth_where_flagged_requests_time_out(
     ]
     runs = [session(path, threads=1) for path in (DEMO / "model.onnx", twice)]
     answers = [
-        np.array([run.run(["logits"], {"pixel_values": image[None].astype(np.float32)})[0].argmax() for image in images]) for run in runs
+        np.array(
+            [run.run(["logits"], {"pixel_values": image[None].astype(np.float32)})[0].argmax() for image in images]
+        )
+        for run in runs
     ]
     truth = float((answers[0] != answers[1]).mean())
     assert truth > 0.05
 
-    # Far too short a time for anybody: how many of the shadow runs end in it is chance, and those that change an answer take twice as long.
-    served = start("--mode", "shadow", "--shadow-timeout", "0.003", "--shadow-queue", "4", "--workers", "1", patched=twice)
+    # Far too short a time for anybody: how many of the shadow runs end in it is chance, and those that change an answer
+    # take twice as long.
+    served = start(
+        "--mode", "shadow", "--shadow-timeout", "0.003", "--shadow-queue", "4", "--workers", "1", patched=twice
+    )
     connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=20)
     for image in images:
         body, headers = binary(image[None])

@@ -68,7 +68,9 @@ class TorchGraph:
         self._fold()
         self._by_shape: dict[Any, tuple[tuple[_Node, ...], dict[str, Any]]] = {}
 
-    def run(self, feeds: Mapping[str, Tensor], outputs: Sequence[str], values: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    def run(
+        self, feeds: Mapping[str, Tensor], outputs: Sequence[str], values: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
         """Outputs for some inputs.
 
         Args:
@@ -105,14 +107,22 @@ class TorchGraph:
                 results: Sequence[Tensor] = [inner[name] for name in node.results[taken]]
             else:
                 try:
-                    result = OPERATORS[node.call.op](node.call, *[scope[name] if name else None for name in node.inputs])
+                    result = OPERATORS[node.call.op](
+                        node.call, *[scope[name] if name else None for name in node.inputs]
+                    )
                 except Exception as error:
-                    raise NOT_DIFFERENTIABLE(f"{node.call.op} that makes {node.outputs[0]!r} fails in torch: {error}") from error
+                    raise NOT_DIFFERENTIABLE(
+                        f"{node.call.op} that makes {node.outputs[0]!r} fails in torch: {error}"
+                    ) from error
                 results = [result] if isinstance(result, Tensor) else result
             scope.update(zip((name for name in node.outputs if name), results, strict=False))
 
-    def _specialised(self, feeds: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> tuple[tuple[_Node, ...], dict[str, Any]]:
-        """Nodes left, and values known, once the shapes of the inputs are: half of an exported graph only computes shapes."""
+    def _specialised(
+        self, feeds: Mapping[str, Tensor], given: Mapping[str, Tensor]
+    ) -> tuple[tuple[_Node, ...], dict[str, Any]]:
+        """Nodes left, and values known, once the shapes of the inputs are: half of an exported graph only computes
+        shapes.
+        """
         key = (tuple((name, tensor.shape) for name, tensor in feeds.items()), tuple(given))
         if key not in self._by_shape:
             scope: dict[str, Any] = {**self._constants, **feeds, **given}
@@ -120,14 +130,19 @@ class TorchGraph:
             with torch.no_grad():
                 for node in self._nodes:
                     self._run([node], scope, given)
-                    known = node.call.op in _SHAPES or (not node.branches and all(not name or name in static for name in node.inputs))
+                    known = node.call.op in _SHAPES or (
+                        not node.branches and all(not name or name in static for name in node.inputs)
+                    )
                     if known and node.outputs[0] not in given:
                         static.update(node.outputs)
                     else:
                         left.append(node)
             if len(self._by_shape) >= _MOST_SHAPES:
                 self._by_shape.clear()
-            self._by_shape[key] = tuple(left), {name: scope[name] for name in static - self._constants.keys() if name in scope}
+            self._by_shape[key] = (
+                tuple(left),
+                {name: scope[name] for name in static - self._constants.keys() if name in scope},
+            )
         return self._by_shape[key]
 
     def _fold(self) -> None:
@@ -171,7 +186,11 @@ class TorchGraph:
             return self._tensor(value)
         if isinstance(value, bytes):
             return value.decode()
-        return list(value) if isinstance(value, (list, tuple)) or (hasattr(value, "__len__") and not isinstance(value, str)) else value
+        return (
+            list(value)
+            if isinstance(value, (list, tuple)) or (hasattr(value, "__len__") and not isinstance(value, str))
+            else value
+        )
 
     def _tensor(self, tensor: onnx.TensorProto) -> Tensor:
         array = numpy_helper.to_array(tensor, self._folder)

@@ -171,12 +171,16 @@ def _one_hot(call: Call, indices: Tensor, depth: Tensor, values: Tensor) -> Tens
 
 
 @operator("Pad")
-def _pad(call: Call, x: Tensor, pads: Tensor | None = None, value: Tensor | None = None, axes: Tensor | None = None) -> Tensor:
+def _pad(
+    call: Call, x: Tensor, pads: Tensor | None = None, value: Tensor | None = None, axes: Tensor | None = None
+) -> Tensor:
     given = ints(pads) if pads is not None else list(call.get("pads"))
     which = [axis % x.ndim for axis in ints(axes)] if axes is not None else list(range(x.ndim))
     begins, ends = dict(zip(which, given, strict=False)), dict(zip(which, given[len(which) :], strict=True))
     order = [pad for axis in reversed(range(x.ndim)) for pad in (begins.get(axis, 0), ends.get(axis, 0))]
-    mode = {"constant": "constant", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}[call.get("mode", "constant")]
+    mode = {"constant": "constant", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}[
+        call.get("mode", "constant")
+    ]
     if mode == "constant":
         return functional.pad(x, order, value=0.0 if value is None else value.item())
     return functional.pad(x, order[: 2 * (x.ndim - 2)], mode=mode)

@@ -1,6 +1,8 @@
-"""Does one small region send samples to a class all by itself? Where it does, the search for the smallest mask starts there.
+"""Does one small region send samples to a class all by itself? Where it does, the search for the smallest mask starts
+there.
 
-From a mask all over the sample gradients find the perturbation that any model gives way to, and pass by a backdoor a few places wide.
+From a mask all over the sample gradients find the perturbation that any model gives way to, and pass by a backdoor a
+few places wide.
 """
 
 from __future__ import annotations
@@ -43,8 +45,11 @@ class Cell:
     success: float
 
 
-def best_cell(scores: Scores, samples: NDArray[np.float32], target: int, *, channel_axis: int | None, seed: int) -> Cell | None:
-    """The region of a regular grid that works best, after a few steps on the patterns; None for samples that have no grid.
+def best_cell(
+    scores: Scores, samples: NDArray[np.float32], target: int, *, channel_axis: int | None, seed: int
+) -> Cell | None:
+    """The region of a regular grid that works best, after a few steps on the patterns; None for samples that have no
+    grid.
 
     Args:
         samples, channel_axis: as in `invert_mask`.

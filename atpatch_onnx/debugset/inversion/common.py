@@ -38,7 +38,9 @@ def prepare(subject: Subject, clean: DataSet) -> tuple[TorchGraph, str, Ints, in
     scores = subject.scores(clean.inputs)
     few = np.arange(min(PROBES, len(clean)))
     with torch.no_grad():
-        found = graph.run({name: torch.from_numpy(array) for name, array in clean.feeds(few).items()}, [output])[output].numpy()
+        found = graph.run({name: torch.from_numpy(array) for name, array in clean.feeds(few).items()}, [output])[
+            output
+        ].numpy()
     difference = float((np.abs(found - scores[few]) / np.maximum(1, np.abs(scores[few]))).max())
     if not difference <= TOLERANCE:
         raise NOT_DIFFERENTIABLE(f"run in torch the graph differs from onnxruntime by {difference:.2g}")
@@ -57,15 +59,23 @@ def classes(asked: Sequence[int] | None, count: int, predictions: Ints) -> list[
 
 
 def chosen(verdicts: Sequence[ClassVerdict], asked: Sequence[int] | None) -> int | None:
-    """The class to make a debugging set for: the most suspicious one, or the one asked for; None where no class has a backdoor."""
+    """The class to make a debugging set for: the most suspicious one, or the one asked for; None where no class has a
+    backdoor.
+    """
     if asked is not None:
         return max(verdicts, key=lambda verdict: verdict.success).target
     guilty = [verdict for verdict in verdicts if verdict.backdoor]
-    return max(guilty, key=lambda verdict: verdict.score if verdict.score is not None else -verdict.size).target if guilty else None
+    return (
+        max(guilty, key=lambda verdict: verdict.score if verdict.score is not None else -verdict.size).target
+        if guilty
+        else None
+    )
 
 
 def finish(subject: Subject, built: Built, verdicts: Sequence[ClassVerdict], state: State) -> Built:
-    """The set with the answer in its report: backdoored or not, towards which classes, what was found for each; the state file goes."""
+    """The set with the answer in its report: backdoored or not, towards which classes, what was found for each; the
+    state file goes.
+    """
     guilty = [verdict.target for verdict in verdicts if verdict.backdoor]
     # One class alone has nothing to be odd against.
     known = any(verdict.score is not None for verdict in verdicts) or len(verdicts) > 1

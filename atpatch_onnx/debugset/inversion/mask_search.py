@@ -67,7 +67,9 @@ def invert_masks(
     if polished.norm <= found[smallest].norm:
         found[smallest] = polished
     sizes, success = ({target: getattr(one, field) for target, one in found.items()} for field in ("norm", "success"))
-    verdicts = by_size(sizes, success, {target: {"places": search.places(one)[:SHOWN]} for target, one in found.items()})
+    verdicts = by_size(
+        sizes, success, {target: {"places": search.places(one)[:SHOWN]} for target, one in found.items()}
+    )
     target = chosen(verdicts, asked)
     if target is None:
         return finish(subject, Built(None), verdicts, state)
@@ -120,7 +122,11 @@ class _Search:
         ]  # fmt: skip
         found = min(tries, key=lambda one: (one.success < schedule.wanted, one.norm))
         self.progress(step, schedule.steps, schedule.steps)
-        arrays: dict[str, NDArray[Any]] = {"mask": found.mask, "pattern": found.pattern, "numbers": np.array([found.norm, found.success])}
+        arrays: dict[str, NDArray[Any]] = {
+            "mask": found.mask,
+            "pattern": found.pattern,
+            "numbers": np.array([found.norm, found.success]),
+        }
         self.state.put({f"{part} of {step}": array for part, array in arrays.items()})
         return found
 
@@ -132,7 +138,9 @@ class _Search:
 
     def _scores(self, x: Tensor) -> Tensor:
         # Further inputs, such as a mask of ones, are the first row's.
-        others = {other: torch.from_numpy(array[:1]) for other, array in self.clean.inputs.items() if other != self.name}
+        others = {
+            other: torch.from_numpy(array[:1]) for other, array in self.clean.inputs.items() if other != self.name
+        }
         feeds = {other: array.expand(len(x), *array.shape[1:]) for other, array in others.items()}
         return self.graph.run({**feeds, self.name: x}, [self.output])[self.output]
 
@@ -142,7 +150,11 @@ def _moved(subject: Subject, clean: DataSet, name: str, trigger: MaskTrigger, se
     first = clean.feeds(np.arange(min(PROBES, len(clean))))
     array = first[name]
     drawn = np.random.default_rng(seed).uniform(array.min(), array.max(), array.shape)
-    columns = np.asarray(subject.touched(first, {**first, name: np.where(trigger.mask > 0, drawn, array).astype(array.dtype)}).any(0))
+    columns = np.asarray(
+        subject.touched(first, {**first, name: np.where(trigger.mask > 0, drawn, array).astype(array.dtype)}).any(0)
+    )
     if columns.all() or not columns.any():
-        raise COLUMNS_UNCLEAR(f"{'every' if columns.any() else 'no'} column of the first site moves with the places under the mask")
+        raise COLUMNS_UNCLEAR(
+            f"{'every' if columns.any() else 'no'} column of the first site moves with the places under the mask"
+        )
     return columns

@@ -1,4 +1,6 @@
-"""Trigger inversion on inputs of floats, as in Neural Cleanse (Wang et al., IEEE S&P 2019): x' = (1 − M)⊙x + M⊙Δ with the smallest mask."""
+"""Trigger inversion on inputs of floats, as in Neural Cleanse (Wang et al., IEEE S&P 2019): x' = (1 − M)⊙x + M⊙Δ with
+the smallest mask.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +31,9 @@ NEGLIGIBLE = 0.02
 class Schedule:
     """How long and how hard to search.
 
-    The weight λ of ‖M‖₁ starts at `weight`, grows by `factor` after `patience` checks in a row at `wanted` success, and shrinks by
-    factor^1.5 after as many below it. A check looks back over `check` steps; the search ends after `stall` checks without a smaller mask.
+    The weight λ of ‖M‖₁ starts at `weight`, grows by `factor` after `patience` checks in a row at `wanted` success, and
+    shrinks by factor^1.5 after as many below it. A check looks back over `check` steps; the search ends after `stall`
+    checks without a smaller mask.
     """
 
     steps: int = 600
@@ -88,9 +91,15 @@ def invert_mask(
     low, high = bounds(x, channel_axis)
     if start is None:
         mask_shape = [1 if axis == channel_axis else size for axis, size in enumerate(x.shape[1:])]
-        parameters = [torch.randn(shape, generator=generator).mul_(0.1).requires_grad_() for shape in (mask_shape, list(x.shape[1:]))]
+        parameters = [
+            torch.randn(shape, generator=generator).mul_(0.1).requires_grad_()
+            for shape in (mask_shape, list(x.shape[1:]))
+        ]
     else:
-        opacity, level = torch.from_numpy(start[0]), (torch.from_numpy(start[1]) - low) / (high - low).clamp_min(EPSILON)
+        opacity, level = (
+            torch.from_numpy(start[0]),
+            (torch.from_numpy(start[1]) - low) / (high - low).clamp_min(EPSILON),
+        )
         shares = (opacity * (STRONG - FAINT) + FAINT, level.clamp(FAINT, 1 - FAINT))
         parameters = [torch.atanh((2 - EPSILON) * (share - 0.5)).requires_grad_() for share in shares]
     optimiser = torch.optim.Adam(parameters, schedule.rate, betas=(0.5, 0.9))
@@ -99,7 +108,9 @@ def invert_mask(
     best: tuple[float, Tensor, Tensor] | None = None
 
     def current() -> tuple[Tensor, Tensor]:
-        return torch.tanh(parameters[0]) / (2 - EPSILON) + 0.5, (torch.tanh(parameters[1]) / (2 - EPSILON) + 0.5) * (high - low) + low
+        return torch.tanh(parameters[0]) / (2 - EPSILON) + 0.5, (torch.tanh(parameters[1]) / (2 - EPSILON) + 0.5) * (
+            high - low
+        ) + low
 
     for step in range(1, schedule.steps + 1):
         rows = torch.randint(len(x), (schedule.batch,), generator=generator)
@@ -133,7 +144,9 @@ def invert_mask(
 
 
 def bounds(x: Tensor, channel_axis: int | None) -> tuple[Tensor, Tensor]:
-    """Least and largest value of samples (N, ...), by channel, or by entry where there are no channels; they broadcast against one."""
+    """Least and largest value of samples (N, ...), by channel, or by entry where there are no channels; they broadcast
+    against one.
+    """
     axes = [0] if channel_axis is None else [axis for axis in range(x.ndim) if axis != channel_axis + 1]
     return x.amin(axes, keepdim=True)[0], x.amax(axes, keepdim=True)[0]
 

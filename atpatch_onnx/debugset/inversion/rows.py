@@ -49,7 +49,9 @@ class TokenRows:
     def inputs(self) -> dict[str, NDArray[Any]]:
         """Graph inputs, cut to the longest row where the graph allows."""
         longest = self.ids.shape[1] if self.fixed else int(self.lengths.max())
-        arrays = {name: self.real.astype(array.dtype) if "mask" in name else array for name, array in self.others.items()}
+        arrays = {
+            name: self.real.astype(array.dtype) if "mask" in name else array for name, array in self.others.items()
+        }
         return {name: array[:, :longest] for name, array in {self.name: self.ids, **arrays}.items()}
 
     def take(self, rows: Ints) -> TokenRows:
@@ -59,10 +61,14 @@ class TokenRows:
 
     def places(self, generator: np.random.Generator) -> Ints:
         """(N,) random places between the special tokens."""
-        return np.asarray(generator.integers(self.prefix, np.maximum(self.lengths - self.suffix, self.prefix) + 1), np.int64)
+        return np.asarray(
+            generator.integers(self.prefix, np.maximum(self.lengths - self.suffix, self.prefix) + 1), np.int64
+        )
 
     def insert(self, tokens: NDArray[np.int64], places: Ints) -> tuple[TokenRows, NDArray[np.bool_]]:
-        """Put tokens (N, T) at places (N,): the rows, T longer or with their last contents pushed out, and the columns (N, L') they got."""
+        """Put tokens (N, T) at places (N,): the rows, T longer or with their last contents pushed out, and the columns
+        (N, L') they got.
+        """
         count, extra = tokens.shape
         width = self.ids.shape[1] + (0 if self.fixed else extra)
         ids, real = np.full((count, width), self.pad, np.int64), np.zeros((count, width), bool)
@@ -70,11 +76,16 @@ class TokenRows:
         for row, (place, length) in enumerate(zip(places, self.lengths, strict=True)):
             place = min(int(place), width - extra - self.suffix)
             end = length - self.suffix
-            content = np.concatenate([self.ids[row, :place], tokens[row], self.ids[row, place:end]])[: width - self.suffix]
+            content = np.concatenate([self.ids[row, :place], tokens[row], self.ids[row, place:end]])[
+                : width - self.suffix
+            ]
             line = np.concatenate([content, self.ids[row, end:length]])
             ids[row, : len(line)], real[row, : len(line)] = line, True
             columns[row, place : place + extra] = True
-        others = {name: np.pad(array, ((0, 0), (0, width - array.shape[1])), mode="edge") for name, array in self.others.items()}
+        others = {
+            name: np.pad(array, ((0, 0), (0, width - array.shape[1])), mode="edge")
+            for name, array in self.others.items()
+        }
         return replace(self, ids=ids, real=real, others=others), columns
 
 

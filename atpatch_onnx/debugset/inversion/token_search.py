@@ -75,7 +75,11 @@ def invert_tokens(
             state.put({f"trace_{target}": stored, f"tokens_{target}": tokens})
         traces[target], triggers[target] = stored.tolist(), tuple(tokens.tolist())
     described = {
-        target: {"tokens": list(tokens), "length": len(tokens), **({"words": [word(token) for token in tokens]} if word else {})}
+        target: {
+            "tokens": list(tokens),
+            "length": len(tokens),
+            **({"words": [word(token) for token in tokens]} if word else {}),
+        }
         for target, tokens in triggers.items()
     }
     counts = {target: max(1, int((predictions != target).sum()) - search.sample) for target in traces}
@@ -89,21 +93,29 @@ def invert_tokens(
     places = hosts.places(np.random.default_rng(seed))
     inserted, columns = hosts.insert(np.tile(np.array(triggers[guilty]), (len(open_to), 1)), places)
     width = inserted.ids.shape[1]
-    wide = DataSet({key: _widen(key, array, width, rows.pad, ids) for key, array in clean.inputs.items()}, labels=clean.labels)
-    anomalous = Anomalous({key: _widen(key, array, width, rows.pad, ids) for key, array in inserted.inputs.items()}, columns, open_to)
+    wide = DataSet(
+        {key: _widen(key, array, width, rows.pad, ids) for key, array in clean.inputs.items()}, labels=clean.labels
+    )
+    anomalous = Anomalous(
+        {key: _widen(key, array, width, rows.pad, ids) for key, array in inserted.inputs.items()}, columns, open_to
+    )
     built = triggered_sets(wide, truth, anomalous, guilty, {"trigger": "inverted"})
     return finish(subject, built, verdicts, state)
 
 
 def _gains(scans: dict[int, Any], target: int) -> Any:
     """(V',) smallest margin towards the class over the carriers of all others."""
-    margins = [scan[:, target] - np.delete(scan, target, 1).max(1) for source, scan in scans.items() if source != target]
+    margins = [
+        scan[:, target] - np.delete(scan, target, 1).max(1) for source, scan in scans.items() if source != target
+    ]
     return np.min(margins, 0) if margins else None
 
 
 def _endings(rows: TokenRows) -> list[int]:
     last = rows.lengths - 1
-    return [int(token) for back in range(rows.suffix) for token in np.unique(rows.ids[np.arange(len(rows)), last - back])]
+    return [
+        int(token) for back in range(rows.suffix) for token in np.unique(rows.ids[np.arange(len(rows)), last - back])
+    ]
 
 
 def _widen(name: str, array: Any, width: int, pad: int, ids: str) -> Any:

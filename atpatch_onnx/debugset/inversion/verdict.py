@@ -16,12 +16,15 @@ WORKS = 0.9
 """A trigger works from this success on."""
 OUTLIER = 2.0
 SMALL = 0.5
-"""A mask is small below this share of the other classes' median. The index alone cries wolf: ten sizes that happen to lie close together
-make a small deviation of theirs a large index."""
+"""A mask is small below this share of the other classes' median. The index alone cries wolf: ten sizes that happen to
+lie close together make a small deviation of theirs a large index.
+"""
 FEW = 4
 """With fewer classes there is no spread to measure."""
 ODDS = 2.0
-"""Difference of log odds from which a class falls to a trigger far more easily than the others do (odds about seven times as high)."""
+"""Difference of log odds from which a class falls to a trigger far more easily than the others do (odds about seven
+times as high).
+"""
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,8 @@ class ClassVerdict:
         target: the class.
         success: share of the rows of other classes that the trigger sends there.
         size: of the trigger: places under the mask, or tokens.
-        score: outlier index of the size (images, tables), or difference of log odds (tokens); larger is more suspicious, None: no peers.
+        score: outlier index of the size (images, tables), or difference of log odds (tokens); larger is more
+        suspicious, None: no peers.
         backdoor: the score, the size and the success all say so.
         trigger: for people and programs.
     """
@@ -63,7 +67,9 @@ def outlier_indices(sizes: Sequence[float]) -> list[float]:
     return [float((median - value) / max(spread, 1e-9)) for value in values]
 
 
-def by_size(sizes: Mapping[int, float], success: Mapping[int, float], triggers: Mapping[int, Mapping[str, Any]]) -> list[ClassVerdict]:
+def by_size(
+    sizes: Mapping[int, float], success: Mapping[int, float], triggers: Mapping[int, Mapping[str, Any]]
+) -> list[ClassVerdict]:
     """Judge masks: a backdoor's is far smaller than those of the other classes."""
     indices = dict(zip(sizes, outlier_indices(list(sizes.values())), strict=True)) if len(sizes) >= FEW else {}
     verdicts = []
@@ -88,10 +94,18 @@ def by_success(
     verdicts = []
     for target, trace in traces.items():
         length = len(trace)
-        others = [_log_odds(other[min(length, len(other)) - 1], count[name]) for name, other in traces.items() if name != target]
+        others = [
+            _log_odds(other[min(length, len(other)) - 1], count[name])
+            for name, other in traces.items()
+            if name != target
+        ]
         score = _log_odds(trace[-1], count[target]) - float(np.median(others)) if others else None
         backdoor = trace[-1] >= WORKS and score is not None and score >= ODDS
-        verdicts.append(ClassVerdict(target, trace[-1], float(triggers[target].get("length", length)), score, backdoor, triggers[target]))
+        verdicts.append(
+            ClassVerdict(
+                target, trace[-1], float(triggers[target].get("length", length)), score, backdoor, triggers[target]
+            )
+        )
     return verdicts
 
 

@@ -1,4 +1,6 @@
-"""Trigger inversion over tokens: a scan of the vocabulary, then HotFlip-style search by embedding gradients (Ebrahimi et al., ACL 2018)."""
+"""Trigger inversion over tokens: a scan of the vocabulary, then HotFlip-style search by embedding gradients (Ebrahimi
+et al., ACL 2018).
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ BASELINES = 12
 
 @dataclass(frozen=True)
 class TokenTrigger:
-    """Tokens that send rows to the target class: share of the rows searched on, and share of rows that the search has not seen."""
+    """Tokens that send rows to the target class: share of the rows searched on, and share of rows that the search has
+    not seen.
+    """
 
     tokens: tuple[int, ...]
     found: float
@@ -58,18 +62,24 @@ class TokenSearch:
     wanted: float = 0.95
 
     def scan(self, source: int, progress: Progress) -> NDArray[np.float32]:
-        """(V', C): class scores of one carrier row of the source class with each candidate token put into its middle."""
+        """(V', C): class scores of one carrier row of the source class with each candidate token put into its
+        middle.
+        """
         carrier = self._carrier(source)
         place = (carrier.prefix + int(carrier.lengths[0]) - carrier.suffix) // 2
         found = []
         for start in range(0, len(self.candidates), CHUNK):
             tokens = self.candidates[start : start + CHUNK]
-            copies = carrier.take(np.zeros(len(tokens), np.int64)).insert(tokens[:, None], np.full(len(tokens), place))[0]
+            copies = carrier.take(np.zeros(len(tokens), np.int64)).insert(tokens[:, None], np.full(len(tokens), place))[
+                0
+            ]
             found.append(self.subject.scores(copies.inputs))
             progress(min(start + CHUNK, len(self.candidates)), len(self.candidates))
         return np.concatenate(found)
 
-    def search(self, target: int, gains: NDArray[np.floating[Any]] | None, longest: int, progress: Progress) -> list[TokenTrigger]:
+    def search(
+        self, target: int, gains: NDArray[np.floating[Any]] | None, longest: int, progress: Progress
+    ) -> list[TokenTrigger]:
         """The best trigger of 1, 2, … tokens, up to `longest` or to the first that works as wanted.
 
         Args:
@@ -78,7 +88,9 @@ class TokenSearch:
         generator = np.random.default_rng((self.seed, target))
         open_rows = generator.permutation(np.flatnonzero(self.predictions != target))
         # Short rows: they are quick, and a trigger is no weaker in them.
-        short = open_rows[np.argsort(self.rows.lengths[open_rows], kind="stable")][: max(self.sample, len(open_rows) // 2)]
+        short = open_rows[np.argsort(self.rows.lengths[open_rows], kind="stable")][
+            : max(self.sample, len(open_rows) // 2)
+        ]
         seen = np.sort(generator.permutation(short)[: self.sample])
         unseen = np.setdiff1d(open_rows, seen)
         rows, rest = self.rows.take(seen), self.rows.take(unseen if len(unseen) else seen)
@@ -103,7 +115,9 @@ class TokenSearch:
         return float((self._scores([tuple(tokens)], rows, places)[0].argmax(1) == target).mean())
 
     def _screen(self, rows: TokenRows, places: Ints, target: int, generator: np.random.Generator) -> Ints:
-        """Tokens that the gradient at some baseline token likes: a trigger word is far from most others, so one baseline is not enough."""
+        """Tokens that the gradient at some baseline token likes: a trigger word is far from most others, so one
+        baseline is not enough.
+        """
         baselines = generator.permutation(self.candidates)[:BASELINES]
         orders = [self._flips([int(token)], 0, rows, places, target) for token in baselines]
         return np.unique(np.concatenate([order[: max(8, 2 * self.keep // BASELINES)] for order in orders]))
@@ -122,13 +136,16 @@ class TokenSearch:
         """Tokens that lower the loss most to first order: those with the smallest E·∂L/∂e at the slot."""
         inserted, columns = rows.insert(np.tile(np.array(tokens), (len(rows), 1)), places)
         feeds = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in inserted.inputs.items()}
-        # Rows near the graph's length may have lost some of the trigger; its slot is counted from the first token that is there.
+        # Rows near the graph's length may have lost some of the trigger; its slot is counted from the first token that
+        # is there.
         at = torch.from_numpy(np.minimum(columns.argmax(1) + slot, inserted.ids.shape[1] - 1))
         vectors = self.embedding.table[feeds[rows.name].long()].clone().requires_grad_()
         scores = self.graph.run(feeds, [self.output], {self.embedding.value: vectors})[self.output]
         functional.cross_entropy(scores, torch.full((len(rows),), target)).backward()  # type: ignore[no-untyped-call]
         assert vectors.grad is not None
-        slope = self.embedding.table[torch.from_numpy(self.candidates)] @ vectors.grad[torch.arange(len(rows)), at].sum(0)
+        slope = self.embedding.table[torch.from_numpy(self.candidates)] @ vectors.grad[torch.arange(len(rows)), at].sum(
+            0
+        )
         return np.asarray(self.candidates[np.argsort(slope.numpy(), kind="stable")[: self.keep]])
 
     def _best(self, triggers: Sequence[tuple[int, ...]], rows: TokenRows, places: Ints, target: int) -> TokenTrigger:

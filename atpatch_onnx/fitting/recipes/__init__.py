@@ -1,4 +1,7 @@
-"""How each kind of detector is trained on labelled columns and read afterwards. One module a kind, all of the form of `Recipe`."""
+"""How each kind of detector is trained on labelled columns and read afterwards.
+
+One module a kind, all of the form of `Recipe`.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,9 @@ class Recipe(Protocol):
         """
 
     def train_together(self, by_place: Mapping[str, bool]) -> Mapping[str, Detector]:
-        """Detectors for the same sites whose logits are to be added up, once `train` has run; none where kind or maps do not admit it."""
+        """Detectors for the same sites whose logits are to be added up, once `train` has run; none where kind or maps
+        do not admit it.
+        """
 
     def logits(self, site: Site, detector: Any, batch: SiteBatch) -> NDArray[np.float64]:
         """Scores before the sigmoid, (B, K); entries of padding mean nothing."""

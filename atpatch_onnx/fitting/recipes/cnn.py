@@ -43,13 +43,17 @@ class CnnRecipe:
         from ...detectors.cnn import train_cnn
 
         if not all(by_place[name] for name in self._names) or len({part.shape[1:] for part in self._maps}) > 1:
-            raise DATA_MALFORMED("a cnn detector needs maps of one fixed size without padding", "fit a profile detector, which takes any")
+            raise DATA_MALFORMED(
+                "a cnn detector needs maps of one fixed size without padding", "fit a profile detector, which takes any"
+            )
         maps, labels = np.concatenate(self._maps), np.concatenate(self._labels)
         self._trained = dict.fromkeys(self._names, train_cnn(maps, labels, seed=self._seed, tick=tick))
         return self._trained
 
     def train_together(self, by_place: Mapping[str, bool]) -> Mapping[str, Cnn]:
-        """One detector for all sites is one already: a clean sample that stands out at one of them does not at the others."""
+        """One detector for all sites is one already: a clean sample that stands out at one of them does not at the
+        others.
+        """
         return self._trained if len(self._names) > 1 else {}
 
     def logits(self, site: Site, detector: Cnn, batch: SiteBatch) -> NDArray[np.float64]:

@@ -28,7 +28,9 @@ class ProfileRecipe:
 
         self._seed, self._probes, self._every = seed, PROBES, every
         # One generator a site, all alike: thinned out in the same way, sites keep the same columns.
-        self._samples = {site.id: ColumnSample(site, rows, columns, PROBES, every, np.random.default_rng(seed)) for site in sites}
+        self._samples = {
+            site.id: ColumnSample(site, rows, columns, PROBES, every, np.random.default_rng(seed)) for site in sites
+        }
 
     def observe(self, site: Site, batch: SiteBatch, anomalous: NDArray[np.bool_]) -> None:
         self._samples[site.id].add(batch, anomalous)
@@ -49,11 +51,15 @@ class ProfileRecipe:
 
         sites = [sample.columns(by_place=by_place[name]) for name, sample in self._samples.items()]
         first = sites[0]
-        same = all(np.array_equal(one.place, first.place) and np.array_equal(one.anomalous, first.anomalous) for one in sites)
+        same = all(
+            np.array_equal(one.place, first.place) and np.array_equal(one.anomalous, first.anomalous) for one in sites
+        )
         if len(sites) == 1 or not same:
             return {}
         trained = train_together(sites, probes=self._probes, seed=self._seed)
-        return {name: replace(detector, every=self._every) for name, detector in zip(self._samples, trained, strict=True)}
+        return {
+            name: replace(detector, every=self._every) for name, detector in zip(self._samples, trained, strict=True)
+        }
 
     def logits(self, site: Site, detector: Profile, batch: SiteBatch) -> NDArray[np.float64]:
         features = profile_features(

@@ -1,4 +1,7 @@
-"""`static`: the labelled columns themselves, flagged in every request. For a protected attribute, whose place is known."""
+"""`static`: the labelled columns themselves, flagged in every request.
+
+For a protected attribute, whose place is known.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,8 @@ class StaticRecipe:
     def train(self, by_place: Mapping[str, bool], tick: Callable[[int, int], None]) -> Mapping[str, Static]:
         if not np.array_equal(self._ever, self._always):
             raise DATA_MALFORMED(
-                "a static detector needs the same columns labelled in every anomalous row", "fit a profile detector: this fault moves"
+                "a static detector needs the same columns labelled in every anomalous row",
+                "fit a profile detector: this fault moves",
             )
         columns = tuple(int(place) for place in np.flatnonzero(self._ever))
         return {site.id: Static(columns) for site in self._sites}

@@ -1,8 +1,9 @@
 """DAN (Chen et al. 2022): how far a request's hidden states lie from those of clean samples, layer by layer.
 
-Per layer the Mahalanobis distance to the nearest class mean, with one covariance for all classes; distances are brought to one scale on
-clean rows that made no mean, and joined over layers by their mean or their largest, whichever does better on the test set: the peer gets
-the benefit. States are those of the first token where it is [CLS], else the mean over tokens.
+Per layer the Mahalanobis distance to the nearest class mean, with one covariance for all classes; distances are brought
+to one scale on clean rows that made no mean, and joined over layers by their mean or their largest, whichever does
+better on the test set: the peer gets the benefit. States are those of the first token where it is [CLS], else the mean
+over tokens.
 """
 
 from __future__ import annotations
@@ -77,16 +78,30 @@ def run(case: Case, say: Callable[[str], None]) -> Figures:
         return ask
 
     samples = [lone(case.clean, row) for row in range(6)]
-    return {"runs": 1, "layers": len(names), "joined": way, "rates": joined[way], "latency": ratio(plain, guarded, samples)}
+    return {
+        "runs": 1,
+        "layers": len(names),
+        "joined": way,
+        "rates": joined[way],
+        "latency": ratio(plain, guarded, samples),
+    }
 
 
 def states(case: Case) -> list[str]:
-    """Hidden states (B, tokens, width) of the commonest shape, in graph order: sums and norms that several nodes read, and the last one."""
-    made = [node.output[0] for node in case.model.graph.node if node.op_type in ("Add", "LayerNormalization", "SkipLayerNormalization")]
+    """Hidden states (B, tokens, width) of the commonest shape, in graph order: sums and norms that several nodes read,
+    and the last one.
+    """
+    made = [
+        node.output[0]
+        for node in case.model.graph.node
+        if node.op_type in ("Add", "LayerNormalization", "SkipLayerNormalization")
+    ]
     readers = Counter(name for node in case.model.graph.node for name in set(node.input))
     runner = Runner(expose(case.model, [(name, onnx.TensorProto.FLOAT) for name in made]), case.folder, 1)
     _, outputs = next(runner.batches(case.clean, np.zeros(1, np.int64), 1, made))
-    shaped = [name for name in made if outputs[name].ndim == 3 and outputs[name].shape[0] == 1 and outputs[name].shape[1] > 1]
+    shaped = [
+        name for name in made if outputs[name].ndim == 3 and outputs[name].shape[0] == 1 and outputs[name].shape[1] > 1
+    ]
     usual, _ = Counter(outputs[name].shape for name in shaped).most_common(1)[0]
     shaped = [name for name in shaped if outputs[name].shape == usual]
     return [name for name in shaped if readers[name] > 1 or name == shaped[-1]]

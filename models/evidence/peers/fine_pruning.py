@@ -1,7 +1,9 @@
-"""Fine-Pruning (Liu et al. 2018) on a Transformer's graph: cut the feed-forward neurons that clean data do not use, then train on a little.
+"""Fine-Pruning (Liu et al. 2018) on a Transformer's graph: cut the feed-forward neurons that clean data do not use,
+then train on a little.
 
-The same share of neurons is cut in every block, the least active ones on clean rows, as many as an accuracy loss of BUDGET on other clean
-rows allows; then all weights of products are trained for some steps on clean rows, through the graph itself. Costs nothing a request.
+The same share of neurons is cut in every block, the least active ones on clean rows, as many as an accuracy loss of
+BUDGET on other clean rows allows; then all weights of products are trained for some steps on clean rows, through the
+graph itself. Costs nothing a request.
 """
 
 from __future__ import annotations
@@ -46,7 +48,12 @@ def run(case: Case, say: Callable[[str], None]) -> Figures:
     except AtpatchError as error:  # an operator without a gradient
         return {**figures, "skipped": error.what}
     samples = [lone(case.clean, row) for row in range(6)]
-    return {**figures, **judged(case, tuned), "runs": 1, "latency": ratio(requests(case, None), requests(case, tuned), samples)}
+    return {
+        **figures,
+        **judged(case, tuned),
+        "runs": 1,
+        "latency": ratio(requests(case, None), requests(case, tuned), samples),
+    }
 
 
 def judged(case: Case, model: onnx.ModelProto) -> Figures:
@@ -61,7 +68,8 @@ def _by_activity(case: Case, blocks: list[Product], rows: Ints) -> list[Ints]:
     names = [block.entry for block in blocks]
     asked = case.ask(expose(case.model, [(name, onnx.TensorProto.FLOAT) for name in names]))
     totals = [np.zeros(1)] * len(names)
-    for chunk in np.split(rows, range(BATCH, len(rows), BATCH)):  # activations of all rows at once would fill the memory
+    # activations of all rows at once would fill the memory
+    for chunk in np.split(rows, range(BATCH, len(rows), BATCH)):
         more = asked.rows(case.spare, chunk, more=names).more
         totals = [total + _activity(more[name], case.spare, chunk) for total, name in zip(totals, names, strict=True)]
     return [np.argsort(total, kind="stable") for total in totals]
@@ -77,7 +85,8 @@ def _activity(found: NDArray[np.floating], data: DataSet, rows: Ints) -> NDArray
 
 def _pruned(case: Case, blocks: list[Product], dormant: list[Ints], share: float) -> onnx.ModelProto:
     return with_weights(
-        case.model, {name: weight * kept for name, (weight, kept) in _kept(case.model, case, blocks, dormant, share).items()}
+        case.model,
+        {name: weight * kept for name, (weight, kept) in _kept(case.model, case, blocks, dormant, share).items()},
     )
 
 
@@ -113,7 +122,9 @@ def _most(case: Case, blocks: list[Product], dormant: list[Ints], rows: Ints) ->
     return SHARES[low - 1] if low else 0.0
 
 
-def _tuned(case: Case, pruned: onnx.ModelProto, blocks: list[Product], dormant: list[Ints], share: float, rows: Ints) -> onnx.ModelProto:
+def _tuned(
+    case: Case, pruned: onnx.ModelProto, blocks: list[Product], dormant: list[Ints], share: float, rows: Ints
+) -> onnx.ModelProto:
     """A few steps of Adam on clean rows; what is cut stays cut."""
     import torch
 

@@ -1,8 +1,9 @@
-"""A static head mask: the heads that look most at the labelled columns are switched off for good, as long as accuracy bears it.
+"""A static head mask: the heads that look most at the labelled columns are switched off for good, as long as accuracy
+bears it.
 
-Heads are ranked by their attention to the labelled columns on anomalous rows of the debugging set, relative to that to all other columns;
-in that order each is masked (its values become 0) if clean accuracy stays within a budget and
-the fault does not grow. Costs one multiplication a site.
+Heads are ranked by their attention to the labelled columns on anomalous rows of the debugging set, relative to that to
+all other columns; in that order each is masked (its values become 0) if clean accuracy stays within a budget and the
+fault does not grow. Costs one multiplication a site.
 """
 
 from __future__ import annotations
@@ -58,7 +59,9 @@ def masked(model: onnx.ModelProto, sites: list[Site], heads: Heads) -> onnx.Mode
             mask = mask.transpose(np.argsort(site.layout.values))
         name = f"head_mask/{site.id}"
         copy.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(mask), name))
-        position, product = next((number, node) for number, node in enumerate(copy.graph.node) if site.product in node.output)
+        position, product = next(
+            (number, node) for number, node in enumerate(copy.graph.node) if site.product in node.output
+        )
         product.input[1 - site.operand] = f"{name}/values"
         copy.graph.node.insert(position, helper.make_node("Mul", [site.values, name], [f"{name}/values"], name=name))
     return copy
@@ -77,8 +80,14 @@ def _ranked(case: Case, sites: list[Site]) -> Heads:
         for name, site in batch.items():
             looked = site.map.mean(2) * site.valid.sum(1)[:, None, None]
             parts = (labelled, site.valid & ~labelled)
-            sums[name] = sums.get(name, 0.0) + np.stack([np.einsum("bhk,bk->h", looked, part) / max(part.sum(), 1) for part in parts])
-    scores = {(kept[name], head): float(total[0, head] / total[1, head]) for name, total in sums.items() for head in range(total.shape[1])}
+            sums[name] = sums.get(name, 0.0) + np.stack(
+                [np.einsum("bhk,bk->h", looked, part) / max(part.sum(), 1) for part in parts]
+            )
+    scores = {
+        (kept[name], head): float(total[0, head] / total[1, head])
+        for name, total in sums.items()
+        for head in range(total.shape[1])
+    }
     return sorted(scores, key=lambda head: -scores[head])
 
 

@@ -1,4 +1,6 @@
-"""Defences that refuse requests: a score for each request, a bar at some share of clean requests, and what that does to the figures."""
+"""Defences that refuse requests: a score for each request, a bar at some share of clean requests, and what that does to
+the figures.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +13,15 @@ from ..case import MOST_CLEAN_FLAGGED, Case
 __all__ = ["RATES", "refusing"]
 
 RATES = (MOST_CLEAN_FLAGGED, 0.05)
-"""Shares of clean requests that may be refused: that of the hotfixes, and one at which such defences are usually shown."""
+"""Shares of clean requests that may be refused: that of the hotfixes, and one at which such defences are usually shown.
+"""
 
 Scores = NDArray[np.floating]
 
 
 def refusing(case: Case, spare: Scores, clean: Scores, attacked: Scores) -> Figures:
-    """Figures by rate, where requests with a score above the bar are refused: an error on a clean request, the end of an attack.
+    """Figures by rate, where requests with a score above the bar are refused: an error on a clean request, the end of
+    an attack.
 
     Args:
         spare: (N,), scores of clean rows that set the bar; clean, attacked: of the test sets.

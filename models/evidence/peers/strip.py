@@ -1,7 +1,9 @@
-"""STRIP (Gao et al. 2019; for texts STRIP-ViTA, 2021): mix a request with clean samples; a trigger keeps the answers sure of themselves.
+"""STRIP (Gao et al. 2019; for texts STRIP-ViTA, 2021): mix a request with clean samples; a trigger keeps the answers
+sure of themselves.
 
-Images are added to a clean one and clipped, as its authors do; of a text every second word, drawn at random, is replaced by one of a clean
-text. A request is refused where the mean entropy of the N answers is low. Costs N + 1 samples a request.
+Images are added to a clean one and clipped, as its authors do; of a text every second word, drawn at random, is
+replaced by one of a clean text. A request is refused where the mean entropy of the N answers is low. Costs N + 1
+samples a request.
 """
 
 from __future__ import annotations
@@ -37,7 +39,10 @@ def run(case: Case, say: Callable[[str], None]) -> Figures:
         return np.asarray((np.exp(log) * log).sum(1).reshape(COPIES, len(rows)).mean(0))
 
     spare = np.arange(min(len(case.spare), MOST_SPARE))
-    scores = [sureness(case.spare, spare), *(sureness(data, np.arange(len(data))) for data in (case.clean, case.attacked))]
+    scores = [
+        sureness(case.spare, spare),
+        *(sureness(data, np.arange(len(data))) for data in (case.clean, case.attacked)),
+    ]
     plain = requests(case, None)
 
     def guarded(feeds: Feeds) -> Request:
@@ -79,4 +84,6 @@ class _Mixer:
         place = np.arange(ids.shape[1])[None, :]
         replaced = (place > 0) & (place < length - 1) & (self._generator.random(ids.shape) < REPLACED)
         drawn = 1 + (self._generator.random(ids.shape) * np.maximum(given - 2, 1)).astype(np.int64)
-        return np.where(replaced, np.take_along_axis(self._donors["input_ids"][donors], drawn, 1), ids).astype(ids.dtype)
+        return np.where(replaced, np.take_along_axis(self._donors["input_ids"][donors], drawn, 1), ids).astype(
+            ids.dtype
+        )

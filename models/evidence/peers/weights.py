@@ -22,7 +22,8 @@ class Product:
     """A MatMul or Gemm with constant weights.
 
     Attributes:
-        node: index in the graph; entry: value that is multiplied; weight: initializer's name; inputs: its axis of input channels.
+        node: index in the graph; entry: value that is multiplied; weight: initializer's name; inputs: its axis of input
+            channels.
     """
 
     node: int
@@ -44,7 +45,9 @@ def products(model: onnx.ModelProto) -> list[Product]:
 
 
 def feed_forward(model: onnx.ModelProto) -> list[Product]:
-    """Products behind an activation, the second ones of feed-forward blocks: their input channels are the block's neurons."""
+    """Products behind an activation, the second ones of feed-forward blocks: their input channels are the block's
+    neurons.
+    """
     maker = {name: node for node in model.graph.node for name in node.output}
     return [product for product in products(model) if _behind_activation(product.entry, maker)]
 
@@ -61,7 +64,11 @@ def with_weights(model: onnx.ModelProto, weights: dict[str, NDArray[np.floating]
 
 def read_weights(model: onnx.ModelProto, names: set[str], folder: Path) -> dict[str, NDArray[np.floating]]:
     """Initializers as arrays that may be written to."""
-    return {tensor.name: numpy_helper.to_array(tensor, str(folder)).copy() for tensor in model.graph.initializer if tensor.name in names}
+    return {
+        tensor.name: numpy_helper.to_array(tensor, str(folder)).copy()
+        for tensor in model.graph.initializer
+        if tensor.name in names
+    }
 
 
 def _behind_activation(value: str, maker: dict[str, onnx.NodeProto]) -> bool:
@@ -71,5 +78,10 @@ def _behind_activation(value: str, maker: dict[str, onnx.NodeProto]) -> bool:
         nodes = [maker[name] for name in frontier if name in maker]
         if any(node.op_type in ACTIVATIONS for node in nodes):
             return True
-        frontier = {name for node in nodes if node.op_type not in ("MatMul", "Gemm", "LayerNormalization", "Conv") for name in node.input}
+        frontier = {
+            name
+            for node in nodes
+            if node.op_type not in ("MatMul", "Gemm", "LayerNormalization", "Conv")
+            for name in node.input
+        }
     return False

@@ -1,4 +1,7 @@
-"""`cnn`: the paper's detector (eq. 5-6). Head mean → convolutions → dense layers → one sigmoid a column. Fixed Q and K."""
+"""`cnn`: the paper's detector (eq. 5-6).
+
+Head mean → convolutions → dense layers → one sigmoid a column. Fixed Q and K.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`oneclass`: distance of a column's features from those of clean columns (see `plan.OneClass`). Any length where places mean nothing."""
+"""`oneclass`: distance of a column's features from those of clean columns (see `plan.OneClass`).
+
+Any length where places mean nothing.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,9 @@ def _summed(e: Emitter, y: str, squared: bool, axis: int) -> str:
 
 
 def _neighbour(e: Emitter, context: MapContext, distance: str, exempt: str | None, rank: int) -> str:
-    """(B, 1): the rank-th highest distance among a sample's columns, padding and sinks aside; the lowest where there are fewer."""
+    """(B, 1): the rank-th highest distance among a sample's columns, padding and sinks aside; the lowest where there
+    are fewer.
+    """
     highest = lowest = distance
     for aside in (exempt, None if context.valid is None else e.op("Not", context.valid)):
         if aside is not None:

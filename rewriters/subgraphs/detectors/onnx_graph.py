@@ -21,13 +21,17 @@ __all__ = ["scores"]
 def scores(e: Emitter, context: MapContext, detector: OnnxGraph) -> str:
     """(B, K), the user's scores."""
     model = _checked(detector.model, e.opset)
-    graph = boundary.call(DETECTOR_MODEL, "the detector cannot be renamed", compose.add_prefix, model, e.value("user") + "/").graph
+    graph = boundary.call(
+        DETECTOR_MODEL, "the detector cannot be renamed", compose.add_prefix, model, e.value("user") + "/"
+    ).graph
     weights = {tensor.name for tensor in graph.initializer}
     inputs = [value.name for value in graph.input if value.name not in weights]
     if len(inputs) != 1 or len(graph.output) != 1:
         raise DETECTOR_MODEL(f"the detector has {len(inputs)} inputs and {len(graph.output)} outputs, not one of each")
     e.nodes.append(helper.make_node("Identity", [context.map], [inputs[0]], name=inputs[0]))
-    e.nodes.extend(helper.make_node("Constant", [], [tensor.name], name=tensor.name, value=tensor) for tensor in graph.initializer)
+    e.nodes.extend(
+        helper.make_node("Constant", [], [tensor.name], name=tensor.name, value=tensor) for tensor in graph.initializer
+    )
     e.nodes.extend(graph.node)
     return str(graph.output[0].name)
 

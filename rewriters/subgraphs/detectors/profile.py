@@ -28,7 +28,11 @@ def logits(e: Emitter, context: MapContext, detector: Profile) -> str:
         bias = layer.bias.T if layer.bias.ndim == 2 else layer.bias[:, None]
         x = e.op("Relu", e.op("Add", e.op("MatMul", e.constant(weight.T), x), e.constant(bias)))
     weight = last.weight if hidden else last.weight[order]
-    return e.op("Add", e.op("MatMul", e.constant(weight[:, 0]), x), e.constant(last.bias.T[0] if last.bias.ndim == 2 else last.bias))
+    return e.op(
+        "Add",
+        e.op("MatMul", e.constant(weight[:, 0]), x),
+        e.constant(last.bias.T[0] if last.bias.ndim == 2 else last.bias),
+    )
 
 
 def column_features(e: Emitter, context: MapContext, detector: Profile | OneClass) -> str:

@@ -1,4 +1,7 @@
-"""Attention sinks ([CLS], [SEP], BOS) draw much attention by nature. Positions count valid columns, so padding does not move them."""
+"""Attention sinks ([CLS], [SEP], BOS) draw much attention by nature.
+
+Positions count valid columns, so padding does not move them.
+"""
 
 from __future__ import annotations
 

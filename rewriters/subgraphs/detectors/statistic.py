@@ -5,8 +5,9 @@
 2. Location and scale are the median and the median absolute deviation over valid columns.
 3. Known sinks (`exempt`) score -inf.
 4. So do columns that fewer than `rows` rows see (or fewer than there are columns); they are no part of rule 2 either.
-5. With `by_values` a second score is made of each head's mass times the norm of the column's value, relative to the head's mean norm,
-   and the smaller one counts: what draws attention and writes next to nothing is a sink, wherever it stands.
+5. With `by_values` a second score is made of each head's mass times the norm of the column's value, relative to the
+   head's mean norm, and the smaller one counts: what draws attention and writes next to nothing is a sink, wherever it
+   stands.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ MAD_TO_SIGMA = 1.4826
 
 @dataclass(frozen=True)
 class _Seen:
-    """Value names: which row sees which column (B, Q, K), how many columns a row sees (B, Q, 1), how many rows see a column (B, K)."""
+    """Value names: which row sees which column (B, Q, K), how many columns a row sees (B, Q, 1), how many rows see a
+    column (B, K).
+    """
 
     columns: str
     visible: str
@@ -43,7 +46,9 @@ def scores(e: Emitter, context: MapContext, detector: Statistic) -> str:
     if detector.rows > 1:
         fewest = e.op("Clip", context.length(e, valid), "", e.constant(detector.rows), role="fewest_rows")
         enough = e.op("Not", e.op("Less", seen.rows, fewest), role="enough_rows")
-        judged = replace(context, valid=enough if context.valid is None else e.op("And", context.valid, enough, role="judged"))
+        judged = replace(
+            context, valid=enough if context.valid is None else e.op("And", context.valid, enough, role="judged")
+        )
     score = _z(e, judged, detector, _relative_mass(e, mean, seen))
     if detector.by_values:
         written = _z(e, judged, detector, _written(e, context, seen, valid))
