@@ -1,0 +1,72 @@
+"""Code blocks of README and docs, and how tests run them.
+
+A block in the language `console` holds commands behind `$ `. A line that ends with a backslash goes on in the next one;
+other lines are what the command prints. A block in the language `python` holds code.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from .conftest import Run
+
+ROOT = Path(__file__).parent.parent
+
+_FENCE = re.compile(
+    r"^(?P<indent> *)```(?P<language>\w+)(?P<options>[^\n]*)\n(?P<text>.*?)^(?P=indent)``` *$", re.MULTILINE | re.DOTALL
+)
+_SHELL = re.compile(r"[|<>&;*$`]")
+"""What only a shell understands."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A code block. `line`: of its fence, counted from 1; `options`: what follows the language."""
+
+    page: Path
+    line: int
+    language: str
+    options: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+    @property
+    def commands(self) -> list[str]:
+        """Of a console block, one entry a command, without comments at its end."""
+        joined = re.sub(r"\\\n\s*", "", self.text)
+        return [line.removeprefix("$ ") for line in map(str.strip, joined.splitlines()) if line.startswith("$ ")]
+
+
+def blocks(page: Path, text: str | None = None) -> Iterator[Block]:
+    """The code blocks of a page, in order; `text` where it is not what the file holds."""
+    text = page.read_text("utf-8") if text is None else text
+    for found in _FENCE.finditer(text):
+        indent = len(found["indent"])
+        inner = "".join(line[indent:] if line.strip() else line for line in found["text"].splitlines(keepends=True))
+        yield Block(page, text.count("\n", 0, found.start()) + 1, found["language"], found["options"].strip(), inner)
+
+
+def run_command(command: str, folder: Path, atpatch: Callable[..., Run]) -> Run:
+    """Run one command in the current folder: `atpatch-onnx` in this process if no shell is needed, the rest in bash."""
+    assert Path.cwd() == folder
+    if command.startswith("atpatch-onnx ") and not _SHELL.search(command.split(" #")[0]):
+        return atpatch(*shlex.split(command, comments=True)[1:])
+    tools = folder / ".tools"
+    tools.mkdir(exist_ok=True)
+    for name, line in {"atpatch-onnx": "-m atpatch_onnx", "python": ""}.items():
+        (tools / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {line} "$@"\n')
+        (tools / name).chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    return Run(done.returncode, done.stdout, done.stderr)
