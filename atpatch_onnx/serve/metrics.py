@@ -87,9 +87,23 @@ class Metrics:
         self._latency = Histogram(
             "atpatch_latency_seconds", "Answer ready after request read", ["arm"], buckets=_BUCKETS, registry=registry
         )
+        self._begin_at_zero()
+        registry.register(self)
+
+    def _begin_at_zero(self) -> None:
+        """Series that alert rules count on: Prometheus sees no increase where a series begins with its first event."""
         for status in ("compared", "dropped", "timeout", "error", "non_finite"):
             self._shadow.labels(status)
-        registry.register(self)
+        for reason in ("killed", "non_finite", "timeout", "busy", "error"):
+            self._fallbacks.labels(reason)
+        self._refused.labels("503")
+        for arm in self._engine.lanes:
+            for result in ("done", "refused"):
+                self._reloads.labels(arm, result)
+            for reason in ("BACKEND", "OTHER"):
+                self._triton["nv_inference_request_failure"][arm, reason] = 0
+            for name in ("nv_inference_request_success", "nv_inference_count"):
+                self._triton[name][arm, ""] = 0
 
     def answered(self, arm: ArmName, seconds: float) -> None:
         """A client gets an answer."""

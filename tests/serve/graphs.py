@@ -12,8 +12,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 __all__ = ["KINDS", "feeds", "save"]
 
-KINDS = ("sound", "nan", "raising", "hanging", "other_output")
-"""nan: where it is below 0, of that sample. raising: from 10 up. hanging: from 100 up, for ever."""
+KINDS = ("sound", "nan", "raising", "hanging", "slow", "other_output")
+"""nan: where it is below 0, of that sample. raising: from 10 up. hanging: from 100 up, for ever. slow: from 100 up, in
+one operator.
+"""
+
+_SIDE = 5000
+"""A product of two square matrices of this size takes seconds, and onnxruntime cannot end it before."""
 
 _WEIGHTS = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
 
@@ -51,6 +56,17 @@ def save(kind: str, path: Path, scale: float = 1.0) -> Path:
             helper.make_node("ReduceMax", ["first"], ["largest"], keepdims=0),
             helper.make_node("GreaterOrEqual", ["largest", "limit"], ["hang"]),
             helper.make_node("Loop", ["most", "hang", "first"], ["odd"], body=_endless()),
+        ]
+    elif kind == "slow":
+        sizes = {"long": np.array([_SIDE, _SIDE]), "short": np.array([1, 1])}
+        constants |= {"limit": np.array(100, np.float32), **sizes}
+        nodes += [
+            helper.make_node("ReduceMax", ["first"], ["largest"], keepdims=0),
+            helper.make_node("GreaterOrEqual", ["largest", "limit"], ["large"]),
+            helper.make_node("Where", ["large", "long", "short"], ["sides"]),
+            helper.make_node("Expand", ["largest", "sides"], ["square"]),
+            helper.make_node("MatMul", ["square", "square"], ["product"]),
+            helper.make_node("ReduceMax", ["product"], ["odd"], keepdims=0),
         ]
     else:
         nodes += [helper.make_node("Identity", ["first"], ["odd"])]
