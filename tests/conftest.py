@@ -18,6 +18,7 @@ from click.testing import CliRunner
 
 from atpatch_onnx.cli import cli
 
+from .schemas import problems, schema_of
 from .tiny import attention_model
 
 
@@ -36,13 +37,18 @@ class Run:
 
 @pytest.fixture
 def atpatch() -> Callable[..., Run]:
-    """Runs the command line in this process; an exception that the command line lets through fails the test."""
+    """Runs the command line in this process; an exception that the command line lets through fails the test, and so
+    does JSON that is not as the schema of the docs says.
+    """
 
     def run(*arguments: object) -> Run:
         result = CliRunner().invoke(cli, [str(argument) for argument in arguments], prog_name="atpatch-onnx")
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
-        return Run(result.exit_code, result.stdout, result.stderr)
+        done = Run(result.exit_code, result.stdout, result.stderr)
+        if "--json" in arguments and done.out:
+            assert not problems(schema_of([str(argument) for argument in arguments]), done.json)
+        return done
 
     return run
 
