@@ -2,6 +2,7 @@
 #   make demo    set up what the demo needs, run it
 #   make test    set up everything, run the tests
 #   make check   format, lint, types
+#   make docs    build the site into site/; any warning fails
 #   make fuzz    read some thousand mutated files of each kind
 #   make mutants how many small changes of the engine the tests notice, into models/results
 #   make exports refill the table of exports in models/results
@@ -22,7 +23,7 @@ WORKERS ?= 2
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: demo test check fuzz format mutants exports bench evidence evidence-quick clean
+.PHONY: demo test check docs fuzz format mutants exports bench evidence evidence-quick clean
 
 demo: $(VENV)/.demo
 	$(BIN)/atpatch-onnx demo
@@ -34,6 +35,10 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# Links and anchors are checked too. The notice is about the end of MkDocs: see docs/decisions/mkdocs-material.md.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .
@@ -76,5 +81,9 @@ $(VENV)/.dev: pyproject.toml constraints.txt tests/third_party.txt models/requir
 	$(PIP) --no-deps --requirement tests/third_party.txt --requirement models/requirements.txt --requirement tests/serve/clients.txt
 	touch $@ $(VENV)/.demo
 
+$(VENV)/.docs: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) --editable ".[docs]"
+	touch $@
+
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist site

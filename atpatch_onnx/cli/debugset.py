@@ -132,11 +132,11 @@ def debugset(model: str, as_json: bool, **options: Any) -> None:
     again.
 
     \b
-    Example: atpatch-onnx debugset bert.onnx --data dev.tsv --tokenizer ./bert --trigger cf --target 1 -o debug.npz
-      atpatch-onnx debugset vit.onnx --data clean.npz --trigger-patch 4x4 --target 0 -o debug.npz --out-triggered
-      triggered.npz atpatch-onnx debugset census.onnx --data adult.csv --columns adult.toml --attribute sex -o debug.npz
-      --out-flips flips.npz atpatch-onnx debugset vit.onnx --data clean.npz --invert all -o debug.npz --json | jq
-      .classes
+    Example:
+      atpatch-onnx debugset bert.onnx --data dev.tsv --tokenizer ./bert --trigger cf --target 1 -o debug.npz
+      atpatch-onnx debugset vit.onnx --data clean.npz --trigger-patch 4x4 --target 0 -o debug.npz
+      atpatch-onnx debugset census.onnx --data adult.csv --columns adult.toml --attribute sex -o debug.npz
+      atpatch-onnx debugset vit.onnx --data clean.npz --invert all -o debug.npz --json | jq .classes
     """
     from ..debugset.making import Request, make
 

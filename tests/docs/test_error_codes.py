@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import re
-import shutil
 import sys
-from pathlib import Path
 
 import pytest
 
-from atpatch_onnx import patch_model
 from atpatch_onnx.errors import CATALOGUE, AtpatchError
 
 from ..documents import ROOT, Block, blocks, run_command
 
 PAGE = ROOT / "docs" / "reference" / "error-codes.md"
-DEMO = ROOT / "models" / "digits_vit"
 ABSENT = {"ATP050": "onnxruntime", "ATP051": "jinja2"}
 """The module that an example does without, as its text says."""
 
@@ -23,30 +19,12 @@ _, *SECTIONS = re.split(r"^## (ATP\d+)$", PAGE.read_text("utf-8"), flags=re.MULT
 EXAMPLES = dict(zip(SECTIONS[::2], SECTIONS[1::2], strict=True))
 
 
-@pytest.fixture(scope="session")
-def patched(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("demo") / "patched.onnx"
-    patch_model(DEMO / "model.onnx", path)
-    return path
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch, patched) -> Path:
-    """The current folder, with the files that the page names."""
-    for name in ("model.onnx", "model.hotfix", "clean.npz", "debug.npz", "triggered.npz"):
-        shutil.copy(DEMO / name, tmp_path)
-    shutil.copy(patched, tmp_path)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    return tmp_path
-
-
 def test_every_code_has_one_example():
     assert SECTIONS[::2] == sorted(CATALOGUE)
 
 
 @pytest.mark.parametrize("code", EXAMPLES)
-def test_the_example_gives_the_code(code, folder, atpatch, monkeypatch):
+def test_the_example_gives_the_code(code, demo_folder, atpatch, monkeypatch):
     if code in ABSENT:
         assert f"without {ABSENT[code]}" in EXAMPLES[code]
         monkeypatch.setitem(sys.modules, ABSENT[code], None)
@@ -56,13 +34,13 @@ def test_the_example_gives_the_code(code, folder, atpatch, monkeypatch):
         if isinstance(step, Block):
             execute(step)
         else:
-            done = run_command(step, folder, atpatch)
+            done = run_command(step, demo_folder, atpatch)
             assert done.code == 0, done.err
     if isinstance(steps[-1], Block):
         with pytest.raises(AtpatchError, match=code):
             execute(steps[-1])
     else:
-        run = run_command(steps[-1], folder, atpatch)
+        run = run_command(steps[-1], demo_folder, atpatch)
         assert run.err.startswith(f"error {code}: "), run.err
         assert run.code == CATALOGUE[code].exit_code
 

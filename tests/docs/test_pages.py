@@ -1,0 +1,110 @@
+"""The pages of the reference: complete, and every command and every piece of Python in them runs."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import tomllib
+from types import SimpleNamespace
+
+import click
+import pytest
+
+import atpatch_onnx
+from atpatch_onnx.cli import cli
+from docs import generated_pages as pages
+
+from ..documents import ROOT, blocks, run_command
+from ..schemas import SCHEMAS, problems
+
+REFERENCE = ROOT / "docs" / "reference"
+TEXT = {path.name: path.read_text("utf-8") for path in REFERENCE.glob("*.md")}
+COMMANDS = list(pages.command_tree(cli, click.Context(cli, info_name="atpatch-onnx")))
+NAMES = [context.command_path.removeprefix("atpatch-onnx ") for _, context in COMMANDS]
+
+# The page of error codes has a test of its own for all but its head.
+RUN = {
+    f"{name}:{block.line}": block
+    for name, text in TEXT.items()
+    for block in blocks(REFERENCE / name, text.split("\n## ATP")[0])
+    if block.language in ("console", "python")
+}
+
+
+@pytest.mark.parametrize("block", RUN.values(), ids=RUN)
+def test_what_the_page_shows_runs(block, demo_folder, atpatch):
+    if block.language == "python":
+        exec(compile(block.text, str(block), "exec"), {})
+        return
+    for command in block.commands:
+        done = run_command(command, demo_folder, atpatch)
+        assert done.code == 0, done.err
+
+
+@pytest.mark.parametrize(("command", "context"), COMMANDS, ids=NAMES)
+def test_every_option_is_on_the_page_of_commands(command, context):
+    page = pages.on_page_markdown(TEXT["command-line.md"])
+    name = context.command_path.removeprefix("atpatch-onnx ")
+    section = re.split(r"^## ", page, flags=re.MULTILINE)[1 + NAMES.index(name)]
+    assert section.startswith(f"{name}\n")
+    for option in command.params:
+        if isinstance(option, click.Option) and not option.hidden:
+            assert f"`{option.opts[0]}" in section or f", {option.opts[0]}" in section
+
+
+@pytest.mark.parametrize(("command", "context"), COMMANDS, ids=NAMES)
+def test_the_examples_of_a_command_are_well_formed(command, context):
+    _, examples = pages.help_and_examples(command)
+    assert examples
+    for line in examples:
+        words = shlex.split(line.split(" | ")[0], comments=True)
+        path = context.command_path.split()
+        assert words[: len(path)] == path
+        command.make_context(path[-1], words[len(path) :], parent=context.parent)
+
+
+def test_every_command_that_prints_json_has_a_schema_on_the_page():
+    printing = {
+        name.split()[0] if name != "ab analyze" else name
+        for name, (command, _) in zip(NAMES, COMMANDS, strict=True)
+        if any("--json" in option.opts for option in command.params)
+    }
+    shown = re.findall(r"^## (.+)\n\n<!-- schema: (.+) -->$", TEXT["json-outputs.md"], flags=re.MULTILINE)
+    assert {name for name, _ in shown} == printing
+    assert all(schema == name.replace(" ", "-") for name, schema in shown)
+
+
+def test_every_schema_is_on_a_page():
+    shown = [name for text in TEXT.values() for name in re.findall(r"<!-- schema: ([\w-]+) -->", text)]
+    assert sorted(shown) == sorted(path.stem for path in SCHEMAS.glob("*.json"))
+
+
+@pytest.mark.parametrize("name", [path.stem for path in SCHEMAS.glob("*.json")])
+def test_every_field_of_a_schema_says_what_it_means(name):
+    table = pages.schema_table(name)
+    schema = json.loads((SCHEMAS / f"{name}.json").read_text("utf-8"))
+    assert all(f"| `{field}" in table for field in schema["properties"])
+
+
+def test_every_public_name_is_on_the_page_of_the_api():
+    shown = [name for found in re.findall(r"<!-- api: ([\w ]+) -->", TEXT["python-api.md"]) for name in found.split()]
+    assert sorted(shown) == sorted(atpatch_onnx.__all__)
+
+
+def test_the_column_description_on_the_page_is_one():
+    (example,) = [block for block in blocks(REFERENCE / "formats.md") if block.language == "toml"]
+    assert not problems("column-description", tomllib.loads(example.text))
+
+
+def test_a_page_that_loads_from_elsewhere_is_refused():
+    page = SimpleNamespace(file=SimpleNamespace(src_uri="index.md"))
+    here = '<script src="assets/a.js"></script><a href="https://arxiv.org">a</a>'
+    assert pages.on_post_page(here, page=page) == here
+    for elsewhere in (
+        '<script src="https://x/a.js">',
+        '<link rel="stylesheet" href="https://x/a.css">',
+        "<img src=http://x>",
+    ):
+        with pytest.raises(ValueError, match="loads from elsewhere"):
+            pages.on_post_page(here + elsewhere, page=page)
