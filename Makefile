@@ -35,6 +35,7 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mypy --platform win32
 
 # Links and anchors are checked too. The notice is about the end of MkDocs: see docs/decisions/mkdocs-material.md.
 docs: $(VENV)/.docs

@@ -8,8 +8,10 @@ machine.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
+import sys
 import zipfile
 from pathlib import Path
 from typing import IO, Any
@@ -83,7 +85,7 @@ def _check_header(file: IO[bytes], size: int) -> None:
 
 def _memory() -> int:
     """Bytes of memory of this machine."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return 1 << 40
+    if sys.platform != "win32":
+        with contextlib.suppress(ValueError, OSError):
+            return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return 1 << 40

@@ -102,7 +102,7 @@ def workshop(parent: Path) -> Iterator[Path]:
 
 def _open(folder: Path) -> tuple[int, Path | None]:
     """A new file to write into, and its temporary name; None: it has none yet."""
-    if hasattr(os, "O_TMPFILE") and os.path.isdir("/proc/self/fd"):
+    if sys.platform == "linux" and hasattr(os, "O_TMPFILE") and os.path.isdir("/proc/self/fd"):
         # not every file system has files without a name; those say so with several error numbers
         with contextlib.suppress(OSError):
             return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o666), None
@@ -110,9 +110,14 @@ def _open(folder: Path) -> tuple[int, Path | None]:
         temporary = _temporary(folder)
         descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_BINARY", 0), 0o666)
         _lock(descriptor)
-        if os.fstat(descriptor).st_nlink or sys.platform == "win32":
+        if not _is_gone(descriptor):
             return descriptor, temporary
-        os.close(descriptor)  # another process took it for stale in the moment before it was locked
+        os.close(descriptor)
+
+
+def _is_gone(descriptor: int) -> bool:
+    """Whether another process took a file for stale in the moment before it was locked."""
+    return sys.platform != "win32" and not os.fstat(descriptor).st_nlink
 
 
 def _name(descriptor: int, path: Path) -> Path | None:
@@ -162,19 +167,21 @@ def _lock(descriptor: int) -> None:
 
 def _remove_stale(folder: Path) -> None:
     """Remove what killed processes left in a folder: temporary files and folders that nobody holds a lock on."""
-    if sys.platform == "win32":
-        return
     with contextlib.suppress(OSError):
         for left in folder.glob(f"{_PREFIX}*{_SUFFIX}"):
             with contextlib.suppress(OSError):
-                if left.is_symlink():
-                    continue
-                held = os.open(left / _LOCK if left.is_dir() else left, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
-                try:
-                    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink()
-                finally:
-                    os.close(held)
+                if not left.is_symlink():
+                    _remove_unless_locked(left)
+
+
+def _remove_unless_locked(left: Path) -> None:
+    if sys.platform != "win32":
+        held = os.open(left / _LOCK if left.is_dir() else left, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink()
+        finally:
+            os.close(held)
 
 
 def _sync(folder: Path) -> None:

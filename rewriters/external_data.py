@@ -185,16 +185,14 @@ def _bring(origin: Path, target: Path, link: bool) -> None:
 
 def _clone(source: int, sink: int) -> bool:
     """Share the blocks of one file with another (Linux FICLONE: btrfs, xfs, overlay on those)."""
-    if sys.platform != "linux":
-        return False
-    import fcntl
+    if sys.platform == "linux":
+        import fcntl
 
-    ficlone = 0x40049409  # linux/fs.h; the Python constant exists from 3.14 on
-    try:
-        fcntl.ioctl(sink, ficlone, source)
-    except OSError:
-        return False
-    return True
+        ficlone = 0x40049409  # linux/fs.h; the Python constant exists from 3.14 on
+        with contextlib.suppress(OSError):
+            fcntl.ioctl(sink, ficlone, source)
+            return True
+    return False
 
 
 def _copy(source: int, sink: int) -> None:
@@ -217,11 +215,12 @@ def _copy(source: int, sink: int) -> None:
 
 
 def _next_data(file: int, position: int, size: int) -> tuple[int, int]:
-    if not hasattr(os, "SEEK_DATA"):
+    if sys.platform == "win32" or not hasattr(os, "SEEK_DATA"):
         return position, size
-    try:
-        start = os.lseek(file, position, os.SEEK_DATA)
-    except OSError as error:
-        # ENXIO: only a hole is left. Anything else: a file system without hole support.
-        return (size, size) if error.errno == errno.ENXIO else (position, size)
-    return start, os.lseek(file, start, os.SEEK_HOLE)
+    else:
+        try:
+            start = os.lseek(file, position, os.SEEK_DATA)
+        except OSError as error:
+            # ENXIO: only a hole is left. Anything else: a file system without hole support.
+            return (size, size) if error.errno == errno.ENXIO else (position, size)
+        return start, os.lseek(file, start, os.SEEK_HOLE)

@@ -8,7 +8,6 @@ of JSON.
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
 from pathlib import Path
@@ -17,11 +16,16 @@ from typing import Any
 
 def high_water() -> int:
     """Most bytes this process ever had resident."""
-    status = Path("/proc/self/status")
-    if status.is_file():
-        # Not ru_maxrss, which a child starts with at its parent's mark.
-        return int(status.read_text().split("VmHWM:")[1].split()[0]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    if sys.platform == "win32":
+        return _windows_high_water()
+    else:
+        import resource
+
+        status = Path("/proc/self/status")
+        if status.is_file():
+            # Not ru_maxrss, which a child starts with at its parent's mark.
+            return int(status.read_text(encoding="utf-8").split("VmHWM:")[1].split()[0]) * 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _load(asked: dict[str, Any]) -> tuple[Any, float]:
@@ -34,6 +38,31 @@ def _load(asked: dict[str, Any]) -> tuple[Any, float]:
     start = time.perf_counter()
     session = onnxruntime.InferenceSession(asked["model"], options, providers=[asked["provider"]])
     return session, time.perf_counter() - start
+
+
+if sys.platform == "win32":
+    import ctypes
+    from ctypes import wintypes
+
+    class _Memory(ctypes.Structure):
+        """PROCESS_MEMORY_COUNTERS of psapi.h."""
+
+        _fields_ = (
+            ("cb", wintypes.DWORD),
+            ("PageFaultCount", wintypes.DWORD),
+            ("PeakWorkingSetSize", ctypes.c_size_t),
+            ("others", ctypes.c_size_t * 7),
+        )
+
+    def _windows_high_water() -> int:
+        memory = _Memory(cb=ctypes.sizeof(_Memory))
+        kernel = ctypes.WinDLL("kernel32", use_last_error=True)
+        kernel.GetCurrentProcess.restype = wintypes.HANDLE
+        arguments = (wintypes.HANDLE, ctypes.POINTER(_Memory), wintypes.DWORD)
+        kernel.K32GetProcessMemoryInfo.argtypes = arguments
+        if not kernel.K32GetProcessMemoryInfo(kernel.GetCurrentProcess(), ctypes.byref(memory), memory.cb):
+            raise ctypes.WinError(ctypes.get_last_error())
+        return int(memory.PeakWorkingSetSize)
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ import signal
 import sys
 from importlib import import_module
 from importlib.util import find_spec
+from io import TextIOWrapper
 from typing import Any
 
 import click
@@ -89,4 +90,7 @@ def main() -> None:
     """Entry point of the console script."""
     # As an interrupt does: what is half-finished is removed on the way out. Servers set handlers of their own.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
+        # A help text has an arrow in it, and a file on Windows may have an encoding without one.
+        sys.stdout.reconfigure(errors="replace")
     cli(prog_name="atpatch-onnx")
