@@ -59,7 +59,7 @@ def check_plan(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -
 
 
 def _problems(site: Site, plan: SitePlan) -> list[str]:
-    heads = site.heads if site.layout.rank > 3 or site.layout.merged_heads else 1
+    heads = site.heads if site.layout.has_heads else 1
     pair = plan.benign
     found = []
     if site.dtype in _NO_NUMBERS:

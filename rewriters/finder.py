@@ -72,6 +72,9 @@ REASONS: dict[str, str] = {
     "output": "its result only leaves the graph, as a class head's does",
     "unused": "nothing reads its result",
     "fused": "the operator computes attention inside, so there is no visible map yet",
+    "token-axis": (
+        "the axis that the operator takes for heads counts rows, frames or windows, each of which has tokens of its own"
+    ),
     "no-map": (
         "the operator carries a state from token to token instead of weighing columns, so it has no attention map"
     ),

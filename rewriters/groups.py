@@ -4,13 +4,13 @@ A group is formed only where this can be shown from the graph; a site of which i
 
 1. Only sites of the main graph whose maps have one entry of the leading axis for each sample: the shapes of the model
    are worked out for two numbers of samples, and the axis has to have that many both times (times the heads, where they
-   are merged into it). Windows, as Swin's, number several a sample.
+   are merged into it). Windows, as Swin's, and rows of an image number several a sample.
 2. Sites with the same traced padding mask are one group, self- and cross attention alike: the mask says whose columns
    they are.
 3. Without a mask: self-attention over the same fixed number of columns, each site computed from the one before, whose
    column k leads back to its column k (see `finding.index_trace`), and no site in the model that might look from one
    sequence at another. So towers side by side stay apart, encoder and decoder too, and attention along rows and along
-   columns of a square image.
+   columns of a square table.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class _Probe:
         """Size of the leading axis of a site's map, None where it cannot be worked out."""
         layout, shape = site.layout, self._facts.shape(self._values.get(site.probabilities or site.product))
         axis = layout.probabilities[0] if layout.probabilities is not None and site.probabilities else 0
-        known = shape is not None and layout.rank in (3, 4)
+        known = shape is not None and layout.rank in (3, 4) and not layout.single_head
         size = shape[axis] if shape is not None and known else None
         return size if isinstance(size, int) else None
 

@@ -50,6 +50,8 @@ class Layout:
         merged_heads: H when batch and heads share the leading axis of a rank-3 map (B·H, Q, K); None otherwise.
         values_lack: negative canonical axes that the values do not have: shared by all heads (-3,), or fewer leading
             axes than the map.
+        single_head: no axis of a map of rank 4 or more counts heads: all in front of the query rows count samples, or
+            what is judged like one (rows of an image, frames, windows).
 
     The permutations of values and output may be longer than the rank: then all axes behind K (or Q) together are the
     width D, as where one map weighs every row of an alignment.
@@ -63,6 +65,18 @@ class Layout:
     # Not in the repr, and so not in the fingerprint: it follows from the rank and the permutations, and hotfixes fitted
     # before it fit on.
     values_lack: tuple[int, ...] = field(default=(), repr=False)
+    # Not in the repr for the same reason; `Site.fingerprint` adds it where it is set.
+    single_head: bool = field(default=False, repr=False)
+
+    @property
+    def has_heads(self) -> bool:
+        """Whether heads of a sample are in the map, on an axis of their own or merged into the first."""
+        return self.merged_heads is not None or (self.rank >= 4 and not self.single_head)
+
+    @property
+    def samples_lead(self) -> bool:
+        """Whether the canonical map has one entry for each entry of the first axis, heads aside."""
+        return self.merged_heads is not None or (self.rank == 4 and not self.single_head)
 
     @property
     def widths(self) -> int:
@@ -157,6 +171,7 @@ class Site:
             self.operand,
             self.heads,
             self.head_dim,
+            *(("single head",) if self.layout.single_head else ()),
         )
         return hashlib.sha256(repr(structure).encode()).hexdigest()[:16]
 

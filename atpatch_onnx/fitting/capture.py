@@ -65,7 +65,8 @@ def _four(site: Site, array: NDArray[Any], permutation: tuple[int, ...] | None) 
         return (
             array[:, None] if layout.merged_heads is None else array.reshape(-1, layout.merged_heads, *array.shape[1:])
         )
-    return array.reshape(-1, *array.shape[-3:])
+    heads = 1 if layout.single_head else array.shape[-3]
+    return array.reshape(-1, heads, *array.shape[-2:])
 
 
 class Capture:
@@ -147,8 +148,7 @@ class Capture:
         count = len(rows)
         maps = canonical_map(site, outputs[site.probabilities])[:count]
         values = canonical_values(site, outputs[site.values])[:count]
-        samples_lead = site.layout.rank == 4 or site.layout.merged_heads is not None
-        if site.key_mask is not None and site.key_mask in data.inputs and samples_lead:
+        if site.key_mask is not None and site.key_mask in data.inputs and site.layout.samples_lead:
             return SiteBatch(maps, values, data.inputs[site.key_mask][rows, : maps.shape[3]] != 0)
         seen = np.ones((len(maps), maps.shape[3]), np.bool_) if site.unmasked else maps.max((1, 2)) > 0
         return SiteBatch(maps, values, seen)

@@ -12,6 +12,7 @@ from ..sites import Layout
 from .facts import Facts
 from .fused_microsoft import MICROSOFT_READERS
 from .fused_read import CANONICAL, FusedRead, Reader
+from .heads import kind_of
 from .products import Refused
 from .self_attention import same_tokens
 from .token_index import index_of
@@ -76,6 +77,8 @@ def _onnx_attention(view: View, facts: Facts, node: ir.Node) -> FusedRead | Refu
         name in node.attributes and attribute(node, name) is None for name in ("q_num_heads", "kv_num_heads")
     ):
         return Refused("fused", "Attention whose head counts are attributes of the function around it")
+    if rank == 4 and kind_of(view, facts, values, -3, -2) == "tokens":
+        return Refused("token-axis", "Attention; of an export without fused operators, each of them is judged alone")
     beside = heads is not None and rank != 4
     head_dim = facts.static(values, -1)
     if beside:

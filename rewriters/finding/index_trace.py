@@ -226,8 +226,10 @@ def _einsum(view: View, facts: Facts, node: ir.Node, index: Index) -> list[Index
 
 
 def _convolved(facts: Facts, node: ir.Node, index: Index) -> list[Index] | None:
-    """Along the axes of space, where the output has a place for every place of the input."""
+    """Along the axes of space, where the output has a place for every place of the input; and samples."""
     source = operand(node, 0)
+    if index.axes == (0,):
+        return all_known([onto(facts, source, index, (0,))])
     old, new = facts.shape(source), facts.shape(index.value)
     if old is None or new is None or index.axes[0] < 2 or any(step != 1 for step in attribute(node, "strides", ())):
         return None

@@ -6,12 +6,11 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from .anchors import Anchor
 from .backward import Scores
-from .facts import Dims, Facts
+from .facts import Dims
 from .forward import Hit
+from .heads import LeadingAxes
 from .monomials import Monomial
-from .products import Product
 from .self_attention import roots
 from .token_index import Index
 from .view import View, op_types, operand
@@ -25,13 +24,13 @@ _LOOK_BEHIND = op_types(
 )
 
 
-def merged_heads(view: View, facts: Facts, anchor: Anchor, hit: Hit, scores: Scores) -> int | None:
+def merged_heads(axes: LeadingAxes) -> int | None:
     """H, from a Reshape that merges (B, H, Q, ...) into the leading axis or takes it apart again; None without such
     evidence.
 
-    None as well where the values show that it is no axis of heads: heads are features that a projection made, and what
-    goes through a projection as rows of its input are windows, or other tokens.
+    None as well where the axis is shown to count tokens (see `heads`).
     """
+    view, facts, hit, scores = axes.view, axes.facts, axes.hit, axes.scores
     if hit.product.rank != 3 or scores.additive:
         return None
     for node in _witnesses(view, hit, scores):
@@ -39,14 +38,20 @@ def merged_heads(view: View, facts: Facts, anchor: Anchor, hit: Hit, scores: Sco
         if source is not None and target is not None:
             heads = _merge(source, target) if len(target) == 3 else _merge(target, source)
             if heads is not None:
-                return None if _are_tokens(view, facts, hit.product, heads) else heads
+                return None if _are_tokens(axes, heads) else heads
     return None
 
 
-def _are_tokens(view: View, facts: Facts, product: Product, heads: int) -> bool:
+def _are_tokens(axes: LeadingAxes, heads: int) -> bool:
+    """By the values as the product takes them, or by what the site reads."""
+    product = axes.hit.product
     lead = 0 if product.values_perm is None else product.values_perm[0]
-    found, projected = roots(view, facts, Index(product.values, (lead,), Monomial(heads)))
-    return bool(found) and projected
+    found, projected = roots(axes.view, axes.facts, Index(product.values, (lead,), Monomial(heads)))
+    if found and projected:
+        return True
+    row = 0 if product.probabilities_perm is None else product.probabilities_perm[0]
+    parts = (Index(axes.values, (lead,), Monomial(heads)), Index(axes.read, (row,), Monomial(heads)))
+    return axes.kind_of(*parts) == "tokens"
 
 
 def _merge(wide: Dims, narrow: Dims) -> int | None:

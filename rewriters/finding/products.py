@@ -75,6 +75,14 @@ class Product:
 
     scaled: bool = False
 
+    def reordered(self, order: Perm) -> Product:
+        """The product with its canonical axes in another order; map and values have all of them."""
+        probabilities, values, output = (
+            order if perm is None else tuple(perm[axis] for axis in order)
+            for perm in (self.probabilities_perm, self.values_perm, self.output_perm)
+        )
+        return replace(self, probabilities_perm=probabilities, values_perm=values, output_perm=output)
+
 
 @dataclass(frozen=True)
 class Operands:

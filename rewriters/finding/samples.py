@@ -15,10 +15,11 @@ from .anchors import Anchor
 from .backward import Scores
 from .facts import Facts
 from .forward import Hit
+from .heads import LeadingAxes
 from .index_trace import everything_behind
 from .monomials import Monomial
 from .products import Product
-from .self_attention import along, at_scores
+from .self_attention import along
 from .token_index import Index, index_of
 from .view import View
 
@@ -28,46 +29,32 @@ _UNKNOWN = Monomial(1, ("? samples",))
 """How many there are is not known; what leads may go on as long as it likes."""
 
 
-def samples_first(
-    view: View, facts: Facts, anchor: Anchor, hit: Hit, scores: Scores, read: ir.Value, values: ir.Value
-) -> Product:
+def samples_first(axes: LeadingAxes) -> Product:
     """The product, with the samples of a map (H, B, Q, K) or (G, H, B, Q, K) put first where its axis is shown to count
     them.
 
     Shown is what leads back to the first axis of an input of the graph, from the values or from the product of queries
-    and keys, or to another axis of one where the first axis of the map leads to none: heads lead to features. An axis
-    that leads to the first of an input while the first axis of the map does so, too, shows nothing; nor does another
-    axis of one where the first axis of the map has size 1.
-
-    Args:
-        read, values: map and values as the site reads them.
+    and keys, or to another axis of one where the first axis of the map leads to features, and so to none. An axis
+    that leads to the first of an input while the first axis of the map does so, too, shows nothing.
     """
-    product = hit.product
+    product, view, facts = axes.hit.product, axes.view, axes.facts
     if product.rank < 4 or product.values_lack or product.widths != 1:
         return product
     ranks = tuple(range(product.rank))
     order, shared_order = product.probabilities_perm or ranks, product.values_perm or ranks
     behind = [
         [
-            *_inputs_behind(view, facts, index_of(facts, values, shared_order[axis])),
-            *_inputs_behind(
-                view, facts, at_scores(view, facts, anchor, hit, scores, index_of(facts, read, order[axis]))
-            ),
+            *_inputs_behind(view, facts, index_of(facts, axes.values, shared_order[axis])),
+            *_inputs_behind(view, facts, axes.at_scores(index_of(facts, axes.read, order[axis]))),
         ]
         for axis in ranks[:-2]
     ]
     leading = [any(index.axes == (0,) for index in found) for found in behind]
-    single = facts.static(read, order[0] - product.rank) == 1  # has no index that could be followed
-    counting = leading if any(leading) else [single or bool(behind[0]), *map(bool, behind[1:])]
+    counting = leading if any(leading) else [bool(found) for found in behind]
     samples = counting.index(True) if True in counting else 0
-    if samples == 0:
+    if samples == 0 or not (any(leading) or axes.kind(0) == "features"):
         return product
-    first = (samples, *(axis for axis in ranks if axis != samples))
-    probabilities, shared, output = (
-        first if perm is None else tuple(perm[axis] for axis in first)
-        for perm in (product.probabilities_perm, product.values_perm, product.output_perm)
-    )
-    return replace(product, probabilities_perm=probabilities, values_perm=shared, output_perm=output)
+    return product.reordered((samples, *(axis for axis in ranks if axis != samples)))
 
 
 def _inputs_behind(view: View, facts: Facts, start: Index | None) -> Iterator[Index]:

@@ -27,7 +27,7 @@ from .products import product_operands
 from .token_index import Index, index_of
 from .view import View, op_types
 
-__all__ = ["along", "at_scores", "is_self_attention", "roots", "same_tokens"]
+__all__ = ["along", "at_scores", "is_projection", "is_self_attention", "roots", "same_tokens"]
 
 _MAX_VISITS = 256
 _LEVELS = 3
@@ -130,7 +130,7 @@ def roots(view: View, facts: Facts, start: Index) -> tuple[frozenset[Index], boo
         behind: list[Index] | None = [replace(index, value=same) for same in view.backward.get(index.value, ())] or None
         if behind is None and node is not None and len(seen) < _MAX_VISITS:
             behind = through(view, facts, node, index)
-            if behind is not None and _is_projection(view, node):
+            if behind is not None and is_projection(view, node):
                 found |= {_bare(view, facts, one) for one in behind}
                 continue
         if behind is None:
@@ -143,7 +143,8 @@ def roots(view: View, facts: Facts, start: Index) -> tuple[frozenset[Index], boo
     return frozenset(found), all_projected
 
 
-def _is_projection(view: View, node: ir.Node) -> bool:
+def is_projection(view: View, node: ir.Node) -> bool:
+    """Whether a node multiplies what is computed with constant weights."""
     if node.op_type in _PROJECTIONS:
         return True
     factors = product_operands(node)

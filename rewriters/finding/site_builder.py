@@ -15,6 +15,7 @@ from .columns import keeps_columns
 from .facts import Facts
 from .forward import Hit
 from .fused import FusedRead
+from .heads import LeadingAxes, heads_last
 from .kept import Factor
 from .masks import KeyMasks
 from .merged import merged_heads
@@ -64,10 +65,11 @@ class SiteBuilder:
 
     def build(self, anchor: Anchor, hit: Hit, scores: Scores) -> Site:
         read = self._read(hit)
-        first = samples_first(self._view, self._facts, anchor, hit, scores, read.map.value, read.values.value)
-        hit = replace(hit, product=first)
-        product = hit.product
-        merged = merged_heads(self._view, self._facts, anchor, hit, scores)
+        axes = LeadingAxes(self._view, self._facts, anchor, hit, scores, read.map.value, read.values.value)
+        axes = replace(axes, hit=replace(hit, product=samples_first(axes)))
+        product, single_head = heads_last(axes)
+        hit = replace(hit, product=product)
+        merged = merged_heads(replace(axes, hit=hit))
         layout = Layout(
             product.rank,
             product.probabilities_perm,
@@ -75,9 +77,10 @@ class SiteBuilder:
             product.output_perm,
             merged,
             product.values_lack,
+            single_head,
         )
         same_columns = keeps_columns(self._view, self._facts, anchor, hit, scores)
-        heads = merged if product.rank == 3 else self._heads(product, scores, read.map.value, layout.widths)
+        heads = self._heads(product, scores, read.map.value, layout)
         proto = self._protos[anchor.node]
         self._count += 1
         scope = (
@@ -97,14 +100,16 @@ class SiteBuilder:
             key_axis=product.key_axis,
             operand=product.operand,
             heads=heads,
-            head_axis=self._head_axis(product),
+            head_axis=_axis_of(layout.probabilities, -3) if layout.has_heads and merged is None else None,
             head_dim=self._facts.static(product.values, _axis_of(layout.values, -1)) if layout.widths == 1 else None,
             scope=scope,
             confidence="medium" if hit.assumed or scores.learned else "high",
             layout=layout,
             self_attention=same_columns
             and is_self_attention(self._view, self._facts, anchor, hit, scores, read.map.value),
-            key_mask=self._key_mask(anchor, hit, scores, read, merged) if same_columns and _sees_batch(where) else None,
+            key_mask=self._key_mask(anchor, hit, scores, read, merged)
+            if same_columns and not single_head and _sees_batch(where)
+            else None,
             chain=_chain(anchor, hit, scores),
             quantizer=None if read.quantizer is None else str(read.quantizer.name),
             softmax_rank=self._facts.rank(anchor.output),
@@ -183,10 +188,11 @@ class SiteBuilder:
         samples = samples_in(self._view, self._facts, anchor, hit, scores, read.map.value, merged)
         return self._masks.trace(scores, anchor, self._facts.static(read.map.value, hit.product.key_axis), samples)
 
-    def _heads(self, product: Product, scores: Scores, probabilities: ir.Value, widths: int) -> int | None:
+    def _heads(self, product: Product, scores: Scores, probabilities: ir.Value, layout: Layout) -> int | None:
         """Static size of the head axis of the map, taken from P or from any tensor that must agree with it."""
-        if product.rank < 4:
-            return None
+        if layout.merged_heads is not None or not layout.has_heads:
+            return layout.merged_heads
+        widths = layout.widths
         output, rank = product.node.outputs[0], product.rank
         candidates = (
             (probabilities, product.probabilities_perm, 1),
@@ -200,9 +206,6 @@ class SiteBuilder:
         if scores.node.op_type != "Einsum" and self._facts.rank(scores.node.outputs[0]) == rank:
             return self._facts.static(scores.node.outputs[0], -3)
         return self._facts.static(output, _axis_of(product.output_perm, -3, widths))
-
-    def _head_axis(self, product: Product) -> int | None:
-        return _axis_of(product.probabilities_perm, -3) if product.rank >= 4 else None
 
     def _element_type(self, read: _Read, path: Iterable[ir.Node], anchor: Anchor) -> int:
         if read.suffix in ("+qlinear", "+integer"):

@@ -2,8 +2,8 @@
 float32.
 
 A rank-3 map is (B, Q, K), or (B·H, Q, K) when `Layout.merged_heads` says so. Of rank 5 and more, all leading axes but
-the last are taken together as B (windows, grouped heads). Rank 2 is one sample with one head. Several axes of width are
-taken together as D.
+the last are taken together as B (windows, grouped heads); with a single head (`Layout.single_head`) all of them.
+Rank 2 is one sample with one head. Several axes of width are taken together as D.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ class Canonical:
 
     def __init__(self, site: Site) -> None:
         self._layout = site.layout
+        self._map = site.probabilities
         self._dtype = site.dtype
 
     def probabilities(self, e: Emitter, p: str) -> str:
@@ -35,9 +36,11 @@ class Canonical:
         """V → (B|1, H|1, K, D); of rank 4 it keeps the broadcasting it came with."""
         ordered = self._one_width(e, self._ordered(e, self._to_float(e, v), self._layout.values))
         lack = self._layout.values_lack
-        if not lack:
+        if not lack and not self._layout.single_head:
             return self._four(e, ordered)
-        whole = e.unsqueeze(ordered, *(axis + self._layout.rank for axis in lack))
+        whole = e.unsqueeze(ordered, *(axis + self._layout.rank for axis in lack)) if lack else ordered
+        if self._layout.single_head:  # values may be repeated along any of the axes that become one
+            whole = e.op("Expand", whole, e.shape(self._leading(e), 1, 1))
         # Nothing to take apart where all of B·H share their values.
         return e.unsqueeze(whole, 1) if self._layout.merged_heads else self._four(e, whole)
 
@@ -49,7 +52,8 @@ class Canonical:
         """A canonical tensor (double where `like` is) → layout and dtype of `like`, which `permutation` would bring to
         canonical order.
         """
-        if self._layout.rank != 4 or len(permutation or ()) > self._layout.rank:
+        layout = self._layout
+        if layout.rank != 4 or layout.single_head or len(permutation or ()) > layout.rank:
             canonical = e.op("Reshape", canonical, e.op("Shape", self._ordered(e, like, permutation)))
         if permutation is not None:
             canonical = e.op("Transpose", canonical, perm=[int(axis) for axis in np.argsort(permutation)])
@@ -69,6 +73,8 @@ class Canonical:
             mask = e.reshape(spread, -1, e.dims(mask, 1), 1)
         elif rank == 3:
             mask = e.unsqueeze(mask, 2)
+        elif self._layout.single_head:
+            mask = e.reshape(mask, self._leading(e), e.dims(mask, 1), 1)
         elif rank == 4:
             mask = e.unsqueeze(mask, 1, 3)
         else:
@@ -104,8 +110,15 @@ class Canonical:
         behind = self._layout.rank - 1 - len(self._layout.values_lack)
         return e.op("Reshape", x, e.constant([*[0] * behind, -1], np.int64))
 
+    def _leading(self, e: Emitter) -> str:
+        """Sizes of the canonical axes of the map that are in front of its query rows."""
+        order = self._layout.probabilities or tuple(range(self._layout.rank))
+        return e.op("Gather", e.op("Shape", self._map), e.constant(order[:-2], np.int64))
+
     def _four(self, e: Emitter, x: str) -> str:
         rank, heads = self._layout.rank, self._layout.merged_heads
+        if self._layout.single_head:
+            return e.reshape(x, -1, 1, e.dims(x, rank - 2))
         if rank == 4:
             return x
         if rank == 2:

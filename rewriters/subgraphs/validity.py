@@ -18,8 +18,7 @@ __all__ = ["valid_columns"]
 
 def valid_columns(e: Emitter, site: Site, canonical_map: str, known: str | None = None) -> str:
     """(B, K) bool for the map A (B, H, Q, K); `known`: what a fused operator is told."""
-    samples_lead = site.layout.rank == 4 or site.layout.merged_heads is not None
-    if site.key_mask is not None and samples_lead:
+    if site.key_mask is not None and site.layout.samples_lead:
         mask = site.key_mask
         return e.shared(f"valid:{mask}", lambda body: body.cast(mask, TensorProto.BOOL))
     if known is not None:

@@ -111,22 +111,36 @@ def test_towers_side_by_side_stay_apart_though_equally_long() -> None:
     assert token_groups(model, sites) == (ids(sites, 0, 2), ids(sites, 1, 3))
 
 
-@pytest.mark.parametrize("turned", [False, True])
-def test_along_rows_and_along_columns_of_a_square_image_are_other_tokens(turned: bool) -> None:
-    """Maps (B, row, 5, 5) and then (B, column, 5, 5): of one size, and of other places."""
-    graph = Graph()
-    x = "x"
+def twice(shape: list[int | str], turned: list[int] | None) -> tuple[onnx.ModelProto, tuple[Site, ...]]:
+    """Attention over the axis before the last, twice; the axes `turned` in between."""
+    graph, last = Graph(), len(shape) - 1
+    x, width = "x", shape[-1]
     for second in (False, True):
-        q, k, v = (graph.op("MatMul", x, graph.constant(np.eye(WIDTH, dtype=np.float32))) for _ in range(3))
-        weights = graph.op("Softmax", graph.op("MatMul", q, graph.op("Transpose", k, perm=[0, 1, 3, 2])), axis=-1)
+        q, k, v = (graph.op("MatMul", x, graph.constant(np.eye(width, dtype=np.float32))) for _ in range(3))
+        keys = graph.op("Transpose", k, perm=[*range(last - 1), last, last - 1])
+        weights = graph.op("Softmax", graph.op("MatMul", q, keys), axis=-1)
         x = graph.op("Add", x, graph.op("MatMul", weights, v))
         if turned and not second:
-            x = graph.op("Transpose", x, perm=[0, 2, 1, 3])
-    model = graph.model({"x": ["B", 5, 5, WIDTH]}, x)
+            x = graph.op("Transpose", x, perm=turned)
+    model = graph.model({"x": shape}, x)
     model.graph.output[0].type.tensor_type.ClearField("shape")
     sites = found(model)
     assert [(site.self_attention, site.key_size) for site in sites] == [(True, 5), (True, 5)]
+    return model, sites
+
+
+@pytest.mark.parametrize("turned", [None, [0, 2, 1]])
+def test_along_rows_and_along_columns_of_a_square_table_are_other_tokens(turned: list[int] | None) -> None:
+    """Maps (B, 5, 5): of one size, and of other places."""
+    model, sites = twice(["B", 5, 5], turned)
     assert token_groups(model, sites) == (() if turned else (ids(sites, 0, 1),))
+
+
+@pytest.mark.parametrize("turned", [None, [0, 2, 1, 3]])
+def test_rows_of_an_image_are_never_joined(turned: list[int] | None) -> None:
+    """Maps (B, row, 5, 5) and then (B, row or column, 5, 5): several a sample, each with columns of its own."""
+    model, sites = twice(["B", 5, 5, WIDTH], turned)
+    assert token_groups(model, sites) == ()
 
 
 def test_tokens_in_another_order_are_other_columns() -> None:
