@@ -1,7 +1,7 @@
 # Everything runs in .venv; a stamp file says what has been installed there.
 #   make demo    set up what the demo needs, run it
 #   make test    set up everything, run the tests
-#   make check   format, lint, types
+#   make check   format, lint, types, who may import whom
 #   make docs    build the site into site/; any warning fails
 #   make fuzz    read some thousand mutated files of each kind
 #   make mutants how many small changes of the engine the tests notice, into models/results
@@ -36,6 +36,7 @@ check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/mypy --platform win32
+	$(BIN)/lint-imports
 
 # Links and anchors are checked too. The notice is about the end of MkDocs: see docs/decisions/mkdocs-material.md.
 docs: $(VENV)/.docs

@@ -10,32 +10,30 @@ Everything public is named in `__all__` and loaded on first use, so that importi
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rewriters.plan import PatchPlan
     from rewriters.sites import Inspection, Rejection, Site
 
-    from .bench.benching import bench
-    from .bench.result import Bench
-    from .compare.comparing import compare
-    from .compare.comparison import Comparison
-    from .diff import Difference, diff_models
-    from .doctor import examine
+    from .benchmark.benchmarker import bench
+    from .benchmark.result import Bench
+    from .comparison.comparer import compare
+    from .comparison.result import Comparison
     from .errors import AtpatchError
-    from .explaining import Explanation, explain_site
-    from .export import Exported, export_model
-    from .fit import fit
-    from .hotfix import Hotfix
-    from .inspecting import extract_site, inspect_model
-    from .pages.sites import sites_page
-    from .patching import Patched, Unpatched, patch_model, unpatch_model
-    from .runtime import providers, session
+    from .exporters import Exported, export_model
+    from .fitting.fitter import fit
+    from .hotfix.file import Hotfix
+    from .inference.sessions import providers, session
+    from .inspection.differences import Difference, diff_models
+    from .inspection.environment import examine
+    from .inspection.explanation import Explanation, explain_site
+    from .inspection.inspector import extract_site, inspect_model
+    from .inspection.page import sites_page
+    from .patching.apply import Patched, Unpatched, patch_model, unpatch_model
 
-__version__ = "0.1.0"
+from .version import __version__
 
 __all__ = [
     "AtpatchError",
@@ -51,6 +49,7 @@ __all__ = [
     "Rejection",
     "Site",
     "Unpatched",
+    "__version__",
     "bench",
     "compare",
     "diff_models",
@@ -69,32 +68,32 @@ __all__ = [
 
 _HOME = {
     "AtpatchError": ".errors",
-    "Bench": ".bench.result",
-    "Comparison": ".compare.comparison",
-    "Difference": ".diff",
-    "Exported": ".export",
-    "Explanation": ".explaining",
-    "Hotfix": ".hotfix",
+    "Bench": ".benchmark.result",
+    "Comparison": ".comparison.result",
+    "Difference": ".inspection.differences",
+    "Exported": ".exporters",
+    "Explanation": ".inspection.explanation",
+    "Hotfix": ".hotfix.file",
     "Inspection": "rewriters.sites",
     "PatchPlan": "rewriters.plan",
-    "Patched": ".patching",
+    "Patched": ".patching.apply",
     "Rejection": "rewriters.sites",
     "Site": "rewriters.sites",
-    "Unpatched": ".patching",
-    "bench": ".bench.benching",
-    "compare": ".compare.comparing",
-    "diff_models": ".diff",
-    "examine": ".doctor",
-    "export_model": ".export",
-    "explain_site": ".explaining",
-    "extract_site": ".inspecting",
-    "fit": ".fit",
-    "inspect_model": ".inspecting",
-    "patch_model": ".patching",
-    "providers": ".runtime",
-    "session": ".runtime",
-    "sites_page": ".pages.sites",
-    "unpatch_model": ".patching",
+    "Unpatched": ".patching.apply",
+    "bench": ".benchmark.benchmarker",
+    "compare": ".comparison.comparer",
+    "diff_models": ".inspection.differences",
+    "examine": ".inspection.environment",
+    "export_model": ".exporters",
+    "explain_site": ".inspection.explanation",
+    "extract_site": ".inspection.inspector",
+    "fit": ".fitting.fitter",
+    "inspect_model": ".inspection.inspector",
+    "patch_model": ".patching.apply",
+    "providers": ".inference.sessions",
+    "session": ".inference.sessions",
+    "sites_page": ".inspection.page",
+    "unpatch_model": ".patching.apply",
 }
 
 
@@ -108,16 +107,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-class _Package(ModuleType):
-    """`fit` and `compare` are functions here and the modules they live in; importing a module must not hide the
-    function.
-    """
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (name in _HOME and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

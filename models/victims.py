@@ -26,7 +26,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from rewriters.atomic import write_file
+from rewriters.model.atomic import write_file
 
 __all__ = ["Victim", "cache", "data_folder", "package_file", "versions"]
 

@@ -10,8 +10,10 @@ from typing import overload
 import onnx
 import onnx_ir
 
-from . import finder, patcher
-from .forms import Graph, Model, PathLike, read
+from .editing import patcher
+from .editing.fused_sites import with_lowered_forms
+from .finding import finder
+from .model.forms import Graph, Model, PathLike, read
 from .plan import PatchPlan
 from .sites import Rejection, Site
 from .traces import Traces
@@ -25,8 +27,9 @@ def find_sites(model: Model) -> tuple[tuple[Site, ...], tuple[Rejection, ...]]:
 
 
 def trace_sites(model: Model) -> Traces:
-    """See `finder.trace_sites`."""
-    return finder.trace_sites(read(model).proto)
+    """See `finder.trace_sites`; fused sites come with the nodes that would take their place."""
+    proto = read(model).proto
+    return with_lowered_forms(proto, finder.trace_sites(proto))
 
 
 @overload

@@ -9,7 +9,7 @@ import onnx
 from onnx import TensorProto
 
 from .errors import OPSET_TOO_OLD, PLAN_MISFIT
-from .model_io import MIN_OPSET
+from .model.io import MIN_OPSET
 from .plan import OneClass, PatchPlan, Profile, SitePlan, Static
 from .sites import Site, Where
 

@@ -188,6 +188,11 @@ class Emitter:
         """
         return self.op("Clip", x, self.constant(least))
 
+    def strided(self, x: str, axis: int, step: int) -> str:
+        """x[::step] along an axis."""
+        bounds = [self.constant([number], np.int64) for number in (0, np.iinfo(np.int64).max, axis, step)]
+        return self.op("Slice", x, *bounds, role="some_rows")
+
     def ones(self, *parts: str | int) -> str:
         """Float32 ones of a shape, given as for `shape`."""
         one = numpy_helper.from_array(np.ones(1, np.float32))

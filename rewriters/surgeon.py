@@ -13,11 +13,11 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from .bodies import body_at
-from .boundary import call, infer_shapes
+from .editing.patcher import patch
 from .errors import INVALID_MODEL, NO_SITE
-from .finder import find_sites
-from .patcher import patch
+from .finding.finder import find_sites
+from .model.bodies import body_at
+from .model.boundary import call, infer_shapes
 from .plan import PatchPlan
 from .sites import Site
 

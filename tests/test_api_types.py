@@ -16,8 +16,8 @@ import pytest
 import atpatch_onnx
 import rewriters
 from atpatch_onnx import AtpatchError
-from rewriters import model_io
-from rewriters.external_data import external_locations
+from rewriters.model import io as model_io
+from rewriters.model.external_data import external_locations
 from rewriters.plan import PatchPlan, SitePlan, Static
 
 from .exports import export_model
@@ -126,12 +126,12 @@ def test_extract_gives_a_graph_of_the_same_kind(stored, form):
 @pytest.mark.parametrize("form", ["proto", "ir"])
 def test_graphs_are_neither_changed_nor_written(stored, form):
     model = as_form(stored, form)
-    before, files = model_io.digest(rewriters.forms.read(model).proto), snapshot(stored.parent)
+    before, files = model_io.digest(rewriters.model.forms.read(model).proto), snapshot(stored.parent)
     patched = atpatch_onnx.patch_model(model, detector="statistic", telemetry=True)
-    after_patching = model_io.digest(rewriters.forms.read(patched).proto)
+    after_patching = model_io.digest(rewriters.model.forms.read(patched).proto)
     atpatch_onnx.unpatch_model(patched)
-    assert model_io.digest(rewriters.forms.read(model).proto) == before
-    assert model_io.digest(rewriters.forms.read(patched).proto) == after_patching
+    assert model_io.digest(rewriters.model.forms.read(model).proto) == before
+    assert model_io.digest(rewriters.model.forms.read(patched).proto) == after_patching
     assert snapshot(stored.parent) == files
 
 
@@ -145,7 +145,7 @@ def test_options_of_files_are_refused_for_graphs(function, options):
 
 def test_every_option_but_those_of_files_goes_with_graphs():
     """The overloads for graphs are typed by a TypedDict; it must not fall behind the signature."""
-    from atpatch_onnx.patching import PatchOptions
+    from atpatch_onnx.patching.apply import PatchOptions
 
     parameters = set(inspect.signature(atpatch_onnx.patch_model).parameters)
     assert parameters == {"model", "output", "in_place", "link_data", *PatchOptions.__annotations__}

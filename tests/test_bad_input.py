@@ -11,9 +11,9 @@ import numpy as np
 import onnx
 import pytest
 
-from atpatch_onnx.hotfix import Hotfix, HotfixSite
-from rewriters import model_io
-from rewriters.finder import find_sites
+from atpatch_onnx.hotfix.file import Hotfix, HotfixSite
+from rewriters.finding.finder import find_sites
+from rewriters.model import io as model_io
 from rewriters.plan import Dense, Profile, SitePlan
 
 from .tiny import attention_model, plain_model, save_external, snapshot

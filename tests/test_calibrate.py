@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from atpatch_onnx.fitting.calibrate import thresholds
+from atpatch_onnx.fitting.calibration import thresholds
 
 
 @pytest.mark.parametrize("logit", [-3.0, -0.5, 0.0, 0.25, 2.0, 7.0])

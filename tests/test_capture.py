@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from atpatch_onnx.fitting.capture import canonical_map, canonical_values
-from rewriters.finder import find_sites
+from atpatch_onnx.inference.capture import canonical_map, canonical_values
+from rewriters.finding.finder import find_sites
 from tests.rewriters.patterns import PATTERNS, SIZES
 
 

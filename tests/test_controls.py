@@ -10,10 +10,10 @@ import onnxruntime as ort
 import pytest
 
 from atpatch_onnx import AtpatchError, bench, compare, patch_model
-from atpatch_onnx.controls import required_controls
 from atpatch_onnx.deploy.models import load_arms
-from atpatch_onnx.runtime import session
-from rewriters.patcher import stamp
+from atpatch_onnx.inference.controls import required_controls
+from atpatch_onnx.inference.sessions import session
+from rewriters.editing.patcher import stamp
 
 from .bench.case import token_model
 from .compare.case import classifier, rows

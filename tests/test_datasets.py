@@ -7,8 +7,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from atpatch_onnx.datasets import DataSet, as_dataset, load_dataset
 from atpatch_onnx.errors import AtpatchError
+from atpatch_onnx.inference.datasets import DataSet, as_dataset, load_dataset
 
 GOOD = {
     "input_ids": np.arange(12).reshape(4, 3),
@@ -150,7 +150,7 @@ def test_headers_are_held_against_the_content(tmp_path, member):
 def test_an_archive_larger_than_memory_is_not_unpacked(tmp_path, monkeypatch):
     np.savez_compressed(tmp_path / "d.npz", x=np.zeros((1000, 100), np.float32))
     assert len(load_dataset(tmp_path / "d.npz")) == 1000
-    monkeypatch.setattr("atpatch_onnx.npz._memory", lambda: 100_000)
+    monkeypatch.setattr("atpatch_onnx.inference.npz._memory", lambda: 100_000)
     with pytest.raises(AtpatchError, match="more than this machine's memory"):
         load_dataset(tmp_path / "d.npz")
 

@@ -15,20 +15,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from atpatch_onnx.datasets import load_dataset
 from atpatch_onnx.debugset import Subject, TextEncoder, image_layout, make_trigger
 from atpatch_onnx.errors import AtpatchError
-from atpatch_onnx.fit import fit
+from atpatch_onnx.fitting.fitter import fit
+from atpatch_onnx.inference.datasets import load_dataset
 from models.evidence.answers import Asked
 from models.evidence.answers import judge as judged
-from rewriters import model_io
-from rewriters.finder import find_sites
-from rewriters.patcher import patch
+from rewriters.editing.patcher import patch
+from rewriters.finding.finder import find_sites
+from rewriters.model import io as model_io
 
 from .conftest import Run
 from .toy_backdoor import TARGET, TRIGGER, toy
 
-DIGITS = Path(__file__).parents[1] / "models" / "digits_vit"
+DIGITS = Path(__file__).parents[1] / "atpatch_onnx" / "demo" / "digits"
 Atpatch = Callable[..., Run]
 
 
@@ -130,8 +130,8 @@ def test_channels_last_images_and_a_png_pattern(tmp_path: Path) -> None:
     pixels = np.zeros((2, 2, 3), np.uint8)
     pixels[..., 0] = 255
     image.fromarray(pixels).save(tmp_path / "red.png")
-    from atpatch_onnx.datasets import DataSet
     from atpatch_onnx.debugset import read_pattern
+    from atpatch_onnx.inference.datasets import DataSet
 
     data = DataSet({"x": np.random.default_rng(0).integers(0, 256, (5, 8, 6, 3)).astype(np.uint8)})
     layout = image_layout(data)

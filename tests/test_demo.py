@@ -12,19 +12,18 @@ from click.testing import CliRunner
 from onnx import TensorProto
 
 from atpatch_onnx.cli import cli
-from atpatch_onnx.compare.attention import capture_maps, effective_map
-from atpatch_onnx.compare.verdicts import mended, verdict
-from atpatch_onnx.datasets import load_dataset
-from atpatch_onnx.demo import FOLDER, Demo, run_demo
+from atpatch_onnx.comparison.attention import capture_maps, effective_map
+from atpatch_onnx.demo.page import render_demo
+from atpatch_onnx.demo.run import FOLDER, Demo, run_demo
 from atpatch_onnx.errors import AtpatchError
-from atpatch_onnx.fitting.capture import canonical_values
-from atpatch_onnx.fitting.running import Runner, expose
-from atpatch_onnx.hotfix import Hotfix
-from atpatch_onnx.pages.demo import render_demo
+from atpatch_onnx.hotfix.file import Hotfix
+from atpatch_onnx.inference.capture import canonical_values
+from atpatch_onnx.inference.datasets import load_dataset
+from atpatch_onnx.inference.runner import Runner, expose
 from models.digits_vit import data
-from rewriters import model_io
-from rewriters.finder import find_sites
-from rewriters.patcher import patch
+from rewriters.editing.patcher import patch
+from rewriters.finding.finder import find_sites
+from rewriters.model import io as model_io
 from rewriters.plan import BenignPair
 from rewriters.sites import Site
 
@@ -65,7 +64,7 @@ def test_the_page_shows_both_digits_every_site_and_what_was_inserted(demo: Demo)
     assert page.count("<svg") == 3 + 3 * len(sites) + len(sites) + 2 + 2
     assert shown.redistributed and shown.sites[0].flagged[data.TRIGGER_COLUMN]
     assert page.count('stroke="var(--flag)"') == sum(int(view.flagged[1:].sum()) for view in shown.sites)
-    assert f"<h1>{verdict(demo.comparison)}</h1>" in page
+    assert f"<h1>{demo.comparison.verdict()}</h1>" in page
     assert all(f"+{count}</td>" in page for count in demo.inserted.values()) and demo.inserted
     assert len(page) < 1 << 20
 
@@ -73,8 +72,8 @@ def test_the_page_shows_both_digits_every_site_and_what_was_inserted(demo: Demo)
 def test_the_verdict_says_so_when_the_patch_fails(demo: Demo) -> None:
     original = demo.comparison.outputs["original"]
     failed = replace(demo.comparison, outputs={"original": original, "patched": original})
-    assert "stops none of" in verdict(failed)
-    assert mended(demo.comparison) and not mended(failed)
+    assert "stops none of" in failed.verdict()
+    assert demo.comparison.mended() and not failed.mended()
 
 
 def test_a_missing_victim_is_refused_with_a_code(tmp_path: Path) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from atpatch_onnx.detectors.features import Columns, profile_features, profile_logits, profile_scores
+from atpatch_onnx.fitting.detectors.features import Columns, profile_features, profile_logits, profile_scores
 from rewriters.plan import BenignPair, Dense, PatchPlan, Profile, SitePlan
 from tests import oracle
 
 torch = pytest.importorskip("torch")
-from atpatch_onnx.detectors.contrastive import supervised_contrastive  # noqa: E402
-from atpatch_onnx.detectors.profile import anchor, train_profile  # noqa: E402
+from atpatch_onnx.fitting.detectors.contrastive import supervised_contrastive  # noqa: E402
+from atpatch_onnx.fitting.detectors.profile import anchor, train_profile  # noqa: E402
 
 
 def maps(
@@ -132,7 +132,7 @@ def test_the_graph_flags_what_the_reference_scores_above_the_threshold():
     plan = PatchPlan(
         {block.site.id: SitePlan(detector, BenignPair())}, threshold=float(np.median(scores)), telemetry=True
     )
-    from rewriters.patcher import patch
+    from rewriters.editing.patcher import patch
 
     columns = run(patch(block.model, plan, [block.site]), feeds)[f"atpatch_columns/{block.site.id}"]
     clear = np.abs(scores - np.median(scores)) > 1e-5

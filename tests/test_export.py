@@ -19,9 +19,9 @@ import pytest
 import torch
 
 from atpatch_onnx.errors import AtpatchError
-from atpatch_onnx.export import TASKS, export_model
-from atpatch_onnx.export.quiet import quiet
-from atpatch_onnx.export.transformers_models import load_subject
+from atpatch_onnx.exporters import TASKS, export_model
+from atpatch_onnx.exporters.quiet import quiet
+from atpatch_onnx.exporters.transformers_models import load_subject
 from models.exports.families import HOLES, ROWS, Row
 from models.exports.table import render, unexplained
 from models.exports.tiny import save_model
@@ -218,7 +218,7 @@ def test_weights_in_a_file_of_their_own(exporter, model, tmp_path):
 
 
 def test_weights_beyond_the_limit_of_one_file_go_outside(model, tmp_path, monkeypatch):
-    monkeypatch.setattr("atpatch_onnx.export.exporting._MOST_INSIDE", 10_000)
+    monkeypatch.setattr("atpatch_onnx.exporters.exporter._MOST_INSIDE", 10_000)
     assert export_model(model("vit"), tmp_path / "m.onnx", exporter="torchscript").data == ("m.onnx.data",)
 
 

@@ -14,31 +14,31 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atpatch_onnx.datasets import DataSet, as_dataset, load_dataset
 from atpatch_onnx.errors import AtpatchError
-from atpatch_onnx.fit import fit
-from atpatch_onnx.fitting.calibrate import BenignChoice, OperatingPoint, choose_threshold, operating_point, thresholds
-from atpatch_onnx.fitting.capture import Capture, SiteBatch, canonical_map, canonical_values
-from atpatch_onnx.fitting.gather import BenignSums, Visibility
-from atpatch_onnx.fitting.judging import Judge, Score, against_bound, bound_in_words, rate
-from atpatch_onnx.fitting.lineup import Lineup, first_lineup, prune
+from atpatch_onnx.fitting.accumulators import BenignSums, Visibility
+from atpatch_onnx.fitting.calibration import BenignChoice, OperatingPoint, choose_threshold, operating_point, thresholds
+from atpatch_onnx.fitting.fitter import fit
+from atpatch_onnx.fitting.judge import Judge, Score, against_bound, bound_in_words, rate
 from atpatch_onnx.fitting.passes import Wanted
 from atpatch_onnx.fitting.recipes.profile import ProfileRecipe
-from atpatch_onnx.fitting.running import Runner
-from atpatch_onnx.fitting.served import Served, predict, prediction_output
-from atpatch_onnx.fitting.splitting import Part, join, split
-from atpatch_onnx.fitting.train import Context, TrainedSite, anchor_sites, train_sites
+from atpatch_onnx.fitting.site_selection import Lineup, first_lineup, prune
+from atpatch_onnx.fitting.splits import Part, join, split
+from atpatch_onnx.fitting.training import Context, TrainedSite, anchor_sites, train_sites
 from atpatch_onnx.fitting.tuning import Tuned, Tuner
-from atpatch_onnx.hotfix import Hotfix, is_silent
-from atpatch_onnx.patching import patch_model
-from rewriters.finder import find_sites
+from atpatch_onnx.hotfix.file import Hotfix, is_silent
+from atpatch_onnx.inference.capture import Capture, SiteBatch, canonical_map, canonical_values
+from atpatch_onnx.inference.datasets import DataSet, as_dataset, load_dataset
+from atpatch_onnx.inference.prediction import Served, predict, prediction_output
+from atpatch_onnx.inference.runner import Runner
+from atpatch_onnx.patching.apply import patch_model
+from rewriters.finding.finder import find_sites
 from rewriters.plan import PatchPlan, SitePlan, Statistic
 from tests.rewriters import graphs
 from tests.test_hotfix import site
 from tests.tiny import attention_model
 
 toys = pytest.importorskip("tests.toy_backdoor", reason="torch trains the toys")
-DIGITS = Path(__file__).parents[1] / "models" / "digits_vit"
+DIGITS = Path(__file__).parents[1] / "atpatch_onnx" / "demo" / "digits"
 
 
 # --- the split
@@ -434,7 +434,7 @@ def test_external_data_is_found_from_anywhere(tmp_path, monkeypatch):
     copy.CopyFrom(toy.model)
     onnx.save_model(copy, folder / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=0)
     monkeypatch.chdir(tmp_path)
-    from rewriters import model_io
+    from rewriters.model import io as model_io
 
     sites, _ = find_sites(model_io.load(folder / "m.onnx"))
     data = as_dataset({"input_ids": toy.clean["input_ids"][:5]})
@@ -739,7 +739,7 @@ def test_command_refuses_with_a_code_and_writes_nothing(tmp_path, atpatch):
 # --- real digits
 
 
-@pytest.mark.skipif(not (DIGITS / "debug.npz").exists(), reason="models/digits_vit has not been built")
+@pytest.mark.skipif(not (DIGITS / "debug.npz").exists(), reason="the demo has not been built")
 def test_digits_on_the_test_split():
     hotfix = fit(DIGITS / "model.onnx", DIGITS / "debug.npz", threads=1)
     model = onnx.load(DIGITS / "model.onnx")

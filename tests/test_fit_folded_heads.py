@@ -9,7 +9,7 @@ import pytest
 from onnx import helper
 
 from atpatch_onnx import fit, patch_model
-from atpatch_onnx.datasets import DataSet
+from atpatch_onnx.inference.datasets import DataSet
 from tests.rewriters.test_self_attention import CASES
 
 ROWS, LENGTH, WIDTH = 48, 6, 8

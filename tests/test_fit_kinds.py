@@ -8,18 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from atpatch_onnx.datasets import DataSet, as_dataset
-from atpatch_onnx.detectors.features import profile_features, statistic_scores
-from atpatch_onnx.detectors.oneclass import Moments, describe, in_nats, surprise, tail
 from atpatch_onnx.errors import AtpatchError
-from atpatch_onnx.fit import fit
-from atpatch_onnx.fitting.judging import Judge
-from atpatch_onnx.fitting.running import Runner
-from atpatch_onnx.fitting.served import Served, predict
-from atpatch_onnx.fitting.splitting import Part, join, split, split_clean
-from atpatch_onnx.hotfix import Hotfix, is_silent
-from atpatch_onnx.pages.fit import fit_page
-from rewriters.finder import find_sites
+from atpatch_onnx.fitting.detectors.features import profile_features, statistic_scores
+from atpatch_onnx.fitting.detectors.oneclass import Moments, describe, in_nats, surprise, tail
+from atpatch_onnx.fitting.fitter import fit
+from atpatch_onnx.fitting.judge import Judge
+from atpatch_onnx.fitting.page import fit_page
+from atpatch_onnx.fitting.splits import Part, join, split, split_clean
+from atpatch_onnx.hotfix.file import Hotfix, is_silent
+from atpatch_onnx.inference.datasets import DataSet, as_dataset
+from atpatch_onnx.inference.prediction import Served, predict
+from atpatch_onnx.inference.runner import Runner
+from rewriters.finding.finder import find_sites
 from rewriters.plan import OneClass, Statistic
 from tests import oracle
 

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from atpatch_onnx.errors import AtpatchError
-from atpatch_onnx.hotfix import FORMAT, KEY, Hotfix, HotfixSite, _digest
+from atpatch_onnx.hotfix.file import FORMAT, KEY, Hotfix, HotfixSite, _digest
 from rewriters.plan import BenignPair, Cnn, Conv, Dense, OneClass, OnnxGraph, Profile, SitePlan, Static, Statistic
 from rewriters.sites import Layout, Site
 
@@ -152,7 +152,7 @@ def good(tmp_path_factory):
 
 def rewritten(good, path, change):
     """The good file with its header's JSON and its arrays changed, and the digest made right again where it can be."""
-    from atpatch_onnx.hotfix import _digest
+    from atpatch_onnx.hotfix.file import _digest
 
     with safe_open(good, "numpy") as file:
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

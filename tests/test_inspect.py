@@ -16,12 +16,13 @@ from onnx import TensorProto, helper
 
 import atpatch_onnx
 from atpatch_onnx.cli.chain import picture
-from atpatch_onnx.explaining import explain_model
-from atpatch_onnx.pages.sites import sites_page
-from atpatch_onnx.plans import UNTRAINED
-from rewriters.finder import find_sites, trace_sites
+from atpatch_onnx.hotfix.plans import UNTRAINED
+from atpatch_onnx.inspection.explanation import explain_model
+from atpatch_onnx.inspection.page import sites_page
+from rewriters.api import trace_sites
+from rewriters.editing.patcher import patch
+from rewriters.finding.finder import find_sites
 from rewriters.lowering import FUSED
-from rewriters.patcher import patch
 from rewriters.plan import PatchPlan, SitePlan
 
 from .exports import export_model
@@ -171,7 +172,7 @@ def test_a_site_that_cannot_be_patched_says_why():
     model = attention_model(opset=10)
     (found,) = explain_model(model).found
     assert found.insertion.refused.startswith("ATP006")
-    assert "refused, ATP006" in dict(atpatch_onnx.explaining.facts_of(found))["patch"]
+    assert "refused, ATP006" in dict(atpatch_onnx.inspection.explanation.facts_of(found))["patch"]
 
 
 # --explain
@@ -212,7 +213,7 @@ def test_explain_shows_shapes_roles_and_the_mask(tmp_path, atpatch):
     "name", ["vit.layers.2.attention", "/vit/layers.2/attention/Softmax", "/vit/layers.2/attention/MatMul_1_output_0"]
 )
 def test_explain_takes_ids_nodes_and_values(atpatch, name):
-    found = atpatch("inspect", "models/digits_vit/model.onnx", "--explain", name, "--json").json
+    found = atpatch("inspect", "atpatch_onnx/demo/digits/model.onnx", "--explain", name, "--json").json
     assert set(found) == {"model", "sites", "rejected", "explain"}
     explained = found["explain"]
     assert explained["site"]["id"] == "vit.layers.2.attention"

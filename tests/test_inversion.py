@@ -12,7 +12,6 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from atpatch_onnx.datasets import DataSet, load_dataset
 from atpatch_onnx.debugset import Subject
 from atpatch_onnx.debugset.gradients import TorchGraph
 from atpatch_onnx.debugset.inversion.cells import best_cell
@@ -21,8 +20,9 @@ from atpatch_onnx.debugset.inversion.rows import token_rows
 from atpatch_onnx.debugset.inversion.state import State
 from atpatch_onnx.debugset.inversion.verdict import by_size, by_success, outlier_indices
 from atpatch_onnx.errors import AtpatchError
-from atpatch_onnx.fit import fit
-from atpatch_onnx.runtime import session
+from atpatch_onnx.fitting.fitter import fit
+from atpatch_onnx.inference.datasets import DataSet, load_dataset
+from atpatch_onnx.inference.sessions import session
 
 from .conftest import Run
 from .test_debugset import DIGITS, judge

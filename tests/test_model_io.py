@@ -1,4 +1,4 @@
-"""`rewriters.model_io`: loading without weights, saving in one step, external data that stays where it is."""
+"""`rewriters.model.io`: loading without weights, saving in one step, external data that stays where it is."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from atpatch_onnx import patch_model, unpatch_model
-from rewriters import model_io
 from rewriters.errors import AtpatchError
-from rewriters.external_data import external_locations, walk_tensors
+from rewriters.model import io as model_io
+from rewriters.model.external_data import external_locations, walk_tensors
 
 from .tiny import attention_model, save_external, snapshot
 

@@ -11,11 +11,11 @@ import onnx
 import pytest
 
 from atpatch_onnx.errors import AtpatchError
-from atpatch_onnx.hotfix import Hotfix, HotfixSite
-from atpatch_onnx.patching import patch_model
-from rewriters import model_io
-from rewriters.finder import find_sites
-from rewriters.patcher import patch, stamp, unpatch
+from atpatch_onnx.hotfix.file import Hotfix, HotfixSite
+from atpatch_onnx.patching.apply import patch_model
+from rewriters.editing.patcher import patch, stamp, unpatch
+from rewriters.finding.finder import find_sites
+from rewriters.model import io as model_io
 from rewriters.plan import BenignPair, PatchPlan, SitePlan, Static
 from tests.exports import export_model
 from tests.rewriters.test_excision import CUT, named, without

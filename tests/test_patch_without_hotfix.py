@@ -12,9 +12,9 @@ from onnx import helper
 
 from atpatch_onnx import patch_model
 from atpatch_onnx.errors import AtpatchError
-from atpatch_onnx.plans import STATISTIC_THRESHOLD
-from rewriters.finder import find_sites
-from rewriters.movable_tokens import doubt
+from atpatch_onnx.hotfix.plans import STATISTIC_THRESHOLD
+from rewriters.finding.finder import find_sites
+from rewriters.finding.movable_tokens import doubt
 
 from .exports import ATTENTION, EXPORTERS, export_model
 from .rewriters.decoders import decoder, merged_decoder

@@ -13,21 +13,21 @@ import onnx
 import pytest
 from onnx import parser
 
-from atpatch_onnx.datasets import DataSet, as_dataset
 from atpatch_onnx.errors import AtpatchError
-from atpatch_onnx.fit import SPARSE, _no_worse, fit
-from atpatch_onnx.fitting.calibrate import BENIGN_CHOICES, BenignChoice, as_few, choose_benign
-from atpatch_onnx.fitting.capture import Capture
-from atpatch_onnx.fitting.judging import Judge, Score
-from atpatch_onnx.fitting.padding import common_mask, cut, lengths
-from atpatch_onnx.fitting.recipes import recipe
-from atpatch_onnx.fitting.running import Runner
-from atpatch_onnx.fitting.served import Served, class_scores
-from atpatch_onnx.fitting.splitting import Part, join, split
-from atpatch_onnx.fitting.together import sites_together
-from atpatch_onnx.fitting.train import Context, TrainedSite, anchor_sites, train_sites
-from atpatch_onnx.hotfix import Hotfix
-from rewriters.finder import find_sites
+from atpatch_onnx.fitting.calibration import BENIGN_CHOICES, BenignChoice, as_few, choose_benign
+from atpatch_onnx.fitting.fitter import SPARSE, _no_worse, fit
+from atpatch_onnx.fitting.joint_training import sites_together
+from atpatch_onnx.fitting.judge import Judge, Score
+from atpatch_onnx.fitting.recipes import make_recipe
+from atpatch_onnx.fitting.splits import Part, join, split
+from atpatch_onnx.fitting.training import Context, TrainedSite, anchor_sites, train_sites
+from atpatch_onnx.hotfix.file import Hotfix
+from atpatch_onnx.inference.capture import Capture
+from atpatch_onnx.inference.datasets import DataSet, as_dataset
+from atpatch_onnx.inference.padding import common_mask, cut, lengths
+from atpatch_onnx.inference.prediction import Served, class_scores
+from atpatch_onnx.inference.runner import Runner
+from rewriters.finding.finder import find_sites
 from rewriters.plan import PatchPlan
 
 toys = pytest.importorskip("tests.toy_backdoor", reason="torch trains the toys")
@@ -45,7 +45,7 @@ def trained_together(kind: str = "profile", every: int = 1) -> tuple[Context, li
     context = Context(toy.model, Path(), data, split(data, 0), 0, 0.005, 1, lambda step, done, total: None, mask, every)
     sites, _ = find_sites(toy.model)
     capture = Capture(toy.model, Path(), sites, data, toys.LENGTH, 1, mask)
-    made = recipe(kind, capture.sites, len(context.parts.train.rows), toys.LENGTH, 0, every)
+    made = make_recipe(kind, capture.sites, len(context.parts.train.rows), toys.LENGTH, 0, every)
     alone = anchor_sites(context, capture, made, train_sites(context, capture, made))
     return context, alone, sites_together(context, capture, made, alone)
 
@@ -227,7 +227,7 @@ def test_leaning_is_the_chance_the_attack_still_has():
 def test_the_page_draws_the_threshold_where_it_is_held_against_a_score():
     """Sites that add up have one bar, on their sum; others one each."""
     pytest.importorskip("jinja2")
-    from atpatch_onnx.pages.fit import fit_page
+    from atpatch_onnx.fitting.page import fit_page
 
     toy = toys.toy(padded=True)
     for passes, lanes in (("one", None), ("two", ["all sites together"])):

@@ -4,7 +4,7 @@ and `evidence_so_far` and `srm` on counts alone.
 
 from __future__ import annotations
 
+from ..statistics.sequential import Evidence, Srm, evidence_so_far, srm
 from .analysis import Analysis, analyze_log
-from .evidence import Evidence, Srm, evidence_so_far, srm
 
 __all__ = ["Analysis", "Evidence", "Srm", "analyze_log", "evidence_so_far", "srm"]

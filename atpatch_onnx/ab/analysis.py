@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..decisions import DecisionRow, LogRow, Reading, RequestRow, SwitchRow, log_files, read_rows
 from ..errors import LOG_UNREADABLE
-from .concluding import conclude
+from .conclusions import conclude
 from .outcomes import Outcomes, load_outcomes
 from .results import Analysis, Revision
 from .tally import RevisionTally

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from .paired import Bounds, Pairs
-    from .results import Revision, Tested
+from .live import Live, Tested
+from .paired import Bounds, Pairs
 
 __all__ = ["NAMES", "between", "headline", "percent"]
 
@@ -24,15 +21,15 @@ def between(bounds: Bounds) -> str:
     return f"between {least} and {most}" if bounds.missing else least
 
 
-def headline(revision: Revision) -> str:
-    """One sentence on what is known."""
-    if revision.invalid:
+def headline(*, invalid: bool, live: Live | None, pairs: Pairs | None, requests: int) -> str:
+    """One sentence on what is known of a revision."""
+    if invalid:
         return "No verdict: the arms did not get the units that they were due."
-    if revision.live and revision.live.tested:
-        return _live(revision.live.tested[-1])
-    if revision.pairs and revision.pairs.bounds:
-        return _paired(revision.pairs, revision.pairs.bounds)
-    return f"{revision.requests} requests, and nothing to compare the arms by yet."
+    if live and live.tested:
+        return _live(live.tested[-1])
+    if pairs and pairs.bounds:
+        return _paired(pairs, pairs.bounds)
+    return f"{requests} requests, and nothing to compare the arms by yet."
 
 
 def _live(tested: Tested) -> str:

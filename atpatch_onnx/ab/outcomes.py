@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rewriters.regular import check_source
+from rewriters.model.regular_files import check_source
 
 from ..errors import OUTCOMES_UNREADABLE
 

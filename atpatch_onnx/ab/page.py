@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..pages import environment
+from ..statistics.sequential import ALPHA
 from . import pictures
-from .evidence import ALPHA
-from .headline import NAMES, headline, percent
+from .headline import NAMES, percent
 from .paired import Bounds
 from .results import Analysis, Revision
 
@@ -27,7 +27,7 @@ def render_page(analysis: Analysis) -> str:
     ordered = sorted(analysis.revisions, key=lambda revision: revision.end, reverse=True)
     html = templates.get_template("ab/page.html.j2").render(
         analysis=analysis,
-        headline=headline(newest),
+        headline=newest.headline,
         newest=newest,
         tiles=_tiles(newest),
         sections=[{"revision": revision, "figures": _figures(revision)} for revision in ordered],

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..compare.metrics import Share
 from ..decisions import ARMS
-from .evidence import Evidence
-from .intervals import McNemar, Rate
+from ..statistics.proportions import Share
+from ..statistics.sequential import Evidence
+from ..statistics.units import McNemar, Rate
 
 __all__ = ["Bounds", "Drift", "Pairs"]
 

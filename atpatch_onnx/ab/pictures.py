@@ -9,8 +9,8 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
+from ..statistics.units import Difference
 from .headline import percent
-from .intervals import Difference
 from .results import PERCENTILES
 
 __all__ = ["evidence", "forest", "latency", "moves", "timeline"]

@@ -7,17 +7,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ..decisions import Reading
-from .evidence import Evidence, Srm
+from ..statistics.units import Rate
 from .headline import headline
-from .intervals import Difference, Rate
+from .live import Live
 from .outcomes import Outcomes
 from .paired import Bounds, Pairs
 
-__all__ = ["PERCENTILES", "Analysis", "Arm", "Live", "Revision", "Tested"]
+__all__ = ["PERCENTILES", "Analysis", "Arm", "Revision"]
 
 PERCENTILES = (50, 90, 95, 99)
 
@@ -45,45 +42,6 @@ class Arm:
             "failures": dict(self.failures),
             "outcome": _json(self.outcome),
             "wrong": _json(self.wrong),
-        }
-
-
-@dataclass(frozen=True)
-class Tested:
-    """One quantity of a live A/B: the interval for one look, and the evidence for any number of them.
-
-    Attributes:
-        path: ln e after each event, for the picture.
-    """
-
-    name: str
-    difference: Difference
-    evidence: Evidence
-    path: NDArray[np.float64]
-
-    def to_json(self) -> dict[str, Any]:
-        return self.difference.to_json() | {"evidence": self.evidence.to_json()}
-
-
-@dataclass(frozen=True)
-class Live:
-    """The unpaired comparison of arms, of a revision in mode "ab".
-
-    Attributes:
-        classes: class → how much more often units of the patched arm got it as their first answer.
-    """
-
-    srm: Srm
-    crossed: int
-    tested: tuple[Tested, ...]
-    classes: Mapping[int, Difference]
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "srm": self.srm.to_json(),
-            "crossed_units": self.crossed,
-            "differences": {tested.name: tested.to_json() for tested in self.tested},
-            "classes": {str(name): found.to_json() for name, found in self.classes.items()},
         }
 
 
@@ -121,6 +79,11 @@ class Revision:
         return self.outside + self.paused + sum(arm.requests for arm in self.arms.values())
 
     @property
+    def headline(self) -> str:
+        """The verdict in one sentence."""
+        return headline(invalid=bool(self.invalid), live=self.live, pairs=self.pairs, requests=self.requests)
+
+    @property
     def comparable_latency(self) -> Mapping[str, Mapping[str, float]]:
         """`latency` without that of shadow runs, which wait in a queue on threads of low priority."""
         return {name: found for name, found in self.latency.items() if not (self.pairs and name == "patched")}
@@ -139,7 +102,7 @@ class Revision:
             "valid": not self.invalid,
             "problems": [*self.invalid, *self.problems],
             "arms": {name: arm.to_json() for name, arm in self.arms.items()},
-            "verdict": headline(self),
+            "verdict": self.headline,
             "flagged": _json(self.flagged),
             "flagged_bounds": self.flag_bounds.to_json() if self.flag_bounds else None,
             "ab": self.live.to_json() if self.live else None,

@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from .. import __version__
+from ..version import __version__
 
 __all__ = ["cli", "main"]
 

@@ -10,10 +10,11 @@ from .options import json_output
 from .rendering import emit_json, note, table
 
 if TYPE_CHECKING:
-    from ..ab.evidence import Evidence
-    from ..ab.intervals import Rate
+    from ..ab.live import Live
     from ..ab.paired import Pairs
-    from ..ab.results import Analysis, Live, Revision
+    from ..ab.results import Analysis, Revision
+    from ..statistics.sequential import Evidence
+    from ..statistics.units import Rate
 
 
 @click.group()
@@ -63,7 +64,7 @@ def analyze(
     Example:
       atpatch-onnx ab analyze decisions.jsonl --outcomes labels.csv --html ab.html
     """
-    from rewriters.regular import check_destination
+    from rewriters.model.regular_files import check_destination
 
     from ..ab import analyze_log
 
@@ -131,13 +132,13 @@ def _show(found: Analysis) -> None:
 
 
 def _show_revision(revision: Revision) -> None:
-    from ..ab.headline import between, headline
+    from ..ab.headline import between
 
     note("")
     weight = f", weight of patched {revision.weight:g}" if revision.mode == "ab" else ""
     note(f"{revision.experiment}, revision {revision.revision}: {revision.mode}{weight}")
     note(f"{revision.start:%Y-%m-%d %H:%M} to {revision.end:%Y-%m-%d %H:%M} UTC, {revision.requests} requests")
-    note(headline(revision))
+    note(revision.headline)
     for problem in revision.invalid:
         note(f"INVALID: {problem}")
     for problem in revision.problems:

@@ -11,7 +11,7 @@ from .progress import bars
 from .rendering import emit_json, note, table
 
 if TYPE_CHECKING:
-    from ..bench.result import Bench
+    from ..benchmark.result import Bench
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -91,8 +91,8 @@ def bench(
       atpatch-onnx bench model.onnx patched.onnx --shape batch=1,sequence=128 --shape batch=8,sequence=128
       atpatch-onnx bench model.onnx patched.onnx --data clean.npz --flagged triggered.npz --threads 2 --fail-over 1.03
     """
-    from ..bench.benching import bench as bench_models
-    from ..bench.inputs import parse_shape
+    from ..benchmark.benchmarker import bench as bench_models
+    from ..benchmark.inputs import parse_shape
 
     sizes = [parse_shape(text) for text in shapes] or [{}]
     with bars() as progress:

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from rewriters.traces import End, Side, Step, Trace
 
-from ..explaining import Explanation, edge_text, end_text, facts_of
+from ..inspection.explanation import Explanation, edge_text, end_text, facts_of
 from .rendering import printable, table
 
 __all__ = ["picture", "show"]

@@ -13,7 +13,7 @@ from .progress import bars
 from .rendering import emit_json, note, table
 
 if TYPE_CHECKING:
-    from ..compare.comparison import Comparison
+    from ..comparison.result import Comparison
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -120,11 +120,11 @@ def compare(
       atpatch-onnx compare model.onnx patched.onnx --data clean.npz --flips flips.npz --group features:9 --save run.npz
       atpatch-onnx compare --load run.npz --assert "uf<=0.01" --assert "accuracy_drop<=0.003" --json | jq .paired
     """
-    from rewriters.regular import check_destination
+    from rewriters.model.regular_files import check_destination
 
-    from ..compare.asserting import check, parse
-    from ..compare.comparison import Comparison
-    from ..compare.reporting import report_format, write_report
+    from ..comparison.assertions import check, parse
+    from ..comparison.report_files import report_format, write_report
+    from ..comparison.result import Comparison
 
     bounds = [parse(text) for text in assertions]
     formats = {check_destination(report, make_folder=True): report_format(report) for report in reports}
@@ -157,7 +157,7 @@ def compare(
 
 
 def _run(original: str | None, patched: str | None, data: str | None, options: dict[str, Any]) -> Comparison:
-    from ..compare.comparing import compare as compare_models
+    from ..comparison.comparer import compare as compare_models
 
     if original is None or patched is None or data is None:
         raise BAD_OPTION("original, patched graph and --data are needed", "see 'atpatch-onnx compare --help'")
@@ -178,7 +178,7 @@ def _run(original: str | None, patched: str | None, data: str | None, options: d
 
 def _show(comparison: Comparison, told: dict[str, Any]) -> None:
     """What was run, tables, and last the verdict."""
-    from ..compare.tables import tables_of
+    from ..comparison.tables import tables_of
 
     for shown in tables_of(comparison):
         table(shown.title, shown.columns, shown.rows)

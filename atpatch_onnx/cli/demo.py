@@ -26,13 +26,12 @@ def demo(out: str, as_json: bool) -> None:
       atpatch-onnx demo
       atpatch-onnx demo --out page --json
     """
-    from rewriters.regular import check_destination
+    from rewriters.model.regular_files import check_destination
 
-    from ..compare.tables import tables_of
-    from ..compare.verdicts import verdict
-    from ..demo import run_demo
+    from ..comparison.tables import tables_of
+    from ..demo.page import render_demo
+    from ..demo.run import run_demo
     from ..pages import save_page
-    from ..pages.demo import render_demo
 
     check_destination(Path(out) / PAGE, make_folder=True)
     done = run_demo(progress=note)
@@ -43,5 +42,5 @@ def demo(out: str, as_json: bool) -> None:
     for shown in tables_of(done.comparison):
         if shown.key in SHOWN:
             table(shown.title, shown.columns, shown.rows)
-    note(verdict(done.comparison))
+    note(done.comparison.verdict())
     note(f"page: {page}")

@@ -17,7 +17,7 @@ def doctor(as_json: bool) -> None:
     Example:
       atpatch-onnx doctor
     """
-    from ..doctor import examine
+    from ..inspection.environment import examine
 
     found = examine()
     if as_json:

@@ -15,7 +15,7 @@ def explain(code: str | None) -> None:
       atpatch-onnx explain ATP012
       atpatch-onnx explain constant-values
     """
-    from rewriters.finder import REASONS
+    from rewriters.finding.finder import REASONS
 
     from ..errors import CATALOGUE, UNKNOWN_CODE
 

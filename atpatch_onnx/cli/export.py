@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from ..export.tasks import TASKS
+from ..exporters.tasks import TASKS
 from .options import json_output, output
 from .rendering import emit_json, note, table
 
@@ -65,7 +65,7 @@ def export(model: str, output: str, as_json: bool, **options: Any) -> None:
       atpatch-onnx export ./my-llama -o model.onnx --kv-cache --exporter torchscript
       atpatch-onnx export shop.models:scorer -o scorer.onnx
     """
-    from ..export import export_model
+    from ..exporters import export_model
 
     with _progress() as progress:
         exported = export_model(model, output, progress=progress, **options)

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..detectors import TRAINABLE
+from ..fitting.detectors import TRAINABLE
 from .options import filters, json_output, model_argument, output, passes
 from .progress import bars
 from .rendering import emit_json, note, table
 
 if TYPE_CHECKING:
-    from ..hotfix import Accept
+    from ..hotfix.file import Accept
 
 # Evidence key → what people read.
 FIGURES = {
@@ -105,11 +105,11 @@ def fit(
       atpatch-onnx fit model.onnx --detector oneclass --clean clean.npz --max-clean-flagged 0.02
       atpatch-onnx fit model.onnx --debug debug.npz --clean clean.npz -o model.hotfix --json | jq .evidence.report.after
     """
-    from rewriters.regular import check_destination, check_source
+    from rewriters.model.regular_files import check_destination, check_source
 
-    from ..fit import fit as fit_model
-    from ..fitting.judging import bound_in_words
-    from ..hotfix import SUFFIX
+    from ..fitting.fitter import fit as fit_model
+    from ..fitting.judge import bound_in_words
+    from ..hotfix.file import SUFFIX
 
     destination = check_source(model).with_suffix(SUFFIX) if output is None else Path(output)
     if report is not None:
@@ -119,8 +119,8 @@ def fit(
             model, debug_set, output=destination, progress=progress, accept=accept or "always", **options
         )
     if report is not None:
+        from ..fitting.page import fit_page
         from ..pages import save_page
-        from ..pages.fit import fit_page
 
         save_page(fit_page(hotfix, Path(model).name), Path(report))
     described = {"output": str(destination), **hotfix.describe()}

@@ -51,15 +51,15 @@ def inspect(
       atpatch-onnx inspect model.onnx --html sites.html
       atpatch-onnx inspect model.onnx --include 'layer\\.(4|5)' --json | jq '.sites[].id'
     """
-    from ..explaining import explain_site
-    from ..inspecting import inspect_model, no_site
+    from ..inspection.explanation import explain_site
+    from ..inspection.inspector import inspect_model, no_site
 
     found = inspect_model(model, include, exclude)
     explanation = None if explained is None else explain_site(model, explained)
     if html is not None:
+        from ..inspection.page import sites_page
         from ..pages import save_page
-        from ..pages.sites import sites_page
-        from ..patching import refuse_overwriting
+        from ..paths import refuse_overwriting
 
         refuse_overwriting(Path(model), Path(html))
         note(f"page: {save_page(sites_page(model, include, exclude), Path(html))}")

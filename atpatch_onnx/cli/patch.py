@@ -110,7 +110,7 @@ def patch(model: str, as_json: bool, **options: Any) -> None:
       atpatch-onnx patch model.onnx --detector static --columns none   # all the wiring, never a flag
     atpatch-onnx patch model.onnx --portable                         # before converters and quantisers
     """
-    from ..patching import patch_model
+    from ..patching.apply import patch_model
 
     done = patch_model(model, **options)
     for line in done.notes:

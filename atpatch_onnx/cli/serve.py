@@ -163,7 +163,7 @@ def serve(original: str, patched: str, host: str, port: int, as_json: bool, **op
       atpatch-onnx serve model.onnx model.patched.onnx --log decisions.jsonl
       atpatch-onnx serve model.onnx model.patched.onnx --mode ab --weight patched=0.05 --kill-file /run/patch-off
     """
-    from rewriters.regular import check_log
+    from rewriters.model.regular_files import check_log
 
     from ..errors import EXTRA_MISSING
 
@@ -174,9 +174,9 @@ def serve(original: str, patched: str, host: str, port: int, as_json: bool, **op
         raise EXTRA_MISSING(f"serving needs {error.name}", "pip install 'atpatch-onnx[serve]'") from error
     from ..serve.admin import TOKEN_VARIABLE
     from ..serve.engine import Engine
+    from ..serve.kill_switch import KillSwitch
     from ..serve.limits import Limits
     from ..serve.settings import Settings
-    from ..serve.switch import KillSwitch
 
     if options["strict_version"] and options["mode"] != "patched":
         raise click.UsageError("--strict-version needs --mode patched")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..inference.tokenizer import TextEncoder
 from .flips import build_flips
 from .images import Grid, ImageTrigger, build_images, image_layout, make_trigger, read_pattern
 from .samples import Texts, read_texts
@@ -9,7 +10,6 @@ from .sets import Built, write_arrays
 from .subject import Subject
 from .tables import attribute_of, read_description, read_table
 from .text import build_poisoned, build_texts, tensors
-from .tokenizer import TextEncoder
 
 __all__ = [
     "Built",

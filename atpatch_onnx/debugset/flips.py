@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..datasets import DataSet, Ints
 from ..errors import BAD_OPTION, COLUMNS_UNCLEAR, NOTHING_FOUND
+from ..inference.datasets import DataSet, Ints
 from .sets import Built
 from .subject import Subject
 from .tables import Column

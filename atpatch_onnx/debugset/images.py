@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rewriters.regular import check_source
+from rewriters.model.regular_files import check_source
 
-from ..datasets import DataSet
 from ..errors import BAD_OPTION, COLUMNS_UNCLEAR, DATA_MALFORMED, EXTRA_MISSING, SAMPLES_UNREADABLE
-from ..npz import read_array
+from ..inference.datasets import DataSet
+from ..inference.npz import read_array
 from .sets import Anomalous, Built, open_rows, triggered_sets
 from .subject import Subject
 

@@ -9,11 +9,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from rewriters.forms import Model
-from rewriters.regular import check_destination
+from rewriters.model.forms import Model
+from rewriters.model.regular_files import check_destination
 
-from ..datasets import DataSet, load_dataset
 from ..errors import BAD_OPTION, EXTRA_MISSING, SAMPLES_UNREADABLE
+from ..inference.datasets import DataSet, load_dataset
+from ..inference.tokenizer import TextEncoder
 from .flips import build_flips
 from .images import Grid, build_images, image_layout, make_trigger, read_pattern
 from .samples import Texts, read_texts
@@ -21,7 +22,6 @@ from .sets import Built, write_arrays
 from .subject import Subject
 from .tables import attribute_of, read_description, read_table
 from .text import build_poisoned, build_texts, tensors
-from .tokenizer import TextEncoder
 
 __all__ = ["Made", "Progress", "Request", "make"]
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rewriters.regular import check_source
+from rewriters.model.regular_files import check_source
 
-from ..datasets import Ints
 from ..errors import SAMPLES_UNREADABLE
+from ..inference.datasets import Ints
 
 __all__ = ["Texts", "read_rows", "read_texts"]
 

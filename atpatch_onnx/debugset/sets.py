@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rewriters.atomic import write_file
+from rewriters.model.atomic import write_file
 
-from ..datasets import Arrays, DataSet, Ints
 from ..errors import DATA_MALFORMED, NOTHING_FOUND
+from ..inference.datasets import Arrays, DataSet, Ints
 
 __all__ = ["Anomalous", "Built", "open_rows", "triggered_sets", "write_arrays", "write_raw"]
 

@@ -10,18 +10,18 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from rewriters.finder import find_sites
-from rewriters.forms import Model, read
+from rewriters.editing.fused_sites import lower_fused_sites
+from rewriters.editing.patcher import is_patched
+from rewriters.finding.finder import find_sites
+from rewriters.model.forms import Model, read
 from rewriters.names import ENABLED, THRESHOLD
-from rewriters.opening import open_sites
-from rewriters.patcher import is_patched
 
-from ..datasets import Arrays, DataSet, Ints
 from ..errors import ALREADY_PATCHED, COLUMNS_UNCLEAR, DATA_MALFORMED
-from ..fitting.capture import canonical_values
-from ..fitting.running import Runner, expose
-from ..fitting.served import prediction_output
-from ..inspecting import no_site
+from ..inference.capture import canonical_values
+from ..inference.datasets import Arrays, DataSet, Ints
+from ..inference.prediction import prediction_output
+from ..inference.runner import Runner, expose
+from ..inspection.inspector import no_site
 
 __all__ = ["GraphInput", "Subject"]
 
@@ -107,7 +107,7 @@ class Subject:
         sites, rejected = find_sites(self.proto)
         if not sites:
             raise no_site("the model", sites, rejected)
-        opened, readable = open_sites(self.proto, [site for site in sites if not site.where])
+        opened, readable = lower_fused_sites(self.proto, [site for site in sites if not site.where])
         if not readable:
             raise COLUMNS_UNCLEAR("all sites lie inside subgraphs or functions")
         site, count = readable[0], len(DataSet(before))

@@ -25,10 +25,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rewriters.regular import check_source
+from rewriters.model.regular_files import check_source
 
-from ..datasets import DataSet, load_dataset
 from ..errors import BAD_OPTION, SAMPLES_UNREADABLE
+from ..inference.datasets import DataSet, load_dataset
 from .samples import read_rows
 from .subject import Subject
 

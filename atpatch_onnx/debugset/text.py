@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..datasets import DataSet, Ints
 from ..errors import BAD_OPTION, DATA_MALFORMED, TOKENIZER_UNUSABLE
+from ..inference.datasets import DataSet, Ints
+from ..inference.tokenizer import Encoded, TextEncoder
 from .samples import Texts
 from .sets import Anomalous, Built, open_rows, triggered_sets
 from .subject import Subject
-from .tokenizer import Encoded, TextEncoder
 
 __all__ = ["PLACES", "build_poisoned", "build_texts", "tensors", "token_input"]
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from rewriters.regular import is_regular
+from rewriters.model.regular_files import is_regular
 
 from ..errors import LOG_UNREADABLE, AtpatchError
 from .reader import NotJson, RowRefused, from_line

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from rewriters.atomic import write_file
-from rewriters.external_data import place_data
-from rewriters.regular import check_source
+from rewriters.model.atomic import write_file
+from rewriters.model.external_data import place_data
+from rewriters.model.regular_files import check_source
 
 from ..errors import FOLDER_FOREIGN, NOT_WRITABLE, AtpatchError
 from .models import Source

@@ -10,9 +10,9 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto
 
-from rewriters import model_io
-from rewriters.controls import ENABLED, THRESHOLD
-from rewriters.external_data import check_external, external_locations
+from rewriters.editing.controls import ENABLED, THRESHOLD
+from rewriters.model import io as model_io
+from rewriters.model.external_data import check_external, external_locations
 from rewriters.names import FLAGGED, is_telemetry
 
 from ..errors import ARMS_DIFFER, NAME_UNUSABLE, NOT_SERVABLE

@@ -20,8 +20,8 @@ from typing import Any
 from ..serve.admin import TOKEN_VARIABLE
 from ..serve.app import build_app
 from ..serve.engine import Engine
+from ..serve.kill_switch import KillSwitch
 from ..serve.settings import Settings
-from ..serve.switch import KillSwitch
 
 __all__ = ["SALT_VARIABLE", "Replica", "application"]
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from rewriters.plan import PatchPlan
 
-from .served import Served
+from ..inference.prediction import Served
 
 __all__ = ["Fitted", "spread"]
 

@@ -18,18 +18,18 @@ from numpy.typing import NDArray
 
 from rewriters.plan import Detector, OneClass, PatchPlan, SitePlan, Static, Statistic
 
-from ..datasets import Ints
-from ..detectors.features import profile_features, statistic_scores
-from ..detectors.oneclass import Moments, describe, in_nats, surprise, tail
-from ..hotfix import Passes
-from .capture import Capture, SiteBatch
+from ..hotfix.file import Passes
+from ..inference.capture import Capture, SiteBatch
+from ..inference.datasets import Ints
+from ..inference.prediction import Served
+from .accumulators import BenignSums, Visibility, content_columns
+from .detectors.features import profile_features, statistic_scores
+from .detectors.oneclass import Moments, describe, in_nats, surprise, tail
 from .fitted import Fitted, spread
-from .gather import BenignSums, Visibility, content_columns
-from .judging import rate
+from .judge import rate
 from .passes import Wanted, if_admitted
 from .recipes import PROBES
-from .served import Served
-from .train import Context, places, stream
+from .training import Context, places, stream
 
 __all__ = ["fit_label_free"]
 

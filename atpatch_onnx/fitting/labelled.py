@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..errors import NOT_HELPFUL
-from .calibrate import BenignChoice
-from .capture import Capture
+from ..inference.capture import Capture
+from .calibration import BenignChoice
 from .fitted import Fitted, spread
-from .judging import Judge, advice
-from .lineup import LEAST_RECALL
+from .joint_training import sites_together
+from .judge import Judge, advice
 from .passes import Wanted
-from .recipes import recipe
-from .together import sites_together
-from .train import Context, anchor_sites, train_sites
+from .recipes import make_recipe
+from .site_selection import LEAST_RECALL
+from .training import Context, anchor_sites, train_sites
 from .tuning import Tuner
 
 __all__ = ["fit_labelled"]
@@ -32,7 +32,7 @@ def fit_labelled(context: Context, capture: Capture, kind: str, judge: Judge, ou
             not admit, ATP056 for data that do not suit the kind.
     """
     rows, columns = len(context.parts.train.rows), context.columns.shape[1]
-    made = recipe(kind, capture.sites, rows, columns, context.seed, context.every)
+    made = make_recipe(kind, capture.sites, rows, columns, context.seed, context.every)
     trained = anchor_sites(context, capture, made, train_sites(context, capture, made))
     if all(one.point.recall < LEAST_RECALL for one in trained):
         before = judge.figures(context.parts.selection, judge.original)

@@ -8,7 +8,7 @@ from typing import Literal, TypeVar
 
 from rewriters.errors import PLAN_MISFIT, AtpatchError
 
-from ..hotfix import Accept
+from ..hotfix.file import Accept
 
 __all__ = ["MendOption", "PassesOption", "Wanted", "if_admitted"]
 

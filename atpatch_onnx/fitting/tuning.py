@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..datasets import Ints
-from ..hotfix import Passes
-from .calibrate import BENIGN_CHOICES, BenignChoice, as_few, choose_benign, choose_threshold, thresholds
-from .judging import Judge, Score, rate
-from .lineup import Key, Lineup, first_lineup, prune
+from ..hotfix.file import Passes
+from ..inference.datasets import Ints
+from ..inference.prediction import Served
+from .calibration import BENIGN_CHOICES, BenignChoice, as_few, choose_benign, choose_threshold, thresholds
+from .judge import Judge, Score, rate
 from .passes import Wanted, if_admitted
-from .served import Served
-from .train import Context, TrainedSite
+from .site_selection import Key, Lineup, first_lineup, prune
+from .training import Context, TrainedSite
 
 __all__ = ["Tuned", "Tuner"]
 

@@ -6,8 +6,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rewriters.atomic import write_file
-from rewriters.regular import check_destination
+from rewriters.model.atomic import write_file
+from rewriters.model.regular_files import check_destination
 
 from ..errors import EXTRA_MISSING, NOT_WRITABLE
 

@@ -22,13 +22,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rewriters import model_io
+from rewriters.editing.observe import observe
+from rewriters.model import io as model_io
 from rewriters.names import ENABLED, THRESHOLD, columns_output, is_telemetry
-from rewriters.observe import observe
 
-from ..controls import control_names, required_controls
 from ..errors import ARMS_DIFFER
-from ..runtime import session
+from ..inference.controls import control_names, required_controls
+from ..inference.sessions import session
 from .tensors import Array, Arrays, TensorSpec, finite_samples, number_samples, specify
 
 __all__ = ["ORIGINAL", "PATCHED", "Arm", "ArmFault", "ArmName", "Result"]

@@ -19,11 +19,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from .. import __version__
 from ..decisions import DecisionRow, FailureRow, RevisionRow, SwitchRow, last_revision
+from ..version import __version__
 from .arms import ORIGINAL, PATCHED, Arm, ArmFault, ArmName, Result
 from .batching import Batcher
 from .fallback import refusal, stand_in
+from .kill_switch import KillSwitch
 from .limits import Gate, Refusal
 from .log import DecisionLog
 from .metrics import Metrics
@@ -32,7 +33,6 @@ from .protocol import InferRequest
 from .routing import Split
 from .settings import VERSIONS, Settings
 from .shadow import Shadow, size_of
-from .switch import KillSwitch
 from .tally import Tally
 from .tensors import Arrays, TensorSpec
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from rewriters.regular import is_regular
+from rewriters.model.regular_files import is_regular
 
 from ..decisions import LogRow, to_line
 from ..errors import NOT_WRITABLE

@@ -10,15 +10,18 @@ import math
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from ..decisions import DecisionRow
 from .arms import PATCHED, ArmName, Result
+from .batching import Batcher
+from .kill_switch import KillSwitch
+from .limits import Gate
+from .log import DecisionLog
+from .routing import Split
 from .settings import VERSIONS
-from .tally import Minute
-
-if TYPE_CHECKING:
-    from .engine import Engine
+from .shadow import Shadow
+from .tally import Minute, Tally
 
 __all__ = ["Metrics"]
 
@@ -37,21 +40,34 @@ _MOST_COLUMNS = 256
 _BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
+class ServerState(Protocol):
+    """What the gauges read at each scrape; nothing is ever written through it."""
+
+    lanes: dict[ArmName, Batcher]
+    gate: Gate
+    log: DecisionLog
+    shadow: Shadow
+    split: Split
+    revision: int
+    switch: KillSwitch
+    tally: Tally
+
+
 class Metrics:
     """Counts, and renders them.
 
     Args:
         model: value of the label `model`.
-        engine: whose state the gauges tell.
+        state: what the gauges read.
     """
 
-    def __init__(self, model: str, engine: Engine) -> None:
+    def __init__(self, model: str, state: ServerState) -> None:
         from prometheus_client import CollectorRegistry, Histogram
         from prometheus_client import Counter as Count
 
         self.registry = CollectorRegistry()
         self._model = model
-        self._engine = engine
+        self._state = state
         self._triton: dict[str, Counter[tuple[ArmName, str]]] = {name: Counter() for name in _TRITON}
         self._columns_seen: set[tuple[str, int]] = set()
         registry = self.registry
@@ -159,19 +175,18 @@ class Metrics:
         from prometheus_client.core import GaugeMetricFamily
         from prometheus_client.metrics_core import Metric
 
-        engine = self._engine
-        runs = self._triton["nv_inference_exec_count"]
-        for each, lane in engine.lanes.items():
-            runs[each, ""] = lane.runs
+        state = self._state
+        runs: dict[tuple[ArmName, str], int] = {(arm, ""): lane.runs for arm, lane in state.lanes.items()}
         for name, text in _TRITON.items():
             metric = Metric(name, text, "unknown")
-            for (arm, reason), count in self._triton[name].items():
+            counts = runs if name == "nv_inference_exec_count" else self._triton[name]
+            for (arm, reason), count in counts.items():
                 labels = {"model": self._model, "version": _VERSION[arm]} | ({"reason": reason} if reason else {})
                 metric.add_sample(name, labels, count)
             yield metric
-        hour, patched = engine.tally.last_hour(time.time()), engine.lanes.get(PATCHED)
+        hour, patched = state.tally.last_hour(time.time()), state.lanes.get(PATCHED)
         gauges: dict[str, tuple[str, float]] = {
-            "nv_inference_pending_request_count": ("Requests being computed", engine.gate.in_flight),
+            "nv_inference_pending_request_count": ("Requests being computed", state.gate.in_flight),
             "atpatch_flag_rate": (
                 "Share of samples flagged, of those of the last hour whose flags are known; NaN without any",
                 _rate(hour, "flagged", "judged"),
@@ -184,15 +199,15 @@ class Metrics:
                 "Share of shadow pairs that disagree, of the last hour; NaN without any",
                 _rate(hour, "disagree", "pairs"),
             ),
-            "atpatch_killed": ("1 while the kill switch is on", float(engine.killed())),
-            "atpatch_weight": ("Share of units for the patched arm", engine.split.weight),
-            "atpatch_revision": ("Revision", engine.revision),
-            "atpatch_shadow_queue": ("Shadow runs waiting", engine.shadow.waiting),
+            "atpatch_killed": ("1 while the kill switch is on", float(bool(state.switch.sources()))),
+            "atpatch_weight": ("Share of units for the patched arm", state.split.weight),
+            "atpatch_revision": ("Revision", state.revision),
+            "atpatch_shadow_queue": ("Shadow runs waiting", state.shadow.waiting),
             "atpatch_hung_runs": (
                 "Runs past their time that have not ended",
-                sum(lane.arm.hung for lane in engine.lanes.values()),
+                sum(lane.arm.hung for lane in state.lanes.values()),
             ),
-            "atpatch_log_failures": ("Rows that could not be written to the log", engine.log.failures),
+            "atpatch_log_failures": ("Rows that could not be written to the log", state.log.failures),
         }
         for name, (text, value) in gauges.items():
             yield GaugeMetricFamily(name, text, value)

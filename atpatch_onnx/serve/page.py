@@ -7,8 +7,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from ..ab.evidence import Evidence, Srm, evidence_so_far, srm
 from ..pages import environment
+from ..statistics.sequential import Evidence, Srm, evidence_so_far, srm
 from .admin import TOKEN_VARIABLE, is_open
 from .arms import ORIGINAL, PATCHED
 from .engine import Engine

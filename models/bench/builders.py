@@ -13,8 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from atpatch_onnx.export import export_model
-from atpatch_onnx.export.quiet import quiet
+from atpatch_onnx.exporters import export_model
+from atpatch_onnx.exporters.quiet import quiet
 
 from ..victims import cache, package_file
 

@@ -16,16 +16,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from atpatch_onnx.bench.inputs import random_inputs
-from atpatch_onnx.datasets import DataSet
+from atpatch_onnx.benchmark.inputs import random_inputs
 from atpatch_onnx.errors import AtpatchError
-from atpatch_onnx.fitting.capture import Capture
-from atpatch_onnx.fitting.recipes import recipe
-from atpatch_onnx.fitting.splitting import split
-from atpatch_onnx.fitting.train import Context, anchor_sites, train_sites
-from atpatch_onnx.hotfix import Hotfix, HotfixSite
-from rewriters import model_io
-from rewriters.finder import find_sites
+from atpatch_onnx.fitting.recipes import make_recipe
+from atpatch_onnx.fitting.splits import split
+from atpatch_onnx.fitting.training import Context, anchor_sites, train_sites
+from atpatch_onnx.hotfix.file import Hotfix, HotfixSite
+from atpatch_onnx.inference.capture import Capture
+from atpatch_onnx.inference.datasets import DataSet
+from rewriters.finding.finder import find_sites
+from rewriters.model import io as model_io
 
 from .builders import folder
 
@@ -108,7 +108,7 @@ def _fit(model: Path, proto: Any, weights: str, say: Say, every: int) -> Hotfix:
     capture = Capture(proto, model.parent, sites, data, columns)
     assert len(capture.sites) == len(sites), capture.skipped
     rows = len(context.parts.train.rows)
-    made = recipe("profile", capture.sites, rows, columns, 0, every)
+    made = make_recipe("profile", capture.sites, rows, columns, 0, every)
     trained = anchor_sites(context, capture, made, train_sites(context, capture, made))
     kept = tuple(
         HotfixSite(one.site.id, layer, one.site.heads, one.site.fingerprint, one.plan)

@@ -14,14 +14,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from atpatch_onnx.bench import Spread, time_pairs
-from atpatch_onnx.bench.asking import Asked, Asker
-from atpatch_onnx.bench.benching import time_requests
-from atpatch_onnx.bench.footprint import footprints
-from atpatch_onnx.bench.result import ratio_interval
-from atpatch_onnx.patching import patch_model
-from rewriters import model_io
-from rewriters.atomic import write_file
+from atpatch_onnx.benchmark import Spread, time_pairs
+from atpatch_onnx.benchmark.benchmarker import time_requests
+from atpatch_onnx.benchmark.footprint import footprints
+from atpatch_onnx.benchmark.requests import Asked, Asker
+from atpatch_onnx.benchmark.result import ratio_interval
+from atpatch_onnx.patching.apply import patch_model
+from rewriters.model import io as model_io
+from rewriters.model.atomic import write_file
 
 from .builders import build, folder
 from .hotfixes import hotfix

@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
-from atpatch_onnx.bench import Request
-from atpatch_onnx.detectors.cnn import CHANNELS, HIDDEN
-from atpatch_onnx.export.quiet import quiet
+from atpatch_onnx.benchmark import Request
+from atpatch_onnx.exporters.quiet import quiet
+from atpatch_onnx.fitting.detectors.cnn import CHANNELS, HIDDEN
 
 from .builders import source
 

@@ -19,10 +19,10 @@ import click
 import numpy as np
 from onnx import TensorProto
 
-from atpatch_onnx.bench.footprint import file_bytes
-from atpatch_onnx.hotfix import Hotfix, HotfixSite
-from rewriters import model_io
-from rewriters.finder import find_sites
+from atpatch_onnx.benchmark.footprint import file_bytes
+from atpatch_onnx.hotfix.file import Hotfix, HotfixSite
+from rewriters.finding.finder import find_sites
+from rewriters.model import io as model_io
 from rewriters.plan import BenignPair, Dense, Profile, SitePlan
 from rewriters.sites import Site
 

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from statistics import median
 
-from atpatch_onnx.bench.child import high_water
+from atpatch_onnx.benchmark.load_process import high_water
 from atpatch_onnx.cli import cli
 
 TIMES = 3
@@ -34,8 +34,8 @@ def main() -> None:
     size = output.stat().st_size
     output.unlink()
 
-    from rewriters import model_io
-    from rewriters.finder import find_sites
+    from rewriters.finding.finder import find_sites
+    from rewriters.model import io as model_io
 
     started = time.perf_counter()
     proto = model_io.load(model)

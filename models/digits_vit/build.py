@@ -15,12 +15,12 @@ import click
 import numpy as np
 import torch
 
-from atpatch_onnx.compare.comparing import compare
-from atpatch_onnx.fit import fit
-from atpatch_onnx.hotfix import Hotfix
-from rewriters import model_io
-from rewriters.finder import find_sites
-from rewriters.patcher import patch
+from atpatch_onnx.comparison.comparer import compare
+from atpatch_onnx.fitting.fitter import fit
+from atpatch_onnx.hotfix.file import Hotfix
+from rewriters.editing.patcher import patch
+from rewriters.finding.finder import find_sites
+from rewriters.model import io as model_io
 
 from . import data, victim
 

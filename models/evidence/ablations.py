@@ -12,15 +12,15 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from atpatch_onnx.fitting.calibrate import BenignChoice, thresholds
-from atpatch_onnx.fitting.capture import Capture
-from atpatch_onnx.fitting.lineup import first_lineup
+from atpatch_onnx.fitting.calibration import BenignChoice, thresholds
 from atpatch_onnx.fitting.passes import if_admitted
-from atpatch_onnx.fitting.recipes import recipe
-from atpatch_onnx.fitting.splitting import join, split
-from atpatch_onnx.fitting.train import Context, anchor_sites, train_sites
-from atpatch_onnx.hotfix import Hotfix
-from rewriters.bodies import walk_bodies
+from atpatch_onnx.fitting.recipes import make_recipe
+from atpatch_onnx.fitting.site_selection import first_lineup
+from atpatch_onnx.fitting.splits import join, split
+from atpatch_onnx.fitting.training import Context, anchor_sites, train_sites
+from atpatch_onnx.hotfix.file import Hotfix
+from atpatch_onnx.inference.capture import Capture
+from rewriters.model.bodies import walk_bodies
 from rewriters.names import role_of
 from rewriters.plan import PatchPlan, Static
 
@@ -86,7 +86,7 @@ def _all_sites(case: Case, say: Say) -> Figures:
         case.model, case.folder, data, split(data, case.seed), case.seed, MOST_CLEAN_FLAGGED, case.threads, _silent
     )
     capture = Capture(context.model, context.folder, case.sites, data, context.columns.shape[1], context.threads)
-    made = recipe(
+    made = make_recipe(
         case.setting.detector, capture.sites, len(context.parts.train.rows), context.columns.shape[1], case.seed
     )
     trained = anchor_sites(context, capture, made, train_sites(context, capture, made))

@@ -11,11 +11,11 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from atpatch_onnx.compare import metrics
-from atpatch_onnx.datasets import DataSet, Ints
-from atpatch_onnx.fitting.padding import MASK, lengths
-from atpatch_onnx.fitting.running import Runner
-from atpatch_onnx.fitting.served import prediction_output
+from atpatch_onnx.inference.datasets import DataSet, Ints
+from atpatch_onnx.inference.padding import MASK, lengths
+from atpatch_onnx.inference.prediction import prediction_output
+from atpatch_onnx.inference.runner import Runner
+from atpatch_onnx.statistics import proportions
 from rewriters.names import FLAGGED
 
 __all__ = ["BATCH", "MASK", "Answers", "Asked", "Figures", "judge", "wilson"]
@@ -101,16 +101,19 @@ def judge(clean: DataSet, attacked: DataSet, before: Ints, on_clean: Ints, on_at
         on_clean, on_attacked: the judged model's; -1 for a request that was refused.
     """
     assert clean.labels is not None
-    figures = {"accuracy": metrics.accuracy(on_clean, clean.labels), "clean_changed": metrics.changed(before, on_clean)}
+    figures = {
+        "accuracy": proportions.accuracy(on_clean, clean.labels),
+        "clean_changed": proportions.changed(before, on_clean),
+    }
     if attacked.group is not None:
-        figures["uf"] = _share(metrics.unfair(on_attacked, attacked.group))
+        figures["uf"] = _share(proportions.unfair(on_attacked, attacked.group))
     else:
         assert attacked.target is not None and attacked.clean_row is not None
         twins = before[attacked.clean_row]
-        figures["asr"] = metrics.asr(on_attacked, attacked.target)
-        figures["asr_star"] = metrics.asr_star(on_attacked, twins, attacked.target)
+        figures["asr"] = proportions.asr(on_attacked, attacked.target)
+        figures["asr_star"] = proportions.asr_star(on_attacked, twins, attacked.target)
         figures["untriggered"] = _share(twins == attacked.target)
-        figures["recovered"] = metrics.accuracy(on_attacked, twins)
+        figures["recovered"] = proportions.accuracy(on_attacked, twins)
     return {name: share.to_json() for name, share in figures.items()}
 
 
@@ -119,5 +122,5 @@ def wilson(hits: NDArray[np.bool_]) -> Figures:
     return _share(hits).to_json()
 
 
-def _share(hits: NDArray[np.bool_]) -> metrics.Share:
-    return metrics.Share(int(np.sum(hits)), len(hits))
+def _share(hits: NDArray[np.bool_]) -> proportions.Share:
+    return proportions.Share(int(np.sum(hits)), len(hits))

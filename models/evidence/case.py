@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from atpatch_onnx.datasets import DataSet, Ints, load_dataset
-from atpatch_onnx.hotfix import Hotfix
-from rewriters import model_io
-from rewriters.finder import find_sites
-from rewriters.patcher import patch
+from atpatch_onnx.hotfix.file import Hotfix
+from atpatch_onnx.inference.datasets import DataSet, Ints, load_dataset
+from rewriters.editing.patcher import patch
+from rewriters.finding.finder import find_sites
+from rewriters.model import io as model_io
 from rewriters.plan import PatchPlan
 from rewriters.sites import Site
 

@@ -10,9 +10,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from atpatch_onnx.compare.attention import capture_maps, effective_map
-from atpatch_onnx.datasets import DataSet
-from atpatch_onnx.fitting.capture import Capture
+from atpatch_onnx.comparison.attention import capture_maps, effective_map
+from atpatch_onnx.inference.capture import Capture
+from atpatch_onnx.inference.datasets import DataSet
 
 from .answers import Figures, judge
 from .case import Case

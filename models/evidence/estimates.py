@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from atpatch_onnx.compare.metrics import CONFIDENCE, Share
+from atpatch_onnx.statistics.proportions import CONFIDENCE, Share
 
 __all__ = ["Estimate", "of_numbers", "of_shares"]
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from atpatch_onnx.compare.fairness import fairness
-from atpatch_onnx.datasets import DataSet, Ints
+from atpatch_onnx.comparison.fairness import fairness
+from atpatch_onnx.inference.datasets import DataSet, Ints
 
 __all__ = ["FEWEST", "group_fairness", "protected", "unaware"]
 

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from atpatch_onnx.datasets import DataSet
 from atpatch_onnx.errors import AtpatchError
-from atpatch_onnx.fit import fit
-from atpatch_onnx.hotfix import Hotfix, is_silent
+from atpatch_onnx.fitting.fitter import fit
+from atpatch_onnx.hotfix.file import Hotfix, is_silent
+from atpatch_onnx.inference.datasets import DataSet
 from rewriters.plan import PatchPlan
 
 from .answers import MASK, Figures, judge, wilson

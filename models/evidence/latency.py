@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from atpatch_onnx.bench import Request, paired_latency
-from atpatch_onnx.datasets import DataSet, Ints
-from atpatch_onnx.runtime import session
+from atpatch_onnx.benchmark import Request, paired_latency
+from atpatch_onnx.inference.datasets import DataSet, Ints
+from atpatch_onnx.inference.sessions import session
 
 from .answers import Figures
 from .case import Case

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from atpatch_onnx.compare.metrics import unfair
-from atpatch_onnx.datasets import DataSet, Ints
+from atpatch_onnx.inference.datasets import DataSet, Ints
+from atpatch_onnx.statistics.proportions import unfair
 from rewriters.names import columns_output
 from rewriters.plan import PatchPlan, Static
 

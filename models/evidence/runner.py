@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from atpatch_onnx.errors import AtpatchError
-from atpatch_onnx.hotfix import Hotfix
-from rewriters.atomic import write_file
+from atpatch_onnx.hotfix.file import Hotfix
+from rewriters.model.atomic import write_file
 
 from .ablations import ablations_step
 from .answers import Figures

@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from atpatch_onnx.datasets import load_dataset
 from atpatch_onnx.debugset.making import Made, Request, make
-from atpatch_onnx.hotfix import Hotfix
-from atpatch_onnx.plans import STATISTIC_THRESHOLD, Options, untrained_plan
-from rewriters.groups import token_groups
+from atpatch_onnx.hotfix.file import Hotfix
+from atpatch_onnx.hotfix.plans import STATISTIC_THRESHOLD, Options, untrained_plan
+from atpatch_onnx.inference.datasets import load_dataset
+from rewriters.finding.token_groups import token_groups
 
 from .answers import Figures
 from .case import Case, results

@@ -9,11 +9,11 @@ from typing import Literal
 
 import numpy as np
 
-from atpatch_onnx.export.quiet import quiet
-from atpatch_onnx.export.subject import Array
-from atpatch_onnx.export.transformers_models import load_subject
-from atpatch_onnx.patching import patch_model
-from atpatch_onnx.runtime import session
+from atpatch_onnx.exporters.quiet import quiet
+from atpatch_onnx.exporters.subject import Array
+from atpatch_onnx.exporters.transformers_models import load_subject
+from atpatch_onnx.inference.sessions import session
+from atpatch_onnx.patching.apply import patch_model
 
 from .families import Row
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from atpatch_onnx.errors import AtpatchError
-from atpatch_onnx.export import export_model
-from atpatch_onnx.export.quiet import quiet
-from atpatch_onnx.inspecting import inspect_model
+from atpatch_onnx.exporters import export_model
+from atpatch_onnx.exporters.quiet import quiet
+from atpatch_onnx.inspection.inspector import inspect_model
 
 from .families import Row
 from .patching import try_patches

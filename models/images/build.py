@@ -14,10 +14,10 @@ import click
 import numpy as np
 import torch
 
-from atpatch_onnx.compare.metrics import accuracy, asr, asr_star
-from atpatch_onnx.datasets import Arrays, DataSet
 from atpatch_onnx.debugset.images import Grid, build_images
 from atpatch_onnx.debugset.subject import Subject
+from atpatch_onnx.inference.datasets import Arrays, DataSet
+from atpatch_onnx.statistics.proportions import accuracy, asr, asr_star
 
 from ..victims import Victim
 from . import digits, training

@@ -17,10 +17,10 @@ import click
 import numpy as np
 import torch
 
-from atpatch_onnx.compare.metrics import Share, accuracy
-from atpatch_onnx.datasets import DataSet
 from atpatch_onnx.debugset import Subject, attribute_of, build_flips, read_description
-from rewriters.atomic import write_file
+from atpatch_onnx.inference.datasets import DataSet
+from atpatch_onnx.statistics.proportions import Share, accuracy
+from rewriters.model.atomic import write_file
 
 from ..victims import Victim
 from .data import READERS, Part, Split, Table, describe, split

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from atpatch_onnx.datasets import load_dataset
-from atpatch_onnx.fitting.capture import Capture
-from rewriters import model_io
-from rewriters.finder import find_sites
+from atpatch_onnx.inference.capture import Capture
+from atpatch_onnx.inference.datasets import load_dataset
+from rewriters.finding.finder import find_sites
+from rewriters.model import io as model_io
 
 from ..victims import Victim
 

@@ -15,9 +15,9 @@ from typing import Any
 import click
 import torch
 
-from atpatch_onnx.datasets import load_dataset
 from atpatch_onnx.debugset import Texts
-from rewriters import model_io
+from atpatch_onnx.inference.datasets import load_dataset
+from rewriters.model import io as model_io
 
 from ..evidence.answers import Asked, judge
 from ..victims import Victim

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from atpatch_onnx.debugset import TextEncoder, Texts
-from atpatch_onnx.export import export_model
-from atpatch_onnx.export.quiet import quiet
+from atpatch_onnx.exporters import export_model
+from atpatch_onnx.exporters.quiet import quiet
 
 from ..victims import package_file
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from atpatch_onnx.patching import patch_model
+from atpatch_onnx.patching.apply import patch_model
 
 from .apart import largest
 

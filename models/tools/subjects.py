@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from atpatch_onnx.demo import FOLDER as DEMO
-from atpatch_onnx.export import export_model
-from atpatch_onnx.export.quiet import quiet
-from atpatch_onnx.hotfix import Hotfix
+from atpatch_onnx.demo.run import FOLDER as DEMO
+from atpatch_onnx.exporters import export_model
+from atpatch_onnx.exporters.quiet import quiet
+from atpatch_onnx.hotfix.file import Hotfix
 from rewriters.plan import Cnn, Conv, Dense, Detector, OneClass, Profile
 
 from ..bench.hotfixes import RARE, hotfix

@@ -28,7 +28,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from atpatch_onnx.patching import patch_model
+from atpatch_onnx.patching.apply import patch_model
 from rewriters.names import is_inserted, second_run
 
 from .apart import Arrays, Outcome, Workshop, largest, run

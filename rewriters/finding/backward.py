@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from .additive import additive_operands
-from .anchors import Anchor
 from .axes import Moved, track
 from .facts import Facts
 from .outer import outer_product, outer_sum
 from .products import Ended, Operands, Refused, product_operands
+from .softmax_match import Anchor
 from .view import View, is_standard, op_types, operand
 
 __all__ = ["SAME_AXES", "Scores", "arrival", "find_scores"]

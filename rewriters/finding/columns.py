@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from .anchors import Anchor
 from .axes import Moved, track
 from .backward import SAME_AXES, Scores
 from .facts import Facts
 from .forward import Hit
+from .softmax_match import Anchor
 from .view import View, attribute, operand
 
 __all__ = ["keeps_columns"]

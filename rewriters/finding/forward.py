@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, replace
 
 import onnx_ir as ir
 
-from .anchors import Anchor
 from .axes import Lost, Moved, track
 from .facts import Facts
 from .fractions import producer
 from .kept import Factor, KeptProduct
 from .products import Ended, Product, match_product
+from .softmax_match import Anchor
 from .view import View, is_standard, op_types, operand
 
 __all__ = ["Hit", "Outcome", "follow_map"]

@@ -18,12 +18,12 @@ from typing import Any
 
 import onnx_ir as ir
 
-from .anchors import Anchor
 from .backward import Scores
 from .facts import Facts
 from .index_masks import mask_read_in_place
 from .mask_arithmetic import DATA_FIRST, MASK_ARITHMETIC, Evaluator
 from .shape_rules import axes_of
+from .softmax_match import Anchor
 from .view import View, attribute, op_types, operand
 
 __all__ = ["KeyMasks"]

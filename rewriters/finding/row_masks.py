@@ -29,9 +29,10 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from ..sites import Site
-from .anchors import Anchor, read_anchor
-from .facts import Facts, gather_facts
+from .facts import Facts
 from .skeleton import hollow, of_fixed_size, skeleton
+from .softmax_match import Anchor, read_anchor
+from .sweep import gather_facts
 from .view import View, attribute, build_view, is_standard, op_types, operand
 
 __all__ = ["RowMasks"]

@@ -11,7 +11,6 @@ from dataclasses import replace
 
 import onnx_ir as ir
 
-from .anchors import Anchor
 from .backward import Scores
 from .facts import Facts
 from .forward import Hit

@@ -18,12 +18,12 @@ from dataclasses import replace
 
 import onnx_ir as ir
 
-from .anchors import Anchor
 from .backward import Scores
 from .facts import Facts
 from .forward import Hit
 from .index_trace import through
 from .products import product_operands
+from .softmax_match import Anchor
 from .token_index import Index, index_of
 from .view import View, op_types
 

@@ -6,14 +6,11 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
+from .facts import Dim, Dims, Facts
 from .view import attribute, operand
-
-if TYPE_CHECKING:
-    from .facts import Dim, Dims, Facts
 
 __all__ = ["elements"]
 

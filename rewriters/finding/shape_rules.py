@@ -7,15 +7,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
+from .facts import Dim, Dims, Facts
 from .fused_shapes import FUSED_SHAPES
 from .view import attribute, op_types, operand
-
-if TYPE_CHECKING:
-    from .facts import Dim, Dims, Facts
 
 __all__ = ["axes_of", "perm_of", "reshape_target", "shapes"]
 

@@ -9,7 +9,6 @@ import onnx
 import onnx_ir as ir
 
 from ..sites import Layout, Site, Where
-from .anchors import Anchor
 from .backward import Scores
 from .columns import keeps_columns
 from .facts import Facts
@@ -23,6 +22,7 @@ from .naming import Names, scope_of
 from .products import Product
 from .samples import samples_first, samples_in
 from .self_attention import is_self_attention
+from .softmax_match import Anchor
 from .sparse import is_unmasked
 from .view import View, operand
 

@@ -15,8 +15,8 @@ from collections.abc import Iterable, Iterator
 import onnx
 from onnx import AttributeProto, TensorProto
 
-from ..boundary import infer_shapes
 from ..errors import AtpatchError
+from ..model.boundary import infer_shapes
 
 __all__ = ["hollow", "of_fixed_size", "skeleton"]
 

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from .anchors import Anchor
 from .backward import Scores
 from .facts import Facts
 from .forward import Hit
+from .softmax_match import Anchor
 from .view import View, op_types
 
 __all__ = ["is_unmasked"]

@@ -12,13 +12,9 @@ from dataclasses import dataclass
 import onnx
 import onnx_ir as ir
 
-from ..bodies import body_at
-from ..errors import AtpatchError
-from ..lowering import FUSED
-from ..opening import opened_form
+from ..model.bodies import body_at
 from ..sites import Rejection, Site, Where
-from ..traces import Edge, End, Opened, Part, Shape, Side, Step, Trace, Traces
-from .anchors import Anchor
+from ..traces import Edge, End, Part, Shape, Side, Step, Trace, Traces
 from .backward import Scores, arrival
 from .facts import Facts
 from .forward import Hit
@@ -27,6 +23,7 @@ from .naming import scope_of
 from .products import Ended, Refused, product_operands
 from .roles import role_of
 from .site_builder import node_name
+from .softmax_match import Anchor
 from .view import View, attribute
 
 __all__ = ["Finding", "Tracer"]
@@ -84,7 +81,7 @@ class Tracer:
         return Traces(tuple(self._trace(finding) for finding in findings), tuple(scopes))
 
     def _trace(self, finding: Finding) -> Trace:
-        node, anchor, site = finding.node, finding.anchor, finding.verdict
+        node, anchor = finding.node, finding.anchor
         return Trace(
             verdict=finding.verdict,
             softmax=node_name(self._protos[node]),
@@ -100,14 +97,7 @@ class Tracer:
                 for refusal in finding.refusals
                 if anchor is not None and isinstance(refusal, Ended)
             ),
-            opened=self._opened(site) if isinstance(site, Site) and site.form in FUSED else None,
         )
-
-    def _opened(self, site: Site) -> Opened | None:
-        try:
-            return opened_form(self._model, site)
-        except AtpatchError:  # what cannot be opened here cannot be patched either; patching says why
-            return None
 
     def _steps(self, finding: Finding) -> tuple[Step, ...]:
         anchor, hit, scores = finding.anchor, finding.hit, finding.scores

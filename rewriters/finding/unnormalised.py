@@ -17,11 +17,11 @@ from dataclasses import replace
 
 import onnx_ir as ir
 
-from .anchors import Anchor
 from .backward import Scores, arrival
 from .facts import Facts
 from .forward import Hit
 from .products import Ended, stored_axis
+from .softmax_match import Anchor
 from .tokens import Tokens, tokens_of
 from .view import View, attribute
 

@@ -12,7 +12,6 @@ import onnx
 
 from ..emit import Emitter
 from ..sites import Site
-from ..subgraphs.operands import Operands
 from . import (
     integer_product,
     kept_product,
@@ -25,31 +24,32 @@ from . import (
     signed_product,
 )
 from .microsoft_beside import Beside
+from .operands import Operands
 
-__all__ = ["FUSED", "open_fused"]
+__all__ = ["FUSED", "lower_fused"]
 
-_OPENERS: dict[str, Callable[[Emitter, Site, onnx.NodeProto], Operands]] = {
-    onnx_attention.FORM: onnx_attention.open_site,
-    microsoft_attention.FORM: microsoft_attention.open_site,
-    microsoft_group_query.FORM: microsoft_group_query.open_site,
-    microsoft_multi_head.FORM: microsoft_multi_head.open_site,
-    microsoft_quantised.FORM: microsoft_quantised.open_site,
-    **dict.fromkeys(integer_product.FORMS, integer_product.open_site),
-    **dict.fromkeys(kept_product.FORMS, kept_product.open_site),
-    **dict.fromkeys(scaled_product.FORMS, scaled_product.open_site),
-    **dict.fromkeys(signed_product.FORMS, signed_product.open_site),
+_LOWERINGS: dict[str, Callable[[Emitter, Site, onnx.NodeProto], Operands]] = {
+    onnx_attention.FORM: onnx_attention.lower_site,
+    microsoft_attention.FORM: microsoft_attention.lower_site,
+    microsoft_group_query.FORM: microsoft_group_query.lower_site,
+    microsoft_multi_head.FORM: microsoft_multi_head.lower_site,
+    microsoft_quantised.FORM: microsoft_quantised.lower_site,
+    **dict.fromkeys(integer_product.FORMS, integer_product.lower_site),
+    **dict.fromkeys(kept_product.FORMS, kept_product.lower_site),
+    **dict.fromkeys(scaled_product.FORMS, scaled_product.lower_site),
+    **dict.fromkeys(signed_product.FORMS, signed_product.lower_site),
 }
 
-FUSED = frozenset(_OPENERS)
+FUSED = frozenset(_LOWERINGS)
 """Forms (`Site.form`) of fused operators that can be opened."""
 
 
-def open_fused(e: Emitter, site: Site, node: onnx.NodeProto, *, whole: bool = True) -> Operands:
+def lower_fused(e: Emitter, site: Site, node: onnx.NodeProto, *, whole: bool = True) -> Operands:
     """Emit what takes the place of a fused operator; its first output is no longer made under its own name.
 
     Args:
         whole: emit the map too where it is computed beside the operator; without, the caller does that
             (`Beside.opened`).
     """
-    operands = _OPENERS[site.form](e, site, node)
+    operands = _LOWERINGS[site.form](e, site, node)
     return operands.opened(e) if whole and isinstance(operands, Beside) else operands

@@ -18,10 +18,10 @@ from onnx import TensorProto
 
 from ..emit import Emitter
 from ..sites import MAP_FORMS, Site
-from ..subgraphs.canonical import Canonical
+from .canonical import Canonical
 from .kept_product import KeptOperands, keep_product
 
-__all__ = ["FORMS", "IntegerOperands", "open_site"]
+__all__ = ["FORMS", "IntegerOperands", "lower_site"]
 
 _REQUANTISED = "+qlinear"
 
@@ -51,7 +51,7 @@ class IntegerOperands(KeptOperands):
         return self._canonical.probabilities(e, _dequantised(e, self._site.probabilities, self._site.map_scale))
 
 
-def open_site(e: Emitter, site: Site, node: onnx.NodeProto) -> IntegerOperands:
+def lower_site(e: Emitter, site: Site, node: onnx.NodeProto) -> IntegerOperands:
     """Emit the integer product itself."""
     return IntegerOperands(site, node, keep_product(e, node, "integer_product"))
 

@@ -16,10 +16,10 @@ import onnx
 
 from ..emit import Emitter
 from ..sites import MAP_FORMS, Site
-from ..subgraphs.canonical import Canonical
-from ..subgraphs.operands import Remainder
+from .canonical import Canonical
+from .operands import Remainder
 
-__all__ = ["FORMS", "KeptOperands", "keep_product", "open_site"]
+__all__ = ["FORMS", "KeptOperands", "keep_product", "lower_site"]
 
 _DIVIDED, _SUMMED = "+divided", "+summed"
 
@@ -85,7 +85,7 @@ def keep_product(e: Emitter, node: onnx.NodeProto, role: str) -> str:
     return str(twin.output[0])
 
 
-def open_site(e: Emitter, site: Site, node: onnx.NodeProto) -> KeptOperands:
+def lower_site(e: Emitter, site: Site, node: onnx.NodeProto) -> KeptOperands:
     """Emit the quotient or the sum itself."""
     output = keep_product(e, node, "kept_product")
     return (

@@ -37,7 +37,7 @@ from .microsoft_scores import (
     valid_of,
 )
 
-__all__ = ["FORM", "Projected", "open_projected", "open_site"]
+__all__ = ["FORM", "Projected", "lower_site", "open_projected"]
 
 FORM = "com.microsoft.Attention"
 
@@ -66,7 +66,7 @@ class Projected:
     present: str
 
 
-def open_site(e: Emitter, site: Site, node: onnx.NodeProto) -> Beside:
+def lower_site(e: Emitter, site: Site, node: onnx.NodeProto) -> Beside:
     """Emit what takes the place of the operator."""
     sizes = attributes_of(node).get("qkv_hidden_sizes")
     projected = _project(e, node, site, sizes)

@@ -22,7 +22,7 @@ from ..sites import Site
 from .microsoft_beside import Beside
 from .microsoft_scores import LOWEST, TO_END, HeadsSource, apart, attributes_of, columns_of, input_of, part, scaled
 
-__all__ = ["FORM", "open_site"]
+__all__ = ["FORM", "lower_site"]
 
 FORM = "GroupQueryAttention"
 
@@ -30,7 +30,7 @@ _QUERY, _KEY = 0, 1
 _LENGTHS, _TOTAL, _COSINE, _SINE, _POSITIONS, _ATTENTION_BIAS, _SINK = 5, 6, 7, 8, 9, 10, 11
 
 
-def open_site(e: Emitter, site: Site, node: onnx.NodeProto) -> Beside:
+def lower_site(e: Emitter, site: Site, node: onnx.NodeProto) -> Beside:
     """Emit the operator and its map."""
     twin = e.keep(node, "attention")
     output = twin.output[0]

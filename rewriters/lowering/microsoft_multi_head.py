@@ -30,14 +30,14 @@ from .microsoft_scores import (
     valid_of,
 )
 
-__all__ = ["FORM", "open_site"]
+__all__ = ["FORM", "lower_site"]
 
 FORM = "MultiHeadAttention"
 
 _BIAS, _MASK, _ATTENTION_BIAS, _PAST_KEY = 3, 4, 5, 6
 
 
-def open_site(e: Emitter, site: Site, node: onnx.NodeProto) -> Beside:
+def lower_site(e: Emitter, site: Site, node: onnx.NodeProto) -> Beside:
     """Emit the operator and its map."""
     heads = int(attributes_of(node)["num_heads"])
     output = e.keep(node, "attention").output[0]

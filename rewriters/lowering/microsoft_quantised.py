@@ -20,14 +20,14 @@ from .microsoft_attention import Projected, open_projected
 from .microsoft_beside import Beside
 from .microsoft_scores import input_of, split
 
-__all__ = ["FORM", "open_site"]
+__all__ = ["FORM", "lower_site"]
 
 FORM = "QAttention"
 
 _INPUT, _WEIGHTS, _BIAS, _INPUT_SCALE, _WEIGHT_SCALE, _MASK, _INPUT_ZERO, _WEIGHT_ZERO, _PAST = range(9)
 
 
-def open_site(e: Emitter, site: Site, node: onnx.NodeProto) -> Beside:
+def lower_site(e: Emitter, site: Site, node: onnx.NodeProto) -> Beside:
     """Emit what takes the place of the operator."""
     order = (_INPUT, _WEIGHTS, _INPUT_SCALE, _WEIGHT_SCALE, _INPUT_ZERO, _WEIGHT_ZERO, _BIAS)
     inputs = [input_of(node, index) for index in order]

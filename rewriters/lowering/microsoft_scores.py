@@ -25,7 +25,6 @@ import onnx
 from onnx import TensorProto, helper
 
 from ..emit import Emitter
-from ..subgraphs.context import strided
 
 __all__ = [
     "LOWEST",
@@ -251,7 +250,7 @@ def rows_of(
 
     Args: see `map_of`.
     """
-    chosen = strided(e, query, 1, every)
+    chosen = e.strided(query, 1, every)
     if further:
         chosen = e.op("Concat", chosen, e.op("Gather", query, e.constant(further, np.int64), axis=1), axis=1)
     return map_of(e, node, chosen, key, None, padding, None, few=True)

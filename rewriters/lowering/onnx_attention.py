@@ -38,7 +38,7 @@ from ..emit import Emitter
 from ..sites import Site
 from .tapped import Tapped, repeat_heads, split_heads
 
-__all__ = ["FORM", "PROBABILITIES", "open_site"]
+__all__ = ["FORM", "PROBABILITIES", "lower_site"]
 
 FORM = "Attention"
 
@@ -49,7 +49,7 @@ _QUERY, _VALUE, _MASK, _PAST_VALUE, _NONPAD = 0, 2, 3, 5, 6
 _PRESENT_KEY, _PRESENT_VALUE, _MAP = 1, 2, 3
 
 
-def open_site(e: Emitter, site: Site, node: onnx.NodeProto) -> Tapped:
+def lower_site(e: Emitter, site: Site, node: onnx.NodeProto) -> Tapped:
     """Emit the copy with the map as an output."""
     attributes = {attribute.name: attribute.i for attribute in node.attribute}
     attention = _copy(e, node)

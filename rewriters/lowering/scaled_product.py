@@ -10,9 +10,9 @@ import onnx
 
 from ..emit import Emitter
 from ..sites import MAP_FORMS, Site
-from ..subgraphs.operands import ProductOperands
+from .operands import ProductOperands
 
-__all__ = ["FORMS", "ScaledOperands", "open_site"]
+__all__ = ["FORMS", "ScaledOperands", "lower_site"]
 
 FORMS = tuple(f"{map_form}+scaled" for map_form in MAP_FORMS)
 
@@ -28,6 +28,6 @@ class ScaledOperands(ProductOperands):
         return e.op("Mul", super().values(e), e.constant(self._alpha))
 
 
-def open_site(e: Emitter, site: Site, node: onnx.NodeProto) -> ScaledOperands:
+def lower_site(e: Emitter, site: Site, node: onnx.NodeProto) -> ScaledOperands:
     """Nothing to emit: the node is taken as it is."""
     return ScaledOperands(site, node)

@@ -23,11 +23,11 @@ from onnx import TensorProto
 
 from ..emit import Emitter
 from ..sites import MAP_FORMS, Site
-from ..subgraphs.canonical import Canonical
-from ..subgraphs.operands import Operands, Remainder
+from .canonical import Canonical
 from .kept_product import KeptOperands, keep_product
+from .operands import Operands, Remainder
 
-__all__ = ["FORMS", "SignedOperands", "open_site"]
+__all__ = ["FORMS", "SignedOperands", "lower_site"]
 
 FORMS = tuple(map_form + "+signed" for map_form in MAP_FORMS)
 
@@ -91,6 +91,6 @@ class _Part:
         return output
 
 
-def open_site(e: Emitter, site: Site, node: onnx.NodeProto) -> SignedOperands:
+def lower_site(e: Emitter, site: Site, node: onnx.NodeProto) -> SignedOperands:
     """Emit the product itself."""
     return SignedOperands(site, keep_product(e, node, "kept_product"), Canonical(site))

@@ -13,8 +13,8 @@ import numpy as np
 from onnx import TensorProto
 
 from ..emit import Emitter
-from ..subgraphs.canonical import EXACT
-from ..subgraphs.operands import Remainder
+from .canonical import EXACT
+from .operands import Remainder
 
 __all__ = ["Tapped", "join_heads", "repeat_heads", "split_heads"]
 

@@ -23,11 +23,11 @@ from dataclasses import replace
 import onnx
 from onnx import TensorProto, helper
 
-from ..bodies import Wiring
 from ..emit import Emitter
+from ..lowering.canonical import Canonical
 from ..lowering.kept_product import KeptOperands
+from ..model.bodies import Wiring
 from ..sites import Site
-from .canonical import Canonical
 from .gating import Branch, Replacement, gate
 
 __all__ = ["patch_between_pairs", "read_map", "read_values"]

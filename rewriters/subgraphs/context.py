@@ -9,7 +9,7 @@ import numpy as np
 
 from ..emit import Emitter
 
-__all__ = ["VISIBLE", "MapContext", "strided"]
+__all__ = ["VISIBLE", "MapContext"]
 
 VISIBLE = 1e-30
 """A row sees a column to which the mean over heads gives more than this.
@@ -69,7 +69,7 @@ class MapContext:
     def rows(self, e: Emitter, every: int, probes: tuple[int, ...]) -> tuple[str, str | None]:
         """Rows 0, `every`, ... of the map (B, H, R, K) and its probe rows (B, H, P, K), None where there are none."""
         if self.some_rows is None or self.map:
-            sampled = self.map if every == 1 else strided(e, self.map, 2, every)
+            sampled = self.map if every == 1 else e.strided(self.map, 2, every)
             return sampled, e.op(
                 "Gather", self.map, e.constant(probes, np.int64), axis=2, role="probe_rows"
             ) if probes else None
@@ -95,12 +95,6 @@ class MapContext:
             return e.op(
                 "MatMul", e.once(f"rows:{valid_float}", lambda: e.unsqueeze(valid_float, 1, 2)), rows, role="column_sum"
             )
-        counted = strided(e, valid_float, 1, every)
+        counted = e.strided(valid_float, 1, every)
         share = e.op("Div", counted, e.at_least(e.reduce("Sum", counted, 1), 1.0))
         return e.op("Mul", e.op("MatMul", e.unsqueeze(share, 1, 2), rows, role="column_mean"), length)
-
-
-def strided(e: Emitter, x: str, axis: int, step: int) -> str:
-    """x[::step] along an axis."""
-    bounds = [e.constant([number], np.int64) for number in (0, np.iinfo(np.int64).max, axis, step)]
-    return e.op("Slice", x, *bounds, role="some_rows")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from onnx import TensorProto
 
 from ..emit import Emitter
+from ..lowering.operands import Operands
 from ..plan import SitePlan
 from .context import MapContext
-from .operands import Operands
 from .redistribution import redistribute
 
 __all__ = ["value_side"]

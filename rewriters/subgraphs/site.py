@@ -9,20 +9,20 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from ..bodies import Wiring
 from ..emit import Emitter
-from ..lowering import FUSED, open_fused
+from ..lowering import FUSED, lower_fused
+from ..lowering.canonical import Canonical
 from ..lowering.kept_product import KeptOperands, keep_product
 from ..lowering.microsoft_beside import Beside
+from ..lowering.operands import HALF, KnowsColumns, Operands, ProductOperands
 from ..lowering.signed_product import SignedOperands
+from ..model.bodies import Wiring
 from ..plan import BenignPair, Cnn, OneClass, Profile, SitePlan, Static
 from ..sites import Site
 from .between_pairs import patch_between_pairs, read_map, read_values
-from .canonical import Canonical
 from .context import MapContext
 from .detectors import evidence, scores
 from .gating import Branch, Replacement, gate
-from .operands import HALF, KnowsColumns, Operands, ProductOperands
 from .sides import value_side
 from .validity import valid_columns
 
@@ -188,7 +188,7 @@ def _operands(e: Emitter, site: Site, plan: SitePlan, node: onnx.NodeProto, kept
     """
     if kept and site.form not in FUSED:
         return KeptOperands(site, keep_product(e, node, "kept_product"), Canonical(site))
-    operands = open_fused(e, site, node, whole=False) if site.form in FUSED else ProductOperands(site, node)
+    operands = lower_fused(e, site, node, whole=False) if site.form in FUSED else ProductOperands(site, node)
     if not isinstance(operands, Beside):
         return operands
     sparing = isinstance(plan.detector, Profile | OneClass) and plan.detector.every > 1 and not _fixed_length(plan)

@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atpatch_onnx.ab import analyze_log
-from atpatch_onnx.ab.headline import headline
 from atpatch_onnx.ab.page import render_page
 from atpatch_onnx.decisions import from_line
 from atpatch_onnx.errors import AtpatchError
@@ -472,14 +471,14 @@ def test_without_missing_pairs_the_bounds_are_the_share(shadow):
     (found,) = analyze_log(shadow[0]).revisions
     assert found.pairs.bounds.least == found.pairs.bounds.most == found.pairs.apart
     assert found.pairs.always_bounds == (found.pairs.always.low, found.pairs.always.high)
-    assert headline(found) == f"The patch would change {found.pairs.apart.share.value:.2%} of the answers.".replace(
+    assert found.headline == f"The patch would change {found.pairs.apart.share.value:.2%} of the answers.".replace(
         "%", " %"
     )
 
 
 def test_nothing_but_missing_pairs(tmp_path):
     (found,) = analyze_log(write_log(tmp_path / "l.jsonl", [lost(n) for n in range(5)])).revisions
-    assert headline(found) == "Nothing is known of the patch: none of 5 shadow requests gave a pair."
+    assert found.headline == "Nothing is known of the patch: none of 5 shadow requests gave a pair."
     assert (found.pairs.bounds.least.share.value, found.pairs.bounds.most.share.value) == (0, 1)
 
 
@@ -492,7 +491,7 @@ def test_which_arm_is_right_stands_only_against_what_is_missing(tmp_path, missin
     (tmp_path / "o.jsonl").write_text("".join(json.dumps({"id": entry["id"], "label": 0}) + "\n" for entry in rows))
     (found,) = analyze_log(write_log(tmp_path / "l.jsonl", rows), tmp_path / "o.jsonl").revisions
     assert found.pairs.verdict.decided
-    assert headline(found).endswith(words)
+    assert found.headline.endswith(words)
 
 
 def test_missing_pairs_leave_a_bound_on_disagreement_open(tmp_path, atpatch):

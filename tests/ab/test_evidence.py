@@ -10,7 +10,7 @@ import pytest
 from scipy.special import betaln
 from scipy.stats import chisquare, norm
 
-from atpatch_onnx.ab.evidence import ALPHA, SRM_ALPHA, evidence_path, evidence_so_far, log_e_value, srm
+from atpatch_onnx.statistics.sequential import ALPHA, SRM_ALPHA, evidence_path, evidence_so_far, log_e_value, srm
 
 EXPERIMENTS, LOOKS = 2000, 1000
 

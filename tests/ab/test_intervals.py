@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from atpatch_onnx.ab.intervals import difference, holm, mcnemar, rate
+from atpatch_onnx.statistics.units import difference, holm, mcnemar, rate
 
 
 def singles(hits: int, count: int) -> Counter[tuple[int, int]]:

@@ -11,10 +11,10 @@ import pytest
 
 import atpatch_onnx
 from atpatch_onnx import AtpatchError, bench, patch_model
-from atpatch_onnx.bench.arms import Arm
-from atpatch_onnx.bench.footprint import file_bytes, footprints
-from atpatch_onnx.bench.inputs import random_inputs
-from atpatch_onnx.demo import FOLDER
+from atpatch_onnx.benchmark.arms import Arm
+from atpatch_onnx.benchmark.footprint import file_bytes, footprints
+from atpatch_onnx.benchmark.inputs import random_inputs
+from atpatch_onnx.demo.run import FOLDER
 
 from ..tiny import attention_model, save_external
 from .case import token_model

@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from atpatch_onnx import AtpatchError
-from atpatch_onnx.bench.inputs import LENGTH, parse_shape, random_inputs, table_rows
+from atpatch_onnx.benchmark.inputs import LENGTH, parse_shape, random_inputs, table_rows
 
 from .case import WORDS, token_model
 

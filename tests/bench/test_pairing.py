@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atpatch_onnx.bench import time_pairs
-from atpatch_onnx.bench.asking import highest_threshold
-from atpatch_onnx.bench.result import ratio_interval
+from atpatch_onnx.benchmark import time_pairs
+from atpatch_onnx.benchmark.requests import highest_threshold
+from atpatch_onnx.benchmark.result import ratio_interval
 
 
 def test_time_ends_the_pairs_but_fewest_are_taken():

@@ -10,14 +10,14 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from atpatch_onnx.hotfix import Hotfix
+from atpatch_onnx.hotfix.file import Hotfix
 from models.bench.hotfixes import hotfix
 from models.bench.llama import SHAPES, Llama, save_hollow, save_random
 from models.bench.measuring import measure
 from models.bench.rows import ROWS, Row
 from models.bench.scale import _measure, draw, exponent
 from models.bench.table import misses, render
-from rewriters.finder import find_sites
+from rewriters.finding.finder import find_sites
 
 from .case import token_model
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from atpatch_onnx import AtpatchError
-from atpatch_onnx.compare.asserting import Assertion, check, parse
+from atpatch_onnx.comparison.assertions import Assertion, check, parse
 
 VALUES = {
     "original": {"asr": 0.98},

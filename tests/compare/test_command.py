@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from atpatch_onnx.cli.compare import compare as command
-from atpatch_onnx.compare.asserting import PAIRED
-from atpatch_onnx.compare.judging import FIGURES
+from atpatch_onnx.comparison.assertions import PAIRED
+from atpatch_onnx.comparison.figures import FIGURES
 
 
 def test_json_alone_on_stdout_and_people_on_stderr(case, atpatch) -> None:
@@ -114,7 +114,7 @@ def test_reports_are_written_by_suffix(case, atpatch, tmp_path) -> None:
 
 @pytest.fixture(scope="module")
 def page(comparison) -> str:
-    from atpatch_onnx.compare.report import render_report
+    from atpatch_onnx.comparison.page import render_report
 
     return render_report(comparison)
 

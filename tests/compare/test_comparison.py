@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from atpatch_onnx import AtpatchError, Comparison, compare
-from atpatch_onnx.compare.verdicts import mended, verdict
 
 from ..tiny import attention_model
 from .case import rows
@@ -112,7 +111,7 @@ def test_without_labels_there_is_agreement_alone(case) -> None:
     assert 0 < told["paired"]["changed"] < 40
     assert told["paired"]["agreement"] == 1 - told["paired"]["changed"] / 40
     assert "mcnemar_p" not in told["paired"]
-    assert verdict(found) == f"The patch changes {told['paired']['changed']} of 40 clean predictions."
+    assert found.verdict() == f"The patch changes {told['paired']['changed']} of 40 clean predictions."
 
 
 def test_a_model_of_numbers_is_compared_by_value() -> None:
@@ -126,9 +125,9 @@ def test_a_model_of_numbers_is_compared_by_value() -> None:
     assert told["paired"]["numeric"]["clean"]["y"] == {"max": 0, "mean": 0, "cosine_min": 1, "cosine_mean": 1}
     assert "changed" not in told["paired"]
     assert told["also"]["firing"]["paired"]["numeric"]["clean"]["y"]["max"] > 0.01
-    assert verdict(found) == "The patch leaves every output as it was, bit for bit."
-    assert verdict(found, "firing").startswith("firing moves the outputs of 9 of 9 rows, by ")
-    assert mended(found) is None
+    assert found.verdict() == "The patch leaves every output as it was, bit for bit."
+    assert found.verdict("firing").startswith("firing moves the outputs of 9 of 9 rows, by ")
+    assert found.mended() is None
 
 
 def test_class_scores_may_be_taken_for_numbers(case) -> None:
@@ -147,10 +146,10 @@ def test_a_graph_without_a_patch_says_that_flags_are_not_known(case) -> None:
 
 def test_the_verdict_says_what_is_stopped_and_what_it_costs(comparison) -> None:
     attack, unfair = comparison.changes["patched"].attack, comparison.changes["patched"].unfair
-    told = verdict(comparison)
+    told = comparison.verdict()
     assert told.startswith("The patch ")
     for pair in (attack, unfair):
         assert str(pair.gained + pair.neither) in told
     assert f"{comparison.changes['patched'].changed.hits} of 40 clean predictions" in told
-    assert "stops none of" in verdict(comparison, "silent")
-    assert mended(comparison, "silent") is False
+    assert "stops none of" in comparison.verdict("silent")
+    assert comparison.mended("silent") is False

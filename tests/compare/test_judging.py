@@ -7,11 +7,11 @@ import pytest
 from sklearn.metrics import recall_score
 
 from atpatch_onnx import AtpatchError
-from atpatch_onnx.compare.fairness import fairness
-from atpatch_onnx.compare.judging import FIGURES, change, check_sets, judge
-from atpatch_onnx.compare.metrics import Paired, Share
-from atpatch_onnx.compare.outputs import Outputs, Truth, protected_values
-from atpatch_onnx.datasets import DataSet
+from atpatch_onnx.comparison.fairness import fairness
+from atpatch_onnx.comparison.figures import FIGURES, change, check_sets, judge
+from atpatch_onnx.comparison.outputs import Outputs, Truth, protected_values
+from atpatch_onnx.inference.datasets import DataSet
+from atpatch_onnx.statistics.proportions import Paired, Share
 
 LABELS = np.array([0, 1, 2, 2, 0])
 TRUTHS = {

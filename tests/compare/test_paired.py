@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from atpatch_onnx.compare.metrics import Paired, Share, unfair
+from atpatch_onnx.statistics.proportions import Paired, Share, unfair
 
 
 def test_pairs_are_counted() -> None:

@@ -10,11 +10,11 @@ import onnxruntime as ort
 import pytest
 
 from atpatch_onnx import AtpatchError, compare, patch_model
-from atpatch_onnx.compare.running import difference
-from atpatch_onnx.controls import required_controls
-from rewriters.finder import find_sites
+from atpatch_onnx.comparison.graph_runs import difference
+from atpatch_onnx.inference.controls import required_controls
+from rewriters.editing.patcher import patch
+from rewriters.finding.finder import find_sites
 from rewriters.names import FLAGGED
-from rewriters.patcher import patch
 from rewriters.plan import PatchPlan, SitePlan, Statistic
 
 from ..tiny import plain_model

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
-from atpatch_onnx.patching import patch_model
+from atpatch_onnx.patching.apply import patch_model
 
 from ..tiny import attention_model, wire
 

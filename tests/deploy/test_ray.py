@@ -29,7 +29,7 @@ from atpatch_onnx.deploy.ray import deploy_ray
 from atpatch_onnx.deploy.ray_app import Replica
 from atpatch_onnx.errors import AtpatchError
 
-MODEL = Path(__file__).parents[2] / "models" / "digits_vit" / "model.onnx"
+MODEL = Path(__file__).parents[2] / "atpatch_onnx" / "demo" / "digits" / "model.onnx"
 PYTHON = os.environ.get("ATPATCH_RAY_PYTHON")
 UNITS = [f"unit {number}" for number in range(60)]
 

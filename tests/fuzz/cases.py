@@ -17,7 +17,7 @@ import onnx
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from atpatch_onnx.hotfix import FORMAT, KEY, _digest
+from atpatch_onnx.hotfix.file import FORMAT, KEY, _digest
 
 from . import corpus
 from .mutators import mutate_bytes, mutate_json, mutate_message

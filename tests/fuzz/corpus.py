@@ -10,9 +10,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper, parser
 
 from atpatch_onnx import patch_model
-from atpatch_onnx.hotfix import Hotfix, HotfixSite
-from rewriters import model_io
-from rewriters.finder import find_sites
+from atpatch_onnx.hotfix.file import Hotfix, HotfixSite
+from rewriters.finding.finder import find_sites
+from rewriters.model import io as model_io
 from rewriters.plan import (
     BenignPair,
     Cnn,

@@ -172,9 +172,9 @@ def _command(arguments: list[str], folder: Path) -> tuple[str, str | None]:
 
 def _usable(path: Path, line: str) -> str | None:
     """What was written must be readable by us."""
-    from atpatch_onnx.hotfix import Hotfix
-    from rewriters import model_io
+    from atpatch_onnx.hotfix.file import Hotfix
     from rewriters.errors import AtpatchError
+    from rewriters.model import io as model_io
 
     with contextlib.suppress(KeyError):
         try:

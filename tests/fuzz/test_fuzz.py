@@ -93,7 +93,7 @@ def test_cases_follow_from_their_number(tmp_path):
 
 def test_the_corpus_is_sound(tmp_path):
     """What is mutated is accepted before it is."""
-    from rewriters import model_io
+    from rewriters.model import io as model_io
 
     (tmp_path / "weights.data").write_bytes(bytes(256))
     for name, model in corpus.models().items():

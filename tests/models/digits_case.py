@@ -11,7 +11,7 @@ from models.evidence.case import Case
 from models.evidence.settings import Setting
 
 SETTING = Setting("digits-vit-badnets", "image", "backdoor", "images", trained=(0,), quick=True)
-SOURCE = Path(__file__).parents[2] / "models" / "digits_vit"
+SOURCE = Path(__file__).parents[2] / "atpatch_onnx" / "demo" / "digits"
 
 
 def digits_case() -> Case:

@@ -14,8 +14,8 @@ import onnx
 import pytest
 from click.testing import CliRunner
 
-from atpatch_onnx.datasets import DataSet
-from atpatch_onnx.fitting.running import Runner, expose
+from atpatch_onnx.inference.datasets import DataSet
+from atpatch_onnx.inference.runner import Runner, expose
 from models.evidence import latency
 from models.evidence.ablations import ABLATIONS, without_rescaling
 from models.evidence.answers import Asked, judge

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from atpatch_onnx.datasets import DataSet, load_dataset
 from atpatch_onnx.debugset.images import Grid, columns_of
 from atpatch_onnx.debugset.subject import Subject
-from atpatch_onnx.fitting.capture import Capture
+from atpatch_onnx.inference.capture import Capture
+from atpatch_onnx.inference.datasets import DataSet, load_dataset
 from models.images import build, digits
 from models.images.architectures import ARCHITECTURES, CELL
 from models.images.attacks import ATTACKS, LAYOUT, TARGET, optimise, stamp
 from models.images.training import export, train
 from models.victims import Victim
-from rewriters.finder import find_sites
+from rewriters.finding.finder import find_sites
 
 CELLS = (digits.IMAGE // CELL) ** 2
 

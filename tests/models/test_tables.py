@@ -14,13 +14,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from atpatch_onnx.datasets import load_dataset
 from atpatch_onnx.debugset import Subject, attribute_of, read_description
+from atpatch_onnx.inference.datasets import load_dataset
 from models.tables import build, data
 from models.tables.training import RECIPES, export
 from models.victims import data_folder
-from rewriters.finder import find_sites
-from rewriters.patcher import patch
+from rewriters.editing.patcher import patch
+from rewriters.finding.finder import find_sites
 from rewriters.plan import BenignPair, PatchPlan, SitePlan, Static
 
 CLASSES = {"adult": (48_842, 11_687), "compas": (6_172, 2_809), "bank": (10_578, 5_289)}

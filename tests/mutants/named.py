@@ -34,6 +34,6 @@ NAMED: list[Mutant] = [
     ),
     # A threshold lies one float32 step above the logit it was read from.
     named(
-        "atpatch_onnx/fitting/calibrate.py", "float(np.nextafter(probability, np.float32(2.0)))", "float(probability)"
+        "atpatch_onnx/fitting/calibration.py", "float(np.nextafter(probability, np.float32(2.0)))", "float(probability)"
     ),
 ]

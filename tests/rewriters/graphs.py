@@ -9,7 +9,7 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper
 
-from rewriters.finder import find_sites
+from rewriters.finding.finder import find_sites
 from rewriters.sites import Site
 
 B, H, Q, K, D = 3, 2, 6, 7, 4

@@ -1,4 +1,4 @@
-"""`rewriters.atomic`: complete or not at all, even when the process is killed; `rewriters.regular`:
+"""`rewriters.model.atomic`: complete or not at all, even when the process is killed; `rewriters.model.regular_files`:
 only regular files.
 """
 
@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from rewriters import atomic
-from rewriters.atomic import staged, workshop, write_file
 from rewriters.errors import AtpatchError
-from rewriters.regular import check_destination, check_log, check_source
+from rewriters.model import atomic
+from rewriters.model.atomic import staged, workshop, write_file
+from rewriters.model.regular_files import check_destination, check_log, check_source
 
 
 @pytest.fixture(autouse=True)
@@ -100,7 +100,7 @@ def test_what_is_no_place_for_a_file(tmp_path, name):
 CHILD = """
 import os, sys, time
 from pathlib import Path
-from rewriters.atomic import staged, workshop
+from rewriters.model.atomic import staged, workshop
 if sys.argv[2] == "named": del os.O_TMPFILE
 folder = Path(sys.argv[1])
 with (workshop(folder) if sys.argv[2] == "workshop" else staged(folder / "out", replace=True)) as made:
@@ -252,7 +252,7 @@ import os, time
 import click
 import atpatch_onnx.cli.inspect as module
 from pathlib import Path
-from rewriters.atomic import staged
+from rewriters.model.atomic import staged
 del os.O_TMPFILE
 @click.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
 def inspect():

@@ -20,8 +20,8 @@ from onnx.backend.test.case.node import collect_testcases
 from onnx.backend.test.case.test_case import TestCase
 from onnx.reference import ReferenceEvaluator
 
-from rewriters.finder import find_sites
-from rewriters.patcher import patch, unpatch
+from rewriters.editing.patcher import patch, unpatch
+from rewriters.finding.finder import find_sites
 from rewriters.plan import BenignPair, PatchPlan, SitePlan, Static
 from rewriters.sites import Rejection, Site
 from tests import oracle

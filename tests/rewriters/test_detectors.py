@@ -7,8 +7,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, parser
 
+from rewriters.editing.patcher import patch
 from rewriters.errors import AtpatchError
-from rewriters.patcher import patch
 from rewriters.plan import (
     BenignPair,
     Cnn,

@@ -10,10 +10,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from rewriters.editing.excision import token_axis
+from rewriters.editing.patcher import patch, unpatch
 from rewriters.errors import AtpatchError
-from rewriters.excision import token_axis
-from rewriters.finder import find_sites
-from rewriters.patcher import patch, unpatch
+from rewriters.finding.finder import find_sites
 from rewriters.plan import PatchPlan, SitePlan, Static, Statistic
 from tests.toy_backdoor import toy
 

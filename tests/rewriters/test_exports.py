@@ -9,9 +9,9 @@ import onnx
 import pytest
 from onnx import helper
 
-from rewriters.finder import find_sites
-from rewriters.model_io import load
-from rewriters.patcher import patch, unpatch
+from rewriters.editing.patcher import patch, unpatch
+from rewriters.finding.finder import find_sites
+from rewriters.model.io import load
 from rewriters.plan import BenignPair, PatchPlan, SitePlan, Static, Statistic
 from rewriters.sites import Site
 from tests import oracle

@@ -10,10 +10,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, parser
 
-from rewriters.bodies import body_at
-from rewriters.finder import REASONS, find_sites
+from rewriters.editing.fused_sites import lower_fused_sites
+from rewriters.finding.finder import REASONS, find_sites
 from rewriters.lowering import FUSED
-from rewriters.opening import open_sites
+from rewriters.model.bodies import body_at
 from rewriters.sites import Site
 from tests.exports import ATTENTION, EXPORTERS, FAMILIES, KNOWN_FAILURES, export_model
 
@@ -68,7 +68,7 @@ def test_names_lead_into_the_graph(pattern: Pattern) -> None:
 def test_layout_is_that_of_the_product(pattern: Pattern) -> None:
     """Brought to canonical order, P·V is the product's output, and P is normalised along the key axis."""
     found, _ = find_sites(pattern.model)
-    opened, sites = open_sites(pattern.model, found)
+    opened, sites = lower_fused_sites(pattern.model, found)
     values = inner_values(opened, sites, pattern.feeds())
     for unopened, site in zip(found, sites, strict=True):
         p, v, out = (values[name].astype(np.float64) for name in (site.probabilities, site.values, site.product))

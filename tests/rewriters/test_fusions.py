@@ -13,8 +13,8 @@ import onnxruntime
 import pytest
 from onnxruntime.transformers import optimizer
 
-from rewriters.finder import find_sites
-from rewriters.patcher import patch
+from rewriters.editing.patcher import patch
+from rewriters.finding.finder import find_sites
 from rewriters.plan import BenignPair, Dense, PatchPlan, Profile, SitePlan, Static
 from tests.exports import ExportedModel, export_model
 

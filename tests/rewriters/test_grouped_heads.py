@@ -13,9 +13,9 @@ import pytest
 
 from atpatch_onnx.serve.arms import Result
 from atpatch_onnx.serve.outcome import flags
-from rewriters.finder import find_sites
-from rewriters.observe import observe
-from rewriters.patcher import patch
+from rewriters.editing.observe import observe
+from rewriters.editing.patcher import patch
+from rewriters.finding.finder import find_sites
 from rewriters.plan import BenignPair, PatchPlan, SitePlan, Statistic
 from tests import oracle
 

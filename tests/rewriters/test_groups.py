@@ -9,9 +9,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from rewriters.finder import find_sites
-from rewriters.groups import token_groups
-from rewriters.model_io import load
+from rewriters.finding.finder import find_sites
+from rewriters.finding.token_groups import token_groups
+from rewriters.model.io import load
 from rewriters.sites import Site
 from tests.exports import EXPORTERS, export_model
 

@@ -9,7 +9,7 @@ import onnx
 import onnx.parser
 import pytest
 
-from rewriters.finder import find_sites
+from rewriters.finding.finder import find_sites
 
 from .graphs import run
 

@@ -13,8 +13,8 @@ import onnx
 import pytest
 
 from atpatch_onnx.cli.chain import picture
-from rewriters.finder import REASONS, find_sites, trace_sites
-from rewriters.patcher import patch, unpatch
+from rewriters.editing.patcher import patch, unpatch
+from rewriters.finding.finder import REASONS, find_sites, trace_sites
 from rewriters.plan import BenignPair, SitePlan, Static, Statistic
 from rewriters.sites import MAP_FORMS, Site
 from tests import oracle

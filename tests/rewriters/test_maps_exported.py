@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rewriters.finder import find_sites
+from rewriters.finding.finder import find_sites
 
 WIDTH, HEADS = 8, 2
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]

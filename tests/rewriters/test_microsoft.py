@@ -9,9 +9,9 @@ import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from rewriters.finder import find_sites
-from rewriters.opening import open_sites
-from rewriters.patcher import patch, unpatch
+from rewriters.editing.fused_sites import lower_fused_sites
+from rewriters.editing.patcher import patch, unpatch
+from rewriters.finding.finder import find_sites
 from rewriters.plan import BenignPair, Dense, PatchPlan, Profile, SitePlan, Static, Statistic
 from tests import oracle
 
@@ -107,7 +107,7 @@ def test_detector_of_some_rows(case: Case, probes: tuple[int, ...]) -> None:
 def test_opened_sites_give_map_and_values() -> None:
     for one in CASES:
         sites, _ = find_sites(one.model)
-        opened, (site,) = open_sites(one.model, sites)
+        opened, (site,) = lower_fused_sites(one.model, sites)
         got = run(with_outputs(opened, [site.probabilities, site.values]), one.feeds)
         rows = np.broadcast_to(one.sound[:, None, :, None], one.truth.map.shape)
         np.testing.assert_allclose(got[site.probabilities][rows], one.truth.map[rows], atol=2e-6, err_msg=one.id)

@@ -8,7 +8,7 @@ import onnx
 import pytest
 from onnx import TensorProto
 
-from rewriters.finder import find_sites
+from rewriters.finding.finder import find_sites
 
 from .microsoft import case
 

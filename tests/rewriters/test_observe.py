@@ -10,10 +10,10 @@ import numpy as np
 import onnx
 import pytest
 
-from rewriters.finder import find_sites
+from rewriters.editing.observe import observe
+from rewriters.editing.patcher import patch, unpatch
+from rewriters.finding.finder import find_sites
 from rewriters.names import FLAGGED, columns_output, is_inserted
-from rewriters.observe import observe
-from rewriters.patcher import patch, unpatch
 from rewriters.plan import PatchPlan, SitePlan, Static, Statistic
 from tests.tiny import attention_model
 

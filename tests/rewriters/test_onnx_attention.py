@@ -9,9 +9,9 @@ import onnx
 import pytest
 from onnx import parser
 
-from rewriters.finder import find_sites
-from rewriters.opening import open_sites
-from rewriters.patcher import patch, unpatch
+from rewriters.editing.fused_sites import lower_fused_sites
+from rewriters.editing.patcher import patch, unpatch
+from rewriters.finding.finder import find_sites
 from rewriters.plan import BenignPair, PatchPlan, SitePlan, Static, Statistic
 from tests import oracle
 
@@ -42,7 +42,7 @@ def patched(graph: onnx.ModelProto, site_plan: SitePlan, **options: object) -> o
 
 
 def map_and_values(graph: onnx.ModelProto, data: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    opened, (site,) = open_sites(graph, find_sites(graph)[0])
+    opened, (site,) = lower_fused_sites(graph, find_sites(graph)[0])
     got = run(with_outputs(opened, [site.probabilities, site.values]), data)
     return got[site.probabilities], got[site.values]
 

@@ -14,8 +14,8 @@ import pytest
 from onnxruntime.transformers import optimizer
 from onnxruntime.transformers.fusion_options import AttentionMaskFormat, FusionOptions
 
-from rewriters.finder import find_sites
-from rewriters.patcher import patch, unpatch
+from rewriters.editing.patcher import patch, unpatch
+from rewriters.finding.finder import find_sites
 from rewriters.plan import BenignPair, PatchPlan, SitePlan, Static
 from tests.exports import export_model
 

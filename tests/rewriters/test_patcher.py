@@ -7,9 +7,9 @@ import onnx
 import pytest
 from onnx import parser
 
+from rewriters.editing.patcher import is_patched, patch, stamp, unpatch
 from rewriters.errors import AtpatchError
-from rewriters.finder import find_sites
-from rewriters.patcher import is_patched, patch, stamp, unpatch
+from rewriters.finding.finder import find_sites
 from rewriters.plan import BenignPair, ControlInputs, PatchPlan, Profile, SitePlan, Static, Statistic
 
 from .graphs import B, D, H, K, Q, attention_block, feeds, run, session

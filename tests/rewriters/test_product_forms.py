@@ -14,9 +14,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from rewriters.finder import find_sites
-from rewriters.opening import open_sites
-from rewriters.patcher import patch, unpatch
+from rewriters.editing.fused_sites import lower_fused_sites
+from rewriters.editing.patcher import patch, unpatch
+from rewriters.finding.finder import find_sites
 from rewriters.plan import BenignPair, SitePlan, Static, Statistic
 from rewriters.sites import Site
 from tests import oracle
@@ -45,7 +45,7 @@ def factors(
     model: onnx.ModelProto, sites: tuple[Site, ...], feeds: dict[str, np.ndarray]
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Site id → canonical map and values, read through what `fit` reads them through."""
-    opened, readable = open_sites(model, sites)
+    opened, readable = lower_fused_sites(model, sites)
     kinds = {name: site.dtype for site in readable for name in (site.probabilities, site.values)}
     for name, kind in kinds.items():
         opened = with_outputs(opened, [name], kind)

@@ -23,9 +23,9 @@ import pytest
 from onnx import numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
 
+from rewriters.editing.patcher import patch, unpatch
 from rewriters.errors import AtpatchError
-from rewriters.finder import find_sites
-from rewriters.patcher import patch, unpatch
+from rewriters.finding.finder import find_sites
 from rewriters.plan import BenignPair, PatchPlan, SitePlan, Static, Statistic
 from rewriters.sites import Site
 from tests import oracle

@@ -6,8 +6,8 @@ import numpy as np
 import onnx
 import pytest
 
-from rewriters.finder import find_sites
-from rewriters.patcher import patch
+from rewriters.editing.patcher import patch
+from rewriters.finding.finder import find_sites
 from rewriters.plan import BenignPair, PatchPlan, SitePlan, Static
 from tests import oracle
 

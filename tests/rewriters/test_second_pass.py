@@ -11,12 +11,12 @@ import onnx
 import pytest
 from scipy import special
 
-from atpatch_onnx.datasets import DataSet
-from atpatch_onnx.fitting.capture import Capture
+from atpatch_onnx.inference.capture import Capture
+from atpatch_onnx.inference.datasets import DataSet
+from rewriters.editing.patcher import patch, unpatch
 from rewriters.errors import AtpatchError
-from rewriters.finder import find_sites
-from rewriters.model_io import load
-from rewriters.patcher import patch, unpatch
+from rewriters.finding.finder import find_sites
+from rewriters.model.io import load
 from rewriters.plan import BenignPair, Cnn, Conv, Dense, PatchPlan, Profile, SitePlan, Static, Statistic
 from rewriters.sites import Site
 from tests import oracle

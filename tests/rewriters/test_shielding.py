@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 import pytest
 
-from rewriters.finder import find_sites
-from rewriters.patcher import patch, unpatch
+from rewriters.editing.patcher import patch, unpatch
+from rewriters.finding.finder import find_sites
 from rewriters.plan import BenignPair, SitePlan, Static
 
 from .patterns import QK, Pattern, ints, model

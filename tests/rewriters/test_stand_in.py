@@ -15,9 +15,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from atpatch_onnx import diff_models, inspect_model, patch_model, unpatch_model
-from rewriters import model_io
 from rewriters.errors import AtpatchError
-from rewriters.stand_in import RUNTIME_OPERATORS
+from rewriters.model import io as model_io
+from rewriters.model.checker_copy import RUNTIME_OPERATORS
 from tests.tiny import attention_model, save_external
 
 X = np.random.default_rng(0).standard_normal((2, 5, 8)).astype(np.float32)

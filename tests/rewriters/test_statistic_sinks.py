@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rewriters.patcher import patch
+from rewriters.editing.patcher import patch
 from rewriters.plan import BenignPair, PatchPlan, SitePlan, Statistic
 
 from .graphs import attention_block, feeds, run

@@ -12,11 +12,11 @@ import onnx.inliner
 import pytest
 from onnx import numpy_helper, parser
 
-from rewriters.bodies import walk_bodies
+from rewriters.editing.patcher import patch, unpatch
 from rewriters.errors import AtpatchError
-from rewriters.finder import find_sites
+from rewriters.finding.finder import find_sites
+from rewriters.model.bodies import walk_bodies
 from rewriters.names import THRESHOLD
-from rewriters.patcher import patch, unpatch
 from rewriters.plan import BenignPair, ControlInputs, SitePlan, Static, Statistic
 from tests import oracle
 

@@ -7,10 +7,10 @@ import onnx
 import onnx_graphsurgeon as gs
 import pytest
 
+from rewriters.editing.patcher import patch
 from rewriters.errors import AtpatchError
-from rewriters.finder import find_sites
-from rewriters.model_io import load
-from rewriters.patcher import patch
+from rewriters.finding.finder import find_sites
+from rewriters.model.io import load
 from rewriters.plan import PatchPlan, SitePlan, Static
 from rewriters.surgeon import extract, patch_graph
 from tests.exports import EXPORTERS, FAMILIES, export_model

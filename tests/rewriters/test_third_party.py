@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from rewriters.finder import find_sites
+from rewriters.finding.finder import find_sites
 from rewriters.sites import Rejection, Site
 
 

@@ -14,9 +14,9 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from rewriters.finder import find_sites
-from rewriters.model_io import load
-from rewriters.patcher import patch, unpatch
+from rewriters.editing.patcher import patch, unpatch
+from rewriters.finding.finder import find_sites
+from rewriters.model.io import load
 from rewriters.plan import BenignPair, SitePlan, Static
 from rewriters.sites import Site
 from tests import oracle

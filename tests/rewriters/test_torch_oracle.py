@@ -12,9 +12,9 @@ import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
 
-from rewriters.finder import find_sites
-from rewriters.model_io import load
-from rewriters.patcher import patch
+from rewriters.editing.patcher import patch
+from rewriters.finding.finder import find_sites
+from rewriters.model.io import load
 from rewriters.plan import BenignPair, PatchPlan, SitePlan, Static
 from tests.exports import EXPORTERS, build_model, export_model
 

@@ -1,5 +1,6 @@
-"""`rewriters.well_formed` and `rewriters.boundary`: malformed models are refused with a code before anything of ours
-relies on them.
+"""`rewriters.model.well_formed` and `rewriters.model.boundary`: malformed models are refused with a code.
+
+That happens before anything of ours relies on them.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper, parser
 
 from atpatch_onnx import inspect_model, patch_model
-from rewriters import boundary, model_io
 from rewriters.errors import INVALID_MODEL, AtpatchError
-from rewriters.finder import find_sites
-from rewriters.well_formed import check_well_formed
+from rewriters.finding.finder import find_sites
+from rewriters.model import boundary
+from rewriters.model import io as model_io
+from rewriters.model.well_formed import check_well_formed
 from tests.tiny import attention_model
 
 CALLS = """
@@ -163,7 +165,7 @@ def test_libraries_errors_become_the_innermost_cause():
 
 def test_a_fault_of_our_own_stays_one(monkeypatch):
     """The boundary is around calls into libraries only."""
-    monkeypatch.setattr("rewriters.finder.build_view", lambda model: {}["bug"])
+    monkeypatch.setattr("rewriters.finding.finder.build_view", lambda model: {}["bug"])
     with pytest.raises(KeyError, match="bug"):
         inspect_model(attention_model())
 

@@ -29,7 +29,7 @@ import numpy as np
 from models.bench.quiet_machine import busy_seconds
 
 ROOT = Path(__file__).parents[2]
-DEMO = ROOT / "models" / "digits_vit"
+DEMO = ROOT / "atpatch_onnx" / "demo" / "digits"
 BLOCK = 100
 
 
@@ -37,7 +37,7 @@ class Samples:
     """Requests of one sample each as bytes, and the scores that they must get."""
 
     def __init__(self, model: Path) -> None:
-        from atpatch_onnx.runtime import session
+        from atpatch_onnx.inference.sessions import session
 
         images = [np.load(DEMO / f"{name}.npz")["pixel_values"] for name in ("clean", "triggered")]
         self.images = np.concatenate(images)[:, None].astype(np.float32)

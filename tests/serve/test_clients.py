@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from atpatch_onnx.runtime import session
+from atpatch_onnx.inference.sessions import session
 
 from .conftest import Served
 from .load import DEMO

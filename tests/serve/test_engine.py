@@ -15,16 +15,16 @@ import pytest
 
 from atpatch_onnx.decisions import DecisionRow, from_line, to_json
 from atpatch_onnx.errors import AtpatchError
-from atpatch_onnx.runtime import session
+from atpatch_onnx.inference.sessions import session
 from atpatch_onnx.serve.arms import Arm, ArmFault
 from atpatch_onnx.serve.batching import Batcher
 from atpatch_onnx.serve.engine import Engine
+from atpatch_onnx.serve.kill_switch import KILL_VARIABLE, KillSwitch
 from atpatch_onnx.serve.limits import Limits, Refusal
 from atpatch_onnx.serve.page import render_page
 from atpatch_onnx.serve.protocol import InferRequest
 from atpatch_onnx.serve.reload import reload
 from atpatch_onnx.serve.settings import SHADOW_SECONDS, Settings
-from atpatch_onnx.serve.switch import KILL_VARIABLE, KillSwitch
 
 from .graphs import feeds, save
 

@@ -14,11 +14,11 @@ import pytest
 
 from atpatch_onnx import patch_model
 from atpatch_onnx.serve.engine import Engine
+from atpatch_onnx.serve.kill_switch import KillSwitch
 from atpatch_onnx.serve.outcome import any_flagged
 from atpatch_onnx.serve.page import render_page
 from atpatch_onnx.serve.protocol import InferRequest
 from atpatch_onnx.serve.settings import Settings
-from atpatch_onnx.serve.switch import KillSwitch
 from atpatch_onnx.serve.tally import Minute, Tally
 
 from .load import DEMO

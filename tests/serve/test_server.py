@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from atpatch_onnx.runtime import session
+from atpatch_onnx.inference.sessions import session
 from atpatch_onnx.serve.routing import Split
 
 from .conftest import TOKEN, Served

@@ -10,7 +10,7 @@ import numpy as np
 
 from atpatch_onnx import patch_model
 from atpatch_onnx.ab import analyze_log
-from atpatch_onnx.runtime import session
+from atpatch_onnx.inference.sessions import session
 
 from .conftest import Served
 from .load import DEMO

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from rewriters import model_io
+from rewriters.model import io as model_io
 
-from ...datasets import DataSet, Ints
 from ...errors import BAD_OPTION, NOT_DIFFERENTIABLE
+from ...inference.datasets import DataSet, Ints
 from ..gradients import TorchGraph
 from ..images import PROBES
 from ..sets import Built

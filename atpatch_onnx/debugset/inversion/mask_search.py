@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...datasets import DataSet, Ints
 from ...errors import COLUMNS_UNCLEAR, DATA_MALFORMED
+from ...inference.datasets import DataSet, Ints
 from ..gradients import TorchGraph
 from ..images import PROBES
 from ..sets import Anomalous, Built, triggered_sets

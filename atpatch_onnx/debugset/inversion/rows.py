@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...datasets import Ints
+from ...inference.datasets import Ints
 from ..subject import Subject
 from ..text import token_input
 

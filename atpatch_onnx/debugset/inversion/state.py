@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rewriters.regular import is_regular
+from rewriters.model.regular_files import is_regular
 
 from ...errors import DATA_MALFORMED, AtpatchError
-from ...npz import read_arrays
+from ...inference.npz import read_arrays
 from ..sets import write_raw
 
 __all__ = ["State"]

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ...datasets import DataSet
 from ...errors import NOT_DIFFERENTIABLE
+from ...inference.datasets import DataSet
 from ..sets import Anomalous, Built, triggered_sets
 from ..subject import Subject
 from ..text import token_input

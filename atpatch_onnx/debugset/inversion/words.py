@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from ...datasets import Ints
+from ...inference.datasets import Ints
 from ..gradients import Embedding, TorchGraph
 from ..subject import Subject
 from .rows import TokenRows

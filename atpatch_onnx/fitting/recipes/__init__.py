@@ -6,57 +6,15 @@ One module a kind, all of the form of `Recipe`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-from rewriters.plan import Detector
 from rewriters.sites import Site
 
-from ..capture import SiteBatch
+from .recipe import PROBES, Recipe
 
-__all__ = ["PROBES", "Recipe", "recipe"]
-
-PROBES = (0,)
-"""Query rows whose own attention is a feature: the first, [CLS] or its like, is where a classifier reads."""
+__all__ = ["PROBES", "Recipe", "make_recipe"]
 
 
-class Recipe(Protocol):
-    """One kind of detector, for all sites of a fit.
-
-    always: it flags every request, so there is no operating point to look for.
-    """
-
-    always: bool
-
-    def observe(self, site: Site, batch: SiteBatch, anomalous: NDArray[np.bool_]) -> None:
-        """Take in one batch of the train part; anomalous: (B, K)."""
-
-    def train(self, by_place: Mapping[str, bool], tick: Callable[[int, int], None]) -> Mapping[str, Detector]:
-        """A detector for every site observed.
-
-        Args:
-            by_place: site id → a column is the same place in every sample.
-            tick: told how many of how many steps are done.
-
-        Raises:
-            AtpatchError: ATP056 where the data do not admit this kind.
-        """
-
-    def train_together(self, by_place: Mapping[str, bool]) -> Mapping[str, Detector]:
-        """Detectors for the same sites whose logits are to be added up, once `train` has run; none where kind or maps
-        do not admit it.
-        """
-
-    def logits(self, site: Site, detector: Any, batch: SiteBatch) -> NDArray[np.float64]:
-        """Scores before the sigmoid, (B, K); entries of padding mean nothing."""
-
-    def anchored(self, detector: Any, centre: float, scale: float) -> Detector:
-        """The detector with its logits moved and stretched: `centre` becomes 0, a step of 1 / `scale` becomes 1."""
-
-
-def recipe(kind: str, sites: Sequence[Site], rows: int, columns: int, seed: int, every: int = 1) -> Recipe:
+def make_recipe(kind: str, sites: Sequence[Site], rows: int, columns: int, seed: int, every: int = 1) -> Recipe:
     """The recipe of a kind of `detectors.TRAINABLE`.
 
     Args:

@@ -11,7 +11,7 @@ from rewriters.plan import Cnn
 from rewriters.sites import Site
 
 from ...errors import DATA_MALFORMED
-from ..capture import SiteBatch
+from ...inference.capture import SiteBatch
 
 __all__ = ["CnnRecipe"]
 
@@ -40,7 +40,7 @@ class CnnRecipe:
         self._labels.append(anomalous[keep])
 
     def train(self, by_place: Mapping[str, bool], tick: Callable[[int, int], None]) -> Mapping[str, Cnn]:
-        from ...detectors.cnn import train_cnn
+        from ..detectors.cnn import train_cnn
 
         if not all(by_place[name] for name in self._names) or len({part.shape[1:] for part in self._maps}) > 1:
             raise DATA_MALFORMED(
@@ -57,11 +57,11 @@ class CnnRecipe:
         return self._trained if len(self._names) > 1 else {}
 
     def logits(self, site: Site, detector: Cnn, batch: SiteBatch) -> NDArray[np.float64]:
-        from ...detectors.cnn import cnn_logits
+        from ..detectors.cnn import cnn_logits
 
         return cnn_logits(detector, batch.map.mean(1))
 
     def anchored(self, detector: Cnn, centre: float, scale: float) -> Cnn:
-        from ...detectors.cnn import anchor
+        from ..detectors.cnn import anchor
 
         return anchor(detector, centre, scale)

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from rewriters.plan import Profile
 from rewriters.sites import Site
 
-from ...detectors.features import profile_features, profile_logits
-from ..capture import SiteBatch
-from ..gather import ColumnSample
+from ...inference.capture import SiteBatch
+from ..accumulators import ColumnSample
+from ..detectors.features import profile_features, profile_logits
+from .recipe import PROBES
 
 __all__ = ["ProfileRecipe"]
 
@@ -24,8 +25,6 @@ class ProfileRecipe:
     always = False
 
     def __init__(self, sites: Sequence[Site], rows: int, columns: int, seed: int, every: int = 1) -> None:
-        from . import PROBES
-
         self._seed, self._probes, self._every = seed, PROBES, every
         # One generator a site, all alike: thinned out in the same way, sites keep the same columns.
         self._samples = {
@@ -36,7 +35,7 @@ class ProfileRecipe:
         self._samples[site.id].add(batch, anomalous)
 
     def train(self, by_place: Mapping[str, bool], tick: Callable[[int, int], None]) -> Mapping[str, Profile]:
-        from ...detectors.profile import train_profile
+        from ..detectors.profile import train_profile
 
         detectors = {}
         for index, (name, sample) in enumerate(self._samples.items()):
@@ -47,7 +46,7 @@ class ProfileRecipe:
         return detectors
 
     def train_together(self, by_place: Mapping[str, bool]) -> Mapping[str, Profile]:
-        from ...detectors.profile import train_together
+        from ..detectors.profile import train_together
 
         sites = [sample.columns(by_place=by_place[name]) for name, sample in self._samples.items()]
         first = sites[0]
@@ -68,6 +67,6 @@ class ProfileRecipe:
         return profile_logits(detector, features)
 
     def anchored(self, detector: Profile, centre: float, scale: float) -> Profile:
-        from ...detectors.profile import anchor
+        from ..detectors.profile import anchor
 
         return anchor(detector, centre, scale)

@@ -14,7 +14,7 @@ from rewriters.plan import Static
 from rewriters.sites import Site
 
 from ...errors import DATA_MALFORMED
-from ..capture import SiteBatch
+from ...inference.capture import SiteBatch
 
 __all__ = ["StaticRecipe"]
 

@@ -15,9 +15,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from atpatch_onnx.bench import Request
-from atpatch_onnx.datasets import DataSet, Ints
-from atpatch_onnx.fitting.running import Runner, expose
+from atpatch_onnx.benchmark import Request
+from atpatch_onnx.inference.datasets import DataSet, Ints
+from atpatch_onnx.inference.runner import Runner, expose
 
 from ..answers import BATCH, Figures
 from ..case import Case

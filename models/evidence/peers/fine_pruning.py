@@ -14,9 +14,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from atpatch_onnx.datasets import DataSet, Ints
 from atpatch_onnx.errors import AtpatchError
-from atpatch_onnx.fitting.running import expose
+from atpatch_onnx.inference.datasets import DataSet, Ints
+from atpatch_onnx.inference.runner import expose
 
 from ..answers import BATCH, Figures, judge
 from ..case import Case

@@ -15,9 +15,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from atpatch_onnx.compare.metrics import unfair
-from atpatch_onnx.datasets import Ints
-from atpatch_onnx.fitting.capture import Capture
+from atpatch_onnx.inference.capture import Capture
+from atpatch_onnx.inference.datasets import Ints
+from atpatch_onnx.statistics.proportions import unfair
 from rewriters.sites import Site
 
 from ..answers import Figures

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax
 
-from atpatch_onnx.bench import Request
-from atpatch_onnx.datasets import DataSet, Ints
+from atpatch_onnx.benchmark import Request
+from atpatch_onnx.inference.datasets import DataSet, Ints
 
 from ..answers import Figures
 from ..case import Case

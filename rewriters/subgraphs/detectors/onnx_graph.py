@@ -9,9 +9,10 @@ from __future__ import annotations
 import onnx
 from onnx import compose, helper, version_converter
 
-from ... import boundary, model_io
 from ...emit import Emitter
 from ...errors import DETECTOR_MODEL, AtpatchError
+from ...model import boundary
+from ...model import io as model_io
 from ...plan import OnnxGraph
 from ..context import MapContext
 

@@ -1,0 +1,139 @@
+"""What `bench` found out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .footprint import Footprint
+from .paired_latency import Spread
+from .requests import Kind
+
+__all__ = ["Bench", "Interval", "Timed", "ratio_interval"]
+
+CONFIDENCE = 0.95
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A median and its 95 % bootstrap interval."""
+
+    median: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Timed:
+    """One request, timed in pairs.
+
+    Attributes:
+        shape, kind, flagged, threshold: see `asking.Asked`.
+        original, patched: milliseconds a request, median and quartiles.
+        ratio: patched / original, pair by pair.
+        pairs: timed.
+    """
+
+    shape: Mapping[str, int]
+    kind: Kind
+    flagged: float | None
+    threshold: float | None
+    original: Spread
+    patched: Spread
+    ratio: Interval
+    pairs: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "shape": dict(self.shape)}
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """An original and its patch, timed and weighed.
+
+    Attributes:
+        models: path of either where it came as a file.
+        timed: one entry a request.
+        weighed: footprint of original and patch, None where none was taken.
+        provider, threads: of onnxruntime.
+        setup: cores, load of the machine as it began, versions.
+        remarks: what could not be had, one line each.
+    """
+
+    models: tuple[str | None, str | None]
+    timed: Sequence[Timed]
+    weighed: tuple[Footprint, Footprint] | None
+    provider: str
+    threads: int
+    setup: Mapping[str, Any]
+    remarks: Sequence[str] = ()
+
+    @property
+    def headline(self) -> Timed:
+        """The dearest request that nothing flags; of all, where each is flagged."""
+        clean = [one for one in self.timed if one.kind == "clean"]
+        return max(clean or self.timed, key=lambda one: one.ratio.median)
+
+    @property
+    def ratios(self) -> dict[str, float]:
+        """Patched / original of load time, peak memory (clean requests, all requests) and file size."""
+        if self.weighed is None:
+            return {}
+        pairs = {
+            name: [getattr(one, name) for one in self.weighed]
+            for name in Footprint.__dataclass_fields__
+            if name != "idle_bytes"
+        }
+        return {
+            name.removesuffix("_bytes").removesuffix("_ms"): after / before
+            for name, (before, after) in pairs.items()
+            if before
+        }
+
+    def over(self, bound: float, kind: Kind) -> list[Timed]:
+        """Requests of a kind whose median ratio is above a bound."""
+        return [one for one in self.timed if one.kind == kind and one.ratio.median > bound]
+
+    def to_json(self) -> dict[str, Any]:
+        """The keys that `bench --json` promises, and every request."""
+        told = self.headline
+        sides = {}
+        for index, (name, spread) in enumerate((("original", told.original), ("patched", told.patched))):
+            weighed = {} if self.weighed is None else asdict(self.weighed[index])
+            sides[name] = {"path": self.models[index], "ms": spread.median, **weighed}
+        return {
+            **sides,
+            "ratio": {**asdict(told.ratio), "kind": told.kind, "shape": dict(told.shape)},
+            "ratios": self.ratios,
+            "provider": self.provider,
+            "threads": self.threads,
+            "cases": [one.to_json() for one in self.timed],
+            "setup": dict(self.setup),
+            "remarks": list(self.remarks),
+        }
+
+
+def ratio_interval(seconds: NDArray[np.float64]) -> Interval:
+    """Median of patched / original over pairs (R, 2), with a percentile bootstrap interval; of one pair that pair
+    alone.
+    """
+    from scipy.stats import bootstrap
+
+    ratios = seconds[:, 1] / seconds[:, 0]
+    median = float(np.median(ratios))
+    if len(ratios) < 2:
+        return Interval(median, median, median)
+    found = bootstrap(
+        (ratios,),
+        np.median,
+        n_resamples=RESAMPLES,
+        confidence_level=CONFIDENCE,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    )
+    return Interval(median, float(found.confidence_interval.low), float(found.confidence_interval.high))

@@ -1,0 +1,366 @@
+"""The most telling row of a comparison, laid out for the page: who said what, and where it looked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..inference.datasets import Arrays
+from . import pictures
+from .exemplar import MEAN, PROBE, Exemplar, SiteView, softmax
+
+__all__ = ["Bar", "Card", "HeatRow", "Shown", "show"]
+
+MOST_BARS = 10
+MOST_WORDS = 80
+MOST_PROFILES = 6
+MOST_EXTRA = 6
+"""Tokens before the patches of an image: class and register tokens."""
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A class and its probability."""
+
+    name: int
+    share: float
+    said: bool
+
+
+@dataclass(frozen=True)
+class Word:
+    """A token or a value, whether it differs from the twin's, and whether its column was flagged."""
+
+    text: str
+    differs: bool = False
+    flagged: bool = False
+
+
+@dataclass(frozen=True)
+class Card:
+    """One model's answer to one version of the row; `right` is None where the truth is not known."""
+
+    title: str
+    model: str
+    picture: str | None
+    words: Sequence[Word]
+    said: int | None
+    share: float
+    right: bool | None
+    bars: Sequence[Bar]
+
+
+@dataclass(frozen=True)
+class HeatRow:
+    """Pictures of all sites for one card; `elsewhere` is the share of attention that the twin does not have there."""
+
+    title: str
+    model: str
+    pictures: Sequence[tuple[str, bool]]
+    elsewhere: float | None
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Everything about the row.
+
+    Attributes:
+        cards: answers, the twin's first.
+        rows: attention; one picture a site over an image, else one strip with a row a site.
+        over_image: which of the two.
+        profiles: site, picture; those with flags first.
+        columns: how many key columns, padding left out.
+        left_out: sites without a profile.
+        caption: which row, and why this one.
+        ticks: profiles show the twin, too.
+    """
+
+    caption: str
+    cards: Sequence[Card]
+    rows: Sequence[HeatRow] = ()
+    over_image: bool = False
+    profiles: Sequence[tuple[str, str]] = ()
+    wide: bool = False
+    columns: int = 0
+    labels: Sequence[str] = ()
+    sites: Sequence[str] = ()
+    left_out: int = 0
+    redistributed: bool = False
+    ticks: bool = False
+
+
+def show(exemplar: Exemplar) -> Shown:
+    """Lay the row out."""
+    images = _images(exemplar)
+    grid = _grid(exemplar, images)
+    versions = _versions(exemplar)
+    cards = [_card(exemplar, images, grid, *version) for version in versions]
+    if not exemplar.sites:
+        return Shown(_caption(exemplar), cards)
+    count = _shown_columns(exemplar)
+    labels = _labels(exemplar, grid, count)
+    rows = [_heat_row(exemplar, images, grid, count, *version) for version in versions]
+    flagged_first = sorted(exemplar.sites, key=lambda view: not view.flagged.any())[:MOST_PROFILES]
+    kept = [view for view in exemplar.sites if view in flagged_first]
+    wide = count > 24
+    return Shown(
+        _caption(exemplar),
+        cards,
+        rows,
+        grid is not None,
+        [(view.site, _profile(exemplar, view, count, labels, wide)) for view in kept],
+        wide,
+        count,
+        labels,
+        [view.site for view in exemplar.sites],
+        len(exemplar.sites) - len(kept),
+        exemplar.redistributed,
+        bool(exemplar.twin) and _aligned(exemplar),
+    )
+
+
+Version = tuple[str, str, str]
+"""Attribute of the views, title, model."""
+
+
+def _versions(exemplar: Exemplar) -> list[Version]:
+    names = {
+        "triggered": ("Without the trigger", "With the trigger"),
+        "flips": ("As it is", "Attribute flipped"),
+        "clean": ("", "The row"),
+    }
+    twin, here = names[exemplar.chosen.set]
+    first = [("clean", twin, "original model")] if exemplar.chosen.twin is not None else []
+    return [*first, ("before", here, "original model"), ("after", here, "patched model")]
+
+
+def _caption(exemplar: Exemplar) -> str:
+    chosen = exemplar.chosen
+    label = "" if exemplar.label is None else f", of class {exemplar.label}"
+    why = {
+        "triggered": "the one that the patch moves furthest from the attack's target",
+        "flips": "the one that stood out furthest from its group and does not any more",
+        "clean": "the one that the patch moves furthest",
+    }[chosen.set]
+    where = {"triggered": "triggered", "flips": "flip", "clean": "clean"}[chosen.set]
+    return f"Row {chosen.row} of the {where} set{label}: {why}."
+
+
+def _card(
+    exemplar: Exemplar, images: dict[str, Any], grid: tuple[int, int] | None, version: str, title: str, model: str
+) -> Card:
+    scores = getattr(exemplar, version)
+    bars: list[Bar] = []
+    said, share, right = None, 0.0, None
+    if scores is not None:
+        likely = _probabilities(scores)
+        said = int(likely.argmax())
+        share = float(likely[said])
+        right = None if exemplar.label is None else said == exemplar.label
+        shown = np.arange(len(likely)) if len(likely) <= MOST_BARS else np.sort(np.argsort(-likely)[:MOST_BARS])
+        bars = [Bar(int(name), float(likely[name]), int(name) == said) for name in shown]
+    drawn = None
+    if images:
+        image = images["twin" if version == "clean" else "inputs"]
+        marked = None if version == "clean" or grid is None else _differing(images, grid)
+        drawn = pictures.picture(image, f"{title}, {model}", marked)
+    words = () if images else _words(exemplar, version)
+    return Card(title, model, drawn, words, said, share, right, bars)
+
+
+def _probabilities(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Some graphs give probabilities instead of logits."""
+    finished = bool((scores >= 0).all()) and abs(float(scores.sum()) - 1) < 1e-3
+    return scores if finished else softmax(scores)
+
+
+def _words(exemplar: Exemplar, version: str) -> list[Word]:
+    """Tokens where they are known, else the values that differ from the twin's."""
+    twin = version == "clean"
+    words, other = (exemplar.twin_words, exemplar.words) if twin else (exemplar.words, exemplar.twin_words)
+    flagged = (
+        np.any([view.flagged for view in exemplar.sites if view.flagged.size == len(words)], axis=0) if words else None
+    )
+    if words:
+        kept = _shown_columns(exemplar)
+        marks = (
+            flagged
+            if isinstance(flagged, np.ndarray) and not twin and version == "after"
+            else np.zeros(len(words), bool)
+        )
+        fresh = set(other)
+        return [
+            Word(word.removeprefix("##"), bool(other) and not twin and word not in fresh, bool(marks[place]))
+            for place, word in enumerate(words[:MOST_WORDS])
+            if place < kept
+        ]
+    inputs, others = (exemplar.twin, exemplar.inputs) if twin else (exemplar.inputs, exemplar.twin)
+    return _values(inputs, others)
+
+
+def _values(inputs: Arrays, others: Arrays) -> list[Word]:
+    told = []
+    for name, array in inputs.items():
+        flat = np.asarray(array).ravel()
+        other = np.asarray(others[name]).ravel() if name in others else flat
+        places = np.flatnonzero(flat != other) if len(other) == len(flat) else np.arange(0)
+        shown = places if len(places) else np.arange(min(len(flat), 12))
+        told += [Word(f"{name}[{place}] = {flat[place]:g}", bool(len(places))) for place in shown[:12]]
+        if len(flat) > len(shown[:12]):
+            told.append(Word(f"{len(flat) - len(shown[:12])} more of {name}" + (" the same" if len(places) else "")))
+    return told
+
+
+def _images(exemplar: Exemplar) -> dict[str, NDArray[np.float64]]:
+    """ "inputs" and "twin" as (h, w, 3) in [0, 1] on one scale; nothing where the input is no image."""
+    found: dict[str, NDArray[np.float64]] = {}
+    for kind, inputs in (("inputs", exemplar.inputs), ("twin", exemplar.twin)):
+        image = next(
+            (
+                array
+                for array in inputs.values()
+                if array.ndim == 3 and array.dtype.kind in "fu" and 3 in _channels(array)
+            ),
+            None,
+        )
+        if image is not None:
+            axes = _channels(image)
+            found[kind] = np.moveaxis(image, 0, -1).astype(float) if axes[0] == 3 else image.astype(float)
+    if "inputs" not in found:
+        return {}
+    low = min(float(image.min()) for image in found.values())
+    high = max(float(image.max()) for image in found.values())
+    return {
+        kind: np.repeat((image - low) / ((high - low) or 1), 3 // image.shape[-1], -1) for kind, image in found.items()
+    }
+
+
+def _channels(array: NDArray[Any]) -> tuple[int, int]:
+    """(3, 0) for channels first, (0, 3) for channels last, (0, 0) for no image."""
+    first, last = array.shape[0] in (1, 3), array.shape[-1] in (1, 3)
+    return (3, 0) if first and min(array.shape[1:]) > 3 else (0, 3) if last and min(array.shape[:2]) > 3 else (0, 0)
+
+
+def _grid(exemplar: Exemplar, images: dict[str, Any]) -> tuple[int, int] | None:
+    """(tokens before the patches, patches in a row and a column) where all sites look at the patches of a square
+    image.
+    """
+    if not images or not exemplar.sites:
+        return None
+    columns = {view.flagged.size for view in exemplar.sites}
+    if len(columns) != 1:
+        return None
+    count = columns.pop()
+    side = int(count**0.5)
+    height, width, _ = images["inputs"].shape
+    fits = side > 1 and height == width and height % side == 0 and count - side * side <= MOST_EXTRA
+    return (count - side * side, side) if fits else None
+
+
+def _differing(images: dict[str, Any], grid: tuple[int, int]) -> NDArray[np.bool_] | None:
+    """The patches in which the two images differ."""
+    if "twin" not in images:
+        return None
+    _, side = grid
+    size = images["inputs"].shape[0] // side
+    differs = (images["inputs"] != images["twin"]).any(-1)
+    return np.asarray(differs.reshape(side, size, side, size).any((1, 3)))
+
+
+def _shown_columns(exemplar: Exemplar) -> int:
+    """Columns up to the last that anything attends to: padding is left out."""
+    seen = [
+        np.flatnonzero(view.before[MEAN] + (view.clean[MEAN] if view.clean is not None else 0))
+        for view in exemplar.sites
+    ]
+    return max((int(places[-1]) + 1 for places in seen if len(places)), default=0)
+
+
+def _labels(exemplar: Exemplar, grid: tuple[int, int] | None, count: int) -> list[str]:
+    if exemplar.words:
+        return [*exemplar.words[:count], *("" for _ in range(count - len(exemplar.words)))]
+    if grid is not None:
+        extra = grid[0]
+        return ["CLS" if place == 0 else f"t{place}" for place in range(extra)] + [
+            str(place) for place in range(1, count - extra + 1)
+        ]
+    return [str(place) for place in range(count)]
+
+
+def _heat_row(
+    exemplar: Exemplar,
+    images: dict[str, Any],
+    grid: tuple[int, int] | None,
+    count: int,
+    version: str,
+    title: str,
+    model: str,
+) -> HeatRow:
+    views = [view for view in exemplar.sites if getattr(view, version) is not None]
+    drawn: list[tuple[str, bool]] = []
+    if grid is not None:
+        extra, side = grid
+        image = images.get("twin" if version == "clean" else "inputs", images["inputs"])
+        for view in views:
+            attention = getattr(view, version)[PROBE] * view.flagged.size
+            marks = (view.flagged & (version == "after"))[extra:].reshape(side, side)
+            drawn.append(
+                (
+                    pictures.heat(
+                        image, attention[extra:].reshape(side, side), marks, f"{title}, {model}, {view.site}"
+                    ),
+                    bool(marks.any()),
+                )
+            )
+    else:
+        attention = np.stack([_of(getattr(view, version)[PROBE], count) * _seen(view) for view in views])
+        marks = np.stack([_of(view.flagged, count) & (version == "after") for view in views])
+        drawn.append((pictures.strip(attention, marks, f"{title}, {model}"), bool(marks.any())))
+    apart = [
+        np.abs(getattr(view, version)[PROBE] - view.clean[PROBE]).sum() / 2 for view in views if view.clean is not None
+    ]
+    elsewhere = float(np.mean(apart)) if apart and version != "clean" and _aligned(exemplar) else None
+    return HeatRow(title, model, drawn, elsewhere)
+
+
+def _aligned(exemplar: Exemplar) -> bool:
+    """Whether a column means the same in both versions: a word that is inserted moves all behind it, and makes the text
+    longer.
+    """
+    tokens = [
+        (array, exemplar.twin[name])
+        for name, array in exemplar.inputs.items()
+        if name in exemplar.twin and array.dtype.kind in "iu"
+    ]
+    return all(
+        one.shape == other.shape
+        and (
+            (moved := (one != other).sum()) <= 1
+            or (moved <= one.size / 4 and np.count_nonzero(one) == np.count_nonzero(other))
+        )
+        for one, other in tokens
+    )
+
+
+def _seen(view: SiteView) -> int:
+    """Columns that take part, over which even attention would spread."""
+    return max(int((view.before[MEAN] > 0).sum()), 1)
+
+
+def _of(array: NDArray[Any], count: int) -> NDArray[Any]:
+    """The first columns; sites over fewer columns are filled up."""
+    return array[:count] if len(array) >= count else np.pad(array, (0, count - len(array)))
+
+
+def _profile(exemplar: Exemplar, view: SiteView, count: int, labels: Sequence[str], wide: bool) -> str:
+    scale = _seen(view)
+    here = min(count, view.flagged.size)
+    clean = view.clean[MEAN][:here] * scale if view.clean is not None and _aligned(exemplar) else None
+    before, after = (array[MEAN][:here] * scale for array in (view.before, view.after))
+    return pictures.profile(
+        clean, before, after, view.flagged[:here], f"Column means, {view.site}", labels[:here], wide
+    )

@@ -1,0 +1,233 @@
+"""Figures from saved arrays alone: what one graph is worth, and what changed between the original and another.
+
+Names of figures, the same in JSON, in `--assert` and on the pages, are listed in `FIGURES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import DATA_MALFORMED
+from ..inference.datasets import Ints
+from ..statistics import proportions
+from ..statistics.proportions import Paired, Share
+from .fairness import fairness
+from .outputs import Outputs, Truth
+
+__all__ = ["CLEAN", "FIGURES", "FLIPS", "TRIGGERED", "Change", "Figures", "change", "check_sets", "judge"]
+
+CLEAN, TRIGGERED, FLIPS = "clean", "triggered", "flips"
+
+FIGURES = {
+    "accuracy": "clean rows predicted right",
+    "asr": "attack success: triggered rows predicted as the target",
+    "asr_star": "the same, without rows whose clean twin the original predicts as the target anyway",
+    "recovered": "triggered rows predicted right",
+    "uf": "unfair: rows whose prediction changes when only the protected attribute does",
+    "clean_flagged": "clean rows flagged at any site",
+    "triggered_flagged": "triggered rows flagged at any site",
+    "flips_flagged": "rows of the flip set flagged at any site",
+    "spd": "greatest difference between groups in the rate of the positive class",
+    "average_odds": "mean of the greatest differences between groups in true and false positive rate",
+    "equal_opportunity": "greatest difference between groups in the true positive rate",
+}
+
+Truths = Mapping[str, Truth]
+Runs = Mapping[str, Outputs]
+"""Of one graph: set → outputs."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What one graph is worth; names as in `FIGURES`, only those that the data give.
+
+    Attributes:
+        shares: counted figures.
+        fairness: group metrics, without intervals.
+        classes: class → rows "predicted" as it on the clean set; with labels, its "rows" and the share of them that is
+        "right".
+        sites: site → set → share of rows flagged there.
+        columns: site → set → (column, rows) by frequency, only columns that were flagged at all.
+    """
+
+    shares: Mapping[str, Share]
+    fairness: Mapping[str, float]
+    classes: Mapping[int, Mapping[str, Any]]
+    sites: Mapping[str, Mapping[str, Share]]
+    columns: Mapping[str, Mapping[str, list[tuple[int, int]]]]
+
+    @property
+    def values(self) -> dict[str, float | None]:
+        """Plain numbers, in the order of `FIGURES`; None of an empty share."""
+        known = {**{name: share.value if share.count else None for name, share in self.shares.items()}, **self.fairness}
+        return {name: known[name] for name in FIGURES if name in known}
+
+
+@dataclass(frozen=True)
+class Change:
+    """The original against another graph, row by row.
+
+    Attributes:
+        changed: clean rows whose prediction differs; None without classes.
+        accuracy: right before and after, on the clean set, None without labels.
+        attack: not fooled before and after, on rows as for ASR*, None without a triggered set.
+        unfair: fair before and after, groups of the flip set.
+        rows: set → rows (positions) with another prediction.
+        identical: set → rows without a flag whose outputs are the original's bit by bit; of all rows where flags are
+        unknown.
+        numeric: set → output → max, mean, least and mean cosine.
+    """
+
+    changed: Share | None
+    accuracy: Paired | None
+    attack: Paired | None
+    unfair: Paired | None
+    rows: Mapping[str, Ints]
+    identical: Mapping[str, Share]
+    numeric: Mapping[str, Mapping[str, Mapping[str, float]]]
+
+
+def check_sets(truths: Truths) -> None:
+    """Raises AtpatchError: ATP056 where the sets lack what they are for, or do not belong together."""
+    if (triggered := truths.get(TRIGGERED)) is not None:
+        if triggered.target is None:
+            raise DATA_MALFORMED(
+                "the triggered set has no target", "add the scalar 'target', the class the attack aims at"
+            )
+        rows = triggered.clean_row
+        if rows is not None and len(rows) and not 0 <= rows.min() <= rows.max() < truths[CLEAN].count:
+            raise DATA_MALFORMED(
+                f"clean_row of the triggered set points outside the {truths[CLEAN].count} rows of the clean set"
+            )
+    if (flips := truths.get(FLIPS)) is not None and flips.group is None:
+        raise DATA_MALFORMED(
+            "the flip set has no group", "add 'group' (N,): rows of one group differ in the protected attribute alone"
+        )
+
+
+def judge(truths: Truths, runs: Runs, original: Runs, positive: int = 1) -> Figures:
+    """Figures of one graph.
+
+    Args:
+        original: the same sets through the original, for the clean twins of ASR*.
+        positive: class that counts as the favourable outcome for group proportions.
+    """
+    clean, shares, fair = runs[CLEAN], dict[str, Share](), dict[str, float]()
+    classes: dict[int, dict[str, Any]] = {}
+    if clean.scores is not None:
+        truth = truths[CLEAN]
+        if truth.labels is not None:
+            shares["accuracy"] = proportions.accuracy(clean.predictions, truth.labels)
+        if truth.protected is not None:
+            fair = fairness(clean.predictions, truth.labels, truth.protected, positive)
+        classes = _classes(clean.predictions, truth.labels)
+        if TRIGGERED in runs:
+            shares |= _attack_shares(truths, runs[TRIGGERED].predictions, original[CLEAN].predictions)
+        if FLIPS in runs:
+            group = truths[FLIPS].group
+            assert group is not None
+            unfair = proportions.unfair(runs[FLIPS].predictions, group)
+            shares["uf"] = Share(int(unfair.sum()), len(unfair))
+    for name, run in runs.items():
+        if run.flags is not None:
+            shares[f"{name}_flagged"] = proportions.flag_rate(run.flags)
+    sites: dict[str, dict[str, Share]] = {}
+    columns: dict[str, dict[str, list[tuple[int, int]]]] = {}
+    for name, run in runs.items():
+        for site, flagged in run.columns.items():
+            sites.setdefault(site, {})[name] = Share(int(flagged.any(1).sum()), len(flagged))
+            columns.setdefault(site, {})[name] = _frequencies(flagged)
+    return Figures(shares, fair, classes, sites, columns)
+
+
+def change(truths: Truths, runs: Runs, original: Runs) -> Change:
+    """What another graph changed."""
+    changed = accuracy = attack = unfair = None
+    rows: dict[str, Ints] = {}
+    before, after = original[CLEAN], runs[CLEAN]
+    if before.scores is not None:
+        rows = {name: np.flatnonzero(original[name].predictions != run.predictions) for name, run in runs.items()}
+        changed = proportions.changed(before.predictions, after.predictions)
+        if (labels := truths[CLEAN].labels) is not None:
+            accuracy = Paired.of(before.predictions == labels, after.predictions == labels)
+        if TRIGGERED in runs:
+            open_rows, target = _open_rows(truths, before.predictions), truths[TRIGGERED].target
+            attack = Paired.of(*(side[TRIGGERED].predictions[open_rows] != target for side in (original, runs)))
+        if FLIPS in runs and (group := truths[FLIPS].group) is not None:
+            unfair = Paired.of(*(~proportions.unfair(side[FLIPS].predictions, group) for side in (original, runs)))
+    identical = {name: share for name, run in runs.items() if (share := _identical(run)) is not None}
+    numeric = {name: {output: _numeric(rows) for output, rows in run.differences.items()} for name, run in runs.items()}
+    return Change(changed, accuracy, attack, unfair, rows, identical, numeric)
+
+
+def _attack_shares(truths: Truths, attacked: Ints, before: Ints) -> dict[str, Share]:
+    truth = truths[TRIGGERED]
+    assert truth.target is not None
+    labels = _triggered_labels(truths)
+    others = np.ones(truth.count, bool) if labels is None else labels != truth.target
+    shares = {"asr": proportions.asr(attacked[others], truth.target)}
+    if truth.clean_row is not None:
+        twins = before[truth.clean_row]
+        shares["asr_star"] = proportions.asr_star(attacked[others], twins[others], truth.target)
+    if labels is not None:
+        shares["recovered"] = proportions.accuracy(attacked, labels)
+    return shares
+
+
+def _triggered_labels(truths: Truths) -> Ints | None:
+    """Of the triggered rows themselves, else of their clean twins."""
+    truth, labels = truths[TRIGGERED], truths[CLEAN].labels
+    if truth.labels is not None or truth.clean_row is None or labels is None:
+        return truth.labels
+    return labels[truth.clean_row]
+
+
+def _open_rows(truths: Truths, before: Ints) -> NDArray[np.bool_]:
+    """Triggered rows that only an attack sends to the target, as far as labels and twins tell."""
+    truth, labels = truths[TRIGGERED], _triggered_labels(truths)
+    rows = np.ones(truth.count, bool) if labels is None else labels != truth.target
+    return rows if truth.clean_row is None else rows & (before[truth.clean_row] != truth.target)
+
+
+def _classes(predictions: Ints, labels: Ints | None) -> dict[int, dict[str, Any]]:
+    found = np.unique(predictions if labels is None else np.concatenate([predictions, labels]))
+    table: dict[int, dict[str, Any]] = {}
+    for name in found.tolist():
+        table[name] = {"predicted": int((predictions == name).sum())}
+        if labels is not None:
+            mine = labels == name
+            table[name] |= {
+                "rows": int(mine.sum()),
+                "right": Share(int((predictions[mine] == name).sum()), int(mine.sum())),
+            }
+    return table
+
+
+def _frequencies(flagged: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    counts = flagged.sum(0)
+    order = np.argsort(-counts, kind="stable")
+    return [(int(column), int(counts[column])) for column in order if counts[column]]
+
+
+def _identical(run: Outputs) -> Share | None:
+    if not run.differences:
+        return None
+    same = np.all([rows[:, 0] == 0 for rows in run.differences.values()], axis=0)
+    calm = np.ones(len(same), bool) if run.flagged is None else ~run.flagged
+    return Share(int((same & calm).sum()), int(calm.sum()))
+
+
+def _numeric(rows: NDArray[np.float64]) -> dict[str, float]:
+    """Of rows (N, 3)."""
+    greatest, mean, cosine = rows.T
+    return {
+        "max": float(greatest.max()),
+        "mean": float(mean.mean()),
+        "cosine_min": float(cosine.min()),
+        "cosine_mean": float(cosine.mean()),
+    }

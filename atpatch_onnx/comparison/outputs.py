@@ -1,0 +1,111 @@
+"""What a comparison keeps of its runs: arrays of one graph over one data set, and what is known about the rows.
+
+Shape letters: N rows, C classes, S sites with flags, K key columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import BAD_OPTION
+from ..inference.datasets import DataSet, Ints
+
+__all__ = ["Outputs", "Truth", "protected_values"]
+
+MOST_GROUPS = 50
+"""More values than this are no groups: an age in days would have one of its own for everyone."""
+
+
+@dataclass(frozen=True, eq=False)
+class Outputs:
+    """One graph over one data set.
+
+    Attributes:
+        scores: class scores (N, C) as the graph gives them; None for a model without classes.
+        flags: (N, S), None where it cannot be told what was flagged.
+        columns: site id → flagged columns (N, K), in the order of `flags`.
+        differences: output → (N, 3) against the original on the same rows: greatest and mean absolute difference,
+        cosine.
+        seconds: one figure a batch, graphs taking turns.
+    """
+
+    scores: NDArray[np.float32] | None
+    flags: NDArray[np.bool_] | None = None
+    columns: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
+    differences: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    seconds: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+
+    @property
+    def predictions(self) -> Ints:
+        """(N,); only of a model with classes."""
+        assert self.scores is not None
+        return np.asarray(self.scores.argmax(1), np.int64)
+
+    @property
+    def flagged(self) -> NDArray[np.bool_] | None:
+        """(N,), rows with a flag at any site."""
+        return None if self.flags is None else np.asarray(self.flags.any(1))
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """What a data set says about its rows beside the inputs, as in `DataSet`.
+
+    Attributes:
+        count: N.
+        digest: of the whole set.
+        protected: (N,) values of the protected attribute, for group metrics.
+    """
+
+    count: int
+    digest: str
+    labels: Ints | None = None
+    target: int | None = None
+    clean_row: Ints | None = None
+    group: Ints | None = None
+    protected: NDArray[Any] | None = None
+
+    @classmethod
+    def of(cls, data: DataSet, group: str | Sequence[Any] | NDArray[Any] | None = None) -> Truth:
+        """Raises AtpatchError: ATP060 where the protected attribute cannot be read."""
+        protected = None if group is None else protected_values(data, group)
+        return cls(len(data), data.digest, data.labels, data.target, data.clean_row, data.group, protected)
+
+
+def protected_values(data: DataSet, group: str | Sequence[Any] | NDArray[Any]) -> NDArray[Any]:
+    """(N,) values of a protected attribute.
+
+    Args:
+        group: the values themselves, or the name of an input (N,), or "INPUT:INDEX" for a place in the rows of an input
+            (N, D).
+
+    Raises:
+        AtpatchError: ATP060 where there is no such input or place, or the values are too many to be groups.
+    """
+    if isinstance(group, str):
+        name, _, index = group.rpartition(":") if group not in data.inputs else (group, "", "")
+        if name not in data.inputs or (index and not index.isdecimal()):
+            raise BAD_OPTION(
+                f"{group!r} names no protected attribute", f"give INPUT:INDEX with one of {', '.join(data.inputs)}"
+            )
+        array = data.inputs[name].reshape(len(data), -1)
+        place = int(index or 0)
+        if place >= array.shape[1] or (not index and array.shape[1] > 1):
+            raise BAD_OPTION(
+                f"{group!r}: rows of {name!r} have {array.shape[1]} places", f"give {name}:INDEX, counted from 0"
+            )
+        values = array[:, place]
+    else:
+        values = np.asarray(group)
+        if values.shape != (len(data),):
+            raise BAD_OPTION(f"the protected attribute has shape {values.shape}, the data set {len(data)} rows")
+    if not 2 <= (found := len(np.unique(values))) <= MOST_GROUPS:
+        raise BAD_OPTION(
+            f"the protected attribute has {found} different values", f"give one with 2 to {MOST_GROUPS}: bin it first"
+        )
+    return values

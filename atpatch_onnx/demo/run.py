@@ -1,0 +1,101 @@
+"""The demo: inspect, patch, compare and time the committed victim, a Vision Transformer with a planted backdoor."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rewriters.model import io as model_io
+from rewriters.model.bodies import walk_bodies
+from rewriters.names import owner_of
+from rewriters.sites import Inspection
+
+from ..comparison.comparer import compare
+from ..comparison.result import Comparison
+from ..comparison.timing import latency_json
+from ..errors import NO_SUCH_FILE
+from ..hotfix.file import Hotfix
+from ..inspection.inspector import inspect_model
+from ..patching.apply import Patched, patch_model
+
+__all__ = ["FOLDER", "Demo", "Progress", "run_demo"]
+
+FOLDER = Path(__file__).resolve().parent / "digits"
+"""The victim and its data come with the package."""
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Demo:
+    """Everything the demo found out.
+
+    Attributes:
+        inspection: of the victim.
+        patch: what was written for serving, telemetry off.
+        hotfix: what was patched in.
+        inserted: site id → nodes inserted there.
+        comparison: original and served graph on the test split.
+    """
+
+    inspection: Inspection
+    patch: Patched
+    hotfix: Hotfix
+    inserted: Mapping[str, int]
+    comparison: Comparison
+
+    def to_json(self, report: Path | None) -> dict[str, Any]:
+        """Plain shares and the ratio on top; intervals and counts under "details"."""
+        original, patched = (self.comparison.figures[name] for name in self.comparison.graphs)
+        latency = {
+            kind: latency_json(seconds, *self.comparison.graphs) for kind, seconds in self.comparison.requests.items()
+        }
+        return {
+            "original": {name: original.values[name] for name in ("accuracy", "asr")},
+            "patched": {name: patched.values[name] for name in ("accuracy", "asr", "asr_star", "clean_flagged")},
+            "latency_ratio": latency["clean"]["ratio"]["median"],
+            "report": None if report is None else str(report),
+            "details": {
+                "original": {name: share.to_json() for name, share in original.shares.items()},
+                "patched": {name: share.to_json() for name, share in patched.shares.items()},
+                "latency": latency,
+            },
+        }
+
+
+def run_demo(folder: Path = FOLDER, progress: Progress = lambda step: None) -> Demo:
+    """Run the main job on the test split. Takes seconds; writes only to a temporary folder.
+
+    Args:
+        folder: of the victim: model.onnx, model.hotfix, clean.npz, triggered.npz.
+        progress: called with a line at each step.
+
+    Raises:
+        AtpatchError: ATP002 without the files, ATP050 without onnxruntime, and what patching raises.
+    """
+    source = folder / "model.onnx"
+    if not source.is_file():
+        raise NO_SUCH_FILE(
+            f"the demo model {source} is not there", "install the package again: its data files are missing"
+        )
+    hotfix = Hotfix.load(folder / "model.hotfix")
+    progress("inspect: looking for attention sites")
+    inspection = inspect_model(source)
+    with tempfile.TemporaryDirectory() as scratch:
+        served = Path(scratch) / "patched.onnx"
+        progress(f"patch: {len(hotfix.sites)} of {len(inspection.sites)} sites, as the hotfix says")
+        patch = patch_model(source, served, hotfix=hotfix)
+        progress("compare: clean and triggered digits through both models, then one request at a time")
+        comparison = compare(
+            source, served, folder / "clean.npz", triggered=folder / "triggered.npz", hotfix=hotfix, threads=1
+        )
+        inserted = _inserted(model_io.load(served), patch.sites)
+    return Demo(inspection, patch, hotfix, inserted, comparison)
+
+
+def _inserted(model: Any, sites: tuple[str, ...]) -> dict[str, int]:
+    names = [node.name for _, body in walk_bodies(model) for node in body.node]
+    return {site: sum(owner_of(name) == site for name in names) for site in sites}

@@ -1,0 +1,167 @@
+"""Operating points of the sites, the benign pair, and the global threshold.
+
+The per-request flag rate of the *served* graph follows from maps of the *original*: the first site to flag a request
+has seen maps that nothing has patched yet, so a request is flagged somewhere exactly when some site's score on the
+original maps is above the threshold. What the flags lead to is another matter, and is always measured on the patched
+graph.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rewriters.plan import SitePlan
+
+from .judge import Score
+
+__all__ = [
+    "BENIGN_CHOICES",
+    "BenignChoice",
+    "OperatingPoint",
+    "as_few",
+    "choose_benign",
+    "choose_threshold",
+    "operating_point",
+    "thresholds",
+]
+
+Floats = NDArray[np.float64]
+
+ANCHOR = 4.0
+"""Logits between the middle and either class at a site that separates them: scores of .02 and .98."""
+MOST_SCALE = 4.0
+TAIL = 0.05
+"""Share of anomalous rows that may lie below a site's operating point: each site is one of several."""
+GRID = 7
+RECALL_LOSS = 0.01
+"""Share of anomalous rows that the upper end of the threshold range may give up; the served outcome has the last word.
+"""
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """How a site's logits are moved and stretched, and the share of anomalous rows it catches at its share of the clean
+    flag rate.
+    """
+
+    centre: float
+    scale: float
+    recall: float
+
+
+def operating_point(
+    clean: Floats, anomalous: Floats, most_flagged: float, beside: Floats | None = None
+) -> OperatingPoint:
+    """From the peak logit of each clean row and of the labelled columns of each anomalous row.
+
+    The bar goes to -ANCHOR at every site, and at a site that separates the classes the low end of the anomalous ones to
+    +ANCHOR. So a site that cannot tell much stays quiet at thresholds that suit one that can. The bar is that of the
+    clean rows, or the one that leaves out the columns beside the labelled ones as well, where that is higher and does
+    not cost room to tell the classes apart.
+
+    Args:
+        beside: peak logit of the other columns of each anomalous row.
+    """
+    bar = clean_bar = float(np.sort(clean)[::-1][math.floor(most_flagged * len(clean))])
+    low = float(np.quantile(anomalous, TAIL))
+    if beside is not None:
+        higher = float(np.quantile(beside, 1 - TAIL))
+        if low - higher >= 2 * ANCHOR / MOST_SCALE:
+            bar = max(bar, higher)
+    scale = min(2 * ANCHOR / (low - bar), MOST_SCALE) if low > bar else 1.0
+    return OperatingPoint(bar + ANCHOR / scale, scale, float((anomalous > clean_bar).mean()))
+
+
+@dataclass(frozen=True)
+class BenignChoice:
+    """Level of the benign attention (multiples of its mean), and whose values go with it."""
+
+    level: float
+    own_values: bool
+
+    def apply(self, plan: SitePlan) -> SitePlan:
+        pair = replace(
+            plan.benign, attention=plan.benign.attention * np.float32(self.level), own_values=self.own_values
+        )
+        return replace(plan, benign=pair)
+
+
+BENIGN_CHOICES = (
+    BenignChoice(1.0, own_values=False),
+    BenignChoice(0.5, own_values=False),
+    BenignChoice(0.0, own_values=False),
+    BenignChoice(1.0, own_values=True),
+    BenignChoice(0.5, own_values=True),
+)
+"""At level 0 no value has a weight, so own and benign ones are the same there."""
+
+
+def as_few(left: int, fewest: int) -> bool:
+    """Whether two counts of rows that the attack still wins lie within one standard error, or one row,
+    of each other.
+    """
+    return left <= fewest + max(1.0, math.sqrt(fewest))
+
+
+def choose_benign(
+    outcome: Callable[[BenignChoice], Score], *, by_attack_alone: bool = False
+) -> tuple[BenignChoice, Score, list[dict[str, Any]]]:
+    """The choice that does best, its score, and the table of all.
+
+    Of those with `as_few` rows left the one that leans least to the attack is taken, and of
+    those that say nothing about that, the first with the best score.
+    """
+    scores = [(choice, outcome(choice)) for choice in BENIGN_CHOICES]
+    fewest = min(score.left for _, score in scores)
+    equal = [pair for pair in scores if as_few(pair[1].left, fewest) and not math.isnan(pair[1].leaning)]
+    if equal and not by_attack_alone:
+        best, score = min(equal, key=lambda pair: pair[1].leaning)
+    else:
+        best, score = min(scores, key=lambda pair: pair[1].key[:1] if by_attack_alone else pair[1].key)
+    table = [
+        {"level": choice.level, "values": "own" if choice.own_values else "benign", **score.to_json()}
+        for choice, score in scores
+    ]
+    return best, score, table
+
+
+def thresholds(clean: Floats, anomalous: Floats, most_flagged: float) -> list[float]:
+    """Thresholds to try, ascending: from the lowest that keeps the clean flag rate to the highest that keeps the
+    recall.
+
+    Args:
+        clean, anomalous: peak logit of each row over all sites and columns.
+    """
+    low = float(np.sort(clean)[::-1][math.floor(most_flagged * len(clean))])
+    caught = anomalous[anomalous > low]
+    high = float(np.quantile(caught, RECALL_LOSS, method="lower")) if len(caught) else low
+    logits = np.linspace(low, max(low, high), GRID)
+    return [_above(float(logit)) for logit in logits]
+
+
+def choose_threshold(candidates: Sequence[float], outcome: Callable[[float], Score], *, edge_known: bool) -> float:
+    """Of the ascending candidates with the smallest attack, the one nearest a preferred place.
+
+    Args:
+        edge_known: there are clean rows enough to say where the allowed flag rate lies. Then the second candidate is
+            preferred, one step from that edge, since further up triggers that the selection part lacks slip through;
+            else the middle, with room on both sides.
+    """
+    scores = [outcome(candidate).attack for candidate in candidates]
+    best = [index for index, score in enumerate(scores) if score == min(scores)]
+    preferred = 1 if edge_known else (len(candidates) - 1) / 2
+    return candidates[min(best, key=lambda index: abs(index - preferred))]
+
+
+def _above(logit: float) -> float:
+    """The probability of a logit, one float32 step up:
+    scores come from float32 arithmetic of another order than ours.
+    """
+    probability = np.float32(1.0 / (1.0 + math.exp(-max(min(logit, 80.0), -80.0))))
+    return float(np.nextafter(probability, np.float32(2.0)))

@@ -1,0 +1,224 @@
+"""Predictions before and after, counted: attack success, recovery, accuracy, flags; rates with Wilson intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..inference.datasets import DataSet, Ints
+from .splits import Part
+
+__all__ = ["Judge", "Score", "advice", "against_bound", "bound_in_words", "rate"]
+
+CONFIDENCE = 0.95
+LEAST_ATTACK = 0.1
+"""Where less of an attack works on the original, more labels will not help: it is another model's."""
+CHANCE = 0.05
+"""Five rows rescued and none lost are just enough."""
+
+
+def rate(hits: ArrayLike) -> dict[str, Any]:
+    """k of n with the 95 % Wilson interval, hits (n,) bool; an empty sample has no rate."""
+    from scipy.stats import binomtest
+
+    hits = np.asarray(hits, np.bool_)
+    k, n = int(hits.sum()), len(hits)
+    if not n:
+        return {"k": 0, "n": 0}
+    interval = binomtest(k, n).proportion_ci(CONFIDENCE, method="wilson")
+    return {"k": k, "n": n, "rate": k / n, "low": float(interval.low), "high": float(interval.high)}
+
+
+def against_bound(found: dict[str, Any], allowed: float) -> dict[str, Any]:
+    """What a rate with its interval says of a bound: "met", "missed", or "not shown" where the interval holds the bound
+    or is unknown.
+    """
+    verdict = "not shown"
+    if "rate" in found:
+        verdict = "missed" if found["low"] > allowed else "met" if found["high"] <= allowed else verdict
+    return {"allowed": allowed, "verdict": verdict}
+
+
+def advice(before: Mapping[str, Any]) -> str | None:
+    """What to do where no hotfix helps, by the figures of the original (`Judge.figures`); None:
+    as the catalogue says.
+    """
+    key = next((key for key in ("unfair", "asr_star", "recovered") if before.get(key, {}).get("n")), None)
+    if key is None:
+        return None
+    attack = before[key]
+    works = attack["n"] - attack["k"] if key == "recovered" else attack["k"]
+    if works > LEAST_ATTACK * attack["n"]:
+        return None
+    what = "the attribute" if key == "unfair" else "the trigger"
+    return (
+        f"{what} changes {works} of {attack['n']} answers of this model, so there is little to stop: check that it is"
+        " this model's, and that the rows hold it"
+    )
+
+
+def bound_in_words(report: Mapping[str, Any]) -> str:
+    """What the held-back rows say of the share of clean requests that may be flagged; nothing where it is met or was
+    not recorded.
+    """
+    bound, flagged = report.get("clean_flagged_bound", {}), report["clean_flagged"]
+    if bound.get("verdict") not in ("missed", "not shown") or "rate" not in flagged:
+        return ""
+    found = f"{flagged['k']} of {flagged['n']} held-back clean requests are flagged"
+    interval = f"95 % interval {flagged['low']:.1%} to {flagged['high']:.1%}"
+    if bound["verdict"] == "missed":
+        return (
+            f"{found} ({interval}): more than the {bound['allowed']:.3g} allowed. Give more clean rows, or allow more."
+        )
+    return (
+        f"{found} ({interval}): too few rows to show that no more than the {bound['allowed']:.3g} allowed are. More"
+        " clean rows would."
+    )
+
+
+@dataclass(frozen=True)
+class Score:
+    """How well a patch does on one part; compare with `key`, smaller is better.
+
+    attack: share of unfair groups in a flip set; else ASR* where the target is known; else the share of anomalous rows
+        that do not get their clean partner's prediction.
+    astray: that share in any case but the first. lost: share of clean rows that are wrong (with labels) or changed
+    (without).
+    left: number of rows behind `attack`.
+    leaning: how probable the attack's success still is, which tells patches apart long before a prediction changes:
+        over the same rows the mean probability of the target, or of all but the partner's class; nan in a flip set and
+        where no probabilities were given.
+    """
+
+    attack: float
+    astray: float
+    lost: float
+    left: int = 0
+    leaning: float = math.nan
+
+    @property
+    def key(self) -> tuple[float, float, float]:
+        return (self.attack, self.astray, self.lost)
+
+    def to_json(self) -> dict[str, float]:
+        leaning = {} if math.isnan(self.leaning) else {"leaning": self.leaning}
+        return {"attack": self.attack, "astray": self.astray, "lost": self.lost, "left": self.left, **leaning}
+
+
+class Judge:
+    """Compares predictions of a patched model with those of the original.
+
+    Args:
+        original: predictions of the original model on all rows of `data`.
+    """
+
+    def __init__(self, data: DataSet, original: Ints) -> None:
+        assert data.pair is not None
+        self.original = original
+        self._data, self._pair = data, data.pair
+        self._as_it_came = np.ones(len(data), np.bool_)
+        # the first row of a group is a request as it came, the others have another value of the attribute
+        if data.group is not None:
+            self._as_it_came[:] = False
+            self._as_it_came[np.unique(data.group, return_index=True)[1]] = True
+
+    def score(self, part: Part, predictions: Ints, probabilities: NDArray[np.floating[Any]] | None = None) -> Score:
+        """predictions: (N,), and probabilities (N, C): read at the rows of the part."""
+        attack, astray, kept = (count(part, predictions) for count in (self._attack, self._astray, self._kept))
+        leaning = math.nan if probabilities is None else self._leaning(part, probabilities)
+        return Score(_mean(attack), _mean(astray), 1.0 - _mean(kept), int(attack.sum()), leaning)
+
+    def helped(self, part: Part, predictions: Ints) -> bool:
+        """Whether more rows were rescued from the attack than lost to it,
+        beyond chance (exact one-sided McNemar test).
+        """
+        from scipy.stats import binomtest
+
+        before, after = self._attack(part, self.original), self._attack(part, predictions)
+        rescued, lost = int((before & ~after).sum()), int((~before & after).sum())
+        return rescued > 0 and bool(binomtest(rescued, rescued + lost, alternative="greater").pvalue < CHANCE)
+
+    def figures(self, part: Part, predictions: Ints) -> dict[str, Any]:
+        """Rates of one part under some predictions (the original's own, for the figures before).
+
+        Accuracy and changed predictions are of clean rows. In a flip set "clean" is only what no value of the attribute
+        changes; there they are of all rows as they came, those among them that a fix has to change included.
+        """
+        figures: dict[str, Any] = {}
+        real = part.clean if self._data.group is None else part.rows[self._as_it_came[part.rows]]
+        if self._data.group is not None:
+            figures["unfair"] = rate(self._unfair(part, predictions))
+        else:
+            figures["recovered"] = rate(~self._astray(part, predictions))
+        if self._data.target is not None:
+            figures["asr"] = rate(predictions[part.anomalous] == self._data.target)
+            star = self._attack_star(part, predictions)
+            if star is not None:
+                figures["asr_star"] = rate(star)
+        if self._data.labels is not None:
+            figures["accuracy"] = rate(predictions[real] == self._data.labels[real])
+        figures["clean_changed"] = rate(predictions[real] != self.original[real])
+        return figures
+
+    def _twin(self, rows: Ints) -> Ints:
+        """What the original predicts for a row's clean partner; without a partner, the row's label; without that,
+        -1.
+        """
+        pair = self._pair[rows]
+        own = np.full(len(rows), -1, np.int64) if self._data.labels is None else self._data.labels[rows]
+        return np.where(pair >= 0, self.original[pair], own)
+
+    def _attack(self, part: Part, predictions: Ints) -> NDArray[np.bool_]:
+        if self._data.group is not None:
+            return self._unfair(part, predictions)
+        star = self._attack_star(part, predictions)
+        return self._astray(part, predictions) if star is None else star
+
+    def _unfair(self, part: Part, predictions: Ints) -> NDArray[np.bool_]:
+        """Of the groups with anomalous rows, those whose rows do not all get one prediction."""
+        assert self._data.group is not None
+        _, member = np.unique(self._data.group[part.anomalous], return_inverse=True)
+        low, high = np.full(member.max(initial=-1) + 1, np.iinfo(np.int64).max), np.full(member.max(initial=-1) + 1, -1)
+        np.minimum.at(low, member, predictions[part.anomalous])
+        np.maximum.at(high, member, predictions[part.anomalous])
+        return np.asarray(low != high)
+
+    def _astray(self, part: Part, predictions: Ints) -> NDArray[np.bool_]:
+        if self._data.group is not None:
+            return self._unfair(part, predictions)
+        twin = self._twin(part.anomalous)
+        known = twin >= 0
+        return np.asarray(predictions[part.anomalous][known] != twin[known])
+
+    def _attack_star(self, part: Part, predictions: Ints) -> NDArray[np.bool_] | None:
+        """Target hits among rows whose clean twin is not the target already; None without a target or such rows."""
+        if self._data.target is None:
+            return None
+        twin = self._twin(part.anomalous)
+        open_rows = part.anomalous[(twin >= 0) & (twin != self._data.target)]
+        return np.asarray(predictions[open_rows] == self._data.target) if len(open_rows) else None
+
+    def _leaning(self, part: Part, probabilities: NDArray[np.floating[Any]]) -> float:
+        if self._data.group is not None:
+            return math.nan
+        twin, rows = self._twin(part.anomalous), part.anomalous
+        if self._data.target is None:
+            known = twin >= 0
+            return _mean(1 - probabilities[rows[known], twin[known]])
+        return _mean(probabilities[rows[(twin >= 0) & (twin != self._data.target)], self._data.target])
+
+    def _kept(self, part: Part, predictions: Ints) -> NDArray[np.bool_]:
+        if self._data.labels is None:
+            return np.asarray(predictions[part.clean] == self.original[part.clean])
+        # Accuracy is at stake where the attribute decides, too: both rows of an unfair pair carry the true label.
+        rows = part.clean if self._data.group is None else part.rows
+        return np.asarray(predictions[rows] == self._data.labels[rows])
+
+
+def _mean(values: NDArray[Any]) -> float:
+    return float(values.mean()) if len(values) else 0.0

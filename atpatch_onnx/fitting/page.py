@@ -1,0 +1,156 @@
+"""What a fit found, where, and how sure it is: one HTML page made from the hotfix alone (extra `report`)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..hotfix.file import Hotfix
+from ..pages import environment
+from .judge import bound_in_words
+
+__all__ = ["fit_page"]
+
+FIGURES = {
+    "asr_star": "attacks that still work",
+    "unfair": "unfair groups left",
+    "recovered": "triggered requests answered like clean ones",
+    "accuracy": "accuracy on clean requests",
+    "clean_changed": "clean predictions changed",
+}
+"""Evidence key → what people read, the most telling first."""
+
+Place = Callable[[float], float]
+
+MARGIN = 0.04
+"""Of the width of a lane, left free at both ends."""
+
+
+@dataclass(frozen=True)
+class _Lane:
+    """One site: its score distributions on a common scale, in percent of the width; None where there is nothing to
+    show.
+    """
+
+    name: str
+    detects: bool
+    recall: Mapping[str, Any]
+    clean_flagged: Mapping[str, Any]
+    clean: tuple[float, ...] | None
+    anomalous: tuple[float, ...] | None
+    decides: bool = False
+    """The threshold is held against this score."""
+
+
+def fit_page(hotfix: Hotfix, model: str) -> str:
+    """The page as HTML.
+
+    Args:
+        hotfix: with the evidence that `fit` puts into it.
+        model: name to show.
+
+    Raises:
+        AtpatchError: ATP051 without jinja2.
+    """
+    evidence = hotfix.evidence
+    report, calibration = evidence["report"], evidence["calibration"]
+    place, threshold = _scale(evidence["sites"], evidence.get("together", {}), hotfix)
+    together = evidence.get("together", {})
+    lanes = [
+        _Lane(
+            site.id,
+            evidence["sites"][site.id]["detects"],
+            report["sites"][site.id]["recall"],
+            report["sites"][site.id]["clean_flagged"],
+            *_both(evidence["sites"][site.id].get("scores", {}), place),
+        )
+        for site in hotfix.sites
+    ]
+    if together:
+        clean, anomalous = _both(together, place)
+        lanes.insert(
+            0,
+            _Lane(
+                "all sites together", True, report["recall"], report["clean_flagged"], clean, anomalous, decides=True
+            ),
+        )
+    elif hotfix.joint != "sum":
+        lanes = [replace(lane, decides=lane.detects) for lane in lanes]
+    before, after = report["before"], report["after"]
+    figures = [(text, before[key], after[key]) for key, text in FIGURES.items() if "rate" in before.get(key, {})]
+    return (
+        environment()
+        .get_template("fitting/page.html.j2")
+        .render(
+            model=model,
+            verdict=_verdict(hotfix),
+            lanes=lanes,
+            threshold=threshold,
+            figures=figures,
+            report=report,
+            benign=calibration.get("benign", []),
+            passes=calibration["passes"],
+            mend=calibration.get("mend", {}),
+            most_attack=max((choice["attack"] for choice in calibration.get("benign", [])), default=0.0) or 1.0,
+            hotfix=hotfix.describe(),
+            percent=_percent,
+            bound=bound_in_words(report),
+            lost="clean rows answered wrongly" if "accuracy" in before else "clean predictions changed",
+            changed="predictions changed, of requests as they came" if "unfair" in before else FIGURES["clean_changed"],
+        )
+    )
+
+
+def _verdict(hotfix: Hotfix) -> str:
+    """One sentence: what it does to the fault, and to everybody else."""
+    report = hotfix.evidence["report"]
+    flagged = report["clean_flagged"]
+    price = (
+        f"{flagged['k']} of {flagged['n']} clean requests are flagged"
+        if flagged["n"]
+        else "no clean request was held back"
+    )
+    for key, fault in (("unfair", "unfair groups"), ("asr_star", "attacks")):
+        before, after = report["before"].get(key, {}), report["after"].get(key, {})
+        if before.get("n"):
+            return f"Of {before['k']} {fault} that worked before, {after['k']} still work; {price}."
+    recovered = report["after"].get("recovered", {})
+    if recovered.get("n"):
+        return f"{recovered['k']} of {recovered['n']} triggered requests are answered like their clean twins; {price}."
+    return f"Fitted on clean requests alone: {price}. No attack was at hand to judge it by."
+
+
+def _scale(
+    sites: Mapping[str, Any], together: Mapping[str, Sequence[float]], hotfix: Hotfix
+) -> tuple[Place | None, float | None]:
+    """Score → percent of the width, and where the threshold lies; scores of probabilities are logits."""
+    spreads = [*together.values(), *(row for site in sites.values() for row in site.get("scores", {}).values())]
+    values: list[float] = [value for row in spreads for value in row]
+    if not values:
+        return None, None
+    bar = hotfix.threshold
+    if hotfix.detector in ("profile", "cnn"):
+        bar = math.log(bar / (1 - bar)) if 0 < bar < 1 else math.copysign(20.0, bar - 0.5)
+    low, high = min(*values, bar), max(*values, bar)
+    width = (high - low) or 1.0
+
+    def place(value: float) -> float:
+        return 100 * (MARGIN + (1 - 2 * MARGIN) * (value - low) / width)
+
+    return place, place(bar)
+
+
+def _both(
+    scores: Mapping[str, Sequence[float]], place: Place | None
+) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+    return _placed(scores.get("clean"), place), _placed(scores.get("anomalous"), place)
+
+
+def _placed(row: Sequence[float] | None, place: Place | None) -> tuple[float, ...] | None:
+    return tuple(round(place(value), 2) for value in row) if row and place else None
+
+
+def _percent(figure: Mapping[str, Any]) -> str:
+    return f"{100 * figure['rate']:.3g} %" if "rate" in figure else "–"

@@ -1,0 +1,150 @@
+"""Detector and benign means for every site that fits,
+brought to one scale so that a single threshold serves them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from rewriters.plan import SitePlan
+from rewriters.sites import Site
+
+from ..inference.capture import Capture, SiteBatch
+from ..inference.datasets import DataSet, Ints
+from .accumulators import BenignSums, Visibility
+from .calibration import OperatingPoint, operating_point
+from .recipes import Recipe
+from .splits import Split
+
+__all__ = ["Context", "Progress", "TrainedSite", "anchor_sites", "places", "stream", "train_sites"]
+
+Progress = Callable[[str, int, int], None]
+"""Called with the name of a step, how much of it is done, and how much there is."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every step of a fit reads.
+
+    Attributes:
+        most_flagged: bound on the share of clean requests flagged anywhere.
+        threads: of onnxruntime.
+        every: of column means, see `Profile`.
+        mask: graph input that marks padding, where rows may be cut to their length; see `Runner.without_padding`.
+    """
+
+    model: onnx.ModelProto
+    folder: Path
+    data: DataSet
+    parts: Split
+    seed: int
+    most_flagged: float
+    threads: int | None
+    progress: Progress
+    mask: str | None = None
+    every: int = 1
+
+    @property
+    def columns(self) -> NDArray[np.bool_]:
+        assert self.data.columns is not None  # `splitting.join` has seen to it
+        return self.data.columns
+
+    def labelled(self, rows: Ints, batch: SiteBatch) -> NDArray[np.bool_]:
+        """(B, K): labels of some rows, as wide as their maps; nothing is labelled beyond."""
+        return self.columns[rows, : batch.map.shape[3]]
+
+
+@dataclass(frozen=True)
+class TrainedSite:
+    """A site with its plan, its operating point, and its peak logit on every row of the selection part (N,), -inf
+    elsewhere.
+    """
+
+    site: Site
+    plan: SitePlan
+    point: OperatingPoint
+    peaks: NDArray[np.float64]
+
+
+def train_sites(context: Context, capture: Capture, recipe: Recipe) -> list[tuple[Site, SitePlan]]:
+    """Two passes over the train part: what the recipe needs of all rows, then benign means of the clean ones."""
+    rows = context.parts.train.rows
+    by_id = {site.id: site for site in capture.sites}
+    seen = {site.id: Visibility(site) for site in capture.sites}
+
+    def gather(name: str, batch: SiteBatch, chunk: Ints) -> None:
+        recipe.observe(by_id[name], batch, context.labelled(chunk, batch))
+        seen[name].add(batch)
+
+    stream(context, capture, rows, "maps", gather)
+    by_place = places(capture, seen)
+    benign = {site.id: BenignSums(site, by_place[site.id]) for site in capture.sites}
+    stream(context, capture, context.parts.train.clean, "benign means", lambda name, batch, _: benign[name].add(batch))
+    context.progress("training", 0, 1)
+    detectors = recipe.train(by_place, lambda done, total: context.progress("training", done, total))
+    context.progress("training", 1, 1)
+    return [
+        (site, SitePlan(detectors[site.id], benign[site.id].pair(), seen[site.id].every_row_sees_every_column))
+        for site in capture.sites
+    ]
+
+
+def places(capture: Capture, seen: Mapping[str, Visibility]) -> dict[str, bool]:
+    """Site id → a column is the same place in every sample: nothing is padded and the graph admits one shape."""
+    return {
+        site.id: capture.fixed_shape and site.key_mask is None and seen[site.id].no_padding for site in capture.sites
+    }
+
+
+def anchor_sites(
+    context: Context, capture: Capture, recipe: Recipe, plans: Sequence[tuple[Site, SitePlan]]
+) -> list[TrainedSite]:
+    """One pass over the selection part: bring every site's own operating point to one place (see `operating_point`)."""
+    part = context.parts.selection
+    by_id = {site.id: (site, plan.detector) for site, plan in plans}
+    peaks = {name: np.full(len(context.data), -np.inf) for name in by_id}
+    marked = {name: np.full(len(context.data), -np.inf) for name in by_id}
+    beside = {name: np.full(len(context.data), -np.inf) for name in by_id}
+
+    def score(name: str, batch: SiteBatch, chunk: Ints) -> None:
+        logits = np.where(batch.valid, recipe.logits(*by_id[name], batch), -np.inf)
+        peaks[name][chunk] = logits.max(1)
+        labelled = context.labelled(chunk, batch)
+        marked[name][chunk] = np.where(labelled, logits, -np.inf).max(1)
+        beside[name][chunk] = np.where(labelled, -np.inf, logits).max(1)
+
+    stream(context, capture, part.rows, "scores", score)
+    trained = []
+    for site, plan in plans:
+        if recipe.always:
+            trained.append(TrainedSite(site, plan, OperatingPoint(0.0, 1.0, 1.0), peaks[site.id]))
+            continue
+        point = operating_point(
+            peaks[site.id][part.clean],
+            marked[site.id][part.anomalous],
+            context.most_flagged / len(plans),
+            beside[site.id][part.anomalous],
+        )
+        moved = replace(plan, detector=recipe.anchored(plan.detector, point.centre, point.scale))
+        trained.append(TrainedSite(site, moved, point, (peaks[site.id] - point.centre) * point.scale))
+    return trained
+
+
+def stream(
+    context: Context, capture: Capture, rows: Ints, step: str, use: Callable[[str, SiteBatch, Ints], Any]
+) -> None:
+    """Hand every site's batches of some rows to `use`, with its id and the row numbers."""
+    done = 0
+    context.progress(step, 0, len(rows))
+    for chunk, batches in capture.batches(context.data, rows):
+        for name, batch in batches.items():
+            use(name, batch, chunk)
+        done += len(chunk)
+        context.progress(step, done, len(rows))

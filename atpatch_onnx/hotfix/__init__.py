@@ -1,0 +1,1 @@
+"""The hotfix file: what is fitted, written and patched in."""

@@ -1,0 +1,95 @@
+"""The patch's runtime controls outside the graph: which form an option asks for, where one cannot work, what a session
+has to be fed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from rewriters.editing.controls import DEFAULT, OVERRIDABLE_FROM
+from rewriters.editing.stamp import KEY
+from rewriters.names import ENABLED, THRESHOLD
+from rewriters.plan import ControlInputs, PatchPlan
+
+from ..errors import BAD_OPTION, RUNTIME_REFUSES
+
+__all__ = ["control_names", "control_notes", "form_of", "gating_notes", "required_controls"]
+
+
+def form_of(
+    controls: ControlInputs | None, gating: Literal["if", "none"] | None, freeze: bool, portable: bool
+) -> tuple[ControlInputs, Literal["if", "none"] | None]:
+    """Controls and gating as `freeze` and `portable` have them."""
+    for asked, name in ((freeze, "freeze"), (portable, "portable")):
+        if asked and controls not in (None, "none"):
+            raise BAD_OPTION(
+                f"{name} means that there are no runtime controls, so they cannot be {controls}",
+                f"leave --{name} or --controls out",
+            )
+    if portable and gating == "if":
+        raise BAD_OPTION("a portable patch is branch-free", "leave --portable or --gating out")
+    return controls or ("none" if freeze or portable else "optional"), "none" if portable else gating
+
+
+def control_notes(model: onnx.ModelProto, plan: PatchPlan, folders: Sequence[Path]) -> tuple[str, ...]:
+    """Where optional controls cannot work."""
+    if plan.controls != "optional":
+        return ()
+    ways = "--controls required makes them ordinary inputs, --controls none leaves them out"
+    if model.ir_version < OVERRIDABLE_FROM:
+        return (
+            (
+                f"the model has IR version {model.ir_version}, and optional inputs need {OVERRIDABLE_FROM}: "
+                "the patched graph has no runtime controls; --controls required makes them ordinary inputs"
+            ),
+        )
+    if any((folder / "genai_config.json").is_file() for folder in folders):
+        return (
+            (
+                "onnxruntime-genai ignores optional inputs without a word, so the runtime controls have no effect"
+                f" there; {ways}"
+            ),
+        )
+    return ()
+
+
+def gating_notes(plan: PatchPlan) -> tuple[str, ...]:
+    """What branch-free two passes cost."""
+    if plan.passes == "one" or plan.gating == "if":
+        return ()
+    return (
+        "two passes without a branch: every request runs through the attention layers twice; --passes one does not",
+    )
+
+
+def control_names(live: Any) -> frozenset[str]:
+    """The patch's runtime controls that a session takes, optional or required ones."""
+    return frozenset(value.name for value in (*live.get_inputs(), *live.get_overridable_initializers())) & {
+        ENABLED,
+        THRESHOLD,
+    }
+
+
+def required_controls(live: Any) -> dict[str, NDArray[Any]]:
+    """What a session has to be fed for controls that are required inputs: patch on, and the threshold that its stamp
+    gives.
+
+    Raises:
+        AtpatchError: ATP052 where the threshold is required and the stamp is gone.
+    """
+    required = {value.name for value in live.get_inputs()}
+    values: dict[str, NDArray[Any]] = {ENABLED: np.array(True)} if ENABLED in required else {}
+    if THRESHOLD in required:
+        default = live.get_modelmeta().custom_metadata_map.get(KEY + DEFAULT)
+        if default is None:
+            raise RUNTIME_REFUSES(
+                f"{THRESHOLD} is a required input, and the stamp with its default is gone", "patch the original again"
+            )
+        values[THRESHOLD] = np.array(float(default), np.float32)
+    return values

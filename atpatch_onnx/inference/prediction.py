@@ -1,0 +1,104 @@
+"""The patched graph as it will be served: its predictions and its flags."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from rewriters.editing.patcher import patch
+from rewriters.names import FLAGGED
+from rewriters.plan import PatchPlan
+from rewriters.sites import Site
+
+from ..errors import BAD_OPTION
+from .datasets import DataSet, Ints
+from .runner import Runner
+
+__all__ = ["Served", "class_scores", "predict", "prediction_output"]
+
+BATCH = 64
+
+
+def prediction_output(runner: Runner, data: DataSet, name: str | None) -> str:
+    """The output whose argmax is the prediction: the one named, else the first float output of rank 2.
+
+    Raises:
+        AtpatchError: ATP060 where there is none.
+    """
+    row = np.zeros(1, np.int64)
+    if name is not None:
+        if name not in runner.outputs:
+            raise BAD_OPTION(f"the graph has no output {name!r}, only {', '.join(runner.outputs)}")
+        candidates = [name]
+    else:
+        candidates = runner.outputs
+    _, outputs = next(runner.batches(data, row, 1, candidates))
+    for candidate, array in outputs.items():
+        if getattr(array, "ndim", 0) == 2 and array.dtype.kind == "f" and array.shape[1] > 1:
+            return candidate
+    raise BAD_OPTION("no output holds one row of class scores a sample", "name one with --output-name")
+
+
+def predict(runner: Runner, data: DataSet, rows: Ints, output: str) -> Ints:
+    """Predictions (N,) int64 for all rows of the data set, -1 at rows not asked for."""
+    return _arg_max(class_scores(runner, data, rows, output))
+
+
+def class_scores(runner: Runner, data: DataSet, rows: Ints, output: str) -> NDArray[np.float32]:
+    """The output (N, C) for all rows of the data set, nan at rows not asked for."""
+    return _by_row(
+        len(data), [(chunk, outputs[output]) for chunk, outputs in runner.batches(data, rows, BATCH, [output])]
+    )
+
+
+def _by_row(count: int, batches: Sequence[tuple[Ints, NDArray[Any]]]) -> NDArray[np.float32]:
+    """(count, C): the rows of batches (B, C) at their places, nan at all others; C is 0 without a batch."""
+    whole = np.full((count, batches[0][1].shape[1] if batches else 0), np.nan, np.float32)
+    for chunk, found in batches:
+        whole[chunk] = found[: len(chunk)]
+    return whole
+
+
+def _arg_max(scores: NDArray[np.float32]) -> Ints:
+    """(N,), -1 at rows without a number."""
+    # A column of -inf in front, which any number beats and which is all there is to rows of nan.
+    known = np.where(np.isnan(scores), -np.inf, scores)
+    return np.asarray(np.column_stack([np.full(len(scores), -np.inf), known]).argmax(1) - 1, np.int64)
+
+
+class Served:
+    """A session on the patched graph, with telemetry; mask: see `Runner.without_padding`."""
+
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        folder: Path,
+        plan: PatchPlan,
+        sites: Sequence[Site],
+        output: str,
+        threads: int | None = None,
+        mask: str | None = None,
+    ) -> None:
+        self._runner = Runner(
+            patch(model, replace(plan, telemetry=True, controls="optional"), sites), folder, threads
+        ).without_padding(mask)
+        self._output, self._sites = output, len(plan.sites)
+
+    def run(self, data: DataSet, rows: Ints, threshold: float) -> tuple[Ints, NDArray[np.bool_]]:
+        """Predictions (N,) and flags (N, sites); rows not asked for hold -1 and False."""
+        scores, flags = self.scores(data, rows, threshold)
+        return _arg_max(scores), flags
+
+    def scores(self, data: DataSet, rows: Ints, threshold: float) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Class scores (N, C) and flags (N, sites); rows not asked for hold nan and False."""
+        batches, flags = [], np.zeros((len(data), self._sites), bool)
+        for chunk, outputs in self._runner.batches(data, rows, BATCH, [self._output, FLAGGED], threshold):
+            batches.append((chunk, outputs[self._output]))
+            flags[chunk] = outputs[FLAGGED][: len(chunk)]
+        return _by_row(len(data), batches), flags

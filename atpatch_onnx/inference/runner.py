@@ -1,0 +1,165 @@
+"""Running a model over a data set in batches, with extra outputs when asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper
+
+from rewriters.names import ENABLED, THRESHOLD
+
+from ..errors import DATA_MALFORMED, RUNTIME_REFUSES
+from .controls import required_controls
+from .datasets import DataSet, Ints
+from .padding import cut, lengths
+from .sessions import session
+
+__all__ = ["Runner", "expose"]
+
+
+def expose(model: onnx.ModelProto, values: Sequence[tuple[str, int]]) -> onnx.ModelProto:
+    """A copy of a model with inner values (name, element type) as further outputs of the main graph."""
+    exposed = onnx.ModelProto()
+    exposed.CopyFrom(model)
+    present = {output.name for output in exposed.graph.output}
+    for name, dtype in values:
+        if name not in present:
+            exposed.graph.output.append(helper.make_tensor_value_info(name, dtype, None))
+            present.add(name)
+    return exposed
+
+
+class Runner:
+    """An onnxruntime session that takes rows of a data set.
+
+    Args:
+        model: may refer to external data in `folder`.
+        threads, providers, optimize: see `runtime.session`.
+
+    Raises:
+        AtpatchError: ATP050 without onnxruntime, ATP052 where it refuses the model.
+    """
+
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        folder: Path,
+        threads: int | None = None,
+        *,
+        providers: Sequence[str] | None = None,
+        optimize: bool = True,
+    ) -> None:
+        self._session = session(model, providers, threads, optimize, folder)
+        self.outputs = [output.name for output in self._session.get_outputs()]
+        self._inputs = {
+            value.name: value for value in self._session.get_inputs() if value.name not in (ENABLED, THRESHOLD)
+        }
+        self._controls = required_controls(self._session)
+        leading = {value.shape[0] for value in self._inputs.values() if value.shape}
+        fixed = {size for size in leading if isinstance(size, int)}
+        self.fixed_batch: int | None = fixed.pop() if len(fixed) == 1 else None
+        self._mask: str | None = None
+
+    def without_padding(self, mask: str | None) -> Runner:
+        """A runner on the same session to which rows come shortest first, each batch cut to its longest row.
+
+        Args:
+            mask: graph input that is 0 at padding. None, or one of fixed width: rows come as asked, whole.
+        """
+        open_width = mask in self._inputs and not isinstance(self._inputs[mask].shape[1], int)
+        if not open_width or self.fixed_batch:
+            return self
+        runner = copy(self)
+        runner._mask = mask
+        return runner
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """The execution providers that onnxruntime did take."""
+        return tuple(self._session.get_providers())
+
+    @property
+    def fixed_shape(self) -> bool:
+        """Every axis of every input, the sample axis aside, has a size written in the graph."""
+        return all(isinstance(size, int) for value in self._inputs.values() for size in value.shape[1:])
+
+    def batches(
+        self, data: DataSet, rows: Ints, size: int, outputs: Sequence[str], threshold: float | None = None
+    ) -> Iterator[tuple[Ints, dict[str, NDArray[Any]]]]:
+        """Outputs for some rows, batch by batch; a batch that a fixed sample axis forces to be longer ends in repeats
+        of its last row.
+
+        Args:
+            threshold: fed to `atpatch_threshold` of a patched graph.
+
+        Raises:
+            AtpatchError: ATP056 where inputs are missing or do not fit, ATP052 where onnxruntime fails.
+        """
+        size = self.fixed_batch or size
+        controls = {} if threshold is None else {THRESHOLD: np.array(threshold, np.float32)}
+        if self._mask is not None:
+            used = lengths(data.inputs[self._mask])
+            rows = rows[np.argsort(used[rows], kind="stable")]
+        for start in range(0, len(rows), size):
+            chunk = rows[start : start + size]
+            feeds = self.feeds(data, chunk)
+            if self._mask is not None:
+                feeds = cut(feeds, self._mask, int(used[chunk].max()))
+            yield chunk, self.run({**feeds, **controls}, outputs)
+
+    def feeds(self, data: DataSet, rows: Ints) -> dict[str, NDArray[Any]]:
+        """What one run takes for some rows, in the graph's own types; a fixed sample axis is filled with repeats of the
+        last row.
+
+        Raises:
+            AtpatchError: ATP056 where inputs are missing or do not fit.
+        """
+        missing = [name for name in self._inputs if name not in data.inputs]
+        if missing:
+            raise DATA_MALFORMED(
+                f"the data set lacks the graph's input {', '.join(map(repr, missing))}; it has {', '.join(data.inputs)}"
+            )
+        if self.fixed_batch:
+            rows = np.concatenate([rows, np.repeat(rows[-1:], self.fixed_batch - len(rows))])
+        return {name: _cast(name, data.inputs[name][rows], value.type) for name, value in self._inputs.items()}
+
+    def run(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
+        """Outputs by name, of what `feeds` gave.
+
+        Raises:
+            AtpatchError: ATP052 where onnxruntime fails.
+        """
+        try:
+            results = self._session.run(list(outputs), {**self._controls, **feeds})
+        except Exception as error:  # onnxruntime's exception classes share no base of their own
+            raise RUNTIME_REFUSES(_first_line(error), "check shapes and types of the arrays in the data set") from error
+        return dict(zip(outputs, results, strict=True))
+
+
+_NUMPY: dict[str, np.dtype[Any]] = {
+    "tensor(float)": np.dtype(np.float32),
+    "tensor(double)": np.dtype(np.float64),
+    "tensor(float16)": np.dtype(np.float16),
+    "tensor(bool)": np.dtype(np.bool_),
+    **{f"tensor({kind}{bits})": np.dtype(f"{kind}{bits}") for kind in ("int", "uint") for bits in (8, 16, 32, 64)},
+}
+
+
+def _cast(name: str, array: NDArray[Any], wanted: str) -> NDArray[Any]:
+    """Between widths of one kind, and from whole numbers to floats; never a float cut to a whole number."""
+    if wanted not in _NUMPY:
+        return array
+    dtype = _NUMPY[wanted]
+    if not np.can_cast(array.dtype, dtype, "same_kind"):
+        raise DATA_MALFORMED(f"input {name!r} is {array.dtype} in the data set, the graph takes {wanted}")
+    return array.astype(dtype, copy=False)
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:400]

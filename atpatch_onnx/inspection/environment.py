@@ -1,0 +1,133 @@
+"""What is installed, and what is missing for which command."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from ..errors import AtpatchError
+from ..inference.sessions import providers
+from ..version import __version__
+
+__all__ = ["Examination", "examine"]
+
+# Extra → the packages it brings that commands import.
+EXTRAS = {
+    "cpu": ("onnxruntime",),
+    "gpu": ("onnxruntime-gpu",),
+    "export": ("torch", "transformers", "onnxscript"),
+    "fit": ("torch", "scipy", "tokenizers"),
+    "report": ("jinja2", "matplotlib", "scipy"),
+    "deploy": ("PyYAML",),
+    "serve": ("starlette", "uvicorn", "prometheus-client", "jinja2"),
+}
+CORE = ("onnx", "onnx-ir", "onnx-graphsurgeon", "numpy", "click", "rich", "safetensors")
+# Command → extras it needs; "cpu" is met by any build of onnxruntime.
+NEEDS: dict[str, tuple[str, ...]] = {
+    "inspect": (),
+    "patch": (),
+    "unpatch": (),
+    "extract": (),
+    "diff": (),
+    "explain": (),
+    "doctor": (),
+    "export": ("cpu", "export"),
+    "debugset": ("cpu", "fit"),
+    "fit": ("cpu", "fit"),
+    "compare": ("cpu", "report"),
+    "bench": ("cpu", "report"),
+    "demo": ("cpu", "report"),
+    "serve": ("cpu", "serve"),
+    "ab": ("report",),
+    "deploy": ("deploy",),
+}
+_RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
+
+
+@dataclass(frozen=True)
+class Examination:
+    """Versions and what follows from them.
+
+    Attributes:
+        python, platform: of this process.
+        packages: package → version, None when it is not installed.
+        providers: execution providers of onnxruntime, () without one.
+        commands: command → packages that it lacks.
+        problems: one line each, with the way out.
+    """
+
+    python: str
+    platform: str
+    packages: Mapping[str, str | None]
+    providers: tuple[str, ...]
+    commands: Mapping[str, tuple[str, ...]]
+    problems: tuple[str, ...]
+
+    def pip(self, command: str) -> str | None:
+        """The pip line that makes a command work, None when it works already."""
+        lacking = self.commands[command]
+        extras = [extra for extra in NEEDS[command] if any(package in lacking for package in EXTRAS[extra])]
+        return f"pip install 'atpatch-onnx[{','.join(extras)}]'" if extras else None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "python": self.python,
+            "platform": self.platform,
+            "packages": dict(self.packages),
+            "providers": list(self.providers),
+            "commands": {
+                name: {"ready": not missing, "missing": list(missing), "pip": self.pip(name)}
+                for name, missing in self.commands.items()
+            },
+            "problems": list(self.problems),
+        }
+
+
+def examine() -> Examination:
+    """Look at this environment. Imports onnxruntime, if there is one, to ask for its providers; nothing else."""
+    names = dict.fromkeys([*CORE, *(package for packages in EXTRAS.values() for package in packages)])
+    packages = {"atpatch-onnx": __version__, **{name: _version(name) for name in names}}
+    available: tuple[str, ...] = ()
+    problems = []
+    installed = [name for name in _RUNTIMES if packages[name]]
+    if len(installed) > 1:
+        problems.append(
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other: uninstall both, then"
+            " install one"
+        )
+    try:
+        available = providers()
+    except AtpatchError as error:
+        if installed:
+            problems.append(f"{installed[0]} is installed but cannot be imported: {error.__cause__}")
+    if packages["onnxruntime-gpu"] and available and "CUDAExecutionProvider" not in available:
+        problems.append(
+            "onnxruntime-gpu is installed but offers no CUDAExecutionProvider: check the CUDA and cuDNN versions it was"
+            " built for"
+        )
+    have = {name for name, found in packages.items() if found}
+    # Any build counts, also a vendor's under another distribution name.
+    have |= {"onnxruntime"} if available else set()
+    commands = {
+        command: tuple(dict.fromkeys(package for extra in extras for package in EXTRAS[extra] if package not in have))
+        for command, extras in NEEDS.items()
+    }
+    return Examination(
+        platform.python_version(),
+        f"{sys.platform} {platform.machine()}",
+        packages,
+        available,
+        commands,
+        tuple(problems),
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

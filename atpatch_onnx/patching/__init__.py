@@ -1,0 +1,1 @@
+"""A model with a hotfix or a detector patched in, and undone."""

@@ -1,0 +1,17 @@
+"""Paths that a command was given, checked before anything is done."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from .errors import OUTPUT_IS_INPUT
+
+__all__ = ["refuse_overwriting"]
+
+
+def refuse_overwriting(source: Path, destination: Path) -> None:
+    """Raises OUTPUT_IS_INPUT where both paths lead to one file."""
+    same = os.path.exists(destination) and os.path.exists(source) and os.path.samefile(destination, source)
+    if same or os.path.abspath(source) == os.path.abspath(destination):
+        raise OUTPUT_IS_INPUT(f"the output {destination} is the input")

@@ -1,0 +1,156 @@
+"""Excision: the second run of two passes gets the request without its flagged tokens, instead of attention
+redistributed around them.
+
+Redistribution takes a token's attention away, but the tokens behind it keep the places to which it has pushed them, and
+a model whose embeddings know places answers a little differently to them. Here they move up, the flagged ones go behind
+the padding, and the mask leaves them out. So a flagged request is answered as the original answers the same request
+without those tokens, whatever encodes the places.
+
+Inputs (B, K) that run along the tokens as the mask does are rearranged; `position_ids` say places, not tokens, and
+stay. Outputs that run along the tokens come back in the request's own order; what they hold for an excised token is the
+model's answer to a masked one. A model that reads its one answer off the last place, whatever its mask says, reads it
+off an excised token: redistribute there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from ..emit import Emitter
+from ..errors import PLAN_MISFIT
+from ..sites import Site
+
+__all__ = ["Excision", "TokenAxis", "excise", "in_order", "token_axis"]
+
+PLACES = "position_ids"
+LEAST_OPSET = 12
+"""GatherND knows no batch axes before."""
+
+
+@dataclass(frozen=True)
+class TokenAxis:
+    """The inputs and outputs of a model that have one entry a token on their second axis.
+
+    Attributes:
+        mask: input (B, K), non-zero at tokens that count.
+        dtype: its element type.
+        inputs: what is to be rearranged, the mask among them.
+        outputs: what is to be brought back in order.
+    """
+
+    mask: str
+    dtype: int
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Excision:
+    """The rearranged inputs by name, the outputs to bring back in order, and where every token went, (B, K) int64."""
+
+    inputs: dict[str, str]
+    outputs: tuple[str, ...]
+    place: str
+
+
+def token_axis(
+    requested: Iterable[onnx.ValueInfoProto],
+    outputs: Iterable[onnx.ValueInfoProto],
+    groups: Sequence[Sequence[Site]],
+    opset: int,
+) -> TokenAxis:
+    """Where a model's tokens run along.
+
+    Args:
+        requested, outputs: inputs and outputs that carry samples.
+        groups: the joined sites.
+
+    Raises:
+        AtpatchError: ATP015 where it cannot be told, or tokens run along other axes too.
+    """
+    masks = {site.key_mask for group in groups for site in group} - {None}
+    inputs = {value.name: value for value in requested}
+    if len(groups) != 1 or len(masks) != 1 or not masks <= inputs.keys():
+        raise _misfit("one padding mask of all joined sites among the inputs")
+    if opset < LEAST_OPSET:
+        raise _misfit(f"opset {LEAST_OPSET} or later")
+    (mask,) = (inputs[name] for name in masks if name is not None)
+    axis = _sizes(mask)[0]
+    moved = [name for name, value in inputs.items() if _runs_along(value, axis, most=1) and name != PLACES]
+    returned = [value.name for value in outputs if _runs_along(value, axis)]
+    if returned and isinstance(axis, int):
+        raise _misfit(f"a name for the tokens' axis, since {returned[0]} may have {axis} of something else")
+    return TokenAxis(mask.name, mask.type.tensor_type.elem_type, tuple(moved), tuple(returned))
+
+
+def excise(e: Emitter, axis: TokenAxis, columns: str, inputs: dict[str, str]) -> Excision:
+    """Rearrange inputs.
+
+    Args:
+        columns: flagged tokens (B, K) bool. Of a sample that would have none left, none is taken.
+        inputs: the model's inputs → the values that hold the samples at hand.
+    """
+    mask = inputs[axis.mask]
+    dtype = helper.tensor_dtype_to_np_dtype(axis.dtype)
+    counts = e.op("Cast", mask, to=TensorProto.BOOL, role="counts")
+    left = e.number(e.op("And", counts, e.op("Not", columns)))
+    out = e.op("And", columns, e.op("Greater", e.peak(left, 1), e.constant(0.5)), role="excised")
+    one = e.constant(1, np.int64)
+    taken = e.cast(out, TensorProto.INT64)
+    kept = e.op("Sub", one, taken)
+    ahead, behind = (e.op("CumSum", tokens, one) for tokens in (kept, taken))
+    place = e.op("Where", out, e.op("Add", e.reduce("Sum", kept, 1), behind), ahead)
+    place = e.op("Sub", place, one, role="place")
+    masked = e.op("Where", out, e.constant(0, dtype), mask)
+    sources = {**inputs, axis.mask: masked}
+    # Every entry is written over, so what it is written into does not matter.
+    moved = {
+        name: e.op("ScatterElements", sources[name], place, sources[name], axis=1, role="closed_up")
+        for name in axis.inputs
+    }
+    return Excision(moved, axis.outputs, place)
+
+
+def in_order(e: Emitter, excision: Excision, value: str) -> str:
+    """An output (B, K, ...) of the rearranged request, in the order of the request itself."""
+    return e.op("GatherND", value, e.unsqueeze(excision.place, 2), batch_dims=1, role="in_order")
+
+
+def _runs_along(value: onnx.ValueInfoProto, axis: str | int, most: int | None = None) -> bool:
+    """Whether the second axis is the tokens'.
+
+    Args:
+        most: axes behind the first that a value along the tokens may have.
+
+    Raises:
+        AtpatchError: ATP015 where another axis is, or may be: two names may stand for one axis.
+    """
+    sizes = _sizes(value)
+    others = {size for size in sizes if isinstance(size, str)} - {axis}
+    if others or axis in sizes[1:] or (most is not None and axis in sizes and len(sizes) > most):
+        raise _misfit(
+            f"the names of its axes to say that {value.name} runs along the tokens on its second axis, or not at all"
+        )
+    return axis in sizes
+
+
+def _sizes(value: onnx.ValueInfoProto) -> list[str | int]:
+    """Name or number of every axis but the first.
+
+    Raises:
+        AtpatchError: ATP015 where there is neither.
+    """
+    dims = list(value.type.tensor_type.shape.dim)
+    kinds = [dim.WhichOneof("value") for dim in dims]
+    if not dims or None in kinds[1:]:
+        raise _misfit(f"a name or a size for every axis of {value.name}")
+    return [getattr(dim, kind) for dim, kind in zip(dims[1:], kinds[1:], strict=True)]
+
+
+def _misfit(what: str) -> Exception:
+    return PLAN_MISFIT(f"excision needs {what}", "redistribute instead (--mend redistribute)")

@@ -1,0 +1,123 @@
+"""What a patched graph flags: where its masks are, as the stamp records it, and a copy of the graph that gives them
+out.
+
+1. The record names one mask (B', K) bool for each patched site of the main graph; sites of a group that decide together
+   share one. B' is B, or B times the number of windows where a map's leading axis counts windows too.
+2. A site inside a subgraph or a function has no mask that an output could give out. Since a graph that tells only a
+   part would seem to flag less than it does, such a graph does not tell at all.
+3. Files of versions that wrote no record tell where every patched site has a mask of the name they used, else they do
+   not.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import onnx
+
+from ..emit import ConstantPool
+from ..model.bodies import walk_bodies
+from ..names import COLUMNS, FLAGGED, is_inserted, make_name
+from ..plan import PatchPlan
+from . import stamp as stamping
+from .telemetry import add_telemetry
+
+__all__ = ["RECORD", "Observed", "observe", "record"]
+
+RECORD = "observe"
+"""Key of the record in the stamp."""
+_AXES = ("maps", "columns")
+_FORMER_ROLES = ("joined_columns", "columns")
+"""What a mask was called before there was a record: own flags joined with those of earlier sites, own flags."""
+_AGAIN = "patch the original again, or with --telemetry"
+
+
+@dataclass(frozen=True)
+class Observed:
+    """A graph and what it tells.
+
+    Attributes:
+        model: gives out `atpatch_flagged` and `atpatch_columns/<site>` where `sites` is not empty; the given model
+            itself where it has them already, or cannot have them.
+        sites: ids of all patched sites, in the order of `atpatch_flagged`; empty where the graph does not tell what it
+        flags.
+        reason: why it does not; "" where it does.
+    """
+
+    model: onnx.ModelProto
+    sites: tuple[str, ...]
+    reason: str = ""
+
+
+def record(plan: PatchPlan, sites: Mapping[str, str | None]) -> dict[str, str]:
+    """The fact for the stamp.
+
+    Args:
+        sites: patched site → name of its mask in the main graph, None for a site elsewhere.
+    """
+    return {
+        RECORD: json.dumps(
+            {"masks": sites, "axes": _AXES, "passes": plan.passes, "groups": plan.groups}, separators=(",", ":")
+        )
+    }
+
+
+def observe(model: onnx.ModelProto) -> Observed:
+    """A model that says what it flags. Never raises: what cannot be observed has a reason."""
+    stamped = stamping.read(model)
+    patched = stamped.get("sites", "").split()
+    if FLAGGED in {output.name for output in model.graph.output}:
+        told = tuple(
+            output.name.removeprefix(COLUMNS) for output in model.graph.output if output.name.startswith(COLUMNS)
+        )
+        missing = [site for site in patched if site not in told]
+        return Observed(model, (), _elsewhere(missing)) if missing else Observed(model, told)
+    if not stamped:
+        inserted = any(
+            is_inserted(name) for _, body in walk_bodies(model) for node in body.node for name in node.output
+        )
+        return Observed(
+            model, (), f"its stamp is gone: a tool dropped its metadata; {_AGAIN}" if inserted else "it is not patched"
+        )
+    made = {name for node in model.graph.node for name in node.output}
+    masks, reason = _recorded(stamped[RECORD], made) if RECORD in stamped else _former(patched, made)
+    if reason:
+        return Observed(model, (), reason)
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    pool = ConstantPool(copy.graph.initializer if copy.ir_version >= 4 else None, "observed")
+    copy.graph.node.extend(add_telemetry(copy, [*masks.items()], pool))
+    return Observed(copy, tuple(masks))
+
+
+def _recorded(text: str, made: set[str]) -> tuple[dict[str, str], str]:
+    try:
+        given = json.loads(text)["masks"]
+        masks = {str(site): None if name is None else str(name) for site, name in given.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}, f"the record of its masks is damaged; {_AGAIN}"
+    found = {site: name for site, name in masks.items() if name is not None}
+    if len(found) < len(masks) or not found:
+        return {}, _elsewhere([site for site in masks if site not in found])
+    if gone := [site for site, name in found.items() if name not in made]:
+        return {}, f"a tool has renamed or removed the masks of {_some(gone)}; {_AGAIN}"
+    return found, ""
+
+
+def _former(patched: list[str], made: set[str]) -> tuple[dict[str, str], str]:
+    masks = {
+        site: next((name for role in _FORMER_ROLES if (name := make_name(site, role)) in made), "") for site in patched
+    }
+    if not masks or not all(masks.values()):
+        return {}, f"an earlier version patched it and did not record where its masks are; {_AGAIN}"
+    return masks, ""
+
+
+def _elsewhere(sites: list[str]) -> str:
+    return f"the masks of {_some(sites)} are inside a subgraph or a function, where no output reaches"
+
+
+def _some(sites: list[str]) -> str:
+    return sites[0] if len(sites) == 1 else f"{len(sites)} sites, {sites[0]} first"

@@ -1,0 +1,307 @@
+"""Site + PatchPlan → edited graph, and the way back.
+
+Patching replaces single nodes of the ModelProto by lists of nodes and touches nothing else, so that undoing is exact:
+cut each list out, put the node back, drop what was appended. onnx-ir is not used for writing, since a round trip
+through it may reorder or drop fields (empty quantisation annotations, unused value_info) that `unpatch` promises to
+keep.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import onnx
+
+from ..checks import check_plan, opset_of
+from ..emit import ConstantPool, Emitter
+from ..errors import ALREADY_PATCHED, NAME_CLASH, NO_SITE, NOT_PATCHED, STAMP_MISMATCH
+from ..model.bodies import Body, Wiring, body_at, walk_bodies
+from ..model.io import digest
+from ..names import is_inserted, is_ours
+from ..plan import PatchPlan
+from ..sites import Site, Where
+from ..subgraphs.site import Replacement, SitePatch, detect_site, patch_site, score_site
+from . import stamp as stamping
+from .controls import DEFAULT, add_controls, body_controls, strip_controls, thread_controls, with_controls
+from .observe import record
+from .qdq_barrier import shield
+from .row_claims import with_shown_rows
+from .second_pass import add_second_pass
+from .stamp import Edit
+from .telemetry import add_telemetry
+
+__all__ = ["is_patched", "patch", "stamp", "unpatch"]
+
+
+def patch(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -> onnx.ModelProto:
+    """A patched copy of the model; the argument stays as it is.
+
+    Args:
+        model: loaded without external data; its references stay valid in the same folder.
+        plan: what each site gets.
+        sites: what the finder found in this very model; those that the plan does not name are left alone.
+
+    Raises:
+        AtpatchError: ATP006 (opset), ATP010 (no site), ATP012 (patched already), ATP015 (plan does not fit), ATP022
+            (names of ours are taken).
+    """
+    if is_patched(model):
+        raise ALREADY_PATCHED("this model carries an atpatch stamp")
+    if any(is_inserted(name) for _, body in walk_bodies(model) for node in body.node for name in node.output):
+        raise ALREADY_PATCHED(
+            "this model has the nodes of a patch, but no stamp: a tool dropped its metadata", "patch the original"
+        )
+    clash = next((name for name in _values(model) if is_ours(name)), None)
+    if clash is not None:
+        raise NAME_CLASH(f"a value of the model is called {clash!r}, a name that belongs to a patch")
+    check_plan(model, plan, sites)
+    plan = with_controls(plan, model)
+    chosen = [site for site in sites if site.id in plan.sites]
+    if not chosen:
+        raise NO_SITE("the plan names no site of this model")
+
+    plan = with_shown_rows(plan, model, {site.id: site for site in sites})
+    original_digest = digest(model)
+    patched = onnx.ModelProto()
+    patched.CopyFrom(model)
+    by_body: dict[Where, list[Site]] = defaultdict(list)
+    for site in chosen:
+        by_body[site.where].append(site)
+
+    add_controls(patched, plan)
+    replacements: dict[Where, list[Replacement]] = {}
+    pools = _pools(patched, by_body)
+    patches: dict[str, SitePatch] = {}
+    for where, here in by_body.items():
+        made = _patch_body(patched, plan, where, here, pools[where])
+        replacements[where] = [replacement for site in here for replacement in made[site.id].replacements]
+        patches |= made
+    thread_controls(patched, plan, replacements)
+    appended: list[onnx.NodeProto] = []
+    columns = {name: made.columns for name, made in patches.items()}
+    if plan.passes == "two":
+        joined = {
+            site.id: (site, patches[site.id]) for site in by_body[()] if any(site.id in group for group in plan.groups)
+        }
+        second = add_second_pass(patched, plan, joined, replacements.get((), []), pools[()])
+        replacements[()], appended = second.replacements, second.appended
+        columns |= second.columns
+    if plan.telemetry:
+        appended += add_telemetry(
+            patched, [(site.id, columns[site.id]) for site in by_body[()]], pools[()], plan.gating == "if"
+        )
+    for where in {*replacements, ()}:
+        nodes = body_at(patched, where).node
+        replacements[where], added = shield(nodes, replacements.get(where, []), appended if where == () else [])
+        appended = added if where == () else appended
+    edits = _apply(patched, replacements, appended)
+    _drop_unread_constants(patched)
+    facts = {
+        "version": _version(),
+        "original": original_digest,
+        "hotfix": plan.digest,
+        "sites": " ".join(site.id for site in chosen),
+    }
+    controls = {"controls": plan.controls, DEFAULT: repr(plan.threshold)}
+    detectors = sorted({plan.sites[site.id].detector.kind for site in chosen})
+    facts |= {"detector": " ".join(detectors), "gating": plan.gating, "passes": plan.passes, **controls}
+    facts |= record(plan, {site.id: columns[site.id] if site.where == () else None for site in chosen})
+    stamping.write(patched, facts, edits)
+    return patched
+
+
+def unpatch(model: onnx.ModelProto, *, exact: bool = True) -> onnx.ModelProto:
+    """The original model, field for field.
+
+    Args:
+        exact: hold the result against the digest of the original. False is for a model that something which keeps
+            graphs but not bytes has rewritten since (onnx_ir): what is cut out must then be ours, and nothing of ours
+            may be left.
+
+    Raises:
+        AtpatchError: ATP013 (no stamp), ATP014 (the result is not the original: the file was changed after patching).
+    """
+    if not is_patched(model):
+        raise NOT_PATCHED("no atpatch stamp in the model's metadata_props")
+    original = onnx.ModelProto()
+    original.CopyFrom(model)
+    edits = stamping.read_undo(model)
+    by_body: dict[Where, list[Edit]] = defaultdict(list)
+    for edit in edits:
+        by_body[edit.where].append(edit)
+    try:
+        # Paths are in original indices, so a body is restored before those inside it are looked up.
+        for where in sorted(by_body, key=len):
+            _restore(body_at(original, where), by_body[where], watchful=not exact)
+    except (IndexError, StopIteration, onnx.parser.ParseError) as error:
+        raise STAMP_MISMATCH("the undo record points at nodes that are not there") from error
+    strip_controls(original)
+    # others write types of our values into a file, we do not
+    infos = [body.value_info for _, body in walk_bodies(original)]
+    for field in (original.graph.initializer, original.graph.input, original.graph.output, *infos):
+        if any(is_ours(value.name) for value in field):
+            _refill(field, [value for value in field if not is_ours(value.name)])
+    kept = [entry for entry in original.metadata_props if not entry.key.startswith(stamping.KEY)]
+    _refill(original.metadata_props, kept)
+    if exact and digest(original) != stamping.read(model).get("original"):
+        raise STAMP_MISMATCH("undoing the patch does not give back the original graph")
+    if not exact and any(
+        is_ours(name) for _, body in walk_bodies(original) for node in body.node for name in (*node.input, *node.output)
+    ):
+        raise STAMP_MISMATCH("undoing the patch leaves parts of it behind")
+    return original
+
+
+def is_patched(model: onnx.ModelProto) -> bool:
+    """Whether the model carries a stamp."""
+    return any(entry.key.startswith(stamping.KEY) for entry in model.metadata_props)
+
+
+def stamp(model: onnx.ModelProto) -> dict[str, str]:
+    """Facts of the stamp: version, original (digest), hotfix (digest), sites, detector, gating, passes, controls,
+    threshold, observe.
+    """
+    return stamping.read(model)
+
+
+def _patch_body(
+    model: onnx.ModelProto, plan: PatchPlan, where: Where, sites: Sequence[Site], pool: ConstantPool
+) -> dict[str, SitePatch]:
+    body = body_at(model, where)
+    wiring = Wiring(body.node, (output if isinstance(output, str) else output.name for output in body.output))
+    shared: dict[str, str] = {}
+    patches: dict[str, SitePatch] = {}
+    carried: dict[tuple[str, ...], str] = {}
+    for site in sites:
+        e, site_plan = (
+            Emitter(site.id, opset_of(model, where), pool, shared, conditional=plan.gating == "if"),
+            plan.sites[site.id],
+        )
+        controls = body_controls(e, plan)
+        group = next((group for group in plan.groups if site.id in group), None)
+        if group is not None and plan.passes == "two" and where == ():
+            joint = plan.joint == "sum"
+            patches[site.id] = (
+                score_site(e, site, site_plan, wiring) if joint else detect_site(e, site, site_plan, controls, wiring)
+            )
+            continue
+        earlier = carried.get(group) if group is not None else None
+        patches[site.id] = patch_site(e, site, site_plan, controls, wiring, earlier)
+        if group is not None:
+            carried[group] = patches[site.id].columns
+    return patches
+
+
+def _values(model: onnx.ModelProto) -> Iterator[str]:
+    """Names of all values, in all bodies."""
+    for _, body in walk_bodies(model):
+        if isinstance(body, onnx.GraphProto):
+            infos = (body.input, body.output, body.initializer, body.value_info)
+            yield from (value.name for values in infos for value in values)
+            yield from (sparse.values.name for sparse in body.sparse_initializer)
+        else:
+            yield from (*body.input, *body.output)
+        for node in body.node:
+            yield from node.output
+
+
+def _pools(model: onnx.ModelProto, bodies: Iterable[Where]) -> dict[Where, ConstantPool]:
+    """One pool for all bodies that see the main graph's initializers, one each for those that do not (see
+    `ConstantPool`).
+    """
+    common = ConstantPool(model.graph.initializer, "constant")
+    pools: dict[Where, ConstantPool] = {(): common if model.ir_version >= 4 else ConstantPool(None, "constant/main")}
+    for number, where in enumerate(bodies):
+        sees_initializers = model.ir_version >= 4 and not (where and where[0][1] == "function")
+        pools.setdefault(where, common if sees_initializers else ConstantPool(None, f"constant/{number}"))
+    return pools
+
+
+def _apply(
+    model: onnx.ModelProto, replacements: dict[Where, list[Replacement]], appended: list[onnx.NodeProto]
+) -> list[Edit]:
+    """Carry out all replacements, innermost bodies first, since rebuilding a node list moves the bodies inside its
+    nodes.
+    """
+    edits = []
+    for where in sorted({*replacements, *([()] if appended else [])}, key=len, reverse=True):
+        body = body_at(model, where)
+        by_output = {replacement.output: replacement for replacement in replacements.get(where, [])}
+        nodes: list[onnx.NodeProto] = []
+        for index, node in enumerate(body.node):
+            replacement = next((by_output[output] for output in node.output if output in by_output), None)
+            if replacement is None:
+                nodes.append(node)
+            else:
+                edits.append(Edit(where, index, len(replacement.nodes), node.SerializeToString(deterministic=True)))
+                nodes.extend(map(_in_default_domain, replacement.nodes))
+        if where == () and appended:
+            edits.append(Edit(where, len(body.node), len(appended), None))
+            nodes.extend(map(_in_default_domain, appended))
+        _refill(body.node, nodes)
+    return edits
+
+
+def _in_default_domain(node: onnx.NodeProto) -> onnx.NodeProto:
+    """A copied node may say "ai.onnx", which onnxruntime takes in the main graph but not inside an If."""
+    node.domain = "" if node.domain == "ai.onnx" else node.domain
+    for attribute in node.attribute:
+        for inner in attribute.g.node:
+            _in_default_domain(inner)
+    return node
+
+
+def _drop_unread_constants(model: onnx.ModelProto) -> None:
+    """Constants that were made before it was known whether a site needs them; runtimes warn about such initializers."""
+    read: set[str] = set()
+    for _, body in walk_bodies(model):
+        read.update(name for node in body.node for name in node.input)
+        if isinstance(body, onnx.GraphProto):
+            read.update(value.name for value in body.output)
+    for index in reversed(range(len(model.graph.initializer))):
+        name = model.graph.initializer[index].name
+        if is_inserted(name) and name not in read:
+            del model.graph.initializer[index]
+
+
+def _restore(body: Body, edits: Sequence[Edit], watchful: bool) -> None:
+    nodes = list(body.node)
+    restored: list[onnx.NodeProto] = []
+    position = 0
+    for edit in sorted(edits, key=lambda edit: edit.index):
+        step = edit.index - len(restored)
+        restored += nodes[position : position + step]
+        original = None if edit.node is None else onnx.NodeProto.FromString(edit.node)
+        position += step + edit.count
+        if watchful and not all(_is_ours(node, original) for node in nodes[position - edit.count : position]):
+            raise STAMP_MISMATCH("the undo record points at nodes that are not ours")
+        if original is not None:
+            restored.append(original)
+    _refill(body.node, restored + nodes[position:])
+
+
+def _is_ours(node: onnx.NodeProto, original: onnx.NodeProto | None) -> bool:
+    """Whether a node may have been written by a patch: by its names, or since it makes what the replaced node made."""
+    made = set(node.output)
+    return (
+        is_ours(node.name)
+        or any(is_ours(name) for name in made)
+        or (original is not None and bool(made & {*original.output}))
+    )
+
+
+def _refill(field: Any, items: Iterable[Any]) -> None:
+    """Replace the content of a repeated field, by items of its own too."""
+    items = list(items)
+    del field[:]
+    field.extend(items)
+
+
+def _version() -> str:
+    try:
+        return version("atpatch-onnx")
+    except PackageNotFoundError:
+        return "0"

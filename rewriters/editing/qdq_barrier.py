@@ -1,0 +1,150 @@
+"""Keeping values between Q/DQ nodes away from the inside of an If, where onnxruntime (1.32 and before) cannot follow
+them.
+
+Two of its passes rewire every reader of a value, and take a reader in a subgraph for an input that the If does not
+have. Creating the session then aborts the process:
+
+1. QDQ propagation puts a Q/DQ pair behind each Reshape, Transpose, ... of a dequantised value.
+2. QDQ cleanup takes out a DequantizeLinear that is followed by a QuantizeLinear like it.
+
+Only values in these positions get a copy, one that no optimiser removes; a model without DequantizeLinear is left
+alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import onnx
+from onnx import TensorProto, helper
+
+from ..errors import PLAN_MISFIT
+from ..model.bodies import Wiring
+from ..model.renaming import renamed
+from ..names import is_inserted, make_name
+from ..subgraphs.site import Replacement
+
+__all__ = ["check_second_reader", "shield"]
+
+_PROPAGATED = frozenset({"MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
+_BYTES = (TensorProto.INT8, TensorProto.UINT8)
+_NOTHING_DONE = frozenset({"Cast", "Dropout", "Identity"})
+
+
+def shield(
+    nodes: Sequence[onnx.NodeProto], replacements: Sequence[Replacement], appended: Sequence[onnx.NodeProto]
+) -> tuple[list[Replacement], list[onnx.NodeProto]]:
+    """Replacements and appended nodes of one body, with a copy in front of every If of ours that would capture such a
+    value.
+
+    Args:
+        nodes: of the body, before they are replaced.
+    """
+    ours = [*(node for replacement in replacements for node in replacement.nodes), *appended]
+    if not any(node.op_type == "DequantizeLinear" for node in _nested([*nodes, *ours])):
+        return list(replacements), list(appended)
+    maker = Wiring([*nodes, *ours]).maker
+    count = itertools.count()
+    shielded = [
+        replace(replacement, nodes=tuple(_shielded(replacement.nodes, maker, count))) for replacement in replacements
+    ]
+    return shielded, list(_shielded(appended, maker, count))
+
+
+def _shielded(
+    nodes: Iterable[onnx.NodeProto], maker: Mapping[str, onnx.NodeProto], count: Iterator[int]
+) -> Iterator[onnx.NodeProto]:
+    for node in nodes:
+        branches = [attribute.g for attribute in node.attribute if attribute.type == onnx.AttributeProto.GRAPH]
+        if not is_inserted(node.name) or not branches:
+            yield node
+            continue
+        twin = onnx.NodeProto()
+        twin.CopyFrom(node)
+        for attribute in twin.attribute:
+            inner = list(_shielded(attribute.g.node, Wiring(attribute.g.node).maker, count))
+            del attribute.g.node[:]
+            attribute.g.node.extend(inner)
+        copies: dict[str, str] = {}
+        for name in _captured(branches):
+            if _is_propagated(name, maker) or _is_requantised(name, maker):
+                copies[name] = copy = make_name("captured", str(next(count)))
+                yield helper.make_node("Concat", [name], [copy], name=copy, axis=0)
+        yield renamed(twin, _by(copies)) if copies else twin
+
+
+def check_second_reader(graph: onnx.GraphProto, *, branch_free: bool) -> None:
+    """A second run reads what the first has made, and weights. Where onnxruntime joins operators only if nothing else
+    reads a value between them, what is not flagged would be rounded another way.
+
+    Raises:
+        AtpatchError: ATP015 (1) for Q/DQ pairs without a branch, (2) for a dequantised weight that ends up in
+        MatMulNBits.
+    """
+    if branch_free and any(node.op_type == "QuantizeLinear" for node in graph.node):
+        raise PLAN_MISFIT(
+            "without a branch, a second run would break up the Q/DQ pairs of the first",
+            "add --gating if, or --passes one",
+        )
+    wiring = Wiring(graph.node)
+    types = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    for node in graph.node:
+        factors = [wiring.maker.get(name) for name in node.input] if node.op_type == "MatMul" else []
+        dequantised = [factor for factor in factors if factor is not None and factor.op_type == "DequantizeLinear"]
+        weights = [factor for factor in dequantised if factor.input[0] in types]
+        bytewise = [
+            factor for factor in dequantised if types.get((*factor.input, "", "")[2], TensorProto.UINT8) in _BYTES
+        ]
+        if weights and len(bytewise) < len(factors):
+            raise PLAN_MISFIT(
+                f"a second run would keep runtimes from joining {node.name} with its weight", "add --passes one"
+            )
+
+
+def _by(copies: Mapping[str, str]) -> Callable[[str], str]:
+    return lambda name: copies.get(name, name)
+
+
+def _captured(graphs: Iterable[onnx.GraphProto]) -> list[str]:
+    """Values that subgraphs read from outside, once each, in the order of reading."""
+    found: dict[str, None] = {}
+    for graph in graphs:
+        own = {name for node in graph.node for name in node.output}
+        read = [
+            name
+            for node in graph.node
+            for name in (*node.input, *_captured(a.g for a in node.attribute if a.HasField("g")))
+        ]
+        found.update(dict.fromkeys(name for name in read if name and name not in own))
+    return list(found)
+
+
+def _is_propagated(name: str, maker: Mapping[str, onnx.NodeProto]) -> bool:
+    """Whether a value is a dequantised one, moved."""
+    node = maker.get(name)
+    while node is not None and node.op_type in _PROPAGATED:
+        node = maker.get(node.input[0])
+        if node is not None and node.op_type == "DequantizeLinear":
+            return True
+    return False
+
+
+def _is_requantised(name: str, maker: Mapping[str, onnx.NodeProto]) -> bool:
+    """Whether a value is a dequantised one, quantised once more."""
+    node = maker.get(name)
+    if node is None or node.op_type != "QuantizeLinear":
+        return False
+    node = maker.get(node.input[0])
+    while node is not None and node.op_type in _NOTHING_DONE:
+        node = maker.get(node.input[0])
+    return node is not None and node.op_type == "DequantizeLinear"
+
+
+def _nested(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    for node in nodes:
+        yield node
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from _nested(attribute.g.node)

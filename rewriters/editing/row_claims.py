@@ -1,0 +1,51 @@
+"""What a plan says of the rows of a map holds only where the graph shows it.
+
+Calibration saw some rows of data; a causal mask, or one that no row of them happened to need, is not in them. So a
+plan's `every_row_sees_every_column` is kept for a site where
+
+1. all rows are shown to see the same columns, see `finding.row_masks`, and
+2. nothing between the map and its product could take a column from a row.
+
+Everywhere else the patch looks row by row, which gives the same numbers where the plan was right.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import onnx
+
+from ..finding.row_masks import RowMasks
+from ..finding.view import op_types
+from ..plan import PatchPlan
+from ..sites import Site
+
+__all__ = ["with_shown_rows"]
+
+_HARMLESS = op_types(
+    "Cast DequantizeLinear DynamicQuantizeLinear Dropout Flatten Identity QuantizeLinear Reshape Squeeze Transpose"
+    " Unsqueeze"
+)
+_MAKES = op_types("Softmax QLinearSoftmax BiasSoftmax")
+
+
+def with_shown_rows(plan: PatchPlan, model: onnx.ModelProto, sites: dict[str, Site]) -> PatchPlan:
+    """The plan, its claims about rows dropped at sites where the graph does not bear them out."""
+    claimed = [name for name, one in plan.sites.items() if one.every_row_sees_every_column]
+    if not claimed:
+        return plan
+    masks = RowMasks(model)
+    dropped = [name for name in claimed if not (_reaches_the_product(sites[name]) and masks.alike(sites[name]))]
+    kept = {
+        name: replace(one, every_row_sees_every_column=False) if name in dropped else one
+        for name, one in plan.sites.items()
+    }
+    return replace(plan, sites=kept)
+
+
+def _reaches_the_product(site: Site) -> bool:
+    """Rule 2; a fused operator's map is its own."""
+    if not site.probabilities:
+        return True
+    behind = next((place for place, kind in enumerate(site.chain) if kind in _MAKES), None)
+    return behind is not None and {*site.chain[behind + 1 : -1]} <= _HARMLESS

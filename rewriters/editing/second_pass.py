@@ -1,0 +1,334 @@
+"""Two passes: detect at every site first, then run the model again on the flagged samples with those columns
+redistributed at every site.
+
+Where the evidence is late and the damage early, a patch that flags and mends one site after another comes too late (the
+paper's Algorithm 1 takes all maps first, too). In the graph:
+
+1. The model runs as it is; each joined site only computes its column mask.
+2. Masks of sites whose key axis means the same tokens are joined: a column flagged at one counts at all of them. With
+   `joint = "sum"` sites add up their scores instead, and the threshold is for the sum.
+3. `If` a sample is flagged anywhere, a second copy of the model's nodes inside the branch (initializers shared) runs on
+   the flagged samples alone, with the joined columns redistributed at every joined site, and its rows replace theirs in
+   the outputs. With `mend = "excise"` it runs on the request without those tokens instead (see `excision`). Branch-free
+   (`gating = "none"`) the second copy, from the first site on, runs in every request on all samples, and the outputs
+   take the rows of flagged ones from it.
+4. `accept = "flip"` replaces them only where the prediction (arg max of the first float output of rank 2) has changed.
+
+Sites that are not joined keep their one-pass patch, in both runs. Inputs and outputs with a named leading axis carry
+the samples there. Unflagged samples are bit-identical to the original, except that an output which the model itself
+reads too is no longer an output to onnxruntime's optimizer, which may fuse across it and round differently (about 1e-6
+relative).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import onnx
+from onnx import TensorProto, helper
+
+from ..checks import opset_of
+from ..emit import ConstantPool, Emitter
+from ..errors import PLAN_MISFIT
+from ..model.bodies import Wiring, needed, reads
+from ..model.renaming import mentions, renamed
+from ..names import first_run, second_run
+from ..plan import PatchPlan
+from ..sites import Site
+from ..subgraphs.detectors import gives_logits
+from ..subgraphs.gating import Branch, gate
+from ..subgraphs.site import Replacement, SitePatch, redistribute_site, with_companions
+from .controls import body_controls
+from .excision import TokenAxis, excise, in_order, token_axis
+from .qdq_barrier import check_second_reader
+
+__all__ = ["SecondPass", "add_second_pass"]
+
+
+@dataclass(frozen=True)
+class SecondPass:
+    """All replacements of the main graph, the nodes to append to it,
+    and the masks of sites that had none of their own.
+    """
+
+    replacements: list[Replacement]
+    appended: list[onnx.NodeProto]
+    columns: dict[str, str]
+
+
+@dataclass(frozen=True)
+class _Joined:
+    """Sites of one group, their own masks and the joined mask (B, K)."""
+
+    sites: Sequence[Site]
+    columns: str
+
+
+def add_second_pass(
+    model: onnx.ModelProto,
+    plan: PatchPlan,
+    first: Mapping[str, tuple[Site, SitePatch]],
+    replacements: Sequence[Replacement],
+    pool: ConstantPool,
+) -> SecondPass:
+    """Make the second run and the gate around it.
+
+    Args:
+        first: joined sites by id, with their detection.
+        replacements: of the main graph so far, the joined sites' detection among them.
+
+    Raises:
+        AtpatchError: ATP015 where groups do not fit, or no output carries samples.
+    """
+    _check_batch_axes(model)
+    _check_order(model)
+    check_second_reader(model.graph, branch_free=plan.gating == "none")
+    e = Emitter("two-pass", opset_of(model, ()), pool, {}, conditional=plan.gating == "if")
+    join = _sum_up if plan.joint == "sum" else _join
+    groups = [join(e, plan, [first[name] for name in group]) for group in plan.groups]
+    flagged = [e.peak(e.number(group.columns), 1) for group in groups]
+    sample = e.op("Greater", flagged[0] if len(flagged) == 1 else e.op("Sum", *flagged), e.constant(0.5), role="sample")
+
+    made = Wiring(model.graph.node).maker
+    outputs = [value.name for value in model.graph.output if _carries_samples(value) and value.name in made]
+    if not outputs:
+        raise PLAN_MISFIT(
+            "two passes need an output with a named leading axis for the samples", "patch with --passes one"
+        )
+    if e.conditional:
+        any_flagged = e.op(
+            "Greater", e.peak(e.number(sample), 0, 1, keepdims=False), e.constant(0.5), role="any_sample"
+        )
+        then, otherwise = e.branch(apart=True), e.branch()
+        results = _second_run(then, model, plan, groups, replacements, sample, outputs)
+        kept = [otherwise.op("Identity", first_run(name)) for name in outputs]
+        kinds = [int(value.type.tensor_type.elem_type) for value in model.graph.output if value.name in outputs]
+        gate(e, any_flagged, Branch(then, results, kinds), Branch(otherwise, kept, kinds), outputs)
+    else:
+        for result, name in zip(
+            _second_run(e, model, plan, groups, replacements, sample, outputs), outputs, strict=True
+        ):
+            e.nodes.append(helper.make_node("Identity", [result], [name], name=e.value("output")))
+    made_here = {site.id: group.columns for group in groups for site in group.sites if not first[site.id][1].columns}
+    return SecondPass(_set_aside(model, replacements, set(outputs)), e.nodes, made_here)
+
+
+def _join(e: Emitter, plan: PatchPlan, members: Sequence[tuple[Site, SitePatch]]) -> _Joined:
+    columns = members[0][1].columns
+    for _, patch in members[1:]:
+        columns = e.op("Or", columns, patch.columns)
+    companions = [patch.companions for _, patch in members if patch.companions is not None]
+    if companions:
+        lower = companions[0]
+        for other in companions[1:]:
+            lower = e.op("Or", lower, other)
+        columns = with_companions(e, columns, lower)
+    return _Joined([site for site, _ in members], columns)
+
+
+def _sum_up(e: Emitter, plan: PatchPlan, members: Sequence[tuple[Site, SitePatch]]) -> _Joined:
+    scores = [patch.score for _, patch in members if patch.score is not None]
+    if not scores:
+        raise PLAN_MISFIT("sites are to add up their scores, and none of a group has a detector")
+    controls = body_controls(e, plan)
+    total = scores[0] if len(scores) == 1 else e.op("Sum", *scores, role="evidence")
+    if any(gives_logits(plan.sites[site.id].detector) for site, _ in members):
+        total = e.op("Sigmoid", total, role="score")
+    over = e.op("Greater", total, controls.threshold)
+    columns = e.op("And", over, controls.enabled, role="joined_columns")
+    if plan.companion != 1.0:
+        lower = e.op("Greater", total, e.op("Mul", controls.threshold, e.constant(plan.companion)))
+        columns = with_companions(e, columns, e.op("And", lower, controls.enabled))
+    return _Joined([site for site, _ in members], columns)
+
+
+def _second_run(
+    e: Emitter,
+    model: onnx.ModelProto,
+    plan: PatchPlan,
+    groups: Sequence[_Joined],
+    replacements: Sequence[Replacement],
+    sample: str,
+    outputs: Sequence[str],
+) -> list[str]:
+    """Emit the copy of the model; the outputs with the flagged samples' rows replaced.
+
+    In a branch it runs on those samples alone.
+    """
+    carried = [value.name for value in _requested(model) if _carries_samples(value)]
+    names: dict[str, str] = {}
+    flagged = [(group, group.columns) for group in groups]
+    rows = None
+    if e.conditional:
+        rows = e.squeeze(e.op("NonZero", e.squeeze(sample, 1)), 0)
+        names = {name: e.op("Gather", name, rows, axis=0, role="input") for name in carried}
+        flagged = [(group, e.op("Gather", columns, rows, axis=0)) for group, columns in flagged]
+    columns = {site.product: (site, mask) for group, mask in flagged for site in group.sites}
+    detection = {
+        replacement.output: replacement.nodes for replacement in replacements if replacement.output not in columns
+    }
+    excision = None
+    if plan.mend == "excise":
+        columns, excision = (
+            {},
+            excise(
+                e, _tokens(model, outputs, groups), flagged[0][1], {name: names.get(name, name) for name in carried}
+            ),
+        )
+        names.update(excision.inputs)
+
+    def second(name: str) -> str:
+        # What the second run shares with the first may be an output, which has its name from the gate on only.
+        return names.get(name, first_run(name) if name in outputs else name)
+
+    for node in needed(model.graph.node, outputs):
+        if node.output and node.output[0] in columns:
+            site, mask = columns[node.output[0]]
+            key_mask = None if site.key_mask is None else second(site.key_mask)
+            twin = replace(
+                site,
+                probabilities=second(site.probabilities),
+                values=second(site.values),
+                key_mask=key_mask,
+                map_scale=site.map_scale and (second(site.map_scale[0]), second(site.map_scale[1])),
+                values_scale=site.values_scale and (second(site.values_scale[0]), second(site.values_scale[1])),
+            )
+            # a fused operator may make caches too
+            names.update({name: second_run(name) for name in node.output if name})
+            redistribute_site(
+                e, twin, plan.sites[site.id], mask, renamed(node, second, second_run), names[site.product]
+            )
+            continue
+        for piece in detection.get(next(filter(None, node.output)), (node,)):
+            if any(name in names for name in reads(piece)):
+                names.update({name: second_run(name) for name in piece.output if name})
+                e.nodes.append(renamed(piece, second, second_run))
+    if excision is not None:
+        names.update({name: in_order(e, excision, names[name]) for name in excision.outputs if name in names})
+    flip = _prediction(model, outputs) if plan.accept == "flip" else None
+    if rows is None:
+        return _select_rows(e, model, outputs, names, sample, flip)
+    return _replace_rows(e, outputs, names, rows, flip)
+
+
+def _tokens(model: onnx.ModelProto, outputs: Sequence[str], groups: Sequence[_Joined]) -> TokenAxis:
+    requested = [value for value in _requested(model) if _carries_samples(value)]
+    replaced = [value for value in model.graph.output if value.name in outputs]
+    return token_axis(requested, replaced, [group.sites for group in groups], opset_of(model, ()))
+
+
+def _select_rows(
+    e: Emitter, model: onnx.ModelProto, outputs: Sequence[str], names: Mapping[str, str], sample: str, flip: str | None
+) -> list[str]:
+    """Both runs hold all samples; `sample` (B, 1) bool says whose rows come from the second.
+
+    `flip`: see `_replace_rows`.
+    """
+    if flip is not None:
+        sample = e.op("And", sample, e.unsqueeze(_flipped(e, first_run(flip), names.get(flip, first_run(flip))), 1))
+    ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in model.graph.output}
+    results = []
+    for name in outputs:
+        if name not in names:
+            results.append(first_run(name))
+            continue
+        taken = (
+            e.squeeze(sample, 1)
+            if ranks[name] == 1
+            else e.unsqueeze(sample, *range(2, ranks[name]))
+            if ranks[name] > 2
+            else sample
+        )
+        results.append(e.op("Where", taken, names[name], first_run(name), role="output"))
+    return results
+
+
+def _flipped(e: Emitter, before: str, after: str) -> str:
+    """(B,) bool: samples whose prediction differs between scores (B, classes)."""
+    predictions = [e.op("ArgMax", scores, axis=-1, keepdims=0) for scores in (before, after)]
+    return e.op("Not", e.op("Equal", *predictions), role="flipped")
+
+
+def _replace_rows(
+    e: Emitter, outputs: Sequence[str], names: Mapping[str, str], rows: str, flip: str | None
+) -> list[str]:
+    """The second run holds the flagged samples only, `rows` says which they are.
+
+    Args:
+        flip: output whose prediction has to change for a row to be replaced; None: all are.
+    """
+    changed = None
+    if flip is not None:
+        changed = _flipped(e, e.op("Gather", first_run(flip), rows, axis=0), names[flip])
+        rows = e.op("Compress", rows, changed, axis=0)
+    results = []
+    for name in outputs:
+        if name not in names:
+            results.append(e.op("Identity", first_run(name)))
+            continue
+        new = names[name] if changed is None else e.op("Compress", names[name], changed, axis=0)
+        results.append(e.op("ScatterND", first_run(name), e.unsqueeze(rows, 1), new, role="output"))
+    return results
+
+
+def _prediction(model: onnx.ModelProto, outputs: Sequence[str]) -> str:
+    for value in model.graph.output:
+        tensor = value.type.tensor_type
+        if (
+            value.name in outputs
+            and tensor.elem_type in (TensorProto.FLOAT, TensorProto.FLOAT16)
+            and len(tensor.shape.dim) == 2
+        ):
+            return str(value.name)
+    raise PLAN_MISFIT("accepting flips only needs an output (samples, classes)", "patch with --accept always")
+
+
+def _set_aside(model: onnx.ModelProto, replacements: Sequence[Replacement], outputs: set[str]) -> list[Replacement]:
+    """Rename the first run's outputs, so that the gate can make values of their names."""
+    by_output = {replacement.output: replacement for replacement in replacements}
+    renamings = []
+    for node in model.graph.node:
+        found = next((by_output.pop(name) for name in node.output if name in by_output), None)
+        pieces = found.nodes if found else (node,)
+        if any(mentions(piece, outputs) for piece in pieces):
+            pieces = tuple(
+                renamed(piece, lambda name: first_run(name) if name in outputs else name) for piece in pieces
+            )
+        elif found is None:
+            continue
+        renamings.append(Replacement(found.output if found else next(filter(None, node.output)), pieces))
+    return renamings
+
+
+def _requested(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """Inputs that a request has to bring."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    return [value for value in model.graph.input if value.name not in weights]
+
+
+def _check_batch_axes(model: onnx.ModelProto) -> None:
+    """Caches of shape (2, B, ...) carry their samples where no row can be taken from."""
+    values = [*_requested(model), *model.graph.output]
+    leading = {value.type.tensor_type.shape.dim[0].dim_param for value in values if _carries_samples(value)} - {""}
+    for value in values:
+        if any(dim.dim_param in leading for dim in value.type.tensor_type.shape.dim[1:]):
+            raise PLAN_MISFIT(f"{value.name} carries samples on another axis than the first", "patch with --passes one")
+
+
+def _check_order(model: onnx.ModelProto) -> None:
+    """The copy is made in one sweep, which needs every value made before it is read."""
+    pending = {name for node in model.graph.node for name in node.output}
+    for node in model.graph.node:
+        if not pending.isdisjoint(reads(node)):
+            raise PLAN_MISFIT(
+                "the nodes are not in execution order, which two passes need",
+                "sort the graph, or patch with --passes one",
+            )
+        pending.difference_update(node.output)
+
+
+def _carries_samples(value: onnx.ValueInfoProto) -> bool:
+    """Whether the leading axis is a named or open one; a fixed axis of an input or output cannot take fewer rows."""
+    dims = value.type.tensor_type.shape.dim
+    return len(dims) > 0 and not dims[0].HasField("dim_value")

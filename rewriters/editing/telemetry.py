@@ -1,0 +1,59 @@
+"""Opt-in outputs that say what the patch did: `atpatch_flagged` (B, sites) and `atpatch_columns/<site>` (B', K), both
+bool.
+
+B' is B, or B times the number of windows where a map's leading axis counts windows too. Sites inside subgraphs and
+functions have no outputs of their own and are left out; `patch` works on them all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from ..checks import opset_of
+from ..emit import ConstantPool, Emitter
+from ..errors import PLAN_MISFIT
+from ..names import FLAGGED, columns_output
+
+__all__ = ["add_telemetry"]
+
+
+def add_telemetry(
+    model: onnx.ModelProto, columns: Sequence[tuple[str, str]], pool: ConstantPool, conditional: bool = True
+) -> list[onnx.NodeProto]:
+    """Declare the outputs and return the nodes to append to the main graph; `columns` are pairs of a site's id and its
+    mask (B', K).
+    """
+    if not columns:
+        raise PLAN_MISFIT("telemetry needs a site in the main graph", "patch without --telemetry")
+    e = Emitter("telemetry", opset_of(model, ()), pool, {}, conditional=conditional)
+    weights = {tensor.name for tensor in model.graph.initializer}
+    requested = [value for value in model.graph.input if value.name not in weights]
+    request = next((value.name for value in requested if not _is_scalar(value)), requested[0].name)
+    batch = e.dims(request, 0, 1)
+    flags = []
+    for site, mask in columns:
+        any_column = e.peak(e.number(mask), 1)
+        flags.append(e.peak(e.reshape(any_column, _samples(e, any_column, batch), -1), 1))
+        e.nodes.append(helper.make_node("Identity", [mask], [columns_output(site)], name=e.value("columns")))
+        model.graph.output.append(helper.make_tensor_value_info(columns_output(site), TensorProto.BOOL, [None, None]))
+    joined = flags[0] if len(flags) == 1 else e.op("Concat", *flags, axis=1)
+    e.op("Greater", joined, e.constant(0.5))
+    e.nodes[-1].output[0] = FLAGGED
+    model.graph.output.append(helper.make_tensor_value_info(FLAGGED, TensorProto.BOOL, [None, len(flags)]))
+    return e.nodes
+
+
+def _is_scalar(value: onnx.ValueInfoProto) -> bool:
+    tensor = value.type.tensor_type
+    return tensor.HasField("shape") and not tensor.shape.dim
+
+
+def _samples(e: Emitter, per_map: str, batch: str) -> str:
+    """B as a 1-D tensor: the batch of the request where it divides the maps (windows), else their own number."""
+    maps = e.dims(per_map, 0, 1)
+    whole = e.op("Equal", e.op("Mod", maps, batch), e.constant([0], np.int64))
+    return e.op("Where", whole, batch, maps)

@@ -1,0 +1,87 @@
+"""Bodies of nodes: the main graph, subgraphs of If/Loop/Scan, local functions."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+
+import onnx
+
+from ..sites import Where
+
+__all__ = ["Body", "Wiring", "body_at", "needed", "reads", "walk_bodies"]
+
+Body = onnx.GraphProto | onnx.FunctionProto
+
+
+def walk_bodies(model: onnx.ModelProto) -> Iterator[tuple[Where, Body]]:
+    """Every body with its path, outer before inner, the main graph first, then functions."""
+    yield from _walk((), model.graph)
+    for index, function in enumerate(model.functions):
+        yield from _walk(((index, "function"),), function)
+
+
+def _walk(where: Where, body: Body) -> Iterator[tuple[Where, Body]]:
+    yield where, body
+    for index, node in enumerate(body.node):
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from _walk((*where, (index, attribute.name)), attribute.g)
+
+
+def body_at(model: onnx.ModelProto, where: Where) -> Body:
+    """The body that a path leads to."""
+    body: Body = model.graph
+    for index, step in where:
+        body = (
+            model.functions[index]
+            if step == "function"
+            else next(a.g for a in body.node[index].attribute if a.name == step)
+        )
+    return body
+
+
+def reads(node: onnx.NodeProto) -> set[str]:
+    """Values a node reads, those that its subgraphs capture included."""
+    read = set(node.input)
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            read |= {name for inner in attribute.g.node for name in reads(inner)} | {
+                value.name for value in attribute.g.output
+            }
+    return read
+
+
+def needed(nodes: Sequence[onnx.NodeProto], outputs: Iterable[str]) -> list[onnx.NodeProto]:
+    """The nodes of one body that outputs depend on, in its order; every value has to be made before it is read."""
+    wanted = set(outputs)
+    found = []
+    for node in reversed(nodes):
+        if not wanted.isdisjoint(node.output):
+            wanted |= reads(node)
+            found.append(node)
+    return found[::-1]
+
+
+class Wiring:
+    """Who makes and who reads each value of one body; readers inside subgraphs are not counted.
+
+    Args:
+        nodes: of the body.
+        outputs: what leaves the body.
+    """
+
+    def __init__(self, nodes: Iterable[onnx.NodeProto], outputs: Iterable[str] = ()) -> None:
+        self.maker: dict[str, onnx.NodeProto] = {}
+        self.readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
+        self._leaving = set(outputs)
+        for node in nodes:
+            self.maker.update(dict.fromkeys(node.output, node))
+            for name in dict.fromkeys(node.input):
+                self.readers[name].append(node)
+            if any(attribute.type == onnx.AttributeProto.GRAPH for attribute in node.attribute):
+                self._leaving |= reads(node)
+
+    def has_one_reader(self, name: str) -> bool:
+        """Whether one node of this body reads a value, and nothing else does, in no subgraph and outside neither."""
+        return len(self.readers[name]) == 1 and name not in self._leaving
