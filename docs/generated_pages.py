@@ -120,7 +120,7 @@ def error_codes(markdown: str) -> str:
 
 def rejection_codes() -> str:
     """A table of the reasons for which a Softmax is no attention site."""
-    from rewriters.finder import REASONS
+    from rewriters.finding.finder import REASONS
 
     rows = [f"| `{code}` | {text} |" for code, text in REASONS.items()]
     return "\n".join(["| code | why it is no attention site |", "|---|---|", *rows])

@@ -16,12 +16,12 @@ from safetensors.numpy import load_file, save_file
 
 from atpatch_onnx import Hotfix
 from atpatch_onnx.ab.outcomes import load_outcomes
-from atpatch_onnx.datasets import DataSet
 from atpatch_onnx.debugset.subject import Subject
 from atpatch_onnx.debugset.tables import read_description
 from atpatch_onnx.decisions import DecisionRow, FailureRow, RevisionRow, RowRefused, SwitchRow, from_line, to_json
 from atpatch_onnx.errors import AtpatchError
-from atpatch_onnx.hotfix import KEY, _digest
+from atpatch_onnx.hotfix.file import KEY, _digest
+from atpatch_onnx.inference.datasets import DataSet
 
 from ..documents import ROOT
 from ..schemas import SCHEMAS, problems, schema
