@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from .inspection.page import sites_page
     from .patching.apply import Patched, Unpatched, patch_model, unpatch_model
 
-from .version import __version__
+from .version import __version__ as __version__
 
 __all__ = [
     "AtpatchError",
@@ -49,7 +49,6 @@ __all__ = [
     "Rejection",
     "Site",
     "Unpatched",
-    "__version__",
     "bench",
     "compare",
     "diff_models",

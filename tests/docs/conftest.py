@@ -11,7 +11,7 @@ from atpatch_onnx import patch_model
 
 from ..documents import ROOT
 
-DEMO = ROOT / "models" / "digits_vit"
+DEMO = ROOT / "atpatch_onnx" / "demo" / "digits"
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,7 @@ from ..documents import ROOT
 from ..schemas import SCHEMAS, problems, schema
 from ..tiny import attention_model
 
-DEMO = ROOT / "models" / "digits_vit"
+DEMO = ROOT / "atpatch_onnx" / "demo" / "digits"
 
 
 @pytest.mark.parametrize("path", sorted(SCHEMAS.glob("*.json")), ids=lambda path: path.stem)

@@ -15,6 +15,7 @@ from onnx import numpy_helper
 from torch import Tensor
 
 from ...errors import NOT_DIFFERENTIABLE
+from . import arithmetic, layers, shaping  # noqa: F401  (they fill the table)
 from .registry import OPERATORS, Call
 
 __all__ = ["Embedding", "TorchGraph"]
