@@ -113,7 +113,7 @@ class Metrics:
         for reason in ("killed", "non_finite", "timeout", "busy", "error"):
             self._fallbacks.labels(reason)
         self._refused.labels("503")
-        for arm in self._engine.lanes:
+        for arm in self._state.lanes:
             for result in ("done", "refused"):
                 self._reloads.labels(arm, result)
             for reason in ("BACKEND", "OTHER"):
