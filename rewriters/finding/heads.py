@@ -23,7 +23,6 @@ from typing import Literal
 
 import onnx_ir as ir
 
-from .anchors import Anchor
 from .backward import Scores
 from .facts import Facts
 from .forward import Hit
@@ -31,6 +30,7 @@ from .index_trace import everything_behind, through
 from .monomials import monomial
 from .products import Product, product_operands
 from .self_attention import at_scores, is_projection
+from .softmax_match import Anchor
 from .token_index import Index, index_of
 from .view import View, attribute, op_types
 

@@ -12,7 +12,6 @@ from .forward import Hit
 from .heads import LeadingAxes
 from .monomials import Monomial
 from .self_attention import roots
-from .softmax_match import Anchor
 from .token_index import Index
 from .view import View, op_types, operand
 

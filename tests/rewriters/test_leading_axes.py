@@ -11,9 +11,9 @@ import onnx
 import onnx.parser
 import pytest
 
-from rewriters.finder import find_sites
-from rewriters.groups import token_groups
-from rewriters.patcher import patch
+from rewriters.editing.patcher import patch
+from rewriters.finding.finder import find_sites
+from rewriters.finding.token_groups import token_groups
 from rewriters.plan import BenignPair, PatchPlan, SitePlan, Statistic
 from tests import oracle
 
