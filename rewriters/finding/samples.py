@@ -19,6 +19,7 @@ from .index_trace import everything_behind
 from .monomials import Monomial
 from .products import Product
 from .self_attention import along
+from .softmax_match import Anchor
 from .token_index import Index, index_of
 from .view import View
 
