@@ -35,12 +35,13 @@ class Canonical:
     def values(self, e: Emitter, v: str) -> str:
         """V → (B|1, H|1, K, D); of rank 4 it keeps the broadcasting it came with."""
         ordered = self._one_width(e, self._ordered(e, self._to_float(e, v), self._layout.values))
-        lack = self._layout.values_lack
-        if not lack and not self._layout.single_head:
+        rank, lack = self._layout.rank, self._layout.values_lack
+        joined = self._joined()
+        if not lack and not joined:
             return self._four(e, ordered)
-        whole = e.unsqueeze(ordered, *(axis + self._layout.rank for axis in lack)) if lack else ordered
-        if self._layout.single_head:  # values may be repeated along any of the axes that become one
-            whole = e.op("Expand", whole, e.shape(self._leading(e), 1, 1))
+        whole = e.unsqueeze(ordered, *(axis + rank for axis in lack)) if lack else ordered
+        if joined:  # values may be shared along any of the axes that become one
+            whole = e.op("Expand", whole, e.shape(self._leading(e, joined), *[1] * (rank - joined)))
         # Nothing to take apart where all of B·H share their values.
         return e.unsqueeze(whole, 1) if self._layout.merged_heads else self._four(e, whole)
 
@@ -74,7 +75,7 @@ class Canonical:
         elif rank == 3:
             mask = e.unsqueeze(mask, 2)
         elif self._layout.single_head:
-            mask = e.reshape(mask, self._leading(e), e.dims(mask, 1), 1)
+            mask = e.reshape(mask, self._leading(e, rank - 2), e.dims(mask, 1), 1)
         elif rank == 4:
             mask = e.unsqueeze(mask, 1, 3)
         else:
@@ -110,10 +111,15 @@ class Canonical:
         behind = self._layout.rank - 1 - len(self._layout.values_lack)
         return e.op("Reshape", x, e.constant([*[0] * behind, -1], np.int64))
 
-    def _leading(self, e: Emitter) -> str:
-        """Sizes of the canonical axes of the map that are in front of its query rows."""
+    def _joined(self) -> int:
+        """How many leading axes of a map become one; 0 where none has to."""
+        layout = self._layout
+        return layout.rank - 2 if layout.single_head else layout.rank - 3 if layout.rank > 4 else 0
+
+    def _leading(self, e: Emitter, count: int) -> str:
+        """Sizes of the first canonical axes of the map."""
         order = self._layout.probabilities or tuple(range(self._layout.rank))
-        return e.op("Gather", e.op("Shape", self._map), e.constant(order[:-2], np.int64))
+        return e.op("Gather", e.op("Shape", self._map), e.constant(order[:count], np.int64))
 
     def _four(self, e: Emitter, x: str) -> str:
         rank, heads = self._layout.rank, self._layout.merged_heads

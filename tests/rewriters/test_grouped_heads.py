@@ -84,3 +84,36 @@ def test_samples_are_told_apart_wherever_they_lie(order: str) -> None:
     flagged, where = flags(Result({}, {site.id: mask}, None, None, 0.0), B)
     assert flagged == sample.any(1).tolist()
     assert where == {site.id: [np.flatnonzero(row).tolist() for row in sample]}
+
+
+@pytest.mark.parametrize("gating", ["if", "none"])
+@pytest.mark.parametrize("shared", ["B,1,2", "1,W,2", "W,2", "2"])
+def test_keys_and_values_may_be_shared_by_groups_or_samples(shared: str, gating: str) -> None:
+    """Queries (B, W, 2, N, D) in W windows; what one row of flags is for has values of its own all the same."""
+    sizes = {"B": B, "W": 3, "1": 1, "2": H}
+    lead = shared.split(",")
+    perm = [*range(len(lead)), len(lead) + 1, len(lead)]
+    text = f"kt = Transpose<perm = {perm}>(k) raw = MatMul(q, kt) p = Softmax<axis = -1>(raw) out = MatMul(p, v)"
+    inputs = f"float[B,W,2,N,4] q, float[{shared},M,4] k, float[{shared},M,4] v"
+    model = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["" : 17]> g ({inputs}) => (float[a,b,c,d,e] out) {{ {text} }}'
+    )
+    rng = np.random.default_rng(7)
+    fed = {n: rng.normal(size=(*(sizes[s] for s in lead), N, 4)).astype(np.float32) for n in "kv"}
+    fed["q"] = rng.normal(size=(B, 3, H, N, 4)).astype(np.float32)
+    q, k, v = (fed[n].astype(np.float64) for n in "qkv")
+    a, v = (
+        np.broadcast_to(t, (B, 3, H, N, t.shape[-1])).reshape(-1, H, N, t.shape[-1])
+        for t in (soft(q @ k.swapaxes(-1, -2)), v)
+    )
+    (site,), _ = find_sites(model)
+    scores = oracle.statistic(a, None, Statistic(exempt=()), site.self_attention)
+    threshold = float(np.median(scores.max(1)))
+    columns = scores > threshold
+    assert columns.any(1).any() and not columns.any(1).all()
+    pair = BenignPair(np.array([0.5], np.float32), np.full((1, 1, 4), 0.3, np.float32))
+    plan = PatchPlan({site.id: SitePlan(Statistic(exempt=()), pair)}, threshold, gating=gating, telemetry=True)
+    got = run(patch(model, plan, [site]), fed)
+    np.testing.assert_array_equal(got[f"atpatch_columns/{site.id}"], columns)
+    want = oracle.joint(a, v, columns, None, pair).reshape(got["out"].shape)
+    np.testing.assert_allclose(got["out"], want, atol=1e-4)
