@@ -79,7 +79,7 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt tests/third_party.txt models/requirements.txt tests/serve/clients.txt | $(BIN)/python
-	$(PIP) --editable ".[cpu,export,fit,report,evidence,serve,grpc,dev]"
+	$(PIP) --editable ".[all,dev]"
 	$(PIP) --no-deps --requirement tests/third_party.txt --requirement models/requirements.txt --requirement tests/serve/clients.txt
 	touch $@ $(VENV)/.demo
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-DEMO = ROOT / "models" / "digits_vit"
+DEMO = ROOT / "atpatch_onnx" / "demo" / "digits"
 
 
 def run(*arguments: Any, **environment: str) -> subprocess.CompletedProcess[bytes]:
