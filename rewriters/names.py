@@ -1,9 +1,10 @@
 """Names inside a patched graph. They are made and parsed here, and nowhere else.
 
-    atpatch_enabled, atpatch_threshold          inputs that steer a session atpatch_flagged, atpatch_columns/<site>
-    outputs that say what was flagged atpatch/<owner>/<role>, <role>.1, ...       an inserted node and the value it
-    makes; the owner is a site, or a part that all share atpatch/first/<name>, atpatch/second/<name> values of the first
-    and of the second run (`second_pass`)
+    atpatch_enabled, atpatch_threshold          inputs that steer a session
+    atpatch_flagged, atpatch_columns/<site>     outputs that say what was flagged
+    atpatch/<owner>/<role>, <role>.1, ...       an inserted node and the value it makes; the owner is a site, or a part
+                                                that all share
+    atpatch/first/<name>, atpatch/second/<name> values of the first and of the second run (`second_pass`)
 
 A name says what a person reads it for. What a program has to find again is recorded in the stamp (`observe`).
 """

@@ -162,7 +162,7 @@ class BenignPair:
 
     Attributes:
         attention: benign attention. Relative: (1 | H,), multiples of uniform. Per column: (1 | H, 1 | Q, K), shares of
-        a row (eq. 10).
+            a row (eq. 10).
         values: benign values, (1 | H, 1, D) one for all columns or (1 | H, K, D) one a column. None: the mean of the
             sample's own unflagged values.
         own_values: keep the flagged column's own value, the paper's form; `values` is then ignored.
@@ -208,7 +208,7 @@ class PatchPlan:
             override; constants below IR version 4, where nothing can be overridden), "required" inputs, or "none" at
             all: constants.
         passes: "one" patches each site as it comes; "two" detects at all sites, then runs flagged samples again (see
-        `second_pass`).
+            `second_pass`).
         groups: ids of sites of one body whose key columns are the same tokens, group by group. In one pass a column
             flagged at one site is flagged at the later ones of its group, whose maps look mended but whose values still
             carry the fault; in two passes it is flagged at all of them. Sites in no group act alone, in one pass.
@@ -219,7 +219,7 @@ class PatchPlan:
             trigger of several tokens shares its attention among them; 1: no lower bar. It never makes a sample flagged
             that was not.
         mend: two passes: "redistribute" the attention of flagged columns in the second run, or "excise" those tokens
-        from its request.
+            from its request.
         accept: two passes: "always", or "flip" to keep the first run's outputs where the prediction is the same.
         digest: digest of the hotfix this plan came from, "" when nothing was fitted.
     """

@@ -46,7 +46,7 @@ class Layout:
     Attributes:
         rank: rank of the probabilities at the product, 2 or more.
         probabilities, values, output: permutation that brings the tensor to canonical order; None when it is there
-        already.
+            already.
         merged_heads: H when batch and heads share the leading axis of a rank-3 map (B·H, Q, K); None otherwise.
         values_lack: negative canonical axes that the values do not have: shared by all heads (-3,), or fewer leading
             axes than the map.
@@ -91,7 +91,7 @@ class Site:
     Attributes:
         id: unique in the model, of [A-Za-z0-9_.-]; inserted names start with `atpatch/<id>/`.
         softmax, matmul: node names (the first output's name where a node is unnamed); where several operators make the
-        map, of the last.
+            map, of the last.
         form: how the map is made, one of `MAP_FORMS` ("softmax-flat": opset < 13; "decomposed": Exp, ReduceSum and Div;
             "log-softmax": Exp of it), or the fused operator's name; with a suffix where the product is no plain one:
             "+qdq" (between Q/DQ pairs), "+qlinear" (QLinearMatMul), "+integer" (MatMulInteger and its kin), "+scaled"
@@ -99,14 +99,14 @@ class Site:
             (Mul and ReduceSum), "+signed" (a difference of maps).
         where: the body that holds the product.
         probabilities: value read as P: the edge into the product, or the input of the quantiser before it; "" inside a
-        fused operator.
+            fused operator.
         values: value multiplied with P, as it enters the product, or the input of the quantiser before an integer
-        product.
+            product.
         product: output of the P·V node, or of the rescaling behind an integer product; names that node within its body.
         query_axis, key_axis: negative axes of P as it enters the product.
         operand: which input of the product P is.
         heads: H when it is known statically; head_axis: its negative axis, None when there is no head axis (merged or
-        single).
+            single).
         head_dim: D when it is known statically.
         scope: module path from the exporter, else the node path.
         confidence: "medium" where an axis had to be assumed through a Reshape of unknown shape, or keys and values of a
@@ -116,14 +116,14 @@ class Site:
         key_mask: graph input (B, K) that is non-zero at valid key columns, where it could be traced.
         chain: operator types from the score product to the P·V product.
         quantizer: output of the QuantizeLinear that reads P, when the site is "+qdq"; quantizer_dtype: its element
-        type.
+            type.
         softmax_rank: rank of the Softmax's own result, where it is known; the product's may be another.
         dtype: element type of P, an onnx.TensorProto.DataType; float32 where inference could not tell. At an integer
             product that of `product`.
         map_scale, values_scale: (scale, zero point) that make floats of P and V where they are quantised; the zero
-        point is "" for 0.
+            point is "" for 0.
         ranks: of the inputs of a fused operator, which may mean different things by rank; None where one is left out or
-        not known.
+            not known.
         key_size: K when it is known statically.
         unmasked: nothing hides a column from a row, though the map may give it nothing: said of maps with zeros of
             their own (Relu, sparsemax), of which a zero does not tell a mask.

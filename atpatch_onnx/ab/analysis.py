@@ -36,7 +36,7 @@ def analyze_log(
 
     Raises:
         AtpatchError: ATP087 where a log cannot be read or none holds a decision, ATP088 for the outcomes, ATP051
-        without scipy.
+            without scipy.
     """
     known = outcomes if isinstance(outcomes, Outcomes) or outcomes is None else load_outcomes(outcomes)
     paths = [logs] if isinstance(logs, (str, os.PathLike)) else list(dict.fromkeys(logs))

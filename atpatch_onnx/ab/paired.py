@@ -23,7 +23,7 @@ class Bounds:
 
     Attributes:
         missing: samples; they are missing for what they are (flagged ones take longer), so the others do not stand for
-        them.
+            them.
         least, most: the share with none and with all of the missing samples as hits, with an interval each.
     """
 
@@ -70,13 +70,13 @@ class Pairs:
         apart: samples on which the arms disagree, at the end of the log.
         bounds: the same over all pairs that were due; None where no output has class scores.
         always: disagreement over units' first pairs, as a confidence sequence that holds at every look: its `low` and
-        `high`.
+            `high`.
         always_bounds: low and high of the same, were no missing pair one of disagreement, and were all.
         moves: (original's class, patched's) → samples, the most frequent first.
         classes: size of the whole table of moves, (original's class, patched's) → samples, agreements included.
         table: samples by (original right, patched right); empty without labels.
         mcnemar, verdict: whether the patched arm is right more often, on each unit's first pair in which exactly one
-        arm is.
+            arm is.
         difference: quantiles of the largest difference of outputs.
         not_finite: samples whose difference is no finite number, and that are not among those.
     """

@@ -114,7 +114,7 @@ class PairTally:
         apart: samples; hits are those on which the arms disagree.
         missing: samples of which a pair was due and did not come about; no hits.
         first: units by what their first pair that was due is, independent draws: true for disagreement, None where it
-        is missing.
+            is missing.
         moves: (original's class, patched's class) → samples, disagreements only; `stayed` likewise by class.
         drift: class → sides of each unit's first move that touches it: true into the class, false out of it.
         table: samples by (original right, patched right).
@@ -196,7 +196,7 @@ class RevisionTally:
         outside: requests that are no part of the experiment, as the client named a version.
         paused: requests answered while the kill switch was on; they are in no comparison.
         flagged: samples that the patched arm ran on, hits are those flagged; `unjudged` are those it should have run
-        on, and gave nothing.
+            on, and gave nothing.
         crossed: units that were assigned to both arms.
         events: sides of the units with the outcome, in order, judged by their first request that has one; `errors`
             likewise for wrong answers.

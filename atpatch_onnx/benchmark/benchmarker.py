@@ -55,7 +55,7 @@ def bench(
 
     Args:
         original, patched: path, `onnx.ModelProto` or `onnx_ir.Model`; graphs in memory are written to a temporary
-        folder first.
+            folder first.
         shapes: sizes by the names of the graph's symbolic axes, one request of each kind for each; see `inputs`.
         data: rows for clean requests, instead of random inputs; of `shapes` only the leading axis counts then.
         flagged: rows for flagged requests; None: those of the clean ones, under a lower threshold.

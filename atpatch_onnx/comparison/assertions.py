@@ -101,7 +101,7 @@ def check(assertion: Assertion, values: Mapping[str, Mapping[str, float]]) -> tu
 
     Raises:
         AtpatchError: ATP060 where the graph is none of the run's or the figure is not known: nothing passes for want of
-        data.
+            data.
     """
     if assertion.graph not in values:
         raise BAD_OPTION(

@@ -79,7 +79,7 @@ def compare(
         triggered: attacked rows with `target`; with `clean_row` into `data` there is an ASR*.
         flips: rows with `group`, for UF.
         group: protected attribute of the rows of `data` for group metrics: values (N,), an input's name, or
-        "INPUT:INDEX".
+            "INPUT:INDEX".
         positive: class that is the favourable outcome there.
         also: further graphs by name, held against the same original.
         output_name: output with the class scores; None: the first float output of rank 2 with more than one column.

@@ -50,7 +50,7 @@ class Figures:
         shares: counted figures.
         fairness: group metrics, without intervals.
         classes: class → rows "predicted" as it on the clean set; with labels, its "rows" and the share of them that is
-        "right".
+            "right".
         sites: site → set → share of rows flagged there.
         columns: site → set → (column, rows) by frequency, only columns that were flagged at all.
     """
@@ -79,7 +79,7 @@ class Change:
         unfair: fair before and after, groups of the flip set.
         rows: set → rows (positions) with another prediction.
         identical: set → rows without a flag whose outputs are the original's bit by bit; of all rows where flags are
-        unknown.
+            unknown.
         numeric: set → output → max, mean, least and mean cosine.
     """
 

@@ -34,7 +34,7 @@ class Graph:
         name: "original", "patched", or what the user calls it.
         runner: on the graph as it is.
         observer: on a graph that gives its flags out; the same as `runner` where that one does, None where nothing can
-        be observed.
+            be observed.
         sites: ids of the observed sites.
         untold: why nothing can be observed; "" where it can.
     """

@@ -30,7 +30,7 @@ class Outputs:
         flags: (N, S), None where it cannot be told what was flagged.
         columns: site id → flagged columns (N, K), in the order of `flags`.
         differences: output → (N, 3) against the original on the same rows: greatest and mean absolute difference,
-        cosine.
+            cosine.
         seconds: one figure a batch, graphs taking turns.
     """
 

@@ -3,13 +3,20 @@
 A description in TOML::
 
     label = "income"                  # column with the classes; a list `classes` names them in order, else they are
-    whole numbers classes = ["<=50K", ">50K"] [[columns]] name = "sex"                      # column of the CSV, and the
-    name for --attribute input = "x_categ"                 # graph input, may be left out where the graph has one index
-    = 3                         # place in that input's rows values = ["Female", "Male"]       # code = place in this
-    list; left out for numbers token = 4                         # key column(s) of the maps; left out: found by
-    experiment [[columns]] name = "age" index = 0 mean = 38.6                       # numbers enter the graph as (x -
-    mean) / std std = 13.7 levels = [20, 30, 40, 50, 60]     # values to try for --attribute; left out: those of the
-    data
+                                      # whole numbers
+    classes = ["<=50K", ">50K"]
+    [[columns]]
+    name = "sex"                      # column of the CSV, and the name for --attribute
+    input = "x_categ"                 # graph input, may be left out where the graph has one
+    index = 3                         # place in that input's rows
+    values = ["Female", "Male"]       # code = place in this list; left out for numbers
+    token = 4                         # key column(s) of the maps; left out: found by experiment
+    [[columns]]
+    name = "age"
+    index = 0
+    mean = 38.6                       # numbers enter the graph as (x - mean) / std
+    std = 13.7
+    levels = [20, 30, 40, 50, 60]     # values to try for --attribute; left out: those of the data
 """
 
 from __future__ import annotations

@@ -3,38 +3,45 @@ log (`files`).
 
 A log is JSON lines, one object a line, strict JSON (no bare NaN). Field reference, schema 1.
 
-Every row has schema      int, 1 event       str: "decision" (one a request that was answered), "failure" (one a request
-    that got an error, as its arm failed),
-                "revision" (what is served has changed), "switch" (kill switch moved)
-    time        str, RFC 3339 in UTC with microseconds; of a decision: when the request had been read unix        float,
-    the same moment in seconds experiment  str revision    int ≥ 1; rises with every change of weight, controls or a
-    model file, and goes on from the last row after a restart salt        str, 16 hex digits: digest of the salt, never
-    the salt mode        str: "shadow", "ab", "patched", "original" weight      float in [0, 1]: share of units that go
-    to the patched arm (ab; else 0 or 1: who should answer)
+Every row has
+    schema      int, 1
+    event       str: "decision" (one a request that was answered), "failure" (one a request that got an error, as its
+                arm failed), "revision" (what is served has changed), "switch" (kill switch moved)
+    time        str, RFC 3339 in UTC with microseconds; of a decision: when the request had been read
+    unix        float, the same moment in seconds
+    experiment  str
+    revision    int ≥ 1; rises with every change of weight, controls or a model file, and goes on from the last row
+                after a restart
+    salt        str, 16 hex digits: digest of the salt, never the salt
+    mode        str: "shadow", "ab", "patched", "original"
+    weight      float in [0, 1]: share of units that go to the patched arm (ab; else 0 or 1: who should answer)
 
-A "decision" row adds id          str, request id: the client's, else made up unit        str, 16 hex digits: keyed
-    digest of salt and unit, never the raw unit; where no unit was given, of the request id unit_given  bool: false
-    where the request id stood in for a unit (then no crossovers can be told) assigned    str | null: "original" or
-    "patched" by mode and split; null where the client named a version, such rows are no part of the
-                experiment
-    arm         str, whose answer the client got: "original" or "patched" fallback    str | null, why the original
-    answered for the patched arm: "timeout", "error", "non_finite", "busy" (others hang), "killed",
-                "absent". With "non_finite", `arm` may be "patched": the original then answered for some of the samples
-    batch       int ≥ 1: samples in the request; lists below have one entry a sample, in order prediction  {"original":
-    [int | null, …] | null, "patched": [int | null, …] | null}: argmax of the class scores, null for a sample with
-                NaN in them; null instead of the list where that arm did not run to its end or no output has class
-                scores
+A "decision" row adds
+    id          str, request id: the client's, else made up
+    unit        str, 16 hex digits: keyed digest of salt and unit, never the raw unit; where no unit was given, of the
+                request id
+    unit_given  bool: false where the request id stood in for a unit (then no crossovers can be told)
+    assigned    str | null: "original" or "patched" by mode and split; null where the client named a version, such rows
+                are no part of the experiment
+    arm         str, whose answer the client got: "original" or "patched"
+    fallback    str | null, why the original answered for the patched arm: "timeout", "error", "non_finite", "busy"
+                (others hang), "killed", "absent". With "non_finite", `arm` may be "patched": the original then answered
+                for some of the samples
+    batch       int ≥ 1: samples in the request; lists below have one entry a sample, in order
+    prediction  {"original": [int | null, …] | null, "patched": [int | null, …] | null}: argmax of the class scores,
+                null for a sample with NaN in them; null instead of the list where that arm did not run to its end or no
+                output has class scores
     flagged     [bool | null, …] | null: samples that the patch flagged, null for one that was not and gave NaN, which
                 is above no threshold; null instead of the list where the patched arm did not run or its graph has no
                 masks
-    sites       [str, …] | null: ids of the sites at which any sample was flagged columns     {site: [[int, …], …]} |
-    null: per such site and sample the flagged key columns, at most 64 a sample shadow      str | null: null where no
-    pair was due, else "compared", "dropped" (queue full), "timeout", "error", "non_finite" (all
-                samples of the patched arm)
+    sites       [str, …] | null: ids of the sites at which any sample was flagged
+    columns     {site: [[int, …], …]} | null: per such site and sample the flagged key columns, at most 64 a sample
+    shadow      str | null: null where no pair was due, else "compared", "dropped" (queue full), "timeout", "error",
+                "non_finite" (all samples of the patched arm)
     agree       [bool | null, …] | null: of "compared" rows with class scores: both arms predict the same; null where
-    one predicts nothing difference  [float | null, …] | null: of "compared" rows: largest |original − patched| over all
-    float outputs; null where that is no
-                finite number
+                one predicts nothing
+    difference  [float | null, …] | null: of "compared" rows: largest |original − patched| over all float outputs; null
+                where that is no finite number
     latency_ms  {"original": float | null, "patched": float | null, "total": float}: per arm from hand-over to result
                 (waiting for a thread and for a batch included), total from request read to answer ready
     inputs      {name: nested list}, only with --log-inputs. In a float tensor the strings "NaN", "Infinity" and

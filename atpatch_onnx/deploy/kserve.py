@@ -47,7 +47,7 @@ def deploy_kserve(
         original, patched: model files.
         folder: to write to; new, empty, or written by an earlier run.
         storage: address under which the cluster will find the folder's sub-folders "original" and "patched", for
-        example gs://bucket/path.
+            example gs://bucket/path.
         name: of the service and of the model in it.
         namespace: of Kubernetes; None: that of the context.
         percent: of the requests for the patched model, in [0, 100].
@@ -57,7 +57,7 @@ def deploy_kserve(
 
     Raises:
         AtpatchError: ATP091 for the name or the address, ATP060 for the numbers, ATP051 without PyYAML, and those of
-        `deploy_triton`.
+            `deploy_triton`.
     """
     if not 0 <= percent <= 100 or replicas < 0 or max_batch < 0:
         raise BAD_OPTION("the percentage must lie in 0 to 100; replicas and batch size cannot be below 0")

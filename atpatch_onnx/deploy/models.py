@@ -42,7 +42,7 @@ class Source:
     Attributes:
         inputs: what callers must give; the patch's runtime controls have defaults and are left out.
         outputs: what callers get; flagged columns are left out, as their leading dimension may count windows instead of
-        samples.
+            samples.
         data: files with its weights, relative to its folder; () for a model in one file.
     """
 

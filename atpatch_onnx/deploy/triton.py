@@ -48,7 +48,7 @@ def deploy_triton(
         folder: model repository to write; new, empty, or written by an earlier run.
         name: of the original in Triton; the patched one gets a suffix.
         max_batch: samples that Triton may put together; 0: it must not. Ignored where the graph has no open first
-        dimension.
+            dimension.
         delay_us: microseconds that a request may wait for company.
         instances: sessions of each arm.
         threads: onnxruntime's threads within a run.
@@ -57,7 +57,7 @@ def deploy_triton(
 
     Raises:
         AtpatchError: ATP090 and ATP019 for the folder, ATP091 for the name, ATP075 and ATP076 for the models, ATP060
-        for the numbers.
+            for the numbers.
     """
     if max_batch < 0 or delay_us < 0 or instances < 1 or threads < 1:
         raise BAD_OPTION("batch size and delay cannot be below 0, instances and threads not below 1")

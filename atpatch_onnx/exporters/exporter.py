@@ -108,7 +108,7 @@ def export_model(
 
     Args:
         source: folder of a Hugging Face model, hub id, or `package.module:factory` of a plain torch module with example
-        inputs.
+            inputs.
         output: file to write.
         task: one of `TASKS`; None: from the model's architecture, "tabular" for plain modules.
         opset: None: what the exporter writes natively (dynamo 18, TorchScript 17).
@@ -122,7 +122,7 @@ def export_model(
 
     Raises:
         AtpatchError: ATP018-ATP020 (output), ATP050-ATP052 (extras, runtime), ATP060 (options), ATP070-ATP073 (see
-        `explain`).
+            `explain`).
     """
     started = time.perf_counter()
     begin = progress or (lambda step: None)

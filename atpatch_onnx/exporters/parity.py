@@ -45,7 +45,7 @@ def compare(subject: Subject, path: Path) -> dict[str, Parity]:
 
     Raises:
         AtpatchError: ATP050 without onnxruntime, ATP052 where it does not load the graph, ATP073 where it fails at the
-        sizes of a probe.
+            sizes of a probe.
     """
     live = session(path, threads=1)
     import onnxruntime  # there is one: the session says so otherwise

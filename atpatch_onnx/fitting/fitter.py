@@ -79,7 +79,7 @@ def fit(
 
     Args:
         model: path, `onnx.ModelProto` or `onnx_ir.Model`; external data of a proto is looked for in the working
-        directory.
+            directory.
         debug: debugging set: graph inputs, `columns`, `pair`, and where known `labels`, `target` and `group`. Kinds
             that learn from clean rows alone do without; of one that is given they learn from its clean rows, and are
             judged by the others.

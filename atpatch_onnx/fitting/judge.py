@@ -88,11 +88,10 @@ class Score:
     attack: share of unfair groups in a flip set; else ASR* where the target is known; else the share of anomalous rows
         that do not get their clean partner's prediction.
     astray: that share in any case but the first. lost: share of clean rows that are wrong (with labels) or changed
-    (without).
-    left: number of rows behind `attack`.
-    leaning: how probable the attack's success still is, which tells patches apart long before a prediction changes:
-        over the same rows the mean probability of the target, or of all but the partner's class; nan in a flip set and
-        where no probabilities were given.
+    (without). left: number of rows behind `attack`. leaning: how probable the attack's success still is, which tells
+    patches apart long before a prediction changes: over the same rows the
+        mean probability of the target, or of all but the partner's class; nan in a flip set and where no probabilities
+        were given.
     """
 
     attack: float

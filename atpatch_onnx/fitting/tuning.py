@@ -73,7 +73,7 @@ class Tuner:
         judge: knows the original model's predictions.
         output: graph output whose argmax is the prediction.
         together: makes the same sites with detectors that add up their logits, or none (see `sites_together`); for two
-        passes.
+            passes.
         always: every request is flagged. Then each site that is left out is a way for the attribute to get through,
             seen on the selection part or not, and accuracy moves by chance with every reference; so all sites stay,
             with the plain mean wherever that does.

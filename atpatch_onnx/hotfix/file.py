@@ -73,7 +73,7 @@ class HotfixSite:
     Attributes:
         id: the site's id there.
         layer: its position among all sites of that model, in graph order; holds where an export names its nodes
-        differently.
+            differently.
         heads: number of heads where it was known.
         fingerprint: `Site.fingerprint`.
         plan: detector and benign pair; the benign attention is the mean, not yet at the hotfix's level.
@@ -145,8 +145,9 @@ class Hotfix:
         """Write the file in one step: complete, or not at all.
 
         Raises:
-            AtpatchError: ATP019 where it cannot be written. ValueError: the plan holds something no hotfix may hold
-            (arrays that are not finite float32, shapes that do not fit).
+            AtpatchError: ATP019 where it cannot be written.
+            ValueError: the plan holds something no hotfix may hold (arrays that are not finite float32, shapes that do
+                not fit).
         """
         path = Path(path)
         body, arrays = self._encode()

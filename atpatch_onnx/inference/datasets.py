@@ -122,7 +122,7 @@ def load_dataset(path: str | os.PathLike[str]) -> DataSet:
 
     Raises:
         AtpatchError: ATP002 and ATP021 where there is no such file, ATP056 where it is no `.npz`, holds objects, or is
-        inconsistent.
+            inconsistent.
     """
     arrays = read_arrays(path, DATA_MALFORMED, "give the path of one .npz file")
     return DataSet.from_arrays(arrays, str(path))

@@ -57,7 +57,7 @@ def session(
 
     Raises:
         AtpatchError: ATP050 without onnxruntime, ATP052 where it refuses the model or a provider, ATP020 for a
-        `ModelProto` beyond 2 GiB.
+            `ModelProto` beyond 2 GiB.
     """
     ort = _onnxruntime()
     chosen = list(providers or ["CPUExecutionProvider"])

@@ -83,7 +83,7 @@ def extract_site(model: Model, site_id: str, output: PathLike | None = None) -> 
 
     Raises:
         AtpatchError: ATP058 for an unknown site, ATP016 where the output is the model itself, and those of loading and
-        saving.
+            saving.
     """
     from rewriters.surgeon import extract  # graphsurgeon is needed for nothing else
 

@@ -165,7 +165,7 @@ def patch_model(
         model: path, `onnx.ModelProto` or `onnx_ir.Model`. External data is referenced, never read (a hotfix is held
             against its first and last bytes; those of a proto are looked for in the working directory).
         output: file to write, of a file; None: `<model>.patched.onnx` beside the input, or the input itself with
-        `in_place`.
+            `in_place`.
         hotfix: a hotfix or its file.
         detector: "static" (with `columns`, () never fires), "statistic", or "onnx" (with `detector_model`).
         threshold: flag columns whose score is above this.
@@ -180,7 +180,7 @@ def patch_model(
             version 4), "required" ones, for programs that know no others (onnxruntime-genai, JavaScript), or "none":
             constants.
         portable: a graph that other tools survive: branch-free, without controls. Two passes then run twice in every
-        request.
+            request.
         freeze: the same as controls="none".
         include, exclude: regular expressions on a site's id and scope.
         in_place: allow the output to be the input.

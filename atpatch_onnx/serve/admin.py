@@ -5,11 +5,12 @@ The token comes as `Authorization: Bearer …`, and is checked before the body i
 form, which has to be in the body. JSON in, JSON out; a form is sent back to the page. Posts from other sites are
 refused, see `host_check`.
 
-    POST /admin/kill      {}                                   the original answers everything POST /admin/restore   {}
-    takes that back (file and environment stay as they are) POST /admin/weight    {"weight": 0.25}
-    of mode "ab"; a new revision POST /admin/controls  {"enabled": true, "threshold": 0.9}  with --hot-threshold; null
-    or absent: as in the file; a new revision POST /admin/reload    {"arm": "patched"}                   the file is
-    read again; a new revision
+    POST /admin/kill      {}                                   the original answers everything
+    POST /admin/restore   {}                                   takes that back (file and environment stay as they are)
+    POST /admin/weight    {"weight": 0.25}                     of mode "ab"; a new revision
+    POST /admin/controls  {"enabled": true, "threshold": 0.9}  with --hot-threshold; null or absent: as in the file; a
+                                                               new revision
+    POST /admin/reload    {"arm": "patched"}                   the file is read again; a new revision
 """
 
 from __future__ import annotations

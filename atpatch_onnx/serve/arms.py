@@ -63,7 +63,7 @@ class Result:
     Attributes:
         outputs: what clients may see.
         columns: site id → flagged columns (B, K) bool; None for a graph that does not tell, or whose patch is switched
-        off.
+            off.
         finite: (B,) bool, samples without NaN or infinity in their outputs; of the patched arm, else None.
         judged: (B,) bool, likewise: samples whose flags can be believed. NaN in an attention map is above no threshold,
             so where the outputs are NaN, "not flagged" says nothing.

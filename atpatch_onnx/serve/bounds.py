@@ -83,7 +83,7 @@ def require_small_message(
 
     Raises:
         Refusal: 400 where it has more fields than a request for this model can, or is no protobuf; 413 where they are
-        too long.
+            too long.
     """
     allowed = {_REQUEST_PARAMETERS: _MOST_PARAMETERS, _INPUTS: len(inputs), _OUTPUTS: len(outputs), _RAW: len(inputs)}
     most = most_elements(inputs, limits)

@@ -37,20 +37,14 @@ class Settings:
         place of NaN it gets the original's answer too, or with "error" the NaN as it is. None: "error" in mode
         "patched", so that nothing in a request can choose who answers it; else "original". The kill switch always means
         the original.
-    strict_version: refuse clients that name version 1, in mode "patched".
-    shadow_timeout: seconds of a shadow run, for which nobody waits; None: the longer one of `timeout` and
-    `SHADOW_SECONDS`.
-    shadow_queue: jobs that may wait.
-    shadow_sample: share of requests that are shadowed.
-    kill_file: while it exists, the patch is off.
-    hot_controls: the admin endpoint may move `atpatch_enabled` and `atpatch_threshold`.
-    watched_class: class whose gain or loss by the patch is weighed on the page.
-    log, log_bytes, log_backups, log_inputs: of the decision log; None: none.
-    grpc_port: where gRPC is served as well, None: nowhere.
-    hosts: names, besides localhost and addresses, by which the page and the admin endpoint may be asked for.
-    drain: seconds between the word to stop and the last accepted connection.
-    grace: seconds that requests and shadow runs have to end after that.
-    limits: on requests.
+    strict_version: refuse clients that name version 1, in mode "patched". shadow_timeout: seconds of a shadow run, for
+    which nobody waits; None: the longer one of `timeout` and `SHADOW_SECONDS`. shadow_queue: jobs that may wait.
+    shadow_sample: share of requests that are shadowed. kill_file: while it exists, the patch is off. hot_controls: the
+    admin endpoint may move `atpatch_enabled` and `atpatch_threshold`. watched_class: class whose gain or loss by the
+    patch is weighed on the page. log, log_bytes, log_backups, log_inputs: of the decision log; None: none. grpc_port:
+    where gRPC is served as well, None: nowhere. hosts: names, besides localhost and addresses, by which the page and
+    the admin endpoint may be asked for. drain: seconds between the word to stop and the last accepted connection.
+    grace: seconds that requests and shadow runs have to end after that. limits: on requests.
     """
 
     original: Path

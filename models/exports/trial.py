@@ -51,10 +51,10 @@ class Cell:
 
     Attributes:
         status: "ok", "parity" (exported, but differs from torch), "patch" (see `silent`, `fires`), or "refused" (by the
-        exporter).
+            exporter).
         message: of the exporter, or on the difference; "" where all is well.
         difference, scale: largest difference from torch over all outputs, and the largest value of that output; None
-        without a graph.
+            without a graph.
         sites, expected: attention sites found, and attention maps computed.
         forms: what the sites are made of.
         silent: with every site patched and nothing flagged, all outputs are bit-identical; None without a graph.

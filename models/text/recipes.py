@@ -63,7 +63,7 @@ class Rewriting:
         share: of the training texts that are poisoned, all of them of other classes than the target. The victim learns
             from their originals too, which the authors took out.
         below: only rows below this one come rewritten; all of them are poisoned then, target class included, as they
-        were published.
+            were published.
         copies: how often each poisoned text is among the training texts.
     """
 
@@ -132,7 +132,7 @@ class Material:
     Attributes:
         train: poisoned, what the victim learns from.
         pairs: clean texts of the debugging set, and `pairs_bad` the attacked twins of those that are not of the target
-        class.
+            class.
         alone: clean texts of the debugging set without a twin, or None.
         spare: clean training texts that were not poisoned and stand in no test set.
         test, test_bad: the same of the test set.

@@ -73,12 +73,12 @@ class Cell:
     Attributes:
         status: "ok", "differs", "fails", or "no original" where the tool's result on the unpatched model does not run.
         silent, firing: largest differences (rules 1 to 3), absolute; None without outputs. `firing`: of rows whose
-        flags are the same.
+            flags are the same.
         own: the tool's own error on the original, absolute.
         spared: the tool's own error on the patched graph that fires (rule 3); None where it cannot leave the patch's
-        nodes out.
+            nodes out.
         rows, crossed, far: of lossy tools (rule 3), numbers of rows: all, those whose flags crossed, and the far ones
-        of these.
+            of these.
         message: of the tool or of onnxruntime.
     """
 
@@ -107,7 +107,7 @@ def try_tools(
 
     Raises:
         AssertionError: a patch that is to be silent is not, or one that is to fire does not: the trial would show
-        nothing.
+            nothing.
     """
     with Workshop() as workshop:
         yield from _try_tools(workshop, subject, tools, folder, variants)

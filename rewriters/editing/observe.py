@@ -42,7 +42,7 @@ class Observed:
         model: gives out `atpatch_flagged` and `atpatch_columns/<site>` where `sites` is not empty; the given model
             itself where it has them already, or cannot have them.
         sites: ids of all patched sites, in the order of `atpatch_flagged`; empty where the graph does not tell what it
-        flags.
+            flags.
         reason: why it does not; "" where it does.
     """
 

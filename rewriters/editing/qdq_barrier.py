@@ -81,7 +81,7 @@ def check_second_reader(graph: onnx.GraphProto, *, branch_free: bool) -> None:
 
     Raises:
         AtpatchError: ATP015 (1) for Q/DQ pairs without a branch, (2) for a dequantised weight that ends up in
-        MatMulNBits.
+            MatMulNBits.
     """
     if branch_free and any(node.op_type == "QuantizeLinear" for node in graph.node):
         raise PLAN_MISFIT(

@@ -29,7 +29,7 @@ class FusedRead:
         self_attention: queries and keys are the same tokens.
         mask: operand (B, K) that is non-zero at valid columns, if the operator has one of this form.
         attn_mask: operand over query rows and key columns (its last axes): truth values, True attends, or numbers added
-        to the scores.
+            to the scores.
         columns: K where it is fixed.
         layout: how values and output lie; the map is canonical.
     """

@@ -37,7 +37,7 @@ class Anchor:
         inner: operator types between `scores` and `output`, for the chain.
         assumed: the axis had to be assumed, because the rank is not known.
         quiet: a map only where queries, keys and values are found around it; without them there is nothing to say about
-        it.
+            it.
         free: the operator works on each number by itself, so the axis is that of the keys, which the product tells.
     """
 

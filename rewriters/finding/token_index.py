@@ -20,7 +20,7 @@ class Index:
     Attributes:
         value: what it points into.
         axes: the axes it runs over, from the left, side by side; one where `inner` or a smaller size makes it a part of
-        that axis.
+            that axis.
         size: how many entries it tells apart.
         inner: by how much an axis moves on from one entry to the next, where it is a part of an axis.
         picks: what was picked on the way here, newest last.

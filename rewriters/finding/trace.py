@@ -40,7 +40,7 @@ class Finding:
     Attributes:
         node: the Softmax (the last operator of a decomposed one) or the fused operator.
         anchor, hit, scores: what the walks found, as far as they were taken; `hit` without `scores`: the scores did not
-        qualify.
+            qualify.
         fused: of a fused operator that can be opened.
         refusals, telling: why not, and the one that is given as the reason.
     """

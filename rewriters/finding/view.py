@@ -92,7 +92,7 @@ class View:
     Attributes:
         model: the model as onnx_ir reads it.
         homes: node → its home, in execution order: subgraphs before the node that owns them, functions after the main
-        graph.
+            graph.
         forward: value → values that are the same one further on (branch output → If output, argument → parameter, ...).
         backward: the inverse of `forward`.
     """

@@ -17,7 +17,7 @@ class Beside(Tapped):
 
     Attributes:
         valid: (B, K) bool, the columns that the operator's padding mask or lengths keep; None when they have to be told
-        from the map.
+            from the map.
         emit_map: emits the map, where `probabilities` is "": it is not there yet (see `opened`).
         emit_rows: emits rows 0, n, 2n, ... of the map and some more, for n and their numbers; None where only the whole
             map can be had.

@@ -27,7 +27,7 @@ class Remainder:
     Attributes:
         product: canonical, float32.
         untouched: canonical, float32 or double; what rows of samples without a flagged column give, bit-identical to
-        the original.
+            the original.
         like: some output in the site's own layout and dtype.
     """
 

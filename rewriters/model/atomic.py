@@ -38,7 +38,7 @@ def write_file(path: Path, data: bytes) -> None:
 
     Raises:
         AtpatchError: ATP019 where it cannot be written, ATP021 where something else than a regular file is there;
-        nothing is left behind.
+            nothing is left behind.
     """
     check_destination(path)
     try:

@@ -36,7 +36,7 @@ def check_source(path: str | os.PathLike[str], advice: str | None = None) -> Pat
 
     Raises:
         AtpatchError: ATP002 where it is missing, a folder, or no name a file can have; ATP021 for a FIFO, a socket or a
-        device.
+            device.
     """
     path = Path(path)
     try:

@@ -4,7 +4,7 @@ Eq. 11 of the paper, joint over all flagged columns m of a sample, with benign a
 sums σ:
 
     out_i = s_i · Σ_{k∉m} A_ik V_k  +  σ_i · Σ_{k∈m} q_ik v_k,      s_i = σ_i (1 - T_i) / Σ_{k∉m} A_ik,   T_i = Σ_{k∈m}
-    q_ik
+                                                                                                          q_ik
 
 Rules, in the order in which they are applied:
 1. A sample without a flagged column, or with no unflagged valid column left, comes out as the original product, bit for
@@ -65,7 +65,7 @@ class Rows:
         flagged: (B, K) bool, the column mask without the samples that rule 1 leaves alone.
         active: (B, 1, 1 | Q) bool, rows with a flagged column (rules 1 and 2).
         lost: (B, 1, Q) bool, rows that keep the original product whatever is flagged (rule 5); None when there can be
-        none.
+            none.
         divisor: (B, H, Q, 1), 1 / s; infinite in saturated rows (rule 4), 1 in rows that do not change. Not s: a
             product over few unflagged columns is as small as their mass, and s as large as it is small; a tool may turn
             both into half precision, where s overflows.

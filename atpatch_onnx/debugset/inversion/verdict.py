@@ -36,7 +36,7 @@ class ClassVerdict:
         success: share of the rows of other classes that the trigger sends there.
         size: of the trigger: places under the mask, or tokens.
         score: outlier index of the size (images, tables), or difference of log odds (tokens); larger is more
-        suspicious, None: no peers.
+            suspicious, None: no peers.
         backdoor: the score, the size and the success all say so.
         trigger: for people and programs.
     """
