@@ -40,7 +40,7 @@ check: $(VENV)/.dev
 
 # Links and anchors are checked too. The notice is about the end of MkDocs: see docs/decisions/mkdocs-material.md.
 docs: $(VENV)/.docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .

@@ -64,6 +64,15 @@ def test_the_examples_of_a_command_are_well_formed(command, context):
         command.make_context(path[-1], words[len(path) :], parent=context.parent)
 
 
+NAMED = re.compile(r"`((?:rewriters|atpatch_onnx|tests|docs|models)/[\w./-]+)`")
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").rglob("*.md")), ids=lambda page: page.name)
+def test_files_that_a_page_names_are_there(page):
+    named = [path for path in NAMED.findall(page.read_text("utf-8")) if not re.search(r"NAME|KIND", path)]
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
 def test_every_command_that_prints_json_has_a_schema_on_the_page():
     printing = {
         name.split()[0] if name != "ab analyze" else name
