@@ -21,6 +21,7 @@ from typing import Any
 import click
 
 SCHEMAS = Path(__file__).parent / "schemas"
+SHARED_ENTRY = re.compile(r"<b><code><span[^>]*>(\w+,)</span></code></b>\s*\(<code>(.*?)</code>\)", re.DOTALL)
 LOADED_FROM_ELSEWHERE = re.compile(
     r'<(?:script|img|iframe|link rel="(?:stylesheet|preconnect)")[^>]+(?:src|href)="?https?:[^>]+'
 )
@@ -35,6 +36,11 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
             markdown = markdown.replace(f"<!-- {comment} -->", make())
     markdown = re.sub(r"<!-- api: ([\w ]+) -->", lambda found: api(found[1].split()), markdown)
     return re.sub(r"<!-- schema: ([\w-]+) -->", lambda found: schema_table(found[1]), markdown)
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Names that share an entry of a docstring (`softmax, matmul: nodes`): griffe takes the later ones for a type."""
+    return SHARED_ENTRY.sub(lambda found: f"<b><code>{found[1]} {re.sub('<[^>]*>', '', found[2])}</code></b>", html)
 
 
 def on_post_page(output: str, page: Any, **_: Any) -> str:
