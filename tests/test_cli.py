@@ -305,6 +305,7 @@ def test_doctor(atpatch):
     assert set(found) == {"python", "platform", "packages", "providers", "commands", "problems"}
     assert found["packages"]["onnx"] == onnx.__version__
     assert "CPUExecutionProvider" in found["providers"]
+    assert set(found["commands"]) == set(COMMANDS)
     assert found["commands"]["patch"] == {"ready": True, "missing": [], "pip": None}
     people = atpatch("doctor")
     assert people.out == ""

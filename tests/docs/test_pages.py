@@ -64,6 +64,15 @@ def test_the_examples_of_a_command_are_well_formed(command, context):
         command.make_context(path[-1], words[len(path) :], parent=context.parent)
 
 
+@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "decisions").glob("*.md")), ids=lambda page: page.stem)
+def test_figures_of_a_decision_are_in_the_results_that_it_names(page):
+    text = page.read_text("utf-8")
+    sources = " ".join((ROOT / path).read_text("utf-8") for path in re.findall(r"`(models/[\w/]+\.md)`", text))
+    measured = {round(float(number), 2) for number in re.findall(r"\d+\.\d{2,3}", sources)}
+    shown = {float(number) for number in re.findall(r"(?<![\d.])\d+\.\d\d(?![\d.])", text)}
+    assert shown <= measured
+
+
 NAMED = re.compile(r"`((?:rewriters|atpatch_onnx|tests|docs|models)/[\w./-]+)`")
 
 
