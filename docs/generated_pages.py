@@ -88,7 +88,7 @@ def _command(command: click.Command, context: click.Context) -> str:
     usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
     text.append(f"```text\n{usage}\n```")
     options = [option.get_help_record(context) for option in command.params if isinstance(option, click.Option)]
-    rows = [f"| `{record[0]}` | {_cell(_inline(record[1]))} |" for record in options if record]
+    rows = [f"| `{record[0].replace(' RANGE', '')}` | {_cell(_inline(record[1]))} |" for record in options if record]
     text.append("\n".join(["| option | meaning |", "|---|---|", *rows]))
     lines = [f"$ {re.sub(r' {2,}#', '  #', line)}" for line in examples]
     text.append("\n".join(["```console", *lines, "```"]))
@@ -101,8 +101,9 @@ def _cell(text: str) -> str:
 
 
 def _inline(text: str) -> str:
-    """Help text as Markdown: `<` begins no tag, and what is quoted or an option is code."""
+    """Help text as Markdown: `<` begins no tag, what is quoted or an option is code, and codes lead to their page."""
     text = text.replace("<", "&lt;").replace("*", "\\*")
+    text = re.sub(r"\bATP\d{3}\b", lambda found: f"[{found[0]}](error-codes.md#{found[0].lower()})", text)
     text = re.sub(r"(?<![\w`-])(--[a-z][\w-]*)", r"`\1`", text)
     return re.sub(r"'([^'\n]{1,60})'(?!\w)", r"`\1`", text.replace("'`", "'").replace("`'", "'"))
 
