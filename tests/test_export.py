@@ -325,6 +325,10 @@ class Branching(nn.Module):
     def forward(self, x):
         return x + 1 if x.sum() > 0 else x - 1
 
+class Square(nn.Module):
+    def forward(self, x):
+        return torch.linalg.det(x).reshape(1)
+
 class Attending(nn.MultiheadAttention):
     '''TorchScript writes the length that torch's own module reshapes by into the graph.'''
     def forward(self, x):
@@ -338,6 +342,7 @@ def no_example(): return Frozen()
 def failing(): return Frozen(), [torch.ones(2, 3), torch.ones(2, 3)]
 def uneven(): return Branching(), {"x": torch.ones(2, 3), "y": torch.ones(3, 3)}
 def raising(): raise RuntimeError("no weights here")
+def square(): return Square(), torch.eye(3)
 """
 
 REFUSALS = {
@@ -359,6 +364,7 @@ REFUSALS = {
     "opset of the future": ("frozen", ["--opset", "99"], 2, "ATP060"),
     "no example": ("no_example", [], 2, "ATP070"),
     "module fails": ("failing", [], 2, "ATP070"),
+    "module fails at other sizes": ("square", [], 2, "ATP070: the module fails on inputs of other sizes, x (4, 3)"),
     "rows differ": ("uneven", [], 2, "ATP070"),
     "factory raises": ("raising", [], 2, "no weights here"),
     "no such factory": ("nothing", [], 2, "ATP070"),

@@ -14,7 +14,7 @@ from torch import Tensor
 from rewriters.model.bodies import walk_bodies
 from rewriters.model.io import default_opset
 
-from ..errors import EXPORT_FAILED
+from ..errors import EXPORT_FAILED, SOURCE_UNUSABLE
 from .quiet import quiet
 from .subject import Feeds, Subject
 
@@ -34,9 +34,20 @@ _LONGEST_MESSAGE = 300
 
 
 def evaluate(subject: Subject, feeds: Feeds) -> tuple[Tensor, ...]:
-    """What torch computes."""
-    with _plain_torch(), torch.no_grad():
-        results: tuple[Tensor, ...] = subject.module(*feeds.positional())
+    """What torch computes.
+
+    Raises:
+        AtpatchError: ATP070 where the module does not take inputs of these shapes.
+    """
+    try:
+        with _plain_torch(), torch.no_grad():
+            results: tuple[Tensor, ...] = subject.module(*feeds.positional())
+    except Exception as error:  # whatever the module raises
+        shapes = ", ".join(f"{name} {tuple(array.shape)}" for name, array in feeds.arrays().items())
+        raise SOURCE_UNUSABLE(
+            f"the module fails on inputs of other sizes, {shapes}: {_message(error)}",
+            "name only the axes that may have any size: return (module, example inputs, {input name: {axis: label}})",
+        ) from error
     return results
 
 
