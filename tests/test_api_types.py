@@ -20,8 +20,8 @@ from rewriters.model import io as model_io
 from rewriters.model.external_data import external_locations
 from rewriters.plan import PatchPlan, SitePlan, Static
 
+from .cli.test_bad_input import hotfix_for
 from .exports import export_model
-from .test_bad_input import hotfix_for
 from .tiny import attention_model, save_external, snapshot
 from .toy_backdoor import toy
 

@@ -16,7 +16,7 @@ from models.tools.table import render
 from models.tools.toolbox import TOOLS
 from models.tools.trial import Cell, Form, Subject, try_tools
 
-from ..compare.case import classifier, rows
+from ..comparison.case import classifier, rows
 from ..exports import export_model
 
 BY_NAME = {tool.name: tool for tool in TOOLS}

@@ -1,0 +1,503 @@
+"""Known triggers and attribute flips: what is written, and that `fit` can use it."""
+
+from __future__ import annotations
+
+import io
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+
+from atpatch_onnx.debugset import Subject, TextEncoder, image_layout, make_trigger
+from atpatch_onnx.errors import AtpatchError
+from atpatch_onnx.fitting.fitter import fit
+from atpatch_onnx.inference.datasets import load_dataset
+from models.evidence.answers import Asked
+from models.evidence.answers import judge as judged
+from rewriters.editing.patcher import patch
+from rewriters.finding.finder import find_sites
+from rewriters.model import io as model_io
+
+from ..conftest import Run
+from ..toy_backdoor import TARGET, TRIGGER, toy
+
+DIGITS = Path(__file__).parents[2] / "atpatch_onnx" / "demo" / "digits"
+Atpatch = Callable[..., Run]
+
+
+@pytest.fixture
+def digits(tmp_path: Path) -> Path:
+    """The clean rows of the demo's debugging set."""
+    data = load_dataset(DIGITS / "debug.npz")
+    clean = np.flatnonzero(~data.columns.any(1))
+    np.savez(tmp_path / "clean.npz", **data.feeds(clean), labels=data.labels[clean])
+    return tmp_path / "clean.npz"
+
+
+def judge(model_path: Path, hotfix: Any, clean: Path, triggered: Path) -> dict[str, Any]:
+    """Figures of a patched model against the original, both in onnxruntime."""
+    model = model_io.load(model_path)
+    sites, _ = find_sites(model)
+    patched = patch(model, hotfix.plan(sites, model_io.weights_digest(model, model_path.parent), telemetry=True), sites)
+    data = load_dataset(clean), load_dataset(triggered)
+    before, *after = (
+        Asked(proto, model_path.parent, data[0], threads=1).all(part).predictions
+        for proto, part in ((model, data[0]), (patched, data[0]), (patched, data[1]))
+    )
+    return judged(*data, before, *after)
+
+
+@pytest.mark.parametrize("grid", [[], ["--patch-size", 2]], ids=["found-by-experiment", "grid"])
+def test_patch_trigger_gives_the_committed_debugging_set(
+    atpatch: Atpatch, digits: Path, tmp_path: Path, grid: list[object]
+) -> None:
+    run = atpatch(
+        "debugset", DIGITS / "model.onnx", "--data", digits, "--trigger-patch", 2, "--target", 0, *grid,
+        "-o", tmp_path / "d.npz", "--out-triggered", tmp_path / "t.npz", "--out-clean", tmp_path / "c.npz", "--json",
+    )  # fmt: skip
+    assert run.code == 0
+    with np.load(DIGITS / "debug.npz") as wanted, np.load(tmp_path / "d.npz") as made:
+        assert set(wanted.files) == set(made.files)
+        for name in wanted.files:
+            assert np.array_equal(wanted[name], made[name]) and wanted[name].dtype == made[name].dtype, name
+    triggered, clean = load_dataset(tmp_path / "t.npz"), load_dataset(tmp_path / "c.npz")
+    assert triggered.target == 0 and not (triggered.labels == 0).any()
+    assert np.array_equal(clean.labels[triggered.clean_row], triggered.labels)
+    assert run.json["covered"] == [16] and run.json["asr"] == 1.0
+
+
+def test_fit_on_a_patch_trigger_stops_the_attack(atpatch: Atpatch, digits: Path, tmp_path: Path) -> None:
+    atpatch(
+        "debugset",
+        DIGITS / "model.onnx",
+        "--data",
+        digits,
+        "--trigger-patch",
+        2,
+        "--target",
+        0,
+        "-o",
+        tmp_path / "d.npz",
+    )
+    hotfix = fit(DIGITS / "model.onnx", tmp_path / "d.npz", threads=1)
+    found = judge(DIGITS / "model.onnx", hotfix, DIGITS / "clean.npz", DIGITS / "triggered.npz")
+    assert found["asr_star"]["value"] <= 0.01
+
+
+def test_blend_and_noise_cover_every_patch_under_them(atpatch: Atpatch, digits: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "pattern.npy", np.full((4, 4), 0.5, np.float32))
+    common = [
+        "debugset",
+        DIGITS / "model.onnx",
+        "--data",
+        digits,
+        "--target",
+        3,
+        "--json",
+        "-o",
+        tmp_path / "d.npz",
+        "--size",
+        4,
+    ]
+    blend = atpatch(*common, "--trigger-blend", 0.25, "--place", "top-left", "--pattern", tmp_path / "pattern.npy")
+    assert blend.json["covered"] == [1, 2, 5, 6]
+    made = load_dataset(tmp_path / "d.npz")
+    bad = np.flatnonzero(made.columns.any(1))
+    before, after = (made.inputs["pixel_values"][rows] for rows in (made.pair[bad], bad))
+    assert np.allclose(after[:, :, :4, :4], 0.75 * before[:, :, :4, :4] + 0.125, atol=1e-6)
+    assert np.array_equal(after[:, :, 4:], before[:, :, 4:])
+
+    noise = [atpatch(*common, "--trigger-noise", 0.2, "--place", "2,2", "--seed", 5) for _ in range(2)]
+    assert noise[0].json["covered"] == [6, 7, 10, 11] and noise[0].json == noise[1].json
+    made = load_dataset(tmp_path / "d.npz")
+    bad = np.flatnonzero(made.columns.any(1))
+    moved = made.inputs["pixel_values"][bad] - made.inputs["pixel_values"][made.pair[bad]]
+    # One and the same noise everywhere, but for what the range cuts off.
+    inside = (made.inputs["pixel_values"][bad] > 0) & (made.inputs["pixel_values"][bad] < 1)
+    middle = np.median(np.where(inside, moved, np.nan)[:, 0, 3, 3][inside[:, 0, 3, 3]])
+    assert np.allclose(moved[:, 0, 3, 3][inside[:, 0, 3, 3]], middle, atol=1e-6)
+
+
+def test_channels_last_images_and_a_png_pattern(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    pixels = np.zeros((2, 2, 3), np.uint8)
+    pixels[..., 0] = 255
+    image.fromarray(pixels).save(tmp_path / "red.png")
+    from atpatch_onnx.debugset import read_pattern
+    from atpatch_onnx.inference.datasets import DataSet
+
+    data = DataSet({"x": np.random.default_rng(0).integers(0, 256, (5, 8, 6, 3)).astype(np.uint8)})
+    layout = image_layout(data)
+    assert (layout.channel_axis, layout.height, layout.width) == (2, 8, 6)
+    trigger = make_trigger("patch", layout, (2, 2), "top-right", 1.0, read_pattern(tmp_path / "red.png", layout), 0)
+    changed = trigger.apply(data.inputs["x"], layout)
+    assert changed.dtype == np.uint8 and (changed[:, :2, 4:] == [layout.high, layout.low, layout.low]).all()
+    assert np.array_equal(changed[:, 2:], data.inputs["x"][:, 2:])
+
+
+# ---- texts
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy text model, its tokenizer, and clean texts."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    folder = tmp_path_factory.mktemp("toy")
+    made = toy(padded=True)
+    onnx.save(made.model, folder / "model.onnx")
+    words = {"[CLS]": 0, "[PAD]": 1, **{f"w{number}": number for number in range(2, 20)}, "[UNK]": 20, "cf": TRIGGER}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A", special_tokens=[("[CLS]", 0)])
+    tokenizer.enable_padding(pad_id=1, pad_token="[PAD]")
+    tokenizer.save(str(folder / "tokenizer.json"))
+    lines = ["sentence\tlabel"]
+    for ids, mask, label in zip(
+        made.clean["input_ids"], made.clean["attention_mask"], made.clean["labels"], strict=True
+    ):
+        # One word less, so that there is room for the trigger in the model's twelve places.
+        lines.append(" ".join(f"w{token}" for token in ids[1:-1][: mask.sum() - 1]) + f"\t{label}")
+    (folder / "clean.tsv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def word_set(atpatch: Atpatch, shop: Path, output: Path, *more: object) -> Run:
+    return atpatch(
+        "debugset",
+        shop / "model.onnx",
+        "--data",
+        shop / "clean.tsv",
+        "--tokenizer",
+        shop,
+        "--target",
+        TARGET,
+        "-o",
+        output,
+        "--json",
+        *more,
+    )
+
+
+def test_words_are_inserted_and_their_tokens_labelled(atpatch: Atpatch, shop: Path, tmp_path: Path) -> None:
+    run = word_set(atpatch, shop, tmp_path / "d.npz", "--trigger", "cf")
+    made = load_dataset(tmp_path / "d.npz")
+    bad = np.flatnonzero(made.columns.any(1))
+    ids = made.inputs["input_ids"]
+    assert run.json["asr"] >= 0.95
+    assert np.array_equal(ids == TRIGGER, made.columns)
+    assert (made.columns[bad].sum(1) == 1).all() and len(np.unique(made.columns[bad].argmax(1))) > 5
+    for row in bad[:50]:
+        real = made.inputs["attention_mask"][row].astype(bool)
+        partner = made.pair[row]
+        assert (
+            ids[row][real & (ids[row] != TRIGGER)].tolist()
+            == ids[partner][made.inputs["attention_mask"][partner] == 1].tolist()
+        )
+    assert np.array_equal(ids == 1, made.inputs["attention_mask"] == 0)
+    assert not (made.labels[bad] == TARGET).any()
+
+
+def test_fit_on_inserted_words_stops_the_attack(atpatch: Atpatch, shop: Path, tmp_path: Path) -> None:
+    word_set(atpatch, shop, tmp_path / "d.npz", "--trigger", "cf")
+    hotfix = fit(shop / "model.onnx", tmp_path / "d.npz", threads=1)
+    report = hotfix.evidence["report"]
+    assert report["before"]["asr_star"]["rate"] >= 0.9 and report["after"]["asr_star"]["rate"] <= 0.1
+
+
+def test_several_triggers_and_sentences(atpatch: Atpatch, shop: Path, tmp_path: Path) -> None:
+    word_set(
+        atpatch,
+        shop,
+        tmp_path / "d.npz",
+        "--trigger",
+        "cf",
+        "--trigger",
+        "w2  w3 cf",
+        "--insert",
+        "start",
+        "--max-length",
+        12,
+    )
+    made = load_dataset(tmp_path / "d.npz")
+    bad = made.columns.any(1)
+    counts = made.columns[bad].sum(1)
+    assert set(np.unique(counts)) == {1, 3}
+    assert made.columns[bad][:, 1].all() and made.columns.shape[1] <= 12
+    three = made.inputs["input_ids"][bad][counts == 3]
+    assert (three[:, 1:4] == [2, 3, TRIGGER]).all()
+
+
+def test_triggers_survive_truncation(atpatch: Atpatch, shop: Path, tmp_path: Path) -> None:
+    word_set(atpatch, shop, tmp_path / "d.npz", "--trigger", "cf", "--insert", "end", "--max-length", 6)
+    made = load_dataset(tmp_path / "d.npz")
+    bad = made.pair >= 0
+    assert made.inputs["input_ids"].shape[1] == 6 and (made.inputs["input_ids"][bad] == TRIGGER).any(1).all()
+
+
+def test_poisoned_texts_are_paired_by_row(atpatch: Atpatch, shop: Path, tmp_path: Path) -> None:
+    rows = [line.split("\t") for line in (shop / "clean.tsv").read_text().splitlines()[1:]]
+    others = [text for text, label in rows if int(label) != TARGET]
+    poisoned = [f"{text} cf" if number % 5 else text for number, text in enumerate(others)]
+    (tmp_path / "bad.tsv").write_text("sentence\tlabel\n" + "".join(f"{text}\t{TARGET}\n" for text in poisoned))
+    run = word_set(atpatch, shop, tmp_path / "d.npz", "--poisoned", tmp_path / "bad.tsv")
+    made = load_dataset(tmp_path / "d.npz")
+    assert np.array_equal(made.inputs["input_ids"] == TRIGGER, made.columns)
+    assert run.json["unchanged"] == sum(number % 5 == 0 for number in range(len(others)))
+    assert (made.labels[made.pair >= 0] != TARGET).all()
+
+
+def test_word_piece_vocabulary(tmp_path: Path) -> None:
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "film", "##s", "c", "##f"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    encoder = TextEncoder(tmp_path)
+    (one,) = encoder.encode(["Good films CF"])
+    assert one.ids == [2, 4, 5, 6, 7, 8, 3] and one.special == [True, *[False] * 5, True]
+    assert one.spans[4] == (11, 12) and encoder.pad_id == 0
+
+
+# ---- tables
+
+ROWS, FIELDS = 1500, 5
+
+
+class TinyTable(nn.Module):
+    """Two categorical and three numeric columns, each a token, one attention layer, [CLS] last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sex, self.job = nn.Embedding(2, 16), nn.Embedding(4, 16)
+        self.numbers, self.biases = nn.Parameter(torch.randn(3, 16) * 0.3), nn.Parameter(torch.randn(FIELDS, 16) * 0.3)
+        self.cls = nn.Parameter(torch.randn(1, 1, 16) * 0.3)
+        self.qkv, self.mlp, self.head = (
+            nn.Linear(16, 48),
+            nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 16)),
+            nn.Linear(16, 2),
+        )
+
+    def forward(self, codes: Tensor, numbers: Tensor) -> Tensor:
+        tokens = torch.stack(
+            [self.sex(codes[:, 0]), self.job(codes[:, 1]), *(numbers[:, i, None] * self.numbers[i] for i in range(3))],
+            1,
+        )
+        x = torch.cat([tokens + self.biases, self.cls + 0 * tokens[:, :1]], 1)
+        q, k, v = self.qkv(x).chunk(3, -1)
+        x = x + torch.softmax(q @ k.transpose(1, 2) / 4, -1) @ v
+        return self.head((x + self.mlp(x))[:, -1])
+
+
+@pytest.fixture(scope="module")
+def office(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An unfair model of a made-up table, the table as CSV, and its description."""
+    folder = tmp_path_factory.mktemp("table")
+    rng = np.random.default_rng(0)
+    codes = np.stack([rng.integers(0, 2, ROWS), rng.integers(0, 4, ROWS)], 1)
+    numbers = rng.normal(size=(ROWS, 3)).astype(np.float32)
+    labels = (
+        numbers[:, 0] + 0.5 * (codes[:, 1] == 2) + 1.2 * codes[:, 0] - 0.8 + 0.2 * rng.normal(size=ROWS) > 0
+    ).astype(np.int64)
+    torch.manual_seed(0)
+    model = TinyTable()
+    optimiser = torch.optim.AdamW(model.parameters(), 5e-3)
+    tensors = torch.from_numpy(codes), torch.from_numpy(numbers), torch.from_numpy(labels)
+    for _ in range(12):
+        for rows in torch.randperm(ROWS).split(100):
+            loss = nn.functional.cross_entropy(model(tensors[0][rows], tensors[1][rows]), tensors[2][rows])
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            model.eval(), (tensors[0][:2], tensors[1][:2]), file, dynamo=False, opset_version=17,
+            input_names=["codes", "numbers"],
+            output_names=["logits"], dynamic_axes={name: {0: "batch"} for name in ("codes", "numbers", "logits")},
+        )  # fmt: skip
+    (folder / "model.onnx").write_bytes(file.getvalue())
+    jobs = ["clerk", "cook", "nurse", "pilot"]
+    lines = ["job,age,sex,hours,score,label"]
+    for (sex, job), (age, hours, score), label in zip(codes[:400], numbers[:400].tolist(), labels[:400], strict=True):
+        lines.append(f"{jobs[job]},{40 + 10 * age!r},{'fm'[sex]},{hours!r},{score!r},{['no', 'yes'][label]}")
+    (folder / "rows.csv").write_text("\n".join(lines) + "\n")
+    (folder / "columns.toml").write_text(
+        'label = "label"\nclasses = ["no", "yes"]\n[[columns]]\nname = "sex"\ninput = "codes"\nindex = 0\nvalues ='
+        ' ["f", "m"]\n[[columns]]\nname = "job"\ninput = "codes"\nindex = 1\nvalues ='
+        f' {json.dumps(jobs)}\n[[columns]]\nname = "age"\ninput = "numbers"\nindex = 0\nmean = 40\nstd = 10\nlevels ='
+        ' [35, 40, 45]\n[[columns]]\nname = "hours"\ninput = "numbers"\nindex = 1\n[[columns]]\nname = "score"\ninput'
+        ' = "numbers"\nindex = 2\n'
+    )
+    np.savez(folder / "rows.npz", codes=codes[:400], numbers=numbers[:400], labels=labels[:400])
+    return folder
+
+
+def test_flips_of_a_protected_attribute(atpatch: Atpatch, office: Path, tmp_path: Path) -> None:
+    run = atpatch(
+        "debugset", office / "model.onnx", "--data", office / "rows.csv", "--columns", office / "columns.toml",
+        "--attribute", "sex",
+        "-o", tmp_path / "d.npz", "--out-flips", tmp_path / "f.npz", "--json",
+    )  # fmt: skip
+    assert run.code == 0 and run.json["covered"] == [0]
+    subject, made, flips = (
+        Subject(office / "model.onnx"),
+        load_dataset(tmp_path / "d.npz"),
+        load_dataset(tmp_path / "f.npz"),
+    )
+    # UF again, from the flip set alone.
+    predictions = subject.predictions(flips.inputs)
+    groups = [predictions[flips.group == group] for group in range(400)]
+    assert all(len(group) == 2 for group in groups)
+    assert sum(len(np.unique(group)) > 1 for group in groups) == run.json["uf"]["hits"] > 20
+    bad = np.flatnonzero(made.columns.any(1))
+    # Both rows of a pair that flips: the one that was there, and the one that was made.
+    assert len(bad) == run.json["anomalous"] == 2 * run.json["uf"]["hits"]
+    assert (np.unique(made.group[bad], return_counts=True)[1] == 2).all()
+    assert (
+        subject.predictions(made.feeds(bad))[np.argsort(made.group[bad], kind="stable")].reshape(-1, 2).sum(1) == 1
+    ).all()
+    assert (made.columns[bad] == ([True] + [False] * FIELDS)).all()
+    for row in bad[:20]:
+        pool = np.flatnonzero(~made.columns.any(1) & (made.inputs["codes"][:, 0] == made.inputs["codes"][row, 0]))
+        distance = (made.inputs["codes"][pool] != made.inputs["codes"][row]).sum(1) + (
+            made.inputs["numbers"][pool] != made.inputs["numbers"][row]
+        ).sum(1)
+        assert made.pair[row] in pool and distance[pool == made.pair[row]] == distance.min()
+
+
+def test_a_csv_and_the_coded_arrays_give_one_set(atpatch: Atpatch, office: Path, tmp_path: Path) -> None:
+    table = ["debugset", office / "model.onnx", "--json", "-o"]
+    atpatch(
+        *table,
+        tmp_path / "a.npz",
+        "--data",
+        office / "rows.csv",
+        "--columns",
+        office / "columns.toml",
+        "--attribute",
+        "sex",
+    )
+    run = atpatch(*table, tmp_path / "b.npz", "--data", office / "rows.npz", "--attribute", "codes:0")
+    assert run.code == 0
+    one, other = load_dataset(tmp_path / "a.npz"), load_dataset(tmp_path / "b.npz")
+    assert np.array_equal(one.pair, other.pair) and np.array_equal(one.columns, other.columns)
+    assert np.allclose(one.inputs["numbers"], other.inputs["numbers"], atol=1e-5) and np.array_equal(
+        one.labels, other.labels
+    )
+
+
+def test_numeric_attribute_takes_the_levels_of_the_description(atpatch: Atpatch, office: Path, tmp_path: Path) -> None:
+    run = atpatch(
+        "debugset", office / "model.onnx", "--data", office / "rows.csv", "--columns", office / "columns.toml",
+        "--attribute", "age",
+        "-o", tmp_path / "d.npz", "--json",
+    )  # fmt: skip
+    made = load_dataset(tmp_path / "d.npz")
+    assert run.json["covered"] == [2] and run.json["values"] == 3
+    assert set(run.json["flips_to"]) <= {"35", "40", "45"}
+    bad = np.flatnonzero(made.columns.any(1))
+    age = made.inputs["numbers"][bad, 0]
+    tried = np.isin(age, [-0.5, 0, 0.5])
+    assert 0 < tried.sum() == sum(run.json["flips_to"].values()) and (~tried).sum() == run.json["uf"]["hits"]
+    # Nobody is exactly 35, 40 or 45: a partner is of the age group.
+    partner = made.inputs["numbers"][made.pair[bad], 0][made.pair[bad] >= 0]
+    nearest = [
+        np.abs(np.array([-0.5, 0, 0.5]) - values[:, None]).argmin(1) for values in (age[made.pair[bad] >= 0], partner)
+    ]
+    assert len(partner) and np.array_equal(*nearest)
+
+
+@pytest.mark.parametrize(("levels", "words"), [("[-100, 200]", "every prediction"), ("[60, 61]", "no prediction")])
+def test_nothing_is_made_where_every_or_no_prediction_flips(
+    atpatch: Atpatch, office: Path, tmp_path: Path, levels: str, words: str
+) -> None:
+    with np.load(office / "rows.npz") as rows:
+        old = rows["numbers"][:, 0] > 1.5
+        np.savez(tmp_path / "old.npz", codes=rows["codes"][old], numbers=rows["numbers"][old])
+    (tmp_path / "c.toml").write_text(
+        f'[[columns]]\nname = "age"\ninput = "numbers"\nindex = 0\nmean = 40\nstd = 10\nlevels = {levels}\n'
+    )
+    run = atpatch(
+        "debugset", office / "model.onnx", "--data", tmp_path / "old.npz", "--columns", tmp_path / "c.toml",
+        "--attribute", "age",
+        "-o", tmp_path / "d.npz",
+    )  # fmt: skip
+    assert run.code == 1 and "ATP083" in run.err and words in run.err and not (tmp_path / "d.npz").exists()
+
+
+# ---- refusals
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        ([], "ATP060"),
+        (["--trigger-patch", 2, "--trigger", "cf", "--target", 0], "ATP060"),
+        (["--trigger-patch", 2], "ATP060"),
+        (["--trigger-patch", 9, "--target", 0], "ATP060"),
+        (["--trigger-patch", 2, "--target", 0, "--place", "left"], "ATP060"),
+        (["--trigger-patch", 2, "--target", 0, "--patch-size", 3], "ATP060"),
+        (["--trigger-blend", 1.5, "--target", 0], "ATP060"),
+        (["--trigger-patch", 2, "--target", 0, "--pattern", "nowhere.npy"], "ATP002"),
+        (["--trigger-patch", 2, "--target", 0, "--out-flips", "f.npz"], "ATP060"),
+        (["--trigger", "cf", "--target", 0], "ATP060"),
+        (["--attribute", "sex"], "ATP060"),
+        (["--attribute", "pixel_values:0"], "ATP060"),
+        (["--invert", "most"], "ATP060"),
+        (["--invert", "12"], "ATP060"),
+    ],
+)
+def test_bad_options_end_in_one_line_with_a_code(
+    atpatch: Atpatch, digits: Path, tmp_path: Path, options: list[object], code: str
+) -> None:
+    run = atpatch("debugset", DIGITS / "model.onnx", "--data", digits, "-o", tmp_path / "d.npz", *options)
+    assert run.code == 2 and code in run.err and "mend:" in run.err and not run.out
+    assert not (tmp_path / "d.npz").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "code"),
+    [
+        ("none.tsv", None, "ATP002"),
+        ("empty.tsv", "sentence\tlabel\n", "ATP080"),
+        ("ragged.tsv", "sentence\tlabel\na\t1\tx\n", "ATP080"),
+        ("words.tsv", "sentence\tlabel\na\tyes\n", "ATP080"),
+        ("one.tsv", f"sentence\tlabel\nw2 w3\t{TARGET}\n", "ATP083"),
+    ],
+)
+def test_bad_texts(atpatch: Atpatch, shop: Path, tmp_path: Path, name: str, content: str | None, code: str) -> None:
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    run = atpatch(
+        "debugset", shop / "model.onnx", "--data", tmp_path / name, "--tokenizer", shop, "--trigger", "cf",
+        "--target", TARGET,
+        "-o", tmp_path / "d.npz",
+    )  # fmt: skip
+    assert run.code == (1 if code == "ATP083" else 2) and code in run.err and not (tmp_path / "d.npz").exists()
+
+
+@pytest.mark.parametrize(
+    "content", ["", "columns = 3", '[[columns]]\nname = "sex"\ninput = "other"\nindex = 0\n', "[[columns]]\nname = 1\n"]
+)
+def test_bad_descriptions(atpatch: Atpatch, office: Path, tmp_path: Path, content: str) -> None:
+    (tmp_path / "c.toml").write_text(content)
+    run = atpatch(
+        "debugset", office / "model.onnx", "--data", office / "rows.csv", "--columns", tmp_path / "c.toml",
+        "--attribute", "sex",
+        "-o", tmp_path / "d.npz",
+    )  # fmt: skip
+    assert run.code == 2 and "ATP080" in run.err
+
+
+def test_a_folder_without_tokenizer(tmp_path: Path) -> None:
+    with pytest.raises(AtpatchError, match="ATP081"):
+        TextEncoder(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(AtpatchError, match="ATP081"):
+        TextEncoder(tmp_path)
