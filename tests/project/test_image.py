@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import tomllib
-from pathlib import Path
 
 from atpatch_onnx.cli.serve import serve
 
-ROOT = Path(__file__).parents[2]
+from ..documents import ROOT, blocks
+
 FILE = ROOT / "docs" / "deploy" / "Dockerfile"
 LINES = FILE.read_text().replace("\\\n", " ").splitlines()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -42,3 +43,15 @@ def test_it_starts_two_arms_as_nobody_in_particular() -> None:
     assert str(given["log"]).startswith(lines("VOLUME")[0])
     assert int(lines("USER")[0]) > 0
     assert f"127.0.0.1:{given['port']}/v2/health/ready" in FILE.read_text()
+
+
+def test_commands_of_the_page_fit_the_image() -> None:
+    page = FILE.with_name("README.md")
+    build, *runs = [command for block in blocks(page) for command in block.commands]
+    assert (ROOT / build.split("--file ")[1].split()[0]) == FILE and build.endswith(" --tag atpatch-onnx .")
+    assert len(runs) == 2
+    for run in runs:
+        words = shlex.split(run)
+        image = words.index("atpatch-onnx")
+        serve.make_context("serve", words[image + 1 :] or json.loads(lines("CMD")[-1]))
+        assert words[:2] == ["docker", "run"] and f"127.0.0.1:8000:{lines('EXPOSE')[0]}" in words

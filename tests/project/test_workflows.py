@@ -54,3 +54,9 @@ def test_only_the_publishing_job_may_publish() -> None:
     assert [name for name, rights in allowed.items() if "id-token" in rights] == ["attest", "publish"]
     assert jobs("release")["publish"]["environment"] == "pypi"
     assert "secrets" not in WORKFLOWS["release"].read_text()
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_targets_of_make_are_there(name: str) -> None:
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert set(re.findall(r"\bmake ([a-z-]+)", WORKFLOWS[name].read_text())) <= set(targets)
