@@ -154,8 +154,13 @@ def schema_table(name: str) -> str:
     return "\n".join([told, "", "| field | type | meaning |", "|---|---|---|", *rows])
 
 
-def _fields(schema: dict[str, Any], root: dict[str, Any], at: str) -> Iterator[tuple[str, str, str]]:
-    """Fields in order; `[]` stands for the entries of a list, `*` for any name."""
+def _fields(
+    schema: dict[str, Any], root: dict[str, Any], at: str, shown: set[str] | None = None
+) -> Iterator[tuple[str, str, str]]:
+    """Fields in order; `[]` stands for the entries of a list, `*` for any name. A part that several fields share is
+    taken apart where it comes first.
+    """
+    shown = set() if shown is None else shown
     for key, value in {**schema.get("properties", {}), "*": schema.get("additionalProperties")}.items():
         if not isinstance(value, dict):
             continue
@@ -164,9 +169,11 @@ def _fields(schema: dict[str, Any], root: dict[str, Any], at: str) -> Iterator[t
         optional = "" if key == "*" or key in schema.get("required", ()) else ", may be absent"
         if said := value.get("description") or field.get("description"):
             yield path, _type(field) + optional, said
-        inner = _resolved(field["items"], root) if isinstance(field.get("items"), dict) else field
-        if value.get("$ref") is None or said is None:
-            yield from _fields(inner, root, path + "[]" * (inner is not field))
+        items = field.get("items") if isinstance(field.get("items"), dict) else None
+        parts = {part["$ref"] for part in (value, items or {}) if "$ref" in part}
+        if not parts or not parts <= shown:
+            shown |= parts
+            yield from _fields(_resolved(items, root) if items else field, root, path + "[]" * bool(items), shown)
 
 
 def _resolved(schema: dict[str, Any], root: dict[str, Any]) -> dict[str, Any]:
