@@ -112,7 +112,8 @@ class Capture:
         fitting = []
         shapes = {site.id: canonical_map(site, outputs[site.probabilities]).shape for site in readable}
         if columns is None:
-            columns = Counter(shape[3] for shape in shapes.values() if shape[0] == batch).most_common(1)[0][0]
+            counted = Counter(shape[3] for shape in shapes.values() if shape[0] == batch).most_common(1)
+            columns = counted[0][0] if counted else 0
         for site in readable:
             shape = shapes[site.id]
             if site.layout.widths > 1:

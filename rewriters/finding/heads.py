@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Literal
 
 import onnx_ir as ir
@@ -37,6 +38,8 @@ from .view import View, attribute, op_types
 __all__ = ["Kind", "LeadingAxes", "heads_last", "kind_of"]
 
 _MAX_VISITS = 512
+_NEAR = 64
+"""How far key columns are followed to see whether an axis close to the values holds them."""
 _NORMALIZING = op_types(
     "LayerNormalization RMSNormalization SimplifiedLayerNormalization SkipLayerNormalization"
     " SkipSimplifiedLayerNormalization LpNormalization"
@@ -130,14 +133,23 @@ def kind_of(view: View, facts: Facts, values: ir.Value, axis: int, key_axis: int
 
 
 def _axes_behind(view: View, facts: Facts, start: Index | None) -> frozenset[tuple[ir.Value, int]]:
-    return frozenset((index.value, axis) for index in everything_behind(view, facts, start) for axis in index.axes)
+    nearest = islice(everything_behind(view, facts, start), _NEAR)
+    return frozenset((index.value, axis) for index in nearest for axis in index.axes)
 
 
-def _origin(view: View, facts: Facts, start: Index | None, columns: Collection[tuple[ir.Value, int]]) -> _Origin:
-    """Where an index comes from; `columns`: axes that hold the key columns."""
-    if start is None:
+def _origin(
+    view: View,
+    facts: Facts,
+    start: Index | None,
+    columns: Collection[tuple[ir.Value, int]],
+    seen: set[Index] | None = None,
+) -> _Origin:
+    """Where an index comes from; `columns`: axes that hold the key columns; `seen`: what the same search has met."""
+    seen = set() if seen is None else seen
+    if start is None or start in seen:
         return _Origin("unknown")
-    waiting, seen = deque([(start, False)]), {start}
+    waiting = deque([(start, False)])
+    seen.add(start)
     found: list[_Origin] = []
     while waiting and len(seen) < _MAX_VISITS:
         index, projected = waiting.popleft()
@@ -161,7 +173,7 @@ def _origin(view: View, facts: Facts, start: Index | None, columns: Collection[t
         if behind == []:
             found.append(_Origin("shared"))
         if behind is None:
-            found += [_origin(view, facts, one, columns) for one in _apart(facts, node, index)]
+            found += [_origin(view, facts, one, columns, seen) for one in _apart(facts, node, index)]
         for one in behind or ():
             if one not in seen:
                 seen.add(one)

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 
+import atpatch_onnx
+from atpatch_onnx.errors import DATA_MALFORMED
 from atpatch_onnx.inference.capture import canonical_map, canonical_values
+from rewriters.errors import AtpatchError
 from rewriters.finding.finder import find_sites
 from tests.rewriters.patterns import PATTERNS, SIZES
+from tests.rewriters.test_leading_axes import FORMS, X
 
 
 @pytest.mark.parametrize(
@@ -31,3 +38,18 @@ def test_canonical_form_broadcasts_to_the_product(name: str) -> None:
         (SIZES["T"], SIZES["D"]),
     )
     assert np.matmul(a, v).shape == (SIZES["B"], SIZES["H"], SIZES["S"], SIZES["D"])
+
+
+@pytest.mark.parametrize(("form", "axes"), [("rows", [1, 2]), ("rows-and-heads", [1, 2, 3])])
+def test_a_model_that_judges_rows_of_images_is_refused_with_the_reason(
+    form: str, axes: list[int], tmp_path: Path
+) -> None:
+    model = FORMS[form].model()
+    model.graph.node.append(helper.make_node("ReduceMean", ["out"], ["logits"], axes=axes, keepdims=0))
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["B", None]))
+    data = tmp_path / "clean.npz"
+    np.savez(data, x=np.concatenate([X] * 20), labels=np.zeros(40, np.int64))
+    with pytest.raises(AtpatchError, match="its leading axis counts windows, not samples") as raised:
+        atpatch_onnx.fit(model, clean=data, detector="oneclass")
+    assert raised.value.fault is DATA_MALFORMED
