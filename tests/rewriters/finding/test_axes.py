@@ -48,16 +48,52 @@ STEPS = {
     "axis added behind": (f"{MAP}", "a = Constant<value_ints = [-1]>() y = Unsqueeze(p, a)", 0, -1, Moved(-2)),
     "axis added before": (MAP, "a = Constant<value_ints = [3]>() y = Unsqueeze(p, a)", 0, -1, Moved(-1)),
     "axes added on both sides": (MAP, "a = Constant<value_ints = [0,-1]>() y = Unsqueeze(p, a)", 0, -2, Moved(-3)),
-    "axis added, rank unknown": ("float[] p", "a = Constant<value_ints = [-2]>() y = Unsqueeze(p, a)", 0, -2, Moved(-3)),
-    "axis added, far axis, rank unknown": ("float[] p", "a = Constant<value_ints = [-1]>() y = Unsqueeze(p, a)", 0, -9, Moved(-10)),
-    "axis added from the left, rank unknown": ("float[] p", "a = Constant<value_ints = [1]>() y = Unsqueeze(p, a)", 0, -1, AXIS),
+    "axis added, rank unknown": (
+        "float[] p",
+        "a = Constant<value_ints = [-2]>() y = Unsqueeze(p, a)",
+        0,
+        -2,
+        Moved(-3),
+    ),
+    "axis added, far axis, rank unknown": (
+        "float[] p",
+        "a = Constant<value_ints = [-1]>() y = Unsqueeze(p, a)",
+        0,
+        -9,
+        Moved(-10),
+    ),
+    "axis added from the left, rank unknown": (
+        "float[] p",
+        "a = Constant<value_ints = [1]>() y = Unsqueeze(p, a)",
+        0,
+        -1,
+        AXIS,
+    ),
     "axis 0 added, rank unknown": ("float[] p", "a = Constant<value_ints = [0]>() y = Unsqueeze(p, a)", 0, -1, AXIS),
     "axis added somewhere": (f"{MAP}, int64[1] a", "y = Unsqueeze(p, a)", 0, -1, AXIS),
     "axes of an Unsqueeze": (f"{MAP}, int64[1] a", "y = Unsqueeze(p, a)", 1, -1, OPERATOR),
     "axis added, no such axis": ("float[K] p", "a = Constant<value_ints = [0]>() y = Unsqueeze(p, a)", 0, -2, AXIS),
-    "axis taken away behind": ("float[2,Q,K,1] p", "a = Constant<value_ints = [-1]>() y = Squeeze(p, a)", 0, -2, Moved(-1)),
-    "axis taken away before": ("float[2,1,Q,K] p", "a = Constant<value_ints = [1]>() y = Squeeze(p, a)", 0, -2, Moved(-2)),
-    "first axis, another taken away": ("float[2,1,Q,K] p", "a = Constant<value_ints = [1]>() y = Squeeze(p, a)", 0, -4, Moved(-3)),
+    "axis taken away behind": (
+        "float[2,Q,K,1] p",
+        "a = Constant<value_ints = [-1]>() y = Squeeze(p, a)",
+        0,
+        -2,
+        Moved(-1),
+    ),
+    "axis taken away before": (
+        "float[2,1,Q,K] p",
+        "a = Constant<value_ints = [1]>() y = Squeeze(p, a)",
+        0,
+        -2,
+        Moved(-2),
+    ),
+    "first axis, another taken away": (
+        "float[2,1,Q,K] p",
+        "a = Constant<value_ints = [1]>() y = Squeeze(p, a)",
+        0,
+        -4,
+        Moved(-3),
+    ),
     "this axis taken away": ("float[2,Q,K,1] p", "a = Constant<value_ints = [-1]>() y = Squeeze(p, a)", 0, -1, AXIS),
     "flattened": ("float[2,3,K] p", "y = Flatten<axis = 2>(p)", 0, -1, Moved(-1)),
     "flattened into others": ("float[2,3,4] p", "y = Flatten<axis = 1>(p)", 0, -1, AXIS),
@@ -81,7 +117,7 @@ STEPS = {
     "split along the axis": ("float[2,4,Q,8] p", "y, z = Split<axis = -1>(p)", 0, -1, AXIS),
     "stacked": (f"{MAP}, float[2,3,Q,K] m", "y = Concat<axis = 1>(m, p)", 1, -1, Moved(-1)),
     "stacked along the axis": (f"{MAP}, float[2,3,Q,5] m", "y = Concat<axis = 3>(p, m)", 0, -1, AXIS),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", STEPS)

@@ -27,22 +27,37 @@ WAYS = {
     "nothing between": ("s = Identity(x)", "y = Identity(p)", "v7", True),
     "added": ("s = Add(x, a7)", "y = Identity(p)", "v7", True),
     "a column in front, cut off again": (
-        "s = Concat<axis = 3>(a1, x)", "y = Slice(p, one, nine, m1)", "v7", True,
+        "s = Concat<axis = 3>(a1, x)",
+        "y = Slice(p, one, nine, m1)",
+        "v7",
+        True,
     ),
     "a column in front, cut off again, axis from the left": (
-        "s = Concat<axis = 3>(a1, x)", "y = Slice(p, one, nine, three)", "v7", True,
+        "s = Concat<axis = 3>(a1, x)",
+        "y = Slice(p, one, nine, three)",
+        "v7",
+        True,
     ),
     "a column in front, axis from the right": (
-        "s = Concat<axis = -1>(a1, x)", "y = Slice(p, one, nine, m1)", "v7", True,
+        "s = Concat<axis = -1>(a1, x)",
+        "y = Slice(p, one, nine, m1)",
+        "v7",
+        True,
     ),
     "a column in front that stays": ("s = Concat<axis = 3>(a1, x)", "y = Identity(p)", "v8", False),
     "a column in front, and the last one cut off": (
-        "s = Concat<axis = 3>(a1, x)", "y = Slice(p, zero, seven, m1)", "v7", False,
+        "s = Concat<axis = 3>(a1, x)",
+        "y = Slice(p, zero, seven, m1)",
+        "v7",
+        False,
     ),
     "a column behind, cut off again": ("s = Concat<axis = 3>(x, a1)", "y = Slice(p, zero, seven, m1)", "v7", True),
     "a column behind that stays": ("s = Concat<axis = 3>(x, a1)", "y = Identity(p)", "v8", False),
     "columns of unknown number in front": (
-        "s = Concat<axis = 3>(an, x)", "y = Slice(p, one, nine, m1)", "v7", False,
+        "s = Concat<axis = 3>(an, x)",
+        "y = Slice(p, one, nine, m1)",
+        "v7",
+        False,
     ),
     "padded in front, cut off again": ("s = Pad(x, front)", "y = Slice(p, one, nine, m1)", "v7", True),
     "padded in front": ("s = Pad(x, front)", "y = Identity(p)", "v8", False),
@@ -70,10 +85,17 @@ WAYS = {
     "activated on the way": ("z = Tanh(x) s = Concat<axis = 3>(a1, z)", "y = Slice(p, one, nine, m1)", "v7", True),
     "transposed on the way": (
         "w = Concat<axis = 3>(a1, x) t = Transpose<perm = [0,2,1,3]>(w) s = Transpose<perm = [0,2,1,3]>(t)",
-        "y = Slice(p, one, nine, m1)", "v7", True,
+        "y = Slice(p, one, nine, m1)",
+        "v7",
+        True,
     ),
-    "flat on the way": ("w = Concat<axis = 3>(a1, x) f = Flatten<axis = 0>(w) s = Reshape(f, c4)", "y = Slice(p, one, nine, m1)", "v7", False),
-}  # fmt: skip
+    "flat on the way": (
+        "w = Concat<axis = 3>(a1, x) f = Flatten<axis = 0>(w) s = Reshape(f, c4)",
+        "y = Slice(p, one, nine, m1)",
+        "v7",
+        False,
+    ),
+}
 
 
 @pytest.mark.parametrize("case", WAYS)

@@ -17,18 +17,27 @@ READ = {
     "bytes and blanks": ((b"b q k, b k d -> b q d", 0, 3, 3), (2, 1, (0, 1, 2), (0, 1, 2), (0, 1, 2), ())),
     "implicit output": (("qk,kr", 0, 2, 2), (1, 0, (0, 1), (0, 1), (0, 1), ())),
     "implicit output, sorted": (("zk,kd", 0, 2, 2), (1, 0, (0, 1), (0, 1), (1, 0), ())),
-    "implicit output with an ellipsis": (("...qk,...kr", 0, 4, 4), (3, 2, (0, 1, 2, 3), (0, 1, 2, 3), (0, 1, 2, 3), ())),
+    "implicit output with an ellipsis": (
+        ("...qk,...kr", 0, 4, 4),
+        (3, 2, (0, 1, 2, 3), (0, 1, 2, 3), (0, 1, 2, 3), ()),
+    ),
     "ellipsis": (("...qk,...kd->...qd", 0, 3, 3), (2, 1, (0, 1, 2), (0, 1, 2), (0, 1, 2), ())),
-    "ellipsis, rank of V unknown": (("...qk,...kd->...qd", 0, 4, None), (3, 2, (0, 1, 2, 3), (0, 1, 2, 3), (0, 1, 2, 3), ())),
+    "ellipsis, rank of V unknown": (
+        ("...qk,...kd->...qd", 0, 4, None),
+        (3, 2, (0, 1, 2, 3), (0, 1, 2, 3), (0, 1, 2, 3), ()),
+    ),
     "rank of V unknown": (("bqk,bkd->bqd", 0, 3, None), (2, 1, (0, 1, 2), (0, 1, 2), (0, 1, 2), ())),
     "values first, their rank unknown": (("bkd,bqk->bqd", 1, 3, None), (2, 1, (0, 1, 2), (0, 1, 2), (0, 1, 2), ())),
-    "heads under an ellipsis": (("b...qk,bkd->b...qd", 0, 4, None), (3, 2, (0, 1, 2, 3), (0, 1, 2), (0, 1, 2, 3), (-3,))),
+    "heads under an ellipsis": (
+        ("b...qk,bkd->b...qd", 0, 4, None),
+        (3, 2, (0, 1, 2, 3), (0, 1, 2), (0, 1, 2, 3), (-3,)),
+    ),
     "an ellipsis that stands for nothing": (("...qk,kd->...qd", 0, 2, 2), (1, 0, (0, 1), (0, 1), (0, 1), ())),
     "shared values": (("bhqk,bkd->bhqd", 0, 4, 3), (3, 2, (0, 1, 2, 3), (0, 1, 2), (0, 1, 2, 3), (-3,))),
     "width of two axes": (("bqk,bkde->bqde", 0, 3, 4), (2, 1, (0, 1, 2), (0, 1, 2, 3), (0, 1, 2, 3), ())),
     "heads next to the width": (("hbqk,bkhd->bqhd", 0, 4, 4), (3, 2, (1, 0, 2, 3), (0, 2, 1, 3), (0, 2, 1, 3), ())),
     "heads right of the width": (("hbqk,bkdh->bqhd", 0, 4, 4), (3, 2, (1, 0, 2, 3), (0, 3, 1, 2), (0, 2, 1, 3), ())),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", READ)
@@ -55,7 +64,7 @@ REFUSED = {
     "an axis of the values summed": (("bqk,bkdz->bqd", 0, 3, 4), "not of the form"),
     "an axis of the output from nowhere": (("bqk,bkd->bqdz", 0, 3, 3), "not of the form"),
     "leading axes in two orders": (("hbqk,bhkd->bqhd", 0, 4, 4), "does not tell which axis counts the heads"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", REFUSED)

@@ -72,7 +72,7 @@ VALUES = {
     "a constant whole number": (3, 0, "y = Constant<value_int = 4>()", 4),
     "constant numbers": (3, 0, "y = Constant<value_ints = [4, 4]>()", None),
     "words": (3, 0, "y = Constant<value_string = 'a'>()", None),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", VALUES)
