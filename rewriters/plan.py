@@ -13,6 +13,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from .choices import Accept, ControlInputs, Gating, Joint, Mend, Passes
+
 __all__ = [
     "BenignPair",
     "Cnn",
@@ -30,9 +32,6 @@ __all__ = [
 ]
 
 Floats = NDArray[np.float32]
-
-ControlInputs = Literal["optional", "required", "none"]
-"""What `atpatch_enabled` and `atpatch_threshold` are: see `PatchPlan.controls`."""
 
 
 @dataclass(frozen=True)
@@ -226,13 +225,13 @@ class PatchPlan:
 
     sites: Mapping[str, SitePlan]
     threshold: float = 0.5
-    gating: Literal["if", "none"] = "if"
+    gating: Gating = "if"
     telemetry: bool = False
     controls: ControlInputs = "optional"
-    passes: Literal["one", "two"] = "one"
+    passes: Passes = "one"
     groups: tuple[tuple[str, ...], ...] = ()
-    joint: Literal["any", "sum"] = "any"
+    joint: Joint = "any"
     companion: float = 1.0
-    mend: Literal["redistribute", "excise"] = "redistribute"
-    accept: Literal["always", "flip"] = "always"
+    mend: Mend = "redistribute"
+    accept: Accept = "always"
     digest: str = ""

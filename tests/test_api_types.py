@@ -4,7 +4,6 @@ it was given.
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
 
 import numpy as np
@@ -141,14 +140,6 @@ def test_options_of_files_are_refused_for_graphs(function, options):
     with pytest.raises(AtpatchError) as caught:
         function(attention_model(), **options)
     assert caught.value.code == "ATP060"
-
-
-def test_every_option_but_those_of_files_goes_with_graphs():
-    """The overloads for graphs are typed by a TypedDict; it must not fall behind the signature."""
-    from atpatch_onnx.patching.apply import PatchOptions
-
-    parameters = set(inspect.signature(atpatch_onnx.patch_model).parameters)
-    assert parameters == {"model", "output", "in_place", "link_data", *PatchOptions.__annotations__}
 
 
 # onnx_ir

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from ..fitting.detectors import TRAINABLE
-from .options import filters, json_output, model_argument, output, passes
+from ..fitting.options import FitOptions
+from .options import json_output, model_argument, options_of, output
 from .progress import bars
 from .rendering import emit_json, note, table
-
-if TYPE_CHECKING:
-    from ..hotfix.file import Accept
 
 # Evidence key → what people read.
 FIGURES = {
@@ -27,12 +24,6 @@ FIGURES = {
 }
 
 
-def _every(context: click.Context, parameter: click.Parameter, value: str) -> int | str:
-    if value != "auto" and not value.isdecimal():
-        raise click.BadParameter(f"{value!r} is neither a whole number nor 'auto'")
-    return value if value == "auto" else int(value)
-
-
 @click.command()
 @model_argument
 @click.option(
@@ -42,49 +33,13 @@ def _every(context: click.Context, parameter: click.Parameter, value: str) -> in
     "--clean", type=click.Path(), metavar="SET", help="Clean rows (.npz); oneclass and statistic need no more."
 )
 @output("Hotfix to write; by default MODEL.hotfix beside the model.")
-@click.option(
-    "--detector", type=click.Choice(TRAINABLE), default="profile", show_default=True, help="Kind of detector to train."
-)
-@click.option(
-    "--max-clean-flagged",
-    type=float,
-    default=0.005,
-    show_default=True,
-    help="Share of clean requests that may be flagged.",
-)
-@passes(
-    ("one", "two", "auto"),
-    "Patch each site as it comes, or run flagged samples again; auto: two where that stops more.",
-    "auto",
-)
-@click.option(
-    "--every",
-    default="1",
-    callback=_every,
-    show_default=True,
-    metavar="N|auto",
-    help=(
-        "Column means over every N-th query row: cheaper; auto: every eighth if that does as well, at twice the time of"
-        " a fit."
-    ),
-)
-@click.option(
-    "--seed", type=int, default=0, show_default=True, help="Of split and training; the same seed gives the same file."
-)
-@click.option(
-    "--output-name",
-    metavar="NAME",
-    help="Graph output with the class scores; by default the first float output of rank 2.",
-)
-@click.option("--threads", type=int, help="Threads of onnxruntime.")
-@filters
+@options_of(FitOptions)
 @click.option(
     "--report",
     type=click.Path(),
     metavar="FILE",
     help="Also write a page on what was found, where, and how sure (.html).",
 )
-@click.option("--force", is_flag=True, help="Write a hotfix that does not help, too.")
 @json_output
 def fit(
     model: str,
@@ -92,7 +47,6 @@ def fit(
     output: str | None,
     report: str | None,
     as_json: bool,
-    accept: Accept | None,
     **options: Any,
 ) -> None:
     """Fit a hotfix for MODEL on a debugging set of clean and triggered rows, or on clean rows alone.
@@ -108,16 +62,13 @@ def fit(
     from rewriters.model.regular_files import check_destination, check_source
 
     from ..fitting.fitter import fit as fit_model
-    from ..fitting.judge import bound_in_words
     from ..hotfix.file import SUFFIX
 
     destination = check_source(model).with_suffix(SUFFIX) if output is None else Path(output)
     if report is not None:
         check_destination(report, make_folder=True)
     with bars() as progress:
-        hotfix = fit_model(
-            model, debug_set, output=destination, progress=progress, accept=accept or "always", **options
-        )
+        hotfix = fit_model(model, debug_set, output=destination, progress=progress, **options)
     if report is not None:
         from ..fitting.page import fit_page
         from ..pages import save_page
@@ -126,12 +77,20 @@ def fit(
     described = {"output": str(destination), **hotfix.describe()}
     if as_json:
         emit_json(described)
-        return
+    else:
+        _show(described)
+
+
+def _show(described: Mapping[str, Any]) -> None:
+    """The settings and the figures of the held-back rows."""
+    from ..fitting.judge import bound_in_words
+
     for line in _settings(described):
         note(line)
-    if hotfix.evidence["every"] > 1:
-        note(f"detectors read every {hotfix.evidence['every']}th query row")
-    judged = hotfix.evidence["report"]
+    evidence = described["evidence"]
+    if evidence["every"] > 1:
+        note(f"detectors read every {evidence['every']}th query row")
+    judged = evidence["report"]
     rows = [(text, _rate(judged["before"].get(key)), _rate(judged["after"].get(key))) for key, text in FIGURES.items()]
     rows += [
         ("triggered rows flagged", "", _rate(judged["recall"])),
@@ -140,13 +99,13 @@ def fit(
     table("held-back rows, with 95 % intervals", ("", "before", "after"), [row for row in rows if row[2]])
     sites = [
         (
-            name + " (on the flags of others)" * (not hotfix.evidence["sites"][name]["detects"]),
+            name + " (on the flags of others)" * (not evidence["sites"][name]["detects"]),
             _rate(figures["recall"]),
             _rate(figures["clean_flagged"]),
         )
         for name, figures in judged["sites"].items()
     ]
-    sites += [(name, f"left unpatched: {why}", "") for name, why in hotfix.evidence["skipped"].items()]
+    sites += [(name, f"left unpatched: {why}", "") for name, why in evidence["skipped"].items()]
     if words := bound_in_words(judged):
         note(words)
     table("sites", ("site", "triggered rows flagged", "clean rows flagged"), sites)

@@ -5,12 +5,15 @@ Paths are plain strings here: whether a file is there and what it holds is judge
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
+from dataclasses import Field, fields
 from typing import Any, TypeVar
 
 import click
 
-__all__ = ["filters", "in_place", "json_output", "link_data", "model_argument", "output", "passes"]
+from ..options import explanations
+
+__all__ = ["filters", "in_place", "json_output", "link_data", "model_argument", "options_of", "output"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -32,22 +35,56 @@ def output(help_text: str, *, required: bool = False) -> Callable[[Command], Com
     return click.option("-o", "--output", type=click.Path(), required=required, help=help_text)
 
 
-def passes(choices: Sequence[str], help_text: str, default: str | None) -> Callable[[Command], Command]:
-    """`--passes`, `--mend` and `--accept`."""
+def options_of(options: type, but: Iterable[str] = ()) -> Callable[[Command], Command]:
+    """An option for every field of a dataclass of options, in its order.
+
+    Args:
+        but: fields that the command line has otherwise, or not at all.
+    """
+    texts = explanations(options)
+    ours = [one for one in fields(options) if one.name not in set(but)]
 
     def add(command: Command) -> Command:
-        accept = "Of two passes: keep the second run's outputs always, or only where the prediction flips."
-        command = click.option("--accept", type=click.Choice(["always", "flip"]), help=accept)(command)
-        mend = "Of two passes: redistribute attention in the second run, or excise the flagged tokens from its request."
-        mends = ["redistribute", "excise", *[choice for choice in choices if choice == "auto"]]
-        command = click.option(
-            "--mend", type=click.Choice(mends), default=default, show_default=default is not None, help=mend
-        )(command)
-        return click.option(
-            "--passes", type=click.Choice(choices), default=default, show_default=default is not None, help=help_text
-        )(command)
+        for one in reversed(ours):
+            command = click.option("--" + one.name.replace("_", "-"), **_attributes(one, texts.get(one.name, "")))(
+                command
+            )
+        return command
 
     return add
+
+
+def _attributes(one: Field[Any], text: str) -> dict[str, Any]:
+    """What click has to know of a field; its type is the first word of the annotation."""
+    found: dict[str, Any] = {"help": text[:1].upper() + text[1:]}
+    if one.default is False:
+        return found | {"is_flag": True}
+    if one.default is not None:
+        found |= {"default": one.default, "show_default": True}
+    if one.metadata.get("metavar"):
+        found["metavar"] = one.metadata["metavar"]
+    if one.metadata.get("choices"):
+        return found | {"type": click.Choice(one.metadata["choices"])}
+    if parse := one.metadata.get("parse"):
+        return found | {"callback": _callback(parse)}
+    least = one.metadata.get("at_least")
+    types = {
+        "int": click.INT if least is None else click.IntRange(int(least)),
+        "float": click.FLOAT if least is None else click.FloatRange(least),
+        "str": click.STRING,
+        "PathLike": click.Path(),
+    }
+    return found | {"type": types[str(one.type).split(" | ")[0]]}
+
+
+def _callback(parse: Callable[[str], Any]) -> Callable[[click.Context, click.Parameter, str | None], Any]:
+    def parsed(_: click.Context, __: click.Parameter, text: str | None) -> Any:
+        try:
+            return None if text is None else parse(str(text))
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from error
+
+    return parsed
 
 
 def filters(command: Command) -> Command:

@@ -16,9 +16,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from rewriters.choices import Passes
 from rewriters.plan import Detector, OneClass, PatchPlan, SitePlan, Static, Statistic
 
-from ..hotfix.file import Passes
 from ..inference.capture import Capture, SiteBatch
 from ..inference.datasets import Ints
 from ..inference.prediction import Served

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import TypeVar
 
+from rewriters.choices import Accept
 from rewriters.errors import PLAN_MISFIT, AtpatchError
 
-from ..hotfix.file import Accept
+__all__ = ["Wanted", "if_admitted"]
 
-__all__ = ["MendOption", "PassesOption", "Wanted", "if_admitted"]
+from .options import MendOption, PassesOption
 
 Outcome = TypeVar("Outcome")
-
-PassesOption = Literal["one", "two", "auto"]
-MendOption = Literal["redistribute", "excise", "auto"]
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rewriters.choices import Accept, Joint, Mend, Passes
 from rewriters.plan import PatchPlan, Static
 
-from ..hotfix.file import Accept, Joint, Mend, Passes, is_silent
+from ..hotfix.file import is_silent
 from .calibration import BenignChoice
 from .training import TrainedSite
 

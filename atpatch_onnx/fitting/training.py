@@ -20,13 +20,11 @@ from ..inference.capture import Capture, SiteBatch
 from ..inference.datasets import DataSet, Ints
 from .accumulators import BenignSums, Visibility
 from .calibration import OperatingPoint, operating_point
+from .options import Progress
 from .recipes import Recipe
 from .splits import Split
 
-__all__ = ["Context", "Progress", "TrainedSite", "anchor_sites", "places", "stream", "train_sites"]
-
-Progress = Callable[[str, int, int], None]
-"""Called with the name of a step, how much of it is done, and how much there is."""
+__all__ = ["Context", "TrainedSite", "anchor_sites", "places", "stream", "train_sites"]
 
 
 @dataclass(frozen=True)

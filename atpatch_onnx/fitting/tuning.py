@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..hotfix.file import Passes
+from rewriters.choices import Passes
+
 from ..inference.datasets import Ints
 from ..inference.prediction import Served
 from .calibration import BENIGN_CHOICES, BenignChoice, as_few, choose_benign, choose_threshold, thresholds

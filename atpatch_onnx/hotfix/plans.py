@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rewriters.errors import PLAN_MISFIT
 from rewriters.model.regular_files import check_source
-from rewriters.plan import BenignPair, ControlInputs, Detector, OnnxGraph, PatchPlan, SitePlan, Static, Statistic
+from rewriters.plan import BenignPair, Detector, OnnxGraph, PatchPlan, SitePlan, Static, Statistic
 from rewriters.sites import Site
 
-from ..errors import BAD_OPTION, NO_SUCH_FILE
-from .file import SUFFIX, Accept, Benign, Hotfix, Mend, Passes, Values
+from ..errors import NO_SUCH_FILE
+from .container import SUFFIX
+from .matching import matching_sites
+from .options import PatchOptions, Values, benign_level
+
+if TYPE_CHECKING:
+    from .file import Hotfix
 
 __all__ = [
     "STATISTIC_THRESHOLD",
     "STATISTIC_WORTH",
     "UNTRAINED",
-    "DetectorKind",
-    "Options",
     "beside",
     "fitted_plan",
     "untrained_plan",
 ]
-
-DetectorKind = Literal["static", "statistic", "onnx"]
 
 STATISTIC_THRESHOLD = 8.0
 """Robust z-score above which the training-free detector flags a column. Conservative: without data the false-flag rate
@@ -52,66 +53,43 @@ ONNX_THRESHOLD = 0.5
 """For a user's detector, whose scores are taken for probabilities unless a threshold is given."""
 
 
-@dataclass(frozen=True)
-class Options:
-    """Options of `patch_model` that shape the plan, as given; None: not given."""
-
-    detector: DetectorKind | None
-    columns: Sequence[int] | None
-    detector_model: Path | None
-    threshold: float | None
-    benign: Benign | None
-    values: Values | None
-    gating: Literal["if", "none"]
-    telemetry: bool
-    controls: ControlInputs
-    force: bool
-    passes: Passes | None = None
-    mend: Mend | None = None
-    accept: Accept | None = None
-
-    def __post_init__(self) -> None:
-        if self.threshold is not None and not math.isfinite(self.threshold):
-            raise BAD_OPTION(f"threshold {self.threshold} is not a finite number")
-        if self.columns is not None and self.detector != "static":
-            raise BAD_OPTION(
-                "columns go with the static detector only", "add --detector static, or leave --columns out"
-            )
-        if self.columns is None and self.detector == "static":
-            raise BAD_OPTION(
-                "the static detector needs columns", "add --columns 3,7, or --columns none for a patch that never fires"
-            )
-        if any(column < 0 for column in self.columns or ()):
-            raise BAD_OPTION("a column is a position from 0 up")
-        if (self.detector_model is None) != (self.detector != "onnx"):
-            raise BAD_OPTION("the onnx detector and its file go together", "give --detector onnx --detector-model FILE")
-
-
 def beside(model: Path) -> Path | None:
     """`model.hotfix` beside `model.onnx` or `model.patched.onnx`, if it is there."""
     candidate = model.with_name(model.name.removesuffix(".onnx").removesuffix(".patched") + SUFFIX)
     return candidate if os.path.lexists(candidate) else None
 
 
-def fitted_plan(hotfix: Hotfix, sites: Sequence[Site], weights: str, options: Options) -> PatchPlan:
-    """The plan of a hotfix with what the options override."""
-    return hotfix.plan(
-        sites,
-        weights,
-        gating=options.gating,
-        telemetry=options.telemetry,
-        controls=options.controls,
-        threshold=options.threshold,
-        benign=options.benign,
-        values=options.values,
-        passes=options.passes,
-        mend=options.mend,
-        accept=options.accept,
-        force=options.force,
+def fitted_plan(hotfix: Hotfix, sites: Sequence[Site], weights: str | None, options: PatchOptions) -> PatchPlan:
+    """The plan of a hotfix with what the options override.
+
+    Args:
+        sites: all sites of the model, in the finder's order; filters are applied to the plan afterwards.
+        weights: `rewriters.model.io.weights_digest` of the model; None skips that comparison.
+
+    Raises:
+        AtpatchError: ATP054 where the hotfix was made for another model, ATP060 for an impossible override.
+    """
+    matched = matching_sites(hotfix, sites, weights, options.force)
+    level = benign_level(hotfix.level if options.benign is None else options.benign)
+    if options.passes == "one" and hotfix.joint == "sum":
+        raise PLAN_MISFIT("the hotfix adds up scores of its sites, which takes two passes", "fit one with --passes one")
+    ids = {mine.id: theirs.id for mine, theirs in matched}
+    groups = (tuple(ids[name] for name in group if name in ids) for group in hotfix.groups)
+    calibrated = PatchPlan(
+        sites={theirs.id: _adjusted(mine.plan, level, options.values) for mine, theirs in matched},
+        threshold=hotfix.threshold,
+        companion=hotfix.companion,
+        passes=hotfix.passes,
+        groups=tuple(group for group in groups if group),
+        joint=hotfix.joint,
+        mend=hotfix.mend,
+        accept=hotfix.accept,
+        digest=hotfix.digest,
     )
+    return _overridden(calibrated, options)
 
 
-def untrained_plan(sites: Sequence[Site], options: Options, groups: tuple[tuple[str, ...], ...] = ()) -> PatchPlan:
+def untrained_plan(sites: Sequence[Site], options: PatchOptions, groups: tuple[tuple[str, ...], ...] = ()) -> PatchPlan:
     """The same detector and benign reference at every site, from no data at all.
 
     The benign value is the mean of the sample's own unflagged values, the benign attention a multiple of uniform.
@@ -120,21 +98,28 @@ def untrained_plan(sites: Sequence[Site], options: Options, groups: tuple[tuple[
         groups: see `rewriters.finding.token_groups.token_groups`.
     """
     detector, threshold = _detector(options)
-    pair = BenignPair(np.array([_level(options.benign)], np.float32), None, own_values=options.values == "own")
-    return PatchPlan(
-        {site.id: SitePlan(detector, pair) for site in sites},
-        threshold=threshold if options.threshold is None else options.threshold,
-        gating=options.gating,
+    level = benign_level("mean" if options.benign is None else options.benign)
+    pair = BenignPair(np.array([level], np.float32), None, own_values=options.values == "own")
+    plan = PatchPlan({site.id: SitePlan(detector, pair) for site in sites}, threshold=threshold, groups=groups)
+    return _overridden(plan, options)
+
+
+def _overridden(plan: PatchPlan, options: PatchOptions) -> PatchPlan:
+    """The plan with what the options say of a plan as a whole."""
+    passes = options.passes or plan.passes
+    return replace(
+        plan,
+        threshold=plan.threshold if options.threshold is None else options.threshold,
+        passes=passes,
+        mend=options.mend or plan.mend,
+        accept=options.accept or plan.accept,
+        gating=options.gating_of(passes),
         telemetry=options.telemetry,
-        controls=options.controls,
-        passes=options.passes or "one",
-        groups=groups,
-        mend=options.mend or "redistribute",
-        accept=options.accept or "always",
+        controls=options.control_inputs,
     )
 
 
-def _detector(options: Options) -> tuple[Detector, float]:
+def _detector(options: PatchOptions) -> tuple[Detector, float]:
     if options.detector == "static":
         return Static(tuple(sorted(set(options.columns or ())))), 0.0
     if options.detector_model is not None:
@@ -145,11 +130,8 @@ def _detector(options: Options) -> tuple[Detector, float]:
     return UNTRAINED, STATISTIC_THRESHOLD
 
 
-def _level(benign: Benign | None) -> float:
-    if benign is None or benign == "mean":
-        return 1.0
-    if benign == "zero":
-        return 0.0
-    if not 0 <= benign < math.inf:
-        raise BAD_OPTION(f"benign level {benign!r} is neither mean, zero nor a number from 0 up")
-    return float(benign)
+def _adjusted(plan: SitePlan, level: float, values: Values | None) -> SitePlan:
+    pair = replace(plan.benign, attention=plan.benign.attention * np.float32(level))
+    if values is not None:
+        pair = replace(pair, own_values=values == "own")
+    return replace(plan, benign=pair)

@@ -1,12 +1,10 @@
-"""The patch's runtime controls outside the graph: which form an option asks for, where one cannot work, what a session
-has to be fed.
-"""
+"""The patch's runtime controls outside the graph: where a form of them cannot work, what a session has to be fed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,26 +13,11 @@ from numpy.typing import NDArray
 from rewriters.editing.controls import DEFAULT, OVERRIDABLE_FROM
 from rewriters.editing.stamp import KEY
 from rewriters.names import ENABLED, THRESHOLD
-from rewriters.plan import ControlInputs, PatchPlan
+from rewriters.plan import PatchPlan
 
-from ..errors import BAD_OPTION, RUNTIME_REFUSES
+from ..errors import RUNTIME_REFUSES
 
-__all__ = ["control_names", "control_notes", "form_of", "gating_notes", "required_controls"]
-
-
-def form_of(
-    controls: ControlInputs | None, gating: Literal["if", "none"] | None, freeze: bool, portable: bool
-) -> tuple[ControlInputs, Literal["if", "none"] | None]:
-    """Controls and gating as `freeze` and `portable` have them."""
-    for asked, name in ((freeze, "freeze"), (portable, "portable")):
-        if asked and controls not in (None, "none"):
-            raise BAD_OPTION(
-                f"{name} means that there are no runtime controls, so they cannot be {controls}",
-                f"leave --{name} or --controls out",
-            )
-    if portable and gating == "if":
-        raise BAD_OPTION("a portable patch is branch-free", "leave --portable or --gating out")
-    return controls or ("none" if freeze or portable else "optional"), "none" if portable else gating
+__all__ = ["control_names", "control_notes", "gating_notes", "required_controls"]
 
 
 def control_notes(model: onnx.ModelProto, plan: PatchPlan, folders: Sequence[Path]) -> tuple[str, ...]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from atpatch_onnx.debugset.making import Made, Request, make
 from atpatch_onnx.hotfix.file import Hotfix
-from atpatch_onnx.hotfix.plans import STATISTIC_THRESHOLD, Options, untrained_plan
+from atpatch_onnx.hotfix.options import PatchOptions
+from atpatch_onnx.hotfix.plans import STATISTIC_THRESHOLD, untrained_plan
 from atpatch_onnx.inference.datasets import load_dataset
 from rewriters.finding.token_groups import token_groups
 
@@ -82,9 +82,5 @@ def _inverted(case: Case, model: Path, output: Path, say: Callable[[str], None])
 
 
 def _statistic(case: Case, passes: Any) -> Any:
-    options = Options(
-        detector="statistic", columns=None, detector_model=None, threshold=STATISTIC_THRESHOLD, benign=None,
-        values=None, gating="if",
-        telemetry=False, controls="optional", force=False, passes=passes,
-    )  # fmt: skip
-    return replace(untrained_plan(case.sites, options, token_groups(case.model, case.sites)), telemetry=True)
+    options = PatchOptions(threshold=STATISTIC_THRESHOLD, telemetry=True, passes=passes)
+    return untrained_plan(case.sites, options, token_groups(case.model, case.sites))

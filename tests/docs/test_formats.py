@@ -20,7 +20,7 @@ from atpatch_onnx.debugset.subject import Subject
 from atpatch_onnx.debugset.tables import read_description
 from atpatch_onnx.decisions import DecisionRow, FailureRow, RevisionRow, RowRefused, SwitchRow, from_line, to_json
 from atpatch_onnx.errors import AtpatchError
-from atpatch_onnx.hotfix.file import KEY, _digest
+from atpatch_onnx.hotfix.container import KEY, digest
 from atpatch_onnx.inference.datasets import DataSet
 
 from ..documents import ROOT
@@ -145,7 +145,7 @@ def test_a_hotfix_with_a_field_less_or_of_another_type_is_refused_by_schema_and_
             continue
         signed = copy.deepcopy(header)
         if isinstance(signed.get("body"), dict) and "digest" in signed and "digest" not in name:
-            signed["digest"] = _digest(signed["body"], arrays)
+            signed["digest"] = digest(signed["body"], arrays)
         save_file(arrays, tmp_path / "changed.hotfix", {KEY: json.dumps(signed)})
         with pytest.raises(AtpatchError, match=r"ATP053|ATP055"):
             Hotfix.load(tmp_path / "changed.hotfix")

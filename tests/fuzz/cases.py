@@ -17,7 +17,7 @@ import onnx
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from atpatch_onnx.hotfix.file import FORMAT, KEY, _digest
+from atpatch_onnx.hotfix.container import FORMAT, KEY, digest
 
 from . import corpus
 from .mutators import mutate_bytes, mutate_json, mutate_message
@@ -71,7 +71,7 @@ def hotfix_case(rng: random.Random, folder: Path) -> Commands:
             odd = _odd_array(arrays[name], rng)
             arrays[name] = _odd_floats(arrays[name], rng) if rng.random() < 0.7 or odd.dtype.kind in "MUc" else odd
         try:
-            head = {"format": FORMAT, "digest": _digest(body, arrays), "body": body}
+            head = {"format": FORMAT, "digest": digest(body, arrays), "body": body}
         except ValueError:  # NaN is no JSON; the reader is shown it all the same
             head = {"format": FORMAT, "digest": "", "body": body}
         head = mutate_json(head, rng) if rng.random() < 0.05 else head

@@ -13,7 +13,8 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from atpatch_onnx.errors import AtpatchError
-from atpatch_onnx.hotfix.file import FORMAT, KEY, Hotfix, HotfixSite, _digest
+from atpatch_onnx.hotfix.container import FORMAT, KEY, digest
+from atpatch_onnx.hotfix.file import Hotfix, HotfixSite
 from rewriters.plan import BenignPair, Cnn, Conv, Dense, OneClass, OnnxGraph, Profile, SitePlan, Static, Statistic
 from rewriters.sites import Layout, Site
 
@@ -152,13 +153,13 @@ def good(tmp_path_factory):
 
 def rewritten(good, path, change):
     """The good file with its header's JSON and its arrays changed, and the digest made right again where it can be."""
-    from atpatch_onnx.hotfix.file import _digest
+    from atpatch_onnx.hotfix.container import digest
 
     with safe_open(good, "numpy") as file:
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         head = json.loads(file.metadata()[KEY])
     change(head, arrays)
-    head["digest"] = _digest(head["body"], arrays)
+    head["digest"] = digest(head["body"], arrays)
     save_file(arrays, path, {KEY: json.dumps(head)})
     return path
 
@@ -360,7 +361,7 @@ def test_numbers_and_kinds_that_no_graph_can_hold(tmp_path, place, value):
         "kind": (plan["detector"], "kind"),
     }[place]
     holder[key] = value
-    head = {"format": FORMAT, "digest": _digest(body, arrays), "body": body}
+    head = {"format": FORMAT, "digest": digest(body, arrays), "body": body}
     save_file(arrays, tmp_path / "m.hotfix", {KEY: json.dumps(head)})
     with pytest.raises(AtpatchError, match="ATP053"):
         Hotfix.load(tmp_path / "m.hotfix")

@@ -1,0 +1,155 @@
+"""What comes before and after a way of fitting: the sites that fit the data, the figures, the hotfix."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+
+from rewriters.model import io as model_io
+from rewriters.sites import Site
+
+from ..errors import DATA_MALFORMED
+from ..hotfix.file import Hotfix, HotfixSite
+from ..inference.capture import Capture
+from ..inference.padding import common_mask, lengths
+from ..inference.prediction import predict, prediction_output
+from ..inference.runner import Runner
+from .detectors import LABELLED
+from .fitted import Fitted
+from .judge import Judge, against_bound, rate
+from .label_free import fit_label_free
+from .labelled import fit_labelled
+from .passes import Wanted
+from .training import Context
+
+__all__ = ["HotfixMaker"]
+
+PADDING_ROWS = 8
+"""The shortest rows, run with padding and without, tell whether a model looks at padding."""
+PADDING_TOLERANCE = 1e-3
+"""Sums over another number of zeros round otherwise; in half precision by this much."""
+
+
+class HotfixMaker:
+    """Makes hotfixes for one model from one data set."""
+
+    def __init__(self, context: Context, everything: Sequence[Site], output_name: str | None) -> None:
+        self._everything = everything
+        original = Runner(context.model, context.folder, context.threads)
+        self._output = prediction_output(original, context.data, output_name)
+        original, mask = _without_padding(context, original, everything, self._output)
+        self._context = context = replace(context, mask=mask)
+        context.progress("original", 0, 1)
+        self._original = predict(original, context.data, np.arange(len(context.data)), self._output)
+        context.progress("original", 1, 1)
+        self._judge = Judge(context.data, self._original)
+
+    def make(self, chosen: Sequence[Site], kind: str, wanted: Wanted, every: int) -> tuple[Hotfix, bool]:
+        """The hotfix, and whether it helped on the report part;
+        without attacks there it is not known to be of no help.
+        """
+        context = replace(self._context, every=every)
+        width = context.columns.shape[1] or None
+        capture = Capture(context.model, context.folder, chosen, context.data, width, context.threads, context.mask)
+        if not capture.sites:
+            raise DATA_MALFORMED(
+                "no site fits the data: "
+                + "; ".join(f"{name}: {why}" for name, why in list(capture.skipped.items())[:3])
+            )
+        if kind in LABELLED:
+            fitted = fit_labelled(context, capture, kind, self._judge, self._output, wanted)
+        else:
+            fitted = fit_label_free(context, capture, kind, self._output, wanted)
+        report, helped = self._report(fitted)
+        return self._hotfix(fitted, self._evidence(fitted, capture, every, report)), helped
+
+    def _evidence(self, fitted: Fitted, capture: Capture, every: int, report: Mapping[str, Any]) -> dict[str, Any]:
+        context = self._context
+        parts = {name: getattr(context.parts, name) for name in ("train", "selection", "report")}
+        return {
+            "max_clean_flagged": context.most_flagged,
+            "every": every,
+            "rows": {
+                name: {"clean": len(part.clean), "anomalous": len(part.anomalous)} for name, part in parts.items()
+            },
+            "sites": {
+                name: {
+                    "recall": fitted.recall.get(name),
+                    "detects": name in fitted.detecting,
+                    "scores": fitted.scores.get(name, {}),
+                }
+                for name in fitted.plan.sites
+            },
+            "together": fitted.together,
+            "skipped": {**capture.skipped, **fitted.skipped},
+            "calibration": fitted.calibration,
+            "report": report,
+        }
+
+    def _report(self, fitted: Fitted) -> tuple[dict[str, Any], bool]:
+        part = self._context.parts.report
+        predictions, flags = fitted.served.run(self._context.data, part.rows, fitted.plan.threshold)
+        report = {
+            "before": self._judge.figures(part, self._original),
+            "after": self._judge.figures(part, predictions),
+            "recall": rate(flags[part.anomalous].any(1)),
+            "clean_flagged": (flagged := rate(flags[part.clean].any(1))),
+            "clean_flagged_bound": against_bound(flagged, self._context.most_flagged),
+            "sites": {
+                name: {"recall": rate(flag[part.anomalous]), "clean_flagged": rate(flag[part.clean])}
+                for name, flag in zip(fitted.plan.sites, flags.T, strict=True)
+            },
+        }
+        return report, not len(part.anomalous) or self._judge.helped(part, predictions)
+
+    def _hotfix(self, fitted: Fitted, evidence: Mapping[str, Any]) -> Hotfix:
+        context, plan = self._context, fitted.plan
+        return Hotfix(
+            sites=tuple(
+                HotfixSite(site.id, layer, site.heads, site.fingerprint, plan.sites[site.id])
+                for layer, site in enumerate(self._everything)
+                if site.id in plan.sites
+            ),
+            threshold=plan.threshold,
+            weights=model_io.weights_digest(context.model, context.folder),
+            level=fitted.level,
+            companion=plan.companion,
+            groups=plan.groups,
+            passes=plan.passes,
+            joint=plan.joint,
+            mend=plan.mend,
+            accept=plan.accept,
+            data=context.data.digest,
+            evidence=evidence,
+            seeds={"fit": context.seed},
+            versions={name: _version(name) for name in ("atpatch-onnx", "numpy", "onnx", "onnxruntime", "torch")},
+        )
+
+
+def _without_padding(
+    context: Context, original: Runner, sites: Sequence[Site], output: str
+) -> tuple[Runner, str | None]:
+    """A runner that leaves padding out and the mask it goes by, where the model's scores do not depend on padding; else
+    the one given.
+    """
+    mask = common_mask(sites, context.data)
+    if mask is None:
+        return original, None
+    cutting = original.without_padding(mask)
+    rows = np.argsort(lengths(context.data.inputs[mask]), kind="stable")[:PADDING_ROWS]
+    (_, whole), (_, short) = (
+        next(runner.batches(context.data, rows, PADDING_ROWS, [output])) for runner in (original, cutting)
+    )
+    same = np.allclose(whole[output], short[output], rtol=PADDING_TOLERANCE, atol=PADDING_TOLERANCE)
+    return (cutting, mask) if same else (original, None)
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"

@@ -1,0 +1,113 @@
+"""Options of a fit: `FitOptions`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TypedDict, get_args
+
+from rewriters.choices import Accept
+
+from ..errors import BAD_OPTION
+from ..options import option
+from .detectors import TRAINABLE
+
+__all__ = ["Every", "FitKeywords", "FitOptions", "MendOption", "PassesOption", "Progress"]
+
+Every = int | Literal["auto"]
+MendOption = Literal["redistribute", "excise", "auto"]
+PassesOption = Literal["one", "two", "auto"]
+
+Progress = Callable[[str, int, int], None]
+"""Called with the step, how much of it is done, and how much there is."""
+
+SPARING = ("profile", "oneclass")
+"""Kinds that can do with some of the query rows."""
+
+
+def _every(text: str) -> Every:
+    if text == "auto":
+        return "auto"
+    if not text.isdecimal():
+        raise ValueError(f"{text!r} is neither a whole number nor 'auto'")
+    return int(text)
+
+
+class FitKeywords(TypedDict, total=False):
+    """`FitOptions` as keywords of a call."""
+
+    detector: str
+    max_clean_flagged: float
+    passes: PassesOption
+    mend: MendOption
+    accept: Accept
+    every: Every
+    seed: int
+    output_name: str | None
+    threads: int | None
+    include: str | None
+    exclude: str | None
+    force: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitOptions:
+    """How a hotfix is fitted.
+
+    Attributes:
+        detector: kind of detector to train.
+        max_clean_flagged: share of clean requests that may be flagged anywhere, met on the selection part.
+        passes: patch each site as it comes (one), or run flagged samples again (two); auto: two where that stops more
+            on the selection part.
+        mend: of two passes: redistribute attention in the second run, or excise the flagged tokens from its request;
+            auto: excise where the graph admits it and the selection part shows that it does as well.
+        accept: of two passes: keep the second run's outputs always, or only where the prediction flips.
+        every: profile and oneclass: column means over every N-th query row, which is cheaper on long inputs and next to
+            fused operators; auto, for profile: every eighth if that does as well, at twice the time of a fit.
+        seed: of split and training; the same seed gives the same file.
+        output_name: graph output with the class scores; by default the first float output of rank 2.
+        threads: threads of onnxruntime; by default its own choice.
+        include: only sites whose id or scope matches this regular expression.
+        exclude: leave out sites whose id or scope matches this regular expression.
+        force: write a hotfix that does not help, too.
+
+    Raises:
+        AtpatchError: ATP060 where options contradict each other or one is out of range.
+    """
+
+    detector: str = option("profile", choices=TRAINABLE)
+    max_clean_flagged: float = 0.005
+    passes: PassesOption = option("auto", choices=PassesOption)
+    mend: MendOption = option("auto", choices=MendOption)
+    accept: Accept = option("always", choices=Accept)
+    every: Every = option(1, metavar="N|auto", parse=_every)
+    seed: int = 0
+    output_name: str | None = option(None, metavar="NAME")
+    threads: int | None = None
+    include: str | None = option(None, metavar="RE")
+    exclude: str | None = option(None, metavar="RE")
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        if self.detector not in TRAINABLE:
+            raise BAD_OPTION(f"detector {self.detector!r} cannot be trained", f"choose from {', '.join(TRAINABLE)}")
+        if not 0 <= self.max_clean_flagged < 1:
+            raise BAD_OPTION(f"a clean flag rate of {self.max_clean_flagged} is not in [0, 1)")
+        for name, words in (("passes", PassesOption), ("mend", MendOption), ("accept", Accept)):
+            if getattr(self, name) not in get_args(words):
+                raise BAD_OPTION(
+                    f"{name} {getattr(self, name)!r} is unknown", f"choose from {', '.join(get_args(words))}"
+                )
+        if self.mend == "excise" and self.passes == "one":
+            raise BAD_OPTION("excision takes two passes", "leave --passes out, or --mend")
+        if self.every == "auto":
+            goes = self.detector == "profile"
+        else:
+            goes = self.every == 1 or (self.every > 1 and self.detector in SPARING)
+        if not goes:
+            raise BAD_OPTION(
+                f"every = {self.every} does not go with detector {self.detector!r}",
+                f"1, or more with {' or '.join(SPARING)}; 'auto' with profile",
+            )
+        if self.seed < 0:
+            raise BAD_OPTION(f"seed {self.seed} is negative")

@@ -1,0 +1,58 @@
+"""What `patch` and `unpatch` did to a file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from rewriters.choices import Passes
+
+__all__ = ["Patched", "Unpatched"]
+
+
+@dataclass(frozen=True)
+class Patched:
+    """What `patch` did.
+
+    Attributes:
+        output: file written.
+        sites: ids of the patched sites, in graph order.
+        detector: kinds of the detectors, usually one.
+        gating: "if" or "none".
+        passes: "one" or "two".
+        nodes_before, nodes_after: nodes of all bodies of the original and of the patched graph.
+        seconds: time taken, reading and writing included.
+        hotfix: hotfix file used, None when nothing was fitted.
+        replaced: the input carried a patch, which was taken out first.
+        notes: one-line remarks for people.
+    """
+
+    output: str
+    sites: tuple[str, ...]
+    detector: str
+    gating: str
+    nodes_before: int
+    nodes_after: int
+    seconds: float
+    hotfix: str | None = None
+    replaced: bool = False
+    notes: tuple[str, ...] = ()
+    passes: Passes = "one"
+
+    def to_json(self) -> dict[str, Any]:
+        """The keys that `patch --json` promises."""
+        keys = ("output", "detector", "gating", "nodes_before", "nodes_after", "seconds")
+        return {**{key: getattr(self, key) for key in keys}, "sites": list(self.sites)}
+
+
+@dataclass(frozen=True)
+class Unpatched:
+    """What `unpatch` did; `digest` is the SHA-256 of the restored model."""
+
+    output: str
+    nodes_before: int
+    nodes_after: int
+    digest: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {key: getattr(self, key) for key in ("output", "nodes_before", "nodes_after", "digest")}
