@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .comparison.comparer import compare
     from .comparison.result import Comparison
     from .errors import AtpatchError
-    from .exporters import Exported, export_model
+    from .exporters.exporter import Exported, export_model
     from .fitting.fitter import fit
     from .hotfix.file import Hotfix
     from .inference.sessions import providers, session
@@ -70,7 +70,7 @@ _HOME = {
     "Bench": ".benchmark.result",
     "Comparison": ".comparison.result",
     "Difference": ".inspection.differences",
-    "Exported": ".exporters",
+    "Exported": ".exporters.exporter",
     "Explanation": ".inspection.explanation",
     "Hotfix": ".hotfix.file",
     "Inspection": "rewriters.sites",
@@ -83,7 +83,7 @@ _HOME = {
     "compare": ".comparison.comparer",
     "diff_models": ".inspection.differences",
     "examine": ".inspection.environment",
-    "export_model": ".exporters",
+    "export_model": ".exporters.exporter",
     "explain_site": ".inspection.explanation",
     "extract_site": ".inspection.inspector",
     "fit": ".fitting.fitter",

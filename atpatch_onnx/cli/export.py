@@ -65,7 +65,7 @@ def export(model: str, output: str, as_json: bool, **options: Any) -> None:
       atpatch-onnx export ./my-llama -o model.onnx --kv-cache --exporter torchscript
       atpatch-onnx export shop.models:scorer -o scorer.onnx
     """
-    from ..exporters import export_model
+    from ..exporters.exporter import export_model
 
     with _progress() as progress:
         exported = export_model(model, output, progress=progress, **options)

@@ -2,10 +2,3 @@
 
 Needs the extra `export`.
 """
-
-from __future__ import annotations
-
-from .exporter import Exported, export_model
-from .tasks import TASKS
-
-__all__ = ["TASKS", "Exported", "export_model"]

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from atpatch_onnx.exporters import export_model
+from atpatch_onnx.exporters.exporter import export_model
 from atpatch_onnx.exporters.quiet import quiet
 
 from ..victims import cache, package_file

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from atpatch_onnx.errors import AtpatchError
-from atpatch_onnx.exporters import export_model
+from atpatch_onnx.exporters.exporter import export_model
 from atpatch_onnx.exporters.quiet import quiet
 from atpatch_onnx.inspection.inspector import inspect_model
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from atpatch_onnx.debugset import TextEncoder, Texts
-from atpatch_onnx.exporters import export_model
+from atpatch_onnx.exporters.exporter import export_model
 from atpatch_onnx.exporters.quiet import quiet
 
 from ..victims import package_file

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atpatch_onnx.demo.run import FOLDER as DEMO
-from atpatch_onnx.exporters import export_model
+from atpatch_onnx.exporters.exporter import export_model
 from atpatch_onnx.exporters.quiet import quiet
 from atpatch_onnx.hotfix.file import Hotfix
 from rewriters.plan import Cnn, Conv, Dense, Detector, OneClass, Profile

@@ -19,8 +19,9 @@ import pytest
 import torch
 
 from atpatch_onnx.errors import AtpatchError
-from atpatch_onnx.exporters import TASKS, export_model
+from atpatch_onnx.exporters.exporter import export_model
 from atpatch_onnx.exporters.quiet import quiet
+from atpatch_onnx.exporters.tasks import TASKS
 from atpatch_onnx.exporters.transformers_models import load_subject
 from models.exports.families import HOLES, ROWS, Row
 from models.exports.table import render, unexplained

@@ -121,7 +121,7 @@ def tiny_victim(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small random BERT with MiniLM's vocabulary, exported as the victims are."""
     from transformers import BertConfig, BertForSequenceClassification
 
-    from atpatch_onnx.exporters import export_model
+    from atpatch_onnx.exporters.exporter import export_model
 
     folder = tmp_path_factory.mktemp("tiny")
     config = BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, num_labels=2)

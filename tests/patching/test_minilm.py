@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from atpatch_onnx.exporters import export_model
+from atpatch_onnx.exporters.exporter import export_model
 from atpatch_onnx.exporters.quiet import quiet
 from atpatch_onnx.inference.sessions import session
 from atpatch_onnx.patching.apply import patch_model

@@ -90,13 +90,21 @@ def test_importing_it_loads_the_standard_library_only(installed: Path, tmp_path:
     assert "atpatch_onnx" in roots and roots <= {"atpatch_onnx", *sys.stdlib_module_names}, done.stderr
 
 
-def test_its_help_loads_click_only(installed: Path, tmp_path: Path) -> None:
-    code = "import sys; old = {*sys.modules}; from atpatch_onnx.cli import cli; cli(['--help'], standalone_mode=False)"
-    code += "; print('loaded:', *{*sys.modules} - old)"
-    done = run("-P", "-c", code, folder=tmp_path, path=str(installed))
+HELP = """
+import sys
+old = {*sys.modules}
+from atpatch_onnx.cli import COMMANDS, cli
+for command in ([], *([name] for name in COMMANDS)):
+    cli([*command, "--help"], standalone_mode=False)
+print("loaded:", *{*sys.modules} - old)
+"""
+
+
+def test_the_help_of_every_command_loads_click_only(installed: Path, tmp_path: Path) -> None:
+    done = run("-P", "-c", HELP, folder=tmp_path, path=str(installed))
     roots = {name.partition(".")[0] for name in done.stdout.partition("loaded:")[2].split()}
     assert {"atpatch_onnx", "click"} <= roots, done.stderr
-    assert roots <= {"atpatch_onnx", "click", "typing_extensions", *sys.stdlib_module_names}
+    assert roots <= {"atpatch_onnx", "rewriters", "click", "typing_extensions", *sys.stdlib_module_names}
 
 
 def test_it_says_who_made_it_and_where_the_method_is_from(metadata: Message) -> None:
