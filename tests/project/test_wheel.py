@@ -23,7 +23,10 @@ PACKAGES = ("atpatch_onnx", "rewriters")
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return Path(next(WheelBuilder(str(ROOT)).build(directory=str(tmp_path_factory.mktemp("dist")))))
+    """As it is built where no repository is named."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("ATPATCH_REPOSITORY", raising=False)
+        return Path(next(WheelBuilder(str(ROOT)).build(directory=str(tmp_path_factory.mktemp("dist")))))
 
 
 @pytest.fixture(scope="module")
