@@ -1,7 +1,8 @@
 """Code blocks of README and docs, and how tests run them.
 
 A block in the language `console` holds commands behind `$ `. A line that ends with a backslash goes on in the next one;
-other lines are what the command prints. A block in the language `python` holds code.
+other lines are what the command prints. A block in the language `python` holds code. HTML comments right above a block
+are notes to the tests: `<!-- NAME: TEXT -->`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from .conftest import Run
 ROOT = Path(__file__).parent.parent
 
 _FENCE = re.compile(
-    r"^(?P<indent> *)```(?P<language>\w+)(?P<options>[^\n]*)\n(?P<text>.*?)^(?P=indent)``` *$", re.MULTILINE | re.DOTALL
+    r"(?P<notes>(?:^<!--[^\n]*-->\n)*)"
+    r"^(?P<indent> *)```(?P<language>\w+)(?P<options>[^\n]*)\n(?P<text>.*?)^(?P=indent)``` *$",
+    re.MULTILINE | re.DOTALL,
 )
 _SHELL = re.compile(r"[|<>&;*$`]")
 """What only a shell understands."""
@@ -28,13 +31,14 @@ _SHELL = re.compile(r"[|<>&;*$`]")
 
 @dataclass(frozen=True)
 class Block:
-    """A code block. `line`: of its fence, counted from 1; `options`: what follows the language."""
+    """A code block. `line`: of its fence, counted from 1; `options`: what follows the language; `notes`: above it."""
 
     page: Path
     line: int
     language: str
     options: str
     text: str
+    notes: dict[str, str]
 
     def __str__(self) -> str:
         return f"{self.page.relative_to(ROOT)}:{self.line}"
@@ -42,8 +46,18 @@ class Block:
     @property
     def commands(self) -> list[str]:
         """Of a console block, one entry a command, without comments at its end."""
-        joined = re.sub(r"\\\n\s*", "", self.text)
-        return [line.removeprefix("$ ") for line in map(str.strip, joined.splitlines()) if line.startswith("$ ")]
+        return [command for command, _ in self.steps]
+
+    @property
+    def steps(self) -> list[tuple[str, list[str]]]:
+        """Of a console block, each command and the lines that it prints."""
+        found: list[tuple[str, list[str]]] = []
+        for line in re.sub(r"\\\n\s*", "", self.text).splitlines():
+            if line.strip().startswith("$ "):
+                found.append((line.strip().removeprefix("$ "), []))
+            elif line.strip() and found:
+                found[-1][1].append(line)
+        return found
 
 
 def blocks(page: Path, text: str | None = None) -> Iterator[Block]:
@@ -52,7 +66,9 @@ def blocks(page: Path, text: str | None = None) -> Iterator[Block]:
     for found in _FENCE.finditer(text):
         indent = len(found["indent"])
         inner = "".join(line[indent:] if line.strip() else line for line in found["text"].splitlines(keepends=True))
-        yield Block(page, text.count("\n", 0, found.start()) + 1, found["language"], found["options"].strip(), inner)
+        line = text.count("\n", 0, found.start("indent")) + 1
+        notes = dict(re.findall(r"^<!-- ([^:\n]+?)(?:: (.*))? -->$", found["notes"], re.MULTILINE))
+        yield Block(page, line, found["language"], found["options"].strip(), inner, notes)
 
 
 def run_command(command: str, folder: Path, atpatch: Callable[..., Run]) -> Run:

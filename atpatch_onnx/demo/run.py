@@ -9,22 +9,26 @@ from pathlib import Path
 from typing import Any
 
 from rewriters.model import io as model_io
+from rewriters.model.atomic import write_file
 from rewriters.model.bodies import walk_bodies
+from rewriters.model.regular_files import check_destination
 from rewriters.names import owner_of
 from rewriters.sites import Inspection
 
 from ..comparison.comparer import compare
 from ..comparison.result import Comparison
 from ..comparison.timing import latency_json
-from ..errors import NO_SUCH_FILE
+from ..errors import NO_SUCH_FILE, NOT_WRITABLE
 from ..hotfix.file import Hotfix
 from ..inspection.inspector import inspect_model
 from ..patching.apply import Patched, patch_model
 
-__all__ = ["FOLDER", "Demo", "Progress", "run_demo"]
+__all__ = ["FILES", "FOLDER", "Demo", "Progress", "copy_demo", "run_demo"]
 
 FOLDER = Path(__file__).resolve().parent / "digits"
 """The victim and its data come with the package."""
+
+FILES = ("model.onnx", "model.hotfix", "clean.npz", "triggered.npz", "debug.npz")
 
 Progress = Callable[[str], None]
 
@@ -94,6 +98,22 @@ def run_demo(folder: Path = FOLDER, progress: Progress = lambda step: None) -> D
         )
         inserted = _inserted(model_io.load(served), patch.sites)
     return Demo(inspection, patch, hotfix, inserted, comparison)
+
+
+def copy_demo(folder: Path) -> tuple[Path, ...]:
+    """Write the victim's files into a folder, which is made where it is missing; the paths.
+
+    Raises:
+        AtpatchError: ATP019 where they cannot be written, ATP021 where something other than a regular file is there.
+    """
+    written = tuple(check_destination(folder / name, make_folder=True) for name in FILES)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise NOT_WRITABLE(f"{folder} cannot be made: {error.strerror or error}") from error
+    for path in written:
+        write_file(path, (FOLDER / path.name).read_bytes())
+    return written
 
 
 def _inserted(model: Any, sites: tuple[str, ...]) -> dict[str, int]:

@@ -14,7 +14,7 @@ from onnx import TensorProto
 from atpatch_onnx.cli import cli
 from atpatch_onnx.comparison.attention import capture_maps, effective_map
 from atpatch_onnx.demo.page import render_demo
-from atpatch_onnx.demo.run import FOLDER, Demo, run_demo
+from atpatch_onnx.demo.run import FILES, FOLDER, Demo, run_demo
 from atpatch_onnx.errors import AtpatchError
 from atpatch_onnx.hotfix.file import Hotfix
 from atpatch_onnx.inference.capture import canonical_values
@@ -46,6 +46,26 @@ def test_the_command_meets_its_bounds(tmp_path: Path) -> None:
     page = Path(told["report"])
     assert page == tmp_path / "new" / "atpatch-demo.html"
     assert "<h1>The patch stops " in page.read_text("utf-8")
+
+
+def test_the_demo_files_can_be_copied_and_used(tmp_path: Path) -> None:
+    folder = tmp_path / "new"
+    result = CliRunner().invoke(cli, ["demo", "--copy", str(folder)], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert all(str(folder / name) in result.stderr for name in FILES)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
+        name: (FOLDER / name).read_bytes() for name in FILES
+    }
+    assert not list(tmp_path.glob("*.html"))
+    assert run_demo(folder).comparison.figures["patched"].values["asr_star"] <= 0.01
+
+
+@pytest.mark.parametrize(("target", "more", "code"), [("new", ["--json"], "ATP060"), ("taken", [], "ATP019")])
+def test_a_copy_that_cannot_be_made_is_refused(tmp_path: Path, target: str, more: list[str], code: str) -> None:
+    (tmp_path / "taken").write_text("a file, not a folder")
+    result = CliRunner().invoke(cli, ["demo", "--copy", str(tmp_path / target), *more])
+    assert result.exit_code == 2 and code in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 
 def test_the_command_prints_tables_for_people(tmp_path: Path) -> None:
