@@ -125,8 +125,9 @@ class RowMasks:
         for feeds in _feeds(inputs, padding):
             with np.errstate(all="ignore"):
                 outputs: Any = evaluator.run([str(value.name)], feeds)
-            found = np.asarray(outputs[0])  # truth values let columns through
-            yield np.where(found, 0.0, -np.inf) if found.dtype == bool else found.astype(np.float64)
+            found = np.asarray(outputs[0])  # truth values, 0 and 1 let columns through; other numbers are added
+            lets_through = found.dtype.kind in "bui"
+            yield np.where(found, 0.0, -np.inf) if lets_through else found.astype(np.float64)
 
 
 class _Excerpt:

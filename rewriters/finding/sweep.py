@@ -64,9 +64,6 @@ def _learn_node(view: View, facts: Facts, node: ir.Node) -> None:
     if node.op_type == "Constant" and is_standard(node):
         _learn_constant(facts, node)
         return
-    elements = shape_arithmetic.elements(facts, node)
-    if elements is not None:
-        facts.elements[node.outputs[0]] = elements
     shapes: Sequence[Dims | None] = ()
     if any(_wanting(value) for value in node.outputs):
         shapes = shape_rules.shapes(facts, node)
@@ -75,6 +72,10 @@ def _learn_node(view: View, facts: Facts, node: ir.Node) -> None:
         if shape is None:
             shape = next((facts.shapes[same] for same in view.backward.get(value, ()) if same in facts.shapes), None)
         facts.learn(value, shape)
+    # Behind the shapes: only of rank 0 and 1 is the content followed.
+    elements = shape_arithmetic.elements(facts, node)
+    if elements is not None:
+        facts.elements[node.outputs[0]] = elements
     facts.learn_type(node)
 
 
