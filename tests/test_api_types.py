@@ -19,7 +19,7 @@ from rewriters.model import io as model_io
 from rewriters.model.external_data import external_locations
 from rewriters.plan import PatchPlan, SitePlan, Static
 
-from .cli.test_bad_input import hotfix_for
+from .cli.hotfixes import hotfix_for
 from .exports import export_model
 from .tiny import attention_model, save_external, snapshot
 from .toy_backdoor import toy

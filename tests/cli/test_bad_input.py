@@ -11,12 +11,8 @@ import numpy as np
 import onnx
 import pytest
 
-from atpatch_onnx.hotfix.file import Hotfix, HotfixSite
-from rewriters.finding.finder import find_sites
-from rewriters.model import io as model_io
-from rewriters.plan import Dense, Profile, SitePlan
-
 from ..tiny import attention_model, plain_model, save_external, snapshot
+from .hotfixes import hotfix_for
 
 Arguments = list[object]
 
@@ -43,18 +39,6 @@ def pointing_to(folder: Path, location: str) -> Path:
                 entry.value = location
     (folder / "model.onnx").unlink()
     return write(inner / "model.onnx", model.SerializeToString())
-
-
-def hotfix_for(model: onnx.ModelProto, folder: Path) -> Hotfix:
-    """A well-formed profile hotfix for a model with 2 heads, detector untrained."""
-    detector = Profile(
-        (Dense(np.zeros((4, 1), np.float32), np.zeros(1, np.float32)),), np.zeros(4, np.float32), np.ones(4, np.float32)
-    )
-    sites, _ = find_sites(model)
-    entries = tuple(
-        HotfixSite(site.id, layer, site.heads, site.fingerprint, SitePlan(detector)) for layer, site in enumerate(sites)
-    )
-    return Hotfix(entries, 0.5, model_io.weights_digest(model, folder))
 
 
 def other_hotfix(folder: Path, **options: int) -> Path:

@@ -21,7 +21,7 @@ from rewriters.model import io as model_io
 
 from ..exports import export_model
 from ..tiny import attention_model, save_external, snapshot
-from .test_bad_input import hotfix_for
+from .hotfixes import hotfix_for
 
 X = np.random.default_rng(1).standard_normal((3, 6, 8)).astype(np.float32)
 

@@ -14,7 +14,7 @@ import onnx
 import pytest
 
 from ..tiny import attention_model, plain_model, save_external
-from .test_bad_input import hotfix_for
+from .hotfixes import hotfix_for
 
 # What each command reads: the argument to be replaced is FILE.
 SOURCES = {

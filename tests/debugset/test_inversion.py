@@ -26,7 +26,7 @@ from atpatch_onnx.inference.sessions import session
 
 from ..conftest import Run
 from ..toy_backdoor import TARGET, TRIGGER, Toy, toy
-from .test_making import DIGITS, judge
+from .digits import DIGITS, judge
 
 # `models.digits_vit.victim.train` on the same split and seed as the demo's victim, with POISONED = 0, and its `export`.
 TWIN = Path(__file__).parent / "clean_twin.onnx"

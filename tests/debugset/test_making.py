@@ -7,7 +7,6 @@ import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -19,16 +18,11 @@ from atpatch_onnx.debugset import Subject, TextEncoder, image_layout, make_trigg
 from atpatch_onnx.errors import AtpatchError
 from atpatch_onnx.fitting.fitter import fit
 from atpatch_onnx.inference.datasets import load_dataset
-from models.evidence.answers import Asked
-from models.evidence.answers import judge as judged
-from rewriters.editing.patcher import patch
-from rewriters.finding.finder import find_sites
-from rewriters.model import io as model_io
 
 from ..conftest import Run
 from ..toy_backdoor import TARGET, TRIGGER, toy
+from .digits import DIGITS, judge
 
-DIGITS = Path(__file__).parents[2] / "atpatch_onnx" / "demo" / "digits"
 Atpatch = Callable[..., Run]
 
 
@@ -39,19 +33,6 @@ def digits(tmp_path: Path) -> Path:
     clean = np.flatnonzero(~data.columns.any(1))
     np.savez(tmp_path / "clean.npz", **data.feeds(clean), labels=data.labels[clean])
     return tmp_path / "clean.npz"
-
-
-def judge(model_path: Path, hotfix: Any, clean: Path, triggered: Path) -> dict[str, Any]:
-    """Figures of a patched model against the original, both in onnxruntime."""
-    model = model_io.load(model_path)
-    sites, _ = find_sites(model)
-    patched = patch(model, hotfix.plan(sites, model_io.weights_digest(model, model_path.parent), telemetry=True), sites)
-    data = load_dataset(clean), load_dataset(triggered)
-    before, *after = (
-        Asked(proto, model_path.parent, data[0], threads=1).all(part).predictions
-        for proto, part in ((model, data[0]), (patched, data[0]), (patched, data[1]))
-    )
-    return judged(*data, before, *after)
 
 
 @pytest.mark.parametrize("grid", [[], ["--patch-size", 2]], ids=["found-by-experiment", "grid"])

@@ -10,7 +10,7 @@ import yaml
 from atpatch_onnx.deploy.kserve import deploy_kserve
 from atpatch_onnx.errors import AtpatchError
 
-from .test_triton import check_layout
+from .layout import check_layout
 
 # Field → type or the fields below, as kserve's Go types name them (pkg/apis/serving/v1beta1: inference_service.go,
 # predictor.go, component.go, predictor_model.go); those of a predictor and a model are the ones a manifest of ours

@@ -33,7 +33,7 @@ from atpatch_onnx.inference.runner import Runner
 from atpatch_onnx.patching.apply import patch_model
 from rewriters.finding.finder import find_sites
 from rewriters.plan import PatchPlan, SitePlan, Statistic
-from tests.hotfix.test_file import site
+from tests.hotfix.sites import site
 from tests.rewriters import graphs
 from tests.tiny import attention_model
 

@@ -10,7 +10,7 @@ from onnx import helper
 
 from atpatch_onnx import fit, patch_model
 from atpatch_onnx.inference.datasets import DataSet
-from tests.rewriters.finding.test_self_attention import CASES
+from tests.rewriters.finding.projections import CASES
 
 ROWS, LENGTH, WIDTH = 48, 6, 8
 

@@ -16,7 +16,9 @@ from atpatch_onnx.errors import AtpatchError
 from atpatch_onnx.hotfix.container import FORMAT, KEY, digest
 from atpatch_onnx.hotfix.file import Hotfix, HotfixSite
 from rewriters.plan import BenignPair, Cnn, Conv, Dense, OneClass, OnnxGraph, Profile, SitePlan, Static, Statistic
-from rewriters.sites import Layout, Site
+from rewriters.sites import Site
+
+from .sites import site
 
 
 def floats(*shape: int, seed: int = 0) -> np.ndarray:
@@ -63,17 +65,6 @@ def make(plan: SitePlan, **changes: object) -> Hotfix:
         versions={"numpy": "2"},
     )
     return replace(hotfix, **changes)
-
-
-def site(name: str = "layers.0", **changes: object) -> Site:
-    made = Site(
-        id=name, softmax="s", matmul="m", form="softmax", where=(), probabilities="p", values="v", product="o",
-        query_axis=-2, key_axis=-1,
-        operand=0, heads=2, head_axis=-3, head_dim=4, scope="layers.0.attention", confidence="high", layout=Layout(4),
-        self_attention=True,
-        key_mask=None, chain=("MatMul", "Softmax", "MatMul"),
-    )  # fmt: skip
-    return replace(made, **changes)
 
 
 def same(a: object, b: object) -> bool:

@@ -13,7 +13,7 @@ from atpatch_onnx.errors import DATA_MALFORMED
 from atpatch_onnx.inference.capture import canonical_map, canonical_values
 from rewriters.errors import AtpatchError
 from rewriters.finding.finder import find_sites
-from tests.rewriters.finding.test_heads import FORMS, X
+from tests.rewriters.finding.leading_axes import FORMS, X
 from tests.rewriters.patterns import PATTERNS, SIZES
 
 

@@ -18,8 +18,8 @@ from rewriters.finding.finder import find_sites
 from rewriters.model import io as model_io
 from rewriters.plan import BenignPair, PatchPlan, SitePlan, Static
 from tests.exports import export_model
-from tests.rewriters.editing.test_excision import CUT, named, without
-from tests.rewriters.test_exports import run_all
+from tests.rewriters.editing.excised import CUT, named, without
+from tests.rewriters.running import run_all
 
 PAIR = BenignPair(np.array([1.0], np.float32))
 

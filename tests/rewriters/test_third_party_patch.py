@@ -21,7 +21,7 @@ from rewriters.plan import BenignPair, SitePlan, Static
 from rewriters.sites import Site
 from tests import oracle
 
-from .test_exports import canonical, run_all, same_plan, with_outputs
+from .running import canonical, run_all, same_plan, with_outputs
 
 
 def sentences(rng: np.random.Generator) -> dict[str, np.ndarray]:

@@ -18,7 +18,7 @@ from rewriters.model.io import load
 from rewriters.plan import BenignPair, PatchPlan, SitePlan, Static
 from tests.exports import EXPORTERS, build_model, export_model
 
-from .test_exports import run_all
+from .running import run_all
 
 COLUMNS = (1, 3)
 LEVEL = 0.5

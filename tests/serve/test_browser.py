@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from .asking import until
 from .conftest import Served
-from .test_server import until
 
 pillow = pytest.importorskip("PIL.Image")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

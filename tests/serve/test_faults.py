@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from .asking import INFER, binary, until
 from .conftest import Served
 from .graphs import save
 from .load import server
-from .test_server import INFER, binary, until
 
 SLOW = 1000
 

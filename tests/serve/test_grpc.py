@@ -10,9 +10,9 @@ import pytest
 
 from atpatch_onnx.inference.sessions import session
 
+from .asking import until
 from .conftest import Served
 from .load import DEMO
-from .test_server import until
 
 triton: Any = pytest.importorskip("tritonclient.grpc")
 

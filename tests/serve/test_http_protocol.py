@@ -11,8 +11,8 @@ from contextlib import suppress
 import numpy as np
 import pytest
 
+from .asking import INFER
 from .conftest import TOKEN, Served
-from .test_server import INFER
 
 SECONDS = 1.5
 GET = b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\n"

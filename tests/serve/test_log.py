@@ -8,18 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from atpatch_onnx.decisions import Reading, SwitchRow, read_rows
+from atpatch_onnx.decisions import Reading, read_rows
 from atpatch_onnx.serve.log import DecisionLog
 
-ROW = SwitchRow(
-    unix=1.8e9, experiment="e", revision=1, salt="0" * 16, mode="shadow", weight=0.0, on=True, source="file"
-)
+from .rows import ROW
 
 _FULL = """
 import resource, sys
 from pathlib import Path
 from atpatch_onnx.serve.log import DecisionLog
-from tests.serve.test_log import ROW
+from tests.serve.rows import ROW
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 log = DecisionLog(Path(sys.argv[1]))
 for _ in range(20):

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from .asking import INFER, binary, scores_of, until
 from .conftest import Served
 from .load import DEMO
-from .test_server import INFER, binary, scores_of, until
 
 HUGE = 3e38
 """Finite as an input, and NaN in the outputs of the demo model."""

@@ -12,9 +12,9 @@ from atpatch_onnx import patch_model
 from atpatch_onnx.ab import analyze_log
 from atpatch_onnx.inference.sessions import session
 
+from .asking import INFER, binary, until
 from .conftest import Served
 from .load import DEMO
-from .test_server import INFER, binary, until
 
 CLEAN, TRIGGERED = 270, 30
 

@@ -3,46 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 from rewriters.editing.excision import token_axis
 from rewriters.editing.patcher import patch, unpatch
 from rewriters.errors import AtpatchError
 from rewriters.finding.finder import find_sites
 from rewriters.plan import PatchPlan, SitePlan, Static, Statistic
+from tests.exports import EXPORTERS
 from tests.toy_backdoor import toy
 
 from ..graphs import attention_block
-from ..test_exports import run_all
-from .test_second_pass import EXPORTERS, open_export, splitting_threshold, two_pass
-
-CUT = (2, 4)
-
-
-def without(feeds: dict[str, np.ndarray], cut: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """The request as a person would write it: tokens taken out, padding behind."""
-    made = {name: np.zeros_like(array) for name, array in feeds.items()}
-    for name, array in feeds.items():
-        kept = np.delete(array, cut, axis=1)
-        made[name][:, : kept.shape[1]] = kept
-    return made
-
-
-def named(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The tokens' axis has one name in all inputs and outputs, which neither exporter sees to of its own accord."""
-    made = onnx.ModelProto()
-    made.CopyFrom(model)
-    for value in [*made.graph.input, *made.graph.output]:
-        _, tokens, *width = value.type.tensor_type.shape.dim
-        tokens.dim_param = "tokens"
-        for dim in width:
-            dim.dim_value = 32
-    return made
+from ..running import run_all
+from .excised import CUT, named, value, without
+from .two_passes import open_export, splitting_threshold, two_pass
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
@@ -126,10 +104,6 @@ def test_rows_of_which_nothing_would_be_left_stay_whole() -> None:
     before, after = run_all(model, feeds), run_all(patched, feeds)
     for name, array in before.items():
         np.testing.assert_allclose(after[name], array, atol=2e-5 * np.abs(array).max(), rtol=0)
-
-
-def value(name: str, *shape: Any, dtype: int = TensorProto.INT64) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, dtype, shape)
 
 
 IDS, MASK = value("input_ids", "B", "S"), value("attention_mask", "B", "S")

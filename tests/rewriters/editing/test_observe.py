@@ -18,8 +18,8 @@ from rewriters.plan import PatchPlan, SitePlan, Static, Statistic
 from tests.tiny import attention_model
 
 from ..graphs import run
-from ..subgraphs.test_detectors import random_profile
-from .test_patcher import FUNCTIONS, NESTED, plan_for
+from ..subgraphs.random_detectors import random_profile
+from .nested import FUNCTIONS, NESTED, plan_for
 
 LAYERS, WIDTH, HEADS = 3, 8, 2
 X = {"x": np.random.default_rng(4).standard_normal((12, 6, WIDTH)).astype(np.float32)}

@@ -9,18 +9,13 @@ from onnx import parser
 
 from rewriters.editing.patcher import is_patched, patch, stamp, unpatch
 from rewriters.errors import AtpatchError
-from rewriters.finding.finder import find_sites
 from rewriters.plan import BenignPair, ControlInputs, PatchPlan, Profile, SitePlan, Static, Statistic
 
 from ..graphs import B, D, H, K, Q, attention_block, feeds, run, session
-from ..subgraphs.test_detectors import random_profile
+from ..subgraphs.random_detectors import random_profile
+from .nested import FUNCTIONS, NESTED, plan_for
 
 FIRING = SitePlan(Static((3,)))
-
-
-def plan_for(model: onnx.ModelProto, site_plan: SitePlan, **options: object) -> onnx.ModelProto:
-    sites, _ = find_sites(model)
-    return patch(model, PatchPlan(dict.fromkeys([site.id for site in sites], site_plan), **options), sites)  # type: ignore[arg-type]
 
 
 def test_enabled_switches_the_patch_off_in_a_running_session() -> None:
@@ -159,52 +154,6 @@ def test_required_controls_are_ordinary_inputs(ir_version: int) -> None:
     assert on.tobytes() == run(optional, data)["out"].tobytes()
     assert off.tobytes() == run(block.model, data)["out"].tobytes()
     assert unpatch(required) == block.model
-
-
-NESTED = f"""
-<ir_version: 8, opset_import: ["" : 17]>
-nested (float[b, {H}, q, {D}] q, float[b, {H}, k, {D}] k, float[b, {H}, k, {D}] v, bool go) => (float[b, {H}, q,
-{D}] out)
-{{
-    kt = Transpose <perm = [0, 1, 3, 2]> (k)
-    out = If (go) <
-        then_branch = yes () => (then_out) {{
-            scores = MatMul (q, kt)
-            p = Softmax <axis = -1> (scores)
-            then_out = MatMul (p, v)
-        }},
-        else_branch = no () => (else_out) {{
-            neg = Neg (q)
-            scores2 = MatMul (neg, kt)
-            p2 = Softmax <axis = -1> (scores2)
-            else_out = MatMul (p2, v)
-        }}
-    >
-}}
-"""
-
-FUNCTIONS = f"""
-<ir_version: 9, opset_import: ["" : 18, "local" : 1]>
-calls (float[b, {H}, q, {D}] q, float[b, {H}, k, {D}] k, float[b, {H}, k, {D}] v) => (float[b, {H}, q, {D}] out)
-{{
-    first = local.Outer (q, k, v)
-    out = local.Attend (first, k, v)
-}}
-<domain: "local", opset_import: ["" : 18]>
-Attend (q, k, v) => (out)
-{{
-    kt = Transpose <perm = [0, 1, 3, 2]> (k)
-    scores = MatMul (q, kt)
-    p = Softmax <axis = -1> (scores)
-    out = MatMul (p, v)
-}}
-<domain: "local", opset_import: ["" : 18, "local" : 1]>
-Outer (q, k, v) => (out)
-{{
-    inner = local.Attend (q, k, v)
-    out = Relu (inner)
-}}
-"""
 
 
 @pytest.mark.parametrize("gating", ["if", "none"])

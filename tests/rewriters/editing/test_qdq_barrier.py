@@ -13,7 +13,7 @@ from rewriters.finding.finder import find_sites
 from rewriters.plan import BenignPair, SitePlan, Static
 
 from ..patterns import QK, Pattern, ints, model
-from ..test_exports import run_all, same_plan
+from ..running import run_all, same_plan
 
 STEP, ZERO = np.float32(1 / 64), np.uint8(128)
 SHARE, NOTHING = np.float32(1 / 255), np.uint8(0)

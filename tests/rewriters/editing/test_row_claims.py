@@ -11,7 +11,7 @@ from rewriters.finding.finder import find_sites
 from rewriters.plan import BenignPair, PatchPlan, SitePlan, Static
 from tests import oracle
 
-from ..finding.test_self_attention import soft, weight
+from ..finding.projections import soft, weight
 from ..graphs import run
 
 B, N, C = 3, 6, 8

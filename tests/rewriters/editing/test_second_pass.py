@@ -15,38 +15,15 @@ from atpatch_onnx.inference.capture import Capture
 from atpatch_onnx.inference.datasets import DataSet
 from rewriters.editing.patcher import patch, unpatch
 from rewriters.errors import AtpatchError
-from rewriters.finding.finder import find_sites
-from rewriters.model.io import load
 from rewriters.plan import BenignPair, Cnn, Conv, Dense, PatchPlan, Profile, SitePlan, Static, Statistic
-from rewriters.sites import Site
 from tests import oracle
-from tests.exports import EXPORTERS, ExportedModel, export_model
+from tests.exports import EXPORTERS
 
-from ..graphs import attention_block, session
-from ..test_exports import run_all
+from ..graphs import attention_block
+from ..running import run_all
+from .two_passes import groups_of, open_export, splitting_threshold, two_pass
 
 FAMILIES = ("bert", "vit", "gpt2", "t5", "deberta-v2", "whisper", "llama")
-
-
-def groups_of(family: str, sites: tuple[Site, ...]) -> tuple[tuple[str, ...], ...]:
-    """Encoder tokens are the key columns of encoder layers and of cross attention; decoder tokens those of decoder
-    self-attention.
-    """
-    if family not in ("t5", "whisper"):
-        return (tuple(site.id for site in sites),)
-    decoder = tuple(site.id for site in sites if "decoder" in site.id and site.self_attention)
-    return tuple(site.id for site in sites if site.id not in decoder), decoder
-
-
-def open_export(family: str, exporter: str) -> tuple[ExportedModel, onnx.ModelProto, tuple[Site, ...]]:
-    export = export_model(family, exporter)
-    model = load(export.path)
-    return export, model, find_sites(model)[0]
-
-
-def two_pass(sites: tuple[Site, ...], family: str, detector: SitePlan, **options: object) -> PatchPlan:
-    plans = {site.id: detector for site in sites}
-    return PatchPlan(plans, passes="two", groups=groups_of(family, sites), telemetry=True, **options)  # type: ignore[arg-type]
 
 
 def fuses_alike(family: str, exporter: str) -> bool:
@@ -56,18 +33,6 @@ def fuses_alike(family: str, exporter: str) -> bool:
     across it, as a value beside the gate it does not: there the two are bit-identical only where nothing is fused.
     """
     return (family, exporter) != ("whisper", "torchscript")
-
-
-def splitting_threshold(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> float:
-    """One at which some samples are flagged and some are not."""
-    live = session(model)
-    accepted = {value.name for value in live.get_inputs()}
-    given = {name: array for name, array in feeds.items() if name in accepted}
-    for threshold in np.linspace(0.3, 8, 120):
-        flags = live.run(["atpatch_flagged"], {**given, "atpatch_threshold": np.array(threshold, np.float32)})[0].any(1)
-        if 0 < flags.sum() < len(flags):
-            return float(threshold)
-    raise AssertionError("no threshold splits the batch")
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)

@@ -21,10 +21,10 @@ from rewriters.plan import BenignPair, ControlInputs, SitePlan, Static, Statisti
 from tests import oracle
 
 from ..decoders import LAYERS, decoder, decoder_feeds, merged_decoder
-from ..finding.test_finder import stacked
+from ..finding.stacked_sites import stacked
 from ..graphs import B, D, H, K, Q, attention_block, feeds
-from ..subgraphs.test_precision import evaluated
-from ..test_exports import run_all, same_plan
+from ..running import run_all, same_plan
+from ..subgraphs.evaluation import evaluated
 
 PAIR = BenignPair(np.array([0.5], np.float32))
 FIRING = SitePlan(Static((1,)), PAIR)

@@ -20,7 +20,7 @@ from rewriters.plan import BenignPair, PatchPlan, SitePlan, Statistic
 from tests import oracle
 
 from ..graphs import run
-from .test_self_attention import soft, weight
+from .projections import soft, weight
 
 B, N, C, G, H = 3, 6, 8, 2, 2
 X = np.random.default_rng(12).normal(size=(B, N, C)).astype(np.float32)

@@ -20,10 +20,10 @@ from rewriters.sites import MAP_FORMS, Site
 from tests import oracle
 
 from ..layers import LAYERS
-from ..lowering.test_product_forms import factors, four, one_width, outputs, redistributed
+from ..lowering.factors import factors, four, one_width, outputs, redistributed
 from ..maps import MAPS
 from ..patterns import MASK4, Q4, QK, Pattern, model, scalar
-from ..test_exports import same_plan, with_outputs
+from ..running import same_plan, with_outputs
 
 CASES = Path(__file__).resolve().parents[4] / "shared" / "cases"
 PAIR = BenignPair(np.array([0.5], np.float32))

@@ -17,7 +17,7 @@ from rewriters.plan import BenignPair, PatchPlan, SitePlan, Static, Statistic
 from tests import oracle
 
 from ..graphs import run
-from .test_self_attention import soft, weight
+from .projections import soft, weight
 
 Array = np.ndarray
 B, N, C, H = 3, 6, 8, 2

@@ -27,7 +27,7 @@ from rewriters.sites import Rejection, Site
 from tests import oracle
 
 from ..graphs import session
-from ..test_exports import with_outputs
+from ..running import with_outputs
 
 COUNTS = {
     "passed on onnxruntime": 186,

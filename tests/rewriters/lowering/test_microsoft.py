@@ -17,8 +17,8 @@ from tests import oracle
 
 from ..graphs import run, session
 from ..microsoft import CASES, Case, N, case, one_node
-from ..subgraphs.test_detectors import separating
-from ..test_exports import with_outputs
+from ..running import with_outputs
+from ..subgraphs.random_detectors import separating
 
 each_case = pytest.mark.parametrize("case", CASES, ids=[case.id for case in CASES])
 

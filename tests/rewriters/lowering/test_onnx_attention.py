@@ -16,7 +16,7 @@ from rewriters.plan import BenignPair, PatchPlan, SitePlan, Static, Statistic
 from tests import oracle
 
 from ..graphs import run
-from ..test_exports import with_outputs
+from ..running import with_outputs
 
 B, H, S, D = 3, 2, 6, 4
 QKV = f"float[B,{H},S,{D}] q, float[B,{H},S,{D}] k, float[B,{H},S,{D}] v"

@@ -34,7 +34,7 @@ from tests.exports import EXPORTERS, ExportedModel, export_model
 from ..graphs import session
 from ..patterns import QK, Pattern
 from ..patterns import model as hand_made
-from ..test_exports import canonical, run_all, same_plan, with_outputs
+from ..running import canonical, run_all, same_plan, with_outputs
 
 FORMATS = {
     "qdq": "softmax+qdq",

@@ -16,7 +16,6 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from onnx.reference import ReferenceEvaluator
 
 from rewriters.editing.patcher import patch, unpatch
 from rewriters.finding.finder import find_sites
@@ -25,7 +24,8 @@ from rewriters.sites import Site
 from tests import oracle
 from tests.exports import EXPORTERS, export_model
 
-from ..test_exports import canonical, run_all, same_plan, with_outputs
+from ..running import canonical, run_all, same_plan, with_outputs
+from .evaluation import evaluated
 
 PAIR = BenignPair(np.array([0.5], np.float32))
 COLUMNS = (1, 3)
@@ -93,12 +93,6 @@ def is_sorted(model: onnx.ModelProto) -> bool:
             return False
         known.update(node.output)
     return True
-
-
-def evaluated(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """By the reference evaluator, which knows every type."""
-    live = ReferenceEvaluator(model)
-    return dict(zip(live.output_names, live.run(None, feeds), strict=True))
 
 
 Run = Callable[[onnx.ModelProto, dict[str, np.ndarray]], dict[str, np.ndarray]]

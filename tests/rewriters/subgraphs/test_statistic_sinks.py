@@ -12,7 +12,7 @@ from rewriters.editing.patcher import patch
 from rewriters.plan import BenignPair, PatchPlan, SitePlan, Statistic
 
 from ..graphs import attention_block, feeds, run
-from .test_detectors import separating
+from .random_detectors import separating
 
 KEYS = 24
 
