@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnx.parser
 
-from .test_self_attention import soft, weight
+from .projections import soft, weight
 
 Array = np.ndarray
 
