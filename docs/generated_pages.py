@@ -137,10 +137,14 @@ def rejection_codes() -> str:
 
 
 def api(names: list[str]) -> str:
-    """What mkdocstrings takes for public names: where they are defined."""
+    """What mkdocstrings takes for public names: where they are defined, under the name that users import."""
     import atpatch_onnx
 
-    return "\n\n".join(f"::: {getattr(atpatch_onnx, name).__module__}.{name}" for name in names)
+    found = {name: getattr(atpatch_onnx, name) for name in names}
+    return "\n\n".join(
+        f"::: {value.__module__}.{value.__qualname__}\n    options:\n      heading: {name}\n      toc_label: {name}"
+        for name, value in found.items()
+    )
 
 
 # Schemas
