@@ -1,4 +1,4 @@
-"""Build everything in this folder: `python -m models.digits_vit.build`.
+"""Build the demo's files, which come with the package, and their figures: `python -m models.digits_vit.build`.
 
 Needs the extras cpu, export, fit, report and scikit-learn.
 """
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from atpatch_onnx.comparison.comparer import compare
+from atpatch_onnx.demo.run import FOLDER
 from atpatch_onnx.fitting.fitter import fit
 from atpatch_onnx.hotfix.file import Hotfix
 from rewriters.editing.patcher import patch
@@ -25,13 +26,12 @@ from rewriters.model import io as model_io
 from . import data, victim
 
 SEED = 0
+RESULTS = Path(__file__).with_name("results.json")
 PACKAGES = ("torch", "transformers", "scikit-learn", "numpy", "onnx", "onnxruntime")
 
 
 @click.command()
-@click.option(
-    "--output", type=click.Path(file_okay=False, path_type=Path), default=Path(__file__).parent, help="Folder to fill."
-)
+@click.option("--output", type=click.Path(file_okay=False, path_type=Path), default=FOLDER, help="Folder to fill.")
 @click.option(
     "--repeat", type=int, default=0, help="Build as often with other seeds, keep only their figures, in models/results."
 )
@@ -42,7 +42,7 @@ def main(output: Path, repeat: int) -> None:
     torch.use_deterministic_algorithms(True)
     if not repeat:
         results = build(output, SEED)
-        (output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+        RESULTS.write_text(json.dumps(results, indent=2) + "\n")
         return
     runs = []
     for seed in range(1, repeat + 1):

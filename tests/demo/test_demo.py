@@ -21,6 +21,7 @@ from atpatch_onnx.inference.capture import canonical_values
 from atpatch_onnx.inference.datasets import load_dataset
 from atpatch_onnx.inference.runner import Runner, expose
 from models.digits_vit import data
+from models.digits_vit.build import RESULTS
 from rewriters.editing.patcher import patch
 from rewriters.finding.finder import find_sites
 from rewriters.model import io as model_io
@@ -152,7 +153,7 @@ def test_effective_map_keeps_row_sums_and_spreads_saturated_rows() -> None:
 
 
 def test_committed_results_are_those_of_the_committed_files(demo: Demo) -> None:
-    results = json.loads((FOLDER / "results.json").read_text())
+    results = json.loads(RESULTS.read_text())
     for name in ("original", "patched"):
         fresh = demo.comparison.figures[name].shares
         assert fresh
@@ -184,7 +185,7 @@ def test_data_sets_differ_from_their_clean_twins_in_the_trigger_alone() -> None:
 def test_no_test_digit_is_in_the_debugging_set() -> None:
     clean, debug = load_dataset(FOLDER / "clean.npz"), load_dataset(FOLDER / "debug.npz")
     seen = {image.tobytes() for image in debug.inputs["pixel_values"]}
-    split = data.load(seed=json.loads((FOLDER / "results.json").read_text())["seed"])
+    split = data.load(seed=json.loads(RESULTS.read_text())["seed"])
     np.testing.assert_array_equal(split.test[0], clean.inputs["pixel_values"])
     assert not any(image.tobytes() in seen for image in clean.inputs["pixel_values"])
     assert not any(
