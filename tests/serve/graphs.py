@@ -17,7 +17,7 @@ KINDS = ("sound", "nan", "raising", "hanging", "slow", "other_output")
 one operator.
 """
 
-_SIDE = 5000
+_SIDE = 7000
 """A product of two square matrices of this size takes seconds, and onnxruntime cannot end it before."""
 
 _WEIGHTS = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)

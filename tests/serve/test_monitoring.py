@@ -146,7 +146,7 @@ def slow(start: Callable[..., Served], tmp_path_factory: pytest.TempPathFactory)
     """A patched model without a patch, which takes seconds where a request says so."""
     folder = tmp_path_factory.mktemp("slow")
     files = {"original": save("sound", folder / "a.onnx"), "patched": save("slow", folder / "b.onnx")}
-    slow = Watched(start("--mode", "patched", "--timeout", "1", "--max-in-flight", "1", **files), "a")
+    slow = Watched(start("--mode", "patched", "--timeout", "2", "--max-in-flight", "1", **files), "a")
 
     slow.note("no patch")
     slow.ask(np.ones((1, 4)))
