@@ -20,7 +20,7 @@ __all__ = ["LONG", "LONG_FILES", "QUICK", "QUICK_FILES", "Coverage", "measure"]
 QUICK, QUICK_FILES = 10.0, 3
 """Seconds of tests in the first round, and of how many files, since reading a file in takes as long as its quick tests.
 """
-LONG, LONG_FILES = 120.0, 99
+LONG, LONG_FILES = 60.0, 12
 """The same for what is left."""
 
 
@@ -39,7 +39,8 @@ class Coverage:
     def tests_for(self, mutant: Mutant, most: float, files: int) -> list[str]:
         """Tests of the mutant's line (of all of its module for a line that runs at import), up to so many seconds.
 
-        Of the files with the most such tests; files take turns, and within a file the quickest come first.
+        Of the file that mirrors the module and those with the most such tests; files take turns, and within a file the
+        quickest come first.
         """
         tests = self.lines.get((mutant.path, mutant.line)) or {
             t for (path, _), some in self.lines.items() if path == mutant.path for t in some
@@ -47,7 +48,10 @@ class Coverage:
         by_file: dict[str, list[str]] = defaultdict(list)
         for test in sorted(tests, key=lambda test: (self.seconds.get(test, 0.0), test)):
             by_file[test.partition("::")[0]].append(test)
-        chosen_files = sorted(by_file.values(), key=len, reverse=True)[:files]
+        mirror = _mirror(mutant.path)
+        chosen_files = [by_file[file] for file in sorted(by_file, key=lambda f: (f != mirror, -len(by_file[f])))][
+            :files
+        ]
         turns = sorted(
             (place, self.seconds.get(test, 0.0), test) for some in chosen_files for place, test in enumerate(some)
         )
@@ -58,6 +62,12 @@ class Coverage:
             chosen.append(test)
             spent += seconds
         return chosen
+
+
+def _mirror(path: str) -> str:
+    """`rewriters/finding/axes.py` → `tests/rewriters/finding/test_axes.py`."""
+    folder, _, name = path.rpartition("/")
+    return f"tests/{folder}/test_{name}"
 
 
 class _Watching:
