@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .benchmark.result import Bench
     from .comparison.comparer import compare
     from .comparison.result import Comparison
-    from .errors import AtpatchError
+    from .errors import AtpatchError, DataError, ModelError, PlanError, ServeError
     from .exporters.exporter import Exported, export_model
     from .fitting.fitter import fit
     from .hotfix.file import Hotfix
@@ -39,14 +39,18 @@ __all__ = [
     "AtpatchError",
     "Bench",
     "Comparison",
+    "DataError",
     "Difference",
     "Explanation",
     "Exported",
     "Hotfix",
     "Inspection",
+    "ModelError",
     "PatchPlan",
     "Patched",
+    "PlanError",
     "Rejection",
+    "ServeError",
     "Site",
     "Unpatched",
     "bench",
@@ -69,14 +73,18 @@ _HOME = {
     "AtpatchError": ".errors",
     "Bench": ".benchmark.result",
     "Comparison": ".comparison.result",
+    "DataError": ".errors",
     "Difference": ".inspection.differences",
     "Exported": ".exporters.exporter",
     "Explanation": ".inspection.explanation",
     "Hotfix": ".hotfix.file",
     "Inspection": "rewriters.sites",
+    "ModelError": ".errors",
     "PatchPlan": "rewriters.plan",
     "Patched": ".patching.apply",
+    "PlanError": ".errors",
     "Rejection": "rewriters.sites",
+    "ServeError": ".errors",
     "Site": "rewriters.sites",
     "Unpatched": ".patching.apply",
     "bench": ".benchmark.benchmarker",

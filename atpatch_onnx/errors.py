@@ -1,88 +1,96 @@
 """Error codes of the user-facing package, ATP050 and up, and the engine's own, re-exported.
 
-`CATALOGUE` maps every code to its `Fault`; importing this module fills it with both ranges.
+`CATALOGUE` maps every code to its `Fault`; importing this module fills it with both ranges. There is no `__all__`: a
+new code is declared here, once, and public by that.
 """
 
 from __future__ import annotations
 
 from rewriters.errors import (
-    ALREADY_PATCHED,
-    BAD_FILTER,
-    CATALOGUE,
-    DATA_FILE_EXISTS,
-    DETECTOR_MODEL,
-    EXTERNAL_ESCAPES,
-    EXTERNAL_MISSING,
-    INVALID_MODEL,
-    NO_SITE,
-    NO_SUCH_FILE,
-    NOT_ONNX,
-    NOT_PATCHED,
-    NOT_WRITABLE,
-    OPSET_TOO_OLD,
-    OUTPUT_IS_INPUT,
-    PLAN_MISFIT,
-    STAMP_MISMATCH,
-    TOO_LARGE,
-    AtpatchError,
-    Fault,
-    declare,
+    ALREADY_PATCHED as ALREADY_PATCHED,
 )
-
-__all__ = [
-    "ADDRESS_UNUSABLE",
-    "ALREADY_PATCHED",
-    "ARMS_DIFFER",
-    "BAD_FILTER",
-    "BAD_OPTION",
-    "CATALOGUE",
-    "COLUMNS_UNCLEAR",
-    "DATA_FILE_EXISTS",
-    "DATA_MALFORMED",
-    "DETECTOR_MODEL",
-    "EXPORT_FAILED",
-    "EXTERNAL_ESCAPES",
-    "EXTERNAL_MISSING",
-    "EXTRA_MISSING",
-    "FOLDER_FOREIGN",
-    "HOTFIX_CORRUPT",
-    "HOTFIX_MISMATCH",
-    "HOTFIX_VERSION",
-    "INVALID_MODEL",
-    "LOG_UNREADABLE",
-    "NAME_UNUSABLE",
-    "NOTHING_FITTED",
-    "NOTHING_FOUND",
-    "NOT_DIFFERENTIABLE",
-    "NOT_HELPFUL",
-    "NOT_ONNX",
-    "NOT_PATCHED",
-    "NOT_SERVABLE",
-    "NOT_WRITABLE",
-    "NO_SITE",
-    "NO_SUCH_FILE",
-    "OPSET_TOO_OLD",
-    "OUTCOMES_UNREADABLE",
-    "OUTPUT_IS_INPUT",
-    "PARITY_LOST",
-    "PLAN_MISFIT",
-    "RUNTIME_MISSING",
-    "RUNTIME_REFUSES",
-    "SAMPLES_UNREADABLE",
-    "SOURCE_UNUSABLE",
-    "STAMP_MISMATCH",
-    "TASK_UNCLEAR",
-    "TOKENIZER_UNUSABLE",
-    "TOO_LARGE",
-    "UNKNOWN_CODE",
-    "UNKNOWN_SITE",
-    "AtpatchError",
-    "Fault",
-    "declare",
-]
+from rewriters.errors import (
+    BAD_FILTER as BAD_FILTER,
+)
+from rewriters.errors import (
+    CATALOGUE as CATALOGUE,
+)
+from rewriters.errors import (
+    DATA_FILE_EXISTS as DATA_FILE_EXISTS,
+)
+from rewriters.errors import (
+    DETECTOR_MODEL as DETECTOR_MODEL,
+)
+from rewriters.errors import (
+    EXTERNAL_ESCAPES as EXTERNAL_ESCAPES,
+)
+from rewriters.errors import (
+    EXTERNAL_MISSING as EXTERNAL_MISSING,
+)
+from rewriters.errors import (
+    INVALID_MODEL as INVALID_MODEL,
+)
+from rewriters.errors import (
+    NO_SITE as NO_SITE,
+)
+from rewriters.errors import (
+    NO_SUCH_FILE as NO_SUCH_FILE,
+)
+from rewriters.errors import (
+    NOT_ADMITTED as NOT_ADMITTED,
+)
+from rewriters.errors import (
+    NOT_ONNX as NOT_ONNX,
+)
+from rewriters.errors import (
+    NOT_PATCHED as NOT_PATCHED,
+)
+from rewriters.errors import (
+    NOT_WRITABLE as NOT_WRITABLE,
+)
+from rewriters.errors import (
+    OPSET_TOO_OLD as OPSET_TOO_OLD,
+)
+from rewriters.errors import (
+    OUTPUT_IS_INPUT as OUTPUT_IS_INPUT,
+)
+from rewriters.errors import (
+    PLAN_IMPOSSIBLE as PLAN_IMPOSSIBLE,
+)
+from rewriters.errors import (
+    PLAN_MISFIT as PLAN_MISFIT,
+)
+from rewriters.errors import (
+    STAMP_MISMATCH as STAMP_MISMATCH,
+)
+from rewriters.errors import (
+    TOO_LARGE as TOO_LARGE,
+)
+from rewriters.errors import (
+    AtpatchError as AtpatchError,
+)
+from rewriters.errors import (
+    DataError as DataError,
+)
+from rewriters.errors import (
+    Fault as Fault,
+)
+from rewriters.errors import (
+    ModelError as ModelError,
+)
+from rewriters.errors import (
+    PlanError as PlanError,
+)
+from rewriters.errors import (
+    ServeError as ServeError,
+)
+from rewriters.errors import (
+    declare as declare,
+)
 
 RUNTIME_MISSING = declare(
     "ATP050",
+    PlanError,
     "onnxruntime is not installed",
     "pip install 'atpatch-onnx[cpu]' (or 'atpatch-onnx[gpu]' on a CUDA host)",
     "Inspecting, patching and unpatching need no runtime; everything that runs a model does. The CPU and the GPU build"
@@ -90,6 +98,7 @@ RUNTIME_MISSING = declare(
 )
 EXTRA_MISSING = declare(
     "ATP051",
+    PlanError,
     "an optional dependency of this command is not installed",
     "install the extra that the message names",
     "A production host that only patches and serves needs neither torch nor matplotlib, so those are extras."
@@ -97,6 +106,7 @@ EXTRA_MISSING = declare(
 )
 RUNTIME_REFUSES = declare(
     "ATP052",
+    ModelError,
     "onnxruntime cannot load or run the model",
     "check that the original model loads in this onnxruntime; a newer onnxruntime may be needed for its opset or IR"
     " version",
@@ -105,6 +115,7 @@ RUNTIME_REFUSES = declare(
 )
 HOTFIX_CORRUPT = declare(
     "ATP053",
+    PlanError,
     "the hotfix file is corrupt or not a hotfix",
     "fetch or fit the hotfix again",
     "A hotfix is a safetensors file whose header holds the plan and whose content digest is checked on loading. A"
@@ -112,6 +123,7 @@ HOTFIX_CORRUPT = declare(
 )
 HOTFIX_MISMATCH = declare(
     "ATP054",
+    PlanError,
     "the hotfix belongs to another model",
     "fit a hotfix on this model, or pass --force if the difference is deliberate",
     "Every hotfix carries fingerprints of the structure and of the weights it was fitted on. Detectors and benign"
@@ -119,12 +131,14 @@ HOTFIX_MISMATCH = declare(
 )
 HOTFIX_VERSION = declare(
     "ATP055",
+    PlanError,
     "the hotfix was written in a format this version does not read",
     "upgrade atpatch-onnx, or fit the hotfix again",
     "The format version in the header is not the one that this program knows.",
 )
 DATA_MALFORMED = declare(
     "ATP056",
+    DataError,
     "a data set is malformed",
     "check names, shapes and dtypes of the arrays in the .npz file",
     "Data sets are .npz files with one array per graph input, sample axis first, plus labels (N,), and for debugging"
@@ -132,6 +146,7 @@ DATA_MALFORMED = declare(
 )
 NOT_HELPFUL = declare(
     "ATP057",
+    PlanError,
     "no hotfix that helps was found",
     "check that the rows hold this model's trigger and that the columns mark it; then give more rows, or allow more"
     " false flags",
@@ -141,24 +156,36 @@ NOT_HELPFUL = declare(
 )
 UNKNOWN_SITE = declare(
     "ATP058",
+    PlanError,
     "the model has no site of that name",
     "run 'inspect' for the site ids of this model",
     "Site ids are derived from the exporter's module scopes and are unique within a model.",
 )
 UNKNOWN_CODE = declare(
     "ATP059",
+    PlanError,
     "no such code",
     "run 'atpatch-onnx explain' for the list",
     "Error codes are ATP0xx; the reason codes of rejected Softmax nodes are explained by the same command.",
 )
 BAD_OPTION = declare(
     "ATP060",
+    PlanError,
     "an option has an impossible value or contradicts another",
     "see '--help' of the command",
     "For example columns without the static detector, or a benign level below zero.",
 )
+NO_CLASS_SCORES = declare(
+    "ATP062",
+    ModelError,
+    "no output of the model holds class scores",
+    "give a model with an output (samples, classes), or name one with --output-name",
+    "Attacks are counted by predictions, and the prediction is the arg max of an output with one row of float scores a"
+    " sample and two classes or more. 'compare' does without: there it compares the outputs themselves.",
+)
 NOTHING_FITTED = declare(
     "ATP061",
+    PlanError,
     "nothing is known about this model, and it is not shown to be one that the training-free detector suits",
     "fit a hotfix ('atpatch-onnx fit MODEL --debug SET.npz', or '--clean ROWS.npz' where no trigger is known), or name "
     "--detector statistic to use that detector all the same",
@@ -170,6 +197,7 @@ NOTHING_FITTED = declare(
 )
 SOURCE_UNUSABLE = declare(
     "ATP070",
+    ModelError,
     "the model to export cannot be loaded",
     "give a folder written by save_pretrained, a hub id that transformers can fetch, or package.module:factory",
     "Folders and hub ids go through transformers' own loader. Code that a repository brings along is never run, and a"
@@ -177,6 +205,7 @@ SOURCE_UNUSABLE = declare(
 )
 TASK_UNCLEAR = declare(
     "ATP071",
+    ModelError,
     "the task cannot be told from the model, or does not fit it",
     "name one with --task; 'atpatch-onnx export --help' lists them",
     "The task decides which inputs and outputs the graph has. It is read from the architecture in the model's"
@@ -184,6 +213,7 @@ TASK_UNCLEAR = declare(
 )
 EXPORT_FAILED = declare(
     "ATP072",
+    ModelError,
     "torch's exporter refuses the model",
     "try the other --exporter, the other --attention, or another --opset",
     "The message is torch's own. The two exporters have different gaps, so a model that one refuses often passes the"
@@ -191,6 +221,7 @@ EXPORT_FAILED = declare(
 )
 PARITY_LOST = declare(
     "ATP073",
+    ModelError,
     "the exported graph does not compute what torch computes",
     "try the other --exporter or --attention, or raise --tolerance if the difference is acceptable",
     "The graph is run on inputs of other batch sizes and lengths than the traced ones, padded and unpadded, and held"
@@ -199,6 +230,7 @@ PARITY_LOST = declare(
 )
 ADDRESS_UNUSABLE = declare(
     "ATP074",
+    ServeError,
     "the address cannot be listened on",
     "choose another --port or --host, or stop what listens there",
     "By default the server listens on 127.0.0.1 alone. It has no TLS and no accounts: put a proxy in front of it before"
@@ -206,6 +238,7 @@ ADDRESS_UNUSABLE = declare(
 )
 ARMS_DIFFER = declare(
     "ATP075",
+    ServeError,
     "the two models cannot stand in for each other",
     "serve a model and a patch of that very model",
     "Both arms answer under one name, so inputs and outputs must agree in name, dtype and shape. A patch changes none"
@@ -213,6 +246,7 @@ ARMS_DIFFER = declare(
 )
 NOT_SERVABLE = declare(
     "ATP076",
+    ServeError,
     "the model has an input or output that cannot be served",
     "give the graph plain tensors as inputs and outputs",
     "The Open Inference Protocol carries dense tensors of booleans, numbers and strings. Sequences, maps, optionals,"
@@ -220,6 +254,7 @@ NOT_SERVABLE = declare(
 )
 SAMPLES_UNREADABLE = declare(
     "ATP080",
+    DataError,
     "a file of samples, a column description or a pattern cannot be used",
     "check the file against 'atpatch-onnx debugset --help'",
     "Texts are TSV or CSV with a header and a column of whole-number labels; tables are CSV with a column description"
@@ -227,6 +262,7 @@ SAMPLES_UNREADABLE = declare(
 )
 TOKENIZER_UNUSABLE = declare(
     "ATP081",
+    DataError,
     "the tokenizer cannot be used",
     "give the folder that holds the model's tokenizer.json, or the vocab.txt of a WordPiece model",
     "Tokens must be those that the model was trained with, or every column label is wrong. A tokenizer whose ids the"
@@ -234,6 +270,7 @@ TOKENIZER_UNUSABLE = declare(
 )
 NOT_DIFFERENTIABLE = declare(
     "ATP082",
+    ModelError,
     "no gradient can be taken through the model",
     "invert the trigger on the float32 export from before fusing or quantising: triggers carry over, fit on the"
     " deployed file",
@@ -242,6 +279,7 @@ NOT_DIFFERENTIABLE = declare(
 )
 NOTHING_FOUND = declare(
     "ATP083",
+    DataError,
     "there is nothing to make a debugging set of",
     "check the target class, or take it as good news",
     "Every row is of the target class, or no prediction changes with the protected attribute, or every one does, so"
@@ -250,6 +288,7 @@ NOTHING_FOUND = declare(
 )
 COLUMNS_UNCLEAR = declare(
     "ATP084",
+    ModelError,
     "it cannot be told which columns of the maps a trigger or an attribute covers",
     "name them: --patch-size and --class-tokens for images, 'token' in the column description for tables",
     "Columns are found by experiment: what a change of the input moves among the value vectors of the first attention"
@@ -257,6 +296,7 @@ COLUMNS_UNCLEAR = declare(
 )
 LOG_UNREADABLE = declare(
     "ATP087",
+    DataError,
     "the decision log cannot be read, or holds no decision",
     "give the file that 'atpatch-onnx serve --log' writes",
     "One JSON object a line; files rotated away from it (FILE.1, FILE.2.gz, ...) are read along. Broken lines are"
@@ -264,6 +304,7 @@ LOG_UNREADABLE = declare(
 )
 OUTCOMES_UNREADABLE = declare(
     "ATP088",
+    DataError,
     "the outcomes cannot be read or joined with the log",
     "give CSV with a header or JSON lines with the fields 'id' or 'unit', and 'label' or 'outcome' or both",
     "'id' is the request id of the log and 'unit' its unit digest. 'label' is the class that would have been right, a"
@@ -271,6 +312,7 @@ OUTCOMES_UNREADABLE = declare(
 )
 FOLDER_FOREIGN = declare(
     "ATP090",
+    ServeError,
     "the folder to deploy into holds something else",
     "name a new or empty folder, or one that the same 'deploy' command wrote",
     "Files of an earlier run of the same command are replaced; nothing that the command did not write is touched, and"
@@ -278,6 +320,7 @@ FOLDER_FOREIGN = declare(
 )
 NAME_UNUSABLE = declare(
     "ATP091",
+    ServeError,
     "the serving engine does not take this name or setting",
     "see '--help' of the command for what is allowed",
     "Names become folder names, URLs and Kubernetes objects: lower-case letters, digits and '-'.",

@@ -13,14 +13,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["CATALOGUE", "AtpatchError", "Fault", "declare"]
+__all__ = ["CATALOGUE", "AtpatchError", "DataError", "Fault", "ModelError", "PlanError", "ServeError", "declare"]
 
 CATALOGUE: dict[str, Fault] = {}
 """Every declared fault by its code, in order of declaration."""
 
 
 class AtpatchError(Exception):
-    """A refusal with a code: `what` happened in this case and how to `mend` it."""
+    """A refusal with a code: `what` happened in this case and how to `mend` it.
+
+    Each code belongs to one of the four classes below this one.
+    """
 
     def __init__(self, fault: Fault, what: str, mend: str) -> None:
         super().__init__(f"{fault.code}: {what} ({mend})")
@@ -37,12 +40,29 @@ class AtpatchError(Exception):
         return self.fault.exit_code
 
 
+class ModelError(AtpatchError):
+    """A model: its file, its graph, exporting it, or running it."""
+
+
+class PlanError(AtpatchError):
+    """What is asked for: a plan, a hotfix, an option, or a package that it takes."""
+
+
+class DataError(AtpatchError):
+    """Rows, logs, and files as such: missing, malformed, or not to be written."""
+
+
+class ServeError(AtpatchError):
+    """Serving: the server, its two models, or a deployment."""
+
+
 @dataclass(frozen=True)
 class Fault:
     """One stable error code.
 
     Attributes:
         code: `ATP0xx`.
+        kind: the class that `except` catches it by.
         summary: one line, what this code means in general.
         mend: one line, what to do about it.
         detail: a paragraph for `atpatch-onnx explain CODE`.
@@ -50,26 +70,28 @@ class Fault:
     """
 
     code: str
+    kind: type[AtpatchError]
     summary: str
     mend: str
     detail: str
     exit_code: int = 2
 
     def __call__(self, what: str, mend: str | None = None) -> AtpatchError:
-        return AtpatchError(self, what, mend or self.mend)
+        return self.kind(self, what, mend or self.mend)
 
 
-def declare(code: str, summary: str, mend: str, detail: str, exit_code: int = 2) -> Fault:
+def declare(code: str, kind: type[AtpatchError], summary: str, mend: str, detail: str, exit_code: int = 2) -> Fault:
     """Add a fault to the catalogue; a code can be declared once."""
     if code in CATALOGUE:
         raise ValueError(f"{code} is declared twice")
-    fault = Fault(code, summary, mend, detail, exit_code)
+    fault = Fault(code, kind, summary, mend, detail, exit_code)
     CATALOGUE[code] = fault
     return fault
 
 
 NOT_ONNX = declare(
     "ATP001",
+    ModelError,
     "the file is not a readable ONNX model",
     "check the path, or export the model again",
     "The bytes do not parse as an ONNX ModelProto, or the graph in it is empty. Truncated downloads and files of"
@@ -77,12 +99,14 @@ NOT_ONNX = declare(
 )
 NO_SUCH_FILE = declare(
     "ATP002",
+    DataError,
     "the path is missing, is a directory, or cannot be read",
     "give the path of one .onnx file",
     "A model folder (Hugging Face, Triton) holds the .onnx file under some name; give that file itself.",
 )
 EXTERNAL_MISSING = declare(
     "ATP003",
+    ModelError,
     "an external data file is missing or too short",
     "put the .data file back beside the model, under the name the model gives",
     "The model keeps weights in a second file. onnxruntime would fail to load it too. Copy the whole folder, not the"
@@ -90,6 +114,7 @@ EXTERNAL_MISSING = declare(
 )
 EXTERNAL_ESCAPES = declare(
     "ATP004",
+    ModelError,
     "external data lies outside the model's folder",
     "move the data file into the model's folder and save the model with a plain relative location",
     "A location that is absolute, or climbs out with '..' or a symbolic link, could make a tool read or publish any"
@@ -97,12 +122,14 @@ EXTERNAL_ESCAPES = declare(
 )
 INVALID_MODEL = declare(
     "ATP005",
+    ModelError,
     "the onnx checker rejects the model",
     "export the model again, or repair it; the checker's own words are in the message",
     "The checker runs before and after every edit. When it rejects the input, the fault was there before us.",
 )
 OPSET_TOO_OLD = declare(
     "ATP006",
+    ModelError,
     "the model's opset is too old to patch",
     "export with opset 11 or newer, or run onnx.version_converter",
     "The inserted subgraphs need operators (Where, GatherElements, ...) that older opsets lack. Opsets are never raised"
@@ -110,6 +137,7 @@ OPSET_TOO_OLD = declare(
 )
 NO_SITE = declare(
     "ATP010",
+    ModelError,
     "no attention site was found",
     "run 'inspect' to see why each candidate was rejected",
     "A site is a Softmax whose normalised axis is contracted with non-constant values. Graphs without one have nothing"
@@ -118,12 +146,14 @@ NO_SITE = declare(
 )
 BAD_FILTER = declare(
     "ATP011",
+    PlanError,
     "a site filter is not a regular expression",
     "check the pattern given to --include or --exclude",
     "Filters are Python regular expressions searched in the site's id and scope.",
 )
 ALREADY_PATCHED = declare(
     "ATP012",
+    ModelError,
     "the model carries a patch already",
     "unpatch it first, or patch the original",
     "Patches do not stack: a second detector would read maps that the first one has changed. 'patch' on a patched model"
@@ -131,12 +161,14 @@ ALREADY_PATCHED = declare(
 )
 NOT_PATCHED = declare(
     "ATP013",
+    ModelError,
     "the model carries no patch",
     "give a file that 'patch' wrote",
     "The stamp that 'unpatch' needs is kept in the model's metadata_props under keys that start with 'atpatch.'.",
 )
 STAMP_MISMATCH = declare(
     "ATP014",
+    ModelError,
     "the patched model was changed after patching",
     "unpatch the file as 'patch' wrote it, or go back to the original file",
     "Undoing gives a graph whose digest differs from the original's. A tool that renamed nodes or optimised the graph"
@@ -144,18 +176,21 @@ STAMP_MISMATCH = declare(
 )
 PLAN_MISFIT = declare(
     "ATP015",
+    PlanError,
     "the patch plan does not fit the model",
     "fit a hotfix on this very model",
     "Array shapes of a detector or of the benign pair do not match the heads, query rows or key columns of the site.",
 )
 OUTPUT_IS_INPUT = declare(
     "ATP016",
+    PlanError,
     "the output would overwrite the input",
     "give another -o, or --in-place",
     "The original is the way back of last resort, so it is overwritten only when asked for in so many words.",
 )
 DETECTOR_MODEL = declare(
     "ATP017",
+    PlanError,
     "the detector graph cannot be spliced in",
     "give an ONNX file with one input (B, H, Q, K) and one output (B, K), float32, in an opset the model can hold",
     "A detector of kind 'onnx' is copied into the model as it is, so it must speak the model's opset and use no custom"
@@ -163,6 +198,7 @@ DETECTOR_MODEL = declare(
 )
 DATA_FILE_EXISTS = declare(
     "ATP018",
+    DataError,
     "another file lies where the model's external data has to go",
     "choose an output folder without that file, or move it away",
     "A data file at the destination has the right name and other content. It may belong to another model, so it is"
@@ -170,6 +206,7 @@ DATA_FILE_EXISTS = declare(
 )
 NOT_WRITABLE = declare(
     "ATP019",
+    DataError,
     "the output cannot be written",
     "check that the folder exists, is writable, and has room",
     "Files are written under a temporary name in the same folder and renamed when complete, so a failure leaves what"
@@ -177,12 +214,14 @@ NOT_WRITABLE = declare(
 )
 TOO_LARGE = declare(
     "ATP020",
+    ModelError,
     "the model is too large for one protobuf file",
     "save it with external data first (onnx.save_model with save_as_external_data=True), then patch that",
     "Protobuf messages end at 2 GiB. Weights in external data files do not count towards that.",
 )
 NOT_REGULAR = declare(
     "ATP021",
+    DataError,
     "the path is not a regular file",
     "give the name of a regular file",
     "Reading a FIFO or a device may wait for ever, and saving would put a file in the place of a device, a FIFO, a"
@@ -191,9 +230,27 @@ NOT_REGULAR = declare(
 )
 NAME_CLASH = declare(
     "ATP022",
+    ModelError,
     "the model uses a name that a patch needs",
     "rename that value in the model, then patch it",
     "Everything that a patch brings into a graph has a name that starts with 'atpatch/' or 'atpatch_': that is how it"
     " is found again and taken out. A value of the model's own under such a name would be taken for a part of the"
     " patch.",
+)
+NOT_ADMITTED = declare(
+    "ATP023",
+    ModelError,
+    "the graph does not admit what was asked for",
+    "ask for less: the message says what to leave out",
+    "Two passes, excision, accepting flips only, and telemetry each need something of a graph: samples on the leading"
+    " axis, one padding mask, an output with class scores, a site in the main graph. The plan is possible, and other"
+    " graphs admit it.",
+)
+PLAN_IMPOSSIBLE = declare(
+    "ATP024",
+    PlanError,
+    "the patch plan contradicts itself",
+    "change the plan as the message says",
+    "A part of the plan has a value that no model could have, or contradicts another part: for example sites that add"
+    " up their scores in one pass, or a benign attention that is not finite.",
 )

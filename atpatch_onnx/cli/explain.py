@@ -31,6 +31,7 @@ def explain(code: str | None) -> None:
     if known is not None:
         click.echo(
             f"{known.code}: {known.summary}\n\n{known.detail}\n\nMend: {known.mend}.\nExit code: {known.exit_code}."
+            f"\nIn Python: {known.kind.__name__}."
         )
     elif code.lower() in REASONS:
         click.echo(f"{code.lower()}: a Softmax, or its like, is no attention site, since {REASONS[code.lower()]}.")

@@ -20,11 +20,11 @@ from rewriters.model.forms import Loaded, Model, PathLike, read
 from rewriters.plan import PatchPlan
 from rewriters.sites import Site
 
-from ..errors import BAD_OPTION, AtpatchError
+from ..errors import BAD_OPTION, DataError, ModelError, PlanError
 from ..hotfix.file import Hotfix
 from ..hotfix.plans import beside
 from ..inference.datasets import Arrays, DataSet, as_dataset
-from ..inference.prediction import prediction_output
+from ..inference.prediction import find_prediction_output, prediction_output
 from ..inference.runner import Runner
 from ..inspection.inspector import count_nodes
 from .exemplar import Exemplar, choose, follow
@@ -151,12 +151,9 @@ def _scores(graph: Graph, data: DataSet, name: str | None, classes: bool | None)
     """The output with class scores; None for a model without classes."""
     if classes is False:
         return None
-    try:
-        return prediction_output(graph.runner, data, name)
-    except AtpatchError as error:
-        if error.code != BAD_OPTION.code or name is not None or classes:
-            raise
-        return None
+    if name is None and classes is None:
+        return find_prediction_output(graph.runner, data, graph.runner.outputs)
+    return prediction_output(graph.runner, data, name)
 
 
 def _floor(
@@ -165,12 +162,13 @@ def _floor(
     """The original against itself without graph optimisations, over the first batch; nothing where onnxruntime cannot
     run it so.
     """
+    rows = np.arange(min(graph.runner.fixed_batch or batch, len(data)))
+    feeds = graph.runner.feeds(data, rows)
+    fused = graph.runner.run(feeds, graph.own_outputs)
     try:
         plain = Runner(model.proto, model.folder, threads, providers=providers, optimize=False)
-        rows = np.arange(min(graph.runner.fixed_batch or batch, len(data)))
-        feeds = graph.runner.feeds(data, rows)
-        fused, unfused = graph.runner.run(feeds, graph.own_outputs), plain.run(feeds, graph.own_outputs)
-    except AtpatchError:
+        unfused = plain.run(feeds, graph.own_outputs)
+    except ModelError:  # only onnxruntime itself can tell
         return {}
     found = {name: difference(fused[name], unfused[name], len(rows)) for name in graph.own_outputs}
     return {name: rows for name, rows in found.items() if rows is not None}
@@ -234,7 +232,7 @@ def _beside(model: Path, digest: str) -> Hotfix | None:
     path = beside(model)
     try:
         hotfix = None if path is None else Hotfix.load(path)
-    except AtpatchError:
+    except (PlanError, DataError):
         return None
     return hotfix if hotfix is not None and hotfix.digest == digest else None
 

@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from rewriters.model.regular_files import is_regular
 
-from ..errors import LOG_UNREADABLE, AtpatchError
+from ..errors import LOG_UNREADABLE
 from .reader import NotJson, RowRefused, from_line
 from .rows import LogRow, RequestRow
 
@@ -81,7 +81,13 @@ def log_files(path: str | os.PathLike[str], rotated: bool = True) -> tuple[Path,
     Raises:
         AtpatchError: ATP087 where there is none of them.
     """
-    path = Path(path)
+    files = _existing_files(Path(path), rotated)
+    if not files:
+        raise LOG_UNREADABLE(f"there is no log {path}")
+    return files
+
+
+def _existing_files(path: Path, rotated: bool = True) -> tuple[Path, ...]:
     older: list[tuple[int, Path]] = []
     if rotated and os.path.isdir(path.parent):
         pattern = re.compile(re.escape(path.name) + r"\.(\d+)(\.gz)?")
@@ -93,8 +99,6 @@ def log_files(path: str | os.PathLike[str], rotated: bool = True) -> tuple[Path,
     files = [file for _, file in sorted(older, key=lambda entry: -entry[0])]
     if is_regular(path):
         files.append(path)
-    if not files:
-        raise LOG_UNREADABLE(f"there is no log {path}")
     return tuple(files)
 
 
@@ -123,8 +127,8 @@ def last_revision(path: Path) -> int:
        newest one: what counts is the largest number back to the row that began a revision.
     """
     try:
-        files = log_files(path)
-    except (AtpatchError, OSError):
+        files = _existing_files(path)
+    except OSError:
         return 0
     for file in reversed(files):
         try:

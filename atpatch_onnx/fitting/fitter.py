@@ -62,7 +62,7 @@ def fit(
 
     Raises:
         AtpatchError: ATP010 (no site), ATP012 (patched model), ATP019 (output), ATP050-ATP052 (runtime and extras),
-            ATP056 (data), ATP057 (nothing helped), ATP060 (options), ATP015 (two passes or excision where the graph
+            ATP056 (data), ATP057 (nothing helped), ATP060 (options), ATP023 (two passes or excision where the graph
             does not admit them), and what reading the model raises.
     """
     told = FitOptions(**options)

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..inference.datasets import DataSet, Ints
+from ..statistics.proportions import Share
 from .splits import Part
 
 __all__ = ["Judge", "Score", "advice", "against_bound", "bound_in_words", "rate"]
 
-CONFIDENCE = 0.95
 LEAST_ATTACK = 0.1
 """Where less of an attack works on the original, more labels will not help: it is another model's."""
 CHANCE = 0.05
@@ -24,14 +24,12 @@ CHANCE = 0.05
 
 def rate(hits: ArrayLike) -> dict[str, Any]:
     """k of n with the 95 % Wilson interval, hits (n,) bool; an empty sample has no rate."""
-    from scipy.stats import binomtest
-
     hits = np.asarray(hits, np.bool_)
-    k, n = int(hits.sum()), len(hits)
-    if not n:
+    share = Share(int(hits.sum()), len(hits))
+    if not share.count:
         return {"k": 0, "n": 0}
-    interval = binomtest(k, n).proportion_ci(CONFIDENCE, method="wilson")
-    return {"k": k, "n": n, "rate": k / n, "low": float(interval.low), "high": float(interval.high)}
+    low, high = share.interval
+    return {"k": share.hits, "n": share.count, "rate": share.value, "low": low, "high": high}
 
 
 def against_bound(found: dict[str, Any], allowed: float) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rewriters.choices import Passes
+from rewriters.editing.admission import not_admitted
 from rewriters.plan import Detector, OneClass, PatchPlan, SitePlan, Static, Statistic
 
 from ..inference.capture import Capture, SiteBatch
@@ -27,7 +28,7 @@ from .detectors.features import profile_features, statistic_scores
 from .detectors.oneclass import Moments, describe, in_nats, surprise, tail
 from .fitted import Fitted, spread
 from .judge import rate
-from .passes import Wanted, if_admitted
+from .passes import Wanted
 from .recipes import PROBES
 from .training import Context, places, stream
 
@@ -50,14 +51,13 @@ def fit_label_free(context: Context, capture: Capture, kind: str, output: str, w
             excision does better.
 
     Raises:
-        AtpatchError: ATP015 where two passes or excision are asked for and the graph does not admit them.
+        AtpatchError: ATP023 where two passes or excision are asked for and the graph does not admit them.
     """
     fitting = _Fitting(context, capture, kind)
-    if wanted.passes == "one":
-        return fitting.run(output, "one", wanted)
-    if wanted.passes == "two" or wanted.mend == "excise":
-        return fitting.run(output, "two", wanted)
-    return if_admitted(lambda: fitting.run(output, "two", wanted))[0] or fitting.run(output, "one", wanted)
+    if wanted.passes == "auto":
+        two = wanted.mend == "excise" or fitting.admits_two_passes(wanted)
+        return fitting.run(output, "two" if two else "one", wanted)
+    return fitting.run(output, wanted.passes, wanted)
 
 
 class _Fitting:
@@ -86,40 +86,53 @@ class _Fitting:
             for name in self._sites
         }
 
+    def admits_two_passes(self, wanted: Wanted) -> bool:
+        sites = [*self._sites.values()]
+        return not_admitted(self._context.model, self._plan("two", wanted), sites) is None
+
     def run(self, output: str, passes: Passes, wanted: Wanted) -> Fitted:
+        context, chosen = self._context, self._speaking()
+        plan = self._plan(passes, wanted)
+        peaks, clean = self._peaks(plan), context.parts.selection.clean
+        sites = [self._sites[name] for name in plan.sites]
+        served = Served(context.model, context.folder, plan, sites, output, context.threads, context.mask)
+        left = {name: "moving triggers show late" for name in self._sites if name not in plan.sites}
+        calibration = {
+            "clean_flagged": rate(peaks[clean] > plan.threshold),
+            "joint": plan.joint,
+            "passes": {"chosen": passes},
+        }
+        scores = {name: {"clean": spread(self._scores[name].max(1)[clean])} for name in chosen}
+        together = {"clean": spread(peaks[clean])} if plan.joint == "sum" else {}
+        return Fitted(plan, served, 1.0, frozenset(chosen), left, calibration, scores, together=together)
+
+    def _plan(self, passes: Passes, wanted: Wanted) -> PatchPlan:
+        """The bar is what the allowed share of clean requests of the selection part is above."""
         context, chosen = self._context, self._speaking()
         joint = passes == "two" and all(isinstance(self._detectors[name], OneClass) for name in chosen)
         names = list(self._sites) if passes == "two" else chosen
-        plans = {
-            name: plan if name in chosen else replace(plan, detector=Static())
-            for name, plan in self._plans.items()
-            if name in names
-        }
-        peaks = (np.sum if joint else np.max)([self._scores[name] for name in chosen], axis=0).max(1)
-        clean = context.parts.selection.clean
-        bar = float(np.sort(peaks[clean])[::-1][math.floor(context.most_flagged * len(clean))])
-        # A little above: scores in the graph come from float32 sums of another order than ours.
-        threshold = float(np.float32(bar + ROUNDING * (1 + abs(bar))))
         plan = PatchPlan(
-            plans,
-            threshold,
+            {
+                name: plan if name in chosen else replace(plan, detector=Static())
+                for name, plan in self._plans.items()
+                if name in names
+            },
             passes=passes,
             groups=(tuple(names),),
             joint="sum" if joint else "any",
             mend="excise" if wanted.mend == "excise" else "redistribute",
             accept=wanted.accept,
         )
-        sites = [self._sites[name] for name in names]
-        served = Served(context.model, context.folder, plan, sites, output, context.threads, context.mask)
-        left = {name: "moving triggers show late" for name in self._sites if name not in names}
-        calibration = {
-            "clean_flagged": rate(peaks[clean] > threshold),
-            "joint": plan.joint,
-            "passes": {"chosen": passes},
-        }
-        scores = {name: {"clean": spread(self._scores[name].max(1)[clean])} for name in chosen}
-        together = {"clean": spread(peaks[clean])} if joint else {}
-        return Fitted(plan, served, 1.0, frozenset(chosen), left, calibration, scores, together=together)
+        clean = context.parts.selection.clean
+        bar = float(np.sort(self._peaks(plan)[clean])[::-1][math.floor(context.most_flagged * len(clean))])
+        # A little above: scores in the graph come from float32 sums of another order than ours.
+        return replace(plan, threshold=float(np.float32(bar + ROUNDING * (1 + abs(bar)))))
+
+    def _peaks(self, plan: PatchPlan) -> NDArray[np.float64]:
+        """The highest score of each row (N,), or the highest sum over the sites."""
+        together = np.sum if plan.joint == "sum" else np.max
+        peaks: NDArray[np.float64] = together([self._scores[name] for name in self._speaking()], axis=0).max(1)
+        return peaks
 
     def _described(self, name: str, kind: str, moments: Mapping[str, Moments]) -> Detector:
         exempt = () if self._by_place[name] else SINKS

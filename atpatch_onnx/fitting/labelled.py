@@ -28,7 +28,7 @@ def fit_labelled(context: Context, capture: Capture, kind: str, judge: Judge, ou
         output: graph output whose argmax is the prediction.
 
     Raises:
-        AtpatchError: ATP057 where no site's maps tell anything, ATP015 for two passes or excision that the graph does
+        AtpatchError: ATP057 where no site's maps tell anything, ATP023 for two passes or excision that the graph does
             not admit, ATP056 for data that do not suit the kind.
     """
     rows, columns = len(context.parts.train.rows), context.columns.shape[1]

@@ -13,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rewriters.choices import Passes
+from rewriters.editing.admission import not_admitted
 
 from ..inference.datasets import Ints
 from ..inference.prediction import Served
 from .calibration import BENIGN_CHOICES, BenignChoice, as_few, choose_benign, choose_threshold, thresholds
 from .judge import Judge, Score, rate
-from .passes import Wanted, if_admitted
+from .passes import Wanted
 from .site_selection import Key, Lineup, first_lineup, prune
 from .training import Context, TrainedSite
 
@@ -104,7 +105,7 @@ class Tuner:
         """See the module's text; passes "auto": two where one pass lets rows through and two do better.
 
         Raises:
-            AtpatchError: ATP015 where two passes or excision are asked for and the graph does not admit them.
+            AtpatchError: ATP023 where two passes or excision are asked for and the graph does not admit them.
         """
         if wanted.passes == "auto":
             contender, comparison = self._compare(trained, wanted)
@@ -154,9 +155,9 @@ class Tuner:
         if wanted.mend == "excise":
             return excising, {"excise": self._middling(excising, choice)[0].to_json()}
         before = self._middling(lineup, choice)[0]
-        after, reason = if_admitted(lambda: self._middling(excising, choice)[0])
-        if after is None:
+        if (reason := self._not_admitted(excising)) is not None:
             return lineup, {"redistribute": before.to_json(), "excise": {"not_tried": reason}}
+        after = self._middling(excising, choice)[0]
         as_well = as_few(after.left, before.left) and after.lost <= before.lost
         return (excising if as_well else lineup), {"redistribute": before.to_json(), "excise": after.to_json()}
 
@@ -181,10 +182,10 @@ class Tuner:
                 "one": one.score.to_json(),
                 "two": {"not_tried": "one site alone acts the same in one pass and in two"},
             }
-        two, reason = if_admitted(lambda: self._contender(self._lineup(trained, "two", wanted)))
-        if two is None:
+        lineup = self._lineup(trained, "two", wanted)
+        if (reason := self._not_admitted(lineup)) is not None:
             return one, {"one": one.score.to_json(), "two": {"not_tried": reason}}
-        one, two = self._at_best(one), self._at_best(two)
+        one, two = self._at_best(one), self._at_best(self._contender(lineup))
         told: dict[str, Any] = {
             contender.lineup.passes: {
                 **contender.score.to_json(),
@@ -204,6 +205,12 @@ class Tuner:
             if together
             else first_lineup(trained, passes, wanted.accept)
         )
+
+    def _not_admitted(self, lineup: Lineup) -> str | None:
+        """Why the graph does not admit what a lineup asks for; None where it does. The benign pair has no say in it."""
+        plan, sites = lineup.plan(BENIGN_CHOICES[0]), [one.site for one in lineup.sites]
+        reason = not_admitted(self._context.model, plan, sites)
+        return None if reason is None else reason.what
 
     def _contender(self, lineup: Lineup) -> _Contender:
         """A lineup with the benign pair that suits it, at the middle of its thresholds."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rewriters.errors import PLAN_MISFIT
+from rewriters.errors import PLAN_IMPOSSIBLE
 from rewriters.model.regular_files import check_source
 from rewriters.plan import BenignPair, Detector, OnnxGraph, PatchPlan, SitePlan, Static, Statistic
 from rewriters.sites import Site
@@ -72,7 +72,9 @@ def fitted_plan(hotfix: Hotfix, sites: Sequence[Site], weights: str | None, opti
     matched = matching_sites(hotfix, sites, weights, options.force)
     level = benign_level(hotfix.level if options.benign is None else options.benign)
     if options.passes == "one" and hotfix.joint == "sum":
-        raise PLAN_MISFIT("the hotfix adds up scores of its sites, which takes two passes", "fit one with --passes one")
+        raise PLAN_IMPOSSIBLE(
+            "the hotfix adds up scores of its sites, which takes two passes", "fit one with --passes one"
+        )
     ids = {mine.id: theirs.id for mine, theirs in matched}
     groups = (tuple(ids[name] for name in group if name in ids) for group in hotfix.groups)
     calibrated = PatchPlan(

@@ -16,11 +16,11 @@ from rewriters.names import FLAGGED
 from rewriters.plan import PatchPlan
 from rewriters.sites import Site
 
-from ..errors import BAD_OPTION
+from ..errors import BAD_OPTION, NO_CLASS_SCORES
 from .datasets import DataSet, Ints
 from .runner import Runner
 
-__all__ = ["Served", "class_scores", "predict", "prediction_output"]
+__all__ = ["Served", "class_scores", "find_prediction_output", "predict", "prediction_output"]
 
 BATCH = 64
 
@@ -29,20 +29,23 @@ def prediction_output(runner: Runner, data: DataSet, name: str | None) -> str:
     """The output whose argmax is the prediction: the one named, else the first float output of rank 2.
 
     Raises:
-        AtpatchError: ATP060 where there is none.
+        AtpatchError: ATP060 for a name that no output has, ATP062 where there are no class scores.
     """
-    row = np.zeros(1, np.int64)
-    if name is not None:
-        if name not in runner.outputs:
-            raise BAD_OPTION(f"the graph has no output {name!r}, only {', '.join(runner.outputs)}")
-        candidates = [name]
-    else:
-        candidates = runner.outputs
-    _, outputs = next(runner.batches(data, row, 1, candidates))
+    if name is not None and name not in runner.outputs:
+        raise BAD_OPTION(f"the graph has no output {name!r}, only {', '.join(runner.outputs)}")
+    found = find_prediction_output(runner, data, runner.outputs if name is None else [name])
+    if found is None:
+        raise NO_CLASS_SCORES("no output holds one row of class scores a sample", "name one with --output-name")
+    return found
+
+
+def find_prediction_output(runner: Runner, data: DataSet, candidates: Sequence[str]) -> str | None:
+    """The first of these outputs with class scores (samples, classes), by a run of one row; None where none has."""
+    _, outputs = next(runner.batches(data, np.zeros(1, np.int64), 1, list(candidates)))
     for candidate, array in outputs.items():
         if getattr(array, "ndim", 0) == 2 and array.dtype.kind == "f" and array.shape[1] > 1:
             return candidate
-    raise BAD_OPTION("no output holds one row of class scores a sample", "name one with --output-name")
+    return None
 
 
 def predict(runner: Runner, data: DataSet, rows: Ints, output: str) -> Ints:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from ..errors import AtpatchError
+from ..errors import PlanError
 from ..inference.sessions import providers
 from ..version import __version__
 
@@ -101,7 +101,7 @@ def examine() -> Examination:
         )
     try:
         available = providers()
-    except AtpatchError as error:
+    except PlanError as error:
         if installed:
             problems.append(f"{installed[0]} is installed but cannot be imported: {error.__cause__}")
     if packages["onnxruntime-gpu"] and available and "CUDAExecutionProvider" not in available:

@@ -14,8 +14,7 @@ from typing import Any
 import onnx
 
 from rewriters.api import trace_sites
-from rewriters.editing.patcher import patch
-from rewriters.errors import AtpatchError
+from rewriters.editing.patcher import patch, refusal
 from rewriters.model.bodies import walk_bodies
 from rewriters.model.forms import Model, read
 from rewriters.names import branch_of_gate, owner_of
@@ -185,12 +184,12 @@ def _insertions(model: onnx.ModelProto, sites: Sequence[Site]) -> dict[str, Inse
     """By site id. All sites are patched at once; one by one only where that is refused, to tell which of them it is."""
     if not sites:
         return {}
-    try:
-        return _count(patch(model, PatchPlan({site.id: SitePlan(UNTRAINED) for site in sites}), sites), sites)
-    except AtpatchError as error:
-        if len(sites) > 1:
-            return {site.id: _insertions(model, [site])[site.id] for site in sites}
-        return {sites[0].id: Insertion(refused=f"{error.code}: {error.what}")}
+    plan = PatchPlan({site.id: SitePlan(UNTRAINED) for site in sites})
+    if (reason := refusal(model, plan, sites)) is None:
+        return _count(patch(model, plan, sites), sites)
+    if len(sites) > 1:
+        return {site.id: _insertions(model, [site])[site.id] for site in sites}
+    return {sites[0].id: Insertion(refused=f"{reason.code}: {reason.what}")}
 
 
 def _count(patched: onnx.ModelProto, sites: Sequence[Site]) -> dict[str, Insertion]:

@@ -18,7 +18,7 @@ from rewriters.model.forms import Loaded
 from rewriters.plan import PatchPlan
 from rewriters.sites import Site
 
-from ..errors import BAD_OPTION, NO_SITE, NOTHING_FITTED
+from ..errors import BAD_OPTION, NO_SITE, NOT_ADMITTED, NOTHING_FITTED
 from ..hotfix.file import Hotfix, is_silent
 from ..hotfix.options import PatchOptions
 from ..hotfix.plans import STATISTIC_THRESHOLD, STATISTIC_WORTH, beside, fitted_plan, untrained_plan
@@ -119,7 +119,7 @@ def _check_passes(plan: PatchPlan, options: PatchOptions) -> None:
                 raise BAD_OPTION(f"{name} goes with two passes", f"add --passes two, or leave --{name} out")
         return
     if not plan.groups:
-        raise BAD_OPTION(
+        raise NOT_ADMITTED(
             "two passes join sites that read the same tokens, and of no two sites of this model can that be shown",
             "patch with --passes one, or fit a hotfix",
         )

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import EXTRA_MISSING
-from .proportions import CONFIDENCE, Share
+from .proportions import CONFIDENCE, Paired, Share
 
 __all__ = ["Difference", "McNemar", "Rate", "difference", "holm", "mcnemar", "rate"]
 
@@ -196,13 +195,7 @@ def mcnemar(patched: int, original: int) -> McNemar:
     Raises:
         AtpatchError: ATP051 without scipy.
     """
-    if not patched + original:
-        return McNemar(patched, original, 1.0)
-    try:
-        from scipy.stats import binomtest
-    except ImportError as error:
-        raise EXTRA_MISSING("paired tests need scipy", "pip install 'atpatch-onnx[report]'") from error
-    return McNemar(patched, original, float(binomtest(patched, patched + original).pvalue))
+    return McNemar(patched, original, Paired(both=0, lost=patched, gained=original, neither=0).p)
 
 
 def holm(p_values: list[float]) -> list[float]:

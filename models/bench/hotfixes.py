@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atpatch_onnx.benchmark.inputs import random_inputs
-from atpatch_onnx.errors import AtpatchError
+from atpatch_onnx.errors import DataError, PlanError
 from atpatch_onnx.fitting.recipes import make_recipe
 from atpatch_onnx.fitting.splits import split
 from atpatch_onnx.fitting.training import Context, anchor_sites, train_sites
@@ -60,7 +60,7 @@ def _fits(path: Path, weights: str) -> bool:
     """Whether the file is a hotfix of these weights, in the format of today."""
     try:
         return Hotfix.load(path).weights == weights
-    except AtpatchError:
+    except (PlanError, DataError):
         return False
 
 

@@ -13,13 +13,13 @@ import onnx
 from onnx import helper
 
 from atpatch_onnx.fitting.calibration import BenignChoice, thresholds
-from atpatch_onnx.fitting.passes import if_admitted
 from atpatch_onnx.fitting.recipes import make_recipe
 from atpatch_onnx.fitting.site_selection import first_lineup
 from atpatch_onnx.fitting.splits import join, split
 from atpatch_onnx.fitting.training import Context, anchor_sites, train_sites
-from atpatch_onnx.hotfix.file import Hotfix
+from atpatch_onnx.hotfix.file import Hotfix, Passes
 from atpatch_onnx.inference.capture import Capture
+from rewriters.editing.admission import not_admitted
 from rewriters.model.bodies import walk_bodies
 from rewriters.names import role_of
 from rewriters.plan import PatchPlan, Static
@@ -121,13 +121,15 @@ def _always_some(case: Case, say: Say) -> Figures:
     return try_plan(case, replace(plan, threshold=float(1 / (1 + np.exp(-low)))))
 
 
-def _passes(passes: str) -> Callable[[Case, Say], Figures]:
+def _passes(passes: Passes) -> Callable[[Case, Say], Figures]:
     def run(case: Case, say: Say) -> Figures:
         if case.hotfix.passes == passes:  # the fit that chose it has made that very hotfix
             return _chosen(case, say)
-        made, reason = if_admitted(lambda: fitted(case, f"{passes}-pass", say, clean=case.spare, passes=passes))
-        if made is None:
-            return {"skipped": reason}
+        plan = case.hotfix.plan(case.sites, None)
+        refusal = not_admitted(case.model, replace(plan, passes=passes, joint="any", mend="redistribute"), case.sites)
+        if refusal is not None:
+            return {"skipped": refusal.what}
+        made = fitted(case, f"{passes}-pass", say, clean=case.spare, passes=passes)
         return {**made, **try_plan(case, Hotfix.load(case.hotfix_file(f"{passes}-pass")).plan(case.sites, None))}
 
     return run
@@ -139,8 +141,9 @@ def _mend(mend: Any) -> Callable[[Case, Say], Figures]:
     def run(case: Case, say: Say) -> Figures:
         if case.hotfix.passes == "one":
             return {"skipped": "there is no second run"}
-        found, reason = if_admitted(lambda: try_plan(case, case.hotfix.plan(case.sites, None, mend=mend)))
-        return {"skipped": reason} if found is None else found
+        plan = case.hotfix.plan(case.sites, None, mend=mend)
+        refusal = not_admitted(case.model, plan, case.sites)
+        return try_plan(case, plan) if refusal is None else {"skipped": refusal.what}
 
     return run
 

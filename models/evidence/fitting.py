@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from atpatch_onnx.errors import AtpatchError
+from atpatch_onnx.errors import DataError, PlanError
 from atpatch_onnx.fitting.fitter import fit
 from atpatch_onnx.hotfix.file import Hotfix, is_silent
 from atpatch_onnx.inference.datasets import DataSet
@@ -65,7 +65,7 @@ def kinds_step(case: Case, say: Callable[[str], None]) -> Figures:
         say(kind)
         try:
             made = fitted(case, kind, say, clean=case.spare, detector=kind)
-        except AtpatchError as error:
+        except (PlanError, DataError) as error:
             figures[kind] = {"skipped": error.what}
             continue
         plan = Hotfix.load(case.hotfix_file(kind)).plan(case.sites, None)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from atpatch_onnx.errors import AtpatchError
+from atpatch_onnx.errors import DataError, PlanError
 from atpatch_onnx.hotfix.file import Hotfix
 from rewriters.model.atomic import write_file
 
@@ -102,7 +102,7 @@ def _kept(case: Case, name: str, file: Path, key: str) -> Figures | None:
     if name == "fit":
         try:
             Hotfix.load(case.hotfix_file())
-        except AtpatchError:  # gone, or of an older format
+        except (PlanError, DataError):  # gone, or of an older format
             return None
     figures: Figures = kept["figures"]
     return figures

@@ -21,11 +21,13 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from ..checks import opset_of
 from ..emit import Emitter
-from ..errors import PLAN_MISFIT
+from ..errors import NOT_ADMITTED, AtpatchError
 from ..sites import Site
+from .samples import carries_samples, requested, sample_outputs
 
-__all__ = ["Excision", "TokenAxis", "excise", "in_order", "token_axis"]
+__all__ = ["Excision", "TokenAxis", "excise", "in_order", "token_axis", "tokens_of"]
 
 PLACES = "position_ids"
 LEAST_OPSET = 12
@@ -58,34 +60,47 @@ class Excision:
     place: str
 
 
+def tokens_of(model: onnx.ModelProto, groups: Sequence[Sequence[Site]]) -> TokenAxis | AtpatchError:
+    """`token_axis` of a model's inputs and outputs that carry samples."""
+    outputs = sample_outputs(model)
+    carried = [value for value in requested(model) if carries_samples(value)]
+    return token_axis(carried, [v for v in model.graph.output if v.name in outputs], groups, opset_of(model, ()))
+
+
 def token_axis(
     requested: Iterable[onnx.ValueInfoProto],
     outputs: Iterable[onnx.ValueInfoProto],
     groups: Sequence[Sequence[Site]],
     opset: int,
-) -> TokenAxis:
-    """Where a model's tokens run along.
+) -> TokenAxis | AtpatchError:
+    """Where a model's tokens run along; the ATP023 to raise where it cannot be told, or they run along other axes too.
 
     Args:
         requested, outputs: inputs and outputs that carry samples.
         groups: the joined sites.
-
-    Raises:
-        AtpatchError: ATP015 where it cannot be told, or tokens run along other axes too.
     """
     masks = {site.key_mask for group in groups for site in group} - {None}
-    inputs = {value.name: value for value in requested}
+    inputs, returned = {value.name: value for value in requested}, list(outputs)
     if len(groups) != 1 or len(masks) != 1 or not masks <= inputs.keys():
-        raise _misfit("one padding mask of all joined sites among the inputs")
+        return _refusal("one padding mask of all joined sites among the inputs")
     if opset < LEAST_OPSET:
-        raise _misfit(f"opset {LEAST_OPSET} or later")
+        return _refusal(f"opset {LEAST_OPSET} or later")
     (mask,) = (inputs[name] for name in masks if name is not None)
-    axis = _sizes(mask)[0]
-    moved = [name for name, value in inputs.items() if _runs_along(value, axis, most=1) and name != PLACES]
-    returned = [value.name for value in outputs if _runs_along(value, axis)]
-    if returned and isinstance(axis, int):
-        raise _misfit(f"a name for the tokens' axis, since {returned[0]} may have {axis} of something else")
-    return TokenAxis(mask.name, mask.type.tensor_type.elem_type, tuple(moved), tuple(returned))
+    for value in (mask, *inputs.values(), *returned):
+        if _sizes(value) is None:
+            return _refusal(f"a name or a size for every axis of {value.name}")
+    axis = _known_sizes(mask)[0]
+    for value in (*inputs.values(), *returned):
+        if _is_ambiguous(value, axis, most=1 if value.name in inputs else None):
+            return _refusal(
+                f"the names of its axes to say that {value.name} runs along the tokens on its second axis, or not at"
+                " all"
+            )
+    moved = [name for name, value in inputs.items() if axis in _known_sizes(value) and name != PLACES]
+    back = [value.name for value in returned if axis in _known_sizes(value)]
+    if back and isinstance(axis, int):
+        return _refusal(f"a name for the tokens' axis, since {back[0]} may have {axis} of something else")
+    return TokenAxis(mask.name, mask.type.tensor_type.elem_type, tuple(moved), tuple(back))
 
 
 def excise(e: Emitter, axis: TokenAxis, columns: str, inputs: dict[str, str]) -> Excision:
@@ -121,36 +136,29 @@ def in_order(e: Emitter, excision: Excision, value: str) -> str:
     return e.op("GatherND", value, e.unsqueeze(excision.place, 2), batch_dims=1, role="in_order")
 
 
-def _runs_along(value: onnx.ValueInfoProto, axis: str | int, most: int | None = None) -> bool:
-    """Whether the second axis is the tokens'.
+def _is_ambiguous(value: onnx.ValueInfoProto, axis: str | int, most: int | None) -> bool:
+    """Whether an axis behind the second is the tokens', or may be: two names may stand for one axis.
 
     Args:
         most: axes behind the first that a value along the tokens may have.
-
-    Raises:
-        AtpatchError: ATP015 where another axis is, or may be: two names may stand for one axis.
     """
-    sizes = _sizes(value)
+    sizes = _known_sizes(value)
     others = {size for size in sizes if isinstance(size, str)} - {axis}
-    if others or axis in sizes[1:] or (most is not None and axis in sizes and len(sizes) > most):
-        raise _misfit(
-            f"the names of its axes to say that {value.name} runs along the tokens on its second axis, or not at all"
-        )
-    return axis in sizes
+    return bool(others) or axis in sizes[1:] or (most is not None and axis in sizes and len(sizes) > most)
 
 
-def _sizes(value: onnx.ValueInfoProto) -> list[str | int]:
-    """Name or number of every axis but the first.
-
-    Raises:
-        AtpatchError: ATP015 where there is neither.
-    """
+def _sizes(value: onnx.ValueInfoProto) -> list[str | int] | None:
+    """Name or number of every axis but the first; None where one has neither."""
     dims = list(value.type.tensor_type.shape.dim)
     kinds = [dim.WhichOneof("value") for dim in dims]
     if not dims or None in kinds[1:]:
-        raise _misfit(f"a name or a size for every axis of {value.name}")
+        return None
     return [getattr(dim, kind) for dim, kind in zip(dims[1:], kinds[1:], strict=True)]
 
 
-def _misfit(what: str) -> Exception:
-    return PLAN_MISFIT(f"excision needs {what}", "redistribute instead (--mend redistribute)")
+def _known_sizes(value: onnx.ValueInfoProto) -> list[str | int]:
+    return _sizes(value) or []
+
+
+def _refusal(what: str) -> AtpatchError:
+    return NOT_ADMITTED(f"excision needs {what}", "redistribute instead (--mend redistribute)")

@@ -10,7 +10,6 @@ from onnx import TensorProto, helper
 
 from ..checks import opset_of
 from ..emit import ConstantPool, Emitter
-from ..errors import AtpatchError
 from ..lowering import FUSED, lower_fused
 from ..model.bodies import body_at
 from ..sites import Layout, Site
@@ -53,17 +52,14 @@ def lower_fused_sites(model: onnx.ModelProto, sites: Sequence[Site]) -> tuple[on
 
 
 def with_lowered_forms(model: onnx.ModelProto, traces: Traces) -> Traces:
-    """The traces of this model, each fused site with what takes its place; unpatchable ones without."""
+    """The traces of this model, each fused site with what takes its place."""
     return replace(traces, traces=tuple(_with_lowered_form(model, trace) for trace in traces.traces))
 
 
 def _with_lowered_form(model: onnx.ModelProto, trace: Trace) -> Trace:
     if trace.site is None or trace.site.form not in FUSED:
         return trace
-    try:
-        return replace(trace, opened=lowered_form(model, trace.site))
-    except AtpatchError:  # what cannot be lowered here cannot be patched either; patching says why
-        return trace
+    return replace(trace, opened=lowered_form(model, trace.site))
 
 
 def lowered_form(model: onnx.ModelProto, site: Site) -> Opened:

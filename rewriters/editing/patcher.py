@@ -15,9 +15,9 @@ from typing import Any
 
 import onnx
 
-from ..checks import check_plan, opset_of
+from ..checks import opset_of, plan_refusal
 from ..emit import ConstantPool, Emitter
-from ..errors import ALREADY_PATCHED, NAME_CLASH, NO_SITE, NOT_PATCHED, STAMP_MISMATCH
+from ..errors import ALREADY_PATCHED, NAME_CLASH, NO_SITE, NOT_PATCHED, STAMP_MISMATCH, AtpatchError
 from ..model.bodies import Body, Wiring, body_at, walk_bodies
 from ..model.io import digest
 from ..names import is_inserted, is_ours
@@ -25,6 +25,7 @@ from ..plan import PatchPlan
 from ..sites import Site, Where
 from ..subgraphs.site import Replacement, SitePatch, detect_site, patch_site, score_site
 from . import stamp as stamping
+from .admission import not_admitted
 from .controls import DEFAULT, add_controls, body_controls, strip_controls, thread_controls, with_controls
 from .observe import record
 from .qdq_barrier import shield
@@ -33,7 +34,7 @@ from .second_pass import add_second_pass
 from .stamp import Edit
 from .telemetry import add_telemetry
 
-__all__ = ["is_patched", "patch", "stamp", "unpatch"]
+__all__ = ["is_patched", "patch", "refusal", "stamp", "unpatch"]
 
 
 def patch(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -> onnx.ModelProto:
@@ -46,23 +47,12 @@ def patch(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -> onn
 
     Raises:
         AtpatchError: ATP006 (opset), ATP010 (no site), ATP012 (patched already), ATP015 (plan does not fit), ATP022
-            (names of ours are taken).
+            (names of ours are taken), ATP023 (the graph does not admit it), ATP024 (the plan is impossible).
     """
-    if is_patched(model):
-        raise ALREADY_PATCHED("this model carries an atpatch stamp")
-    if any(is_inserted(name) for _, body in walk_bodies(model) for node in body.node for name in node.output):
-        raise ALREADY_PATCHED(
-            "this model has the nodes of a patch, but no stamp: a tool dropped its metadata", "patch the original"
-        )
-    clash = next((name for name in _values(model) if is_ours(name)), None)
-    if clash is not None:
-        raise NAME_CLASH(f"a value of the model is called {clash!r}, a name that belongs to a patch")
-    check_plan(model, plan, sites)
+    if (reason := refusal(model, plan, sites)) is not None:
+        raise reason
     plan = with_controls(plan, model)
     chosen = [site for site in sites if site.id in plan.sites]
-    if not chosen:
-        raise NO_SITE("the plan names no site of this model")
-
     plan = with_shown_rows(plan, model, {site.id: site for site in sites})
     original_digest = digest(model)
     patched = onnx.ModelProto()
@@ -111,6 +101,24 @@ def patch(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -> onn
     facts |= record(plan, {site.id: columns[site.id] if site.where == () else None for site in chosen})
     stamping.write(patched, facts, edits)
     return patched
+
+
+def refusal(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -> AtpatchError | None:
+    """Why `patch` refuses, as the error that it raises; None where it does not. Nothing is written to find out."""
+    if is_patched(model):
+        return ALREADY_PATCHED("this model carries an atpatch stamp")
+    if any(is_inserted(name) for _, body in walk_bodies(model) for node in body.node for name in node.output):
+        return ALREADY_PATCHED(
+            "this model has the nodes of a patch, but no stamp: a tool dropped its metadata", "patch the original"
+        )
+    clash = next((name for name in _values(model) if is_ours(name)), None)
+    if clash is not None:
+        return NAME_CLASH(f"a value of the model is called {clash!r}, a name that belongs to a patch")
+    if (reason := plan_refusal(model, plan, sites)) is not None:
+        return reason
+    if not plan.sites:
+        return NO_SITE("the plan names no site of this model")
+    return not_admitted(model, plan, sites)
 
 
 def unpatch(model: onnx.ModelProto, *, exact: bool = True) -> onnx.ModelProto:

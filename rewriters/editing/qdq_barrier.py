@@ -20,13 +20,13 @@ from dataclasses import replace
 import onnx
 from onnx import TensorProto, helper
 
-from ..errors import PLAN_MISFIT
+from ..errors import NOT_ADMITTED, AtpatchError
 from ..model.bodies import Wiring
 from ..model.renaming import renamed
 from ..names import is_inserted, make_name
 from ..subgraphs.site import Replacement
 
-__all__ = ["check_second_reader", "shield"]
+__all__ = ["second_reader_refusal", "shield"]
 
 _PROPAGATED = frozenset({"MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
 _BYTES = (TensorProto.INT8, TensorProto.UINT8)
@@ -75,7 +75,7 @@ def _shielded(
         yield renamed(twin, _by(copies)) if copies else twin
 
 
-def check_second_reader(graph: onnx.GraphProto, *, branch_free: bool) -> None:
+def second_reader_refusal(graph: onnx.GraphProto, *, branch_free: bool) -> AtpatchError | None:
     """A second run reads what the first has made, and weights. Where onnxruntime joins operators only if nothing else
     reads a value between them, what is not flagged would be rounded another way.
 
@@ -84,7 +84,7 @@ def check_second_reader(graph: onnx.GraphProto, *, branch_free: bool) -> None:
             MatMulNBits.
     """
     if branch_free and any(node.op_type == "QuantizeLinear" for node in graph.node):
-        raise PLAN_MISFIT(
+        return NOT_ADMITTED(
             "without a branch, a second run would break up the Q/DQ pairs of the first",
             "add --gating if, or --passes one",
         )
@@ -98,9 +98,10 @@ def check_second_reader(graph: onnx.GraphProto, *, branch_free: bool) -> None:
             factor for factor in dequantised if types.get((*factor.input, "", "")[2], TensorProto.UINT8) in _BYTES
         ]
         if weights and len(bytewise) < len(factors):
-            raise PLAN_MISFIT(
+            return NOT_ADMITTED(
                 f"a second run would keep runtimes from joining {node.name} with its weight", "add --passes one"
             )
+    return None
 
 
 def _by(copies: Mapping[str, str]) -> Callable[[str], str]:

@@ -22,16 +22,15 @@ relative).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import onnx
-from onnx import TensorProto, helper
+from onnx import helper
 
 from ..checks import opset_of
 from ..emit import ConstantPool, Emitter
-from ..errors import PLAN_MISFIT
-from ..model.bodies import Wiring, needed, reads
+from ..model.bodies import needed, reads
 from ..model.renaming import mentions, renamed
 from ..names import first_run, second_run
 from ..plan import PatchPlan
@@ -40,8 +39,8 @@ from ..subgraphs.detectors import gives_logits
 from ..subgraphs.gating import Branch, gate
 from ..subgraphs.site import Replacement, SitePatch, redistribute_site, with_companions
 from .controls import body_controls
-from .excision import TokenAxis, excise, in_order, token_axis
-from .qdq_barrier import check_second_reader
+from .excision import TokenAxis, excise, in_order, tokens_of
+from .samples import carries_samples, prediction_output, requested, sample_outputs
 
 __all__ = ["SecondPass", "add_second_pass"]
 
@@ -78,24 +77,15 @@ def add_second_pass(
         first: joined sites by id, with their detection.
         replacements: of the main graph so far, the joined sites' detection among them.
 
-    Raises:
-        AtpatchError: ATP015 where groups do not fit, or no output carries samples.
+    The graph admits the plan (see `admission`).
     """
-    _check_batch_axes(model)
-    _check_order(model)
-    check_second_reader(model.graph, branch_free=plan.gating == "none")
     e = Emitter("two-pass", opset_of(model, ()), pool, {}, conditional=plan.gating == "if")
     join = _sum_up if plan.joint == "sum" else _join
     groups = [join(e, plan, [first[name] for name in group]) for group in plan.groups]
     flagged = [e.peak(e.number(group.columns), 1) for group in groups]
     sample = e.op("Greater", flagged[0] if len(flagged) == 1 else e.op("Sum", *flagged), e.constant(0.5), role="sample")
 
-    made = Wiring(model.graph.node).maker
-    outputs = [value.name for value in model.graph.output if _carries_samples(value) and value.name in made]
-    if not outputs:
-        raise PLAN_MISFIT(
-            "two passes need an output with a named leading axis for the samples", "patch with --passes one"
-        )
+    outputs = sample_outputs(model)
     if e.conditional:
         any_flagged = e.op(
             "Greater", e.peak(e.number(sample), 0, 1, keepdims=False), e.constant(0.5), role="any_sample"
@@ -129,8 +119,6 @@ def _join(e: Emitter, plan: PatchPlan, members: Sequence[tuple[Site, SitePatch]]
 
 def _sum_up(e: Emitter, plan: PatchPlan, members: Sequence[tuple[Site, SitePatch]]) -> _Joined:
     scores = [patch.score for _, patch in members if patch.score is not None]
-    if not scores:
-        raise PLAN_MISFIT("sites are to add up their scores, and none of a group has a detector")
     controls = body_controls(e, plan)
     total = scores[0] if len(scores) == 1 else e.op("Sum", *scores, role="evidence")
     if any(gives_logits(plan.sites[site.id].detector) for site, _ in members):
@@ -156,7 +144,7 @@ def _second_run(
 
     In a branch it runs on those samples alone.
     """
-    carried = [value.name for value in _requested(model) if _carries_samples(value)]
+    carried = [value.name for value in requested(model) if carries_samples(value)]
     names: dict[str, str] = {}
     flagged = [(group, group.columns) for group in groups]
     rows = None
@@ -170,12 +158,10 @@ def _second_run(
     }
     excision = None
     if plan.mend == "excise":
-        columns, excision = (
-            {},
-            excise(
-                e, _tokens(model, outputs, groups), flagged[0][1], {name: names.get(name, name) for name in carried}
-            ),
-        )
+        axis = tokens_of(model, [group.sites for group in groups])
+        assert isinstance(axis, TokenAxis)  # the graph admits the plan
+        excision = excise(e, axis, flagged[0][1], {name: names.get(name, name) for name in carried})
+        columns = {}
         names.update(excision.inputs)
 
     def second(name: str) -> str:
@@ -185,15 +171,7 @@ def _second_run(
     for node in needed(model.graph.node, outputs):
         if node.output and node.output[0] in columns:
             site, mask = columns[node.output[0]]
-            key_mask = None if site.key_mask is None else second(site.key_mask)
-            twin = replace(
-                site,
-                probabilities=second(site.probabilities),
-                values=second(site.values),
-                key_mask=key_mask,
-                map_scale=site.map_scale and (second(site.map_scale[0]), second(site.map_scale[1])),
-                values_scale=site.values_scale and (second(site.values_scale[0]), second(site.values_scale[1])),
-            )
+            twin = _twin(site, second)
             # a fused operator may make caches too
             names.update({name: second_run(name) for name in node.output if name})
             redistribute_site(
@@ -206,16 +184,22 @@ def _second_run(
                 e.nodes.append(renamed(piece, second, second_run))
     if excision is not None:
         names.update({name: in_order(e, excision, names[name]) for name in excision.outputs if name in names})
-    flip = _prediction(model, outputs) if plan.accept == "flip" else None
+    flip = prediction_output(model, outputs) if plan.accept == "flip" else None
     if rows is None:
         return _select_rows(e, model, outputs, names, sample, flip)
     return _replace_rows(e, outputs, names, rows, flip)
 
 
-def _tokens(model: onnx.ModelProto, outputs: Sequence[str], groups: Sequence[_Joined]) -> TokenAxis:
-    requested = [value for value in _requested(model) if _carries_samples(value)]
-    replaced = [value for value in model.graph.output if value.name in outputs]
-    return token_axis(requested, replaced, [group.sites for group in groups], opset_of(model, ()))
+def _twin(site: Site, second: Callable[[str], str]) -> Site:
+    """The site in the second run; `second`: value of the first run → the same of the second."""
+    return replace(
+        site,
+        probabilities=second(site.probabilities),
+        values=second(site.values),
+        key_mask=None if site.key_mask is None else second(site.key_mask),
+        map_scale=site.map_scale and (second(site.map_scale[0]), second(site.map_scale[1])),
+        values_scale=site.values_scale and (second(site.values_scale[0]), second(site.values_scale[1])),
+    )
 
 
 def _select_rows(
@@ -272,18 +256,6 @@ def _replace_rows(
     return results
 
 
-def _prediction(model: onnx.ModelProto, outputs: Sequence[str]) -> str:
-    for value in model.graph.output:
-        tensor = value.type.tensor_type
-        if (
-            value.name in outputs
-            and tensor.elem_type in (TensorProto.FLOAT, TensorProto.FLOAT16)
-            and len(tensor.shape.dim) == 2
-        ):
-            return str(value.name)
-    raise PLAN_MISFIT("accepting flips only needs an output (samples, classes)", "patch with --accept always")
-
-
 def _set_aside(model: onnx.ModelProto, replacements: Sequence[Replacement], outputs: set[str]) -> list[Replacement]:
     """Rename the first run's outputs, so that the gate can make values of their names."""
     by_output = {replacement.output: replacement for replacement in replacements}
@@ -299,36 +271,3 @@ def _set_aside(model: onnx.ModelProto, replacements: Sequence[Replacement], outp
             continue
         renamings.append(Replacement(found.output if found else next(filter(None, node.output)), pieces))
     return renamings
-
-
-def _requested(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
-    """Inputs that a request has to bring."""
-    weights = {tensor.name for tensor in model.graph.initializer}
-    return [value for value in model.graph.input if value.name not in weights]
-
-
-def _check_batch_axes(model: onnx.ModelProto) -> None:
-    """Caches of shape (2, B, ...) carry their samples where no row can be taken from."""
-    values = [*_requested(model), *model.graph.output]
-    leading = {value.type.tensor_type.shape.dim[0].dim_param for value in values if _carries_samples(value)} - {""}
-    for value in values:
-        if any(dim.dim_param in leading for dim in value.type.tensor_type.shape.dim[1:]):
-            raise PLAN_MISFIT(f"{value.name} carries samples on another axis than the first", "patch with --passes one")
-
-
-def _check_order(model: onnx.ModelProto) -> None:
-    """The copy is made in one sweep, which needs every value made before it is read."""
-    pending = {name for node in model.graph.node for name in node.output}
-    for node in model.graph.node:
-        if not pending.isdisjoint(reads(node)):
-            raise PLAN_MISFIT(
-                "the nodes are not in execution order, which two passes need",
-                "sort the graph, or patch with --passes one",
-            )
-        pending.difference_update(node.output)
-
-
-def _carries_samples(value: onnx.ValueInfoProto) -> bool:
-    """Whether the leading axis is a named or open one; a fixed axis of an input or output cannot take fewer rows."""
-    dims = value.type.tensor_type.shape.dim
-    return len(dims) > 0 and not dims[0].HasField("dim_value")

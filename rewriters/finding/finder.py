@@ -23,7 +23,7 @@ from dataclasses import replace
 import onnx
 import onnx_ir as ir
 
-from ..errors import AtpatchError
+from ..errors import ModelError
 from ..model.bodies import walk_bodies
 from ..model.boundary import to_ir
 from ..sites import Rejection, Site
@@ -99,7 +99,7 @@ def find_sites(model: onnx.ModelProto) -> tuple[tuple[Site, ...], tuple[Rejectio
     """
     try:
         read = to_ir(skeleton(model))
-    except AtpatchError as error:
+    except ModelError as error:
         logger.debug("the model cannot be indexed: %s", error)
         return (), tuple(_unreadable(model))
     search = _Search(build_view(read), model)
@@ -113,7 +113,7 @@ def trace_sites(model: onnx.ModelProto) -> Traces:
     """
     try:
         view = build_view(to_ir(skeleton(model)))
-    except AtpatchError as error:
+    except ModelError as error:
         logger.debug("the model cannot be indexed: %s", error)
         return Traces.unreadable(_unreadable(model))
     search = _Search(view, model)

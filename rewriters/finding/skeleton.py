@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 import onnx
 from onnx import AttributeProto, TensorProto
 
-from ..errors import AtpatchError
+from ..errors import ModelError
 from ..model.boundary import infer_shapes
 
 __all__ = ["hollow", "of_fixed_size", "skeleton"]
@@ -121,7 +121,7 @@ def _mark_absent(tensor: TensorProto) -> None:
 def _infer(model: onnx.ModelProto) -> onnx.ModelProto:
     try:
         return infer_shapes(model, data_prop=True)
-    except AtpatchError as error:  # no reason to stop
+    except ModelError as error:  # no reason to stop
         logger.debug("shape inference gave up: %s", error)
         return model
 

@@ -604,7 +604,7 @@ def test_passes_and_acceptance_can_be_asked_for():
     model.CopyFrom(toy.model)
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_value = 4
-    assert refused(model, toy.debug, passes="two").code == "ATP015"
+    assert refused(model, toy.debug, passes="two").code == "ATP023"
     assert fit(model, toy.debug, threads=1).passes == "one"
 
 
@@ -616,7 +616,7 @@ def test_excision_can_be_asked_for():
     assert refused(toy.model, toy.debug, mend="excise", passes="one").code == "ATP060"
     # Without a mask nobody knows what a model makes of a token less.
     fixed = toys.toy(padded=False)
-    assert refused(fixed.model, fixed.debug, mend="excise", passes="two").code == "ATP015"
+    assert refused(fixed.model, fixed.debug, mend="excise", passes="two").code == "ATP023"
 
 
 def test_excision_is_chosen_where_it_does_as_well():

@@ -92,7 +92,7 @@ def test_what_adds_up_takes_two_passes():
     assert hotfix.plan(sites, None).joint == "sum"
     with pytest.raises(AtpatchError) as caught:
         hotfix.plan(sites, None, passes="one")
-    assert caught.value.code == "ATP015" and "two passes" in caught.value.what
+    assert caught.value.code == "ATP024" and "two passes" in caught.value.what
 
 
 @pytest.mark.parametrize(

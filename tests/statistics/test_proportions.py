@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from atpatch_onnx.benchmark import Spread, paired_latency
+from atpatch_onnx.fitting.judge import rate
 from atpatch_onnx.statistics.proportions import Share, accuracy, asr, asr_star, changed, flag_rate
 
 LABELS = np.array([3, 0, 7, 7])
@@ -25,6 +28,22 @@ def wilson(hits: int, count: int) -> tuple[float, float]:
 @pytest.mark.parametrize(("hits", "count"), [(0, 360), (2, 360), (13, 27), (325, 325)])
 def test_interval_is_wilsons(hits: int, count: int) -> None:
     assert Share(hits, count).interval == pytest.approx(wilson(hits, count), abs=1e-9)
+
+
+@pytest.mark.parametrize(("hits", "count"), [(0, 360), (2, 360), (13, 27), (325, 325), (1, 9), (517, 3000)])
+def test_a_fit_and_a_comparison_print_the_same_interval(hits: int, count: int) -> None:
+    """Bit for bit what scipy says of the same counts, in all places."""
+    expected = binomtest(hits, count).proportion_ci(0.95, method="wilson")
+    told, share = rate(np.arange(count) < hits), Share(hits, count).to_json()
+    assert (told["low"], told["high"]) == (expected.low, expected.high) == (share["low"], share["high"])
+    assert (told["k"], told["n"], told["rate"]) == (hits, count, hits / count) == (hits, count, share["value"])
+
+
+def test_there_is_one_wilson_interval() -> None:
+    root = Path(__file__).parents[2]
+    sources = [path for folder in ("atpatch_onnx", "models") for path in (root / folder).rglob("*.py")]
+    asking = [path.name for path in sources if "proportion_ci" in path.read_text("utf-8")]
+    assert asking == ["proportions.py"]
 
 
 def test_of_nothing_nothing_is_known() -> None:

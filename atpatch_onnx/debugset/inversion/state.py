@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from rewriters.model.regular_files import is_regular
 
-from ...errors import DATA_MALFORMED, AtpatchError
+from ...errors import DATA_MALFORMED, DataError
 from ...inference.npz import read_arrays
 from ..sets import write_raw
 
@@ -36,7 +36,7 @@ class State:
             return
         try:
             arrays = read_arrays(path, DATA_MALFORMED)
-        except AtpatchError:
+        except DataError:
             return  # a damaged file costs a fresh start, nothing else
         if _KEY in arrays and str(arrays[_KEY]) == key:
             self._arrays, self.resumed = arrays, len(arrays) > 1

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from atpatch_onnx.errors import AtpatchError
+from atpatch_onnx.errors import ModelError
 from atpatch_onnx.inference.datasets import DataSet, Ints
 from atpatch_onnx.inference.runner import expose
 
@@ -45,7 +45,7 @@ def run(case: Case, say: Callable[[str], None]) -> Figures:
     figures: Figures = {"share": share, "blocks": len(blocks), "pruned": judged(case, pruned)}
     try:
         tuned = _tuned(case, pruned, blocks, dormant, share, train)
-    except AtpatchError as error:  # an operator without a gradient
+    except ModelError as error:  # an operator without a gradient
         return {**figures, "skipped": error.what}
     samples = [lone(case.clean, row) for row in range(6)]
     return {

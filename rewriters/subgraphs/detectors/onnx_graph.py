@@ -10,7 +10,7 @@ import onnx
 from onnx import compose, helper, version_converter
 
 from ...emit import Emitter
-from ...errors import DETECTOR_MODEL, AtpatchError
+from ...errors import DETECTOR_MODEL, ModelError
 from ...model import boundary
 from ...model import io as model_io
 from ...plan import OnnxGraph
@@ -41,7 +41,7 @@ def _checked(data: bytes, opset: int) -> onnx.ModelProto:
     try:
         model = boundary.parse(data, "it")
         model_io.check(model)
-    except AtpatchError as error:
+    except ModelError as error:
         raise DETECTOR_MODEL(f"the detector is not a valid ONNX model: {error.what}") from error
     foreign = {entry.domain for entry in model.opset_import} - {"", "ai.onnx"}
     if foreign or model.functions:

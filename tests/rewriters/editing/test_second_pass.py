@@ -141,14 +141,14 @@ def test_flip_needs_class_scores() -> None:
     plan = PatchPlan({block.site.id: SitePlan(Static())}, passes="two", groups=((block.site.id,),), accept="flip")
     with pytest.raises(AtpatchError) as caught:
         patch(block.model, plan, [block.site])
-    assert caught.value.code == "ATP015"
+    assert caught.value.code == "ATP023"
 
 
 def test_two_passes_need_a_group() -> None:
     block = attention_block()
     with pytest.raises(AtpatchError) as caught:
         patch(block.model, PatchPlan({block.site.id: SitePlan(Static())}, passes="two"), [block.site])
-    assert caught.value.code == "ATP015"
+    assert caught.value.code == "ATP024"
 
 
 def test_samples_on_another_axis_are_refused() -> None:
@@ -158,7 +158,7 @@ def test_samples_on_another_axis_are_refused() -> None:
     plan = PatchPlan({block.site.id: SitePlan(Static())}, passes="two", groups=((block.site.id,),))
     with pytest.raises(AtpatchError) as caught:
         patch(model, plan, [block.site])
-    assert caught.value.code == "ATP015"
+    assert caught.value.code == "ATP023"
 
 
 def test_nodes_out_of_order_are_refused() -> None:
@@ -169,7 +169,7 @@ def test_nodes_out_of_order_are_refused() -> None:
     plan = PatchPlan({block.site.id: SitePlan(Static())}, passes="two", groups=((block.site.id,),))
     with pytest.raises(AtpatchError) as caught:
         patch(block.model, plan, [block.site])
-    assert caught.value.code == "ATP015"
+    assert caught.value.code == "ATP023"
 
 
 @pytest.mark.parametrize("family", ["bert", "vit"])
@@ -217,7 +217,7 @@ def test_sites_whose_scores_are_probabilities_add_up_logits_before_the_sigmoid(f
     mixed = {**plans, sites[0].id: SitePlan(Statistic())}
     with pytest.raises(AtpatchError) as error:
         patch(model, replace(plan, sites=mixed), sites)
-    assert error.value.code == "ATP015"
+    assert error.value.code == "ATP024"
 
 
 def random_profile(random: np.random.Generator, features: int) -> Profile:
@@ -245,4 +245,4 @@ def test_a_silent_site_has_no_say_in_a_sum() -> None:
     plan = two_pass(sites, "bert", SitePlan(Static()), joint="sum")
     with pytest.raises(AtpatchError) as error:
         patch(model, plan, sites)
-    assert error.value.code == "ATP015"
+    assert error.value.code == "ATP024"

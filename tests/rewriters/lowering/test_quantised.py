@@ -330,7 +330,7 @@ def test_two_passes_are_refused_for_weights_that_onnxruntime_joins_with_their_pr
     for gating in ("if", "none"):
         silent = patch(model, same_plan(sites, SitePlan(Static()), gating=gating), sites)
         assert run_all(silent, export.feeds(3))["last_hidden_state"].tobytes() == before.tobytes()
-    with pytest.raises(AtpatchError, match="ATP015: a second run") as caught:
+    with pytest.raises(AtpatchError, match="ATP023: a second run") as caught:
         patch(
             model, same_plan(sites, SitePlan(Static()), passes="two", groups=(tuple(site.id for site in sites),)), sites
         )
@@ -342,7 +342,7 @@ def test_two_passes_without_a_branch_are_refused_between_pairs(kind: str) -> Non
     model = quantised(kind, "vit", "dynamo")
     sites, _ = find_sites(model)
     plan = same_plan(sites, SitePlan(Static()), gating="none", passes="two", groups=(tuple(site.id for site in sites),))
-    with pytest.raises(AtpatchError, match="ATP015: without a branch") as caught:
+    with pytest.raises(AtpatchError, match="ATP023: without a branch") as caught:
         patch(model, plan, sites)
     assert "--gating if" in caught.value.mend
 

@@ -57,7 +57,7 @@ def test_profile(layout: str, padded: bool, every: int) -> None:
 def test_rows_that_are_read_are_no_fewer_than_all_by_a_number_from_1_up() -> None:
     with pytest.raises(AtpatchError) as caught:
         flagged(random_profile(H, np.random.default_rng(3), every=0), feeds(), 0.5)
-    assert caught.value.code == "ATP015"
+    assert caught.value.code == "ATP024"
 
 
 @pytest.mark.parametrize("padded", [False, True], ids=["full", "padded"])

@@ -1,0 +1,92 @@
+"""Whether a graph admits what a plan asks of it: asked before anything is written, and answered by a value.
+
+Two passes need
+
+1. joined sites in the main graph,
+2. samples on the leading axis of inputs and outputs, and nowhere else,
+3. nodes in the order in which they run,
+4. values that a second reader does not change (see `qdq_barrier`),
+5. an output that carries samples;
+
+excision needs one axis of tokens (see `excision`), `accept = "flip"` an output with class scores, telemetry a site in
+the main graph, and every site needs numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import onnx
+from onnx import TensorProto
+
+from ..errors import NOT_ADMITTED, AtpatchError
+from ..model.bodies import reads
+from ..plan import PatchPlan
+from ..sites import Site
+from .excision import tokens_of
+from .qdq_barrier import second_reader_refusal
+from .samples import carries_samples, prediction_output, requested, sample_outputs
+
+__all__ = ["not_admitted"]
+
+_NO_NUMBERS = (TensorProto.STRING, TensorProto.BOOL, TensorProto.COMPLEX64, TensorProto.COMPLEX128)
+_ONE_PASS = "patch with --passes one"
+
+
+def not_admitted(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -> AtpatchError | None:
+    """Why the graph does not admit the plan: the first reason, as the ATP023 to raise; None where it does.
+
+    Args:
+        sites: of this model; those that the plan does not name are left alone.
+    """
+    return next(_reasons(model, plan, [site for site in sites if site.id in plan.sites]), None)
+
+
+def _reasons(model: onnx.ModelProto, plan: PatchPlan, chosen: Sequence[Site]) -> Iterator[AtpatchError]:
+    for site in chosen:
+        if site.dtype in _NO_NUMBERS:
+            name = TensorProto.DataType.Name(site.dtype)
+            yield NOT_ADMITTED(f"site {site.id}: its values are of type {name}, which cannot be weighed")
+    if plan.passes == "two":
+        yield from _second_run(model, plan, {site.id: site for site in chosen})
+    if plan.telemetry and all(site.where for site in chosen):
+        yield NOT_ADMITTED("telemetry needs a site in the main graph", "patch without --telemetry")
+
+
+def _second_run(model: onnx.ModelProto, plan: PatchPlan, chosen: dict[str, Site]) -> Iterator[AtpatchError]:
+    groups = [[chosen[name] for name in group] for group in plan.groups]
+    if any(site.where for group in groups for site in group):
+        yield NOT_ADMITTED("two passes join sites of the main graph only", _ONE_PASS)
+    yield from _samples_elsewhere(model)
+    yield from _out_of_order(model)
+    if (refusal := second_reader_refusal(model.graph, branch_free=plan.gating == "none")) is not None:
+        yield refusal
+    outputs = sample_outputs(model)
+    if not outputs:
+        yield NOT_ADMITTED("two passes need an output with a named leading axis for the samples", _ONE_PASS)
+    if plan.mend == "excise":
+        found = tokens_of(model, groups)
+        if isinstance(found, AtpatchError):
+            yield found
+    if plan.accept == "flip" and prediction_output(model, outputs) is None:
+        yield NOT_ADMITTED("accepting flips only needs an output (samples, classes)", "patch with --accept always")
+
+
+def _samples_elsewhere(model: onnx.ModelProto) -> Iterator[AtpatchError]:
+    """Caches of shape (2, B, ...) carry their samples where no row can be taken from."""
+    values = [*requested(model), *model.graph.output]
+    leading = {value.type.tensor_type.shape.dim[0].dim_param for value in values if carries_samples(value)} - {""}
+    for value in values:
+        if any(dim.dim_param in leading for dim in value.type.tensor_type.shape.dim[1:]):
+            yield NOT_ADMITTED(f"{value.name} carries samples on another axis than the first", _ONE_PASS)
+
+
+def _out_of_order(model: onnx.ModelProto) -> Iterator[AtpatchError]:
+    """The copy is made in one sweep, which needs every value made before it is read."""
+    pending = {name for node in model.graph.node for name in node.output}
+    for node in model.graph.node:
+        if not pending.isdisjoint(reads(node)):
+            yield NOT_ADMITTED(
+                "the nodes are not in execution order, which two passes need", f"sort the graph, or {_ONE_PASS}"
+            )
+        pending.difference_update(node.output)

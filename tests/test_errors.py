@@ -1,0 +1,64 @@
+"""Error codes, the classes above them, and where they may be caught."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import atpatch_onnx
+from atpatch_onnx.errors import CATALOGUE, AtpatchError, Fault
+
+from . import toy_backdoor as toys
+
+ROOT = Path(__file__).parent.parent
+CLASSES = {"ModelError", "PlanError", "DataError", "ServeError"}
+BORDERS = {
+    "atpatch_onnx/serve/server.py",  # logs it, or ends the server with it
+}
+"""Where a refusal becomes words for people, so that any is caught."""
+
+
+@pytest.mark.parametrize("fault", CATALOGUE.values(), ids=CATALOGUE.keys())
+def test_a_code_belongs_to_one_public_class(fault: Fault) -> None:
+    refusal = fault("this happened")
+    assert [name for name in CLASSES if isinstance(refusal, getattr(atpatch_onnx, name))] == [fault.kind.__name__]
+    assert isinstance(refusal, AtpatchError) and refusal.code == fault.code
+
+
+def test_one_sort_of_trouble_can_be_caught() -> None:
+    toy = toys.toy(padded=True)
+    with pytest.raises(atpatch_onnx.DataError, match="ATP056"):
+        atpatch_onnx.fit(toy.model, {"input_ids": np.zeros((2, 3), np.float64)})
+    with pytest.raises(atpatch_onnx.ModelError, match="ATP001"):
+        atpatch_onnx.inspect_model(__file__)
+    with pytest.raises(atpatch_onnx.PlanError, match="ATP060"):
+        atpatch_onnx.fit(toy.model, toy.debug, detector="oracle")  # type: ignore[call-overload]
+
+
+def handlers(tree: ast.AST) -> list[ast.ExceptHandler]:
+    """Those that take any refusal and do not raise one."""
+    return [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ExceptHandler)
+        and node.type is not None
+        and any(isinstance(name, ast.Name) and name.id == "AtpatchError" for name in ast.walk(node.type))
+        and not any(isinstance(inner, ast.Raise) for inner in ast.walk(node))
+    ]
+
+
+def test_no_code_is_control_flow() -> None:
+    """What may be refused is asked first, by a function that returns the reason."""
+    caught, compared = set(), []
+    for path in sorted([*ROOT.glob("rewriters/**/*.py"), *ROOT.glob("atpatch_onnx/**/*.py")]):
+        tree, name = ast.parse(path.read_text("utf-8")), path.relative_to(ROOT).as_posix()
+        caught |= {name for _ in handlers(tree)}
+        compared += [
+            f"{name}:{node.lineno}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Compare) and ast.unparse(node.left) == "error.code"
+        ]
+    assert caught == BORDERS and compared == []
