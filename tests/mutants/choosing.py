@@ -20,7 +20,7 @@ __all__ = ["LONG", "LONG_FILES", "QUICK", "QUICK_FILES", "Coverage", "measure"]
 QUICK, QUICK_FILES = 10.0, 3
 """Seconds of tests in the first round, and of how many files, since reading a file in takes as long as its quick tests.
 """
-LONG, LONG_FILES = 60.0, 12
+LONG, LONG_FILES = 120.0, 99
 """The same for what is left."""
 
 
@@ -39,24 +39,26 @@ class Coverage:
     def tests_for(self, mutant: Mutant, most: float, files: int) -> list[str]:
         """Tests of the mutant's line (of all of its module for a line that runs at import), up to so many seconds.
 
-        Of the file that mirrors the module and those with the most such tests; files take turns, and within a file the
-        quickest come first.
+        They are of the module's own test file and of those with the most such tests. Functions take turns, since two
+        cases of one function notice much the same; the module's own go first, then the quickest.
         """
         tests = self.lines.get((mutant.path, mutant.line)) or {
             t for (path, _), some in self.lines.items() if path == mutant.path for t in some
         }
+        mirror = _mirror(mutant.path)
         by_file: dict[str, list[str]] = defaultdict(list)
         for test in sorted(tests, key=lambda test: (self.seconds.get(test, 0.0), test)):
             by_file[test.partition("::")[0]].append(test)
-        mirror = _mirror(mutant.path)
-        chosen_files = [by_file[file] for file in sorted(by_file, key=lambda f: (f != mirror, -len(by_file[f])))][
-            :files
-        ]
-        turns = sorted(
-            (place, self.seconds.get(test, 0.0), test) for some in chosen_files for place, test in enumerate(some)
-        )
+        chosen_files = sorted(by_file, key=lambda file: (file != mirror, -len(by_file[file])))[:files]
+        turns = []
+        for file in chosen_files:
+            places: dict[str, int] = defaultdict(int)
+            for test in by_file[file]:
+                function = test.partition("[")[0]
+                turns.append((places[function], file != mirror, self.seconds.get(test, 0.0), test))
+                places[function] += 1
         chosen, spent = [], 0.0
-        for _, seconds, test in turns:
+        for *_, seconds, test in sorted(turns):
             if chosen and spent + seconds > most:
                 break
             chosen.append(test)

@@ -1,0 +1,29 @@
+"""Maps for the tests of detectors: two samples of three heads, and their padding."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from rewriters.emit import Emitter
+from rewriters.subgraphs.context import MapContext
+
+__all__ = ["CONTEXTS", "VALID", "A", "V", "context"]
+
+_rng = np.random.default_rng(7)
+VALID = np.array([[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0]], bool)
+A = _rng.dirichlet(np.ones(6) / 2, (2, 3, 6)).astype(np.float32) * VALID[:, None, None]
+"""Map (B, H, Q, K); padded rows attend too."""
+V = _rng.normal(size=(2, 3, 6, 4)).astype(np.float32)
+CONTEXTS = {"plain": (None, True), "masked": (VALID, True), "cross": (VALID, False)}
+"""Padding of columns, and whether rows are the same tokens."""
+
+
+def context(name: str, **more: Any) -> MapContext:
+    valid, self_attention = CONTEXTS[name]
+    return MapContext("a", None if valid is None else "valid", self_attention, values=_values, **more)
+
+
+def _values(e: Emitter) -> str:
+    return "v"
