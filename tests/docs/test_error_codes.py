@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import sys
 
 import pytest
 
+from atpatch_onnx import errors
 from atpatch_onnx.errors import CATALOGUE, AtpatchError
 
 from ..documents import ROOT, Block, blocks, run_command
@@ -17,6 +19,14 @@ ABSENT = {"ATP050": "onnxruntime", "ATP051": "jinja2"}
 
 _, *SECTIONS = re.split(r"^## (ATP\d+)$", PAGE.read_text("utf-8"), flags=re.MULTILINE)
 EXAMPLES = dict(zip(SECTIONS[::2], SECTIONS[1::2], strict=True))
+
+
+def test_the_declaration_that_contributors_are_shown_is_one():
+    (shown,) = [block for block in blocks(ROOT / "docs/contributing/error-code.md") if block.language == "python"]
+    names = {"declare": inspect.signature(errors.declare).bind, "DataError": errors.DataError}
+    exec(shown.text, names)
+    declared = names["MASK_UNREADABLE"].arguments
+    assert declared["code"] not in CATALOGUE and issubclass(declared["kind"], AtpatchError)
 
 
 def test_every_code_has_one_example():
