@@ -39,8 +39,8 @@ class Coverage:
     def tests_for(self, mutant: Mutant, most: float, files: int) -> list[str]:
         """Tests of the mutant's line (of all of its module for a line that runs at import), up to so many seconds.
 
-        They are of the module's own test file and of those with the most such tests. Functions take turns, since two
-        cases of one function notice much the same; the module's own go first, then the quickest.
+        The first half of the time is for the module's own test file, the rest for those with the most such tests.
+        Functions take turns, since two cases of one function notice much the same, and the quickest go first.
         """
         tests = self.lines.get((mutant.path, mutant.line)) or {
             t for (path, _), some in self.lines.items() if path == mutant.path for t in some
@@ -55,15 +55,21 @@ class Coverage:
             places: dict[str, int] = defaultdict(int)
             for test in by_file[file]:
                 function = test.partition("[")[0]
-                turns.append((places[function], file != mirror, self.seconds.get(test, 0.0), test))
+                turns.append((places[function], self.seconds.get(test, 0.0), test))
                 places[function] += 1
-        chosen, spent = [], 0.0
-        for *_, seconds, test in sorted(turns):
-            if chosen and spent + seconds > most:
-                break
-            chosen.append(test)
-            spent += seconds
-        return chosen
+        turns.sort()
+        own = [turn for turn in turns if turn[-1].startswith(f"{mirror}::")]
+        chosen: dict[str, None] = {}
+        spent = 0.0
+        for some, until in ((own, most / 2), (turns, most)):
+            for _, seconds, test in some:
+                if test in chosen:
+                    continue
+                if chosen and spent + seconds > until:
+                    break
+                spent += seconds
+                chosen[test] = None
+        return list(chosen)
 
 
 def _mirror(path: str) -> str:
