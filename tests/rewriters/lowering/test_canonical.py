@@ -50,7 +50,7 @@ CASES = {
         Layout(4, values=None, values_lack=(-3,)), (B, H, Q, K), (B, K, D), (B, H, Q, D), canonical_values=(B, 1, K, D),
     ),
     "4d-shared-turned": Case(
-        Layout(4, values=(0, 2, 1), values_lack=(-3,)), (B, H, Q, K), (B, D, K), (B, H, Q, D), 
+        Layout(4, values=(0, 2, 1), values_lack=(-3,)), (B, H, Q, K), (B, D, K), (B, H, Q, D),
         canonical_values=(B, 1, K, D),
     ),
     "4d-shared-by-samples": Case(
