@@ -28,7 +28,7 @@ __all__ = ["FILES", "FOLDER", "Demo", "Progress", "copy_demo", "run_demo"]
 FOLDER = Path(__file__).resolve().parent / "digits"
 """The victim and its data come with the package."""
 
-FILES = ("model.onnx", "model.hotfix", "clean.npz", "triggered.npz", "debug.npz")
+FILES = ("model.onnx", "model.hotfix", "clean.npz", "triggered.npz")
 
 Progress = Callable[[str], None]
 

@@ -15,6 +15,7 @@ import pytest
 import yaml
 from hatchling.builders.wheel import WheelBuilder
 
+from atpatch_onnx.demo.run import FILES
 from hatch_build import for_index
 
 ROOT = Path(__file__).parents[2]
@@ -84,6 +85,12 @@ def test_the_demo_needs_nothing_but_the_wheel(installed: Path, tmp_path: Path) -
     assert done.returncode == 0, done.stderr
     assert "stops all 325 attacks and changes no clean prediction" in done.stderr
     assert [file.name for file in empty.iterdir()] == ["atpatch-demo.html"]
+
+
+def test_the_demo_files_can_be_had_from_the_wheel(installed: Path, tmp_path: Path) -> None:
+    done = run("-P", "-m", "atpatch_onnx", "demo", "--copy", ".", folder=tmp_path, path=str(installed))
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(FILES)
 
 
 def test_importing_it_loads_the_standard_library_only(installed: Path, tmp_path: Path) -> None:
