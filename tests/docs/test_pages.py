@@ -42,6 +42,14 @@ def test_what_the_page_shows_runs(block, demo_folder, atpatch):
         assert done.code == 0, done.err
 
 
+def test_no_page_elsewhere_has_commands_that_no_test_runs():
+    """`tests/test_documents.py` and `tests/project/` have the other folders."""
+    folders = {"reference", "tutorials", "guide", "deploy"}
+    pages = [page for page in (ROOT / "docs").rglob("*.md") if not folders & set(page.relative_to(ROOT / "docs").parts)]
+    with_commands = [page.name for page in pages if any(block.language == "console" for block in blocks(page))]
+    assert with_commands in ([], ["index.md"])
+
+
 @pytest.mark.parametrize(("command", "context"), COMMANDS, ids=NAMES)
 def test_every_option_is_on_the_page_of_commands(command, context):
     page = pages.on_page_markdown(TEXT["command-line.md"])
