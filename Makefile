@@ -1,6 +1,8 @@
 # Everything runs in .venv; a stamp file says what has been installed there.
 #   make demo    set up what the demo needs, run it
-#   make test    set up everything, run the tests
+#   make fast    set up everything, run the quick tests: what one runs while working
+#   make test    set up everything, run all tests
+#   make coverage   all tests, and which lines they run
 #   make check   format, lint, types, who may import whom
 #   make docs    build the site into site/; any warning fails
 #   make fuzz    read some thousand mutated files of each kind
@@ -23,13 +25,25 @@ WORKERS ?= 2
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: demo test check docs fuzz format mutants exports bench evidence evidence-quick clean
+.PHONY: demo fast test coverage check docs fuzz format mutants exports tools bench evidence evidence-quick clean
 
 demo: $(VENV)/.demo
 	$(BIN)/atpatch-onnx demo
 
+# In random order, which is printed: `make test TESTS=--randomly-seed=NUMBER` repeats one. A worker takes whole files as
+# long as it has any, so that fixtures of a file are made once.
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(TESTS)
+
+fast: $(VENV)/.dev
+	$(PYTEST) -m fast
+
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n $(WORKERS)
+	$(PYTEST)
+
+# The pages in htmlcov/ show every line; here are the files with the most to gain, and the sum.
+coverage: $(VENV)/.dev
+	$(PYTEST) --cov --cov-report=html
+	$(BIN)/coverage report --sort=cover | sed -n '1,22p;$$p'
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
@@ -88,4 +102,4 @@ $(VENV)/.docs: pyproject.toml constraints.txt | $(BIN)/python
 	touch $@
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist site
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage htmlcov build dist site

@@ -18,8 +18,21 @@ from click.testing import CliRunner
 
 from atpatch_onnx.cli import cli
 
+from .marks import add_marks
 from .schemas import problems, schema_of
 from .tiny import attention_model
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if isinstance(item, pytest.Function):
+            add_marks(item)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if (seed := config.getoption("randomly_seed", None)) is not None:
+        terminalreporter.write_line(f"order: --randomly-seed={seed}")
 
 
 @dataclass(frozen=True)

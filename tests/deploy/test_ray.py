@@ -136,6 +136,7 @@ def running(digits, tmp_path_factory) -> Iterator[tuple[str, Path]]:
         process.wait(60)
 
 
+@pytest.mark.slow
 def test_two_replicas_answer_as_one(running, digits):
     url, folder = running
     image = np.random.default_rng(0).random((1, 8, 8)).astype(np.float32)
@@ -162,6 +163,7 @@ def test_two_replicas_answer_as_one(running, digits):
     assert found.live.srm.patched + found.live.srm.original == len(UNITS)
 
 
+@pytest.mark.slow
 def test_the_kill_file_reaches_both_replicas_at_once(running):
     url, folder = running
     image = np.zeros((1, 8, 8), np.float32)

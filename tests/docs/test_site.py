@@ -11,6 +11,8 @@ import pytest
 
 from ..documents import ROOT
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("mkdocs")
 
 

@@ -99,7 +99,9 @@ def measure(tests: Sequence[str], packages: Sequence[str]) -> Coverage:
     watch = coverage.Coverage(data_file=None, source=list(packages))
     watching = _Watching(watch)
     watch.start()
-    status = pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", *tests], plugins=[watching])
+    status = pytest.main(
+        ["-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:randomly", *tests], plugins=[watching]
+    )
     watch.stop()
     if status != 0:
         raise RuntimeError(f"the tests fail without any change (pytest ended with {status})")

@@ -18,6 +18,8 @@ from hatchling.builders.wheel import WheelBuilder
 from atpatch_onnx.demo.run import FILES
 from hatch_build import for_index
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("atpatch_onnx", "rewriters")
 

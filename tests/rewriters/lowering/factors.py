@@ -11,7 +11,7 @@ from rewriters.sites import Site
 from tests import oracle
 
 from ..graphs import session
-from ..test_exports import canonical, with_outputs
+from ..running import canonical, with_outputs
 
 PAIR = BenignPair(np.array([0.5], np.float32))
 

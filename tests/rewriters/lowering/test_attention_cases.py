@@ -29,6 +29,8 @@ from tests import oracle
 from ..graphs import session
 from ..running import with_outputs
 
+pytestmark = pytest.mark.slow
+
 COUNTS = {
     "passed on onnxruntime": 186,
     "passed on the reference evaluator, onnxruntime cannot run it": 11,

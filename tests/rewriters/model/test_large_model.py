@@ -14,6 +14,8 @@ from onnx import TensorProto
 
 from ...tiny import wire
 
+pytestmark = pytest.mark.slow
+
 WIDTH, LAYERS = 8192, 3
 SIZE = LAYERS * 4 * WIDTH * WIDTH * 4
 MOST_SECONDS = 10

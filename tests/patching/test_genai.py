@@ -15,6 +15,8 @@ import pytest
 
 from atpatch_onnx import inspect_model, patch_model, unpatch_model
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("onnxruntime_genai", reason="the builder is not installed")
 
 FAMILIES = ("llama", "qwen2", "gemma", "mistral")

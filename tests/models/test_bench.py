@@ -19,7 +19,7 @@ from models.bench.scale import _measure, draw, exponent
 from models.bench.table import misses, render
 from rewriters.finding.finder import find_sites
 
-from .case import token_model
+from ..benchmark.case import token_model
 
 TINY = Llama(layers=3, width=32, inner=64, heads=4, words=99)
 
@@ -61,6 +61,7 @@ def test_real_shapes_have_their_parameters():
     assert SHAPES["7 B"].parameters == pytest.approx(6.74e9, rel=0.001)
 
 
+@pytest.mark.slow
 def test_a_hollow_model_is_patched_without_reading_its_weights(tmp_path):
     hollow = replace(SHAPES["1 B"], layers=2)
     save_hollow(hollow, tmp_path / "m.onnx")
@@ -73,6 +74,7 @@ def test_a_hollow_model_is_patched_without_reading_its_weights(tmp_path):
     assert found["peak_bytes"] < min(400e6, found["model_bytes"])
 
 
+@pytest.mark.slow
 def test_the_exponent_is_a_slope(tmp_path):
     many = [
         {"name": str(n), "nodes": n, "find_seconds": 3e-4 * n, "patch_seconds": 2.0 * n**2} for n in (100, 200, 400)
@@ -106,12 +108,14 @@ def line(tmp_path_factory):
         yield line, Hotfix.load(hotfix(folder() / "tiny.onnx"))
 
 
+@pytest.mark.slow
 def test_a_trained_detector_stands_at_every_site(line):
     _, fitted = line
     assert [site.plan.detector.kind for site in fitted.sites] == ["profile", "profile"]
     assert fitted.groups == (tuple(site.id for site in fitted.sites),)
 
 
+@pytest.mark.slow
 def test_a_line_has_every_request_on_one_thread_and_two(line):
     told, _ = line
     assert (told["sites"], told["detector"], told["passes"]) == (2, "profile", "two")
@@ -121,6 +125,7 @@ def test_a_line_has_every_request_on_one_thread_and_two(line):
     assert told["patched"]["file_bytes"] > told["original"]["file_bytes"]
 
 
+@pytest.mark.slow
 def test_a_figure_over_its_bound_is_named_and_marked(line):
     told, _ = line
     shown = {**json.loads(json.dumps(told)), "row": ROWS[-1].name, "others": 0.0}

@@ -30,8 +30,8 @@ import pytest
 from atpatch_onnx.cli import cli
 from models.digits_vit.picture import OUTPUT, draw, example
 
-from .conftest import Run
-from .documents import ROOT, Block, blocks, run_command
+from ..conftest import Run
+from ..documents import ROOT, Block, blocks, run_command
 
 README = ROOT / "README.md"
 INDEX = ROOT / "docs" / "index.md"
@@ -181,6 +181,7 @@ def parse(arguments: list[str]) -> None:
     command.make_context(command.name, list(arguments))
 
 
+@pytest.mark.slow
 @each_page
 def test_a_page_runs_from_top_to_bottom_in_an_empty_folder(page: Path, reader: Reader) -> None:
     if page == README:
@@ -233,6 +234,7 @@ def test_the_index_names_every_page() -> None:
     assert {page.resolve() for page in PAGES[2:]} <= linked
 
 
+@pytest.mark.slow
 def test_the_picture_is_what_the_demo_model_does() -> None:
     drawn, committed = (re.split(r"rgb\((.*?)\)", text) for text in (draw(example()), OUTPUT.read_text("utf-8")))
     assert drawn[::2] == committed[::2]
