@@ -192,3 +192,28 @@ def test_float32_is_not_cast() -> None:
         lambda e: canonical.restore(e, e.op("Identity", "p"), "p", None),
     ):
         assert [node.op_type for node in emitted(emit, {"p": drawn(case.map)}).graph.node] == ["Identity"]
+
+
+def test_no_more_operators_than_a_layout_asks_for() -> None:
+    """Each of them costs time in a graph that is not flagged."""
+
+    def kinds(name: str, emit: str) -> list[str]:
+        canonical, case = made(name)
+        calls = {
+            "map": lambda e: canonical.probabilities(e, "x"),
+            "back": lambda e: canonical.restore_output(e, "x", "like"),
+            "mask": lambda e: canonical.column_mask(e, "x", "p"),
+        }
+        return [node.op_type for node in emitted(calls[emit], {"x": drawn(case.map)}).graph.node]
+
+    assert kinds("3d", "map") == kinds("2d", "map") == ["Unsqueeze"]
+    assert kinds("4d-turned", "map") == kinds("4d-turned", "back") == kinds("4d-heads-last", "back") == ["Transpose"]
+    assert kinds("3d", "mask") == kinds("4d", "mask") == ["Unsqueeze"] and kinds("2d", "mask") == ["Transpose"]
+    assert kinds("4d-two-widths", "back") == ["Shape", "Reshape"]
+
+
+def test_values_that_all_rows_of_a_square_share_are_spread_out() -> None:
+    canonical, _ = made("4d-single-head")
+    v = drawn((B, 1, K, D))
+    got = ran(lambda e: canonical.values(e, "v"), v=v, p=drawn((B, W, Q, K)))
+    np.testing.assert_array_equal(got, np.broadcast_to(v, (B, W, K, D)).reshape(B * W, 1, K, D))
