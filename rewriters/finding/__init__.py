@@ -1,1 +1,1 @@
-"""Reading a graph: what the finder knows about shapes, axes, products and names before it calls something a site."""
+"""Reading a graph: the finder collects shapes, axes, products and names, and decides which operators are sites."""

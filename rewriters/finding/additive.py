@@ -1,9 +1,9 @@
-"""Additive (Bahdanau) attention: scores v · tanh(W k + U q), a product with one constant vector; in graph attention a
-LeakyRelu for tanh.
+"""Additive (Bahdanau) attention: scores v · tanh(W k + U q), a product with one constant vector.
 
-What tells it from a class head or from pooling by a learned vector: behind the vector lies the Tanh, and behind that a
-sum of two computed values that broadcast against each other: one has no key columns, it is the queries' part (or a
-projection of both side by side, where the queries are repeated for every key).
+Graph attention has a LeakyRelu instead of the Tanh. A class head, and pooling by a learned vector, are products with a
+constant too. Additive attention differs in the other factor: it is the Tanh of a sum of two computed values that
+broadcast against each other. The one without key columns comes from the queries. Instead of a sum it may be one
+projection of a Concat of both, where the queries are repeated for every key.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .view import View, op_types, operand
 __all__ = ["additive_operands"]
 
 _MAX_STEPS = 16
-_LOOK_BEHIND = op_types(
+_SKIPPED = op_types(
     "Cast DequantizeLinear Dropout DynamicQuantizeLinear Expand Flatten Identity QuantizeLinear Reshape Squeeze"
     " Transpose Unsqueeze"
 )
@@ -26,7 +26,7 @@ _SCALES = op_types("Add Mul")  # by a constant: bias, or the scale of an integer
 
 
 def additive_operands(view: View, facts: Facts, factor: ir.Value | None) -> Operands | None:
-    """The two parts of the sum under the Tanh that `factor` comes from; None where there is no such sum."""
+    """The two summands inside the Tanh that `factor` comes from; None where there is no such sum."""
     tanh = _producer(view, factor)
     if tanh is None or tanh.op_type not in ("Tanh", "LeakyRelu"):
         return None
@@ -48,10 +48,10 @@ def additive_operands(view: View, facts: Facts, factor: ir.Value | None) -> Oper
 
 
 def _is_repeated(value: ir.Value) -> bool:
-    """Whether a value comes from an Expand or Tile, shape moves aside."""
+    """Whether a value comes from an Expand or Tile; changes of shape in between are allowed."""
     node = value.producer()
     for _ in range(_MAX_STEPS):
-        if node is None or node.op_type not in _LOOK_BEHIND | _REPEATING:
+        if node is None or node.op_type not in _SKIPPED | _REPEATING:
             return False
         if node.op_type in _REPEATING:
             return True
@@ -61,12 +61,12 @@ def _is_repeated(value: ir.Value) -> bool:
 
 
 def _producer(view: View, value: ir.Value | None) -> ir.Node | None:
-    """What computes a value, past operators that only move or requantise numbers, and past biases and scales."""
+    """The node that computes a value; operators that only move or requantize numbers, biases and scales are skipped."""
     for _ in range(_MAX_STEPS):
         node = None if value is None else value.producer()
         if node is None:
             return None
-        if node.op_type in _LOOK_BEHIND:
+        if node.op_type in _SKIPPED:
             value = operand(node, 0)
         elif node.op_type in _SCALES and (computed := _data_of(view, node)) is not None:
             value = computed
@@ -76,7 +76,7 @@ def _producer(view: View, value: ir.Value | None) -> ir.Node | None:
 
 
 def _data_of(view: View, node: ir.Node) -> ir.Value | None:
-    """The operand of an Add or Mul that is not a constant or a scale, when there is just one such."""
+    """The operand of an Add or Mul that is neither a constant nor a scale; None unless there is exactly one."""
     data = [
         value
         for value in node.inputs

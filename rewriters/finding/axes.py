@@ -1,14 +1,14 @@
 """Tracking one axis of a tensor forward through one operator.
 
-Axes are negative, since broadcasting adds dimensions on the left. A step answers with the axis in the output and how
-sure it is; a `Lost` says that the operator does not carry the map on (or not this axis of it).
+Axes are negative, since broadcasting adds dimensions on the left. The answer is the axis in the output, and whether it
+is proven. `Lost` means that the operator does not pass the map on, or not this axis of it.
 
-1. Element-wise operators keep the axis, as long as the other operands broadcast to the map and not the map to them.
+1. Element-wise operators keep the axis if the other operands broadcast to the map, and not the map to them.
 2. Transpose, Squeeze, Unsqueeze and Flatten move it by their attributes.
-3. Reshape keeps it where a dimension of equal size has the same product of dimensions behind it (or before it). If
+3. Reshape keeps it where a dimension of equal size has the same product of dimensions after it (or before it). If
    sizes are unknown, a last axis is assumed to stay the last one.
-4. Gather, Split and Concat along another axis take maps apart or stack them and leave this one as it is; Pad may add
-   columns to it.
+4. Gather, Split and Concat along another axis split or stack maps and leave this axis unchanged. Pad may add columns
+   to it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _ELEMENTWISE = {
 
 @dataclass(frozen=True)
 class Moved:
-    """The axis in the output. `assumed`: taken for granted, not proven."""
+    """The axis in the output; `assumed`: not proven."""
 
     axis: int
     assumed: bool = False
@@ -55,15 +55,15 @@ class Lost:
     """The map ends here.
 
     Attributes:
-        kind: "operator" (not one that carries a map), "shape" (broadcast to another shape), "axis" (merged, split or
-            cut).
+        kind: "operator" (one that does not pass a map on), "shape" (broadcast to another shape), "axis" (merged, split
+            or cut).
     """
 
     kind: str
 
 
 def track(facts: Facts, node: ir.Node, index: int, axis: int) -> Moved | Lost:
-    """Where `axis` of input `index` lies in the first output."""
+    """Which axis of the first output `axis` of input `index` becomes."""
     kind = node.op_type
     if kind in _UNARY:
         return Moved(axis) if index == 0 else Lost("operator")
@@ -99,7 +99,7 @@ def _keeps_shape(facts: Facts, value: ir.Value | None, others: Sequence[ir.Value
 
 
 def _fits(dim: Dim, other: Dim) -> bool:
-    """Whether `other` broadcasts to `dim`; two names may be one size."""
+    """Whether `other` broadcasts to `dim`; two different names may stand for the same size."""
     return other == 1 or other == dim or (dim != 1 and (isinstance(dim, str) or isinstance(other, str)))
 
 
@@ -118,7 +118,7 @@ def _through_squeeze(facts: Facts, node: ir.Node, axis: int) -> Moved | Lost:
     if rank is None:
         if any(a >= 0 for a in axes):
             return Lost("axis")
-        rank = max(-a for a in axes) + 8  # all axes count from the end, so any rank that is large enough will do
+        rank = max(-a for a in axes) + 8  # all axes count from the end, so any large rank gives the same answer
     if -axis > rank:
         return Lost("axis")
     wide = rank + len(axes) if grows else rank
@@ -131,9 +131,7 @@ def _through_squeeze(facts: Facts, node: ir.Node, axis: int) -> Moved | Lost:
 
 
 def _through_parts(facts: Facts, node: ir.Node, axis: int) -> Moved | Lost:
-    """Past a Gather, Split or Concat along another axis; a Gather may take that axis away,
-    or put several in its place.
-    """
+    """Through a Gather, Split or Concat along another axis; a Gather may remove that axis, or replace it by several."""
     rank = facts.rank(operand(node, 0))
     along = int(attribute(node, "axis", 0))
     if rank is None:
@@ -169,6 +167,6 @@ def _through_reshape(facts: Facts, source: Dims | None, target: Dims | None, axi
 
 
 def _product(dims: Dims) -> tuple[int, tuple[tuple[str, int], ...]]:
-    """A product of dimensions in a form that can be compared: its number, and its names with multiplicity."""
+    """A product of dimensions in a comparable form: its number, and its names with their counts."""
     names = Counter(dim for dim in dims if isinstance(dim, str))
     return math.prod(dim for dim in dims if isinstance(dim, int)), tuple(sorted(names.items()))

@@ -1,4 +1,4 @@
-"""From a Softmax back to the product that made its scores."""
+"""From a Softmax back to the product that computes its scores."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _FIRST = op_types(
     " QuantizeLinear Relu Reshape Slice Split Sqrt Squeeze Tanh Transpose Trilu Unsqueeze"
 )
 SAME_AXES = op_types("Concat Elu LeakyRelu Tanh")
-"""On the way of scores, not on that of a map; they leave axes where they are, whatever a Concat adds to one."""
+"""These may lie on the path of scores, not on that of a map. They move no axis; a Concat may make one longer."""
 _SEVERAL: dict[str, tuple[int, ...]] = {
     **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Max", "Min"), (0, 1)),
     "Where": (1, 2),
@@ -31,7 +31,7 @@ _SEVERAL: dict[str, tuple[int, ...]] = {
     "QLinearMul": (0, 3),
 }
 _SOURCES = op_types("ConstantOfShape EyeLike Range Shape Size")
-"""Operators that make numbers of no tensor."""
+"""Operators whose output does not depend on the elements of any tensor."""
 _LEARNED_RANK = 3  # a constant of this rank or more is a set of learned queries; a weight matrix has rank 2
 
 
@@ -40,8 +40,8 @@ class Scores:
     """The score product.
 
     Attributes:
-        node, operands: the product and its two factors; in additive attention the product with the constant vector, or
-            the sum itself, and the two parts of the sum.
+        node, operands: the product and its two factors. In additive attention: the product with the constant vector, or
+            the sum itself, and the two summands.
         path: operators from just after the product to just before the Softmax.
         learned: one factor is a constant (learned queries).
         additive: see `additive` and `outer`.
@@ -57,9 +57,7 @@ class Scores:
 
 
 def find_scores(view: View, facts: Facts, anchor: Anchor) -> Scores | Refused:
-    """The nearest product of two computed factors, where one with heads (no leading axis of size 1) goes before one
-    without.
-    """
+    """The nearest product of two computed factors; one with heads (no head axis of size 1) is preferred."""
     found: list[Scores] = []
     sums: list[Scores] = []
     constant: Ended | None = None
@@ -142,15 +140,13 @@ def _as_scores(
 def _normalised_factor(
     view: View, facts: Facts, anchor: Anchor, product: ir.Node, path: tuple[ir.Node, ...]
 ) -> int | None:
-    """Which factor of a matrix product the normalised axis comes from: rows 0, columns 1,
-    None when the path hides it.
-    """
+    """Which factor the normalized axis of a matrix product comes from: 0 (rows) or 1 (columns); None if unknown."""
     starts = enumerate((-2, -1))
     return next((factor for factor, start in starts if arrival(view, facts, product, path, start) == anchor.axis), None)
 
 
 def arrival(view: View, facts: Facts, product: ir.Node, path: tuple[ir.Node, ...], start: int) -> int | None:
-    """Where an axis of a product's result is at the end of a path of operators; None when the path hides it."""
+    """Which axis at the end of a path an axis of a product's result becomes; None when it cannot be followed."""
     axis, before = start, product.outputs[0]
     for node in path:
         step = Moved(axis) if node.op_type in SAME_AXES else track(facts, node, view.position(node, before), axis)
@@ -161,7 +157,7 @@ def arrival(view: View, facts: Facts, product: ir.Node, path: tuple[ir.Node, ...
 
 
 def _narrow(facts: Facts, scores: Scores) -> bool:
-    """A product with a head axis of size 1 is more likely a mask made from two masks than a score map."""
+    """Whether the head axis has size 1: such a product is more likely a mask built from two masks than a score map."""
     return facts.static(scores.node.outputs[0], -3) == 1
 
 

@@ -1,10 +1,9 @@
-"""Whether the columns of a map, as it enters its product, are those of its score product: column k the k-th key, and no
-more of them.
+"""Whether column k of a map, where the map enters its product, still belongs to key k, and no column was added.
 
-1. Pad and Concat along the columns shift them by what they put in front, a Slice by where it starts; at the end the
-   shift has to be none.
-2. What was added behind has to be cut off again.
-3. A map stacked of several has the columns of several score products; nothing is claimed of it.
+1. Pad and Concat along the columns shift them by the number of columns before them, a Slice by its start. The total
+   shift has to be 0.
+2. Columns added at the end have to be cut off again.
+3. A map stacked from several maps has the columns of several score products; nothing is claimed about it.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ _CHANGES = ("Concat", "Gather", "Pad", "Slice", "Split")
 
 
 def keeps_columns(view: View, facts: Facts, anchor: Anchor, hit: Hit, scores: Scores) -> bool:
-    """True only where it can be shown, or where no operator on the way could change it."""
+    """True only where this is proven, or where no operator on the way could change the columns."""
     if hit.stacked:
         return False
     if not any(node.op_type in _CHANGES for node in (*scores.path, *hit.path)):
@@ -41,12 +40,12 @@ def keeps_columns(view: View, facts: Facts, anchor: Anchor, hit: Hit, scores: Sc
 def _shift(
     view: View, facts: Facts, value: ir.Value, path: tuple[ir.Node, ...], axis: int
 ) -> tuple[int, int, int] | None:
-    """Where an axis arrives, by how much its first element moved, and how many more additions than cuts there were."""
+    """The axis at the end of a path, by how much its first element moved, and the number of additions minus cuts."""
     shift = added = 0
     for node in path:
         index = view.position(node, value)
         if node.op_type in _CHANGES and _along(facts, node, axis):
-            moved = _moved(facts, node, index, axis)
+            moved = _offset(facts, node, index, axis)
             if moved is None:
                 return None
             shift, added = shift + moved, added + (-1 if node.op_type == "Slice" else 1)
@@ -55,18 +54,18 @@ def _shift(
             if not isinstance(step, Moved):
                 return None
             axis = step.axis
-        value = next((output for output in node.outputs if output in _next(path, node)), node.outputs[0])
+        value = next((output for output in node.outputs if output in _next_inputs(path, node)), node.outputs[0])
     return axis, shift, added
 
 
-def _next(path: tuple[ir.Node, ...], node: ir.Node) -> tuple[ir.Value | None, ...]:
-    """What the following operator reads."""
+def _next_inputs(path: tuple[ir.Node, ...], node: ir.Node) -> tuple[ir.Value | None, ...]:
+    """The inputs of the next operator of the path."""
     position = path.index(node) + 1
     return tuple(path[position].inputs) if position < len(path) else ()
 
 
 def _along(facts: Facts, node: ir.Node, axis: int) -> bool:
-    """Whether an operator changes the axis, for all that is known."""
+    """Whether an operator changes the axis; True where that is unknown."""
     rank = facts.rank(operand(node, 0))
     if node.op_type == "Pad":
         widths = _pads(facts, node)
@@ -80,7 +79,7 @@ def _along(facts: Facts, node: ir.Node, axis: int) -> bool:
     return rank is None or (along - rank if along >= 0 else along) == axis
 
 
-def _moved(facts: Facts, node: ir.Node, index: int, axis: int) -> int | None:
+def _offset(facts: Facts, node: ir.Node, index: int, axis: int) -> int | None:
     """By how much the first element moves."""
     rank = facts.rank(operand(node, 0)) or 0
     if node.op_type == "Pad":

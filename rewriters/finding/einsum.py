@@ -11,8 +11,8 @@ __all__ = ["EinsumLayout", "einsum_layout"]
 class EinsumLayout:
     """Non-negative key and query axes of P, and the permutations of P, V and output to canonical order.
 
-    1. Leading axes are ordered as in V, whose heads were split off its features: there samples come before heads.
-    2. Several axes that only V and the output have are the width together.
+    1. Leading axes are in the order of V, whose heads were split off its features: there samples come before heads.
+    2. If several axes are only in V and in the output, they form the width together.
     3. `values_lack`: negative canonical axes that V does not have; (-3,) where all heads share their values.
     """
 
@@ -25,19 +25,18 @@ class EinsumLayout:
 
 
 def einsum_layout(equation: str | bytes, operand: int, rank: int, values_rank: int | None) -> EinsumLayout | str:
-    """The layout, or a sentence that says what in the equation has no place in (..., Q, K) · (..., K, D).
+    """The layout, or a sentence that says why the equation is not of the form (..., Q, K) · (..., K, D).
 
     Args:
         equation: as in the ONNX operator, explicit or implicit, with or without an ellipsis.
         operand: which operand P is.
-        rank, values_rank: ranks of P and V; an ellipsis in V stands for what it stands for in P when V's rank is not
-            known.
+        rank, values_rank: ranks of P and V. If V's rank is unknown, an ellipsis stands for as many axes as in P.
     """
     text = (equation.decode() if isinstance(equation, bytes) else equation).replace(" ", "")
     left, arrow, output = text.partition("->")
     terms = left.split(",")
     if len(terms) != 2:
-        return f"the equation {text!r} has not two operands"
+        return f"the equation {text!r} does not have two operands"
     if not arrow:
         letters = left.replace(",", "").replace(".", "")
         output = ("..." if "..." in left else "") + "".join(
@@ -56,10 +55,10 @@ def einsum_layout(equation: str | bytes, operand: int, rank: int, values_rank: i
     widths = [label for label in v if label in out and label not in p]
     leading = [label for label in v if label in out and label in p]
     lack: tuple[int, ...] = ()
-    if leading != [label for label in p if label in leading] and leading[-1] not in _beside(v, widths):
-        return f"the equation {text!r} does not tell which axis counts the heads"
+    if leading != [label for label in p if label in leading] and leading[-1] not in _neighbors(v, widths):
+        return f"the equation {text!r} does not show which axis counts the heads"
     if len(queries) == 2 and len(leading) == len(p) - 3 > 0:
-        # The equation treats heads and query rows alike where V has neither; exporters write heads first.
+        # If V has neither heads nor query rows, the equation treats both alike; exporters write heads first.
         head, *queries = queries
         leading, lack = [*leading, head], (-3,)
     sizes = len(p) - 1, len(v) + len(lack) - len(widths), len(out) - len(widths)
@@ -76,8 +75,8 @@ def einsum_layout(equation: str | bytes, operand: int, rank: int, values_rank: i
     )
 
 
-def _beside(term: list[str], labels: list[str]) -> set[str]:
-    """The labels right before or after others."""
+def _neighbors(term: list[str], labels: list[str]) -> set[str]:
+    """The labels directly before or after the given ones."""
     places = [term.index(label) for label in labels]
     return {term[at] for place in places for at in (place - 1, place + 1) if 0 <= at < len(term)}
 
@@ -88,7 +87,7 @@ def _expanded(term: str, spread: int) -> int:
 
 
 def _labels(term: str, rank: int) -> list[str] | None:
-    """One label an axis; the axes of an ellipsis are numbered from its right end, as they broadcast."""
+    """One label for each axis; the axes of an ellipsis are numbered from its right end, as in broadcasting."""
     before, dots, after = term.partition("...")
     spread = rank - len(before) - len(after)
     if spread < 0 or (spread and not dots):

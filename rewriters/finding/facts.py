@@ -1,7 +1,7 @@
-"""Shapes, small integer tensors and element types of every value, as far as one forward sweep (`sweep`) can know them.
+"""Shapes, small integer tensors and element types of all values, as far as one forward pass (`sweep`) can find them.
 
-A dimension is an int, or a name; equal names mean equal sizes. A dimension nobody knows gets a fresh name, so that it
-can still be recognized further on.
+A dimension is an int or a name; equal names mean equal sizes. An unknown dimension gets a fresh name, so that it is
+recognized in later values.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from .view import attribute, operand
 
 __all__ = ["Dim", "Dims", "Facts", "declared_shape", "is_vague"]
 
-# The input whose element type the output has, where it is not the first: the chosen values, a scale, a zero point, an
-# embedding.
+# The input that gives the output its element type, where it is not the first: the chosen values, a scale, a zero point,
+# an embedding.
 _TYPING_INPUTS = {
     "Where": 1,
     "DequantizeLinear": 1,
@@ -33,13 +33,13 @@ Dims = tuple[Dim, ...]
 
 
 class Facts:
-    """What is known about values.
+    """What is known about the values of a graph.
 
     Attributes:
         shapes: value → dimensions; absent when not even the rank is known.
         elements: integer value of rank 0 or 1 → its elements, ints or dimension names.
         ranks: value → rank that a later consumer implies, for values without a shape.
-        types: value → onnx.TensorProto.DataType, where the model itself does not say it.
+        types: value → onnx.TensorProto.DataType, for values whose type the model does not declare.
     """
 
     def __init__(self) -> None:
@@ -87,7 +87,7 @@ class Facts:
         return self.types.get(value) if value.dtype is None else int(value.dtype)
 
     def learn(self, value: ir.Value, shape: Dims | None) -> None:
-        """Merge what the model or onnx says about a value with what a rule says."""
+        """Merge the declared or inferred shape of a value with the shape that a rule gives."""
         declared = declared_shape(value)
         if declared is None and shape is None:
             rank = self.ranks.get(value)
@@ -102,7 +102,7 @@ class Facts:
             self.shapes[value] = tuple(self.fresh() if dim is None else dim for dim in merged)
 
     def learn_type(self, node: ir.Node) -> None:
-        """Element type by the common rule that outputs are of the first input's type."""
+        """Element type by the common rule: outputs have the type of the first input."""
         for value in node.outputs:
             if value.dtype is None:
                 kind = (
@@ -115,14 +115,14 @@ class Facts:
 
 
 def declared_shape(value: ir.Value) -> tuple[Dim | None, ...] | None:
-    """What the model itself says of a shape; None for a dimension that it leaves open."""
+    """The shape that the model declares; None for a dimension that it leaves open."""
     if value.shape is None:
         return None
     return tuple(dim if isinstance(dim, int) else dim.value for dim in value.shape)
 
 
 def is_vague(dim: Dim | None) -> bool:
-    """Whether a dimension is open, or only numbered by onnx's inference."""
+    """Whether a dimension is open, or has only a name that onnx's shape inference generated."""
     return dim is None or (isinstance(dim, str) and dim.startswith("unk__"))
 
 

@@ -1,17 +1,17 @@
 """The site finder: a `Site` or a `Rejection` for every attention map of a model.
 
-A Softmax, or what comes to the same, is a site when
+A Softmax, or an equivalent group of operators, is a site when
 
-1. the axis it normalises is the axis that a product contracts with values computed from the input (P·V), and
-2. what it normalises goes back to a product of two computed factors (Q·Kᵀ; one factor may be a set of learned queries).
+1. the axis it normalizes is the axis that a product contracts with values computed from the input (P·V), and
+2. what it normalizes goes back to a product of two computed factors (Q·Kᵀ; one factor may be a set of learned queries).
 
-Structure decides, never names, so the rule outlives changes of exporters. Both halves are needed: the first alone would
-take the context product of linear attention, the second alone a softmax over scores that weighs nothing.
+Structure decides, never names, so the rule stays valid when exporters change. Both conditions are needed: the first
+also holds for the context product of linear attention, the second also for a Softmax over scores that weighs no values.
 
-Every Softmax gets an answer. Other operators that make maps (`finding.anchors`) are sites by the same two rules; what
-works number by number has to meet those of `finding.unnormalised` too. They are rejected only where scores of two
-computed factors and a product with computed values are seen: all others are layers and heads, of which there is nothing
-to say.
+Every Softmax becomes a site or a rejection. Other operators that make maps (`finding.softmax_match`) are sites by the
+same two rules; activations that work element by element must also meet the rules of `finding.unnormalised`. They are
+rejected only if they have scores of two computed factors and a product with computed values. All others are ordinary
+layers and heads, and are not reported.
 """
 
 from __future__ import annotations
@@ -46,47 +46,44 @@ __all__ = ["REASONS", "find_sites", "trace_sites"]
 logger = logging.getLogger(__name__)
 
 REASONS: dict[str, str] = {
-    "quantized-product": "its map enters a product on integers, from which map and values cannot be had as floats",
+    "quantized-product": "its map enters a product on integers, whose map and values cannot be recovered as floats",
     "product-form": "its map enters a product of a form that cannot be patched yet",
     "signed-map": (
-        "what weighs the values is a difference of maps with entries below zero, in a product that cannot be taken"
-        " apart for it"
+        "its map is part of a difference with entries below zero, which enters a product of a form that cannot be"
+        " patched for it"
     ),
-    "mixed-map": (
-        "an operator on the way to the values makes another map of its map, whose columns are no longer its own"
-    ),
-    "shared-product": "its map reaches a product that is a site of another Softmax already",
+    "mixed-map": "an operator between its map and the values mixes entries, so the columns are no longer its own",
+    "shared-product": "its map reaches a product that is already a site of another Softmax",
     "own-values": "its map is multiplied with a function of itself, not with values",
     "unproven-tokens": (
-        "its rows are not made to sum to one, and it is not shown that keys and values are of the same tokens"
+        "its rows are not normalized to sum to one, and the graph does not show that keys and values belong to the"
+        " same tokens"
     ),
-    "lost-axis": "its map enters a product, but on the way to it the axis of its columns cannot be followed",
-    "unknown-operator": "its map enters an operator of another domain, of which nothing is known",
-    "rank": "the rank of its map is not known, so its axes cannot be told apart",
-    "flatten": "it normalises several axes at once",
-    "constant-scores": "what it normalises is a projection with constant weights, not a product of queries and keys",
-    "no-scores": "what it normalises does not come from a product of queries and keys",
-    "scores-form": "what it normalises comes out of an operator through which scores cannot be followed yet",
+    "lost-axis": "its map enters a product, but the axis of its columns cannot be followed on the way there",
+    "unknown-operator": "its map enters an operator of another domain, about which nothing is known",
+    "rank": "the rank of its map is not known, so its axes cannot be identified",
+    "flatten": "it normalizes several axes at once",
+    "constant-scores": "what it normalizes is a projection with constant weights, not a product of queries and keys",
+    "no-scores": "what it normalizes does not come from a product of queries and keys",
+    "scores-form": "what it normalizes comes from an operator through which scores cannot be followed yet",
     "constant-values": "its map is multiplied with constants, not with values computed from the input",
-    "axis": "the axis it normalises is not the one that a product contracts",
+    "axis": "the axis it normalizes is not the one that the product contracts",
     "no-product": "its map enters no matrix product with values",
-    "output": "its result only leaves the graph, as a class head's does",
+    "output": "its result is only an output of the graph, like that of a class head",
     "unused": "nothing reads its result",
-    "fused": "the operator computes attention inside, so there is no visible map yet",
+    "fused": "the operator computes attention inside, so its map is not visible yet",
     "token-axis": (
-        "the axis that the operator takes for heads counts rows, frames or windows, each of which has tokens of its own"
+        "the axis that the operator uses for heads counts rows, frames or windows, and each of them has its own tokens"
     ),
     "no-map": (
         "the operator carries a state from token to token instead of weighing columns, so it has no attention map"
     ),
-    "unreadable": "the graph around it is malformed and cannot be analysed",
+    "unreadable": "the graph around it is malformed and cannot be analyzed",
 }
-"""Rejection code → what it means, the most telling first: of several reasons that apply, the one nearest the top is
-given.
-"""
+"""Rejection code → what it means; if several apply, the first in this order is reported."""
 
 _NEAR_PRODUCTS = ("quantized-product", "product-form", "signed-map", "mixed-map", "lost-axis")
-"""Ends at, or in sight of, a product with computed values."""
+"""The walk ended at a product with computed values, or shortly before one."""
 
 _PRIORITY = {code: index for index, code in enumerate(REASONS)}
 
@@ -94,8 +91,8 @@ _PRIORITY = {code: index for index, code in enumerate(REASONS)}
 def find_sites(model: onnx.ModelProto) -> tuple[tuple[Site, ...], tuple[Rejection, ...]]:
     """Sites and rejections, each in graph order.
 
-    Main graph, bodies of If/Loop/Scan and local functions are searched. Weights are not looked at, external data is not
-    read, and the model is not changed. A malformed graph gives rejections with the code "unreadable", not an exception.
+    The main graph, bodies of If/Loop/Scan and local functions are searched. Weights and external data are not read, and
+    the model is not changed. A malformed graph gives rejections with the code "unreadable", not an exception.
     """
     try:
         read = to_ir(skeleton(model))
@@ -108,9 +105,7 @@ def find_sites(model: onnx.ModelProto) -> tuple[tuple[Site, ...], tuple[Rejectio
 
 
 def trace_sites(model: onnx.ModelProto) -> Traces:
-    """What `find_sites` saw: for every site and rejection the chain of operators, in graph order; the same search, the
-    same answers.
-    """
+    """The chain of operators of every site and rejection of `find_sites`, in graph order."""
     try:
         view = build_view(to_ir(skeleton(model)))
     except ModelError as error:
@@ -167,7 +162,7 @@ class _Search:
             self._reject(anchor.node, refusals or [Ended("unused", "")], anchor)
 
     def _judge_free(self, anchor: Anchor) -> None:
-        """As above, for each axis that the keys may be on."""
+        """Like `_judge`, for each axis that the keys may be on."""
         scores = find_scores(self._view, self.facts, anchor)
         if not isinstance(scores, Scores) or scores.node in self._taken:
             return
@@ -209,10 +204,7 @@ class _Search:
         return hits
 
     def _depends(self, value: ir.Value, anchor: Anchor) -> bool:
-        """Whether values are computed from the map itself.
-
-        Only nodes after the Softmax can, which keeps the search short.
-        """
+        """Whether values are computed from the map itself; only nodes after the Softmax are searched."""
         first = self._order[anchor.node]
         waiting, seen = [value], {value}
         while waiting:
@@ -235,7 +227,7 @@ class _Search:
 
 
 def _is_softmax(node: ir.Node | None) -> bool:
-    """What enters one is scores, whatever was done to them."""
+    """What enters a Softmax is scores again, not a map."""
     return node is not None and node.op_type in ("LogSoftmax", "Softmax")
 
 

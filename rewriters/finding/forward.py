@@ -19,17 +19,17 @@ from .view import View, is_standard, op_types, operand
 __all__ = ["Hit", "Outcome", "follow_map"]
 
 _MAX_VISITS = 256  # values looked at for one Softmax; a map has a handful of readers, a class head may have many
-_MAX_BEYOND = 32  # values looked at behind an operator through which the map is lost
+_MAX_BEYOND = 32  # values looked at after an operator at which the map is lost
 _INSPECTORS = op_types("Shape Size IsNaN IsInf Greater GreaterOrEqual Less LessOrEqual Equal")
-"""Operators that look at a map without carrying it on: guards and shape arithmetic."""
+"""Operators that read a map but do not pass it on: guards and shape arithmetic."""
 _POSTPROCESSING = op_types("ArgMax ArgMin ReduceMax TopK")
-"""What a classifier does beside returning its probabilities; it says nothing about them that the output does not."""
+"""What a classifier computes from its probabilities besides returning them; it is not worth a report of its own."""
 _MIXERS = op_types(
     "AveragePool BatchNormalization Conv ConvTranspose CumSum Gather GatherElements GatherND GroupNormalization"
     " InstanceNormalization LRN LayerNormalization LogSoftmax LpPool MaxPool Resize ScatterElements ScatterND Softmax"
     " Upsample"
 )
-"""Operators that make another map of a map: of its neighbours, of other heads, of other rows or columns."""
+"""Operators that make a different map: they mix an entry with its neighbors, other heads, rows or columns."""
 _SIGNED = op_types("Neg Sub")
 _UNSIGNED = op_types("Abs Relu")
 _MAPS = op_types("Exp HardSigmoid QLinearSoftmax Relu Sigmoid Softmax")
@@ -58,7 +58,7 @@ class Hit:
 
 @dataclass
 class Outcome:
-    """Where a map goes: into products, or to an end."""
+    """Where a map goes: the products it enters, and the places where it could not be followed."""
 
     hits: list[Hit] = field(default_factory=list)
     ends: list[Ended] = field(default_factory=list)
@@ -66,7 +66,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class _At:
-    """A value on the way of the map, and the axis of its columns there."""
+    """A value on the path of the map, and the axis of its columns there."""
 
     value: ir.Value
     axis: int
@@ -75,7 +75,7 @@ class _At:
 
 
 def follow_map(view: View, facts: Facts, anchor: Anchor) -> Outcome:
-    """Breadth first, so that of two ways to one product the shorter is kept."""
+    """The products that a map enters. The search is breadth first, so the shortest path to a product is kept."""
     outcome = Outcome()
     outputs = set(view.model.graph.outputs)
     queue = deque([_At(anchor.output, anchor.axis, anchor.assumed, ())])
@@ -99,10 +99,10 @@ def follow_map(view: View, facts: Facts, anchor: Anchor) -> Outcome:
 
 
 def _step(view: View, facts: Facts, outcome: Outcome, at: _At, node: ir.Node, index: int) -> Iterator[_At]:
-    """What one reader of the map is: a product, an end, or an operator that carries the map on."""
+    """Classify one reader of the map: a product, an end, or an operator that passes the map on."""
     matched = match_product(view, facts, node, index, at.axis)
     if isinstance(matched, Product):
-        product = _of_parts(matched, at) if _signed(at.path) else matched
+        product = _with_signed_map(matched, at) if _signed(at.path) else matched
         if product is None:
             outcome.ends.append(Ended("signed-map", f"{node.op_type} of a difference", at.path, node))
         else:
@@ -122,8 +122,8 @@ def _step(view: View, facts: Facts, outcome: Outcome, at: _At, node: ir.Node, in
                 yield _At(output, moved.axis, at.assumed or moved.assumed, (*at.path, node))
 
 
-def _of_parts(product: Product, at: _At) -> Product | None:
-    """A plain product of floats whose map has entries below zero; other forms cannot be taken apart."""
+def _with_signed_map(product: Product, at: _At) -> Product | None:
+    """A plain product of floats whose map has entries below zero; other forms cannot be split by sign."""
     if product.kept is not None or product.scaled or at.path[-1].op_type == "DequantizeLinear":
         return None
     kept = KeptProduct("signed", Factor(at.value), Factor(product.values), product.node.outputs[0])
@@ -131,7 +131,7 @@ def _of_parts(product: Product, at: _At) -> Product | None:
 
 
 def _signed(path: tuple[ir.Node, ...]) -> bool:
-    """Whether a map was subtracted from, or was what is subtracted, and nothing made its entries positive again."""
+    """Whether a map takes part in a subtraction, and no later operator makes its entries positive again."""
     for node in reversed(path):
         if node.op_type in _UNSIGNED:
             return False
@@ -141,7 +141,7 @@ def _signed(path: tuple[ir.Node, ...]) -> bool:
 
 
 def _all_maps(node: ir.Node) -> bool:
-    """Whether all parts of a Concat are maps, so that what it makes is a map of more heads (or of more query rows)."""
+    """Whether all inputs of a Concat are maps, so that its result is a map of more heads or more query rows."""
     for value in node.inputs:
         maker = producer(value)
         for _ in range(_MAX_VIEWS):
@@ -154,7 +154,7 @@ def _all_maps(node: ir.Node) -> bool:
 
 
 def _lost(view: View, facts: Facts, at: _At, node: ir.Node, lost: Lost) -> Ended:
-    """Why the map cannot be followed. That no product comes is said only where none is seen to come."""
+    """Why the map cannot be followed. "no-product" is given only where no product follows."""
     if not is_standard(node) and node.domain != "com.microsoft":
         return Ended("unknown-operator", f"{node.domain}.{node.op_type}", at.path, node)
     axis_lost = lost.kind == "axis"
@@ -162,16 +162,14 @@ def _lost(view: View, facts: Facts, at: _At, node: ir.Node, lost: Lost) -> Ended
         return Ended("lost-axis" if axis_lost else "mixed-map", node.op_type, at.path, node)
     return Ended(
         "no-product",
-        f"{node.op_type} merges or splits the normalised axis" if axis_lost else node.op_type,
+        f"{node.op_type} merges or splits the normalized axis" if axis_lost else node.op_type,
         at.path,
         node,
     )
 
 
 def _product_follows(view: View, facts: Facts, node: ir.Node, axis: int) -> bool:
-    """Whether what an operator makes of a map enters a product with values, its columns on the same axis or on one of
-    the last two.
-    """
+    """Whether an operator's result enters a product with values, with columns on `axis` or one of the last two axes."""
     queue = deque((node.outputs[0], start) for start in dict.fromkeys((axis, -1, -2)))
     seen: set[tuple[ir.Value, int]] = set()
     while queue and len(seen) < _MAX_BEYOND:

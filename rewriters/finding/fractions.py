@@ -1,6 +1,4 @@
-"""A division by the sum of a row, as exporters write it: Div, or Mul by a Reciprocal; the sum may be guarded against
-zero.
-"""
+"""Division by a row sum, as exporters write it: Div, or Mul by a Reciprocal; the sum may be guarded against zero."""
 
 from __future__ import annotations
 
@@ -25,7 +23,7 @@ def producer(value: ir.Value | None) -> ir.Node | None:
 
 
 def through(value: ir.Value | None, op_types: Container[str]) -> ir.Node | None:
-    """What computes a value, operators of these types looked through along their first input."""
+    """The node that computes a value; operators of the given types are skipped along their first input."""
     node = producer(value)
     for _ in range(_MAX_STEPS):
         if node is None or node.op_type not in op_types:
@@ -35,7 +33,7 @@ def through(value: ir.Value | None, op_types: Container[str]) -> ir.Node | None:
 
 
 def fraction(node: ir.Node) -> tuple[ir.Node | None, ir.Value | None]:
-    """What makes the numerator, and the denominator, of a Div or of a Mul by a Reciprocal."""
+    """The node that makes the numerator of a Div (or of a Mul by a Reciprocal), and the denominator."""
     first, second = operand(node, 0), operand(node, 1)
     if node.op_type == "Div":
         return producer(first), second
@@ -47,7 +45,7 @@ def fraction(node: ir.Node) -> tuple[ir.Node | None, ir.Value | None]:
 
 
 def divided_by(node: ir.Node, numerator: ir.Value) -> ir.Value | None:
-    """What a value is divided by at a node, where it is the first operand of it."""
+    """The divisor at a node whose first operand is `numerator`; None where the node does not divide."""
     if node.op_type not in ("Div", "Mul") or operand(node, 0) is not numerator:
         return None
     return fraction(node)[1] if node.op_type == "Div" or _is_reciprocal(operand(node, 1)) else None
@@ -59,29 +57,27 @@ def _is_reciprocal(value: ir.Value | None) -> bool:
 
 
 def row_sum(divisor: ir.Value | None) -> ir.Node | None:
-    """The ReduceSum that a divisor is, guards aside."""
+    """The ReduceSum that computes a divisor; guards against zero are skipped."""
     node = through(divisor, _GUARDS)
     return node if node is not None and node.op_type == "ReduceSum" else None
 
 
 def summed_axis(facts: Facts, total: ir.Node, divisor: ir.Value | None, result: ir.Value) -> int | Refused:
-    """The negative axis that a reduction sums over, where its result keeps that axis or gets it back on the way to the
-    divisor.
-    """
+    """The negative axis that a reduction sums over; the result must keep that axis, or get it back by an Unsqueeze."""
     axes = axes_of(facts, total)
     if axes is None or len(axes) != 1:
-        return Refused("flatten", "a sum over other than one axis")
+        return Refused("flatten", "a sum that is not over exactly one axis")
     rank = facts.rank(operand(total, 0)) or facts.rank(result)
     if rank is None and axes[0] >= 0:
         return Refused("rank", f"sum over axis {axes[0]}")
     axis = axes[0] if axes[0] < 0 else axes[0] - (rank or 0)
     if attribute(total, "keepdims", 1) or _given_back(facts, divisor, axis, rank):
         return axis
-    return Refused("axis", "a sum whose axis is not kept, against which the map would be broadcast")
+    return Refused("axis", "a sum without its axis, so the map would be broadcast against it")
 
 
 def _given_back(facts: Facts, divisor: ir.Value | None, axis: int, rank: int | None) -> bool:
-    """Whether the one Unsqueeze between sum and divisor puts the axis back where it was."""
+    """Whether an Unsqueeze between sum and divisor puts the summed axis back in its place."""
     node = producer(divisor)
     while node is not None and node.op_type in _GUARDS:
         axes = axes_of(facts, node) if node.op_type == "Unsqueeze" else None

@@ -1,7 +1,7 @@
-"""Fused attention operators that can be opened (see `rewriters.lowering`): what a site needs to know of each.
+"""Fused attention operators that can be lowered (see `rewriters.lowering`), and what a site needs to know about each.
 
-A reader takes a node and gives a `FusedRead`, or a `Refused` with what stands in the way. One entry a form in
-`READERS`; every other operator whose name ends in Attention is refused as "fused".
+A reader takes a node and returns a `FusedRead`, or a `Refused` with the obstacle. `READERS` has one entry for each
+form. Every other operator whose name ends in Attention is refused as "fused".
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ __all__ = ["FusedRead", "read_fused"]
 _FUSED_DOMAINS = ("", "ai.onnx", "ai.onnx.preview", "com.microsoft", "com.ms.internal.nhwc")
 _WITHOUT_MAP = ("LinearAttention",)
 _INLINABLE = {"FlexAttention": "FlexAttention; with its function body inlined (onnx.inliner) it can be patched"}
-# Operators that end in "Attention" but hold no Softmax over key columns are named alike on purpose: whoever reads the
-# report wants to know that nothing inside them was looked at.
+# Some operators whose names end in "Attention" hold no Softmax over key columns. They are reported too, so that the
+# reader knows that nobody looked inside them.
 _FUSED_SUFFIXES = ("Attention", "Attention_TRT")
 
-_HEADS_BESIDE = Layout(4, values=(0, 2, 1, 3), output=(0, 2, 1, 3))
-"""Of (B, S, H·D) once the heads are taken apart, (B, S, H, D)."""
+_HEADS_AFTER_TOKENS = Layout(4, values=(0, 2, 1, 3), output=(0, 2, 1, 3))
+"""Layout of (B, S, H·D) after its heads are split off: (B, S, H, D)."""
 
 
 def read_fused(view: View, facts: Facts, node: ir.Node) -> FusedRead | Refused | None:
-    """What a fused operator offers; None for operators that are not fused attention."""
+    """What a fused operator offers or why it is refused; None for operators that are not fused attention."""
     if node.domain not in _FUSED_DOMAINS or view.function(node) is not None:
         return None
     if not node.op_type.endswith(_FUSED_SUFFIXES):
@@ -40,15 +40,15 @@ def read_fused(view: View, facts: Facts, node: ir.Node) -> FusedRead | Refused |
     if node.op_type in _WITHOUT_MAP:
         return Refused("no-map", node.op_type)
     reader = READERS.get(("" if is_standard(node) else node.domain, node.op_type))
-    if reader and not _heads_told(node):
-        return Refused("fused", f"{node.op_type} without a number of heads; the model is malformed")
+    if reader and not _has_head_counts(node):
+        return Refused("fused", f"{node.op_type} without a valid number of heads; the model is malformed")
     return reader(view, facts, node) if reader else Refused("fused", _INLINABLE.get(node.op_type, node.op_type))
 
 
-def _heads_told(node: ir.Node) -> bool:
-    """Numbers of heads are positive, and there where the operator asks for them.
+def _has_head_counts(node: ir.Node) -> bool:
+    """Whether all head counts are positive, and those that the operator requires are present.
 
-    A reference to a function's attribute counts as none.
+    A reference to a function's attribute counts as absent.
     """
     asked = (
         ()
@@ -64,9 +64,7 @@ def _heads_told(node: ir.Node) -> bool:
 
 
 def _onnx_attention(view: View, facts: Facts, node: ir.Node) -> FusedRead | Refused:
-    """Every variant of the operator gives its map, so only its layout has to be told: heads side by side in rank 3, an
-    axis in rank 4.
-    """
+    """All variants can be lowered; only the layout matters: in rank 3 heads are part of the features, in 4 an axis."""
     query, key, values = (operand(node, index) for index in range(3))
     if query is None or key is None or values is None:
         return Refused("fused", "Attention without Q, K or V")
@@ -76,22 +74,22 @@ def _onnx_attention(view: View, facts: Facts, node: ir.Node) -> FusedRead | Refu
     if rank != 4 and any(
         name in node.attributes and attribute(node, name) is None for name in ("q_num_heads", "kv_num_heads")
     ):
-        return Refused("fused", "Attention whose head counts are attributes of the function around it")
+        return Refused("fused", "Attention with head counts that are attributes of the function around it")
     if rank == 4 and kind_of(view, facts, values, -3, -2) == "tokens":
-        return Refused("token-axis", "Attention; of an export without fused operators, each of them is judged alone")
-    beside = heads is not None and rank != 4
+        return Refused("token-axis", "Attention; export without fused operators, then each is judged separately")
+    heads_in_features = heads is not None and rank != 4
     head_dim = facts.static(values, -1)
-    if beside:
+    if heads_in_features:
         head_dim = head_dim // attribute(node, "kv_num_heads", heads) if head_dim else None
     cached = operand(node, 4) is not None
     tokens = [index_of(facts, value, -2) for value in (query, key)]
     return FusedRead(
         form="Attention",
         values=values,
-        heads=heads if beside else facts.static(query, -3),
+        heads=heads if heads_in_features else facts.static(query, -3),
         head_dim=head_dim,
         self_attention=not cached and same_tokens(view, facts, *tokens),
-        layout=_HEADS_BESIDE if beside else CANONICAL,
+        layout=_HEADS_AFTER_TOKENS if heads_in_features else CANONICAL,
         attn_mask=operand(node, 3),
         columns=None if cached else facts.static(key, -2),
     )

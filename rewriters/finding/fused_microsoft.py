@@ -1,6 +1,6 @@
-"""Readers of fused attention in `com.microsoft`, and why each of the others is refused.
+"""Readers of fused attention in `com.microsoft`, and why each other operator is refused.
 
-Every refusal names its way out: what to export or leave out so that the model can be patched.
+Every refusal says how to go on: what to export or leave out so that the model can be patched.
 """
 
 from __future__ import annotations
@@ -17,57 +17,52 @@ from .view import View, attribute, operand
 
 __all__ = ["MICROSOFT_READERS"]
 
-_HEADS_BESIDE = Layout(4, values=(0, 2, 1, 3), output=(0, 2, 1, 3))
+_HEADS_AFTER_TOKENS = Layout(4, values=(0, 2, 1, 3), output=(0, 2, 1, 3))
 _SEPARATE = "fuse to MultiHeadAttention instead"
-_CACHE_BUFFER = "its cache lies in a shared buffer; export with caches that grow (past and present of their own)"
+_CACHE_BUFFER = "its cache lies in a shared buffer; export with a growing cache (separate past and present)"
 
 _BEAMS = (
-    "the order of its key cache depends on the execution provider, and beams may be woven into it; "
-    "convert the decoder without masked attention, to MultiHeadAttention"
+    "the order of its key cache depends on the execution provider, and it may mix beams; "
+    "convert the decoder to MultiHeadAttention, without masked attention"
 )
 _PACKED = (
-    "padding is taken out before it, so samples follow one another in one row; patch the model before converting it to"
-    " packing mode"
+    "padding is removed before it, so several samples lie in one row; patch the model before converting it to packing"
+    " mode"
 )
-_TILED = "its operands are int8 in the tile order of one GPU library; patch the model before this quantisation"
-_CHOSEN = (
-    "each row attends to columns of its own choice, so columns of a map are not tokens; use a dense variant of the"
-    " model"
-)
+_TILED = "its operands are int8 in the tile order of one GPU library; patch the model before this quantization"
+_CHOSEN = "each row chooses its own columns, so columns of a map are not tokens; use a dense variant of the model"
 
-_OTHERS = {
+_REFUSED_OPERATORS = {
     "DecoderAttention": (
-        "it takes rows first and chooses its cache at run time; export the decoder with MultiHeadAttention"
+        "its first axis is the rows, and it chooses its cache at run time; export the decoder with MultiHeadAttention"
     ),
     "DecoderMaskedMultiHeadAttention": _BEAMS,
     "DecoderMaskedSelfAttention": _BEAMS,
     "DynamicSparseAttention": _CHOSEN,
     "LongformerAttention": (
-        "its map is a band of windows and global tokens, not one of rows and columns; export the model unfused"
+        "its map has windows and global tokens instead of rows and columns; export the model without fused operators"
     ),
     "PackedAttention": _PACKED,
     "PackedMultiHeadAttention": _PACKED,
-    "PagedAttention": "its keys and values lie in pages of a pool, in any order; export with GroupQueryAttention",
+    "PagedAttention": "its keys and values lie in pages, in any order; export with GroupQueryAttention",
     "QOrderedAttention": _TILED,
     "QOrderedLongformerAttention": _TILED,
-    "SparseAttention": "a layout inside the operator leaves out blocks of columns; export with GroupQueryAttention",
+    "SparseAttention": "the operator leaves out blocks of columns; export with GroupQueryAttention",
     "SparsePagedAttention": _CHOSEN,
 }
-"""Operator type → what stands in the way, and the way out."""
+"""Operator type → why it is refused, and how to go on."""
 
 
 def _refused(node: ir.Node, why: str) -> Refused:
     return Refused("fused", f"{node.op_type}: {why}")
 
 
-def _other(view: View, facts: Facts, node: ir.Node) -> Refused:
-    return _refused(node, _OTHERS[node.op_type])
+def _refused_operator(view: View, facts: Facts, node: ir.Node) -> Refused:
+    return _refused(node, _REFUSED_OPERATORS[node.op_type])
 
 
 def _attention(view: View, facts: Facts, node: ir.Node) -> FusedRead | Refused:
-    """Queries, keys and values come from one input by one matrix, so without a cache attention is that of tokens to
-    themselves.
-    """
+    """One matrix projects one input to queries, keys and values, so without a cache this is self-attention."""
     quantised = node.op_type == "QAttention"
     mask, past = operand(node, 5 if quantised else 3), operand(node, 8 if quantised else 4)
     weights = operand(node, 1)
@@ -80,19 +75,18 @@ def _attention(view: View, facts: Facts, node: ir.Node) -> FusedRead | Refused:
         return _refused(node, _CACHE_BUFFER)
     if weights is None or not view.is_constant(weights):
         return _refused(
-            node, f"its weights are no constants, so the projection cannot be repeated bit by bit; {_SEPARATE}"
+            node, f"its weights are not constant, so the projection cannot be repeated bit for bit; {_SEPARATE}"
         )
     ranks = (1, 2) if quantised else (1, 2, 3)
     if mask is not None and facts.rank(mask) not in ranks:
         return _refused(
             node,
-            f"its mask is of rank {facts.rank(mask) or 'unknown'}, not {', '.join(map(str, ranks))}; give a mask"
-            " (B, T)",
+            f"its mask has rank {facts.rank(mask) or 'unknown'}, not {', '.join(map(str, ranks))}; use a mask (B, T)",
         )
     heads: int = attribute(node, "num_heads")
     if quantised and facts.element_type(operand(node, 3)) == ir.DataType.FLOAT16:
         return _refused(
-            node, "its scales are float16, for which the CPU provider has no kernel; quantise the float32 model"
+            node, "its scales are float16, for which the CPU provider has no kernel; quantize the float32 model"
         )
     sizes, whole = attribute(node, "qkv_hidden_sizes"), facts.static(weights, -1)
     width = sizes[2] if sizes else whole // 3 if whole else None
@@ -107,7 +101,7 @@ def _attention(view: View, facts: Facts, node: ir.Node) -> FusedRead | Refused:
         mask=_key_mask(facts, mask),
         attn_mask=None if quantised else operand(node, 5),
         columns=facts.static(source, -2) if past is None else None,
-        layout=_HEADS_BESIDE,
+        layout=_HEADS_AFTER_TOKENS,
     )
 
 
@@ -119,7 +113,7 @@ def _multi_head(view: View, facts: Facts, node: ir.Node) -> FusedRead | Refused:
     if cached and (len(node.outputs) < 3 or not node.outputs[1].name or not node.outputs[2].name):
         return _refused(
             node,
-            "it has a cache but no present outputs, which providers compute wrong or not at all; export both outputs",
+            "it has a cache but no present outputs, and providers fail or compute it wrong then; export both outputs",
         )
     query_rank, key_rank = facts.rank(query), facts.rank(key)
     packed = (query_rank == 5 and key is None) or key_rank == 5
@@ -130,10 +124,10 @@ def _multi_head(view: View, facts: Facts, node: ir.Node) -> FusedRead | Refused:
     ):
         ranks = ", ".join(str(facts.rank(value) or "unknown") for value in (query, key, values) if value is not None)
         return _refused(
-            node, f"the ranks of its operands ({ranks}) are none that it takes; run shape inference on the model first"
+            node, f"it does not accept operands of these ranks ({ranks}); run shape inference on the model first"
         )
     if mask is not None and facts.rank(mask) not in (1, 2, 3):
-        return _refused(node, f"its mask is of rank {facts.rank(mask) or 'unknown'}, not 1, 2 or 3; give a mask (B, T)")
+        return _refused(node, f"its mask has rank {facts.rank(mask) or 'unknown'}, not 1, 2 or 3; use a mask (B, T)")
     heads: int = attribute(node, "num_heads")
     carrier = values or key or query
     width = facts.static(carrier, -1)
@@ -153,27 +147,27 @@ def _multi_head(view: View, facts: Facts, node: ir.Node) -> FusedRead | Refused:
         columns=(
             None if cached else facts.static(key or query, -2 if keys_first else 1 - (facts.rank(key or query) or 3))
         ),
-        layout=_HEADS_BESIDE,
+        layout=_HEADS_AFTER_TOKENS,
     )
 
 
 def _group_query(view: View, facts: Facts, node: ir.Node) -> FusedRead | Refused:
-    """Lengths, not masks, say what is padding: columns beyond them have no mass in the map."""
+    """Padding is given by lengths, not by masks: columns beyond them have weight 0 in the map."""
     query, key, values = (operand(node, index) for index in range(3))
     heads: int = attribute(node, "num_heads")
     key_heads: int = attribute(node, "kv_num_heads")
     if query is None or (key is None) != (values is None):
         return _refused(node, "it lacks an operand; the model is malformed")
     if any(attribute(node, name, "NONE") not in ("NONE", b"NONE") for name in ("k_quant_type", "v_quant_type")):
-        return _refused(node, "its cache is quantised; export with a cache of floats")
+        return _refused(node, "its cache is quantized; export with a cache of floats")
     if attribute(node, "sliding_window_cache", 0):
-        return _refused(node, "its cache holds a window only, at moving places; export with a cache of full length")
+        return _refused(node, "its cache holds only a sliding window; export with a cache of full length")
     if operand(node, 14) is not None or operand(node, 15) is not None:
         return _refused(
-            node, "it normalises queries and keys inside, which the CPU provider lacks; leave the norms outside"
+            node, "it normalizes queries and keys inside, which the CPU provider cannot do; export norms as own nodes"
         )
     if operand(node, 16) is not None:
-        return _refused(node, "samples bring different numbers of new rows (query_seqlens); export without chunks")
+        return _refused(node, "samples have different numbers of new rows (query_seqlens); export without chunks")
     width = facts.static(query if values is None else values, -1)
     parts = key_heads if values is not None else heads + 2 * key_heads
     return FusedRead(
@@ -184,12 +178,12 @@ def _group_query(view: View, facts: Facts, node: ir.Node) -> FusedRead | Refused
         self_attention=operand(node, 3) is None
         and (key is None or same_tokens(view, facts, index_of(facts, query, 1), index_of(facts, key, 1))),
         attn_mask=operand(node, 10),
-        layout=_HEADS_BESIDE,
+        layout=_HEADS_AFTER_TOKENS,
     )
 
 
 def _key_mask(facts: Facts, mask: ir.Value | None) -> ir.Value | None:
-    """A mask (B, T); of width 1 it stands for no mask."""
+    """A mask (B, T); a mask of width 1 means no mask."""
     return mask if mask is not None and facts.rank(mask) == 2 and facts.static(mask, -1) != 1 else None
 
 
@@ -198,6 +192,6 @@ MICROSOFT_READERS: dict[tuple[str, str], Reader] = {
     ("com.microsoft", "QAttention"): _attention,
     ("com.microsoft", "MultiHeadAttention"): _multi_head,
     ("com.microsoft", "GroupQueryAttention"): _group_query,
-    **{("com.microsoft", name): _other for name in _OTHERS},
+    **{("com.microsoft", name): _refused_operator for name in _REFUSED_OPERATORS},
 }
 """(domain, operator type) → its reader."""

@@ -1,4 +1,4 @@
-"""What a reader of fused operators gives: see `finding.fused`."""
+"""The result of reading a fused operator: see `finding.fused`."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ CANONICAL = Layout(4)
 
 @dataclass(frozen=True)
 class FusedRead:
-    """One openable operator.
+    """A fused operator that can be lowered.
 
     Attributes:
         form: key in `lowering.FUSED`.
         values: the operand that carries V (packed with others in some forms).
         heads, head_dim: H and D where they are known.
         self_attention: queries and keys are the same tokens.
-        mask: operand (B, K) that is non-zero at valid columns, if the operator has one of this form.
-        attn_mask: operand over query rows and key columns (its last axes): truth values, True attends, or numbers added
-            to the scores.
+        mask: operand (B, K) that is non-zero at valid columns, if the operator has a mask of this form.
+        attn_mask: operand over query rows and key columns (its last axes): booleans (True: attends), or numbers that
+            are added to the scores.
         columns: K where it is fixed.
-        layout: how values and output lie; the map is canonical.
+        layout: of values and output; the map is canonical.
     """
 
     form: str
@@ -46,4 +46,4 @@ class FusedRead:
 
 
 Reader = Callable[[View, Facts, ir.Node], FusedRead | Refused]
-"""Takes a node and says what it offers, or what stands in the way."""
+"""Takes a node and returns what it offers, or why it is refused."""

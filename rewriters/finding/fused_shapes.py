@@ -1,6 +1,4 @@
-"""Shape rules of `com.microsoft` operators that hold attention or stand around it; onnx's own inference knows none of
-them.
-"""
+"""Shape rules of `com.microsoft` operators in and around attention; onnx's shape inference knows none of them."""
 
 from __future__ import annotations
 
@@ -44,7 +42,7 @@ def _group_query(facts: Facts, node: ir.Node) -> Sequence[Dims | None]:
 
 
 def _embedding(facts: Facts, node: ir.Node) -> Sequence[Dims | None]:
-    """(B, S, D), the mask index (B), and the sum before normalisation."""
+    """(B, S, D), the mask index (B), and the sum before normalization."""
     hidden = _rows(facts, node, facts.static(operand(node, 2), -1))[0]
     return [hidden, None if hidden is None else hidden[:1], hidden]
 

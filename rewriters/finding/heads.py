@@ -1,17 +1,17 @@
-"""Whether the axis in front of a map's query rows counts heads, or tokens: rows of an image, frames, windows.
+"""Whether the axis before a map's query rows counts heads, or tokens: rows of an image, frames, windows.
 
-Heads look at the same tokens, so a column that is flagged in one is flagged in all. Column k of one row of an image and
-column k of another row are two tokens, and each row is judged as a sample of its own. Shapes do not tell the two apart.
-What tells is where the axis of the values comes from, followed back index by index (see `index_trace`); where the
-values do not say, the queries and keys are asked.
+Heads see the same tokens, so a column that is flagged in one head is flagged in all. Column k of one image row and
+column k of another row are two different tokens, so each row is judged as a separate sample. The two cases have equal
+shapes. They differ in the origin of the axis in the values, which is followed back index by index (see `index_trace`).
+If the values do not decide, the queries and keys do.
 
 1. It comes from the output features of a projection or an embedding, or is a part of the last axis of an input or of
    an axis that is normalized as features: heads. An axis that also holds the key columns holds tokens, not features.
 2. The values have no such axis, or repeat one entry along it: every entry sees the same tokens, as heads do.
-3. It goes through a projection or an embedding as rows of the input, and leads to no features behind it: tokens. (Heads
-   may be projected one by one, with weights that they share; they lead to features behind that.)
+3. It passes a projection or an embedding as rows of the input, and leads to no features before that: tokens. (Heads
+   may be projected one by one with shared weights; they lead to features before that projection.)
 4. Without any projection, keys and values lead to one axis of one input of the graph: tokens.
-5. Else it is not known, and the convention (B, H, Q, K) holds.
+5. Otherwise it is unknown, and the convention (B, H, Q, K) holds.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ from .view import View, attribute, op_types
 __all__ = ["Kind", "LeadingAxes", "heads_last", "kind_of"]
 
 _MAX_VISITS = 512
-_NEAR = 64
-"""How far key columns are followed to see whether an axis close to the values holds them."""
+_MAX_KEY_VISITS = 64
+"""Maximum number of indices visited when key columns are followed back."""
 _NORMALIZING = op_types(
     "LayerNormalization RMSNormalization SimplifiedLayerNormalization SkipLayerNormalization"
     " SkipSimplifiedLayerNormalization LpNormalization"
@@ -47,12 +47,12 @@ _NORMALIZING = op_types(
 _CONVOLUTIONS = op_types("Conv ConvInteger QLinearConv")
 
 Kind = Literal["features", "tokens", "shared", "unknown"]
-"""What an axis counts; "shared": whatever it counts, every entry sees the same tokens."""
+"""What an axis counts; "shared": every entry sees the same tokens, whatever the axis counts."""
 
 
 @dataclass(frozen=True)
 class _Origin:
-    """`inputs`: indices into inputs of the graph that are reached without a projection."""
+    """Where an axis comes from; `inputs`: indices into graph inputs that are reached without a projection."""
 
     kind: Kind
     inputs: frozenset[Index] = frozenset()
@@ -60,10 +60,10 @@ class _Origin:
 
 @dataclass(frozen=True)
 class LeadingAxes:
-    """The axes of a map that are in front of its query rows.
+    """The axes of a map before its query rows.
 
     Attributes:
-        hit: says in which order the axes are canonical.
+        hit: gives the canonical order of the axes.
         read, values: map and values as the site reads them.
     """
 
@@ -76,7 +76,7 @@ class LeadingAxes:
     values: ir.Value
 
     def kind(self, axis: int) -> Kind:
-        """Of a canonical axis; by the rules above."""
+        """What a canonical axis counts, by the rules above."""
         product = self.hit.product
         if axis - product.rank in product.values_lack:
             return "shared"
@@ -92,11 +92,11 @@ class LeadingAxes:
         return self.kind_of(of_values, index_of(self.facts, self.read, order[axis]))
 
     def at_scores(self, index: Index | None) -> Index | None:
-        """An index into the map, as it is in the product of queries and keys."""
+        """The index into the score product (queries times keys) that belongs to an index into the map."""
         return at_scores(self.view, self.facts, self.anchor, self.hit, self.scores, index)
 
     def kind_of(self, of_values: Index | None, of_map: Index | None) -> Kind:
-        """Of an index into the values, and the same one into the map."""
+        """What an index counts, given as an index into the values and as one into the map."""
         shape, perm = self.facts.shape(self.values), self.hit.product.values_perm
         keys = None if shape is None else index_of(self.facts, self.values, -2 if perm is None else perm[-2])
         origin = _origin(self.view, self.facts, of_values, _axes_behind(self.view, self.facts, keys))
@@ -105,14 +105,12 @@ class LeadingAxes:
         of_scores = _origin(self.view, self.facts, self.at_scores(of_map), ())
         if of_scores.kind == "unknown" and origin.inputs and origin.inputs == of_scores.inputs:
             return "tokens"
-        # Queries alone may have the axis: that does not say that keys are shared by it.
+        # The axis may be one of the queries only: that does not prove that all entries share the keys.
         return "unknown" if of_scores.kind == "shared" else of_scores.kind
 
 
 def heads_last(axes: LeadingAxes) -> tuple[Product, bool]:
-    """The product with its head axis next to the query rows; and whether it has no head axis at all, because what is
-    there counts tokens.
-    """
+    """The product with its head axis next to the query rows; and whether there are no heads, since it counts tokens."""
     product = axes.hit.product
     if product.rank < 4 or product.widths != 1:
         return product, False
@@ -127,13 +125,13 @@ def heads_last(axes: LeadingAxes) -> tuple[Product, bool]:
 
 
 def kind_of(view: View, facts: Facts, values: ir.Value, axis: int, key_axis: int) -> Kind:
-    """Of an axis of values whose key columns are on another."""
+    """What `axis` of the values counts; their key columns lie on `key_axis`."""
     keys = _axes_behind(view, facts, index_of(facts, values, key_axis))
     return _origin(view, facts, index_of(facts, values, axis), keys).kind
 
 
 def _axes_behind(view: View, facts: Facts, start: Index | None) -> frozenset[tuple[ir.Value, int]]:
-    nearest = islice(everything_behind(view, facts, start), _NEAR)
+    nearest = islice(everything_behind(view, facts, start), _MAX_KEY_VISITS)
     return frozenset((index.value, axis) for index in nearest for axis in index.axes)
 
 
@@ -144,7 +142,7 @@ def _origin(
     columns: Collection[tuple[ir.Value, int]],
     seen: set[Index] | None = None,
 ) -> _Origin:
-    """Where an index comes from; `columns`: axes that hold the key columns; `seen`: what the same search has met."""
+    """Where an index comes from; `columns`: axes that hold the key columns; `seen`: indices visited before."""
     seen = set() if seen is None else seen
     if start is None or start in seen:
         return _Origin("unknown")
@@ -173,7 +171,7 @@ def _origin(
         if behind == []:
             found.append(_Origin("shared"))
         if behind is None:
-            found += [_origin(view, facts, one, columns, seen) for one in _apart(facts, node, index)]
+            found += [_origin(view, facts, one, columns, seen) for one in _single_axes(facts, node, index)]
         for one in behind or ():
             if one not in seen:
                 seen.add(one)
@@ -181,9 +179,10 @@ def _origin(
     return _joined(found)
 
 
-def _apart(facts: Facts, node: ir.Node | None, index: Index) -> list[Index]:
-    """The indices that an index is a mixture of, where it cannot be followed as one: over several axes, or over one
-    that a Reshape makes of several without telling its size.
+def _single_axes(facts: Facts, node: ir.Node | None, index: Index) -> list[Index]:
+    """The indices of single axes, where an index cannot be followed as one.
+
+    It runs over several axes, or over one axis of unknown size that a Reshape made from several.
     """
     value, axes = index.value, range(0)
     if len(index.axes) > 1:
@@ -199,7 +198,7 @@ def _apart(facts: Facts, node: ir.Node | None, index: Index) -> list[Index]:
 
 
 def _joined(found: Iterable[_Origin]) -> _Origin:
-    """Of a mixture: what counts tokens among other things has other tokens at other entries."""
+    """The origin of a combined index: if any part counts tokens, different entries have different tokens."""
     origins = list(found)
     kinds = {origin.kind for origin in origins}
     inputs = frozenset[Index]().union(*(origin.inputs for origin in origins))
@@ -222,17 +221,17 @@ def _looks_up(view: View, node: ir.Node) -> bool:
 
 
 def _part_of_what_is_cut(facts: Facts, node: ir.Node, index: Index) -> list[Index] | None:
-    """A part of an axis that a Split or Slice cuts out of a longer one is a part of that, wherever it begins."""
+    """A part of an axis that a Split or Slice cut out of a longer axis is a part of that axis, wherever it begins."""
     cut = node.op_type in ("Split", "Slice") and len(index.axes) == 1 and facts.rank(node.inputs[0]) is not None
     return [replace(index, value=source, picks=())] if cut and (source := node.inputs[0]) is not None else None
 
 
 def _is_of_features(view: View, facts: Facts, node: ir.Node, index: Index, learned: bool, of_weights: bool) -> bool:
-    """Whether an index that ends at an operator is one of features.
+    """Whether an index that ends at an operator counts features.
 
     Args:
         learned: the operator is a projection or an embedding.
-        of_weights: none of what is computed has the index.
+        of_weights: no computed operand has the index.
     """
     if not learned or of_weights:
         return learned or node.op_type in _NORMALIZING
@@ -246,7 +245,7 @@ def _is_of_features(view: View, facts: Facts, node: ir.Node, index: Index, learn
 
 
 def _is_of_constants(view: View, node: ir.Node, index: Index) -> bool:
-    """Whether constant operands of an Einsum, and no others, have the letters of an index."""
+    """Whether only constant operands of an Einsum have the letters of an index."""
     equation = attribute(node, "equation", b"")
     text = (equation.decode() if isinstance(equation, bytes) else str(equation)).replace(" ", "")
     left, _, output = text.partition("->")

@@ -25,7 +25,7 @@ __all__ = ["Factor", "KeptProduct", "Summed", "read_divided", "read_summed"]
 
 @dataclass(frozen=True)
 class Factor:
-    """A factor of the product: a float value (no scale), or a quantised one with its scale and zero point (None:
+    """A factor of the product: a float value (no scale), or a quantized one with its scale and zero point (None:
     zero).
     """
 

@@ -18,7 +18,7 @@ from .view import View, op_types, operand
 __all__ = ["merged_heads"]
 
 _MAX_STEPS = 24
-_LOOK_BEHIND = op_types(
+_SKIPPED = op_types(
     "Cast Dropout Identity Mul Div QLinearAdd QLinearMul Transpose Reshape Expand Unsqueeze Squeeze QuantizeLinear"
     " DequantizeLinear Slice Add Where"
 )
@@ -85,7 +85,7 @@ def _witnesses(view: View, hit: Hit, scores: Scores) -> Iterator[ir.Node]:
 def _reshapes_behind(view: View, value: ir.Value | None) -> Iterator[ir.Node]:
     for _ in range(_MAX_STEPS):
         node = None if value is None else value.producer()
-        if node is None or node.op_type not in _LOOK_BEHIND:
+        if node is None or node.op_type not in _SKIPPED:
             return
         if node.op_type == "Reshape":
             yield node

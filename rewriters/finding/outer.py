@@ -20,7 +20,7 @@ __all__ = ["outer_product", "outer_sum"]
 
 _MAX_VISITS = 64
 _PER_NUMBER = op_types("Abs Cast Identity Mul Pow Sqrt")
-_LOOK_BEHIND = op_types(
+_SKIPPED = op_types(
     "Add Cast DequantizeLinear Div Dropout Elu Expand Flatten Gather Identity LeakyRelu Mul QuantizeLinear Relu Reshape"
     " Slice Split Squeeze Sub Tanh Transpose Unsqueeze"
 )
@@ -29,7 +29,7 @@ _REDUCTIONS = op_types("ReduceL1 ReduceL2 ReduceMean ReduceSum ReduceSumSquare")
 
 
 def outer_sum(view: View, facts: Facts, node: ir.Node, axis: int) -> Operands | None:
-    """The two parts of an Add, along the normalised axis `axis` and one other; None where it is no such sum."""
+    """The two parts of an Add, along the normalized axis `axis` and one other; None where it is no such sum."""
     first, second = operand(node, 0), operand(node, 1)
     if node.op_type != "Add" or view.is_constant(first) or view.is_constant(second):
         return None
@@ -84,6 +84,6 @@ def _is_projected(view: View, value: ir.Value | None) -> bool:
             continue
         if node.op_type in _PROJECTIONS or product_operands(node) is not None or node.op_type in _REDUCTIONS:
             return True
-        if node.op_type in _LOOK_BEHIND:
+        if node.op_type in _SKIPPED:
             waiting.extend(node.inputs)
     return False

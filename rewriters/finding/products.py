@@ -101,7 +101,7 @@ def product_operands(node: ir.Node) -> Operands | None:
 
 
 def match_product(view: View, facts: Facts, node: ir.Node, index: int, axis: int) -> Product | Refused | None:
-    """The product that input `index` enters with its normalised `axis`; None when the operator is no product or the
+    """The product that input `index` enters with its normalized `axis`; None when the operator is no product or the
     input no factor.
     """
     if node.op_type == "Mul":
@@ -185,7 +185,7 @@ def _matrix(facts: Facts, node: ir.Node, side: int, axis: int, values: ir.Value,
         logical, logical_values = _swapped(logical), _swapped(logical_values)
     key = logical[-1] - rank
     if axis != key:
-        return Refused("axis", f"{node.op_type} contracts axis {key} of the map, the Softmax normalises axis {axis}")
+        return Refused("axis", f"{node.op_type} contracts axis {key} of the map, the Softmax normalizes axis {axis}")
     output = tuple(range(rank)) if side == 0 else _swapped(tuple(range(rank)))
     return Product(
         node=node,
@@ -241,7 +241,7 @@ def _einsum(facts: Facts, node: ir.Node, index: int, axis: int, values: ir.Value
         return Refused("product-form", layout)
     if layout.key != axis + rank:
         return Refused(
-            "axis", f"Einsum contracts axis {layout.key - rank} of the map, the Softmax normalises axis {axis}"
+            "axis", f"Einsum contracts axis {layout.key - rank} of the map, the Softmax normalizes axis {axis}"
         )
     return Product(
         node=node,

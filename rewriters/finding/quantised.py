@@ -1,9 +1,9 @@
-"""P·V on integers: where its float factors are, or how to get them back, and where its result is a float (or quantised)
+"""P·V on integers: where its float factors are, or how to get them back, and where its result is a float (or quantized)
 product again.
 
 | product | form | taken as the product's output |
 |---|---|---|
-| QLinearMatMul | "qlinear" | its own output, quantised |
+| QLinearMatMul | "qlinear" | its own output, quantized |
 | MatMulIntegerToFloat, DynamicQuantizeMatMul | "integer" | its own output, float |
 | MatMulInteger | "integer" | what Cast and the Mul by both scales make of it, float |
 """
@@ -73,7 +73,7 @@ def _maker(value: ir.Value) -> ir.Node:
 
 
 def _factor(facts: Facts, node: ir.Node, side: int) -> Factor | None:
-    """The float value that was quantised right before the product, else the quantised one; None without a scale for a
+    """The float value that was quantized right before the product, else the quantized one; None without a scale for a
     whole tensor.
     """
     value = operand(node, _POSITIONS.get(node.op_type, (0, 1))[side])
@@ -98,7 +98,7 @@ def _factor(facts: Facts, node: ir.Node, side: int) -> Factor | None:
 
 
 def _scale_behind(value: ir.Value | None) -> ir.Value | None:
-    """The scale that a quantised value was made with, looked up past operators that only move numbers."""
+    """The scale that a quantized value was made with, looked up past operators that only move numbers."""
     for _ in range(_MAX_STEPS):
         node = None if value is None else value.producer()
         if node is None:

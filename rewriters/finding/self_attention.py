@@ -3,7 +3,7 @@
 Row and column are followed back (see `index_trace`) to their *roots*: what the first projection read, and the index
 into it. Only equal roots show self-attention, so a length, an axis or an operator that is not known shows nothing:
 
-1. Shape moves, constants, rotary arithmetic, normalisation of heads and quantisation are looked through, index by
+1. Shape moves, constants, rotary arithmetic, normalization of heads and quantization are looked through, index by
    index.
 2. A product with a constant weight (or a convolution) is a projection: its data input is a root.
 3. What is picked along the index (a cache in front of the keys, the first token only) makes it another one, unless both

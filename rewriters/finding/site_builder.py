@@ -1,4 +1,4 @@
-"""From what the walks found to a `Site`: heads, layout, names, quantisation."""
+"""From what the walks found to a `Site`: heads, layout, names, quantization."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A weight-free copy of a model with inferred shapes: small enough to analyse however large the weights are.
+"""A weight-free copy of a model with inferred shapes: small enough to analyze however large the weights are.
 
 1. Tensors keep name, type and dims; only small payloads (shapes, indices, scalars) keep their values.
 2. Tensors in external files are never read.

@@ -1,4 +1,4 @@
-"""Everything in a graph that normalises like a Softmax."""
+"""Everything in a graph that normalizes like a Softmax."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _MAX_SORTING = 64  # values between a sort and the threshold that is made of it
 
 @dataclass(frozen=True)
 class Anchor:
-    """One normalisation.
+    """One normalization.
 
     Attributes:
         node: the Softmax, or the last operator of one that is made of several: Div (or Mul by a reciprocal), or Exp.
         scores, output: what goes in and what comes out.
-        axis: normalised axis, negative.
+        axis: normalized axis, negative.
         form: one of `sites.MAP_FORMS`.
         inner: operator types between `scores` and `output`, for the chain.
         assumed: the axis had to be assumed, because the rank is not known.
@@ -72,7 +72,7 @@ def _flattens(view: View, node: ir.Node) -> bool:
 
 
 def _contrib(facts: Facts, node: ir.Node) -> Anchor | Refused | None:
-    """onnxruntime's own: BiasSoftmax normalises `axis` and all behind it,
+    """onnxruntime's own: BiasSoftmax normalizes `axis` and all behind it,
     QLinearSoftmax as its attribute `opset` says.
     """
     if node.op_type == "BiasSoftmax":

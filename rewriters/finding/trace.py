@@ -169,7 +169,7 @@ class Tracer:
 
     def _factors(self, anchor: Anchor, scores: Scores) -> dict[ir.Value, str]:
         """Which factor of the score product is the queries and which the keys:
-        the normalised axis comes from the keys.
+        the normalized axis comes from the keys.
         """
         factors = product_operands(scores.node)
         if scores.additive or factors is None or factors.first is None or factors.second is None:
@@ -214,7 +214,7 @@ class Tracer:
 
 
 def _inside(anchor: Anchor) -> list[ir.Node]:
-    """The operators of a normalisation, found from its last one back by the types that its reading recorded."""
+    """The operators of a normalization, found from its last one back by the types that its reading recorded."""
     nodes = [anchor.node]
     for op_type in reversed(anchor.inner[:-1]):
         makers = (None if value is None else value.producer() for value in nodes[0].inputs)

@@ -3,10 +3,10 @@
 
 1. The integer product stays, and makes the output of everything that is not flagged: bit-identical, whatever the rest
    of the batch does.
-2. Flagged samples go through float: P and V from before their quantisers, or dequantised, and a float product over the
+2. Flagged samples go through float: P and V from before their quantizers, or dequantized, and a float product over the
    unflagged columns.
-3. QLinearMatMul gives quantised numbers, so what comes out of that is quantised once more, with the product's own scale
-   and zero point. (Quantised numbers that are dequantised and quantised again with one scale come back as they were.)
+3. QLinearMatMul gives quantized numbers, so what comes out of that is quantized once more, with the product's own scale
+   and zero point. (Quantized numbers that are dequantized and quantized again with one scale come back as they were.)
 """
 
 from __future__ import annotations

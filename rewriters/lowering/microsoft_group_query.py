@@ -8,7 +8,7 @@
    `local_window_size`, `causal`, `smooth_softmax`, `head_sink`; `scale`.
 4. Nothing changes for what is not flagged, on any provider: the output is the operator's own.
 5. With `smooth_softmax` and `head_sink` rows sum to less than 1, and each keeps its own sum.
-6. Refused by the finder: a quantised cache, a cache of window size, norms of queries and keys inside, `query_seqlens`.
+6. Refused by the finder: a quantized cache, a cache of window size, norms of queries and keys inside, `query_seqlens`.
 """
 
 from __future__ import annotations

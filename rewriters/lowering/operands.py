@@ -98,7 +98,7 @@ class ProductOperands:
 
     def map(self, e: Emitter) -> str:
         # Where a processor has no half-precision arithmetic, onnxruntime computes in float32 and drops the casts
-        # between neighbours. A product inside an If has no neighbours, and would come out rounded once more than the
+        # between neighbors. A product inside an If has no neighbors, and would come out rounded once more than the
         # original, as would a map read twice.
         if self.dtype in HALF and e.conditional and self._site.quantizer is None and self._kept is None:
             self._kept = self._product(e, self._site.values, "product")

@@ -6,10 +6,10 @@ flagged:
 
 1. The map is read from a copy of the Softmax and what follows, where a runtime could turn the model's own into
    integers.
-2. The redistribution is computed in float32 beside the product, and chosen behind the pair that requantises the
-   product. What is chosen goes through a second pair like that one, so that its reader still reads a dequantised value;
+2. The redistribution is computed in float32 beside the product, and chosen behind the pair that requantizes the
+   product. What is chosen goes through a second pair like that one, so that its reader still reads a dequantized value;
    numbers out of a pair survive its like.
-3. A pair with one reader keeps one reader. Where the patch reads such a value, it goes through a copy that no optimiser
+3. A pair with one reader keeps one reader. Where the patch reads such a value, it goes through a copy that no optimizer
    removes, and then through a second pair for the model. onnxruntime turns a pair of int8 into one of uint8 only if
    QuantizeLinear has one reader, and makes one of two pairs in a row only if nothing comes between. A pair with several
    readers may have one more.
@@ -47,7 +47,7 @@ def read_values(e: Emitter, site: Site, wiring: Wiring, taken: list[Replacement]
 def patch_between_pairs(
     e: Emitter, site: Site, any_flagged: str, wiring: Wiring, patched: Callable[[Emitter, KeptOperands], str]
 ) -> tuple[Replacement, ...]:
-    """Emit the choice between the product and what `patched` emits: at the product, or behind the pair that requantises
+    """Emit the choice between the product and what `patched` emits: at the product, or behind the pair that requantizes
     it.
 
     Args:
@@ -87,7 +87,7 @@ def patch_between_pairs(
 
 
 def read_map(e: Emitter, site: Site, wiring: Wiring, taken: list[Replacement]) -> Site:
-    """The site with its map from a copy of the model's own chain, from a Softmax of dequantised scores on; else as the
+    """The site with its map from a copy of the model's own chain, from a Softmax of dequantized scores on; else as the
     model has it.
 
     The copied Softmax has its axis written the other way round (-1 for the last one's number, or that for -1): equal
@@ -140,7 +140,7 @@ def _mapped_input(node: onnx.NodeProto) -> int:
 
 
 def _read(e: Emitter, wiring: Wiring, value: str, taken: list[Replacement]) -> str:
-    """A dequantised value, moved or not, for the patch to read; any other as it is."""
+    """A dequantized value, moved or not, for the patch to read; any other as it is."""
     dequantizer, movers = _dequantizer(wiring, value)
     if dequantizer is None:
         return value
