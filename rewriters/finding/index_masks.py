@@ -1,14 +1,13 @@
-"""Index-based masks: a mask of padding (B, K) that is read entry by entry, as newer exporters write mask[sample,
-column].
+"""Index-based masks: a padding mask (B, K) that is read entry by entry, as newer exporters write mask[sample, column].
 
-What is read counts as the mask itself only where every index is shown to be the place where it is used. One that is
-reversed, shifted or not understood is not. An index is followed as a sum of positions along its axes, each times a
-product of dimensions:
+The result counts as the mask only if every entry is proven to be read at its own place, not reversed, shifted or
+unknown. An index is followed as a sum of positions along its axes, each multiplied by a product of dimensions:
 
-1. Range(0, n, 1) is the position along its axis; a constant is what its numbers say.
-2. Cast, Identity, Expand and what adds or removes axes of size 1 keep it, Add adds, Mul by one dimension multiplies.
-3. GatherND reads with a pair (sample, column), Gather from the flattened mask with sample · K + column. Nothing else
-   counts.
+1. Range(0, n, 1) is the position along its axis; a constant is given by its numbers.
+2. Cast, Identity, Expand and operators that add or remove axes of size 1 keep it, Add adds, Mul by one dimension
+   multiplies.
+3. GatherND reads with a pair (sample, column), Gather from the flattened mask with sample · K + column. No other
+   operators count.
 """
 
 from __future__ import annotations
@@ -30,13 +29,11 @@ _SAME = op_types("Cast DequantizeLinear Identity QuantizeLinear")
 _REFORMED = op_types("Flatten Reshape Squeeze Unsqueeze")
 
 Positions = dict[int, Monomial]
-"""Axis → by how much an index moves on along it; along the other axes it stays. At the first entry it is 0."""
+"""Axis → by how much an index grows along it; along other axes it is constant. The first entry is 0."""
 
 
 def mask_read_in_place(view: View, facts: Facts, value: ir.Value, masks: Collection[ir.Value]) -> ir.Value | None:
-    """The mask whose entry [b, j] is entry [b, 1, ..., 1, j] of a value of shape (B, 1, ..., 1, K); None where that is
-    not shown.
-    """
+    """The mask (B, K) that a value (B, 1, ..., 1, K) holds entry by entry; None where that is not proven."""
     shape = facts.shape(value)
     if shape is None or len(shape) < 2 or any(dim != 1 for dim in shape[1:-1]):
         return None
@@ -63,7 +60,7 @@ def mask_read_in_place(view: View, facts: Facts, value: ir.Value, masks: Collect
 
 
 def _wide(facts: Facts, value: ir.Value | None) -> Dims | None:
-    """The dimensions but those of 1."""
+    """The dimensions other than 1."""
     shape = facts.shape(value)
     return None if shape is None else tuple(dim for dim in shape if dim != 1)
 
@@ -78,7 +75,7 @@ def _back(value: ir.Value | None, through: Collection[str]) -> ir.Value | None:
 
 
 def _flattened(facts: Facts, value: ir.Value | None) -> ir.Value | None:
-    """What was brought into the shape (B · K, 1, ...)."""
+    """The value that was reshaped to (B · K, 1, ...)."""
     node, shape = None if value is None else value.producer(), facts.shape(value)
     flat = shape is not None and len(shape) > 0 and all(dim == 1 for dim in shape[1:])
     return (
@@ -87,10 +84,10 @@ def _flattened(facts: Facts, value: ir.Value | None) -> ir.Value | None:
 
 
 def _same_rows(facts: Facts, value: ir.Value | None) -> ir.Value | None:
-    """What a value (B, K) was before it was cast and reshaped.
+    """The value before the casts and reshapes that made (B, K).
 
-    A mask that has a column for each of the map has the same rows as what it is reshaped to. One that has not does not
-    fit the map.
+    If a mask has one column for each column of the map, a reshape to (B, K) keeps its rows. Other masks do not fit the
+    map.
     """
     for _ in range(_MAX_STEPS):
         node = None if value is None else value.producer()
@@ -105,7 +102,7 @@ def _same_rows(facts: Facts, value: ir.Value | None) -> ir.Value | None:
 
 
 class _Indices:
-    """Follows the indices of one operator; each value once."""
+    """Follows the indices of one operator, and visits each value once."""
 
     def __init__(self, view: View, facts: Facts) -> None:
         self._view = view
@@ -113,7 +110,7 @@ class _Indices:
         self._found: dict[ir.Value, Positions | None] = {}
 
     def pair(self, indices: ir.Value | None) -> list[Positions | None]:
-        """The two numbers of each index, which lie along the last axis."""
+        """Positions of the two numbers of each index; they lie along the last axis."""
         node, rank = None if indices is None else indices.producer(), self._facts.rank(indices)
         numbers = _numbers(self._view, indices)
         if numbers is not None and numbers.shape[-1:] == (2,):
@@ -123,11 +120,11 @@ class _Indices:
         return [self.counted(part) if self._facts.static(part, -1) == 1 else None for part in node.inputs]
 
     def counted(self, value: ir.Value | None) -> Positions | None:
-        """Positions with the axes counted from the left without those of size 1."""
+        """Positions, with axes counted from the left, without axes of size 1."""
         return _counted(self._facts.shape(value), self.positions(value))
 
     def positions(self, value: ir.Value | None, depth: int = 0) -> Positions | None:
-        """Positions with the axes counted from the right, below 0; None where the index is no such sum."""
+        """Positions, with negative axes; None where the index is not such a sum."""
         if value is None or depth > _MAX_STEPS:
             return None
         if value not in self._found:
@@ -183,7 +180,7 @@ def _counted(shape: Dims | None, found: Positions | None) -> Positions | None:
 
 
 def _broadcast(found: Positions, old: Dims, shape: Dims) -> Positions | None:
-    """None where an axis may be of size 1 and repeated."""
+    """The positions after broadcasting; None where an axis may have size 1 and be repeated."""
     return found if all(old[axis] == shape[axis] for axis in found) else None
 
 

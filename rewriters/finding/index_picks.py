@@ -1,4 +1,4 @@
-"""Picks: operators that take entries out of a value, and what that does to an index; see `index_trace`, rule 5."""
+"""Picks: operators that select entries of a value, and their effect on an index; see `index_trace`, rule 5."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PICKING = ("Concat", "Gather", "Pad", "Slice", "Split")
 
 
 def picked(view: View, facts: Facts, node: ir.Node, index: Index) -> list[Index] | None:
-    """The index in what one of `PICKING` takes from; None where that is not known."""
+    """The index in the inputs of an operator of `PICKING`; None where it is not known."""
     source = operand(node, 0)
     shape, rank = facts.shape(index.value), facts.rank(source)
     if shape is None or rank is None:
@@ -56,7 +56,7 @@ def _picking_axes(facts: Facts, node: ir.Node, rank: int) -> set[int] | None:
 
 
 def _pick(facts: Facts, node: ir.Node, index: Index, part: ir.Value | None) -> Hashable:
-    """What is picked: equal for two picks that take the same entries."""
+    """A description of a pick: equal for two picks that take the same entries."""
     axis = index.axes[0]
     if node.op_type == "Concat":  # where a part begins depends on how long those before it are
         position = next(i for i, value in enumerate(node.inputs) if value is part)
@@ -87,7 +87,7 @@ def _gathered(view: View, facts: Facts, node: ir.Node, index: Index, rank: int) 
         )
     if first < axis or last >= axis + wide:
         return None
-    if view.is_constant(source):  # a table: what is looked up has the index
+    if view.is_constant(source):  # a lookup table: the index continues in the looked-up ids
         return (
             []
             if view.is_constant(indices)

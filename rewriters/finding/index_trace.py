@@ -1,18 +1,18 @@
-"""Following an index back: which entry of an operator's input has the index of an entry of its output.
+"""Following an index back: from an entry of an operator's output to the entry of its input with the same index.
 
 An index runs over some axes of a value (an image's tokens over two), or over a part of one axis (where samples and
-tokens are merged). In the flat order of a value it is (position // stride) % size, and a Reshape leaves that as it is.
+tokens are merged). In the flat order of a value it is (position // stride) % size, and a Reshape does not change that.
 So:
 
-1. Reshape, Flatten, Squeeze and Unsqueeze: stride and size stay, and have to fit the axes of the input; those of rows
-   into which multi-query attention has folded heads do not.
-2. Transpose: the axes move, and have to stay side by side in their order.
-3. Element-wise operators: the index is that of every operand that has these axes; an operand of size 1 there, or
-   without them, has none.
+1. Reshape, Flatten, Squeeze and Unsqueeze: stride and size stay the same and have to fit the axes of the input. They do
+   not fit for rows into which multi-query attention has merged heads.
+2. Transpose: the axes move, and have to stay adjacent and in order.
+3. Element-wise operators: every operand that has these axes has the index; an operand of size 1 there, or without
+   them, does not.
 4. Products: rows belong to the first factor, columns to the second, leading axes to both.
-5. Picks (Slice, Gather, Split, Concat, Pad along the index): the pick is noted; indices are alike only where the same
-   was picked.
-6. Everything else, and whatever of the above cannot be told for want of shapes, ends the trace.
+5. Picks (Slice, Gather, Split, Concat, Pad along the index): the pick is recorded; indices are equal only if the same
+   entries were picked.
+6. Everything else, and every case above with unknown shapes, ends the trace.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _OVER_LAST = op_types(
     "LpNormalization LayerNormalization LogSoftmax RMSNormalization RotaryEmbedding SimplifiedLayerNormalization"
     " SkipLayerNormalization SkipSimplifiedLayerNormalization Softmax"
 )
-"""They mix entries along their last axis, or the axis they name and all behind it: no index may run there."""
+"""They mix entries along their last axis, or along their `axis` and all after it: no index may run there."""
 _CONVOLUTIONS = op_types("Conv ConvInteger QLinearConv")
 _WEIGHTED = op_types("MatMulNBits MatMulBnb4")
 _MAX_VISITS = 512
@@ -56,12 +56,12 @@ _RESHAPING = op_types("Reshape Flatten Squeeze Unsqueeze")
 
 
 def through(view: View, facts: Facts, node: ir.Node, index: Index, only: ir.Value | None = None) -> list[Index] | None:
-    """The index in the inputs of the node that made its value; None where the trace ends, [] where no input varies with
-    it.
+    """The index in the inputs of the node that made its value.
+
+    None where the trace ends, [] where no input varies with the index.
 
     Args:
-        only: of an element-wise operator, the input that is asked for; the others are known to be broadcast to it (see
-            `axes`, rule 1).
+        only: the one input of an element-wise operator to look at; the others broadcast to it (see `axes`, rule 1).
     """
     shape = facts.shape(index.value)
     if view.function(node) is not None or shape is None or 0 in shape:
@@ -93,9 +93,7 @@ def through(view: View, facts: Facts, node: ir.Node, index: Index, only: ir.Valu
 
 
 def everything_behind(view: View, facts: Facts, start: Index | None) -> Iterator[Index]:
-    """The index, and every index it is equal to on some way back, nearest first: in a sum, entry i is made of entry i
-    of each summand.
-    """
+    """The index and all equal indices further back, nearest first; a sum has the index of each summand."""
     waiting = deque([start] if start is not None else [])
     seen = {start}
     while waiting and len(seen) < _MAX_VISITS:
@@ -112,7 +110,7 @@ def everything_behind(view: View, facts: Facts, start: Index | None) -> Iterator
 def _mixes(facts: Facts, node: ir.Node, index: Index) -> bool:
     rank = facts.rank(index.value)
     assert rank is not None
-    # 1 was the default of Softmax; all behind it, to be safe
+    # 1 was the default of Softmax; all axes after it count, to be safe
     first = attribute(node, "axis", -1 if node.op_type != "Softmax" else 1)
     return bool(index.axes[-1] >= first % rank)
 
@@ -129,7 +127,7 @@ def _located(facts: Facts, value: ir.Value | None, index: Index, stride: Monomia
                 if monomial(shape[first : last + 1]) == index.size:
                     return replace(index, value=value, axes=tuple(range(first, last + 1)), inner=ONE)
         inner = stride.over(behind)
-        leads = all(dim == 1 for dim in shape[:last])  # nothing before it: the axis may go on as long as it likes
+        leads = all(dim == 1 for dim in shape[:last])  # no axis before it: the axis may be longer than known
         if inner is not None and (leads or monomial(shape[last : last + 1]).over(inner * index.size) is not None):
             return replace(index, value=value, axes=(last,), inner=inner)
     return None
@@ -150,7 +148,7 @@ def _transposed(facts: Facts, node: ir.Node, index: Index) -> Index | None:
 def _element_wise(
     view: View, facts: Facts, node: ir.Node, index: Index, values: Sequence[ir.Value | None]
 ) -> list[Index] | None:
-    """In those of the values that have the axes; every input of the node takes part in the broadcasting."""
+    """The index in each of `values` that has its axes; all inputs of the node take part in the broadcasting."""
     shape = facts.shape(index.value)
     assert shape is not None
     wide = tuple(shape[axis] for axis in index.axes)
@@ -167,8 +165,8 @@ def _element_wise(
             if axes[0] < 0:
                 return None
             found.append((value, axes, have))
-    # An operand whose length has another name may be of length 1 and repeated. Then all indices are one there, for
-    # queries and keys alike; but a part of an axis would be a part of nothing.
+    # A dimension with another name may have size 1 and be repeated. Then all indices are equal there, for queries and
+    # keys alike. But a part of such an axis would be a part of nothing.
     if len(found) > 1 and index.size != monomial(wide) and any(have != wide for _, _, have in found):
         return None
     wanted = [
@@ -226,7 +224,7 @@ def _einsum(view: View, facts: Facts, node: ir.Node, index: Index) -> list[Index
 
 
 def _convolved(facts: Facts, node: ir.Node, index: Index) -> list[Index] | None:
-    """Along the axes of space, where the output has a place for every place of the input; and samples."""
+    """Along the samples, and along spatial axes where the output has one position for each position of the input."""
     source = operand(node, 0)
     if index.axes == (0,):
         return all_known([onto(facts, source, index, (0,))])

@@ -1,12 +1,11 @@
-"""Products whose own operators stay, and make the output of all that is not flagged; what is flagged is computed from
-float factors.
+"""Products whose own operators stay and compute all unflagged samples; flagged ones are computed from float factors.
 
 | product | form | taken as the product's output | P, V |
 |---|---|---|---|
 | on integers | "qlinear", "integer" | see `quantised` | float, or with their scales |
-| MatMul and its kin, over the map's row sums: (exp(s) v) / Σ exp(s) | "divided" | the quotient | as they enter it |
-| MatMul and its kin of a difference of maps | "signed" | its own output | as they enter it |
-| Mul and ReduceSum: Σ_k P[…, q, k, 1] V[…, 1, k, d] | "summed" | the sum | as they are before Unsqueeze |
+| MatMul (or similar), divided by the map's row sums: (exp(s) v) / Σ exp(s) | "divided" | the quotient | its inputs |
+| MatMul (or similar) of a difference of maps | "signed" | its own output | its inputs |
+| Mul and ReduceSum: Σ_k P[…, q, k, 1] V[…, 1, k, d] | "summed" | the sum | the inputs of the Unsqueezes |
 """
 
 from __future__ import annotations
@@ -25,9 +24,7 @@ __all__ = ["Factor", "KeptProduct", "Summed", "read_divided", "read_summed"]
 
 @dataclass(frozen=True)
 class Factor:
-    """A factor of the product: a float value (no scale), or a quantized one with its scale and zero point (None:
-    zero).
-    """
+    """A factor of the product: a float value (no scale), or a quantized one with scale and zero point (None: zero)."""
 
     value: ir.Value
     scale: ir.Value | None = None
@@ -71,9 +68,7 @@ class Summed:
 
 
 def read_divided(view: View, facts: Facts, product: ir.Node, side: int, key_axis: int) -> KeptProduct | None:
-    """The quotient behind a product whose factor `side` is a map, where the divisor is that map's own row sums; None
-    where it is not.
-    """
+    """The division that follows a product with map `side`, if it divides by that map's own row sums; else None."""
     output, uses = product.outputs[0], list(product.outputs[0].uses())
     probabilities, values = operand(product, side), operand(product, 1 - side)
     if len(uses) != 1 or output.is_graph_output() or probabilities is None or values is None:
@@ -93,10 +88,10 @@ def read_divided(view: View, facts: Facts, product: ir.Node, side: int, key_axis
 
 
 def read_summed(view: View, facts: Facts, node: ir.Node, index: int, axis: int) -> Summed | str | None:
-    """The product at a Mul whose operand `index` is a map; a sentence where it cannot be read, None where the Mul is
-    another one.
+    """The product at a Mul whose operand `index` is a map.
 
-    Each factor lacks an axis that the other has: the map the width, the values the query rows.
+    Each factor lacks an axis that the other has: the map lacks the width, the values lack the query rows. Returns a
+    sentence where the product cannot be read, and None where the Mul is not such a product.
     """
     p, v = operand(node, index), operand(node, 1 - index)
     first, second = facts.shape(p), facts.shape(v)
@@ -121,10 +116,10 @@ def read_summed(view: View, facts: Facts, node: ir.Node, index: int, axis: int) 
         or None in unsqueezed
         or len(list(node.outputs[0].uses())) > 1
     ):
-        return "Mul and ReduceSum, not each behind an Unsqueeze and before nothing else"
+        return "Mul and ReduceSum with other readers, a kept axis, or factors that no Unsqueeze makes"
     (map_value, width), (values, query) = (found for found in unsqueezed if found is not None)
     if width not in widths or query not in queries:
-        return "Mul and ReduceSum whose factors lack other axes than width and query rows"
+        return "Mul and ReduceSum whose factors lack axes other than width and query rows"
     return Summed(sums[0], map_value, values, rank, query, key, width)
 
 
@@ -138,7 +133,7 @@ def _sums_over(facts: Facts, node: ir.Node, axis: int, rank: int) -> bool:
 
 
 def _unsqueezed(facts: Facts, value: ir.Value, rank: int) -> tuple[ir.Value, int] | None:
-    """What got one more axis, and which."""
+    """The value that an Unsqueeze extends by one axis, and that axis."""
     node = producer(value)
     source = None if node is None or node.op_type != "Unsqueeze" else operand(node, 0)
     axes = None if node is None or source is None else axes_of(facts, node)

@@ -1,4 +1,4 @@
-"""Evaluating the arithmetic by which a graph turns a 0/1 mask into something added to scores, for a single column."""
+"""Evaluating, for a single column, the arithmetic that turns a 0/1 mask into a number that is added to scores."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ DATA_FIRST = op_types(
     "Cast CastLike DequantizeLinear Expand Flatten Gather GatherND Identity Pad QuantizeLinear Reshape Squeeze"
     " Unsqueeze"
 )
-"""Operators that hand on the first input's numbers; the other inputs are shapes, axes, indices or scales."""
+"""Operators that pass on the numbers of their first input; other inputs are shapes, axes, indices or scales."""
 MASK_ARITHMETIC = DATA_FIRST | op_types(
     "Add And BitwiseAnd BitwiseOr Equal Greater GreaterOrEqual Less LessOrEqual Max Min Mul Not Or Sub Where"
 )
 """Operators a mask may pass on its way to the scores."""
 
-_MAX_DEPTH = 48  # a mask is made in a dozen steps; what goes deeper is something else
+_MAX_DEPTH = 48  # a mask is made in a dozen steps; a longer chain is not a mask
 
 _BINARY: dict[str, Callable[[float, float], float]] = {
     "Add": lambda a, b: a + b,
@@ -42,7 +42,7 @@ _BINARY: dict[str, Callable[[float, float], float]] = {
 
 
 class Evaluator:
-    """Evaluates mask arithmetic for one column: the candidate is a number, every unknown truth value is `rest`."""
+    """Evaluates mask arithmetic for one column: the candidate is a number, every unknown boolean is `rest`."""
 
     def __init__(self, view: View, candidate: ir.Value, mask: float, rest: float) -> None:
         self._view = view
@@ -85,7 +85,7 @@ class Evaluator:
 
 
 def _scalar(source: ir.Value | ir.Node) -> float | None:
-    """The one number of a constant; None for inputs and for tensors that hold several."""
+    """The only number of a constant; None for inputs and for tensors with several different numbers."""
     if isinstance(source, ir.Value):
         return _first(source.const_value)
     for name in ("value", "value_float", "value_int"):

@@ -1,13 +1,14 @@
 """The padding mask of a site: the graph input (B, K) that says which key columns are real.
 
-1. Start at what the score path adds to the scores or selects them by, and go back through mask arithmetic only.
-2. Exactly one graph input of rank 2 with "mask" in its name may be reached, its last axis along the key axis and its
-   first along the samples of the map. One that varies along the query rows or the heads is no mask of padding.
-3. An operator that could shift or mix columns (Slice, Concat, Conv, ...) between that input and the scores spoils the
-   way it lies on. Another clean way is enough: what shuts a padded column once shuts it for good. One that reads it by
-   index has to read every entry in its place; see `index_masks`.
-4. Polarity is computed, not read off the name: the arithmetic is evaluated for a valid and for a padded column, and the
-   input counts only if 1 lets a column through and 0 shuts it.
+1. The search starts at the values that are added to the scores or select them, and goes back through mask arithmetic
+   only.
+2. It must reach exactly one graph input of rank 2 with "mask" in its name. The last axis of that input must be the key
+   axis and its first axis the samples of the map. An input that varies along query rows or heads is not a padding mask.
+3. A path with an operator that could shift or mix columns (Slice, Concat, Conv, ...) does not count. One other valid
+   path is enough, since a column that is masked once stays masked. An operator that reads the mask by index has to read
+   every entry at its own place; see `index_masks`.
+4. Polarity is computed, not taken from the name: the arithmetic is evaluated for a valid and for a padded column, and
+   the input counts only if 1 lets a column through and 0 masks it.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ from .view import View, attribute, op_types, operand
 __all__ = ["KeyMasks"]
 
 _MAX_VISITS = 256
-_SHUT = 100.0  # what a mask takes off a score at least: exp(-100) is nothing in any float type
-_NOTHING = -1e30  # stands for what lets nothing through, -inf included
-_SAMPLES = -4  # the axis of the samples of what a fused operator adds to (B, H, Q, K)
-_QLINEAR_SECOND = 3  # a QLinearAdd has its second summand behind scale and zero point of the first
+_SHUT = 100.0  # a mask lowers a score by at least this: exp(-100) is 0 in float32 and smaller types
+_NOTHING = -1e30  # stands for any number that masks a column completely, -inf included
+_SAMPLES = -4  # axis of the samples in a mask that a fused operator adds to (B, H, Q, K)
+_QLINEAR_SECOND = 3  # the second summand of a QLinearAdd comes after scale and zero point of the first
 _INDEPENDENT = op_types("Shape Size Range")
-# Past these a value is a hidden state, no longer a mask.
+# The outputs of these are hidden states, no longer masks.
 _BARRIERS = op_types(
     "MatMul Gemm Einsum FusedMatMul MatMulInteger QLinearMatMul Softmax LayerNormalization GatherElements"
 )
@@ -42,7 +43,7 @@ _BARRIERS = op_types(
 
 @dataclass(frozen=True)
 class _Reader:
-    """A node on the score path that reads a mask: which inputs are masks, and which one the scores come in by."""
+    """A node on the score path that may read a mask; `scores`: the index of the input with the scores."""
 
     node: ir.Node
     scores: int
@@ -66,8 +67,8 @@ class KeyMasks:
         """Name of the mask input of a site.
 
         Args:
-            scores: how the scores come to the Softmax.
-            anchor: the Softmax; one with a bias reads a mask itself.
+            scores: the score product and the path from it to the Softmax.
+            anchor: the Softmax; a BiasSoftmax reads a mask itself.
             columns: number of key columns of the map where it is fixed.
             samples: see `samples.samples_in`.
         """
@@ -86,8 +87,8 @@ class KeyMasks:
         """Name of the mask input behind the mask of a fused operator.
 
         Args:
-            mask: the operand; its last two axes are query rows and key columns. Truth values let a column through,
-                numbers are added to the scores.
+            mask: the operand; its last two axes are query rows and key columns. True lets a column through, numbers are
+                added to the scores.
             columns: number of key columns where it is fixed.
         """
         selects = self._facts.element_type(mask) == int(ir.DataType.BOOL)
@@ -139,8 +140,9 @@ class KeyMasks:
         return [value for value in (operand(reader.node, index) for index in indices) if value is not None]
 
     def _candidates_behind(self, start: ir.Value, axis: int, lead: int | None) -> set[ir.Value] | None:
-        """Candidates reached through mask arithmetic along the key axis and that of the samples, `lead`; None where one
-        is reached in a way that spoils it.
+        """Candidates reached through mask arithmetic, along the key axis `axis` and the axis of the samples `lead`.
+
+        None where one is reached through an operator that could shift or mix columns.
         """
         found: set[ir.Value] = set()
         waiting: list[tuple[ir.Value, int | None, int | None]] = [(start, axis, lead)]
@@ -178,9 +180,7 @@ class KeyMasks:
         return mask_read_in_place(self._view, self._facts, value, self._reach)
 
     def _axis_behind(self, node: ir.Node, axis: int | None) -> int | bool | None:
-        """The key axis in a node's data input: None when the input does not vary along it, False when that cannot be
-        told.
-        """
+        """The key axis in a node's data input: None when the input does not vary along it, False when unknown."""
         if axis is None:
             return None
         output, source = node.outputs[0], operand(node, 0)
@@ -207,7 +207,7 @@ class KeyMasks:
 
     @staticmethod
     def _behind_reshape(source: tuple[Any, ...] | None, target: tuple[Any, ...] | None, axis: int) -> int | bool | None:
-        """A Reshape that only adds axes of size 1."""
+        """The axis before a Reshape that only adds or removes axes of size 1; None and False as in `_axis_behind`."""
         if source is None or target is None or [d for d in source if d != 1] != [d for d in target if d != 1]:
             return False
         if -axis > len(target) or target[axis] == 1:
@@ -218,8 +218,9 @@ class KeyMasks:
         )
 
     def _lets_through(self, candidate: ir.Value, openness: Callable[[Evaluator], float]) -> bool:
-        """Whether 1 is a valid column and 0 a padded one, in at least one reading of the unknown rest and in none the
-        other way round.
+        """Whether 1 marks a valid column and 0 a padded one.
+
+        This has to hold for at least one value of all unknown booleans, and the opposite for none.
         """
         verdicts = set()
         for rest in (0.0, 1.0):
@@ -230,13 +231,13 @@ class KeyMasks:
 
 
 def _openness(evaluator: Evaluator, readers: list[_Reader]) -> float:
-    """How far the score path lets a column through: 0 fully, the lower the less."""
+    """What the score path adds to a column's score: 0 lets it through, a very low number masks it."""
     effects = (_effect(evaluator, reader) for reader in readers)
     return sum(max(effect, _NOTHING) for effect in effects if effect is not None)
 
 
 def _effect(evaluator: Evaluator, reader: _Reader) -> float | None:
-    """What a reader adds to a score of 0."""
+    """The number that a reader adds to a score of 0."""
     node = reader.node
     if node.op_type == "Where":
         condition = evaluator.value(operand(node, 0))

@@ -25,10 +25,9 @@ _SKIPPED = op_types(
 
 
 def merged_heads(axes: LeadingAxes) -> int | None:
-    """H, from a Reshape that merges (B, H, Q, ...) into the leading axis or takes it apart again; None without such
-    evidence.
+    """H, from a Reshape that merges (B, H, Q, ...) into the leading axis or splits that axis again.
 
-    None as well where the axis is shown to count tokens (see `heads`).
+    None without such a Reshape, and where the axis is proven to count tokens (see `heads`).
     """
     view, facts, hit, scores = axes.view, axes.facts, axes.hit, axes.scores
     if hit.product.rank != 3 or scores.additive:
@@ -43,7 +42,7 @@ def merged_heads(axes: LeadingAxes) -> int | None:
 
 
 def _are_tokens(axes: LeadingAxes, heads: int) -> bool:
-    """By the values as the product takes them, or by what the site reads."""
+    """Whether the leading axis counts tokens, by the values of the product or by what the site reads."""
     product = axes.hit.product
     lead = 0 if product.values_perm is None else product.values_perm[0]
     found, projected = roots(axes.view, axes.facts, Index(product.values, (lead,), Monomial(heads)))
@@ -58,9 +57,9 @@ def _merge(wide: Dims, narrow: Dims) -> int | None:
     """H when (B, H, M, N) and (B·H, M, N) hold the same data."""
     if len(wide) != 4 or len(narrow) != 3 or not isinstance(wide[1], int):
         return None
-    merged = wide[0] != narrow[0] or wide[0] == 1  # a leading axis that stays as it is took nothing in
+    merged = wide[0] != narrow[0] or wide[0] == 1  # an unchanged leading axis has not merged with another
     rows = wide[-2] == narrow[-2] or not (isinstance(wide[-2], int) and isinstance(narrow[-2], int))
-    # The last dimension has to agree for certain: with both unknown, (B, C, H, W) -> (B, C, H·W) looks alike.
+    # The last dimensions must be known to agree: if both are unknown, (B, C, H, W) -> (B, C, H·W) looks the same.
     return (
         wide[1]
         if merged and rows and wide[-1] == narrow[-1] and (wide[-2] == narrow[-2] or isinstance(wide[-1], int))
@@ -69,7 +68,7 @@ def _merge(wide: Dims, narrow: Dims) -> int | None:
 
 
 def _witnesses(view: View, hit: Hit, scores: Scores) -> Iterator[ir.Node]:
-    """Reshapes on the way of the map, of the output, and of the factors, nearest first."""
+    """Reshapes on the paths of the map, of the output and of the factors, nearest first."""
     yield from (node for node in (*hit.path, *scores.path) if node.op_type == "Reshape")
     output = hit.product.node.outputs[0]
     for _ in range(3):

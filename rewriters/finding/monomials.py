@@ -1,4 +1,4 @@
-"""Products of dimensions, numbers and names, compared and divided without knowing what the names stand for."""
+"""Products of dimensions (numbers and names), which are compared and divided without knowing the named sizes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["ONE", "Monomial", "monomial"]
 
 @dataclass(frozen=True)
 class Monomial:
-    """number · names, each name as often as it is a factor; in one order, so that equal products are equal."""
+    """number · names, each name as often as it is a factor; sorted, so that equal products compare as equal."""
 
     number: int
     names: tuple[str, ...] = ()
@@ -22,7 +22,7 @@ class Monomial:
         return Monomial(self.number * other.number, tuple(sorted((*self.names, *other.names))))
 
     def over(self, other: Monomial) -> Monomial | None:
-        """The quotient; None where it is not known to be whole."""
+        """The quotient; None where it may not be a whole number."""
         names = Counter(self.names)
         names.subtract(other.names)
         if not other.number or self.number % other.number or any(count < 0 for count in names.values()):

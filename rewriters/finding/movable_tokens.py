@@ -1,14 +1,13 @@
-"""Whether a model is a text encoder whose tokens may stand anywhere, as a detector needs that compares a map's columns
-with one another.
+"""Whether a model is a text encoder in which any token may stand at any position.
 
-Shown from the graph, or doubted. For each site:
+A detector that compares the columns of a map with one another needs this. The graph has to prove it, for each site:
 
 1. It lies in the main graph: branches and loops hold the parts of merged decoders.
 2. Queries and keys are the same tokens: keys of a cache, or of another sequence, are not.
-3. The values are made of integer ids that are looked up in a table of embeddings, and of nothing else that is fed in;
-   the site's padding mask aside.
-4. The number of ids may vary, and that of key columns too: places of fixed-length inputs (images, tables) differ by
-   nature.
+3. The values are computed from integer ids that are looked up in a table of embeddings. No other graph input is used,
+   except the site's padding mask.
+4. The number of ids and the number of key columns may vary: positions of fixed-length inputs (images, tables) differ
+   from one another in meaning.
 5. All query rows see the same columns, see `finding.row_masks`.
 """
 
@@ -38,10 +37,10 @@ _LOOKUPS = {"Gather": 1, "GatherBlockQuantized": 1, "EmbedLayerNormalization": 0
 
 @dataclass(frozen=True)
 class Doubt:
-    """Why a model is not shown to be such an encoder.
+    """Why a model is not proven to be such an encoder.
 
     Attributes:
-        why: in words, of one site.
+        why: a sentence about one site.
         decoder: the site looks like a decoder's.
     """
 
@@ -50,10 +49,10 @@ class Doubt:
 
 
 def doubt(model: onnx.ModelProto, sites: Sequence[Site]) -> Doubt | None:
-    """The first doubt about any of the sites, None where all is shown.
+    """The first doubt about any of the sites, None where everything is proven.
 
     Args:
-        sites: those to be patched, as the finder found them in the model.
+        sites: the sites to patch, as the finder found them in the model.
     """
     for site in sites:
         if site.where:
@@ -62,8 +61,8 @@ def doubt(model: onnx.ModelProto, sites: Sequence[Site]) -> Doubt | None:
             )
         if not site.self_attention:
             return Doubt(
-                f"the keys of {site.id} are not shown to be its queries' tokens: they may come from a cache or another"
-                " text",
+                f"the graph does not show that keys and queries of {site.id} are the same tokens: the keys may come"
+                " from a cache or another text",
                 True,
             )
     view = build_view(ir.from_proto(skeleton(model)))
@@ -79,13 +78,13 @@ def doubt(model: onnx.ModelProto, sites: Sequence[Site]) -> Doubt | None:
             return Doubt(f"it is not known whether all rows of {site.id} see the same columns")
         if not alike:
             return Doubt(
-                f"the map of {site.id} is causal, or masked in another way that differs from row to row", decoder=True
+                f"the map of {site.id} is causal, or its mask differs from row to row in another way", decoder=True
             )
     return None
 
 
 class _Sources:
-    """What is fed into the values of a site."""
+    """The graph inputs that the values of a site are computed from."""
 
     def __init__(self, view: View, facts: Facts, sites: Sequence[Site]) -> None:
         self._view, self._facts = view, facts
@@ -116,13 +115,12 @@ class _Sources:
             if self._facts.element_type(value) in _INTEGERS and (self._facts.rank(value) or 0) > 1
         }
         if not ids:
-            return Doubt(f"it is not shown that the tokens of {site.id} are looked up in a table")
+            return Doubt(f"the graph does not show that the tokens of {site.id} are looked up in a table")
         if site.key_size is not None or any(
             self._facts.static(value, 1 - (self._facts.rank(value) or 0)) is not None for value in ids
         ):
             return Doubt(
-                f"the length of {site.id} is fixed, so its places may differ by nature, as those of an image or a"
-                " table do"
+                f"the length of {site.id} is fixed, so its positions may differ in meaning, as in an image or a table"
             )
         return None
 
@@ -135,9 +133,7 @@ class _Sources:
         )
 
     def _behind(self, starts: Sequence[ir.Value]) -> Iterator[ir.Value]:
-        """Values that others are computed from, up to lookups; at a site on the way only its values, for the map holds
-        masks.
-        """
+        """Values that others are computed from, up to lookups; at a site only its values, since maps hold masks."""
         waiting, seen = list(starts), set(starts)
         while waiting:
             value = waiting.pop()
@@ -165,5 +161,5 @@ class _Sources:
 
 
 def _reads(graph: ir.Graph) -> list[ir.Value]:
-    """Values that a body reads or makes, those of outer bodies among them."""
+    """Values that a body reads or makes, including those of outer bodies."""
     return [value for node in graph for value in (*node.inputs, *node.outputs) if value is not None]

@@ -1,4 +1,4 @@
-"""What a site is called: the module it was exported from, and an id that file names and value names can hold."""
+"""Names of sites: the module it was exported from, and an id that is valid in file names and value names."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ _SCOPES_KEY = "pkg.torch.onnx.name_scopes"
 
 
 def scope_of(name: str, metadata: Mapping[str, str]) -> str:
-    """Module path of a node: torch.export's name scopes, else the folder part of a node name, else the name itself; may
-    be empty.
-    """
+    """Module path of a node: torch.export's name scopes, else the path in its name, else the name; may be empty."""
     scopes = _name_scopes(metadata.get(_SCOPES_KEY))
     if scopes:
         return scopes[-1]
@@ -34,13 +32,13 @@ def _name_scopes(literal: str | None) -> list[str]:
 
 
 class Names:
-    """Hands out ids, each once."""
+    """Gives each site a unique id."""
 
     def __init__(self) -> None:
         self._used: set[str] = set()
 
     def take(self, scope: str) -> str:
-        """`scope` with foreign characters replaced; `.2`, `.3`, ... where it is taken."""
+        """`scope` with other characters replaced; `.2`, `.3`, ... is added where the id exists already."""
         slug = re.sub(r"[^A-Za-z0-9_.-]+", "_", scope).strip("_.") or "softmax"
         name, count = slug, 1
         while name in self._used:

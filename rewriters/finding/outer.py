@@ -1,7 +1,7 @@
 """Scores of every query against every key that are not a matrix product: two values that broadcast against each other.
 
-1. A sum of a part of the queries (…, Q, 1) and a part of the keys (…, 1, K), both computed by projections, as graph
-   attention has it: a₁ h_i + a₂ h_j. Sums of masks and of positions have no projection behind them.
+1. A sum of a part from the queries (…, Q, 1) and a part from the keys (…, 1, K), both computed by projections, as in
+   graph attention: a₁ h_i + a₂ h_j. Sums of masks and of positions do not come from projections.
 2. A sum over the features of queries (…, Q, 1, D) times keys (…, 1, K, D), or of their differences: Mul (or Sub) and
    ReduceSum.
 """
@@ -29,7 +29,7 @@ _REDUCTIONS = op_types("ReduceL1 ReduceL2 ReduceMean ReduceSum ReduceSumSquare")
 
 
 def outer_sum(view: View, facts: Facts, node: ir.Node, axis: int) -> Operands | None:
-    """The two parts of an Add, along the normalized axis `axis` and one other; None where it is no such sum."""
+    """The two summands of an Add, along the normalized axis `axis` and another one; None where it is no such sum."""
     first, second = operand(node, 0), operand(node, 1)
     if node.op_type != "Add" or view.is_constant(first) or view.is_constant(second):
         return None
@@ -40,7 +40,7 @@ def outer_sum(view: View, facts: Facts, node: ir.Node, axis: int) -> Operands | 
 
 
 def outer_product(view: View, facts: Facts, node: ir.Node) -> Operands | None:
-    """The factors of a sum over features, taken element by element; None where a node is none."""
+    """The factors of a sum over features of element-wise products or differences; None for other nodes."""
     axes = axes_of(facts, node)
     if node.op_type not in _REDUCTIONS or axes is None or len(axes) != 1:
         return None
@@ -60,7 +60,7 @@ def _factors(view: View, facts: Facts, node: ir.Node) -> Operands | None:
 
 
 def _crossed(first: Dims | None, second: Dims | None) -> tuple[int, int] | None:
-    """Two axes along which just the one and just the other varies; all other axes are alike, or of size 1."""
+    """An axis along which only `first` varies and one along which only `second` varies; None without such axes."""
     if first is None or second is None:
         return None
     rank = max(len(first), len(second))
@@ -71,7 +71,7 @@ def _crossed(first: Dims | None, second: Dims | None) -> tuple[int, int] | None:
 
 
 def _is_projected(view: View, value: ir.Value | None) -> bool:
-    """Whether a product with weights lies behind a value, with nothing but arithmetic and changes of layout between."""
+    """Whether a value comes from a product with weights, with only arithmetic and changes of layout in between."""
     waiting, seen = [value], set[ir.Value]()
     while waiting and len(seen) < _MAX_VISITS:
         at = waiting.pop()

@@ -1,9 +1,9 @@
-"""The P·V product: which operators are one, and how their operands lie in memory.
+"""The P·V product: which operators compute one, and how their operands lie in memory.
 
 `match_product` answers whether an operator contracts a given axis of one operand with a computed other operand:
 
 1. MatMul, FusedMatMul (with its transposes), Gemm of two operands, Einsum of two operands.
-2. Products on integers (QLinearMatMul, MatMulInteger, ...), where both factors can be had as floats.
+2. Products on integers (QLinearMatMul, MatMulInteger, ...), where both factors can be recovered as floats.
 3. Mul and ReduceSum, where one factor lacks the width and the other the query rows.
 4. A constant other operand is a projection, not a weighing of values.
 """
@@ -47,13 +47,13 @@ Perm = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Product:
-    """A P·V product. Permutations are from memory to canonical order; axes are negative axes of P in memory.
+    """A P·V product; permutations go from memory to canonical order, axes are negative axes of P in memory.
 
     Attributes:
         values_lack: negative canonical axes that V does not have (keys and values shared by all heads).
-        values_perm, output_perm: longer than `rank` where several axes are the width together (see `sites.Layout`).
-        kept: what is particular to a product whose own operators stay.
-        scaled: the operator multiplies the product by a number of its own.
+        values_perm, output_perm: longer than `rank` where several axes form the width (see `sites.Layout`).
+        kept: further details of a product whose own operators stay.
+        scaled: the operator multiplies the product by a constant (`alpha`).
     """
 
     node: ir.Node
@@ -70,13 +70,13 @@ class Product:
 
     @property
     def widths(self) -> int:
-        """Number of axes that together are the width."""
+        """Number of axes that together form the width."""
         return 1 if self.values_perm is None else len(self.values_perm) - (self.rank - len(self.values_lack)) + 1
 
     scaled: bool = False
 
     def reordered(self, order: Perm) -> Product:
-        """The product with its canonical axes in another order; map and values have all of them."""
+        """The product with its canonical axes in another order; map and values must have all axes."""
         probabilities, values, output = (
             order if perm is None else tuple(perm[axis] for axis in order)
             for perm in (self.probabilities_perm, self.values_perm, self.output_perm)
@@ -93,7 +93,7 @@ class Operands:
 
 
 def product_operands(node: ir.Node) -> Operands | None:
-    """The two factors of a product; None for other operators, Einsum of one or three operands included."""
+    """The two factors of a product; None for other operators, also for an Einsum without exactly two operands."""
     positions = PRODUCTS.get(node.op_type)
     if positions is None or (node.op_type == "Einsum" and len(node.inputs) != 2):
         return None
@@ -101,9 +101,7 @@ def product_operands(node: ir.Node) -> Operands | None:
 
 
 def match_product(view: View, facts: Facts, node: ir.Node, index: int, axis: int) -> Product | Refused | None:
-    """The product that input `index` enters with its normalized `axis`; None when the operator is no product or the
-    input no factor.
-    """
+    """The product that input `index` enters with its normalized `axis`; None if this is no factor of a product."""
     if node.op_type == "Mul":
         return _summed(view, facts, node, index, axis)
     positions = PRODUCTS.get(node.op_type)
@@ -163,7 +161,7 @@ def _summed(view: View, facts: Facts, node: ir.Node, index: int, axis: int) -> P
 
 
 def _rank(facts: Facts, node: ir.Node, probabilities: ir.Value | None, values: ir.Value) -> int | None:
-    """Rank of P, from P itself or from what surrounds the product."""
+    """Rank of P, from P itself or from the values or the output."""
     if node.op_type in ("Gemm", "FusedGemm"):
         return 2
     own = facts.rank(probabilities)
@@ -181,7 +179,7 @@ def _matrix(facts: Facts, node: ir.Node, side: int, axis: int, values: ir.Value,
         return Refused("product-form", f"values of rank {values_rank} under a map of rank {rank}")
     logical = _stored_to_logical(node, side, rank)
     logical_values = _stored_to_logical(node, 1 - side, values_rank)
-    if side == 1:  # Vᵀ·Pᵀ: everything is canonical but for the last two axes
+    if side == 1:  # Vᵀ·Pᵀ: canonical except for the order of the last two axes
         logical, logical_values = _swapped(logical), _swapped(logical_values)
     key = logical[-1] - rank
     if axis != key:
@@ -203,7 +201,7 @@ def _matrix(facts: Facts, node: ir.Node, side: int, axis: int, values: ir.Value,
 
 
 def _unsupported(node: ir.Node) -> str | None:
-    """What a redistribution could not see: a bias inside the product, or nothing at all left of it."""
+    """Why a redistribution cannot work here: an unknown operator, a bias inside it, or a factor of 0; else None."""
     if node.op_type not in _PATCHABLE:
         return node.op_type
     if attribute(node, "alpha", 1.0) == 0:
@@ -251,7 +249,7 @@ def _einsum(facts: Facts, node: ir.Node, index: int, axis: int, values: ir.Value
         query_axis=layout.query - rank,
         key_axis=axis,
         probabilities_perm=_unless_identity(layout.probabilities),
-        # Of another rank than P the permutation is spelled out even if it moves nothing: it tells that rank.
+        # If the rank differs from P's, the permutation is stored even if it moves nothing: its length is the rank.
         values_perm=layout.values if len(layout.values) != rank else _unless_identity(layout.values),
         output_perm=layout.output if len(layout.output) != rank else _unless_identity(layout.output),
         values_lack=layout.values_lack,

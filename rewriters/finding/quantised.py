@@ -1,11 +1,10 @@
-"""P·V on integers: where its float factors are, or how to get them back, and where its result is a float (or quantized)
-product again.
+"""P·V on integers: where its float factors are or how to recover them, and where its result becomes the product.
 
 | product | form | taken as the product's output |
 |---|---|---|
 | QLinearMatMul | "qlinear" | its own output, quantized |
 | MatMulIntegerToFloat, DynamicQuantizeMatMul | "integer" | its own output, float |
-| MatMulInteger | "integer" | what Cast and the Mul by both scales make of it, float |
+| MatMulInteger | "integer" | the float result after Cast and Mul by both scales |
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ _BIAS = {"MatMulIntegerToFloat": 6, "DynamicQuantizeMatMul": 4}
 
 
 def read_integer_product(view: View, facts: Facts, node: ir.Node, side: int) -> KeptProduct | str:
-    """The product at a node whose factor `side` is the map; a sentence where it cannot be taken out of its integers."""
+    """The product at a node whose factor `side` is the map; a sentence where its factors cannot be recovered."""
     if operand(node, _BIAS.get(node.op_type, len(node.inputs))) is not None:
         return f"{node.op_type} with a bias"
     if node.op_type == "QLinearMatMul" and len(node.inputs) < _QLINEAR_INPUTS:
@@ -73,9 +72,7 @@ def _maker(value: ir.Value) -> ir.Node:
 
 
 def _factor(facts: Facts, node: ir.Node, side: int) -> Factor | None:
-    """The float value that was quantized right before the product, else the quantized one; None without a scale for a
-    whole tensor.
-    """
+    """The float value before the quantizer, else the quantized value; None without one scale for the whole tensor."""
     value = operand(node, _POSITIONS.get(node.op_type, (0, 1))[side])
     if value is None:
         return None
@@ -98,7 +95,7 @@ def _factor(facts: Facts, node: ir.Node, side: int) -> Factor | None:
 
 
 def _scale_behind(value: ir.Value | None) -> ir.Value | None:
-    """The scale that a quantized value was made with, looked up past operators that only move numbers."""
+    """The scale of a quantized value; operators that only move numbers are skipped."""
     for _ in range(_MAX_STEPS):
         node = None if value is None else value.producer()
         if node is None:
@@ -114,7 +111,7 @@ def _scale_behind(value: ir.Value | None) -> ir.Value | None:
 
 
 def _rescaled(total: ir.Value, scales: Sequence[ir.Value]) -> ir.Value | None:
-    """The float product at the end of Cast and of as many Mul as it takes to multiply by just these scales."""
+    """The float product after a Cast and the Mul nodes that multiply by exactly these scales; else None."""
     cast = _only_reader(total)
     if cast is None or cast.op_type != "Cast" or attribute(cast, "to") != TensorProto.FLOAT:
         return None
@@ -138,7 +135,7 @@ def _only_reader(value: ir.Value) -> ir.Node | None:
 
 
 def _leaves(value: ir.Value | None, wanted: Sequence[ir.Value], depth: int = _MAX_STEPS) -> list[ir.Value | None]:
-    """Factors of a product of scales; a value that is wanted is not taken apart."""
+    """The factors of a product of scales; a value in `wanted` is not split further."""
     node = None if value is None or value in wanted or not depth else value.producer()
     if node is None or node.op_type != "Mul":
         return [value]

@@ -1,4 +1,4 @@
-"""Why something is no site."""
+"""Reasons why something is not a site."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Ended", "Refused"]
 
 @dataclass(frozen=True)
 class Refused:
-    """Why a product is none of P·V: a rejection code and what is particular to this case."""
+    """Why something is not a P·V product of a site: a rejection code and the details of this case."""
 
     code: str
     detail: str
@@ -19,11 +19,11 @@ class Refused:
 
 @dataclass(frozen=True)
 class Ended(Refused):
-    """A refusal that a walk met on its way.
+    """A refusal that a walk met on its path.
 
     Attributes:
-        path: operators between the Softmax and the end, in execution order, whichever way the walk went.
-        node: what ends it, None where a value leaves the graph or comes from outside.
+        path: operators between the Softmax and the end, in execution order, for both directions of walking.
+        node: the last node; None where a value leaves the graph or comes from outside.
     """
 
     path: tuple[ir.Node, ...] = ()

@@ -1,6 +1,4 @@
-"""What an operator's inputs are for, in words for people: from its arithmetic where that says it,
-else from its schema.
-"""
+"""What an operator's inputs are for, in words for people: from its arithmetic if possible, else from its schema."""
 
 from __future__ import annotations
 
@@ -51,7 +49,7 @@ _PLURAL = {"q": "queries", "k": "keys", "v": "values", "query": "queries", "key"
 
 
 def role_of(node: ir.Node, index: int, opset: int) -> str:
-    """Role of input `index`; "side" where nothing is known of it."""
+    """Role of input `index`; "side" where nothing is known about it."""
     if node.op_type == "Where":
         return _WHERE[index] if index < len(_WHERE) else "side"
     if node.op_type in _ARITHMETIC:

@@ -1,17 +1,17 @@
-"""Whether all query rows of a map see the same key columns, found out by computing what a graph adds to its scores.
+"""Whether all query rows of a map see the same key columns; the graph's masks are evaluated to find out.
 
-Every exporter writes a causal mask in dozens of operators of its own, and a padding mask with much the same ones. So
-the part of the graph between the inputs and a Softmax is evaluated for a few tokens rather than read:
+Exporters write causal masks in many different ways, with dozens of operators, and padding masks with nearly the same
+operators. So the part of the graph between the inputs and a Softmax is evaluated for a few tokens:
 
-1. What is computed from looked-up embeddings counts as zeros. What remains is masks and position biases.
+1. Everything computed from looked-up embeddings is replaced by zeros. Masks and position biases remain.
 2. Sizes come from the shape rules, with every free axis of the inputs set to a number.
-3. Every graph input is all ones, then each in turn is all zeros, or counts up from 1, or is half zeros and half ones,
-   since a mask may depend on token types or positions. Only the site's padding mask is never half of each, so what
-   differs between rows is no padding.
+3. First all graph inputs are ones. Then each of them in turn is all zeros, counts up from 1, or is half zeros and half
+   ones, since a mask may depend on token types or positions. The site's padding mask is never half zeros and half ones,
+   so padding is not the cause if rows differ.
 4. A row sees a column whose score is less than `_SHUT` below the row's largest.
-5. Fused operators say by an attribute whether they are causal; the mask or bias that they are given is evaluated.
+5. Fused operators have an attribute for causal masks; their mask or bias operand is evaluated.
 
-The answer is None, "not known", where anything cannot be evaluated: control flow, unknown operators or sizes, tensors
+The answer is None, "not known", where something cannot be evaluated: control flow, unknown operators or sizes, tensors
 in other files.
 """
 
@@ -43,7 +43,7 @@ _SAMPLES, _LENGTH = 2, 11
 _SHUT = 50.0
 _MAX_NODES, _MAX_ELEMENTS = 4096, 1_000_000
 _INDEPENDENT = op_types("Shape Size")
-# They make hidden states of hidden states: that moves a score, but hides no column.
+# They compute hidden states from hidden states: that changes scores, but masks no column.
 _MIXING = op_types(
     "Conv Einsum FusedMatMul Gather Gemm LayerNormalization MatMul MatMulInteger MatMulIntegerToFloat QLinearMatMul "
     "DynamicQuantizeMatMul RMSNormalization SimplifiedLayerNormalization SkipLayerNormalization Softmax"
@@ -72,7 +72,7 @@ class RowMasks:
     """Answers for the sites of one model.
 
     Args:
-        model: as it was searched for sites; tensors in external files are not read.
+        model: the model that was searched for sites; tensors in external files are not read.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
@@ -90,13 +90,13 @@ class RowMasks:
         """Whether all rows of a site's map see the same columns; None: not known."""
         try:
             return not site.where and all(_same_rows(scores) for scores in self._scores(site))
-        # the evaluator raises whatever a graph provokes, and all of it means that the answer is not known
+        # the evaluator may raise anything, and every error means that the answer is not known
         except Exception as error:
             logger.debug("the mask of %s cannot be evaluated: %s", site.id, error)
             return None
 
     def _scores(self, site: Site) -> Iterator[NDArray[np.float64]]:
-        """What is added to the scores, key columns last, for one set of inputs after another."""
+        """What is added to the scores, key columns last; one array for each set of inputs."""
         if site.probabilities:
             anchor = self._anchor(site)
             for scores in self._evaluated(anchor.scores, site.key_mask):
@@ -108,7 +108,7 @@ class RowMasks:
         if attribute(node, _CAUSAL[site.form], 0):
             yield np.where(np.tri(_LENGTH, dtype=bool), 0.0, -np.inf)
         for mask in (operand(node, index) for index in _MASKS[site.form]):
-            # A mask of rank 1 or 2 that is no bias says which columns are padding.
+            # A mask of rank 1 or 2 that is not a bias marks padding.
             if mask is not None and (site.form == "Attention" or self._facts.rank(mask) not in (1, 2)):
                 yield from self._evaluated(mask, site.key_mask)
 
@@ -118,20 +118,20 @@ class RowMasks:
                 anchor = read_anchor(self._view, self._facts, node)
                 if isinstance(anchor, Anchor):
                     return anchor
-        raise _Unknown("the Softmax is not found again")
+        raise _Unknown("the Softmax cannot be found in the model again")
 
     def _evaluated(self, value: ir.Value, padding: str | None) -> Iterator[NDArray[np.float64]]:
         evaluator, inputs = _Excerpt(self._view, self._facts, self._hidden, self._tensors).of(self._model, value)
         for feeds in _feeds(inputs, padding):
             with np.errstate(all="ignore"):
                 outputs: Any = evaluator.run([str(value.name)], feeds)
-            found = np.asarray(outputs[0])  # truth values, 0 and 1 let columns through; other numbers are added
+            found = np.asarray(outputs[0])  # booleans and integers let columns through; floats are added
             lets_through = found.dtype.kind in "bui"
             yield np.where(found, 0.0, -np.inf) if lets_through else found.astype(np.float64)
 
 
 class _Excerpt:
-    """The nodes that a value is made of, hidden states replaced by zeros and shapes by numbers."""
+    """The nodes that compute a value, with hidden states replaced by zeros and shapes by numbers."""
 
     def __init__(self, view: View, facts: Facts, hidden: set[ir.Value], tensors: dict[str, TensorProto]) -> None:
         self._view, self._facts, self._hidden, self._tensors = view, facts, hidden, tensors
@@ -156,7 +156,7 @@ class _Excerpt:
         )
 
     def _sources(self, value: ir.Value) -> list[ir.Value]:
-        """What has to be evaluated before a value, which is noted down."""
+        """The values that have to be evaluated before this one; how to get this one is recorded."""
         node, name = value.producer(), str(value.name)
         if value.is_initializer():
             tensor = self._tensors[name]
@@ -184,7 +184,7 @@ class _Excerpt:
         return []
 
     def _stands_in(self, value: ir.Value, node: ir.Node) -> bool:
-        """Whether nothing behind a value is looked at: sizes of what is hidden, or hidden states that are made anew."""
+        """Whether a constant replaces a value: known sizes, sizes of hidden states, or newly made hidden states."""
         if node.op_type in _INDEPENDENT:
             return operand(node, 0) in self._hidden or self._facts.ints(value) is not None
         return value in self._hidden and (node.op_type in _MIXING or _is_lookup(self._view, node))
@@ -198,7 +198,7 @@ class _Excerpt:
                 np.array(elements if node.op_type == "Shape" else elements[0], np.int64), str(value.name)
             )
         kind = self._facts.element_type(value) or TensorProto.FLOAT
-        sizes = self._sizes(value) or ()  # of unknown size it is a single zero, which can be added to anything
+        sizes = self._sizes(value) or ()  # if the size is unknown: a single zero, which broadcasts to anything
         return numpy_helper.from_array(np.zeros(sizes, helper.tensor_dtype_to_np_dtype(kind)), str(value.name))
 
     def _sizes(self, value: ir.Value) -> tuple[int, ...] | None:
@@ -212,7 +212,7 @@ class _Excerpt:
 
 
 def _hidden(view: View, facts: Facts) -> Iterator[ir.Value]:
-    """Values computed from embeddings that were looked up for what an input holds."""
+    """Values computed from embeddings that are looked up with a graph input."""
     fed = _reached(view, [value for value in view.model.graph.inputs if not value.is_initializer()])
     starts = []
     for node in view.model.graph:
@@ -231,7 +231,7 @@ def _is_lookup(view: View, node: ir.Node) -> bool:
 
 
 def _reached(view: View, starts: list[ir.Value]) -> set[ir.Value]:
-    """Values computed from others, sizes aside."""
+    """Values computed from others; sizes do not count."""
     reached, waiting = set(starts), list(starts)
     while waiting:
         value = waiting.pop()

@@ -1,7 +1,7 @@
 """Which axis counts the samples of a map, and where it lies at each operator between score product and map.
 
-The leading axis of a map is taken for its samples, all but the last `merged` part of it. That is not to be taken for
-granted of a mask (B, K), since windows may be numbered together with samples; nor where heads come first.
+By default the leading axis of a map counts samples, apart from the `merged` heads inside it. For a mask (B, K) this
+needs a proof, since windows may be merged with samples, or heads may come first.
 """
 
 from __future__ import annotations
@@ -26,16 +26,15 @@ from .view import View
 __all__ = ["samples_first", "samples_in"]
 
 _UNKNOWN = Monomial(1, ("? samples",))
-"""How many there are is not known; what leads may go on as long as it likes."""
+"""The number of samples is not known; a leading axis may have any length."""
 
 
 def samples_first(axes: LeadingAxes) -> Product:
-    """The product, with the samples of a map (H, B, Q, K) or (G, H, B, Q, K) put first where its axis is shown to count
-    them.
+    """The product with the samples first, for maps (H, B, Q, K) or (G, H, B, Q, K) where the graph proves their axis.
 
-    Shown is what leads back to the first axis of an input of the graph, from the values or from the product of queries
-    and keys, or to another axis of one where the first axis of the map leads to features, and so to none. An axis
-    that leads to the first of an input while the first axis of the map does so, too, shows nothing.
+    An axis counts samples if it leads back, from the values or from the score product, to the first axis of a graph
+    input. If no axis does, one that leads to another axis of a graph input is enough, provided that the first axis of
+    the map counts features. If the first axis of the map leads to the first axis of an input too, nothing is moved.
     """
     product, view, facts = axes.hit.product, axes.view, axes.facts
     if product.rank < 4 or product.values_lack or product.widths != 1:
@@ -58,7 +57,7 @@ def samples_first(axes: LeadingAxes) -> Product:
 
 
 def _inputs_behind(view: View, facts: Facts, start: Index | None) -> Iterator[Index]:
-    """Whole axes of inputs of the graph that an index is equal to."""
+    """Indices over whole axes of graph inputs that an index is equal to."""
     inputs = set(view.model.graph.inputs)
     for index in everything_behind(view, facts, start):
         if index.value in inputs and index.inner == Monomial(1):
@@ -68,8 +67,7 @@ def _inputs_behind(view: View, facts: Facts, start: Index | None) -> Iterator[In
 def samples_in(
     view: View, facts: Facts, anchor: Anchor, hit: Hit, scores: Scores, read: ir.Value, merged: int | None
 ) -> dict[ir.Node, int]:
-    """Operators that make the map `read` of the scores → the axis of their output that, whole, counts the samples,
-    where it is known.
+    """Operators between the scores and the map `read` → the axis of their output that counts samples, if known.
 
     Args:
         merged: number of heads in the leading axis of the map.

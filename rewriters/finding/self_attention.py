@@ -1,14 +1,14 @@
-"""Whether query row i and key column i of a map are one token.
+"""Whether query row i and key column i of a map are the same token.
 
-Row and column are followed back (see `index_trace`) to their *roots*: what the first projection read, and the index
-into it. Only equal roots show self-attention, so a length, an axis or an operator that is not known shows nothing:
+Row and column are followed back (see `index_trace`) to their *roots*: the input of the first projection, and the index
+into it. Only equal roots prove self-attention; an unknown length, axis or operator proves nothing:
 
-1. Shape moves, constants, rotary arithmetic, normalization of heads and quantization are looked through, index by
+1. Changes of shape, constants, rotary arithmetic, normalization of heads and quantization are passed through, index by
    index.
 2. A product with a constant weight (or a convolution) is a projection: its data input is a root.
-3. What is picked along the index (a cache in front of the keys, the first token only) makes it another one, unless both
-   pick alike.
-4. Roots that differ are compared once more after the next projections back (low-rank projections).
+3. Entries picked along the index (a cache before the keys, only the first token) make it a different one, unless both
+   pick the same entries.
+4. Roots that differ are compared again after the next projections back (low-rank projections).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _BARE = op_types(
 
 
 def is_self_attention(view: View, facts: Facts, anchor: Anchor, hit: Hit, scores: Scores, read: ir.Value) -> bool:
-    """True only where it can be shown; see the rule above.
+    """True only where this is proven; see the rules above.
 
     Args:
         read: the map, as the site reads it; its columns are those of the score product (see `columns`).
@@ -54,7 +54,7 @@ def is_self_attention(view: View, facts: Facts, anchor: Anchor, hit: Hit, scores
 
 
 def same_tokens(view: View, facts: Facts, queries: Index | None, keys: Index | None) -> bool:
-    """The rule above for two indices; None stands for one that is not known."""
+    """Whether two indices run over the same tokens, by the rules above; None: an unknown index."""
     if queries is None or keys is None:
         return False
     a, b = (roots(view, facts, index)[0] for index in (queries, keys))
@@ -66,9 +66,7 @@ def same_tokens(view: View, facts: Facts, queries: Index | None, keys: Index | N
 
 
 def at_scores(view: View, facts: Facts, anchor: Anchor, hit: Hit, scores: Scores, index: Index | None) -> Index | None:
-    """An index into the map, as it is in the result of the score product: along the way of the map only, not into
-    masks.
-    """
+    """The index into the score product that belongs to an index into the map; only the map's own path is followed."""
     index = along(view, facts, anchor.output, hit.path, index)
     if index is None or facts.rank(anchor.scores) != facts.rank(anchor.output):
         return None
@@ -76,7 +74,7 @@ def at_scores(view: View, facts: Facts, anchor: Anchor, hit: Hit, scores: Scores
 
 
 def along(view: View, facts: Facts, start: ir.Value, path: Sequence[ir.Node], index: Index | None) -> Index | None:
-    """An index into something on a path, as it is at the start of the path."""
+    """The index at the start of a path that belongs to an index into a value on the path."""
     came = [start, *(node.outputs[0] for node in path)]
     at = next(
         (place for place, value in enumerate(came) if index is not None and _crosses(view, value, index.value)), None
@@ -87,9 +85,7 @@ def along(view: View, facts: Facts, start: ir.Value, path: Sequence[ir.Node], in
 
 
 def _back(view: View, facts: Facts, node: ir.Node, index: Index | None, source: ir.Value) -> Index | None:
-    """One step back along a path; `source` is what the path came by,
-    perhaps under another name in the body of `node`.
-    """
+    """One step back along a path; `source` is the previous value, perhaps under another name in the body of `node`."""
     if index is None or not _crosses(view, node.outputs[0], index.value):
         return None
     entry = next((value for value in node.inputs if value is not None and _crosses(view, source, value)), None)
@@ -98,7 +94,7 @@ def _back(view: View, facts: Facts, node: ir.Node, index: Index | None, source: 
 
 
 def _crosses(view: View, source: ir.Value, value: ir.Value) -> bool:
-    """Whether two values are one, borders of bodies aside."""
+    """Whether two values are the same one, seen across borders of bodies."""
     waiting, seen = [value], {value}
     while waiting:
         one = waiting.pop()
@@ -111,7 +107,7 @@ def _crosses(view: View, source: ir.Value, value: ir.Value) -> bool:
 
 
 def _before(view: View, facts: Facts, indices: Iterable[Index]) -> frozenset[Index]:
-    """Roots one projection further back; one that leads to no single projection stays."""
+    """Roots one projection further back; a root that does not lead to exactly one projection stays."""
     further: set[Index] = set()
     for index in indices:
         deeper, projected = roots(view, facts, index)
@@ -144,7 +140,7 @@ def roots(view: View, facts: Facts, start: Index) -> tuple[frozenset[Index], boo
 
 
 def is_projection(view: View, node: ir.Node) -> bool:
-    """Whether a node multiplies what is computed with constant weights."""
+    """Whether a node multiplies a computed value with constant weights."""
     if node.op_type in _PROJECTIONS:
         return True
     factors = product_operands(node)
@@ -152,7 +148,7 @@ def is_projection(view: View, node: ir.Node) -> bool:
 
 
 def _bare(view: View, facts: Facts, index: Index) -> Index:
-    """The index behind casts, Q/DQ pairs, shape moves and picks, which exporters insert once for each reader."""
+    """The index before casts, Q/DQ pairs, shape changes and picks, which exporters insert for each reader."""
     while (node := index.value.producer()) is not None and node.op_type in _BARE:
         behind = through(view, facts, node, index)
         if behind is None or len(behind) != 1:

@@ -1,6 +1,4 @@
-"""The content of small integer tensors: how graphs compute one shape from another, with named dimensions in place of
-unknown numbers.
-"""
+"""The elements of small integer tensors, which graphs compute shapes with; unknown numbers are named dimensions."""
 
 from __future__ import annotations
 
@@ -15,7 +13,7 @@ from .view import attribute, operand
 __all__ = ["elements"]
 
 _MOST = 1024
-"""Elements that are followed: shapes are short, and a chain of Concat can double its length at every step."""
+"""Longest tensor that is followed: shapes are short, but a chain of Concat can double its length at every step."""
 
 _ARITHMETIC: dict[str, Callable[[int, int], int]] = {
     "Add": operator.add,
@@ -26,7 +24,7 @@ _ARITHMETIC: dict[str, Callable[[int, int], int]] = {
 
 
 def elements(facts: Facts, node: ir.Node) -> Dims | None:
-    """Content of an integer output of rank 0 or 1."""
+    """Elements of an integer output of rank 0 or 1."""
     kind = node.op_type
     first = operand(node, 0)
     if kind == "Shape":
@@ -81,7 +79,7 @@ def _gather_elements(facts: Facts, node: ir.Node, data: Dims) -> Dims | None:
 
 
 def _slice_elements(facts: Facts, node: ir.Node, data: Dims) -> Dims | None:
-    """A Slice of a 1-D tensor, either opset form."""
+    """A Slice of a 1-D tensor, with attributes (old opsets) or inputs."""
     starts: Sequence[int] | None = attribute(node, "starts") or facts.ints(operand(node, 1))
     ends: Sequence[int] | None = attribute(node, "ends") or facts.ints(operand(node, 2))
     steps: Sequence[int] | None = (1,) if operand(node, 4) is None else facts.ints(operand(node, 4))

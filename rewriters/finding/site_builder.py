@@ -1,4 +1,4 @@
-"""From what the walks found to a `Site`: heads, layout, names, quantization."""
+"""Builds a `Site` from the results of the walks: heads, layout, names, quantization."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _QUANTIZED_PAIR = ("QuantizeLinear", "DequantizeLinear")
 
 
 def node_name(node: onnx.NodeProto) -> str:
-    """A node's name, or its first output's where it has none."""
+    """A node's name, or the name of its first output where it has none."""
     return node.name or next((name for name in node.output if name), node.op_type)
 
 
@@ -122,7 +122,7 @@ class SiteBuilder:
         )
 
     def build_fused(self, node: ir.Node, read: FusedRead) -> Site:
-        """A site inside one operator: its map is no value of the graph yet."""
+        """A site inside one operator: its map is not a value of the graph yet."""
         proto = self._protos[node]
         self._count += 1
         scope = (
@@ -166,9 +166,7 @@ class SiteBuilder:
         )
 
     def _read(self, hit: Hit) -> _Read:
-        """P before a Q/DQ pair that ends the path, so that a runtime can still fuse the pair with the product; else P
-        at the product.
-        """
+        """P at the product, or before a Q/DQ pair there, so that a runtime can still fuse the pair with the product."""
         product = hit.product
         output = product.node.outputs[0]
         if product.kept is not None:
@@ -218,9 +216,7 @@ class SiteBuilder:
 
 
 def _sees_batch(where: Where) -> bool:
-    """Whether a body sees graph inputs, and in its own samples: branches do; a Loop or Scan may run over samples,
-    functions see nothing.
-    """
+    """Whether a body sees graph inputs with its own samples: only branches; a Loop may run over samples."""
     return all(step in ("then_branch", "else_branch") for _, step in where)
 
 
@@ -231,14 +227,14 @@ def _scale(factor: Factor) -> tuple[str, str] | None:
 
 
 def _graph_input(value: ir.Value | None) -> str | None:
-    """Name of the graph input that a value is, casts aside."""
+    """Name of the graph input that a value is, apart from casts; else None."""
     while value is not None and (node := value.producer()) is not None and node.op_type == "Cast":
         value = operand(node, 0)
     return value.name if value is not None and value.is_graph_input() else None
 
 
 def _axis_of(perm: tuple[int, ...] | None, canonical: int, widths: int = 1) -> int:
-    """Negative axis in memory of a negative canonical axis; `widths`: how many axes the last of them stands for."""
+    """Negative axis in memory of a negative canonical axis; `widths`: number of axes that form the width."""
     return canonical if perm is None else perm[canonical - widths + 1] - len(perm)
 
 

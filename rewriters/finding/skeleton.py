@@ -1,9 +1,9 @@
-"""A weight-free copy of a model with inferred shapes: small enough to analyze however large the weights are.
+"""A copy of a model without weights but with inferred shapes: small enough to analyze even if the weights are large.
 
 1. Tensors keep name, type and dims; only small payloads (shapes, indices, scalars) keep their values.
 2. Tensors in external files are never read.
 3. Shape inference runs over the main graph and, with the types of the first call, over each local function.
-4. Where inference fails the copy keeps what the model itself declares.
+4. Where inference fails, the copy keeps the shapes that the model declares.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ __all__ = ["hollow", "of_fixed_size", "skeleton"]
 
 logger = logging.getLogger(__name__)
 
-# Shape operands and index lists are integers of modest length; scalars and small vectors of any type carry scales and
-# fill values.
+# Shape operands and index lists are short integer tensors; scalars and small vectors of any type hold scales and fill
+# values.
 _MAX_INTEGERS = 1024
 _MAX_OTHERS = 64
 
@@ -32,7 +32,7 @@ _Types = dict[str, onnx.TypeProto]
 
 
 def skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The copy described above; node and function order are those of `model`, so indices carry over."""
+    """The copy described above; nodes and functions keep their order, so indices are the same as in `model`."""
     inferred = _infer(hollow(model))
     if inferred.functions:
         _type_functions(inferred)
@@ -50,7 +50,7 @@ def hollow(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _copy_graph(source: onnx.GraphProto, target: onnx.GraphProto) -> None:
-    target.name = source.name or "graph"  # an empty name is legal to parse but not to infer on
+    target.name = source.name or "graph"  # a graph may be parsed without a name, but shape inference needs one
     target.input.extend(source.input)
     target.output.extend(source.output)
     target.value_info.extend(source.value_info)
@@ -113,7 +113,7 @@ def _copy_tensor(source: TensorProto, target: TensorProto) -> None:
 
 
 def _mark_absent(tensor: TensorProto) -> None:
-    """Declare the payload external, which keeps a tensor without values well-formed."""
+    """Declare the values external, so that a tensor without values is still well-formed."""
     tensor.data_location = TensorProto.EXTERNAL
     tensor.external_data.add(key="location", value="absent")
 
@@ -121,7 +121,7 @@ def _mark_absent(tensor: TensorProto) -> None:
 def _infer(model: onnx.ModelProto) -> onnx.ModelProto:
     try:
         return infer_shapes(model, data_prop=True)
-    except ModelError as error:  # no reason to stop
+    except ModelError as error:  # declared shapes are enough to go on
         logger.debug("shape inference gave up: %s", error)
         return model
 
@@ -193,7 +193,7 @@ def _standalone(
     graph: onnx.GraphProto,
     functions: dict[_FunctionKey, onnx.FunctionProto],
 ) -> onnx.ModelProto:
-    """A model of one function body with just the functions that it calls, so that nesting stays cheap."""
+    """A model of one function body with only the functions that it calls, so that nesting stays cheap."""
     alone = onnx.ModelProto(ir_version=model.ir_version, graph=graph)
     alone.opset_import.extend(function.opset_import)
     called: set[_FunctionKey] = set()
@@ -209,10 +209,10 @@ def _standalone(
 
 
 def of_fixed_size(model: onnx.ModelProto, samples: int, length: int) -> onnx.ModelProto:
-    """A copy in which every free axis of an input has a size: `samples` where it is the first, else `length`."""
+    """A copy in which every free axis of an input gets a size: `samples` for the first axis, else `length`."""
     probe = onnx.ModelProto()
     probe.CopyFrom(model)
-    del probe.graph.value_info[:]  # they speak of other sizes
+    del probe.graph.value_info[:]  # they belong to other sizes
     weights = {tensor.name for tensor in probe.graph.initializer}
     for value in probe.graph.input:
         if value.name not in weights:

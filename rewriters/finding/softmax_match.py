@@ -1,4 +1,4 @@
-"""Everything in a graph that normalizes like a Softmax."""
+"""Finds every operator, or group of operators, that makes attention weights like a Softmax does."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ __all__ = ["Anchor", "read_anchor"]
 _FIRST_PLAIN_AXIS_OPSET = 13  # before it a Softmax flattens its input to two dimensions at `axis`
 
 _ELEMENT_WISE = {"Relu": "relu", "Sigmoid": "sigmoid", "HardSigmoid": "sigmoid", "Softplus": "softplus", "Exp": "exp"}
-"""Operators that make weights of scores one by one → form of the map. None is below zero anywhere."""
+"""Operators that turn each score into a weight by itself → form of the map. Weights are never below zero."""
 _CASTS = ("Cast", "Identity")
 _GUARDS = ("Cast", "Identity", "Unsqueeze")
-_NO_BOUND = 1e30  # an upper bound that bounds nothing
-_MAX_SORTING = 64  # values between a sort and the threshold that is made of it
+_NO_BOUND = 1e30  # an upper bound above this has no effect
+_MAX_SORTING = 64  # values between a sort and the threshold that is computed from it
 
 
 @dataclass(frozen=True)
@@ -30,15 +30,14 @@ class Anchor:
     """One normalization.
 
     Attributes:
-        node: the Softmax, or the last operator of one that is made of several: Div (or Mul by a reciprocal), or Exp.
-        scores, output: what goes in and what comes out.
+        node: the Softmax, or the last operator of a decomposed one: Div (or Mul by a reciprocal), or Exp.
+        scores, output: its input and its output.
         axis: normalized axis, negative.
         form: one of `sites.MAP_FORMS`.
         inner: operator types between `scores` and `output`, for the chain.
         assumed: the axis had to be assumed, because the rank is not known.
-        quiet: a map only where queries, keys and values are found around it; without them there is nothing to say about
-            it.
-        free: the operator works on each number by itself, so the axis is that of the keys, which the product tells.
+        quiet: a map only where queries, keys and values are found around it; without them it is not reported.
+        free: the operator works on each number by itself, so the product decides which axis holds the keys.
     """
 
     node: ir.Node
@@ -72,9 +71,7 @@ def _flattens(view: View, node: ir.Node) -> bool:
 
 
 def _contrib(facts: Facts, node: ir.Node) -> Anchor | Refused | None:
-    """onnxruntime's own: BiasSoftmax normalizes `axis` and all behind it,
-    QLinearSoftmax as its attribute `opset` says.
-    """
+    """onnxruntime's own: BiasSoftmax normalizes `axis` and all axes after it; QLinearSoftmax depends on its `opset`."""
     if node.op_type == "BiasSoftmax":
         return _over_axis(facts, node, "bias-softmax", True, 1)
     if node.op_type == "QLinearSoftmax":
@@ -99,7 +96,7 @@ def _over_axis(facts: Facts, node: ir.Node, form: str, flat: bool, default_axis:
     if rank is None:
         if axis in (0, 1):
             return Refused("rank", f"{node.op_type} over axis {axis}")
-        rank = axis + 1 if axis >= 0 else -axis  # exporters write the last axis as a number; nothing contradicts it
+        rank = axis + 1 if axis >= 0 else -axis  # assume the last axis, which exporters often write as a number
     negative = axis - rank if axis >= 0 else axis
     if not -rank <= negative <= -1:
         return Refused("axis", f"{node.op_type} over axis {axis} of a rank-{rank} value")
@@ -109,7 +106,7 @@ def _over_axis(facts: Facts, node: ir.Node, form: str, flat: bool, default_axis:
 
 
 def _decomposed(facts: Facts, node: ir.Node) -> Anchor | Refused | None:
-    """Exp(x) over ReduceSum(Exp(x)), with or without the maximum taken off x and a guard on the sum."""
+    """Exp(x) / ReduceSum(Exp(x)), with or without subtraction of the maximum from x and a guard on the sum."""
     exponential, divisor = fraction(node)
     total = row_sum(divisor)
     if (
@@ -131,7 +128,7 @@ def _decomposed(facts: Facts, node: ir.Node) -> Anchor | Refused | None:
 
 
 def _normalised_logarithm(view: View, facts: Facts, node: ir.Node) -> Anchor | None:
-    """Exp of a LogSoftmax, or of x from which its own logarithm of the sum of exponentials is taken off."""
+    """Exp of a LogSoftmax, or Exp(x - log Σ exp(x))."""
     before = through(operand(node, 0), _CASTS)
     if before is None:
         return None
@@ -154,9 +151,7 @@ def _normalised_logarithm(view: View, facts: Facts, node: ir.Node) -> Anchor | N
 
 
 def _logarithm(value: ir.Value | None, scores: ir.Value | None) -> ir.Node | None:
-    """The reduction in a value that is log Σ exp(scores): in one operator, in three, or with the maximum taken off and
-    added again.
-    """
+    """The reduction inside log Σ exp(scores): one operator, three, or with the maximum subtracted and added again."""
     node = through(value, _GUARDS)
     if node is None or scores is None:
         return None
@@ -188,7 +183,7 @@ def _logarithm(value: ir.Value | None, scores: ir.Value | None) -> ir.Node | Non
 
 
 def _unshifted(value: ir.Value | None) -> tuple[ir.Value | None, tuple[str, ...]]:
-    """What a row's maximum was taken off, and the operator that did it."""
+    """The value before its row maximum was subtracted, and the type of the operator that subtracted it."""
     node = producer(value)
     maximum = None if node is None or node.op_type != "Sub" else producer(operand(node, 1))
     if (
@@ -202,9 +197,9 @@ def _unshifted(value: ir.Value | None) -> tuple[ir.Value | None, tuple[str, ...]
 
 
 def _element_wise(view: View, facts: Facts, node: ir.Node) -> Anchor | None:
-    """What makes weights of scores one by one: Relu, Sigmoid, Exp and their kin.
+    """Operators that turn each score into a weight by itself: Relu, Sigmoid, Exp and similar ones.
 
-    Nearly all of these are layers of a network.
+    Nearly all of them are ordinary layers of a network.
     """
     scores, form = operand(node, 0), _ELEMENT_WISE.get(node.op_type)
     if node.op_type in ("Clip", "Max"):
@@ -219,7 +214,7 @@ def _element_wise(view: View, facts: Facts, node: ir.Node) -> Anchor | None:
 
 
 def _rectified(view: View, node: ir.Node) -> tuple[ir.Value | None, str | None]:
-    """The operand of a Clip or Max that cuts off what is below zero, and no more."""
+    """The operand of a Clip or Max that replaces numbers below zero by zero and does nothing else."""
     first, second = operand(node, 0), operand(node, 1)
     if node.op_type == "Clip":
         low = attribute(node, "min") if second is None else _number(view, node, second)
@@ -232,12 +227,12 @@ def _rectified(view: View, node: ir.Node) -> tuple[ir.Value | None, str | None]:
 
 
 def _number(view: View, node: ir.Node, value: ir.Value | None) -> float | None:
-    """The one number that a constant holds, or a tensor that is filled with one."""
+    """The number in a constant, or in a tensor that is filled with a single number."""
     return Evaluator(view, node.outputs[0], 0.0, 0.0).value(value)
 
 
 def _takes_threshold(scores: ir.Value) -> bool:
-    """Whether scores are what is left above a threshold that was found by sorting them, as in sparsemax and entmax."""
+    """Whether a threshold that was found by sorting is subtracted from the scores, as in sparsemax and entmax."""
     node = producer(scores)
     if node is None or node.op_type != "Sub":
         return False

@@ -1,10 +1,10 @@
-"""Maps with zeros of their own: Relu and sparsemax give nothing to many columns that a row does see.
+"""Maps with zeros that no mask made: Relu and sparsemax give weight 0 to many columns that a row does see.
 
-Of a Softmax a zero tells a mask. Here it does not, so what a row sees has to be read off the graph: every column, where
+After a Softmax a zero shows a mask. Here it does not, so the graph has to prove that a row sees every column:
 
-1. between the score product and the map numbers change by what is the same for all columns only: by one number, or by a
-   threshold that was taken from the scores themselves,
-2. between the map and the product too: by one number, by something of the row, by the map itself.
+1. Between the score product and the map, all columns are changed in the same way: by one number, or by a threshold that
+   was computed from the scores.
+2. Between the map and the product as well: by one number, by one number for each row, or by the map itself.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _SHIFTS = op_types("Add Sub")
 
 
 def is_unmasked(view: View, facts: Facts, anchor: Anchor, hit: Hit, scores: Scores) -> bool:
-    """True only for these maps, and where it can be shown; see the rule above."""
+    """True only for these maps, and only where the graph proves it; see the rules above."""
     if anchor.form not in _FORMS:
         return False
     before, value = True, scores.node.outputs[0]
@@ -50,7 +50,7 @@ def is_unmasked(view: View, facts: Facts, anchor: Anchor, hit: Hit, scores: Scor
 
 
 def _alike(view: View, facts: Facts, other: ir.Value, by_row: bool) -> bool:
-    """Whether a value is the same for all columns: one number, or one number a row."""
+    """Whether a value is the same for all columns: one number, or one number for each row."""
     shape = facts.shape(other)
     if shape is None:
         return False

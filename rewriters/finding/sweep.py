@@ -1,6 +1,6 @@
-"""One forward sweep over a model that learns the shape of every value, see `facts`.
+"""One forward pass over a model that finds the shape of every value, see `facts`.
 
-onnx's own inference stops at contrib operators and at shapes that are computed from other shapes. The sweep goes on.
+onnx's shape inference stops at contrib operators and at shapes that are computed from other shapes. This pass goes on.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["gather_facts"]
 
 
 def gather_facts(view: View) -> Facts:
-    """Sweep the main graph, each function at its first call, then functions that nobody calls."""
+    """Go over the main graph, over each function at its first call, then over functions that are never called."""
     facts = Facts()
     _hint_ranks(view, facts)
     swept: set[ir.Function] = set()
@@ -72,7 +72,7 @@ def _learn_node(view: View, facts: Facts, node: ir.Node) -> None:
         if shape is None:
             shape = next((facts.shapes[same] for same in view.backward.get(value, ()) if same in facts.shapes), None)
         facts.learn(value, shape)
-    # Behind the shapes: only of rank 0 and 1 is the content followed.
+    # After the shapes: elements are followed only for rank 0 and 1.
     elements = shape_arithmetic.elements(facts, node)
     if elements is not None:
         facts.elements[node.outputs[0]] = elements
@@ -109,7 +109,7 @@ def _learn_tensor(facts: Facts, value: ir.Value, tensor: ir.TensorProtocol | Non
 
 
 def _hint_ranks(view: View, facts: Facts) -> None:
-    """A Transpose tells the rank of what it reads, whoever made it."""
+    """The `perm` of a Transpose gives the rank of its input."""
     for node in view.homes:
         if node.op_type == "Transpose":
             perm, value = attribute(node, "perm"), operand(node, 0)
@@ -118,6 +118,6 @@ def _hint_ranks(view: View, facts: Facts) -> None:
 
 
 def _wanting(value: ir.Value) -> bool:
-    """Whether a value lacks a shape, or has dimensions that onnx's inference only numbered."""
+    """Whether a value lacks a shape, or has dimensions with names that onnx's shape inference generated."""
     declared = declared_shape(value)
     return declared is None or any(is_vague(dim) for dim in declared)

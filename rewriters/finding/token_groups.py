@@ -1,16 +1,16 @@
-"""Which sites read the same tokens, so that a column flagged at one is the same column at the others.
+"""Which sites read the same tokens, so that a column flagged at one site is the same column at the others.
 
-A group is formed only where this can be shown from the graph; a site of which it cannot acts alone.
+Sites form a group only where the graph proves this; every other site acts by itself.
 
-1. Only sites of the main graph whose maps have one entry of the leading axis for each sample: the shapes of the model
-   are worked out for two numbers of samples, and the axis has to have that many both times (times the heads, where they
-   are merged into it). Windows, as Swin's, and rows of an image number several a sample.
-2. Sites with the same traced padding mask are one group, self- and cross attention alike: the mask says whose columns
-   they are.
-3. Without a mask: self-attention over the same fixed number of columns, each site computed from the one before, whose
-   column k leads back to its column k (see `finding.index_trace`), and no site in the model that might look from one
-   sequence at another. So towers side by side stay apart, encoder and decoder too, and attention along rows and along
-   columns of a square table.
+1. Only sites of the main graph whose maps have one entry of the leading axis for each sample. The shapes of the model
+   are computed for two numbers of samples, and the axis must have that size both times (times the heads, where they are
+   merged into it). Windows, as in Swin, and rows of an image have several entries for each sample.
+2. Sites with the same padding mask are one group, in self-attention and cross-attention: equal masks mean the same
+   columns.
+3. Without a mask: self-attention over the same fixed number of columns. Each site is computed from the one before it,
+   and its column k leads back to column k there (see `finding.index_trace`). No site of the model may attend from one
+   sequence to another. So parallel towers are separate groups, and so are encoder and decoder, and attention along rows
+   and along columns of a square table.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from .view import build_view
 
 __all__ = ["token_groups"]
 
-# Primes, so that no product of other sizes is taken for them; small ones, so that no table of positions is too short.
+# Primes, so that no product of other sizes equals them; small, so that no table of positions is too short.
 _SAMPLES = (13, 29)
 _LENGTH = 11
 
 
 def token_groups(model: onnx.ModelProto, sites: Sequence[Site]) -> tuple[tuple[str, ...], ...]:
-    """Groups of two sites or more, as `PatchPlan.groups` takes them.
+    """Groups of two or more sites, in the form of `PatchPlan.groups`.
 
     Args:
-        sites: all that the finder found in the model, or a selection, in graph order.
+        sites: all sites that the finder found in the model, or a selection, in graph order.
     """
     inside = [site for site in sites if not site.where]
     light = hollow(model)
@@ -69,7 +69,7 @@ def token_groups(model: onnx.ModelProto, sites: Sequence[Site]) -> tuple[tuple[s
 
 
 class _Probe:
-    """The model with a number of samples and of everything else that it leaves open."""
+    """The model with numbers in place of all open dimensions; `samples` for the first axes."""
 
     def __init__(self, model: onnx.ModelProto, samples: int) -> None:
         self._view = build_view(to_ir(skeleton(of_fixed_size(model, samples, _LENGTH))))
@@ -79,7 +79,7 @@ class _Probe:
         self._values |= {value.name: value for node in graph for value in node.outputs}
 
     def leading(self, site: Site) -> int | None:
-        """Size of the leading axis of a site's map, None where it cannot be worked out."""
+        """Size of the leading axis of a site's map, None where it cannot be computed."""
         layout, shape = site.layout, self._facts.shape(self._values.get(site.probabilities or site.product))
         axis = layout.probabilities[0] if layout.probabilities is not None and site.probabilities else 0
         known = shape is not None and layout.rank in (3, 4) and not layout.single_head
@@ -87,7 +87,7 @@ class _Probe:
         return size if isinstance(size, int) else None
 
     def same_columns(self, first: Site, second: Site) -> bool:
-        """Whether column k of the second site leads back to what column k of the first one is."""
+        """Whether column k of the second site leads back to the same token as column k of the first site."""
         start = self._columns(first)
         if start is None:
             return False
@@ -95,7 +95,7 @@ class _Probe:
         return bool(goals) and goals <= set(everything_behind(self._view, self._facts, self._columns(second)))
 
     def _columns(self, site: Site) -> Index | None:
-        """The columns, as rows of the values: of heads side by side (B, K, H·D), or (B, K, ...) and (B, H, K, D)."""
+        """The columns, as an index over the rows of the values: (B, K, H·D), (B, K, ...) or (B, H, K, D)."""
         values, layout = self._values.get(site.values), site.layout
         rank = self._facts.rank(values)
         if rank is None:
@@ -107,9 +107,7 @@ class _Probe:
 
 
 def _chains(graph: onnx.GraphProto, probe: _Probe, sites: Sequence[Site]) -> list[list[Site]]:
-    """Sites of equal K and the same columns, each downstream of the last one of its chain, and of that of no other
-    chain.
-    """
+    """Chains of sites with equal K and the same columns; each site depends on the last site of exactly one chain."""
     behind = _sites_behind(graph, sites)
     chains: list[list[Site]] = []
     for site in sites:

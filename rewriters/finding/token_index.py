@@ -18,12 +18,11 @@ class Index:
     """An index into a value.
 
     Attributes:
-        value: what it points into.
-        axes: the axes it runs over, from the left, side by side; one where `inner` or a smaller size makes it a part of
-            that axis.
-        size: how many entries it tells apart.
-        inner: by how much an axis moves on from one entry to the next, where it is a part of an axis.
-        picks: what was picked on the way here, newest last.
+        value: the value it points into.
+        axes: the adjacent axes it runs over, counted from the left; a single axis if it is only a part of that axis.
+        size: number of different entries.
+        inner: step along the axis from one entry to the next, if it is a part of an axis.
+        picks: the picks on the path to this value, newest last.
     """
 
     value: ir.Value
@@ -34,7 +33,7 @@ class Index:
 
 
 def index_of(facts: Facts, value: ir.Value | None, axis: int, picks: tuple[Hashable, ...] = ()) -> Index | None:
-    """The index of a whole axis, given as in numpy; None where the shape is not known or the axis has one entry."""
+    """The index over a whole axis (numbered as in numpy); None if the shape is unknown or the axis has size 1."""
     shape = facts.shape(value)
     if value is None or shape is None or not -len(shape) <= axis < len(shape) or shape[axis] == 1:
         return None
@@ -42,7 +41,7 @@ def index_of(facts: Facts, value: ir.Value | None, axis: int, picks: tuple[Hasha
 
 
 def onto(facts: Facts, value: ir.Value | None, index: Index, axes: tuple[int, ...]) -> Index | None:
-    """The index over axes of another value that are as long as its own for certain, whatever they are called there."""
+    """The index over axes of another value that certainly have the same lengths, even if their names differ."""
     old, new = facts.shape(index.value), facts.shape(value)
     if value is None or old is None or new is None or not 0 <= axes[0] <= axes[-1] < len(new):
         return None
@@ -51,6 +50,6 @@ def onto(facts: Facts, value: ir.Value | None, index: Index, axes: tuple[int, ..
 
 
 def all_known(found: Iterable[Index | None]) -> list[Index] | None:
-    """None where one of them is not known."""
+    """All indices as a list; None if one of them is unknown."""
     known = list(found)
     return None if None in known else [one for one in known if one is not None]

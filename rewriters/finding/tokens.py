@@ -1,12 +1,12 @@
-"""Whose tokens an axis counts: followed back through layouts to the value that the last projection read.
+"""Whose tokens an axis counts: it is followed back through changes of layout to the input of the last projection.
 
-A Relu between two products is a layer of a network nearly everywhere, and an attention map hardly ever. What tells them
-apart:
+A Relu between two products is nearly always an ordinary layer of a network, and hardly ever an attention map. They
+differ in this:
 
-1. The rows and columns of attention scores are tokens. Hidden units are the features that a projection makes.
-2. Keys and values are of the same tokens: axis and value that the one comes from are those of the other. Keys and
-   values that come into the graph as they are cannot be told apart from that, and are taken to be.
-3. What is only picked from constants (the weights of a chosen expert) has no tokens.
+1. The rows and columns of attention scores are tokens. Hidden units are features that a projection makes.
+2. Keys and values belong to the same tokens: both come from the same axis of the same value. If keys and values are
+   both graph inputs, nothing disproves that, so it is assumed.
+3. Values that are only picked from constants (the weights of a chosen expert) have no tokens.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class Tokens:
 
     Attributes:
         origins: (value, negative axis) pairs.
-        features: it counts features that a projection made, somewhere.
-        unknown: somewhere it could not be followed.
+        features: on some path it counts features that a projection made.
+        unknown: on some path it could not be followed.
     """
 
     origins: set[tuple[ir.Value, int]]
@@ -49,7 +49,7 @@ class Tokens:
     unknown: bool = False
 
     def from_outside(self) -> bool:
-        """Whether all origins come into the graph (or its body) as they are."""
+        """Whether all origins are inputs of the graph (or of its body)."""
         return bool(self.origins) and all(value.producer() is None for value, _ in self.origins)
 
     def may_be_those_of(self, other: Tokens) -> bool:
@@ -88,9 +88,7 @@ def tokens_of(view: View, facts: Facts, value: ir.Value, axis: int) -> Tokens:
 def _behind(
     view: View, facts: Facts, found: Tokens, node: ir.Node, value: ir.Value, axis: int
 ) -> list[tuple[ir.Value, int]] | None:
-    """The same axis one operator back; nothing where it ends in features or is lost, None where the value itself is the
-    origin.
-    """
+    """The same axis one operator back; [] where it ends in features or is lost, None where the value is the origin."""
     kind, source = node.op_type, operand(node, 0)
     if kind in _CONVOLUTIONS:
         rank = facts.rank(value)
@@ -128,7 +126,7 @@ def _behind(
 def _projected(
     facts: Facts, found: Tokens, data: ir.Value | None, axis: int, is_feature: bool
 ) -> list[tuple[ir.Value, int]]:
-    """A projection's data is what tokens are known by, so that queries, keys and values of one sequence agree."""
+    """Record a projection's data as the origin, so that queries, keys and values of one sequence have the same one."""
     if is_feature:
         found.features = True
     elif data is not None:
@@ -137,7 +135,7 @@ def _projected(
 
 
 def _settled(facts: Facts, value: ir.Value, axis: int) -> tuple[ir.Value, int]:
-    """Behind what exporters write once for each reader."""
+    """The value and axis before the operators that exporters repeat for each reader."""
     while (node := value.producer()) is not None and (source := operand(node, 0)) is not None:
         behind: int | None = axis
         if node.op_type in ("Reshape", "Flatten"):
@@ -158,7 +156,7 @@ def _along(facts: Facts, node: ir.Node) -> int | None:
 
 
 def _inverse(facts: Facts, node: ir.Node, axis: int) -> int | None:
-    """The axis of the first input that lands on `axis`, found by trying all."""
+    """The axis of the first input that becomes `axis`, found by trying all."""
     rank = facts.rank(operand(node, 0))
     for start in range(-1, -(rank or 0) - 1, -1):
         moved = Moved(start) if node.op_type == "Expand" else track(facts, node, 0, start)
@@ -170,9 +168,7 @@ def _inverse(facts: Facts, node: ir.Node, axis: int) -> int | None:
 
 
 def _behind_reshape(source: Dims | None, target: Dims | None, axis: int) -> int | None:
-    """The axis that an axis is made of, by what lies behind both: all of it, a part of it, or its innermost where
-    several were merged.
-    """
+    """The axis before a Reshape that has the same dimensions after it: the axis, its outer part, or the last merged."""
     if source is None or target is None or -axis > len(target):
         return None
     behind = _volume(target[axis:][1:])

@@ -1,7 +1,7 @@
-"""From what the search knew at each node to a `Trace` for people.
+"""Turns what the search found at each node into a `Trace` for people.
 
-Nothing is searched again: the operators of a trace are those that the walks went along. What is added is only what
-flows in from the side, and of which graph inputs it is made.
+Nothing is searched again: the operators of a trace are those of the walks. Only the other inputs of these operators are
+added, and the graph inputs that they are computed from.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ __all__ = ["Finding", "Tracer"]
 
 _SIZES = ("Shape", "Size")
 _NORMALISERS = {"Sub": "maximum", "Div": "sum", "Mul": "1 / sum"}
-"""What the parts of a decomposed Softmax take in beside the scores."""
+"""What the operators of a decomposed Softmax read besides the scores."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What the search knew when it judged one node.
+    """What the search knew when it decided about one node.
 
     Attributes:
         node: the Softmax (the last operator of a decomposed one) or the fused operator.
-        anchor, hit, scores: what the walks found, as far as they were taken; `hit` without `scores`: the scores did not
+        anchor, hit, scores: what the walks found, as far as they went; `hit` without `scores`: the scores did not
             qualify.
-        fused: of a fused operator that can be opened.
-        refusals, telling: why not, and the one that is given as the reason.
+        fused: set for a fused operator that can be lowered.
+        refusals, telling: all reasons for a rejection, and the reported one.
     """
 
     node: ir.Node
@@ -128,7 +128,7 @@ class Tracer:
         return tuple(steps)
 
     def _step(self, part: Part, node: ir.Node, came: ir.Value | None, roles: Mapping[ir.Value, str]) -> Step:
-        """`came`: the value that the chain comes in by, no side of it."""
+        """One step; `came` is the input on the chain, which is not listed as a side input."""
         along = -1 if came is None else self._view.position(node, came)
         sides = []
         for index, value in enumerate(node.inputs):
@@ -168,9 +168,7 @@ class Tracer:
         )
 
     def _factors(self, anchor: Anchor, scores: Scores) -> dict[ir.Value, str]:
-        """Which factor of the score product is the queries and which the keys:
-        the normalized axis comes from the keys.
-        """
+        """Which factor of the score product holds queries and which keys: the normalized axis comes from the keys."""
         factors = product_operands(scores.node)
         if scores.additive or factors is None or factors.first is None or factors.second is None:
             computed = {False: "queries + keys", True: "score vector"}
@@ -214,7 +212,7 @@ class Tracer:
 
 
 def _inside(anchor: Anchor) -> list[ir.Node]:
-    """The operators of a normalization, found from its last one back by the types that its reading recorded."""
+    """The operators of a normalization, found from the last one back by the recorded operator types."""
     nodes = [anchor.node]
     for op_type in reversed(anchor.inner[:-1]):
         makers = (None if value is None else value.producer() for value in nodes[0].inputs)
@@ -226,7 +224,7 @@ def _inside(anchor: Anchor) -> list[ir.Node]:
 
 
 def _graph_inputs_behind(view: View) -> dict[ir.Value, frozenset[str]]:
-    """Value → names of the graph inputs it is computed from, in one sweep."""
+    """Value → names of the graph inputs it is computed from, in one pass."""
     found = {value: frozenset([str(value.name)]) for value in view.model.graph.inputs if not value.is_initializer()}
 
     def behind(value: ir.Value | None) -> frozenset[str]:
@@ -239,7 +237,7 @@ def _graph_inputs_behind(view: View) -> dict[ir.Value, frozenset[str]]:
         sources = frozenset[str]() if node.op_type in _SIZES else frozenset[str]().union(*map(behind, node.inputs))
         for output in node.outputs:
             found[output] = sources | behind(output)
-    # come after the main graph, so what their arguments are is known by now
+    # functions come after the main graph, when their arguments are known
     for function in view.model.functions.values():
         found |= {parameter: behind(parameter) for parameter in function.inputs}
         for node in function:
@@ -248,7 +246,7 @@ def _graph_inputs_behind(view: View) -> dict[ir.Value, frozenset[str]]:
 
 
 def _einsum_factor(equation: str | bytes, axis: int) -> int | None:
-    """Which operand the letter at an axis of the output stands in; None where both or neither have it."""
+    """Which operand has the letter at an axis of the output; None where both or neither have it."""
     text = (equation.decode() if isinstance(equation, bytes) else equation).replace(" ", "")
     left, _, output = text.partition("->")
     letters = output.replace(".", "")
@@ -257,7 +255,7 @@ def _einsum_factor(equation: str | bytes, axis: int) -> int | None:
 
 
 def _known(shape: tuple[int | str, ...] | None) -> Shape | None:
-    """Names that inference made up say nothing to people."""
+    """The shape without generated dimension names, which mean nothing to people."""
     if shape is None:
         return None
     return tuple(None if isinstance(dim, str) and dim.startswith(("?", "unk__")) else dim for dim in shape)

@@ -1,14 +1,14 @@
-"""Maps whose rows are not made to sum to 1: Relu, Sigmoid, Exp and their kin, of scores, number by number.
+"""Maps whose rows are not normalized to sum to 1: Relu, Sigmoid, Exp and similar operators on each score.
 
-Such an operator stands in every network, so more is asked of it than of a Softmax. It makes a map where
+Every network has such operators, so the conditions are stricter than for a Softmax. The operator makes a map if
 
-1. its scores are a matrix product (or Einsum) of two computed factors that is no product of attention itself,
+1. its scores are a matrix product (or Einsum) of two computed factors that is not itself a P·V product,
 2. a product with computed values contracts one axis of those scores, and rows and columns of the scores are tokens, not
    features,
-3. keys and values are shown to be of the same tokens, or both come into the graph as they are.
+3. keys and values are proven to belong to the same tokens, or both are graph inputs.
 
-Nothing is said where 1 or the first half of 2 fail, or where an axis counts features: that is a layer. Where 3 is not
-shown, that is said.
+If 1 or the first half of 2 fails, or an axis counts features, this is an ordinary layer and is not reported. If only 3
+is not proven, the operator is rejected with that reason.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from .view import View, attribute
 __all__ = ["KEY_AXES", "key_tokens", "weighing"]
 
 KEY_AXES = (-1, -2)
-"""Where the key axis of scores may be: columns, or rows of a map that is written the other way round."""
+"""Where the key axis of scores may be: columns, or rows of a transposed map."""
 
 
 def key_tokens(view: View, facts: Facts, anchor: Anchor, scores: Scores) -> Tokens | None:
-    """The tokens that the keys of a `free` anchor are, on the axis that is taken for theirs; None: it is a layer."""
+    """The tokens of the keys of a `free` anchor, if `anchor.axis` is their axis; None: it is an ordinary layer."""
     if not scores.matrix or scores.learned or scores.additive:
         return None
     ends = _factor_axes(facts, scores)
@@ -47,9 +47,7 @@ def key_tokens(view: View, facts: Facts, anchor: Anchor, scores: Scores) -> Toke
 
 
 def weighing(view: View, facts: Facts, keys: Tokens, hit: Hit) -> Hit | Ended:
-    """A product whose values are of the keys' tokens (rule 3), taken as assumed where both only come into the graph;
-    else a refusal.
-    """
+    """The product if its values belong to the keys' tokens (rule 3; assumed if both are graph inputs), or a refusal."""
     product = hit.product
     axis = -2 if product.values_perm is None else product.values_perm[-1 - product.widths] - len(product.values_perm)
     values = tokens_of(view, facts, product.values, axis)
@@ -59,9 +57,7 @@ def weighing(view: View, facts: Facts, keys: Tokens, hit: Hit) -> Hit | Ended:
 
 
 def _factor_axes(facts: Facts, scores: Scores) -> dict[int, tuple[int, tuple[ir.Value, int]]]:
-    """Axis of the score product → which factor it comes from, and the factor's own axis; axes that both share are left
-    out.
-    """
+    """Axis of the score product → its factor, and the axis there; axes of both factors are left out."""
     first, second = scores.operands.first, scores.operands.second
     if first is None or second is None:
         return {}

@@ -1,4 +1,4 @@
-"""One read-only index over every body of a model: where nodes live, how values flow across scopes, what is constant."""
+"""A read-only index over all bodies of a model: where nodes are, how values cross scopes, what is constant."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ _RANDOM = ("Random", "Bernoulli", "Multinomial")
 
 @dataclass(frozen=True)
 class Home:
-    """Where a node lives: the path of its body, its index there, and the default-domain opset that holds in it."""
+    """Where a node is: the path of its body, its index there, and the opset of the default domain in it."""
 
     where: Where
     index: int
@@ -62,8 +62,9 @@ class Home:
 
 
 def attribute(node: ir.Node, name: str, default: Any = None) -> Any:
-    """Value of an attribute; `default` when it is absent, a reference to an attribute of the function, or not of the
-    type that operators give this name. The onnx checker knows the types of standard operators only.
+    """Value of an attribute; `default` when it is absent, refers to an attribute of the function, or has a wrong type.
+
+    Types are checked here because the onnx checker knows only those of standard operators.
     """
     found = node.attributes.get(name)
     if found is None or found.value is None or _TYPES.get(name, found.type) != found.type:
@@ -87,13 +88,13 @@ def is_standard(node: ir.Node) -> bool:
 
 
 class View:
-    """See the module's first line. Every look-up is a dictionary access.
+    """The index described above; every look-up is a dictionary access.
 
     Attributes:
         model: the model as onnx_ir reads it.
         homes: node → its home, in execution order: subgraphs before the node that owns them, functions after the main
             graph.
-        forward: value → values that are the same one further on (branch output → If output, argument → parameter, ...).
+        forward: value → the same value under other names (branch output → If output, argument → parameter, ...).
         backward: the inverse of `forward`.
     """
 
@@ -111,11 +112,11 @@ class View:
         return self.model.functions.get(node.op_identifier())
 
     def is_constant(self, value: ir.Value | None) -> bool:
-        """Initializers, constants and everything computed from them alone."""
+        """Whether a value is an initializer, a constant, or computed only from these."""
         return value is None or value in self._constants
 
     def position(self, node: ir.Node, came: ir.Value) -> int:
-        """Which input a value comes in by, through the borders of bodies too."""
+        """The index of the input that a value enters, also across borders of bodies."""
         reached, waiting = {came}, [came]
         while waiting:
             for same in self.forward.get(waiting.pop(), ()):
@@ -133,7 +134,7 @@ class View:
             self.backward.setdefault(target, []).append(source)
 
     def mark_constants(self, function: ir.Function | None = None) -> None:
-        """One sweep over the main graph (None) or a function whose callers were swept before."""
+        """One pass over the main graph (None), or over a function whose callers were done before."""
         if function is None:
             self._sweep(self.model.graph)
             return
@@ -198,7 +199,7 @@ def _link_all(view: View, sources: Sequence[ir.Value | None], targets: Sequence[
 
 
 def _callers_first(view: View) -> list[ir.Function]:
-    """Functions in an order in which every caller comes before what it calls."""
+    """Functions in an order in which every caller comes before the functions that it calls."""
     homes = {
         function: {view.homes[call].where[:1] for call in view.calls.get(function, [])}
         for function in view.model.functions.values()

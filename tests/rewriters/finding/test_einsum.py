@@ -47,8 +47,8 @@ def test_layout(case: str) -> None:
 
 
 REFUSED = {
-    "one operand": (("bqk->bq", 0, 3, 3), "not two operands"),
-    "three operands": (("qk,kd,d->qd", 0, 2, 2), "not two operands"),
+    "one operand": (("bqk->bq", 0, 3, 3), "not have two operands"),
+    "three operands": (("qk,kd,d->qd", 0, 2, 2), "not have two operands"),
     "map of another rank": (("bqk,bkd->bqd", 0, 2, 3), "does not fit its operands"),
     "map of a higher rank": (("bqk,bkd->bqd", 0, 4, 3), "does not fit its operands"),
     "values of another rank": (("bqk,bkd->bqd", 0, 3, 2), "does not fit its operands"),
@@ -63,7 +63,7 @@ REFUSED = {
     "an axis of the map summed": (("bhqk,bkd->bqd", 0, 4, 3), "not of the form"),
     "an axis of the values summed": (("bqk,bkdz->bqd", 0, 3, 4), "not of the form"),
     "an axis of the output from nowhere": (("bqk,bkd->bqdz", 0, 3, 3), "not of the form"),
-    "leading axes in two orders": (("hbqk,bhkd->bqhd", 0, 4, 4), "does not tell which axis counts the heads"),
+    "leading axes in two orders": (("hbqk,bhkd->bqhd", 0, 4, 4), "does not show which axis counts the heads"),
 }
 
 

@@ -47,14 +47,14 @@ REFUSED = {
     "attention-buffer": (changed("attention-past", past_present_share_buffer=1), "shared buffer"),
     "attention-mask-rank-4": (with_input("attention-plain", 3, TensorProto.INT32, ["b", 1, 9, 9]), "rank 4"),
     "attention-mask-of-unknown-rank": (with_input("attention-plain", 3, TensorProto.INT32, None), "rank unknown"),
-    "attention-computed-weights": (computed_weights(), "no constants"),
+    "attention-computed-weights": (computed_weights(), "not constant"),
     "qattention-rotary": (changed("qattention-tensor-plain", do_rotary=1), "RotaryEmbedding"),
     "mha-buffer": (with_input("mha-past", 8, TensorProto.INT32, [1]), "shared buffer"),
     "mha-mask-of-unknown-rank": (with_input("mha-plain", 4, TensorProto.INT32, None), "rank unknown"),
     "mha-cache-without-presents": (without_presents(), "present outputs"),
-    "gqa-quantised-cache": (changed("gqa-decode", k_quant_type="PER_TENSOR"), "quantised"),
+    "gqa-quantised-cache": (changed("gqa-decode", k_quant_type="PER_TENSOR"), "quantized"),
     "gqa-window-cache": (changed("gqa-decode", sliding_window_cache=1), "window"),
-    "gqa-norms": (with_input("gqa-prompt", 14, TensorProto.FLOAT, [16]), "normalises"),
+    "gqa-norms": (with_input("gqa-prompt", 14, TensorProto.FLOAT, [16]), "normalizes"),
     "gqa-chunks": (with_input("gqa-decode", 16, TensorProto.INT32, ["b"]), "query_seqlens"),
 }
 
