@@ -23,6 +23,7 @@ def option(
     *,
     choices: Any = (),
     at_least: float | None = None,
+    at_most: float | None = None,
     metavar: str | None = None,
     parse: Callable[[str], Any] | None = None,
 ) -> T:
@@ -30,11 +31,16 @@ def option(
 
     Args:
         choices: words that it may be, or a Literal of them.
-        at_least: smallest number.
+        at_least, at_most: smallest and largest number.
         metavar: placeholder for the value in the help.
         parse: makes the value of the text; a ValueError says what to give instead.
     """
-    about = {"choices": get_args(choices) or tuple(choices), "at_least": at_least, "metavar": metavar, "parse": parse}
+    about = {
+        "choices": get_args(choices) or tuple(choices),
+        "range": (at_least, at_most),
+        "metavar": metavar,
+        "parse": parse,
+    }
     return field(default=default, metadata=about)
 
 
@@ -43,9 +49,10 @@ def explanations(options: type) -> dict[str, str]:
     names = {one.name for one in fields(options)}
     found: dict[str, list[str]] = {}
     lines: list[str] = []
-    for line in inspect.cleandoc(options.__doc__ or "").partition("Attributes:\n")[2].splitlines():
+    section = inspect.cleandoc(options.__doc__ or "").partition("Attributes:\n")[2].partition("\n\n")[0]
+    for line in section.splitlines():
         start = re.match(r" {4}(\w+): (.*)", line)
         if start and start[1] in names:
             lines = found.setdefault(start[1], [])
         lines.append(start[2] if start and start[1] in names else line.strip())
-    return {name: " ".join(filter(None, lines)) for name, lines in found.items()}
+    return {name: " ".join(lines) for name, lines in found.items()}

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import json_output
+from ..benchmark.options import BenchOptions
+from .options import json_output, options_of
 from .progress import bars
 from .rendering import emit_json, note, table
 
@@ -36,32 +37,8 @@ _LOADED = 0.5
     help="Rows (.npz) for requests that nothing flags, instead of random inputs.",
 )
 @click.option("--flagged", type=click.Path(), metavar="SET", help="Rows (.npz) for flagged requests.")
-@click.option(
-    "--share",
-    type=float,
-    default=1.0,
-    show_default=True,
-    help="Of a batch to be flagged, where no rows are given for that.",
-)
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads of onnxruntime.")
+@options_of(BenchOptions, but=("provider", "seed"))
 @click.option("--provider", default="cpu", show_default=True, metavar="cpu|cuda|NAME", help="Execution provider.")
-@click.option(
-    "--pairs", type=click.IntRange(min=1), default=200, show_default=True, help="Timings of a request, at most."
-)
-@click.option(
-    "--seconds",
-    type=float,
-    default=5.0,
-    show_default=True,
-    help="For timing one request; ten pairs are taken in any case.",
-)
-@click.option(
-    "--rounds",
-    type=click.IntRange(min=0),
-    default=3,
-    show_default=True,
-    help="Processes a graph for load time and memory; 0: none.",
-)
 @click.option(
     "--fail-over",
     type=float,

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..comparison.options import CompareOptions
 from ..errors import BAD_OPTION
-from .options import json_output
+from .options import json_output, options_of
 from .progress import bars
 from .rendering import emit_json, note, table
 
@@ -35,48 +36,19 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 )
 @click.option("--flips", type=click.Path(), metavar="SET", help="Flip set (.npz) with group, for UF.")
 @click.option(
-    "--group",
-    metavar="INPUT[:INDEX]",
-    help="Protected attribute in --data, for parity, odds and opportunity. Needs fairlearn.",
-)
-@click.option(
-    "--positive", type=int, default=1, show_default=True, help="Class that is the favourable outcome of --group."
-)
-@click.option(
     "--also",
     multiple=True,
     metavar="[NAME=]FILE",
     help="A further graph to hold against the original; may be repeated.",
 )
-@click.option(
-    "--hotfix",
-    type=click.Path(),
-    help="What was patched in, for pictures; by default ORIGINAL's own where it is the one.",
-)
-@click.option(
-    "--tokenizer", type=click.Path(), metavar="FOLDER", help="Of a text model: words beside its columns on the page."
-)
-@click.option(
-    "--output-name",
-    metavar="NAME",
-    help="Graph output with the class scores; by default the first float output of rank 2.",
-)
+@options_of(CompareOptions, but=("classes", "providers", "exemplar"))
 @click.option("--numbers", is_flag=True, help="The outputs are numbers, not class scores: compare values only.")
-@click.option("--threads", type=click.IntRange(min=1), help="Threads of onnxruntime.")
-@click.option("--batch", type=click.IntRange(min=1), default=64, show_default=True, help="Rows in one run.")
 @click.option(
     "--provider",
     "providers",
     multiple=True,
     metavar="cpu|cuda|NAME",
     help="Execution provider, in order of preference.",
-)
-@click.option(
-    "--seconds",
-    type=click.FloatRange(min=0),
-    default=3.0,
-    show_default=True,
-    help="For timing single requests; 0: none.",
 )
 @click.option(
     "--assert",

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from .options import json_output, link_data
+from ..deploy.options import RayOptions
+from .options import json_output, link_data, options_of
 from .rendering import emit_json, note
 
 if TYPE_CHECKING:
@@ -114,31 +115,7 @@ def kserve(
 
 @deploy.command()
 @_shared
-@click.option(
-    "--mode",
-    type=click.Choice(["shadow", "ab", "patched", "original"]),
-    default="shadow",
-    show_default=True,
-    help="Who answers.",
-)
-@click.option(
-    "--weight",
-    type=click.FloatRange(0, 1),
-    default=0.1,
-    show_default=True,
-    help="Of mode ab: share of units for the patched arm.",
-)
-@click.option("--experiment", default="atpatch", show_default=True, help="Name of the experiment; part of the split.")
-@click.option("--replicas", type=click.IntRange(1), default=2, show_default=True, help="Servers.")
-@click.option(
-    "--threads",
-    type=click.IntRange(1),
-    default=1,
-    show_default=True,
-    help="Threads of onnxruntime, and CPUs of a replica.",
-)
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address that Ray's proxies listen on.")
-@click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True, help="Their port.")
+@options_of(RayOptions)
 def ray(
     original: str, patched: str, folder: str, name: str | None, link_data: bool, as_json: bool, **options: Any
 ) -> None:

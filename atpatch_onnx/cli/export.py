@@ -9,8 +9,9 @@ from typing import Any
 
 import click
 
+from ..exporters.options import ExportOptions
 from ..exporters.tasks import TASKS
-from .options import json_output, output
+from .options import json_output, options_of, output
 from .rendering import emit_json, note, table
 
 _TASK_LINES = "\n".join(f"  {name:22}{task.summary}" for name, task in TASKS.items())
@@ -19,38 +20,7 @@ _TASK_LINES = "\n".join(f"  {name:22}{task.summary}" for name, task in TASKS.ite
 @click.command(epilog=f"\b\nTasks:\n{_TASK_LINES}")
 @click.argument("model")
 @output("File to write.", required=True)
-@click.option(
-    "--task", type=click.Choice(list(TASKS)), help="What the graph is for; by default from the model's architecture."
-)
-@click.option("--opset", type=click.IntRange(min=11), help="By default 18 with dynamo, 17 with torchscript.")
-@click.option(
-    "--attention",
-    type=click.Choice(["eager", "sdpa"]),
-    help="Implementation to trace; eager by default, Hugging Face models only.",
-)
-@click.option(
-    "--exporter",
-    type=click.Choice(["dynamo", "torchscript"]),
-    default="dynamo",
-    show_default=True,
-    help="Of torch.onnx.",
-)
-@click.option(
-    "--dtype",
-    type=click.Choice(["float32", "float16"]),
-    default="float32",
-    show_default=True,
-    help="Of weights and activations.",
-)
-@click.option(
-    "--kv-cache", is_flag=True, help="Causal language models: keys and values of earlier tokens in, and out again."
-)
-@click.option("--external-data", is_flag=True, help="Keep the weights in OUTPUT.data; models beyond 2 GB always do.")
-@click.option(
-    "--tolerance",
-    type=click.FloatRange(min=0),
-    help="Largest difference from torch, relative above 1; by default 1e-4 (float32), 1e-2 (float16).",
-)
+@options_of(ExportOptions)
 @json_output
 def export(model: str, output: str, as_json: bool, **options: Any) -> None:
     """Export MODEL to ONNX, hold the graph against torch, and count its attention sites.
@@ -65,7 +35,7 @@ def export(model: str, output: str, as_json: bool, **options: Any) -> None:
       atpatch-onnx export ./my-llama -o model.onnx --kv-cache --exporter torchscript
       atpatch-onnx export shop.models:scorer -o scorer.onnx
     """
-    from ..exporters.exporter import export_model
+    from ..exporters.exporter import export as export_model
 
     with _progress() as progress:
         exported = export_model(model, output, progress=progress, **options)

@@ -67,10 +67,11 @@ def _attributes(one: Field[Any], text: str) -> dict[str, Any]:
         return found | {"type": click.Choice(one.metadata["choices"])}
     if parse := one.metadata.get("parse"):
         return found | {"callback": _callback(parse)}
-    least = one.metadata.get("at_least")
+    least, most = one.metadata.get("range", (None, None))
+    ranged = (least, most) != (None, None)
     types = {
-        "int": click.INT if least is None else click.IntRange(int(least)),
-        "float": click.FLOAT if least is None else click.FloatRange(least),
+        "int": click.IntRange(least, most) if ranged else click.INT,
+        "float": click.FloatRange(least, most) if ranged else click.FLOAT,
         "str": click.STRING,
         "PathLike": click.Path(),
     }

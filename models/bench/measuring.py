@@ -17,6 +17,7 @@ from typing import Any
 from atpatch_onnx.benchmark import Spread, time_pairs
 from atpatch_onnx.benchmark.benchmarker import time_requests
 from atpatch_onnx.benchmark.footprint import footprints
+from atpatch_onnx.benchmark.options import BenchOptions
 from atpatch_onnx.benchmark.requests import Asked, Asker
 from atpatch_onnx.benchmark.result import ratio_interval
 from atpatch_onnx.patching.apply import patch_model
@@ -78,7 +79,9 @@ def measure(row: Row, shape: Mapping[str, int], *, quick: bool, fresh: bool, say
         threads: dict[str, Any] = {}
         for count in THREADS:
             say(f"{count} thread(s)")
-            timed = time_requests((original, patched), requests, count, CPU, effort.pairs, effort.seconds)
+            timed = time_requests(
+                (original, patched), requests, BenchOptions(threads=count, pairs=effort.pairs, seconds=effort.seconds)
+            )
             threads[str(count)] = {name: one.to_json() for name, one in zip(names, timed, strict=True)}
             if row.torch and row.passes == "one":
                 for name, told in _torch(row.model, requests[0], count, effort.torch_seconds).items():

@@ -1,0 +1,75 @@
+"""Options of a comparison: `CompareOptions`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from ..errors import BAD_OPTION
+from ..options import option
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from rewriters.model.forms import PathLike
+
+    from ..hotfix.file import Hotfix
+
+__all__ = ["CompareKeywords", "CompareOptions"]
+
+
+class CompareKeywords(TypedDict, total=False):
+    """`CompareOptions` as keywords of a call."""
+
+    group: str | Sequence[Any] | NDArray[Any] | None
+    positive: int
+    hotfix: PathLike | Hotfix | None
+    tokenizer: PathLike | None
+    output_name: str | None
+    classes: bool | None
+    threads: int | None
+    batch: int
+    providers: Sequence[str] | None
+    seconds: float
+    exemplar: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions:
+    """How graphs are compared.
+
+    Attributes:
+        group: protected attribute of the clean rows, for parity, odds and opportunity: INPUT, INPUT:INDEX, or in
+            Python the values (N,). Needs fairlearn.
+        positive: class that is the favorable outcome of the group metrics.
+        hotfix: what was patched in, for pictures of attention; by default ORIGINAL's own where it is the one.
+        tokenizer: folder of a text model's tokenizer: words next to its columns on the page.
+        output_name: graph output with the class scores; by default the first float output of rank 2 with more than one
+            column.
+        classes: False for a model whose outputs are numbers, not class scores; by default as the outputs look.
+        threads: threads of onnxruntime; by default its own choice.
+        batch: rows in one run, unless the graph fixes that.
+        providers: execution providers, in order of preference; by default the CPU's.
+        seconds: for timing single requests, clean and flagged ones each; 0: none.
+        exemplar: capture the attention maps of the most telling row.
+
+    Raises:
+        AtpatchError: ATP060 where one is out of range.
+    """
+
+    group: str | Sequence[Any] | NDArray[Any] | None = option(None, metavar="INPUT[:INDEX]")
+    positive: int = 1
+    hotfix: PathLike | Hotfix | None = None
+    tokenizer: PathLike | None = option(None, metavar="FOLDER")
+    output_name: str | None = option(None, metavar="NAME")
+    classes: bool | None = None
+    threads: int | None = option(None, at_least=1)
+    batch: int = option(64, at_least=1)
+    providers: Sequence[str] | None = None
+    seconds: float = option(3.0, at_least=0)
+    exemplar: bool = True
+
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise BAD_OPTION(f"a batch of {self.batch} rows", "give 1 or more")

@@ -1,0 +1,67 @@
+"""What an export gave."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .parity import Parity
+
+__all__ = ["Exported"]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What `export` did.
+
+    Attributes:
+        output: file written; data: files with its weights beside it.
+        source: what was exported, for people.
+        task, exporter, opset, dtype: of the graph; attention is None where a plain module decides itself.
+        inputs, outputs: name → shape, dynamic axes by label.
+        parity: output → distance from torch.
+        tolerance: what the parity was held against.
+        sites: ids of the attention sites found; rejected: how many Softmax nodes are none.
+        seconds: time taken.
+    """
+
+    output: str
+    data: tuple[str, ...]
+    source: str
+    task: str
+    exporter: str
+    attention: str | None
+    opset: int
+    dtype: str
+    inputs: Mapping[str, tuple[int | str, ...]]
+    outputs: Mapping[str, tuple[int | str, ...]]
+    parity: Mapping[str, Parity]
+    tolerance: float
+    sites: tuple[str, ...]
+    rejected: int
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The keys that `export --json` promises."""
+        keys = (
+            "output",
+            "source",
+            "task",
+            "exporter",
+            "attention",
+            "opset",
+            "dtype",
+            "tolerance",
+            "rejected",
+            "seconds",
+        )
+        return {
+            **{key: getattr(self, key) for key in keys},
+            "data": list(self.data),
+            "inputs": {name: list(shape) for name, shape in self.inputs.items()},
+            "outputs": {name: list(shape) for name, shape in self.outputs.items()},
+            "parity": {name: {"difference": p.difference, "scale": p.scale} for name, p in self.parity.items()},
+            "sites": list(self.sites),
+        }
