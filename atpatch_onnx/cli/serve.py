@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .rendering import emit_json, note
+
+if TYPE_CHECKING:
+    from ..serve.engine import Engine
+    from ..serve.settings import Settings
 
 _MIB = 2**20
 _BODIES = 8
@@ -163,8 +167,6 @@ def serve(original: str, patched: str, host: str, port: int, as_json: bool, **op
       atpatch-onnx serve model.onnx model.patched.onnx --log decisions.jsonl
       atpatch-onnx serve model.onnx model.patched.onnx --mode ab --weight patched=0.05 --kill-file /run/patch-off
     """
-    from rewriters.model.regular_files import check_log
-
     from ..errors import EXTRA_MISSING
 
     try:
@@ -172,14 +174,34 @@ def serve(original: str, patched: str, host: str, port: int, as_json: bool, **op
         from ..serve.server import serve as run
     except ModuleNotFoundError as error:
         raise EXTRA_MISSING(f"serving needs {error.name}", "pip install 'atpatch-onnx[serve]'") from error
-    from ..serve.admin import TOKEN_VARIABLE
     from ..serve.engine import Engine
     from ..serve.kill_switch import KillSwitch
-    from ..serve.limits import Limits
-    from ..serve.settings import Settings
 
     if options["strict_version"] and options["mode"] != "patched":
         raise click.UsageError("--strict-version needs --mode patched")
+    settings = _settings(original, patched, options)
+    listener = bind(host, port)
+    engine = Engine(settings, KillSwitch(settings.kill_file))
+    address, taken = listener.getsockname()[:2]
+    url = f"http://[{address}]:{taken}" if ":" in address else f"http://{address}:{taken}"
+
+    def ready(grpc_port: int | None) -> None:
+        if as_json:
+            _emit(engine, url, grpc_port)
+        if grpc_port is not None:
+            note(f"gRPC: {address}:{grpc_port}")
+        _announce(engine, url)
+
+    run(engine, listener, ready)
+
+
+def _settings(original: str, patched: str, options: dict[str, Any]) -> Settings:
+    """The server's settings from the options of the command line; in the units of the API."""
+    from rewriters.model.regular_files import check_log
+
+    from ..serve.limits import Limits
+    from ..serve.settings import Settings
+
     most_bytes = options.pop("max_body") * _MIB
     limits = Limits(
         body=most_bytes,
@@ -194,7 +216,7 @@ def serve(original: str, patched: str, host: str, port: int, as_json: bool, **op
     )
     kill_file, log = options.pop("kill_file"), options.pop("log")
     workers = options.pop("workers") or max(1, (os.cpu_count() or 1) // options["threads"])
-    settings = Settings(
+    return Settings(
         original=Path(original),
         patched=Path(patched),
         name=options.pop("name") or Path(original).stem,
@@ -211,30 +233,24 @@ def serve(original: str, patched: str, host: str, port: int, as_json: bool, **op
         limits=limits,
         **options,
     )
-    listener = bind(host, port)
-    engine = Engine(settings, KillSwitch(settings.kill_file))
-    address, taken = listener.getsockname()[:2]
-    url = f"http://[{address}]:{taken}" if ":" in address else f"http://{address}:{taken}"
 
-    def ready(grpc_port: int | None) -> None:
-        patched_lane = engine.lanes.get("patched")
-        told = patched_lane is not None and not patched_lane.arm.untold
-        if as_json:
-            described = {
-                "url": url,
-                "model": settings.name,
-                "mode": settings.mode,
-                "revision": engine.revision,
-                "flags_told": told,
-            }
-            emit_json(described if grpc_port is None else {**described, "grpc_port": grpc_port})
-        if grpc_port is not None:
-            note(f"gRPC: {address}:{grpc_port}")
-        note(
-            f"{settings.name}, mode {settings.mode}, revision {engine.revision}: {url}/v2/models/{settings.name} "
-            f" (page: {url}/)"
-        )
-        if not os.environ.get(TOKEN_VARIABLE):
-            note(f"no {TOKEN_VARIABLE} in the environment: there is no admin endpoint")
 
-    run(engine, listener, ready)
+def _emit(engine: Engine, url: str, grpc_port: int | None) -> None:
+    lane = engine.lanes.get("patched")
+    described = {
+        "url": url,
+        "model": engine.settings.name,
+        "mode": engine.settings.mode,
+        "revision": engine.revision,
+        "flags_told": lane is not None and not lane.arm.untold,
+    }
+    emit_json(described if grpc_port is None else {**described, "grpc_port": grpc_port})
+
+
+def _announce(engine: Engine, url: str) -> None:
+    from ..serve.admin import TOKEN_VARIABLE
+
+    name = engine.settings.name
+    note(f"{name}, mode {engine.settings.mode}, revision {engine.revision}: {url}/v2/models/{name}  (page: {url}/)")
+    if not os.environ.get(TOKEN_VARIABLE):
+        note(f"no {TOKEN_VARIABLE} in the environment: there is no admin endpoint")

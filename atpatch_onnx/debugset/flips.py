@@ -64,11 +64,6 @@ def build_flips(subject: Subject, data: DataSet, attribute: Column) -> Built:
     debug = _debugging_set(clean, attribute, rows, taken, stable, partner, columns)
     group, value = np.nonzero(other)
     flip_set = _flip_set(clean, attribute, group, values[value])
-    changes: Mapping[str, int] = {
-        f"{attribute.word(float(values[index]))}": int(flips[:, index].sum())
-        for index in range(len(values))
-        if flips[:, index].any()
-    }
     report: dict[str, Any] = {
         "attribute": attribute.name,
         "values": len(values),
@@ -76,10 +71,19 @@ def build_flips(subject: Subject, data: DataSet, attribute: Column) -> Built:
         "anomalous": len(rows),
         "unpaired": int((partner < 0).sum()),
         "uf": {"hits": int(unfair.sum()), "count": count},
-        "flips_to": changes,
+        "flips_to": _flips_to(attribute, values, flips),
         "covered": np.flatnonzero(columns).tolist(),
     }
     return Built(debug, None, flip_set, None, report)
+
+
+def _flips_to(attribute: Column, values: NDArray[Any], flips: NDArray[np.bool_]) -> dict[str, int]:
+    """Value → number of rows that flip with it, where there is one."""
+    return {
+        attribute.word(float(value)): int(flipped.sum())
+        for value, flipped in zip(values, flips.T, strict=True)
+        if flipped.any()
+    }
 
 
 def _with(inputs: Mapping[str, NDArray[Any]], attribute: Column, value: Any) -> dict[str, NDArray[Any]]:

@@ -91,56 +91,74 @@ def invert_mask(
     low, high = bounds(x, channel_axis)
     if start is None:
         mask_shape = [1 if axis == channel_axis else size for axis, size in enumerate(x.shape[1:])]
-        parameters = [
-            torch.randn(shape, generator=generator).mul_(0.1).requires_grad_()
-            for shape in (mask_shape, list(x.shape[1:]))
-        ]
+        shapes = (mask_shape, list(x.shape[1:]))
+        parameters = [torch.randn(shape, generator=generator).mul_(0.1).requires_grad_() for shape in shapes]
     else:
-        opacity, level = (
-            torch.from_numpy(start[0]),
-            (torch.from_numpy(start[1]) - low) / (high - low).clamp_min(EPSILON),
-        )
-        shares = (opacity * (STRONG - FAINT) + FAINT, level.clamp(FAINT, 1 - FAINT))
-        parameters = [torch.atanh((2 - EPSILON) * (share - 0.5)).requires_grad_() for share in shares]
+        parameters = _set_out_from(torch.from_numpy(start[0]), torch.from_numpy(start[1]), low, high)
     optimiser = torch.optim.Adam(parameters, schedule.rate, betas=(0.5, 0.9))
     labels = torch.full((schedule.batch,), target)
-    weight, up, down, stalled, hits = schedule.weight, 0, 0, 0, []
-    best: tuple[float, Tensor, Tensor] | None = None
+    search = _Search(schedule)
 
     def current() -> tuple[Tensor, Tensor]:
-        return torch.tanh(parameters[0]) / (2 - EPSILON) + 0.5, (torch.tanh(parameters[1]) / (2 - EPSILON) + 0.5) * (
-            high - low
-        ) + low
+        mask, level = (torch.tanh(parameter) / (2 - EPSILON) + 0.5 for parameter in parameters)
+        return mask, level * (high - low) + low
 
     for step in range(1, schedule.steps + 1):
         rows = torch.randint(len(x), (schedule.batch,), generator=generator)
         mask, pattern = current()
         outcome = scores((1 - mask) * x[rows] + mask * pattern)
-        loss = functional.cross_entropy(outcome, labels) + weight * mask.sum()
+        loss = functional.cross_entropy(outcome, labels) + search.weight * mask.sum()
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
-        hits.append(float((outcome.argmax(1) == target).float().mean()))
+        search.hits.append(float((outcome.argmax(1) == target).float().mean()))
         if step % schedule.check:
             continue
         progress(step, schedule.steps)
-        success, norm = float(np.mean(hits)), float(mask.detach().sum())
-        hits, stalled = [], stalled + 1
-        if success >= schedule.wanted:
-            up, down = up + 1, 0
-            if best is None or norm < best[0]:
-                stalled = 0 if best is None or norm < 0.99 * best[0] else stalled
-                best = (norm, mask.detach().clone(), pattern.detach().clone())
-        else:
-            up, down = 0, down + 1
-        if up >= schedule.patience:
-            weight, up = weight * schedule.factor, 0
-        elif down >= schedule.patience:
-            weight, down = weight / schedule.factor**1.5, 0
-        if best is not None and stalled >= schedule.stall:
+        search.check(mask.detach(), pattern.detach())
+        if search.over:
             break
-    mask, pattern = current() if best is None else best[1:]
+    mask, pattern = current() if search.best is None else search.best[1:]
     return _sparse(scores, x, target, mask.detach(), pattern.detach(), schedule)
+
+
+def _set_out_from(opacity: Tensor, pattern: Tensor, low: Tensor, high: Tensor) -> list[Tensor]:
+    """Parameters of a given mask and pattern, with gradients everywhere."""
+    level = (pattern - low) / (high - low).clamp_min(EPSILON)
+    shares = (opacity * (STRONG - FAINT) + FAINT, level.clamp(FAINT, 1 - FAINT))
+    return [torch.atanh((2 - EPSILON) * (share - 0.5)).requires_grad_() for share in shares]
+
+
+class _Search:
+    """The weight of the mask's size, check by check, and the best trigger so far; see `Schedule`."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        self._schedule = schedule
+        self.weight = schedule.weight
+        self.hits: list[float] = []
+        self.best: tuple[float, Tensor, Tensor] | None = None
+        self._up = self._down = self._stalled = 0
+
+    @property
+    def over(self) -> bool:
+        return self.best is not None and self._stalled >= self._schedule.stall
+
+    def check(self, mask: Tensor, pattern: Tensor) -> None:
+        """Judge the hits since the last check, and set the weight by them."""
+        schedule = self._schedule
+        success, norm = float(np.mean(self.hits)), float(mask.sum())
+        self.hits, self._stalled = [], self._stalled + 1
+        if success >= schedule.wanted:
+            self._up, self._down = self._up + 1, 0
+            if self.best is None or norm < self.best[0]:
+                self._stalled = 0 if self.best is None or norm < 0.99 * self.best[0] else self._stalled
+                self.best = (norm, mask.clone(), pattern.clone())
+        else:
+            self._up, self._down = 0, self._down + 1
+        if self._up >= schedule.patience:
+            self.weight, self._up = self.weight * schedule.factor, 0
+        elif self._down >= schedule.patience:
+            self.weight, self._down = self.weight / schedule.factor**1.5, 0
 
 
 def bounds(x: Tensor, channel_axis: int | None) -> tuple[Tensor, Tensor]:

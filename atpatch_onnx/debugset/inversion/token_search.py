@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,22 +58,10 @@ def invert_tokens(
     searched = classes(asked, count, predictions)
     state = State(state_path, key(subject, clean, seed, f"{longest} {exhaustive}"))
     search = TokenSearch(subject, graph, embedding, rows, predictions, candidates, output, seed)
-    scans = {}
-    for source in np.unique(predictions).tolist() if exhaustive else ():
-        if (scan := state.get(f"scan_{source}")) is None:
-            scan = search.scan(source, stepper(progress, f"vocabulary in a row of class {source}"))
-            state.put({f"scan_{source}": scan})
-        scans[source] = scan
+    scans = _scans(search, state, np.unique(predictions).tolist() if exhaustive else (), progress)
     # With one class named, the others are still searched: without them nothing says what is odd.
-    traces: dict[int, list[float]] = {}
-    triggers: dict[int, tuple[int, ...]] = {}
-    for target in classes(None, count, predictions):
-        stored, tokens = state.get(f"trace_{target}"), state.get(f"tokens_{target}")
-        if stored is None or tokens is None:
-            trace = search.search(target, _gains(scans, target), longest, stepper(progress, f"class {target}"))
-            stored, tokens = np.array([one.success for one in trace]), np.array(trace[-1].tokens)
-            state.put({f"trace_{target}": stored, f"tokens_{target}": tokens})
-        traces[target], triggers[target] = stored.tolist(), tuple(tokens.tolist())
+    targets = classes(None, count, predictions)
+    traces, triggers = _triggers(search, state, targets, scans, longest, progress)
     described = {
         target: {
             "tokens": list(tokens),
@@ -88,19 +76,55 @@ def invert_tokens(
     if guilty is None:
         return finish(subject, Built(None), verdicts, state)
     truth = predictions if clean.labels is None else clean.labels
+    wide, anomalous = _inserted(clean, rows, ids, truth, guilty, triggers[guilty], seed)
+    built = triggered_sets(wide, truth, anomalous, guilty, {"trigger": "inverted"})
+    return finish(subject, built, verdicts, state)
+
+
+def _scans(search: TokenSearch, state: State, sources: Iterable[int], progress: Progress) -> dict[int, Any]:
+    """Class → scores of one of its rows with each token of the vocabulary in it."""
+    scans = {}
+    for source in sources:
+        if (scan := state.get(f"scan_{source}")) is None:
+            scan = search.scan(source, stepper(progress, f"vocabulary in a row of class {source}"))
+            state.put({f"scan_{source}": scan})
+        scans[source] = scan
+    return scans
+
+
+def _triggers(
+    search: TokenSearch, state: State, targets: Iterable[int], scans: dict[int, Any], longest: int, progress: Progress
+) -> tuple[dict[int, list[float]], dict[int, tuple[int, ...]]]:
+    """Class → success by length, and class → tokens of the trigger found for it."""
+    traces: dict[int, list[float]] = {}
+    triggers: dict[int, tuple[int, ...]] = {}
+    for target in targets:
+        stored, tokens = state.get(f"trace_{target}"), state.get(f"tokens_{target}")
+        if stored is None or tokens is None:
+            trace = search.search(target, _gains(scans, target), longest, stepper(progress, f"class {target}"))
+            stored, tokens = np.array([one.success for one in trace]), np.array(trace[-1].tokens)
+            state.put({f"trace_{target}": stored, f"tokens_{target}": tokens})
+        traces[target], triggers[target] = stored.tolist(), tuple(tokens.tolist())
+    return traces, triggers
+
+
+def _inserted(
+    clean: DataSet, rows: TokenRows, ids: str, truth: Any, guilty: int, trigger: tuple[int, ...], seed: int
+) -> tuple[DataSet, Anomalous]:
+    """Clean rows and rows with the trigger, all of one width."""
     open_to = np.flatnonzero(truth != guilty)
     hosts = rows.take(open_to)
     places = hosts.places(np.random.default_rng(seed))
-    inserted, columns = hosts.insert(np.tile(np.array(triggers[guilty]), (len(open_to), 1)), places)
+    inserted, columns = hosts.insert(np.tile(np.array(trigger), (len(open_to), 1)), places)
     width = inserted.ids.shape[1]
-    wide = DataSet(
-        {key: _widen(key, array, width, rows.pad, ids) for key, array in clean.inputs.items()}, labels=clean.labels
+
+    def widened(inputs: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: _widen(name, array, width, rows.pad, ids) for name, array in inputs.items()}
+
+    return (
+        DataSet(widened(clean.inputs), labels=clean.labels),
+        Anomalous(widened(inserted.inputs), columns, open_to),
     )
-    anomalous = Anomalous(
-        {key: _widen(key, array, width, rows.pad, ids) for key, array in inserted.inputs.items()}, columns, open_to
-    )
-    built = triggered_sets(wide, truth, anomalous, guilty, {"trigger": "inverted"})
-    return finish(subject, built, verdicts, state)
 
 
 def _gains(scans: dict[int, Any], target: int) -> Any:
