@@ -2,10 +2,18 @@
 
     import atpatch_onnx
 
-    atpatch_onnx.inspect_model("model.onnx").sites
-    atpatch_onnx.patch_model("model.onnx", hotfix="model.hotfix")
+    atpatch_onnx.inspect("model.onnx").sites
+    atpatch_onnx.fit("model.onnx", "debug.npz", output="model.hotfix")
+    atpatch_onnx.patch("model.onnx", hotfix="model.hotfix")
+    atpatch_onnx.compare("model.onnx", "model.patched.onnx", "clean.npz").verdict()
 
-Everything public is named in `__all__` and loaded on first use, so that importing the package costs nothing.
+Functions are called as the commands of `atpatch-onnx` are: inspect, explain, extract, diff, fit, patch, unpatch,
+compare, bench, export, and analyze_log for `ab analyze`. A model goes in as a path, an `onnx.ModelProto` or an
+`onnx_ir.Model`. Every refusal is an `AtpatchError` with a `code`, which `atpatch-onnx explain CODE` explains.
+
+Everything public is named in `__all__` and loaded on first use, so that importing the package costs nothing. Former
+names (`inspect_model`, `explain_site`, `extract_site`, `diff_models`, `patch_model`, `unpatch_model`, `export_model`)
+go on working.
 """
 
 from __future__ import annotations
@@ -17,35 +25,54 @@ if TYPE_CHECKING:
     from rewriters.plan import PatchPlan
     from rewriters.sites import Inspection, Rejection, Site
 
+    from .ab.analysis import Analysis, analyze_log
     from .benchmark.benchmarker import bench
+    from .benchmark.options import BenchOptions
     from .benchmark.result import Bench
     from .comparison.comparer import compare
+    from .comparison.options import CompareOptions
     from .comparison.result import Comparison
     from .errors import AtpatchError, DataError, ModelError, PlanError, ServeError
-    from .exporters.exporter import Exported, export_model
+    from .exporters.exporter import Exported, export
+    from .exporters.exporter import export_model as export_model
+    from .exporters.options import ExportOptions
     from .fitting.fitter import fit
+    from .fitting.options import FitOptions
     from .hotfix.file import Hotfix
+    from .hotfix.options import PatchOptions
     from .inference.sessions import providers, session
-    from .inspection.differences import Difference, diff_models
+    from .inspection.differences import Difference, diff
+    from .inspection.differences import diff_models as diff_models
     from .inspection.environment import examine
-    from .inspection.explanation import Explanation, explain_site
-    from .inspection.inspector import extract_site, inspect_model
+    from .inspection.explanation import Explanation, explain
+    from .inspection.explanation import explain_site as explain_site
+    from .inspection.inspector import extract, inspect
+    from .inspection.inspector import extract_site as extract_site
+    from .inspection.inspector import inspect_model as inspect_model
     from .inspection.page import sites_page
-    from .patching.apply import Patched, Unpatched, patch_model, unpatch_model
+    from .patching.apply import Patched, Unpatched, patch, unpatch
+    from .patching.apply import patch_model as patch_model
+    from .patching.apply import unpatch_model as unpatch_model
 
 from .version import __version__ as __version__
 
 __all__ = [
+    "Analysis",
     "AtpatchError",
     "Bench",
+    "BenchOptions",
+    "CompareOptions",
     "Comparison",
     "DataError",
     "Difference",
     "Explanation",
+    "ExportOptions",
     "Exported",
+    "FitOptions",
     "Hotfix",
     "Inspection",
     "ModelError",
+    "PatchOptions",
     "PatchPlan",
     "Patched",
     "PlanError",
@@ -53,55 +80,49 @@ __all__ = [
     "ServeError",
     "Site",
     "Unpatched",
+    "analyze_log",
     "bench",
     "compare",
-    "diff_models",
+    "diff",
     "examine",
-    "explain_site",
-    "export_model",
-    "extract_site",
+    "explain",
+    "export",
+    "extract",
     "fit",
-    "inspect_model",
-    "patch_model",
+    "inspect",
+    "patch",
     "providers",
     "session",
     "sites_page",
-    "unpatch_model",
+    "unpatch",
 ]
 
-_HOME = {
-    "AtpatchError": ".errors",
-    "Bench": ".benchmark.result",
-    "Comparison": ".comparison.result",
-    "DataError": ".errors",
-    "Difference": ".inspection.differences",
-    "Exported": ".exporters.exporter",
-    "Explanation": ".inspection.explanation",
-    "Hotfix": ".hotfix.file",
-    "Inspection": "rewriters.sites",
-    "ModelError": ".errors",
-    "PatchPlan": "rewriters.plan",
-    "Patched": ".patching.apply",
-    "PlanError": ".errors",
-    "Rejection": "rewriters.sites",
-    "ServeError": ".errors",
-    "Site": "rewriters.sites",
-    "Unpatched": ".patching.apply",
-    "bench": ".benchmark.benchmarker",
-    "compare": ".comparison.comparer",
-    "diff_models": ".inspection.differences",
-    "examine": ".inspection.environment",
-    "export_model": ".exporters.exporter",
-    "explain_site": ".inspection.explanation",
-    "extract_site": ".inspection.inspector",
-    "fit": ".fitting.fitter",
-    "inspect_model": ".inspection.inspector",
-    "patch_model": ".patching.apply",
-    "providers": ".inference.sessions",
-    "session": ".inference.sessions",
-    "sites_page": ".inspection.page",
-    "unpatch_model": ".patching.apply",
+_NAMES = {
+    "rewriters.plan": ("PatchPlan",),
+    "rewriters.sites": ("Inspection", "Rejection", "Site"),
+    ".ab.analysis": ("Analysis", "analyze_log"),
+    ".benchmark.benchmarker": ("bench",),
+    ".benchmark.options": ("BenchOptions",),
+    ".benchmark.result": ("Bench",),
+    ".comparison.comparer": ("compare",),
+    ".comparison.options": ("CompareOptions",),
+    ".comparison.result": ("Comparison",),
+    ".errors": ("AtpatchError", "DataError", "ModelError", "PlanError", "ServeError"),
+    ".exporters.exporter": ("Exported", "export", "export_model"),
+    ".exporters.options": ("ExportOptions",),
+    ".fitting.fitter": ("fit",),
+    ".fitting.options": ("FitOptions",),
+    ".hotfix.file": ("Hotfix",),
+    ".hotfix.options": ("PatchOptions",),
+    ".inference.sessions": ("providers", "session"),
+    ".inspection.differences": ("Difference", "diff", "diff_models"),
+    ".inspection.environment": ("examine",),
+    ".inspection.explanation": ("Explanation", "explain", "explain_site"),
+    ".inspection.inspector": ("extract", "extract_site", "inspect", "inspect_model"),
+    ".inspection.page": ("sites_page",),
+    ".patching.apply": ("Patched", "Unpatched", "patch", "patch_model", "unpatch", "unpatch_model"),
 }
+_HOME = {name: module for module, names in _NAMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:

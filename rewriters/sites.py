@@ -7,11 +7,14 @@ An attention map A has the canonical shape (B, H, Q, K), its values V (B, H, K, 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import onnx
+
+from .summary import Summarized, some
 
 __all__ = ["MAP_FORMS", "Confidence", "Inspection", "Layout", "Rejection", "Site", "Where"]
 
@@ -84,8 +87,8 @@ class Layout:
         return 1 if self.values is None else len(self.values) - (self.rank - len(self.values_lack)) + 1
 
 
-@dataclass(frozen=True)
-class Site:
+@dataclass(frozen=True, repr=False)
+class Site(Summarized):
     """One Softmax (or its like) whose probabilities weigh values in a P·V product.
 
     Attributes:
@@ -175,6 +178,14 @@ class Site:
         )
         return hashlib.sha256(repr(structure).encode()).hexdigest()[:16]
 
+    def summary(self) -> Iterator[tuple[str, str]]:
+        yield "id", f"{self.id} ({self.form}, confidence {self.confidence})"
+        sizes = (("H", self.heads), ("K", self.key_size), ("D", self.head_dim))
+        known = ", ".join(f"{letter} {'not fixed' if size is None else size}" for letter, size in sizes)
+        yield "map", f"{known}; query axis {self.query_axis}, key axis {self.key_axis}"
+        yield "nodes", f"{self.softmax} → {self.matmul}"
+        yield "scope", self.scope
+
     def to_json(self) -> dict[str, Any]:
         """The keys that `inspect --json` promises."""
         keys = ("id", "softmax", "matmul", "form", "heads", "query_axis", "key_axis", "operand", "confidence", "scope")
@@ -183,25 +194,49 @@ class Site:
 
 @dataclass(frozen=True)
 class Rejection:
-    """A Softmax, or its like, that is no site, and why. `code` is one of `finder.REASONS`."""
+    """A Softmax, or its like, that is no site, and why.
+
+    Attributes:
+        softmax: node name (the first output's name where it is unnamed).
+        code: one of `finder.REASONS`, which `atpatch-onnx explain CODE` explains.
+        reason: one line on this case.
+    """
 
     softmax: str
     code: str
     reason: str
 
     def to_json(self) -> dict[str, Any]:
+        """An entry of "rejected" in `inspect --json`."""
         return {"softmax": self.softmax, "code": self.code, "reason": self.reason}
 
 
-@dataclass(frozen=True)
-class Inspection:
-    """Everything the finder has to say about one model: facts of the file, sites, rejections, all in graph order."""
+@dataclass(frozen=True, repr=False)
+class Inspection(Summarized):
+    """Everything the finder has to say about one model.
+
+    Attributes:
+        model: facts of the file: "path", "opset", "ir_version", "producer", "nodes", "external_data", and of a patched
+            one "patch", its stamp.
+        sites: in graph order.
+        rejected: every other Softmax, in graph order.
+    """
 
     model: Mapping[str, Any]
     sites: tuple[Site, ...]
     rejected: tuple[Rejection, ...]
 
+    def summary(self) -> Iterator[tuple[str, str]]:
+        facts = self.model
+        yield "model", f"{facts.get('path') or 'in memory'} (opset {facts.get('opset')}, {facts.get('nodes')} nodes)"
+        yield "sites", some(site.id for site in self.sites)
+        codes = Counter(rejection.code for rejection in self.rejected)
+        yield "rejected", some(f"{count} × {code}" for code, count in codes.most_common()) if codes else "none"
+        if "patch" in facts:
+            yield "patched", f"sites {facts['patch'].get('sites', '')}"
+
     def to_json(self) -> dict[str, Any]:
+        """The keys that `inspect --json` promises."""
         return {
             "model": dict(self.model),
             "sites": [site.to_json() for site in self.sites],

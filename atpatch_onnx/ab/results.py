@@ -113,7 +113,13 @@ class Revision:
 
 @dataclass(frozen=True)
 class Analysis:
-    """A whole log."""
+    """A whole decision log, judged.
+
+    Attributes:
+        reading: what the log files held, and what of them could not be used.
+        outcomes: what became of the requests; None where none were given.
+        revisions: the arms against each other, one entry for each experiment and revision.
+    """
 
     reading: Reading
     outcomes: Outcomes | None
@@ -121,6 +127,7 @@ class Analysis:
 
     @property
     def valid(self) -> bool:
+        """Whether nothing speaks against the comparison in any revision, such as a split that is not as it was set."""
         return not any(revision.invalid for revision in self.revisions)
 
     @property
@@ -129,6 +136,7 @@ class Analysis:
         return max(self.revisions, key=lambda revision: revision.end)
 
     def to_json(self) -> dict[str, Any]:
+        """The keys that `ab analyze --json` promises."""
         reading = self.reading
         return {
             "log": {

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from rewriters.summary import Summarized
 
 from .footprint import Footprint
 from .paired_latency import Spread
@@ -52,8 +54,8 @@ class Timed:
         return {**asdict(self), "shape": dict(self.shape)}
 
 
-@dataclass(frozen=True, eq=False)
-class Bench:
+@dataclass(frozen=True, eq=False, repr=False)
+class Bench(Summarized):
     """An original and its patch, timed and weighed.
 
     Attributes:
@@ -98,6 +100,17 @@ class Bench:
     def over(self, bound: float, kind: Kind) -> list[Timed]:
         """Requests of a kind whose median ratio is above a bound."""
         return [one for one in self.timed if one.kind == kind and one.ratio.median > bound]
+
+    def summary(self) -> Iterator[tuple[str, str]]:
+        yield "models", " and ".join(path or "a graph in memory" for path in self.models)
+        told = self.headline
+        ratio = f"{told.ratio.median:.3f} ({told.ratio.low:.3f} to {told.ratio.high:.3f})"
+        yield (
+            "latency ratio",
+            f"{ratio}, {told.original.median:.3g} → {told.patched.median:.3g} ms, {told.kind} request",
+        )
+        yield "other ratios", ", ".join(f"{name} {ratio:.3f}" for name, ratio in self.ratios.items()) or "not taken"
+        yield "session", f"{self.provider}, {self.threads} threads, {len(self.timed)} requests"
 
     def to_json(self) -> dict[str, Any]:
         """The keys that `bench --json` promises, and every request."""

@@ -32,7 +32,7 @@ def diff(ctx: click.Context, before: str, after: str, summary: bool, as_json: bo
     """
     from rewriters.names import without_owner
 
-    from ..inspection.differences import diff_models
+    from ..inspection.differences import diff as diff_models
 
     found = diff_models(before, after)
     if as_json:

@@ -21,7 +21,7 @@ def unpatch(model: str, output: str | None, in_place: bool, link_data: bool, as_
     Example:
       atpatch-onnx unpatch model.patched.onnx -o model.onnx
     """
-    from ..patching.apply import unpatch_model
+    from ..patching.apply import unpatch as unpatch_model
 
     done = unpatch_model(model, output, in_place=in_place, link_data=link_data)
     if as_json:

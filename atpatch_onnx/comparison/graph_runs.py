@@ -19,9 +19,9 @@ from ..inference.datasets import DataSet, Ints
 from ..inference.runner import Runner
 from .outputs import Outputs
 
-__all__ = ["ORIGINAL", "Graph", "Progress", "difference", "run_graphs"]
+__all__ = ["ORIGINAL", "PATCHED", "Graph", "Progress", "difference", "run_graphs"]
 
-ORIGINAL = "original"
+ORIGINAL, PATCHED = "original", "patched"
 
 Progress = Callable[[str, int, int], None]
 

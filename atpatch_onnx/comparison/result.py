@@ -16,28 +16,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rewriters.model.atomic import write_file
+from rewriters.summary import Summarized
 
 from ..errors import DATA_MALFORMED
 from ..inference.datasets import Arrays
 from ..inference.npz import read_arrays
 from ..statistics.proportions import Share
+from .changed_rows import paired_json
 from .exemplar import Exemplar
-from .figures import CLEAN, TRIGGERED, Change, Figures, change, judge
-from .graph_runs import ORIGINAL
+from .figures import CLEAN, Change, Figures, change, judge
+from .graph_runs import ORIGINAL, PATCHED
 from .outputs import Outputs, Truth
 from .timing import latency_json
 from .verdict import mended, verdict
 
 __all__ = ["PATCHED", "Comparison"]
 
-PATCHED = "patched"
 FORMAT = 1
-MOST_ROWS = 500
-"""Changed predictions told one by one; the rest is only counted."""
 
 
-@dataclass(frozen=True, eq=False)
-class Comparison:
+@dataclass(frozen=True, eq=False, repr=False)
+class Comparison(Summarized):
     """Several graphs over the same rows; the first is the original, the second the patched one.
 
     Attributes:
@@ -61,6 +60,7 @@ class Comparison:
 
     @property
     def graphs(self) -> tuple[str, ...]:
+        """Names of the graphs: "original", "patched", and further ones."""
         return tuple(self.outputs)
 
     @property
@@ -79,6 +79,13 @@ class Comparison:
         """Graph → what it changed, of all but the original."""
         original = self.outputs[ORIGINAL]
         return {name: change(self.truths, runs, original) for name, runs in self.outputs.items() if name != ORIGINAL}
+
+    def summary(self) -> Iterator[tuple[str, str]]:
+        yield "verdict", self.verdict()
+        yield "rows", ", ".join(f"{truth.count} {name}" for name, truth in self.truths.items())
+        for name in (ORIGINAL, PATCHED):
+            known = {key: value for key, value in self.figures[name].values.items() if value is not None}
+            yield name, ", ".join(f"{key} {value:.4g}" for key, value in known.items()) or "no labels, no figures"
 
     def verdict(self, name: str = PATCHED) -> str:
         """One sentence on a graph, see `verdict`."""
@@ -159,53 +166,6 @@ class Comparison:
             return _unflat(header, arrays)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise DATA_MALFORMED(f"{path} is no saved comparison: {error}", advice) from error
-
-
-def paired_json(comparison: Comparison, name: str) -> dict[str, Any]:
-    """The original against one graph."""
-    changes = comparison.changes[name]
-    told: dict[str, Any] = {}
-    if changes.changed is not None:
-        told |= {
-            "changed": changes.changed.hits,
-            "changed_share": changes.changed.value,
-            "agreement": 1 - changes.changed.value,
-        }
-    if changes.accuracy is not None:
-        pair = changes.accuracy
-        low, high = pair.interval
-        told |= {"accuracy_drop": pair.drop, "accuracy_drop_low": low, "accuracy_drop_high": high}
-        told |= {"lost": pair.lost, "gained": pair.gained, "mcnemar_p": pair.p}
-    for key, paired in (("attack", changes.attack), ("unfair", changes.unfair)):
-        if paired is not None:
-            told |= {f"{key}_stopped": paired.gained, f"{key}_new": paired.lost, f"{key}_mcnemar_p": paired.p}
-    told["identical"] = {set_name: share.to_json() for set_name, share in changes.identical.items()}
-    told["numeric"] = {key: dict(value) for key, value in changes.numeric.items()}
-    # On triggered rows a changed prediction is what is wanted: counted above, not told.
-    kept = {key: rows for key, rows in changes.rows.items() if key != TRIGGERED}
-    told["rows"] = {
-        key: [changed_row(comparison, name, key, int(row)) for row in rows[:MOST_ROWS]] for key, rows in kept.items()
-    }
-    told["rows_left_out"] = {key: max(len(rows) - MOST_ROWS, 0) for key, rows in kept.items()}
-    return told
-
-
-def changed_row(comparison: Comparison, name: str, set_name: str, row: int) -> dict[str, Any]:
-    """One changed prediction: index, label, both predictions and scores, sites and columns that were flagged."""
-    before, after = (comparison.outputs[graph][set_name] for graph in (ORIGINAL, name))
-    assert before.scores is not None and after.scores is not None
-    labels = comparison.truths[set_name].labels
-    return {
-        "row": row,
-        "label": None if labels is None else int(labels[row]),
-        ORIGINAL: int(before.predictions[row]),
-        PATCHED: int(after.predictions[row]),
-        "flagged": None if after.flagged is None else bool(after.flagged[row]),
-        "columns": {
-            site: np.flatnonzero(flagged[row]).tolist() for site, flagged in after.columns.items() if flagged[row].any()
-        },
-        "scores": {ORIGINAL: before.scores[row].tolist(), PATCHED: after.scores[row].tolist()},
-    }
 
 
 def _finite(data: Any) -> Any:

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..statistics.proportions import Share
+from .changed_rows import changed_row
 from .fairness import NAMES
 from .figures import CLEAN, FIGURES, TRIGGERED
 from .graph_runs import ORIGINAL
-from .result import PATCHED, Comparison, changed_row
+from .result import PATCHED, Comparison
 from .timing import latency_json
 
 __all__ = ["TITLES", "Table", "percent", "session_line", "tables_of"]

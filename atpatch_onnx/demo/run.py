@@ -20,8 +20,8 @@ from ..comparison.result import Comparison
 from ..comparison.timing import latency_json
 from ..errors import NO_SUCH_FILE, NOT_WRITABLE
 from ..hotfix.file import Hotfix
-from ..inspection.inspector import inspect_model
-from ..patching.apply import Patched, patch_model
+from ..inspection.inspector import inspect
+from ..patching.apply import Patched, patch
 
 __all__ = ["FILES", "FOLDER", "Demo", "Progress", "copy_demo", "run_demo"]
 
@@ -87,17 +87,17 @@ def run_demo(folder: Path = FOLDER, progress: Progress = lambda step: None) -> D
         )
     hotfix = Hotfix.load(folder / "model.hotfix")
     progress("inspect: looking for attention sites")
-    inspection = inspect_model(source)
+    inspection = inspect(source)
     with tempfile.TemporaryDirectory() as scratch:
         served = Path(scratch) / "patched.onnx"
         progress(f"patch: {len(hotfix.sites)} of {len(inspection.sites)} sites, as the hotfix says")
-        patch = patch_model(source, served, hotfix=hotfix)
+        patched = patch(source, served, hotfix=hotfix)
         progress("compare: clean and triggered digits through both models, then one request at a time")
         comparison = compare(
             source, served, folder / "clean.npz", triggered=folder / "triggered.npz", hotfix=hotfix, threads=1
         )
-        inserted = _inserted(model_io.load(served), patch.sites)
-    return Demo(inspection, patch, hotfix, inserted, comparison)
+        inserted = _inserted(model_io.load(served), patched.sites)
+    return Demo(inspection, patched, hotfix, inserted, comparison)
 
 
 def copy_demo(folder: Path) -> tuple[Path, ...]:

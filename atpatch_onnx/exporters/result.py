@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from rewriters.summary import Summarized, some
 
 if TYPE_CHECKING:
     from .parity import Parity
@@ -12,8 +14,8 @@ if TYPE_CHECKING:
 __all__ = ["Exported"]
 
 
-@dataclass(frozen=True)
-class Exported:
+@dataclass(frozen=True, repr=False)
+class Exported(Summarized):
     """What `export` did.
 
     Attributes:
@@ -42,6 +44,14 @@ class Exported:
     sites: tuple[str, ...]
     rejected: int
     seconds: float
+
+    def summary(self) -> Iterator[tuple[str, str]]:
+        yield "output", f"{self.output}, {some(self.data)} of data" if self.data else self.output
+        how = ", ".join(filter(None, (self.exporter, self.attention, f"opset {self.opset}", self.dtype)))
+        yield "source", f"{self.source} for {self.task} ({how})"
+        far = max((found.difference for found in self.parity.values()), default=0.0)
+        yield "difference", f"{far:.2g} from torch at most, {self.tolerance:g} allowed"
+        yield "sites", f"{some(self.sites)}; rejected {self.rejected}"
 
     def to_json(self) -> dict[str, Any]:
         """The keys that `export --json` promises."""

@@ -52,13 +52,15 @@ def fit(
     Args:
         model: path, `onnx.ModelProto` or `onnx_ir.Model`; external data of a proto is looked for in the working
             directory.
-        debug: debugging set: graph inputs, `columns`, `pair`, and where known `labels`, `target` and `group`. Kinds
-            that learn from clean rows alone do without; of one that is given they learn from its clean rows, and are
-            judged by the others.
+        debug: debugging set, a path (`.npz`) or arrays by name with the sample axis first: graph inputs, `columns`,
+            `pair`, and where known `labels`, `target` and `group`. Kinds that learn from clean rows only do without; of
+            one that is given they learn from its clean rows, and are judged by the others.
         clean: further clean rows, for a finer false-flag rate.
         output: where to write the hotfix; None: nowhere.
         progress: told how far each step is.
         options: fields of `FitOptions`.
+
+    Returns: the hotfix, with its figures on rows that nothing was chosen by under `evidence["report"]`.
 
     Raises:
         AtpatchError: ATP010 (no site), ATP012 (patched model), ATP019 (output), ATP050-ATP052 (runtime and extras),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Unpack, get_args
@@ -19,6 +19,7 @@ from rewriters.model.atomic import write_file
 from rewriters.model.regular_files import check_source
 from rewriters.plan import PatchPlan, SitePlan, Static
 from rewriters.sites import Site
+from rewriters.summary import Summarized, some
 
 from ..errors import HOTFIX_CORRUPT
 from .codec import Arrays, decode, encode, finite_json
@@ -49,8 +50,8 @@ class HotfixSite:
     plan: SitePlan
 
 
-@dataclass(frozen=True, eq=False)
-class Hotfix:
+@dataclass(frozen=True, eq=False, repr=False)
+class Hotfix(Summarized):
     """What `fit` found, for one model.
 
     Attributes:
@@ -88,6 +89,13 @@ class Hotfix:
     def digest(self) -> str:
         """SHA-256 over everything in the hotfix, hex."""
         return digest(*self._encode())
+
+    def summary(self) -> Iterator[tuple[str, str]]:
+        yield "detector", f"{self.detector} at {some(site.id for site in self.sites)}"
+        passes = f"{self.passes} pass" + (f"es, {self.mend}, accepted {self.accept}" if self.passes == "two" else "")
+        yield "settings", f"threshold {self.threshold:.4g}, benign attention {self.level:g} × its mean, {passes}"
+        yield "held back", _held_back(self.evidence) or "no figures"
+        yield "digest", f"{self.digest[:16]}, for weights {self.weights[:16]}"
 
     def _encode(self) -> tuple[dict[str, Any], Arrays]:
         arrays: Arrays = {}
@@ -201,6 +209,19 @@ class Hotfix:
         for stray in options.keys() - PlanKeywords.__annotations__.keys():
             raise TypeError(f"plan() got an unexpected keyword argument {stray!r}")
         return fitted_plan(self, sites, weights, PatchOptions(**options))
+
+
+def _held_back(evidence: Mapping[str, Any]) -> str:
+    """The figures of rows that nothing was chosen by, before and after."""
+    report = evidence.get("report", {})
+    before, after = report.get("before", {}), report.get("after", {})
+    told = [
+        f"{name} {before[key]['rate']:.1%} → {after[key]['rate']:.1%}"
+        for key, name in (("asr_star", "ASR*"), ("unfair", "UF"), ("accuracy", "accuracy"))
+        if "rate" in before.get(key, {}) and "rate" in after.get(key, {})
+    ]
+    flagged = report.get("clean_flagged", {})
+    return ", ".join([*told, *([f"clean rows flagged {flagged['rate']:.1%}"] if "rate" in flagged else [])])
 
 
 def is_silent(plan: SitePlan) -> bool:

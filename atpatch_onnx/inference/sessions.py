@@ -30,7 +30,9 @@ def _onnxruntime() -> ModuleType:
 
 
 def providers() -> tuple[str, ...]:
-    """Execution providers of the installed onnxruntime, best first.
+    """Execution providers of the installed onnxruntime.
+
+    Returns: their names, best first.
 
     Raises:
         AtpatchError: ATP050 without onnxruntime.
@@ -45,7 +47,7 @@ def session(
     optimize: bool = True,
     folder: str | os.PathLike[str] | None = None,
 ) -> Any:
-    """An `onnxruntime.InferenceSession`.
+    """A session of onnxruntime on a model.
 
     Args:
         model: path of a model file, `onnx.ModelProto` without external data loaded, or `onnx_ir.Model`.
@@ -54,6 +56,8 @@ def session(
         optimize: False turns every graph optimisation off.
         folder: where the external data of a graph lies; None: where an `onnx_ir.Model` says, the working directory of a
             `ModelProto`.
+
+    Returns: an `onnxruntime.InferenceSession`.
 
     Raises:
         AtpatchError: ATP050 without onnxruntime, ATP052 where it refuses the model or a provider, ATP020 for a

@@ -17,7 +17,7 @@ from rewriters.names import owner_of
 
 from .inspector import Model, read_model
 
-__all__ = ["Change", "Difference", "diff_models"]
+__all__ = ["Change", "Difference", "diff", "diff_models"]
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,9 @@ class Change:
 class Difference:
     """All changes, and whether the models are equal field for field.
 
-    `identical` can be False without a change in the list: nodes or values in another order.
+    Attributes:
+        identical: equal field for field; can be False without a change in the list: nodes or values in another order.
+        changes: of nodes and values, body by body.
     """
 
     identical: bool
@@ -72,6 +74,7 @@ class Difference:
         }
 
     def to_json(self) -> dict[str, Any]:
+        """The keys that `diff --json` promises."""
         return {
             "identical": self.identical,
             "sites": self.by_site(),
@@ -79,8 +82,13 @@ class Difference:
         }
 
 
-def diff_models(before: Model, after: Model) -> Difference:
-    """Compare two models. External weights are compared by reference, not by content.
+def diff(before: Model, after: Model) -> Difference:
+    """What differs between two models, node by node. External weights are compared by reference, not by content.
+
+    Args:
+        before, after: path, `onnx.ModelProto` or `onnx_ir.Model`.
+
+    Returns: every node and value that was added, removed or changed, with the site it belongs to.
 
     Raises:
         AtpatchError: ATP001-ATP005 for files that cannot be used.
@@ -90,6 +98,10 @@ def diff_models(before: Model, after: Model) -> Difference:
     if a == b:
         return Difference(True)
     return Difference(False, (*_model_changes(a, b), *_bodies(a, b)))
+
+
+# The name before the functions were called as the commands are.
+diff_models = diff
 
 
 def _model_changes(a: onnx.ModelProto, b: onnx.ModelProto) -> Iterable[Change]:

@@ -88,7 +88,14 @@ class Examination:
 
 
 def examine() -> Examination:
-    """Look at this environment. Imports onnxruntime, if there is one, to ask for its providers; nothing else."""
+    """What is installed here, and what is missing for which command.
+
+    Imports onnxruntime, if there is one, to ask for its providers; nothing else.
+
+    Returns: versions by package, and for each command the packages that it lacks.
+
+    Raises: nothing; what is wrong is one of the `problems`.
+    """
     names = dict.fromkeys([*CORE, *(package for packages in EXTRAS.values() for package in packages)])
     packages = {"atpatch-onnx": __version__, **{name: _version(name) for name in names}}
     available: tuple[str, ...] = ()

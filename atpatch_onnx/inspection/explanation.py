@@ -32,6 +32,7 @@ __all__ = [
     "Insertion",
     "edge_text",
     "end_text",
+    "explain",
     "explain_model",
     "explain_site",
     "facts_of",
@@ -62,12 +63,18 @@ class Insertion:
 
 @dataclass(frozen=True)
 class Explanation:
-    """One Softmax, its trace, and what would be inserted; `insertion` is None where it was rejected."""
+    """One Softmax: why it is a site or is none.
+
+    Attributes:
+        trace: the operators that the finder walked along, and where it stopped.
+        insertion: numbers of nodes that a patch would insert; None where it was rejected.
+    """
 
     trace: Trace
     insertion: Insertion | None
 
     def to_json(self) -> dict[str, Any]:
+        """The keys that `inspect --explain NAME --json` promises."""
         return {**self.trace.to_json(), "patch": None if self.insertion is None else self.insertion.to_json()}
 
 
@@ -85,7 +92,7 @@ def explain_model(model: Model) -> Explanations:
     """Every site and every rejected Softmax of a model; a patched one is looked at as it was before the patch.
 
     Raises:
-        AtpatchError: as `inspect_model`.
+        AtpatchError: as `inspect`.
     """
     proto = original_of(read(model))
     traces = trace_sites(proto)
@@ -94,14 +101,17 @@ def explain_model(model: Model) -> Explanations:
     return Explanations(tuple(found), traces.scopes)
 
 
-def explain_site(model: Model, name: str) -> Explanation:
-    """One site, or one rejected Softmax.
+def explain(model: Model, name: str) -> Explanation:
+    """Why one Softmax is a site or is none, operator by operator, and what a patch would insert there.
 
     Args:
+        model: path, `onnx.ModelProto` or `onnx_ir.Model`.
         name: site id; or the name of the Softmax or P·V node, or of a value they make.
 
+    Returns: the finder's trace, and the number of nodes that a patch inserts (None where the Softmax is no site).
+
     Raises:
-        AtpatchError: ATP058 where nothing answers to the name, and those of `inspect_model`.
+        AtpatchError: ATP058 where nothing answers to the name, and those of `inspect`.
     """
     proto = original_of(read(model))
     traces = trace_sites(proto).traces
@@ -115,6 +125,10 @@ def explain_site(model: Model, name: str) -> Explanation:
         )
     trace = matching[0]
     return Explanation(trace, None if trace.site is None else _insertions(proto, [trace.site])[trace.site.id])
+
+
+# The name before the functions were called as the commands are.
+explain_site = explain
 
 
 def edge_text(edge: Edge) -> str:

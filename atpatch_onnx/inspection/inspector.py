@@ -26,7 +26,9 @@ from ..paths import refuse_overwriting
 __all__ = [
     "Model",
     "count_nodes",
+    "extract",
     "extract_site",
+    "inspect",
     "inspect_model",
     "no_site",
     "original_of",
@@ -35,7 +37,7 @@ __all__ = [
 ]
 
 
-def inspect_model(model: Model, include: str | None = None, exclude: str | None = None) -> Inspection:
+def inspect(model: Model, include: str | None = None, exclude: str | None = None) -> Inspection:
     """Every Softmax of a model as a `Site` or a `Rejection` with a reason.
 
     A patched model is looked at as it was before the patch; `Inspection.model["patch"]` then holds the patch's stamp.
@@ -43,6 +45,8 @@ def inspect_model(model: Model, include: str | None = None, exclude: str | None 
     Args:
         model: path, `onnx.ModelProto`, or `onnx_ir.Model`. Weights in external files are not read.
         include, exclude: regular expressions, searched in a site's id and scope; sites that fail them are left out.
+
+    Returns: facts of the file, the sites, and every other Softmax with the reason why it is none.
 
     Raises:
         AtpatchError: ATP001-ATP005 for files that cannot be used, ATP011 for a bad filter, ATP014 for a damaged patch.
@@ -71,21 +75,24 @@ def select_sites(sites: Iterable[Site], include: str | None, exclude: str | None
 
 
 @overload
-def extract_site(model: onnx_ir.Model, site_id: str, output: PathLike | None = None) -> onnx_ir.Model: ...
+def extract(model: onnx_ir.Model, site_id: str, output: PathLike | None = None) -> onnx_ir.Model: ...
 @overload
-def extract_site(
-    model: onnx.ModelProto | PathLike, site_id: str, output: PathLike | None = None
-) -> onnx.ModelProto: ...
-def extract_site(model: Model, site_id: str, output: PathLike | None = None) -> Graph:
-    """One attention site as a tiny standalone model, for bug reports; written to `output` when given.
+def extract(model: onnx.ModelProto | PathLike, site_id: str, output: PathLike | None = None) -> onnx.ModelProto: ...
+def extract(model: Model, site_id: str, output: PathLike | None = None) -> Graph:
+    """One attention site as a tiny standalone model, for bug reports.
 
-    It comes as an `onnx_ir.Model` where the model is one, else as an `onnx.ModelProto`.
+    Args:
+        model: path, `onnx.ModelProto` or `onnx_ir.Model`.
+        site_id: id of the site, as `inspect` gives it.
+        output: file to write; None: nothing is written.
+
+    Returns: an `onnx_ir.Model` where the model is one, else an `onnx.ModelProto`.
 
     Raises:
         AtpatchError: ATP058 for an unknown site, ATP016 where the output is the model itself, and those of loading and
             saving.
     """
-    from rewriters.surgeon import extract  # graphsurgeon is needed for nothing else
+    from rewriters.surgeon import extract as cut_out  # graphsurgeon is needed for nothing else
 
     loaded = read(model)
     if output is not None and isinstance(model, (str, os.PathLike)):
@@ -99,10 +106,14 @@ def extract_site(model: Model, site_id: str, output: PathLike | None = None) -> 
         raise UNKNOWN_SITE(
             f"there is no site {site_id!r}" + (f"; the model has {known}" if known else "; the model has none")
         )
-    part = extract(proto, site_id, sites)
+    part = cut_out(proto, site_id, sites)
     if output is not None:
         model_io.save(part, output)
     return loaded.alike(part)
+
+
+# The names before the functions were called as the commands are.
+inspect_model, extract_site = inspect, extract
 
 
 def no_site(whose: str, sites: Sequence[Site], rejected: Sequence[Rejection]) -> AtpatchError:

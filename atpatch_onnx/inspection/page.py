@@ -13,7 +13,7 @@ from rewriters.traces import Trace
 from ..pages import environment
 from .chain_picture import chain_svg
 from .explanation import Explanation, Explanations, explain_model, facts_of
-from .inspector import inspect_model, select_sites
+from .inspector import inspect, select_sites
 
 __all__ = ["sites_page"]
 
@@ -41,17 +41,20 @@ class _Lane:
 
 
 def sites_page(model: Model, include: str | None = None, exclude: str | None = None) -> str:
-    """The page as HTML: the graph in execution order with sites and rejected Softmax along it, a table, and each chain
-    as a picture.
+    """A page on the attention sites of a model: the graph in execution order with sites and rejected Softmax along it,
+    a table, and each chain of operators as a picture.
 
     Args:
+        model: path, `onnx.ModelProto` or `onnx_ir.Model`.
         include, exclude: regular expressions on a site's id and scope; the page leaves out sites that fail them.
 
+    Returns: HTML that needs no other file.
+
     Raises:
-        AtpatchError: ATP051 without jinja2, and those of `inspect_model`.
+        AtpatchError: ATP051 without jinja2, and those of `inspect`.
     """
     templates = environment()
-    facts = inspect_model(model, include, exclude).model
+    facts = inspect(model, include, exclude).model
     explanations = explain_model(model)
     kept = {
         site.id for site in select_sites([e.trace.site for e in explanations.found if e.trace.site], include, exclude)

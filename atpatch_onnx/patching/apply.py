@@ -66,6 +66,8 @@ def patch(
         link_data: hard-link external data into another folder instead of copying it.
         options: fields of `PatchOptions`.
 
+    Returns: of a file what was done, of a graph the patched graph.
+
     Raises:
         AtpatchError: ATP001-ATP006 (input), ATP010 (no site), ATP016 and ATP018-ATP020 (output), ATP053-ATP055
             (hotfix), ATP060 (options), ATP061 (nothing to go by).
@@ -122,6 +124,10 @@ def unpatch(
     Args:
         model: path, `onnx.ModelProto` or `onnx_ir.Model`.
         output: file to write, of a file; None: `<model>.unpatched.onnx`, or the input itself with `in_place`.
+        in_place: allow the output to be the input.
+        link_data: hard-link external data into another folder instead of copying it.
+
+    Returns: of a file what was done, of a graph the restored graph.
 
     Raises:
         AtpatchError: ATP013 (no patch), ATP014 (changed since), and those of loading and saving.

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from rewriters.choices import Passes
+from rewriters.summary import Summarized, some
 
 __all__ = ["Patched", "Unpatched"]
 
 
-@dataclass(frozen=True)
-class Patched:
+@dataclass(frozen=True, repr=False)
+class Patched(Summarized):
     """What `patch` did.
 
     Attributes:
@@ -39,6 +41,13 @@ class Patched:
     notes: tuple[str, ...] = ()
     passes: Passes = "one"
 
+    def summary(self) -> Iterator[tuple[str, str]]:
+        yield "output", self.output + (" (an older patch replaced)" if self.replaced else "")
+        source = f" from {self.hotfix}" if self.hotfix else ""
+        yield "detector", f"{self.detector}{source}, gating {self.gating}, passes {self.passes}"
+        yield "sites", some(self.sites)
+        yield "nodes", f"{self.nodes_before} before, {self.nodes_after} after, in {self.seconds:.2f} s"
+
     def to_json(self) -> dict[str, Any]:
         """The keys that `patch --json` promises."""
         keys = ("output", "detector", "gating", "nodes_before", "nodes_after", "seconds")
@@ -47,7 +56,13 @@ class Patched:
 
 @dataclass(frozen=True)
 class Unpatched:
-    """What `unpatch` did; `digest` is the SHA-256 of the restored model."""
+    """What `unpatch` did.
+
+    Attributes:
+        output: file written.
+        nodes_before, nodes_after: nodes of all bodies of the patched and of the restored graph.
+        digest: SHA-256 of the restored model, hex.
+    """
 
     output: str
     nodes_before: int
@@ -55,4 +70,5 @@ class Unpatched:
     digest: str
 
     def to_json(self) -> dict[str, Any]:
+        """The keys that `unpatch --json` promises."""
         return {key: getattr(self, key) for key in ("output", "nodes_before", "nodes_after", "digest")}
