@@ -33,10 +33,12 @@ class AtpatchError(Exception):
 
     @property
     def code(self) -> str:
+        """`ATP0xx`, which never changes its meaning."""
         return self.fault.code
 
     @property
     def exit_code(self) -> int:
+        """Exit status of the command line: 1 a check failed, 2 refused, 3 no site."""
         return self.fault.exit_code
 
 

@@ -108,8 +108,8 @@ class Site(Summarized):
         product: output of the P·V node, or of the rescaling behind an integer product; names that node within its body.
         query_axis, key_axis: negative axes of P as it enters the product.
         operand: which input of the product P is.
-        heads: H when it is known statically; head_axis: its negative axis, None when there is no head axis (merged or
-            single).
+        heads: H when it is known statically.
+        head_axis: its negative axis, None when there is no head axis (merged or single).
         head_dim: D when it is known statically.
         scope: module path from the exporter, else the node path.
         confidence: "medium" where an axis had to be assumed through a Reshape of unknown shape, or keys and values of a
@@ -118,8 +118,8 @@ class Site(Summarized):
         self_attention: queries and keys come from the same tokens, so query row i and key column i are one token.
         key_mask: graph input (B, K) that is non-zero at valid key columns, where it could be traced.
         chain: operator types from the score product to the P·V product.
-        quantizer: output of the QuantizeLinear that reads P, when the site is "+qdq"; quantizer_dtype: its element
-            type.
+        quantizer: output of the QuantizeLinear that reads P, when the site is "+qdq".
+        quantizer_dtype: its element type, an onnx.TensorProto.DataType.
         softmax_rank: rank of the Softmax's own result, where it is known; the product's may be another.
         dtype: element type of P, an onnx.TensorProto.DataType; float32 where inference could not tell. At an integer
             product that of `product`.

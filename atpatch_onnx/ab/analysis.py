@@ -29,8 +29,8 @@ def analyze_log(
     decision that is there twice, as rotation by copying or a log given under two names leaves it, counts once.
 
     Args:
-        logs: file that `serve` writes, or those of several servers of one experiment; `FILE.1`, `FILE.2.gz`, … are read
-            first where `rotated`.
+        logs: file that `serve` writes, or those of several servers of one experiment.
+        rotated: read `FILE.1`, `FILE.2.gz`, … before each of them.
         outcomes: what became of the requests, see `load_outcomes`.
         experiment: leave others out.
 

@@ -19,13 +19,16 @@ class Exported(Summarized):
     """What `export` did.
 
     Attributes:
-        output: file written; data: files with its weights beside it.
+        output: file written.
+        data: files with its weights next to it.
         source: what was exported, for people.
-        task, exporter, opset, dtype: of the graph; attention is None where a plain module decides itself.
+        task, exporter, opset, dtype: of the graph.
+        attention: implementation that was traced; None where a plain module decides itself.
         inputs, outputs: name → shape, dynamic axes by label.
         parity: output → distance from torch.
         tolerance: what the parity was held against.
-        sites: ids of the attention sites found; rejected: how many Softmax nodes are none.
+        sites: ids of the attention sites found.
+        rejected: how many Softmax nodes are none.
         seconds: time taken.
     """
 
