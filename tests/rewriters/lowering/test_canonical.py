@@ -209,7 +209,6 @@ def test_no_more_operators_than_a_layout_asks_for() -> None:
     assert kinds("3d", "map") == kinds("2d", "map") == ["Unsqueeze"]
     assert kinds("4d-turned", "map") == kinds("4d-turned", "back") == kinds("4d-heads-last", "back") == ["Transpose"]
     assert kinds("3d", "mask") == kinds("4d", "mask") == ["Unsqueeze"] and kinds("2d", "mask") == ["Transpose"]
-    assert kinds("4d-two-widths", "back") == ["Shape", "Reshape"]
 
 
 def test_values_that_all_rows_of_a_square_share_are_spread_out() -> None:
