@@ -116,7 +116,8 @@ def test_a_site_in_a_branch() -> None:
 def test_behind_a_site_only_its_values_count() -> None:
     """What is added to the scores of the first layer is no source of the second's values; what the values are is."""
     second = (
-        "p = Softmax<axis = -1>(m) y = MatMul(p, v) q2 = MatMul(y, w) k2 = MatMul(y, w) kt2 = Transpose<perm = [0,2,1]>(k2)"
+        "p = Softmax<axis = -1>(m) y = MatMul(p, v) q2 = MatMul(y, w) k2 = MatMul(y, w) kt2 = Transpose<perm ="
+        " [0,2,1]>(k2)"
         " s2 = MatMul(q2, kt2) p2 = Softmax<axis = -1>(s2) o = MatMul(p2, y)"
     )
     made = model(f"{IDS}, float[B,K,K] bias", "x = Gather(table, ids)", "m = Add(s, bias)", tail=second)
