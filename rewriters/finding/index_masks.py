@@ -53,6 +53,8 @@ def mask_read_in_place(view: View, facts: Facts, value: ir.Value, masks: Collect
     mask, width = _same_rows(facts, source), facts.shape(source)
     if mask not in masks or width is None or len(width) != 2 or None in found:
         return None
+    if (shape[0] == 1 and width[0] != 1) or (shape[-1] == 1 and width[1] != 1):
+        return None  # one row, or one column, of the mask for all
     samples: Positions = {0: ONE} if shape[0] != 1 else {}
     columns: Positions = {len(samples): ONE} if shape[-1] != 1 else {}
     in_place = [samples, columns] if len(found) > 1 else [{axis: monomial(width[1:]) for axis in samples} | columns]

@@ -38,6 +38,13 @@ def test_heads_side_by_side() -> None:
     )
 
 
+def test_numbers_of_heads_change_nothing_for_heads_on_an_axis() -> None:
+    graph = read(INPUTS, "y = Attention<q_num_heads = 2, kv_num_heads = 2>(q, k, v)", opset=23)
+    assert read_fused(graph.view, graph.facts, graph.node("y")) == FusedRead(
+        "Attention", graph["v"], 2, 6, False, None, None, 7, CANONICAL
+    )
+
+
 def test_a_cache_has_other_columns() -> None:
     found = asked(TAKEN)
     assert isinstance(found, FusedRead) and found.columns is None and not found.self_attention

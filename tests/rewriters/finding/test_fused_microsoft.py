@@ -174,6 +174,18 @@ def test_multi_head(case: str) -> None:
     assert found == FusedRead("MultiHeadAttention", graph[values], 2, width, own, None, None, columns, BESIDE)
 
 
+@pytest.mark.parametrize(("queries", "own"), [("x", True), ("q", False)])
+def test_keys_with_heads_first_may_be_the_tokens_of_the_queries(queries: str, own: bool) -> None:
+    nodes = (
+        "a = Reshape(x, split) t = Transpose<perm = [0,2,1,3]>(a)"
+        f" y = com.microsoft.MultiHeadAttention<num_heads = 2>({queries}, t, t)"
+    )
+    graph = read(INPUTS, nodes, constants="int64[4] split = {0,0,2,4}")
+    found = read_fused(graph.view, graph.facts, graph.node("y"))
+    assert isinstance(found, FusedRead) and found.self_attention is own
+    assert (found.values, found.head_dim, found.columns) == (graph["t"], 4, 7)
+
+
 def test_multi_head_with_a_bias_of_scores() -> None:
     graph, found = fused("MultiHeadAttention<num_heads = 2>(x, x, x, , , bias)")
     assert found.attn_mask is graph["bias"]

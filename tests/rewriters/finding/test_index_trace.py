@@ -14,7 +14,8 @@ INPUTS = (
     "float[B,T,12] x, float[B,T,3,4] x4, float[B,3,T,4] h, float[B,T,12] z, float[T,12] low, float[1,T,12] one,"
     " float[B,1,12] row, float[B,S,12] s, float[B,12,K] y2, float[12,T] flat, float[B,C,T] image,"
     " float[B,3,8,9] picture,"
-    " float[] unknown, int64[4] to4, int64[3] to3, float[B,1,T] thin, float[6,T] merged, float[2,3,T] apart"
+    " float[] unknown, int64[4] to4, int64[3] to3, float[B,1,T] thin, float[6,T] merged, float[2,3,T] apart,"
+    " float[B,3,V,W] open_picture"
 )
 ONES = ",".join("1" * 144)
 CONSTANTS = (
@@ -101,11 +102,13 @@ STEPS = {
     # convolutions
     "convolved by points": ("Conv(picture, point)", (2,), [("picture", (2,))]),
     "convolved by points, all places": ("Conv(picture, point)", (2, 3), [("picture", (2, 3))]),
+    "convolved by points, of open places": ("Conv(open_picture, point)", (2,), [("open_picture", (2,))]),
+    "convolved by a wider kernel, of open places": ("Conv(open_picture, kernel)", (2,), None),
     "convolved, samples": ("Conv(picture, point)", (0,), [("picture", (0,))]),
     "convolved, features": ("Conv(picture, point)", (1,), None),
     "convolved with strides": ("Conv<strides = [2,2]>(picture, point)", (2,), None),
     "convolved with strides of one": ("Conv<strides = [1,1]>(picture, point)", (2,), [("picture", (2,))]),
-    "convolved, of the same places": ("Conv<pads = [1,1,1,1], kernel_shape = [3,3]>(picture, kernel)", (2,), [("picture", (2,))]),
+    "convolved, of the same places": ("Conv<pads = [1,1,1,1]>(picture, kernel)", (2,), [("picture", (2,))]),
     "convolved, of fewer places": ("Conv<kernel_shape = [3,3]>(picture, kernel)", (2,), None),
     "convolved by padded points": ("Conv<pads = [1,1,1,1]>(picture, point)", (2,), None),
     # reductions and repetitions

@@ -107,6 +107,11 @@ EVIDENCE = {
         " y = Reshape(c, wide_q)",
         None,
     ),
+    "learned queries": ("a = Identity(learned) x = MatMul(a, k) p = Softmax<axis = -1>(x) o = MatMul(p, v)", None),
+    "the output, behind scores in one shape": (
+        "x = MatMul(q, k) z = Reshape(x, flat_map) p = Softmax<axis = -1>(z) o = MatMul(p, v) y = Reshape(o, wide_q)",
+        3,
+    ),
     "heads on an axis of their own": ("x = MatMul(q4, k4) p = Softmax<axis = -1>(x) o = MatMul(p, v4)", None),
 }
 
@@ -114,5 +119,5 @@ EVIDENCE = {
 @pytest.mark.parametrize("case", EVIDENCE)
 def test_evidence(case: str) -> None:
     nodes, heads = EVIDENCE[case]
-    graph = read(SIZED, nodes, constants=f"{CONSTANTS}, float two = {{2}}")
+    graph = read(SIZED, nodes, constants=f"{CONSTANTS}, float two = {{2}}, float[1,2,4] learned = {{1,2,3,4,5,6,7,8}}")
     assert merged_heads(axes(graph)) == heads

@@ -184,6 +184,14 @@ ANCHORS = {
         "Exp",
         "quiet free",
     ),
+    "the maximum taken off twice": (
+        f"{SHIFTED} g = Log(t) l = Sub(g, top) d = Sub(x, l) p = Exp(d)",
+        "d",
+        -1,
+        "exp",
+        "Exp",
+        "quiet free",
+    ),
     "a greatest taken off": (
         "l = ReduceMax<axes = [-1]>(x) d = Sub(x, l) p = Exp(d)",
         "d",
@@ -267,6 +275,7 @@ OTHERS = {
         "flatten",
     ),
     "another of onnxruntime": ("p = com.microsoft.FastGelu(x)", None),
+    "a BiasSoftmax of strangers": ("p = local.BiasSoftmax<axis = 3>(x, b)", None),
     "a Softmax of strangers": ("p = local.Softmax(x)", None),
     "divided by two sums": ("e = Exp(x) t = ReduceSum(e, both) p = Div(e, t)", "flatten"),
     "divided by other sums": ("e = Exp(x) f = Exp(b) t = ReduceSum(f, m1) p = Div(e, t)", None),
