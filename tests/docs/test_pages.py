@@ -81,6 +81,16 @@ def test_figures_of_a_decision_are_in_the_results_that_it_names(page):
     assert shown <= measured
 
 
+def test_every_dependency_has_its_reason():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    table = (ROOT / "docs/decisions/dependencies.md").read_text("utf-8").lower()
+    extras = project["optional-dependencies"]
+    needed = [*project["dependencies"], *(one for name, all_ in extras.items() if name != "dev" for one in all_)]
+    names = {re.split(r"[^\w-]", one)[0].lower() for one in needed} - {"atpatch-onnx"}
+    rows = {word for row in re.findall(r"^\| ([^|]+) \|", table, re.MULTILINE) for word in re.findall(r"[\w-]+", row)}
+    assert names - rows == set()
+
+
 NAMED = re.compile(r"`((?:rewriters|atpatch_onnx|tests|docs|models)/[\w./-]+)`")
 
 
