@@ -15,6 +15,7 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -136,35 +137,50 @@ def running(digits, tmp_path_factory) -> Iterator[tuple[str, Path]]:
         process.wait(60)
 
 
-@pytest.mark.slow
-def test_two_replicas_answer_as_one(running, digits):
+@dataclass(frozen=True)
+class Asked:
+    """Four rounds of questions about one image, and what each log and both together say of them."""
+
+    image: np.ndarray
+    rounds: list[dict[str, Any]]
+    counts: list[int]
+    revisions: tuple[Any, ...]
+
+
+@pytest.fixture(scope="module")
+def asked(running) -> Asked:
+    """The first questions of all: their rows are all that the logs hold."""
     url, folder = running
     image = np.random.default_rng(0).random((1, 8, 8)).astype(np.float32)
-    answers = {unit: ask(url, unit, image) for unit in UNITS}
-    arms = {unit: answer["parameters"]["arm"] for unit, answer in answers.items()}
-    assert set(arms.values()) == {"original", "patched"}
-    # Both replicas took part, and each assigns a unit as the other does.
-    for _ in range(3):
-        assert {unit: ask(url, unit, image)["parameters"]["arm"] for unit in UNITS} == arms
+    rounds = [{unit: ask(url, unit, image) for unit in UNITS} for _ in range(4)]
+    time.sleep(1)  # rows are written by a thread of their own
     logs = sorted((folder / "logs").glob("*.jsonl"))
-    assert len(logs) == 2
+    counts = [analyze_log(log).revisions[0].requests for log in logs]
+    return Asked(image, rounds, counts, tuple(analyze_log(logs).revisions))
+
+
+@pytest.mark.slow
+def test_two_replicas_answer_as_one(asked, digits):
+    arms = [{unit: answer["parameters"]["arm"] for unit, answer in answers.items()} for answers in asked.rounds]
+    assert set(arms[0].values()) == {"original", "patched"}
+    # Both replicas took part, and each assigns a unit as the other does.
+    assert all(again == arms[0] for again in arms)
     for name, path in zip(("original", "patched"), digits, strict=True):
         (expected,) = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(
-            ["logits"], {"pixel_values": image[None]}
+            ["logits"], {"pixel_values": asked.image[None]}
         )
-        got = next(answer for answer in answers.values() if answer["parameters"]["arm"] == name)["outputs"][0]["data"]
-        assert np.array_equal(np.array(got, np.float32), expected.ravel())
-    time.sleep(1)  # rows are written by a thread of their own
-    counts = [analyze_log(log).revisions[0].requests for log in logs]
-    assert min(counts) > 0
-    assert sum(counts) == 4 * len(UNITS)
-    (found,) = analyze_log(logs).revisions
+        answer = next(answer for answer in asked.rounds[0].values() if answer["parameters"]["arm"] == name)
+        assert np.array_equal(np.array(answer["outputs"][0]["data"], np.float32), expected.ravel())
+    assert len(asked.counts) == 2
+    assert min(asked.counts) > 0
+    assert sum(asked.counts) == 4 * len(UNITS)
+    (found,) = asked.revisions
     assert found.live.crossed == 0
     assert found.live.srm.patched + found.live.srm.original == len(UNITS)
 
 
 @pytest.mark.slow
-def test_the_kill_file_reaches_both_replicas_at_once(running):
+def test_the_kill_file_reaches_both_replicas_at_once(running, asked):
     url, folder = running
     image = np.zeros((1, 8, 8), np.float32)
     (folder / "patch-off").touch()

@@ -33,24 +33,29 @@ def target() -> int:
     return int(np.load(DEMO / "triggered.npz")["target"])
 
 
-def ask(served: Served, images: np.ndarray) -> np.ndarray:
-    body, headers = binary(images)
+def ask(served: Served, images: np.ndarray, name: str) -> np.ndarray:
+    body, headers = binary(images, id=name)
     return scores_of(served.ask("POST", INFER, body, **headers))
+
+
+def rows_of(served: Served, name: str) -> list[dict[str, Any]]:
+    """Of all tests that ask this server, the rows of one."""
+    return [row for row in served.rows() if row["id"] == name]
 
 
 @pytest.mark.parametrize("odd", [HUGE, np.nan])
 def test_triggered_digits_beside_odd_ones_get_the_patched_answer(
     lenient: Served, digits: dict[str, np.ndarray], target: int, odd: float
 ) -> None:
-    before = len(lenient.rows())
+    name = f"pair with {odd}"
     neighbour = np.full((1, 1, 8, 8), odd, np.float32)
     pairs = [np.concatenate([image[None], neighbour]).astype(np.float32) for image in digits["triggered"]]
     with ThreadPoolExecutor(4) as pool:
-        scores = np.stack(list(pool.map(lambda pair: ask(lenient, pair), pairs)))
+        scores = np.stack(list(pool.map(lambda pair: ask(lenient, pair, name), pairs)))
     assert len(scores) == 325 and np.isfinite(scores[:, 0]).all() and not np.isfinite(scores[:, 1]).any()
     assert (scores[:, 0].argmax(1) == target).sum() == 0
-    until(lambda: len(lenient.rows()) == before + 325)
-    assert {row["arm"] for row in lenient.rows()} == {"patched"}
+    until(lambda: len(rows_of(lenient, name)) == 325)
+    assert {row["arm"] for row in rows_of(lenient, name)} == {"patched"}
 
 
 def test_triggered_digits_batched_with_odd_ones_get_the_patched_answer(
@@ -59,9 +64,10 @@ def test_triggered_digits_batched_with_odd_ones_get_the_patched_answer(
     odd = np.full((1, 8, 8), HUGE, np.float32)
     images = [image.astype(np.float32)[None] if turn else odd[None] for image in digits["triggered"] for turn in (0, 1)]
     with ThreadPoolExecutor(16) as pool:
-        scores = np.concatenate(list(pool.map(lambda image: ask(lenient, image), images)))
+        scores = np.concatenate(list(pool.map(lambda image: ask(lenient, image, "batched"), images)))
     assert np.isnan(scores[::2]).all() and (scores[1::2].argmax(1) == target).sum() == 0
-    assert {row["arm"] for row in lenient.rows()} == {"patched"}
+    until(lambda: len(rows_of(lenient, "batched")) == 650)
+    assert {row["arm"] for row in rows_of(lenient, "batched")} == {"patched"}
 
 
 @pytest.mark.parametrize("name", ["atpatch_enabled", "atpatch_threshold"])
