@@ -21,6 +21,7 @@ from atpatch_onnx.inspection.explanation import explain_model
 from atpatch_onnx.inspection.page import sites_page
 from rewriters.api import trace_sites
 from rewriters.editing.patcher import patch
+from rewriters.finding import finder
 from rewriters.finding.finder import find_sites
 from rewriters.lowering import FUSED
 from rewriters.plan import PatchPlan, SitePlan
@@ -152,8 +153,9 @@ def test_a_malformed_model_is_traced_as_unreadable():
     model = attention_model()
     model.graph.node[0].input[0] = ""
     model.graph.node.append(model.graph.node[0])
-    traces = trace_sites(model).traces
+    traces = finder.trace_sites(model).traces
     assert [trace.verdict for trace in traces] == [verdict for found in find_sites(model) for verdict in found]
+    assert traces and all(trace.rejection is not None and trace.rejection.code == "unreadable" for trace in traces)
 
 
 # The numbers of inserted nodes

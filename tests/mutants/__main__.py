@@ -38,7 +38,7 @@ from .operators import Mutant, mutants_of
 PACKAGES = ("rewriters/subgraphs", "rewriters/finding")
 ALSO = ("atpatch_onnx/ab", "atpatch_onnx/fitting")
 """Where some of the named mutants are."""
-TESTS = ("tests/rewriters", "tests/ab", "tests/statistics", "tests/fitting/test_calibration.py")
+TESTS = ("tests/rewriters", "tests/inspection", "tests/ab", "tests/statistics", "tests/fitting/test_calibration.py")
 REASONS = Path(__file__).with_name("survivors.toml")
 
 

@@ -131,6 +131,18 @@ NOT_FOUND = {
         "MatMul with a constant weight",
         "x",
     ),
+    "pooled by a learned line": (
+        f"x = MatMul(q, line4) {SOFTMAX}(x)",
+        "constant-scores",
+        "MatMul with a constant weight",
+        "x",
+    ),
+    "an input times a constant": (
+        f"c1 = Constant<value_float = 2.0>() x = Mul(c1, m) {SOFTMAX}(x)",
+        "no-scores",
+        "Mul",
+        None,
+    ),
     "a convolution": (f"x = Conv(picture, kernel) {SOFTMAX}(x)", "constant-scores", "Conv", "x"),
     "an input": (f"{SOFTMAX}(m)", "no-scores", "a graph input", None),
     "an input, moved": (f"x = Transpose<perm = [0,1,3,2]>(m) {SOFTMAX}(x)", "no-scores", "Transpose", None),
@@ -144,7 +156,9 @@ NOT_FOUND = {
 def test_not_found(case: str) -> None:
     nodes, code, detail, node = NOT_FOUND[case]
     ones = ",".join("1" * 64)
-    graph = read(INPUTS, nodes, constants=f"{CONSTANTS}, float[2,4,8] learned4 = {{{ones}}}")
+    graph = read(
+        INPUTS, nodes, constants=f"{CONSTANTS}, float[2,4,8] learned4 = {{{ones}}}, float[4] line4 = {{1,2,3,4}}"
+    )
     anchor = read_anchor(graph.view, graph.facts, graph.node("p"))
     assert isinstance(anchor, Anchor)
     ended = find_scores(graph.view, graph.facts, anchor)

@@ -70,6 +70,17 @@ def test_width_and_heads_may_be_unknown() -> None:
     assert isinstance(found, FusedRead) and found.head_dim is None and found.heads == 4
 
 
+def test_heads_of_a_projection_are_taken() -> None:
+    graph = read(
+        "float[B,T,6] x",
+        "p = MatMul(x, w) s = Reshape(p, split) v = Transpose<perm = [0,2,1,3]>(s) y = Attention(v, v, v)",
+        constants=f"float[6,6] w = {{{','.join('1' * 36)}}}, int64[4] split = {{0,0,2,3}}",
+        opset=23,
+    )
+    found = read_fused(graph.view, graph.facts, graph.node("y"))
+    assert isinstance(found, FusedRead) and found.self_attention and (found.heads, found.head_dim) == (2, 3)
+
+
 def test_an_axis_of_tokens_is_refused() -> None:
     graph = read(
         "float[B,9,T,5] x",

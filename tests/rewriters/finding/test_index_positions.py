@@ -10,7 +10,7 @@ from .reading import read
 
 INPUTS = (
     "int64[B,K] mask, int64[2,3] small, int64[B,K] other, int64[K] order, int64 k, int64[] vague, int64[B,1,K] deep,"
-    " int64[1,K] single, int64[B,1] narrow, int64[2,3,4] cube"
+    " int64[1,K] single, int64[B,1] narrow, int64[2,3,4] cube, int64[3,2] two_wide"
 )
 CONSTANTS = (
     "int64 zero = {0}, int64 one = {1}, int64 two = {2}, int64[1] a0 = {0}, int64[1] a1 = {1}, int64[1] last = {-1},"
@@ -20,7 +20,8 @@ CONSTANTS = (
     " int64[2,1,3] counted = {0,1,2,3,4,5}, int64[2,1,3] backwards = {2,1,0,5,4,3}, int64[2,1,3] overlapping ="
     " {0,1,2,2,3,4},"
     " int32[2,1,3] counted32 = {0,1,2,3,4,5},"
-    " int64[1] all = {-1}, int64[2,1,1] starts = {0,3}"
+    " int64[1] all = {-1}, int64[3,1,2,2] two_columns = {0,0,0,1,1,0,1,1,2,0,2,1},"
+    " int64[2,1,1] starts = {0,3}"
 )
 SIZES = (
     "z = Shape(mask) b = Gather(z, zero) n = Gather(z, one) nv = Gather(z, a1) jr = Range(zero, n, one)"
@@ -41,6 +42,7 @@ READS = {
     "constant pairs, columns turned in a row": ("y = GatherND(small, wrong)", None),
     "constant pairs from the second column on": ("y = GatherND(small, later)", None),
     "constant pairs of one row": ("g = GatherND(small, row0) y = Unsqueeze(g, left)", None),
+    "two columns": ("y = GatherND(two_wide, two_columns)", "two_wide"),
     "first columns only": ("f = Reshape(small, all) y = Gather(f, starts)", None),
     "flat constants": ("f = Reshape(small, all) y = Gather(f, counted)", "small"),
     "flat constants of 32 bits": ("f = Reshape(small, all) y = Gather(f, counted32)", "small"),
@@ -110,6 +112,6 @@ READS = {
 def test_read(case: str) -> None:
     nodes, mask = READS[case]
     graph = read(INPUTS, nodes, constants=CONSTANTS)
-    masks = [graph[name] for name in ("mask", "small", "single", "narrow")]
+    masks = [graph[name] for name in ("mask", "small", "single", "narrow", "two_wide")]
     found = mask_read_in_place(graph.view, graph.facts, graph["y"], masks)
     assert found is (None if mask is None else graph[mask])

@@ -11,7 +11,7 @@ from rewriters.finding.heads import kind_of
 from .reading import read
 
 INPUTS = (
-    "float[B,T,12] x, float[B,R,T,12] rows, int64[B,T] ids, float[B,H,T,4] apart, "
+    "float[B,T,12] x, float[B,T,H,4] many, float[B,R,T,12] rows, int64[B,T] ids, float[B,H,T,4] apart, "
     " float[B,5,T,12] frames, float[B,8,9,9] picture, int64[4] to4, bool c"
 )
 
@@ -29,7 +29,8 @@ CONSTANTS = ", ".join(
         constant("gain", 12),
         constant("kernel", 12, 8, 1, 1),
         "int64[4] split = {0,0,3,4}, int64[3] flat = {0,12,81}, int64[1] a1 = {1},"
-        " int64[1] one = {1}, int64[1] four = {4}, int64[1] m1 = {-1}, int64[3] rt = {0,-1,12},"
+        " int64[1] one = {1}, int64[1] four = {4}, int64[1] m1 = {-1}, int64[3] rt = {0,-1,12}, int64[3] keep ="
+        " {0,0,-1},"
         " int64[4] flat_split = {0,3,4,81}",
     )
 )
@@ -89,6 +90,7 @@ KINDS = {
         "features",
     ),
     "rows merged with tokens": ("p = MatMul(rows, w) v = Reshape(p, rt)", 1, 0, "tokens"),
+    "merged of tokens and features by an unknown number": ("p = MatMul(many, w4) v = Reshape(p, keep)", 2, 1, "tokens"),
     "out of a branch": (
         "p = If (c) <then_branch = f () => (float[B,T,12] a) { a = MatMul(x, w) }, else_branch = g () =>"
         f" (float[B,T,12] b) {{ b = MatMul(x, w) }}> {SPLIT}",

@@ -318,6 +318,7 @@ def test_others(case: str) -> None:
         ("Softmax<axis = 1>(flat)", 12, "flatten", ""),
         ("Softmax<axis = 2>(flat)", 12, -1, "softmax-flat"),
         ("Softmax<axis = 2>(column)", 12, -1, "softmax-flat"),
+        ("Softmax(column)", 12, "flatten", ""),
         ("Softmax<axis = 2>(x)", 13, -2, "softmax"),
     ],
 )
