@@ -5,7 +5,7 @@ against numpy.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -13,10 +13,12 @@ import pytest
 
 from rewriters.editing.patcher import patch
 from rewriters.finding.finder import find_sites
+from rewriters.finding.samples import samples_in
 from rewriters.plan import BenignPair, PatchPlan, SitePlan, Static, Statistic
 from tests import oracle
 
 from ..graphs import run
+from .graph_text import read, text_model
 from .projections import soft, weight
 
 Array = np.ndarray
@@ -245,3 +247,78 @@ def test_heads_of_a_single_sample_are_no_samples() -> None:
     }
     plan = PatchPlan({site.id: SitePlan(Static((1,)))}, telemetry=True)
     assert run(patch(model, plan, [site]), feeds)[f"atpatch_columns/{site.id}"].shape == (1, N)
+
+
+class TestWhereSamplesLie:
+    """Operators between score product and map, and the axis of their output that counts samples."""
+
+    FOUR = "float[B,3,S,4] q, float[B,3,4,T] k, float[B,3,T,4] v, float[B,1,1,T] bias"
+
+    @staticmethod
+    def found(
+        body: str, inputs: str = FOUR, merged: int | None = None, lead: int = 0, **sizes: Array
+    ) -> dict[str, int]:
+        reading = read(body, inputs, half=np.float32(0.5), **sizes)
+        anchor, hit, scores = reading.walks()
+        if lead:
+            ranks = range(hit.product.rank)
+            product = hit.product.reordered((lead, *(axis for axis in ranks if axis != lead)))
+            hit = replace(hit, product=product)
+        source = hit.product.node.inputs[0]
+        assert source is not None
+        samples = samples_in(reading.view, reading.facts, anchor, hit, scores, source, merged)
+        return {str(node.outputs[0].name): axis for node, axis in samples.items()}
+
+    ATTEND = (
+        "s = MatMul(q, k) m = Add(s, bias) n = Mul(m, half) p = Softmax<axis = -1>(n) i = Identity(p)"
+        " out = MatMul(i, v)"
+    )
+
+    def test_in_front(self) -> None:
+        assert self.found(self.ATTEND) == {"m": 0, "n": 0, "p": 0}
+
+    def test_behind_the_heads(self) -> None:
+        assert self.found(self.ATTEND, self.FOUR, lead=1) == {"m": 1, "n": 1, "p": 1}
+        assert self.found(self.ATTEND, self.FOUR.replace("[B,3", "[3,B"), lead=1) == {"m": 1, "n": 1, "p": 1}
+
+    def test_merged_with_heads(self) -> None:
+        """The leading axis counts them whole only where heads have an axis of their own."""
+        inputs = "float[12,5,4] q, float[12,4,7] k, float[12,7,4] v, float[4,1,1,7] bias"
+        body = (
+            "s = MatMul(q, k) a = Reshape(s, four) m = Add(a, bias) b = Reshape(m, three) p = Softmax<axis = -1>(b)"
+            " out = MatMul(p, v)"
+        )
+        sizes = {"four": np.array([4, 3, 5, 7]), "three": np.array([12, 5, 7])}
+        assert self.found(body, inputs, merged=3, **sizes) == {"a": 0, "m": 0}
+        assert self.found(body, inputs, merged=None, **sizes) == {"b": 0, "p": 0}
+
+    def test_moved_on_the_way(self) -> None:
+        body = (
+            "s = MatMul(q, k) t = Transpose<perm = [1, 0, 2, 3]>(s) m = Mul(t, half)"
+            " u = Transpose<perm = [1, 0, 2, 3]>(m) p = Softmax<axis = -1>(u) out = MatMul(p, v)"
+        )
+        assert self.found(body) == {"u": 0, "p": 0}
+        assert self.found(body, lead=1) == {"t": 0, "m": 0, "u": 1, "p": 1}
+
+    def test_nowhere_in_a_single_map(self) -> None:
+        body = "s = MatMul(q, k) p = Softmax<axis = -1>(s) out = MatMul(p, v)"
+        assert self.found(body, "float[S,4] q, float[4,T] k, float[T,4] v") == {}
+        assert self.found(body, "float[B,S,4] q, float[B,4,T] k, float[B,T,4] v") == {"p": 0}
+
+
+SPLIT = "q = MatMul(x, w) r = Reshape(q, split) a = Transpose<perm = {0}>(r) kt = Transpose<perm = {1}>(r)"
+MAP = "s = MatMul(a, kt) p = Softmax<axis = -1>(s) out = MatMul(p, a)"
+LEADS = {
+    "samples": ("[0, 2, 1, 3]", "[0, 2, 3, 1]", None),
+    "heads": ("[2, 0, 1, 3]", "[2, 0, 3, 1]", (1, 0, 2, 3)),
+}
+
+
+@pytest.mark.parametrize("lead", LEADS)
+def test_samples_are_put_first(lead: str) -> None:
+    perm, turned, order = LEADS[lead]
+    body = f"{SPLIT.format(perm, turned)} {MAP}"
+    made = text_model(body, "float[B,S,8] x", "float[H,B,S,D] out", w=weight("wq"), split=np.array([0, 0, 2, 4]))
+    (site,) = find_sites(made)[0]
+    layout = site.layout
+    assert (layout.probabilities, layout.values, layout.output) == (order, order, order)
