@@ -155,6 +155,14 @@ def test_a_function_that_a_function_calls_is_typed_too() -> None:
     assert typed["inner"] == {"m": ("S", "B"), "k": ("B", "S"), "n": ("B", "S")}
 
 
+def test_a_function_is_typed_through_all_that_it_calls() -> None:
+    inner = FUNCTION.format("inner", "", "m", "n", "n = Transpose(m)")
+    middle = FUNCTION.format("middle", "", "g", "h", "h = local.inner(g)")
+    outer = FUNCTION.format("outer", "", "a", "b", "d = local.middle(a) b = Neg(d)")
+    typed = functions_of("out = local.outer(x)", f"{inner} {middle} {outer}")
+    assert typed["outer"]["d"] == typed["middle"]["h"] == ("S", "B")
+
+
 def test_a_function_that_is_called_in_a_branch_is_typed_too() -> None:
     function = FUNCTION.format("f", "", "a", "b", "d = Transpose(a) b = Neg(d)")
     branch = "{0}_branch = {0}g () => (float[M,N] {0}o) {{ {0}t = Transpose(x) {0}o = local.f({0}t) }}"
