@@ -33,26 +33,26 @@ if TYPE_CHECKING:
     from .comparison.options import CompareOptions
     from .comparison.result import Comparison
     from .errors import AtpatchError, DataError, ModelError, PlanError, ServeError
-    from .exporters.exporter import Exported, export
-    from .exporters.exporter import export_model as export_model
+    from .exporters.exporter import Exported, export, export_model as export_model
     from .exporters.options import ExportOptions
     from .fitting.fitter import fit
     from .fitting.options import FitOptions
     from .hotfix.file import Hotfix
     from .hotfix.options import PatchOptions
     from .inference.sessions import providers, session
-    from .inspection.differences import Difference, diff
-    from .inspection.differences import diff_models as diff_models
+    from .inspection.differences import Difference, diff, diff_models as diff_models
     from .inspection.environment import examine
-    from .inspection.explanation import Explanation, explain
-    from .inspection.explanation import explain_site as explain_site
-    from .inspection.inspector import extract, inspect
-    from .inspection.inspector import extract_site as extract_site
-    from .inspection.inspector import inspect_model as inspect_model
+    from .inspection.explanation import Explanation, explain, explain_site as explain_site
+    from .inspection.inspector import extract, extract_site as extract_site, inspect, inspect_model as inspect_model
     from .inspection.page import sites_page
-    from .patching.apply import Patched, Unpatched, patch, unpatch
-    from .patching.apply import patch_model as patch_model
-    from .patching.apply import unpatch_model as unpatch_model
+    from .patching.apply import (
+        Patched,
+        Unpatched,
+        patch,
+        patch_model as patch_model,
+        unpatch,
+        unpatch_model as unpatch_model,
+    )
 
 from .version import __version__ as __version__
 

@@ -8,83 +8,31 @@ from __future__ import annotations
 
 from rewriters.errors import (
     ALREADY_PATCHED as ALREADY_PATCHED,
-)
-from rewriters.errors import (
     BAD_FILTER as BAD_FILTER,
-)
-from rewriters.errors import (
     CATALOGUE as CATALOGUE,
-)
-from rewriters.errors import (
     DATA_FILE_EXISTS as DATA_FILE_EXISTS,
-)
-from rewriters.errors import (
     DETECTOR_MODEL as DETECTOR_MODEL,
-)
-from rewriters.errors import (
     EXTERNAL_ESCAPES as EXTERNAL_ESCAPES,
-)
-from rewriters.errors import (
     EXTERNAL_MISSING as EXTERNAL_MISSING,
-)
-from rewriters.errors import (
     INVALID_MODEL as INVALID_MODEL,
-)
-from rewriters.errors import (
     NO_SITE as NO_SITE,
-)
-from rewriters.errors import (
     NO_SUCH_FILE as NO_SUCH_FILE,
-)
-from rewriters.errors import (
     NOT_ADMITTED as NOT_ADMITTED,
-)
-from rewriters.errors import (
     NOT_ONNX as NOT_ONNX,
-)
-from rewriters.errors import (
     NOT_PATCHED as NOT_PATCHED,
-)
-from rewriters.errors import (
     NOT_WRITABLE as NOT_WRITABLE,
-)
-from rewriters.errors import (
     OPSET_TOO_OLD as OPSET_TOO_OLD,
-)
-from rewriters.errors import (
     OUTPUT_IS_INPUT as OUTPUT_IS_INPUT,
-)
-from rewriters.errors import (
     PLAN_IMPOSSIBLE as PLAN_IMPOSSIBLE,
-)
-from rewriters.errors import (
     PLAN_MISFIT as PLAN_MISFIT,
-)
-from rewriters.errors import (
     STAMP_MISMATCH as STAMP_MISMATCH,
-)
-from rewriters.errors import (
     TOO_LARGE as TOO_LARGE,
-)
-from rewriters.errors import (
     AtpatchError as AtpatchError,
-)
-from rewriters.errors import (
     DataError as DataError,
-)
-from rewriters.errors import (
     Fault as Fault,
-)
-from rewriters.errors import (
     ModelError as ModelError,
-)
-from rewriters.errors import (
     PlanError as PlanError,
-)
-from rewriters.errors import (
     ServeError as ServeError,
-)
-from rewriters.errors import (
     declare as declare,
 )
 

@@ -24,8 +24,7 @@ def extract(model: str, site: str, output: str, as_json: bool) -> None:
     Example:
       atpatch-onnx extract model.onnx encoder.layers.5.self_attn -o site.onnx
     """
-    from ..inspection.inspector import count_nodes
-    from ..inspection.inspector import extract as extract_site
+    from ..inspection.inspector import count_nodes, extract as extract_site
 
     part = extract_site(model, site, output)
     facts: dict[str, Any] = {

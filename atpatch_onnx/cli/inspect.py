@@ -52,8 +52,7 @@ def inspect(
       atpatch-onnx inspect model.onnx --include 'layer\\.(4|5)' --json | jq '.sites[].id'
     """
     from ..inspection.explanation import explain as explain_site
-    from ..inspection.inspector import inspect as inspect_model
-    from ..inspection.inspector import no_site
+    from ..inspection.inspector import inspect as inspect_model, no_site
 
     found = inspect_model(model, include, exclude)
     explanation = None if explained is None else explain_site(model, explained)

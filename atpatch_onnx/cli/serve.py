@@ -170,8 +170,7 @@ def serve(original: str, patched: str, host: str, port: int, as_json: bool, **op
     from ..errors import EXTRA_MISSING
 
     try:
-        from ..serve.server import bind
-        from ..serve.server import serve as run
+        from ..serve.server import bind, serve as run
     except ModuleNotFoundError as error:
         raise EXTRA_MISSING(f"serving needs {error.name}", "pip install 'atpatch-onnx[serve]'") from error
     from ..serve.engine import Engine

@@ -62,8 +62,7 @@ class Metrics:
     """
 
     def __init__(self, model: str, state: ServerState) -> None:
-        from prometheus_client import CollectorRegistry, Histogram
-        from prometheus_client import Counter as Count
+        from prometheus_client import CollectorRegistry, Counter as Count, Histogram
 
         self.registry = CollectorRegistry()
         self._model = model

@@ -18,8 +18,7 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-from . import boundary
-from . import io as model_io
+from . import boundary, io as model_io
 
 __all__ = ["Graph", "Loaded", "Model", "PathLike", "read"]
 

@@ -6,8 +6,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from atpatch_onnx.benchmark import time_pairs
 from atpatch_onnx.benchmark.requests import highest_threshold

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from atpatch_onnx.inference.datasets import load_dataset
-from models.evidence.answers import Asked
-from models.evidence.answers import judge as judged
+from models.evidence.answers import Asked, judge as judged
 from rewriters.editing.patcher import patch
 from rewriters.finding.finder import find_sites
 from rewriters.model import io as model_io

@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from atpatch_onnx.errors import AtpatchError
 from atpatch_onnx.fitting.accumulators import BenignSums, Visibility

@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from safetensors.numpy import load as load_tensors
-from safetensors.numpy import save as save_tensors
+from safetensors.numpy import load as load_tensors, save as save_tensors
 
 from atpatch_onnx.hotfix.container import FORMAT, KEY, digest
 

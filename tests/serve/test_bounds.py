@@ -9,8 +9,7 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from atpatch_onnx.serve.bounds import largest_message, most_elements, require_few_values, require_small_message
 from atpatch_onnx.serve.grpc_messages import message_class

@@ -11,8 +11,7 @@ from onnx import compose, helper, version_converter
 
 from ...emit import Emitter
 from ...errors import DETECTOR_MODEL, ModelError
-from ...model import boundary
-from ...model import io as model_io
+from ...model import boundary, io as model_io
 from ...plan import OnnxGraph
 from ..context import MapContext
 

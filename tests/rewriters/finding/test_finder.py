@@ -19,8 +19,7 @@ from tests.exports import ATTENTION, EXPORTERS, FAMILIES, KNOWN_FAILURES, export
 
 from ..graphs import session
 from ..maps import MAPS
-from ..patterns import PATTERNS, Pattern
-from ..patterns import model as made
+from ..patterns import PATTERNS, Pattern, model as made
 from .stacked_sites import constant, stacked
 
 TABLE = [*PATTERNS, *MAPS]

@@ -32,8 +32,7 @@ from tests import oracle
 from tests.exports import EXPORTERS, ExportedModel, export_model
 
 from ..graphs import session
-from ..patterns import QK, Pattern
-from ..patterns import model as hand_made
+from ..patterns import QK, Pattern, model as hand_made
 from ..running import canonical, run_all, same_plan, with_outputs
 
 FORMATS = {

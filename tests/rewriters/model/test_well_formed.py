@@ -16,8 +16,7 @@ from onnx import TensorProto, helper, numpy_helper, parser
 from atpatch_onnx import inspect_model, patch_model
 from rewriters.errors import INVALID_MODEL, AtpatchError
 from rewriters.finding.finder import find_sites
-from rewriters.model import boundary
-from rewriters.model import io as model_io
+from rewriters.model import boundary, io as model_io
 from rewriters.model.well_formed import check_well_formed
 from tests.tiny import attention_model
 
