@@ -1,7 +1,7 @@
-"""Attention operators that hide their map, and products that are no plain P·V node, opened up. One module a form.
+"""Lowering of fused attention operators, and of products that are not a plain P·V node; one module for each form.
 
-Opening writes nodes in place of the fused operator until its map is a value of the graph, and keeps the operator's own
-output wherever it can: what is not flagged then stays bit-identical, at no cost but the map.
+Lowering replaces the operator by nodes that make its map a value of the graph. It keeps the operator's own output where
+possible, so that unflagged samples stay bit-identical and only the map costs time.
 """
 
 from __future__ import annotations
@@ -41,15 +41,14 @@ _LOWERINGS: dict[str, Callable[[Emitter, Site, onnx.NodeProto], Operands]] = {
 }
 
 FUSED = frozenset(_LOWERINGS)
-"""Forms (`Site.form`) of fused operators that can be opened."""
+"""Forms (`Site.form`) that can be lowered."""
 
 
 def lower_fused(e: Emitter, site: Site, node: onnx.NodeProto, *, whole: bool = True) -> Operands:
-    """Emit what takes the place of a fused operator; its first output is no longer made under its own name.
+    """Emit the nodes that replace a fused operator; its first output gets another name.
 
     Args:
-        whole: emit the map too where it is computed beside the operator; without, the caller does that
-            (`Beside.opened`).
+        whole: also emit a map that is computed next to the operator; otherwise the caller does (`Beside.opened`).
     """
     operands = _LOWERINGS[site.form](e, site, node)
     return operands.opened(e) if whole and isinstance(operands, Beside) else operands

@@ -1,9 +1,9 @@
-"""Between a site's own tensor layout and the canonical one: A (B, H, Q, K), V (B, H, K, D), output (B, H, Q, D), all
-float32.
+"""Conversion between a site's own tensor layout and the canonical one.
 
-A rank-3 map is (B, Q, K), or (B·H, Q, K) when `Layout.merged_heads` says so. Of rank 5 and more, all leading axes but
-the last are taken together as B (windows, grouped heads); with a single head (`Layout.single_head`) all of them.
-Rank 2 is one sample with one head. Several axes of width are taken together as D.
+Canonical: A (B, H, Q, K), V (B, H, K, D), output (B, H, Q, D), all float32. A map of rank 3 is (B, Q, K), or
+(B·H, Q, K) with `Layout.merged_heads`. For rank 5 and more, all leading axes except the last are merged to B (windows,
+grouped heads); with a single head (`Layout.single_head`) all of them. Rank 2 is one sample with one head. Several width
+axes are merged to D.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..sites import Site
 __all__ = ["EXACT", "Canonical"]
 
 EXACT = (TensorProto.FLOAT, TensorProto.DOUBLE)
-"""Element types in which outputs are selected as they are; all others are exact in float32."""
+"""Element types in which outputs are selected without a cast; all others are exact in float32."""
 
 
 class Canonical:
@@ -33,16 +33,16 @@ class Canonical:
         return self._four(e, self._ordered(e, self._to_float(e, p), self._layout.probabilities))
 
     def values(self, e: Emitter, v: str) -> str:
-        """V → (B|1, H|1, K, D); of rank 4 it keeps the broadcasting it came with."""
+        """V → (B|1, H|1, K, D); values of rank 4 keep their axes of size 1."""
         ordered = self._one_width(e, self._ordered(e, self._to_float(e, v), self._layout.values))
         rank, lack = self._layout.rank, self._layout.values_lack
         joined = self._joined()
         if not lack and not joined:
             return self._four(e, ordered)
         whole = e.unsqueeze(ordered, *(axis + rank for axis in lack)) if lack else ordered
-        if joined:  # values may be shared along any of the axes that become one
+        if joined:  # values may be shared along any of the merged axes
             whole = e.op("Expand", whole, e.shape(self._leading(e, joined), *[1] * (rank - joined)))
-        # Nothing to take apart where all of B·H share their values.
+        # There are no heads to split off where all of B·H share their values.
         return e.unsqueeze(whole, 1) if self._layout.merged_heads else self._four(e, whole)
 
     def output(self, e: Emitter, out: str) -> str:
@@ -50,9 +50,7 @@ class Canonical:
         return self._four(e, self._one_width(e, self._ordered(e, self._exact(e, out), self._layout.output)))
 
     def restore(self, e: Emitter, canonical: str, like: str, permutation: tuple[int, ...] | None) -> str:
-        """A canonical tensor (double where `like` is) → layout and dtype of `like`, which `permutation` would bring to
-        canonical order.
-        """
+        """A canonical tensor → layout and dtype of `like`; `permutation` brings `like` to canonical order."""
         layout = self._layout
         if layout.rank != 4 or layout.single_head or len(permutation or ()) > layout.rank:
             canonical = e.op("Reshape", canonical, e.op("Shape", self._ordered(e, like, permutation)))
@@ -88,7 +86,7 @@ class Canonical:
             extra = max(rank - len(permutation), 0)
             if extra and self._layout.values_lack == (-3,) and rank > 3:
                 mask, extra = e.squeeze(mask, rank - 3), 0
-            # Leading axes that V lacks are broadcast, and stay in front.
+            # Leading axes that V lacks are broadcast, and stay first.
             order = [*range(extra), *(extra + int(axis) for axis in np.argsort(permutation))]
             mask = e.op("Transpose", mask, perm=order)
         return mask
@@ -97,7 +95,7 @@ class Canonical:
         return x if self._dtype == TensorProto.FLOAT else e.float(x)
 
     def _exact(self, e: Emitter, x: str) -> str:
-        """Float32, or double as it is: what is not flagged must not lose a bit on the way."""
+        """Float32, or unchanged double: what is not flagged must not lose a bit."""
         return x if self._dtype in EXACT else e.float(x)
 
     @staticmethod
@@ -105,14 +103,14 @@ class Canonical:
         return x if permutation is None else e.op("Transpose", x, perm=list(permutation))
 
     def _one_width(self, e: Emitter, x: str) -> str:
-        """All that lies behind the rows (or columns) as one axis."""
+        """All axes after the rows (or columns) merged into one."""
         if self._layout.widths == 1:
             return x
         behind = self._layout.rank - 1 - len(self._layout.values_lack)
         return e.op("Reshape", x, e.constant([*[0] * behind, -1], np.int64))
 
     def _joined(self) -> int:
-        """How many leading axes of a map become one; 0 where none has to."""
+        """How many leading axes of a map are merged into one; 0 for none."""
         layout = self._layout
         return layout.rank - 2 if layout.single_head else layout.rank - 3 if layout.rank > 4 else 0
 

@@ -1,12 +1,11 @@
-"""P·V on integers: QLinearMatMul ("+qlinear"), MatMulInteger, MatMulIntegerToFloat and DynamicQuantizeMatMul
-("+integer").
+"""P·V on integers: QLinearMatMul ("+qlinear"); MatMulInteger(ToFloat) and DynamicQuantizeMatMul ("+integer").
 
-1. The integer product stays, and makes the output of everything that is not flagged: bit-identical, whatever the rest
-   of the batch does.
-2. Flagged samples go through float: P and V from before their quantizers, or dequantized, and a float product over the
-   unflagged columns.
-3. QLinearMatMul gives quantized numbers, so what comes out of that is quantized once more, with the product's own scale
-   and zero point. (Quantized numbers that are dequantized and quantized again with one scale come back as they were.)
+1. The integer product stays and computes the output of all unflagged samples: bit-identical, whatever else is in the
+   batch.
+2. Flagged samples use a float product over the unflagged columns, with P and V from before their quantizers or
+   dequantized.
+3. QLinearMatMul gives quantized numbers, so the result is quantized again, with the product's own scale and zero point.
+   (Dequantizing and quantizing again with the same scale does not change a quantized number.)
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ _Y_SCALE, _Y_ZERO_POINT = 6, 7
 
 
 class IntegerOperands(KeptOperands):
-    """Implements `subgraphs.operands.Operands`; `output`: value name of the original output."""
+    """Implements `lowering.operands.Operands`; `output`: value name of the original output."""
 
     def __init__(self, site: Site, node: onnx.NodeProto, output: str) -> None:
         super().__init__(site, output, Canonical(replace(site, dtype=TensorProto.FLOAT)))

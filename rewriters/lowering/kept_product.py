@@ -1,11 +1,9 @@
-"""A product whose own operators stay, and make the output of everything that is not flagged: bit-identical, whatever
-they are.
+"""Products whose own operators stay and compute the output of all unflagged samples, bit-identically.
 
-Flagged samples go through a float product of P and V over the unflagged columns. Here are the two forms of float
-products; those on integers are in `integer_product`.
+Flagged samples use a float product of P and V over the unflagged columns. This module has the two forms of float
+products; products on integers are in `integer_product`.
 
-* "+divided": (P V) / Σ P. The map that counts is P / Σ P, divided by the model's own divisor, a guard against zero
-  included.
+* "+divided": (P V) / Σ P. The map is P / Σ P, with the model's own divisor, including a guard against zero.
 * "+summed": Mul and ReduceSum. P and V are read before they are unsqueezed.
 """
 
@@ -25,11 +23,11 @@ _DIVIDED, _SUMMED = "+divided", "+summed"
 
 FORMS = tuple(map_form + suffix for map_form in MAP_FORMS for suffix in (_DIVIDED, _SUMMED))
 
-_DIVISOR = 1  # of a Div, and the reciprocal of a Mul
+_DIVISOR = 1  # input index: divisor of a Div, or reciprocal of a Mul
 
 
 class KeptOperands:
-    """Implements `subgraphs.operands.Operands`; `output`: value name of the original output."""
+    """Implements `lowering.operands.Operands`; `output`: value name of the original output."""
 
     def __init__(self, site: Site, output: str, canonical: Canonical) -> None:
         self.dtype = site.dtype
@@ -75,9 +73,7 @@ class _DividedOperands(KeptOperands):
 
 
 def keep_product(e: Emitter, node: onnx.NodeProto, role: str) -> str:
-    """Emit the node that makes the original output, under another name; it stays outside the gate, where runtimes fuse
-    it as they did.
-    """
+    """Emit a copy of the node with a new output name; outside the gate, so that runtimes fuse it as in the original."""
     twin = onnx.NodeProto()
     twin.CopyFrom(node)
     twin.name = twin.output[0] = e.value(role)
@@ -86,7 +82,7 @@ def keep_product(e: Emitter, node: onnx.NodeProto, role: str) -> str:
 
 
 def lower_site(e: Emitter, site: Site, node: onnx.NodeProto) -> KeptOperands:
-    """Emit the quotient or the sum itself."""
+    """Emit the model's own division or sum."""
     output = keep_product(e, node, "kept_product")
     return (
         _DividedOperands(site, node, output)

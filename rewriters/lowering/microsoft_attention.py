@@ -1,11 +1,12 @@
 """`com.microsoft` Attention: projection and attention in one operator.
 
-1. In float32 it is taken apart: Gemm with the bias as C, Split, MultiHeadAttention. On the CPU provider that gives the
-   very bits of the operator (the same kernels in the same order of sums; Gemm, since MatMul and Add round differently),
-   and the projection is done once. It needs weights that are constant, which kernels pack alike.
-2. In float16 and bfloat16 the operator stays, and queries and keys are projected a second time beside it: providers
-   that lack the type compute the whole operator in float32, where an operator taken apart would round in between.
-3. Bias or none; `mask_index` of rank 1 (B), (2B), (3B + 2), rank 2 (B, T), (B, 1), (1, 1), rank 3 (B, S, T);
+1. In float32 it is split into Gemm with the bias as C, Split, and MultiHeadAttention. On the CPU provider the result is
+   bit-identical to the operator's (the same kernels sum in the same order; Gemm, since MatMul and Add round
+   differently), and there is only one projection. The weights must be constant, so that kernels pack them in the same
+   way.
+2. In float16 and bfloat16 the operator stays, and queries and keys are projected again next to it. Providers without
+   these types compute the whole operator in float32, and a split operator would be rounded in between.
+3. With or without bias; `mask_index` of rank 1 (B), (2B), (3B + 2), rank 2 (B, T), (B, 1), (1, 1), rank 3 (B, S, T);
    `attention_bias`; `past` and `present`; `unidirectional`; `scale`; `mask_filter_value`; `qkv_hidden_sizes`.
 4. Refused by the finder: `do_rotary`, `past_present_share_buffer`, a mask of rank 4 or of unknown rank, weights that
    are not constant.
@@ -47,14 +48,14 @@ _KEPT_ATTRIBUTES = ("num_heads", "scale", "mask_filter_value", "unidirectional")
 
 @dataclass(frozen=True)
 class Projected:
-    """Queries, keys and values after projection, bias included, and what else the attention reads.
+    """Queries, keys and values after the projection with bias, and the other inputs of the attention.
 
     Attributes:
         query, key, value: (B, S, N·H).
         mask: value and rank of the padding mask, None when there is none.
         past: cache (2, B, N, P, H), "" when there is none.
         attention_bias: "" when there is none.
-        present: output (2, B, N, T, H) to be made, "" when there is none.
+        present: name of the output (2, B, N, T, H), "" when there is none.
     """
 
     query: str
@@ -67,7 +68,7 @@ class Projected:
 
 
 def lower_site(e: Emitter, site: Site, node: onnx.NodeProto) -> Beside:
-    """Emit what takes the place of the operator."""
+    """Emit the nodes that replace the operator."""
     sizes = attributes_of(node).get("qkv_hidden_sizes")
     projected = _project(e, node, site, sizes)
     return (
@@ -76,10 +77,10 @@ def lower_site(e: Emitter, site: Site, node: onnx.NodeProto) -> Beside:
 
 
 def open_projected(e: Emitter, site: Site, node: onnx.NodeProto, projected: Projected) -> Beside:
-    """Emit MultiHeadAttention for the operator `node`, and the map beside it; float32.
+    """Emit MultiHeadAttention in place of the operator `node`, and the map next to it; float32.
 
-    The outputs of present keys and values keep MultiHeadAttention off its flash path, which sums in another order than
-    Attention does; they are also just the keys and values that the map needs.
+    With present keys and values as outputs, MultiHeadAttention does not use flash attention, which sums in another
+    order than Attention. The map needs these keys and values too.
     """
     heads = int(attributes_of(node)["num_heads"])
     past_key, past_value = (_half(e, projected.past, half) for half in (0, 1)) if projected.past else ("", "")
@@ -87,7 +88,7 @@ def open_projected(e: Emitter, site: Site, node: onnx.NodeProto, projected: Proj
     inputs = [projected.query, projected.key, projected.value, "", "", projected.attention_bias, past_key, past_value]
     padding = _padding(e, projected, past)
     if padding is not None and projected.mask is not None:
-        # (B, T) is the one form of ranks 1 and 2 that both operators know.
+        # (B, T) is the only form of ranks 1 and 2 that both operators accept.
         inputs[4] = projected.mask[0] if padding.rows_differ else e.cast(padding.kept, TensorProto.INT32)
     while not inputs[-1]:
         inputs.pop()
@@ -116,7 +117,7 @@ def open_projected(e: Emitter, site: Site, node: onnx.NodeProto, projected: Proj
 
 
 def _keep(e: Emitter, site: Site, node: onnx.NodeProto, projected: Projected) -> Beside:
-    """Emit the operator itself, and its map beside it."""
+    """Emit the operator itself, and its map next to it."""
     heads = int(attributes_of(node)["num_heads"])
     output = e.keep(node, "attention").output[0]
 
@@ -148,7 +149,7 @@ def _project(e: Emitter, node: onnx.NodeProto, site: Site, sizes: Sequence[int] 
         product = e.op("Gemm", rows, weights, *([bias] if bias else []), role="projection")
         whole = e.reshape(product, e.dims(source, 0, 2), -1)
     else:
-        # Weights of its own: shared ones are packed for neither operator, and sums come out in another order.
+        # A copy of the weights: shared weights are packed for neither operator, which changes the order of sums.
         own = e.cast(e.float(weights), site.dtype)
         product = e.op("MatMul", source, own, role="projection")
         whole = e.float(e.op("Add", product, bias) if bias else product)

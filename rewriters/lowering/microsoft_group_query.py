@@ -1,12 +1,12 @@
-"""`com.microsoft` GroupQueryAttention: the operator stays as it is, its map is computed beside it.
+"""`com.microsoft` GroupQueryAttention: the operator is unchanged, its map is computed next to it.
 
-1. Keys and values are the operator's present outputs, cut to the total length: rotated already, cache included, in
-   buffers that may be longer. Queries are rotated here, where the operator does it.
-2. Separate or packed Q, K and V; any number of key heads; `seqlens_k` of its own for each sample; prompt, decoding,
+1. Keys and values are the operator's present outputs, cut to the total length: already rotated, including the cache, in
+   buffers that may be longer. Queries are rotated here if the operator rotates them.
+2. Separate or packed Q, K and V; any number of key heads; a different `seqlens_k` for each sample; prompt, decoding,
    further prompt.
 3. `do_rotary` with `rotary_interleaved`, part of the head's width and `position_ids`; `softcap`, `attention_bias`,
    `local_window_size`, `causal`, `smooth_softmax`, `head_sink`; `scale`.
-4. Nothing changes for what is not flagged, on any provider: the output is the operator's own.
+4. Nothing changes for unflagged samples, on any provider: the output is the operator's own.
 5. With `smooth_softmax` and `head_sink` rows sum to less than 1, and each keeps its own sum.
 6. Refused by the finder: a quantized cache, a cache of window size, norms of queries and keys inside, `query_seqlens`.
 """
@@ -37,10 +37,10 @@ def lower_site(e: Emitter, site: Site, node: onnx.NodeProto) -> Beside:
     twin.output.extend([""] * (3 - len(twin.output)))
     for index, role in ((1, "present_key"), (2, "present_value")):
         twin.output[index] = twin.output[index] or e.value(role)
-    return _Opening(e, site, node, twin.output[1], twin.output[2]).beside(output)
+    return _MapBuilder(e, site, node, twin.output[1], twin.output[2]).operands(output)
 
 
-class _Opening:
+class _MapBuilder:
     """The parts of one map. Letters: N heads, M key heads, S query rows, T key columns, H head size."""
 
     def __init__(self, e: Emitter, site: Site, node: onnx.NodeProto, present_key: str, present_value: str) -> None:
@@ -58,7 +58,7 @@ class _Opening:
         self._lengths = e.op("Add", lengths, e.constant([1], np.int64), role="lengths")
         self._prompt = e.op("Equal", self._rows, self._total, role="is_prompt")
 
-    def beside(self, output: str) -> Beside:
+    def operands(self, output: str) -> Beside:
         e = self._e
         real = e.op("Less", e.unsqueeze(columns_of(e, self._total), 0), self._lengths, role="real")
         visible = self._visible()
@@ -66,12 +66,12 @@ class _Opening:
         probabilities = self._map(e.op("Where", visible, self._scores(query), e.constant(LOWEST), role="scores"))
 
         def values(inner: Emitter) -> str:
-            # Behind a sample's own length a buffer holds anything, NaN too.
+            # After a sample's own length a buffer may hold any number, even NaN.
             value = self._cut(inner, self._present_value)
             value = inner.op("Where", inner.unsqueeze(real, 1, 3), value, inner.constant(0.0))
             return self._repeated(inner, value)
 
-        # Behind a window lie columns that are real, but that no row sees.
+        # Before a sliding window there are real columns that no row sees.
         valid = None if self._attributes.get("local_window_size", -1) > 0 else real
         return Beside(probabilities, output, self._heads, self._site.dtype, values, valid=valid)
 
@@ -82,7 +82,7 @@ class _Opening:
         return x if self._site.dtype == TensorProto.FLOAT else e.float(x)
 
     def _cut(self, e: Emitter, present: str) -> str:
-        """(B, M, T, H) of a buffer that may be longer."""
+        """The used part (B, M, T, H) of a buffer that may be longer."""
         return self._float(e, part(e, present, 2, 0, self._total))
 
     def _repeated(self, e: Emitter, x: str) -> str:
@@ -103,20 +103,21 @@ class _Opening:
         return part(e, split, 2, 0, self._heads) if packed else split
 
     def _row_positions(self) -> str:
-        """Place of each query row in its sample, (B, S): a prompt begins at 0, whatever its padding; else new rows end
-        the sample.
+        """Position of each query row in its sample, (B, S).
+
+        A prompt begins at 0, even with padding; otherwise new rows are the last ones of the sample.
         """
         e = self._e
         before = e.op("Where", self._prompt, e.constant([0], np.int64), e.op("Sub", self._lengths, self._rows))
         return e.op("Add", before, e.unsqueeze(columns_of(e, self._rows), 0), role="row_positions")
 
     def _visible(self) -> str:
-        """(B, 1, S, T) bool, or (B, 1, 1, T) where all rows see the same."""
+        """(B, 1, S, T) bool, or (B, 1, 1, T) where all rows see the same columns."""
         e = self._e
         at = e.unsqueeze(columns_of(e, self._total), 0, 1)
         last = e.op("Sub", self._lengths, e.constant([1], np.int64))
         causal = bool(self._attributes.get("causal", 1))
-        # Padded rows of a prompt look back from the sample's end.
+        # Padded rows of a prompt see the columns up to the sample's end.
         end = e.unsqueeze(self._earlier(self._row_positions(), last) if causal else last, 2)
         visible = e.op("Not", e.op("Greater", at, end))
         window = self._attributes.get("local_window_size", -1)
@@ -125,7 +126,7 @@ class _Opening:
         return e.unsqueeze(visible, 1)
 
     def _earlier(self, a: str, b: str) -> str:
-        """The smaller of int64 values; Min knows them from opset 12 on."""
+        """The smaller of two int64 values; Min accepts int64 only from opset 12 on."""
         return self._e.op("Where", self._e.op("Less", a, b), a, b)
 
     def _rotated(self, query: str) -> str:
@@ -156,7 +157,7 @@ class _Opening:
         return e.op("Concat", joined, rest, axis=3, role="rotated")
 
     def _rotary_positions(self) -> str:
-        """(B, S). Of `position_ids` a prompt reads the first entry alone, and counts on from there."""
+        """(B, S). A prompt reads only the first entry of `position_ids`, and counts on from there."""
         e = self._e
         if not self._input(_POSITIONS):
             return self._row_positions()
@@ -166,9 +167,7 @@ class _Opening:
         return e.op("Where", self._prompt, counted, given)
 
     def _scores(self, query: str) -> str:
-        """(B, N, S, T) of scaled queries (B, S, N, H), before masks: the rows of all heads that share a key head in one
-        product.
-        """
+        """(B, N, S, T) of scaled queries (B, S, N, H), before masks; all heads of a key head share one product."""
         e = self._e
         ready = e.op("Transpose", query, perm=[0, 2, 1, 3])
         grouped = e.reshape(ready, e.dims(ready, 0, 1), self._key_heads, -1, e.dims(ready, 3))
@@ -190,6 +189,6 @@ class _Opening:
             column = e.constant([[[[0.0]]]])
         else:
             return e.op("Softmax", scores, axis=-1, role="map")
-        beside = e.op("Expand", column, e.shape(e.dims(scores, 0, 3), 1))
-        whole = e.op("Softmax", e.op("Concat", scores, beside, axis=3), axis=-1)
+        sink_scores = e.op("Expand", column, e.shape(e.dims(scores, 0, 3), 1))
+        whole = e.op("Softmax", e.op("Concat", scores, sink_scores, axis=3), axis=-1)
         return part(e, whole, 3, 0, self._total)

@@ -1,10 +1,10 @@
-"""`com.microsoft` MultiHeadAttention: the operator stays as it is, its map is computed beside it.
+"""`com.microsoft` MultiHeadAttention: the operator is unchanged, its map is computed next to it.
 
-1. Queries, keys and values of rank 3, keys and values with their heads first (rank 4, cross attention), packed QKV (B,
-   S, N, 3, H) and packed KV (B, T, N, 2, H); `bias` on what has rank 3 or is packed.
+1. Queries, keys and values of rank 3, keys and values with their heads first (rank 4, cross-attention), packed QKV (B,
+   S, N, 3, H) and packed KV (B, T, N, 2, H); `bias` on operands that have rank 3 or are packed.
 2. `key_padding_mask` of rank 1, 2 and 3, `attention_bias`, `unidirectional`, `scale`, `mask_filter_value`.
 3. A cache (`past_key`, `past_value`), read from the operator's present outputs.
-4. Nothing changes for what is not flagged, on any provider: the output is the operator's own.
+4. Nothing changes for unflagged samples, on any provider: the output is the operator's own.
 5. Refused by the finder: a cache in a shared buffer (`past_sequence_length`, `cache_indirection`) or without present
    outputs, operands and masks of unknown rank.
 """
@@ -66,7 +66,7 @@ def lower_site(e: Emitter, site: Site, node: onnx.NodeProto) -> Beside:
 
 
 class _Operands:
-    """Reads queries, keys and values out of whatever form the node has them in."""
+    """Reads queries, keys and values from every form of operands that the node may have."""
 
     def __init__(self, e: Emitter, site: Site, node: onnx.NodeProto, heads: int) -> None:
         self._site = site

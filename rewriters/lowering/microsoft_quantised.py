@@ -1,9 +1,9 @@
 """`com.microsoft` QAttention: Attention over an integer projection.
 
-1. It is taken apart into MatMulIntegerToFloat, Split and MultiHeadAttention; what follows the projection is float32 and
-   the same as in Attention. On the CPU provider that gives the very bits of the operator: the same integer kernel and
-   the same rescaling.
-2. Scales and zero points of tensors or of columns; masks of rank 1 and 2; `past` and `present`; `unidirectional`;
+1. It is split into MatMulIntegerToFloat, Split and MultiHeadAttention; everything after the projection is float32 and
+   the same as in Attention. On the CPU provider the result is bit-identical to the operator's: the same integer kernel
+   and the same rescaling.
+2. Scales and zero points for each tensor or each column; masks of rank 1 and 2; `past` and `present`; `unidirectional`;
    `mask_filter_value`.
 3. Refused by the finder: `do_rotary`, `past_present_share_buffer`, a mask of unknown rank, weights that are not
    constant, float16 scales.
@@ -28,7 +28,7 @@ _INPUT, _WEIGHTS, _BIAS, _INPUT_SCALE, _WEIGHT_SCALE, _MASK, _INPUT_ZERO, _WEIGH
 
 
 def lower_site(e: Emitter, site: Site, node: onnx.NodeProto) -> Beside:
-    """Emit what takes the place of the operator."""
+    """Emit the nodes that replace the operator."""
     order = (_INPUT, _WEIGHTS, _INPUT_SCALE, _WEIGHT_SCALE, _INPUT_ZERO, _WEIGHT_ZERO, _BIAS)
     inputs = [input_of(node, index) for index in order]
     product = e.value("projection")

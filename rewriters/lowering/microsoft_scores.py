@@ -1,15 +1,14 @@
-"""The map of a `com.microsoft` operator, computed beside it from the operator's own queries, keys and masks.
+"""The map of a `com.microsoft` operator, computed next to it from the operator's own queries, keys and masks.
 
-Why beside, and not through the operator's output of scores (`qk` of MultiHeadAttention, `output_qk` of
-GroupQueryAttention):
+Why not use the operator's output of scores (`qk` of MultiHeadAttention, `output_qk` of GroupQueryAttention)?
 
-1. On the CPU provider that output holds masks and bias; on CUDA, by its source, it is written before them, and with a
-   padding mask not at all. GroupQueryAttention refuses it on CUDA and WebGPU altogether.
-2. Asking for it takes an operator without masks off its flash path, and its own output is no longer the original's bit
-   for bit.
+1. On the CPU provider that output includes masks and bias; on CUDA, by its source, it is written before them, and with
+   a padding mask not at all. GroupQueryAttention refuses it on CUDA and WebGPU.
+2. With this output an operator without masks does not use flash attention, so its own output is no longer bit-identical
+   to the original.
 
-Beside it the operator stays as it was, on every provider, for one more product of queries and keys (measured: about as
-fast as the other).
+Computed next to it, the map costs one more product of queries and keys (measured: about as fast as the other way), and
+the operator is unchanged on every provider.
 
 Shape letters: B samples, N heads, S query rows, T key columns, H head size. All maps and scores are float32.
 """
@@ -47,13 +46,13 @@ __all__ = [
 ]
 
 MASK_FILTER = -10000.0
-"""`mask_filter_value` where a node gives none. Such a column has exactly no mass after Softmax in float32."""
+"""Default of `mask_filter_value`; such a column has weight exactly 0 after a float32 Softmax."""
 
 TO_END = int(np.iinfo(np.int64).max)
-"""The end of a Slice that leaves nothing out behind its start."""
+"""The end of a Slice that keeps everything after its start."""
 
 LOWEST = float(np.finfo(np.float32).min)
-"""What the operators add where a causal mask shuts a column."""
+"""The number that the operators add to the score of a column that the causal mask hides."""
 
 
 def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:
@@ -67,7 +66,7 @@ def input_of(node: onnx.NodeProto, index: int) -> str:
 
 
 def part(e: Emitter, x: str, axis: int, start: str | int, end: str | int) -> str:
-    """x[start:end] along an axis; ends are numbers or 1-D int64 values."""
+    """x[start:end] along an axis; start and end are numbers or names of 1-D int64 values."""
     ends = [end_ if isinstance(end_, str) else e.constant([end_], np.int64) for end_ in (start, end)]
     return e.op("Slice", x, *ends, e.constant([axis], np.int64))
 
@@ -118,28 +117,28 @@ class HeadsSource:
         return e.dims(self.value, 2, 3) if self.heads_first else e.dims(self.value, 1, 2)
 
     def with_column(self, e: Emitter, x: str) -> HeadsSource:
-        """One more feature, x (B, T), the same for all heads."""
+        """The same with one more feature, x (B, T), which is equal for all heads."""
         wide = e.op("Expand", e.unsqueeze(x, 1 if self.heads_first else 2, 3), e.shape(e.dims(self.value, 0, 3), 1))
         return HeadsSource(e.op("Concat", self.value, wide, axis=3), self.heads_first)
 
 
 @dataclass(frozen=True)
 class Padding:
-    """What a padding mask keeps: bool (B, T), or (B, S, T) where rows differ."""
+    """The columns that a padding mask keeps: bool (B, T), or (B, S, T) where rows differ."""
 
     kept: str
     rows_differ: bool
 
     def bias(self, e: Emitter, value: float) -> str:
-        """What is added to the scores: 0 or the value, in the shape of `kept`."""
+        """The bias for the scores: 0 at kept columns, else `value`, in the shape of `kept`."""
         return e.op("Where", self.kept, e.constant(0.0), e.constant(value), role="padding")
 
 
 def padding_of(e: Emitter, mask: str, rank: int, batch: str, columns: str) -> Padding:
     """A padding mask of any form, int32.
 
-    1. Rank 1: the number of columns kept (B); followed by the first one kept (2B); or by cumulated lengths (3B + 2),
-       which say nothing new.
+    1. Rank 1: the number of columns kept (B); followed by the first one kept (2B); or by cumulative lengths (3B + 2),
+       which add no information.
     2. Rank 2: above 0 is kept; a mask of width 1 masks nothing.
     3. Rank 3: above 0 is kept.
 
@@ -159,8 +158,8 @@ def padding_of(e: Emitter, mask: str, rank: int, batch: str, columns: str) -> Pa
     index = e.cast(mask, TensorProto.INT64)
     at = e.unsqueeze(columns_of(e, columns), 0)
     end = e.unsqueeze(part(e, index, 0, 0, batch), 1)
-    # With lengths alone there is nothing to slice: zeros make the second part exist, and a comparison says whether it
-    # counts.
+    # With lengths only, there is no second part to slice. So zeros are appended, and a comparison decides whether the
+    # second part counts.
     twice = e.op("Add", batch, batch)
     padded = e.op("Concat", index, e.op("Expand", e.constant([0], np.int64), batch), axis=0)
     counts = e.cast(e.op("Equal", e.dims(mask, 0, 1), twice), TensorProto.INT64)
@@ -169,9 +168,9 @@ def padding_of(e: Emitter, mask: str, rank: int, batch: str, columns: str) -> Pa
 
 
 def valid_of(e: Emitter, padding: Padding | None, attention_bias: str | None, query: str, columns: str) -> str | None:
-    """(B, T) bool, the columns that are real in all rows; None when the map has to tell.
+    """(B, T) bool, the columns that are real in all rows; None when only the map shows them.
 
-    Without a mask all columns are real. A bias, and a mask that differs by rows, may hide padding.
+    Without a mask all columns are real. A bias, or a mask that differs by rows, may hide padding.
     """
     if padding is not None:
         return None if padding.rows_differ else padding.kept
@@ -205,7 +204,7 @@ def map_of(
         key: all keys, cache included.
         past: number of cached columns, 1-D int64.
         attention_bias: (B | 1, N | 1, S, T), float32.
-        few: there are few rows, so that a bias costs less on the scores than on the keys.
+        few: there are few rows, so adding a bias to the scores costs less than adding it to the keys.
     """
     attributes = attributes_of(node)
     ready = scaled(e, query, attributes.get("scale", 0.0))
@@ -218,7 +217,7 @@ def map_of(
         elif few:
             biases.append(e.unsqueeze(bias, 1, 2))
         else:
-            # As one more feature, 1 in all queries, a bias of columns joins the product: an Add would go through the
+            # A bias per column becomes one more feature of the keys, with 1 in all queries. An Add would go through the
             # whole map again.
             key = key.with_column(e, bias)
             ready = e.op("Pad", ready, e.constant([0, 0, 0, 0, 0, 0, 0, 1], np.int64), e.constant(1.0))
@@ -228,7 +227,7 @@ def map_of(
         biases.append(attention_bias)
     scores = e.op("MatMul", e.op("Transpose", ready, perm=[0, 2, 1, 3]), key.last(e), role="scores")
     if biases:
-        # Biases are small, the scores are not: they are joined first.
+        # Biases are small tensors and scores are large, so biases are added up first.
         joined = biases[0]
         for further in biases[1:]:
             joined = e.op("Add", joined, further)
@@ -245,8 +244,7 @@ def rows_of(
     every: int,
     further: tuple[int, ...],
 ) -> str:
-    """Some rows of the map that `map_of` gives without a cache and a bias: 0, `every`, 2 · `every`, ..., and the
-    further ones.
+    """Rows 0, `every`, 2 · `every`, ... and the further ones of the map of `map_of`, without a cache and a bias.
 
     Args: see `map_of`.
     """
@@ -257,13 +255,13 @@ def rows_of(
 
 
 def knows_rows(node: onnx.NodeProto, past: str | None, padding: Padding | None, attention_bias: str | None) -> bool:
-    """Whether `rows_of` may be asked: nothing that is added to the scores differs by rows."""
+    """Whether `rows_of` may be used: nothing that is added to the scores differs by rows."""
     plain = past is None and attention_bias is None and not attributes_of(node).get("unidirectional")
     return plain and not (padding is not None and padding.rows_differ)
 
 
 def _causal_bias(e: Emitter, rows: str, columns: str, past: str | None) -> str:
-    """(S, T) to add for `unidirectional`: row i sees the past and columns up to its own; the last row sees all.
+    """The bias (S, T) for `unidirectional`: row i sees the past and columns up to its own; the last row sees all.
 
     Args:
         rows, columns, past: S, T and the number of cached columns, 1-D int64.

@@ -1,8 +1,8 @@
-"""How the tensors of one site are read and written, whatever form the attention has.
+"""How the tensors of one site are read and written, for every form of attention.
 
-A redistribution asks for the map, the values, the product over some columns and the original output; it never sees in
-which operator or layout they lie. `ProductOperands` is a plain P·V node. Fused operators have their own in
-`rewriters.lowering`.
+A redistribution asks for the map, the values, the product over some columns and the original output; it does not know
+their operator or layout. `ProductOperands` is for a plain P·V node. The other modules of `rewriters.lowering` have
+operands for the other forms.
 """
 
 from __future__ import annotations
@@ -26,9 +26,8 @@ class Remainder:
 
     Attributes:
         product: canonical, float32.
-        untouched: canonical, float32 or double; what rows of samples without a flagged column give, bit-identical to
-            the original.
-        like: some output in the site's own layout and dtype.
+        untouched: canonical, float32 or double; bit-identical to the original in samples without a flagged column.
+        like: an output in the site's own layout and dtype.
     """
 
     product: str
@@ -39,7 +38,7 @@ class Remainder:
 class Operands(Protocol):
     """Canonical shapes: map (B, H, Q, K), values (B, H, K, D), outputs (B, H, Q, D).
 
-    All are float32, but outputs of double stay double.
+    All are float32, except that double outputs stay double.
     """
 
     @property
@@ -48,7 +47,7 @@ class Operands(Protocol):
         ...
 
     def map(self, e: Emitter) -> str:
-        """The attention map; emitted once, before everything else."""
+        """The attention map; it is emitted once, before everything else."""
         ...
 
     def values(self, e: Emitter) -> str:
@@ -74,11 +73,11 @@ class Operands(Protocol):
 
 @runtime_checkable
 class KnowsColumns(Protocol):
-    """Operands of an operator that is told which columns are real."""
+    """Operands of an operator that has its own mask or lengths for the real columns."""
 
     @property
     def valid(self) -> str | None:
-        """(B, K) bool; None when the map has to tell."""
+        """(B, K) bool; None when only the map shows them."""
         ...
 
 
@@ -97,9 +96,9 @@ class ProductOperands:
         self._map: str | None = None
 
     def map(self, e: Emitter) -> str:
-        # Where a processor has no half-precision arithmetic, onnxruntime computes in float32 and drops the casts
-        # between neighbors. A product inside an If has no neighbors, and would come out rounded once more than the
-        # original, as would a map read twice.
+        # On a processor without half-precision arithmetic, onnxruntime computes in float32 and drops the casts between
+        # neighboring nodes. A product inside an If has no neighbors and would be rounded once more than the original,
+        # and so would a map that is read twice.
         if self.dtype in HALF and e.conditional and self._site.quantizer is None and self._kept is None:
             self._kept = self._product(e, self._site.values, "product")
         if self._map is None:
@@ -119,7 +118,7 @@ class ProductOperands:
             )
         zero = e.constant(0, helper.tensor_dtype_to_np_dtype(self._site.dtype))
         hidden = self._canonical.column_mask(e, columns, self._site.probabilities)
-        # Samples with nothing masked run through the very same kernel on the very same numbers.
+        # Samples without a masked column go through the same kernel with the same numbers.
         product = self._product(e, e.op("Where", hidden, zero, self._site.values), "product_unflagged")
         canonical = self.canonical(e, product)
         single = e.float(canonical) if self.dtype == TensorProto.DOUBLE else canonical
@@ -128,7 +127,7 @@ class ProductOperands:
     def original(self, e: Emitter) -> str:
         if self._kept is not None:
             return e.op("Identity", self._kept)
-        # The model's own values: the site's may be what the patch reads in their place.
+        # The model's own values; the patch may read a copy of them (`site.values`).
         return self._product(e, self._node.input[1 - self._site.operand], "product")
 
     def canonical(self, e: Emitter, output: str) -> str:

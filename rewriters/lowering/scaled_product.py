@@ -1,7 +1,7 @@
-"""A P·V node that multiplies the product by a number of its own ("+scaled"): FusedMatMul and Gemm with `alpha`.
+"""A P·V node that multiplies the product by a constant ("+scaled"): FusedMatMul and Gemm with `alpha`.
 
-α P V is P (α V): with values taken as α V, all else is as at a plain product. A hotfix's benign values are in that
-measure too.
+α P V is P (α V): with α V as the values, everything else is the same as for a plain product. The benign values of a
+hotfix include α too.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ FORMS = tuple(f"{map_form}+scaled" for map_form in MAP_FORMS)
 
 
 class ScaledOperands(ProductOperands):
-    """Implements `subgraphs.operands.Operands`."""
+    """Implements `lowering.operands.Operands`."""
 
     def __init__(self, site: Site, node: onnx.NodeProto) -> None:
         super().__init__(site, node)
@@ -29,5 +29,5 @@ class ScaledOperands(ProductOperands):
 
 
 def lower_site(e: Emitter, site: Site, node: onnx.NodeProto) -> ScaledOperands:
-    """Nothing to emit: the node is taken as it is."""
+    """Nothing is emitted: the node is unchanged."""
     return ScaledOperands(site, node)

@@ -1,16 +1,14 @@
-"""A product whose map has entries below zero ("+signed"): a difference of maps, as in differential attention with one
-product.
+"""A product whose map has entries below zero ("+signed"): a difference of maps, as in differential attention.
 
-A signed row has no sum of weights to move. Its two parts do: C = C⁺ - C⁻, both without an entry below zero. So
+A signed row has no sum of weights to move, but its two parts do: C = C⁺ - C⁻, both without entries below zero. So
 
     patched = R(C⁺) V - R(C⁻) V,        R the redistribution of `subgraphs.redistribution`
 
-1. Each part is redistributed by itself, within its own sum: what flagged columns gave and what they took away both go
-   to the others, and the row keeps its own sum. No entry grows beyond the sum of its part, however near to zero the
-   difference of both comes.
-2. Detectors read |C|: how much a column counts, whichever way.
-3. The product itself stays, and makes the output of all samples that are not flagged, or have no column left that is
-   not.
+1. Each part is redistributed separately, within its own sum: the positive and the negative weights of flagged columns
+   both go to the other columns, and the row keeps its own sum. No entry becomes larger than the sum of its part, even
+   if the difference of both parts is close to zero.
+2. Detectors read |C|: how much a column counts, with either sign.
+3. The product itself stays, and computes the output of samples without a flagged column, or with only flagged columns.
 """
 
 from __future__ import annotations
@@ -33,7 +31,7 @@ FORMS = tuple(map_form + "+signed" for map_form in MAP_FORMS)
 
 
 class SignedOperands(KeptOperands):
-    """Implements `subgraphs.operands.Operands`, for reading; `parts` are for redistributing."""
+    """Implements `lowering.operands.Operands` for reading; `parts` are for redistributing."""
 
     def parts(self, e: Emitter) -> tuple[Operands, Operands]:
         """C⁺ and C⁻, whose outputs are canonical."""
@@ -46,7 +44,7 @@ class SignedOperands(KeptOperands):
         return _Part(given, self.values(e)), _Part(taken, self.values(e))
 
     def difference(self, e: Emitter, given: str, taken: str, columns: str, valid: str | None) -> str:
-        """R(C⁺) V - R(C⁻) V in samples that have flagged columns (B, K) and others; else the model's own output."""
+        """R(C⁺) V - R(C⁻) V in samples with flagged and unflagged columns (B, K); else the model's own output."""
         others = e.op("Not", columns) if valid is None else e.op("And", valid, e.op("Not", columns))
         some, rest = (e.op("Greater", e.peak(e.number(mask), 1), e.constant(0.5)) for mask in (columns, others))
         sample = e.unsqueeze(e.op("And", some, rest, role="sample"), 2, 3)
@@ -64,25 +62,25 @@ class SignedOperands(KeptOperands):
 
 @dataclass(frozen=True)
 class _Part:
-    """Implements `subgraphs.operands.Operands` for one part; all is canonical, and float32."""
+    """Implements `lowering.operands.Operands` for one part; everything is canonical and float32."""
 
     part: str
-    weighed: str
+    value: str
     dtype: int = TensorProto.FLOAT
 
     def map(self, e: Emitter) -> str:
         return self.part
 
     def values(self, e: Emitter) -> str:
-        return self.weighed
+        return self.value
 
     def remainder(self, e: Emitter, columns: str) -> Remainder:
-        visible = e.op("Where", e.unsqueeze(columns, 1, 3), e.constant(0.0, np.float32), self.weighed)
+        visible = e.op("Where", e.unsqueeze(columns, 1, 3), e.constant(0.0, np.float32), self.value)
         product = e.op("MatMul", self.part, visible, role="product_unflagged")
         return Remainder(product, product, product)
 
     def original(self, e: Emitter) -> str:
-        return e.op("MatMul", self.part, self.weighed, role="product")
+        return e.op("MatMul", self.part, self.value, role="product")
 
     def canonical(self, e: Emitter, output: str) -> str:
         return output

@@ -1,7 +1,7 @@
-"""Operands of a fused operator that gives its map as a further output.
+"""Operands of a fused operator that has its map as a further output.
 
-The operator stays, with its own output for all that is not flagged; P·V over the unflagged columns is computed anew
-beside it, where something is flagged.
+The operator stays, and its own output is used for unflagged samples. For flagged samples, P·V over the unflagged
+columns is computed next to it.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ __all__ = ["Tapped", "join_heads", "repeat_heads", "split_heads"]
 
 @dataclass(frozen=True)
 class Tapped:
-    """Implements `subgraphs.operands.Operands`.
+    """Implements `lowering.operands.Operands`.
 
     Attributes:
         probabilities: value name, (B, H, Q, K).
         output: the operator's own output, (B, H, Q, D), or (B, Q, H·D) when `heads` is given.
-        heads: H when the output has its heads side by side; None when they have an axis of their own.
+        heads: H when the heads are part of the features of the output; None when they have their own axis.
         dtype: element type of all of them.
         emit_values: emits the values, (B, H, K, D) of that element type.
-        may_hide_rows: a mask may leave a row without a column; where that makes NaN of it, one row would spoil every
-            column statistic.
+        may_hide_rows: a mask may leave a row without a column; if its entries become NaN, this single row would make
+            all column statistics NaN.
     """
 
     probabilities: str
@@ -68,7 +68,7 @@ class Tapped:
 
 
 def _without_nan_rows(e: Emitter, probabilities: str) -> str:
-    """Rows of NaN become rows of 0. A Softmax makes all of a row NaN or nothing, so its first column tells."""
+    """The map with rows of NaN set to 0; a Softmax makes a whole row NaN or none of it, so column 0 is enough."""
     hidden = e.op("IsNaN", e.op("Gather", probabilities, e.constant(0, np.int64), axis=3))
 
     def cleaned(inner: Emitter) -> str:
@@ -77,7 +77,7 @@ def _without_nan_rows(e: Emitter, probabilities: str) -> str:
     if not e.conditional:
         return cleaned(e)
     any_hidden = e.op("Greater", e.reduce("Max", e.float(hidden), 0, 1, 2, keepdims=False), e.constant(0.5))
-    # Copying the map costs less than half of rewriting it.
+    # Copying the map takes less than half the time of rewriting it.
     return e.either(
         any_hidden, cleaned, lambda inner: inner.op("Identity", probabilities), TensorProto.FLOAT, role="map_checked"
     )

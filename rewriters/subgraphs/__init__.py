@@ -1,1 +1,1 @@
-"""What is inserted at a site, written operator by operator: detectors, gate, redistribution."""
+"""The nodes that are inserted at a site: detectors, gate, redistribution."""

@@ -1,17 +1,16 @@
 """A site between Q/DQ pairs: the map goes Softmax → QuantizeLinear → DequantizeLinear → product.
 
-Runtimes turn DequantizeLinear, operator, QuantizeLinear into one operator on integers, as long as nothing else reads
-the values between. So the model's own operators stay as they are, pair by pair, and with them every bit of what is not
-flagged:
+Runtimes fuse DequantizeLinear, operator, QuantizeLinear into one operator on integers if nothing else reads the values
+in between. So the model's own operators and pairs stay unchanged, and unflagged samples stay bit-identical:
 
-1. The map is read from a copy of the Softmax and what follows, where a runtime could turn the model's own into
-   integers.
-2. The redistribution is computed in float32 beside the product, and chosen behind the pair that requantizes the
-   product. What is chosen goes through a second pair like that one, so that its reader still reads a dequantized value;
-   numbers out of a pair survive its like.
-3. A pair with one reader keeps one reader. Where the patch reads such a value, it goes through a copy that no optimizer
-   removes, and then through a second pair for the model. onnxruntime turns a pair of int8 into one of uint8 only if
-   QuantizeLinear has one reader, and makes one of two pairs in a row only if nothing comes between. A pair with several
+1. The map is read from a copy of the Softmax and the operators after it, if a runtime could compute the model's own
+   Softmax on integers.
+2. The redistribution is computed in float32 next to the product. The choice between the two comes after the pair that
+   requantizes the product. The chosen value goes through a second, equal pair, so that its reader still reads a
+   dequantized value; numbers from one pair do not change in an equal pair.
+3. A pair with one reader keeps one reader. If the patch reads such a value, the value goes through a copy that no
+   optimizer removes, and then through a second pair for the model. onnxruntime changes a pair from int8 to uint8 only
+   if QuantizeLinear has one reader, and merges two pairs in a row only if nothing is between them. A pair with several
    readers may have one more.
 """
 
@@ -35,63 +34,61 @@ __all__ = ["patch_between_pairs", "read_map", "read_values"]
 _FIRST_NEGATIVE_AXIS_OPSET = 11
 _LONGEST_CHAIN = 8
 _MOVERS = frozenset({"Cast", "Dropout", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
-_PERHAPS_NOTHING = frozenset({"Add", "Div", "Mul", "Sub"})
-"""Taken out by onnxruntime where the other operand is a constant that changes nothing."""
+_REMOVABLE = frozenset({"Add", "Div", "Mul", "Sub"})
+"""onnxruntime removes these where the other operand is a constant that changes nothing."""
 
 
 def read_values(e: Emitter, site: Site, wiring: Wiring, taken: list[Replacement]) -> Site:
-    """The site with its values where the patch may read them; adds to `taken` what that replaces."""
+    """The site with values that the patch may read; the needed replacements are added to `taken`."""
     return replace(site, values=_read(e, wiring, site.values, taken))
 
 
 def patch_between_pairs(
     e: Emitter, site: Site, any_flagged: str, wiring: Wiring, patched: Callable[[Emitter, KeptOperands], str]
 ) -> tuple[Replacement, ...]:
-    """Emit the choice between the product and what `patched` emits: at the product, or behind the pair that requantizes
-    it.
+    """Emit the choice between the product and the output of `patched`: at the product, or after the pair that follows.
 
     Args:
-        site: with map and values as `read_map` and `read_values` give them.
+        site: with map and values as `read_map` and `read_values` return them.
     """
-    product, pair = wiring.maker[site.product], _pair_behind(wiring, site.product)
-    behind = e.branch()
+    product, pair = wiring.maker[site.product], _pair_after(wiring, site.product)
+    after = e.branch()
     if pair is None:
-        raw = kept = behind.copy(product, product.input, "product")
+        raw = kept = after.copy(product, product.input, "product")
         end = site.product
     else:
         quantizer, dequantizer = pair
-        raw = behind.copy(dequantizer, dequantizer.input, "dequantised")
-        kept = behind.op("Concat", raw, axis=0, role="apart")
-        end = behind.value("chosen")
-        # No reader in this body: an output of the graph, or read in subgraphs alone.
+        raw = after.copy(dequantizer, dequantizer.input, "dequantised")
+        kept = after.op("Concat", raw, axis=0, role="apart")
+        end = after.value("chosen")
+        # No reader in this body: an output of the graph, or read only in subgraphs.
         if wiring.has_one_reader(dequantizer.output[0]) or not wiring.readers[dequantizer.output[0]]:
             raw = kept
     operands = KeptOperands(site, kept, Canonical(site))
     if e.conditional:
-        then, otherwise = behind.branch(), behind.branch()
+        then, otherwise = after.branch(), after.branch()
         kinds = [operands.dtype]
         branches = (
             Branch(then, [patched(then, operands)], kinds),
             Branch(otherwise, [otherwise.op("Identity", raw)], kinds),
         )
-        gate(behind, any_flagged, *branches, [end])
+        gate(after, any_flagged, *branches, [end])
     else:
-        behind.op("Where", any_flagged, patched(behind, operands), raw)
-        behind.nodes[-1].output[0] = end
+        after.op("Where", any_flagged, patched(after, operands), raw)
+        after.nodes[-1].output[0] = end
     if pair is None:
-        return (Replacement(site.product, (*e.nodes, *behind.nodes)),)
-    _paired(behind, end, *pair)
+        return (Replacement(site.product, (*e.nodes, *after.nodes)),)
+    _emit_pair(after, end, *pair)
     here = onnx.NodeProto()
     here.CopyFrom(product)
-    return Replacement(site.product, (*e.nodes, here)), Replacement(pair[1].output[0], tuple(behind.nodes))
+    return Replacement(site.product, (*e.nodes, here)), Replacement(pair[1].output[0], tuple(after.nodes))
 
 
 def read_map(e: Emitter, site: Site, wiring: Wiring, taken: list[Replacement]) -> Site:
-    """The site with its map from a copy of the model's own chain, from a Softmax of dequantized scores on; else as the
-    model has it.
+    """The site with its map read from a copy of the model's chain, if that starts at a Softmax of dequantized scores.
 
-    The copied Softmax has its axis written the other way round (-1 for the last one's number, or that for -1): equal
-    nodes would be made one again.
+    The copied Softmax has its axis written in the other way (-1 instead of the number of the last axis, or the number
+    instead of -1), since an optimizer would merge equal nodes.
     """
     softmax = wiring.maker.get(site.probabilities)
     chain: list[onnx.NodeProto] = []
@@ -109,38 +106,38 @@ def read_map(e: Emitter, site: Site, wiring: Wiring, taken: list[Replacement]) -
         return site
     signed = site.quantizer_dtype != TensorProto.UINT8
     scores = _read(e, wiring, softmax.input[0], taken) if signed else softmax.input[0]
-    beside = {softmax.output[0]: e.copy(softmax, [scores], "map_beside")}
+    copies = {softmax.output[0]: e.copy(softmax, [scores], "map_beside")}
     axis = next((attribute.i for attribute in softmax.attribute if attribute.name == "axis"), 1 if e.opset < 13 else -1)
     del e.nodes[-1].attribute[:]
     e.nodes[-1].attribute.append(
         helper.make_attribute("axis", axis - site.softmax_rank if axis >= 0 else axis + site.softmax_rank)
     )
     for node in chain:
-        beside[node.output[0]] = e.copy(node, [beside.get(name, name) for name in node.input], "map_beside")
-    return replace(site, probabilities=beside[site.probabilities])
+        copies[node.output[0]] = e.copy(node, [copies.get(name, name) for name in node.input], "map_beside")
+    return replace(site, probabilities=copies[site.probabilities])
 
 
-def _pair_behind(wiring: Wiring, product: str) -> tuple[onnx.NodeProto, onnx.NodeProto] | None:
-    """QuantizeLinear and DequantizeLinear, where the product goes through one pair and nowhere else."""
+def _pair_after(wiring: Wiring, product: str) -> tuple[onnx.NodeProto, onnx.NodeProto] | None:
+    """QuantizeLinear and DequantizeLinear after the product, if nothing else reads the product; else None."""
     quantizer = _one_reader(wiring, product, "QuantizeLinear")
     dequantizer = None if quantizer is None else _one_reader(wiring, quantizer.output[0], "DequantizeLinear")
     return None if quantizer is None or dequantizer is None else (quantizer, dequantizer)
 
 
-def _paired(e: Emitter, value: str, quantizer: onnx.NodeProto, dequantizer: onnx.NodeProto) -> None:
-    """Emit a pair like the model's around `value`; its end has the name that the model's has."""
+def _emit_pair(e: Emitter, value: str, quantizer: onnx.NodeProto, dequantizer: onnx.NodeProto) -> None:
+    """Emit a copy of the model's pair that reads `value`; its output takes the name of the model's output."""
     quantised = e.copy(quantizer, [value, *dequantizer.input[1:]], "requantised")
     e.copy(dequantizer, [quantised, *dequantizer.input[1:]], "dequantised")
     e.nodes[-1].output[0] = dequantizer.output[0]
 
 
 def _mapped_input(node: onnx.NodeProto) -> int:
-    """Which input the map comes in by: the last one of a Where (the NaN guard), else the first."""
+    """Index of the input with the map: the last one of a Where (the NaN guard), else the first."""
     return 2 if node.op_type == "Where" else 0
 
 
 def _read(e: Emitter, wiring: Wiring, value: str, taken: list[Replacement]) -> str:
-    """A dequantized value, moved or not, for the patch to read; any other as it is."""
+    """A copy of a dequantized value (moved or not) that the patch may read; any other value unchanged."""
     dequantizer, movers = _dequantizer(wiring, value)
     if dequantizer is None:
         return value
@@ -155,7 +152,7 @@ def _read(e: Emitter, wiring: Wiring, value: str, taken: list[Replacement]) -> s
     def take(body: Emitter) -> str:
         inner = body.branch()
         read = inner.op("Concat", inner.copy(dequantizer, dequantizer.input, "dequantised"), axis=0, role="apart")
-        _paired(inner, read, quantizer, dequantizer)
+        _emit_pair(inner, read, quantizer, dequantizer)
         taken.append(Replacement(dequantizer.output[0], tuple(inner.nodes)))
         return read
 
@@ -167,7 +164,7 @@ def _read(e: Emitter, wiring: Wiring, value: str, taken: list[Replacement]) -> s
 
 
 def _dequantizer(wiring: Wiring, value: str) -> tuple[onnx.NodeProto | None, Sequence[onnx.NodeProto]]:
-    """The DequantizeLinear that a value comes from, and what moves or scales it on the way, in order."""
+    """The DequantizeLinear that a value comes from, and the operators after it that move or scale it, in order."""
     movers: list[onnx.NodeProto] = []
     node = wiring.maker.get(value)
     while node is not None and len(movers) < _LONGEST_CHAIN and (place := _moved_input(wiring, node)) is not None:
@@ -177,15 +174,15 @@ def _dequantizer(wiring: Wiring, value: str) -> tuple[onnx.NodeProto | None, Seq
 
 
 def _moved_input(wiring: Wiring, node: onnx.NodeProto) -> int | None:
-    """Which input a runtime may put in the place of the output, moved or not at all: a product with 1 is none.
+    """Index of the input that a runtime may use instead of the output, moved or not; None if there is none.
 
-    None: it cannot.
+    An optimizer removes, for example, a product with 1.
     """
     if node.op_type in _MOVERS:
         return 0
     makers = [wiring.maker.get(name) for name in node.input]
     made = [index for index, maker in enumerate(makers) if maker is not None and maker.op_type != "Constant"]
-    return made[0] if node.op_type in _PERHAPS_NOTHING and len(made) == 1 else None
+    return made[0] if node.op_type in _REMOVABLE and len(made) == 1 else None
 
 
 def _one_reader(wiring: Wiring, value: str, op_type: str) -> onnx.NodeProto | None:

@@ -1,4 +1,4 @@
-"""What every subgraph of a site reads: the canonical map and which of its columns and rows are real."""
+"""The inputs of every subgraph of a site: the canonical map, and which of its columns and rows are real."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from ..emit import Emitter
 __all__ = ["VISIBLE", "MapContext"]
 
 VISIBLE = 1e-30
-"""A row sees a column to which the mean over heads gives more than this.
+"""A row sees a column if its weight, averaged over heads, is larger than this.
 
-Not zero: masks that add -100 (Swin) leave denormal mass.
+Not zero: masks that add -100 (Swin) leave tiny (denormal) weights.
 """
 
 
@@ -25,12 +25,12 @@ class MapContext:
     Attributes:
         map: A (B, H, Q, K).
         valid: (B, K) bool, columns that are not padding; None where the site has none (fixed-length inputs).
-        self_attention: query row i and key column i are one token, so padded rows are known too.
-        rows_sum_to_one: every row does, up to rounding.
-        unmasked: every row sees every column, even one that it gives nothing to (`Site.unmasked`).
+        self_attention: query row i and key column i are the same token, so padded rows are known too.
+        rows_sum_to_one: every row sums to 1, up to rounding.
+        unmasked: every row sees every column, even with a weight of 0 (`Site.unmasked`).
         values: emits V (B, H, K, D), or (B, 1, K, D) where heads share it; None where nothing reads it.
-        some_rows: emits rows 0, n, 2n, ... of the map and some more, for n and their numbers; then `map` may be "": not
-            computed yet.
+        some_rows: takes n and further row numbers, and emits rows 0, n, 2n, ... of the map and the further rows; then
+            `map` may be "": not computed yet.
     """
 
     map: str
@@ -56,7 +56,7 @@ class MapContext:
         return e.size(e.dims(self.map, 3))
 
     def per_column(self, e: Emitter, x: str) -> str:
-        """Give x, broadcastable to (B, K), that full shape."""
+        """Expand x, which broadcasts to (B, K), to that shape."""
         batch = e.dims(self.map, 0, 1)
         return e.op("Expand", x, e.shape(batch, e.dims(self.map, 3)))
 
@@ -86,7 +86,7 @@ class MapContext:
         """Column means over valid query rows times the valid length, (B, H, 1, K).
 
         Args:
-            rows: of the map, (B, H, R, K): those whose number `every` divides.
+            rows: rows 0, `every`, 2 · `every`, ... of the map, (B, H, R, K).
             length: broadcastable to the result.
         """
         if valid_float is None or not self.self_attention:

@@ -1,6 +1,4 @@
-"""What a patch consists of: nodes in place of one node, and the If that decides between the original and the
-redistribution.
-"""
+"""Parts of a patch: nodes that replace one node, and the If that chooses the original or the redistribution."""
 
 from __future__ import annotations
 
@@ -17,9 +15,9 @@ __all__ = ["Branch", "Replacement", "gate"]
 
 @dataclass(frozen=True)
 class Replacement:
-    """The node that makes `output` is replaced by `nodes`, which end in one that makes `output` again.
+    """The node that computes `output` is replaced by `nodes`; the last of them computes `output` again.
 
-    No nodes at all: nothing reads the value any more.
+    No nodes: nothing reads the value any more.
     """
 
     output: str
@@ -28,7 +26,7 @@ class Replacement:
 
 @dataclass(frozen=True)
 class Branch:
-    """A branch: what was emitted, its results and their element types."""
+    """A branch: its emitted nodes, its results and their element types."""
 
     emitter: Emitter
     results: list[str]
@@ -40,7 +38,7 @@ def gate(e: Emitter, condition: str, then: Branch, otherwise: Branch, outputs: l
     name = e.value(role)
     graphs = {}
     for key, branch in {"then_branch": then, "else_branch": otherwise}.items():
-        # Shapes are left open: onnxruntime infers them, and a wrong guess would be worse than none.
+        # Shapes are left open: onnxruntime infers them, and a wrong shape would be worse than none.
         infos = [
             helper.make_tensor_value_info(value, dtype, None)
             for value, dtype in zip(branch.results, branch.dtypes, strict=True)

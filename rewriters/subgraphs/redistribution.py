@@ -1,4 +1,4 @@
-"""Redistribution: what becomes of each query row once columns are flagged.
+"""Redistribution: how each query row changes when columns are flagged.
 
 Eq. 11 of the paper, joint over all flagged columns m of a sample, with benign attention q, benign values v and own row
 sums σ:
@@ -6,18 +6,17 @@ sums σ:
     out_i = s_i · Σ_{k∉m} A_ik V_k  +  σ_i · Σ_{k∈m} q_ik v_k,      s_i = σ_i (1 - T_i) / Σ_{k∉m} A_ik,   T_i = Σ_{k∈m}
                                                                                                           q_ik
 
-Rules, in the order in which they are applied:
-1. A sample without a flagged column, or with no unflagged valid column left, comes out as the original product, bit for
-   bit.
-2. A query row that sees no flagged column (causal or window mask) comes out as the original product too.
-3. T is capped at 1: the benign share of several columns never exceeds the row.
-4. A saturated row (unflagged mass below FLOOR · σ) spreads (1 - T) σ evenly over the unflagged columns it can see.
-5. A row that sees flagged columns alone has nowhere to move its mass and stays as it is.
+"Mass" is the sum of the attention weights of some columns. Rules, in the order in which they are applied:
+1. A sample without a flagged column, or without an unflagged valid column, gives the original product, bit for bit.
+2. A query row that sees no flagged column (causal or window mask) gives the original product too.
+3. T is capped at 1: the benign share of several columns is never more than the whole row.
+4. A saturated row (unflagged mass below FLOOR · σ) spreads (1 - T) σ evenly over the unflagged columns that it sees.
+5. A row that sees only flagged columns has no column to move its mass to, and does not change.
 
-Rules 2 and 5 need to know which columns a row sees; `SitePlan.every_row_sees_every_column` or `Site.unmasked` says that
-they cannot occur.
+Rules 2 and 5 depend on the columns that a row sees. With `SitePlan.every_row_sees_every_column` or `Site.unmasked` they
+cannot occur.
 
-Statistics of rows are kept as (B, H, Q): onnxruntime goes element by element through what ends in an axis of size 1.
+Statistics of rows have shape (B, H, Q), because onnxruntime is slow on tensors whose last axis has size 1.
 """
 
 from __future__ import annotations
@@ -33,17 +32,16 @@ from .context import VISIBLE, MapContext
 __all__ = ["FLOOR", "Rows", "redistribute"]
 
 FLOOR = 1e-7
-"""Share of a row's sum below which its unflagged mass is float32's own rounding, and not worth scaling up. No higher:
-what a saturated row does instead depends on the flagged column, and a protected attribute that draws all but 4e-6 of a
-row would show through.
+"""Share of a row's sum below which its unflagged mass is only float32 rounding, which must not be scaled up.
+
+No higher: what a saturated row does instead depends on the flagged column, so a protected attribute that takes all but
+4e-6 of a row would still have an effect.
 """
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """What a row sees: counts of valid, flagged and unflagged columns (B, 1, 1 | Q); the columns (B, 1, Q, K) where
-    rows differ.
-    """
+    """What a row sees: counts of its columns (B, 1, 1 | Q), and the columns (B, 1, Q, K) where rows differ."""
 
     columns: str | None
     valid: str
@@ -62,13 +60,12 @@ class Rows:
     """Value names; float32 unless said otherwise.
 
     Attributes:
-        flagged: (B, K) bool, the column mask without the samples that rule 1 leaves alone.
+        flagged: (B, K) bool, the column mask without the samples that rule 1 leaves unchanged.
         active: (B, 1, 1 | Q) bool, rows with a flagged column (rules 1 and 2).
-        lost: (B, 1, Q) bool, rows that keep the original product whatever is flagged (rule 5); None when there can be
-            none.
-        divisor: (B, H, Q, 1), 1 / s; infinite in saturated rows (rule 4), 1 in rows that do not change. Not s: a
-            product over few unflagged columns is as small as their mass, and s as large as it is small; a tool may turn
-            both into half precision, where s overflows.
+        lost: (B, 1, Q) bool, rows that keep the original product in every case (rule 5); None when there are none.
+        divisor: (B, H, Q, 1), 1 / s; infinite in saturated rows (rule 4), 1 in rows that do not change. Not s: the
+            smaller the unflagged mass, the larger s is; a tool may convert the graph to half precision, where s
+            overflows.
     """
 
     flagged: str
@@ -84,15 +81,14 @@ class Rows:
     _one_head: bool  # `_benign` is the same for all heads
 
     def gap(self, e: Emitter) -> str:
-        """(B, H, Q, D), what is to be subtracted from the scaled product: minus σ Σ q v, in saturated rows minus (1 -
-        T) σ · refuge too.
+        """(B, H, Q, D), to subtract from the scaled product: -σ Σ q v, and in saturated rows -(1 - T) σ · refuge too.
 
-        A row that does not change has +0 there, and subtracting that leaves every number its bits, -0 and all.
+        In a row that does not change it is +0: subtracting +0 changes no bit of any number, not even of -0.
         """
         saturated = e.op("Add", self._benign, e.op("Mul", e.unsqueeze(self._room, 3), self._refuge))
         active, zero = e.unsqueeze(self.active, 3), e.constant(0.0)
         if self._alike:
-            # One product in place of two that go through (B, H, Q, D) number by number.
+            # One matrix product instead of two element-wise operators on (B, H, Q, D).
             benign = e.op("Expand", self._benign, e.op("Shape", saturated)) if self._one_head else self._benign
             parts = e.op("Where", active, e.op("Neg", e.op("Concat", benign, saturated, axis=2)), zero)
             here = e.unsqueeze(self._unsaturated, 2)
@@ -148,7 +144,7 @@ def redistribute(e: Emitter, plan: SitePlan, context: MapContext, mask: str, val
 
 
 def _rows_differ(e: Emitter, context: MapContext, flagged: str, unflagged: str) -> _Seen:
-    # Padding may be visible, and counts for nothing: it is neither flagged nor unflagged.
+    # Padding may be visible, but it does not count: it is neither flagged nor unflagged.
     columns = e.number(e.op("Greater", e.reduce("Mean", context.map, 1), e.constant(VISIBLE)))
     counts = [
         e.squeeze(e.op("MatMul", columns, e.op("Transpose", part, perm=[0, 1, 3, 2])), 3)
@@ -160,7 +156,7 @@ def _rows_differ(e: Emitter, context: MapContext, flagged: str, unflagged: str) 
 def _benign_part(
     e: Emitter, pair: BenignPair, seen: _Seen, flagged: str, values: str, refuge: str
 ) -> tuple[str, str, bool]:
-    """T (B, H, 1 | Q) and Σ q v (B, H, 1 | Q, D), after rule 3; whether they are the same for all rows."""
+    """T (B, H, 1 | Q) and Σ q v (B, H, 1 | Q, D), after rule 3; and whether they are the same for all rows."""
     alike = seen.columns is None and (pair.relative or pair.attention.shape[1] == 1)
     if pair.relative:
         level = e.constant(pair.attention.reshape(1, -1, 1))
@@ -172,7 +168,7 @@ def _benign_part(
         share = e.squeeze(e.op("MatMul", attention, e.op("Transpose", flagged, perm=[0, 1, 3, 2])), 3)
         most = float(pair.attention.astype(np.float64).sum(-1).max())
     cap = None
-    if most > 1.0:  # else T cannot be
+    if most > 1.0:  # else T cannot exceed 1
         cap = e.at_least(share, 1.0)
         share = e.op("Div", share, cap, role="benign_share")
 

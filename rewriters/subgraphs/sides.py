@@ -1,4 +1,4 @@
-"""Where a redistribution is applied: out = f(A · (V ⊙ (1 - m))) masks rows of V, O(K·D), and never rewrites the map."""
+"""Applies a redistribution to the values: out = f(A · (V ⊙ (1 - m))) masks rows of V, O(K·D), and keeps the map."""
 
 from __future__ import annotations
 
@@ -26,6 +26,6 @@ def value_side(e: Emitter, operands: Operands, plan: SitePlan, context: MapConte
     if rest.untouched != rest.product:
         patched = e.op("Where", e.unsqueeze(rows.active, 3), patched, rest.untouched)
     if rows.lost is not None:
-        # What such a row gave to flagged columns is missing from the product.
+        # In such a row the product lacks the part of the flagged columns.
         patched = e.op("Where", e.unsqueeze(rows.lost, 3), operands.canonical(e, operands.original(e)), patched)
     return operands.restore(e, patched, rest.like)

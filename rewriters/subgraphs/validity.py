@@ -1,8 +1,8 @@
 """Which key columns are real tokens.
 
-1. The graph's own padding mask, where the finder traced one: exact.
-2. Else what a fused operator is told, by a mask of its own making or by lengths: exact.
-3. Else a column is valid when any row of any head gives it mass: a masked column has none after Softmax.
+1. The graph's own padding mask, if the finder found one: exact.
+2. Else the mask or lengths that a fused operator reads: exact.
+3. Else a column is valid if it has a weight in any row of any head: after Softmax, a masked column has weight 0.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["valid_columns"]
 
 
 def valid_columns(e: Emitter, site: Site, canonical_map: str, known: str | None = None) -> str:
-    """(B, K) bool for the map A (B, H, Q, K); `known`: what a fused operator is told."""
+    """(B, K) bool for the map A (B, H, Q, K); `known`: the columns by the mask or lengths of a fused operator."""
     if site.key_mask is not None and site.layout.samples_lead:
         mask = site.key_mask
         return e.shared(f"valid:{mask}", lambda body: body.cast(mask, TensorProto.BOOL))

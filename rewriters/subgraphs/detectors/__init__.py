@@ -1,4 +1,4 @@
-"""Detector kinds as subgraphs: canonical map (B, H, Q, K) → scores (B, K), float32. One module a kind."""
+"""Detectors as subgraphs: canonical map (B, H, Q, K) → scores (B, K), float32; one module for each kind."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from . import cnn, oneclass, onnx_graph, profile, static, statistic
 __all__ = ["evidence", "gives_logits", "scores"]
 
 _LOGITS: Mapping[type, Callable[[Emitter, MapContext, Any], str]] = {Profile: profile.logits, Cnn: cnn.logits}
-"""Kinds whose scores are probabilities: what they are before their sigmoid."""
+"""Kinds whose scores are probabilities → function that emits them before the sigmoid."""
 
 
 def evidence(e: Emitter, context: MapContext, detector: Detector) -> str:
-    """What a site adds to a sum of sites, (B, K): logits where the kind `gives_logits`, else its scores."""
+    """What a site adds to the sum over sites, (B, K): logits if the kind `gives_logits`, else its scores."""
     return _LOGITS.get(type(detector), scores)(e, context, detector)
 
 
 def gives_logits(detector: Detector) -> bool:
-    """Whether the scores are probabilities, which are added up before their sigmoid."""
+    """Whether the scores are probabilities; these are summed before the sigmoid."""
     return type(detector) in _LOGITS
 
 

@@ -1,6 +1,6 @@
 """`cnn`: the paper's detector (eq. 5-6).
 
-Head mean → convolutions → dense layers → one sigmoid a column. Fixed Q and K.
+Head mean → convolutions → dense layers → one sigmoid for each column. Fixed Q and K.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """`oneclass`: distance of a column's features from those of clean columns (see `plan.OneClass`).
 
-Any length where places mean nothing.
+The length is free if the reference is the same for all positions.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ def scores(e: Emitter, context: MapContext, detector: OneClass) -> str:
     features = column_features(e, context, detector)
     order = by_head(detector.mean.shape[-1], detector.probes)
     mean, weight = detector.mean[..., order], detector.weight[..., order, :]
-    centred = e.op("Sub", features, e.constant(mean.T if mean.ndim == 2 else mean[:, None]))
-    if weight.ndim == 3:  # one matrix a place, as a batch of products over K: (K, B, F) · (K, F, U)
-        y = e.op("MatMul", e.op("Transpose", centred, perm=[2, 0, 1]), e.constant(weight))
+    centered = e.op("Sub", features, e.constant(mean.T if mean.ndim == 2 else mean[:, None]))
+    if weight.ndim == 3:  # one matrix for each position, as a batch of products over K: (K, B, F) · (K, F, U)
+        y = e.op("MatMul", e.op("Transpose", centered, perm=[2, 0, 1]), e.constant(weight))
         distance = e.op("Transpose", _summed(e, y, detector.squared, 2), perm=[1, 0])
     else:
-        # Where nothing is squared, the sum of all units is one unit.
-        y = e.op("MatMul", e.constant(weight.T if detector.squared else weight.sum(1, keepdims=True).T), centred)
+        # Without squares, the sum of all units is a single unit.
+        y = e.op("MatMul", e.constant(weight.T if detector.squared else weight.sum(1, keepdims=True).T), centered)
         distance = _summed(e, y, detector.squared, 1)
     exempt = sinks(e, context, detector.exempt)
     beyond = e.op("Sub", distance, e.constant(np.float32(detector.offset)))
     if detector.rank:
-        beyond = e.op("Sub", beyond, _neighbour(e, context, distance, exempt, detector.rank))
+        beyond = e.op("Sub", beyond, _neighbor_distance(e, context, distance, exempt, detector.rank))
     score = e.op("Relu", beyond, role="surprise")
     return score if exempt is None else e.op("Where", exempt, e.constant(-np.inf), score)
 
@@ -41,16 +41,14 @@ def _summed(e: Emitter, y: str, squared: bool, axis: int) -> str:
     return e.reduce("Sum", e.op("Mul", y, y) if squared else y, axis, keepdims=False, role="distance")
 
 
-def _neighbour(e: Emitter, context: MapContext, distance: str, exempt: str | None, rank: int) -> str:
-    """(B, 1): the rank-th highest distance among a sample's columns, padding and sinks aside; the lowest where there
-    are fewer.
-    """
+def _neighbor_distance(e: Emitter, context: MapContext, distance: str, exempt: str | None, rank: int) -> str:
+    """(B, 1): the rank-th highest distance among a sample's columns without padding and sinks, else the lowest."""
     highest = lowest = distance
-    for aside in (exempt, None if context.valid is None else e.op("Not", context.valid)):
-        if aside is not None:
-            highest = e.op("Where", aside, e.constant(-np.inf), highest)
-            lowest = e.op("Where", aside, e.constant(np.inf), lowest)
-    # Never more than there are columns; those aside come last.
+    for excluded in (exempt, None if context.valid is None else e.op("Not", context.valid)):
+        if excluded is not None:
+            highest = e.op("Where", excluded, e.constant(-np.inf), highest)
+            lowest = e.op("Where", excluded, e.constant(np.inf), lowest)
+    # At most the number of columns; padding and sinks come last.
     count = e.op("Min", e.constant([rank], np.int64), e.dims(distance, 1))
     ranked = e.op("Gather", _top(e, highest, count, "highest"), e.constant([-1], np.int64), axis=1)
     least = _top(e, lowest, e.constant([1], np.int64), "lowest", largest=0)

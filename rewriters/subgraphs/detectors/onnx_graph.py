@@ -1,4 +1,4 @@
-"""`onnx`: a user's own detector graph, (B, H, Q, K) → (B, K) float32, spliced in as it is.
+"""`onnx`: a user's own detector graph, (B, H, Q, K) → (B, K) float32, inserted without changes.
 
 Refused (ATP017): more than one input or output, local functions, operators outside the default domain, or an opset
 that does not convert to the model's.

@@ -1,4 +1,4 @@
-"""`profile`: per-column features of every head → MLP → probability (see `plan.Profile`). Any length."""
+"""`profile`: per-column features of every head → MLP → probability (see `plan.Profile`), for any length."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def logits(e: Emitter, context: MapContext, detector: Profile) -> str:
     x = column_features(e, context, detector)
     order = by_head(len(detector.std), detector.probes)
     *hidden, last = _standardising(detector)
-    # Columns stay the last axis, as in the map, so nothing has to be turned round: x ← Wᵀ x + b, with x (B, F, K).
+    # Columns stay the last axis, as in the map, so no Transpose is needed: x ← Wᵀ x + b, with x (B, F, K).
     for index, layer in enumerate(hidden):
         weight = layer.weight[order] if not index else layer.weight
         bias = layer.bias.T if layer.bias.ndim == 2 else layer.bias[:, None]
@@ -52,14 +52,14 @@ def column_features(e: Emitter, context: MapContext, detector: Profile | OneClas
 
 
 def by_head(width: int, probes: tuple[int, ...]) -> NDArray[np.int64]:
-    """The features of a plan in the order in which a map gives them, all of one head side by side."""
+    """The order of a plan's features in which a map gives them: all features of one head together."""
     return np.arange(width).reshape(1 + len(probes), -1).T.ravel()
 
 
 def _standardising(detector: Profile) -> tuple[Dense, ...]:
     """The layers with (x - mean) / std folded into the first: ((x - m) / s) W + b = x (W / s) + (b - (m / s) W).
 
-    With a mean (K, F) the first bias is (K, U), one row a column.
+    With a mean (K, F) the first bias is (K, U), one row for each column.
     """
     first, *rest = detector.layers
     std = detector.std.astype(np.float64)

@@ -1,6 +1,6 @@
-"""Attention sinks ([CLS], [SEP], BOS) draw much attention by nature.
+"""Attention sinks ([CLS], [SEP], BOS): tokens that get much attention in every text, and are never flagged.
 
-Positions count valid columns, so padding does not move them.
+Positions count only valid columns, so padding does not move them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def sinks(e: Emitter, context: MapContext, exempt: tuple[int, ...]) -> str | Non
     places = []
     for place in exempt:
         target = e.constant(float(place)) if place >= 0 else e.op("Add", length, e.constant(float(place)))
-        # Positions are whole numbers in float32; half a step tells them apart without an exact comparison.
+        # Positions are whole numbers in float32; a distance below 0.5 avoids an exact comparison.
         places.append(e.op("Less", e.op("Abs", e.op("Sub", positions, target)), e.constant(0.5)))
     found = places[0]
     for other in places[1:]:

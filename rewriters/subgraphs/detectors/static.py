@@ -1,4 +1,4 @@
-"""`static`: a fixed set of columns. Scores are +inf at those and -inf elsewhere, so any threshold flags just them."""
+"""`static`: a fixed set of columns; scores are +inf there and -inf elsewhere, so any threshold flags only these."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["scores"]
 
 def scores(e: Emitter, context: MapContext, detector: Static) -> str:
     """(B, K); columns beyond K are ignored."""
-    # Column -1 matches no position: the silent patch keeps the very wiring of a firing one.
+    # Column -1 matches no position: so a patch that never fires has the same nodes as one that does.
     columns = e.constant([[column] for column in detector.columns or (-1,)], np.int64)
     keys = e.squeeze(e.dims(context.map, 3), 0)
     positions = e.op("Range", e.constant(0, np.int64), keys, e.constant(1, np.int64))

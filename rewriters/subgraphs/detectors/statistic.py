@@ -1,13 +1,13 @@
-"""`statistic`: robust z-score of column mass over the map's own valid columns. No training, no data.
+"""`statistic`: robust z-score of column mass (sum of weights) over the map's valid columns; needs no training data.
 
-1. Rows are weighed by the number of columns they can see, so that 1 means uniform under causal and window masks too;
-   a column's mean runs over the valid rows that can see it.
+1. Rows are multiplied by the number of columns that they see, so that 1 means uniform attention under causal and window
+   masks too. A column's mean is over the valid rows that see it.
 2. Location and scale are the median and the median absolute deviation over valid columns.
 3. Known sinks (`exempt`) score -inf.
-4. So do columns that fewer than `rows` rows see (or fewer than there are columns); they are no part of rule 2 either.
-5. With `by_values` a second score is made of each head's mass times the norm of the column's value, relative to the
-   head's mean norm, and the smaller one counts: what draws attention and writes next to nothing is a sink, wherever it
-   stands.
+4. Columns seen by fewer rows than min(`rows`, number of columns) score -inf too, and are left out of rule 2.
+5. With `by_values` there is a second score: each head's mass times the norm of the column's value, relative to the
+   head's mean norm. The smaller score counts: a column that gets attention but has a small value is a sink, at any
+   position.
 """
 
 from __future__ import annotations
@@ -29,8 +29,12 @@ MAD_TO_SIGMA = 1.4826
 
 @dataclass(frozen=True)
 class _Seen:
-    """Value names: which row sees which column (B, Q, K), how many columns a row sees (B, Q, 1), how many rows see a
-    column (B, K).
+    """Value names.
+
+    Attributes:
+        columns: (B, Q, K), whether a row sees a column.
+        visible: (B, Q, 1), how many columns a row sees.
+        rows: (B, K), how many rows see a column.
     """
 
     columns: str
@@ -68,13 +72,13 @@ def _seen(e: Emitter, context: MapContext, mean: str, valid: str | None) -> _See
 
 
 def _relative_mass(e: Emitter, mean: str, seen: _Seen) -> str:
-    """Column mass in multiples of uniform, (B, K)."""
+    """Column mass relative to uniform attention, (B, K)."""
     mass = e.reduce("Sum", e.op("Mul", e.op("Mul", mean, seen.columns), seen.visible), 1, keepdims=False)
     return e.op("Div", mass, e.at_least(seen.rows, 1.0), role="relative_mass")
 
 
 def _written(e: Emitter, context: MapContext, seen: _Seen, valid: str | None) -> str:
-    """Column mass times the relative norm of the column's value, mean over heads, (B, K)."""
+    """Column mass times the relative norm of the column's value, averaged over heads, (B, K)."""
     assert context.values is not None
     value = context.values(e)
     norm = e.op("Sqrt", e.reduce("Sum", e.op("Mul", value, value), 3, keepdims=False), role="value_norm")  # (B, H, K)
@@ -83,7 +87,7 @@ def _written(e: Emitter, context: MapContext, seen: _Seen, valid: str | None) ->
     length = e.unsqueeze(context.length(e, valid), -1) if valid is not None else context.length(e, valid)
     average = e.op("Div", e.reduce("Sum", norm, 2), length)
     relative = e.op("Div", norm, e.at_least(average, VISIBLE), role="relative_norm")
-    # A row gives next to nothing to what it does not see, and a row that is padding sees nothing: its weight is 0.
+    # A row's weights for columns that it does not see are nearly 0. A padded row sees no column, so it counts as 0.
     weights = e.unsqueeze(e.op("Transpose", seen.visible, perm=[0, 2, 1]), 1)
     mass = e.squeeze(e.op("MatMul", weights, context.map), 2)
     mass = e.reduce("Mean", e.op("Mul", mass, relative), 1, keepdims=False)
@@ -92,8 +96,8 @@ def _written(e: Emitter, context: MapContext, seen: _Seen, valid: str | None) ->
 
 def _z(e: Emitter, context: MapContext, detector: Statistic, mass: str) -> str:
     length = context.length(e, context.valid_float(e))
-    centre = _median(e, context, mass, length)
-    deviation = e.op("Sub", mass, centre)
+    center = _median(e, context, mass, length)
+    deviation = e.op("Sub", mass, center)
     spread = _median(e, context, e.op("Abs", deviation), length)
     scale = e.op("Add", e.op("Mul", spread, e.constant(MAD_TO_SIGMA)), e.constant(detector.floor))
     return e.op("Div", deviation, scale, role="robust_z")
