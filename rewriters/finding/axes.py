@@ -153,11 +153,11 @@ def _through_reshape(facts: Facts, source: Dims | None, target: Dims | None, axi
         return Moved(axis, assumed=True) if axis == -1 else Lost("axis")
     if -axis > len(source):
         return Lost("axis")
-    behind, before = _product(source[axis:][1:]), _product(source[:axis])
+    after, before = _product(source[axis:][1:]), _product(source[:axis])
     size = source[axis]
     for position in range(-1, -len(target) - 1, -1):
         if target[position] == size and (
-            _product(target[position:][1:]) == behind or _product(target[:position]) == before
+            _product(target[position:][1:]) == after or _product(target[:position]) == before
         ):
             return Moved(position)
     last = target[-1] if target else 1

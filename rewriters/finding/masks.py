@@ -84,7 +84,7 @@ class KeyMasks:
         return self._verdict(reached, columns, lambda evaluator: _openness(evaluator, readers))
 
     def trace_operand(self, mask: ir.Value, columns: int | None) -> str | None:
-        """Name of the mask input behind the mask of a fused operator.
+        """Name of the mask input that the mask of a fused operator is computed from.
 
         Args:
             mask: the operand; its last two axes are query rows and key columns. True lets a column through, numbers are

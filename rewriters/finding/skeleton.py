@@ -194,8 +194,8 @@ def _standalone(
     functions: dict[_FunctionKey, onnx.FunctionProto],
 ) -> onnx.ModelProto:
     """A model of one function body with only the functions that it calls, so that nesting stays cheap."""
-    alone = onnx.ModelProto(ir_version=model.ir_version, graph=graph)
-    alone.opset_import.extend(function.opset_import)
+    standalone = onnx.ModelProto(ir_version=model.ir_version, graph=graph)
+    standalone.opset_import.extend(function.opset_import)
     called: set[_FunctionKey] = set()
     pending = [function]
     while pending:
@@ -203,9 +203,9 @@ def _standalone(
             key = (node.domain, node.op_type, node.overload)
             if key in functions and key not in called:
                 called.add(key)
-                alone.functions.append(functions[key])
+                standalone.functions.append(functions[key])
                 pending.append(functions[key])
-    return alone
+    return standalone
 
 
 def of_fixed_size(model: onnx.ModelProto, samples: int, length: int) -> onnx.ModelProto:

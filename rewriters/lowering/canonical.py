@@ -106,8 +106,8 @@ class Canonical:
         """All axes after the rows (or columns) merged into one."""
         if self._layout.widths == 1:
             return x
-        behind = self._layout.rank - 1 - len(self._layout.values_lack)
-        return e.op("Reshape", x, e.constant([*[0] * behind, -1], np.int64))
+        after = self._layout.rank - 1 - len(self._layout.values_lack)
+        return e.op("Reshape", x, e.constant([*[0] * after, -1], np.int64))
 
     def _joined(self) -> int:
         """How many leading axes of a map are merged into one; 0 for none."""
