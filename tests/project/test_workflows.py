@@ -49,6 +49,10 @@ def test_tests_run_on_every_supported_python() -> None:
     assert PROJECT["requires-python"] == f">={supported[0]},<3.{int(supported[-1].partition('.')[2]) + 1}"
 
 
+def test_they_run_all_tests() -> None:
+    assert {"run": "make test"} in jobs("test")["test"]["steps"]
+
+
 def test_only_the_publishing_job_may_publish() -> None:
     allowed = {name: job["permissions"] for name, job in jobs("release").items()}
     assert [name for name, rights in allowed.items() if "id-token" in rights] == ["attest", "publish"]

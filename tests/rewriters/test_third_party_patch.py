@@ -23,6 +23,8 @@ from tests import oracle
 
 from .running import canonical, run_all, same_plan, with_outputs
 
+pytestmark = pytest.mark.slow
+
 
 def sentences(rng: np.random.Generator) -> dict[str, np.ndarray]:
     mask = np.ones((3, 11), np.int64)
