@@ -23,13 +23,15 @@ def constant(name: str, *shape: int) -> str:
 CONSTANTS = ", ".join(
     (
         constant("w", 12, 12),
+        constant("wide", 12, 36),
+        "int64[1] start = {12}, int64[1] end = {24}",
         constant("table", 9, 12),
         constant("per_head", 3, 12, 4),
         constant("w4", 4, 4),
         constant("gain", 12),
         constant("kernel", 12, 8, 1, 1),
         "int64[4] split = {0,0,3,4}, int64[3] flat = {0,12,81}, int64[1] a1 = {1},"
-        " int64[1] one = {1}, int64[1] four = {4}, int64[1] m1 = {-1}, int64[3] rt = {0,-1,12}, int64[3] keep ="
+        " int64[1] m1 = {-1}, int64[3] rt = {0,-1,12}, int64[3] keep ="
         " {0,0,-1},"
         " int64[4] flat_split = {0,3,4,81}",
     )
@@ -83,12 +85,8 @@ KINDS = {
     "features by Einsum": ('v = Einsum<equation = "btc,hcd->bhtd">(x, per_head)', 1, 2, "features"),
     "tokens by Einsum": ('v = Einsum<equation = "brtc,cd->brtd">(rows, w)', 1, 2, "tokens"),
     "widths by Einsum": ('v = Einsum<equation = "btc,hcd->bhtd">(x, per_head)', 3, 2, "features"),
-    "cut out of features": (
-        "p = MatMul(x, w) c1 = Slice(p, one, four, m1) s = Reshape(p, split) v = Transpose<perm = [0,2,1,3]>(s)",
-        1,
-        2,
-        "features",
-    ),
+    "split off features": (f"all = MatMul(x, wide) p, p2, p3 = Split<axis = 2>(all) {SPLIT}", 1, 2, "features"),
+    "cut out of features": (f"all = MatMul(x, wide) p = Slice(all, start, end, m1) {SPLIT}", 1, 2, "features"),
     "rows merged with tokens": ("p = MatMul(rows, w) v = Reshape(p, rt)", 1, 0, "tokens"),
     "merged of tokens and features by an unknown number": ("p = MatMul(many, w4) v = Reshape(p, keep)", 2, 1, "tokens"),
     "out of a branch": (

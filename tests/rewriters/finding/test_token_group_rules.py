@@ -92,6 +92,11 @@ GROUPS = {
         f"x = Reshape(whole, windows) {block('x', 'a')} {block('a', 'b')}",
         [],
     ),
+    "of five axes": (
+        "float[B,2,2,5,4] x",
+        f"{block('x', 'a')} {block('a', 'b')}".replace("[0,2,1]", "[0,1,2,4,3]"),
+        [],
+    ),
     "without samples": (
         "float[5,4] x",
         f"{block('x', 'a')} {block('a', 'b')}".replace("[0,2,1]", "[1,0]"),
