@@ -7,13 +7,17 @@ from dataclasses import dataclass, field
 import onnx.parser
 import onnx_ir as ir
 
+from rewriters.finding.backward import Scores, find_scores
 from rewriters.finding.facts import Facts
+from rewriters.finding.forward import follow_map
+from rewriters.finding.heads import LeadingAxes
 from rewriters.finding.skeleton import skeleton
+from rewriters.finding.softmax_match import Anchor, read_anchor
 from rewriters.finding.sweep import gather_facts
 from rewriters.finding.view import View, build_view
 from rewriters.model.boundary import to_ir
 
-__all__ = ["Read", "read"]
+__all__ = ["Read", "leading_axes", "read"]
 
 
 @dataclass(frozen=True)
@@ -49,3 +53,15 @@ def read(
     values = {str(value.name): value for value in (*view.model.graph.inputs, *view.model.graph.initializers.values())}
     values |= {str(value.name): value for node in view.homes for value in node.outputs}
     return Read(view, gather_facts(view), values)
+
+
+def leading_axes(graph: Read) -> LeadingAxes:
+    """Of the map `p`, which enters one product."""
+    anchor = read_anchor(graph.view, graph.facts, graph.node("p"))
+    assert isinstance(anchor, Anchor)
+    scores = find_scores(graph.view, graph.facts, anchor)
+    assert isinstance(scores, Scores)
+    (hit,) = follow_map(graph.view, graph.facts, anchor).hits
+    read_value = hit.product.node.inputs[hit.product.operand]
+    assert read_value is not None
+    return LeadingAxes(graph.view, graph.facts, anchor, hit, scores, read_value, hit.product.values)

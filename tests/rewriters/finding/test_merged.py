@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from rewriters.finding.backward import Scores, find_scores
 from rewriters.finding.facts import Dims
-from rewriters.finding.forward import follow_map
-from rewriters.finding.heads import LeadingAxes
 from rewriters.finding.merged import _merge, merged_heads
-from rewriters.finding.softmax_match import Anchor, read_anchor
 
-from .reading import Read, read
+from .reading import leading_axes, read
 
 
 @pytest.mark.parametrize(
@@ -37,17 +33,6 @@ from .reading import Read, read
 )
 def test_heads_of_a_reshape(wide: Dims, narrow: Dims, heads: int | None) -> None:
     assert _merge(wide, narrow) == heads
-
-
-def axes(graph: Read) -> LeadingAxes:
-    anchor = read_anchor(graph.view, graph.facts, graph.node("p"))
-    assert isinstance(anchor, Anchor)
-    scores = find_scores(graph.view, graph.facts, anchor)
-    assert isinstance(scores, Scores)
-    (hit,) = follow_map(graph.view, graph.facts, anchor).hits
-    read_value = hit.product.node.inputs[hit.product.operand]
-    assert read_value is not None
-    return LeadingAxes(graph.view, graph.facts, anchor, hit, scores, read_value, hit.product.values)
 
 
 CONSTANTS = (
@@ -120,4 +105,4 @@ EVIDENCE = {
 def test_evidence(case: str) -> None:
     nodes, heads = EVIDENCE[case]
     graph = read(SIZED, nodes, constants=f"{CONSTANTS}, float two = {{2}}, float[1,2,4] learned = {{1,2,3,4,5,6,7,8}}")
-    assert merged_heads(axes(graph)) == heads
+    assert merged_heads(leading_axes(graph)) == heads
