@@ -189,6 +189,47 @@ def test_out_of_a_branch() -> None:
     assert isinstance(scores, Scores) and scores.node is graph.node("s")
 
 
+SUMMED = "g = ReduceSum(q, last) j = ReduceSum(k2, last) h = Transpose<perm = [0,1,3,2]>(j) x = Add(g, h)"
+
+
+def test_a_sum_of_a_number_of_each_query_and_one_of_each_key() -> None:
+    graph = read(f"{INPUTS}, float[2,3,K,4] k2", f"{SUMMED} {SOFTMAX}(x)", constants="int64[1] last = {-1}")
+    anchor = read_anchor(graph.view, graph.facts, graph.node("p"))
+    assert isinstance(anchor, Anchor)
+    scores = find_scores(graph.view, graph.facts, anchor)
+    assert isinstance(scores, Scores)
+    assert (scores.node, scores.additive, scores.matrix) == (graph.node("x"), True, False)
+    assert (scores.operands.first, scores.operands.second) == (graph["g"], graph["h"])
+
+
+def test_such_a_sum_under_an_activation_is_no_attention() -> None:
+    """Any two layers of a network may be added before it."""
+    graph = read(f"{INPUTS}, float[2,3,K,4] k2", f"{SUMMED} p = Relu(x)", constants="int64[1] last = {-1}")
+    anchor = read_anchor(graph.view, graph.facts, graph.node("p"))
+    assert isinstance(anchor, Anchor) and anchor.free
+    assert not isinstance(find_scores(graph.view, graph.facts, anchor), Scores)
+
+
+def test_a_product_goes_before_a_sum() -> None:
+    nodes = f"{SUMMED} y = MatMul(q, k) e = Tanh(y) u = Tanh(e) z = Add(x, u) {SOFTMAX}(z)"
+    graph = read(f"{INPUTS}, float[2,3,K,4] k2", nodes, constants="int64[1] last = {-1}")
+    anchor = read_anchor(graph.view, graph.facts, graph.node("p"))
+    assert isinstance(anchor, Anchor)
+    scores = find_scores(graph.view, graph.facts, anchor)
+    assert isinstance(scores, Scores) and scores.node is graph.node("y")
+
+
+def test_a_sum_over_features_of_products() -> None:
+    nodes = f"m1 = Mul(a, b) x = ReduceSum<keepdims = 0>(m1, last) {SOFTMAX}(x)"
+    graph = read(INPUTS, nodes, constants="int64[1] last = {-1}")
+    anchor = read_anchor(graph.view, graph.facts, graph.node("p"))
+    assert isinstance(anchor, Anchor)
+    scores = find_scores(graph.view, graph.facts, anchor)
+    assert isinstance(scores, Scores)
+    assert (scores.node, scores.additive, scores.matrix) == (graph.node("x"), True, False)
+    assert (scores.operands.first, scores.operands.second) == (graph["a"], graph["b"])
+
+
 @pytest.mark.parametrize(
     ("path", "start", "expected"),
     [

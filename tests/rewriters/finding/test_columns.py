@@ -59,6 +59,12 @@ WAYS = {
         "v7",
         False,
     ),
+    "columns of unknown number in front, the first ones kept": (
+        "s = Concat<axis = 3>(an, x)",
+        "y = Slice(p, zero, seven, m1)",
+        "v7",
+        False,
+    ),
     "padded in front, cut off again": ("s = Pad(x, front)", "y = Slice(p, one, nine, m1)", "v7", True),
     "padded in front": ("s = Pad(x, front)", "y = Identity(p)", "v8", False),
     "padded behind, cut off again": ("s = Pad(x, behind)", "y = Slice(p, zero, seven, m1)", "v7", True),
