@@ -9,7 +9,10 @@ from rewriters.finding.outer import outer_product, outer_sum
 from ..patterns import ints, weight
 from .graph_text import read
 
-X = "float[B,S,6] x, float[B,1,S,6] rows, float[B,S,1,6] columns, float[B,S,1] query, float[B,1,S] key, z"
+X = (
+    "float[B,S,6] x, float[B,1,S,6] rows, float[B,S,1,6] columns, float[B,S,1] query, float[B,1,S] key,"
+    " float[1,1,6] point, z"
+)
 CONSTANTS = {
     "w": weight(6, 1), "w6": weight(6, 6), "line": weight(1, 5), "column": weight(5, 1), "last": ints(-1),
     "last_two": ints(-2, -1), "half": weight(1), "one": ints(1), "two": ints(2),
@@ -35,6 +38,8 @@ SUMS = {
     "convolved": ("c = Conv(x, w6) q = Reshape(c, c) a = Add(query, q) "
                   "b = Transpose<perm = [0, 2, 1]>(query) k = Conv(b, w6) out = Add(query, k)", -1, False),
     "along-both": (f"{PARTS} s = Sub(b, key) t = Sub(a, query) out = Add(t, s)", -1, True),
+    "with-a-row-for-all": ("a = MatMul(x, w6) b = MatMul(point, w6) out = Add(a, b)", -1, False),
+    "with-an-axis-of-one": (f"{PARTS} c = Unsqueeze(a, last) d = Unsqueeze(b, last) out = Add(c, d)", -2, True),
     "squeezed": ("a = MatMul(x, w) g = MatMul(rows, w) h = Squeeze(g, last) out = Add(a, h)", -1, True),
     "of-unlike-rank": ("a = MatMul(x, w) g = ReduceSum<axes = [0, 3], keepdims = 0>(rows) out = Add(a, g)", -1, True),
 }  # fmt: skip

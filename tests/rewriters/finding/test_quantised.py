@@ -65,6 +65,11 @@ READ: dict[str, tuple[str, tuple[str, ...]]] = {
         " e = Mul(ps1, vs1) out = Mul(f, e)",
         ("integer", "at ps1 pz1", "v", "out"),
     ),
+    "integer-of-a-computed-scale": (
+        "c1 = Mul(ps, vs) a = QuantizeLinear(p, c1, z) b = QuantizeLinear(v, t, z) m = MatMulInteger(a, b)"
+        " f = Cast<to = 1>(m) e = Mul(c1, t) out = Mul(f, e)",
+        ("integer", "p", "v", "out"),
+    ),
     "integer-of-plain-pairs": (
         f"{PAIR} m = MatMulInteger(a, b) f = Cast<to = 1>(m) e = Mul(s, t) out = Mul(f, e)",
         ("integer", "p", "v", "out"),

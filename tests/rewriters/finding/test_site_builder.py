@@ -91,6 +91,11 @@ FORMS = {
             "values_scale": ("sc", "zp"), "dtype": TensorProto.UINT8,
         },
     ),
+    "qlinear-with-a-signed-result": (
+        f"{QK} p = Softmax<axis = -1>(qk) p_q = QuantizeLinear(p, sc, zp) v_c = Cast<to = 2>(v)"
+        " o = QLinearMatMul(p_q, sc, zp, v_c, sc, zp, sc, zi) out = DequantizeLinear(o, sc, zi)",
+        {"form": "softmax+qlinear", "dtype": TensorProto.INT8},
+    ),
     "dynamic": (
         f"{QK} p = Softmax<axis = -1>(qk) v_c = Cast<to = 2>(v)"
         " out = com.microsoft.DynamicQuantizeMatMul(p, v_c, sc)",
@@ -119,7 +124,7 @@ FORMS = {
 
 @pytest.mark.parametrize(("body", "fields"), FORMS.values(), ids=FORMS)
 def test_forms(body: str, fields: dict[str, Any]) -> None:
-    constants = {**SCALE, "last": ints(-1), "half": scalar(0.5)}
+    constants = {**SCALE, "zi": np.int8(0), "last": ints(-1), "half": scalar(0.5)}
     words = body.replace("(", " ").replace(")", " ").replace(",", " ").split()
     site = site_of(body, **{name: array for name, array in constants.items() if name in words})
     assert {name: getattr(site, name) for name in fields} == fields
@@ -135,6 +140,7 @@ def test_a_pair_whose_first_half_another_value_enters_is_no_pair() -> None:
 HEADS = {
     "of-the-map": ("float[B,3,S,4] q, float[B,3,T,4] k, float[B,3,T,4] v", ATTEND, 3),
     "of-the-values": ("float[B,H,S,4] q, float[B,H,T,4] k, float[B,3,T,4] v", ATTEND, 3),
+    "of-values-under-one-map": ("float[B,1,S,4] q, float[B,1,T,4] k, float[B,3,T,4] v", ATTEND, 3),
     "unknown": ("float[B,H,S,4] q, float[B,H,T,4] k, float[B,H,T,4] v", ATTEND, None),
     "of-one": ("float[B,1,S,4] q, float[B,1,T,4] k, float[B,1,T,4] v", ATTEND, 1),
 }  # fmt: skip
