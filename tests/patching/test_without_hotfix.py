@@ -65,7 +65,7 @@ def test_what_is_not_shown_to_be_a_text_encoder_is_refused_with_ways_out(family,
 @pytest.mark.parametrize(
     ("model", "why"),
     [
-        (lambda: decoder(False), "its queries' tokens"),
+        (lambda: decoder(False), "keys and queries"),
         (lambda: decoder(True), "cache"),
         (merged_decoder, "merged decoders"),
         (attention_model, "reads x"),

@@ -75,8 +75,8 @@ def test_quantised_attention() -> None:
 REFUSED = {
     "rotated inside": ("Attention<num_heads = 2, do_rotary = 1>(x, w)", "y", "rotates"),
     "shared buffer": ("Attention<num_heads = 2, past_present_share_buffer = 1>(x, w)", "y", "shared buffer"),
-    "computed weights": ("Attention<num_heads = 2>(x, computed)", "y", "no constants"),
-    "no weights": ("Attention<num_heads = 2>(x)", "y", "no constants"),
+    "computed weights": ("Attention<num_heads = 2>(x, computed)", "y", "not constant"),
+    "no weights": ("Attention<num_heads = 2>(x)", "y", "not constant"),
     "mask of rank 4": ("Attention<num_heads = 2>(x, w, , mask4)", "y", "rank 4, not 1, 2, 3"),
     "mask of unknown rank": ("Attention<num_heads = 2>(x, w, , strange)", "y", "rank unknown"),
     "quantised, mask of rank 3": (
@@ -116,34 +116,34 @@ REFUSED = {
     "quantised keys": (
         'GroupQueryAttention<num_heads = 2, kv_num_heads = 1, k_quant_type = "PER_TENSOR">(q, k2, v2)',
         "y",
-        "quantised",
+        "quantized",
     ),
     "quantised values": (
         'GroupQueryAttention<num_heads = 2, kv_num_heads = 1, v_quant_type = "PER_TENSOR">(q, k2, v2)',
         "y",
-        "quantised",
+        "quantized",
     ),
     "window in the cache": (
         "GroupQueryAttention<num_heads = 2, kv_num_heads = 1, sliding_window_cache = 1>(q, k2, v2)",
         "y",
-        "window only",
+        "sliding window",
     ),
     "norm of queries": (
         "GroupQueryAttention<num_heads = 2, kv_num_heads = 1>(q, k2, v2, , , , , , , , , , , , gain)",
         "y",
-        "normalises",
+        "normalizes",
     ),
     "norm of keys": (
         "GroupQueryAttention<num_heads = 2, kv_num_heads = 1>(q, k2, v2, , , , , , , , , , , , , gain)",
         "y",
-        "normalises",
+        "normalizes",
     ),
     "chunks": (
         "GroupQueryAttention<num_heads = 2, kv_num_heads = 1>(q, k2, v2, , , , , , , , , , , , , , lengths)",
         "y",
         "query_seqlens",
     ),
-    "packed without padding": ("PackedAttention<num_heads = 2>(x, w)", "y", "padding is taken out"),
+    "packed without padding": ("PackedAttention<num_heads = 2>(x, w)", "y", "padding is removed"),
 }
 
 

@@ -181,4 +181,4 @@ def test_head_counts_that_the_caller_gives_are_refused() -> None:
     )
     sites, (rejection,) = find_sites(graph)
     assert not sites
-    assert rejection.code == "fused" and "head counts are attributes of the function" in rejection.reason
+    assert rejection.code == "fused" and "head counts that are attributes of the function" in rejection.reason
