@@ -9,17 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..inference.datasets import Arrays
 from . import pictures
 from .exemplar import MEAN, PROBE, Exemplar, SiteView, softmax
+from .exemplar_row import Word, differing, grid_of, images_of, shown_columns, words_of
 
 __all__ = ["Bar", "Card", "HeatRow", "Shown", "show"]
 
 MOST_BARS = 10
-MOST_WORDS = 80
 MOST_PROFILES = 6
-MOST_EXTRA = 6
-"""Tokens before the patches of an image: class and register tokens."""
 
 
 @dataclass(frozen=True)
@@ -29,15 +26,6 @@ class Bar:
     name: int
     share: float
     said: bool
-
-
-@dataclass(frozen=True)
-class Word:
-    """A token or a value, whether it differs from the twin's, and whether its column was flagged."""
-
-    text: str
-    differs: bool = False
-    flagged: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,13 +83,13 @@ class Shown:
 
 def show(exemplar: Exemplar) -> Shown:
     """Lay the row out."""
-    images = _images(exemplar)
-    grid = _grid(exemplar, images)
+    images = images_of(exemplar)
+    grid = grid_of(exemplar, images)
     versions = _versions(exemplar)
     cards = [_card(exemplar, images, grid, *version) for version in versions]
     if not exemplar.sites:
         return Shown(_caption(exemplar), cards)
-    count = _shown_columns(exemplar)
+    count = shown_columns(exemplar)
     labels = _labels(exemplar, grid, count)
     rows = [_heat_row(exemplar, images, grid, count, *version) for version in versions]
     flagged_first = sorted(exemplar.sites, key=lambda view: not view.flagged.any())[:MOST_PROFILES]
@@ -166,9 +154,9 @@ def _card(
     drawn = None
     if images:
         image = images["twin" if version == "clean" else "inputs"]
-        marked = None if version == "clean" or grid is None else _differing(images, grid)
+        marked = None if version == "clean" or grid is None else differing(images, grid)
         drawn = pictures.picture(image, f"{title}, {model}", marked)
-    words = () if images else _words(exemplar, version)
+    words = () if images else words_of(exemplar, version)
     return Card(title, model, drawn, words, said, share, right, bars)
 
 
@@ -176,108 +164,6 @@ def _probabilities(scores: NDArray[np.float32]) -> NDArray[np.float32]:
     """Some graphs give probabilities instead of logits."""
     finished = bool((scores >= 0).all()) and abs(float(scores.sum()) - 1) < 1e-3
     return scores if finished else softmax(scores)
-
-
-def _words(exemplar: Exemplar, version: str) -> list[Word]:
-    """Tokens where they are known, else the values that differ from the twin's."""
-    twin = version == "clean"
-    words, other = (exemplar.twin_words, exemplar.words) if twin else (exemplar.words, exemplar.twin_words)
-    flagged = (
-        np.any([view.flagged for view in exemplar.sites if view.flagged.size == len(words)], axis=0) if words else None
-    )
-    if words:
-        kept = _shown_columns(exemplar)
-        marks = (
-            flagged
-            if isinstance(flagged, np.ndarray) and not twin and version == "after"
-            else np.zeros(len(words), bool)
-        )
-        fresh = set(other)
-        return [
-            Word(word.removeprefix("##"), bool(other) and not twin and word not in fresh, bool(marks[place]))
-            for place, word in enumerate(words[:MOST_WORDS])
-            if place < kept
-        ]
-    inputs, others = (exemplar.twin, exemplar.inputs) if twin else (exemplar.inputs, exemplar.twin)
-    return _values(inputs, others)
-
-
-def _values(inputs: Arrays, others: Arrays) -> list[Word]:
-    told = []
-    for name, array in inputs.items():
-        flat = np.asarray(array).ravel()
-        other = np.asarray(others[name]).ravel() if name in others else flat
-        places = np.flatnonzero(flat != other) if len(other) == len(flat) else np.arange(0)
-        shown = places if len(places) else np.arange(min(len(flat), 12))
-        told += [Word(f"{name}[{place}] = {flat[place]:g}", bool(len(places))) for place in shown[:12]]
-        if len(flat) > len(shown[:12]):
-            told.append(Word(f"{len(flat) - len(shown[:12])} more of {name}" + (" the same" if len(places) else "")))
-    return told
-
-
-def _images(exemplar: Exemplar) -> dict[str, NDArray[np.float64]]:
-    """ "inputs" and "twin" as (h, w, 3) in [0, 1] on one scale; nothing where the input is no image."""
-    found: dict[str, NDArray[np.float64]] = {}
-    for kind, inputs in (("inputs", exemplar.inputs), ("twin", exemplar.twin)):
-        image = next(
-            (
-                array
-                for array in inputs.values()
-                if array.ndim == 3 and array.dtype.kind in "fu" and 3 in _channels(array)
-            ),
-            None,
-        )
-        if image is not None:
-            axes = _channels(image)
-            found[kind] = np.moveaxis(image, 0, -1).astype(float) if axes[0] == 3 else image.astype(float)
-    if "inputs" not in found:
-        return {}
-    low = min(float(image.min()) for image in found.values())
-    high = max(float(image.max()) for image in found.values())
-    return {
-        kind: np.repeat((image - low) / ((high - low) or 1), 3 // image.shape[-1], -1) for kind, image in found.items()
-    }
-
-
-def _channels(array: NDArray[Any]) -> tuple[int, int]:
-    """(3, 0) for channels first, (0, 3) for channels last, (0, 0) for no image."""
-    first, last = array.shape[0] in (1, 3), array.shape[-1] in (1, 3)
-    return (3, 0) if first and min(array.shape[1:]) > 3 else (0, 3) if last and min(array.shape[:2]) > 3 else (0, 0)
-
-
-def _grid(exemplar: Exemplar, images: dict[str, Any]) -> tuple[int, int] | None:
-    """(tokens before the patches, patches in a row and a column) where all sites look at the patches of a square
-    image.
-    """
-    if not images or not exemplar.sites:
-        return None
-    columns = {view.flagged.size for view in exemplar.sites}
-    if len(columns) != 1:
-        return None
-    count = columns.pop()
-    side = int(count**0.5)
-    height, width, _ = images["inputs"].shape
-    fits = side > 1 and height == width and height % side == 0 and count - side * side <= MOST_EXTRA
-    return (count - side * side, side) if fits else None
-
-
-def _differing(images: dict[str, Any], grid: tuple[int, int]) -> NDArray[np.bool_] | None:
-    """The patches in which the two images differ."""
-    if "twin" not in images:
-        return None
-    _, side = grid
-    size = images["inputs"].shape[0] // side
-    differs = (images["inputs"] != images["twin"]).any(-1)
-    return np.asarray(differs.reshape(side, size, side, size).any((1, 3)))
-
-
-def _shown_columns(exemplar: Exemplar) -> int:
-    """Columns up to the last that anything attends to: padding is left out."""
-    seen = [
-        np.flatnonzero(view.before[MEAN] + (view.clean[MEAN] if view.clean is not None else 0))
-        for view in exemplar.sites
-    ]
-    return max((int(places[-1]) + 1 for places in seen if len(places)), default=0)
 
 
 def _labels(exemplar: Exemplar, grid: tuple[int, int] | None, count: int) -> list[str]:

@@ -19,12 +19,13 @@ from starlette.routing import Route
 from .admin import admin_routes
 from .arms import ArmName
 from .bounds import largest_body
-from .engine import SERVER, Engine
+from .engine import Engine
 from .host_check import require_known_host
 from .limits import Refusal, decompress
 from .outcome import Answer
 from .page import PAGE_HEADERS, render_page
 from .protocol import HEADER_LENGTH, InferRequest, count_as_json, parse_request, read_unit, render_response
+from .versions import SERVER
 
 __all__ = ["build_app"]
 

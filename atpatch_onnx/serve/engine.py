@@ -20,38 +20,24 @@ from dataclasses import replace
 from typing import Any
 
 from ..decisions import DecisionRow, FailureRow, RevisionRow, SwitchRow, last_revision
-from ..version import __version__
 from .arms import ORIGINAL, PATCHED, Arm, ArmFault, ArmName, Result
 from .batching import Batcher
 from .fallback import refusal, stand_in
 from .kill_switch import KillSwitch
-from .limits import Gate, Refusal
+from .lanes import load_arm, make_lane
+from .limits import Gate
 from .log import DecisionLog
 from .metrics import Metrics
 from .outcome import Answer, any_flagged, completed, flags
 from .protocol import InferRequest
 from .routing import Split
-from .settings import VERSIONS, Settings
+from .settings import Settings
 from .shadow import Shadow, size_of
 from .tally import Tally
 from .tensors import Arrays, TensorSpec
+from .versions import find_arm, metadata
 
-__all__ = ["PLATFORM", "SERVER", "Engine", "load_arm"]
-
-SERVER = {"name": "atpatch-onnx", "version": __version__}
-PLATFORM = "onnx_onnxv1"
-
-
-def load_arm(name: ArmName, settings: Settings) -> Arm:
-    """Load the model of one arm. In mode shadow the patched arm's threads get a low priority. Raises: as `Arm`."""
-    path = settings.original if name == ORIGINAL else settings.patched
-    return Arm(
-        name,
-        path,
-        threads=settings.threads,
-        workers=settings.workers,
-        nice=name == PATCHED and settings.mode == "shadow",
-    )
+__all__ = ["Engine"]
 
 
 class Engine:
@@ -75,9 +61,9 @@ class Engine:
         )
         self.enabled: bool | None = None
         self.threshold: float | None = None
-        self.lanes: dict[ArmName, Batcher] = {ORIGINAL: self.lane(load_arm(ORIGINAL, settings))}
+        self.lanes: dict[ArmName, Batcher] = {ORIGINAL: make_lane(load_arm(ORIGINAL, settings), settings)}
         if settings.mode != "original":
-            self.lanes[PATCHED] = self.lane(load_arm(PATCHED, settings))
+            self.lanes[PATCHED] = make_lane(load_arm(PATCHED, settings), settings)
             self.lanes[PATCHED].arm.require_same_signature(self.original)
         self.revision = last_revision(settings.log) if settings.log is not None else 0
         self.gate = Gate(settings.limits)
@@ -98,43 +84,14 @@ class Engine:
 
     def metadata(self) -> dict[str, Any]:
         """Of the model, as the protocol has it."""
-        return {
-            "name": self.settings.name,
-            "versions": [
-                version for version, name in VERSIONS.items() if name in self.lanes and not self._hidden(name)
-            ],
-            "platform": PLATFORM,
-            "inputs": [spec.to_json() for spec in self.original.inputs],
-            "outputs": [spec.to_json() for spec in self.original.outputs],
-        }
+        return metadata(self.settings, self.lanes, self.original)
 
     def find(self, model: str, version: str | None) -> ArmName | None:
         """The arm that a version names, None where none is named.
 
         Raises: Refusal 404, or 403 for the original under `strict_version`.
         """
-        if model != self.settings.name:
-            raise Refusal(404, f"there is no model {model[:100]!r}; there is {self.settings.name!r}")
-        if not version:
-            return None
-        arm = VERSIONS.get(version)
-        if arm is None or arm not in self.lanes:
-            raise Refusal(404, f"there is no version {version[:100]!r} of {model!r}")
-        if self._hidden(arm):
-            raise Refusal(
-                403, "version 1 is the original, and this server answers with the patched model; name no version"
-            )
-        return arm
-
-    def _hidden(self, arm: ArmName) -> bool:
-        return arm == ORIGINAL and self.settings.strict_version
-
-    def lane(self, arm: Arm) -> Batcher:
-        """An arm with its batching and its time limit."""
-        settings = self.settings
-        live = arm.name == ORIGINAL
-        timeout = settings.limits.answer_seconds if live else settings.patched_seconds
-        return Batcher(arm, settings.batch_rows, settings.batch_delay, timeout)
+        return find_arm(self.settings, self.lanes, model, version)
 
     def revise(self, reason: str, *, weight: float | None = None) -> int:
         """Begin a new revision, and note it."""

@@ -17,11 +17,12 @@ from google.protobuf.message import DecodeError
 from ..errors import ADDRESS_UNUSABLE, EXTRA_MISSING
 from .arms import Arm, ArmName
 from .bounds import largest_message, require_small_message
-from .engine import SERVER, Engine
+from .engine import Engine
 from .grpc_messages import METHODS, SERVICE, message_class
 from .limits import Buffer, Refusal
 from .protocol import InferRequest, read_unit, understand
 from .tensor_data import raw_bytes
+from .versions import SERVER
 
 __all__ = ["GrpcServer"]
 

@@ -16,7 +16,8 @@ import numpy as np
 
 from ..errors import RUNTIME_REFUSES, AtpatchError
 from .arms import PATCHED, Arm, ArmFault, ArmName
-from .engine import Engine, load_arm
+from .engine import Engine
+from .lanes import load_arm, make_lane
 from .tensors import NUMPY_TYPES, Array, Arrays, TensorSpec
 
 __all__ = ["reload"]
@@ -43,7 +44,7 @@ async def reload(engine: Engine, name: ArmName) -> int:
         raise
     if name == PATCHED:
         arm.set_controls(engine.enabled, engine.threshold)
-    lane = engine.lane(arm)
+    lane = make_lane(arm, engine.settings)
     lane.runs, lane.joined = old.runs, old.joined
     engine.lanes[name] = lane
     engine.metrics.reloaded(name, "done")

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .cells import NAMES, Evidence, Row, Run, Table, each, number_of, ratios_of, share_of
 from .effort import STAGES, minutes
-from .estimates import Estimate, of_numbers, of_shares
 from .fairness import FEWEST
-from .goals import at, behind, goals, mean_over, steps_of, twins_of
+from .goals import behind, goals, mean_over, steps_of, twins_of
+from .other_tables import ablations, peers, unlabelled
 
-__all__ = ["Table", "render"]
-
-Run = Mapping[str, Any]
-Evidence = Mapping[str, Any]
-Row = tuple[str, ...]
+__all__ = ["render"]
 
 TEMPLATE = Path(__file__).with_name("results.md.j2")
 MET = {True: "**met**", False: "**not met**", None: "–"}
-NAMES = {"asr": "ASR", "asr_star": "ASR\\*", "uf": "UF"}
-PEERS = {"strip": "STRIP, N = 5", "dan": "DAN", "fine_pruning": "Fine-Pruning", "head_mask": "static head mask"}
 PAPER = {
     "images": "accuracy 88.92 → 88.85, ASR 98.83 → 0.46 over nine settings",
     "tables": "accuracy 79.20 → 79.17, UF 9.93 → 0.04 over seven",
@@ -39,14 +33,6 @@ NOTES = {
         "A request put right: the original's map, and what the patch makes of it. ▲: flagged columns."
     ),
 }
-
-
-@dataclass(frozen=True)
-class Table:
-    """Cells as text."""
-
-    head: Sequence[str]
-    rows: Sequence[Row]
 
 
 def render(evidence: Evidence, folder: str) -> str:
@@ -78,9 +64,9 @@ def render(evidence: Evidence, folder: str) -> str:
         detectors=_detectors(evidence),
         costs=_costs(evidence),
         effort=_effort(evidence),
-        peers=[{"title": name, "table": table} for name, table in _peers(evidence)],
-        ablations=[{"title": name, "table": table} for name, table in _ablations(evidence)],
-        unlabelled=_unlabelled(evidence),
+        peers=[{"title": name, "table": table} for name, table in peers(evidence)],
+        ablations=[{"title": name, "table": table} for name, table in ablations(evidence)],
+        unlabelled=unlabelled(evidence),
         pictures=[
             {"title": title, "file": file, "note": NOTES[title]} for title, file in evidence.get("pictures", {}).items()
         ],
@@ -127,14 +113,14 @@ def _setting(setting: Run, runs: Sequence[Run], measures: Sequence[str], twins: 
     return (
         setting["name"],
         str(len(runs)),
-        _share(runs, "original", "accuracy"),
-        _share(runs, "patched", "accuracy"),
-        _share(runs, "original", measures[0]),
-        *(_share(runs, "patched", measure) for measure in measures),
-        *((_share(runs, "masked", "asr_star"),) if setting["group"] == "words" else ()),
-        *((_share(runs, "unaware", "accuracy"),) if measures == ("uf",) else ()),
-        *((_share(twins, "asr_star"),) if "asr" in measures else ()),
-        _share(runs, "clean_flagged"),
+        share_of(runs, "original", "accuracy"),
+        share_of(runs, "patched", "accuracy"),
+        share_of(runs, "original", measures[0]),
+        *(share_of(runs, "patched", measure) for measure in measures),
+        *((share_of(runs, "masked", "asr_star"),) if setting["group"] == "words" else ()),
+        *((share_of(runs, "unaware", "accuracy"),) if measures == ("uf",) else ()),
+        *((share_of(twins, "asr_star"),) if "asr" in measures else ()),
+        share_of(runs, "clean_flagged"),
         _hotfix(runs[0]["hotfix"]),
         _paper(setting, NAMES[measures[0]]),
     )
@@ -171,10 +157,12 @@ def _means(evidence: Evidence, name: str, measure: str) -> str:
 def _fairness(evidence: Evidence) -> Table:
     words = {"spd": "SPD", "average_odds": "average odds", "equal_opportunity": "equal opportunity"}
     rows = []
-    for name, runs in _each(evidence, "fit"):
+    for name, runs in each(evidence, "fit"):
         runs = [run["fairness"] for run in runs if "fairness" in run]
         if runs:
-            cells = (_number([run[when][key] for run in runs], 3) for key in words for when in ("original", "patched"))
+            cells = (
+                number_of([run[when][key] for run in runs], 3) for key in words for when in ("original", "patched")
+            )
             rows.append((name, str(runs[0]["original"]["groups"]), *cells))
     return Table(
         ("setting", "groups", *(f"{word} {when}" for word in words.values() for when in ("before", "after"))), rows
@@ -183,7 +171,7 @@ def _fairness(evidence: Evidence) -> Table:
 
 def _detectors(evidence: Evidence) -> Table:
     rows = []
-    for name, runs in _each(evidence, "fit"):
+    for name, runs in each(evidence, "fit"):
         kinds = {runs[0]["hotfix"]["detector"]: runs}
         for run in steps_of(evidence, name, "kinds"):
             for kind, figures in run.items():
@@ -194,9 +182,9 @@ def _detectors(evidence: Evidence) -> Table:
                 rows.append((name, f"{kind}: {lacking[0]}", *["–"] * 6))
                 continue
             keys = ("precision", "recall", "fpr", "touched")
-            cells = (_number([run["maps"][key] for run in found if run["maps"][key] is not None], 3) for key in keys)
+            cells = (number_of([run["maps"][key] for run in found if run["maps"][key] is not None], 3) for key in keys)
             fault = "uf" if "uf" in found[0]["patched"] else "asr_star"
-            rows.append((name, kind, *cells, _share(found, "patched", "accuracy"), _share(found, "patched", fault)))
+            rows.append((name, kind, *cells, share_of(found, "patched", "accuracy"), share_of(found, "patched", fault)))
     head = (
         "setting",
         "kind",
@@ -212,13 +200,13 @@ def _detectors(evidence: Evidence) -> Table:
 
 def _costs(evidence: Evidence) -> Table:
     rows = []
-    for name, timed in _each(evidence, "latency"):
+    for name, timed in each(evidence, "latency"):
         fits = steps_of(evidence, name, "fit")
         seconds = (
-            _number([run["seconds"][key] for run in fits], 1) for key in ("capture", "training", "tuning", "total")
+            number_of([run["seconds"][key] for run in fits], 1) for key in ("capture", "training", "tuning", "total")
         )
         own = [run[kind]["original_ms"] for run in timed for kind in ("clean", "flagged") if kind in run]
-        ratios = (_ratios([run[kind] for run in timed if kind in run]) for kind in ("clean", "flagged"))
+        ratios = (ratios_of([run[kind] for run in timed if kind in run]) for kind in ("clean", "flagged"))
         rows.append((name, *seconds, f"{np.median(own):.2f}" if own else "–", *ratios))
     return Table(
         (
@@ -243,117 +231,3 @@ def _effort(evidence: Evidence) -> Table:
         for title, stages in spent
     ]
     return Table(("settings", *STAGES, "together"), rows)
-
-
-def _ratios(found: Sequence[Run]) -> str:
-    """Of several seeds the median, and the widest interval."""
-    if not found:
-        return "–"
-    middle = float(np.median([one["ratio"] for one in found]))
-    return f"{middle:.3f} ({min(one['low'] for one in found):.3f} to {max(one['high'] for one in found):.3f})"
-
-
-def _peers(evidence: Evidence) -> Iterator[tuple[str, Table]]:
-    for name, measured in _each(evidence, "peers"):
-        fits, timed = steps_of(evidence, name, "fit")[:1], steps_of(evidence, name, "latency")[:1]
-        fault = "uf" if "uf" in fits[0]["patched"] else "asr_star"
-        own = " / ".join(
-            f"{timed[0][kind]['ratio']:.2f}" for kind in ("clean", "flagged") if timed and kind in timed[0]
-        )
-        rows: list[Row] = [
-            ("original", _share(fits, "original", "accuracy"), _share(fits, "original", fault), "–", "1"),
-            ("**hotfix**", _share(fits, "patched", "accuracy"), _share(fits, "patched", fault), "–", own or "–"),
-        ]
-        for peer, title in PEERS.items():
-            if peer in measured[0]:
-                rows += _peer(title, measured[0][peer], fault)
-        yield name, Table(("defence", "accuracy", NAMES[fault], "clean requests refused", "cost ×"), rows)
-
-
-def _peer(title: str, figures: Run, fault: str) -> Iterator[Row]:
-    cost = f"{figures['latency']['ratio']:.2f}" if "latency" in figures else "1"
-    for rate, found in figures.get("rates", {}).items():
-        cells = (_share([found], key) for key in ("accuracy", fault, "clean_flagged"))
-        yield (f"{title}, bar at {100 * float(rate):g} %", *cells, cost)
-    if "pruned" in figures:
-        cut = f"{title}, {100 * figures['share']:.0f} % of neurons cut"
-        yield (cut, _share([figures["pruned"]], "accuracy"), _share([figures["pruned"]], fault), "–", "1")
-        title = f"{cut}, then tuned"
-    if "accuracy" in figures:
-        yield (title, _share([figures], "accuracy"), _share([figures], fault), "–", cost)
-    elif "skipped" in figures:
-        yield (f"{title}: {figures['skipped']}", "–", "–", "–", "–")
-
-
-def _ablations(evidence: Evidence) -> Iterator[tuple[str, Table]]:
-    for name, runs in _each(evidence, "ablations"):
-        tried = {word: found for word, found in runs[0].items() if isinstance(found, Mapping)}
-        fault = "uf" if any("uf" in found.get("patched", {}) for found in tried.values()) else "asr_star"
-        rows: list[Row] = []
-        for word, found in tried.items():
-            if "skipped" in found:
-                rows.append((f"{word}: {found['skipped']}", "–", "–", "–", "–"))
-                continue
-            cells = (_share([found["patched"]], key) for key in ("accuracy", fault, "clean_changed"))
-            rows.append((word, *cells, _share([found], "clean_flagged")))
-        yield name, Table(("ablation", "accuracy", NAMES[fault], "clean predictions changed", "clean flagged"), rows)
-
-
-def _unlabelled(evidence: Evidence) -> Table:
-    rows = []
-
-    def add(name: str, known: str, found: Sequence[Run]) -> None:
-        found = [one for one in found if "patched" in one]
-        if found:
-            cells = (
-                _share(found, *path)
-                for path in (
-                    ("patched", "accuracy"),
-                    ("patched", "asr_star"),
-                    ("clean_flagged",),
-                    ("attacked_flagged",),
-                )
-            )
-            rows.append((name, known, str(len(found)), *cells))
-
-    for name, runs in _each(evidence, "statistic"):
-        for passes in ("one", "two"):
-            add(name, f"no data (statistic), {passes} pass{'es' * (passes == 'two')}", [run[passes] for run in runs])
-    for name, runs in _each(evidence, "oneclass"):
-        add(name, "clean data only (oneclass), two passes", runs)
-    for name, runs in _each(evidence, "inversion"):
-        run = runs[0]
-        named = ", ".join(map(str, run["towards"])) or "none"
-        add(
-            name,
-            f"inverted trigger: class {named}, really {run['target']}; {run['seconds']:.0f} s",
-            [run.get("hotfix", {})],
-        )
-    return Table(
-        ("setting", "known", "seeds", "accuracy", NAMES["asr_star"], "clean flagged", "triggered flagged"), rows
-    )
-
-
-def _each(evidence: Evidence, step: str) -> Iterator[tuple[str, list[Run]]]:
-    """Settings in which a step was done, as well as the step `fit`."""
-    for setting in evidence["settings"]:
-        name = setting["name"]
-        if (runs := steps_of(evidence, name, step)) and steps_of(evidence, name, "fit"):
-            yield name, runs
-
-
-def _share(runs: Sequence[Run], *path: str) -> str:
-    """A share over runs, or over one run with its own interval."""
-    found = [share for run in runs if (share := at(run, path)).get("value") is not None]
-    if not found:
-        return "–"
-    if "draws" in found[0]:
-        return Estimate(found[0]["value"], found[0]["low"], found[0]["high"], 1).percent()
-    estimate = of_shares(found)
-    return "–" if estimate is None else estimate.percent()
-
-
-def _number(values: Sequence[float], digits: int) -> str:
-    if not values:
-        return "–"
-    return of_numbers(values).plain(digits) if len(values) > 1 else f"{values[0]:.{digits}f}"

@@ -11,6 +11,51 @@ __all__ = ["render"]
 
 _WORDS = 110
 
+_JUDGING = (
+    (
+        "A cell counts the graphs whose result is right: onnxruntime loads it and runs it with the inputs of the"
+        " original, and"
+    ),
+    "",
+    (
+        "* with nothing flagged it gives, bit for bit, what the tool's result on the original gives. Tools that"
+        " fuse nodes, or convert to"
+    ),
+    (
+        f"  half precision, fuse and round at other places next to a patch: they are held to {MARGIN:g} times their"
+        " own error;"
+    ),
+    (
+        f"* with rows flagged it gives what the patched graph gave before the tool, to {TOLERANCE:g} of the largest"
+        " output. Lossy tools"
+    ),
+    (
+        "  (to half precision or integers) move scores too, and flags may cross the threshold. There each row whose"
+        " flags are the same"
+    ),
+    (
+        f"  before and after the tool is held to {MARGIN:g} times the tool's own error. Rows whose flags crossed"
+        " are counted; no more than"
+    ),
+    (
+        f"  {FAR:.0%} of all rows may cross far from the threshold. Near means that a threshold higher or lower by"
+        " the same margin (as a"
+    ),
+    "  share of the largest output) flags other columns.",
+    "",
+    (
+        "A tool's own error is the largest absolute difference that it makes to the outputs of the original, over"
+        " all rows of the same"
+    ),
+    (
+        "data; with rows flagged, also to those of the same patched graph where the lossy tool is told to leave the"
+        " patch's own nodes as"
+    ),
+    "they are, if that is larger: some models round more on the rows that a patch has changed.",
+    "",
+)
+"""How a result is judged, line by line."""
+
 
 def render(results: Mapping[str, Any]) -> str:
     """Markdown of a result file: one row a tool, then what goes wrong and by how much numbers differ."""
@@ -18,64 +63,8 @@ def render(results: Mapping[str, Any]) -> str:
     forms = list(dict.fromkeys((cell["subject"], cell["form"]) for cell in cells))
     portable = [cell for cell in cells if cell["variant"] == "portable" and cell["status"] != "no original"]
     right = sum(cell["status"] == "ok" for cell in portable)
-    lines = [
-        "# What other tools make of a patched graph",
-        "",
-        "Written by `python -m models.tools.build` (`make tools`); do not edit.",
-        "",
-        (
-            f"Each tool rewrites {len(forms)} patched graphs, each once with nothing flagged and once with some rows"
-            " flagged:"
-        ),
-        "",
-        *(
-            f"* {subject}: {'; '.join(form for other, form in forms if other == subject)}"
-            for subject in dict.fromkeys(s for s, _ in forms)
-        ),
-        "",
-        (
-            "A cell counts the graphs whose result is right: onnxruntime loads it and runs it with the inputs of the"
-            " original, and"
-        ),
-        "",
-        (
-            "* with nothing flagged it gives, bit for bit, what the tool's result on the original gives. Tools that"
-            " fuse nodes, or convert to"
-        ),
-        (
-            f"  half precision, fuse and round at other places next to a patch: they are held to {MARGIN:g} times their"
-            " own error;"
-        ),
-        (
-            f"* with rows flagged it gives what the patched graph gave before the tool, to {TOLERANCE:g} of the largest"
-            " output. Lossy tools"
-        ),
-        (
-            "  (to half precision or integers) move scores too, and flags may cross the threshold. There each row whose"
-            " flags are the same"
-        ),
-        (
-            f"  before and after the tool is held to {MARGIN:g} times the tool's own error. Rows whose flags crossed"
-            " are counted; no more than"
-        ),
-        (
-            f"  {FAR:.0%} of all rows may cross far from the threshold. Near means that a threshold higher or lower by"
-            " the same margin (as a"
-        ),
-        "  share of the largest output) flags other columns.",
-        "",
-        (
-            "A tool's own error is the largest absolute difference that it makes to the outputs of the original, over"
-            " all rows of the same"
-        ),
-        (
-            "data; with rows flagged, also to those of the same patched graph where the lossy tool is told to leave the"
-            " patch's own nodes as"
-        ),
-        "they are, if that is larger: some models round more on the rows that a patch has changed.",
-        "",
-        "Graphs whose original does not survive the tool are left out.",
-        "",
+    lines = _preface(forms)
+    lines += [
         f"**`--portable`: {right} of {len(portable)} right.** Default: branches and runtime controls.",
         "",
         "| tool | version | "
@@ -97,6 +86,33 @@ def render(results: Mapping[str, Any]) -> str:
     runtime = f"onnxruntime {results['versions']['onnxruntime']}, onnx {results['versions']['onnx']}"
     lines += ["", f"Made with {runtime}, in {results['seconds'] / 60:.0f} minutes.", ""]
     return "\n".join(lines)
+
+
+def _preface(forms: Sequence[tuple[str, str]]) -> list[str]:
+    """What was tried, and how it was judged.
+
+    Args:
+        forms: subject and form of every graph.
+    """
+    return [
+        "# What other tools make of a patched graph",
+        "",
+        "Written by `python -m models.tools.build` (`make tools`); do not edit.",
+        "",
+        (
+            f"Each tool rewrites {len(forms)} patched graphs, each once with nothing flagged and once with some rows"
+            " flagged:"
+        ),
+        "",
+        *(
+            f"* {subject}: {'; '.join(form for other, form in forms if other == subject)}"
+            for subject in dict.fromkeys(s for s, _ in forms)
+        ),
+        "",
+        *_JUDGING,
+        "Graphs whose original does not survive the tool are left out.",
+        "",
+    ]
 
 
 def _count(cells: Sequence[Mapping[str, Any]]) -> str:

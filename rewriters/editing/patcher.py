@@ -9,16 +9,15 @@ keep.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
 
 import onnx
 
 from ..checks import opset_of, plan_refusal
 from ..emit import ConstantPool, Emitter
 from ..errors import ALREADY_PATCHED, NAME_CLASH, NO_SITE, NOT_PATCHED, STAMP_MISMATCH, AtpatchError
-from ..model.bodies import Body, Wiring, body_at, walk_bodies
+from ..model.bodies import Wiring, body_at, walk_bodies
 from ..model.io import digest
 from ..names import is_inserted, is_ours
 from ..plan import PatchPlan
@@ -27,6 +26,7 @@ from ..subgraphs.site import Replacement, SitePatch, detect_site, patch_site, sc
 from . import stamp as stamping
 from .admission import not_admitted
 from .controls import DEFAULT, add_controls, body_controls, strip_controls, thread_controls, with_controls
+from .edits import apply, drop_unread_constants, refill, restore
 from .observe import record
 from .qdq_barrier import shield
 from .row_claims import with_shown_rows
@@ -87,18 +87,9 @@ def patch(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -> onn
         nodes = body_at(patched, where).node
         replacements[where], added = shield(nodes, replacements.get(where, []), appended if where == () else [])
         appended = added if where == () else appended
-    edits = _apply(patched, replacements, appended)
-    _drop_unread_constants(patched)
-    facts = {
-        "version": _version(),
-        "original": original_digest,
-        "hotfix": plan.digest,
-        "sites": " ".join(site.id for site in chosen),
-    }
-    controls = {"controls": plan.controls, DEFAULT: repr(plan.threshold)}
-    detectors = sorted({plan.sites[site.id].detector.kind for site in chosen})
-    facts |= {"detector": " ".join(detectors), "gating": plan.gating, "passes": plan.passes, **controls}
-    facts |= record(plan, {site.id: columns[site.id] if site.where == () else None for site in chosen})
+    edits = apply(patched, replacements, appended)
+    drop_unread_constants(patched)
+    facts = _facts(plan, original_digest, {site.id: columns[site.id] if site.where == () else None for site in chosen})
     stamping.write(patched, facts, edits)
     return patched
 
@@ -143,7 +134,7 @@ def unpatch(model: onnx.ModelProto, *, exact: bool = True) -> onnx.ModelProto:
     try:
         # Paths are in original indices, so a body is restored before those inside it are looked up.
         for where in sorted(by_body, key=len):
-            _restore(body_at(original, where), by_body[where], watchful=not exact)
+            restore(body_at(original, where), by_body[where], watchful=not exact)
     except (IndexError, StopIteration, onnx.parser.ParseError) as error:
         raise STAMP_MISMATCH("the undo record points at nodes that are not there") from error
     strip_controls(original)
@@ -151,9 +142,9 @@ def unpatch(model: onnx.ModelProto, *, exact: bool = True) -> onnx.ModelProto:
     infos = [body.value_info for _, body in walk_bodies(original)]
     for field in (original.graph.initializer, original.graph.input, original.graph.output, *infos):
         if any(is_ours(value.name) for value in field):
-            _refill(field, [value for value in field if not is_ours(value.name)])
+            refill(field, [value for value in field if not is_ours(value.name)])
     kept = [entry for entry in original.metadata_props if not entry.key.startswith(stamping.KEY)]
-    _refill(original.metadata_props, kept)
+    refill(original.metadata_props, kept)
     if exact and digest(original) != stamping.read(model).get("original"):
         raise STAMP_MISMATCH("undoing the patch does not give back the original graph")
     if not exact and any(
@@ -173,6 +164,27 @@ def stamp(model: onnx.ModelProto) -> dict[str, str]:
     threshold, observe.
     """
     return stamping.read(model)
+
+
+def _facts(plan: PatchPlan, original: str, columns: Mapping[str, str | None]) -> dict[str, str]:
+    """What the stamp says.
+
+    Args:
+        original: digest of the original model.
+        columns: site id → its mask (B, K), None inside of a subgraph.
+    """
+    return {
+        "version": _version(),
+        "original": original,
+        "hotfix": plan.digest,
+        "sites": " ".join(columns),
+        "detector": " ".join(sorted({plan.sites[site].detector.kind for site in columns})),
+        "gating": plan.gating,
+        "passes": plan.passes,
+        "controls": plan.controls,
+        DEFAULT: repr(plan.threshold),
+        **record(plan, columns),
+    }
 
 
 def _patch_body(
@@ -226,86 +238,6 @@ def _pools(model: onnx.ModelProto, bodies: Iterable[Where]) -> dict[Where, Const
         sees_initializers = model.ir_version >= 4 and not (where and where[0][1] == "function")
         pools.setdefault(where, common if sees_initializers else ConstantPool(None, f"constant/{number}"))
     return pools
-
-
-def _apply(
-    model: onnx.ModelProto, replacements: dict[Where, list[Replacement]], appended: list[onnx.NodeProto]
-) -> list[Edit]:
-    """Carry out all replacements, innermost bodies first, since rebuilding a node list moves the bodies inside its
-    nodes.
-    """
-    edits = []
-    for where in sorted({*replacements, *([()] if appended else [])}, key=len, reverse=True):
-        body = body_at(model, where)
-        by_output = {replacement.output: replacement for replacement in replacements.get(where, [])}
-        nodes: list[onnx.NodeProto] = []
-        for index, node in enumerate(body.node):
-            replacement = next((by_output[output] for output in node.output if output in by_output), None)
-            if replacement is None:
-                nodes.append(node)
-            else:
-                edits.append(Edit(where, index, len(replacement.nodes), node.SerializeToString(deterministic=True)))
-                nodes.extend(map(_in_default_domain, replacement.nodes))
-        if where == () and appended:
-            edits.append(Edit(where, len(body.node), len(appended), None))
-            nodes.extend(map(_in_default_domain, appended))
-        _refill(body.node, nodes)
-    return edits
-
-
-def _in_default_domain(node: onnx.NodeProto) -> onnx.NodeProto:
-    """A copied node may say "ai.onnx", which onnxruntime takes in the main graph but not inside an If."""
-    node.domain = "" if node.domain == "ai.onnx" else node.domain
-    for attribute in node.attribute:
-        for inner in attribute.g.node:
-            _in_default_domain(inner)
-    return node
-
-
-def _drop_unread_constants(model: onnx.ModelProto) -> None:
-    """Constants that were made before it was known whether a site needs them; runtimes warn about such initializers."""
-    read: set[str] = set()
-    for _, body in walk_bodies(model):
-        read.update(name for node in body.node for name in node.input)
-        if isinstance(body, onnx.GraphProto):
-            read.update(value.name for value in body.output)
-    for index in reversed(range(len(model.graph.initializer))):
-        name = model.graph.initializer[index].name
-        if is_inserted(name) and name not in read:
-            del model.graph.initializer[index]
-
-
-def _restore(body: Body, edits: Sequence[Edit], watchful: bool) -> None:
-    nodes = list(body.node)
-    restored: list[onnx.NodeProto] = []
-    position = 0
-    for edit in sorted(edits, key=lambda edit: edit.index):
-        step = edit.index - len(restored)
-        restored += nodes[position : position + step]
-        original = None if edit.node is None else onnx.NodeProto.FromString(edit.node)
-        position += step + edit.count
-        if watchful and not all(_is_ours(node, original) for node in nodes[position - edit.count : position]):
-            raise STAMP_MISMATCH("the undo record points at nodes that are not ours")
-        if original is not None:
-            restored.append(original)
-    _refill(body.node, restored + nodes[position:])
-
-
-def _is_ours(node: onnx.NodeProto, original: onnx.NodeProto | None) -> bool:
-    """Whether a node may have been written by a patch: by its names, or since it makes what the replaced node made."""
-    made = set(node.output)
-    return (
-        is_ours(node.name)
-        or any(is_ours(name) for name in made)
-        or (original is not None and bool(made & {*original.output}))
-    )
-
-
-def _refill(field: Any, items: Iterable[Any]) -> None:
-    """Replace the content of a repeated field, by items of its own too."""
-    items = list(items)
-    del field[:]
-    field.extend(items)
 
 
 def _version() -> str:

@@ -21,7 +21,8 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from .facts import Dim, Dims, Facts
-from .shape_rules import axes_of, perm_of, reshape_target
+from .reshaping import reshape_target
+from .shape_rules import axes_of, perm_of
 from .view import attribute, op_types, operand
 
 __all__ = ["Lost", "Moved", "track"]

@@ -10,21 +10,19 @@ import onnx
 from onnx import TensorProto
 
 from ..emit import Emitter
-from ..lowering import FUSED, lower_fused
-from ..lowering.canonical import Canonical
-from ..lowering.kept_product import KeptOperands, keep_product
+from ..lowering.kept_product import KeptOperands
 from ..lowering.microsoft_beside import Beside
-from ..lowering.operands import HALF, KnowsColumns, Operands, ProductOperands
+from ..lowering.operands import HALF, Operands
 from ..lowering.signed_product import SignedOperands
 from ..model.bodies import Wiring
-from ..plan import BenignPair, Cnn, OneClass, Profile, SitePlan, Static
+from ..plan import SitePlan, Static
 from ..sites import Site
-from .between_pairs import patch_between_pairs, read_map, read_values
+from .between_pairs import patch_between_pairs
 from .context import MapContext
 from .detectors import evidence, scores
 from .gating import Branch, Replacement, gate
+from .reading import context_of, operands_of, reading_early, takes_in_scale
 from .sides import value_side
-from .validity import valid_columns
 
 __all__ = [
     "Controls",
@@ -36,8 +34,6 @@ __all__ = [
     "score_site",
     "with_companions",
 ]
-
-_LAYOUT = {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Identity", "DynamicQuantizeLinear"}
 
 
 @dataclass(frozen=True)
@@ -80,11 +76,11 @@ def patch_site(
         carried: columns (B, K) flagged at an earlier site over the same tokens; they are flagged here too.
     """
     taken: list[Replacement] = []
-    site = _reading_early(e, site, wiring, taken)
-    operands = _operands(
-        e, site, plan, wiring.maker[site.product], kept=site.quantizer is None and _takes_in_scale(site, wiring)
+    site = reading_early(e, site, wiring, taken)
+    operands = operands_of(
+        e, site, plan, wiring.maker[site.product], kept=site.quantizer is None and takes_in_scale(site, wiring)
     )
-    context = _context(e, site, plan, operands)
+    context = context_of(e, site, plan, operands)
 
     def decide(inner: Emitter) -> list[str]:
         columns, companions = _flag(inner, plan, context, controls)
@@ -132,9 +128,9 @@ def patch_site(
 def detect_site(e: Emitter, site: Site, plan: SitePlan, controls: Controls, wiring: Wiring) -> SitePatch:
     """Emit detection alone: the site's output stays the original, its columns are known."""
     taken: list[Replacement] = []
-    site = _reading_early(e, site, wiring, taken)
-    operands = _operands(e, site, plan, wiring.maker[site.product])
-    context = _context(e, site, plan, operands)
+    site = reading_early(e, site, wiring, taken)
+    operands = operands_of(e, site, plan, wiring.maker[site.product])
+    context = context_of(e, site, plan, operands)
 
     def decide(inner: Emitter) -> list[str]:
         columns, companions = _flag(inner, plan, context, controls)
@@ -148,11 +144,11 @@ def detect_site(e: Emitter, site: Site, plan: SitePlan, controls: Controls, wiri
 def score_site(e: Emitter, site: Site, plan: SitePlan, wiring: Wiring) -> SitePatch:
     """Emit the detector alone, for sites that decide together what is flagged; the site's output stays the original."""
     taken: list[Replacement] = []
-    site = _reading_early(e, site, wiring, taken)
-    operands = _operands(e, site, plan, wiring.maker[site.product])
+    site = reading_early(e, site, wiring, taken)
+    operands = operands_of(e, site, plan, wiring.maker[site.product])
     score = None
     if not isinstance(plan.detector, Static):
-        context = _context(e, site, plan, operands)
+        context = context_of(e, site, plan, operands)
         score = evidence(e, context, plan.detector)
         if context.valid is not None:
             score = e.op("Where", context.valid, score, e.constant(-np.inf), role="valid_score")
@@ -164,47 +160,8 @@ def redistribute_site(e: Emitter, site: Site, plan: SitePlan, columns: str, node
     """Emit redistribution alone, for columns (B, K) that are known;
     `output` gets the result in the site's own layout.
     """
-    operands = _operands(e, site, plan, node)
-    _finish(e, _patched(e, operands, plan, _context(e, site, plan, operands), columns), output)
-
-
-def _reading_early(e: Emitter, site: Site, wiring: Wiring, taken: list[Replacement]) -> Site:
-    """The site, with its map read where that is in no runtime's way: beside Q/DQ pairs, before casts to half precision.
-
-    Adds to `taken` what that replaces of the model.
-    """
-    if site.quantizer is not None:
-        return read_values(e, read_map(e, site, wiring, taken), wiring, taken)
-    while site.dtype in HALF and (cast := wiring.maker.get(site.probabilities)) is not None and cast.op_type == "Cast":
-        site = replace(site, probabilities=cast.input[0])
-    return site
-
-
-def _operands(e: Emitter, site: Site, plan: SitePlan, node: onnx.NodeProto, kept: bool = False) -> Operands:
-    """The operands, their map there, unless the detector can do with some rows of a map that has to be computed.
-
-    Args:
-        kept: leave a plain product where it is, outside the gate.
-    """
-    if kept and site.form not in FUSED:
-        return KeptOperands(site, keep_product(e, node, "kept_product"), Canonical(site))
-    operands = lower_fused(e, site, node, whole=False) if site.form in FUSED else ProductOperands(site, node)
-    if not isinstance(operands, Beside):
-        return operands
-    sparing = isinstance(plan.detector, Profile | OneClass) and plan.detector.every > 1 and not _fixed_length(plan)
-    return operands if sparing and operands.emit_rows is not None and operands.valid is not None else operands.opened(e)
-
-
-def _takes_in_scale(site: Site, wiring: Wiring) -> bool:
-    """Whether a factor of the product is multiplied by a constant right before it.
-
-    onnxruntime takes such a number into the product (MatMulScaleFusion), and rounds differently then; in an If the
-    product is out of reach.
-    """
-    makers = (wiring.maker.get(name) for name in (site.probabilities, site.values))
-    scalings = [node for node in makers if node is not None and node.op_type in ("Mul", "Div")]
-    factors = [wiring.maker.get(name) for node in scalings for name in node.input]
-    return any(factor is None or factor.op_type == "Constant" for factor in factors)
+    operands = operands_of(e, site, plan, node)
+    _finish(e, _patched(e, operands, plan, context_of(e, site, plan, operands), columns), output)
 
 
 def _patched(e: Emitter, operands: Operands, plan: SitePlan, context: MapContext, columns: str) -> str:
@@ -220,25 +177,6 @@ def _patched(e: Emitter, operands: Operands, plan: SitePlan, context: MapContext
         )
         return operands.difference(e, given, taken, columns, context.valid)
     return value_side(e, operands, plan, context, columns)
-
-
-def _context(e: Emitter, site: Site, plan: SitePlan, operands: Operands) -> MapContext:
-    if isinstance(operands, Beside) and operands.emit_map is not None:
-        return MapContext("", operands.valid, site.self_attention, some_rows=operands.emit_rows)
-    canonical_map = operands.map(e)
-    known = operands.valid if isinstance(operands, KnowsColumns) else None
-    valid = None if _fixed_length(plan) or site.unmasked else valid_columns(e, site, canonical_map, known)
-    return MapContext(
-        canonical_map, valid, site.self_attention, _sums_to_one(site), site.unmasked, values=operands.values
-    )
-
-
-def _sums_to_one(site: Site) -> bool:
-    """Whether the map is a float32 Softmax over columns, with nothing but changes of layout behind it."""
-    if not site.form.startswith("softmax") or site.form.startswith("softmax-flat") or site.quantizer is not None:
-        return False
-    behind = site.chain[site.chain.index("Softmax") + 1 : -1] if "Softmax" in site.chain else (None,)
-    return site.dtype == TensorProto.FLOAT and {*behind} <= _LAYOUT
 
 
 def _where_enabled(
@@ -277,12 +215,6 @@ def _finish(e: Emitter, value: str, output: str) -> None:
     """Give the value that the last node made the name under which the model knows it."""
     assert e.nodes[-1].output[0] == value
     e.nodes[-1].output[0] = output
-
-
-def _fixed_length(plan: SitePlan) -> bool:
-    """A per-column reference is bound to one length, so there is no padding to look for."""
-    pair: BenignPair = plan.benign
-    return not pair.relative or isinstance(plan.detector, Cnn)
 
 
 def _flag(e: Emitter, plan: SitePlan, context: MapContext, controls: Controls) -> tuple[str, str | None]:

@@ -1,0 +1,27 @@
+"""An arm with its batching and its time limit."""
+
+from __future__ import annotations
+
+from .arms import ORIGINAL, PATCHED, Arm, ArmName
+from .batching import Batcher
+from .settings import Settings
+
+__all__ = ["load_arm", "make_lane"]
+
+
+def load_arm(name: ArmName, settings: Settings) -> Arm:
+    """Load the model of one arm. In mode shadow the patched arm's threads get a low priority. Raises: as `Arm`."""
+    path = settings.original if name == ORIGINAL else settings.patched
+    return Arm(
+        name,
+        path,
+        threads=settings.threads,
+        workers=settings.workers,
+        nice=name == PATCHED and settings.mode == "shadow",
+    )
+
+
+def make_lane(arm: Arm, settings: Settings) -> Batcher:
+    """An arm with its batching and its time limit: clients wait for the original, shadow runs may take longer."""
+    timeout = settings.limits.answer_seconds if arm.name == ORIGINAL else settings.patched_seconds
+    return Batcher(arm, settings.batch_rows, settings.batch_delay, timeout)

@@ -1,0 +1,91 @@
+"""What a site is read by: its operands, where its map is taken from, and what a detector is given of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import onnx
+from onnx import TensorProto
+
+from ..emit import Emitter
+from ..lowering import FUSED, lower_fused
+from ..lowering.canonical import Canonical
+from ..lowering.kept_product import KeptOperands, keep_product
+from ..lowering.microsoft_beside import Beside
+from ..lowering.operands import HALF, KnowsColumns, Operands, ProductOperands
+from ..model.bodies import Wiring
+from ..plan import BenignPair, Cnn, OneClass, Profile, SitePlan
+from ..sites import Site
+from .between_pairs import read_map, read_values
+from .context import MapContext
+from .gating import Replacement
+from .validity import valid_columns
+
+__all__ = ["context_of", "operands_of", "reading_early", "takes_in_scale"]
+
+_LAYOUT = {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Identity", "DynamicQuantizeLinear"}
+
+
+def reading_early(e: Emitter, site: Site, wiring: Wiring, taken: list[Replacement]) -> Site:
+    """The site, with its map read where that is in no runtime's way: beside Q/DQ pairs, before casts to half precision.
+
+    Adds to `taken` what that replaces of the model.
+    """
+    if site.quantizer is not None:
+        return read_values(e, read_map(e, site, wiring, taken), wiring, taken)
+    while site.dtype in HALF and (cast := wiring.maker.get(site.probabilities)) is not None and cast.op_type == "Cast":
+        site = replace(site, probabilities=cast.input[0])
+    return site
+
+
+def operands_of(e: Emitter, site: Site, plan: SitePlan, node: onnx.NodeProto, kept: bool = False) -> Operands:
+    """The operands, their map there, unless the detector can do with some rows of a map that has to be computed.
+
+    Args:
+        kept: leave a plain product where it is, outside the gate.
+    """
+    if kept and site.form not in FUSED:
+        return KeptOperands(site, keep_product(e, node, "kept_product"), Canonical(site))
+    operands = lower_fused(e, site, node, whole=False) if site.form in FUSED else ProductOperands(site, node)
+    if not isinstance(operands, Beside):
+        return operands
+    sparing = isinstance(plan.detector, Profile | OneClass) and plan.detector.every > 1 and not _fixed_length(plan)
+    return operands if sparing and operands.emit_rows is not None and operands.valid is not None else operands.opened(e)
+
+
+def takes_in_scale(site: Site, wiring: Wiring) -> bool:
+    """Whether a factor of the product is multiplied by a constant right before it.
+
+    onnxruntime takes such a number into the product (MatMulScaleFusion), and rounds differently then; in an If the
+    product is out of reach.
+    """
+    makers = (wiring.maker.get(name) for name in (site.probabilities, site.values))
+    scalings = [node for node in makers if node is not None and node.op_type in ("Mul", "Div")]
+    factors = [wiring.maker.get(name) for node in scalings for name in node.input]
+    return any(factor is None or factor.op_type == "Constant" for factor in factors)
+
+
+def context_of(e: Emitter, site: Site, plan: SitePlan, operands: Operands) -> MapContext:
+    """The map, its padding and its rows, as a detector wants them."""
+    if isinstance(operands, Beside) and operands.emit_map is not None:
+        return MapContext("", operands.valid, site.self_attention, some_rows=operands.emit_rows)
+    canonical_map = operands.map(e)
+    known = operands.valid if isinstance(operands, KnowsColumns) else None
+    valid = None if _fixed_length(plan) or site.unmasked else valid_columns(e, site, canonical_map, known)
+    return MapContext(
+        canonical_map, valid, site.self_attention, _sums_to_one(site), site.unmasked, values=operands.values
+    )
+
+
+def _sums_to_one(site: Site) -> bool:
+    """Whether the map is a float32 Softmax over columns, with nothing but changes of layout behind it."""
+    if not site.form.startswith("softmax") or site.form.startswith("softmax-flat") or site.quantizer is not None:
+        return False
+    behind = site.chain[site.chain.index("Softmax") + 1 : -1] if "Softmax" in site.chain else (None,)
+    return site.dtype == TensorProto.FLOAT and {*behind} <= _LAYOUT
+
+
+def _fixed_length(plan: SitePlan) -> bool:
+    """A per-column reference is bound to one length, so there is no padding to look for."""
+    pair: BenignPair = plan.benign
+    return not pair.relative or isinstance(plan.detector, Cnn)
