@@ -77,8 +77,7 @@ def export(
         model, found = _draft(subject, folder / destination.name, told, external, allowed, begin)
         begin("looking for attention")
         sites, rejected = find_sites(model)
-        # Linked, not copied: the first name is gone in a moment.
-        model_io.save(model, destination, folder, link_data=True)
+        model_io.save(model, destination, folder, link_data=True)  # linked, not copied: the first name goes in a moment
     return Exported(
         output=str(destination),
         data=external_locations(model),

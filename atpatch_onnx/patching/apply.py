@@ -70,7 +70,7 @@ def patch(
 
     Raises:
         AtpatchError: ATP001-ATP006 (input), ATP010 (no site), ATP016 and ATP018-ATP020 (output), ATP053-ATP055
-            (hotfix), ATP060 (options), ATP061 (nothing to go by).
+            (hotfix), ATP023 (the graph does not admit it), ATP060 (options), ATP061 (nothing to go by).
     """
     started = time.perf_counter()
     told = PatchOptions(**options)
