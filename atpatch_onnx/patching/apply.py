@@ -85,6 +85,7 @@ def patch(
         model_io.check(patched)
         return loaded.alike(patched)
     model_io.save(patched, destination, loaded.folder, link_data=link_data)
+    notes = control_notes(original, plan, (destination.parent, loaded.folder))
     return Patched(
         output=str(destination),
         sites=tuple(site.id for site in planned.sites if site.id in plan.sites),
@@ -95,11 +96,7 @@ def patch(
         seconds=round(time.perf_counter() - started, 3),
         hotfix=planned.hotfix,
         replaced=patcher.is_patched(loaded.proto),
-        notes=(
-            *planned.notes,
-            *control_notes(original, plan, (destination.parent, loaded.folder)),
-            *gating_notes(plan),
-        ),
+        notes=(*planned.notes, *notes, *gating_notes(plan)),
         passes=plan.passes,
     )
 
