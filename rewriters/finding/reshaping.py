@@ -1,4 +1,4 @@
-"""What a shape operand makes of a tensor: 0, -1 and unknown entries of a Reshape, and axes merged into one."""
+"""Shapes after a Reshape or Flatten: 0, -1 and unknown entries of a shape operand, and merged axes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .view import attribute, operand
 
 __all__ = ["merged", "rank_given_by", "reshape_target"]
 
-_MOST_AXES = 64  # numpy's own bound; a longer shape comes from a malformed graph
+_MOST_AXES = 64  # numpy's limit; a longer shape comes from a malformed graph
 
 
 def reshape_target(facts: Facts, node: ir.Node) -> Dims | None:
@@ -40,13 +40,13 @@ def reshape_target(facts: Facts, node: ir.Node) -> Dims | None:
 
 
 def rank_given_by(facts: Facts, shape: ir.Value | None) -> int | None:
-    """Length of a shape operand, as far as it can be the rank of a tensor."""
+    """Length of a shape operand, which is the rank of the result; None if unknown or larger than any rank."""
     length = facts.static(shape, -1)
     return length if length is not None and 0 <= length <= _MOST_AXES else None
 
 
 def _remaining(facts: Facts, source: Dims | None, others: Sequence[Dim]) -> Dim:
-    """What -1 stands for: the one dimension, or the number, that the others leave over."""
+    """The dimension that -1 means in a Reshape: the number or name that is left after dividing by the others."""
     if source is None or -1 in others:
         return facts.fresh()
     names = Counter(dim for dim in source if isinstance(dim, str))
@@ -69,7 +69,7 @@ def _number(dims: Sequence[Dim]) -> int:
 
 
 def merged(facts: Facts, dims: Dims) -> Dim:
-    """The size of several axes joined into one."""
+    """The size of several axes merged into one."""
     named = [dim for dim in dims if isinstance(dim, str)]
     number = _number(dims)
     return number if not named else named[0] if len(named) == 1 and number == 1 else facts.fresh()

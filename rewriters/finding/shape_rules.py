@@ -1,6 +1,6 @@
-"""Shape rules of the operators that lie around attention, with named dimensions carried through shape arithmetic.
+"""Shape rules of the operators around attention; named dimensions are followed through shape arithmetic.
 
-Every rule answers None where it does not know.
+Every rule returns None where the shape is unknown.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _PRODUCTS = {
 
 
 def shapes(facts: Facts, node: ir.Node) -> Sequence[Dims | None]:
-    """Shapes of the outputs, by operator type whatever the domain (contrib twins keep their operator's shape rule)."""
+    """Shapes of the outputs, by operator type in any domain (contrib operators keep the rule of the standard one)."""
     kind = node.op_type
     if kind in SAME_AS_FIRST:
         return [facts.shape(operand(node, 0))] * (2 if kind == "Dropout" else 1)
@@ -65,7 +65,7 @@ def shapes(facts: Facts, node: ir.Node) -> Sequence[Dims | None]:
 
 
 def axes_of(facts: Facts, node: ir.Node) -> tuple[int, ...] | None:
-    """The axes of a Squeeze, Unsqueeze, Reduce: attribute in old opsets, second input in new ones.
+    """The axes of a Squeeze, Unsqueeze or Reduce: an attribute in old opsets, the second input in new ones.
 
     None: not given or not known.
     """
@@ -225,7 +225,7 @@ def _reduce(facts: Facts, node: ir.Node) -> Dims | None:
 
 
 def _quantized_weights(facts: Facts, node: ir.Node) -> Dims | None:
-    """MatMulNBits and its kin keep the output width in an attribute."""
+    """MatMulNBits and similar operators have the output width in an attribute."""
     shape, width = facts.shape(operand(node, 0)), attribute(node, "N")
     return None if shape is None or width is None else (*shape[:-1], width)
 

@@ -1,4 +1,4 @@
-"""What a site is read by: its operands, where its map is taken from, and what a detector is given of it."""
+"""How a site is read: its operands, where its map comes from, and the inputs of its detector."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _LAYOUT = {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Identity", "DynamicQ
 
 
 def reading_early(e: Emitter, site: Site, wiring: Wiring, taken: list[Replacement]) -> Site:
-    """The site, with its map read where that is in no runtime's way: beside Q/DQ pairs, before casts to half precision.
+    """The site with its map read where runtimes can still fuse: next to Q/DQ pairs, before casts to half precision.
 
-    Adds to `taken` what that replaces of the model.
+    The needed replacements are added to `taken`.
     """
     if site.quantizer is not None:
         return read_values(e, read_map(e, site, wiring, taken), wiring, taken)
@@ -39,7 +39,7 @@ def reading_early(e: Emitter, site: Site, wiring: Wiring, taken: list[Replacemen
 
 
 def operands_of(e: Emitter, site: Site, plan: SitePlan, node: onnx.NodeProto, kept: bool = False) -> Operands:
-    """The operands, their map there, unless the detector can do with some rows of a map that has to be computed.
+    """The operands with their map emitted, unless the detector needs only some rows of a map that must be computed.
 
     Args:
         kept: leave a plain product where it is, outside the gate.
@@ -56,8 +56,8 @@ def operands_of(e: Emitter, site: Site, plan: SitePlan, node: onnx.NodeProto, ke
 def takes_in_scale(site: Site, wiring: Wiring) -> bool:
     """Whether a factor of the product is multiplied by a constant right before it.
 
-    onnxruntime takes such a number into the product (MatMulScaleFusion), and rounds differently then; in an If the
-    product is out of reach.
+    onnxruntime fuses such a constant into the product (MatMulScaleFusion), which changes the rounding. It cannot do so
+    if the product is inside an If.
     """
     makers = (wiring.maker.get(name) for name in (site.probabilities, site.values))
     scalings = [node for node in makers if node is not None and node.op_type in ("Mul", "Div")]
@@ -66,7 +66,7 @@ def takes_in_scale(site: Site, wiring: Wiring) -> bool:
 
 
 def context_of(e: Emitter, site: Site, plan: SitePlan, operands: Operands) -> MapContext:
-    """The map, its padding and its rows, as a detector wants them."""
+    """The inputs of a detector: the map, its padding and its rows."""
     if isinstance(operands, Beside) and operands.emit_map is not None:
         return MapContext("", operands.valid, site.self_attention, some_rows=operands.emit_rows)
     canonical_map = operands.map(e)
@@ -78,7 +78,7 @@ def context_of(e: Emitter, site: Site, plan: SitePlan, operands: Operands) -> Ma
 
 
 def _sums_to_one(site: Site) -> bool:
-    """Whether the map is a float32 Softmax over columns, with nothing but changes of layout behind it."""
+    """Whether the map is a float32 Softmax over columns, followed only by changes of layout."""
     if not site.form.startswith("softmax") or site.form.startswith("softmax-flat") or site.quantizer is not None:
         return False
     behind = site.chain[site.chain.index("Softmax") + 1 : -1] if "Softmax" in site.chain else (None,)
@@ -86,6 +86,6 @@ def _sums_to_one(site: Site) -> bool:
 
 
 def _fixed_length(plan: SitePlan) -> bool:
-    """A per-column reference is bound to one length, so there is no padding to look for."""
+    """Whether the plan has per-column references: these are for one length, so there is no padding."""
     pair: BenignPair = plan.benign
     return not pair.relative or isinstance(plan.detector, Cnn)

@@ -1,4 +1,4 @@
-"""Everything that is inserted at one site: detector, gate, redistribution."""
+"""All nodes that are inserted at one site: detector, gate, redistribution."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Controls:
-    """Value names of the runtime controls in the body at hand: `enabled` bool, `threshold` float32, both 0-d.
+    """Value names of the runtime controls in the current body: `enabled` bool, `threshold` float32, both 0-d.
 
     companion: see `PatchPlan`. frozen: both are constants, and the patch is on.
     """
@@ -51,12 +51,12 @@ class Controls:
 
 @dataclass(frozen=True)
 class SitePatch:
-    """Replacements of one site, and the value (B, K) bool that says which columns are flagged.
+    """Replacements of one site, and the name of the flagged columns (B, K) bool.
 
-    companions: (B, K) bool, columns above the lower bar, which count in flagged samples only; None where there is no
-    lower bar.
-    score: (B, K) float32, -inf at padding, in place of the columns where sites decide together (`score_site`); None at
-        a silent site.
+    companions: (B, K) bool, columns above the lower threshold, which count only in flagged samples; None without a
+        lower threshold.
+    score: (B, K) float32, -inf at padding, instead of the columns where sites decide together (`score_site`); None at a
+        site that never fires.
     """
 
     replacements: tuple[Replacement, ...]
@@ -68,11 +68,10 @@ class SitePatch:
 def patch_site(
     e: Emitter, site: Site, plan: SitePlan, controls: Controls, wiring: Wiring, carried: str | None = None
 ) -> SitePatch:
-    """Emit the patch of one site into `e`: the redistribution in an If on "any column flagged", or branch-free where
-    `e` admits none.
+    """Emit the patch of one site: the redistribution, in an If on "any column flagged" unless `e` is not conditional.
 
     Args:
-        wiring: of the body that holds the site.
+        wiring: of the body with the site.
         carried: columns (B, K) flagged at an earlier site over the same tokens; they are flagged here too.
     """
     taken: list[Replacement] = []
@@ -102,8 +101,8 @@ def patch_site(
         then, otherwise = e.branch(), e.branch()
         patched = _patched(then, operands, plan, context, columns)
         if operands.dtype in HALF:
-            # Out of an If in float32: runtimes that compute half precision in float32 then see casts side by side, and
-            # drop them, as they do in the original.
+            # The If returns float32: runtimes that compute half precision in float32 then see adjacent casts and drop
+            # them, as in the original.
             kept, gated_output, single = e.float(operands.original(e)), e.value("gated"), [int(TensorProto.FLOAT)]
             branches = (
                 Branch(then, [then.float(patched)], single),
@@ -126,7 +125,7 @@ def patch_site(
 
 
 def detect_site(e: Emitter, site: Site, plan: SitePlan, controls: Controls, wiring: Wiring) -> SitePatch:
-    """Emit detection alone: the site's output stays the original, its columns are known."""
+    """Emit only the detection: the site's output stays the original, and its flagged columns are computed."""
     taken: list[Replacement] = []
     site = reading_early(e, site, wiring, taken)
     operands = operands_of(e, site, plan, wiring.maker[site.product])
@@ -142,7 +141,7 @@ def detect_site(e: Emitter, site: Site, plan: SitePlan, controls: Controls, wiri
 
 
 def score_site(e: Emitter, site: Site, plan: SitePlan, wiring: Wiring) -> SitePatch:
-    """Emit the detector alone, for sites that decide together what is flagged; the site's output stays the original."""
+    """Emit only the detector, for sites that decide together what is flagged; the output stays the original."""
     taken: list[Replacement] = []
     site = reading_early(e, site, wiring, taken)
     operands = operands_of(e, site, plan, wiring.maker[site.product])
@@ -157,17 +156,13 @@ def score_site(e: Emitter, site: Site, plan: SitePlan, wiring: Wiring) -> SitePa
 
 
 def redistribute_site(e: Emitter, site: Site, plan: SitePlan, columns: str, node: onnx.NodeProto, output: str) -> None:
-    """Emit redistribution alone, for columns (B, K) that are known;
-    `output` gets the result in the site's own layout.
-    """
+    """Emit only the redistribution for known columns (B, K); `output` gets the result in the site's own layout."""
     operands = operands_of(e, site, plan, node)
     _finish(e, _patched(e, operands, plan, context_of(e, site, plan, operands), columns), output)
 
 
 def _patched(e: Emitter, operands: Operands, plan: SitePlan, context: MapContext, columns: str) -> str:
-    """The redistribution, with the map made here where the detector did without,
-    and of a signed map in its two parts.
-    """
+    """The redistribution; a map that the detector did not need is emitted first, a signed map is done in two parts."""
     if isinstance(operands, Beside):
         operands = operands.opened(e)
         context = replace(context, map=operands.map(e))
@@ -182,13 +177,12 @@ def _patched(e: Emitter, operands: Operands, plan: SitePlan, context: MapContext
 def _where_enabled(
     e: Emitter, controls: Controls, context: MapContext, decide: Callable[[Emitter], list[str]], roles: tuple[str, ...]
 ) -> list[str]:
-    """Bools that `decide` emits, in an If on `atpatch_enabled`: columns (B, K), and a 0-d value where its role is
-    "any_flagged".
+    """Emit `decide` in an If on `atpatch_enabled`: columns (B, K) bool, and a 0-d bool for the role "any_flagged".
 
-    A patch that is switched off costs next to nothing so. And onnxruntime lays out the memory of a body once for all
-    runs: small values among the large ones, above all those that live long, may cost the large ones the places that
-    they take in turns, and the model's own nodes get slower (MiniLM-L6, 8 × 128, onnxruntime 1.32: by 3 %; one more
-    small output does it to the original too). A branch has its own place for them.
+    So a patch that is switched off costs almost nothing. There is another reason: onnxruntime plans the memory of a
+    body once for all runs. Small values between large ones, above all long-lived ones, may stop the large ones from
+    sharing memory, and the model's own nodes get slower (MiniLM-L6, 8 × 128, onnxruntime 1.32: by 3 %; one more small
+    output does it to the original too). A branch has its own memory for them.
     """
     if not e.conditional or controls.frozen:
         return decide(e)
@@ -204,7 +198,7 @@ def _where_enabled(
     ]
     kinds = [int(TensorProto.BOOL)] * len(made)
     outputs = [e.value(role) for role in roles[: len(made)]]
-    # Not on the control itself: onnxscript's optimizer takes its default for a constant there, and leaves an input
+    # Not on the control itself: there onnxscript's optimizer would treat its default as a constant, and leave an input
     # without a default.
     off = e.shared("off", lambda body: body.op("Not", controls.enabled, role="switched_off"))
     gate(e, off, Branch(otherwise, nothing, kinds), Branch(then, made, kinds), outputs, "detection")
@@ -212,13 +206,13 @@ def _where_enabled(
 
 
 def _finish(e: Emitter, value: str, output: str) -> None:
-    """Give the value that the last node made the name under which the model knows it."""
+    """Rename the output of the last node to `output`, the model's own name."""
     assert e.nodes[-1].output[0] == value
     e.nodes[-1].output[0] = output
 
 
 def _flag(e: Emitter, plan: SitePlan, context: MapContext, controls: Controls) -> tuple[str, str | None]:
-    """(B, K) bool: the columns above the threshold, and those above the lower bar."""
+    """(B, K) bool: the columns above the threshold, and those above the lower threshold."""
     fixed = isinstance(plan.detector, Static)
     threshold = e.constant(0.0) if fixed else controls.threshold
     score = scores(e, context, plan.detector)
@@ -237,6 +231,6 @@ def _over(e: Emitter, score: str, threshold: str, context: MapContext, controls:
 
 
 def with_companions(e: Emitter, columns: str, companions: str) -> str:
-    """Columns (B, K), and in samples that have one the companions too."""
+    """Columns (B, K), and in samples with a flagged column also the companions."""
     sample = e.op("Greater", e.peak(e.number(columns), 1), e.constant(0.5), role="flagged_sample")
     return e.op("Or", columns, e.op("And", companions, sample), role="all_columns")
