@@ -14,10 +14,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from atpatch_onnx.benchmark import Spread, time_pairs
 from atpatch_onnx.benchmark.benchmarker import time_requests
 from atpatch_onnx.benchmark.footprint import footprints
 from atpatch_onnx.benchmark.options import BenchOptions
+from atpatch_onnx.benchmark.paired_latency import Spread, time_pairs
 from atpatch_onnx.benchmark.requests import Asked, Asker
 from atpatch_onnx.benchmark.result import ratio_interval
 from atpatch_onnx.patching.apply import patch_model

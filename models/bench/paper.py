@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
-from atpatch_onnx.benchmark import Request
+from atpatch_onnx.benchmark.paired_latency import Request
 from atpatch_onnx.exporters.quiet import quiet
 from atpatch_onnx.fitting.detectors.cnn import CHANNELS, HIDDEN
 

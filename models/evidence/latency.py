@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from atpatch_onnx.benchmark import Request, paired_latency
+from atpatch_onnx.benchmark.paired_latency import Request, paired_latency
 from atpatch_onnx.inference.datasets import DataSet, Ints
 from atpatch_onnx.inference.sessions import session
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from atpatch_onnx.benchmark import time_pairs
+from atpatch_onnx.benchmark.paired_latency import time_pairs
 from atpatch_onnx.benchmark.requests import highest_threshold
 from atpatch_onnx.benchmark.result import ratio_interval
 

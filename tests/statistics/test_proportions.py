@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from atpatch_onnx.benchmark import Spread, paired_latency
+from atpatch_onnx.benchmark.paired_latency import Spread, paired_latency
 from atpatch_onnx.fitting.judge import rate
 from atpatch_onnx.statistics.proportions import Share, accuracy, asr, asr_star, changed, flag_rate
 

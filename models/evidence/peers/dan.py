@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from atpatch_onnx.benchmark import Request
+from atpatch_onnx.benchmark.paired_latency import Request
 from atpatch_onnx.inference.datasets import DataSet, Ints
 from atpatch_onnx.inference.runner import Runner, expose
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax
 
-from atpatch_onnx.benchmark import Request
+from atpatch_onnx.benchmark.paired_latency import Request
 from atpatch_onnx.inference.datasets import DataSet, Ints
 
 from ..answers import Figures
