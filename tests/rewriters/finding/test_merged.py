@@ -106,3 +106,44 @@ def test_evidence(case: str) -> None:
     nodes, heads = EVIDENCE[case]
     graph = read(SIZED, nodes, constants=f"{CONSTANTS}, float two = {{2}}, float[1,2,4] learned = {{1,2,3,4,5,6,7,8}}")
     assert merged_heads(leading_axes(graph)) == heads
+
+
+PART = "{n} = Reshape({n}4, flat) "
+REST = "kt = Transpose<perm = [0,2,1]>(k) x = MatMul(q, kt) p = Softmax<axis = -1>(x) o = MatMul(p, v)"
+MERGED = "".join(PART.format(n=n) for n in "qkv") + REST
+
+
+@pytest.mark.parametrize(
+    ("nodes", "heads"),
+    [
+        ("q4 = MatMul(rows, w) k4 = MatMul(rows, w) v4 = MatMul(rows, w)", None),
+        ("q4 = Identity(rows) k4 = Identity(others) v4 = Identity(more)", 3),
+        (
+            "a = MatMul(tokens, up) b = Reshape(a, split) q4 = Transpose<perm = [0,2,1,3]>(b)"
+            " k4 = Identity(q4) v4 = Identity(q4)",
+            3,
+        ),
+    ],
+    ids=["rows, projected", "of three inputs", "heads"],
+)
+def test_an_axis_that_counts_tokens_is_not_one_of_heads(nodes: str, heads: int | None) -> None:
+    graph = read(
+        "float[B,3,5,4] rows, float[B,3,5,4] others, float[B,3,5,4] more, float[B,5,4] tokens",
+        f"{nodes} {MERGED}",
+        constants=(
+            f"float[4,4] w = {{{','.join('1' * 16)}}}, float[4,12] up = {{{','.join('1' * 48)}}},"
+            " int64[3] flat = {-1,5,4}, int64[4] split = {0,0,3,4}"
+        ),
+    )
+    assert merged_heads(leading_axes(graph)) == heads
+
+
+def test_rows_whose_map_and_values_are_turned_are_tokens_too() -> None:
+    """The axis is then not the first of the map, nor of the values."""
+    nodes = (
+        "q = Reshape(rows, flat) kt = Transpose<perm = [0,2,1]>(q) x = MatMul(q, kt) p = Softmax<axis = -1>(x)"
+        " pt = Transpose<perm = [1,0,2]>(p) vt = Transpose<perm = [1,0,2]>(q)"
+        ' o = Einsum<equation = "qbk,kbd->bqd">(pt, vt)'
+    )
+    graph = read("float[B,3,5,4] rows", nodes, constants="int64[3] flat = {-1,5,4}")
+    assert merged_heads(leading_axes(graph)) is None

@@ -114,6 +114,13 @@ def test_a_function_is_swept_with_the_arguments_of_its_first_call() -> None:
     assert graph.facts.shape(graph["v"]) == ("B", 3)
 
 
+def test_a_parameter_of_unknown_shape_has_the_rank_that_its_reader_tells() -> None:
+    rest = LOCAL.format("F", "a", "c", "c = Transpose<perm = [0,2,1]>(a)")
+    graph = uninferred("float[] x", "y = local.F(x)", rest=rest)
+    a, c = graph.facts.shapes[graph["a"]], graph.facts.shapes[graph["c"]]
+    assert len(a) == 3 and (c[0], c[1], c[2]) == (a[0], a[2], a[1])
+
+
 def test_a_function_that_nobody_calls_is_swept() -> None:
     rest = LOCAL.format("F", "a", "c", "s = Constant<value_ints = [2,3]>() c = Expand(a, s)")
     graph = uninferred("float[2] x", "y = Relu(x)", rest=rest)
