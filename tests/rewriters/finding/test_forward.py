@@ -86,7 +86,7 @@ ENDS = {
     ),
     "along another axis": (
         "t = Transpose<perm = [0,1,3,2]>(p) o = MatMul(t, other)",
-        [("axis", "MatMul contracts axis -1 of the map, the Softmax normalises axis -2")],
+        [("axis", "MatMul contracts axis -1 of the map, the Softmax normalizes axis -2")],
     ),
     "an operator": ("o = Sin(p)", [("no-product", "Sin")]),
     "an operator, then a product": ("o = Sin(p) y = MatMul(o, v)", [("no-product", "Sin")]),
@@ -100,7 +100,7 @@ ENDS = {
     "one of onnxruntime": ("o = com.microsoft.FastGelu(p)", [("no-product", "FastGelu")]),
     "columns chosen": (
         "o = Gather<axis = -1>(p, order)",
-        [("no-product", "Gather merges or splits the normalised axis")],
+        [("no-product", "Gather merges or splits the normalized axis")],
     ),
     "split along the columns": ("s, t = Split<axis = -1>(p) y = MatMul(s, v)", [("lost-axis", "Split")]),
     "stacked with no map": ("s = Concat<axis = 1>(p, other) o = MatMul(s, v6)", [("no-product", "Concat")]),

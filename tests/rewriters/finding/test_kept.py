@@ -154,13 +154,13 @@ SUMMED = {
         "a = Unsqueeze(p5, m1) b = Unsqueeze(v5, one) m = Mul(a, b) y = ReduceSum<keepdims = 0>(m, m2)",
         0,
         -2,
-        "other axes",
+        "axes other than",
     ),
     "the map lacks another axis than the width": (
         "a = Unsqueeze(p6, one) b = Unsqueeze(v5, m3) m = Mul(a, b) y = ReduceSum<keepdims = 0>(m, m2)",
         0,
         -2,
-        "other axes",
+        "axes other than",
     ),
 }
 
