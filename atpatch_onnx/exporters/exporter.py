@@ -67,8 +67,7 @@ def export(
     from . import parity
     from .quiet import quiet
 
-    if told.opset is not None and told.opset > onnx.defs.onnx_opset_version():
-        raise BAD_OPTION(f"the installed onnx knows opsets up to {onnx.defs.onnx_opset_version()}, not {told.opset}")
+    _check_opset(told.opset)
     allowed = parity.TOLERANCES[told.dtype] if told.tolerance is None else told.tolerance
     with quiet():
         subject, name = _load(os.fspath(source), told)
@@ -99,6 +98,11 @@ def export(
 
 # The name before the functions were called as the commands are.
 export_model = export
+
+
+def _check_opset(opset: int | None) -> None:
+    if opset is not None and opset > onnx.defs.onnx_opset_version():
+        raise BAD_OPTION(f"the installed onnx knows opsets up to {onnx.defs.onnx_opset_version()}, not {opset}")
 
 
 def _external(subject: Subject, destination: Path, options: ExportOptions) -> bool:
