@@ -19,6 +19,7 @@ QKV = "float[B,3,S,4] q, float[B,3,4,S] k, float[B,3,S,4] v"
 ATTEND = "s = MatMul(q, k) m = Add(s, bias) p = Softmax<axis = -1>(m) out = MatMul(p, v)"
 LOOKUP = "h = Gather(table, ids) kt = Transpose<perm = [0, 2, 1]>(h)"
 ON_TOKENS = f"{LOOKUP} s = MatMul(h, kt) m = Add(s, bias) p = Softmax<axis = -1>(m) out = MatMul(p, h)"
+SCORED = ON_TOKENS.removeprefix(LOOKUP)
 FLOATS = "f = Cast<to = 1>(mask) g = Sub(one, f) u = Unsqueeze(g, middle)"
 LENGTH = (
     "sh = Shape(ids) len = Gather(sh, index) r = Range(zero0, len, one0) row = Unsqueeze(r, first)"
@@ -49,6 +50,15 @@ MASKS = {
     "of-each-column": (f"bias = Mul(mask, low) {ATTEND}", f"{QKV}, float[B,1,1,S] mask", True),
     "causal": (f"{CAUSAL} bias = Where(seen, zero, low) {ON_TOKENS}", "int64[B,S] ids", False),
     "causal-but-weak": (f"{CAUSAL} bias = Where(seen, zero, barely) {ON_TOKENS}", "int64[B,S] ids", True),
+    "causal-by-a-hidden-length": (
+        f"{LOOKUP} {CAUSAL.replace('Shape(ids)', 'Shape(h)')} bias = Where(seen, zero, low) {SCORED}",
+        "int64[B,S] ids", False,
+    ),
+    "causal-behind-a-contrib-operator": (
+        f"{CAUSAL} bias = Where(seen, zero, low) g = Gather(table, ids) h = com.microsoft.Gelu(g)"
+        f" kt = Transpose<perm = [0, 2, 1]>(h) {SCORED}",
+        "int64[B,S] ids", False,
+    ),
     "causal-shut": (f"{CAUSAL} bias = Where(seen, zero, shut) {ON_TOKENS}", "int64[B,S] ids", False),
     "none": (ON_TOKENS.replace("m = Add(s, bias)", "m = Neg(s)"), "int64[B,S] ids", True),
     "by-position-of-tokens": (
@@ -121,6 +131,10 @@ FUSED = {
     "standard-causal-mask": (
         "l = LessOrEqual(row, column) out = Attention<q_num_heads = 2, kv_num_heads = 2>(q, k, v, l)", False,
     ),
+    "standard-causal-matrix": (
+        "l = LessOrEqual(row, column) a = Squeeze(l, both)"
+        " out = Attention<q_num_heads = 2, kv_num_heads = 2>(q, k, v, a)", False,
+    ),
     "standard-plain-mask": (
         "l = LessOrEqual(row, row) out = Attention<q_num_heads = 2, kv_num_heads = 2>(q, k, v, l)", True,
     ),
@@ -131,7 +145,8 @@ FUSED = {
 def test_rows_of_a_fused_operator(body: str, expected: bool) -> None:
     constants = {
         "row": np.arange(11).reshape(1, 1, 1, -1), "column": np.arange(11).reshape(1, 1, -1, 1),
-        "zero": scalar(0), "low": scalar(-1e4), "first": ints(0), "w": weight(8, 24), "b": weight(24),
+        "zero": scalar(0), "low": scalar(-1e4), "first": ints(0), "both": ints(0, 1),
+        "w": weight(8, 24), "b": weight(24),
     }  # fmt: skip
     inputs = "float[B,11,8] q, float[B,11,8] k, float[B,11,8] v, int32[B,11] mask"
     words = re.split(r"[^A-Za-z0-9_]+", body)

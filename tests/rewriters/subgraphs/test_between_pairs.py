@@ -114,6 +114,12 @@ class TestTheMap:
         del wiring.maker["p"]
         assert read_map(e, site, wiring, []) is site and not e.nodes
 
+    def test_stays_where_it_is_made_of_nothing(self) -> None:
+        e, site, wiring = made()
+        del wiring.maker["p"].input[:]
+        wiring.maker["p"].op_type = "Constant"
+        assert read_map(e, site, wiring, []) is site and not e.nodes
+
 
 class TestTheValues:
     def read(self, body: str = WHOLE, more: str = "") -> tuple[Emitter, Site, Site, list[Replacement]]:
@@ -140,6 +146,12 @@ class TestTheValues:
         e, _, read, taken = self.read(body)
         assert taken[0].output == "v_c" and kinds(e.nodes) == ["Reshape"]
         assert list(e.nodes[0].input) == [taken[0].nodes[1].output[0], "perm"] and read.values == e.nodes[0].output[0]
+
+    def test_that_are_moved_twice_are_moved_in_that_order(self) -> None:
+        moves = "v_m = Reshape(v_c, perm) v_d = Identity(v_m) o = MatMul"
+        e, _, read, _ = self.read(WHOLE.replace("v_d = Deq", "v_c = Deq").replace("o = MatMul", moves))
+        assert kinds(e.nodes) == ["Reshape", "Identity"] and e.nodes[1].input[0] == e.nodes[0].output[0]
+        assert read.values == e.nodes[1].output[0]
 
     @pytest.mark.parametrize(
         ("scaling", "place"), [("Mul(half, v_c)", 1), ("Mul(v_c, half)", 0), ("Add(v_c, half)", 0)]
