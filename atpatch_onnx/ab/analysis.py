@@ -34,7 +34,8 @@ def analyze_log(
         outcomes: what became of the requests, see `load_outcomes`.
         experiment: leave others out.
 
-    Returns: figures, intervals and verdicts of every revision.
+    Returns:
+        figures, intervals and verdicts of every revision.
 
     Raises:
         AtpatchError: ATP087 where a log cannot be read or none holds a decision, ATP088 for the outcomes, ATP051

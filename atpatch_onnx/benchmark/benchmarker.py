@@ -54,8 +54,9 @@ def bench(
         progress: told how far each step is.
         options: fields of `BenchOptions`.
 
-    Returns: times in milliseconds and their ratios with 95 % intervals; bytes and milliseconds of loading where they
-        were taken.
+    Returns:
+        times in milliseconds and their ratios with 95 % intervals; bytes and milliseconds of loading where they were
+        taken.
 
     Raises:
         AtpatchError: ATP001-ATP005 (models), ATP050-ATP052 (runtime and extras), ATP056 (data), ATP060 (options).

@@ -64,7 +64,8 @@ def compare(
         progress: called with step, rows done, rows in all.
         options: fields of `CompareOptions`.
 
-    Returns: outputs of both on every row, with the figures, the verdict and `to_json` made from them.
+    Returns:
+        outputs of both on every row, with the figures, the verdict and `to_json` made from them.
 
     Raises:
         AtpatchError: ATP001-ATP005 (models), ATP050, ATP052 (onnxruntime), ATP056 (data), ATP060 (options).

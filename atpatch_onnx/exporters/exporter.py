@@ -52,7 +52,8 @@ def export(
         progress: called as each step begins.
         options: fields of `ExportOptions`.
 
-    Returns: what was written, the distance from torch, and the attention sites found.
+    Returns:
+        what was written, the distance from torch, and the attention sites found.
 
     Raises:
         AtpatchError: ATP018-ATP020 (output), ATP050-ATP052 (extras, runtime), ATP060 (options), ATP070-ATP073 (see

@@ -60,7 +60,8 @@ def fit(
         progress: told how far each step is.
         options: fields of `FitOptions`.
 
-    Returns: the hotfix, with its figures on rows that nothing was chosen by under `evidence["report"]`.
+    Returns:
+        the hotfix, with its figures on rows that nothing was chosen by under `evidence["report"]`.
 
     Raises:
         AtpatchError: ATP010 (no site), ATP012 (patched model), ATP019 (output), ATP050-ATP052 (runtime and extras),

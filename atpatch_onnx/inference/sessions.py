@@ -32,7 +32,8 @@ def _onnxruntime() -> ModuleType:
 def providers() -> tuple[str, ...]:
     """Execution providers of the installed onnxruntime.
 
-    Returns: their names, best first.
+    Returns:
+        their names, best first.
 
     Raises:
         AtpatchError: ATP050 without onnxruntime.
@@ -57,7 +58,8 @@ def session(
         folder: where the external data of a graph lies; None: where an `onnx_ir.Model` says, the working directory of a
             `ModelProto`.
 
-    Returns: an `onnxruntime.InferenceSession`.
+    Returns:
+        an `onnxruntime.InferenceSession`.
 
     Raises:
         AtpatchError: ATP050 without onnxruntime, ATP052 where it refuses the model or a provider, ATP020 for a

@@ -88,7 +88,8 @@ def diff(before: Model, after: Model) -> Difference:
     Args:
         before, after: path, `onnx.ModelProto` or `onnx_ir.Model`.
 
-    Returns: every node and value that was added, removed or changed, with the site it belongs to.
+    Returns:
+        every node and value that was added, removed or changed, with the site it belongs to.
 
     Raises:
         AtpatchError: ATP001-ATP005 for files that cannot be used.

@@ -92,9 +92,11 @@ def examine() -> Examination:
 
     Imports onnxruntime, if there is one, to ask for its providers; nothing else.
 
-    Returns: versions by package, and for each command the packages that it lacks.
+    Returns:
+        versions by package, and for each command the packages that it lacks.
 
-    Raises: nothing; what is wrong is one of the `problems`.
+    Raises:
+        AtpatchError: never; what is wrong here is one of the `problems`.
     """
     names = dict.fromkeys([*CORE, *(package for packages in EXTRAS.values() for package in packages)])
     packages = {"atpatch-onnx": __version__, **{name: _version(name) for name in names}}

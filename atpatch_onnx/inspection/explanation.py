@@ -108,7 +108,8 @@ def explain(model: Model, name: str) -> Explanation:
         model: path, `onnx.ModelProto` or `onnx_ir.Model`.
         name: site id; or the name of the Softmax or P·V node, or of a value they make.
 
-    Returns: the finder's trace, and the number of nodes that a patch inserts (None where the Softmax is no site).
+    Returns:
+        the finder's trace, and the number of nodes that a patch inserts (None where the Softmax is no site).
 
     Raises:
         AtpatchError: ATP058 where nothing answers to the name, and those of `inspect`.

@@ -46,7 +46,8 @@ def inspect(model: Model, include: str | None = None, exclude: str | None = None
         model: path, `onnx.ModelProto`, or `onnx_ir.Model`. Weights in external files are not read.
         include, exclude: regular expressions, searched in a site's id and scope; sites that fail them are left out.
 
-    Returns: facts of the file, the sites, and every other Softmax with the reason why it is none.
+    Returns:
+        facts of the file, the sites, and every other Softmax with the reason why it is none.
 
     Raises:
         AtpatchError: ATP001-ATP005 for files that cannot be used, ATP011 for a bad filter, ATP014 for a damaged patch.
@@ -86,7 +87,8 @@ def extract(model: Model, site_id: str, output: PathLike | None = None) -> Graph
         site_id: id of the site, as `inspect` gives it.
         output: file to write; None: nothing is written.
 
-    Returns: an `onnx_ir.Model` where the model is one, else an `onnx.ModelProto`.
+    Returns:
+        an `onnx_ir.Model` where the model is one, else an `onnx.ModelProto`.
 
     Raises:
         AtpatchError: ATP058 for an unknown site, ATP016 where the output is the model itself, and those of loading and

@@ -48,7 +48,8 @@ def sites_page(model: Model, include: str | None = None, exclude: str | None = N
         model: path, `onnx.ModelProto` or `onnx_ir.Model`.
         include, exclude: regular expressions on a site's id and scope; the page leaves out sites that fail them.
 
-    Returns: HTML that needs no other file.
+    Returns:
+        HTML that needs no other file.
 
     Raises:
         AtpatchError: ATP051 without jinja2, and those of `inspect`.

@@ -66,7 +66,8 @@ def patch(
         link_data: hard-link external data into another folder instead of copying it.
         options: fields of `PatchOptions`.
 
-    Returns: of a file what was done, of a graph the patched graph.
+    Returns:
+        of a file what was done, of a graph the patched graph.
 
     Raises:
         AtpatchError: ATP001-ATP006 (input), ATP010 (no site), ATP016 and ATP018-ATP020 (output), ATP053-ATP055
@@ -124,7 +125,8 @@ def unpatch(
         in_place: allow the output to be the input.
         link_data: hard-link external data into another folder instead of copying it.
 
-    Returns: of a file what was done, of a graph the restored graph.
+    Returns:
+        of a file what was done, of a graph the restored graph.
 
     Raises:
         AtpatchError: ATP013 (no patch), ATP014 (changed since), and those of loading and saving.
