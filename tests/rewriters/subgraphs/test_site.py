@@ -190,6 +190,14 @@ def test_padding_has_no_score() -> None:
     assert np.isneginf(score[:, 2]).all() and np.isfinite(np.delete(score, 2, 1)).all()
 
 
+@BOTH
+def test_padding_is_not_flagged(conditional: bool) -> None:
+    low = "l = Constant<value_floats = [0.0, -1e9, 0.0, 0.0, 0.0, 0.0]>()"
+    far = PLAIN.replace("p = Softmax", f"{low} m = Add(qk, l) p = Softmax").replace("(qk) out", "(m) out")
+    got = patched(lambda e, site, wiring: patch_site(e, site, PLAN, CONTROLS, wiring), far, conditional=conditional)
+    assert not got.values[got.patch.columns].any()
+
+
 def test_a_silent_site_has_no_score() -> None:
     got = patched(lambda e, site, wiring: score_site(e, site, SitePlan(Static()), wiring))
     assert got.patch.score is None and got.kinds == ["MatMul"]
