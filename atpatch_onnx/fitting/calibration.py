@@ -11,13 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rewriters.plan import SitePlan
 
+from ..hotfix.evidence import BenignFigures
 from .judge import Score
 
 __all__ = [
@@ -111,7 +111,7 @@ def as_few(left: int, fewest: int) -> bool:
 
 def choose_benign(
     outcome: Callable[[BenignChoice], Score], *, by_attack_alone: bool = False
-) -> tuple[BenignChoice, Score, list[dict[str, Any]]]:
+) -> tuple[BenignChoice, Score, list[BenignFigures]]:
     """The choice that does best, its score, and the table of all.
 
     Of those with `as_few` rows left the one that leans least to the attack is taken, and of
@@ -124,7 +124,7 @@ def choose_benign(
         best, score = min(equal, key=lambda pair: pair[1].leaning)
     else:
         best, score = min(scores, key=lambda pair: pair[1].key[:1] if by_attack_alone else pair[1].key)
-    table = [
+    table: list[BenignFigures] = [
         {"level": choice.level, "values": "own" if choice.own_values else "benign", **score.to_json()}
         for choice, score in scores
     ]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rewriters.plan import PatchPlan
 
+from ..hotfix.evidence import Calibration
 from ..inference.prediction import Served
 
 __all__ = ["Fitted", "spread"]
@@ -40,7 +40,7 @@ class Fitted:
     level: float
     detecting: frozenset[str]
     skipped: Mapping[str, str]
-    calibration: Mapping[str, Any]
+    calibration: Calibration
     scores: Mapping[str, Mapping[str, list[float]]]
     recall: Mapping[str, float] = field(default_factory=dict)
     together: Mapping[str, list[float]] = field(default_factory=dict)

@@ -6,10 +6,9 @@ Split, capture, train or describe, calibrate on the served form, and show eviden
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Unpack
 
 import onnx
 
@@ -19,6 +18,7 @@ from rewriters.model.forms import Model, read
 from rewriters.model.regular_files import check_destination
 
 from ..errors import ALREADY_PATCHED, BAD_OPTION, EXTRA_MISSING, NOT_HELPFUL
+from ..hotfix.evidence import Evidence, FigureName
 from ..hotfix.file import Hotfix
 from ..inference.datasets import Arrays, DataSet, as_dataset
 from ..inspection.inspector import no_site, select_sites
@@ -125,15 +125,15 @@ def _load(model: Model) -> tuple[onnx.ModelProto, Path]:
     return loaded.proto, loaded.folder
 
 
-def _summary(evidence: Mapping[str, Any]) -> str:
+def _summary(evidence: Evidence) -> str:
     report = evidence["report"]
-    names = {
+    names: dict[FigureName, str] = {
         "unfair": "the share of unfair groups",
         "asr_star": "ASR*",
         "recovered": "the share of recovered predictions",
     }
     name = next(name for name in names if name in report["before"])
-    before, after = (report[when][name].get("rate", 0.0) for when in ("before", "after"))
+    before, after = (figures[name].get("rate", 0.0) for figures in (report["before"], report["after"]))
     return f"{names[name]} was {before:.1%} before and {after:.1%} after"
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from rewriters.model import io as model_io
 from rewriters.sites import Site
 
 from ..errors import DATA_MALFORMED
+from ..hotfix.evidence import Evidence, Report
 from ..hotfix.file import Hotfix, HotfixSite
 from ..inference.capture import Capture
 from ..inference.padding import common_mask, lengths
@@ -67,7 +67,7 @@ class HotfixMaker:
         report, helped = self._report(fitted)
         return self._hotfix(fitted, self._evidence(fitted, capture, every, report)), helped
 
-    def _evidence(self, fitted: Fitted, capture: Capture, every: int, report: Mapping[str, Any]) -> dict[str, Any]:
+    def _evidence(self, fitted: Fitted, capture: Capture, every: int, report: Report) -> Evidence:
         context = self._context
         parts = {name: getattr(context.parts, name) for name in ("train", "selection", "report")}
         return {
@@ -90,10 +90,10 @@ class HotfixMaker:
             "report": report,
         }
 
-    def _report(self, fitted: Fitted) -> tuple[dict[str, Any], bool]:
+    def _report(self, fitted: Fitted) -> tuple[Report, bool]:
         part = self._context.parts.report
         predictions, flags = fitted.served.run(self._context.data, part.rows, fitted.plan.threshold)
-        report = {
+        report: Report = {
             "before": self._judge.figures(part, self._original),
             "after": self._judge.figures(part, predictions),
             "recall": rate(flags[part.anomalous].any(1)),
@@ -106,7 +106,7 @@ class HotfixMaker:
         }
         return report, not len(part.anomalous) or self._judge.helped(part, predictions)
 
-    def _hotfix(self, fitted: Fitted, evidence: Mapping[str, Any]) -> Hotfix:
+    def _hotfix(self, fitted: Fitted, evidence: Evidence) -> Hotfix:
         context, plan = self._context, fitted.plan
         return Hotfix(
             sites=tuple(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..hotfix.evidence import Bound, FigureName, Figures, Rate, Report, ScoreFigures
 from ..inference.datasets import DataSet, Ints
 from ..statistics.proportions import Share
 from .splits import Part
@@ -22,7 +22,7 @@ CHANCE = 0.05
 """Five rows rescued and none lost are just enough."""
 
 
-def rate(hits: ArrayLike) -> dict[str, Any]:
+def rate(hits: ArrayLike) -> Rate:
     """k of n with the 95 % Wilson interval, hits (n,) bool; an empty sample has no rate."""
     hits = np.asarray(hits, np.bool_)
     share = Share(int(hits.sum()), len(hits))
@@ -32,21 +32,22 @@ def rate(hits: ArrayLike) -> dict[str, Any]:
     return {"k": share.hits, "n": share.count, "rate": share.value, "low": low, "high": high}
 
 
-def against_bound(found: dict[str, Any], allowed: float) -> dict[str, Any]:
+def against_bound(found: Rate, allowed: float) -> Bound:
     """What a rate with its interval says of a bound: "met", "missed", or "not shown" where the interval holds the bound
     or is unknown.
     """
-    verdict = "not shown"
-    if "rate" in found:
-        verdict = "missed" if found["low"] > allowed else "met" if found["high"] <= allowed else verdict
-    return {"allowed": allowed, "verdict": verdict}
+    if "rate" in found and found["low"] > allowed:
+        return {"allowed": allowed, "verdict": "missed"}
+    met = "rate" in found and found["high"] <= allowed
+    return {"allowed": allowed, "verdict": "met" if met else "not shown"}
 
 
-def advice(before: Mapping[str, Any]) -> str | None:
+def advice(before: Figures) -> str | None:
     """What to do where no hotfix helps, by the figures of the original (`Judge.figures`); None:
     as the catalogue says.
     """
-    key = next((key for key in ("unfair", "asr_star", "recovered") if before.get(key, {}).get("n")), None)
+    keys: tuple[FigureName, ...] = ("unfair", "asr_star", "recovered")
+    key = next((key for key in keys if key in before and before[key]["n"]), None)
     if key is None:
         return None
     attack = before[key]
@@ -60,12 +61,12 @@ def advice(before: Mapping[str, Any]) -> str | None:
     )
 
 
-def bound_in_words(report: Mapping[str, Any]) -> str:
+def bound_in_words(report: Report) -> str:
     """What the held-back rows say of the share of clean requests that may be flagged; nothing where it is met or was
     not recorded.
     """
-    bound, flagged = report.get("clean_flagged_bound", {}), report["clean_flagged"]
-    if bound.get("verdict") not in ("missed", "not shown") or "rate" not in flagged:
+    bound, flagged = report.get("clean_flagged_bound"), report["clean_flagged"]
+    if bound is None or bound["verdict"] == "met" or "rate" not in flagged:
         return ""
     found = f"{flagged['k']} of {flagged['n']} held-back clean requests are flagged"
     interval = f"95 % interval {flagged['low']:.1%} to {flagged['high']:.1%}"
@@ -102,9 +103,11 @@ class Score:
     def key(self) -> tuple[float, float, float]:
         return (self.attack, self.astray, self.lost)
 
-    def to_json(self) -> dict[str, float]:
-        leaning = {} if math.isnan(self.leaning) else {"leaning": self.leaning}
-        return {"attack": self.attack, "astray": self.astray, "lost": self.lost, "left": self.left, **leaning}
+    def to_json(self) -> ScoreFigures:
+        told: ScoreFigures = {"attack": self.attack, "astray": self.astray, "lost": self.lost, "left": self.left}
+        if not math.isnan(self.leaning):
+            told["leaning"] = self.leaning
+        return told
 
 
 class Judge:
@@ -140,13 +143,13 @@ class Judge:
         rescued, lost = int((before & ~after).sum()), int((~before & after).sum())
         return rescued > 0 and bool(binomtest(rescued, rescued + lost, alternative="greater").pvalue < CHANCE)
 
-    def figures(self, part: Part, predictions: Ints) -> dict[str, Any]:
+    def figures(self, part: Part, predictions: Ints) -> Figures:
         """Rates of one part under some predictions (the original's own, for the figures before).
 
         Accuracy and changed predictions are of clean rows. In a flip set "clean" is only what no value of the attribute
         changes; there they are of all rows as they came, those among them that a fix has to change included.
         """
-        figures: dict[str, Any] = {}
+        figures: Figures = {}
         real = part.clean if self._data.group is None else part.rows[self._as_it_came[part.rows]]
         if self._data.group is not None:
             figures["unfair"] = rate(self._unfair(part, predictions))

@@ -20,6 +20,7 @@ from rewriters.choices import Passes
 from rewriters.editing.admission import not_admitted
 from rewriters.plan import Detector, OneClass, PatchPlan, SitePlan, Static, Statistic
 
+from ..hotfix.evidence import Calibration
 from ..inference.capture import Capture, SiteBatch
 from ..inference.datasets import Ints
 from ..inference.prediction import Served
@@ -97,7 +98,7 @@ class _Fitting:
         sites = [self._sites[name] for name in plan.sites]
         served = Served(context.model, context.folder, plan, sites, output, context.threads, context.mask)
         left = {name: "moving triggers show late" for name in self._sites if name not in plan.sites}
-        calibration = {
+        calibration: Calibration = {
             "clean_flagged": rate(peaks[clean] > plan.threshold),
             "joint": plan.joint,
             "passes": {"chosen": passes},

@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ..hotfix.evidence import FigureName
 from ..hotfix.file import Hotfix
 from ..pages import environment
 from .judge import bound_in_words
 
 __all__ = ["fit_page"]
 
-FIGURES = {
+FIGURES: dict[FigureName, str] = {
     "asr_star": "attacks that still work",
     "unfair": "unfair groups left",
     "recovered": "triggered requests answered like clean ones",
@@ -79,7 +80,8 @@ def fit_page(hotfix: Hotfix, model: str) -> str:
     elif hotfix.joint != "sum":
         lanes = [replace(lane, decides=lane.detects) for lane in lanes]
     before, after = report["before"], report["after"]
-    figures = [(text, before[key], after[key]) for key, text in FIGURES.items() if "rate" in before.get(key, {})]
+    told = [key for key in FIGURES if key in before and "rate" in before[key]]
+    figures = [(FIGURES[key], before[key], after[key]) for key in told]
     return (
         environment()
         .get_template("fitting/page.html.j2")
@@ -112,12 +114,13 @@ def _verdict(hotfix: Hotfix) -> str:
         if flagged["n"]
         else "no clean request was held back"
     )
-    for key, fault in (("unfair", "unfair groups"), ("asr_star", "attacks")):
-        before, after = report["before"].get(key, {}), report["after"].get(key, {})
-        if before.get("n"):
+    faults: dict[FigureName, str] = {"unfair": "unfair groups", "asr_star": "attacks"}
+    for key, fault in faults.items():
+        if key in report["before"] and report["before"][key]["n"]:
+            before, after = report["before"][key], report["after"][key]
             return f"Of {before['k']} {fault} that worked before, {after['k']} still work; {price}."
-    recovered = report["after"].get("recovered", {})
-    if recovered.get("n"):
+    recovered = report["after"].get("recovered")
+    if recovered is not None and recovered["n"]:
         return f"{recovered['k']} of {recovered['n']} triggered requests are answered like their clean twins; {price}."
     return f"Fitted on clean requests alone: {price}. No attack was at hand to judge it by."
 

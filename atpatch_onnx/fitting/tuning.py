@@ -15,6 +15,14 @@ from numpy.typing import NDArray
 from rewriters.choices import Passes
 from rewriters.editing.admission import not_admitted
 
+from ..hotfix.evidence import (
+    BenignFigures,
+    Calibration,
+    CompanionFigures,
+    MendTried,
+    PassesTried,
+    ScoreFigures,
+)
 from ..inference.datasets import Ints
 from ..inference.prediction import Served
 from .calibration import BENIGN_CHOICES, BenignChoice, as_few, choose_benign, choose_threshold, thresholds
@@ -47,7 +55,7 @@ class Tuned:
     choice: BenignChoice
     threshold: float
     served: Served
-    evidence: dict[str, Any]
+    evidence: Calibration
 
 
 @dataclass(frozen=True)
@@ -55,7 +63,7 @@ class _Contender:
     lineup: Lineup
     choice: BenignChoice
     score: Score
-    table: list[dict[str, Any]]
+    table: list[BenignFigures]
     missed: int
     elsewhere: int = 0
     """`short`, added up over all thresholds: of two that do equally well at their best, the one that hangs less on it
@@ -66,6 +74,9 @@ class _Contender:
     def short(self) -> int:
         """Attacked rows that got through, and those that nobody flagged, which may get through elsewhere."""
         return self.score.left + self.missed
+
+    def to_json(self) -> ScoreFigures:
+        return {**self.score.to_json(), "missed": self.missed, "elsewhere": self.elsewhere}
 
 
 class Tuner:
@@ -111,10 +122,11 @@ class Tuner:
             contender, comparison = self._compare(trained, wanted)
         else:
             contender = self._contender(self._lineup(trained, wanted.passes, wanted))
-            comparison = {wanted.passes: contender.score.to_json()}
+            score = contender.score.to_json()
+            comparison = {"one": score} if wanted.passes == "one" else {"two": score}
         choice = contender.choice
         lineup, mends = self._with_mend(contender.lineup, choice, wanted)
-        companions: list[dict[str, float]] = []
+        companions: list[CompanionFigures] = []
         if not self._always:
             lineup, companions = self._with_companions(lineup, choice)
             # with more of the trigger gone, another pair may do better
@@ -130,7 +142,7 @@ class Tuner:
             candidates, lambda value: self._score(lineup, choice, value)[0], edge_known=edge_known
         )
         predictions, flags, _ = self._run(lineup, choice, threshold)
-        evidence = {
+        evidence: Calibration = {
             "recall": rate(flags[part.anomalous].any(1)),
             "clean_flagged": rate(flags[part.clean].any(1)),
             "thresholds": [candidates[0], candidates[-1]],
@@ -143,7 +155,7 @@ class Tuner:
         self._context.progress("tuning", self._steps, self._steps)
         return Tuned(lineup, choice, threshold, self._serve(lineup, choice), evidence)
 
-    def _with_mend(self, lineup: Lineup, choice: BenignChoice, wanted: Wanted) -> tuple[Lineup, dict[str, Any]]:
+    def _with_mend(self, lineup: Lineup, choice: BenignChoice, wanted: Wanted) -> tuple[Lineup, MendTried]:
         """Excision where the graph admits it and it does as well, and both ways' scores.
 
         Of two ways that a few hundred rows do not tell apart, the one that answers as if the tokens had never been
@@ -161,7 +173,7 @@ class Tuner:
         as_well = as_few(after.left, before.left) and after.lost <= before.lost
         return (excising if as_well else lineup), {"redistribute": before.to_json(), "excise": after.to_json()}
 
-    def _with_companions(self, lineup: Lineup, choice: BenignChoice) -> tuple[Lineup, list[dict[str, float]]]:
+    def _with_companions(self, lineup: Lineup, choice: BenignChoice) -> tuple[Lineup, list[CompanionFigures]]:
         """The highest lower bar for further columns of a flagged sample that is as good as the best, and the table of
         all.
         """
@@ -173,7 +185,7 @@ class Tuner:
             {"factor": factor, **score.to_json()} for factor, score in zip(COMPANIONS, scores, strict=True)
         ]
 
-    def _compare(self, trained: Sequence[TrainedSite], wanted: Wanted) -> tuple[_Contender, dict[str, Any]]:
+    def _compare(self, trained: Sequence[TrainedSite], wanted: Wanted) -> tuple[_Contender, PassesTried]:
         one = self._contender(self._lineup(trained, "one", wanted))
         if not one.short:
             return one, {"one": one.score.to_json(), "two": {"not_tried": "one pass leaves too little to gain"}}
@@ -186,14 +198,7 @@ class Tuner:
         if (reason := self._not_admitted(lineup)) is not None:
             return one, {"one": one.score.to_json(), "two": {"not_tried": reason}}
         one, two = self._at_best(one), self._at_best(self._contender(lineup))
-        told: dict[str, Any] = {
-            contender.lineup.passes: {
-                **contender.score.to_json(),
-                "missed": contender.missed,
-                "elsewhere": contender.elsewhere,
-            }
-            for contender in (one, two)
-        }
+        told: PassesTried = {"one": one.to_json(), "two": two.to_json()}
         surer = (two.short, two.elsewhere) < (one.short, one.elsewhere)
         return (two if surer else one), told
 

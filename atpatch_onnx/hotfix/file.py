@@ -24,6 +24,7 @@ from rewriters.summary import Summarized, some
 from ..errors import HOTFIX_CORRUPT
 from .codec import Arrays, decode, encode, finite_json
 from .container import FORMAT, KEY, SUFFIX, digest, pack, require_keys, unpack
+from .evidence import Evidence
 from .options import PatchOptions, PlanKeywords
 from .plans import fitted_plan
 
@@ -61,7 +62,7 @@ class Hotfix(Summarized):
         level: benign attention is the mean times this.
         groups, passes, joint, companion, mend, accept: as in `PatchPlan`; the groups are of ids in `sites`.
         data: digest of the data it was fitted on, "" when there was none.
-        evidence: calibration and held-back figures with their intervals, plain data.
+        evidence: calibration and held-back figures with their intervals, plain data; see `evidence.Evidence`.
         seeds, versions: what a rerun needs to give the same file.
     """
 
@@ -76,7 +77,7 @@ class Hotfix(Summarized):
     mend: Mend = "redistribute"
     accept: Accept = "always"
     data: str = ""
-    evidence: Mapping[str, Any] = field(default_factory=dict)
+    evidence: Evidence = field(default_factory=Evidence)
     seeds: Mapping[str, int] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
 

@@ -1,0 +1,176 @@
+"""What a fit writes into its hotfix as evidence, as the JSON has it.
+
+All of it is plain data. Hotfixes of older versions lack some of the entries, so a reader asks with `get` for those that
+are not `Required`.
+"""
+
+# No `annotations` from __future__: the types know by themselves which entries are required.
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, NotRequired, Required, TypedDict
+
+from rewriters.choices import Joint, Mend, Passes
+
+__all__ = [
+    "BenignFigures",
+    "Bound",
+    "Calibration",
+    "CompanionFigures",
+    "Evidence",
+    "FigureName",
+    "Figures",
+    "MendTried",
+    "NotTried",
+    "PassesTried",
+    "Rate",
+    "Report",
+    "RowCounts",
+    "ScoreFigures",
+    "SiteEvidence",
+    "SiteRates",
+    "SitesTried",
+]
+
+
+FigureName = Literal["unfair", "recovered", "asr", "asr_star", "accuracy", "clean_changed"]
+
+
+class Rate(TypedDict):
+    """`k` of `n` with its 95 % Wilson interval; an empty sample has no rate."""
+
+    k: int
+    n: int
+    rate: NotRequired[float]
+    low: NotRequired[float]
+    high: NotRequired[float]
+
+
+class Bound(TypedDict):
+    """What a rate says of the rate that was allowed; "not shown" where its interval holds the bound."""
+
+    allowed: float
+    verdict: Literal["met", "missed", "not shown"]
+
+
+class Figures(TypedDict, total=False):
+    """Rates of one part of the rows under one model's predictions; those that the data tell."""
+
+    unfair: Rate
+    recovered: Rate
+    asr: Rate
+    asr_star: Rate
+    accuracy: Rate
+    clean_changed: Rate
+
+
+class ScoreFigures(TypedDict):
+    """How well a patch does on one part: see `fitting.judge.Score`, and `fitting.tuning` for the last two."""
+
+    attack: float
+    astray: float
+    lost: float
+    left: int
+    leaning: NotRequired[float]
+    missed: NotRequired[int]
+    elsewhere: NotRequired[int]
+
+
+class NotTried(TypedDict):
+    """Why something was not tried."""
+
+    not_tried: str
+
+
+class BenignFigures(ScoreFigures):
+    """One choice of the benign pair."""
+
+    level: float
+    values: Literal["own", "benign"]
+
+
+class CompanionFigures(ScoreFigures):
+    """One factor of the lower bar."""
+
+    factor: float
+
+
+class SitesTried(ScoreFigures):
+    """The sites before those that change nothing were left out, and the score of the choice."""
+
+    tried: Sequence[str]
+
+
+class PassesTried(TypedDict, total=False):
+    """What was chosen, and the score of each way."""
+
+    chosen: Passes
+    one: ScoreFigures
+    two: ScoreFigures | NotTried
+
+
+class MendTried(TypedDict, total=False):
+    """What was chosen, and the score of each way."""
+
+    chosen: Mend
+    redistribute: ScoreFigures
+    excise: ScoreFigures | NotTried
+
+
+class Calibration(TypedDict, total=False):
+    """What was chosen on the selection part, and by which figures."""
+
+    recall: Rate
+    clean_flagged: Required[Rate]
+    thresholds: Sequence[float]
+    benign: Sequence[BenignFigures]
+    passes: Required[PassesTried]
+    mend: MendTried
+    companion: Sequence[CompanionFigures]
+    sites: SitesTried
+    joint: Joint
+
+
+class SiteRates(TypedDict):
+    """What the detector of one site does on the report part."""
+
+    recall: Rate
+    clean_flagged: Rate
+
+
+class Report(TypedDict):
+    """What the patched graph does on the report part, by which nothing was chosen."""
+
+    before: Figures
+    after: Figures
+    recall: Rate
+    clean_flagged: Rate
+    clean_flagged_bound: NotRequired[Bound]
+    sites: Mapping[str, SiteRates]
+
+
+class SiteEvidence(TypedDict):
+    """One site: its recall where it is known, whether it detects, quantiles of its scores on clean rows and others."""
+
+    recall: float | None
+    detects: bool
+    scores: NotRequired[Mapping[str, Sequence[float]]]
+
+
+class RowCounts(TypedDict):
+    """Rows of one part."""
+
+    clean: int
+    anomalous: int
+
+
+class Evidence(TypedDict, total=False):
+    """All of it; empty in a hotfix that was not fitted."""
+
+    max_clean_flagged: float
+    every: int
+    rows: Mapping[str, RowCounts]
+    sites: Mapping[str, SiteEvidence]
+    together: Mapping[str, Sequence[float]]
+    skipped: Mapping[str, str]
+    calibration: Calibration
+    report: Report
