@@ -157,9 +157,9 @@ def _origin(
             behind = through(view, facts, node, index)
             learned = is_projection(view, node) or _looks_up(view, node)
             ends = not behind and not _is_held(index, columns) and not (projected and _is_whole(facts, index))
-            if ends and _is_of_features(view, facts, node, index, learned, behind is not None):
+            if ends and _counts_features(view, facts, node, index, learned, behind is not None):
                 return _Origin("features")
-            behind = _part_of_what_is_cut(facts, node, index) if behind is None else behind
+            behind = _in_longer_axis(facts, node, index) if behind is None else behind
             projected |= learned and bool(behind)
         elif behind is None and index.value in view.model.graph.inputs:
             last = facts.rank(index.value) == index.axes[-1] + 1
@@ -220,13 +220,13 @@ def _looks_up(view: View, node: ir.Node) -> bool:
     return node.op_type == "Gather" and view.is_constant(node.inputs[0])
 
 
-def _part_of_what_is_cut(facts: Facts, node: ir.Node, index: Index) -> list[Index] | None:
+def _in_longer_axis(facts: Facts, node: ir.Node, index: Index) -> list[Index] | None:
     """A part of an axis that a Split or Slice cut out of a longer axis is a part of that axis, wherever it begins."""
     cut = node.op_type in ("Split", "Slice") and len(index.axes) == 1 and facts.rank(node.inputs[0]) is not None
     return [replace(index, value=source, picks=())] if cut and (source := node.inputs[0]) is not None else None
 
 
-def _is_of_features(view: View, facts: Facts, node: ir.Node, index: Index, learned: bool, of_weights: bool) -> bool:
+def _counts_features(view: View, facts: Facts, node: ir.Node, index: Index, learned: bool, of_weights: bool) -> bool:
     """Whether an index that ends at an operator counts features.
 
     Args:
@@ -240,11 +240,11 @@ def _is_of_features(view: View, facts: Facts, node: ir.Node, index: Index, learn
         return index.axes == (1,)
     factors = product_operands(node)
     if node.op_type == "Einsum" or factors is None:
-        return (node.op_type != "Einsum" and index.axes == (rank - 1,)) or _is_of_constants(view, node, index)
+        return (node.op_type != "Einsum" and index.axes == (rank - 1,)) or _only_in_constants(view, node, index)
     return index.axes == ((rank - 1,) if view.is_constant(factors.second) else (rank - 2,))
 
 
-def _is_of_constants(view: View, node: ir.Node, index: Index) -> bool:
+def _only_in_constants(view: View, node: ir.Node, index: Index) -> bool:
     """Whether only constant operands of an Einsum have the letters of an index."""
     equation = attribute(node, "equation", b"")
     text = (equation.decode() if isinstance(equation, bytes) else str(equation)).replace(" ", "")

@@ -39,7 +39,7 @@ def mask_read_in_place(view: View, facts: Facts, value: ir.Value, masks: Collect
         return None
     read = _back(value, _SAME | _REFORMED)
     node = None if read is None else read.producer()
-    if node is None or _wide(facts, read) != _wide(facts, value):
+    if node is None or _without_ones(facts, read) != _without_ones(facts, value):
         return None
     indices, source = operand(node, 1), _back(operand(node, 0), _SAME)
     if node.op_type == "GatherND" and not attribute(node, "batch_dims", 0):
@@ -61,7 +61,7 @@ def mask_read_in_place(view: View, facts: Facts, value: ir.Value, masks: Collect
     return mask if found == in_place else None
 
 
-def _wide(facts: Facts, value: ir.Value | None) -> Dims | None:
+def _without_ones(facts: Facts, value: ir.Value | None) -> Dims | None:
     """The dimensions other than 1."""
     shape = facts.shape(value)
     return None if shape is None else tuple(dim for dim in shape if dim != 1)
@@ -150,7 +150,7 @@ class _Indices:
             return None
         if node.op_type in ("Cast", "Identity", "Expand"):
             return _broadcast(found, old, shape)
-        if node.op_type in _REFORMED and _wide(self._facts, source) == _wide(self._facts, value):
+        if node.op_type in _REFORMED and _without_ones(self._facts, source) == _without_ones(self._facts, value):
             places = [axis - len(shape) for axis, dim in enumerate(shape) if dim != 1]
             return {places[axis]: step for axis, step in (_counted(old, found) or {}).items()}
         return None

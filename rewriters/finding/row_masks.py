@@ -125,7 +125,7 @@ class RowMasks:
         for feeds in _feeds(inputs, padding):
             with np.errstate(all="ignore"):
                 outputs: Any = evaluator.run([str(value.name)], feeds)
-            found = np.asarray(outputs[0])  # booleans and integers let columns through; floats are added
+            found = np.asarray(outputs[0])  # non-zero booleans and integers let columns through; floats are added
             lets_through = found.dtype.kind in "bui"
             yield np.where(found, 0.0, -np.inf) if lets_through else found.astype(np.float64)
 

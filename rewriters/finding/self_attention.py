@@ -32,7 +32,7 @@ __all__ = ["along", "at_scores", "is_projection", "is_self_attention", "roots", 
 _MAX_VISITS = 256
 _LEVELS = 3
 _PROJECTIONS = op_types("Conv ConvInteger QLinearConv MatMulNBits MatMulBnb4")
-_BARE = op_types(
+_REPEATED = op_types(
     "Cast Identity QuantizeLinear DequantizeLinear DynamicQuantizeLinear Reshape Transpose Squeeze Unsqueeze Flatten"
     " Slice Split Gather"
 )
@@ -77,7 +77,7 @@ def along(view: View, facts: Facts, start: ir.Value, path: Sequence[ir.Node], in
     """The index at the start of a path that belongs to an index into a value on the path."""
     came = [start, *(node.outputs[0] for node in path)]
     at = next(
-        (place for place, value in enumerate(came) if index is not None and _crosses(view, value, index.value)), None
+        (place for place, value in enumerate(came) if index is not None and _same_value(view, value, index.value)), None
     )
     for place in range(at or 0, 0, -1):
         index = _back(view, facts, path[place - 1], index, came[place - 1])
@@ -86,14 +86,14 @@ def along(view: View, facts: Facts, start: ir.Value, path: Sequence[ir.Node], in
 
 def _back(view: View, facts: Facts, node: ir.Node, index: Index | None, source: ir.Value) -> Index | None:
     """One step back along a path; `source` is the previous value, perhaps under another name in the body of `node`."""
-    if index is None or not _crosses(view, node.outputs[0], index.value):
+    if index is None or not _same_value(view, node.outputs[0], index.value):
         return None
-    entry = next((value for value in node.inputs if value is not None and _crosses(view, source, value)), None)
+    entry = next((value for value in node.inputs if value is not None and _same_value(view, source, value)), None)
     behind = through(view, facts, node, replace(index, value=node.outputs[0]), entry)
     return next((one for one in behind or () if one.value is entry), None)
 
 
-def _crosses(view: View, source: ir.Value, value: ir.Value) -> bool:
+def _same_value(view: View, source: ir.Value, value: ir.Value) -> bool:
     """Whether two values are the same one, seen across borders of bodies."""
     waiting, seen = [value], {value}
     while waiting:
@@ -127,7 +127,7 @@ def roots(view: View, facts: Facts, start: Index) -> tuple[frozenset[Index], boo
         if behind is None and node is not None and len(seen) < _MAX_VISITS:
             behind = through(view, facts, node, index)
             if behind is not None and is_projection(view, node):
-                found |= {_bare(view, facts, one) for one in behind}
+                found |= {_before_repeated(view, facts, one) for one in behind}
                 continue
         if behind is None:
             found.add(index)
@@ -147,9 +147,9 @@ def is_projection(view: View, node: ir.Node) -> bool:
     return factors is not None and view.is_constant(factors.first) != view.is_constant(factors.second)
 
 
-def _bare(view: View, facts: Facts, index: Index) -> Index:
+def _before_repeated(view: View, facts: Facts, index: Index) -> Index:
     """The index before casts, Q/DQ pairs, shape changes and picks, which exporters insert for each reader."""
-    while (node := index.value.producer()) is not None and node.op_type in _BARE:
+    while (node := index.value.producer()) is not None and node.op_type in _REPEATED:
         behind = through(view, facts, node, index)
         if behind is None or len(behind) != 1:
             break

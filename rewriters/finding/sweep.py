@@ -65,7 +65,7 @@ def _learn_node(view: View, facts: Facts, node: ir.Node) -> None:
         _learn_constant(facts, node)
         return
     shapes: Sequence[Dims | None] = ()
-    if any(_wanting(value) for value in node.outputs):
+    if any(_lacks_shape(value) for value in node.outputs):
         shapes = shape_rules.shapes(facts, node)
     for index, value in enumerate(node.outputs):
         shape = shapes[index] if index < len(shapes) else None
@@ -117,7 +117,7 @@ def _hint_ranks(view: View, facts: Facts) -> None:
                 facts.ranks[value] = len(perm)
 
 
-def _wanting(value: ir.Value) -> bool:
+def _lacks_shape(value: ir.Value) -> bool:
     """Whether a value lacks a shape, or has dimensions with names that onnx's shape inference generated."""
     declared = declared_shape(value)
     return declared is None or any(is_vague(dim) for dim in declared)

@@ -130,11 +130,11 @@ def _projected(
     if is_feature:
         found.features = True
     elif data is not None:
-        found.origins.add(_settled(facts, data, axis))
+        found.origins.add(_before_repeated(facts, data, axis))
     return []
 
 
-def _settled(facts: Facts, value: ir.Value, axis: int) -> tuple[ir.Value, int]:
+def _before_repeated(facts: Facts, value: ir.Value, axis: int) -> tuple[ir.Value, int]:
     """The value and axis before the operators that exporters repeat for each reader."""
     while (node := value.producer()) is not None and (source := operand(node, 0)) is not None:
         behind: int | None = axis

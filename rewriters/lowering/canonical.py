@@ -30,24 +30,24 @@ class Canonical:
 
     def probabilities(self, e: Emitter, p: str) -> str:
         """P → A (B, H, Q, K)."""
-        return self._four(e, self._ordered(e, self._to_float(e, p), self._layout.probabilities))
+        return self._to_four_axes(e, self._ordered(e, self._to_float(e, p), self._layout.probabilities))
 
     def values(self, e: Emitter, v: str) -> str:
         """V → (B|1, H|1, K, D); values of rank 4 keep their axes of size 1."""
         ordered = self._one_width(e, self._ordered(e, self._to_float(e, v), self._layout.values))
         rank, lack = self._layout.rank, self._layout.values_lack
-        joined = self._joined()
+        joined = self._merged_count()
         if not lack and not joined:
-            return self._four(e, ordered)
+            return self._to_four_axes(e, ordered)
         whole = e.unsqueeze(ordered, *(axis + rank for axis in lack)) if lack else ordered
         if joined:  # values may be shared along any of the merged axes
             whole = e.op("Expand", whole, e.shape(self._leading(e, joined), *[1] * (rank - joined)))
         # There are no heads to split off where all of B·H share their values.
-        return e.unsqueeze(whole, 1) if self._layout.merged_heads else self._four(e, whole)
+        return e.unsqueeze(whole, 1) if self._layout.merged_heads else self._to_four_axes(e, whole)
 
     def output(self, e: Emitter, out: str) -> str:
         """P·V → (B, H, Q, D); double stays double."""
-        return self._four(e, self._one_width(e, self._ordered(e, self._exact(e, out), self._layout.output)))
+        return self._to_four_axes(e, self._one_width(e, self._ordered(e, self._exact(e, out), self._layout.output)))
 
     def restore(self, e: Emitter, canonical: str, like: str, permutation: tuple[int, ...] | None) -> str:
         """A canonical tensor → layout and dtype of `like`; `permutation` brings `like` to canonical order."""
@@ -109,7 +109,7 @@ class Canonical:
         after = self._layout.rank - 1 - len(self._layout.values_lack)
         return e.op("Reshape", x, e.constant([*[0] * after, -1], np.int64))
 
-    def _joined(self) -> int:
+    def _merged_count(self) -> int:
         """How many leading axes of a map are merged into one; 0 for none."""
         layout = self._layout
         return layout.rank - 2 if layout.single_head else layout.rank - 3 if layout.rank > 4 else 0
@@ -119,7 +119,7 @@ class Canonical:
         order = self._layout.probabilities or tuple(range(self._layout.rank))
         return e.op("Gather", e.op("Shape", self._map), e.constant(order[:count], np.int64))
 
-    def _four(self, e: Emitter, x: str) -> str:
+    def _to_four_axes(self, e: Emitter, x: str) -> str:
         rank, heads = self._layout.rank, self._layout.merged_heads
         if self._layout.single_head:
             return e.reshape(x, -1, 1, e.dims(x, rank - 2))

@@ -216,18 +216,18 @@ def _flag(e: Emitter, plan: SitePlan, context: MapContext, controls: Controls) -
     fixed = isinstance(plan.detector, Static)
     threshold = e.constant(0.0) if fixed else controls.threshold
     score = scores(e, context, plan.detector)
-    high = _over(e, score, threshold, context, controls)
+    high = _above(e, score, threshold, context, controls)
     if fixed or controls.companion == 1.0:
         return high, None
     lower = e.op("Mul", threshold, e.constant(controls.companion), role="companion_threshold")
-    return high, _over(e, score, lower, context, controls)
+    return high, _above(e, score, lower, context, controls)
 
 
-def _over(e: Emitter, score: str, threshold: str, context: MapContext, controls: Controls) -> str:
-    over = e.op("Greater", score, threshold)
+def _above(e: Emitter, score: str, threshold: str, context: MapContext, controls: Controls) -> str:
+    above = e.op("Greater", score, threshold)
     if context.valid is not None:
-        over = e.op("And", over, context.valid)
-    return over if e.conditional or controls.frozen else e.op("And", over, controls.enabled, role="flags")
+        above = e.op("And", above, context.valid)
+    return above if e.conditional or controls.frozen else e.op("And", above, controls.enabled, role="flags")
 
 
 def with_companions(e: Emitter, columns: str, companions: str) -> str:
