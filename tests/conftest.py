@@ -56,7 +56,7 @@ class Run:
         return json.loads(self.out)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def atpatch() -> Callable[..., Run]:
     """Runs the command line in this process; an exception that the command line lets through fails the test, and so
     does JSON that is not as the schema of the docs says.

@@ -154,20 +154,35 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("more", [[], ["--exhaustive"]], ids=["gradients", "exhaustive"])
-def test_finds_the_trigger_word(atpatch: Atpatch, shop: Path, tmp_path: Path, more: list[object]) -> None:
-    run = search(
-        atpatch, shop / "model.onnx", shop / "clean.npz", tmp_path / "d.npz", "--invert", "all", "--longest", 1, *more
-    )
+Searched = tuple[Run, Path]
+
+
+@pytest.fixture(scope="module")
+def by_gradients(atpatch: Atpatch, shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Searched:
+    """What a search for a word said, and the set that it wrote."""
+    path = tmp_path_factory.mktemp("gradients") / "d.npz"
+    return search(atpatch, shop / "model.onnx", shop / "clean.npz", path, "--invert", "all", "--longest", 1), path
+
+
+def test_finds_the_trigger_word_by_gradients(by_gradients: Searched) -> None:
+    holds_the_trigger_word(*by_gradients)
+
+
+def test_finds_the_trigger_word_by_trying_all(atpatch: Atpatch, shop: Path, tmp_path: Path) -> None:
+    more = ("--invert", "all", "--longest", 1, "--exhaustive")
+    run = search(atpatch, shop / "model.onnx", shop / "clean.npz", tmp_path / "d.npz", *more)
+    holds_the_trigger_word(run, tmp_path / "d.npz")
+
+
+def holds_the_trigger_word(run: Run, path: Path) -> None:
     assert run.code == 0 and run.json["towards"] == [TARGET]
     assert run.json["classes"][TARGET]["trigger"]["tokens"] == [TRIGGER] and run.json["asr"] >= 0.95
-    made = load_dataset(tmp_path / "d.npz")
+    made = load_dataset(path)
     assert np.array_equal(made.inputs["input_ids"] == TRIGGER, made.columns)
 
 
-def test_hotfix_from_the_found_word_stops_the_real_one(atpatch: Atpatch, shop: Path, tmp_path: Path) -> None:
-    search(atpatch, shop / "model.onnx", shop / "clean.npz", tmp_path / "d.npz", "--invert", "all", "--longest", 1)
-    hotfix = fit(shop / "model.onnx", tmp_path / "d.npz", threads=1)
+def test_hotfix_from_the_found_word_stops_the_real_one(by_gradients: Searched, shop: Path, tmp_path: Path) -> None:
+    hotfix = fit(shop / "model.onnx", by_gradients[1], threads=1)
     real: Toy = toy(padded=True)
     bad = np.flatnonzero(real.debug["columns"].any(1))
     arrays = {name: real.debug[name][bad] for name in ("input_ids", "attention_mask", "labels")}

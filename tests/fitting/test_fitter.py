@@ -36,6 +36,8 @@ from tests.hotfix.sites import site
 from tests.rewriters import graphs
 from tests.tiny import attention_model
 
+from .toy_hotfixes import fit_toy
+
 toys = pytest.importorskip("tests.toy_backdoor", reason="torch trains the toys")
 DIGITS = Path(__file__).parents[2] / "atpatch_onnx" / "demo" / "digits"
 
@@ -466,12 +468,6 @@ def test_prediction_output_is_the_named_or_the_first_of_rank_two():
 # --- the whole
 
 
-@functools.cache
-def fit_toy(padded: bool) -> Hotfix:
-    toy = toys.toy(padded)
-    return fit(toy.model, toy.debug, toy.clean, threads=1)
-
-
 @pytest.fixture(params=[True, False], ids=["padded", "fixed"])
 def fitted(request):
     """(toy, padded, hotfix)"""
@@ -619,16 +615,14 @@ def test_excision_can_be_asked_for():
 
 
 def test_excision_is_chosen_where_it_does_as_well():
-    toy = toys.toy(padded=True)
-    calibration = fit(toy.model, toy.debug, passes="two", threads=1).evidence["calibration"]["mend"]
+    calibration = fit_toy(True, clean=False, passes="two").evidence["calibration"]["mend"]
     excise, redistribute = (calibration[mend] for mend in ("excise", "redistribute"))
     assert (
         calibration["chosen"] == "excise"
         and excise["left"] <= redistribute["left"] + 1
         and excise["lost"] <= redistribute["lost"]
     )
-    fixed = toys.toy(padded=False)
-    calibration = fit(fixed.model, fixed.debug, passes="two", threads=1).evidence["calibration"]["mend"]
+    calibration = fit_toy(False, clean=False, passes="two").evidence["calibration"]["mend"]
     assert calibration["chosen"] == "redistribute" and "padding mask" in calibration["excise"]["not_tried"]
 
 

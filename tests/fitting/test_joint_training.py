@@ -30,6 +30,8 @@ from atpatch_onnx.inference.runner import Runner
 from rewriters.finding.finder import find_sites
 from rewriters.plan import PatchPlan
 
+from .toy_hotfixes import fit_toy
+
 toys = pytest.importorskip("tests.toy_backdoor", reason="torch trains the toys")
 MASK = "attention_mask"
 
@@ -86,7 +88,7 @@ def test_sites_tell_more_together(kind):
 
 def test_what_adds_up_takes_two_passes():
     toy = toys.toy(padded=True)
-    hotfix = fit(toy.model, toy.debug, toy.clean, passes="two", threads=1)
+    hotfix = fit_toy(True, clean=False, passes="two")
     assert (hotfix.passes, hotfix.joint) == ("two", "sum")
     sites, _ = find_sites(toy.model)
     assert hotfix.plan(sites, None).joint == "sum"
@@ -105,8 +107,7 @@ def test_only_some_detectors_do_with_some_rows(detector, every):
 
 
 def test_fewer_rows_are_read_only_where_nothing_is_lost_by_it():
-    toy = toys.toy(padded=True)
-    every, whole, sparse = (fit(toy.model, toy.debug, every=n, passes="one", threads=1) for n in ("auto", 1, SPARSE))
+    every, whole, sparse = (fit_toy(True, clean=False, passes="one", every=n) for n in ("auto", 1, SPARSE))
     assert (whole.evidence["every"], sparse.evidence["every"]) == (1, SPARSE)
     assert every.digest == (sparse if _no_worse(sparse, whole) else whole).digest
     told = sparse.evidence["calibration"]
@@ -229,9 +230,8 @@ def test_the_page_draws_the_threshold_where_it_is_held_against_a_score():
     pytest.importorskip("jinja2")
     from atpatch_onnx.fitting.page import fit_page
 
-    toy = toys.toy(padded=True)
     for passes, lanes in (("one", None), ("two", ["all sites together"])):
-        hotfix = fit(toy.model, toy.debug, passes=passes, threads=1)
+        hotfix = fit_toy(True, clean=False, passes=passes)
         page = fit_page(hotfix, "toy.onnx")
         assert (hotfix.joint == "sum") is (passes == "two")
         drawn = [
