@@ -6,6 +6,7 @@ Split, capture, train or describe, calibrate on the served form, and show eviden
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Unpack
@@ -16,6 +17,7 @@ from rewriters.editing.patcher import is_patched
 from rewriters.finding.finder import find_sites
 from rewriters.model.forms import Model, read
 from rewriters.model.regular_files import check_destination
+from rewriters.sites import Site
 
 from ..errors import ALREADY_PATCHED, BAD_OPTION, EXTRA_MISSING, NOT_HELPFUL
 from ..hotfix.evidence import Evidence, FigureName
@@ -86,12 +88,7 @@ def fit(
     parts = split(data, told.seed) if labelled else split_clean(data, told.seed)
     context = Context(proto, folder, data, parts, told.seed, told.max_clean_flagged, told.threads, progress or _silent)
     maker = HotfixMaker(context, sites, told.output_name)
-    wanted = Wanted(told.passes, told.mend, told.accept)
-    hotfix, helped = maker.make(chosen, told.detector, wanted, 1 if told.every == "auto" else told.every)
-    if told.every == "auto":
-        sparse, sparse_helped = maker.make(chosen, told.detector, wanted, SPARSE)
-        if sparse_helped >= helped and _no_worse(sparse, hotfix):
-            hotfix, helped = sparse, sparse_helped
+    hotfix, helped = _make(maker, chosen, told)
     if not (helped or told.force):
         raise NOT_HELPFUL(
             "on the held-back part " + _summary(hotfix.evidence), advice(hotfix.evidence["report"]["before"])
@@ -99,6 +96,19 @@ def fit(
     if output is not None:
         hotfix.save(output)
     return hotfix
+
+
+def _make(maker: HotfixMaker, sites: Sequence[Site], options: FitOptions) -> tuple[Hotfix, bool]:
+    """The hotfix, and whether it helped; where that is left to the fit, the one that reads fewer rows if it does as
+    well.
+    """
+    wanted = Wanted(options.passes, options.mend, options.accept)
+    hotfix, helped = maker.make(sites, options.detector, wanted, 1 if options.every == "auto" else options.every)
+    if options.every == "auto":
+        sparse, sparse_helped = maker.make(sites, options.detector, wanted, SPARSE)
+        if sparse_helped >= helped and _no_worse(sparse, hotfix):
+            return sparse, sparse_helped
+    return hotfix, helped
 
 
 def _no_worse(one: Hotfix, other: Hotfix) -> bool:
