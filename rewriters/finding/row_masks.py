@@ -7,7 +7,8 @@ operators. So the part of the graph between the inputs and a Softmax is evaluate
 2. Sizes come from the shape rules, with every free axis of the inputs set to a number.
 3. First all graph inputs are ones. Then each of them in turn is all zeros, counts up from 1, or is half zeros and half
    ones, since a mask may depend on token types or positions. The site's padding mask is never half zeros and half ones,
-   so padding is not the cause if rows differ.
+   so padding is not the cause if rows differ. An input that reaches the scores without a product of matrices is a mask:
+   if it has rows of its own, they are made to differ.
 4. A row sees a column whose score is less than `_SHUT` below the row's largest.
 5. Fused operators have an attribute for causal masks; their mask or bias operand is evaluated.
 
@@ -18,7 +19,7 @@ in other files.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,7 @@ logger = logging.getLogger(__name__)
 
 _SAMPLES, _LENGTH = 2, 11
 _SHUT = 50.0
+_SHUTTING = -1e4  # also in half precision
 _MAX_NODES, _MAX_ELEMENTS = 4096, 1_000_000
 _INDEPENDENT = op_types("Shape Size")
 # They compute hidden states from hidden states: that changes scores, but masks no column.
@@ -122,7 +124,10 @@ class RowMasks:
 
     def _evaluated(self, value: ir.Value, padding: str | None) -> Iterator[NDArray[np.float64]]:
         evaluator, inputs = _Excerpt(self._view, self._facts, self._hidden, self._tensors).of(self._model, value)
-        for feeds in _feeds(inputs, padding):
+        masks = {
+            str(fed.name) for fed in self._view.model.graph.inputs if value in _reached(self._view, [fed], _MIXING)
+        }
+        for feeds in _feeds(inputs, padding, masks):
             with np.errstate(all="ignore"):
                 outputs: Any = evaluator.run([str(value.name)], feeds)
             found = np.asarray(outputs[0])  # non-zero booleans and integers let columns through; floats are added
@@ -230,14 +235,14 @@ def _is_lookup(view: View, node: ir.Node) -> bool:
     return node.op_type in _LOOKUPS or (node.op_type == "Gather" and view.is_constant(operand(node, 0)))
 
 
-def _reached(view: View, starts: list[ir.Value]) -> set[ir.Value]:
-    """Values computed from others; sizes do not count."""
+def _reached(view: View, starts: list[ir.Value], without: Container[str] = ()) -> set[ir.Value]:
+    """Values computed from others, and not by operators of the types `without`; sizes do not count."""
     reached, waiting = set(starts), list(starts)
     while waiting:
         value = waiting.pop()
         following = list(view.forward.get(value, ()))
         for node, _ in value.uses():
-            following += [] if node.op_type in _INDEPENDENT else list(node.outputs)
+            following += [] if node.op_type in _INDEPENDENT or node.op_type in without else list(node.outputs)
         new = [other for other in following if other not in reached]
         reached.update(new)
         waiting.extend(new)
@@ -251,7 +256,9 @@ def _input(value: ir.Value, facts: Facts) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(str(value.name), kind, [int(dim) for dim in shape])
 
 
-def _feeds(inputs: list[onnx.ValueInfoProto], padding: str | None) -> Iterator[dict[str, NDArray[np.generic]]]:
+def _feeds(
+    inputs: list[onnx.ValueInfoProto], padding: str | None, masks: Container[str]
+) -> Iterator[dict[str, NDArray[np.generic]]]:
     ones = {}
     for info in inputs:
         kind = info.type.tensor_type
@@ -266,6 +273,16 @@ def _feeds(inputs: list[onnx.ValueInfoProto], padding: str | None) -> Iterator[d
             yield {**ones, name: np.broadcast_to(counting + 1, array.shape).astype(array.dtype)}
             if name != padding:
                 yield {**ones, name: np.broadcast_to(counting >= len(counting) // 2, array.shape).astype(array.dtype)}
+        if name in masks and _has_rows(array.shape):
+            causal = np.broadcast_to(np.tri(*array.shape[-2:]), array.shape)
+            yield {**ones, name: causal.astype(array.dtype)}
+            if array.dtype.kind == "f":  # numbers that are added to the scores
+                yield {**ones, name: np.where(causal, 0, _SHUTTING).astype(array.dtype)}
+
+
+def _has_rows(shape: tuple[int, ...]) -> bool:
+    """Whether an input has an axis of rows before that of columns; the first axis may count samples."""
+    return len(shape) > 1 and min(shape[-2:]) > 1 and (len(shape) > 2 or shape[0] != _SAMPLES)
 
 
 def _same_rows(scores: NDArray[np.float64]) -> bool:

@@ -78,7 +78,13 @@ MODELS = {
         " = Add(s, h)",
         "causal",
     ),
-    "a bias": (f"{IDS}, float[B,K,K] bias", "x = Gather(table, ids)", "m = Add(s, bias)", None),
+    "a bias for each column": (f"{IDS}, float[B,1,K] bias", "x = Gather(table, ids)", "m = Add(s, bias)", None),
+    "a bias for each row and column": (
+        f"{IDS}, float[B,K,K] bias",
+        "x = Gather(table, ids)",
+        "m = Add(s, bias)",
+        "row to row",
+    ),
 }
 
 
@@ -120,7 +126,7 @@ def test_behind_a_site_only_its_values_count() -> None:
         " [0,2,1]>(k2)"
         " s2 = MatMul(q2, kt2) p2 = Softmax<axis = -1>(s2) o = MatMul(p2, y)"
     )
-    made = model(f"{IDS}, float[B,K,K] bias", "x = Gather(table, ids)", "m = Add(s, bias)", tail=second)
+    made = model(f"{IDS}, float[B,1,K] bias", "x = Gather(table, ids)", "m = Add(s, bias)", tail=second)
     sites, _ = find_sites(made)
     assert len(sites) == 2
     assert doubt(made, sites) is None

@@ -48,6 +48,15 @@ MASKS = {
     "of-each-row-but-weak": (f"bias = Mul(mask, barely) {ATTEND}", f"{QKV}, float[1,1,S,1] mask", True),
     "of-each-row-but-of-size-one": (f"bias = Mul(mask, low) {ATTEND}", f"{QKV}, float[B,1,S,1] mask", True),
     "of-each-column": (f"bias = Mul(mask, low) {ATTEND}", f"{QKV}, float[B,1,1,S] mask", True),
+    "fed-for-each-row": (f"bias = Identity(mask) {ATTEND}", f"{QKV}, float[B,1,S,S] mask", False),
+    "fed-for-each-row-in-rank-2": (f"bias = Identity(mask) {ATTEND}", f"{QKV}, float[S,S] mask", None),
+    "fed-for-each-row-of-fixed-size": (
+        f"bias = Identity(mask) {ATTEND}",
+        "float[B,3,9,4] q, float[B,3,4,9] k, float[B,3,9,4] v, float[9,9] mask", False,
+    ),
+    "fed-for-each-row-as-truth-values": (
+        f"bias = Where(mask, zero, low) {ATTEND}", f"{QKV}, bool[B,1,S,S] mask", False,
+    ),
     "causal": (f"{CAUSAL} bias = Where(seen, zero, low) {ON_TOKENS}", "int64[B,S] ids", False),
     "causal-but-weak": (f"{CAUSAL} bias = Where(seen, zero, barely) {ON_TOKENS}", "int64[B,S] ids", True),
     "causal-by-a-hidden-length": (
