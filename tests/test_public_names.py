@@ -190,6 +190,11 @@ def test_a_hotfix_without_figures_shows_itself_too():
     assert "no figures" in repr(replace(hotfix(), evidence={}))
 
 
+@pytest.mark.parametrize("report", [3, "x", {"before": [], "after": {}}, {"clean_flagged": {"rate": "many"}}])
+def test_a_hotfix_whose_figures_are_nonsense_shows_itself_too(report):
+    assert "that 'fit' does not write" in repr(replace(hotfix(), evidence={"report": report}))
+
+
 def test_a_comparison_shows_its_verdict_first(results):
     assert repr(results["Comparison"]).splitlines()[1].split(maxsplit=1)[1] == results["Comparison"].verdict()
 

@@ -95,7 +95,11 @@ class Hotfix(Summarized):
         yield "detector", f"{self.detector} at {some(site.id for site in self.sites)}"
         passes = f"{self.passes} pass" + (f"es, {self.mend}, accepted {self.accept}" if self.passes == "two" else "")
         yield "settings", f"threshold {self.threshold:.4g}, benign attention {self.level:g} × its mean, {passes}"
-        yield "held back", _held_back(self.evidence) or "no figures"
+        try:
+            figures = _held_back(self.evidence) or "no figures"
+        except (AttributeError, KeyError, TypeError, ValueError):  # a stranger's file may hold anything there
+            figures = "figures in a form that 'fit' does not write"
+        yield "held back", figures
         yield "digest", f"{self.digest[:16]}, for weights {self.weights[:16]}"
 
     def _encode(self) -> tuple[dict[str, Any], Arrays]:
