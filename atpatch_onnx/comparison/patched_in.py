@@ -12,7 +12,7 @@ from rewriters.model.forms import Loaded, PathLike
 from rewriters.plan import PatchPlan
 from rewriters.sites import Site
 
-from ..errors import BAD_OPTION, DataError, PlanError
+from ..errors import HOTFIX_MISMATCH, DataError, PlanError
 from ..hotfix.file import Hotfix
 from ..hotfix.plans import beside
 from ..inference.datasets import Arrays
@@ -42,7 +42,7 @@ def patched_in(
         if hotfix is None:
             return None
     elif stamped and hotfix.digest != stamped:
-        raise BAD_OPTION(
+        raise HOTFIX_MISMATCH(
             f"the patched model was not made with this hotfix: stamp {stamped[:16]}, hotfix {hotfix.digest[:16]}"
         )
     plan = hotfix.plan(sites, None, force=True)
