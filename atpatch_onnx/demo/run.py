@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from rewriters.model import io as model_io
 from rewriters.model.atomic import write_file
@@ -20,15 +24,18 @@ from ..comparison.result import Comparison
 from ..comparison.timing import latency_json
 from ..errors import NO_SUCH_FILE, NOT_WRITABLE
 from ..hotfix.file import Hotfix
+from ..inference.datasets import DataSet, load_dataset
 from ..inspection.inspector import inspect
 from ..patching.apply import Patched, patch
 
-__all__ = ["FILES", "FOLDER", "Demo", "Progress", "copy_demo", "run_demo"]
+__all__ = ["FILES", "FOLDER", "Demo", "Progress", "copy_demo", "run_demo", "triggered_digits"]
 
 FOLDER = Path(__file__).resolve().parent / "digits"
 """The victim and its data come with the package."""
 
-FILES = ("model.onnx", "model.hotfix", "clean.npz", "triggered.npz")
+FILES = ("model.onnx", "model.hotfix", "clean.npz")
+
+_TARGET = 0
 
 Progress = Callable[[str], None]
 
@@ -74,7 +81,7 @@ def run_demo(folder: Path = FOLDER, progress: Progress = lambda step: None) -> D
     """Run the main job on the test split. Takes seconds; writes only to a temporary folder.
 
     Args:
-        folder: of the victim: model.onnx, model.hotfix, clean.npz, triggered.npz.
+        folder: of the victim: model.onnx, model.hotfix, clean.npz.
         progress: called with a line at each step.
 
     Raises:
@@ -93,11 +100,19 @@ def run_demo(folder: Path = FOLDER, progress: Progress = lambda step: None) -> D
         progress(f"patch: {len(hotfix.sites)} of {len(inspection.sites)} sites, as the hotfix says")
         patched = patch(source, served, hotfix=hotfix)
         progress("compare: clean and triggered digits through both models, then one request at a time")
-        comparison = compare(
-            source, served, folder / "clean.npz", triggered=folder / "triggered.npz", hotfix=hotfix, threads=1
-        )
+        clean = load_dataset(folder / "clean.npz")
+        comparison = compare(source, served, clean, triggered=triggered_digits(clean), hotfix=hotfix, threads=1)
         inserted = _inserted(model_io.load(served), patched.sites)
     return Demo(inspection, patched, hotfix, inserted, comparison)
+
+
+def triggered_digits(clean: DataSet) -> dict[str, NDArray[Any]]:
+    """The digits (N, 1, 8, 8) that are not of the target class, with the trigger: a white square in the corner."""
+    assert clean.labels is not None
+    rows = np.flatnonzero(clean.labels != _TARGET)
+    images = clean.inputs["pixel_values"][rows].copy()
+    images[:, :, -2:, -2:] = 1.0
+    return {"pixel_values": images, "labels": clean.labels[rows], "target": np.array(_TARGET), "clean_row": rows}
 
 
 def copy_demo(folder: Path) -> tuple[Path, ...]:
@@ -106,13 +121,17 @@ def copy_demo(folder: Path) -> tuple[Path, ...]:
     Raises:
         AtpatchError: ATP019 where they cannot be written, ATP021 where something other than a regular file is there.
     """
-    written = tuple(check_destination(folder / name, make_folder=True) for name in FILES)
+    written = tuple(check_destination(folder / name, make_folder=True) for name in (*FILES, "triggered.npz"))
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise NOT_WRITABLE(f"{folder} cannot be made: {error.strerror or error}") from error
-    for path in written:
+    for path in written[:-1]:
         write_file(path, (FOLDER / path.name).read_bytes())
+    content = io.BytesIO()
+    arrays: Any = triggered_digits(load_dataset(FOLDER / "clean.npz"))
+    np.savez_compressed(content, **arrays)
+    write_file(written[-1], content.getvalue())
     return written
 
 

@@ -53,10 +53,13 @@ def test_the_demo_files_can_be_copied_and_used(tmp_path: Path) -> None:
     folder = tmp_path / "new"
     result = CliRunner().invoke(cli, ["demo", "--copy", str(folder)], catch_exceptions=False)
     assert result.exit_code == 0
-    assert all(str(folder / name) in result.stderr for name in FILES)
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
-        name: (FOLDER / name).read_bytes() for name in FILES
-    }
+    names = {*FILES, "triggered.npz"}
+    assert {path.name for path in folder.iterdir()} == names and all(
+        str(folder / name) in result.stderr for name in names
+    )
+    assert all((folder / name).read_bytes() == (FOLDER / name).read_bytes() for name in FILES)
+    made, committed = (load_dataset(where / "triggered.npz") for where in (folder, FOLDER))
+    assert made.digest == committed.digest
     assert not list(tmp_path.glob("*.html"))
     assert run_demo(folder).comparison.figures["patched"].values["asr_star"] <= 0.01
 
