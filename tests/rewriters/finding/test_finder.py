@@ -573,6 +573,7 @@ def test_broken_graphs_get_an_answer(name: str) -> None:
     assert all(rejection.code in REASONS for rejection in rejected)
 
 
+@pytest.mark.slow
 def test_time_to_find_grows_with_the_number_of_nodes() -> None:
     small, large = stacked(50), stacked(500)
     assert len(large.graph.node) > 10_000
