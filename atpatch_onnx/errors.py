@@ -1,7 +1,7 @@
 """Error codes of the user-facing package, ATP050 and up, and the engine's own, re-exported.
 
 `CATALOGUE` maps every code to its `Fault`; importing this module fills it with both ranges. There is no `__all__`: a
-new code is declared here, once, and public by that.
+new code is declared here once, and that makes it public.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ RUNTIME_REFUSES = declare(
     "onnxruntime cannot load or run the model",
     "check that the original model loads in this onnxruntime; a newer onnxruntime may be needed for its opset or IR"
     " version",
-    "The message carries onnxruntime's own words. A bfloat16 model does not load on the CPU provider at all, and an old"
+    "The message quotes onnxruntime. A bfloat16 model does not load on the CPU provider at all, and an old"
     " onnxruntime refuses a newer IR version.",
 )
 HOTFIX_CORRUPT = declare(
@@ -66,8 +66,8 @@ HOTFIX_CORRUPT = declare(
     PlanError,
     "the hotfix file is corrupt or not a hotfix",
     "fetch or fit the hotfix again",
-    "A hotfix is a safetensors file whose header holds the plan and whose content digest is checked on loading. A"
-    " truncated or edited file stops here.",
+    "A hotfix is a safetensors file. Its header holds the plan, and its content digest is checked on loading, which a"
+    " truncated or edited file does not pass.",
 )
 HOTFIX_MISMATCH = declare(
     "ATP054",
@@ -75,7 +75,7 @@ HOTFIX_MISMATCH = declare(
     "the hotfix belongs to another model",
     "fit a hotfix on this model, or pass --force if the difference is deliberate",
     "Every hotfix carries fingerprints of the structure and of the weights it was fitted on. Detectors and benign"
-    " values of one model mean nothing in another, even one of the same architecture.",
+    " values of one model are wrong for another, even for one of the same architecture.",
 )
 HOTFIX_VERSION = declare(
     "ATP055",
@@ -99,7 +99,7 @@ NOT_HELPFUL = declare(
     "check that the rows hold this model's trigger and that the columns mark it; then give more rows, or allow more"
     " false flags",
     "On the held-back part of the data no choice of sites, benign level and threshold lowered the attack rate within"
-    " the allowed accuracy loss and clean flag rate. Nothing is written rather than a patch that only costs time.",
+    " the allowed accuracy loss and clean flag rate. So nothing is written: a patch would only cost time.",
     exit_code=1,
 )
 UNKNOWN_SITE = declare(
@@ -119,7 +119,7 @@ UNKNOWN_CODE = declare(
 BAD_OPTION = declare(
     "ATP060",
     PlanError,
-    "an option has an impossible value or contradicts another",
+    "an option has an impossible value or contradicts another option",
     "see '--help' of the command",
     "For example columns without the static detector, or a benign level below zero.",
 )
@@ -129,18 +129,18 @@ NO_CLASS_SCORES = declare(
     "no output of the model holds class scores",
     "give a model with an output (samples, classes), or name one with --output-name",
     "Attacks are counted by predictions, and the prediction is the arg max of an output with one row of float scores a"
-    " sample and two classes or more. 'compare' does without: there it compares the outputs themselves.",
+    " sample and two classes or more. Without one, 'compare' compares the values of the outputs.",
 )
 NOTHING_FITTED = declare(
     "ATP061",
     PlanError,
-    "nothing is known about this model, and it is not shown to be one that the training-free detector suits",
+    "there is no hotfix, and the graph does not show that the training-free detector suits this model",
     "fit a hotfix ('atpatch-onnx fit MODEL --debug SET.npz', or '--clean ROWS.npz' where no trigger is known), or name "
     "--detector statistic to use that detector all the same",
     "Without a hotfix, 'patch' can only compare the columns of a map with one another. That needs a text encoder:"
-    " integer ids looked up in a table, of any length, and maps whose rows all see the same columns. The places of an"
-    " image or of a table differ by nature, and a decoder's first tokens draw attention by nature, so a guess there may"
-    " flag every request and spoil every answer. Whatever cannot be shown from the graph is refused, and nothing is"
+    " integer ids looked up in a table, of any length, and maps whose rows all see the same columns. In images and"
+    " tables the places differ by nature, and in a decoder the first tokens get most attention by nature. There a guess"
+    " may flag every request and spoil every answer. So a model is refused unless its graph shows this, and nothing is"
     " written.",
 )
 SOURCE_UNUSABLE = declare(
@@ -148,13 +148,13 @@ SOURCE_UNUSABLE = declare(
     ModelError,
     "the model to export cannot be loaded",
     "give a folder written by save_pretrained, a hub id that transformers can fetch, or package.module:factory",
-    "Folders and hub ids go through transformers' own loader. Code that a repository brings along is never run, and a"
+    "Folders and hub ids go through transformers' own loader. Code that comes with a repository is never run, and a"
     " model whose weights lack a head is refused, since transformers would fill it with random numbers.",
 )
 TASK_UNCLEAR = declare(
     "ATP071",
     ModelError,
-    "the task cannot be told from the model, or does not fit it",
+    "the model does not show its task, or does not fit the given task",
     "name one with --task; 'atpatch-onnx export --help' lists them",
     "The task decides which inputs and outputs the graph has. It is read from the architecture in the model's"
     " configuration.",
@@ -164,7 +164,7 @@ EXPORT_FAILED = declare(
     ModelError,
     "torch's exporter refuses the model",
     "try the other --exporter, the other --attention, or another --opset",
-    "The message is torch's own. The two exporters have different gaps, so a model that one refuses often passes the"
+    "The message comes from torch. The two exporters have different gaps, so a model that one refuses often passes the"
     " other.",
 )
 PARITY_LOST = declare(
@@ -172,22 +172,22 @@ PARITY_LOST = declare(
     ModelError,
     "the exported graph does not compute what torch computes",
     "try the other --exporter or --attention, or raise --tolerance if the difference is acceptable",
-    "The graph is run on inputs of other batch sizes and lengths than the traced ones, padded and unpadded, and held"
-    " against torch. An exporter that froze a length into the graph shows up here. Nothing is written.",
+    "The graph is run on inputs of other batch sizes and lengths than the traced ones, padded and unpadded, and"
+    " compared with torch. This finds an exporter that wrote a fixed length into the graph. Nothing is written.",
     exit_code=1,
 )
 ADDRESS_UNUSABLE = declare(
     "ATP074",
     ServeError,
-    "the address cannot be listened on",
+    "the server cannot listen on the address",
     "choose another --port or --host, or stop what listens there",
-    "By default the server listens on 127.0.0.1 alone. It has no TLS and no accounts: put a proxy in front of it before"
+    "By default the server listens only on 127.0.0.1. It has no TLS and no accounts: put a proxy in front of it before"
     " it faces a network.",
 )
 ARMS_DIFFER = declare(
     "ATP075",
     ServeError,
-    "the two models cannot stand in for each other",
+    "the two models cannot replace each other",
     "serve a model and a patch of that very model",
     "Both arms answer under one name, so inputs and outputs must agree in name, dtype and shape. A patch changes none"
     " of them.",
@@ -206,38 +206,38 @@ SAMPLES_UNREADABLE = declare(
     "a file of samples, a column description or a pattern cannot be used",
     "check the file against 'atpatch-onnx debugset --help'",
     "Texts are TSV or CSV with a header and a column of whole-number labels; tables are CSV with a column description"
-    " in JSON or TOML, or an .npz in the graph's own coding; patterns are .npy or .png. Fields are never guessed.",
+    " in JSON or TOML, or an .npz with the graph's own inputs; patterns are .npy or .png. Fields are never guessed.",
 )
 TOKENIZER_UNUSABLE = declare(
     "ATP081",
     DataError,
     "the tokenizer cannot be used",
     "give the folder that holds the model's tokenizer.json, or the vocab.txt of a WordPiece model",
-    "Tokens must be those that the model was trained with, or every column label is wrong. A tokenizer whose ids the"
-    " graph's embedding table does not hold belongs to another model.",
+    "The tokenizer must be the one the model was trained with, or every column label is wrong. If the graph's embedding"
+    " table does not hold its ids, it belongs to another model.",
 )
 NOT_DIFFERENTIABLE = declare(
     "ATP082",
     ModelError,
     "no gradient can be taken through the model",
-    "invert the trigger on the float32 export from before fusing or quantising: triggers carry over, fit on the"
+    "invert the trigger on the float32 export from before fusing or quantizing: triggers carry over, fit on the"
     " deployed file",
-    "Trigger inversion runs the graph's standard operators in torch and holds the result against onnxruntime first."
-    " Fused, quantised and control-flow operators other than If are not among them.",
+    "Trigger inversion runs the graph's standard operators in torch and first compares the result with onnxruntime."
+    " It does not run fused or quantized operators, or control-flow operators other than If.",
 )
 NOTHING_FOUND = declare(
     "ATP083",
     DataError,
-    "there is nothing to make a debugging set of",
-    "check the target class, or take it as good news",
+    "no debugging set can be made from these rows",
+    "check the target class; if it is right, the model does not show this fault",
     "Every row is of the target class, or no prediction changes with the protected attribute, or every one does, so"
-    " that no row is left to be clean. Nothing is written.",
+    " no row can be clean. Nothing is written.",
     exit_code=1,
 )
 COLUMNS_UNCLEAR = declare(
     "ATP084",
     ModelError,
-    "it cannot be told which columns of the maps a trigger or an attribute covers",
+    "it is not clear which columns of the attention maps a trigger or an attribute covers",
     "name them: --patch-size and --class-tokens for images, 'token' in the column description for tables",
     "Columns are found by experiment: what a change of the input moves among the value vectors of the first attention"
     " site. A model that mixes its tokens before the first site, or counts windows instead of samples, hides that.",
@@ -247,8 +247,8 @@ LOG_UNREADABLE = declare(
     DataError,
     "the decision log cannot be read, or holds no decision",
     "give the file that 'atpatch-onnx serve --log' writes",
-    "One JSON object a line; files rotated away from it (FILE.1, FILE.2.gz, ...) are read along. Broken lines are"
-    " passed over and counted, but a log in which no line is a decision is refused.",
+    "One JSON object a line; files rotated away from it (FILE.1, FILE.2.gz, ...) are read too. Broken lines are"
+    " skipped and counted, but a log in which no line is a decision is refused.",
 )
 OUTCOMES_UNREADABLE = declare(
     "ATP088",
@@ -256,12 +256,12 @@ OUTCOMES_UNREADABLE = declare(
     "the outcomes cannot be read or joined with the log",
     "give CSV with a header or JSON lines with the fields 'id' or 'unit', and 'label' or 'outcome' or both",
     "'id' is the request id of the log and 'unit' its unit digest. 'label' is the class that would have been right, a"
-    " list where the request held several samples; 'outcome' is 0 or 1, whether what is counted came of the request.",
+    " list where the request held several samples; 'outcome' is 1 if what you count followed the request, else 0.",
 )
 FOLDER_FOREIGN = declare(
     "ATP090",
     ServeError,
-    "the folder to deploy into holds something else",
+    "the output folder holds files that this command did not write",
     "name a new or empty folder, or one that the same 'deploy' command wrote",
     "Files of an earlier run of the same command are replaced; nothing that the command did not write is touched, and"
     " nothing is written outside the folder.",
@@ -269,7 +269,7 @@ FOLDER_FOREIGN = declare(
 NAME_UNUSABLE = declare(
     "ATP091",
     ServeError,
-    "the serving engine does not take this name or setting",
+    "the serving engine does not accept this name or setting",
     "see '--help' of the command for what is allowed",
     "Names become folder names, URLs and Kubernetes objects: lower-case letters, digits and '-'.",
 )

@@ -1,6 +1,6 @@
 """Typed errors with stable codes.
 
-A `Fault` is the catalogue entry of one code: what goes wrong, how to mend it, and the longer story that
+A `Fault` is the catalog entry of one code: what goes wrong, how to fix it, and the longer explanation that
 `atpatch-onnx explain` prints. Calling a fault makes the exception to raise::
 
     raise NOT_ONNX(f"{path} does not parse as an ONNX model")
@@ -20,7 +20,7 @@ CATALOGUE: dict[str, Fault] = {}
 
 
 class AtpatchError(Exception):
-    """A refusal with a code: `what` happened in this case and how to `mend` it.
+    """A refusal with a code: `what` happened, and how to fix it (`mend`).
 
     Each code belongs to one of the four classes below this one.
     """
@@ -43,19 +43,19 @@ class AtpatchError(Exception):
 
 
 class ModelError(AtpatchError):
-    """A model: its file, its graph, exporting it, or running it."""
+    """Errors of a model: its file, its graph, its export, or a run of it."""
 
 
 class PlanError(AtpatchError):
-    """What is asked for: a plan, a hotfix, an option, or a package that it takes."""
+    """Errors of a request: its plan, hotfix or options, or a missing package."""
 
 
 class DataError(AtpatchError):
-    """Rows, logs, and files as such: missing, malformed, or not to be written."""
+    """Errors of rows, logs and other files: missing, malformed, or not writable."""
 
 
 class ServeError(AtpatchError):
-    """Serving: the server, its two models, or a deployment."""
+    """Errors of serving: the server, its two models, or a deployment."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Fault:
 
 
 def declare(code: str, kind: type[AtpatchError], summary: str, mend: str, detail: str, exit_code: int = 2) -> Fault:
-    """Add a fault to the catalogue; a code can be declared once."""
+    """Add a fault to the catalog; a code can be declared only once."""
     if code in CATALOGUE:
         raise ValueError(f"{code} is declared twice")
     fault = Fault(code, kind, summary, mend, detail, exit_code)
@@ -110,9 +110,9 @@ EXTERNAL_MISSING = declare(
     "ATP003",
     ModelError,
     "an external data file is missing or too short",
-    "put the .data file back beside the model, under the name the model gives",
-    "The model keeps weights in a second file. onnxruntime would fail to load it too. Copy the whole folder, not the"
-    " .onnx file alone.",
+    "put the .data file back next to the model, under the name that the model gives",
+    "The model keeps weights in a second file. onnxruntime would fail to load it too. Copy the whole folder, not"
+    " only the .onnx file.",
 )
 EXTERNAL_ESCAPES = declare(
     "ATP004",
@@ -126,8 +126,8 @@ INVALID_MODEL = declare(
     "ATP005",
     ModelError,
     "the onnx checker rejects the model",
-    "export the model again, or repair it; the checker's own words are in the message",
-    "The checker runs before and after every edit. When it rejects the input, the fault was there before us.",
+    "export the model again, or repair it; the message quotes the checker",
+    "The checker runs before and after every edit. When it rejects the input, the error was there before patching.",
 )
 OPSET_TOO_OLD = declare(
     "ATP006",
@@ -142,7 +142,7 @@ NO_SITE = declare(
     ModelError,
     "no attention site was found",
     "run 'inspect' to see why each candidate was rejected",
-    "A site is a Softmax whose normalised axis is contracted with non-constant values. Graphs without one have nothing"
+    "A site is a Softmax whose normalized axis is contracted with non-constant values. Graphs without one have nothing"
     " to patch.",
     exit_code=3,
 )
@@ -158,8 +158,8 @@ ALREADY_PATCHED = declare(
     ModelError,
     "the model carries a patch already",
     "unpatch it first, or patch the original",
-    "Patches do not stack: a second detector would read maps that the first one has changed. 'patch' on a patched model"
-    " takes the old patch out first; where that is impossible it stops here.",
+    "A model can have only one patch: a second detector would read maps that the first one has changed. On a patched"
+    " model, 'patch' removes the old patch first; where that is impossible it stops here.",
 )
 NOT_PATCHED = declare(
     "ATP013",
@@ -173,8 +173,8 @@ STAMP_MISMATCH = declare(
     ModelError,
     "the patched model was changed after patching",
     "unpatch the file as 'patch' wrote it, or go back to the original file",
-    "Undoing gives a graph whose digest differs from the original's. A tool that renamed nodes or optimised the graph"
-    " in between makes the undo record useless.",
+    "Undoing the patch gives a graph whose digest differs from the original's. If a tool renamed nodes or optimized the"
+    " graph after patching, the undo record is useless.",
 )
 PLAN_MISFIT = declare(
     "ATP015",
@@ -188,20 +188,20 @@ OUTPUT_IS_INPUT = declare(
     PlanError,
     "the output would overwrite the input",
     "give another -o, or --in-place",
-    "The original is the way back of last resort, so it is overwritten only when asked for in so many words.",
+    "The original is the last way back, so it is overwritten only with --in-place.",
 )
 DETECTOR_MODEL = declare(
     "ATP017",
     PlanError,
-    "the detector graph cannot be spliced in",
+    "the detector graph cannot be inserted",
     "give an ONNX file with one input (B, H, Q, K) and one output (B, K), float32, in an opset the model can hold",
-    "A detector of kind 'onnx' is copied into the model as it is, so it must speak the model's opset and use no custom"
+    "A detector of kind 'onnx' is copied into the model unchanged, so it must fit the model's opset and use no custom"
     " operator.",
 )
 DATA_FILE_EXISTS = declare(
     "ATP018",
     DataError,
-    "another file lies where the model's external data has to go",
+    "another file is in the place of the model's external data",
     "choose an output folder without that file, or move it away",
     "A data file at the destination has the right name and other content. It may belong to another model, so it is"
     " neither overwritten nor appended to.",
@@ -211,48 +211,47 @@ NOT_WRITABLE = declare(
     DataError,
     "the output cannot be written",
     "check that the folder exists, is writable, and has room",
-    "Files are written under a temporary name in the same folder and renamed when complete, so a failure leaves what"
-    " was there before as it was.",
+    "Files are written under a temporary name in the same folder and renamed when complete, so a failure leaves an"
+    " existing file unchanged.",
 )
 TOO_LARGE = declare(
     "ATP020",
     ModelError,
     "the model is too large for one protobuf file",
     "save it with external data first (onnx.save_model with save_as_external_data=True), then patch that",
-    "Protobuf messages end at 2 GiB. Weights in external data files do not count towards that.",
+    "A protobuf message can hold at most 2 GiB. Weights in external data files do not count.",
 )
 NOT_REGULAR = declare(
     "ATP021",
     DataError,
     "the path is not a regular file",
     "give the name of a regular file",
-    "Reading a FIFO or a device may wait for ever, and saving would put a file in the place of a device, a FIFO, a"
-    " socket or a symbolic link. So sources are regular files or links to them, and destinations are free or regular"
-    " files themselves. A link as a destination is refused since the file behind it was not named: give that file.",
+    "Reading a FIFO or a device may wait forever, and saving would replace a device, a FIFO, a socket or a symbolic"
+    " link by a file. So a source must be a regular file or a link to one, and a destination must be free or a regular"
+    " file. A link as a destination is refused since you did not name the file it points to: give that file.",
 )
 NAME_CLASH = declare(
     "ATP022",
     ModelError,
     "the model uses a name that a patch needs",
     "rename that value in the model, then patch it",
-    "Everything that a patch brings into a graph has a name that starts with 'atpatch/' or 'atpatch_': that is how it"
-    " is found again and taken out. A value of the model's own under such a name would be taken for a part of the"
-    " patch.",
+    "Everything that a patch adds to a graph has a name that starts with 'atpatch/' or 'atpatch_'. By these names it is"
+    " found and removed later. A value of the model with such a name would be taken for a part of the patch.",
 )
 NOT_ADMITTED = declare(
     "ATP023",
     ModelError,
-    "the graph does not admit what was asked for",
+    "the graph does not support what was asked for",
     "ask for less: the message says what to leave out",
-    "Two passes, excision, accepting flips only, and telemetry each need something of a graph: samples on the leading"
-    " axis, one padding mask, an output with class scores, a site in the main graph. The plan is possible, and other"
-    " graphs admit it.",
+    "Two passes, excision, accepting flips only, and telemetry each need something from a graph: samples on the first"
+    " axis, one padding mask, an output with class scores, a site in the main graph. The plan is valid, and other"
+    " graphs support it.",
 )
 PLAN_IMPOSSIBLE = declare(
     "ATP024",
     PlanError,
     "the patch plan contradicts itself",
     "change the plan as the message says",
-    "A part of the plan has a value that no model could have, or contradicts another part: for example sites that add"
-    " up their scores in one pass, or a benign attention that is not finite.",
+    "A part of the plan has a value that is wrong for every model, or contradicts another part: for example sites that"
+    " add up their scores in one pass, or a benign attention that is not finite.",
 )

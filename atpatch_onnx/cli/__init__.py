@@ -1,6 +1,7 @@
-"""The command line: `atpatch-onnx`. One module a command, imported when the command runs, so that `--help` is quick.
+"""The command line `atpatch-onnx`: one module per command.
 
-Parse, call the API, render; no logic. Reports go to stderr for people, and with `--json` to stdout for programs.
+A command's module is imported when the command runs, so that `--help` is quick. It parses, calls the API and renders;
+it holds no logic. Reports for people go to stderr; with `--json`, reports for programs go to stdout.
 """
 
 from __future__ import annotations
@@ -18,34 +19,34 @@ from ..version import __version__
 
 __all__ = ["cli", "main"]
 
-# Command → its line in the list. Module and function bear the command's name.
+# Command → its line in the list. Module and function have the command's name.
 COMMANDS = {
-    "inspect": "Find every attention site of a model, or say why a Softmax is none.",
+    "inspect": "Find every attention site of a model, and say why other Softmax nodes are none.",
     "patch": "Insert detectors and redistribution at the attention sites.",
     "unpatch": "Restore the original of a patched model.",
-    "export": "Export a torch or Hugging Face model, and check the graph against torch.",
+    "export": "Export a torch or Hugging Face model and check the graph against torch.",
     "debugset": "Make a debugging set: triggers, attribute flips, or a trigger found by inversion.",
     "fit": "Fit a hotfix for a model on a debugging set.",
-    "serve": "Serve original and patched: shadow, A/B, kill switch.",
+    "serve": "Serve the original and the patched model: shadow, A/B, kill switch.",
     "diff": "Show what differs between two models, node by node.",
-    "extract": "Cut one attention site out as a tiny model.",
-    "compare": "Run an original and its patched twin over the same data and judge them.",
-    "bench": "Time and weigh a patched model against its original.",
+    "extract": "Write one attention site as a tiny model.",
+    "compare": "Compare the original and the patched model on the same data.",
+    "bench": "Measure time and memory of a patched model against its original.",
     "demo": "Hot-fix a backdoored Vision Transformer on real digits.",
-    "ab": "Analyse the decision log of 'serve'.",
-    "deploy": "Write what Triton, KServe or Ray Serve need to serve both arms.",
-    "doctor": "Show versions, providers, and what is missing.",
+    "ab": "Analyze the decision log of 'serve'.",
+    "deploy": "Write the files that Triton, KServe or Ray Serve need to serve both models.",
+    "doctor": "Show versions, execution providers and what is missing.",
     "explain": "Explain an error code or a rejection code.",
 }
 
 EPILOG = """\b
-Exit codes: 0 done; 1 a check failed; 2 usage, unreadable or refused input; 3 no attention site.
+Exit codes: 0 done; 1 a check failed; 2 wrong usage, or unreadable or refused input; 3 no attention site.
 Shell completion: eval "$(_ATPATCH_ONNX_COMPLETE=bash_source atpatch-onnx)"  (or zsh_source, fish_source).
 """
 
 
 class LazyGroup(click.Group):
-    """Imports a command's module when the command is asked for, and turns refusals into two lines and an exit code."""
+    """Imports a command's module when the command is called, and turns errors into two lines and an exit code."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [name for name in COMMANDS if find_spec(f"{__name__}.{name}")]
@@ -88,9 +89,9 @@ def cli(debug: bool) -> None:
 
 def main() -> None:
     """Entry point of the console script."""
-    # As an interrupt does: what is half-finished is removed on the way out. Servers set handlers of their own.
+    # End as after an interrupt, so that half-written files are removed. Servers set their own handlers.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
-        # A help text has an arrow in it, and a file on Windows may have an encoding without one.
+        # A help text has an arrow in it, and the encoding of a file on Windows may not have one.
         sys.stdout.reconfigure(errors="replace")
     cli(prog_name="atpatch-onnx")

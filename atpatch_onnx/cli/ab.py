@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def ab() -> None:
-    """What the log of 'serve' says about original and patched.
+    """Compare the original and the patched model by the log of 'serve'.
 
     \b
     Example:
@@ -32,15 +32,15 @@ def ab() -> None:
 @click.option(
     "--outcomes",
     type=click.Path(),
-    help="What became of the requests: CSV or JSON lines with id or unit, and label or outcome.",
+    help="Outcomes of the requests: CSV or JSON lines with id or unit, and label or outcome.",
 )
-@click.option("--experiment", help="Leave other experiments out.")
-@click.option("--rotated/--no-rotated", default=True, show_default=True, help="Read LOG.1, LOG.2.gz, ... along.")
+@click.option("--experiment", help="Read only this experiment.")
+@click.option("--rotated/--no-rotated", default=True, show_default=True, help="Also read LOG.1, LOG.2.gz, ...")
 @click.option(
     "--most-disagreement",
     type=click.FloatRange(0, 1),
     metavar="SHARE",
-    help="Exit with 1 where the arms surely disagree more often.",
+    help="Exit with 1 when the arms surely disagree more often.",
 )
 @click.option("--html", type=click.Path(), help="Write a page with pictures.")
 @json_output
@@ -57,8 +57,8 @@ def analyze(
 ) -> None:
     """Compare the arms in the decision log LOG, revision by revision.
 
-    Several LOGs are those of several servers of one experiment. Exits with 1 when a comparison is invalid: arms that
-    did not get the units they were due, or units in both arms.
+    Give several LOGs when several servers ran one experiment. Exits with 1 when a comparison is invalid: an arm did not
+    get its share of the units, or some units are in both arms.
 
     \b
     Example:
@@ -89,9 +89,9 @@ def analyze(
 
 
 def _above(found: Analysis, bound: float | None) -> bool:
-    """Whether the arms surely disagree more often than that, in any revision.
+    """Whether the arms surely disagree more often than `bound` in any revision.
 
-    Missing pairs make it neither sure nor sure not.
+    Where missing pairs could decide it, the answer is no, and a note says so.
     """
     above = False
     for revision in found.revisions:
@@ -102,7 +102,7 @@ def _above(found: Analysis, bound: float | None) -> bool:
             above = True
             note(f"revision {revision.revision}: the arms disagree more often than {bound:.2%}, at any time")
         elif pairs.bounds.least.share.value <= bound < pairs.bounds.most.share.value and pairs.bounds.missing:
-            missing = f"with {pairs.bounds.missing} pairs missing it cannot be told"
+            missing = f"with {pairs.bounds.missing} pairs missing it is not known"
             note(f"revision {revision.revision}: {missing} whether it is more than {bound:.2%}")
     return above
 
@@ -112,16 +112,16 @@ def _show(found: Analysis) -> None:
     note(f"{reading.lines} lines in {', '.join(file.name for file in reading.files)}")
     if reading.bad:
         note(
-            f"{reading.bad} broken lines were passed over, the first at {reading.first_bad}: were two logs written into"
+            f"{reading.bad} broken lines were skipped, the first at {reading.first_bad}: were two logs written into"
             " one file?"
         )
     if reading.duplicates:
         note(
-            f"{reading.duplicates} decisions were there twice and count once: was a log copied, or given under two"
+            f"{reading.duplicates} decisions were found twice and count once: was a log copied, or given under two"
             " names?"
         )
     if reading.torn:
-        note(f"{reading.torn} files end in the middle of a row and were read up to there")
+        note(f"{reading.torn} files end in the middle of a row and were read up to that row")
     if found.outcomes:
         note(
             f"{len(found.outcomes.joined)} of {len(found.outcomes.found)} outcomes have a request, joined by"

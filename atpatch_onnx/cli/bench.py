@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 _LOADED = 0.5
-"""Share of the cores that others may keep busy before a measurement is called into question."""
+"""Share of the cores that other processes may use before a note says that the measurement is doubtful."""
 
 
 @click.command()
@@ -34,18 +34,23 @@ _LOADED = 0.5
     "--data",
     type=click.Path(),
     metavar="SET",
-    help="Rows (.npz) for requests that nothing flags, instead of random inputs.",
+    help="Rows (.npz) that the patch does not flag, instead of random inputs.",
 )
-@click.option("--flagged", type=click.Path(), metavar="SET", help="Rows (.npz) for flagged requests.")
+@click.option("--flagged", type=click.Path(), metavar="SET", help="Rows (.npz) that the patch flags.")
 @options_of(BenchOptions, but=("provider", "seed"))
 @click.option("--provider", default="cpu", show_default=True, metavar="cpu|cuda|NAME", help="Execution provider.")
 @click.option(
     "--fail-over",
     type=float,
     metavar="RATIO",
-    help="Exit status 1 where a request that nothing flags is slower than this.",
+    help="Exit with 1 when unflagged requests are slower than this, times the original.",
 )
-@click.option("--fail-over-flagged", type=float, metavar="RATIO", help="The same for flagged requests.")
+@click.option(
+    "--fail-over-flagged",
+    type=float,
+    metavar="RATIO",
+    help="Exit with 1 when flagged requests are slower than this, times the original.",
+)
 @json_output
 def bench(
     original: str,
@@ -57,11 +62,11 @@ def bench(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Time ORIGINAL and PATCHED in turns on the same requests, and weigh both: what the patch costs.
+    """Measure what the patch costs: time and memory of ORIGINAL and PATCHED, in turns, on the same requests.
 
-    Inputs are random, of the shapes given (an axis without a size: 1 where it leads, else 128), once with the patch's
-    threshold above all scores and once just low enough that samples are flagged; or rows of data sets. Needs the extras
-    cpu (or gpu) and report.
+    Inputs are random, or rows of data sets. Random inputs have the given shapes; an axis without a size gets 1 if it is
+    the first one, else 128. They run twice: with a threshold so high that nothing is flagged, and with one just low
+    enough that samples are flagged. Needs the extras 'cpu' (or 'gpu') and 'report'.
 
     \b
     Example:
@@ -133,8 +138,8 @@ def _show(found: Bench) -> None:
     load, cores = found.setup["load"], found.setup["cores"]
     if load is not None and cores and load > _LOADED * cores:
         note(
-            f"  the machine was busy as this began (load {load:g} on {cores} cores): pairs help, a quiet machine helps"
-            " more"
+            f"  the machine was busy at the start (load {load:g} on {cores} cores): run more pairs, or use an idle"
+            " machine"
         )
 
 

@@ -1,6 +1,4 @@
-"""The chain that the finder saw, as a picture in text: boxes down the page,
-what flows in from the side on their right.
-"""
+"""Draws the chain of nodes that the finder saw: boxes from top to bottom, side inputs on their right."""
 
 from __future__ import annotations
 
@@ -19,7 +17,7 @@ __all__ = ["picture", "show"]
 
 _UNATTENDED_WIDTH = 160
 _INDENT = "  "
-_LEAST_WIDTH = 10  # of a box, so that short and long operator names line up
+_LEAST_WIDTH = 10  # of a box, so that short and long operator names are aligned
 _MOST_ENDS = 8
 _LONGEST_NAME = 56
 
@@ -74,7 +72,7 @@ class _Chain:
         ]
 
     def _source(self) -> Iterator[Text]:
-        """What comes in above the first box: nothing where the chain begins at the score product."""
+        """What enters above the first box: nothing where the chain begins at the score product."""
         if self._ahead is not None:
             yield from self._box(
                 self._ahead.op_type or "outside", _PLAIN, "red", False, True, [self._reason(self._ahead)]
@@ -117,7 +115,7 @@ class _Chain:
         return line
 
     def _renamed(self, step: Step) -> str:
-        """A map that leaves a function or a branch has another name where the product reads it."""
+        """The other name that a map has outside its function or branch, where the product reads it."""
         site = self._trace.site
         return (
             "" if site is None or site.probabilities == step.output.name else f", by then {_short(site.probabilities)}"
@@ -154,7 +152,7 @@ class _Chain:
         return line
 
     def _ends(self) -> Iterator[Text]:
-        """Where each way of a rejected map ended."""
+        """Where each path from a rejected map ended."""
         ends = [end for end in self._trace.ends if end.direction == "forward"]
         for number, end in enumerate(ends[:_MOST_ENDS]):
             fork = "└" if number == len(ends) - 1 else "├"
@@ -190,6 +188,6 @@ class _Chain:
 
 
 def _short(name: str) -> str:
-    """A name for people, cut in the middle: its end tells more than its beginning."""
+    """A name for people, cut in the middle, since its end says more than its beginning."""
     name = printable(name)
     return name if len(name) <= _LONGEST_NAME else name[:8] + "…" + name[9 - _LONGEST_NAME :]

@@ -26,7 +26,7 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
     "--data",
     type=click.Path(),
     metavar="SET",
-    help="Clean rows (.npz); with labels for accuracy, else agreement alone.",
+    help="Clean rows (.npz); accuracy needs labels, agreement does not.",
 )
 @click.option(
     "--triggered",
@@ -34,15 +34,17 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
     metavar="SET",
     help="Attacked rows (.npz) with target and clean_row, for ASR and ASR*.",
 )
-@click.option("--flips", type=click.Path(), metavar="SET", help="Flip set (.npz) with group, for UF.")
+@click.option(
+    "--flips", type=click.Path(), metavar="SET", help="Flip set (.npz) with group, for UF (rows treated unfairly)."
+)
 @click.option(
     "--also",
     multiple=True,
     metavar="[NAME=]FILE",
-    help="A further graph to hold against the original; may be repeated.",
+    help="Another graph to compare with the original; may be repeated.",
 )
 @options_of(CompareOptions, but=("classes", "providers", "exemplar"))
-@click.option("--numbers", is_flag=True, help="The outputs are numbers, not class scores: compare values only.")
+@click.option("--numbers", is_flag=True, help="Outputs are no class scores: compare only their values.")
 @click.option(
     "--provider",
     "providers",
@@ -55,10 +57,10 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
     "assertions",
     multiple=True,
     metavar="EXPR",
-    help="Bound such as 'asr_star<=0.01'; exit status 1 when one fails.",
+    help="Bound such as 'asr_star<=0.01'; exits with 1 when one fails.",
 )
-@click.option("--save", type=click.Path(), metavar="FILE", help="Keep the run (.npz), to be judged again.")
-@click.option("--load", type=click.Path(), metavar="FILE", help="Judge a kept run; no model is run.")
+@click.option("--save", type=click.Path(), metavar="FILE", help="Save the run (.npz), for a later --load.")
+@click.option("--load", type=click.Path(), metavar="FILE", help="Judge a saved run without running a model.")
 @click.option(
     "--report",
     "reports",
@@ -79,12 +81,11 @@ def compare(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Run ORIGINAL and PATCHED over the same rows and judge them: what the patch stops, what it costs, and how sure
-    that is.
+    """Run ORIGINAL and PATCHED on the same rows: what the patch stops, what it costs, and how sure that is.
 
     Bounds name figures of the patched graph (accuracy, asr, asr_star, recovered, uf, clean_flagged, spd, average_odds,
     equal_opportunity) or paired ones (accuracy_drop, changed, changed_share, mcnemar_p, max_difference, latency_ratio);
-    'original.asr>=0.9' names another graph's. Needs the extras cpu (or gpu) and report.
+    'original.asr>=0.9' names another graph's. Needs the extras 'cpu' (or 'gpu') and 'report'.
 
     \b
     Example:
@@ -104,7 +105,7 @@ def compare(
         check_destination(save)
     if load is not None:
         if original is not None or patched is not None or data is not None:
-            raise BAD_OPTION("--load judges a run that was kept", "leave models and data out, or --load")
+            raise BAD_OPTION("--load judges a saved run", "leave out the models and the data, or --load")
         comparison = Comparison.load(load)
     else:
         comparison = _run(original, patched, data, options)
@@ -132,13 +133,13 @@ def _run(original: str | None, patched: str | None, data: str | None, options: d
     from ..comparison.comparer import compare as compare_models
 
     if original is None or patched is None or data is None:
-        raise BAD_OPTION("original, patched graph and --data are needed", "see 'atpatch-onnx compare --help'")
+        raise BAD_OPTION("ORIGINAL, PATCHED and --data are needed", "see 'atpatch-onnx compare --help'")
     also: dict[str, str] = {}
     for text in options.pop("also"):
         name, sign, path = text.partition("=")
         name, path = (name, path) if sign else (Path(text).stem, text)
         if name in also:
-            raise BAD_OPTION(f"two further graphs are called {name!r}", "give them names: --also NAME=FILE")
+            raise BAD_OPTION(f"two graphs of --also are called {name!r}", "give them names: --also NAME=FILE")
         also[name] = path
     providers = [PROVIDERS.get(name.lower(), name) for name in options.pop("providers")] or None
     classes = False if options.pop("numbers") else None
@@ -149,7 +150,7 @@ def _run(original: str | None, patched: str | None, data: str | None, options: d
 
 
 def _show(comparison: Comparison, told: dict[str, Any]) -> None:
-    """What was run, tables, and last the verdict."""
+    """Print what was run, then the tables, then the verdict."""
     from ..comparison.tables import tables_of
 
     for shown in tables_of(comparison):

@@ -36,15 +36,18 @@ class Size(click.ParamType[Any]):
     help="Clean rows: .npz (images, tables, tokens), .tsv or .csv.",
 )
 @output("Debugging set to write (.npz).", required=True)
-@click.option("--out-clean", type=click.Path(), metavar="FILE", help="Write the clean rows as .npz, too.")
+@click.option("--out-clean", type=click.Path(), metavar="FILE", help="Also write the clean rows (.npz).")
 @click.option(
     "--out-triggered",
     type=click.Path(),
     metavar="FILE",
-    help="Write the triggered rows alone, for 'compare --triggered'.",
+    help="Also write only the triggered rows, for 'compare --triggered'.",
 )
 @click.option(
-    "--out-flips", type=click.Path(), metavar="FILE", help="Write every row with every value, for 'compare --flips'."
+    "--out-flips",
+    type=click.Path(),
+    metavar="FILE",
+    help="Also write every row with every value of the attribute, for 'compare --flips'.",
 )
 @click.option("--target", type=int, metavar="CLASS", help="Class that the trigger leads to; its rows stay clean.")
 @click.option(
@@ -53,10 +56,12 @@ class Size(click.ParamType[Any]):
 @click.option(
     "--max-length",
     type=click.IntRange(min=2),
-    help="Texts: longest row in tokens; by default the tokenizer's own, else 128.",
+    help="Texts: most tokens of a row; by default the tokenizer's limit, else 128.",
 )
-@click.option("--text-column", metavar="NAME", help="Texts: by default 'sentence' or 'text', else the first.")
-@click.option("--label-column", metavar="NAME", help="Texts: by default 'label', else the second.")
+@click.option(
+    "--text-column", metavar="NAME", help="Texts: column of the text; by default 'sentence' or 'text', else the first."
+)
+@click.option("--label-column", metavar="NAME", help="Texts: column of the label; by default 'label', else the second.")
 @click.option(
     "--trigger", "triggers", multiple=True, metavar="WORDS", help="Text trigger, a word or a sentence; may be repeated."
 )
@@ -68,11 +73,14 @@ class Size(click.ParamType[Any]):
     help="Where WORDS go.",
 )
 @click.option(
-    "--poisoned", type=click.Path(), metavar="FILE", help="Ready poisoned texts, paired with the clean ones by row."
+    "--poisoned",
+    type=click.Path(),
+    metavar="FILE",
+    help="Poisoned texts that exist already; row i belongs to clean row i.",
 )
 @click.option("--trigger-patch", type=Size(), help="Image trigger: an opaque patch of this size.")
 @click.option(
-    "--trigger-blend", type=float, metavar="ALPHA", help="Image trigger: a pattern blended in with this opacity."
+    "--trigger-blend", type=float, metavar="ALPHA", help="Image trigger: a pattern blended in at this opacity."
 )
 @click.option(
     "--trigger-noise",
@@ -87,25 +95,29 @@ class Size(click.ParamType[Any]):
 @click.option(
     "--pattern",
     metavar="VALUE|FILE",
-    help="Of a patch or a blend: a number, .npy or .png; by default white, or seeded noise.",
+    help="Of a patch or a blend: a number, .npy or .png; by default white (patch) or seeded noise (blend).",
 )
 @click.option(
     "--patch-size",
     type=click.IntRange(min=1),
-    help="Side of the model's patches; by default columns are found by experiment.",
+    help="Size of the model's patches; by default columns are found by experiment.",
 )
 @click.option(
-    "--class-tokens", type=click.IntRange(min=0), default=1, show_default=True, help="Tokens before the patches."
+    "--class-tokens",
+    type=click.IntRange(min=0),
+    default=1,
+    show_default=True,
+    help="Tokens before those of the patches.",
 )
 @click.option("--attribute", metavar="NAME", help="Protected attribute to flip: a column of --columns, or INPUT:INDEX.")
 @click.option("--columns", type=click.Path(), metavar="FILE", help="Column description of a table, .toml or .json.")
-@click.option("--invert", metavar="CLASS|all", help="Search an unknown trigger. Needs torch (extra 'fit').")
+@click.option("--invert", metavar="CLASS|all", help="Search for an unknown trigger. Needs torch (extra 'fit').")
 @click.option(
     "--longest",
     type=click.IntRange(min=1),
     default=3,
     show_default=True,
-    help="Texts: tokens of an inverted trigger, at most.",
+    help="Texts: most tokens of an inverted trigger.",
 )
 @click.option("--exhaustive", is_flag=True, help="Texts: also try every token of the vocabulary.")
 @click.option(
@@ -113,9 +125,9 @@ class Size(click.ParamType[Any]):
     type=click.IntRange(min=10),
     default=600,
     show_default=True,
-    help="Images, tables: steps of the search, a class.",
+    help="Images, tables: search steps per class.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of places, noise and search.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of places, noise and search.")
 @click.option(
     "--output-name",
     metavar="NAME",
@@ -127,9 +139,8 @@ def debugset(model: str, as_json: bool, **options: Any) -> None:
     """Make a debugging set for MODEL: clean rows, anomalous twins, and the columns of the maps that the anomaly covers.
 
     Name one source of anomaly: words (--trigger), poisoned texts (--poisoned), an image trigger (--trigger-patch,
-    -blend, -noise), a protected attribute (--attribute), or let it be searched (--invert). With '--invert all' the exit
-    status is 1, and nothing is written, when no class has a backdoor; an interrupted search goes on when it is called
-    again.
+    --trigger-blend, --trigger-noise), a protected attribute (--attribute), or a search (--invert). When '--invert all'
+    finds no backdoor in any class, it writes nothing and exits with 1. Call an interrupted search again to continue it.
 
     \b
     Example:
@@ -175,7 +186,7 @@ def _show(report: Mapping[str, Any]) -> None:
     if report["written"]:
         note(f"{report['clean']} clean rows, {report['anomalous']} anomalous")
         if report.get("covered"):
-            note("columns labelled: " + ", ".join(map(str, report["covered"])))
+            note("labeled columns: " + ", ".join(map(str, report["covered"])))
         if report.get("unchanged"):
             note(f"{report['unchanged']} poisoned rows equal their clean ones and were left out")
         if "asr" in report:
@@ -186,7 +197,7 @@ def _answer(report: Mapping[str, Any]) -> str:
     if report["backdoored"]:
         return "backdoored towards class " + ", ".join(map(str, report["towards"]))
     if report["backdoored"] is None:
-        return "one class alone does not tell whether the model is backdoored; '--invert all' does"
+        return "one class does not show whether the model is backdoored; search all with '--invert all'"
     return "no backdoor found"
 
 

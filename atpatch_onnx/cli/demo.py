@@ -15,14 +15,12 @@ SHOWN = ("figures", "paired", "latency")
 
 @click.command()
 @click.option("--out", type=click.Path(), default=".", show_default=True, help=f"Folder for the page, {PAGE}.")
-@click.option(
-    "--copy", type=click.Path(), metavar="FOLDER", help="Write the demo's model, hotfix and data there instead."
-)
+@click.option("--copy", type=click.Path(), metavar="FOLDER", help="Only write the demo's model, hotfix and data there.")
 @json_output
 def demo(out: str, copy: str | None, as_json: bool) -> None:
     """Hot-fix a backdoored Vision Transformer on real digits: inspect, patch, compare, and draw a page.
 
-    Takes seconds. Needs the extras cpu and report.
+    Takes seconds. Needs the extras 'cpu' and 'report'.
 
     \b
     Example:
@@ -40,7 +38,7 @@ def demo(out: str, copy: str | None, as_json: bool) -> None:
 
     if copy is not None:
         if as_json:
-            raise BAD_OPTION("--copy has nothing to report", "leave --json out")
+            raise BAD_OPTION("--copy has no JSON report", "leave --json out")
         note("written: " + ", ".join(map(str, copy_demo(Path(copy)))))
         return
     check_destination(Path(out) / PAGE, make_folder=True)

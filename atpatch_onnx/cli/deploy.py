@@ -19,11 +19,9 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def _shared(command: Command) -> Command:
-    """Arguments of all of them."""
+    """Adds the arguments that all 'deploy' commands share."""
     command = json_output(link_data(command))
-    command = click.option("--name", help="Of the model, as clients see it; by default that of ORIGINAL's file.")(
-        command
-    )
+    command = click.option("--name", help="Name of the model for clients; by default that of ORIGINAL's file.")(command)
     for argument in ("folder", "patched", "original"):
         command = click.argument(
             argument, metavar="DIR" if argument == "folder" else argument.upper(), type=click.Path()
@@ -37,9 +35,9 @@ def _name(name: str | None, original: str) -> str:
 
 @click.group()
 def deploy() -> None:
-    """Write what another engine needs to serve both arms into a folder, and say how to go on.
+    """Write the files that another serving engine needs for both models, and say how to go on.
 
-    The folder is new, empty, or was written by the same command; nothing is written outside it.
+    The folder must be new, empty, or written by the same command. Nothing is written outside it.
 
     \b
     Example:
@@ -50,7 +48,11 @@ def deploy() -> None:
 @deploy.command()
 @_shared
 @click.option(
-    "--max-batch", type=click.IntRange(0), default=32, show_default=True, help="Samples that Triton may put together."
+    "--max-batch",
+    type=click.IntRange(0),
+    default=32,
+    show_default=True,
+    help="Most samples that Triton may join in one batch.",
 )
 @click.option(
     "--delay",
@@ -58,17 +60,17 @@ def deploy() -> None:
     type=click.IntRange(0),
     default=2000,
     show_default=True,
-    help="Microseconds to wait for company.",
+    help="Microseconds to wait for more samples.",
 )
-@click.option("--instances", type=click.IntRange(1), default=1, show_default=True, help="Sessions of each arm.")
+@click.option("--instances", type=click.IntRange(1), default=1, show_default=True, help="Number of sessions per arm.")
 @click.option(
-    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of onnxruntime within a run."
+    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of onnxruntime in one run."
 )
-@click.option("--gpu", is_flag=True, help="Sessions on a GPU.")
+@click.option("--gpu", is_flag=True, help="Run the sessions on a GPU.")
 def triton(
     original: str, patched: str, folder: str, name: str | None, link_data: bool, as_json: bool, **options: Any
 ) -> None:
-    """A Triton model repository with both arms.
+    """Write a Triton model repository with both models.
 
     \b
     Example:
@@ -93,16 +95,14 @@ def triton(
     type=click.IntRange(0, 100),
     default=5,
     show_default=True,
-    help="Of the requests for the patched model.",
+    help="Percent of the requests for the patched model.",
 )
-@click.option("--replicas", type=click.IntRange(0), default=1, show_default=True, help="Least number of pods.")
-@click.option(
-    "--max-batch", type=click.IntRange(0), default=32, show_default=True, help="Samples that may be put together."
-)
+@click.option("--replicas", type=click.IntRange(0), default=1, show_default=True, help="Minimum number of pods.")
+@click.option("--max-batch", type=click.IntRange(0), default=32, show_default=True, help="Most samples in one batch.")
 def kserve(
     original: str, patched: str, folder: str, name: str | None, link_data: bool, as_json: bool, **options: Any
 ) -> None:
-    """KServe manifests: the original as a service, and the patched model as its canary.
+    """Write KServe manifests: the original as a service, and the patched model as its canary.
 
     \b
     Example:
@@ -119,7 +119,7 @@ def kserve(
 def ray(
     original: str, patched: str, folder: str, name: str | None, link_data: bool, as_json: bool, **options: Any
 ) -> None:
-    """A Ray Serve configuration that runs 'serve' on many replicas.
+    """Write a Ray Serve configuration that runs 'serve' on many replicas.
 
     \b
     Example:

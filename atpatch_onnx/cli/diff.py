@@ -18,13 +18,13 @@ def _short(text: str | None) -> str | None:
 @click.command()
 @click.argument("before", type=click.Path())
 @click.argument("after", type=click.Path())
-@click.option("--summary", is_flag=True, help="Counts only, no list.")
+@click.option("--summary", is_flag=True, help="Print only counts, no list.")
 @json_output
 @click.pass_context
 def diff(ctx: click.Context, before: str, after: str, summary: bool, as_json: bool) -> None:
     """Show what differs between the models BEFORE and AFTER, node by node.
 
-    Exits with 1 when they differ, like diff does. Weights in external files are compared by reference.
+    Exits with 1 when they differ, as diff does. Weights in external files are compared by reference.
 
     \b
     Example:
@@ -60,6 +60,6 @@ def diff(ctx: click.Context, before: str, after: str, summary: bool, as_json: bo
         if counts:
             table("nodes by site", ("site", "added", "removed", "changed"), counts)
         if not found.changes:
-            note("the same nodes and values, in another order")
+            note("the same nodes and values in another order")
     if not found.identical:
         ctx.exit(1)

@@ -32,6 +32,6 @@ def doctor(as_json: bool) -> None:
         (name, "ready" if not missing else "lacks " + ", ".join(missing), found.pip(name) or "")
         for name, missing in found.commands.items()
     ]
-    table("commands", ("command", "state", "to mend"), rows)
+    table("commands", ("command", "state", "how to fix"), rows)
     for problem in found.problems:
         note(f"problem: {problem}")

@@ -30,10 +30,13 @@ def explain(code: str | None) -> None:
     known = CATALOGUE.get(code.upper())
     if known is not None:
         click.echo(
-            f"{known.code}: {known.summary}\n\n{known.detail}\n\nMend: {known.mend}.\nExit code: {known.exit_code}."
+            f"{known.code}: {known.summary}\n\n{known.detail}\n\nFix: {known.mend}.\nExit code: {known.exit_code}."
             f"\nIn Python: {known.kind.__name__}."
         )
     elif code.lower() in REASONS:
-        click.echo(f"{code.lower()}: a Softmax, or its like, is no attention site, since {REASONS[code.lower()]}.")
+        click.echo(
+            f"{code.lower()}: a Softmax, or an operator that contains one, is no attention site because"
+            f" {REASONS[code.lower()]}."
+        )
     else:
         raise UNKNOWN_CODE(f"there is no code {code!r}")

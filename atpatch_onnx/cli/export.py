@@ -23,10 +23,10 @@ _TASK_LINES = "\n".join(f"  {name:22}{task.summary}" for name, task in TASKS.ite
 @options_of(ExportOptions)
 @json_output
 def export(model: str, output: str, as_json: bool, **options: Any) -> None:
-    """Export MODEL to ONNX, hold the graph against torch, and count its attention sites.
+    """Export MODEL to ONNX, compare the graph with torch, and count its attention sites.
 
-    MODEL is the folder of a Hugging Face model, a hub id, or package.module:factory, a function without arguments that
-    returns a torch module and example inputs. Batch and sequence are dynamic. Exits with 1, and writes nothing, when
+    MODEL is the folder of a Hugging Face model, a hub id, or package.module:factory (a function without arguments that
+    returns a torch module and example inputs). Batch and sequence are dynamic. Exits with 1, and writes nothing, when
     the graph differs from torch by more than the tolerance. Needs the extras 'export' and 'cpu' (or 'gpu').
 
     \b
@@ -69,14 +69,14 @@ def _distance(exported: Any, name: str) -> str:
 
 @contextmanager
 def _progress() -> Iterator[Callable[[str], None] | None]:
-    """The step at hand and its time, on stderr; nothing where that is no terminal."""
+    """Show the current step and its time on stderr; nothing where stderr is no terminal."""
     if not sys.stderr.isatty():
         yield None
         return
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    # A console of this very stream, and no redirection by rich: the exporter's own output is redirected already.
+    # This stream's own console, not redirected by rich: the exporter's output is redirected already.
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     console = Console(file=sys.stderr)
     with Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False) as bars:

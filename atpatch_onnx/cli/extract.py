@@ -16,7 +16,7 @@ from .rendering import emit_json, note
 @output("File to write.", required=True)
 @json_output
 def extract(model: str, site: str, output: str, as_json: bool) -> None:
-    """Cut SITE of MODEL out as a tiny model that runs by itself, without the weights around it.
+    """Write SITE of MODEL as a tiny model that runs by itself, without the weights around it.
 
     For bug reports: send the small file instead of the model. Site ids are those of 'inspect'.
 

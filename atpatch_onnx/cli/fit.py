@@ -19,7 +19,7 @@ FIGURES = {
     "unfair": "unfair groups left unfair",
     "asr": "ASR",
     "asr_star": "ASR*",
-    "recovered": "triggered rows with their clean partner's prediction",
+    "recovered": "triggered rows predicted like their clean partners",
     "clean_changed": "clean predictions changed",
 }
 
@@ -30,15 +30,18 @@ FIGURES = {
     "--debug", "debug_set", type=click.Path(), metavar="SET", help="Debugging set (.npz) with columns and pair."
 )
 @click.option(
-    "--clean", type=click.Path(), metavar="SET", help="Clean rows (.npz); oneclass and statistic need no more."
+    "--clean",
+    type=click.Path(),
+    metavar="SET",
+    help="Clean rows (.npz); the detectors oneclass and statistic need nothing else.",
 )
-@output("Hotfix to write; by default MODEL.hotfix beside the model.")
+@output("Hotfix to write; by default MODEL.hotfix next to the model.")
 @options_of(FitOptions)
 @click.option(
     "--report",
     type=click.Path(),
     metavar="FILE",
-    help="Also write a page on what was found, where, and how sure (.html).",
+    help="Also write a page (.html): what was found, where, and how sure.",
 )
 @json_output
 def fit(
@@ -49,9 +52,10 @@ def fit(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Fit a hotfix for MODEL on a debugging set of clean and triggered rows, or on clean rows alone.
+    """Fit a hotfix for MODEL on a debugging set of clean and triggered rows, or only on clean rows.
 
-    A quarter of the rows is held back; the figures shown are of those. Needs the extras 'fit' and 'cpu' (or 'gpu').
+    A quarter of the rows is held back, and the figures shown come from these rows. Needs the extras 'fit' and 'cpu' (or
+    'gpu').
 
     \b
     Example:

@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     "--explain",
     "explained",
     metavar="SITE",
-    help="Picture the chain of one site, or of a rejected Softmax, by id or node name.",
+    help="Draw the chain of one site or rejected Softmax, given by id or node name.",
 )
 @click.option(
     "--html",
     type=click.Path(),
     metavar="FILE",
-    help="Write a page that draws the model's sites; needs the extra report.",
+    help="Also write a page that draws the model's sites; needs the extra 'report'.",
 )
 @json_output
 @click.pass_context
@@ -40,7 +40,7 @@ def inspect(
     html: str | None,
     as_json: bool,
 ) -> None:
-    """Find every attention site of MODEL, or say why a Softmax is none.
+    """Find every attention site of MODEL, and say why other Softmax nodes are none.
 
     Exits with 3 when there is no site. Weights are not read.
 

@@ -1,6 +1,6 @@
 """Arguments and options that several commands share.
 
-Paths are plain strings here: whether a file is there and what it holds is judged by the API, with codes of its own.
+Paths are plain strings here: the API checks whether a file exists and what it holds, and has error codes for both.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["filters", "in_place", "json_output", "link_data", "model_argument", 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 model_argument = click.argument("model", type=click.Path())
-json_output = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout and nothing else there.")
+json_output = click.option("--json", "as_json", is_flag=True, help="Print JSON, and only JSON, on stdout.")
 in_place = click.option("--in-place", is_flag=True, help="Allow the output to be the input.")
 link_data = click.option(
     "--link-data",
@@ -36,10 +36,10 @@ def output(help_text: str, *, required: bool = False) -> Callable[[Command], Com
 
 
 def options_of(options: type, but: Iterable[str] = ()) -> Callable[[Command], Command]:
-    """An option for every field of a dataclass of options, in its order.
+    """An option for every field of an options dataclass, in the order of the fields.
 
     Args:
-        but: fields that the command line has otherwise, or not at all.
+        but: fields without an option, or with a hand-written one.
     """
     texts = explanations(options)
     ours = [one for one in fields(options) if one.name not in set(but)]
@@ -55,7 +55,7 @@ def options_of(options: type, but: Iterable[str] = ()) -> Callable[[Command], Co
 
 
 def _attributes(one: Field[Any], text: str) -> dict[str, Any]:
-    """What click has to know of a field; its type is the first word of the annotation."""
+    """What click must know about a field; its type is the first word of the annotation."""
     found: dict[str, Any] = {"help": text[:1].upper() + text[1:]}
     if one.default is False:
         return found | {"is_flag": True}

@@ -13,7 +13,7 @@ from .rendering import emit_json, note, table
 
 @click.command()
 @model_argument
-@output("File to write; by default MODEL.patched.onnx beside the model.")
+@output("File to write; by default MODEL.patched.onnx next to the model.")
 @options_of(PatchOptions)
 @in_place
 @link_data
@@ -21,17 +21,17 @@ from .rendering import emit_json, note, table
 def patch(model: str, as_json: bool, **options: Any) -> None:
     """Insert detectors and redistribution at the attention sites of MODEL.
 
-    Without a hotfix a text encoder gets the training-free detector, with a cautious threshold. Every other model is
-    refused (ATP061): a guess may spoil a decoder, or a model of images or tables. A patch that MODEL carries already is
-    replaced.
+    Without a hotfix, a text encoder gets the training-free detector with a cautious threshold. Every other model is
+    refused (ATP061), because a guess may spoil a decoder or a model for images or tables. If MODEL has a patch already,
+    the new one replaces it.
 
     \b
     Example:
-      atpatch-onnx patch model.onnx                                    # with model.hotfix beside it, or a text encoder
+      atpatch-onnx patch model.onnx                                    # with model.hotfix next to it, or a text encoder
       atpatch-onnx patch model.onnx --hotfix model.hotfix -o served/model.onnx
       atpatch-onnx patch model.onnx --detector statistic               # whatever the model is
       atpatch-onnx patch model.onnx --detector static --columns none   # all the wiring, never a flag
-      atpatch-onnx patch model.onnx --portable                         # before converters and quantisers
+      atpatch-onnx patch model.onnx --portable                         # before converters and quantizers
     """
     from ..patching.apply import patch as patch_model
 

@@ -1,4 +1,4 @@
-"""A progress bar a step, on stderr; nothing where that is no terminal."""
+"""One progress bar per step on stderr; nothing where stderr is no terminal."""
 
 from __future__ import annotations
 

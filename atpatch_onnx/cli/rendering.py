@@ -1,5 +1,6 @@
-"""What commands share on the way out: JSON on stdout, tables and errors on stderr, nothing that a file's names could
-inject.
+"""Output that all commands share: JSON on stdout, tables and errors on stderr.
+
+Names that come from files are made printable, so that they cannot inject terminal codes.
 """
 
 from __future__ import annotations
@@ -15,27 +16,27 @@ __all__ = ["emit_json", "note", "printable", "show_error", "table"]
 
 # Wide enough for site ids in logs and pipes, where there is no terminal to ask.
 _UNATTENDED_WIDTH = 160
-# An internal error is no refusal with a code of its own; the user still gets one line and an exit code.
+# An internal error has no error code; the user still gets one line and an exit code.
 _INTERNAL_EXIT = 2
 
 
 def emit_json(data: Any) -> None:
-    """JSON alone on stdout."""
+    """Print JSON, and nothing else, on stdout."""
     click.echo(json.dumps(data, indent=2))
 
 
 def printable(text: Any) -> str:
-    """Names come from files that others wrote: no control or escape characters reach the terminal."""
+    """`text` without control or escape characters, since names come from files that others wrote."""
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in str(text))
 
 
 def note(text: str) -> None:
-    """One line for people, on stderr."""
+    """Print one line for people on stderr."""
     click.echo(printable(text), err=True)
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """A table on stderr; empty column names leave the header out."""
+    """Print a table on stderr; without column names it has no header."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -56,16 +57,16 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
 
 
 def show_error(error: Exception) -> int:
-    """Two lines on stderr, what and how to mend; returns the exit code."""
+    """Print what is wrong and how to fix it, two lines on stderr; returns the exit code."""
     from ..errors import AtpatchError
 
     if isinstance(error, AtpatchError):
         note(f"error {error.code}: {error.what}")
-        note(f"  mend: {error.mend}")
+        note(f"  fix: {error.mend}")
         return error.exit_code
     note(f"error: internal error, {type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}")
     note(
-        "  mend: please report this with the output of 'atpatch-onnx --debug ...'; 'atpatch-onnx extract' makes a small"
-        " model to send along"
+        "  fix: please report this with the output of 'atpatch-onnx --debug ...'; 'atpatch-onnx extract' makes a small"
+        " model that you can send"
     )
     return _INTERNAL_EXIT

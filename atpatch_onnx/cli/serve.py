@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 _MIB = 2**20
 _BODIES = 8
-"""Bodies of the largest size that may be in memory."""
+"""How many request bodies of the largest size may be in memory at once."""
 
 
 def _weight(context: click.Context, parameter: click.Parameter, value: str) -> float:
-    """`patched=0.1`, or the number alone."""
+    """`patched=0.1`, or only the number."""
     name, _, number = value.rpartition("=")
     try:
         weight = float(number)
@@ -44,122 +44,143 @@ def _weight(context: click.Context, parameter: click.Parameter, value: str) -> f
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: any free one.")
 @click.option(
-    "--grpc-port", type=click.IntRange(0, 65535), help="Serve gRPC there, too (extra 'grpc'); 0: any free one."
+    "--grpc-port", type=click.IntRange(0, 65535), help="Also serve gRPC on this port (extra 'grpc'); 0: any free one."
 )
-@click.option("--name", help="Name of the model; by default that of ORIGINAL's file.")
+@click.option("--name", help="Name of the model; by default the name of ORIGINAL's file.")
 @click.option(
     "--weight",
     default="patched=0.1",
     show_default=True,
     callback=_weight,
-    help="Of mode ab: share of units for the patched arm.",
+    help="Mode ab: share of units for the patched arm.",
 )
-@click.option("--experiment", default="atpatch", show_default=True, help="Name of the experiment; part of the split.")
+@click.option(
+    "--experiment",
+    default="atpatch",
+    show_default=True,
+    help="Name of the experiment; another name splits the units anew.",
+)
 @click.option(
     "--salt",
     envvar="ATPATCH_SALT",
     default="",
-    help="Secret of the split and of the log's pseudonyms.  [env: ATPATCH_SALT]",
+    help="Secret for the split and for the log's pseudonyms.  [env: ATPATCH_SALT]",
 )
 @click.option(
     "--unit-header",
     default="X-Atpatch-Unit",
     show_default=True,
-    help="Header with the unit; the parameter 'unit' goes before it.",
+    help="Header with the unit; the request parameter 'unit' takes precedence.",
 )
 @click.option(
     "--timeout",
     type=click.FloatRange(0, min_open=True),
     help=(
-        "Seconds the patched arm has to answer.  [default: 1 where the original can answer after it, else"
+        "Seconds that the patched arm has to answer.  [default: 1 where the original can answer after it, else"
         " --answer-timeout]"
     ),
 )
 @click.option(
     "--shadow-timeout",
     type=click.FloatRange(0, min_open=True),
-    help="Seconds a shadow run has; nobody waits for it.  [default: 10, or --timeout where that is longer]",
+    help="Seconds that a shadow run has; no client waits for it.  [default: 10, or --timeout if that is longer]",
 )
 @click.option(
     "--fallback",
     type=click.Choice(["original", "error"]),
     help=(
-        "What a request gets when its patched run times out or fails. NaN: the original's answer, or with 'error' the"
-        " NaN, counted in the parameter 'non_finite'.  [default: error in mode patched, else original]"
+        "What a request gets when its patched run times out or fails. For NaN: the original's answer, or with 'error'"
+        " the NaN, counted in the parameter 'non_finite'.  [default: error in mode patched, else original]"
     ),
 )
 @click.option(
-    "--strict-version", is_flag=True, help="Of mode patched: refuse clients that name version 1, the original."
+    "--strict-version", is_flag=True, help="Mode patched: refuse clients that ask for version 1, the original."
 )
-@click.option("--allow-non-finite", is_flag=True, help="Take NaN and infinity in inputs; by default they are refused.")
+@click.option(
+    "--allow-non-finite", is_flag=True, help="Accept NaN and infinity in inputs; by default they are refused."
+)
 @click.option(
     "--shadow-sample", type=click.FloatRange(0, 1), default=1.0, show_default=True, help="Share of requests to shadow."
 )
 @click.option(
-    "--shadow-queue", type=click.IntRange(1), default=64, show_default=True, help="Shadow runs that may wait."
+    "--shadow-queue", type=click.IntRange(1), default=64, show_default=True, help="Most shadow runs that may wait."
 )
 @click.option("--kill-file", type=click.Path(), help="While this file exists, the original answers everything.")
-@click.option("--hot-threshold", is_flag=True, help="Let the admin endpoint move the patch's threshold and switch.")
-@click.option("--watch-class", type=int, help="Class whose gain or loss by the patch the page weighs.")
-@click.option("--log", type=click.Path(), help="Decision log (JSON lines) to append to.")
-@click.option("--log-size", type=click.IntRange(1), default=100, show_default=True, help="MB before a log is rotated.")
-@click.option("--log-keep", type=click.IntRange(0), default=5, show_default=True, help="Rotated logs to keep.")
-@click.option("--log-inputs", is_flag=True, help="Write the inputs into the log, too.")
 @click.option(
-    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of onnxruntime within a run."
+    "--hot-threshold", is_flag=True, help="Let the admin endpoint change the patch's threshold and turn it on and off."
+)
+@click.option("--watch-class", type=int, help="Class for which the page shows what the patch gains or loses.")
+@click.option("--log", type=click.Path(), help="Decision log (JSON lines) to append to.")
+@click.option(
+    "--log-size", type=click.IntRange(1), default=100, show_default=True, help="Rotate the log at this size in MB."
+)
+@click.option("--log-keep", type=click.IntRange(0), default=5, show_default=True, help="Rotated logs to keep.")
+@click.option("--log-inputs", is_flag=True, help="Also write the inputs into the log.")
+@click.option(
+    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of onnxruntime in one run."
 )
 @click.option(
-    "--workers", type=click.IntRange(1), help="Runs at a time, per arm; by default one a CPU core and thread."
+    "--workers", type=click.IntRange(1), help="Runs at a time, per arm; by default CPU cores divided by --threads."
 )
 @click.option(
     "--batch",
     type=click.IntRange(1),
     default=1,
     show_default=True,
-    help="Join waiting requests up to so many samples; 1: never.",
+    help="Join waiting requests into batches of at most this many samples; 1: never.",
 )
 @click.option(
-    "--batch-delay", type=click.FloatRange(0), default=2.0, show_default=True, help="Milliseconds to wait for company."
+    "--batch-delay",
+    type=click.FloatRange(0),
+    default=2.0,
+    show_default=True,
+    help="Milliseconds to wait for requests to join.",
 )
-@click.option("--max-batch", type=click.IntRange(1), default=64, show_default=True, help="Samples in a request.")
+@click.option("--max-batch", type=click.IntRange(1), default=64, show_default=True, help="Most samples in a request.")
 @click.option(
-    "--max-sequence", type=click.IntRange(1), default=2048, show_default=True, help="Any other open dimension."
+    "--max-sequence",
+    type=click.IntRange(1),
+    default=2048,
+    show_default=True,
+    help="Largest size of any other dynamic axis.",
 )
-@click.option("--max-body", type=click.IntRange(1), default=32, show_default=True, help="MiB of a request's body.")
+@click.option("--max-body", type=click.IntRange(1), default=32, show_default=True, help="Largest request body in MiB.")
 @click.option(
-    "--max-in-flight", type=click.IntRange(1), default=64, show_default=True, help="Requests under way before 503."
+    "--max-in-flight",
+    type=click.IntRange(1),
+    default=64,
+    show_default=True,
+    help="Most requests at a time; further ones get 503.",
 )
 @click.option(
     "--client-timeout",
     type=click.FloatRange(0, min_open=True),
     default=30.0,
     show_default=True,
-    help="Seconds to send headers, or a body, or to take an answer.",
+    help="Seconds a client has to send headers, to send a body, or to take an answer.",
 )
 @click.option(
     "--answer-timeout",
     type=click.FloatRange(0, min_open=True),
     default=30.0,
     show_default=True,
-    help="Seconds the original has.",
+    help="Seconds that the original has to answer.",
 )
-@click.option(
-    "--allow-host", multiple=True, help="Public name by which the page may be asked for, besides localhost; repeatable."
-)
+@click.option("--allow-host", multiple=True, help="Public host name of the page, besides localhost; may be repeated.")
 @click.option(
     "--drain",
     type=click.FloatRange(0),
     default=1.0,
     show_default=True,
-    help="Seconds between SIGTERM and the last connection.",
+    help="Seconds after SIGTERM until open connections are closed.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the address as JSON on stdout once requests are answered.")
+@click.option("--json", "as_json", is_flag=True, help="Print the address as JSON on stdout when the server is ready.")
 def serve(original: str, patched: str, host: str, port: int, as_json: bool, **options: Any) -> None:
     """Serve ORIGINAL and PATCHED behind one name: Open Inference Protocol v2, metrics at /metrics, a page at /.
 
-    shadow: the original answers, the patched one is run after it and compared. ab: each unit sticks to one arm.
-    patched, original: that one answers. What a patched run that fails is answered with says --fallback. ATPATCH_KILL=1
-    or --kill-file turn the patch off; with ATPATCH_ADMIN_TOKEN in the environment POST /admin/kill does, too. Needs the
+    Modes: shadow: the original answers, then the patched model runs and is compared. ab: each unit always gets the same
+    model. patched, original: that model answers. --fallback says what a client gets when a patched run fails.
+    ATPATCH_KILL=1 or --kill-file turns the patch off; so does POST /admin/kill if ATPATCH_ADMIN_TOKEN is set. Needs the
     extras 'serve' and 'cpu' (or 'gpu').
 
     \b
@@ -195,7 +216,7 @@ def serve(original: str, patched: str, host: str, port: int, as_json: bool, **op
 
 
 def _settings(original: str, patched: str, options: dict[str, Any]) -> Settings:
-    """The server's settings from the options of the command line; in the units of the API."""
+    """The server's settings from the command line's options, in the units of the API."""
     from rewriters.model.regular_files import check_log
 
     from ..serve.limits import Limits

@@ -10,7 +10,7 @@ from .rendering import emit_json, note
 
 @click.command()
 @model_argument
-@output("File to write; by default MODEL.unpatched.onnx beside the model.")
+@output("File to write; by default MODEL.unpatched.onnx next to the model.")
 @in_place
 @link_data
 @json_output

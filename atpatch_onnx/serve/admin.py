@@ -1,16 +1,15 @@
-"""The admin endpoint: kill switch, weight, runtime controls, reload. It does not exist without a token in the
-environment.
+"""The admin endpoint: kill switch, weight, runtime controls, reload; it needs a token in the environment.
 
-The token comes as `Authorization: Bearer …`, and is checked before the body is read; or as field `token` of the page's
-form, which has to be in the body. JSON in, JSON out; a form is sent back to the page. Posts from other sites are
+A client sends the token as `Authorization: Bearer …`, which is checked before the body is read, or as field `token` of
+the page's form, which is in the body. JSON in, JSON out; a form is sent back to the page. Posts from other sites are
 refused, see `host_check`.
 
     POST /admin/kill      {}                                   the original answers everything
-    POST /admin/restore   {}                                   takes that back (file and environment stay as they are)
+    POST /admin/restore   {}                                   undoes that (not the file or the environment)
     POST /admin/weight    {"weight": 0.25}                     of mode "ab"; a new revision
     POST /admin/controls  {"enabled": true, "threshold": 0.9}  with --hot-threshold; null or absent: as in the file; a
                                                                new revision
-    POST /admin/reload    {"arm": "patched"}                   the file is read again; a new revision
+    POST /admin/reload    {"arm": "patched"}                   reads the file again; a new revision
 """
 
 from __future__ import annotations
@@ -142,7 +141,7 @@ async def _controls(engine: Engine, body: Body) -> int:
     threshold = body.get("threshold")
     if threshold is not None:
         threshold = _number(threshold, "threshold")
-        # as a float: numpy would warn of one that float32 cannot hold
+        # as a float: numpy would warn about a number that float32 cannot hold
         if abs(threshold) > float(np.finfo(np.float32).max):
             raise Refusal(400, "'threshold' must be a number that float32 can hold")
     return engine.set_controls(enabled, threshold)
@@ -157,12 +156,10 @@ async def _reload(engine: Engine, body: Body) -> int:
 
 
 def _require_known(body: Body, *names: str) -> None:
-    """Raises: Refusal 400 for other fields: a misspelled one would mean "as in the file" for the field it stands
-    for.
-    """
+    """Raises: Refusal 400 for other fields, since a misspelled one would mean "as in the file" for the right one."""
     unknown = sorted(set(body) - {*names, "token"})
     if unknown:
-        raise Refusal(400, f"there is no field {unknown[0][:100]!r}; there is {' and '.join(map(repr, names))}")
+        raise Refusal(400, f"there is no field {unknown[0][:100]!r}; allowed: {' and '.join(map(repr, names))}")
 
 
 def _number(value: Any, name: str) -> float:

@@ -30,11 +30,11 @@ from .versions import SERVER
 __all__ = ["build_app"]
 
 _BYTES_OF_JSON = 20
-"""Of a number, about."""
+"""About how many bytes a number takes."""
 
 
 def build_app(engine: Engine) -> Starlette:
-    """The application around an engine; its life ends with the application's."""
+    """The application around an engine; it closes the engine when it ends."""
     handlers = _Handlers(engine)
     model = "/v2/models/{model}"
     routes = [
@@ -135,7 +135,7 @@ class _Handlers:
         return _json({"error": error.message}, error.status, error.headers)
 
     async def gone(self, request: Request, error: Exception) -> Response:
-        return Response(status_code=400)  # to nobody: the connection is closed
+        return Response(status_code=400)  # nobody reads this: the connection is closed
 
     async def not_found(self, request: Request, error: Exception) -> Response:
         return _json({"error": f"nothing at {request.url.path[:200]}"}, 404)
@@ -144,7 +144,7 @@ class _Handlers:
         return _json({"error": f"{request.method[:20]} is not allowed here"}, 405, getattr(error, "headers", None))
 
     async def fail(self, request: Request, error: Exception) -> Response:
-        return _json({"error": "internal error; the server's own log has more"}, 500)
+        return _json({"error": "internal error; see the server's own log"}, 500)
 
     def _version(self, request: Request) -> ArmName | None:
         return self._engine.find(request.path_params["model"], request.path_params.get("version"))

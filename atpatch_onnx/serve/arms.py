@@ -1,9 +1,9 @@
-"""An arm: one model in one onnxruntime session, run in threads of its own so that nothing it does stops the event loop.
+"""An arm: one model in one onnxruntime session, run in its own threads so that it never blocks the event loop.
 
-1. Threads are fixed in number: `workers` runs at a time, `threads` of onnxruntime within each.
-2. A run past its time is told to end (`RunOptions.terminate`), and until it does its worker counts as hung; with all
-   workers hung, further runs are refused at once instead of each waiting for its own time-out.
-3. The arm of a shadow is niced: its threads get what the live ones leave.
+1. The number of threads is fixed: `workers` runs at a time, `threads` of onnxruntime in each.
+2. A run past its time limit is asked to end (`RunOptions.terminate`). Until it ends, its worker counts as hung. When
+   all workers hang, further runs are refused at once instead of each waiting for its own time-out.
+3. The arm of shadow runs has a low priority: its threads get the time that live requests leave.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ _logger = logging.getLogger(__name__)
 
 _NICE = 10
 _FATAL = 4
-"""What fails is told to the one who asked; onnxruntime would print it too, once a request."""
+"""Only fatal messages: the client gets the error, and onnxruntime would also print it, once per request."""
 _LONGEST_WORDS = 300
 
 
 class ArmFault(Exception):
-    """An arm gave no usable answer: why, and in onnxruntime's words where there are any."""
+    """An arm gave no usable answer: the reason, and onnxruntime's message if there is one."""
 
     def __init__(self, reason: Reason, words: str = "") -> None:
         super().__init__(f"{reason}: {words}" if words else reason)
@@ -62,13 +62,13 @@ class Result:
 
     Attributes:
         outputs: what clients may see.
-        columns: site id → flagged columns (B, K) bool; None for a graph that does not tell, or whose patch is switched
-            off.
+        columns: site id → flagged columns (B, K) bool; None for a graph that does not report flags, or whose patch is
+            turned off.
         finite: (B,) bool, samples without NaN or infinity in their outputs; of the patched arm, else None.
-        judged: (B,) bool, likewise: samples whose flags can be believed. NaN in an attention map is above no threshold,
-            so where the outputs are NaN, "not flagged" says nothing.
+        judged: (B,) bool, of the patched arm, else None: samples whose flags are valid. NaN in an attention map is
+            above no threshold, so where the outputs are NaN, "not flagged" says nothing.
         computed: seconds in onnxruntime.
-        seconds: from hand-over to result, waiting for a worker and for company included.
+        seconds: from hand-over to result, including the wait for a worker and for requests to join.
     """
 
     outputs: Arrays
@@ -80,7 +80,7 @@ class Result:
 
     @property
     def is_finite(self) -> bool:
-        """Whether no output holds NaN or infinity, as far as that was looked at."""
+        """Whether no output holds NaN or infinity; True where that was not checked."""
         return self.finite is None or bool(self.finite.all())
 
 
@@ -113,12 +113,12 @@ class Arm:
         self._pool = ThreadPoolExecutor(workers, f"arm-{name}", _lower_priority if nice else None)
         proto = model_io.load(path)
         self.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-        # A patched file that something rewrote since still runs; it only does not tell what it flags.
+        # A patched file that some tool rewrote still runs; it only does not report what it flags.
         seen = observe(proto)
         self.sites, self.untold = seen.sites, seen.reason
         if self.untold and name == PATCHED:
             _logger.warning(
-                "%s does not tell what it flags: %s. Its requests are not in atpatch_flag_rate, which is NaN without"
+                "%s does not report what it flags: %s. Its requests are not in atpatch_flag_rate, which is NaN without"
                 " any others.",
                 path,
                 self.untold,
@@ -141,7 +141,7 @@ class Arm:
 
     @property
     def batchable(self) -> bool:
-        """Whether requests may be joined: the first dimension is open in every input and output."""
+        """Whether requests may be joined: the first dimension is dynamic in every input and output."""
         return all(spec.batched for spec in (*self.inputs, *self.outputs))
 
     def samples(self, feeds: Arrays) -> int:
@@ -150,7 +150,7 @@ class Arm:
 
     @property
     def hung(self) -> int:
-        """Runs past their time that have not ended yet."""
+        """Runs past their time limit that have not ended yet."""
         return self._hung
 
     async def run(self, feeds: Arrays, timeout: float | None = None) -> Result:
@@ -190,13 +190,13 @@ class Arm:
             values = self._session.run(self._names, feeds, options)
         except MemoryError as error:
             raise ArmFault("memory") from error
-        except Exception as error:  # onnxruntime's exception classes share no base of their own
+        except Exception as error:  # onnxruntime's exception classes have no common base class
             words = " ".join(str(error).split())[:_LONGEST_WORDS]
             raise ArmFault(
                 "memory" if "Failed to allocate" in words or "bad_alloc" in words else "error", words
             ) from error
         outputs = dict(zip(self._names[: len(self.outputs)], values, strict=False))
-        # A patch that is switched off looks at nothing, which is not the same as finding nothing.
+        # A patch that is turned off checks nothing, which is not the same as finding nothing.
         looked = bool(self.sites) and bool(feeds.get(ENABLED, True))
         columns = dict(zip(self.sites, values[len(self.outputs) :], strict=True)) if looked else None
         finite = judged = None
@@ -208,7 +208,7 @@ class Arm:
     def _ended(self, waiter: asyncio.Future[Any]) -> None:
         self.running -= 1
         if not waiter.cancelled():
-            waiter.exception()  # looked at, so that asyncio does not complain about one that nobody waits for any more
+            waiter.exception()  # read, so that asyncio does not complain about an exception that nobody waits for
 
     def _give_up(self, work: Future[Result], waiter: asyncio.Future[Any], options: Any) -> None:
         if work.cancel():

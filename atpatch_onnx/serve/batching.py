@@ -1,4 +1,4 @@
-"""Dynamic batching: requests that wait for the same arm anyway are run together.
+"""Dynamic batching: requests that have to wait for the same arm are run together.
 
 1. A request that finds a free worker runs at once, by itself. Only requests that would wait are joined: at most `rows`
    samples, for at most `delay` seconds.
@@ -8,9 +8,9 @@
 4. Each gets its own rows back, of outputs and of flags.
 
 What a sample's answer depends on. The graph treats samples independently (a patch's gate opens for a batch, but an
-unflagged sample in it comes out as from the original), so joined and single runs agree mathematically. Bit for bit they
-need not: a matrix product of another height may take another kernel, which adds in another order. That holds for any
-runtime, and for clients who batch themselves. So batching is off by default, and then every answer equals a direct
+unflagged sample in it gets the original's outputs), so joined and single runs agree mathematically. They may differ in
+the last bits: a matrix product of another height may use another kernel, which adds in another order. That holds for
+any runtime, and for clients who batch themselves. So batching is off by default, and then every answer equals a direct
 onnxruntime call on the same arrays.
 """
 
@@ -45,12 +45,12 @@ class _Group:
 
 
 class Batcher:
-    """Runs an arm, joining requests where that is wanted.
+    """Runs an arm, and joins requests if `rows` allows it.
 
     Args:
-        arm: of which model.
-        rows: samples of a joined run at most; 1: never join.
-        delay: seconds that a request may wait for company.
+        arm: the arm to run.
+        rows: most samples of a joined run; 1: never join.
+        delay: most seconds that a request waits for others to join it.
         timeout: seconds of a run, None: unlimited.
     """
 
@@ -103,7 +103,7 @@ class Batcher:
             self._next()
 
     def _next(self) -> None:
-        """A worker is free: whoever waits longest need not wait for company."""
+        """A worker is free: the request that waits longest runs now, without waiting for others."""
         if self._groups and self.arm.running < self.arm.workers:
             self._flush(next(iter(self._groups)))
 
@@ -114,7 +114,7 @@ class Batcher:
         if group.timer is not None:
             group.timer.cancel()
         task = asyncio.get_running_loop().create_task(self._together(group))
-        self._tasks.add(task)  # asyncio itself keeps weak references only
+        self._tasks.add(task)  # asyncio itself keeps only weak references
         task.add_done_callback(self._tasks.discard)
 
     async def _together(self, group: _Group) -> None:
@@ -139,7 +139,7 @@ class Batcher:
                             member.future.set_exception(ArmFault(fault.reason, fault.words))
                     return self._next()
             except ValueError:
-                self._rows = 1  # an output whose rows are no samples after all: never again
+                self._rows = 1  # the rows of an output are no samples: never join again
         for member in members:
             if not member.future.done():
                 try:
@@ -152,7 +152,7 @@ class Batcher:
 
 
 def _samples(feeds: Arrays) -> int | None:
-    """Samples of a request, None where its inputs disagree on that."""
+    """Number of samples of a request, None where its inputs disagree."""
     counts = {array.shape[0] if array.ndim else -1 for array in feeds.values()}
     return counts.pop() if len(counts) == 1 else None
 

@@ -1,9 +1,8 @@
-"""What a request may hold at most by the model's own inputs and outputs, checked on its bytes before anything is built
-from them.
+"""The most that a request may hold, given the model's inputs and outputs; checked on its bytes before parsing.
 
-A few bytes can stand for many objects: `{},` in JSON, or an empty field of two bytes in protobuf. So what is counted is
-objects, not bytes. Wire format of protobuf: each field is a key (number and kind) and its content; only the top of a
-message is walked, and only as far as it may go. Messages are those of `grpc_messages`.
+A few bytes can stand for many objects: `{},` in JSON, or an empty field of two bytes in protobuf. So objects are
+counted, not bytes. Wire format of protobuf: each field is a key (number and kind) and its content; only the top
+level of a message is read, and only up to the limit. Messages are those of `grpc_messages`.
 """
 
 from __future__ import annotations
@@ -21,18 +20,16 @@ from .tensors import NUMPY_TYPES, TensorSpec
 __all__ = ["largest_body", "largest_message", "most_elements", "require_few_values", "require_small_message"]
 
 _SPARE = 4096
-"""Values beside those of the tensors: ids, parameters, shapes."""
+"""Most values besides those of the tensors: ids, parameters, shapes."""
 _SPARE_BYTES = 2**20
 _MOST_PARAMETERS = 64
 _MOST_OTHERS = 64
 _MOST_TEXT = 2**16
-"""Bytes of a name, an id or a parameter."""
+"""Most bytes of a name, an id or a parameter."""
 _WIDEST = 10
-"""Bytes of a number in protobuf at most."""
+"""Most bytes of a number in protobuf."""
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
-"""A string of JSON, or what the end of the text leaves of one: so it matches at every quote, and no quote is looked at
-twice.
-"""
+"""A JSON string, or one cut off at the end of the text, so that it matches at every quote and none is read twice."""
 _VARINT, _EIGHT, _LENGTH, _FOUR = 0, 1, 2, 5
 
 _REQUEST_PARAMETERS, _INPUTS, _OUTPUTS, _RAW = 4, 5, 6, 7
@@ -43,7 +40,7 @@ _STRINGS = 8
 
 
 def most_elements(inputs: Sequence[TensorSpec], limits: Limits) -> int:
-    """Elements that all inputs of a request can have together."""
+    """Most elements that all inputs of a request can have together."""
     return sum(
         math.prod(
             dim if dim != -1 else limits.batch if axis == 0 else limits.sequence for axis, dim in enumerate(spec.shape)
@@ -60,7 +57,7 @@ def require_few_values(text: bytes, inputs: Sequence[TensorSpec], limits: Limits
 
 
 def largest_body(inputs: Sequence[TensorSpec], limits: Limits) -> int:
-    """Bytes of an HTTP body at most: its JSON, and tensors behind it."""
+    """Most bytes of an HTTP body: its JSON, and the raw tensors after it."""
     return min(
         limits.body,
         limits.json + sum(_most_bytes(spec, NUMPY_TYPES[spec.datatype].itemsize, limits) for spec in inputs),
@@ -68,7 +65,7 @@ def largest_body(inputs: Sequence[TensorSpec], limits: Limits) -> int:
 
 
 def largest_message(inputs: Sequence[TensorSpec], limits: Limits) -> int:
-    """Bytes of a gRPC message at most."""
+    """Most bytes of a gRPC message."""
     return min(limits.body, sum(_most_bytes(spec, _WIDEST, limits) for spec in inputs)) + _SPARE_BYTES
 
 
@@ -79,7 +76,7 @@ def _most_bytes(spec: TensorSpec, width: int, limits: Limits) -> int:
 def require_small_message(
     data: bytes, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], limits: Limits
 ) -> None:
-    """Look at a ModelInferRequest on the wire.
+    """Check a ModelInferRequest on the wire.
 
     Raises:
         Refusal: 400 where it has more fields than a request for this model can, or is no protobuf; 413 where they are
@@ -128,11 +125,11 @@ def _require_short(content: memoryview) -> None:
 
 
 def _fields(data: memoryview, allowed: dict[int, int], others: int = _MOST_OTHERS) -> Iterator[tuple[int, memoryview]]:
-    """Number and content of each field; of a number by itself the content is empty.
+    """Number and content of each field; the content of a plain number is empty.
 
     Args:
-        allowed: number of a field → how often it may be there.
-        others: how often all other fields together.
+        allowed: number of a field → how often it may occur.
+        others: how often all other fields together may occur.
     """
     seen: Counter[int] = Counter()
     position = 0

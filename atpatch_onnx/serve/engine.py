@@ -1,11 +1,11 @@
-"""The two arms as one model: who answers, what happens when the patched arm fails, what is compared and written down.
+"""The two arms as one model: which arm answers, what happens when it fails, what is compared and logged.
 
 1. While the kill switch is on, the original answers everything.
 2. When a patched run times out or fails, the original answers, which is counted as a fallback. With `--fallback error`
    the client gets an error, and the log a "failure" row.
 3. NaN and infinity in patched outputs are judged sample by sample. With `--fallback error` the client gets what the
    patched graph gave, and the parameter `non_finite` counts such samples. Otherwise the original answers for those of
-   them for which it gives finite outputs.
+   these samples for which it gives finite outputs.
 4. Every change of weight, controls or files begins a revision. The log has it before any row of that revision.
 """
 
@@ -83,18 +83,18 @@ class Engine:
         return {spec.name: spec for spec in self.original.outputs}
 
     def metadata(self) -> dict[str, Any]:
-        """Of the model, as the protocol has it."""
+        """The model's metadata in the protocol's form."""
         return metadata(self.settings, self.lanes, self.original)
 
     def find(self, model: str, version: str | None) -> ArmName | None:
-        """The arm that a version names, None where none is named.
+        """The arm that a version names, None without a version.
 
         Raises: Refusal 404, or 403 for the original under `strict_version`.
         """
         return find_arm(self.settings, self.lanes, model, version)
 
     def revise(self, reason: str, *, weight: float | None = None) -> int:
-        """Begin a new revision, and note it."""
+        """Begin a new revision, and log it."""
         if weight is not None:
             self.split = replace(self.split, weight=weight)
         self.revision += 1
@@ -109,13 +109,13 @@ class Engine:
         return self.revision
 
     def set_controls(self, enabled: bool | None, threshold: float | None) -> int:
-        """Move the patched graph's runtime controls; None: as in the file. Returns the revision."""
+        """Set the patched graph's runtime controls; None: as in the file. Returns the revision."""
         self.enabled, self.threshold = enabled, threshold
         self.lanes[PATCHED].arm.set_controls(enabled, threshold)
         return self.revise("controls")
 
     def killed(self) -> bool:
-        """Whether the patch is off; a change is noted."""
+        """Whether the patch is off; a change is logged."""
         sources = self.switch.sources()
         if bool(sources) != bool(self._switched):
             self.log.write(
@@ -130,9 +130,9 @@ class Engine:
         """Answer one request.
 
         Args:
-            unit: who is assigned to an arm; None: the request id stands in.
-            version: the arm that the client named, None: as the mode has it.
-            arrived: `time.perf_counter()` when it had been read.
+            unit: what is assigned to an arm; None: the request id is used.
+            version: the arm that the client named, None: as the mode says.
+            arrived: `time.perf_counter()` when the request had been read.
 
         Raises:
             Refusal: 400 where the model refuses the input, 503 where it cannot answer now.
@@ -178,7 +178,7 @@ class Engine:
     async def _answer(
         self, feeds: Arrays, chosen: ArmName, results: dict[ArmName, Result]
     ) -> tuple[ArmName, str | None]:
-        """Run the chosen arm, or the original in its place; returns whose answer it is, and why not the chosen one's.
+        """Run the chosen arm, or else the original; returns which arm answered, and why not the chosen one.
 
         Raises:
             _Unanswered: an arm failed, and no other may answer.
@@ -212,7 +212,7 @@ class Engine:
         return ORIGINAL, fallback
 
     async def _run(self, name: ArmName, feeds: Arrays, seconds: float | None = None) -> Result:
-        """One run; `seconds`: of a client that waits, where the lane has more time than that."""
+        """One run; `seconds`: how long the client waits, where the lane has more time."""
         lane = self.lanes[name]
         try:
             async with asyncio.timeout(seconds if self.settings.mode == "shadow" else None):
@@ -234,7 +234,7 @@ class Engine:
     async def _shadow(
         self, request: InferRequest, results: dict[ArmName, Result], finish: Callable[[str], None]
     ) -> None:
-        if self.killed():  # since it was queued
+        if self.killed():  # changed since it was queued
             return finish("dropped")
         try:
             patched = await self._run(PATCHED, request.feeds)
@@ -246,14 +246,14 @@ class Engine:
         finish("compared")
 
     def _finish(self, row: DecisionRow, results: dict[ArmName, Result], total: float, status: str | None) -> None:
-        """Complete a row once no more runs of it are due, and count it."""
+        """Complete and count a row when none of its runs is still due."""
         row = completed(row, results, self.original.scores, total, status)
         self.log.write(row)
         self.tally.add(row)
         self.metrics.decided(row)
 
     def _head(self, unix: float) -> dict[str, Any]:
-        """What every row of the log has."""
+        """The fields that every row of the log has."""
         split = self.split
         return {
             "unix": round(unix, 6),

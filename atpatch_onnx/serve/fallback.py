@@ -1,4 +1,4 @@
-"""When a patched run goes wrong: for which samples the original answers instead, and the error where it may not."""
+"""When a patched run fails: for which samples the original answers instead, and the error where it may not."""
 
 from __future__ import annotations
 
@@ -14,16 +14,14 @@ __all__ = ["refusal", "stand_in"]
 
 
 def refusal(fault: ArmFault) -> Refusal:
-    """What a client is told when an arm gave no answer and no other arm may give one: 400 for what the model refuses,
-    else 503.
-    """
+    """The error for a client when no arm may answer: 400 for what the model refuses, else 503."""
     if fault.reason == "error":
         return Refusal(400, f"the model refuses the input: {fault.words}")
     return Refusal(503, f"the model cannot answer now: {fault.reason}")
 
 
 def stand_in(patched: Result, original: Result) -> Result | None:
-    """The patched result, with the original's answer for the samples that are finite in the original's outputs only.
+    """The patched result, with the original's answer for the samples that are finite only in the original's outputs.
 
     Args:
         patched: with `finite` (B,).
@@ -42,7 +40,7 @@ def stand_in(patched: Result, original: Result) -> Result | None:
 
 
 def _mix(keep: Array, patched: Array, original: Array) -> Array:
-    """Rows of either; an array whose first axis does not divide into samples stays the patched one."""
+    """Rows of one or the other; an array whose first axis does not divide into samples stays the patched one."""
     if patched.ndim == 0 or patched.shape[0] % len(keep):
         return patched
     rows = np.repeat(keep, patched.shape[0] // len(keep))

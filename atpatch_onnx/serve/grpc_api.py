@@ -1,7 +1,6 @@
 """The Open Inference Protocol v2 over gRPC, on the event loop of the HTTP server (extra `grpc`).
 
-A request is turned into what its JSON would have said, so that both ways have the same rules. Answers carry raw
-tensors.
+A request is converted to the form of the JSON request, so that both have the same rules. Answers carry raw tensors.
 """
 
 from __future__ import annotations
@@ -27,11 +26,11 @@ from .versions import SERVER
 __all__ = ["GrpcServer"]
 
 _MOST_BYTES = 2**16
-"""Of messages without tensors."""
+"""Most bytes of a message without tensors."""
 _AT_ONCE = 0.25
 """Seconds after which a message counts as slow."""
 _MOST_STREAMS = 256
-"""Of a connection; more wait."""
+"""Calls at a time per connection; more wait."""
 _FIELDS = {
     "BOOL": "bool_contents",
     "INT8": "int_contents",
@@ -96,12 +95,12 @@ class GrpcServer:
         try:
             port: int = self._server.add_insecure_port(f"{self._host}:{settings.grpc_port}")
         except RuntimeError as error:
-            raise ADDRESS_UNUSABLE(f"{self._host}:{settings.grpc_port} cannot be listened on for gRPC") from error
+            raise ADDRESS_UNUSABLE(f"{self._host}:{settings.grpc_port} cannot be used for gRPC") from error
         await self._server.start()
         return port
 
     async def stop(self, grace: float) -> None:
-        """Accept nothing more, and end what is under way."""
+        """Accept no more calls, and end the running ones."""
         await self._server.stop(grace)
 
     def _handler(self, name: str) -> Any:
@@ -109,8 +108,7 @@ class GrpcServer:
         response = message_class(f"{name}Response")
 
         async def call(_: Any, context: Any) -> Any:
-            # Not `context.abort`: its exception would keep the message in memory until the garbage collector comes
-            # round.
+            # Not `context.abort`: its exception would keep the message in memory until the next garbage collection.
             try:
                 with self._engine.gate.buffer() as held:
                     data = await self._receive(context, held)
@@ -119,10 +117,10 @@ class GrpcServer:
                 self._engine.metrics.refused(refusal.status)
                 context.set_code(self._codes.get(refusal.status, self._grpc.StatusCode.INVALID_ARGUMENT))
                 context.set_details(refusal.message)
-            except Exception:  # a fault of ours: nothing of its traceback goes to a client
+            except Exception:  # a bug of this server: no traceback goes to a client
                 _logger.exception("a gRPC call failed")
                 context.set_code(self._grpc.StatusCode.INTERNAL)
-                context.set_details("internal error; the server's own log has more")
+                context.set_details("internal error; see the server's own log")
             return response()
 
         # Served as a stream of one message, which looks the same on the wire: so it comes as bytes, and within a time.
@@ -189,7 +187,7 @@ class GrpcServer:
         }
 
     def _understand(self, data: bytes, arm: Arm) -> tuple[ArmName | None, InferRequest]:
-        """The arm that a ModelInferRequest names, and what it asks. Raises: Refusal."""
+        """The arm that a ModelInferRequest names, and its request. Raises: Refusal."""
         limits = self._engine.settings.limits
         require_small_message(data, arm.inputs, arm.outputs, limits)
         request = _parse("ModelInferRequest", data)
@@ -206,7 +204,7 @@ def _parse(name: str, data: bytes) -> Any:
 
 
 def _header(request: Any) -> dict[str, Any]:
-    """What the JSON of this request would have said. Raises: Refusal 400."""
+    """This request in the form of the JSON request. Raises: Refusal 400."""
     raw = list(request.raw_input_contents)
     if raw and (len(raw) != len(request.inputs) or any(tensor.HasField("contents") for tensor in request.inputs)):
         raise Refusal(400, "raw contents must be given for every input or for none, and then no others")

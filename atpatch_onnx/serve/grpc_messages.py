@@ -2,7 +2,7 @@
 `grpc_service.proto`.
 
 Only what is served is declared; fields of other versions are skipped by protobuf. The classes live in a pool of their
-own, so that a client library with the same package can be imported beside them.
+own, so that a client library with the same package can be imported as well.
 Source: open-inference-protocol, specification/protocol/inference_grpc.md; Triton adds `double_param` and
 `uint64_param`.
 """
@@ -24,7 +24,7 @@ METHODS = ("ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMe
 _TENSOR = (
     "name:1:string datatype:2:string shape:3:*int64 parameters:4:*InferParameterEntry contents:5:InferTensorContents"
 )
-# Message → name:number:type; a star: repeated; a bar: of the oneof that follows it. Maps are spelt out, as on the wire.
+# Message → name:number:type; a star: repeated; a bar: of the oneof that follows it. Maps are spelled out.
 _MESSAGES = {
     "ServerLiveRequest": "",
     "ServerLiveResponse": "live:1:bool",

@@ -1,13 +1,12 @@
-"""uvicorn's HTTP protocol with bounds that hold for every route, before the application sees anything.
+"""uvicorn's HTTP protocol with limits for every route, checked before the application sees a request.
 
 1. Request line and headers: `Limits.head` bytes and `Limits.headers` lines, else 431. httptools itself has no limit.
-2. The head of a request comes within `head_seconds` of the connection, or of the last answer; else the connection is
-   closed.
-3. A body comes within `body_seconds` of its head, whether anybody reads it or not; else 408 where nothing has been
-   answered yet, and the connection is closed.
-4. An answer is taken within `head_seconds`; else the connection is cut.
-5. At most `_MOST_PIPELINED` requests wait behind the one being answered; more close the connection.
-6. Bytes that are not HTTP are a 400. Other protocols (websockets) are not offered.
+2. The headers must come within `head_seconds` of the connection, or of the last answer; else the connection is closed.
+3. A body must come within `body_seconds` of its headers, whether it is read or not; else the answer is 408, unless one
+   was sent already, and the connection is closed.
+4. The client must take an answer within `head_seconds`; else the connection is closed.
+5. At most `_MOST_PIPELINED` requests wait while one is answered; more close the connection.
+6. Bytes that are not HTTP get a 400. Other protocols (websockets) are not offered.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ _MOST_PIPELINED = 16
 
 
 def bounded_protocol(limits: Limits, refused: Callable[[int], None]) -> type[HttpToolsProtocol]:
-    """The protocol class for `uvicorn.Config(http=…)`; `refused` is told the status of each answer given here."""
+    """The protocol class for `uvicorn.Config(http=…)`; `refused` gets the status of each answer sent here."""
     return type("_Protocol", (_Bounded,), {"limits": limits, "refused": staticmethod(refused)})
 
 
@@ -41,7 +40,7 @@ class _Bounded(HttpToolsProtocol):
         self._deadline: asyncio.TimerHandle | None = None
         self._in_body = False
         self._head_bytes = self._head_lines = 0
-        # Fed since the last byte of a body or the end of a message: what httptools may be piling up for a header or a
+        # Bytes since the last byte of a body or the end of a message: httptools may be keeping them for a header or a
         # trailer.
         self._loose = 0
 
@@ -62,7 +61,7 @@ class _Bounded(HttpToolsProtocol):
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             if self.cycle is not None:
-                # answered as if no upgrade had been asked for; the parser takes nothing further
+                # answered as if no upgrade had been asked for; the parser accepts no more bytes
                 self.cycle.keep_alive = False
         except httptools.HttpParserError:
             if self._head_too_large():
@@ -110,7 +109,7 @@ class _Bounded(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if not self._in_body and self.cycle.response_complete:  # not where a pipelined request is answered next
+        if not self._in_body and self.cycle.response_complete:  # not if a pipelined request is answered next
             self._wait(self.limits.head_seconds)
 
     def _count_head(self, size: int) -> None:
@@ -122,7 +121,7 @@ class _Bounded(HttpToolsProtocol):
         return self._head_bytes > self.limits.head or self._head_lines > self.limits.headers
 
     def _wait(self, seconds: float | None) -> None:
-        """Move the connection's one deadline; None: nothing is waited for."""
+        """Set the connection's only deadline; None: no deadline."""
         if self._deadline is not None:
             self._deadline.cancel()
         self._deadline = None if seconds is None else self.loop.call_later(seconds, self._late)
@@ -130,14 +129,14 @@ class _Bounded(HttpToolsProtocol):
     def _late(self) -> None:
         self._deadline = None
         if self.transport.is_closing():
-            self.transport.abort()  # its last answer is not being taken
+            self.transport.abort()  # the client does not take the last answer
         elif self._in_body:
             self._refuse(408, f"the body did not come within {self.limits.body_seconds:g} s")
         else:
             self._close()
 
     def _refuse(self, status: int, message: str) -> None:
-        """Answer from here where an answer is due and may be given in its turn, and close in any case."""
+        """Send an answer if it is this request's turn and it has none yet; close in any case."""
         cycle = self.cycle
         idle = cycle is None or cycle.response_complete
         if (idle and not self._in_body) or (

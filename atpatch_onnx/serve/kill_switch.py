@@ -1,10 +1,9 @@
-"""The kill switch: three ways to turn the patch off, any of which is enough. The next request is answered by the
-original.
+"""The kill switch: three ways to turn the patch off; from the next request on, the original answers.
 
-1. `ATPATCH_KILL` in the environment at start (anything but empty, 0, false, no, off): a server that comes up with the
-   patch off.
-2. A file: while it exists, the patch is off. One look a request, so there is no watcher that could have died.
-3. The admin endpoint, for callers with the token.
+1. `ATPATCH_KILL` in the environment at start (anything but empty, 0, false, no, off): the server starts with
+   the patch off.
+2. A file: while it exists, the patch is off. Every request checks it, so there is no watcher that could fail.
+3. The admin endpoint, for clients with the token.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ _OFF = frozenset({"", "0", "false", "no", "off"})
 
 
 class KillSwitch:
-    """On means: the patched arm is not asked.
+    """On means that the patched arm does not run.
 
     Args:
         file: path whose existence turns it on, None: no file is watched.
@@ -33,7 +32,7 @@ class KillSwitch:
         self._environment = environment
 
     def sources(self) -> tuple[str, ...]:
-        """Which of "admin", "file", "environment" have it on; () is off."""
+        """Which of "admin", "file", "environment" turn it on; () is off."""
         found = ["admin"] if self.by_admin else []
         if self.file is not None and self._file_there(self.file):
             found.append("file")
@@ -48,5 +47,5 @@ class KillSwitch:
         except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError:
-            return True  # it cannot be told, so the safe side
+            return True  # unknown, so the safe side
         return True

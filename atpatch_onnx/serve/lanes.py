@@ -22,6 +22,6 @@ def load_arm(name: ArmName, settings: Settings) -> Arm:
 
 
 def make_lane(arm: Arm, settings: Settings) -> Batcher:
-    """An arm with its batching and its time limit: clients wait for the original, shadow runs may take longer."""
+    """An arm with its batching and its time limit: clients wait for the original; shadow runs may take longer."""
     timeout = settings.limits.answer_seconds if arm.name == ORIGINAL else settings.patched_seconds
     return Batcher(arm, settings.batch_rows, settings.batch_delay, timeout)

@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 RETRY_AFTER = 1
 _LARGE = 2**16
-"""Bytes from which on a request is read aside."""
+"""Requests of at least this many bytes are parsed in a thread."""
 # The rest of the body is not worth reading.
 _CLOSE = {"Connection": "close"}
 _COME_BACK = {"Retry-After": str(RETRY_AFTER), **_CLOSE}
@@ -45,15 +45,15 @@ class Limits:
         head: bytes of a request's line and headers together.
         headers: lines of headers.
         body: bytes of a request's body, compressed or not.
-        json: bytes of its JSON part, or of texts, which have to be read one by one; large tensors are sent raw.
+        json: bytes of its JSON part, or of texts, which are read one by one; large tensors are sent raw.
         batch: samples in a request.
-        sequence: any other dimension that the graph leaves open.
-        in_flight: requests being computed or waiting for that.
-        buffered: bytes of all bodies in memory; beyond, whoever has been sending for longest makes room.
+        sequence: size of any other dynamic axis.
+        in_flight: requests that are computed or wait for it.
+        buffered: bytes of all bodies in memory; above this, the request that has been sending for longest is ended.
         body_seconds: time that a client has to send its body.
         head_seconds: time that a client has to send its headers, or to take an answer.
         answer_seconds: time that the original has for an answer.
-        non_finite: NaN and infinity are taken in inputs.
+        non_finite: whether inputs may hold NaN and infinity.
     """
 
     head: int = 64 * 2**10
@@ -71,14 +71,13 @@ class Limits:
 
 
 class Gate:
-    """Counts what is under way, and refuses what would be too much."""
+    """Counts the requests in progress, and refuses what would be too much."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.in_flight = 0
         self.buffered = 0
-        # Who is sending a body, oldest first: an honest client is done soon, so it is never the one that has to make
-        # room.
+        # Requests whose body is being sent, oldest first: an honest client is done soon, so it is never the one to end.
         self._sending: dict[Buffer, asyncio.Timeout] = {}
         self._reader = ThreadPoolExecutor(1, "reader")
         self._memory = Trimmer()
@@ -91,7 +90,7 @@ class Gate:
             Refusal: 503 with Retry-After where there are too many.
         """
         if self.in_flight >= self.limits.in_flight:
-            raise Refusal(503, f"{self.in_flight} requests are under way already")
+            raise Refusal(503, f"{self.in_flight} requests are in progress already")
         self.in_flight += 1
         try:
             yield
@@ -99,24 +98,24 @@ class Gate:
             self.in_flight -= 1
 
     async def aside(self, size: int, work: Callable[[], T]) -> T:
-        """Do what takes long for large requests in a thread, one after the other, so that nobody else waits for it."""
+        """Do slow work of large requests in a thread, one at a time, so that other requests do not wait for it."""
         if size < _LARGE:
             return work()
         return await asyncio.get_running_loop().run_in_executor(self._reader, work)
 
     def make_room(self, buffer: Buffer) -> None:
-        """End whoever has been sending for longest. Raises: Refusal 503 where nobody else is sending."""
+        """End the request that has been sending for longest. Raises: Refusal 503 where no other is sending."""
         oldest = next(iter(self._sending), buffer)
         if oldest is buffer:
-            raise Refusal(503, "too much is being sent at once", _COME_BACK)
+            raise Refusal(503, "too many large requests are being sent at once", _COME_BACK)
         self._sending.pop(oldest).reschedule(0)
 
     @asynccontextmanager
     async def sending(self, buffer: Buffer, seconds: float | None) -> AsyncIterator[None]:
-        """The time in which a body is being sent.
+        """A context that lasts while a body is sent.
 
         Raises:
-            Refusal: 408 after `seconds`, 503 where somebody else needed the room.
+            Refusal: 408 after `seconds`, 503 where another request needed the memory.
         """
         try:
             async with asyncio.timeout(seconds) as limit:
@@ -126,14 +125,14 @@ class Gate:
             if buffer in self._sending:
                 raise Refusal(408, f"the request did not come within {seconds:g} s", _CLOSE) from None
             raise Refusal(
-                503, "others need the room that this request takes while it is being sent", _COME_BACK
+                503, "other requests need the memory that this one takes while it is being sent", _COME_BACK
             ) from None
         finally:
             self._sending.pop(buffer, None)
 
     @contextmanager
     def buffer(self) -> Iterator[Buffer]:
-        """The memory of one body."""
+        """Counts the memory of one body."""
         held = Buffer(self)
         try:
             yield held
@@ -144,7 +143,7 @@ class Gate:
 
 
 class Buffer:
-    """Bytes of one body, counted among those of all."""
+    """The bytes of one body, counted with those of all bodies."""
 
     def __init__(self, gate: Gate) -> None:
         self.size = 0
@@ -156,7 +155,7 @@ class Buffer:
         return self._largest > _LARGE
 
     def hold(self, size: int) -> None:
-        """Count so many bytes from now on. Raises: Refusal 503 where all bodies together would take too much memory."""
+        """Set the bytes to count. Raises: Refusal 503 where all bodies together would take too much memory."""
         self._gate.buffered += size - self.size
         self.size = size
         self._largest = max(self._largest, size)
@@ -164,7 +163,7 @@ class Buffer:
             self._gate.make_room(self)
 
     async def read(self, chunks: AsyncIterator[bytes], declared: int | None, most: int) -> bytes:
-        """All of a body.
+        """Read a whole body.
 
         Args:
             chunks: as they come.
@@ -190,11 +189,11 @@ def decompress(body: bytes, encoding: str, limit: int) -> bytes:
     """A body sent with Content-Encoding gzip or deflate.
 
     Raises:
-        Refusal: 415 for other encodings, 400 for bytes that are none, 413 where it grows past the limit.
+        Refusal: 415 for other encodings, 400 for bytes that do not decode, 413 where it grows past the limit.
     """
     bits = {"gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}.get(encoding)
     if bits is None:
-        raise Refusal(415, f"Content-Encoding {encoding!r} is not known; gzip and deflate are")
+        raise Refusal(415, f"Content-Encoding {encoding!r} is not supported; use gzip or deflate")
     inflater = zlib.decompressobj(bits)
     try:
         plain = inflater.decompress(body, limit + 1)
@@ -203,5 +202,5 @@ def decompress(body: bytes, encoding: str, limit: int) -> bytes:
     if len(plain) > limit:
         raise Refusal(413, f"the body has more than {limit} bytes once decompressed")
     if not inflater.eof or inflater.unused_data:
-        raise Refusal(400, f"the {encoding} body is cut off or has something behind it")
+        raise Refusal(400, f"the {encoding} body is cut off, or more bytes follow it")
     return plain

@@ -1,4 +1,4 @@
-"""The decision log's file: rotated, written by a thread of its own. What a row is: `atpatch_onnx.decisions`."""
+"""The decision log's file: rotated, and written by its own thread. For the rows see `atpatch_onnx.decisions`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _logger = logging.getLogger(__name__)
 
 
 class DecisionLog:
-    """Takes rows on the event loop, which costs a place in a queue; a thread formats and writes them.
+    """Takes rows on the event loop and only queues them; a thread formats and writes them.
 
     Args:
         path: file; None: rows are dropped.
@@ -59,7 +59,7 @@ class DecisionLog:
             listener, self._listener = self._listener, None
             listener.stop()
             for handler in listener.handlers:
-                with suppress(OSError):  # rows that a full disk did not take; they have been counted
+                with suppress(OSError):  # rows for which the disk had no room; they have been counted
                     handler.close()
 
 
@@ -76,10 +76,10 @@ class _Rows(RotatingFileHandler):
     def emit(self, record: logging.LogRecord) -> None:
         failures = self.owner.failures
         try:
-            # A row behind half a row would be lost with it; a blank line costs nothing.
+            # A row after half a row would be lost with it; an empty line does no harm.
             row: Any = record.msg
             record.msg = ("" if self.on_new_line else "\n") + to_line(row)
-        except Exception:  # a row that cannot be spelled must not end the thread that writes
+        except Exception:  # a row that cannot be formatted must not end the thread that writes
             return self.handleError(record)
         super().emit(record)
         self.on_new_line = self.owner.failures == failures
@@ -87,7 +87,7 @@ class _Rows(RotatingFileHandler):
     def doRollover(self) -> None:  # noqa: N802  the standard library's name
         try:
             super().doRollover()
-        # the folder lets nobody rename: a file that grows too large is better than rows that are lost
+        # the folder does not allow renaming: a file that grows too large is better than lost rows
         except OSError as error:
             if not self._stuck:
                 _logger.warning(
@@ -104,7 +104,7 @@ class _Rows(RotatingFileHandler):
 
 
 def _is_torn(path: Path) -> bool:
-    """Whether the last line of a file has no end, as after a crash; false where the file may not be read."""
+    """Whether the last line of a file is incomplete, as after a crash; false where the file may not be read."""
     try:
         if not is_regular(path) or not path.stat().st_size:
             return False

@@ -1,4 +1,4 @@
-"""Memory goes back after large requests: what glibc has freed between other blocks it keeps until it is asked."""
+"""Gives memory back after large requests, since glibc keeps freed blocks between others until it is asked."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from collections.abc import Callable
 __all__ = ["Trimmer"]
 
 _DELAY = 1.0
-"""Seconds until the requests that came together are over; also the shortest time between two trims."""
+"""Seconds to wait until requests that came together have ended; also the shortest time between two trims."""
 
 
 class Trimmer:
-    """Asks the C library for its free memory, now and then; does nothing where that is not glibc."""
+    """Asks glibc from time to time to give free memory back; does nothing with another C library."""
 
     def __init__(self) -> None:
         self._due = False
         self._trim = _malloc_trim()
 
     def soon(self) -> None:
-        """A large request has ended. To be called on the event loop."""
+        """Note that a large request has ended. Call it on the event loop."""
         if self._due or self._trim is None:
             return
         self._due = True

@@ -1,6 +1,6 @@
 """Prometheus metrics: Triton's names and meanings for what Triton counts too, `atpatch_*` for the rest.
 
-Triton's counters carry no `_total`, which prometheus_client puts behind every counter of its own; so they come from a
+Triton's counters have no `_total`, which prometheus_client appends to each of its own counters. So they come from a
 collector, untyped.
 """
 
@@ -27,12 +27,12 @@ __all__ = ["Metrics"]
 
 _VERSION = {arm: version for version, arm in VERSIONS.items()}
 _TRITON = {
-    "nv_inference_request_success": "Requests answered, by the arm that did",
+    "nv_inference_request_success": "Requests answered, by the arm that answered",
     "nv_inference_request_failure": "Requests that no arm could answer",
-    "nv_inference_count": "Samples run, shadow runs and runs given up for another arm's answer included",
-    "nv_inference_exec_count": "Runs, joined ones counted once",
+    "nv_inference_count": "Samples run, including shadow runs and runs given up for another arm's answer",
+    "nv_inference_exec_count": "Runs; a joined run counts once",
     "nv_inference_request_duration_us": "Cumulative time of answered requests",
-    "nv_inference_queue_duration_us": "Cumulative time that runs waited for a worker or for company",
+    "nv_inference_queue_duration_us": "Cumulative time that runs waited for a worker or for requests to join",
     "nv_inference_compute_infer_duration_us": "Cumulative time in onnxruntime",
 }
 # Columns of long sequences would make one series each.
@@ -41,7 +41,7 @@ _BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 
 
 
 class ServerState(Protocol):
-    """What the gauges read at each scrape; nothing is ever written through it."""
+    """What the gauges read at each scrape; they never change it."""
 
     lanes: dict[ArmName, Batcher]
     gate: Gate
@@ -83,7 +83,7 @@ class Metrics:
         )
         self._judged = Count(
             "atpatch_judged",
-            "Samples whose flags are known: the patched arm ran, tells what it flags, and gave no NaN",
+            "Samples whose flags are known: the patched arm ran, reports what it flags, and gave no NaN",
             registry=registry,
         )
         self._flagged = Count("atpatch_flagged", "Samples that the patch flagged", registry=registry)
@@ -106,7 +106,7 @@ class Metrics:
         registry.register(self)
 
     def _begin_at_zero(self) -> None:
-        """Series that alert rules count on: Prometheus sees no increase where a series begins with its first event."""
+        """Start the series that alert rules need: Prometheus sees no increase if one begins with its first event."""
         for status in ("compared", "dropped", "timeout", "error", "non_finite"):
             self._shadow.labels(status)
         for reason in ("killed", "non_finite", "timeout", "busy", "error"):
@@ -121,17 +121,17 @@ class Metrics:
                 self._triton[name][arm, ""] = 0
 
     def answered(self, arm: ArmName, seconds: float) -> None:
-        """A client gets an answer."""
+        """Count an answer to a client."""
         self._triton["nv_inference_request_success"][arm, ""] += 1
         self._add("nv_inference_request_duration_us", arm, seconds)
         self._latency.labels(arm).observe(seconds)
 
     def failed(self, arm: ArmName, reason: str) -> None:
-        """No arm could answer; a model that refuses the input is Triton's BACKEND."""
+        """Count a request that no arm could answer; a model that refuses the input is Triton's BACKEND."""
         self._triton["nv_inference_request_failure"][arm, "BACKEND" if reason == "error" else "OTHER"] += 1
 
     def ran(self, arm: ArmName, result: Result, samples: int) -> None:
-        """A run ended well."""
+        """Count a run that succeeded."""
         self._triton["nv_inference_count"][arm, ""] += samples
         self._add("nv_inference_queue_duration_us", arm, max(result.seconds - result.computed, 0.0))
         self._add("nv_inference_compute_infer_duration_us", arm, result.computed)
@@ -139,7 +139,7 @@ class Metrics:
             self._non_finite.inc(int((~result.finite).sum()))
 
     def decided(self, row: DecisionRow) -> None:
-        """A decision is complete."""
+        """Count a complete decision."""
         if row.fallback:
             self._fallbacks.labels(row.fallback).inc()
         if row.shadow:
@@ -187,15 +187,15 @@ class Metrics:
         gauges: dict[str, tuple[str, float]] = {
             "nv_inference_pending_request_count": ("Requests being computed", state.gate.in_flight),
             "atpatch_flag_rate": (
-                "Share of samples flagged, of those of the last hour whose flags are known; NaN without any",
+                "Share of flagged samples among those of the last hour whose flags are known; NaN without any",
                 _rate(hour, "flagged", "judged"),
             ),
             "atpatch_flags_told": (
-                "1 where the patched graph tells what it flags",
+                "1 where the patched graph reports what it flags",
                 float(patched is not None and not patched.arm.untold),
             ),
             "atpatch_disagreement_rate": (
-                "Share of shadow pairs that disagree, of the last hour; NaN without any",
+                "Share of shadow pairs of the last hour that disagree; NaN without any",
                 _rate(hour, "disagree", "pairs"),
             ),
             "atpatch_killed": ("1 while the kill switch is on", float(bool(state.switch.sources()))),
@@ -203,7 +203,7 @@ class Metrics:
             "atpatch_revision": ("Revision", state.revision),
             "atpatch_shadow_queue": ("Shadow runs waiting", state.shadow.waiting),
             "atpatch_hung_runs": (
-                "Runs past their time that have not ended",
+                "Runs past their time limit that have not ended",
                 sum(lane.arm.hung for lane in state.lanes.values()),
             ),
             "atpatch_log_failures": ("Rows that could not be written to the log", state.log.failures),
@@ -216,6 +216,6 @@ class Metrics:
 
 
 def _rate(minutes: Sequence[Minute], part: str, whole: str) -> float:
-    """NaN for a rate of nothing: 0 would say that all is well."""
+    """The share, NaN without samples, since 0 would say that all is well."""
     total = sum(getattr(minute, whole) for minute in minutes)
     return sum(getattr(minute, part) for minute in minutes) / total if total else math.nan

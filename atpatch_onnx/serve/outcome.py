@@ -1,4 +1,4 @@
-"""What came out of a request: for its client, and for the log."""
+"""The result of a request: for its client, and for the log."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ _MOST_COLUMNS = 64
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """What a client gets. `flagged` is None where the patched arm did not answer, or does not tell; `non_finite` counts
-    samples for which the patched arm gave NaN or infinity, and nobody anything better.
+    """What a client gets.
+
+    `flagged` is None where the patched arm did not answer or does not report flags. `non_finite` counts samples for
+    which the patched arm gave NaN or infinity, and the original did not answer instead.
     """
 
     id: str
@@ -49,7 +51,7 @@ class Answer:
 def completed(
     row: DecisionRow, results: Mapping[ArmName, Result], scores: TensorSpec | None, total: float, status: str | None
 ) -> DecisionRow:
-    """The row of a decision once no more runs of it are due.
+    """The row of a decision when none of its runs is still due.
 
     Args:
         row: what was known when the client got its answer.
@@ -79,8 +81,9 @@ def completed(
 
 
 def flags(result: Result | None, samples: int) -> tuple[list[bool | None] | None, dict[str, list[list[int]]] | None]:
-    """Samples that were flagged, and where: site → sample → key columns. None where the patched arm did not run or does
-    not tell; for a sample that was not flagged and gave NaN, too.
+    """Samples that were flagged, and where: site → sample → key columns.
+
+    None where the patched arm did not run or does not report flags, and for a sample that was not flagged and gave NaN.
     """
     if result is None or result.columns is None:
         return None, None
@@ -99,7 +102,7 @@ def flags(result: Result | None, samples: int) -> tuple[list[bool | None] | None
 
 
 def any_flagged(flagged: Sequence[bool | None] | None) -> bool | None:
-    """Whether a sample of a request was flagged; None where that is not known of all of them, and none was."""
+    """Whether any sample of a request was flagged; None where none was, and the flags of some are not known."""
     if flagged is None or (None in flagged and True not in flagged):
         return None
     return True in flagged

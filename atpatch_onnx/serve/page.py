@@ -1,5 +1,6 @@
-"""The page at `/`: what the arms do, what the patch flags and changes, whether the split is sound, and the kill switch.
-Made on the server, one file that needs nothing else.
+"""The page at `/`: the arms, what the patch flags and changes, the split, and the kill switch.
+
+The server renders it as one file that loads nothing else.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ __all__ = ["PAGE_HEADERS", "render_page"]
 
 PAGE_HEADERS = {
     "Cache-Control": "no-store",
-    # Nothing from elsewhere, nothing to elsewhere, and no page around this one.
+    # The page loads nothing from other hosts, sends nothing to them, and may not be framed.
     "Content-Security-Policy": (
         "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; form-action 'self'; "
         "frame-ancestors 'none'"
@@ -30,12 +31,12 @@ _TOP = 8
 _MINUTES = 60
 _WIDTH, _HEIGHT, _LEFT, _BELOW = 720, 150, 44, 20
 _LEAST_SCALE = 0.01
-"""The chart's axis ends at 1 % at least, so that a single flag is no mountain."""
+"""The chart's axis goes to at least 1 %, so that a single flag does not fill it."""
 _SHA = 12
 
 
 def render_page(engine: Engine) -> str:
-    """HTML of the page now.
+    """The page's HTML for the current state.
 
     Raises:
         AtpatchError: ATP051 without jinja2.
@@ -87,7 +88,7 @@ def _verdict(engine: Engine, killed: bool) -> str:
             return "The original answers; no pair has been compared yet"
         due = tally.pairs + tally.missing
         least, most = _percent(tally.disagree / due), _percent((tally.disagree + tally.missing) / due)
-        # What timed out or was dropped may all have changed, or not at all.
+        # Of the pairs that timed out or were dropped, all may have changed, or none.
         return f"The patch would change {f'between {least} and {most}' if tally.missing else least} of the answers"
     who = (
         "The patched model answers"
@@ -110,9 +111,7 @@ def _srm(engine: Engine) -> Srm | None:
 
 
 def _evidence(engine: Engine) -> Evidence | None:
-    """What the watched class says: pairs that the patch moves into it or out of it,
-    or units of either arm that got it.
-    """
+    """Evidence on the watched class: pairs that the patch moves into or out of it, or units of each arm that got it."""
     tally, watched, mode = engine.tally, engine.settings.watched_class, engine.settings.mode
     if watched is None or mode not in ("shadow", "ab"):
         return None

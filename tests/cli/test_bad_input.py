@@ -167,7 +167,7 @@ def test_patch_refuses(tmp_path, atpatch, code, prepare):
     run = atpatch("patch", *arguments)
     assert run.code == 2
     assert run.err.startswith(f"error {code}: ")
-    assert run.err.splitlines()[1].startswith("  mend: ")
+    assert run.err.splitlines()[1].startswith("  fix: ")
     assert len(run.err.splitlines()) == 2
     assert run.out == ""
     assert snapshot(tmp_path) == before

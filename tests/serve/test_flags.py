@@ -116,17 +116,17 @@ def test_a_graph_that_does_not_tell_has_no_rate_and_a_warning(
 ) -> None:
     with caplog.at_level(logging.WARNING):
         engine = served(rewritten(tmp_path / "patched.onnx"), digits["triggered"][:ROWS])
-    assert "does not tell what it flags: its stamp is gone" in caplog.text
+    assert "does not report what it flags: its stamp is gone" in caplog.text
     assert metric(engine, "atpatch_flags_told") == metric(engine, "atpatch_judged_total") == 0
     assert math.isnan(metric(engine, "atpatch_flag_rate"))
-    assert "the graph does not tell: its stamp is gone" in render_page(engine)
+    assert "the graph does not report flags: its stamp is gone" in render_page(engine)
 
 
 def test_a_graph_that_tells_is_not_warned_of(
     tmp_path: Path, digits: dict[str, np.ndarray], caplog: pytest.LogCaptureFixture
 ) -> None:
     served(patched(tmp_path / "patched.onnx"), digits["clean"][:1])
-    assert "does not tell" not in caplog.text
+    assert "does not report" not in caplog.text
 
 
 @pytest.mark.parametrize("controls", ["optional", "required"])

@@ -176,7 +176,7 @@ def test_threshold_moves_without_reload(shadow: Served, digits: dict[str, np.nda
     for threshold in ("x", 1e300, -1e300, 3.5e38, "1e39", True, "nan", [1]):
         assert shadow.admin("controls", {"threshold": threshold})[0] == 400, threshold
     status, answer = shadow.admin("controls", {"threshhold": 2.0})
-    assert status == 400 and answer["error"] == "there is no field 'threshhold'; there is 'enabled' and 'threshold'"
+    assert status == 400 and answer["error"] == "there is no field 'threshhold'; allowed: 'enabled' and 'threshold'"
     assert (
         shadow.metric("atpatch_revision") == revision
         and shadow.infer(image, path=path)["parameters"]["flagged"] is True
