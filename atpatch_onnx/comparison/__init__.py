@@ -1,4 +1,4 @@
-"""Comparing an original with its patched twin: metrics, attention maps, pages.
+"""Compares an original model with its patched version: metrics, attention maps, pages.
 
-Needs the extra `report` where it says so.
+Some modules need the extra `report`; they say so.
 """

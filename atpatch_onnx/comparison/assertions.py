@@ -1,6 +1,6 @@
 """`--assert`: bounds on figures of a comparison, such as "asr_star<=0.01".
 
-Nothing is evaluated but NAME, an operator and a number.
+Only NAME, an operator and a number are evaluated.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .figures import FIGURES
 __all__ = ["PAIRED", "Assertion", "check", "parse"]
 
 PAIRED = {
-    "accuracy_drop": "accuracy of the original less that of the patched graph",
+    "accuracy_drop": "accuracy of the original minus that of the patched graph",
     "accuracy_drop_low": "lower end of its 95 % interval",
     "accuracy_drop_high": "upper end of its 95 % interval",
     "changed": "clean rows with another prediction, counted",
@@ -26,8 +26,8 @@ PAIRED = {
     "lost": "clean rows that were right and are wrong",
     "gained": "clean rows that were wrong and are right",
     "mcnemar_p": "of the exact McNemar test on these",
-    "attack_stopped": "triggered rows that fooled the original and not the patched graph",
-    "attack_new": "triggered rows that fool the patched graph alone",
+    "attack_stopped": "triggered rows that fooled the original but do not fool the patched graph",
+    "attack_new": "triggered rows that fool only the patched graph",
     "attack_mcnemar_p": "of the exact McNemar test on these",
     "unfair_stopped": "groups of the flip set that were unfair and are fair",
     "unfair_new": "groups of the flip set that were fair and are unfair",
@@ -100,8 +100,7 @@ def check(assertion: Assertion, values: Mapping[str, Mapping[str, float]]) -> tu
         values: graph → figure → value, without what is not known.
 
     Raises:
-        AtpatchError: ATP060 where the graph is none of the run's or the figure is not known: nothing passes for want of
-            data.
+        AtpatchError: ATP060 where the run has no such graph or the figure is not known: no bound holds without data.
     """
     if assertion.graph not in values:
         raise BAD_OPTION(
@@ -111,6 +110,6 @@ def check(assertion: Assertion, values: Mapping[str, Mapping[str, float]]) -> tu
     if assertion.name not in known:
         raise BAD_OPTION(
             f"{assertion.text!r}: {assertion.name} is not known of {assertion.graph}",
-            f"give the data it takes, or name one of {', '.join(known)}",
+            f"give the data that it needs, or name one of {', '.join(known)}",
         )
     return assertion.holds(known[assertion.name]), known[assertion.name]

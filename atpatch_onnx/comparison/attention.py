@@ -1,4 +1,4 @@
-"""Attention maps of chosen rows, as the graphs computed them, and what a patch makes of them.
+"""Attention maps of chosen rows: as the graphs computed them, and as a patch changes them.
 
 Shape letters: N rows, H heads, Q query rows, K key columns.
 """
@@ -29,9 +29,9 @@ __all__ = ["SiteMap", "capture_maps", "effective_map"]
 
 @dataclass(frozen=True, eq=False)
 class SiteMap:
-    """What one site did: probabilities (N, H, Q, K) as they reached the P·V product, flagged columns (N, K).
+    """One site's probabilities (N, H, Q, K) as they reached the P·V product, and its flagged columns (N, K).
 
-    Where a map's leading axis counts windows, so does N here: those of the first row, then those of the next.
+    Where a map's first axis counts windows, N counts them too: first those of the first row, then those of the next.
     """
 
     probabilities: NDArray[np.float32]
@@ -44,7 +44,7 @@ def capture_maps(
     """Run some rows through a model, original or patched with telemetry, and keep the maps of its sites.
 
     The probabilities become outputs of a copy of the graph. Sites in subgraphs and functions are left out; so are fused
-    sites of a patched graph, which its patch has opened in a way of its own. A site without telemetry counts as
+    sites of a patched graph, since the patch has replaced the operator. A site without telemetry counts as
     unflagged.
 
     Raises:
@@ -78,17 +78,17 @@ def _site_map(site: Site, outputs: Mapping[str, NDArray[Any]], count: int, batch
 
 
 def effective_map(a: NDArray[np.float32], flagged: NDArray[np.bool_], pair: BenignPair) -> NDArray[np.float32]:
-    """The attention that a patch amounts to: joint redistribution over all flagged columns.
+    """The map that would give the patch's result: joint redistribution over all flagged columns.
 
-    The graph never forms this map; it reaches the same product by masking rows of V. Flagged columns weigh the *benign*
-    values where the pair has such.
+    The graph never forms this map; it gets the same product by masking rows of V. Flagged columns weigh the *benign*
+    values if the pair has any.
 
     Args:
         a: (H, Q, K), rows that see every column.
         flagged: (K,).
         pair: the site's benign reference at the level in use.
 
-    Returns: (H, Q, K), every row with the sum it had.
+    Returns: (H, Q, K), every row with its old sum.
     """
     if not flagged.any() or flagged.all():
         return a
@@ -99,7 +99,7 @@ def effective_map(a: NDArray[np.float32], flagged: NDArray[np.bool_], pair: Beni
     kept = np.where(flagged, 0.0, a)
     rest = kept.sum(-1, keepdims=True)
     left = 1.0 - q.sum(-1, keepdims=True)
-    # A saturated row has nothing worth scaling up: its mass is spread evenly.
+    # A saturated row has no other mass to scale up, so its mass is spread evenly.
     even = np.where(flagged, 0.0, total * left / (~flagged).sum())
     scaled = np.where(rest > FLOOR * total, kept * total * left / np.maximum(rest, np.finfo(np.float32).tiny), even)
     effective: NDArray[np.float32] = (scaled + total * q).astype(np.float32)

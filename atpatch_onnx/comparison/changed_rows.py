@@ -1,4 +1,4 @@
-"""What a graph changed against the original, in figures and row by row, as plain data."""
+"""What a graph changes compared with the original, in figures and row by row, as plain data."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 __all__ = ["changed_row", "paired_json"]
 
 MOST_ROWS = 500
-"""Changed predictions told one by one; the rest is only counted."""
+"""Changed predictions that are listed; the rest are only counted."""
 
 
 def paired_json(comparison: Comparison, name: str) -> dict[str, Any]:
-    """The original against one graph."""
+    """The original compared with one graph."""
     changes = comparison.changes[name]
     told: dict[str, Any] = {}
     if changes.changed is not None:
@@ -38,7 +38,7 @@ def paired_json(comparison: Comparison, name: str) -> dict[str, Any]:
             told |= {f"{key}_stopped": paired.gained, f"{key}_new": paired.lost, f"{key}_mcnemar_p": paired.p}
     told["identical"] = {set_name: share.to_json() for set_name, share in changes.identical.items()}
     told["numeric"] = {key: dict(value) for key, value in changes.numeric.items()}
-    # On triggered rows a changed prediction is what is wanted: counted above, not told.
+    # On triggered rows a prediction should change: these are counted above, not listed.
     kept = {key: rows for key, rows in changes.rows.items() if key != TRIGGERED}
     told["rows"] = {
         key: [changed_row(comparison, name, key, int(row)) for row in rows[:MOST_ROWS]] for key, rows in kept.items()

@@ -1,4 +1,4 @@
-"""`compare`: the same rows through an original, its patched twin, and any further graphs, in one run."""
+"""`compare`: runs the original, the patched model and any further graphs on the same rows."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["compare"]
 
 REQUESTS = 200
-"""Of each kind, clean and flagged, that are timed."""
+"""Timed requests of each kind, clean and flagged."""
 
 Data = DataSet | Arrays | PathLike
 
@@ -50,17 +50,17 @@ def compare(
     progress: Progress | None = None,
     **options: Unpack[CompareKeywords],
 ) -> Comparison:
-    """Run original and patched graph over the same rows and keep what is needed to judge them.
+    """Run the original and the patched graph on the same rows and keep what is needed to judge them.
 
-    Graphs run as they are, batch by batch in turn. Flags are read from a patched graph's telemetry; where it has none,
-    a second session runs a copy that gives them out.
+    Graphs run unchanged, batch by batch in turn. Flags are read from a patched graph's telemetry; where it has none,
+    a second session runs a copy with flags as outputs.
 
     Args:
         original, patched: path, `onnx.ModelProto` or `onnx_ir.Model`.
-        data: clean rows; with labels there is an accuracy, without them agreement only.
+        data: clean rows; with labels there is an accuracy, without them only agreement.
         triggered: attacked rows with `target`; with `clean_row` into `data` there is an ASR*.
         flips: rows with `group`, for UF.
-        also: further graphs by name, held against the same original.
+        also: further graphs by name, compared with the same original.
         progress: called with step, rows done, rows in all.
         options: fields of `CompareOptions`.
 
@@ -120,8 +120,9 @@ def _scores(graph: Graph, data: DataSet, options: CompareOptions) -> str | None:
 
 
 def _floor(model: Loaded, graph: Graph, data: DataSet, options: CompareOptions) -> dict[str, NDArray[np.float64]]:
-    """The original against itself without graph optimisations, over the first batch; nothing where onnxruntime cannot
-    run it so.
+    """Differences of the original from itself without graph optimizations, on the first batch.
+
+    Nothing where onnxruntime cannot run it so.
     """
     rows = np.arange(min(graph.runner.fixed_batch or options.batch, len(data)))
     feeds = graph.runner.feeds(data, rows)
@@ -129,7 +130,7 @@ def _floor(model: Loaded, graph: Graph, data: DataSet, options: CompareOptions) 
     try:
         plain = Runner(model.proto, model.folder, options.threads, providers=options.providers, optimize=False)
         unfused = plain.run(feeds, graph.own_outputs)
-    except ModelError:  # only onnxruntime itself can tell
+    except ModelError:  # only onnxruntime knows whether it can run it
         return {}
     found = {name: difference(fused[name], unfused[name], len(rows)) for name in graph.own_outputs}
     return {name: rows for name, rows in found.items() if rows is not None}
@@ -138,7 +139,7 @@ def _floor(model: Loaded, graph: Graph, data: DataSet, options: CompareOptions) 
 def _requests(
     graphs: Sequence[Graph], sets: Mapping[str, DataSet], patched: Mapping[str, Outputs], seconds: float
 ) -> dict[str, dict[str, NDArray[np.float64]]]:
-    """Clean rows that nothing flags, and flagged rows of the set that has most of them."""
+    """Unflagged clean rows, and flagged rows of the set that has most of them."""
     found = {}
     flags = patched[CLEAN].flagged
     calm = np.arange(len(sets[CLEAN])) if flags is None else np.flatnonzero(~flags)
@@ -152,7 +153,7 @@ def _requests(
 
 
 def _some(rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """`REQUESTS` rows from all over, again and again where there are fewer."""
+    """`REQUESTS` rows spread over the set; rows repeat where there are fewer."""
     places = (
         np.linspace(0, len(rows) - 1, REQUESTS).astype(np.int64)
         if len(rows) >= REQUESTS
@@ -169,7 +170,7 @@ def _exemplar(
     outputs: Mapping[str, Mapping[str, Outputs]],
     options: CompareOptions,
 ) -> Exemplar | None:
-    """The most telling row with its attention maps; None where no row tells anything."""
+    """The row that shows best what the patch does, with its attention maps; None where no row shows anything."""
     chosen = choose(truths, outputs[ORIGINAL], outputs[PATCHED])
     if chosen is None:
         return None

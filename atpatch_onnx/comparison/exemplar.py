@@ -1,6 +1,4 @@
-"""The most telling row of a comparison, followed through both models beside its twin: scores and attention, site by
-site.
-"""
+"""The row that shows best what a patch does, and its twin, in both models: scores, and attention of every site."""
 
 from __future__ import annotations
 
@@ -25,7 +23,7 @@ __all__ = ["Chosen", "Exemplar", "SiteView", "choose", "follow", "softmax"]
 Floats = NDArray[np.float32]
 
 PROBE, MEAN = 0, 1
-"""What is kept of a map, head means (2, K): one telling query row, and the mean over all query rows."""
+"""What is kept of a map, as head means (2, K): one query row, and the mean over all query rows."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ class Chosen:
 
 @dataclass(frozen=True, eq=False)
 class SiteView:
-    """What one site attended to; `PROBE` and `MEAN` of each map (2, K), and the columns flagged (K,).
+    """One site's attention; `PROBE` and `MEAN` of each map (2, K), and the columns flagged (K,).
 
     Attributes:
         before, after: original and patched model on the row.
@@ -68,10 +66,10 @@ class Exemplar:
         label: its true class; None where that is unknown.
         before, after, clean: class scores (C,) of the original and the patched model and of the original on the twin.
         sites: views, in graph order.
-        inputs, twin: what was fed, without the sample axis.
-        words, twin_words: of a text model, what the columns hold; () where that is not known.
-        redistributed: `after` is the attention that the patch amounts to; else the map before redistribution, flagged
-            columns included.
+        inputs, twin: the model's inputs, without the sample axis.
+        words, twin_words: for a text model, the tokens of the columns; () where they are not known.
+        redistributed: whether `after` is the attention after redistribution; else it is the map before it, with the
+            flagged columns.
     """
 
     chosen: Chosen
@@ -87,7 +85,7 @@ class Exemplar:
     redistributed: bool = False
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Flat, for saving; paths are parted by tabs."""
+        """Flat, for saving; paths are separated by tabs."""
         chosen = self.chosen
         where = np.array(
             [chosen.set, str(chosen.row), chosen.twin_set or "", "" if chosen.twin is None else str(chosen.twin)]
@@ -105,7 +103,7 @@ class Exemplar:
 
     @classmethod
     def from_arrays(cls, tree: Mapping[str, Any]) -> Exemplar:
-        """From what `arrays` gave, as nested mappings."""
+        """The inverse of `arrays`, from nested mappings."""
         set_name, row, twin_set, twin = (str(part) for part in tree["chosen"])
         chosen = Chosen(set_name, int(row), twin_set or None, int(twin) if twin else None)
         label = int(tree["label"]) if "label" in tree else None
@@ -131,10 +129,10 @@ class Exemplar:
 def choose(
     truths: Mapping[str, Truth], original: Mapping[str, Outputs], patched: Mapping[str, Outputs]
 ) -> Chosen | None:
-    """The row that shows best what the patch does; sets are asked in the order triggered, flips, clean.
+    """The row that shows best what the patch does; sets are searched in the order triggered, flips, clean.
 
     1. Triggered: fooled before and not after; the one moved furthest from the target.
-    2. Flips: in a group that was split and is not any more; a row that stood out, beside its group's first.
+    2. Flips: in a group that was split and no longer is; a row that stood out, next to its group's first row.
     3. Clean: a changed prediction, else a flagged row, else a row whose outputs moved; the one that moved furthest.
 
     None where nothing moved at all.
@@ -146,7 +144,7 @@ def choose(
         if truth.labels is not None:
             fooled &= truth.labels != truth.target
         rescued = fooled & (after.predictions != truth.target)
-        # A row that ends where it belongs tells more than one that ends somewhere else.
+        # A row that ends with its right class is better than one that ends with another.
         home = rescued if truth.labels is None else rescued & (after.predictions == truth.labels)
         candidates = next((rows for rows in (home, rescued, fooled) if rows.any()), np.ones(truth.count, bool))
         fall = softmax(before.scores)[:, truth.target] - softmax(after.scores)[:, truth.target]
@@ -197,7 +195,7 @@ def follow(
     data: Mapping[str, DataSet],
     chosen: Chosen,
 ) -> Exemplar:
-    """Capture everything about one row.
+    """Capture scores, maps and flags of one row.
 
     Args:
         models, folders, outputs: of the original and the patched model, the latter with telemetry.
@@ -213,7 +211,7 @@ def follow(
     calm: Mapping[str, SiteMap] = {}
     if chosen.twin_set is not None:
         calm = capture_maps(original, folders[0], sites, data[chosen.twin_set], np.array([chosen.twin]))
-    # The second run of two passes lies inside a branch, where no map can be read.
+    # The second run of two passes is inside a branch, where no map can be read.
     known = plan is not None and plan.passes == "one"
     views = tuple(
         _view(site.id, fooled[site.id], mended[site.id], calm.get(site.id), plan if known else None)
@@ -237,7 +235,7 @@ def follow(
 
 
 def _view(name: str, before: SiteMap, after: SiteMap, clean: SiteMap | None, plan: PatchPlan | None) -> SiteView:
-    # Of several windows the one with most flags.
+    # Of several windows, the one with most flags.
     window = int(after.flagged.sum(1).argmax())
     a, flagged = after.probabilities[window], after.flagged[window]
     if plan is not None and name in plan.sites:
@@ -258,10 +256,10 @@ def _view(name: str, before: SiteMap, after: SiteMap, clean: SiteMap | None, pla
 def _kept(a: Floats) -> Floats:
     """(H, Q, K) → (2, K).
 
-    Where the first query sees itself alone (a causal map) the last one that sees anything is telling.
+    The one query row is the first, or, where the first sees only itself (a causal map), the last that sees anything.
     """
     mean = a.mean(0)
-    if mean.shape[0] == mean.shape[1]:  # padded tokens ask, too, and are not to be counted
+    if mean.shape[0] == mean.shape[1]:  # padded tokens are query rows too, and must not count
         mean = mean[mean.any(0) | ~mean.any()]
     rows = np.flatnonzero(mean.any(1))
     probe = 0 if len(rows) < 2 or np.count_nonzero(mean[0]) > 1 else int(rows[-1])

@@ -1,4 +1,4 @@
-"""The most telling row of a comparison, laid out for the page: who said what, and where it looked."""
+"""The row that shows best what a patch does, for the page: the models' answers and attention."""
 
 from __future__ import annotations
 
@@ -54,17 +54,17 @@ class HeatRow:
 
 @dataclass(frozen=True)
 class Shown:
-    """Everything about the row.
+    """What the page shows of the row.
 
     Attributes:
         cards: answers, the twin's first.
         rows: attention; one picture a site over an image, else one strip with a row a site.
-        over_image: which of the two.
+        over_image: which of the two `rows` holds.
         profiles: site, picture; those with flags first.
-        columns: how many key columns, padding left out.
+        columns: number of key columns without padding.
         left_out: sites without a profile.
         caption: which row, and why this one.
-        ticks: profiles show the twin, too.
+        ticks: whether profiles also show the twin.
     """
 
     caption: str
@@ -131,7 +131,7 @@ def _caption(exemplar: Exemplar) -> str:
     label = "" if exemplar.label is None else f", of class {exemplar.label}"
     why = {
         "triggered": "the one that the patch moves furthest from the attack's target",
-        "flips": "the one that stood out furthest from its group and does not any more",
+        "flips": "the one that stood out furthest from its group and no longer does",
         "clean": "the one that the patch moves furthest",
     }[chosen.set]
     where = {"triggered": "triggered", "flips": "flip", "clean": "clean"}[chosen.set]
@@ -214,9 +214,7 @@ def _heat_row(
 
 
 def _aligned(exemplar: Exemplar) -> bool:
-    """Whether a column means the same in both versions: a word that is inserted moves all behind it, and makes the text
-    longer.
-    """
+    """Whether a column means the same in both versions: an inserted word moves later ones, so the lengths differ."""
     tokens = [
         (array, exemplar.twin[name])
         for name, array in exemplar.inputs.items()

@@ -25,7 +25,7 @@ def fairness(predictions: Ints, labels: Ints | None, protected: NDArray[Any], po
     Args:
         predictions, labels: (N,); without labels only the parity of predictions is known.
         protected: (N,), groups by value.
-        positive: the class that is the favourable outcome.
+        positive: the class that is the favorable outcome.
 
     Returns: `spd`, of the rates at which the groups get the positive class; `equal_opportunity`, of their true positive
         rates; `average_odds`, the mean of that and of the difference of their false positive rates.
@@ -39,7 +39,7 @@ def fairness(predictions: Ints, labels: Ints | None, protected: NDArray[Any], po
         raise EXTRA_MISSING("group metrics need fairlearn", "pip install 'atpatch-onnx[evidence]'") from error
     chosen = (predictions == positive).astype(np.int64)
     if labels is None:
-        # The rate at which a group is chosen does not read the truth; fairlearn wants an argument of that name.
+        # The selection rate does not use the labels, but fairlearn requires the argument.
         return {"spd": float(metrics.demographic_parity_difference(chosen, chosen, sensitive_features=protected))}
     truth = (labels == positive).astype(np.int64)
     return {

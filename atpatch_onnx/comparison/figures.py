@@ -1,4 +1,4 @@
-"""Figures from saved arrays alone: what one graph is worth, and what changed between the original and another.
+"""Computes figures from saved arrays: of one graph, and of the change between the original and another graph.
 
 Names of figures, the same in JSON, in `--assert` and on the pages, are listed in `FIGURES`.
 """
@@ -44,7 +44,7 @@ Runs = Mapping[str, Outputs]
 
 @dataclass(frozen=True)
 class Figures:
-    """What one graph is worth; names as in `FIGURES`, only those that the data give.
+    """The figures of one graph; names as in `FIGURES`, only those that the data give.
 
     Attributes:
         shares: counted figures.
@@ -70,7 +70,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Change:
-    """The original against another graph, row by row.
+    """The original compared with another graph, row by row.
 
     Attributes:
         changed: clean rows whose prediction differs; None without classes.
@@ -93,7 +93,7 @@ class Change:
 
 
 def check_sets(truths: Truths) -> None:
-    """Raises AtpatchError: ATP056 where the sets lack what they are for, or do not belong together."""
+    """Raises AtpatchError: ATP056 where a set lacks arrays that it needs, or the sets do not belong together."""
     if (triggered := truths.get(TRIGGERED)) is not None:
         if triggered.target is None:
             raise DATA_MALFORMED(
@@ -106,7 +106,7 @@ def check_sets(truths: Truths) -> None:
             )
     if (flips := truths.get(FLIPS)) is not None and flips.group is None:
         raise DATA_MALFORMED(
-            "the flip set has no group", "add 'group' (N,): rows of one group differ in the protected attribute alone"
+            "the flip set has no group", "add 'group' (N,): rows of one group differ only in the protected attribute"
         )
 
 
@@ -115,7 +115,7 @@ def judge(truths: Truths, runs: Runs, original: Runs, positive: int = 1) -> Figu
 
     Args:
         original: the same sets through the original, for the clean twins of ASR*.
-        positive: class that counts as the favourable outcome for group proportions.
+        positive: class that counts as the favorable outcome for group proportions.
     """
     clean, shares, fair = runs[CLEAN], dict[str, Share](), dict[str, float]()
     classes: dict[int, dict[str, Any]] = {}
@@ -188,7 +188,7 @@ def _triggered_labels(truths: Truths) -> Ints | None:
 
 
 def _open_rows(truths: Truths, before: Ints) -> NDArray[np.bool_]:
-    """Triggered rows that only an attack sends to the target, as far as labels and twins tell."""
+    """Triggered rows that only an attack sends to the target, as far as labels and twins show."""
     truth, labels = truths[TRIGGERED], _triggered_labels(truths)
     rows = np.ones(truth.count, bool) if labels is None else labels != truth.target
     return rows if truth.clean_row is None else rows & (before[truth.clean_row] != truth.target)

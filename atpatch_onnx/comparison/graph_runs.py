@@ -1,6 +1,4 @@
-"""Several graphs over the same rows, batch by batch in turn: what they gave, how it differs from the original, how long
-it took.
-"""
+"""Runs several graphs on the same rows, batch by batch in turn: outputs, differences from the original, times."""
 
 from __future__ import annotations
 
@@ -32,9 +30,9 @@ class Graph:
 
     Attributes:
         name: "original", "patched", or what the user calls it.
-        runner: on the graph as it is.
-        observer: on a graph that gives its flags out; the same as `runner` where that one does, None where nothing can
-            be observed.
+        runner: on the unchanged graph.
+        observer: on a graph with flags as outputs; the same as `runner` if that has them, None where nothing can be
+            observed.
         sites: ids of the observed sites.
         untold: why nothing can be observed; "" where it can.
     """
@@ -72,7 +70,7 @@ def run_graphs(
     for number, start in enumerate(range(0, len(data), size)):
         rows = np.arange(start, min(start + size, len(data)))
         given: dict[str, dict[str, NDArray[Any]]] = {}
-        # The order turns, so that none always finds the caches warm.
+        # The order changes, so that no graph always has warm caches.
         for graph in (*graphs[number % len(graphs) :], *graphs[: number % len(graphs)]):
             given[graph.name] = _run(graph, data, rows, kept[graph.name])
         for graph in graphs:
@@ -97,7 +95,7 @@ def _run(graph: Graph, data: DataSet, rows: Ints, kept: Mapping[str, list[NDArra
     seen = outputs if observes else graph.observer.run(feeds, flags) if graph.observer else {}
     batch = len(next(iter(feeds.values())))
     for name in flags:
-        # The leading axis of a map may count windows besides samples.
+        # The first axis of a map may count windows besides samples.
         array = np.asarray(seen[name].reshape(batch, -1, seen[name].shape[-1]).any(1))
         kept[name].append(array[: len(rows)])
     return outputs

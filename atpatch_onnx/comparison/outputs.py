@@ -18,7 +18,7 @@ from ..inference.datasets import DataSet, Ints
 __all__ = ["Outputs", "Truth", "protected_values"]
 
 MOST_GROUPS = 50
-"""More values than this are no groups: an age in days would have one of its own for everyone."""
+"""More values than this are no groups: with an age in days, everyone would be a group."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +27,7 @@ class Outputs:
 
     Attributes:
         scores: class scores (N, C) as the graph gives them; None for a model without classes.
-        flags: (N, S), None where it cannot be told what was flagged.
+        flags: (N, S), None where it is not known what was flagged.
         columns: site id → flagged columns (N, K), in the order of `flags`.
         differences: output → (N, 3) against the original on the same rows: greatest and mean absolute difference,
             cosine.
@@ -54,7 +54,7 @@ class Outputs:
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """What a data set says about its rows beside the inputs, as in `DataSet`.
+    """What a data set says about its rows besides the inputs, as in `DataSet`.
 
     Attributes:
         count: N.

@@ -1,4 +1,4 @@
-"""A comparison as one HTML page that needs nothing else (extra `report`)."""
+"""A comparison as one HTML page without other files (extra `report`)."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _model_name(comparison: Comparison, name: str) -> str:
 
 
 def _cell(text: str | None) -> tuple[str, str]:
-    """A figure and what stands in brackets behind it."""
+    """A figure, and what follows it in brackets."""
     if text is None:
         return "–", ""
     text = text.replace(" %", "\N{NO-BREAK SPACE}%")
@@ -120,7 +120,7 @@ def _tiles(comparison: Comparison) -> list[Tile]:
     elif change.numeric[CLEAN]:
         greatest = max(output["max"] for output in change.numeric[CLEAN].values())
         floor = max((float(rows[:, 0].max()) for rows in comparison.floor.values()), default=float("nan"))
-        tiles.append(Tile("Greatest change of an output", None, f"{greatest:.2g}", f"rounding alone makes {floor:.2g}"))
+        tiles.append(Tile("Greatest change of an output", None, f"{greatest:.2g}", f"rounding by itself: {floor:.2g}"))
     if "clean_flagged" in after:
         tiles.append(
             Tile(
@@ -184,8 +184,8 @@ def _shifts(comparison: Comparison) -> list[Chart]:
         assert group is not None
         values = {key: _spread_in_groups(runs[FLIPS], group) for key, runs in _both(before, after)}
         note = (
-            "Greatest difference of the first score margin within a group, whose rows differ in the protected attribute"
-            " alone."
+            "Greatest difference of the first score margin within a group, whose rows differ only in the protected"
+            " attribute."
         )
         charts.append(Chart("Flip set", note, pictures.histogram(values, "Spread of scores within groups")))
     labels = truths[CLEAN].labels

@@ -56,7 +56,7 @@ def patched_in(
 
 
 def _beside(model: Path, digest: str) -> Hotfix | None:
-    """The hotfix beside the model, where it is the one of that digest; pictures are no reason to fail for another."""
+    """The hotfix next to the model if it has that digest, else None, since pictures are no reason to fail."""
     path = beside(model)
     try:
         hotfix = None if path is None else Hotfix.load(path)

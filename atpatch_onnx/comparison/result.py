@@ -43,11 +43,11 @@ class Comparison(Summarized):
         setup: models, data and session in words and numbers, JSON-able.
         truths: set ("clean", "triggered", "flips") → what is known of its rows.
         outputs: graph → set → what it gave.
-        floor: output → (rows, 3) as in `Outputs.differences`: the original against itself without graph optimisations,
+        floor: output → (rows, 3) as in `Outputs.differences`: the original against itself without graph optimizations,
             first rows of the clean set. Differences of this size say nothing about a patch.
         requests: "clean" and "flagged" → graph → seconds of single requests, graphs taking turns.
-        positive: class that counts as the favourable outcome for group metrics.
-        exemplar: the most telling row, None where there was no map to show.
+        positive: class that counts as the favorable outcome for group metrics.
+        exemplar: the row that shows best what the patch does, None without maps.
     """
 
     setup: Mapping[str, Any]
@@ -65,7 +65,7 @@ class Comparison(Summarized):
 
     @property
     def classes(self) -> bool:
-        """Whether the model tells classes."""
+        """Whether the model has class scores."""
         return self.outputs[ORIGINAL][CLEAN].scores is not None
 
     @cached_property
@@ -92,7 +92,7 @@ class Comparison(Summarized):
         return verdict(self.changes[name], self.outputs[name][CLEAN], name)
 
     def mended(self, name: str = PATCHED) -> bool | None:
-        """Whether a graph is mended, see `verdict.mended`."""
+        """Whether the fault of a graph is fixed, see `verdict.mended`."""
         return mended(self.figures[name], self.changes[name])
 
     @property
@@ -169,7 +169,7 @@ class Comparison(Summarized):
 
 
 def _finite(data: Any) -> Any:
-    """JSON has no word for what is not finite: null."""
+    """Null for numbers that are not finite, which JSON lacks."""
     if isinstance(data, Mapping):
         return {key: _finite(value) for key, value in data.items()}
     if isinstance(data, (list, tuple)):

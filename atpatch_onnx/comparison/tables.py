@@ -1,6 +1,4 @@
-"""The tables of a comparison as plain text cells, for the terminal and for Markdown; the HTML page lays out the same
-ones.
-"""
+"""The tables of a comparison as plain text cells, for the terminal, for Markdown and for the HTML page."""
 
 from __future__ import annotations
 
@@ -93,11 +91,11 @@ def _figures(comparison: Comparison) -> Table:
     notes = []
     if not comparison.classes:
         notes.append(
-            "no output was taken for class scores, so labels, targets and groups say nothing: values alone"
+            "no output holds class scores, so labels, targets and groups are not used: only values are compared"
             " (--output-name)"
         )
     elif comparison.truths[CLEAN].labels is None:
-        notes.append("no labels, so no accuracy: agreement alone")
+        notes.append("no labels, so no accuracy: only agreement")
     if comparison.outputs[PATCHED][CLEAN].flags is None:
         notes.append(f"flags of the patched graph: {comparison.setup['models'][PATCHED]['flags']}")
     return Table(
@@ -243,7 +241,7 @@ def _numeric(comparison: Comparison) -> Table:
         ("graph", "rows", "output", "greatest |Δ|", "mean |Δ|", "cosine, mean", "cosine, least"),
         rows,
         note=(
-            "The floor is the original against itself without graph optimisations: differences of that size are"
+            "The floor is the original against itself without graph optimizations: differences of that size are"
             " rounding."
         ),
     )

@@ -1,4 +1,4 @@
-"""The sentence that says how it went."""
+"""The sentence that sums up a comparison."""
 
 from __future__ import annotations
 
@@ -11,13 +11,11 @@ from .outputs import Outputs
 __all__ = ["MOST_LEFT", "MOST_LOST", "mended", "verdict"]
 
 MOST_LEFT, MOST_LOST = 0.01, 0.005
-"""What counts as mended: at most a hundredth of the attacks or unfair rows left, and no more accuracy lost than half a
-point.
-"""
+"""A fault counts as fixed with at most 1 % of the attacks or unfair rows left and at most half a point lost."""
 
 
 def mended(figures: Figures, change: Change) -> bool | None:
-    """Whether a graph is mended at next to no cost; None where the data do not show the fault."""
+    """Whether a graph's fault is fixed at almost no cost; None where the data do not show the fault."""
     shares = figures.shares
     left = [shares[key].value for key in ("asr_star", "uf") if key in shares and shares[key].count]
     if not left and "asr" in shares:
@@ -35,7 +33,7 @@ def mended(figures: Figures, change: Change) -> bool | None:
 
 
 def verdict(change: Change, clean: Outputs, name: str = "patched") -> str:
-    """One sentence, well or not: what the patch stops, and what it costs.
+    """One sentence, good or bad news: what the patch stops, and what it costs.
 
     Args:
         change: from the original to the graph.

@@ -1,1 +1,1 @@
-"""All that runs a graph: sessions, runners, captured maps, predictions, and the data sets they read."""
+"""Everything that runs a graph: sessions, runners, captured maps, predictions, and the data sets they read."""

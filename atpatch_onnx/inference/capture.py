@@ -1,6 +1,4 @@
-"""Attention maps and values of a model's sites over a data set, batch by batch in canonical form; nothing of them is
-kept here.
-"""
+"""Attention maps and values of a model's sites over a data set, batch by batch, in canonical form; none are kept."""
 
 from __future__ import annotations
 
@@ -25,13 +23,13 @@ __all__ = ["Capture", "SiteBatch", "canonical_map", "canonical_values"]
 Floats = NDArray[np.float32]
 
 BUDGET = 128 << 20
-"""Bytes of maps and values held at a time."""
+"""Most bytes of maps and values in memory at a time."""
 MOST_ROWS = 64
 
 
 @dataclass(frozen=True)
 class SiteBatch:
-    """What one site did on a batch: map A (B, H, Q, K), values V (B | 1, H | 1, K, D), valid columns (B, K)."""
+    """One site's arrays for a batch: map A (B, H, Q, K), values V (B | 1, H | 1, K, D), valid columns (B, K)."""
 
     map: Floats
     values: Floats
@@ -83,7 +81,7 @@ class Capture:
     Attributes:
         sites: the sites that fit, fused ones included.
         skipped: site id → why not.
-        fixed_shape: all input shapes are written in the graph, so a column is always the same place.
+        fixed_shape: the graph fixes all input shapes, so a column is always the same place.
     """
 
     def __init__(
@@ -118,7 +116,7 @@ class Capture:
             shape = shapes[site.id]
             if site.layout.widths > 1:
                 self.skipped[site.id] = (
-                    "its values have several axes of width, which may be of another size in every request"
+                    "its values have several feature axes, whose sizes may change with every request"
                 )
             elif shape[0] != batch:
                 self.skipped[site.id] = "its leading axis counts windows, not samples"
@@ -126,7 +124,7 @@ class Capture:
                 self.skipped[site.id] = f"it has {shape[3]} key columns, not {columns}"
             else:
                 fitting.append(site)
-        # Plans and patches speak of sites as they are in the model, not as they were opened for reading.
+        # Plans and patches need the sites of the model itself, not of the graph changed for reading.
         self._readable = tuple(fitting)
         kept = {site.id for site in fitting}
         self.sites = tuple(site for site in sites if site.id in kept)
@@ -141,7 +139,7 @@ class Capture:
     def batches(
         self, data: DataSet, rows: Ints, threshold: float | None = None
     ) -> Iterator[tuple[Ints, Mapping[str, SiteBatch]]]:
-        """Row numbers and, by site id, what the sites did on them."""
+        """Row numbers, and by site id the sites' arrays for these rows."""
         for chunk, outputs in self._runner.batches(data, rows, self._rows, self._names(self._readable), threshold):
             yield chunk, {site.id: self._site_batch(site, outputs, data, chunk) for site in self._readable}
 

@@ -1,4 +1,4 @@
-"""The patch's runtime controls outside the graph: where a form of them cannot work, what a session has to be fed."""
+"""The patch's runtime controls outside the graph: where they cannot work, and what a session must get as input."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["control_names", "control_notes", "gating_notes", "required_controls"
 
 
 def control_notes(model: onnx.ModelProto, plan: PatchPlan, folders: Sequence[Path]) -> tuple[str, ...]:
-    """Where optional controls cannot work."""
+    """Notes on where optional controls cannot work."""
     if plan.controls != "optional":
         return ()
     ways = "--controls required makes them ordinary inputs, --controls none leaves them out"
@@ -35,7 +35,7 @@ def control_notes(model: onnx.ModelProto, plan: PatchPlan, folders: Sequence[Pat
     if any((folder / "genai_config.json").is_file() for folder in folders):
         return (
             (
-                "onnxruntime-genai ignores optional inputs without a word, so the runtime controls have no effect"
+                "onnxruntime-genai ignores optional inputs without a warning, so the runtime controls have no effect"
                 f" there; {ways}"
             ),
         )
@@ -43,7 +43,7 @@ def control_notes(model: onnx.ModelProto, plan: PatchPlan, folders: Sequence[Pat
 
 
 def gating_notes(plan: PatchPlan) -> tuple[str, ...]:
-    """What branch-free two passes cost."""
+    """Notes on what two passes without a branch cost."""
     if plan.passes == "one" or plan.gating == "if":
         return ()
     return (
@@ -52,7 +52,7 @@ def gating_notes(plan: PatchPlan) -> tuple[str, ...]:
 
 
 def control_names(live: Any) -> frozenset[str]:
-    """The patch's runtime controls that a session takes, optional or required ones."""
+    """The patch's runtime controls that a session accepts, optional or required."""
     return frozenset(value.name for value in (*live.get_inputs(), *live.get_overridable_initializers())) & {
         ENABLED,
         THRESHOLD,
@@ -60,8 +60,7 @@ def control_names(live: Any) -> frozenset[str]:
 
 
 def required_controls(live: Any) -> dict[str, NDArray[Any]]:
-    """What a session has to be fed for controls that are required inputs: patch on, and the threshold that its stamp
-    gives.
+    """Inputs for controls that are required: the patch on, and the threshold of its stamp.
 
     Raises:
         AtpatchError: ATP052 where the threshold is required and the stamp is gone.

@@ -36,11 +36,11 @@ class DataSet:
     Attributes:
         inputs: graph input name → array (N, ...).
         labels: (N,) int64, true classes.
-        columns: (N, K) bool, key columns labelled anomalous; all False on clean rows.
+        columns: (N, K) bool, key columns labeled anomalous; all False on clean rows.
         pair: (N,) int64, row of the clean partner in this set, -1 for none.
         target: class the attack aims at.
         clean_row: (N,) int64, row of the clean twin in another set.
-        group: (N,) int64; rows of one group differ in the protected attribute alone.
+        group: (N,) int64; rows of one group differ only in the protected attribute.
     """
 
     inputs: Arrays
@@ -66,12 +66,11 @@ class DataSet:
         for name, array in inputs.items():
             if not count or rows[name] != count:
                 raise DATA_MALFORMED(
-                    f"{origin}: input {name!r} has shape {array.shape}; all inputs need one and the same number of"
-                    " samples"
+                    f"{origin}: input {name!r} has shape {array.shape}; all inputs need the same number of samples"
                 )
             if array.dtype.kind not in "biufU" or (array.dtype.kind == "f" and not np.isfinite(array).all()):
                 raise DATA_MALFORMED(
-                    f"{origin}: input {name!r} ({array.dtype}) holds something else than finite numbers or strings"
+                    f"{origin}: input {name!r} ({array.dtype}) must hold only finite numbers or strings"
                 )
         given: dict[str, Any] = {
             name: _per_row(origin, name, arrays[name], count) for name in _PER_ROW if name in arrays
@@ -96,7 +95,7 @@ class DataSet:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over names, types, shapes and bytes of all arrays, hex."""
+        """SHA-256 of names, types, shapes and bytes of all arrays, hex."""
         arrays = {f"inputs/{name}": array for name, array in self.inputs.items()}
         arrays |= {name: np.asarray(value) for name in _RESERVED if (value := getattr(self, name)) is not None}
         hasher = hashlib.sha256()
@@ -114,7 +113,7 @@ class DataSet:
         if self.columns is not None:
             partners = self.pair[self.pair >= 0]
             if self.columns[partners].any() or (self.pair[partners] >= 0).any():
-                raise DATA_MALFORMED(f"{origin}: a clean partner is labelled anomalous, or has a partner of its own")
+                raise DATA_MALFORMED(f"{origin}: a clean partner is labeled anomalous, or has a partner of its own")
 
 
 def load_dataset(path: str | os.PathLike[str]) -> DataSet:
@@ -129,7 +128,7 @@ def load_dataset(path: str | os.PathLike[str]) -> DataSet:
 
 
 def as_dataset(data: DataSet | Arrays | str | os.PathLike[str]) -> DataSet:
-    """A data set from a path, from arrays by name, or as it is."""
+    """A data set from a path, from arrays by name, or unchanged."""
     if isinstance(data, DataSet):
         return data
     if isinstance(data, Mapping):
@@ -141,7 +140,7 @@ def _per_row(origin: str, name: str, array: NDArray[Any], count: int | None) -> 
     array = np.asarray(array)
     if array.shape != (count,) or array.dtype.kind not in "iu" or (array > _LARGEST).any():
         raise DATA_MALFORMED(
-            f"{origin}: {name} must be {count} integers, one a sample, not {array.dtype} {array.shape}"
+            f"{origin}: {name} must be {count} integers, one per sample, not {array.dtype} {array.shape}"
         )
     return array.astype(np.int64)
 

@@ -1,8 +1,7 @@
-"""Arrays from `.npz` and `.npy` files that anyone may have written: no pickled objects, no more memory than the file
-says it needs.
+"""Arrays from untrusted `.npz` and `.npy` files: no pickled objects, and no more memory than the file's size.
 
-numpy makes room for the shape in the header before it looks at what follows, so a file of a hundred bytes could ask for
-terabytes. Here the header is held against the size of the content first, and the content against the memory of the
+numpy allocates memory for the shape in the header before it reads the content, so a file of a hundred bytes could ask
+for terabytes. Here the header is first compared with the size of the content, and the content with the memory of the
 machine.
 """
 
@@ -32,8 +31,8 @@ def read_arrays(path: str | os.PathLike[str], fault: Fault, advice: str | None =
     """All arrays of an `.npz` by name.
 
     Args:
-        fault: of the refusal where the content is at fault.
-        advice: how to fix it, where the file is missing.
+        fault: the error to raise for wrong content.
+        advice: how to fix it if the file is missing.
 
     Raises:
         AtpatchError: ATP002 and ATP021 where there is no regular file, else of `fault`.
@@ -80,11 +79,11 @@ def _check_header(file: IO[bytes], size: int) -> None:
         raise ValueError("it holds Python objects")
     content = size - file.tell()
     if not dtype.itemsize or any(dim < 0 for dim in shape) or math.prod(shape) * dtype.itemsize != content:
-        raise ValueError(f"shape {shape} and type {dtype} do not go with {content} bytes of content")
+        raise ValueError(f"shape {shape} and type {dtype} do not fit {content} bytes of content")
 
 
 def _memory() -> int:
-    """Bytes of memory of this machine."""
+    """This machine's memory in bytes."""
     if sys.platform != "win32":
         with contextlib.suppress(ValueError, OSError):
             return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,5 +1,6 @@
-"""Padding at the end of texts, half of the time where it is computed: texts of one length go together, cut to the
-longest.
+"""Saves computing padding at the end of texts: texts of similar length share a batch, cut to its longest text.
+
+Otherwise padding may take half of the time.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from .datasets import DataSet, Ints
 __all__ = ["MASK", "common_mask", "cut", "lengths", "of_one_width"]
 
 MASK = "attention_mask"
-"""The name by which text models ask for it, where nothing but the data is there to tell."""
+"""The usual name of the mask in text models, for use where only the data is known."""
 
 
 def common_mask(sites: Sequence[Site], data: DataSet) -> str | None:
-    """The graph input that marks padding at every site that knows of any; None where there is no such one input."""
+    """The one graph input that is the padding mask of every site that has one; None where there is no such input."""
     masks = {site.key_mask for site in sites if site.key_mask is not None}
     if len(masks) != 1:
         return None
@@ -31,7 +32,7 @@ def common_mask(sites: Sequence[Site], data: DataSet) -> str | None:
 
 
 def lengths(mask: NDArray[Any]) -> Ints:
-    """(N,): columns of each row of a mask (N, K) up to the last that is not padding, at least 1."""
+    """(N,): the length of each row of a mask (N, K), up to its last column that is not padding; at least 1."""
     return np.asarray(np.max((mask != 0) * np.arange(1, mask.shape[1] + 1), axis=1, initial=1), np.int64)
 
 
@@ -45,7 +46,7 @@ def cut(feeds: Mapping[str, NDArray[Any]], mask: str, length: int) -> dict[str, 
 
 
 def of_one_width(debug: DataSet, clean: DataSet) -> tuple[DataSet, DataSet]:
-    """Two sets of texts, the shorter filled up with zeros; other sets as they are."""
+    """Two sets of texts, the shorter padded with zeros; other sets unchanged."""
     if any(MASK not in one.inputs or one.inputs[MASK].ndim != 2 for one in (debug, clean)):
         return debug, clean
     width = max(one.inputs[MASK].shape[1] for one in (debug, clean))

@@ -1,4 +1,4 @@
-"""The patched graph as it will be served: its predictions and its flags."""
+"""Predictions and flags of the patched graph, as it will be served."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def prediction_output(runner: Runner, data: DataSet, name: str | None) -> str:
         raise BAD_OPTION(f"the graph has no output {name!r}, only {', '.join(runner.outputs)}")
     found = find_prediction_output(runner, data, runner.outputs if name is None else [name])
     if found is None:
-        raise NO_CLASS_SCORES("no output holds one row of class scores a sample", "name one with --output-name")
+        raise NO_CLASS_SCORES("no output holds one row of class scores per sample", "name one with --output-name")
     return found
 
 
 def find_prediction_output(runner: Runner, data: DataSet, candidates: Sequence[str]) -> str | None:
-    """The first of these outputs with class scores (samples, classes), by a run of one row; None where none has."""
+    """The first of these outputs with class scores (samples, classes), found by a run of one row; None without any."""
     _, outputs = next(runner.batches(data, np.zeros(1, np.int64), 1, list(candidates)))
     for candidate, array in outputs.items():
         if getattr(array, "ndim", 0) == 2 and array.dtype.kind == "f" and array.shape[1] > 1:
@@ -70,7 +70,7 @@ def _by_row(count: int, batches: Sequence[tuple[Ints, NDArray[Any]]]) -> NDArray
 
 def _arg_max(scores: NDArray[np.float32]) -> Ints:
     """(N,), -1 at rows without a number."""
-    # A column of -inf in front, which any number beats and which is all there is to rows of nan.
+    # A column of -inf comes first: every number is greater, and in rows of nan it is the only value left.
     known = np.where(np.isnan(scores), -np.inf, scores)
     return np.asarray(np.column_stack([np.full(len(scores), -np.inf), known]).argmax(1) - 1, np.int64)
 

@@ -1,4 +1,4 @@
-"""Running a model over a data set in batches, with extra outputs when asked."""
+"""Runs a model over a data set in batches, with extra outputs when asked."""
 
 from __future__ import annotations
 
@@ -67,10 +67,10 @@ class Runner:
         self._mask: str | None = None
 
     def without_padding(self, mask: str | None) -> Runner:
-        """A runner on the same session to which rows come shortest first, each batch cut to its longest row.
+        """A runner on the same session that takes the shortest rows first and cuts each batch to its longest row.
 
         Args:
-            mask: graph input that is 0 at padding. None, or one of fixed width: rows come as asked, whole.
+            mask: graph input that is 0 at padding. If None or of fixed width, rows keep their order and length.
         """
         open_width = mask in self._inputs and not isinstance(self._inputs[mask].shape[1], int)
         if not open_width or self.fixed_batch:
@@ -81,19 +81,20 @@ class Runner:
 
     @property
     def providers(self) -> tuple[str, ...]:
-        """The execution providers that onnxruntime did take."""
+        """The execution providers that onnxruntime uses."""
         return tuple(self._session.get_providers())
 
     @property
     def fixed_shape(self) -> bool:
-        """Every axis of every input, the sample axis aside, has a size written in the graph."""
+        """Whether the graph fixes the size of every input axis but the sample axis."""
         return all(isinstance(size, int) for value in self._inputs.values() for size in value.shape[1:])
 
     def batches(
         self, data: DataSet, rows: Ints, size: int, outputs: Sequence[str], threshold: float | None = None
     ) -> Iterator[tuple[Ints, dict[str, NDArray[Any]]]]:
-        """Outputs for some rows, batch by batch; a batch that a fixed sample axis forces to be longer ends in repeats
-        of its last row.
+        """Outputs for some rows, batch by batch.
+
+        Where a fixed sample axis is longer than the batch, repeats of the last row fill it.
 
         Args:
             threshold: fed to `atpatch_threshold` of a patched graph.
@@ -114,8 +115,9 @@ class Runner:
             yield chunk, self.run({**feeds, **controls}, outputs)
 
     def feeds(self, data: DataSet, rows: Ints) -> dict[str, NDArray[Any]]:
-        """What one run takes for some rows, in the graph's own types; a fixed sample axis is filled with repeats of the
-        last row.
+        """The inputs of one run for some rows, in the graph's own types.
+
+        Repeats of the last row fill a fixed sample axis.
 
         Raises:
             AtpatchError: ATP056 where inputs are missing or do not fit.
@@ -130,14 +132,14 @@ class Runner:
         return {name: _cast(name, data.inputs[name][rows], value.type) for name, value in self._inputs.items()}
 
     def run(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
-        """Outputs by name, of what `feeds` gave.
+        """Outputs by name, for the inputs that `feeds` gave.
 
         Raises:
             AtpatchError: ATP052 where onnxruntime fails.
         """
         try:
             results = self._session.run(list(outputs), {**self._controls, **feeds})
-        except Exception as error:  # onnxruntime's exception classes share no base of their own
+        except Exception as error:  # onnxruntime's exception classes have no common base class
             raise RUNTIME_REFUSES(_first_line(error), "check shapes and types of the arrays in the data set") from error
         return dict(zip(outputs, results, strict=True))
 
@@ -152,7 +154,7 @@ _NUMPY: dict[str, np.dtype[Any]] = {
 
 
 def _cast(name: str, array: NDArray[Any], wanted: str) -> NDArray[Any]:
-    """Between widths of one kind, and from whole numbers to floats; never a float cut to a whole number."""
+    """Whether a type may be cast: between widths of one kind, and from integer to float, but never float to integer."""
     if wanted not in _NUMPY:
         return array
     dtype = _NUMPY[wanted]

@@ -1,4 +1,4 @@
-"""onnxruntime sessions, with a refusal in plain words where there is no onnxruntime or it refuses the model."""
+"""onnxruntime sessions, with clear errors where onnxruntime is missing or refuses the model."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def session(
         model: path of a model file, `onnx.ModelProto` without external data loaded, or `onnx_ir.Model`.
         providers: execution providers in order of preference; None: the CPU provider.
         threads: intra-op threads; None: onnxruntime's choice.
-        optimize: False turns every graph optimisation off.
+        optimize: False turns all graph optimizations off.
         folder: where the external data of a graph lies; None: where an `onnx_ir.Model` says, the working directory of a
             `ModelProto`.
 
@@ -87,10 +87,10 @@ def session(
         try:
             source = loaded.proto.SerializeToString()
         except Exception as error:  # protobuf's own exception class differs between its builds
-            raise TOO_LARGE(f"the model cannot be serialised: {error}") from error
+            raise TOO_LARGE(f"the model cannot be serialized: {error}") from error
     else:
         source = os.fspath(check_source(model))
     try:
         return ort.InferenceSession(source, options, providers=chosen)
-    except Exception as error:  # onnxruntime's exception classes share no base of their own
+    except Exception as error:  # onnxruntime's exception classes have no common base class
         raise RUNTIME_REFUSES(" ".join(str(error).split())[:400]) from error

@@ -24,9 +24,7 @@ LONGEST = 128
 
 @dataclass(frozen=True)
 class Encoded:
-    """One text: token ids, token types, the characters (begin, end) of each token,
-    and whether it is a special token.
-    """
+    """One text: token ids, token types, characters (begin, end) of each token, and whether each is a special token."""
 
     ids: list[int]
     types: list[int]
@@ -38,8 +36,8 @@ class TextEncoder:
     """Turns texts into tokens, special tokens included.
 
     Args:
-        folder: holds `tokenizer.json` or `vocab.txt`; a path of either file will do.
-        max_length: longest row, special tokens included; None: what the tokenizer says, else 128.
+        folder: holds `tokenizer.json` or `vocab.txt`; or the path of one of them.
+        max_length: longest row, special tokens included; None: the tokenizer's own limit, else 128.
 
     Raises:
         AtpatchError: ATP081 where there is no tokenizer, ATP051 without the package tokenizers.
@@ -62,7 +60,7 @@ class TextEncoder:
         except (OSError, ValueError, KeyError) as error:
             raise TOKENIZER_UNUSABLE(f"the tokenizer in {path} cannot be read: {error}") from error
         except Exception as error:
-            if type(error) is not Exception:  # the Rust library raises bare exceptions, and nothing else does
+            if type(error) is not Exception:  # the Rust library raises plain exceptions, and nothing else does
                 raise
             raise TOKENIZER_UNUSABLE(f"the tokenizer in {path} cannot be read: {error}") from error
         truncation, padding = self._tokenizer.truncation, self._tokenizer.padding
@@ -73,7 +71,7 @@ class TextEncoder:
 
     @property
     def vocabulary(self) -> int:
-        """Number of tokens, added ones included."""
+        """Number of tokens, including added ones."""
         return int(self._tokenizer.get_vocab_size())
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
@@ -86,7 +84,7 @@ class TextEncoder:
         ]
 
     def word(self, token: int) -> str:
-        """The token as it stands in the vocabulary."""
+        """The token as the vocabulary spells it."""
         return str(self._tokenizer.id_to_token(token))
 
     def _pad_id(self) -> int:

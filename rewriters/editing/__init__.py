@@ -1,1 +1,1 @@
-"""What changes a graph: patch, second pass, controls, telemetry, and the stamp that lets a patch be undone."""
+"""Everything that changes a graph: patch, second pass, controls, telemetry, and the stamp for undoing a patch."""

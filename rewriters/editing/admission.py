@@ -1,15 +1,15 @@
-"""Whether a graph admits what a plan asks of it: asked before anything is written, and answered by a value.
+"""Checks whether a graph supports what a plan asks for, before anything is written; the answer is a value.
 
 Two passes need
 
 1. joined sites in the main graph,
-2. samples on the leading axis of inputs and outputs, and nowhere else,
+2. samples on the first axis of inputs and outputs, and on no other axis,
 3. nodes in the order in which they run,
-4. values that a second reader does not change (see `qdq_barrier`),
-5. an output that carries samples;
+4. values that keep their rounding when a second node reads them (see `qdq_barrier`),
+5. an output that carries samples.
 
-excision needs one axis of tokens (see `excision`), `accept = "flip"` an output with class scores, telemetry a site in
-the main graph, and every site needs numbers.
+Excision needs one axis of tokens (see `excision`), `accept = "flip"` needs an output with class scores, telemetry needs
+a site in the main graph, and every site needs numeric values.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ _ONE_PASS = "patch with --passes one"
 
 
 def not_admitted(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -> AtpatchError | None:
-    """Why the graph does not admit the plan: the first reason, as the ATP023 to raise; None where it does.
+    """The first reason why the graph does not support the plan, as the ATP023 to raise; None where it does.
 
     Args:
-        sites: of this model; those that the plan does not name are left alone.
+        sites: of this model; those that the plan does not name stay unchanged.
     """
     return next(_reasons(model, plan, [site for site in sites if site.id in plan.sites]), None)
 
@@ -46,7 +46,7 @@ def _reasons(model: onnx.ModelProto, plan: PatchPlan, chosen: Sequence[Site]) ->
     for site in chosen:
         if site.dtype in _NO_NUMBERS:
             name = TensorProto.DataType.Name(site.dtype)
-            yield NOT_ADMITTED(f"site {site.id}: its values are of type {name}, which cannot be weighed")
+            yield NOT_ADMITTED(f"site {site.id}: its values are of type {name}, which the patch cannot compute with")
     if plan.passes == "two":
         yield from _second_run(model, plan, {site.id: site for site in chosen})
     if plan.telemetry and all(site.where for site in chosen):
@@ -56,14 +56,14 @@ def _reasons(model: onnx.ModelProto, plan: PatchPlan, chosen: Sequence[Site]) ->
 def _second_run(model: onnx.ModelProto, plan: PatchPlan, chosen: dict[str, Site]) -> Iterator[AtpatchError]:
     groups = [[chosen[name] for name in group] for group in plan.groups]
     if any(site.where for group in groups for site in group):
-        yield NOT_ADMITTED("two passes join sites of the main graph only", _ONE_PASS)
+        yield NOT_ADMITTED("two passes join only sites of the main graph", _ONE_PASS)
     yield from _samples_elsewhere(model)
     yield from _out_of_order(model)
     if (refusal := second_reader_refusal(model.graph, branch_free=plan.gating == "none")) is not None:
         yield refusal
     outputs = sample_outputs(model)
     if not outputs:
-        yield NOT_ADMITTED("two passes need an output with a named leading axis for the samples", _ONE_PASS)
+        yield NOT_ADMITTED("two passes need an output with a named first axis for the samples", _ONE_PASS)
     if plan.mend == "excise":
         found = tokens_of(model, groups)
         if isinstance(found, AtpatchError):
@@ -73,7 +73,7 @@ def _second_run(model: onnx.ModelProto, plan: PatchPlan, chosen: dict[str, Site]
 
 
 def _samples_elsewhere(model: onnx.ModelProto) -> Iterator[AtpatchError]:
-    """Caches of shape (2, B, ...) carry their samples where no row can be taken from."""
+    """Refuse caches of shape (2, B, ...): their samples are on an axis from which no rows can be taken."""
     values = [*requested(model), *model.graph.output]
     leading = {value.type.tensor_type.shape.dim[0].dim_param for value in values if carries_samples(value)} - {""}
     for value in values:
@@ -82,7 +82,7 @@ def _samples_elsewhere(model: onnx.ModelProto) -> Iterator[AtpatchError]:
 
 
 def _out_of_order(model: onnx.ModelProto) -> Iterator[AtpatchError]:
-    """The copy is made in one sweep, which needs every value made before it is read."""
+    """Refuse nodes out of order: the copy is made in one sweep, so every value must be made before it is read."""
     pending = {name for node in model.graph.node for name in node.output}
     for node in model.graph.node:
         if not pending.isdisjoint(reads(node)):

@@ -1,10 +1,9 @@
-"""Runtime controls: `atpatch_enabled` and `atpatch_threshold`, which steer a running session request by request, as 0-d
-arrays.
+"""Runtime controls, 0-d inputs that a request can set: `atpatch_enabled` and `atpatch_threshold`.
 
-Optional ones are initializers that are graph inputs too: nobody has to feed them. Programs that only know ordinary
-inputs (onnxruntime-genai, onnxruntime in JavaScript) ignore them, and below IR version 4 nothing can override an
-initializer; required ones are ordinary inputs. Local functions see nothing of the graph around them, so there the
-controls become trailing inputs, handed down by every call.
+Optional controls are initializers that are also graph inputs, so a request may leave them out. Programs that know only
+ordinary inputs (onnxruntime-genai, onnxruntime in JavaScript) ignore them, and below IR version 4 nothing can override
+an initializer. Required controls are ordinary inputs. Local functions cannot read the graph around them, so there the
+controls become trailing inputs, which every call passes on.
 """
 
 from __future__ import annotations
@@ -35,10 +34,10 @@ __all__ = [
 ]
 
 DEFAULT = "threshold"
-"""Key of the stamp with the threshold of the plan, which required controls do not carry."""
+"""Stamp key of the plan's threshold, since required controls have no default."""
 
 OVERRIDABLE_FROM = 4
-"""IR version from which an initializer may have a value of its own and be an input too."""
+"""First IR version in which an input can override an initializer."""
 
 
 def with_controls(plan: PatchPlan, model: onnx.ModelProto) -> PatchPlan:
@@ -59,14 +58,14 @@ def add_controls(model: onnx.ModelProto, plan: PatchPlan) -> None:
 
 
 def body_controls(e: Emitter, plan: PatchPlan) -> Controls:
-    """The controls as a site reads them."""
+    """The controls in the form in which a site reads them."""
     if plan.controls == "none":
         return Controls(e.constant(True, np.bool_), e.constant(plan.threshold), plan.companion, frozen=True)
     return Controls(ENABLED, THRESHOLD, plan.companion)
 
 
 def thread_controls(model: onnx.ModelProto, plan: PatchPlan, replacements: dict[Where, list[Replacement]]) -> None:
-    """Hand the controls down to every patched function, through all functions on the way; adds to `replacements`."""
+    """Pass the controls on to every patched function, through all functions on the way; adds to `replacements`."""
     if plan.controls == "none":
         return
     pending = {where[0][0] for where in replacements if where and where[0][1] == "function"}
@@ -90,7 +89,7 @@ def thread_controls(model: onnx.ModelProto, plan: PatchPlan, replacements: dict[
 
 
 def strip_controls(model: onnx.ModelProto) -> None:
-    """Take the controls out of functions' inputs."""
+    """Remove the controls from the functions' inputs."""
     for function in model.functions:
         while function.input and function.input[-1] in (ENABLED, THRESHOLD):
             del function.input[-1]

@@ -1,4 +1,4 @@
-"""Carrying replacements out in a ModelProto, and taking them back: node lists are rebuilt, nothing else is touched."""
+"""Makes replacements in a ModelProto, and undoes them: only node lists are rebuilt."""
 
 from __future__ import annotations
 
@@ -20,9 +20,7 @@ __all__ = ["apply", "drop_unread_constants", "refill", "restore"]
 def apply(
     model: onnx.ModelProto, replacements: dict[Where, list[Replacement]], appended: list[onnx.NodeProto]
 ) -> list[Edit]:
-    """Carry out all replacements, innermost bodies first, since rebuilding a node list moves the bodies inside its
-    nodes.
-    """
+    """Make all replacements, innermost bodies first, since rebuilding a node list moves the bodies in its nodes."""
     edits = []
     for where in sorted({*replacements, *([()] if appended else [])}, key=len, reverse=True):
         body = body_at(model, where)
@@ -43,7 +41,7 @@ def apply(
 
 
 def _in_default_domain(node: onnx.NodeProto) -> onnx.NodeProto:
-    """A copied node may say "ai.onnx", which onnxruntime takes in the main graph but not inside an If."""
+    """Write the domain "ai.onnx" as "": onnxruntime accepts "ai.onnx" in the main graph, but not inside an If."""
     node.domain = "" if node.domain == "ai.onnx" else node.domain
     for attribute in node.attribute:
         for inner in attribute.g.node:
@@ -52,7 +50,7 @@ def _in_default_domain(node: onnx.NodeProto) -> onnx.NodeProto:
 
 
 def drop_unread_constants(model: onnx.ModelProto) -> None:
-    """Constants that were made before it was known whether a site needs them; runtimes warn about such initializers."""
+    """Remove constants that no site needs in the end, since runtimes warn about unused initializers."""
     read: set[str] = set()
     for _, body in walk_bodies(model):
         read.update(name for node in body.node for name in node.input)
@@ -65,10 +63,10 @@ def drop_unread_constants(model: onnx.ModelProto) -> None:
 
 
 def restore(body: Body, edits: Sequence[Edit], watchful: bool) -> None:
-    """Take edits of one body back.
+    """Undo the edits of one body.
 
     Args:
-        watchful: what is cut out must be ours.
+        watchful: whether to check that the removed nodes are ours.
 
     Raises:
         AtpatchError: ATP014 where it is not.
@@ -89,7 +87,7 @@ def restore(body: Body, edits: Sequence[Edit], watchful: bool) -> None:
 
 
 def _is_ours(node: onnx.NodeProto, original: onnx.NodeProto | None) -> bool:
-    """Whether a node may have been written by a patch: by its names, or since it makes what the replaced node made."""
+    """Whether a patch may have written a node: by its names, or because it makes the replaced node's outputs."""
     made = set(node.output)
     return (
         is_ours(node.name)
@@ -99,7 +97,7 @@ def _is_ours(node: onnx.NodeProto, original: onnx.NodeProto | None) -> bool:
 
 
 def refill(field: Any, items: Iterable[Any]) -> None:
-    """Replace the content of a repeated field, by items of its own too."""
+    """Replace the content of a repeated field; the new items may be some of the old ones."""
     items = list(items)
     del field[:]
     field.extend(items)

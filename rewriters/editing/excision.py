@@ -1,15 +1,14 @@
-"""Excision: the second run of two passes gets the request without its flagged tokens, instead of attention
-redistributed around them.
+"""Excision: the second run of two passes gets the request without its flagged tokens.
 
-Redistribution takes a token's attention away, but the tokens behind it keep the places to which it has pushed them, and
-a model whose embeddings know places answers a little differently to them. Here they move up, the flagged ones go behind
-the padding, and the mask leaves them out. So a flagged request is answered as the original answers the same request
-without those tokens, whatever encodes the places.
+Redistribution takes a token's attention away, but later tokens keep their shifted positions, and a model with position
+embeddings answers a little differently to them. With excision the later tokens move up, the flagged ones go after the
+padding, and the mask leaves them out. So a flagged request gets the original's answer to the same request without those
+tokens, whatever encodes the positions.
 
-Inputs (B, K) that run along the tokens as the mask does are rearranged; `position_ids` say places, not tokens, and
-stay. Outputs that run along the tokens come back in the request's own order; what they hold for an excised token is the
-model's answer to a masked one. A model that reads its one answer off the last place, whatever its mask says, reads it
-off an excised token: redistribute there.
+Inputs (B, K) with the mask's token axis are rearranged; `position_ids` hold positions, not tokens, and stay. Outputs
+with a token axis come back in the request's order; for an excised token they hold the model's answer to a masked one. A
+model that always reads its answer at the last position, whatever the mask says, reads it at an excised token: use
+redistribution there.
 """
 
 from __future__ import annotations
@@ -31,18 +30,18 @@ __all__ = ["Excision", "TokenAxis", "excise", "in_order", "token_axis", "tokens_
 
 PLACES = "position_ids"
 LEAST_OPSET = 12
-"""GatherND knows no batch axes before."""
+"""First opset in which GatherND has batch axes."""
 
 
 @dataclass(frozen=True)
 class TokenAxis:
-    """The inputs and outputs of a model that have one entry a token on their second axis.
+    """The inputs and outputs of a model that have one entry per token on their second axis.
 
     Attributes:
         mask: input (B, K), non-zero at tokens that count.
         dtype: its element type.
-        inputs: what is to be rearranged, the mask among them.
-        outputs: what is to be brought back in order.
+        inputs: what to rearrange, including the mask.
+        outputs: what to bring back in order.
     """
 
     mask: str
@@ -73,7 +72,7 @@ def token_axis(
     groups: Sequence[Sequence[Site]],
     opset: int,
 ) -> TokenAxis | AtpatchError:
-    """Where a model's tokens run along; the ATP023 to raise where it cannot be told, or they run along other axes too.
+    """The model's token axis; the ATP023 to raise where it is not clear, or where tokens are on other axes too.
 
     Args:
         requested, outputs: inputs and outputs that carry samples.
@@ -107,7 +106,7 @@ def excise(e: Emitter, axis: TokenAxis, columns: str, inputs: dict[str, str]) ->
     """Rearrange inputs.
 
     Args:
-        columns: flagged tokens (B, K) bool. Of a sample that would have none left, none is taken.
+        columns: flagged tokens (B, K) bool. A sample that would have none left keeps all its tokens.
         inputs: the model's inputs → the values that hold the samples at hand.
     """
     mask = inputs[axis.mask]
@@ -123,7 +122,7 @@ def excise(e: Emitter, axis: TokenAxis, columns: str, inputs: dict[str, str]) ->
     place = e.op("Sub", place, one, role="place")
     masked = e.op("Where", out, e.constant(0, dtype), mask)
     sources = {**inputs, axis.mask: masked}
-    # Every entry is written over, so what it is written into does not matter.
+    # Every entry is overwritten, so the old content does not matter.
     moved = {
         name: e.op("ScatterElements", sources[name], place, sources[name], axis=1, role="closed_up")
         for name in axis.inputs

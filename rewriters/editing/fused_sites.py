@@ -1,4 +1,4 @@
-"""Fused sites opened without a patch: for those who want to look at maps and values, such as `fit`."""
+"""Opens fused sites without a patch, for callers that read maps and values, such as `fit`."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ __all__ = ["lower_fused_sites", "lowered_form", "with_lowered_forms"]
 
 
 def lower_fused_sites(model: onnx.ModelProto, sites: Sequence[Site]) -> tuple[onnx.ModelProto, tuple[Site, ...]]:
-    """A copy of the model in which map and values of every fused site of the main graph are values, and the sites that
-    name them.
+    """A copy of the model in which maps and values of fused sites can be read, and the sites that name them.
 
-    Opened sites read map (B, H, Q, K) and values (B, H, K, D) in float32 and serve looking only: patch the model they
-    came from. All other sites come back as they are; without a fused one the model does too.
+    Opened sites read map (B, H, Q, K) and values (B, H, K, D) in float32 and serve only for reading: patch the
+    original model. Only fused sites of the main graph are opened. Other sites, and a model without fused ones, stay
+    unchanged.
     """
     fused = {site.product: site for site in sites if site.form in FUSED and not site.where}
     if not fused:

@@ -1,12 +1,10 @@
-"""What a patched graph flags: where its masks are, as the stamp records it, and a copy of the graph that gives them
-out.
+"""What a patched graph flags: the masks that the stamp records, and a copy of the graph with them as outputs.
 
 1. The record names one mask (B', K) bool for each patched site of the main graph; sites of a group that decide together
-   share one. B' is B, or B times the number of windows where a map's leading axis counts windows too.
-2. A site inside a subgraph or a function has no mask that an output could give out. Since a graph that tells only a
-   part would seem to flag less than it does, such a graph does not tell at all.
-3. Files of versions that wrote no record tell where every patched site has a mask of the name they used, else they do
-   not.
+   share one. B' is B, or B times the number of windows where a map's first axis counts windows too.
+2. The mask of a site inside a subgraph or a function cannot be an output. A graph that reports only some flags would
+   seem to flag less than it does, so such a graph reports none.
+3. Files of older versions have no record. They report flags only if every patched site has a mask of the old name.
 """
 
 from __future__ import annotations
@@ -36,14 +34,14 @@ _AGAIN = "patch the original again, or with --telemetry"
 
 @dataclass(frozen=True)
 class Observed:
-    """A graph and what it tells.
+    """A graph and the flags that it reports.
 
     Attributes:
         model: gives out `atpatch_flagged` and `atpatch_columns/<site>` where `sites` is not empty; the given model
             itself where it has them already, or cannot have them.
-        sites: ids of all patched sites, in the order of `atpatch_flagged`; empty where the graph does not tell what it
-            flags.
-        reason: why it does not; "" where it does.
+        sites: ids of all patched sites, in the order of `atpatch_flagged`; empty where the graph does not report
+            what it flags.
+        reason: why it reports no flags; "" where it does.
     """
 
     model: onnx.ModelProto
@@ -65,7 +63,7 @@ def record(plan: PatchPlan, sites: Mapping[str, str | None]) -> dict[str, str]:
 
 
 def observe(model: onnx.ModelProto) -> Observed:
-    """A model that says what it flags. Never raises: what cannot be observed has a reason."""
+    """A model that reports what it flags. Never raises: where flags cannot be observed, there is a reason."""
     stamped = stamping.read(model)
     patched = stamped.get("sites", "").split()
     if FLAGGED in {output.name for output in model.graph.output}:

@@ -1,8 +1,8 @@
-"""Site + PatchPlan → edited graph, and the way back.
+"""Site + PatchPlan → patched graph, and back.
 
-Patching replaces single nodes of the ModelProto by lists of nodes and touches nothing else, so that undoing is exact:
-cut each list out, put the node back, drop what was appended. onnx-ir is not used for writing, since a round trip
-through it may reorder or drop fields (empty quantisation annotations, unused value_info) that `unpatch` promises to
+Patching replaces single nodes of the ModelProto by lists of nodes and changes nothing else. So undoing is exact: it
+removes each list, puts the node back, and drops what was appended. onnx-ir is not used for writing, since a round trip
+through it may reorder or drop fields (empty quantization annotations, unused value_info) that `unpatch` promises to
 keep.
 """
 
@@ -38,16 +38,16 @@ __all__ = ["is_patched", "patch", "refusal", "stamp", "unpatch"]
 
 
 def patch(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -> onnx.ModelProto:
-    """A patched copy of the model; the argument stays as it is.
+    """A patched copy of the model; the argument stays unchanged.
 
     Args:
         model: loaded without external data; its references stay valid in the same folder.
         plan: what each site gets.
-        sites: what the finder found in this very model; those that the plan does not name are left alone.
+        sites: what the finder found in this very model; those that the plan does not name stay unchanged.
 
     Raises:
         AtpatchError: ATP006 (opset), ATP010 (no site), ATP012 (patched already), ATP015 (plan does not fit), ATP022
-            (names of ours are taken), ATP023 (the graph does not admit it), ATP024 (the plan is impossible).
+            (the model uses our names), ATP023 (the graph does not support it), ATP024 (the plan is impossible).
     """
     if (reason := refusal(model, plan, sites)) is not None:
         raise reason
@@ -95,7 +95,7 @@ def patch(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -> onn
 
 
 def refusal(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -> AtpatchError | None:
-    """Why `patch` refuses, as the error that it raises; None where it does not. Nothing is written to find out."""
+    """Why `patch` refuses, as the error that it raises; None where it does not. Nothing is written for this check."""
     if is_patched(model):
         return ALREADY_PATCHED("this model carries an atpatch stamp")
     if any(is_inserted(name) for _, body in walk_bodies(model) for node in body.node for name in node.output):
@@ -116,9 +116,8 @@ def unpatch(model: onnx.ModelProto, *, exact: bool = True) -> onnx.ModelProto:
     """The original model, field for field.
 
     Args:
-        exact: hold the result against the digest of the original. False is for a model that something which keeps
-            graphs but not bytes has rewritten since (onnx_ir): what is cut out must then be ours, and nothing of ours
-            may be left.
+        exact: compare the result with the digest of the original. False is for a model that a tool has rewritten which
+            keeps graphs but not bytes (onnx_ir): then the removed nodes must be ours, and none of ours may be left.
 
     Raises:
         AtpatchError: ATP013 (no stamp), ATP014 (the result is not the original: the file was changed after patching).
@@ -138,7 +137,7 @@ def unpatch(model: onnx.ModelProto, *, exact: bool = True) -> onnx.ModelProto:
     except (IndexError, StopIteration, onnx.parser.ParseError) as error:
         raise STAMP_MISMATCH("the undo record points at nodes that are not there") from error
     strip_controls(original)
-    # others write types of our values into a file, we do not
+    # other tools write types of our values into a file, we do not
     infos = [body.value_info for _, body in walk_bodies(original)]
     for field in (original.graph.initializer, original.graph.input, original.graph.output, *infos):
         if any(is_ours(value.name) for value in field):
@@ -167,11 +166,11 @@ def stamp(model: onnx.ModelProto) -> dict[str, str]:
 
 
 def _facts(plan: PatchPlan, original: str, columns: Mapping[str, str | None]) -> dict[str, str]:
-    """What the stamp says.
+    """The facts for the stamp.
 
     Args:
         original: digest of the original model.
-        columns: site id → its mask (B, K), None inside of a subgraph.
+        columns: site id → its mask (B, K), None inside a subgraph.
     """
     return {
         "version": _version(),

@@ -1,14 +1,12 @@
-"""Keeping values between Q/DQ nodes away from the inside of an If, where onnxruntime (1.32 and before) cannot follow
-them.
+"""Keeps values between Q/DQ nodes out of If branches, where onnxruntime (up to 1.32) cannot handle them.
 
-Two of its passes rewire every reader of a value, and take a reader in a subgraph for an input that the If does not
+Two of its passes rewire every reader of a value, and mistake a reader in a subgraph for an input that the If does not
 have. Creating the session then aborts the process:
 
-1. QDQ propagation puts a Q/DQ pair behind each Reshape, Transpose, ... of a dequantised value.
-2. QDQ cleanup takes out a DequantizeLinear that is followed by a QuantizeLinear like it.
+1. QDQ propagation puts a Q/DQ pair after each Reshape, Transpose, ... of a dequantized value.
+2. QDQ cleanup removes a DequantizeLinear that is followed by a matching QuantizeLinear.
 
-Only values in these positions get a copy, one that no optimiser removes; a model without DequantizeLinear is left
-alone.
+Only values in these positions get a copy, which no optimizer removes; a model without DequantizeLinear stays unchanged.
 """
 
 from __future__ import annotations
@@ -36,8 +34,7 @@ _NOTHING_DONE = frozenset({"Cast", "Dropout", "Identity"})
 def shield(
     nodes: Sequence[onnx.NodeProto], replacements: Sequence[Replacement], appended: Sequence[onnx.NodeProto]
 ) -> tuple[list[Replacement], list[onnx.NodeProto]]:
-    """Replacements and appended nodes of one body, with a copy in front of every If of ours that would capture such a
-    value.
+    """Replacements and appended nodes of one body, with a copy before each of our Ifs that would capture such a value.
 
     Args:
         nodes: of the body, before they are replaced.
@@ -76,11 +73,13 @@ def _shielded(
 
 
 def second_reader_refusal(graph: onnx.GraphProto, *, branch_free: bool) -> AtpatchError | None:
-    """A second run reads what the first has made, and weights. Where onnxruntime joins operators only if nothing else
-    reads a value between them, what is not flagged would be rounded another way.
+    """Refuse a second run that would change how unflagged samples are rounded.
+
+    It reads weights and values of the first run, and onnxruntime joins some operators only if nothing else reads the
+    value between them.
 
     Raises:
-        AtpatchError: ATP015 (1) for Q/DQ pairs without a branch, (2) for a dequantised weight that ends up in
+        AtpatchError: ATP015 (1) for Q/DQ pairs without a branch, (2) for a dequantized weight that ends up in
             MatMulNBits.
     """
     if branch_free and any(node.op_type == "QuantizeLinear" for node in graph.node):
@@ -123,7 +122,7 @@ def _captured(graphs: Iterable[onnx.GraphProto]) -> list[str]:
 
 
 def _is_propagated(name: str, maker: Mapping[str, onnx.NodeProto]) -> bool:
-    """Whether a value is a dequantised one, moved."""
+    """Whether a value is a dequantized one that was only moved or reshaped."""
     node = maker.get(name)
     while node is not None and node.op_type in _PROPAGATED:
         node = maker.get(node.input[0])
@@ -133,7 +132,7 @@ def _is_propagated(name: str, maker: Mapping[str, onnx.NodeProto]) -> bool:
 
 
 def _is_requantised(name: str, maker: Mapping[str, onnx.NodeProto]) -> bool:
-    """Whether a value is a dequantised one, quantised once more."""
+    """Whether a value is a dequantized one that is quantized again."""
     node = maker.get(name)
     if node is None or node.op_type != "QuantizeLinear":
         return False

@@ -1,12 +1,12 @@
-"""What a plan says of the rows of a map holds only where the graph shows it.
+"""A plan's claim about the rows of a map is used only where the graph shows that it is true.
 
-Calibration saw some rows of data; a causal mask, or one that no row of them happened to need, is not in them. So a
-plan's `every_row_sees_every_column` is kept for a site where
+Calibration saw only some rows of data, which need not show every mask of the graph. So a plan's
+`every_row_sees_every_column` is kept for a site where
 
 1. all rows are shown to see the same columns, see `finding.row_masks`, and
 2. nothing between the map and its product could take a column from a row.
 
-Everywhere else the patch looks row by row, which gives the same numbers where the plan was right.
+Everywhere else the patch checks row by row, which gives the same numbers where the plan was right.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _MAKES = op_types("Softmax QLinearSoftmax BiasSoftmax")
 
 
 def with_shown_rows(plan: PatchPlan, model: onnx.ModelProto, sites: dict[str, Site]) -> PatchPlan:
-    """The plan, its claims about rows dropped at sites where the graph does not bear them out."""
+    """The plan without its claims about rows at sites where the graph does not show them."""
     claimed = [name for name, one in plan.sites.items() if one.every_row_sees_every_column]
     if not claimed:
         return plan
@@ -44,7 +44,7 @@ def with_shown_rows(plan: PatchPlan, model: onnx.ModelProto, sites: dict[str, Si
 
 
 def _reaches_the_product(site: Site) -> bool:
-    """Rule 2; a fused operator's map is its own."""
+    """Rule 2; it always holds for a fused operator, whose map no other node changes."""
     if not site.probabilities:
         return True
     behind = next((place for place, kind in enumerate(site.chain) if kind in _MAKES), None)

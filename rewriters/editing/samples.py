@@ -1,4 +1,4 @@
-"""Which inputs and outputs of a model carry the samples of a request, on their leading axis."""
+"""Which inputs and outputs of a model carry the samples of a request on their first axis."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ __all__ = ["carries_samples", "prediction_output", "requested", "sample_outputs"
 
 
 def requested(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
-    """Inputs that a request has to bring."""
+    """Inputs that a request must have."""
     weights = {tensor.name for tensor in model.graph.initializer}
     return [value for value in model.graph.input if value.name not in weights]
 
 
 def carries_samples(value: onnx.ValueInfoProto) -> bool:
-    """Whether the leading axis is a named or open one; a fixed axis of an input or output cannot take fewer rows."""
+    """Whether the first axis is dynamic; a fixed axis of an input or output cannot take fewer rows."""
     dims = value.type.tensor_type.shape.dim
     return len(dims) > 0 and not dims[0].HasField("dim_value")
 
 
 def sample_outputs(model: onnx.ModelProto) -> list[str]:
-    """Outputs that a node makes and that carry samples."""
+    """Outputs that carry samples and that a node makes."""
     made = Wiring(model.graph.node).maker
     return [value.name for value in model.graph.output if carries_samples(value) and value.name in made]
 

@@ -1,20 +1,19 @@
-"""Two passes: detect at every site first, then run the model again on the flagged samples with those columns
-redistributed at every site.
+"""Two passes: detect at every site, then run the flagged samples again with redistribution at every site.
 
-Where the evidence is late and the damage early, a patch that flags and mends one site after another comes too late (the
+If an early site does the damage and only a late site shows it, a patch that works site by site comes too late (the
 paper's Algorithm 1 takes all maps first, too). In the graph:
 
-1. The model runs as it is; each joined site only computes its column mask.
-2. Masks of sites whose key axis means the same tokens are joined: a column flagged at one counts at all of them. With
-   `joint = "sum"` sites add up their scores instead, and the threshold is for the sum.
-3. `If` a sample is flagged anywhere, a second copy of the model's nodes inside the branch (initializers shared) runs on
-   the flagged samples alone, with the joined columns redistributed at every joined site, and its rows replace theirs in
-   the outputs. With `mend = "excise"` it runs on the request without those tokens instead (see `excision`). Branch-free
-   (`gating = "none"`) the second copy, from the first site on, runs in every request on all samples, and the outputs
-   take the rows of flagged ones from it.
+1. The model runs unchanged; each joined site only computes its column mask.
+2. Masks of sites whose key axis means the same tokens are joined: a column flagged at one is flagged at all of them.
+   With `joint = "sum"` sites add up their scores instead, and the threshold is for the sum.
+3. `If` a sample is flagged anywhere, a second copy of the model's nodes inside the branch (initializers shared) runs
+   only on the flagged samples. It redistributes the joined columns at every joined site, and its rows replace theirs in
+   the outputs. With `mend = "excise"` it runs on the request without those tokens instead (see `excision`). Without a
+   branch (`gating = "none"`) the second copy, from the first site on, runs in every request on all samples, and the
+   outputs take the rows of flagged ones from it.
 4. `accept = "flip"` replaces them only where the prediction (arg max of the first float output of rank 2) has changed.
 
-Sites that are not joined keep their one-pass patch, in both runs. Inputs and outputs with a named leading axis carry
+Sites that are not joined keep their one-pass patch, in both runs. Inputs and outputs with a named first axis carry
 the samples there. Unflagged samples are bit-identical to the original, except that an output which the model itself
 reads too is no longer an output to onnxruntime's optimizer, which may fuse across it and round differently (about 1e-6
 relative).
@@ -47,9 +46,7 @@ __all__ = ["SecondPass", "add_second_pass"]
 
 @dataclass(frozen=True)
 class SecondPass:
-    """All replacements of the main graph, the nodes to append to it,
-    and the masks of sites that had none of their own.
-    """
+    """All replacements of the main graph, the nodes to append to it, and the masks of sites without their own."""
 
     replacements: list[Replacement]
     appended: list[onnx.NodeProto]
@@ -142,7 +139,7 @@ def _second_run(
 ) -> list[str]:
     """Emit the copy of the model; the outputs with the flagged samples' rows replaced.
 
-    In a branch it runs on those samples alone.
+    In a branch it runs only on those samples.
     """
     carried = [value.name for value in requested(model) if carries_samples(value)]
     names: dict[str, str] = {}
@@ -159,20 +156,20 @@ def _second_run(
     excision = None
     if plan.mend == "excise":
         axis = tokens_of(model, [group.sites for group in groups])
-        assert isinstance(axis, TokenAxis)  # the graph admits the plan
+        assert isinstance(axis, TokenAxis)  # the graph supports the plan
         excision = excise(e, axis, flagged[0][1], {name: names.get(name, name) for name in carried})
         columns = {}
         names.update(excision.inputs)
 
     def second(name: str) -> str:
-        # What the second run shares with the first may be an output, which has its name from the gate on only.
+        # A value that both runs share may be an output, which gets its name only at the gate.
         return names.get(name, first_run(name) if name in outputs else name)
 
     for node in needed(model.graph.node, outputs):
         if node.output and node.output[0] in columns:
             site, mask = columns[node.output[0]]
             twin = _twin(site, second)
-            # a fused operator may make caches too
+            # a fused operator may also make caches
             names.update({name: second_run(name) for name in node.output if name})
             redistribute_site(
                 e, twin, plan.sites[site.id], mask, renamed(node, second, second_run), names[site.product]
@@ -205,7 +202,7 @@ def _twin(site: Site, second: Callable[[str], str]) -> Site:
 def _select_rows(
     e: Emitter, model: onnx.ModelProto, outputs: Sequence[str], names: Mapping[str, str], sample: str, flip: str | None
 ) -> list[str]:
-    """Both runs hold all samples; `sample` (B, 1) bool says whose rows come from the second.
+    """Join two runs that both hold all samples; `sample` (B, 1) bool: whose rows come from the second.
 
     `flip`: see `_replace_rows`.
     """
@@ -237,7 +234,7 @@ def _flipped(e: Emitter, before: str, after: str) -> str:
 def _replace_rows(
     e: Emitter, outputs: Sequence[str], names: Mapping[str, str], rows: str, flip: str | None
 ) -> list[str]:
-    """The second run holds the flagged samples only, `rows` says which they are.
+    """Join the runs where the second holds only the flagged samples; `rows` are their indices.
 
     Args:
         flip: output whose prediction has to change for a row to be replaced; None: all are.

@@ -1,4 +1,4 @@
-"""The stamp a patched model carries in `metadata_props`: who patched what, and how to take it back."""
+"""The stamp that a patched model carries in `metadata_props`: what was patched, and how to undo it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Edit:
         where: body, in the original model's node indices.
         index: position of the replaced node in the original body; past the end for appended nodes.
         count: number of nodes that took its place.
-        node: the replaced node, serialised; None for appended nodes.
+        node: the replaced node, serialized; None for appended nodes.
     """
 
     where: Where

@@ -1,8 +1,7 @@
-"""Opt-in outputs that say what the patch did: `atpatch_flagged` (B, sites) and `atpatch_columns/<site>` (B', K), both
-bool.
+"""Optional outputs with the flags: `atpatch_flagged` (B, sites) and `atpatch_columns/<site>` (B', K), both bool.
 
-B' is B, or B times the number of windows where a map's leading axis counts windows too. Sites inside subgraphs and
-functions have no outputs of their own and are left out; `patch` works on them all the same.
+B' is B, or B times the number of windows where a map's first axis counts windows too. Sites inside subgraphs and
+functions get no outputs and are left out; they are patched nevertheless.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""A model as a file and as a proto: read, checked, walked, written."""
+"""Reads, checks, walks and writes models, as files and as protos."""

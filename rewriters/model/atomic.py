@@ -1,10 +1,9 @@
-"""Writing a file in one step: afterwards it is there complete, or what was there before still is.
+"""Writes a file in one step: afterwards the complete new file is there, or the old one is unchanged.
 
-1. Where the system can (Linux, most file systems) the content goes into a file without a name, so that a process that
-   is killed leaves nothing behind. It gets a name when it is complete and on the disk.
-2. Elsewhere, and for the moment in which an old file is replaced, it has a temporary name in the same folder and is
-   locked. A locked file has a writer; what a killed process left is not locked, and the next save into that folder
-   removes it.
+1. Where the system allows it (Linux, most file systems), the content goes into a file without a name, so that a killed
+   process leaves nothing behind. It gets its name when it is complete and on the disk.
+2. Elsewhere, and while an old file is replaced, it has a temporary name in the same folder and is locked. A locked file
+   has a writer. A file that a killed process left is not locked, and the next save into that folder removes it.
 3. Only regular files are replaced (see `regular`); an old file's permissions are kept.
 """
 
@@ -37,7 +36,7 @@ def write_file(path: Path, data: bytes) -> None:
     """Put bytes at a path.
 
     Raises:
-        AtpatchError: ATP019 where it cannot be written, ATP021 where something else than a regular file is there;
+        AtpatchError: ATP019 where it cannot be written, ATP021 where the path is something other than a regular file;
             nothing is left behind.
     """
     check_destination(path)
@@ -82,7 +81,7 @@ def staged(path: Path, *, replace: bool) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def workshop(parent: Path) -> Iterator[Path]:
-    """A hidden folder for half-finished files, on the file system of what they are to become; gone afterwards.
+    """A hidden folder for unfinished files, on the file system of the finished ones; removed afterwards.
 
     Raises:
         AtpatchError: ATP019 where it cannot be made.
@@ -103,7 +102,7 @@ def workshop(parent: Path) -> Iterator[Path]:
 def _open(folder: Path) -> tuple[int, Path | None]:
     """A new file to write into, and its temporary name; None: it has none yet."""
     if sys.platform == "linux" and hasattr(os, "O_TMPFILE") and os.path.isdir("/proc/self/fd"):
-        # not every file system has files without a name; those say so with several error numbers
+        # some file systems have no files without a name; they report several error numbers
         with contextlib.suppress(OSError):
             return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o666), None
     while True:
@@ -116,7 +115,7 @@ def _open(folder: Path) -> tuple[int, Path | None]:
 
 
 def _is_gone(descriptor: int) -> bool:
-    """Whether another process took a file for stale in the moment before it was locked."""
+    """Whether another process removed the file as stale just before it was locked."""
     return sys.platform != "win32" and not os.fstat(descriptor).st_nlink
 
 
@@ -134,7 +133,7 @@ def _name(descriptor: int, path: Path) -> Path | None:
 def _link(descriptor: int, path: Path) -> None:
     folder = os.open(path.parent, os.O_RDONLY)
     try:
-        # The folder descriptors are what makes Python call linkat, which alone can follow the link in /proc.
+        # The folder descriptors make Python call linkat; only linkat can follow the link in /proc.
         os.link(f"/proc/self/fd/{descriptor}", path.name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=True)
     finally:
         os.close(folder)
@@ -155,7 +154,7 @@ def _publish(temporary: Path, path: Path, replace: bool) -> None:
 
 
 def _temporary(folder: Path) -> Path:
-    """A name of its own length: that of the output may be as long as the file system takes."""
+    """A short temporary name, since the output's name may be as long as the file system allows."""
     return folder / f"{_PREFIX}{uuid.uuid4().hex[:16]}{_SUFFIX}"
 
 
@@ -166,7 +165,7 @@ def _lock(descriptor: int) -> None:
 
 
 def _remove_stale(folder: Path) -> None:
-    """Remove what killed processes left in a folder: temporary files and folders that nobody holds a lock on."""
+    """Remove what killed processes left in a folder: temporary files and folders without a lock."""
     with contextlib.suppress(OSError):
         for left in folder.glob(f"{_PREFIX}*{_SUFFIX}"):
             with contextlib.suppress(OSError):
@@ -185,7 +184,7 @@ def _remove_unless_locked(left: Path) -> None:
 
 
 def _sync(folder: Path) -> None:
-    # Not every file system lets a folder be synced; the file has its name all the same.
+    # Not every file system can sync a folder; the file has its name anyway.
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

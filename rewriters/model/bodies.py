@@ -42,7 +42,7 @@ def body_at(model: onnx.ModelProto, where: Where) -> Body:
 
 
 def reads(node: onnx.NodeProto) -> set[str]:
-    """Values a node reads, those that its subgraphs capture included."""
+    """Values that a node reads, including those that its subgraphs capture."""
     read = set(node.input)
     for attribute in node.attribute:
         if attribute.type == onnx.AttributeProto.GRAPH:
@@ -53,7 +53,7 @@ def reads(node: onnx.NodeProto) -> set[str]:
 
 
 def needed(nodes: Sequence[onnx.NodeProto], outputs: Iterable[str]) -> list[onnx.NodeProto]:
-    """The nodes of one body that outputs depend on, in its order; every value has to be made before it is read."""
+    """The nodes of one body that outputs depend on, in its order; every value must be made before it is read."""
     wanted = set(outputs)
     found = []
     for node in reversed(nodes):
@@ -64,11 +64,11 @@ def needed(nodes: Sequence[onnx.NodeProto], outputs: Iterable[str]) -> list[onnx
 
 
 class Wiring:
-    """Who makes and who reads each value of one body; readers inside subgraphs are not counted.
+    """Which node makes and which nodes read each value of one body, not counting nodes inside subgraphs.
 
     Args:
         nodes: of the body.
-        outputs: what leaves the body.
+        outputs: the body's outputs.
     """
 
     def __init__(self, nodes: Iterable[onnx.NodeProto], outputs: Iterable[str] = ()) -> None:
@@ -83,5 +83,5 @@ class Wiring:
                 self._leaving |= reads(node)
 
     def has_one_reader(self, name: str) -> bool:
-        """Whether one node of this body reads a value, and nothing else does, in no subgraph and outside neither."""
+        """Whether exactly one node of this body reads a value, and no subgraph or outer body does."""
         return len(self.readers[name]) == 1 and name not in self._leaving

@@ -1,8 +1,7 @@
-"""Where libraries read what anyone may have written: parsing, checking, shape inference, conversion to onnx-ir and to
-graphsurgeon.
+"""Calls into libraries that read untrusted models: parsing, checking, shape inference, conversion to other forms.
 
-They raise whatever the malformed part provokes. Each function here makes one call into a library, and whatever that
-raises becomes one refusal with a code. Nothing of ours runs inside, so an error in our own code stays an error.
+On a malformed model they may raise any exception. Each function here makes one call into a library and turns every
+exception into one error with a code. None of our code runs inside the call, so a bug of ours still shows as a bug.
 """
 
 from __future__ import annotations
@@ -30,10 +29,10 @@ def call(fault: Fault, what: str, function: Callable[..., _Made], *arguments: An
     """The result of one call into a library.
 
     Args:
-        what: beginning of the refusal, such as "onnx-ir cannot read the model".
+        what: beginning of the message, such as "onnx-ir cannot read the model".
 
     Raises:
-        AtpatchError: of `fault`, with the first line of what the library said.
+        AtpatchError: of `fault`, with the first line of the library's message.
     """
     try:
         return function(*arguments, **options)
@@ -42,7 +41,7 @@ def call(fault: Fault, what: str, function: Callable[..., _Made], *arguments: An
 
 
 def refusal(fault: Fault, what: str, error: BaseException) -> AtpatchError:
-    """The refusal with the innermost cause: libraries wrap theirs in the path to it."""
+    """The error with its innermost cause, since libraries wrap theirs in others."""
     while error.__cause__ is not None:
         error = error.__cause__
     words = " ".join(str(error).split()) or type(error).__name__
@@ -54,33 +53,33 @@ def parse(data: bytes, what: str) -> onnx.ModelProto:
     model = onnx.ModelProto()
     try:
         model.ParseFromString(data)
-    except (DecodeError, ValueError, RuntimeError) as error:  # which one depends on protobuf's build
+    except (DecodeError, ValueError, RuntimeError) as error:  # the exception class depends on protobuf's build
         raise NOT_ONNX(f"{what} does not parse as an ONNX model") from error
     return model
 
 
 def objection(model: onnx.ModelProto) -> str | None:
-    """What the onnx checker says against a model, on one line.
+    """What the onnx checker reports about a model, on one line.
 
     Raises:
-        AtpatchError: ATP020 where it cannot be serialised for the checker, ATP005 where the checker itself fails.
+        AtpatchError: ATP020 where it cannot be serialized for the checker, ATP005 where the checker itself fails.
     """
     try:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as error:
         return " ".join(str(error).split())
     except (EncodeError, ValueError) as error:
-        raise TOO_LARGE(f"the model cannot be serialised: {error}") from error
+        raise TOO_LARGE(f"the model cannot be serialized: {error}") from error
     except Exception as error:
         raise refusal(INVALID_MODEL, "the onnx checker cannot judge the model", error) from error
     return None
 
 
 def infer_shapes(model: onnx.ModelProto, *, data_prop: bool = False) -> onnx.ModelProto:
-    """A copy with what onnx can infer.
+    """A copy with the shapes and types that onnx can infer.
 
     Args:
-        data_prop: also follow the content of shape tensors, where those stay short: onnx follows them at any length.
+        data_prop: also follow the content of shape tensors, unless it grows long, since onnx has no limit.
 
     Raises:
         AtpatchError: ATP005.
@@ -98,11 +97,11 @@ def to_ir(model: onnx.ModelProto) -> ir.Model:
 
 def from_ir(model: ir.Model) -> onnx.ModelProto:
     """Raises: AtpatchError ATP005."""
-    return call(INVALID_MODEL, "onnx-ir cannot serialise the model", ir.to_proto, model)
+    return call(INVALID_MODEL, "onnx-ir cannot serialize the model", ir.to_proto, model)
 
 
 def _contents_grow(model: onnx.ModelProto) -> bool:
-    """Whether a chain of Concat makes a content of more than `_LONGEST_CONTENT` elements out of short ones."""
+    """Whether a chain of Concat nodes makes content of more than `_LONGEST_CONTENT` elements from short ones."""
     lengths: dict[str, int] = {}
     for _, body in walk_bodies(model):
         if isinstance(body, onnx.GraphProto):
@@ -124,5 +123,5 @@ def _contents_grow(model: onnx.ModelProto) -> bool:
 
 
 def _content(tensor: onnx.TensorProto) -> int:
-    """Elements of a tensor whose values are in the model."""
+    """Number of elements of a tensor with its values in the model."""
     return 0 if tensor.data_location == onnx.TensorProto.EXTERNAL else math.prod(tensor.dims)

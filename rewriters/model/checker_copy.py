@@ -1,6 +1,6 @@
-"""A copy of a model for the onnx checker, in which what onnxruntime runs and the checker refuses has another form.
+"""A copy of a model for the onnx checker, which changes what the checker refuses although onnxruntime runs it.
 
-The copy is checked and thrown away. Each of its differences is known to run in onnxruntime 1.32:
+The copy is checked and thrown away. The original of each change is known to run in onnxruntime 1.32:
 
 1. External tensors are empty ones: the checker would look for the files in the working directory, and refuses hard
    links that onnxruntime reads. `external_data.check_external` looks at them.
@@ -11,7 +11,7 @@ The copy is checked and thrown away. Each of its differences is known to run in 
 4. Inputs and outputs of the main graph have a shape, its outputs a type, the graph has a name.
 5. A model below IR version 4 is one of version 4, where an initializer need not be an input.
 
-All else is for the checker to judge.
+The checker judges everything else.
 """
 
 from __future__ import annotations
@@ -49,16 +49,14 @@ RUNTIME_OPERATORS = frozenset(
         *("SimplifiedLayerNormalization", "ThresholdedRelu"),
     ]
 )
-"""Operators that onnxruntime 1.32 has in the default domain at versions at which onnx has none, by its own list of
-schemas.
-"""
+"""Operators that onnxruntime 1.32's schemas have in the default domain at versions where onnx has none."""
 
 _OWN_DOMAIN = "onnxruntime.default"
 _OPTIONAL_INPUTS = 4  # the first IR version in which an initializer need not be an input
 
 
 def stand_in(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The copy described above; the argument stays as it is."""
+    """The copy described above; the argument stays unchanged."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     for tensor in walk_tensors(copy):
@@ -110,7 +108,7 @@ def _give_domains(
 
 
 def _import_all(model: onnx.ModelProto, nodes: Iterable[onnx.NodeProto]) -> None:
-    """onnxruntime imports what the main graph uses by itself; a function has to import it."""
+    """Add missing imports: onnxruntime imports what the main graph uses by itself, but a function must import it."""
     imported = {entry.domain for entry in model.opset_import}
     for domain in sorted({node.domain for node in nodes} - imported - {""}):
         model.opset_import.add(domain=domain, version=1)

@@ -1,4 +1,4 @@
-"""Weights kept outside the model file: where they are, whether they may be read, and bringing them to another folder.
+"""Weights outside the model file: finds them, checks whether they may be read, and copies them to another folder.
 
 Nothing here loads a weight. onnxruntime resolves a location against the folder of the model file, so a location is
 accepted only when the file it names, symbolic links followed, lies in that folder.
@@ -28,9 +28,7 @@ __all__ = ["External", "check_external", "external_locations", "place_data", "wa
 
 @dataclass(frozen=True)
 class External:
-    """Where the payload of one external tensor lies: bytes [offset, offset + length) of `location`; length None: to the
-    end.
-    """
+    """Where an external tensor's bytes lie: [offset, offset + length) of `location`; length None: to the end."""
 
     location: str
     offset: int
@@ -58,7 +56,7 @@ def _externals(model: onnx.ModelProto) -> Iterator[tuple[TensorProto, External]]
 
 
 def external_locations(model: onnx.ModelProto) -> tuple[str, ...]:
-    """The distinct data files a model names, in order of first use."""
+    """The distinct data files that a model names, in order of first use."""
     return tuple(dict.fromkeys(external.location for _, external in _externals(model)))
 
 
@@ -87,7 +85,7 @@ def check_external(model: onnx.ModelProto, folder: Path) -> None:
     """Every external tensor is inside `folder` and its bytes are there.
 
     Raises:
-        EXTERNAL_ESCAPES: absolute, climbing or linked out of the folder.
+        EXTERNAL_ESCAPES: absolute, or leads out of the folder by '..' or a link.
         EXTERNAL_MISSING: no such file, not a plain file, or too short for offset + length or for the tensor's shape.
     """
     sizes: dict[str, int] = {}
@@ -114,17 +112,17 @@ def check_external(model: onnx.ModelProto, folder: Path) -> None:
 def place_data(model: onnx.ModelProto, source: Path, destination: Path, *, link: bool = False) -> Callable[[], None]:
     """Make the data files of a model in `source` available in `destination`; existing files are never written to.
 
-    A file that is there already with the same content is used as it is. Copies share their blocks with the source
-    where the file system can (reflink) and keep holes. Hard links are made only when asked for: they cost no space at
-    all, but onnx >= 1.21 and onnx-ir refuse to read data with more than one hard link, under either name.
+    An existing file with the same content is used unchanged. Copies share their blocks with the source
+    where the file system can (reflink) and keep holes. Hard links are made only when asked for: they take no
+    space, but onnx >= 1.21 and onnx-ir refuse to read data with more than one hard link, under either name.
 
     Args:
         link: hard-link instead of copying, where source and destination are on one file system.
 
-    Returns: a function that removes again what was made.
+    Returns: a function that removes the new files.
 
     Raises:
-        DATA_FILE_EXISTS: another file has the place.
+        DATA_FILE_EXISTS: another file is there.
         NOT_WRITABLE: the destination cannot be written.
     """
     made: list[Path] = []
@@ -172,7 +170,7 @@ def _same_content(a: Path, b: Path) -> bool:
 
 
 def _bring(origin: Path, target: Path, link: bool) -> None:
-    """Hard-link, or copy and give the copy its name in one step that fails if the name is taken."""
+    """Hard-link, or copy and then name the copy in one step, which fails if the name is taken."""
     if link:
         with contextlib.suppress(OSError):
             os.link(origin, target)

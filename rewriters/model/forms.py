@@ -1,11 +1,10 @@
-"""The forms people hold a model in: a file, an `onnx.ModelProto`, an `onnx_ir.Model`. Inside, everything works on
-protos.
+"""The forms of a model: a file, an `onnx.ModelProto`, an `onnx_ir.Model`. Inside, everything works on protos.
 
 1. A file is read without its external data, and refused where `model_io.load` refuses it.
-2. A proto is taken as it is, and refused where `model_io.check` refuses it, as a file is.
-3. An `onnx_ir.Model` is serialised; tensors in external files stay references, so their bytes are not read. What is
-   made of it comes back as an `onnx_ir.Model` whose main-graph weights are the very tensors of the one that came in. It
-   is checked like the others.
+2. A proto is used unchanged, and refused where `model_io.check` refuses it, like a file.
+3. An `onnx_ir.Model` is serialized; tensors in external files stay references, so their bytes are not read. The result
+   is an `onnx_ir.Model` whose main-graph weights are the same tensor objects as in the input. It is checked like the
+   others.
 """
 
 from __future__ import annotations
@@ -32,13 +31,13 @@ Model = Graph | PathLike
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model, whatever form it came in.
+    """A model that came in any form.
 
     Attributes:
         proto: without external data, not to be changed.
-        folder: where its external data lies: of a file its own folder, of an `onnx_ir.Model` the folder its tensors
-            name, of a proto (which does not say) the working directory, as onnxruntime has it.
-        source: what was given.
+        folder: where its external data lies: for a file its own folder, for an `onnx_ir.Model` the folder that its
+            tensors name, for a proto (which names none) the working directory, as in onnxruntime.
+        source: the model in the form that was given.
     """
 
     proto: onnx.ModelProto
@@ -51,7 +50,7 @@ class Loaded:
         return not isinstance(self.source, ir.Model)
 
     def alike(self, proto: onnx.ModelProto) -> Graph:
-        """What was made of this model, in the form the model came in; a file's as a proto."""
+        """The edited model in the form in which the model came; for a file a proto."""
         if not isinstance(self.source, ir.Model):
             return proto
         made = boundary.to_ir(proto)
@@ -68,7 +67,7 @@ def read(model: Model) -> Loaded:
 
     Raises:
         AtpatchError: ATP001-ATP005 and ATP020 for files that cannot be used, ATP005 and ATP020 for graphs in memory
-            that cannot, also where an `onnx_ir.Model` does not serialise.
+            that cannot, also where an `onnx_ir.Model` cannot be serialized.
     """
     if isinstance(model, onnx.ModelProto):
         model_io.check(model)

@@ -1,6 +1,6 @@
-"""Reading and writing model files: no weights read, nothing half-written, no surprise in the folder.
+"""Reads and writes model files, without reading weights or leaving a half-written file.
 
-A model travels as an `onnx.ModelProto` whose external data stays where it is; only the references are in memory.
+A model travels as an `onnx.ModelProto` whose external data stays in its files; only the references are in memory.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from .well_formed import check_well_formed
 
 __all__ = ["MIN_OPSET", "check", "default_opset", "digest", "load", "require_opset", "save", "weights_digest"]
 
-# Oldest default-domain opset with the operators we insert in the form we insert them.
+# Oldest default-domain opset that has the operators we insert, in the form we use.
 MIN_OPSET = 11
 # A protobuf message is at most 2 GiB - 1 byte.
 _MAX_PROTO = 2**31 - 1
-# Enough of a tensor's start and end to tell fine-tuned weights apart without reading gigabytes.
+# Enough of a tensor's start and end to distinguish fine-tuned weights without reading gigabytes.
 _SAMPLE = 1024
 
 
@@ -41,7 +41,7 @@ def load(path: str | os.PathLike[str]) -> onnx.ModelProto:
         NOT_ONNX: does not parse, or holds no graph with nodes.
         TOO_LARGE: one file beyond protobuf's 2 GiB.
         EXTERNAL_ESCAPES, EXTERNAL_MISSING: see `external_data.check_external`.
-        INVALID_MODEL: what `check_well_formed` asks for does not hold, or the onnx checker rejects it.
+        INVALID_MODEL: `check_well_formed` or the onnx checker rejects it.
     """
     path = check_source(path)
     try:
@@ -59,15 +59,14 @@ def load(path: str | os.PathLike[str]) -> onnx.ModelProto:
 
 
 def check(model: onnx.ModelProto) -> None:
-    """Whether a model is usable: decided here only, for files and graphs in memory, for `inspect`, `patch` and every
-    other command.
+    """Refuse a model that cannot be used; every command decides it here, for files and for graphs in memory.
 
-    It is what `check_well_formed` says, and the onnx checker, without shape inference and without looking at external
-    files. It takes what onnxruntime runs: custom domains, nodes in any order that has no cycle (its half precision
-    converter writes them), and what `stand_in` lists.
+    It calls `check_well_formed` and the onnx checker, without shape inference and without external files. It accepts
+    what onnxruntime runs: custom domains, nodes in any order without a cycle (onnxruntime's half precision converter
+    writes them), and what `checker_copy` lists.
 
     Raises:
-        INVALID_MODEL, NOT_ONNX: with the checker's own words.
+        INVALID_MODEL, NOT_ONNX: with the checker's message.
     """
     check_well_formed(model)
     _check_by_onnx(model)
@@ -91,7 +90,7 @@ def _valid_once_sorted(model: onnx.ModelProto) -> bool:
         ordered.graph.sort()
         for function in ordered.functions.values():
             function.sort()
-    except ValueError:  # a circle
+    except ValueError:  # a cycle
         return False
     return boundary.objection(boundary.from_ir(ordered)) is None
 
@@ -109,7 +108,7 @@ def require_opset(model: onnx.ModelProto, minimum: int = MIN_OPSET) -> None:
 
 
 def digest(model: onnx.ModelProto) -> str:
-    """SHA-256 of the deterministic serialisation, hex. External weights count by reference only."""
+    """SHA-256 of the deterministic serialization, hex. External weights count only by reference."""
     return hashlib.sha256(_serialise(model)).hexdigest()
 
 
@@ -117,7 +116,7 @@ def _serialise(model: onnx.ModelProto) -> bytes:
     try:
         data: bytes = model.SerializeToString(deterministic=True)
     except (EncodeError, ValueError) as error:
-        raise TOO_LARGE(f"the model cannot be serialised: {error}") from error
+        raise TOO_LARGE(f"the model cannot be serialized: {error}") from error
     if len(data) > _MAX_PROTO:
         raise TOO_LARGE(f"the model takes {len(data)} bytes")
     return data
@@ -168,9 +167,9 @@ def save(
     *,
     link_data: bool = False,
 ) -> None:
-    """Write a model in one step: either the complete file is there afterwards, or what was there before.
+    """Write a model in one step: afterwards the complete file is there, or the old one is unchanged.
 
-    External data is referenced where it is when `path` lies in `data_folder`; otherwise see `external_data.place_data`.
+    External data stays in its files when `path` lies in `data_folder`; otherwise see `external_data.place_data`.
 
     Args:
         data_folder: where the model's external data lies now; None: in the folder of `path`.

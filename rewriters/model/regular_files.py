@@ -1,12 +1,12 @@
 """Only regular files are read, and only regular files are replaced.
 
-Asked before anything is opened: opening a FIFO waits for ever, and renaming onto a device or a link takes its place in
-the file system.
+This is checked before a file is opened: opening a FIFO may wait forever, and renaming onto a device or a link replaces
+it in the file system.
 
 1. A source is a regular file, or a symbolic link to one.
-2. A log, which is appended to, is free, or what a source is.
-3. A destination is free, or a regular file itself. A symbolic link is refused: writing through it would change a file
-   that the user did not name (caches are full of such links), replacing it would cut others off from that file.
+2. A log, to which lines are appended, is free, or a regular file or a link to one.
+3. A destination is free, or a regular file. A symbolic link is refused: writing through it would change a file
+   that the user did not name (caches are full of such links), replacing it would remove others' way to that file.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def check_source(path: str | os.PathLike[str], advice: str | None = None) -> Pat
     """The path, if it can be opened and read to its end.
 
     Args:
-        advice: how to fix it, where the path is missing or a folder.
+        advice: how to fix it if the path is missing or a folder.
 
     Raises:
         AtpatchError: ATP002 where it is missing, a folder, or no name a file can have; ATP021 for a FIFO, a socket or a
@@ -66,14 +66,14 @@ def check_log(path: str | os.PathLike[str]) -> Path:
 
 
 def check_destination(path: str | os.PathLike[str], *, make_folder: bool = False) -> Path:
-    """The path, if a file may be put there. Commands ask before the work, `atomic.write_file` asks again.
+    """The path, if a file may be written there. Commands check it before the work, `atomic.write_file` checks again.
 
     Args:
-        make_folder: the folder is made if it is missing, so it need not be there.
+        make_folder: the folder may be missing, since it is made later.
 
     Raises:
         AtpatchError: ATP019 where the folder is missing, the path is a folder, or no name a file can have; ATP021 where
-            something is there that is not a regular file, symbolic links included.
+            it is anything but a regular file, even a symbolic link.
     """
     path = Path(path)
     if not path.name:

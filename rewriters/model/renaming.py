@@ -1,4 +1,4 @@
-"""Copies of nodes that read and make values under other names, subgraphs included."""
+"""Copies nodes and their subgraphs with other names for the values that they read and make."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["mentions", "renamed"]
 
 
 def mentions(node: onnx.NodeProto, names: set[str]) -> bool:
-    """Whether a node, or a subgraph of it, reads or makes one of these values."""
+    """Whether a node or one of its subgraphs reads or makes one of these values."""
     return (
         not names.isdisjoint(node.input)
         or not names.isdisjoint(node.output)
@@ -30,7 +30,7 @@ def renamed(
 
     Args:
         name_of: new name of a value of the node's own body.
-        inner: new name of what a subgraph defines for itself; None leaves those alone.
+        inner: new name of what a subgraph defines; None: these names stay.
     """
     twin = onnx.NodeProto()
     twin.CopyFrom(node)
@@ -49,7 +49,7 @@ def _rename(node: onnx.NodeProto, name_of: Callable[[str], str], inner: Callable
 
 
 def _rename_graph(graph: onnx.GraphProto, name_of: Callable[[str], str], inner: Callable[[str], str] | None) -> None:
-    """What the graph defines hides names of the same spelling outside."""
+    """Values that the graph defines hide outer values of the same name."""
     local = {output for node in graph.node for output in node.output}
     local |= {value.name for value in (*graph.input, *graph.initializer)}
 
@@ -64,6 +64,6 @@ def _rename_graph(graph: onnx.GraphProto, name_of: Callable[[str], str], inner: 
         _rename(node, here, inner)
     for value in (*graph.input, *graph.output, *graph.initializer):
         value.name = here(value.name)
-    # Inferred types of inner values are optional; under old names they would only confuse.
+    # Inferred types of inner values are optional; under the old names they would be wrong.
     if inner is not None:
         del graph.value_info[:]

@@ -1,4 +1,4 @@
-"""Tensors stored in a model: where they are, and how much their type and shape say they hold."""
+"""Tensors stored in a model: where they are, and how many elements their shapes give."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def walk_tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
 
 @cache
 def payload_bits(data_type: int) -> int | None:
-    """Bits of an element; None for strings and for types that this onnx does not know."""
+    """Bits of an element; None for strings and for types unknown to this onnx version."""
     name = next((name for name, number in TensorProto.DataType.items() if number == data_type), "UNDEFINED")
     if name in ("UNDEFINED", "STRING"):
         return None

@@ -1,13 +1,13 @@
-"""What our own code relies on in a model, proven before it is used; the onnx checker takes all of this for granted.
+"""Checks what our own code relies on in a model and the onnx checker does not check.
 
-1. Every name and every other string is text: protobuf hands over bytes where a file has something else than UTF-8.
-2. A tensor is of a known type, no dimension is negative, and a payload inside the model has the size that type and
-   shape ask for.
+1. Every name and every other string is text: protobuf returns bytes where a file has no valid UTF-8.
+2. A tensor is of a known type, no dimension is negative, and the data inside the model have the size that type and
+   shape need.
 3. A value is made once in its body, and is not an input or a node's output under an initializer's name unless it is
    that input.
 4. Numbers on which shape inference crashes or hangs are small: `batch_dims` of GatherND, `num_outputs` of Split.
-5. Local functions have names of their own and call each other in no circle, and with all calls written out the model
-   has at most `MOST_NODES` nodes: shape inference writes them out.
+5. Local functions have different names and do not call each other in a cycle. With all calls inlined the model has at
+   most `MOST_NODES` nodes, since shape inference inlines them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["MOST_NODES", "check_well_formed"]
 
 _MOST_PARTS = 1 << 16
 MOST_NODES = 2_000_000
-"""Models of today have some ten thousand."""
+"""Today's models have about ten thousand."""
 
 _Function = tuple[str, str, str]
 
@@ -68,7 +68,7 @@ def _check_tensor(tensor: TensorProto) -> None:
 
 
 def _check_numbers(body: Body) -> None:
-    """Numbers that onnx's shape inference takes as they are: it crashes, or counts for hours."""
+    """Limits for numbers that onnx's shape inference does not check: it would crash, or count for hours."""
     for node in body.node:
         for name, op_type, least, most in (("batch_dims", "GatherND", 0, 64), ("num_outputs", "Split", 0, _MOST_PARTS)):
             found = (
@@ -112,11 +112,11 @@ def _check_functions(model: onnx.ModelProto) -> None:
     for key in functions:
         _measure(key, functions, sizes)
     if sum(sizes.get(_key(node), 0) + 1 for node in _nodes(model.graph.node)) > MOST_NODES:
-        raise INVALID_MODEL(f"with the calls of its functions written out the model has more than {MOST_NODES} nodes")
+        raise INVALID_MODEL(f"with all function calls inlined the model has more than {MOST_NODES} nodes")
 
 
 def _measure(start: _Function, functions: dict[_Function, onnx.FunctionProto], sizes: dict[_Function, int]) -> None:
-    """Nodes of a function with its calls written out, and those of all it calls, into `sizes`."""
+    """Put the number of nodes of a function, and of all it calls, with calls inlined, into `sizes`."""
     open_calls = [start]
     path: list[_Function] = []
     while open_calls:
@@ -152,7 +152,7 @@ def _nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
 
 @cache
 def _fields(descriptor: Descriptor) -> tuple[tuple[str, bool, bool], ...]:
-    """Fields that hold text or messages: name, whether of messages, whether repeated."""
+    """Fields that hold text or messages: name, whether it holds messages, whether it is repeated."""
     return tuple(
         (field.name, field.message_type is not None, field.is_repeated)
         for field in descriptor.fields

@@ -40,7 +40,7 @@ def add_a_cache(model: onnx.ModelProto) -> None:
 @pytest.mark.parametrize(
     ("edit", "options", "words"),
     [
-        (fix_the_batch, {}, "two passes need an output with a named leading axis"),
+        (fix_the_batch, {}, "two passes need an output with a named first axis"),
         (reverse, {}, "the nodes are not in execution order"),
         (add_a_cache, {}, "past carries samples on another axis"),
         (leave, {"mend": "excise"}, "excision needs one padding mask"),
