@@ -39,6 +39,11 @@ MASKS = {
     "the least": (f"{OFF} s = Min(x, m)", "attention_mask"),
     "chosen": ("b = Cast<to = 9>(attention_mask) m = Unsqueeze(b, mid) s = Where(m, x, low)", "attention_mask"),
     "shut where it is set": ("b = Cast<to = 9>(attention_mask) m = Unsqueeze(b, mid) s = Where(m, low, x)", None),
+    "open or shut, by another truth value": (
+        "b = Cast<to = 9>(attention_mask) n = IsNaN(weights) c = Equal(b, n) m = Unsqueeze(c, mid)"
+        " s = Where(m, x, low)",
+        None,
+    ),
     "not set": (
         "b = Cast<to = 9>(attention_mask) n = Not(b) m = Unsqueeze(n, mid) s = Where(m, low, x)",
         "attention_mask",
