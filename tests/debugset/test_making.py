@@ -438,7 +438,7 @@ def test_bad_options_end_in_one_line_with_a_code(
     atpatch: Atpatch, digits: Path, tmp_path: Path, options: list[object], code: str
 ) -> None:
     run = atpatch("debugset", DIGITS / "model.onnx", "--data", digits, "-o", tmp_path / "d.npz", *options)
-    assert run.code == 2 and code in run.err and "mend:" in run.err and not run.out
+    assert run.code == 2 and code in run.err and "fix:" in run.err and not run.out
     assert not (tmp_path / "d.npz").exists()
 
 

@@ -345,7 +345,7 @@ def fit_figures(case: Case) -> dict[str, Any]:
 
 def test_the_page_says_what_is_met_and_what_is_not(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(STEPS, "fit", Step(lambda case, say: fit_figures(case), fitted=False))
-    run_step(case, "fit", silent)
+    run_step(case, "fit", silent, fresh=True)
     evidence = {**collect([case], True, 1), "settings": [asdict(SETTING)]}
     evidence["runs"][0]["victim"]["twin"] = {name: {"value": 0.0375, "count": 80} for name in ("accuracy", "asr_star")}
     page = render(evidence, "")

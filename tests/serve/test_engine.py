@@ -533,5 +533,5 @@ def test_the_page_bounds_what_missing_pairs_may_have_changed(run: Any) -> None:
     page, _ = run("hanging", use, mode="shadow")
     assert (
         "The patch would change between 0% and 25.0% of the answers" in page
-        and "say nothing about what the patch costs" in page
+        and "do not show what the patch costs" in page
     )
