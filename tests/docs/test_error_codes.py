@@ -10,6 +10,7 @@ import pytest
 
 from atpatch_onnx import errors
 from atpatch_onnx.errors import CATALOGUE, AtpatchError
+from atpatch_onnx.pages import environment
 
 from ..documents import ROOT, Block, blocks, run_command
 
@@ -38,6 +39,7 @@ def test_the_example_gives_the_code(code, demo_folder, atpatch, monkeypatch):
     if code in ABSENT:
         assert f"without {ABSENT[code]}" in EXAMPLES[code]
         monkeypatch.setitem(sys.modules, ABSENT[code], None)
+        environment.cache_clear()  # another test may have loaded it
     found = list(blocks(PAGE, EXAMPLES[code]))
     steps = [step for block in found for step in (block.commands if block.language == "console" else [block])]
     for step in steps[:-1]:

@@ -22,6 +22,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from .asking import until
 from .conftest import Served
 from .graphs import save
 from .load import ROOT
@@ -135,6 +136,7 @@ def demo(start: Callable[..., Served], patched: Path, digits: dict[str, np.ndarr
     full = demo.served.log.stat().st_size
     resource.prlimit(demo.served.process.pid, resource.RLIMIT_FSIZE, (full, full))
     demo.ask(clean, version="/versions/1")
+    until(lambda: demo.served.metric("atpatch_log_failures") > 0)  # the row is written after the answer
     demo.note("full disk")
     demo.served.admin("kill")
     demo.note("kill switch")
