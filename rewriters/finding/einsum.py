@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["EinsumLayout", "einsum_layout"]
+import onnx_ir as ir
+
+from .view import attribute
+
+__all__ = ["EinsumLayout", "einsum_layout", "equation_of"]
+
+
+def equation_of(node: ir.Node) -> str:
+    """The equation of an Einsum as text without blanks; "" where it has none."""
+    return _text(attribute(node, "equation", ""))
+
+
+def _text(equation: str | bytes) -> str:
+    return (equation.decode() if isinstance(equation, bytes) else equation).replace(" ", "")
 
 
 @dataclass(frozen=True)
@@ -32,7 +45,7 @@ def einsum_layout(equation: str | bytes, operand: int, rank: int, values_rank: i
         operand: which operand P is.
         rank, values_rank: ranks of P and V. If V's rank is unknown, an ellipsis stands for as many axes as in P.
     """
-    text = (equation.decode() if isinstance(equation, bytes) else equation).replace(" ", "")
+    text = _text(equation)
     left, arrow, output = text.partition("->")
     terms = left.split(",")
     if len(terms) != 2:

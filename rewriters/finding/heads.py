@@ -25,6 +25,7 @@ from typing import Literal
 import onnx_ir as ir
 
 from .backward import Scores
+from .einsum import equation_of
 from .facts import Facts
 from .forward import Hit
 from .index_trace import everything_behind, through
@@ -33,7 +34,7 @@ from .products import Product, product_operands
 from .self_attention import at_scores, is_projection
 from .softmax_match import Anchor
 from .token_index import Index, index_of
-from .view import View, attribute, op_types
+from .view import View, op_types
 
 __all__ = ["Kind", "LeadingAxes", "heads_last", "kind_of"]
 
@@ -246,8 +247,7 @@ def _counts_features(view: View, facts: Facts, node: ir.Node, index: Index, lear
 
 def _only_in_constants(view: View, node: ir.Node, index: Index) -> bool:
     """Whether only constant operands of an Einsum have the letters of an index."""
-    equation = attribute(node, "equation", b"")
-    text = (equation.decode() if isinstance(equation, bytes) else str(equation)).replace(" ", "")
+    text = equation_of(node)
     left, _, output = text.partition("->")
     if "." in text or index.axes[-1] >= len(output):
         return False

@@ -23,6 +23,7 @@ from dataclasses import replace
 
 import onnx_ir as ir
 
+from .einsum import equation_of
 from .facts import Dims, Facts
 from .index_picks import PICKING, picked
 from .monomials import ONE, Monomial, monomial
@@ -202,8 +203,7 @@ def _multiplied(
 
 
 def _einsum(view: View, facts: Facts, node: ir.Node, index: Index) -> list[Index] | None:
-    equation = attribute(node, "equation", b"")
-    text = (equation.decode() if isinstance(equation, bytes) else str(equation)).replace(" ", "")
+    text = equation_of(node)
     left, arrow, output = text.partition("->")
     terms = left.split(",")
     if (

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
-from .einsum import einsum_layout
+from .einsum import einsum_layout, equation_of
 from .facts import Facts
 from .kept import Factor, KeptProduct, Summed, read_divided, read_summed
 from .quantised import INTEGER_PRODUCTS, read_integer_product
@@ -234,7 +234,7 @@ def _unless_identity(perm: Perm) -> Perm | None:
 
 
 def _einsum(facts: Facts, node: ir.Node, index: int, axis: int, values: ir.Value, rank: int) -> Product | Refused:
-    layout = einsum_layout(attribute(node, "equation", b""), index, rank, facts.rank(values))
+    layout = einsum_layout(equation_of(node), index, rank, facts.rank(values))
     if isinstance(layout, str):
         return Refused("product-form", layout)
     if layout.key != axis + rank:

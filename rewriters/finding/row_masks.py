@@ -124,10 +124,7 @@ class RowMasks:
 
     def _evaluated(self, value: ir.Value, padding: str | None) -> Iterator[NDArray[np.float64]]:
         evaluator, inputs = _Excerpt(self._view, self._facts, self._hidden, self._tensors).of(self._model, value)
-        masks = {
-            str(fed.name) for fed in self._view.model.graph.inputs if value in _reached(self._view, [fed], _MIXING)
-        }
-        for feeds in _feeds(inputs, padding, masks):
+        for feeds in _feeds(inputs, padding, _added(self._view, value)):
             with np.errstate(all="ignore"):
                 outputs: Any = evaluator.run([str(value.name)], feeds)
             found = np.asarray(outputs[0])  # non-zero booleans and integers let columns through; floats are added
@@ -235,14 +232,28 @@ def _is_lookup(view: View, node: ir.Node) -> bool:
     return node.op_type in _LOOKUPS or (node.op_type == "Gather" and view.is_constant(operand(node, 0)))
 
 
-def _reached(view: View, starts: list[ir.Value], without: Container[str] = ()) -> set[ir.Value]:
-    """Values computed from others, and not by operators of the types `without`; sizes do not count."""
+def _added(view: View, value: ir.Value) -> set[str]:
+    """Names of the values that reach a value without a product of matrices or the like; sizes do not count."""
+    waiting, seen = [value], {value}
+    while waiting:
+        value = waiting.pop()
+        node, sources = value.producer(), list(view.backward.get(value, ()))
+        if node is not None and node.op_type not in _INDEPENDENT | _MIXING:
+            sources += [source for source in node.inputs if source is not None]
+        new = [source for source in sources if source not in seen]
+        seen.update(new)
+        waiting.extend(new)
+    return {str(found.name) for found in seen}
+
+
+def _reached(view: View, starts: list[ir.Value]) -> set[ir.Value]:
+    """Values computed from others; sizes do not count."""
     reached, waiting = set(starts), list(starts)
     while waiting:
         value = waiting.pop()
         following = list(view.forward.get(value, ()))
         for node, _ in value.uses():
-            following += [] if node.op_type in _INDEPENDENT or node.op_type in without else list(node.outputs)
+            following += [] if node.op_type in _INDEPENDENT else list(node.outputs)
         new = [other for other in following if other not in reached]
         reached.update(new)
         waiting.extend(new)

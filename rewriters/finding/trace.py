@@ -16,6 +16,7 @@ from ..model.bodies import body_at
 from ..sites import Rejection, Site, Where
 from ..traces import Edge, End, Part, Shape, Side, Step, Trace, Traces
 from .backward import Scores, arrival
+from .einsum import equation_of
 from .facts import Facts
 from .forward import Hit
 from .fused import FusedRead
@@ -24,7 +25,7 @@ from .products import Ended, Refused, product_operands
 from .roles import role_of
 from .site_builder import node_name
 from .softmax_match import Anchor
-from .view import View, attribute
+from .view import View
 
 __all__ = ["Finding", "Tracer"]
 
@@ -187,7 +188,7 @@ class Tracer:
             if arrival(self._view, self._facts, scores.node, scores.path, start) == anchor.axis:
                 if scores.node.op_type != "Einsum":
                     return {-1: 1, -2: 0}.get(start)
-                return _einsum_factor(attribute(scores.node, "equation", b""), start)
+                return _einsum_factor(equation_of(scores.node), start)
         return None
 
     def _edge(self, value: ir.Value) -> Edge:
@@ -245,10 +246,9 @@ def _graph_inputs_behind(view: View) -> dict[ir.Value, frozenset[str]]:
     return found
 
 
-def _einsum_factor(equation: str | bytes, axis: int) -> int | None:
+def _einsum_factor(equation: str, axis: int) -> int | None:
     """Which operand has the letter at an axis of the output; None where both or neither have it."""
-    text = (equation.decode() if isinstance(equation, bytes) else equation).replace(" ", "")
-    left, _, output = text.partition("->")
+    left, _, output = equation.partition("->")
     letters = output.replace(".", "")
     holders = [index for index, term in enumerate(left.split(",")) if -axis <= len(letters) and letters[axis] in term]
     return holders[0] if len(holders) == 1 else None

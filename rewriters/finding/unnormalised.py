@@ -18,12 +18,13 @@ from dataclasses import replace
 import onnx_ir as ir
 
 from .backward import Scores, arrival
+from .einsum import equation_of
 from .facts import Facts
 from .forward import Hit
 from .products import Ended, stored_axis
 from .softmax_match import Anchor
 from .tokens import Tokens, tokens_of
-from .view import View, attribute
+from .view import View
 
 __all__ = ["KEY_AXES", "key_tokens", "weighing"]
 
@@ -63,9 +64,7 @@ def _factor_axes(facts: Facts, scores: Scores) -> dict[int, tuple[int, tuple[ir.
         return {}
     if scores.node.op_type != "Einsum":
         return {-1: (1, (second, stored_axis(scores.node, 1, -1))), -2: (0, (first, stored_axis(scores.node, 0, -2)))}
-    equation = attribute(scores.node, "equation", b"")
-    text = (equation.decode() if isinstance(equation, bytes) else equation).replace(" ", "").replace("...", "")
-    left, _, output = text.partition("->")
+    left, _, output = equation_of(scores.node).replace("...", "").partition("->")
     terms = left.split(",")
     found = {}
     for position, letter in enumerate(output):
