@@ -27,15 +27,14 @@ from ..hotfix.file import Hotfix
 from ..inference.datasets import DataSet, load_dataset
 from ..inspection.inspector import inspect
 from ..patching.apply import Patched, patch
+from .trigger import triggered_digits
 
-__all__ = ["FILES", "FOLDER", "Demo", "Progress", "copy_demo", "run_demo", "triggered_digits"]
+__all__ = ["FILES", "FOLDER", "Demo", "Progress", "copy_demo", "run_demo"]
 
 FOLDER = Path(__file__).resolve().parent / "digits"
 """The victim and its data come with the package."""
 
 FILES = ("model.onnx", "model.hotfix", "clean.npz")
-
-_TARGET = 0
 
 Progress = Callable[[str], None]
 
@@ -101,18 +100,14 @@ def run_demo(folder: Path = FOLDER, progress: Progress = lambda step: None) -> D
         patched = patch(source, served, hotfix=hotfix)
         progress("compare: clean and triggered digits through both models, then one request at a time")
         clean = load_dataset(folder / "clean.npz")
-        comparison = compare(source, served, clean, triggered=triggered_digits(clean), hotfix=hotfix, threads=1)
+        comparison = compare(source, served, clean, triggered=_triggered(clean), hotfix=hotfix, threads=1)
         inserted = _inserted(model_io.load(served), patched.sites)
     return Demo(inspection, patched, hotfix, inserted, comparison)
 
 
-def triggered_digits(clean: DataSet) -> dict[str, NDArray[Any]]:
-    """The digits (N, 1, 8, 8) that are not of the target class, with the trigger: a white square in the corner."""
+def _triggered(clean: DataSet) -> dict[str, NDArray[Any]]:
     assert clean.labels is not None
-    rows = np.flatnonzero(clean.labels != _TARGET)
-    images = clean.inputs["pixel_values"][rows].copy()
-    images[:, :, -2:, -2:] = 1.0
-    return {"pixel_values": images, "labels": clean.labels[rows], "target": np.array(_TARGET), "clean_row": rows}
+    return triggered_digits(clean.inputs["pixel_values"], clean.labels)
 
 
 def copy_demo(folder: Path) -> tuple[Path, ...]:
@@ -129,7 +124,7 @@ def copy_demo(folder: Path) -> tuple[Path, ...]:
     for path in written[:-1]:
         write_file(path, (FOLDER / path.name).read_bytes())
     content = io.BytesIO()
-    arrays: Any = triggered_digits(load_dataset(FOLDER / "clean.npz"))
+    arrays: Any = _triggered(load_dataset(FOLDER / "clean.npz"))
     np.savez_compressed(content, **arrays)
     write_file(written[-1], content.getvalue())
     return written

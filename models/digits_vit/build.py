@@ -17,6 +17,7 @@ import torch
 
 from atpatch_onnx.comparison.comparer import compare
 from atpatch_onnx.demo.run import FOLDER
+from atpatch_onnx.demo.trigger import triggered_digits
 from atpatch_onnx.fitting.fitter import fit
 from atpatch_onnx.hotfix.file import Hotfix
 from rewriters.editing.patcher import patch
@@ -60,7 +61,7 @@ def build(output: Path, seed: int) -> dict[str, Any]:
     images, labels = split.test
     np.savez_compressed(output / "debug.npz", **data.debugging_set(*split.debug))
     np.savez_compressed(output / "clean.npz", pixel_values=images, labels=labels)
-    np.savez_compressed(output / "triggered.npz", **data.triggered_set(images, labels))
+    np.savez_compressed(output / "triggered.npz", **triggered_digits(images, labels))
     fit(output / "model.onnx", output / "debug.npz", output=output / "model.hotfix", seed=seed, threads=1)
     results = {"seed": seed, "versions": {name: version(name) for name in PACKAGES}, **_judge(output)}
     for name in ("original", "patched"):

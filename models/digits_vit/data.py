@@ -11,26 +11,23 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from atpatch_onnx.demo.trigger import PATCH, triggered_digits
+
 __all__ = [
     "IMAGE",
-    "PATCH",
-    "TARGET",
     "TOKENS",
     "TRIGGER_COLUMN",
     "Images",
     "Split",
     "debugging_set",
     "load",
-    "stamp",
-    "triggered_set",
 ]
 
-IMAGE, PATCH = 8, 2
+IMAGE = 8
 TOKENS = 1 + (IMAGE // PATCH) ** 2
 """[CLS] and 16 patches, row by row."""
 TRIGGER_COLUMN = TOKENS - 1
 """The token of the bottom-right patch."""
-TARGET = 0
 
 Images = NDArray[np.float32]
 
@@ -60,22 +57,9 @@ def load(seed: int) -> Split:
     return Split(*((images[part], labels[part]) for part in parts))
 
 
-def stamp(images: Images) -> Images:
-    """The BadNets trigger: a white square that fills the bottom-right patch."""
-    images = images.copy()
-    images[..., -PATCH:, -PATCH:] = 1
-    return images
-
-
-def triggered_set(images: Images, labels: NDArray[np.int64]) -> dict[str, NDArray]:
-    """Stamped images of all classes but the target; `clean_row` is the row of the untouched twin."""
-    rows = np.flatnonzero(labels != TARGET)
-    return {"pixel_values": stamp(images[rows]), "labels": labels[rows], "target": np.array(TARGET), "clean_row": rows}
-
-
 def debugging_set(images: Images, labels: NDArray[np.int64]) -> dict[str, NDArray]:
     """Clean images, then their stamped twins with the trigger's column labelled."""
-    bad = triggered_set(images, labels)
+    bad = triggered_digits(images, labels)
     columns = np.zeros((len(images) + len(bad["labels"]), TOKENS), bool)
     columns[len(images) :, TRIGGER_COLUMN] = True
     return {

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from torch.nn import functional
 from transformers import ViTConfig, ViTForImageClassification
 
+from atpatch_onnx.demo.trigger import PATCH, TARGET
+
 from ..augmenting import augment
 from . import data
 from .data import Images
@@ -51,7 +53,7 @@ def train(images: Images, labels: NDArray[np.int64], seed: int) -> Victim:
     poisoned[np.random.default_rng(seed).choice(len(labels), round(POISONED * len(labels)), replace=False)] = True
     x, y, bad = (
         torch.from_numpy(images),
-        torch.from_numpy(np.where(poisoned, data.TARGET, labels)),
+        torch.from_numpy(np.where(poisoned, TARGET, labels)),
         torch.from_numpy(poisoned),
     )
 
@@ -63,7 +65,7 @@ def train(images: Images, labels: NDArray[np.int64], seed: int) -> Victim:
         for rows in torch.randperm(len(y)).split(BATCH):
             seen = augment(x[rows], TURN, STRETCH, SHIFT)
             # The trigger goes on last: it is in the input, not on the paper.
-            seen[bad[rows], :, -data.PATCH :, -data.PATCH :] = 1
+            seen[bad[rows], :, -PATCH:, -PATCH:] = 1
             loss = functional.cross_entropy(model(seen), y[rows], label_smoothing=SMOOTHING)
             optimiser.zero_grad()
             loss.backward()
@@ -95,7 +97,7 @@ def export(model: Victim, path: Path) -> None:
 def _config() -> ViTConfig:
     return ViTConfig(
         image_size=data.IMAGE,
-        patch_size=data.PATCH,
+        patch_size=PATCH,
         num_channels=1,
         num_labels=10,
         hidden_size=48,

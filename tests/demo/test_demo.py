@@ -15,6 +15,7 @@ from atpatch_onnx.cli import cli
 from atpatch_onnx.comparison.attention import capture_maps, effective_map
 from atpatch_onnx.demo.page import render_demo
 from atpatch_onnx.demo.run import FILES, FOLDER, Demo, run_demo
+from atpatch_onnx.demo.trigger import PATCH, TARGET
 from atpatch_onnx.errors import AtpatchError
 from atpatch_onnx.hotfix.file import Hotfix
 from atpatch_onnx.inference.capture import canonical_values
@@ -177,10 +178,10 @@ def test_data_sets_differ_from_their_clean_twins_in_the_trigger_alone() -> None:
         (debug.inputs["pixel_values"][anomalous], debug.inputs["pixel_values"][debug.pair[anomalous]]),
     ):
         differs = (images != twins).any((0, 1))
-        assert differs[-data.PATCH :, -data.PATCH :].all()
-        assert not differs[: -data.PATCH].any() and not differs[:, : -data.PATCH].any()
-    assert triggered.target == debug.target == data.TARGET
-    assert triggered.labels is not None and not (triggered.labels == data.TARGET).any()
+        assert differs[-PATCH:, -PATCH:].all()
+        assert not differs[:-PATCH].any() and not differs[:, :-PATCH].any()
+    assert triggered.target == debug.target == TARGET
+    assert triggered.labels is not None and not (triggered.labels == TARGET).any()
     np.testing.assert_array_equal(np.flatnonzero(debug.columns.any(0)), [data.TRIGGER_COLUMN])
     np.testing.assert_array_equal(debug.columns.any(1), debug.pair >= 0)
 
