@@ -3,7 +3,7 @@
 Exporters write causal masks in many different ways, with dozens of operators, and padding masks with nearly the same
 operators. So the part of the graph between the inputs and a Softmax is evaluated for a few tokens:
 
-1. Everything computed from looked-up embeddings is replaced by zeros. Masks and position biases remain.
+1. Everything computed from looked-up embeddings is replaced by zeros, see `excerpt`. Masks and position biases remain.
 2. Sizes come from the shape rules, with every free axis of the inputs set to a number.
 3. First all graph inputs are ones. Then each of them in turn is all zeros, counts up from 1, or is half zeros and half
    ones, since a mask may depend on token types or positions. The site's padding mask is never half zeros and half ones,
@@ -19,22 +19,22 @@ in other files.
 from __future__ import annotations
 
 import logging
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
-from onnx.reference import ReferenceEvaluator
+from onnx import TensorProto, helper
 
 from ..sites import Site
+from .excerpt import INDEPENDENT, MIXING, Excerpt, Unknown, is_lookup
 from .facts import Facts
 from .skeleton import hollow, of_fixed_size, skeleton
 from .softmax_match import Anchor, read_anchor
 from .sweep import gather_facts
-from .view import View, attribute, build_view, is_standard, op_types, operand
+from .view import View, attribute, build_view, operand
 
 __all__ = ["RowMasks"]
 
@@ -43,14 +43,6 @@ logger = logging.getLogger(__name__)
 _SAMPLES, _LENGTH = 2, 11
 _SHUT = 50.0
 _SHUTTING = -1e4  # also in half precision
-_MAX_NODES, _MAX_ELEMENTS = 4096, 1_000_000
-_INDEPENDENT = op_types("Shape Size")
-# They compute hidden states from hidden states: that changes scores, but masks no column.
-_MIXING = op_types(
-    "Conv Einsum FusedMatMul Gather Gemm LayerNormalization MatMul MatMulInteger MatMulIntegerToFloat QLinearMatMul "
-    "DynamicQuantizeMatMul RMSNormalization SimplifiedLayerNormalization SkipLayerNormalization Softmax"
-)
-_LOOKUPS = op_types("EmbedLayerNormalization GatherBlockQuantized QEmbedLayerNormalization")
 _CAUSAL = {
     "Attention": "is_causal",
     **dict.fromkeys(("com.microsoft.Attention", "MultiHeadAttention", "QAttention"), "unidirectional"),
@@ -64,10 +56,6 @@ _MASKS: dict[str, tuple[int, ...]] = {
     "QAttention": (5,),
 }
 """Form → operands that are masks or biases."""
-
-
-class _Unknown(Exception):
-    """Something that cannot be evaluated."""
 
 
 class RowMasks:
@@ -106,7 +94,7 @@ class RowMasks:
             return
         node = self._nodes[site.product]
         if site.form not in _CAUSAL or any(attribute(node, name, -1) >= 0 for name in _WINDOWS):
-            raise _Unknown(f"the rows of {site.form} may differ")
+            raise Unknown(f"the rows of {site.form} may differ")
         if attribute(node, _CAUSAL[site.form], 0):
             yield np.where(np.tri(_LENGTH, dtype=bool), 0.0, -np.inf)
         for mask in (operand(node, index) for index in _MASKS[site.form]):
@@ -120,10 +108,10 @@ class RowMasks:
                 anchor = read_anchor(self._view, self._facts, node)
                 if isinstance(anchor, Anchor):
                     return anchor
-        raise _Unknown("the Softmax cannot be found in the model again")
+        raise Unknown("the Softmax cannot be found in the model again")
 
     def _evaluated(self, value: ir.Value, padding: str | None) -> Iterator[NDArray[np.float64]]:
-        evaluator, inputs = _Excerpt(self._view, self._facts, self._hidden, self._tensors).of(self._model, value)
+        evaluator, inputs = Excerpt(self._view, self._facts, self._hidden, self._tensors).of(self._model, value)
         for feeds in _feeds(inputs, padding, _added(self._view, value)):
             with np.errstate(all="ignore"):
                 outputs: Any = evaluator.run([str(value.name)], feeds)
@@ -132,93 +120,12 @@ class RowMasks:
             yield np.where(found, 0.0, -np.inf) if lets_through else found.astype(np.float64)
 
 
-class _Excerpt:
-    """The nodes that compute a value, with hidden states replaced by zeros and shapes by numbers."""
-
-    def __init__(self, view: View, facts: Facts, hidden: set[ir.Value], tensors: dict[str, TensorProto]) -> None:
-        self._view, self._facts, self._hidden, self._tensors = view, facts, hidden, tensors
-        self._kept: set[ir.Node] = set()
-        self._constants: dict[str, TensorProto] = {}
-        self._inputs: dict[str, onnx.ValueInfoProto] = {}
-
-    def of(self, model: onnx.ModelProto, value: ir.Value) -> tuple[ReferenceEvaluator, list[onnx.ValueInfoProto]]:
-        waiting, seen = [value], {value}
-        while waiting:
-            for source in self._sources(waiting.pop()):
-                if source not in seen:
-                    seen.add(source)
-                    waiting.append(source)
-        nodes = [model.graph.node[home.index] for node, home in self._view.homes.items() if node in self._kept]
-        output = helper.make_tensor_value_info(str(value.name), TensorProto.UNDEFINED, None)
-        graph = helper.make_graph(
-            nodes, "excerpt", list(self._inputs.values()), [output], list(self._constants.values())
-        )
-        return ReferenceEvaluator(helper.make_model(graph, opset_imports=model.opset_import)), list(
-            self._inputs.values()
-        )
-
-    def _sources(self, value: ir.Value) -> list[ir.Value]:
-        """The values that have to be evaluated before this one; how to get this one is recorded."""
-        node, name = value.producer(), str(value.name)
-        if value.is_initializer():
-            tensor = self._tensors[name]
-            if tensor.data_location == TensorProto.EXTERNAL:
-                raise _Unknown(f"{name} lies in another file")
-            self._constants[name] = tensor
-        elif node is None:
-            self._inputs[name] = _input(value, self._facts)
-        elif self._stands_in(value, node):
-            self._constants[name] = self._stand_in(value, node)
-        else:
-            subgraphs = any(
-                found.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for found in node.attributes.values()
-            )
-            if (
-                subgraphs
-                or not is_standard(node)
-                or self._view.function(node) is not None
-                or len(self._kept) > _MAX_NODES
-            ):
-                raise _Unknown(f"{node.op_type} is not evaluated")
-            self._sizes(value)
-            self._kept.add(node)
-            return [source for source in node.inputs if source is not None]
-        return []
-
-    def _stands_in(self, value: ir.Value, node: ir.Node) -> bool:
-        """Whether a constant replaces a value: known sizes, sizes of hidden states, or newly made hidden states."""
-        if node.op_type in _INDEPENDENT:
-            return operand(node, 0) in self._hidden or self._facts.ints(value) is not None
-        return value in self._hidden and (node.op_type in _MIXING or _is_lookup(self._view, node))
-
-    def _stand_in(self, value: ir.Value, node: ir.Node) -> TensorProto:
-        if node.op_type in _INDEPENDENT:
-            elements = self._facts.ints(value)
-            if elements is None:
-                raise _Unknown(f"the shape {value.name} is not known")
-            return numpy_helper.from_array(
-                np.array(elements if node.op_type == "Shape" else elements[0], np.int64), str(value.name)
-            )
-        kind = self._facts.element_type(value) or TensorProto.FLOAT
-        sizes = self._sizes(value) or ()  # if the size is unknown: a single zero, which broadcasts to anything
-        return numpy_helper.from_array(np.zeros(sizes, helper.tensor_dtype_to_np_dtype(kind)), str(value.name))
-
-    def _sizes(self, value: ir.Value) -> tuple[int, ...] | None:
-        shape = self._facts.shape(value)
-        if shape is None or not all(isinstance(dim, int) for dim in shape):
-            return None
-        sizes = tuple(int(dim) for dim in shape)
-        if np.prod(sizes, dtype=np.float64) > _MAX_ELEMENTS:
-            raise _Unknown(f"{value.name} is too large")
-        return sizes
-
-
 def _hidden(view: View, facts: Facts) -> Iterator[ir.Value]:
     """Values computed from embeddings that are looked up with a graph input."""
     fed = _reached(view, [value for value in view.model.graph.inputs if not value.is_initializer()])
     starts = []
     for node in view.model.graph:
-        if _is_lookup(view, node) and any(value in fed for value in node.inputs[1:] or node.inputs):
+        if is_lookup(view, node) and any(value in fed for value in node.inputs[1:] or node.inputs):
             floats = facts.element_type(operand(node, 0)) not in (
                 TensorProto.INT64,
                 TensorProto.INT32,
@@ -228,43 +135,36 @@ def _hidden(view: View, facts: Facts) -> Iterator[ir.Value]:
     return iter(_reached(view, starts))
 
 
-def _is_lookup(view: View, node: ir.Node) -> bool:
-    return node.op_type in _LOOKUPS or (node.op_type == "Gather" and view.is_constant(operand(node, 0)))
-
-
 def _added(view: View, value: ir.Value) -> set[str]:
     """Names of the values that reach a value without a product of matrices or the like; sizes do not count."""
-    waiting, seen = [value], {value}
-    while waiting:
-        value = waiting.pop()
-        node, sources = value.producer(), list(view.backward.get(value, ()))
-        if node is not None and node.op_type not in _INDEPENDENT | _MIXING:
-            sources += [source for source in node.inputs if source is not None]
-        new = [source for source in sources if source not in seen]
-        seen.update(new)
-        waiting.extend(new)
-    return {str(found.name) for found in seen}
+
+    def sources(value: ir.Value) -> Iterator[ir.Value]:
+        yield from view.backward.get(value, ())
+        node = value.producer()
+        if node is not None and node.op_type not in INDEPENDENT | MIXING:
+            yield from (source for source in node.inputs if source is not None)
+
+    return {str(found.name) for found in _closure([value], sources)}
 
 
 def _reached(view: View, starts: list[ir.Value]) -> set[ir.Value]:
     """Values computed from others; sizes do not count."""
-    reached, waiting = set(starts), list(starts)
-    while waiting:
-        value = waiting.pop()
-        following = list(view.forward.get(value, ()))
+
+    def results(value: ir.Value) -> Iterator[ir.Value]:
+        yield from view.forward.get(value, ())
         for node, _ in value.uses():
-            following += [] if node.op_type in _INDEPENDENT else list(node.outputs)
-        new = [other for other in following if other not in reached]
-        reached.update(new)
+            yield from () if node.op_type in INDEPENDENT else node.outputs
+
+    return _closure(starts, results)
+
+
+def _closure(starts: list[ir.Value], following: Callable[[ir.Value], Iterable[ir.Value]]) -> set[ir.Value]:
+    found, waiting = set(starts), list(starts)
+    while waiting:
+        new = set(following(waiting.pop())) - found
+        found |= new
         waiting.extend(new)
-    return reached
-
-
-def _input(value: ir.Value, facts: Facts) -> onnx.ValueInfoProto:
-    shape, kind = facts.shape(value), facts.element_type(value)
-    if shape is None or kind is None or not all(isinstance(dim, int) for dim in shape):
-        raise _Unknown(f"shape or type of the input {value.name} is not known")
-    return helper.make_tensor_value_info(str(value.name), kind, [int(dim) for dim in shape])
+    return found
 
 
 def _feeds(
