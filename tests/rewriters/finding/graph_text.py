@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,52 +9,12 @@ import onnx
 import onnx_ir as ir
 from onnx import numpy_helper, parser
 
-from rewriters.finding.backward import Scores, find_scores
-from rewriters.finding.facts import Dims, Facts
-from rewriters.finding.forward import Hit, follow_map
-from rewriters.finding.softmax_match import Anchor, read_anchor
 from rewriters.finding.sweep import gather_facts
-from rewriters.finding.view import View, build_view
+from rewriters.finding.view import build_view
 
-__all__ = ["Reading", "read", "text_model"]
+from .reading import Reading
 
-
-@dataclass(frozen=True)
-class Reading:
-    """What the finder knows of a graph."""
-
-    view: View
-    facts: Facts
-
-    def value(self, name: str) -> ir.Value:
-        """The value of a name, in whatever body."""
-        graphs = [self.view.model.graph, *self.view.model.functions.values()]
-        values = [value for graph in graphs for value in graph.inputs]
-        values += self.view.model.graph.initializers.values()
-        for node in self.view.homes:
-            values += [*(value for value in node.inputs if value is not None), *node.outputs]
-        return next(value for value in values if value.name == name)
-
-    def maker(self, name: str) -> ir.Node:
-        """The node that makes a value."""
-        node = self.value(name).producer()
-        assert node is not None
-        return node
-
-    def shape(self, name: str) -> Dims | None:
-        return self.facts.shape(self.value(name))
-
-    def walks(self, output: str = "p", axis: int | None = None) -> tuple[Anchor, Hit, Scores]:
-        """What is found around the Softmax (or what comes to the same) that makes a value; `axis`: that of its keys."""
-        anchor = read_anchor(self.view, self.facts, self.maker(output))
-        assert isinstance(anchor, Anchor)
-        anchor = anchor if axis is None else replace(anchor, axis=axis)
-        scores = find_scores(self.view, self.facts, anchor)
-        assert isinstance(scores, Scores)
-        return anchor, follow_map(self.view, self.facts, anchor).hits[0], scores
-
-    def elements(self, name: str) -> Dims | None:
-        return self.facts.elements.get(self.value(name))
+__all__ = ["read", "text_model"]
 
 
 def text_model(
@@ -88,4 +47,10 @@ def read(
     """The reading of such a model."""
     model = text_model(body, inputs, outputs, opset=opset, functions=functions, **constants)
     view = build_view(ir.from_proto(model))
-    return Reading(view, gather_facts(view))
+    graphs = [view.model.graph, *view.model.functions.values()]
+    values = [value for graph in graphs for value in graph.inputs]
+    values += view.model.graph.initializers.values()
+    for node in view.homes:
+        values += [*(value for value in node.inputs if value is not None), *node.outputs]
+    # The first of a name counts: bodies may use one twice.
+    return Reading(view, gather_facts(view), {str(value.name): value for value in reversed(values)})

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import onnx.parser
 import onnx_ir as ir
 
 from rewriters.finding.backward import Scores, find_scores
-from rewriters.finding.facts import Facts
-from rewriters.finding.forward import follow_map
+from rewriters.finding.facts import Dims, Facts
+from rewriters.finding.forward import Hit, follow_map
 from rewriters.finding.heads import LeadingAxes
 from rewriters.finding.skeleton import skeleton
 from rewriters.finding.softmax_match import Anchor, read_anchor
@@ -17,16 +17,16 @@ from rewriters.finding.sweep import gather_facts
 from rewriters.finding.view import View, build_view
 from rewriters.model.boundary import to_ir
 
-__all__ = ["Read", "leading_axes", "read"]
+__all__ = ["Reading", "leading_axes", "read"]
 
 
 @dataclass(frozen=True)
-class Read:
-    """A model, indexed, and what is known about its values."""
+class Reading:
+    """What the finder knows of a graph, and its values by name."""
 
     view: View
     facts: Facts
-    values: dict[str, ir.Value] = field(default_factory=dict)
+    values: dict[str, ir.Value]
 
     def __getitem__(self, name: str) -> ir.Value:
         return self.values[name]
@@ -37,10 +37,25 @@ class Read:
         assert node is not None
         return node
 
+    def shape(self, name: str) -> Dims | None:
+        return self.facts.shape(self.values[name])
+
+    def elements(self, name: str) -> Dims | None:
+        return self.facts.elements.get(self.values[name])
+
+    def walks(self, output: str = "p", axis: int | None = None) -> tuple[Anchor, Hit, Scores]:
+        """What is found around the Softmax (or what comes to the same) that makes a value; `axis`: that of its keys."""
+        anchor = read_anchor(self.view, self.facts, self.node(output))
+        assert isinstance(anchor, Anchor)
+        anchor = anchor if axis is None else replace(anchor, axis=axis)
+        scores = find_scores(self.view, self.facts, anchor)
+        assert isinstance(scores, Scores)
+        return anchor, follow_map(self.view, self.facts, anchor).hits[0], scores
+
 
 def read(
     inputs: str, nodes: str, outputs: str = "float[?] unused", constants: str = "", *, opset: int = 17, rest: str = ""
-) -> Read:
+) -> Reading:
     """Read a graph in onnx's text format.
 
     Args:
@@ -52,16 +67,13 @@ def read(
     view = build_view(to_ir(skeleton(onnx.parser.parse_model(text))))
     values = {str(value.name): value for value in (*view.model.graph.inputs, *view.model.graph.initializers.values())}
     values |= {str(value.name): value for node in view.homes for value in node.outputs}
-    return Read(view, gather_facts(view), values)
+    return Reading(view, gather_facts(view), values)
 
 
-def leading_axes(graph: Read) -> LeadingAxes:
+def leading_axes(graph: Reading) -> LeadingAxes:
     """Of the map `p`, which enters one product."""
-    anchor = read_anchor(graph.view, graph.facts, graph.node("p"))
-    assert isinstance(anchor, Anchor)
-    scores = find_scores(graph.view, graph.facts, anchor)
-    assert isinstance(scores, Scores)
-    (hit,) = follow_map(graph.view, graph.facts, anchor).hits
+    anchor, hit, scores = graph.walks()
+    assert follow_map(graph.view, graph.facts, anchor).hits == [hit]
     read_value = hit.product.node.inputs[hit.product.operand]
     assert read_value is not None
     return LeadingAxes(graph.view, graph.facts, anchor, hit, scores, read_value, hit.product.values)

@@ -10,7 +10,7 @@ from rewriters.finding.backward import Scores, arrival, find_scores
 from rewriters.finding.refusals import Ended, Refused
 from rewriters.finding.softmax_match import Anchor, read_anchor
 
-from .reading import Read, read
+from .reading import Reading, read
 
 INPUTS = (
     "float[2,3,Q,4] q, float[2,3,4,K] k, float[2,1,Q,K] m, float[2,Q,4] t, float[2,1,Q,4] n, float[2,1,4,K] l, bool c,"
@@ -24,7 +24,7 @@ CONSTANTS = ", ".join(
 )
 
 
-def found(nodes: str) -> tuple[Read, Scores | Refused]:
+def found(nodes: str) -> tuple[Reading, Scores | Refused]:
     graph = read(INPUTS, nodes, constants=CONSTANTS)
     anchor = read_anchor(graph.view, graph.facts, graph.node("p"))
     assert isinstance(anchor, Anchor)

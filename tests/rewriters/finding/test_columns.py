@@ -9,7 +9,7 @@ from rewriters.finding.columns import keeps_columns
 from rewriters.finding.forward import follow_map
 from rewriters.finding.softmax_match import Anchor, read_anchor
 
-from .reading import Read, read
+from .reading import Reading, read
 
 INPUTS = (
     "float[2,3,5,4] q, float[2,3,4,7] k, float[2,3,5,7] a7, float[2,3,5,1] a1, float[2,3,9,4] v9, float[2,3,8,4] v8,"
@@ -114,7 +114,7 @@ def test_columns(case: str) -> None:
     assert answer(graph) is kept
 
 
-def answer(graph: Read) -> bool:
+def answer(graph: Reading) -> bool:
     anchor = read_anchor(graph.view, graph.facts, graph.node("p"))
     assert isinstance(anchor, Anchor)
     scores = find_scores(graph.view, graph.facts, anchor)

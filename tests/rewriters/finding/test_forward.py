@@ -7,7 +7,7 @@ import pytest
 from rewriters.finding.forward import Hit, follow_map
 from rewriters.finding.softmax_match import Anchor, read_anchor
 
-from .reading import Read, read
+from .reading import Reading, read
 
 INPUTS = (
     "float[2,3,Q,K] x, float[2,3,K,4] v, float[2,3,Q,K] m, float[2,3,Q,K] other, float[2,6,K,4] v6, float[2,3,Q,1] b,"
@@ -16,7 +16,7 @@ INPUTS = (
 CONSTANTS = "float[1,1,2,2] kernel = {1,2,3,4}, float low = {-1}, int64[1] two = {2}, int64[1] a1 = {1}"
 
 
-def followed(nodes: str, outputs: str = "float[?] unused") -> tuple[Read, list[Hit], list[tuple[str, str]]]:
+def followed(nodes: str, outputs: str = "float[?] unused") -> tuple[Reading, list[Hit], list[tuple[str, str]]]:
     graph = read(INPUTS, f"p = Softmax<axis = -1>(x) {nodes}", outputs, CONSTANTS)
     anchor = read_anchor(graph.view, graph.facts, graph.node("p"))
     assert isinstance(anchor, Anchor)

@@ -9,7 +9,7 @@ from rewriters.finding.fused_read import FusedRead
 from rewriters.finding.refusals import Refused
 from rewriters.sites import Layout
 
-from .reading import Read, read
+from .reading import Reading, read
 
 BESIDE = Layout(4, values=(0, 2, 1, 3), output=(0, 2, 1, 3))
 INPUTS = (
@@ -26,12 +26,12 @@ TWO, THREE = ",".join("1" * 192), ",".join("1" * 160)
 CONSTANTS = f"float[8,24] w = {{{TWO}}}, float[8,20] w20 = {{{THREE}}}, int8[8,24] wq = {{{TWO}}}"
 
 
-def asked(node: str, outputs: str = "y") -> tuple[Read, FusedRead | Refused | None]:
+def asked(node: str, outputs: str = "y") -> tuple[Reading, FusedRead | Refused | None]:
     graph = read(INPUTS, f"{outputs} = com.microsoft.{node}", constants=CONSTANTS)
     return graph, read_fused(graph.view, graph.facts, graph.node("y"))
 
 
-def fused(node: str, outputs: str = "y") -> tuple[Read, FusedRead]:
+def fused(node: str, outputs: str = "y") -> tuple[Reading, FusedRead]:
     graph, found = asked(node, outputs)
     assert isinstance(found, FusedRead), found
     return graph, found

@@ -8,7 +8,7 @@ from rewriters.finding.index_picks import picked
 from rewriters.finding.monomials import ONE, Monomial, monomial
 from rewriters.finding.token_index import Index
 
-from .reading import Read, read
+from .reading import Reading, read
 
 INPUTS = (
     "float[B,T,8] x, float[B,3,8] z, int64[N] ids, int64[B,S] table_ids, int64 one, int64[1] given, float[] strange"
@@ -22,12 +22,12 @@ CONSTANTS = (
 )
 
 
-def of(graph: Read, value: str, *axes: int, size: Monomial | None = None) -> Index:
+def of(graph: Reading, value: str, *axes: int, size: Monomial | None = None) -> Index:
     shape = graph.facts.shapes[graph[value]]
     return Index(graph[value], axes, monomial(shape[axis] for axis in axes) if size is None else size)
 
 
-def step(graph: Read, *axes: int, size: Monomial | None = None) -> list[Index] | None:
+def step(graph: Reading, *axes: int, size: Monomial | None = None) -> list[Index] | None:
     return picked(graph.view, graph.facts, graph.node("y"), of(graph, "y", *axes, size=size))
 
 

@@ -8,7 +8,7 @@ from rewriters.finding.index_trace import everything_behind, through
 from rewriters.finding.monomials import Monomial, monomial
 from rewriters.finding.token_index import Index
 
-from .reading import Read, read
+from .reading import Reading, read
 
 INPUTS = (
     "float[B,T,12] x, float[B,T,3,4] x4, float[B,3,T,4] h, float[B,T,12] z, float[T,12] low, float[1,T,12] one,"
@@ -25,7 +25,7 @@ CONSTANTS = (
 )
 
 
-def index(graph: Read, name: str, *axes: int, size: int | None = None) -> Index:
+def index(graph: Reading, name: str, *axes: int, size: int | None = None) -> Index:
     shape = graph.facts.shapes[graph[name]]
     return Index(graph[name], axes, monomial(shape[axis] for axis in axes) if size is None else Monomial(size))
 

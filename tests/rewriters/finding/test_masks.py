@@ -8,7 +8,7 @@ from rewriters.finding.backward import Scores, find_scores
 from rewriters.finding.masks import KeyMasks
 from rewriters.finding.softmax_match import Anchor, read_anchor
 
-from .reading import Read, read
+from .reading import Reading, read
 
 INPUTS = (
     "float[B,H,Q,4] q, float[B,H,4,K] k, int64[B,K] attention_mask, int64[B,K] mask_of_others, float[B,K] weights,"
@@ -120,7 +120,7 @@ MASKS = {
 }
 
 
-def asked(graph: Read, columns: int | None = None, lead: int | None = 4) -> str | None:
+def asked(graph: Reading, columns: int | None = None, lead: int | None = 4) -> str | None:
     anchor = read_anchor(graph.view, graph.facts, graph.node("p"))
     assert isinstance(anchor, Anchor)
     scores = find_scores(graph.view, graph.facts, anchor)
@@ -129,7 +129,7 @@ def asked(graph: Read, columns: int | None = None, lead: int | None = 4) -> str 
     return KeyMasks(graph.view, graph.facts).trace(scores, anchor, columns, samples)
 
 
-def made(nodes: str) -> Read:
+def made(nodes: str) -> Reading:
     return read(
         f"{INPUTS}, int64[2] where, int64[4] size, int64[4] unknown, int64[K] order, float[K,K] square",
         f"x = MatMul(q, k) {nodes} p = Softmax<axis = -1>(s)",

@@ -48,7 +48,7 @@ SUMS = {
 @pytest.mark.parametrize(("body", "axis", "found"), SUMS.values(), ids=SUMS)
 def test_outer_sum(body: str, axis: int, found: bool) -> None:
     reading = read(body, X, **CONSTANTS)
-    node = reading.maker("out")
+    node = reading.node("out")
     operands = outer_sum(reading.view, reading.facts, node, axis)
     assert (operands is not None) is found
     if operands is not None:
@@ -81,9 +81,9 @@ PRODUCTS = {
 @pytest.mark.parametrize(("body", "factors"), PRODUCTS.values(), ids=PRODUCTS)
 def test_outer_product(body: str, factors: tuple[str, str] | None) -> None:
     reading = read(body, X, **CONSTANTS)
-    operands = outer_product(reading.view, reading.facts, reading.maker("out"))
+    operands = outer_product(reading.view, reading.facts, reading.node("out"))
     found = None if operands is None else (operands.first, operands.second)
-    assert found == (factors and tuple(reading.value(name) for name in factors))
+    assert found == (factors and tuple(reading[name] for name in factors))
 
 
 def test_projection_in_a_branch_is_found() -> None:
@@ -92,4 +92,4 @@ def test_projection_in_a_branch_is_found() -> None:
     chosen = f"a = If<{branch.format('then')}, {branch.format('else')}>(c)"
     body = f"{chosen} b = Transpose<perm = [0, 2, 1]>(a) out = Add(a, b)"
     reading = read(body, f"{X}, bool c", **CONSTANTS)
-    assert outer_sum(reading.view, reading.facts, reading.maker("out"), -1) is not None
+    assert outer_sum(reading.view, reading.facts, reading.node("out"), -1) is not None

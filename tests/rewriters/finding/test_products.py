@@ -9,7 +9,8 @@ import pytest
 from rewriters.finding.products import Product, Refused, match_product, product_operands, stored_axis
 
 from ..patterns import weight
-from .graph_text import Reading, read
+from .graph_text import read
+from .reading import Reading
 
 X = (
     "float[B,3,S,T] p, float[B,3,T,4] v, float[B,3,4,T] vt, float[B,3,T,S] pt, float[B,T,4] shared, float[T,4] m,"
@@ -20,7 +21,7 @@ T4 = (0, 1, 3, 2)
 
 def matched(body: str, index: int = 0, axis: int = -1) -> tuple[Reading, Product | Refused | None]:
     reading = read(body, X, w=weight(7, 4))
-    return reading, match_product(reading.view, reading.facts, reading.maker("out"), index, axis)
+    return reading, match_product(reading.view, reading.facts, reading.node("out"), index, axis)
 
 
 PRODUCTS = {
@@ -70,7 +71,7 @@ def test_product(body: str, index: int, axis: int, fields: dict[str, object]) ->
         "output_perm": None, "values_lack": (), "kept": None, "scaled": False,
     }  # fmt: skip
     got = {name: getattr(product, name) for name in plain} | {"values": product.values.name}
-    assert got == plain | fields and product.node is reading.maker("out")
+    assert got == plain | fields and product.node is reading.node("out")
 
 
 REFUSED = {
@@ -112,14 +113,14 @@ def test_operands_of_products() -> None:
         'a = MatMul(p, v) b = QLinearMatMul(p, m, m, v) c = Einsum<equation = "ab->ba">(flat) out = Neg(p)', X
     )
     for name in ("a", "b"):
-        found = product_operands(reading.maker(name))
-        assert found is not None and (found.first, found.second) == (reading.value("p"), reading.value("v"))
-    assert product_operands(reading.maker("c")) is None and product_operands(reading.maker("out")) is None
+        found = product_operands(reading.node(name))
+        assert found is not None and (found.first, found.second) == (reading["p"], reading["v"])
+    assert product_operands(reading.node("c")) is None and product_operands(reading.node("out")) is None
 
 
 def test_rows_and_columns_of_stored_factors() -> None:
     plain, turned = (
-        read(f"out = com.microsoft.FusedMatMul{trans}(p, v)", X).maker("out") for trans in ("", "<transB = 1>")
+        read(f"out = com.microsoft.FusedMatMul{trans}(p, v)", X).node("out") for trans in ("", "<transB = 1>")
     )
     assert [stored_axis(plain, side, axis) for side in (0, 1) for axis in (-1, -2)] == [-1, -2, -1, -2]
     assert [stored_axis(turned, side, axis) for side in (0, 1) for axis in (-1, -2)] == [-1, -2, -2, -1]

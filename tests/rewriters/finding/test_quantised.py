@@ -25,7 +25,7 @@ FLOAT_OF = f"{INTEGER} f = Cast<to = 1>(m)"
 
 def read_product(body: str, name: str = "m", side: int = 0, outputs: str = "out") -> Any:
     reading = read(body, X, outputs, **CONSTANTS)
-    return read_integer_product(reading.view, reading.facts, reading.maker(name), side)
+    return read_integer_product(reading.view, reading.facts, reading.node(name), side)
 
 
 READ: dict[str, tuple[str, tuple[str, ...]]] = {

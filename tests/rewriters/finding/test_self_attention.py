@@ -17,7 +17,7 @@ from rewriters.plan import BenignPair, PatchPlan, SitePlan, Static, Statistic
 from tests import oracle
 
 from ..graphs import run
-from .graph_text import Reading, read
+from .graph_text import read
 from .projections import (
     CASES,
     MASK,
@@ -26,6 +26,7 @@ from .projections import (
     Y,
     weight,
 )
+from .reading import Reading
 
 each_case = pytest.mark.parametrize("name", CASES)
 DETECTORS = {"statistic": (Statistic(exempt=()), 0.3), "static": (Static((1, 4)), 0.0)}
@@ -96,7 +97,7 @@ class TestSteps:
 
     def at(self, body: str, value: str, axis: int) -> tuple[set[tuple[str, tuple[int, ...]]], bool]:
         reading = self.reading(body)
-        start = index_of(reading.facts, reading.value(value), axis)
+        start = index_of(reading.facts, reading[value], axis)
         assert start is not None
         found, projected = roots(reading.view, reading.facts, start)
         return {(str(one.value.name), one.axes) for one in found}, projected
@@ -115,34 +116,34 @@ class TestSteps:
 
     def test_a_projection_multiplies_computed_values_with_constants(self) -> None:
         reading = self.reading(f"{self.BODY} c = Conv(x, w) d = MatMul(w, h) e = MatMul(w, u)")
-        told = {name: is_projection(reading.view, reading.maker(name)) for name in ("q", "s", "c", "d", "e", "h")}
+        told = {name: is_projection(reading.view, reading.node(name)) for name in ("q", "s", "c", "d", "e", "h")}
         assert told == {"q": True, "s": False, "c": True, "d": True, "e": False, "h": False}
 
     def test_an_index_of_the_map_as_it_is_in_the_scores(self) -> None:
         reading = self.reading(self.BODY)
         anchor, hit, scores = reading.walks()
         for axis in (1, 2):
-            index = index_of(reading.facts, reading.value("i"), axis)
+            index = index_of(reading.facts, reading["i"], axis)
             found = at_scores(reading.view, reading.facts, anchor, hit, scores, index)
-            assert found is not None and found.value is reading.value("s") and found.axes == (axis,)
+            assert found is not None and found.value is reading["s"] and found.axes == (axis,)
         assert at_scores(reading.view, reading.facts, anchor, hit, scores, None) is None
 
     def test_an_index_into_something_off_the_path_leads_nowhere(self) -> None:
         reading = self.reading(self.BODY)
         anchor, hit, scores = reading.walks()
-        aside = index_of(reading.facts, reading.value("v"), 1)
+        aside = index_of(reading.facts, reading["v"], 1)
         assert at_scores(reading.view, reading.facts, anchor, hit, scores, aside) is None
-        assert along(reading.view, reading.facts, reading.value("s"), scores.path, aside) is None
+        assert along(reading.view, reading.facts, reading["s"], scores.path, aside) is None
 
     def test_an_index_at_the_start_of_a_path_stays(self) -> None:
         reading = self.reading(self.BODY)
         _, _, scores = reading.walks()
-        start = index_of(reading.facts, reading.value("s"), 1)
-        assert along(reading.view, reading.facts, reading.value("s"), scores.path, start) == start
+        start = index_of(reading.facts, reading["s"], 1)
+        assert along(reading.view, reading.facts, reading["s"], scores.path, start) == start
 
     def same(self, body: str, rows: tuple[str, int], columns: tuple[str, int]) -> bool:
         reading = self.reading(body)
-        one, other = (index_of(reading.facts, reading.value(name), axis) for name, axis in (rows, columns))
+        one, other = (index_of(reading.facts, reading[name], axis) for name, axis in (rows, columns))
         return same_tokens(reading.view, reading.facts, one, other)
 
     def test_tokens_are_the_same_where_their_roots_are(self) -> None:
@@ -153,7 +154,7 @@ class TestSteps:
 
     def test_what_is_not_known_is_not_the_same(self) -> None:
         reading = self.reading(self.BODY)
-        index = index_of(reading.facts, reading.value("q"), 1)
+        index = index_of(reading.facts, reading["q"], 1)
         assert same_tokens(reading.view, reading.facts, index, index)
         assert not same_tokens(reading.view, reading.facts, index, None)
         assert not same_tokens(reading.view, reading.facts, None, index)

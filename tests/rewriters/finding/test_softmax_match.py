@@ -7,7 +7,7 @@ import pytest
 from rewriters.finding.refusals import Refused
 from rewriters.finding.softmax_match import Anchor, read_anchor
 
-from .reading import Read, read
+from .reading import Reading, read
 
 INPUTS = "float[2,3,Q,K] x, float[2,3,Q,1] b, float[2,3,Q] y3, float[] u, float one_number, float[2,3,1,1] flat"
 CONSTANTS = (
@@ -17,7 +17,7 @@ CONSTANTS = (
 )
 
 
-def anchor_at(nodes: str, opset: int = 17) -> tuple[Read, Anchor | Refused | None]:
+def anchor_at(nodes: str, opset: int = 17) -> tuple[Reading, Anchor | Refused | None]:
     graph = read(INPUTS, nodes, constants=CONSTANTS, opset=opset)
     return graph, read_anchor(graph.view, graph.facts, graph.node("p"))
 

@@ -11,12 +11,12 @@ import pytest
 from rewriters.finding.sweep import gather_facts
 from rewriters.finding.view import build_view
 
-from .reading import Read, read
+from .reading import Reading, read
 
 
 def uninferred(
     inputs: str, nodes: str, outputs: str = "float[?] unused", constants: str = "", rest: str = "", opset: int = 17
-) -> Read:
+) -> Reading:
     """As the file has it, without onnx's own inference."""
     text = f"""<ir_version: 8, opset_import: ["" : {opset}, "local" : 1]>
     g ({inputs}) => ({outputs}) <{constants}> {{ {nodes} }} {rest}"""
@@ -24,7 +24,7 @@ def uninferred(
     values = {str(value.name): value for value in (*view.model.graph.inputs, *view.model.graph.initializers.values())}
     values |= {str(value.name): value for node in view.homes for value in node.outputs}
     values |= {str(value.name): value for function in view.model.functions.values() for value in function.inputs}
-    return Read(view, gather_facts(view), values)
+    return Reading(view, gather_facts(view), values)
 
 
 @pytest.mark.parametrize(

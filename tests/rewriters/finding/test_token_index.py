@@ -10,7 +10,7 @@ from rewriters.finding.token_index import Index, all_known, index_of, onto
 from .graph_text import read
 
 READING = read("out = Neg(x) z = Unknown(x)", "float[B,S,1,6] x, float[C,D,1,6] y, float[6] v")
-X, Y, V, Z = (READING.value(name) for name in "xyvz")
+X, Y, V, Z = (READING[name] for name in "xyvz")
 
 
 def test_the_index_of_an_axis() -> None:

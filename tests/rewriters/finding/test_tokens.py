@@ -79,7 +79,7 @@ ORIGINS = {
 def test_origins_of_an_axis(body: str, axis: int, origins: object) -> None:
     inputs = f"{X}, int64[N] n"
     reading = read(f"{body} out = Neg(y)", inputs, s=weight(1)[0], t=ints(0)[0].astype("uint8"), **CONSTANTS)
-    found = tokens_of(reading.view, reading.facts, reading.value("y"), axis)
+    found = tokens_of(reading.view, reading.facts, reading["y"], axis)
     assert found.features is (origins == F) and found.unknown is (origins == U)
     assert {(value.name, along) for value, along in found.origins} == (set() if isinstance(origins, str) else origins)
 
@@ -87,21 +87,21 @@ def test_origins_of_an_axis(body: str, axis: int, origins: object) -> None:
 @pytest.mark.parametrize(("axis", "feature"), [(-1, False), (-2, False), (-3, True), (-4, False)], ids=str)
 def test_channels_are_what_a_convolution_makes(axis: int, feature: bool) -> None:
     reading = read("y = Conv(image, kernel)", X, "float[B,6,I,J] y", **CONSTANTS)
-    found = tokens_of(reading.view, reading.facts, reading.value("y"), axis)
+    found = tokens_of(reading.view, reading.facts, reading["y"], axis)
     assert found.features is feature
-    assert found.origins == (set() if feature else {(reading.value("image"), axis)})
+    assert found.origins == (set() if feature else {(reading["image"], axis)})
 
 
 def test_a_convolution_of_unknown_rank_is_an_origin() -> None:
     reading = read("y = Conv(z, kernel)", X, "y", **CONSTANTS)
-    assert tokens_of(reading.view, reading.facts, reading.value("y"), -1).origins == {(reading.value("y"), -1)}
+    assert tokens_of(reading.view, reading.facts, reading["y"], -1).origins == {(reading["y"], -1)}
 
 
 def test_origins_in_branches() -> None:
     branch = "{0}_branch = {0}g () => (float[B,S,12] {0}a) {{ {0}a = MatMul({1}, w) }}"
     body = f"y = If<{branch.format('then', 'x')}, {branch.format('else', 'other')}>(c) out = Neg(y)"
     reading = read(body, f"{X}, bool c", **CONSTANTS)
-    found = tokens_of(reading.view, reading.facts, reading.value("y"), -2)
+    found = tokens_of(reading.view, reading.facts, reading["y"], -2)
     assert {(value.name, along) for value, along in found.origins} == {("x", -2), ("other", -2)}
 
 
@@ -109,14 +109,14 @@ def test_a_loop_in_the_graph_of_values_ends() -> None:
     """A malformed function that calls itself gives its own argument back."""
     function = '<domain: "local", opset_import: ["" : 17, "local" : 1]> f (a) => (b) { b = local.f(a) }'
     reading = read("y = local.f(x) out = Neg(y)", X, functions=function, **CONSTANTS)
-    assert not tokens_of(reading.view, reading.facts, reading.value("y"), -2).features
+    assert not tokens_of(reading.view, reading.facts, reading["y"], -2).features
 
 
 class TestMayBeThoseOf:
     """Rule 2: keys and values are of the same tokens."""
 
     reads = read("a = Neg(x) b = Neg(x) c = Neg(other) out = Add(a, b)", X)
-    x, other, a, b = map(reads.value, ("x", "other", "a", "b"))
+    x, other, a, b = map(reads.__getitem__, ("x", "other", "a", "b"))
 
     def agree(self, keys: Tokens, values: Tokens) -> bool:
         assert keys.may_be_those_of(values) is values.may_be_those_of(keys)

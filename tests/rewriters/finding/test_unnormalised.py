@@ -11,7 +11,8 @@ from rewriters.finding.tokens import Tokens
 from rewriters.finding.unnormalised import key_tokens, weighing
 
 from ..patterns import weight
-from .graph_text import Reading, read
+from .graph_text import read
+from .reading import Reading
 
 X = "float[B,S,4] queries, float[B,T,4] keys, float[B,4,T] turned, float[B,T,4] others"
 HIDDEN = "x = Tanh(queries) y = Tanh(keys) cache = Tanh(others)"

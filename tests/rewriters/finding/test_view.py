@@ -32,19 +32,19 @@ def test_homes_say_where_nodes_live() -> None:
 def test_values_are_the_same_across_the_borders_of_bodies() -> None:
     function = FUNCTION.format("twice", "a", "b", "b = Neg(a)")
     reading = read(f"y = local.twice(x) {BRANCHES}", "float[1] x, bool c", functions=function, w=weight(1))
-    view, value = reading.view, reading.value
+    view, value = reading.view, reading.__getitem__
     assert view.forward[value("x")] == [value("a")] and view.backward[value("a")] == [value("x")]
     assert view.forward[value("b")] == [value("y")]
     assert view.backward[value("out")] == [value("ta"), value("ea")]
     assert value("c") not in view.forward
-    assert view.function(reading.maker("y")) is not None and view.function(reading.maker("out")) is None
+    assert view.function(reading.node("y")) is not None and view.function(reading.node("out")) is None
 
 
 def test_a_loop_carries_no_value_out_as_it_is() -> None:
     loop = "(int64 i, bool go, float[1] s) => (bool go2, float[1] t) { go2 = Identity(go) t = Neg(s) }"
     reading = read(f'out = Loop<body = b {loop}>("", c, x)', "float[1] x, bool c")
     assert not reading.view.backward
-    assert reading.view.homes[reading.maker("t")].where == ((0, "body"),)
+    assert reading.view.homes[reading.node("t")].where == ((0, "body"),)
 
 
 CONSTANT = {
@@ -74,7 +74,7 @@ def test_is_constant(body: str, name: str, constant: bool) -> None:
     if "outer" in body:  # defined behind what it calls
         functions += FUNCTION.format("outer", "g", "h", "h = local.twice(g)").replace('"" : 13', '"" : 13, "local" : 1')
     reading = read(body, "float[1] x, bool c", functions=functions, w=weight(1))
-    assert reading.view.is_constant(reading.value(name)) is constant
+    assert reading.view.is_constant(reading[name]) is constant
     assert reading.view.is_constant(None)
 
 
@@ -86,9 +86,9 @@ def test_functions_are_swept_after_all_their_callers() -> None:
         f" {header} outer (g) => (h) {{ k = local.inner(g) h = local.middle(k) }}"
     )
     reading = read("out = local.outer(w)", functions=functions, w=weight(1))
-    assert all(reading.view.is_constant(reading.value(name)) for name in "gkmab")
+    assert all(reading.view.is_constant(reading[name]) for name in "gkmab")
     reading = read("y = local.outer(w) out = local.inner(x)", functions=functions, w=weight(1))
-    assert [reading.view.is_constant(reading.value(name)) for name in "gmab"] == [True, True, False, False]
+    assert [reading.view.is_constant(reading[name]) for name in "gmab"] == [True, True, False, False]
 
 
 def test_functions_that_call_each_other_are_swept_all_the_same() -> None:
@@ -96,19 +96,19 @@ def test_functions_that_call_each_other_are_swept_all_the_same() -> None:
     g = f"{header} g (c) => (d) {{ d = local.f(c) e = Constant<value_int = 1>() }}"
     functions = f"{header} f (a) => (b) {{ b = local.g(a) }} {g}"
     reading = read("out = local.f(w)", functions=functions, w=weight(1))
-    assert reading.view.is_constant(reading.value("e"))
+    assert reading.view.is_constant(reading["e"])
 
 
 def test_position_of_an_input_goes_through_borders() -> None:
     reading = read(
         "out = local.second(w, x)", functions=FUNCTION.format("second", "a, b", "d", "d = Add(a, b)"), w=weight(1)
     )
-    call, inner = reading.maker("out"), reading.maker("d")
-    assert reading.view.position(call, reading.value("x")) == 1
-    assert reading.view.position(call, reading.value("w")) == 0
-    assert reading.view.position(inner, reading.value("x")) == 1
-    assert reading.view.position(inner, reading.value("b")) == 1
-    assert reading.view.position(inner, reading.value("out")) == 0
+    call, inner = reading.node("out"), reading.node("d")
+    assert reading.view.position(call, reading["x"]) == 1
+    assert reading.view.position(call, reading["w"]) == 0
+    assert reading.view.position(inner, reading["x"]) == 1
+    assert reading.view.position(inner, reading["b"]) == 1
+    assert reading.view.position(inner, reading["out"]) == 0
 
 
 def test_attributes_of_another_type_than_their_name_are_absent() -> None:
