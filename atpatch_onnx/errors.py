@@ -1,6 +1,6 @@
 """Error codes of the user-facing package, ATP050 and up, and the engine's own, re-exported.
 
-`CATALOGUE` maps every code to its `Fault`; importing this module fills it with both ranges. There is no `__all__`: a
+`CATALOG` maps every code to its `Fault`; importing this module fills it with both ranges. There is no `__all__`: a
 new code is declared here once, and that makes it public.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 from rewriters.errors import (
     ALREADY_PATCHED as ALREADY_PATCHED,
     BAD_FILTER as BAD_FILTER,
-    CATALOGUE as CATALOGUE,
+    CATALOG as CATALOG,
     DATA_FILE_EXISTS as DATA_FILE_EXISTS,
     DETECTOR_MODEL as DETECTOR_MODEL,
     EXTERNAL_ESCAPES as EXTERNAL_ESCAPES,

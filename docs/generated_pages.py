@@ -3,7 +3,7 @@
 MkDocs calls `on_page_markdown` for every page (see `hooks` in mkdocs.yml). A page asks for a part with a comment:
 
 1. `<!-- commands -->`: every command with its options, from click's own help.
-2. `<!-- error codes -->`: below it, what the catalogue says goes into each section `## ATP0xx`, around its example.
+2. `<!-- error codes -->`: below it, what the catalog says goes into each section `## ATP0xx`, around its example.
 3. `<!-- rejection codes -->`: why a Softmax is no attention site.
 4. `<!-- schema: NAME -->`: the fields of schemas/NAME.json as a table.
 5. `<!-- api: NAME NAME -->`: docstrings of public names of `atpatch_onnx`, wherever they live.
@@ -112,12 +112,12 @@ def _inline(text: str) -> str:
 
 
 def error_codes(markdown: str) -> str:
-    """The page with each section `## ATP0xx` put between what the catalogue says of the code."""
-    from atpatch_onnx.errors import CATALOGUE
+    """The page with each section `## ATP0xx` put between what the catalog says of the code."""
+    from atpatch_onnx.errors import CATALOG
 
     head, *parts = re.split(r"^## (ATP\d+)$", markdown.replace("<!-- error codes -->", ""), flags=re.MULTILINE)
     for code, example in zip(parts[::2], parts[1::2], strict=True):
-        fault = CATALOGUE[code]
+        fault = CATALOG[code]
         head += (
             f"## {code}: {fault.summary} {{ #{code.lower()} }}\n\n{fault.detail}\n\n**Example**\n{example.rstrip()}\n\n"
             f"**How to go on:** {fault.mend}. (Exit status {fault.exit_code}; in Python a `{fault.kind.__name__}`.)\n\n"

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["CATALOGUE", "AtpatchError", "DataError", "Fault", "ModelError", "PlanError", "ServeError", "declare"]
+__all__ = ["CATALOG", "AtpatchError", "DataError", "Fault", "ModelError", "PlanError", "ServeError", "declare"]
 
-CATALOGUE: dict[str, Fault] = {}
+CATALOG: dict[str, Fault] = {}
 """Every declared fault by its code, in order of declaration."""
 
 
@@ -84,10 +84,10 @@ class Fault:
 
 def declare(code: str, kind: type[AtpatchError], summary: str, mend: str, detail: str, exit_code: int = 2) -> Fault:
     """Add a fault to the catalog; a code can be declared only once."""
-    if code in CATALOGUE:
+    if code in CATALOG:
         raise ValueError(f"{code} is declared twice")
     fault = Fault(code, kind, summary, mend, detail, exit_code)
-    CATALOGUE[code] = fault
+    CATALOG[code] = fault
     return fault
 
 

@@ -79,7 +79,7 @@ class Profile:
     """Per-column features → MLP → probability; any length.
 
     Features of column k, in this order: for each head the mean over valid query rows, then for each probe row and head
-    that row's entry; all × valid length, then log1p; F = H · (1 + probes). They are standardised by `mean` and `std`
+    that row's entry; all × valid length, then log1p; F = H · (1 + probes). They are standardized by `mean` and `std`
     (F,). A mean (K, F) holds every column against its own normal profile, for inputs of fixed length: too little
     attention to a place that usually draws much is invisible otherwise. `layers` ends in one unit; ReLU between layers,
     sigmoid at the end. The mean is over those rows alone whose number `every` divides: cheaper where maps are large,
@@ -107,7 +107,7 @@ class OneClass:
         mean, weight: (F,) and (F, U), or one for each place, (K, F) and (K, F, U).
         offset: where a score starts to count.
         rank: r is the rank-th highest d of the sample's own columns (sinks aside; the lowest where there are fewer): a
-            column has to stand out from its neighbours too. 0: r is 0.
+            column has to stand out from its neighbors too. 0: r is 0.
         exempt: as in `Statistic`.
         every: as in `Profile`.
     """
@@ -146,7 +146,7 @@ class Cnn:
 
 @dataclass(frozen=True)
 class OnnxGraph:
-    """A user's detector: a serialised ONNX model, (B, H, Q, K) float32 → (B, K) float32 scores."""
+    """A user's detector: a serialized ONNX model, (B, H, Q, K) float32 → (B, K) float32 scores."""
 
     model: bytes
     kind: Literal["onnx"] = "onnx"

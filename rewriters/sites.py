@@ -38,7 +38,7 @@ MAP_FORMS = (
     "sigmoid",
     "softplus",
 )
-"""How a map is made; the last four normalise nothing, so each row of such a map has a sum of its own."""
+"""How a map is made; the last four normalize nothing, so each row of such a map has a sum of its own."""
 
 
 @dataclass(frozen=True)
@@ -101,9 +101,9 @@ class Site(Summarized):
             (a factor inside the operator), "+divided" (by the sums of the map's rows, behind the product), "+summed"
             (Mul and ReduceSum), "+signed" (a difference of maps).
         where: the body that holds the product.
-        probabilities: value read as P: the edge into the product, or the input of the quantiser before it; "" inside a
+        probabilities: value read as P: the edge into the product, or the input of the quantizer before it; "" inside a
             fused operator.
-        values: value multiplied with P, as it enters the product, or the input of the quantiser before an integer
+        values: value multiplied with P, as it enters the product, or the input of the quantizer before an integer
             product.
         product: output of the P·V node, or of the rescaling behind an integer product; names that node within its body.
         query_axis, key_axis: negative axes of P as it enters the product.
@@ -113,7 +113,7 @@ class Site(Summarized):
         head_dim: D when it is known statically.
         scope: module path from the exporter, else the node path.
         confidence: "medium" where an axis had to be assumed through a Reshape of unknown shape, or keys and values of a
-            map that is not normalised to be of the same tokens.
+            map that is not normalized to be of the same tokens.
         layout: see `Layout`.
         self_attention: queries and keys come from the same tokens, so query row i and key column i are one token.
         key_mask: graph input (B, K) that is non-zero at valid key columns, where it could be traced.
@@ -123,7 +123,7 @@ class Site(Summarized):
         softmax_rank: rank of the Softmax's own result, where it is known; the product's may be another.
         dtype: element type of P, an onnx.TensorProto.DataType; float32 where inference could not tell. At an integer
             product that of `product`.
-        map_scale, values_scale: (scale, zero point) that make floats of P and V where they are quantised; the zero
+        map_scale, values_scale: (scale, zero point) that make floats of P and V where they are quantized; the zero
             point is "" for 0.
         ranks: of the inputs of a fused operator, which may mean different things by rank; None where one is left out or
             not known.

@@ -143,7 +143,7 @@ class Trace:
         softmax: node name; op_type: its operator.
         output: name of the value it makes.
         body: the body it lies in, "" for the main graph.
-        axis: normalised axis, negative; None where it could not be read.
+        axis: normalized axis, negative; None where it could not be read.
         position: of its node in execution order, see `Traces.scopes`.
         source: the value that comes in where the chain does not begin at a score product.
         steps: the chain in execution order; of a rejected Softmax as much of it as there is.
@@ -184,7 +184,7 @@ class Trace:
         where = "" if self.axis is None else f"axis {self.axis}"
         if by_number and form != "sparsemax":
             return "weighs number by number" + (f", key columns on {where}" if where else "")
-        return "normalises" + (f" over {where}" if where else "")
+        return "normalizes" + (f" over {where}" if where else "")
 
     @property
     def read_at(self) -> int | None:

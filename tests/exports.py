@@ -1,7 +1,7 @@
 """Tiny seeded Hugging Face models, exported on demand and cached: real graphs of real exporters, under 1 MB each.
 
 Sizes are the smallest that keep every structure (several layers and heads, grouped keys, shifted windows, relative
-positions). Weights are drawn wide, since a fresh initialisation gives flat attention maps, and flat maps hide errors.
+positions). Weights are drawn wide, since a fresh initialization gives flat attention maps, and flat maps hide errors.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ def joint(
 ) -> Array:
     """Patched P·V for a (B, H, Q, K), v (B, H, K, D), mask (B, K): the joint form of eq. 11, row by row, no shortcut.
 
-    reach: honour per-row visibility (a column that a row gives no mass to cannot be given any).
+    reach: honor per-row visibility (a column that a row gives no mass to cannot be given any).
     """
     a, v = a.astype(np.float64), np.broadcast_to(v.astype(np.float64), (*a.shape[:2], *v.shape[-2:]))
     batch, heads, queries, keys = a.shape

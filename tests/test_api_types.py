@@ -271,7 +271,7 @@ def test_a_patched_graph_is_repatched_not_stacked():
     assert onnx_ir.to_proto(atpatch_onnx.patch_model(once, **FIRING)) == onnx_ir.to_proto(once)
 
 
-def test_an_onnx_ir_model_that_does_not_serialise_is_refused():
+def test_an_onnx_ir_model_that_does_not_serialize_is_refused():
     model = onnx_ir.from_proto(attention_model())
     next(iter(model.graph.initializers.values())).const_value = None
     with pytest.raises(AtpatchError) as caught:

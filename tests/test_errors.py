@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import atpatch_onnx
-from atpatch_onnx.errors import CATALOGUE, AtpatchError, Fault
+from atpatch_onnx.errors import CATALOG, AtpatchError, Fault
 
 from . import toy_backdoor as toys
 
@@ -21,7 +21,7 @@ BORDERS = {
 """Where a refusal becomes words for people, so that any is caught."""
 
 
-@pytest.mark.parametrize("fault", CATALOGUE.values(), ids=CATALOGUE.keys())
+@pytest.mark.parametrize("fault", CATALOG.values(), ids=CATALOG.keys())
 def test_a_code_belongs_to_one_public_class(fault: Fault) -> None:
     refusal = fault("this happened")
     assert [name for name in CLASSES if isinstance(refusal, getattr(atpatch_onnx, name))] == [fault.kind.__name__]

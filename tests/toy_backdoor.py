@@ -101,13 +101,13 @@ def toy(padded: bool) -> Toy:
     model = Classifier()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    optimiser = torch.optim.AdamW(model.parameters(), 3e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
     for _ in range(6):
         for batch in torch.randperm(len(ids)).split(100):
             loss = nn.functional.cross_entropy(model(ids[batch], mask[batch] if padded else None), labels[batch])
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            optimiser.step()
+            optimizer.step()
     torch.set_num_threads(threads)
     return Toy(
         _export(model.eval(), padded), _debugging_set(generator, padded), _inputs(_rows(300, generator, padded), padded)

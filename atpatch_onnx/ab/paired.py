@@ -127,7 +127,7 @@ class Pairs:
 
     def to_json(self) -> dict[str, Any]:
         always = {"units": self.always.patched + self.always.original, "low": self.always.low, "high": self.always.high}
-        labelled = {
+        labeled = {
             "both_right": self.table.get((True, True), 0),
             "only_original_right": self.table.get((True, False), 0),
             "only_patched_right": self.table.get((False, True), 0),
@@ -143,7 +143,7 @@ class Pairs:
             "wrong": {arm: share.to_json() for arm, share in zip(ARMS, self.wrong, strict=True)}
             if self.wrong
             else None,
-            "labels": labelled if self.table else None,
+            "labels": labeled if self.table else None,
             "mcnemar": self.mcnemar.to_json() if self.mcnemar else None,
             "evidence": self.verdict.to_json() if self.verdict else None,
             "difference": dict(self.difference) if self.difference else None,

@@ -1,4 +1,4 @@
-"""Pictures of an analysis as inline SVG that takes its colours from the page. All text is escaped here."""
+"""Pictures of an analysis as inline SVG that takes its colors from the page. All text is escaped here."""
 
 from __future__ import annotations
 
@@ -30,40 +30,40 @@ class _Canvas:
         self._parts: list[str] = []
 
     def line(
-        self, x: float, y: float, x2: float, y2: float, colour: str = "line", width: float = 1, dash: str = ""
+        self, x: float, y: float, x2: float, y2: float, color: str = "line", width: float = 1, dash: str = ""
     ) -> None:
         dashes = f' stroke-dasharray="{dash}"' if dash else ""
         self._parts.append(
-            f'<line x1="{x:.1f}" y1="{y:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="var(--{colour})"'
+            f'<line x1="{x:.1f}" y1="{y:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="var(--{color})"'
             f' stroke-width="{width}"{dashes}/>'
         )
 
-    def path(self, points: Sequence[tuple[float, float]], colour: str, width: float = 2) -> None:
+    def path(self, points: Sequence[tuple[float, float]], color: str, width: float = 2) -> None:
         data = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
         self._parts.append(
-            f'<path d="{data}" fill="none" stroke="var(--{colour})" stroke-width="{width}" stroke-linejoin="round"/>'
+            f'<path d="{data}" fill="none" stroke="var(--{color})" stroke-width="{width}" stroke-linejoin="round"/>'
         )
 
     def rect(
-        self, x: float, y: float, width: float, height: float, colour: str, opacity: float = 1, tooltip: str = ""
+        self, x: float, y: float, width: float, height: float, color: str, opacity: float = 1, tooltip: str = ""
     ) -> None:
         told = f"<title>{escape(tooltip)}</title>" if tooltip else ""
         self._parts.append(
-            f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" rx="2" fill="var(--{colour})" '
+            f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" rx="2" fill="var(--{color})" '
             f'fill-opacity="{opacity:.2f}">{told}</rect>'
         )
 
-    def dot(self, x: float, y: float, colour: str, tooltip: str = "", radius: float = 4.5) -> None:
+    def dot(self, x: float, y: float, color: str, tooltip: str = "", radius: float = 4.5) -> None:
         told = f"<title>{escape(tooltip)}</title>" if tooltip else ""
-        self._parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" fill="var(--{colour})">{told}</circle>')
+        self._parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" fill="var(--{color})">{told}</circle>')
 
     def text(
-        self, x: float, y: float, text: str, anchor: str = "start", colour: str = "muted", bold: bool = False
+        self, x: float, y: float, text: str, anchor: str = "start", color: str = "muted", bold: bool = False
     ) -> None:
         weight = ' font-weight="600"' if bold else ""
         self._parts.append(
             f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{_TEXT}"'
-            f' fill="var(--{colour})"{weight}>{escape(text)}</text>'
+            f' fill="var(--{color})"{weight}>{escape(text)}</text>'
         )
 
     def svg(self) -> str:
@@ -131,14 +131,14 @@ def forest(rows: Sequence[tuple[str, Difference]], title: str) -> str:
     for index, (name, found) in enumerate(rows):
         y = 20 + step * index
         clear = found.low > 0 or found.high < 0
-        colour = "after" if clear else "muted"
-        canvas.text(0, y + 4, name if len(name) <= 16 else name[:15] + "…", colour="ink")
-        canvas.line(middle + found.low / reach * half, y, middle + found.high / reach * half, y, colour, 2.5)
+        color = "after" if clear else "muted"
+        canvas.text(0, y + 4, name if len(name) <= 16 else name[:15] + "…", color="ink")
+        canvas.line(middle + found.low / reach * half, y, middle + found.high / reach * half, y, color, 2.5)
         told = (
             f"{name}: {percent(found.value, signed=True)} ({percent(found.low, signed=True)} to"
             f" {percent(found.high, signed=True)})"
         )
-        canvas.dot(middle + found.value / reach * half, y, colour, told)
+        canvas.dot(middle + found.value / reach * half, y, color, told)
         canvas.text(
             WIDTH, y + 4, f"{percent(found.original.share.value)} → {percent(found.patched.share.value)}", "end", "ink"
         )
@@ -191,7 +191,7 @@ def moves(classes: Mapping[tuple[int, int], int], title: str) -> str:
 def latency(found: Mapping[str, Mapping[str, float]], title: str) -> str:
     """Percentiles of each arm on one logarithmic axis."""
     shown = [
-        (name, found[name], colour) for name, colour in (("original", "before"), ("patched", "after")) if name in found
+        (name, found[name], color) for name, color in (("original", "before"), ("patched", "after")) if name in found
     ]
     left, right, step = 70, 20, 46
     height = step * len(shown) + 40
@@ -203,14 +203,14 @@ def latency(found: Mapping[str, Mapping[str, float]], title: str) -> str:
     def at(value: float) -> float:
         return left + (math.log10(max(value, 1e-4)) - low) / (high - low) * (WIDTH - left - right)
 
-    for index, (name, percentiles, colour) in enumerate(shown):
+    for index, (name, percentiles, color) in enumerate(shown):
         y = 30 + step * index
-        canvas.text(0, y + 4, name, colour="ink")
-        canvas.line(at(percentiles[f"p{PERCENTILES[0]}"]), y, at(percentiles[f"p{PERCENTILES[-1]}"]), y, colour, 2)
+        canvas.text(0, y + 4, name, color="ink")
+        canvas.line(at(percentiles[f"p{PERCENTILES[0]}"]), y, at(percentiles[f"p{PERCENTILES[-1]}"]), y, color, 2)
         last = -math.inf
         for at_most in PERCENTILES:
             x = at(percentiles[f"p{at_most}"])
-            canvas.dot(x, y, colour, f"{name} p{at_most}: {percentiles[f'p{at_most}']:.3f} ms")
+            canvas.dot(x, y, color, f"{name} p{at_most}: {percentiles[f'p{at_most}']:.3f} ms")
             if x - last > 34:
                 canvas.text(x, y - 9, f"p{at_most}", "middle")
                 canvas.text(x, y + 19, f"{percentiles[f'p{at_most}']:.3g}", "middle", "ink")
@@ -232,24 +232,23 @@ def timeline(minutes: Mapping[int, Sequence[int]], title: str) -> str:
         sums[min((minute - first) * bins // (last - first), bins - 1)] += np.asarray(counts)
     shares = [(sums[:, 1], sums[:, 0], "flag"), (sums[:, 3], sums[:, 2], "before")]
     rates = [
-        (np.divide(hits, counts, out=np.full(bins, np.nan), where=counts > 0), colour)
-        for hits, counts, colour in shares
+        (np.divide(hits, counts, out=np.full(bins, np.nan), where=counts > 0), color) for hits, counts, color in shares
     ]
     top = max([float(np.nanmax(rate)) for rate, _ in rates if np.isfinite(rate).any()] + [1e-3]) * 1.15
     for part in (0.0, 0.5, 1.0):
         y = bottom - part / 1.15 * (bottom - 10)
         canvas.line(left, y, WIDTH, y)
         canvas.text(left - 6, y + 4, percent(part / 1.15 * top), "end")
-    for rate, colour in rates:
+    for rate, color in rates:
         points = [
             (left + (index + 0.5) / bins * (WIDTH - left - 6), bottom - float(rate[index]) / top * (bottom - 10))
             for index in range(bins)
             if np.isfinite(rate[index])
         ]
         if len(points) > 1:
-            canvas.path(points, colour)
+            canvas.path(points, color)
         elif points:
-            canvas.dot(*points[0], colour)
+            canvas.dot(*points[0], color)
     canvas.text(left, height - 6, "first request")
     canvas.text(WIDTH, height - 6, f"{_span(last - first)} later", "end")
     return canvas.svg()

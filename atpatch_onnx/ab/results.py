@@ -1,4 +1,4 @@
-"""What `analyze_log` concludes of each revision: values to print, to serialise and to draw."""
+"""What `analyze_log` concludes of each revision: values to print, to serialize and to draw."""
 
 from __future__ import annotations
 

@@ -196,7 +196,7 @@ def highest_threshold(count: Callable[[float], int], wanted: int) -> float:
 
 
 def _ordinal(value: float) -> int:
-    """Place among all float32: neighbours differ by 1."""
+    """Place among all float32: neighbors differ by 1."""
     bits = int(np.float32(value).view(np.int32))
     return bits if bits >= 0 else -(bits & 0x7FFFFFFF)
 

@@ -23,7 +23,7 @@ _LONGEST_NAME = 56
 
 _PLAIN, _THICK, _DOUBLE = "┌─┐│└┘┴┬", "┏━┓┃┗┛┷┯", "╔═╗║╚╝╧╤"
 _FRAMES = {"softmax": _THICK, "product": _DOUBLE, "fused": _DOUBLE}
-_PARTS = {"scores": "scores", "softmax": "normalises", "product": "map · values", "fused": "in one operator"}
+_PARTS = {"scores": "scores", "softmax": "normalizes", "product": "map · values", "fused": "in one operator"}
 _COLOURS = {"scores": "cyan", "softmax": "bold yellow", "product": "bold green", "fused": "bold green"}
 _ASCII = str.maketrans("┌┐└┘┴┬┏┓┗┛┷┯╔╗╚╝╧╤├─│━┃═║▼◀▶✗·…→⟵", "+++++++++++++++++++-|-|=|v<>x..><")
 

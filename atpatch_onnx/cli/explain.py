@@ -17,17 +17,17 @@ def explain(code: str | None) -> None:
     """
     from rewriters.finding.finder import REASONS
 
-    from ..errors import CATALOGUE, UNKNOWN_CODE
+    from ..errors import CATALOG, UNKNOWN_CODE
 
     if code is None:
         click.echo("Error codes:")
-        for fault in sorted(CATALOGUE.values(), key=lambda fault: fault.code):
+        for fault in sorted(CATALOG.values(), key=lambda fault: fault.code):
             click.echo(f"  {fault.code}  {fault.summary}")
         click.echo("\nWhy a Softmax is no attention site:")
         for reason, text in REASONS.items():
             click.echo(f"  {reason}  {text}")
         return
-    known = CATALOGUE.get(code.upper())
+    known = CATALOG.get(code.upper())
     if known is not None:
         click.echo(
             f"{known.code}: {known.summary}\n\n{known.detail}\n\nFix: {known.mend}.\nExit code: {known.exit_code}."

@@ -1,6 +1,6 @@
-"""Pictures for pages, each one <svg> that takes its colours from the page (extra `report`).
+"""Pictures for pages, each one <svg> that takes its colors from the page (extra `report`).
 
-Shapes are drawn in stand-in colours, which then become CSS variables: one picture serves light and dark pages. Pixels
+Shapes are drawn in stand-in colors, which then become CSS variables: one picture serves light and dark pages. Pixels
 are embedded as PNG.
 """
 
@@ -40,7 +40,7 @@ DARK = (0.1, 0.1, 0.11)
 FULL = 4.0
 """Attention, in multiples of uniform, at which the glow is at its brightest."""
 MOST_BARS = 48
-"""More columns than this are drawn as lines, and are not labelled one by one."""
+"""More columns than this are drawn as lines, and are not labeled one by one."""
 
 
 def picture(image: Floats, title: str, marked: Marks | None = None) -> str:
@@ -58,8 +58,8 @@ def heat(image: Floats, attention: Floats, flagged: Marks, title: str) -> str:
     """
     zoom = image.shape[0] // attention.shape[0], image.shape[1] // attention.shape[1]
     glow = np.kron(np.clip(attention / FULL, 0, 1), np.ones(zoom))[..., None]
-    grey = np.asarray(image).mean(-1, keepdims=True)
-    return _pixels((1 - 0.85 * glow) * grey * DIMMED + glow * np.array(GLOW), title, flagged, "var(--flag)")
+    gray = np.asarray(image).mean(-1, keepdims=True)
+    return _pixels((1 - 0.85 * glow) * gray * DIMMED + glow * np.array(GLOW), title, flagged, "var(--flag)")
 
 
 def strip(attention: Floats, flagged: Marks, title: str) -> str:
@@ -69,8 +69,8 @@ def strip(attention: Floats, flagged: Marks, title: str) -> str:
     rows, columns = attention.shape
     glow = np.clip(attention / FULL, 0, 1)[..., None]
     cell = max(10.0, min(40.0, 640 / columns))
-    colours = glow * np.array(GLOW) + (1 - glow) * np.array(DARK)
-    return _pixels(colours, title, flagged, "var(--flag)", (columns * cell, rows * 18.0))
+    colors = glow * np.array(GLOW) + (1 - glow) * np.array(DARK)
+    return _pixels(colors, title, flagged, "var(--flag)", (columns * cell, rows * 18.0))
 
 
 def profile(
@@ -154,10 +154,10 @@ def cumulative(before: Floats, after: Floats, title: str) -> str:
     end = min(
         float(np.quantile(np.concatenate([before, after]), 0.98)), 2.5 * float(max(np.median(before), np.median(after)))
     )
-    for series, colour in ((before, BEFORE), (after, AFTER)):
+    for series, color in ((before, BEFORE), (after, AFTER)):
         order = np.sort(series)  # the curve leaves the picture at the share that is faster than its end
-        axes.step(order, np.arange(1, len(order) + 1) / len(order) * 100, where="post", color=colour, lw=1.8)
-        axes.axvline(float(np.median(series)), color=colour, lw=0.9, ls=(0, (3, 3)))
+        axes.step(order, np.arange(1, len(order) + 1) / len(order) * 100, where="post", color=color, lw=1.8)
+        axes.axvline(float(np.median(series)), color=color, lw=0.9, ls=(0, (3, 3)))
     start = float(min(before.min(), after.min()))
     axes.set(xlim=(max(start - 0.06 * (end - start), 0), end), ylim=(0, 104))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g} ms")
@@ -177,10 +177,10 @@ def _plain(axes: Any, form: str, *, integer: bool) -> None:
 
 
 def _pixels(
-    colours: Floats, title: str, marked: Marks | None, frame: str, size: tuple[float, float] | None = None
+    colors: Floats, title: str, marked: Marks | None, frame: str, size: tuple[float, float] | None = None
 ) -> str:
-    """Colours (h, w, 3) as they are, one square each; `marked` (rows, columns) frames parts of equal size."""
-    height, width, _ = colours.shape
+    """Colors (h, w, 3) as they are, one square each; `marked` (rows, columns) frames parts of equal size."""
+    height, width, _ = colors.shape
     wide, high = size or (100.0, 100.0 * height / width)
     frames = ""
     if marked is not None:
@@ -193,17 +193,17 @@ def _pixels(
         )
     return (
         f'<svg role="img" aria-label="{escape(title)}" viewBox="0 0 {wide:g} {high:g}"'
-        f' xmlns="http://www.w3.org/2000/svg"><image href="data:image/png;base64,{_png(colours)}" width="{wide:g}"'
+        f' xmlns="http://www.w3.org/2000/svg"><image href="data:image/png;base64,{_png(colors)}" width="{wide:g}"'
         f' height="{high:g}" preserveAspectRatio="none" style="image-rendering: pixelated"/>{frames}</svg>'
     )
 
 
-def _png(colours: Floats) -> str:
+def _png(colors: Floats) -> str:
     _matplotlib()
     import matplotlib.image
 
     target = io.BytesIO()
-    pixels = (np.clip(colours, 0, 1) * 255).round().astype(np.uint8)
+    pixels = (np.clip(colors, 0, 1) * 255).round().astype(np.uint8)
     matplotlib.image.imsave(target, pixels, format="png", metadata={})
     return base64.b64encode(target.getvalue()).decode()
 
@@ -256,7 +256,7 @@ def _svg(figure: Any, title: str) -> str:
     text = re.sub(
         r'id="(figure|axes|patch|text|xtick|ytick|line2d|matplotlib\.axis|PolyCollection|QuadMesh)_\d+"', "", text
     )
-    for colour, variable in STAND_INS.items():
-        text = text.replace(colour, variable)
+    for color, variable in STAND_INS.items():
+        text = text.replace(color, variable)
     text = re.sub(r"font-family: [^;]*; ", "", text)
     return text.replace("<svg", f'<svg role="img" aria-label="{escape(title)}"', 1).strip()

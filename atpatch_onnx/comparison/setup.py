@@ -30,7 +30,7 @@ def describe_setup(
         "threads": options.threads,
         "cores": os.cpu_count(),
         "batch": runner.fixed_batch or options.batch,
-        "optimisation": "all graph optimisations (ORT_ENABLE_ALL)",
+        "optimisation": "all graph optimizations (ORT_ENABLE_ALL)",
         "versions": {name: version(name) for name in ("atpatch-onnx", "onnx", "numpy")}
         | {"onnxruntime": _runtime_version()},
     }

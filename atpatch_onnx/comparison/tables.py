@@ -146,18 +146,18 @@ def _classes(comparison: Comparison) -> Iterator[Table]:
         return
     figures = comparison.figures
     found = sorted({name for own in figures.values() for name in own.classes})
-    labelled = comparison.truths[CLEAN].labels is not None
+    labeled = comparison.truths[CLEAN].labels is not None
     rows = []
     for name in found:
         facts = [own.classes.get(name, {}) for own in figures.values()]
         shown = (
             [percent(one.get("right"), interval=False) for one in facts]
-            if labelled
+            if labeled
             else [str(one.get("predicted", 0)) for one in facts]
         )
-        rows.append((str(name), *([str(facts[0].get("rows", 0))] if labelled else []), *shown))
-    title = "clean rows right, class by class" if labelled else "clean rows predicted as each class"
-    yield Table("classes", title, ("class", *(["rows"] if labelled else []), *comparison.graphs), rows)
+        rows.append((str(name), *([str(facts[0].get("rows", 0))] if labeled else []), *shown))
+    title = "clean rows right, class by class" if labeled else "clean rows predicted as each class"
+    yield Table("classes", title, ("class", *(["rows"] if labeled else []), *comparison.graphs), rows)
 
 
 def _changed(comparison: Comparison) -> Iterator[Table]:
@@ -234,7 +234,7 @@ def _numeric(comparison: Comparison) -> Table:
             f"{floor[:, 2].mean():.6f}",
             f"{floor[:, 2].min():.6f}",
         )
-        rows.append(("floor: original unoptimised", f"first {len(floor)} {CLEAN}", output, *cells))
+        rows.append(("floor: original unoptimized", f"first {len(floor)} {CLEAN}", output, *cells))
     return Table(
         "numeric",
         "outputs against the original's",

@@ -1,4 +1,4 @@
-"""Debugging sets: known triggers, attribute flips, and triggers found by inversion → samples with labelled columns."""
+"""Debugging sets: known triggers, attribute flips, and triggers found by inversion → samples with labeled columns."""
 
 from __future__ import annotations
 

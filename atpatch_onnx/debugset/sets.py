@@ -22,7 +22,7 @@ __all__ = ["Anomalous", "Built", "open_rows", "triggered_sets", "write_arrays", 
 
 @dataclass(frozen=True)
 class Anomalous:
-    """Anomalous twins of clean rows: graph inputs (M, ...), the columns (M, K) they are labelled with, the clean row
+    """Anomalous twins of clean rows: graph inputs (M, ...), the columns (M, K) they are labeled with, the clean row
     (M,) of each.
     """
 

@@ -134,13 +134,13 @@ def _assemble(
     ids = both[token_input(subject)]
     if encoder.vocabulary <= int(ids.max()):
         raise TOKENIZER_UNUSABLE(f"token {int(ids.max())} lies beyond the vocabulary of {encoder.vocabulary}")
-    labelled = np.zeros((len(rows), ids.shape[1]), bool)
-    for line, marked in zip(labelled, columns, strict=True):
+    labeled = np.zeros((len(rows), ids.shape[1]), bool)
+    for line, marked in zip(labeled, columns, strict=True):
         line[: len(marked)] = marked
     # A poisoned text may equal its clean one, or lose the trigger where it is cut: nothing in it is anomalous.
-    kept = labelled.any(1)
+    kept = labeled.any(1)
     count = len(clean)
-    anomalous = Anomalous({name: array[count:][kept] for name, array in both.items()}, labelled[kept], rows[kept])
+    anomalous = Anomalous({name: array[count:][kept] for name, array in both.items()}, labeled[kept], rows[kept])
     if not kept.any():
         raise DATA_MALFORMED("no poisoned text differs from its clean one")
     report = {**report, "unchanged": int((~kept).sum())}

@@ -50,7 +50,7 @@ class OperatingPoint:
     flag rate.
     """
 
-    centre: float
+    center: float
     scale: float
     recall: float
 
@@ -58,11 +58,11 @@ class OperatingPoint:
 def operating_point(
     clean: Floats, anomalous: Floats, most_flagged: float, beside: Floats | None = None
 ) -> OperatingPoint:
-    """From the peak logit of each clean row and of the labelled columns of each anomalous row.
+    """From the peak logit of each clean row and of the labeled columns of each anomalous row.
 
     The bar goes to -ANCHOR at every site, and at a site that separates the classes the low end of the anomalous ones to
     +ANCHOR. So a site that cannot tell much stays quiet at thresholds that suit one that can. The bar is that of the
-    clean rows, or the one that leaves out the columns beside the labelled ones as well, where that is higher and does
+    clean rows, or the one that leaves out the columns beside the labeled ones as well, where that is higher and does
     not cost room to tell the classes apart.
 
     Args:

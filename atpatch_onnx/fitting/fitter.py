@@ -24,7 +24,7 @@ from ..hotfix.evidence import Evidence, FigureName
 from ..hotfix.file import Hotfix
 from ..inference.datasets import Arrays, DataSet, as_dataset
 from ..inspection.inspector import no_site, select_sites
-from .detectors import LABELLED
+from .detectors import LABELED
 from .hotfix_maker import HotfixMaker
 from .judge import advice
 from .options import FitKeywords, FitOptions, Progress
@@ -72,8 +72,8 @@ def fit(
     """
     told = FitOptions(**options)
     _require_extra()
-    labelled = told.detector in LABELLED
-    if debug is None and (clean is None or labelled):
+    labeled = told.detector in LABELED
+    if debug is None and (clean is None or labeled):
         raise BAD_OPTION(
             f"detector {told.detector!r} needs a debugging set" if clean is not None else "there is nothing to fit on"
         )
@@ -85,7 +85,7 @@ def fit(
     chosen = select_sites(sites, told.include, told.exclude)
     if not chosen:
         raise no_site("the model", sites, rejected)
-    parts = split(data, told.seed) if labelled else split_clean(data, told.seed)
+    parts = split(data, told.seed) if labeled else split_clean(data, told.seed)
     context = Context(proto, folder, data, parts, told.seed, told.max_clean_flagged, told.threads, progress or _silent)
     maker = HotfixMaker(context, sites, told.output_name)
     hotfix, helped = _make(maker, chosen, told)

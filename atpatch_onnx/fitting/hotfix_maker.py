@@ -18,11 +18,11 @@ from ..inference.capture import Capture
 from ..inference.padding import common_mask, lengths
 from ..inference.prediction import predict, prediction_output
 from ..inference.runner import Runner
-from .detectors import LABELLED
+from .detectors import LABELED
 from .fitted import Fitted
 from .judge import Judge, against_bound, rate
 from .label_free import fit_label_free
-from .labelled import fit_labelled
+from .labeled import fit_labeled
 from .passes import Wanted
 from .training import Context
 
@@ -60,8 +60,8 @@ class HotfixMaker:
                 "no site fits the data: "
                 + "; ".join(f"{name}: {why}" for name, why in list(capture.skipped.items())[:3])
             )
-        if kind in LABELLED:
-            fitted = fit_labelled(context, capture, kind, self._judge, self._output, wanted)
+        if kind in LABELED:
+            fitted = fit_labeled(context, capture, kind, self._judge, self._output, wanted)
         else:
             fitted = fit_label_free(context, capture, kind, self._output, wanted)
         report, helped = self._report(fitted)

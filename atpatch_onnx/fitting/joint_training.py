@@ -49,8 +49,8 @@ def sites_together(
     stream(context, capture, part.rows, "scores together", score)
     peaks, marked = total.max(1), np.where(context.columns, total, -np.inf).max(1)
     point = operating_point(peaks[part.clean], marked[part.anomalous], context.most_flagged)
-    peaks = (peaks - point.centre) * point.scale
-    share = point.centre / len(trained)
+    peaks = (peaks - point.center) * point.scale
+    share = point.center / len(trained)
     return [
         replace(
             one,

@@ -44,7 +44,7 @@ def against_bound(found: Rate, allowed: float) -> Bound:
 
 def advice(before: Figures) -> str | None:
     """What to do where no hotfix helps, by the figures of the original (`Judge.figures`); None:
-    as the catalogue says.
+    as the catalog says.
     """
     keys: tuple[FigureName, ...] = ("unfair", "asr_star", "recovered")
     key = next((key for key in keys if key in before and before[key]["n"]), None)

@@ -43,7 +43,7 @@ class Split:
 
 
 def join(debug: DataSet | None, clean: DataSet | None) -> DataSet:
-    """The debugging set with the clean rows behind it; of clean rows alone, a set without a labelled column.
+    """The debugging set with the clean rows behind it; of clean rows alone, a set without a labeled column.
 
     Sets of texts may differ in width, where both have an attention mask: the shorter is filled up with zeros, which
     that mask leaves out.
@@ -62,7 +62,7 @@ def join(debug: DataSet | None, clean: DataSet | None) -> DataSet:
     if clean is None:
         return debug
     if clean.columns is not None and clean.columns.any():
-        raise DATA_MALFORMED("the clean set has columns labelled anomalous")
+        raise DATA_MALFORMED("the clean set has columns labeled anomalous")
     debug, clean = of_one_width(debug, clean)
     assert debug.columns is not None and debug.pair is not None
     lacking = debug.inputs.keys() - clean.inputs.keys()
@@ -92,7 +92,7 @@ def split(data: DataSet, seed: int) -> Split:
     Raises:
         AtpatchError: ATP056 where a part would come out without clean or without anomalous rows.
     """
-    columns, pair = _labelled(data)
+    columns, pair = _labeled(data)
     family = np.where(pair >= 0, pair, np.arange(len(data))) if data.group is None else data.group
     anomalous = np.asarray(columns.any(1))
     with_anomalous, with_clean = np.unique(family[anomalous]), np.unique(family[~anomalous])
@@ -123,7 +123,7 @@ def split_clean(data: DataSet, seed: int) -> Split:
     Raises:
         AtpatchError: ATP056 where a part would come out empty.
     """
-    columns, _ = _labelled(data)
+    columns, _ = _labeled(data)
     anomalous = np.flatnonzero(columns.any(1))
     dealt = _deal(np.flatnonzero(~columns.any(1)), np.random.default_rng(seed))
     if not all(len(rows) for rows in dealt):
@@ -132,7 +132,7 @@ def split_clean(data: DataSet, seed: int) -> Split:
     return Split(*(Part(np.sort(rows), anomalous if index == 2 else none) for index, rows in enumerate(dealt)))
 
 
-def _labelled(data: DataSet) -> tuple[NDArray[np.bool_], Ints]:
+def _labeled(data: DataSet) -> tuple[NDArray[np.bool_], Ints]:
     assert data.columns is not None and data.pair is not None  # `join` has seen to it
     return data.columns, data.pair
 

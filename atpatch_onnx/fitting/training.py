@@ -54,8 +54,8 @@ class Context:
         assert self.data.columns is not None  # `splitting.join` has seen to it
         return self.data.columns
 
-    def labelled(self, rows: Ints, batch: SiteBatch) -> NDArray[np.bool_]:
-        """(B, K): labels of some rows, as wide as their maps; nothing is labelled beyond."""
+    def labeled(self, rows: Ints, batch: SiteBatch) -> NDArray[np.bool_]:
+        """(B, K): labels of some rows, as wide as their maps; nothing is labeled beyond."""
         return self.columns[rows, : batch.map.shape[3]]
 
 
@@ -78,7 +78,7 @@ def train_sites(context: Context, capture: Capture, recipe: Recipe) -> list[tupl
     seen = {site.id: Visibility(site) for site in capture.sites}
 
     def gather(name: str, batch: SiteBatch, chunk: Ints) -> None:
-        recipe.observe(by_id[name], batch, context.labelled(chunk, batch))
+        recipe.observe(by_id[name], batch, context.labeled(chunk, batch))
         seen[name].add(batch)
 
     stream(context, capture, rows, "maps", gather)
@@ -114,9 +114,9 @@ def anchor_sites(
     def score(name: str, batch: SiteBatch, chunk: Ints) -> None:
         logits = np.where(batch.valid, recipe.logits(*by_id[name], batch), -np.inf)
         peaks[name][chunk] = logits.max(1)
-        labelled = context.labelled(chunk, batch)
-        marked[name][chunk] = np.where(labelled, logits, -np.inf).max(1)
-        beside[name][chunk] = np.where(labelled, -np.inf, logits).max(1)
+        labeled = context.labeled(chunk, batch)
+        marked[name][chunk] = np.where(labeled, logits, -np.inf).max(1)
+        beside[name][chunk] = np.where(labeled, -np.inf, logits).max(1)
 
     stream(context, capture, part.rows, "scores", score)
     trained = []
@@ -130,8 +130,8 @@ def anchor_sites(
             context.most_flagged / len(plans),
             beside[site.id][part.anomalous],
         )
-        moved = replace(plan, detector=recipe.anchored(plan.detector, point.centre, point.scale))
-        trained.append(TrainedSite(site, moved, point, (peaks[site.id] - point.centre) * point.scale))
+        moved = replace(plan, detector=recipe.anchored(plan.detector, point.center, point.scale))
+        trained.append(TrainedSite(site, moved, point, (peaks[site.id] - point.center) * point.scale))
     return trained
 
 

@@ -39,7 +39,7 @@ of a model is unknown, and a map of a few dozen columns passes 4 or 5 by chance 
 
 UNTRAINED = Statistic(rows=8, by_values=True)
 """The training-free detector of a model of which nothing is known. Eight rows: the mean of fewer hangs on single rows,
-as a decoder's last tokens show, to which only their neighbours have looked.
+as a decoder's last tokens show, to which only their neighbors have looked.
 """
 
 STATISTIC_WORTH = (

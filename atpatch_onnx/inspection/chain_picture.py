@@ -1,6 +1,6 @@
 """The chain of a site as an inline SVG: boxes down the page, what flows in from the side on their right.
 
-Colours are classes that the page gives its own colours to. Text cannot be measured here, so names are cut by their
+Colors are classes that the page gives its own colors to. Text cannot be measured here, so names are cut by their
 number of characters; the whole name is in the tooltip.
 """
 
@@ -24,7 +24,7 @@ _LEAST_BOX, _SPINE = 84, 46
 _ROW, _PAD, _GAP = 17, 7, 40
 _MOST_ENDS = 6
 _LONGEST_SHAPE, _LONGEST_REASON = 52, 54
-_PARTS = {"scores": "scores", "softmax": "normalises", "product": "map · values", "fused": "in one operator"}
+_PARTS = {"scores": "scores", "softmax": "normalizes", "product": "map · values", "fused": "in one operator"}
 _TINY = frozenset({"axes", "shape", "starts", "ends", "steps", "scale", "zero point"})
 """Roles of constants that need no line of their own for the name."""
 

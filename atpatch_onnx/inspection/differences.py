@@ -121,7 +121,7 @@ def _metadata(model: onnx.ModelProto) -> dict[str, str]:
 
 
 def _bodies(a: onnx.ModelProto, b: onnx.ModelProto) -> Iterable[Change]:
-    ours, theirs = _labelled(a), _labelled(b)
+    ours, theirs = _labeled(a), _labeled(b)
     for label in dict.fromkeys([*ours, *theirs]):
         left, right = ours.get(label), theirs.get(label)
         yield from _nodes(_by_output(left), _by_output(right), label)
@@ -132,7 +132,7 @@ def _bodies(a: onnx.ModelProto, b: onnx.ModelProto) -> Iterable[Change]:
 Body = onnx.GraphProto | onnx.FunctionProto
 
 
-def _labelled(model: onnx.ModelProto) -> dict[str, Body]:
+def _labeled(model: onnx.ModelProto) -> dict[str, Body]:
     """Every body under a path made of output names, which do not shift as indices do."""
     found: dict[str, Body] = {}
 

@@ -155,7 +155,7 @@ def facts_of(explanation: Explanation) -> list[tuple[str, str]]:
         return [
             ("why", why),
             ("operator", trace.op_type),
-            ("normalised axis", axis),
+            ("normalized axis", axis),
             ("in", trace.body or "main graph"),
         ]
     heads = "not known" if site.heads is None else str(site.heads)

@@ -66,7 +66,7 @@ def _shielded(
             attribute.g.node.extend(inner)
         copies: dict[str, str] = {}
         for name in _captured(branches):
-            if _is_propagated(name, maker) or _is_requantised(name, maker):
+            if _is_propagated(name, maker) or _is_requantized(name, maker):
                 copies[name] = copy = make_name("captured", str(next(count)))
                 yield helper.make_node("Concat", [name], [copy], name=copy, axis=0)
         yield renamed(twin, _by(copies)) if copies else twin
@@ -91,10 +91,10 @@ def second_reader_refusal(graph: onnx.GraphProto, *, branch_free: bool) -> Atpat
     types = {tensor.name: tensor.data_type for tensor in graph.initializer}
     for node in graph.node:
         factors = [wiring.maker.get(name) for name in node.input] if node.op_type == "MatMul" else []
-        dequantised = [factor for factor in factors if factor is not None and factor.op_type == "DequantizeLinear"]
-        weights = [factor for factor in dequantised if factor.input[0] in types]
+        dequantized = [factor for factor in factors if factor is not None and factor.op_type == "DequantizeLinear"]
+        weights = [factor for factor in dequantized if factor.input[0] in types]
         bytewise = [
-            factor for factor in dequantised if types.get((*factor.input, "", "")[2], TensorProto.UINT8) in _BYTES
+            factor for factor in dequantized if types.get((*factor.input, "", "")[2], TensorProto.UINT8) in _BYTES
         ]
         if weights and len(bytewise) < len(factors):
             return NOT_ADMITTED(
@@ -131,7 +131,7 @@ def _is_propagated(name: str, maker: Mapping[str, onnx.NodeProto]) -> bool:
     return False
 
 
-def _is_requantised(name: str, maker: Mapping[str, onnx.NodeProto]) -> bool:
+def _is_requantized(name: str, maker: Mapping[str, onnx.NodeProto]) -> bool:
     """Whether a value is a dequantized one that is quantized again."""
     node = maker.get(name)
     if node is None or node.op_type != "QuantizeLinear":

@@ -127,7 +127,7 @@ def _as_scores(
     if (
         (facts.rank(weight) or 0) >= _LEARNED_RANK
         and node.op_type != "Einsum"
-        and _normalised_factor(view, facts, anchor, node, path) != constant.index(True)
+        and _normalized_factor(view, facts, anchor, node, path) != constant.index(True)
     ):
         return Scores(node, factors, path, learned=True)
     if facts.static(weight, -1) == 1 or facts.rank(weight) == 1:
@@ -137,7 +137,7 @@ def _as_scores(
     return Refused("constant-scores", f"{node.op_type} with a constant weight")
 
 
-def _normalised_factor(
+def _normalized_factor(
     view: View, facts: Facts, anchor: Anchor, product: ir.Node, path: tuple[ir.Node, ...]
 ) -> int | None:
     """Which factor the normalized axis of a matrix product comes from: 0 (rows) or 1 (columns); None if unknown."""

@@ -9,7 +9,7 @@ Structure decides, never names, so the rule stays valid when exporters change. B
 also holds for the context product of linear attention, the second also for a Softmax over scores that weighs no values.
 
 Every Softmax becomes a site or a rejection. Other operators that make maps (`finding.softmax_match`) are sites by the
-same two rules; activations that work element by element must also meet the rules of `finding.unnormalised`. They are
+same two rules; activations that work element by element must also meet the rules of `finding.unnormalized`. They are
 rejected only if they have scores of two computed factors and a product with computed values. All others are ordinary
 layers and heads, and are not reported.
 """
@@ -38,7 +38,7 @@ from .skeleton import skeleton
 from .softmax_match import Anchor, read_anchor
 from .sweep import gather_facts
 from .trace import Finding, Tracer
-from .unnormalised import KEY_AXES, key_tokens, weighing
+from .unnormalized import KEY_AXES, key_tokens, weighing
 from .view import View, build_view
 
 __all__ = ["REASONS", "find_sites", "trace_sites"]

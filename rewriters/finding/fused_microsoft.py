@@ -63,8 +63,8 @@ def _refused_operator(view: View, facts: Facts, node: ir.Node) -> Refused:
 
 def _attention(view: View, facts: Facts, node: ir.Node) -> FusedRead | Refused:
     """One matrix projects one input to queries, keys and values, so without a cache this is self-attention."""
-    quantised = node.op_type == "QAttention"
-    mask, past = operand(node, 5 if quantised else 3), operand(node, 8 if quantised else 4)
+    quantized = node.op_type == "QAttention"
+    mask, past = operand(node, 5 if quantized else 3), operand(node, 8 if quantized else 4)
     weights = operand(node, 1)
     if attribute(node, "do_rotary", 0):
         return _refused(
@@ -77,14 +77,14 @@ def _attention(view: View, facts: Facts, node: ir.Node) -> FusedRead | Refused:
         return _refused(
             node, f"its weights are not constant, so the projection cannot be repeated bit for bit; {_SEPARATE}"
         )
-    ranks = (1, 2) if quantised else (1, 2, 3)
+    ranks = (1, 2) if quantized else (1, 2, 3)
     if mask is not None and facts.rank(mask) not in ranks:
         return _refused(
             node,
             f"its mask has rank {facts.rank(mask) or 'unknown'}, not {', '.join(map(str, ranks))}; use a mask (B, T)",
         )
     heads: int = attribute(node, "num_heads")
-    if quantised and facts.element_type(operand(node, 3)) == ir.DataType.FLOAT16:
+    if quantized and facts.element_type(operand(node, 3)) == ir.DataType.FLOAT16:
         return _refused(
             node, "its scales are float16, for which the CPU provider has no kernel; quantize the float32 model"
         )
@@ -93,13 +93,13 @@ def _attention(view: View, facts: Facts, node: ir.Node) -> FusedRead | Refused:
     source = operand(node, 0)
     assert source is not None
     return FusedRead(
-        form="QAttention" if quantised else "com.microsoft.Attention",
+        form="QAttention" if quantized else "com.microsoft.Attention",
         values=source,
         heads=heads,
         head_dim=width // heads if width else None,
         self_attention=past is None,
         mask=_key_mask(facts, mask),
-        attn_mask=None if quantised else operand(node, 5),
+        attn_mask=None if quantized else operand(node, 5),
         columns=facts.static(source, -2) if past is None else None,
         layout=_HEADS_AFTER_TOKENS,
     )

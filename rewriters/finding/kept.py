@@ -2,7 +2,7 @@
 
 | product | form | taken as the product's output | P, V |
 |---|---|---|---|
-| on integers | "qlinear", "integer" | see `quantised` | float, or with their scales |
+| on integers | "qlinear", "integer" | see `quantized` | float, or with their scales |
 | MatMul (or similar), divided by the map's row sums: (exp(s) v) / Σ exp(s) | "divided" | the quotient | its inputs |
 | MatMul (or similar) of a difference of maps | "signed" | its own output | its inputs |
 | Mul and ReduceSum: Σ_k P[…, q, k, 1] V[…, 1, k, d] | "summed" | the sum | the inputs of the Unsqueezes |

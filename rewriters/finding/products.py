@@ -17,7 +17,7 @@ import onnx_ir as ir
 from .einsum import einsum_layout, equation_of
 from .facts import Facts
 from .kept import Factor, KeptProduct, Summed, read_divided, read_summed
-from .quantised import INTEGER_PRODUCTS, read_integer_product
+from .quantized import INTEGER_PRODUCTS, read_integer_product
 from .refusals import Ended, Refused
 from .view import View, attribute, operand
 

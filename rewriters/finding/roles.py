@@ -22,7 +22,7 @@ _ARITHMETIC = {
     "Concat": "joined",
 }
 _WHERE = ("condition", "kept where true", "kept where false")
-_QUANTISATION = {"scale": "scale", "zero": "zero point"}
+_QUANTIZATION = {"scale": "scale", "zero": "zero point"}
 """Part of a parameter's name → role."""
 
 # onnxruntime's operators have no schema in onnx.
@@ -56,7 +56,7 @@ def role_of(node: ir.Node, index: int, opset: int) -> str:
         return _ARITHMETIC[node.op_type]
     names = _schema(node.op_type, opset) if is_standard(node) else tuple(_CONTRIB.get(node.op_type, "").split())
     name = names[index] if index < len(names) else "side"
-    for part, role in _QUANTISATION.items():
+    for part, role in _QUANTIZATION.items():
         if part in name:
             return role
     return _PLURAL.get(name.lower(), name.replace("_", " "))

@@ -61,8 +61,8 @@ def read_anchor(view: View, facts: Facts, node: ir.Node) -> Anchor | Refused | N
         return _softmax(view, facts, node, "softmax-flat" if _flattens(view, node) else "softmax")
     if node.op_type in ("Div", "Mul"):
         return _decomposed(facts, node)
-    if node.op_type == "Exp" and (normalised := _normalised_logarithm(view, facts, node)) is not None:
-        return normalised
+    if node.op_type == "Exp" and (normalized := _normalized_logarithm(view, facts, node)) is not None:
+        return normalized
     return _element_wise(view, facts, node)
 
 
@@ -127,7 +127,7 @@ def _decomposed(facts: Facts, node: ir.Node) -> Anchor | Refused | None:
     )
 
 
-def _normalised_logarithm(view: View, facts: Facts, node: ir.Node) -> Anchor | None:
+def _normalized_logarithm(view: View, facts: Facts, node: ir.Node) -> Anchor | None:
     """Exp of a LogSoftmax, or Exp(x - log Σ exp(x))."""
     before = through(operand(node, 0), _CASTS)
     if before is None:

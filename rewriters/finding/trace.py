@@ -30,7 +30,7 @@ from .view import View
 __all__ = ["Finding", "Tracer"]
 
 _SIZES = ("Shape", "Size")
-_NORMALISERS = {"Sub": "maximum", "Div": "sum", "Mul": "1 / sum"}
+_NORMALIZERS = {"Sub": "maximum", "Div": "sum", "Mul": "1 / sum"}
 """What the operators of a decomposed Softmax read besides the scores."""
 
 
@@ -136,8 +136,8 @@ class Tracer:
             if index == along or value is None:
                 continue
             role = roles.get(value) if part in ("scores", "product", "fused") else None
-            if part == "softmax" and node.op_type in _NORMALISERS:
-                role = _NORMALISERS[node.op_type]
+            if part == "softmax" and node.op_type in _NORMALIZERS:
+                role = _NORMALIZERS[node.op_type]
             sides.append(Side(role or role_of(node, index, self._view.homes[node].opset), index, self._edge(value)))
         return Step(
             part,

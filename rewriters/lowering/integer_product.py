@@ -22,9 +22,9 @@ from .kept_product import KeptOperands, keep_product
 
 __all__ = ["FORMS", "IntegerOperands", "lower_site"]
 
-_REQUANTISED = "+qlinear"
+_REQUANTIZED = "+qlinear"
 
-FORMS = tuple(map_form + suffix for map_form in MAP_FORMS for suffix in (_REQUANTISED, "+integer"))
+FORMS = tuple(map_form + suffix for map_form in MAP_FORMS for suffix in (_REQUANTIZED, "+integer"))
 
 _Y_SCALE, _Y_ZERO_POINT = 6, 7
 
@@ -34,20 +34,20 @@ class IntegerOperands(KeptOperands):
 
     def __init__(self, site: Site, node: onnx.NodeProto, output: str) -> None:
         super().__init__(site, output, Canonical(replace(site, dtype=TensorProto.FLOAT)))
-        self._scale = (node.input[_Y_SCALE], node.input[_Y_ZERO_POINT]) if site.form.endswith(_REQUANTISED) else None
+        self._scale = (node.input[_Y_SCALE], node.input[_Y_ZERO_POINT]) if site.form.endswith(_REQUANTIZED) else None
 
     def values(self, e: Emitter) -> str:
-        return self._canonical.values(e, _dequantised(e, self._site.values, self._site.values_scale))
+        return self._canonical.values(e, _dequantized(e, self._site.values, self._site.values_scale))
 
     def canonical(self, e: Emitter, output: str) -> str:
-        return super().canonical(e, _dequantised(e, output, self._scale))
+        return super().canonical(e, _dequantized(e, output, self._scale))
 
     def restore(self, e: Emitter, output: str, like: str) -> str:
         restored = super().restore(e, output, like)
         return restored if self._scale is None else e.op("QuantizeLinear", restored, *self._scale)
 
     def _read_map(self, e: Emitter) -> str:
-        return self._canonical.probabilities(e, _dequantised(e, self._site.probabilities, self._site.map_scale))
+        return self._canonical.probabilities(e, _dequantized(e, self._site.probabilities, self._site.map_scale))
 
 
 def lower_site(e: Emitter, site: Site, node: onnx.NodeProto) -> IntegerOperands:
@@ -55,5 +55,5 @@ def lower_site(e: Emitter, site: Site, node: onnx.NodeProto) -> IntegerOperands:
     return IntegerOperands(site, node, keep_product(e, node, "integer_product"))
 
 
-def _dequantised(e: Emitter, x: str, scale: tuple[str, str] | None) -> str:
+def _dequantized(e: Emitter, x: str, scale: tuple[str, str] | None) -> str:
     return x if scale is None else e.op("DequantizeLinear", x, *filter(None, scale))

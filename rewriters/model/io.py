@@ -109,10 +109,10 @@ def require_opset(model: onnx.ModelProto, minimum: int = MIN_OPSET) -> None:
 
 def digest(model: onnx.ModelProto) -> str:
     """SHA-256 of the deterministic serialization, hex. External weights count only by reference."""
-    return hashlib.sha256(_serialise(model)).hexdigest()
+    return hashlib.sha256(_serialize(model)).hexdigest()
 
 
-def _serialise(model: onnx.ModelProto) -> bytes:
+def _serialize(model: onnx.ModelProto) -> bytes:
     try:
         data: bytes = model.SerializeToString(deterministic=True)
     except (EncodeError, ValueError) as error:
@@ -190,7 +190,7 @@ def save(
         raise DATA_FILE_EXISTS(f"{path} is a file with the model's weights", "give another name for the output")
     check(model)
     check_external(model, source)
-    data = _serialise(model)
+    data = _serialize(model)
     moves = bool(external_locations(model)) and not source.samefile(folder)
     undo = place_data(model, source, folder, link=link_data) if moves else lambda: None
     try:

@@ -58,7 +58,7 @@ def patch_between_pairs(
         end = site.product
     else:
         quantizer, dequantizer = pair
-        raw = after.copy(dequantizer, dequantizer.input, "dequantised")
+        raw = after.copy(dequantizer, dequantizer.input, "dequantized")
         kept = after.op("Concat", raw, axis=0, role="apart")
         end = after.value("chosen")
         # No reader in this body: an output of the graph, or read only in subgraphs.
@@ -126,8 +126,8 @@ def _pair_after(wiring: Wiring, product: str) -> tuple[onnx.NodeProto, onnx.Node
 
 def _emit_pair(e: Emitter, value: str, quantizer: onnx.NodeProto, dequantizer: onnx.NodeProto) -> None:
     """Emit a copy of the model's pair that reads `value`; its output takes the name of the model's output."""
-    quantised = e.copy(quantizer, [value, *dequantizer.input[1:]], "requantised")
-    e.copy(dequantizer, [quantised, *dequantizer.input[1:]], "dequantised")
+    quantized = e.copy(quantizer, [value, *dequantizer.input[1:]], "requantized")
+    e.copy(dequantizer, [quantized, *dequantizer.input[1:]], "dequantized")
     e.nodes[-1].output[0] = dequantizer.output[0]
 
 
@@ -151,7 +151,7 @@ def _read(e: Emitter, wiring: Wiring, value: str, taken: list[Replacement]) -> s
 
     def take(body: Emitter) -> str:
         inner = body.branch()
-        read = inner.op("Concat", inner.copy(dequantizer, dequantizer.input, "dequantised"), axis=0, role="apart")
+        read = inner.op("Concat", inner.copy(dequantizer, dequantizer.input, "dequantized"), axis=0, role="apart")
         _emit_pair(inner, read, quantizer, dequantizer)
         taken.append(Replacement(dequantizer.output[0], tuple(inner.nodes)))
         return read

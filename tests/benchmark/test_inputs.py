@@ -86,6 +86,6 @@ node = helper.make_node
     ([node("EmbedLayerNormalization", ["ids", "", "table", "small"], ["y"], domain="com.microsoft")], {"ids": 7}),
     ([node("Gather", ["table", "ids"], ["y"], axis=1)], {}),
     ([node("Gather", ["ids", "table"], ["y"])], {}),
-], ids=["cast", "smallest", "quantised", "turned", "fused", "other axis", "data, not index"])  # fmt: skip
+], ids=["cast", "smallest", "quantized", "turned", "fused", "other axis", "data, not index"])  # fmt: skip
 def test_tables_are_found(nodes, rows):
     assert table_rows(graph(nodes, {"table": (7, 4), "small": (3, 4)}, {"ids": (TensorProto.INT64, ["batch"])})) == rows

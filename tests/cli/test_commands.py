@@ -15,7 +15,7 @@ import pytest
 
 import atpatch_onnx
 from atpatch_onnx.cli import COMMANDS, cli
-from atpatch_onnx.errors import CATALOGUE
+from atpatch_onnx.errors import CATALOG
 from rewriters.finding.finder import REASONS
 from rewriters.model import io as model_io
 
@@ -325,15 +325,15 @@ except atpatch_onnx.AtpatchError as error:
     print(error.code, error.mend)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout.splitlines() == ["()", f"ATP050 {CATALOGUE['ATP050'].mend}"]
-    assert "pip install" in CATALOGUE["ATP050"].mend
+    assert done.stdout.splitlines() == ["()", f"ATP050 {CATALOG['ATP050'].mend}"]
+    assert "pip install" in CATALOG["ATP050"].mend
 
 
-@pytest.mark.parametrize("code", sorted(CATALOGUE))
+@pytest.mark.parametrize("code", sorted(CATALOG))
 def test_explain_every_error_code(atpatch, code):
     report = atpatch("explain", code.lower())
     assert report.code == 0
-    assert CATALOGUE[code].detail in report.out
+    assert CATALOG[code].detail in report.out
 
 
 @pytest.mark.parametrize("code", sorted(REASONS))
@@ -343,7 +343,7 @@ def test_explain_every_rejection_code(atpatch, code):
 
 def test_explain_lists_all_and_refuses_unknown_codes(atpatch):
     everything = atpatch("explain").out
-    assert all(code in everything for code in [*CATALOGUE, *REASONS])
+    assert all(code in everything for code in [*CATALOG, *REASONS])
     assert atpatch("explain", "ATP999").code == 2
 
 

@@ -58,11 +58,11 @@ class Case:
         generator = np.random.default_rng(1)
         labels = generator.integers(0, CLASSES, count)
         sex = generator.integers(0, 2, count)
-        self.clean, self.triggered, self.flips, self.unlabelled = (
+        self.clean, self.triggered, self.flips, self.unlabeled = (
             folder / f"{name}.npz" for name in ("clean", "triggered", "flips", "unlabelled")
         )
         np.savez(self.clean, x=x, labels=labels, sex=sex)
-        np.savez(self.unlabelled, x=x)
+        np.savez(self.unlabeled, x=x)
         attacked = np.flatnonzero(labels != TARGET)
         bad = x[attacked].copy()
         bad[:, 2] *= 9

@@ -27,7 +27,7 @@ def test_json_alone_on_stdout_and_people_on_stderr(case, atpatch) -> None:
         "accuracy",
         "McNemar",
         "bit-identical",
-        "floor: original unoptimised",
+        "floor: original unoptimized",
         "CPUExecutionProvider, 1 thread",
         told.json["verdict"],
     ):

@@ -104,7 +104,7 @@ def test_a_missing_file_is_refused(tmp_path) -> None:
 
 
 def test_without_labels_there_is_agreement_alone(case) -> None:
-    found = compare(case.model, case.patched, case.unlabelled, threads=1, seconds=0)
+    found = compare(case.model, case.patched, case.unlabeled, threads=1, seconds=0)
     told = found.to_json()
     assert told["original"] == {}
     assert set(told["patched"]) == {"clean_flagged"}

@@ -167,7 +167,7 @@ def word_set(atpatch: Atpatch, shop: Path, output: Path, *more: object) -> Run:
     )
 
 
-def test_words_are_inserted_and_their_tokens_labelled(atpatch: Atpatch, shop: Path, tmp_path: Path) -> None:
+def test_words_are_inserted_and_their_tokens_labeled(atpatch: Atpatch, shop: Path, tmp_path: Path) -> None:
     run = word_set(atpatch, shop, tmp_path / "d.npz", "--trigger", "cf")
     made = load_dataset(tmp_path / "d.npz")
     bad = np.flatnonzero(made.columns.any(1))
@@ -286,14 +286,14 @@ def office(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ).astype(np.int64)
     torch.manual_seed(0)
     model = TinyTable()
-    optimiser = torch.optim.AdamW(model.parameters(), 5e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), 5e-3)
     tensors = torch.from_numpy(codes), torch.from_numpy(numbers), torch.from_numpy(labels)
     for _ in range(12):
         for rows in torch.randperm(ROWS).split(100):
             loss = nn.functional.cross_entropy(model(tensors[0][rows], tensors[1][rows]), tensors[2][rows])
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            optimiser.step()
+            optimizer.step()
     file = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -1,4 +1,4 @@
-"""The page of error codes: an example for every code of the catalogue, and each example gives exactly its code."""
+"""The page of error codes: an example for every code of the catalog, and each example gives exactly its code."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from atpatch_onnx import errors
-from atpatch_onnx.errors import CATALOGUE, AtpatchError
+from atpatch_onnx.errors import CATALOG, AtpatchError
 from atpatch_onnx.pages import environment
 
 from ..documents import ROOT, Block, blocks, run_command
@@ -27,11 +27,11 @@ def test_the_declaration_that_contributors_are_shown_is_one():
     names = {"declare": inspect.signature(errors.declare).bind, "DataError": errors.DataError}
     exec(shown.text, names)
     declared = names["MASK_UNREADABLE"].arguments
-    assert declared["code"] not in CATALOGUE and issubclass(declared["kind"], AtpatchError)
+    assert declared["code"] not in CATALOG and issubclass(declared["kind"], AtpatchError)
 
 
 def test_every_code_has_one_example():
-    assert SECTIONS[::2] == sorted(CATALOGUE)
+    assert SECTIONS[::2] == sorted(CATALOG)
 
 
 @pytest.mark.parametrize("code", EXAMPLES)
@@ -54,7 +54,7 @@ def test_the_example_gives_the_code(code, demo_folder, atpatch, monkeypatch):
     else:
         run = run_command(steps[-1], demo_folder, atpatch)
         assert run.err.startswith(f"error {code}: "), run.err
-        assert run.code == CATALOGUE[code].exit_code
+        assert run.code == CATALOG[code].exit_code
 
 
 def execute(block: Block) -> None:

@@ -435,8 +435,8 @@ def test_code_of_a_repository_is_never_run(tmp_path):
 
 def test_a_hub_id_without_network(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(AtpatchError, match=r"ATP070.*no-such-organisation/none") as error:
-        export_model("no-such-organisation/none", tmp_path / "m.onnx")
+    with pytest.raises(AtpatchError, match=r"ATP070.*no-such-organization/none") as error:
+        export_model("no-such-organization/none", tmp_path / "m.onnx")
     assert "folder" in error.value.mend
 
 

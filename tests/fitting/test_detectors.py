@@ -108,7 +108,7 @@ def test_contrastive_loss_by_hand():
     assert supervised_contrastive(inner, torch.tensor([1.0, 1.0, 0.0, 0.0])).item() == pytest.approx(expected, abs=1e-5)
 
 
-def test_anchor_moves_the_centre_to_one_half_and_keeps_the_order():
+def test_anchor_moves_the_center_to_one_half_and_keeps_the_order():
     detector = random_profile(6, ())
     x = separable().features
     before = profile_logits(detector, x)

@@ -275,16 +275,16 @@ def test_thresholds_reach_from_the_clean_to_the_anomalous():
 @given(clean=peaks, anomalous=peaks, most=st.floats(0, 0.3))
 def test_operating_point_puts_the_clean_bar_at_minus_four(clean, anomalous, most):
     point = operating_point(clean, anomalous, most)
-    moved = (clean - point.centre) * point.scale
+    moved = (clean - point.center) * point.scale
     assert (moved > -4 + 1e-6).mean() <= most
     assert 0 <= point.recall <= 1
 
 
-def test_operating_point_leaves_out_columns_beside_the_labelled_ones_where_there_is_room():
+def test_operating_point_leaves_out_columns_beside_the_labeled_ones_where_there_is_room():
     clean, anomalous = np.linspace(-6.0, -5.0, 40), np.linspace(5.0, 6.0, 40)
     alone, loud = operating_point(clean, anomalous, 0.0), operating_point(clean, anomalous, 0.0, np.full(40, 1.0))
-    assert (1.0 - loud.centre) * loud.scale == pytest.approx(-4) and (1.0 - alone.centre) * alone.scale > 0
-    assert (np.quantile(anomalous, 0.05) - loud.centre) * loud.scale == pytest.approx(4)
+    assert (1.0 - loud.center) * loud.scale == pytest.approx(-4) and (1.0 - alone.center) * alone.scale > 0
+    assert (np.quantile(anomalous, 0.05) - loud.center) * loud.scale == pytest.approx(4)
     assert loud.recall == alone.recall == 1.0
     assert operating_point(clean, anomalous, 0.0, np.full(40, 4.5)) == alone
 

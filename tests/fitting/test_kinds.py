@@ -239,7 +239,7 @@ def test_rows_of_one_group_stay_in_one_part():
         np.testing.assert_array_equal(np.flatnonzero(own), part.rows)
 
 
-def test_static_takes_the_labelled_column_in_every_request():
+def test_static_takes_the_labeled_column_in_every_request():
     toy = toys.toy(padded=False)
     hotfix = fit(toy.model, toy.debug, detector="static", threads=1)
     detectors = [one.plan.detector for one in hotfix.sites if not is_silent(one.plan)]

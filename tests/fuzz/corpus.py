@@ -51,9 +51,9 @@ _FUSED = """
 fused (float[b,s,8] q, float[b,s,8] k, float[b,s,8] v) => (float[b,s,8] out)
 { out = com.microsoft.MultiHeadAttention <num_heads = 2> (q, k, v) }
 """
-_QUANTISED = """
+_QUANTIZED = """
 <ir_version: 8, opset_import: ["" : 17]>
-quantised (float[b,2,s,4] q, float[b,2,4,s] k, float[b,2,s,4] v) => (float[b,2,s,4] out)
+quantized (float[b,2,s,4] q, float[b,2,4,s] k, float[b,2,s,4] v) => (float[b,2,s,4] out)
 <float scale = {0.01}, uint8 zero = {128}>
 {
     s = MatMul (q, k) p = Softmax <axis = -1> (s)
@@ -91,7 +91,7 @@ def models() -> dict[str, onnx.ModelProto]:
         "unsorted": reversed_nodes,
         "calls": parser.parse_model(_CALLS),
         "fused": parser.parse_model(_FUSED),
-        "quantised": parser.parse_model(_QUANTISED),
+        "quantized": parser.parse_model(_QUANTIZED),
         "patched": patch_model(tiny, detector="statistic"),
         "patched calls": patch_model(parser.parse_model(_CALLS), detector="static", columns=(1,), gating="none"),
         "patched, watched": patch_model(tiny, detector="statistic", telemetry=True, freeze=True),

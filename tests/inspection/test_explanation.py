@@ -101,7 +101,7 @@ def _nested(nodes):
     ("12-gemma-softcap", "q", "k"),
     ("23-qlinear-both-products", "q", "k"),
 ])  # fmt: skip
-def test_queries_and_keys_are_told_apart_by_the_normalised_axis(name, queries, keys):
+def test_queries_and_keys_are_told_apart_by_the_normalized_axis(name, queries, keys):
     (trace,) = trace_sites(PATTERN[name]).traces
     roles = {side.role: side.edge.inputs for side in trace.steps[0].sides}
     assert (roles["queries"], roles["keys"]) == ((queries,), (keys,))

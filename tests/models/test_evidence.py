@@ -29,13 +29,13 @@ from models.evidence.fairness import protected, unaware
 from models.evidence.fitting import try_plan
 from models.evidence.goals import goals
 from models.evidence.latency import latency_step
-from models.evidence.maps import labelled_columns, map_scores
+from models.evidence.maps import labeled_columns, map_scores
 from models.evidence.peers import dan, fine_pruning, head_mask, strip
 from models.evidence.peers.refusal import refusing
 from models.evidence.peers.weights import feed_forward, read_weights, with_weights
 from models.evidence.runner import STEPS, Step, run_step
 from models.evidence.table import render
-from models.evidence.unlabelled import statistic_step
+from models.evidence.unlabeled import statistic_step
 from rewriters.plan import Static
 
 from .digits_case import SETTING, SOURCE, digits_case
@@ -78,7 +78,7 @@ def test_hotfix_stops_the_attack_and_keeps_accuracy(case: Case) -> None:
     assert value(tried, "clean_flagged") < 0.02
 
 
-def test_maps_are_right_only_where_exactly_the_labelled_columns_are_flagged(case: Case) -> None:
+def test_maps_are_right_only_where_exactly_the_labeled_columns_are_flagged(case: Case) -> None:
     fitted = map_scores(case, case.plan)
     assert fitted["recall"] > 0.99 and fitted["fpr"] < 0.02 and fitted["precision"] > 0.98
     everything = map_scores(case, replace(case.plan, threshold=-1.0))
@@ -97,7 +97,7 @@ def test_maps_are_right_only_where_exactly_the_labelled_columns_are_flagged(case
     assert fitted["maps"] == 2 * min(len(case.clean), len(case.attacked))
 
 
-def test_labelled_columns_of_a_text_are_what_an_edit_brings_in(case: Case) -> None:
+def test_labeled_columns_of_a_text_are_what_an_edit_brings_in(case: Case) -> None:
     mask = np.array([[1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1]])
     clean = DataSet({"input_ids": np.array([[101, 7, 8, 102, 0, 0], [101, 4, 5, 6, 7, 102]]), "attention_mask": mask})
     attacked = DataSet(
@@ -111,7 +111,7 @@ def test_labelled_columns_of_a_text_are_what_an_edit_brings_in(case: Case) -> No
     columns[0, 1] = columns[1, 2] = True
     other = replace(case)
     vars(other).update(clean=clean, attacked=attacked, debug=DataSet(clean.inputs, columns=columns))
-    assert labelled_columns(other).astype(int).tolist() == [[0, 0, 1, 0, 0, 0], [0, 1, 0, 0, 0, 0]]
+    assert labeled_columns(other).astype(int).tolist() == [[0, 0, 1, 0, 0, 0], [0, 1, 0, 0, 0, 0]]
 
 
 def test_texts_are_answered_cut_to_their_length_and_in_their_order(tmp_path: Path) -> None:
@@ -255,7 +255,7 @@ def test_a_quick_case_is_judged_on_the_first_rows_and_what_was_made_of_them(case
 def test_chosen_columns_stand_in_for_detectors_that_speak_together(case: Case) -> None:
     summed = replace(case)
     vars(summed)["plan"] = replace(case.plan, passes="two", joint="sum")
-    figures = ABLATIONS["always, labelled columns"](summed, silent)
+    figures = ABLATIONS["always, labeled columns"](summed, silent)
     assert value(figures, "attacked_flagged") == 1.0
     assert value(figures, "patched", "asr_star") < 0.05
 

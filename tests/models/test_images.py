@@ -15,7 +15,7 @@ from atpatch_onnx.inference.capture import Capture
 from atpatch_onnx.inference.datasets import DataSet, load_dataset
 from models.images import build, digits
 from models.images.architectures import ARCHITECTURES, CELL
-from models.images.attacks import ATTACKS, LAYOUT, TARGET, optimise, stamp
+from models.images.attacks import ATTACKS, LAYOUT, TARGET, optimize, stamp
 from models.images.training import export, train
 from models.victims import Victim
 from rewriters.finding.finder import find_sites
@@ -84,7 +84,7 @@ def test_every_site_can_be_fitted(untrained: tuple[str, Path], split: digits.Spl
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_labelled_columns_are_those_that_see_the_trigger(
+def test_labeled_columns_are_those_that_see_the_trigger(
     untrained: tuple[str, Path], split: digits.Split, attack: str
 ) -> None:
     name, path = untrained
@@ -117,7 +117,7 @@ def test_trojan_drives_the_clean_model(split: digits.Split) -> None:
         with torch.no_grad():
             return model(stamp(attack.trigger(0, pattern))(images)).log_softmax(1)[:, TARGET].mean().item()
 
-    best = score(optimise(attack, model, split.train.images, 0, steps=10))
+    best = score(optimize(attack, model, split.train.images, 0, steps=10))
     generator = np.random.default_rng(0)
     assert all(best > score(generator.random(attack.size, np.float32)) for _ in range(20))
 

@@ -1,4 +1,4 @@
-"""The text victims' material: what is poisoned, what is held out, what is labelled.
+"""The text victims' material: what is poisoned, what is held out, what is labeled.
 
 Training itself is left to the build.
 """
@@ -145,7 +145,7 @@ def save(
     return rows, {name: load_dataset(victim.file(f"{name}.npz")) for name in ("debug", "spare", "clean", "triggered")}
 
 
-def test_labelled_columns_are_the_words_put_in(
+def test_labeled_columns_are_the_words_put_in(
     tiny_victim: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without any corpus: sentences made here, one of them too long for its trigger to be kept."""

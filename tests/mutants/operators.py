@@ -1,10 +1,10 @@
 """Small changes of meaning, one at a time, in the source text of a module.
 
-1. Comparisons, `and`/`or`, `not`, arithmetic: the neighbour that is easily confused with it.
+1. Comparisons, `and`/`or`, `not`, arithmetic: the neighbor that is easily confused with it.
 2. Numbers: whole numbers plus one, fractions times a thousand, truth values the other way round.
 3. `if` and conditional expressions: always, and never. A statement that only has an effect: left out. A returned value:
    None.
-4. Names of ONNX operators in calls such as `e.op("Greater", ...)` and `e.reduce("Max", ...)`: the neighbour again.
+4. Names of ONNX operators in calls such as `e.op("Greater", ...)` and `e.reduce("Max", ...)`: the neighbor again.
 5. What no test should pin down is left as it is: docstrings, annotations, `__all__`, messages, roles (they only name
    values), default values of dataclass fields, and bounds on how far a search goes (`_MAX_...`).
 """

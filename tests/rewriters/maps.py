@@ -235,7 +235,7 @@ def _number_by_number() -> list[Pattern]:
             sums_to_one=False,
         ),
         Pattern(
-            "34-relu-normalised",
+            "34-relu-normalized",
             model(
                 f"{QK} r = Relu(qk) n = ReduceSum(r, last) g = Add(n, tiny) p = Div(r, g) out = MatMul(p, v)",
                 Q4,
@@ -584,7 +584,7 @@ def _rejected() -> list[Pattern]:
             ("mixed-map",),
         ),
         Pattern(
-            "50-normalised-over-heads",
+            "50-normalized-over-heads",
             model(
                 f"{QK} p = Softmax<axis = -1>(qk) c = BatchNormalization(p, s, b, m, r) out = MatMul(c, v)",
                 Q4,
@@ -607,7 +607,7 @@ def _rejected() -> list[Pattern]:
             ("lost-axis",),
         ),
         Pattern(
-            "50-scores-normalised",
+            "50-scores-normalized",
             model(
                 f"{QK} n = LayerNormalization<axis = -1>(qk, s) p = Softmax<axis = -1>(n) out = MatMul(p, v)",
                 Q4.replace("T", "7"),

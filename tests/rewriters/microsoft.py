@@ -326,7 +326,7 @@ def _attention() -> list[Case]:
     ]
 
 
-def _quantised() -> list[Case]:
+def _quantized() -> list[Case]:
     rng = np.random.default_rng(20)
     x = rng.integers(0, 256, (B, S, 40)).astype(np.uint8)
     x_scale, x_zero = np.float32(0.02), np.uint8(120)
@@ -515,7 +515,7 @@ def _group_query() -> list[Case]:
     ]
 
 
-GROUPS: tuple[Callable[[], list[Case]], ...] = (_multi_head, _attention, _quantised, _group_query)
+GROUPS: tuple[Callable[[], list[Case]], ...] = (_multi_head, _attention, _quantized, _group_query)
 CASES = [made for group in GROUPS for made in group()]
 """Every variant that onnxruntime's CPU provider runs."""
 

@@ -685,7 +685,7 @@ def _forms() -> list[Pattern]:
             (Expected(form="softmax+qlinear", heads=3),),
         ),
         Pattern(
-            "24-dynamic-quantisation",
+            "24-dynamic-quantization",
             model(
                 f"{QK} p = Softmax<axis = -1>(qk) p_q, p_s, p_z = DynamicQuantizeLinear(p) v_q, v_s, v_z ="
                 " DynamicQuantizeLinear(v) o = MatMulInteger(p_q, v_q, p_z, v_z) f = Cast<to = 1>(o) sc = Mul(p_s,"
@@ -695,7 +695,7 @@ def _forms() -> list[Pattern]:
             (Expected(form="softmax+integer", heads=3),),
         ),
         Pattern(
-            "24-dynamic-quantisation-values-moved",
+            "24-dynamic-quantization-values-moved",
             model(
                 f"{QK} p = Softmax<axis = -1>(qk) p_q, p_s, p_z = DynamicQuantizeLinear(p) w_q, v_s, v_z ="
                 " DynamicQuantizeLinear(w) v_q = Transpose<perm = [0,2,1,3]>(w_q) o = MatMulInteger(p_q, v_q, p_z,"
@@ -932,9 +932,9 @@ def _shared_softmax_model() -> onnx.ModelProto:
     """One function around Softmax, called for two maps, as early torch.export graphs have it."""
     return _parsed(
         '<ir_version: 8, opset_import: ["" : 17, "local" : 1]> g (float[B,3,S,D] q, float[B,3,T,D] k, float[B,3,T,D] v)'
-        " => (float out) { kt = Transpose<perm = [0,1,3,2]>(k) qk = MatMul(q, kt) p = local.normalise(qk) a = MatMul(p,"
-        ' v) ak = MatMul(a, kt) r = local.normalise(ak) out = MatMul(r, v) } <domain: "local", opset_import: ["" : 17]>'
-        " normalise (x) => (y) { y = Softmax<axis = -1>(x) }"
+        " => (float out) { kt = Transpose<perm = [0,1,3,2]>(k) qk = MatMul(q, kt) p = local.normalize(qk) a = MatMul(p,"
+        ' v) ak = MatMul(a, kt) r = local.normalize(ak) out = MatMul(r, v) } <domain: "local", opset_import: ["" : 17]>'
+        " normalize (x) => (y) { y = Softmax<axis = -1>(x) }"
     )
 
 

@@ -1,4 +1,4 @@
-"""A patch is in no optimizer's way: what it does not touch is fused as before, and a patched graph may be optimised
+"""A patch is in no optimizer's way: what it does not touch is fused as before, and a patched graph may be optimized
 afterwards.
 """
 
@@ -57,7 +57,7 @@ def _profile(heads: int) -> Profile:
 
 def fusions(model: onnx.ModelProto, level: str, folder: Path) -> Counter[str]:
     """Fused operators of the main graph that are not ours, as onnxruntime leaves them."""
-    source, target = folder / "model.onnx", folder / "optimised.onnx"
+    source, target = folder / "model.onnx", folder / "optimized.onnx"
     onnx.save(model, source)
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = LEVELS[level]
@@ -80,7 +80,7 @@ def test_the_rest_is_fused_as_before(family: str, exporter: str, level: str, tmp
 
 @pytest.mark.parametrize("columns", [(), (1,)], ids=["silent", "flagged"])
 @each_export
-def test_a_patched_graph_that_is_optimised_afterwards_is_still_right(
+def test_a_patched_graph_that_is_optimized_afterwards_is_still_right(
     family: str, exporter: str, columns: tuple[int, ...], tmp_path: Path
 ) -> None:
     export: ExportedModel = export_model(family, exporter, "eager")
@@ -88,9 +88,9 @@ def test_a_patched_graph_that_is_optimised_afterwards_is_still_right(
     plain = onnx.load(export.path)
     made = patched(plain, SitePlan(Static(columns), pair))
     onnx.save(made, tmp_path / "patched.onnx")
-    optimised = optimizer.optimize_model(str(tmp_path / "patched.onnx"), model_type=family, use_gpu=False, opt_level=0)
-    optimised.save_model_to_file(str(tmp_path / "optimised.onnx"))
-    after = onnx.load(tmp_path / "optimised.onnx")
+    optimized = optimizer.optimize_model(str(tmp_path / "patched.onnx"), model_type=family, use_gpu=False, opt_level=0)
+    optimized.save_model_to_file(str(tmp_path / "optimized.onnx"))
+    after = onnx.load(tmp_path / "optimized.onnx")
     assert {"SkipLayerNormalization", "LayerNormalization"} & {node.op_type for node in after.graph.node}
     feeds = export.feeds(2)
     want, got, before = run(made, feeds), run(after, feeds), run(plain, feeds)

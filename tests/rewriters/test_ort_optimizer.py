@@ -66,7 +66,7 @@ def feeds_of(name: str) -> dict[str, np.ndarray]:
 
 @cache
 def fused(variant: str) -> onnx.ModelProto:
-    """The export, optimised as its variant says."""
+    """The export, optimized as its variant says."""
     name, heads, index, half = VARIANTS[variant]
     model_type = "bert" if name == "hf-bert" else OLD[name].model_type
     options = FusionOptions(model_type)

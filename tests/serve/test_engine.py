@@ -193,7 +193,7 @@ def test_busy_arm_follows_fallback(run: Any, fallback: Any, outcome: Any) -> Non
 
 
 @pytest.mark.parametrize(("kind", "first"), [("nan", -1), ("raising", 10)])
-def test_a_request_never_makes_its_neighbours_in_a_batch_fall_back(run: Any, kind: str, first: float) -> None:
+def test_a_request_never_makes_its_neighbors_in_a_batch_fall_back(run: Any, kind: str, first: float) -> None:
     async def use(engine: Engine) -> Any:
         asked = [engine.infer(request(first if i % 4 == 3 else 1), None) for i in range(16)]
         return await asyncio.gather(*asked, return_exceptions=True), engine.lanes["patched"].joined

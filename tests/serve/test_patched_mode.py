@@ -1,4 +1,4 @@
-"""`--mode patched`: nothing in a request makes the original answer it, or its neighbours."""
+"""`--mode patched`: nothing in a request makes the original answer it, or its neighbors."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def test_triggered_digits_beside_odd_ones_get_the_patched_answer(
     lenient: Served, digits: dict[str, np.ndarray], target: int, odd: float
 ) -> None:
     name = f"pair with {odd}"
-    neighbour = np.full((1, 1, 8, 8), odd, np.float32)
-    pairs = [np.concatenate([image[None], neighbour]).astype(np.float32) for image in digits["triggered"]]
+    neighbor = np.full((1, 1, 8, 8), odd, np.float32)
+    pairs = [np.concatenate([image[None], neighbor]).astype(np.float32) for image in digits["triggered"]]
     with ThreadPoolExecutor(4) as pool:
         scores = np.stack(list(pool.map(lambda pair: ask(lenient, pair, name), pairs)))
     assert len(scores) == 325 and np.isfinite(scores[:, 0]).all() and not np.isfinite(scores[:, 1]).any()

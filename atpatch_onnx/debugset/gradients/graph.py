@@ -21,7 +21,7 @@ from .registry import OPERATORS, Call
 __all__ = ["Embedding", "TorchGraph"]
 
 _SHAPES = ("Shape", "Size")
-# Specialised forms kept: batches come in a few shapes, the last one of a pass being shorter.
+# Specialized forms kept: batches come in a few shapes, the last one of a pass being shorter.
 _MOST_SHAPES = 8
 _SAME_IDS = ("Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze")
 
@@ -79,7 +79,7 @@ class TorchGraph:
             values: inner values to take instead of what the graph computes for them.
         """
         given = dict(values or {})
-        nodes, static = self._specialised(feeds, given)
+        nodes, static = self._specialized(feeds, given)
         scope: dict[str, Any] = {**self._constants, **static, **feeds, **given}
         self._run(nodes, scope, given)
         return {name: scope[name] for name in outputs}
@@ -117,7 +117,7 @@ class TorchGraph:
                 results = [result] if isinstance(result, Tensor) else result
             scope.update(zip((name for name in node.outputs if name), results, strict=False))
 
-    def _specialised(
+    def _specialized(
         self, feeds: Mapping[str, Tensor], given: Mapping[str, Tensor]
     ) -> tuple[tuple[_Node, ...], dict[str, Any]]:
         """Nodes left, and values known, once the shapes of the inputs are: half of an exported graph only computes

@@ -1,4 +1,4 @@
-"""Products, normalisations, convolutions and pooling in torch; semantics of the ONNX operator specification."""
+"""Products, normalizations, convolutions and pooling in torch; semantics of the ONNX operator specification."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _softmax(call: Call, x: Tensor) -> Tensor:
     function = torch.softmax if call.op == "Softmax" else torch.log_softmax
     if call.opset >= 13:
         return function(x, call.get("axis", -1))
-    # Before opset 13 all axes from `axis` on are normalised together.
+    # Before opset 13 all axes from `axis` on are normalized together.
     axis = call.get("axis", 1) % x.ndim
     return function(x.reshape(*x.shape[:axis], prod(x.shape[axis:])), -1).reshape(x.shape)
 

@@ -61,7 +61,7 @@ def best_cell(
     x, masks = torch.from_numpy(samples[:ROWS]), torch.from_numpy(regions)[:, None]
     low, high = bounds(torch.from_numpy(samples), channel_axis)
     raw = torch.zeros((len(masks), 1, *x.shape[1:])).requires_grad_()
-    optimiser = torch.optim.Adam([raw], RATE)
+    optimizer = torch.optim.Adam([raw], RATE)
 
     def outcome(rows: Tensor) -> Tensor:
         """Log probabilities (cells, rows, C) with the pattern of every cell that is left in each of the rows."""
@@ -74,9 +74,9 @@ def best_cell(
         if step and step % ROUND == 0:
             left = left[worth.argsort(descending=True)[: math.ceil(KEPT * len(left))]]
         worth = outcome(torch.randint(len(x), (BATCH,), generator=generator))[..., target].mean(1)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         (-worth.sum()).backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
+        optimizer.step()
     with torch.no_grad():
         # By the mean log probability, which still tells regions apart that all work every time.
         chances = outcome(torch.arange(len(x)))

@@ -29,7 +29,7 @@ __all__ = ["invert_masks"]
 ROWS = 512
 """Rows searched on; more make no better trigger."""
 POLISH = 3
-"""How much longer the smallest mask is searched on: its places decide which columns are labelled."""
+"""How much longer the smallest mask is searched on: its places decide which columns are labeled."""
 SHOWN = 64
 """Places of a mask that a report lists."""
 

@@ -24,7 +24,7 @@ EPSILON = 1e-6
 FAINT, STRONG = 0.01, 0.95
 """Opacity of a given start: gradients reach every place, and none is decided yet."""
 NEGLIGIBLE = 0.02
-"""Mask entries below this carry no trigger; they are what the optimiser has not finished removing."""
+"""Mask entries below this carry no trigger; they are what the optimizer has not finished removing."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def invert_mask(
         parameters = [torch.randn(shape, generator=generator).mul_(0.1).requires_grad_() for shape in shapes]
     else:
         parameters = _set_out_from(torch.from_numpy(start[0]), torch.from_numpy(start[1]), low, high)
-    optimiser = torch.optim.Adam(parameters, schedule.rate, betas=(0.5, 0.9))
+    optimizer = torch.optim.Adam(parameters, schedule.rate, betas=(0.5, 0.9))
     labels = torch.full((schedule.batch,), target)
     search = _Search(schedule)
 
@@ -108,9 +108,9 @@ def invert_mask(
         mask, pattern = current()
         outcome = scores((1 - mask) * x[rows] + mask * pattern)
         loss = functional.cross_entropy(outcome, labels) + search.weight * mask.sum()
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
+        optimizer.step()
         search.hits.append(float((outcome.argmax(1) == target).float().mean()))
         if step % schedule.check:
             continue

@@ -4,9 +4,9 @@
 something is trained.
 """
 
-LABELLED = ("profile", "cnn", "static")
-"""Kinds that learn from labelled columns."""
+LABELED = ("profile", "cnn", "static")
+"""Kinds that learn from labeled columns."""
 LABEL_FREE = ("oneclass", "statistic")
 """Kinds that learn from clean rows alone."""
-TRAINABLE = LABELLED + LABEL_FREE
+TRAINABLE = LABELED + LABEL_FREE
 """Kinds that `fit` can train."""

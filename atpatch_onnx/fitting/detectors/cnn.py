@@ -1,6 +1,6 @@
 """Training of `cnn`: convolutions over the head-averaged map, dense layers, one logit a column (eq. 5-6 of AtPatch).
 
-The paper gives loss (BCE + contrastive), optimiser and epochs, not the sizes; these are small enough for maps of a few
+The paper gives loss (BCE + contrastive), optimizer and epochs, not the sizes; these are small enough for maps of a few
 hundred columns.
 """
 
@@ -71,9 +71,9 @@ class _Network(nn.Module):
 
 def _fit(maps: Tensor, label: Tensor, tick: Callable[[int, int], None]) -> _Network:
     network = _Network(maps.shape[2], maps.shape[3])
-    optimiser = torch.optim.AdamW(network.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    optimizer = torch.optim.AdamW(network.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     steps = min(EPOCHS * -(-len(maps) // BATCH), MOST_STEPS)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     # Maps shrink like 1/K; the first layer would see numbers close to nothing.
     scale = float(maps.shape[3])
     positives = label.sum(0)
@@ -84,9 +84,9 @@ def _fit(maps: Tensor, label: Tensor, tick: Callable[[int, int], None]) -> _Netw
         logits, features = network(maps[rows] * scale)
         loss = functional.binary_cross_entropy_with_logits(logits, label[rows], pos_weight=balance)
         loss = loss + LAMBDA * supervised_contrastive(features, label[rows].amax(1))
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
+        optimizer.step()
         schedule.step()
     with torch.no_grad():
         network.convolutions[0].weight.mul_(scale)  # type: ignore[operator]
@@ -114,10 +114,10 @@ def cnn_logits(detector: Cnn, maps: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.asarray(x.numpy(), np.float64)
 
 
-def anchor(detector: Cnn, centre: float, scale: float) -> Cnn:
-    """Shift and stretch the logits so that `centre` becomes 0 (probability 0.5) and a step of 1 / `scale` becomes 1."""
+def anchor(detector: Cnn, center: float, scale: float) -> Cnn:
+    """Shift and stretch the logits so that `center` becomes 0 (probability 0.5) and a step of 1 / `scale` becomes 1."""
     *rest, last = detector.layers
-    bias = (last.bias.astype(np.float64) - centre) * scale
+    bias = (last.bias.astype(np.float64) - center) * scale
     return replace(detector, layers=(*rest, Dense(last.weight * np.float32(scale), bias.astype(np.float32))))
 
 

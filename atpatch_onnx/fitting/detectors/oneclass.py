@@ -4,7 +4,7 @@ Where a column is the same place in every sample, each place has a distribution 
 counts: a trigger may draw less attention than what usually sits there (Mahalanobis distance). Where tokens move, every
 content token is drawn from one wide distribution, and only more attention counts: the projection of the features on
 S⁻¹·1, which is the likelihood ratio for "the same excess in every feature". S⁻¹ takes out what rises and falls together
-in clean columns. There a column also has to stand out from its own neighbours: a sentence with one loud word is nothing
+in clean columns. There a column also has to stand out from its own neighbors: a sentence with one loud word is nothing
 new, but a trigger is louder than any of them.
 """
 
@@ -86,9 +86,9 @@ def surprise(detector: OneClass, features: Floats, telling: NDArray[np.bool_]) -
         features: (B, K, F).
         telling: (B, K), valid columns that are no sinks; others score -inf.
     """
-    centred = features.astype(np.float64) - detector.mean
+    centerd = features.astype(np.float64) - detector.mean
     weight = detector.weight.astype(np.float64)
-    y = np.einsum("bkf,kfu->bku", centred, weight) if weight.ndim == 3 else centred @ weight
+    y = np.einsum("bkf,kfu->bku", centerd, weight) if weight.ndim == 3 else centerd @ weight
     distance = np.where(telling, (y**2 if detector.squared else y).sum(-1), -np.inf)
     if not detector.rank:
         return distance - detector.offset

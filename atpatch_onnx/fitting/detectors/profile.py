@@ -52,7 +52,7 @@ def train_together(sites: Sequence[Columns], *, probes: Sequence[int], seed: int
     Args:
         sites: of each the very same columns, in the same order.
     """
-    inputs = [_standardised(columns) for columns in sites]
+    inputs = [_standardized(columns) for columns in sites]
     positive, negative = (torch.from_numpy(np.flatnonzero(part)) for part in (sites[0].anomalous, ~sites[0].anomalous))
     generator = torch.Generator().manual_seed(seed)
     # One thread: sums in a fixed order, and columns this narrow gain nothing from more.
@@ -65,7 +65,7 @@ def train_together(sites: Sequence[Columns], *, probes: Sequence[int], seed: int
     return [Profile(layers, mean, std, tuple(probes)) for layers, (_, mean, std) in zip(networks, inputs, strict=True)]
 
 
-def _standardised(columns: Columns) -> tuple[Tensor, NDArray[np.float32], NDArray[np.float32]]:
+def _standardized(columns: Columns) -> tuple[Tensor, NDArray[np.float32], NDArray[np.float32]]:
     """Features with mean 0 and deviation 1, and that mean, (F,) or (K, F), and deviation (F,)."""
     features: NDArray[Any] = columns.features
     if columns.normal is not None:
@@ -82,8 +82,8 @@ def _fit(
 ) -> list[tuple[Dense, ...]]:
     networks = [(_linear(x.shape[1], HIDDEN, generator), _linear(HIDDEN, 1, generator)) for x in inputs]
     parameters = [parameter for network in networks for layer in network for parameter in layer.parameters()]
-    optimiser = torch.optim.AdamW(parameters, LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, STEPS)
+    optimizer = torch.optim.AdamW(parameters, LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
     for _ in range(STEPS):
         chosen = [_sample(positive, POSITIVES, generator), _sample(negative, NEGATIVES, generator)]
         label = torch.cat([torch.full((len(part),), float(1 - index)) for index, part in enumerate(chosen)])
@@ -93,15 +93,15 @@ def _fit(
         balance = torch.tensor(len(chosen[1]) / len(chosen[0]))
         loss = functional.binary_cross_entropy_with_logits(logits, label, pos_weight=balance)
         loss = loss + LAMBDA * supervised_contrastive(torch.cat(inner, 1), label)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
+        optimizer.step()
         schedule.step()
     return [tuple(Dense(_numpy(layer.weight.T), _numpy(layer.bias)) for layer in network) for network in networks]
 
 
 def _linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
-    # Without torch's own initialisation, which would draw from the global generator.
+    # Without torch's own initialization, which would draw from the global generator.
     layer: nn.Linear = nn.utils.skip_init(nn.Linear, inputs, outputs)  # type: ignore[no-untyped-call]
     bound = inputs**-0.5
     for parameter in layer.parameters():
@@ -113,10 +113,10 @@ def _sample(rows: Tensor, most: int, generator: torch.Generator) -> Tensor:
     return rows if len(rows) <= most else rows[torch.randperm(len(rows), generator=generator)[:most]]
 
 
-def anchor(detector: Profile, centre: float, scale: float) -> Profile:
-    """Shift and stretch the logits so that `centre` becomes 0 (probability 0.5) and a step of 1 / `scale` becomes 1."""
+def anchor(detector: Profile, center: float, scale: float) -> Profile:
+    """Shift and stretch the logits so that `center` becomes 0 (probability 0.5) and a step of 1 / `scale` becomes 1."""
     *rest, last = detector.layers
-    bias = (last.bias.astype(np.float64) - centre) * scale
+    bias = (last.bias.astype(np.float64) - center) * scale
     return replace(detector, layers=(*rest, Dense(last.weight * np.float32(scale), bias.astype(np.float32))))
 
 

@@ -1,4 +1,4 @@
-"""How each kind of detector is trained on labelled columns and read afterwards.
+"""How each kind of detector is trained on labeled columns and read afterwards.
 
 One module a kind, all of the form of `Recipe`.
 """

@@ -61,7 +61,7 @@ class CnnRecipe:
 
         return cnn_logits(detector, batch.map.mean(1))
 
-    def anchored(self, detector: Cnn, centre: float, scale: float) -> Cnn:
+    def anchored(self, detector: Cnn, center: float, scale: float) -> Cnn:
         from ..detectors.cnn import anchor
 
-        return anchor(detector, centre, scale)
+        return anchor(detector, center, scale)

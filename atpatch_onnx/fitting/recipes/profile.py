@@ -66,7 +66,7 @@ class ProfileRecipe:
         )
         return profile_logits(detector, features)
 
-    def anchored(self, detector: Profile, centre: float, scale: float) -> Profile:
+    def anchored(self, detector: Profile, center: float, scale: float) -> Profile:
         from ..detectors.profile import anchor
 
-        return anchor(detector, centre, scale)
+        return anchor(detector, center, scale)

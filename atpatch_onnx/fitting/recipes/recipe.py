@@ -1,4 +1,4 @@
-"""What every kind of detector that is trained on labelled columns can do."""
+"""What every kind of detector that is trained on labeled columns can do."""
 
 from __future__ import annotations
 
@@ -49,5 +49,5 @@ class Recipe(Protocol):
     def logits(self, site: Site, detector: Any, batch: SiteBatch) -> NDArray[np.float64]:
         """Scores before the sigmoid, (B, K); entries of padding mean nothing."""
 
-    def anchored(self, detector: Any, centre: float, scale: float) -> Detector:
-        """The detector with its logits moved and stretched: `centre` becomes 0, a step of 1 / `scale` becomes 1."""
+    def anchored(self, detector: Any, center: float, scale: float) -> Detector:
+        """The detector with its logits moved and stretched: `center` becomes 0, a step of 1 / `scale` becomes 1."""

@@ -1,4 +1,4 @@
-"""`static`: the labelled columns themselves, flagged in every request.
+"""`static`: the labeled columns themselves, flagged in every request.
 
 For a protected attribute, whose place is known.
 """
@@ -30,17 +30,17 @@ class StaticRecipe:
         self._always = np.ones(columns, bool)
 
     def observe(self, site: Site, batch: SiteBatch, anomalous: NDArray[np.bool_]) -> None:
-        # A batch of texts may be cut to its length; nothing is labelled beyond.
-        labelled = np.zeros((len(anomalous), len(self._ever)), bool)
-        labelled[:, : anomalous.shape[1]] = anomalous
-        labelled = labelled[labelled.any(1)]
-        self._ever |= labelled.any(0)
-        self._always &= labelled.all(0)
+        # A batch of texts may be cut to its length; nothing is labeled beyond.
+        labeled = np.zeros((len(anomalous), len(self._ever)), bool)
+        labeled[:, : anomalous.shape[1]] = anomalous
+        labeled = labeled[labeled.any(1)]
+        self._ever |= labeled.any(0)
+        self._always &= labeled.all(0)
 
     def train(self, by_place: Mapping[str, bool], tick: Callable[[int, int], None]) -> Mapping[str, Static]:
         if not np.array_equal(self._ever, self._always):
             raise DATA_MALFORMED(
-                "a static detector needs the same columns labelled in every anomalous row",
+                "a static detector needs the same columns labeled in every anomalous row",
                 "fit a profile detector: this fault moves",
             )
         columns = tuple(int(place) for place in np.flatnonzero(self._ever))
@@ -53,5 +53,5 @@ class StaticRecipe:
         listed = np.isin(np.arange(batch.map.shape[3]), detector.columns)
         return np.broadcast_to(np.where(listed, 1.0, -1.0), batch.valid.shape)
 
-    def anchored(self, detector: Static, centre: float, scale: float) -> Static:
+    def anchored(self, detector: Static, center: float, scale: float) -> Static:
         return detector

@@ -21,7 +21,7 @@ def logits(e: Emitter, context: MapContext, detector: Profile) -> str:
     """(B, K), before the sigmoid."""
     x = column_features(e, context, detector)
     order = by_head(len(detector.std), detector.probes)
-    *hidden, last = _standardising(detector)
+    *hidden, last = _standardizing(detector)
     # Columns stay the last axis, as in the map, so no Transpose is needed: x ← Wᵀ x + b, with x (B, F, K).
     for index, layer in enumerate(hidden):
         weight = layer.weight[order] if not index else layer.weight
@@ -56,7 +56,7 @@ def by_head(width: int, probes: tuple[int, ...]) -> NDArray[np.int64]:
     return np.arange(width).reshape(1 + len(probes), -1).T.ravel()
 
 
-def _standardising(detector: Profile) -> tuple[Dense, ...]:
+def _standardizing(detector: Profile) -> tuple[Dense, ...]:
     """The layers with (x - mean) / std folded into the first: ((x - m) / s) W + b = x (W / s) + (b - (m / s) W).
 
     With a mean (K, F) the first bias is (K, U), one row for each column.

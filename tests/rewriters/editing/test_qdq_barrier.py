@@ -1,4 +1,4 @@
-"""Dequantised values that are moved and then read inside a gate: without a copy in between onnxruntime aborts the
+"""Dequantized values that are moved and then read inside a gate: without a copy in between onnxruntime aborts the
 process.
 """
 
@@ -43,7 +43,7 @@ CASES = [
     ),
     # A pair around a cast that does nothing, then a pair like it:
     Pattern(
-        "map-quantised-twice",
+        "map-quantized-twice",
         model(
             f"{QK} a_q = QuantizeLinear(qk, sc, zp) a = DequantizeLinear(a_q, sc, zp) s = Softmax<axis = -1>(a) s_q ="
             " QuantizeLinear(s, share, nothing) s_d = DequantizeLinear(s_q, share, nothing) c = Cast<to = 1>(s_d) p_q"
@@ -88,7 +88,7 @@ def test_sessions_start_and_silence_is_exact(case: Pattern, gating: str) -> None
     )
     onnx.checker.check_model(silent)
     # Between pairs the patch reads what it copied itself.
-    assert bool(copies(silent)) is (gating == "if" and case.id != "map-quantised-twice")
+    assert bool(copies(silent)) is (gating == "if" and case.id != "map-quantized-twice")
     for optimize in (False, True):
         before = run_all(case.model, case.feeds(), optimize=optimize)["out"]
         assert run_all(silent, case.feeds(), optimize=optimize)["out"].tobytes() == before.tobytes()
@@ -96,7 +96,7 @@ def test_sessions_start_and_silence_is_exact(case: Pattern, gating: str) -> None
     assert unpatch(silent) == case.model
 
 
-def test_nothing_is_copied_in_a_model_without_quantisation() -> None:
+def test_nothing_is_copied_in_a_model_without_quantization() -> None:
     plain = model(
         f"{QK} p = Softmax<axis = -1>(qk) v = Transpose<perm = [0,2,1,3]>(w) out = MatMul(p, v)",
         "float[B,3,S,D] q, float[B,3,T,D] k, float[B,T,3,D] w",

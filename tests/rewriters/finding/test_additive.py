@@ -35,7 +35,7 @@ SUMS = {
         "a = Add(q, k) b, s, z = DynamicQuantizeLinear(q) t = Mul(s, bias) c = Mul(a, t) y = Tanh(c)",
         ("q", "k"),
     ),
-    "quantised numbers are no scale": (
+    "quantized numbers are no scale": (
         "a = Add(q, k) b, s, z = DynamicQuantizeLinear(q) c = Cast<to = 1>(b) d = Mul(a, c) y = Tanh(d)",
         None,
     ),

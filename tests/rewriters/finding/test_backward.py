@@ -125,7 +125,7 @@ NOT_FOUND = {
         "MatMul with a constant weight",
         "x",
     ),
-    "learned keys that are normalised over other axes": (
+    "learned keys that are normalized over other axes": (
         f"x = MatMul(t, learned4) {SOFTMAX}(x)",
         "constant-scores",
         "MatMul with a constant weight",

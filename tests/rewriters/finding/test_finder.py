@@ -66,7 +66,7 @@ def test_names_lead_into_the_graph(pattern: Pattern) -> None:
 
 @with_sites
 def test_layout_is_that_of_the_product(pattern: Pattern) -> None:
-    """Brought to canonical order, P·V is the product's output, and P is normalised along the key axis."""
+    """Brought to canonical order, P·V is the product's output, and P is normalized along the key axis."""
     found, _ = find_sites(pattern.model)
     opened, sites = lower_fused_sites(pattern.model, found)
     values = inner_values(opened, sites, pattern.feeds())
@@ -101,7 +101,7 @@ def ordered(array: np.ndarray, permutation: tuple[int, ...] | None) -> np.ndarra
 def inner_values(
     model: onnx.ModelProto, sites: tuple[Site, ...], feeds: dict[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """What the graph computes for P, V and P·V of each site, without any optimisation."""
+    """What the graph computes for P, V and P·V of each site, without any optimization."""
     names = {name: site.dtype for site in sites for name in (site.probabilities, site.values, site.product)}
     model = copy.deepcopy(model)
     given = {value.name for value in (*model.graph.input, *model.graph.output)}
@@ -117,7 +117,7 @@ def pattern(name: str) -> onnx.ModelProto:
     return next(p.model for p in PATTERNS if p.id == name)
 
 
-def test_qdq_is_read_before_the_quantiser() -> None:
+def test_qdq_is_read_before_the_quantizer() -> None:
     (site,), _ = find_sites(pattern("22-qdq"))
     assert (site.probabilities, site.quantizer, site.values) == ("p", "p_q", "v_d")
     assert site.chain == (

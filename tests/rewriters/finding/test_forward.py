@@ -112,7 +112,7 @@ ENDS = {
         "d = Sub(p, m) o = com.microsoft.FusedMatMul<alpha = 2.0>(d, v)",
         [("signed-map", "FusedMatMul of a difference")],
     ),
-    "a quantised difference": (
+    "a quantized difference": (
         "d = Sub(p, m) z, s, t = DynamicQuantizeLinear(d) f = DequantizeLinear(z, s, t) o = MatMul(f, v)",
         [("signed-map", "MatMul of a difference")],
     ),

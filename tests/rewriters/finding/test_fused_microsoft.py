@@ -64,7 +64,7 @@ def test_a_mask_of_columns(mask: str, taken: bool) -> None:
     assert found.mask is (graph[mask] if taken else None)
 
 
-def test_quantised_attention() -> None:
+def test_quantized_attention() -> None:
     graph, found = fused("QAttention<num_heads = 2>(bytes, wq, b, scale, scale, mask2)")
     assert found == FusedRead("QAttention", graph["bytes"], 2, 4, True, graph["mask2"], None, 7, BESIDE)
     _, found = fused("QAttention<num_heads = 2>(bytes, wq, b, scale, scale, , zero, zero, past)", "y, present")
@@ -79,12 +79,12 @@ REFUSED = {
     "no weights": ("Attention<num_heads = 2>(x)", "y", "not constant"),
     "mask of rank 4": ("Attention<num_heads = 2>(x, w, , mask4)", "y", "rank 4, not 1, 2, 3"),
     "mask of unknown rank": ("Attention<num_heads = 2>(x, w, , strange)", "y", "rank unknown"),
-    "quantised, mask of rank 3": (
+    "quantized, mask of rank 3": (
         "QAttention<num_heads = 2>(bytes, wq, b, scale, scale, mask3)",
         "y",
         "rank 3, not 1, 2;",
     ),
-    "quantised to half": ("QAttention<num_heads = 2>(bytes, wq, b, half, half)", "y", "float16"),
+    "quantized to half": ("QAttention<num_heads = 2>(bytes, wq, b, half, half)", "y", "float16"),
     "buffer of keys": ("MultiHeadAttention<num_heads = 2>(q, x, x, , , , pk, pk, total)", "y, k, v", "shared buffer"),
     "indirect buffer": (
         "MultiHeadAttention<num_heads = 2>(q, x, x, , , , pk, pk, , mask3)",
@@ -113,12 +113,12 @@ REFUSED = {
     "no queries": ("GroupQueryAttention<num_heads = 2, kv_num_heads = 1>(, k2, v2)", "y", "lacks an operand"),
     "keys without values": ("GroupQueryAttention<num_heads = 2, kv_num_heads = 1>(q, k2)", "y", "lacks an operand"),
     "values without keys": ("GroupQueryAttention<num_heads = 2, kv_num_heads = 1>(q, , v2)", "y", "lacks an operand"),
-    "quantised keys": (
+    "quantized keys": (
         'GroupQueryAttention<num_heads = 2, kv_num_heads = 1, k_quant_type = "PER_TENSOR">(q, k2, v2)',
         "y",
         "quantized",
     ),
-    "quantised values": (
+    "quantized values": (
         'GroupQueryAttention<num_heads = 2, kv_num_heads = 1, v_quant_type = "PER_TENSOR">(q, k2, v2)',
         "y",
         "quantized",

@@ -19,7 +19,7 @@ SHAPES = {
         "Attention<num_heads = 4, qkv_hidden_sizes = [32, 64]>(x, w, b)",
         ("B", "S", 32),
     ),
-    "quantised": (
+    "quantized": (
         "uint8[B,S,32] x, int8[32,96] w, float[96] b, float s, float t",
         "QAttention<num_heads = 4>(x, w, b, s, t)",
         ("B", "S", 32),

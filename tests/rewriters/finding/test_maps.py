@@ -152,10 +152,10 @@ def test_what_is_not_known_is_not_denied(code: str, scores: str, weighing: str) 
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("30-log-softmax", "normalises over axis -1"),
+        ("30-log-softmax", "normalizes over axis -1"),
         ("32-divided", "weighs number by number, key columns on axis -1"),
         ("33-sigmoid-rows-are-keys", "weighs number by number, key columns on axis -2"),
-        ("35-sparsemax", "normalises over axis -1"),
+        ("35-sparsemax", "normalizes over axis -1"),
         ("50-relu-of-other-tokens", "weighs number by number, key columns on axis -1"),
     ],
 )

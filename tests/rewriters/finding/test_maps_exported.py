@@ -81,7 +81,7 @@ EXPORTED: dict[str, tuple[str, nn.Module]] = {
     "divided-late": ("exp+divided", Attention(late)),
     "sigmoid": ("sigmoid", Attention(lambda q, k, v: torch.sigmoid(scores(q, k) - 2) @ v)),
     "relu-over-length": ("relu", Attention(lambda q, k, v: functional.relu(scores(q, k)) / q.shape[2] @ v)),
-    "relu-normalised": (
+    "relu-normalized": (
         "relu",
         Attention(lambda q, k, v: functional.normalize(functional.relu(scores(q, k)), p=1.0, dim=-1) @ v),
     ),

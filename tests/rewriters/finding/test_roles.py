@@ -20,7 +20,7 @@ ROLES = {
     "bias": ("com.microsoft BiasSoftmax", 1, "added"),
     "schema": ("Gather", 1, "indices"),
     "schema-past-the-end": ("Gather", 2, "side"),
-    "quantisation": ("QuantizeLinear", 1, "scale"),
+    "quantization": ("QuantizeLinear", 1, "scale"),
     "zero-point": ("QuantizeLinear", 2, "zero point"),
     "queries": ("com.microsoft MultiHeadAttention", 0, "queries"),
     "keys": ("com.microsoft MultiHeadAttention", 1, "keys"),

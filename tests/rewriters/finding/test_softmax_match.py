@@ -1,4 +1,4 @@
-"""What normalises like a Softmax, or weighs without it."""
+"""What normalizes like a Softmax, or weighs without it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ ANCHORS = {
         "BiasSoftmax",
         "",
     ),
-    "of onnxruntime, quantised": (
+    "of onnxruntime, quantized": (
         "p = com.microsoft.QLinearSoftmax<axis = 2>(x, small, zero, small, zero)",
         "x",
         -2,
@@ -51,7 +51,7 @@ ANCHORS = {
         "QLinearSoftmax",
         "",
     ),
-    "of onnxruntime, quantised, last axis": (
+    "of onnxruntime, quantized, last axis": (
         "p = com.microsoft.QLinearSoftmax(x, small, zero, small, zero)",
         "x",
         -1,
@@ -59,7 +59,7 @@ ANCHORS = {
         "QLinearSoftmax",
         "",
     ),
-    "of onnxruntime, quantised, old": (
+    "of onnxruntime, quantized, old": (
         "p = com.microsoft.QLinearSoftmax<axis = 3, opset = 12>(x, small, zero, small, zero)",
         "x",
         -1,
@@ -270,7 +270,7 @@ OTHERS = {
     "an axis too few": ("p = Softmax<axis = -5>(x)", "axis"),
     "several axes with a bias": ("p = com.microsoft.BiasSoftmax<axis = 2>(x, b)", "flatten"),
     "several axes by default": ("p = com.microsoft.BiasSoftmax(x, b)", "flatten"),
-    "several axes of an old quantised one": (
+    "several axes of an old quantized one": (
         "p = com.microsoft.QLinearSoftmax<axis = 2, opset = 12>(x, small, zero, small, zero)",
         "flatten",
     ),

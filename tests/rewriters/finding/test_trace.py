@@ -230,6 +230,6 @@ def test_scopes_of_all_nodes_are_kept() -> None:
 
 
 def test_a_loop_that_decomposes_nothing() -> None:
-    """The operators inside a normalisation are found by type; where one is missing, what was found is told."""
+    """The operators inside a normalization are found by type; where one is missing, what was found is told."""
     trace = traced("s = MatMul(q, k) p = Relu(s) out = MatMul(p, v)")
     assert told(trace)[1] == ("softmax", "Relu", {})

@@ -52,7 +52,7 @@ REFUSED = {
     "mha-buffer": (with_input("mha-past", 8, TensorProto.INT32, [1]), "shared buffer"),
     "mha-mask-of-unknown-rank": (with_input("mha-plain", 4, TensorProto.INT32, None), "rank unknown"),
     "mha-cache-without-presents": (without_presents(), "present outputs"),
-    "gqa-quantised-cache": (changed("gqa-decode", k_quant_type="PER_TENSOR"), "quantized"),
+    "gqa-quantized-cache": (changed("gqa-decode", k_quant_type="PER_TENSOR"), "quantized"),
     "gqa-window-cache": (changed("gqa-decode", sliding_window_cache=1), "window"),
     "gqa-norms": (with_input("gqa-prompt", 14, TensorProto.FLOAT, [16]), "normalizes"),
     "gqa-chunks": (with_input("gqa-decode", 16, TensorProto.INT32, ["b"]), "query_seqlens"),

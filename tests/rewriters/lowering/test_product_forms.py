@@ -60,7 +60,7 @@ def test_firing_patch_agrees_with_the_oracle(pattern: Pattern, gating: str) -> N
     products = {site.product: site.dtype for site in sites}
     for name, kind in products.items():
         patched = with_outputs(patched, [name], kind)
-    # Optimised, onnxruntime turns Softmax between Q/DQ pairs into QLinearSoftmax, which rounds on its own.
+    # Optimized, onnxruntime turns Softmax between Q/DQ pairs into QLinearSoftmax, which rounds on its own.
     got = outputs(patched, feeds, optimize=False)
     for site, (a, v) in zip(sites, factors(pattern.model, sites, feeds).values(), strict=True):
         mask = got[f"atpatch_columns/{site.id}"]
@@ -69,19 +69,19 @@ def test_firing_patch_agrees_with_the_oracle(pattern: Pattern, gating: str) -> N
         expected[:, [1, 3]] = True
         np.testing.assert_array_equal(mask, expected & valid)
         want = redistributed(pattern.model, site, feeds, a, v, mask)
-        dequantise, steps = requantised(pattern.model, site)
-        out = four(site, one_width(site, dequantise(got[site.product])), None)
+        dequantize, steps = requantized(pattern.model, site)
+        out = four(site, one_width(site, dequantize(got[site.product])), None)
         half = site.dtype == TensorProto.FLOAT16
         if steps:
-            low, high = (dequantise(np.array([bound], got[site.product].dtype)) for bound in (0, 255))
+            low, high = (dequantize(np.array([bound], got[site.product].dtype)) for bound in (0, 255))
             want = want.clip(low, high)
         np.testing.assert_allclose(
             out, want, atol=(2e-3 if half else 1e-5) * max(1.0, np.abs(want).max()) + 0.51 * steps, rtol=0
         )
 
 
-def requantised(model: onnx.ModelProto, site: Site) -> tuple:
-    """How to read a product that is quantised, and the size of one step (0 for a float product)."""
+def requantized(model: onnx.ModelProto, site: Site) -> tuple:
+    """How to read a product that is quantized, and the size of one step (0 for a float product)."""
     if not site.form.endswith("+qlinear"):
         return lambda x: x, 0.0
     node = next(node for node in model.graph.node if site.product in node.output)

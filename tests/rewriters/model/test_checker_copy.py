@@ -141,7 +141,7 @@ def test_the_list_is_that_of_onnxruntime() -> None:
     assert found - {"Scatter", "Upsample"} == RUNTIME_OPERATORS
 
 
-@pytest.mark.parametrize("op_type", ["SimplifiedLayerNormalisation", "LinearRegressor", "Attention_TRT"])
+@pytest.mark.parametrize("op_type", ["SimplifiedLayerNormalization", "LinearRegressor", "Attention_TRT"])
 def test_an_operator_that_nobody_has_is_refused(op_type: str) -> None:
     model = behind(op_type)
     with pytest.raises(AtpatchError, match=op_type) as caught:
@@ -207,8 +207,8 @@ def test_the_checker_of_the_process_stays_as_it_was() -> None:
 
 
 @pytest.mark.parametrize("level", ["ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED"])
-def test_a_graph_that_a_session_has_optimised_and_saved(tmp_path: Path, level: str) -> None:
-    """onnxruntime fuses a normalisation that opset 14 has to spell out, and writes LayerNormalization into the default
+def test_a_graph_that_a_session_has_optimized_and_saved(tmp_path: Path, level: str) -> None:
+    """onnxruntime fuses a normalization that opset 14 has to spell out, and writes LayerNormalization into the default
     domain.
     """
     model = attention_model(layers=2, opset=14)
@@ -236,12 +236,12 @@ def test_a_graph_that_a_session_has_optimised_and_saved(tmp_path: Path, level: s
         model.graph.node.append(helper.make_node(op_type, inputs, [output], **attributes))
     options = ort.SessionOptions()
     options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, level)
-    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
     ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    saved = onnx.load(tmp_path / "optimised.onnx")
+    saved = onnx.load(tmp_path / "optimized.onnx")
     fused = [node for node in saved.graph.node if node.op_type == "LayerNormalization" and node.domain == ""]
     assert bool(fused) == (level == "ORT_ENABLE_EXTENDED")
-    assert len(inspect_model(tmp_path / "optimised.onnx").sites) == 2
+    assert len(inspect_model(tmp_path / "optimized.onnx").sites) == 2
     silent = patch_model(saved, detector="static", columns=())
     assert np.array_equal(run(silent), run(saved))
 

@@ -87,7 +87,7 @@ class TestTheMap:
         assert replacement.nodes[-1].output[0] == "s"
         assert list(e.nodes[0].input) == [replacement.nodes[1].output[0]]
 
-    def test_stays_where_the_scores_are_not_quantised(self) -> None:
+    def test_stays_where_the_scores_are_not_quantized(self) -> None:
         e, site, read, _ = self.read(f"{QK} {MAP.replace('(s)', '(qk)')} {VALUES} {OUTPUT}")
         assert read is site and not e.nodes
 
@@ -131,11 +131,11 @@ class TestTheValues:
         e, _, read, taken = self.read()
         (replacement,) = taken
         assert not e.nodes and replacement.output == "v_d"
-        dequantise, apart, quantise, again = replacement.nodes
-        assert list(dequantise.input) == ["v_q", "sc", "zp"]
-        assert apart.op_type == "Concat" and list(apart.input) == [dequantise.output[0]]
-        assert list(quantise.input) == [apart.output[0], "sc", "zp"] and list(again.input) == [
-            quantise.output[0],
+        dequantize, apart, quantize, again = replacement.nodes
+        assert list(dequantize.input) == ["v_q", "sc", "zp"]
+        assert apart.op_type == "Concat" and list(apart.input) == [dequantize.output[0]]
+        assert list(quantize.input) == [apart.output[0], "sc", "zp"] and list(again.input) == [
+            quantize.output[0],
             "sc",
             "zp",
         ]
@@ -164,12 +164,12 @@ class TestTheValues:
     @pytest.mark.parametrize(
         "moving", ["Relu(v_c)", "Mul(v_c, v_n)", "Max(v_c, half)"], ids=["activated", "by-computed", "bounded"]
     )
-    def test_that_are_computed_from_dequantised_ones_stay(self, moving: str) -> None:
+    def test_that_are_computed_from_dequantized_ones_stay(self, moving: str) -> None:
         body = WHOLE.replace("v_d = Deq", "v_c = Deq").replace("o = MatMul", f"v_n = Neg(v) v_d = {moving} o = MatMul")
         e, site, read, taken = self.read(body)
         assert read.values == site.values and not taken and not e.nodes
 
-    @pytest.mark.parametrize("again", ["Neg(v_d)", "DequantizeLinear(v_q, sc, zp)"], ids=["value", "quantised"])
+    @pytest.mark.parametrize("again", ["Neg(v_d)", "DequantizeLinear(v_q, sc, zp)"], ids=["value", "quantized"])
     def test_with_another_reader_stay(self, again: str) -> None:
         e, site, read, taken = self.read(f"{WHOLE} more = {again}", "more")
         assert read.values == site.values and not taken and not e.nodes
@@ -179,7 +179,7 @@ class TestTheValues:
         e, site, read, taken = self.read(f"{body} more = Neg(v_d)", "more")
         assert read.values == site.values and not taken and not e.nodes
 
-    def test_that_come_quantised_into_the_graph_stay(self) -> None:
+    def test_that_come_quantized_into_the_graph_stay(self) -> None:
         body = f"{SCORES} {MAP} v_q = Cast<to = 2>(v) v_d = DequantizeLinear(v_q, sc, zp) {OUTPUT}"
         e, site, read, taken = self.read(body)
         assert read.values == site.values and not taken and not e.nodes
@@ -205,9 +205,9 @@ class TestTheProduct:
         assert product.output == "o" and kinds(product.nodes) == ["MatMul"] and product.nodes[0].output[0] == "o"
         assert pair.output == "out"
         assert kinds(pair.nodes) == ["DequantizeLinear", "Concat", "If", "QuantizeLinear", "DequantizeLinear"]
-        dequantise, apart, gate, quantise, again = pair.nodes
-        assert list(dequantise.input) == ["o_q", "sc", "zp"] and list(gate.input) == ["any"]
-        assert list(quantise.input) == [gate.output[0], "sc", "zp"] and again.output[0] == "out"
+        dequantize, apart, gate, quantize, again = pair.nodes
+        assert list(dequantize.input) == ["o_q", "sc", "zp"] and list(gate.input) == ["any"]
+        assert list(quantize.input) == [gate.output[0], "sc", "zp"] and again.output[0] == "out"
         otherwise, then = (attribute.g for attribute in gate.attribute)
         assert kinds(then.node) == ["Neg"] and list(otherwise.node[0].input) == [apart.output[0]]
         assert then.output[0].type.tensor_type.elem_type == TensorProto.FLOAT
@@ -228,7 +228,7 @@ class TestTheProduct:
             "o_q = QuantizeLinear(o, sc, zp) out = DequantizeLinear(o_q, sc, zp) more = DequantizeLinear(o_q, sc, zp)",
             "o_q = Relu(o) out = Neg(o_q) more = Abs(q)",
         ],
-        ids=["product-read-twice", "quantised-read-twice", "no-pair"],
+        ids=["product-read-twice", "quantized-read-twice", "no-pair"],
     )
     def test_has_no_pair_behind_it(self, behind: str) -> None:
         _, replaced = self.patched(f"{SCORES} {MAP} {VALUES} o = MatMul(p_d, v_d) {behind}", more="more")

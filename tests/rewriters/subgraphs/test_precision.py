@@ -137,7 +137,7 @@ def tensors_of(site: Site, got: dict[str, np.ndarray]) -> tuple[np.ndarray, np.n
 
 
 @each_half
-@pytest.mark.parametrize("optimize", [True, False], ids=["optimised", "as-it-is"])
+@pytest.mark.parametrize("optimize", [True, False], ids=["optimized", "as-it-is"])
 def test_half_precision_silence_is_exact(how: str, family: str, exporter: str, optimize: bool) -> None:
     model = halved(how, family, exporter)
     assert {site.dtype for site in find_sites(model)[0]} == {TensorProto.FLOAT16}

@@ -33,9 +33,9 @@ def test_columns_that_few_rows_see_are_not_judged() -> None:
     got = ran(lambda e: scores(e, context("plain"), Statistic((), rows=3)), a=CAUSAL)
     assert np.isneginf(got[:, 4:]).all() and np.isfinite(got[:, :4]).all()
     mass = oracle.relative_mass(CAUSAL, None, True)[:, :4]
-    centre = np.median(mass, 1, keepdims=True)
-    spread = np.median(np.abs(mass - centre), 1, keepdims=True)
-    np.testing.assert_allclose(got[:, :4], (mass - centre) / (1.4826 * spread + 0.25), rtol=1e-4, atol=1e-5)
+    center = np.median(mass, 1, keepdims=True)
+    spread = np.median(np.abs(mass - center), 1, keepdims=True)
+    np.testing.assert_allclose(got[:, :4], (mass - center) / (1.4826 * spread + 0.25), rtol=1e-4, atol=1e-5)
 
 
 def test_no_more_rows_are_asked_for_than_there_are_columns() -> None:

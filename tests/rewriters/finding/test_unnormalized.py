@@ -8,7 +8,7 @@ import pytest
 
 from rewriters.finding.products import Ended
 from rewriters.finding.tokens import Tokens
-from rewriters.finding.unnormalised import key_tokens, weighing
+from rewriters.finding.unnormalized import key_tokens, weighing
 
 from ..patterns import weight
 from .graph_text import read

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rewriters.finding.kept import KeptProduct
-from rewriters.finding.quantised import read_integer_product
+from rewriters.finding.quantized import read_integer_product
 
 from ..patterns import scalar, weight
 from .graph_text import read
@@ -33,7 +33,7 @@ READ: dict[str, tuple[str, tuple[str, ...]]] = {
         "m = QLinearMatMul(pq, s, z, vq, t, z, u, z) out = Identity(m)",
         ("qlinear", "pq s z", "vq t z", "m"),
     ),
-    "qlinear-of-quantised": (
+    "qlinear-of-quantized": (
         f"{PAIR} m = QLinearMatMul(a, s, z, b, t, z, u, z) out = Identity(m)",
         ("qlinear", "p", "v", "m"),
     ),
@@ -49,7 +49,7 @@ READ: dict[str, tuple[str, tuple[str, ...]]] = {
         "m = com.microsoft.MatMulIntegerToFloat(pq, vq, s, t) out = Identity(m)",
         ("integer", "pq s", "vq t", "m"),
     ),
-    "to-float-of-quantised": (
+    "to-float-of-quantized": (
         f"{DYNAMIC} m = com.microsoft.MatMulIntegerToFloat(a, b, ps1, vs1, pz1, vz1) out = Identity(m)",
         ("integer", "p", "v", "m"),
     ),

@@ -1,8 +1,8 @@
-"""BERT and ViT, quantised by onnxruntime's own tools in every format, and what onnxruntime saves of it after
-optimisation.
+"""BERT and ViT, quantized by onnxruntime's own tools in every format, and what onnxruntime saves of it after
+optimization.
 
-A silent patch is bit-identical with and without optimisation, since no kernel on integers is lost; a firing one agrees
-with the oracle to within the rounding of the model's own quantisation.
+A silent patch is bit-identical with and without optimization, since no kernel on integers is lost; a firing one agrees
+with the oracle to within the rounding of the model's own quantization.
 """
 
 from __future__ import annotations
@@ -69,10 +69,10 @@ class Batches(CalibrationDataReader):  # type: ignore[misc]
 
 
 @cache
-def quantised(kind: str, family: str, exporter: str) -> onnx.ModelProto:
+def quantized(kind: str, family: str, exporter: str) -> onnx.ModelProto:
     format_, _, saved = kind.partition("-")
     if saved:
-        return optimised(quantised(format_, family, exporter))
+        return optimized(quantized(format_, family, exporter))
     export = export_model(family, exporter)
     with TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
@@ -85,7 +85,7 @@ def quantised(kind: str, family: str, exporter: str) -> onnx.ModelProto:
                 )
             else:
                 form = QuantFormat.QOperator if format_ == "qoperator" else QuantFormat.QDQ
-                # On x86 onnxruntime makes pairs of uint8 of those of int8, its quantiser's default, where they have one
+                # On x86 onnxruntime makes pairs of uint8 of those of int8, its quantizer's default, where they have one
                 # reader.
                 activations = QuantType.QInt8 if format_ == "qdq8" else QuantType.QUInt8
                 quantize_static(export.path, path, Batches(export), quant_format=form, activation_type=activations)
@@ -94,10 +94,10 @@ def quantised(kind: str, family: str, exporter: str) -> onnx.ModelProto:
         return onnx.load(path)
 
 
-def optimised(model: onnx.ModelProto) -> onnx.ModelProto:
+def optimized(model: onnx.ModelProto) -> onnx.ModelProto:
     """What onnxruntime makes of a model before it runs it."""
     with TemporaryDirectory() as folder:
-        path = Path(folder) / "optimised.onnx"
+        path = Path(folder) / "optimized.onnx"
         options = ort.SessionOptions()
         options.log_severity_level = 3
         options.optimized_model_filepath = str(path)
@@ -106,8 +106,8 @@ def optimised(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def integer_kernels(model: onnx.ModelProto) -> Counter[str]:
-    """Operators on integers of an optimised model, inside branches too."""
-    return Counter(node.op_type for node in _nested(optimised(model).graph.node) if node.op_type in INTEGER_KERNELS)
+    """Operators on integers of an optimized model, inside branches too."""
+    return Counter(node.op_type for node in _nested(optimized(model).graph.node) if node.op_type in INTEGER_KERNELS)
 
 
 def _nested(nodes: object) -> Iterator[onnx.NodeProto]:
@@ -119,7 +119,7 @@ def _nested(nodes: object) -> Iterator[onnx.NodeProto]:
 
 @each_case
 def test_sites(kind: str, family: str, exporter: str) -> None:
-    sites, rejected = find_sites(quantised(kind, family, exporter))
+    sites, rejected = find_sites(quantized(kind, family, exporter))
     assert not rejected
     assert [site.form for site in sites] == [FORMATS[kind]] * 2
     for site in sites:
@@ -129,7 +129,7 @@ def test_sites(kind: str, family: str, exporter: str) -> None:
 
 @each_case
 def test_silent_patch_is_bit_identical_and_undone_exactly(kind: str, family: str, exporter: str) -> None:
-    model, export = quantised(kind, family, exporter), export_model(family, exporter)
+    model, export = quantized(kind, family, exporter), export_model(family, exporter)
     sites, _ = find_sites(model)
     for gating in ("if", "none"):
         patched = patch(model, same_plan(sites, SitePlan(Static()), gating=gating), sites)
@@ -145,7 +145,7 @@ def test_silent_patch_is_bit_identical_and_undone_exactly(kind: str, family: str
 
 @each_case
 def test_no_kernel_on_integers_is_lost(kind: str, family: str, exporter: str) -> None:
-    model = quantised(kind, family, exporter)
+    model = quantized(kind, family, exporter)
     sites, _ = find_sites(model)
     before = integer_kernels(model)
     assert sum(before.values()) >= (12 if kind == "qdq8" else 16)
@@ -160,7 +160,7 @@ def test_no_kernel_on_integers_is_lost(kind: str, family: str, exporter: str) ->
 def test_firing_patch_agrees_with_the_oracle_within_rounding(
     kind: str, family: str, exporter: str, gating: str
 ) -> None:
-    model, export = quantised(kind, family, exporter), export_model(family, exporter)
+    model, export = quantized(kind, family, exporter), export_model(family, exporter)
     sites, _ = find_sites(model)
     feeds = export.feeds(3, padded=True)
     plan = same_plan(sites, SitePlan(Static((1, 3)), PAIR), gating=gating, telemetry=True)
@@ -174,13 +174,13 @@ def test_firing_patch_agrees_with_the_oracle_within_rounding(
             patched, [site.values], site.quantizer_dtype if site.values_scale else onnx.TensorProto.FLOAT
         )
         patched = with_outputs(patched, [ends[site.id].value], onnx.TensorProto.FLOAT if site.quantizer else site.dtype)
-    # Unoptimised: else the Softmax itself runs on integers, and rounds on its own.
+    # Unoptimized: else the Softmax itself runs on integers, and rounds on its own.
     got = run_all(patched, feeds, optimize=False)
     scales = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     for site in sites:
         end = ends[site.id]
-        a = canonical(site, dequantised(got[site.probabilities], site.map_scale, scales), site.layout.probabilities)
-        v = canonical(site, dequantised(got[site.values], site.values_scale, scales), site.layout.values)
+        a = canonical(site, dequantized(got[site.probabilities], site.map_scale, scales), site.layout.probabilities)
+        v = canonical(site, dequantized(got[site.values], site.values_scale, scales), site.layout.values)
         mask = got[f"atpatch_columns/{site.id}"]
         valid = feeds["attention_mask"] == 1 if site.key_mask else (a > 1e-30).any((1, 2))
         np.testing.assert_array_equal(mask, np.isin(np.arange(mask.shape[1]), [1, 3]) & valid)
@@ -195,7 +195,7 @@ def test_firing_patch_agrees_with_the_oracle_within_rounding(
         assert (error <= 1e-5 + rounding).all(), error.max()
 
 
-def dequantised(array: np.ndarray, scale: tuple[str, str] | None, scales: dict[str, np.ndarray]) -> np.ndarray:
+def dequantized(array: np.ndarray, scale: tuple[str, str] | None, scales: dict[str, np.ndarray]) -> np.ndarray:
     if scale is None:
         return array.astype(np.float64)
     zero = float(scales[scale[1]]) if scale[1] else 0.0
@@ -204,20 +204,20 @@ def dequantised(array: np.ndarray, scale: tuple[str, str] | None, scales: dict[s
 
 @dataclass(frozen=True)
 class End:
-    """Where a patched product can be read, the steps that the model's quantisation rounds it to, and the range these
+    """Where a patched product can be read, the steps that the model's quantization rounds it to, and the range these
     can express.
 
-    `quantised`: the value is one of integers.
+    `quantized`: the value is one of integers.
     """
 
     value: str
     step: float = 0.0
     zero: float = 0.0
-    quantised: bool = False
+    quantized: bool = False
     limits: tuple[int, int] = (0, 255)
 
     def read(self, array: np.ndarray) -> np.ndarray:
-        return (array.astype(np.float64) - self.zero) * self.step if self.quantised else array
+        return (array.astype(np.float64) - self.zero) * self.step if self.quantized else array
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -232,22 +232,22 @@ class End:
             return cls(site.product, float(scales[scale]), float(scales[zero]), True)
         if site.quantizer is None:
             return cls(site.product)
-        (quantise,) = (node for node in model.graph.node if site.product in node.input)
-        (dequantise,) = (node for node in model.graph.node if quantise.output[0] in node.input)
-        step, zero = float(scales[quantise.input[1]]), float(scales[quantise.input[2]])
-        limits = np.iinfo(scales[quantise.input[2]].dtype)
-        return cls(dequantise.output[0], step, zero, limits=(limits.min, limits.max))
+        (quantize,) = (node for node in model.graph.node if site.product in node.input)
+        (dequantize,) = (node for node in model.graph.node if quantize.output[0] in node.input)
+        step, zero = float(scales[quantize.input[1]]), float(scales[quantize.input[2]])
+        limits = np.iinfo(scales[quantize.input[2]].dtype)
+        return cls(dequantize.output[0], step, zero, limits=(limits.min, limits.max))
 
 
 @pytest.mark.parametrize(
     ("kind", "exporter"), [(kind, exporter) for kind, family, exporter in CASES if family == "vit"]
 )
 def test_unflagged_samples_of_a_mixed_batch_are_bit_identical(kind: str, exporter: str) -> None:
-    """At the flagged site itself: what follows in a dynamically quantised model takes one scale from the whole batch.
+    """At the flagged site itself: what follows in a dynamically quantized model takes one scale from the whole batch.
 
-    ViT alone, as the mask of BERT leaves scores no steps when it is quantised with them: its maps come out flat.
+    ViT alone, as the mask of BERT leaves scores no steps when it is quantized with them: its maps come out flat.
     """
-    model, export = quantised(kind, "vit", exporter), export_model("vit", exporter)
+    model, export = quantized(kind, "vit", exporter), export_model("vit", exporter)
     sites, _ = find_sites(model)
     first, feeds = sites[0], export.feeds(4, padded=True)
     end = End.of(model, first)
@@ -270,8 +270,8 @@ def test_unflagged_samples_of_a_mixed_batch_are_bit_identical(kind: str, exporte
 @pytest.mark.parametrize("exporter", EXPORTERS)
 @pytest.mark.parametrize("family", ["gpt2", "llama", "deberta-v2", "swin", "whisper"])
 def test_silence_between_pairs_in_other_families(family: str, exporter: str) -> None:
-    """T5 is missing: quantised, it computes indices that it cannot look up."""
-    model, export = quantised("qdq", family, exporter), export_model(family, exporter)
+    """T5 is missing: quantized, it computes indices that it cannot look up."""
+    model, export = quantized("qdq", family, exporter), export_model(family, exporter)
     sites, rejected = find_sites(model)
     assert len(sites) == export.expected_sites and not rejected
     assert {site.form for site in sites} == {"softmax+qdq"}
@@ -286,11 +286,11 @@ def test_silence_between_pairs_in_other_families(family: str, exporter: str) -> 
                 assert array.tobytes() == after[name].tobytes(), (gating, optimize, name)
 
 
-@pytest.mark.parametrize("optimize", [True, False], ids=["optimised", "as-it-is"])
+@pytest.mark.parametrize("optimize", [True, False], ids=["optimized", "as-it-is"])
 @pytest.mark.parametrize("kind", FORMATS)
 def test_two_passes(kind: str, optimize: bool) -> None:
-    """The second run reads the same quantised factors; where no column is flagged nothing changes by a bit."""
-    model, export = quantised(kind, "vit", "dynamo"), export_model("vit", "dynamo")
+    """The second run reads the same quantized factors; where no column is flagged nothing changes by a bit."""
+    model, export = quantized(kind, "vit", "dynamo"), export_model("vit", "dynamo")
     sites, _ = find_sites(model)
     group, feeds = tuple(site.id for site in sites), export.feeds(3)
     before = run_all(model, feeds, optimize=optimize)["last_hidden_state"]
@@ -309,7 +309,7 @@ def test_two_passes(kind: str, optimize: bool) -> None:
 
 
 def test_two_passes_are_refused_for_weights_that_onnxruntime_joins_with_their_product() -> None:
-    """MatMulNBits, of a dequantised weight that nothing else reads: here beside activations of 16 bits, which no kernel
+    """MatMulNBits, of a dequantized weight that nothing else reads: here beside activations of 16 bits, which no kernel
     takes.
     """
     export = export_model("vit", "dynamo")
@@ -323,7 +323,7 @@ def test_two_passes_are_refused_for_weights_that_onnxruntime_joins_with_their_pr
             extra_options={"UseQDQContribOps": True},
         )
         model = onnx.load(path)
-    assert any(node.op_type == "MatMulNBits" for node in optimised(model).graph.node)
+    assert any(node.op_type == "MatMulNBits" for node in optimized(model).graph.node)
     sites, _ = find_sites(model)
     before = run_all(model, export.feeds(3))["last_hidden_state"]
     for gating in ("if", "none"):
@@ -338,7 +338,7 @@ def test_two_passes_are_refused_for_weights_that_onnxruntime_joins_with_their_pr
 
 @pytest.mark.parametrize("kind", ["qdq", "qdq8"])
 def test_two_passes_without_a_branch_are_refused_between_pairs(kind: str) -> None:
-    model = quantised(kind, "vit", "dynamo")
+    model = quantized(kind, "vit", "dynamo")
     sites, _ = find_sites(model)
     plan = same_plan(sites, SitePlan(Static()), gating="none", passes="two", groups=(tuple(site.id for site in sites),))
     with pytest.raises(AtpatchError, match="ATP023: without a branch") as caught:
@@ -346,7 +346,7 @@ def test_two_passes_without_a_branch_are_refused_between_pairs(kind: str) -> Non
     assert "--gating if" in caught.value.mend
 
 
-def test_scores_times_one_are_dequantised_scores() -> None:
+def test_scores_times_one_are_dequantized_scores() -> None:
     """onnxruntime takes such a product out, and the Softmax behind it runs on integers: Whisper has a scale of 1."""
     step, zero, share, nothing = np.float32(1 / 32), np.int8(0), np.float32(1 / 256), np.int8(-128)
     graph = hand_made(
@@ -372,7 +372,7 @@ def test_scores_times_one_are_dequantised_scores() -> None:
 
 
 def test_a_map_between_pairs_that_several_read() -> None:
-    """Two products and an output of the graph read one dequantised map: each product is patched for itself, the output
+    """Two products and an output of the graph read one dequantized map: each product is patched for itself, the output
     stays.
     """
     step, zero, share, nothing = np.float32(1 / 32), np.uint8(128), np.float32(1 / 255), np.uint8(0)

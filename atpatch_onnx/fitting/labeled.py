@@ -1,4 +1,4 @@
-"""Fit on labelled columns: train, bring sites to one scale, choose by what the served graph does."""
+"""Fit on labeled columns: train, bring sites to one scale, choose by what the served graph does."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from .site_selection import LEAST_RECALL
 from .training import Context, anchor_sites, train_sites
 from .tuning import Tuner
 
-__all__ = ["fit_labelled"]
+__all__ = ["fit_labeled"]
 
 
-def fit_labelled(context: Context, capture: Capture, kind: str, judge: Judge, output: str, wanted: Wanted) -> Fitted:
+def fit_labeled(context: Context, capture: Capture, kind: str, judge: Judge, output: str, wanted: Wanted) -> Fitted:
     """See the module's text.
 
     Args:
-        kind: one of `detectors.LABELLED`.
+        kind: one of `detectors.LABELED`.
         judge: knows the original model's predictions.
         output: graph output whose argmax is the prediction.
 
@@ -36,7 +36,7 @@ def fit_labelled(context: Context, capture: Capture, kind: str, judge: Judge, ou
     trained = anchor_sites(context, capture, made, train_sites(context, capture, made))
     if all(one.point.recall < LEAST_RECALL for one in trained):
         before = judge.figures(context.parts.selection, judge.original)
-        raise NOT_HELPFUL("no site's maps tell the labelled columns from others", advice(before))
+        raise NOT_HELPFUL("no site's maps tell the labeled columns from others", advice(before))
     tuner = Tuner(context, judge, output, lambda: sites_together(context, capture, made, trained), always=made.always)
     tuned = tuner.tune(trained, wanted)
     kept = set(tuned.lineup.group)
