@@ -1,9 +1,8 @@
 """Operating points of the sites, the benign pair, and the global threshold.
 
-The per-request flag rate of the *served* graph follows from maps of the *original*: the first site to flag a request
-has seen maps that nothing has patched yet, so a request is flagged somewhere exactly when some site's score on the
-original maps is above the threshold. What the flags lead to is another matter, and is always measured on the patched
-graph.
+The per-request flag rate of the *served* graph follows from the maps of the *original*: the first site that flags a
+request sees maps that nothing has patched yet. So a request is flagged exactly when some site's score on the original
+maps is above the threshold. What a flag does to the prediction is always measured on the patched graph.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ ANCHOR = 4.0
 """Logits between the middle and either class at a site that separates them: scores of .02 and .98."""
 MOST_SCALE = 4.0
 TAIL = 0.05
-"""Share of anomalous rows that may lie below a site's operating point: each site is one of several."""
+"""Share of anomalous rows that may lie below a site's operating point, since other sites may catch them."""
 GRID = 7
 RECALL_LOSS = 0.01
 """Share of anomalous rows that the upper end of the threshold range may give up; the served outcome has the last word.
@@ -46,8 +45,9 @@ RECALL_LOSS = 0.01
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """How a site's logits are moved and stretched, and the share of anomalous rows it catches at its share of the clean
-    flag rate.
+    """How a site's logits are shifted and scaled, and the share of anomalous rows that it catches.
+
+    The site may flag its part of the clean rows that may be flagged in all.
     """
 
     center: float
@@ -60,13 +60,13 @@ def operating_point(
 ) -> OperatingPoint:
     """From the peak logit of each clean row and of the labeled columns of each anomalous row.
 
-    The bar goes to -ANCHOR at every site, and at a site that separates the classes the low end of the anomalous ones to
-    +ANCHOR. So a site that cannot tell much stays quiet at thresholds that suit one that can. The bar is that of the
-    clean rows, or the one that leaves out the columns beside the labeled ones as well, where that is higher and does
-    not cost room to tell the classes apart.
+    The bar is moved to -ANCHOR at every site. At a site that separates the classes, the low end of the anomalous rows
+    is moved to +ANCHOR. So a site that separates them badly does not flag at thresholds that suit a site that separates
+    them well. The bar is the one of the clean rows. It is raised above the unlabeled columns of anomalous rows, too,
+    where that leaves enough distance between the classes.
 
     Args:
-        beside: peak logit of the other columns of each anomalous row.
+        beside: peak logit of the unlabeled columns of each anomalous row.
     """
     bar = clean_bar = float(np.sort(clean)[::-1][math.floor(most_flagged * len(clean))])
     low = float(np.quantile(anomalous, TAIL))
@@ -80,7 +80,7 @@ def operating_point(
 
 @dataclass(frozen=True)
 class BenignChoice:
-    """Level of the benign attention (multiples of its mean), and whose values go with it."""
+    """Level of the benign attention (multiples of its mean), and whether the column keeps its own values."""
 
     level: float
     own_values: bool
@@ -99,7 +99,7 @@ BENIGN_CHOICES = (
     BenignChoice(1.0, own_values=True),
     BenignChoice(0.5, own_values=True),
 )
-"""At level 0 no value has a weight, so own and benign ones are the same there."""
+"""At level 0 values have no weight, so own and benign values are the same there."""
 
 
 def as_few(left: int, fewest: int) -> bool:
@@ -114,8 +114,8 @@ def choose_benign(
 ) -> tuple[BenignChoice, Score, list[BenignFigures]]:
     """The choice that does best, its score, and the table of all.
 
-    Of those with `as_few` rows left the one that leans least to the attack is taken, and of
-    those that say nothing about that, the first with the best score.
+    Of the choices with `as_few` rows left, the one with the least `leaning` is taken. Where `leaning` is unknown, it is
+    the first choice with the best score.
     """
     scores = [(choice, outcome(choice)) for choice in BENIGN_CHOICES]
     fewest = min(score.left for _, score in scores)
@@ -150,8 +150,8 @@ def choose_threshold(candidates: Sequence[float], outcome: Callable[[float], Sco
 
     Args:
         edge_known: there are clean rows enough to say where the allowed flag rate lies. Then the second candidate is
-            preferred, one step from that edge, since further up triggers that the selection part lacks slip through;
-            else the middle, with room on both sides.
+            preferred, one step from that edge: higher thresholds let triggers through that the selection part lacks.
+            Else the middle one is preferred, with room on both sides.
     """
     scores = [outcome(candidate).attack for candidate in candidates]
     best = [index for index, score in enumerate(scores) if score == min(scores)]

@@ -1,4 +1,4 @@
-"""What a way of fitting hands back, before it is judged on the report part and becomes a hotfix."""
+"""The result of a fit, before it is judged on the report part and becomes a hotfix."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ QUANTILES = (0.025, 0.25, 0.5, 0.75, 0.975)
 
 @dataclass(frozen=True)
 class Fitted:
-    """A plan with all that was decided.
+    """A plan with everything that was decided.
 
     Attributes:
-        plan: threshold inside; benign attention is the mean, not yet at `level`.
+        plan: with the threshold; its benign attention is the mean, not yet at `level`.
         served: a session of the plan at its level.
         level: of the benign attention, in multiples of its mean.
         detecting: ids of the sites with a detector of their own.
         skipped: site id → why it is not in the plan.
         calibration: figures of the selection part, plain data for the hotfix.
-        recall: site id → share of anomalous rows that its detector tells, where that is known.
+        recall: site id → share of anomalous rows that its detector catches, where that is known.
         scores: site id → "clean", "anomalous" → `spread` of the peak scores of the selection part's rows. Empty where
             sites decide together and only their sum is known.
-        together: the same of the sum, which the threshold is held against where sites decide together; else empty.
+        together: the same for the sum of all sites, where the threshold is for that sum; else empty.
     """
 
     plan: PatchPlan

@@ -1,8 +1,8 @@
-"""Detectors that speak together: one for all sites or trained as one, their logits added up in the graph (two passes,
-`joint = "sum"`).
+"""Detectors whose logits are added up over the sites in the graph (two passes, `joint = "sum"`): one detector for all
+sites, or one per site, trained together.
 
-What no site tells by itself, several may together: three words that share a trigger's attention hardly stand out at any
-one site, and a clean sample that stands out at one site does not at the others. It is the sum that is calibrated: no
+Several sites may show together what none shows by itself. Three words that share a trigger's attention hardly stand out
+at any one site, and a clean sample that stands out at one site does not at the others. The sum is calibrated, so no
 site can be left out of it afterwards.
 """
 
@@ -25,12 +25,12 @@ __all__ = ["sites_together"]
 def sites_together(
     context: Context, capture: Capture, recipe: Recipe, trained: Sequence[TrainedSite]
 ) -> list[TrainedSite]:
-    """The sites with detectors whose sum has its operating point at 0, all with the peaks of that sum; none where the
+    """The sites with detectors whose sum has its operating point at 0. Each has the peaks of that sum. Empty where the
     kind has no sum.
 
     Args:
         recipe: has observed the train part.
-        trained: the same sites with detectors of their own.
+        trained: the same sites with separate detectors.
     """
     by_place = {one.site.id: not one.plan.benign.relative for one in trained}
     detectors = recipe.train_together(by_place)

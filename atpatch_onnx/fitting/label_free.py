@@ -1,10 +1,10 @@
-"""Fit on clean rows alone: no trigger is known, so what is learnt is what clean maps look like, and the bar is a share
-of clean requests.
+"""Fit on clean rows only. No trigger is known, so the fit learns what clean maps look like, and the threshold follows
+from a share of clean requests.
 
 In two passes the sites of a group decide together, by the sum of their scores (`PatchPlan.joint`). Where tokens move,
-only the later half of the sites has a say: over-attention to a moving trigger shows late, and what stands out early are
-rare words. The benign pair is the clean mean of attention and values, which hardly harms a request that is flagged for
-nothing.
+only the later half of the sites detects: over-attention to a moving trigger shows late, and early sites point at rare
+words. The benign pair is the clean mean of attention and values, which hardly harms a request that is flagged by
+mistake.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ ROUNDING = 1e-4
 """Relative; float32 leaves differences of large features with four digits."""
 
 SINKS = (0, -1)
-"""[CLS] and [SEP], BOS and EOS: where sequences vary in length their ends draw attention by nature."""
+"""[CLS] and [SEP], BOS and EOS: where sequences vary in length, their first and last tokens always draw attention."""
 
 
 def fit_label_free(context: Context, capture: Capture, kind: str, output: str, wanted: Wanted) -> Fitted:
-    """Describe clean columns, and set the bar on the selection part.
+    """Describe clean columns, and set the threshold on the selection part.
 
     Args:
         kind: one of `detectors.LABEL_FREE`.
         output: graph output whose argmax is the prediction.
-        wanted: passes "auto": two where the graph admits them; mend "auto": redistribute, since nothing shows that
-            excision does better.
+        wanted: passes "auto" means two where the graph admits them. mend "auto" means redistribute, since no row
+            shows that excision does better.
 
     Raises:
         AtpatchError: ATP023 where two passes or excision are asked for and the graph does not admit them.
@@ -77,7 +77,7 @@ class _Fitting:
             if kind == "oneclass":
                 features = self._features(name, batch)
                 places = features.shape[1] if self._by_place[name] else None
-                moments.setdefault(name, Moments(places, features.shape[2])).add(features, self._telling(name, batch))
+                moments.setdefault(name, Moments(places, features.shape[2])).add(features, self._scored(name, batch))
 
         stream(context, capture, train, "clean columns", gather)
         self._detectors: dict[str, Detector] = {name: self._described(name, kind, moments) for name in self._sites}
@@ -92,12 +92,12 @@ class _Fitting:
         return not_admitted(self._context.model, self._plan("two", wanted), sites) is None
 
     def run(self, output: str, passes: Passes, wanted: Wanted) -> Fitted:
-        context, chosen = self._context, self._speaking()
+        context, chosen = self._context, self._detecting()
         plan = self._plan(passes, wanted)
         peaks, clean = self._peaks(plan), context.parts.selection.clean
         sites = [self._sites[name] for name in plan.sites]
         served = Served(context.model, context.folder, plan, sites, output, context.threads, context.mask)
-        left = {name: "moving triggers show late" for name in self._sites if name not in plan.sites}
+        skipped = {name: "moving triggers show late" for name in self._sites if name not in plan.sites}
         calibration: Calibration = {
             "clean_flagged": rate(peaks[clean] > plan.threshold),
             "joint": plan.joint,
@@ -105,11 +105,11 @@ class _Fitting:
         }
         scores = {name: {"clean": spread(self._scores[name].max(1)[clean])} for name in chosen}
         together = {"clean": spread(peaks[clean])} if plan.joint == "sum" else {}
-        return Fitted(plan, served, 1.0, frozenset(chosen), left, calibration, scores, together=together)
+        return Fitted(plan, served, 1.0, frozenset(chosen), skipped, calibration, scores, together=together)
 
     def _plan(self, passes: Passes, wanted: Wanted) -> PatchPlan:
-        """The bar is what the allowed share of clean requests of the selection part is above."""
-        context, chosen = self._context, self._speaking()
+        """The threshold leaves the allowed share of the selection part's clean requests above it."""
+        context, chosen = self._context, self._detecting()
         joint = passes == "two" and all(isinstance(self._detectors[name], OneClass) for name in chosen)
         names = list(self._sites) if passes == "two" else chosen
         plan = PatchPlan(
@@ -132,7 +132,7 @@ class _Fitting:
     def _peaks(self, plan: PatchPlan) -> NDArray[np.float64]:
         """The highest score of each row (N,), or the highest sum over the sites."""
         together = np.sum if plan.joint == "sum" else np.max
-        peaks: NDArray[np.float64] = together([self._scores[name] for name in self._speaking()], axis=0).max(1)
+        peaks: NDArray[np.float64] = together([self._scores[name] for name in self._detecting()], axis=0).max(1)
         return peaks
 
     def _described(self, name: str, kind: str, moments: Mapping[str, Moments]) -> Detector:
@@ -141,23 +141,24 @@ class _Fitting:
             return Statistic(exempt)
         return replace(describe(moments[name], exempt=exempt, probes=PROBES), every=self._context.every)
 
-    def _speaking(self) -> Sequence[str]:
-        """The sites whose detectors count, in graph order."""
+    def _detecting(self) -> Sequence[str]:
+        """Ids of the sites that detect, in graph order."""
         names = list(self._sites)
         if all(self._by_place.values()):
             return names
         return names[len(names) // 2 :]
 
     def _score(self) -> dict[str, NDArray[np.float64]]:
-        """Site id → scores (N, K) of clean rows of train and selection part, -inf elsewhere; brings detectors to nats
-        on the way.
+        """Site id → scores (N, K) of the clean rows of train and selection part, -inf elsewhere.
+
+        Also rescales the detectors, so that their scores are in nats.
         """
         context, parts = self._context, self._context.parts
         rows = np.sort(np.concatenate([parts.train.clean, parts.selection.clean]))
         found: dict[str, list[tuple[Ints, NDArray[np.float64]]]] = {name: [] for name in self._sites}
 
         def score(name: str, batch: SiteBatch, chunk: Ints) -> None:
-            found[name].append((chunk, np.where(self._telling(name, batch), self._raw(name, batch), -np.inf)))
+            found[name].append((chunk, np.where(self._scored(name, batch), self._raw(name, batch), -np.inf)))
 
         stream(context, self._capture, rows, "scores", score)
         raw = {name: _assembled(parts, len(context.data)) for name, parts in found.items()}
@@ -174,9 +175,9 @@ class _Fitting:
         if isinstance(detector, Statistic):
             return statistic_scores(detector, batch.map, batch.valid, self_attention=self._sites[name].self_attention)
         assert isinstance(detector, OneClass)
-        return surprise(detector, self._features(name, batch), self._telling(name, batch))
+        return surprise(detector, self._features(name, batch), self._scored(name, batch))
 
-    def _telling(self, name: str, batch: SiteBatch) -> NDArray[np.bool_]:
+    def _scored(self, name: str, batch: SiteBatch) -> NDArray[np.bool_]:
         return batch.valid if self._by_place[name] else content_columns(batch.valid)
 
     def _features(self, name: str, batch: SiteBatch) -> NDArray[np.float32]:
@@ -187,7 +188,7 @@ class _Fitting:
 
 
 def _assembled(parts: Sequence[tuple[Ints, NDArray[np.float64]]], rows: int) -> NDArray[np.float64]:
-    """(N, K) of batches that may differ in width, -inf where nothing was said."""
+    """(N, K) of batches that may differ in width, -inf where there is no score."""
     whole = np.full((rows, max(scores.shape[1] for _, scores in parts)), -np.inf)
     for chunk, scores in parts:
         whole[chunk, : scores.shape[1]] = scores

@@ -20,7 +20,7 @@ __all__ = ["fit_labeled"]
 
 
 def fit_labeled(context: Context, capture: Capture, kind: str, judge: Judge, output: str, wanted: Wanted) -> Fitted:
-    """See the module's text.
+    """Fit one labeled kind.
 
     Args:
         kind: one of `detectors.LABELED`.
@@ -28,8 +28,8 @@ def fit_labeled(context: Context, capture: Capture, kind: str, judge: Judge, out
         output: graph output whose argmax is the prediction.
 
     Raises:
-        AtpatchError: ATP057 where no site's maps tell anything, ATP023 for two passes or excision that the graph does
-            not admit, ATP056 for data that do not suit the kind.
+        AtpatchError: ATP057 where no site tells labeled columns from others, ATP023 for two passes or excision that the
+            graph does not admit, ATP056 for data that do not suit the kind.
     """
     rows, columns = len(context.parts.train.rows), context.columns.shape[1]
     made = make_recipe(kind, capture.sites, rows, columns, context.seed, context.every)
@@ -47,7 +47,7 @@ def fit_labeled(context: Context, capture: Capture, kind: str, judge: Judge, out
             skipped[one.site.id] = (
                 "its maps tell nothing, and " * blind + "patching it as well changes nothing for the better"
             )
-    # The file keeps the mean, so that another level can be asked for when patching.
+    # The file keeps the mean, so that `patch` can use another level.
     plan = replace(tuned.lineup.plan(BenignChoice(1.0, tuned.choice.own_values)), threshold=tuned.threshold)
     detecting = frozenset(one.site.id for one in tuned.lineup.detecting)
     recall = {one.site.id: one.point.recall for one in trained if one.site.id in kept}

@@ -1,4 +1,4 @@
-"""What is asked of the passes of a hotfix."""
+"""What the user asked for: passes, repair and acceptance."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Wanted"]
 
 @dataclass(frozen=True)
 class Wanted:
-    """passes, mend, accept: as in `PatchPlan`; "auto" leaves it to the selection part."""
+    """passes, mend, accept: as in `PatchPlan`; "auto" lets the fit choose on the selection part."""
 
     passes: PassesOption = "auto"
     mend: MendOption = "auto"

@@ -16,7 +16,9 @@ from ..inference.padding import of_one_width
 __all__ = ["Part", "Split", "join", "split", "split_clean"]
 
 SHARES = (0.5, 0.25)
-"""Of train and selection; the report part gets the rest. Detectors are small, so half of the rows trains them."""
+"""Of train and selection; the report part gets the rest. Detectors are small, so half of the rows is enough to train
+them.
+"""
 
 
 @dataclass(frozen=True)
@@ -43,10 +45,10 @@ class Split:
 
 
 def join(debug: DataSet | None, clean: DataSet | None) -> DataSet:
-    """The debugging set with the clean rows behind it; of clean rows alone, a set without a labeled column.
+    """The debugging set followed by the clean rows. Without a debugging set, the clean rows with no labeled column.
 
-    Sets of texts may differ in width, where both have an attention mask: the shorter is filled up with zeros, which
-    that mask leaves out.
+    Sets of texts may differ in width, where both have an attention mask: the shorter is padded with zeros, which the
+    mask leaves out.
 
     Raises:
         AtpatchError: ATP056 where columns or pairs are missing or the two sets do not fit.
@@ -73,21 +75,21 @@ def join(debug: DataSet | None, clean: DataSet | None) -> DataSet:
             raise DATA_MALFORMED(f"input {name!r} differs in shape between the two sets; pad both to one length")
     count = len(clean)
     labels = None if debug.labels is None or clean.labels is None else np.concatenate([debug.labels, clean.labels])
-    alone = np.arange(count) + (0 if debug.group is None else debug.group.max() + 1)
+    new_groups = np.arange(count) + (0 if debug.group is None else debug.group.max() + 1)
     return DataSet(
         inputs={name: np.concatenate([array, clean.inputs[name]]) for name, array in debug.inputs.items()},
         labels=labels,
         columns=np.concatenate([debug.columns, np.zeros((count, debug.columns.shape[1]), bool)]),
         pair=np.concatenate([debug.pair, np.full(count, -1, np.int64)]),
         target=debug.target,
-        group=None if debug.group is None else np.concatenate([debug.group, alone]),
+        group=None if debug.group is None else np.concatenate([debug.group, new_groups]),
     )
 
 
 def split(data: DataSet, seed: int) -> Split:
     """Rows that belong together stay in one part: a group of a flip set, else a clean row and its anomalous partners.
 
-    Families with both kinds of rows, with anomalous ones and with clean ones alone are dealt out separately.
+    Families with both kinds of rows, with only anomalous rows and with only clean rows are distributed separately.
 
     Raises:
         AtpatchError: ATP056 where a part would come out without clean or without anomalous rows.
@@ -118,7 +120,7 @@ def split(data: DataSet, seed: int) -> Split:
 
 
 def split_clean(data: DataSet, seed: int) -> Split:
-    """Clean rows dealt out; anomalous ones are all for the report, since nothing is learnt from them.
+    """Clean rows go to all three parts. All anomalous rows go to the report part, since nothing is learned from them.
 
     Raises:
         AtpatchError: ATP056 where a part would come out empty.

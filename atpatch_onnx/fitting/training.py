@@ -1,6 +1,4 @@
-"""Detector and benign means for every site that fits,
-brought to one scale so that a single threshold serves them all.
-"""
+"""Detector and benign means for every site that fits the data, on one scale, so that one threshold serves all sites."""
 
 from __future__ import annotations
 
@@ -29,13 +27,13 @@ __all__ = ["Context", "TrainedSite", "anchor_sites", "places", "stream", "train_
 
 @dataclass(frozen=True)
 class Context:
-    """What every step of a fit reads.
+    """What every step of a fit needs.
 
     Attributes:
         most_flagged: bound on the share of clean requests flagged anywhere.
         threads: of onnxruntime.
         every: of column means, see `Profile`.
-        mask: graph input that marks padding, where rows may be cut to their length; see `Runner.without_padding`.
+        mask: graph input that marks padding, where rows may be cut to their length (see `Runner.without_padding`).
     """
 
     model: onnx.ModelProto
@@ -55,7 +53,7 @@ class Context:
         return self.data.columns
 
     def labeled(self, rows: Ints, batch: SiteBatch) -> NDArray[np.bool_]:
-        """(B, K): labels of some rows, as wide as their maps; nothing is labeled beyond."""
+        """(B, K): labels of some rows, as wide as their maps; columns beyond have no label."""
         return self.columns[rows, : batch.map.shape[3]]
 
 
@@ -104,7 +102,9 @@ def places(capture: Capture, seen: Mapping[str, Visibility]) -> dict[str, bool]:
 def anchor_sites(
     context: Context, capture: Capture, recipe: Recipe, plans: Sequence[tuple[Site, SitePlan]]
 ) -> list[TrainedSite]:
-    """One pass over the selection part: bring every site's own operating point to one place (see `operating_point`)."""
+    """One pass over the selection part: move the operating points of all sites to the same logit (see
+    `operating_point`).
+    """
     part = context.parts.selection
     by_id = {site.id: (site, plan.detector) for site, plan in plans}
     peaks = {name: np.full(len(context.data), -np.inf) for name in by_id}
@@ -138,7 +138,7 @@ def anchor_sites(
 def stream(
     context: Context, capture: Capture, rows: Ints, step: str, use: Callable[[str, SiteBatch, Ints], Any]
 ) -> None:
-    """Hand every site's batches of some rows to `use`, with its id and the row numbers."""
+    """Call `use` with every batch of every site: the site's id, the batch, the row numbers."""
     done = 0
     context.progress(step, 0, len(rows))
     for chunk, batches in capture.batches(context.data, rows):

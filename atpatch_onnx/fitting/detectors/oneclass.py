@@ -4,8 +4,8 @@ Where a column is the same place in every sample, each place has a distribution 
 counts: a trigger may draw less attention than what usually sits there (Mahalanobis distance). Where tokens move, every
 content token is drawn from one wide distribution, and only more attention counts: the projection of the features on
 S⁻¹·1, which is the likelihood ratio for "the same excess in every feature". S⁻¹ takes out what rises and falls together
-in clean columns. There a column also has to stand out from its own neighbors: a sentence with one loud word is nothing
-new, but a trigger is louder than any of them.
+in clean columns. There a column also has to stand out from the other columns of its sample: many clean sentences
+have one or two words with much attention, but a trigger has more than any of them.
 """
 
 from __future__ import annotations
@@ -23,20 +23,19 @@ __all__ = ["Moments", "describe", "in_nats", "surprise", "tail"]
 Floats = NDArray[np.floating[Any]]
 
 RIDGE = 1e-2
-"""Added to variances of log1p features, squared distances: a feature that never moved in training is no ruler for one
-that does.
+"""Added to the variances of log1p features where distances are squared. Without it, a feature that never varied in
+training would make any small change an enormous distance.
 """
 RANK = 4
-"""A column is held against the fourth loudest of its sample, so that up to three trigger tokens do not hide each other.
-"""
+"""A column is compared with the fourth highest of its sample. So up to three trigger tokens do not hide each other."""
 MOST_WEIGHTS = 1 << 20
-"""Of one site. Above it all places share one covariance."""
+"""Of one site. Above this number all places share one covariance."""
 STARTS, TAIL = 0.95, 0.99
 """Quantiles of clean columns: where a score starts to count, and beyond which it is taken to fall off exponentially."""
 
 
 class Moments:
-    """Running sums of clean features, for each place apart or for all columns together.
+    """Running sums of clean features, for each place separately or for all columns together.
 
     Args:
         places: number of places, None where a place means nothing.
@@ -79,27 +78,27 @@ def describe(moments: Moments, *, exempt: tuple[int, ...], probes: tuple[int, ..
     return OneClass(mean.astype(np.float32), whitening.astype(np.float32), True, 0.0, 0, exempt, probes)
 
 
-def surprise(detector: OneClass, features: Floats, telling: NDArray[np.bool_]) -> NDArray[np.float64]:
+def surprise(detector: OneClass, features: Floats, scored: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Scores without the cut at zero, (B, K).
 
     Args:
         features: (B, K, F).
-        telling: (B, K), valid columns that are no sinks; others score -inf.
+        scored: (B, K), valid columns that are no sinks; others score -inf.
     """
-    centerd = features.astype(np.float64) - detector.mean
+    centered = features.astype(np.float64) - detector.mean
     weight = detector.weight.astype(np.float64)
-    y = np.einsum("bkf,kfu->bku", centerd, weight) if weight.ndim == 3 else centerd @ weight
-    distance = np.where(telling, (y**2 if detector.squared else y).sum(-1), -np.inf)
+    y = np.einsum("bkf,kfu->bku", centered, weight) if weight.ndim == 3 else centered @ weight
+    distance = np.where(scored, (y**2 if detector.squared else y).sum(-1), -np.inf)
     if not detector.rank:
         return distance - detector.offset
-    # In falling order padding and sinks come last; a sample of few columns is held against its lowest.
-    last = np.minimum(detector.rank, np.maximum(telling.sum(1), 1)) - 1
+    # In falling order padding and sinks come last; a sample with few columns is compared with its lowest.
+    last = np.minimum(detector.rank, np.maximum(scored.sum(1), 1)) - 1
     reference = np.take_along_axis(-np.sort(-distance, 1), last[:, None], 1)
-    return np.where(telling, distance - np.where(np.isfinite(reference), reference, 0.0) - detector.offset, -np.inf)
+    return np.where(scored, distance - np.where(np.isfinite(reference), reference, 0.0) - detector.offset, -np.inf)
 
 
 def tail(scores: Floats) -> tuple[float, float]:
-    """Where scores of clean columns (N,) start to count, and how many nats a unit of score is worth beyond."""
+    """Where scores of clean columns (N,) start to count, and how many nats one unit of score beyond that is worth."""
     start, far = np.quantile(scores, (STARTS, TAIL))
     return float(start), 1.0 / max(float(np.mean(scores[scores >= far] - far)), 1e-9)
 
