@@ -1,1 +1,1 @@
-"""What a model is, where its attention sites are, and how two models differ."""
+"""Shows what a model is, where its attention sites are, and how two models differ."""

@@ -1,7 +1,7 @@
-"""The chain of a site as an inline SVG: boxes down the page, what flows in from the side on their right.
+"""Draws the chain of operators of a site as an inline SVG. Boxes go down the page, with their side inputs to the right.
 
-Colors are classes that the page gives its own colors to. Text cannot be measured here, so names are cut by their
-number of characters; the whole name is in the tooltip.
+The colors are CSS classes, which the page defines. The width of a text is not known here, so long names are cut after a
+number of characters, and the tooltip has the whole name.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .explanation import edge_text, end_text
 __all__ = ["WIDTH", "chain_svg"]
 
 WIDTH = 370
-"""In the picture's own units: small enough to be readable on a phone, where a unit is a little less than a pixel."""
+"""Width of the picture in its own units, small enough for a phone, where a unit is a little less than a pixel."""
 
 _LEFT = 2
 _LETTER = 7.4  # width of a letter in a box
@@ -26,7 +26,7 @@ _MOST_ENDS = 6
 _LONGEST_SHAPE, _LONGEST_REASON = 52, 54
 _PARTS = {"scores": "scores", "softmax": "normalizes", "product": "map · values", "fused": "in one operator"}
 _TINY = frozenset({"axes", "shape", "starts", "ends", "steps", "scale", "zero point"})
-"""Roles of constants that need no line of their own for the name."""
+"""Roles of constants whose name gets no line of its own."""
 
 
 @dataclass
@@ -40,7 +40,7 @@ class _Canvas:
         self.parts.append(f'<path class="{kind}" d="{data}"/>')
 
     def text(self, kind: str, x: float, y: float, text: str, whole: str = "", rest: str = "") -> None:
-        """`whole`: tooltip; `rest`: follows the text, which then stands out as its head."""
+        """`whole` is the tooltip. `rest` follows the text, which is then drawn as its heading."""
         tooltip = f"<title>{escape(whole)}</title>" if whole and whole != text else ""
         shown = (
             f'<tspan class="role">{escape(text)}</tspan><tspan dx="6">{escape(rest)}</tspan>' if rest else escape(text)
@@ -60,8 +60,8 @@ class _Picture:
         self._steps = (*(self._ahead.steps if self._ahead else ()), *trace.steps)
         names = [step.op_type for step in self._steps] + ([self._ahead.op_type] if self._ahead else [])
         self._box = min(max([_LEAST_BOX, *(len(name) * _LETTER + 18 for name in names)]), 176)
-        self._beside = _LEFT + self._box + 24
-        self._room = int((WIDTH - self._beside) / 5.7)
+        self._text_left = _LEFT + self._box + 24
+        self._room = int((WIDTH - self._text_left) / 5.7)
         self._canvas = _Canvas()
         self._y = 2.0
 
@@ -77,7 +77,7 @@ class _Picture:
             self._draw_step(step, index)
         self._draw_ends()
         height = self._y + 4
-        # Named by what it shows, for those who do not see it.
+        # For readers who cannot see the picture.
         label = escape(f"{self._trace.name}: " + " → ".join(step.op_type for step in self._steps))
         body = "".join(self._canvas.parts)
         return f'<svg class="chain" role="img" aria-label="{label}" viewBox="0 0 {WIDTH} {height:g}">{body}</svg>'
@@ -110,10 +110,10 @@ class _Picture:
         for row, (style, text, whole) in enumerate(lines):
             y = top + _PAD + 12 + row * _ROW if len(lines) > 1 else top + 20
             role, _, rest = text.partition("\t")
-            self._canvas.text(style, self._beside, y, role, whole, rest)
+            self._canvas.text(style, self._text_left, y, role, whole, rest)
             if style == "side":
                 edge = _LEFT + self._box
-                self._canvas.path("flow", f"M{self._beside - 5:g} {y - 4:g}H{edge + 6:g}")
+                self._canvas.path("flow", f"M{self._text_left - 5:g} {y - 4:g}H{edge + 6:g}")
                 self._canvas.path("tip", f"M{edge + 2:g} {y - 4:g}l7 -3.5v7z")
         self._y = top + height
 

@@ -1,7 +1,8 @@
-"""What differs between two models, node by node.
+"""Compares two models node by node.
 
-Nodes are matched by body and first output: values are assigned once, so the output names the node, while indices shift
-with every insertion and names may be missing.
+Two nodes are the same if they lie in the same body and have the same first output. Each value is assigned only once, so
+the output identifies its node. Indices do not: they change with every insertion. Names do not either: they may be
+missing.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ class Change:
         what: "node", "input", "output", "initializer", "value", "function", "metadata" or "field".
         name: node name (its first output where it has none), value name, metadata key or field.
         body: "" for the main graph, else a path like "if_out.then_branch" or "domain::function".
-        site: id of the site in whose patch it belongs, "" for none.
-        before, after: operator type, shape and type, or text; None where it does not exist.
-        parts: of a changed node, what changed: "op_type", "inputs", "outputs", "attributes", ...
+        site: id of the site whose patch it belongs to, "" if none.
+        before, after: operator type, shape and type, or text. None if it does not exist there.
+        parts: for a changed node, what changed: "op_type", "inputs", "outputs", "attributes", ...
     """
 
     status: str
@@ -52,18 +53,19 @@ class Change:
 
 @dataclass(frozen=True)
 class Difference:
-    """All changes, and whether the models are equal field for field.
+    """All changes, and whether the models are equal in every field.
 
     Attributes:
-        identical: equal field for field; can be False without a change in the list: nodes or values in another order.
-        changes: of nodes and values, body by body.
+        identical: equal in every field. Can be False while `changes` is empty, if only the order of nodes or values
+            differs.
+        changes: changes of nodes and values, body by body.
     """
 
     identical: bool
     changes: tuple[Change, ...] = field(default=())
 
     def by_site(self) -> dict[str, dict[str, int]]:
-        """Site id → number of nodes added, removed and changed; "" for nodes of no site."""
+        """Site id → number of nodes added, removed and changed. "" stands for nodes that belong to no site."""
         counts: dict[str, Counter[str]] = {}
         for change in self.changes:
             if change.what == "node":
@@ -83,25 +85,25 @@ class Difference:
 
 
 def diff(before: Model, after: Model) -> Difference:
-    """What differs between two models, node by node. External weights are compared by reference, not by content.
+    """Compare two models node by node. External weights are compared by reference, not by content.
 
     Args:
         before, after: path, `onnx.ModelProto` or `onnx_ir.Model`.
 
     Returns:
-        every node and value that was added, removed or changed, with the site it belongs to.
+        every node and value that was added, removed or changed, with its site.
 
     Raises:
         AtpatchError: ATP001-ATP005 for files that cannot be used.
     """
-    # What is in memory may be broken: its differences are then what one looks for.
+    # A model in memory is not checked: it may be broken, and the difference may show why.
     a, b = (model if isinstance(model, onnx.ModelProto) else read_model(model) for model in (before, after))
     if a == b:
         return Difference(True)
     return Difference(False, (*_model_changes(a, b), *_bodies(a, b)))
 
 
-# The name before the functions were called as the commands are.
+# Former name, from before functions were named like the commands.
 diff_models = diff
 
 
@@ -133,7 +135,7 @@ Body = onnx.GraphProto | onnx.FunctionProto
 
 
 def _labeled(model: onnx.ModelProto) -> dict[str, Body]:
-    """Every body under a path made of output names, which do not shift as indices do."""
+    """Every body, under a path made of output names. Unlike indices, these do not change with insertions."""
     found: dict[str, Body] = {}
 
     def walk(label: str, body: Body) -> None:
@@ -192,7 +194,7 @@ def _parts(a: onnx.NodeProto, b: onnx.NodeProto) -> tuple[str, ...]:
 
 
 def _attributes(node: onnx.NodeProto) -> dict[str, bytes | str]:
-    """Attributes by content; subgraphs by presence, since their nodes are compared on their own."""
+    """Attributes by their content. Of a subgraph only its presence counts, since its nodes are compared separately."""
     graphs = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
     return {a.name: "graph" if a.type in graphs else a.SerializeToString(deterministic=True) for a in node.attribute}
 

@@ -1,4 +1,4 @@
-"""What is installed, and what is missing for which command."""
+"""Finds which packages are installed, and which ones each command lacks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ EXTRAS = {
     "serve": ("starlette", "uvicorn", "prometheus-client", "jinja2"),
 }
 CORE = ("onnx", "onnx-ir", "onnx-graphsurgeon", "numpy", "click", "rich", "safetensors")
-# Command → extras it needs; "cpu" is met by any build of onnxruntime.
+# Command → extras it needs. Any build of onnxruntime satisfies "cpu".
 NEEDS: dict[str, tuple[str, ...]] = {
     "inspect": (),
     "patch": (),
@@ -50,14 +50,14 @@ _RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 
 @dataclass(frozen=True)
 class Examination:
-    """Versions and what follows from them.
+    """Installed versions, and which commands they allow.
 
     Attributes:
         python, platform: of this process.
-        packages: package → version, None when it is not installed.
-        providers: execution providers of onnxruntime, () without one.
+        packages: package → version, None if it is not installed.
+        providers: execution providers of onnxruntime, () without onnxruntime.
         commands: command → packages that it lacks.
-        problems: one line each, with the way out.
+        problems: one line each, with advice how to solve it.
     """
 
     python: str
@@ -68,7 +68,7 @@ class Examination:
     problems: tuple[str, ...]
 
     def pip(self, command: str) -> str | None:
-        """The pip line that makes a command work, None when it works already."""
+        """The pip command that installs what a command lacks, None if it lacks nothing."""
         lacking = self.commands[command]
         extras = [extra for extra in NEEDS[command] if any(package in lacking for package in EXTRAS[extra])]
         return f"pip install 'atpatch-onnx[{','.join(extras)}]'" if extras else None
@@ -88,15 +88,15 @@ class Examination:
 
 
 def examine() -> Examination:
-    """What is installed here, and what is missing for which command.
+    """Find which packages are installed here, and which ones each command lacks.
 
-    Imports onnxruntime, if there is one, to ask for its providers; nothing else.
+    Imports onnxruntime, if it is installed, to read its providers. No other package is imported.
 
     Returns:
         versions by package, and for each command the packages that it lacks.
 
     Raises:
-        AtpatchError: never; what is wrong here is one of the `problems`.
+        AtpatchError: never; faults of the installation are listed in `problems`.
     """
     names = dict.fromkeys([*CORE, *(package for packages in EXTRAS.values() for package in packages)])
     packages = {"atpatch-onnx": __version__, **{name: _version(name) for name in names}}
@@ -119,7 +119,7 @@ def examine() -> Examination:
             " built for"
         )
     have = {name for name, found in packages.items() if found}
-    # Any build counts, also a vendor's under another distribution name.
+    # Any build of onnxruntime counts, even one whose distribution has another name.
     have |= {"onnxruntime"} if available else set()
     commands = {
         command: tuple(dict.fromkeys(package for extra in extras for package in EXTRAS[extra] if package not in have))

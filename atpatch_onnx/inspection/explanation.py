@@ -1,6 +1,6 @@
-"""Why a Softmax is a site or is none: the finder's trace, and what a patch would write there.
+"""Explains why a Softmax is a site or not: the trace of the finder, and what a patch would insert there.
 
-Words for pictures, no drawing.
+This module makes the words for the pictures. It draws nothing.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ _SUGGESTIONS = 4
 
 @dataclass(frozen=True)
 class Insertion:
-    """Numbers of nodes that a patch with the training-free detector writes at one site.
+    """Numbers of nodes that a patch with the training-free detector inserts at one site.
 
     Attributes:
-        outside: detector and everything else beside the gate's branches, the gate included.
-        flagged, unflagged: inside the gate's two branches.
-        refused: why the site cannot be patched, "" where it can.
+        outside: nodes outside the two branches of the gate: the detector, the gate itself and all others.
+        flagged, unflagged: nodes inside the branch that runs if a column is flagged, and inside the other one.
+        refused: why the site cannot be patched, "" if it can.
     """
 
     outside: int = 0
@@ -63,11 +63,11 @@ class Insertion:
 
 @dataclass(frozen=True)
 class Explanation:
-    """One Softmax: why it is a site or is none.
+    """Why one Softmax is a site or not.
 
     Attributes:
-        trace: the operators that the finder walked along, and where it stopped.
-        insertion: numbers of nodes that a patch would insert; None where it was rejected.
+        trace: the operators that the finder followed, and where it stopped.
+        insertion: numbers of nodes that a patch would insert. None if the Softmax was rejected.
     """
 
     trace: Trace
@@ -80,8 +80,8 @@ class Explanation:
 
 @dataclass(frozen=True)
 class Explanations:
-    """A whole model: everything that was found, in graph order,
-    and the module path of every node in execution order.
+    """Explanations of all Softmax nodes of a model, in graph order, and the module path of every node in execution
+    order.
     """
 
     found: tuple[Explanation, ...]
@@ -89,7 +89,7 @@ class Explanations:
 
 
 def explain_model(model: Model) -> Explanations:
-    """Every site and every rejected Softmax of a model; a patched one is looked at as it was before the patch.
+    """Explain every site and every rejected Softmax of a model. If the model is patched, its original is explained.
 
     Raises:
         AtpatchError: as `inspect`.
@@ -102,17 +102,17 @@ def explain_model(model: Model) -> Explanations:
 
 
 def explain(model: Model, name: str) -> Explanation:
-    """Why one Softmax is a site or is none, operator by operator, and what a patch would insert there.
+    """Explain, operator by operator, why one Softmax is a site or not, and what a patch would insert there.
 
     Args:
         model: path, `onnx.ModelProto` or `onnx_ir.Model`.
-        name: site id; or the name of the Softmax or P·V node, or of a value they make.
+        name: site id, name of the Softmax or P·V node, or name of one of their outputs.
 
     Returns:
-        the finder's trace, and the number of nodes that a patch inserts (None where the Softmax is no site).
+        the trace of the finder, and the number of nodes that a patch inserts (None if the Softmax is not a site).
 
     Raises:
-        AtpatchError: ATP058 where nothing answers to the name, and those of `inspect`.
+        AtpatchError: ATP058 if nothing has this name, and those of `inspect`.
     """
     proto = original_of(read(model))
     traces = trace_sites(proto).traces
@@ -128,7 +128,7 @@ def explain(model: Model, name: str) -> Explanation:
     return Explanation(trace, None if trace.site is None else _insertions(proto, [trace.site])[trace.site.id])
 
 
-# The name before the functions were called as the commands are.
+# Former name, from before functions were named like the commands.
 explain_site = explain
 
 
@@ -140,14 +140,14 @@ def edge_text(edge: Edge) -> str:
 
 
 def end_text(end: End, output: str) -> str:
-    """What stopped a walk from a rejected Softmax; `output` is the value the Softmax makes."""
+    """What stopped the search that began at a rejected Softmax. `output` is the output of the Softmax."""
     if end.code == "output":
         return f"leaves the graph as {end.steps[-1].output.name if end.steps else output}"
     return "nothing reads it" if end.code == "unused" else "" if end.detail == end.op_type else end.detail
 
 
 def facts_of(explanation: Explanation) -> list[tuple[str, str]]:
-    """What is known of a site, name and value, for a list beside its picture."""
+    """Facts about a site as names and values, for the list next to its picture."""
     trace, insertion, site = explanation.trace, explanation.insertion, explanation.trace.site
     if site is None or insertion is None:
         why = "" if trace.rejection is None else trace.rejection.reason
@@ -196,7 +196,9 @@ def _patch_text(insertion: Insertion, site: Site) -> str:
 
 
 def _insertions(model: onnx.ModelProto, sites: Sequence[Site]) -> dict[str, Insertion]:
-    """By site id. All sites are patched at once; one by one only where that is refused, to tell which of them it is."""
+    """Insertions by site id. All sites are patched at once. Only if that is refused, each site is patched by itself, to
+    find the one that is refused.
+    """
     if not sites:
         return {}
     plan = PatchPlan({site.id: SitePlan(UNTRAINED) for site in sites})

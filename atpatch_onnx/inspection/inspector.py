@@ -1,4 +1,4 @@
-"""Looking at a model: facts of the file, its attention sites, one site cut out."""
+"""Reads a model: facts of the file, its attention sites, and one site cut out as a small model."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ __all__ = [
 def inspect(model: Model, include: str | None = None, exclude: str | None = None) -> Inspection:
     """Every Softmax of a model as a `Site` or a `Rejection` with a reason.
 
-    A patched model is looked at as it was before the patch; `Inspection.model["patch"]` then holds the patch's stamp.
+    If the model is patched, its original is inspected, and `Inspection.model["patch"]` holds the patch's stamp.
 
     Args:
         model: path, `onnx.ModelProto`, or `onnx_ir.Model`. Weights in external files are not read.
-        include, exclude: regular expressions, searched in a site's id and scope; sites that fail them are left out.
+        include, exclude: regular expressions, searched in a site's id and scope. Other sites are left out.
 
     Returns:
-        facts of the file, the sites, and every other Softmax with the reason why it is none.
+        facts of the file, the sites, and every other Softmax with the reason why it is not a site.
 
     Raises:
         AtpatchError: ATP001-ATP005 for files that cannot be used, ATP011 for a bad filter, ATP014 for a damaged patch.
@@ -61,10 +61,10 @@ def inspect(model: Model, include: str | None = None, exclude: str | None = None
 
 
 def select_sites(sites: Iterable[Site], include: str | None, exclude: str | None) -> tuple[Site, ...]:
-    """The sites whose id or scope matches `include` and not `exclude`.
+    """The sites whose id or scope matches `include` and does not match `exclude`.
 
     Raises:
-        AtpatchError: ATP011 where a filter is no regular expression.
+        AtpatchError: ATP011 if a filter is not a regular expression.
     """
     wanted, unwanted = _pattern(include), _pattern(exclude)
     return tuple(
@@ -88,13 +88,13 @@ def extract(model: Model, site_id: str, output: PathLike | None = None) -> Graph
         output: file to write; None: nothing is written.
 
     Returns:
-        an `onnx_ir.Model` where the model is one, else an `onnx.ModelProto`.
+        an `onnx_ir.Model` if the model is one, else an `onnx.ModelProto`.
 
     Raises:
-        AtpatchError: ATP058 for an unknown site, ATP016 where the output is the model itself, and those of loading and
+        AtpatchError: ATP058 for an unknown site, ATP016 if the output is the model itself, and those of loading and
             saving.
     """
-    from rewriters.surgeon import extract as cut_out  # graphsurgeon is needed for nothing else
+    from rewriters.surgeon import extract as cut_out  # nothing else needs graphsurgeon
 
     loaded = read(model)
     if output is not None and isinstance(model, (str, os.PathLike)):
@@ -114,15 +114,16 @@ def extract(model: Model, site_id: str, output: PathLike | None = None) -> Graph
     return loaded.alike(part)
 
 
-# The names before the functions were called as the commands are.
+# Former names, from before functions were named like the commands.
 inspect_model, extract_site = inspect, extract
 
 
 def no_site(whose: str, sites: Sequence[Site], rejected: Sequence[Rejection]) -> AtpatchError:
-    """ATP010 with the way out that fits: a wider filter, a look at what was rejected, or another file.
+    """ATP010 with advice that fits: a wider filter, a look at the rejected Softmax nodes, or another file.
 
     Args:
-        sites: all that the model has, of which a filter left none.
+        sites: all sites of the model, before the filters.
+        rejected: every other Softmax of the model.
     """
     if sites:
         return NO_SITE(
@@ -140,17 +141,17 @@ def no_site(whose: str, sites: Sequence[Site], rejected: Sequence[Rejection]) ->
 
 
 def count_nodes(model: onnx.ModelProto) -> int:
-    """Nodes of all bodies: main graph, subgraphs, functions."""
+    """Number of nodes of the main graph, all subgraphs and all functions."""
     return sum(len(body.node) for _, body in walk_bodies(model))
 
 
 def read_model(model: Model) -> onnx.ModelProto:
-    """A model from whatever the API takes; a `ModelProto` is passed through."""
+    """The `ModelProto` of any model that the API accepts. A `ModelProto` is returned as it is."""
     return read(model).proto
 
 
 def original_of(loaded: Loaded) -> onnx.ModelProto:
-    """The model as it was before a patch."""
+    """The model without its patch, if it has one."""
     return unpatch(loaded.proto, exact=loaded.exact) if is_patched(loaded.proto) else loaded.proto
 
 

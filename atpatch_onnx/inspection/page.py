@@ -1,4 +1,4 @@
-"""A model's attention sites as one HTML page that needs nothing else (extra `report`)."""
+"""Shows the attention sites of a model on one HTML page that needs no other file (extra `report`)."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from .inspector import inspect, select_sites
 __all__ = ["sites_page"]
 
 _GAP = 0.012
-"""Nodes of one layer that lie this close in the graph (as a share of it) are drawn as one stretch."""
+"""Largest gap between two nodes of a layer, as a share of the graph, that is drawn as one piece."""
 
 
 @dataclass(frozen=True)
 class _Mark:
-    """A site or a rejected Softmax on a lane; `at` in percent of the graph."""
+    """The mark of a site or of a rejected Softmax on a lane. `at` is in percent of the graph."""
 
     at: float
     anchor: str
@@ -33,7 +33,7 @@ class _Mark:
 
 @dataclass(frozen=True)
 class _Lane:
-    """One layer of the model: where its nodes lie, (start, width) in percent, and what was found among them."""
+    """One layer of the model: the places of its nodes, (start, width) in percent of the graph, and its marks."""
 
     label: str
     stretches: tuple[tuple[float, float], ...]
@@ -41,12 +41,12 @@ class _Lane:
 
 
 def sites_page(model: Model, include: str | None = None, exclude: str | None = None) -> str:
-    """A page on the attention sites of a model: the graph in execution order with sites and rejected Softmax along it,
-    a table, and each chain of operators as a picture.
+    """Make a page about the attention sites of a model. It shows the graph in execution order with its sites and its
+    rejected Softmax nodes, a table, and a picture of each chain of operators.
 
     Args:
         model: path, `onnx.ModelProto` or `onnx_ir.Model`.
-        include, exclude: regular expressions on a site's id and scope; the page leaves out sites that fail them.
+        include, exclude: regular expressions, searched in a site's id and scope. The page leaves out other sites.
 
     Returns:
         HTML that needs no other file.
@@ -108,14 +108,14 @@ def _grouped(sites: Sequence[dict[str, Any]]) -> list[tuple[str, list[dict[str, 
 
 
 def _layer(scope: str) -> str:
-    """The layer that a module path lies in: all up to its first number; "" without one."""
+    """The layer of a module path: the path up to its first number, "" if it has none."""
     parts = scope.split(".")
     at = next((index for index, part in enumerate(parts) if part.isdigit()), None)
     return "" if at is None else ".".join(parts[: at + 1])
 
 
 def _lanes(found: Sequence[tuple[Trace, str]], explanations: Explanations) -> list[_Lane]:
-    """The whole graph, then one lane a layer that holds something."""
+    """One lane for the whole graph, then one for each layer that has a mark."""
     total = max(len(explanations.scopes), 1)
     marks = [
         (_layer(_scope(trace)), _Mark(100 * (trace.position + 0.5) / total, anchor, trace.name, trace.site is not None))
@@ -134,8 +134,8 @@ def _lanes(found: Sequence[tuple[Trace, str]], explanations: Explanations) -> li
 
 
 def _shared(layers: Sequence[str]) -> int:
-    """Length of the path that all layers have in common, which tells none from another; their number and its name are
-    kept.
+    """Length of the start that all layer paths have in common. It is not shown; the number of a layer and the name
+    before it are always kept.
     """
     paths = [layer.split(".")[:-2] for layer in layers]
     common = [parts[0] for parts in zip(*paths, strict=False) if len(set(parts)) == 1]
@@ -145,7 +145,7 @@ def _shared(layers: Sequence[str]) -> int:
 
 
 def _scope(trace: Trace) -> str:
-    """Of a site its module path, of a rejected Softmax its node's name, read as a path."""
+    """The module path of a site. For a rejected Softmax, the name of its node, read as a path."""
     return trace.site.scope if trace.site else trace.softmax.strip("/").replace("/", ".")
 
 

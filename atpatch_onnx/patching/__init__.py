@@ -1,1 +1,1 @@
-"""A model with a hotfix or a detector patched in, and undone."""
+"""Puts a hotfix or a detector into a model, and takes it out again."""

@@ -1,4 +1,4 @@
-"""Model file in, patched model file out, and back; or the same with graphs in memory."""
+"""Patches a model and restores the original: a file gives a file, a graph in memory gives a graph."""
 
 from __future__ import annotations
 
@@ -50,36 +50,38 @@ def patch(
 ) -> Patched | Graph:
     """Patch the attention sites of a model. On any failure nothing is written.
 
-    A file makes a file, and what was done is returned. A graph in memory (`onnx.ModelProto`, `onnx_ir.Model`) makes a
-    new graph of the same kind, which is returned; nothing is written, and the argument stays as it is.
+    A model file gives a patched file, and a record of what was done is returned. A graph in memory
+    (`onnx.ModelProto`, `onnx_ir.Model`) gives a new graph of the same kind. Then nothing is written, and the argument
+    is not changed.
 
-    The plan comes from `hotfix`; else from `detector`; else from `<model>.hotfix` beside the model; else, of a model
-    that is shown to be a text encoder, it is the training-free `statistic` detector with a conservative threshold. A
-    patch that the model carries already is replaced.
+    The plan comes from `hotfix`, else from `detector`, else from the file `<model>.hotfix` next to the model. Without
+    any of them, a model that is proven to be a text encoder gets the training-free `statistic` detector with a cautious
+    threshold. If the model has a patch already, the new one replaces it.
 
     Args:
-        model: path, `onnx.ModelProto` or `onnx_ir.Model`. External data is referenced, never read (a hotfix is held
-            against its first and last bytes; those of a proto are looked for in the working directory).
-        output: file to write, of a file; None: `<model>.patched.onnx` beside the input, or the input itself with
-            `in_place`.
+        model: path, `onnx.ModelProto` or `onnx_ir.Model`. External data is referenced, not read; only a hotfix
+            is compared with its first and last bytes. The external data of a proto is expected in the working
+            directory.
+        output: file to write, if the model is a file. None: `<model>.patched.onnx` next to the input, or the input
+            itself with `in_place`.
         in_place: allow the output to be the input.
         link_data: hard-link external data into another folder instead of copying it.
         options: fields of `PatchOptions`.
 
     Returns:
-        of a file what was done, of a graph the patched graph.
+        for a file a record of what was done, for a graph the patched graph.
 
     Raises:
         AtpatchError: ATP001-ATP006 (input), ATP010 (no site), ATP016 and ATP018-ATP020 (output), ATP053-ATP055
-            (hotfix), ATP023 (the graph does not admit it), ATP060 (options), ATP061 (nothing to go by).
+            (hotfix), ATP023 (the graph does not allow it), ATP060 (options), ATP061 (no hotfix, and no text encoder).
     """
     started = time.perf_counter()
-    told = PatchOptions(**options)
+    wanted = PatchOptions(**options)
     destination = _destination(model, output, in_place, ".patched", link_data)
     loaded = read(model)
     original = original_of(loaded)
     model_io.require_opset(original)
-    planned = make_plan(original, loaded, told)
+    planned = make_plan(original, loaded, wanted)
     plan = planned.plan
     patched = patcher.patch(original, plan, planned.sites)
     if destination is None:
@@ -113,20 +115,21 @@ def unpatch(model: onnx_ir.Model) -> onnx_ir.Model: ...
 def unpatch(
     model: Model, output: PathLike | None = None, *, in_place: bool = False, link_data: bool = False
 ) -> Unpatched | Graph:
-    """Restore the original of a patched model, field for field; a file makes a file, a graph a graph, as in
+    """Restore the original of a patched model, equal in every field. A file gives a file, a graph gives a graph, as in
     `patch`.
 
-    An `onnx_ir.Model` keeps no bytes to be held against the original's digest; there the check is that all that is
-    taken out was put in by a patch, and that nothing of it is left.
+    The bytes of an `onnx_ir.Model` are not known, so they cannot be compared with the digest of the original. There the
+    check is that a patch had put in everything that is taken out, and that no part of the patch is left.
 
     Args:
         model: path, `onnx.ModelProto` or `onnx_ir.Model`.
-        output: file to write, of a file; None: `<model>.unpatched.onnx`, or the input itself with `in_place`.
+        output: file to write, if the model is a file. None: `<model>.unpatched.onnx`, or the input itself with
+            `in_place`.
         in_place: allow the output to be the input.
         link_data: hard-link external data into another folder instead of copying it.
 
     Returns:
-        of a file what was done, of a graph the restored graph.
+        for a file a record of what was done, for a graph the restored graph.
 
     Raises:
         AtpatchError: ATP013 (no patch), ATP014 (changed since), and those of loading and saving.
@@ -141,7 +144,7 @@ def unpatch(
 
 
 def _destination(model: Model, output: PathLike | None, in_place: bool, suffix: str, link_data: bool) -> Path | None:
-    """The file to write; None for a graph, of which none is made."""
+    """The file to write. None for a graph in memory, which gives no file."""
     if not isinstance(model, (str, os.PathLike)):
         if output is not None or in_place or link_data:
             raise BAD_OPTION(
@@ -158,8 +161,8 @@ def _destination(model: Model, output: PathLike | None, in_place: bool, suffix: 
         output = source.with_name(f"{stem}{suffix}.onnx")
     destination = Path(output)
     refuse_overwriting(source, destination)
-    return check_destination(destination)  # before the work rather than after it
+    return check_destination(destination)  # so that a bad path fails before the work is done
 
 
-# The names before the functions were called as the commands are.
+# Former names, from before functions were named like the commands.
 patch_model, unpatch_model = patch, unpatch

@@ -1,4 +1,4 @@
-"""Which plan a model gets: that of a hotfix, of a named detector, or of the training-free one."""
+"""Chooses the plan of a patch: from a hotfix, from a named detector, or the training-free one."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class Planned:
     """The plan of a patch.
 
     Attributes:
-        plan: of the chosen sites.
+        plan: what to insert at the chosen sites.
         sites: all sites of the model, in graph order.
-        hotfix: the hotfix file used; None where it is no file, or none was used.
+        hotfix: path of the hotfix. None if there is none, or if it was not read from a file.
         notes: one-line remarks for people.
     """
 
@@ -45,10 +45,11 @@ class Planned:
 
 
 def make_plan(original: onnx.ModelProto, loaded: Loaded, options: PatchOptions) -> Planned:
-    """The plan for `original`, which is `loaded` without a patch.
+    """The plan for `original`, the model in `loaded` without its patch.
 
     Raises:
-        AtpatchError: ATP010 (no site), ATP053-ATP055 (hotfix), ATP060 (options), ATP061 (nothing to go by).
+        AtpatchError: ATP010 (no site), ATP053-ATP055 (hotfix), ATP060 (options), ATP061 (no hotfix, and no text
+            encoder).
     """
     sites, rejected = find_sites(original)
     chosen = select_sites(sites, options.include, options.exclude)
@@ -92,12 +93,12 @@ def _fitted(
     if not kept:
         raise NO_SITE("the filters leave none of the sites that the hotfix patches")
     if all(is_silent(site) for site in kept.values()) and not all(is_silent(site) for site in plan.sites.values()):
-        raise NO_SITE("the filters leave only sites that act on what others flag", "keep a site that detects")
+        raise NO_SITE("the filters leave only sites without a detector of their own", "keep a site with a detector")
     return replace(plan, sites=kept, groups=_within(plan.groups, names))
 
 
 def _refuse_guess(model: onnx.ModelProto, chosen: Sequence[Site]) -> None:
-    """Raises NOTHING_FITTED where the training-free detector is not shown to suit the model."""
+    """Raises NOTHING_FITTED if the graph does not prove that the training-free detector suits the model."""
     found = doubt(model, chosen)
     if found is not None:
         decoders = "; decoders are not fully supported yet" if found.decoder else ""
@@ -120,7 +121,7 @@ def _check_passes(plan: PatchPlan, options: PatchOptions) -> None:
         return
     if not plan.groups:
         raise NOT_ADMITTED(
-            "two passes join sites that read the same tokens, and of no two sites of this model can that be shown",
+            "two passes need sites that are proven to read the same tokens, and this model has no two of them",
             "patch with --passes one, or fit a hotfix",
         )
 

@@ -1,4 +1,4 @@
-"""What `patch` and `unpatch` did to a file."""
+"""Records of what `patch` and `unpatch` did to a file."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ class Patched(Summarized):
         detector: kinds of the detectors, usually one.
         gating: "if" or "none".
         passes: "one" or "two".
-        nodes_before, nodes_after: nodes of all bodies of the original and of the patched graph.
-        seconds: time taken, reading and writing included.
-        hotfix: hotfix file used, None when nothing was fitted.
-        replaced: the input carried a patch, which was taken out first.
+        nodes_before, nodes_after: number of nodes of the original and of the patched graph, subgraphs and functions
+            included.
+        seconds: time of the whole call, including reading and writing.
+        hotfix: hotfix file used. None if there was none.
+        replaced: the input had a patch, which was taken out first.
         notes: one-line remarks for people.
     """
 
@@ -60,7 +61,8 @@ class Unpatched:
 
     Attributes:
         output: file written.
-        nodes_before, nodes_after: nodes of all bodies of the patched and of the restored graph.
+        nodes_before, nodes_after: number of nodes of the patched and of the restored graph, subgraphs and functions
+            included.
         digest: SHA-256 of the restored model, hex.
     """
 
