@@ -1,5 +1,5 @@
 """What a decision log says about original and patched: `analyze_log`,
-and `evidence_so_far` and `srm` on counts alone.
+and `evidence_so_far` and `srm`, which need only counts.
 """
 
 from __future__ import annotations

@@ -26,12 +26,12 @@ def analyze_log(
     """Read decision logs once and compare the arms, revision by revision.
 
     Memory grows with the number of given units and by some hundred bytes a request, not with the size of the logs. A
-    decision that is there twice, as rotation by copying or a log given under two names leaves it, counts once.
+    decision that is in the files twice counts once: a log may have been copied, or given under two names.
 
     Args:
         logs: file that `serve` writes, or those of several servers of one experiment.
         rotated: read `FILE.1`, `FILE.2.gz`, … before each of them.
-        outcomes: what became of the requests, see `load_outcomes`.
+        outcomes: what is known of the requests later, see `load_outcomes`.
         experiment: leave others out.
 
     Returns:
@@ -72,7 +72,7 @@ def _tally(
             switched[row.experiment] = row.on
         if not isinstance(row, RequestRow):
             continue
-        # The row that tells of the switch may have been rotated away: what it did to answers shows as well.
+        # The row of the switch may have been rotated away, but the answers show its state as well.
         off = isinstance(row, DecisionRow) and row.fallback == "killed"
         if off or (isinstance(row, DecisionRow) and row.assigned == "patched"):
             killed[row.experiment] = off

@@ -29,7 +29,7 @@ def _rate(book: Book) -> Rate | None:
 
 
 def _bounds(book: Book, missing: Book) -> Bounds | None:
-    """None where nothing was due."""
+    """None where there should be no samples."""
     least, most = (_rate(book.with_missing(missing, hit)) for hit in (False, True))
     return Bounds(sum(count * n for (_, count), n in missing.kinds().items()), least, most) if least and most else None
 
@@ -143,12 +143,12 @@ def _pairs(tally: PairTally) -> Pairs:
     classes: dict[tuple[int, int], int] = {
         (label, label): tally.stayed[label] for label in {*tally.stayed, *labels}
     } | dict(tally.moves)
-    told = tally.apart or not tally.states["compared"]
+    known = tally.apart or not tally.states["compared"]
     moved, stayed, lost = (tally.first[first] for first in (True, False, None))
     return Pairs(
         states=dict(tally.states),
         apart=_rate(tally.apart),
-        bounds=_bounds(tally.apart, tally.missing) if told else None,
+        bounds=_bounds(tally.apart, tally.missing) if known else None,
         always=evidence_so_far(moved, stayed),
         always_bounds=(evidence_so_far(moved, stayed + lost).low, evidence_so_far(moved + lost, stayed).high),
         moves=dict(tally.moves.most_common(MOST_MOVES)),

@@ -1,4 +1,4 @@
-"""The verdict on a revision in one sentence: for the terminal, the page and the JSON alike."""
+"""The verdict on a revision in one sentence, the same for the terminal, the page and the JSON."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def between(bounds: Bounds) -> str:
 def headline(*, invalid: bool, live: Live | None, pairs: Pairs | None, requests: int) -> str:
     """One sentence on what is known of a revision."""
     if invalid:
-        return "No verdict: the arms did not get the units that they were due."
+        return "No verdict: the arms did not get the units that the weight gives them."
     if live and live.tested:
         return _live(live.tested[-1])
     if pairs and pairs.bounds:

@@ -1,5 +1,5 @@
-"""What became of the requests, known later and elsewhere: read from CSV or JSON lines, joined with the log by request
-id or unit.
+"""Outcomes of the requests, which are known later and elsewhere: read from CSV or JSON lines, joined with the log by
+request id or unit.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class Outcomes:
     Attributes:
         key: "id" or "unit".
         joined: keys that a row of the log had; filled by `of`.
-        misfits: rows whose labels are not as many as the samples.
-        duplicates: keys given more than once; the last one holds.
+        misfits: rows with another number of labels than samples.
+        duplicates: keys given more than once; the last one counts.
     """
 
     key: str

@@ -111,7 +111,7 @@ def _figures(revision: Revision) -> list[dict[str, Any]]:
         if rows:
             add(
                 "Patched less original",
-                "95 % intervals; colored where they leave 0 out; answers: first one of each unit",
+                "95 % intervals; colored where 0 is outside; answers: the first one of each unit",
                 pictures.forest(rows, "Differences between the arms"),
             )
         for tested in live.tested:

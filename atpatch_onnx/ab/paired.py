@@ -19,11 +19,11 @@ __all__ = ["Bounds", "Drift", "Pairs"]
 
 @dataclass(frozen=True)
 class Bounds:
-    """A share of all samples that were due, where some are missing: what is missing may hold no hit, or nothing else.
+    """A share of all samples that should be there, where some are missing: those may hold no hit, or only hits.
 
     Attributes:
-        missing: samples; they are missing for what they are (flagged ones take longer), so the others do not stand for
-            them.
+        missing: samples; whether one is missing depends on what it is (flagged ones take longer), so the others say
+            nothing about them.
         least, most: the share with none and with all of the missing samples as hits, with an interval each.
     """
 
@@ -66,12 +66,12 @@ class Pairs:
     """The paired comparison, of requests that both arms ran on.
 
     Attributes:
-        states: what became of the pairs, by request.
+        states: how the shadow runs ended, by request.
         apart: samples on which the arms disagree, at the end of the log.
-        bounds: the same over all pairs that were due; None where no output has class scores.
+        bounds: the same over all pairs that should be there; None where no output has class scores.
         always: disagreement over units' first pairs, as a confidence sequence that holds at every look: its `low` and
             `high`.
-        always_bounds: low and high of the same, were no missing pair one of disagreement, and were all.
+        always_bounds: low and high of the same, if no missing pair were a disagreement, and if all were.
         moves: (original's class, patched's) → samples, the most frequent first.
         classes: size of the whole table of moves, (original's class, patched's) → samples, agreements included.
         table: samples by (original right, patched right); empty without labels.
@@ -98,18 +98,18 @@ class Pairs:
 
     @property
     def due(self) -> int:
-        """Requests of which a pair was due."""
+        """Requests that should have given a pair."""
         return sum(self.states.values())
 
     @property
     def lost(self) -> int:
-        """Requests of those that gave no pair."""
+        """Those of them that gave no pair."""
         return self.due - self.states.get("compared", 0)
 
     @property
     def settled(self) -> bool | None:
-        """Whether the verdict on which arm is right would stand if all missing samples spoke against it; None without a
-        verdict.
+        """Whether the verdict on which arm is right would hold even if all missing samples were against it; None
+        without a verdict.
         """
         if self.verdict is None or not self.verdict.decided:
             return None

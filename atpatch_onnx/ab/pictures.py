@@ -47,15 +47,15 @@ class _Canvas:
     def rect(
         self, x: float, y: float, width: float, height: float, color: str, opacity: float = 1, tooltip: str = ""
     ) -> None:
-        told = f"<title>{escape(tooltip)}</title>" if tooltip else ""
+        title = f"<title>{escape(tooltip)}</title>" if tooltip else ""
         self._parts.append(
             f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" rx="2" fill="var(--{color})" '
-            f'fill-opacity="{opacity:.2f}">{told}</rect>'
+            f'fill-opacity="{opacity:.2f}">{title}</rect>'
         )
 
     def dot(self, x: float, y: float, color: str, tooltip: str = "", radius: float = 4.5) -> None:
-        told = f"<title>{escape(tooltip)}</title>" if tooltip else ""
-        self._parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" fill="var(--{color})">{told}</circle>')
+        title = f"<title>{escape(tooltip)}</title>" if tooltip else ""
+        self._parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" fill="var(--{color})">{title}</circle>')
 
     def text(
         self, x: float, y: float, text: str, anchor: str = "start", color: str = "muted", bold: bool = False
@@ -134,11 +134,11 @@ def forest(rows: Sequence[tuple[str, Difference]], title: str) -> str:
         color = "after" if clear else "muted"
         canvas.text(0, y + 4, name if len(name) <= 16 else name[:15] + "…", color="ink")
         canvas.line(middle + found.low / reach * half, y, middle + found.high / reach * half, y, color, 2.5)
-        told = (
+        tooltip = (
             f"{name}: {percent(found.value, signed=True)} ({percent(found.low, signed=True)} to"
             f" {percent(found.high, signed=True)})"
         )
-        canvas.dot(middle + found.value / reach * half, y, color, told)
+        canvas.dot(middle + found.value / reach * half, y, color, tooltip)
         canvas.text(
             WIDTH, y + 4, f"{percent(found.original.share.value)} → {percent(found.patched.share.value)}", "end", "ink"
         )
@@ -176,11 +176,11 @@ def moves(classes: Mapping[tuple[int, int], int], title: str) -> str:
         for column, other in enumerate(names):
             count = int(table[row, column])
             x = left + column * cell
-            # Two classes lumped together may differ from one another: that cell is not all agreement.
+            # In the cell of all other classes the two answers may differ: it is not only agreement.
             same = row == column
             shade = 0.06 if same or not count else 0.16 + 0.74 * count / most
-            told = f"{count} samples: original {name}, patched {other}"
-            canvas.rect(x + 1, y + 1, cell - 2, cell * 0.62 - 2, "muted" if same else "before", shade, told)
+            tooltip = f"{count} samples: original {name}, patched {other}"
+            canvas.rect(x + 1, y + 1, cell - 2, cell * 0.62 - 2, "muted" if same else "before", shade, tooltip)
             if count:
                 canvas.text(
                     x + cell / 2, y + cell * 0.31 + 4, f"{count}", "middle", "muted" if same else "ink", bold=not same
@@ -221,7 +221,7 @@ def latency(found: Mapping[str, Mapping[str, float]], title: str) -> str:
 
 def timeline(minutes: Mapping[int, Sequence[int]], title: str) -> str:
     """Share of samples flagged, and of pairs that disagree, over time; minute of the epoch → (samples, flagged, pairs,
-    apart).
+    disagreements).
     """
     height, left, bottom = 190, 46, 166
     canvas = _Canvas(height, title)

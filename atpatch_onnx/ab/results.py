@@ -117,7 +117,7 @@ class Analysis:
 
     Attributes:
         reading: what the log files held, and what of them could not be used.
-        outcomes: what became of the requests; None where none were given.
+        outcomes: what is known of the requests later; None where none were given.
         revisions: the arms against each other, one entry for each experiment and revision.
     """
 
@@ -127,7 +127,7 @@ class Analysis:
 
     @property
     def valid(self) -> bool:
-        """Whether nothing speaks against the comparison in any revision, such as a split that is not as it was set."""
+        """Whether the comparison is valid in all revisions; a split that is not as it was set makes it invalid."""
         return not any(revision.invalid for revision in self.revisions)
 
     @property

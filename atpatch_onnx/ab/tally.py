@@ -1,8 +1,8 @@
 """Counting one revision of an experiment, row by row: everything that an analysis needs, and no row is kept.
 
-Two books are kept side by side. By *assignment*: who was due to answer, for the unpaired comparison; whether the other
-arm stood in does not matter there, or the comparison would choose its own units. By *pair*: requests that both arms ran
-on, for the paired one.
+There are two counts. By *assignment*: which arm was to answer, for the unpaired comparison; whether the other arm
+answered instead does not matter there, or the comparison would choose its own units. By *pair*: requests that both
+arms ran on, for the paired one.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ __all__ = ["ArmTally", "Book", "PairTally", "RevisionTally"]
 
 @dataclass
 class Book:
-    """Hits and samples by unit. Requests without a unit are units of their own: only how many of each kind there were
-    is kept of them.
+    """Hits and samples by unit. Requests without a unit are units of their own: of them
+    only how many of each kind there were is kept.
 
     Attributes:
-        alone: (hits, count) → requests without a unit.
+        single: (hits, count) → requests without a unit.
         units: unit → [hits, count].
     """
 
-    alone: Counter[tuple[int, int]] = field(default_factory=Counter)
+    single: Counter[tuple[int, int]] = field(default_factory=Counter)
     units: dict[str, list[int]] = field(default_factory=dict)
 
     def add(self, unit: str | None, hits: int, count: int) -> bool:
         """Returns whether it is the first entry of its unit."""
         if unit is None:
-            self.alone[hits, count] += 1
+            self.single[hits, count] += 1
             return True
         entry = self.units.get(unit)
         if entry is None:
@@ -45,17 +45,17 @@ class Book:
         return False
 
     def __len__(self) -> int:
-        return self.alone.total() + len(self.units)
+        return self.single.total() + len(self.units)
 
     def kinds(self) -> Counter[tuple[int, int]]:
         """(hits, count) → units."""
-        return self.alone + Counter((hits, count) for hits, count in self.units.values())
+        return self.single + Counter((hits, count) for hits, count in self.units.values())
 
     def with_missing(self, missing: Book, hit: bool) -> Book:
         """This and the samples of `missing`, none of them a hit or all."""
-        both = Book(self.alone.copy(), {unit: list(entry) for unit, entry in self.units.items()})
-        for (_, count), requests in missing.alone.items():
-            both.alone[count * hit, count] += requests
+        both = Book(self.single.copy(), {unit: list(entry) for unit, entry in self.units.items()})
+        for (_, count), requests in missing.single.items():
+            both.single[count * hit, count] += requests
         for unit, (_, count) in missing.units.items():
             both.add(unit, count * hit, count)
         return both
@@ -112,9 +112,9 @@ class PairTally:
     Attributes:
         states: why there was a pair, or none, by request.
         apart: samples; hits are those on which the arms disagree.
-        missing: samples of which a pair was due and did not come about; no hits.
-        first: units by what their first pair that was due is, independent draws: true for disagreement, None where it
-            is missing.
+        missing: samples that should have been compared, and were not; no hits.
+        first: units by their first pair, as independent draws: true for disagreement, None where it is
+            missing.
         moves: (original's class, patched's class) → samples, disagreements only; `stayed` likewise by class.
         drift: class → sides of each unit's first move that touches it: true into the class, false out of it.
         table: samples by (original right, patched right).
@@ -133,9 +133,9 @@ class PairTally:
     sides: array[int] = field(default_factory=lambda: array("b"))
     differences: array[float] = field(default_factory=lambda: array("d"))
     not_finite: int = 0
-    _met: set[str] = field(default_factory=set)
+    _units_seen: set[str] = field(default_factory=set)
     _seen: set[tuple[str, int | None]] = field(default_factory=set)
-    """Units whose move that touches a class, or (None) whose lone right answer, has been counted."""
+    """Units whose move that touches a class, or (None) whose pair with one right answer, has been counted."""
 
     def add(self, row: DecisionRow, unit: str | None, outcome: Outcome | None) -> None:
         if row.shadow is None:
@@ -143,7 +143,7 @@ class PairTally:
         self.states[row.shadow] += 1
         if row.shadow != "compared":
             self.missing.add(unit, 0, row.batch)
-            self._meet(unit, None)
+            self._count_first(unit, None)
             return
         if row.difference is not None:
             finite = [value for value in row.difference if value is not None]
@@ -158,7 +158,7 @@ class PairTally:
             self.apart.add(unit, len(moved), len(pairs))
         if len(pairs) < len(samples):
             self.missing.add(unit, 0, len(samples) - len(pairs))
-        self._meet(unit, None if None in samples[0] else samples[0][0] != samples[0][1])
+        self._count_first(unit, None if None in samples[0] else samples[0][0] != samples[0][1])
         self.stayed.update(before for before, after in pairs if before == after)
         seen = self._seen if unit is not None else set()
         for before, after in moved:
@@ -175,11 +175,11 @@ class PairTally:
                 if right[0] != right[1] and self._is_first(seen, unit, None):
                     self.sides.append(right[1])
 
-    def _meet(self, unit: str | None, disagrees: bool | None) -> None:
-        if unit not in self._met:
+    def _count_first(self, unit: str | None, disagrees: bool | None) -> None:
+        if unit not in self._units_seen:
             self.first[disagrees] += 1
         if unit is not None:
-            self._met.add(unit)
+            self._units_seen.add(unit)
 
     @staticmethod
     def _is_first(seen: set[tuple[str, int | None]], unit: str | None, what: int | None) -> bool:
@@ -195,8 +195,8 @@ class RevisionTally:
     Attributes:
         outside: requests that are no part of the experiment, as the client named a version.
         paused: requests answered while the kill switch was on; they are in no comparison.
-        flagged: samples that the patched arm ran on, hits are those flagged; `unjudged` are those it should have run
-            on, and gave nothing.
+        flagged: samples that the patched arm ran on, hits are those flagged; `unjudged` are those it should have
+            run on, without a result.
         crossed: units that were assigned to both arms.
         events: sides of the units with the outcome, in order, judged by their first request that has one; `errors`
             likewise for wrong answers.

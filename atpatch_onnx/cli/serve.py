@@ -58,7 +58,7 @@ def _weight(context: click.Context, parameter: click.Parameter, value: str) -> f
     "--experiment",
     default="atpatch",
     show_default=True,
-    help="Name of the experiment; another name splits the units anew.",
+    help="Name of the experiment; another name gives a new split of the units.",
 )
 @click.option(
     "--salt",
@@ -166,7 +166,9 @@ def _weight(context: click.Context, parameter: click.Parameter, value: str) -> f
     show_default=True,
     help="Seconds that the original has to answer.",
 )
-@click.option("--allow-host", multiple=True, help="Public host name of the page, besides localhost; may be repeated.")
+@click.option(
+    "--allow-host", multiple=True, help="Public host name of the page, in addition to localhost; may be repeated."
+)
 @click.option(
     "--drain",
     type=click.FloatRange(0),

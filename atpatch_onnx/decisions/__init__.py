@@ -20,13 +20,13 @@ A "decision" row adds
     id          str, request id: the client's, else made up
     unit        str, 16 hex digits: keyed digest of salt and unit, never the raw unit; where no unit was given, of the
                 request id
-    unit_given  bool: false where the request id stood in for a unit (then no crossovers can be told)
+    unit_given  bool: false where the request id replaced a missing unit (then crossovers cannot be seen)
     assigned    str | null: "original" or "patched" by mode and split; null where the client named a version, such rows
                 are no part of the experiment
     arm         str, whose answer the client got: "original" or "patched"
-    fallback    str | null, why the original answered for the patched arm: "timeout", "error", "non_finite", "busy"
-                (others hang), "killed", "absent". With "non_finite", `arm` may be "patched": the original then answered
-                for some of the samples
+    fallback    str | null, why the original answered instead of the patched arm: "timeout", "error", "non_finite",
+                "busy" (others hang), "killed", "absent". With "non_finite", `arm` may be "patched": the original
+                then answered for some of the samples
     batch       int ≥ 1: samples in the request; lists below have one entry a sample, in order
     prediction  {"original": [int | null, …] | null, "patched": [int | null, …] | null}: argmax of the class scores,
                 null for a sample with NaN in them; null instead of the list where that arm did not run to its end or no
@@ -36,8 +36,8 @@ A "decision" row adds
                 masks
     sites       [str, …] | null: ids of the sites at which any sample was flagged
     columns     {site: [[int, …], …]} | null: per such site and sample the flagged key columns, at most 64 a sample
-    shadow      str | null: null where no pair was due, else "compared", "dropped" (queue full), "timeout", "error",
-                "non_finite" (all samples of the patched arm)
+    shadow      str | null: null where no shadow run was wanted, else "compared", "dropped" (queue full), "timeout",
+                "error", "non_finite" (all samples of the patched arm)
     agree       [bool | null, …] | null: of "compared" rows with class scores: both arms predict the same; null where
                 one predicts nothing
     difference  [float | null, …] | null: of "compared" rows: largest |original − patched| over all float outputs; null
@@ -45,14 +45,14 @@ A "decision" row adds
     latency_ms  {"original": float | null, "patched": float | null, "total": float}: per arm from hand-over to result
                 (waiting for a thread and for a batch included), total from request read to answer ready
     inputs      {name: nested list}, only with --log-inputs. In a float tensor the strings "NaN", "Infinity" and
-                "-Infinity" stand for the numbers that JSON does not have
-    input_types {name: str}, beside `inputs`: numpy's name of the element type ("float32", "int64", …), "str" for text.
-                Rows of older versions lack it; their types are read off the values
+                "-Infinity" replace the numbers that JSON does not have
+    input_types {name: str}, next to `inputs`: numpy's name of the element type ("float32", "int64", …), "str" for text.
+                Rows of older versions lack it; their types are guessed from the values
 
 A "failure" row adds `id`, `unit`, `unit_given`, `assigned` and `batch` as above, `arm` (str: the arm that failed) and
 `reason` (str: "timeout", "error" (the model refuses the input), "busy", "memory"). Requests that are refused before an
 arm is asked have no row. A "revision" row adds `reason` (str), `models` ({arm: {"path", "sha256"}}), `enabled` (bool |
-null) and `threshold` (float | null), null standing for "as in the file". A "switch" row adds `on` (bool) and `source`
+null) and `threshold` (float | null), null meaning "as in the file". A "switch" row adds `on` (bool) and `source`
 ("admin", "file", "environment"; several joined by "+"). Readers skip events and fields that they do not know. A rotated
 log is `FILE.1` (youngest) to `FILE.N`, each perhaps compressed (`.gz`).
 """

@@ -25,10 +25,10 @@ _FIRST_BLOCK = 1 << 16
 _LONGEST_LINE = 1 << 30
 """Bytes.
 
-Rows with logged inputs are as long as requests may be; a line that is no JSON object is never held in memory whole.
+Rows with logged inputs are as long as requests may be; a line that is no JSON object is never read as a whole.
 """
 _MOST_LATE = 10_000
-"""Rows that may come after the one that begins a newer revision; far more than a server holds at a time."""
+"""Rows of an old revision that may come after the row that begins a new one; a server never has so many runs open."""
 _NO_REVISION = 2**62
 _MOST_REASONS = 20
 """Different reasons that are kept; they may quote what a file holds."""
@@ -37,15 +37,15 @@ _OTHER = "other reasons"
 
 @dataclass
 class Reading:
-    """What reading met; filled while `read_rows` runs.
+    """What the log files held; filled while `read_rows` runs.
 
     Attributes:
         lines: read, blank ones left out.
-        bad: lines passed over because they are no rows.
+        bad: lines skipped because they are no rows.
         refused: why, and how many.
-        torn: last lines cut short by a crash, or files whose compressed end is missing.
+        torn: last lines that a crash cut off, or compressed files whose end is missing.
         skipped: rows of events that this version does not know.
-        duplicates: decisions that had been read before, and were passed over.
+        duplicates: decisions that had been read before, and were skipped.
         first_bad: where the first bad line is and what is wrong with it.
     """
 
@@ -58,7 +58,7 @@ class Reading:
     first_bad: str | None = None
     refused: Counter[str] = field(default_factory=Counter)
     _seen: set[int] = field(default_factory=set, repr=False)
-    """Hashes of 64 bits: among ten million rows the chance that any two of them clash is 3 in a million."""
+    """Hashes of 64 bits: among ten million rows the chance that any two of them are equal is 3 in a million."""
 
     def reject(self, path: Path, number: int, reason: str) -> None:
         self.bad += 1
@@ -119,10 +119,10 @@ def read_rows(files: Sequence[Path], reading: Reading) -> Iterator[LogRow]:
 
 
 def last_revision(path: Path) -> int:
-    """The newest revision that a log and its rotated files tell of, 0 where there is none.
+    """The newest revision in a log and its rotated files, 0 where there is none.
 
     1. Any JSON object with a revision counts, even one that `from_line` refuses: what matters is that no number is
-       given out twice.
+       used twice.
     2. A shadow run that ends after a change is logged with the revision it began in, so the last row need not have the
        newest one: what counts is the largest number back to the row that began a revision.
     """
@@ -133,7 +133,7 @@ def last_revision(path: Path) -> int:
     for file in reversed(files):
         try:
             found = _newest(_lines_from_end(file))
-        except (OSError, EOFError, zlib.error):  # torn or unreadable: an older file may tell
+        except (OSError, EOFError, zlib.error):  # torn or unreadable: an older file may have one
             continue
         if found:
             return found
@@ -195,21 +195,21 @@ def _lines_from_end(path: Path) -> Iterator[bytes]:
 
 
 def _newest(lines: Iterator[bytes]) -> int:
-    newest = told = 0
+    newest = seen = 0
     for line in lines:
         number, begins = _revision(line)
-        newest, told = max(newest, number), told + (number > 0)
-        if begins or told == _MOST_LATE:
+        newest, seen = max(newest, number), seen + (number > 0)
+        if begins or seen == _MOST_LATE:
             break
     return newest
 
 
 def _revision(line: bytes) -> tuple[int, bool]:
-    """The number that an object on this line tells, 0 for none, and whether it is the row that begins this revision."""
+    """The revision of the object on this line, 0 for none, and whether it is the row that begins this revision."""
     try:
         row = json.loads(line)
-        told = row["revision"]
-        number = int(told) if isinstance(told, (int, str)) and not isinstance(told, bool) else 0
+        value = row["revision"]
+        number = int(value) if isinstance(value, (int, str)) and not isinstance(value, bool) else 0
     except (ValueError, TypeError, KeyError, RecursionError):
         return 0, False
     return (number, row.get("event") == "revision") if 0 < number < _NO_REVISION else (0, False)

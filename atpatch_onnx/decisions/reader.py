@@ -1,8 +1,8 @@
 """The one reader of decision rows: takes what `writer.to_line` gives, and rows of older servers; refuses everything
 else, with a reason.
 
-Types are exact: no text or boolean for a number, no number for a boolean. Fields and events that are not known are
-passed over, as a newer server may write them.
+Types are exact: no text or boolean for a number, no number for a boolean. Unknown fields and events are
+skipped, as a newer server may write them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class NotJson(RowRefused):
-    """A line is not JSON at all, as one that a crash cut short."""
+    """A line is not JSON at all, such as one that a crash cut off."""
 
 
 def from_line(line: str | bytes) -> LogRow | None:

@@ -1,7 +1,7 @@
 """Logged inputs: arrays as nested lists of strict JSON, and back.
 
-1. Strings stand for the floats that JSON does not have; in a text tensor the same strings are themselves.
-2. The element type is told beside the values, so that every array comes back as it was.
+1. The floats that JSON does not have are written as strings; in a text tensor the same strings are ordinary texts.
+2. The element type is written next to the values, so that every array comes back as it was.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ def to_nested(array: NDArray[Any]) -> Any:
     """Nested lists that JSON can hold."""
     if array.dtype.kind != "f" or np.isfinite(array).all():
         return array.tolist()
-    spelled = array.astype(object)
+    written = array.astype(object)
     for word, value in _WORDS.items():
-        spelled[np.isnan(array) if math.isnan(value) else array == value] = word
-    return spelled.tolist()
+        written[np.isnan(array) if math.isnan(value) else array == value] = word
+    return written.tolist()
 
 
 def from_nested(value: Any, name: str | None) -> NDArray[Any]:
-    """An array of the type `name`; None: the type is read off the values, as older servers did not write it.
+    """An array of the type `name`; None: the type is guessed from the values, as older servers did not write it.
 
     Raises:
         ValueError: what is wrong, as the end of a sentence about the input.

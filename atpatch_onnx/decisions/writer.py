@@ -1,4 +1,4 @@
-"""The one writer of decision rows: a row in, a line of strict JSON out. `reader.from_line` takes it apart again."""
+"""The one writer of decision rows: a row in, a line of strict JSON out. `reader.from_line` reads it again."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def to_line(row: LogRow) -> str:
 
 def to_json(row: LogRow) -> dict[str, Any]:
     """A row as plain data, in the order of the field reference."""
-    told: dict[str, Any] = {"schema": SCHEMA, "event": EVENTS[type(row)], "time": _time(row.unix)}
+    plain: dict[str, Any] = {"schema": SCHEMA, "event": EVENTS[type(row)], "time": _time(row.unix)}
     for name, logged in LOGGED[type(row)].items():
         of, _, key = logged.path.rpartition(".")
-        (told.setdefault(of, {}) if of else told)[key] = _plain(getattr(row, name))
-    return told | _inputs(row.inputs) if isinstance(row, DecisionRow) and row.inputs is not None else told
+        (plain.setdefault(of, {}) if of else plain)[key] = _plain(getattr(row, name))
+    return plain | _inputs(row.inputs) if isinstance(row, DecisionRow) and row.inputs is not None else plain
 
 
 def _time(unix: float) -> str:

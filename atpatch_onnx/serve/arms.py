@@ -44,16 +44,16 @@ _logger = logging.getLogger(__name__)
 _NICE = 10
 _FATAL = 4
 """Only fatal messages: the client gets the error, and onnxruntime would also print it, once per request."""
-_LONGEST_WORDS = 300
+_LONGEST_MESSAGE = 300
 
 
 class ArmFault(Exception):
     """An arm gave no usable answer: the reason, and onnxruntime's message if there is one."""
 
-    def __init__(self, reason: Reason, words: str = "") -> None:
-        super().__init__(f"{reason}: {words}" if words else reason)
+    def __init__(self, reason: Reason, message: str = "") -> None:
+        super().__init__(f"{reason}: {message}" if message else reason)
         self.reason: Reason = reason
-        self.words = words
+        self.message = message
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,8 +96,8 @@ class Arm:
 
     Attributes:
         inputs, outputs: what clients see; flags and runtime controls are not among them.
-        sites: ids of the sites whose flags the graph gives out.
-        untold: why it gives out none; "" where it does.
+        sites: ids of the sites whose flags the graph reports.
+        untold: why it does not report flags; "" where it does.
         sha256: of the file.
         controls: overrides of the runtime controls, 0-d arrays; replaced as a whole.
         controllable: whether the graph has runtime controls.
@@ -191,14 +191,14 @@ class Arm:
         except MemoryError as error:
             raise ArmFault("memory") from error
         except Exception as error:  # onnxruntime's exception classes have no common base class
-            words = " ".join(str(error).split())[:_LONGEST_WORDS]
+            message = " ".join(str(error).split())[:_LONGEST_MESSAGE]
             raise ArmFault(
-                "memory" if "Failed to allocate" in words or "bad_alloc" in words else "error", words
+                "memory" if "Failed to allocate" in message or "bad_alloc" in message else "error", message
             ) from error
         outputs = dict(zip(self._names[: len(self.outputs)], values, strict=False))
-        # A patch that is turned off checks nothing, which is not the same as finding nothing.
-        looked = bool(self.sites) and bool(feeds.get(ENABLED, True))
-        columns = dict(zip(self.sites, values[len(self.outputs) :], strict=True)) if looked else None
+        # A patch that is turned off has checked nothing: that is not the same as "nothing was flagged".
+        detects = bool(self.sites) and bool(feeds.get(ENABLED, True))
+        columns = dict(zip(self.sites, values[len(self.outputs) :], strict=True)) if detects else None
         finite = judged = None
         if self.name == PATCHED:
             samples = self.samples(feeds)

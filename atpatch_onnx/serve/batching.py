@@ -4,7 +4,7 @@
    samples, for at most `delay` seconds.
 2. Only requests whose arrays agree in everything but the number of samples are joined, never padded to fit: padding
    would change what a sample is computed from.
-3. A joined run that fails is repeated request by request, so that one bad sample fails alone.
+3. A joined run that fails is repeated request by request, so that only the bad request fails.
 4. Each gets its own rows back, of outputs and of flags.
 
 What a sample's answer depends on. The graph treats samples independently (a patch's gate opens for a batch, but an
@@ -136,7 +136,7 @@ class Batcher:
                 if fault.reason in ("timeout", "busy"):
                     for member in members:
                         if not member.future.done():
-                            member.future.set_exception(ArmFault(fault.reason, fault.words))
+                            member.future.set_exception(ArmFault(fault.reason, fault.message))
                     return self._next()
             except ValueError:
                 self._rows = 1  # the rows of an output are no samples: never join again

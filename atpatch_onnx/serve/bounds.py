@@ -1,6 +1,6 @@
 """The most that a request may hold, given the model's inputs and outputs; checked on its bytes before parsing.
 
-A few bytes can stand for many objects: `{},` in JSON, or an empty field of two bytes in protobuf. So objects are
+A few bytes can make many objects: `{},` in JSON, or an empty field of two bytes in protobuf. So objects are
 counted, not bytes. Wire format of protobuf: each field is a key (number and kind) and its content; only the top
 level of a message is read, and only up to the limit. Messages are those of `grpc_messages`.
 """
@@ -20,7 +20,7 @@ from .tensors import NUMPY_TYPES, TensorSpec
 __all__ = ["largest_body", "largest_message", "most_elements", "require_few_values", "require_small_message"]
 
 _SPARE = 4096
-"""Most values besides those of the tensors: ids, parameters, shapes."""
+"""Most values other than those of the tensors: ids, parameters, shapes."""
 _SPARE_BYTES = 2**20
 _MOST_PARAMETERS = 64
 _MOST_OTHERS = 64

@@ -102,9 +102,9 @@ class Engine:
         models = {
             str(name): {"path": str(lane.arm.path), "sha256": lane.arm.sha256} for name, lane in self.lanes.items()
         }
-        told = self._head(time.time())
+        head = self._head(time.time())
         self.log.write(
-            RevisionRow(**told, reason=reason, models=models, enabled=self.enabled, threshold=self.threshold)
+            RevisionRow(**head, reason=reason, models=models, enabled=self.enabled, threshold=self.threshold)
         )
         return self.revision
 
@@ -246,7 +246,7 @@ class Engine:
         finish("compared")
 
     def _finish(self, row: DecisionRow, results: dict[ArmName, Result], total: float, status: str | None) -> None:
-        """Complete and count a row when none of its runs is still due."""
+        """Complete and count a row when all of its runs have ended."""
         row = completed(row, results, self.original.scores, total, status)
         self.log.write(row)
         self.tally.add(row)

@@ -16,7 +16,7 @@ __all__ = ["refusal", "stand_in"]
 def refusal(fault: ArmFault) -> Refusal:
     """The error for a client when no arm may answer: 400 for what the model refuses, else 503."""
     if fault.reason == "error":
-        return Refusal(400, f"the model refuses the input: {fault.words}")
+        return Refusal(400, f"the model refuses the input: {fault.message}")
     return Refusal(503, f"the model cannot answer now: {fault.reason}")
 
 

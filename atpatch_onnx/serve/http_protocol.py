@@ -136,7 +136,7 @@ class _Bounded(HttpToolsProtocol):
             self._close()
 
     def _refuse(self, status: int, message: str) -> None:
-        """Send an answer if it is this request's turn and it has none yet; close in any case."""
+        """Send an answer if it is this request's turn and it has none yet; always close the connection."""
         cycle = self.cycle
         idle = cycle is None or cycle.response_complete
         if (idle and not self._in_body) or (

@@ -51,14 +51,14 @@ class Answer:
 def completed(
     row: DecisionRow, results: Mapping[ArmName, Result], scores: TensorSpec | None, total: float, status: str | None
 ) -> DecisionRow:
-    """The row of a decision when none of its runs is still due.
+    """The row of a decision when all of its runs have ended.
 
     Args:
         row: what was known when the client got its answer.
         results: of the arms that ran.
         scores: the output whose argmax is the prediction.
         total: seconds from request to answer.
-        status: of the shadow run, None where none was due.
+        status: of the shadow run, None where there was none to run.
     """
     given = {name: predictions(result.outputs, scores, row.batch) for name, result in results.items()}
     one, two = given.get(ORIGINAL), given.get(PATCHED)

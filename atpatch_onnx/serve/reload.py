@@ -56,7 +56,7 @@ async def _try_out(new: Arm, old: Arm) -> None:
     try:
         known = (await old.run(feeds, _PROBE_SECONDS)).outputs
     except ArmFault:
-        return  # zeros are nothing for this model, so they tell nothing of the new one either
+        return  # this model cannot run on zeros, so they are no test for the new one either
     try:
         found = (await new.run(feeds, _PROBE_SECONDS)).outputs
     except ArmFault as fault:

@@ -2,7 +2,7 @@
 
 `bucket = blake2b(experiment, salt, unit)` read as a number in [0, 1); below the weight it is the patched arm's. The
 weight is no part of the hash, so raising it moves units to the patched arm and none back, and a restart changes
-nothing. Another salt, or another name of the experiment, deals anew.
+nothing. Another salt, or another name of the experiment, gives a new split.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Split:
         return PATCHED if self.bucket(unit) < self.weight else ORIGINAL
 
     def pseudonym(self, unit: str) -> str:
-        """16 hex digits that stand for the unit in the log; they cannot be turned back without the salt."""
+        """16 hex digits that replace the unit in the log; without the salt nobody can get the unit back."""
         return self._hash(unit, b"unit").hex()
 
     @property

@@ -2,11 +2,11 @@
 
 Stopping, on SIGTERM or SIGINT:
 1. `v2/health/ready` says 503, and every answer closes its connection, so that clients and load balancers go elsewhere;
-   whatever still comes is answered.
-2. After `drain` seconds no more connections are accepted; those that were may still send what they have begun, and
-   requests under way end (`grace` seconds at most).
-3. Shadow runs are worked off or logged as dropped, then the decision log is closed.
-A second signal skips the draining, a third the requests under way.
+   requests that still come are answered.
+2. After `drain` seconds no more connections are accepted; open ones may still send what they have begun, and
+   running requests end (`grace` seconds at most).
+3. Waiting shadow runs are run or logged as dropped, then the decision log is closed.
+A second signal skips the draining, a third ends the running requests.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def bind(host: str, port: int) -> socket.socket:
 def serve(
     engine: Engine, listener: socket.socket, ready: Callable[[int | None], None] = lambda grpc_port: None
 ) -> None:
-    """Serve until told to stop.
+    """Serve until a signal stops the server.
 
     Args:
         listener: bound socket.
@@ -99,7 +99,7 @@ def serve(
 
 
 class _Draining:
-    """Tells the application that the end is near, and closes connections from then on."""
+    """Marks requests once the server is stopping, and closes their connections from then on."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -129,7 +129,7 @@ class _Server(uvicorn.Server):
     ) -> None:
         super().__init__(config)
         self.refused: AtpatchError | None = None
-        """Why there was nothing to serve."""
+        """Why the server could not start."""
         self._grpc = grpc
         self._engine = engine
         self._draining = draining
@@ -151,7 +151,7 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        # Not uvicorn's own, which raises the signal anew in the end: a stop as asked for is no failure.
+        # Not uvicorn's own, which raises the signal again at the end: a stop that was asked for is no failure.
         if self._draining.on or not self._engine.settings.drain:
             self.force_exit = self.should_exit
             self.should_exit = True

@@ -26,25 +26,38 @@ SHADOW_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Settings:
-    """Attributes: original, patched: model files. mode: who answers: "shadow" (the original; the patched arm runs after
-    it and is compared), "ab" (by the split), or one of the two. name: of the model, as clients see it. experiment,
-    salt, weight: of the split, see `routing.Split`. unit_header: header that carries the unit; the request parameter
-    `unit` goes before it, the request id stands in for both. threads, workers: per arm, see `arms.Arm`. batch_rows,
-    batch_delay: of dynamic batching, see `batching.Batcher`; 1 row: off. timeout: seconds that a patched run has while
-    a client waits; None: 1 where the original can answer after it, else as long as the
-        original has.
-    fallback: what a request gets when its patched run times out or fails: the original's answer, or an error. In the
-        place of NaN it gets the original's answer too, or with "error" the NaN as it is. None: "error" in mode
-        "patched", so that nothing in a request can choose who answers it; else "original". The kill switch always means
-        the original.
-    strict_version: refuse clients that name version 1, in mode "patched". shadow_timeout: seconds of a shadow run, for
-    which nobody waits; None: the longer one of `timeout` and `SHADOW_SECONDS`. shadow_queue: jobs that may wait.
-    shadow_sample: share of requests that are shadowed. kill_file: while it exists, the patch is off. hot_controls: the
-    admin endpoint may move `atpatch_enabled` and `atpatch_threshold`. watched_class: class whose gain or loss by the
-    patch is weighed on the page. log, log_bytes, log_backups, log_inputs: of the decision log; None: none. grpc_port:
-    where gRPC is served as well, None: nowhere. hosts: names, besides localhost and addresses, by which the page and
-    the admin endpoint may be asked for. drain: seconds between the word to stop and the last accepted connection.
-    grace: seconds that requests and shadow runs have to end after that. limits: on requests.
+    """How to serve.
+
+    Attributes:
+        original, patched: model files.
+        mode: who answers: "shadow" (the original; the patched arm runs after it, and both are compared), "ab" (by the
+            split), or one of the two arms.
+        name: of the model, as clients see it.
+        experiment, salt, weight: of the split, see `routing.Split`.
+        unit_header: header with the unit. The request parameter `unit` takes precedence; without either, the request id
+            is the unit.
+        threads, workers: per arm, see `arms.Arm`.
+        batch_rows, batch_delay: of dynamic batching, see `batching.Batcher`; 1 row: off.
+        timeout: seconds that a patched run has while a client waits; None: 1 where the original can answer after it,
+            else as long as the original has.
+        fallback: what a request gets when its patched run times out or fails: the original's answer, or an error. For
+            NaN it gets the original's answer too, or with "error" the NaN as it is. None: "error" in mode "patched", so
+            that nothing in a request can choose who answers it; else "original". The kill switch always means the
+            original.
+        strict_version: refuse clients that name version 1, in mode "patched".
+        shadow_timeout: seconds of a shadow run, for which nobody waits; None: the longer one of `timeout` and
+            `SHADOW_SECONDS`.
+        shadow_queue: shadow runs that may wait.
+        shadow_sample: share of requests that are shadowed.
+        kill_file: while it exists, the patch is off.
+        hot_controls: the admin endpoint may change `atpatch_enabled` and `atpatch_threshold`.
+        watched_class: class whose gain or loss by the patch the page shows.
+        log, log_bytes, log_backups, log_inputs: of the decision log; None: none.
+        grpc_port: port of gRPC, None: no gRPC.
+        hosts: names of the page and of the admin endpoint, in addition to localhost and addresses.
+        drain: seconds between the signal to stop and the last accepted connection.
+        grace: seconds that requests and shadow runs have to end after that.
+        limits: on requests.
     """
 
     original: Path

@@ -48,7 +48,7 @@ class Shadow:
         self._tasks = [asyncio.get_running_loop().create_task(self._work()) for _ in range(self._workers)]
 
     def offer(self, job: Job, drop: Callable[[], None], size: int) -> None:
-        """Queue a job, or call `drop` now, or at the end; `size` bytes are held for it."""
+        """Queue a job, or call `drop` now, or at the end; it keeps `size` bytes in memory."""
         if self._bytes + size > _MOST_BYTES and self._bytes:
             return drop()
         try:
@@ -116,5 +116,5 @@ def differences(original: Arrays, patched: Arrays, samples: int) -> list[float |
 
 
 def size_of(arrays: Iterable[Array]) -> int:
-    """Bytes held by arrays."""
+    """Bytes of arrays."""
     return sum(array.nbytes for array in arrays)

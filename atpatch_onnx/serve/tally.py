@@ -16,7 +16,7 @@ __all__ = ["Minute", "Tally"]
 _RECENT = 4096
 _MINUTES = 60
 _MOST_UNITS = 200_000
-"""Beyond this no further units are remembered; the split was checked on as many as that."""
+"""Further units are not remembered; this many are enough to check the split."""
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Tally:
         answered: arm → requests that it answered.
         fallbacks, failures, shadow: reason or status → requests; failures got an error instead of an answer.
         judged, flagged, pairs, disagree: samples, as in `Minute`.
-        missing: samples of which a pair was due and did not come about.
+        missing: samples that should have been compared, and were not.
         moved: (class by the original, class by the patched arm) → pairs, of those that disagree.
         columns: (site, column) → times flagged.
         units: arm → pseudonyms that it was assigned, of the current revision.
@@ -106,12 +106,12 @@ class Tally:
         """Count one request that got an error; its unit was assigned all the same."""
         self.failures[row.reason] += 1
         if row.mode == "ab" and row.assigned and row.revision == self.revision:
-            self._meet(row.assigned, row.unit, ())
+            self._count_unit(row.assigned, row.unit, ())
 
     def _add_current(self, row: DecisionRow) -> None:
         given = row.patched if row.arm == PATCHED else row.original
         if row.mode == "ab" and row.assigned:
-            self._meet(row.assigned, row.unit, given or ())
+            self._count_unit(row.assigned, row.unit, given or ())
         if row.shadow not in (None, "compared"):
             self.missing += row.batch
         self.missing += sum(agree is None for agree in row.agree or ())
@@ -123,7 +123,7 @@ class Tally:
         for site, samples in (row.columns or {}).items():
             self.columns.update((site, column) for sample in samples for column in sample)
 
-    def _meet(self, arm: str, unit: str, given: Sequence[int | None]) -> None:
+    def _count_unit(self, arm: str, unit: str, given: Sequence[int | None]) -> None:
         """Units count once, with what they got first: later answers depend on that one."""
         if unit not in self.units[arm] and sum(map(len, self.units.values())) < _MOST_UNITS:
             self.units[arm].add(unit)
