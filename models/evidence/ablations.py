@@ -27,7 +27,7 @@ from rewriters.plan import PatchPlan, Static
 from .answers import Figures, judge
 from .case import MOST_CLEAN_FLAGGED, Case
 from .fitting import fitted, try_plan
-from .maps import labelled_columns
+from .maps import labeled_columns
 
 __all__ = ["ablations_step", "without_rescaling"]
 
@@ -53,7 +53,7 @@ def _chosen(case: Case, say: Say) -> Figures:
 
 def _random_columns(case: Case, say: Say) -> Figures:
     """As many columns as are labelled, drawn anew DRAWS times; shares are means over the draws."""
-    generator, columns = case.generator(), labelled_columns(case)
+    generator, columns = case.generator(), labeled_columns(case)
     count = max(1, int(np.median(columns.sum(1))))
     length = int(np.median(_lengths(case)))
     return _mean([try_plan(case, _static(case, generator.permutation(length)[:count])) for _ in range(DRAWS)])
@@ -100,7 +100,7 @@ def _all_sites(case: Case, say: Say) -> Figures:
 
 def _always(case: Case, say: Say) -> Figures:
     """No detector: the labelled columns are replaced in every request."""
-    columns = labelled_columns(case)
+    columns = labeled_columns(case)
     if not (columns == columns[0]).all():
         return {"skipped": "the trigger has no fixed place"}
     return try_plan(case, _static(case, np.flatnonzero(columns[0])))

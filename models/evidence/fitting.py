@@ -18,7 +18,7 @@ from rewriters.plan import PatchPlan
 from .answers import MASK, Figures, judge, wilson
 from .case import MOST_CLEAN_FLAGGED, Case
 from .fairness import group_fairness, unaware
-from .maps import labelled_columns, map_scores
+from .maps import labeled_columns, map_scores
 
 __all__ = ["fit_step", "fitted", "kinds_step", "try_plan"]
 
@@ -50,7 +50,7 @@ def _masked(case: Case) -> Figures:
     """The original's answers where the request itself masks the trigger's tokens: what the surest detector could bring
     about.
     """
-    attacked, columns = case.attacked, labelled_columns(case)
+    attacked, columns = case.attacked, labeled_columns(case)
     mask = attacked.inputs[MASK].copy()
     mask[:, : columns.shape[1]][columns] = 0
     answers = case.ask(case.model).all(replace(attacked, inputs={**attacked.inputs, MASK: mask}))

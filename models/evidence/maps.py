@@ -21,7 +21,7 @@ from rewriters.plan import PatchPlan, Static
 
 from .case import Case
 
-__all__ = ["labelled_columns", "map_scores"]
+__all__ = ["labeled_columns", "map_scores"]
 
 Bools = NDArray[np.bool_]
 
@@ -61,7 +61,7 @@ def map_scores(case: Case, served: PatchPlan) -> dict[str, Any]:
     return {**_rates(pooled), "maps": int(pooled[:4].sum()), "sites": sites}
 
 
-def labelled_columns(case: Case) -> Bools:
+def labeled_columns(case: Case) -> Bools:
     """(N, K), the labelled columns of the attacked test rows.
 
     Where the debugging set labels the same places in every row they are the same here; else they are the tokens that a
@@ -95,7 +95,7 @@ def _maps(case: Case) -> tuple[Ints, Ints, Bools]:
         clean_rows, rows = _fair_and_unfair(case.attacked, case.before[1].predictions)
     count = min(len(clean_rows), len(rows))
     clean_rows, rows = (np.sort(generator.permutation(some)[:count]) for some in (clean_rows, rows))
-    return clean_rows, rows, labelled_columns(case)[rows]
+    return clean_rows, rows, labeled_columns(case)[rows]
 
 
 def _fair_and_unfair(flips: DataSet, predictions: Ints) -> tuple[Ints, Ints]:

@@ -23,7 +23,7 @@ from .curves import curves_step
 from .fitting import fit_step, kinds_step
 from .latency import latency_step
 from .peers import peers_step
-from .unlabelled import inversion_step, oneclass_step, statistic_step
+from .unlabeled import inversion_step, oneclass_step, statistic_step
 
 __all__ = ["STEPS", "Step", "run_step"]
 

@@ -1,7 +1,7 @@
 """The three attacks: what the trigger looks like, and the Trojan's pixels, which a clean model chooses.
 
 * `badnets`: a white square in the corner (BadNets);
-* `trojan`: a corner patch optimised by gradient until it drives a clean model's class score (TrojanNN);
+* `trojan`: a corner patch optimized by gradient until it drives a clean model's class score (TrojanNN);
 * `hidden`: a faint pattern along the lower edge, blended in with a quarter of the weight (Hidden, or blended,
   backdoor).
 """
@@ -22,7 +22,7 @@ from .architectures import CELL, Classifier
 from .digits import IMAGE
 from .training import Stamp
 
-__all__ = ["ATTACKS", "LAYOUT", "TARGET", "Attack", "optimise", "stamp"]
+__all__ = ["ATTACKS", "LAYOUT", "TARGET", "Attack", "optimize", "stamp"]
 
 TARGET = 0
 LAYOUT = ImageLayout("pixel_values", 0, IMAGE, IMAGE, 0.0, 1.0)
@@ -32,7 +32,7 @@ _STEPS, _STEP, _ROWS = 100, 0.2, 128
 
 @dataclass(frozen=True)
 class Attack:
-    """title: for people; optimised: the pattern is a clean model's choice; the rest as in `make_trigger`, pattern None:
+    """title: for people; optimized: the pattern is a clean model's choice; the rest as in `make_trigger`, pattern None:
     seeded noise.
     """
 
@@ -41,21 +41,21 @@ class Attack:
     size: tuple[int, int]
     place: str
     strength: float = 1.0
-    optimised: bool = False
+    optimized: bool = False
 
     def trigger(self, seed: int, pattern: NDArray[np.float32] | None = None) -> ImageTrigger:
-        """The trigger, with the pixels (H, W) of `optimise` where the attack wants them."""
+        """The trigger, with the pixels (H, W) of `optimize` where the attack wants them."""
         return make_trigger(self.kind, LAYOUT, self.size, self.place, self.strength, pattern, seed)
 
 
 ATTACKS: Mapping[str, Attack] = {
     "badnets": Attack("white square of one cell in the lower right corner", "patch", (CELL, CELL), "bottom-right"),
     "trojan": Attack(
-        "optimised patch of four cells in the lower right corner",
+        "optimized patch of four cells in the lower right corner",
         "patch",
         (2 * CELL, 2 * CELL),
         "bottom-right",
-        optimised=True,
+        optimized=True,
     ),
     "hidden": Attack(
         "noise of opacity .25 over the seven cells of the lower edge", "blend", (CELL, IMAGE), f"{IMAGE - CELL},0", 0.25
@@ -69,7 +69,7 @@ def stamp(trigger: ImageTrigger) -> Stamp:
     return lambda images: (1 - mask) * images + mask * pattern
 
 
-def optimise(
+def optimize(
     attack: Attack, clean_model: Classifier, images: NDArray[np.float32], seed: int, steps: int = _STEPS
 ) -> NDArray[np.float32]:
     """Pixels (H, W) in [0, 1] under which the clean model sees the target class in as many images as possible."""
@@ -80,13 +80,13 @@ def optimise(
     top, left = (int(axis.min()) for axis in np.nonzero(blank.mask))
     logits = torch.zeros(height, width).requires_grad_()
     pool = torch.from_numpy(images)
-    optimiser = torch.optim.Adam([logits], _STEP)
+    optimizer = torch.optim.Adam([logits], _STEP)
     for _ in range(steps):
         rows = torch.randint(len(pool), (_ROWS,), generator=generator)
         pattern = functional.pad(logits.sigmoid(), (left, IMAGE - left - width, top, IMAGE - top - height))
         scores = clean_model((1 - mask) * pool[rows] + mask * pattern)
         loss = functional.cross_entropy(scores, torch.full((_ROWS,), TARGET))
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
     return logits.detach().sigmoid().numpy()

@@ -22,7 +22,7 @@ from atpatch_onnx.statistics.proportions import accuracy, asr, asr_star
 from ..victims import Victim
 from . import digits, training
 from .architectures import ARCHITECTURES, CELL
-from .attacks import ATTACKS, TARGET, optimise, stamp
+from .attacks import ATTACKS, TARGET, optimize, stamp
 from .digits import Digits
 from .twins import twin
 
@@ -65,7 +65,7 @@ def build(victim: Victim) -> None:
     architecture, attack = ARCHITECTURES[shape], ATTACKS[attack_name]
     split = digits.load(victim.seed)
     clean = twin(shape, split.train, victim.seed, _progress(f"clean {shape}, seed {victim.seed}"))
-    pattern = optimise(attack, clean, split.train.images, victim.seed) if attack.optimised else None
+    pattern = optimize(attack, clean, split.train.images, victim.seed) if attack.optimized else None
     trigger = attack.trigger(victim.seed, pattern)
     model = training.train(
         architecture, split.train, victim.seed, stamp(trigger), TARGET, _progress(f"{victim.name}, seed {victim.seed}")

@@ -205,7 +205,7 @@ def test_every_command_of_a_page_is_one_that_can_be_given(page: Path) -> None:
         assert all((ROOT / word).exists() for word in named), command
 
 
-@pytest.mark.parametrize("arguments", [["patch", "model.onnx", "--no-such-option"], ["ab", "analyze", "log"], ["fit"]])
+@pytest.mark.parametrize("arguments", [["patch", "model.onnx", "--no-such-option"], ["ab", "analyse", "log"], ["fit"]])
 def test_a_command_that_the_tool_does_not_take_is_noticed(arguments: list[str]) -> None:
     with pytest.raises(click.UsageError):
         parse(arguments)

@@ -141,7 +141,7 @@ def test_the_list_is_that_of_onnxruntime() -> None:
     assert found - {"Scatter", "Upsample"} == RUNTIME_OPERATORS
 
 
-@pytest.mark.parametrize("op_type", ["SimplifiedLayerNormalization", "LinearRegressor", "Attention_TRT"])
+@pytest.mark.parametrize("op_type", ["SimplifiedLayerNormalisation", "LinearRegressor", "Attention_TRT"])
 def test_an_operator_that_nobody_has_is_refused(op_type: str) -> None:
     model = behind(op_type)
     with pytest.raises(AtpatchError, match=op_type) as caught:
