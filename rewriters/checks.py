@@ -9,7 +9,7 @@ import onnx
 
 from .errors import OPSET_TOO_OLD, PLAN_IMPOSSIBLE, PLAN_MISFIT, AtpatchError
 from .model.io import MIN_OPSET
-from .plan import OneClass, PatchPlan, Profile, SitePlan, Static
+from .plan import Detector, NormDistance, OneClass, PatchPlan, Profile, SitePlan, Static
 from .sites import Site, Where
 
 __all__ = ["opset_of", "plan_refusal"]
@@ -96,6 +96,26 @@ def _misfits(site: Site, plan: SitePlan) -> list[str]:
             found.append(f"benign values are {pair.values.shape[2]} wide, the site's are {site.head_dim}")
     if isinstance(plan.detector, (Profile, OneClass)) and heads is not None:
         features = heads * (1 + len(plan.detector.probes))
-        if plan.detector.mean.shape[-1] != features:
-            found.append(f"the detector reads {plan.detector.mean.shape[-1]} features, the site has {features}")
+        if plan.detector.map_features != features:
+            found.append(f"the detector reads {plan.detector.map_features} features, the site has {features}")
+    return found + _norm_misfits(site, plan.detector, heads)
+
+
+def _norm_misfits(site: Site, detector: Detector, heads: int | None) -> list[str]:
+    """Where the norms that a detector reads do not match the values of this site."""
+    if not isinstance(detector, (Profile, OneClass)) or detector.norms is None:
+        return []
+    norms, found = detector.norms, []
+    if isinstance(norms, NormDistance):
+        if heads is not None and norms.mean.shape[-1] != heads:
+            found.append(f"the detector reads {norms.mean.shape[-1]} norms, the site has {heads} heads")
+        norms = norms.norms
+    if norms.factor is None:
+        return found
+    if heads is not None and norms.factor.shape[0] not in (1, heads):
+        found.append(f"the norms are of {norms.factor.shape[0]} heads, the site has {heads}")
+    if site.layout.widths > 1:
+        found.append("norms behind a projection need one axis of width, the site's values have several")
+    if site.head_dim is not None and norms.factor.shape[1] != site.head_dim:
+        found.append(f"the norms are of values {norms.factor.shape[1]} wide, the site's are {site.head_dim}")
     return found

@@ -15,7 +15,14 @@ from .names import branch_name, make_name
 __all__ = ["ConstantPool", "Emitter"]
 
 # From these opsets on, the operator takes its axes as an input instead of an attribute.
-_AXES_AS_INPUT = {"ReduceSum": 13, "ReduceMean": 18, "ReduceMax": 18, "Unsqueeze": 13, "Squeeze": 13}
+_AXES_AS_INPUT = {
+    "ReduceSum": 13,
+    "ReduceMean": 18,
+    "ReduceMax": 18,
+    "ReduceL2": 18,
+    "Unsqueeze": 13,
+    "Squeeze": 13,
+}
 
 
 class ConstantPool:
@@ -156,7 +163,7 @@ class Emitter:
         return self.op(op_type, x, role=role, axes=list(axes), **attributes)
 
     def reduce(self, kind: str, x: str, *axes: int, keepdims: bool = True, role: str | None = None) -> str:
-        """`ReduceSum`, `ReduceMean` or `ReduceMax` over axes."""
+        """`ReduceSum`, `ReduceMean`, `ReduceMax` or `ReduceL2` over axes."""
         return self._with_axes(f"Reduce{kind}", x, axes, role, keepdims=int(keepdims))
 
     def peak(self, x: str, *axes: int, keepdims: bool = True, role: str | None = None) -> str:

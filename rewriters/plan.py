@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 from .choices import Accept, ControlInputs, Gating, Joint, Mend, Passes
 
 __all__ = [
+    "NORM_FLOOR",
     "BenignPair",
     "Cnn",
     "ControlInputs",
     "Conv",
     "Dense",
     "Detector",
+    "NormDistance",
     "OneClass",
     "OnnxGraph",
     "PatchPlan",
@@ -29,14 +31,18 @@ __all__ = [
     "SitePlan",
     "Static",
     "Statistic",
+    "ValueNorms",
 ]
 
 Floats = NDArray[np.float32]
 
+NORM_FLOOR = 1e-4
+"""Added to a norm before its logarithm, for values that are all zero."""
+
 
 @dataclass(frozen=True)
 class Static:
-    """A fixed set of columns: a known protected attribute, or a bar for tests. No columns: the silent patch."""
+    """A fixed set of columns: a known protected attribute, or chosen by a test. No columns: the silent patch."""
 
     columns: tuple[int, ...] = ()
     kind: Literal["static"] = "static"
@@ -52,8 +58,8 @@ class Statistic:
     Attributes:
         exempt: positions of known sinks, never flagged; negative ones count back from the last valid column.
         floor: added to the scale so that a flat map does not turn noise into outliers (in multiples of uniform).
-        rows: a column is judged, and held against others that are, only where this many rows see it, or as many as
-            there are columns if those are fewer. So a decoder judges no column by the few rows behind it, and nothing
+        rows: a column is judged, and compared with other judged columns, only where this many rows see it, or as many
+            as there are columns if those are fewer. So a decoder judges no column by a few rows after it, and nothing
             by the single row of a decoding step.
         by_values: the score is the smaller of two, that of the mass and that of the mass × ‖value‖, relative to the
             mean norm of its head: attention sinks draw much attention and write next to nothing.
@@ -75,16 +81,31 @@ class Dense:
 
 
 @dataclass(frozen=True)
+class ValueNorms:
+    """How much a token writes: for each head the norm of its value after the output projection, ‖v W‖ with W (D, E).
+
+    Its feature is log(norm + `NORM_FLOOR`), one for each of the H heads of the map. It needs no attention, so a trigger
+    that hides its attention may still show here.
+
+    Attributes:
+        factor: (H, D, R), or (1, D, R) for all heads, with ‖v · factor‖ = ‖v W‖, so the weights are not read when
+            patching. None: the norm of v itself, where the projection is not known.
+    """
+
+    factor: Floats | None = None
+
+
+@dataclass(frozen=True)
 class Profile:
     """Per-column features → MLP → probability; any length.
 
     Features of column k, in this order: for each head the mean over valid query rows, then for each probe row and head
-    that row's entry; all × valid length, then log1p; F = H · (1 + probes). They are standardized by `mean` and `std`
-    (F,). A mean (K, F) holds every column against its own normal profile, for inputs of fixed length: too little
-    attention to a place that usually draws much is invisible otherwise. `layers` ends in one unit; ReLU between layers,
-    sigmoid at the end. The mean is over those rows alone whose number `every` divides: cheaper where maps are large,
-    and much cheaper beside a fused operator, where only these rows and the probe rows of the map are computed as long
-    as nothing is flagged.
+    that row's entry; all × valid length, then log1p; with `norms` further H features; F = H · (1 + probes), or H · (2 +
+    probes) with norms. They are standardized by `mean` and `std` (F,). A mean (K, F) compares every column with its own
+    normal profile, for inputs of fixed length: too little attention to a place that usually gets much is invisible
+    otherwise. `layers` ends in one unit; ReLU between layers, sigmoid at the end. Only rows whose number `every`
+    divides count for the mean: cheaper where maps are large, and much cheaper next to a fused operator, where only
+    these rows and the probe rows of the map are computed as long as nothing is flagged.
     """
 
     layers: tuple[Dense, ...]
@@ -92,7 +113,33 @@ class Profile:
     std: Floats
     probes: tuple[int, ...] = (0,)
     every: int = 1
+    norms: ValueNorms | None = None
     kind: Literal["profile"] = "profile"
+
+    @property
+    def map_features(self) -> int:
+        """How many of the F features are of the map; those of the norms come after them."""
+        blocks = 1 + len(self.probes)
+        return len(self.std) * blocks // (blocks + (self.norms is not None))
+
+
+@dataclass(frozen=True)
+class NormDistance:
+    """A second test of a `OneClass`: how far the norms of what a column writes are from those of clean columns.
+
+    Of the H features of `norms`, score = max(d - r - offset, 0), with d and r as in `OneClass`.
+
+    Attributes:
+        mean, weight: (H,) and (H, U), or one for each place, (K, H) and (K, H, U).
+        squared, offset, rank: as in `OneClass`.
+    """
+
+    norms: ValueNorms
+    mean: Floats
+    weight: Floats
+    squared: bool
+    offset: float
+    rank: int = 0
 
 
 @dataclass(frozen=True)
@@ -106,10 +153,12 @@ class OneClass:
     Attributes:
         mean, weight: (F,) and (F, U), or one for each place, (K, F) and (K, F, U).
         offset: where a score starts to count.
-        rank: r is the rank-th highest d of the sample's own columns (sinks aside; the lowest where there are fewer): a
-            column has to stand out from its neighbors too. 0: r is 0.
+        rank: r is the rank-th highest d of the sample's own columns (without sinks; the lowest where there are fewer):
+            a column has to stand out from its neighbors too. 0: r is 0.
         exempt: as in `Statistic`.
         every: as in `Profile`.
+        norms: a second test, whose score is added to that of the attention. Not one distance over both: a trigger that
+            hides in one of them would be lost among the features of the other.
     """
 
     mean: Floats
@@ -120,7 +169,13 @@ class OneClass:
     exempt: tuple[int, ...] = ()
     probes: tuple[int, ...] = (0,)
     every: int = 1
+    norms: NormDistance | None = None
     kind: Literal["oneclass"] = "oneclass"
+
+    @property
+    def map_features(self) -> int:
+        """F."""
+        return int(self.mean.shape[-1])
 
 
 @dataclass(frozen=True)
@@ -157,12 +212,12 @@ Detector = Static | Statistic | Profile | OneClass | Cnn | OnnxGraph
 
 @dataclass(frozen=True)
 class BenignPair:
-    """The benign reference of one site: what a flagged column is replaced by (eq. 10, and a value beside it).
+    """The benign reference of one site: what a flagged column is replaced by (eq. 10, and a value with it).
 
     Attributes:
         attention: benign attention. Relative: (1 | H,), multiples of uniform. Per column: (1 | H, 1 | Q, K), shares of
             a row (eq. 10).
-        values: benign values, (1 | H, 1, D) one for all columns or (1 | H, K, D) one a column. None: the mean of the
+        values: benign values, (1 | H, 1, D) for all columns or (1 | H, K, D) for each column. None: the mean of the
             sample's own unflagged values.
         own_values: keep the flagged column's own value, the paper's form; `values` is then ignored.
     """
@@ -209,8 +264,8 @@ class PatchPlan:
         passes: "one" patches each site as it comes; "two" detects at all sites, then runs flagged samples again (see
             `second_pass`).
         groups: ids of sites of one body whose key columns are the same tokens, group by group. In one pass a column
-            flagged at one site is flagged at the later ones of its group, whose maps look mended but whose values still
-            carry the fault; in two passes it is flagged at all of them. Sites in no group act alone, in one pass.
+            flagged at one site is flagged at the later ones of its group, whose maps look normal but whose values still
+            carry the fault; in two passes it is flagged at all of them. Sites in no group act separately, in one pass.
         joint: two passes: "any" flags a column in a group where one site's score is above the threshold, "sum" where
             the sum of its sites' scores is (sites with the silent `Static()` do not count); of `profile` and `cnn`
             sites the sigmoid of the sum of their logits.

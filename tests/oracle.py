@@ -5,13 +5,15 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from rewriters.plan import BenignPair, Cnn, OneClass, Profile, Statistic
+from rewriters.plan import BenignPair, Cnn, NormDistance, OneClass, Profile, Statistic, ValueNorms
 
 Array = NDArray[np.float64]
 
 # The oracle's own, not those of the code under test: a number that is wrong there must not be wrong here too.
 SATURATED = 1e-7
 """Share of a row's sum; with less unflagged mass than that a row is spread evenly."""
+NO_NORM = 1e-4
+"""Added to a norm before its logarithm."""
 UNSEEN = 1e-30
 """A row does not see a column to which it gives no more than this, in the mean over heads."""
 
@@ -103,36 +105,61 @@ def statistic(a: Array, valid: NDArray[np.bool_] | None, detector: Statistic, se
     return out
 
 
-def profile(a: Array, valid: NDArray[np.bool_] | None, detector: Profile, self_attention: bool) -> Array:
+def profile(
+    a: Array, valid: NDArray[np.bool_] | None, detector: Profile, self_attention: bool, v: Array | None = None
+) -> Array:
     """Probabilities (B, K)."""
     a = a.astype(np.float64)
     out = np.zeros((a.shape[0], a.shape[3]))
     for b in range(len(a)):
-        x = (
-            _features(a[b], None if valid is None else valid[b], detector, self_attention) - detector.mean
-        ) / detector.std
-        out[b] = _sigmoid(_dense(x, detector.layers)[:, 0])
+        x = _features(a[b], None if valid is None else valid[b], detector, self_attention)
+        if detector.norms is not None:
+            assert v is not None
+            x = np.concatenate([x, _norms(v[b % len(v)], a.shape[1], detector.norms)], 1)
+        out[b] = _sigmoid(_dense((x - detector.mean) / detector.std, detector.layers)[:, 0])
     return out
 
 
-def oneclass(a: Array, valid: NDArray[np.bool_] | None, detector: OneClass, self_attention: bool) -> Array:
+def oneclass(
+    a: Array, valid: NDArray[np.bool_] | None, detector: OneClass, self_attention: bool, v: Array | None = None
+) -> Array:
     """Nats (B, K); -inf at sinks."""
     out = np.full((a.shape[0], a.shape[3]), -np.inf)
     for b in range(len(a)):
-        x = (
-            _features(a[b].astype(np.float64), None if valid is None else valid[b], detector, self_attention)
-            - detector.mean
-        )
+        x = _features(a[b].astype(np.float64), None if valid is None else valid[b], detector, self_attention)
         real = np.flatnonzero(valid[b]) if valid is not None else np.arange(a.shape[3])
         content = sorted(set(real) - {real[place] for place in detector.exempt})
-        distance = {}
-        for k in content:
-            y = x[k] @ (detector.weight[k] if detector.weight.ndim == 3 else detector.weight).astype(np.float64)
-            distance[k] = (y**2 if detector.squared else y).sum()
-        falling = sorted(distance.values(), reverse=True)
-        reference = falling[min(detector.rank, len(falling)) - 1] if detector.rank else 0.0
-        for k in content:
-            out[b, k] = max(distance[k] - reference - detector.offset, 0.0)
+        out[b, content] = _surprise(x, content, detector)
+        if detector.norms is not None:
+            assert v is not None
+            out[b, content] += _surprise(
+                _norms(v[b % len(v)], a.shape[1], detector.norms.norms), content, detector.norms
+            )
+    return out
+
+
+def _surprise(x: Array, content: list[int], reference: OneClass | NormDistance) -> list[float]:
+    """Nats of some columns of one sample, x (K, F)."""
+    distance = {}
+    for k in content:
+        weight = reference.weight[k] if reference.weight.ndim == 3 else reference.weight
+        mean = reference.mean[k] if reference.mean.ndim == 2 else reference.mean
+        y = (x[k] - mean) @ weight.astype(np.float64)
+        distance[k] = (y**2 if reference.squared else y).sum()
+    falling = sorted(distance.values(), reverse=True)
+    neighbor = falling[min(reference.rank, len(falling)) - 1] if reference.rank else 0.0
+    return [max(distance[k] - neighbor - reference.offset, 0.0) for k in content]
+
+
+def _norms(v: Array, heads: int, norms: ValueNorms) -> Array:
+    """(K, H) of one sample's values (H | 1, K, D)."""
+    out = np.zeros((v.shape[1], heads))
+    for h in range(heads):
+        for k in range(v.shape[1]):
+            written = v[h % len(v), k].astype(np.float64)
+            if norms.factor is not None:
+                written = written @ norms.factor[h % len(norms.factor)].astype(np.float64)
+            out[k, h] = np.log(np.sqrt((written**2).sum()) + NO_NORM)
     return out
 
 

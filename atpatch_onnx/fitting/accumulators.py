@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rewriters.plan import BenignPair
+from rewriters.plan import BenignPair, ValueNorms
 from rewriters.sites import Site
 
 from ..inference.capture import SiteBatch
@@ -22,9 +22,9 @@ __all__ = ["BenignSums", "ColumnSample", "Visibility", "content_columns"]
 Bools = NDArray[np.bool_]
 
 MOST_NORMAL = 200_000
-"""Normal columns kept a site, about; all anomalous ones are kept."""
+"""Normal columns kept for each site, about; all anomalous ones are kept."""
 MOST_BENIGN_ENTRIES = 1 << 16
-"""Of a benign attention (H, Q, K). Above it the mean over query rows is stored, lest the hotfix outgrow the model."""
+"""Of a benign attention (H, Q, K). Above it the mean over query rows is stored, so that a hotfix stays small."""
 
 
 class ColumnSample:
@@ -33,13 +33,21 @@ class ColumnSample:
 
     Args:
         rows: how many rows will come.
-        probes, every: see `Profile`.
+        probes, every, norms: see `Profile`.
     """
 
     def __init__(
-        self, site: Site, rows: int, columns: int, probes: Sequence[int], every: int, generator: np.random.Generator
+        self,
+        site: Site,
+        rows: int,
+        columns: int,
+        probes: Sequence[int],
+        every: int,
+        generator: np.random.Generator,
+        norms: ValueNorms | None = None,
     ) -> None:
         self._site, self._probes, self._every, self._generator = site, probes, every, generator
+        self._norms = norms
         self._keep = min(1.0, MOST_NORMAL / max(rows * columns, 1))
         self._features: list[NDArray[np.float32]] = []
         self._anomalous: list[Bools] = []
@@ -50,7 +58,13 @@ class ColumnSample:
     def add(self, batch: SiteBatch, anomalous: Bools) -> None:
         """anomalous: (B, K)."""
         features = profile_features(
-            batch.map, batch.valid, self_attention=self._site.self_attention, probes=self._probes, every=self._every
+            batch.map,
+            batch.valid,
+            self_attention=self._site.self_attention,
+            probes=self._probes,
+            every=self._every,
+            values=batch.values,
+            norms=self._norms,
         )
         chosen = batch.valid & (anomalous | (self._generator.random(anomalous.shape) < self._keep))
         self._features.append(features[chosen])
@@ -58,12 +72,12 @@ class ColumnSample:
         self._place.append(np.nonzero(chosen)[1])
         clean = ~anomalous.any(1)
         sums = features[clean].sum(0, dtype=np.float64)
-        # Batches of texts differ in width; then no place means anything, and nobody asks for their means.
+        # Batches of texts differ in width; then no place means anything, and the means are not used.
         self._normal = self._normal + sums if np.shape(self._normal) in ((), sums.shape) else sums
         self._clean += int(clean.sum())
 
     def columns(self, *, by_place: bool) -> Columns:
-        """by_place: a place means something, so that columns are held against its normal profile."""
+        """by_place: a place means something, so columns are compared with its normal profile."""
         normal = self._normal / max(self._clean, 1) if by_place else None
         return Columns(
             np.concatenate(self._features), np.concatenate(self._anomalous), np.concatenate(self._place), normal

@@ -32,7 +32,7 @@ def fit_labeled(context: Context, capture: Capture, kind: str, judge: Judge, out
             graph does not admit, ATP056 for data that do not suit the kind.
     """
     rows, columns = len(context.parts.train.rows), context.columns.shape[1]
-    made = make_recipe(kind, capture.sites, rows, columns, context.seed, context.every)
+    made = make_recipe(kind, capture.sites, rows, columns, context.seed, context.every, context.norms)
     trained = anchor_sites(context, capture, made, train_sites(context, capture, made))
     if all(one.point.recall < LEAST_RECALL for one in trained):
         before = judge.figures(context.parts.selection, judge.original)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from rewriters.plan import SitePlan
+from rewriters.plan import SitePlan, ValueNorms
 from rewriters.sites import Site
 
 from ..inference.capture import Capture, SiteBatch
@@ -46,6 +46,7 @@ class Context:
     progress: Progress
     mask: str | None = None
     every: int = 1
+    norms: Mapping[str, ValueNorms] = field(default_factory=dict)
 
     @property
     def columns(self) -> NDArray[np.bool_]:

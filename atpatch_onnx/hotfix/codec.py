@@ -1,8 +1,7 @@
 """Site plans as JSON and arrays, and back, for the hotfix file.
 
-A table says which fields a class has and of what type. Reading follows the table and nothing else, so a file can only
-ever yield what is listed here, and an unknown or missing field is an error rather than a surprise. Every error of this
-module is a `ValueError`.
+A table lists the fields of each class and their types. Reading follows only this table, so a file can give nothing that
+is not listed here, and an unknown or missing field is an error. Every error of this module is a `ValueError`.
 """
 
 from __future__ import annotations
@@ -14,7 +13,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rewriters.plan import BenignPair, Cnn, Conv, Dense, OneClass, OnnxGraph, Profile, SitePlan, Static, Statistic
+from rewriters.plan import (
+    BenignPair,
+    Cnn,
+    Conv,
+    Dense,
+    NormDistance,
+    OneClass,
+    OnnxGraph,
+    Profile,
+    SitePlan,
+    Static,
+    Statistic,
+    ValueNorms,
+)
 
 __all__ = ["KINDS", "Arrays", "decode", "encode", "finite_json"]
 
@@ -30,15 +42,31 @@ DETECTORS: dict[str, type] = {
 }
 KINDS = tuple(DETECTORS)
 
-# Field types: "array?" may be None; a class is a nested record; [class] a list of records; "detector" a record with its
-# kind.
+# Field types: "array?" may be None; a class is a nested record; [class] a list of records; (class,) a record or None;
+# "detector" a record with its kind.
 FIELDS: dict[type, dict[str, Any]] = {
     SitePlan: {"detector": "detector", "benign": BenignPair, "every_row_sees_every_column": "bool"},
     BenignPair: {"attention": "array", "values": "array?", "own_values": "bool"},
     Static: {"columns": "ints"},
     Statistic: {"exempt": "ints", "floor": "float", "rows": "int", "by_values": "bool"},
     Dense: {"weight": "array", "bias": "array"},
-    Profile: {"layers": [Dense], "mean": "array", "std": "array", "probes": "ints", "every": "int"},
+    ValueNorms: {"factor": "array?"},
+    NormDistance: {
+        "norms": ValueNorms,
+        "mean": "array",
+        "weight": "array",
+        "squared": "bool",
+        "offset": "float",
+        "rank": "int",
+    },
+    Profile: {
+        "layers": [Dense],
+        "mean": "array",
+        "std": "array",
+        "probes": "ints",
+        "every": "int",
+        "norms": (ValueNorms,),
+    },
     OneClass: {
         "mean": "array",
         "weight": "array",
@@ -48,6 +76,7 @@ FIELDS: dict[type, dict[str, Any]] = {
         "exempt": "ints",
         "probes": "ints",
         "every": "int",
+        "norms": (NormDistance,),
     },
     Conv: {"weight": "array", "bias": "array", "stride": "int", "padding": "int"},
     Cnn: {"convolutions": [Conv], "layers": [Dense]},
@@ -56,8 +85,8 @@ FIELDS: dict[type, dict[str, Any]] = {
 
 # What files written before a field existed leave out.
 LATER: dict[type, dict[str, Any]] = {
-    Profile: {"every": 1},
-    OneClass: {"every": 1},
+    Profile: {"every": 1, "norms": None},
+    OneClass: {"every": 1, "norms": None},
     Statistic: {"rows": 1, "by_values": False},
 }
 
@@ -79,7 +108,9 @@ def _encode(record: Any, prefix: str, arrays: Arrays) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for name, kind in FIELDS[type(record)].items():
         value, place = getattr(record, name), f"{prefix}/{name}"
-        if kind == "detector":
+        if isinstance(kind, tuple):
+            out[name] = None if value is None else _encode(value, place, arrays)
+        elif kind == "detector":
             out[name] = {"kind": value.kind, **_encode(value, place, arrays)}
         elif isinstance(kind, list):
             out[name] = [_encode(item, f"{place}/{index}", arrays) for index, item in enumerate(value)]
@@ -122,10 +153,12 @@ def _decode_field(where: str, kind: Any, value: Any, arrays: Mapping[str, NDArra
         if not isinstance(value, list):
             raise ValueError(f"{where} is not a list")
         return tuple(_decode(kind[0], item, arrays, used) for item in value)
+    if value is None and (kind == "array?" or isinstance(kind, tuple)):
+        return None
+    if isinstance(kind, tuple):
+        kind = kind[0]
     if isinstance(kind, type):
         return _decode(kind, value, arrays, used)
-    if kind == "array?" and value is None:
-        return None
     if kind in ("array", "array?", "bytes"):
         if not isinstance(value, str) or value not in arrays:
             raise ValueError(f"{where} names no array of the file")
@@ -153,25 +186,13 @@ def _check(plan: SitePlan) -> None:
     _check_pair(plan.benign)
     detector = plan.detector
     if isinstance(detector, Profile):
-        _check_arrays(detector.mean, detector.std)
-        _check_stack("profile", detector.layers, outputs=1)
-        if (
-            detector.mean.ndim not in (1, 2)
-            or not detector.mean.shape[-1:] == detector.std.shape == detector.layers[0].weight.shape[:1]
-        ):
-            raise ValueError("profile: mean, std and the first layer differ in the number of features")
-        if not (detector.std > 0).all():
-            raise ValueError("profile: std must be positive")
-        _check_rows("profile", detector, len(detector.std))
+        _check_profile(detector)
     elif isinstance(detector, OneClass):
-        _check_arrays(detector.mean, detector.weight)
-        if detector.mean.ndim not in (1, 2) or detector.weight.ndim != detector.mean.ndim + 1:
-            raise ValueError("oneclass: mean and weight must have 1 and 2 axes, or 2 and 3")
-        if detector.weight.shape[:-1] != detector.mean.shape or not detector.weight.size:
-            raise ValueError("oneclass: mean and weight differ in the number of features")
-        if detector.rank < 0:
-            raise ValueError("oneclass: the rank must not be negative")
-        _check_rows("oneclass", detector, detector.mean.shape[-1])
+        _check_reference("oneclass", detector)
+        _check_rows("oneclass", detector, detector.map_features)
+        if detector.norms is not None:
+            _check_reference("norms", detector.norms)
+            _check_norms(detector.norms.norms)
     elif isinstance(detector, Cnn):
         channels = 1
         for conv in detector.convolutions:
@@ -190,6 +211,38 @@ def _check(plan: SitePlan) -> None:
         raise ValueError("statistic: rows must be 1 or more")
 
 
+def _check_profile(detector: Profile) -> None:
+    _check_arrays(detector.mean, detector.std)
+    _check_stack("profile", detector.layers, outputs=1)
+    if (
+        detector.mean.ndim not in (1, 2)
+        or not detector.mean.shape[-1:] == detector.std.shape == detector.layers[0].weight.shape[:1]
+    ):
+        raise ValueError("profile: mean, std and the first layer differ in the number of features")
+    if not (detector.std > 0).all():
+        raise ValueError("profile: std must be positive")
+    _check_rows("profile", detector, len(detector.std))
+    if detector.norms is not None:
+        _check_norms(detector.norms)
+
+
+def _check_reference(kind: str, reference: OneClass | NormDistance) -> None:
+    _check_arrays(reference.mean, reference.weight)
+    if reference.mean.ndim not in (1, 2) or reference.weight.ndim != reference.mean.ndim + 1:
+        raise ValueError(f"{kind}: mean and weight must have 1 and 2 axes, or 2 and 3")
+    if reference.weight.shape[:-1] != reference.mean.shape or not reference.weight.size:
+        raise ValueError(f"{kind}: mean and weight differ in the number of features")
+    if reference.rank < 0:
+        raise ValueError(f"{kind}: the rank must not be negative")
+
+
+def _check_norms(norms: ValueNorms) -> None:
+    if norms.factor is not None:
+        _check_arrays(norms.factor)
+        if norms.factor.ndim != 3 or not norms.factor.size:
+            raise ValueError("norms: the factor must have 3 axes")
+
+
 def _check_pair(pair: BenignPair) -> None:
     _check_arrays(pair.attention)
     if pair.attention.ndim not in (1, 3) or not pair.attention.size or (pair.attention < 0).any():
@@ -201,7 +254,8 @@ def _check_pair(pair: BenignPair) -> None:
 
 
 def _check_rows(kind: str, detector: Profile | OneClass, features: int) -> None:
-    if min(detector.probes, default=0) < 0 or features % (1 + len(detector.probes)):
+    blocks = 1 + len(detector.probes) + (isinstance(detector, Profile) and detector.norms is not None)
+    if min(detector.probes, default=0) < 0 or features % blocks:
         raise ValueError(f"{kind}: probes are negative, or do not divide the features")
     if detector.every < 1:
         raise ValueError(f"{kind}: every must be 1 or more")
@@ -231,7 +285,7 @@ def _check_arrays(*arrays: Any) -> None:
 
 
 def finite_json(data: Any) -> Any:
-    """Plain data with numpy scalars made Python's; refuses what JSON has no word for."""
+    """Plain data with numpy scalars as Python numbers; refuses what JSON cannot express."""
     if isinstance(data, Mapping):
         return {str(key): finite_json(value) for key, value in data.items()}
     if isinstance(data, (list, tuple)):

@@ -68,7 +68,7 @@ def takes_in_scale(site: Site, wiring: Wiring) -> bool:
 def context_of(e: Emitter, site: Site, plan: SitePlan, operands: Operands) -> MapContext:
     """The inputs of a detector: the map, its padding and its rows."""
     if isinstance(operands, Beside) and operands.emit_map is not None:
-        return MapContext("", operands.valid, site.self_attention, some_rows=operands.emit_rows)
+        return MapContext("", operands.valid, site.self_attention, some_rows=operands.emit_rows, values=operands.values)
     canonical_map = operands.map(e)
     known = operands.valid if isinstance(operands, KnowsColumns) else None
     valid = None if _fixed_length(plan) or site.unmasked else valid_columns(e, site, canonical_map, known)

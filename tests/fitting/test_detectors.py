@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from atpatch_onnx.fitting.detectors.features import Columns, profile_features, profile_logits, profile_scores
-from rewriters.plan import BenignPair, Dense, PatchPlan, Profile, SitePlan
+from atpatch_onnx.fitting.detectors.features import (
+    Columns,
+    norm_features,
+    profile_features,
+    profile_logits,
+    profile_scores,
+)
+from rewriters.plan import BenignPair, Dense, PatchPlan, Profile, SitePlan, ValueNorms
 from tests import oracle
 
 torch = pytest.importorskip("torch")
@@ -55,6 +63,27 @@ def test_scores_agree_with_the_oracle(padding, self_attention, probes, every):
     )
     theirs = oracle.profile(a, valid, detector, self_attention)
     np.testing.assert_allclose(ours[valid], theirs[valid], atol=1e-6)
+
+
+def test_norms_worked_by_hand():
+    values = np.float32([[[[3, 4], [0, 0]]]])
+    of_values = norm_features(values, ValueNorms(), batch=2, heads=1)
+    np.testing.assert_allclose(of_values, np.log([[[5 + 1e-4], [1e-4]]] * 2), rtol=1e-6)
+    factor = np.float32([[[2], [0]], [[0], [1]]])
+    projected = norm_features(values, ValueNorms(factor), batch=1, heads=2)
+    np.testing.assert_allclose(projected, np.log(np.add([[[6, 4], [0, 0]]], 1e-4)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("factor", [None, (2, 4, 4), (1, 4, 3)], ids=str)
+@pytest.mark.parametrize("shape", [(3, 2), (3, 1), (1, 2), (1, 1)], ids=str)
+def test_scores_with_norms_agree_with_the_oracle(shape, factor):
+    a, valid = maps(padding=2)
+    r = np.random.default_rng(9)
+    v = r.standard_normal((*shape, 6, 4)).astype(np.float32)
+    norms = ValueNorms(None if factor is None else r.standard_normal(factor).astype(np.float32))
+    detector = replace(random_profile(2 * 3, (0,)), norms=norms)
+    ours = profile_scores(detector, profile_features(a, valid, values=v, norms=norms))
+    np.testing.assert_allclose(ours[valid], oracle.profile(a, valid, detector, True, v)[valid], atol=1e-6)
 
 
 def test_padding_changes_no_feature_of_a_real_column():

@@ -14,7 +14,20 @@ from safetensors.numpy import save_file
 from atpatch_onnx.errors import AtpatchError
 from atpatch_onnx.hotfix.container import FORMAT, KEY, digest
 from atpatch_onnx.hotfix.file import Hotfix, HotfixSite
-from rewriters.plan import BenignPair, Cnn, Conv, Dense, OneClass, OnnxGraph, Profile, SitePlan, Static, Statistic
+from rewriters.plan import (
+    BenignPair,
+    Cnn,
+    Conv,
+    Dense,
+    NormDistance,
+    OneClass,
+    OnnxGraph,
+    Profile,
+    SitePlan,
+    Static,
+    Statistic,
+    ValueNorms,
+)
 from rewriters.sites import Site
 
 from .sites import site
@@ -28,6 +41,10 @@ def dense(inputs: int, outputs: int) -> Dense:
     return Dense(floats(inputs, outputs), floats(outputs))
 
 
+def distance(mean: np.ndarray, weight: np.ndarray, factor: np.ndarray | None = None) -> NormDistance:
+    return NormDistance(ValueNorms(factor), mean, weight, True, 0.5)
+
+
 DETECTORS = {
     "static": Static((3, 7)),
     "static-silent": Static(),
@@ -36,6 +53,15 @@ DETECTORS = {
     "profile": Profile((dense(4, 3), dense(3, 1)), floats(4), np.abs(floats(4)) + 1, probes=(0,)),
     "profile-no-probes": Profile((dense(2, 1),), floats(2), np.ones(2, np.float32), probes=()),
     "profile-some-rows": Profile((dense(4, 1),), floats(4), np.ones(4, np.float32), every=4),
+    "profile-norms": Profile((dense(6, 1),), floats(6), np.ones(6, np.float32), norms=ValueNorms(floats(2, 4, 4))),
+    "profile-norms-of-values": Profile((dense(6, 1),), floats(6), np.ones(6, np.float32), norms=ValueNorms()),
+    "oneclass-norms": OneClass(
+        floats(4),
+        floats(4, 2),
+        True,
+        0.5,
+        norms=NormDistance(ValueNorms(floats(2, 4, 3)), floats(2), floats(2, 1), False, 0.25, 4),
+    ),
     "oneclass-some-rows": OneClass(floats(4), floats(4, 2), True, 0.5, every=3),
     "cnn": Cnn((Conv(floats(2, 1, 3, 3), floats(2)), Conv(floats(3, 2, 1, 1), floats(3), 2, 0)), (dense(27, 5),)),
     "onnx": OnnxGraph(b"\x08\x07\x00\xffnot really a model"),
@@ -115,8 +141,16 @@ def test_digest_tells_two_hotfixes_apart():
         SitePlan(Profile((dense(4, 3), dense(2, 1)), floats(4), np.ones(4, np.float32))),
         SitePlan(Profile((dense(4, 1),), floats(4), np.zeros(4, np.float32))),
         SitePlan(Cnn((Conv(floats(2, 3, 3, 3), floats(2)),), (dense(4, 4),))),
+        SitePlan(Profile((dense(4, 1),), floats(4), np.ones(4, np.float32), norms=ValueNorms())),
+        SitePlan(Profile((dense(6, 1),), floats(6), np.ones(6, np.float32), norms=ValueNorms(floats(4, 4)))),
+        SitePlan(OneClass(floats(4), floats(4, 2), True, 0.5, norms=distance(floats(2), floats(3, 1)))),
+        SitePlan(OneClass(floats(4), floats(4, 2), True, 0.5, norms=distance(floats(2), floats(2, 1), floats(2, 4)))),
+        SitePlan(OneClass(floats(4), floats(4, 2), True, 0.5, norms=distance(floats(2), floats(2, 1) * np.inf))),
     ],
-    ids=["nan", "float64", "two-axes", "negative-column", "two-outputs", "layers-misfit", "zero-std", "channels"],
+    ids=[
+        *("nan", "float64", "two-axes", "negative-column", "two-outputs", "layers-misfit", "zero-std", "channels"),
+        *("features-of-norms", "factor", "distance", "factor-of-a-distance", "infinite-distance"),
+    ],
 )
 def test_a_plan_no_graph_could_hold_is_not_written(tmp_path, plan):
     with pytest.raises(ValueError):
@@ -205,6 +239,13 @@ def test_a_file_from_before_detectors_read_some_rows_reads_all(tmp_path, good):
         good, tmp_path / "m.hotfix", lambda head, arrays: head["body"]["sites"][0]["plan"]["detector"].pop("every")
     )
     assert Hotfix.load(older).sites[0].plan.detector.every == 1
+
+
+def test_a_file_from_before_norms_reads_attention_only(tmp_path, good):
+    older = rewritten(
+        good, tmp_path / "m.hotfix", lambda head, arrays: head["body"]["sites"][0]["plan"]["detector"].pop("norms")
+    )
+    assert Hotfix.load(older).sites[0].plan.detector.norms is None
 
 
 def test_a_statistic_from_before_it_knew_of_sinks_stays_what_it_was(tmp_path):

@@ -1,7 +1,6 @@
-"""Per-column features of an attention map, in numpy: the reference that the graph engine's `profile` detector has to
-agree with.
+"""Per-column features of an attention map and of values, in numpy; the graph engine computes the same numbers.
 
-Shape letters: B samples, H heads, Q query rows, K key columns, F features.
+Shape letters: B samples, H heads, Q query rows, K key columns, D value width, F features.
 """
 
 from __future__ import annotations
@@ -13,11 +12,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rewriters.plan import Profile, Statistic
+from rewriters.plan import NORM_FLOOR, Profile, Statistic, ValueNorms
 from rewriters.subgraphs.context import VISIBLE
 from rewriters.subgraphs.detectors.statistic import MAD_TO_SIGMA
 
-__all__ = ["Columns", "profile_features", "profile_logits", "profile_scores", "statistic_scores"]
+__all__ = [
+    "Columns",
+    "norm_features",
+    "profile_features",
+    "profile_logits",
+    "profile_scores",
+    "statistic_scores",
+]
 
 Floats = NDArray[np.floating[Any]]
 
@@ -27,7 +33,7 @@ class Columns:
     """Columns to train on.
 
     Attributes:
-        features: (M, F) of `profile_features`.
+        features: (M, F) of `profile_features`, then (M, H) of `norm_features` where norms are read.
         anomalous: (M,), both classes present.
         place: (M,), the column's index in its map.
         normal: (K, F), mean features of each place over clean rows; None where a place means nothing.
@@ -46,6 +52,8 @@ def profile_features(
     self_attention: bool = True,
     probes: Sequence[int] = (0,),
     every: int = 1,
+    values: Floats | None = None,
+    norms: ValueNorms | None = None,
 ) -> NDArray[np.float32]:
     """Features of `rewriters.plan.Profile`: column means and probe rows of every head, × valid length, log1p.
 
@@ -54,9 +62,10 @@ def profile_features(
         valid: (B, K), columns that are no padding; None: all of them.
         self_attention: query row i and key column i are one token, so rows of padding stay out of the means.
         probes: query rows read one by one.
-        every: the means are over those rows alone whose number this divides.
+        every: the means are over only those rows whose number this divides.
+        values, norms: see `norm_features`, whose features come last; without norms there are none.
 
-    Returns: (B, K, F) with F = H · (1 + probes), probe by probe, heads innermost.
+    Returns: (B, K, F) with F = H · (1 + probes), probe by probe, heads innermost; H more with norms.
     """
     batch, heads, _, keys = maps.shape
     if valid is None:
@@ -69,7 +78,24 @@ def profile_features(
         mean = rows @ some if self_attention else some.mean(2, keepdims=True)
     profile = np.concatenate([mean, maps[:, :, list(probes), :]], axis=2)
     features = np.log1p(profile * length)
-    return features.transpose(0, 3, 2, 1).reshape(batch, keys, heads * (1 + len(probes))).astype(np.float32)
+    of_map = features.transpose(0, 3, 2, 1).reshape(batch, keys, heads * (1 + len(probes))).astype(np.float32)
+    if values is None or norms is None:
+        return of_map
+    return np.concatenate([of_map, norm_features(values, norms, batch=batch, heads=heads)], axis=2)
+
+
+def norm_features(values: Floats, norms: ValueNorms, *, batch: int, heads: int) -> NDArray[np.float32]:
+    """Features of `rewriters.plan.ValueNorms`: the log-norm of what a column writes in each head.
+
+    Args:
+        values: V (B | 1, H | 1, K, D): samples or heads may share them.
+        batch, heads: B and H of the map.
+
+    Returns: (B, K, H).
+    """
+    written = values if norms.factor is None else values @ norms.factor
+    features = np.log(np.sqrt(np.square(written, dtype=np.float64).sum(3)) + NORM_FLOOR).astype(np.float32)
+    return np.broadcast_to(features, (batch, heads, features.shape[2])).transpose(0, 2, 1)
 
 
 def profile_logits(detector: Profile, features: Floats) -> NDArray[np.float64]:
@@ -90,7 +116,7 @@ def statistic_scores(
 ) -> NDArray[np.float64]:
     """Robust z-scores of `rewriters.plan.Statistic`, -inf at padding; sinks are scored like any other column.
 
-    Of a detector that judges columns by any number of rows and by mass only, as `fit` makes them.
+    Only for detectors that judge columns by any number of rows and by mass only, as `fit` makes them.
 
     Args:
         maps: A (B, H, Q, K).

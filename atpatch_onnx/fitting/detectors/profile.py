@@ -1,6 +1,6 @@
-"""Training of `profile`: one-hidden-layer MLPs on column features, each site by itself or all of them together.
+"""Training of `profile`: MLPs with one hidden layer on column features, each site separately or all of them together.
 
-Together they add up their logits, and only the sum is held against the labels: what one site cannot tell, several may
+Together they add up their logits, and only the sum is compared with the labels: what one site cannot tell, several may
 (two passes). Loss: balanced BCE + LAMBDA · supervised contrastive on the hidden features (see `contrastive`).
 """
 
@@ -28,16 +28,16 @@ STEPS = 400
 LEARNING_RATE = 5e-3
 WEIGHT_DECAY = 1e-2
 POSITIVES, NEGATIVES = 128, 256
-"""Columns a step sees of each class, at most; the contrastive loss compares all of them with each other."""
+"""Most columns of each class in one step; the contrastive loss compares all of them with each other."""
 STD_FLOOR = 0.05
 """Of a log1p feature.
 
-Below it a feature is constant in training, and a new sample's small departure would look enormous.
+Below it a feature is constant in training, and a small difference in a new sample would look enormous.
 """
 
 
 def train_profile(columns: Columns, *, probes: Sequence[int], seed: int) -> Profile:
-    """Train on columns, held against their normal profile where there is one.
+    """Train on columns, minus their normal profile where there is one.
 
     Args:
         probes: the probe rows that made the features.
@@ -50,12 +50,12 @@ def train_together(sites: Sequence[Columns], *, probes: Sequence[int], seed: int
     """The same for several sites whose logits are added up.
 
     Args:
-        sites: of each the very same columns, in the same order.
+        sites: of each the same columns, in the same order.
     """
     inputs = [_standardized(columns) for columns in sites]
     positive, negative = (torch.from_numpy(np.flatnonzero(part)) for part in (sites[0].anomalous, ~sites[0].anomalous))
     generator = torch.Generator().manual_seed(seed)
-    # One thread: sums in a fixed order, and columns this narrow gain nothing from more.
+    # One thread: sums in a fixed order, and more threads would not be faster for so few features.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -6,7 +6,9 @@ One module a kind, all of the form of `Recipe`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
+from rewriters.plan import ValueNorms
 from rewriters.sites import Site
 
 from .recipe import PROBES, Recipe
@@ -14,18 +16,27 @@ from .recipe import PROBES, Recipe
 __all__ = ["PROBES", "Recipe", "make_recipe"]
 
 
-def make_recipe(kind: str, sites: Sequence[Site], rows: int, columns: int, seed: int, every: int = 1) -> Recipe:
+def make_recipe(
+    kind: str,
+    sites: Sequence[Site],
+    rows: int,
+    columns: int,
+    seed: int,
+    every: int = 1,
+    norms: Mapping[str, ValueNorms] = MappingProxyType({}),
+) -> Recipe:
     """The recipe of a kind of `detectors.TRAINABLE`.
 
     Args:
         rows, columns: of the train part, to bound what is kept.
         every: of a `profile`, see `Profile`.
+        norms: of a `profile`, site id → the norms it reads too; the other sites read attention only.
     """
     from .cnn import CnnRecipe
     from .profile import ProfileRecipe
     from .static import StaticRecipe
 
     if kind == "profile":
-        return ProfileRecipe(sites, rows, columns, seed, every)
+        return ProfileRecipe(sites, rows, columns, seed, every, norms)
     kinds: Mapping[str, Callable[..., Recipe]] = {"cnn": CnnRecipe, "static": StaticRecipe}
     return kinds[kind](sites, rows, columns, seed)

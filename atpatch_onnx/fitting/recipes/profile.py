@@ -1,14 +1,15 @@
-"""`profile`: one small network a site on column features."""
+"""`profile`: one small network for each site, on column features."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rewriters.plan import Profile
+from rewriters.plan import Profile, ValueNorms
 from rewriters.sites import Site
 
 from ...inference.capture import SiteBatch
@@ -24,11 +25,20 @@ class ProfileRecipe:
 
     always = False
 
-    def __init__(self, sites: Sequence[Site], rows: int, columns: int, seed: int, every: int = 1) -> None:
-        self._seed, self._probes, self._every = seed, PROBES, every
-        # One generator a site, all alike: thinned out in the same way, sites keep the same columns.
+    def __init__(
+        self,
+        sites: Sequence[Site],
+        rows: int,
+        columns: int,
+        seed: int,
+        every: int = 1,
+        norms: Mapping[str, ValueNorms] = MappingProxyType({}),
+    ) -> None:
+        self._seed, self._every, self._norms = seed, every, norms
+        # One generator for each site, all with the same seed: thinned out in the same way, sites keep the same columns.
         self._samples = {
-            site.id: ColumnSample(site, rows, columns, PROBES, every, np.random.default_rng(seed)) for site in sites
+            site.id: ColumnSample(site, rows, columns, PROBES, every, np.random.default_rng(seed), norms.get(site.id))
+            for site in sites
         }
 
     def observe(self, site: Site, batch: SiteBatch, anomalous: NDArray[np.bool_]) -> None:
@@ -41,8 +51,8 @@ class ProfileRecipe:
         for index, (name, sample) in enumerate(self._samples.items()):
             tick(index, len(self._samples))
             seed = int(np.random.default_rng((self._seed, index)).integers(2**31))
-            trained = train_profile(sample.columns(by_place=by_place[name]), probes=self._probes, seed=seed)
-            detectors[name] = replace(trained, every=self._every)
+            trained = train_profile(sample.columns(by_place=by_place[name]), probes=PROBES, seed=seed)
+            detectors[name] = self._reading(name, trained)
         return detectors
 
     def train_together(self, by_place: Mapping[str, bool]) -> Mapping[str, Profile]:
@@ -55,14 +65,18 @@ class ProfileRecipe:
         )
         if len(sites) == 1 or not same:
             return {}
-        trained = train_together(sites, probes=self._probes, seed=self._seed)
-        return {
-            name: replace(detector, every=self._every) for name, detector in zip(self._samples, trained, strict=True)
-        }
+        trained = train_together(sites, probes=PROBES, seed=self._seed)
+        return {name: self._reading(name, detector) for name, detector in zip(self._samples, trained, strict=True)}
 
     def logits(self, site: Site, detector: Profile, batch: SiteBatch) -> NDArray[np.float64]:
         features = profile_features(
-            batch.map, batch.valid, self_attention=site.self_attention, probes=detector.probes, every=detector.every
+            batch.map,
+            batch.valid,
+            self_attention=site.self_attention,
+            probes=detector.probes,
+            every=detector.every,
+            values=batch.values,
+            norms=detector.norms,
         )
         return profile_logits(detector, features)
 
@@ -70,3 +84,7 @@ class ProfileRecipe:
         from ..detectors.profile import anchor
 
         return anchor(detector, center, scale)
+
+    def _reading(self, name: str, detector: Profile) -> Profile:
+        """The detector with what its features were made of."""
+        return replace(detector, every=self._every, norms=self._norms.get(name))

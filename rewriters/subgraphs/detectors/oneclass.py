@@ -6,35 +6,50 @@ The length is free if the reference is the same for all positions.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ...emit import Emitter
-from ...plan import OneClass
+from ...plan import NormDistance, OneClass
 from ..context import MapContext
 from .profile import by_head, column_features
 from .sinks import sinks
+from .value_norms import norm_features
 
 __all__ = ["scores"]
 
 
 def scores(e: Emitter, context: MapContext, detector: OneClass) -> str:
-    """(B, K) nats beyond the offset, 0 below it; -inf at sinks."""
-    features = column_features(e, context, detector)
-    order = by_head(detector.mean.shape[-1], detector.probes)
-    mean, weight = detector.mean[..., order], detector.weight[..., order, :]
+    """(B, K) nats beyond the offset, 0 below it, with norms the sum of two tests; -inf at sinks."""
+    order = by_head(detector.map_features, detector.probes)
+    distance = _distance(e, column_features(e, context, detector), detector, order)
+    exempt = sinks(e, context, detector.exempt)
+    score = _surprise(e, context, distance, exempt, detector)
+    if (norms := detector.norms) is not None:
+        distance = _distance(e, norm_features(e, context, norms.norms), norms, np.arange(norms.mean.shape[-1]))
+        score = e.op("Add", score, _surprise(e, context, distance, exempt, norms), role="both_signals")
+    return score if exempt is None else e.op("Where", exempt, e.constant(-np.inf), score)
+
+
+def _distance(e: Emitter, features: str, reference: OneClass | NormDistance, order: NDArray[np.int64]) -> str:
+    """(B, K); order: the reference's features in the order of `features` (B, F, K)."""
+    mean, weight = reference.mean[..., order], reference.weight[..., order, :]
     centered = e.op("Sub", features, e.constant(mean.T if mean.ndim == 2 else mean[:, None]))
     if weight.ndim == 3:  # one matrix for each position, as a batch of products over K: (K, B, F) · (K, F, U)
         y = e.op("MatMul", e.op("Transpose", centered, perm=[2, 0, 1]), e.constant(weight))
-        distance = e.op("Transpose", _summed(e, y, detector.squared, 2), perm=[1, 0])
-    else:
-        # Without squares, the sum of all units is a single unit.
-        y = e.op("MatMul", e.constant(weight.T if detector.squared else weight.sum(1, keepdims=True).T), centered)
-        distance = _summed(e, y, detector.squared, 1)
-    exempt = sinks(e, context, detector.exempt)
-    beyond = e.op("Sub", distance, e.constant(np.float32(detector.offset)))
-    if detector.rank:
-        beyond = e.op("Sub", beyond, _neighbor_distance(e, context, distance, exempt, detector.rank))
-    score = e.op("Relu", beyond, role="surprise")
-    return score if exempt is None else e.op("Where", exempt, e.constant(-np.inf), score)
+        return e.op("Transpose", _summed(e, y, reference.squared, 2), perm=[1, 0])
+    # Without squares, the sum of all units is a single unit.
+    y = e.op("MatMul", e.constant(weight.T if reference.squared else weight.sum(1, keepdims=True).T), centered)
+    return _summed(e, y, reference.squared, 1)
+
+
+def _surprise(
+    e: Emitter, context: MapContext, distance: str, exempt: str | None, reference: OneClass | NormDistance
+) -> str:
+    """(B, K) nats of one test, 0 below its offset."""
+    beyond = e.op("Sub", distance, e.constant(np.float32(reference.offset)))
+    if reference.rank:
+        beyond = e.op("Sub", beyond, _neighbor_distance(e, context, distance, exempt, reference.rank))
+    return e.op("Relu", beyond, role="surprise")
 
 
 def _summed(e: Emitter, y: str, squared: bool, axis: int) -> str:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from ...emit import Emitter
 from ...plan import Dense, OneClass, Profile
 from ..context import MapContext
+from .value_norms import norm_features
 
 __all__ = ["by_head", "column_features", "dense_stack", "logits", "scores"]
 
@@ -19,24 +20,38 @@ def scores(e: Emitter, context: MapContext, detector: Profile) -> str:
 
 def logits(e: Emitter, context: MapContext, detector: Profile) -> str:
     """(B, K), before the sigmoid."""
-    x = column_features(e, context, detector)
-    order = by_head(len(detector.std), detector.probes)
-    *hidden, last = _standardizing(detector)
+    x, width = column_features(e, context, detector), detector.map_features
+    order = by_head(width, detector.probes)
+    first, *further = _standardizing(detector)
     # Columns stay the last axis, as in the map, so no Transpose is needed: x ← Wᵀ x + b, with x (B, F, K).
-    for index, layer in enumerate(hidden):
-        weight = layer.weight[order] if not index else layer.weight
-        bias = layer.bias.T if layer.bias.ndim == 2 else layer.bias[:, None]
-        x = e.op("Relu", e.op("Add", e.op("MatMul", e.constant(weight.T), x), e.constant(bias)))
-    weight = last.weight if hidden else last.weight[order]
-    return e.op(
-        "Add",
-        e.op("MatMul", e.constant(weight[:, 0]), x),
-        e.constant(last.bias.T[0] if last.bias.ndim == 2 else last.bias),
-    )
+    product = e.op("MatMul", _weight(e, first.weight[order], last=not further), x)
+    if detector.norms is not None:
+        # A product of their own, since a Concat would need norms for each sample and head.
+        mean = detector.mean[..., width:]
+        norms = norm_features(e, context, detector.norms)
+        centered = e.op("Sub", norms, e.constant(mean.T if mean.ndim == 2 else mean[:, None]))
+        product = e.op("Add", product, e.op("MatMul", _weight(e, first.weight[width:], last=not further), centered))
+    x = e.op("Add", product, _bias(e, first.bias, last=not further))
+    for index, layer in enumerate(further, 1):
+        last = index == len(further)
+        product = e.op("MatMul", _weight(e, layer.weight, last=last), e.op("Relu", x))
+        x = e.op("Add", product, _bias(e, layer.bias, last=last))
+    return x
+
+
+def _weight(e: Emitter, weight: NDArray[np.float32], *, last: bool) -> str:
+    return e.constant(weight[:, 0] if last else weight.T)
+
+
+def _bias(e: Emitter, bias: NDArray[np.float32], *, last: bool) -> str:
+    """A bias (U,) or (K, U) for products (B, U, K), or (B, K) of the last layer."""
+    if bias.ndim == 2:
+        return e.constant(bias.T[0] if last else bias.T)
+    return e.constant(bias if last else bias[:, None])
 
 
 def column_features(e: Emitter, context: MapContext, detector: Profile | OneClass) -> str:
-    """(B, F, K): see `plan.Profile`; features in the order of `by_head`."""
+    """(B, F, K): the features of the map, see `plan.Profile`, in the order of `by_head`."""
     valid = context.valid_float(e)
     length = context.length(e, valid)
     if valid is not None:
@@ -48,7 +63,7 @@ def column_features(e: Emitter, context: MapContext, detector: Profile | OneClas
         rows.append(e.op("Mul", probed, length))
     relative = e.op("Concat", *rows, axis=2) if len(rows) > 1 else rows[0]
     features = e.op("Log", e.op("Add", relative, e.constant(1.0)), role="features")
-    return e.op("Reshape", features, e.constant([0, detector.mean.shape[-1], -1], np.int64))
+    return e.op("Reshape", features, e.constant([0, detector.map_features, -1], np.int64))
 
 
 def by_head(width: int, probes: tuple[int, ...]) -> NDArray[np.int64]:
@@ -59,12 +74,13 @@ def by_head(width: int, probes: tuple[int, ...]) -> NDArray[np.int64]:
 def _standardizing(detector: Profile) -> tuple[Dense, ...]:
     """The layers with (x - mean) / std folded into the first: ((x - m) / s) W + b = x (W / s) + (b - (m / s) W).
 
-    With a mean (K, F) the first bias is (K, U), one row for each column.
+    With a mean (K, F) the first bias is (K, U), one row for each column. Norms come with their mean taken off.
     """
     first, *rest = detector.layers
-    std = detector.std.astype(np.float64)
+    std, width = detector.std.astype(np.float64), detector.map_features
     weight = first.weight.astype(np.float64) / std[:, None]
-    bias = first.bias - (detector.mean / std) @ first.weight.astype(np.float64)
+    mean = (detector.mean / std)[..., :width]
+    bias = first.bias - mean @ first.weight[:width].astype(np.float64)
     return (Dense(weight.astype(np.float32), bias.astype(np.float32)), *rest)
 
 
