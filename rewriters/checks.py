@@ -56,6 +56,10 @@ def _contradiction(plan: PatchPlan) -> AtpatchError | None:
         )
     if not 0 < plan.companion <= 1:
         return PLAN_IMPOSSIBLE(f"a companion factor of {plan.companion} is not in (0, 1]")
+    if plan.most < 0 or (plan.most and plan.joint != "sum"):
+        return PLAN_IMPOSSIBLE(
+            f"a limit of {plan.most} columns needs sites that add up their scores, and a number >= 0"
+        )
     if plan.joint == "sum":
         if plan.passes == "one":
             return PLAN_IMPOSSIBLE("sites add up their scores in two passes only", "patch with --passes two")

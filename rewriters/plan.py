@@ -272,6 +272,8 @@ class PatchPlan:
         companion: in a sample that is flagged, further columns are flagged above the threshold times this, for a
             trigger of several tokens shares its attention among them; 1: no lower bar. It never makes a sample flagged
             that was not.
+        most: of a flagged sample at most so many columns are acted on, those with the highest scores, the first ones
+            among equals; 0: no limit. Of joint "sum" only.
         mend: two passes: "redistribute" the attention of flagged columns in the second run, or "excise" those tokens
             from its request.
         accept: two passes: "always", or "flip" to keep the first run's outputs where the prediction is the same.
@@ -287,6 +289,7 @@ class PatchPlan:
     groups: tuple[tuple[str, ...], ...] = ()
     joint: Joint = "any"
     companion: float = 1.0
+    most: int = 0
     mend: Mend = "redistribute"
     accept: Accept = "always"
     digest: str = ""

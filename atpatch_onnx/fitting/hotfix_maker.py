@@ -118,6 +118,7 @@ class HotfixMaker:
             weights=model_io.weights_digest(context.model, context.folder),
             level=fitted.level,
             companion=plan.companion,
+            most=plan.most,
             groups=plan.groups,
             passes=plan.passes,
             joint=plan.joint,

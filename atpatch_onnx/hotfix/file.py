@@ -60,7 +60,7 @@ class Hotfix(Summarized):
         threshold: global flag threshold, in the units of the detector's scores.
         weights: digest of the weights (`rewriters.model.io.weights_digest`).
         level: benign attention is the mean times this.
-        groups, passes, joint, companion, mend, accept: as in `PatchPlan`; the groups are of ids in `sites`.
+        groups, passes, joint, companion, most, mend, accept: as in `PatchPlan`; the groups are of ids in `sites`.
         data: digest of the data it was fitted on, "" when there was none.
         evidence: calibration and held-back figures with their intervals, plain data; see `evidence.Evidence`.
         seeds, versions: what a rerun needs to give the same file.
@@ -74,6 +74,7 @@ class Hotfix(Summarized):
     passes: Passes = "one"
     joint: Joint = "any"
     companion: float = 1.0
+    most: int = 0
     mend: Mend = "redistribute"
     accept: Accept = "always"
     data: str = ""
@@ -157,6 +158,8 @@ class Hotfix(Summarized):
             raise ValueError("site ids are missing or repeated")
         if not math.isfinite(body["threshold"]) or not 0 <= body["level"] < math.inf or not 0 < body["companion"] <= 1:
             raise ValueError("threshold, level or companion out of range")
+        if body["most"] < 0:
+            raise ValueError("most must not be negative")
         for name, words in (("passes", Passes), ("joint", Joint), ("mend", Mend), ("accept", Accept)):
             if body[name] not in get_args(words):
                 raise ValueError(f"{name} is none of the known words")
@@ -185,6 +188,7 @@ class Hotfix(Summarized):
             "threshold": self.threshold,
             "benign_level": self.level,
             "companion": self.companion,
+            "most": self.most,
             "values": "own" if own == {True} else "benign" if own == {False} else "mixed",
             "groups": [list(group) for group in self.groups],
             "passes": self.passes,
@@ -247,6 +251,7 @@ _FIELDS: dict[str, Any] = {
     "weights": str,
     "level": (int, float),
     "companion": (int, float),
+    "most": int,
     "groups": (list, tuple),
     "passes": str,
     "joint": str,
@@ -258,7 +263,7 @@ _FIELDS: dict[str, Any] = {
     "versions": Mapping,
 }
 
-_ABSENT = {"mend": "redistribute"}
+_ABSENT = {"mend": "redistribute", "most": 0}
 """Fields that came later: files without them mean this, and files that mean this go without them."""
 
 

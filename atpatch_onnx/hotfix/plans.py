@@ -81,6 +81,7 @@ def fitted_plan(hotfix: Hotfix, sites: Sequence[Site], weights: str | None, opti
         sites={theirs.id: _adjusted(mine.plan, level, options.values) for mine, theirs in matched},
         threshold=hotfix.threshold,
         companion=hotfix.companion,
+        most=hotfix.most,
         passes=hotfix.passes,
         groups=tuple(group for group in groups if group),
         joint=hotfix.joint,

@@ -5,7 +5,8 @@ paper's Algorithm 1 takes all maps first, too). In the graph:
 
 1. The model runs unchanged; each joined site only computes its column mask.
 2. Masks of sites whose key axis means the same tokens are joined: a column flagged at one is flagged at all of them.
-   With `joint = "sum"` sites add up their scores instead, and the threshold is for the sum.
+   With `joint = "sum"` sites add up their scores instead, and the threshold is for the sum. `most` then limits the
+   number of columns of one sample.
 3. `If` a sample is flagged anywhere, a second copy of the model's nodes inside the branch (initializers shared) runs
    only on the flagged samples. It redistributes the joined columns at every joined site, and its rows replace theirs in
    the outputs. With `mend = "excise"` it runs on the request without those tokens instead (see `excision`). Without a
@@ -24,6 +25,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import onnx
 from onnx import helper
 
@@ -125,7 +127,22 @@ def _sum_up(e: Emitter, plan: PatchPlan, members: Sequence[tuple[Site, SitePatch
     if plan.companion != 1.0:
         lower = e.op("Greater", total, e.op("Mul", controls.threshold, e.constant(plan.companion)))
         columns = with_companions(e, columns, e.op("And", lower, controls.enabled))
+    if plan.most:
+        columns = e.op("And", columns, _highest(e, total, plan.most), role="top_columns")
     return _Joined([site for site, _ in members], columns)
+
+
+def _highest(e: Emitter, scores: str, most: int) -> str:
+    """(B, K) bool: of each sample the `most` columns with the highest scores, or all where there are fewer.
+
+    Places and no comparison of scores, so that equal scores do not let more columns through. Padding scores -inf.
+    """
+    size = e.dims(scores, 1, 2)
+    places = e.value("top_places")
+    e.op("TopK", scores, e.op("Min", e.constant([most], np.int64), size), axis=1, role="top_scores")
+    e.nodes[-1].output.append(places)
+    hits = e.op("OneHot", places, size, e.constant([0.0, 1.0]), axis=-1)
+    return e.op("Greater", e.peak(hits, 1, keepdims=False), e.constant(0.5), role="highest")
 
 
 def _second_run(
