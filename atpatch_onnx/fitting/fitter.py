@@ -71,8 +71,9 @@ def fit(
             does not admit them), and what reading the model raises.
     """
     told = FitOptions(**options)
-    _require_extra()
     labeled = told.detector in LABELED
+    if labeled:
+        _require_extra()
     if debug is None and (clean is None or labeled):
         raise BAD_OPTION(
             f"detector {told.detector!r} needs a debugging set" if clean is not None else "there is nothing to fit on"
@@ -86,7 +87,7 @@ def fit(
     if not chosen:
         raise no_site("the model", sites, rejected)
     parts = split(data, told.seed) if labeled else split_clean(data, told.seed)
-    context = Context(proto, folder, data, parts, told.seed, told.max_clean_flagged, told.threads, progress or _silent)
+    context = Context(proto, folder, data, parts, told.seed, told.most_flagged, told.threads, progress or _silent)
     maker = HotfixMaker(context, sites, told.output_name)
     hotfix, helped = _make(maker, chosen, told)
     if not (helped or told.force):
@@ -102,7 +103,7 @@ def _make(maker: HotfixMaker, sites: Sequence[Site], options: FitOptions) -> tup
     """The hotfix, and whether it helped; where that is left to the fit, the one that reads fewer rows if it does as
     well.
     """
-    wanted = Wanted(options.passes, options.mend, options.accept)
+    wanted = Wanted.of(options)
     hotfix, helped = maker.make(sites, options.detector, wanted, 1 if options.every == "auto" else options.every)
     if options.every == "auto":
         sparse, sparse_helped = maker.make(sites, options.detector, wanted, SPARSE)

@@ -122,7 +122,7 @@ class _Fitting:
             groups=(tuple(names),),
             joint="sum" if joint else "any",
             mend="excise" if wanted.mend == "excise" else "redistribute",
-            accept=wanted.accept,
+            accept=wanted.accepted("always"),
         )
         clean = context.parts.selection.clean
         bar = float(np.sort(self._peaks(plan)[clean])[::-1][math.floor(context.most_flagged * len(clean))])

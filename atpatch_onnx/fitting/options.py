@@ -6,20 +6,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypedDict, get_args
 
-from rewriters.choices import Accept
-
 from ..errors import BAD_OPTION
 from ..options import option
-from .detectors import TRAINABLE
+from .detectors import LABELED, TRAINABLE
 
-__all__ = ["Every", "FitKeywords", "FitOptions", "MendOption", "PassesOption", "Progress"]
+__all__ = ["AcceptOption", "Every", "FitKeywords", "FitOptions", "MendOption", "PassesOption", "Progress"]
 
 Every = int | Literal["auto"]
 MendOption = Literal["redistribute", "excise", "auto"]
 PassesOption = Literal["one", "two", "auto"]
+AcceptOption = Literal["always", "flip", "auto"]
 
 Progress = Callable[[str, int, int], None]
 """Called with the step, how much of it is done, and how much there is."""
+
+MOST_FLAGGED = 0.005
+"""Share of clean requests, of a hotfix that has seen attacks: what it costs is not measured otherwise."""
+MOST_EXTRA_RUNS = 0.1
+MOST_ACCURACY_DROP = 0.002
 
 SPARING = ("profile", "oneclass")
 """Kinds that can do with some of the query rows."""
@@ -37,10 +41,13 @@ class FitKeywords(TypedDict, total=False):
     """`FitOptions` as keywords of a call."""
 
     detector: str
-    max_clean_flagged: float
+    max_clean_flagged: float | None
+    max_accuracy_drop: float | None
+    max_extra_runs: float | None
+    trim: float
     passes: PassesOption
     mend: MendOption
-    accept: Accept
+    accept: AcceptOption
     every: Every
     seed: int
     output_name: str | None
@@ -56,12 +63,19 @@ class FitOptions:
 
     Attributes:
         detector: kind of detector to train.
-        max_clean_flagged: share of clean requests that may be flagged anywhere, met on the selection part.
+        max_clean_flagged: share of clean requests that may be flagged anywhere, met on the selection part; by default
+            .005 with a debugging set. Kinds that learn from clean rows only go by the next two unless it is given.
+        max_accuracy_drop: oneclass and statistic: the threshold is the lowest that costs no more accuracy than this on
+            clean rows, or no more changed predictions where there are no labels; by default .002.
+        max_extra_runs: oneclass and statistic: and that flags no larger share of clean rows than this, since a flagged
+            request runs again; by default .1.
+        trim: oneclass: share of the clean rows that may be attacks, as in traffic; they are set aside.
         passes: patch each site as it comes (one), or run flagged samples again (two); auto: two where that stops more
             on the selection part.
         mend: of two passes: redistribute attention in the second run, or excise the flagged tokens from its request;
             auto: excise where the graph admits it and the selection part shows that it does as well.
-        accept: of two passes: keep the second run's outputs always, or only where the prediction flips.
+        accept: of two passes: keep the second run's outputs always, or only where the prediction flips; auto: flip for
+            kinds that learn from clean rows only, where the graph has an output of class scores, else always.
         every: profile and oneclass: column means over every N-th query row, which is cheaper on long inputs and next to
             fused operators; auto, for profile: every eighth if that does as well, at twice the time of a fit.
         seed: of split and training; the same seed gives the same file.
@@ -76,10 +90,13 @@ class FitOptions:
     """
 
     detector: str = option("profile", choices=TRAINABLE)
-    max_clean_flagged: float = 0.005
+    max_clean_flagged: float | None = None
+    max_accuracy_drop: float | None = None
+    max_extra_runs: float | None = None
+    trim: float = 0.0
     passes: PassesOption = option("auto", choices=PassesOption)
     mend: MendOption = option("auto", choices=MendOption)
-    accept: Accept = option("always", choices=Accept)
+    accept: AcceptOption = option("auto", choices=AcceptOption)
     every: Every = option(1, metavar="N|auto", parse=_every)
     seed: int = 0
     output_name: str | None = option(None, metavar="NAME")
@@ -91,9 +108,16 @@ class FitOptions:
     def __post_init__(self) -> None:
         if self.detector not in TRAINABLE:
             raise BAD_OPTION(f"detector {self.detector!r} cannot be trained", f"choose from {', '.join(TRAINABLE)}")
-        if not 0 <= self.max_clean_flagged < 1:
-            raise BAD_OPTION(f"a clean flag rate of {self.max_clean_flagged} is not in [0, 1)")
-        for name, words in (("passes", PassesOption), ("mend", MendOption), ("accept", Accept)):
+        for name in ("max_clean_flagged", "max_accuracy_drop", "max_extra_runs", "trim"):
+            share = getattr(self, name)
+            if share is not None and not 0 <= share < 1:
+                raise BAD_OPTION(f"{name} = {share} is not in [0, 1)")
+        if self.detector in LABELED and (self.max_accuracy_drop, self.max_extra_runs, self.trim) != (None, None, 0.0):
+            raise BAD_OPTION(
+                f"max_accuracy_drop, max_extra_runs and trim do not go with detector {self.detector!r}",
+                "max_clean_flagged does",
+            )
+        for name, words in (("passes", PassesOption), ("mend", MendOption), ("accept", AcceptOption)):
             if getattr(self, name) not in get_args(words):
                 raise BAD_OPTION(
                     f"{name} {getattr(self, name)!r} is unknown", f"choose from {', '.join(get_args(words))}"
@@ -111,3 +135,12 @@ class FitOptions:
             )
         if self.seed < 0:
             raise BAD_OPTION(f"seed {self.seed} is negative")
+
+    @property
+    def most_flagged(self) -> float:
+        """Bound on the share of clean requests that are flagged, given or by default."""
+        if self.max_clean_flagged is not None:
+            return self.max_clean_flagged
+        if self.detector in LABELED:
+            return MOST_FLAGGED
+        return MOST_EXTRA_RUNS if self.max_extra_runs is None else self.max_extra_runs

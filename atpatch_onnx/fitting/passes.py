@@ -1,4 +1,4 @@
-"""What the user asked for: passes, repair and acceptance."""
+"""What the user asked for: passes, repair and acceptance, and what a hotfix may cost on clean requests."""
 
 from __future__ import annotations
 
@@ -6,15 +6,41 @@ from dataclasses import dataclass
 
 from rewriters.choices import Accept
 
-from .options import MendOption, PassesOption
+from .options import MOST_ACCURACY_DROP, MOST_EXTRA_RUNS, AcceptOption, FitOptions, MendOption, PassesOption
 
 __all__ = ["Wanted"]
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """passes, mend, accept: as in `PatchPlan`; "auto" lets the fit choose on the selection part."""
+    """passes, mend, accept: as in `PatchPlan`; "auto" lets the fit choose.
+
+    max_clean_flagged, max_accuracy_drop, max_extra_runs, trim: of a fit on clean rows only, see `FitOptions`; a
+        max_clean_flagged replaces the other two bounds.
+    """
 
     passes: PassesOption = "auto"
     mend: MendOption = "auto"
-    accept: Accept = "always"
+    accept: AcceptOption = "auto"
+    max_clean_flagged: float | None = None
+    max_accuracy_drop: float = MOST_ACCURACY_DROP
+    max_extra_runs: float = MOST_EXTRA_RUNS
+    trim: float = 0.0
+
+    @classmethod
+    def of(cls, options: FitOptions) -> Wanted:
+        """What the options ask for, with defaults for bounds that are not given."""
+        drop, runs = options.max_accuracy_drop, options.max_extra_runs
+        return cls(
+            options.passes,
+            options.mend,
+            options.accept,
+            options.max_clean_flagged,
+            MOST_ACCURACY_DROP if drop is None else drop,
+            MOST_EXTRA_RUNS if runs is None else runs,
+            options.trim,
+        )
+
+    def accepted(self, by_default: Accept) -> Accept:
+        """When the second run is accepted; `by_default`: for "auto"."""
+        return by_default if self.accept == "auto" else self.accept

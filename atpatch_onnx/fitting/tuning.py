@@ -206,9 +206,9 @@ class Tuner:
         """All sites; in two passes with detectors that add up, where the kind has them."""
         together = self._together() if passes == "two" and not self._always else []
         return (
-            Lineup(tuple(together), passes, wanted.accept, joint="sum")
+            Lineup(tuple(together), passes, wanted.accepted("always"), joint="sum")
             if together
-            else first_lineup(trained, passes, wanted.accept)
+            else first_lineup(trained, passes, wanted.accepted("always"))
         )
 
     def _not_admitted(self, lineup: Lineup) -> str | None:
