@@ -41,7 +41,7 @@ FIGURES = {
     "--report",
     type=click.Path(),
     metavar="FILE",
-    help="Also write a page (.html): what was found, where, and how sure.",
+    help="Also write a page (.html): what was found, where, and how certain it is.",
 )
 @json_output
 def fit(

@@ -1,6 +1,6 @@
 """`fit`: a model and data → a hotfix.
 
-Split, capture, train or describe, calibrate on the served form, and show evidence.
+Its steps: split, capture, train or describe, calibrate on the served form, report.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from .training import Context
 __all__ = ["Progress", "fit"]
 
 SPARSE = 8
-"""Of so many query rows one is read, where that is left to the fit and does as well."""
+"""With `every="auto"`: read every eighth query row if that is as good."""
 
 Data = DataSet | Arrays | str | os.PathLike[str]
 
@@ -55,42 +55,46 @@ def fit(
         model: path, `onnx.ModelProto` or `onnx_ir.Model`; external data of a proto is looked for in the working
             directory.
         debug: debugging set, a path (`.npz`) or arrays by name with the sample axis first: graph inputs, `columns`,
-            `pair`, and where known `labels`, `target` and `group`. Kinds that learn from clean rows only do without; of
-            one that is given they learn from its clean rows, and are judged by the others.
-        clean: further clean rows, for a finer false-flag rate.
+            `pair`, and where known `labels`, `target` and `group`. Kinds that learn only from clean rows do not need
+            one; if it is given, they learn from its clean rows and are judged by the others.
+        clean: more clean rows, for a more exact false-flag rate.
         output: where to write the hotfix; None: nowhere.
-        progress: told how far each step is.
+        progress: called with the step, how much of it is done, and how much there is.
         options: fields of `FitOptions`.
 
     Returns:
-        the hotfix, with its figures on rows that nothing was chosen by under `evidence["report"]`.
+        the hotfix. `evidence["report"]` has its figures on rows that no choice was based on.
 
     Raises:
         AtpatchError: ATP010 (no site), ATP012 (patched model), ATP019 (output), ATP050-ATP052 (runtime and extras),
             ATP056 (data), ATP057 (nothing helped), ATP060 (options), ATP023 (two passes or excision where the graph
             does not admit them), and what reading the model raises.
     """
-    told = FitOptions(**options)
-    labeled = told.detector in LABELED
+    settings = FitOptions(**options)
+    labeled = settings.detector in LABELED
     if labeled:
         _require_extra()
     if debug is None and (clean is None or labeled):
         raise BAD_OPTION(
-            f"detector {told.detector!r} needs a debugging set" if clean is not None else "there is nothing to fit on"
+            f"detector {settings.detector!r} needs a debugging set"
+            if clean is not None
+            else "there is nothing to fit on"
         )
     if output is not None:
         check_destination(output)
     data = join(*(None if given is None else as_dataset(given) for given in (debug, clean)))
     proto, folder = _load(model)
     sites, rejected = find_sites(proto)
-    chosen = select_sites(sites, told.include, told.exclude)
+    chosen = select_sites(sites, settings.include, settings.exclude)
     if not chosen:
         raise no_site("the model", sites, rejected)
-    parts = split(data, told.seed) if labeled else split_clean(data, told.seed)
-    context = Context(proto, folder, data, parts, told.seed, told.most_flagged, told.threads, progress or _silent)
-    maker = HotfixMaker(context, sites, told.output_name)
-    hotfix, helped = _make(maker, chosen, told)
-    if not (helped or told.force):
+    parts = split(data, settings.seed) if labeled else split_clean(data, settings.seed)
+    context = Context(
+        proto, folder, data, parts, settings.seed, settings.most_flagged, settings.threads, progress or _silent
+    )
+    maker = HotfixMaker(context, sites, settings.output_name)
+    hotfix, helped = _make(maker, chosen, settings)
+    if not (helped or settings.force):
         raise NOT_HELPFUL(
             "on the held-back part " + _summary(hotfix.evidence), advice(hotfix.evidence["report"]["before"])
         )
@@ -100,9 +104,7 @@ def fit(
 
 
 def _make(maker: HotfixMaker, sites: Sequence[Site], options: FitOptions) -> tuple[Hotfix, bool]:
-    """The hotfix, and whether it helped; where that is left to the fit, the one that reads fewer rows if it does as
-    well.
-    """
+    """The hotfix, and whether it helped. With `every="auto"` the one that reads fewer rows, if it is as good."""
     wanted = Wanted.of(options)
     hotfix, helped = maker.make(sites, options.detector, wanted, 1 if options.every == "auto" else options.every)
     if options.every == "auto":
@@ -113,9 +115,7 @@ def _make(maker: HotfixMaker, sites: Sequence[Site], options: FitOptions) -> tup
 
 
 def _no_worse(one: Hotfix, other: Hotfix) -> bool:
-    """On the selection part: as few attacks get through and as few clean predictions are lost, and as many attacks are
-    flagged.
-    """
+    """On the selection part: no more attacks left, no more clean predictions lost, no fewer attacks flagged."""
     first, second = (hotfix.evidence["calibration"] for hotfix in (one, other))
     fewer = all(first["sites"][key] <= second["sites"][key] for key in ("attack", "lost"))
     return fewer and first["recall"]["k"] >= second["recall"]["k"]

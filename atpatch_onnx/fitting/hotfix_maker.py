@@ -1,4 +1,4 @@
-"""What comes before and after a way of fitting: the sites that fit the data, the figures, the hotfix."""
+"""The steps around a way of fitting: find the sites that fit the data, measure, make the hotfix."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ from .training import Context
 __all__ = ["HotfixMaker"]
 
 PADDING_ROWS = 8
-"""The shortest rows, run with padding and without, tell whether a model looks at padding."""
+"""The shortest rows are run with padding and without, to find out whether the model looks at padding."""
 PADDING_TOLERANCE = 1e-3
-"""Sums over another number of zeros round otherwise; in half precision by this much."""
+"""Sums over a different number of zeros round differently; in half precision by this much."""
 
 
 class HotfixMaker:
     """Makes hotfixes for one model from one data set."""
 
-    def __init__(self, context: Context, everything: Sequence[Site], output_name: str | None) -> None:
-        self._everything = everything
+    def __init__(self, context: Context, all_sites: Sequence[Site], output_name: str | None) -> None:
+        self._all_sites = all_sites
         original = Runner(context.model, context.folder, context.threads)
         self._output = prediction_output(original, context.data, output_name)
-        original, mask = _without_padding(context, original, everything, self._output)
+        original, mask = _without_padding(context, original, all_sites, self._output)
         self._context = context = replace(context, mask=mask)
         context.progress("original", 0, 1)
         self._original = predict(original, context.data, np.arange(len(context.data)), self._output)
@@ -49,9 +49,7 @@ class HotfixMaker:
         self._judge = Judge(context.data, self._original)
 
     def make(self, chosen: Sequence[Site], kind: str, wanted: Wanted, every: int) -> tuple[Hotfix, bool]:
-        """The hotfix, and whether it helped on the report part;
-        without attacks there it is not known to be of no help.
-        """
+        """The hotfix, and whether it helped on the report part. Without attacks there, it is taken to help."""
         context = replace(self._context, every=every)
         width = context.columns.shape[1] or None
         capture = Capture(context.model, context.folder, chosen, context.data, width, context.threads, context.mask)
@@ -111,7 +109,7 @@ class HotfixMaker:
         return Hotfix(
             sites=tuple(
                 HotfixSite(site.id, layer, site.heads, site.fingerprint, plan.sites[site.id])
-                for layer, site in enumerate(self._everything)
+                for layer, site in enumerate(self._all_sites)
                 if site.id in plan.sites
             ),
             threshold=plan.threshold,
@@ -134,8 +132,8 @@ class HotfixMaker:
 def _without_padding(
     context: Context, original: Runner, sites: Sequence[Site], output: str
 ) -> tuple[Runner, str | None]:
-    """A runner that leaves padding out and the mask it goes by, where the model's scores do not depend on padding; else
-    the one given.
+    """A runner that leaves padding out, and the mask that marks it, if the model's scores do not depend on padding;
+    else the given runner.
     """
     mask = common_mask(sites, context.data)
     if mask is None:

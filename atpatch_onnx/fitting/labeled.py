@@ -39,7 +39,7 @@ def fit_labeled(context: Context, capture: Capture, kind: str, judge: Judge, out
         raise NOT_HELPFUL("no site's maps tell the labeled columns from others", advice(before))
     tuner = Tuner(context, judge, output, lambda: sites_together(context, capture, made, trained), always=made.always)
     tuned = tuner.tune(trained, wanted)
-    kept = set(tuned.lineup.group)
+    kept = set(tuned.candidate.group)
     skipped = {}
     for one in trained:
         if one.site.id not in kept:
@@ -48,16 +48,16 @@ def fit_labeled(context: Context, capture: Capture, kind: str, judge: Judge, out
                 "its maps tell nothing, and " * blind + "patching it as well changes nothing for the better"
             )
     # The file keeps the mean, so that `patch` can use another level.
-    plan = replace(tuned.lineup.plan(BenignChoice(1.0, tuned.choice.own_values)), threshold=tuned.threshold)
-    detecting = frozenset(one.site.id for one in tuned.lineup.detecting)
+    plan = replace(tuned.candidate.plan(BenignChoice(1.0, tuned.choice.own_values)), threshold=tuned.threshold)
+    detecting = frozenset(one.site.id for one in tuned.candidate.detecting)
     recall = {one.site.id: one.point.recall for one in trained if one.site.id in kept}
     part = context.parts.selection
-    peaks = {one.site.id: one.peaks for one in tuned.lineup.detecting}
+    peaks = {one.site.id: one.peaks for one in tuned.candidate.detecting}
     scores = {
         name: {"clean": spread(peak[part.clean]), "anomalous": spread(peak[part.anomalous])}
         for name, peak in peaks.items()
     }
-    if plan.joint == "sum":  # then every site of the lineup has the peaks of the sum
+    if plan.joint == "sum":  # then every site of the candidate has the peaks of the sum
         scores, together = {}, next(iter(scores.values()))
     else:
         together = {}

@@ -25,8 +25,8 @@ MOST_FLAGGED = 0.005
 MOST_EXTRA_RUNS = 0.1
 MOST_ACCURACY_DROP = 0.002
 
-SPARING = ("profile", "oneclass")
-"""Kinds that can do with some of the query rows."""
+READ_FEWER_ROWS = ("profile", "oneclass")
+"""Kinds that can work with a part of the query rows."""
 
 
 def _every(text: str) -> Every:
@@ -63,27 +63,28 @@ class FitOptions:
 
     Attributes:
         detector: kind of detector to train.
-        max_clean_flagged: share of clean requests that may be flagged anywhere, met on the selection part; by default
-            .005 with a debugging set. Kinds that learn from clean rows only go by the next two unless it is given.
+        max_clean_flagged: share of clean requests that may be flagged at any site, kept on the selection part; by
+            default .005 with a debugging set. Kinds that learn from clean rows only go by the next two unless it is
+            given.
         max_accuracy_drop: oneclass and statistic: the threshold is the lowest that costs no more accuracy than this on
             clean rows, or no more changed predictions where there are no labels; by default .002.
         max_extra_runs: oneclass and statistic: and that flags no larger share of clean rows than this, since a flagged
             request runs again; by default .1.
         trim: oneclass: share of the clean rows that may be attacks, as in traffic; they are set aside.
-        passes: patch each site as it comes (one), or run flagged samples again (two); auto: two where that stops more
-            on the selection part.
-        mend: of two passes: redistribute attention in the second run, or excise the flagged tokens from its request;
-            auto: excise where the graph admits it and the selection part shows that it does as well.
-        accept: of two passes: keep the second run's outputs always, or only where the prediction flips; auto: flip for
-            kinds that learn from clean rows only, where the graph has an output of class scores, else always.
+        passes: patch each site in the order of the graph (one), or run flagged samples again (two); auto: two where
+            that stops more attacks on the selection part.
+        mend: with two passes: redistribute attention in the second run, or excise the flagged tokens from its request;
+            auto: excise where the graph admits it and it is as good on the selection part.
+        accept: with two passes: keep the outputs of the second run always, or only where the prediction flips; auto:
+            flip for kinds that learn from clean rows only, where the graph has an output of class scores, else always.
         every: profile and oneclass: column means over every N-th query row, which is cheaper on long inputs and next to
-            fused operators; auto, for profile: every eighth if that does as well, at twice the time of a fit.
+            fused operators; auto, for profile: every eighth if that is as good, and the fit takes twice as long.
         seed: of split and training; the same seed gives the same file.
         output_name: graph output with the class scores; by default the first float output of rank 2.
-        threads: threads of onnxruntime; by default its own choice.
+        threads: number of onnxruntime threads; by default onnxruntime decides.
         include: only sites whose id or scope matches this regular expression.
         exclude: leave out sites whose id or scope matches this regular expression.
-        force: write a hotfix that does not help, too.
+        force: write the hotfix even if it does not help.
 
     Raises:
         AtpatchError: ATP060 where options contradict each other or one is out of range.
@@ -125,13 +126,13 @@ class FitOptions:
         if self.mend == "excise" and self.passes == "one":
             raise BAD_OPTION("excision takes two passes", "leave --passes out, or --mend")
         if self.every == "auto":
-            goes = self.detector == "profile"
+            fits = self.detector == "profile"
         else:
-            goes = self.every == 1 or (self.every > 1 and self.detector in SPARING)
-        if not goes:
+            fits = self.every == 1 or (self.every > 1 and self.detector in READ_FEWER_ROWS)
+        if not fits:
             raise BAD_OPTION(
                 f"every = {self.every} does not go with detector {self.detector!r}",
-                f"1, or more with {' or '.join(SPARING)}; 'auto' with profile",
+                f"1, or more with {' or '.join(READ_FEWER_ROWS)}; 'auto' with profile",
             )
         if self.seed < 0:
             raise BAD_OPTION(f"seed {self.seed} is negative")

@@ -1,9 +1,9 @@
-"""Sites that act together: which of them are patched, and which detect.
+"""Which sites are patched, and which of them detect.
 
-All sites that fit the labels read the same columns, so they are one group: what one flags, others excise. A site whose
-own maps tell nothing may still be worth patching, with a detector that never fires, because its values carry what an
-earlier site has flagged. Whether it is, and whether a second detector adds anything, is asked of the served graph;
-sites that change nothing only cost time.
+All sites that fit the labels read the same columns, so they form one group: a column that one site flags is patched at
+the others too. A site whose own maps show nothing may still be worth patching, with a detector that never fires,
+because its values carry the fault that an earlier site has flagged. The patched graph is run to find out whether a site
+or a further detector helps; those that change nothing only cost time.
 """
 
 from __future__ import annotations
@@ -22,18 +22,20 @@ from ..hotfix.file import is_silent
 from .calibration import BenignChoice
 from .training import TrainedSite
 
-__all__ = ["LEAST_RECALL", "Key", "Lineup", "first_lineup", "prune"]
+__all__ = ["LEAST_RECALL", "Candidate", "Key", "first_candidate", "prune"]
 
 LEAST_RECALL = 0.05
-"""A site that catches less than this on its own only adds false flags."""
+"""A site that catches less than this by itself only adds false flags."""
 
 Key = tuple[Any, ...]
-"""How a lineup does, smaller is better."""
+"""How good a candidate is; smaller is better."""
 
 
 @dataclass(frozen=True)
-class Lineup:
-    """Sites in graph order; silent ones have the detector `Static()` and no peaks; those of a joint "sum" all have the
+class Candidate:
+    """One way to patch the model.
+
+    sites: in graph order. Silent ones have the detector `Static()` and no peaks; with joint "sum" every site has the
     peaks of the sum.
     """
 
@@ -56,7 +58,7 @@ class Lineup:
 
     @property
     def key(self) -> Hashable:
-        """The same for lineups of one fit that act the same."""
+        """Equal for candidates of one fit that act the same."""
         return (tuple(_roles(self)), self.passes, self.accept, self.companion, self.joint, self.mend)
 
     @property
@@ -75,47 +77,49 @@ class Lineup:
             accept=self.accept,
         )
 
-    def without(self, names: Collection[str]) -> Lineup:
+    def without(self, names: Collection[str]) -> Candidate:
         return _useful(replace(self, sites=tuple(one for one in self.sites if one.site.id not in names)))
 
-    def silenced(self, names: Collection[str]) -> Lineup:
+    def silenced(self, names: Collection[str]) -> Candidate:
         return _useful(replace(self, sites=tuple(_silent(one) if one.site.id in names else one for one in self.sites)))
 
 
-def first_lineup(trained: Sequence[TrainedSite], passes: Passes, accept: Accept) -> Lineup:
-    """All sites that can do anything: in two passes every one, in one pass those from the first on that detects."""
-    everything = Lineup(tuple(trained), passes, accept)
+def first_candidate(trained: Sequence[TrainedSite], passes: Passes, accept: Accept) -> Candidate:
+    """All sites that can have an effect: in two passes all of them, in one pass the first that detects and those after
+    it.
+    """
+    everything = Candidate(tuple(trained), passes, accept)
     return everything.silenced([one.site.id for one in trained if one.point.recall < LEAST_RECALL])
 
 
-def prune(lineup: Lineup, trial: Callable[[Lineup], Key]) -> Lineup:
-    """Leave out what changes nothing for the better: silent sites, then detecting ones, the weakest first; then switch
-    detectors off.
+def prune(candidate: Candidate, trial: Callable[[Candidate], Key]) -> Candidate:
+    """Leave out sites that do not help: silent ones first, then detecting ones, the weakest first. Then switch off
+    detectors that do not help.
 
-    Whole blocks are tried before their halves, since as a rule most sites can go.
+    Whole blocks are tried before their halves, because most sites can usually go.
 
     Args:
-        trial: tried on every candidate; a lineup is kept where it does no worse than the one before.
+        trial: how good a candidate is; one that is no worse than the best so far replaces it.
     """
-    race = _Race(lineup, trial)
-    weakest_first = sorted(range(len(lineup.sites)), key=lambda index: (lineup.sites[index].point.recall, -index))
-    names = [lineup.sites[index].site.id for index in weakest_first]
-    detecting = {one.site.id for one in lineup.detecting}
-    race.drop([name for name in names if name not in detecting])
-    race.drop([name for name in names if name in detecting])
+    search = _Search(candidate, trial)
+    weakest_first = sorted(range(len(candidate.sites)), key=lambda index: (candidate.sites[index].point.recall, -index))
+    names = [candidate.sites[index].site.id for index in weakest_first]
+    detecting = {one.site.id for one in candidate.detecting}
+    search.drop([name for name in names if name not in detecting])
+    search.drop([name for name in names if name in detecting])
     for name in names:
         if name in detecting:
-            race.challenge(race.best.silenced([name]))
-    return race.best
+            search.try_instead(search.best.silenced([name]))
+    return search.best
 
 
-class _Race:
-    def __init__(self, best: Lineup, trial: Callable[[Lineup], Key]) -> None:
+class _Search:
+    def __init__(self, best: Candidate, trial: Callable[[Candidate], Key]) -> None:
         self.best, self._trial = best, trial
         self._key: Key | None = None
 
-    def challenge(self, other: Lineup) -> bool:
-        """Whether another lineup took the place of the best."""
+    def try_instead(self, other: Candidate) -> bool:
+        """Whether another candidate replaced the best."""
         if not other.detecting or _roles(other) == _roles(self.best):
             return False
         if self._key is None:
@@ -127,7 +131,7 @@ class _Race:
         return True
 
     def drop(self, block: Sequence[str]) -> None:
-        if not block or self.challenge(self.best.without(block)) or len(block) == 1:
+        if not block or self.try_instead(self.best.without(block)) or len(block) == 1:
             return
         middle = (len(block) + 1) // 2
         self.drop(block[:middle])
@@ -138,13 +142,13 @@ def _silent(one: TrainedSite) -> TrainedSite:
     return replace(one, plan=replace(one.plan, detector=Static()), peaks=np.full_like(one.peaks, -np.inf))
 
 
-def _roles(lineup: Lineup) -> list[tuple[str, bool]]:
-    return [(one.site.id, is_silent(one.plan)) for one in lineup.sites]
+def _roles(candidate: Candidate) -> list[tuple[str, bool]]:
+    return [(one.site.id, is_silent(one.plan)) for one in candidate.sites]
 
 
-def _useful(lineup: Lineup) -> Lineup:
-    """In one pass nothing is known yet ahead of the first site that detects."""
-    if lineup.passes == "two":
-        return lineup
-    first = next((index for index, one in enumerate(lineup.sites) if not is_silent(one.plan)), len(lineup.sites))
-    return replace(lineup, sites=lineup.sites[first:])
+def _useful(candidate: Candidate) -> Candidate:
+    """In one pass nothing is flagged yet before the first site that detects."""
+    if candidate.passes == "two":
+        return candidate
+    first = next((index for index, one in enumerate(candidate.sites) if not is_silent(one.plan)), len(candidate.sites))
+    return replace(candidate, sites=candidate.sites[first:])

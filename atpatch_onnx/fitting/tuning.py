@@ -28,20 +28,16 @@ from ..inference.prediction import Served
 from .calibration import BENIGN_CHOICES, BenignChoice, as_few, choose_benign, choose_threshold, thresholds
 from .judge import Judge, Score, rate
 from .passes import Wanted
-from .site_selection import Key, Lineup, first_lineup, prune
+from .site_selection import Candidate, Key, first_candidate, prune
 from .training import Context, TrainedSite
 
 __all__ = ["Tuned", "Tuner"]
 
 MARGIN = 0.1
-"""In logits: a row this close below the threshold is run all the same, since scores of graph and numpy differ in
-rounding.
-"""
+"""In logits. A row this close below the threshold is run too, because graph and numpy round scores differently."""
 
 LEAST_BEYOND = 2
-"""Clean rows that the allowed flag rate has to leave beyond the edge for the edge to be more than the loudest row's
-chance.
-"""
+"""The allowed flag rate must let at least so many clean rows through. With fewer, the edge depends on a single row."""
 
 COMPANIONS = (1.0, 0.3, 0.1, 0.03, 0.01)
 """Factors on the threshold, a probability: each step is about one logit."""
@@ -49,9 +45,9 @@ COMPANIONS = (1.0, 0.3, 0.1, 0.03, 0.01)
 
 @dataclass(frozen=True)
 class Tuned:
-    """What came out. evidence: plain data for the hotfix's `calibration`."""
+    """The result. evidence: plain data for the hotfix's `calibration`."""
 
-    lineup: Lineup
+    candidate: Candidate
     choice: BenignChoice
     threshold: float
     served: Served
@@ -59,20 +55,20 @@ class Tuned:
 
 
 @dataclass(frozen=True)
-class _Contender:
-    lineup: Lineup
+class _Scored:
+    candidate: Candidate
     choice: BenignChoice
     score: Score
     table: list[BenignFigures]
     missed: int
     elsewhere: int = 0
-    """`short`, added up over all thresholds: of two that do equally well at their best, the one that hangs less on it
-    is surer.
+    """`short`, added up over all thresholds. Of two that are equally good at their best threshold, the one with fewer
+    failures elsewhere depends less on the threshold.
     """
 
     @property
     def short(self) -> int:
-        """Attacked rows that got through, and those that nobody flagged, which may get through elsewhere."""
+        """Attacks that still work, plus attacked rows that no site flags: these may work on other data."""
         return self.score.left + self.missed
 
     def to_json(self) -> ScoreFigures:
@@ -87,9 +83,9 @@ class Tuner:
         output: graph output whose argmax is the prediction.
         together: makes the same sites with detectors that add up their logits, or none (see `sites_together`); for two
             passes.
-        always: every request is flagged. Then each site that is left out is a way for the attribute to get through,
-            seen on the selection part or not, and accuracy moves by chance with every reference; so all sites stay,
-            with the plain mean wherever that does.
+        always: every request is flagged. Then the attribute can get through at each site that is left out, even if the
+            selection part does not show it. Accuracy also changes by chance with every reference. So all sites stay,
+            with the plain mean wherever it is good enough.
     """
 
     def __init__(
@@ -113,139 +109,139 @@ class Tuner:
         self._live: tuple[Hashable, Served] | None = None
 
     def tune(self, trained: Sequence[TrainedSite], wanted: Wanted) -> Tuned:
-        """See the module's text; passes "auto": two where one pass lets rows through and two do better.
+        """See the docstring of the module. Passes "auto": two where one pass misses attacks and two passes miss fewer.
 
         Raises:
             AtpatchError: ATP023 where two passes or excision are asked for and the graph does not admit them.
         """
         if wanted.passes == "auto":
-            contender, comparison = self._compare(trained, wanted)
+            scored, comparison = self._compare(trained, wanted)
         else:
-            contender = self._contender(self._lineup(trained, wanted.passes, wanted))
-            score = contender.score.to_json()
+            scored = self._scored(self._all_sites(trained, wanted.passes, wanted))
+            score = scored.score.to_json()
             comparison = {"one": score} if wanted.passes == "one" else {"two": score}
-        choice = contender.choice
-        lineup, mends = self._with_mend(contender.lineup, choice, wanted)
+        choice = scored.choice
+        candidate, mends = self._with_mend(scored.candidate, choice, wanted)
         companions: list[CompanionFigures] = []
         if not self._always:
-            lineup, companions = self._with_companions(lineup, choice)
-            # with more of the trigger gone, another pair may do better
-            if lineup.companion < 1 and lineup.mend == "redistribute":
-                contender = self._contender(lineup)
-                choice = contender.choice
-            if lineup.joint == "any":
-                lineup = prune(lineup, lambda candidate: self._key(candidate, choice))
-        candidates = self._thresholds(lineup)
+            candidate, companions = self._with_companions(candidate, choice)
+            # with more of the trigger removed, another pair may be better
+            if candidate.companion < 1 and candidate.mend == "redistribute":
+                scored = self._scored(candidate)
+                choice = scored.choice
+            if candidate.joint == "any":
+                candidate = prune(candidate, lambda other: self._key(other, choice))
+        levels = self._thresholds(candidate)
         part = self._context.parts.selection
         edge_known = self._context.most_flagged * len(part.clean) >= LEAST_BEYOND
         threshold = choose_threshold(
-            candidates, lambda value: self._score(lineup, choice, value)[0], edge_known=edge_known
+            levels, lambda value: self._score(candidate, choice, value)[0], edge_known=edge_known
         )
-        predictions, flags, _ = self._run(lineup, choice, threshold)
+        predictions, flags, _ = self._run(candidate, choice, threshold)
         evidence: Calibration = {
             "recall": rate(flags[part.anomalous].any(1)),
             "clean_flagged": rate(flags[part.clean].any(1)),
-            "thresholds": [candidates[0], candidates[-1]],
-            "benign": contender.table,
-            "passes": {"chosen": lineup.passes, **comparison},
-            "mend": {"chosen": lineup.mend, **mends},
+            "thresholds": [levels[0], levels[-1]],
+            "benign": scored.table,
+            "passes": {"chosen": candidate.passes, **comparison},
+            "mend": {"chosen": candidate.mend, **mends},
             "companion": companions,
-            "sites": {"tried": list(contender.lineup.group), **self._judge.score(part, predictions).to_json()},
+            "sites": {"tried": list(scored.candidate.group), **self._judge.score(part, predictions).to_json()},
         }
         self._context.progress("tuning", self._steps, self._steps)
-        return Tuned(lineup, choice, threshold, self._serve(lineup, choice), evidence)
+        return Tuned(candidate, choice, threshold, self._serve(candidate, choice), evidence)
 
-    def _with_mend(self, lineup: Lineup, choice: BenignChoice, wanted: Wanted) -> tuple[Lineup, MendTried]:
-        """Excision where the graph admits it and it does as well, and both ways' scores.
+    def _with_mend(self, candidate: Candidate, choice: BenignChoice, wanted: Wanted) -> tuple[Candidate, MendTried]:
+        """Excision where the graph admits it and it is as good, and the scores of both ways.
 
-        Of two ways that a few hundred rows do not tell apart, the one that answers as if the tokens had never been
-        there is surer.
+        Where a few hundred rows show no difference, excision is preferred: it answers as if the tokens had never been
+        there.
         """
-        if lineup.passes == "one" or wanted.mend == "redistribute" or self._always:
-            return lineup, {}
-        excising = replace(lineup, mend="excise")
+        if candidate.passes == "one" or wanted.mend == "redistribute" or self._always:
+            return candidate, {}
+        excising = replace(candidate, mend="excise")
         if wanted.mend == "excise":
-            return excising, {"excise": self._middling(excising, choice)[0].to_json()}
-        before = self._middling(lineup, choice)[0]
+            return excising, {"excise": self._at_middle(excising, choice)[0].to_json()}
+        before = self._at_middle(candidate, choice)[0]
         if (reason := self._not_admitted(excising)) is not None:
-            return lineup, {"redistribute": before.to_json(), "excise": {"not_tried": reason}}
-        after = self._middling(excising, choice)[0]
+            return candidate, {"redistribute": before.to_json(), "excise": {"not_tried": reason}}
+        after = self._at_middle(excising, choice)[0]
         as_well = as_few(after.left, before.left) and after.lost <= before.lost
-        return (excising if as_well else lineup), {"redistribute": before.to_json(), "excise": after.to_json()}
+        return (excising if as_well else candidate), {"redistribute": before.to_json(), "excise": after.to_json()}
 
-    def _with_companions(self, lineup: Lineup, choice: BenignChoice) -> tuple[Lineup, list[CompanionFigures]]:
-        """The highest lower bar for further columns of a flagged sample that is as good as the best, and the table of
-        all.
+    def _with_companions(self, candidate: Candidate, choice: BenignChoice) -> tuple[Candidate, list[CompanionFigures]]:
+        """The highest of the lower bars (for further columns of a flagged sample) that is as good as the best, and the
+        table of all.
         """
-        tried = [replace(lineup, companion=factor) for factor in COMPANIONS]
-        scores = [self._middling(candidate, choice)[0] for candidate in tried]
+        tried = [replace(candidate, companion=factor) for factor in COMPANIONS]
+        scores = [self._at_middle(other, choice)[0] for other in tried]
         fewest = min(score.left for score in scores)
         best = next(index for index, score in enumerate(scores) if as_few(score.left, fewest))
         return tried[best], [
             {"factor": factor, **score.to_json()} for factor, score in zip(COMPANIONS, scores, strict=True)
         ]
 
-    def _compare(self, trained: Sequence[TrainedSite], wanted: Wanted) -> tuple[_Contender, PassesTried]:
-        one = self._contender(self._lineup(trained, "one", wanted))
+    def _compare(self, trained: Sequence[TrainedSite], wanted: Wanted) -> tuple[_Scored, PassesTried]:
+        one = self._scored(self._all_sites(trained, "one", wanted))
         if not one.short:
             return one, {"one": one.score.to_json(), "two": {"not_tried": "one pass leaves too little to gain"}}
         if len(trained) == 1:
             return one, {
                 "one": one.score.to_json(),
-                "two": {"not_tried": "one site alone acts the same in one pass and in two"},
+                "two": {"not_tried": "a single site acts the same in one pass and in two"},
             }
-        lineup = self._lineup(trained, "two", wanted)
-        if (reason := self._not_admitted(lineup)) is not None:
+        candidate = self._all_sites(trained, "two", wanted)
+        if (reason := self._not_admitted(candidate)) is not None:
             return one, {"one": one.score.to_json(), "two": {"not_tried": reason}}
-        one, two = self._at_best(one), self._at_best(self._contender(lineup))
-        told: PassesTried = {"one": one.to_json(), "two": two.to_json()}
-        surer = (two.short, two.elsewhere) < (one.short, one.elsewhere)
-        return (two if surer else one), told
+        one, two = self._at_best(one), self._at_best(self._scored(candidate))
+        tried: PassesTried = {"one": one.to_json(), "two": two.to_json()}
+        better = (two.short, two.elsewhere) < (one.short, one.elsewhere)
+        return (two if better else one), tried
 
-    def _lineup(self, trained: Sequence[TrainedSite], passes: Passes, wanted: Wanted) -> Lineup:
-        """All sites; in two passes with detectors that add up, where the kind has them."""
+    def _all_sites(self, trained: Sequence[TrainedSite], passes: Passes, wanted: Wanted) -> Candidate:
+        """All sites. In two passes their logits are added up where the kind has such detectors."""
         together = self._together() if passes == "two" and not self._always else []
         return (
-            Lineup(tuple(together), passes, wanted.accepted("always"), joint="sum")
+            Candidate(tuple(together), passes, wanted.accepted("always"), joint="sum")
             if together
-            else first_lineup(trained, passes, wanted.accepted("always"))
+            else first_candidate(trained, passes, wanted.accepted("always"))
         )
 
-    def _not_admitted(self, lineup: Lineup) -> str | None:
-        """Why the graph does not admit what a lineup asks for; None where it does. The benign pair has no say in it."""
-        plan, sites = lineup.plan(BENIGN_CHOICES[0]), [one.site for one in lineup.sites]
+    def _not_admitted(self, candidate: Candidate) -> str | None:
+        """Why the graph does not admit a candidate; None where it does. The benign pair makes no difference."""
+        plan, sites = candidate.plan(BENIGN_CHOICES[0]), [one.site for one in candidate.sites]
         reason = not_admitted(self._context.model, plan, sites)
         return None if reason is None else reason.what
 
-    def _contender(self, lineup: Lineup) -> _Contender:
-        """A lineup with the benign pair that suits it, at the middle of its thresholds."""
-        outcomes = {choice: self._middling(lineup, choice) for choice in BENIGN_CHOICES}
+    def _scored(self, candidate: Candidate) -> _Scored:
+        """A candidate with its best benign pair, at the middle of its thresholds."""
+        outcomes = {choice: self._at_middle(candidate, choice) for choice in BENIGN_CHOICES}
         choice, score, table = choose_benign(lambda option: outcomes[option][0], by_attack_alone=self._always)
-        return _Contender(lineup, choice, score, table, missed=outcomes[choice][1])
+        return _Scored(candidate, choice, score, table, missed=outcomes[choice][1])
 
-    def _at_best(self, contender: _Contender) -> _Contender:
-        """The same with the score at the best of the thresholds."""
-        lineup = contender.lineup
-        tried = [self._score(lineup, contender.choice, value) for value in self._thresholds(lineup)]
+    def _at_best(self, scored: _Scored) -> _Scored:
+        """The same, scored at its best threshold."""
+        candidate = scored.candidate
+        tried = [self._score(candidate, scored.choice, value) for value in self._thresholds(candidate)]
         score, missed = min(tried, key=lambda pair: (pair[0].key, pair[1]))
         return replace(
-            contender, score=score, missed=missed, elsewhere=sum(score.left + missed for score, missed in tried)
+            scored, score=score, missed=missed, elsewhere=sum(score.left + missed for score, missed in tried)
         )
 
-    def _key(self, lineup: Lineup, choice: BenignChoice) -> Key:
-        score, missed = self._middling(lineup, choice)
+    def _key(self, candidate: Candidate, choice: BenignChoice) -> Key:
+        score, missed = self._at_middle(candidate, choice)
         return (*score.key, missed)
 
-    def _middling(self, lineup: Lineup, choice: BenignChoice) -> tuple[Score, int]:
-        """Score and number of anomalous rows that nobody flags, at the middle threshold."""
-        candidates = self._thresholds(lineup)
-        return self._score(lineup, choice, candidates[len(candidates) // 2])
+    def _at_middle(self, candidate: Candidate, choice: BenignChoice) -> tuple[Score, int]:
+        """The score, and the number of anomalous rows that no site flags, at the middle threshold."""
+        levels = self._thresholds(candidate)
+        return self._score(candidate, choice, levels[len(levels) // 2])
 
-    def _score(self, lineup: Lineup, choice: BenignChoice, threshold: float) -> tuple[Score, int]:
-        """The same at some threshold. Questions overlap, so answers are kept."""
-        key, part = (lineup.key, choice, threshold), self._context.parts.selection
+    def _score(self, candidate: Candidate, choice: BenignChoice, threshold: float) -> tuple[Score, int]:
+        """The same at a given threshold. The same question comes up several times, so results are kept."""
+        key, part = (candidate.key, choice, threshold), self._context.parts.selection
         if key not in self._scores:
-            predictions, flags, probabilities = self._run(lineup, choice, threshold)
+            predictions, flags, probabilities = self._run(candidate, choice, threshold)
             self._scores[key] = (
                 self._judge.score(part, predictions, probabilities),
                 int((~flags[part.anomalous].any(1)).sum()),
@@ -253,41 +249,47 @@ class Tuner:
         return self._scores[key]
 
     def _run(
-        self, lineup: Lineup, choice: BenignChoice, threshold: float
+        self, candidate: Candidate, choice: BenignChoice, threshold: float
     ) -> tuple[Ints, NDArray[np.bool_], NDArray[np.floating[Any]] | None]:
-        """Predictions, flags and probabilities on the selection part. Rows that nobody flags are not run."""
+        """Predictions, flags and probabilities on the selection part. Rows that no site flags are not run."""
         from scipy.special import softmax
 
         rows = self._context.parts.selection.rows
         flagged = (
-            rows[lineup.peaks[rows] > math.log(threshold / (1 - threshold)) - MARGIN] if 0 < threshold < 1 else rows
+            rows[candidate.peaks[rows] > math.log(threshold / (1 - threshold)) - MARGIN] if 0 < threshold < 1 else rows
         )
-        scores, flags = self._serve(lineup, choice).scores(self._context.data, flagged, threshold)
+        scores, flags = self._serve(candidate, choice).scores(self._context.data, flagged, threshold)
         self._step()
         if not len(flagged):
             return self._judge.original, flags, None
         ran = np.isin(np.arange(len(scores)), flagged)
         predictions = np.where(ran, scores.argmax(1), self._judge.original)
-        # Of rows not run the prediction alone is known: as good as certain.
+        # Of rows that were not run only the prediction is known: count it as certain.
         certain = np.eye(scores.shape[1])[self._judge.original]
         return predictions, flags, np.where(ran[:, None], softmax(scores, axis=1), certain)
 
-    def _serve(self, lineup: Lineup, choice: BenignChoice) -> Served:
-        """The session, kept until another is asked for."""
-        context, key = self._context, (lineup.key, choice)
+    def _serve(self, candidate: Candidate, choice: BenignChoice) -> Served:
+        """The session. The last one is kept."""
+        context, key = self._context, (candidate.key, choice)
         if self._live is None or self._live[0] != key:
-            sites = [one.site for one in lineup.sites]
+            sites = [one.site for one in candidate.sites]
             served = Served(
-                context.model, context.folder, lineup.plan(choice), sites, self._output, context.threads, context.mask
+                context.model,
+                context.folder,
+                candidate.plan(choice),
+                sites,
+                self._output,
+                context.threads,
+                context.mask,
             )
             self._live = key, served
         return self._live[1]
 
-    def _thresholds(self, lineup: Lineup) -> list[float]:
-        part, peaks = self._context.parts.selection, lineup.peaks
+    def _thresholds(self, candidate: Candidate) -> list[float]:
+        part, peaks = self._context.parts.selection, candidate.peaks
         return thresholds(peaks[part.clean], peaks[part.anomalous], self._context.most_flagged)
 
     def _step(self) -> None:
-        # How many there will be is not known beforehand.
+        # The number of steps is not known in advance.
         self._steps += 1
         self._context.progress("tuning", self._steps, self._steps + 1)

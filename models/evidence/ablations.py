@@ -14,7 +14,7 @@ from onnx import helper
 
 from atpatch_onnx.fitting.calibration import BenignChoice, thresholds
 from atpatch_onnx.fitting.recipes import make_recipe
-from atpatch_onnx.fitting.site_selection import first_lineup
+from atpatch_onnx.fitting.site_selection import first_candidate
 from atpatch_onnx.fitting.splits import join, split
 from atpatch_onnx.fitting.training import Context, anchor_sites, train_sites
 from atpatch_onnx.hotfix.file import Hotfix, Passes
@@ -90,12 +90,12 @@ def _all_sites(case: Case, say: Say) -> Figures:
         case.setting.detector, capture.sites, len(context.parts.train.rows), context.columns.shape[1], case.seed
     )
     trained = anchor_sites(context, capture, made, train_sites(context, capture, made))
-    lineup = first_lineup(trained, case.hotfix.passes, case.hotfix.accept)
+    candidate = first_candidate(trained, case.hotfix.passes, case.hotfix.accept)
     part = context.parts.selection
-    candidates = thresholds(lineup.peaks[part.clean], lineup.peaks[part.anomalous], MOST_CLEAN_FLAGGED)
+    candidates = thresholds(candidate.peaks[part.clean], candidate.peaks[part.anomalous], MOST_CLEAN_FLAGGED)
     own = all(site.plan.benign.own_values for site in case.hotfix.sites)
-    plan = replace(lineup.plan(BenignChoice(case.hotfix.level, own)), threshold=candidates[len(candidates) // 2])
-    return {**try_plan(case, plan), "sites": len(lineup.sites)}
+    plan = replace(candidate.plan(BenignChoice(case.hotfix.level, own)), threshold=candidates[len(candidates) // 2])
+    return {**try_plan(case, plan), "sites": len(candidate.sites)}
 
 
 def _always(case: Case, say: Say) -> Figures:

@@ -20,7 +20,7 @@ from atpatch_onnx.fitting.fitter import fit
 from atpatch_onnx.fitting.judge import Judge, Score, against_bound, bound_in_words, rate
 from atpatch_onnx.fitting.passes import Wanted
 from atpatch_onnx.fitting.recipes.profile import ProfileRecipe
-from atpatch_onnx.fitting.site_selection import Lineup, first_lineup, prune
+from atpatch_onnx.fitting.site_selection import Candidate, first_candidate, prune
 from atpatch_onnx.fitting.splits import Part, join, split
 from atpatch_onnx.fitting.training import Context, TrainedSite, anchor_sites, train_sites
 from atpatch_onnx.fitting.tuning import Tuned, Tuner
@@ -373,22 +373,22 @@ def trained(*recalls: float) -> list[TrainedSite]:
     ]
 
 
-def roles(lineup: Lineup) -> str:
+def roles(candidate: Candidate) -> str:
     """Site numbers; silent ones in brackets."""
-    return " ".join(f"({one.site.id[1:]})" if is_silent(one.plan) else one.site.id[1:] for one in lineup.sites)
+    return " ".join(f"({one.site.id[1:]})" if is_silent(one.plan) else one.site.id[1:] for one in candidate.sites)
 
 
 @pytest.mark.parametrize(("passes", "expected"), [("one", "1 (2) 3 (4)"), ("two", "(0) 1 (2) 3 (4)")])
 def test_sites_that_tell_nothing_act_on_what_others_flag(passes, expected):
-    lineup = first_lineup(trained(0.0, 0.9, 0.01, 0.5, 0.0), passes, "flip")
-    assert roles(lineup) == expected
-    assert lineup.peaks == [3.0]
-    plan = lineup.plan(BenignChoice(1.0, True))
+    candidate = first_candidate(trained(0.0, 0.9, 0.01, 0.5, 0.0), passes, "flip")
+    assert roles(candidate) == expected
+    assert candidate.peaks == [3.0]
+    plan = candidate.plan(BenignChoice(1.0, True))
     assert plan.groups == (tuple(plan.sites),) and (plan.passes, plan.accept) == (passes, "flip")
 
 
 PRUNED = {
-    # what a lineup has to hold to do well → what is left of "0 1 (2) 3"
+    # what a candidate has to hold to do well → what is left of "0 1 (2) 3"
     "one detector does it": (lambda names: "0" in names, "0"),
     "any detector does it, the strongest stays": (lambda names: True, "1"),
     "a silent site helps": (lambda names: {"0", "(2)"} <= names, "0 (2)"),
@@ -402,12 +402,12 @@ PRUNED = {
 
 @pytest.mark.parametrize(("does_well", "left"), PRUNED.values(), ids=PRUNED)
 def test_pruning_keeps_what_helps_and_nothing_else(does_well, left):
-    lineup = first_lineup(trained(0.6, 0.9, 0.0, 0.7), "one", "always")
-    assert roles(prune(lineup, lambda one: (0.0 if does_well(set(roles(one).split())) else 1.0,))) == left
+    candidate = first_candidate(trained(0.6, 0.9, 0.0, 0.7), "one", "always")
+    assert roles(prune(candidate, lambda one: (0.0 if does_well(set(roles(one).split())) else 1.0,))) == left
 
 
 def test_pruning_never_leaves_a_group_that_cannot_flag():
-    (only,) = prune(first_lineup(trained(0.9), "two", "always"), lambda lineup: (0.0,)).sites
+    (only,) = prune(first_candidate(trained(0.9), "two", "always"), lambda candidate: (0.0,)).sites
     assert not is_silent(only.plan)
 
 
@@ -561,7 +561,7 @@ def tune_late(passes: str, mend: str = "redistribute") -> Tuned:
 def test_two_passes_are_taken_where_the_evidence_comes_after_the_damage():
     one, auto = tune_late("one"), tune_late("auto")
     assert roles_by_depth(one) == ["detects"]
-    assert auto.lineup.passes == "two" and roles_by_depth(auto) == ["silent", "detects"]
+    assert auto.candidate.passes == "two" and roles_by_depth(auto) == ["silent", "detects"]
     compared = auto.evidence["passes"]
     assert compared["chosen"] == "two" and compared["one"]["left"] - compared["two"]["left"] >= 2
     assert auto.evidence["sites"]["left"] < one.evidence["sites"]["left"]
@@ -569,14 +569,14 @@ def test_two_passes_are_taken_where_the_evidence_comes_after_the_damage():
 
 def test_excision_needs_no_site_that_detects_nothing():
     excising = tune_late("auto", "auto")
-    assert (excising.lineup.passes, excising.lineup.mend) == ("two", "excise") and roles_by_depth(excising) == [
+    assert (excising.candidate.passes, excising.candidate.mend) == ("two", "excise") and roles_by_depth(excising) == [
         "detects"
     ]
     assert excising.evidence["sites"]["left"] <= tune_late("auto").evidence["sites"]["left"]
 
 
 def roles_by_depth(tuned: Tuned) -> list[str]:
-    return ["silent" if is_silent(one.plan) else "detects" for one in tuned.lineup.sites]
+    return ["silent" if is_silent(one.plan) else "detects" for one in tuned.candidate.sites]
 
 
 def test_the_hotfix_says_which_sites_act_together_and_why(fitted):

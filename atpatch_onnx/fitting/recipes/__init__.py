@@ -1,6 +1,6 @@
-"""How each kind of detector is trained on labeled columns and read afterwards.
+"""How each kind of detector is trained on labeled columns, and how its scores are computed.
 
-One module a kind, all of the form of `Recipe`.
+One module for each kind; all follow the protocol `Recipe`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def make_recipe(
     """The recipe of a kind of `detectors.TRAINABLE`.
 
     Args:
-        rows, columns: of the train part, to bound what is kept.
+        rows, columns: of the train part, to limit what is kept in memory.
         every: of a `profile`, see `Profile`.
         norms: of a `profile`, site id → the norms it reads too; the other sites read attention only.
     """

@@ -16,7 +16,7 @@ from ...inference.capture import SiteBatch
 __all__ = ["CnnRecipe"]
 
 MOST_BYTES = 512 << 20
-"""Of maps kept to train on; above it rows are thinned out."""
+"""Of maps kept to train on. If there are more, rows are dropped at random."""
 
 
 class CnnRecipe:
@@ -51,8 +51,8 @@ class CnnRecipe:
         return self._trained
 
     def train_together(self, by_place: Mapping[str, bool]) -> Mapping[str, Cnn]:
-        """One detector for all sites is one already: a clean sample that stands out at one of them does not at the
-        others.
+        """The same detector, since it was trained on all sites: a clean sample that stands out at one of them does not
+        at the others.
         """
         return self._trained if len(self._names) > 1 else {}
 

@@ -16,13 +16,13 @@ from ...inference.capture import SiteBatch
 __all__ = ["PROBES", "Recipe"]
 
 PROBES = (0,)
-"""Query rows whose own attention is a feature: the first, [CLS] or its like, is where a classifier reads."""
+"""Query rows whose own attention is a feature: a classifier reads the first ([CLS] or similar)."""
 
 
 class Recipe(Protocol):
     """One kind of detector, for all sites of a fit.
 
-    always: it flags every request, so there is no operating point to look for.
+    always: it flags every request, so it needs no operating point.
     """
 
     always: bool
@@ -35,19 +35,19 @@ class Recipe(Protocol):
 
         Args:
             by_place: site id → a column is the same place in every sample.
-            tick: told how many of how many steps are done.
+            tick: called with the number of steps done and the number of all steps.
 
         Raises:
             AtpatchError: ATP056 where the data do not admit this kind.
         """
 
     def train_together(self, by_place: Mapping[str, bool]) -> Mapping[str, Detector]:
-        """Detectors for the same sites whose logits are to be added up, once `train` has run; none where kind or maps
-        do not admit it.
+        """Detectors for the same sites whose logits are to be added up; call it after `train`. None where the kind or
+        the maps do not allow it.
         """
 
     def logits(self, site: Site, detector: Any, batch: SiteBatch) -> NDArray[np.float64]:
         """Scores before the sigmoid, (B, K); entries of padding mean nothing."""
 
     def anchored(self, detector: Any, center: float, scale: float) -> Detector:
-        """The detector with its logits moved and stretched: `center` becomes 0, a step of 1 / `scale` becomes 1."""
+        """The detector with its logits shifted and scaled: `center` becomes 0, a step of 1 / `scale` becomes 1."""

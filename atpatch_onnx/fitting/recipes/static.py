@@ -1,6 +1,6 @@
-"""`static`: the labeled columns themselves, flagged in every request.
+"""`static`: the labeled columns, flagged in every request.
 
-For a protected attribute, whose place is known.
+For a protected attribute whose place is known.
 """
 
 from __future__ import annotations
