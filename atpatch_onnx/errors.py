@@ -27,6 +27,7 @@ from rewriters.errors import (
     PLAN_MISFIT as PLAN_MISFIT,
     STAMP_MISMATCH as STAMP_MISMATCH,
     TOO_LARGE as TOO_LARGE,
+    UNKNOWN_SITE as UNKNOWN_SITE,
     AtpatchError as AtpatchError,
     DataError as DataError,
     Fault as Fault,
@@ -101,13 +102,6 @@ NOT_HELPFUL = declare(
     "On the held-back part of the data no choice of sites, benign level and threshold lowered the attack rate within"
     " the allowed accuracy loss and clean flag rate. So nothing is written: a patch would only cost time.",
     exit_code=1,
-)
-UNKNOWN_SITE = declare(
-    "ATP058",
-    PlanError,
-    "the model has no site of that name",
-    "run 'inspect' for the site ids of this model",
-    "Site ids are derived from the exporter's module scopes and are unique within a model.",
 )
 UNKNOWN_CODE = declare(
     "ATP059",

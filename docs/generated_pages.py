@@ -120,7 +120,7 @@ def error_codes(markdown: str) -> str:
         fault = CATALOG[code]
         head += (
             f"## {code}: {fault.summary} {{ #{code.lower()} }}\n\n{fault.detail}\n\n**Example**\n{example.rstrip()}\n\n"
-            f"**How to go on:** {fault.mend}. (Exit status {fault.exit_code}; in Python a `{fault.kind.__name__}`.)\n\n"
+            f"**How to go on:** {fault.fix}. (Exit status {fault.exit_code}; in Python a `{fault.kind.__name__}`.)\n\n"
         )
     return head
 

@@ -20,16 +20,21 @@ CATALOG: dict[str, Fault] = {}
 
 
 class AtpatchError(Exception):
-    """A refusal with a code: `what` happened, and how to fix it (`mend`).
+    """A refusal with a code: `what` happened, and how to fix it (`fix`).
 
     Each code belongs to one of the four classes below this one.
     """
 
-    def __init__(self, fault: Fault, what: str, mend: str) -> None:
-        super().__init__(f"{fault.code}: {what} ({mend})")
+    def __init__(self, fault: Fault, what: str, fix: str) -> None:
+        super().__init__(f"{fault.code}: {what} ({fix})")
         self.fault = fault
         self.what = what
-        self.mend = mend
+        self.fix = fix
+
+    @property
+    def mend(self) -> str:
+        """The name that `fix` had in version 0.1."""
+        return self.fix
 
     @property
     def code(self) -> str:
@@ -66,7 +71,7 @@ class Fault:
         code: `ATP0xx`.
         kind: the class that `except` catches it by.
         summary: one line, what this code means in general.
-        mend: one line, what to do about it.
+        fix: one line, what to do about it.
         detail: a paragraph for `atpatch-onnx explain CODE`.
         exit_code: process exit status (1 check failed, 2 refused input, 3 no site).
     """
@@ -74,19 +79,19 @@ class Fault:
     code: str
     kind: type[AtpatchError]
     summary: str
-    mend: str
+    fix: str
     detail: str
     exit_code: int = 2
 
-    def __call__(self, what: str, mend: str | None = None) -> AtpatchError:
-        return self.kind(self, what, mend or self.mend)
+    def __call__(self, what: str, fix: str | None = None) -> AtpatchError:
+        return self.kind(self, what, fix or self.fix)
 
 
-def declare(code: str, kind: type[AtpatchError], summary: str, mend: str, detail: str, exit_code: int = 2) -> Fault:
+def declare(code: str, kind: type[AtpatchError], summary: str, fix: str, detail: str, exit_code: int = 2) -> Fault:
     """Add a fault to the catalog; a code can be declared only once."""
     if code in CATALOG:
         raise ValueError(f"{code} is declared twice")
-    fault = Fault(code, kind, summary, mend, detail, exit_code)
+    fault = Fault(code, kind, summary, fix, detail, exit_code)
     CATALOG[code] = fault
     return fault
 
@@ -254,4 +259,12 @@ PLAN_IMPOSSIBLE = declare(
     "change the plan as the message says",
     "A part of the plan has a value that is wrong for every model, or contradicts another part: for example sites that"
     " add up their scores in one pass, or a benign attention that is not finite.",
+)
+# Its number is older than the rule that codes of the graph engine lie below ATP050.
+UNKNOWN_SITE = declare(
+    "ATP058",
+    PlanError,
+    "the model has no site of that name",
+    "run 'inspect' for the site ids of this model",
+    "Site ids are derived from the exporter's module scopes and are unique within a model.",
 )

@@ -14,7 +14,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from .editing.patcher import patch
-from .errors import INVALID_MODEL, NO_SITE
+from .errors import INVALID_MODEL, UNKNOWN_SITE
 from .finding.finder import find_sites
 from .model.bodies import body_at
 from .model.boundary import call, infer_shapes
@@ -28,6 +28,9 @@ _PRODUCTS = {"MatMul", "FusedMatMul", "Einsum", "Gemm", "MatMulInteger", "QLinea
 
 _ENDS = _PRODUCTS | {"Shape"}
 """Sizes are computed from anything that has them, so they are no way back to a product."""
+
+_LISTED = 8
+"""Sites named in the message about a wrong id."""
 
 
 def patch_graph(graph: gs.Graph, plan: PatchPlan) -> gs.Graph:
@@ -47,11 +50,12 @@ def extract(model: onnx.ModelProto, site_id: str, sites: Sequence[Site]) -> onnx
     Meant for bug reports: no weights travel with it, and it runs on random inputs.
 
     Raises:
-        AtpatchError: ATP010 when there is no such site.
+        AtpatchError: ATP058 where there is no such site.
     """
     site = next((site for site in sites if site.id == site_id), None)
     if site is None:
-        raise NO_SITE(f"there is no site {site_id!r}", "take an id from 'atpatch-onnx inspect'")
+        known = ", ".join(one.id for one in sites[:_LISTED]) + (", …" if len(sites) > _LISTED else "")
+        raise UNKNOWN_SITE(f"there is no site {site_id!r}; the model has {known or 'none'}")
     graph = call(INVALID_MODEL, "graphsurgeon cannot read the model", gs.import_onnx, _standalone(model, site))
     product = graph.tensors()[site.product]
     nodes = _chain(product.inputs[0], site)
@@ -70,25 +74,25 @@ def extract(model: onnx.ModelProto, site_id: str, sites: Sequence[Site]) -> onnx
         tensor.shape = tensor.shape if tensor.shape is not None else [None] * site.layout.rank
     graph.name = f"site {site.id}"
     graph.cleanup(remove_unused_graph_inputs=True).toposort()
-    alone: onnx.ModelProto = call(INVALID_MODEL, "graphsurgeon cannot write the part", gs.export_onnx, graph)
-    return alone
+    part: onnx.ModelProto = call(INVALID_MODEL, "graphsurgeon cannot write the part", gs.export_onnx, graph)
+    return part
 
 
 def _standalone(model: onnx.ModelProto, site: Site) -> onnx.ModelProto:
     """The body that holds the site as a main graph, with inferred types."""
-    alone = onnx.ModelProto()
-    alone.CopyFrom(infer_shapes(model))
-    body = body_at(alone, site.where)
+    part = onnx.ModelProto()
+    part.CopyFrom(infer_shapes(model))
+    body = body_at(part, site.where)
     if site.where:
         graph = onnx.GraphProto()
         graph.node.extend(body.node)
         graph.name = "body"
-        graph.initializer.extend(alone.graph.initializer)
+        graph.initializer.extend(part.graph.initializer)
         if isinstance(body, onnx.GraphProto):
             graph.initializer.extend(body.initializer)
-        graph.value_info.extend([*body.value_info, *alone.graph.value_info])
-        alone.graph.CopyFrom(graph)
-    return alone
+        graph.value_info.extend([*body.value_info, *part.graph.value_info])
+        part.graph.CopyFrom(graph)
+    return part
 
 
 def _chain(product: gs.Node, site: Site) -> list[gs.Node]:

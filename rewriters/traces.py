@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from .sites import Rejection, Site
 
-__all__ = ["Edge", "End", "Opened", "Part", "Shape", "Side", "Step", "Trace", "Traces"]
+__all__ = ["Edge", "End", "Lowered", "Part", "Shape", "Side", "Step", "Trace", "Traces"]
 
 Shape = tuple[int | str | None, ...]
 
@@ -99,7 +99,7 @@ class End:
         steps: operators between the Softmax and the end, in execution order.
         op_type, node: the operator that ends it, "" where a value leaves the graph or comes from outside.
         code, detail: the reason.
-        telling: this is the reason that the rejection gives.
+        reported: this is the reason that the rejection gives.
     """
 
     direction: Literal["forward", "backward"]
@@ -108,19 +108,19 @@ class End:
     node: str
     code: str
     detail: str
-    telling: bool
+    reported: bool
 
     def to_json(self) -> dict[str, Any]:
-        facts = {key: getattr(self, key) for key in ("direction", "op_type", "node", "code", "detail", "telling")}
-        return {**facts, "steps": [step.to_json() for step in self.steps]}
+        facts = {key: getattr(self, key) for key in ("direction", "op_type", "node", "code", "detail")}
+        return {**facts, "telling": self.reported, "steps": [step.to_json() for step in self.steps]}
 
 
 @dataclass(frozen=True)
-class Opened:
+class Lowered:
     """What takes the place of a fused operator (or of a product that is no plain one) when its site is patched.
 
     Attributes:
-        nodes: (operator type, outputs) in order.
+        nodes: (operator type, outputs), in order.
         map, values, output: the values that stand for P, V and the operator's own output.
     """
 
@@ -148,7 +148,7 @@ class Trace:
         source: the value that comes in where the chain does not begin at a score product.
         steps: the chain in execution order; of a rejected Softmax as much of it as there is.
         ends: of a rejected Softmax, where each way ended.
-        opened: of a fused operator or a product that is no plain one, what takes its place.
+        lowered: of a fused operator or a product that is no plain one, what takes its place.
     """
 
     verdict: Site | Rejection
@@ -161,7 +161,7 @@ class Trace:
     source: Edge | None = None
     steps: tuple[Step, ...] = ()
     ends: tuple[End, ...] = ()
-    opened: Opened | None = None
+    lowered: Lowered | None = None
 
     @property
     def site(self) -> Site | None:
@@ -213,13 +213,13 @@ class Trace:
             facts["site"] = {**site.to_json(), **{key: getattr(site, key) for key in kept}}
         if rejection is not None:
             facts["rejected"] = rejection.to_json()
-        opened = None if self.opened is None else self.opened.to_json()
+        lowered = None if self.lowered is None else self.lowered.to_json()
         facts["source"] = None if self.source is None else self.source.to_json()
         return {
             **facts,
             "steps": [s.to_json() for s in self.steps],
             "ends": [e.to_json() for e in self.ends],
-            "opened": opened,
+            "opened": lowered,
         }
 
 

@@ -1,1 +1,1 @@
-"""The price of a patch: latency pair by pair, session load time, peak memory, size on disk."""
+"""What a patch costs: latency pair by pair, session load time, peak memory, size on disk."""

@@ -1,4 +1,4 @@
-"""An arm: one graph in one session, asked as a server would ask it."""
+"""An arm: one graph in one session, called as a server would call it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 Feeds = Mapping[str, NDArray[Any]]
 
-# Where two sessions take turns, the idle one's threads would go on spinning on the cores of the other.
+# Where two sessions take turns, the threads of the idle one would keep the cores of the other busy.
 _STOP_SPINNING = "session.force_spinning_stop"
 
 
@@ -40,7 +40,7 @@ class Arm:
 
     Args:
         threads: within an operator; operators run one after another.
-        provider: "CPUExecutionProvider", "CUDAExecutionProvider" or another; what it cannot run falls to the CPU.
+        provider: "CPUExecutionProvider", "CUDAExecutionProvider" or another; what it cannot run goes to the CPU.
 
     Attributes:
         inputs: ONNX type by name of what has to be fed, the patch's controls not among them.

@@ -1,4 +1,4 @@
-"""`bench`: the price of a patch, measured against its original in turns."""
+"""`bench`: what a patch costs; original and patch are measured in turns."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .result import Bench, Timed, ratio_interval
 __all__ = ["bench", "time_requests"]
 
 FEWEST = 10
-"""Pairs that a request gets however long it takes; with fewer a median means little."""
+"""Fewest pairs of a request, however long they take; a median of fewer says little."""
 
 Data = DataSet | Arrays | PathLike
 
@@ -43,7 +43,8 @@ def bench(
     progress: Progress | None = None,
     **options: Unpack[BenchKeywords],
 ) -> Bench:
-    """Time original and patch in turns on requests that nothing flags and on flagged ones, and weigh both.
+    """Time original and patch in turns on requests that nothing flags and on flagged ones; measure memory, loading
+    and size of both.
 
     Args:
         original, patched: path, `onnx.ModelProto` or `onnx_ir.Model`; graphs in memory are written to a temporary
@@ -51,7 +52,7 @@ def bench(
         shapes: sizes by the names of the graph's symbolic axes, one request of each kind for each; see `inputs`.
         data: rows for clean requests, instead of random inputs; of `shapes` only the leading axis counts then.
         flagged: rows for flagged requests; None: those of the clean ones, under a lower threshold.
-        progress: told how far each step is.
+        progress: called with the step, the parts done, and the number of parts.
         options: fields of `BenchOptions`.
 
     Returns:
@@ -66,22 +67,22 @@ def bench(
         raise BAD_OPTION("flagged rows go with clean ones", "add --data")
     _require_extra()
     check_provider(chosen.provider)
-    told = progress or (lambda step, done, total: None)
+    report = progress or (lambda step, done, total: None)
     setup = _setup()
     with _file(original) as first, _file(patched) as second:
         asker = Asker(first, second, chosen.threads, chosen.provider, chosen.seed)
         clean, hit = (None if rows is None else as_dataset(rows) for rows in (data, flagged))
         asked = []
         for number, shape in enumerate(shapes):
-            told("requests", number, len(shapes))
+            report("requests", number, len(shapes))
             asked += asker.random(shape, chosen.share) if clean is None else asker.rows(shape, clean, hit, chosen.share)
-        told("requests", len(shapes), len(shapes))
+        report("requests", len(shapes), len(shapes))
         remarks = tuple(dict.fromkeys(asker.remarks))
         if not asked:
             raise BAD_OPTION("there is nothing to time: " + "; ".join(remarks))
         del asker  # its sessions would share the caches
-        timed = list(time_requests((first, second), asked, chosen, told))
-        weighed = _weigh((first, second), asked, chosen, told) if chosen.rounds else None
+        timed = list(time_requests((first, second), asked, chosen, report))
+        weighed = _weigh((first, second), asked, chosen, report) if chosen.rounds else None
     paths = [os.fspath(model) if isinstance(model, (str, os.PathLike)) else None for model in (original, patched)]
     return Bench((paths[0], paths[1]), timed, weighed, chosen.provider, chosen.threads, setup, remarks)
 
@@ -109,14 +110,14 @@ def time_requests(
 
 
 def _weigh(
-    models: tuple[Path, Path], asked: Iterable[Asked], options: BenchOptions, told: Progress
+    models: tuple[Path, Path], asked: Iterable[Asked], options: BenchOptions, report: Progress
 ) -> tuple[Footprint, Footprint]:
-    told("loading", 0, 1)
+    report("loading", 0, 1)
     requests = [(one.kind, one.feeds) for one in asked]
     original, patched = footprints(
         models, requests, threads=options.threads, provider=options.provider, rounds=options.rounds
     )
-    told("loading", 1, 1)
+    report("loading", 1, 1)
     return original, patched
 
 

@@ -1,6 +1,4 @@
-"""What a graph costs beside its answers: bytes on disk, time to load, memory at its peak, each measured in processes of
-its own.
-"""
+"""What a graph costs besides latency: bytes on disk, loading time and peak memory, each in a separate process."""
 
 from __future__ import annotations
 
@@ -24,7 +22,7 @@ from .arms import Feeds
 __all__ = ["Footprint", "file_bytes", "footprints"]
 
 ROUNDS = 3
-"""Processes a graph; the graphs take turns."""
+"""Processes for each graph; the graphs take turns."""
 LOADS = 2
 """Further loads in each process, where files and code are warm."""
 PATIENCE = 600
@@ -34,7 +32,7 @@ CHILD = Path(__file__).with_name("load_process.py")
 
 @dataclass(frozen=True)
 class Footprint:
-    """Of one graph, medians over processes.
+    """Costs of one graph, medians over processes.
 
     Attributes:
         file_bytes: of the model file and its external data.
@@ -67,7 +65,7 @@ def footprints(
     Raises:
         AtpatchError: ATP052 where a process fails.
     """
-    told: list[list[dict[str, Any]]] = [[] for _ in models]
+    answers: list[list[dict[str, Any]]] = [[] for _ in models]
     with tempfile.TemporaryDirectory() as folder:
         files = []
         for number, (kind, feeds) in enumerate(sorted(requests, key=lambda request: request[0] != "clean")):
@@ -84,8 +82,8 @@ def footprints(
                     "requests": files,
                     "loads": LOADS,
                 }
-                told[index].append(_ask(asked))
-    return [_of(model, reports) for model, reports in zip(models, told, strict=True)]
+                answers[index].append(_ask(asked))
+    return [_of(model, reports) for model, reports in zip(models, answers, strict=True)]
 
 
 def _ask(asked: dict[str, Any]) -> dict[str, Any]:
@@ -104,7 +102,7 @@ def _ask(asked: dict[str, Any]) -> dict[str, Any]:
         ) from error
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
-        raise RUNTIME_REFUSES(f"{asked['model']} fails in a process of its own: {last[0][:400]}")
+        raise RUNTIME_REFUSES(f"{asked['model']} fails in a separate process: {last[0][:400]}")
     report: dict[str, Any] = json.loads(done.stdout)
     return report
 

@@ -1,4 +1,4 @@
-"""Inputs to time with: of a named shape and suited to the graph, or rows of a data set.
+"""Inputs for timing: of a named shape and suited to the graph, or rows of a data set.
 
 1. A symbolic axis takes the size given under its name; "x.1" names axis 1 of input x, whatever else it is called.
 2. "a + b" is the sum of a and b, as exporters write the length of a mask over past and present.
@@ -27,7 +27,7 @@ LENGTH = 128
 
 Shape = Mapping[str, int]
 
-# Operators through which an index is still that index.
+# Operators that pass indices on unchanged.
 _SAME = {"Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Expand", "Transpose"}
 _TABLE = {"Cast", "Identity", "DequantizeLinear", "Transpose"}
 # com.microsoft EmbedLayerNormalization: input with ids → input with their table.

@@ -1,4 +1,4 @@
-"""Run by itself in a fresh process (`python -P child.py`): what loading and running one graph costs. Imports nothing
+"""Run in a fresh process (`python -P load_process.py`): what loading and running one graph costs. Imports nothing
 but onnxruntime.
 
 Standard input: JSON with model, threads, provider, requests (one .npz file each) and loads. Standard output: one line
@@ -15,7 +15,7 @@ from typing import Any
 
 
 def high_water() -> int:
-    """Most bytes this process ever had resident."""
+    """Peak resident memory of this process, in bytes."""
     if sys.platform == "win32":
         return _windows_high_water()
     else:

@@ -26,7 +26,7 @@ class BenchKeywords(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class BenchOptions:
-    """How a patch is timed and weighed.
+    """How a patch is timed and measured.
 
     Attributes:
         share: share of a batch to be flagged, where no rows are given for that; one sample at least.

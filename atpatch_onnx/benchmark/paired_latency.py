@@ -40,7 +40,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds a request in either graph, and the ratio patched / original taken pair by pair."""
+    """Milliseconds for each request in either graph, and the ratio patched / original taken pair by pair."""
 
     original: Spread
     patched: Spread
@@ -60,7 +60,7 @@ def paired_latency(
 
     Args:
         original, patched: what to time, warm or not.
-        threads, provider: only noted in the result.
+        threads, provider: only recorded in the result.
     """
     seconds = time_pairs(original, patched, pairs=pairs)
     ratio = Spread.of(seconds[:, 1] / seconds[:, 0])

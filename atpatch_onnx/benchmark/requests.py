@@ -38,9 +38,9 @@ Kind = Literal["clean", "flagged"]
 FAR = 1e30
 """Above and, negated, below every score."""
 NEAR_ENOUGH = 1 << 16
-"""Steps of float32 (0.8 %) to which the highest threshold is sought once the right number of samples is flagged."""
+"""Steps of float32 (0.8 %) to which the highest threshold is sought, once the right number of samples is flagged."""
 MOST_ROWS = 512
-"""Of a data set, looked through for rows of a kind."""
+"""Rows of a data set that are searched for rows of a kind."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,15 +107,15 @@ class Asker:
         threshold.
 
         Args:
-            shape: may name the leading axis alone, for the rows have a length of their own.
+            shape: may name only the leading axis, because the rows have their own length.
         """
         runner = Runner(self._model, self.original.parent, self.threads, providers=[self.provider])
         batch = self._batch(shape, runner)
-        calm = self._pick(clean, runner, batch, wanted=False)
+        unflagged = self._pick(clean, runner, batch, wanted=False)
         if flagged is None:
-            return self._steer(shape, calm or runner.feeds(clean, np.arange(batch) % len(clean)), share)
+            return self._steer(shape, unflagged or runner.feeds(clean, np.arange(batch) % len(clean)), share)
         hit = self._pick(flagged, runner, batch, wanted=True)
-        given: list[tuple[Kind, Feeds | None]] = [("clean", calm), ("flagged", hit)]
+        given: list[tuple[Kind, Feeds | None]] = [("clean", unflagged), ("flagged", hit)]
         for kind, feeds in given:
             if feeds is None:
                 self.remarks.append(
@@ -133,7 +133,7 @@ class Asker:
         return runner.fixed_batch or next(iter(shape.values()), 1)
 
     def _pick(self, data: DataSet, runner: Runner, batch: int, *, wanted: bool) -> Feeds | None:
-        """So many rows that are flagged, or not; again and again where there are fewer, None where there are none."""
+        """So many rows that are flagged, or not; repeated where there are fewer; None where there are none."""
         rows = np.arange(min(len(data), MOST_ROWS))
         if self._watcher is not None:
             hit = np.zeros(len(rows), bool)
@@ -152,7 +152,7 @@ class Asker:
         if not (found := self._share(silent)):
             asked.append(Asked(shape, "clean", silent, found))
         else:
-            self.remarks.append("no request that nothing flags: the detector heeds no threshold")
+            self.remarks.append("no request that nothing flags: the detector ignores the threshold")
         firing = _with(inputs, self._level(inputs, max(1, round(share * batch))))
         if (found := self._share(firing)) != 0:
             asked.append(Asked(shape, "flagged", firing, found))

@@ -1,4 +1,4 @@
-"""What `bench` found out."""
+"""The result of `bench`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Timed:
     """One request, timed in pairs.
 
     Attributes:
-        shape, kind, flagged, threshold: see `asking.Asked`.
+        shape, kind, flagged, threshold: see `requests.Asked`.
         original, patched: milliseconds a request, median and quartiles.
         ratio: patched / original, pair by pair.
         pairs: timed.
@@ -56,7 +56,7 @@ class Timed:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Bench(Summarized):
-    """An original and its patch, timed and weighed.
+    """An original and its patch, timed, with memory, loading and size.
 
     Attributes:
         models: path of either where it came as a file.
@@ -64,7 +64,7 @@ class Bench(Summarized):
         weighed: footprint of original and patch, None where none was taken.
         provider, threads: of onnxruntime.
         setup: cores, load of the machine as it began, versions.
-        remarks: what could not be had, one line each.
+        remarks: what could not be measured, one line each.
     """
 
     models: tuple[str | None, str | None]
@@ -77,7 +77,7 @@ class Bench(Summarized):
 
     @property
     def headline(self) -> Timed:
-        """The dearest request that nothing flags; of all, where each is flagged."""
+        """The unflagged request with the highest ratio; of all requests, where each is flagged."""
         clean = [one for one in self.timed if one.kind == "clean"]
         return max(clean or self.timed, key=lambda one: one.ratio.median)
 
@@ -103,25 +103,25 @@ class Bench(Summarized):
 
     def summary(self) -> Iterator[tuple[str, str]]:
         yield "models", " and ".join(path or "a graph in memory" for path in self.models)
-        told = self.headline
-        ratio = f"{told.ratio.median:.3f} ({told.ratio.low:.3f} to {told.ratio.high:.3f})"
+        headline = self.headline
+        ratio = f"{headline.ratio.median:.3f} ({headline.ratio.low:.3f} to {headline.ratio.high:.3f})"
         yield (
             "latency ratio",
-            f"{ratio}, {told.original.median:.3g} → {told.patched.median:.3g} ms, {told.kind} request",
+            f"{ratio}, {headline.original.median:.3g} → {headline.patched.median:.3g} ms, {headline.kind} request",
         )
         yield "other ratios", ", ".join(f"{name} {ratio:.3f}" for name, ratio in self.ratios.items()) or "not taken"
         yield "session", f"{self.provider}, {self.threads} threads, {len(self.timed)} requests"
 
     def to_json(self) -> dict[str, Any]:
         """The keys that `bench --json` promises, and every request."""
-        told = self.headline
+        headline = self.headline
         sides = {}
-        for index, (name, spread) in enumerate((("original", told.original), ("patched", told.patched))):
+        for index, (name, spread) in enumerate((("original", headline.original), ("patched", headline.patched))):
             weighed = {} if self.weighed is None else asdict(self.weighed[index])
             sides[name] = {"path": self.models[index], "ms": spread.median, **weighed}
         return {
             **sides,
-            "ratio": {**asdict(told.ratio), "kind": told.kind, "shape": dict(told.shape)},
+            "ratio": {**asdict(headline.ratio), "kind": headline.kind, "shape": dict(headline.shape)},
             "ratios": self.ratios,
             "provider": self.provider,
             "threads": self.threads,
@@ -132,8 +132,8 @@ class Bench(Summarized):
 
 
 def ratio_interval(seconds: NDArray[np.float64]) -> Interval:
-    """Median of patched / original over pairs (R, 2), with a percentile bootstrap interval; of one pair that pair
-    alone.
+    """Median of patched / original over pairs (R, 2), with a percentile bootstrap interval; of a single
+    pair only its ratio.
     """
     from scipy.stats import bootstrap
 

@@ -68,7 +68,7 @@ class _Chain:
             *self._source(),
             *(line for index in range(len(self._steps)) for line in self._step(index)),
             *self._ends(),
-            *self._opened(),
+            *self._lowered(),
         ]
 
     def _source(self) -> Iterator[Text]:
@@ -163,22 +163,22 @@ class _Chain:
             yield Text(f"{self._column}└─▶ and {len(ends) - _MOST_ENDS} more", "dim")
 
     def _reason(self, end: End) -> Text:
-        text = Text.assemble(("✗ ", "red"), (end.code, "bold red" if end.telling else "red"))
+        text = Text.assemble(("✗ ", "red"), (end.code, "bold red" if end.reported else "red"))
         words = printable(end_text(end, self._trace.output))
         text.append(f": {words}" if words else "")
         if end.node:
             text.append(f"  {_short(end.node)}", "dim")
         return text
 
-    def _opened(self) -> Iterator[Text]:
-        opened = self._trace.opened
-        if opened is None:
+    def _lowered(self) -> Iterator[Text]:
+        lowered = self._trace.lowered
+        if lowered is None:
             return
         yield Text()
         yield Text(f"{_INDENT}what a patch writes in its place, before detector and gate:", "dim")
         reads = ": the detector reads here" if self._trace.read_at is None else ""
-        marks = {opened.map: f"P, the map{reads}", opened.values: "V, the values", opened.output: "its own output"}
-        for op_type, outputs in opened.nodes:
+        marks = {lowered.map: f"P, the map{reads}", lowered.values: "V, the values", lowered.output: "its own output"}
+        for op_type, outputs in lowered.nodes:
             for number, output in enumerate(outputs):
                 if number == 0 or output in marks:
                     line = Text.assemble(

@@ -30,7 +30,7 @@ def explain(code: str | None) -> None:
     known = CATALOG.get(code.upper())
     if known is not None:
         click.echo(
-            f"{known.code}: {known.summary}\n\n{known.detail}\n\nFix: {known.mend}.\nExit code: {known.exit_code}."
+            f"{known.code}: {known.summary}\n\n{known.detail}\n\nFix: {known.fix}.\nExit code: {known.exit_code}."
             f"\nIn Python: {known.kind.__name__}."
         )
     elif code.lower() in REASONS:

@@ -75,7 +75,7 @@ def inspect(
         all_sites = found.sites if include is exclude is None else inspect_model(model).sites
         refusal = no_site(model, all_sites, found.rejected)
         note(f"{refusal.code}: {refusal.what}")
-        note(f"  {refusal.mend}")
+        note(f"  {refusal.fix}")
         ctx.exit(refusal.exit_code)
 
 

@@ -62,7 +62,7 @@ def show_error(error: Exception) -> int:
 
     if isinstance(error, AtpatchError):
         note(f"error {error.code}: {error.what}")
-        note(f"  fix: {error.mend}")
+        note(f"  fix: {error.fix}")
         return error.exit_code
     note(f"error: internal error, {type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}")
     note(

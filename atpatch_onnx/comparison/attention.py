@@ -57,8 +57,8 @@ def capture_maps(
         for site in sites
         if not site.where and (site.probabilities in made or (not site.probabilities and site.product in within))
     ]
-    opened, readable = lower_fused_sites(model, outer)
-    runner = Runner(expose(opened, [(site.probabilities, site.dtype) for site in readable]), folder, threads=1)
+    lowered, readable = lower_fused_sites(model, outer)
+    runner = Runner(expose(lowered, [(site.probabilities, site.dtype) for site in readable]), folder, threads=1)
     columns = [name for site in readable if (name := columns_output(site.id)) in runner.outputs]
     names = [*dict.fromkeys(site.probabilities for site in readable), *columns]
     if not names:

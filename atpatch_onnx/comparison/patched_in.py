@@ -14,7 +14,7 @@ from rewriters.sites import Site
 
 from ..errors import HOTFIX_MISMATCH, DataError, PlanError
 from ..hotfix.file import Hotfix
-from ..hotfix.plans import beside
+from ..hotfix.plans import hotfix_next_to
 from ..inference.datasets import Arrays
 from .exemplar import Exemplar
 
@@ -57,7 +57,7 @@ def patched_in(
 
 def _beside(model: Path, digest: str) -> Hotfix | None:
     """The hotfix next to the model if it has that digest, else None, since pictures are no reason to fail."""
-    path = beside(model)
+    path = hotfix_next_to(model)
     try:
         hotfix = None if path is None else Hotfix.load(path)
     except (PlanError, DataError):

@@ -41,7 +41,7 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True, eq=False)
 class Demo:
-    """Everything the demo found out.
+    """The result of the demo.
 
     Attributes:
         inspection: of the victim.

@@ -1,5 +1,5 @@
-"""The folder that is written to: nothing outside it, nothing foreign in it, and a second run replaces what the first
-one wrote.
+"""The folder that is written to. Nothing outside it is touched, a folder with other files is refused, and a second run
+replaces what the first one wrote.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ class Folder:
         path: made if need be.
         kind: command that writes here.
         texts: relative path → content.
-        models: relative path of the model file → model; its external data goes beside it.
+        models: relative path of the model file → model; its external data goes next to it.
         link: hard-link external data instead of copying it.
-        used: names in the folder that what runs there makes later; they are left alone.
+        used: names that the running server makes in the folder later; they are not removed.
 
     Raises:
         AtpatchError: ATP090 where the folder holds something else, ATP019 where it cannot be written.
@@ -81,15 +81,13 @@ class Folder:
         self.path = Path(path)
         self._link = link
         self._used = used
-        beside = [
-            str(PurePosixPath(name).parent / location) for name, model in models.items() for location in model.data
-        ]
-        self.files = tuple(sorted({*texts, *models, *beside}))
+        data = [str(PurePosixPath(name).parent / location) for name, model in models.items() for location in model.data]
+        self.files = tuple(sorted({*texts, *models, *data}))
         earlier = self._open(kind)
         marker = {"written by": f"atpatch-onnx deploy {kind}", "files": sorted({*earlier, *self.files})}
         write_file(self.path / MARKER, (json.dumps(marker, indent=2) + "\n").encode())
         # Weights are never written over in place: an engine may have the old ones mapped.
-        for name in {*earlier, *beside} - {*texts, *models}:
+        for name in {*earlier, *data} - {*texts, *models}:
             self._remove(name)
         for name, model in models.items():
             self._bring(name, model)
@@ -111,9 +109,9 @@ class Folder:
             return ()
         earlier: list[str] = []
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AtpatchError):
-            told = json.loads(check_source(self.path / MARKER).read_text("utf-8"))
-            if told["written by"] == f"atpatch-onnx deploy {kind}":
-                earlier = [str(name) for name in told["files"]]
+            marker = json.loads(check_source(self.path / MARKER).read_text("utf-8"))
+            if marker["written by"] == f"atpatch-onnx deploy {kind}":
+                earlier = [str(name) for name in marker["files"]]
         known = {PurePosixPath(name).parts[0] for name in earlier if name} | {MARKER, *self._used}
         if not earlier or present - known:
             strange = sorted(present - known) or sorted(present)
@@ -137,7 +135,7 @@ class Folder:
         return bool(parts) and ".." not in parts and not PurePosixPath(name).is_absolute()
 
     def _remove(self, name: str) -> None:
-        # The list may have been tampered with: only files inside are removed, and no link is followed.
+        # Somebody may have changed the list: only files inside are removed, and no link is followed.
         path = self.path / name
         if self._inside(name) and path.parent.resolve().is_relative_to(self.path.resolve()):
             with contextlib.suppress(OSError):

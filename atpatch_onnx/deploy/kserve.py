@@ -1,7 +1,7 @@
 """KServe: the original as an InferenceService, and the same service with the patched model as its canary.
 
-1. Both arms are stored under one model name, so that callers change nothing when the split moves, nor when it is taken
-   back.
+1. Both arms are stored under one model name, so that callers change nothing when the split changes or is
+   undone.
 2. What is stored is a Triton model repository: KServe's runtime for `modelFormat: onnx` with `protocolVersion: v2` is
    Triton.
 3. `canary.yaml` is the same object with another storage address and `canaryTrafficPercent`; KServe keeps the last
@@ -66,7 +66,8 @@ def deploy_kserve(
         check_name(namespace)
     if not _STORAGE.fullmatch(storage) or ".." in storage:
         raise NAME_UNUSABLE(
-            f"{storage!r} is no address that KServe fetches models from", "give --storage, for example gs://bucket/path"
+            f"{storage!r} is not an address that KServe fetches models from",
+            "give --storage, for example gs://bucket/path",
         )
     base = storage.rstrip("/")
     texts = {
@@ -134,6 +135,6 @@ def _commands(folder: str, name: str, namespace: str | None) -> tuple[str, ...]:
             f" inferenceservice/{name}"
         ),
         f"kubectl apply{where} -f {manifests}/canary.yaml",
-        f"""{patch} '{{"spec":{{"predictor":{{"canaryTrafficPercent":0}}}}}}'  # take it back""",
-        f"""{patch} '{{"spec":{{"predictor":{{"canaryTrafficPercent":100}}}}}}'  # all of it""",
+        f"""{patch} '{{"spec":{{"predictor":{{"canaryTrafficPercent":0}}}}}}'  # undo the canary""",
+        f"""{patch} '{{"spec":{{"predictor":{{"canaryTrafficPercent":100}}}}}}'  # all traffic to the patched model""",
     )

@@ -1,7 +1,7 @@
 """Triton's model configuration as protobuf messages, from the field numbers of its published `model_config.proto`.
 
 Only what is written here is declared. The classes live in a pool of their own, so that Triton's client library can be
-imported beside them.
+imported in the same process.
 Source: triton-inference-server/common, protobuf/model_config.proto.
 """
 

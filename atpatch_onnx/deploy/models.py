@@ -1,4 +1,4 @@
-"""The two models that are deployed, and what can be told of them without running them."""
+"""The two models that are deployed, and what their graphs say without being run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["Source", "check_name", "load_arms"]
 
 _NAME = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")
 _LONGEST_NAME = 40
-"""Kubernetes allows 63 characters, of which engines take some for suffixes of their own."""
+"""Kubernetes allows 63 characters; engines need some of them for their own suffixes."""
 _DATATYPES = {
     TensorProto.FLOAT: "FP32",
     TensorProto.DOUBLE: "FP64",
@@ -54,7 +54,7 @@ class Source:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Source:
-        """Raises AtpatchError: ATP001-ATP005 for the file, ATP076 for what no engine takes."""
+        """Raises AtpatchError: ATP001-ATP005 for the file, ATP076 for a type that serving engines do not take."""
         path = Path(path)
         proto = model_io.load(path)
         check_external(proto, path.parent)
@@ -76,10 +76,10 @@ class Source:
 def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
     kind = value.type
     if kind.WhichOneof("value") != "tensor_type" or kind.tensor_type.elem_type not in _DATATYPES:
-        raise NOT_SERVABLE(f"{value.name} is no dense tensor of a type that serving engines know")
+        raise NOT_SERVABLE(f"{value.name} is not a dense tensor of a type that serving engines know")
     if not kind.tensor_type.HasField("shape"):
         raise NOT_SERVABLE(
-            f"the rank of {value.name} is not told in the graph", "run onnx.shape_inference over the model first"
+            f"the rank of {value.name} is not given in the graph", "run onnx.shape_inference over the model first"
         )
     dims = kind.tensor_type.shape.dim
     shape = tuple(dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else -1 for dim in dims)
@@ -90,7 +90,7 @@ def load_arms(original: str | os.PathLike[str], patched: str | os.PathLike[str])
     """Both models.
 
     Raises:
-        AtpatchError: ATP075 where they cannot stand in for each other, and those of `Source.load`.
+        AtpatchError: ATP075 where one cannot replace the other, and those of `Source.load`.
     """
     arms = Source.load(original), Source.load(patched)
     for kind in ("inputs", "outputs"):
@@ -98,7 +98,7 @@ def load_arms(original: str | os.PathLike[str], patched: str | os.PathLike[str])
         if one != two:
             steered = {spec.name for spec in two} & {ENABLED, THRESHOLD}
             way_out = (
-                "patch with --controls optional or none, so that clients need not know of the patch"
+                "patch with --controls optional or none, so that clients need not know about the patch"
                 if steered
                 else None
             )

@@ -40,14 +40,14 @@ def deploy_ray(
     Raises:
         AtpatchError: ATP060 for the numbers, ATP051 without PyYAML, and those of `deploy_triton`.
     """
-    told = RayOptions(**options)
+    chosen = RayOptions(**options)
     check_name(name)
     sources = load_arms(original, patched)
     root = os.path.abspath(folder)
     models: dict[str, Source] = {
         f"models/{arm}/model.onnx": source for arm, source in zip(("original", "patched"), sources, strict=True)
     }
-    config = ray_config(root, name, told)
+    config = ray_config(root, name, chosen)
     written = Folder(folder, "ray", {"serve.yaml": as_yaml(config)}, models, link=link, used=(LOGS, KILL_FILE))
     notes = (
         f"every node needs pip install 'atpatch-onnx[ray,serve,cpu]' and {root}",
@@ -55,7 +55,7 @@ def deploy_ray(
         "to move the weight: change it in user_config of serve.yaml, raise the revision, deploy again",
         "where the cluster asks for a token (Ray's default), set RAY_AUTH_MODE=token for 'serve deploy'",
     )
-    return Deployed(written.path, written.files, notes, _commands(root, name, told))
+    return Deployed(written.path, written.files, notes, _commands(root, name, chosen))
 
 
 def _commands(root: str, name: str, options: RayOptions) -> tuple[str, ...]:

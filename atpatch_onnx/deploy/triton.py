@@ -2,7 +2,7 @@
 "Model Configuration").
 
 1. Two model names, `NAME` and `NAME-patched`, each with version 1: two versions of one model would hide the original,
-   as Triton serves only the latest one unless told otherwise.
+   because Triton serves only the latest one by default.
 2. A model with external data is a folder named model.onnx, with the model and its data inside.
 3. Where the first dimension of all inputs and outputs is open, Triton may batch: it is left out of `dims` then.
 4. The patch's runtime controls have defaults in the graph and are no inputs for Triton; opset and IR version stay what
@@ -47,9 +47,9 @@ def deploy_triton(
         original, patched: model files.
         folder: model repository to write; new, empty, or written by an earlier run.
         name: of the original in Triton; the patched one gets a suffix.
-        max_batch: samples that Triton may put together; 0: it must not. Ignored where the graph has no open first
+        max_batch: samples that Triton may put into one batch; 0: none. Ignored where the graph has no open first
             dimension.
-        delay_us: microseconds that a request may wait for company.
+        delay_us: microseconds that a request may wait for others to share its batch.
         instances: sessions of each arm.
         threads: onnxruntime's threads within a run.
         gpu: sessions on a GPU instead of the CPU.
@@ -77,7 +77,7 @@ def deploy_triton(
         texts[f"{model_name}/config.pbtxt"] = config
         models[path] = source
     written = Folder(folder, "triton", texts, models, link=link)
-    notes = [f"two models, {name} and {name}{PATCHED_SUFFIX}: callers, or the proxy before them, choose"]
+    notes = [f"two models, {name} and {name}{PATCHED_SUFFIX}: the caller, or a proxy in front of Triton, chooses"]
     if not all(source.batched for source in arms.values()):
         notes.append("no batching: not every input and output has an open first dimension")
     return Deployed(written.path, written.files, tuple(notes), _commands(os.fspath(written.path), name))
@@ -122,7 +122,7 @@ def _describe(value: Any, spec: TensorSpec, batched: bool) -> None:
         .number
     )
     dims = spec.shape[1:] if batched else spec.shape
-    # A scalar cannot be said in dims: it is one element, which the backend is told to take the dimension from.
+    # `dims` cannot describe a scalar: it is given as one element with an empty reshape.
     value.dims.extend(dims or (1,))
     if not dims:
         value.reshape.SetInParent()

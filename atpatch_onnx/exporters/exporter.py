@@ -42,7 +42,7 @@ def export(
     progress: Progress | None = None,
     **options: Unpack[ExportKeywords],
 ) -> Exported:
-    """Export a torch model, hold the graph against torch, and count its attention sites. On any failure nothing is
+    """Export a torch model, compare the graph with torch, and count its attention sites. On any failure nothing is
     written.
 
     Args:
@@ -53,14 +53,14 @@ def export(
         options: fields of `ExportOptions`.
 
     Returns:
-        what was written, the distance from torch, and the attention sites found.
+        what was written, the differences from torch, and the attention sites found.
 
     Raises:
         AtpatchError: ATP018-ATP020 (output), ATP050-ATP052 (extras, runtime), ATP060 (options), ATP070-ATP073 (see
             `explain`).
     """
     started = time.perf_counter()
-    told = ExportOptions(**options)
+    chosen = ExportOptions(**options)
     begin = progress or (lambda step: None)
     destination = check_destination(Path(output))  # before the work rather than after it
     _require_extra(os.fspath(source))
@@ -68,13 +68,13 @@ def export(
     from . import parity
     from .quiet import quiet
 
-    _check_opset(told.opset)
-    allowed = parity.TOLERANCES[told.dtype] if told.tolerance is None else told.tolerance
+    _check_opset(chosen.opset)
+    allowed = parity.TOLERANCES[chosen.dtype] if chosen.tolerance is None else chosen.tolerance
     with quiet():
-        subject, name = _load(os.fspath(source), told)
-    external = _external(subject, destination, told)
+        subject, name = _load(os.fspath(source), chosen)
+    external = _external(subject, destination, chosen)
     with workshop(destination.parent) as folder:
-        model, found = _draft(subject, folder / destination.name, told, external, allowed, begin)
+        model, found = _draft(subject, folder / destination.name, chosen, external, allowed, begin)
         begin("looking for attention")
         sites, rejected = find_sites(model)
         model_io.save(model, destination, folder, link_data=True)  # linked, not copied: the first name goes in a moment
@@ -83,10 +83,10 @@ def export(
         data=external_locations(model),
         source=subject.description,
         task=name,
-        exporter=told.exporter,
+        exporter=chosen.exporter,
         attention=subject.attention,
         opset=model_io.default_opset(model) or 0,
-        dtype=told.dtype,
+        dtype=chosen.dtype,
         inputs=_shapes(model.graph.input),
         outputs=_shapes(model.graph.output),
         parity=found,
@@ -97,7 +97,7 @@ def export(
     )
 
 
-# The name before the functions were called as the commands are.
+# The old name, from before functions and commands had the same names.
 export_model = export
 
 
@@ -122,10 +122,10 @@ def _external(subject: Subject, destination: Path, options: ExportOptions) -> bo
 def _draft(
     subject: Subject, path: Path, options: ExportOptions, external: bool, allowed: float, begin: Progress
 ) -> tuple[onnx.ModelProto, dict[str, Parity]]:
-    """The graph, written to a file of its own, and its distance from torch.
+    """The graph, written to a file of its own, and its difference from torch.
 
     Raises:
-        AtpatchError: ATP073 where that is more than allowed.
+        AtpatchError: ATP073 where that is larger than allowed.
     """
     from . import parity, tracing
     from .quiet import quiet
@@ -165,7 +165,7 @@ def _load(source: str, options: ExportOptions) -> tuple[Subject, str]:
         return factory.load_subject(source, task, options.dtype)
     if source.startswith((".", "/", "~")) and not Path(source).is_dir():
         raise NO_SUCH_FILE(
-            f"{source} is no folder", "give the folder of a Hugging Face model, a hub id, or package.module:factory"
+            f"{source} is not a folder", "give the folder of a Hugging Face model, a hub id, or package.module:factory"
         )
     from . import transformers_models
 

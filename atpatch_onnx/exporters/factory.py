@@ -20,10 +20,10 @@ from .wrappers import Plain
 
 __all__ = ["load_subject"]
 
-_MEND = "return (module, example inputs) or (module, example inputs, {input name: {axis: label}})"
+_FIX = "return (module, example inputs) or (module, example inputs, {input name: {axis: label}})"
 # A dynamic axis traced at length 0 or 1 is taken for a constant by torch.export.
 _SHORTEST = 2
-# How many rows and positions the checking runs have more or fewer than the example.
+# The checking runs have so many more rows, and so many fewer positions, than the example.
 _MORE_ROWS, _FEWER_POSITIONS = 1, 3
 
 
@@ -61,7 +61,7 @@ def load_subject(source: str, task: str | None, dtype: str) -> tuple[Subject, st
     else:
         axes = {**{key: {} for key in tensors}, **axes}
     if unknown := set(axes) - set(tensors):
-        raise SOURCE_UNUSABLE(f"{source} names axes of {', '.join(sorted(unknown))}, which is no input", _MEND)
+        raise SOURCE_UNUSABLE(f"{source} names axes of {', '.join(sorted(unknown))}, which is no input", _FIX)
     given = _lengths(source, tensors, axes)
     wrapped = Plain(module.eval(), tuple(tensors) if keywords else None)
     try:
@@ -87,9 +87,9 @@ def _call(source: str) -> tuple[nn.Module, Any, dict[str, dict[int, str]] | None
             factory = getattr(factory, part)
         result = factory()
     except Exception as error:
-        raise SOURCE_UNUSABLE(f"{source}: {type(error).__name__}: {error}", _MEND) from error
+        raise SOURCE_UNUSABLE(f"{source}: {type(error).__name__}: {error}", _FIX) from error
     if not isinstance(result, tuple) or len(result) not in (2, 3) or not isinstance(result[0], nn.Module):
-        raise SOURCE_UNUSABLE(f"{source} returns {type(result).__name__}, not a module with example inputs", _MEND)
+        raise SOURCE_UNUSABLE(f"{source} returns {type(result).__name__}, not a module with example inputs", _FIX)
     return result[0], result[1], result[2] if len(result) == 3 else None
 
 
@@ -108,7 +108,7 @@ def _named(source: str, module: nn.Module, examples: Any) -> dict[str, Tensor]:
     else:
         named = {}
     if not named or not all(isinstance(value, Tensor) for value in named.values()):
-        raise SOURCE_UNUSABLE(f"{source}: the example inputs are not tensors", _MEND)
+        raise SOURCE_UNUSABLE(f"{source}: the example inputs are not tensors", _FIX)
     return {name: value.detach().cpu() for name, value in named.items()}
 
 
@@ -117,12 +117,12 @@ def _lengths(source: str, tensors: Mapping[str, Tensor], axes: Mapping[str, Mapp
     for name, labels in axes.items():
         for axis, label in labels.items():
             if axis >= tensors[name].ndim:
-                raise SOURCE_UNUSABLE(f"{source}: the example input {name!r} has no axis {axis}", _MEND)
+                raise SOURCE_UNUSABLE(f"{source}: the example input {name!r} has no axis {axis}", _FIX)
             length = tensors[name].shape[axis]
             if lengths.setdefault(label, length) != length:
                 raise SOURCE_UNUSABLE(
                     f"{source}: the example inputs have lengths {lengths[label]} and {length} on the axis {label!r}",
-                    _MEND,
+                    _FIX,
                 )
     if empty := [label for label, length in lengths.items() if length == 0]:
         raise SOURCE_UNUSABLE(
@@ -132,7 +132,7 @@ def _lengths(source: str, tensors: Mapping[str, Tensor], axes: Mapping[str, Mapp
 
 
 def _probes(given: Mapping[str, int]) -> tuple[Probe, tuple[Probe, ...]]:
-    """The example's own sizes to trace; more rows and fewer positions to check with, and one row alone."""
+    """The example's own sizes to trace; more rows and fewer positions to check with, and a single row."""
     traced = {label: max(_SHORTEST, length) for label, length in given.items()}
 
     def other(label: str, length: int) -> int:
@@ -143,7 +143,7 @@ def _probes(given: Mapping[str, int]) -> tuple[Probe, tuple[Probe, ...]]:
 
 
 def _resampler(tensors: Mapping[str, Tensor], axes: Mapping[str, Mapping[int, str]]) -> Any:
-    """Rows of the example drawn anew, positions cut off its end: codes, masks and ranges stay what they were."""
+    """Draws rows of the example again and cuts positions off its end, so codes, masks and value ranges stay valid."""
 
     def draw(rng: np.random.Generator, sizes: Sizes, padded: bool) -> dict[str, Array]:
         rows: dict[str, Tensor] = {}

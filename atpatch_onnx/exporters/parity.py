@@ -1,4 +1,4 @@
-"""The exported graph held against torch, on other sizes than the traced ones."""
+"""Compares the exported graph with torch, at other sizes than the traced ones."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ __all__ = ["TOLERANCES", "Parity", "compare"]
 TOLERANCES = {"float32": 1e-4, "float16": 1e-2}
 """Dtype → largest difference allowed.
 
-Half precision has 11 bits; a few layers cost some of them, in torch as in onnxruntime.
+Half precision has 11 bits; a few layers lose some of them, in torch and in onnxruntime.
 """
 
 
 @dataclass(frozen=True)
 class Parity:
-    """How far one output is from torch, over all probes.
+    """The difference of one output from torch, over all probes.
 
     Attributes:
-        difference: largest absolute difference; infinite where shapes differ or one side alone is not finite.
+        difference: largest absolute difference; infinite where shapes differ or only one side is not finite.
         scale: largest absolute value of torch's output.
     """
 
@@ -48,7 +48,7 @@ def compare(subject: Subject, path: Path) -> dict[str, Parity]:
             sizes of a probe.
     """
     live = session(path, threads=1)
-    import onnxruntime  # there is one: the session says so otherwise
+    import onnxruntime  # missing onnxruntime is reported by the session
 
     # An exporter drops inputs that nothing reads.
     known = {value.name for value in live.get_inputs()}

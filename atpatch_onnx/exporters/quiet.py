@@ -1,5 +1,5 @@
-"""Exporters and loaders print progress bars, tracing warnings and stack traces; none of it is of use to the person who
-asked for a file.
+"""Exporters and loaders print progress bars, tracing warnings and stack traces; none of it helps the person who asked
+for a file.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["quiet"]
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Swallow what others print, warn and log while this holds; exceptions pass."""
+    """Discard what others print, warn and log inside this context; exceptions pass."""
     before = logging.root.manager.disable
     with (
         contextlib.redirect_stdout(io.StringIO()),

@@ -25,10 +25,10 @@ class Exported(Summarized):
         task, exporter, opset, dtype: of the graph.
         attention: implementation that was traced; None where a plain module decides itself.
         inputs, outputs: name → shape, dynamic axes by label.
-        parity: output → distance from torch.
-        tolerance: what the parity was held against.
+        parity: output → difference from torch.
+        tolerance: largest difference allowed.
         sites: ids of the attention sites found.
-        rejected: how many Softmax nodes are none.
+        rejected: number of Softmax nodes that are not sites.
         seconds: time taken.
     """
 

@@ -31,7 +31,7 @@ class Group:
 class Probe:
     """One set of sizes to run with.
 
-    Lengths of different labels differ, so that an output axis tells which label it follows.
+    Lengths of different labels differ, so that the length of an output axis shows which label it follows.
     """
 
     sizes: Sizes
@@ -98,7 +98,7 @@ class Subject:
 
     @property
     def weight_bytes(self) -> int:
-        """What parameters and buffers take; shared ones count once."""
+        """Bytes of parameters and buffers; shared ones count once."""
         return sum(
             tensor.numel() * tensor.element_size() for tensor in [*self.module.parameters(), *self.module.buffers()]
         )

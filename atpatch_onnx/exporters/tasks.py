@@ -77,7 +77,7 @@ PLAIN_TASKS = {
 
 
 def default_task(config: Any) -> str:
-    """The task that a configuration's first architecture stands for.
+    """The task of a configuration's first architecture.
 
     Raises:
         AtpatchError: ATP071 where there is none, or where it needs a choice.
@@ -88,7 +88,7 @@ def default_task(config: Any) -> str:
             f"{architecture or 'the model'} is an encoder-decoder, which is exported as two graphs",
             "run export twice: --task seq2seq-encoder and --task seq2seq-decoder",
         )
-    # Longest ending first: a "CLIPModel" is no mere "Model".
+    # Longest ending first: "CLIPModel" also ends in "Model".
     endings = sorted(
         ((ending, name) for name, task in TASKS.items() for ending in task.endings), key=lambda pair: -len(pair[0])
     )
@@ -96,7 +96,7 @@ def default_task(config: Any) -> str:
         if architecture.endswith(ending) and not (ending == "Model" and "For" in architecture):
             return name
     raise TASK_UNCLEAR(
-        f"the architecture {architecture!r} stands for none of the tasks"
+        f"the architecture {architecture!r} belongs to none of the tasks"
         if architecture
         else "the configuration names no architecture",
         "name one with --task: " + ", ".join(name for name, task in TASKS.items() if task.loaders),

@@ -1,4 +1,4 @@
-"""The call of torch's exporters, dynamo and TorchScript, and what their graphs need afterwards."""
+"""Calls torch's exporters, dynamo and TorchScript, and corrects what their graphs need."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OPSETS: Mapping[Exporter, int] = {"dynamo": 18, "torchscript": 17}
 At 23 and above SDPA becomes one Attention operator.
 """
 
-# dynamo notes for every node which lines of which files it came from, with the full paths of the exporting machine.
+# dynamo records for every node the source lines it came from, with full paths of the exporting machine.
 _PRIVATE = "pkg.torch.onnx.stack_trace"
 _LONGEST_MESSAGE = 300
 
@@ -54,7 +54,7 @@ def evaluate(subject: Subject, feeds: Feeds) -> tuple[Tensor, ...]:
 def export_graph(
     subject: Subject, path: Path, exporter: Exporter, opset: int, axes: Mapping[str, Mapping[int, str]], external: bool
 ) -> onnx.ModelProto:
-    """Write the graph to `path`, its weights beside it when `external`, and return it without them.
+    """Write the graph to `path`, its weights next to it when `external`, and return it without them.
 
     Args:
         axes: dynamic axes of the outputs, see `output_axes`.
@@ -73,15 +73,15 @@ def export_graph(
     except Exception as error:  # whatever the traced code, the decompositions and the converters raise
         raise EXPORT_FAILED(f"{exporter}: {_message(error)}") from error
     if external and exporter == "torchscript":
-        # It writes one file a weight, or none below 2 GiB: bring them to one file.
+        # It writes one file for each weight, or none below 2 GiB; here they become one file.
         onnx.save_model(
             onnx.load_model(path), path, save_as_external_data=True, location=f"{path.name}.data", size_threshold=1024
         )
-        # onnx makes that file for its owner alone.
+        # onnx makes that file readable only for its owner.
         path.with_name(f"{path.name}.data").chmod(path.stat().st_mode & 0o777)
     model = onnx.load_model(path, load_external_data=False)
     if (written := default_opset(model)) != opset:
-        # dynamo leaves a graph that it cannot convert as it is, and says so on a channel that nobody reads.
+        # dynamo leaves a graph that it cannot convert unchanged, and says so only in its log.
         raise EXPORT_FAILED(
             f"{exporter} wrote opset {written}, not {opset}", "leave --opset out, or use the other --exporter"
         )
@@ -159,7 +159,7 @@ def _plain_torch() -> Iterator[None]:
 
 
 def _message(error: BaseException) -> str:
-    """The innermost cause in one line; torch wraps it in a page of advice."""
+    """The innermost cause in one line; torch adds a page of advice around it."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -17,7 +17,7 @@ from .wrappers import Cached, Decoder, Keyword
 __all__ = ["load_subject"]
 
 _SHORTEST = 4
-# Weights that no exported output depends on: what pools is a head of pre-training.
+# Weights that no exported output depends on: the pooler is a head of pre-training.
 _UNUSED_WITHOUT_HEAD = ("pooler.",)
 
 
@@ -100,7 +100,7 @@ def _parts(model: nn.Module, task: str, kv_cache: bool) -> tuple[tuple[Group, ..
     outputs = TASKS[task].outputs
     if task == "seq2seq-decoder":
         if not getattr(config, "is_encoder_decoder", False):
-            raise TASK_UNCLEAR(f"{type(model).__name__} is no encoder-decoder")
+            raise TASK_UNCLEAR(f"{type(model).__name__} is not an encoder-decoder")
         spectral = model.main_input_name == "input_features"
         groups: tuple[Group, ...] = (
             inputs.text(config, sequence="target_sequence"),
@@ -109,7 +109,7 @@ def _parts(model: nn.Module, task: str, kv_cache: bool) -> tuple[tuple[Group, ..
         return groups, outputs, Decoder(model, _names(groups))
     if task == "seq2seq-encoder":
         if not getattr(config, "is_encoder_decoder", False):
-            raise TASK_UNCLEAR(f"{type(model).__name__} is no encoder-decoder")
+            raise TASK_UNCLEAR(f"{type(model).__name__} is not an encoder-decoder")
         model = model.get_encoder()  # type: ignore[operator]
     elif task == "feature-extraction" and getattr(config, "is_encoder_decoder", False):
         raise TASK_UNCLEAR(
@@ -173,12 +173,12 @@ def _probes(config: Any, groups: tuple[Group, ...]) -> tuple[Probe, tuple[Probe,
         )
     text = getattr(config, "text_config", None) or config
     known = (getattr(text, name, None) for name in ("max_position_embeddings", "n_positions", "max_target_positions"))
-    # Two less: RoBERTa's positions start behind its padding token.
+    # Two less: RoBERTa's positions start after its padding token.
     most = max(_SHORTEST, min((limit for limit in known if limit), default=64) - 2)
     long, middle, short = min(16, most), min(11, most - 1), min(7, most - 2)
 
     def sizes(batch: int, length: int) -> dict[str, int]:
-        # Different lengths on different axes, so that each can be told by its length.
+        # Different lengths on different axes, so that the length identifies the axis.
         every = {
             "batch": batch,
             "text_batch": batch,
@@ -208,12 +208,13 @@ def _unusable(source: str, error: Exception) -> Exception:
     text = str(error)
     if "trust_remote_code" in text:
         return SOURCE_UNUSABLE(
-            f"{source} brings its own Python code, which is never run", "load it yourself in package.module:factory"
+            f"{source} brings its own Python code, which is never executed",
+            "load it yourself in package.module:factory",
         )
     if Path(source).is_dir():
         return SOURCE_UNUSABLE(f"{source}: {_first_line(error)}")
     return SOURCE_UNUSABLE(
-        f"{source!r} is no folder, and transformers cannot fetch it from the hub: {_first_line(error)}",
+        f"{source!r} is not a folder, and transformers cannot fetch it from the hub: {_first_line(error)}",
         "download the model where there is a network, and give its folder",
     )
 

@@ -1,5 +1,5 @@
-"""Torch modules that put a model behind positional tensors, since exporters know no dictionaries,
-caches and defaults.
+"""Torch modules that give a model positional tensors as arguments, because exporters cannot handle dictionaries, caches
+and defaults.
 """
 
 from __future__ import annotations

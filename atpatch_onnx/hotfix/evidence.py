@@ -1,10 +1,10 @@
 """What a fit writes into its hotfix as evidence, as the JSON has it.
 
-All of it is plain data. Hotfixes of older versions lack some of the entries, so a reader asks with `get` for those that
+It is plain data. Hotfixes of older versions lack some of the entries, so a reader asks with `get` for those that
 are not `Required`.
 """
 
-# No `annotations` from __future__: the types know by themselves which entries are required.
+# No `annotations` from __future__: TypedDict must see at run time which entries are required.
 
 from collections.abc import Mapping, Sequence
 from typing import Literal, NotRequired, Required, TypedDict
@@ -46,14 +46,14 @@ class Rate(TypedDict):
 
 
 class Bound(TypedDict):
-    """What a rate says of the rate that was allowed; "not shown" where its interval holds the bound."""
+    """A rate compared with the rate that was allowed; "not shown" where its interval holds the bound."""
 
     allowed: float
     verdict: Literal["met", "missed", "not shown"]
 
 
 class Figures(TypedDict, total=False):
-    """Rates of one part of the rows under one model's predictions; those that the data tell."""
+    """Rates of one part of the rows under one model's predictions; those that can be computed from the data."""
 
     unfair: Rate
     recovered: Rate

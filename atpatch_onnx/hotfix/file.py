@@ -1,4 +1,4 @@
-"""The hotfix file: a patch plan with its evidence, signed to one model by fingerprints.
+"""The hotfix file: a patch plan with its evidence, tied to one model by fingerprints.
 
 `container` says what it is on disk.
 """
@@ -37,7 +37,7 @@ class HotfixSite:
 
     Attributes:
         id: the site's id there.
-        layer: its position among all sites of that model, in graph order; holds where an export names its nodes
+        layer: its position among all sites of that model, in graph order; used where an export names its nodes
             differently.
         heads: number of heads where it was known.
         fingerprint: `Site.fingerprint`.
@@ -98,7 +98,7 @@ class Hotfix(Summarized):
         yield "settings", f"threshold {self.threshold:.4g}, benign attention {self.level:g} × its mean, {passes}"
         try:
             figures = _held_back(self.evidence) or "no figures"
-        except (AttributeError, KeyError, TypeError, ValueError):  # a stranger's file may hold anything there
+        except (AttributeError, KeyError, TypeError, ValueError):  # a file from somebody else may hold anything there
             figures = "figures in a form that 'fit' does not write"
         yield "held back", figures
         yield "digest", f"{self.digest[:16]}, for weights {self.weights[:16]}"
@@ -213,7 +213,7 @@ class Hotfix(Summarized):
                 `gating`, `telemetry`, `controls` and `force`; see `PatchOptions`.
 
         Raises:
-            AtpatchError: ATP054 where the hotfix was made for another model, ATP060 for an impossible override.
+            AtpatchError: ATP054 where the hotfix was made for another model, ATP060 for an override it cannot take.
         """
         for stray in options.keys() - PlanKeywords.__annotations__.keys():
             raise TypeError(f"plan() got an unexpected keyword argument {stray!r}")
@@ -221,16 +221,16 @@ class Hotfix(Summarized):
 
 
 def _held_back(evidence: Mapping[str, Any]) -> str:
-    """The figures of rows that nothing was chosen by, before and after."""
+    """The figures before and after on held-back rows, which no choice was made on."""
     report = evidence.get("report", {})
     before, after = report.get("before", {}), report.get("after", {})
-    told = [
+    figures = [
         f"{name} {before[key]['rate']:.1%} → {after[key]['rate']:.1%}"
         for key, name in (("asr_star", "ASR*"), ("unfair", "UF"), ("accuracy", "accuracy"))
         if "rate" in before.get(key, {}) and "rate" in after.get(key, {})
     ]
     flagged = report.get("clean_flagged", {})
-    return ", ".join([*told, *([f"clean rows flagged {flagged['rate']:.1%}"] if "rate" in flagged else [])])
+    return ", ".join([*figures, *([f"clean rows flagged {flagged['rate']:.1%}"] if "rate" in flagged else [])])
 
 
 def is_silent(plan: SitePlan) -> bool:
@@ -241,8 +241,8 @@ def is_silent(plan: SitePlan) -> bool:
 def kinds(plans: Iterable[SitePlan]) -> str:
     """Kinds of the detectors, sorted; silent ones count only where there is no other."""
     plans = list(plans)
-    telling = [plan for plan in plans if not is_silent(plan)]
-    return " ".join(sorted({plan.detector.kind for plan in telling or plans}))
+    flagging = [plan for plan in plans if not is_silent(plan)]
+    return " ".join(sorted({plan.detector.kind for plan in flagging or plans}))
 
 
 _SITE_FIELDS: dict[str, Any] = {"id": str, "layer": int, "heads": (int, type(None)), "fingerprint": str}
@@ -264,7 +264,8 @@ _FIELDS: dict[str, Any] = {
 }
 
 _ABSENT = {"mend": "redistribute", "most": 0}
-"""Fields that came later: files without them mean this, and files that mean this go without them."""
+"""Fields that were added later, and what a file without them means. A file is written without them where they have
+this value."""
 
 
 def _groups(groups: Any, known: set[str]) -> tuple[tuple[str, ...], ...]:

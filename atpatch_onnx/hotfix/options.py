@@ -72,10 +72,10 @@ class PatchKeywords(PlanKeywords, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class PatchOptions:
-    """What a patch may be told. None: not told.
+    """Options of a patch. None: not given.
 
     Attributes:
-        hotfix: hotfix that 'fit' wrote; by default MODEL.hotfix beside the model, where there is one.
+        hotfix: hotfix that 'fit' wrote; by default MODEL.hotfix next to the model, if it exists.
         detector: a detector that needs no hotfix, used whatever the model is.
         columns: columns that detector static flags: 3,7 or none (never fires).
         detector_model: ONNX file of detector onnx: (B, H, Q, K) float32 to scores (B, K).
@@ -89,8 +89,8 @@ class PatchOptions:
         gating: redistribute only when something is flagged (if), or branch-free (none); by default if on cpu, none on
             cuda, and if with two passes.
         target: chooses the gating: if on cpu, none on cuda.
-        telemetry: add outputs that tell which columns were flagged.
-        controls: inputs that steer the patch: optional (default; none below IR version 4), required (genai and
+        telemetry: add outputs that say which columns were flagged.
+        controls: inputs that control the patch: optional (default; none below IR version 4), required (genai and
             JavaScript ignore optional ones), or none (constants).
         freeze: the same as controls none.
         portable: for tools that rewrite the graph later: no branches, no controls. Costs a little on every request; two

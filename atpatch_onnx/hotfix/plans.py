@@ -27,19 +27,19 @@ __all__ = [
     "STATISTIC_THRESHOLD",
     "STATISTIC_WORTH",
     "UNTRAINED",
-    "beside",
     "fitted_plan",
+    "hotfix_next_to",
     "untrained_plan",
 ]
 
 STATISTIC_THRESHOLD = 8.0
 """Robust z-score above which the training-free detector flags a column. Conservative: without data the false-flag rate
-of a model is unknown, and a map of a few dozen columns passes 4 or 5 by chance alone.
+of a model is unknown, and the highest score of a few dozen columns exceeds 4 or 5 by chance.
 """
 
 UNTRAINED = Statistic(rows=8, by_values=True)
-"""The training-free detector of a model of which nothing is known. Eight rows: the mean of fewer hangs on single rows,
-as a decoder's last tokens show, to which only their neighbors have looked.
+"""The training-free detector, for a model without a hotfix. At least eight rows: the mean of fewer rows depends on
+single ones, as at the last tokens of a decoder, which only their neighbors can see.
 """
 
 STATISTIC_WORTH = (
@@ -47,20 +47,20 @@ STATISTIC_WORTH = (
     " word is the trigger it left 14 of 100 attacks and cost up to .7 points of accuracy (with --passes two 8 attacks"
     " and up to 2 points)."
 )
-"""What the training-free detector was seen to do, for people who use it."""
+"""What the training-free detector did in measurements, shown to people who use it."""
 
 ONNX_THRESHOLD = 0.5
-"""For a user's detector, whose scores are taken for probabilities unless a threshold is given."""
+"""For a user's detector. Its scores are read as probabilities unless a threshold is given."""
 
 
-def beside(model: Path) -> Path | None:
-    """`model.hotfix` beside `model.onnx` or `model.patched.onnx`, if it is there."""
+def hotfix_next_to(model: Path) -> Path | None:
+    """`model.hotfix` next to `model.onnx` or `model.patched.onnx`, if it exists."""
     candidate = model.with_name(model.name.removesuffix(".onnx").removesuffix(".patched") + SUFFIX)
     return candidate if os.path.lexists(candidate) else None
 
 
 def fitted_plan(hotfix: Hotfix, sites: Sequence[Site], weights: str | None, options: PatchOptions) -> PatchPlan:
-    """The plan of a hotfix with what the options override.
+    """The plan of a hotfix, changed as the options say.
 
     Args:
         sites: all sites of the model, in the finder's order; filters are applied to the plan afterwards.
@@ -108,7 +108,7 @@ def untrained_plan(sites: Sequence[Site], options: PatchOptions, groups: tuple[t
 
 
 def _overridden(plan: PatchPlan, options: PatchOptions) -> PatchPlan:
-    """The plan with what the options say of a plan as a whole."""
+    """The plan with the options that concern the plan as a whole."""
     passes = options.passes or plan.passes
     return replace(
         plan,

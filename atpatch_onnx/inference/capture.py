@@ -97,9 +97,9 @@ class Capture:
         self.skipped: dict[str, str] = {
             site.id: "it lies inside a subgraph or function" for site in sites if site.where
         }
-        opened, readable = lower_fused_sites(model, [site for site in sites if not site.where])
+        lowered, readable = lower_fused_sites(model, [site for site in sites if not site.where])
         wanted = [(name, site.dtype) for site in readable for name in (site.probabilities, site.values)]
-        self._runner = Runner(expose(opened, wanted), folder, threads)
+        self._runner = Runner(expose(lowered, wanted), folder, threads)
         self.fixed_shape = self._runner.fixed_shape
         self.sites: tuple[Site, ...] = ()
         if not readable:

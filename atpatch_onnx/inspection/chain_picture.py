@@ -68,7 +68,7 @@ class _Picture:
     def svg(self) -> str:
         if self._ahead is not None:
             self._draw_box(
-                "bad", self._ahead.op_type or "outside", [("reason telling", *self._reason(self._ahead))], last=False
+                "bad", self._ahead.op_type or "outside", [("reported reason", *self._reason(self._ahead))], last=False
             )
             self._down(None)
         elif self._trace.source is not None:
@@ -155,7 +155,7 @@ class _Picture:
             way = [*(step.op_type for step in end.steps), *([end.op_type] if end.op_type else [])]
             self._canvas.text("way", x + 20, y, " → ".join([*way, ""]) + "✗", end.node)
             text, whole = self._reason(end)
-            self._canvas.text("reason telling" if end.telling else "reason", x + 20, y + 16, text, whole)
+            self._canvas.text("reported reason" if end.reported else "reason", x + 20, y + 16, text, whole)
             self._y = y + 16
         if len(ends) > _MOST_ENDS:
             self._y += 20

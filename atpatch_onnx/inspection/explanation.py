@@ -180,7 +180,7 @@ def facts_of(explanation: Explanation) -> list[tuple[str, str]]:
         ),
         ("key mask", site.key_mask or "none found; masked columns are read off the map"),
         ("confidence", site.confidence),
-        ("detector reads", site.probabilities or (trace.opened.map if trace.opened else "")),
+        ("detector reads", site.probabilities or (trace.lowered.map if trace.lowered else "")),
     ]
     return [*facts, ("patch", _patch_text(insertion, site))]
 

@@ -20,7 +20,7 @@ from rewriters.model.forms import Graph, Loaded, Model, PathLike, read
 from rewriters.model.regular_files import check_destination
 from rewriters.sites import Inspection, Rejection, Site
 
-from ..errors import BAD_FILTER, NO_SITE, UNKNOWN_SITE, AtpatchError
+from ..errors import BAD_FILTER, NO_SITE, AtpatchError
 from ..paths import refuse_overwriting
 
 __all__ = [
@@ -103,11 +103,6 @@ def extract(model: Model, site_id: str, output: PathLike | None = None) -> Graph
         check_destination(output)
     proto = original_of(loaded)
     sites, _ = find_sites(proto)
-    if site_id not in {site.id for site in sites}:
-        known = ", ".join(site.id for site in sites[:8]) + (", …" if len(sites) > 8 else "")
-        raise UNKNOWN_SITE(
-            f"there is no site {site_id!r}" + (f"; the model has {known}" if known else "; the model has none")
-        )
     part = cut_out(proto, site_id, sites)
     if output is not None:
         model_io.save(part, output)

@@ -88,7 +88,7 @@ def _entry(explanation: Explanation, anchor: str) -> dict[str, Any]:
         "rejection": trace.rejection,
         "picture": chain_svg(trace),
         "facts": facts_of(explanation),
-        "opened": trace.opened,
+        "lowered": trace.lowered,
         "insertion": explanation.insertion,
         "refused": explanation.insertion.refused if explanation.insertion else "",
         "group": _layer(trace.site.scope) if trace.site else "",

@@ -21,7 +21,7 @@ from rewriters.sites import Site
 from ..errors import BAD_OPTION, NO_SITE, NOT_ADMITTED, NOTHING_FITTED
 from ..hotfix.file import Hotfix, is_silent
 from ..hotfix.options import PatchOptions
-from ..hotfix.plans import STATISTIC_THRESHOLD, STATISTIC_WORTH, beside, fitted_plan, untrained_plan
+from ..hotfix.plans import STATISTIC_THRESHOLD, STATISTIC_WORTH, fitted_plan, hotfix_next_to, untrained_plan
 from ..inspection.inspector import no_site, select_sites
 
 __all__ = ["Planned", "make_plan"]
@@ -58,7 +58,7 @@ def make_plan(original: onnx.ModelProto, loaded: Loaded, options: PatchOptions) 
         raise no_site("the model" if path is None else os.fspath(path), sites, rejected)
     given = options.hotfix
     if given is None and options.detector is None and path is not None:
-        given = beside(path)
+        given = hotfix_next_to(path)
     hotfix, file = (given, None) if isinstance(given, Hotfix) or given is None else (Hotfix.load(given), given)
     if hotfix is None:
         plan = _untrained(original, sites, chosen, options)
@@ -104,7 +104,7 @@ def _refuse_guess(model: onnx.ModelProto, chosen: Sequence[Site]) -> None:
         decoders = "; decoders are not fully supported yet" if found.decoder else ""
         raise NOTHING_FITTED(
             f"there is no hotfix, and the training-free detector may spoil this model: {found.why}",
-            NOTHING_FITTED.mend + decoders,
+            NOTHING_FITTED.fix + decoders,
         )
 
 

@@ -190,10 +190,6 @@ class Metrics:
                 "Share of flagged samples among those of the last hour whose flags are known; NaN without any",
                 _rate(hour, "flagged", "judged"),
             ),
-            "atpatch_flags_told": (
-                "1 where the patched graph reports what it flags",
-                float(patched is not None and not patched.arm.untold),
-            ),
             "atpatch_disagreement_rate": (
                 "Share of shadow pairs of the last hour that disagree; NaN without any",
                 _rate(hour, "disagree", "pairs"),
@@ -208,6 +204,9 @@ class Metrics:
             ),
             "atpatch_log_failures": ("Rows that could not be written to the log", state.log.failures),
         }
+        if patched is not None:  # in mode original there is nothing that could report flags
+            reports = float(not patched.arm.untold)
+            gauges["atpatch_flags_told"] = ("1 where the patched graph reports what it flags", reports)
         for name, (text, value) in gauges.items():
             yield GaugeMetricFamily(name, text, value)
 

@@ -1,5 +1,4 @@
-"""Figures of merit from predictions and flags, each a share with its 95 % Wilson interval; and what is to be said of
-two paired ones.
+"""Rates from predictions and flags, each with its 95 % Wilson interval, and the comparison of two paired rates.
 
 Everything takes arrays with the sample axis first; only intervals and tests need scipy (extra `report`).
 """
@@ -31,13 +30,13 @@ class Share:
 
     @property
     def value(self) -> float:
-        """hits / count; nan of nothing."""
+        """hits / count; nan without samples."""
         return self.hits / self.count if self.count else float("nan")
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Wilson score interval at `CONFIDENCE`: it stays inside [0, 1] and is right at 0 of n, where the normal one
-        collapses.
+        """Wilson score interval at `CONFIDENCE`: it stays inside [0, 1] and has a width at 0 of n, where the
+        normal approximation has none.
 
         Raises:
             AtpatchError: ATP051 without scipy.
@@ -60,7 +59,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Paired:
-    """The same samples judged twice: how many were good both times, only before, only after, and never."""
+    """The same samples judged twice: good both times, only before (lost), only after (gained), never."""
 
     both: int
     lost: int
@@ -80,21 +79,21 @@ class Paired:
 
     @property
     def p(self) -> float:
-        """Exact two-sided McNemar test: how likely so uneven a split of the samples that changed would be if either way
-        were as likely.
+        """Exact two-sided McNemar test: the probability of a split at least this uneven among the samples that changed,
+        if both directions were equally likely.
         """
         moved = self.lost + self.gained
         return float(_binomtest()(self.lost, moved).pvalue) if moved else 1.0
 
     @property
     def drop(self) -> float:
-        """Share of good samples before, less that after; nan of nothing."""
+        """Share of good samples before minus the share after; nan without samples."""
         return (self.lost - self.gained) / self.count if self.count else float("nan")
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Of `drop` at `CONFIDENCE`, by squaring and adding Wilson intervals (Newcombe 1998, paired differences, method
-        10).
+        """Interval of `drop` at `CONFIDENCE`, from the Wilson intervals of both rates (Newcombe 1998, paired
+        differences, method 10).
 
         Unlike a bootstrap it does not shrink to nothing where no sample changed.
         """
@@ -131,8 +130,7 @@ def asr(predictions: Labels, target: int) -> Share:
 
 
 def asr_star(predictions: Labels, twins: Labels, target: int) -> Share:
-    """ASR*: the attack success rate over samples whose clean twin the model does not put into the target class by
-    itself.
+    """ASR*: the attack success rate over samples whose clean twin is not in the target class already.
 
     Args:
         predictions: (N,) on triggered samples.
@@ -149,17 +147,17 @@ def changed(before: Labels, after: Labels) -> Share:
 
 
 def flag_rate(flags: NDArray[np.bool_]) -> Share:
-    """Share of requests with a flag at any site; flags (N, sites). A share of nothing where no site says anything."""
+    """Share of requests with a flag at any site; flags (N, sites). 0 of 0 samples where no site reports flags."""
     flags = np.asarray(flags, bool)
     return _share(flags.any(1)) if flags.shape[1] else Share(0, 0)
 
 
 def unfair(predictions: Labels, group: Labels) -> NDArray[np.bool_]:
-    """Groups whose prediction is not the same for all of their rows (UF counts them).
+    """Whether each group's prediction differs between its rows (UF counts these groups).
 
     Args:
         predictions: (N,).
-        group: (N,), rows of one group differ in the protected attribute alone.
+        group: (N,), rows of one group differ only in the protected attribute.
 
     Returns: (G,), groups in ascending order.
     """

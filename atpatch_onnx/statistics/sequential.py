@@ -1,8 +1,8 @@
-"""Verdicts from counts that hold however often one looks: pure functions, for the analysis of a log and for a live page
-alike.
+"""Sequential tests of counts: their error bound holds however often one looks. Pure functions, used for the analysis of
+a log and for a live page.
 
-Everything comes down to one question: of the events that count, how many fell on the side of the patched model, and how
-many should have?
+Each test asks one question: of the events in the table, how many fell on the side of the patched model, and how many
+are expected there if nothing differs?
 
 | events | share expected on the patched side if nothing differs |
 |---|---|
@@ -11,10 +11,10 @@ many should have?
 | units with the outcome (A/B) | the patched arm's weight |
 | units at all (sample-ratio mismatch) | the patched arm's weight |
 
-Given that an event happened, its side is then a coin of known bias, drawn independently of the others, whatever the
-rate of events and however it drifts. The Beta mixture of likelihood ratios against that coin is a martingale with mean
-1, so by Ville's inequality it ever reaches 1/α with probability at most α: it may be looked at after every event, and
-stopped on.
+Given that an event happened, its side is then a coin of known bias, drawn independently of the others. This is true
+whatever the rate of events is and however it drifts. The Beta mixture of likelihood ratios against that
+coin is a martingale with mean 1, so by Ville's inequality the probability that it ever reaches 1/α is at most α. One
+may look at it after every event, and stop as soon as it is reached.
 
 Sources: Ville, "Étude critique de la notion de collectif" (1939); Robbins, "Statistical methods related to the law of
 the iterated logarithm" (1970), for the mixture and its interval; Johari, Koomen, Pekelis, Walsh, "Always valid
@@ -37,11 +37,11 @@ __all__ = ["ALPHA", "SRM_ALPHA", "Evidence", "Srm", "evidence_path", "evidence_s
 
 ALPHA = 0.05
 SRM_ALPHA = 0.001
-"""A split that is off this clearly makes the experiment invalid; stricter than `ALPHA`, as the check is made on every
-experiment.
+"""Below this p-value the split makes the experiment invalid. Stricter than `ALPHA`, because every experiment is
+checked.
 """
 _LEAST_EXPECTED = 5.0
-"""Units an arm must be due before its χ² approximation means anything."""
+"""Expected units in each arm from which on the χ² approximation is used."""
 _HALVINGS = 60
 _log_gamma = np.frompyfunc(math.lgamma, 1, 1)
 
@@ -76,7 +76,7 @@ def _log_beta(p: NDArray[np.float64] | np.float64, q: NDArray[np.float64] | np.f
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the events so far say.
+    """The result after the events so far.
 
     Attributes:
         patched, original: events on either side.
@@ -103,7 +103,7 @@ class Evidence:
 
     @property
     def decided(self) -> bool:
-        """The sides differ; at most `alpha` of experiments without a difference ever say so."""
+        """The sides differ. At most a share `alpha` of the experiments without a difference ever report one."""
         return self.peak >= -math.log(self.alpha)
 
     @property
@@ -132,7 +132,7 @@ class Evidence:
 def evidence_so_far(
     patched: int, original: int, share: float = 0.5, alpha: float = ALPHA, peak: float = 0.0
 ) -> Evidence:
-    """Weigh counts of events on the side of either model; see the table above for what counts as an event.
+    """The evidence from counts of events on each side; the table above says what counts as an event.
 
     Args:
         patched, original: events so far, each unit or pair counted once.
@@ -146,10 +146,9 @@ def evidence_so_far(
 
 
 def evidence_path(sides: ArrayLike, share: float = 0.5, alpha: float = ALPHA) -> tuple[Evidence, NDArray[np.float64]]:
-    """The evidence after the last of the events, with its peak over all of them, and ln e after each.
+    """The evidence after the last event, with its peak over all events, and ln e after each event.
 
-    The confidence sequence is cut down to what the one at the peak allows too: each holds at all times, so both hold
-    together.
+    The confidence sequence is intersected with that at the peak: each holds at all times, so both hold together.
 
     Args:
         sides: (N,) true where an event fell on the patched side, in the order in which they happened.
@@ -168,8 +167,8 @@ def evidence_path(sides: ArrayLike, share: float = 0.5, alpha: float = ALPHA) ->
 
 
 def _sequence(patched: int, original: int, share: float, alpha: float) -> tuple[float, float]:
-    """Every share that the mixture does not reject: an interval around the observed one, as the logarithm is convex in
-    the share.
+    """Every share that the mixture does not reject: an interval around the observed share, because the log-likelihood
+    is concave in the share.
     """
     count = patched + original
     if not count:
@@ -197,7 +196,7 @@ def _sequence(patched: int, original: int, share: float, alpha: float) -> tuple[
 
 @dataclass(frozen=True)
 class Srm:
-    """Sample-ratio mismatch: whether the arms got the units that they were due.
+    """Sample-ratio mismatch: whether the arms got as many units as the weight gives them.
 
     Attributes:
         patched, original: units in either arm.
@@ -214,12 +213,13 @@ class Srm:
 
     @property
     def alarm(self) -> bool:
-        """The split is off by more than chance at `SRM_ALPHA`: no comparison of the arms holds."""
+        """The split differs from the weight by more than chance at `SRM_ALPHA`: no comparison of the arms is valid."""
         return self.p_value is not None and self.p_value < SRM_ALPHA
 
     @property
     def alarm_any_time(self) -> bool:
-        """The same for a page that is looked at all the time: at most `SRM_ALPHA` of fair experiments ever raise it."""
+        """The same for a page that is looked at all the time: at most a share `SRM_ALPHA` of the fair experiments ever
+        raise it."""
         return self.log_e >= -math.log(SRM_ALPHA)
 
     def to_json(self) -> dict[str, Any]:
@@ -236,8 +236,8 @@ class Srm:
 
 
 def srm(patched: int, original: int, weight: float) -> Srm:
-    """Hold the units of either arm against the patched arm's weight, in [0, 1]; with 0 or 1 every unit of the other arm
-    is one too many.
+    """Compare the units of both arms with the patched arm's weight, in [0, 1]; with 0 or 1 any unit of the other arm is
+    a mismatch.
     """
     count = patched + original
     if not 0 < weight < 1:

@@ -1,7 +1,7 @@
-"""Rates, differences of rates and paired tests, with units as the independent draws (extra `report`).
+"""Rates, differences of rates and paired tests in which units are the independent draws (extra `report`).
 
-A unit that sends many requests is one draw, not many: where there are such units, intervals come from a bootstrap over
-units.
+A unit that sends many requests is one draw, not many. Where there are such units, intervals come from a bootstrap
+over units.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _MOST_CELLS = 4_000_000
 
 @dataclass(frozen=True)
 class Rate:
-    """A share of samples with an interval that takes whole units as draws.
+    """A share of samples, with an interval whose draws are whole units.
 
     Attributes:
         units: draws.
@@ -56,7 +56,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class Difference:
-    """Rate of the patched arm less that of the original arm, unpaired.
+    """Rate of the patched arm minus the rate of the original arm, unpaired.
 
     Attributes:
         method: "newcombe" or "bootstrap".
@@ -83,8 +83,7 @@ class Difference:
 def rate(units: Units) -> Rate:
     """Wilson's interval where every unit counts once, else the bootstrap over units.
 
-    A bootstrap of nothing but hits, or of none, has no width; Wilson's interval over units as draws then stands in for
-    it.
+    Where all samples are hits, or none is, a bootstrap has no width; Wilson's interval over units is used then.
 
     Raises:
         AtpatchError: ATP051 without scipy.
@@ -94,7 +93,7 @@ def rate(units: Units) -> Rate:
 
 
 def difference(patched: Units, original: Units) -> Difference | None:
-    """Patched less original; None where either arm has nothing.
+    """Patched minus original; None where an arm has no samples.
 
     Newcombe's hybrid score interval (Statistics in Medicine 17, 873–890 (1998), method 10), or the bootstrap over units
     of both arms.
@@ -144,7 +143,7 @@ class _Draws:
 
     @property
     def plain(self) -> bool:
-        """A score interval it is: every unit counts once, or all samples agree."""
+        """Whether a score interval is used: every unit counts once, or all samples agree."""
         return self.single or self.share.hits in (0, self.share.count)
 
     def rate(self, replicates: NDArray[np.float64] | None) -> Rate:
@@ -159,8 +158,8 @@ class _Draws:
         return self.share if self.single else Share(round(self.share.value * self.units), self.units)
 
     def replicates(self, random: np.random.Generator) -> NDArray[np.float64]:
-        """(REPLICATES,) rates, units drawn with replacement; those of a kind together, so a million of them cost what a
-        hundred do.
+        """(REPLICATES,) rates, units drawn with replacement. Units of one kind are drawn together, so a million of
+        them cost as much as a hundred.
         """
         rates = np.empty(REPLICATES)
         step = max(1, _MOST_CELLS // len(self.sizes))

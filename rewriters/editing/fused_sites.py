@@ -13,7 +13,7 @@ from ..emit import ConstantPool, Emitter
 from ..lowering import FUSED, lower_fused
 from ..model.bodies import body_at
 from ..sites import Layout, Site
-from ..traces import Opened, Trace, Traces
+from ..traces import Lowered, Trace, Traces
 
 __all__ = ["lower_fused_sites", "lowered_form", "with_lowered_forms"]
 
@@ -21,16 +21,16 @@ __all__ = ["lower_fused_sites", "lowered_form", "with_lowered_forms"]
 def lower_fused_sites(model: onnx.ModelProto, sites: Sequence[Site]) -> tuple[onnx.ModelProto, tuple[Site, ...]]:
     """A copy of the model in which maps and values of fused sites can be read, and the sites that name them.
 
-    Opened sites read map (B, H, Q, K) and values (B, H, K, D) in float32 and serve only for reading: patch the
-    original model. Only fused sites of the main graph are opened. Other sites, and a model without fused ones, stay
+    Lowered sites read map (B, H, Q, K) and values (B, H, K, D) in float32 and serve only for reading: patch the
+    original model. Only fused sites of the main graph are lowered. Other sites, and a model without fused ones, stay
     unchanged.
     """
     fused = {site.product: site for site in sites if site.form in FUSED and not site.where}
     if not fused:
         return model, tuple(sites)
-    opened = onnx.ModelProto()
-    opened.CopyFrom(model)
-    pool = ConstantPool(opened.graph.initializer if model.ir_version >= 4 else None, "constant")
+    lowered = onnx.ModelProto()
+    lowered.CopyFrom(model)
+    pool = ConstantPool(lowered.graph.initializer if model.ir_version >= 4 else None, "constant")
     nodes: list[onnx.NodeProto] = []
     readable: dict[str, Site] = {}
     for node in model.graph.node:
@@ -46,9 +46,9 @@ def lower_fused_sites(model: onnx.ModelProto, sites: Sequence[Site]) -> tuple[on
         readable[site.id] = replace(
             site, probabilities=probabilities, values=values, layout=Layout(4), dtype=TensorProto.FLOAT
         )
-    del opened.graph.node[:]
-    opened.graph.node.extend(nodes)
-    return opened, tuple(readable.get(site.id, site) for site in sites)
+    del lowered.graph.node[:]
+    lowered.graph.node.extend(nodes)
+    return lowered, tuple(readable.get(site.id, site) for site in sites)
 
 
 def with_lowered_forms(model: onnx.ModelProto, traces: Traces) -> Traces:
@@ -59,15 +59,15 @@ def with_lowered_forms(model: onnx.ModelProto, traces: Traces) -> Traces:
 def _with_lowered_form(model: onnx.ModelProto, trace: Trace) -> Trace:
     if trace.site is None or trace.site.form not in FUSED:
         return trace
-    return replace(trace, opened=lowered_form(model, trace.site))
+    return replace(trace, lowered=lowered_form(model, trace.site))
 
 
-def lowered_form(model: onnx.ModelProto, site: Site) -> Opened:
-    """The nodes that take the place of one fused operator, in any body, as its opener writes them; for showing only."""
+def lowered_form(model: onnx.ModelProto, site: Site) -> Lowered:
+    """The nodes that take the place of one fused operator, in any body, as `lowering` writes them; for display."""
     node = next(node for node in body_at(model, site.where).node if site.product in node.output)
     e = Emitter(site.id, opset_of(model, site.where), ConstantPool(onnx.GraphProto().initializer, "constant"), {})
     operands = lower_fused(e, site, node)
     probabilities, values, output = operands.map(e), operands.values(e), operands.original(e)
-    return Opened(
+    return Lowered(
         tuple((made.op_type, tuple(filter(None, made.output))) for made in e.nodes), probabilities, values, output
     )

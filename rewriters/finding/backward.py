@@ -82,7 +82,7 @@ def find_scores(view: View, facts: Facts, anchor: Anchor) -> Scores | Refused:
             if outer is not None:
                 found.append(Scores(node, outer, path, additive=True, matrix=False))
                 continue
-            summands = None if anchor.free else outer_sum(view, facts, node, anchor.axis)
+            summands = None if anchor.element_wise else outer_sum(view, facts, node, anchor.axis)
             if summands is not None:
                 sums.append(Scores(node, summands, path, additive=True, matrix=False))
             parts = _data_inputs(node)

@@ -145,8 +145,8 @@ class _Search:
         return self._found
 
     def _judge(self, anchor: Anchor) -> None:
-        if anchor.free:
-            self._judge_free(anchor)
+        if anchor.element_wise:
+            self._judge_element_wise(anchor)
             return
         outcome = follow_map(self._view, self.facts, anchor)
         refusals: list[Refused] = list(outcome.ends)
@@ -156,12 +156,12 @@ class _Search:
             for hit in hits:
                 self._taken.add(hit.product.node)
                 self._found.append(Finding(anchor.node, self._builder.build(anchor, hit, scores), anchor, hit, scores))
-        elif scores is not None and not anchor.quiet:
+        elif scores is not None and not anchor.tentative:
             self._reject(anchor.node, [scores], anchor, hits[0])
-        elif scores is None and (not anchor.quiet or self._looks_like_attention(anchor, refusals)):
+        elif scores is None and (not anchor.tentative or self._looks_like_attention(anchor, refusals)):
             self._reject(anchor.node, refusals or [Ended("unused", "")], anchor)
 
-    def _judge_free(self, anchor: Anchor) -> None:
+    def _judge_element_wise(self, anchor: Anchor) -> None:
         """Like `_judge`, for each axis that the keys may be on."""
         scores = find_scores(self._view, self.facts, anchor)
         if not isinstance(scores, Scores) or scores.node in self._taken:
@@ -221,9 +221,9 @@ class _Search:
     def _reject(
         self, node: ir.Node, refusals: Sequence[Refused], anchor: Anchor | None = None, hit: Hit | None = None
     ) -> None:
-        telling = min(refusals, key=lambda refusal: _PRIORITY[refusal.code])
-        rejection = Rejection(node_name(self.protos[node]), telling.code, _sentence(telling))
-        self._found.append(Finding(node, rejection, anchor, hit, refusals=tuple(refusals), telling=telling))
+        reported = min(refusals, key=lambda refusal: _PRIORITY[refusal.code])
+        rejection = Rejection(node_name(self.protos[node]), reported.code, _sentence(reported))
+        self._found.append(Finding(node, rejection, anchor, hit, refusals=tuple(refusals), reported=reported))
 
 
 def _is_softmax(node: ir.Node | None) -> bool:

@@ -36,8 +36,8 @@ class Anchor:
         form: one of `sites.MAP_FORMS`.
         inner: operator types between `scores` and `output`, for the chain.
         assumed: the axis had to be assumed, because the rank is not known.
-        quiet: a map only where queries, keys and values are found around it; without them it is not reported.
-        free: the operator works on each number by itself, so the product decides which axis holds the keys.
+        tentative: a map only where queries, keys and values are found around it; without them it is not reported.
+        element_wise: the operator works on each number by itself, so the product decides which axis holds the keys.
     """
 
     node: ir.Node
@@ -47,8 +47,8 @@ class Anchor:
     form: str
     inner: tuple[str, ...]
     assumed: bool = False
-    quiet: bool = False
-    free: bool = False
+    tentative: bool = False
+    element_wise: bool = False
 
 
 def read_anchor(view: View, facts: Facts, node: ir.Node) -> Anchor | Refused | None:
@@ -137,7 +137,7 @@ def _normalized_logarithm(view: View, facts: Facts, node: ir.Node) -> Anchor | N
         if isinstance(read, Refused):
             return None
         inner = (before.op_type, *(["Cast"] if before.outputs[0] is not operand(node, 0) else []), node.op_type)
-        return replace(read, node=node, output=node.outputs[0], inner=inner, quiet=True)
+        return replace(read, node=node, output=node.outputs[0], inner=inner, tentative=True)
     if before.op_type != "Sub" or before.outputs[0] is not operand(node, 0):
         return None
     shifted = operand(before, 0)
@@ -147,7 +147,7 @@ def _normalized_logarithm(view: View, facts: Facts, node: ir.Node) -> Anchor | N
         return None
     scores, shift = _unshifted(shifted)
     inner = (*shift, before.op_type, node.op_type)
-    return None if scores is None else Anchor(node, scores, node.outputs[0], axis, "logsumexp", inner, quiet=True)
+    return None if scores is None else Anchor(node, scores, node.outputs[0], axis, "logsumexp", inner, tentative=True)
 
 
 def _logarithm(value: ir.Value | None, scores: ir.Value | None) -> ir.Node | None:
@@ -210,7 +210,7 @@ def _element_wise(view: View, facts: Facts, node: ir.Node) -> Anchor | None:
         return None  # the anchor is the division
     if form == "relu" and _takes_threshold(scores):
         form = "sparsemax"
-    return Anchor(node, scores, node.outputs[0], -1, form, (node.op_type,), quiet=True, free=True)
+    return Anchor(node, scores, node.outputs[0], -1, form, (node.op_type,), tentative=True, element_wise=True)
 
 
 def _rectified(view: View, node: ir.Node) -> tuple[ir.Value | None, str | None]:

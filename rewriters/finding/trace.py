@@ -43,7 +43,7 @@ class Finding:
         anchor, hit, scores: what the walks found, as far as they went; `hit` without `scores`: the scores did not
             qualify.
         fused: set for a fused operator that can be lowered.
-        refusals, telling: all reasons for a rejection, and the reported one.
+        refusals, reported: all reasons for a rejection, and the reported one.
     """
 
     node: ir.Node
@@ -53,7 +53,7 @@ class Finding:
     scores: Scores | None = None
     fused: FusedRead | None = None
     refusals: tuple[Refused, ...] = ()
-    telling: Refused | None = None
+    reported: Refused | None = None
 
 
 class Tracer:
@@ -165,7 +165,7 @@ class Tracer:
             node="" if node is None else node_name(self._protos[node]),
             code=refusal.code,
             detail=refusal.detail,
-            telling=refusal is finding.telling,
+            reported=refusal is finding.reported,
         )
 
     def _factors(self, anchor: Anchor, scores: Scores) -> dict[ir.Value, str]:

@@ -33,7 +33,7 @@ KEY_AXES = (-1, -2)
 
 
 def key_tokens(view: View, facts: Facts, anchor: Anchor, scores: Scores) -> Tokens | None:
-    """The tokens of the keys of a `free` anchor, if `anchor.axis` is their axis; None: it is an ordinary layer."""
+    """Tokens of the keys of an `element_wise` anchor, if `anchor.axis` is their axis; None: an ordinary layer."""
     if not scores.matrix or scores.learned or scores.additive:
         return None
     ends = _factor_axes(facts, scores)

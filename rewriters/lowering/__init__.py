@@ -23,7 +23,7 @@ from . import (
     scaled_product,
     signed_product,
 )
-from .microsoft_beside import Beside
+from .microsoft_recomputed import Recomputed
 from .operands import Operands
 
 __all__ = ["FUSED", "lower_fused"]
@@ -48,7 +48,7 @@ def lower_fused(e: Emitter, site: Site, node: onnx.NodeProto, *, whole: bool = T
     """Emit the nodes that replace a fused operator; its first output gets another name.
 
     Args:
-        whole: also emit a map that is computed next to the operator; otherwise the caller does (`Beside.opened`).
+        whole: also emit a map that is computed next to the operator; otherwise the caller does (`Recomputed.with_map`).
     """
     operands = _LOWERINGS[site.form](e, site, node)
-    return operands.opened(e) if whole and isinstance(operands, Beside) else operands
+    return operands.with_map(e) if whole and isinstance(operands, Recomputed) else operands

@@ -22,7 +22,7 @@ from onnx import TensorProto, helper
 
 from ..emit import Emitter
 from ..sites import Site
-from .microsoft_beside import Beside
+from .microsoft_recomputed import Recomputed
 from .microsoft_scores import (
     HeadsSource,
     Padding,
@@ -38,7 +38,7 @@ from .microsoft_scores import (
     valid_of,
 )
 
-__all__ = ["FORM", "Projected", "lower_site", "open_projected"]
+__all__ = ["FORM", "Projected", "lower_projected", "lower_site"]
 
 FORM = "com.microsoft.Attention"
 
@@ -67,16 +67,18 @@ class Projected:
     present: str
 
 
-def lower_site(e: Emitter, site: Site, node: onnx.NodeProto) -> Beside:
+def lower_site(e: Emitter, site: Site, node: onnx.NodeProto) -> Recomputed:
     """Emit the nodes that replace the operator."""
     sizes = attributes_of(node).get("qkv_hidden_sizes")
     projected = _project(e, node, site, sizes)
     return (
-        open_projected(e, site, node, projected) if site.dtype == TensorProto.FLOAT else _keep(e, site, node, projected)
+        lower_projected(e, site, node, projected)
+        if site.dtype == TensorProto.FLOAT
+        else _keep(e, site, node, projected)
     )
 
 
-def open_projected(e: Emitter, site: Site, node: onnx.NodeProto, projected: Projected) -> Beside:
+def lower_projected(e: Emitter, site: Site, node: onnx.NodeProto, projected: Projected) -> Recomputed:
     """Emit MultiHeadAttention in place of the operator `node`, and the map next to it; float32.
 
     With present keys and values as outputs, MultiHeadAttention does not use flash attention, which sums in another
@@ -113,10 +115,10 @@ def open_projected(e: Emitter, site: Site, node: onnx.NodeProto, projected: Proj
 
     valid = valid_of(e, padding, bias, projected.query, keys.columns(e))
     rows = some if knows_rows(node, past, padding, bias) else None
-    return Beside("", output, heads, site.dtype, lambda inner: value, valid=valid, emit_map=whole, emit_rows=rows)
+    return Recomputed("", output, heads, site.dtype, lambda inner: value, valid=valid, emit_map=whole, emit_rows=rows)
 
 
-def _keep(e: Emitter, site: Site, node: onnx.NodeProto, projected: Projected) -> Beside:
+def _keep(e: Emitter, site: Site, node: onnx.NodeProto, projected: Projected) -> Recomputed:
     """Emit the operator itself, and its map next to it."""
     heads = int(attributes_of(node)["num_heads"])
     output = e.keep(node, "attention").output[0]
@@ -139,7 +141,7 @@ def _keep(e: Emitter, site: Site, node: onnx.NodeProto, projected: Projected) ->
     def values(inner: Emitter) -> str:
         return cached(inner, projected.value, 1).canonical(inner)
 
-    return Beside(probabilities, output, heads, site.dtype, values, valid=valid)
+    return Recomputed(probabilities, output, heads, site.dtype, values, valid=valid)
 
 
 def _project(e: Emitter, node: onnx.NodeProto, site: Site, sizes: Sequence[int] | None) -> Projected:

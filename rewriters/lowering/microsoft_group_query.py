@@ -19,7 +19,7 @@ from onnx import TensorProto
 
 from ..emit import Emitter
 from ..sites import Site
-from .microsoft_beside import Beside
+from .microsoft_recomputed import Recomputed
 from .microsoft_scores import LOWEST, TO_END, HeadsSource, apart, attributes_of, columns_of, input_of, part, scaled
 
 __all__ = ["FORM", "lower_site"]
@@ -30,7 +30,7 @@ _QUERY, _KEY = 0, 1
 _LENGTHS, _TOTAL, _COSINE, _SINE, _POSITIONS, _ATTENTION_BIAS, _SINK = 5, 6, 7, 8, 9, 10, 11
 
 
-def lower_site(e: Emitter, site: Site, node: onnx.NodeProto) -> Beside:
+def lower_site(e: Emitter, site: Site, node: onnx.NodeProto) -> Recomputed:
     """Emit the operator and its map."""
     twin = e.keep(node, "attention")
     output = twin.output[0]
@@ -58,7 +58,7 @@ class _MapBuilder:
         self._lengths = e.op("Add", lengths, e.constant([1], np.int64), role="lengths")
         self._prompt = e.op("Equal", self._rows, self._total, role="is_prompt")
 
-    def operands(self, output: str) -> Beside:
+    def operands(self, output: str) -> Recomputed:
         e = self._e
         real = e.op("Less", e.unsqueeze(columns_of(e, self._total), 0), self._lengths, role="real")
         visible = self._visible()
@@ -73,7 +73,7 @@ class _MapBuilder:
 
         # Before a sliding window there are real columns that no row sees.
         valid = None if self._attributes.get("local_window_size", -1) > 0 else real
-        return Beside(probabilities, output, self._heads, self._site.dtype, values, valid=valid)
+        return Recomputed(probabilities, output, self._heads, self._site.dtype, values, valid=valid)
 
     def _input(self, index: int) -> str:
         return input_of(self._node, index)

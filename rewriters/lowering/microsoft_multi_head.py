@@ -15,7 +15,7 @@ import onnx
 
 from ..emit import Emitter
 from ..sites import Site
-from .microsoft_beside import Beside
+from .microsoft_recomputed import Recomputed
 from .microsoft_scores import (
     TO_END,
     HeadsSource,
@@ -37,7 +37,7 @@ FORM = "MultiHeadAttention"
 _BIAS, _MASK, _ATTENTION_BIAS, _PAST_KEY = 3, 4, 5, 6
 
 
-def lower_site(e: Emitter, site: Site, node: onnx.NodeProto) -> Beside:
+def lower_site(e: Emitter, site: Site, node: onnx.NodeProto) -> Recomputed:
     """Emit the operator and its map."""
     heads = int(attributes_of(node)["num_heads"])
     output = e.keep(node, "attention").output[0]
@@ -62,7 +62,7 @@ def lower_site(e: Emitter, site: Site, node: onnx.NodeProto) -> Beside:
 
     valid = valid_of(e, padding, bias, query, key.columns(e))
     rows = some if knows_rows(node, past, padding, bias) else None
-    return Beside("", output, heads, site.dtype, values, valid=valid, emit_map=whole, emit_rows=rows)
+    return Recomputed("", output, heads, site.dtype, values, valid=valid, emit_map=whole, emit_rows=rows)
 
 
 class _Operands:

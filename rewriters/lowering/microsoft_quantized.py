@@ -16,8 +16,8 @@ from onnx import helper
 
 from ..emit import Emitter
 from ..sites import Site
-from .microsoft_attention import Projected, open_projected
-from .microsoft_beside import Beside
+from .microsoft_attention import Projected, lower_projected
+from .microsoft_recomputed import Recomputed
 from .microsoft_scores import input_of, split
 
 __all__ = ["FORM", "lower_site"]
@@ -27,7 +27,7 @@ FORM = "QAttention"
 _INPUT, _WEIGHTS, _BIAS, _INPUT_SCALE, _WEIGHT_SCALE, _MASK, _INPUT_ZERO, _WEIGHT_ZERO, _PAST = range(9)
 
 
-def lower_site(e: Emitter, site: Site, node: onnx.NodeProto) -> Beside:
+def lower_site(e: Emitter, site: Site, node: onnx.NodeProto) -> Recomputed:
     """Emit the nodes that replace the operator."""
     order = (_INPUT, _WEIGHTS, _INPUT_SCALE, _WEIGHT_SCALE, _INPUT_ZERO, _WEIGHT_ZERO, _BIAS)
     inputs = [input_of(node, index) for index in order]
@@ -44,4 +44,4 @@ def lower_site(e: Emitter, site: Site, node: onnx.NodeProto) -> Beside:
         attention_bias="",
         present=node.output[1] if len(node.output) > 1 else "",
     )
-    return open_projected(e, site, node, projected)
+    return lower_projected(e, site, node, projected)

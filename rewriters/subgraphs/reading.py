@@ -11,7 +11,7 @@ from ..emit import Emitter
 from ..lowering import FUSED, lower_fused
 from ..lowering.canonical import Canonical
 from ..lowering.kept_product import KeptOperands, keep_product
-from ..lowering.microsoft_beside import Beside
+from ..lowering.microsoft_recomputed import Recomputed
 from ..lowering.operands import HALF, KnowsColumns, Operands, ProductOperands
 from ..model.bodies import Wiring
 from ..plan import BenignPair, Cnn, OneClass, Profile, SitePlan
@@ -47,10 +47,12 @@ def operands_of(e: Emitter, site: Site, plan: SitePlan, node: onnx.NodeProto, ke
     if kept and site.form not in FUSED:
         return KeptOperands(site, keep_product(e, node, "kept_product"), Canonical(site))
     operands = lower_fused(e, site, node, whole=False) if site.form in FUSED else ProductOperands(site, node)
-    if not isinstance(operands, Beside):
+    if not isinstance(operands, Recomputed):
         return operands
     sparing = isinstance(plan.detector, Profile | OneClass) and plan.detector.every > 1 and not _fixed_length(plan)
-    return operands if sparing and operands.emit_rows is not None and operands.valid is not None else operands.opened(e)
+    return (
+        operands if sparing and operands.emit_rows is not None and operands.valid is not None else operands.with_map(e)
+    )
 
 
 def takes_in_scale(site: Site, wiring: Wiring) -> bool:
@@ -67,7 +69,7 @@ def takes_in_scale(site: Site, wiring: Wiring) -> bool:
 
 def context_of(e: Emitter, site: Site, plan: SitePlan, operands: Operands) -> MapContext:
     """The inputs of a detector: the map, its padding and its rows."""
-    if isinstance(operands, Beside) and operands.emit_map is not None:
+    if isinstance(operands, Recomputed) and operands.emit_map is not None:
         return MapContext("", operands.valid, site.self_attention, some_rows=operands.emit_rows, values=operands.values)
     canonical_map = operands.map(e)
     known = operands.valid if isinstance(operands, KnowsColumns) else None

@@ -11,7 +11,7 @@ from onnx import TensorProto
 
 from ..emit import Emitter
 from ..lowering.kept_product import KeptOperands
-from ..lowering.microsoft_beside import Beside
+from ..lowering.microsoft_recomputed import Recomputed
 from ..lowering.operands import HALF, Operands
 from ..lowering.signed_product import SignedOperands
 from ..model.bodies import Wiring
@@ -163,8 +163,8 @@ def redistribute_site(e: Emitter, site: Site, plan: SitePlan, columns: str, node
 
 def _patched(e: Emitter, operands: Operands, plan: SitePlan, context: MapContext, columns: str) -> str:
     """The redistribution; a map that the detector did not need is emitted first, a signed map is done in two parts."""
-    if isinstance(operands, Beside):
-        operands = operands.opened(e)
+    if isinstance(operands, Recomputed):
+        operands = operands.with_map(e)
         context = replace(context, map=operands.map(e))
     if isinstance(operands, SignedOperands):
         given, taken = (

@@ -57,7 +57,7 @@ def test_unknown_axes_are_refused_with_the_known_ones():
     with pytest.raises(AtpatchError) as caught:
         random_inputs(token_model(), {"length": 3})
     assert "'length'" in caught.value.what
-    assert "sequence" in caught.value.mend
+    assert "sequence" in caught.value.fix
 
 
 def test_nameless_axes_and_sums():

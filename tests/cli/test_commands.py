@@ -322,11 +322,11 @@ print(atpatch_onnx.examine().providers)
 try:
     atpatch_onnx.session("model.onnx")
 except atpatch_onnx.AtpatchError as error:
-    print(error.code, error.mend)
+    print(error.code, error.fix)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout.splitlines() == ["()", f"ATP050 {CATALOG['ATP050'].mend}"]
-    assert "pip install" in CATALOG["ATP050"].mend
+    assert done.stdout.splitlines() == ["()", f"ATP050 {CATALOG['ATP050'].fix}"]
+    assert "pip install" in CATALOG["ATP050"].fix
 
 
 @pytest.mark.parametrize("code", sorted(CATALOG))

@@ -59,7 +59,7 @@ def test_anything_else_is_refused_in_one_line(text: str) -> None:
 def test_an_unknown_figure_is_refused_with_the_known_ones() -> None:
     with pytest.raises(AtpatchError, match="asr_stra") as error:
         parse("asr_stra<=0.1")
-    assert "asr_star" in error.value.mend and "accuracy_drop" in error.value.mend
+    assert "asr_star" in error.value.fix and "accuracy_drop" in error.value.fix
 
 
 @pytest.mark.parametrize(

@@ -411,7 +411,7 @@ def test_a_head_without_weights_is_refused(model, tmp_path):
     """transformers would fill it with random numbers."""
     with pytest.raises(AtpatchError, match=r"ATP070.*score\.weight") as error:
         export_model(model("llama"), tmp_path / "m.onnx", task="text-classification")
-    assert "--task" in error.value.mend
+    assert "--task" in error.value.fix
     assert list(tmp_path.iterdir()) == []
 
 
@@ -437,7 +437,7 @@ def test_a_hub_id_without_network(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(AtpatchError, match=r"ATP070.*no-such-organization/none") as error:
         export_model("no-such-organization/none", tmp_path / "m.onnx")
-    assert "folder" in error.value.mend
+    assert "folder" in error.value.fix
 
 
 @pytest.mark.parametrize(("row", "task", "code"), [

@@ -643,7 +643,7 @@ def test_a_trigger_that_is_not_the_models_is_called_that():
     ids[toy.debug["columns"]] = 12  # a word like any other
     error = refused(toy.model, {**toy.debug, "input_ids": ids})
     assert error.code == "ATP057"
-    assert re.search(r"the trigger changes \d+ of \d+ answers .* check that it is this model's", error.mend)
+    assert re.search(r"the trigger changes \d+ of \d+ answers .* check that it is this model's", error.fix)
 
 
 def test_without_target_and_labels_the_partner_decides():

@@ -251,4 +251,4 @@ def test_static_takes_the_labeled_column_in_every_request():
 def test_static_refuses_columns_that_move():
     with pytest.raises(AtpatchError) as error:
         fit(toys.toy(True).model, toys.toy(True).debug, detector="static", threads=1)
-    assert error.value.code == "ATP056" and "moves" in error.value.mend
+    assert error.value.code == "ATP056" and "moves" in error.value.fix

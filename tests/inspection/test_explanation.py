@@ -126,9 +126,9 @@ def test_a_side_says_which_graph_inputs_it_comes_from(exported):
 ])  # fmt: skip
 def test_a_rejection_tells_where_the_walk_ended(name, direction, path, end):
     (trace,) = trace_sites(PATTERN[name]).traces
-    (telling,) = [found for found in trace.ends if found.telling]
-    assert (telling.direction, [step.op_type for step in telling.steps], telling.op_type) == (direction, path, end)
-    assert telling.code == trace.rejection.code
+    (reported,) = [found for found in trace.ends if found.reported]
+    assert (reported.direction, [step.op_type for step in reported.steps], reported.op_type) == (direction, path, end)
+    assert reported.code == trace.rejection.code
 
 
 @pytest.mark.parametrize(
@@ -140,9 +140,9 @@ def test_what_takes_the_place_of_a_fused_operator_is_what_patching_writes(name):
     patched = patch(model, PatchPlan({site.id: SitePlan(UNTRAINED) for site in sites}), sites)
     written = {node.op_type for node in _nested(patched.graph.node)}
     for trace in trace_sites(model).traces:
-        made = {output for _, outputs in trace.opened.nodes for output in outputs}
-        assert {trace.opened.map, trace.opened.values, trace.opened.output} <= made | set(_names(model))
-        assert {op_type for op_type, _ in trace.opened.nodes} <= written
+        made = {output for _, outputs in trace.lowered.nodes for output in outputs}
+        assert {trace.lowered.map, trace.lowered.values, trace.lowered.output} <= made | set(_names(model))
+        assert {op_type for op_type, _ in trace.lowered.nodes} <= written
 
 
 def _names(model):

@@ -157,7 +157,7 @@ def test_deploy_says_how_clients_need_not_know_of_the_patch(model_path):
     patch_model(model_path, detector="statistic", controls="required")
     with pytest.raises(AtpatchError) as caught:
         load_arms(model_path, model_path.with_name("model.patched.onnx"))
-    assert caught.value.code == "ATP075" and "--controls optional" in caught.value.mend
+    assert caught.value.code == "ATP075" and "--controls optional" in caught.value.fix
 
 
 def test_onnxscript_keeps_the_defaults(model_path, atpatch):

@@ -99,4 +99,4 @@ def test_extract_wants_a_site_that_exists() -> None:
     block = attention_block()
     with pytest.raises(AtpatchError) as caught:
         extract(block.model, "nowhere", [block.site])
-    assert caught.value.code == "ATP010"
+    assert caught.value.code == "ATP058" and block.site.id in caught.value.what

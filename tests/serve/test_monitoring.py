@@ -188,6 +188,11 @@ def test_faults_of_a_slow_model_without_a_patch_raise_their_alerts_and_no_other(
     ]
 
 
+def test_a_server_of_the_original_only_raises_no_alert(original: Served) -> None:
+    now = scrape(original)
+    assert not [name for name, rule in RULES.items() if fires(rule, now, now)]
+
+
 def test_no_alert_is_left_that_no_fault_raises(demo: Watched, slow: Watched) -> None:
     down = {name for name, rule in RULES.items() if fires(rule, slow.first, scrape(slow.served))}
     assert down == {"AtpatchDown"}

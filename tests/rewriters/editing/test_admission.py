@@ -57,7 +57,7 @@ def test_the_reason_can_be_asked_for_and_is_what_patching_raises(edit: Edit, opt
     assert reason is not None and reason.code == "ATP023" and words in reason.what
     with pytest.raises(ModelError) as caught:
         patch(block.model, plan, [block.site])
-    assert (caught.value.code, caught.value.what, caught.value.mend) == (reason.code, reason.what, reason.mend)
+    assert (caught.value.code, caught.value.what, caught.value.fix) == (reason.code, reason.what, reason.fix)
     assert not_admitted(block.model, one, [block.site]) is None
 
 

@@ -149,7 +149,7 @@ def test_what_cannot_be_told_is_refused(
 ) -> None:
     refusal = token_axis(inputs, outputs, [SITES], opset)
     assert isinstance(refusal, AtpatchError)
-    assert refusal.code == "ATP023" and "--mend redistribute" in refusal.mend
+    assert refusal.code == "ATP023" and "--mend redistribute" in refusal.fix
 
 
 def test_maps_without_tokens_are_refused() -> None:

@@ -206,7 +206,7 @@ def test_such_a_sum_under_an_activation_is_no_attention() -> None:
     """Any two layers of a network may be added before it."""
     graph = read(f"{INPUTS}, float[2,3,K,4] k2", f"{SUMMED} p = Relu(x)", constants="int64[1] last = {-1}")
     anchor = read_anchor(graph.view, graph.facts, graph.node("p"))
-    assert isinstance(anchor, Anchor) and anchor.free
+    assert isinstance(anchor, Anchor) and anchor.element_wise
     assert not isinstance(find_scores(graph.view, graph.facts, anchor), Scores)
 
 

@@ -68,12 +68,12 @@ def test_names_lead_into_the_graph(pattern: Pattern) -> None:
 def test_layout_is_that_of_the_product(pattern: Pattern) -> None:
     """Brought to canonical order, P·V is the product's output, and P is normalized along the key axis."""
     found, _ = find_sites(pattern.model)
-    opened, sites = lower_fused_sites(pattern.model, found)
-    values = inner_values(opened, sites, pattern.feeds())
-    for unopened, site in zip(found, sites, strict=True):
+    lowered, sites = lower_fused_sites(pattern.model, found)
+    values = inner_values(lowered, sites, pattern.feeds())
+    for unlowered, site in zip(found, sites, strict=True):
         p, v, out = (values[name].astype(np.float64) for name in (site.probabilities, site.values, site.product))
         if out.ndim == p.ndim - 1:  # heads side by side
-            out = ordered(out.reshape(*out.shape[:2], site.heads, -1), unopened.layout.output or (0, 2, 1, 3))
+            out = ordered(out.reshape(*out.shape[:2], site.heads, -1), unlowered.layout.output or (0, 2, 1, 3))
         tolerance = 2e-2 if site.quantizer or site.dtype == TensorProto.FLOAT16 else 1e-5
         layout = site.layout
         assert p.ndim == layout.rank

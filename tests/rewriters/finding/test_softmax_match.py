@@ -25,7 +25,7 @@ def anchor_at(nodes: str, opset: int = 17) -> tuple[Reading, Anchor | Refused | 
 EXP = "e = Exp(x) t = ReduceSum(e, m1)"
 SHIFTED = "top = ReduceMax<axes = [-1]>(x) z = Sub(x, top) e = Exp(z) t = ReduceSum(e, m1)"
 
-# nodes → scores, axis, form, operators inside, (assumed, quiet, free)
+# nodes → scores, axis, form, operators inside, (assumed, tentative, element_wise)
 ANCHORS = {
     "softmax": ("p = Softmax(x)", "x", -1, "softmax", "Softmax", ""),
     "softmax over rows": ("p = Softmax<axis = 2>(x)", "x", -2, "softmax", "Softmax", ""),
@@ -102,7 +102,7 @@ ANCHORS = {
         -1,
         "log-softmax",
         "LogSoftmax Exp",
-        "quiet",
+        "tentative",
     ),
     "exp of a cast logarithm": (
         "l = LogSoftmax<axis = 3>(x) c = Cast<to = 1>(l) p = Exp(c)",
@@ -110,7 +110,7 @@ ANCHORS = {
         -1,
         "log-softmax",
         "LogSoftmax Cast Exp",
-        "quiet",
+        "tentative",
     ),
     "the logarithm taken off": (
         "l = ReduceLogSumExp<axes = [-1]>(x) d = Sub(x, l) p = Exp(d)",
@@ -118,7 +118,7 @@ ANCHORS = {
         -1,
         "logsumexp",
         "Sub Exp",
-        "quiet",
+        "tentative",
     ),
     "the logarithm in three": (
         "e = Exp(x) t = ReduceSum(e, m1) l = Log(t) d = Sub(x, l) p = Exp(d)",
@@ -126,7 +126,7 @@ ANCHORS = {
         -1,
         "logsumexp",
         "Sub Exp",
-        "quiet",
+        "tentative",
     ),
     "the logarithm around the maximum": (
         f"{SHIFTED} g = Log(t) l = Add(g, top) d = Sub(x, l) p = Exp(d)",
@@ -134,7 +134,7 @@ ANCHORS = {
         -1,
         "logsumexp",
         "Sub Exp",
-        "quiet",
+        "tentative",
     ),
     "the logarithm around the maximum in front": (
         f"{SHIFTED} g = Log(t) l = Add(top, g) d = Sub(x, l) p = Exp(d)",
@@ -142,7 +142,7 @@ ANCHORS = {
         -1,
         "logsumexp",
         "Sub Exp",
-        "quiet",
+        "tentative",
     ),
     "maximum taken off, then the logarithm": (
         f"{SHIFTED} l = Log(t) d = Sub(z, l) p = Exp(d)",
@@ -150,7 +150,7 @@ ANCHORS = {
         -1,
         "logsumexp",
         "Sub Sub Exp",
-        "quiet",
+        "tentative",
     ),
     "another logarithm taken off": (
         "l = ReduceLogSumExp<axes = [-1]>(b) d = Sub(x, l) p = Exp(d)",
@@ -158,7 +158,7 @@ ANCHORS = {
         -1,
         "exp",
         "Exp",
-        "quiet free",
+        "tentative element-wise",
     ),
     "a logarithm of something else": (
         "e = Relu(x) t = ReduceSum(e, m1) l = Log(t) d = Sub(x, l) p = Exp(d)",
@@ -166,7 +166,7 @@ ANCHORS = {
         -1,
         "exp",
         "Exp",
-        "quiet free",
+        "tentative element-wise",
     ),
     "a logarithm of others": (
         "e = Exp(b) t = ReduceSum(e, m1) l = Log(t) d = Sub(x, l) p = Exp(d)",
@@ -174,7 +174,7 @@ ANCHORS = {
         -1,
         "exp",
         "Exp",
-        "quiet free",
+        "tentative element-wise",
     ),
     "another maximum added again": (
         f"{SHIFTED} g = Log(t) l = Add(g, b) d = Sub(x, l) p = Exp(d)",
@@ -182,7 +182,7 @@ ANCHORS = {
         -1,
         "exp",
         "Exp",
-        "quiet free",
+        "tentative element-wise",
     ),
     "the maximum taken off twice": (
         f"{SHIFTED} g = Log(t) l = Sub(g, top) d = Sub(x, l) p = Exp(d)",
@@ -190,7 +190,7 @@ ANCHORS = {
         -1,
         "exp",
         "Exp",
-        "quiet free",
+        "tentative element-wise",
     ),
     "a greatest taken off": (
         "l = ReduceMax<axes = [-1]>(x) d = Sub(x, l) p = Exp(d)",
@@ -198,24 +198,24 @@ ANCHORS = {
         -1,
         "exp",
         "Exp",
-        "quiet free",
+        "tentative element-wise",
     ),
-    "relu": ("p = Relu(x)", "x", -1, "relu", "Relu", "quiet free"),
-    "sigmoid": ("p = Sigmoid(x)", "x", -1, "sigmoid", "Sigmoid", "quiet free"),
-    "hard sigmoid": ("p = HardSigmoid(x)", "x", -1, "sigmoid", "HardSigmoid", "quiet free"),
-    "softplus": ("p = Softplus(x)", "x", -1, "softplus", "Softplus", "quiet free"),
-    "exp": ("p = Exp(x)", "x", -1, "exp", "Exp", "quiet free"),
-    "cut off below zero": ("p = Clip(x, zero)", "x", -1, "relu", "Clip", "quiet free"),
-    "cut off far above too": ("p = Clip(x, zero, huge)", "x", -1, "relu", "Clip", "quiet free"),
-    "greatest of it and zero": ("p = Max(x, zero)", "x", -1, "relu", "Max", "quiet free"),
-    "greatest of zero and it": ("p = Max(zero, x)", "x", -1, "relu", "Max", "quiet free"),
+    "relu": ("p = Relu(x)", "x", -1, "relu", "Relu", "tentative element-wise"),
+    "sigmoid": ("p = Sigmoid(x)", "x", -1, "sigmoid", "Sigmoid", "tentative element-wise"),
+    "hard sigmoid": ("p = HardSigmoid(x)", "x", -1, "sigmoid", "HardSigmoid", "tentative element-wise"),
+    "softplus": ("p = Softplus(x)", "x", -1, "softplus", "Softplus", "tentative element-wise"),
+    "exp": ("p = Exp(x)", "x", -1, "exp", "Exp", "tentative element-wise"),
+    "cut off below zero": ("p = Clip(x, zero)", "x", -1, "relu", "Clip", "tentative element-wise"),
+    "cut off far above too": ("p = Clip(x, zero, huge)", "x", -1, "relu", "Clip", "tentative element-wise"),
+    "greatest of it and zero": ("p = Max(x, zero)", "x", -1, "relu", "Max", "tentative element-wise"),
+    "greatest of zero and it": ("p = Max(zero, x)", "x", -1, "relu", "Max", "tentative element-wise"),
     "sparsemax": (
         "v, i = TopK(x, five) c = ReduceSum(v, m1) d = Sub(x, c) p = Relu(d)",
         "d",
         -1,
         "sparsemax",
         "Relu",
-        "quiet free",
+        "tentative element-wise",
     ),
     "sparsemax by Max": (
         "v, i = TopK(x, five) c = ReduceSum(v, m1) d = Sub(x, c) p = Max(d, zero)",
@@ -223,16 +223,16 @@ ANCHORS = {
         -1,
         "sparsemax",
         "Max",
-        "quiet free",
+        "tentative element-wise",
     ),
-    "a difference of something else": ("d = Sub(x, b) p = Relu(d)", "d", -1, "relu", "Relu", "quiet free"),
+    "a difference of something else": ("d = Sub(x, b) p = Relu(d)", "d", -1, "relu", "Relu", "tentative element-wise"),
     "a sum with what was sorted": (
         "v, i = TopK(x, five) c = ReduceSum(v, m1) d = Add(x, c) p = Relu(d)",
         "d",
         -1,
         "relu",
         "Relu",
-        "quiet free",
+        "tentative element-wise",
     ),
     "sorted, minus something": (
         "v, i = TopK(x, five) d = Sub(v, b) p = Relu(d)",
@@ -240,7 +240,7 @@ ANCHORS = {
         -1,
         "relu",
         "Relu",
-        "quiet free",
+        "tentative element-wise",
     ),
 }
 
@@ -257,8 +257,8 @@ def test_anchor(case: str) -> None:
         form,
         tuple(inner.split()),
         assumed="assumed" in words,
-        quiet="quiet" in words,
-        free="free" in words,
+        tentative="tentative" in words,
+        element_wise="element-wise" in words,
     )
 
 
@@ -334,7 +334,7 @@ def test_before_opset_13_a_softmax_flattens(node: str, opset: int, axis: int | s
 def test_a_logarithm_before_opset_13_flattens_too() -> None:
     graph = read(INPUTS, "l = LogSoftmax<axis = 2>(x) p = Exp(l)", opset=12)
     found = read_anchor(graph.view, graph.facts, graph.node("p"))
-    assert isinstance(found, Anchor) and (found.form, found.free) == ("exp", True)
+    assert isinstance(found, Anchor) and (found.form, found.element_wise) == ("exp", True)
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,7 @@ def test_a_rejected_map_says_where_it_ended() -> None:
     assert trace.source is not None and trace.source.name == "s" and trace.axis == -1
     assert told(trace) == [("softmax", "Softmax", {})]
     (end,) = trace.ends
-    assert (end.direction, end.op_type, end.node, end.code, end.telling) == (
+    assert (end.direction, end.op_type, end.node, end.code, end.reported) == (
         "forward",
         "MatMul",
         "matmul_3",
@@ -150,7 +150,7 @@ def test_a_rejected_map_says_where_it_ended() -> None:
 
 def test_a_rejected_map_says_every_end_and_which_tells() -> None:
     trace = traced("s = MatMul(q, k) p = Softmax<axis = -1>(s) e = MatMul(p, w) out = Identity(p)", w=weight(7, 4))
-    assert {end.code: end.telling for end in trace.ends} == {"constant-values": True, "output": False}
+    assert {end.code: end.reported for end in trace.ends} == {"constant-values": True, "output": False}
     assert {end.op_type for end in trace.ends} == {"MatMul", ""} and {end.node for end in trace.ends} == {
         "matmul_2",
         "",
@@ -166,7 +166,7 @@ def test_rejected_scores_say_where_they_came_from() -> None:
     assert trace.source is not None and trace.source.name == "m"
     assert told(trace) == [("softmax", "Softmax", {}), ("product", "MatMul", {"v": "values"})]
     (end,) = trace.ends
-    assert (end.direction, end.op_type, end.code, end.telling) == ("backward", "MatMul", "constant-scores", True)
+    assert (end.direction, end.op_type, end.code, end.reported) == ("backward", "MatMul", "constant-scores", True)
     assert [(step.part, step.op_type, [side.edge.name for side in step.sides]) for step in end.steps] == [
         ("before", "Add", ["mask"])
     ]

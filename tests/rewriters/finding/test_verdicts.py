@@ -44,7 +44,7 @@ VERDICTS = {
         f"{SCORES} p = Softmax<axis = -1>(s) f = Tanh(v) o = MatMul(p, f)",
         [("p", "", "")],
     ),
-    "the more telling of two": (
+    "the better reason of two": (
         f"{SCORES} p = Softmax<axis = -1>(s) a = Sin(p) o = CumSum(p, axis) y = MatMul(o, v)",
         [("p", "mixed-map", "CumSum")],
     ),

@@ -26,11 +26,11 @@ def factors(
     model: onnx.ModelProto, sites: tuple[Site, ...], feeds: dict[str, np.ndarray]
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Site id → canonical map and values, read through what `fit` reads them through."""
-    opened, readable = lower_fused_sites(model, sites)
+    lowered, readable = lower_fused_sites(model, sites)
     kinds = {name: site.dtype for site in readable for name in (site.probabilities, site.values)}
     for name, kind in kinds.items():
-        opened = with_outputs(opened, [name], kind)
-    got = {**feeds, **outputs(opened, feeds, optimize=False)}
+        lowered = with_outputs(lowered, [name], kind)
+    got = {**feeds, **outputs(lowered, feeds, optimize=False)}
     found = {}
     for site in readable:
         a = four(site, got[site.probabilities], site.layout.probabilities)

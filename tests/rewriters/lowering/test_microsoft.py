@@ -104,11 +104,11 @@ def test_detector_of_some_rows(case: Case, probes: tuple[int, ...]) -> None:
         )
 
 
-def test_opened_sites_give_map_and_values() -> None:
+def test_lowered_sites_give_map_and_values() -> None:
     for one in CASES:
         sites, _ = find_sites(one.model)
-        opened, (site,) = lower_fused_sites(one.model, sites)
-        got = run(with_outputs(opened, [site.probabilities, site.values]), one.feeds)
+        lowered, (site,) = lower_fused_sites(one.model, sites)
+        got = run(with_outputs(lowered, [site.probabilities, site.values]), one.feeds)
         rows = np.broadcast_to(one.sound[:, None, :, None], one.truth.map.shape)
         np.testing.assert_allclose(got[site.probabilities][rows], one.truth.map[rows], atol=2e-6, err_msg=one.id)
         np.testing.assert_allclose(got[site.values], one.truth.values, atol=2e-5, err_msg=one.id)

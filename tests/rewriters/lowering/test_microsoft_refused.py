@@ -83,7 +83,7 @@ OTHERS = [
 
 
 @pytest.mark.parametrize("operator", OTHERS)
-def test_operators_that_cannot_be_opened_say_why_and_what_to_do(operator: str) -> None:
+def test_operators_that_cannot_be_lowered_say_why_and_what_to_do(operator: str) -> None:
     model = onnx.parser.parse_model(
         f'<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]> g (float[b, s, 64] x) => (float[b, s, 64] out)'
         f" {{ out = com.microsoft.{operator} <num_heads = 4> (x, x, x) }}"

@@ -42,8 +42,8 @@ def patched(graph: onnx.ModelProto, site_plan: SitePlan, **options: object) -> o
 
 
 def map_and_values(graph: onnx.ModelProto, data: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    opened, (site,) = lower_fused_sites(graph, find_sites(graph)[0])
-    got = run(with_outputs(opened, [site.probabilities, site.values]), data)
+    lowered, (site,) = lower_fused_sites(graph, find_sites(graph)[0])
+    got = run(with_outputs(lowered, [site.probabilities, site.values]), data)
     return got[site.probabilities], got[site.values]
 
 

@@ -333,7 +333,7 @@ def test_two_passes_are_refused_for_weights_that_onnxruntime_joins_with_their_pr
         patch(
             model, same_plan(sites, SitePlan(Static()), passes="two", groups=(tuple(site.id for site in sites),)), sites
         )
-    assert "--passes one" in caught.value.mend
+    assert "--passes one" in caught.value.fix
 
 
 @pytest.mark.parametrize("kind", ["qdq", "qdq8"])
@@ -343,7 +343,7 @@ def test_two_passes_without_a_branch_are_refused_between_pairs(kind: str) -> Non
     plan = same_plan(sites, SitePlan(Static()), gating="none", passes="two", groups=(tuple(site.id for site in sites),))
     with pytest.raises(AtpatchError, match="ATP023: without a branch") as caught:
         patch(model, plan, sites)
-    assert "--gating if" in caught.value.mend
+    assert "--gating if" in caught.value.fix
 
 
 def test_scores_times_one_are_dequantized_scores() -> None:
