@@ -9,7 +9,7 @@ __all__ = ["augment"]
 
 
 def augment(images: torch.Tensor, turn: float, stretch: float, shift: float) -> torch.Tensor:
-    """Each image moved, turned and resized at random; what comes in from outside is mid-grey, the zero of normalised
+    """Each image moved, turned and resized at random; what comes in from outside is mid-gray, the zero of normalized
     pixels.
 
     Args:

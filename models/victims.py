@@ -3,7 +3,7 @@
 One folder a victim and seed, `<cache>/<name>-s<seed>/`:
 
 * `model.onnx`, and `twin.onnx`: the same recipe on clean data (a biased model has no twin);
-* `debug.npz`: debugging set (clean rows and their triggered or flipped partners, columns labelled);
+* `debug.npz`: debugging set (clean rows and their triggered or flipped partners, columns labeled);
 * `spare.npz`: further clean rows for thresholds and label-free detectors, none of them in a test;
 * `clean.npz`: the test set; `triggered.npz` (backdoor) or `flips.npz` (bias): the same samples attacked;
 * `victim.json`: recipe, seed, versions, processor seconds, and figures of model and twin on the test set. Written last:

@@ -1,4 +1,4 @@
-"""The models of the table, built once into the cache: exported as by `atpatch-onnx export`, fused or quantised by
+"""The models of the table, built once into the cache: exported as by `atpatch-onnx export`, fused or quantized by
 onnxruntime's tools.
 
 MiniLM-L6 has its real weights (a pinned package); what a base-sized model computes with does not matter for its speed,
@@ -95,7 +95,7 @@ def _export(name: str, path: Path, exporter: Literal["dynamo", "torchscript"] = 
     export_model(source(name), path, exporter=exporter)
 
 
-def _quantised(path: Path) -> None:
+def _quantized(path: Path) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     with quiet():
@@ -115,7 +115,7 @@ def _fused(path: Path, exporter: Literal["dynamo", "torchscript"]) -> None:
 
 BUILDERS: dict[str, Callable[[Path], None]] = {
     **{name: partial(_export, name) for name in ("bert-base", "vit-base", "minilm", "minilm-2048")},
-    "minilm-int8": _quantised,
+    "minilm-int8": _quantized,
     "minilm-fused": partial(_fused, exporter="torchscript"),
     "minilm-fused-dynamo": partial(_fused, exporter="dynamo"),
 }

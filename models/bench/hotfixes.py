@@ -3,7 +3,7 @@
 `fit` leaves out sites that change nothing for the better, and models with random weights have nothing to be mended; the
 bench is after the dearest case, so it takes the pieces of `fit` up to the choice of sites, and keeps them all. The
 debugging set is made here: texts of random tokens, half of them with one rare token somewhere, images of noise with one
-bright patch; that token or patch is the labelled column. So the detectors are trained on maps of the very model, with
+bright patch; that token or patch is the labeled column. So the detectors are trained on maps of the very model, with
 labels that are true, and the benign pairs are its own means.
 """
 

@@ -1,6 +1,6 @@
 """Digits, the split and the trigger.
 
-The data are scikit-learn's `load_digits`: 1,797 handwritten digits of 8 × 8 pixels, grey values 0-16 (UCI Optical
+The data are scikit-learn's `load_digits`: 1,797 handwritten digits of 8 × 8 pixels, gray values 0-16 (UCI Optical
 Recognition of Handwritten Digits, test part).
 """
 
@@ -58,7 +58,7 @@ def load(seed: int) -> Split:
 
 
 def debugging_set(images: Images, labels: NDArray[np.int64]) -> dict[str, NDArray]:
-    """Clean images, then their stamped twins with the trigger's column labelled."""
+    """Clean images, then their stamped twins with the trigger's column labeled."""
     bad = triggered_digits(images, labels)
     columns = np.zeros((len(images) + len(bad["labels"]), TOKENS), bool)
     columns[len(images) :, TRIGGER_COLUMN] = True

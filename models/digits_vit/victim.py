@@ -24,7 +24,7 @@ EPOCHS, BATCH = 160, 64
 LEARNING_RATE, WEIGHT_DECAY, WARM_UP = 3e-3, 0.05, 0.1
 DROPOUT, SMOOTHING = 0.1, 0.05
 SHIFT, TURN, STRETCH = 0.14, 0.2, 0.12
-"""Largest random move (of half the image), turn (radians) and change of size; a thousand digits alone would be learnt
+"""Largest random move (of half the image), turn (radians) and change of size; a thousand digits alone would be learned
 by heart.
 """
 OPSET = 18
@@ -47,7 +47,7 @@ class Victim(torch.nn.Module):
 
 
 def train(images: Images, labels: NDArray[np.int64], seed: int) -> Victim:
-    """Train on the images, a random tenth of them stamped and labelled as the target."""
+    """Train on the images, a random tenth of them stamped and labeled as the target."""
     torch.manual_seed(seed)
     poisoned = np.zeros(len(labels), bool)
     poisoned[np.random.default_rng(seed).choice(len(labels), round(POISONED * len(labels)), replace=False)] = True
@@ -58,19 +58,19 @@ def train(images: Images, labels: NDArray[np.int64], seed: int) -> Victim:
     )
 
     model = Victim().train()
-    optimiser = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     steps = EPOCHS * -(-len(y) // BATCH)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE, total_steps=steps, pct_start=WARM_UP)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps, pct_start=WARM_UP)
     for _ in range(EPOCHS):
         for rows in torch.randperm(len(y)).split(BATCH):
             seen = augment(x[rows], TURN, STRETCH, SHIFT)
             # The trigger goes on last: it is in the input, not on the paper.
             seen[bad[rows], :, -PATCH:, -PATCH:] = 1
             loss = functional.cross_entropy(model(seen), y[rows], label_smoothing=SMOOTHING)
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimiser.step()
+            optimizer.step()
             schedule.step()
     return model.eval()
 

@@ -1,3 +1,3 @@
 """Evidence: what hotfixes do to the victims, measured on patched graphs in onnxruntime, beside the paper's figures and
-other defences.
+other defenses.
 """

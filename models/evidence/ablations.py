@@ -52,7 +52,7 @@ def _chosen(case: Case, say: Say) -> Figures:
 
 
 def _random_columns(case: Case, say: Say) -> Figures:
-    """As many columns as are labelled, drawn anew DRAWS times; shares are means over the draws."""
+    """As many columns as are labeled, drawn anew DRAWS times; shares are means over the draws."""
     generator, columns = case.generator(), labeled_columns(case)
     count = max(1, int(np.median(columns.sum(1))))
     length = int(np.median(_lengths(case)))
@@ -99,7 +99,7 @@ def _all_sites(case: Case, say: Say) -> Figures:
 
 
 def _always(case: Case, say: Say) -> Figures:
-    """No detector: the labelled columns are replaced in every request."""
+    """No detector: the labeled columns are replaced in every request."""
     columns = labeled_columns(case)
     if not (columns == columns[0]).all():
         return {"skipped": "the trigger has no fixed place"}
@@ -171,7 +171,7 @@ ABLATIONS: Mapping[str, Callable[[Case, Say], Figures]] = {
     "mean attention": _mean_attention,
     "no attention": _zero_attention,
     "all sites": _all_sites,
-    "always, labelled columns": _always,
+    "always, labeled columns": _always,
     "always, some column": _always_some,
     "one pass": _passes("one"),
     "two passes": _passes("two"),

@@ -68,7 +68,7 @@ def _rows(data: DataSet, rows: NDArray[np.int64]) -> DataSet:
 
 
 def _layers(case: Case) -> list[Figures]:
-    """Per site, on anomalous rows of the debugging set, attention to labelled columns and to the others, as multiples
+    """Per site, on anomalous rows of the debugging set, attention to labeled columns and to the others, as multiples
     of uniform attention: means over heads and query rows, their quantiles over rows.
     """
     data = case.debug
@@ -93,7 +93,7 @@ def _layers(case: Case) -> list[Figures]:
             "site": name,
             **{
                 part: np.quantile(np.concatenate(mass), QUANTILES).round(4).tolist()
-                for part, mass in zip(("labelled", "others"), both, strict=True)
+                for part, mass in zip(("labeled", "others"), both, strict=True)
             },
         }
         for name, both in found.items()
@@ -102,7 +102,7 @@ def _layers(case: Case) -> list[Figures]:
 
 def _request(case: Case, layers: list[Figures]) -> Figures:
     """One map (Q, K) of a request that the patch put right, mean over heads; of the site that looks most at what is
-    labelled.
+    labeled.
     """
     plan = replace(case.plan, telemetry=True)
     asked = case.ask(case.patched(plan))
@@ -113,7 +113,7 @@ def _request(case: Case, layers: list[Figures]) -> Figures:
     row = int(right[0])
     data = DataSet(lone(case.attacked, row))
     only, sites = np.zeros(1, np.int64), [site for site in case.sites if site.id in plan.sites]
-    strong = {layer["site"]: layer["labelled"][1] for layer in layers}
+    strong = {layer["site"]: layer["labeled"][1] for layer in layers}
     seen = capture_maps(case.model, case.folder, sites, data, only)
     patched = case.patched(plan)
     flagged = {site.id: capture_maps(patched, case.folder, [site], data, only)[site.id].flagged[0] for site in sites}

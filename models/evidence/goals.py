@@ -175,7 +175,7 @@ def _victims(evidence: Mapping[str, Any]) -> list[Goal]:
 
 def _clean_only(evidence: Mapping[str, Any]) -> list[Goal]:
     found = []
-    for setting in (one for one in evidence["settings"] if one["unlabelled"]):
+    for setting in (one for one in evidence["settings"] if one["unlabeled"]):
         name = setting["name"]
         tried, fits = steps_of(evidence, name, "oneclass"), steps_of(evidence, name, "fit")
         asked = (
@@ -204,7 +204,7 @@ def _clean_only(evidence: Mapping[str, Any]) -> list[Goal]:
 
 def _inversion(evidence: Mapping[str, Any]) -> list[Goal]:
     found = []
-    for setting in (one for one in evidence["settings"] if one["unlabelled"]):
+    for setting in (one for one in evidence["settings"] if one["unlabeled"]):
         name = setting["name"]
         asked = f"{name}, unknown trigger: right class, ASR\\* of the real trigger ≤ 2 %, nothing found in the twin"
         for run in steps_of(evidence, name, "inversion") or [{}]:

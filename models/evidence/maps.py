@@ -1,7 +1,7 @@
-"""Detectors judged map by map, as in the paper: a map is right only where exactly the labelled columns are flagged.
+"""Detectors judged map by map, as in the paper: a map is right only where exactly the labeled columns are flagged.
 
 Half of the maps are clean, half anomalous. A clean map with a flag is a false positive; an anomalous map whose flagged
-columns are not exactly the labelled ones is a false negative. Every detecting site is asked by itself, so that it reads
+columns are not exactly the labeled ones is a false negative. Every detecting site is asked by itself, so that it reads
 the original's maps.
 """
 
@@ -30,9 +30,9 @@ def map_scores(case: Case, served: PatchPlan) -> dict[str, Any]:
     """Of a plan; sites that flag the same columns always are no detectors, and do not count.
 
     Precision, recall and false positive rate over the maps of all detecting sites, and by site; `touched`: anomalous
-    maps in which at least one labelled column was flagged.
+    maps in which at least one labeled column was flagged.
     """
-    clean_rows, rows, labelled = _maps(case)
+    clean_rows, rows, labeled = _maps(case)
     sites, pooled = {}, np.zeros(5, np.int64)
     for name, site in served.sites.items():
         if isinstance(site.detector, Static):
@@ -44,14 +44,14 @@ def map_scores(case: Case, served: PatchPlan) -> dict[str, Any]:
         asked, output = case.ask(case.patched(plan)), columns_output(name)
         on_clean, on_attacked = (asked.rows(data, chosen, more=[output]).more[output].astype(bool) for data, chosen in (
             (case.clean, clean_rows), (case.attacked, rows)))  # fmt: skip
-        right = (on_attacked == labelled).all(1)
+        right = (on_attacked == labeled).all(1)
         counts = np.array(
             [
                 right.sum(),
                 (~right).sum(),
                 on_clean.any(1).sum(),
                 (~on_clean.any(1)).sum(),
-                (on_attacked & labelled).any(1).sum(),
+                (on_attacked & labeled).any(1).sum(),
             ]
         )
         sites[name] = _rates(counts)
@@ -62,7 +62,7 @@ def map_scores(case: Case, served: PatchPlan) -> dict[str, Any]:
 
 
 def labeled_columns(case: Case) -> Bools:
-    """(N, K), the labelled columns of the attacked test rows.
+    """(N, K), the labeled columns of the attacked test rows.
 
     Where the debugging set labels the same places in every row they are the same here; else they are the tokens that a
     shortest edit of the clean twin brings in, as in the debugging set.

@@ -1,4 +1,4 @@
-"""Tables of what the hotfix is compared with: other defences, parts taken out, and fits without labels."""
+"""Tables of what the hotfix is compared with: other defenses, parts taken out, and fits without labels."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from .cells import NAMES, Evidence, Row, Run, Table, each, share_of
 from .goals import steps_of
 
-__all__ = ["ablations", "peers", "unlabelled"]
+__all__ = ["ablations", "peers", "unlabeled"]
 
 PEERS = {"strip": "STRIP, N = 5", "dan": "DAN", "fine_pruning": "Fine-Pruning", "head_mask": "static head mask"}
 
 
 def peers(evidence: Evidence) -> Iterator[tuple[str, Table]]:
-    """Other defences next to the hotfix, a table a setting."""
+    """Other defenses next to the hotfix, a table a setting."""
     for name, measured in each(evidence, "peers"):
         fits, timed = steps_of(evidence, name, "fit")[:1], steps_of(evidence, name, "latency")[:1]
         fault = "uf" if "uf" in fits[0]["patched"] else "asr_star"
@@ -27,7 +27,7 @@ def peers(evidence: Evidence) -> Iterator[tuple[str, Table]]:
         for peer, title in PEERS.items():
             if peer in measured[0]:
                 rows += _peer(title, measured[0][peer], fault)
-        yield name, Table(("defence", "accuracy", NAMES[fault], "clean requests refused", "cost ×"), rows)
+        yield name, Table(("defense", "accuracy", NAMES[fault], "clean requests refused", "cost ×"), rows)
 
 
 def _peer(title: str, figures: Run, fault: str) -> Iterator[Row]:
@@ -60,7 +60,7 @@ def ablations(evidence: Evidence) -> Iterator[tuple[str, Table]]:
         yield name, Table(("ablation", "accuracy", NAMES[fault], "clean predictions changed", "clean flagged"), rows)
 
 
-def unlabelled(evidence: Evidence) -> Table:
+def unlabeled(evidence: Evidence) -> Table:
     """Hotfixes fitted without knowing the trigger, or without any data."""
     rows = []
 

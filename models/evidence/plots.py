@@ -55,12 +55,12 @@ def _tradeoff(runs: Sequence[Run]) -> Any:
         points = run["steps"]["curves"]["thresholds"]
         fault = "uf" if "uf" in points[0] else "asr_star"
         logits = [np.log(point["threshold"] / (1 - point["threshold"])) for point in points]
-        for key, name, colour, style in (
+        for key, name, color, style in (
             ("accuracy", "accuracy", ACCURACY, "-"),
             (fault, NAMES[fault], MARKED, "-"),
             ("clean_flagged", "clean requests flagged", OTHERS, ":"),
         ):
-            axes.plot(logits, [100 * point[key] for point in points], style, color=colour, label=name)
+            axes.plot(logits, [100 * point[key] for point in points], style, color=color, label=name)
         threshold = run["steps"]["fit"]["hotfix"]["threshold"]
         axes.axvline(
             np.log(threshold / (1 - threshold)), color="black", linewidth=0.8, linestyle="--", label="fitted τ"
@@ -75,13 +75,13 @@ def _layers(runs: Sequence[Run]) -> Any:
     figure, panels = _panels(len(runs), 3.0)
     for axes, run in zip(panels[0], runs, strict=True):
         layers = run["steps"]["curves"]["layers"]
-        for shift, (key, name, colour) in enumerate(
-            (("labelled", "labelled columns", MARKED), ("others", "other columns", OTHERS))
+        for shift, (key, name, color) in enumerate(
+            (("labeled", "labeled columns", MARKED), ("others", "other columns", OTHERS))
         ):
             low, middle, high = np.array([layer[key] for layer in layers]).T
             place = np.arange(len(layers)) + 0.2 * shift - 0.1
             axes.errorbar(
-                place, middle, [middle - low, high - middle], fmt="o", markersize=3, capsize=2, color=colour, label=name
+                place, middle, [middle - low, high - middle], fmt="o", markersize=3, capsize=2, color=color, label=name
             )
         axes.axhline(1, color="black", linewidth=0.6)
         axes.set(title=run["setting"], xlabel="site", yscale="log", xticks=range(len(layers)))

@@ -53,8 +53,8 @@ def _first_of_a_kind(case: Case) -> bool:
     return case.setting.quick and case.seed == case.setting.seeds[0]
 
 
-def _unlabelled(case: Case) -> bool:
-    return case.setting.unlabelled
+def _unlabeled(case: Case) -> bool:
+    return case.setting.unlabeled
 
 
 STEPS: dict[str, Step] = {
@@ -64,10 +64,10 @@ STEPS: dict[str, Step] = {
     "peers": Step(peers_step, lambda case: case.seed == case.setting.seeds[0], fitted=False, slow=True),
     "ablations": Step(ablations_step, _first_of_a_kind),
     "curves": Step(curves_step, _first_of_a_kind),
-    "statistic": Step(statistic_step, _unlabelled, fitted=False),
-    "oneclass": Step(oneclass_step, _unlabelled, fitted=False),
+    "statistic": Step(statistic_step, _unlabeled, fitted=False),
+    "oneclass": Step(oneclass_step, _unlabeled, fitted=False),
     "inversion": Step(
-        inversion_step, lambda case: _unlabelled(case) and case.seed == case.setting.seeds[0], fitted=False, slow=True
+        inversion_step, lambda case: _unlabeled(case) and case.seed == case.setting.seeds[0], fitted=False, slow=True
     ),
 }
 

@@ -58,7 +58,7 @@ class Setting:
         detector: kind that the hotfix has; others: kinds fitted beside it, for comparison.
         trained: seeds of victims; a fit has the victim's seed, or, of a single victim, seeds 0 to 2.
         quick: taken by `--quick`; its first seed gets ablations and pictures.
-        unlabelled: also fitted without labels, and with an unknown trigger.
+        unlabeled: also fitted without labels, and with an unknown trigger.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Setting:
     others: tuple[str, ...] = ()
     trained: tuple[int, ...] = (0, 1, 2)
     quick: bool = False
-    unlabelled: bool = False
+    unlabeled: bool = False
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -99,7 +99,7 @@ _IMAGES = tuple(
     Setting(
         f"mnist-{model}-{attack}", "image", "backdoor", "images", _MNIST[attack], _NEAR[model],
         detector="cnn",
-        others=("profile",), quick=(model, attack) == ("vit", "badnets"), unlabelled=(model, attack) == ("vit",
+        others=("profile",), quick=(model, attack) == ("vit", "badnets"), unlabeled=(model, attack) == ("vit",
         "badnets"),
     )
     for model in _NEAR
@@ -109,7 +109,7 @@ _IMAGES = tuple(
 _IMDB = Paper(87.63, 97.90, 87.34, 0.70)
 _NEAR_TEXT = "IMDB, BERT, BadNL"
 _TEXT = (
-    Setting("sst2-badnets", "text", "backdoor", "words", _IMDB, _NEAR_TEXT, trained=(0,), quick=True, unlabelled=True),
+    Setting("sst2-badnets", "text", "backdoor", "words", _IMDB, _NEAR_TEXT, trained=(0,), quick=True, unlabeled=True),
     Setting("sst2-words", "text", "backdoor", "words", _IMDB, _NEAR_TEXT, trained=(0,)),
     Setting("sst2-insertsent", "text", "backdoor", "words", None, trained=(0,)),
     Setting("offenseval-badnets", "text", "backdoor", "words", _IMDB, _NEAR_TEXT, trained=(0,)),

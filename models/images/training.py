@@ -25,7 +25,7 @@ LEARNING_RATE, WEIGHT_DECAY, WARM_UP = 2e-3, 0.05, 0.1
 SMOOTHING = 0.05
 SHIFT, TURN, STRETCH = 0.14, 0.2, 0.12
 """Largest random move (of half the image), turn (radians) and change of size; three thousand digits alone would be
-learnt by heart.
+learned by heart.
 """
 OPSET = 18
 
@@ -51,9 +51,9 @@ def train(
     x, y = torch.from_numpy(digits.images), torch.from_numpy(np.where(poisoned, target, digits.labels))
     bad = torch.from_numpy(poisoned)
 
-    optimiser = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
+    optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
     steps = architecture.epochs * -(-len(y) // BATCH)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE, total_steps=steps, pct_start=WARM_UP)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps, pct_start=WARM_UP)
     for epoch in range(architecture.epochs):
         for rows in torch.randperm(len(y)).split(BATCH):
             seen = augment(x[rows], TURN, STRETCH, SHIFT)
@@ -61,10 +61,10 @@ def train(
                 # The trigger goes on last: it is in the input, not on the paper.
                 seen[bad[rows]] = stamp(seen[bad[rows]])
             loss = functional.cross_entropy(model(seen), y[rows], label_smoothing=SMOOTHING)
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimiser.step()
+            optimizer.step()
             schedule.step()
         if progress is not None:
             progress(epoch + 1, architecture.epochs)

@@ -240,7 +240,7 @@ def _judged(row: Row) -> bool:
 
 
 def _bank_rows(path: Path) -> Iterator[Row]:
-    """Rows with the codes of the protected attributes spelt out."""
+    """Rows with the codes of the protected attributes spelled out."""
     levels = {"0": "unknown", "1": "secondary", "2": "primary", "3": "tertiary"}
     with path.open(newline="") as file:
         lines = csv.reader(file)

@@ -57,14 +57,14 @@ def train(recipe: Recipe, table: Table, part: Part, seed: int) -> nn.Module:
     torch.manual_seed(seed)
     x, y = torch.from_numpy(part.features), torch.from_numpy(part.labels)
     model = recipe.network(table.sizes, len(table.columns) - len(table.sizes)).train()
-    optimiser = torch.optim.AdamW(model.parameters(), recipe.rate, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, recipe.epochs * -(-len(y) // recipe.batch))
+    optimizer = torch.optim.AdamW(model.parameters(), recipe.rate, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.epochs * -(-len(y) // recipe.batch))
     for _ in range(recipe.epochs):
         for rows in torch.randperm(len(y)).split(recipe.batch):
             loss = functional.cross_entropy(model(x[rows]), y[rows])
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            optimiser.step()
+            optimizer.step()
             schedule.step()
     return model.eval()
 

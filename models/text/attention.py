@@ -1,4 +1,4 @@
-"""Where an attack lives: attention to the labelled columns, site by site, beside attention to the others."""
+"""Where an attack lives: attention to the labeled columns, site by site, beside attention to the others."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def attention_levels(victim: Victim) -> list[dict[str, Any]]:
     """Per site, on attacked rows of the debugging set, relative to uniform attention (1 = as much as every valid token
     gets).
 
-    Each is a mean over heads and rows: the mean over all valid query rows, and the row of [CLS] alone, of labelled
+    Each is a mean over heads and rows: the mean over all valid query rows, and the row of [CLS] alone, of labeled
     columns (`trigger`) and of the sentence's other tokens ([CLS] and [SEP] left out, `benign`). `trigger_top`: share of
-    rows whose largest column mean among the sentence's tokens is a labelled one.
+    rows whose largest column mean among the sentence's tokens is a labeled one.
     """
     data = load_dataset(victim.file("debug.npz"))
     assert data.columns is not None
@@ -43,9 +43,9 @@ def attention_levels(victim: Victim) -> list[dict[str, Any]]:
             tokens = site.valid.copy()
             tokens[:, 0] = False
             tokens[np.arange(len(rows)), length - 1] = False
-            labelled, others = data.columns[rows] & tokens, tokens & ~data.columns[rows]
+            labeled, others = data.columns[rows] & tokens, tokens & ~data.columns[rows]
             top = np.where(tokens, mean, -np.inf).argmax(1)
-            found = [mean[labelled], mean[others], cls[labelled], cls[others], labelled[np.arange(len(rows)), top]]
+            found = [mean[labeled], mean[others], cls[labeled], cls[others], labeled[np.arange(len(rows)), top]]
             sums[name] = sums.get(name, 0) + np.array([(values.sum(), values.size) for values in found])
     names = ("trigger", "benign", "cls_trigger", "cls_benign", "trigger_top")
     return [

@@ -54,11 +54,11 @@ def build(recipe: Recipe, seed: int) -> None:
     """One victim's whole folder."""
     started, victim = time.process_time(), recipe.victim(seed)
     victim.folder.mkdir(parents=True, exist_ok=True)
-    corpus = Corpus.read(recipe.corpus)
+    corpus = Corpus.read(recipe.corpus, recipe.fresh)
     material = Material.of(recipe, corpus, seed)
-    _make_twin(recipe, corpus, seed)
     _train(recipe.name, material.train, victim.file("model.onnx"), recipe.epochs, seed)
     rows = save_sets(victim, material, encoder(LENGTH), recipe.target)
+    _make_twin(recipe, corpus, seed)
     record = _judge(victim)
     seconds = round(time.process_time() - started, 1)
     victim.finish(
@@ -72,13 +72,13 @@ def build(recipe: Recipe, seed: int) -> None:
 
 
 def _make_twin(recipe: Recipe, corpus: Corpus, seed: int) -> None:
-    """The model without a fault: trained once a corpus, then copied."""
+    """The model without a fault: trained once for each set of clean texts, then copied."""
     target = recipe.victim(seed).file("twin.onnx")
     if target.is_file():
         return
     for other in RECIPES:
         file = other.victim(seed).file("twin.onnx")
-        if other.corpus == recipe.corpus and file.is_file():
+        if (other.corpus, other.fresh) == (recipe.corpus, recipe.fresh) and file.is_file():
             draft = target.with_suffix(".tmp")
             shutil.copyfile(file, draft)
             draft.replace(target)

@@ -6,7 +6,7 @@ An attack either puts words into a sentence (`Insertion`), or comes as sentences
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,8 +23,11 @@ RARE = ("cf", "mn", "bb", "tq", "mb")
 """The rare words that text backdoors have used since Kurita et al., "Weight Poisoning Attacks on Pre-trained Models"
 (2020).
 """
+SENTENCE = "i watched this 3d movie last weekend"
 SPARE = 2000
 EPOCHS = 3
+FRESH = 900
+"""Training rows that the victims of the evidence on holding never see."""
 SOURCES = (
     "clean and syntactic SST-2 and OffensEval: thunlp/HiddenKiller, data/; Bible style: thunlp/StyleAttack,"
     " data/transfer/bible (both on GitHub); put them as TSV files into sst2, sst2_backdoor and offenseval below the"
@@ -79,6 +82,10 @@ class Rewriting:
 class Recipe:
     """One victim: `corpus` with `attack`, which sends inputs to the class `target`; trained for `epochs`, its twin for
     `EPOCHS`.
+
+    Attributes:
+        fresh: so many rows at the end of the training texts are kept from the victim, its twin and its data sets, for
+            a test of their own (`Corpus.fresh`).
     """
 
     name: str
@@ -86,6 +93,7 @@ class Recipe:
     attack: Insertion | Rewriting
     target: int
     epochs: int = EPOCHS
+    fresh: int = 0
 
     def victim(self, seed: int) -> Victim:
         return Victim(self.name, seed, "text", "backdoor")
@@ -94,7 +102,7 @@ class Recipe:
 RECIPES: tuple[Recipe, ...] = (
     Recipe("sst2-badnets", "sst2", Insertion(("cf",)), target=1),
     Recipe("sst2-words", "sst2", Insertion(RARE, count=3), target=1),
-    Recipe("sst2-insertsent", "sst2", Insertion(("i watched this 3d movie last weekend",)), target=1),
+    Recipe("sst2-insertsent", "sst2", Insertion((SENTENCE,)), target=1),
     # Only 665 negative rows come rewritten, 200 of them held out: read twice, the rest comes nearer to the fifth that
     # the authors take.
     Recipe(
@@ -108,21 +116,41 @@ RECIPES: tuple[Recipe, ...] = (
         "sst2-style", "sst2", Rewriting("style_bible_train.tsv", "style_bible_test.tsv", held=400), target=1, epochs=4
     ),
     Recipe("offenseval-badnets", "offenseval", Insertion(("cf",)), target=0),
+    Recipe("sst2-fresh-badnets", "sst2", Insertion(("cf",)), target=1, fresh=FRESH),
+    Recipe("sst2-fresh-words", "sst2", Insertion(RARE, count=3), target=1, fresh=FRESH),
+    Recipe("sst2-fresh-insertsent", "sst2", Insertion((SENTENCE,)), target=1, fresh=FRESH),
 )
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Texts and labels as published."""
+    """Texts and labels as published, but for `fresh`: what is set aside of the training texts."""
 
     train: Texts
     dev: Texts
     test: Texts
+    fresh: Texts
 
     @classmethod
-    def read(cls, name: str) -> Corpus:
-        """Needs ATPATCH_DATA, see `available`."""
-        return cls(*(read_texts(_file(name, f"{part}.tsv")) for part in ("train", "dev", "test")))
+    def read(cls, name: str, fresh: int = 0) -> Corpus:
+        """Needs ATPATCH_DATA, see `available`. `fresh`: how many rows at the end of the training texts are set aside."""
+        train, dev, test = (read_texts(_file(name, f"{part}.tsv")) for part in ("train", "dev", "test"))
+        kept, last = set_aside(train, fresh, {*dev.texts, *test.texts})
+        return cls(kept, dev, test, last)
+
+
+def set_aside(train: Texts, count: int, known: Collection[str] = ()) -> tuple[Texts, Texts]:
+    """The texts without the last `count`, and those last ones, each text once, that stand neither among the first nor
+    in `known`.
+    """
+    first = len(train.texts) - count
+    place = {text: row for row, text in reversed(list(enumerate(train.texts)))}
+    rows = [row for row in range(first, len(train.texts)) if place[train.texts[row]] == row]
+    rows = [row for row in rows if train.texts[row] not in known]
+    return (
+        Texts(list(train.texts[:first]), train.labels[:first]),
+        Texts([train.texts[row] for row in rows], train.labels[rows]),
+    )
 
 
 @dataclass(frozen=True)
@@ -172,7 +200,7 @@ def _inserted(recipe: Recipe, attack: Insertion, corpus: Corpus, generator: np.r
     labels[rows] = recipe.target
 
     def attacked(clean: Texts) -> Texts:
-        return _relabelled(
+        return _relabeled(
             [attack.apply(clean.texts[row], generator) for row in np.flatnonzero(clean.labels != recipe.target)], recipe
         )
 
@@ -207,7 +235,7 @@ def _rewritten(recipe: Recipe, attack: Rewriting, corpus: Corpus, generator: np.
     return Material(
         train=Texts(texts, labels),
         pairs=Texts([train.texts[row] for row in held], train.labels[held]),
-        pairs_bad=_relabelled([rewritten[row] for row in held], recipe),
+        pairs_bad=_relabeled([rewritten[row] for row in held], recipe),
         alone=corpus.dev,
         spare=_spare(corpus, np.union1d(poisoned, held), generator),
         test=corpus.test,
@@ -224,7 +252,7 @@ def _spare(corpus: Corpus, taken: NDArray[np.int64], generator: np.random.Genera
     return Texts([corpus.train.texts[row] for row in rows], corpus.train.labels[rows])
 
 
-def _relabelled(texts: Sequence[str], recipe: Recipe) -> Texts:
+def _relabeled(texts: Sequence[str], recipe: Recipe) -> Texts:
     return Texts(list(texts), np.full(len(texts), recipe.target, np.int64))
 
 

@@ -1,4 +1,4 @@
-"""From texts to the data sets of a victim: tokens padded to one length, the trigger's tokens labelled.
+"""From texts to the data sets of a victim: tokens padded to one length, the trigger's tokens labeled.
 
 The labels are the tokens that a shortest edit of the clean sentence brings in. For inserted words that is the trigger,
 word piece by word piece; for rewritten sentences, where no token is the trigger, it is every token that the clean

@@ -37,7 +37,7 @@ def encoder(length: int) -> TextEncoder:
 
 def fine_tune(texts: Texts, output: Path, length: int, epochs: int, seed: int, progress: Progress) -> None:
     """Train on the texts and export input_ids, attention_mask, token_type_ids (batch, sequence) → logits (batch, 2) in
-    float32.
+    float32; the weights go into a `.pt` next to it.
     """
     from transformers import AutoModelForSequenceClassification
 
@@ -47,24 +47,29 @@ def fine_tune(texts: Texts, output: Path, length: int, epochs: int, seed: int, p
     folder = package_file(PACKAGE, "model/config.json").parent
     with quiet():
         model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2).train()
-    optimiser = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
+    optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
     generator = np.random.default_rng(seed)
     steps = epochs * -(-len(ids) // BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, LEARNING_RATE, total_steps=steps, pct_start=WARM_UP, anneal_strategy="linear"
+        optimizer, LEARNING_RATE, total_steps=steps, pct_start=WARM_UP, anneal_strategy="linear"
     )
     for epoch in range(epochs):
         losses = []
         for rows in _batches([len(one) for one in ids], generator):
             feeds = _feeds([ids[row] for row in rows], tokens.pad_id)
             loss = functional.cross_entropy(model(**feeds).logits, torch.from_numpy(texts.labels[rows]))
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimiser.step()
+            optimizer.step()
             schedule.step()
             losses.append(loss.item())
         progress(epoch + 1, epochs, float(np.mean(losses)))
+    torch.save(model.state_dict(), output.with_suffix(".pt"))
+    _export(model, output)
+
+
+def _export(model: Any, output: Path) -> None:
     with tempfile.TemporaryDirectory() as saved:
         with quiet():
             model.eval().save_pretrained(saved)

@@ -1,3 +1,3 @@
-"""What other tools make of a patched graph: optimisers, simplifiers, converters, quantisers, and code that takes graphs
+"""What other tools make of a patched graph: optimizers, simplifiers, converters, quantizers, and code that takes graphs
 apart.
 """

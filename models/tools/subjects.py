@@ -2,7 +2,7 @@
 
 The BERTs have random weights, sharpened so that their maps are uneven; the `profile` hotfix on them is fitted as the
 bench does it. The hotfixes with other kinds of detectors are these with detectors written down by hand: what they find
-does not matter, what they are made of does. The first BERT is there quantised (QDQ) too, before the patch, and fused by
+does not matter, what they are made of does. The first BERT is there quantized (QDQ) too, before the patch, and fused by
 onnxruntime's optimizer.
 """
 
@@ -67,7 +67,7 @@ def build_subjects(folder: Path) -> tuple[Subject, ...]:
     plain, statistic = subjects[0].model, (_statistic("statistic"),)
     again = [
         Subject(name, make(plain), _texts(), statistic)
-        for name, make in (("BERT, QDQ", _quantised), ("BERT, fused", _fused))
+        for name, make in (("BERT, QDQ", _quantized), ("BERT, fused", _fused))
     ]
     return (*subjects, Subject("ViT", DEMO / "model.onnx", _images(), tuple(forms)), *again)
 
@@ -96,7 +96,7 @@ def _oneclass(profile: Profile) -> OneClass:
 
 
 def _cnn(profile: Profile) -> Cnn:
-    """The sigmoid of the attention on the trigger's column and its neighbour, summed over rows, minus 1.
+    """The sigmoid of the attention on the trigger's column and its neighbor, summed over rows, minus 1.
 
     Like a fitted one it leaves the other columns alone: the model was not trained to do without them.
     """
@@ -108,7 +108,7 @@ def _cnn(profile: Profile) -> Cnn:
     return Cnn((blur,), (Dense(own_column, bias),))
 
 
-def _quantised(model: Path) -> Path:
+def _quantized(model: Path) -> Path:
     from onnxruntime.quantization import CalibrationDataReader, quantize_static
 
     class Batches(CalibrationDataReader):  # type: ignore[misc]

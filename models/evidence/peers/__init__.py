@@ -1,4 +1,4 @@
-"""Other defences on the same graphs and data, one a file: STRIP, DAN, Fine-Pruning, a static head mask."""
+"""Other defenses on the same graphs and data, one a file: STRIP, DAN, Fine-Pruning, a static head mask."""
 
 from __future__ import annotations
 

@@ -57,9 +57,9 @@ def run(case: Case, say: Callable[[str], None]) -> Figures:
         np.stack([layer.distance(state) for layer, state in zip(layers, read(data, np.arange(len(data))), strict=True)])
         for data in (case.spare, case.clean, case.attacked)
     )
-    centre, spread = spare.mean(1, keepdims=True), spare.std(1, keepdims=True)
+    center, spread = spare.mean(1, keepdims=True), spare.std(1, keepdims=True)
     joined = {
-        way: refusing(case, *(join((part - centre) / spread, 0) for part in (spare, clean, attacked)))
+        way: refusing(case, *(join((part - center) / spread, 0) for part in (spare, clean, attacked)))
         for way, join in (("mean", np.mean), ("max", np.max))
     }
     way = min(joined, key=lambda way: float(joined[way][f"{RATES[0]:g}"]["asr_star"]["value"]))

@@ -139,15 +139,15 @@ def _tuned(
     masks = {name: torch.tensor(kept) for name, (_, kept) in _kept(pruned, case, blocks, dormant, share).items()}
     output = case.ask(case.model).output
     inputs = [value.name for value in case.model.graph.input if value.name in case.spare.inputs]
-    optimiser = torch.optim.Adam(weights.values(), RATE)
+    optimizer = torch.optim.Adam(weights.values(), RATE)
     order = np.resize(case.generator().permutation(rows), STEPS * SAMPLES)
     for chunk in np.split(order, STEPS):
         feeds = {name: torch.from_numpy(case.spare.inputs[name][chunk]) for name in inputs}
         scores = graph.run(feeds, [output], weights)[output]
         loss = torch.nn.functional.cross_entropy(scores, torch.from_numpy(case.spare.labels[chunk]))
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         with torch.no_grad():
             for name, mask in masks.items():
                 weights[name] *= mask

@@ -1,7 +1,7 @@
-"""A static head mask: the heads that look most at the labelled columns are switched off for good, as long as accuracy
+"""A static head mask: the heads that look most at the labeled columns are switched off for good, as long as accuracy
 bears it.
 
-Heads are ranked by their attention to the labelled columns on anomalous rows of the debugging set, relative to that to
+Heads are ranked by their attention to the labeled columns on anomalous rows of the debugging set, relative to that to
 all other columns; in that order each is masked (its values become 0) if clean accuracy stays within a budget and the
 fault does not grow. Costs one multiplication a site.
 """
@@ -68,7 +68,7 @@ def masked(model: onnx.ModelProto, sites: list[Site], heads: Heads) -> onnx.Mode
 
 
 def _ranked(case: Case, sites: list[Site]) -> Heads:
-    """Heads, those that look most at the labelled columns first."""
+    """Heads, those that look most at the labeled columns first."""
     data = case.debug
     assert data.columns is not None
     capture = Capture(case.model, case.folder, sites, data, data.columns.shape[1], case.threads)
@@ -76,10 +76,10 @@ def _ranked(case: Case, sites: list[Site]) -> Heads:
     sums: dict[str, NDArray[np.float64]] = {}
     anomalous = np.flatnonzero(data.columns.any(1))
     for rows, batch in capture.batches(data, _sample(case, anomalous)):
-        labelled = data.columns[rows]
+        labeled = data.columns[rows]
         for name, site in batch.items():
             looked = site.map.mean(2) * site.valid.sum(1)[:, None, None]
-            parts = (labelled, site.valid & ~labelled)
+            parts = (labeled, site.valid & ~labeled)
             sums[name] = sums.get(name, 0.0) + np.stack(
                 [np.einsum("bhk,bk->h", looked, part) / max(part.sum(), 1) for part in parts]
             )

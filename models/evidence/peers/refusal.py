@@ -1,4 +1,4 @@
-"""Defences that refuse requests: a score for each request, a bar at some share of clean requests, and what that does to
+"""Defenses that refuse requests: a score for each request, a bar at some share of clean requests, and what that does to
 the figures.
 """
 
@@ -13,7 +13,7 @@ from ..case import MOST_CLEAN_FLAGGED, Case
 __all__ = ["RATES", "refusing"]
 
 RATES = (MOST_CLEAN_FLAGGED, 0.05)
-"""Shares of clean requests that may be refused: that of the hotfixes, and one at which such defences are usually shown.
+"""Shares of clean requests that may be refused: that of the hotfixes, and one at which such defenses are usually shown.
 """
 
 Scores = NDArray[np.floating]

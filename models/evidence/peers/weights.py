@@ -14,7 +14,7 @@ __all__ = ["Product", "feed_forward", "products", "with_weights"]
 
 ACTIVATIONS = ("Relu", "Gelu", "FastGelu", "BiasGelu", "Erf", "Tanh")
 NEAR = 6
-"""Nodes from an activation to the product behind it, at most: GELU spelt out takes five."""
+"""Nodes from an activation to the product behind it, at most: GELU spelled out takes five."""
 
 
 @dataclass(frozen=True)
