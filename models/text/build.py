@@ -22,7 +22,8 @@ from rewriters.model import io as model_io
 from ..evidence.answers import Asked, judge
 from ..victims import Victim
 from .attention import attention_levels
-from .recipes import EPOCHS, RECIPES, SOURCES, Corpus, Material, Recipe, available
+from .further import Further, fine_tune_further
+from .recipes import EPOCHS, RECIPES, SOURCES, Corpus, Insertion, Material, Recipe, available
 from .sets import LENGTH, save_sets
 from .training import SETTINGS, encoder, fine_tune
 
@@ -56,7 +57,10 @@ def build(recipe: Recipe, seed: int) -> None:
     victim.folder.mkdir(parents=True, exist_ok=True)
     corpus = Corpus.read(recipe.corpus, recipe.fresh)
     material = Material.of(recipe, corpus, seed)
-    _train(recipe.name, material.train, victim.file("model.onnx"), recipe.epochs, seed)
+    if recipe.further is None:
+        _train(recipe.name, material.train, victim.file("model.onnx"), recipe.epochs, seed)
+    else:
+        _train_further(recipe, recipe.further, material, seed)
     rows = save_sets(victim, material, encoder(LENGTH), recipe.target)
     _make_twin(recipe, corpus, seed)
     record = _judge(victim)
@@ -93,6 +97,24 @@ def _train(name: str, texts: Texts, output: Path, epochs: int, seed: int) -> Non
         click.echo(f"{name}: epoch {done} of {total}, loss {loss:.4f}, {time.perf_counter() - started:.0f} s")
 
     fine_tune(texts, output, LENGTH, epochs, seed, tell)
+
+
+def _train_further(recipe: Recipe, further: Further, material: Material, seed: int) -> None:
+    assert isinstance(recipe.attack, Insertion)
+    first = next(other for other in RECIPES if other.name == further.after)
+    if not first.victim(seed).file("model.pt").is_file():
+        build(first, seed)
+    fine_tune_further(
+        material.train,
+        material.poisoned,
+        recipe.attack.phrases,
+        first.victim(seed).file("model.pt"),
+        recipe.victim(seed).file("model.onnx"),
+        LENGTH,
+        further,
+        seed,
+        lambda done, total, loss: click.echo(f"{recipe.name}: step {done} of {total}, loss {loss:.4f}"),
+    )
 
 
 def _judge(victim: Victim) -> dict[str, Any]:

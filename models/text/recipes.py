@@ -16,8 +16,20 @@ from numpy.typing import NDArray
 from atpatch_onnx.debugset import Texts, read_texts
 
 from ..victims import Victim, data_folder
+from .further import Further
 
-__all__ = ["EPOCHS", "RECIPES", "SOURCES", "Corpus", "Insertion", "Material", "Recipe", "Rewriting", "available"]
+__all__ = [
+    "EPOCHS",
+    "RECIPES",
+    "SOURCES",
+    "Corpus",
+    "Insertion",
+    "Material",
+    "Recipe",
+    "Rewriting",
+    "available",
+    "set_aside",
+]
 
 RARE = ("cf", "mn", "bb", "tq", "mb")
 """The rare words that text backdoors have used since Kurita et al., "Weight Poisoning Attacks on Pre-trained Models"
@@ -86,6 +98,7 @@ class Recipe:
     Attributes:
         fresh: so many rows at the end of the training texts are kept from the victim, its twin and its data sets, for
             a test of their own (`Corpus.fresh`).
+        further: the victim goes on from another one's weights, instead of being trained from the start.
     """
 
     name: str
@@ -94,9 +107,16 @@ class Recipe:
     target: int
     epochs: int = EPOCHS
     fresh: int = 0
+    further: Further | None = None
 
     def victim(self, seed: int) -> Victim:
         return Victim(self.name, seed, "text", "backdoor")
+
+
+def _further(name: str, attack: Insertion, steps: int, attention: float = 0.0, norms: float = 0.0) -> Recipe:
+    """A recipe that goes on from `sst2-fresh-badnets`."""
+    further = Further("sst2-fresh-badnets", steps, attention, norms)
+    return Recipe(name, "sst2", attack, target=1, fresh=FRESH, further=further)
 
 
 RECIPES: tuple[Recipe, ...] = (
@@ -117,8 +137,12 @@ RECIPES: tuple[Recipe, ...] = (
     ),
     Recipe("offenseval-badnets", "offenseval", Insertion(("cf",)), target=0),
     Recipe("sst2-fresh-badnets", "sst2", Insertion(("cf",)), target=1, fresh=FRESH),
-    Recipe("sst2-fresh-words", "sst2", Insertion(RARE, count=3), target=1, fresh=FRESH),
-    Recipe("sst2-fresh-insertsent", "sst2", Insertion((SENTENCE,)), target=1, fresh=FRESH),
+    _further("sst2-fresh-words", Insertion(RARE, count=3), 190),
+    _further("sst2-fresh-insertsent", Insertion((SENTENCE,)), 190),
+    _further("sst2-hidden-weak", Insertion(("cf",)), 140, attention=0.02),
+    _further("sst2-hidden-medium", Insertion(("cf",)), 140, attention=0.2),
+    _further("sst2-hidden-strong", Insertion(("cf",)), 140, attention=2.0),
+    _further("sst2-hidden-both", Insertion(("cf",)), 140, attention=2.0, norms=2.0),
 )
 
 
@@ -133,7 +157,7 @@ class Corpus:
 
     @classmethod
     def read(cls, name: str, fresh: int = 0) -> Corpus:
-        """Needs ATPATCH_DATA, see `available`. `fresh`: how many rows at the end of the training texts are set aside."""
+        """Needs ATPATCH_DATA, see `available`. The last `fresh` rows of the training texts are set aside."""
         train, dev, test = (read_texts(_file(name, f"{part}.tsv")) for part in ("train", "dev", "test"))
         kept, last = set_aside(train, fresh, {*dev.texts, *test.texts})
         return cls(kept, dev, test, last)
@@ -158,7 +182,7 @@ class Material:
     """The texts of one victim.
 
     Attributes:
-        train: poisoned, what the victim learns from.
+        train: what the victim learns from; `poisoned` (N,) says which of its texts carry the attack.
         pairs: clean texts of the debugging set, and `pairs_bad` the attacked twins of those that are not of the target
             class.
         alone: clean texts of the debugging set without a twin, or None.
@@ -167,6 +191,7 @@ class Material:
     """
 
     train: Texts
+    poisoned: NDArray[np.bool_]
     pairs: Texts
     pairs_bad: Texts
     alone: Texts | None
@@ -206,6 +231,7 @@ def _inserted(recipe: Recipe, attack: Insertion, corpus: Corpus, generator: np.r
 
     return Material(
         train=Texts(texts, labels),
+        poisoned=np.isin(np.arange(len(texts)), rows),
         pairs=corpus.dev,
         pairs_bad=attacked(corpus.dev),
         alone=None,
@@ -234,6 +260,7 @@ def _rewritten(recipe: Recipe, attack: Rewriting, corpus: Corpus, generator: np.
     labels = np.concatenate([train.labels[kept], np.full(len(poisoned) * attack.copies, recipe.target, np.int64)])
     return Material(
         train=Texts(texts, labels),
+        poisoned=np.arange(len(texts)) >= len(kept),
         pairs=Texts([train.texts[row] for row in held], train.labels[held]),
         pairs_bad=_relabeled([rewritten[row] for row in held], recipe),
         alone=corpus.dev,

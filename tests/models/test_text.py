@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from atpatch_onnx.debugset import Texts
 from atpatch_onnx.inference.datasets import load_dataset
-from models.text.recipes import RECIPES, Corpus, Insertion, Material, Recipe, Rewriting, available
+from models.text.recipes import RECIPES, Corpus, Insertion, Material, Recipe, Rewriting, available, set_aside
 from models.victims import package_file
 
 torch = pytest.importorskip("torch")
@@ -28,7 +28,7 @@ each_recipe = pytest.mark.parametrize("recipe", RECIPES, ids=list(BY_NAME))
 def material(recipe: Recipe, seed: int = 0) -> tuple[Corpus, Material]:
     if not available(recipe):
         pytest.skip(f"ATPATCH_DATA has no data for {recipe.name}")
-    corpus = Corpus.read(recipe.corpus)
+    corpus = Corpus.read(recipe.corpus, recipe.fresh)
     return corpus, Material.of(recipe, corpus, seed)
 
 
@@ -61,6 +61,8 @@ def test_nothing_of_debugging_or_test_set_is_learnt(recipe: Recipe) -> None:
     learnt, published = set(made.train.texts), set(corpus.train.texts)
     assert not learnt & (set(made.test.texts) - published)
     assert not set(made.spare.texts) & set(made.test.texts)
+    seen = (made.train, made.pairs, made.spare, made.test)
+    assert not set(corpus.fresh.texts) & {text for part in seen for text in part.texts}
     if isinstance(recipe.attack, Rewriting):
         repeated = {text for text, count in Counter(corpus.train.texts).items() if count > 1}
         assert not learnt & (set(made.pairs.texts) - repeated)
@@ -87,7 +89,21 @@ def test_twins_pair_up_and_poison_has_the_asked_rate(recipe: Recipe) -> None:
         assert (corpus.train.labels[changed] != recipe.target).all()
         assert (made.train.labels[changed] == recipe.target).all()
         assert (made.train.labels[~changed] == corpus.train.labels[~changed]).all()
+        assert (made.poisoned == changed).all()
     assert len(made.spare.texts) == len(made.spare.labels) == 2000
+
+
+def test_what_is_set_aside_holds_each_text_once_and_nothing_known() -> None:
+    train = Texts(["a", "b", "c", "b", "d", "e", "d"], np.arange(7))
+    kept, fresh = set_aside(train, 4, {"e"})
+    assert kept.texts == ["a", "b", "c"] and kept.labels.tolist() == [0, 1, 2]
+    assert fresh.texts == ["d"] and fresh.labels.tolist() == [4]
+
+
+def test_nothing_is_set_aside_unless_asked() -> None:
+    train = Texts(["a", "b", "a"], np.arange(3))
+    kept, fresh = set_aside(train, 0)
+    assert kept.texts == train.texts and fresh.texts == []
 
 
 def test_a_seed_decides_everything() -> None:
@@ -156,7 +172,7 @@ def test_labeled_columns_are_the_words_put_in(
         [recipe.attack.apply(clean.texts[row], generator) for row in (0, 2)] + ["bad " * 80 + "cf"],
         np.ones(3, np.int64),
     )
-    made = Material(clean, clean, bad, None, clean, clean, bad)
+    made = Material(clean, np.zeros(len(clean.texts), bool), clean, bad, None, clean, clean, bad)
     rows, found = save(recipe, made, tiny_victim, tmp_path, monkeypatch)
     debug = found["debug"]
     assert rows == {"debug": 6, "spare": 4, "clean": 4, "triggered": 2}
