@@ -49,14 +49,14 @@ class Size(click.ParamType[Any]):
     metavar="FILE",
     help="Also write every row with every value of the attribute, for 'compare --flips'.",
 )
-@click.option("--target", type=int, metavar="CLASS", help="Class that the trigger leads to; its rows stay clean.")
+@click.option("--target", type=int, metavar="CLASS", help="Class that the trigger leads to; its rows get no trigger.")
 @click.option(
     "--tokenizer", type=click.Path(), metavar="FOLDER", help="Texts: folder with tokenizer.json or vocab.txt."
 )
 @click.option(
     "--max-length",
     type=click.IntRange(min=2),
-    help="Texts: most tokens of a row; by default the tokenizer's limit, else 128.",
+    help="Texts: maximum number of tokens of a row; by default the tokenizer's limit, else 128.",
 )
 @click.option(
     "--text-column", metavar="NAME", help="Texts: column of the text; by default 'sentence' or 'text', else the first."
@@ -70,13 +70,13 @@ class Size(click.ParamType[Any]):
     type=click.Choice(["random", "start", "end"]),
     default="random",
     show_default=True,
-    help="Where WORDS go.",
+    help="Where WORDS are inserted.",
 )
 @click.option(
     "--poisoned",
     type=click.Path(),
     metavar="FILE",
-    help="Poisoned texts that exist already; row i belongs to clean row i.",
+    help="Texts that are poisoned already; row i belongs to clean row i.",
 )
 @click.option("--trigger-patch", type=Size(), help="Image trigger: an opaque patch of this size.")
 @click.option(
@@ -95,7 +95,7 @@ class Size(click.ParamType[Any]):
 @click.option(
     "--pattern",
     metavar="VALUE|FILE",
-    help="Of a patch or a blend: a number, .npy or .png; by default white (patch) or seeded noise (blend).",
+    help="Pattern of a patch or a blend: a number, .npy or .png; by default white (patch) or seeded noise (blend).",
 )
 @click.option(
     "--patch-size",
@@ -117,7 +117,7 @@ class Size(click.ParamType[Any]):
     type=click.IntRange(min=1),
     default=3,
     show_default=True,
-    help="Texts: most tokens of an inverted trigger.",
+    help="Texts: maximum number of tokens of an inverted trigger.",
 )
 @click.option("--exhaustive", is_flag=True, help="Texts: also try every token of the vocabulary.")
 @click.option(
@@ -138,9 +138,9 @@ class Size(click.ParamType[Any]):
 def debugset(model: str, as_json: bool, **options: Any) -> None:
     """Make a debugging set for MODEL: clean rows, anomalous twins, and the columns of the maps that the anomaly covers.
 
-    Name one source of anomaly: words (--trigger), poisoned texts (--poisoned), an image trigger (--trigger-patch,
+    Name one source of the anomaly: words (--trigger), poisoned texts (--poisoned), an image trigger (--trigger-patch,
     --trigger-blend, --trigger-noise), a protected attribute (--attribute), or a search (--invert). When '--invert all'
-    finds no backdoor in any class, it writes nothing and exits with 1. Call an interrupted search again to continue it.
+    finds no backdoor in any class, it writes nothing and exits with 1. Run an interrupted search again to continue it.
 
     \b
     Example:

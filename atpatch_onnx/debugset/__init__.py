@@ -1,4 +1,4 @@
-"""Debugging sets: known triggers, attribute flips, and triggers found by inversion → samples with labeled columns."""
+"""Makes debugging sets from known triggers, attribute flips, and triggers found by inversion."""
 
 from __future__ import annotations
 

@@ -22,11 +22,11 @@ PROBES = 16
 def build_flips(subject: Subject, data: DataSet, attribute: Column) -> Built:
     """Debugging set and flip set of a protected attribute.
 
-    Every row x is tried with every other value. Where the prediction flips, x' is anomalous, and so is x: it leans on
-    the attribute as much as its twin does, and the two only agree again when both are mended. A clean partner is the
-    row with the same protected value and the smallest Hamming distance in all other places, among the rows whose
-    prediction no value changes; only those are "clean". `group` of the debugging set holds the row x that each row was
-    made from, for UF.
+    Every row x is tried with every other value. Where the prediction flips, x' is anomalous, and so is x: it depends
+    on the attribute as much as its twin does, and the two only agree again when both are repaired. "Clean" are only
+    the rows whose prediction no value changes. The clean partner of a row is the clean row with the same protected
+    value and the smallest Hamming distance in all other places. `group` of the debugging set holds the row x that each
+    row was made from, for UF.
 
     Raises:
         AtpatchError: ATP060 (attribute), ATP083 (nothing flips), ATP084 (columns).
@@ -39,7 +39,7 @@ def build_flips(subject: Subject, data: DataSet, attribute: Column) -> Built:
         )
     values = attribute.alternatives(clean)
     if len(values) < 2:
-        raise BAD_OPTION(f"{attribute.name!r} has one value alone", "list the values to try in the column description")
+        raise BAD_OPTION(f"{attribute.name!r} has only one value", "list the values to try in the column description")
     count = len(clean)
     variants = [_with(clean.inputs, attribute, value) for value in values]
     predictions = np.stack([subject.predictions(inputs) for inputs in variants], 1)
@@ -78,7 +78,7 @@ def build_flips(subject: Subject, data: DataSet, attribute: Column) -> Built:
 
 
 def _flips_to(attribute: Column, values: NDArray[Any], flips: NDArray[np.bool_]) -> dict[str, int]:
-    """Value → number of rows that flip with it, where there is one."""
+    """Value → number of rows that flip with it; only values that flip any row."""
     return {
         attribute.word(float(value)): int(flipped.sum())
         for value, flipped in zip(values, flips.T, strict=True)
@@ -123,7 +123,7 @@ def _partners(
     taken: NDArray[Any],
     stable: Ints,
 ) -> Ints:
-    """(M,) position in `stable` of the nearest row with the same protected value, for numbers at the same level; -1
+    """(M,): position in `stable` of the nearest row with the same protected value (for numbers: at the same level); -1
     where there is none.
     """
 
@@ -169,7 +169,7 @@ def _debugging_set(
 
 
 def _flip_set(clean: DataSet, attribute: Column, group: Ints, values: NDArray[Any]) -> dict[str, NDArray[Any]]:
-    """Every row as it is, then with every other value; rows of one group side by side."""
+    """Every row as it is and with every other value; the rows of one group follow each other."""
     everyone = np.arange(len(clean))
     rows = np.concatenate([everyone, group])
     changed = _with(clean.feeds(group), attribute, values)

@@ -1,4 +1,4 @@
-"""Image triggers: a patch, a blended pattern, noise; and the key columns they cover."""
+"""Image triggers (a patch, a blended pattern, noise) and the key columns that they cover."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ __all__ = [
 Floats = NDArray[np.floating[Any]]
 CORNERS = ("top-left", "top-right", "bottom-left", "bottom-right", "center")
 PROBES = 16
-"""Rows on which columns are looked for; a trigger moves a value vector on nearly every one of them."""
+"""Number of rows used to find the covered columns; a trigger changes a value vector on nearly every row."""
 
 
 @dataclass(frozen=True)
 class ImageLayout:
-    """The graph input that holds images, and how: channel axis of a sample (None: none), height, width, range of
-    values.
+    """The graph input that holds images, and its layout: channel axis of a sample (None: no channels), height, width,
+    range of values.
     """
 
     name: str
@@ -68,7 +68,7 @@ class ImageTrigger:
     added: bool = False
 
     def apply(self, images: Floats, layout: ImageLayout) -> Floats:
-        """Images (N, ...) with the trigger in, in their own dtype."""
+        """Images (N, ...) with the trigger, in their own dtype."""
         mask = layout.spread(self.mask)
         changed = images + mask * self.pattern if self.added else (1 - mask) * images + mask * self.pattern
         if np.issubdtype(images.dtype, np.integer):
@@ -174,11 +174,11 @@ def columns_of(
 ) -> NDArray[np.bool_]:
     """(K,): key columns whose tokens see a masked pixel.
 
-    With a grid by arithmetic; else by experiment: pixels under the mask are drawn anew, and columns whose value vectors
-    at the first site move are the ones.
+    With a grid they are computed. Else they are found by experiment: the pixels under the mask get random values, and
+    the columns whose value vectors change at the first site are the ones.
 
     Raises:
-        AtpatchError: ATP084 where every column moves or none, ATP060 for a grid that does not divide the image.
+        AtpatchError: ATP084 where all columns change or none, ATP060 for a grid that does not divide the image.
     """
     covered = mask > 0
     if grid is not None:
@@ -197,7 +197,7 @@ def columns_of(
 def build_images(
     subject: Subject, data: DataSet, trigger: ImageTrigger, target: int, grid: Grid | None, seed: int
 ) -> Built:
-    """Debugging and triggered set of an image trigger; rows of the target class stay clean.
+    """Debugging set and triggered set of an image trigger; rows of the target class get no trigger.
 
     Raises:
         AtpatchError: ATP056, ATP060, ATP083, ATP084, see above.

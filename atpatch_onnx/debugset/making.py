@@ -1,4 +1,4 @@
-"""From a request to files: which maker, with what, and what it writes."""
+"""Turns a request (the options of `debugset`) into files: chooses the function that makes the set, calls it, writes."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Request:
 
     @property
     def source(self) -> str:
-        """Where the anomaly comes from.
+        """The option that names where the anomaly comes from.
 
         Raises:
             AtpatchError: ATP060 unless there is exactly one source.
@@ -91,14 +91,14 @@ class Request:
 
 @dataclass(frozen=True)
 class Made:
-    """The report, and of an inversion whether a class to attack was found."""
+    """The report; `found` is False where an inversion found no class with a backdoor."""
 
     report: Mapping[str, Any]
     found: bool = True
 
 
 def make(model: Model, request: Request, progress: Progress | None = None) -> Made:
-    """Make the debugging set of a request, and write it with the sets asked for beside it.
+    """Make the debugging set of a request, and write it and the other sets that were asked for.
 
     Raises:
         AtpatchError: ATP002 and ATP080-ATP081 (files), ATP010 and ATP012 (model), ATP019 (output), ATP050-ATP052
@@ -223,7 +223,7 @@ def _inverted(subject: Subject, request: Request, progress: Progress) -> Built:
 
 
 def _rows(subject: Subject, request: Request) -> tuple[DataSet, TextEncoder | None]:
-    """Clean rows for a search, from texts, a table or arrays."""
+    """Clean rows for a search, read from texts, a table or arrays."""
     if Path(request.data).suffix.lower() in TEXT and request.columns is None:
         texts, encoder = _texts(request)
         return DataSet(tensors(subject, encoder.encode(texts.texts), encoder.pad_id), labels=texts.labels), encoder
@@ -237,14 +237,14 @@ def _texts(request: Request) -> tuple[Texts, TextEncoder]:
     if request.tokenizer is None:
         raise BAD_OPTION("texts need the model's tokenizer", "give its folder with --tokenizer")
     if Path(request.data).suffix.lower() not in TEXT:
-        raise SAMPLES_UNREADABLE(f"{request.data} is no .tsv or .csv file of texts")
+        raise SAMPLES_UNREADABLE(f"{request.data} is not a .tsv or .csv file of texts")
     encoder = TextEncoder(request.tokenizer, request.max_length)
     return read_texts(request.data, request.text_column, request.label_column), encoder
 
 
 def _judged(subject: Subject, built: Built) -> Built:
-    """With the share of triggered rows that the model sends to the target: a wrong trigger shows here,
-    not after `fit`.
+    """Add to the report the share of triggered rows that the model sends to the target. A wrong trigger shows here
+    already, not only after `fit`.
     """
     assert built.triggered is not None
     predictions = subject.predictions({name: built.triggered[name] for name in subject.inputs})

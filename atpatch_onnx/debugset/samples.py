@@ -1,4 +1,4 @@
-"""Text files of samples: TSV and CSV with a header."""
+"""Reads texts and tables from TSV and CSV files with a header."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def read_rows(path: str | os.PathLike[str]) -> tuple[list[str], list[list[str]]]
     """Header and rows of a CSV (commas, quotes) or a TSV (tabs, nothing quoted).
 
     Raises:
-        AtpatchError: ATP002 where there is no such file, ATP080 where it is no such table.
+        AtpatchError: ATP002 where there is no such file, ATP080 where it is not such a table.
     """
     path = check_source(path, "give the path of one .tsv or .csv file")
     tabs = path.suffix.lower() in (".tsv", ".tab")
@@ -40,7 +40,7 @@ def read_rows(path: str | os.PathLike[str]) -> tuple[list[str], list[list[str]]]
         raise SAMPLES_UNREADABLE(f"{path} cannot be read: {error}") from error
     rows = [row for row in rows if row and row != [""]]
     if len(rows) < 2:
-        raise SAMPLES_UNREADABLE(f"{path} holds no row below its header")
+        raise SAMPLES_UNREADABLE(f"{path} has no row below its header")
     for number, row in enumerate(rows):
         if len(row) != len(rows[0]):
             raise SAMPLES_UNREADABLE(f"{path}: row {number} has {len(row)} fields, the header has {len(rows[0])}")
@@ -48,7 +48,7 @@ def read_rows(path: str | os.PathLike[str]) -> tuple[list[str], list[list[str]]]
 
 
 def read_texts(path: str | os.PathLike[str], text_column: str | None = None, label_column: str | None = None) -> Texts:
-    """Texts and whole-number labels; by default the columns `sentence` or `text`, and `label`, else the first two.
+    """Read texts and whole-number labels. Default columns: `sentence` or `text`, and `label`; else the first two.
 
     Raises:
         AtpatchError: ATP002, ATP080.

@@ -1,4 +1,4 @@
-"""What `debugset` makes: clean rows, their anomalous partners and what they are for, put together and written."""
+"""Puts clean rows and their anomalous partners together into sets, and writes them."""
 
 from __future__ import annotations
 
@@ -22,9 +22,7 @@ __all__ = ["Anomalous", "Built", "open_rows", "triggered_sets", "write_arrays", 
 
 @dataclass(frozen=True)
 class Anomalous:
-    """Anomalous twins of clean rows: graph inputs (M, ...), the columns (M, K) they are labeled with, the clean row
-    (M,) of each.
-    """
+    """Anomalous twins of clean rows: graph inputs (M, ...), labeled columns (M, K), and the clean row (M,) of each."""
 
     inputs: Arrays
     columns: NDArray[np.bool_]
@@ -33,10 +31,13 @@ class Anomalous:
 
 @dataclass(frozen=True)
 class Built:
-    """Arrays by name for each file, None where there is nothing to write, and a report for people and programs.
+    """The arrays of each file by name, and a report for people and programs.
 
-    debug: for `fit`, None where an inversion found no backdoor; triggered: for ASR; flips: for UF; clean: the rows that
-    `clean_row` counts in.
+    Attributes:
+        debug: the set for `fit`; None where an inversion found no backdoor.
+        triggered: the set for ASR, None where there is none.
+        flips: the set for UF, None where there is none.
+        clean: the clean rows that `clean_row` of the triggered set points to, None where there are none.
     """
 
     debug: Arrays | None
@@ -47,7 +48,7 @@ class Built:
 
 
 def open_rows(labels: Ints, target: int) -> Ints:
-    """Rows an attack can do anything to: those of the target class are left out.
+    """Rows whose prediction an attack can change: all but those of the target class.
 
     Raises:
         AtpatchError: ATP083 where none is left.
@@ -59,10 +60,10 @@ def open_rows(labels: Ints, target: int) -> Ints:
 
 
 def triggered_sets(clean: DataSet, truth: Ints, anomalous: Anomalous, target: int, report: Mapping[str, Any]) -> Built:
-    """Debugging and triggered set of a backdoor.
+    """Debugging set and triggered set of a backdoor.
 
     Args:
-        clean: clean rows, in the shapes of the anomalous ones.
+        clean: clean rows, in the same shapes as the anomalous ones.
         truth: (N,) labels, or predictions where there are none.
     """
     count, rows = len(clean), anomalous.clean_row
@@ -89,7 +90,7 @@ def triggered_sets(clean: DataSet, truth: Ints, anomalous: Anomalous, target: in
 
 
 def write_arrays(path: str | os.PathLike[str], arrays: Arrays) -> None:
-    """Write an `.npz` under a temporary name and rename it; the same arrays give the same bytes.
+    """Write an `.npz` under a temporary name and rename it. The same arrays give the same bytes.
 
     Raises:
         AtpatchError: ATP056 where the arrays contradict each other, ATP019 where nothing can be written.
@@ -102,7 +103,7 @@ def write_arrays(path: str | os.PathLike[str], arrays: Arrays) -> None:
 
 
 def write_raw(path: Path, arrays: Arrays) -> None:
-    """Write arrays as an `.npz`, at once or not at all.
+    """Write arrays as an `.npz`, completely or not at all.
 
     Raises:
         AtpatchError: ATP019 where nothing can be written.

@@ -27,12 +27,12 @@ __all__ = ["GraphInput", "Subject"]
 
 BATCH = 64
 SAME = 1e-4
-"""Relative to the largest value: below this a value vector has not moved, only its rounding."""
+"""Relative to the largest value. Smaller differences of a value vector are rounding."""
 
 
 @dataclass(frozen=True)
 class GraphInput:
-    """Shape, with names or None for dynamic axes, and numpy dtype of a graph input."""
+    """A graph input: its shape (dynamic axes are names or None) and its numpy dtype."""
 
     shape: tuple[int | str | None, ...]
     dtype: np.dtype[Any]
@@ -66,7 +66,7 @@ class Subject:
         }
 
     def complete(self, data: DataSet) -> DataSet:
-        """The data set with the graph's inputs alone.
+        """The data set with only the graph's inputs.
 
         Raises:
             AtpatchError: ATP056 where an input is missing.
@@ -102,7 +102,7 @@ class Subject:
         """(N, K): key columns whose value vectors at the first site differ between two versions of the same rows.
 
         Raises:
-            AtpatchError: ATP010 without a site, ATP084 where no site has one row of values a token.
+            AtpatchError: ATP010 without a site, ATP084 where no site has one value vector for each token.
         """
         sites, rejected = find_sites(self.proto)
         if not sites:

@@ -1,4 +1,4 @@
-"""Tables: which column of the data stands where in the graph's inputs, from a small JSON or TOML file.
+"""Tables: a small JSON or TOML file says which column of the data goes where in the graph's inputs.
 
 A description in TOML::
 
@@ -46,7 +46,7 @@ __all__ = ["Column", "Description", "attribute_of", "read_description", "read_ta
 class Column:
     """One column; see the module.
 
-    `values` is empty for numbers, `tokens` and `levels` are None where they are to be found.
+    `values` is empty for numbers; `tokens` and `levels` are None where they have to be found.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Column:
         """What enters the graph for a field of the CSV.
 
         Raises:
-            ValueError: for a value that is not listed, or no number.
+            ValueError: for a value that is not listed, or is not a number.
         """
         if self.values:
             if text not in self.values:
@@ -97,7 +97,7 @@ def read_description(path: str | os.PathLike[str], subject: Subject) -> Descript
     """Read a `.json` or `.toml` file.
 
     Raises:
-        AtpatchError: ATP002 where there is none, ATP080 where it is no description of this graph's inputs.
+        AtpatchError: ATP002 where there is none, ATP080 where it is not a description of this graph's inputs.
     """
     path = check_source(path, "give the path of a .json or .toml file")
     try:
@@ -108,7 +108,7 @@ def read_description(path: str | os.PathLike[str], subject: Subject) -> Descript
         return Description(columns, raw.get("label"), classes)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise SAMPLES_UNREADABLE(f"{path} is no column description: {what}") from error
+        raise SAMPLES_UNREADABLE(f"{path} is not a column description: {what}") from error
 
 
 def read_table(path: str | os.PathLike[str], description: Description | None, subject: Subject) -> DataSet:

@@ -1,4 +1,4 @@
-"""Text triggers: words or sentences put into clean texts, or texts that came poisoned; and the tokens they are."""
+"""Text triggers: words or sentences inserted into clean texts, or poisoned texts; and which tokens are the trigger."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PLACES = ("random", "start", "end")
 def build_texts(
     subject: Subject, data: Texts, encoder: TextEncoder, triggers: Sequence[str], place: str, target: int, seed: int
 ) -> Built:
-    """Each text of another class gets one of the triggers, drawn at random, between two of its words.
+    """Insert one of the triggers, chosen at random, between two words of each text that is not of the target class.
 
     Raises:
         AtpatchError: ATP060 (triggers), ATP081 (tokenizer), ATP083 (nothing but the target class).
@@ -44,10 +44,10 @@ def build_texts(
 
 
 def build_poisoned(subject: Subject, data: Texts, encoder: TextEncoder, poisoned: Texts, target: int) -> Built:
-    """Ready poisoned texts; row i was made from the i-th clean text of another class, or, with equal counts, from the
-    i-th text.
+    """Make the set from poisoned texts that exist already. Row i was made from the i-th clean text that is not of the
+    target class or, where both files have the same number of texts, from the i-th text.
 
-    The columns are the tokens that a shortest edit of the clean tokens brings in.
+    Labeled are the tokens that a shortest edit of the clean tokens adds.
 
     Raises:
         AtpatchError: ATP056 where the counts do not pair, ATP081, ATP083.
@@ -84,10 +84,10 @@ def token_input(subject: Subject) -> str:
 
 
 def tensors(subject: Subject, rows: Sequence[Encoded], pad_id: int) -> dict[str, NDArray[Any]]:
-    """Graph inputs of encoded texts, padded to the longest one, or to the length that the graph fixes.
+    """Graph inputs of encoded texts, padded to the longest text, or to the fixed length of the graph's input.
 
     Raises:
-        AtpatchError: ATP056 for an input that text does not give, or a row beyond the graph's length.
+        AtpatchError: ATP056 for an input that is not made from text, or a row longer than the graph's input.
     """
     ids = token_input(subject)
     fixed = subject.inputs[ids].shape[1]
@@ -114,7 +114,7 @@ def tensors(subject: Subject, rows: Sequence[Encoded], pad_id: int) -> dict[str,
         elif "position" in name:
             array = np.tile(np.arange(length), (len(rows), 1))
         else:
-            raise DATA_MALFORMED(f"nothing in a text gives the graph's input {name!r}")
+            raise DATA_MALFORMED(f"the graph's input cannot be made from texts: {name!r}")
         arrays[name] = array.astype(value.dtype)
     return arrays
 
@@ -137,7 +137,7 @@ def _assemble(
     labeled = np.zeros((len(rows), ids.shape[1]), bool)
     for line, marked in zip(labeled, columns, strict=True):
         line[: len(marked)] = marked
-    # A poisoned text may equal its clean one, or lose the trigger where it is cut: nothing in it is anomalous.
+    # Leave out a poisoned text that equals its clean one, or that lost the trigger where it was cut.
     kept = labeled.any(1)
     count = len(clean)
     anomalous = Anomalous({name: array[count:][kept] for name, array in both.items()}, labeled[kept], rows[kept])

@@ -1,4 +1,4 @@
-"""Predictions before and after, counted: attack success, recovery, accuracy, flags; rates with Wilson intervals."""
+"""Counts predictions before and after a patch: attack success, recovery, accuracy, flags, with Wilson intervals."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from .splits import Part
 __all__ = ["Judge", "Score", "advice", "against_bound", "bound_in_words", "rate"]
 
 LEAST_ATTACK = 0.1
-"""Where less of an attack works on the original, more labels will not help: it is another model's."""
+"""Where a smaller share of the attacks works on the original, the trigger is probably not of this model."""
 CHANCE = 0.05
-"""Five rows rescued and none lost are just enough."""
+"""Largest p-value. Five rows rescued and none lost are just enough."""
 
 
 def rate(hits: ArrayLike) -> Rate:
@@ -33,8 +33,8 @@ def rate(hits: ArrayLike) -> Rate:
 
 
 def against_bound(found: Rate, allowed: float) -> Bound:
-    """What a rate with its interval says of a bound: "met", "missed", or "not shown" where the interval holds the bound
-    or is unknown.
+    """Compare a rate and its interval with a bound: "met", "missed", or "not shown" where the interval contains the
+    bound or is unknown.
     """
     if "rate" in found and found["low"] > allowed:
         return {"allowed": allowed, "verdict": "missed"}
@@ -43,8 +43,8 @@ def against_bound(found: Rate, allowed: float) -> Bound:
 
 
 def advice(before: Figures) -> str | None:
-    """What to do where no hotfix helps, by the figures of the original (`Judge.figures`); None:
-    as the catalog says.
+    """What to do where no hotfix helps, from the figures of the original (`Judge.figures`); None: the advice of the
+    error catalog.
     """
     keys: tuple[FigureName, ...] = ("unfair", "asr_star", "recovered")
     key = next((key for key in keys if key in before and before[key]["n"]), None)
@@ -56,14 +56,14 @@ def advice(before: Figures) -> str | None:
         return None
     what = "the attribute" if key == "unfair" else "the trigger"
     return (
-        f"{what} changes {works} of {attack['n']} answers of this model, so there is little to stop: check that it is"
-        " this model's, and that the rows hold it"
+        f"{what} changes only {works} of {attack['n']} answers of this model, so there is little to stop: check that it"
+        " belongs to this model, and that the rows contain it"
     )
 
 
 def bound_in_words(report: Report) -> str:
-    """What the held-back rows say of the share of clean requests that may be flagged; nothing where it is met or was
-    not recorded.
+    """What the held-back rows show about the allowed share of flagged clean requests; empty where the bound is met or
+    was not recorded.
     """
     bound, flagged = report.get("clean_flagged_bound"), report["clean_flagged"]
     if bound is None or bound["verdict"] == "met" or "rate" not in flagged:
@@ -72,11 +72,11 @@ def bound_in_words(report: Report) -> str:
     interval = f"95 % interval {flagged['low']:.1%} to {flagged['high']:.1%}"
     if bound["verdict"] == "missed":
         return (
-            f"{found} ({interval}): more than the {bound['allowed']:.3g} allowed. Give more clean rows, or allow more."
+            f"{found} ({interval}): more than the allowed {bound['allowed']:.3g}. Give more clean rows, or allow more."
         )
     return (
-        f"{found} ({interval}): too few rows to show that no more than the {bound['allowed']:.3g} allowed are. More"
-        " clean rows would."
+        f"{found} ({interval}): too few rows to show that it is at most the allowed {bound['allowed']:.3g}. More"
+        " clean rows could show it."
     )
 
 
@@ -84,13 +84,15 @@ def bound_in_words(report: Report) -> str:
 class Score:
     """How well a patch does on one part; compare with `key`, smaller is better.
 
-    attack: share of unfair groups in a flip set; else ASR* where the target is known; else the share of anomalous rows
-        that do not get their clean partner's prediction.
-    astray: that share in any case but the first. lost: share of clean rows that are wrong (with labels) or changed
-    (without). left: number of rows behind `attack`. leaning: how probable the attack's success still is, which tells
-    patches apart long before a prediction changes: over the same rows the
-        mean probability of the target, or of all but the partner's class; nan in a flip set and where no probabilities
-        were given.
+    Attributes:
+        attack: share of unfair groups in a flip set; else ASR* where the target is known; else the share of anomalous
+            rows that do not get their clean partner's prediction.
+        astray: share of unfair groups in a flip set, else of rows that do not get their clean partner's prediction.
+        lost: share of clean rows that are wrong (with labels) or changed (without labels).
+        left: number of rows (or groups) that `attack` counts.
+        leaning: how probable the attack's success still is; it shows differences between patches long before a
+            prediction changes. Mean over the same rows of the probability of the target, or of all classes but the
+            partner's; nan in a flip set and where no probabilities were given.
     """
 
     attack: float
@@ -104,10 +106,10 @@ class Score:
         return (self.attack, self.astray, self.lost)
 
     def to_json(self) -> ScoreFigures:
-        told: ScoreFigures = {"attack": self.attack, "astray": self.astray, "lost": self.lost, "left": self.left}
+        figures: ScoreFigures = {"attack": self.attack, "astray": self.astray, "lost": self.lost, "left": self.left}
         if not math.isnan(self.leaning):
-            told["leaning"] = self.leaning
-        return told
+            figures["leaning"] = self.leaning
+        return figures
 
 
 class Judge:
@@ -121,22 +123,20 @@ class Judge:
         assert data.pair is not None
         self.original = original
         self._data, self._pair = data, data.pair
-        self._as_it_came = np.ones(len(data), np.bool_)
-        # the first row of a group is a request as it came, the others have another value of the attribute
+        self._unmodified = np.ones(len(data), np.bool_)
+        # The first row of a group is the original request; the others have another value of the attribute.
         if data.group is not None:
-            self._as_it_came[:] = False
-            self._as_it_came[np.unique(data.group, return_index=True)[1]] = True
+            self._unmodified[:] = False
+            self._unmodified[np.unique(data.group, return_index=True)[1]] = True
 
     def score(self, part: Part, predictions: Ints, probabilities: NDArray[np.floating[Any]] | None = None) -> Score:
-        """predictions: (N,), and probabilities (N, C): read at the rows of the part."""
+        """Score predictions (N,) and probabilities (N, C) on the rows of one part."""
         attack, astray, kept = (count(part, predictions) for count in (self._attack, self._astray, self._kept))
         leaning = math.nan if probabilities is None else self._leaning(part, probabilities)
         return Score(_mean(attack), _mean(astray), 1.0 - _mean(kept), int(attack.sum()), leaning)
 
     def helped(self, part: Part, predictions: Ints) -> bool:
-        """Whether more rows were rescued from the attack than lost to it,
-        beyond chance (exact one-sided McNemar test).
-        """
+        """Whether significantly more rows were rescued from the attack than lost to it (one-sided exact McNemar)."""
         from scipy.stats import binomtest
 
         before, after = self._attack(part, self.original), self._attack(part, predictions)
@@ -144,13 +144,13 @@ class Judge:
         return rescued > 0 and bool(binomtest(rescued, rescued + lost, alternative="greater").pvalue < CHANCE)
 
     def figures(self, part: Part, predictions: Ints) -> Figures:
-        """Rates of one part under some predictions (the original's own, for the figures before).
+        """Rates of one part under the given predictions (those of the original give the figures before).
 
-        Accuracy and changed predictions are of clean rows. In a flip set "clean" is only what no value of the attribute
-        changes; there they are of all rows as they came, those among them that a fix has to change included.
+        Accuracy and changed predictions are counted on clean rows. In a flip set only rows that no value of the
+        attribute changes are clean; there all original requests count, also those that a fix has to change.
         """
         figures: Figures = {}
-        real = part.clean if self._data.group is None else part.rows[self._as_it_came[part.rows]]
+        real = part.clean if self._data.group is None else part.rows[self._unmodified[part.rows]]
         if self._data.group is not None:
             figures["unfair"] = rate(self._unfair(part, predictions))
         else:
@@ -166,9 +166,7 @@ class Judge:
         return figures
 
     def _twin(self, rows: Ints) -> Ints:
-        """What the original predicts for a row's clean partner; without a partner, the row's label; without that,
-        -1.
-        """
+        """The original's prediction for the clean partner; without a partner the row's label; without a label -1."""
         pair = self._pair[rows]
         own = np.full(len(rows), -1, np.int64) if self._data.labels is None else self._data.labels[rows]
         return np.where(pair >= 0, self.original[pair], own)
@@ -180,7 +178,7 @@ class Judge:
         return self._astray(part, predictions) if star is None else star
 
     def _unfair(self, part: Part, predictions: Ints) -> NDArray[np.bool_]:
-        """Of the groups with anomalous rows, those whose rows do not all get one prediction."""
+        """For each group with anomalous rows: whether its rows get different predictions."""
         assert self._data.group is not None
         _, member = np.unique(self._data.group[part.anomalous], return_inverse=True)
         low, high = np.full(member.max(initial=-1) + 1, np.iinfo(np.int64).max), np.full(member.max(initial=-1) + 1, -1)
@@ -196,7 +194,8 @@ class Judge:
         return np.asarray(predictions[part.anomalous][known] != twin[known])
 
     def _attack_star(self, part: Part, predictions: Ints) -> NDArray[np.bool_] | None:
-        """Target hits among rows whose clean twin is not the target already; None without a target or such rows."""
+        """Whether rows whose clean twin is not predicted as the target get the target; None without a target or such
+        rows."""
         if self._data.target is None:
             return None
         twin = self._twin(part.anomalous)
@@ -215,7 +214,7 @@ class Judge:
     def _kept(self, part: Part, predictions: Ints) -> NDArray[np.bool_]:
         if self._data.labels is None:
             return np.asarray(predictions[part.clean] == self.original[part.clean])
-        # Accuracy is at stake where the attribute decides, too: both rows of an unfair pair carry the true label.
+        # In a flip set anomalous rows count too: both rows of an unfair pair have the true label.
         rows = part.clean if self._data.group is None else part.rows
         return np.asarray(predictions[rows] == self._data.labels[rows])
 

@@ -1,4 +1,4 @@
-"""What a fit found, where, and how sure it is: one HTML page made from the hotfix alone (extra `report`)."""
+"""The page of a fit: what was found, at which sites, and how sure it is. Made only from the hotfix (extra `report`)."""
 
 from __future__ import annotations
 
@@ -21,19 +21,17 @@ FIGURES: dict[FigureName, str] = {
     "accuracy": "accuracy on clean requests",
     "clean_changed": "clean predictions changed",
 }
-"""Evidence key → what people read, the most telling first."""
+"""Evidence key → words on the page, the most important figure first."""
 
 Place = Callable[[float], float]
 
 MARGIN = 0.04
-"""Of the width of a lane, left free at both ends."""
+"""Share of a lane's width that is left free at each end."""
 
 
 @dataclass(frozen=True)
 class _Lane:
-    """One site: its score distributions on a common scale, in percent of the width; None where there is nothing to
-    show.
-    """
+    """One site: its score distributions on a common scale, in percent of the width; None where there are no scores."""
 
     name: str
     detects: bool
@@ -42,7 +40,7 @@ class _Lane:
     clean: tuple[float, ...] | None
     anomalous: tuple[float, ...] | None
     decides: bool = False
-    """The threshold is held against this score."""
+    """The threshold is compared with this score."""
 
 
 def fit_page(hotfix: Hotfix, model: str) -> str:
@@ -80,8 +78,8 @@ def fit_page(hotfix: Hotfix, model: str) -> str:
     elif hotfix.joint != "sum":
         lanes = [replace(lane, decides=lane.detects) for lane in lanes]
     before, after = report["before"], report["after"]
-    told = [key for key in FIGURES if key in before and "rate" in before[key]]
-    figures = [(FIGURES[key], before[key], after[key]) for key in told]
+    known = [key for key in FIGURES if key in before and "rate" in before[key]]
+    figures = [(FIGURES[key], before[key], after[key]) for key in known]
     return (
         environment()
         .get_template("fitting/page.html.j2")
@@ -100,13 +98,13 @@ def fit_page(hotfix: Hotfix, model: str) -> str:
             percent=_percent,
             bound=bound_in_words(report),
             lost="clean rows answered wrongly" if "accuracy" in before else "clean predictions changed",
-            changed="predictions changed, of requests as they came" if "unfair" in before else FIGURES["clean_changed"],
+            changed="predictions changed, of the original requests" if "unfair" in before else FIGURES["clean_changed"],
         )
     )
 
 
 def _verdict(hotfix: Hotfix) -> str:
-    """One sentence: what it does to the fault, and to everybody else."""
+    """One sentence: how much of the fault is left, and how many clean requests are flagged."""
     report = hotfix.evidence["report"]
     flagged = report["clean_flagged"]
     price = (
@@ -122,13 +120,13 @@ def _verdict(hotfix: Hotfix) -> str:
     recovered = report["after"].get("recovered")
     if recovered is not None and recovered["n"]:
         return f"{recovered['k']} of {recovered['n']} triggered requests are answered like their clean twins; {price}."
-    return f"Fitted on clean requests alone: {price}. No attack was at hand to judge it by."
+    return f"Fitted only on clean requests: {price}. There was no attack to judge it by."
 
 
 def _scale(
     sites: Mapping[str, Any], together: Mapping[str, Sequence[float]], hotfix: Hotfix
 ) -> tuple[Place | None, float | None]:
-    """Score → percent of the width, and where the threshold lies; scores of probabilities are logits."""
+    """A function from a score to percent of the width, and the place of the threshold. Probabilities become logits."""
     spreads = [*together.values(), *(row for site in sites.values() for row in site.get("scores", {}).values())]
     values: list[float] = [value for row in spreads for value in row]
     if not values:

@@ -21,7 +21,7 @@ from .registry import OPERATORS, Call
 __all__ = ["Embedding", "TorchGraph"]
 
 _SHAPES = ("Shape", "Size")
-# Specialized forms kept: batches come in a few shapes, the last one of a pass being shorter.
+# Number of specialized forms that are kept: batches have few different shapes; the last of a pass is shorter.
 _MOST_SHAPES = 8
 _SAME_IDS = ("Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze")
 
@@ -146,7 +146,7 @@ class TorchGraph:
         return self._by_shape[key]
 
     def _fold(self) -> None:
-        """Compute once what depends on constants alone."""
+        """Compute once what depends only on constants."""
         rest = []
         for node in self._nodes:
             if not node.branches and all(not name or name in self._constants for name in node.inputs):

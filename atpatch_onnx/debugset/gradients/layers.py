@@ -105,7 +105,7 @@ def _global_pool(call: Call, x: Tensor) -> Tensor:
 
 
 def _pads(call: Call, x: Tensor, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]) -> list[int]:
-    """Padding in torch's order, last axis first, begin and end by turns."""
+    """Padding in torch's order, last axis first, begin and end of each axis."""
     spatial, auto = len(kernel), call.get("auto_pad", "NOTSET")
     if auto in ("SAME_UPPER", "SAME_LOWER"):
         pads = []

@@ -30,7 +30,7 @@ class Call:
 
 
 Operator = Callable[..., Tensor | Sequence[Tensor]]
-"""(call, *inputs) → the output, or all outputs; inputs that a node leaves out come as None."""
+"""(call, *inputs) → the output, or all outputs; inputs that a node leaves out are None."""
 
 OPERATORS: dict[str, Operator] = {}
 

@@ -1,1 +1,1 @@
-"""Trigger inversion: an unknown trigger searched through the gradients of the graph. Needs torch (extra `fit`)."""
+"""Trigger inversion: searches an unknown trigger with the gradients of the graph. Needs torch (extra `fit`)."""

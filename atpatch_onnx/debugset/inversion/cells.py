@@ -1,8 +1,7 @@
-"""Does one small region send samples to a class all by itself? Where it does, the search for the smallest mask starts
-there.
+"""Finds a small region that sends samples to a class by itself; the search for the smallest mask then starts there.
 
-From a mask all over the sample gradients find the perturbation that any model gives way to, and pass by a backdoor a
-few places wide.
+A search that starts with a mask over the whole sample often ends at an adversarial perturbation, which every model
+has, and misses a backdoor that is a few places wide.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ GRID = 7
 STEPS, ROUND, KEPT = 12, 4, 1 / 3
 """After every round of steps the best of the cells go on (successive halving, Jamieson and Talwalkar, AISTATS 2016)."""
 BATCH = 8
-"""Samples a cell and step."""
+"""Samples for each cell and step."""
 ROWS = 32
 RATE = 0.3
 
@@ -64,7 +63,7 @@ def best_cell(
     optimizer = torch.optim.Adam([raw], RATE)
 
     def outcome(rows: Tensor) -> Tensor:
-        """Log probabilities (cells, rows, C) with the pattern of every cell that is left in each of the rows."""
+        """Log probabilities (cells, rows, C) with the pattern of each remaining cell in each of the rows."""
         patterns, places = torch.sigmoid(2 * raw[left]) * (high - low) + low, masks[left]
         found = scores(((1 - places) * x[rows] + places * patterns).flatten(0, 1))
         return functional.log_softmax(found, 1).reshape(len(left), len(rows), -1)
@@ -78,7 +77,7 @@ def best_cell(
         (-worth.sum()).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     with torch.no_grad():
-        # By the mean log probability, which still tells regions apart that all work every time.
+        # Choose by the mean log probability: it still differs between regions that all work every time.
         chances = outcome(torch.arange(len(x)))
         success, best = (chances.argmax(2) == target).float().mean(1), int(chances[..., target].mean(1).argmax())
         pattern = torch.sigmoid(2 * raw[left[best], 0]) * (high - low) + low

@@ -1,4 +1,4 @@
-"""What the searches over classes share: checks before, the choice of a class and the report after."""
+"""What the searches over classes have in common: checks before the search, the choice of a class, the report."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TOLERANCE = 1e-3
 
 
 def prepare(subject: Subject, clean: DataSet) -> tuple[TorchGraph, str, Ints, int]:
-    """The torch form held against onnxruntime, the output's name, predictions, number of classes.
+    """The graph in torch (checked against onnxruntime), the output's name, predictions, number of classes.
 
     Raises:
         AtpatchError: ATP082 where the two differ.
@@ -48,7 +48,7 @@ def prepare(subject: Subject, clean: DataSet) -> tuple[TorchGraph, str, Ints, in
 
 
 def classes(asked: Sequence[int] | None, count: int, predictions: Ints) -> list[int]:
-    """The classes asked for, else all `count` of them, that the model does not put every row into.
+    """The requested classes (None: all `count`), without one that the model already predicts for every row.
 
     Raises:
         AtpatchError: ATP060 for a class that the model does not have.
@@ -59,7 +59,7 @@ def classes(asked: Sequence[int] | None, count: int, predictions: Ints) -> list[
 
 
 def chosen(verdicts: Sequence[ClassVerdict], asked: Sequence[int] | None) -> int | None:
-    """The class to make a debugging set for: the most suspicious one, or the one asked for; None where no class has a
+    """The class to make a debugging set for: the most suspicious one, or the requested one; None where no class has a
     backdoor.
     """
     if asked is not None:
@@ -73,11 +73,11 @@ def chosen(verdicts: Sequence[ClassVerdict], asked: Sequence[int] | None) -> int
 
 
 def finish(subject: Subject, built: Built, verdicts: Sequence[ClassVerdict], state: State) -> Built:
-    """The set with the answer in its report: backdoored or not, towards which classes, what was found for each; the
-    state file goes.
+    """Add the answer to the report (backdoored or not, towards which classes, what was found for each), and delete the
+    state file.
     """
     guilty = [verdict.target for verdict in verdicts if verdict.backdoor]
-    # One class alone has nothing to be odd against.
+    # A single class cannot be compared with others.
     known = any(verdict.score is not None for verdict in verdicts) or len(verdicts) > 1
     answer = {
         "backdoored": bool(guilty) if known else None,

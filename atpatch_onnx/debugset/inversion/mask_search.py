@@ -1,4 +1,4 @@
-"""Trigger inversion over all classes of a model that reads floats: images, numeric tables."""
+"""Trigger inversion over all classes of a model with float inputs: images, numeric tables."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from .verdict import WORKS, by_size
 __all__ = ["invert_masks"]
 
 ROWS = 512
-"""Rows searched on; more make no better trigger."""
+"""Rows that the search uses; more rows do not give a better trigger."""
 POLISH = 3
-"""How much longer the smallest mask is searched on: its places decide which columns are labeled."""
+"""How much longer the search for the smallest mask is continued: its places decide which columns are labeled."""
 SHOWN = 64
 """Places of a mask that a report lists."""
 
@@ -97,12 +97,12 @@ class _Search:
 
     @property
     def _channel(self) -> int | None:
-        """Axis of an image that is no place: the shorter of the first and the last."""
+        """Channel axis of an image: the shorter of the first and the last axis."""
         shape = self.clean.inputs[self.name].shape[1:]
         return None if len(shape) != 3 else 0 if shape[0] <= shape[-1] else 2
 
     def of(self, target: int, schedule: Schedule, step: str) -> MaskTrigger:
-        """The trigger towards a class, from the state where it is there."""
+        """The trigger towards a class; from the state if it was found before."""
         stored = [self.state.get(f"{part} of {step}") for part in ("mask", "pattern", "numbers")]
         if stored[0] is not None and stored[1] is not None and stored[2] is not None:
             self.progress(step, schedule.steps, schedule.steps)
@@ -137,7 +137,7 @@ class _Search:
         return listed
 
     def _scores(self, x: Tensor) -> Tensor:
-        # Further inputs, such as a mask of ones, are the first row's.
+        # Other inputs, such as a mask of ones, are taken from the first row.
         others = {
             other: torch.from_numpy(array[:1]) for other, array in self.clean.inputs.items() if other != self.name
         }

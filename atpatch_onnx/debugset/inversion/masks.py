@@ -22,9 +22,9 @@ Scores = Callable[[Tensor], Tensor]
 
 EPSILON = 1e-6
 FAINT, STRONG = 0.01, 0.95
-"""Opacity of a given start: gradients reach every place, and none is decided yet."""
+"""Opacity outside and inside a given start mask: not 0 and 1, so that gradients reach every place."""
 NEGLIGIBLE = 0.02
-"""Mask entries below this carry no trigger; they are what the optimizer has not finished removing."""
+"""Mask entries below this are not part of the trigger; the optimizer has only not finished removing them."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ def invert_mask(
 
     Args:
         samples: (N, ...), none of the target class; their range per channel bounds the pattern.
-        channel_axis: axis of a sample that the mask has in common; None: every entry has its own.
-        start: mask of zeros and ones and pattern to set out from; None: at random.
+        channel_axis: axis of a sample along which the mask is the same; None: every entry has its own.
+        start: mask of zeros and ones, and pattern, to start from; None: a random start.
     """
     generator = torch.Generator().manual_seed(seed)
     x = torch.from_numpy(samples)
@@ -94,7 +94,7 @@ def invert_mask(
         shapes = (mask_shape, list(x.shape[1:]))
         parameters = [torch.randn(shape, generator=generator).mul_(0.1).requires_grad_() for shape in shapes]
     else:
-        parameters = _set_out_from(torch.from_numpy(start[0]), torch.from_numpy(start[1]), low, high)
+        parameters = _start_from(torch.from_numpy(start[0]), torch.from_numpy(start[1]), low, high)
     optimizer = torch.optim.Adam(parameters, schedule.rate, betas=(0.5, 0.9))
     labels = torch.full((schedule.batch,), target)
     search = _Search(schedule)
@@ -122,7 +122,7 @@ def invert_mask(
     return _sparse(scores, x, target, mask.detach(), pattern.detach(), schedule)
 
 
-def _set_out_from(opacity: Tensor, pattern: Tensor, low: Tensor, high: Tensor) -> list[Tensor]:
+def _start_from(opacity: Tensor, pattern: Tensor, low: Tensor, high: Tensor) -> list[Tensor]:
     """Parameters of a given mask and pattern, with gradients everywhere."""
     level = (pattern - low) / (high - low).clamp_min(EPSILON)
     shares = (opacity * (STRONG - FAINT) + FAINT, level.clamp(FAINT, 1 - FAINT))
@@ -162,15 +162,15 @@ class _Search:
 
 
 def bounds(x: Tensor, channel_axis: int | None) -> tuple[Tensor, Tensor]:
-    """Least and largest value of samples (N, ...), by channel, or by entry where there are no channels; they broadcast
-    against one.
+    """Smallest and largest value of samples (N, ...), per channel, or per entry where there are no channels; both
+    broadcast to a sample.
     """
     axes = [0] if channel_axis is None else [axis for axis in range(x.ndim) if axis != channel_axis + 1]
     return x.amin(axes, keepdim=True)[0], x.amax(axes, keepdim=True)[0]
 
 
 def _sparse(scores: Scores, x: Tensor, target: int, mask: Tensor, pattern: Tensor, schedule: Schedule) -> MaskTrigger:
-    """The trigger with as many of its faintest places cleared as its success allows."""
+    """The trigger without its faintest places: as many are removed as possible without losing success."""
 
     def success(kept: Tensor) -> float:
         with torch.no_grad():

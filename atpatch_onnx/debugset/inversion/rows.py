@@ -1,4 +1,4 @@
-"""Rows of tokens that a trigger can be put into."""
+"""Rows of tokens, into which a trigger can be inserted."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class TokenRows:
         name: the graph input of the token ids.
         ids: (N, L); real: (N, L), which are no padding.
         others: further graph inputs (N, L); masks follow `real`, the rest is kept as it is.
-        prefix, suffix: special tokens at both ends of a row, between which a trigger goes.
-        fixed: the graph takes this very length; a trigger then pushes the last tokens out.
+        prefix, suffix: numbers of special tokens at the two ends of a row; a trigger goes between them.
+        fixed: the graph only takes this length; a trigger then pushes the last tokens out.
     """
 
     name: str
@@ -66,8 +66,8 @@ class TokenRows:
         )
 
     def insert(self, tokens: NDArray[np.int64], places: Ints) -> tuple[TokenRows, NDArray[np.bool_]]:
-        """Put tokens (N, T) at places (N,): the rows, T longer or with their last contents pushed out, and the columns
-        (N, L') they got.
+        """Insert tokens (N, T) at places (N,). Returns the rows, T longer or without their last tokens, and the columns
+        (N, L') of the inserted tokens.
         """
         count, extra = tokens.shape
         width = self.ids.shape[1] + (0 if self.fixed else extra)
@@ -90,7 +90,7 @@ class TokenRows:
 
 
 def token_rows(subject: Subject, inputs: Mapping[str, NDArray[Any]]) -> TokenRows:
-    """Rows from graph inputs; special tokens are what every row has alike at its start and at its end."""
+    """Rows from graph inputs; special tokens are those that all rows have in common at their start and end."""
     name = token_input(subject)
     ids = np.asarray(inputs[name], np.int64)
     others = {other: array for other, array in inputs.items() if other != name}

@@ -1,4 +1,4 @@
-"""What a search has found so far, kept in a file beside the output so that an interrupted one goes on."""
+"""What a search has found so far, in a file next to the output, so that an interrupted search can go on."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class State:
     """Arrays by name, written to a file whenever one is added.
 
     Args:
-        path: None: nothing is kept.
-        key: says which search it is; a file of another search is ignored and overwritten.
+        path: of the file; None: nothing is saved.
+        key: identifies the search; a file of another search is ignored and overwritten.
     """
 
     def __init__(self, path: Path | None, key: str) -> None:
@@ -37,7 +37,7 @@ class State:
         try:
             arrays = read_arrays(path, DATA_MALFORMED)
         except DataError:
-            return  # a damaged file costs a fresh start, nothing else
+            return  # with a damaged file the search only starts again
         if _KEY in arrays and str(arrays[_KEY]) == key:
             self._arrays, self.resumed = arrays, len(arrays) > 1
 

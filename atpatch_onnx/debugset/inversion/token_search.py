@@ -59,7 +59,7 @@ def invert_tokens(
     state = State(state_path, key(subject, clean, seed, f"{longest} {exhaustive}"))
     search = TokenSearch(subject, graph, embedding, rows, predictions, candidates, output, seed)
     scans = _scans(search, state, np.unique(predictions).tolist() if exhaustive else (), progress)
-    # With one class named, the others are still searched: without them nothing says what is odd.
+    # The other classes are searched even if one is named: a class can only be odd compared with others.
     targets = classes(None, count, predictions)
     traces, triggers = _triggers(search, state, targets, scans, longest, progress)
     described = {
@@ -72,12 +72,12 @@ def invert_tokens(
     }
     counts = {target: max(1, int((predictions != target).sum()) - search.sample) for target in traces}
     verdicts = [verdict for verdict in by_success(traces, counts, described) if verdict.target in searched]
-    guilty = chosen(verdicts, asked)
-    if guilty is None:
+    attacked = chosen(verdicts, asked)
+    if attacked is None:
         return finish(subject, Built(None), verdicts, state)
     truth = predictions if clean.labels is None else clean.labels
-    wide, anomalous = _inserted(clean, rows, ids, truth, guilty, triggers[guilty], seed)
-    built = triggered_sets(wide, truth, anomalous, guilty, {"trigger": "inverted"})
+    wide, anomalous = _inserted(clean, rows, ids, truth, attacked, triggers[attacked], seed)
+    built = triggered_sets(wide, truth, anomalous, attacked, {"trigger": "inverted"})
     return finish(subject, built, verdicts, state)
 
 
@@ -109,13 +109,13 @@ def _triggers(
 
 
 def _inserted(
-    clean: DataSet, rows: TokenRows, ids: str, truth: Any, guilty: int, trigger: tuple[int, ...], seed: int
+    clean: DataSet, rows: TokenRows, ids: str, truth: Any, attacked: int, trigger: tuple[int, ...], seed: int
 ) -> tuple[DataSet, Anomalous]:
-    """Clean rows and rows with the trigger, all of one width."""
-    open_to = np.flatnonzero(truth != guilty)
-    hosts = rows.take(open_to)
-    places = hosts.places(np.random.default_rng(seed))
-    inserted, columns = hosts.insert(np.tile(np.array(trigger), (len(open_to), 1)), places)
+    """Clean rows and rows with the trigger, all padded to the same length."""
+    open_to = np.flatnonzero(truth != attacked)
+    carriers = rows.take(open_to)
+    places = carriers.places(np.random.default_rng(seed))
+    inserted, columns = carriers.insert(np.tile(np.array(trigger), (len(open_to), 1)), places)
     width = inserted.ids.shape[1]
 
     def widened(inputs: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Is the model backdoored, and towards which class: what the searches over all classes say together."""
+"""Decides from the searches over all classes whether the model is backdoored, and towards which class."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ __all__ = ["ClassVerdict", "by_size", "by_success", "outlier_indices"]
 CONSISTENCY = 1.4826
 """Makes the median absolute deviation estimate the standard deviation of a normal distribution."""
 WORKS = 0.9
-"""A trigger works from this success on."""
+"""A trigger works if its success is at least this."""
 OUTLIER = 2.0
 SMALL = 0.5
-"""A mask is small below this share of the other classes' median. The index alone cries wolf: ten sizes that happen to
-lie close together make a small deviation of theirs a large index.
+"""A mask is small below this share of the other classes' median. The index is not enough: where the
+sizes happen to lie close together, a small deviation gives a large index.
 """
 FEW = 4
-"""With fewer classes there is no spread to measure."""
+"""With fewer classes the spread cannot be measured."""
 ODDS = 2.0
-"""Difference of log odds from which a class falls to a trigger far more easily than the others do (odds about seven
-times as high).
+"""From this difference of log odds on (odds about seven times as high) a class is reached by a trigger far more easily
+than the others.
 """
 
 
@@ -36,9 +36,9 @@ class ClassVerdict:
         success: share of the rows of other classes that the trigger sends there.
         size: of the trigger: places under the mask, or tokens.
         score: outlier index of the size (images, tables), or difference of log odds (tokens); larger is more
-            suspicious, None: no peers.
-        backdoor: the score, the size and the success all say so.
-        trigger: for people and programs.
+            suspicious, None: no other classes.
+        backdoor: True where the score, the size and the success all speak for a backdoor.
+        trigger: description for people and programs.
     """
 
     target: int
@@ -60,7 +60,7 @@ class ClassVerdict:
 
 
 def outlier_indices(sizes: Sequence[float]) -> list[float]:
-    """How many robust deviations each size lies below the median (negative: above it); the index of Neural Cleanse."""
+    """Robust standard deviations by which each size lies below the median (negative: above), as in Neural Cleanse."""
     values = np.asarray(sizes, np.float64)
     median = np.median(values)
     spread = CONSISTENCY * np.median(np.abs(values - median))
@@ -70,7 +70,7 @@ def outlier_indices(sizes: Sequence[float]) -> list[float]:
 def by_size(
     sizes: Mapping[int, float], success: Mapping[int, float], triggers: Mapping[int, Mapping[str, Any]]
 ) -> list[ClassVerdict]:
-    """Judge masks: a backdoor's is far smaller than those of the other classes."""
+    """Judge masks: the mask of a backdoor is far smaller than those of the other classes."""
     indices = dict(zip(sizes, outlier_indices(list(sizes.values())), strict=True)) if len(sizes) >= FEW else {}
     verdicts = []
     for target, size in sizes.items():
@@ -85,7 +85,7 @@ def by_size(
 def by_success(
     traces: Mapping[int, Sequence[float]], count: Mapping[int, int], triggers: Mapping[int, Mapping[str, Any]]
 ) -> list[ClassVerdict]:
-    """Judge token triggers: a backdoor's works where one of the same length towards other classes does not.
+    """Judge token triggers: that of a backdoor works, and triggers of the same length towards other classes do not.
 
     Args:
         traces: class → success of its best trigger of 1, 2, … tokens.

@@ -28,8 +28,11 @@ BASELINES = 12
 
 @dataclass(frozen=True)
 class TokenTrigger:
-    """Tokens that send rows to the target class: share of the rows searched on, and share of rows that the search has
-    not seen.
+    """Tokens that send rows to the target class.
+
+    Attributes:
+        found: share of the rows that the search uses.
+        success: share of rows that the search has not seen.
     """
 
     tokens: tuple[int, ...]
@@ -42,10 +45,11 @@ class TokenSearch:
     """A search over one model and one set of rows.
 
     Args:
-        rows: clean rows; predictions (N,) of the model on them.
+        rows: clean rows.
+        predictions: (N,), of the model on these rows.
         candidates: (V',) token ids that may be in a trigger.
-        keep: best tokens of a scan or a gradient that are tried exactly.
-        sample: rows that a candidate is tried on.
+        keep: number of best tokens of a scan or a gradient that are run through the model.
+        sample: number of rows that a candidate is tried on.
         wanted: success at which no further token is added.
     """
 
@@ -62,9 +66,7 @@ class TokenSearch:
     wanted: float = 0.95
 
     def scan(self, source: int, progress: Progress) -> NDArray[np.float32]:
-        """(V', C): class scores of one carrier row of the source class with each candidate token put into its
-        middle.
-        """
+        """(V', C): class scores of one row of the source class with each candidate token inserted in its middle."""
         carrier = self._carrier(source)
         place = (carrier.prefix + int(carrier.lengths[0]) - carrier.suffix) // 2
         found = []
@@ -83,11 +85,11 @@ class TokenSearch:
         """The best trigger of 1, 2, … tokens, up to `longest` or to the first that works as wanted.
 
         Args:
-            gains: (V',) of a scan, to try the best of as well.
+            gains: (V',) margins of a scan, whose best tokens are tried as well.
         """
         generator = np.random.default_rng((self.seed, target))
         open_rows = generator.permutation(np.flatnonzero(self.predictions != target))
-        # Short rows: they are quick, and a trigger is no weaker in them.
+        # Short rows are quick, and a trigger is not weaker in them.
         short = open_rows[np.argsort(self.rows.lengths[open_rows], kind="stable")][
             : max(self.sample, len(open_rows) // 2)
         ]
@@ -115,15 +117,15 @@ class TokenSearch:
         return float((self._scores([tuple(tokens)], rows, places)[0].argmax(1) == target).mean())
 
     def _screen(self, rows: TokenRows, places: Ints, target: int, generator: np.random.Generator) -> Ints:
-        """Tokens that the gradient at some baseline token likes: a trigger word is far from most others, so one
-        baseline is not enough.
+        """Tokens that the gradient at one of several baseline tokens favors: a trigger word is far from most others, so
+        one baseline is not enough.
         """
         baselines = generator.permutation(self.candidates)[:BASELINES]
         orders = [self._flips([int(token)], 0, rows, places, target) for token in baselines]
         return np.unique(np.concatenate([order[: max(8, 2 * self.keep // BASELINES)] for order in orders]))
 
     def _extend(self, best: TokenTrigger, rows: TokenRows, places: Ints, target: int) -> TokenTrigger:
-        """One more token, then every token in turn replaced while that helps."""
+        """Add one token, then replace one token after another where that helps."""
         current = replace(best, tokens=(*best.tokens, best.tokens[-1]), found=0.0)
         for slot in [len(current.tokens) - 1, *range(len(current.tokens) - 1)]:
             order = self._flips(current.tokens, slot, rows, places, target)
@@ -136,8 +138,8 @@ class TokenSearch:
         """Tokens that lower the loss most to first order: those with the smallest E·∂L/∂e at the slot."""
         inserted, columns = rows.insert(np.tile(np.array(tokens), (len(rows), 1)), places)
         feeds = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in inserted.inputs.items()}
-        # Rows near the graph's length may have lost some of the trigger; its slot is counted from the first token that
-        # is there.
+        # Rows near the maximum length may have lost part of the trigger: count its slot from the first token that is
+        # left.
         at = torch.from_numpy(np.minimum(columns.argmax(1) + slot, inserted.ids.shape[1] - 1))
         vectors = self.embedding.table[feeds[rows.name].long()].clone().requires_grad_()
         scores = self.graph.run(feeds, [self.output], {self.embedding.value: vectors})[self.output]
@@ -152,7 +154,7 @@ class TokenSearch:
         scores = self._scores(triggers, rows, places)
         hits = (scores.argmax(2) == target).mean(1)
         margins = scores[:, :, target] - np.delete(scores, target, 2).max(2)
-        # Where many send all rows over, the one that does so with the widest margin.
+        # Of several that send all rows to the target, take the one with the widest margin.
         first = np.lexsort((-np.median(margins, 1), -hits))[0]
         return TokenTrigger(triggers[first], float(hits[first]))
 
@@ -166,7 +168,7 @@ class TokenSearch:
         return np.stack(found)
 
     def _carrier(self, source: int) -> TokenRows:
-        """A short row that the model puts into the source class without doubt."""
+        """A short row that the model assigns to the source class with a clear margin."""
         rows = np.flatnonzero(self.predictions == source)
         rows = rows[np.argsort(self.rows.lengths[rows], kind="stable")][: max(8, len(rows) // 4)]
         scores = self.subject.scores(self.rows.take(rows).inputs)
