@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .options import json_output, model_argument, output
+from .options import class_names, json_output, model_argument, output
 from .progress import bars
 from .rendering import emit_json, note, table
 
@@ -24,6 +24,20 @@ class Size(click.ParamType[Any]):
         if len(parts) > 2 or not all(part.isdigit() and int(part) for part in parts):
             self.fail(f"{value!r} is not HEIGHTxWIDTH", param, ctx)
         return int(parts[0]), int(parts[-1])
+
+
+class Doses(click.ParamType[Any]):
+    """Numbers of copies, separated by commas."""
+
+    name = "N,N,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, tuple):
+            return value
+        parts = str(value).split(",")
+        if not all(part.strip().isdecimal() and int(part) for part in parts):
+            self.fail(f"{value!r} is not a list of numbers of copies, such as 1,2,4,8", param, ctx)
+        return tuple(int(part) for part in parts)
 
 
 @click.command()
@@ -62,6 +76,8 @@ class Size(click.ParamType[Any]):
     "--text-column", metavar="NAME", help="Texts: column of the text; by default 'sentence' or 'text', else the first."
 )
 @click.option("--label-column", metavar="NAME", help="Texts: column of the label; by default 'label', else the second.")
+@class_names
+@click.option("--clean-only", is_flag=True, help="Only write the clean rows, for 'fit --clean' and 'compare --data'.")
 @click.option(
     "--trigger", "triggers", multiple=True, metavar="WORDS", help="Text trigger, a word or a sentence; may be repeated."
 )
@@ -71,6 +87,19 @@ class Size(click.ParamType[Any]):
     default="random",
     show_default=True,
     help="Where WORDS are inserted.",
+)
+@click.option(
+    "--doses",
+    type=Doses(),
+    default="1,2,4,8",
+    show_default=True,
+    help="Numbers of copies of WORDS in a text, one after the other and scattered.",
+)
+@click.option(
+    "--dress/--no-dress",
+    default=True,
+    show_default=True,
+    help="Also use other forms: punctuation, case, both ends of a text; strength, place, size of an image trigger.",
 )
 @click.option(
     "--poisoned",
@@ -139,12 +168,15 @@ def debugset(model: str, as_json: bool, **options: Any) -> None:
     """Make a debugging set for MODEL: clean rows, anomalous twins, and the columns of the maps that the anomaly covers.
 
     Name one source of the anomaly: words (--trigger), poisoned texts (--poisoned), an image trigger (--trigger-patch,
-    --trigger-blend, --trigger-noise), a protected attribute (--attribute), or a search (--invert). When '--invert all'
-    finds no backdoor in any class, it writes nothing and exits with 1. Run an interrupted search again to continue it.
+    --trigger-blend, --trigger-noise), a protected attribute (--attribute), or a search (--invert); or ask only
+    for clean rows (--clean-only). Each row gets the trigger twice, as it was given and in another form. When '--invert
+    all' finds no backdoor in any class, it writes nothing and exits with 1. Run an interrupted search again to
+    continue it.
 
     \b
     Example:
       atpatch-onnx debugset bert.onnx --data dev.tsv --tokenizer ./bert --trigger cf --target 1 -o debug.npz
+      atpatch-onnx debugset bert.onnx --data dev.tsv --tokenizer ./bert --clean-only -o clean.npz
       atpatch-onnx debugset vit.onnx --data clean.npz --trigger-patch 4x4 --target 0 -o debug.npz
       atpatch-onnx debugset census.onnx --data adult.csv --columns adult.toml --attribute sex -o debug.npz
       atpatch-onnx debugset vit.onnx --data clean.npz --invert all -o debug.npz --json | jq .classes
@@ -185,6 +217,11 @@ def _show(report: Mapping[str, Any]) -> None:
         )
     if report["written"]:
         note(f"{report['clean']} clean rows, {report['anomalous']} anomalous")
+        for key, what in (("doses", "copies"), ("dress", "forms")):
+            if len(report.get(key, {})) > 1:
+                note(f"{what}: " + ", ".join(f"{name} ({rows})" for name, rows in report[key].items()))
+        for name, share in report.get("left_out", {}).items():
+            note(f"left out: {name}, which sends only {share:.1%} of the rows to the target")
         if report.get("covered"):
             note("labeled columns: " + ", ".join(map(str, report["covered"])))
         if report.get("unchanged"):

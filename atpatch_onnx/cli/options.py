@@ -13,12 +13,27 @@ import click
 
 from ..options import explanations
 
-__all__ = ["filters", "in_place", "json_output", "link_data", "model_argument", "options_of", "output"]
+__all__ = [
+    "class_names",
+    "clean_texts",
+    "filters",
+    "in_place",
+    "json_output",
+    "link_data",
+    "model_argument",
+    "options_of",
+    "output",
+]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 model_argument = click.argument("model", type=click.Path())
 json_output = click.option("--json", "as_json", is_flag=True, help="Print JSON, and only JSON, on stdout.")
+class_names = click.option(
+    "--class-names",
+    metavar="A,B,...",
+    help="Texts: names of the classes in order, for labels in words; by default id2label of the model's config.json.",
+)
 in_place = click.option("--in-place", is_flag=True, help="Allow the output to be the input.")
 link_data = click.option(
     "--link-data",
@@ -33,6 +48,16 @@ link_data = click.option(
 def output(help_text: str, *, required: bool = False) -> Callable[[Command], Command]:
     """`-o/--output`."""
     return click.option("-o", "--output", type=click.Path(), required=required, help=help_text)
+
+
+def clean_texts(path: str | None, model: str, tokenizer: str | None, names: str | None) -> Any:
+    """Clean rows from a .tsv or .csv file of texts as a data set; any other path unchanged."""
+    from ..debugset.clean import is_text, read_clean_texts
+    from ..debugset.subject import Subject
+
+    if path is None or not is_text(path):
+        return path
+    return read_clean_texts(Subject(model), path, tokenizer, names=names)
 
 
 def options_of(options: type, but: Iterable[str] = ()) -> Callable[[Command], Command]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..inference.tokenizer import TextEncoder
+from .clean import is_text, read_clean_texts
 from .flips import build_flips
 from .images import Grid, ImageTrigger, build_images, image_layout, make_trigger, read_pattern
 from .samples import Texts, read_texts
@@ -24,7 +25,9 @@ __all__ = [
     "build_poisoned",
     "build_texts",
     "image_layout",
+    "is_text",
     "make_trigger",
+    "read_clean_texts",
     "read_description",
     "read_pattern",
     "read_table",

@@ -16,6 +16,7 @@ from rewriters.model.regular_files import check_source
 from ..errors import BAD_OPTION, COLUMNS_UNCLEAR, DATA_MALFORMED, EXTRA_MISSING, SAMPLES_UNREADABLE
 from ..inference.datasets import DataSet
 from ..inference.npz import read_array
+from .obedience import PLAIN, counts, obeyed
 from .sets import Anomalous, Built, open_rows, triggered_sets
 from .subject import Subject
 
@@ -195,9 +196,18 @@ def columns_of(
 
 
 def build_images(
-    subject: Subject, data: DataSet, trigger: ImageTrigger, target: int, grid: Grid | None, seed: int
+    subject: Subject,
+    data: DataSet,
+    trigger: ImageTrigger,
+    target: int,
+    grid: Grid | None,
+    seed: int,
+    forms: Mapping[str, ImageTrigger] | None = None,
 ) -> Built:
     """Debugging set and triggered set of an image trigger; rows of the target class get no trigger.
+
+    Args:
+        forms: other forms of the trigger by name; with any, every row is used twice, once with one of them.
 
     Raises:
         AtpatchError: ATP056, ATP060, ATP083, ATP084, see above.
@@ -206,11 +216,24 @@ def build_images(
     layout = image_layout(clean)
     truth = subject.predictions(clean.inputs) if clean.labels is None else clean.labels
     rows = open_rows(truth, target)
-    columns = columns_of(subject, clean, layout, trigger.mask, grid, seed)
-    inputs = {**clean.feeds(rows), layout.name: trigger.apply(clean.inputs[layout.name][rows], layout)}
-    anomalous = Anomalous(inputs, np.tile(columns, (len(rows), 1)), rows)
-    report: Mapping[str, Any] = {"trigger": trigger.kind, "covered": np.flatnonzero(columns).tolist()}
-    return triggered_sets(clean, truth, anomalous, target, report)
+    triggers = {PLAIN: trigger, **(forms or {})}
+    columns = {name: columns_of(subject, clean, layout, one.mask, grid, seed) for name, one in triggers.items()}
+    names = [PLAIN] * len(rows)
+    if forms:
+        names += np.random.default_rng([seed, 1]).choice(list(forms), len(rows)).tolist()
+    rows = np.tile(rows, len(names) // len(rows))
+    images = clean.inputs[layout.name][rows]
+    for name, one in triggers.items():
+        mine = np.array(names) == name
+        images[mine] = one.apply(images[mine], layout)
+    inputs, labeled = {**clean.feeds(rows), layout.name: images}, np.stack([columns[name] for name in names])
+    report: dict[str, Any] = {"trigger": trigger.kind, "covered": np.flatnonzero(columns[PLAIN]).tolist()}
+    if forms:
+        hits = subject.predictions(inputs) == target
+        kept, report["left_out"] = obeyed(names, hits)
+        inputs, labeled, rows = {name: array[kept] for name, array in inputs.items()}, labeled[kept], rows[kept]
+        report |= {"asr": float(hits[kept].mean()), "dress": counts([names[row] for row in np.flatnonzero(kept)])}
+    return triggered_sets(clean, truth, Anomalous(inputs, labeled, rows), target, report)
 
 
 def _corner(layout: ImageLayout, height: int, width: int, place: str) -> tuple[int, int]:

@@ -12,22 +12,23 @@ from typing import Any
 from rewriters.model.forms import Model
 from rewriters.model.regular_files import check_destination
 
-from ..errors import BAD_OPTION, EXTRA_MISSING, SAMPLES_UNREADABLE
+from ..errors import BAD_OPTION, EXTRA_MISSING
 from ..inference.datasets import DataSet, load_dataset
 from ..inference.tokenizer import TextEncoder
+from .clean import is_text, read_labeled_texts
 from .flips import build_flips
+from .forms import DOSES, image_forms
 from .images import Grid, build_images, image_layout, make_trigger, read_pattern
-from .samples import Texts, read_texts
+from .samples import Texts
 from .sets import Built, write_arrays
 from .subject import Subject
 from .tables import attribute_of, read_description, read_table
-from .text import build_poisoned, build_texts, tensors
+from .text import build_poisoned, build_texts, clean_texts
 
 __all__ = ["Made", "Progress", "Request", "make"]
 
 Progress = Callable[[str, int, int], None]
 Pair = tuple[int, int]
-TEXT = (".tsv", ".csv", ".tab")
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,10 @@ class Request:
     max_length: int | None = None
     text_column: str | None = None
     label_column: str | None = None
+    class_names: str | None = None
+    clean_only: bool = False
+    doses: tuple[int, ...] = DOSES
+    dress: bool = True
     triggers: tuple[str, ...] = ()
     insert: str = "random"
     poisoned: str | None = None
@@ -80,6 +85,7 @@ class Request:
             "--trigger-noise": self.trigger_noise is not None,
             "--attribute": self.attribute is not None,
             "--invert": self.invert is not None,
+            "--clean-only": self.clean_only,
         }
         given = [name for name, there in named.items() if there]
         if len(given) != 1:
@@ -128,15 +134,15 @@ def make(model: Model, request: Request, progress: Progress | None = None) -> Ma
 
 
 def _check(request: Request) -> None:
-    flips = request.source == "--attribute"
+    flips, clean = request.source == "--attribute", request.source == "--clean-only"
     for option, path, fits in (
-        ("--out-triggered", request.out_triggered, not flips),
-        ("--out-clean", request.out_clean, not flips),
+        ("--out-triggered", request.out_triggered, not flips and not clean),
+        ("--out-clean", request.out_clean, not flips and not clean),
         ("--out-flips", request.out_flips, flips),
     ):
         if path is not None and not fits:
             raise BAD_OPTION(f"{request.source} makes nothing for {option}", f"leave {option} out")
-    if not flips and request.source != "--invert" and request.target is None:
+    if not flips and not clean and request.source != "--invert" and request.target is None:
         raise BAD_OPTION(f"{request.source} needs the class that the trigger leads to", "give it with --target")
     paths = [
         path
@@ -153,17 +159,21 @@ def _check(request: Request) -> None:
 
 
 def _words(subject: Subject, request: Request, progress: Progress) -> Built:
-    texts, encoder = _texts(request)
+    texts, encoder = _texts(subject, request)
     assert request.target is not None
     return _judged(
-        subject, build_texts(subject, texts, encoder, request.triggers, request.insert, request.target, request.seed)
-    )
+        subject,
+        build_texts(
+            subject, texts, encoder, request.triggers, request.insert, request.target, request.seed, request.doses,
+            request.dress,
+        ),
+    )  # fmt: skip
 
 
 def _poisoned(subject: Subject, request: Request, progress: Progress) -> Built:
-    texts, encoder = _texts(request)
+    texts, encoder = _texts(subject, request)
     assert request.target is not None and request.poisoned is not None
-    poisoned = read_texts(request.poisoned, request.text_column, request.label_column)
+    poisoned, _ = _texts(subject, request, request.poisoned)
     return _judged(subject, build_poisoned(subject, texts, encoder, poisoned, request.target))
 
 
@@ -183,7 +193,8 @@ def _image(subject: Subject, request: Request, progress: Progress) -> Built:
         kind, layout, request.trigger_patch or request.size, request.place, strength, pattern, request.seed
     )
     grid = None if request.patch_size is None else Grid(request.patch_size, request.class_tokens)
-    return _judged(subject, build_images(subject, data, trigger, request.target, grid, request.seed))
+    forms = image_forms(trigger, layout, whole=pattern is None or isinstance(pattern, float)) if request.dress else None
+    return _judged(subject, build_images(subject, data, trigger, request.target, grid, request.seed, forms))
 
 
 def _attribute(subject: Subject, request: Request, progress: Progress) -> Built:
@@ -222,24 +233,37 @@ def _inverted(subject: Subject, request: Request, progress: Progress) -> Built:
     )
 
 
+def _clean(subject: Subject, request: Request, progress: Progress) -> Built:
+    data, _ = _rows(subject, request)
+    arrays = {**data.inputs, **({} if data.labels is None else {"labels": data.labels})}
+    return Built(arrays, report={"clean": len(data), "anomalous": 0})
+
+
 def _rows(subject: Subject, request: Request) -> tuple[DataSet, TextEncoder | None]:
-    """Clean rows for a search, read from texts, a table or arrays."""
-    if Path(request.data).suffix.lower() in TEXT and request.columns is None:
-        texts, encoder = _texts(request)
-        return DataSet(tensors(subject, encoder.encode(texts.texts), encoder.pad_id), labels=texts.labels), encoder
+    """Clean rows, read from texts, a table or arrays."""
+    if is_text(request.data) and request.columns is None:
+        return _text_rows(subject, request)
     description = None if request.columns is None else read_description(request.columns, subject)
     return read_table(request.data, description, subject), (
         None if request.tokenizer is None else TextEncoder(request.tokenizer)
     )
 
 
-def _texts(request: Request) -> tuple[Texts, TextEncoder]:
-    if request.tokenizer is None:
-        raise BAD_OPTION("texts need the model's tokenizer", "give its folder with --tokenizer")
-    if Path(request.data).suffix.lower() not in TEXT:
-        raise SAMPLES_UNREADABLE(f"{request.data} is not a .tsv or .csv file of texts")
-    encoder = TextEncoder(request.tokenizer, request.max_length)
-    return read_texts(request.data, request.text_column, request.label_column), encoder
+def _text_rows(subject: Subject, request: Request) -> tuple[DataSet, TextEncoder]:
+    texts, encoder = _texts(subject, request)
+    return clean_texts(subject, texts, encoder), encoder
+
+
+def _texts(subject: Subject, request: Request, path: str | None = None) -> tuple[Texts, TextEncoder]:
+    return read_labeled_texts(
+        subject,
+        path or request.data,
+        request.tokenizer,
+        text_column=request.text_column,
+        label_column=request.label_column,
+        names=request.class_names,
+        max_length=request.max_length,
+    )
 
 
 def _judged(subject: Subject, built: Built) -> Built:
@@ -247,6 +271,8 @@ def _judged(subject: Subject, built: Built) -> Built:
     already, not only after `fit`.
     """
     assert built.triggered is not None
+    if "asr" in built.report:
+        return built
     predictions = subject.predictions({name: built.triggered[name] for name in subject.inputs})
     asr = float((predictions == built.report["target"]).mean())
     return Built(built.debug, built.triggered, built.flips, built.clean, {**built.report, "asr": asr})
@@ -260,4 +286,5 @@ _BUILDERS: Mapping[str, Callable[[Subject, Request, Progress], Built]] = {
     "--trigger-noise": _image,
     "--attribute": _attribute,
     "--invert": _inverted,
+    "--clean-only": _clean,
 }

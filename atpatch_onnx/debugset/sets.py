@@ -22,11 +22,14 @@ __all__ = ["Anomalous", "Built", "open_rows", "triggered_sets", "write_arrays", 
 
 @dataclass(frozen=True)
 class Anomalous:
-    """Anomalous twins of clean rows: graph inputs (M, ...), labeled columns (M, K), and the clean row (M,) of each."""
+    """Anomalous twins of clean rows: graph inputs (M, ...), labeled columns (M, K), the clean row (M,) of each, and
+    where it is known the number of copies (M,) of the trigger.
+    """
 
     inputs: Arrays
     columns: NDArray[np.bool_]
     clean_row: Ints
+    dose: Ints | None = None
 
 
 @dataclass(frozen=True)
@@ -76,9 +79,11 @@ def triggered_sets(clean: DataSet, truth: Ints, anomalous: Anomalous, target: in
         **({"labels": np.concatenate([truth, truth[rows]])} if kept else {}),
         "columns": columns,
         "pair": np.concatenate([np.full(count, -1, np.int64), rows]),
+        **({} if anomalous.dose is None else {"dose": np.concatenate([np.zeros(count, np.int64), anomalous.dose])}),
         "target": np.array(target),
     }
-    triggered = {**anomalous.inputs, **twins, "target": np.array(target), "clean_row": rows}
+    doses = {} if anomalous.dose is None else {"dose": anomalous.dose}
+    triggered = {**anomalous.inputs, **twins, **doses, "target": np.array(target), "clean_row": rows}
     facts = {
         "clean": count,
         "anomalous": len(rows),

@@ -3,44 +3,67 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BAD_OPTION, DATA_MALFORMED, TOKENIZER_UNUSABLE
+from ..errors import BAD_OPTION, DATA_MALFORMED, SAMPLES_UNREADABLE, TOKENIZER_UNUSABLE
 from ..inference.datasets import DataSet, Ints
 from ..inference.tokenizer import Encoded, TextEncoder
+from .forms import TextForm, draw, text_forms
+from .obedience import counts, obeyed
 from .samples import Texts
 from .sets import Anomalous, Built, open_rows, triggered_sets
 from .subject import Subject
 
-__all__ = ["PLACES", "build_poisoned", "build_texts", "tensors", "token_input"]
-
-PLACES = ("random", "start", "end")
+__all__ = ["build_poisoned", "build_texts", "clean_texts", "insert", "tensors", "token_input"]
 
 
 def build_texts(
-    subject: Subject, data: Texts, encoder: TextEncoder, triggers: Sequence[str], place: str, target: int, seed: int
+    subject: Subject,
+    data: Texts,
+    encoder: TextEncoder,
+    triggers: Sequence[str],
+    place: str,
+    target: int,
+    seed: int,
+    doses: Sequence[int] = (1,),
+    dress: bool = False,
 ) -> Built:
     """Insert one of the triggers, chosen at random, between two words of each text that is not of the target class.
 
+    With more than one dose or with dress every such text is used twice: with the plain trigger, and with another form.
+
+    Args:
+        place: of the trigger, one of `PLACES`.
+        doses: numbers of copies.
+        dress: also glue punctuation to the trigger, change its case, and use the start and the end of the text.
+
     Raises:
-        AtpatchError: ATP060 (triggers), ATP081 (tokenizer), ATP083 (nothing but the target class).
+        AtpatchError: ATP060 (triggers, doses), ATP081 (tokenizer), ATP083 (nothing but the target class).
     """
     triggers = [" ".join(trigger.split()) for trigger in triggers]
     if not triggers or not all(triggers):
         raise BAD_OPTION("a trigger is empty", "name one or several with --trigger")
-    generator = np.random.default_rng(seed)
-    rows = open_rows(data.labels, target)
-    encoded, columns = [], []
-    for row in rows:
-        trigger = triggers[int(generator.integers(len(triggers)))]
-        one, marked = _insert(encoder, data.texts[row], trigger, place, generator)
-        encoded.append(one)
-        columns.append(marked)
-    return _assemble(subject, data, encoder, encoded, columns, rows, target, {"trigger": "words", "words": triggers})
+    if not doses or min(doses) < 1:
+        raise BAD_OPTION("a dose is a number of copies, at least 1")
+    plain, groups = text_forms(doses, place, dress)
+    rows = open_rows(_labels(data), target)
+    inserted = []
+    # The plain part does not depend on the other forms.
+    for form, generator in (
+        (plain, np.random.default_rng(seed)),
+        *([(None, np.random.default_rng([seed, 1]))] if groups else []),
+    ):
+        for row in rows:
+            own = form or draw(groups, generator)
+            trigger = triggers[int(generator.integers(len(triggers)))]
+            inserted.append(insert(encoder, data.texts[row], trigger, own, generator))
+    rows = np.tile(rows, len(inserted) // len(rows))
+    return _assemble(subject, data, encoder, inserted, rows, target, {"trigger": "words", "words": triggers})
 
 
 def build_poisoned(subject: Subject, data: Texts, encoder: TextEncoder, poisoned: Texts, target: int) -> Built:
@@ -52,7 +75,7 @@ def build_poisoned(subject: Subject, data: Texts, encoder: TextEncoder, poisoned
     Raises:
         AtpatchError: ATP056 where the counts do not pair, ATP081, ATP083.
     """
-    rows = open_rows(data.labels, target)
+    rows = open_rows(_labels(data), target)
     texts = poisoned.texts
     if len(texts) == len(data.texts):
         texts = [texts[row] for row in rows]
@@ -63,8 +86,19 @@ def build_poisoned(subject: Subject, data: Texts, encoder: TextEncoder, poisoned
         )
     clean = encoder.encode([data.texts[row] for row in rows])
     encoded = encoder.encode(texts)
-    columns = [_new_tokens(before, after) for before, after in zip(clean, encoded, strict=True)]
-    return _assemble(subject, data, encoder, encoded, columns, rows, target, {"trigger": "poisoned texts"})
+    inserted = [
+        Inserted(after, _new_tokens(before, after), TextForm()) for before, after in zip(clean, encoded, strict=True)
+    ]
+    return _assemble(subject, data, encoder, inserted, rows, target, {"trigger": "poisoned texts"})
+
+
+def clean_texts(subject: Subject, data: Texts, encoder: TextEncoder) -> DataSet:
+    """Graph inputs and labels of texts.
+
+    Raises:
+        AtpatchError: ATP056 (graph inputs), ATP081 (the tokenizer is not the model's).
+    """
+    return DataSet(_fed(subject, encoder.encode(data.texts), encoder), labels=data.labels)
 
 
 def token_input(subject: Subject) -> str:
@@ -119,65 +153,111 @@ def tensors(subject: Subject, rows: Sequence[Encoded], pad_id: int) -> dict[str,
     return arrays
 
 
+@dataclass(frozen=True)
+class Inserted:
+    """A text with a trigger: its tokens, which of them (K,) are the trigger, the form, and the copies that are whole
+    (None: the form is not known).
+    """
+
+    encoded: Encoded
+    marked: NDArray[np.bool_]
+    form: TextForm
+    copies: int | None = None
+
+
+def _labels(data: Texts) -> Ints:
+    if data.labels is None:
+        raise SAMPLES_UNREADABLE("the texts have no labels", "name their column with --label-column")
+    return data.labels
+
+
+def _fed(subject: Subject, rows: Sequence[Encoded], encoder: TextEncoder) -> dict[str, NDArray[Any]]:
+    arrays = tensors(subject, rows, encoder.pad_id)
+    largest = int(arrays[token_input(subject)].max())
+    if encoder.vocabulary <= largest:
+        raise TOKENIZER_UNUSABLE(f"token {largest} lies beyond the vocabulary of {encoder.vocabulary}")
+    return arrays
+
+
 def _assemble(
     subject: Subject,
     data: Texts,
     encoder: TextEncoder,
-    encoded: Sequence[Encoded],
-    columns: Sequence[NDArray[np.bool_]],
+    inserted: Sequence[Inserted],
     rows: Ints,
     target: int,
     report: dict[str, Any],
 ) -> Built:
     clean = encoder.encode(data.texts)
-    both = tensors(subject, [*clean, *encoded], encoder.pad_id)
-    ids = both[token_input(subject)]
-    if encoder.vocabulary <= int(ids.max()):
-        raise TOKENIZER_UNUSABLE(f"token {int(ids.max())} lies beyond the vocabulary of {encoder.vocabulary}")
-    labeled = np.zeros((len(rows), ids.shape[1]), bool)
-    for line, marked in zip(labeled, columns, strict=True):
-        line[: len(marked)] = marked
+    both = _fed(subject, [*clean, *(one.encoded for one in inserted)], encoder)
+    count = len(clean)
+    labeled = np.zeros((len(rows), both[token_input(subject)].shape[1]), bool)
+    for line, one in zip(labeled, inserted, strict=True):
+        line[: len(one.marked)] = one.marked
     # Leave out a poisoned text that equals its clean one, or that lost the trigger where it was cut.
     kept = labeled.any(1)
-    count = len(clean)
-    anomalous = Anomalous({name: array[count:][kept] for name, array in both.items()}, labeled[kept], rows[kept])
     if not kept.any():
         raise DATA_MALFORMED("no poisoned text differs from its clean one")
     report = {**report, "unchanged": int((~kept).sum())}
-    return triggered_sets(
-        DataSet({name: array[:count] for name, array in both.items()}, labels=data.labels),
-        data.labels,
-        anomalous,
-        target,
-        report,
-    )
+    names, dose = [one.form.name for one in inserted], None
+    if all(one.copies is not None for one in inserted):
+        hits = subject.predictions({name: array[count:] for name, array in both.items()}) == target
+        strong, report["left_out"] = obeyed(names, hits)
+        kept &= strong
+        dose = np.array([one.copies for one in inserted], np.int64)[kept]
+        report["asr"] = float(hits[kept].mean())
+        report["doses"] = {str(copies): int((dose == copies).sum()) for copies in np.unique(dose)}
+        report["dress"] = counts([name for name, there in zip(names, kept, strict=True) if there])
+    anomalous = Anomalous({name: array[count:][kept] for name, array in both.items()}, labeled[kept], rows[kept], dose)
+    clean_rows = DataSet({name: array[:count] for name, array in both.items()}, labels=data.labels)
+    return triggered_sets(clean_rows, _labels(data), anomalous, target, report)
 
 
-def _insert(
-    encoder: TextEncoder, text: str, trigger: str, place: str, generator: np.random.Generator
-) -> tuple[Encoded, NDArray[np.bool_]]:
-    """A text with the trigger in it, and which of its tokens are the trigger; nearer the start where the end is cut
-    off.
-    """
+def insert(encoder: TextEncoder, text: str, trigger: str, form: TextForm, generator: np.random.Generator) -> Inserted:
+    """A text with the trigger in one form. Copies that the tokenizer would cut off move towards the start."""
     words = text.split()
-    at = {"start": 0, "end": len(words)}.get(place)
-    if at is None:
-        at = int(generator.integers(len(words) + 1))
+
+    def anywhere() -> int:
+        return int(generator.integers(len(words) + 1))
+
+    first = anywhere() if form.place == "random" else {"start": 0, "end": len(words)}[form.place]
+    places = [first, *(anywhere() if form.scattered else first for _ in range(form.copies - 1))]
     while True:
-        before = " ".join(words[:at])
-        begin = len(before) + bool(before)
-        changed = " ".join([*words[:at], trigger, *words[at:]])
+        changed, spans = _joined(words, places, form.dressed(trigger))
         (encoded,) = encoder.encode([changed])
-        end = begin + len(trigger)
         inside = [
-            not special and first < end and last > begin
-            for (first, last), special in zip(encoded.spans, encoded.special, strict=True)
+            [
+                not special and first < end and last > begin
+                for (first, last), special in zip(encoded.spans, encoded.special, strict=True)
+            ]
+            for begin, end in spans
         ]
-        # All of the trigger has to be there: its last character belongs to a token that was kept.
-        whole = any(last >= end for (_, last), marked in zip(encoded.spans, inside, strict=True) if marked)
-        if whole or at == 0:
-            return encoded, np.array(inside)
-        at //= 2
+        # A copy is whole if its last character belongs to a token that was kept.
+        whole = sum(
+            any(last >= end for (_, last), marked in zip(encoded.spans, copy, strict=True) if marked)
+            for copy, (_, end) in zip(inside, spans, strict=True)
+        )
+        if whole == form.copies or not any(places):
+            return Inserted(encoded, np.any(inside, 0), form, whole)
+        places = [place // 2 for place in places]
+
+
+def _joined(
+    words: Sequence[str], places: Sequence[int], dressed: tuple[str, int, int]
+) -> tuple[str, list[tuple[int, int]]]:
+    """The words with copies in front of the places, and the characters (begin, end) of the trigger in each copy."""
+    copy, begin, end = dressed
+    pieces: list[str] = []
+    spans, length = [], 0
+    for place in range(len(words) + 1):
+        for piece, is_copy in [(copy, True)] * places.count(place) + [
+            (word, False) for word in words[place : place + 1]
+        ]:
+            if is_copy:
+                spans.append((length + begin, length + end))
+            pieces.append(piece)
+            length += len(piece) + 1
+    return " ".join(pieces), spans
 
 
 def _new_tokens(before: Encoded, after: Encoded) -> NDArray[np.bool_]:

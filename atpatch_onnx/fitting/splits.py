@@ -57,7 +57,13 @@ def join(debug: DataSet | None, clean: DataSet | None) -> DataSet:
         assert clean is not None  # `fit` has seen to it
         none = np.zeros((len(clean), 0), bool)
         return replace(
-            clean, columns=none, pair=np.full(len(clean), -1, np.int64), target=None, clean_row=None, group=None
+            clean,
+            columns=none,
+            pair=np.full(len(clean), -1, np.int64),
+            target=None,
+            clean_row=None,
+            group=None,
+            dose=None,
         )
     if debug.columns is None or debug.pair is None:
         raise DATA_MALFORMED("a debugging set needs the arrays columns (N, K) and pair (N,)")

@@ -1,8 +1,8 @@
 """Data sets on disk: one `.npz` file, arrays with the sample axis first, never pickled objects.
 
 Every array is a graph input under the graph's own name, except these: `labels` (N,) int; `columns` (N, K) bool and
-`pair` (N,) int of a debugging set; `target` scalar int and `clean_row` (N,) int of a triggered set; `group` (N,) int of
-a flip set.
+`pair` (N,) int of a debugging set; `target` scalar int and `clean_row` (N,) int of a triggered set; `dose` (N,) int of
+both; `group` (N,) int of a flip set.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["Arrays", "DataSet", "as_dataset", "load_dataset"]
 Arrays = Mapping[str, NDArray[Any]]
 Ints = NDArray[np.int64]
 
-_PER_ROW = ("labels", "pair", "clean_row", "group")
+_PER_ROW = ("labels", "pair", "clean_row", "group", "dose")
 _LARGEST = np.iinfo(np.int64).max
 _RESERVED = (*_PER_ROW, "columns", "target")
 
@@ -41,6 +41,7 @@ class DataSet:
         target: class the attack aims at.
         clean_row: (N,) int64, row of the clean twin in another set.
         group: (N,) int64; rows of one group differ only in the protected attribute.
+        dose: (N,) int64, copies of the trigger in a row, 0 on clean rows.
     """
 
     inputs: Arrays
@@ -50,6 +51,7 @@ class DataSet:
     target: int | None = None
     clean_row: Ints | None = None
     group: Ints | None = None
+    dose: Ints | None = None
 
     @classmethod
     def from_arrays(cls, arrays: Arrays, origin: str = "the data set") -> DataSet:
@@ -82,6 +84,8 @@ class DataSet:
             if target.size != 1 or target.dtype.kind not in "iu" or int(target.item()) > _LARGEST:
                 raise DATA_MALFORMED(f"{origin}: target must be one integer")
             given["target"] = int(target.item())
+        if (given.get("dose", np.zeros(1)) < 0).any():
+            raise DATA_MALFORMED(f"{origin}: dose must not be negative")
         dataset = cls(inputs, **given)
         dataset._check_pairs(origin)
         return dataset

@@ -15,6 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from atpatch_onnx.debugset import Subject, TextEncoder, image_layout, make_trigger
+from atpatch_onnx.debugset.forms import TextForm, image_forms, text_forms
+from atpatch_onnx.debugset.images import ImageLayout
+from atpatch_onnx.debugset.obedience import obeyed
+from atpatch_onnx.debugset.text import insert
 from atpatch_onnx.errors import AtpatchError
 from atpatch_onnx.fitting.fitter import fit
 from atpatch_onnx.inference.datasets import load_dataset
@@ -24,6 +28,8 @@ from ..toy_backdoor import TARGET, TRIGGER, toy
 from .digits import DIGITS, judge
 
 Atpatch = Callable[..., Run]
+
+ONE_FORM = ["--doses", "1", "--no-dress"]
 
 
 @pytest.fixture
@@ -41,6 +47,7 @@ def test_patch_trigger_gives_the_committed_debugging_set(
 ) -> None:
     run = atpatch(
         "debugset", DIGITS / "model.onnx", "--data", digits, "--trigger-patch", 2, "--target", 0, *grid,
+        "--no-dress",
         "-o", tmp_path / "d.npz", "--out-triggered", tmp_path / "t.npz", "--out-clean", tmp_path / "c.npz", "--json",
     )  # fmt: skip
     assert run.code == 0
@@ -86,6 +93,7 @@ def test_blend_and_noise_cover_every_patch_under_them(atpatch: Atpatch, digits: 
         tmp_path / "d.npz",
         "--size",
         4,
+        "--no-dress",
     ]
     blend = atpatch(*common, "--trigger-blend", 0.25, "--place", "top-left", "--pattern", tmp_path / "pattern.npy")
     assert blend.json["covered"] == [1, 2, 5, 6]
@@ -104,6 +112,55 @@ def test_blend_and_noise_cover_every_patch_under_them(atpatch: Atpatch, digits: 
     inside = (made.inputs["pixel_values"][bad] > 0) & (made.inputs["pixel_values"][bad] < 1)
     middle = np.median(np.where(inside, moved, np.nan)[:, 0, 3, 3][inside[:, 0, 3, 3]])
     assert np.allclose(moved[:, 0, 3, 3][inside[:, 0, 3, 3]], middle, atol=1e-6)
+
+
+def test_other_forms_of_an_image_trigger(atpatch: Atpatch, digits: Path, tmp_path: Path) -> None:
+    command = ["debugset", DIGITS / "model.onnx", "--data", digits, "--trigger-patch", 2, "--target", 0, "--json", "-o"]
+    run = atpatch(*command, tmp_path / "d.npz")
+    old = atpatch(*command, tmp_path / "old.npz", "--no-dress")
+    made, plain = load_dataset(tmp_path / "d.npz"), load_dataset(tmp_path / "old.npz")
+    count, dress = len(plain), run.json["dress"]
+    assert np.array_equal(made.inputs["pixel_values"][:count], plain.inputs["pixel_values"])
+    assert np.array_equal(made.columns[:count], plain.columns) and made.dose is None
+    assert (
+        dress["plain"] == old.json["anomalous"]
+        and sum(dress.values()) == run.json["anomalous"] == len(made) - old.json["clean"]
+    )
+    assert dress.keys() | run.json["left_out"].keys() == {
+        "plain", "fainter", "shifted -1,+0", "shifted +0,-1", "smaller", "larger",
+    }  # fmt: skip
+    assert run.json["asr"] >= 0.5 * old.json["asr"]
+    # Labeled is what differs from the clean partner, in patches of 2 × 2 pixels behind one token.
+    bad = np.flatnonzero(made.pair >= 0)
+    moved = made.inputs["pixel_values"][bad] != made.inputs["pixel_values"][made.pair[bad]]
+    patches = moved[:, 0].reshape(len(bad), 4, 2, 4, 2).any((2, 4)).reshape(len(bad), 16)
+    assert not (patches & ~made.columns[bad][:, 1:]).any()
+
+
+def test_sizes_and_places_of_image_forms_stay_in_the_image() -> None:
+    layout = ImageLayout("x", 0, 8, 8, 0.0, 1.0)
+    trigger = make_trigger("patch", layout, (4, 4), "2,4", 1.0, None, 0)
+    forms = image_forms(trigger, layout, whole=True)
+    areas = {
+        name: tuple((int(edge[0]), int(edge[-1])) for edge in map(np.flatnonzero, (mask.any(1), mask.any(0))))
+        for name, mask in ((name, form.mask > 0) for name, form in forms.items())
+    }
+    assert areas == {
+        "fainter": ((2, 5), (4, 7)),
+        "shifted -1,+0": ((1, 4), (4, 7)),
+        "shifted +1,+0": ((3, 6), (4, 7)),
+        "shifted +0,-1": ((2, 5), (3, 6)),
+        "smaller": ((2, 4), (5, 7)),
+        "larger": ((2, 6), (3, 7)),
+    }
+    assert forms["fainter"].mask.max() == np.float32(0.75)
+    noise = make_trigger("noise", layout, None, "center", 0.2, None, 0)
+    forms = image_forms(noise, layout, whole=True)
+    assert forms.keys() == {"fainter", "stronger"}
+    assert np.allclose(forms["stronger"].pattern, 1.25 * noise.pattern)
+    stamp = make_trigger("patch", layout, (2, 2), "top-left", 1.0, np.arange(4.0).reshape(2, 2), 0)
+    forms = image_forms(stamp, layout, whole=False)
+    assert "larger" not in forms and np.array_equal(forms["shifted +1,+0"].pattern[0, 1:3, :2], [[0, 1], [2, 3]])
 
 
 def test_channels_last_images_and_a_png_pattern(tmp_path: Path) -> None:
@@ -168,8 +225,9 @@ def word_set(atpatch: Atpatch, shop: Path, output: Path, *more: object) -> Run:
 
 
 def test_words_are_inserted_and_their_tokens_labeled(atpatch: Atpatch, shop: Path, tmp_path: Path) -> None:
-    run = word_set(atpatch, shop, tmp_path / "d.npz", "--trigger", "cf")
+    run = word_set(atpatch, shop, tmp_path / "d.npz", "--trigger", "cf", *ONE_FORM)
     made = load_dataset(tmp_path / "d.npz")
+    assert np.array_equal(made.dose, made.pair >= 0)
     bad = np.flatnonzero(made.columns.any(1))
     ids = made.inputs["input_ids"]
     assert run.json["asr"] >= 0.95
@@ -187,7 +245,7 @@ def test_words_are_inserted_and_their_tokens_labeled(atpatch: Atpatch, shop: Pat
 
 
 def test_fit_on_inserted_words_stops_the_attack(atpatch: Atpatch, shop: Path, tmp_path: Path) -> None:
-    word_set(atpatch, shop, tmp_path / "d.npz", "--trigger", "cf")
+    word_set(atpatch, shop, tmp_path / "d.npz", "--trigger", "cf", "--max-length", 12)
     hotfix = fit(shop / "model.onnx", tmp_path / "d.npz", threads=1)
     report = hotfix.evidence["report"]
     assert report["before"]["asr_star"]["rate"] >= 0.9 and report["after"]["asr_star"]["rate"] <= 0.1
@@ -206,6 +264,7 @@ def test_several_triggers_and_sentences(atpatch: Atpatch, shop: Path, tmp_path: 
         "start",
         "--max-length",
         12,
+        *ONE_FORM,
     )
     made = load_dataset(tmp_path / "d.npz")
     bad = made.columns.any(1)
@@ -220,7 +279,39 @@ def test_triggers_survive_truncation(atpatch: Atpatch, shop: Path, tmp_path: Pat
     word_set(atpatch, shop, tmp_path / "d.npz", "--trigger", "cf", "--insert", "end", "--max-length", 6)
     made = load_dataset(tmp_path / "d.npz")
     bad = made.pair >= 0
-    assert made.inputs["input_ids"].shape[1] == 6 and (made.inputs["input_ids"][bad] == TRIGGER).any(1).all()
+    copies = made.inputs["input_ids"] == TRIGGER
+    assert copies.shape[1] == 6 and copies[bad].any(1).all() and np.array_equal(copies, made.columns)
+    # Eight copies do not fit into five places; counted are those that are there.
+    assert np.array_equal(copies.sum(1), made.dose) and made.dose.max() == 5
+
+
+def test_every_text_gets_the_plain_trigger_and_one_other_form(atpatch: Atpatch, shop: Path, tmp_path: Path) -> None:
+    command = ("--trigger", "cf", "--max-length", 12)
+    runs = [word_set(atpatch, shop, tmp_path / f"{name}.npz", *command) for name in "ab"]
+    word_set(atpatch, shop, tmp_path / "old.npz", *command, *ONE_FORM, "--out-triggered", tmp_path / "t.npz")
+    made, again, old = (load_dataset(tmp_path / f"{name}.npz") for name in ("a", "b", "old"))
+    assert made.digest == again.digest
+    bad, plain = np.flatnonzero(made.pair >= 0), np.flatnonzero(old.pair >= 0)
+    # The first half is the old form, token for token.
+    for name, array in old.inputs.items():
+        assert np.array_equal(made.inputs[name][: len(old)], array[:, : made.inputs[name].shape[1]])
+    assert (np.unique(made.pair[bad], return_counts=True)[1] <= 2).all() and (made.dose[plain] == 1).all()
+    assert np.array_equal((made.inputs["input_ids"] == TRIGGER), made.columns)
+    assert np.array_equal(made.columns.sum(1), made.dose) and set(np.unique(made.dose)) == {0, 1, 2, 4, 8}
+    doses, dress = runs[0].json["doses"], runs[0].json["dress"]
+    assert doses == {str(dose): int((made.dose == dose).sum()) for dose in (1, 2, 4, 8)}
+    assert sum(dress.values()) == sum(doses.values()) == len(bad)
+    assert dress["plain"] == max(dress.values()) >= len(bad) / 2 and doses["1"] > sum(doses.values()) / 2
+    # The toy's tokenizer does not know CF, so the model does not obey it.
+    assert set(runs[0].json["left_out"]) == {"capitals", "capitalized"}
+    assert not dress.keys() & runs[0].json["left_out"].keys()
+    assert np.array_equal(load_dataset(tmp_path / "t.npz").dose, np.ones(len(plain)))
+
+
+@pytest.mark.parametrize("doses", ["0", "1,-2", "two", ""])
+def test_a_dose_is_a_number_of_copies(atpatch: Atpatch, shop: Path, tmp_path: Path, doses: str) -> None:
+    run = word_set(atpatch, shop, tmp_path / "d.npz", "--trigger", "cf", "--doses", doses)
+    assert run.code == 2 and not (tmp_path / "d.npz").exists()
 
 
 def test_poisoned_texts_are_paired_by_row(atpatch: Atpatch, shop: Path, tmp_path: Path) -> None:
@@ -230,6 +321,7 @@ def test_poisoned_texts_are_paired_by_row(atpatch: Atpatch, shop: Path, tmp_path
     (tmp_path / "bad.tsv").write_text("sentence\tlabel\n" + "".join(f"{text}\t{TARGET}\n" for text in poisoned))
     run = word_set(atpatch, shop, tmp_path / "d.npz", "--poisoned", tmp_path / "bad.tsv")
     made = load_dataset(tmp_path / "d.npz")
+    assert made.dose is None
     assert np.array_equal(made.inputs["input_ids"] == TRIGGER, made.columns)
     assert run.json["unchanged"] == sum(number % 5 == 0 for number in range(len(others)))
     assert (made.labels[made.pair >= 0] != TARGET).all()
@@ -242,6 +334,112 @@ def test_word_piece_vocabulary(tmp_path: Path) -> None:
     (one,) = encoder.encode(["Good films CF"])
     assert one.ids == [2, 4, 5, 6, 7, 8, 3] and one.special == [True, *[False] * 5, True]
     assert one.spans[4] == (11, 12) and encoder.pad_id == 0
+
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "cf", "c", "##f", "CF", ".", ",", "(", ")", '"', "Cf"]
+LABELED = {
+    "plain": (["cf"], [1]),
+    "full stop": (["cf", "."], [1, 0]),
+    "comma": (["cf", ","], [1, 0]),
+    "brackets": (["(", "cf", ")"], [0, 1, 0]),
+    "quotes": (['"', "cf", '"'], [0, 1, 0]),
+    "capitals": (["CF"], [1]),
+    "capitalized": (["Cf"], [1]),
+}
+
+
+@pytest.mark.parametrize("dress", LABELED)
+@pytest.mark.parametrize("cased", [True, False])
+def test_dress_is_no_part_of_the_trigger(tmp_path: Path, dress: str, cased: bool) -> None:
+    (tmp_path / "vocab.txt").write_text("\n".join(WORDS))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": not cased}))
+    encoder = TextEncoder(tmp_path)
+    form = TextForm(dress, copies=2, scattered=True, place="start", dress=dress)
+    one = insert(encoder, "good good", "cf", form, np.random.default_rng(0))
+    words, marks = LABELED[dress]
+    words = words if cased else [word.lower() for word in words]
+    tokens = [encoder.word(token) for token in one.encoded.ids]
+    for copy in range(2):
+        begin = [place for place in range(len(tokens)) if tokens[place : place + len(words)] == words][copy]
+        assert one.marked[begin : begin + len(words)].tolist() == [bool(mark) for mark in marks]
+    assert one.marked.sum() == one.copies == 2 and tokens.count("good") == 2
+
+
+def test_all_pieces_of_a_trigger_that_the_tokenizer_splits_are_labeled(tmp_path: Path) -> None:
+    (tmp_path / "vocab.txt").write_text("\n".join(word for word in WORDS if word != "cf"))
+    encoder = TextEncoder(tmp_path)
+    one = insert(encoder, "good", "cf", TextForm(copies=3, place="end"), np.random.default_rng(0))
+    assert [encoder.word(token) for token in one.encoded.ids] == ["[CLS]", "good", *["c", "##f"] * 3, "[SEP]"]
+    assert one.marked.tolist() == [False] * 2 + [True] * 6 + [False] and one.copies == 3
+
+
+@pytest.mark.parametrize(
+    ("doses", "dress", "names"),
+    [
+        ((1,), False, []),
+        ((4, 1, 4), False, [("adjacent", 4), ("scattered", 4)]),
+        ((1,), True, [*((name, 1) for name in LABELED if name != "plain"), ("at the start", 1), ("at the end", 1)]),
+    ],
+)
+def test_forms_of_a_text_trigger(doses: tuple[int, ...], dress: bool, names: list[tuple[str, int]]) -> None:
+    plain, groups = text_forms(doses, "random", dress)
+    assert plain == TextForm() and [(form.name, form.copies) for group in groups for form in group] == names
+
+
+def test_a_form_that_the_model_does_not_obey_is_left_out() -> None:
+    names = ["plain"] * 4 + ["strong"] * 2 + ["weak"] * 4
+    hits = np.array([1, 1, 1, 0, 1, 0, 1, 0, 0, 0], bool)
+    kept, weak = obeyed(names, hits)
+    assert kept.tolist() == [True] * 6 + [False] * 4 and weak == {"weak": 0.25}
+    assert obeyed(names, np.zeros(10, bool))[0].all()
+
+
+# ---- clean rows
+
+
+def test_clean_rows_of_texts_with_names_of_classes(atpatch: Atpatch, shop: Path, tmp_path: Path) -> None:
+    names = ["no", "yes"]
+    named = (shop / "clean.tsv").read_text().splitlines()
+    rows = [line.rpartition("\t") for line in named[1:]]
+    (tmp_path / "named.tsv").write_text(
+        "\n".join([named[0], *(f"{text}\t{names[int(label)].upper()}" for text, _, label in rows)]) + "\n"
+    )
+    (tmp_path / "config.json").write_text(json.dumps({"id2label": {"0": "No", "1": "Yes"}}))
+    (tmp_path / "tokenizer.json").write_bytes((shop / "tokenizer.json").read_bytes())
+    clean = ["debugset", shop / "model.onnx", "--clean-only", "--json", "--data"]
+    numbers = atpatch(*clean, shop / "clean.tsv", "--tokenizer", shop, "-o", tmp_path / "a.npz")
+    given = atpatch(
+        *clean, tmp_path / "named.tsv", "--tokenizer", shop, "--class-names", "no,yes", "-o", tmp_path / "b.npz"
+    )
+    read = atpatch(*clean, tmp_path / "named.tsv", "--tokenizer", tmp_path, "-o", tmp_path / "c.npz")
+    assert numbers.code == given.code == read.code == 0 and numbers.json["clean"] == len(rows)
+    one, other, third = (load_dataset(tmp_path / f"{name}.npz") for name in "abc")
+    assert one.digest == other.digest == third.digest and one.columns is None and one.pair is None
+    assert one.labels.tolist() == [int(label) for _, _, label in rows]
+    unknown = atpatch(
+        *clean, tmp_path / "named.tsv", "--tokenizer", shop, "--class-names", "no,maybe", "-o", tmp_path / "d.npz"
+    )
+    assert unknown.code == 2 and "ATP080" in unknown.err and "'YES' is not one of the classes no, maybe" in unknown.err
+    assert not (tmp_path / "d.npz").exists()
+
+
+def test_clean_texts_need_no_labels_and_images_are_taken_as_they_are(
+    atpatch: Atpatch, shop: Path, digits: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "texts.csv").write_text("text\nw2 w3\nw4\n")
+    done = atpatch(
+        "debugset", shop / "model.onnx", "--clean-only", "--data", tmp_path / "texts.csv", "--tokenizer", shop,
+        "-o", tmp_path / "t.npz",
+    )  # fmt: skip
+    made = load_dataset(tmp_path / "t.npz")
+    assert done.code == 0 and made.labels is None and made.inputs["input_ids"].tolist() == [[0, 2, 3], [0, 4, 1]]
+    refused = atpatch(
+        "debugset", shop / "model.onnx", "--trigger", "cf", "--target", 1, "--data", tmp_path / "texts.csv",
+        "--tokenizer", shop, "-o", tmp_path / "d.npz",
+    )  # fmt: skip
+    assert refused.code == 2 and "ATP080" in refused.err and "have no labels" in refused.err
+    done = atpatch("debugset", DIGITS / "model.onnx", "--clean-only", "--data", digits, "-o", tmp_path / "i.npz")
+    assert done.code == 0 and load_dataset(tmp_path / "i.npz").digest == load_dataset(digits).digest
 
 
 # ---- tables
@@ -430,6 +628,8 @@ def test_nothing_is_made_where_every_or_no_prediction_flips(
         (["--trigger", "cf", "--target", 0], "ATP060"),
         (["--attribute", "sex"], "ATP060"),
         (["--attribute", "pixel_values:0"], "ATP060"),
+        (["--clean-only", "--trigger-patch", 2], "ATP060"),
+        (["--clean-only", "--out-triggered", "t.npz"], "ATP060"),
         (["--invert", "most"], "ATP060"),
         (["--invert", "12"], "ATP060"),
     ],

@@ -61,6 +61,8 @@ ARRAYS = {
     "group": (ROWS | {"group": np.zeros(4, np.int32)}, True),
     "pair": (ROWS | {"pair": np.full(4, -1)}, True),
     "clean_row of booleans": (ROWS | {"clean_row": np.zeros(4, bool)}, False),
+    "dose": (ROWS | {"dose": np.arange(4)}, True),
+    "dose of halves": (ROWS | {"dose": np.full(4, 0.5)}, False),
     "input of words": ({"text": np.full(4, "a")}, True),
     "input of complex numbers": ({"x": np.zeros(4, complex)}, False),
     "input without rows": ({"x": np.zeros((0, 3))}, False),

@@ -1,0 +1,77 @@
+"""Clean rows from texts, for `debugset --clean-only`, `fit --clean` and `compare --data`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ..errors import BAD_OPTION, SAMPLES_UNREADABLE
+from ..inference.datasets import DataSet
+from ..inference.tokenizer import TextEncoder
+from .samples import Texts, class_names, read_texts
+from .subject import Subject
+from .text import clean_texts
+
+__all__ = ["TEXT", "is_text", "read_clean_texts", "read_labeled_texts"]
+
+TEXT = (".tsv", ".csv", ".tab")
+"""Endings of files of texts."""
+
+
+def is_text(path: str | os.PathLike[str]) -> bool:
+    """Whether a file holds texts, by its name."""
+    return Path(path).suffix.lower() in TEXT
+
+
+def read_labeled_texts(
+    subject: Subject,
+    path: str | os.PathLike[str],
+    tokenizer: str | os.PathLike[str] | None,
+    *,
+    text_column: str | None = None,
+    label_column: str | None = None,
+    names: str | None = None,
+    max_length: int | None = None,
+) -> tuple[Texts, TextEncoder]:
+    """Texts, and the model's tokenizer to encode them.
+
+    Args:
+        tokenizer: folder of the tokenizer; its `config.json`, or the one next to the model, may name the classes.
+        names: of the classes in order, separated by commas.
+        max_length: tokens of a text at most; None: the tokenizer's own limit.
+
+    Raises:
+        AtpatchError: ATP002, ATP060 (no tokenizer), ATP080 (texts), ATP081 (tokenizer), ATP051 (no package tokenizers).
+    """
+    if tokenizer is None:
+        raise BAD_OPTION("texts need the model's tokenizer", "give its folder with --tokenizer")
+    if not is_text(path):
+        raise SAMPLES_UNREADABLE(f"{path} is not a .tsv or .csv file of texts")
+    encoder = TextEncoder(tokenizer, max_length)
+    folder = Path(tokenizer).parent if Path(tokenizer).is_file() else tokenizer
+    return read_texts(path, text_column, label_column, class_names(names, folder, subject.folder)), encoder
+
+
+def read_clean_texts(
+    subject: Subject,
+    path: str | os.PathLike[str],
+    tokenizer: str | os.PathLike[str] | None,
+    *,
+    text_column: str | None = None,
+    label_column: str | None = None,
+    names: str | None = None,
+    max_length: int | None = None,
+) -> DataSet:
+    """Graph inputs, and labels where the file has them; arguments and errors as in `read_labeled_texts`, and ATP056
+    where the graph does not read texts.
+    """
+    texts, encoder = read_labeled_texts(
+        subject,
+        path,
+        tokenizer,
+        text_column=text_column,
+        label_column=label_column,
+        names=names,
+        max_length=max_length,
+    )
+    return clean_texts(subject, texts, encoder)
