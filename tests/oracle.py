@@ -115,7 +115,7 @@ def profile(
         x = _features(a[b], None if valid is None else valid[b], detector, self_attention)
         if detector.norms is not None:
             assert v is not None
-            x = np.concatenate([x, _norms(v[b % len(v)], a.shape[1], detector.norms)], 1)
+            x = np.concatenate([x, norms(v[b % len(v)], a.shape[1], detector.norms)], 1)
         out[b] = _sigmoid(_dense((x - detector.mean) / detector.std, detector.layers)[:, 0])
     return out
 
@@ -133,7 +133,7 @@ def oneclass(
         if detector.norms is not None:
             assert v is not None
             out[b, content] += _surprise(
-                _norms(v[b % len(v)], a.shape[1], detector.norms.norms), content, detector.norms
+                norms(v[b % len(v)], a.shape[1], detector.norms.norms), content, detector.norms
             )
     return out
 
@@ -151,14 +151,14 @@ def _surprise(x: Array, content: list[int], reference: OneClass | NormDistance) 
     return [max(distance[k] - neighbor - reference.offset, 0.0) for k in content]
 
 
-def _norms(v: Array, heads: int, norms: ValueNorms) -> Array:
-    """(K, H) of one sample's values (H | 1, K, D)."""
+def norms(v: Array, heads: int, of: ValueNorms) -> Array:
+    """Log-norms (K, H) of one sample's values (H | 1, K, D)."""
     out = np.zeros((v.shape[1], heads))
     for h in range(heads):
         for k in range(v.shape[1]):
             written = v[h % len(v), k].astype(np.float64)
-            if norms.factor is not None:
-                written = written @ norms.factor[h % len(norms.factor)].astype(np.float64)
+            if of.factor is not None:
+                written = written @ of.factor[h % len(of.factor)].astype(np.float64)
             out[k, h] = np.log(np.sqrt((written**2).sum()) + NO_NORM)
     return out
 
