@@ -54,13 +54,14 @@ def fit(
 ) -> None:
     """Fit a hotfix for MODEL on a debugging set of clean and triggered rows, or only on clean rows.
 
-    A quarter of the rows is held back, and the figures shown come from these rows. Needs the extras 'fit' and 'cpu' (or
+    The kind of detector is chosen by what it does on rows that are set aside, unless --detector names one. Another
+    quarter of the rows is held back, and the figures shown come from these rows. Needs the extras 'fit' and 'cpu' (or
     'gpu').
 
     \b
     Example:
       atpatch-onnx fit model.onnx --debug debug.npz
-      atpatch-onnx fit model.onnx --detector oneclass --clean clean.npz --max-clean-flagged 0.02
+      atpatch-onnx fit model.onnx --clean clean.npz --max-clean-flagged 0.02
       atpatch-onnx fit model.onnx --debug debug.npz --clean clean.npz -o model.hotfix --json | jq .evidence.report.after
     """
     from rewriters.model.regular_files import check_destination, check_source
@@ -88,10 +89,13 @@ def fit(
 def _show(described: Mapping[str, Any]) -> None:
     """The settings and the figures of the held-back rows."""
     from ..fitting.judge import bound_in_words
+    from ..fitting.kind_selection import choice_in_words
 
     for line in _settings(described):
         note(line)
     evidence = described["evidence"]
+    for line in choice_in_words(evidence["detectors"]) if "detectors" in evidence else ():
+        note(line)
     if evidence["every"] > 1:
         note(f"detectors read every {evidence['every']}th query row")
     judged = evidence["report"]

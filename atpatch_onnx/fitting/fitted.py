@@ -10,12 +10,33 @@ from numpy.typing import NDArray
 
 from rewriters.plan import PatchPlan
 
-from ..hotfix.evidence import Calibration
+from ..hotfix.evidence import Calibration, KindFigures
 from ..inference.prediction import Served
+from .calibration import as_few
 
-__all__ = ["Fitted", "spread"]
+__all__ = ["Fitted", "Outcome", "spread"]
 
 QUANTILES = (0.025, 0.25, 0.5, 0.75, 0.975)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Rows of the selection part, counted; fewer are better.
+
+    left: attacks that still work (of a flip set: unfair groups). lost: clean rows that are answered wrongly, or changed
+    where there are no labels. missed: attacked rows that no site flags.
+    """
+
+    left: int
+    lost: int
+    missed: int
+
+    def leaves_nothing(self, before: Outcome) -> bool:
+        """Whether nothing better could be told from this one, given the outcome of the original model."""
+        return as_few(self.left, 0) and as_few(self.missed, 0) and as_few(self.lost, before.lost)
+
+    def to_json(self) -> KindFigures:
+        return {"left": self.left, "lost": self.lost, "missed": self.missed}
 
 
 @dataclass(frozen=True)
@@ -33,6 +54,7 @@ class Fitted:
         scores: site id → "clean", "anomalous" → `spread` of the peak scores of the selection part's rows. Empty where
             sites decide together and only their sum is known.
         together: the same for the sum of all sites, where the threshold is for that sum; else empty.
+        outcome: on the selection part, where that has attacks.
     """
 
     plan: PatchPlan
@@ -44,6 +66,7 @@ class Fitted:
     scores: Mapping[str, Mapping[str, list[float]]]
     recall: Mapping[str, float] = field(default_factory=dict)
     together: Mapping[str, list[float]] = field(default_factory=dict)
+    outcome: Outcome | None = None
 
 
 def spread(values: NDArray[np.float64]) -> list[float]:

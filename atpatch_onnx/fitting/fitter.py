@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Unpack
@@ -14,20 +15,22 @@ from typing import Unpack
 import onnx
 
 from rewriters.editing.patcher import is_patched
+from rewriters.errors import AtpatchError
 from rewriters.finding.finder import find_sites
 from rewriters.model.forms import Model, read
 from rewriters.model.regular_files import check_destination
 from rewriters.sites import Site
 
 from ..errors import ALREADY_PATCHED, BAD_OPTION, EXTRA_MISSING, NOT_HELPFUL
-from ..hotfix.evidence import Evidence, FigureName
+from ..hotfix.evidence import DetectorsTried, Evidence, FigureName
 from ..hotfix.file import Hotfix
 from ..inference.datasets import Arrays, DataSet, as_dataset
 from ..inspection.inspector import no_site, select_sites
-from .detectors import LABELED
-from .hotfix_maker import HotfixMaker
+from .detectors import LABEL_FREE, LABELED
+from .hotfix_maker import Fit, HotfixMaker
 from .judge import advice
-from .options import FitKeywords, FitOptions, Progress
+from .kind_selection import Chosen, choose_kind, trials, without_labels
+from .options import CLEAN_ROWS_ONLY, FitKeywords, FitOptions, Progress
 from .passes import Wanted
 from .splits import join, split, split_clean
 from .training import Context
@@ -71,10 +74,7 @@ def fit(
             does not admit them), and what reading the model raises.
     """
     settings = FitOptions(**options)
-    labeled = settings.detector in LABELED
-    if labeled:
-        _require_extra()
-    if debug is None and (clean is None or labeled):
+    if debug is None and (clean is None or settings.detector in LABELED):
         raise BAD_OPTION(
             f"detector {settings.detector!r} needs a debugging set"
             if clean is not None
@@ -83,6 +83,10 @@ def fit(
     if output is not None:
         check_destination(output)
     data = join(*(None if given is None else as_dataset(given) for given in (debug, clean)))
+    asked, settings = settings, _without_labels(settings, data)
+    labeled = settings.detector not in LABEL_FREE
+    if labeled:
+        _require_extra()
     proto, folder = _load(model)
     sites, rejected = find_sites(proto)
     chosen = select_sites(sites, settings.include, settings.exclude)
@@ -93,7 +97,10 @@ def fit(
         proto, folder, data, parts, settings.seed, settings.most_flagged, settings.threads, progress or _silent
     )
     maker = HotfixMaker(context, sites, settings.output_name)
-    hotfix, helped = _make(maker, chosen, settings)
+    fitted, tried = _fit(maker, chosen, data, settings)
+    if settings.detector != asked.detector:
+        tried = without_labels()
+    hotfix, helped = maker.make(fitted, tried)
     if not (helped or settings.force):
         raise NOT_HELPFUL(
             "on the held-back part " + _summary(hotfix.evidence), advice(hotfix.evidence["report"]["before"])
@@ -103,22 +110,54 @@ def fit(
     return hotfix
 
 
-def _make(maker: HotfixMaker, sites: Sequence[Site], options: FitOptions) -> tuple[Hotfix, bool]:
-    """The hotfix, and whether it helped. With `every="auto"` the one that reads fewer rows, if it is as good."""
+def _without_labels(options: FitOptions, data: DataSet) -> FitOptions:
+    """`detector="auto"` is `oneclass` where no row is labeled; the options that go with it are checked here."""
+    if options.detector != "auto":
+        return options
+    assert data.columns is not None  # `join` has seen to it
+    kind = "auto" if data.columns.any() else "oneclass"
+    given = [name for name, default in CLEAN_ROWS_ONLY.items() if getattr(options, name) != default]
+    if kind == "auto" and given:
+        raise BAD_OPTION(
+            f"{', '.join(given)}: of a fit on clean rows only, and these rows are labeled",
+            "leave it out, or give --detector oneclass",
+        )
+    return replace(options, detector=kind)
+
+
+def _fit(
+    maker: HotfixMaker, sites: Sequence[Site], data: DataSet, options: FitOptions
+) -> tuple[Fit, DetectorsTried | None]:
+    """The fit of the kind that was asked for; with `detector="auto"` of the best, and the record of all."""
+    if options.detector != "auto":
+        fit = _fit_kind(maker, sites, options.detector, options)
+        if isinstance(fit, AtpatchError):
+            raise fit
+        return fit, None
+    found = choose_kind(
+        [*trials(data, options)], maker.before, lambda trial: _fit_kind(maker, sites, trial.kind, options)
+    )
+    if not isinstance(found, Chosen):
+        raise NOT_HELPFUL("; ".join(f"{name}: {reason}" for name, reason in found.items()), maker.advice)
+    return found.fit, found.record
+
+
+def _fit_kind(maker: HotfixMaker, sites: Sequence[Site], kind: str, options: FitOptions) -> Fit | AtpatchError:
+    """One kind. With `every="auto"` the fit that reads fewer rows, if it is as good."""
     wanted = Wanted.of(options)
-    hotfix, helped = maker.make(sites, options.detector, wanted, 1 if options.every == "auto" else options.every)
-    if options.every == "auto":
-        sparse, sparse_helped = maker.make(sites, options.detector, wanted, SPARSE)
-        if sparse_helped >= helped and _no_worse(sparse, hotfix):
-            return sparse, sparse_helped
-    return hotfix, helped
+    fit = maker.fit(sites, kind, wanted, 1 if options.every == "auto" else options.every)
+    if options.every == "auto" and kind == "profile" and isinstance(fit, Fit):
+        sparse = maker.fit(sites, kind, wanted, SPARSE)
+        if isinstance(sparse, Fit) and _no_worse(sparse, fit):
+            return sparse
+    return fit
 
 
-def _no_worse(one: Hotfix, other: Hotfix) -> bool:
-    """On the selection part: no more attacks left, no more clean predictions lost, no fewer attacks flagged."""
-    first, second = (hotfix.evidence["calibration"] for hotfix in (one, other))
-    fewer = all(first["sites"][key] <= second["sites"][key] for key in ("attack", "lost"))
-    return fewer and first["recall"]["k"] >= second["recall"]["k"]
+def _no_worse(one: Fit, other: Fit) -> bool:
+    """On the selection part: no more attacks left, no more clean predictions lost, no more attacks missed."""
+    first, second = one.fitted.outcome, other.fitted.outcome
+    assert first is not None and second is not None  # a fit on labeled rows has one
+    return first.left <= second.left and first.lost <= second.lost and first.missed <= second.missed
 
 
 def _require_extra() -> None:

@@ -2,36 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 
+from rewriters.errors import AtpatchError
 from rewriters.model import io as model_io
 from rewriters.sites import Site
 
 from ..errors import DATA_MALFORMED
-from ..hotfix.evidence import Evidence, Report
+from ..hotfix.evidence import DetectorsTried, Evidence, Report
 from ..hotfix.file import Hotfix, HotfixSite
 from ..inference.capture import Capture
 from ..inference.padding import common_mask, lengths
 from ..inference.prediction import predict, prediction_output
 from ..inference.runner import Runner
 from .detectors import LABELED
-from .fitted import Fitted
-from .judge import Judge, against_bound, rate
+from .fitted import Fitted, Outcome
+from .judge import Judge, advice, against_bound, rate
 from .label_free import fit_label_free
 from .labeled import fit_labeled
 from .passes import Wanted
 from .training import Context
 
-__all__ = ["HotfixMaker"]
+__all__ = ["Fit", "HotfixMaker"]
 
 PADDING_ROWS = 8
 """The shortest rows are run with padding and without, to find out whether the model looks at padding."""
 PADDING_TOLERANCE = 1e-3
 """Sums over a different number of zeros round differently; in half precision by this much."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One way of fitting, not yet judged on the report part.
+
+    every: see `Profile`. skipped: site id → why it does not fit the data.
+    """
+
+    fitted: Fitted
+    every: int
+    skipped: Mapping[str, str]
 
 
 class HotfixMaker:
@@ -48,8 +61,8 @@ class HotfixMaker:
         context.progress("original", 1, 1)
         self._judge = Judge(context.data, self._original)
 
-    def make(self, chosen: Sequence[Site], kind: str, wanted: Wanted, every: int) -> tuple[Hotfix, bool]:
-        """The hotfix, and whether it helped on the report part. Without attacks there, it is taken to help."""
+    def fit(self, chosen: Sequence[Site], kind: str, wanted: Wanted, every: int) -> Fit | AtpatchError:
+        """All that comes before the report part is looked at; or the reason why this kind cannot be used."""
         context = replace(self._context, every=every)
         width = context.columns.shape[1] or None
         capture = Capture(context.model, context.folder, chosen, context.data, width, context.threads, context.mask)
@@ -62,15 +75,36 @@ class HotfixMaker:
             fitted = fit_labeled(context, capture, kind, self._judge, self._output, wanted)
         else:
             fitted = fit_label_free(context, capture, kind, self._output, wanted)
-        report, helped = self._report(fitted)
-        return self._hotfix(fitted, self._evidence(fitted, capture, every, report)), helped
+        return fitted if isinstance(fitted, AtpatchError) else Fit(fitted, every, capture.skipped)
 
-    def _evidence(self, fitted: Fitted, capture: Capture, every: int, report: Report) -> Evidence:
-        context = self._context
+    def make(self, fit: Fit, tried: DetectorsTried | None = None) -> tuple[Hotfix, bool]:
+        """The hotfix, and whether it helped on the report part. Without attacks there, it is taken to help.
+
+        Args:
+            tried: the kinds that were compared, for the evidence.
+        """
+        report, helped = self._report(fit.fitted)
+        evidence = self._evidence(fit, report)
+        return self._hotfix(fit.fitted, evidence if tried is None else {**evidence, "detectors": tried}), helped
+
+    @property
+    def before(self) -> Outcome:
+        """Of the original model, on the selection part."""
+        part = self._context.parts.selection
+        score = self._judge.score(part, self._original)
+        return Outcome(score.left, score.lost_rows, len(part.anomalous))
+
+    @property
+    def advice(self) -> str | None:
+        """What to do where nothing helps; see `judge.advice`."""
+        return advice(self._judge.figures(self._context.parts.selection, self._original))
+
+    def _evidence(self, fit: Fit, report: Report) -> Evidence:
+        context, fitted = self._context, fit.fitted
         parts = {name: getattr(context.parts, name) for name in ("train", "selection", "report")}
         return {
             "max_clean_flagged": context.most_flagged,
-            "every": every,
+            "every": fit.every,
             "rows": {
                 name: {"clean": len(part.clean), "anomalous": len(part.anomalous)} for name, part in parts.items()
             },
@@ -83,7 +117,7 @@ class HotfixMaker:
                 for name in fitted.plan.sites
             },
             "together": fitted.together,
-            "skipped": {**capture.skipped, **fitted.skipped},
+            "skipped": {**fit.skipped, **fitted.skipped},
             "calibration": fitted.calibration,
             "report": report,
         }

@@ -100,6 +100,7 @@ class Score:
     lost: float
     left: int = 0
     leaning: float = math.nan
+    lost_rows: int = 0
 
     @property
     def key(self) -> tuple[float, float, float]:
@@ -133,7 +134,7 @@ class Judge:
         """Score predictions (N,) and probabilities (N, C) on the rows of one part."""
         attack, astray, kept = (count(part, predictions) for count in (self._attack, self._astray, self._kept))
         leaning = math.nan if probabilities is None else self._leaning(part, probabilities)
-        return Score(_mean(attack), _mean(astray), 1.0 - _mean(kept), int(attack.sum()), leaning)
+        return Score(_mean(attack), _mean(astray), 1.0 - _mean(kept), int(attack.sum()), leaning, int((~kept).sum()))
 
     def helped(self, part: Part, predictions: Ints) -> bool:
         """Whether significantly more rows were rescued from the attack than lost to it (one-sided exact McNemar)."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from rewriters.errors import AtpatchError
+
 from ..errors import NOT_HELPFUL
 from ..inference.capture import Capture
 from .calibration import BenignChoice
@@ -13,14 +15,17 @@ from .judge import Judge, advice
 from .passes import Wanted
 from .recipes import make_recipe
 from .site_selection import LEAST_RECALL
-from .training import Context, anchor_sites, train_sites
+from .training import Context, anchor_sites, observe_sites, train_observed
 from .tuning import Tuner
 
 __all__ = ["fit_labeled"]
 
 
-def fit_labeled(context: Context, capture: Capture, kind: str, judge: Judge, output: str, wanted: Wanted) -> Fitted:
-    """Fit one labeled kind.
+def fit_labeled(
+    context: Context, capture: Capture, kind: str, judge: Judge, output: str, wanted: Wanted
+) -> Fitted | AtpatchError:
+    """Fit one labeled kind; or the reason why it cannot be used: ATP056 where the data do not admit the kind, ATP057
+    where no site tells labeled columns from others.
 
     Args:
         kind: one of `detectors.LABELED`.
@@ -28,15 +33,17 @@ def fit_labeled(context: Context, capture: Capture, kind: str, judge: Judge, out
         output: graph output whose argmax is the prediction.
 
     Raises:
-        AtpatchError: ATP057 where no site tells labeled columns from others, ATP023 for two passes or excision that the
-            graph does not admit, ATP056 for data that do not suit the kind.
+        AtpatchError: ATP023 for two passes or excision that the graph does not admit.
     """
     rows, columns = len(context.parts.train.rows), context.columns.shape[1]
     made = make_recipe(kind, capture.sites, rows, columns, context.seed, context.every, context.norms)
-    trained = anchor_sites(context, capture, made, train_sites(context, capture, made))
+    seen = observe_sites(context, capture, made)
+    if isinstance(seen, AtpatchError):
+        return seen
+    trained = anchor_sites(context, capture, made, train_observed(context, capture, made, seen))
     if all(one.point.recall < LEAST_RECALL for one in trained):
         before = judge.figures(context.parts.selection, judge.original)
-        raise NOT_HELPFUL("no site's maps tell the labeled columns from others", advice(before))
+        return NOT_HELPFUL("no site's maps tell the labeled columns from others", advice(before))
     tuner = Tuner(context, judge, output, lambda: sites_together(context, capture, made, trained), always=made.always)
     tuned = tuner.tune(trained, wanted)
     kept = set(tuned.candidate.group)
@@ -61,4 +68,15 @@ def fit_labeled(context: Context, capture: Capture, kind: str, judge: Judge, out
         scores, together = {}, next(iter(scores.values()))
     else:
         together = {}
-    return Fitted(plan, tuned.served, tuned.choice.level, detecting, skipped, tuned.evidence, scores, recall, together)
+    return Fitted(
+        plan,
+        tuned.served,
+        tuned.choice.level,
+        detecting,
+        skipped,
+        tuned.evidence,
+        scores,
+        recall,
+        together,
+        tuned.outcome,
+    )

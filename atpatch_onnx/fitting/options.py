@@ -8,7 +8,7 @@ from typing import Literal, TypedDict, get_args
 
 from ..errors import BAD_OPTION
 from ..options import option
-from .detectors import LABELED, TRAINABLE
+from .detectors import LABEL_FREE, LABELED, TRAINABLE
 
 __all__ = ["AcceptOption", "Every", "FitKeywords", "FitOptions", "MendOption", "PassesOption", "Progress"]
 
@@ -24,6 +24,11 @@ MOST_FLAGGED = 0.005
 """Share of clean requests, of a hotfix that has seen attacks: what it costs is not measured otherwise."""
 MOST_EXTRA_RUNS = 0.1
 MOST_ACCURACY_DROP = 0.002
+
+CLEAN_ROWS_ONLY: dict[str, float | None] = {"max_accuracy_drop": None, "max_extra_runs": None, "trim": 0.0}
+"""Options of a fit on clean rows only, and their defaults."""
+
+DETECTORS = ("auto", *TRAINABLE)
 
 READ_FEWER_ROWS = ("profile", "oneclass")
 """Kinds that can work with a part of the query rows."""
@@ -62,7 +67,8 @@ class FitOptions:
     """How a hotfix is fitted.
 
     Attributes:
-        detector: kind of detector to train.
+        detector: kind of detector to train; auto: each kind that the data admit is tried on the selection part until
+            one leaves nothing to gain, and the best is taken; with clean rows only, oneclass.
         max_clean_flagged: share of clean requests that may be flagged at any site, kept on the selection part; by
             default .005 with a debugging set. Kinds that learn from clean rows only go by the next two unless it is
             given.
@@ -90,7 +96,7 @@ class FitOptions:
         AtpatchError: ATP060 where options contradict each other or one is out of range.
     """
 
-    detector: str = option("profile", choices=TRAINABLE)
+    detector: str = option("auto", choices=DETECTORS)
     max_clean_flagged: float | None = None
     max_accuracy_drop: float | None = None
     max_extra_runs: float | None = None
@@ -107,13 +113,13 @@ class FitOptions:
     force: bool = False
 
     def __post_init__(self) -> None:
-        if self.detector not in TRAINABLE:
-            raise BAD_OPTION(f"detector {self.detector!r} cannot be trained", f"choose from {', '.join(TRAINABLE)}")
+        if self.detector not in DETECTORS:
+            raise BAD_OPTION(f"detector {self.detector!r} cannot be trained", f"choose from {', '.join(DETECTORS)}")
         for name in ("max_clean_flagged", "max_accuracy_drop", "max_extra_runs", "trim"):
             share = getattr(self, name)
             if share is not None and not 0 <= share < 1:
                 raise BAD_OPTION(f"{name} = {share} is not in [0, 1)")
-        if self.detector in LABELED and (self.max_accuracy_drop, self.max_extra_runs, self.trim) != (None, None, 0.0):
+        if self.detector in LABELED and any(getattr(self, name) != value for name, value in CLEAN_ROWS_ONLY.items()):
             raise BAD_OPTION(
                 f"max_accuracy_drop, max_extra_runs and trim do not go with detector {self.detector!r}",
                 "max_clean_flagged does",
@@ -126,9 +132,9 @@ class FitOptions:
         if self.mend == "excise" and self.passes == "one":
             raise BAD_OPTION("excision takes two passes", "leave --passes out, or --mend")
         if self.every == "auto":
-            fits = self.detector == "profile"
+            fits = self.detector in ("auto", "profile")
         else:
-            fits = self.every == 1 or (self.every > 1 and self.detector in READ_FEWER_ROWS)
+            fits = self.every == 1 or (self.every > 1 and self.detector in ("auto", *READ_FEWER_ROWS))
         if not fits:
             raise BAD_OPTION(
                 f"every = {self.every} does not go with detector {self.detector!r}",
@@ -142,6 +148,6 @@ class FitOptions:
         """Bound on the share of clean requests that are flagged, given or by default."""
         if self.max_clean_flagged is not None:
             return self.max_clean_flagged
-        if self.detector in LABELED:
+        if self.detector not in LABEL_FREE:
             return MOST_FLAGGED
         return MOST_EXTRA_RUNS if self.max_extra_runs is None else self.max_extra_runs

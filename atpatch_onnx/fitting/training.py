@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from rewriters.errors import AtpatchError
 from rewriters.plan import SitePlan, ValueNorms
 from rewriters.sites import Site
 
@@ -22,7 +23,16 @@ from .options import Progress
 from .recipes import Recipe
 from .splits import Split
 
-__all__ = ["Context", "TrainedSite", "anchor_sites", "places", "stream", "train_sites"]
+__all__ = [
+    "Context",
+    "TrainedSite",
+    "anchor_sites",
+    "observe_sites",
+    "places",
+    "stream",
+    "train_observed",
+    "train_sites",
+]
 
 
 @dataclass(frozen=True)
@@ -71,16 +81,38 @@ class TrainedSite:
 
 
 def train_sites(context: Context, capture: Capture, recipe: Recipe) -> list[tuple[Site, SitePlan]]:
-    """Two passes over the train part: what the recipe needs of all rows, then benign means of the clean ones."""
+    """Both steps below.
+
+    Raises:
+        AtpatchError: ATP056 where the data do not admit the kind.
+    """
+    seen = observe_sites(context, capture, recipe)
+    if isinstance(seen, AtpatchError):
+        raise seen
+    return train_observed(context, capture, recipe, seen)
+
+
+def observe_sites(context: Context, capture: Capture, recipe: Recipe) -> dict[str, Visibility] | AtpatchError:
+    """Hand the maps of the train part to the recipe; or the reason why the data do not admit its kind."""
     rows = context.parts.train.rows
     by_id = {site.id: site for site in capture.sites}
     seen = {site.id: Visibility(site) for site in capture.sites}
+    # Asked before as well: the graph itself may rule a kind out, and maps take time.
+    if (reason := recipe.unsuitable(places(capture, seen))) is not None:
+        return reason
 
     def gather(name: str, batch: SiteBatch, chunk: Ints) -> None:
         recipe.observe(by_id[name], batch, context.labeled(chunk, batch))
         seen[name].add(batch)
 
     stream(context, capture, rows, "maps", gather)
+    return recipe.unsuitable(places(capture, seen)) or seen
+
+
+def train_observed(
+    context: Context, capture: Capture, recipe: Recipe, seen: Mapping[str, Visibility]
+) -> list[tuple[Site, SitePlan]]:
+    """A detector for each site, and benign means of the clean rows of the train part."""
     by_place = places(capture, seen)
     benign = {site.id: BenignSums(site, by_place[site.id]) for site in capture.sites}
     stream(context, capture, context.parts.train.clean, "benign means", lambda name, batch, _: benign[name].add(batch))

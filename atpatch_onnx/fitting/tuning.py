@@ -26,6 +26,7 @@ from ..hotfix.evidence import (
 from ..inference.datasets import Ints
 from ..inference.prediction import Served
 from .calibration import BENIGN_CHOICES, BenignChoice, as_few, choose_benign, choose_threshold, thresholds
+from .fitted import Outcome
 from .judge import Judge, Score, rate
 from .passes import Wanted
 from .site_selection import Candidate, Key, first_candidate, prune
@@ -45,13 +46,14 @@ COMPANIONS = (1.0, 0.3, 0.1, 0.03, 0.01)
 
 @dataclass(frozen=True)
 class Tuned:
-    """The result. evidence: plain data for the hotfix's `calibration`."""
+    """The result. evidence: plain data for the hotfix's `calibration`; outcome: of the selection part."""
 
     candidate: Candidate
     choice: BenignChoice
     threshold: float
     served: Served
     evidence: Calibration
+    outcome: Outcome
 
 
 @dataclass(frozen=True)
@@ -138,18 +140,20 @@ class Tuner:
             levels, lambda value: self._score(candidate, choice, value)[0], edge_known=edge_known
         )
         predictions, flags, _ = self._run(candidate, choice, threshold)
+        judged, flagged = self._judge.score(part, predictions), flags[part.anomalous].any(1)
         evidence: Calibration = {
-            "recall": rate(flags[part.anomalous].any(1)),
+            "recall": rate(flagged),
             "clean_flagged": rate(flags[part.clean].any(1)),
             "thresholds": [levels[0], levels[-1]],
             "benign": scored.table,
             "passes": {"chosen": candidate.passes, **comparison},
             "mend": {"chosen": candidate.mend, **mends},
             "companion": companions,
-            "sites": {"tried": list(scored.candidate.group), **self._judge.score(part, predictions).to_json()},
+            "sites": {"tried": list(scored.candidate.group), **judged.to_json()},
         }
         self._context.progress("tuning", self._steps, self._steps)
-        return Tuned(candidate, choice, threshold, self._serve(candidate, choice), evidence)
+        outcome = Outcome(judged.left, judged.lost_rows, int((~flagged).sum()))
+        return Tuned(candidate, choice, threshold, self._serve(candidate, choice), evidence, outcome)
 
     def _with_mend(self, candidate: Candidate, choice: BenignChoice, wanted: Wanted) -> tuple[Candidate, MendTried]:
         """Excision where the graph admits it and it is as good, and the scores of both ways.

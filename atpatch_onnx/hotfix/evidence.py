@@ -16,9 +16,11 @@ __all__ = [
     "Bound",
     "Calibration",
     "CompanionFigures",
+    "DetectorsTried",
     "Evidence",
     "FigureName",
     "Figures",
+    "KindFigures",
     "MendTried",
     "NotTried",
     "PassesTried",
@@ -116,6 +118,24 @@ class MendTried(TypedDict, total=False):
     excise: ScoreFigures | NotTried
 
 
+class KindFigures(TypedDict):
+    """A kind of detector on the selection part: attacks left, clean predictions lost, attacks not flagged (rows)."""
+
+    left: int
+    lost: int
+    missed: int
+
+
+class DetectorsTried(TypedDict):
+    """Of a fit that chose the kind of detector itself: the chosen one, those compared (the cheapest first), and why the
+    others were not used.
+    """
+
+    chosen: str
+    compared: Mapping[str, KindFigures]
+    not_used: Mapping[str, str]
+
+
 class Calibration(TypedDict, total=False):
     """What was chosen on the selection part, and by which figures."""
 
@@ -168,6 +188,7 @@ class Evidence(TypedDict, total=False):
 
     max_clean_flagged: float
     every: int
+    detectors: DetectorsTried
     rows: Mapping[str, RowCounts]
     sites: Mapping[str, SiteEvidence]
     together: Mapping[str, Sequence[float]]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from rewriters.errors import AtpatchError
 from rewriters.plan import Cnn
 from rewriters.sites import Site
 
@@ -39,13 +40,16 @@ class CnnRecipe:
         self._maps.append(mean[keep])
         self._labels.append(anomalous[keep])
 
+    def unsuitable(self, by_place: Mapping[str, bool]) -> AtpatchError | None:
+        if all(by_place.values()) and len({part.shape[1:] for part in self._maps}) <= 1:
+            return None
+        return DATA_MALFORMED(
+            "a cnn detector needs maps of one fixed size without padding", "fit a profile detector, which takes any"
+        )
+
     def train(self, by_place: Mapping[str, bool], tick: Callable[[int, int], None]) -> Mapping[str, Cnn]:
         from ..detectors.cnn import train_cnn
 
-        if not all(by_place[name] for name in self._names) or len({part.shape[1:] for part in self._maps}) > 1:
-            raise DATA_MALFORMED(
-                "a cnn detector needs maps of one fixed size without padding", "fit a profile detector, which takes any"
-            )
         maps, labels = np.concatenate(self._maps), np.concatenate(self._labels)
         self._trained = dict.fromkeys(self._names, train_cnn(maps, labels, seed=self._seed, tick=tick))
         return self._trained

@@ -44,6 +44,9 @@ class ProfileRecipe:
     def observe(self, site: Site, batch: SiteBatch, anomalous: NDArray[np.bool_]) -> None:
         self._samples[site.id].add(batch, anomalous)
 
+    def unsuitable(self, by_place: Mapping[str, bool]) -> None:
+        """It suits inputs of any form."""
+
     def train(self, by_place: Mapping[str, bool], tick: Callable[[int, int], None]) -> Mapping[str, Profile]:
         from ..detectors.profile import train_profile
 

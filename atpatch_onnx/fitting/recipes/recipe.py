@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from rewriters.errors import AtpatchError
 from rewriters.plan import Detector
 from rewriters.sites import Site
 
@@ -30,15 +31,15 @@ class Recipe(Protocol):
     def observe(self, site: Site, batch: SiteBatch, anomalous: NDArray[np.bool_]) -> None:
         """Take in one batch of the train part; anomalous: (B, K)."""
 
+    def unsuitable(self, by_place: Mapping[str, bool]) -> AtpatchError | None:
+        """Why the data do not admit this kind, from the graph and what was observed so far; None where they do."""
+
     def train(self, by_place: Mapping[str, bool], tick: Callable[[int, int], None]) -> Mapping[str, Detector]:
         """A detector for every site observed.
 
         Args:
             by_place: site id → a column is the same place in every sample.
             tick: called with the number of steps done and the number of all steps.
-
-        Raises:
-            AtpatchError: ATP056 where the data do not admit this kind.
         """
 
     def train_together(self, by_place: Mapping[str, bool]) -> Mapping[str, Detector]:

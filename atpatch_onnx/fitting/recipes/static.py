@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from rewriters.errors import AtpatchError
 from rewriters.plan import Static
 from rewriters.sites import Site
 
@@ -37,12 +38,15 @@ class StaticRecipe:
         self._ever |= labeled.any(0)
         self._always &= labeled.all(0)
 
+    def unsuitable(self, by_place: Mapping[str, bool]) -> AtpatchError | None:
+        if not self._ever.any() or np.array_equal(self._ever, self._always):
+            return None
+        return DATA_MALFORMED(
+            "a static detector needs the same columns labeled in every anomalous row",
+            "fit a profile detector: this fault moves",
+        )
+
     def train(self, by_place: Mapping[str, bool], tick: Callable[[int, int], None]) -> Mapping[str, Static]:
-        if not np.array_equal(self._ever, self._always):
-            raise DATA_MALFORMED(
-                "a static detector needs the same columns labeled in every anomalous row",
-                "fit a profile detector: this fault moves",
-            )
         columns = tuple(int(place) for place in np.flatnonzero(self._ever))
         return {site.id: Static(columns) for site in self._sites}
 
