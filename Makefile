@@ -1,6 +1,6 @@
 # Everything runs in .venv; a stamp file says what has been installed there.
 #   make demo    set up what the demo needs, run it
-#   make fast    set up everything, run the quick tests: what one runs while working
+#   make fast    set up everything, run the quick tests, few cases of each: what one runs while working
 #   make test    set up everything, run all tests
 #   make coverage   all tests, and which lines they run
 #   make check   format, lint, types, who may import whom

@@ -26,9 +26,7 @@ from .tiny import attention_model
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if isinstance(item, pytest.Function):
-            add_marks(item)
+    add_marks([item for item in items if isinstance(item, pytest.Function)])
 
 
 @pytest.hookimpl(tryfirst=True)  # before fixtures

@@ -1,41 +1,65 @@
-"""Marks of a test, by what it calls itself or through fixtures and helpers of the tests: an export, a training, a
-server. A test that does none of these, and is not marked `slow`, is `fast`.
+"""Marks of a test.
+
+1. `export`, `train`, `serve`: by what it calls, itself or through fixtures and helpers of the tests.
+2. `cases`: of a test with many cases, all but a few that are spread evenly over them.
+3. `fast`: none of these, and not marked `slow`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import functools
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from types import CodeType, FunctionType, ModuleType
 
 import pytest
 
-__all__ = ["CALLS", "add_marks", "marks_of"]
+__all__ = ["CALLS", "FAST_CASES", "add_marks", "marks_of", "spread"]
 
 CALLS = {
-    "export": {"export", "export_model"},
-    "train": {"fit", "toy", "train"},
+    "export": {"export", "export_model", "try_export"},
+    "train": {"fit", "toy", "train", "train_profile", "train_cnn", "--invert"},
     "serve": {"server"},
 }
-"""Mark → names of functions, of torch, of the packages or of the tests, and of commands."""
+"""Mark → names of functions, of torch, of the packages or of the tests, and of commands and options."""
+
+FAST_CASES = 8
+"""Most cases of one test that are fast. The others mostly find the same mistakes."""
 
 
 def marks_of(functions: Iterable[object]) -> set[str]:
     """Marks that follow from what a test and its fixtures call."""
-    called: set[str] = set()
-    seen: set[FunctionType] = set()
-    for function in functions:
-        _follow(function, called, seen)
+    called = frozenset().union(*(_called(function) for function in functions))
     return {mark for mark, names in CALLS.items() if names & called}
 
 
-def add_marks(item: pytest.Function) -> None:
-    """Marks a collected test."""
-    fixtures = [one.func for found in item._fixtureinfo.name2fixturedefs.values() for one in found]
-    marks = marks_of([item.function, *fixtures])
-    if not marks and item.get_closest_marker("slow") is None:
-        marks = {"fast"}
-    for mark in marks:
-        item.add_marker(mark)
+def add_marks(items: Sequence[pytest.Function]) -> None:
+    """Marks collected tests."""
+    fast: dict[str, list[pytest.Function]] = defaultdict(list)
+    for item in items:
+        fixtures = [one.func for found in item._fixtureinfo.name2fixturedefs.values() for one in found]
+        marks = marks_of([item.function, *fixtures])
+        for mark in marks:
+            item.add_marker(mark)
+        if not marks and item.get_closest_marker("slow") is None:
+            fast[item.nodeid.partition("[")[0]].append(item)
+    for cases in fast.values():
+        kept = spread(sorted(item.nodeid for item in cases))
+        for item in cases:
+            item.add_marker("fast" if item.nodeid in kept else "cases")
+
+
+def spread(names: Sequence[str]) -> set[str]:
+    """At most `FAST_CASES` of the names, at even distances."""
+    count = min(len(names), FAST_CASES)
+    return {names[place * len(names) // count] for place in range(count)}
+
+
+@functools.cache
+def _called(function: object) -> frozenset[str]:
+    called: set[str] = set()
+    _follow(function, called, set())
+    return frozenset(called)
 
 
 def _follow(function: object, called: set[str], seen: set[FunctionType]) -> None:

@@ -95,12 +95,15 @@ class _Watching:
 
 
 def measure(tests: Sequence[str], packages: Sequence[str]) -> Coverage:
-    """Run the fast tests once, unchanged: exports and trainings take minutes. Raises: RuntimeError where one fails."""
+    """Run the fast tests once, all their cases, unchanged: exports and trainings take minutes.
+
+    Raises: RuntimeError where one fails.
+    """
     watch = coverage.Coverage(data_file=None, source=list(packages))
     watching = _Watching(watch)
     watch.start()
     status = pytest.main(
-        ["-q", "-x", "-m", "fast", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:randomly", *tests],
+        ["-q", "-x", "-m", "fast or cases", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:randomly", *tests],
         plugins=[watching],
     )
     watch.stop()

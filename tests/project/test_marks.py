@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from .. import exports
 from ..exports import export_model
-from ..marks import marks_of
+from ..marks import FAST_CASES, marks_of, spread
 from ..tiny import attention_model
 
 
@@ -73,6 +74,10 @@ def command(atpatch: Callable[..., None]) -> None:
     atpatch("fit", "model.onnx")
 
 
+def search(atpatch: Callable[..., None]) -> None:
+    atpatch("debugset", "model.onnx", "--invert", "all")
+
+
 def text() -> str:
     return "fit"
 
@@ -90,6 +95,7 @@ def text() -> str:
         (through_a_class, {"export"}),
         (both, {"export", "train"}),
         (command, {"train"}),
+        (search, {"train"}),
     ],
 )
 def test_a_test_has_the_marks_of_what_it_calls(function: Callable[..., None], marks: set[str]) -> None:
@@ -102,3 +108,14 @@ def test_a_test_has_the_marks_of_its_fixtures() -> None:
 
 def test_a_test_that_does_nothing_of_the_kind_is_fast(request: pytest.FixtureRequest) -> None:
     assert {mark.name for mark in request.node.iter_markers()} == {"fast"}
+
+
+@pytest.mark.parametrize("count", [1, FAST_CASES - 1, FAST_CASES, FAST_CASES + 1, 3 * FAST_CASES + 1])
+def test_few_cases_of_many_are_fast_and_they_are_spread_evenly(count: int) -> None:
+    names = [f"{number:03}" for number in range(count)]
+    chosen = sorted(map(int, spread(names)))
+    assert len(chosen) == min(count, FAST_CASES) and chosen[0] == 0
+    assert {later - earlier for earlier, later in itertools.pairwise(chosen)} <= {
+        max(count // FAST_CASES, 1),
+        -(-count // FAST_CASES),
+    }
