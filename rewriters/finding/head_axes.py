@@ -25,7 +25,6 @@ def regrouped(parts: Sequence[Axis], target: Sequence[Dim]) -> tuple[tuple[Axis,
     None where the sizes do not show where heads and width are. A Reshape to as many axes as before, none of which has
     another known size, keeps them.
     """
-    parts = [part for part in parts if part.size != 1 or part.what == "width"]
     first, last = 0, len(target)
     before: list[tuple[Axis, ...]] = []
     after: list[tuple[Axis, ...]] = []

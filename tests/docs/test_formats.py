@@ -21,7 +21,9 @@ from atpatch_onnx.debugset.tables import read_description
 from atpatch_onnx.decisions import DecisionRow, FailureRow, RevisionRow, RowRefused, SwitchRow, from_line, to_json
 from atpatch_onnx.errors import AtpatchError
 from atpatch_onnx.hotfix.container import KEY, digest
+from atpatch_onnx.hotfix.file import HotfixSite
 from atpatch_onnx.inference.datasets import DataSet
+from rewriters.plan import Dense, NormDistance, OneClass, Profile, SitePlan, ValueNorms
 
 from ..documents import ROOT
 from ..schemas import SCHEMAS, problems, schema
@@ -151,6 +153,41 @@ def test_a_hotfix_with_a_field_less_or_of_another_type_is_refused_by_schema_and_
         save_file(arrays, tmp_path / "changed.hotfix", {KEY: json.dumps(signed)})
         with pytest.raises(AtpatchError, match=r"ATP053|ATP055"):
             Hotfix.load(tmp_path / "changed.hotfix")
+
+
+NORMS = NormDistance(
+    ValueNorms(np.ones((2, 4, 4), np.float32)), np.ones(2, np.float32), np.eye(2, dtype="f"), True, 0.5
+)
+WITH_NORMS = {
+    "oneclass": OneClass(np.ones(4, np.float32), np.eye(4, dtype="f"), True, 0.5, norms=NORMS),
+    "profile": Profile(
+        (Dense(np.ones((6, 1), "f"), np.ones(1, "f")),), np.ones(6, "f"), np.ones(6, "f"), norms=NORMS.norms
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", WITH_NORMS)
+def test_norms_are_read_where_the_schema_allows_them(tmp_path, kind):
+    path = tmp_path / "norms.hotfix"
+    site = HotfixSite("a", 0, 2, "0" * 16, SitePlan(WITH_NORMS[kind]))
+    Hotfix((site,), 0.5, weights="w", groups=(), data="", evidence={}, seeds={}, versions={}).save(path)
+    header, arrays = header_of(path), load_file(path)
+    assert not problems("hotfix", header)
+
+    def refused(norms: Any) -> bool:
+        other = copy.deepcopy(header)
+        other["body"]["sites"][0]["plan"]["detector"]["norms"] = norms
+        other["digest"] = digest(other["body"], arrays)
+        save_file(arrays, path, {KEY: json.dumps(other)})
+        with pytest.raises(AtpatchError, match="ATP053"):
+            Hotfix.load(path)
+        return bool(problems("hotfix", other))
+
+    norms = header["body"]["sites"][0]["plan"]["detector"]["norms"]
+    assert len(dict(changed(norms))) > 1
+    for name, other in changed(norms):
+        assert refused(other), name
+    assert refused("of another type") and refused(norms | {"more": 1})
 
 
 # Decision log

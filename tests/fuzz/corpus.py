@@ -19,12 +19,14 @@ from rewriters.plan import (
     Conv,
     Dense,
     Detector,
+    NormDistance,
     OneClass,
     OnnxGraph,
     Profile,
     SitePlan,
     Static,
     Statistic,
+    ValueNorms,
 )
 
 from ..ab.logs import pair, patched, row
@@ -115,7 +117,15 @@ def _detectors() -> dict[str, Detector]:
             np.ones(4, np.float32),
             probes=(0,),
         ),
-        "oneclass": OneClass(floats(4), floats(4, 2), True, 0.5, probes=(0,), every=2),
+        "oneclass": OneClass(
+            floats(4),
+            floats(4, 2),
+            True,
+            0.5,
+            probes=(0,),
+            every=2,
+            norms=NormDistance(ValueNorms(floats(2, 4, 4)), floats(2), floats(2, 2), True, 0.5),
+        ),
         "cnn": Cnn((Conv(floats(2, 1, 3, 3), floats(2)),), (Dense(floats(50, 5), floats(5)),)),
         "onnx": OnnxGraph(graph.SerializeToString()),
     }

@@ -103,6 +103,10 @@ UNKNOWN = {
         JOINED + "r = Reshape(m, wide) y = MatMul(r, u)",
         {"wide": np.array([-1, 2 * H * D]), "u": np.ones((2 * H * D, E), "f")}, "cannot be followed|does not sum",
     ),
+    "all-axes": (
+        "r = Reshape(c, flat) y = MatMul(r, u)",
+        {"flat": np.array([1, -1]), "u": np.ones((2 * H * D, E), "f")}, "and only over these",
+    ),
     "not-constant": (
         JOINED + "x = ReduceSum<keepdims = 0>(q, axes) y = MatMul(m, x)", {"axes": np.array([0, 1])}, "MatMul reads",
     ),
@@ -125,6 +129,14 @@ def test_without_a_known_projection_there_is_a_reason_and_the_norm_is_of_the_val
     assert written.norms.factor is None
     with pytest.raises(AssertionError, match=reason):
         raise AssertionError(written.reason)
+
+
+def test_heads_and_rows_that_change_places_without_a_transpose_are_not_followed() -> None:
+    tail = "r = Reshape(c, swapped) m = Reshape(r, joined) y = MatMul(m, w)"
+    model = parser.parse_model(TEXT.format(tail=tail).replace("S", "6").replace("6oftmax", "Softmax"))
+    arrays = {"swapped": np.array([-1, 6, H, D]), "joined": np.array([0, 0, H * D]), "w": W}
+    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in arrays.items())
+    assert "cannot be followed through Reshape" in str(found(model))
 
 
 def test_a_site_in_a_subgraph_is_not_followed() -> None:

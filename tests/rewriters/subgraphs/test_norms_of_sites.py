@@ -11,13 +11,14 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from rewriters.checks import plan_refusal
 from rewriters.editing.patcher import patch, unpatch
 from rewriters.errors import AtpatchError
 from rewriters.finding.finder import find_sites
 from rewriters.finding.output_projection import norms_of
 from rewriters.names import make_name
 from rewriters.plan import NormDistance, OneClass, PatchPlan, SitePlan, ValueNorms
-from rewriters.sites import Site
+from rewriters.sites import Layout, Site
 from tests import oracle
 from tests.exports import export_model
 
@@ -207,3 +208,12 @@ def test_norms_of_another_site_are_refused(name: str) -> None:
     with pytest.raises(AtpatchError, match=reason) as caught:
         patch(block.model, PatchPlan({block.site.id: SitePlan(detector)}), [block.site])
     assert caught.value.code == "ATP015"
+
+
+def test_a_projection_of_values_with_several_width_axes_is_refused() -> None:
+    block = attention_block()
+    site = replace(block.site, head_dim=None, layout=Layout(4, values=(0, 1, 2, 3, 4)))
+    plans = [PatchPlan({site.id: SitePlan(loud(H, norms))}) for norms in (ValueNorms(), random_norms(H, D))]
+    reasons = [plan_refusal(block.model, plan, [site]) for plan in plans]
+    assert reasons[0] is None
+    assert "one axis of width" in str(reasons[1])
