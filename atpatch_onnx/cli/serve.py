@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from ..serve.settings import Settings
 
 _MIB = 2**20
+_LEAST_ROWS = 50
 _BODIES = 8
 """How many request bodies of the largest size may be in memory at once."""
 
@@ -33,13 +35,25 @@ def _weight(context: click.Context, parameter: click.Parameter, value: str) -> f
 
 @click.command()
 @click.argument("original", type=click.Path())
-@click.argument("patched", type=click.Path())
+@click.argument("patched", type=click.Path(), required=False)
 @click.option(
     "--mode",
     type=click.Choice(["shadow", "ab", "patched", "original"]),
     default="shadow",
     show_default=True,
     help="Who answers.",
+)
+@click.option(
+    "--calibrate",
+    type=click.IntRange(_LEAST_ROWS),
+    metavar="N",
+    help="Without PATCHED: fit a hotfix on N samples of the first requests, then go on in mode shadow with it.",
+)
+@click.option(
+    "--save-hotfix",
+    type=click.Path(),
+    metavar="FILE",
+    help="With --calibrate: keep the hotfix. If FILE is there already, it is used and nothing is fitted.",
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: any free one.")
@@ -177,11 +191,14 @@ def _weight(context: click.Context, parameter: click.Parameter, value: str) -> f
     help="Seconds after SIGTERM until open connections are closed.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the address as JSON on stdout when the server is ready.")
-def serve(original: str, patched: str, host: str, port: int, as_json: bool, **options: Any) -> None:
+def serve(original: str, patched: str | None, host: str, port: int, as_json: bool, **options: Any) -> None:
     """Serve ORIGINAL and PATCHED behind one name: Open Inference Protocol v2, metrics at /metrics, a page at /.
 
     Modes: shadow: the original answers, then the patched model runs and is compared. ab: each unit always gets the same
     model. patched, original: that model answers. --fallback says what a client gets when a patched run fails.
+    With --calibrate N there is no PATCHED: a hotfix is fitted on the first N samples, which may hold a few attacks, and
+    nothing is patched before.
+
     ATPATCH_KILL=1 or --kill-file turns the patch off; so does POST /admin/kill if ATPATCH_ADMIN_TOKEN is set. Needs the
     extras 'serve' and 'cpu' (or 'gpu').
 
@@ -189,6 +206,7 @@ def serve(original: str, patched: str, host: str, port: int, as_json: bool, **op
     Example:
       atpatch-onnx serve model.onnx model.patched.onnx --log decisions.jsonl
       atpatch-onnx serve model.onnx model.patched.onnx --mode ab --weight patched=0.05 --kill-file /run/patch-off
+      atpatch-onnx serve model.onnx --calibrate 500 --save-hotfix model.traffic.hotfix
     """
     from ..errors import EXTRA_MISSING
 
@@ -199,8 +217,8 @@ def serve(original: str, patched: str, host: str, port: int, as_json: bool, **op
     from ..serve.engine import Engine
     from ..serve.kill_switch import KillSwitch
 
-    if options["strict_version"] and options["mode"] != "patched":
-        raise click.UsageError("--strict-version needs --mode patched")
+    _check(patched, options)
+    _show_states()
     settings = _settings(original, patched, options)
     listener = bind(host, port)
     engine = Engine(settings, KillSwitch(settings.kill_file))
@@ -217,9 +235,31 @@ def serve(original: str, patched: str, host: str, port: int, as_json: bool, **op
     run(engine, listener, ready)
 
 
-def _settings(original: str, patched: str, options: dict[str, Any]) -> Settings:
+def _check(patched: str | None, options: dict[str, Any]) -> None:
+    """Refuse options that contradict each other."""
+    if options["strict_version"] and options["mode"] != "patched":
+        raise click.UsageError("--strict-version needs --mode patched")
+    if options["calibrate"] is None:
+        if patched is None:
+            raise click.UsageError("Missing argument 'PATCHED': give it, or --calibrate N.")
+        if options["save_hotfix"] is not None:
+            raise click.UsageError("--save-hotfix needs --calibrate")
+    elif patched is not None or options["mode"] != "shadow":
+        raise click.UsageError("--calibrate needs --mode shadow, and no PATCHED")
+
+
+def _show_states() -> None:
+    """Let the states of a calibration be seen on stderr, as warnings are."""
+    logger = logging.getLogger("atpatch_onnx.serve.calibration")
+    logger.setLevel(logging.INFO)
+    if not logger.handlers:
+        logger.addHandler(logging.StreamHandler())
+        logger.propagate = False
+
+
+def _settings(original: str, patched: str | None, options: dict[str, Any]) -> Settings:
     """The server's settings from the command line's options, in the units of the API."""
-    from rewriters.model.regular_files import check_log
+    from rewriters.model.regular_files import check_destination, check_log
 
     from ..serve.limits import Limits
     from ..serve.settings import Settings
@@ -236,11 +276,13 @@ def _settings(original: str, patched: str, options: dict[str, Any]) -> Settings:
         answer_seconds=options.pop("answer_timeout"),
         non_finite=options.pop("allow_non_finite"),
     )
-    kill_file, log = options.pop("kill_file"), options.pop("log")
+    kill_file, log, saved = (options.pop(name) for name in ("kill_file", "log", "save_hotfix"))
     workers = options.pop("workers") or max(1, (os.cpu_count() or 1) // options["threads"])
     return Settings(
         original=Path(original),
-        patched=Path(patched),
+        patched=None if patched is None else Path(patched),
+        calibrate=options.pop("calibrate") or 0,
+        save_hotfix=None if saved is None else check_destination(saved),
         name=options.pop("name") or Path(original).stem,
         hot_controls=options.pop("hot_threshold"),
         watched_class=options.pop("watch_class"),

@@ -6,7 +6,8 @@ A log is JSON lines, one object a line, strict JSON (no bare NaN). Field referen
 Every row has
     schema      int, 1
     event       str: "decision" (one a request that was answered), "failure" (one a request that got an error, as its
-                arm failed), "revision" (what is served has changed), "switch" (kill switch moved)
+                arm failed), "revision" (what is served has changed), "switch" (kill switch moved), "calibration"
+                (the calibration on live requests has come to another state)
     time        str, RFC 3339 in UTC with microseconds; of a decision: when the request had been read
     unix        float, the same moment in seconds
     experiment  str
@@ -53,7 +54,9 @@ A "failure" row adds `id`, `unit`, `unit_given`, `assigned` and `batch` as above
 `reason` (str: "timeout", "error" (the model refuses the input), "busy", "memory"). Requests that are refused before an
 arm is asked have no row. A "revision" row adds `reason` (str), `models` ({arm: {"path", "sha256"}}), `enabled` (bool |
 null) and `threshold` (float | null), null meaning "as in the file". A "switch" row adds `on` (bool) and `source`
-("admin", "file", "environment"; several joined by "+"). Readers skip events and fields that they do not know. A rotated
+("admin", "file", "environment"; several joined by "+"). A "calibration" row adds `state` ("calibrating", "fitting",
+"fitted", "failed"), `rows` and `wanted` (int: rows of requests taken, and needed), `reason` (str | null: why it failed)
+and `hotfix` (str | null: SHA-256 of the fitted file). Readers skip events and fields that they do not know. A rotated
 log is `FILE.1` (youngest) to `FILE.N`, each perhaps compressed (`.gz`).
 """
 
@@ -61,12 +64,24 @@ from __future__ import annotations
 
 from .files import Reading, last_revision, log_files, read_rows
 from .reader import RowRefused, from_line
-from .rows import ARMS, SCHEMA, DecisionRow, FailureRow, LogRow, RequestRow, RevisionRow, SwitchRow, agreement
+from .rows import (
+    ARMS,
+    SCHEMA,
+    CalibrationRow,
+    DecisionRow,
+    FailureRow,
+    LogRow,
+    RequestRow,
+    RevisionRow,
+    SwitchRow,
+    agreement,
+)
 from .writer import to_json, to_line
 
 __all__ = [
     "ARMS",
     "SCHEMA",
+    "CalibrationRow",
     "DecisionRow",
     "FailureRow",
     "LogRow",

@@ -34,6 +34,7 @@ __all__ = [
     "LOGGED",
     "MODES",
     "SCHEMA",
+    "CalibrationRow",
     "DecisionRow",
     "FailureRow",
     "LogRow",
@@ -135,11 +136,23 @@ class SwitchRow(LogRow):
     source: Annotated[str, Logged(text)]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationRow(LogRow):
+    """The calibration on live requests has come to another state."""
+
+    state: Annotated[str, Logged(text)]
+    rows: Annotated[int, Logged(from_zero)]
+    wanted: Annotated[int, Logged(whole)]
+    reason: Annotated[str | None, Logged(or_none(text))]
+    hotfix: Annotated[str | None, Logged(or_none(text))]
+
+
 EVENTS: Mapping[type[LogRow], str] = {
     DecisionRow: "decision",
     FailureRow: "failure",
     RevisionRow: "revision",
     SwitchRow: "switch",
+    CalibrationRow: "calibration",
 }
 
 

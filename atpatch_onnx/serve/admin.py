@@ -10,6 +10,8 @@ refused, see `host_check`.
     POST /admin/controls  {"enabled": true, "threshold": 0.9}  with --hot-threshold; null or absent: as in the file; a
                                                                new revision
     POST /admin/reload    {"arm": "patched"}                   reads the file again; a new revision
+    POST /admin/mode      {"mode": "patched"}                  or "ab" or "shadow": who answers; a new revision
+    GET  /admin/status                                         mode, revision, kill switch, weight, calibration
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from .arms import PATCHED
 from .engine import Engine
 from .host_check import require_known_host, require_same_origin
 from .limits import Refusal
-from .reload import reload
+from .reload import CHANGEABLE, change_mode, reload
 
 __all__ = ["TOKEN_VARIABLE", "admin_routes", "is_open"]
 
@@ -53,9 +55,31 @@ def admin_routes(engine: Engine, environment: Mapping[str, str] = os.environ) ->
     token = environment.get(TOKEN_VARIABLE, "")
     if not token:
         return []
-    return [
+    actions = [
         Route(f"/admin/{name}", _endpoint(engine, token, action), methods=["POST"]) for name, action in _ACTIONS.items()
     ]
+    return [*actions, Route("/admin/status", _status(engine, token))]
+
+
+def _status(engine: Engine, token: str) -> Callable[[Request], Awaitable[Response]]:
+    async def endpoint(request: Request) -> Response:
+        require_known_host(request.headers, engine.settings.hosts)
+        _require_bearer(request, token)
+        return JSONResponse(_state(engine))
+
+    return endpoint
+
+
+def _state(engine: Engine) -> dict[str, Any]:
+    """What every answer of the endpoint holds."""
+    calibration = engine.calibration
+    return {
+        "revision": engine.revision,
+        "killed": list(engine.switch.sources()),
+        "weight": engine.split.weight,
+        "mode": engine.settings.mode,
+        "calibration": None if calibration is None else calibration.describe(),
+    }
 
 
 def _endpoint(engine: Engine, token: str, action: Action) -> Callable[[Request], Awaitable[Response]]:
@@ -64,8 +88,7 @@ def _endpoint(engine: Engine, token: str, action: Action) -> Callable[[Request],
         require_same_origin(request.headers, engine.settings.hosts)
         form = request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded")
         if not form:
-            scheme, _, given = request.headers.get("authorization", "").partition(" ")
-            _require_token(given if scheme.lower() == "bearer" else "", token)
+            _require_bearer(request, token)
         _require_small(request)
         with engine.gate.buffer() as held:
             body = _fields(await held.read(request.stream(), None, _MOST_BYTES), form)
@@ -77,11 +100,14 @@ def _endpoint(engine: Engine, token: str, action: Action) -> Callable[[Request],
             raise Refusal(409, str(error)) from error
         if form:
             return RedirectResponse("/", 303)
-        return JSONResponse(
-            {"revision": revision, "killed": list(engine.switch.sources()), "weight": engine.split.weight}
-        )
+        return JSONResponse({**_state(engine), "revision": revision})
 
     return endpoint
+
+
+def _require_bearer(request: Request, token: str) -> None:
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    _require_token(given if scheme.lower() == "bearer" else "", token)
 
 
 def _require_token(given: str, token: str) -> None:
@@ -155,6 +181,14 @@ async def _reload(engine: Engine, body: Body) -> int:
     raise Refusal(400, f"'arm' must be one of {', '.join(engine.lanes)}")
 
 
+async def _mode(engine: Engine, body: Body) -> int:
+    _require_known(body, "mode")
+    for mode in CHANGEABLE:
+        if body.get("mode") == mode:
+            return await change_mode(engine, mode)
+    raise Refusal(400, f"'mode' must be one of {', '.join(CHANGEABLE)}")
+
+
 def _require_known(body: Body, *names: str) -> None:
     """Raises: Refusal 400 for other fields, since a misspelled one would mean "as in the file" for the right one."""
     unknown = sorted(set(body) - {*names, "token"})
@@ -178,4 +212,5 @@ _ACTIONS: dict[str, Action] = {
     "weight": _weight,
     "controls": _controls,
     "reload": _reload,
+    "mode": _mode,
 }

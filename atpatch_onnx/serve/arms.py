@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import os
 import sys
@@ -22,13 +21,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rewriters.editing.observe import observe
-from rewriters.model import io as model_io
 from rewriters.names import ENABLED, THRESHOLD, columns_output, is_telemetry
 
 from ..errors import ARMS_DIFFER
 from ..inference.controls import control_names, required_controls
 from ..inference.sessions import session
+from .arm_graph import ArmGraph, read_graph
 from .tensors import Array, Arrays, TensorSpec, finite_samples, number_samples, specify
 
 __all__ = ["ORIGINAL", "PATCHED", "Arm", "ArmFault", "ArmName", "Result"]
@@ -89,7 +87,7 @@ class Arm:
 
     Args:
         name: which of the two.
-        path: model file.
+        model: model file, or the graph that was read from one.
         threads: of onnxruntime within a run.
         workers: runs at a time.
         nice: give its threads a low priority.
@@ -98,7 +96,7 @@ class Arm:
         inputs, outputs: what clients see; flags and runtime controls are not among them.
         sites: ids of the sites whose flags the graph reports.
         untold: why it does not report flags; "" where it does.
-        sha256: of the file.
+        path, sha256: as in `ArmGraph`.
         controls: overrides of the runtime controls, 0-d arrays; replaced as a whole.
         controllable: whether the graph has runtime controls.
 
@@ -106,25 +104,23 @@ class Arm:
         AtpatchError: ATP001-ATP005 and ATP020 (file), ATP050 and ATP052 (onnxruntime), ATP076 (types).
     """
 
-    def __init__(self, name: ArmName, path: Path, *, threads: int = 1, workers: int = 1, nice: bool = False) -> None:
+    def __init__(
+        self, name: ArmName, model: Path | ArmGraph, *, threads: int = 1, workers: int = 1, nice: bool = False
+    ) -> None:
         self.name: ArmName = name
-        self.path = path
+        graph = read_graph(model) if isinstance(model, Path) else model
+        self.path, self.sha256, self.sites, self.untold = graph.path, graph.sha256, graph.sites, graph.untold
         self.workers = workers
         self._pool = ThreadPoolExecutor(workers, f"arm-{name}", _lower_priority if nice else None)
-        proto = model_io.load(path)
-        self.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-        # A patched file that some tool rewrote still runs; it only does not report what it flags.
-        seen = observe(proto)
-        self.sites, self.untold = seen.sites, seen.reason
         if self.untold and name == PATCHED:
             _logger.warning(
                 "%s does not report what it flags: %s. Its requests are not in atpatch_flag_rate, which is NaN without"
                 " any others.",
-                path,
+                self.path,
                 self.untold,
             )
         # Made in the pool: with more than one, onnxruntime's own threads inherit its priority.
-        self._session = self._pool.submit(session, seen.model, threads=threads, folder=path.parent).result()
+        self._session = self._pool.submit(session, graph.model, threads=threads, folder=graph.folder).result()
         self.inputs = specify(v for v in self._session.get_inputs() if v.name not in (ENABLED, THRESHOLD))
         self.outputs = specify(v for v in self._session.get_outputs() if not is_telemetry(v.name))
         self.controllable = {ENABLED, THRESHOLD} <= control_names(self._session)

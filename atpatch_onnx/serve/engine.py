@@ -19,9 +19,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from ..decisions import DecisionRow, FailureRow, RevisionRow, SwitchRow, last_revision
+from ..decisions import CalibrationRow, DecisionRow, FailureRow, RevisionRow, SwitchRow, last_revision
 from .arms import ORIGINAL, PATCHED, Arm, ArmFault, ArmName, Result
 from .batching import Batcher
+from .calibration import Calibration
 from .fallback import refusal, stand_in
 from .kill_switch import KillSwitch
 from .lanes import load_arm, make_lane
@@ -54,17 +55,16 @@ class Engine:
     def __init__(self, settings: Settings, switch: KillSwitch) -> None:
         self.settings = settings
         self.switch = switch
-        self.split = Split(
-            settings.experiment,
-            settings.salt,
-            {"original": 0.0, "shadow": 0.0, "patched": 1.0}.get(settings.mode, settings.weight),
-        )
+        self.split = Split(settings.experiment, settings.salt, settings.split_weight)
         self.enabled: bool | None = None
         self.threshold: float | None = None
         self.lanes: dict[ArmName, Batcher] = {ORIGINAL: make_lane(load_arm(ORIGINAL, settings), settings)}
+        self.calibration = Calibration(self) if settings.calibrate else None
         if settings.mode != "original":
-            self.lanes[PATCHED] = make_lane(load_arm(PATCHED, settings), settings)
-            self.lanes[PATCHED].arm.require_same_signature(self.original)
+            arm = self.calibration.restore() if self.calibration else load_arm(PATCHED, settings)
+            if arm is not None:
+                arm.require_same_signature(self.original)
+                self.lanes[PATCHED] = make_lane(arm, settings)
         self.revision = last_revision(settings.log) if settings.log is not None else 0
         self.gate = Gate(settings.limits)
         self.log = DecisionLog(settings.log, settings.log_bytes, settings.log_backups)
@@ -73,6 +73,7 @@ class Engine:
         self.shadow = Shadow(settings.shadow_queue, settings.workers)
         self._switched: tuple[str, ...] = ()
         self.revise("start")
+        self.calibrated()
 
     @property
     def original(self) -> Arm:
@@ -113,6 +114,11 @@ class Engine:
         self.enabled, self.threshold = enabled, threshold
         self.lanes[PATCHED].arm.set_controls(enabled, threshold)
         return self.revise("controls")
+
+    def calibrated(self) -> None:
+        """Log the state of the calibration, if there is one."""
+        if self.calibration is not None:
+            self.log.write(CalibrationRow(**self._head(time.time()), **self.calibration.logged))
 
     def killed(self) -> bool:
         """Whether the patch is off; a change is logged."""
@@ -159,6 +165,8 @@ class Engine:
         row = DecisionRow(
             **head, arm=arm, fallback=fallback, inputs=request.feeds if self.settings.log_inputs else None
         )
+        if self.calibration is not None and version is None and arm == ORIGINAL:
+            self.calibration.offer(request.feeds, unit, result)
         flagged, _ = flags(results.get(PATCHED), request.samples)
 
         def finish(status: str | None = None) -> None:
@@ -225,6 +233,7 @@ class Engine:
     def _shadows(self, version: ArmName | None, fallback: str | None) -> bool:
         return (
             self.settings.mode == "shadow"
+            and PATCHED in self.lanes
             and version is None
             and fallback is None
             and not self._switched
@@ -269,7 +278,9 @@ class Engine:
         self.shadow.start()
 
     async def close(self) -> None:
-        """End shadow runs, and write the log out."""
+        """End the calibration and shadow runs, and write the log out."""
+        if self.calibration is not None:
+            await self.calibration.close()
         await self.shadow.close(self.settings.grace)
         self.log.close()
 

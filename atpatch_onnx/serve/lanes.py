@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .arm_graph import ArmGraph
 from .arms import ORIGINAL, PATCHED, Arm, ArmName
 from .batching import Batcher
 from .settings import Settings
@@ -9,12 +10,18 @@ from .settings import Settings
 __all__ = ["load_arm", "make_lane"]
 
 
-def load_arm(name: ArmName, settings: Settings) -> Arm:
-    """Load the model of one arm. In mode shadow the patched arm's threads get a low priority. Raises: as `Arm`."""
+def load_arm(name: ArmName, settings: Settings, graph: ArmGraph | None = None) -> Arm:
+    """Load the model of one arm. In mode shadow the patched arm's threads get a low priority. Raises: as `Arm`.
+
+    Args:
+        graph: what to load; None: the arm's file.
+    """
     path = settings.original if name == ORIGINAL else settings.patched
+    model = path if graph is None else graph
+    assert model is not None  # the command line asks for a patched model unless requests give one
     return Arm(
         name,
-        path,
+        model,
         threads=settings.threads,
         workers=settings.workers,
         nice=name == PATCHED and settings.mode == "shadow",

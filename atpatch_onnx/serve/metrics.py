@@ -40,6 +40,19 @@ _MOST_COLUMNS = 256
 _BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
+class CalibrationState(Protocol):
+    """What the gauges read of a calibration."""
+
+    @property
+    def state(self) -> str: ...
+
+    @property
+    def taken(self) -> int: ...
+
+    @property
+    def wanted(self) -> int: ...
+
+
 class ServerState(Protocol):
     """What the gauges read at each scrape; they never change it."""
 
@@ -51,6 +64,9 @@ class ServerState(Protocol):
     revision: int
     switch: KillSwitch
     tally: Tally
+
+    @property
+    def calibration(self) -> CalibrationState | None: ...
 
 
 class Metrics:
@@ -113,12 +129,16 @@ class Metrics:
             self._fallbacks.labels(reason)
         self._refused.labels("503")
         for arm in self._state.lanes:
-            for result in ("done", "refused"):
-                self._reloads.labels(arm, result)
-            for reason in ("BACKEND", "OTHER"):
-                self._triton["nv_inference_request_failure"][arm, reason] = 0
-            for name in ("nv_inference_request_success", "nv_inference_count"):
-                self._triton[name][arm, ""] = 0
+            self.expect(arm)
+
+    def expect(self, arm: ArmName) -> None:
+        """Start the series of an arm at zero."""
+        for result in ("done", "refused"):
+            self._reloads.labels(arm, result)
+        for reason in ("BACKEND", "OTHER"):
+            self._triton["nv_inference_request_failure"][arm, reason] = 0
+        for name in ("nv_inference_request_success", "nv_inference_count"):
+            self._triton[name][arm, ""] = 0
 
     def answered(self, arm: ArmName, seconds: float) -> None:
         """Count an answer to a client."""
@@ -203,6 +223,22 @@ class Metrics:
                 sum(lane.arm.hung for lane in state.lanes.values()),
             ),
             "atpatch_log_failures": ("Rows that could not be written to the log", state.log.failures),
+            "atpatch_calibrating": (
+                "1 while rows of requests are collected or a hotfix is fitted on them",
+                float(state.calibration is not None and state.calibration.state in ("calibrating", "fitting")),
+            ),
+            "atpatch_calibration_failed": (
+                "1 where no hotfix could be fitted on requests",
+                float(state.calibration is not None and state.calibration.state == "failed"),
+            ),
+            "atpatch_calibration_rows": (
+                "Rows of requests taken for the fit",
+                state.calibration.taken if state.calibration else 0,
+            ),
+            "atpatch_calibration_rows_wanted": (
+                "Rows of requests that the fit needs; 0 without --calibrate",
+                state.calibration.wanted if state.calibration else 0,
+            ),
         }
         if patched is not None:  # in mode original there is nothing that could report flags
             reports = float(not patched.arm.untold)

@@ -84,6 +84,8 @@ def _verdict(engine: Engine, killed: bool) -> str:
     if mode == "original":
         return "The original answers; the patch is not loaded"
     if mode == "shadow":
+        if engine.calibration is not None and PATCHED not in engine.lanes:
+            return f"The original answers; {engine.calibration.status}"
         if not tally.pairs:
             return "The original answers; no pair has been compared yet"
         due = tally.pairs + tally.missing

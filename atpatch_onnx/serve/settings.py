@@ -29,7 +29,7 @@ class Settings:
     """How to serve.
 
     Attributes:
-        original, patched: model files.
+        original, patched: model files; no patched one where requests calibrate it.
         mode: who answers: "shadow" (the original; the patched arm runs after it, and both are compared), "ab" (by the
             split), or one of the two arms.
         name: of the model, as clients see it.
@@ -58,10 +58,12 @@ class Settings:
         drain: seconds between the signal to stop and the last accepted connection.
         grace: seconds that requests and shadow runs have to end after that.
         limits: on requests.
+        calibrate: rows of live requests to fit a hotfix on, see `calibration`; 0: none.
+        save_hotfix: where that hotfix is kept, and looked for when the server starts; None: nowhere.
     """
 
     original: Path
-    patched: Path
+    patched: Path | None
     mode: Mode = "shadow"
     name: str = "model"
     experiment: str = "atpatch"
@@ -90,6 +92,13 @@ class Settings:
     drain: float = 1.0
     grace: float = 10.0
     limits: Limits = field(default_factory=Limits)
+    calibrate: int = 0
+    save_hotfix: Path | None = None
+
+    @property
+    def split_weight(self) -> float:
+        """Share of units for the patched arm in this mode."""
+        return {"original": 0.0, "shadow": 0.0, "patched": 1.0}.get(self.mode, self.weight)
 
     @property
     def falls_back(self) -> bool:

@@ -49,4 +49,4 @@ def find_arm(settings: Settings, arms: Container[ArmName], model: str, version: 
 
 
 def _hidden(settings: Settings, arm: ArmName) -> bool:
-    return arm == ORIGINAL and settings.strict_version
+    return arm == ORIGINAL and settings.strict_version and settings.mode == "patched"

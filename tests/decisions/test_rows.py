@@ -14,6 +14,7 @@ from hypothesis import given, strategies as st
 from hypothesis.extra import numpy as arrays
 
 from atpatch_onnx.decisions import (
+    CalibrationRow,
     DecisionRow,
     FailureRow,
     LogRow,
@@ -107,6 +108,15 @@ failures = st.builds(
     reason=text,
 )
 switches = st.builds(SwitchRow, **heads, on=st.booleans(), source=text)
+calibrations = st.builds(
+    CalibrationRow,
+    **heads,
+    state=text,
+    rows=st.integers(0, 10_000),
+    wanted=st.integers(1, 10_000),
+    reason=st.none() | text,
+    hotfix=st.none() | text,
+)
 
 
 def assert_same(one: LogRow | None, two: LogRow) -> None:
@@ -119,7 +129,7 @@ def assert_same(one: LogRow | None, two: LogRow) -> None:
             assert repr(found.tolist()) == repr(array.tolist())  # NaN is not equal to itself, and -0.0 is to 0.0
 
 
-@given(decisions() | failures | revisions | switches)
+@given(decisions() | failures | revisions | switches | calibrations)
 def test_what_is_written_is_read_back(row: LogRow) -> None:
     line = to_line(row)
     json.loads(line, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))

@@ -18,7 +18,16 @@ from atpatch_onnx import Hotfix
 from atpatch_onnx.ab.outcomes import load_outcomes
 from atpatch_onnx.debugset.subject import Subject
 from atpatch_onnx.debugset.tables import read_description
-from atpatch_onnx.decisions import DecisionRow, FailureRow, RevisionRow, RowRefused, SwitchRow, from_line, to_json
+from atpatch_onnx.decisions import (
+    CalibrationRow,
+    DecisionRow,
+    FailureRow,
+    RevisionRow,
+    RowRefused,
+    SwitchRow,
+    from_line,
+    to_json,
+)
 from atpatch_onnx.errors import AtpatchError
 from atpatch_onnx.hotfix.container import KEY, digest
 from atpatch_onnx.hotfix.file import HotfixSite
@@ -230,6 +239,7 @@ LOG = {
         **HEAD, reason="start", models={"original": {"path": "m", "sha256": "0"}}, enabled=None, threshold=0.5
     ),
     "switch": SwitchRow(**HEAD, on=True, source="admin"),
+    "calibration": CalibrationRow(**HEAD, state="failed", rows=500, wanted=500, reason="ATP056: …", hotfix="0"),
 }
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +32,12 @@ def scores_of(answer: tuple[int, dict[str, str], bytes]) -> np.ndarray:
     length = int(headers["inference-header-content-length"])
     (output,) = json.loads(body[:length])["outputs"]
     return np.frombuffer(body[length:], np.float32).reshape(output["shape"])
+
+
+def children(process: subprocess.Popen[bytes]) -> list[int]:
+    """Ids of the processes that a server has started and that run."""
+    tasks = Path(f"/proc/{process.pid}/task").iterdir()
+    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
 
 
 def until(condition: Callable[[], bool], seconds: float = 10) -> None:

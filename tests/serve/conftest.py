@@ -97,7 +97,7 @@ def start(tmp_path_factory: pytest.TempPathFactory, patched: Path) -> Iterator[C
     """Starts servers with arguments of the command line; they end with the session."""
     with ExitStack() as stack:
 
-        def start(*arguments: str, patched: Path = patched, **more: Any) -> Served:
+        def start(*arguments: str, patched: Path | None = patched, **more: Any) -> Served:
             log = tmp_path_factory.mktemp("serve") / "log.jsonl"
             errors = log.with_name("stderr")
             more.setdefault("ATPATCH_ADMIN_TOKEN", TOKEN)

@@ -129,7 +129,7 @@ async def paced(port: int, samples: Samples, count: int, rate: float, connection
 
 @contextmanager
 def server(
-    patched: Path,
+    patched: Path | None,
     *arguments: str,
     original: Path = DEMO / "model.onnx",
     errors: Path = Path(os.devnull),
@@ -144,7 +144,7 @@ def server(
         "atpatch_onnx",
         "serve",
         str(original),
-        str(patched),
+        *([] if patched is None else [str(patched)]),
         "--port",
         "0",
         "--json",

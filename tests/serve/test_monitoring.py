@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import operator
+import os
 import re
 import resource
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -22,7 +24,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from .asking import until
+from .asking import children, until
 from .conftest import Served
 from .graphs import save
 from .load import ROOT
@@ -167,6 +169,29 @@ def slow(start: Callable[..., Served], tmp_path_factory: pytest.TempPathFactory)
     return slow
 
 
+@pytest.fixture(scope="module")
+def calibrating(start: Callable[..., Served], digits: dict[str, np.ndarray]) -> Watched:
+    """The demo model without a patch, to be calibrated on its first requests; the process of the fit is killed."""
+    calibrating = Watched(start("--calibrate", "50", patched=None), "model")
+
+    calibrating.note("no patch yet")
+    for image in digits["clean"][:50]:
+        calibrating.ask(image[None])
+    until(lambda: children(calibrating.served.process) != [])
+    for child in children(calibrating.served.process):
+        os.kill(child, signal.SIGKILL)
+    calibrating.wait_for("atpatch_calibration_failed", 1)
+    calibrating.note("a fit that fails")
+    return calibrating
+
+
+def test_a_calibration_that_fails_raises_its_alert_and_one_that_goes_on_none(calibrating: Watched) -> None:
+    assert calibrating.raised == [
+        ("no patch yet", set()),
+        ("a fit that fails", {"AtpatchCalibrationFailed"}),
+    ]
+
+
 def test_faults_of_a_patch_raise_their_alerts_and_no_other(demo: Watched) -> None:
     assert demo.raised == [
         ("none", set()),
@@ -193,10 +218,10 @@ def test_a_server_of_the_original_only_raises_no_alert(original: Served) -> None
     assert not [name for name, rule in RULES.items() if fires(rule, now, now)]
 
 
-def test_no_alert_is_left_that_no_fault_raises(demo: Watched, slow: Watched) -> None:
+def test_no_alert_is_left_that_no_fault_raises(demo: Watched, slow: Watched, calibrating: Watched) -> None:
     down = {name for name, rule in RULES.items() if fires(rule, slow.first, scrape(slow.served))}
     assert down == {"AtpatchDown"}
-    assert set(RULES) == down.union(*(alerts for _, alerts in demo.raised + slow.raised))
+    assert set(RULES) == down.union(*(alerts for _, alerts in demo.raised + slow.raised + calibrating.raised))
 
 
 def test_the_dashboard_asks_for_what_is_exported(demo: Watched) -> None:
