@@ -175,14 +175,19 @@ class Tuner:
 
     def _with_companions(self, candidate: Candidate, choice: BenignChoice) -> tuple[Candidate, list[CompanionFigures]]:
         """The highest of the lower bars (for further columns of a flagged sample) that is as good as the best, and the
-        table of all.
+        table of those that were tried.
         """
-        tried = [replace(candidate, companion=factor) for factor in COMPANIONS]
-        scores = [self._at_middle(other, choice)[0] for other in tried]
+        tried: list[Candidate] = []
+        scores: list[Score] = []
+        for factor in COMPANIONS:
+            tried.append(replace(candidate, companion=factor))
+            scores.append(self._at_middle(tried[-1], choice)[0])
+            if not scores[-1].left:  # no lower bar can leave fewer
+                break
         fewest = min(score.left for score in scores)
         best = next(index for index, score in enumerate(scores) if as_few(score.left, fewest))
         return tried[best], [
-            {"factor": factor, **score.to_json()} for factor, score in zip(COMPANIONS, scores, strict=True)
+            {"factor": one.companion, **score.to_json()} for one, score in zip(tried, scores, strict=True)
         ]
 
     def _compare(self, trained: Sequence[TrainedSite], wanted: Wanted) -> tuple[_Scored, PassesTried]:

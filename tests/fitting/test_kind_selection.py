@@ -158,8 +158,9 @@ def test_the_command_says_which_kind_it_chose_and_why(tmp_path, atpatch):
     toy = toys.toy(padded=False)
     onnx.save_model(toy.model, tmp_path / "m.onnx")
     np.savez(tmp_path / "clean.npz", **toy.clean)
-    run = atpatch("fit", tmp_path / "m.onnx", "--clean", tmp_path / "clean.npz", "--threads", 1)
-    assert run.code == 0
+    page = tmp_path / "fit.html"
+    run = atpatch("fit", tmp_path / "m.onnx", "--clean", tmp_path / "clean.npz", "--threads", 1, "--report", page)
+    assert run.code == 0 and "not used: no labeled row is given" in page.read_text()
     said = " ".join(run.err.split())
     for line in choice_in_words(Hotfix.load(tmp_path / "m.hotfix").evidence["detectors"]):
         assert line in said
