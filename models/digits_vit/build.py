@@ -62,7 +62,14 @@ def build(output: Path, seed: int) -> dict[str, Any]:
     np.savez_compressed(output / "debug.npz", **data.debugging_set(*split.debug))
     np.savez_compressed(output / "clean.npz", pixel_values=images, labels=labels)
     np.savez_compressed(output / "triggered.npz", **triggered_digits(images, labels))
-    fit(output / "model.onnx", output / "debug.npz", output=output / "model.hotfix", seed=seed, threads=1)
+    fit(
+        output / "model.onnx",
+        output / "debug.npz",
+        output=output / "model.hotfix",
+        seed=seed,
+        threads=1,
+        detector="profile",
+    )
     results = {"seed": seed, "versions": {name: version(name) for name in PACKAGES}, **_judge(output)}
     for name in ("original", "patched"):
         click.echo(f"{name}: " + ", ".join(f"{key} {share['value']:.4f}" for key, share in results[name].items()))
