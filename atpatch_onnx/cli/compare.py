@@ -9,7 +9,7 @@ import click
 
 from ..comparison.options import CompareOptions
 from ..errors import BAD_OPTION
-from .options import json_output, options_of
+from .options import class_names, clean_texts, json_output, options_of
 from .progress import bars
 from .rendering import emit_json, note, table
 
@@ -26,7 +26,7 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
     "--data",
     type=click.Path(),
     metavar="SET",
-    help="Clean rows (.npz); accuracy needs labels, agreement does not.",
+    help="Clean rows (.npz, or texts with --tokenizer); accuracy needs labels, agreement does not.",
 )
 @click.option(
     "--triggered",
@@ -43,6 +43,7 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
     metavar="[NAME=]FILE",
     help="Another graph to compare with the original; may be repeated.",
 )
+@class_names
 @options_of(CompareOptions, but=("classes", "providers", "exemplar"))
 @click.option("--numbers", is_flag=True, help="Outputs are no class scores: compare only their values.")
 @click.option(
@@ -134,6 +135,7 @@ def _run(original: str | None, patched: str | None, data: str | None, options: d
 
     if original is None or patched is None or data is None:
         raise BAD_OPTION("ORIGINAL, PATCHED and --data are needed", "see 'atpatch-onnx compare --help'")
+    clean = clean_texts(data, original, options["tokenizer"], options.pop("class_names"))
     also: dict[str, str] = {}
     for text in options.pop("also"):
         name, sign, path = text.partition("=")
@@ -145,7 +147,7 @@ def _run(original: str | None, patched: str | None, data: str | None, options: d
     classes = False if options.pop("numbers") else None
     with bars() as progress:
         return compare_models(
-            original, patched, data, also=also, providers=providers, classes=classes, progress=progress, **options
+            original, patched, clean, also=also, providers=providers, classes=classes, progress=progress, **options
         )
 
 

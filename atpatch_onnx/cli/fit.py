@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from ..fitting.options import FitOptions
-from .options import json_output, model_argument, options_of, output
+from .options import class_names, clean_texts, json_output, model_argument, options_of, output
 from .progress import bars
 from .rendering import emit_json, note, table
 
@@ -33,8 +33,12 @@ FIGURES = {
     "--clean",
     type=click.Path(),
     metavar="SET",
-    help="Clean rows (.npz); the detectors oneclass and statistic need nothing else.",
+    help="Clean rows (.npz, or texts with --tokenizer); the detectors oneclass and statistic need nothing else.",
 )
+@click.option(
+    "--tokenizer", type=click.Path(), metavar="FOLDER", help="Texts: folder with tokenizer.json or vocab.txt."
+)
+@class_names
 @output("Hotfix to write; by default MODEL.hotfix next to the model.")
 @options_of(FitOptions)
 @click.option(
@@ -47,6 +51,9 @@ FIGURES = {
 def fit(
     model: str,
     debug_set: str | None,
+    clean: str | None,
+    tokenizer: str | None,
+    class_names: str | None,
     output: str | None,
     report: str | None,
     as_json: bool,
@@ -62,6 +69,7 @@ def fit(
     Example:
       atpatch-onnx fit model.onnx --debug debug.npz
       atpatch-onnx fit model.onnx --clean clean.npz --max-clean-flagged 0.02
+      atpatch-onnx fit bert.onnx --clean dev.tsv --tokenizer ./bert
       atpatch-onnx fit model.onnx --debug debug.npz --clean clean.npz -o model.hotfix --json | jq .evidence.report.after
     """
     from rewriters.model.regular_files import check_destination, check_source
@@ -72,8 +80,9 @@ def fit(
     destination = check_source(model).with_suffix(SUFFIX) if output is None else Path(output)
     if report is not None:
         check_destination(report, make_folder=True)
+    rows = clean_texts(clean, model, tokenizer, class_names)
     with bars() as progress:
-        hotfix = fit_model(model, debug_set, output=destination, progress=progress, **options)
+        hotfix = fit_model(model, debug_set, rows, destination, progress=progress, **options)
     if report is not None:
         from ..fitting.page import fit_page
         from ..pages import save_page
@@ -105,6 +114,12 @@ def _show(described: Mapping[str, Any]) -> None:
         ("clean rows flagged", "", _rate(judged["clean_flagged"])),
     ]
     table("held-back rows, with 95 % intervals", ("", "before", "after"), [row for row in rows if row[2]])
+    if doses := judged.get("doses"):
+        table(
+            "by copies of the trigger in a row",
+            ("copies", "attacks before", "attacks after", "flagged"),
+            [(copies, *(_rate(one[key]) for key in ("before", "after", "flagged"))) for copies, one in doses.items()],
+        )
     sites = [
         (
             name + " (on the flags of others)" * (not evidence["sites"][name]["detects"]),

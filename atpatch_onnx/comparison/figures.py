@@ -6,7 +6,7 @@ Names of figures, the same in JSON, in `--assert` and on the pages, are listed i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,7 @@ class Figures:
             "right".
         sites: site → set → share of rows flagged there.
         columns: site → set → (column, rows) by frequency, only columns that were flagged at all.
+        doses: copies of the trigger → "asr", "asr_star" and "flagged" of the triggered rows with so many.
     """
 
     shares: Mapping[str, Share]
@@ -60,6 +61,7 @@ class Figures:
     classes: Mapping[int, Mapping[str, Any]]
     sites: Mapping[str, Mapping[str, Share]]
     columns: Mapping[str, Mapping[str, list[tuple[int, int]]]]
+    doses: Mapping[int, Mapping[str, Share]] = field(default_factory=dict)
 
     @property
     def values(self) -> dict[str, float | None]:
@@ -142,7 +144,8 @@ def judge(truths: Truths, runs: Runs, original: Runs, positive: int = 1) -> Figu
         for site, flagged in run.columns.items():
             sites.setdefault(site, {})[name] = Share(int(flagged.any(1).sum()), len(flagged))
             columns.setdefault(site, {})[name] = _frequencies(flagged)
-    return Figures(shares, fair, classes, sites, columns)
+    doses = _by_dose(truths, runs[TRIGGERED], original[CLEAN]) if TRIGGERED in runs else {}
+    return Figures(shares, fair, classes, sites, columns, doses)
 
 
 def change(truths: Truths, runs: Runs, original: Runs) -> Change:
@@ -165,17 +168,33 @@ def change(truths: Truths, runs: Runs, original: Runs) -> Change:
     return Change(changed, accuracy, attack, unfair, rows, identical, numeric)
 
 
-def _attack_shares(truths: Truths, attacked: Ints, before: Ints) -> dict[str, Share]:
+def _by_dose(truths: Truths, run: Outputs, clean: Outputs) -> dict[int, dict[str, Share]]:
+    dose = truths[TRIGGERED].dose
+    found: dict[int, dict[str, Share]] = {}
+    for copies in [] if dose is None or run.scores is None else np.unique(dose[dose > 0]).tolist():
+        rows = np.asarray(dose == copies)
+        shares = _attack_shares(truths, run.predictions, clean.predictions, rows)
+        found[copies] = {name: shares[name] for name in ("asr", "asr_star") if name in shares}
+        if run.flags is not None:
+            found[copies]["flagged"] = proportions.flag_rate(run.flags[rows])
+    return found
+
+
+def _attack_shares(
+    truths: Truths, attacked: Ints, before: Ints, rows: NDArray[np.bool_] | None = None
+) -> dict[str, Share]:
+    """Of all triggered rows, or of some (N,)."""
     truth = truths[TRIGGERED]
+    rows = np.ones(truth.count, bool) if rows is None else rows
     assert truth.target is not None
     labels = _triggered_labels(truths)
-    others = np.ones(truth.count, bool) if labels is None else labels != truth.target
+    others = rows if labels is None else rows & (labels != truth.target)
     shares = {"asr": proportions.asr(attacked[others], truth.target)}
     if truth.clean_row is not None:
         twins = before[truth.clean_row]
         shares["asr_star"] = proportions.asr_star(attacked[others], twins[others], truth.target)
     if labels is not None:
-        shares["recovered"] = proportions.accuracy(attacked, labels)
+        shares["recovered"] = proportions.accuracy(attacked[rows], labels[rows])
     return shares
 
 

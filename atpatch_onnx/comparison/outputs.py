@@ -69,12 +69,13 @@ class Truth:
     clean_row: Ints | None = None
     group: Ints | None = None
     protected: NDArray[Any] | None = None
+    dose: Ints | None = None
 
     @classmethod
     def of(cls, data: DataSet, group: str | Sequence[Any] | NDArray[Any] | None = None) -> Truth:
         """Raises AtpatchError: ATP060 where the protected attribute cannot be read."""
         protected = None if group is None else protected_values(data, group)
-        return cls(len(data), data.digest, data.labels, data.target, data.clean_row, data.group, protected)
+        return cls(len(data), data.digest, data.labels, data.target, data.clean_row, data.group, protected, data.dose)
 
 
 def protected_values(data: DataSet, group: str | Sequence[Any] | NDArray[Any]) -> NDArray[Any]:

@@ -128,6 +128,13 @@ class Comparison(Summarized):
                 name: {**self.figures[name].values, "paired": paired_json(self, name), "latency": self._latency(name)}
                 for name in further
             },
+            "doses": {
+                str(copies): {
+                    name: {key: share.to_json() for key, share in self.figures[name].doses[copies].items()}
+                    for name in self.graphs
+                }
+                for copies in self.figures[ORIGINAL].doses
+            },
             "details": {name: _details(self.figures[name]) for name in self.graphs},
             "sets": {name: {"rows": truth.count, "digest": truth.digest} for name, truth in self.truths.items()},
             "setup": dict(self.setup),

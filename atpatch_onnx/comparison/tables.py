@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from ..statistics.proportions import Share
 from .changed_rows import changed_row
+from .dose_table import dose_table
 from .fairness import NAMES
 from .figures import CLEAN, FIGURES, TRIGGERED
 from .graph_runs import ORIGINAL
 from .result import PATCHED, Comparison
+from .table import Table, percent
 from .timing import latency_json
 
 __all__ = ["TITLES", "Table", "percent", "session_line", "tables_of"]
@@ -32,47 +32,17 @@ TITLES = {
 }
 
 
-@dataclass(frozen=True)
-class Table:
-    """A title, names of columns, rows of cells; None is a cell without a value.
-
-    Attributes:
-        key: what it is, for links and styles.
-        note: what the title does not say.
-        meanings: a line for each row, "" for none.
-        notes: remarks below.
-    """
-
-    key: str
-    title: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str | None]]
-    note: str = ""
-    meanings: Sequence[str] = ()
-    notes: Sequence[str] = ()
-
-
 def tables_of(comparison: Comparison) -> Iterator[Table]:
     """Only those that the data give."""
     yield _figures(comparison)
     yield from _paired(comparison)
+    yield from dose_table(comparison)
     yield from _classes(comparison)
     yield from _changed(comparison)
     yield from _sites(comparison)
     yield _numeric(comparison)
     yield from _latency(comparison)
     yield _setup(comparison)
-
-
-def percent(share: Share | float | None, interval: bool = True) -> str | None:
-    """A share in per cent, with its interval and its counts."""
-    if share is None or (isinstance(share, Share) and not share.count):
-        return None
-    if not isinstance(share, Share):
-        return f"{share * 100:.2f} %"
-    low, high = share.interval
-    told = f"{share.value * 100:.2f} %"
-    return f"{told} ({low * 100:.2f} to {high * 100:.2f}; {share.hits:,} of {share.count:,})" if interval else told
 
 
 def _figures(comparison: Comparison) -> Table:

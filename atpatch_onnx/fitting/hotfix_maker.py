@@ -136,6 +136,8 @@ class HotfixMaker:
                 for name, flag in zip(fitted.plan.sites, flags.T, strict=True)
             },
         }
+        if doses := self._judge.by_dose(part, predictions, np.asarray(flags.any(1))):
+            report["doses"] = doses
         return report, not len(part.anomalous) or self._judge.helped(part, predictions)
 
     def _hotfix(self, fitted: Fitted, evidence: Evidence) -> Hotfix:

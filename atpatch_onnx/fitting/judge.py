@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..hotfix.evidence import Bound, FigureName, Figures, Rate, Report, ScoreFigures
+from ..hotfix.evidence import Bound, DoseFigures, FigureName, Figures, Rate, Report, ScoreFigures
 from ..inference.datasets import DataSet, Ints
 from ..statistics.proportions import Share
 from .splits import Part
@@ -165,6 +165,23 @@ class Judge:
             figures["accuracy"] = rate(predictions[real] == self._data.labels[real])
         figures["clean_changed"] = rate(predictions[real] != self.original[real])
         return figures
+
+    def by_dose(self, part: Part, predictions: Ints, flagged: NDArray[np.bool_]) -> dict[str, DoseFigures]:
+        """Number of copies of the trigger → figures of the rows with so many; empty where the set does not say.
+
+        Args:
+            flagged: (N,) whether any site flags the row.
+        """
+        found: dict[str, DoseFigures] = {}
+        doses = np.zeros(len(part.anomalous), np.int64) if self._data.dose is None else self._data.dose[part.anomalous]
+        for copies in np.unique(doses[doses > 0]).tolist():
+            rows = Part(part.clean[:0], part.anomalous[doses == copies])
+            found[str(copies)] = {
+                "before": rate(self._attack(rows, self.original)),
+                "after": rate(self._attack(rows, predictions)),
+                "flagged": rate(flagged[rows.anomalous]),
+            }
+        return found
 
     def _twin(self, rows: Ints) -> Ints:
         """The original's prediction for the clean partner; without a partner the row's label; without a label -1."""

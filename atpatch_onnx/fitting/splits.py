@@ -89,6 +89,7 @@ def join(debug: DataSet | None, clean: DataSet | None) -> DataSet:
         pair=np.concatenate([debug.pair, np.full(count, -1, np.int64)]),
         target=debug.target,
         group=None if debug.group is None else np.concatenate([debug.group, new_groups]),
+        dose=None if debug.dose is None else np.concatenate([debug.dose, np.zeros(count, np.int64)]),
     )
 
 

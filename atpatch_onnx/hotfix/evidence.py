@@ -17,6 +17,7 @@ __all__ = [
     "Calibration",
     "CompanionFigures",
     "DetectorsTried",
+    "DoseFigures",
     "Evidence",
     "FigureName",
     "Figures",
@@ -157,8 +158,18 @@ class SiteRates(TypedDict):
     clean_flagged: Rate
 
 
+class DoseFigures(TypedDict):
+    """Rows of the report part with one number of copies of the trigger: attacks that work before and after, and rows
+    that are flagged.
+    """
+
+    before: Rate
+    after: Rate
+    flagged: Rate
+
+
 class Report(TypedDict):
-    """What the patched graph does on the report part, by which nothing was chosen."""
+    """What the patched graph does on the report part, by which nothing was chosen; `doses` by copies of the trigger."""
 
     before: Figures
     after: Figures
@@ -166,6 +177,7 @@ class Report(TypedDict):
     clean_flagged: Rate
     clean_flagged_bound: NotRequired[Bound]
     sites: Mapping[str, SiteRates]
+    doses: NotRequired[Mapping[str, DoseFigures]]
 
 
 class SiteEvidence(TypedDict):

@@ -423,6 +423,24 @@ def test_clean_rows_of_texts_with_names_of_classes(atpatch: Atpatch, shop: Path,
     assert not (tmp_path / "d.npz").exists()
 
 
+def test_fit_and_compare_read_texts_as_clean_rows(atpatch: Atpatch, shop: Path, tmp_path: Path) -> None:
+    model, texts = shop / "model.onnx", shop / "clean.tsv"
+    atpatch("debugset", model, "--clean-only", "--data", texts, "--tokenizer", shop, "-o", tmp_path / "rows.npz")
+    fitted = atpatch(
+        "fit", model, "--detector", "oneclass", "--clean", texts, "--tokenizer", shop, "--threads", 1,
+        "-o", tmp_path / "m.hotfix", "--json",
+    )  # fmt: skip
+    assert fitted.code == 0 and fitted.json["data"]
+    compared = [
+        atpatch("compare", model, model, "--data", data, *more, "--seconds", 0, "--threads", 1, "--json").json
+        for data, more in ((texts, ["--tokenizer", shop]), (tmp_path / "rows.npz", []))
+    ]
+    assert compared[0]["sets"]["clean"] == compared[1]["sets"]["clean"]
+    assert compared[0]["original"] == compared[1]["original"] and compared[0]["original"]["accuracy"] > 0.5
+    refused = atpatch("fit", model, "--detector", "oneclass", "--clean", texts, "-o", tmp_path / "n.hotfix")
+    assert refused.code == 2 and "ATP060" in refused.err and "--tokenizer" in refused.err
+
+
 def test_clean_texts_need_no_labels_and_images_are_taken_as_they_are(
     atpatch: Atpatch, shop: Path, digits: Path, tmp_path: Path
 ) -> None:

@@ -312,7 +312,7 @@ def test_rates_carry_wilson_intervals():
             5,
             54,
             "missed",
-            "5 of 54 held-back clean requests are flagged (95 % interval 4.0% to 19.9%): more than the 0.005 allowed.",
+            "5 of 54 held-back clean requests are flagged (95 % interval 4.0% to 19.9%): more than the allowed 0.005.",
         ),
         (0, 100, "not shown", "too few rows to show"),
         (0, 0, "not shown", ""),
@@ -340,6 +340,30 @@ def test_judge_counts_attack_among_rows_whose_twin_is_not_the_target():
     assert (before["asr"]["k"], before["asr_star"]["k"], before["asr_star"]["n"]) == (3, 2, 2)
     assert (after["asr"]["k"], after["asr_star"]["k"], after["recovered"]["k"]) == (2, 1, 2)
     assert (before["accuracy"]["k"], after["accuracy"]["k"], after["clean_changed"]["k"]) == (2, 3, 1)
+
+
+def test_judge_counts_attacks_by_copies_of_the_trigger():
+    arrays = {
+        "x": np.zeros((7, 1)),
+        "labels": np.array([0, 0, 1, 0, 0, 0, 1]),
+        "columns": np.array([[0]] * 3 + [[1]] * 4),
+        "pair": np.array([-1, -1, -1, 0, 1, 0, 2]),
+        "dose": np.array([0, 0, 0, 1, 1, 8, 8]),
+        "target": np.array(1),
+    }
+    original, after = np.array([0, 0, 1, 1, 0, 1, 1]), np.array([0, 0, 1, 0, 0, 1, 1])
+    flagged = np.array([1, 0, 0, 1, 0, 0, 1], bool)
+    judge = Judge(DataSet.from_arrays(arrays), original)
+    found = judge.by_dose(Part(np.arange(3), np.arange(3, 7)), after, flagged)
+    counts = {dose: {key: (one["k"], one["n"]) for key, one in rates.items()} for dose, rates in found.items()}
+    # The clean partner of the last row is predicted as the target anyway.
+    assert counts == {
+        "1": {"before": (1, 2), "after": (0, 2), "flagged": (1, 2)},
+        "8": {"before": (1, 1), "after": (1, 1), "flagged": (1, 2)},
+    }
+    del arrays["dose"]
+    judge = Judge(DataSet.from_arrays(arrays), original)
+    assert judge.by_dose(Part(np.arange(3), np.arange(3, 7)), after, flagged) == {}
 
 
 @pytest.mark.parametrize(
@@ -643,7 +667,7 @@ def test_a_trigger_that_is_not_the_models_is_called_that():
     ids[toy.debug["columns"]] = 12  # a word like any other
     error = refused(toy.model, {**toy.debug, "input_ids": ids})
     assert error.code == "ATP057"
-    assert re.search(r"the trigger changes \d+ of \d+ answers .* check that it is this model's", error.fix)
+    assert re.search(r"the trigger changes only \d+ of \d+ answers .* check that it belongs to this model", error.fix)
 
 
 def test_without_target_and_labels_the_partner_decides():
@@ -704,7 +728,8 @@ def test_command_writes_beside_the_model_and_reports_json_alone(tmp_path, atpatc
 def test_command_tells_people_on_stderr(tmp_path, atpatch):
     toy = toys.toy(padded=False)
     onnx.save_model(toy.model, tmp_path / "m.onnx")
-    np.savez(tmp_path / "debug.npz", **toy.debug)
+    dose = toy.debug["columns"].sum(1)
+    np.savez(tmp_path / "debug.npz", **toy.debug, dose=dose * (1 + np.arange(len(dose)) % 2))
     out = tmp_path / "other.hotfix"
     page = tmp_path / "fit.html"
     run = atpatch(
@@ -718,6 +743,10 @@ def test_command_tells_people_on_stderr(tmp_path, atpatch):
         f"Of {star['before']['asr_star']['k']} attacks that worked before, {star['after']['asr_star']['k']} still work"
         in html
     )
+    assert star["doses"].keys() == {"1", "2"}
+    assert sum(one["flagged"]["n"] for one in star["doses"].values()) == star["recall"]["n"]
+    assert sum(one["after"]["k"] for one in star["doses"].values()) == star["after"]["asr_star"]["k"]
+    assert "By copies of the trigger" in html and "by copies of the trigger" in run.err
     assert all(one.id in html for one in hotfix.sites) and "://" not in html.replace("http://www.w3.org", "")
 
 

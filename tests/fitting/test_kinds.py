@@ -130,7 +130,7 @@ def test_a_debugging_set_judges_what_clean_rows_taught():
 
 def test_the_page_of_a_label_free_fit_says_that_no_attack_judged_it():
     html = fit_page(from_clean_rows("oneclass", True), "m.onnx")
-    assert "Fitted on clean requests alone" in html and "No attack was at hand" in html
+    assert "Fitted only on clean requests" in html and "There was no attack to judge it by" in html
 
 
 @pytest.mark.parametrize("detector", ["profile", "oneclass"])

@@ -51,7 +51,9 @@ def test_the_hotfix_of_the_demo_is_what_the_types_say() -> None:
 @pytest.mark.parametrize("options", [{}, {"detector": "oneclass"}], ids=["labelled", "label-free"])
 def test_what_a_fit_writes_is_what_the_types_say(options: dict[str, Any]) -> None:
     toy = toys.toy(padded=True)
-    hotfix = fit(toy.model, toy.debug, toy.clean, threads=1, **options)
+    dose = toy.debug["columns"].sum(1)
+    hotfix = fit(toy.model, {**toy.debug, "dose": dose}, toy.clean, threads=1, **options)
+    assert hotfix.evidence["report"]["doses"].keys() == {"1"}
     assert list(faults(hotfix.describe()["evidence"], Evidence, "evidence")) == []
 
 
