@@ -1,45 +1,47 @@
-"""Fit on clean rows only. No trigger is known, so the fit learns what clean maps look like, and the threshold follows
-from a share of clean requests.
+"""Fit on clean rows only. No trigger is known, so the fit learns what clean rows look like, and the threshold follows
+from what it may cost on them (see `costs`).
 
-In two passes the sites of a group decide together, by the sum of their scores (`PatchPlan.joint`). Where tokens move,
-only the later half of the sites detects: over-attention to a moving trigger shows late, and early sites point at rare
-words. The benign pair is the clean mean of attention and values, which hardly harms a request that is flagged by
-mistake.
+In two passes the sites of a group decide together, by the sum of their scores (`PatchPlan.joint`). The score adds up
+two tests, of attention and of how much a token writes: each signal has attackers who hide from it. Where tokens move,
+only the last third of the sites detects, since a moving trigger shows late and early sites point at rare words. There
+the flagged tokens are taken out of the request: on SST-2 BadNets that leaves 1 % of the attacks where redistribution
+leaves 2 % (one column, 2 % of clean rows flagged), and it needs no benign values. Elsewhere the benign pair is the
+clean mean of attention and values, which hardly harms a request that is flagged by mistake. By default the second run's
+answer is accepted only where it differs: a causal test of the flag, after which all other requests keep every bit of
+theirs.
+
+Traffic may hold a few attacks. With `trim` the rows whose scores are highest are set aside, and the fit starts again
+without them. Needs numpy and onnxruntime only.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
-import numpy as np
-from numpy.typing import NDArray
-
-from rewriters.choices import Passes
+from rewriters.choices import Accept, Mend, Passes
 from rewriters.editing.admission import not_admitted
-from rewriters.plan import Detector, OneClass, PatchPlan, SitePlan, Static, Statistic
+from rewriters.plan import OneClass, PatchPlan, Static
 
 from ..hotfix.evidence import Calibration
-from ..inference.capture import Capture, SiteBatch
-from ..inference.datasets import Ints
+from ..inference.capture import Capture
 from ..inference.prediction import Served
-from .accumulators import BenignSums, Visibility, content_columns
-from .detectors.features import profile_features, statistic_scores
-from .detectors.oneclass import Moments, describe, in_nats, surprise, tail
+from .clean_columns import CleanColumns
+from .costs import Bounds, Costs
 from .fitted import Fitted, spread
 from .judge import rate
+from .options import MOST_ACCURACY_DROP, MOST_CHANGED
 from .passes import Wanted
-from .recipes import PROBES
-from .training import Context, places, stream
+from .signals import read_signals
+from .training import Context
 
 __all__ = ["fit_label_free"]
 
-ROUNDING = 1e-4
-"""Relative; float32 leaves differences of large features with four digits."""
-
-SINKS = (0, -1)
-"""[CLS] and [SEP], BOS and EOS: where sequences vary in length, their first and last tokens always draw attention."""
+NO_FLIPS: Mapping[Passes, str] = {
+    "one": "one pass has no second answer to compare with",
+    "two": "the graph has no output of class scores (samples, classes) to compare",
+}
+"""Passes → why every answer of a flagged request is accepted."""
 
 
 def fit_label_free(context: Context, capture: Capture, kind: str, output: str, wanted: Wanted) -> Fitted:
@@ -48,148 +50,82 @@ def fit_label_free(context: Context, capture: Capture, kind: str, output: str, w
     Args:
         kind: one of `detectors.LABEL_FREE`.
         output: graph output whose argmax is the prediction.
-        wanted: passes "auto" means two where the graph admits them. mend "auto" means redistribute, since no row
-            shows that excision does better.
+        wanted: passes "auto" means two where the graph admits them, mend "auto" excision where tokens move and the
+            graph admits it, accept "auto" flips where the graph admits them.
 
     Raises:
-        AtpatchError: ATP023 where two passes or excision are asked for and the graph does not admit them.
+        AtpatchError: ATP023 where two passes, excision or flips are asked for and the graph does not admit them.
     """
-    fitting = _Fitting(context, capture, kind)
-    if wanted.passes == "auto":
-        two = wanted.mend == "excise" or fitting.admits_two_passes(wanted)
-        return fitting.run(output, "two" if two else "one", wanted)
-    return fitting.run(output, wanted.passes, wanted)
+    fitting = _Fitting(context, capture, kind, wanted)
+    passes = wanted.passes
+    if passes == "auto":
+        passes = "two" if wanted.mend == "excise" or fitting.admits("two", "always") else "one"
+    return fitting.run(output, passes)
 
 
 class _Fitting:
-    def __init__(self, context: Context, capture: Capture, kind: str) -> None:
-        self._context, self._capture = context, capture
+    def __init__(self, context: Context, capture: Capture, kind: str, wanted: Wanted) -> None:
+        self._signals = read_signals(context, capture, both=kind == "oneclass" and wanted.signals != "attention")
+        context = replace(context, norms=self._signals.norms)
+        self._context, self._wanted = context, wanted
         self._sites = {site.id: site for site in capture.sites}
-        seen = {site.id: Visibility(site) for site in capture.sites}
-        train = context.parts.train.clean
-        stream(context, capture, train, "maps", lambda name, batch, _: seen[name].add(batch))
-        self._by_place = places(capture, seen)
-        benign = {site.id: BenignSums(site, self._by_place[site.id]) for site in capture.sites}
-        moments: dict[str, Moments] = {}
+        self._columns = CleanColumns(context, capture, kind, wanted.trim)
 
-        def gather(name: str, batch: SiteBatch, _: Ints) -> None:
-            benign[name].add(batch)
-            if kind == "oneclass":
-                features = self._features(name, batch)
-                places = features.shape[1] if self._by_place[name] else None
-                moments.setdefault(name, Moments(places, features.shape[2])).add(features, self._scored(name, batch))
+    def admits(self, passes: Passes, accept: Accept, mend: Mend = "redistribute") -> bool:
+        plan = self._plan(passes, accept, mend)
+        return not_admitted(self._context.model, plan, [*self._sites.values()]) is None
 
-        stream(context, capture, train, "clean columns", gather)
-        self._detectors: dict[str, Detector] = {name: self._described(name, kind, moments) for name in self._sites}
-        self._scores = self._score()
-        self._plans = {
-            name: SitePlan(self._detectors[name], benign[name].pair(), seen[name].every_row_sees_every_column)
-            for name in self._sites
-        }
+    def run(self, output: str, passes: Passes) -> Fitted:
+        context, wanted, columns = self._context, self._wanted, self._columns
+        accept = wanted.accepted("flip")
+        fallen_back = wanted.accept == "auto" and not (passes == "two" and self.admits(passes, accept))
+        accept = "always" if fallen_back else accept
+        plan = self._plan(passes, accept, self._mend(passes, accept))
+        drop = wanted.max_accuracy_drop
+        if drop is None:
+            drop = MOST_CHANGED if context.data.labels is None else MOST_ACCURACY_DROP
+        bounds = Bounds(drop, wanted.max_extra_runs, wanted.max_clean_flagged, wanted.trim)
 
-    def admits_two_passes(self, wanted: Wanted) -> bool:
-        sites = [*self._sites.values()]
-        return not_admitted(self._context.model, self._plan("two", wanted), sites) is None
+        def served(plan: PatchPlan) -> Served:
+            sites = [self._sites[name] for name in plan.sites]
+            return Served(context.model, context.folder, plan, sites, output, context.threads, context.mask)
 
-    def run(self, output: str, passes: Passes, wanted: Wanted) -> Fitted:
-        context, chosen = self._context, self._detecting()
-        plan = self._plan(passes, wanted)
-        peaks, clean = self._peaks(plan), context.parts.selection.clean
-        sites = [self._sites[name] for name in plan.sites]
-        served = Served(context.model, context.folder, plan, sites, output, context.threads, context.mask)
-        skipped = {name: "moving triggers show late" for name in self._sites if name not in plan.sites}
+        peaks, clean = columns.peaks(plan), context.parts.selection.clean
+        costs = Costs(context, bounds, peaks, served)
+        plan = costs.choose(plan)
         calibration: Calibration = {
             "clean_flagged": rate(peaks[clean] > plan.threshold),
             "joint": plan.joint,
+            "signals": self._signals.to_json(),
             "passes": {"chosen": passes},
+            "mend": {"chosen": plan.mend},
+            "accept": {"chosen": plan.accept, "why": NO_FLIPS[passes]} if fallen_back else {"chosen": plan.accept},
+            "costs": costs.to_json(),
+            "set_aside": len(columns.set_aside),
         }
-        scores = {name: {"clean": spread(self._scores[name].max(1)[clean])} for name in chosen}
+        skipped = {name: "moving triggers show late" for name in self._sites if name not in plan.sites}
+        scores = {name: {"clean": spread(columns.scores[name].max(1)[clean])} for name in columns.detecting}
         together = {"clean": spread(peaks[clean])} if plan.joint == "sum" else {}
-        return Fitted(plan, served, 1.0, frozenset(chosen), skipped, calibration, scores, together=together)
+        detecting = frozenset(columns.detecting)
+        return Fitted(plan, costs.served(plan), 1.0, detecting, skipped, calibration, scores, together=together)
 
-    def _plan(self, passes: Passes, wanted: Wanted) -> PatchPlan:
-        """The threshold leaves the allowed share of the selection part's clean requests above it."""
-        context, chosen = self._context, self._detecting()
-        joint = passes == "two" and all(isinstance(self._detectors[name], OneClass) for name in chosen)
-        names = list(self._sites) if passes == "two" else chosen
-        plan = PatchPlan(
-            {
-                name: plan if name in chosen else replace(plan, detector=Static())
-                for name, plan in self._plans.items()
-                if name in names
-            },
+    def _mend(self, passes: Passes, accept: Accept) -> Mend:
+        """Where tokens move, excision does as well as redistribution or better (see the module's text)."""
+        if self._wanted.mend != "auto":
+            return self._wanted.mend
+        tokens_move = passes == "two" and not self._columns.by_place
+        return "excise" if tokens_move and self.admits(passes, accept, "excise") else "redistribute"
+
+    def _plan(self, passes: Passes, accept: Accept, mend: Mend) -> PatchPlan:
+        """The plan without its threshold. In two passes sites that do not detect are patched all the same."""
+        plans, detecting = self._columns.plans, self._columns.detecting
+        joint = passes == "two" and all(isinstance(plans[name].detector, OneClass) for name in detecting)
+        names = list(plans) if passes == "two" else detecting
+        return PatchPlan(
+            {name: plans[name] if name in detecting else replace(plans[name], detector=Static()) for name in names},
             passes=passes,
             groups=(tuple(names),),
             joint="sum" if joint else "any",
-            mend="excise" if wanted.mend == "excise" else "redistribute",
-            accept=wanted.accepted("always"),
+            mend=mend,
+            accept=accept if passes == "two" else "always",
         )
-        clean = context.parts.selection.clean
-        bar = float(np.sort(self._peaks(plan)[clean])[::-1][math.floor(context.most_flagged * len(clean))])
-        # A little above: scores in the graph come from float32 sums of another order than ours.
-        return replace(plan, threshold=float(np.float32(bar + ROUNDING * (1 + abs(bar)))))
-
-    def _peaks(self, plan: PatchPlan) -> NDArray[np.float64]:
-        """The highest score of each row (N,), or the highest sum over the sites."""
-        together = np.sum if plan.joint == "sum" else np.max
-        peaks: NDArray[np.float64] = together([self._scores[name] for name in self._detecting()], axis=0).max(1)
-        return peaks
-
-    def _described(self, name: str, kind: str, moments: Mapping[str, Moments]) -> Detector:
-        exempt = () if self._by_place[name] else SINKS
-        if kind == "statistic":
-            return Statistic(exempt)
-        return replace(describe(moments[name], exempt=exempt, probes=PROBES), every=self._context.every)
-
-    def _detecting(self) -> Sequence[str]:
-        """Ids of the sites that detect, in graph order."""
-        names = list(self._sites)
-        if all(self._by_place.values()):
-            return names
-        return names[len(names) // 2 :]
-
-    def _score(self) -> dict[str, NDArray[np.float64]]:
-        """Site id → scores (N, K) of the clean rows of train and selection part, -inf elsewhere.
-
-        Also rescales the detectors, so that their scores are in nats.
-        """
-        context, parts = self._context, self._context.parts
-        rows = np.sort(np.concatenate([parts.train.clean, parts.selection.clean]))
-        found: dict[str, list[tuple[Ints, NDArray[np.float64]]]] = {name: [] for name in self._sites}
-
-        def score(name: str, batch: SiteBatch, chunk: Ints) -> None:
-            found[name].append((chunk, np.where(self._scored(name, batch), self._raw(name, batch), -np.inf)))
-
-        stream(context, self._capture, rows, "scores", score)
-        raw = {name: _assembled(parts, len(context.data)) for name, parts in found.items()}
-        for name, detector in self._detectors.items():
-            if isinstance(detector, OneClass):
-                seen = raw[name][parts.train.clean]
-                start, rate = tail(seen[np.isfinite(seen)])
-                raw[name] = np.where(np.isfinite(raw[name]), np.maximum((raw[name] - start) * rate, 0.0), -np.inf)
-                self._detectors[name] = in_nats(detector, start, rate)
-        return raw
-
-    def _raw(self, name: str, batch: SiteBatch) -> NDArray[np.float64]:
-        detector = self._detectors[name]
-        if isinstance(detector, Statistic):
-            return statistic_scores(detector, batch.map, batch.valid, self_attention=self._sites[name].self_attention)
-        assert isinstance(detector, OneClass)
-        return surprise(detector, self._features(name, batch), self._scored(name, batch))
-
-    def _scored(self, name: str, batch: SiteBatch) -> NDArray[np.bool_]:
-        return batch.valid if self._by_place[name] else content_columns(batch.valid)
-
-    def _features(self, name: str, batch: SiteBatch) -> NDArray[np.float32]:
-        self_attention = self._sites[name].self_attention
-        return profile_features(
-            batch.map, batch.valid, self_attention=self_attention, probes=PROBES, every=self._context.every
-        )
-
-
-def _assembled(parts: Sequence[tuple[Ints, NDArray[np.float64]]], rows: int) -> NDArray[np.float64]:
-    """(N, K) of batches that may differ in width, -inf where there is no score."""
-    whole = np.full((rows, max(scores.shape[1] for _, scores in parts)), -np.inf)
-    for chunk, scores in parts:
-        whole[chunk, : scores.shape[1]] = scores
-    return whole

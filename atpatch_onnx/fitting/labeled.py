@@ -14,6 +14,7 @@ from .joint_training import sites_together
 from .judge import Judge, advice
 from .passes import Wanted
 from .recipes import make_recipe
+from .signals import read_signals
 from .site_selection import LEAST_RECALL
 from .training import Context, anchor_sites, observe_sites, train_observed
 from .tuning import Tuner
@@ -35,8 +36,9 @@ def fit_labeled(
     Raises:
         AtpatchError: ATP023 for two passes or excision that the graph does not admit.
     """
+    norms = read_signals(context, capture, both=kind == "profile" and wanted.signals == "both").norms
     rows, columns = len(context.parts.train.rows), context.columns.shape[1]
-    made = make_recipe(kind, capture.sites, rows, columns, context.seed, context.every, context.norms)
+    made = make_recipe(kind, capture.sites, rows, columns, context.seed, context.every, norms)
     seen = observe_sites(context, capture, made)
     if isinstance(seen, AtpatchError):
         return seen

@@ -10,11 +10,21 @@ from ..errors import BAD_OPTION
 from ..options import option
 from .detectors import LABEL_FREE, LABELED, TRAINABLE
 
-__all__ = ["AcceptOption", "Every", "FitKeywords", "FitOptions", "MendOption", "PassesOption", "Progress"]
+__all__ = [
+    "AcceptOption",
+    "Every",
+    "FitKeywords",
+    "FitOptions",
+    "MendOption",
+    "PassesOption",
+    "Progress",
+    "SignalsOption",
+]
 
 Every = int | Literal["auto"]
 MendOption = Literal["redistribute", "excise", "auto"]
 PassesOption = Literal["one", "two", "auto"]
+SignalsOption = Literal["attention", "both", "auto"]
 AcceptOption = Literal["always", "flip", "auto"]
 
 Progress = Callable[[str, int, int], None]
@@ -24,6 +34,8 @@ MOST_FLAGGED = 0.005
 """Share of clean requests, of a hotfix that has seen attacks: what it costs is not measured otherwise."""
 MOST_EXTRA_RUNS = 0.1
 MOST_ACCURACY_DROP = 0.002
+MOST_CHANGED = 0.005
+"""Without labels every changed prediction counts, and some of the changes are for the better."""
 
 CLEAN_ROWS_ONLY: dict[str, float | None] = {"max_accuracy_drop": None, "max_extra_runs": None, "trim": 0.0}
 """Options of a fit on clean rows only, and their defaults."""
@@ -50,6 +62,7 @@ class FitKeywords(TypedDict, total=False):
     max_accuracy_drop: float | None
     max_extra_runs: float | None
     trim: float
+    signals: SignalsOption
     passes: PassesOption
     mend: MendOption
     accept: AcceptOption
@@ -73,10 +86,12 @@ class FitOptions:
             default .005 with a debugging set. Kinds that learn from clean rows only go by the next two unless it is
             given.
         max_accuracy_drop: oneclass and statistic: the threshold is the lowest that costs no more accuracy than this on
-            clean rows, or no more changed predictions where there are no labels; by default .002.
+            clean rows, or changes no larger share of predictions where there are no labels; by default .002 and .005.
         max_extra_runs: oneclass and statistic: and that flags no larger share of clean rows than this, since a flagged
             request runs again; by default .1.
         trim: oneclass: share of the clean rows that may be attacks, as in traffic; they are set aside.
+        signals: profile and oneclass: read the attention that a token gets, or both this and how much the token writes;
+            auto: both for oneclass, attention for profile.
         passes: patch each site in the order of the graph (one), or run flagged samples again (two); auto: two where
             that stops more attacks on the selection part.
         mend: with two passes: redistribute attention in the second run, or excise the flagged tokens from its request;
@@ -101,6 +116,7 @@ class FitOptions:
     max_accuracy_drop: float | None = None
     max_extra_runs: float | None = None
     trim: float = 0.0
+    signals: SignalsOption = option("auto", choices=SignalsOption)
     passes: PassesOption = option("auto", choices=PassesOption)
     mend: MendOption = option("auto", choices=MendOption)
     accept: AcceptOption = option("auto", choices=AcceptOption)
@@ -124,7 +140,12 @@ class FitOptions:
                 f"max_accuracy_drop, max_extra_runs and trim do not go with detector {self.detector!r}",
                 "max_clean_flagged does",
             )
-        for name, words in (("passes", PassesOption), ("mend", MendOption), ("accept", AcceptOption)):
+        for name, words in (
+            ("passes", PassesOption),
+            ("mend", MendOption),
+            ("accept", AcceptOption),
+            ("signals", SignalsOption),
+        ):
             if getattr(self, name) not in get_args(words):
                 raise BAD_OPTION(
                     f"{name} {getattr(self, name)!r} is unknown", f"choose from {', '.join(get_args(words))}"

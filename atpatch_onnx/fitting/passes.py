@@ -6,7 +6,14 @@ from dataclasses import dataclass
 
 from rewriters.choices import Accept
 
-from .options import MOST_ACCURACY_DROP, MOST_EXTRA_RUNS, AcceptOption, FitOptions, MendOption, PassesOption
+from .options import (
+    MOST_EXTRA_RUNS,
+    AcceptOption,
+    FitOptions,
+    MendOption,
+    PassesOption,
+    SignalsOption,
+)
 
 __all__ = ["Wanted"]
 
@@ -15,6 +22,7 @@ __all__ = ["Wanted"]
 class Wanted:
     """passes, mend, accept: as in `PatchPlan`; "auto" lets the fit choose.
 
+    signals: see `FitOptions`.
     max_clean_flagged, max_accuracy_drop, max_extra_runs, trim: of a fit on clean rows only, see `FitOptions`; a
         max_clean_flagged replaces the other two bounds.
     """
@@ -23,9 +31,10 @@ class Wanted:
     mend: MendOption = "auto"
     accept: AcceptOption = "auto"
     max_clean_flagged: float | None = None
-    max_accuracy_drop: float = MOST_ACCURACY_DROP
+    max_accuracy_drop: float | None = None
     max_extra_runs: float = MOST_EXTRA_RUNS
     trim: float = 0.0
+    signals: SignalsOption = "auto"
 
     @classmethod
     def of(cls, options: FitOptions) -> Wanted:
@@ -36,9 +45,10 @@ class Wanted:
             options.mend,
             options.accept,
             options.max_clean_flagged,
-            MOST_ACCURACY_DROP if drop is None else drop,
+            drop,
             MOST_EXTRA_RUNS if runs is None else runs,
             options.trim,
+            options.signals,
         )
 
     def accepted(self, by_default: Accept) -> Accept:

@@ -9,13 +9,16 @@ are not `Required`.
 from collections.abc import Mapping, Sequence
 from typing import Literal, NotRequired, Required, TypedDict
 
-from rewriters.choices import Joint, Mend, Passes
+from rewriters.choices import Accept, Joint, Mend, Passes
 
 __all__ = [
+    "AcceptChosen",
     "BenignFigures",
     "Bound",
     "Calibration",
     "CompanionFigures",
+    "CostFigures",
+    "CostTried",
     "DetectorsTried",
     "DoseFigures",
     "Evidence",
@@ -29,6 +32,7 @@ __all__ = [
     "Report",
     "RowCounts",
     "ScoreFigures",
+    "SignalsRead",
     "SiteEvidence",
     "SiteRates",
     "SitesTried",
@@ -137,6 +141,40 @@ class DetectorsTried(TypedDict):
     not_used: Mapping[str, str]
 
 
+class AcceptChosen(TypedDict):
+    """Which answers of flagged requests are accepted, and why all of them are where that was left to the fit."""
+
+    chosen: Accept
+    why: NotRequired[str]
+
+
+class SignalsRead(TypedDict):
+    """What detectors read, and site by site why the norms are those of the values before the output projection."""
+
+    chosen: Literal["attention", "both"]
+    unprojected: Mapping[str, str]
+
+
+class CostTried(TypedDict):
+    """One threshold: share of clean rows that run again, accuracy or share of predictions lost, predictions changed."""
+
+    threshold: float
+    most: int
+    companion: float
+    extra_runs: float
+    lost: float
+    changed: int
+
+
+class CostFigures(TypedDict):
+    """What a fit on clean rows only was allowed to cost, and what each threshold that was tried does cost."""
+
+    max_accuracy_drop: float
+    max_extra_runs: float
+    measure: Literal["accuracy", "changed"]
+    tried: Sequence[CostTried]
+
+
 class Calibration(TypedDict, total=False):
     """What was chosen on the selection part, and by which figures."""
 
@@ -149,6 +187,10 @@ class Calibration(TypedDict, total=False):
     companion: Sequence[CompanionFigures]
     sites: SitesTried
     joint: Joint
+    accept: AcceptChosen
+    costs: CostFigures
+    set_aside: int
+    signals: SignalsRead
 
 
 class SiteRates(TypedDict):

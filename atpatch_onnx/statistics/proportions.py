@@ -1,6 +1,6 @@
 """Rates from predictions and flags, each with its 95 % Wilson interval, and the comparison of two paired rates.
 
-Everything takes arrays with the sample axis first; only intervals and tests need scipy (extra `report`).
+Everything takes arrays with the sample axis first; only tests of paired rates need scipy (extra `report`).
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from ..errors import EXTRA_MISSING
 __all__ = ["CONFIDENCE", "Paired", "Share", "accuracy", "asr", "asr_star", "changed", "flag_rate", "unfair"]
 
 CONFIDENCE = 0.95
+DEVIATIONS = 1.959963984540054
+"""Standard deviations of a normal distribution that hold this share of it."""
 
 Labels = NDArray[np.integer[Any]]
 
@@ -37,14 +39,14 @@ class Share:
     def interval(self) -> tuple[float, float]:
         """Wilson score interval at `CONFIDENCE`: it stays inside [0, 1] and has a width at 0 of n, where the
         normal approximation has none.
-
-        Raises:
-            AtpatchError: ATP051 without scipy.
         """
         if not self.count:
             return (0.0, 1.0)
-        low, high = _binomtest()(self.hits, self.count).proportion_ci(CONFIDENCE, method="wilson")
-        return float(low), float(high)
+        z, share = DEVIATIONS, self.value
+        width = 2 * (self.count + z**2)
+        center = (2 * self.count * share + z**2) / width
+        half = z / width * math.sqrt(4 * self.count * share * (1 - share) + z**2)
+        return (center - half if self.hits else 0.0), (center + half if self.hits < self.count else 1.0)
 
     def to_json(self) -> dict[str, Any]:
         low, high = self.interval
@@ -175,7 +177,7 @@ def _binomtest() -> Any:
     try:
         from scipy.stats import binomtest
     except ImportError as error:
-        raise EXTRA_MISSING("intervals and tests need scipy", "pip install 'atpatch-onnx[report]'") from error
+        raise EXTRA_MISSING("tests of paired rates need scipy", "pip install 'atpatch-onnx[report]'") from error
     return binomtest
 
 

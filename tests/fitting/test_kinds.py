@@ -78,7 +78,9 @@ def test_cnn_refuses_sequences_of_varying_length():
 
 @functools.cache
 def from_clean_rows(kind: str, padded: bool) -> Hotfix:
-    return fit(toys.toy(padded).model, None, many_clean(padded), detector=kind, max_clean_flagged=0.02, threads=1)
+    """By attention only; `test_label_free` has the fit by default."""
+    rows, model = many_clean(padded), toys.toy(padded).model
+    return fit(model, None, rows, detector=kind, max_clean_flagged=0.02, signals="attention", threads=1)
 
 
 @pytest.mark.parametrize("padded", [True, False], ids=["padded", "fixed"])

@@ -11,27 +11,35 @@ have one or two words with much attention, but a trigger has more than any of th
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rewriters.plan import OneClass
+from rewriters.plan import NormDistance, OneClass, ValueNorms
 
-__all__ = ["Moments", "describe", "in_nats", "surprise", "tail"]
+__all__ = ["Moments", "describe", "describe_norms", "in_nats", "surprise", "tail"]
 
 Floats = NDArray[np.floating[Any]]
+
+Reference = TypeVar("Reference", OneClass, NormDistance)
 
 RIDGE = 1e-2
 """Added to the variances of log1p features where distances are squared. Without it, a feature that never varied in
 training would make any small change an enormous distance.
 """
+NORM_RIDGE = 1e-4
+"""The same for log-norms, whose variances are about a hundred times smaller."""
 RANK = 4
 """A column is compared with the fourth highest of its sample. So up to three trigger tokens do not hide each other."""
 MOST_WEIGHTS = 1 << 20
 """Of one site. Above this number all places share one covariance."""
-STARTS, TAIL = 0.95, 0.99
-"""Quantiles of clean columns: where a score starts to count, and beyond which it is taken to fall off exponentially."""
+STARTS, MOVING_STARTS, TAIL = 0.95, 0.99, 0.99
+"""Quantiles of clean columns: where a score starts to count, the same where tokens move, and beyond which it is taken
+to fall off exponentially. Sites and signals that show nothing add noise to the sum, and less of it if they start late:
+of the attacks on a victim that hides its attention, 84 % instead of 54 % are caught at 5 % of clean rows (SST-2, the
+last two sites).
+"""
 
 
 class Moments:
@@ -78,7 +86,21 @@ def describe(moments: Moments, *, exempt: tuple[int, ...], probes: tuple[int, ..
     return OneClass(mean.astype(np.float32), whitening.astype(np.float32), True, 0.0, 0, exempt, probes)
 
 
-def surprise(detector: OneClass, features: Floats, scored: NDArray[np.bool_]) -> NDArray[np.float64]:
+def describe_norms(moments: Moments, norms: ValueNorms) -> NormDistance:
+    """The same for the norms of what a column writes: their Mahalanobis distance, for each place or for all columns.
+
+    A trigger may write much in some heads and little in others, so the projection that attention uses does not find it:
+    in the last layer of a victim that hides its attention, 7 instead of 98 % of the triggers at 5 % of clean rows.
+    """
+    mean, covariance = moments.mean_and_covariance()
+    if covariance.ndim == 3 and covariance.size > MOST_WEIGHTS:
+        covariance = np.broadcast_to(covariance.mean(0), covariance.shape)
+    whitening = np.linalg.cholesky(np.linalg.inv(covariance + NORM_RIDGE * np.eye(mean.shape[-1])))
+    rank = RANK if mean.ndim == 1 else 0
+    return NormDistance(norms, mean.astype(np.float32), whitening.astype(np.float32), True, 0.0, rank)
+
+
+def surprise(detector: OneClass | NormDistance, features: Floats, scored: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Scores without the cut at zero, (B, K).
 
     Args:
@@ -97,13 +119,13 @@ def surprise(detector: OneClass, features: Floats, scored: NDArray[np.bool_]) ->
     return np.where(scored, distance - np.where(np.isfinite(reference), reference, 0.0) - detector.offset, -np.inf)
 
 
-def tail(scores: Floats) -> tuple[float, float]:
+def tail(scores: Floats, starts: float = STARTS) -> tuple[float, float]:
     """Where scores of clean columns (N,) start to count, and how many nats one unit of score beyond that is worth."""
-    start, far = np.quantile(scores, (STARTS, TAIL))
+    start, far = np.quantile(scores, (starts, TAIL))
     return float(start), 1.0 / max(float(np.mean(scores[scores >= far] - far)), 1e-9)
 
 
-def in_nats(detector: OneClass, start: float, rate: float) -> OneClass:
+def in_nats(detector: Reference, start: float, rate: float) -> Reference:
     """The detector whose score is (score - start) · rate."""
     factor = np.sqrt(rate) if detector.squared else rate
     return replace(

@@ -1,0 +1,187 @@
+"""`fit` on clean rows only: what it may cost, what it reads, attacks among the rows, and what it needs installed."""
+
+from __future__ import annotations
+
+import functools
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from atpatch_onnx.fitting.clean_columns import most_attacks
+from atpatch_onnx.fitting.costs import Bounds, Costs
+from atpatch_onnx.fitting.fitter import fit
+from atpatch_onnx.fitting.splits import Part, Split
+from atpatch_onnx.fitting.training import Context
+from atpatch_onnx.hotfix.file import Hotfix, is_silent
+from atpatch_onnx.inference.datasets import DataSet
+from rewriters.plan import PatchPlan
+
+from .test_kinds import many_clean, outcome, toys
+
+
+@functools.cache
+def hotfix_by_default(padded: bool) -> Hotfix:
+    return fit(toys.toy(padded).model, None, many_clean(padded), detector="oneclass", threads=1)
+
+
+@pytest.mark.parametrize("padded", [True, False], ids=["padded", "fixed"])
+def test_by_default_two_passes_flag_as_much_as_the_costs_allow_and_accept_flips(padded: bool) -> None:
+    hotfix = hotfix_by_default(padded)
+    calibration = hotfix.evidence["calibration"]
+    assert (hotfix.passes, hotfix.joint, hotfix.accept) == ("two", "sum", "flip")
+    chosen = [one for one in calibration["costs"]["tried"] if one["threshold"] == hotfix.threshold]
+    chosen = [one for one in chosen if (one["most"], one["companion"]) == (hotfix.most, hotfix.companion)]
+    assert chosen and chosen[0]["lost"] <= 0.002
+    assert calibration["clean_flagged"]["rate"] == pytest.approx(chosen[0]["extra_runs"])
+    assert chosen[0]["extra_runs"] <= 0.1
+    seen = outcome(hotfix, padded)
+    assert seen["asr_star"] <= (0.4 if padded else 0.1) and seen["accuracy_drop"] <= 0.01
+    assert hotfix.lengths == ({"shortest": 7, "longest": 12} if padded else {})
+
+
+def test_a_share_of_flagged_rows_that_is_given_wins_over_the_costs() -> None:
+    hotfix = fit(
+        toys.toy(False).model,
+        None,
+        many_clean(False),
+        detector="oneclass",
+        max_clean_flagged=0.03,
+        max_extra_runs=0.5,
+        threads=1,
+    )
+    costs = hotfix.evidence["calibration"]["costs"]["tried"]
+    assert {one["threshold"] for one in costs} == {hotfix.threshold}
+    assert 0.01 < hotfix.evidence["calibration"]["clean_flagged"]["rate"] <= 0.03
+
+
+def test_every_answer_is_accepted_where_the_graph_has_no_output_to_compare_and_the_evidence_says_so() -> None:
+    model = onnx.ModelProto()
+    model.CopyFrom(toys.toy(False).model)
+    model.graph.node.append(helper.make_node("Cast", ["logits"], ["wide"], to=TensorProto.DOUBLE))
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("wide", TensorProto.DOUBLE, ["batch", 2]))
+    hotfix = fit(model, None, many_clean(False), detector="oneclass", threads=1)
+    accepted = hotfix.evidence["calibration"]["accept"]
+    assert (hotfix.passes, hotfix.accept, accepted["chosen"]) == ("two", "always", "always")
+    assert "no output of class scores" in accepted["why"]
+
+
+def test_signals_are_both_by_default_and_attention_where_it_is_asked_for() -> None:
+    single = fit(toys.toy(False).model, None, many_clean(False), detector="oneclass", signals="attention", threads=1)
+    for hotfix, both in ((hotfix_by_default(False), True), (single, False)):
+        detectors = [one.plan.detector for one in hotfix.sites if not is_silent(one.plan)]
+        assert [one.norms is not None for one in detectors] == [both] * len(detectors)
+        assert hotfix.evidence["calibration"]["signals"]["chosen"] == ("both" if both else "attention")
+
+
+# --- attacks among the rows
+
+
+def test_rows_that_may_be_attacks_are_set_aside() -> None:
+    """Of 1,500 rows 2 % are attacks: the fit finds them among its own, and stops the attack all the same."""
+    rows = {name: array.copy() for name, array in many_clean(False).items()}
+    generator = np.random.default_rng(7)
+    bad = generator.choice(np.flatnonzero(rows["labels"] != toys.TARGET), 30, replace=False)
+    rows["input_ids"][bad, toys.FIXED_PLACE] = toys.TRIGGER
+    hotfix = fit(toys.toy(False).model, None, rows, detector="oneclass", trim=0.02, threads=1)
+    assert hotfix.evidence["calibration"]["set_aside"] == most_attacks(750, 0.02)
+    seen = outcome(hotfix, False)
+    assert seen["asr_star"] <= 0.1 and seen["accuracy_drop"] <= 0.01
+
+
+def test_enough_rows_are_set_aside_for_a_part_that_holds_more_attacks_than_its_share() -> None:
+    drawn = np.random.default_rng(0).hypergeometric(20, 980, 250, 10_000)
+    assert (drawn <= most_attacks(250, 0.02)).mean() > 0.97
+    assert most_attacks(250, 0.0) == 0 and most_attacks(3, 0.9) == 3
+
+
+# --- costs
+
+
+class Answers:
+    """Instead of a session: predictions after a second run, by row, for a plan."""
+
+    def __init__(self, plan: PatchPlan, before: np.ndarray, after: np.ndarray) -> None:
+        self.plan, self._before, self._after = plan, before, after
+
+    def run(self, data: DataSet, rows: np.ndarray, threshold: float) -> tuple[np.ndarray, None]:
+        found = np.full(len(self._before), -1)
+        found[rows] = (self._before if np.isinf(threshold) else self._after)[rows]
+        return found, None
+
+
+def costs_of(labels: np.ndarray | None, wrong_at: dict[int, list[int]], bounds: Bounds) -> tuple[Costs, PatchPlan]:
+    """A hundred rows with scores 100 to 1; `wrong_at`: most → rows whose answer a second run turns from 0 to 1."""
+    count = 100
+    none = np.zeros(0, np.int64)
+    data = DataSet({"x": np.zeros((count, 1))}, labels=labels, columns=np.zeros((count, 0), bool))
+    parts = Split(Part(none, none), Part(np.arange(count), none), Part(none, none))
+    context = Context(onnx.ModelProto(), None, data, parts, 0, 0.0, None, lambda *_: None)  # type: ignore[arg-type]
+
+    def opened(plan: PatchPlan) -> Answers:
+        after = np.zeros(count, np.int64)
+        after[wrong_at.get(plan.most, [])] = 1
+        return Answers(plan, np.zeros(count, np.int64), after)
+
+    costs = Costs(context, bounds, np.arange(count, 0, -1.0), opened)  # type: ignore[arg-type]
+    return costs, costs.choose(PatchPlan({}, joint="sum"))
+
+
+LABELS = np.zeros(100, np.int64)
+
+
+def test_the_lowest_threshold_that_the_extra_runs_allow_is_taken_where_nothing_is_lost() -> None:
+    _, plan = costs_of(LABELS, {}, Bounds(0.0, 0.1))
+    assert plan.threshold == pytest.approx(90, abs=0.1)
+    assert plan.most == 0
+
+
+def test_the_threshold_rises_until_no_more_is_lost_than_allowed() -> None:
+    """Rows 3 and 8 are lost once they are flagged: one row of a hundred is allowed."""
+    wrong = {most: [3, 8] for most in range(4)}
+    _, plan = costs_of(LABELS, wrong, Bounds(0.01, 0.1))
+    assert 92 <= plan.threshold < 97
+    _, plan = costs_of(LABELS, wrong, Bounds(0.0, 0.1))
+    assert plan.threshold > 97
+
+
+def test_more_columns_are_acted_on_as_long_as_that_costs_no_more_than_allowed() -> None:
+    _, plan = costs_of(LABELS, {0: [1, 2], 3: [1]}, Bounds(0.01, 0.1))
+    assert plan.most == 3 and plan.threshold == pytest.approx(90, abs=0.1)
+    _, plan = costs_of(LABELS, {0: [1, 2], 3: [1], 2: [1]}, Bounds(0.0, 0.1))
+    assert plan.most == 1
+
+
+def test_gains_make_up_for_losses_where_there_are_labels_and_every_change_counts_where_there_are_none() -> None:
+    labels = LABELS.copy()
+    labels[2] = 1
+    _, plan = costs_of(labels, {0: [2, 5]}, Bounds(0.0, 0.1))
+    assert plan.most == 0
+    costs, plan = costs_of(None, {0: [2, 5]}, Bounds(0.0, 0.1))
+    assert plan.most == 3 and costs.to_json()["measure"] == "changed"
+
+
+def test_rows_that_may_be_attacks_run_again_but_their_changes_are_no_loss() -> None:
+    every = {most: [0, 1] for most in range(4)}
+    _, plan = costs_of(LABELS, every, Bounds(0.0, 0.1, trim=0.02))
+    assert plan.threshold == pytest.approx(90, abs=0.1)
+
+
+# --- what it needs
+
+
+def test_it_needs_neither_torch_nor_scipy(tmp_path) -> None:
+    onnx.save(toys.toy(True).model, tmp_path / "m.onnx")
+    np.savez(tmp_path / "clean.npz", **{name: array[:400] for name, array in many_clean(True).items()})
+    program = (
+        "import sys\n"
+        "for name in ('torch', 'scipy', 'transformers'): sys.modules[name] = None\n"
+        "from atpatch_onnx import fit\n"
+        "hotfix = fit('m.onnx', clean='clean.npz', detector='oneclass', trim=.02, threads=1, output='m.hotfix')\n"
+        "print(hotfix.passes, hotfix.accept)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.split() == ["two", "flip"], done.stderr
