@@ -2,6 +2,7 @@
 
     atpatch_enabled, atpatch_threshold          inputs that steer a session
     atpatch_flagged, atpatch_columns/<site>     outputs that say what was flagged
+    atpatch_length_unseen                       output that says which requests are shorter or longer than any seen
     atpatch/<owner>/<role>, <role>.1, ...       an inserted node and the value it makes; the owner is a site, or a part
                                                 that all share
     atpatch/first/<name>, atpatch/second/<name> values of the first and of the second run (`second_pass`)
@@ -17,6 +18,7 @@ __all__ = [
     "COLUMNS",
     "ENABLED",
     "FLAGGED",
+    "LENGTH_UNSEEN",
     "PREFIX",
     "THRESHOLD",
     "branch_name",
@@ -40,6 +42,7 @@ PREFIX = _OURS + "/"
 ENABLED = _OURS + "_enabled"
 THRESHOLD = _OURS + "_threshold"
 FLAGGED = _OURS + "_flagged"
+LENGTH_UNSEEN = _OURS + "_length_unseen"
 COLUMNS = _OURS + "_columns/"
 
 _FIRST, _SECOND = PREFIX + "first/", PREFIX + "second/"
@@ -89,8 +92,8 @@ def is_inserted(name: str) -> bool:
 
 
 def is_telemetry(name: str) -> bool:
-    """Whether an output says what was flagged, and is none of the model's own."""
-    return name == FLAGGED or name.startswith(COLUMNS)
+    """Whether an output reports on requests, and is none of the model's own."""
+    return name in (FLAGGED, LENGTH_UNSEEN) or name.startswith(COLUMNS)
 
 
 def owner_of(name: str) -> str:

@@ -277,6 +277,9 @@ class PatchPlan:
         mend: two passes: "redistribute" the attention of flagged columns in the second run, or "excise" those tokens
             from its request.
         accept: two passes: "always", or "flip" to keep the first run's outputs where the prediction is the same.
+        lengths: the shortest and the longest request, in valid columns, that calibration has seen; None: not known.
+            Telemetry then adds the output `atpatch_length_unseen` (B,), true for requests beyond them, where a graph
+            input masks the padding of all sites.
         digest: digest of the hotfix this plan came from, "" when nothing was fitted.
     """
 
@@ -292,4 +295,5 @@ class PatchPlan:
     most: int = 0
     mend: Mend = "redistribute"
     accept: Accept = "always"
+    lengths: tuple[int, int] | None = None
     digest: str = ""

@@ -25,7 +25,7 @@ from .options import CompareKeywords, CompareOptions
 from .outputs import Outputs, Truth
 from .patched_in import patched_in, words_of
 from .result import PATCHED, Comparison
-from .setup import describe_setup
+from .setup import describe_setup, length_warnings
 from .timing import time_requests
 
 if TYPE_CHECKING:
@@ -92,6 +92,7 @@ def compare(
     floor = _floor(loaded[ORIGINAL], graphs[0], sets[CLEAN], told)
     requests = _requests(graphs, sets, outputs[PATCHED], told.seconds) if told.seconds > 0 else {}
     setup = describe_setup(loaded, graphs, scores, told)
+    setup["lengths"] = length_warnings(loaded[PATCHED], sets)
     shown = _exemplar(loaded, sites, sets, truths, outputs, told) if told.exemplar and sites else None
     if shown is not None and encoder is not None:
         words, twin = (words_of(encoder, inputs, shown) for inputs in (shown.inputs, shown.twin))

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
 from rewriters.editing.patcher import is_patched, stamp
+from rewriters.editing.telemetry import LENGTHS
 from rewriters.model import io as model_io
 from rewriters.model.forms import Loaded
 
+from ..inference.datasets import DataSet
 from ..inspection.inspector import count_nodes
 from .graph_runs import Graph
 from .options import CompareOptions
 
-__all__ = ["describe_setup"]
+__all__ = ["describe_setup", "length_warnings"]
 
 
 def describe_setup(
@@ -53,6 +56,24 @@ def _flags_from(graph: Graph, patched: bool) -> str:
     if graph.observer is None:
         return f"not known: {graph.untold}" if patched else "none: not patched"
     return "its telemetry" if graph.observer is graph.runner else "a copy of it with telemetry"
+
+
+def length_warnings(patched: Loaded, sets: Mapping[str, DataSet]) -> dict[str, Any]:
+    """Rows that are shorter or longer than any that the hotfix has seen, by set; empty where its lengths or the input
+    that masks padding are not known.
+    """
+    stamped = stamp(patched.proto) if is_patched(patched.proto) else {}
+    try:
+        seen = json.loads(stamped.get(LENGTHS, "{}"))
+        shortest, longest, mask = int(seen["shortest"]), int(seen["longest"]), seen["mask"]
+    except (KeyError, ValueError, TypeError):
+        return {}
+    found = {}
+    for name, rows in sets.items():
+        if mask in rows.inputs and rows.inputs[mask].ndim == 2:
+            length = (rows.inputs[mask] != 0).sum(1)
+            found[name] = {"k": int(((length < shortest) | (length > longest)).sum()), "n": len(length)}
+    return {"shortest": shortest, "longest": longest, "outside": found}
 
 
 def _runtime_version() -> str:

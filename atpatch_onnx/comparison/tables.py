@@ -68,6 +68,13 @@ def _figures(comparison: Comparison) -> Table:
         notes.append("no labels, so no accuracy: only agreement")
     if comparison.outputs[PATCHED][CLEAN].flags is None:
         notes.append(f"flags of the patched graph: {comparison.setup['models'][PATCHED]['flags']}")
+    seen = comparison.setup.get("lengths") or {"outside": {}}
+    for name, rows in seen["outside"].items():
+        if rows["k"]:
+            notes.append(
+                f"{rows['k']:,} of {rows['n']:,} {name} rows are shorter or longer than any that the hotfix was fitted"
+                f" on ({seen['shortest']} to {seen['longest']} tokens): more of them may be flagged; fit on such rows"
+            )
     return Table(
         "figures",
         f"{comparison.truths[CLEAN].count:,} clean rows, shares with 95 % Wilson intervals",

@@ -25,6 +25,7 @@ from .judge import Judge, advice, against_bound, rate
 from .label_free import fit_label_free
 from .labeled import fit_labeled
 from .passes import Wanted
+from .request_lengths import seen_lengths
 from .training import Context
 
 __all__ = ["Fit", "HotfixMaker"]
@@ -159,6 +160,7 @@ class HotfixMaker:
             mend=plan.mend,
             accept=plan.accept,
             data=context.data.digest,
+            lengths=seen_lengths(context, self._all_sites),
             evidence=evidence,
             seeds={"fit": context.seed},
             versions={name: _version(name) for name in ("atpatch-onnx", "numpy", "onnx", "onnxruntime", "torch")},

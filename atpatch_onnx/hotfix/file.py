@@ -62,6 +62,8 @@ class Hotfix(Summarized):
         level: benign attention is the mean times this.
         groups, passes, joint, companion, most, mend, accept: as in `PatchPlan`; the groups are of ids in `sites`.
         data: digest of the data it was fitted on, "" when there was none.
+        lengths: "shortest" and "longest" request that the fit has seen, in valid tokens; empty where inputs are of one
+            length, or no input masks their padding.
         evidence: calibration and held-back figures with their intervals, plain data; see `evidence.Evidence`.
         seeds, versions: what a rerun needs to give the same file.
     """
@@ -78,6 +80,7 @@ class Hotfix(Summarized):
     mend: Mend = "redistribute"
     accept: Accept = "always"
     data: str = ""
+    lengths: Mapping[str, int] = field(default_factory=dict)
     evidence: Evidence = field(default_factory=Evidence)
     seeds: Mapping[str, int] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -160,6 +163,7 @@ class Hotfix(Summarized):
             raise ValueError("threshold, level or companion out of range")
         if body["most"] < 0:
             raise ValueError("most must not be negative")
+        _check_lengths(body["lengths"])
         for name, words in (("passes", Passes), ("joint", Joint), ("mend", Mend), ("accept", Accept)):
             if body[name] not in get_args(words):
                 raise ValueError(f"{name} is none of the known words")
@@ -197,6 +201,7 @@ class Hotfix(Summarized):
             "accept": self.accept,
             "weights": self.weights,
             "data": self.data,
+            "lengths": dict(self.lengths),
             "sites": sites,
             "evidence": finite_json(self.evidence),
             "seeds": dict(self.seeds),
@@ -258,14 +263,21 @@ _FIELDS: dict[str, Any] = {
     "mend": str,
     "accept": str,
     "data": str,
+    "lengths": Mapping,
     "evidence": Mapping,
     "seeds": Mapping,
     "versions": Mapping,
 }
 
-_ABSENT = {"mend": "redistribute", "most": 0}
+_ABSENT: dict[str, Any] = {"mend": "redistribute", "most": 0, "lengths": {}}
 """Fields that were added later, and what a file without them means. A file is written without them where they have
 this value."""
+
+
+def _check_lengths(lengths: Mapping[str, Any]) -> None:
+    known = lengths.keys() == {"shortest", "longest"} and all(type(size) is int for size in lengths.values())
+    if lengths and not (known and 0 < lengths["shortest"] <= lengths["longest"]):
+        raise ValueError("lengths must be the shortest and the longest request")
 
 
 def _groups(groups: Any, known: set[str]) -> tuple[tuple[str, ...], ...]:

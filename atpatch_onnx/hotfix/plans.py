@@ -87,6 +87,7 @@ def fitted_plan(hotfix: Hotfix, sites: Sequence[Site], weights: str | None, opti
         joint=hotfix.joint,
         mend=hotfix.mend,
         accept=hotfix.accept,
+        lengths=(hotfix.lengths["shortest"], hotfix.lengths["longest"]) if hotfix.lengths else None,
         digest=hotfix.digest,
     )
     return _overridden(calibrated, options)

@@ -32,7 +32,7 @@ from .qdq_barrier import shield
 from .row_claims import with_shown_rows
 from .second_pass import add_second_pass
 from .stamp import Edit
-from .telemetry import add_telemetry
+from .telemetry import add_length_warning, add_telemetry, length_facts, mask_of_lengths
 
 __all__ = ["is_patched", "patch", "refusal", "stamp", "unpatch"]
 
@@ -83,6 +83,9 @@ def patch(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -> onn
         appended += add_telemetry(
             patched, [(site.id, columns[site.id]) for site in by_body[()]], pools[()], plan.gating == "if"
         )
+    mask = mask_of_lengths(plan, sites)
+    if plan.telemetry and plan.lengths is not None and mask is not None:
+        appended += add_length_warning(patched, plan.lengths, mask, pools[()], plan.gating == "if")
     for where in {*replacements, ()}:
         nodes = body_at(patched, where).node
         replacements[where], added = shield(nodes, replacements.get(where, []), appended if where == () else [])
@@ -90,6 +93,7 @@ def patch(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -> onn
     edits = apply(patched, replacements, appended)
     drop_unread_constants(patched)
     facts = _facts(plan, original_digest, {site.id: columns[site.id] if site.where == () else None for site in chosen})
+    facts |= length_facts(plan, mask)
     stamping.write(patched, facts, edits)
     return patched
 
@@ -160,7 +164,7 @@ def is_patched(model: onnx.ModelProto) -> bool:
 
 def stamp(model: onnx.ModelProto) -> dict[str, str]:
     """Facts of the stamp: version, original (digest), hotfix (digest), sites, detector, gating, passes, controls,
-    threshold, observe.
+    threshold, observe, and lengths where they are known.
     """
     return stamping.read(model)
 

@@ -1,4 +1,5 @@
-"""Optional outputs with the flags: `atpatch_flagged` (B, sites) and `atpatch_columns/<site>` (B', K), both bool.
+"""Optional outputs with the flags: `atpatch_flagged` (B, sites) and `atpatch_columns/<site>` (B', K), both bool; and
+`atpatch_length_unseen` (B,) bool, where the plan knows the lengths of requests that calibration has seen.
 
 B' is B, or B times the number of windows where a map's first axis counts windows too. Sites inside subgraphs and
 functions get no outputs and are left out; they are patched nevertheless.
@@ -6,6 +7,7 @@ functions get no outputs and are left out; they are patched nevertheless.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,9 +16,14 @@ from onnx import TensorProto, helper
 
 from ..checks import opset_of
 from ..emit import ConstantPool, Emitter
-from ..names import FLAGGED, columns_output
+from ..names import FLAGGED, LENGTH_UNSEEN, columns_output
+from ..plan import PatchPlan
+from ..sites import Site
 
-__all__ = ["add_telemetry"]
+__all__ = ["LENGTHS", "add_length_warning", "add_telemetry", "length_facts", "mask_of_lengths"]
+
+LENGTHS = "lengths"
+"""Stamp key: the shortest and the longest request that calibration has seen, and the input that masks padding."""
 
 
 def add_telemetry(
@@ -40,6 +47,35 @@ def add_telemetry(
     e.op("Greater", joined, e.constant(0.5))
     e.nodes[-1].output[0] = FLAGGED
     model.graph.output.append(helper.make_tensor_value_info(FLAGGED, TensorProto.BOOL, [None, len(flags)]))
+    return e.nodes
+
+
+def mask_of_lengths(plan: PatchPlan, sites: Sequence[Site]) -> str | None:
+    """The graph input (B, K) whose valid columns are a request's length; None where sites differ or have no mask, or
+    where no lengths are known.
+    """
+    masks = {site.key_mask for site in sites if site.id in plan.sites and site.where == ()}
+    return masks.pop() if plan.lengths is not None and len(masks) == 1 else None
+
+
+def length_facts(plan: PatchPlan, mask: str | None) -> dict[str, str]:
+    """The fact for the stamp."""
+    if plan.lengths is None or mask is None:
+        return {}
+    shortest, longest = plan.lengths
+    return {LENGTHS: json.dumps({"shortest": shortest, "longest": longest, "mask": mask})}
+
+
+def add_length_warning(
+    model: onnx.ModelProto, lengths: tuple[int, int], mask: str, pool: ConstantPool, conditional: bool = True
+) -> list[onnx.NodeProto]:
+    """Declare the output and return the nodes to append to the main graph; `mask`: graph input (B, K)."""
+    e = Emitter("lengths", opset_of(model, ()), pool, {}, conditional=conditional)
+    length = e.reduce("Sum", e.number(e.cast(mask, TensorProto.BOOL)), 1, keepdims=False, role="length")
+    shorter = e.op("Less", length, e.constant(lengths[0] - 0.5))
+    e.op("Or", shorter, e.op("Greater", length, e.constant(lengths[1] + 0.5)))
+    e.nodes[-1].output[0] = LENGTH_UNSEEN
+    model.graph.output.append(helper.make_tensor_value_info(LENGTH_UNSEEN, TensorProto.BOOL, [None]))
     return e.nodes
 
 
