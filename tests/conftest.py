@@ -74,7 +74,7 @@ def atpatch() -> Callable[..., Run]:
 
 @pytest.fixture
 def model_path(tmp_path: Path) -> Path:
-    """A model file with two attention layers, alone in its folder."""
+    """A model file with two attention layers, the only file in its folder."""
     path = tmp_path / "model.onnx"
     onnx.save_model(attention_model(layers=2), path)
     return path

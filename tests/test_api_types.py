@@ -47,7 +47,7 @@ def equal(a: list[np.ndarray], b: list[np.ndarray]) -> bool:
 
 @pytest.fixture(params=["inline", "external"])
 def stored(request, tmp_path) -> Path:
-    """A model file, its weights inside or beside it."""
+    """A model file, its weights inside or next to it."""
     path = tmp_path / "model.onnx"
     if request.param == "inline":
         onnx.save_model(attention_model(layers=2), path)
@@ -290,7 +290,7 @@ def test_a_hotfix_goes_with_every_form(stored, form, monkeypatch):
     assert equal(run(patched), run(atpatch_onnx.patch_model(stored, hotfix=hotfix).output))
 
 
-def test_a_hotfix_beside_the_model_goes_with_the_file_alone(stored):
+def test_a_hotfix_next_to_the_model_is_used_only_for_the_file(stored):
     hotfix_for(model_io.load(stored), stored.parent).save(stored.with_suffix(".hotfix"))
     assert atpatch_onnx.patch_model(stored).detector == "profile"
     with pytest.raises(AtpatchError) as caught:

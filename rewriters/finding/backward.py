@@ -121,8 +121,6 @@ def _as_scores(
     constant = [view.is_constant(factors.first), view.is_constant(factors.second)]
     if not any(constant):
         return Scores(node, factors, path)
-    if all(constant):
-        return Refused("constant-scores", f"{node.op_type} of two constants")
     weight = factors.first if constant[0] else factors.second
     if (
         (facts.rank(weight) or 0) >= _LEARNED_RANK

@@ -94,7 +94,7 @@ def test_without_labels_the_pairs_still_tell_where_predictions_went(shadow):
     assert found.pairs.drift[0].evidence.decided
 
 
-def test_equal_arms_are_not_told_apart(tmp_path):
+def test_equal_arms_are_not_distinguished(tmp_path):
     """Of 40 experiments without a difference none but a few may be decided."""
     decided = 0
     for seed in range(40):
@@ -116,9 +116,9 @@ def test_srm_fires_on_a_skewed_log_and_not_on_a_fair_one(tmp_path, atpatch):
     (found,) = analyze_log(skewed).revisions
     assert found.live.srm.alarm
     assert "sample-ratio mismatch" in found.invalid[0]
-    told = atpatch("ab", "analyze", skewed)
-    assert told.code == 1
-    assert "INVALID" in told.err
+    done = atpatch("ab", "analyze", skewed)
+    assert done.code == 1
+    assert "INVALID" in done.err
     assert atpatch("ab", "analyze", fair).code == 0
 
 
@@ -219,7 +219,7 @@ def test_outcomes_by_unit(tmp_path):
     assert tested.evidence.decided
 
 
-@pytest.mark.parametrize(("text", "told"), [
+@pytest.mark.parametrize(("text", "message"), [
     ("a,b\n1,2\n", "no id or unit"),
     ("id,label\nr1,cat\n", "whole number"),
     ("id,outcome\nr1,maybe\n", "neither 0 nor 1"),
@@ -228,10 +228,10 @@ def test_outcomes_by_unit(tmp_path):
     ('{"id": "r1"', "not JSON"),
     ("", "holds no outcome"),
 ])  # fmt: skip
-def test_unusable_outcomes_are_refused(tmp_path, text, told, atpatch):
+def test_unusable_outcomes_are_refused(tmp_path, text, message, atpatch):
     (tmp_path / "o").write_text(text)
     log = write_log(tmp_path / "l.jsonl", [row(0)])
-    with pytest.raises(AtpatchError, match=told) as caught:
+    with pytest.raises(AtpatchError, match=message) as caught:
         analyze_log(log, tmp_path / "o")
     assert caught.value.code == "ATP088"
     assert atpatch("ab", "analyze", log, "--outcomes", tmp_path / "o").code == 2
@@ -272,7 +272,7 @@ def test_the_servers_own_writer_rotates_into_what_is_read(tmp_path):
     assert found.reading.bad == found.reading.torn == 0
 
 
-def test_broken_lines_are_counted_and_one_line_says_how_to_mend(tmp_path, atpatch):
+def test_broken_lines_are_counted_and_one_line_says_how_to_fix_them(tmp_path, atpatch):
     log = tmp_path / "l.jsonl"
     lines = [json.dumps(row(n)) for n in range(3)]
     broken = [
@@ -287,9 +287,9 @@ def test_broken_lines_are_counted_and_one_line_says_how_to_mend(tmp_path, atpatc
     broken.append(json.dumps({name: value for name, value in row(9).items() if name != "unit"}))
     broken.append("[" * 100_000)
     log.write_text("\n".join([lines[0], *broken, "", lines[1], lines[2]]) + "\n" + lines[0][:60])
-    told = atpatch("ab", "analyze", log, "--json")
-    assert told.code == 0
-    told_log = told.json["log"]
+    done = atpatch("ab", "analyze", log, "--json")
+    assert done.code == 0
+    told_log = done.json["log"]
     refused = told_log.pop("refused")
     assert told_log == {
         "files": [str(log)],
@@ -309,7 +309,7 @@ def test_broken_lines_are_counted_and_one_line_says_how_to_mend(tmp_path, atpatc
         "NaN is not JSON": 1,
         "field 'unit' is missing": 1,
     }
-    assert told.json["revisions"][0]["requests"] == 3
+    assert done.json["revisions"][0]["requests"] == 3
     (line,) = [line for line in atpatch("ab", "analyze", log).err.splitlines() if "broken" in line]
     assert line.startswith("9 broken lines were skipped, the first at l.jsonl:2: not JSON")
 
@@ -327,9 +327,9 @@ def test_a_compressed_file_cut_short_is_read_up_to_there(tmp_path):
 )
 def test_a_log_without_a_decision_is_refused(tmp_path, atpatch, content):
     (tmp_path / "l.jsonl").write_bytes(content)
-    told = atpatch("ab", "analyze", tmp_path / "l.jsonl")
-    assert told.code == 2
-    assert told.err.startswith("error ATP087")
+    done = atpatch("ab", "analyze", tmp_path / "l.jsonl")
+    assert done.code == 2
+    assert done.err.startswith("error ATP087")
 
 
 def test_a_missing_log_is_refused(tmp_path, atpatch):
@@ -396,8 +396,8 @@ def test_missing_pairs_bound_the_verdict(tmp_path, atpatch):
         lost(900 + n, "timeout" if n < 90 else "dropped") for n in range(100)
     ]
     log = write_log(tmp_path / "l.jsonl", rows)
-    told = atpatch("ab", "analyze", log, "--json")
-    (revision,) = told.json["revisions"]
+    done = atpatch("ab", "analyze", log, "--json")
+    (revision,) = done.json["revisions"]
     bounds = revision["pairs"]["disagreement_bounds"]
     assert {name: bounds[name] for name in ("missing", "count", "low", "high")} == {
         "missing": 100,
@@ -498,9 +498,9 @@ def test_missing_pairs_leave_a_bound_on_disagreement_open(tmp_path, atpatch):
     log = write_log(
         tmp_path / "l.jsonl", [*(pair(n, 0, 0) for n in range(1000)), *(lost(1000 + n) for n in range(100))]
     )
-    told = atpatch("ab", "analyze", log, "--most-disagreement", "0.05")
-    assert told.code == 0
-    assert "with 100 pairs missing it is not known whether it is more than 5.00%" in told.err
+    done = atpatch("ab", "analyze", log, "--most-disagreement", "0.05")
+    assert done.code == 0
+    assert "with 100 pairs missing it is not known whether it is more than 5.00%" in done.err
     assert "is not known" not in atpatch("ab", "analyze", log, "--most-disagreement", "0.2").err
     many = write_log(
         tmp_path / "m.jsonl", [*(pair(n, 0, 1) for n in range(100)), *(lost(100 + n) for n in range(1900))]
@@ -522,9 +522,9 @@ def test_requests_that_the_patched_arm_failed_bound_the_flag_rate(tmp_path):
 
 
 def test_the_latency_of_shadow_runs_is_no_comparison(shadow, live, atpatch):
-    told = atpatch("ab", "analyze", shadow[0])
-    assert "patched / original" not in told.err
-    assert "'atpatch-onnx bench' compares" in told.err
+    done = atpatch("ab", "analyze", shadow[0])
+    assert "patched / original" not in done.err
+    assert "'atpatch-onnx bench' compares" in done.err
     (revision,) = atpatch("ab", "analyze", shadow[0], "--json").json["revisions"]
     assert revision["pairs"]["latency_ratio_median"] is None
     page = render_page(analyze_log(shadow[0]))
@@ -536,7 +536,7 @@ def test_the_latency_of_shadow_runs_is_no_comparison(shadow, live, atpatch):
 # What servers write
 
 
-def test_differences_that_are_not_finite_are_told(tmp_path):
+def test_differences_that_are_not_finite_are_reported(tmp_path):
     rows = [pair(0, 1, 1, difference=[None]), pair(1, 0, 0), pair(2, 0, 0)]
     found = analyze_log(write_log(tmp_path / "l.jsonl", rows))
     assert (found.reading.bad, found.revisions[0].pairs.apart.share.count, found.revisions[0].pairs.not_finite) == (
@@ -548,15 +548,15 @@ def test_differences_that_are_not_finite_are_told(tmp_path):
     assert "1 differences of outputs are not finite" in found.revisions[0].problems[-1]
 
 
-def test_duplicated_rows_are_told_and_count_once(tmp_path, atpatch):
+def test_duplicated_rows_are_reported_and_count_once(tmp_path, atpatch):
     """A log that was rotated by copying is there twice; so is one given under two names."""
     log = write_log(tmp_path / "log.jsonl", [entry for entry, _ in ab_rows(200, 0.5, 0.1, 0.1)])
     once = atpatch("ab", "analyze", log, "--json").json
     for name in ("log.jsonl.1", "other.jsonl"):
         (tmp_path / name).write_bytes(log.read_bytes())
-    told = atpatch("ab", "analyze", log, tmp_path / "other.jsonl", "--json").json
-    assert (told["log"]["lines"], told["log"]["duplicates"], told["valid"]) == (600, 400, True)
-    assert told["revisions"] == once["revisions"]
+    done = atpatch("ab", "analyze", log, tmp_path / "other.jsonl", "--json").json
+    assert (done["log"]["lines"], done["log"]["duplicates"], done["valid"]) == (600, 400, True)
+    assert done["revisions"] == once["revisions"]
     assert (
         "400 decisions were found twice and count once" in atpatch("ab", "analyze", log, tmp_path / "other.jsonl").err
     )
@@ -564,17 +564,17 @@ def test_duplicated_rows_are_told_and_count_once(tmp_path, atpatch):
 
 
 def test_the_log_of_an_older_server(atpatch):
-    told = atpatch("ab", "analyze", Path(__file__).parents[1] / "decisions" / "schema1.jsonl", "--json").json
-    assert (told["log"]["lines"], told["log"]["bad"]) == (28, 0)
-    assert sum(revision["requests"] for revision in told["revisions"]) == 16
+    done = atpatch("ab", "analyze", Path(__file__).parents[1] / "decisions" / "schema1.jsonl", "--json").json
+    assert (done["log"]["lines"], done["log"]["bad"]) == (28, 0)
+    assert sum(revision["requests"] for revision in done["revisions"]) == 16
 
 
 # Out
 
 
 def test_the_command_tells_people_and_programs(live, shadow, tmp_path, atpatch):
-    told = atpatch("ab", "analyze", live[0], "--outcomes", live[1])
-    assert (told.code, told.out) == (0, "")
+    done = atpatch("ab", "analyze", live[0], "--outcomes", live[1])
+    assert (done.code, done.out) == (0, "")
     for words in (
         "Fewer wrong answers with the patch",
         "requests by assignment",
@@ -582,7 +582,7 @@ def test_the_command_tells_people_and_programs(live, shadow, tmp_path, atpatch):
         "decided",
         "latency, ms",
     ):
-        assert words in told.err
+        assert words in done.err
     report = atpatch("ab", "analyze", shadow[0], "--outcomes", shadow[1], "--json")
     (revision,) = report.json["revisions"]
     assert report.err == ""
@@ -596,9 +596,9 @@ def test_the_command_tells_people_and_programs(live, shadow, tmp_path, atpatch):
 
 def test_a_bound_on_disagreement_fails_the_check(shadow, atpatch):
     assert atpatch("ab", "analyze", shadow[0], "--most-disagreement", "0.05").code == 0
-    told = atpatch("ab", "analyze", shadow[0], "--most-disagreement", "0.01")
-    assert told.code == 1
-    assert "more often than 1.00%" in told.err
+    done = atpatch("ab", "analyze", shadow[0], "--most-disagreement", "0.01")
+    assert done.code == 1
+    assert "more often than 1.00%" in done.err
 
 
 def test_experiments_are_kept_apart(tmp_path, atpatch):
@@ -635,7 +635,7 @@ def test_the_page_needs_nothing_from_outside_and_trusts_no_name(live, tmp_path, 
 ])  # fmt: skip
 def test_next_to_nothing_is_no_error(tmp_path, atpatch, rows):
     log = write_log(tmp_path / "l.jsonl", rows)
-    told = atpatch("ab", "analyze", log, "--json", "--html", tmp_path / "p.html")
-    assert told.code in (0, 1)
-    assert told.json["revisions"][0]["requests"] == len(rows)
-    assert atpatch("ab", "analyze", log).code == told.code
+    done = atpatch("ab", "analyze", log, "--json", "--html", tmp_path / "p.html")
+    assert done.code in (0, 1)
+    assert done.json["revisions"][0]["requests"] == len(rows)
+    assert atpatch("ab", "analyze", log).code == done.code

@@ -41,14 +41,14 @@ def test_every_shape_has_a_clean_and_a_flagged_request(found):
 
 
 def test_json_keys(found):
-    told = json.loads(json.dumps(found.to_json(), allow_nan=False))
-    assert {"original", "patched", "ratio", "provider", "threads"} <= told.keys()
-    assert {"median", "low", "high"} <= told["ratio"].keys()
-    assert (told["provider"], told["threads"], len(told["cases"])) == ("CPUExecutionProvider", 1, 4)
+    done = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    assert {"original", "patched", "ratio", "provider", "threads"} <= done.keys()
+    assert {"median", "low", "high"} <= done["ratio"].keys()
+    assert (done["provider"], done["threads"], len(done["cases"])) == ("CPUExecutionProvider", 1, 4)
     for side in ("original", "patched"):
-        assert {"path", "ms", "file_bytes", "load_ms", "peak_bytes", "idle_bytes"} <= told[side].keys()
-    assert told["ratio"]["median"] == max(case["ratio"]["median"] for case in told["cases"] if case["kind"] == "clean")
-    assert told["ratios"]["file"] == told["patched"]["file_bytes"] / told["original"]["file_bytes"] > 1
+        assert {"path", "ms", "file_bytes", "load_ms", "peak_bytes", "idle_bytes"} <= done[side].keys()
+    assert done["ratio"]["median"] == max(case["ratio"]["median"] for case in done["cases"] if case["kind"] == "clean")
+    assert done["ratios"]["file"] == done["patched"]["file_bytes"] / done["original"]["file_bytes"] > 1
 
 
 def test_a_share_of_the_batch_can_be_flagged(case):
@@ -153,7 +153,7 @@ def test_inputs_that_do_not_fit_are_refused_in_the_runtimes_words(case, tmp_path
 
 @pytest.mark.parametrize("threshold", [1e30, -1e30])
 def test_bound_memory_gives_the_same_answers(case, threshold):
-    """What is timed on CUDA, here with the CPU's memory; the patch's controls are bound beside the inputs."""
+    """What is timed on CUDA, here with the CPU's memory; the patch's controls are bound like the inputs."""
     arm = Arm(case.patched, 1)
     feeds = {
         **random_inputs(token_model(), SHAPE),
@@ -170,7 +170,7 @@ def test_bound_memory_gives_the_same_answers(case, threshold):
 FEW = ["--shape", "batch=2,sequence=8", "--pairs", "4", "--seconds", "0.05", "--rounds", "0"]
 
 
-def test_the_command_prints_json_alone(case, atpatch):
+def test_the_command_prints_only_json(case, atpatch):
     done = atpatch("bench", case.model, case.patched, *FEW, "--shape", "batch=1", "--json")
     assert (done.code, done.err) == (0, "")
     assert [one["shape"] for one in done.json["cases"]] == [{"batch": 2, "sequence": 8}] * 2 + [{"batch": 1}] * 2

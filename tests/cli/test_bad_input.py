@@ -188,7 +188,7 @@ def test_other_commands_refuse_the_same_files(tmp_path, atpatch, command, case):
 
 
 @pytest.mark.parametrize("holder", ["input", "initializer", "node output", "subgraph"])
-def test_names_of_ours_in_the_users_model_are_told(tmp_path, atpatch, holder):
+def test_names_of_ours_in_the_users_model_are_reported(tmp_path, atpatch, holder):
     """Else the patch would define a value twice, or `unpatch` would take the user's own value out."""
     model = attention_model()
     name = "atpatch_threshold" if holder == "input" else "atpatch_mine"

@@ -171,7 +171,7 @@ def test_a_users_detector_is_spliced_in(model_path, tmp_path, atpatch):
 
 
 def test_hotfix_order(model_path, tmp_path, atpatch):
-    """--hotfix, else --detector, else <model>.hotfix beside the model; else see `test_patch_without_hotfix`."""
+    """--hotfix, else --detector, else <model>.hotfix next to the model; else see `test_patch_without_hotfix`."""
     hotfix = hotfix_for(onnx.load(model_path), tmp_path)
     assert "ATP061" in atpatch("patch", model_path).err
     hotfix.save(tmp_path / "elsewhere.hotfix")
@@ -370,7 +370,7 @@ print([name for name in ("torch", "onnxruntime", "onnx", "numpy", "rich") if nam
     assert time.perf_counter() - started < 5
 
 
-def test_json_is_alone_on_stdout(tmp_path):
+def test_only_json_is_on_stdout(tmp_path):
     text = str(export_model("bert", "dynamo").path)
     command = [sys.executable, "-m", "atpatch_onnx", "patch", text, "-o", str(tmp_path / "p.onnx"), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)

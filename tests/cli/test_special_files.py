@@ -123,7 +123,7 @@ def test_only_a_regular_file_is_replaced(room, atpatch, template, kind):
 
 
 @pytest.mark.parametrize(("name", "template"), DESTINATIONS.items(), ids=DESTINATIONS)
-def test_no_place_for_the_output_is_told_before_the_work(room, atpatch, name, template):
+def test_an_output_that_cannot_be_written_is_reported_before_the_work(room, atpatch, name, template):
     before = sorted(os.listdir())
     for path in ["n" * 300, *([] if name in _FOLDERS_MADE else ["missing/out"])]:
         run = atpatch(*command(template, path))
@@ -146,7 +146,7 @@ def test_a_link_is_read_but_not_written_in_place(room, atpatch):
     assert Path("link.onnx").is_symlink()
 
 
-def test_a_hotfix_beside_the_model_is_not_passed_over(room, atpatch):
+def test_a_hotfix_next_to_the_model_is_used(room, atpatch):
     """A FIFO or a broken link there would otherwise mean:
     patched with another detector than the one that was fitted.
     """

@@ -15,12 +15,12 @@ from atpatch_onnx.comparison.assertions import PAIRED
 from atpatch_onnx.comparison.figures import FIGURES
 
 
-def test_json_alone_on_stdout_and_people_on_stderr(case, atpatch) -> None:
-    told = atpatch("compare", *case.arguments, "--json", "--assert", "changed>=0")
-    assert told.code == 0
-    assert told.json["n"] == 40
-    assert told.json["asserts"] == [{"assert": "changed>=0", "value": told.json["paired"]["changed"], "holds": True}]
-    assert "holds: changed>=0" in told.err
+def test_only_json_is_on_stdout_and_text_for_people_on_stderr(case, atpatch) -> None:
+    done = atpatch("compare", *case.arguments, "--json", "--assert", "changed>=0")
+    assert done.code == 0
+    assert done.json["n"] == 40
+    assert done.json["asserts"] == [{"assert": "changed>=0", "value": done.json["paired"]["changed"], "holds": True}]
+    assert "holds: changed>=0" in done.err
     people = atpatch("compare", *case.arguments)
     assert (people.code, people.out) == (0, "")
     for words in (
@@ -29,23 +29,23 @@ def test_json_alone_on_stdout_and_people_on_stderr(case, atpatch) -> None:
         "bit-identical",
         "floor: original unoptimized",
         "CPUExecutionProvider, 1 thread",
-        told.json["verdict"],
+        done.json["verdict"],
     ):
         assert words in people.err
 
 
-def test_a_bound_that_fails_is_exit_1_and_all_are_told(case, atpatch) -> None:
-    told = atpatch("compare", *case.arguments, "--assert", "accuracy>=0", "--assert", "changed<0", "--json")
-    assert told.code == 1
-    assert [one["holds"] for one in told.json["asserts"]] == [True, False]
-    assert "FAILS: changed<0 (changed is " in told.err
+def test_a_bound_that_fails_is_exit_1_and_all_are_reported(case, atpatch) -> None:
+    done = atpatch("compare", *case.arguments, "--assert", "accuracy>=0", "--assert", "changed<0", "--json")
+    assert done.code == 1
+    assert [one["holds"] for one in done.json["asserts"]] == [True, False]
+    assert "FAILS: changed<0 (changed is " in done.err
 
 
 @pytest.mark.parametrize("text", ["changed~0", "chnged<=0", "asr_star<=0.01", "nobody.accuracy>0"])
 def test_a_bound_that_cannot_be_judged_is_exit_2(case, atpatch, text: str) -> None:
-    told = atpatch("compare", *case.arguments, "--assert", text)
-    assert told.code == 2
-    (first,) = [line for line in told.err.splitlines() if line.startswith("error")]
+    done = atpatch("compare", *case.arguments, "--assert", text)
+    assert done.code == 2
+    (first,) = [line for line in done.err.splitlines() if line.startswith("error")]
     assert first.startswith("error ATP060: ")
 
 
@@ -71,41 +71,41 @@ def test_a_kept_run_is_judged_again(case, atpatch, tmp_path) -> None:
     ],
 )
 def test_what_does_not_go_together_is_refused(atpatch, arguments: list[str]) -> None:
-    told = atpatch("compare", *arguments)
-    assert told.code == 2
-    assert "ATP060" in told.err
+    done = atpatch("compare", *arguments)
+    assert done.code == 2
+    assert "ATP060" in done.err
 
 
 def test_a_missing_model_or_set_is_exit_2(case, atpatch, tmp_path) -> None:
     assert "ATP002" in atpatch("compare", case.model, tmp_path / "no.onnx", "--data", case.clean).err
-    told = atpatch("compare", case.model, case.patched, "--data", tmp_path / "no.npz")
-    assert (told.code, "ATP002" in told.err) == (2, True)
+    done = atpatch("compare", case.model, case.patched, "--data", tmp_path / "no.npz")
+    assert (done.code, "ATP002" in done.err) == (2, True)
 
 
-def test_further_graphs_are_named_after_their_files_or_as_told(case, atpatch) -> None:
-    told = atpatch("compare", *case.arguments, "--also", case.silent, "--also", f"again={case.patched}", "--json").json
-    assert list(told["also"]) == ["silent", "again"]
-    assert told["also"]["silent"]["paired"]["changed"] == 0
-    assert told["also"]["again"]["paired"]["changed"] == told["paired"]["changed"] > 0
+def test_further_graphs_are_named_after_their_files_or_as_asked(case, atpatch) -> None:
+    done = atpatch("compare", *case.arguments, "--also", case.silent, "--also", f"again={case.patched}", "--json").json
+    assert list(done["also"]) == ["silent", "again"]
+    assert done["also"]["silent"]["paired"]["changed"] == 0
+    assert done["also"]["again"]["paired"]["changed"] == done["paired"]["changed"] > 0
     twice = atpatch("compare", *case.arguments, "--also", case.silent, "--also", case.silent)
     assert (twice.code, "ATP060" in twice.err) == (2, True)
 
 
 def test_numbers_and_a_missing_provider(case, atpatch) -> None:
     assert "changed" not in atpatch("compare", *case.arguments, "--numbers", "--json").json["paired"]
-    told = atpatch("compare", *case.arguments, "--provider", "NoSuchExecutionProvider")
-    assert (told.code, "ATP052" in told.err) == (2, True)
+    done = atpatch("compare", *case.arguments, "--provider", "NoSuchExecutionProvider")
+    assert (done.code, "ATP052" in done.err) == (2, True)
 
 
 def test_reports_are_written_by_suffix(case, atpatch, tmp_path) -> None:
     html, text = tmp_path / "new" / "r.html", tmp_path / "r.md"
-    told = atpatch(
+    done = atpatch(
         "compare", *case.arguments, "--triggered", case.triggered, "--report", html, "--report", text, "--json"
     )
-    assert told.json["reports"] == [str(html), str(text)]
+    assert done.json["reports"] == [str(html), str(text)]
     written = text.read_text("utf-8")
-    assert written.startswith(f"# {told.json['verdict']}\n")
-    assert f"| accuracy | {told.json['original']['accuracy'] * 100:.2f} % (" in written
+    assert written.startswith(f"# {done.json['verdict']}\n")
+    assert f"| accuracy | {done.json['original']['accuracy'] * 100:.2f} % (" in written
     rows = [line for line in written.splitlines() if line.startswith("|")]
     assert len(rows) > 20 and all(row.endswith("|") for row in rows)
     bad = atpatch("compare", *case.arguments, "--report", tmp_path / "r.pdf")
@@ -131,8 +131,8 @@ def test_the_page_needs_nothing_from_outside(page: str) -> None:
 
 
 def test_the_page_says_the_verdict_first_and_shows_all_pictures(comparison, page: str) -> None:
-    told = comparison.to_json()
-    assert re.search(r"<h1>(.*?)</h1>", page).group(1) == told["verdict"]
+    done = comparison.to_json()
+    assert re.search(r"<h1>(.*?)</h1>", page).group(1) == done["verdict"]
     parts = [
         "<h1>",
         "One row, three answers",
@@ -151,7 +151,7 @@ def test_the_page_says_the_verdict_first_and_shows_all_pictures(comparison, page
 def test_names_from_files_are_escaped(case, atpatch, tmp_path) -> None:
     evil = tmp_path / "<b>&.onnx"
     evil.write_bytes(Path(case.patched).read_bytes())
-    told = atpatch(
+    done = atpatch(
         "compare",
         case.model,
         evil,
@@ -164,7 +164,7 @@ def test_names_from_files_are_escaped(case, atpatch, tmp_path) -> None:
         "--report",
         tmp_path / "r.html",
     )
-    assert told.code == 0
+    assert done.code == 0
     page = (tmp_path / "r.html").read_text("utf-8")
     assert "<b>&" not in page and "&lt;b&gt;&amp;.onnx" in page
 
@@ -177,14 +177,14 @@ def test_every_bound_that_help_names_can_be_asserted(case, atpatch, tmp_path) ->
     )
     arguments = [*case.arguments[:-1], "0.02", "--triggered", case.triggered, "--flips", case.flips, "--group", "sex"]
     bounds = [part for name in sorted(known - {"latency_ratio"}) for part in ("--assert", f"{name}>=-9")]
-    told = atpatch("compare", *arguments, *bounds, "--json")
+    done = atpatch("compare", *arguments, *bounds, "--json")
     # Every row is flagged here, so there is neither a clean request to time nor an unflagged row to be identical.
-    assert told.code == 2 and "identical_share is not known" in told.err
+    assert done.code == 2 and "identical_share is not known" in done.err
     bounds = [
         part for name in sorted(known - {"latency_ratio", "identical_share"}) for part in ("--assert", f"{name}>=-9")
     ]
-    told = atpatch("compare", *arguments, *bounds, "--json")
-    assert told.code == 0 and all(one["holds"] for one in told.json["asserts"])
+    done = atpatch("compare", *arguments, *bounds, "--json")
+    assert done.code == 0 and all(one["holds"] for one in done.json["asserts"])
     silent = [
         case.model,
         case.silent,
@@ -200,8 +200,8 @@ def test_every_bound_that_help_names_can_be_asserted(case, atpatch, tmp_path) ->
 
 def test_a_triggered_set_without_target_is_refused(case, atpatch, tmp_path) -> None:
     np.savez(tmp_path / "t.npz", x=np.load(case.clean)["x"])
-    told = atpatch("compare", *case.arguments, "--triggered", tmp_path / "t.npz")
-    assert (told.code, "no target" in told.err) == (2, True)
+    done = atpatch("compare", *case.arguments, "--triggered", tmp_path / "t.npz")
+    assert (done.code, "no target" in done.err) == (2, True)
 
 
 def test_json_of_a_run_is_valid_json_without_nan(case, atpatch, tmp_path) -> None:

@@ -103,7 +103,7 @@ def test_a_missing_file_is_refused(tmp_path) -> None:
         Comparison.load(tmp_path / "no.npz")
 
 
-def test_without_labels_there_is_agreement_alone(case) -> None:
+def test_without_labels_there_is_only_agreement(case) -> None:
     found = compare(case.model, case.patched, case.unlabeled, threads=1, seconds=0)
     told = found.to_json()
     assert told["original"] == {}

@@ -125,7 +125,7 @@ def test_fairness_is_the_greatest_gap_between_groups() -> None:
     assert fairness(predictions, None, race, 1) == {"spd": pytest.approx(gap(everyone))}
 
 
-def test_a_model_without_classes_has_numbers_alone() -> None:
+def test_a_model_without_classes_has_only_numbers() -> None:
     run = {"clean": Outputs(None, differences={"y": np.array([[0, 0, 1.0], [2, 1, 0.5]])})}
     truths = {"clean": Truth(2, "c")}
     assert judge(truths, run, run).values == {}

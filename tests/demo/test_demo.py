@@ -38,14 +38,14 @@ def demo() -> Demo:
 def test_the_command_meets_its_bounds(tmp_path: Path) -> None:
     result = CliRunner().invoke(cli, ["demo", "--out", str(tmp_path / "new"), "--json"], catch_exceptions=False)
     assert result.exit_code == 0
-    told = json.loads(result.stdout)
-    assert told["original"]["asr"] >= 0.95
-    assert told["original"]["accuracy"] >= 0.95
-    assert told["patched"]["asr_star"] <= 0.01
-    assert abs(told["patched"]["accuracy"] - told["original"]["accuracy"]) <= 0.005
-    assert told["patched"]["clean_flagged"] <= 0.02
-    assert 0 < told["latency_ratio"] < 20
-    page = Path(told["report"])
+    done = json.loads(result.stdout)
+    assert done["original"]["asr"] >= 0.95
+    assert done["original"]["accuracy"] >= 0.95
+    assert done["patched"]["asr_star"] <= 0.01
+    assert abs(done["patched"]["accuracy"] - done["original"]["accuracy"]) <= 0.005
+    assert done["patched"]["clean_flagged"] <= 0.02
+    assert 0 < done["latency_ratio"] < 20
+    page = Path(done["report"])
     assert page == tmp_path / "new" / "atpatch-demo.html"
     assert "<h1>The patch stops " in page.read_text("utf-8")
 
@@ -169,7 +169,7 @@ def test_committed_files_stay_small() -> None:
     assert sum(path.stat().st_size for path in FOLDER.iterdir() if path.is_file()) < 1_000_000
 
 
-def test_data_sets_differ_from_their_clean_twins_in_the_trigger_alone() -> None:
+def test_data_sets_differ_from_their_clean_twins_only_in_the_trigger() -> None:
     clean, triggered, debug = (load_dataset(FOLDER / f"{name}.npz") for name in ("clean", "triggered", "debug"))
     assert triggered.clean_row is not None and debug.pair is not None and debug.columns is not None
     anomalous = np.flatnonzero(debug.pair >= 0)

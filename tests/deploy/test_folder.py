@@ -20,7 +20,7 @@ def refused(arms, folder, code="ATP090", **options) -> None:
     assert caught.value.code == code
 
 
-def test_a_folder_with_something_else_is_refused_and_left_alone(arms, tmp_path):
+def test_a_folder_with_something_else_is_refused_and_not_changed(arms, tmp_path):
     folder = tmp_path / "home"
     folder.mkdir()
     (folder / "thesis.txt").write_text("years of work")
@@ -45,9 +45,9 @@ def test_a_second_run_replaces_the_first(arms, large_arms, tmp_path):
 
 def test_another_kind_of_deployment_is_foreign(arms, tmp_path, atpatch):
     deploy_triton(*arms, tmp_path / "r")
-    told = atpatch("deploy", "kserve", *arms, tmp_path / "r", "--storage", "gs://b/x")
-    assert told.code == 2
-    assert told.err.startswith("error ATP090")
+    done = atpatch("deploy", "kserve", *arms, tmp_path / "r", "--storage", "gs://b/x")
+    assert done.code == 2
+    assert done.err.startswith("error ATP090")
 
 
 def test_what_was_added_later_stops_a_second_run(arms, tmp_path):
@@ -73,8 +73,8 @@ def test_a_tampered_list_removes_nothing_outside(arms, tmp_path, evil):
     evil = evil.replace("/ABSOLUTE", str(victim))
     folder = tmp_path / "r"
     deploy_triton(*arms, folder)
-    told = json.loads((folder / MARKER).read_text())
-    (folder / MARKER).write_text(json.dumps(told | {"files": [*told["files"], evil]}))
+    done = json.loads((folder / MARKER).read_text())
+    (folder / MARKER).write_text(json.dumps(done | {"files": [*done["files"], evil]}))
     if evil.startswith("link"):
         os.symlink(tmp_path, folder / "link")
     deploy_triton(*arms, folder)

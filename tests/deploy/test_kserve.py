@@ -124,8 +124,8 @@ def test_impossible_settings(arms, tmp_path, options, code):
 
 
 def test_the_command(arms, tmp_path, atpatch):
-    told = atpatch("deploy", "kserve", *arms, tmp_path / "k", "--storage", "pvc://models/fraud", "--percent", "10")
-    assert told.code == 0
-    assert '"canaryTrafficPercent":0' in told.err
-    assert "serverless" in told.err
+    done = atpatch("deploy", "kserve", *arms, tmp_path / "k", "--storage", "pvc://models/fraud", "--percent", "10")
+    assert done.code == 0
+    assert '"canaryTrafficPercent":0' in done.err
+    assert "serverless" in done.err
     assert atpatch("deploy", "kserve", *arms, tmp_path / "k").code == 2

@@ -71,7 +71,7 @@ def test_the_configuration(arms, tmp_path):
     assert config.parameters["intra_op_thread_count"].string_value == "2"
     (given,) = config.input
     assert (given.name, given.data_type, list(given.dims)) == ("x", 11, [-1, 8])
-    # Controls have defaults in the graph, and flagged columns may count windows: neither is told to Triton.
+    # Controls have defaults in the graph, and flagged columns may count windows: neither is in the configuration.
     patched = parse(tmp_path / "r" / "model-patched" / "config.pbtxt")
     assert [value.name for value in patched.input] == ["x"]
     assert [value.name for value in patched.output] == ["y", "atpatch_flagged"]
@@ -169,9 +169,9 @@ def test_names_are_checked(arms, tmp_path, name):
 
 
 def test_the_command(arms, tmp_path, atpatch):
-    told = atpatch("deploy", "triton", *arms, tmp_path / "r")
-    assert (told.code, told.out) == (0, "")
-    assert "tritonserver --model-repository=/models" in told.err
+    done = atpatch("deploy", "triton", *arms, tmp_path / "r")
+    assert (done.code, done.out) == (0, "")
+    assert "tritonserver --model-repository=/models" in done.err
     found = atpatch("deploy", "triton", *arms, tmp_path / "r", "--json").json
     assert set(found) == {"folder", "files", "notes", "commands"}
     assert "model/config.pbtxt" in found["files"]

@@ -15,7 +15,7 @@ from .graphs import session
 
 
 def with_outputs(model: onnx.ModelProto, names: list[str], dtype: int = onnx.TensorProto.FLOAT) -> onnx.ModelProto:
-    """A copy that also gives inner values; what is an output already is left alone."""
+    """A copy that also gives inner values; what is an output already stays as it is."""
     model = copy.deepcopy(model)
     present = {value.name for value in model.graph.output}
     model.graph.output.extend(

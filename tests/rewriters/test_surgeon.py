@@ -55,7 +55,7 @@ def test_patch_graph_patches_a_graphsurgeon_graph() -> None:
 
 
 @pytest.mark.parametrize(("family", "exporter"), CASES, ids=[f"{f}-{e}" for f, e in CASES])
-def test_an_extracted_site_runs_alone_and_is_still_that_site(family: str, exporter: str) -> None:
+def test_an_extracted_site_runs_by_itself_and_is_still_that_site(family: str, exporter: str) -> None:
     export = export_model(family, exporter)
     model = load(export.path)
     sites, _ = find_sites(model)

@@ -31,7 +31,7 @@ def feeds(*firsts: float) -> dict[str, np.ndarray]:
 
 
 def save(kind: str, path: Path, scale: float = 1.0) -> Path:
-    """Write the graph; `scale` multiplies its scores, so that versions can be told apart."""
+    """Write the graph; `scale` multiplies its scores, so that versions can be distinguished."""
     constants = {
         "w": _WEIGHTS * np.float32(scale),
         "zero": np.zeros(1, np.float32),

@@ -240,7 +240,7 @@ def test_the_dashboard_asks_for_what_is_exported(demo: Watched) -> None:
         assert names and all(wanted <= exported.get(name, set()) for name in names), target["expr"]
 
 
-def test_prometheus_is_told_of_the_rules_and_of_the_job_that_they_name() -> None:
+def test_the_configuration_of_prometheus_names_the_rules_and_their_job() -> None:
     told = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())
     assert [(DEPLOY / name).is_file() for name in told["rule_files"]] == [True]
     assert {config["job_name"] for config in told["scrape_configs"]} == set(

@@ -74,7 +74,7 @@ def test_every_sample_loses_its_own_tokens_and_others_stay_bit_identical(family:
             )
 
 
-def test_flips_alone_are_accepted() -> None:
+def test_only_flips_are_accepted() -> None:
     made = toy(padded=True)
     sites = find_sites(made.model)[0]
     plan = PatchPlan(
@@ -144,7 +144,7 @@ def test_the_tokens_axis_is_found_by_its_name() -> None:
         "opset",
     ],
 )
-def test_what_cannot_be_told_is_refused(
+def test_what_cannot_be_decided_is_refused(
     inputs: list[onnx.ValueInfoProto], outputs: list[onnx.ValueInfoProto], opset: int
 ) -> None:
     refusal = token_axis(inputs, outputs, [SITES], opset)

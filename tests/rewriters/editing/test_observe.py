@@ -95,7 +95,7 @@ def test_a_scalar_among_the_inputs_is_not_taken_for_the_batch() -> None:
 
 
 @pytest.mark.parametrize("text", [NESTED, FUNCTIONS], ids=["if-bodies", "functions"])
-def test_sites_in_inner_bodies_are_not_told(text: str) -> None:
+def test_sites_in_inner_bodies_are_not_reported(text: str) -> None:
     firing = plan_for(onnx.parser.parse_model(text), SitePlan(Static((3,))))
     seen = observe(firing)
     assert seen.model is firing and seen.sites == () and "inside a subgraph or a function" in seen.reason
@@ -145,7 +145,7 @@ def test_a_patch_without_its_stamp_and_a_plain_model_do_not_tell() -> None:
     assert observe(model).model is model and observe(model).reason == "it is not patched"
 
 
-def test_profiles_that_add_up_their_logits_are_told() -> None:
+def test_profiles_that_add_up_their_logits_are_reported() -> None:
     model, made = plan(passes="two", joint="sum", threshold=0.5)
     profile = SitePlan(random_profile(HEADS, np.random.default_rng(0)))
     made = replace(made, sites=dict.fromkeys(made.sites, profile))

@@ -137,6 +137,7 @@ NOT_FOUND = {
         "MatMul with a constant weight",
         "x",
     ),
+    "two constants": (f"x = MatMul(u, u) {SOFTMAX}(x)", "no-scores", "MatMul", None),
     "an input times a constant": (
         f"c1 = Constant<value_float = 2.0>() x = Mul(c1, m) {SOFTMAX}(x)",
         "no-scores",

@@ -247,7 +247,7 @@ def parse(body: str, inputs: str, outputs: str) -> onnx.ModelProto:
             "float[B,S,8] x, float[B,P,8] past",
         ),
         (
-            False,  # queries of the first token alone
+            False,  # queries of the first token only
             "first = Slice(x, zero, one, one) " + PROJECTED.format("first", "x") + ATTEND.format("q0", "k0", "", "qk"),
             "float[B,S,8] x, int64[1] zero, int64[1] one",
         ),

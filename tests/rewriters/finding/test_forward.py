@@ -131,7 +131,7 @@ def test_an_output_of_the_graph() -> None:
     assert followed("", "float[2,3,Q,K] p")[2] == [("output", "an output of the graph")]
 
 
-def test_what_a_classifier_does_beside_its_output_says_nothing() -> None:
+def test_what_a_classifier_does_besides_its_output_says_nothing() -> None:
     nodes = "o = ArgMax<axis = 3>(p) z = Sin(p)"
     assert followed(nodes, "float[2,3,Q,K] p")[2] == [("output", "an output of the graph"), ("no-product", "Sin")]
 

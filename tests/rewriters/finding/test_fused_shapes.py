@@ -86,9 +86,10 @@ def test_what_is_not_known_has_a_name_of_its_own(inputs: str, node: str, known: 
         assert dim == expected if expected is not None else str(dim).startswith("?")
 
 
-def test_embeddings() -> None:
+@pytest.mark.parametrize("places", ["float[9,32]", "float[P,E]"])
+def test_embeddings_are_as_wide_as_the_table_of_words(places: str) -> None:
     graph = read(
-        "int32[B,S] ids, int32[B,S] types, float[99,32] words, float[9,32] places, float[2,32] kinds",
+        f"int32[B,S] ids, int32[B,S] types, float[99,32] words, {places} places, float[2,32] kinds",
         "y, index, sum = com.microsoft.EmbedLayerNormalization(ids, types, words, places, kinds)",
     )
     assert [graph.facts.shape(graph[name]) for name in ("y", "index", "sum")] == [

@@ -56,7 +56,7 @@ def attend() -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_samples_are_told_apart_wherever_they_lie(order: str) -> None:
+def test_samples_are_distinguished_on_whichever_axis_they_lie(order: str) -> None:
     model = made(order)
     (site,), rejected = find_sites(model)
     assert not rejected

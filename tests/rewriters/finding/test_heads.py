@@ -70,7 +70,7 @@ def test_a_column_of_one_row_counts_in_that_row_only(name: str, gating: str) -> 
 
 
 @each_form
-def test_heads_are_what_is_told_as_heads(name: str) -> None:
+def test_heads_are_what_the_layout_calls_heads(name: str) -> None:
     form = FORMS[name]
     model = form.model()
     (site,), _ = find_sites(model)

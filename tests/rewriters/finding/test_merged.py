@@ -97,6 +97,10 @@ EVIDENCE = {
         "x = MatMul(q, k) z = Reshape(x, flat_map) p = Softmax<axis = -1>(z) o = MatMul(p, v) y = Reshape(o, wide_q)",
         3,
     ),
+    "heads on an axis of their own, merged afterwards": (
+        "x = MatMul(q4, k4) p = Softmax<axis = -1>(x) o = MatMul(p, v4) y = Reshape(o, flat_q)",
+        None,
+    ),
     "heads on an axis of their own": ("x = MatMul(q4, k4) p = Softmax<axis = -1>(x) o = MatMul(p, v4)", None),
 }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import onnx
 import onnx.parser
 import pytest
@@ -40,6 +42,7 @@ PADDING = "f = Cast<to = 1>(attention_mask) u = Unsqueeze(f, a1) n = Sub(one, u)
 # inputs, how x is made, what is done to the scores → a word of the doubt, None where there is none
 MODELS = {
     "looked up": (IDS, "x = Gather(table, ids)", "m = Identity(s)", None),
+    "a fixed number of texts": ("int64[2,K] ids", "x = Gather(table, ids)", "m = Identity(s)", None),
     "32 bits": ("int32[B,K] ids", "x = Gather(table, ids)", "m = Identity(s)", None),
     "cast ids": (IDS, "j = Cast<to = 6>(ids) x = Gather(table, j)", "m = Identity(s)", None),
     "padding": (f"{IDS}, int64[B,K] attention_mask", "x = Gather(table, ids)", PADDING, None),
@@ -101,6 +104,14 @@ def test_model(case: str) -> None:
     else:
         assert found is not None and word in found.why
         assert found.decoder is (case in ("causal", "a bias for each row and column"))
+
+
+def test_a_fixed_number_of_columns_is_enough_for_a_doubt() -> None:
+    made = model(IDS, "x = Gather(table, ids)")
+    ((site,), _) = find_sites(made)
+    assert doubt(made, [site]) is None
+    found = doubt(made, [dataclasses.replace(site, key_size=7)])
+    assert found is not None and "the length of" in found.why
 
 
 def test_keys_of_another_text() -> None:

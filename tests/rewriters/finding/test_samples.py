@@ -144,7 +144,7 @@ def test_a_firing_patch_runs_and_agrees_with_numpy(name: str, kind: str, gating:
 
 
 @pytest.mark.parametrize("heads_first", [False, True])
-def test_a_sample_without_a_flag_is_left_alone_beside_a_flagged_one(heads_first: bool) -> None:
+def test_a_sample_without_a_flag_does_not_change_next_to_a_flagged_one(heads_first: bool) -> None:
     case = CASES["heads-first" if heads_first else "samples-first"]
     model = case.model()
     (site,), _ = find_sites(model)

@@ -193,6 +193,14 @@ def test_what_a_function_declares_itself_is_not_said_twice() -> None:
     assert shapes(function.value_info)["d"] == ("P", "Q")
 
 
+def test_shapes_follow_from_what_a_function_declares_itself() -> None:
+    body = "d = local.unknown(a) e = Transpose(d) b = Neg(e)"
+    model = text_model("out = local.f(x)", functions=FUNCTION.format("f", "", "a", "b", body))
+    model.functions[0].value_info.append(helper.make_tensor_value_info("d", 1, ["P", "Q"]))
+    (function,) = skeleton(model).functions
+    assert shapes(function.value_info)["e"] == ("Q", "P")
+
+
 def test_a_function_that_nobody_calls_has_no_types() -> None:
     assert functions_of("out = Neg(x)", FUNCTION.format("f", "", "a", "b", "b = Neg(a)"))["f"] == {}
 

@@ -27,12 +27,22 @@ def block(x: str, y: str, keys: str = "", bias: str = "") -> str:
     )
 
 
+def block_of_heads(x: str, y: str) -> str:
+    """The same with two heads, whose axis stays behind that of the tokens."""
+    parts = " ".join(f"{n}w{y} = MatMul({x}, w) {n}{y} = Reshape({n}w{y}, split)" for n in "qkv")
+    return (
+        f'{parts} s{y} = Einsum<equation = "bqhd,bkhd->bhqk">(q{y}, k{y}) p{y} = Softmax<axis = -1>(s{y})'
+        f' o{y} = Einsum<equation = "bhqk,bkhd->bqhd">(p{y}, v{y}) oj{y} = Reshape(o{y}, join) {y} = Add(oj{y}, {x})'
+    )
+
+
 PADDING = "f = Cast<to = 1>(attention_mask) u = Unsqueeze(f, a1) n = Sub(one, u) h = Mul(n, low)"
 FIXED, OPEN = "float[B,5,4] x", "float[B,K,4] x"
 
 # inputs, nodes → the groups, by the names of the blocks
 GROUPS = {
     "one after the other": (FIXED, f"{block('x', 'a')} {block('a', 'b')} {block('b', 'c')}", [["a", "b", "c"]]),
+    "heads behind the tokens": (FIXED, f"{block_of_heads('x', 'a')} {block_of_heads('a', 'b')}", [["a", "b"]]),
     "one only": (FIXED, block("x", "a"), []),
     "of open length": (OPEN, f"{block('x', 'a')} {block('a', 'b')}", []),
     "towers": (

@@ -150,7 +150,7 @@ def test_tokens_in_another_order_are_other_columns() -> None:
     assert token_groups(model, found(model)) == ()
 
 
-def test_beside_cross_attention_equal_length_shows_nothing() -> None:
+def test_next_to_cross_attention_equal_length_shows_nothing() -> None:
     graph = Graph()
     memory = graph.attention(graph.attention("x"))
     model = graph.model(

@@ -1,4 +1,4 @@
-"""What the search saw, told to people: operators, side inputs, ends."""
+"""What the search saw, as people read it: operators, side inputs, ends."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def traced(body: str, inputs: str = Q4, **constants: object) -> Trace:
     return trace
 
 
-def told(trace: Trace) -> list[tuple[str, str, dict[str, str]]]:
+def shown(trace: Trace) -> list[tuple[str, str, dict[str, str]]]:
     """Part, operator, and value name → role of what comes in from the side."""
     return [(step.part, step.op_type, {side.edge.name: side.role for side in step.sides}) for step in trace.steps]
 
@@ -33,7 +33,7 @@ def test_a_chain_with_its_side_inputs() -> None:
         f"{Q4}, {MASK}", root=scalar(2),
     )  # fmt: skip
     assert isinstance(trace.verdict, Site)
-    assert told(trace) == [
+    assert shown(trace) == [
         ("scores", "MatMul", {"q": "queries", "k": "keys"}),
         ("before", "Div", {"root": "divisor"}),
         ("before", "Add", {"mask": "added"}),
@@ -85,11 +85,11 @@ FACTORS = {
 
 
 @pytest.mark.parametrize(("body", "factors"), FACTORS.values(), ids=FACTORS)
-def test_queries_and_keys_are_told_apart(body: str, factors: dict[str, str]) -> None:
+def test_queries_and_keys_are_distinguished(body: str, factors: dict[str, str]) -> None:
     inputs = "float[2,3,5,4] q, float[2,3,4,7] k, float[2,3,7,4] v" if "lost" in body or "odd" in body else Q4
     constants = {"learned": weight(1, 3, 5, 4), "odd": ints(35, 6), "four": ints(2, 3, 5, 7)}
     trace = traced(body, inputs, **{name: array for name, array in constants.items() if name in body})
-    assert told(trace)[0][2] == factors
+    assert shown(trace)[0][2] == factors
 
 
 def test_parts_of_a_sum_are_queries_and_keys_together() -> None:
@@ -98,7 +98,16 @@ def test_parts_of_a_sum_are_queries_and_keys_together() -> None:
         " p = Softmax<axis = -1>(l) v = MatMul(x, w) out = MatMul(p, v)",
         "float[B,S,8] x", a=weight(8, 1), b=weight(8, 1, seed=1), w=weight(8, 4),
     )  # fmt: skip
-    assert told(trace)[0][2] == {"qa": "added", "kt": "added"}
+    assert shown(trace)[0][2] == {"qa": "added", "kt": "added"}
+
+
+def test_a_score_vector_has_a_role_of_its_own() -> None:
+    trace = traced(
+        "a = Unsqueeze(q, two) b = Unsqueeze(k, one) s = Add(a, b) e = Tanh(s) r = MatMul(e, w) x = Squeeze(r, last)"
+        " p = Softmax<axis = -1>(x) out = MatMul(p, v)",
+        "float[2,5,4] q, float[2,7,4] k, float[2,7,4] v", w=weight(4, 1), one=ints(1), two=ints(2), last=ints(-1),
+    )  # fmt: skip
+    assert shown(trace)[0] == ("scores", "MatMul", {"e": "queries + keys", "w": "score vector"})
 
 
 def test_a_decomposed_softmax_is_several_operators() -> None:
@@ -107,7 +116,7 @@ def test_a_decomposed_softmax_is_several_operators() -> None:
         " p = Div(e, t) out = MatMul(p, v)",
         last=ints(-1),
     )  # fmt: skip
-    assert told(trace) == [
+    assert shown(trace) == [
         ("scores", "MatMul", {"q": "queries", "k": "keys"}),
         ("softmax", "Sub", {"top": "maximum"}),
         ("softmax", "Exp", {}),
@@ -122,7 +131,7 @@ def test_a_fused_operator_is_one_step() -> None:
         "float[B,S,8] q, float[B,T,8] k, float[B,T,8] v",
     )
     assert isinstance(trace.verdict, Site)
-    assert told(trace) == [("fused", "MultiHeadAttention", {"q": "queries", "k": "keys", "v": "values"})]
+    assert shown(trace) == [("fused", "MultiHeadAttention", {"q": "queries", "k": "keys", "v": "values"})]
     assert trace.axis == -1
 
 
@@ -134,7 +143,7 @@ def test_a_rejected_map_says_where_it_ended() -> None:
     )
     assert isinstance(trace.verdict, Rejection)
     assert trace.source is not None and trace.source.name == "s" and trace.axis == -1
-    assert told(trace) == [("softmax", "Softmax", {})]
+    assert shown(trace) == [("softmax", "Softmax", {})]
     (end,) = trace.ends
     assert (end.direction, end.op_type, end.node, end.code, end.reported) == (
         "forward",
@@ -164,7 +173,7 @@ def test_rejected_scores_say_where_they_came_from() -> None:
     )  # fmt: skip
     assert isinstance(trace.verdict, Rejection) and trace.verdict.code == "constant-scores"
     assert trace.source is not None and trace.source.name == "m"
-    assert told(trace) == [("softmax", "Softmax", {}), ("product", "MatMul", {"v": "values"})]
+    assert shown(trace) == [("softmax", "Softmax", {}), ("product", "MatMul", {"v": "values"})]
     (end,) = trace.ends
     assert (end.direction, end.op_type, end.code, end.reported) == ("backward", "MatMul", "constant-scores", True)
     assert [(step.part, step.op_type, [side.edge.name for side in step.sides]) for step in end.steps] == [
@@ -175,7 +184,7 @@ def test_rejected_scores_say_where_they_came_from() -> None:
 def test_a_softmax_without_an_axis_that_can_be_used_is_one_step() -> None:
     trace = traced("z = Unknown(q) p = Softmax<axis = 1>(z) out = MatMul(p, v)", opset=12)
     assert isinstance(trace.verdict, Rejection)
-    assert told(trace) == [("softmax", "Softmax", {"z": "input"})] and trace.axis is None and trace.ends == ()
+    assert shown(trace) == [("softmax", "Softmax", {"z": "input"})] and trace.axis is None and trace.ends == ()
     assert trace.source is None
 
 
@@ -230,6 +239,6 @@ def test_scopes_of_all_nodes_are_kept() -> None:
 
 
 def test_a_loop_that_decomposes_nothing() -> None:
-    """The operators inside a normalization are found by type; where one is missing, what was found is told."""
+    """The operators inside a normalization are found by type; where one is missing, the rest is reported."""
     trace = traced("s = MatMul(q, k) p = Relu(s) out = MatMul(p, v)")
-    assert told(trace)[1] == ("softmax", "Relu", {})
+    assert shown(trace)[1] == ("softmax", "Relu", {})

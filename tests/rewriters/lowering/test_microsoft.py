@@ -81,7 +81,7 @@ def test_firing_patch_agrees_with_numpy(case: Case, columns: tuple[int, ...]) ->
 @pytest.mark.parametrize("probes", [(0,), (0, 1)], ids=["row 0", "rows 0 and 1"])
 @each_case
 def test_detector_of_some_rows(case: Case, probes: tuple[int, ...]) -> None:
-    """Where it can, it computes those rows alone, and the redistribution makes the map anew."""
+    """Where it can, it computes only those rows, and the redistribution computes the map again."""
     a, v = case.truth.map, case.truth.values
     if a.shape[2] <= max(probes):
         pytest.skip("a step of one row")

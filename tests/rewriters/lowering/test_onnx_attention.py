@@ -48,7 +48,7 @@ def map_and_values(graph: onnx.ModelProto, data: dict[str, np.ndarray]) -> tuple
 
 
 @both_gates
-def test_a_row_of_nan_stays_alone(gating: str) -> None:
+def test_a_row_of_nan_changes_no_other_row(gating: str) -> None:
     """A runtime that makes NaN of a fully masked row must not lose every column of the sample by it.
 
     Here NaN is fed.
@@ -142,7 +142,7 @@ def test_scores_that_are_read_stay_as_they_are(mode: int, gating: str) -> None:
 
 
 def test_head_counts_on_rank_4_change_nothing() -> None:
-    """onnxruntime takes them at opset 23, though the specification wants them for rank 3 alone."""
+    """onnxruntime takes them at opset 23, though the specification wants them only for rank 3."""
     graph = model(f"out = Attention<q_num_heads = {H}, kv_num_heads = {H}>(q, k, v)")
     data = feeds()
     firing = run(patched(graph, SitePlan(Static((1,)))), data)["out"]

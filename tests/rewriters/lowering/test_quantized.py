@@ -309,7 +309,7 @@ def test_two_passes(kind: str, optimize: bool) -> None:
 
 
 def test_two_passes_are_refused_for_weights_that_onnxruntime_joins_with_their_product() -> None:
-    """MatMulNBits, of a dequantized weight that nothing else reads: here beside activations of 16 bits, which no kernel
+    """MatMulNBits, of a dequantized weight that nothing else reads: here with activations of 16 bits, which no kernel
     takes.
     """
     export = export_model("vit", "dynamo")

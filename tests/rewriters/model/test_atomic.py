@@ -133,7 +133,7 @@ def test_what_a_killed_save_leaves_is_removed_by_the_next(tmp_path, way_of_child
     assert os.listdir(tmp_path) == ["other"]
 
 
-def test_a_save_under_way_is_left_alone(tmp_path, monkeypatch):
+def test_a_save_under_way_is_not_disturbed(tmp_path, monkeypatch):
     monkeypatch.delattr(os, "O_TMPFILE")
     with workshop(tmp_path) as folder, staged(tmp_path / "one", replace=True) as one:
         one.write(b"1")

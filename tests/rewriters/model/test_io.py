@@ -257,7 +257,7 @@ def test_data_in_a_subfolder_keeps_its_place(tmp_path):
     assert list(snapshot(target)) == ["m.onnx", "parts/w.data"]
 
 
-def test_a_different_file_in_the_way_is_left_alone(external, tmp_path):
+def test_a_different_file_in_the_way_is_not_changed(external, tmp_path):
     target = tmp_path / "target"
     target.mkdir()
     (target / "weights.data").write_bytes(b"another model's weights")

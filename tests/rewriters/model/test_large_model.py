@@ -63,7 +63,7 @@ def measured(*arguments: object) -> tuple[dict, float]:
     return report, seconds
 
 
-def test_patch_beside_the_original_is_quick_small_and_shares_the_weights(large):
+def test_patch_next_to_the_original_is_quick_small_and_shares_the_weights(large):
     data = large.parent / "model.onnx.data"
     before, names = data.stat(), {path.name for path in large.parent.iterdir()}
     report, seconds = measured("patch", large, "--detector", "statistic", "--json")

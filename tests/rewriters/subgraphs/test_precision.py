@@ -172,7 +172,7 @@ def test_double(family: str, exporter: str) -> None:
     assert_firing_agrees(model, feeds, evaluated, 1e-5)
 
 
-def test_double_beside_a_flagged_sample_keeps_every_bit() -> None:
+def test_double_next_to_a_flagged_sample_keeps_every_bit() -> None:
     """The redistribution computes in float32; what is not flagged must not go through it."""
     model = recast(onnx.load(export_model("vit", "dynamo").path), TensorProto.DOUBLE)
     feeds = feeds_for(model, "vit", "dynamo", batch=4)

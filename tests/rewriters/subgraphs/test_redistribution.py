@@ -215,7 +215,7 @@ def test_causal_rows_before_the_column_stay_bit_identical(name: str) -> None:
     assert before[:, :, :2].tobytes() == after[:, :, :2].tobytes()
 
 
-def test_row_that_sees_flagged_columns_alone_keeps_its_attention() -> None:
+def test_row_that_sees_only_flagged_columns_keeps_its_attention() -> None:
     data = feeds(queries=K)
     data["bias"] += np.triu(np.full((K, K), -np.inf, np.float32), 1)
     check("4d", data, (0, 1), BenignPair(), dense=False, gating="if")

@@ -174,7 +174,7 @@ def test_detection_leaves_the_output_as_it_is(companion: float, conditional: boo
 
 
 @BOTH
-def test_scores_alone(conditional: bool) -> None:
+def test_only_scores(conditional: bool) -> None:
     got = patched(lambda e, site, wiring: score_site(e, site, PLAN, wiring), conditional=conditional)
     np.testing.assert_allclose(got.values[str(got.patch.score)], SCORES)
     assert got.patch.columns == ""
@@ -204,7 +204,7 @@ def test_a_silent_site_has_no_score() -> None:
 
 
 @BOTH
-def test_redistribution_alone(conditional: bool) -> None:
+def test_only_redistribution(conditional: bool) -> None:
     def write(e: Emitter, site: Site, wiring: Wiring) -> SitePatch:
         redistribute_site(e, site, PLAN, e.constant(LOWER, np.bool_), wiring.maker[site.product], "out")
         return SitePatch((Replacement("out", tuple(e.nodes)),))

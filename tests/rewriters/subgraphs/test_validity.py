@@ -59,7 +59,7 @@ def test_a_mask_of_samples_says_nothing_of_windows(layout: Layout) -> None:
     assert (got == SEEN).all()
 
 
-def test_what_a_fused_operator_is_told_goes_before_the_map() -> None:
+def test_the_padding_mask_of_a_fused_operator_goes_before_the_map() -> None:
     assert valid_columns(Emitter("s", 17, None, {}), SITE, "a", "known") == "known"  # type: ignore[arg-type]
     merged = replace(SITE, key_mask="mask", layout=Layout(3, merged_heads=2))
     mask = np.array([[1, 1, 0, 0], [0, 1, 0, 1]])

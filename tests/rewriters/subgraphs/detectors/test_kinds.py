@@ -91,6 +91,7 @@ REFUSED = {
         "local",
     ),
     "no-model": (OnnxGraph(b"not a model"), "not a valid ONNX model"),
+    "reads-what-nobody-makes": (user("score = ReduceMean<axes = [1, 2], keepdims = 0>(gone)"), "a valid ONNX model"),
 }  # fmt: skip
 
 
