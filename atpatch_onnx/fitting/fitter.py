@@ -29,7 +29,7 @@ from ..inspection.inspector import no_site, select_sites
 from .detectors import LABEL_FREE, LABELED
 from .hotfix_maker import Fit, HotfixMaker
 from .judge import advice
-from .kind_selection import Chosen, choose_kind, trials, without_labels
+from .kind_selection import Chosen, Trial, choose_kind, trials, without_labels
 from .options import CLEAN_ROWS_ONLY, FitKeywords, FitOptions, Progress
 from .passes import Wanted
 from .splits import join, split, split_clean
@@ -130,21 +130,24 @@ def _fit(
 ) -> tuple[Fit, DetectorsTried | None]:
     """The fit of the kind that was asked for; with `detector="auto"` of the best, and the record of all."""
     if options.detector != "auto":
-        fit = _fit_kind(maker, sites, options.detector, options)
+        fit = _fit_kind(maker, sites, options.detector, options, Wanted.of(options))
         if isinstance(fit, AtpatchError):
             raise fit
         return fit, None
-    found = choose_kind(
-        [*trials(data, options)], maker.before, lambda trial: _fit_kind(maker, sites, trial.kind, options)
-    )
+
+    def fit_trial(trial: Trial) -> Fit | AtpatchError:
+        return _fit_kind(maker, sites, trial.kind, options, replace(Wanted.of(options), signals=trial.signals))
+
+    found = choose_kind([*trials(data, options)], maker.before, fit_trial)
     if not isinstance(found, Chosen):
         raise NOT_HELPFUL("; ".join(f"{name}: {reason}" for name, reason in found.items()), maker.advice)
     return found.fit, found.record
 
 
-def _fit_kind(maker: HotfixMaker, sites: Sequence[Site], kind: str, options: FitOptions) -> Fit | AtpatchError:
+def _fit_kind(
+    maker: HotfixMaker, sites: Sequence[Site], kind: str, options: FitOptions, wanted: Wanted
+) -> Fit | AtpatchError:
     """One kind. With `every="auto"` the fit that reads fewer rows, if it is as good."""
-    wanted = Wanted.of(options)
     fit = maker.fit(sites, kind, wanted, 1 if options.every == "auto" else options.every)
     if options.every == "auto" and kind == "profile" and isinstance(fit, Fit):
         sparse = maker.fit(sites, kind, wanted, SPARSE)

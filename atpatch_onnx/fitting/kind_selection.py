@@ -24,11 +24,13 @@ from .calibration import as_few
 from .detectors import LABELED
 from .fitted import Outcome
 from .hotfix_maker import Fit
-from .options import FitOptions
+from .options import FitOptions, SignalsOption
 
 __all__ = ["Chosen", "Trial", "best", "choice_in_words", "choose_kind", "trials", "without_labels"]
 
 NOTHING_TO_GAIN = "a cheaper detector leaves nothing to gain"
+BOTH_SIGNALS = "profile, both signals"
+NO_ATTACKS_LEFT = "attention leaves no attacks"
 
 
 @dataclass(frozen=True)
@@ -37,11 +39,15 @@ class Trial:
 
     kind: one of `detectors.LABELED`. name: for people and for the evidence.
     unsuitable: why the data do not admit it, known before anything is run; None where they may.
+    signals: what it reads, see `FitOptions`.
+    if_attacks_left: only where the trial before it leaves attacks, or cannot be used.
     """
 
     kind: str
     name: str
     unsuitable: str | None = None
+    signals: SignalsOption = "attention"
+    if_attacks_left: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,10 +60,15 @@ class Chosen:
 
 def trials(data: DataSet, options: FitOptions) -> Iterator[Trial]:
     """The kinds that learn from labels, the cheapest in the patched graph first."""
-    all_rows = "it reads all query rows, and every is given" if options.every != 1 else None
-    yield Trial("static", "static", all_rows or _not_static(data, options.max_clean_flagged is None))
-    yield Trial("profile", "profile")
-    yield Trial("cnn", "cnn", all_rows)
+    reason = "it reads all query rows, and every is given" if options.every != 1 else None
+    if options.signals == "both":
+        reason = "it does not read how much a token writes, and signals is given"
+    yield Trial("static", "static", reason or _not_static(data, options.max_clean_flagged is None))
+    if options.signals != "both":
+        yield Trial("profile", "profile")
+    if options.signals != "attention":
+        yield Trial("profile", BOTH_SIGNALS, signals="both", if_attacks_left=options.signals == "auto")
+    yield Trial("cnn", "cnn", reason)
 
 
 def choose_kind(
@@ -72,18 +83,18 @@ def choose_kind(
     """
     fits: list[tuple[Trial, Fit, Outcome]] = []
     not_used: dict[str, str] = {}
-    enough = False
+    last: Outcome | None = None
     for trial in trials:
-        reason = trial.unsuitable or (NOTHING_TO_GAIN if enough else None)
+        reason = trial.unsuitable or (_needless(trial, last, before) if last else None)
         if reason is None:
+            last = None
             found = fit_kind(trial)
             if isinstance(found, AtpatchError):
                 reason = found.what
             else:
-                outcome = found.fitted.outcome
-                assert outcome is not None  # a fit on labeled rows has one
-                fits.append((trial, found, outcome))
-                enough = outcome.leaves_nothing(before)
+                last = found.fitted.outcome
+                assert last is not None  # a fit on labeled rows has one
+                fits.append((trial, found, last))
         if reason is not None:
             not_used[trial.name] = reason
     if not fits:
@@ -116,6 +127,12 @@ def choice_in_words(record: DetectorsTried) -> list[str]:
         f"detector {record['chosen']}, chosen by the fit" + (f" ({counted}: {', '.join(figures)})" if figures else ""),
         *(f"{name} not used: {reason}" for name, reason in record["not_used"].items()),
     ]
+
+
+def _needless(trial: Trial, last: Outcome, before: Outcome) -> str | None:
+    if last.leaves_nothing(before):
+        return NOTHING_TO_GAIN
+    return NO_ATTACKS_LEFT if trial.if_attacks_left and as_few(last.left, 0) else None
 
 
 def _not_static(data: DataSet, may_flag_all: bool) -> str | None:

@@ -91,7 +91,8 @@ class FitOptions:
             request runs again; by default .1.
         trim: oneclass: share of the clean rows that may be attacks, as in traffic; they are set aside.
         signals: profile and oneclass: read the attention that a token gets, or both this and how much the token writes;
-            auto: both for oneclass, attention for profile.
+            auto: both for oneclass, attention for profile; detector auto tries both for profile, too, where attention
+            leaves attacks.
         passes: patch each site in the order of the graph (one), or run flagged samples again (two); auto: two where
             that stops more attacks on the selection part.
         mend: with two passes: redistribute attention in the second run, or excise the flagged tokens from its request;

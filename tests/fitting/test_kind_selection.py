@@ -26,7 +26,7 @@ RULE = {
     "then fewest clean rows lost": ([(0, 9, 0), (0, 4, 30)], 1),
     "then fewest attacks missed": ([(0, 5, 30), (0, 4, 2)], 1),
     "attacks left come first": ([(0, 40, 40), (9, 0, 0)], 0),
-    "a kind that fell out has no say later": ([(30, 0, 0), (0, 8, 9), (0, 6, 8)], 1),
+    "a kind that fell out does not come back": ([(30, 0, 0), (0, 8, 9), (0, 6, 8)], 1),
 }
 
 
@@ -90,6 +90,28 @@ def test_an_unexpected_error_is_not_swallowed():
         choose_kind([Trial("profile", "profile"), Trial("cnn", "cnn")], BEFORE, breaks)
 
 
+BOTH = {
+    # what attention leaves (None: it cannot be used) → whether both signals are tried, and cnn after that
+    "attacks": (made(9, 4, 9), ["attention", "both", "cnn"]),
+    "attacks that are not flagged": (made(0, 4, 9), ["attention", "cnn"]),
+    "nothing to gain": (made(0, 4, 0), ["attention"]),
+    "no detector at all": (None, ["attention", "both", "cnn"]),
+}
+
+
+@pytest.mark.parametrize(("attention", "tried"), BOTH.values(), ids=BOTH)
+def test_both_signals_are_read_where_attention_leaves_attacks(attention, tried):
+    fitted: list[str] = []
+
+    def fit_kind(trial: Trial) -> Fit | AtpatchError:
+        fitted.append(trial.name)
+        return (attention or DATA_MALFORMED("blind")) if trial.name == "attention" else made(5, 4, 9)
+
+    both = Trial("profile", "both", signals="both", if_attacks_left=True)
+    choose_kind([Trial("profile", "attention"), both, Trial("cnn", "cnn")], BEFORE, fit_kind)
+    assert fitted == tried
+
+
 # --- which kinds are tried
 
 
@@ -114,8 +136,21 @@ def test_static_is_tried_on_flips_whose_columns_are_always_the_same(data, option
     static, *others = trials(data, FitOptions(**options))
     assert static.kind == "static" and (static.unsuitable or "").startswith(reason or "")
     assert (static.unsuitable is None) == (reason is None)
-    assert [one.kind for one in others] == ["profile", "cnn"]
-    assert [one.unsuitable is None for one in others] == [True, "every" not in options]
+    assert [(one.kind, one.signals) for one in others] == [
+        ("profile", "attention"),
+        ("profile", "both"),
+        ("cnn", "attention"),
+    ]
+    assert [one.unsuitable is None for one in others] == [True, True, "every" not in options]
+
+
+SIGNALS = {"attention": ["profile", "cnn"], "both": ["profile, both signals"]}
+
+
+@pytest.mark.parametrize(("signals", "names"), SIGNALS.items(), ids=SIGNALS)
+def test_signals_that_are_given_leave_out_what_reads_others(signals, names):
+    found = trials(rows(False, [1, 1]), FitOptions(signals=signals))
+    assert [one.name for one in found if one.unsuitable is None] == names
 
 
 # --- on the toy backdoor
@@ -128,7 +163,10 @@ def test_on_texts_auto_is_what_profile_is_alone():
     assert auto.detector == "profile" and auto.threshold == profile.threshold
     record = auto.evidence["detectors"]
     assert record["chosen"] == "profile" and list(record["compared"]) == ["profile"]
-    assert record["not_used"].keys() == {"static", "cnn", "oneclass"} and "detectors" not in profile.evidence
+    assert (
+        record["not_used"].keys() == {"static", "profile, both signals", "cnn", "oneclass"}
+        and "detectors" not in profile.evidence
+    )
     assert {**auto.evidence, "detectors": None} == {**profile.evidence, "detectors": None}
 
 
