@@ -74,15 +74,9 @@ def fit(
             does not admit them), and what reading the model raises.
     """
     settings = FitOptions(**options)
-    if debug is None and (clean is None or settings.detector in LABELED):
-        raise BAD_OPTION(
-            f"detector {settings.detector!r} needs a debugging set"
-            if clean is not None
-            else "there is nothing to fit on"
-        )
     if output is not None:
         check_destination(output)
-    data = join(*(None if given is None else as_dataset(given) for given in (debug, clean)))
+    data = _rows(debug, clean, settings.detector)
     asked, settings = settings, _without_labels(settings, data)
     labeled = settings.detector not in LABEL_FREE
     if labeled:
@@ -108,6 +102,14 @@ def fit(
     if output is not None:
         hotfix.save(output)
     return hotfix
+
+
+def _rows(debug: Data | None, clean: Data | None, detector: str) -> DataSet:
+    if debug is None and clean is None:
+        raise BAD_OPTION("there is nothing to fit on")
+    if debug is None and detector in LABELED:
+        raise BAD_OPTION(f"detector {detector!r} needs a debugging set")
+    return join(*(None if given is None else as_dataset(given) for given in (debug, clean)))
 
 
 def _without_labels(options: FitOptions, data: DataSet) -> FitOptions:

@@ -99,13 +99,8 @@ class Tuner:
         *,
         always: bool = False,
     ) -> None:
-        self._context, self._judge, self._output, self._together, self._always = (
-            context,
-            judge,
-            output,
-            together,
-            always,
-        )
+        self._context, self._judge, self._output = context, judge, output
+        self._together, self._always = together, always
         self._steps = 0
         self._scores: dict[Hashable, tuple[Score, int]] = {}
         self._live: tuple[Hashable, Served] | None = None
