@@ -84,12 +84,10 @@ class Dense:
 class ValueNorms:
     """How much a token writes: for each head the norm of its value after the output projection, ‖v W‖ with W (D, E).
 
-    Its feature is log(norm + `NORM_FLOOR`), one for each of the H heads of the map. It needs no attention, so a trigger
-    that hides its attention may still show here.
+    Its feature is log(norm + `NORM_FLOOR`), one for each of the H heads of the map.
 
     Attributes:
-        factor: (H, D, R), or (1, D, R) for all heads, with ‖v · factor‖ = ‖v W‖, so the weights are not read when
-            patching. None: the norm of v itself, where the projection is not known.
+        factor: (H, D, R), or (1, D, R) for all heads, with ‖v · factor‖ = ‖v W‖. None: the norm of v itself.
     """
 
     factor: Floats | None = None
@@ -127,11 +125,13 @@ class Profile:
 class NormDistance:
     """A second test of a `OneClass`: how far the norms of what a column writes are from those of clean columns.
 
-    Of the H features of `norms`, score = max(d - r - offset, 0), with d and r as in `OneClass`.
+    Of the H features of `norms`, score = max(d - r - offset, 0), with d and r as in `OneClass`; d = Σ_u max(y_u, 0)²
+    where it is `squared` and only `louder` columns count.
 
     Attributes:
         mean, weight: (H,) and (H, U), or one for each place, (K, H) and (K, H, U).
         squared, offset, rank: as in `OneClass`.
+        louder: columns that write less than clean ones do not count: a trigger writes more, in many heads.
     """
 
     norms: ValueNorms
@@ -140,6 +140,7 @@ class NormDistance:
     squared: bool
     offset: float
     rank: int = 0
+    louder: bool = False
 
 
 @dataclass(frozen=True)

@@ -145,6 +145,8 @@ def _surprise(x: Array, content: list[int], reference: OneClass | NormDistance) 
         weight = reference.weight[k] if reference.weight.ndim == 3 else reference.weight
         mean = reference.mean[k] if reference.mean.ndim == 2 else reference.mean
         y = (x[k] - mean) @ weight.astype(np.float64)
+        if isinstance(reference, NormDistance) and reference.louder:
+            y = y[y > 0]
         distance[k] = (y**2 if reference.squared else y).sum()
     falling = sorted(distance.values(), reverse=True)
     neighbor = falling[min(reference.rank, len(falling)) - 1] if reference.rank else 0.0

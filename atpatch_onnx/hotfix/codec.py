@@ -58,6 +58,7 @@ FIELDS: dict[type, dict[str, Any]] = {
         "squared": "bool",
         "offset": "float",
         "rank": "int",
+        "louder": "bool",
     },
     Profile: {
         "layers": [Dense],
@@ -87,6 +88,7 @@ FIELDS: dict[type, dict[str, Any]] = {
 LATER: dict[type, dict[str, Any]] = {
     Profile: {"every": 1, "norms": None},
     OneClass: {"every": 1, "norms": None},
+    NormDistance: {"louder": False},
     Statistic: {"rows": 1, "by_values": False},
 }
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from atpatch_onnx.errors import AtpatchError
-from atpatch_onnx.fitting.detectors.features import profile_features, statistic_scores
-from atpatch_onnx.fitting.detectors.oneclass import Moments, describe, in_nats, surprise, tail
+from atpatch_onnx.fitting.detectors.features import norm_features, profile_features, statistic_scores
+from atpatch_onnx.fitting.detectors.oneclass import Moments, describe, describe_norms, in_nats, surprise, tail
 from atpatch_onnx.fitting.fitter import fit
 from atpatch_onnx.fitting.judge import Judge
 from atpatch_onnx.fitting.page import fit_page
@@ -20,7 +21,7 @@ from atpatch_onnx.inference.datasets import DataSet, as_dataset
 from atpatch_onnx.inference.prediction import Served, predict
 from atpatch_onnx.inference.runner import Runner
 from rewriters.finding.finder import find_sites
-from rewriters.plan import OneClass, Statistic
+from rewriters.plan import OneClass, Statistic, ValueNorms
 from tests import oracle
 
 toys = pytest.importorskip("tests.toy_backdoor", reason="torch trains the toys")
@@ -184,6 +185,32 @@ def test_scores_in_nats_fall_off_by_e_a_unit(places):
     assert (nats > 0).mean() == pytest.approx(0.05, abs=0.01)
     beyond = nats[nats > np.quantile(nats, 0.99)]
     assert (beyond - beyond.min()).mean() == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.parametrize("places", [None, 6])
+def test_both_signals_score_as_the_oracle_says(places):
+    rng, everywhere = np.random.default_rng(3), np.ones((400, 6), bool)
+    maps, values = rng.dirichlet(np.ones(6), size=(400, 2, 6)).astype(np.float32), rng.normal(size=(400, 2, 6, 4))
+    norms = ValueNorms(rng.normal(size=(2, 4, 4)).astype(np.float32))
+    signals = {"attention": profile_features(maps), "norms": norm_features(values, norms, batch=400, heads=2)}
+    moments = {name: Moments(places, features.shape[2]) for name, features in signals.items()}
+    for name, features in signals.items():
+        moments[name].add(features, everywhere)
+    second = in_nats(describe_norms(moments["norms"], norms), 0.5, 2.0)
+    detector = replace(describe(moments["attention"], exempt=(), probes=(0,)), norms=second)
+    ours = [surprise(one, signals[name], everywhere) for name, one in (("attention", detector), ("norms", second))]
+    want = oracle.oneclass(maps, None, detector, True, values)
+    np.testing.assert_allclose(sum(np.maximum(one, 0.0) for one in ours), want, rtol=1e-3, atol=1e-3)
+
+
+def test_where_tokens_move_only_a_column_that_writes_more_stands_out_by_its_norms():
+    rng = np.random.default_rng(4)
+    moments = Moments(None, 3)
+    moments.add(rng.normal(size=(500, 4, 3)) * 0.1, np.ones((500, 4), bool))
+    columns = np.float32([[[0.5, 0.5, 0.5], [-0.5, -0.5, -0.5], [0.0, 0.0, 0.0], [0.5, -0.5, 0.0]]])
+    loud, quiet, usual, mixed = surprise(describe_norms(moments, ValueNorms()), columns, np.ones((1, 4), bool))[0]
+    assert loud > 2 * mixed > 0
+    assert quiet < 1 and usual < 1
 
 
 # --- unfairness

@@ -60,7 +60,7 @@ DETECTORS = {
         floats(4, 2),
         True,
         0.5,
-        norms=NormDistance(ValueNorms(floats(2, 4, 3)), floats(2), floats(2, 1), False, 0.25, 4),
+        norms=NormDistance(ValueNorms(floats(2, 4, 3)), floats(2), floats(2, 1), True, 0.25, 4, True),
     ),
     "oneclass-some-rows": OneClass(floats(4), floats(4, 2), True, 0.5, every=3),
     "cnn": Cnn((Conv(floats(2, 1, 3, 3), floats(2)), Conv(floats(3, 2, 1, 1), floats(3), 2, 0)), (dense(27, 5),)),

@@ -87,17 +87,21 @@ def describe(moments: Moments, *, exempt: tuple[int, ...], probes: tuple[int, ..
 
 
 def describe_norms(moments: Moments, norms: ValueNorms) -> NormDistance:
-    """The same for the norms of what a column writes: their Mahalanobis distance, for each place or for all columns.
+    """The same for the norms of what a column writes.
 
-    A trigger may write much in some heads and little in others, so the projection that attention uses does not find it:
-    in the last layer of a victim that hides its attention, 7 instead of 98 % of the triggers at 5 % of clean rows.
+    For each place: their Mahalanobis distance. Where tokens move, a word may be unusual in any direction, but a trigger
+    writes more than clean words in many heads at once: the sum over heads of max(z, 0)². Two victims with weakly hidden
+    attention (SST-2, debugging rows): all triggers are caught at .5 % of clean rows, and with the Mahalanobis distance
+    none. No column is compared with its neighbors: that would take from a trigger what an unusual word next to it has.
     """
     mean, covariance = moments.mean_and_covariance()
+    if mean.ndim == 1:
+        scale = np.diag(1.0 / np.sqrt(np.diag(covariance) + NORM_RIDGE))
+        return NormDistance(norms, mean.astype(np.float32), scale.astype(np.float32), True, 0.0, louder=True)
     if covariance.ndim == 3 and covariance.size > MOST_WEIGHTS:
         covariance = np.broadcast_to(covariance.mean(0), covariance.shape)
     whitening = np.linalg.cholesky(np.linalg.inv(covariance + NORM_RIDGE * np.eye(mean.shape[-1])))
-    rank = RANK if mean.ndim == 1 else 0
-    return NormDistance(norms, mean.astype(np.float32), whitening.astype(np.float32), True, 0.0, rank)
+    return NormDistance(norms, mean.astype(np.float32), whitening.astype(np.float32), True, 0.0)
 
 
 def surprise(detector: OneClass | NormDistance, features: Floats, scored: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -110,6 +114,8 @@ def surprise(detector: OneClass | NormDistance, features: Floats, scored: NDArra
     centered = features.astype(np.float64) - detector.mean
     weight = detector.weight.astype(np.float64)
     y = np.einsum("bkf,kfu->bku", centered, weight) if weight.ndim == 3 else centered @ weight
+    if isinstance(detector, NormDistance) and detector.louder:
+        y = np.maximum(y, 0.0)
     distance = np.where(scored, (y**2 if detector.squared else y).sum(-1), -np.inf)
     if not detector.rank:
         return distance - detector.offset

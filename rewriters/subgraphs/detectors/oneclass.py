@@ -36,10 +36,10 @@ def _distance(e: Emitter, features: str, reference: OneClass | NormDistance, ord
     centered = e.op("Sub", features, e.constant(mean.T if mean.ndim == 2 else mean[:, None]))
     if weight.ndim == 3:  # one matrix for each position, as a batch of products over K: (K, B, F) · (K, F, U)
         y = e.op("MatMul", e.op("Transpose", centered, perm=[2, 0, 1]), e.constant(weight))
-        return e.op("Transpose", _summed(e, y, reference.squared, 2), perm=[1, 0])
+        return e.op("Transpose", _summed(e, y, reference, 2), perm=[1, 0])
     # Without squares, the sum of all units is a single unit.
     y = e.op("MatMul", e.constant(weight.T if reference.squared else weight.sum(1, keepdims=True).T), centered)
-    return _summed(e, y, reference.squared, 1)
+    return _summed(e, y, reference, 1)
 
 
 def _surprise(
@@ -52,8 +52,11 @@ def _surprise(
     return e.op("Relu", beyond, role="surprise")
 
 
-def _summed(e: Emitter, y: str, squared: bool, axis: int) -> str:
-    return e.reduce("Sum", e.op("Mul", y, y) if squared else y, axis, keepdims=False, role="distance")
+def _summed(e: Emitter, y: str, reference: OneClass | NormDistance, axis: int) -> str:
+    if reference.squared:
+        y = e.op("Relu", y) if isinstance(reference, NormDistance) and reference.louder else y
+        y = e.op("Mul", y, y)
+    return e.reduce("Sum", y, axis, keepdims=False, role="distance")
 
 
 def _neighbor_distance(e: Emitter, context: MapContext, distance: str, exempt: str | None, rank: int) -> str:

@@ -84,6 +84,17 @@ def test_both_tests_of_a_oneclass_add_up(
     assert (want[real] > without[real]).any()
 
 
+@pytest.mark.parametrize("by_place", [False, True], ids=["all-columns", "each-column"])
+def test_only_louder_columns_may_count(by_place: bool) -> None:
+    both = one(by_place, True, 0, (), NORMS["of-each-head"])
+    assert both.norms is not None
+    detector = replace(both, norms=replace(both.norms, louder=True))
+    got = ran(lambda e: oneclass.scores(e, context("masked"), detector), a=A, v=V, valid=VALID)
+    want = oracle.oneclass(A, VALID, detector, True, V)
+    np.testing.assert_allclose(got[VALID], want[VALID], rtol=1e-3, atol=1e-4)
+    assert (want[VALID] < oracle.oneclass(A, VALID, both, True, V)[VALID] - 1e-3).any()
+
+
 @pytest.mark.parametrize("shared", VALUES)
 @pytest.mark.parametrize("by_place", [False, True], ids=["all-columns", "each-column"])
 @pytest.mark.parametrize("of", ["of-values", "of-each-head"])
