@@ -132,8 +132,8 @@ class KindFigures(TypedDict):
 
 
 class DetectorsTried(TypedDict):
-    """Of a fit that chose the kind of detector itself: the chosen one, those compared (the cheapest first), and why the
-    others were not used.
+    """Of a fit that chose the kind of detector itself: the chosen one, those that were compared, and why the others
+    were not used.
     """
 
     chosen: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -14,8 +15,11 @@ from atpatch_onnx.fitting.fitter import fit
 from atpatch_onnx.fitting.hotfix_maker import Fit
 from atpatch_onnx.fitting.kind_selection import Chosen, Trial, best, choice_in_words, choose_kind, trials
 from atpatch_onnx.fitting.options import FitOptions
+from atpatch_onnx.fitting.page import fit_page
 from atpatch_onnx.hotfix.file import Hotfix
 from atpatch_onnx.inference.datasets import DataSet
+
+DEMO = Path(__file__).parents[2] / "atpatch_onnx" / "demo" / "digits" / "model.hotfix"
 
 RULE = {
     # outcomes (attacks left, clean rows lost, attacks missed) from the cheapest on → the one that is taken
@@ -202,3 +206,8 @@ def test_the_command_says_which_kind_it_chose_and_why(tmp_path, atpatch):
     said = " ".join(run.err.split())
     for line in choice_in_words(Hotfix.load(tmp_path / "m.hotfix").evidence["detectors"]):
         assert line in said
+
+
+def test_the_page_of_a_hotfix_that_names_no_comparison_says_nothing_of_one():
+    """The demo's hotfix is of one kind that was asked for, and older than the comparison."""
+    assert "Which detector" not in fit_page(Hotfix.load(DEMO), "model.onnx")
