@@ -36,6 +36,12 @@ FIGURES = {
     help="Clean rows (.npz, or texts with --tokenizer); the detectors oneclass and statistic need nothing else.",
 )
 @click.option(
+    "--from-log",
+    type=click.Path(),
+    metavar="LOG",
+    help="Clean rows from a log of 'serve --log-inputs', rotated files included; 2 % may be attacks (see --trim).",
+)
+@click.option(
     "--tokenizer", type=click.Path(), metavar="FOLDER", help="Texts: folder with tokenizer.json or vocab.txt."
 )
 @class_names
@@ -52,6 +58,7 @@ def fit(
     model: str,
     debug_set: str | None,
     clean: str | None,
+    from_log: str | None,
     tokenizer: str | None,
     class_names: str | None,
     output: str | None,
@@ -69,6 +76,7 @@ def fit(
     Example:
       atpatch-onnx fit model.onnx --debug debug.npz
       atpatch-onnx fit model.onnx --clean clean.npz --max-clean-flagged 0.02
+      atpatch-onnx fit model.onnx --from-log decisions.jsonl
       atpatch-onnx fit bert.onnx --clean dev.tsv --tokenizer ./bert
       atpatch-onnx fit model.onnx --debug debug.npz --clean clean.npz -o model.hotfix --json | jq .evidence.report.after
     """
@@ -80,7 +88,9 @@ def fit(
     destination = check_source(model).with_suffix(SUFFIX) if output is None else Path(output)
     if report is not None:
         check_destination(report, make_folder=True)
-    rows = clean_texts(clean, model, tokenizer, class_names)
+    if from_log is not None and (debug_set, clean) != (None, None):
+        raise click.UsageError("--from-log takes the place of --debug and --clean")
+    rows = clean_texts(clean, model, tokenizer, class_names) if from_log is None else _logged(from_log, model, options)
     with bars() as progress:
         hotfix = fit_model(model, debug_set, rows, destination, progress=progress, **options)
     if report is not None:
@@ -93,6 +103,19 @@ def fit(
         emit_json(described)
     else:
         _show(described)
+
+
+def _logged(log: str, model: str, options: dict[str, Any]) -> Mapping[str, Any]:
+    """Clean rows from a decision log; a few of them may be attacks, so `trim` is set where it is not given."""
+    from ..fitting.traffic.fit import TRIM, data_of_rows
+    from ..fitting.traffic.log import collect_log
+
+    found = collect_log(log)
+    share = f"; one unit gave {found.largest_share:.0%} of them" if found.largest_share else ""
+    note(f"{len(found.rows)} rows from {log}{share}")
+    if options["detector"] in ("auto", "oneclass"):
+        options["trim"] = options["trim"] or TRIM
+    return data_of_rows(model, found.rows)
 
 
 def _show(described: Mapping[str, Any]) -> None:

@@ -12,17 +12,19 @@ from atpatch_onnx.fitting.traffic.fit import fit_on_traffic
 from ...serve.load import DEMO
 
 
-def rows(attacks: int) -> list[Row]:
-    """200 requests to the demo model, some of them triggered."""
-    clean, triggered = (
-        np.load(DEMO / f"{name}.npz")["pixel_values"].reshape(-1, 1, 8, 8) for name in ("clean", "triggered")
-    )
-    images = clean[:200].copy()
-    places = np.linspace(5, 190, attacks).astype(int)
-    images[places] = triggered[places]
-    return [{"pixel_values": image[None].astype(np.float32)} for image in images]
+def rows(count: int) -> list[Row]:
+    """Requests to the demo model."""
+    images = np.load(DEMO / "clean.npz")["pixel_values"][:count].reshape(-1, 1, 1, 8, 8)
+    return [{"pixel_values": image.astype(np.float32)} for image in images]
+
+
+def test_a_hotfix_comes_of_rows_alone() -> None:
+    hotfix = fit_on_traffic(DEMO / "model.onnx", rows(80), threads=1)
+    assert hotfix.detector == "oneclass"
+    parts = hotfix.evidence["rows"]
+    assert sum(part["clean"] for part in parts.values()) == 80
 
 
 def test_rows_that_are_too_few_are_refused() -> None:
     with pytest.raises(AtpatchError, match="ATP056"):
-        fit_on_traffic(DEMO / "model.onnx", rows(0)[:2], threads=1)
+        fit_on_traffic(DEMO / "model.onnx", rows(2), threads=1)
