@@ -128,14 +128,24 @@ NO_CLASS_SCORES = declare(
 NOTHING_FITTED = declare(
     "ATP061",
     PlanError,
-    "there is no hotfix, and the graph does not show that the training-free detector suits this model",
-    "fit a hotfix ('atpatch-onnx fit MODEL --debug SET.npz', or '--clean ROWS.npz' where no trigger is known), or name "
-    "--detector statistic to use that detector all the same",
-    "Without a hotfix, 'patch' can only compare the columns of a map with one another. That needs a text encoder:"
-    " integer ids looked up in a table, of any length, and maps whose rows all see the same columns. In images and"
-    " tables the places differ by nature, and in a decoder the first tokens get most attention by nature. There a guess"
-    " may flag every request and spoil every answer. So a model is refused unless its graph shows this, and nothing is"
-    " written.",
+    "there is no hotfix, and without data only a text encoder can be calibrated",
+    "give a few hundred clean rows (--calibrate ROWS.npz), fit a hotfix ('atpatch-onnx fit MODEL --debug SET.npz', or"
+    " '--clean ROWS.npz' where no trigger is known), or name --detector statistic to use that detector all the same",
+    "Without a hotfix, 'patch' calibrates a detector on random tokens. That needs a text encoder: integer ids looked up"
+    " in a table, of any length, and maps whose rows all see the same columns. Random images and tables are unlike real"
+    " ones, and in a decoder the first tokens get most attention by nature. There a guess may flag every request and"
+    " spoil every answer. So a model is refused unless its graph shows this, and nothing is written. Rows given with"
+    " --calibrate are enough for any model but a decoder.",
+)
+NOT_CALIBRATED = declare(
+    "ATP063",
+    PlanError,
+    "the model cannot be calibrated on the rows, or no rows can be made for it",
+    "give clean rows with --calibrate ROWS.npz, one array per graph input, or name --detector statistic",
+    "To calibrate on random tokens, 'patch' must know what each input of the graph holds: token ids, positions, token"
+    " types or a mask. To calibrate on given rows, at least one attention site must have one map per row, with all its"
+    " tokens as columns. A text encoder that cannot be calibrated by itself gets the training-free detector"
+    " instead, and 'patch' says so.",
 )
 SOURCE_UNUSABLE = declare(
     "ATP070",

@@ -8,6 +8,7 @@ import click
 
 from ..hotfix.options import PatchOptions
 from .options import in_place, json_output, link_data, model_argument, options_of, output
+from .progress import bars
 from .rendering import emit_json, note, table
 
 
@@ -21,21 +22,23 @@ from .rendering import emit_json, note, table
 def patch(model: str, as_json: bool, **options: Any) -> None:
     """Insert detectors and redistribution at the attention sites of MODEL.
 
-    Without a hotfix, a text encoder gets the training-free detector with a cautious threshold. Every other model is
-    refused (ATP061), because a guess may spoil a decoder or a model for images or tables. If MODEL has a patch already,
+    Without a hotfix, 'patch' calibrates the model itself: a text encoder on random tokens, any other model on the clean
+    rows of --calibrate. Decoders, and other models without rows, are refused (ATP061). If MODEL has a patch already,
     the new one replaces it.
 
     \b
     Example:
       atpatch-onnx patch model.onnx                                    # with model.hotfix next to it, or a text encoder
       atpatch-onnx patch model.onnx --hotfix model.hotfix -o served/model.onnx
+      atpatch-onnx patch model.onnx --calibrate clean.npz --save-hotfix model.hotfix
       atpatch-onnx patch model.onnx --detector statistic               # whatever the model is
       atpatch-onnx patch model.onnx --detector static --columns none   # all the wiring, never a flag
       atpatch-onnx patch model.onnx --portable                         # before converters and quantizers
     """
     from ..patching.apply import patch as patch_model
 
-    done = patch_model(model, **options)
+    with bars() as progress:
+        done = patch_model(model, progress=progress, **options)
     for line in done.notes:
         note(line)
     if as_json:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from rewriters.choices import Accept, ControlInputs, Gating, Mend, Passes
 
@@ -13,6 +13,8 @@ from ..errors import BAD_OPTION
 from ..options import option
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from rewriters.model.forms import PathLike
 
     from .file import Hotfix
@@ -63,6 +65,9 @@ class PatchKeywords(PlanKeywords, total=False):
     detector: DetectorKind | None
     columns: Sequence[int] | None
     detector_model: PathLike | None
+    calibrate: PathLike | Mapping[str, NDArray[Any]]
+    calibration_rows: int
+    save_hotfix: PathLike | None
     target: Target
     freeze: bool
     portable: bool
@@ -79,6 +84,11 @@ class PatchOptions:
         detector: a detector that needs no hotfix, used whatever the model is.
         columns: columns that detector static flags: 3,7 or none (never fires).
         detector_model: ONNX file of detector onnx: (B, H, Q, K) float32 to scores (B, K).
+        calibrate: what a model without a hotfix is calibrated on. noise: random tokens, for text encoders; a file
+            (.npz): its clean rows, for any model but decoders; none: nothing, the detector is then statistic; auto:
+            MODEL.hotfix if there is one (and --save-hotfix is not given), else noise.
+        calibration_rows: number of random texts to calibrate on.
+        save_hotfix: write the calibrated hotfix to this file too.
         threshold: flag columns whose score is above this.
         benign: level of benign attention; a number is a multiple of the mean (without a hotfix: of uniform attention).
         values: replace a flagged column's value too (benign, the default), or keep it (own, the paper's form).
@@ -107,6 +117,9 @@ class PatchOptions:
     detector: DetectorKind | None = option(None, choices=DetectorKind)
     columns: Sequence[int] | None = option(None, metavar="LIST", parse=_columns)
     detector_model: PathLike | None = None
+    calibrate: PathLike | Mapping[str, NDArray[Any]] = option("auto", metavar="auto|noise|none|ROWS")
+    calibration_rows: int = option(1200, at_least=40)
+    save_hotfix: PathLike | None = option(None, metavar="FILE")
     threshold: float | None = None
     benign: Benign | None = option(None, metavar="zero|mean|NUMBER", parse=_benign)
     values: Values | None = option(None, choices=Values)
@@ -148,6 +161,16 @@ class PatchOptions:
             raise BAD_OPTION("the onnx detector and its file go together", "give --detector onnx --detector-model FILE")
         if self.hotfix is not None and self.detector is not None:
             raise BAD_OPTION("a hotfix brings its own detector", "give --hotfix or --detector, not both")
+        given = "a hotfix" if self.hotfix is not None else "--detector" if self.detector is not None else None
+        if given is not None and (self.calibrate != "auto" or self.save_hotfix is not None):
+            raise BAD_OPTION(f"with {given} nothing is calibrated", "leave --calibrate and --save-hotfix out")
+        if self.calibrate == "none" and self.save_hotfix is not None:
+            raise BAD_OPTION("--calibrate none makes no hotfix to save", "leave --save-hotfix out")
+
+    @property
+    def asks_to_calibrate(self) -> bool:
+        """Whether the model is calibrated even if there is a hotfix next to it."""
+        return self.calibrate != "auto" or self.save_hotfix is not None
 
     @property
     def control_inputs(self) -> ControlInputs:

@@ -23,6 +23,7 @@ from ..inspection.inspector import count_nodes, original_of
 from ..paths import refuse_overwriting
 from .planning import make_plan
 from .results import Patched, Unpatched
+from .self_calibration import Progress
 
 __all__ = ["Patched", "Unpatched", "patch", "patch_model", "unpatch", "unpatch_model"]
 
@@ -34,18 +35,24 @@ def patch(
     *,
     in_place: bool = False,
     link_data: bool = False,
+    progress: Progress | None = None,
     **options: Unpack[PatchKeywords],
 ) -> Patched: ...
 @overload
-def patch(model: onnx.ModelProto, **options: Unpack[PatchKeywords]) -> onnx.ModelProto: ...
+def patch(
+    model: onnx.ModelProto, *, progress: Progress | None = None, **options: Unpack[PatchKeywords]
+) -> onnx.ModelProto: ...
 @overload
-def patch(model: onnx_ir.Model, **options: Unpack[PatchKeywords]) -> onnx_ir.Model: ...
+def patch(
+    model: onnx_ir.Model, *, progress: Progress | None = None, **options: Unpack[PatchKeywords]
+) -> onnx_ir.Model: ...
 def patch(
     model: Model,
     output: PathLike | None = None,
     *,
     in_place: bool = False,
     link_data: bool = False,
+    progress: Progress | None = None,
     **options: Unpack[PatchKeywords],
 ) -> Patched | Graph:
     """Patch the attention sites of a model. On any failure nothing is written.
@@ -55,8 +62,8 @@ def patch(
     is not changed.
 
     The plan comes from `hotfix`, else from `detector`, else from the file `<model>.hotfix` next to the model. Without
-    any of them, a model that is proven to be a text encoder gets the training-free `statistic` detector with a cautious
-    threshold. If the model has a patch already, the new one replaces it.
+    any of them the model is calibrated: a text encoder on random tokens, any other model on the rows that `calibrate`
+    gives. If the model has a patch already, the new one replaces it.
 
     Args:
         model: path, `onnx.ModelProto` or `onnx_ir.Model`. External data is referenced, not read; only a hotfix
@@ -66,6 +73,7 @@ def patch(
             itself with `in_place`.
         in_place: allow the output to be the input.
         link_data: hard-link external data into another folder instead of copying it.
+        progress: called with a step, how much of it is done and how much there is, while the model is calibrated.
         options: fields of `PatchOptions`.
 
     Returns:
@@ -73,7 +81,8 @@ def patch(
 
     Raises:
         AtpatchError: ATP001-ATP006 (input), ATP010 (no site), ATP016 and ATP018-ATP020 (output), ATP053-ATP055
-            (hotfix), ATP023 (the graph does not allow it), ATP060 (options), ATP061 (no hotfix, and no text encoder).
+            (hotfix), ATP023 (the graph does not allow it), ATP060 (options), ATP061 (no hotfix, and no text encoder),
+            ATP050, ATP052, ATP056 and ATP063 (calibration).
     """
     started = time.perf_counter()
     wanted = PatchOptions(**options)
@@ -81,7 +90,7 @@ def patch(
     loaded = read(model)
     original = original_of(loaded)
     model_io.require_opset(original)
-    planned = make_plan(original, loaded, wanted)
+    planned = make_plan(original, loaded, wanted, progress)
     plan = planned.plan
     patched = patcher.patch(original, plan, planned.sites)
     if destination is None:
@@ -101,6 +110,7 @@ def patch(
         replaced=patcher.is_patched(loaded.proto),
         notes=(*planned.notes, *notes, *gating_notes(plan)),
         passes=plan.passes,
+        calibration=planned.calibration,
     )
 
 

@@ -1,4 +1,11 @@
-"""Chooses the plan of a patch: from a hotfix, from a named detector, or the training-free one."""
+"""Chooses the plan of a patch.
+
+1. A hotfix that is given, or that lies next to the model, gives its own plan.
+2. A detector that is named is used whatever the model is.
+3. Else the model is calibrated: a text encoder on random tokens, any other model on the rows that are given.
+4. A text encoder that cannot be calibrated, or is not to be, gets the training-free detector.
+5. Every other model is refused.
+"""
 
 from __future__ import annotations
 
@@ -10,21 +17,38 @@ from pathlib import Path
 import onnx
 
 from rewriters.finding.finder import find_sites
-from rewriters.finding.movable_tokens import doubt
+from rewriters.finding.movable_tokens import Doubt, doubt
 from rewriters.finding.token_groups import token_groups
+from rewriters.finding.token_inputs import token_inputs
 from rewriters.model import io as model_io
 from rewriters.model.external_data import check_external
 from rewriters.model.forms import Loaded
+from rewriters.model.regular_files import check_destination
 from rewriters.plan import PatchPlan
 from rewriters.sites import Site
 
-from ..errors import BAD_OPTION, NO_SITE, NOT_ADMITTED, NOTHING_FITTED
+from ..errors import (
+    BAD_OPTION,
+    NO_SITE,
+    NOT_ADMITTED,
+    NOT_CALIBRATED,
+    NOTHING_FITTED,
+    RUNTIME_MISSING,
+    RUNTIME_REFUSES,
+    AtpatchError,
+)
 from ..hotfix.file import Hotfix, is_silent
 from ..hotfix.options import PatchOptions
 from ..hotfix.plans import STATISTIC_THRESHOLD, STATISTIC_WORTH, fitted_plan, hotfix_next_to, untrained_plan
 from ..inspection.inspector import no_site, select_sites
+from ..paths import refuse_overwriting
+from .results import Calibration
+from .self_calibration import Progress, Subject, calibrate_on_noise, calibrate_on_rows, in_words
 
 __all__ = ["Planned", "make_plan"]
+
+_FALL_BACK = (RUNTIME_MISSING.code, RUNTIME_REFUSES.code, NOT_CALIBRATED.code)
+"""What keeps a text encoder from being calibrated, but not from being patched."""
 
 
 @dataclass(frozen=True)
@@ -36,46 +60,74 @@ class Planned:
         sites: all sites of the model, in graph order.
         hotfix: path of the hotfix. None if there is none, or if it was not read from a file.
         notes: one-line remarks for people.
+        calibration: how the model was calibrated. None if it was not.
     """
 
     plan: PatchPlan
     sites: tuple[Site, ...]
     hotfix: str | None
     notes: tuple[str, ...]
+    calibration: Calibration | None = None
 
 
-def make_plan(original: onnx.ModelProto, loaded: Loaded, options: PatchOptions) -> Planned:
-    """The plan for `original`, the model in `loaded` without its patch.
+def make_plan(
+    original: onnx.ModelProto, loaded: Loaded, options: PatchOptions, progress: Progress | None = None
+) -> Planned:
+    """The plan for `original`, the model in `loaded` without its patch. Writes the calibrated hotfix if asked to.
 
     Raises:
         AtpatchError: ATP010 (no site), ATP053-ATP055 (hotfix), ATP060 (options), ATP061 (no hotfix, and no text
-            encoder).
+            encoder), ATP050, ATP052, ATP056 and ATP063 (calibration).
     """
     sites, rejected = find_sites(original)
     chosen = select_sites(sites, options.include, options.exclude)
     path = Path(loaded.source) if isinstance(loaded.source, (str, os.PathLike)) else None
     if not chosen:
         raise no_site("the model" if path is None else os.fspath(path), sites, rejected)
+    if options.save_hotfix is not None:
+        if path is not None:
+            refuse_overwriting(path, Path(options.save_hotfix))
+        check_destination(options.save_hotfix)
     given = options.hotfix
-    if given is None and options.detector is None and path is not None:
+    if given is None and options.detector is None and path is not None and not options.asks_to_calibrate:
         given = hotfix_next_to(path)
     hotfix, file = (given, None) if isinstance(given, Hotfix) or given is None else (Hotfix.load(given), given)
+    calibration: Calibration | None = None
+    notes: tuple[str, ...] = ()
+    if hotfix is None and options.detector is None:
+        subject = Subject(original, loaded.folder, sites, chosen)
+        hotfix, calibration, notes = _calibrated(subject, options, progress or _silent)
     if hotfix is None:
-        plan = _untrained(original, sites, chosen, options)
+        plan = untrained_plan(chosen, options, _within(token_groups(original, sites), {site.id for site in chosen}))
     else:
         plan = _fitted(original, loaded, hotfix, sites, chosen, options)
     _check_passes(plan, options)
-    notes = _notes(options) if hotfix is None and options.detector is None else ()
-    return Planned(plan, sites, None if file is None else os.fspath(file), notes)
+    if calibration is not None and hotfix is not None and options.save_hotfix is not None:
+        hotfix.save(options.save_hotfix)
+    return Planned(plan, sites, None if file is None else os.fspath(file), notes, calibration)
 
 
-def _untrained(
-    model: onnx.ModelProto, sites: Sequence[Site], chosen: Sequence[Site], options: PatchOptions
-) -> PatchPlan:
-    plan = untrained_plan(chosen, options, _within(token_groups(model, sites), {site.id for site in chosen}))
-    if options.detector is None:
-        _refuse_guess(model, chosen)
-    return plan
+def _calibrated(
+    subject: Subject, options: PatchOptions, progress: Progress
+) -> tuple[Hotfix | None, Calibration | None, tuple[str, ...]]:
+    """The hotfix with a note about it; or no hotfix, and a note about the training-free detector."""
+    found, source = doubt(subject.model, subject.chosen), options.calibrate
+    if isinstance(source, str) and source in ("auto", "noise", "none"):
+        if found is not None:
+            raise _refusal(found)
+        if source == "none":
+            return None, None, (_statistic_note(options, "nothing was fitted"),)
+        try:
+            hotfix, calibration = calibrate_on_noise(subject, options, progress)
+        except AtpatchError as error:
+            if source == "noise" or options.save_hotfix is not None or error.code not in _FALL_BACK:
+                raise
+            return None, None, (_statistic_note(options, f"the model was not calibrated: {error.what}"),)
+    else:
+        if found is not None and found.decoder and token_inputs(subject.model, subject.sites) is not None:
+            raise _refusal(found)
+        hotfix, calibration = calibrate_on_rows(subject, source, options, progress)
+    return hotfix, calibration, (in_words(calibration, hotfix),)
 
 
 def _fitted(
@@ -97,15 +149,12 @@ def _fitted(
     return replace(plan, sites=kept, groups=_within(plan.groups, names))
 
 
-def _refuse_guess(model: onnx.ModelProto, chosen: Sequence[Site]) -> None:
-    """Raises NOTHING_FITTED if the graph does not prove that the training-free detector suits the model."""
-    found = doubt(model, chosen)
-    if found is not None:
-        decoders = "; decoders are not fully supported yet" if found.decoder else ""
-        raise NOTHING_FITTED(
-            f"there is no hotfix, and the training-free detector may spoil this model: {found.why}",
-            NOTHING_FITTED.fix + decoders,
-        )
+def _refusal(found: Doubt) -> AtpatchError:
+    decoders = "; decoders are not fully supported yet" if found.decoder else ""
+    return NOTHING_FITTED(
+        f"there is no hotfix, and without data this model cannot be calibrated: {found.why}",
+        NOTHING_FITTED.fix + decoders,
+    )
 
 
 def _within(groups: tuple[tuple[str, ...], ...], names: set[str]) -> tuple[tuple[str, ...], ...]:
@@ -126,12 +175,14 @@ def _check_passes(plan: PatchPlan, options: PatchOptions) -> None:
         )
 
 
-def _notes(options: PatchOptions) -> tuple[str, ...]:
+def _silent(step: str, done: int, total: int) -> None:
+    pass
+
+
+def _statistic_note(options: PatchOptions, why: str) -> str:
     used = STATISTIC_THRESHOLD if options.threshold is None else options.threshold
     return (
-        (
-            f"nothing was fitted: using the training-free detector with threshold {used:g}. {STATISTIC_WORTH}"
-            " 'atpatch-onnx fit MODEL --debug SET.npz -o MODEL.hotfix' (or --clean ROWS.npz) makes a hotfix for this"
-            " model, which does better"
-        ),
+        f"{why}; using the training-free detector with threshold {used:g}. {STATISTIC_WORTH}"
+        " 'atpatch-onnx fit MODEL --debug SET.npz -o MODEL.hotfix' (or --clean ROWS.npz) makes a hotfix for this"
+        " model, which does better"
     )

@@ -9,7 +9,30 @@ from typing import Any
 from rewriters.choices import Passes
 from rewriters.summary import Summarized, some
 
-__all__ = ["Patched", "Unpatched"]
+__all__ = ["Calibration", "Patched", "Unpatched"]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How a hotfix was calibrated.
+
+    Attributes:
+        source: "noise", or the file with the rows ("rows" if they were given in memory).
+        rows: how many rows there were.
+        clean_flagged: share of the rows held back that the patched graph flags.
+        seconds: time taken.
+        ends: where the special tokens of random texts come from; "" without any, or with rows.
+    """
+
+    source: str
+    rows: int
+    clean_flagged: float
+    seconds: float
+    ends: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """The keys under "calibration" that `patch --json` promises."""
+        return {key: getattr(self, key) for key in ("source", "rows", "clean_flagged", "seconds")}
 
 
 @dataclass(frozen=True, repr=False)
@@ -28,6 +51,7 @@ class Patched(Summarized):
         hotfix: hotfix file used. None if there was none.
         replaced: the input had a patch, which was taken out first.
         notes: one-line remarks for people.
+        calibration: how the model was calibrated. None if it was not.
     """
 
     output: str
@@ -41,6 +65,7 @@ class Patched(Summarized):
     replaced: bool = False
     notes: tuple[str, ...] = ()
     passes: Passes = "one"
+    calibration: Calibration | None = None
 
     def summary(self) -> Iterator[tuple[str, str]]:
         yield "output", self.output + (" (an older patch replaced)" if self.replaced else "")
@@ -52,7 +77,11 @@ class Patched(Summarized):
     def to_json(self) -> dict[str, Any]:
         """The keys that `patch --json` promises."""
         keys = ("output", "detector", "gating", "nodes_before", "nodes_after", "seconds")
-        return {**{key: getattr(self, key) for key in keys}, "sites": list(self.sites)}
+        return {
+            **{key: getattr(self, key) for key in keys},
+            "sites": list(self.sites),
+            "calibration": None if self.calibration is None else self.calibration.to_json(),
+        }
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
-"""`patch` with nothing but a model: what is shown to be a text encoder gets the training-free detector, all else is
-refused (ATP061).
+"""`patch` with nothing but a model: what is shown to be a text encoder is calibrated on random tokens, or gets the
+training-free detector with `--calibrate none`; all else is refused (ATP061). See also `test_self_calibration`.
 """
 
 from __future__ import annotations
@@ -41,8 +41,9 @@ def refusal(model: object) -> AtpatchError:
 
 @pytest.mark.parametrize(("exporter", "attention"), WAYS)
 def test_a_text_encoder_gets_the_training_free_detector(exporter, attention, tmp_path, atpatch):
-    run = atpatch("patch", export_model("bert", exporter, attention).path, "-o", tmp_path / "p.onnx", "--json")
-    assert (run.code, run.json["detector"]) == (0, "statistic")
+    model = export_model("bert", exporter, attention).path
+    run = atpatch("patch", model, "-o", tmp_path / "p.onnx", "--calibrate", "none", "--json")
+    assert (run.code, run.json["detector"], run.json["calibration"]) == (0, "statistic", None)
     assert f"threshold {STATISTIC_THRESHOLD:g}" in run.err and "clean ones" in run.err and "--clean" in run.err
     assert len(run.err.splitlines()) == 1
 
@@ -55,7 +56,7 @@ def test_what_is_not_shown_to_be_a_text_encoder_is_refused_with_ways_out(family,
     assert run.code == 2 and run.out == ""
     what, mend = run.err.splitlines()
     assert what.startswith("error ATP061: ") and NOT_SHOWN[family] in what
-    assert all(way in mend for way in ("--debug", "--clean", "--detector statistic"))
+    assert all(way in mend for way in ("--calibrate ROWS", "--debug", "--clean", "--detector statistic"))
     assert ("decoders are not fully supported yet" in mend) is (family not in ("vit", "swin"))
     assert snapshot(tmp_path) == {}
     assert atpatch("patch", path, "-o", tmp_path / "p.onnx", "--detector", "statistic").code == 0
@@ -79,7 +80,8 @@ def test_caches_branches_and_floats_are_refused(model, why):
 def test_the_encoder_of_a_text_to_text_model_can_be_chosen(tmp_path, atpatch):
     path = export_model("t5", "dynamo").path
     run = atpatch(
-        "patch", path, "-o", tmp_path / "p.onnx", "--include", "encoder.block", "--exclude", "decoder", "--json"
+        *("patch", path, "-o", tmp_path / "p.onnx", "--include", "encoder.block", "--exclude", "decoder"),
+        *("--calibrate", "none", "--json"),
     )
     assert run.code == 0 and len(run.json["sites"]) == 2
 

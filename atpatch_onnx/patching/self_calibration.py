@@ -1,0 +1,225 @@
+"""A hotfix for a model from clean rows without labels, or from no rows at all: what `patch` does without a hotfix.
+
+A text encoder is calibrated on random tokens (see `random_texts`), any other model on the rows that are given. Needs
+onnxruntime and numpy only.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from rewriters.editing.samples import prediction_output, sample_outputs
+from rewriters.finding.token_inputs import TokenInputs, token_inputs
+from rewriters.model import io as model_io
+from rewriters.names import FLAGGED
+from rewriters.sites import Site
+
+from ..errors import DATA_MALFORMED, NOT_CALIBRATED, RUNTIME_REFUSES, AtpatchError
+from ..fitting.fitted import Fitted
+from ..fitting.label_free import fit_label_free
+from ..fitting.options import MOST_EXTRA_RUNS
+from ..fitting.passes import Wanted
+from ..fitting.request_lengths import seen_lengths
+from ..fitting.splits import Part, Split, join
+from ..fitting.training import Context
+from ..hotfix.file import Hotfix, HotfixSite
+from ..hotfix.options import PatchOptions
+from ..inference.capture import Capture
+from ..inference.datasets import DataSet, as_dataset
+from ..inference.padding import common_mask
+from ..inference.runner import Runner
+from ..inference.special_tokens import SpecialTokens, read_special_tokens
+from ..version import __version__
+from .random_texts import LENGTHS, draw_texts, rows_of
+from .results import Calibration
+from .text_ends import find_ends
+
+__all__ = ["Progress", "Subject", "calibrate_on_noise", "calibrate_on_rows", "in_words"]
+
+Progress = Callable[[str, int, int], None]
+
+SEED = 0
+ALLOWED_ON_NOISE = 0.0025
+"""Share of the random texts that may be flagged. Sentences are flagged about four times as often. What a flag costs
+cannot be measured on noise; on rows it is, and bounds the threshold (see `fitting.costs`).
+"""
+SHARES = (0.5, 0.4)
+"""Of the rows that detectors and the threshold are fitted on; the rest is only counted."""
+NOISE_WORTH = ""
+"""What such a calibration was seen to do, for people who use it; the figures are those of models/RESULTS.md."""
+FIXED_LENGTH = 24
+"""Tokens of every random text where the model takes no padding mask."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The model to calibrate.
+
+    Attributes:
+        model: without a patch.
+        folder: of its external data, and of a tokenizer.
+        sites: all sites, in graph order.
+        chosen: those to patch.
+    """
+
+    model: onnx.ModelProto
+    folder: Path
+    sites: tuple[Site, ...]
+    chosen: tuple[Site, ...]
+
+
+def calibrate_on_noise(subject: Subject, options: PatchOptions, progress: Progress) -> tuple[Hotfix, Calibration]:
+    """A hotfix for a text encoder, from random tokens.
+
+    Raises:
+        AtpatchError: ATP063 where the inputs of the model are not understood, ATP050 and ATP052 where it does not run.
+    """
+    started, generator = time.perf_counter(), np.random.default_rng(SEED)
+    inputs = token_inputs(subject.model, subject.sites)
+    if inputs is None or inputs.unknown:
+        unknown = "" if inputs is None else f": what to feed to {', '.join(inputs.unknown)} is not known"
+        raise NOT_CALIBRATED(f"random texts cannot be made for this model{unknown}")
+    special = _special_tokens(subject, inputs, generator)
+    data = _random_data(subject, inputs, special, options.calibration_rows, generator)
+    wanted = replace(_wanted(subject, options, inputs.width), max_clean_flagged=ALLOWED_ON_NOISE, signals="attention")
+    hotfix, flagged = _fit(subject, data, wanted, progress)
+    seconds = round(time.perf_counter() - started, 3)
+    return hotfix, Calibration("noise", len(data), flagged, seconds, special.origin)
+
+
+def calibrate_on_rows(
+    subject: Subject, rows: str | os.PathLike[str] | Mapping[str, Any], options: PatchOptions, progress: Progress
+) -> tuple[Hotfix, Calibration]:
+    """A hotfix for any model, from clean rows.
+
+    Raises:
+        AtpatchError: ATP056 where the rows do not fit or are too few, ATP050 and ATP052 where the model does not run.
+    """
+    started = time.perf_counter()
+    data = as_dataset(rows)
+    if data.columns is not None and data.columns.any():
+        raise DATA_MALFORMED(
+            "the rows to calibrate on have columns labeled anomalous",
+            "give clean rows only, or fit a hotfix: 'atpatch-onnx fit MODEL --debug SET.npz'",
+        )
+    hotfix, flagged = _fit(subject, data, _wanted(subject, options, None), progress)
+    source = "rows" if isinstance(rows, Mapping) else os.fspath(rows)
+    return hotfix, Calibration(source, len(data), flagged, round(time.perf_counter() - started, 3))
+
+
+def in_words(calibration: Calibration, hotfix: Hotfix) -> str:
+    """One line for people: what was done, what it is worth, and what does better."""
+    if calibration.source == "noise":
+        done = f"calibrated on {calibration.rows} texts of random tokens"
+        ends = f"special tokens from {calibration.ends}" if calibration.ends else "without special tokens"
+        better = "--calibrate ROWS.npz (clean rows) and 'atpatch-onnx fit' (with a trigger) do better"
+        worth = NOISE_WORTH
+    else:
+        done, ends = f"calibrated on {calibration.rows} clean rows", "nothing is known of a trigger"
+        better = "'atpatch-onnx fit' with a trigger does better"
+        worth = ""
+    flags = f"{calibration.clean_flagged:.1%} of the rows held back are flagged"
+    passes = "flagged requests run twice" if hotfix.passes == "two" else "one pass"
+    return f"{done} in {calibration.seconds:.0f} s ({ends}): {flags}, {passes}. {worth}{better}"
+
+
+def _special_tokens(subject: Subject, inputs: TokenInputs, generator: np.random.Generator) -> SpecialTokens:
+    found = read_special_tokens(subject.folder)
+    if found is not None and found.fits(inputs.vocabulary):
+        return found
+    main = [site for site in subject.chosen if not site.where]
+    return find_ends(subject.model, subject.folder, main, inputs, None, generator) or SpecialTokens()
+
+
+def _random_data(
+    subject: Subject, inputs: TokenInputs, special: SpecialTokens, count: int, generator: np.random.Generator
+) -> DataSet:
+    """Texts up to the longest that the model takes: half the length is tried where a run fails."""
+    runner = Runner(subject.model, subject.folder)
+    masked = "mask" in inputs.meanings.values()
+    ends = len(special.first) + len(special.last)
+    longest = min((LENGTHS[1] if masked else FIXED_LENGTH) + ends, inputs.longest or LENGTHS[1] + ends)
+    while True:
+        texts = draw_texts(count, inputs.vocabulary, special, longest, generator, varied=masked)
+        data = DataSet.from_arrays(rows_of(texts, inputs, subject.model, special.pad))
+        widest = np.array([max(range(count), key=lambda row: len(texts[row]))])
+        try:
+            next(runner.batches(data, widest, 1, runner.outputs[:1]))
+            return data
+        except AtpatchError as error:
+            if error.code != RUNTIME_REFUSES.code or longest // 2 < LENGTHS[0] + ends:
+                raise
+            longest //= 2
+
+
+def _fit(subject: Subject, data: DataSet, wanted: Wanted, progress: Progress) -> tuple[Hotfix, float]:
+    """The hotfix, and the share of the rows held back that it flags."""
+    joined = join(None, data)
+    parts = _split(len(joined))
+    mask = common_mask(subject.chosen, joined)
+    flagged = MOST_EXTRA_RUNS if wanted.max_clean_flagged is None else wanted.max_clean_flagged
+    context = Context(subject.model, subject.folder, joined, parts, SEED, flagged, None, progress, mask=mask)
+    capture = Capture(subject.model, subject.folder, subject.chosen, joined, None, None, mask)
+    if not capture.sites:
+        reasons = "; ".join(f"{name}: {why}" for name, why in list(capture.skipped.items())[:3])
+        raise NOT_CALIBRATED(f"no site fits the rows: {reasons}")
+    output = prediction_output(subject.model, sample_outputs(subject.model)) or FLAGGED
+    fitted = fit_label_free(context, capture, "oneclass", output, wanted)
+    _, flags = fitted.served.scores(joined, parts.report.clean, fitted.plan.threshold)
+    return _hotfix(subject, fitted, context), float(flags[parts.report.clean].any(1).mean())
+
+
+def _split(count: int) -> Split:
+    ends = [round(share * count) for share in np.cumsum(SHARES)]
+    dealt = np.split(np.random.default_rng(SEED).permutation(count), ends)
+    if not all(map(len, dealt)):
+        raise DATA_MALFORMED(f"{count} clean rows are too few to calibrate on", "give a hundred or more")
+    return Split(*(Part(np.sort(rows), rows[:0]) for rows in dealt))
+
+
+def _wanted(subject: Subject, options: PatchOptions, width: int | None) -> Wanted:
+    """Two passes where a second run is behind a branch; outputs are replaced only where a prediction flips, if the
+    model makes predictions.
+
+    Args:
+        width: size of an embedding. An output as wide as that is an embedding of the text, not class scores.
+    """
+    passes = options.passes or ("one" if options.portable or options.gating == "none" else "auto")
+    model = subject.model
+    name = prediction_output(model, sample_outputs(model))
+    sizes = [value.type.tensor_type.shape.dim[1].dim_value for value in model.graph.output if value.name == name]
+    embeds = width is not None and width in sizes
+    return Wanted(passes, options.mend or "auto", options.accept or ("always" if embeds else "auto"))
+
+
+def _hotfix(subject: Subject, fitted: Fitted, context: Context) -> Hotfix:
+    plan = fitted.plan
+    return Hotfix(
+        sites=tuple(
+            HotfixSite(site.id, layer, site.heads, site.fingerprint, plan.sites[site.id])
+            for layer, site in enumerate(subject.sites)
+            if site.id in plan.sites
+        ),
+        threshold=plan.threshold,
+        weights=model_io.weights_digest(subject.model, subject.folder),
+        level=fitted.level,
+        companion=plan.companion,
+        groups=plan.groups,
+        passes=plan.passes,
+        joint=plan.joint,
+        mend=plan.mend,
+        accept=plan.accept,
+        most=plan.most,
+        data=context.data.digest,
+        lengths=seen_lengths(context, subject.sites),
+        seeds={"fit": SEED},
+        versions={"atpatch-onnx": __version__},
+    )
