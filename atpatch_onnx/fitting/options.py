@@ -32,7 +32,9 @@ Progress = Callable[[str, int, int], None]
 
 MOST_FLAGGED = 0.005
 """Share of clean requests, of a hotfix that has seen attacks: what it costs is not measured otherwise."""
-MOST_EXTRA_RUNS = 0.1
+MOST_EXTRA_RUNS = 0.03
+"""On SST-2 BadNets 3 % of clean rows cost .2 to .3 points and catch 97 % of the attacks; 8 % cost 1.4 points for 99 %.
+"""
 MOST_ACCURACY_DROP = 0.002
 MOST_CHANGED = 0.005
 """Without labels every changed prediction counts, and some of the changes are for the better."""
@@ -88,7 +90,7 @@ class FitOptions:
         max_accuracy_drop: oneclass and statistic: the threshold is the lowest that costs no more accuracy than this on
             clean rows, or changes no larger share of predictions where there are no labels; by default .002 and .005.
         max_extra_runs: oneclass and statistic: and that flags no larger share of clean rows than this, since a flagged
-            request runs again; by default .1.
+            request runs again; by default .03. More is needed against attackers who hide their attention.
         trim: oneclass: share of the clean rows that may be attacks, as in traffic; they are set aside.
         signals: profile and oneclass: read the attention that a token gets, or both this and how much the token writes;
             auto: both for oneclass, attention for profile; detector auto tries both for profile, too, where attention

@@ -37,9 +37,9 @@ def test_by_default_two_passes_flag_as_much_as_the_costs_allow_and_accept_flips(
     chosen = [one for one in chosen if (one["most"], one["companion"]) == (hotfix.most, hotfix.companion)]
     assert chosen and chosen[0]["lost"] <= 0.002
     assert calibration["clean_flagged"]["rate"] == pytest.approx(chosen[0]["extra_runs"])
-    assert chosen[0]["extra_runs"] <= 0.1
+    assert chosen[0]["extra_runs"] <= 0.03
     seen = outcome(hotfix, padded)
-    assert seen["asr_star"] <= (0.4 if padded else 0.1) and seen["accuracy_drop"] <= 0.01
+    assert seen["asr_star"] <= (0.5 if padded else 0.1) and seen["accuracy_drop"] <= 0.01
     assert hotfix.lengths == ({"shortest": 7, "longest": 12} if padded else {})
 
 
@@ -158,10 +158,17 @@ def test_more_columns_are_acted_on_as_long_as_that_costs_no_more_than_allowed() 
 def test_gains_make_up_for_losses_where_there_are_labels_and_every_change_counts_where_there_are_none() -> None:
     labels = LABELS.copy()
     labels[2] = 1
-    _, plan = costs_of(labels, {0: [2, 5]}, Bounds(0.0, 0.1))
+    _, plan = costs_of(labels, {0: [2, 5]}, Bounds(0.01, 0.1))
     assert plan.most == 0
-    costs, plan = costs_of(None, {0: [2, 5]}, Bounds(0.0, 0.1))
+    costs, plan = costs_of(None, {0: [2, 5]}, Bounds(0.01, 0.1))
     assert plan.most == 3 and costs.to_json()["measure"] == "changed"
+
+
+def test_gains_do_not_make_up_for_any_number_of_losses() -> None:
+    labels = LABELS.copy()
+    labels[[2, 4]] = 1
+    _, plan = costs_of(labels, {0: [2, 3, 4]}, Bounds(0.01, 0.1))
+    assert plan.most == 3
 
 
 def test_rows_that_may_be_attacks_run_again_but_their_changes_are_no_loss() -> None:
