@@ -18,7 +18,7 @@ __all__ = ["CALLS", "FAST_CASES", "add_marks", "marks_of", "spread"]
 
 CALLS = {
     "export": {"export", "export_model", "try_export"},
-    "train": {"fit", "toy", "train", "train_profile", "train_cnn", "--invert"},
+    "train": {"fit", "fit_on_traffic", "toy", "train", "train_profile", "train_cnn", "--invert"},
     "serve": {"server"},
 }
 """Mark → names of functions, of torch, of the packages or of the tests, and of commands and options."""
