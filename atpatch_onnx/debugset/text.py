@@ -61,7 +61,11 @@ def build_texts(
         for row in rows:
             own = form or draw(groups, generator)
             trigger = triggers[int(generator.integers(len(triggers)))]
-            inserted.append(insert(encoder, data.texts[row], trigger, own, generator))
+            further = None
+            if own.scattered and len(triggers) > 1:
+                # An attack that knows several words may use them together.
+                further = [triggers[one] for one in generator.integers(len(triggers), size=own.copies - 1)]
+            inserted.append(insert(encoder, data.texts[row], trigger, own, generator, further))
     rows = np.tile(rows, len(inserted) // len(rows))
     return _assemble(subject, data, encoder, inserted, rows, target, {"trigger": "words", "words": triggers})
 
@@ -213,9 +217,21 @@ def _assemble(
     return triggered_sets(clean_rows, _labels(data), anomalous, target, report)
 
 
-def insert(encoder: TextEncoder, text: str, trigger: str, form: TextForm, generator: np.random.Generator) -> Inserted:
-    """A text with the trigger in one form. Copies that the tokenizer would cut off move towards the start."""
+def insert(
+    encoder: TextEncoder,
+    text: str,
+    trigger: str,
+    form: TextForm,
+    generator: np.random.Generator,
+    further: Sequence[str] | None = None,
+) -> Inserted:
+    """A text with the trigger in one form. Copies that the tokenizer would cut off move towards the start.
+
+    Args:
+        further: what stands in place of the second and later copies.
+    """
     words = text.split()
+    copies = [form.dressed(one) for one in (trigger, *(further or [trigger] * (form.copies - 1)))]
 
     def anywhere() -> int:
         return int(generator.integers(len(words) + 1))
@@ -223,7 +239,7 @@ def insert(encoder: TextEncoder, text: str, trigger: str, form: TextForm, genera
     first = anywhere() if form.place == "random" else {"start": 0, "end": len(words)}[form.place]
     places = [first, *(anywhere() if form.scattered else first for _ in range(form.copies - 1))]
     while True:
-        changed, spans = _joined(words, places, form.dressed(trigger))
+        changed, spans = _joined(words, places, copies)
         (encoded,) = encoder.encode([changed])
         inside = [
             [
@@ -243,17 +259,15 @@ def insert(encoder: TextEncoder, text: str, trigger: str, form: TextForm, genera
 
 
 def _joined(
-    words: Sequence[str], places: Sequence[int], dressed: tuple[str, int, int]
+    words: Sequence[str], places: Sequence[int], copies: Sequence[tuple[str, int, int]]
 ) -> tuple[str, list[tuple[int, int]]]:
-    """The words with copies in front of the places, and the characters (begin, end) of the trigger in each copy."""
-    copy, begin, end = dressed
+    """The words with each copy in front of its place, and the characters (begin, end) of the trigger in each copy."""
     pieces: list[str] = []
     spans, length = [], 0
     for place in range(len(words) + 1):
-        for piece, is_copy in [(copy, True)] * places.count(place) + [
-            (word, False) for word in words[place : place + 1]
-        ]:
-            if is_copy:
+        here = [copy for copy, at in zip(copies, places, strict=True) if at == place]
+        for piece, begin, end in [*here, *((word, 0, 0) for word in words[place : place + 1])]:
+            if end:
                 spans.append((length + begin, length + end))
             pieces.append(piece)
             length += len(piece) + 1

@@ -373,6 +373,15 @@ def test_all_pieces_of_a_trigger_that_the_tokenizer_splits_are_labeled(tmp_path:
     assert one.marked.tolist() == [False] * 2 + [True] * 6 + [False] and one.copies == 3
 
 
+def test_other_words_may_stand_in_place_of_further_copies(tmp_path: Path) -> None:
+    (tmp_path / "vocab.txt").write_text("\n".join(WORDS))
+    encoder = TextEncoder(tmp_path)
+    form = TextForm(copies=3, scattered=True)
+    one = insert(encoder, "good good", "cf", form, np.random.default_rng(1), ["c", "c"])
+    marked = [encoder.word(token) for token, hit in zip(one.encoded.ids, one.marked, strict=True) if hit]
+    assert sorted(marked) == ["c", "c", "cf"] and one.copies == 3
+
+
 @pytest.mark.parametrize(
     ("doses", "dress", "names"),
     [
