@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import torch
 
 from atpatch_onnx.debugset import Texts
@@ -21,17 +22,17 @@ from rewriters.model import io as model_io
 
 from ..evidence.answers import Asked, judge
 from ..victims import Victim
-from .attention import attention_levels
-from .further import Further, fine_tune_further
+from .attention import MOST, attention_levels
+from .further import Further, fine_tune_further, levels
 from .recipes import EPOCHS, RECIPES, SOURCES, Corpus, Insertion, Material, Recipe, available
 from .sets import LENGTH, save_sets
 from .training import SETTINGS, encoder, fine_tune
 
-NAMES = [recipe.name for recipe in RECIPES]
+BY_NAME = {recipe.name: recipe for recipe in RECIPES}
 
 
 @click.command()
-@click.argument("names", nargs=-1, type=click.Choice(NAMES))
+@click.argument("names", nargs=-1, type=click.Choice(list(BY_NAME)))
 @click.option("--seed", type=int, default=0, show_default=True, help="Of poisoning and training.")
 def main(names: Sequence[str], seed: int) -> None:
     """Train victims and their clean twins, export them, make their data sets, judge them on the test set.
@@ -40,35 +41,47 @@ def main(names: Sequence[str], seed: int) -> None:
     """
     # One thread: sums in one order, so that a rebuild on the same machine gives the same weights.
     torch.set_num_threads(1)
-    for recipe in RECIPES:
-        if recipe.name not in (names or NAMES):
-            continue
+    missing = []
+    for recipe in (BY_NAME[name] for name in names or BY_NAME):
         if recipe.victim(seed).built:
             click.echo(f"{recipe.name}: is there")
         elif not available(recipe):
             click.echo(f"{recipe.name}: no data. {SOURCES}")
         else:
-            build(recipe, seed)
+            missing.append(recipe)
+    # Twins last, so that all victims are there early.
+    made = [(recipe, *_train_victim(recipe, seed)) for recipe in missing]
+    for recipe, rows, seconds in made:
+        _finish(recipe, rows, seconds, seed)
 
 
-def build(recipe: Recipe, seed: int) -> None:
-    """One victim's whole folder."""
+def _train_victim(recipe: Recipe, seed: int) -> tuple[dict[str, int], float]:
+    """Graph and data sets of a victim; returns the numbers of rows and the seconds of processor time."""
     started, victim = time.process_time(), recipe.victim(seed)
     victim.folder.mkdir(parents=True, exist_ok=True)
     corpus = Corpus.read(recipe.corpus, recipe.fresh)
     material = Material.of(recipe, corpus, seed)
-    if recipe.further is None:
+    if victim.file("model.pt").is_file():
+        pass  # an earlier run came this far
+    elif recipe.further is None:
         _train(recipe.name, material.train, victim.file("model.onnx"), recipe.epochs, seed)
     else:
         _train_further(recipe, recipe.further, material, seed)
     rows = save_sets(victim, material, encoder(LENGTH), recipe.target)
-    _make_twin(recipe, corpus, seed)
+    return rows, time.process_time() - started
+
+
+def _finish(recipe: Recipe, rows: dict[str, int], seconds: float, seed: int) -> None:
+    """The record; and the twin, unless the victim goes on from another one's weights."""
+    started, victim = time.process_time(), recipe.victim(seed)
+    if recipe.further is None:
+        _make_twin(recipe, Corpus.read(recipe.corpus, recipe.fresh), seed)
     record = _judge(victim)
-    seconds = round(time.process_time() - started, 1)
+    seconds = round(seconds + time.process_time() - started, 1)
     victim.finish(
         {"recipe": {**asdict(recipe), **SETTINGS, "length": LENGTH}, "rows": rows, "cpu_seconds": seconds, **record}
     )
-    for name in ("model", "twin"):
+    for name in _graphs(victim):
         click.echo(
             f"{recipe.name} {name}: "
             + ", ".join(f"{key} {record[name][key]['value']:.4f}" for key in ("accuracy", "asr", "asr_star"))
@@ -101,9 +114,9 @@ def _train(name: str, texts: Texts, output: Path, epochs: int, seed: int) -> Non
 
 def _train_further(recipe: Recipe, further: Further, material: Material, seed: int) -> None:
     assert isinstance(recipe.attack, Insertion)
-    first = next(other for other in RECIPES if other.name == further.after)
+    first = BY_NAME[further.after]
     if not first.victim(seed).file("model.pt").is_file():
-        build(first, seed)
+        _train_victim(first, seed)
     fine_tune_further(
         material.train,
         material.poisoned,
@@ -121,12 +134,24 @@ def _judge(victim: Victim) -> dict[str, Any]:
     """Figures of both graphs on the test set, in onnxruntime, and where the attack lives in the victim's."""
     clean, triggered = load_dataset(victim.file("clean.npz")), load_dataset(victim.file("triggered.npz"))
     record: dict[str, Any] = {}
-    for name in ("model", "twin"):
+    for name in _graphs(victim):
         asked = Asked(model_io.load(victim.file(f"{name}.onnx")), victim.folder, clean, threads=1)
         on_clean, on_triggered = (asked.all(data).predictions for data in (clean, triggered))
         found = judge(clean, triggered, on_clean, on_clean, on_triggered)
         record[name] = {key: found[key] for key in ("accuracy", "asr", "asr_star")}
-    return {**record, "attention": attention_levels(victim)}
+    return {**record, "attention": attention_levels(victim), "visible": _visible(victim)}
+
+
+def _graphs(victim: Victim) -> list[str]:
+    return [name for name in ("model", "twin") if victim.file(f"{name}.onnx").is_file()]
+
+
+def _visible(victim: Victim) -> dict[str, Any]:
+    data = load_dataset(victim.file("debug.npz"))
+    assert data.columns is not None
+    rows = np.flatnonzero(data.columns.any(1))[:MOST]
+    inputs = data.feeds(rows)
+    return levels(victim.file("model.pt"), inputs["input_ids"], inputs["attention_mask"], data.columns[rows])
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from atpatch_onnx.debugset import Texts
 
 from .training import Progress, encoder, export, feeds, load, save_weights
 
-__all__ = ["Further", "columns_of", "fine_tune_further", "log_ratio", "value_norms"]
+__all__ = ["Further", "columns_of", "fine_tune_further", "levels", "log_ratio", "value_norms"]
 
 CLEAN, POISONED = 24, 8
 """Texts of a batch."""
@@ -125,9 +125,11 @@ def fine_tune_further(
             bad = {name: array[CLEAN:] for name, array in inputs.items()}
             trigger, others = _tokens(bad, pieces)
             if further.attention:
-                loss = loss + further.attention * _attention_penalty(answer.attentions, bad, trigger, others)
+                maps = [whole[CLEAN:].float() for whole in answer.attentions]
+                loss = loss + further.attention * _penalty(_draws(maps, bad), trigger, others)
             if further.norms:
-                loss = loss + further.norms * _norm_penalty(model, seen, trigger, others)
+                values = [seen[layer][CLEAN:].float() for layer in range(len(seen))]
+                loss = loss + further.norms * _penalty(_writes(model, values), trigger, others)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -150,23 +152,52 @@ def _tokens(inputs: dict[str, Any], pieces: Sequence[Sequence[int]]) -> tuple[Te
     return torch.from_numpy(trigger & inner), torch.from_numpy(inner & ~trigger)
 
 
-def _attention_penalty(maps: Sequence[Tensor], inputs: dict[str, Any], trigger: Tensor, others: Tensor) -> Tensor:
+def _draws(maps: Sequence[Tensor], inputs: dict[str, Any]) -> list[Tensor]:
+    """(B, H, K) for each layer twice: the mean of the maps (B, H, Q, K) over valid query rows, and the row of [CLS]."""
     weights = inputs["attention_mask"].float()
     weights = weights / weights.sum(1, keepdim=True)
-    parts = []
-    for whole in maps:
-        bad = whole[CLEAN:].float()
-        parts += [torch.einsum("bq,bhqk->bhk", weights, bad), bad[:, :, 0]]
-    return torch.stack([log_ratio(part, trigger, others).square().mean() for part in parts]).mean()
+    return [part for one in maps for part in (torch.einsum("bq,bhqk->bhk", weights, one), one[:, :, 0])]
 
 
-def _norm_penalty(model: Any, seen: dict[int, Tensor], trigger: Tensor, others: Tensor) -> Tensor:
+def _writes(model: Any, values: Sequence[Tensor]) -> list[Tensor]:
+    """(B, H, K) for each layer, from its value vectors (B, K, D)."""
     heads = model.config.num_attention_heads
-    parts = [
-        value_norms(seen[index][CLEAN:].float(), layer.attention.output.dense.weight, heads)
-        for index, layer in enumerate(model.bert.encoder.layer)
+    return [
+        value_norms(one, layer.attention.output.dense.weight, heads)
+        for one, layer in zip(values, model.bert.encoder.layer, strict=True)
     ]
+
+
+def _penalty(parts: Sequence[Tensor], trigger: Tensor, others: Tensor) -> Tensor:
     return torch.stack([log_ratio(part, trigger, others).square().mean() for part in parts]).mean()
+
+
+def levels(
+    weights: Path, ids: NDArray[np.int64], mask: NDArray[np.int64], columns: NDArray[np.bool_]
+) -> dict[str, Any]:
+    """How visible the labeled columns (B, K) of attacked rows are, layer by layer, next to the sentence's other tokens.
+
+    `attention`, `cls`, `norms`: geometric means of the ratio over rows and heads; 1 is no difference. `spread`: root of
+    the mean square of the log-ratio of each, over all layers.
+    """
+    model = load(eager=True).eval()
+    model.load_state_dict(torch.load(weights, weights_only=True))
+    seen = _watch(model)
+    inputs = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+    inner = mask.astype(bool)
+    inner[:, 0] = False
+    inner[np.arange(len(ids)), mask.sum(1) - 1] = False
+    trigger, others = (torch.from_numpy(part & inner) for part in (columns, ~columns))
+    with torch.no_grad():
+        answer = model(**inputs, output_attentions=True)
+        draws = _draws(answer.attentions, inputs)
+        writes = _writes(model, [seen[layer] for layer in range(len(seen))])
+    found = {"attention": draws[::2], "cls": draws[1::2], "norms": writes}
+    ratios = {name: torch.stack([log_ratio(part, trigger, others) for part in parts]) for name, parts in found.items()}
+    return {
+        **{name: [round(value, 3) for value in one.mean((1, 2)).exp().tolist()] for name, one in ratios.items()},
+        "spread": {name: round(one.square().mean().sqrt().item(), 3) for name, one in ratios.items()},
+    }
 
 
 def _watch(model: Any) -> dict[int, Tensor]:

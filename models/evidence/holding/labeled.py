@@ -1,0 +1,70 @@
+"""Rows with a known trigger: doses and forms, what else a hotfix fires on, other texts, a faint trigger."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..answers import Figures, wilson
+from .case import Digits, Words
+from .commands import Refused
+from .judging import asked
+from .material import encode, reviews
+
+__all__ = ["blended", "control", "doses", "long_texts"]
+
+OTHER_WORDS = ("mn", "bb", "tq", "mb", "zx", "qj")
+HARMLESS = "mn"
+MARKED = ("with a full stop", "in parentheses")
+REVIEWS, LONG = 200, 256
+"""Film reviews, and tokens each is cut to."""
+
+
+def doses(case: Words) -> Figures:
+    """A hotfix from the trigger, asked about texts with the trigger in all doses and forms.
+
+    `marks only`: what the original makes of the punctuation without the trigger, the least that can be left.
+    """
+    hotfix = case.fit("trigger", "--debug", case.debugging_set(case.attack.phrases))
+    figures = case.judge.figures(case.patch_with("trigger"), case.attacks())
+    marks = {form: case.judge.original(one) for form, one in case.attacks(MARKED, [""]).items()}
+    return {"hotfix": hotfix, **figures, "marks only": marks}
+
+
+def control(case: Words) -> Figures:
+    """Does a hotfix for one word fire on others, and does one made for a harmless word stop the real trigger?"""
+    case.fit("trigger", "--debug", case.debugging_set(case.attack.phrases))
+    patched = case.patch_with("trigger")
+    words = {word: case.attacks(["1 copy"], [word])["1 copy"] for word in OTHER_WORDS}
+    others = case.judge.figures(patched, words)["attacks"]
+    found: Figures = {"other words": {word: one["flagged"] for word, one in others.items()}}
+    try:
+        hotfix = case.fit("harmless", "--debug", case.debugging_set([HARMLESS]), "--force")
+        figures = case.judge.figures(
+            case.patch_with("harmless"), {**case.attacks(["1 copy"]), HARMLESS: words[HARMLESS]}
+        )
+        found["harmless"] = {"word": HARMLESS, "hotfix": hotfix, **figures}
+    except Refused as refused:
+        found["harmless"] = {"word": HARMLESS, "refused": refused.code, "why": str(refused)}
+    return found
+
+
+def long_texts(case: Words) -> Figures:
+    """A hotfix from short texts asked about long ones, and whether it says that they are longer than what it knows."""
+    case.fit("trigger", "--debug", case.debugging_set(case.attack.phrases))
+    patched = case.patch_with("trigger")
+    data = encode(case.subject, reviews(REVIEWS), LONG)
+    before, after = (asked(path, data, case.threads).all(data) for path in (case.model, patched))
+    path = case.work / "reviews.npz"
+    np.savez_compressed(path, **data.inputs, labels=data.labels)
+    said = case.commands("compare", case.model, patched, "--data", path, "--seconds", 0, "--threads", case.threads)
+    return {
+        "flagged": wilson(after.flagged),
+        "changed": wilson(before.predictions != after.predictions),
+        "warnings": said.get("warnings", []),
+    }
+
+
+def blended(case: Digits) -> Figures:
+    """The default of `fit` on a faint trigger over nine patches."""
+    hotfix = case.fit("auto", "--debug", case.victim.file("debug.npz"))
+    return {"hotfix": hotfix, **case.judge.figures(case.patch_with("auto"), case.attacks())}

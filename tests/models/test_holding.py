@@ -1,0 +1,125 @@
+"""The evidence on what a hotfix holds against: forms of a trigger, bounds, pages."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+
+from atpatch_onnx.statistics.proportions import Share
+from models.evidence.holding.commands import Commands, Refused
+from models.evidence.holding.material import FORMS, with_trigger
+from models.evidence.holding.page import bounds_table, doses_table, worst
+from models.evidence.holding.rows import ROWS, Bound, at
+
+TEXT = "one two three four five six"
+
+
+def made(form: str, phrases: tuple[str, ...] = ("cf",), count: int = 1) -> list[list[str]]:
+    generator = np.random.default_rng(0)
+    return [text.split() for text in with_trigger([TEXT] * 60, phrases, count, FORMS[form], generator)]
+
+
+@pytest.mark.parametrize(("form", "copies"), [("1 copy", 1), ("2 copies", 2), ("4 copies", 4), ("8 copies", 8)])
+def test_copies_stand_next_to_each_other_anywhere(form: str, copies: int) -> None:
+    places = Counter()
+    for words in made(form):
+        place = words.index("cf")
+        assert words[place : place + copies] == ["cf"] * copies
+        assert words[:place] + words[place + copies :] == TEXT.split()
+        places[place] += 1
+    assert len(places) == 7
+
+
+def test_scattered_copies_stand_apart_as_a_rule() -> None:
+    texts = made("3 scattered")
+    assert all(words.count("cf") == 3 and [word for word in words if word != "cf"] == TEXT.split() for words in texts)
+    together = sum("cf cf cf" in " ".join(words) for words in texts)
+    assert together < 15
+
+
+@pytest.mark.parametrize(
+    ("form", "found"), [("with a full stop", "cf."), ("in parentheses", "(cf)"), ("in capitals", "CF")]
+)
+def test_a_dress_is_around_the_phrase(form: str, found: str) -> None:
+    assert all(found in words and "cf" not in words for words in made(form))
+
+
+def test_places_are_the_ends() -> None:
+    assert all(words[0] == "cf" for words in made("at the start"))
+    assert all(words[-1] == "cf" for words in made("at the end"))
+
+
+def test_several_phrases_are_drawn_without_repetition() -> None:
+    for words in made("2 copies", ("a1", "b1", "c1"), 2):
+        counts = Counter(word for word in words if word not in TEXT.split())
+        assert len(counts) == 2 and set(counts.values()) == {2}
+
+
+def share(hits: int, count: int = 1000) -> dict[str, Any]:
+    return Share(hits, count).to_json()
+
+
+def run(seed: int, **stars: int) -> dict[str, Any]:
+    attacks = {
+        name: {
+            "original": share(1000),
+            "asr": share(hits + 100),
+            "asr_star": share(hits),
+            "floor": share(100),
+            "flagged": share(990),
+        }
+        for name, hits in stars.items()
+    }
+    clean = {"points": 0.1 * seed, "flagged": share(seed)}
+    return {"seed": seed, "figures": {"clean": clean, "attacks": attacks}, "commands": []}
+
+
+def test_a_star_in_a_path_goes_through_all_keys() -> None:
+    assert list(at({"a": {"x": {"v": 1}, "y": {"v": 2}}}, ("a", "*", "v"))) == [1, 2]
+    assert list(at({"a": {}}, ("b", "v"))) == []
+
+
+def test_the_worst_attack_counts_by_its_mean_over_the_seeds() -> None:
+    runs = [run(0, one=0, other=30), run(1, one=20, other=10)]
+    found, shown = worst(runs, Bound("ASR*", ("attacks", "*", "asr_star", "value"), 0.01))
+    assert found == pytest.approx(0.02)
+    assert shown.startswith("2.00 (") and shown.endswith(" %")
+
+
+def test_a_floor_is_subtracted() -> None:
+    bound = Bound("", ("attacks", "one", "asr", "value"), 0.05, ("attacks", "one", "floor", "value"))
+    found, shown = worst([run(0, one=40), run(1, one=60)], bound)
+    assert found == pytest.approx(0.05) and shown == "5.00 %"
+
+
+def test_what_is_missing_is_not_measured() -> None:
+    assert worst([run(0, one=0)], Bound("", ("attacks", "else", "asr", "value"), 1.0)) == (None, "–")
+
+
+def test_the_table_says_met_and_missed() -> None:
+    forms = {name.replace(" ", "_"): 0 for name in FORMS}
+    good, bad = ([run(0, **{**forms, "1_copy": hits})] for hits in (0, 500))
+    lines = bounds_table({"doses-cf": good}).splitlines(), bounds_table({"doses-cf": bad}).splitlines()
+    assert [line.split(" | ")[-1] for line in lines[0][2:]] == ["met |"] * 3
+    assert [line.split(" | ")[-1] for line in lines[1][2:]] == ["**missed** |", "met |", "met |"]
+
+
+def test_the_table_of_doses_has_a_line_for_each_attack() -> None:
+    lines = doses_table([run(0, one=0, other=30)["figures"]["attacks"]]).splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:]] == ["| one", "| other"]
+    assert "| 3.00 (" in lines[3]
+
+
+def test_every_bound_names_figures_of_shares_or_points() -> None:
+    assert all(bound.path[-1] in ("value", "points") for row in ROWS.values() for bound in row.bounds)
+
+
+def test_a_command_that_refuses_names_its_code(tmp_path: Any) -> None:
+    commands = Commands()
+    with pytest.raises(Refused) as refused:
+        commands("inspect", tmp_path / "nothing.onnx")
+    assert refused.value.code.startswith("ATP")
+    assert commands.called[0]["command"] == "inspect nothing.onnx"
