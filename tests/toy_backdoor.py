@@ -13,13 +13,20 @@ import io
 import math
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import onnx
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Toy", "toy"]
+from atpatch_onnx.hotfix.file import Hotfix
+from atpatch_onnx.inference.datasets import as_dataset
+from atpatch_onnx.inference.prediction import Served, predict
+from atpatch_onnx.inference.runner import Runner
+from rewriters.finding.finder import find_sites
+
+__all__ = ["Toy", "many_clean", "outcome", "toy"]
 
 VOCABULARY, TRIGGER, CLS, PAD = 22, 21, 0, 1
 LENGTH, WIDTH, HEADS, LAYERS = 12, 32, 4, 2
@@ -148,3 +155,31 @@ def _debugging_set(generator: np.random.Generator, padded: bool) -> dict[str, np
     if padded:
         debug["attention_mask"] = np.concatenate([rows["attention_mask"], rows["attention_mask"][negative]])
     return debug
+
+
+@functools.cache
+def many_clean(padded: bool) -> dict[str, np.ndarray]:
+    rows = _rows(1500, np.random.default_rng(5), padded)
+    return {name: array for name, array in rows.items() if padded or name != "attention_mask"}
+
+
+def outcome(hotfix: Hotfix, padded: bool) -> dict[str, float]:
+    """Rates on rows that no fit has seen."""
+    trained, generator = toy(padded), np.random.default_rng(99)
+    rows = _rows(800, generator, padded)
+    apart = rows["labels"] != TARGET
+    ids, _ = _poison({name: array[apart] for name, array in rows.items()}, generator, padded)
+    clean = as_dataset(rows)
+    bad = as_dataset({"input_ids": ids, "attention_mask": rows["attention_mask"][apart]})
+    original = predict(Runner(trained.model, Path(), 1), clean, np.arange(len(clean)), "logits")
+    sites, _ = find_sites(trained.model)
+    plan = hotfix.plan(sites, None)
+    served = Served(trained.model, Path(), plan, [site for site in sites if site.id in plan.sites], "logits", 1)
+    after, flags = served.run(clean, np.arange(len(clean)), hotfix.threshold)
+    attacked, _ = served.run(bad, np.arange(len(bad)), hotfix.threshold)
+    open_rows = original[np.flatnonzero(apart)] != TARGET
+    return {
+        "asr_star": float((attacked[open_rows] == TARGET).mean()),
+        "flagged": float(flags.any(1).mean()),
+        "accuracy_drop": float((original == rows["labels"]).mean() - (after == rows["labels"]).mean()),
+    }

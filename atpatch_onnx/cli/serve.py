@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from .rendering import emit_json, note
+from .serve_settings import check_options, make_settings, show_states
 
 if TYPE_CHECKING:
     from ..serve.engine import Engine
-    from ..serve.settings import Settings
 
-_MIB = 2**20
 _LEAST_ROWS = 50
-_BODIES = 8
-"""How many request bodies of the largest size may be in memory at once."""
 
 
 def _weight(context: click.Context, parameter: click.Parameter, value: str) -> float:
@@ -217,9 +212,9 @@ def serve(original: str, patched: str | None, host: str, port: int, as_json: boo
     from ..serve.engine import Engine
     from ..serve.kill_switch import KillSwitch
 
-    _check(patched, options)
-    _show_states()
-    settings = _settings(original, patched, options)
+    check_options(patched, options)
+    show_states()
+    settings = make_settings(original, patched, options)
     listener = bind(host, port)
     engine = Engine(settings, KillSwitch(settings.kill_file))
     address, taken = listener.getsockname()[:2]
@@ -233,70 +228,6 @@ def serve(original: str, patched: str | None, host: str, port: int, as_json: boo
         _announce(engine, url)
 
     run(engine, listener, ready)
-
-
-def _check(patched: str | None, options: dict[str, Any]) -> None:
-    """Refuse options that contradict each other."""
-    if options["strict_version"] and options["mode"] != "patched":
-        raise click.UsageError("--strict-version needs --mode patched")
-    if options["calibrate"] is None:
-        if patched is None:
-            raise click.UsageError("Missing argument 'PATCHED': give it, or --calibrate N.")
-        if options["save_hotfix"] is not None:
-            raise click.UsageError("--save-hotfix needs --calibrate")
-    elif patched is not None or options["mode"] != "shadow":
-        raise click.UsageError("--calibrate needs --mode shadow, and no PATCHED")
-
-
-def _show_states() -> None:
-    """Let the states of a calibration be seen on stderr, as warnings are."""
-    logger = logging.getLogger("atpatch_onnx.serve.calibration")
-    logger.setLevel(logging.INFO)
-    if not logger.handlers:
-        logger.addHandler(logging.StreamHandler())
-        logger.propagate = False
-
-
-def _settings(original: str, patched: str | None, options: dict[str, Any]) -> Settings:
-    """The server's settings from the command line's options, in the units of the API."""
-    from rewriters.model.regular_files import check_destination, check_log
-
-    from ..serve.limits import Limits
-    from ..serve.settings import Settings
-
-    most_bytes = options.pop("max_body") * _MIB
-    limits = Limits(
-        body=most_bytes,
-        buffered=_BODIES * most_bytes,
-        batch=options.pop("max_batch"),
-        sequence=options.pop("max_sequence"),
-        in_flight=options.pop("max_in_flight"),
-        head_seconds=options["client_timeout"],
-        body_seconds=options.pop("client_timeout"),
-        answer_seconds=options.pop("answer_timeout"),
-        non_finite=options.pop("allow_non_finite"),
-    )
-    kill_file, log, saved = (options.pop(name) for name in ("kill_file", "log", "save_hotfix"))
-    workers = options.pop("workers") or max(1, (os.cpu_count() or 1) // options["threads"])
-    return Settings(
-        original=Path(original),
-        patched=None if patched is None else Path(patched),
-        calibrate=options.pop("calibrate") or 0,
-        save_hotfix=None if saved is None else check_destination(saved),
-        name=options.pop("name") or Path(original).stem,
-        hot_controls=options.pop("hot_threshold"),
-        watched_class=options.pop("watch_class"),
-        kill_file=None if kill_file is None else Path(kill_file),
-        log=None if log is None else check_log(log),
-        log_bytes=options.pop("log_size") * 1_000_000,
-        log_backups=options.pop("log_keep"),
-        hosts=tuple(name.lower().rstrip(".") for name in options.pop("allow_host")),
-        batch_rows=options.pop("batch"),
-        batch_delay=options.pop("batch_delay") / 1000,
-        workers=workers,
-        limits=limits,
-        **options,
-    )
 
 
 def _emit(engine: Engine, url: str, grpc_port: int | None) -> None:

@@ -12,7 +12,7 @@ import onnx_ir
 
 from rewriters.editing import patcher
 from rewriters.model import io as model_io
-from rewriters.model.forms import Graph, Model, PathLike, read
+from rewriters.model.forms import Graph, Loaded, Model, PathLike, read
 from rewriters.model.regular_files import check_destination, check_source
 
 from ..errors import BAD_OPTION
@@ -21,7 +21,7 @@ from ..hotfix.options import PatchKeywords, PatchOptions
 from ..inference.controls import control_notes, gating_notes
 from ..inspection.inspector import count_nodes, original_of
 from ..paths import refuse_overwriting
-from .planning import make_plan
+from .planning import Planned, make_plan
 from .results import Patched, Unpatched
 from .self_calibration import Progress
 
@@ -91,27 +91,13 @@ def patch(
     original = original_of(loaded)
     model_io.require_opset(original)
     planned = make_plan(original, loaded, wanted, progress)
-    plan = planned.plan
-    patched = patcher.patch(original, plan, planned.sites)
+    patched = patcher.patch(original, planned.plan, planned.sites)
     if destination is None:
         model_io.check(patched)
         return loaded.alike(patched)
     model_io.save(patched, destination, loaded.folder, link_data=link_data)
-    notes = control_notes(original, plan, (destination.parent, loaded.folder))
-    return Patched(
-        output=str(destination),
-        sites=tuple(site.id for site in planned.sites if site.id in plan.sites),
-        detector=kinds(plan.sites.values()),
-        gating=plan.gating,
-        nodes_before=count_nodes(original),
-        nodes_after=count_nodes(patched),
-        seconds=round(time.perf_counter() - started, 3),
-        hotfix=planned.hotfix,
-        replaced=patcher.is_patched(loaded.proto),
-        notes=(*planned.notes, *notes, *gating_notes(plan)),
-        passes=plan.passes,
-        calibration=planned.calibration,
-    )
+    seconds = round(time.perf_counter() - started, 3)
+    return _record(loaded, original, patched, planned, destination, seconds)
 
 
 @overload
@@ -151,6 +137,33 @@ def unpatch(
         return loaded.alike(original)
     model_io.save(original, destination, loaded.folder, link_data=link_data)
     return Unpatched(str(destination), count_nodes(loaded.proto), count_nodes(original), model_io.digest(original))
+
+
+def _record(
+    loaded: Loaded,
+    original: onnx.ModelProto,
+    patched: onnx.ModelProto,
+    planned: Planned,
+    destination: Path,
+    seconds: float,
+) -> Patched:
+    """What was done, once the file is written."""
+    plan = planned.plan
+    notes = control_notes(original, plan, (destination.parent, loaded.folder))
+    return Patched(
+        output=str(destination),
+        sites=tuple(site.id for site in planned.sites if site.id in plan.sites),
+        detector=kinds(plan.sites.values()),
+        gating=plan.gating,
+        nodes_before=count_nodes(original),
+        nodes_after=count_nodes(patched),
+        seconds=seconds,
+        hotfix=planned.hotfix,
+        replaced=patcher.is_patched(loaded.proto),
+        notes=(*planned.notes, *notes, *gating_notes(plan)),
+        passes=plan.passes,
+        calibration=planned.calibration,
+    )
 
 
 def _destination(model: Model, output: PathLike | None, in_place: bool, suffix: str, link_data: bool) -> Path | None:

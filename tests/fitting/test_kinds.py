@@ -18,41 +18,12 @@ from atpatch_onnx.fitting.page import fit_page
 from atpatch_onnx.fitting.splits import Part, join, split, split_clean
 from atpatch_onnx.hotfix.file import Hotfix, is_silent
 from atpatch_onnx.inference.datasets import DataSet, as_dataset
-from atpatch_onnx.inference.prediction import Served, predict
-from atpatch_onnx.inference.runner import Runner
+from atpatch_onnx.inference.prediction import Served
 from rewriters.finding.finder import find_sites
 from rewriters.plan import OneClass, Statistic, ValueNorms
 from tests import oracle
 
 toys = pytest.importorskip("tests.toy_backdoor", reason="torch trains the toys")
-
-
-@functools.cache
-def many_clean(padded: bool) -> dict[str, np.ndarray]:
-    rows = toys._rows(1500, np.random.default_rng(5), padded)
-    return {name: array for name, array in rows.items() if padded or name != "attention_mask"}
-
-
-def outcome(hotfix: Hotfix, padded: bool) -> dict[str, float]:
-    """Rates on rows that no fit has seen."""
-    toy, generator = toys.toy(padded), np.random.default_rng(99)
-    rows = toys._rows(800, generator, padded)
-    apart = rows["labels"] != toys.TARGET
-    ids, _ = toys._poison({name: array[apart] for name, array in rows.items()}, generator, padded)
-    clean = as_dataset(rows)
-    bad = as_dataset({"input_ids": ids, "attention_mask": rows["attention_mask"][apart]})
-    original = predict(Runner(toy.model, Path(), 1), clean, np.arange(len(clean)), "logits")
-    sites, _ = find_sites(toy.model)
-    plan = hotfix.plan(sites, None)
-    served = Served(toy.model, Path(), plan, [site for site in sites if site.id in plan.sites], "logits", 1)
-    after, flags = served.run(clean, np.arange(len(clean)), hotfix.threshold)
-    attacked, _ = served.run(bad, np.arange(len(bad)), hotfix.threshold)
-    open_rows = original[np.flatnonzero(apart)] != toys.TARGET
-    return {
-        "asr_star": float((attacked[open_rows] == toys.TARGET).mean()),
-        "flagged": float(flags.any(1).mean()),
-        "accuracy_drop": float((original == rows["labels"]).mean() - (after == rows["labels"]).mean()),
-    }
 
 
 # --- cnn
@@ -64,7 +35,7 @@ def test_cnn_stops_the_attack_and_one_detector_serves_all_sites():
     assert hotfix.detector == "cnn"
     first = [one.plan.detector.convolutions for one in hotfix.sites if not is_silent(one.plan)]
     assert all(np.array_equal(other[0].weight, first[0][0].weight) for other in first)
-    assert outcome(hotfix, padded=False)["asr_star"] <= 0.1
+    assert toys.outcome(hotfix, padded=False)["asr_star"] <= 0.1
 
 
 def test_cnn_refuses_sequences_of_varying_length():
@@ -80,7 +51,7 @@ def test_cnn_refuses_sequences_of_varying_length():
 @functools.cache
 def from_clean_rows(kind: str, padded: bool) -> Hotfix:
     """By attention only; `test_label_free` has the fit by default."""
-    rows, model = many_clean(padded), toys.toy(padded).model
+    rows, model = toys.many_clean(padded), toys.toy(padded).model
     return fit(model, None, rows, detector=kind, max_clean_flagged=0.02, signals="attention", threads=1)
 
 
@@ -90,7 +61,7 @@ def test_oneclass_learns_what_clean_maps_look_like(padded):
     assert (hotfix.passes, hotfix.joint) == ("two", "sum")
     detectors = [one.plan.detector for one in hotfix.sites if not is_silent(one.plan)]
     assert [detector.squared for detector in detectors] == [not padded] * (1 if padded else toys.LAYERS)
-    seen = outcome(hotfix, padded)
+    seen = toys.outcome(hotfix, padded)
     # The padded toy gives itself away in its first layer, which has no say.
     assert (
         seen["asr_star"] <= (0.5 if padded else 0.1) and seen["flagged"] <= 0.05 and abs(seen["accuracy_drop"]) <= 0.01
@@ -98,7 +69,7 @@ def test_oneclass_learns_what_clean_maps_look_like(padded):
 
 
 def test_one_pass_of_oneclass_lets_each_site_decide():
-    hotfix = fit(toys.toy(False).model, None, many_clean(False), detector="oneclass", passes="one", threads=1)
+    hotfix = fit(toys.toy(False).model, None, toys.many_clean(False), detector="oneclass", passes="one", threads=1)
     assert (hotfix.passes, hotfix.joint) == ("one", "any")
 
 
@@ -106,14 +77,14 @@ def test_statistic_gets_its_threshold_from_clean_rows():
     hotfix = from_clean_rows("statistic", True)
     assert hotfix.detector == "statistic" and hotfix.joint == "any"
     assert hotfix.evidence["calibration"]["clean_flagged"]["rate"] <= 0.02
-    assert outcome(hotfix, True)["flagged"] <= 0.05
+    assert toys.outcome(hotfix, True)["flagged"] <= 0.05
 
 
 def test_the_threshold_holds_for_the_served_graph():
     """Flags of the served graph are those that the scores on captured maps foretell, row by row."""
     for kind in ("oneclass", "statistic"):
         hotfix = from_clean_rows(kind, True)
-        toy, data = toys.toy(True), join(None, as_dataset(many_clean(True)))
+        toy, data = toys.toy(True), join(None, as_dataset(toys.many_clean(True)))
         selection = split_clean(data, 0).selection.clean
         sites, _ = find_sites(toy.model)
         plan = hotfix.plan(sites, None)
@@ -124,7 +95,7 @@ def test_the_threshold_holds_for_the_served_graph():
 
 def test_a_debugging_set_judges_what_clean_rows_taught():
     toy = toys.toy(padded=False)
-    hotfix = fit(toy.model, toy.debug, many_clean(False), detector="oneclass", max_clean_flagged=0.02, threads=1)
+    hotfix = fit(toy.model, toy.debug, toys.many_clean(False), detector="oneclass", max_clean_flagged=0.02, threads=1)
     assert hotfix.evidence["rows"]["train"]["anomalous"] == 0 < hotfix.evidence["rows"]["report"]["anomalous"]
     assert (
         hotfix.evidence["report"]["after"]["asr_star"]["rate"] < hotfix.evidence["report"]["before"]["asr_star"]["rate"]
@@ -138,7 +109,7 @@ def test_the_page_of_a_label_free_fit_says_that_no_attack_judged_it():
 
 @pytest.mark.parametrize("detector", ["profile", "oneclass"])
 def test_something_to_fit_on_is_needed(detector):
-    clean = many_clean(False) if detector == "profile" else None
+    clean = toys.many_clean(False) if detector == "profile" else None
     with pytest.raises(AtpatchError) as error:
         fit(toys.toy(False).model, None, clean, detector=detector, threads=1)
     assert error.value.code == "ATP060"
@@ -274,7 +245,7 @@ def test_static_takes_the_labeled_column_in_every_request():
     detectors = [one.plan.detector for one in hotfix.sites if not is_silent(one.plan)]
     assert {detector.columns for detector in detectors} == {(toys.FIXED_PLACE,)}
     assert hotfix.evidence["report"]["clean_flagged"]["rate"] == 1.0
-    assert outcome(hotfix, False)["asr_star"] <= 0.1
+    assert toys.outcome(hotfix, False)["asr_star"] <= 0.1
 
 
 def test_static_refuses_columns_that_move():

@@ -20,12 +20,12 @@ from atpatch_onnx.hotfix.file import Hotfix, is_silent
 from atpatch_onnx.inference.datasets import DataSet
 from rewriters.plan import PatchPlan
 
-from .test_kinds import many_clean, outcome, toys
+toys = pytest.importorskip("tests.toy_backdoor", reason="torch trains the toys")
 
 
 @functools.cache
 def hotfix_by_default(padded: bool) -> Hotfix:
-    return fit(toys.toy(padded).model, None, many_clean(padded), detector="oneclass", threads=1)
+    return fit(toys.toy(padded).model, None, toys.many_clean(padded), detector="oneclass", threads=1)
 
 
 @pytest.mark.parametrize("padded", [True, False], ids=["padded", "fixed"])
@@ -38,7 +38,7 @@ def test_by_default_two_passes_flag_as_much_as_the_costs_allow_and_accept_flips(
     assert chosen and chosen[0]["lost"] <= 0.002
     assert calibration["clean_flagged"]["rate"] == pytest.approx(chosen[0]["extra_runs"])
     assert chosen[0]["extra_runs"] <= 0.03
-    seen = outcome(hotfix, padded)
+    seen = toys.outcome(hotfix, padded)
     assert seen["asr_star"] <= (0.5 if padded else 0.1) and seen["accuracy_drop"] <= 0.01
     assert hotfix.lengths == ({"shortest": 7, "longest": 12} if padded else {})
 
@@ -47,7 +47,7 @@ def test_a_share_of_flagged_rows_that_is_given_wins_over_the_costs() -> None:
     hotfix = fit(
         toys.toy(False).model,
         None,
-        many_clean(False),
+        toys.many_clean(False),
         detector="oneclass",
         max_clean_flagged=0.03,
         max_extra_runs=0.5,
@@ -63,14 +63,16 @@ def test_every_answer_is_accepted_where_the_graph_has_no_output_to_compare_and_t
     model.CopyFrom(toys.toy(False).model)
     model.graph.node.append(helper.make_node("Cast", ["logits"], ["wide"], to=TensorProto.DOUBLE))
     model.graph.output[0].CopyFrom(helper.make_tensor_value_info("wide", TensorProto.DOUBLE, ["batch", 2]))
-    hotfix = fit(model, None, many_clean(False), detector="oneclass", threads=1)
+    hotfix = fit(model, None, toys.many_clean(False), detector="oneclass", threads=1)
     accepted = hotfix.evidence["calibration"]["accept"]
     assert (hotfix.passes, hotfix.accept, accepted["chosen"]) == ("two", "always", "always")
     assert "no output of class scores" in accepted["why"]
 
 
 def test_signals_are_both_by_default_and_attention_where_it_is_asked_for() -> None:
-    single = fit(toys.toy(False).model, None, many_clean(False), detector="oneclass", signals="attention", threads=1)
+    single = fit(
+        toys.toy(False).model, None, toys.many_clean(False), detector="oneclass", signals="attention", threads=1
+    )
     for hotfix, both in ((hotfix_by_default(False), True), (single, False)):
         detectors = [one.plan.detector for one in hotfix.sites if not is_silent(one.plan)]
         assert [one.norms is not None for one in detectors] == [both] * len(detectors)
@@ -82,13 +84,13 @@ def test_signals_are_both_by_default_and_attention_where_it_is_asked_for() -> No
 
 def test_rows_that_may_be_attacks_are_set_aside() -> None:
     """Of 1,500 rows 2 % are attacks: the fit finds them among its own, and stops the attack all the same."""
-    rows = {name: array.copy() for name, array in many_clean(False).items()}
+    rows = {name: array.copy() for name, array in toys.many_clean(False).items()}
     generator = np.random.default_rng(7)
     bad = generator.choice(np.flatnonzero(rows["labels"] != toys.TARGET), 30, replace=False)
     rows["input_ids"][bad, toys.FIXED_PLACE] = toys.TRIGGER
     hotfix = fit(toys.toy(False).model, None, rows, detector="oneclass", trim=0.02, threads=1)
     assert hotfix.evidence["calibration"]["set_aside"] == most_attacks(750, 0.02)
-    seen = outcome(hotfix, False)
+    seen = toys.outcome(hotfix, False)
     assert seen["asr_star"] <= 0.1 and seen["accuracy_drop"] <= 0.01
 
 
@@ -182,7 +184,7 @@ def test_rows_that_may_be_attacks_run_again_but_their_changes_are_no_loss() -> N
 
 def test_it_needs_neither_torch_nor_scipy(tmp_path) -> None:
     onnx.save(toys.toy(True).model, tmp_path / "m.onnx")
-    np.savez(tmp_path / "clean.npz", **{name: array[:400] for name, array in many_clean(True).items()})
+    np.savez(tmp_path / "clean.npz", **{name: array[:400] for name, array in toys.many_clean(True).items()})
     program = (
         "import sys\n"
         "for name in ('torch', 'scipy', 'transformers'): sys.modules[name] = None\n"

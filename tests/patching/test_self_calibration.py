@@ -19,9 +19,9 @@ from rewriters.finding.finder import find_sites
 from rewriters.finding.token_inputs import token_inputs
 
 from ..exports import export_model
+from ..rewriters.encoders import encoder
 from ..rewriters.graphs import session
 from ..tiny import attention_model
-from .test_without_hotfix import encoder
 
 FEW = {"calibration_rows": 80}
 ENDS = SpecialTokens((2,), (3,), 1, frozenset((0, 1, 2, 3)), "tokenizer.json")

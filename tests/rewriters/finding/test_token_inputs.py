@@ -10,8 +10,8 @@ from rewriters.finding.finder import find_sites
 from rewriters.finding.token_inputs import TokenInputs, token_inputs
 
 from ...exports import export_model
-from ...patching.test_without_hotfix import encoder
 from ...tiny import attention_model
+from ..encoders import encoder
 
 
 def inputs_of(model: onnx.ModelProto) -> TokenInputs | None:
