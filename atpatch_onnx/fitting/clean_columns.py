@@ -70,13 +70,16 @@ class CleanColumns:
         self.by_place = all(self._by_place.values())
         self.detecting = names if self.by_place else names[-math.ceil(len(names) / LATE) :]
         self.set_aside = train[:0]
+        self._outlying: NDArray[np.bool_] | None = None
         for _ in range(ROUNDS if trim else 0):
             self._learn(np.setdiff1d(train, self.set_aside))
             scores = self._score(train, np.setdiff1d(train, self.set_aside))
-            peaks = np.max([scores[name].max(1)[train] for name in self.detecting], axis=0)
-            if kind == "oneclass":
-                peaks = np.sum([scores[name] for name in self.detecting], axis=0).max(1)[train]
-            self.set_aside = train[np.argsort(-peaks, kind="stable")[: most_attacks(len(train), trim)]]
+            together = (np.sum if kind == "oneclass" else np.max)([scores[name] for name in self.detecting], axis=0)
+            count = most_attacks(len(train), trim)
+            self.set_aside = train[np.argsort(-together.max(1)[train], kind="stable")[:count]]
+            if self.by_place:
+                self._outlying = _highest(together, train, count)
+        self._outlying = None
         kept = np.setdiff1d(train, self.set_aside)
         self._learn(kept)
         self.scores = self._score(np.sort(np.concatenate([kept, selection])), kept)
@@ -98,14 +101,15 @@ class CleanColumns:
         benign = {name: BenignSums(site, self._by_place[name]) for name, site in self._sites.items()}
         moments: dict[tuple[str, str], Moments] = {}
 
-        def gather(name: str, batch: SiteBatch, _: Ints) -> None:
+        def gather(name: str, batch: SiteBatch, chunk: Ints) -> None:
             benign[name].add(batch)
             if self._kind != "oneclass":
                 return
             for signal, features in self._features(name, batch).items():
                 places = features.shape[1] if self._by_place[name] else None
                 sums = moments.setdefault((name, signal), Moments(places, features.shape[2]))
-                sums.add(features, self._scored(name, batch))
+                counted = self._scored(name, batch)
+                sums.add(features, counted if self._outlying is None else counted & ~self._outlying[chunk])
 
         stream(self._context, self._capture, rows, "clean columns", gather)
         self._benign = benign
@@ -184,6 +188,18 @@ class CleanColumns:
     def _scored(self, name: str, batch: SiteBatch) -> NDArray[np.bool_]:
         """(B, K): the columns that count."""
         return batch.valid if self._by_place[name] else content_columns(batch.valid)
+
+
+def _highest(scores: Scores, rows: Ints, count: int) -> NDArray[np.bool_]:
+    """(N, K): in each column the `count` of the rows with the highest scores.
+
+    Attacks agree in their columns and hide there: among 400 rows a place that is otherwise always empty has seen
+    nothing but them. Elsewhere rare strokes of clean images score as high, so whole rows are no measure at first.
+    """
+    found = np.zeros(scores.shape, bool)
+    order = np.argsort(-scores[rows], axis=0, kind="stable")[:count]
+    np.put_along_axis(found, rows[order], True, axis=0)
+    return found
 
 
 def _assembled(parts: Sequence[tuple[Ints, Scores]], rows: int) -> Scores:

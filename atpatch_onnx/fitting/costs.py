@@ -140,11 +140,10 @@ class Costs:
         }
 
     def _bars(self) -> list[float]:
-        """Thresholds, ascending."""
+        """Thresholds, ascending. Attacks among the rows are flagged on top of what clean rows may cost."""
         count, bounds = len(self._rows), self._bounds
-        shares = [bounds.extra_runs * share for share in SHARES]
-        if bounds.flagged is not None:
-            shares = [bounds.flagged + bounds.trim * (1 - bounds.flagged)]
+        clean = [bounds.extra_runs * share for share in SHARES] if bounds.flagged is None else [bounds.flagged]
+        shares = [share + bounds.trim * (1 - share) for share in clean]
         peaks = self._peaks[self._order]
         bars = [float(peaks[min(math.floor(share * count), count - 1)]) for share in shares]
         # A little above: scores in the graph come from float32 sums of another order than ours.
