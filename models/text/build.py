@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 import torch
 
 from atpatch_onnx.debugset import Texts
@@ -22,11 +21,12 @@ from rewriters.model import io as model_io
 
 from ..evidence.answers import Asked, judge
 from ..victims import Victim
-from .attention import MOST, attention_levels
-from .further import Further, fine_tune_further, levels
+from .attention import attention_levels
+from .further import Further, fine_tune_further
 from .recipes import EPOCHS, RECIPES, SOURCES, Corpus, Insertion, Material, Recipe, available
 from .sets import LENGTH, save_sets
 from .training import SETTINGS, encoder, fine_tune
+from .visible import visible
 
 BY_NAME = {recipe.name: recipe for recipe in RECIPES}
 
@@ -139,19 +139,11 @@ def _judge(victim: Victim) -> dict[str, Any]:
         on_clean, on_triggered = (asked.all(data).predictions for data in (clean, triggered))
         found = judge(clean, triggered, on_clean, on_clean, on_triggered)
         record[name] = {key: found[key] for key in ("accuracy", "asr", "asr_star")}
-    return {**record, "attention": attention_levels(victim), "visible": _visible(victim)}
+    return {**record, "attention": attention_levels(victim), "visible": visible(victim)}
 
 
 def _graphs(victim: Victim) -> list[str]:
     return [name for name in ("model", "twin") if victim.file(f"{name}.onnx").is_file()]
-
-
-def _visible(victim: Victim) -> dict[str, Any]:
-    data = load_dataset(victim.file("debug.npz"))
-    assert data.columns is not None
-    rows = np.flatnonzero(data.columns.any(1))[:MOST]
-    inputs = data.feeds(rows)
-    return levels(victim.file("model.pt"), inputs["input_ids"], inputs["attention_mask"], data.columns[rows])
 
 
 if __name__ == "__main__":
