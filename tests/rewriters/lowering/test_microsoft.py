@@ -7,7 +7,7 @@ import copy
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto
 
 from rewriters.editing.fused_sites import lower_fused_sites
 from rewriters.editing.patcher import patch, unpatch
@@ -16,6 +16,7 @@ from rewriters.plan import BenignPair, Dense, PatchPlan, Profile, SitePlan, Stat
 from tests import oracle
 
 from ..graphs import run, session
+from ..half_precision import half, rounded
 from ..microsoft import CASES, Case, N, case, one_node
 from ..running import with_outputs
 from ..subgraphs.random_detectors import separating
@@ -175,29 +176,6 @@ def test_every_opset(id: str, opset: int) -> None:
     onnx.checker.check_model(patched)
     want = run(patched_with(one, SitePlan(Static((1,)))), one.feeds)["out"]
     np.testing.assert_allclose(run(patched, one.feeds)["out"], want, atol=1e-6)
-
-
-def half(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same node in float16."""
-    model = copy.deepcopy(model)
-    for value in (*model.graph.input, *model.graph.output):
-        if value.type.tensor_type.elem_type == TensorProto.FLOAT:
-            value.type.tensor_type.elem_type = TensorProto.FLOAT16
-    for tensor in model.graph.initializer:
-        if tensor.data_type == TensorProto.FLOAT:
-            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name))
-    return model
-
-
-def rounded(one: Case) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
-    """The float32 node with weights and feeds that float16 can hold."""
-    model = copy.deepcopy(one.model)
-    for tensor in model.graph.initializer:
-        if tensor.data_type == TensorProto.FLOAT:
-            array = numpy_helper.to_array(tensor).astype(np.float16).astype(np.float32)
-            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
-    cast = {k: v.astype(np.float16).astype(np.float32) if v.dtype == np.float32 else v for k, v in one.feeds.items()}
-    return model, cast
 
 
 @pytest.mark.parametrize("one", [c for c in CASES if not c.id.startswith("qattention")], ids=lambda c: c.id)

@@ -8,20 +8,17 @@ with the oracle to within the rounding of the model's own quantization.
 from __future__ import annotations
 
 import itertools
-import logging
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from onnx import numpy_helper
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
+from onnxruntime.quantization import QuantType, quantize_static
 
 from rewriters.editing.patcher import patch, unpatch
 from rewriters.errors import AtpatchError
@@ -29,10 +26,11 @@ from rewriters.finding.finder import find_sites
 from rewriters.plan import BenignPair, PatchPlan, SitePlan, Static, Statistic
 from rewriters.sites import Site
 from tests import oracle
-from tests.exports import EXPORTERS, ExportedModel, export_model
+from tests.exports import EXPORTERS, export_model
 
 from ..graphs import session
 from ..patterns import QK, Pattern, model as hand_made
+from ..quantizing import Batches, optimized, quantized
 from ..running import canonical, run_all, same_plan, with_outputs
 
 FORMATS = {
@@ -56,53 +54,6 @@ INTEGER_KERNELS = (
     "MatMulIntegerToFloat",
 )
 PAIR = BenignPair(np.array([0.5], np.float32))
-
-
-class Batches(CalibrationDataReader):  # type: ignore[misc]
-    """A few padded batches to calibrate with."""
-
-    def __init__(self, export: ExportedModel) -> None:
-        self._batches: Iterator[dict[str, np.ndarray]] = iter([export.feeds(batch, padded=True) for batch in (2, 3, 4)])
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        return next(self._batches, None)
-
-
-@cache
-def quantized(kind: str, family: str, exporter: str) -> onnx.ModelProto:
-    format_, _, saved = kind.partition("-")
-    if saved:
-        return optimized(quantized(format_, family, exporter))
-    export = export_model(family, exporter)
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        before = logging.root.manager.disable
-        logging.disable(logging.WARNING)  # it recommends a pre-processing that changes nothing here
-        try:
-            if format_ == "dynamic":
-                quantize_dynamic(
-                    export.path, path, weight_type=QuantType.QInt8, extra_options={"MatMulConstBOnly": False}
-                )
-            else:
-                form = QuantFormat.QOperator if format_ == "qoperator" else QuantFormat.QDQ
-                # On x86 onnxruntime makes pairs of uint8 of those of int8, its quantizer's default, where they have one
-                # reader.
-                activations = QuantType.QInt8 if format_ == "qdq8" else QuantType.QUInt8
-                quantize_static(export.path, path, Batches(export), quant_format=form, activation_type=activations)
-        finally:
-            logging.disable(before)
-        return onnx.load(path)
-
-
-def optimized(model: onnx.ModelProto) -> onnx.ModelProto:
-    """What onnxruntime makes of a model before it runs it."""
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "optimized.onnx"
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        options.optimized_model_filepath = str(path)
-        ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        return onnx.load(path)
 
 
 def integer_kernels(model: onnx.ModelProto) -> Counter[str]:

@@ -23,12 +23,11 @@ from tests import oracle
 from tests.exports import export_model
 
 from ..graphs import D, H, attention_block, feeds, run
-from ..lowering.test_microsoft import half, rounded
-from ..lowering.test_quantized import quantized
+from ..half_precision import feeds_for, half, halved, rounded
 from ..microsoft import CASES, Case, N
+from ..quantizing import quantized
 from ..running import canonical, run_all
 from .random_detectors import random_profile, separating
-from .test_precision import feeds_for, halved
 
 NEVER = 1e30
 

@@ -8,9 +8,7 @@ the reference evaluator.
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable
-from functools import cache
 
 import numpy as np
 import onnx
@@ -24,32 +22,17 @@ from rewriters.sites import Site
 from tests import oracle
 from tests.exports import EXPORTERS, export_model
 
+from ..half_precision import CONVERSIONS, feeds_for, halved
 from ..running import canonical, run_all, same_plan, with_outputs
 from .evaluation import evaluated
 
 PAIR = BenignPair(np.array([0.5], np.float32))
 COLUMNS = (1, 3)
 
-CONVERSIONS: dict[str, dict[str, object]] = {
-    "all": {},
-    "softmax-kept": {"op_block_list": ["Softmax"]},
-    "float-inputs": {"keep_io_types": True},
-    "mixed": {"op_block_list": ["Softmax", "LayerNormalization", "Erf"]},
-}
 HALF_CASES = [(how, family, exporter) for how in CONVERSIONS for family in ("bert", "vit") for exporter in EXPORTERS]
 each_half = pytest.mark.parametrize(
     ("how", "family", "exporter"), HALF_CASES, ids=["-".join(case) for case in HALF_CASES]
 )
-
-
-@cache
-def halved(how: str, family: str, exporter: str) -> onnx.ModelProto:
-    """An export, converted by onnxruntime's own tool."""
-    from onnxruntime.transformers.float16 import convert_float_to_float16
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # numbers that half precision cannot hold are what it warns of
-        return convert_float_to_float16(onnx.load(export_model(family, exporter).path), **CONVERSIONS[how])
 
 
 def recast(model: onnx.ModelProto, dtype: int) -> onnx.ModelProto:
@@ -74,15 +57,6 @@ def recast(model: onnx.ModelProto, dtype: int) -> onnx.ModelProto:
             value.type.tensor_type.elem_type = dtype
     del model.graph.value_info[:]
     return model
-
-
-def feeds_for(model: onnx.ModelProto, family: str, exporter: str, batch: int = 3) -> dict[str, np.ndarray]:
-    """The export's feeds in the types of the model's inputs."""
-    feeds = export_model(family, exporter).feeds(batch, padded=True)
-    kinds = {
-        value.name: helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type) for value in model.graph.input
-    }
-    return {name: array.astype(kinds[name]) for name, array in feeds.items() if name in kinds}
 
 
 def is_sorted(model: onnx.ModelProto) -> bool:
