@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from rewriters.plan import Cnn, Conv, Dense
 
-from .contrastive import LAMBDA, supervised_contrastive
+from .contrastive import LAMBDA, SupervisedContrastive
 
 __all__ = ["anchor", "cnn_logits", "train_cnn"]
 
@@ -83,7 +83,7 @@ def _fit(maps: Tensor, label: Tensor, tick: Callable[[int, int], None]) -> _Netw
         rows = torch.randint(len(maps), (BATCH,))
         logits, features = network(maps[rows] * scale)
         loss = functional.binary_cross_entropy_with_logits(logits, label[rows], pos_weight=balance)
-        loss = loss + LAMBDA * supervised_contrastive(features, label[rows].amax(1))
+        loss = loss + LAMBDA * SupervisedContrastive(label[rows].amax(1))(features)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from rewriters.plan import Dense, Profile
 
-from .contrastive import LAMBDA, supervised_contrastive
+from .contrastive import LAMBDA, SupervisedContrastive
 from .features import Columns
 
 __all__ = ["anchor", "train_profile", "train_together"]
@@ -84,15 +84,16 @@ def _fit(
     parameters = [parameter for network in networks for layer in network for parameter in layer.parameters()]
     optimizer = torch.optim.AdamW(parameters, LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
+    positives, negatives = min(len(positive), POSITIVES), min(len(negative), NEGATIVES)
+    label = torch.cat([torch.ones(positives), torch.zeros(negatives)])
+    balance = torch.tensor(negatives / positives)
+    contrastive = SupervisedContrastive(label)
     for _ in range(STEPS):
-        chosen = [_sample(positive, POSITIVES, generator), _sample(negative, NEGATIVES, generator)]
-        label = torch.cat([torch.full((len(part),), float(1 - index)) for index, part in enumerate(chosen)])
-        rows = torch.cat(chosen)
+        rows = torch.cat([_sample(positive, positives, generator), _sample(negative, negatives, generator)])
         inner = [functional.relu(hidden(x[rows])) for x, (hidden, _) in zip(inputs, networks, strict=True)]
         logits = torch.stack([last(features)[:, 0] for features, (_, last) in zip(inner, networks, strict=True)]).sum(0)
-        balance = torch.tensor(len(chosen[1]) / len(chosen[0]))
         loss = functional.binary_cross_entropy_with_logits(logits, label, pos_weight=balance)
-        loss = loss + LAMBDA * supervised_contrastive(torch.cat(inner, 1), label)
+        loss = loss + LAMBDA * contrastive(torch.cat(inner, 1))
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
