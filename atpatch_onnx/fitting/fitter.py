@@ -25,6 +25,7 @@ from ..errors import ALREADY_PATCHED, BAD_OPTION, EXTRA_MISSING, NOT_HELPFUL
 from ..hotfix.evidence import DetectorsTried, Evidence, FigureName
 from ..hotfix.file import Hotfix
 from ..inference.datasets import Arrays, DataSet, as_dataset
+from ..inference.shared_weights import with_shared_weights
 from ..inspection.inspector import no_site, select_sites
 from .detectors import LABEL_FREE, LABELED
 from .hotfix_maker import Fit, HotfixMaker
@@ -87,14 +88,15 @@ def fit(
     if not chosen:
         raise no_site("the model", sites, rejected)
     parts = split(data, settings.seed) if labeled else split_clean(data, settings.seed)
-    context = Context(
-        proto, folder, data, parts, settings.seed, settings.most_flagged, settings.threads, progress or _silent
-    )
-    maker = HotfixMaker(context, sites, settings.output_name)
-    fitted, tried = _fit(maker, chosen, data, settings)
-    if settings.detector != asked.detector:
-        tried = without_labels()
-    hotfix, helped = maker.make(fitted, tried)
+    with with_shared_weights(proto, folder) as (shared, place):
+        context = Context(
+            shared, place, data, parts, settings.seed, settings.most_flagged, settings.threads, progress or _silent
+        )
+        maker = HotfixMaker(context, sites, settings.output_name)
+        fitted, tried = _fit(maker, chosen, data, settings)
+        if settings.detector != asked.detector:
+            tried = without_labels()
+        hotfix, helped = maker.make(fitted, tried)
     if not (helped or settings.force):
         raise NOT_HELPFUL(
             "on the held-back part " + _summary(hotfix.evidence), advice(hotfix.evidence["report"]["before"])

@@ -18,7 +18,7 @@ from rewriters.plan import BenignPair, Dense, PatchPlan, Profile, SitePlan, Valu
 from tests import oracle
 
 torch = pytest.importorskip("torch")
-from atpatch_onnx.fitting.detectors.contrastive import supervised_contrastive  # noqa: E402
+from atpatch_onnx.fitting.detectors.contrastive import SupervisedContrastive  # noqa: E402
 from atpatch_onnx.fitting.detectors.profile import anchor, train_profile  # noqa: E402
 
 
@@ -128,13 +128,13 @@ def test_contrastive_loss_falls_when_classes_come_together():
     label = torch.tensor([1.0, 1.0, 0.0, 0.0])
     apart = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
     together = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]])
-    assert supervised_contrastive(together, label) < supervised_contrastive(apart, label)
+    assert SupervisedContrastive(label)(together) < SupervisedContrastive(label)(apart)
 
 
 def test_contrastive_loss_by_hand():
     inner = torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 3.0], [0.0, 1.0]])
     expected = np.log((np.exp(1 / 0.2) + 2 * np.exp(0)) / np.exp(1 / 0.2))
-    assert supervised_contrastive(inner, torch.tensor([1.0, 1.0, 0.0, 0.0])).item() == pytest.approx(expected, abs=1e-5)
+    assert SupervisedContrastive(torch.tensor([1.0, 1.0, 0.0, 0.0]))(inner).item() == pytest.approx(expected, abs=1e-5)
 
 
 def test_anchor_moves_the_center_to_one_half_and_keeps_the_order():
