@@ -108,6 +108,7 @@ def first_classes(count: int, path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_an_interrupted_search_goes_on(digits: Path, tmp_path: Path) -> None:
     from atpatch_onnx.debugset.making import Request, make
 

@@ -23,6 +23,7 @@ from .running import run
 COUNTS = {"models": 40, "hotfixes": 40, "data": 12, "logs": 20}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_bytes_end_in_an_internal_error(kind):
     summary = run(kind, COUNTS[kind], seed=100)

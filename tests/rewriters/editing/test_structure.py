@@ -261,6 +261,7 @@ def test_sites_share_what_they_have_in_common() -> None:
     assert len([node for node in casts if node.output[0].startswith("atpatch/")]) == 1
 
 
+@pytest.mark.slow
 def test_ten_thousand_nodes_are_patched_in_seconds(record_property: Callable[[str, object], None]) -> None:
     model = stacked(500)
     assert len(model.graph.node) > 10_000
