@@ -17,6 +17,8 @@ ROOT = Path(__file__).parent.parent
 CLASSES = {"ModelError", "PlanError", "DataError", "ServeError"}
 BORDERS = {
     "atpatch_onnx/serve/server.py",  # logs it, or ends the server with it
+    "atpatch_onnx/serve/calibration.py",  # logs it; the server goes on with the original
+    "atpatch_onnx/serve/fit_process.py",  # hands its words to the server
 }
 """Where a refusal becomes words for people, so that any is caught."""
 

@@ -20,7 +20,7 @@ from .datasets import DataSet, Ints
 from .padding import cut, lengths
 from .sessions import session
 
-__all__ = ["Runner", "expose"]
+__all__ = ["Runner", "expose", "why_not_run"]
 
 
 def expose(model: onnx.ModelProto, values: Sequence[tuple[str, int]]) -> onnx.ModelProto:
@@ -151,6 +151,16 @@ _NUMPY: dict[str, np.dtype[Any]] = {
     "tensor(bool)": np.dtype(np.bool_),
     **{f"tensor({kind}{bits})": np.dtype(f"{kind}{bits}") for kind in ("int", "uint") for bits in (8, 16, 32, 64)},
 }
+
+
+def why_not_run(model: onnx.ModelProto, folder: Path, data: DataSet, row: int = 0) -> str | None:
+    """Why one row of the data does not run here, or onnxruntime is not there; None where it runs."""
+    try:
+        runner = Runner(model, folder)
+        runner.run(runner.feeds(data, np.array([row])), runner.outputs[:1])
+    except Exception as error:  # whatever it is, the caller says it to people
+        return getattr(error, "what", str(error))
+    return None
 
 
 def _cast(name: str, array: NDArray[Any], wanted: str) -> NDArray[Any]:

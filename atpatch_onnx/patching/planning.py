@@ -31,10 +31,7 @@ from ..errors import (
     BAD_OPTION,
     NO_SITE,
     NOT_ADMITTED,
-    NOT_CALIBRATED,
     NOTHING_FITTED,
-    RUNTIME_MISSING,
-    RUNTIME_REFUSES,
     AtpatchError,
 )
 from ..hotfix.file import Hotfix, is_silent
@@ -43,12 +40,9 @@ from ..hotfix.plans import STATISTIC_THRESHOLD, STATISTIC_WORTH, fitted_plan, ho
 from ..inspection.inspector import no_site, select_sites
 from ..paths import refuse_overwriting
 from .results import Calibration
-from .self_calibration import Progress, Subject, calibrate_on_noise, calibrate_on_rows, in_words
+from .self_calibration import Progress, Subject, calibrate_on_noise, calibrate_on_rows, in_words, not_on_noise
 
 __all__ = ["Planned", "make_plan"]
-
-_FALL_BACK = (RUNTIME_MISSING.code, RUNTIME_REFUSES.code, NOT_CALIBRATED.code)
-"""What keeps a text encoder from being calibrated, but not from being patched."""
 
 
 @dataclass(frozen=True)
@@ -117,12 +111,9 @@ def _calibrated(
             raise _refusal(found)
         if source == "none":
             return None, None, (_statistic_note(options, "nothing was fitted"),)
-        try:
-            hotfix, calibration = calibrate_on_noise(subject, options, progress)
-        except AtpatchError as error:
-            if source == "noise" or options.save_hotfix is not None or error.code not in _FALL_BACK:
-                raise
-            return None, None, (_statistic_note(options, f"the model was not calibrated: {error.what}"),)
+        if source == "auto" and options.save_hotfix is None and (reason := not_on_noise(subject)) is not None:
+            return None, None, (_statistic_note(options, f"the model was not calibrated: {reason}"),)
+        hotfix, calibration = calibrate_on_noise(subject, options, progress)
     else:
         if found is not None and found.decoder and token_inputs(subject.model, subject.sites) is not None:
             raise _refusal(found)

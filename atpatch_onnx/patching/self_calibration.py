@@ -22,7 +22,7 @@ from rewriters.model import io as model_io
 from rewriters.names import FLAGGED
 from rewriters.sites import Site
 
-from ..errors import DATA_MALFORMED, NOT_CALIBRATED, RUNTIME_REFUSES, AtpatchError
+from ..errors import DATA_MALFORMED, NOT_CALIBRATED, RUNTIME_REFUSES
 from ..fitting.fitted import Fitted
 from ..fitting.label_free import fit_label_free
 from ..fitting.options import MOST_EXTRA_RUNS
@@ -35,14 +35,14 @@ from ..hotfix.options import PatchOptions
 from ..inference.capture import Capture
 from ..inference.datasets import DataSet, as_dataset
 from ..inference.padding import common_mask
-from ..inference.runner import Runner
+from ..inference.runner import why_not_run
 from ..inference.special_tokens import SpecialTokens, read_special_tokens
 from ..version import __version__
 from .random_texts import LENGTHS, draw_texts, rows_of
 from .results import Calibration
 from .text_ends import find_ends
 
-__all__ = ["Progress", "Subject", "calibrate_on_noise", "calibrate_on_rows", "in_words"]
+__all__ = ["Progress", "Subject", "calibrate_on_noise", "calibrate_on_rows", "in_words", "not_on_noise"]
 
 Progress = Callable[[str, int, int], None]
 
@@ -85,8 +85,7 @@ def calibrate_on_noise(subject: Subject, options: PatchOptions, progress: Progre
     started, generator = time.perf_counter(), np.random.default_rng(SEED)
     inputs = token_inputs(subject.model, subject.sites)
     if inputs is None or inputs.unknown:
-        unknown = "" if inputs is None else f": what to feed to {', '.join(inputs.unknown)} is not known"
-        raise NOT_CALIBRATED(f"random texts cannot be made for this model{unknown}")
+        raise NOT_CALIBRATED(_not_understood(inputs))
     special = _special_tokens(subject, inputs, generator)
     data = _random_data(subject, inputs, special, options.calibration_rows, generator)
     wanted = replace(_wanted(subject, options, inputs.width), max_clean_flagged=ALLOWED_ON_NOISE, signals="attention")
@@ -115,6 +114,15 @@ def calibrate_on_rows(
     return hotfix, Calibration(source, len(data), flagged, round(time.perf_counter() - started, 3))
 
 
+def not_on_noise(subject: Subject) -> str | None:
+    """Why a text encoder cannot be calibrated on random tokens here; None where it can."""
+    inputs = token_inputs(subject.model, subject.sites)
+    if inputs is None or inputs.unknown:
+        return _not_understood(inputs)
+    text = draw_texts(1, inputs.vocabulary, SpecialTokens(), LENGTHS[0], np.random.default_rng(SEED), varied=False)
+    return why_not_run(subject.model, subject.folder, DataSet.from_arrays(rows_of(text, inputs, subject.model, 0)))
+
+
 def in_words(calibration: Calibration, hotfix: Hotfix) -> str:
     """One line for people: what was done, what it is worth, and what does better."""
     if calibration.source == "noise":
@@ -131,6 +139,11 @@ def in_words(calibration: Calibration, hotfix: Hotfix) -> str:
     return f"{done} in {calibration.seconds:.0f} s ({ends}): {flags}, {passes}. {worth}{better}"
 
 
+def _not_understood(inputs: TokenInputs | None) -> str:
+    unknown = "" if inputs is None else f": what to feed to {', '.join(inputs.unknown)} is not known"
+    return f"random texts cannot be made for this model{unknown}"
+
+
 def _special_tokens(subject: Subject, inputs: TokenInputs, generator: np.random.Generator) -> SpecialTokens:
     found = read_special_tokens(subject.folder)
     if found is not None and found.fits(inputs.vocabulary):
@@ -143,21 +156,19 @@ def _random_data(
     subject: Subject, inputs: TokenInputs, special: SpecialTokens, count: int, generator: np.random.Generator
 ) -> DataSet:
     """Texts up to the longest that the model takes: half the length is tried where a run fails."""
-    runner = Runner(subject.model, subject.folder)
     masked = "mask" in inputs.meanings.values()
     ends = len(special.first) + len(special.last)
     longest = min((LENGTHS[1] if masked else FIXED_LENGTH) + ends, inputs.longest or LENGTHS[1] + ends)
     while True:
         texts = draw_texts(count, inputs.vocabulary, special, longest, generator, varied=masked)
         data = DataSet.from_arrays(rows_of(texts, inputs, subject.model, special.pad))
-        widest = np.array([max(range(count), key=lambda row: len(texts[row]))])
-        try:
-            next(runner.batches(data, widest, 1, runner.outputs[:1]))
+        widest = max(range(count), key=lambda row: len(texts[row]))
+        reason = why_not_run(subject.model, subject.folder, data, widest)
+        if reason is None:
             return data
-        except AtpatchError as error:
-            if error.code != RUNTIME_REFUSES.code or longest // 2 < LENGTHS[0] + ends:
-                raise
-            longest //= 2
+        if longest // 2 < LENGTHS[0] + ends:
+            raise RUNTIME_REFUSES(reason)
+        longest //= 2
 
 
 def _fit(subject: Subject, data: DataSet, wanted: Wanted, progress: Progress) -> tuple[Hotfix, float]:

@@ -154,7 +154,7 @@ CASES: dict[str, tuple[str, Callable[[Path], Arguments]]] = {
     "columns without static": ("ATP060", lambda f: [valid(f), "--columns", "3"]),
     "negative column": ("ATP060", lambda f: [valid(f), "--detector", "static", "--columns", "-3"]),
     "threshold is no number": ("ATP060", lambda f: [valid(f), "--threshold", "nan"]),
-    "negative benign level": ("ATP060", lambda f: [valid(f), "--benign", "-1"]),
+    "negative benign level": ("ATP060", lambda f: [valid(f), "--detector", "statistic", "--benign", "-1"]),
     "nothing is known about it": ("ATP061", lambda f: [valid(f)]),
     "output and --in-place": ("ATP060", lambda f: [valid(f), "-o", f / "out.onnx", "--in-place"]),
 }

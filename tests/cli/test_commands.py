@@ -92,7 +92,9 @@ def test_inspect_of_a_patched_model_shows_the_original(model_path, atpatch):
 def test_patch_json_keys_and_default_output(model_path, atpatch):
     report = atpatch("patch", model_path, "--detector", "statistic", "--json")
     done = report.json
-    assert set(done) == {"output", "sites", "detector", "gating", "nodes_before", "nodes_after", "seconds"}
+    assert set(done) == {"output", "sites", "detector", "gating", "nodes_before", "nodes_after", "seconds"} | {
+        "calibration"
+    }
     assert done["output"] == str(model_path.with_name("model.patched.onnx"))
     assert (done["detector"], done["gating"], done["nodes_before"]) == ("statistic", "if", 32)
     assert done["nodes_after"] > 32

@@ -428,7 +428,7 @@ def test_code_of_a_repository_is_never_run(tmp_path):
         )
     )
     (evil / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
-    with pytest.raises(AtpatchError, match=r"ATP070.*never run"):
+    with pytest.raises(AtpatchError, match=r"ATP070.*never executed"):
         export_model(evil, tmp_path / "m.onnx", task="feature-extraction")
     assert not (tmp_path / "ran").exists()
 

@@ -255,7 +255,7 @@ def test_a_quick_case_is_judged_on_the_first_rows_and_what_was_made_of_them(case
 def test_chosen_columns_stand_in_for_detectors_that_speak_together(case: Case) -> None:
     summed = replace(case)
     vars(summed)["plan"] = replace(case.plan, passes="two", joint="sum")
-    figures = ABLATIONS["always, labelled columns"](summed, silent)
+    figures = ABLATIONS["always, labeled columns"](summed, silent)
     assert value(figures, "attacked_flagged") == 1.0
     assert value(figures, "patched", "asr_star") < 0.05
 

@@ -137,12 +137,13 @@ def test_admin_kill_weight_and_what_it_refuses(start: Callable[..., Served], dig
     served = start("--mode", "ab", "--weight", "patched=1")
     image = digits["clean"][:1]
     assert served.infer(image)["parameters"]["arm"] == "patched"
-    assert served.admin("kill") == (200, {"revision": 1, "killed": ["admin"], "weight": 1.0})
+    state = {"mode": "ab", "calibration": None}
+    assert served.admin("kill") == (200, {"revision": 1, "killed": ["admin"], "weight": 1.0, **state})
     assert served.infer(image)["parameters"]["arm"] == "original"
     assert served.infer(image, path="/v2/models/model/versions/2/infer")["parameters"]["arm"] == "original"
     assert served.metric("atpatch_killed") == 1
     assert served.admin("restore")[1]["killed"] == []
-    assert served.admin("weight", {"weight": 0.0})[1] == {"revision": 2, "killed": [], "weight": 0.0}
+    assert served.admin("weight", {"weight": 0.0})[1] == {"revision": 2, "killed": [], "weight": 0.0, **state}
     assert served.infer(image)["parameters"] == {"arm": "original", "revision": 2}
     for weight in (2, -1, None, "x", True, "nan"):
         assert served.admin("weight", {"weight": weight})[0] == 400
