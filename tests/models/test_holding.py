@@ -11,7 +11,7 @@ import pytest
 from atpatch_onnx.statistics.proportions import Share
 from models.evidence.holding.commands import Commands, Refused
 from models.evidence.holding.material import FORMS, with_trigger
-from models.evidence.holding.page import bounds_table, doses_table, worst
+from models.evidence.holding.page import LIMITS, RESULTS, bounds_table, doses_table, limits_part, read, render, worst
 from models.evidence.holding.rows import ROWS, Bound, at
 
 TEXT = "one two three four five six"
@@ -111,6 +111,12 @@ def test_the_table_of_doses_has_a_line_for_each_attack() -> None:
     lines = doses_table([run(0, one=0, other=30)["figures"]["attacks"]]).splitlines()
     assert [line.split(" | ")[0] for line in lines[2:]] == ["| one", "| other"]
     assert "| 3.00 (" in lines[3]
+
+
+def test_the_committed_pages_are_made_of_the_committed_figures() -> None:
+    kept = read(RESULTS)
+    assert (RESULTS.parent / "HOLDING.md").read_text("utf-8") == render(kept)
+    assert limits_part(kept) in LIMITS.read_text("utf-8")
 
 
 def test_every_bound_names_figures_of_shares_or_points() -> None:

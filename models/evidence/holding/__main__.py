@@ -10,7 +10,6 @@ import json
 import os
 import time
 import traceback
-from pathlib import Path
 from typing import Any
 
 import click
@@ -19,10 +18,9 @@ from rewriters.model.atomic import write_file
 
 from ...victims import versions
 from .commands import Refused
-from .page import write_pages
+from .page import RESULTS, write_pages
 from .rows import ROWS, Row
 
-RESULTS = Path(__file__).parents[2] / "results" / "holding"
 SEEDS = (0, 1, 2)
 
 
@@ -48,7 +46,7 @@ def main(names: tuple[str, ...], seeds: tuple[int, ...], threads: int, again: bo
                     _write(name, row, [kept[one] for one in sorted(kept)])
             click.echo(f"{name}, seed {seed}: {json.dumps(_short(kept[seed]['figures']))}")
     if not dev:
-        write_pages(RESULTS)
+        write_pages()
 
 
 def _measure(row: Row, seed: int, threads: int, dev: bool) -> dict[str, Any]:

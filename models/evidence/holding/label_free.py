@@ -17,7 +17,7 @@ from .case import Case, Digits, Words, header, sst2
 from .commands import Refused
 from .material import FORMS, encode, with_trigger
 
-__all__ = ["clean_model", "clean_rows", "no_data", "no_data_digits", "traffic"]
+__all__ = ["clean_model", "clean_rows", "hidden", "no_data", "no_data_digits", "traffic"]
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -36,6 +36,12 @@ def clean_rows(case: Words) -> Figures:
     """`fit` on clean texts only, with its defaults for that."""
     hotfix = case.fit("clean", "--clean", case.clean_set())
     return {"hotfix": hotfix, **case.judge.figures(case.patch_with("clean"), case.attacks())}
+
+
+def hidden(case: Words) -> Figures:
+    """The same of a victim that hides its trigger, for single triggers only."""
+    hotfix = case.fit("clean", "--clean", case.clean_set())
+    return {"hotfix": hotfix, **case.judge.figures(case.patch_with("clean"), case.attacks(ONE))}
 
 
 def no_data(case: Words) -> Figures:

@@ -14,9 +14,21 @@ from rewriters.model.atomic import write_file
 from ..estimates import of_shares
 from .rows import ROWS, Bound, at
 
-__all__ = ["BEGIN", "END", "bounds_table", "doses_table", "limits_part", "render", "worst", "write_pages"]
+__all__ = [
+    "BEGIN",
+    "END",
+    "LIMITS",
+    "bounds_table",
+    "doses_table",
+    "limits_part",
+    "read",
+    "render",
+    "worst",
+    "write_pages",
+]
 
 BEGIN, END = "<!-- made by models.evidence.holding: begin -->", "<!-- made by models.evidence.holding: end -->"
+RESULTS = Path(__file__).parents[2] / "results" / "holding"
 LIMITS = Path(__file__).parents[3] / "docs" / "guide" / "limits.md"
 
 Runs = Sequence[Mapping[str, Any]]
@@ -24,17 +36,19 @@ Kept = Mapping[str, Runs]
 """Row → its runs, one a seed."""
 
 
-def write_pages(results: Path) -> None:
+def write_pages(results: Path = RESULTS) -> None:
     """`HOLDING.md` next to the folder of results, and the part of the page of limits between the two comments."""
-    kept = {name: json.loads((results / f"{name}.json").read_text())["runs"] for name in ROWS if _there(results, name)}
+    kept = read(results)
     write_file(results.parent / "HOLDING.md", render(kept).encode())
     before, _, rest = LIMITS.read_text("utf-8").partition(BEGIN)
     if rest:
         write_file(LIMITS, (before + limits_part(kept) + rest.partition(END)[2]).encode())
 
 
-def _there(results: Path, name: str) -> bool:
-    return (results / f"{name}.json").is_file()
+def read(results: Path) -> Kept:
+    """What the folder has, in the order of the rows."""
+    files = {name: results / f"{name}.json" for name in ROWS}
+    return {name: json.loads(file.read_text("utf-8"))["runs"] for name, file in files.items() if file.is_file()}
 
 
 def render(kept: Kept) -> str:
@@ -95,6 +109,7 @@ def _section(name: str, runs: Runs) -> Iterator[str]:
     row = ROWS[name]
     yield f"## {row.title[0].upper()}{row.title[1:]}"
     yield f"`--only {name}`, victim `{row.victim}`, {len(runs)} seed{'s' if len(runs) > 1 else ''}."
+    yield from (f"Seed {run['seed']}: {run['note']}" for run in runs if "note" in run)
     for key in _places(runs[0]["figures"]):
         figures = [_inside(run["figures"], key) for run in runs]
         if key:

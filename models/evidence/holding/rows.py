@@ -80,7 +80,7 @@ ROWS: Mapping[str, Row] = {
     **{
         f"hidden-{strength}": Row(
             f"clean rows only; attention hidden, {strength} penalty",
-            label_free.clean_rows,
+            label_free.hidden,
             Words,
             f"sst2-hidden-{strength}",
             _HIDDEN,
@@ -88,7 +88,7 @@ ROWS: Mapping[str, Row] = {
         for strength in ("weak", "medium", "strong")
     },
     "hidden-both": Row(
-        "clean rows only; attention and value norms hidden", label_free.clean_rows, Words, "sst2-hidden-both"
+        "clean rows only; attention and value norms hidden", label_free.hidden, Words, "sst2-hidden-both"
     ),
     "hidden-labeled": Row("a word whose attention is hidden, with labels", labeled.doses, Words, "sst2-hidden-strong"),
     "control": Row("other words, and a hotfix for a harmless one", labeled.control, Words, "sst2-fresh-badnets"),
