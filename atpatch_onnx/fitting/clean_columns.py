@@ -18,7 +18,7 @@ from ..inference.capture import Capture, SiteBatch
 from ..inference.datasets import Ints
 from .accumulators import BenignSums, Visibility, content_columns
 from .detectors.features import norm_features, profile_features, statistic_scores
-from .detectors.oneclass import MOVING_STARTS, STARTS, Moments, describe, describe_norms, in_nats, surprise, tail
+from .detectors.oneclass import Moments, describe, describe_norms, in_nats, surprise, tail
 from .recipes import PROBES
 from .training import Context, places, stream
 
@@ -28,10 +28,10 @@ Scores = NDArray[np.float64]
 
 SINKS = (0, -1)
 """[CLS] and [SEP], BOS and EOS: where sequences vary in length, their first and last tokens always draw attention."""
-LATE = 3
-"""Where tokens move, the last third of the sites detects. Early sites point at rare words: of the attacks on a victim
-that hides its attention the last third catches 95 % at 10 % of clean rows, the last half 88 %; on one that does not,
-both catch all (SST-2, six sites).
+LATE = 2
+"""Where tokens move, the later half of the sites detects. Early sites point at rare words, the last ones also at the
+words that decide: with the last third, as many attacks are caught for twice as many changed answers (SST-2, six
+sites, clean rows and random tokens).
 """
 ROUNDS = 2
 """How often rows are set aside. Attacks widen what passes for clean, so the second choice is better than the first."""
@@ -143,8 +143,7 @@ class CleanColumns:
 
     def _in_nats(self, name: str, signal: str, raw: Scores, clean: Ints) -> Scores:
         seen = raw[clean]
-        starts = STARTS if self._by_place[name] else MOVING_STARTS
-        start, rate = tail(seen[np.isfinite(seen)], starts)
+        start, rate = tail(seen[np.isfinite(seen)])
         detector = self._detectors[name]
         assert isinstance(detector, OneClass)
         if signal == "norms":

@@ -3,7 +3,7 @@ from what it may cost on them (see `costs`).
 
 In two passes the sites of a group decide together, by the sum of their scores (`PatchPlan.joint`). The score adds up
 two tests, of attention and of how much a token writes: each signal has attackers who hide from it. Where tokens move,
-only the last third of the sites detects, since a moving trigger shows late and early sites point at rare words. There
+only the later half of the sites detects, since a moving trigger shows late and early sites point at rare words. There
 the flagged tokens are taken out of the request: on SST-2 BadNets that leaves 1 % of the attacks where redistribution
 leaves 2 % (one column, 2 % of clean rows flagged), and it needs no benign values. Elsewhere the benign pair is the
 clean mean of attention and values, which hardly harms a request that is flagged by mistake. By default the second run's

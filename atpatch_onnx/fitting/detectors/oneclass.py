@@ -34,12 +34,8 @@ RANK = 4
 """A column is compared with the fourth highest of its sample. So up to three trigger tokens do not hide each other."""
 MOST_WEIGHTS = 1 << 20
 """Of one site. Above this number all places share one covariance."""
-STARTS, MOVING_STARTS, TAIL = 0.95, 0.99, 0.99
-"""Quantiles of clean columns: where a score starts to count, the same where tokens move, and beyond which it is taken
-to fall off exponentially. Sites and signals that show nothing add noise to the sum, and less of it if they start late:
-of the attacks on a victim that hides its attention, 84 % instead of 54 % are caught at 5 % of clean rows (SST-2, the
-last two sites).
-"""
+STARTS, TAIL = 0.95, 0.99
+"""Quantiles of clean columns: where a score starts to count, and beyond which it is taken to fall off exponentially."""
 
 
 class Moments:
@@ -125,9 +121,9 @@ def surprise(detector: OneClass | NormDistance, features: Floats, scored: NDArra
     return np.where(scored, distance - np.where(np.isfinite(reference), reference, 0.0) - detector.offset, -np.inf)
 
 
-def tail(scores: Floats, starts: float = STARTS) -> tuple[float, float]:
+def tail(scores: Floats) -> tuple[float, float]:
     """Where scores of clean columns (N,) start to count, and how many nats one unit of score beyond that is worth."""
-    start, far = np.quantile(scores, (starts, TAIL))
+    start, far = np.quantile(scores, (STARTS, TAIL))
     return float(start), 1.0 / max(float(np.mean(scores[scores >= far] - far)), 1e-9)
 
 
