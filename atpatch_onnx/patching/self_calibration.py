@@ -54,8 +54,8 @@ bounds the threshold (see `fitting.costs`).
 """
 SHARES = (0.5, 0.4)
 """Of the rows that detectors and the threshold are fitted on; the rest is only counted."""
-NOISE_WORTH = ""
-"""What such a calibration was seen to do, for people who use it; the figures are those of models/RESULTS.md."""
+NOISE_WORTH = "On the one backdoored model that was measured, 5.9 % of the attacks are left and no accuracy is lost; "
+"""What such a calibration was seen to do, for people who use it; the figures are those of models/results/HOLDING.md."""
 FIXED_LENGTH = 24
 """Tokens of every random text where the model takes no padding mask."""
 

@@ -60,7 +60,7 @@ def long_texts(case: Words) -> Figures:
     return {
         "flagged": wilson(after.flagged),
         "changed": wilson(before.predictions != after.predictions),
-        "warnings": said.get("warnings", []),
+        "outside": said["setup"]["lengths"],
     }
 
 
