@@ -58,7 +58,8 @@ def calibrated(start: Callable[..., Served], folder: Path, digits: Digits) -> Se
 
 def test_1_then_the_original_answers_and_the_patched_model_runs_in_shadow(calibrated: Served, digits: Digits) -> None:
     found = status(calibrated)
-    assert (found["mode"], found["calibration"]["status"], found["revision"]) == ("shadow", "shadow", 2)
+    assert (found["mode"], found["calibration"]["status"]) == ("shadow", "shadow")
+    assert found["revision"] >= 2  # other tests of this server change it, too
     assert calibrated.json("GET", "/v2/models/model")["versions"] == ["1", "2"]
     (answer,) = send(calibrated, digits["triggered"][:1])
     assert answer["parameters"]["arm"] == "original"
