@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 from ..errors import BAD_OPTION, SAMPLES_UNREADABLE
 from ..inference.datasets import DataSet
@@ -12,10 +13,19 @@ from .samples import Texts, class_names, read_texts
 from .subject import Subject
 from .text import clean_texts
 
-__all__ = ["TEXT", "is_text", "read_clean_texts", "read_labeled_texts"]
+__all__ = ["TEXT", "TextKeywords", "is_text", "read_clean_texts", "read_labeled_texts"]
 
 TEXT = (".tsv", ".csv", ".tab")
 """Endings of files of texts."""
+
+
+class TextKeywords(TypedDict, total=False):
+    """How a file of texts is read, as keywords of `read_labeled_texts`."""
+
+    text_column: str | None
+    label_column: str | None
+    names: str | None
+    max_length: int | None
 
 
 def is_text(path: str | os.PathLike[str]) -> bool:
@@ -56,22 +66,9 @@ def read_clean_texts(
     subject: Subject,
     path: str | os.PathLike[str],
     tokenizer: str | os.PathLike[str] | None,
-    *,
-    text_column: str | None = None,
-    label_column: str | None = None,
-    names: str | None = None,
-    max_length: int | None = None,
+    **options: Unpack[TextKeywords],
 ) -> DataSet:
     """Graph inputs, and labels where the file has them; arguments and errors as in `read_labeled_texts`, and ATP056
     where the graph does not read texts.
     """
-    texts, encoder = read_labeled_texts(
-        subject,
-        path,
-        tokenizer,
-        text_column=text_column,
-        label_column=label_column,
-        names=names,
-        max_length=max_length,
-    )
-    return clean_texts(subject, texts, encoder)
+    return clean_texts(subject, *read_labeled_texts(subject, path, tokenizer, **options))

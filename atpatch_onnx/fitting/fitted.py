@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rewriters.model import io as model_io
 from rewriters.plan import PatchPlan
+from rewriters.sites import Site
 
-from ..hotfix.evidence import Calibration, KindFigures
+from ..hotfix.evidence import Calibration, Evidence, KindFigures
+from ..hotfix.file import Hotfix, HotfixSite
 from ..inference.prediction import Served
 from .calibration import as_few
+from .request_lengths import seen_lengths
+from .training import Context
 
-__all__ = ["Fitted", "Outcome", "spread"]
+__all__ = ["Fitted", "Outcome", "make_hotfix", "spread"]
 
 QUANTILES = (0.025, 0.25, 0.5, 0.75, 0.975)
 
@@ -67,6 +72,40 @@ class Fitted:
     recall: Mapping[str, float] = field(default_factory=dict)
     together: Mapping[str, list[float]] = field(default_factory=dict)
     outcome: Outcome | None = None
+
+
+def make_hotfix(
+    fitted: Fitted, context: Context, sites: Sequence[Site], evidence: Evidence, versions: Mapping[str, str]
+) -> Hotfix:
+    """The hotfix of a fit.
+
+    Args:
+        sites: all sites of the model, in graph order.
+        versions: package → version, of those that the fit used.
+    """
+    plan = fitted.plan
+    return Hotfix(
+        sites=tuple(
+            HotfixSite(site.id, layer, site.heads, site.fingerprint, plan.sites[site.id])
+            for layer, site in enumerate(sites)
+            if site.id in plan.sites
+        ),
+        threshold=plan.threshold,
+        weights=model_io.weights_digest(context.model, context.folder),
+        level=fitted.level,
+        companion=plan.companion,
+        most=plan.most,
+        groups=plan.groups,
+        passes=plan.passes,
+        joint=plan.joint,
+        mend=plan.mend,
+        accept=plan.accept,
+        data=context.data.digest,
+        lengths=seen_lengths(context, sites),
+        evidence=evidence,
+        seeds={"fit": context.seed},
+        versions=versions,
+    )
 
 
 def spread(values: NDArray[np.float64]) -> list[float]:

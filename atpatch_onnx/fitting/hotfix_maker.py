@@ -9,23 +9,21 @@ from importlib.metadata import PackageNotFoundError, version
 import numpy as np
 
 from rewriters.errors import AtpatchError
-from rewriters.model import io as model_io
 from rewriters.sites import Site
 
 from ..errors import DATA_MALFORMED
 from ..hotfix.evidence import DetectorsTried, Evidence, Report
-from ..hotfix.file import Hotfix, HotfixSite
+from ..hotfix.file import Hotfix
 from ..inference.capture import Capture
 from ..inference.padding import common_mask, lengths
 from ..inference.prediction import predict, prediction_output
 from ..inference.runner import Runner
 from .detectors import LABELED
-from .fitted import Fitted, Outcome
+from .fitted import Fitted, Outcome, make_hotfix
 from .judge import Judge, advice, against_bound, rate
 from .label_free import fit_label_free
 from .labeled import fit_labeled
 from .passes import Wanted
-from .request_lengths import seen_lengths
 from .training import Context
 
 __all__ = ["Fit", "HotfixMaker"]
@@ -34,6 +32,10 @@ PADDING_ROWS = 8
 """The shortest rows are run with padding and without, to find out whether the model looks at padding."""
 PADDING_TOLERANCE = 1e-3
 """Sums over a different number of zeros round differently; in half precision by this much."""
+
+
+PACKAGES = ("atpatch-onnx", "numpy", "onnx", "onnxruntime", "torch")
+"""Their versions are kept in the hotfix."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,10 @@ class HotfixMaker:
         """
         report, helped = self._report(fit.fitted)
         evidence = self._evidence(fit, report)
-        return self._hotfix(fit.fitted, evidence if tried is None else {**evidence, "detectors": tried}), helped
+        if tried is not None:
+            evidence = {**evidence, "detectors": tried}
+        versions = {name: _version(name) for name in PACKAGES}
+        return make_hotfix(fit.fitted, self._context, self._all_sites, evidence, versions), helped
 
     @property
     def before(self) -> Outcome:
@@ -140,31 +145,6 @@ class HotfixMaker:
         if doses := self._judge.by_dose(part, predictions, np.asarray(flags.any(1))):
             report["doses"] = doses
         return report, not len(part.anomalous) or self._judge.helped(part, predictions)
-
-    def _hotfix(self, fitted: Fitted, evidence: Evidence) -> Hotfix:
-        context, plan = self._context, fitted.plan
-        return Hotfix(
-            sites=tuple(
-                HotfixSite(site.id, layer, site.heads, site.fingerprint, plan.sites[site.id])
-                for layer, site in enumerate(self._all_sites)
-                if site.id in plan.sites
-            ),
-            threshold=plan.threshold,
-            weights=model_io.weights_digest(context.model, context.folder),
-            level=fitted.level,
-            companion=plan.companion,
-            most=plan.most,
-            groups=plan.groups,
-            passes=plan.passes,
-            joint=plan.joint,
-            mend=plan.mend,
-            accept=plan.accept,
-            data=context.data.digest,
-            lengths=seen_lengths(context, self._all_sites),
-            evidence=evidence,
-            seeds={"fit": context.seed},
-            versions={name: _version(name) for name in ("atpatch-onnx", "numpy", "onnx", "onnxruntime", "torch")},
-        )
 
 
 def _without_padding(

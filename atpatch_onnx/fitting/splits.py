@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from ..errors import DATA_MALFORMED
 from ..inference.datasets import DataSet, Ints
 from ..inference.padding import of_one_width
 
-__all__ = ["Part", "Split", "join", "split", "split_clean"]
+__all__ = ["Part", "Split", "deal", "join", "split", "split_clean"]
 
 SHARES = (0.5, 0.25)
 """Of train and selection; the report part gets the rest. Detectors are small, so half of the rows is enough to train
@@ -111,7 +111,7 @@ def split(data: DataSet, seed: int) -> Split:
         np.setdiff1d(with_clean, with_anomalous),
     )
     generator = np.random.default_rng(seed)
-    dealt = [_deal(families, generator) for families in kinds]
+    dealt = [deal(families, generator) for families in kinds]
     parts = []
     for families in zip(*dealt, strict=True):
         rows = np.flatnonzero(np.isin(family, np.concatenate(families)))
@@ -134,7 +134,7 @@ def split_clean(data: DataSet, seed: int) -> Split:
     """
     columns, _ = _labeled(data)
     anomalous = np.flatnonzero(columns.any(1))
-    dealt = _deal(np.flatnonzero(~columns.any(1)), np.random.default_rng(seed))
+    dealt = deal(np.flatnonzero(~columns.any(1)), np.random.default_rng(seed))
     if not all(len(rows) for rows in dealt):
         raise DATA_MALFORMED(f"{sum(map(len, dealt))} clean rows are too few for three parts", "give a few hundred")
     none = anomalous[:0]
@@ -146,7 +146,8 @@ def _labeled(data: DataSet) -> tuple[NDArray[np.bool_], Ints]:
     return data.columns, data.pair
 
 
-def _deal(groups: Ints, generator: np.random.Generator) -> list[Ints]:
+def deal(groups: Ints, generator: np.random.Generator, shares: Sequence[float] = SHARES) -> list[Ints]:
+    """One part for each share, at random, and the rest as the last part."""
     order: Callable[[Any], Ints] = generator.permutation
-    cuts = [round(share * len(groups)) for share in np.cumsum(SHARES)]
+    cuts = [round(share * len(groups)) for share in np.cumsum(shares)]
     return np.split(order(groups), cuts)

@@ -18,19 +18,17 @@ import onnx
 
 from rewriters.editing.samples import prediction_output, sample_outputs
 from rewriters.finding.token_inputs import TokenInputs, token_inputs
-from rewriters.model import io as model_io
 from rewriters.names import FLAGGED
 from rewriters.sites import Site
 
 from ..errors import DATA_MALFORMED, NOT_CALIBRATED, RUNTIME_REFUSES
-from ..fitting.fitted import Fitted
+from ..fitting.fitted import make_hotfix
 from ..fitting.label_free import fit_label_free
 from ..fitting.options import MOST_EXTRA_RUNS
 from ..fitting.passes import Wanted
-from ..fitting.request_lengths import seen_lengths
-from ..fitting.splits import Part, Split, join
+from ..fitting.splits import Part, Split, deal, join
 from ..fitting.training import Context
-from ..hotfix.file import Hotfix, HotfixSite
+from ..hotfix.file import Hotfix
 from ..hotfix.options import PatchOptions
 from ..inference.capture import Capture
 from ..inference.datasets import DataSet, as_dataset
@@ -186,12 +184,12 @@ def _fit(subject: Subject, data: DataSet, wanted: Wanted, progress: Progress) ->
     output = prediction_output(subject.model, sample_outputs(subject.model)) or FLAGGED
     fitted = fit_label_free(context, capture, "oneclass", output, wanted)
     _, flags = fitted.served.scores(joined, parts.report.clean, fitted.plan.threshold)
-    return _hotfix(subject, fitted, context), float(flags[parts.report.clean].any(1).mean())
+    hotfix = make_hotfix(fitted, context, subject.sites, {}, {"atpatch-onnx": __version__})
+    return hotfix, float(flags[parts.report.clean].any(1).mean())
 
 
 def _split(count: int) -> Split:
-    ends = [round(share * count) for share in np.cumsum(SHARES)]
-    dealt = np.split(np.random.default_rng(SEED).permutation(count), ends)
+    dealt = deal(np.arange(count), np.random.default_rng(SEED), SHARES)
     if not all(map(len, dealt)):
         raise DATA_MALFORMED(f"{count} clean rows are too few to calibrate on", "give a hundred or more")
     return Split(*(Part(np.sort(rows), rows[:0]) for rows in dealt))
@@ -210,28 +208,3 @@ def _wanted(subject: Subject, options: PatchOptions, width: int | None) -> Wante
     sizes = [value.type.tensor_type.shape.dim[1].dim_value for value in model.graph.output if value.name == name]
     embeds = width is not None and width in sizes
     return Wanted(passes, options.mend or "auto", options.accept or ("always" if embeds else "auto"))
-
-
-def _hotfix(subject: Subject, fitted: Fitted, context: Context) -> Hotfix:
-    plan = fitted.plan
-    return Hotfix(
-        sites=tuple(
-            HotfixSite(site.id, layer, site.heads, site.fingerprint, plan.sites[site.id])
-            for layer, site in enumerate(subject.sites)
-            if site.id in plan.sites
-        ),
-        threshold=plan.threshold,
-        weights=model_io.weights_digest(subject.model, subject.folder),
-        level=fitted.level,
-        companion=plan.companion,
-        groups=plan.groups,
-        passes=plan.passes,
-        joint=plan.joint,
-        mend=plan.mend,
-        accept=plan.accept,
-        most=plan.most,
-        data=context.data.digest,
-        lengths=seen_lengths(context, subject.sites),
-        seeds={"fit": SEED},
-        versions={"atpatch-onnx": __version__},
-    )
