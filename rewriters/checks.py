@@ -60,6 +60,13 @@ def _contradiction(plan: PatchPlan) -> AtpatchError | None:
         return PLAN_IMPOSSIBLE(
             f"a limit of {plan.most} columns needs sites that add up their scores, and a number >= 0"
         )
+    if plan.mend == "heal":
+        if plan.passes == "one":
+            return PLAN_IMPOSSIBLE("healing takes two passes: flags come before the first layer", "add --passes two")
+        if plan.accept == "flip":
+            return PLAN_IMPOSSIBLE("healing has no second answer to compare with", "leave --accept flip out")
+        if len(plan.groups) > 1:
+            return PLAN_IMPOSSIBLE("healing has one group of detecting sites, over the tokens of the decoder")
     if plan.joint == "sum":
         if plan.passes == "one":
             return PLAN_IMPOSSIBLE("sites add up their scores in two passes only", "patch with --passes two")

@@ -248,9 +248,9 @@ NOT_ADMITTED = declare(
     ModelError,
     "the graph does not support what was asked for",
     "ask for less: the message says what to leave out",
-    "Two passes, excision, accepting flips only, and telemetry each need something from a graph: samples on the first"
-    " axis, one padding mask, an output with class scores, a site in the main graph. The plan is valid, and other"
-    " graphs support it.",
+    "Two passes, excision, healing, accepting flips only, and telemetry each need something from a graph: samples on"
+    " the first axis, one padding mask, an output with class scores, keys that are made of the request's own tokens, a"
+    " site in the main graph. The plan is valid, and other graphs support it.",
 )
 PLAN_IMPOSSIBLE = declare(
     "ATP024",

@@ -275,9 +275,11 @@ class PatchPlan:
             that was not.
         most: of a flagged sample at most so many columns are acted on, those with the highest scores, the first ones
             among equals; 0: no limit. Of joint "sum" only.
-        mend: two passes: "redistribute" the attention of flagged columns in the second run, or "excise" those tokens
-            from its request.
-        accept: two passes: "always", or "flip" to keep the first run's outputs where the prediction is the same.
+        mend: two passes: "redistribute" the attention of flagged columns in the second run, "excise" those tokens from
+            its request, or "heal" a decoder: a first run of only what the detectors of the groups need flags tokens,
+            and in the second run, the model's own, each flagged token has key and value of its neighbor.
+        accept: two passes: "always", or "flip" to keep the first run's outputs where the prediction is the same;
+            healing has only one run with outputs.
         lengths: the shortest and the longest request, in valid columns, that calibration has seen; None: not known.
             Telemetry then adds the output `atpatch_length_unseen` (B,), true for requests beyond them, where a graph
             input masks the padding of all sites.

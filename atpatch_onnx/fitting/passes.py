@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
-from rewriters.choices import Accept
+from rewriters.choices import Accept, Mend
 
 from .options import (
     MOST_EXTRA_RUNS,
     AcceptOption,
     FitOptions,
-    MendOption,
     PassesOption,
     SignalsOption,
 )
@@ -28,7 +28,7 @@ class Wanted:
     """
 
     passes: PassesOption = "auto"
-    mend: MendOption = "auto"
+    mend: Mend | Literal["auto"] = "auto"
     accept: AcceptOption = "auto"
     max_clean_flagged: float | None = None
     max_accuracy_drop: float | None = None

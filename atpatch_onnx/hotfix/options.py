@@ -94,7 +94,8 @@ class PatchOptions:
         values: replace a flagged column's value too (benign, the default), or keep it (own, the paper's form).
         passes: patch each site as it comes (one), or detect at all sites and run flagged samples again (two); by
             default as the hotfix says, else one.
-        mend: of two passes: redistribute attention in the second run, or excise the flagged tokens from its request.
+        mend: of two passes: redistribute attention in the second run, excise the flagged tokens from its request, or
+            heal the keys and values of a decoder, which its cache then carries.
         accept: of two passes: keep the second run's outputs always, or only where the prediction flips.
         gating: redistribute only when something is flagged (if), or branch-free (none); by default if on cpu, none on
             cuda, and if with two passes.

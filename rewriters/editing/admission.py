@@ -47,7 +47,9 @@ def _reasons(model: onnx.ModelProto, plan: PatchPlan, chosen: Sequence[Site]) ->
         if site.dtype in _NO_NUMBERS:
             name = TensorProto.DataType.Name(site.dtype)
             yield NOT_ADMITTED(f"site {site.id}: its values are of type {name}, which the patch cannot compute with")
-    if plan.passes == "two":
+    if plan.mend == "heal":
+        yield NOT_ADMITTED("keys and values cannot be healed yet", "redistribute instead (--mend redistribute)")
+    elif plan.passes == "two":
         yield from _second_run(model, plan, {site.id: site for site in chosen})
     if plan.telemetry and all(site.where for site in chosen):
         yield NOT_ADMITTED("telemetry needs a site in the main graph", "patch without --telemetry")

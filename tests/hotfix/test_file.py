@@ -125,6 +125,7 @@ def test_digest_tells_two_hotfixes_apart():
         {"groups": ()},
         {"passes": "one"},
         {"mend": "excise"},
+        {"mend": "heal"},
         {"accept": "always"},
     )
     assert len({make(plan, **change).digest for change in changes} | {make(louder).digest}) == len(changes) + 1
