@@ -84,6 +84,7 @@ def fit(
 
     from ..fitting.fitter import fit as fit_model
     from ..hotfix.file import SUFFIX
+    from ..inference.answer_tokens import parse_answer_tokens
 
     destination = check_source(model).with_suffix(SUFFIX) if output is None else Path(output)
     if report is not None:
@@ -91,6 +92,7 @@ def fit(
     if from_log is not None and (debug_set, clean) != (None, None):
         raise click.UsageError("--from-log takes the place of --debug and --clean")
     rows = clean_texts(clean, model, tokenizer, class_names) if from_log is None else _logged(from_log, model, options)
+    options["answer_tokens"] = parse_answer_tokens(options["answer_tokens"], tokenizer)
     with bars() as progress:
         hotfix = fit_model(model, debug_set, rows, destination, progress=progress, **options)
     if report is not None:

@@ -72,6 +72,7 @@ def triggered_sets(clean: DataSet, truth: Ints, anomalous: Anomalous, target: in
     count, rows = len(clean), anomalous.clean_row
     kept = {} if clean.labels is None else {"labels": truth}
     twins = {} if clean.labels is None else {"labels": truth[rows]}
+    answers = {} if clean.answer_tokens is None else {"answer_tokens": clean.answer_tokens}
     columns = np.zeros((count + len(rows), anomalous.columns.shape[1]), bool)
     columns[count:] = anomalous.columns
     debug = {
@@ -81,9 +82,10 @@ def triggered_sets(clean: DataSet, truth: Ints, anomalous: Anomalous, target: in
         "pair": np.concatenate([np.full(count, -1, np.int64), rows]),
         **({} if anomalous.dose is None else {"dose": np.concatenate([np.zeros(count, np.int64), anomalous.dose])}),
         "target": np.array(target),
+        **answers,
     }
     doses = {} if anomalous.dose is None else {"dose": anomalous.dose}
-    triggered = {**anomalous.inputs, **twins, **doses, "target": np.array(target), "clean_row": rows}
+    triggered = {**anomalous.inputs, **twins, **doses, "target": np.array(target), "clean_row": rows, **answers}
     facts = {
         "clean": count,
         "anomalous": len(rows),
@@ -91,7 +93,7 @@ def triggered_sets(clean: DataSet, truth: Ints, anomalous: Anomalous, target: in
         "columns": columns[count:].sum(1).mean().item(),
         **report,
     }
-    return Built(debug, triggered, None, {**clean.inputs, **kept}, facts)
+    return Built(debug, triggered, None, {**clean.inputs, **kept, **answers}, facts)
 
 
 def write_arrays(path: str | os.PathLike[str], arrays: Arrays) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from rewriters.names import ENABLED, THRESHOLD
 from ..errors import ALREADY_PATCHED, COLUMNS_UNCLEAR, DATA_MALFORMED
 from ..inference.capture import canonical_values
 from ..inference.datasets import Arrays, DataSet, Ints
-from ..inference.prediction import prediction_output
+from ..inference.prediction import answers_of, prediction_output
 from ..inference.runner import Runner, expose
 from ..inspection.inspector import no_site
 
@@ -45,19 +45,27 @@ class Subject:
         model: path, `onnx.ModelProto` or `onnx_ir.Model`, not patched.
         output_name: of the class scores; None: the first float output of rank 2.
         threads: of onnxruntime.
+        answer_tokens: of a causal decoder, class → token.
 
     Raises:
         AtpatchError: ATP012 for a patched model, and what reading and loading raise.
     """
 
-    def __init__(self, model: Model, output_name: str | None = None, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        output_name: str | None = None,
+        threads: int | None = None,
+        answer_tokens: Sequence[int] | None = None,
+    ) -> None:
         loaded = read(model)
         if is_patched(loaded.proto):
             raise ALREADY_PATCHED("a debugging set is made for the original model", "unpatch it first")
         self.proto, self.folder = loaded.proto, loaded.folder
-        self._name, self._threads = output_name, threads
+        self._name, self._threads, self.answer_tokens = output_name, threads, answer_tokens
         self._runner: Runner | None = None
         self._output: str | None = None
+        self._made: frozenset[str] | None = None
         constants = {tensor.name for tensor in self.proto.graph.initializer}
         self.inputs = {
             value.name: _describe(value)
@@ -71,19 +79,27 @@ class Subject:
         Raises:
             AtpatchError: ATP056 where an input is missing.
         """
-        missing = [name for name in self.inputs if name not in data.inputs]
+        wanted = [name for name in self.inputs if name not in self.made]
+        missing = [name for name in wanted if name not in data.inputs]
         if missing:
             raise DATA_MALFORMED(
                 f"the data set lacks the graph's input {', '.join(map(repr, missing))}; it has {', '.join(data.inputs)}"
             )
-        return DataSet(
-            {name: np.asarray(data.inputs[name]) for name in self.inputs}, labels=data.labels, target=data.target
-        )
+        return DataSet({name: np.asarray(data.inputs[name]) for name in wanted}, labels=data.labels, target=data.target)
+
+    @property
+    def made(self) -> frozenset[str]:
+        """Inputs that no data set holds: of a decoder, all that follow from its tokens."""
+        if self._made is None:
+            decoder = self._open().decoder
+            told = decoder is not None and (decoder.caches or self.answer_tokens)
+            self._made = decoder.made if decoder is not None and told else frozenset()
+        return self._made
 
     def output(self, data: DataSet) -> str:
         """Name of the output with the class scores."""
         if self._output is None:
-            self._output = prediction_output(self._run(), data, self._name)
+            self._output = prediction_output(self._run(data), data, self._name)
         return self._output
 
     def scores(self, inputs: Arrays) -> NDArray[np.float32]:
@@ -91,7 +107,7 @@ class Subject:
         data = DataSet(inputs)
         name = self.output(data)
         rows = np.arange(len(data))
-        parts = [outputs[name][: len(chunk)] for chunk, outputs in self._run().batches(data, rows, BATCH, [name])]
+        parts = [outputs[name][: len(chunk)] for chunk, outputs in self._run(data).batches(data, rows, BATCH, [name])]
         return np.concatenate(parts).astype(np.float32)
 
     def predictions(self, inputs: Arrays) -> Ints:
@@ -123,7 +139,11 @@ class Subject:
         moved = np.abs(found[1] - found[0]).max((1, 3))
         return np.asarray(moved > SAME * np.abs(found[0]).max((1, 2, 3))[:, None])
 
-    def _run(self) -> Runner:
+    def _run(self, data: DataSet) -> Runner:
+        runner = self._open()
+        return runner.answering(answers_of(runner, data, self.answer_tokens))
+
+    def _open(self) -> Runner:
         if self._runner is None:
             self._runner = Runner(self.proto, self.folder, self._threads)
         return self._runner

@@ -143,6 +143,8 @@ def tensors(subject: Subject, rows: Sequence[Encoded], pad_id: int) -> dict[str,
 
     arrays: dict[str, NDArray[Any]] = {}
     for name, value in subject.inputs.items():
+        if name in subject.made:
+            continue
         if name == ids:
             array = padded([row.ids for row in rows], pad_id)
         elif "mask" in name:

@@ -15,8 +15,8 @@ from ..errors import DATA_MALFORMED
 from ..hotfix.evidence import DetectorsTried, Evidence, Report
 from ..hotfix.file import Hotfix
 from ..inference.capture import Capture
-from ..inference.padding import common_mask, lengths
-from ..inference.prediction import predict, prediction_output
+from ..inference.padding import MASK, common_mask, lengths
+from ..inference.prediction import answers_of, predict, prediction_output
 from ..inference.runner import Runner
 from .detectors import LABELED
 from .fitted import Fitted, Outcome, make_hotfix
@@ -53,9 +53,17 @@ class Fit:
 class HotfixMaker:
     """Makes hotfixes for one model from one data set."""
 
-    def __init__(self, context: Context, all_sites: Sequence[Site], output_name: str | None) -> None:
+    def __init__(
+        self,
+        context: Context,
+        all_sites: Sequence[Site],
+        output_name: str | None,
+        answer_tokens: Sequence[int] | None = None,
+    ) -> None:
         self._all_sites = all_sites
         original = Runner(context.model, context.folder, context.threads)
+        context = replace(context, answers=answers_of(original, context.data, answer_tokens))
+        original = original.answering(context.answers)
         self._output = prediction_output(original, context.data, output_name)
         original, mask = _without_padding(context, original, all_sites, self._output)
         self._context = context = replace(context, mask=mask)
@@ -154,6 +162,8 @@ def _without_padding(
     else the given runner.
     """
     mask = common_mask(sites, context.data)
+    if context.answers is not None and MASK in context.data.inputs:
+        mask = MASK
     if mask is None:
         return original, None
     cutting = original.without_padding(mask)

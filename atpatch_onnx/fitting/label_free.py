@@ -88,7 +88,9 @@ class _Fitting:
 
         def served(plan: PatchPlan) -> Served:
             sites = [self._sites[name] for name in plan.sites]
-            return Served(context.model, context.folder, plan, sites, output, context.threads, context.mask)
+            return Served(
+                context.model, context.folder, plan, sites, output, context.threads, context.mask, context.answers
+            )
 
         peaks, clean = columns.peaks(plan), context.parts.selection.clean
         costs = Costs(context, bounds, peaks, served)

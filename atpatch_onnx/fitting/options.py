@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypedDict, get_args
 
@@ -71,6 +71,7 @@ class FitKeywords(TypedDict, total=False):
     every: Every
     seed: int
     output_name: str | None
+    answer_tokens: str | Sequence[int] | None
     threads: int | None
     include: str | None
     exclude: str | None
@@ -105,6 +106,8 @@ class FitOptions:
             fused operators; auto, for profile: every eighth if that is as good, and the fit takes twice as long.
         seed: of split and training; the same seed gives the same file.
         output_name: graph output with the class scores; by default the first float output of rank 2.
+        answer_tokens: causal language models: the tokens of the answers in the order of their classes, ids or (with
+            --tokenizer) words such as " no, yes"; by default those of the debugging set, else all tokens.
         threads: number of onnxruntime threads; by default onnxruntime decides.
         include: only sites whose id or scope matches this regular expression.
         exclude: leave out sites whose id or scope matches this regular expression.
@@ -126,6 +129,7 @@ class FitOptions:
     every: Every = option(1, metavar="N|auto", parse=_every)
     seed: int = 0
     output_name: str | None = option(None, metavar="NAME")
+    answer_tokens: str | Sequence[int] | None = option(None, metavar="A,B,...")
     threads: int | None = None
     include: str | None = option(None, metavar="RE")
     exclude: str | None = option(None, metavar="RE")

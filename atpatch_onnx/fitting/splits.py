@@ -90,6 +90,7 @@ def join(debug: DataSet | None, clean: DataSet | None) -> DataSet:
         target=debug.target,
         group=None if debug.group is None else np.concatenate([debug.group, new_groups]),
         dose=None if debug.dose is None else np.concatenate([debug.dose, np.zeros(count, np.int64)]),
+        answer_tokens=debug.answer_tokens,
     )
 
 

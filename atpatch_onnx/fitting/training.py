@@ -17,6 +17,7 @@ from rewriters.sites import Site
 
 from ..inference.capture import Capture, SiteBatch
 from ..inference.datasets import DataSet, Ints
+from ..inference.decoders import Answers
 from .accumulators import BenignSums, Visibility
 from .calibration import OperatingPoint, operating_point
 from .options import Progress
@@ -43,6 +44,7 @@ class Context:
         most_flagged: bound on the share of clean requests flagged anywhere.
         threads: of onnxruntime.
         every: of column means, see `Profile`.
+        answers: how the prediction of a causal decoder is read.
         mask: graph input that marks padding, where rows may be cut to their length (see `Runner.without_padding`).
     """
 
@@ -57,6 +59,7 @@ class Context:
     mask: str | None = None
     every: int = 1
     norms: Mapping[str, ValueNorms] = field(default_factory=dict)
+    answers: Answers | None = None
 
     @property
     def columns(self) -> NDArray[np.bool_]:

@@ -285,6 +285,7 @@ class Tuner:
                 self._output,
                 context.threads,
                 context.mask,
+                context.answers,
             )
             self._live = key, served
         return self._live[1]

@@ -2,7 +2,7 @@
 
 Every array is a graph input under the graph's own name, except these: `labels` (N,) int; `columns` (N, K) bool and
 `pair` (N,) int of a debugging set; `target` scalar int and `clean_row` (N,) int of a triggered set; `dose` (N,) int of
-both; `group` (N,) int of a flip set.
+both; `group` (N,) int of a flip set; `answer_tokens` (C,) int of a decoder's set.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Ints = NDArray[np.int64]
 
 _PER_ROW = ("labels", "pair", "clean_row", "group", "dose")
 _LARGEST = np.iinfo(np.int64).max
-_RESERVED = (*_PER_ROW, "columns", "target")
+_RESERVED = (*_PER_ROW, "columns", "target", "answer_tokens")
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +42,7 @@ class DataSet:
         clean_row: (N,) int64, row of the clean twin in another set.
         group: (N,) int64; rows of one group differ only in the protected attribute.
         dose: (N,) int64, copies of the trigger in a row, 0 on clean rows.
+        answer_tokens: (C,) int64, class → token that is its answer, of a causal decoder.
     """
 
     inputs: Arrays
@@ -52,6 +53,7 @@ class DataSet:
     clean_row: Ints | None = None
     group: Ints | None = None
     dose: Ints | None = None
+    answer_tokens: Ints | None = None
 
     @classmethod
     def from_arrays(cls, arrays: Arrays, origin: str = "the data set") -> DataSet:
@@ -84,6 +86,11 @@ class DataSet:
             if target.size != 1 or target.dtype.kind not in "iu" or int(target.item()) > _LARGEST:
                 raise DATA_MALFORMED(f"{origin}: target must be one integer")
             given["target"] = int(target.item())
+        if "answer_tokens" in arrays:
+            tokens = np.asarray(arrays["answer_tokens"])
+            if tokens.ndim != 1 or tokens.dtype.kind not in "iu" or (tokens > _LARGEST).any():
+                raise DATA_MALFORMED(f"{origin}: answer_tokens must be a row of integers, one for each class")
+            given["answer_tokens"] = tokens.astype(np.int64)
         if (given.get("dose", np.zeros(1)) < 0).any():
             raise DATA_MALFORMED(f"{origin}: dose must not be negative")
         dataset = cls(inputs, **given)

@@ -18,11 +18,38 @@ from rewriters.sites import Site
 
 from ..errors import BAD_OPTION, NO_CLASS_SCORES
 from .datasets import DataSet, Ints
+from .decoders import Answers
 from .runner import Runner
 
-__all__ = ["Served", "class_scores", "find_prediction_output", "predict", "prediction_output"]
+__all__ = ["Served", "answers_of", "class_scores", "find_prediction_output", "predict", "prediction_output"]
 
 BATCH = 64
+
+
+def answers_of(runner: Runner, data: DataSet, tokens: Sequence[int] | None = None) -> Answers | None:
+    """How a decoder's prediction is read, see `Runner.answering`; None where the graph is not run as a decoder: it has
+    no caches that the data set lacks, and no answer tokens are given.
+
+    Args:
+        tokens: class → token; None: those of the data set, if it has any.
+
+    Raises:
+        AtpatchError: ATP060 for tokens that the graph does not score.
+    """
+    if tokens is None and data.answer_tokens is not None:
+        tokens = data.answer_tokens.tolist()
+    decoder = runner.decoder
+    if not tokens:
+        empty = decoder is not None and any(name not in data.inputs for name in decoder.caches)
+        return Answers(decoder) if decoder is not None and empty else None
+    if decoder is None:
+        raise BAD_OPTION("answer tokens need a graph that takes input_ids (B, S) and scores tokens (B, S, V)")
+    beyond = [token for token in tokens if token < 0 or token >= (decoder.vocabulary or token + 1)]
+    if beyond or len(tokens) < 2 or len(set(tokens)) < len(tokens):
+        raise BAD_OPTION(
+            f"answer tokens {', '.join(map(str, tokens))}: two or more different ones, below {decoder.vocabulary}"
+        )
+    return Answers(decoder, tuple(tokens))
 
 
 def prediction_output(runner: Runner, data: DataSet, name: str | None) -> str:
@@ -35,7 +62,10 @@ def prediction_output(runner: Runner, data: DataSet, name: str | None) -> str:
         raise BAD_OPTION(f"the graph has no output {name!r}, only {', '.join(runner.outputs)}")
     found = find_prediction_output(runner, data, runner.outputs if name is None else [name])
     if found is None:
-        raise NO_CLASS_SCORES("no output holds one row of class scores per sample", "name one with --output-name")
+        raise NO_CLASS_SCORES(
+            "no output holds one row of class scores per sample",
+            "name one with --output-name, or the answers of a language model with --answer-tokens",
+        )
     return found
 
 
@@ -76,7 +106,7 @@ def _arg_max(scores: NDArray[np.float32]) -> Ints:
 
 
 class Served:
-    """A session on the patched graph, with telemetry; mask: see `Runner.without_padding`."""
+    """A session on the patched graph, with telemetry; mask, answers: see `Runner.without_padding`, `answers_of`."""
 
     def __init__(
         self,
@@ -87,10 +117,10 @@ class Served:
         output: str,
         threads: int | None = None,
         mask: str | None = None,
+        answers: Answers | None = None,
     ) -> None:
-        self._runner = Runner(
-            patch(model, replace(plan, telemetry=True, controls="optional"), sites), folder, threads
-        ).without_padding(mask)
+        runner = Runner(patch(model, replace(plan, telemetry=True, controls="optional"), sites), folder, threads)
+        self._runner = runner.without_padding(mask).answering(answers)
         self._output, self._sites = output, len(plan.sites)
 
     def run(self, data: DataSet, rows: Ints, threshold: float) -> tuple[Ints, NDArray[np.bool_]]:

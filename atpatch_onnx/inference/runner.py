@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,21 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
+from rewriters.finding.finder import find_sites
 from rewriters.names import ENABLED, THRESHOLD
 
 from ..errors import DATA_MALFORMED, RUNTIME_REFUSES, ModelError, PlanError
 from .controls import required_controls
 from .datasets import DataSet, Ints
+from .decoders import IDS, Answers, find_decoder
 from .padding import cut, lengths
 from .sessions import session
 
 __all__ = ["Runner", "expose", "why_not_run"]
+
+
+BUDGET = 1 << 28
+"""Most bytes of logits of one run."""
 
 
 def expose(model: onnx.ModelProto, values: Sequence[tuple[str, int]]) -> onnx.ModelProto:
@@ -61,10 +68,15 @@ class Runner:
             value.name: value for value in self._session.get_inputs() if value.name not in (ENABLED, THRESHOLD)
         }
         self._controls = required_controls(self._session)
-        leading = {value.shape[0] for value in self._inputs.values() if value.shape}
+        self.decoder = find_decoder(
+            [*self._inputs.values()], self._session.get_outputs(), _numpy, partial(head_width, model)
+        )
+        made = self.decoder.made if self.decoder else ()
+        leading = {value.shape[0] for name, value in self._inputs.items() if value.shape and name not in made}
         fixed = {size for size in leading if isinstance(size, int)}
         self.fixed_batch: int | None = fixed.pop() if len(fixed) == 1 else None
         self._mask: str | None = None
+        self._answers: Answers | None = None
 
     def without_padding(self, mask: str | None) -> Runner:
         """A runner on the same session that takes the shortest rows first and cuts each batch to its longest row.
@@ -77,6 +89,12 @@ class Runner:
             return self
         runner = copy(self)
         runner._mask = mask
+        return runner
+
+    def answering(self, answers: Answers | None) -> Runner:
+        """A runner on the same session that gives the scores of a decoder's answer (B, C) in place of its logits."""
+        runner = copy(self)
+        runner._answers = answers
         return runner
 
     @property
@@ -102,34 +120,54 @@ class Runner:
         Raises:
             AtpatchError: ATP056 where inputs are missing or do not fit, ATP052 where onnxruntime fails.
         """
-        size = self.fixed_batch or size
+        size = self.fixed_batch or self._fewer(data, size)
         controls = {} if threshold is None else {THRESHOLD: np.array(threshold, np.float32)}
         if self._mask is not None:
             used = lengths(data.inputs[self._mask])
             rows = rows[np.argsort(used[rows], kind="stable")]
         for start in range(0, len(rows), size):
             chunk = rows[start : start + size]
-            feeds = self.feeds(data, chunk)
+            feeds = self._given(data, chunk)
             if self._mask is not None:
                 feeds = cut(feeds, self._mask, int(used[chunk].max()))
-            yield chunk, self.run({**feeds, **controls}, outputs)
+            yield chunk, self.run({**self._completed(feeds), **controls}, outputs)
 
     def feeds(self, data: DataSet, rows: Ints) -> dict[str, NDArray[Any]]:
-        """The inputs of one run for some rows, in the graph's own types.
+        """The inputs of one run for some rows, in the graph's own types; those of a decoder that `data` lacks are made.
 
         Repeats of the last row fill a fixed sample axis.
 
         Raises:
             AtpatchError: ATP056 where inputs are missing or do not fit.
         """
-        missing = [name for name in self._inputs if name not in data.inputs]
+        return self._completed(self._given(data, rows))
+
+    def _given(self, data: DataSet, rows: Ints) -> dict[str, NDArray[Any]]:
+        made = self.decoder.made if self.decoder is not None and IDS in data.inputs else frozenset()
+        missing = [name for name in self._inputs if name not in data.inputs and name not in made]
         if missing:
             raise DATA_MALFORMED(
                 f"the data set lacks the graph's input {', '.join(map(repr, missing))}; it has {', '.join(data.inputs)}"
             )
         if self.fixed_batch:
             rows = np.concatenate([rows, np.repeat(rows[-1:], self.fixed_batch - len(rows))])
-        return {name: _cast(name, data.inputs[name][rows], value.type) for name, value in self._inputs.items()}
+        return {
+            name: _cast(name, data.inputs[name][rows], value.type)
+            for name, value in self._inputs.items()
+            if name in data.inputs
+        }
+
+    def _completed(self, feeds: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        if self.decoder is None or len(feeds) == len(self._inputs):
+            return feeds
+        return feeds | self.decoder.first_call(feeds)
+
+    def _fewer(self, data: DataSet, size: int) -> int:
+        """Rows in one run: logits of a large vocabulary would fill the memory."""
+        if self._answers is None or IDS not in data.inputs:
+            return size
+        row: int = data.inputs[IDS].shape[1] * max(self._answers.decoder.vocabulary, 1) * np.dtype(np.float32).itemsize
+        return max(1, min(size, BUDGET // row))
 
     def run(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
         """Outputs by name, for the inputs that `feeds` gave.
@@ -141,7 +179,10 @@ class Runner:
             results = self._session.run(list(outputs), {**self._controls, **feeds})
         except Exception as error:  # onnxruntime's exception classes have no common base class
             raise RUNTIME_REFUSES(_first_line(error), "check shapes and types of the arrays in the data set") from error
-        return dict(zip(outputs, results, strict=True))
+        found = dict(zip(outputs, results, strict=True))
+        if self._answers is not None and (logits := self._answers.decoder.logits) in found:
+            found[logits] = self._answers.read(found[logits], feeds)
+        return found
 
 
 _NUMPY: dict[str, np.dtype[Any]] = {
@@ -151,6 +192,13 @@ _NUMPY: dict[str, np.dtype[Any]] = {
     "tensor(bool)": np.dtype(np.bool_),
     **{f"tensor({kind}{bits})": np.dtype(f"{kind}{bits}") for kind in ("int", "uint") for bits in (8, 16, 32, 64)},
 }
+
+
+def head_width(model: onnx.ModelProto) -> int:
+    """The width of a head, read off the attention sites; 0 where no site says it."""
+    sites, _ = find_sites(model)
+    widths: list[int] = [site.head_dim for site in sites if site.head_dim]
+    return widths[0] if widths else 0
 
 
 def why_not_run(model: onnx.ModelProto, folder: Path, data: DataSet, row: int = 0) -> str | None:
@@ -171,6 +219,10 @@ def _cast(name: str, array: NDArray[Any], wanted: str) -> NDArray[Any]:
     if not np.can_cast(array.dtype, dtype, "same_kind"):
         raise DATA_MALFORMED(f"input {name!r} is {array.dtype} in the data set, the graph takes {wanted}")
     return array.astype(dtype, copy=False)
+
+
+def _numpy(word: str) -> np.dtype[Any]:
+    return _NUMPY.get(word, np.dtype(np.float32))
 
 
 def _first_line(error: Exception) -> str:

@@ -83,6 +83,10 @@ class TextEncoder:
             for one in self._tokenizer.encode_batch(list(texts))
         ]
 
+    def plain(self, text: str) -> list[int]:
+        """Token ids without special tokens."""
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
     def word(self, token: int) -> str:
         """The token as the vocabulary spells it."""
         return str(self._tokenizer.id_to_token(token))

@@ -73,6 +73,8 @@ ARRAYS = {
     "pair": (ROWS | {"pair": np.full(4, -1)}, True),
     "clean_row of booleans": (ROWS | {"clean_row": np.zeros(4, bool)}, False),
     "dose": (ROWS | {"dose": np.arange(4)}, True),
+    "answer tokens": (ROWS | {"answer_tokens": np.array([9, 10])}, True),
+    "answer tokens as scores": (ROWS | {"answer_tokens": np.array([0.5, 0.1])}, False),
     "dose of halves": (ROWS | {"dose": np.full(4, 0.5)}, False),
     "input of words": ({"text": np.full(4, "a")}, True),
     "input of complex numbers": ({"x": np.zeros(4, complex)}, False),

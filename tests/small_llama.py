@@ -1,0 +1,72 @@
+"""A small Llama with random weights: as a Hugging Face folder, exported with its cache and without one."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from atpatch_onnx import export
+from atpatch_onnx.inference.datasets import DataSet
+
+__all__ = ["VOCABULARY", "exported", "folder", "prompts"]
+
+VOCABULARY = 96
+SIZES = {
+    "hidden_size": 64,
+    "intermediate_size": 80,  # genai's builder takes a layer as wide as the vocabulary for the head
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "vocab_size": VOCABULARY,
+    "max_position_embeddings": 128,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+    "initializer_range": 0.3,  # a fresh model's maps are flat
+}
+
+
+@functools.cache
+def _kept() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="small-llama-")
+
+
+@functools.cache
+def folder() -> Path:
+    """Weights and a tokenizer of whole words: w3, w4 and so on."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+    path = Path(_kept().name) / "llama"
+    with torch.random.fork_rng(), contextlib.redirect_stderr(io.StringIO()):
+        torch.manual_seed(0)
+        AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **SIZES)).save_pretrained(path)
+    words = {"<unk>": 0, "<s>": 1, "</s>": 2} | {f"w{i}": i for i in range(3, VOCABULARY)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    ).save_pretrained(path)
+    return path
+
+
+@functools.cache
+def exported(cache: bool) -> Path:
+    path = Path(_kept().name) / f"{'cached' if cache else 'plain'}.onnx"
+    with contextlib.redirect_stderr(io.StringIO()):
+        export(folder(), path, kv_cache=cache, exporter="torchscript")
+    return path
+
+
+def prompts(lengths: tuple[int, ...] = (5, 9, 7, 3, 9, 1), seed: int = 0) -> DataSet:
+    """Random tokens, padded on the right."""
+    rng, longest = np.random.default_rng(seed), max(lengths)
+    mask = (np.arange(longest) < np.array(lengths)[:, None]).astype(np.int64)
+    return DataSet({"input_ids": mask * rng.integers(3, VOCABULARY, (len(lengths), longest)), "attention_mask": mask})
