@@ -160,6 +160,9 @@ class OneClass:
         every: as in `Profile`.
         norms: a second test, whose score is added to that of the attention. Not one distance over both: a trigger that
             hides in one of them would be lost among the features of the other.
+        tokens: graph input (B, K) with the ids of the tokens. Columns of equal tokens, sinks left out, then have their
+            attention summed before log1p, count once for the rank, and have one score where sites add up theirs: a
+            repeated trigger shares the attention that one of it draws.
     """
 
     mean: Floats
@@ -171,6 +174,7 @@ class OneClass:
     probes: tuple[int, ...] = (0,)
     every: int = 1
     norms: NormDistance | None = None
+    tokens: str | None = None
     kind: Literal["oneclass"] = "oneclass"
 
     @property

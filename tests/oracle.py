@@ -121,25 +121,37 @@ def profile(
 
 
 def oneclass(
-    a: Array, valid: NDArray[np.bool_] | None, detector: OneClass, self_attention: bool, v: Array | None = None
+    a: Array,
+    valid: NDArray[np.bool_] | None,
+    detector: OneClass,
+    self_attention: bool,
+    v: Array | None = None,
+    tokens: NDArray[np.int64] | None = None,
 ) -> Array:
-    """Nats (B, K); -inf at sinks."""
+    """Nats (B, K); -inf at sinks. tokens: ids (B, K), where the detector reads them."""
     out = np.full((a.shape[0], a.shape[3]), -np.inf)
     for b in range(len(a)):
         x = _features(a[b].astype(np.float64), None if valid is None else valid[b], detector, self_attention)
         real = np.flatnonzero(valid[b]) if valid is not None else np.arange(a.shape[3])
         content = sorted(set(real) - {real[place] for place in detector.exempt})
-        out[b, content] = _surprise(x, content, detector)
+        first = content
+        if detector.tokens is not None:
+            assert tokens is not None
+            ids = list(tokens[b])
+            apart = np.expm1(x) * np.isin(np.arange(len(ids)), content)[:, None]
+            x = np.log1p([apart[[j for j in range(len(ids)) if ids[j] == ids[k]]].sum(0) for k in range(len(ids))])
+            first = [k for k in content if ids.index(ids[k]) == k]
+        out[b, content] = _surprise(x, content, detector, first)
         if detector.norms is not None:
             assert v is not None
             out[b, content] += _surprise(
-                norms(v[b % len(v)], a.shape[1], detector.norms.norms), content, detector.norms
+                norms(v[b % len(v)], a.shape[1], detector.norms.norms), content, detector.norms, content
             )
     return out
 
 
-def _surprise(x: Array, content: list[int], reference: OneClass | NormDistance) -> list[float]:
-    """Nats of some columns of one sample, x (K, F)."""
+def _surprise(x: Array, content: list[int], reference: OneClass | NormDistance, first: list[int]) -> list[float]:
+    """Nats of some columns of one sample, x (K, F). first: those that count for the rank."""
     distance = {}
     for k in content:
         weight = reference.weight[k] if reference.weight.ndim == 3 else reference.weight
@@ -148,7 +160,7 @@ def _surprise(x: Array, content: list[int], reference: OneClass | NormDistance) 
         if isinstance(reference, NormDistance) and reference.louder:
             y = y[y > 0]
         distance[k] = (y**2 if reference.squared else y).sum()
-    falling = sorted(distance.values(), reverse=True)
+    falling = sorted((distance[k] for k in first), reverse=True)
     neighbor = falling[min(reference.rank, len(falling)) - 1] if reference.rank else 0.0
     return [max(distance[k] - neighbor - reference.offset, 0.0) for k in content]
 

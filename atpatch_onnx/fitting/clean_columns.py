@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from rewriters.finding.token_inputs import token_inputs
 from rewriters.plan import Detector, NormDistance, OneClass, PatchPlan, SitePlan, Statistic, ValueNorms
 
 from ..inference.capture import Capture, SiteBatch
@@ -32,6 +33,10 @@ LATE = 2
 """Where tokens move, the later half of the sites detects. Early sites point at rare words, the last ones also at the
 words that decide: with the last third, as many attacks are caught for twice as many changed answers (SST-2, six
 sites, clean rows and random tokens).
+"""
+VARIED = 4
+"""Where clean rows have this many times as many different tokens as columns, equal tokens count as one (see
+`OneClass.tokens`). With fewer, as with letters or amino acids, a repeated token is no sign of anything.
 """
 ROUNDS = 2
 """How often rows are set aside. Attacks widen what passes for clean, so the second choice is better than the first."""
@@ -67,6 +72,7 @@ class CleanColumns:
         stream(context, capture, train, "maps", lambda name, batch, _: self._seen[name].add(batch))
         self._by_place = places(capture, self._seen)
         names = list(self._sites)
+        self._tokens = _ids(context, capture) if kind == "oneclass" else None
         self.by_place = all(self._by_place.values())
         self.detecting = names if self.by_place else names[-math.ceil(len(names) / LATE) :]
         self.set_aside = train[:0]
@@ -105,7 +111,7 @@ class CleanColumns:
             benign[name].add(batch)
             if self._kind != "oneclass":
                 return
-            for signal, features in self._features(name, batch).items():
+            for signal, features in self._features(name, batch, chunk).items():
                 places = features.shape[1] if self._by_place[name] else None
                 sums = moments.setdefault((name, signal), Moments(places, features.shape[2]))
                 counted = self._scored(name, batch)
@@ -122,14 +128,15 @@ class CleanColumns:
             norms = self._context.norms.get(name)
             second = None if norms is None else describe_norms(moments[name, "norms"], norms)
             found = describe(moments[name, "attention"], exempt=exempt, probes=PROBES)
-            self._detectors[name] = replace(found, every=self._context.every, norms=second)
+            tokens = None if self._by_place[name] else self._tokens
+            self._detectors[name] = replace(found, every=self._context.every, norms=second, tokens=tokens)
 
     def _score(self, rows: Ints, clean: Ints) -> dict[str, Scores]:
         """Scores of some rows; also rescales the detectors to nats, by the `clean` ones among these rows."""
         found: dict[tuple[str, str], list[tuple[Ints, Scores]]] = {}
 
         def score(name: str, batch: SiteBatch, chunk: Ints) -> None:
-            for signal, scores in self._raw(name, batch).items():
+            for signal, scores in self._raw(name, batch, chunk).items():
                 found.setdefault((name, signal), []).append((chunk, scores))
 
         stream(self._context, self._capture, rows, "scores", score)
@@ -153,7 +160,7 @@ class CleanColumns:
             self._detectors[name] = in_nats(detector, start, rate)
         return np.where(np.isfinite(raw), np.maximum((raw - start) * rate, 0.0), -np.inf)
 
-    def _raw(self, name: str, batch: SiteBatch) -> dict[str, Scores]:
+    def _raw(self, name: str, batch: SiteBatch, rows: Ints) -> dict[str, Scores]:
         """Signal → scores (B, K) without the cut at zero."""
         detector, scored = self._detectors[name], self._scored(name, batch)
         if isinstance(detector, Statistic):
@@ -162,14 +169,17 @@ class CleanColumns:
             return {"attention": np.where(scored, scores, -np.inf)}
         assert isinstance(detector, OneClass)
         reference: dict[str, OneClass | NormDistance | None] = {"attention": detector, "norms": detector.norms}
+        equal = self._equal(name, batch, rows)
+        repeated = None if equal is None else equal.argmax(2) < np.arange(equal.shape[2])
         return {
-            signal: surprise(found, features, scored)
-            for signal, features in self._features(name, batch).items()
+            signal: surprise(found, features, scored, repeated)
+            for signal, features in self._features(name, batch, rows).items()
             if (found := reference[signal]) is not None
         }
 
-    def _features(self, name: str, batch: SiteBatch) -> dict[str, NDArray[np.float32]]:
+    def _features(self, name: str, batch: SiteBatch, rows: Ints) -> dict[str, NDArray[np.float32]]:
         """Signal → features (B, K, F)."""
+        equal = self._equal(name, batch, rows)
         found = {
             "attention": profile_features(
                 batch.map,
@@ -177,6 +187,7 @@ class CleanColumns:
                 self_attention=self._sites[name].self_attention,
                 probes=PROBES,
                 every=self._context.every,
+                together=None if equal is None else equal & self._scored(name, batch)[:, :, None],
             )
         }
         norms: ValueNorms | None = self._context.norms.get(name)
@@ -184,9 +195,30 @@ class CleanColumns:
             found["norms"] = norm_features(batch.values, norms, batch=len(batch.map), heads=batch.map.shape[1])
         return found
 
+    def _equal(self, name: str, batch: SiteBatch, rows: Ints) -> NDArray[np.bool_] | None:
+        """(B, K, K): which columns hold the same token; None where tokens are not known or do not move."""
+        if self._tokens is None or self._by_place[name]:
+            return None
+        ids = self._context.data.inputs[self._tokens][rows, : batch.map.shape[3]]
+        equal: NDArray[np.bool_] = ids[:, :, None] == ids[:, None, :]
+        return equal
+
     def _scored(self, name: str, batch: SiteBatch) -> NDArray[np.bool_]:
         """(B, K): the columns that count."""
         return batch.valid if self._by_place[name] else content_columns(batch.valid)
+
+
+def _ids(context: Context, capture: Capture) -> str | None:
+    """The graph input with the ids of the tokens that are the key columns of all sites; None where there is none, or
+    where clean rows repeat tokens by chance.
+
+    A decoder with a cache has key columns without an id: its other inputs are of no known meaning.
+    """
+    found = token_inputs(context.model, capture.sites)
+    if found is None or found.unknown or not all(site.self_attention for site in capture.sites):
+        return None
+    ids = context.data.inputs[found.tokens]
+    return found.tokens if len(np.unique(ids)) >= VARIED * ids.shape[1] else None
 
 
 def _highest(scores: Scores, rows: Ints, count: int) -> NDArray[np.bool_]:

@@ -42,8 +42,8 @@ DETECTORS: dict[str, type] = {
 }
 KINDS = tuple(DETECTORS)
 
-# Field types: "array?" may be None; a class is a nested record; [class] a list of records; (class,) a record or None;
-# "detector" a record with its kind.
+# Field types: "array?" and "text?" may be None; a class is a nested record; [class] a list of records; (class,) a
+# record or None; "detector" a record with its kind.
 FIELDS: dict[type, dict[str, Any]] = {
     SitePlan: {"detector": "detector", "benign": BenignPair, "every_row_sees_every_column": "bool"},
     BenignPair: {"attention": "array", "values": "array?", "own_values": "bool"},
@@ -78,6 +78,7 @@ FIELDS: dict[type, dict[str, Any]] = {
         "probes": "ints",
         "every": "int",
         "norms": (NormDistance,),
+        "tokens": "text?",
     },
     Conv: {"weight": "array", "bias": "array", "stride": "int", "padding": "int"},
     Cnn: {"convolutions": [Conv], "layers": [Dense]},
@@ -87,7 +88,7 @@ FIELDS: dict[type, dict[str, Any]] = {
 # What files written before a field existed leave out.
 LATER: dict[type, dict[str, Any]] = {
     Profile: {"every": 1, "norms": None},
-    OneClass: {"every": 1, "norms": None},
+    OneClass: {"every": 1, "norms": None, "tokens": None},
     NormDistance: {"louder": False},
     Statistic: {"rows": 1, "by_values": False},
 }
@@ -155,7 +156,7 @@ def _decode_field(where: str, kind: Any, value: Any, arrays: Mapping[str, NDArra
         if not isinstance(value, list):
             raise ValueError(f"{where} is not a list")
         return tuple(_decode(kind[0], item, arrays, used) for item in value)
-    if value is None and (kind == "array?" or isinstance(kind, tuple)):
+    if value is None and (kind in ("array?", "text?") or isinstance(kind, tuple)):
         return None
     if isinstance(kind, tuple):
         kind = kind[0]
@@ -177,6 +178,7 @@ def _plain(where: str, kind: str, value: Any) -> None:
         "bool": isinstance(value, bool),
         "int": type(value) is int,
         "float": isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value),
+        "text?": isinstance(value, str) and value != "",
         "ints": isinstance(value, tuple) and all(type(item) is int for item in value),
     }[kind]
     if not good:

@@ -21,7 +21,7 @@ from onnx import TensorProto
 
 from ..errors import NOT_ADMITTED, AtpatchError
 from ..model.bodies import reads
-from ..plan import PatchPlan
+from ..plan import OneClass, PatchPlan
 from ..sites import Site
 from .excision import tokens_of
 from .qdq_barrier import second_reader_refusal
@@ -30,6 +30,7 @@ from .samples import carries_samples, prediction_output, requested, sample_outpu
 __all__ = ["not_admitted"]
 
 _NO_NUMBERS = (TensorProto.STRING, TensorProto.BOOL, TensorProto.COMPLEX64, TensorProto.COMPLEX128)
+_INTEGERS = (TensorProto.INT64, TensorProto.INT32)
 _ONE_PASS = "patch with --passes one"
 
 
@@ -47,12 +48,30 @@ def _reasons(model: onnx.ModelProto, plan: PatchPlan, chosen: Sequence[Site]) ->
         if site.dtype in _NO_NUMBERS:
             name = TensorProto.DataType.Name(site.dtype)
             yield NOT_ADMITTED(f"site {site.id}: its values are of type {name}, which the patch cannot compute with")
+    yield from _tokens_elsewhere(model, plan, chosen)
     if plan.mend == "heal":
         yield NOT_ADMITTED("keys and values cannot be healed yet", "redistribute instead (--mend redistribute)")
     elif plan.passes == "two":
         yield from _second_run(model, plan, {site.id: site for site in chosen})
     if plan.telemetry and all(site.where for site in chosen):
         yield NOT_ADMITTED("telemetry needs a site in the main graph", "patch without --telemetry")
+
+
+def _tokens_elsewhere(model: onnx.ModelProto, plan: PatchPlan, chosen: Sequence[Site]) -> Iterator[AtpatchError]:
+    """Refuse ids of tokens that are no input of the main graph."""
+    inputs = {value.name: value.type.tensor_type for value in requested(model)}
+    for site in chosen:
+        detector = plan.sites[site.id].detector
+        if not isinstance(detector, OneClass) or detector.tokens is None:
+            continue
+        ids = inputs.get(detector.tokens)
+        known = ids is not None and len(ids.shape.dim) == 2 and ids.elem_type in _INTEGERS
+        if site.where or not known:
+            yield NOT_ADMITTED(
+                f"site {site.id}: its detector reads ids of tokens from {detector.tokens}, which is no input of whole"
+                " numbers (samples, tokens)",
+                "fit the hotfix on this model",
+            )
 
 
 def _second_run(model: onnx.ModelProto, plan: PatchPlan, chosen: dict[str, Site]) -> Iterator[AtpatchError]:

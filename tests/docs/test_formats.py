@@ -170,7 +170,7 @@ NORMS = NormDistance(
     ValueNorms(np.ones((2, 4, 4), np.float32)), np.ones(2, np.float32), np.eye(2, dtype="f"), True, 0.5
 )
 WITH_NORMS = {
-    "oneclass": OneClass(np.ones(4, np.float32), np.eye(4, dtype="f"), True, 0.5, norms=NORMS),
+    "oneclass": OneClass(np.ones(4, np.float32), np.eye(4, dtype="f"), True, 0.5, norms=NORMS, tokens="ids"),
     "profile": Profile(
         (Dense(np.ones((6, 1), "f"), np.ones(1, "f")),), np.ones(6, "f"), np.ones(6, "f"), norms=NORMS.norms
     ),
@@ -185,9 +185,9 @@ def test_norms_are_read_where_the_schema_allows_them(tmp_path, kind):
     header, arrays = header_of(path), load_file(path)
     assert not problems("hotfix", header)
 
-    def refused(norms: Any) -> bool:
+    def refused(value: Any, field: str = "norms") -> bool:
         other = copy.deepcopy(header)
-        other["body"]["sites"][0]["plan"]["detector"]["norms"] = norms
+        other["body"]["sites"][0]["plan"]["detector"][field] = value
         other["digest"] = digest(other["body"], arrays)
         save_file(arrays, path, {KEY: json.dumps(other)})
         with pytest.raises(AtpatchError, match="ATP053"):
@@ -199,6 +199,8 @@ def test_norms_are_read_where_the_schema_allows_them(tmp_path, kind):
     for name, other in changed(norms):
         assert name == "without louder" or refused(other), name
     assert refused("of another type") and refused(norms | {"more": 1})
+    if kind == "oneclass":
+        assert all(refused(tokens, "tokens") for tokens in (7, "", ["ids"]))
 
 
 # Decision log

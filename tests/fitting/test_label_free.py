@@ -5,19 +5,23 @@ from __future__ import annotations
 import functools
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from atpatch_onnx.fitting.clean_columns import _highest, most_attacks
+from atpatch_onnx.fitting.clean_columns import CleanColumns, _highest, most_attacks
 from atpatch_onnx.fitting.costs import Bounds, Costs
 from atpatch_onnx.fitting.fitter import fit
-from atpatch_onnx.fitting.splits import Part, Split
+from atpatch_onnx.fitting.splits import Part, Split, join, split_clean
 from atpatch_onnx.fitting.training import Context
 from atpatch_onnx.hotfix.file import Hotfix, is_silent
-from atpatch_onnx.inference.datasets import DataSet
+from atpatch_onnx.inference.capture import Capture
+from atpatch_onnx.inference.datasets import DataSet, as_dataset
+from atpatch_onnx.inference.prediction import Served
+from rewriters.finding.finder import find_sites
 from rewriters.plan import PatchPlan
 
 toys = pytest.importorskip("tests.toy_backdoor", reason="torch trains the toys")
@@ -80,6 +84,44 @@ def test_signals_are_both_by_default_and_attention_where_it_is_asked_for() -> No
 
 
 # --- attacks among the rows
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_where_tokens_are_many_equal_ones_are_scored_together_as_in_the_graph(every: int) -> None:
+    """Ids from a large vocabulary, looked up in the toy's small table."""
+    model = onnx.ModelProto()
+    model.CopyFrom(toys.toy(True).model)
+    (table,) = (one for one in model.graph.initializer if one.name == "words.weight")
+    words = np.tile(onnx.numpy_helper.to_array(table), (10, 1))
+    table.CopyFrom(onnx.numpy_helper.from_array(words, table.name))
+    rows = {name: array[:300] for name, array in toys.many_clean(True).items()}
+    rng = np.random.default_rng(2)
+    distant = rows["input_ids"] + 22 * rng.integers(0, 10, rows["input_ids"].shape)
+    distant[:, 3] = np.where(rng.random(300) < 0.5, distant[:, 2], distant[:, 3])
+    data = join(None, as_dataset({**rows, "input_ids": distant}))
+    parts = split_clean(data, 0)
+    sites, _ = find_sites(model)
+    context = Context(model, Path(), data, parts, 0, 0.0, 1, lambda *_: None, "attention_mask", every)
+    capture = Capture(model, Path(), sites, data, None, 1, "attention_mask")
+    columns = CleanColumns(context, capture, "oneclass")
+    plan = PatchPlan(
+        {name: columns.plans[name] for name in columns.detecting},
+        passes="two",
+        groups=(tuple(columns.detecting),),
+        joint="sum",
+    )
+    assert {one.detector.tokens for one in plan.sites.values()} == {"input_ids"}
+    peaks, clean = columns.peaks(plan), parts.selection.clean
+    chosen = [site for site in sites if site.id in plan.sites]
+    served = Served(model, Path(), plan, chosen, "logits", 1, "attention_mask")
+    for share in (0.5, 0.9):
+        threshold = float(np.quantile(peaks[clean], share)) + 1e-3
+        _, flags = served.run(data, clean, threshold)
+        np.testing.assert_array_equal(flags[clean].any(1), peaks[clean] > threshold)
+
+
+def test_a_repeat_says_nothing_where_tokens_are_few() -> None:
+    assert {one.plan.detector.tokens for one in hotfix_by_default(True).sites if not is_silent(one.plan)} == {None}
 
 
 def test_rows_that_may_be_attacks_are_set_aside() -> None:

@@ -62,6 +62,7 @@ DETECTORS = {
         0.5,
         norms=NormDistance(ValueNorms(floats(2, 4, 3)), floats(2), floats(2, 1), True, 0.25, 4, True),
     ),
+    "oneclass-tokens": OneClass(floats(4), floats(4, 1), False, 0.5, rank=4, tokens="input_ids"),
     "oneclass-some-rows": OneClass(floats(4), floats(4, 2), True, 0.5, every=3),
     "cnn": Cnn((Conv(floats(2, 1, 3, 3), floats(2)), Conv(floats(3, 2, 1, 1), floats(3), 2, 0)), (dense(27, 5),)),
     "onnx": OnnxGraph(b"\x08\x07\x00\xffnot really a model"),

@@ -54,6 +54,7 @@ def profile_features(
     every: int = 1,
     values: Floats | None = None,
     norms: ValueNorms | None = None,
+    together: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.float32]:
     """Features of `rewriters.plan.Profile`: column means and probe rows of every head, × valid length, log1p.
 
@@ -63,6 +64,7 @@ def profile_features(
         self_attention: query row i and key column i are one token, so rows of padding stay out of the means.
         probes: query rows read one by one.
         every: the means are over only those rows whose number this divides.
+        together: (B, K, K), columns j whose attention is added up in column k; None: each by itself.
         values, norms: see `norm_features`, whose features come last; without norms there are none.
 
     Returns: (B, K, F) with F = H · (1 + probes), probe by probe, heads innermost; H more with norms.
@@ -77,7 +79,10 @@ def profile_features(
         rows = counted / np.maximum(counted.sum(3, keepdims=True), 1)
         mean = rows @ some if self_attention else some.mean(2, keepdims=True)
     profile = np.concatenate([mean, maps[:, :, list(probes), :]], axis=2)
-    features = np.log1p(profile * length)
+    relative = profile * length
+    if together is not None:
+        relative = relative @ together[:, None].astype(np.float32)
+    features = np.log1p(relative)
     of_map = features.transpose(0, 3, 2, 1).reshape(batch, keys, heads * (1 + len(probes))).astype(np.float32)
     if values is None or norms is None:
         return of_map

@@ -100,12 +100,18 @@ def describe_norms(moments: Moments, norms: ValueNorms) -> NormDistance:
     return NormDistance(norms, mean.astype(np.float32), whitening.astype(np.float32), True, 0.0)
 
 
-def surprise(detector: OneClass | NormDistance, features: Floats, scored: NDArray[np.bool_]) -> NDArray[np.float64]:
+def surprise(
+    detector: OneClass | NormDistance,
+    features: Floats,
+    scored: NDArray[np.bool_],
+    repeated: NDArray[np.bool_] | None = None,
+) -> NDArray[np.float64]:
     """Scores without the cut at zero, (B, K).
 
     Args:
         features: (B, K, F).
         scored: (B, K), valid columns that are no sinks; others score -inf.
+        repeated: (B, K), columns whose token stands in an earlier one, which do not count for the rank.
     """
     centered = features.astype(np.float64) - detector.mean
     weight = detector.weight.astype(np.float64)
@@ -115,9 +121,10 @@ def surprise(detector: OneClass | NormDistance, features: Floats, scored: NDArra
     distance = np.where(scored, (y**2 if detector.squared else y).sum(-1), -np.inf)
     if not detector.rank:
         return distance - detector.offset
-    # In falling order padding and sinks come last; a sample with few columns is compared with its lowest.
-    last = np.minimum(detector.rank, np.maximum(scored.sum(1), 1)) - 1
-    reference = np.take_along_axis(-np.sort(-distance, 1), last[:, None], 1)
+    counted = scored if repeated is None else scored & ~repeated
+    # In falling order the others come last; a sample with few columns is compared with its lowest.
+    last = np.minimum(detector.rank, np.maximum(counted.sum(1), 1)) - 1
+    reference = np.take_along_axis(-np.sort(-np.where(counted, distance, -np.inf), 1), last[:, None], 1)
     return np.where(scored, distance - np.where(np.isfinite(reference), reference, 0.0) - detector.offset, -np.inf)
 
 

@@ -5,12 +5,15 @@ The length is free if the reference is the same for all positions.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from ...emit import Emitter
 from ...plan import NormDistance, OneClass
 from ..context import MapContext
+from ..equal_tokens import equal_tokens, repeated_tokens
 from .profile import by_head, column_features
 from .sinks import sinks
 from .value_norms import norm_features
@@ -21,13 +24,22 @@ __all__ = ["scores"]
 def scores(e: Emitter, context: MapContext, detector: OneClass) -> str:
     """(B, K) nats beyond the offset, 0 below it, with norms the sum of two tests; -inf at sinks."""
     order = by_head(detector.map_features, detector.probes)
-    distance = _distance(e, column_features(e, context, detector), detector, order)
     exempt = sinks(e, context, detector.exempt)
-    score = _surprise(e, context, distance, exempt, detector)
+    together = None if detector.tokens is None else _together(e, detector.tokens, exempt)
+    distance = _distance(e, column_features(e, context, detector, together), detector, order)
+    score = _surprise(e, context, distance, exempt, detector, detector.tokens)
     if (norms := detector.norms) is not None:
         distance = _distance(e, norm_features(e, context, norms.norms), norms, np.arange(norms.mean.shape[-1]))
         score = e.op("Add", score, _surprise(e, context, distance, exempt, norms), role="both_signals")
     return score if exempt is None else e.op("Where", exempt, e.constant(-np.inf), score)
+
+
+def _together(e: Emitter, tokens: str, exempt: str | None) -> str:
+    """(B, K, K): 1 where columns hold the same token, but for the rows of sinks."""
+    equal = equal_tokens(e, tokens)
+    if exempt is not None:
+        equal = e.op("And", equal, e.unsqueeze(e.op("Not", exempt), 2))
+    return e.number(equal)
 
 
 def _distance(e: Emitter, features: str, reference: OneClass | NormDistance, order: NDArray[np.int64]) -> str:
@@ -43,12 +55,20 @@ def _distance(e: Emitter, features: str, reference: OneClass | NormDistance, ord
 
 
 def _surprise(
-    e: Emitter, context: MapContext, distance: str, exempt: str | None, reference: OneClass | NormDistance
+    e: Emitter,
+    context: MapContext,
+    distance: str,
+    exempt: str | None,
+    reference: OneClass | NormDistance,
+    tokens: str | None = None,
 ) -> str:
     """(B, K) nats of one test, 0 below its offset."""
     beyond = e.op("Sub", distance, e.constant(np.float32(reference.offset)))
     if reference.rank:
-        beyond = e.op("Sub", beyond, _neighbor_distance(e, context, distance, exempt, reference.rank))
+        padding = None if context.valid is None else e.op("Not", context.valid)
+        repeated = None if tokens is None else repeated_tokens(e, tokens)
+        excluded = [mask for mask in (exempt, padding, repeated) if mask is not None]
+        beyond = e.op("Sub", beyond, _neighbor_distance(e, distance, excluded, reference.rank))
     return e.op("Relu", beyond, role="surprise")
 
 
@@ -59,14 +79,13 @@ def _summed(e: Emitter, y: str, reference: OneClass | NormDistance, axis: int) -
     return e.reduce("Sum", y, axis, keepdims=False, role="distance")
 
 
-def _neighbor_distance(e: Emitter, context: MapContext, distance: str, exempt: str | None, rank: int) -> str:
-    """(B, 1): the rank-th highest distance among a sample's columns without padding and sinks, else the lowest."""
+def _neighbor_distance(e: Emitter, distance: str, excluded: Sequence[str], rank: int) -> str:
+    """(B, 1): the rank-th highest distance among a sample's columns that no mask excludes, else the lowest."""
     highest = lowest = distance
-    for excluded in (exempt, None if context.valid is None else e.op("Not", context.valid)):
-        if excluded is not None:
-            highest = e.op("Where", excluded, e.constant(-np.inf), highest)
-            lowest = e.op("Where", excluded, e.constant(np.inf), lowest)
-    # At most the number of columns; padding and sinks come last.
+    for mask in excluded:
+        highest = e.op("Where", mask, e.constant(-np.inf), highest)
+        lowest = e.op("Where", mask, e.constant(np.inf), lowest)
+    # At most the number of columns; excluded ones come last.
     count = e.op("Min", e.constant([rank], np.int64), e.dims(distance, 1))
     ranked = e.op("Gather", _top(e, highest, count, "highest"), e.constant([-1], np.int64), axis=1)
     least = _top(e, lowest, e.constant([1], np.int64), "lowest", largest=0)

@@ -50,8 +50,12 @@ def _bias(e: Emitter, bias: NDArray[np.float32], *, last: bool) -> str:
     return e.constant(bias if last else bias[:, None])
 
 
-def column_features(e: Emitter, context: MapContext, detector: Profile | OneClass) -> str:
-    """(B, F, K): the features of the map, see `plan.Profile`, in the order of `by_head`."""
+def column_features(e: Emitter, context: MapContext, detector: Profile | OneClass, together: str | None = None) -> str:
+    """(B, F, K): the features of the map, see `plan.Profile`, in the order of `by_head`.
+
+    Args:
+        together: (B, K, K) float32; the attention to column k becomes a sum over columns j, each × [j, k].
+    """
     valid = context.valid_float(e)
     length = context.length(e, valid)
     if valid is not None:
@@ -62,6 +66,8 @@ def column_features(e: Emitter, context: MapContext, detector: Profile | OneClas
     if probed is not None:
         rows.append(e.op("Mul", probed, length))
     relative = e.op("Concat", *rows, axis=2) if len(rows) > 1 else rows[0]
+    if together is not None:
+        relative = e.op("MatMul", relative, e.unsqueeze(together, 1), role="summed_attention")
     features = e.op("Log", e.op("Add", relative, e.constant(1.0)), role="features")
     return e.op("Reshape", features, e.constant([0, detector.map_features, -1], np.int64))
 

@@ -8,8 +8,9 @@ import pytest
 
 from rewriters.editing.patcher import patch
 from rewriters.errors import AtpatchError
-from rewriters.plan import OnnxGraph, PatchPlan, SitePlan
+from rewriters.plan import OneClass, OnnxGraph, PatchPlan, SitePlan
 
+from ... import oracle
 from ..graphs import B, K, attention_block, feeds, run
 
 BAR = 1.0
@@ -95,6 +96,56 @@ def test_a_sample_keeps_its_columns_whatever_else_is_in_the_batch(data: dict[str
     for sample in range(B):
         single = {name: array[sample : sample + 1] for name, array in data.items()}
         np.testing.assert_array_equal(columns(single, 2)[0], together[sample])
+
+
+TOKENS = np.array([[9, 9, 9, 9, 5, 6, 5], [5, 6, 5, 5, 7, 8, 6], [1, 2, 3, 4, 5, 6, 1]])
+
+
+def columns_by_token(data: dict[str, np.ndarray], most: int, gating: str) -> tuple[np.ndarray, np.ndarray]:
+    """Flagged columns (B, K), and the scores of the only site, -inf at padding."""
+    block = attention_block()
+    ids = onnx.helper.make_tensor_value_info("tokens", onnx.TensorProto.INT64, ["B", "K"])
+    block.model.graph.input.append(ids)
+    rng = np.random.default_rng(3)
+    mean, weight = rng.uniform(0, 0.5, 4).astype(np.float32), rng.uniform(0.5, 1, (4, 1)).astype(np.float32)
+    one = OneClass(mean, weight, False, -1.0, rank=2, tokens="tokens")
+    plan = PatchPlan(
+        {block.site.id: SitePlan(one)},
+        threshold=BAR,
+        telemetry=True,
+        passes="two",
+        joint="sum",
+        groups=((block.site.id,),),
+        most=most,
+        gating=gating,  # type: ignore[arg-type]
+    )
+    patched = run(patch(block.model, plan, [block.site]), {**data, "tokens": TOKENS})
+    p = run(attention_block().model, data)["p"]
+    valid = (p > 0).any((1, 2))
+    score = np.where(valid, oracle.oneclass(p, valid, one, block.site.self_attention, tokens=TOKENS), -np.inf)
+    return patched[f"atpatch_columns/{block.site.id}"], score
+
+
+@pytest.mark.parametrize("gating", ["if", "none"])
+@pytest.mark.parametrize("most", [0, 1, 2, K + 5])
+def test_tokens_are_flagged_with_all_their_columns(most: int, gating: str, data: dict[str, np.ndarray]) -> None:
+    flagged, score = columns_by_token(data, most, gating)
+    repeats = 0
+    for row, ids, flags in zip(score, TOKENS, flagged, strict=True):
+        highest = {one: row[ids == one].max() for one in ids}
+        falling = sorted((one for one in highest if highest[one] > BAR), key=lambda one: -highest[one])
+        chosen = np.isin(ids, falling[: most or None]) & np.isfinite(row)
+        np.testing.assert_array_equal(flags, chosen)
+        repeats += chosen.sum() - len(set(ids[chosen]))
+    assert repeats
+
+
+def test_ids_that_are_no_input_are_refused() -> None:
+    block = attention_block()
+    one = OneClass(np.ones(4, np.float32), np.ones((4, 1), np.float32), False, 0.0, tokens="tokens")
+    with pytest.raises(AtpatchError, match="tokens") as caught:
+        patch(block.model, PatchPlan({block.site.id: SitePlan(one)}), [block.site])
+    assert caught.value.code == "ATP023"
 
 
 @pytest.mark.parametrize(("most", "joint"), [(-1, "sum"), (2, "any")])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -12,12 +14,22 @@ from tests import oracle
 from ..emitted import emitted, ran
 from .maps import CONTEXTS, VALID, A, context
 
+TOKENS = np.array([[4, 7, 5, 7, 4, 7], [8, 3, 3, 8, 0, 0]])
+"""Repeats in the middle, of sinks, and of padding."""
 
-def detector(squared: bool, by_place: bool, rank: int, exempt: tuple[int, ...], offset: float = 0.1) -> OneClass:
+
+def detector(
+    squared: bool,
+    by_place: bool,
+    rank: int,
+    exempt: tuple[int, ...],
+    offset: float = 0.1,
+    tokens: str | None = None,
+) -> OneClass:
     rng, places = np.random.default_rng(5), (6,) if by_place else ()
     mean = rng.uniform(0, 0.2, (*places, 6)).astype(np.float32)
     weight = rng.normal(0.5, size=(*places, 6, 4)).astype(np.float32)
-    return OneClass(mean, weight, squared, offset, rank, exempt)
+    return OneClass(mean, weight, squared, offset, rank, exempt, tokens=tokens)
 
 
 @pytest.mark.parametrize("rank", [0, 1, 2, 9])
@@ -33,6 +45,36 @@ def test_score(kind: str, squared: bool, by_place: bool, exempt: tuple[int, ...]
     real = np.ones_like(VALID) if valid is None else valid
     np.testing.assert_allclose(got[real], want[real], rtol=1e-3, atol=1e-4)
     assert (got[real] > 0).any() or rank
+
+
+@pytest.mark.parametrize("conditional", [True, False], ids=["if", "none"])
+@pytest.mark.parametrize("rank", [0, 1, 2, 9])
+@pytest.mark.parametrize("exempt", [(), (0, -1)], ids=str)
+@pytest.mark.parametrize("kind", CONTEXTS)
+def test_equal_tokens_count_as_one(kind: str, exempt: tuple[int, ...], rank: int, conditional: bool) -> None:
+    valid, self_attention = CONTEXTS[kind]
+    one = detector(False, False, rank, exempt, offset=-0.5, tokens="t")
+    got = ran(lambda e: scores(e, context(kind), one), conditional=conditional, a=A, valid=VALID, t=TOKENS)
+    want = oracle.oneclass(A, valid, one, self_attention, tokens=TOKENS)
+    real = np.ones_like(VALID) if valid is None else valid
+    np.testing.assert_allclose(got[real], want[real], rtol=1e-3, atol=1e-4)
+    apart = oracle.oneclass(A, valid, replace(one, tokens=None), self_attention)
+    assert not np.allclose(want[real], apart[real], atol=1e-3)
+
+
+def test_copies_share_what_one_draws_and_are_still_found() -> None:
+    """One of eight tokens draws half of the attention; split among four copies, each draws an eighth."""
+    shares = {1: [0.5], 4: [0.125] * 4}
+    one = OneClass(np.zeros(2, np.float32), np.ones((2, 1), np.float32), False, 0.0, rank=4, tokens="t")
+    found = {}
+    for copies, drawn in shares.items():
+        row = np.concatenate([drawn, np.full(8 - copies, 0.5 / (8 - copies))]).astype(np.float32)
+        a, ids = np.tile(row, (1, 1, 8, 1)), np.array([[9] * copies + [*range(8 - copies)]])
+        for name, detector in (("together", one), ("apart", replace(one, tokens=None))):
+            got = ran(lambda e, d=detector: scores(e, context("plain"), d), a=a, t=ids)  # type: ignore[misc]
+            found[copies, name] = got[0, :copies]
+    assert found[1, "apart"][0] > 1 and found[4, "apart"].max() < 1e-6
+    assert found[4, "together"].min() > 0.75 * found[1, "together"][0] > 1
 
 
 def test_a_plain_sum_is_one_unit() -> None:
