@@ -41,18 +41,20 @@ def samples_first(axes: LeadingAxes) -> Product:
         return product
     ranks = tuple(range(product.rank))
     order, shared_order = product.probabilities_perm or ranks, product.values_perm or ranks
-    behind = [
-        [
-            *_inputs_behind(view, facts, index_of(facts, axes.values, shared_order[axis])),
-            *_inputs_behind(view, facts, axes.at_scores(index_of(facts, axes.read, order[axis]))),
-        ]
-        for axis in ranks[:-2]
-    ]
-    leading = [any(index.axes == (0,) for index in found) for found in behind]
-    counting = leading if any(leading) else [bool(found) for found in behind]
-    samples = counting.index(True) if True in counting else 0
-    if samples == 0 or not (any(leading) or axes.kind(0) == "features"):
+
+    def behind(axis: int) -> Iterator[Index]:
+        yield from _inputs_behind(view, facts, index_of(facts, axes.values, shared_order[axis]))
+        yield from _inputs_behind(view, facts, axes.at_scores(index_of(facts, axes.read, order[axis])))
+
+    # The later axes first: they mostly end at a projection, the first one goes back through all layers.
+    later = {axis: [index.axes == (0,) for index in behind(axis)] for axis in ranks[1:-2]}
+    candidates = [axis for axis, found in later.items() if found]
+    leading = [axis for axis in candidates if any(later[axis])]
+    if not candidates or any(index.axes == (0,) or not leading for index in behind(0)):
         return product
+    if not leading and axes.kind(0) != "features":
+        return product
+    samples = (leading or candidates)[0]
     return product.reordered((samples, *(axis for axis in ranks if axis != samples)))
 
 
