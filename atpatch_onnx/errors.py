@@ -262,6 +262,23 @@ OUTCOMES_UNREADABLE = declare(
     "'id' is the request id of the log and 'unit' its unit digest. 'label' is the class that would have been right, a"
     " list where the request held several samples; 'outcome' is 1 if what you count followed the request, else 0.",
 )
+NO_MODEL_FOLDER = declare(
+    "ATP092",
+    ModelError,
+    "the folder holds no model that onnxruntime-genai, Optimum or transformers.js loads",
+    "give a folder with genai_config.json or config.json and its model files, or one .onnx file",
+    "What is a model in a folder, and what it is for, is read from genai_config.json (onnxruntime-genai), or from"
+    " config.json and the file names that Optimum and transformers.js look for, such as model.onnx,"
+    " decoder_model_merged.onnx or onnx/model.onnx. Other .onnx files are patched one by one, as files.",
+)
+CONFIG_MISFIT = declare(
+    "ATP093",
+    ModelError,
+    "the folder's configuration cannot be read, or names a model file that is not there",
+    "complete the folder, or correct the file name in its configuration",
+    "genai_config.json must be a JSON object whose parts name model files inside of the folder. A file that is missing"
+    " or lies outside of it would leave the new folder without a part of its model.",
+)
 FOLDER_FOREIGN = declare(
     "ATP090",
     ServeError,

@@ -260,6 +260,30 @@ PLAN_IMPOSSIBLE = declare(
     "A part of the plan has a value that is wrong for every model, or contradicts another part: for example sites that"
     " add up their scores in one pass, or a benign attention that is not finite.",
 )
+FOLDER_EXISTS = declare(
+    "ATP025",
+    DataError,
+    "the output folder exists",
+    "name a folder that does not exist yet, or an empty one",
+    "A folder is made in one step: it gets its name when it is complete. A folder that holds files is never added to,"
+    " so no file of an earlier run can stay in it. Remove it first if it is not needed.",
+)
+OUTPUT_INSIDE = declare(
+    "ATP026",
+    DataError,
+    "the output lies in the input folder",
+    "name a folder outside of the input",
+    "The output folder holds everything that the input folder holds. Inside of it, it would hold itself the next time.",
+)
+LINK_ESCAPES = declare(
+    "ATP027",
+    DataError,
+    "a symbolic link leads out of the folder",
+    "replace the link by the file, or take it out of the folder",
+    "Everything in the folder comes along. A link could make any file of this machine a part of the output, which is"
+    " then served or published. Links that stay inside the folder come along as links, and the links of a Hugging Face"
+    " cache, which lead into the same repository, as files.",
+)
 # Its number is older than the rule that codes of the graph engine lie below ATP050.
 UNKNOWN_SITE = declare(
     "ATP058",

@@ -25,4 +25,5 @@ def problems(name: str, data: Any) -> list[str]:
 
 def schema_of(arguments: list[str]) -> str:
     """Name of the schema for what a command prints with `--json`."""
-    return "ab-analyze" if arguments[0] == "ab" else arguments[0]
+    of_folder = arguments[0] == "inspect" and Path(arguments[1]).is_dir()
+    return "ab-analyze" if arguments[0] == "ab" else "inspect-folder" if of_folder else arguments[0]

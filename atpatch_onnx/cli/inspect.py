@@ -42,7 +42,7 @@ def inspect(
 ) -> None:
     """Find every attention site of MODEL, and say why other Softmax nodes are none.
 
-    Exits with 3 when there is no site. Weights are not read.
+    MODEL may be a folder, as for 'patch'. Exits with 3 when there is no site. Weights are not read.
 
     \b
     Example:
@@ -50,10 +50,17 @@ def inspect(
       atpatch-onnx inspect model.onnx --explain encoder.layers.5.self_attn
       atpatch-onnx inspect model.onnx --html sites.html
       atpatch-onnx inspect model.onnx --include 'layer\\.(4|5)' --json | jq '.sites[].id'
+      atpatch-onnx inspect ./llama-genai
     """
     from ..inspection.explanation import explain as explain_site
+    from ..inspection.folders import is_folder
     from ..inspection.inspector import inspect as inspect_model, no_site
 
+    if is_folder(model):
+        if explained is not None or html is not None:
+            raise click.UsageError("--explain and --html take one model file of the folder")
+        _folder(ctx, model, include, exclude, as_json)
+        return
     found = inspect_model(model, include, exclude)
     explanation = None if explained is None else explain_site(model, explained)
     if html is not None:
@@ -74,6 +81,34 @@ def inspect(
     if not found.sites and explanation is None:
         all_sites = found.sites if include is exclude is None else inspect_model(model).sites
         refusal = no_site(model, all_sites, found.rejected)
+        note(f"{refusal.code}: {refusal.what}")
+        note(f"  {refusal.fix}")
+        ctx.exit(refusal.exit_code)
+
+
+def _folder(ctx: click.Context, path: str, include: str | None, exclude: str | None, as_json: bool) -> None:
+    """Each model file that a patch would change, and the names of those that it would not."""
+    from ..inspection.folders import inspect_folder
+    from ..inspection.inspector import no_site
+
+    folder, found = inspect_folder(path, include, exclude)
+    left = [one for one in folder.files if one.why_not]
+    if as_json:
+        served = [one for one in folder.files if not one.why_not]
+        files = [
+            {"file": one.file, "part": one.part, **each.to_json()} for one, each in zip(served, found, strict=True)
+        ]
+        others = [{"file": one.file, "part": one.part, "why": one.why_not} for one in left]
+        emit_json({"folder": path, "kind": folder.kind, "files": files, "left": others})
+    else:
+        for each in found:
+            _tables(each)
+        if left:
+            table(
+                "not patched by default", ("file", "part", "why"), [(one.file, one.part, one.why_not) for one in left]
+            )
+    if not any(each.sites for each in found):
+        refusal = no_site(path, (), [one for each in found for one in each.rejected])
         note(f"{refusal.code}: {refusal.what}")
         note(f"  {refusal.fix}")
         ctx.exit(refusal.exit_code)

@@ -34,13 +34,13 @@ class_names = click.option(
     metavar="A,B,...",
     help="Texts: names of the classes in order, for labels in words; by default id2label of the model's config.json.",
 )
-in_place = click.option("--in-place", is_flag=True, help="Allow the output to be the input.")
+in_place = click.option("--in-place", is_flag=True, help="Allow the output to be the input; for files only.")
 link_data = click.option(
-    "--link-data",
-    is_flag=True,
+    "--link-data/--copy-data",
+    default=None,
     help=(
-        "Hard-link external data into another folder instead of copying it; onnxruntime reads that, onnx's own loader"
-        " refuses."
+        "Hard-link external data into another folder, or copy it; by default copied for a file, linked for a folder."
+        " onnxruntime reads linked data, onnx's own loader refuses it."
     ),
 )
 

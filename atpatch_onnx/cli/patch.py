@@ -9,13 +9,20 @@ import click
 from ..hotfix.options import PatchOptions
 from .options import in_place, json_output, link_data, model_argument, options_of, output
 from .progress import bars
-from .rendering import emit_json, note, table
+from .rendering import emit_json, files_of_folder, note, table
 
 
 @click.command()
 @model_argument
-@output("File to write; by default MODEL.patched.onnx next to the model.")
+@output("File or folder to write; by default MODEL.patched.onnx or FOLDER.patched next to the model.")
 @options_of(PatchOptions)
+@click.option(
+    "--file",
+    "files",
+    multiple=True,
+    metavar="NAME",
+    help="Of a folder: a model file to patch, may be repeated; by default those that its programs load.",
+)
 @in_place
 @link_data
 @json_output
@@ -26,6 +33,9 @@ def patch(model: str, as_json: bool, **options: Any) -> None:
     rows of --calibrate. Decoders, and other models without rows, are refused (ATP061). If MODEL has a patch already,
     the new one replaces it.
 
+    MODEL may be a folder of onnxruntime-genai (genai_config.json), or of Optimum or transformers.js (config.json). Then
+    a folder comes out that the same program loads. Large files in it are hard-linked, small ones copied.
+
     \b
     Example:
       atpatch-onnx patch model.onnx                                    # with model.hotfix next to it, or a text encoder
@@ -34,6 +44,7 @@ def patch(model: str, as_json: bool, **options: Any) -> None:
       atpatch-onnx patch model.onnx --detector statistic               # whatever the model is
       atpatch-onnx patch model.onnx --detector static --columns none   # all the wiring, never a flag
       atpatch-onnx patch model.onnx --portable                         # before converters and quantizers
+      atpatch-onnx patch ./llama-genai -o ./llama-patched --hotfix llama.hotfix
     """
     from ..patching.apply import patch as patch_model
 
@@ -54,3 +65,4 @@ def patch(model: str, as_json: bool, **options: Any) -> None:
         ("seconds", f"{done.seconds:.2f}"),
     ]
     table("patched" + (", an older patch replaced" if done.replaced else ""), ("", ""), rows)
+    files_of_folder(done)

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-__all__ = ["emit_json", "note", "printable", "show_error", "table"]
+__all__ = ["emit_json", "files_of_folder", "note", "printable", "show_error", "table"]
 
 # Wide enough for site ids in logs and pipes, where there is no terminal to ask.
 _UNATTENDED_WIDTH = 160
@@ -54,6 +54,20 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
     for row in rows:
         grid.add_row(*("–" if cell is None else printable(cell) for cell in row))
     console.print(grid)
+
+
+def files_of_folder(done: Any) -> None:
+    """Of a folder: which model files were changed, which were left and why, and what became of all other files.
+
+    Args:
+        done: what `patch` or `unpatch` did; nothing is printed for a file.
+    """
+    if not done.files:
+        return
+    rows = [(one.file, one.part, f"{one.nodes_before} nodes before, {one.nodes_after} after") for one in done.files]
+    rows += [(one.file, one.part, f"left as it was: {one.why}") for one in done.left]
+    table("model files", ("file", "part", ""), rows)
+    note(f"other files: {done.linked} hard-linked, {done.copied} copied")
 
 
 def show_error(error: Exception) -> int:

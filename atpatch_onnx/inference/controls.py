@@ -21,7 +21,13 @@ __all__ = ["control_names", "control_notes", "gating_notes", "required_controls"
 
 
 def control_notes(model: onnx.ModelProto, plan: PatchPlan, folders: Sequence[Path]) -> tuple[str, ...]:
-    """Notes on where optional controls cannot work."""
+    """Notes on where optional controls cannot work, and on how onnxruntime-genai is fed required ones."""
+    genai = any((folder / "genai_config.json").is_file() for folder in folders)
+    if plan.controls == "required" and genai:
+        return (
+            f"every generator must be fed {ENABLED} (bool) and {THRESHOLD} (float32, here {plan.threshold:g}) with"
+            " set_model_input, as arrays without dimensions",
+        )
     if plan.controls != "optional":
         return ()
     ways = "--controls required makes them ordinary inputs, --controls none leaves them out"
@@ -32,7 +38,7 @@ def control_notes(model: onnx.ModelProto, plan: PatchPlan, folders: Sequence[Pat
                 "the patched graph has no runtime controls; --controls required makes them ordinary inputs"
             ),
         )
-    if any((folder / "genai_config.json").is_file() for folder in folders):
+    if genai:
         return (
             (
                 "onnxruntime-genai ignores optional inputs without a warning, so the runtime controls have no effect"

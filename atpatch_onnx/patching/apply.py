@@ -1,9 +1,10 @@
-"""Patches a model and restores the original: a file gives a file, a graph in memory gives a graph."""
+"""Patches a model and restores the original: a file gives a file, a folder a folder, a graph in memory a graph."""
 
 from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Unpack, overload
 
@@ -12,16 +13,16 @@ import onnx_ir
 
 from rewriters.editing import patcher
 from rewriters.model import io as model_io
-from rewriters.model.forms import Graph, Loaded, Model, PathLike, read
+from rewriters.model.forms import Graph, Model, PathLike, read
 from rewriters.model.regular_files import check_destination, check_source
 
 from ..errors import BAD_OPTION
-from ..hotfix.file import kinds
 from ..hotfix.options import PatchKeywords, PatchOptions
-from ..inference.controls import control_notes, gating_notes
-from ..inspection.inspector import count_nodes, original_of
+from ..inspection.folders import is_folder
+from ..inspection.inspector import count_nodes
 from ..paths import refuse_overwriting
-from .planning import Planned, make_plan
+from .edits import patch_loaded
+from .folders import patch_folder, unpatch_folder
 from .results import Patched, Unpatched
 from .self_calibration import Progress
 
@@ -34,7 +35,8 @@ def patch(
     output: PathLike | None = None,
     *,
     in_place: bool = False,
-    link_data: bool = False,
+    link_data: bool | None = None,
+    files: Sequence[str] = (),
     progress: Progress | None = None,
     **options: Unpack[PatchKeywords],
 ) -> Patched: ...
@@ -51,7 +53,8 @@ def patch(
     output: PathLike | None = None,
     *,
     in_place: bool = False,
-    link_data: bool = False,
+    link_data: bool | None = None,
+    files: Sequence[str] = (),
     progress: Progress | None = None,
     **options: Unpack[PatchKeywords],
 ) -> Patched | Graph:
@@ -59,7 +62,8 @@ def patch(
 
     A model file gives a patched file, and a record of what was done is returned. A graph in memory
     (`onnx.ModelProto`, `onnx_ir.Model`) gives a new graph of the same kind. Then nothing is written, and the argument
-    is not changed.
+    is not changed. A folder of onnxruntime-genai, Optimum or transformers.js gives a folder that the same program
+    loads: see `atpatch_onnx.patching.folders`.
 
     The plan comes from `hotfix`, else from `detector`, else from the file `<model>.hotfix` next to the model. Without
     any of them the model is calibrated: a text encoder on random tokens, any other model on the rows that `calibrate`
@@ -69,10 +73,12 @@ def patch(
         model: path, `onnx.ModelProto` or `onnx_ir.Model`. External data is referenced, not read; only a hotfix
             is compared with its first and last bytes. The external data of a proto is expected in the working
             directory.
-        output: file to write, if the model is a file. None: `<model>.patched.onnx` next to the input, or the input
-            itself with `in_place`.
-        in_place: allow the output to be the input.
-        link_data: hard-link external data into another folder instead of copying it.
+        output: file or folder to write, if the model is one. None: `<model>.patched.onnx` or `<folder>.patched` next to
+            the input, or the input itself with `in_place`.
+        in_place: allow the output to be the input; for files only.
+        link_data: hard-link external data into another folder instead of copying it. None: in folders only, where all
+            files of 1 MiB and more are linked.
+        files: of a folder, names of the model files to patch. (): see `atpatch_onnx.inspection.folders`.
         progress: called with a step, how much of it is done and how much there is, while the model is calibrated.
         options: fields of `PatchOptions`.
 
@@ -82,47 +88,60 @@ def patch(
     Raises:
         AtpatchError: ATP001-ATP006 (input), ATP010 (no site), ATP016 and ATP018-ATP020 (output), ATP053-ATP055
             (hotfix), ATP023 (the graph does not allow it), ATP060 (options), ATP061 (no hotfix, and no text encoder),
-            ATP050, ATP052, ATP056 and ATP063 (calibration).
+            ATP050, ATP052, ATP056 and ATP063 (calibration), ATP021, ATP025-ATP027, ATP092 and ATP093 (folders).
     """
     started = time.perf_counter()
     wanted = PatchOptions(**options)
-    destination = _destination(model, output, in_place, ".patched", link_data)
+    if isinstance(model, (str, os.PathLike)) and is_folder(model):
+        _check_folder_options(in_place)
+        return patch_folder(model, output, wanted, files, link=link_data is not False, progress=progress)
+    _check_file_options(files)
+    destination = _destination(model, output, in_place, ".patched", bool(link_data))
     loaded = read(model)
-    original = original_of(loaded)
-    model_io.require_opset(original)
-    planned = make_plan(original, loaded, wanted, progress)
-    patched = patcher.patch(original, planned.plan, planned.sites)
+    edit = patch_loaded(loaded, wanted, progress)
     if destination is None:
-        model_io.check(patched)
-        return loaded.alike(patched)
-    model_io.save(patched, destination, loaded.folder, link_data=link_data)
-    seconds = round(time.perf_counter() - started, 3)
-    return _record(loaded, original, patched, planned, destination, seconds)
+        model_io.check(edit.patched)
+        return loaded.alike(edit.patched)
+    model_io.save(edit.patched, destination, loaded.folder, link_data=bool(link_data))
+    return Patched(
+        output=str(destination),
+        sites=edit.sites,
+        detector=edit.detector,
+        gating=edit.plan.gating,
+        nodes_before=edit.nodes_before,
+        nodes_after=edit.nodes_after,
+        seconds=round(time.perf_counter() - started, 3),
+        hotfix=edit.planned.hotfix,
+        replaced=edit.replaced,
+        notes=edit.notes((destination.parent, loaded.folder)),
+        passes=edit.plan.passes,
+        calibration=edit.planned.calibration,
+    )
 
 
 @overload
 def unpatch(
-    model: PathLike, output: PathLike | None = None, *, in_place: bool = False, link_data: bool = False
+    model: PathLike, output: PathLike | None = None, *, in_place: bool = False, link_data: bool | None = None
 ) -> Unpatched: ...
 @overload
 def unpatch(model: onnx.ModelProto) -> onnx.ModelProto: ...
 @overload
 def unpatch(model: onnx_ir.Model) -> onnx_ir.Model: ...
 def unpatch(
-    model: Model, output: PathLike | None = None, *, in_place: bool = False, link_data: bool = False
+    model: Model, output: PathLike | None = None, *, in_place: bool = False, link_data: bool | None = None
 ) -> Unpatched | Graph:
-    """Restore the original of a patched model, equal in every field. A file gives a file, a graph gives a graph, as in
-    `patch`.
+    """Restore the original of a patched model, equal in every field. A file gives a file, a folder gives a folder, a
+    graph gives a graph, as in `patch`. Of a folder, every file with a patch is restored.
 
     The bytes of an `onnx_ir.Model` are not known, so they cannot be compared with the digest of the original. There the
     check is that a patch had put in everything that is taken out, and that no part of the patch is left.
 
     Args:
         model: path, `onnx.ModelProto` or `onnx_ir.Model`.
-        output: file to write, if the model is a file. None: `<model>.unpatched.onnx`, or the input itself with
-            `in_place`.
-        in_place: allow the output to be the input.
-        link_data: hard-link external data into another folder instead of copying it.
+        output: file or folder to write, if the model is one. None: `<model>.unpatched.onnx` or `<folder>.unpatched`, or
+            the input itself with `in_place`.
+        in_place: allow the output to be the input; for files only.
+        link_data: hard-link external data into another folder instead of copying it; None: in folders only.
 
     Returns:
         for a file a record of what was done, for a graph the restored graph.
@@ -130,40 +149,26 @@ def unpatch(
     Raises:
         AtpatchError: ATP013 (no patch), ATP014 (changed since), and those of loading and saving.
     """
-    destination = _destination(model, output, in_place, ".unpatched", link_data)
+    if isinstance(model, (str, os.PathLike)) and is_folder(model):
+        _check_folder_options(in_place)
+        return unpatch_folder(model, output, link=link_data is not False)
+    destination = _destination(model, output, in_place, ".unpatched", bool(link_data))
     loaded = read(model)
     original = patcher.unpatch(loaded.proto, exact=loaded.exact)
     if destination is None:
         return loaded.alike(original)
-    model_io.save(original, destination, loaded.folder, link_data=link_data)
+    model_io.save(original, destination, loaded.folder, link_data=bool(link_data))
     return Unpatched(str(destination), count_nodes(loaded.proto), count_nodes(original), model_io.digest(original))
 
 
-def _record(
-    loaded: Loaded,
-    original: onnx.ModelProto,
-    patched: onnx.ModelProto,
-    planned: Planned,
-    destination: Path,
-    seconds: float,
-) -> Patched:
-    """What was done, once the file is written."""
-    plan = planned.plan
-    notes = control_notes(original, plan, (destination.parent, loaded.folder))
-    return Patched(
-        output=str(destination),
-        sites=tuple(site.id for site in planned.sites if site.id in plan.sites),
-        detector=kinds(plan.sites.values()),
-        gating=plan.gating,
-        nodes_before=count_nodes(original),
-        nodes_after=count_nodes(patched),
-        seconds=seconds,
-        hotfix=planned.hotfix,
-        replaced=patcher.is_patched(loaded.proto),
-        notes=(*planned.notes, *notes, *gating_notes(plan)),
-        passes=plan.passes,
-        calibration=planned.calibration,
-    )
+def _check_folder_options(in_place: bool) -> None:
+    if in_place:
+        raise BAD_OPTION("a folder is never changed in place", "give another folder with -o")
+
+
+def _check_file_options(files: Sequence[str]) -> None:
+    if files:
+        raise BAD_OPTION("model files are named in a folder only", "give the folder, or leave --file out")
 
 
 def _destination(model: Model, output: PathLike | None, in_place: bool, suffix: str, link_data: bool) -> Path | None:

@@ -25,7 +25,7 @@ from .regular_files import check_destination
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["staged", "workshop", "write_file"]
+__all__ = ["is_temporary", "staged", "workshop", "write_file"]
 
 _PREFIX = ".atpatch-"
 _SUFFIX = ".tmp"
@@ -97,6 +97,11 @@ def workshop(parent: Path) -> Iterator[Path]:
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file or folder of this name is, or was, an unfinished one."""
+    return name.startswith(_PREFIX) and name.endswith(_SUFFIX)
 
 
 def _open(folder: Path) -> tuple[int, Path | None]:

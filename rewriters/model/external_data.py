@@ -1,7 +1,8 @@
 """Weights outside the model file: finds them, checks whether they may be read, and copies them to another folder.
 
 Nothing here loads a weight. onnxruntime resolves a location against the folder of the model file, so a location is
-accepted only when the file it names, symbolic links followed, lies in that folder.
+accepted only when the file it names, symbolic links followed, lies in that folder. A snapshot in a Hugging Face cache
+may be read too, whose files are links into the `blobs` of its repository.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from onnx import TensorProto
 
 from ..errors import DATA_FILE_EXISTS, EXTERNAL_ESCAPES, EXTERNAL_MISSING, NOT_WRITABLE
 from .atomic import staged
-from .regular_files import is_regular
+from .regular_files import cache_blobs, is_regular
 from .tensors import elements_of, payload_bits, walk_tensors
 
-__all__ = ["External", "check_external", "external_locations", "place_data", "walk_tensors"]
+__all__ = ["External", "bring_file", "check_external", "external_locations", "place_data", "walk_tensors"]
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,10 @@ def _payload_size(tensor: TensorProto) -> int:
     return -(-elements_of(tensor) * (payload_bits(tensor.data_type) or 8) // 8)
 
 
-def _resolve(folder: Path, location: str) -> Path:
-    """The data file, symbolic links followed. Raises EXTERNAL_ESCAPES unless it is inside the folder."""
+def _resolve(folder: Path, location: str, *, cached: bool = True) -> Path:
+    """The data file, symbolic links followed. Raises EXTERNAL_ESCAPES unless it is inside the folder, or `cached` and
+    in the Hugging Face cache that the folder belongs to.
+    """
     absolute = (
         PurePosixPath(location).is_absolute() or PureWindowsPath(location).drive or PureWindowsPath(location).root
     )
@@ -73,7 +76,8 @@ def _resolve(folder: Path, location: str) -> Path:
     if absolute or ".." in parts or "\0" in location:
         raise EXTERNAL_ESCAPES(f"external data location {location!r} leaves the folder of the model")
     target = (folder / location).resolve()
-    if not target.is_relative_to(folder.resolve()):
+    blobs = cache_blobs(folder) if cached else None
+    if not target.is_relative_to(folder.resolve()) and not (blobs and target.is_relative_to(blobs)):
         raise EXTERNAL_ESCAPES(
             f"external data {location!r} is a symbolic link out of the model's folder",
             "replace the link by the file itself; onnxruntime refuses such links too",
@@ -81,8 +85,12 @@ def _resolve(folder: Path, location: str) -> Path:
     return target
 
 
-def check_external(model: onnx.ModelProto, folder: Path) -> None:
+def check_external(model: onnx.ModelProto, folder: Path, *, cached: bool = True) -> None:
     """Every external tensor is inside `folder` and its bytes are there.
+
+    Args:
+        cached: they may be in the Hugging Face cache that the folder belongs to. onnxruntime reads them there if the
+            model file itself is a link into the cache, so not for a file that is written.
 
     Raises:
         EXTERNAL_ESCAPES: absolute, or leads out of the folder by '..' or a link.
@@ -91,7 +99,7 @@ def check_external(model: onnx.ModelProto, folder: Path) -> None:
     sizes: dict[str, int] = {}
     for tensor, external in _externals(model):
         if external.location not in sizes:
-            target = _resolve(folder, external.location)
+            target = _resolve(folder, external.location, cached=cached)
             if not is_regular(target):
                 raise EXTERNAL_MISSING(f"external data file {external.location!r} is not in the model's folder")
             sizes[external.location] = target.stat().st_size
@@ -144,7 +152,7 @@ def place_data(model: onnx.ModelProto, source: Path, destination: Path, *, link:
                 if not folder.exists():
                     folder.mkdir()
                     made.append(folder)
-            _bring(origin, target, link)
+            bring_file(origin, target, link)
             made.append(target)
     except OSError as error:
         undo()
@@ -169,16 +177,17 @@ def _same_content(a: Path, b: Path) -> bool:
     return True
 
 
-def _bring(origin: Path, target: Path, link: bool) -> None:
-    """Hard-link, or copy and then name the copy in one step, which fails if the name is taken."""
+def bring_file(origin: Path, target: Path, link: bool) -> bool:
+    """Hard-link, or copy and then name the copy in one step, which fails if the name is taken; whether it is linked."""
     if link:
         with contextlib.suppress(OSError):
             os.link(origin, target)
-            return
+            return True
     with origin.open("rb") as source, staged(target, replace=False) as sink:
         if not _clone(source.fileno(), sink.fileno()):
             _copy(source.fileno(), sink.fileno())
     shutil.copymode(origin, target)
+    return False
 
 
 def _clone(source: int, sink: int) -> bool:

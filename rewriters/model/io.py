@@ -23,7 +23,17 @@ from .external_data import External, check_external, external_locations, place_d
 from .regular_files import check_destination, check_source
 from .well_formed import check_well_formed
 
-__all__ = ["MIN_OPSET", "check", "default_opset", "digest", "load", "require_opset", "save", "weights_digest"]
+__all__ = [
+    "MIN_OPSET",
+    "check",
+    "default_opset",
+    "digest",
+    "load",
+    "require_opset",
+    "save",
+    "save_graph",
+    "weights_digest",
+]
 
 # Oldest default-domain opset that has the operators we insert, in the form we use.
 MIN_OPSET = 11
@@ -160,6 +170,21 @@ def _samples(tensor: TensorProto, folder: Path) -> Iterator[bytes]:
     yield raw[max(0, len(raw) - _SAMPLE) :]
 
 
+def save_graph(model: onnx.ModelProto, path: Path, data_folder: Path) -> None:
+    """Write a model file, but not its external data, which the caller puts next to it.
+
+    Args:
+        data_folder: where the model's external data lies now.
+
+    Raises:
+        INVALID_MODEL: the checker rejects what would be written.
+        NOT_WRITABLE, NOT_REGULAR, TOO_LARGE, EXTERNAL_MISSING, EXTERNAL_ESCAPES: nothing is written.
+    """
+    check(model)
+    check_external(model, data_folder)
+    write_file(path, _serialize(model))
+
+
 def save(
     model: onnx.ModelProto,
     path: str | os.PathLike[str],
@@ -189,9 +214,9 @@ def save(
     ):
         raise DATA_FILE_EXISTS(f"{path} is a file with the model's weights", "give another name for the output")
     check(model)
-    check_external(model, source)
-    data = _serialize(model)
     moves = bool(external_locations(model)) and not source.samefile(folder)
+    check_external(model, source, cached=moves)
+    data = _serialize(model)
     undo = place_data(model, source, folder, link=link_data) if moves else lambda: None
     try:
         write_file(path, data)

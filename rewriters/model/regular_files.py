@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ..errors import NO_SUCH_FILE, NOT_REGULAR, NOT_WRITABLE
 
-__all__ = ["check_destination", "check_log", "check_source", "is_regular"]
+__all__ = ["cache_blobs", "check_destination", "check_log", "check_source", "is_regular"]
 
 _KINDS = (
     (stat.S_ISLNK, "symbolic link"),
@@ -107,6 +107,19 @@ def is_regular(path: Path) -> bool:
         return stat.S_ISREG(path.stat().st_mode)
     except (OSError, ValueError):
         return False
+
+
+def cache_blobs(folder: Path) -> Path | None:
+    """The folder with the bytes, symbolic links followed, if `folder` is a snapshot in a Hugging Face cache, or lies in
+    one. The snapshot `<repository>/snapshots/<revision>` consists of links into `<repository>/blobs`.
+    """
+    path = Path(os.path.abspath(folder))
+    for part in (path, *path.parents):
+        repository = part.parent.parent
+        # not where `blobs` is a link itself, which could lead anywhere
+        if part.parent.name == "snapshots" and (blobs := repository / "blobs").is_dir() and not blobs.is_symlink():
+            return blobs.resolve()
+    return None
 
 
 def _kind(mode: int) -> str:

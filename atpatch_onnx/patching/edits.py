@@ -1,0 +1,78 @@
+"""Patches one graph in memory, and says what was done."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from rewriters.editing import patcher
+from rewriters.model import io as model_io
+from rewriters.model.forms import Loaded
+from rewriters.plan import PatchPlan
+
+from ..hotfix.file import kinds
+from ..hotfix.options import PatchOptions
+from ..inference.controls import control_notes, gating_notes
+from ..inspection.inspector import count_nodes, original_of
+from .planning import Planned, make_plan
+from .self_calibration import Progress
+
+__all__ = ["Edit", "patch_loaded"]
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A graph before and after it was patched.
+
+    Attributes:
+        original: without any patch.
+        patched: with the new one.
+        planned: the plan, and where it comes from.
+        replaced: the graph had a patch, which was taken out first.
+    """
+
+    original: onnx.ModelProto
+    patched: onnx.ModelProto
+    planned: Planned
+    replaced: bool
+
+    @property
+    def plan(self) -> PatchPlan:
+        return self.planned.plan
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Ids of the patched sites, in graph order."""
+        return tuple(site.id for site in self.planned.sites if site.id in self.plan.sites)
+
+    @property
+    def detector(self) -> str:
+        return kinds(self.plan.sites.values())
+
+    @property
+    def nodes_before(self) -> int:
+        return count_nodes(self.original)
+
+    @property
+    def nodes_after(self) -> int:
+        return count_nodes(self.patched)
+
+    def notes(self, folders: Sequence[Path]) -> tuple[str, ...]:
+        """One-line remarks for people; `folders`: where the graph lies, before and after."""
+        return (*self.planned.notes, *control_notes(self.original, self.plan, folders), *gating_notes(self.plan))
+
+
+def patch_loaded(loaded: Loaded, options: PatchOptions, progress: Progress | None) -> Edit:
+    """Patch a graph that was read; nothing is written but the calibrated hotfix if it is asked for.
+
+    Raises:
+        AtpatchError: those of `patching.apply.patch` that are not about files to write.
+    """
+    original = original_of(loaded)
+    model_io.require_opset(original)
+    planned = make_plan(original, loaded, options, progress)
+    patched = patcher.patch(original, planned.plan, planned.sites)
+    return Edit(original, patched, planned, patcher.is_patched(loaded.proto))
