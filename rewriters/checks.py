@@ -67,6 +67,8 @@ def _contradiction(plan: PatchPlan) -> AtpatchError | None:
             return PLAN_IMPOSSIBLE("healing has no second answer to compare with", "leave --accept flip out")
         if len(plan.groups) > 1:
             return PLAN_IMPOSSIBLE("healing has one group of detecting sites, over the tokens of the decoder")
+        if stray := [name for name in plan.sites if name not in grouped]:
+            return PLAN_IMPOSSIBLE(f"site {stray[0]} is in no group, and healing has no patch of single sites")
     if plan.joint == "sum":
         if plan.passes == "one":
             return PLAN_IMPOSSIBLE("sites add up their scores in two passes only", "patch with --passes two")

@@ -77,6 +77,11 @@ class Emitter:
         self._outer: Emitter | None = None
         self.conditional = conditional
 
+    @property
+    def pool(self) -> ConstantPool:
+        """Where its constants go."""
+        return self._pool
+
     def branch(self, *, apart: bool = False) -> Emitter:
         """An emitter for a subgraph: own node list, names and constants in common with this one.
 

@@ -8,8 +8,9 @@ Two passes need
 4. values that keep their rounding when a second node reads them (see `qdq_barrier`),
 5. an output that carries samples.
 
-Excision needs one axis of tokens (see `excision`), `accept = "flip"` needs an output with class scores, telemetry needs
-a site in the main graph, and every site needs numeric values.
+Healing needs 3, detecting sites in the main graph, and keys and values that are made of the new tokens (see
+`finding.key_value`). Excision needs one axis of tokens (see `excision`), `accept = "flip"` needs an output with class
+scores, telemetry needs a site in the main graph, and every site needs numeric values.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from ..model.bodies import reads
 from ..plan import OneClass, PatchPlan
 from ..sites import Site
 from .excision import tokens_of
+from .healing import detecting_sites, places_of
 from .qdq_barrier import second_reader_refusal
 from .samples import carries_samples, prediction_output, requested, sample_outputs
 
@@ -40,17 +42,18 @@ def not_admitted(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site])
     Args:
         sites: of this model; those that the plan does not name stay unchanged.
     """
-    return next(_reasons(model, plan, [site for site in sites if site.id in plan.sites]), None)
+    return next(_reasons(model, plan, sites), None)
 
 
-def _reasons(model: onnx.ModelProto, plan: PatchPlan, chosen: Sequence[Site]) -> Iterator[AtpatchError]:
+def _reasons(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -> Iterator[AtpatchError]:
+    chosen = [site for site in sites if site.id in plan.sites]
     for site in chosen:
         if site.dtype in _NO_NUMBERS:
             name = TensorProto.DataType.Name(site.dtype)
             yield NOT_ADMITTED(f"site {site.id}: its values are of type {name}, which the patch cannot compute with")
     yield from _tokens_elsewhere(model, plan, chosen)
     if plan.mend == "heal":
-        yield NOT_ADMITTED("keys and values cannot be healed yet", "redistribute instead (--mend redistribute)")
+        yield from _healing(model, plan, sites)
     elif plan.passes == "two":
         yield from _second_run(model, plan, {site.id: site for site in chosen})
     if plan.telemetry and all(site.where for site in chosen):
@@ -93,6 +96,22 @@ def _second_run(model: onnx.ModelProto, plan: PatchPlan, chosen: dict[str, Site]
         yield NOT_ADMITTED("accepting flips only needs an output (samples, classes)", "patch with --accept always")
 
 
+def _healing(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -> Iterator[AtpatchError]:
+    if stray := [site for site in sites if site.where and any(site.id in group for group in plan.groups)]:
+        yield NOT_ADMITTED(f"healing: {stray[0].id} is not in the main graph", "patch each branch as its own model")
+    for site in detecting_sites(plan, sites):
+        detector = plan.sites[site.id].detector
+        if isinstance(detector, OneClass) and detector.tokens is not None and not site.self_attention:
+            yield NOT_ADMITTED(
+                f"healing: the detector of {site.id} reads the ids of all columns, and those of a cache are no input",
+                "fit a detector that does not join equal tokens",
+            )
+    yield from _out_of_order(model)
+    found = places_of(model, plan, sites)
+    if isinstance(found, AtpatchError):
+        yield found
+
+
 def _samples_elsewhere(model: onnx.ModelProto) -> Iterator[AtpatchError]:
     """Refuse caches of shape (2, B, ...): their samples are on an axis from which no rows can be taken."""
     values = [*requested(model), *model.graph.output]
@@ -104,7 +123,7 @@ def _samples_elsewhere(model: onnx.ModelProto) -> Iterator[AtpatchError]:
 
 def _out_of_order(model: onnx.ModelProto) -> Iterator[AtpatchError]:
     """Refuse nodes out of order: the copy is made in one sweep, so every value must be made before it is read."""
-    pending = {name for node in model.graph.node for name in node.output}
+    pending = {name for node in model.graph.node for name in node.output if name}
     for node in model.graph.node:
         if not pending.isdisjoint(reads(node)):
             yield NOT_ADMITTED(

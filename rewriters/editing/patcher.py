@@ -27,6 +27,7 @@ from . import stamp as stamping
 from .admission import not_admitted
 from .controls import DEFAULT, add_controls, body_controls, strip_controls, thread_controls, with_controls
 from .edits import apply, drop_unread_constants, refill, restore
+from .healing import add_healing
 from .observe import record
 from .qdq_barrier import shield
 from .row_claims import with_shown_rows
@@ -65,14 +66,17 @@ def patch(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -> onn
     replacements: dict[Where, list[Replacement]] = {}
     pools = _pools(patched, by_body)
     patches: dict[str, SitePatch] = {}
-    for where, here in by_body.items():
+    for where, here in by_body.items() if plan.mend != "heal" else ():
         made = _patch_body(patched, plan, where, here, pools[where])
         replacements[where] = [replacement for site in here for replacement in made[site.id].replacements]
         patches |= made
     thread_controls(patched, plan, replacements)
     appended: list[onnx.NodeProto] = []
     columns = {name: made.columns for name, made in patches.items()}
-    if plan.passes == "two":
+    if plan.mend == "heal":
+        healed = add_healing(patched, plan, sites, pools[()])
+        replacements[()], columns = healed.replacements, {site.id: healed.flags for site in chosen}
+    elif plan.passes == "two":
         joined = {
             site.id: (site, patches[site.id]) for site in by_body[()] if any(site.id in group for group in plan.groups)
         }

@@ -22,10 +22,9 @@ relative).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import onnx
 from onnx import helper
 
@@ -34,17 +33,15 @@ from ..emit import ConstantPool, Emitter
 from ..model.bodies import needed, reads
 from ..model.renaming import mentions, renamed
 from ..names import first_run, second_run
-from ..plan import Detector, OneClass, PatchPlan
+from ..plan import PatchPlan
 from ..sites import Site
-from ..subgraphs.detectors import gives_logits
-from ..subgraphs.equal_tokens import equal_tokens, of_equal_tokens, repeated_tokens
 from ..subgraphs.gating import Branch, gate
-from ..subgraphs.site import Replacement, SitePatch, redistribute_site, with_companions
-from .controls import body_controls
+from ..subgraphs.site import Replacement, SitePatch, redistribute_site
 from .excision import TokenAxis, excise, in_order, tokens_of
+from .joining import Joined, join
 from .samples import carries_samples, prediction_output, requested, sample_outputs
 
-__all__ = ["SecondPass", "add_second_pass"]
+__all__ = ["SecondPass", "add_second_pass", "twin_site"]
 
 
 @dataclass(frozen=True)
@@ -54,14 +51,6 @@ class SecondPass:
     replacements: list[Replacement]
     appended: list[onnx.NodeProto]
     columns: dict[str, str]
-
-
-@dataclass(frozen=True)
-class _Joined:
-    """Sites of one group, their own masks and the joined mask (B, K)."""
-
-    sites: Sequence[Site]
-    columns: str
 
 
 def add_second_pass(
@@ -80,7 +69,6 @@ def add_second_pass(
     The graph admits the plan (see `admission`).
     """
     e = Emitter("two-pass", opset_of(model, ()), pool, {}, conditional=plan.gating == "if")
-    join = _sum_up if plan.joint == "sum" else _join
     groups = [join(e, plan, [first[name] for name in group]) for group in plan.groups]
     flagged = [e.peak(e.number(group.columns), 1) for group in groups]
     sample = e.op("Greater", flagged[0] if len(flagged) == 1 else e.op("Sum", *flagged), e.constant(0.5), role="sample")
@@ -104,66 +92,11 @@ def add_second_pass(
     return SecondPass(_set_aside(model, replacements, set(outputs)), e.nodes, made_here)
 
 
-def _join(e: Emitter, plan: PatchPlan, members: Sequence[tuple[Site, SitePatch]]) -> _Joined:
-    columns = members[0][1].columns
-    for _, patch in members[1:]:
-        columns = e.op("Or", columns, patch.columns)
-    companions = [patch.companions for _, patch in members if patch.companions is not None]
-    if companions:
-        lower = companions[0]
-        for other in companions[1:]:
-            lower = e.op("Or", lower, other)
-        columns = with_companions(e, columns, lower)
-    return _Joined([site for site, _ in members], columns)
-
-
-def _sum_up(e: Emitter, plan: PatchPlan, members: Sequence[tuple[Site, SitePatch]]) -> _Joined:
-    scores = [patch.score for _, patch in members if patch.score is not None]
-    controls = body_controls(e, plan)
-    total = scores[0] if len(scores) == 1 else e.op("Sum", *scores, role="evidence")
-    tokens = _ids([plan.sites[site.id].detector for site, _ in members])
-    if tokens is not None:
-        total = of_equal_tokens(e, total, tokens)
-    if any(gives_logits(plan.sites[site.id].detector) for site, _ in members):
-        total = e.op("Sigmoid", total, role="score")
-    over = e.op("Greater", total, controls.threshold)
-    columns = e.op("And", over, controls.enabled, role="joined_columns")
-    if plan.companion != 1.0:
-        lower = e.op("Greater", total, e.op("Mul", controls.threshold, e.constant(plan.companion)))
-        columns = with_companions(e, columns, e.op("And", lower, controls.enabled))
-    if plan.most:
-        columns = e.op("And", columns, _highest(e, total, plan.most, tokens), role="top_columns")
-    return _Joined([site for site, _ in members], columns)
-
-
-def _ids(detectors: Iterable[Detector]) -> str | None:
-    """The graph input by which columns of equal tokens count as one."""
-    return next((one.tokens for one in detectors if isinstance(one, OneClass) and one.tokens is not None), None)
-
-
-def _highest(e: Emitter, scores: str, most: int, tokens: str | None) -> str:
-    """(B, K) bool: of each sample the `most` columns with the highest scores, or all where there are fewer; with ids of
-    tokens so many tokens, each with all its columns.
-
-    Places and no comparison of scores, so that equal scores do not let more columns through. Padding scores -inf.
-    """
-    if tokens is not None:
-        scores = e.op("Where", repeated_tokens(e, tokens), e.constant(-np.inf), scores)
-    size = e.dims(scores, 1, 2)
-    places = e.value("top_places")
-    e.op("TopK", scores, e.op("Min", e.constant([most], np.int64), size), axis=1, role="top_scores")
-    e.nodes[-1].output.append(places)
-    hits = e.op("OneHot", places, size, e.constant([0.0, 1.0]), axis=-1)
-    if tokens is not None:
-        hits = e.op("MatMul", hits, e.number(equal_tokens(e, tokens)))
-    return e.op("Greater", e.peak(hits, 1, keepdims=False), e.constant(0.5), role="highest")
-
-
 def _second_run(
     e: Emitter,
     model: onnx.ModelProto,
     plan: PatchPlan,
-    groups: Sequence[_Joined],
+    groups: Sequence[Joined],
     replacements: Sequence[Replacement],
     sample: str,
     outputs: Sequence[str],
@@ -199,7 +132,7 @@ def _second_run(
     for node in needed(model.graph.node, outputs):
         if node.output and node.output[0] in columns:
             site, mask = columns[node.output[0]]
-            twin = _twin(site, second)
+            twin = twin_site(site, second)
             # a fused operator may also make caches
             names.update({name: second_run(name) for name in node.output if name})
             redistribute_site(
@@ -218,7 +151,7 @@ def _second_run(
     return _replace_rows(e, outputs, names, rows, flip)
 
 
-def _twin(site: Site, second: Callable[[str], str]) -> Site:
+def twin_site(site: Site, second: Callable[[str], str]) -> Site:
     """The site in the second run; `second`: value of the first run → the same of the second."""
     return replace(
         site,

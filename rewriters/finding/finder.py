@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import onnx
 import onnx_ir as ir
@@ -41,7 +41,7 @@ from .trace import Finding, Tracer
 from .unnormalized import KEY_AXES, key_tokens, weighing
 from .view import View, build_view
 
-__all__ = ["REASONS", "find_sites", "trace_sites"]
+__all__ = ["REASONS", "Searched", "find_sites", "search", "trace_sites"]
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +102,26 @@ def find_sites(model: onnx.ModelProto) -> tuple[tuple[Site, ...], tuple[Rejectio
     search = _Search(build_view(read), model)
     found = [finding.verdict for finding in search.run()]
     return tuple(v for v in found if isinstance(v, Site)), tuple(v for v in found if isinstance(v, Rejection))
+
+
+@dataclass(frozen=True)
+class Searched:
+    """The indexed model, and what was found at every map, in graph order."""
+
+    view: View
+    facts: Facts
+    findings: Sequence[Finding]
+
+
+def search(model: onnx.ModelProto) -> Searched | None:
+    """What `find_sites` knows, for other questions about the same maps; None for a malformed graph."""
+    try:
+        view = build_view(to_ir(skeleton(model)))
+    except ModelError as error:
+        logger.debug("the model cannot be indexed: %s", error)
+        return None
+    found = _Search(view, model)
+    return Searched(view, found.facts, found.run())
 
 
 def trace_sites(model: onnx.ModelProto) -> Traces:

@@ -57,12 +57,15 @@ class SitePatch:
         lower threshold.
     score: (B, K) float32, -inf at padding, instead of the columns where sites decide together (`score_site`); None at a
         site that never fires.
+    valid: (B, K) bool, columns that are not padding, next to a mask or score from `detect_site` or `score_site`; None
+        where there is none.
     """
 
     replacements: tuple[Replacement, ...]
     columns: str = ""
     companions: str | None = None
     score: str | None = None
+    valid: str | None = None
 
 
 def patch_site(
@@ -137,7 +140,8 @@ def detect_site(e: Emitter, site: Site, plan: SitePlan, controls: Controls, wiri
 
     columns, *companions = _where_enabled(e, controls, context, decide, ("columns", "companions"))
     _finish(e, operands.original(e), site.product)
-    return SitePatch((Replacement(site.product, tuple(e.nodes)), *taken), columns, *companions)
+    lower = companions[0] if companions else None
+    return SitePatch((Replacement(site.product, tuple(e.nodes)), *taken), columns, lower, valid=context.valid)
 
 
 def score_site(e: Emitter, site: Site, plan: SitePlan, wiring: Wiring) -> SitePatch:
@@ -145,14 +149,15 @@ def score_site(e: Emitter, site: Site, plan: SitePlan, wiring: Wiring) -> SitePa
     taken: list[Replacement] = []
     site = reading_early(e, site, wiring, taken)
     operands = operands_of(e, site, plan, wiring.maker[site.product])
-    score = None
+    score = valid = None
     if not isinstance(plan.detector, Static):
         context = context_of(e, site, plan, operands)
         score = evidence(e, context, plan.detector)
-        if context.valid is not None:
-            score = e.op("Where", context.valid, score, e.constant(-np.inf), role="valid_score")
+        valid = context.valid
+        if valid is not None:
+            score = e.op("Where", valid, score, e.constant(-np.inf), role="valid_score")
     _finish(e, operands.original(e), site.product)
-    return SitePatch((Replacement(site.product, tuple(e.nodes)), *taken), score=score)
+    return SitePatch((Replacement(site.product, tuple(e.nodes)), *taken), score=score, valid=valid)
 
 
 def redistribute_site(e: Emitter, site: Site, plan: SitePlan, columns: str, node: onnx.NodeProto, output: str) -> None:

@@ -1,0 +1,113 @@
+"""The tokens of one call of a decoder: where they are among the columns of a map, and which token each is healed from.
+
+Letters: B samples, S new tokens, K columns (those of a cache and the new ones).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+from ..emit import Emitter
+from ..sites import Site
+from ..subgraphs.site import SitePatch
+
+__all__ = ["NewTokens", "read_by", "sources"]
+
+_BY_LENGTHS = "GroupQueryAttention"
+_QUERY, _LENGTHS, _TOTAL = 0, 5, 6
+_TO_END = np.iinfo(np.int64).max
+
+
+def read_by(site: Site, node: onnx.NodeProto) -> Iterator[str]:
+    """What `NewTokens.of` reads of a site's operator."""
+    if site.form == _BY_LENGTHS:
+        yield from (node.input[_LENGTHS], node.input[_TOTAL])
+
+
+class NewTokens:
+    """Cuts the new tokens out of what sites say about columns.
+
+    Args:
+        e: writes into the body at hand.
+        tokens: graph input (B, S, ...).
+    """
+
+    def __init__(self, e: Emitter, tokens: str) -> None:
+        self._e = e
+        self._size = e.dims(tokens, 1, 2)
+        count = e.op("Range", e.constant(0, np.int64), e.squeeze(self._size, 0), e.constant(1, np.int64))
+        self.numbers = e.op("Expand", e.unsqueeze(count, 0), e.dims(tokens, 0, 2), role="numbers")
+        """(B, S) int64, 0 to S - 1 in every sample."""
+
+    def of(self, site: Site, node: onnx.NodeProto, patch: SitePatch) -> SitePatch:
+        """The patch with scores, masks and validity of the new tokens only, (B, S).
+
+        The first valid token of a sequence scores -inf and is not in the masks.
+        """
+        e = self._e
+        places = self._by_lengths(node) if site.form == _BY_LENGTHS else None
+        whole = patch.score or patch.columns
+        valid = None if patch.valid is None else self._cut(patch.valid, places)
+        sink = self._first(whole, places, patch.valid)
+        judged = e.op("Not", sink)
+        if valid is not None:
+            judged = e.op("And", judged, valid, role="judged")
+        columns = e.op("And", self._cut(patch.columns, places), judged) if patch.columns else ""
+        companions = patch.companions and e.op("And", self._cut(patch.companions, places), judged)
+        score = patch.score and e.op("Where", judged, self._cut(patch.score, places), e.constant(-np.inf))
+        return replace(patch, columns=columns, companions=companions, score=score, valid=valid)
+
+    def _by_lengths(self, node: onnx.NodeProto) -> str:
+        """(B, S) int64: columns of the new tokens; a prompt begins at 0, later tokens are the last of their sample."""
+        e = self._e
+        lengths = e.reshape(e.cast(node.input[_LENGTHS], TensorProto.INT64), -1, 1)
+        total = e.reshape(e.cast(node.input[_TOTAL], TensorProto.INT64), 1)
+        before = e.op("Sub", e.op("Add", lengths, e.constant([1], np.int64)), self._size)
+        prompt = e.op("Equal", self._size, total, role="is_prompt")
+        before = e.op("Where", prompt, e.constant([0], np.int64), before)
+        return e.op("Max", e.op("Add", before, self.numbers), e.constant([0], np.int64), role="places")
+
+    def _cut(self, x: str, places: str | None) -> str:
+        """(B, K) → (B, S)."""
+        e = self._e
+        if places is not None:
+            return e.op("GatherElements", x, places, axis=1, role="new")
+        start = e.op("Sub", e.dims(x, 1, 2), self._size)
+        return e.op("Slice", x, start, e.constant([_TO_END], np.int64), e.constant([1], np.int64), role="new")
+
+    def _first(self, whole: str, places: str | None, valid: str | None) -> str:
+        """(B, S) bool: the first valid token of its sequence."""
+        e = self._e
+        if places is not None:
+            return e.op("Equal", places, e.constant([0], np.int64), role="first")
+        start = e.op("Sub", e.dims(whole, 1, 2), self._size)
+        first = e.constant([0], np.int64) if valid is None else e.op("ArgMax", e.number(valid), axis=1, keepdims=1)
+        return e.op("Equal", e.op("Add", self.numbers, start), first, role="first")
+
+
+def sources(e: Emitter, numbers: str, flags: str, valid: str | None) -> str:
+    """(B, S) int64: the token whose key and value each token gets.
+
+    Args:
+        numbers: (B, S) int64, 0 to S - 1.
+        flags, valid: (B, S) bool; no flagged token is padding.
+    """
+    healthy = e.op("Not", flags)
+    if valid is not None:
+        healthy = e.op("And", healthy, valid)
+    one = e.constant(1, np.int64)
+    taken = e.cast(healthy, TensorProto.INT64)
+    up_to, others = e.op("CumSum", taken, one), e.op("CumSum", e.op("Sub", one, taken), one)
+    total = e.reduce("Sum", taken, 1)
+    # healthy tokens first, in order: token n - 1 of them is the last one among those that a flagged token has seen n of
+    place = e.op("Sub", e.op("Where", healthy, up_to, e.op("Add", total, others)), one)
+    in_order = e.op("ScatterElements", numbers, place, numbers, axis=1, role="healthy_first")
+    nearest = e.op("Max", e.op("Sub", up_to, one), e.constant(0, np.int64))
+    neighbor = e.op("GatherElements", in_order, nearest, axis=1, role="neighbor")
+    moves = e.op("And", flags, e.op("Greater", total, e.constant(0, np.int64)))
+    return e.op("Where", moves, neighbor, numbers, role="source")

@@ -1,0 +1,300 @@
+"""Where keys and values of a decoder can be healed: values with one row for each new token, so that a flagged token
+can be given the row of its neighbor.
+
+For each attention whose keys and values are computed from this request's tokens:
+
+1. The place is the nearest value on the way to the keys (and one on the way to the values) through which all content
+   passes, see `token_rows`. So a cache that it is written to, or appended to, carries the healed row too.
+2. It has the samples on its first axis and the new tokens on its second, and these lead back to the input.
+3. Between it and the projections behind it nothing depends on the position: no rotary embedding, no other attention, no
+   operand that differs from token to token. Biases, norms and quantization stay on either side.
+4. Nothing but keys and values of attention is computed from it: no queries, no further layer. Only where queries, keys
+   and values enter an operator as one value, its keys and values are a part of the place.
+5. Keys of other tokens (cross attention, as the decoder sees it) are left as they are.
+6. One attention that cannot be healed refuses the model: most attacks get through if only a part is healed.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+import onnx
+import onnx_ir as ir
+
+from .attention_operands import AttentionOperands, Packed, attention_operands
+from .facts import Facts
+from .finder import Searched, search
+from .self_attention import is_projection
+from .token_index import Index, index_of
+from .token_rows import TokenRows, content_of, token_candidates
+from .view import View, attribute, op_types
+
+__all__ = ["HealingPlaces", "Place", "Unhealable", "healing_places"]
+
+_SIZES = op_types("Shape Size")
+_RESHAPING = op_types("Reshape Expand Slice Split Squeeze Unsqueeze Transpose Tile Pad")
+"""Their further operands say how, not what."""
+_TOKENS = 1
+_MOST_STEPS = 2048
+
+
+@dataclass(frozen=True)
+class Place:
+    """A value (B, S, ...) of the main graph whose rows are healed.
+
+    Attributes:
+        value: its name.
+        packed: only a part of each row is keys and values; None: all of it.
+    """
+
+    value: str
+    packed: Packed | None = None
+
+
+@dataclass(frozen=True)
+class HealingPlaces:
+    """All that has to be healed.
+
+    Attributes:
+        tokens: graph input (B, S) or (B, S, E) with the new tokens.
+        places: each once, in graph order.
+        healed: ids of sites whose keys and values the places are.
+        judged: those of them whose columns of the new tokens are known: the last S columns, or with
+            GroupQueryAttention those at the end of each sample. Only these can detect.
+    """
+
+    tokens: str
+    places: tuple[Place, ...]
+    healed: tuple[str, ...]
+    judged: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Unhealable:
+    """Why keys and values cannot be healed, in one line."""
+
+    why: str
+
+
+def healing_places(model: onnx.ModelProto, detecting: Collection[str] = ()) -> HealingPlaces | Unhealable:
+    """What has to be healed.
+
+    Args:
+        detecting: ids of sites that are to detect; they choose the tokens where a model has several inputs of them.
+    """
+    searched = search(model)
+    if searched is None:
+        return Unhealable("the graph is malformed and cannot be analyzed")
+    attentions = list(attention_operands(searched))
+    candidates = token_candidates(searched.view, searched.facts)
+    rows = TokenRows(searched.view, searched.facts, [value for value, _ in candidates])
+    reason = Unhealable("the graph does not show an input of tokens that are looked up in a table")
+    for tokens, embeddings in candidates:
+        found = _Search(searched, rows, tokens, content_of(searched.view, embeddings)).run(attentions)
+        if isinstance(found, HealingPlaces) and set(detecting) <= set(found.healed):
+            return found
+        if isinstance(found, Unhealable):
+            reason = found if reason.why.startswith("the graph does") else reason
+    return reason
+
+
+class _Refused(Exception):
+    """One attention cannot be healed."""
+
+
+class _Search:
+    """The places for one input of tokens."""
+
+    def __init__(self, searched: Searched, rows: TokenRows, tokens: ir.Value, content: set[ir.Value]) -> None:
+        self._view: View = searched.view
+        self._facts: Facts = searched.facts
+        self._rows, self._tokens, self._content = rows, tokens, content
+        self._order = {node: position for position, node in enumerate(searched.view.homes)}
+
+    def run(self, attentions: Sequence[AttentionOperands]) -> HealingPlaces | Unhealable:
+        self._roles = {entry: role for one in attentions for entry, role in _entries(one)}
+        places: dict[ir.Value, Place] = {}
+        healed, judged = [], []
+        for one in sorted(attentions, key=lambda one: self._order[one.node]):
+            try:
+                here = self._of(one)
+            except _Refused as refusal:
+                return Unhealable(f"{one.name}: {refusal}")
+            places.update(here)
+            if here and one.site is not None:
+                healed.append(one.site)
+                judged += [one.site] if self._knows_columns(one, set(here)) else []
+        if not places:
+            return Unhealable("no attention has keys that are computed from the request's own tokens")
+        order = sorted(places, key=lambda value: self._position(value))
+        return HealingPlaces(
+            str(self._tokens.name), tuple(places[value] for value in order), tuple(healed), tuple(judged)
+        )
+
+    def _of(self, one: AttentionOperands) -> dict[ir.Value, Place]:
+        """The places of one attention; none where its keys are of other tokens."""
+        if one.obstacle:
+            if any(value in self._content for value in one.node.inputs):
+                raise _Refused(one.obstacle)
+            return {}
+        parts = [value for value in (one.keys, one.values) if value is not None]
+        if not any(value in self._content for value in parts):
+            return {}
+        if self._view.homes[one.node].where:
+            raise _Refused("it lies in a branch, a loop or a function")
+        places: dict[ir.Value, Place] = {}
+        for value in parts:
+            found = self._place(value, one)
+            if found is None:
+                return {}
+            places[found] = Place(str(found.name), one.packed)
+        return places
+
+    def _place(self, operand_: ir.Value, one: AttentionOperands) -> ir.Value | None:
+        """The nearest value that meets the rules; None where its rows are those of other tokens."""
+        reason = "all of its keys do not come from one value"
+        for value in [operand_] if one.packed else self._gates(operand_):
+            node = value.producer()
+            if node is None or self._view.homes[node].where:
+                reason = "its keys or values are an input of the graph, or made in a branch"
+                continue
+            owner = self._rows.owner(value)
+            if owner is not None and owner is not self._tokens:
+                return None
+            if owner is None:
+                reason = f"the graph does not show that the rows of {value.name} are the new tokens"
+            elif (varying := self._position_before(value)) is not None:
+                reason = f"what makes {value.name} reads {varying}, which may depend on positions"
+            elif (reader := self._other_reader(value, one)) is not None:
+                reason = f"{reader} reads {value.name}, not only keys and values"
+            else:
+                return value
+        raise _Refused(reason)
+
+    def _gates(self, start: ir.Value) -> Iterator[ir.Value]:
+        """Values through which all content on the way to `start` passes, nearest first, up to the projection."""
+        waiting = [(-self._position(start), 0, start)]
+        seen, count = {start}, 0
+        while waiting and len(seen) < _MOST_STEPS:
+            _, _, value = heapq.heappop(waiting)
+            if not waiting:
+                yield value
+            node = value.producer()
+            if node is None or is_projection(self._view, node) or value in self._view.backward:
+                return
+            for source in self._followed(node):
+                if source not in seen:
+                    seen.add(source)
+                    count += 1
+                    heapq.heappush(waiting, (-self._position(source), count, source))
+
+    def _followed(self, node: ir.Node) -> list[ir.Value]:
+        """Inputs with content, but for numbers that are the same for all tokens, such as a scale."""
+        return [
+            value
+            for value in node.inputs
+            if value is not None and value in self._content and node.op_type not in _SIZES and not self._single(value)
+        ]
+
+    def _single(self, value: ir.Value) -> bool:
+        shape = self._facts.shape(value)
+        return shape is not None and all(dim == 1 for dim in shape)
+
+    def _position_before(self, value: ir.Value) -> str | None:
+        """An operand or operator between the projections and a value that may depend on positions."""
+        start = self._rows.index(value)
+        if start is None:
+            return None if self._facts.static(value, _TOKENS - (self._facts.rank(value) or 0)) == 1 else "its tokens"
+        waiting, seen = [start], {start}
+        while waiting:
+            index = waiting.pop()
+            node = index.value.producer()
+            if index.value in self._view.backward:
+                return "a value of a branch"
+            if node is None or is_projection(self._view, node):
+                continue
+            behind = self._rows.behind(index)
+            if node.op_type == "RotaryEmbedding" or node.op_type.endswith("Attention") or not behind:
+                return f"{node.op_type} {node.name or ''}".strip()
+            followed = {one.value for one in behind if one.value in self._content}
+            for place, source in enumerate(node.inputs):
+                says_how = place > 0 and node.op_type in _RESHAPING
+                if source is not None and source not in followed and not says_how and self._varies(index, source):
+                    return str(source.name)
+            fresh = [one for one in behind if one not in seen]
+            seen.update(fresh)
+            waiting += fresh
+            if len(seen) > _MOST_STEPS:
+                return "too much"
+        return None
+
+    def _varies(self, index: Index, source: ir.Value) -> bool:
+        """Whether an operand may differ along the index of the output; it broadcasts to the output."""
+        whole, own = self._facts.rank(index.value), self._facts.shape(source)
+        if own is None or whole is None:
+            return True
+        axes = [axis - (whole - len(own)) for axis in index.axes]
+        return any(axis >= len(own) or (axis >= 0 and own[axis] != 1) for axis in axes)
+
+    def _other_reader(self, start: ir.Value, one: AttentionOperands) -> str | None:
+        """A node that reads a value, or what is made of it, as something else than keys and values of attention."""
+        waiting, seen = [start], {start}
+        while waiting:
+            value = waiting.pop()
+            after = [*self._view.forward.get(value, ())]
+            for node, place in value.uses():
+                role = self._roles.get((node, place))
+                if role == "keys" or (role == "packed" and node is one.node) or node.op_type in _SIZES:
+                    continue
+                if role or is_projection(self._view, node) or len(seen) > _MOST_STEPS:
+                    return node.name or node.op_type
+                after += node.outputs
+            fresh = [further for further in after if further not in seen]
+            seen.update(fresh)
+            waiting += fresh
+        return None
+
+    def _position(self, value: ir.Value) -> int:
+        node = value.producer()
+        return -1 if node is None else self._order[node]
+
+    def _knows_columns(self, one: AttentionOperands, places: Collection[ir.Value]) -> bool:
+        """Whether the new tokens are the last columns: they come last in every Concat, and nothing cuts them off."""
+        if one.node.op_type == "GroupQueryAttention" or one.packed is not None:
+            return True
+        assert one.keys is not None
+        rank = self._facts.rank(one.keys)
+        start = None if rank is None or one.key_axis is None else index_of(self._facts, one.keys, one.key_axis)
+        waiting, seen = [] if start is None else [start], set[Index]()
+        while waiting and len(seen) < _MOST_STEPS:
+            index = waiting.pop()
+            seen.add(index)
+            if index.value in places:
+                return index.axes == (_TOKENS,)
+            node = index.value.producer()
+            if node is not None and node.op_type == "Concat" and self._joins(node, index):
+                last = index_of(self._facts, node.inputs[-1], index.axes[0])
+                behind = [] if last is None else [last]
+            else:
+                behind = self._rows.behind(index)
+            waiting += [further for further in behind if further not in seen and further.value in self._content]
+        return False
+
+    def _joins(self, node: ir.Node, index: Index) -> bool:
+        """Whether a Concat is along an index."""
+        rank = self._facts.rank(index.value) or 1
+        return attribute(node, "axis", 0) % rank in index.axes
+
+
+def _entries(one: AttentionOperands) -> Iterator[tuple[tuple[ir.Node, int], str]]:
+    """Where queries, keys and values enter: (node, input) and the role, "keys" for both keys and values."""
+    for node in one.readers:
+        for place, value in enumerate(node.inputs):
+            if one.packed is not None and place == 0:
+                yield (node, place), "packed"
+            elif value is not None and value is one.queries and (place == 0 or len(one.readers) > 1):
+                yield (node, place), "queries"
+            elif value is not None and (value is one.keys or value is one.values):
+                yield (node, place), "keys"
