@@ -1,4 +1,4 @@
-"""A tiny GPT-2 with its cache: exported without a past, with one, and both merged into one graph as Optimum merges
+"""Tiny decoders with their caches: exported without a past, with one, and both merged into one graph as Optimum merges
 them.
 """
 
@@ -11,12 +11,13 @@ import tempfile
 import warnings
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-__all__ = ["LAYERS", "decoder", "decoder_feeds", "merged_decoder"]
+__all__ = ["LAYERS", "PAST", "PRESENT", "causal_lm", "decoder", "decoder_feeds", "merged_decoder", "step"]
 
 LAYERS, HEADS, WIDTH, VOCABULARY = 2, 4, 32, 99
 PRESENT = [f"present.{layer}.{part}" for layer in range(LAYERS) for part in ("key", "value")]
@@ -24,12 +25,50 @@ PAST = [f"past_key_values.{layer}.{part}" for layer in range(LAYERS) for part in
 
 
 @cache
-def decoder(with_past: bool) -> onnx.ModelProto:
+def causal_lm(family: str = "gpt2") -> Any:
+    """The torch model that `decoder` exports; always the same weights."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    common = {"vocab_size": VOCABULARY, "bos_token_id": 1, "eos_token_id": 2}
+    sizes = {"n_positions": 32, "n_embd": WIDTH, "n_layer": LAYERS, "n_head": HEADS}
+    if family != "gpt2":
+        sizes = {
+            "max_position_embeddings": 32,
+            "hidden_size": WIDTH,
+            "intermediate_size": 48,
+            "num_hidden_layers": LAYERS,
+            "num_attention_heads": HEADS,
+            "num_key_value_heads": HEADS,
+            "head_dim": WIDTH // HEADS,
+        }
+    with torch.random.fork_rng(), _quiet():
+        torch.manual_seed(0)
+        config = AutoConfig.for_model(family, **sizes, **common)
+        model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+        for weight in model.parameters():
+            if weight.ndim > 1:
+                torch.nn.init.normal_(weight, 0, 0.4)  # a fresh model's maps are flat
+    return model
+
+
+def step(model: Any, ids: Any, mask: Any, *past: Any) -> tuple[Any, ...]:
+    """One call of a torch decoder: logits, then keys and values of every layer."""
+    from transformers import DynamicCache
+
+    cached = DynamicCache()
+    for layer in range(len(past) // 2):
+        cached.update(past[2 * layer], past[2 * layer + 1], layer)
+    result = model(input_ids=ids, attention_mask=mask, past_key_values=cached, use_cache=True)
+    return (result.logits, *(part for layer in result.past_key_values.layers for part in (layer.keys, layer.values)))
+
+
+@cache
+def decoder(with_past: bool, family: str = "gpt2") -> onnx.ModelProto:
     """(input_ids, attention_mask[, past]) → (logits, present), from TorchScript;
     both variants have the same weights.
     """
     import torch
-    from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel
 
     class Decoder(torch.nn.Module):
         def __init__(self, inner: torch.nn.Module) -> None:
@@ -37,37 +76,16 @@ def decoder(with_past: bool) -> onnx.ModelProto:
             self.inner = inner
 
         def forward(self, ids: torch.Tensor, mask: torch.Tensor, *past: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            cached = DynamicCache()
-            for layer in range(len(past) // 2):
-                cached.update(past[2 * layer], past[2 * layer + 1], layer)
-            result = self.inner(input_ids=ids, attention_mask=mask, past_key_values=cached, use_cache=True)
-            return (
-                result.logits,
-                *(part for layer in result.past_key_values.layers for part in (layer.keys, layer.values)),
-            )
+            return step(self.inner, ids, mask, *past)
 
-    with torch.random.fork_rng(), tempfile.TemporaryDirectory() as folder, _quiet():
-        torch.manual_seed(0)
-        config = GPT2Config(
-            vocab_size=VOCABULARY,
-            n_positions=32,
-            n_embd=WIDTH,
-            n_layer=LAYERS,
-            n_head=HEADS,
-            attn_implementation="eager",
-            bos_token_id=1,
-            eos_token_id=2,
-        )
-        inner = GPT2LMHeadModel(config).eval()
-        for weight in inner.parameters():
-            if weight.ndim > 1:
-                torch.nn.init.normal_(weight, 0, 0.4)  # a fresh model's maps are flat
+    inner = causal_lm(family)
+    with tempfile.TemporaryDirectory() as folder, _quiet():
         feeds = decoder_feeds(with_past)
         given = {name: feeds[name] for name in _inputs(with_past)}
         axes = {name: {0: "batch", (2 if name in PAST else 1): f"{name}_length"} for name in given}
         path = Path(folder) / "decoder.onnx"
         torch.onnx.export(
-            Decoder(inner),
+            Decoder(inner).eval(),  # the exporter puts it back into the mode that it found
             tuple(torch.from_numpy(array) for array in given.values()),
             path,
             dynamo=False,

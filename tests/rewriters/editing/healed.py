@@ -1,0 +1,52 @@
+"""Healing in torch and numpy: the model's own weights, its projections hooked, and a loop over tokens."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+__all__ = ["healed", "source_of"]
+
+
+def source_of(flags: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """For flags and valid tokens (B, S): the nearest healthy token to the left, else to the right, else itself."""
+    source = np.tile(np.arange(flags.shape[1]), (len(flags), 1))
+    for row, (flagged, real) in enumerate(zip(flags, valid, strict=True)):
+        healthy = [token for token in range(len(flagged)) if real[token] and not flagged[token]]
+        for token in np.flatnonzero(flagged):
+            left = [other for other in healthy if other < token]
+            right = [other for other in healthy if other > token]
+            source[row, token] = left[-1] if left else right[0] if right else token
+    return source
+
+
+@contextlib.contextmanager
+def healed(model: Any, source: np.ndarray, kept: int | None = None) -> Iterator[None]:
+    """In every attention of a torch model, row s of keys and values is that of token source[b, s].
+
+    Args:
+        kept: features of queries where one projection makes queries, keys and values.
+    """
+    import torch
+
+    rows, samples = torch.from_numpy(source), torch.arange(len(source))[:, None]
+
+    def heal(module: Any, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        name = names[module]
+        queries = 0 if name in ("k_proj", "v_proj") else kept or 0
+        return torch.cat([output[..., :queries], output[samples, rows][..., queries:]], -1)
+
+    names = {
+        module: name.rsplit(".", 1)[-1]
+        for name, module in model.named_modules()
+        if name.rsplit(".", 1)[-1] in ("k_proj", "v_proj", "c_attn", "qkv_proj")
+    }
+    handles = [module.register_forward_hook(heal) for module in names]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

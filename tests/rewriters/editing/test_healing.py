@@ -1,0 +1,205 @@
+"""Healing: keys and values of flagged tokens are those of their neighbors, in the cache too, and everything else is the
+model's own.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from rewriters.editing.patcher import patch, unpatch
+from rewriters.errors import AtpatchError
+from rewriters.finding.finder import find_sites
+from rewriters.plan import Detector, PatchPlan, SitePlan, Static, Statistic
+from rewriters.sites import Site
+from tests.exports import EXPORTERS, build_model, export_model
+
+from ..decoders import HEADS, LAYERS, PAST, PRESENT, VOCABULARY, WIDTH, causal_lm, decoder, merged_decoder, step
+from ..graphs import session
+from ..running import run_all
+from .healed import healed, source_of
+
+FAMILIES = ("gpt2", "llama", "qwen3")
+BATCH, LENGTHS = 3, (6, 3, 1, 1, 1)
+"""A prompt, a second turn, three decoding steps."""
+PADDED = 2
+"""Padding on the left of the second sample."""
+
+
+def heal(sites: tuple[Site, ...], detector: Detector, **options: object) -> PatchPlan:
+    options = {"telemetry": True, **options}
+    group = tuple(site.id for site in sites)
+    plans = {name: SitePlan(detector) for name in group}
+    return PatchPlan(plans, passes="two", groups=(group,), mend="heal", **options)  # type: ignore[arg-type]
+
+
+@cache
+def searched(family: str) -> tuple[onnx.ModelProto, tuple[Site, ...]]:
+    model = decoder(True, family)
+    return model, find_sites(model)[0]
+
+
+def chat(model: onnx.ModelProto, lengths: tuple[int, ...] = LENGTHS, **controls: object) -> list[dict[str, np.ndarray]]:
+    """Calls one after another, each with the cache that the last one gave; every answer has its `input_ids` too."""
+    live = session(model)
+    accepted = {value.name for value in (*live.get_inputs(), *live.get_overridable_initializers())}
+    names = [value.name for value in live.get_outputs()]
+    tokens = np.random.default_rng(0).integers(3, VOCABULARY, (BATCH, sum(lengths)))
+    past = {name: np.zeros((BATCH, HEADS, 0, WIDTH // HEADS), np.float32) for name in PAST}
+    answers, done = [], 0
+    for length in lengths:
+        ids = tokens[:, done : done + length]
+        done += length
+        mask = np.ones((BATCH, done), np.int64)
+        mask[1, :PADDED] = 0
+        feeds = {"input_ids": ids, "attention_mask": mask, **past, **controls}
+        found = live.run(names, {name: array for name, array in feeds.items() if name in accepted})
+        answers.append({**dict(zip(names, found, strict=True)), "input_ids": ids, "attention_mask": mask})
+        past = {name.replace("present", "past_key_values"): answers[-1][name] for name in PRESENT}
+    return answers
+
+
+def in_torch(family: str, answers: list[dict[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
+    """The same calls, with the flags of these answers, in the torch model."""
+    model, past, expected = causal_lm(family), [], []
+    for answer in answers:
+        flags = next(array for name, array in answer.items() if name.startswith("atpatch_columns/"))
+        valid = answer["attention_mask"][:, -flags.shape[1] :] != 0
+        with torch.no_grad(), healed(model, source_of(flags, valid), WIDTH):
+            result = step(model, *(torch.from_numpy(answer[name]) for name in ("input_ids", "attention_mask")), *past)
+        past = list(result[1:])
+        expected.append(dict(zip(["logits", *PRESENT], (value.numpy() for value in result), strict=True)))
+    return expected
+
+
+def assert_agree(family: str, answers: list[dict[str, np.ndarray]]) -> None:
+    for call, (got, want) in enumerate(zip(answers, in_torch(family, answers), strict=True)):
+        real = got["attention_mask"] != 0
+        new = real[:, -got["input_ids"].shape[1] :]
+        scale = max(np.abs(want["logits"]).max(), 1)
+        np.testing.assert_allclose(
+            got["logits"][new], want["logits"][new], atol=1e-4 * scale, rtol=0, err_msg=f"{call}"
+        )
+        for name in PRESENT:
+            assert np.abs(got[name] - want[name]).swapaxes(1, 2)[real].max() < 1e-4 * np.abs(want[name]).max(), (
+                call,
+                name,
+            )
+
+
+@pytest.mark.parametrize("gating", ["if", "none"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_nothing_flagged_changes_no_bit_of_answers_and_caches(family: str, gating: str) -> None:
+    model, sites = searched(family)
+    patched = patch(model, heal(sites, Static(), gating=gating), sites)
+    onnx.checker.check_model(patched)
+    assert (patched.ir_version, list(patched.opset_import)) == (model.ir_version, list(model.opset_import))
+    for before, after in zip(chat(model), chat(patched), strict=True):
+        assert all(after[name].tobytes() == before[name].tobytes() for name in before)
+        assert not after["atpatch_flagged"].any()
+    assert unpatch(patched) == model
+
+
+@pytest.mark.parametrize("gating", ["if", "none"])
+@pytest.mark.parametrize("columns", [(3,), (3, 4, 8), (6, 7)], ids=str)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_flagged_tokens_have_the_key_and_value_of_their_neighbor(
+    family: str, columns: tuple[int, ...], gating: str
+) -> None:
+    """Columns 6 and 7 begin a second turn: there is no healthy token to the left in that call."""
+    model, sites = searched(family)
+    answers = chat(patch(model, heal(sites, Static(columns), gating=gating), sites))
+    flags = [answer[f"atpatch_columns/{sites[0].id}"] for answer in answers]
+    assert [flag.shape for flag in flags] == [(BATCH, length) for length in LENGTHS]
+    assert set(np.flatnonzero(np.concatenate(flags, 1)[0])) == set(columns)
+    assert_agree(family, answers)
+    assert np.abs(chat(model)[-1]["logits"] - answers[-1]["logits"]).max() > 1e-3
+
+
+@pytest.mark.parametrize("joint", ["any", "sum"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_samples_with_flags_of_their_own(family: str, joint: str) -> None:
+    model, sites = searched(family)
+    patched = patch(model, heal(sites, Statistic(exempt=(), floor=0.05), joint=joint), sites)
+    for threshold in np.geomspace(8, 0.1, 20):
+        answers = chat(patched, atpatch_threshold=np.array(threshold, np.float32))
+        flags = [answer[f"atpatch_columns/{sites[0].id}"] for answer in answers]
+        if flags[0].any():
+            break
+    before = chat(model)
+    assert not flags[0][:, 0].any() and not flags[0][1, : PADDED + 1].any(), "no sink and no padding is flagged"
+    assert not any(flag.any() for flag in flags[2:]), "a decoding step judges nothing"
+    assert_agree(family, answers)
+    quiet = ~np.concatenate(flags, 1).any(1)
+    assert flags[0].any() and (quiet.any() or family == "gpt2")
+    for one, other in zip(answers, before, strict=True):
+        assert all(one[name][quiet].tobytes() == other[name][quiet].tobytes() for name in ("logits", *PRESENT))
+
+
+def test_a_sample_of_which_every_new_token_is_flagged_keeps_them() -> None:
+    model, sites = searched("llama")
+    answers = chat(patch(model, heal(sites, Static(tuple(range(6, 9)))), sites))
+    assert answers[1][f"atpatch_columns/{sites[0].id}"].all()
+    for before, after in zip(chat(model), answers, strict=True):
+        assert all(after[name].tobytes() == before[name].tobytes() for name in before)
+
+
+def test_controls() -> None:
+    model, sites = searched("llama")
+    patched = patch(model, heal(sites, Statistic(exempt=(), floor=0.05), threshold=2.0), sites)
+    before = chat(model)
+    for controls in ({"atpatch_enabled": np.array(False)}, {"atpatch_threshold": np.array(1e6, np.float32)}):
+        for one, other in zip(chat(patched, **controls), before, strict=True):
+            assert all(one[name].tobytes() == other[name].tobytes() for name in other)
+    frozen = patch(model, heal(sites, Statistic(exempt=(), floor=0.05), threshold=2.0, controls="none"), sites)
+    for one, other in zip(chat(patched), chat(frozen), strict=True):
+        assert all(one[name].tobytes() == other[name].tobytes() for name in other)
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_without_a_cache(family: str, exporter: str) -> None:
+    export = export_model(family, exporter)
+    model = onnx.load(export.path)
+    sites = find_sites(model)[0]
+    feeds = export.feeds(4, padded=True)
+    silent = run_all(patch(model, heal(sites, Static()), sites), feeds)
+    assert all(silent[name].tobytes() == array.tobytes() for name, array in run_all(model, feeds).items())
+    got = run_all(patch(model, heal(sites, Static((2, 3))), sites), feeds)
+    valid = feeds["attention_mask"] != 0
+    flags = got[f"atpatch_columns/{sites[0].id}"]
+    module = build_model(family)
+    width = module.inner.config.hidden_size
+    with torch.no_grad(), healed(module, source_of(flags, valid), width):
+        want = module(*(torch.from_numpy(feeds[name]) for name in ("input_ids", "attention_mask")))[0].numpy()
+    name = next(name for name in got if not name.startswith("atpatch"))
+    np.testing.assert_allclose(got[name][valid], want[valid], atol=1e-4 * np.abs(want).max(), rtol=0)
+
+
+def refused(model: onnx.ModelProto, plan: PatchPlan, sites: tuple[Site, ...]) -> AtpatchError:
+    with pytest.raises(AtpatchError) as caught:
+        patch(model, plan, sites)
+    return caught.value
+
+
+def test_refusals_say_why() -> None:
+    merged = merged_decoder()
+    sites = find_sites(merged)[0][:LAYERS]
+    assert refused(merged, heal(sites, Static((3,)), telemetry=False), sites).code == "ATP023"
+    encoder = onnx.load(export_model("vit", "torchscript").path)
+    sites = find_sites(encoder)[0]
+    error = refused(encoder, heal(sites, Static((3,))), sites)
+    assert error.code == "ATP023" and "tokens" in str(error) and "redistribute" in str(error)
+
+
+@pytest.mark.parametrize(
+    "options", [{"passes": "one"}, {"accept": "flip"}, {"groups": ()}], ids=["one pass", "flips", "outside the group"]
+)
+def test_plans_that_contradict_themselves(options: dict[str, object]) -> None:
+    model, sites = searched("gpt2")
+    plan = PatchPlan(**{**heal(sites, Static((3,))).__dict__, **options})  # type: ignore[arg-type]
+    assert refused(model, plan, sites).code == "ATP024"
