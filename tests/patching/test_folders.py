@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ from atpatch_onnx.inspection.folders import read_folder
 from rewriters.editing.patcher import is_patched
 
 from ..cli.hotfixes import hotfix_for as hotfix_of
-from ..tiny import attention_model, plain_model, save_external, snapshot
+from ..tiny import attention_model, plain_model, save_external, snapshot, wire
 
 STATIC = ["--detector", "static", "--columns", "1"]
 X = np.random.default_rng(0).standard_normal((2, 5, 8)).astype(np.float32)
@@ -277,6 +279,39 @@ def test_inspect_shows_each_file(llama, atpatch):
     assert "embed.onnx" in atpatch("inspect", llama).err
     assert atpatch("inspect", llama, "--exclude", ".").code == 3
     assert atpatch("inspect", llama, "--html", "x.html").code == 2
+
+
+_MEASURED = """
+import resource, sys, time
+from atpatch_onnx import patch
+start = time.perf_counter()
+patch(sys.argv[1], sys.argv[2], detector="statistic")
+print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+def test_fourteen_gigabytes_of_weights_are_not_read(tmp_path):
+    """The shape of seven billion parameters in half precision, as a sparse file."""
+    width, layers = 4096, 52
+    folder = genai(tmp_path / "large", decoder={"filename": "model.onnx"})
+    weights = []
+    for number, name in enumerate(f"layers.{layer}.{part}" for layer in range(layers) for part in "qkvo"):
+        tensor = onnx.TensorProto(name=name, data_type=onnx.TensorProto.FLOAT, dims=[width, width])
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        where = {"location": "model.onnx.data", "offset": number * width**2 * 4, "length": width**2 * 4}
+        for key, value in where.items():
+            tensor.external_data.add(key=key, value=str(value))
+        weights.append(tensor)
+    (folder / "model.onnx").write_bytes(wire(layers, width, 32, 17, weights).SerializeToString())
+    with (folder / "model.onnx.data").open("wb") as file:
+        file.truncate(len(weights) * width**2 * 4)
+    arguments = [sys.executable, "-c", _MEASURED, str(folder), str(tmp_path / "out")]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=120, check=True)
+    seconds, kilobytes = map(float, done.stdout.split())
+    assert (tmp_path / "out/model.onnx.data").stat().st_size > 13.9e9
+    assert (tmp_path / "out/model.onnx.data").samefile(folder / "model.onnx.data")
+    assert seconds <= 15 and kilobytes <= 1_000_000
 
 
 def test_unpatch_without_a_patch(llama, tmp_path):

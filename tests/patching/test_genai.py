@@ -4,6 +4,8 @@ default domain.
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +15,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from atpatch_onnx import inspect_model, patch_model, unpatch_model
+from atpatch_onnx import inspect_model, patch, patch_model, unpatch_model
 
 pytestmark = pytest.mark.slow
 
@@ -120,6 +122,59 @@ def test_a_silent_patch_is_bit_identical_in_a_kv_loop(built: Path, tmp_path: Pat
         assert all(np.array_equal(before[name], after[name]) for name in before)
     unpatch_model(tmp_path / "silent.onnx", tmp_path / "back.onnx")
     assert (tmp_path / "back.onnx").read_bytes() == model.read_bytes()
+
+
+def talk(folder: Path, **controls: np.ndarray) -> list[list[int]]:
+    """Greedy answers of onnxruntime-genai's own loop to two prompts, prompts included."""
+    import onnxruntime_genai as og
+
+    model = og.Model(str(folder))
+    parameters = og.GeneratorParams(model)
+    parameters.set_search_options(max_length=PROMPT + STEPS, batch_size=BATCH)
+    generator = og.Generator(model, parameters)
+    for name, value in controls.items():
+        generator.set_model_input(name, value)
+    generator.append_tokens(np.random.default_rng(0).integers(3, VOCABULARY, (BATCH, PROMPT)).astype(np.int32))
+    while not generator.is_done():
+        generator.generate_next_token()
+    return [[int(token) for token in generator.get_sequence(row)] for row in range(BATCH)]
+
+
+FIRING = {"detector": "static", "columns": (3,), "benign": "zero"}
+OFF = {"atpatch_enabled": np.array(False), "atpatch_threshold": np.array(0.5, np.float32)}
+ON = {**OFF, "atpatch_enabled": np.array(True)}
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["shared buffer", "growing cache"])
+@pytest.mark.parametrize("precision", ["fp32", "int4"])
+def test_genai_loads_the_new_folder_and_says_the_same(
+    built: Path, tmp_path: Path, precision: str, shared: bool
+) -> None:
+    source = shutil.copytree(built / f"llama-{precision}", tmp_path / "source")
+    config = json.loads((source / "genai_config.json").read_text())
+    config["search"]["past_present_share_buffer"] = shared
+    (source / "genai_config.json").write_text(json.dumps(config))
+    patch(source, tmp_path / "silent", detector="static", columns=())
+    assert talk(tmp_path / "silent") == talk(source)
+
+
+def test_two_folders_are_a_switch(built: Path, tmp_path: Path) -> None:
+    """By default the patch of a genai folder is always on; the folder that it came from is the other position."""
+    patch(built / "llama-fp32", tmp_path / "patched", **FIRING)
+    original = talk(built / "llama-fp32")
+    assert talk(tmp_path / "patched") != original and talk(built / "llama-fp32") == original
+    # what the default keeps from happening: genai takes the input without a word, and the patch stays on
+    patch(built / "llama-fp32", tmp_path / "optional", **FIRING, controls="optional")
+    assert talk(tmp_path / "optional", **OFF) == talk(tmp_path / "patched") == talk(tmp_path / "optional")
+
+
+def test_required_controls_switch_the_patch_in_genai(built: Path, tmp_path: Path) -> None:
+    patch(built / "llama-fp32", tmp_path / "always", **FIRING)
+    patch(built / "llama-fp32", tmp_path / "required", **FIRING, controls="required")
+    assert talk(tmp_path / "required", **OFF) == talk(built / "llama-fp32")
+    assert talk(tmp_path / "required", **ON) == talk(tmp_path / "always") != talk(built / "llama-fp32")
+    with pytest.raises(Exception, match="atpatch_enabled"):
+        talk(tmp_path / "required")
 
 
 def test_a_firing_patch_changes_what_it_says(built: Path, tmp_path: Path) -> None:
