@@ -5,6 +5,7 @@ default domain.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,8 @@ import onnxruntime as ort
 import pytest
 
 from atpatch_onnx import inspect_model, patch, patch_model, unpatch_model
+
+from ..documents import ROOT, blocks
 
 pytestmark = pytest.mark.slow
 
@@ -175,6 +178,34 @@ def test_required_controls_switch_the_patch_in_genai(built: Path, tmp_path: Path
     assert talk(tmp_path / "required", **ON) == talk(tmp_path / "always") != talk(built / "llama-fp32")
     with pytest.raises(Exception, match="atpatch_enabled"):
         talk(tmp_path / "required")
+
+
+def node_modules() -> Path | None:
+    """A folder that has onnxruntime-node, if there is one: `npm install onnxruntime-node` in ATPATCH_NODE."""
+    folder = Path(os.environ.get("ATPATCH_NODE", "."))
+    return folder if shutil.which("node") and (folder / "node_modules/onnxruntime-node").is_dir() else None
+
+
+@pytest.mark.skipif(node_modules() is None, reason="ATPATCH_NODE names no folder with onnxruntime-node")
+def test_the_program_for_node_on_the_page_generates(built: Path, tmp_path: Path) -> None:
+    (program,) = (block for block in blocks(ROOT / "docs/guide/folders.md") if block.language == "javascript")
+    modules = node_modules()
+    assert modules is not None
+    (tmp_path / "node_modules").symlink_to(modules.resolve() / "node_modules")
+    (tmp_path / "generate.mjs").write_text(program.text)
+
+    def answer(folder: Path, *control: str) -> str:
+        command = ["node", "generate.mjs", str(folder / "model.onnx"), str(GROUPS), str(HEAD_DIM), *control]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True).stdout
+
+    source = built / "llama-fp32"
+    patch(source, tmp_path / "silent", detector="static", columns=())
+    patch(source, tmp_path / "firing", **FIRING)
+    patch(source, tmp_path / "required", **FIRING, controls="required")
+    original = answer(source)
+    assert len(json.loads(original)) == 8 and answer(tmp_path / "silent") == original != answer(tmp_path / "firing")
+    assert answer(tmp_path / "required", "on") == answer(tmp_path / "firing")
+    assert answer(tmp_path / "required", "off") == original
 
 
 def test_a_firing_patch_changes_what_it_says(built: Path, tmp_path: Path) -> None:
