@@ -15,21 +15,28 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+import torch
 
 from atpatch_onnx import inspect_model, patch, patch_model, unpatch_model
+from rewriters.editing.patcher import patch as patch_graph, unpatch as unpatch_graph
+from rewriters.finding.finder import find_sites
+from rewriters.plan import PatchPlan, SitePlan, Static
 
 from ..documents import ROOT, blocks
+from ..rewriters.editing.healed import healed, source_of
 
 pytestmark = pytest.mark.slow
 
-pytest.importorskip("onnxruntime_genai", reason="the builder is not installed")
+og = pytest.importorskip("onnxruntime_genai", reason="the builder is not installed")
 
 FAMILIES = ("llama", "qwen2", "gemma", "mistral")
+WITH_OTHER_PROJECTIONS = ("qwen3", "phi3")
+WITH_WINDOW_CACHE = ("gemma2",)
 LAYERS, HEADS, GROUPS, HEAD_DIM, VOCABULARY = 2, 4, 2, 16, 96
 BATCH, PROMPT, STEPS = 2, 7, 12
 SIZES = {
     "hidden_size": HEADS * HEAD_DIM,
-    "intermediate_size": 96,
+    "intermediate_size": 80,  # not the size of the vocabulary, by which the builder knows the last layer
     "num_hidden_layers": LAYERS,
     "num_attention_heads": HEADS,
     "num_key_value_heads": GROUPS,
@@ -41,7 +48,11 @@ SIZES = {
     "pad_token_id": 0,
     "initializer_range": 0.3,  # a fresh model's maps are flat
 }
-OWN: dict[str, dict[str, object]] = {"mistral": {"sliding_window": 8}}
+OWN: dict[str, dict[str, object]] = {
+    "mistral": {"sliding_window": 8},
+    "phi3": {"original_max_position_embeddings": 128},
+    "gemma2": {"sliding_window": 16},
+}
 
 # The builder's own command line, once for every model, in one process: most of its time is importing torch.
 _BUILD = """
@@ -55,7 +66,6 @@ for folder, out, precision in (line.split("|") for line in sys.argv[1:]):
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder `<family>-<precision>` for each, made from tiny random weights without a network."""
-    import torch
     from tokenizers import Tokenizer, models
     from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
@@ -68,7 +78,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         eos_token="</s>",
     )
     jobs = []
-    for family in FAMILIES:
+    for family in (*FAMILIES, *WITH_OTHER_PROJECTIONS, *WITH_WINDOW_CACHE):
         with torch.random.fork_rng():
             torch.manual_seed(0)
             model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **SIZES, **OWN.get(family, {})))
@@ -214,3 +224,119 @@ def test_a_firing_patch_changes_what_it_says(built: Path, tmp_path: Path) -> Non
     before, after = generate(model), generate(tmp_path / "firing.onnx")
     assert not np.allclose(before[0]["logits"], after[0]["logits"], atol=1e-3)
     assert np.isfinite(after[-1]["logits"]).all()
+
+
+def heal(model: Path, columns: tuple[int, ...], out: Path) -> Path:
+    """A copy of a builder's folder with a healing patch; the path of its model."""
+    original = onnx.load(model, load_external_data=False)
+    sites = find_sites(original)[0]
+    group = tuple(site.id for site in sites)
+    plans = {site.id: SitePlan(Static(columns)) for site in sites}
+    patched = patch_graph(original, PatchPlan(plans, passes="two", groups=(group,), mend="heal"), sites)
+    assert unpatch_graph(patched) == original
+    shutil.copytree(model.parent, out)
+    onnx.save(patched, out / "model.onnx")
+    return out / "model.onnx"
+
+
+def genai_logits(folder: Path, shared: bool, steps: int = 40) -> list[np.ndarray]:
+    """Prefill and greedy decode steps in genai's own loop."""
+    model = og.Model(str(folder))
+    params = og.GeneratorParams(model)
+    params.set_search_options(max_length=64, batch_size=BATCH, past_present_share_buffer=shared, min_length=60)
+    generator = og.Generator(model, params)
+    generator.append_tokens(np.random.default_rng(0).integers(3, VOCABULARY, (BATCH, PROMPT)).astype(np.int32))
+    answers = []
+    for _ in range(steps + 1):
+        answers.append(np.array(generator.get_logits()))
+        generator.generate_next_token()
+    return answers
+
+
+HEALED = [
+    *((family, shared) for family in (*FAMILIES, *WITH_OTHER_PROJECTIONS) for shared in (True, False)),
+    *((family, True) for family in WITH_WINDOW_CACHE),
+]
+HEALED.remove(("mistral", True))  # genai cannot run the original so
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int4"])
+@pytest.mark.parametrize(("family", "shared"), HEALED)
+def test_silent_healing_is_bit_identical_in_genai(
+    built: Path, tmp_path: Path, family: str, shared: bool, precision: str
+) -> None:
+    model = built / f"{family}-{precision}" / "model.onnx"
+    silent, firing = (heal(model, columns, tmp_path / name) for name, columns in (("silent", ()), ("firing", (3,))))
+    before, after, other = (genai_logits(path.parent, shared) for path in (model, silent, firing))
+    assert all(np.array_equal(one, two) for one, two in zip(before, after, strict=True))
+    assert not np.allclose(before[0], other[0], atol=1e-3) and np.isfinite(other[-1]).all()
+
+
+@pytest.mark.parametrize("columns", [(3,), (3, 4)], ids=str)
+@pytest.mark.parametrize("family", [*FAMILIES, *WITH_OTHER_PROJECTIONS])
+def test_healing_agrees_with_torch(built: Path, tmp_path: Path, family: str, columns: tuple[int, ...]) -> None:
+    from transformers import AutoModelForCausalLM, DynamicCache
+
+    answers = generate(heal(built / f"{family}-fp32" / "model.onnx", columns, tmp_path / "healed"))
+    whole = {"sliding_window": None} if family == "mistral" else {}  # the builder's graph has no window
+    model = AutoModelForCausalLM.from_pretrained(built / family, attn_implementation="eager", **whole).eval()
+    tokens = torch.from_numpy(np.random.default_rng(0).integers(3, VOCABULARY, (BATCH, PROMPT)))
+    cache = DynamicCache()
+    for answer in answers:
+        flags = np.zeros(tokens.shape, bool)
+        if tokens.shape[1] == PROMPT:
+            flags[:, columns] = True
+        with torch.no_grad(), healed(model, source_of(flags, np.ones_like(flags)), HEADS * HEAD_DIM):
+            want = model(input_ids=tokens, past_key_values=cache, use_cache=True).logits.numpy()
+        np.testing.assert_allclose(answer["logits"], want, atol=1e-4 * np.abs(want).max(), rtol=0)
+        for layer, part in enumerate(cache.layers):
+            for name, value in (("key", part.keys), ("value", part.values)):
+                got = answer[f"present.{layer}.{name}"]
+                assert np.abs(got - value.numpy()).max() < 1e-4 * np.abs(got).max()
+        tokens = torch.from_numpy(answer["logits"][:, -1:].argmax(-1))
+
+
+@pytest.mark.parametrize(("lengths", "calls"), [((7, 5), (7, 1, 1)), ((7,), (7, 3, 1))], ids=["padded", "two turns"])
+def test_samples_are_healed_as_if_alone(
+    built: Path, tmp_path: Path, lengths: tuple[int, ...], calls: tuple[int, ...]
+) -> None:
+    """Prompts are padded on the right: column 4 is the last token of the shorter one, and column 6 is padding. In a
+    second turn column 7 is the first new token, with only other new tokens to heal it from.
+    """
+    from transformers import AutoModelForCausalLM, DynamicCache
+
+    columns = (4, 6, 7)
+    live = ort.InferenceSession(
+        str(heal(built / "qwen3-fp32" / "model.onnx", columns, tmp_path / "healed")), providers=["CPUExecutionProvider"]
+    )
+    names = [value.name for value in live.get_outputs()]
+    ids = np.random.default_rng(1).integers(3, VOCABULARY, (len(lengths), 12))
+    cache = {
+        name: np.zeros((len(lengths), GROUPS, 0, HEAD_DIM), np.float32)
+        for name in (value.name for value in live.get_inputs())
+        if name.startswith("past")
+    }
+    model = AutoModelForCausalLM.from_pretrained(built / "qwen3", attn_implementation="eager").eval()
+    caches = [DynamicCache() for _ in lengths]
+    done = np.zeros(len(lengths), int)
+    total = 0
+    for size in calls:
+        new = np.minimum(lengths, size) if total == 0 else np.full(len(lengths), size)
+        total += size
+        tokens = np.array([np.pad(row[d : d + n], (0, size - n)) for row, d, n in zip(ids, done, new, strict=True)])
+        mask = (np.arange(total) < (done + new)[:, None]).astype(np.int64)
+        answer = dict(zip(names, live.run(names, {"input_ids": tokens, "attention_mask": mask, **cache}), strict=True))
+        cache = {name.replace("present", "past_key_values"): answer[name] for name in names if name != "logits"}
+        for sample, (start, count) in enumerate(zip(done, new, strict=True)):
+            flags = np.isin(np.arange(start, start + count), columns)[None] & (size > 1)
+            with torch.no_grad(), healed(model, source_of(flags, np.ones_like(flags))):
+                own = torch.from_numpy(tokens[sample : sample + 1, :count])
+                want = model(input_ids=own, past_key_values=caches[sample], use_cache=True).logits[0].numpy()
+            np.testing.assert_allclose(
+                answer["logits"][sample, :count],
+                want,
+                atol=1e-4 * np.abs(want).max(),
+                rtol=0,
+                err_msg=f"{size} {sample}",
+            )
+        done = done + new
