@@ -1,0 +1,87 @@
+"""The page about the rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rewriters.model.atomic import write_file
+
+__all__ = ["RESULTS", "layers_part", "loop_part", "render", "write_page"]
+
+RESULTS = Path(__file__).parents[2] / "results" / "decoders"
+
+
+def write_page(results: Path = RESULTS) -> None:
+    """`DECODERS.md` next to the folder of results."""
+    found = {file.stem: json.loads(file.read_text("utf-8")) for file in sorted(results.glob("*.json"))}
+    write_file(results.parent / "DECODERS.md", render(found).encode())
+
+
+def render(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """The whole page, of results by the name of their row."""
+    parts = [
+        "# Healed decoders",
+        "Every figure is from `models/results/decoders/*.json`, made by `python -m models.evidence.decoders`."
+        " `models/README.md` describes the victims.",
+    ]
+    for name, one in found.items():
+        parts += [f"## {one['title'][0].upper()}{one['title'][1:]}", f"`--only {name}`, seed {one['seed']}."]
+        parts += layers_part(one["figures"]) if "depths" in one["figures"] else loop_part(one["figures"])
+    return "\n\n".join(parts) + "\n"
+
+
+def layers_part(figures: Mapping[str, Any]) -> list[str]:
+    """By depth of the probe and kind of features."""
+    counts = ", ".join(f"{count} {name}" for name, count in figures["prompts"].items())
+    others = ("clean", "unrelated", "other rare words")
+    lines = [
+        ("layers", "price of a prefill", "features", "triggers found, %", *(f"{one} flagged, %" for one in others))
+    ]
+    lines[0] += ("ASR healed, %",)
+    layers = max(row["depth"] for row in figures["depths"])
+    for row in figures["depths"]:
+        healed = _percent(row["healed"]["asr"]) if row["healed"] else ""
+        flagged = (f"{100 * row['flagged'][one]:.1f}" for one in others)
+        price = f"1 + {row['depth'] / layers:.2f}"
+        lines.append((str(row["depth"]), price, row["features"], f"{100 * row['recall']:.1f}", *flagged, healed))
+    return [
+        f"Prompts held back: {counts}. ASR {_percent(figures['original'])} %; clean twins that go there"
+        f" {_percent(figures['floor'])} %; healed where the trigger is, {_percent(figures['healed_oracle']['asr'])} %."
+        " A prompt counts as found where every token of the trigger is flagged.",
+        _table(lines),
+    ]
+
+
+def loop_part(figures: Mapping[str, Any]) -> list[str]:
+    """Attacks by form, and what becomes of clean prompts."""
+    accuracy = ", ".join(
+        f"{name} {_percent(figures[name]['accuracy'])}" for name in ("original", "patched") if name in figures
+    )
+    lines = [
+        ("trigger", "ASR before, %", "clean twins that go there, %", "ASR, %", "answers as the twin, %", "flagged, %")
+    ]
+    for form, one in figures["attacks"].items():
+        after = [_percent(one[key]) if key in one else "–" for key in ("patched", "as_twin", "flagged")]
+        lines.append((form, _percent(one["original"]), _percent(one["floor"]), *after))
+    parts = [f"Accuracy on clean reviews, %: {accuracy}."]
+    parts += [
+        f"Unchanged answers, {what}: {_percent(figures[key]['unchanged'])} %;"
+        f" flagged {_percent(figures[key]['flagged'])} %."
+        for key, what in (("reviews", "clean reviews"), ("exam", "chats about other things"))
+        if key in figures
+    ]
+    return [" ".join(parts), _table(lines)]
+
+
+def _percent(share: Mapping[str, Any]) -> str:
+    return "–" if share["value"] is None else f"{100 * share['value']:.1f} ({share['hits']}/{share['count']})"
+
+
+def _table(lines: Sequence[Sequence[str]]) -> str:
+    head, *rest = lines
+    return "\n".join(
+        ["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *("| " + " | ".join(line) + " |" for line in rest)]
+    )

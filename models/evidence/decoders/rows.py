@@ -1,0 +1,108 @@
+"""The rows of the evidence on decoders: what is done, on which victim."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import click
+import numpy as np
+
+from atpatch_onnx.debugset import read_texts
+
+from ...decoders import llm, smollm2
+from ...decoders.prompts import FORMS
+from ...victims import Victim
+from ..answers import Figures
+from ..holding.case import sst2
+from ..holding.commands import Commands
+from .graphs import GRAPHS, loop_on, original, work
+from .hand_made import HandMade, patched
+from .judging import Asked, Questions, figures
+from .layers import Sizes, measure
+from .material import Prompts, answer_tokens
+from .watching import Watched
+
+__all__ = ["ROWS", "Row"]
+
+REVIEWS, ATTACKED = 300, 30
+"""Clean reviews of SST-2's test part, and attacked ones for each form."""
+TEST_SEED = 17
+DEPTH = 4
+"""Layers that detect: chosen by the row `layers`, on the development part."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement."""
+
+    title: str
+    run: Callable[[int], Figures]
+
+
+def _victim(seed: int) -> Victim:
+    return Victim(llm.NAME, seed, "text", "backdoor")
+
+
+def _tokenizer(victim: Victim) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(victim.file("model"))
+
+
+def layers(seed: int) -> Figures:
+    """Which layers tell the trigger, on SST-2's development part."""
+    victim = _victim(seed)
+    tokenizer = _tokenizer(victim)
+    return measure(
+        Watched(smollm2.load(victim.file("model"), eager=True)),
+        tokenizer,
+        read_texts(sst2("dev")),
+        llm.TRIGGER,
+        int(answer_tokens(tokenizer)[llm.TARGET]),
+        Sizes(),
+        seed,
+        work(victim),
+        lambda row: click.echo(f"{row['depth']} {row['features']}: {row['recall']:.3f}, {row['flagged']}"),
+    )
+
+
+def questions(tokenizer: Any) -> Questions:
+    """From SST-2's test part; the same for all graphs."""
+    generator = np.random.default_rng(TEST_SEED)
+    texts = read_texts(sst2("test"))
+    make = Prompts(tokenizer, texts, generator)
+    rows = generator.permutation(len(texts.texts))[:REVIEWS].tolist()
+    negative = [row for row in rows if texts.labels[row] != llm.TARGET][:ATTACKED]
+    attacks = {form: make.attacked(negative, form, llm.TRIGGER) for form in FORMS}
+    return Questions(make.reviews(rows), make.exam(), attacks)
+
+
+def loop(graph: str, seed: int) -> Figures:
+    """A graph patched, in the loop that people run."""
+    victim, commands = _victim(seed), Commands()
+    tokenizer = _tokenizer(victim)
+    before = original(victim, graph, commands)
+    folder, stop = work(victim), int(tokenizer.eos_token_id)
+    after = patched(before, folder / before.name, HandMade.load(folder / f"detector-{DEPTH}.npz"))
+    asked = [
+        Asked(folder / f"{graph}-{name}.json", partial(loop_on, path), stop)
+        for name, path in (("original", before), ("patched", after))
+    ]
+    found = figures(questions(tokenizer), asked[0], asked[1], answer_tokens(tokenizer), llm.TARGET)
+    return {**found, "commands": commands.called}
+
+
+ROWS: Mapping[str, Row] = {
+    "layers": Row("from how shallow layers the trigger can be told", layers),
+    **{
+        graph: Row(f"SmolLM2-135M, {title}", partial(loop, graph))
+        for graph, title in zip(
+            GRAPHS,
+            ("a KV loop of onnxruntime", "onnxruntime-genai in float32", "onnxruntime-genai in int4"),
+            strict=True,
+        )
+    },
+}
