@@ -110,7 +110,8 @@ def untrained_plan(sites: Sequence[Site], options: PatchOptions, groups: tuple[t
 
 def _overridden(plan: PatchPlan, options: PatchOptions) -> PatchPlan:
     """The plan with the options that concern the plan as a whole."""
-    passes = options.passes or plan.passes
+    # flags come before the first layer, so healing takes two
+    passes = options.passes or ("two" if options.mend == "heal" else plan.passes)
     return replace(
         plan,
         threshold=plan.threshold if options.threshold is None else options.threshold,

@@ -17,6 +17,7 @@ from pathlib import Path
 import onnx
 
 from rewriters.finding.finder import find_sites
+from rewriters.finding.key_value import Unhealable, healing_places
 from rewriters.finding.movable_tokens import Doubt, doubt
 from rewriters.finding.token_groups import token_groups
 from rewriters.finding.token_inputs import token_inputs
@@ -92,7 +93,12 @@ def make_plan(
         subject = Subject(original, loaded.folder, sites, chosen)
         hotfix, calibration, notes = _calibrated(subject, options, progress or _silent)
     if hotfix is None:
-        plan = untrained_plan(chosen, options, _within(token_groups(original, sites), {site.id for site in chosen}))
+        if options.mend == "heal":
+            chosen = _judging(original, chosen)
+            groups: tuple[tuple[str, ...], ...] = (tuple(site.id for site in chosen),)
+        else:
+            groups = _within(token_groups(original, sites), {site.id for site in chosen})
+        plan = untrained_plan(chosen, options, groups)
     else:
         plan = _fitted(original, loaded, hotfix, sites, chosen, options)
     _check_passes(plan, options)
@@ -146,6 +152,22 @@ def _refusal(found: Doubt) -> AtpatchError:
         f"there is no hotfix, and without data this model cannot be calibrated: {found.why}",
         NOTHING_FITTED.fix + decoders,
     )
+
+
+def _judging(model: onnx.ModelProto, chosen: Sequence[Site]) -> tuple[Site, ...]:
+    """The chosen sites that can detect for healing."""
+    found = healing_places(model)
+    if isinstance(found, Unhealable):
+        raise NOT_ADMITTED(
+            f"keys and values cannot be healed: {found.why}", "redistribute instead (--mend redistribute)"
+        )
+    judging = tuple(site for site in chosen if site.id in found.judged)
+    if not judging:
+        raise NOT_ADMITTED(
+            "none of the chosen sites shows which of its columns are the new tokens, so none can detect for healing",
+            "choose other sites, or redistribute instead (--mend redistribute)",
+        )
+    return judging
 
 
 def _within(groups: tuple[tuple[str, ...], ...], names: set[str]) -> tuple[tuple[str, ...], ...]:

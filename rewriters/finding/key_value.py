@@ -160,10 +160,10 @@ class _Search:
             if node is None or self._view.homes[node].where:
                 reason = "its keys or values are an input of the graph, or made in a branch"
                 continue
-            owner = self._rows.owner(value)
-            if owner is not None and owner is not self._tokens:
+            owners = self._rows.owners(value)
+            if owners and self._tokens not in owners:
                 return None
-            if owner is None:
+            if not owners:
                 reason = f"the graph does not show that the rows of {value.name} are the new tokens"
             elif (varying := self._position_before(value)) is not None:
                 reason = f"what makes {value.name} reads {varying}, which may depend on positions"

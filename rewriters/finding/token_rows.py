@@ -94,12 +94,13 @@ class TokenRows:
     def __init__(self, view: View, facts: Facts, inputs: Iterable[ir.Value]) -> None:
         self._view, self._facts = view, facts
         self._inputs = set(inputs)
-        self._known: tuple[dict[Index, ir.Value], ...] = ({}, {})
+        self._known: tuple[dict[Index, frozenset[ir.Value]], ...] = ({}, {})
 
-    def owner(self, value: ir.Value) -> ir.Value | None:
-        """The input whose samples and tokens are the first two axes of a value; None where this is not proven."""
-        samples, tokens = self._axis_owner(value, 0), self._axis_owner(value, 1)
-        return samples if samples is tokens else None
+    def owners(self, value: ir.Value) -> frozenset[ir.Value]:
+        """The inputs whose samples and tokens are the first two axes of a value: several where positions are an input
+        too, none where this is not proven.
+        """
+        return self._axis_owners(value, 0) & self._axis_owners(value, 1)
 
     def index(self, value: ir.Value, axis: int = 1) -> Index | None:
         """The index over the tokens of a value whose second axis they are."""
@@ -131,28 +132,30 @@ class TokenRows:
         moved = None if index.axes[-1] > 1 else onto(self._facts, source, index, index.axes)
         return [] if moved is None else [moved]
 
-    def _axis_owner(self, value: ir.Value, axis: int) -> ir.Value | None:
+    def _axis_owners(self, value: ir.Value, axis: int) -> frozenset[ir.Value]:
         start, known = index_of(self._facts, value, axis), self._known[axis]
         if start is None:
             return self._fixed(value, axis)
         waiting, seen = deque([start]), {start}
-        owner = None
-        while waiting and owner is None and len(seen) < _MAX_VISITS:
+        owners: frozenset[ir.Value] = frozenset()
+        while waiting and len(seen) < _MAX_VISITS:
             index = waiting.popleft()
-            owner = known.get(index)
+            if index in known:
+                owners |= known[index]
+                continue
             if index.value in self._inputs and index.axes == (axis,):
-                owner = index.value
+                owners |= {index.value}
             fresh = [one for one in self.behind(index) if one not in seen]
             seen.update(fresh)
             waiting.extend(fresh)
-        if owner is not None:
-            known.update(dict.fromkeys(seen, owner))
-        return owner
+        known.update(dict.fromkeys(seen, owners))
+        return owners
 
-    def _fixed(self, value: ir.Value, axis: int) -> ir.Value | None:
-        """An axis of size 1 belongs to the one input that has size 1 there too."""
+    def _fixed(self, value: ir.Value, axis: int) -> frozenset[ir.Value]:
+        """An axis of size 1 belongs to the inputs that have size 1 there too."""
         rank = self._facts.rank(value)
         if rank is None or self._facts.static(value, axis - rank) != 1:
-            return None
-        alike = [one for one in self._inputs if self._facts.static(one, axis - (self._facts.rank(one) or 0)) == 1]
-        return alike[0] if len(alike) == 1 else None
+            return frozenset()
+        return frozenset(
+            one for one in self._inputs if self._facts.static(one, axis - (self._facts.rank(one) or 0)) == 1
+        )

@@ -1,0 +1,50 @@
+"""`patch --mend heal` on a decoder's file."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+
+from tests.exports import export_model
+from tests.rewriters.decoders import decoder, decoder_feeds
+
+
+def outputs(path, feeds):
+    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    names = [value.name for value in session.get_outputs()]
+    return dict(zip(names, session.run(names, {v.name: feeds[v.name] for v in session.get_inputs()}), strict=True))
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory):
+    path = tmp_path_factory.mktemp("llama") / "llama.onnx"
+    onnx.save(decoder(True, "llama"), path)
+    return path
+
+
+@pytest.mark.parametrize("more", [(), ("--portable",), ("--passes", "two", "--freeze")], ids=" ".join)
+def test_a_decoder_is_healed(llama, tmp_path, atpatch, more):
+    """The first new token of five is column 4; columns of the cache are judged no more."""
+    for name, columns in (("silent", "none"), ("cached", "1,3"), ("firing", "5")):
+        options = ("--detector", "static", "--columns", columns, "--mend", "heal", "--telemetry", *more)
+        assert atpatch("patch", llama, "-o", tmp_path / f"{name}.onnx", *options).code == 0
+    feeds = decoder_feeds(True)
+    before = outputs(llama, feeds)
+    silent, cached, firing = (outputs(tmp_path / f"{name}.onnx", feeds) for name in ("silent", "cached", "firing"))
+    assert all(silent[name].tobytes() == cached[name].tobytes() == array.tobytes() for name, array in before.items())
+    assert firing["atpatch_flagged"].all() and not silent["atpatch_flagged"].any()
+    for part in ("key", "value"):
+        was, now = (answer[f"present.0.{part}"] for answer in (before, firing))
+        assert np.array_equal(was[:, :, :5], now[:, :, :5]) and not np.allclose(was[:, :, 5], now[:, :, 5], atol=1e-3)
+    assert np.allclose(firing["present.0.value"][:, :, 5], before["present.0.value"][:, :, 4])
+    assert atpatch("unpatch", tmp_path / "firing.onnx", "-o", tmp_path / "back.onnx").code == 0
+    assert (tmp_path / "back.onnx").read_bytes() == llama.read_bytes()
+
+
+def test_a_graph_without_tokens_is_refused(tmp_path, atpatch):
+    options = ("--detector", "static", "--columns", "3", "--mend", "heal")
+    run = atpatch("patch", export_model("vit", "torchscript").path, "-o", tmp_path / "p.onnx", *options)
+    assert run.code == 2 and "ATP023" in run.err and "--mend redistribute" in run.err
+    assert not list(tmp_path.iterdir())
