@@ -19,7 +19,7 @@ _TASK_LINES = "\n".join(f"  {name:22}{task.summary}" for name, task in TASKS.ite
 
 @click.command(epilog=f"\b\nTasks:\n{_TASK_LINES}")
 @click.argument("model")
-@output("File to write.", required=True)
+@output("File to write, or a folder: an empty one, or a name with a slash at its end.", required=True)
 @options_of(ExportOptions)
 @json_output
 def export(model: str, output: str, as_json: bool, **options: Any) -> None:
@@ -29,10 +29,14 @@ def export(model: str, output: str, as_json: bool, **options: Any) -> None:
     returns a torch module and example inputs). Batch and sequence are dynamic. Exits with 1, and writes nothing, when
     the graph differs from torch by more than the tolerance. Needs the extras 'export' and 'cpu' (or 'gpu').
 
+    A folder as output is what Optimum and transformers.js load: a causal language model with its cache, an
+    encoder-decoder as three graphs, any other model as one, with configuration and tokenizer.
+
     \b
     Example:
       atpatch-onnx export ./my-bert -o model.onnx
       atpatch-onnx export ./my-llama -o model.onnx --kv-cache --exporter torchscript
+      atpatch-onnx export ./my-t5 -o served/
       atpatch-onnx export shop.models:scorer -o scorer.onnx
     """
     from ..exporters.exporter import export as export_model
@@ -44,6 +48,8 @@ def export(model: str, output: str, as_json: bool, **options: Any) -> None:
         return
     how = ", ".join(filter(None, (exported.exporter, exported.attention, f"opset {exported.opset}", exported.dtype)))
     note(f"{exported.output}: {exported.source} for {exported.task} ({how}), {exported.seconds:.1f} s")
+    if exported.copied:
+        note(f"copied {', '.join(exported.copied)}")
     if exported.data:
         note(f"weights in {', '.join(exported.data)}")
     shapes = [("input", exported.inputs), ("output", exported.outputs)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -15,11 +16,13 @@ from rewriters.finding.finder import find_sites
 from rewriters.model import io as model_io
 from rewriters.model.atomic import workshop
 from rewriters.model.external_data import external_locations
+from rewriters.model.folders import check_new_folder, new_folder
 from rewriters.model.regular_files import check_destination
 
 from ..errors import BAD_OPTION, DATA_FILE_EXISTS, EXTRA_MISSING, NO_SUCH_FILE, PARITY_LOST, TASK_UNCLEAR
+from .folders import companions, copy_companions, draft_folder, exported_graphs, is_folder_path
 from .options import ExportKeywords, ExportOptions
-from .result import Exported
+from .result import Exported, ExportedFile
 from .tasks import TASKS
 
 if TYPE_CHECKING:
@@ -48,7 +51,8 @@ def export(
     Args:
         source: folder of a Hugging Face model, hub id, or `package.module:factory` of a plain torch module with example
             inputs.
-        output: file to write.
+        output: file to write; or a folder, which exists and is empty, or ends with a slash. A folder of a Hugging Face
+            model is what Optimum loads: see `atpatch_onnx.exporters.folders`.
         progress: called as each step begins.
         options: fields of `ExportOptions`.
 
@@ -56,20 +60,21 @@ def export(
         what was written, the differences from torch, and the attention sites found.
 
     Raises:
-        AtpatchError: ATP018-ATP020 (output), ATP050-ATP052 (extras, runtime), ATP060 (options), ATP070-ATP073 (see
-            `explain`).
+        AtpatchError: ATP018-ATP020 and ATP025 (output), ATP050-ATP052 (extras, runtime), ATP060 (options),
+            ATP070-ATP073 (see `explain`).
     """
     started = time.perf_counter()
     chosen = ExportOptions(**options)
     begin = progress or (lambda step: None)
+    if is_folder_path(os.fspath(output)):
+        return _export_folder(os.fspath(source), Path(output), chosen, begin, started)
     destination = check_destination(Path(output))  # before the work rather than after it
     _require_extra(os.fspath(source))
     begin("loading")
-    from . import parity
     from .quiet import quiet
 
     _check_opset(chosen.opset)
-    allowed = parity.TOLERANCES[chosen.dtype] if chosen.tolerance is None else chosen.tolerance
+    allowed = _allowed(chosen)
     with quiet():
         subject, name = _load(os.fspath(source), chosen)
     external = _external(subject, destination, chosen)
@@ -95,6 +100,64 @@ def export(
         rejected=len(rejected),
         seconds=round(time.perf_counter() - started, 3),
     )
+
+
+def _export_folder(source: str, output: Path, options: ExportOptions, begin: Progress, started: float) -> Exported:
+    destination = check_new_folder(output)
+    if _is_factory(source):
+        raise BAD_OPTION("a folder is for Hugging Face models", "give a file, OUTPUT.onnx, for a plain module")
+    _require_extra(source)
+    _check_opset(options.opset)
+    along = companions(source)
+    begin("loading")
+    from .quiet import quiet
+
+    with quiet():
+        graphs = list(exported_graphs(source, options))
+    files: list[ExportedFile] = []
+    data: list[str] = []
+    with new_folder(destination) as unfinished:
+        for file, subject, task in graphs:
+            draft = draft_folder(unfinished)
+            external = _external(subject, unfinished / file, options)
+            model, found = _draft(subject, draft / file, options, external, _allowed(options), begin)
+            sites, rejected = find_sites(model)
+            model_io.save(model, unfinished / file, draft, link_data=True)
+            shutil.rmtree(draft)
+            shapes = _shapes(model.graph.input), _shapes(model.graph.output)
+            files.append(ExportedFile(file, task, *shapes, found, tuple(site.id for site in sites), len(rejected)))
+            data += external_locations(model)
+        copy_companions(along, unfinished)
+    subject = graphs[0][1]
+
+    def named(one: ExportedFile, name: str) -> str:
+        return f"{one.file}:{name}" if len(files) > 1 else name
+
+    return Exported(
+        output=str(destination),
+        data=tuple(data),
+        source=subject.description,
+        task=" ".join(dict.fromkeys(one.task for one in files)),
+        exporter=options.exporter,
+        attention=subject.attention,
+        opset=model_io.default_opset(model) or 0,
+        dtype=options.dtype,
+        inputs={named(one, name): shape for one in files for name, shape in one.inputs.items()},
+        outputs={named(one, name): shape for one in files for name, shape in one.outputs.items()},
+        parity={named(one, name): found for one in files for name, found in one.parity.items()},
+        tolerance=_allowed(options),
+        sites=tuple(named(one, site) for one in files for site in one.sites),
+        rejected=sum(one.rejected for one in files),
+        seconds=round(time.perf_counter() - started, 3),
+        files=tuple(files),
+        copied=tuple(along),
+    )
+
+
+def _allowed(options: ExportOptions) -> float:
+    from . import parity
+
+    return parity.TOLERANCES[options.dtype] if options.tolerance is None else options.tolerance
 
 
 # The old name, from before functions and commands had the same names.

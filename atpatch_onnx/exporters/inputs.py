@@ -9,7 +9,7 @@ import numpy as np
 
 from .subject import Array, Group, Sizes
 
-__all__ = ["encoder_states", "image", "past", "spectrogram", "text"]
+__all__ = ["encoder_states", "image", "past", "pasts", "spectrogram", "text", "tokens", "without"]
 
 # Lowest token drawn where the configuration names no special tokens: the first few usually are some.
 _FIRST_TOKEN = 3
@@ -69,6 +69,27 @@ def text(
     return Group(axes, draw)
 
 
+def tokens(config: Any, sequence: str) -> Group:
+    """`input_ids` (batch, sequence) without a mask, as a decoder reads the start of its own answer."""
+    special = _special_tokens(config)
+    usable = np.array([token for token in range(config.vocab_size) if token not in special] or [0])
+
+    def draw(rng: np.random.Generator, sizes: Sizes, padded: bool) -> dict[str, Array]:
+        return {"input_ids": rng.choice(usable, (sizes["batch"], sizes[sequence]))}
+
+    return Group({"input_ids": {0: "batch", 1: sequence}}, draw)
+
+
+def without(group: Group, name: str) -> tuple[Group, ...]:
+    """The group without one of its inputs; () where none is left."""
+    axes = {other: labels for other, labels in group.axes.items() if other != name}
+
+    def draw(rng: np.random.Generator, sizes: Sizes, padded: bool) -> dict[str, Array]:
+        return {other: array for other, array in group.draw(rng, sizes, padded).items() if other != name}
+
+    return (Group(axes, draw),) if axes else ()
+
+
 def image(config: Any, batch: str = "batch") -> Group:
     """`pixel_values` (batch, channels, height, width), of the size the model was made for."""
     size = config.image_size
@@ -115,6 +136,29 @@ def past(names: Iterable[str], heads: int, head_dim: int) -> Group:
         return {name: rng.standard_normal(shape).astype(np.float32) for name in names}
 
     return Group({name: {0: "batch", 2: "past_sequence"} for name in names}, draw)
+
+
+def pasts(names: Iterable[str], heads: int, head_dim: int, frames: int | None) -> Group:
+    """Keys and values of an encoder-decoder, each (batch, heads, length, head_dim). The length is that of the past, or
+    in names with "encoder" that of the encoder's states.
+
+    Args:
+        frames: number of the encoder's states where it is part of the model.
+    """
+    names = tuple(names)
+
+    def labels(name: str) -> dict[int, str]:
+        own = "past_sequence" if ".encoder." not in name else "encoder_sequence" if frames is None else None
+        return {0: "batch"} if own is None else {0: "batch", 2: own}
+
+    def draw(rng: np.random.Generator, sizes: Sizes, padded: bool) -> dict[str, Array]:
+        lengths = {name: sizes[labels(name)[2]] if 2 in labels(name) else frames or 0 for name in names}
+        return {
+            name: rng.standard_normal((sizes["batch"], heads, lengths[name], head_dim)).astype(np.float32)
+            for name in names
+        }
+
+    return Group({name: labels(name) for name in names}, draw)
 
 
 def _floats(name: str, axes: dict[int, str], shape: tuple[str | int, ...]) -> Group:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,35 @@ from .subject import Group, Probe, Subject
 from .tasks import TASKS, default_task
 from .wrappers import Cached, Decoder, Keyword
 
-__all__ = ["load_subject"]
+__all__ = ["load_encoder_decoder", "load_subject"]
 
 _SHORTEST = 4
 # Weights that no exported output depends on: the pooler is a head of pre-training.
 _UNUSED_WITHOUT_HEAD = ("pooler.",)
 
 
-def load_subject(source: str, task: str | None, attention: str, dtype: str, kv_cache: bool) -> tuple[Subject, str]:
+def load_encoder_decoder(source: str, attention: str, dtype: str) -> Iterator[tuple[str, Subject, str]] | None:
+    """The graphs of an encoder-decoder that generates, see `seq2seq.parts_of`; None for any other model.
+
+    Raises:
+        AtpatchError: as `load_subject`.
+    """
+    config = _config(source)
+    architecture = (getattr(config, "architectures", None) or [""])[0]
+    if not getattr(config, "is_encoder_decoder", False) or not architecture.endswith("ForConditionalGeneration"):
+        return None
+    from .seq2seq import parts_of
+
+    return parts_of(_load(source, "seq2seq-decoder", attention, dtype), source, attention)
+
+
+def load_subject(
+    source: str, task: str | None, attention: str, dtype: str, kv_cache: bool, *, always_cache: bool = False
+) -> tuple[Subject, str]:
     """The model of a folder or hub id, and its task.
+
+    Args:
+        always_cache: a causal language model has its cache, whatever `kv_cache` is.
 
     Raises:
         AtpatchError: ATP060 (options), ATP070 (not loadable), ATP071 (task), ATP072 (attention implementation refused).
@@ -36,7 +57,7 @@ def load_subject(source: str, task: str | None, attention: str, dtype: str, kv_c
     if kv_cache and name != "causal-lm":
         raise BAD_OPTION(f"--kv-cache belongs to the task causal-lm; this is {name}")
     model = _load(source, name, attention, dtype)
-    groups, outputs, module = _parts(model, name, kv_cache)
+    groups, outputs, module = _parts(model, name, kv_cache or (always_cache and name == "causal-lm"))
     traced, probes = _probes(config, groups)
     return Subject(module, outputs, groups, traced, probes, f"{type(model).__name__} {source}", attention), name
 

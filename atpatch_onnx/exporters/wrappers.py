@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["Cached", "Decoder", "Keyword", "Plain"]
+__all__ = ["Cached", "CachedDecoder", "Decoder", "Keyword", "Plain"]
 
 
 class Keyword(nn.Module):
@@ -64,6 +64,51 @@ class Cached(nn.Module):
         result = self.inner(**given, past_key_values=cache, use_cache=True, return_dict=True)
         present = [tensor for layer in result.past_key_values.layers for tensor in (layer.keys, layer.values)]
         return (result.logits, *present)
+
+
+class CachedDecoder(nn.Module):
+    """The decoder of an encoder-decoder with its cache: the first step, which returns all keys and values, or a later
+    one, which takes them and returns those of the decoder's own tokens.
+
+    Args:
+        past: whether it is a later step. Its inputs are per layer the decoder's keys and values, then the encoder's.
+    """
+
+    def __init__(self, inner: nn.Module, inputs: Sequence[str], layers: int, past: bool) -> None:
+        super().__init__()
+        self.inner = inner
+        self._inputs, self._layers, self._past = tuple(inputs), layers, past
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        from transformers.cache_utils import EncoderDecoderCache
+        from transformers.modeling_outputs import BaseModelOutput
+
+        given = dict(zip(self._inputs, tensors, strict=True))
+        kept = [tensor for name, tensor in given.items() if name.startswith("past_key_values.")]
+        own = [tensor for index, tensor in enumerate(kept) if index % 4 < 2]
+        crossed = [tensor for index, tensor in enumerate(kept) if index % 4 >= 2]
+        cache: Any = EncoderDecoderCache(_cache(own), _cache(crossed))
+        cache.is_updated = dict.fromkeys(range(self._layers), self._past)
+        tokens = given["input_ids"]
+        before = own[0].shape[2] if self._past else 0
+        states = given.get("encoder_hidden_states")
+        if states is None:  # a later step reads only their keys and values
+            config: Any = self.inner.config
+            states = crossed[0].new_zeros((tokens.shape[0], crossed[0].shape[2], config.hidden_size))
+        result = self.inner(
+            encoder_outputs=BaseModelOutput(last_hidden_state=states),
+            attention_mask=given.get("encoder_attention_mask"),
+            decoder_input_ids=tokens,
+            # Without it transformers looks for packed sequences.
+            decoder_attention_mask=tokens.new_ones((tokens.shape[0], before + tokens.shape[1])),
+            past_key_values=cache,
+            use_cache=True,
+            return_dict=True,
+        )
+        both = result.past_key_values
+        caches = [both.self_attention_cache.layers, *([] if self._past else [both.cross_attention_cache.layers])]
+        layers = zip(*caches, strict=True)
+        return (result.logits, *(tensor for layer in layers for one in layer for tensor in (one.keys, one.values)))
 
 
 def _cache(tensors: Sequence[Tensor]) -> Any:
