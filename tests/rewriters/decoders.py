@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-__all__ = ["LAYERS", "PAST", "PRESENT", "causal_lm", "decoder", "decoder_feeds", "merged_decoder", "step"]
+__all__ = ["LAYERS", "PAST", "PRESENT", "causal_lm", "decoder", "decoder_feeds", "merged_decoder", "quiet", "step"]
 
 LAYERS, HEADS, WIDTH, VOCABULARY = 2, 4, 32, 99
 PRESENT = [f"present.{layer}.{part}" for layer in range(LAYERS) for part in ("key", "value")]
@@ -42,7 +42,7 @@ def causal_lm(family: str = "gpt2") -> Any:
             "num_key_value_heads": HEADS,
             "head_dim": WIDTH // HEADS,
         }
-    with torch.random.fork_rng(), _quiet():
+    with torch.random.fork_rng(), quiet():
         torch.manual_seed(0)
         config = AutoConfig.for_model(family, **sizes, **common)
         model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
@@ -79,7 +79,7 @@ def decoder(with_past: bool, family: str = "gpt2") -> onnx.ModelProto:
             return step(self.inner, ids, mask, *past)
 
     inner = causal_lm(family)
-    with tempfile.TemporaryDirectory() as folder, _quiet():
+    with tempfile.TemporaryDirectory() as folder, quiet():
         feeds = decoder_feeds(with_past)
         given = {name: feeds[name] for name in _inputs(with_past)}
         axes = {name: {0: "batch", (2 if name in PAST else 1): f"{name}_length"} for name in given}
@@ -132,7 +132,7 @@ def _inputs(with_past: bool) -> list[str]:
 
 
 @contextlib.contextmanager
-def _quiet():  # type: ignore[no-untyped-def]
+def quiet():  # type: ignore[no-untyped-def]
     """The exporter prints; the model warns of its small vocabulary."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)

@@ -10,6 +10,9 @@ import numpy as np
 
 __all__ = ["healed", "source_of"]
 
+SEPARATE = ("k_proj", "v_proj", "k", "v")
+"""What models call projections of keys and of values."""
+
 
 def source_of(flags: np.ndarray, valid: np.ndarray) -> np.ndarray:
     """For flags and valid tokens (B, S): the nearest healthy token to the left, else to the right, else itself."""
@@ -36,13 +39,13 @@ def healed(model: Any, source: np.ndarray, kept: int | None = None) -> Iterator[
 
     def heal(module: Any, inputs: Any, output: torch.Tensor) -> torch.Tensor:
         name = names[module]
-        queries = 0 if name in ("k_proj", "v_proj") else kept or 0
+        queries = 0 if name in SEPARATE else kept or 0
         return torch.cat([output[..., :queries], output[samples, rows][..., queries:]], -1)
 
     names = {
         module: name.rsplit(".", 1)[-1]
         for name, module in model.named_modules()
-        if name.rsplit(".", 1)[-1] in ("k_proj", "v_proj", "c_attn", "qkv_proj")
+        if name.rsplit(".", 1)[-1] in (*SEPARATE, "c_attn", "qkv_proj")
     }
     handles = [module.register_forward_hook(heal) for module in names]
     try:
