@@ -43,8 +43,14 @@ def searched(family: str) -> tuple[onnx.ModelProto, tuple[Site, ...]]:
     return model, find_sites(model)[0]
 
 
-def chat(model: onnx.ModelProto, lengths: tuple[int, ...] = LENGTHS, **controls: object) -> list[dict[str, np.ndarray]]:
-    """Calls one after another, each with the cache that the last one gave; every answer has its `input_ids` too."""
+def chat(
+    model: onnx.ModelProto, lengths: tuple[int, ...] = LENGTHS, padding: tuple[int, ...] = (), **controls: object
+) -> list[dict[str, np.ndarray]]:
+    """Calls one after another, each with the cache that the last one gave; every answer has its `input_ids` too.
+
+    Args:
+        padding: further columns of the second sample that are padding.
+    """
     live = session(model)
     accepted = {value.name for value in (*live.get_inputs(), *live.get_overridable_initializers())}
     names = [value.name for value in live.get_outputs()]
@@ -55,7 +61,7 @@ def chat(model: onnx.ModelProto, lengths: tuple[int, ...] = LENGTHS, **controls:
         ids = tokens[:, done : done + length]
         done += length
         mask = np.ones((BATCH, done), np.int64)
-        mask[1, :PADDED] = 0
+        mask[1, [column for column in (*range(PADDED), *padding) if column < done]] = 0
         feeds = {"input_ids": ids, "attention_mask": mask, **past, **controls}
         found = live.run(names, {name: array for name, array in feeds.items() if name in accepted})
         answers.append({**dict(zip(names, found, strict=True)), "input_ids": ids, "attention_mask": mask})
@@ -105,7 +111,7 @@ def test_nothing_flagged_changes_no_bit_of_answers_and_caches(family: str, gatin
 
 
 @pytest.mark.parametrize("gating", ["if", "none"])
-@pytest.mark.parametrize("columns", [(3,), (3, 4, 8), (6, 7)], ids=str)
+@pytest.mark.parametrize("columns", [(3,), (3, 4, 8), (6, 7), (0, 1, 2, 3)], ids=str)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_flagged_tokens_have_the_key_and_value_of_their_neighbor(
     family: str, columns: tuple[int, ...], gating: str
@@ -115,7 +121,9 @@ def test_flagged_tokens_have_the_key_and_value_of_their_neighbor(
     answers = chat(patch(model, heal(sites, Static(columns), gating=gating), sites))
     flags = [answer[f"atpatch_columns/{sites[0].id}"] for answer in answers]
     assert [flag.shape for flag in flags] == [(BATCH, length) for length in LENGTHS]
-    assert set(np.flatnonzero(np.concatenate(flags, 1)[0])) == set(columns)
+    flagged = [set(np.flatnonzero(row)) for row in np.concatenate(flags, 1)]
+    assert flagged[0] == {*columns} - {0}, "the first token is no trigger"
+    assert flagged[1] == {*columns} - set(range(PADDED + 1)), "nor is padding, or the first token behind it"
     assert_agree(family, answers)
     assert np.abs(chat(model)[-1]["logits"] - answers[-1]["logits"]).max() > 1e-3
 
@@ -138,6 +146,15 @@ def test_samples_with_flags_of_their_own(family: str, joint: str) -> None:
     assert flags[0].any() and (quiet.any() or family == "gpt2")
     for one, other in zip(answers, before, strict=True):
         assert all(one[name][quiet].tobytes() == other[name][quiet].tobytes() for name in ("logits", *PRESENT))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_padding_heals_nobody(family: str) -> None:
+    """A second turn that is padded on its left, and whose first real token is flagged."""
+    model, sites = searched(family)
+    answers = chat(patch(model, heal(sites, Static((7,))), sites), padding=(6,))
+    assert answers[1][f"atpatch_columns/{sites[0].id}"][:, 1].all()
+    assert_agree(family, answers)
 
 
 def test_a_sample_of_which_every_new_token_is_flagged_keeps_them() -> None:
