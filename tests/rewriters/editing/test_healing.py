@@ -20,6 +20,7 @@ from tests.exports import EXPORTERS, build_model, export_model
 
 from ..decoders import HEADS, LAYERS, PAST, PRESENT, VOCABULARY, WIDTH, causal_lm, decoder, merged_decoder, step
 from ..graphs import session
+from ..half_precision import feeds_for, halved
 from ..running import run_all
 from .healed import healed, source_of
 
@@ -220,3 +221,19 @@ def test_plans_that_contradict_themselves(options: dict[str, object]) -> None:
     model, sites = searched("gpt2")
     plan = PatchPlan(**{**heal(sites, Static((3,))).__dict__, **options})  # type: ignore[arg-type]
     assert refused(model, plan, sites).code == "ATP024"
+
+
+@pytest.mark.parametrize("how", ["all", "float-inputs"])
+def test_half_precision(how: str) -> None:
+    model = halved(how, "llama", "torchscript")
+    sites = find_sites(model)[0]
+    feeds = feeds_for(model, "llama", "torchscript")
+    before = run_all(model, feeds)
+    silent = run_all(patch(model, heal(sites, Static()), sites), feeds)
+    assert all(silent[name].tobytes() == array.tobytes() for name, array in before.items())
+    whole = onnx.load(export_model("llama", "torchscript").path)
+    firing, exact = (run_all(patch(one, heal(sites, Static((2, 3))), sites), feeds) for one in (model, whole))
+    for name, array in before.items():
+        want = exact[name].astype(np.float32)
+        assert np.abs(firing[name] - array).max() > 0.1
+        np.testing.assert_allclose(firing[name].astype(np.float32), want, atol=0.03 * np.abs(want).max(), rtol=0)
