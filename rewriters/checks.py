@@ -91,6 +91,9 @@ def _impossible(plan: SitePlan) -> list[str]:
         found.append(f"benign values have {pair.values.ndim} axes, not 3")
     if isinstance(plan.detector, (Profile, OneClass)) and plan.detector.every < 1:
         found.append(f"the detector reads every {plan.detector.every}th row; 1 is all of them")
+    detector = plan.detector
+    if isinstance(detector, (Profile, OneClass)) and detector.answer_row and (detector.probes or detector.every != 1):
+        found.append("the detector reads the answer row, and next to it no other row can be read")
     return found
 
 

@@ -117,6 +117,9 @@ def profile(
             assert v is not None
             x = np.concatenate([x, norms(v[b % len(v)], a.shape[1], detector.norms)], 1)
         out[b] = _sigmoid(_dense((x - detector.mean) / detector.std, detector.layers)[:, 0])
+        if detector.answer_row:
+            judged = _answer(a[b], np.ones(a.shape[3], bool) if valid is None else valid[b])[1]
+            out[b, [k for k in range(a.shape[3]) if k not in judged]] = -np.inf
     return out
 
 
@@ -133,7 +136,8 @@ def oneclass(
     for b in range(len(a)):
         x = _features(a[b].astype(np.float64), None if valid is None else valid[b], detector, self_attention)
         real = np.flatnonzero(valid[b]) if valid is not None else np.arange(a.shape[3])
-        content = sorted(set(real) - {real[place] for place in detector.exempt})
+        judged = _answer(a[b], np.isin(np.arange(a.shape[3]), real))[1] if detector.answer_row else real
+        content = sorted(set(judged) - {real[place] for place in detector.exempt})
         first = content
         if detector.tokens is not None:
             assert tokens is not None
@@ -161,7 +165,7 @@ def _surprise(x: Array, content: list[int], reference: OneClass | NormDistance, 
             y = y[y > 0]
         distance[k] = (y**2 if reference.squared else y).sum()
     falling = sorted((distance[k] for k in first), reverse=True)
-    neighbor = falling[min(reference.rank, len(falling)) - 1] if reference.rank else 0.0
+    neighbor = falling[min(reference.rank, len(falling)) - 1] if reference.rank and falling else 0.0
     return [max(distance[k] - neighbor - reference.offset, 0.0) for k in content]
 
 
@@ -177,9 +181,20 @@ def norms(v: Array, heads: int, of: ValueNorms) -> Array:
     return out
 
 
+def _answer(a: Array, columns: NDArray[np.bool_]) -> tuple[Array, list[int]]:
+    """Of one sample's map (H, Q, K): the last valid row (H, K), and the columns that can be flagged."""
+    past = a.shape[2] - a.shape[1]
+    row = max([i for i in range(a.shape[1]) if columns[past + i]], default=0)
+    real = [k for k in range(a.shape[2]) if columns[k]]
+    return a[:, row], [k for k in real[1:] if a[:, row, k].mean() > UNSEEN]
+
+
 def _features(a: Array, valid: NDArray[np.bool_] | None, detector: Profile | OneClass, self_attention: bool) -> Array:
     """(K, F) of one sample's map (H, Q, K)."""
     columns = np.ones(a.shape[2], bool) if valid is None else valid
+    if detector.answer_row:
+        row, _ = _answer(a, columns)
+        return np.log1p(row.T * sum(row[:, k].mean() > UNSEEN for k in np.flatnonzero(columns)))
     rows = columns if self_attention and valid is not None else np.ones(a.shape[1], bool)
     rows = rows & (np.arange(len(rows)) % detector.every == 0)
     features = [a[:, rows].mean(1) if rows.any() else np.zeros(a.shape[::2])] + [

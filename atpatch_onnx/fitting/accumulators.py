@@ -15,7 +15,7 @@ from rewriters.plan import BenignPair, ValueNorms
 from rewriters.sites import Site
 
 from ..inference.capture import SiteBatch
-from .detectors.features import Columns, profile_features
+from .detectors.features import Columns, answer_row_features, answer_row_scored, profile_features
 
 __all__ = ["BenignSums", "ColumnSample", "Visibility", "content_columns"]
 
@@ -33,7 +33,7 @@ class ColumnSample:
 
     Args:
         rows: how many rows will come.
-        probes, every, norms: see `Profile`.
+        probes, every, norms, answer_row: see `Profile`. With `answer_row` only the columns that it judges are kept.
     """
 
     def __init__(
@@ -45,9 +45,10 @@ class ColumnSample:
         every: int,
         generator: np.random.Generator,
         norms: ValueNorms | None = None,
+        answer_row: bool = False,
     ) -> None:
         self._site, self._probes, self._every, self._generator = site, probes, every, generator
-        self._norms = norms
+        self._norms, self._answer_row = norms, answer_row
         self._keep = min(1.0, MOST_NORMAL / max(rows * columns, 1))
         self._features: list[NDArray[np.float32]] = []
         self._anomalous: list[Bools] = []
@@ -57,16 +58,8 @@ class ColumnSample:
 
     def add(self, batch: SiteBatch, anomalous: Bools) -> None:
         """anomalous: (B, K)."""
-        features = profile_features(
-            batch.map,
-            batch.valid,
-            self_attention=self._site.self_attention,
-            probes=self._probes,
-            every=self._every,
-            values=batch.values,
-            norms=self._norms,
-        )
-        chosen = batch.valid & (anomalous | (self._generator.random(anomalous.shape) < self._keep))
+        features, judged = self._read(batch)
+        chosen = judged & (anomalous | (self._generator.random(anomalous.shape) < self._keep))
         self._features.append(features[chosen])
         self._anomalous.append(anomalous[chosen])
         self._place.append(np.nonzero(chosen)[1])
@@ -75,6 +68,23 @@ class ColumnSample:
         # Batches of texts differ in width; then no place means anything, and the means are not used.
         self._normal = self._normal + sums if np.shape(self._normal) in ((), sums.shape) else sums
         self._clean += int(clean.sum())
+
+    def _read(self, batch: SiteBatch) -> tuple[NDArray[np.float32], Bools]:
+        """Features (B, K, F), and the columns that the detector judges (B, K)."""
+        maps, valid = batch.map, batch.valid
+        if self._answer_row:
+            features = answer_row_features(maps, valid, values=batch.values, norms=self._norms)
+            return features, answer_row_scored(maps, valid)
+        features = profile_features(
+            maps,
+            valid,
+            self_attention=self._site.self_attention,
+            probes=self._probes,
+            every=self._every,
+            values=batch.values,
+            norms=self._norms,
+        )
+        return features, valid
 
     def columns(self, *, by_place: bool) -> Columns:
         """by_place: a place means something, so columns are compared with its normal profile."""

@@ -42,6 +42,7 @@ DETECTORS: dict[str, type] = {
 }
 KINDS = tuple(DETECTORS)
 
+ROWS_READ = {"probes": "ints", "every": "int", "answer_row": "bool"}
 # Field types: "array?" and "text?" may be None; a class is a nested record; [class] a list of records; (class,) a
 # record or None; "detector" a record with its kind.
 FIELDS: dict[type, dict[str, Any]] = {
@@ -64,8 +65,7 @@ FIELDS: dict[type, dict[str, Any]] = {
         "layers": [Dense],
         "mean": "array",
         "std": "array",
-        "probes": "ints",
-        "every": "int",
+        **ROWS_READ,
         "norms": (ValueNorms,),
     },
     OneClass: {
@@ -75,8 +75,7 @@ FIELDS: dict[type, dict[str, Any]] = {
         "offset": "float",
         "rank": "int",
         "exempt": "ints",
-        "probes": "ints",
-        "every": "int",
+        **ROWS_READ,
         "norms": (NormDistance,),
         "tokens": "text?",
     },
@@ -87,8 +86,8 @@ FIELDS: dict[type, dict[str, Any]] = {
 
 # What files written before a field existed leave out.
 LATER: dict[type, dict[str, Any]] = {
-    Profile: {"every": 1, "norms": None},
-    OneClass: {"every": 1, "norms": None, "tokens": None},
+    Profile: {"every": 1, "norms": None, "answer_row": False},
+    OneClass: {"every": 1, "norms": None, "tokens": None, "answer_row": False},
     NormDistance: {"louder": False},
     Statistic: {"rows": 1, "by_values": False},
 }
@@ -261,8 +260,8 @@ def _check_rows(kind: str, detector: Profile | OneClass, features: int) -> None:
     blocks = 1 + len(detector.probes) + (isinstance(detector, Profile) and detector.norms is not None)
     if min(detector.probes, default=0) < 0 or features % blocks:
         raise ValueError(f"{kind}: probes are negative, or do not divide the features")
-    if detector.every < 1:
-        raise ValueError(f"{kind}: every must be 1 or more")
+    if detector.every < 1 or (detector.answer_row and (detector.probes or detector.every != 1)):
+        raise ValueError(f"{kind}: every must be 1 or more, and next to the answer row no other row is read")
 
 
 def _check_stack(kind: str, layers: tuple[Dense, ...], outputs: int | None = None) -> None:

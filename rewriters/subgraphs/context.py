@@ -29,6 +29,7 @@ class MapContext:
         rows_sum_to_one: every row sums to 1, up to rounding.
         unmasked: every row sees every column, even with a weight of 0 (`Site.unmasked`).
         values: emits V (B, H, K, D), or (B, 1, K, D) where heads share it; None where nothing reads it.
+        answer_row: emits the answer row of the map (B, H, 1, K) (see `plan.Profile`); then `map` may be "".
         some_rows: takes n and further row numbers, and emits rows 0, n, 2n, ... of the map and the further rows; then
             `map` may be "": not computed yet.
     """
@@ -39,6 +40,7 @@ class MapContext:
     rows_sum_to_one: bool = False
     unmasked: bool = False
     some_rows: Callable[[Emitter, int, tuple[int, ...]], str] | None = None
+    answer_row: Callable[[Emitter], str] | None = None
     values: Callable[[Emitter], str] | None = None
 
     def head_mean(self, e: Emitter) -> str:

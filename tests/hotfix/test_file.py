@@ -63,6 +63,8 @@ DETECTORS = {
         norms=NormDistance(ValueNorms(floats(2, 4, 3)), floats(2), floats(2, 1), True, 0.25, 4, True),
     ),
     "oneclass-tokens": OneClass(floats(4), floats(4, 1), False, 0.5, rank=4, tokens="input_ids"),
+    "profile-answer-row": Profile((dense(2, 1),), floats(2), np.ones(2, np.float32), (), answer_row=True),
+    "oneclass-answer-row": OneClass(floats(2), floats(2, 2), False, 0.5, probes=(), answer_row=True),
     "oneclass-some-rows": OneClass(floats(4), floats(4, 2), True, 0.5, every=3),
     "cnn": Cnn((Conv(floats(2, 1, 3, 3), floats(2)), Conv(floats(3, 2, 1, 1), floats(3), 2, 0)), (dense(27, 5),)),
     "onnx": OnnxGraph(b"\x08\x07\x00\xffnot really a model"),
@@ -227,6 +229,8 @@ TAMPERED = {
     "array-float64": lambda head, arrays: arrays.update({weight(arrays): np.ones((4, 3))}),
     "every-none": lambda head, arrays: head["body"]["sites"][0]["plan"]["detector"].update(every=0),
     "every-half": lambda head, arrays: head["body"]["sites"][0]["plan"]["detector"].update(every=1.5),
+    "answer-row-and-probes": lambda head, arrays: head["body"]["sites"][0]["plan"]["detector"].update(answer_row=True),
+    "answer-row-number": lambda head, arrays: head["body"]["sites"][0]["plan"]["detector"].update(answer_row=1),
     "probes-are-text": lambda head, arrays: head["body"]["sites"][0]["plan"]["detector"].update(probes=["0"]),
 }
 
@@ -241,6 +245,13 @@ def test_a_file_from_before_detectors_read_some_rows_reads_all(tmp_path, good):
         good, tmp_path / "m.hotfix", lambda head, arrays: head["body"]["sites"][0]["plan"]["detector"].pop("every")
     )
     assert Hotfix.load(older).sites[0].plan.detector.every == 1
+
+
+def test_a_file_from_before_answer_rows_reads_all_rows(tmp_path, good):
+    older = rewritten(
+        good, tmp_path / "m.hotfix", lambda head, arrays: head["body"]["sites"][0]["plan"]["detector"].pop("answer_row")
+    )
+    assert Hotfix.load(older).sites[0].plan.detector.answer_row is False
 
 
 def test_a_file_from_before_norms_reads_attention_only(tmp_path, good):

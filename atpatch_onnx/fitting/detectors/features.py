@@ -18,6 +18,9 @@ from rewriters.subgraphs.detectors.statistic import MAD_TO_SIGMA
 
 __all__ = [
     "Columns",
+    "answer_row",
+    "answer_row_features",
+    "answer_row_scored",
     "norm_features",
     "profile_features",
     "profile_logits",
@@ -87,6 +90,62 @@ def profile_features(
     if values is None or norms is None:
         return of_map
     return np.concatenate([of_map, norm_features(values, norms, batch=batch, heads=heads)], axis=2)
+
+
+def answer_row(maps: Floats, valid: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
+    """The row where a decoder's answer is read, (B, H, K): the last valid one.
+
+    Args:
+        maps: A (B, H, Q, K), whose rows are the last Q of the tokens of its columns.
+        valid: (B, K), columns that are no padding; None: all of them.
+    """
+    batch, _, rows, keys = maps.shape
+    if valid is None:
+        return np.asarray(maps[:, :, -1], np.float32)
+    last = keys - 1 - valid[:, ::-1].argmax(1)
+    chosen = maps[np.arange(batch), :, np.clip(last - (keys - rows), 0, rows - 1)]
+    return np.asarray(chosen, np.float32)
+
+
+def answer_row_features(
+    maps: Floats,
+    valid: NDArray[np.bool_] | None = None,
+    *,
+    values: Floats | None = None,
+    norms: ValueNorms | None = None,
+) -> NDArray[np.float32]:
+    """Features of `rewriters.plan.Profile` with `answer_row`: entries of the answer row, × the number of columns that
+    it sees, log1p; defined for every column, but only those of `answer_row_scored` are judged by them.
+
+    Args:
+        maps, valid: see `answer_row`.
+        values, norms: see `norm_features`, whose features come last; without norms there are none.
+
+    Returns: (B, K, H); H more with norms.
+    """
+    row = answer_row(maps, valid)
+    seen = _seen(row, valid).sum(1, dtype=np.float32)[:, None, None]
+    of_map: NDArray[np.float32] = np.log1p(row * seen).transpose(0, 2, 1).astype(np.float32)
+    if values is None or norms is None:
+        return of_map
+    return np.concatenate([of_map, norm_features(values, norms, batch=len(maps), heads=maps.shape[1])], axis=2)
+
+
+def answer_row_scored(maps: Floats, valid: NDArray[np.bool_] | None = None) -> NDArray[np.bool_]:
+    """(B, K): the valid columns that the answer row sees, without the first valid one, an attention sink; all other
+    columns score -inf.
+
+    Args:
+        maps, valid: see `answer_row`.
+    """
+    seen = _seen(answer_row(maps, valid), valid)
+    real = np.ones_like(seen) if valid is None else valid
+    return np.asarray(seen & (np.cumsum(real, 1) > 1))
+
+
+def _seen(row: Floats, valid: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
+    seen: NDArray[np.bool_] = row.mean(1) > VISIBLE
+    return seen if valid is None else seen & valid
 
 
 def norm_features(values: Floats, norms: ValueNorms, *, batch: int, heads: int) -> NDArray[np.float32]:

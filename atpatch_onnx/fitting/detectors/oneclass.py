@@ -68,18 +68,27 @@ class Moments:
         return mean, self._squares / count[..., None] - mean[..., :, None] * mean[..., None, :]
 
 
-def describe(moments: Moments, *, exempt: tuple[int, ...], probes: tuple[int, ...]) -> OneClass:
-    """The detector, its scores not yet in nats (see `in_nats`)."""
+def describe(
+    moments: Moments, *, exempt: tuple[int, ...], probes: tuple[int, ...], answer_row: bool = False
+) -> OneClass:
+    """The detector, its scores not yet in nats (see `in_nats`).
+
+    answer_row: the moments are of `answer_row_features` at columns of `answer_row_scored`; then there are no probes.
+    """
     mean, covariance = moments.mean_and_covariance()
     features = mean.shape[-1]
     if mean.ndim == 1:
         ruled = covariance + np.diag(np.diag(covariance) + RIDGE)
         weight = np.linalg.solve(ruled, np.ones(features))[:, None]
-        return OneClass(mean.astype(np.float32), weight.astype(np.float32), False, 0.0, RANK, exempt, probes)
+        return OneClass(
+            mean.astype(np.float32), weight.astype(np.float32), False, 0.0, RANK, exempt, probes, answer_row=answer_row
+        )
     if covariance.size > MOST_WEIGHTS:
         covariance = np.broadcast_to(covariance.mean(0), covariance.shape)
     whitening = np.linalg.cholesky(np.linalg.inv(covariance + RIDGE * np.eye(features)))
-    return OneClass(mean.astype(np.float32), whitening.astype(np.float32), True, 0.0, 0, exempt, probes)
+    return OneClass(
+        mean.astype(np.float32), whitening.astype(np.float32), True, 0.0, 0, exempt, probes, answer_row=answer_row
+    )
 
 
 def describe_norms(moments: Moments, norms: ValueNorms) -> NormDistance:

@@ -24,6 +24,7 @@ def make_recipe(
     seed: int,
     every: int = 1,
     norms: Mapping[str, ValueNorms] = MappingProxyType({}),
+    answer_row: bool = False,
 ) -> Recipe:
     """The recipe of a kind of `detectors.TRAINABLE`.
 
@@ -31,12 +32,13 @@ def make_recipe(
         rows, columns: of the train part, to limit what is kept in memory.
         every: of a `profile`, see `Profile`.
         norms: of a `profile`, site id → the norms it reads too; the other sites read attention only.
+        answer_row: of a `profile`, see `Profile`; for causal decoders. `every` is 1 then.
     """
     from .cnn import CnnRecipe
     from .profile import ProfileRecipe
     from .static import StaticRecipe
 
     if kind == "profile":
-        return ProfileRecipe(sites, rows, columns, seed, every, norms)
+        return ProfileRecipe(sites, rows, columns, seed, every, norms, answer_row)
     kinds: Mapping[str, Callable[..., Recipe]] = {"cnn": CnnRecipe, "static": StaticRecipe}
     return kinds[kind](sites, rows, columns, seed)

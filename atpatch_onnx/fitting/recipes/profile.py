@@ -14,7 +14,7 @@ from rewriters.sites import Site
 
 from ...inference.capture import SiteBatch
 from ..accumulators import ColumnSample
-from ..detectors.features import profile_features, profile_logits
+from ..detectors.features import answer_row_features, answer_row_scored, profile_features, profile_logits
 from .recipe import PROBES
 
 __all__ = ["ProfileRecipe"]
@@ -33,11 +33,22 @@ class ProfileRecipe:
         seed: int,
         every: int = 1,
         norms: Mapping[str, ValueNorms] = MappingProxyType({}),
+        answer_row: bool = False,
     ) -> None:
-        self._seed, self._every, self._norms = seed, every, norms
+        self._seed, self._every, self._norms, self._answer_row = seed, every, norms, answer_row
+        self._probes = () if answer_row else PROBES
         # One generator for each site, all with the same seed: thinned out in the same way, sites keep the same columns.
         self._samples = {
-            site.id: ColumnSample(site, rows, columns, PROBES, every, np.random.default_rng(seed), norms.get(site.id))
+            site.id: ColumnSample(
+                site,
+                rows,
+                columns,
+                self._probes,
+                every,
+                np.random.default_rng(seed),
+                norms.get(site.id),
+                answer_row,
+            )
             for site in sites
         }
 
@@ -54,7 +65,7 @@ class ProfileRecipe:
         for index, (name, sample) in enumerate(self._samples.items()):
             tick(index, len(self._samples))
             seed = int(np.random.default_rng((self._seed, index)).integers(2**31))
-            trained = train_profile(sample.columns(by_place=by_place[name]), probes=PROBES, seed=seed)
+            trained = train_profile(sample.columns(by_place=by_place[name]), probes=self._probes, seed=seed)
             detectors[name] = self._reading(name, trained)
         return detectors
 
@@ -68,10 +79,14 @@ class ProfileRecipe:
         )
         if len(sites) == 1 or not same:
             return {}
-        trained = train_together(sites, probes=PROBES, seed=self._seed)
+        trained = train_together(sites, probes=self._probes, seed=self._seed)
         return {name: self._reading(name, detector) for name, detector in zip(self._samples, trained, strict=True)}
 
     def logits(self, site: Site, detector: Profile, batch: SiteBatch) -> NDArray[np.float64]:
+        if detector.answer_row:
+            features = answer_row_features(batch.map, batch.valid, values=batch.values, norms=detector.norms)
+            judged = answer_row_scored(batch.map, batch.valid)
+            return np.where(judged, profile_logits(detector, features), -np.inf)
         features = profile_features(
             batch.map,
             batch.valid,
@@ -90,4 +105,4 @@ class ProfileRecipe:
 
     def _reading(self, name: str, detector: Profile) -> Profile:
         """The detector with what its features were made of."""
-        return replace(detector, every=self._every, norms=self._norms.get(name))
+        return replace(detector, every=self._every, norms=self._norms.get(name), answer_row=self._answer_row)

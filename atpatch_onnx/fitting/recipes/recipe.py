@@ -48,7 +48,9 @@ class Recipe(Protocol):
         """
 
     def logits(self, site: Site, detector: Any, batch: SiteBatch) -> NDArray[np.float64]:
-        """Scores before the sigmoid, (B, K); entries of padding mean nothing."""
+        """Scores before the sigmoid, (B, K); -inf at columns that the detector does not judge; entries of padding mean
+        nothing.
+        """
 
     def anchored(self, detector: Any, center: float, scale: float) -> Detector:
         """The detector with its logits shifted and scaled: `center` becomes 0, a step of 1 / `scale` becomes 1."""

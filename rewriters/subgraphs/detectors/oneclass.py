@@ -14,6 +14,7 @@ from ...emit import Emitter
 from ...plan import NormDistance, OneClass
 from ..context import MapContext
 from ..equal_tokens import equal_tokens, repeated_tokens
+from .answer_row import judged
 from .profile import by_head, column_features
 from .sinks import sinks
 from .value_norms import norm_features
@@ -24,7 +25,7 @@ __all__ = ["scores"]
 def scores(e: Emitter, context: MapContext, detector: OneClass) -> str:
     """(B, K) nats beyond the offset, 0 below it, with norms the sum of two tests; -inf at sinks."""
     order = by_head(detector.map_features, detector.probes)
-    exempt = sinks(e, context, detector.exempt)
+    exempt = _exempt(e, context, detector)
     together = None if detector.tokens is None else _together(e, detector.tokens, exempt)
     distance = _distance(e, column_features(e, context, detector, together), detector, order)
     score = _surprise(e, context, distance, exempt, detector, detector.tokens)
@@ -40,6 +41,15 @@ def _together(e: Emitter, tokens: str, exempt: str | None) -> str:
     if exempt is not None:
         equal = e.op("And", equal, e.unsqueeze(e.op("Not", exempt), 2))
     return e.number(equal)
+
+
+def _exempt(e: Emitter, context: MapContext, detector: OneClass) -> str | None:
+    """(B, K) bool, columns that are neither judged nor neighbors of one; None where there are none."""
+    known = sinks(e, context, detector.exempt)
+    if not detector.answer_row:
+        return known
+    others = e.op("Not", judged(e, context, detector.map_features), role="not_judged")
+    return others if known is None else e.op("Or", others, known)
 
 
 def _distance(e: Emitter, features: str, reference: OneClass | NormDistance, order: NDArray[np.int64]) -> str:

@@ -8,17 +8,25 @@ from numpy.typing import NDArray
 from ...emit import Emitter
 from ...plan import Dense, OneClass, Profile
 from ..context import MapContext
+from .answer_row import answer_features, only_judged
 from .value_norms import norm_features
 
 __all__ = ["by_head", "column_features", "dense_stack", "logits", "scores"]
 
 
 def scores(e: Emitter, context: MapContext, detector: Profile) -> str:
-    """(B, K) probabilities."""
-    return e.op("Sigmoid", logits(e, context, detector), role="score")
+    """(B, K) probabilities; of an answer row -inf where a column is not judged."""
+    score = e.op("Sigmoid", _network(e, context, detector), role="score")
+    return only_judged(e, context, detector.map_features, score) if detector.answer_row else score
 
 
 def logits(e: Emitter, context: MapContext, detector: Profile) -> str:
+    """The same before the sigmoid."""
+    score = _network(e, context, detector)
+    return only_judged(e, context, detector.map_features, score) if detector.answer_row else score
+
+
+def _network(e: Emitter, context: MapContext, detector: Profile) -> str:
     """(B, K), before the sigmoid."""
     x, width = column_features(e, context, detector), detector.map_features
     order = by_head(width, detector.probes)
@@ -56,6 +64,8 @@ def column_features(e: Emitter, context: MapContext, detector: Profile | OneClas
     Args:
         together: (B, K, K) float32; the attention to column k becomes a sum over columns j, each × [j, k].
     """
+    if detector.answer_row:
+        return answer_features(e, context, detector.map_features, together)
     valid = context.valid_float(e)
     length = context.length(e, valid)
     if valid is not None:
