@@ -5,11 +5,13 @@ model's own.
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_dynamic, quantize_static
 
 from rewriters.editing.patcher import patch, unpatch
 from rewriters.errors import AtpatchError
@@ -18,7 +20,19 @@ from rewriters.plan import Detector, PatchPlan, SitePlan, Static, Statistic
 from rewriters.sites import Site
 from tests.exports import EXPORTERS, build_model, export_model
 
-from ..decoders import HEADS, LAYERS, PAST, PRESENT, VOCABULARY, WIDTH, causal_lm, decoder, merged_decoder, step
+from ..decoders import (
+    HEADS,
+    LAYERS,
+    PAST,
+    PRESENT,
+    VOCABULARY,
+    WIDTH,
+    causal_lm,
+    decoder,
+    decoder_feeds,
+    merged_decoder,
+    step,
+)
 from ..graphs import session
 from ..half_precision import feeds_for, halved
 from ..running import run_all
@@ -237,3 +251,34 @@ def test_half_precision(how: str) -> None:
         want = exact[name].astype(np.float32)
         assert np.abs(firing[name] - array).max() > 0.1
         np.testing.assert_allclose(firing[name].astype(np.float32), want, atol=0.03 * np.abs(want).max(), rtol=0)
+
+
+@pytest.mark.parametrize("gating", ["if", "none"])
+@pytest.mark.parametrize("how", ["dynamic", "qdq"])
+def test_quantized_projections(how: str, gating: str, tmp_path: Path) -> None:
+    """Values are compared in the cache: rows of one layer's values do not depend on positions."""
+    source, target = tmp_path / "llama.onnx", tmp_path / "quantized.onnx"
+    onnx.save(decoder(True, "llama"), source)
+    if how == "dynamic":
+        quantize_dynamic(source, target)
+    else:
+        quantize_static(source, target, Feeds(), quant_format=QuantFormat.QDQ)
+    model = onnx.load(target)
+    sites = find_sites(model)[0]
+    before = chat(model)
+    silent, firing = (chat(patch(model, heal(sites, Static(columns), gating=gating), sites)) for columns in ((), (3,)))
+    for one, other in zip(silent, before, strict=True):
+        assert all(one[name].tobytes() == other[name].tobytes() for name in other)
+    values, original = firing[-1]["present.0.value"], before[-1]["present.0.value"]
+    assert np.array_equal(values[:, :, 3], original[:, :, 2]) and np.array_equal(values[:, :, :3], original[:, :, :3])
+    assert np.abs(firing[-1]["logits"] - before[-1]["logits"]).max() > 1e-2
+
+
+class Feeds(CalibrationDataReader):  # type: ignore[misc]
+    """Three requests to calibrate on."""
+
+    def __init__(self) -> None:
+        self._requests = iter([decoder_feeds(True, seed=seed) for seed in range(3)])
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(self._requests, None)
