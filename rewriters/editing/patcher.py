@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from itertools import chain
 
 import onnx
 
@@ -77,9 +78,7 @@ def patch(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -> onn
         healed = add_healing(patched, plan, sites, pools[()])
         replacements[()], columns = healed.replacements, {site.id: healed.flags for site in chosen}
     elif plan.passes == "two":
-        joined = {
-            site.id: (site, patches[site.id]) for site in by_body[()] if any(site.id in group for group in plan.groups)
-        }
+        joined = {site.id: (site, patches[site.id]) for site in by_body[()] if site.id in chain(*plan.groups)}
         second = add_second_pass(patched, plan, joined, replacements.get((), []), pools[()])
         replacements[()], appended = second.replacements, second.appended
         columns |= second.columns
