@@ -16,7 +16,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantiz
 from rewriters.editing.patcher import patch, unpatch
 from rewriters.errors import AtpatchError
 from rewriters.finding.finder import find_sites
-from rewriters.plan import Detector, PatchPlan, SitePlan, Static, Statistic
+from rewriters.plan import Detector, OneClass, PatchPlan, SitePlan, Static, Statistic
 from rewriters.sites import Site
 from tests.exports import EXPORTERS, build_model, export_model
 
@@ -282,3 +282,15 @@ class Feeds(CalibrationDataReader):  # type: ignore[misc]
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         return next(self._requests, None)
+
+
+@pytest.mark.parametrize("gating", ["if", "none"])
+def test_detectors_that_read_the_answer_row(gating: str) -> None:
+    """In a second turn too, where the row reads columns of the cache that are not judged again."""
+    model, sites = searched("llama")
+    mean, weight = np.zeros(HEADS, np.float32), np.ones((HEADS, 1), np.float32)
+    detector = OneClass(mean, weight, squared=False, offset=0.0, probes=(), answer_row=True)
+    answers = chat(patch(model, heal(sites, detector, joint="sum", threshold=3.5, gating=gating), sites))
+    flags = [answer[f"atpatch_columns/{sites[0].id}"] for answer in answers]
+    assert flags[0].any() and flags[1].any() and not np.concatenate(flags, 1).all(1).any()
+    assert_agree("llama", answers)
