@@ -13,12 +13,15 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import onnx
 from onnx import TensorProto
 
 from ..emit import Emitter
 from ..sites import Site
+from .answer_row import pick_row
 from .microsoft_recomputed import Recomputed
 from .microsoft_scores import LOWEST, TO_END, HeadsSource, apart, attributes_of, columns_of, input_of, part, scaled
 
@@ -61,9 +64,12 @@ class _MapBuilder:
     def operands(self, output: str) -> Recomputed:
         e = self._e
         real = e.op("Less", e.unsqueeze(columns_of(e, self._total), 0), self._lengths, role="real")
-        visible = self._visible()
-        query = scaled(e, self._rotated(self._query()), self._attributes.get("scale", 0.0))
-        probabilities = self._map(e.op("Where", visible, self._scores(query), e.constant(LOWEST), role="scores"))
+
+        def whole(inner: Emitter) -> str:
+            return self._writing_to(inner)._whole()
+
+        def answer(inner: Emitter) -> str:
+            return self._writing_to(inner)._answer_row(real)
 
         def values(inner: Emitter) -> str:
             # After a sample's own length a buffer may hold any number, even NaN.
@@ -73,7 +79,55 @@ class _MapBuilder:
 
         # Before a sliding window there are real columns that no row sees.
         valid = None if self._attributes.get("local_window_size", -1) > 0 else real
-        return Recomputed(probabilities, output, self._heads, self._site.dtype, values, valid=valid)
+        return Recomputed(
+            "",
+            output,
+            self._heads,
+            self._site.dtype,
+            values,
+            valid=valid,
+            emit_map=whole,
+            emit_answer=answer,
+            answer_valid=real,
+        )
+
+    def _writing_to(self, e: Emitter) -> _MapBuilder:
+        """The same builder, whose nodes go to another emitter."""
+        twin = copy.copy(self)
+        twin._e = e
+        return twin
+
+    def _whole(self) -> str:
+        e, visible = self._e, self._visible()
+        query = self._rotated(self._query(self._node.input[_QUERY]), self._rotary_positions())
+        scores = self._scores(scaled(e, query, self._attributes.get("scale", 0.0)), self._input(_ATTENTION_BIAS))
+        return self._map(e.op("Where", visible, scores, e.constant(LOWEST), role="scores"))
+
+    def _answer_row(self, real: str) -> str:
+        """The last valid row of each sample. It is at the end of the sample, so it sees all real columns, if there is
+        no window.
+        """
+        e = self._e
+        last = e.op("Sub", self._lengths, e.constant([1], np.int64))
+        row = self._earlier(last, e.op("Sub", self._rows, e.constant([1], np.int64)))
+        rows = e.squeeze(row, 1)
+        positions = last
+        if self._input(_POSITIONS):
+            given = self._input(_POSITIONS)
+            first = part(e, e.reshape(given, 1, -1), 1, 0, 1)
+            positions = e.op("Where", self._prompt, e.op("Add", first, row), part(e, given, -1, -1, TO_END))
+        picked = pick_row(e, self._node.input[_QUERY], rows, 1)
+        query = self._rotated(self._query(picked), positions)
+        bias = self._input(_ATTENTION_BIAS)
+        if bias:
+            wide = e.op("Expand", bias, e.shape(e.dims(self._node.input[_QUERY], 0, 1), 1, 1, 1))
+            bias = pick_row(e, wide, rows, 2)
+        scores = self._scores(scaled(e, query, self._attributes.get("scale", 0.0)), bias)
+        visible, window = real, self._attributes.get("local_window_size", -1)
+        if self._attributes.get("causal", 1) and window > 0:
+            start = e.op("Sub", last, e.constant([window], np.int64))
+            visible = e.op("And", real, e.op("Greater", e.unsqueeze(columns_of(e, self._total), 0), start))
+        return self._map(e.op("Where", e.unsqueeze(visible, 1, 2), scores, e.constant(LOWEST), role="scores"))
 
     def _input(self, index: int) -> str:
         return input_of(self._node, index)
@@ -93,10 +147,10 @@ class _MapBuilder:
         wide = e.op("Expand", e.unsqueeze(x, 2), e.constant([1, 1, groups, 1, 1], np.int64))
         return e.reshape(wide, e.dims(x, 0, 1), self._heads, e.dims(x, 2))
 
-    def _query(self) -> str:
-        """(B, S, N, H)."""
+    def _query(self, source: str) -> str:
+        """(B, S, N, H) of the operator's queries, or of some of their rows."""
         e = self._e
-        query = self._float(e, self._node.input[_QUERY])
+        query = self._float(e, source)
         packed = not self._input(_KEY)
         heads = self._heads + (2 * self._key_heads if packed else 0)
         split = apart(e, query, heads)
@@ -129,12 +183,11 @@ class _MapBuilder:
         """The smaller of two int64 values; Min accepts int64 only from opset 12 on."""
         return self._e.op("Where", self._e.op("Less", a, b), a, b)
 
-    def _rotated(self, query: str) -> str:
+    def _rotated(self, query: str, positions: str) -> str:
         """Rotary embedding of (B, S, N, H); the tables are (positions, R / 2), R at most H."""
         if not self._attributes.get("do_rotary", 0):
             return query
         e = self._e
-        positions = self._rotary_positions()
         cosine, sine = (
             e.unsqueeze(e.op("Gather", self._float(e, self._input(index)), positions), 2) for index in (_COSINE, _SINE)
         )
@@ -159,14 +212,14 @@ class _MapBuilder:
     def _rotary_positions(self) -> str:
         """(B, S). A prompt reads only the first entry of `position_ids`, and counts on from there."""
         e = self._e
-        if not self._input(_POSITIONS):
+        if not self._input(_POSITIONS) or not self._attributes.get("do_rotary", 0):
             return self._row_positions()
         given = self._input(_POSITIONS)
         first = part(e, e.reshape(given, 1, -1), 1, 0, 1)
         counted = e.op("Add", first, e.unsqueeze(columns_of(e, self._rows), 0))
         return e.op("Where", self._prompt, counted, given)
 
-    def _scores(self, query: str) -> str:
+    def _scores(self, query: str, bias: str) -> str:
         """(B, N, S, T) of scaled queries (B, S, N, H), before masks; all heads of a key head share one product."""
         e = self._e
         ready = e.op("Transpose", query, perm=[0, 2, 1, 3])
@@ -176,8 +229,8 @@ class _MapBuilder:
         cap = self._attributes.get("softcap", 0.0)
         if cap > 0:
             scores = e.op("Mul", e.op("Tanh", e.op("Div", scores, e.constant(cap))), e.constant(cap))
-        if self._input(_ATTENTION_BIAS):
-            scores = e.op("Add", scores, self._float(e, self._input(_ATTENTION_BIAS)))
+        if bias:
+            scores = e.op("Add", scores, self._float(e, bias))
         return scores
 
     def _map(self, scores: str) -> str:

@@ -21,11 +21,14 @@ class Recomputed(Tapped):
         emit_map: emits the map, where `probabilities` is "" because it is not emitted yet (see `with_map`).
         emit_rows: takes n and further row numbers, and emits rows 0, n, 2n, ... of the map and the further rows; None
             where only the whole map can be emitted.
+        emit_answer: emits the answer row of the map (B, H, 1, K) (see `plan.Profile`); its padding is `answer_valid`.
     """
 
     valid: str | None = None
     emit_map: Callable[[Emitter], str] | None = None
     emit_rows: Callable[[Emitter, int, tuple[int, ...]], str] | None = None
+    emit_answer: Callable[[Emitter], str] | None = None
+    answer_valid: str | None = None
 
     def with_map(self, e: Emitter) -> Recomputed:
         """The same operands with their map emitted."""

@@ -49,6 +49,8 @@ def operands_of(e: Emitter, site: Site, plan: SitePlan, node: onnx.NodeProto, ke
     operands = lower_fused(e, site, node, whole=False) if site.form in FUSED else ProductOperands(site, node)
     if not isinstance(operands, Recomputed):
         return operands
+    if _reads_the_answer_row(plan) and operands.emit_answer is not None and operands.emit_map is not None:
+        return operands
     sparing = isinstance(plan.detector, Profile | OneClass) and plan.detector.every > 1 and not _fixed_length(plan)
     return (
         operands if sparing and operands.emit_rows is not None and operands.valid is not None else operands.with_map(e)
@@ -70,6 +72,10 @@ def takes_in_scale(site: Site, wiring: Wiring) -> bool:
 def context_of(e: Emitter, site: Site, plan: SitePlan, operands: Operands) -> MapContext:
     """The inputs of a detector: the map, its padding and its rows."""
     if isinstance(operands, Recomputed) and operands.emit_map is not None:
+        if _reads_the_answer_row(plan):
+            answer = operands.emit_answer
+            valid = operands.answer_valid
+            return MapContext("", valid, site.self_attention, answer_row=answer, values=operands.values)
         return MapContext("", operands.valid, site.self_attention, some_rows=operands.emit_rows, values=operands.values)
     canonical_map = operands.map(e)
     known = operands.valid if isinstance(operands, KnowsColumns) else None
@@ -85,6 +91,10 @@ def _sums_to_one(site: Site) -> bool:
         return False
     behind = site.chain[site.chain.index("Softmax") + 1 : -1] if "Softmax" in site.chain else (None,)
     return site.dtype == TensorProto.FLOAT and {*behind} <= _LAYOUT
+
+
+def _reads_the_answer_row(plan: SitePlan) -> bool:
+    return isinstance(plan.detector, Profile | OneClass) and plan.detector.answer_row and not _fixed_length(plan)
 
 
 def _fixed_length(plan: SitePlan) -> bool:
