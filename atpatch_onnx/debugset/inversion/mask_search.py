@@ -61,22 +61,25 @@ def invert_masks(
     state = State(state_path, key(subject, clean, seed, repr((schedule, POLISH, GRID))))
     search = _Search(graph, output, name, clean, predictions, seed, state, progress)
     found = {target: search.of(target, schedule, f"class {target}") for target in classes(asked, count, predictions)}
-    smallest = min(found, key=lambda target: found[target].norm)
-    longer = replace(schedule, steps=POLISH * schedule.steps)
-    polished = search.of(smallest, longer, f"class {smallest}, refined")
-    if polished.norm <= found[smallest].norm:
-        found[smallest] = polished
     sizes, success = ({target: getattr(one, field) for target, one in found.items()} for field in ("norm", "success"))
-    verdicts = by_size(
-        sizes, success, {target: {"places": search.places(one)[:SHOWN]} for target, one in found.items()}
-    )
+    verdicts = by_size(sizes, success, {target: search.shown(one) for target, one in found.items()})
     target = chosen(verdicts, asked)
     if target is None:
         return finish(subject, Built(None), verdicts, state)
+    # After the verdict, which compares searches of one length: a longer one makes the mask of any class look small.
+    trigger = search.of(target, replace(schedule, steps=POLISH * schedule.steps), f"class {target}, refined")
+    if trigger.norm > found[target].norm:
+        trigger = found[target]
+    verdicts = [
+        replace(one, success=trigger.success, size=trigger.norm, trigger=search.shown(trigger))
+        if one.target == target
+        else one
+        for one in verdicts
+    ]
     truth = predictions if clean.labels is None else clean.labels
     rows = np.flatnonzero(truth != target)
-    inputs = {**clean.feeds(rows), name: found[target].apply(clean.inputs[name][rows]).astype(clean.inputs[name].dtype)}
-    columns = _moved(subject, clean, name, found[target], seed)
+    inputs = {**clean.feeds(rows), name: trigger.apply(clean.inputs[name][rows]).astype(clean.inputs[name].dtype)}
+    columns = _moved(subject, clean, name, trigger, seed)
     report = {"trigger": "inverted", "covered": np.flatnonzero(columns).tolist()}
     built = triggered_sets(clean, truth, Anomalous(inputs, np.tile(columns, (len(rows), 1)), rows), target, report)
     return finish(subject, built, verdicts, state)
@@ -130,11 +133,10 @@ class _Search:
         self.state.put({f"{part} of {step}": array for part, array in arrays.items()})
         return found
 
-    def places(self, trigger: MaskTrigger) -> list[list[int]]:
-        """Places under a mask, without the channel axis."""
+    def shown(self, trigger: MaskTrigger) -> dict[str, Any]:
+        """The places under a mask, without the channel axis, as a report lists them."""
         mask = trigger.mask if self._channel is None else trigger.mask.squeeze(self._channel)
-        listed: list[list[int]] = np.argwhere(mask > 0).tolist()
-        return listed
+        return {"places": np.argwhere(mask > 0)[:SHOWN].tolist()}
 
     def _scores(self, x: Tensor) -> Tensor:
         # Other inputs, such as a mask of ones, are taken from the first row.
