@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,32 @@ from .marks import add_marks
 from .schemas import problems, schema_of
 from .tiny import attention_model
 
+LONGEST = (
+    "debugset/test_inversion",
+    "fitting/test_fitter",
+    "docs/test_documents",
+    "rewriters/editing/test_second_pass",
+    "patching/test_minilm",
+    "exporters/test_exporter",
+    "rewriters/finding/test_finder",
+    "fitting/test_joint_training",
+    "models/test_tools",
+    "rewriters/lowering/test_attention_cases",
+    "rewriters/editing/test_structure",
+)
+"""Files that take 20 seconds or more."""
 
-@pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+
+# Before `-m` looks at the marks, and again after pytest-randomly has shuffled.
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
+    """Adds marks. Puts long files first, as one that begins last leaves a worker alone with it; the rest stays in
+    random order.
+    """
     add_marks([item for item in items if isinstance(item, pytest.Function)])
+    yield
+    files = {Path(__file__).parent / f"{name}.py" for name in LONGEST}
+    items.sort(key=lambda item: item.path not in files)
 
 
 @pytest.hookimpl(tryfirst=True)  # before fixtures
