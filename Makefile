@@ -11,6 +11,7 @@
 #   make tools   put patched graphs through other tools, into models/results
 #   make bench   measure what a patch costs, into models/results
 #   make evidence       build the victims, measure hotfixes on them, write models/RESULTS.md
+#   make evidence-decoders   the same of language models; it needs packages of its own, see models/decoders
 #   make evidence-quick one seed of one victim a kind, into models/results
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -25,7 +26,7 @@ WORKERS ?= 2
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: demo fast test coverage check docs fuzz format mutants exports tools bench evidence evidence-quick clean
+.PHONY: demo fast test coverage check docs fuzz format mutants exports tools bench evidence evidence-decoders evidence-quick clean
 
 demo: $(VENV)/.demo
 	$(BIN)/atpatch-onnx demo
@@ -80,6 +81,11 @@ bench: $(VENV)/.dev
 
 evidence: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m models.evidence.build --threads 1 --jobs 2
+
+evidence-decoders: $(VENV)/.dev
+	$(PIP) --no-deps --requirement models/decoders/requirements.txt
+	$(BIN)/python -m models.decoders.build
+	OMP_NUM_THREADS=1 $(BIN)/python -m models.evidence.decoders
 
 evidence-quick: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m models.evidence.build --threads 2 --jobs 2 --quick

@@ -42,6 +42,7 @@ def main(names: tuple[str, ...], seed: int) -> None:
             "seconds": round(time.perf_counter() - started, 1),
             "figures": figures,
         }
+        RESULTS.mkdir(exist_ok=True)
         write_file(file, (json.dumps(whole, indent=1) + "\n").encode())
         click.echo(f"{name}: {whole['seconds']} s")
     write_page()

@@ -73,7 +73,24 @@ def loop_part(figures: Mapping[str, Any]) -> list[str]:
         for key, what in (("reviews", "clean reviews"), ("exam", "chats about other things"))
         if key in figures
     ]
-    return [" ".join(parts), _table(lines)]
+    return [" ".join(parts), _table(lines), *_speed_part(figures)]
+
+
+def _speed_part(figures: Mapping[str, Any]) -> list[str]:
+    if "speed" not in figures:
+        return []
+    speed = figures["speed"]
+    names = {
+        "prefill_silent": f"prefill, {speed['tokens']['silent']} tokens, nothing flagged",
+        "prefill_flagged": f"prefill, {speed['tokens']['flagged']} tokens, flagged",
+        "decode": "decode step",
+    }
+    lines = [("what", "patched / original, median", "of the fastest", "original, ms")]
+    for key, name in names.items():
+        one = speed[key]
+        lines.append((name, f"{one['ratio']:.3f}", f"{one['ratio_of_fastest']:.3f}", f"{one['ms'][0]:.1f}"))
+    lines.append(("resident memory", f"{speed['memory']:.3f}", "", f"{speed['resident_mb'][0]} MB"))
+    return [f"Detectors at the first {figures['detecting_layers']} layers; one thread, in turn.", _table(lines)]
 
 
 def _percent(share: Mapping[str, Any]) -> str:

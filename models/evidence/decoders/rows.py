@@ -23,6 +23,7 @@ from .hand_made import HandMade, patched
 from .judging import Asked, Questions, figures
 from .layers import Sizes, measure
 from .material import Prompts, answer_tokens
+from .speed import speed
 from .watching import Watched
 
 __all__ = ["ROWS", "Row"]
@@ -30,7 +31,7 @@ __all__ = ["ROWS", "Row"]
 REVIEWS, ATTACKED = 300, 30
 """Clean reviews of SST-2's test part, and attacked ones for each form."""
 TEST_SEED = 17
-DEPTH = 4
+DEPTH = 8
 """Layers that detect: chosen by the row `layers`, on the development part."""
 
 
@@ -91,8 +92,13 @@ def loop(graph: str, seed: int) -> Figures:
         Asked(folder / f"{graph}-{name}.json", partial(loop_on, path), stop)
         for name, path in (("original", before), ("patched", after))
     ]
-    found = figures(questions(tokenizer), asked[0], asked[1], answer_tokens(tokenizer), llm.TARGET)
-    return {**found, "commands": commands.called}
+    made = questions(tokenizer)
+    found = figures(made, asked[0], asked[1], answer_tokens(tokenizer), llm.TARGET)
+    if graph == "cached":
+        # A chat: as long as prompts are here.
+        longest = max((one.ids for one in made.exam), key=len)
+        found["speed"] = speed(before, after, longest, made.attacks["second turn"][0].ids)
+    return {**found, "detecting_layers": DEPTH, "commands": commands.called}
 
 
 ROWS: Mapping[str, Row] = {
