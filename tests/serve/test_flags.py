@@ -77,7 +77,7 @@ def test_samples_of_nan_are_not_judged(tmp_path: Path, digits: dict[str, np.ndar
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "known"),
     [
         ([True, None], True),
         ([False, None], None),
@@ -87,8 +87,8 @@ def test_samples_of_nan_are_not_judged(tmp_path: Path, digits: dict[str, np.ndar
         (None, None),
     ],
 )
-def test_a_request_is_flagged_where_that_is_known(flags: list[bool | None] | None, told: bool | None) -> None:
-    assert any_flagged(flags) is told
+def test_a_request_is_flagged_where_that_is_known(flags: list[bool | None] | None, known: bool | None) -> None:
+    assert any_flagged(flags) is known
 
 
 @pytest.mark.parametrize("mode", ["patched", "shadow"])

@@ -241,8 +241,8 @@ def test_the_dashboard_asks_for_what_is_exported(demo: Watched) -> None:
 
 
 def test_the_configuration_of_prometheus_names_the_rules_and_their_job() -> None:
-    told = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())
-    assert [(DEPLOY / name).is_file() for name in told["rule_files"]] == [True]
-    assert {config["job_name"] for config in told["scrape_configs"]} == set(
+    settings = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())
+    assert [(DEPLOY / name).is_file() for name in settings["rule_files"]] == [True]
+    assert {config["job_name"] for config in settings["scrape_configs"]} == set(
         re.findall(r"job=\"(\w+)\"", RULES["AtpatchDown"])
     )

@@ -52,6 +52,6 @@ def test_bounds_hold_the_truth_where_flagged_requests_time_out(
     assert pairs.due == len(images)
     assert pairs.lost > 0
     assert pairs.bounds.least.share.value <= truth <= pairs.bounds.most.share.value
-    told = atpatch("ab", "analyze", served.log)
-    assert "The patch would change between" in told.err
-    assert f"as {pairs.lost} of 300 shadow requests gave no pair." in told.err
+    analysis = atpatch("ab", "analyze", served.log)
+    assert "The patch would change between" in analysis.err
+    assert f"as {pairs.lost} of 300 shadow requests gave no pair." in analysis.err

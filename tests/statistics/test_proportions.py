@@ -35,9 +35,9 @@ def test_interval_is_wilsons(hits: int, count: int) -> None:
 def test_a_fit_and_a_comparison_print_the_same_interval(hits: int, count: int) -> None:
     """Bit for bit what scipy says of the same counts, in all places."""
     expected = binomtest(hits, count).proportion_ci(0.95, method="wilson")
-    told, share = rate(np.arange(count) < hits), Share(hits, count).to_json()
-    assert (told["low"], told["high"]) == (expected.low, expected.high) == (share["low"], share["high"])
-    assert (told["k"], told["n"], told["rate"]) == (hits, count, hits / count) == (hits, count, share["value"])
+    found, share = rate(np.arange(count) < hits), Share(hits, count).to_json()
+    assert (found["low"], found["high"]) == (expected.low, expected.high) == (share["low"], share["high"])
+    assert (found["k"], found["n"], found["rate"]) == (hits, count, hits / count) == (hits, count, share["value"])
 
 
 def test_there_is_one_wilson_interval() -> None:
