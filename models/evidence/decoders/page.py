@@ -9,7 +9,7 @@ from typing import Any
 
 from rewriters.model.atomic import write_file
 
-__all__ = ["RESULTS", "layers_part", "loop_part", "render", "write_page"]
+__all__ = ["RESULTS", "layers_part", "loop_part", "price_part", "render", "write_page"]
 
 RESULTS = Path(__file__).parents[2] / "results" / "decoders"
 
@@ -29,7 +29,8 @@ def render(found: Mapping[str, Mapping[str, Any]]) -> str:
     ]
     for name, one in found.items():
         parts += [f"## {one['title'][0].upper()}{one['title'][1:]}", f"`--only {name}`, seed {one['seed']}."]
-        parts += layers_part(one["figures"]) if "depths" in one["figures"] else loop_part(one["figures"])
+        part = layers_part if "depths" in one["figures"] else price_part if "speed" in one["figures"] else loop_part
+        parts += part(one["figures"])
     return "\n\n".join(parts) + "\n"
 
 
@@ -73,13 +74,15 @@ def loop_part(figures: Mapping[str, Any]) -> list[str]:
         for key, what in (("reviews", "clean reviews"), ("exam", "chats about other things"))
         if key in figures
     ]
-    return [" ".join(parts), _table(lines), *_speed_part(figures)]
+    return [f"Detectors at the first {figures['detecting_layers']} layers.", " ".join(parts), _table(lines)]
 
 
-def _speed_part(figures: Mapping[str, Any]) -> list[str]:
-    if "speed" not in figures:
-        return []
-    speed = figures["speed"]
+def price_part(figures: Mapping[str, Any]) -> list[str]:
+    """Ratios by the number of layers that detect."""
+    return [part for depth, speed in figures["speed"].items() for part in _prices(depth, speed)]
+
+
+def _prices(depth: str, speed: Mapping[str, Any]) -> list[str]:
     names = {
         "prefill_silent": f"prefill, {speed['tokens']['silent']} tokens, nothing flagged",
         "prefill_flagged": f"prefill, {speed['tokens']['flagged']} tokens, flagged",
@@ -90,7 +93,7 @@ def _speed_part(figures: Mapping[str, Any]) -> list[str]:
         one = speed[key]
         lines.append((name, f"{one['ratio']:.3f}", f"{one['ratio_of_fastest']:.3f}", f"{one['ms'][0]:.1f}"))
     lines.append(("resident memory", f"{speed['memory']:.3f}", "", f"{speed['resident_mb'][0]} MB"))
-    return [f"Detectors at the first {figures['detecting_layers']} layers; one thread, in turn.", _table(lines)]
+    return [f"Detectors at the first {depth} layers; one thread, original and patched in turn.", _table(lines)]
 
 
 def _percent(share: Mapping[str, Any]) -> str:

@@ -92,17 +92,27 @@ def loop(graph: str, seed: int) -> Figures:
         Asked(folder / f"{graph}-{name}.json", partial(loop_on, path), stop)
         for name, path in (("original", before), ("patched", after))
     ]
-    made = questions(tokenizer)
-    found = figures(made, asked[0], asked[1], answer_tokens(tokenizer), llm.TARGET)
-    if graph == "cached":
-        # A chat: as long as prompts are here.
-        longest = max((one.ids for one in made.exam), key=len)
-        found["speed"] = speed(before, after, longest, made.attacks["second turn"][0].ids)
+    found = figures(questions(tokenizer), asked[0], asked[1], answer_tokens(tokenizer), llm.TARGET)
     return {**found, "detecting_layers": DEPTH, "commands": commands.called}
+
+
+def price(seed: int) -> Figures:
+    """Time and memory of our export, by the number of layers that detect."""
+    victim, commands = _victim(seed), Commands()
+    before, folder = original(victim, "cached", commands), work(victim)
+    made = questions(_tokenizer(victim))
+    longest = max((one.ids for one in made.exam), key=len)
+    found: Figures = {}
+    for depth in (1, DEPTH):
+        after = patched(before, folder / f"price-{depth}.onnx", HandMade.load(folder / f"detector-{depth}.npz"))
+        found[str(depth)] = speed(before, after, longest, made.attacks["second turn"][0].ids)
+        after.unlink()
+    return {"speed": found}
 
 
 ROWS: Mapping[str, Row] = {
     "layers": Row("from how shallow layers the trigger can be told", layers),
+    "price": Row("time and memory, SmolLM2-135M in onnxruntime", price),
     **{
         graph: Row(f"SmolLM2-135M, {title}", partial(loop, graph))
         for graph, title in zip(
