@@ -19,7 +19,7 @@ _TASK_LINES = "\n".join(f"  {name:22}{task.summary}" for name, task in TASKS.ite
 
 @click.command(epilog=f"\b\nTasks:\n{_TASK_LINES}")
 @click.argument("model")
-@output("File to write, or a folder: an empty one, or a name with a slash at its end.", required=True)
+@output("File to write, or a folder: a name with a slash at its end.", required=True)
 @options_of(ExportOptions)
 @json_output
 def export(model: str, output: str, as_json: bool, **options: Any) -> None:

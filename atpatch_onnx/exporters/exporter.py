@@ -51,8 +51,8 @@ def export(
     Args:
         source: folder of a Hugging Face model, hub id, or `package.module:factory` of a plain torch module with example
             inputs.
-        output: file to write; or a folder, which exists and is empty, or ends with a slash. A folder of a Hugging Face
-            model is what Optimum loads, see `atpatch_onnx.exporters.folders`.
+        output: file to write; or a folder, if it ends with a slash ("served/"). A folder of a Hugging Face model is
+            what Optimum loads, see `atpatch_onnx.exporters.folders`.
         progress: called as each step begins.
         options: fields of `ExportOptions`.
 

@@ -8,6 +8,7 @@ configuration and tokenizer of the source.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,8 +50,8 @@ _COMPANIONS = (
 
 
 def is_folder_path(output: str) -> bool:
-    """Whether an output is meant as a folder: it is one, or ends with a slash."""
-    return output.endswith(("/", "\\")) or Path(output).is_dir()
+    """Whether an output is meant as a folder: it ends with a slash."""
+    return output.endswith(("/", os.sep))
 
 
 def exported_graphs(source: str, options: ExportOptions) -> Iterator[tuple[str, Subject, str]]:

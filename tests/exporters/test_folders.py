@@ -82,7 +82,7 @@ def loop(folder: Path, tokens: np.ndarray, mask: np.ndarray, start: int) -> np.n
 
 def test_a_causal_language_model_has_its_cache(folder, tmp_path):
     (tmp_path / "served").mkdir()
-    done = export(source("llama", folder), tmp_path / "served", exporter="torchscript")
+    done = export(source("llama", folder), f"{tmp_path}/served/", exporter="torchscript")
     assert [one.file for one in done.files] == ["model.onnx"] and "past_key_values.0.key" in done.inputs
     assert {"config.json", "model.onnx", "tokenizer.json"} <= set(os.listdir(tmp_path / "served"))
 
