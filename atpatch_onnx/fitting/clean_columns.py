@@ -19,7 +19,7 @@ from ..inference.capture import Capture, SiteBatch
 from ..inference.datasets import Ints
 from .accumulators import BenignSums, Visibility, content_columns
 from .detectors.features import norm_features, profile_features, statistic_scores
-from .detectors.oneclass import Moments, describe, describe_norms, in_nats, surprise, tail
+from .detectors.oneclass import STARTS, STARTS_AT_PLACE, Moments, describe, describe_norms, in_nats, surprise, tail
 from .recipes import PROBES
 from .training import Context, places, stream
 
@@ -150,7 +150,7 @@ class CleanColumns:
 
     def _in_nats(self, name: str, signal: str, raw: Scores, clean: Ints) -> Scores:
         seen = raw[clean]
-        start, rate = tail(seen[np.isfinite(seen)])
+        start, rate = tail(seen[np.isfinite(seen)], STARTS_AT_PLACE if self._by_place[name] else STARTS)
         detector = self._detectors[name]
         assert isinstance(detector, OneClass)
         if signal == "norms":
