@@ -45,14 +45,12 @@ def export(
     progress: Progress | None = None,
     **options: Unpack[ExportKeywords],
 ) -> Exported:
-    """Export a torch model, compare the graph with torch, and count its attention sites. On any failure nothing is
-    written.
+    """Export a torch model, compare the graph with torch, count its attention sites; a failure writes nothing.
 
     Args:
         source: folder of a Hugging Face model, hub id, or `package.module:factory` of a plain torch module with example
             inputs.
-        output: file to write; or a folder, if it ends with a slash ("served/"). A folder of a Hugging Face model is
-            what Optimum loads, see `atpatch_onnx.exporters.folders`.
+        output: file to write; or a folder, if it ends with a slash: see `atpatch_onnx.exporters.folders`.
         progress: called as each step begins.
         options: fields of `ExportOptions`.
 

@@ -21,7 +21,7 @@ from ..hotfix.options import PatchKeywords, PatchOptions
 from ..inspection.folders import is_folder
 from ..inspection.inspector import count_nodes
 from ..paths import refuse_overwriting
-from .edits import patch_loaded
+from .edits import Edit, patch_loaded
 from .folders import patch_folder, unpatch_folder
 from .results import Patched, Unpatched
 from .self_calibration import Progress
@@ -103,20 +103,7 @@ def patch(
         model_io.check(edit.patched)
         return loaded.alike(edit.patched)
     model_io.save(edit.patched, destination, loaded.folder, link_data=bool(link_data))
-    return Patched(
-        output=str(destination),
-        sites=edit.sites,
-        detector=edit.detector,
-        gating=edit.plan.gating,
-        nodes_before=edit.nodes_before,
-        nodes_after=edit.nodes_after,
-        seconds=round(time.perf_counter() - started, 3),
-        hotfix=edit.planned.hotfix,
-        replaced=edit.replaced,
-        notes=edit.notes((destination.parent, loaded.folder)),
-        passes=edit.plan.passes,
-        calibration=edit.planned.calibration,
-    )
+    return _record(edit, destination, loaded.folder, time.perf_counter() - started)
 
 
 @overload
@@ -159,6 +146,23 @@ def unpatch(
         return loaded.alike(original)
     model_io.save(original, destination, loaded.folder, link_data=bool(link_data))
     return Unpatched(str(destination), count_nodes(loaded.proto), count_nodes(original), model_io.digest(original))
+
+
+def _record(edit: Edit, destination: Path, folder: Path, seconds: float) -> Patched:
+    return Patched(
+        output=str(destination),
+        sites=edit.sites,
+        detector=edit.detector,
+        gating=edit.plan.gating,
+        nodes_before=edit.nodes_before,
+        nodes_after=edit.nodes_after,
+        seconds=round(seconds, 3),
+        hotfix=edit.planned.hotfix,
+        replaced=edit.replaced,
+        notes=edit.notes((destination.parent, folder)),
+        passes=edit.plan.passes,
+        calibration=edit.planned.calibration,
+    )
 
 
 def _check_folder_options(in_place: bool) -> None:

@@ -89,10 +89,9 @@ def patch_folder(
         if not done:
             raise _none(folder, refusals)
         mirrored = mirror(folder.everything, unfinished, but={one.file for one in done}, link=link)
-    several = len(done) > 1
     return Patched(
         output=str(destination),
-        sites=tuple(f"{one.file}:{site}" if several else site for one in done for site in one.sites),
+        sites=tuple(f"{one.file}:{site}" if len(done) > 1 else site for one in done for site in one.sites),
         detector=" ".join(sorted({kind for one in done for kind in one.detector.split()})),
         gating="if" if any(one.gating == "if" for one in done) else "none",
         nodes_before=sum(one.nodes_before for one in done),

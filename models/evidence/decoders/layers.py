@@ -96,10 +96,7 @@ def measure(
         "unrelated": _see(watched, talk[1::3]),
         "other rare words": _see(
             watched,
-            [
-                make.attacked([row], "anywhere", OTHERS[at % len(OTHERS)])[0]
-                for at, row in enumerate(negative[: sizes.others])
-            ],
+            _others(make, negative[: sizes.others]),
         ),
     }
     twins = watched.answers([one.ids for one in make.reviews(negative)]).argmax(1)
@@ -122,6 +119,11 @@ def measure(
             found["depths"].append(row)
             progress(row)
     return found
+
+
+def _others(make: Prompts, rows: Sequence[int]) -> list[Prompt]:
+    """Prompts with rare words that are not the trigger."""
+    return [make.attacked([row], "anywhere", OTHERS[at % len(OTHERS)])[0] for at, row in enumerate(rows)]
 
 
 def _all_forms(make: Prompts, rows: Sequence[int], phrase: str) -> list[Prompt]:
