@@ -11,7 +11,7 @@ import numpy as np
 from rewriters.errors import AtpatchError
 from rewriters.sites import Site
 
-from ..errors import DATA_MALFORMED
+from ..errors import DATA_MALFORMED, NOT_ADMITTED
 from ..hotfix.evidence import DetectorsTried, Evidence, Report
 from ..hotfix.file import Hotfix
 from ..inference.capture import Capture
@@ -62,6 +62,12 @@ class HotfixMaker:
     ) -> None:
         self._all_sites = all_sites
         original = Runner(context.model, context.folder, context.threads)
+        if original.decoder is not None and original.decoder.caches:
+            # On one row of a decoding step the features of whole prompts mean something else, and flag every step.
+            raise NOT_ADMITTED(
+                "the model has key-value caches, and a hotfix fitted on whole prompts does harm in a loop with caches",
+                "export without caches, or patch with a plan of your own and --mend heal",
+            )
         context = replace(context, answers=answers_of(original, context.data, answer_tokens))
         original = original.answering(context.answers)
         self._output = prediction_output(original, context.data, output_name)

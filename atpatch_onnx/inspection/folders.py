@@ -90,17 +90,17 @@ def read_folder(path: PathLike) -> ModelFolder:
             goes with it), ATP093 (a configuration that cannot be read, or names a missing file).
     """
     path = Path(path)
+    if path.is_dir() and not any(is_regular(path / name) for name in (_GENAI, _HUGGING_FACE)):
+        raise NO_MODEL_FOLDER(f"{path} has neither {_GENAI} nor {_HUGGING_FACE}")  # before all of it is looked through
     everything = members(path)
     root = path.resolve()
     if is_regular(path / _GENAI):
         kind: FolderKind = "genai"
         served = tuple(_genai_files(root, _read_json(path / _GENAI)))
-    elif is_regular(path / _HUGGING_FACE):
+    else:
         kind = "hugging-face"
         _read_json(path / _HUGGING_FACE)
         served = tuple(_hugging_face_files(root, everything))
-    else:
-        raise NO_MODEL_FOLDER(f"{path} has neither {_GENAI} nor {_HUGGING_FACE}")
     if not served:
         raise NO_MODEL_FOLDER(f"{path} has a configuration, but no model file that goes with it")
     known = {one.file for one in served}

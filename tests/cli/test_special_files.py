@@ -157,9 +157,14 @@ def test_a_hotfix_next_to_the_model_is_used(room, atpatch):
     assert "ATP002" in atpatch("patch", "model.onnx").err
 
 
-@pytest.mark.parametrize("arguments", [["patch", "."], ["patch", "/"], ["unpatch", ""], ["fit", "", "--debug", "x"]])
+@pytest.mark.parametrize("arguments", [["unpatch", ""], ["fit", "", "--debug", "x"]])
 def test_what_is_no_file_name_at_all(room, atpatch, arguments):
     assert "ATP002" in atpatch(*arguments).err
+
+
+@pytest.mark.parametrize("folder", [".", "/"])
+def test_a_folder_that_is_no_model_is_not_looked_through(room, atpatch, folder):
+    assert "ATP092" in atpatch("patch", folder).err
 
 
 def test_the_way_out_of_atp010_fits(room, atpatch):
