@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -11,6 +11,7 @@ from .options import filters, json_output, model_argument
 from .rendering import emit_json, note, table
 
 if TYPE_CHECKING:
+    from rewriters.errors import AtpatchError
     from rewriters.sites import Inspection
 
 
@@ -80,10 +81,7 @@ def inspect(
         _tables(found)
     if not found.sites and explanation is None:
         all_sites = found.sites if include is exclude is None else inspect_model(model).sites
-        refusal = no_site(model, all_sites, found.rejected)
-        note(f"{refusal.code}: {refusal.what}")
-        note(f"  {refusal.fix}")
-        ctx.exit(refusal.exit_code)
+        _exit_without_site(ctx, no_site(model, all_sites, found.rejected))
 
 
 def _folder(ctx: click.Context, path: str, include: str | None, exclude: str | None, as_json: bool) -> None:
@@ -108,10 +106,14 @@ def _folder(ctx: click.Context, path: str, include: str | None, exclude: str | N
                 "not patched by default", ("file", "part", "why"), [(one.file, one.part, one.why_not) for one in left]
             )
     if not any(each.sites for each in found):
-        refusal = no_site(path, (), [one for each in found for one in each.rejected])
-        note(f"{refusal.code}: {refusal.what}")
-        note(f"  {refusal.fix}")
-        ctx.exit(refusal.exit_code)
+        _exit_without_site(ctx, no_site(path, (), [one for each in found for one in each.rejected]))
+
+
+def _exit_without_site(ctx: click.Context, refusal: AtpatchError) -> NoReturn:
+    """Not as an error: what was found stands above."""
+    note(f"{refusal.code}: {refusal.what}")
+    note(f"  {refusal.fix}")
+    ctx.exit(refusal.exit_code)
 
 
 def _tables(found: Inspection) -> None:

@@ -92,8 +92,8 @@ class Subject:
         """Inputs that no data set holds: of a decoder, all that follow from its tokens."""
         if self._made is None:
             decoder = self._open().decoder
-            told = decoder is not None and (decoder.caches or self.answer_tokens)
-            self._made = decoder.made if decoder is not None and told else frozenset()
+            follows = decoder is not None and (decoder.caches or self.answer_tokens)
+            self._made = decoder.made if decoder is not None and follows else frozenset()
         return self._made
 
     def output(self, data: DataSet) -> str:

@@ -6,10 +6,11 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .subject import Array, Group, Sizes
 
-__all__ = ["encoder_states", "image", "past", "pasts", "spectrogram", "text", "tokens", "without"]
+__all__ = ["encoder_states", "image", "past", "spectrogram", "text", "tokens", "without"]
 
 # Lowest token drawn where the configuration names no special tokens: the first few usually are some.
 _FIRST_TOKEN = 3
@@ -41,8 +42,7 @@ def text(
         axes["token_type_ids"] = {0: batch, 1: sequence}
     if positions:
         axes["position_ids"] = {0: batch, 1: sequence}
-    special = _special_tokens(config)
-    usable = np.array([token for token in range(config.vocab_size) if token not in special] or [0])
+    usable = _usable_tokens(config)
     pad, end = _token(config, "pad_token_id", 0), _token(config, "eos_token_id", None)
 
     def draw(rng: np.random.Generator, sizes: Sizes, padded: bool) -> dict[str, Array]:
@@ -71,8 +71,7 @@ def text(
 
 def tokens(config: Any, sequence: str) -> Group:
     """`input_ids` (batch, sequence) without a mask, as a decoder reads the start of its own answer."""
-    special = _special_tokens(config)
-    usable = np.array([token for token in range(config.vocab_size) if token not in special] or [0])
+    usable = _usable_tokens(config)
 
     def draw(rng: np.random.Generator, sizes: Sizes, padded: bool) -> dict[str, Array]:
         return {"input_ids": rng.choice(usable, (sizes["batch"], sizes[sequence]))}
@@ -127,20 +126,9 @@ def encoder_states(config: Any, fixed_length: int | None, masked: bool) -> Group
     return Group(axes, draw)
 
 
-def past(names: Iterable[str], heads: int, head_dim: int) -> Group:
-    """Keys and values of earlier tokens, each (batch, key heads, past_sequence, head_dim)."""
-    names = tuple(names)
-
-    def draw(rng: np.random.Generator, sizes: Sizes, padded: bool) -> dict[str, Array]:
-        shape = (sizes["batch"], heads, sizes["past_sequence"], head_dim)
-        return {name: rng.standard_normal(shape).astype(np.float32) for name in names}
-
-    return Group({name: {0: "batch", 2: "past_sequence"} for name in names}, draw)
-
-
-def pasts(names: Iterable[str], heads: int, head_dim: int, frames: int | None) -> Group:
-    """Keys and values of an encoder-decoder, each (batch, heads, length, head_dim). The length is that of the past, or
-    in names with "encoder" that of the encoder's states.
+def past(names: Iterable[str], heads: int, head_dim: int, frames: int | None = None) -> Group:
+    """Keys and values of earlier tokens, each (batch, key heads, past_sequence, head_dim), and in names with "encoder"
+    those of the encoder's states, of which there are as many as states.
 
     Args:
         frames: number of the encoder's states where it is part of the model.
@@ -167,6 +155,12 @@ def _floats(name: str, axes: dict[int, str], shape: tuple[str | int, ...]) -> Gr
         return {name: rng.standard_normal(lengths).astype(np.float32)}
 
     return Group({name: axes}, draw)
+
+
+def _usable_tokens(config: Any) -> NDArray[np.int64]:
+    """Ids to draw from: all but special ones."""
+    special = _special_tokens(config)
+    return np.array([token for token in range(config.vocab_size) if token not in special] or [0])
 
 
 def _special_tokens(config: Any) -> set[int]:

@@ -52,7 +52,7 @@ def _decoder(model: nn.Module, config: Any, spectral: bool, past: bool, describe
     groups: tuple[Group, ...] = (new, states)
     if past:
         names = [f"past_key_values.{layer}.{part}.{one}" for layer in range(layers) for part in _PARTS for one in _PAIR]
-        groups = (new, *inputs.without(states, "encoder_hidden_states"), inputs.pasts(names, heads, head_dim, frames))
+        groups = (new, *inputs.without(states, "encoder_hidden_states"), inputs.past(names, heads, head_dim, frames))
     module = CachedDecoder(model, [name for group in groups for name in group.axes], layers, past)
     traced, *probes = _decoder_probes(groups)
     return Subject(module, outputs, groups, traced, tuple(probes), described, attention)

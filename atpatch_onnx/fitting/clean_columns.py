@@ -111,7 +111,7 @@ class CleanColumns:
             benign[name].add(batch)
             if self._kind != "oneclass":
                 return
-            for signal, features in self._features(name, batch, chunk).items():
+            for signal, features in self._features(name, batch, self._equal(name, batch, chunk)).items():
                 places = features.shape[1] if self._by_place[name] else None
                 sums = moments.setdefault((name, signal), Moments(places, features.shape[2]))
                 counted = self._scored(name, batch)
@@ -173,13 +173,12 @@ class CleanColumns:
         repeated = None if equal is None else equal.argmax(2) < np.arange(equal.shape[2])
         return {
             signal: surprise(found, features, scored, repeated)
-            for signal, features in self._features(name, batch, rows).items()
+            for signal, features in self._features(name, batch, equal).items()
             if (found := reference[signal]) is not None
         }
 
-    def _features(self, name: str, batch: SiteBatch, rows: Ints) -> dict[str, NDArray[np.float32]]:
-        """Signal → features (B, K, F)."""
-        equal = self._equal(name, batch, rows)
+    def _features(self, name: str, batch: SiteBatch, equal: NDArray[np.bool_] | None) -> dict[str, NDArray[np.float32]]:
+        """Signal → features (B, K, F); equal: of `_equal`."""
         found = {
             "attention": profile_features(
                 batch.map,

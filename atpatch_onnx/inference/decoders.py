@@ -69,11 +69,15 @@ class Decoder:
         """
         ids = feeds[IDS]
         mask = np.asarray(feeds.get(MASK, np.ones(ids.shape, np.int64)))
-        empty = {
-            name: np.zeros([len(ids) if size < 0 else size for size in shape], self.types[name])
+        made = {**self.call(mask, 0), **self.empty_caches(len(ids))}
+        return {name: array for name, array in made.items() if name not in feeds}
+
+    def empty_caches(self, samples: int) -> dict[str, NDArray[Any]]:
+        """Past inputs of a first call."""
+        return {
+            name: np.zeros([samples if size < 0 else size for size in shape], self.types[name])
             for name, shape in self.empty.items()
         }
-        return {name: array for name, array in {**self.call(mask, 0), **empty}.items() if name not in feeds}
 
     def call(self, mask: NDArray[Any], past: int) -> dict[str, NDArray[Any]]:
         """All inputs of a call but tokens and caches.

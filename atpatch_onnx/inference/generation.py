@@ -148,10 +148,7 @@ class _Loop:
         assert runner.decoder is not None
         self._runner, self._decoder, self._controls = runner, runner.decoder, controls
         self._ids, self._mask, self._past = ids, mask, 0
-        self._caches = {
-            name: np.zeros([len(ids) if size < 0 else size for size in shape], self._decoder.types[name])
-            for name, shape in self._decoder.empty.items()
-        }
+        self._caches = self._decoder.empty_caches(len(ids))
         self._call(ids)
 
     def add(self, tokens: Ints) -> None:

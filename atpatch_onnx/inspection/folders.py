@@ -90,11 +90,12 @@ def read_folder(path: PathLike) -> ModelFolder:
             goes with it), ATP093 (a configuration that cannot be read, or names a missing file).
     """
     path = Path(path)
-    if path.is_dir() and not any(is_regular(path / name) for name in (_GENAI, _HUGGING_FACE)):
-        raise NO_MODEL_FOLDER(f"{path} has neither {_GENAI} nor {_HUGGING_FACE}")  # before all of it is looked through
+    config = next((name for name in (_GENAI, _HUGGING_FACE) if is_regular(path / name)), None)
+    if config is None and path.is_dir():  # before all of it is looked through
+        raise NO_MODEL_FOLDER(f"{path} has neither {_GENAI} nor {_HUGGING_FACE}")
     everything = members(path)
     root = path.resolve()
-    if is_regular(path / _GENAI):
+    if config == _GENAI:
         kind: FolderKind = "genai"
         served = tuple(_genai_files(root, _read_json(path / _GENAI)))
     else:

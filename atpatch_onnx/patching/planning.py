@@ -16,6 +16,7 @@ from pathlib import Path
 
 import onnx
 
+from rewriters.editing.healing import not_healable
 from rewriters.finding.finder import find_sites
 from rewriters.finding.key_value import Unhealable, healing_places
 from rewriters.finding.movable_tokens import Doubt, doubt
@@ -158,9 +159,7 @@ def _judging(model: onnx.ModelProto, chosen: Sequence[Site]) -> tuple[Site, ...]
     """The chosen sites that can detect for healing."""
     found = healing_places(model)
     if isinstance(found, Unhealable):
-        raise NOT_ADMITTED(
-            f"keys and values cannot be healed: {found.why}", "redistribute instead (--mend redistribute)"
-        )
+        raise not_healable(found)
     judging = tuple(site for site in chosen if site.id in found.judged)
     if not judging:
         raise NOT_ADMITTED(

@@ -37,7 +37,7 @@ from .joining import join
 from .new_tokens import NewTokens, read_by, sources
 from .second_pass import twin_site
 
-__all__ = ["Healed", "add_healing", "detecting_sites", "places_of"]
+__all__ = ["Healed", "add_healing", "detecting_sites", "not_healable", "places_of"]
 
 LEAST_OPSET = 12
 """First opset in which GatherND has batch axes."""
@@ -80,7 +80,7 @@ def places_of(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) ->
     detecting = [site.id for site in detecting_sites(plan, sites)]
     found = healing_places(model, detecting)
     if isinstance(found, Unhealable):
-        return NOT_ADMITTED(f"keys and values cannot be healed: {found.why}", _INSTEAD)
+        return not_healable(found)
     if elsewhere := [name for name in detecting if name not in found.healed]:
         return NOT_ADMITTED(f"healing: the keys of {elsewhere[0]} are not of the same new tokens", _INSTEAD)
     if unknown := [name for name in detecting if name not in found.judged]:
@@ -89,6 +89,11 @@ def places_of(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) ->
             "detect at other sites (--exclude), or " + _INSTEAD,
         )
     return found
+
+
+def not_healable(found: Unhealable) -> AtpatchError:
+    """The ATP023 to raise where keys and values cannot be healed."""
+    return NOT_ADMITTED(f"keys and values cannot be healed: {found.why}", _INSTEAD)
 
 
 def add_healing(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site], pool: ConstantPool) -> Healed:

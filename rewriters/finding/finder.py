@@ -94,13 +94,10 @@ def find_sites(model: onnx.ModelProto) -> tuple[tuple[Site, ...], tuple[Rejectio
     The main graph, bodies of If/Loop/Scan and local functions are searched. Weights and external data are not read, and
     the model is not changed. A malformed graph gives rejections with the code "unreadable", not an exception.
     """
-    try:
-        read = to_ir(skeleton(model))
-    except ModelError as error:
-        logger.debug("the model cannot be indexed: %s", error)
+    searched = search(model)
+    if searched is None:
         return (), tuple(_unreadable(model))
-    search = _Search(build_view(read), model)
-    found = [finding.verdict for finding in search.run()]
+    found = [finding.verdict for finding in searched.findings]
     return tuple(v for v in found if isinstance(v, Site)), tuple(v for v in found if isinstance(v, Rejection))
 
 
@@ -115,10 +112,8 @@ class Searched:
 
 def search(model: onnx.ModelProto) -> Searched | None:
     """What `find_sites` knows, for other questions about the same maps; None for a malformed graph."""
-    try:
-        view = build_view(to_ir(skeleton(model)))
-    except ModelError as error:
-        logger.debug("the model cannot be indexed: %s", error)
+    view = _indexed(model)
+    if view is None:
         return None
     found = _Search(view, model)
     return Searched(view, found.facts, found.run())
@@ -126,13 +121,20 @@ def search(model: onnx.ModelProto) -> Searched | None:
 
 def trace_sites(model: onnx.ModelProto) -> Traces:
     """The chain of operators of every site and rejection of `find_sites`, in graph order."""
-    try:
-        view = build_view(to_ir(skeleton(model)))
-    except ModelError as error:
-        logger.debug("the model cannot be indexed: %s", error)
+    view = _indexed(model)
+    if view is None:
         return Traces.unreadable(_unreadable(model))
     search = _Search(view, model)
     return Tracer(view, search.facts, search.protos, model).trace(search.run())
+
+
+def _indexed(model: onnx.ModelProto) -> View | None:
+    """None for a malformed graph."""
+    try:
+        return build_view(to_ir(skeleton(model)))
+    except ModelError as error:
+        logger.debug("the model cannot be indexed: %s", error)
+        return None
 
 
 def _unreadable(model: onnx.ModelProto) -> Iterator[Rejection]:

@@ -98,10 +98,9 @@ class _MapBuilder:
         return twin
 
     def _whole(self) -> str:
-        e, visible = self._e, self._visible()
+        visible = self._visible()
         query = self._rotated(self._query(self._node.input[_QUERY]), self._rotary_positions())
-        scores = self._scores(scaled(e, query, self._attributes.get("scale", 0.0)), self._input(_ATTENTION_BIAS))
-        return self._map(e.op("Where", visible, scores, e.constant(LOWEST), role="scores"))
+        return self._masked(query, self._input(_ATTENTION_BIAS), visible)
 
     def _answer_row(self, real: str) -> str:
         """The last valid row of each sample. It is at the end of the sample, so it sees all real columns, if there is
@@ -113,21 +112,25 @@ class _MapBuilder:
         rows = e.squeeze(row, 1)
         positions = last
         if self._input(_POSITIONS):
-            given = self._input(_POSITIONS)
-            first = part(e, e.reshape(given, 1, -1), 1, 0, 1)
-            positions = e.op("Where", self._prompt, e.op("Add", first, row), part(e, given, -1, -1, TO_END))
+            own = part(e, self._input(_POSITIONS), -1, -1, TO_END)
+            positions = e.op("Where", self._prompt, e.op("Add", self._first_position(), row), own)
         picked = pick_row(e, self._node.input[_QUERY], rows, 1)
         query = self._rotated(self._query(picked), positions)
         bias = self._input(_ATTENTION_BIAS)
         if bias:
             wide = e.op("Expand", bias, e.shape(e.dims(self._node.input[_QUERY], 0, 1), 1, 1, 1))
             bias = pick_row(e, wide, rows, 2)
-        scores = self._scores(scaled(e, query, self._attributes.get("scale", 0.0)), bias)
         visible, window = real, self._attributes.get("local_window_size", -1)
         if self._attributes.get("causal", 1) and window > 0:
             start = e.op("Sub", last, e.constant([window], np.int64))
             visible = e.op("And", real, e.op("Greater", e.unsqueeze(columns_of(e, self._total), 0), start))
-        return self._map(e.op("Where", e.unsqueeze(visible, 1, 2), scores, e.constant(LOWEST), role="scores"))
+        return self._masked(query, bias, e.unsqueeze(visible, 1, 2))
+
+    def _masked(self, query: str, bias: str, visible: str) -> str:
+        """The map of rotated queries (B, S, N, H); visible: bool, broadcasts to the map."""
+        e = self._e
+        scores = self._scores(scaled(e, query, self._attributes.get("scale", 0.0)), bias)
+        return self._map(e.op("Where", visible, scores, e.constant(LOWEST), role="scores"))
 
     def _input(self, index: int) -> str:
         return input_of(self._node, index)
@@ -214,10 +217,11 @@ class _MapBuilder:
         e = self._e
         if not self._input(_POSITIONS) or not self._attributes.get("do_rotary", 0):
             return self._row_positions()
-        given = self._input(_POSITIONS)
-        first = part(e, e.reshape(given, 1, -1), 1, 0, 1)
-        counted = e.op("Add", first, e.unsqueeze(columns_of(e, self._rows), 0))
-        return e.op("Where", self._prompt, counted, given)
+        counted = e.op("Add", self._first_position(), e.unsqueeze(columns_of(e, self._rows), 0))
+        return e.op("Where", self._prompt, counted, self._input(_POSITIONS))
+
+    def _first_position(self) -> str:
+        return part(self._e, self._e.reshape(self._input(_POSITIONS), 1, -1), 1, 0, 1)
 
     def _scores(self, query: str, bias: str) -> str:
         """(B, N, S, T) of scaled queries (B, S, N, H), before masks; all heads of a key head share one product."""

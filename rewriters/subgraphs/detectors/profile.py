@@ -16,13 +16,15 @@ __all__ = ["by_head", "column_features", "dense_stack", "logits", "scores"]
 
 def scores(e: Emitter, context: MapContext, detector: Profile) -> str:
     """(B, K) probabilities; of an answer row -inf where a column is not judged."""
-    score = e.op("Sigmoid", _network(e, context, detector), role="score")
-    return only_judged(e, context, detector.map_features, score) if detector.answer_row else score
+    return _judged(e, context, detector, e.op("Sigmoid", _network(e, context, detector), role="score"))
 
 
 def logits(e: Emitter, context: MapContext, detector: Profile) -> str:
     """The same before the sigmoid."""
-    score = _network(e, context, detector)
+    return _judged(e, context, detector, _network(e, context, detector))
+
+
+def _judged(e: Emitter, context: MapContext, detector: Profile, score: str) -> str:
     return only_judged(e, context, detector.map_features, score) if detector.answer_row else score
 
 
