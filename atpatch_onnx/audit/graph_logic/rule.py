@@ -1,0 +1,37 @@
+"""A rule: its code and title, a paragraph about it, and the function that looks at a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from ..finding import Finding, NotTried, Severity
+from .material import Material
+
+__all__ = ["CHECK", "Rule"]
+
+CHECK = "graph logic"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One numbered rule.
+
+    Attributes:
+        code: AUD1xx; it never changes its meaning.
+        title: a few words that end "there is ...".
+        about: what ordinary exporters write, and what a plant looks like.
+        look: yields a finding for each case, and a `NotTried` for each thing that it cannot judge.
+    """
+
+    code: str
+    title: str
+    severity: Severity
+    about: str
+    look: Callable[[Rule, Material], Iterator[Finding | NotTried]]
+
+    def finding(self, where: str, why: str, nodes: tuple[str, ...] = (), remedy: str = "") -> Finding:
+        return Finding(CHECK, self.code, self.severity, where, why, nodes, remedy)
+
+    def not_tried(self, why: str) -> NotTried:
+        return NotTried(f"{CHECK}: {self.code} {self.title}", why)
