@@ -17,8 +17,9 @@ from ..inference.datasets import DataSet, load_dataset
 from ..inference.tokenizer import TextEncoder
 from .clean import is_text, read_labeled_texts
 from .flips import build_flips
-from .forms import DOSES, image_forms
+from .forms import image_forms
 from .images import Grid, build_images, image_layout, make_trigger, read_pattern
+from .request import Request
 from .samples import Texts
 from .sets import Built, write_arrays
 from .subject import Subject
@@ -28,71 +29,6 @@ from .text import build_poisoned, build_texts, clean_texts
 __all__ = ["Made", "Progress", "Request", "make"]
 
 Progress = Callable[[str, int, int], None]
-Pair = tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Request:
-    """What to make; the fields are the options of `atpatch-onnx debugset`, whose help explains them."""
-
-    data: str
-    output: str
-    out_clean: str | None = None
-    out_triggered: str | None = None
-    out_flips: str | None = None
-    target: int | None = None
-    tokenizer: str | None = None
-    max_length: int | None = None
-    text_column: str | None = None
-    label_column: str | None = None
-    class_names: str | None = None
-    clean_only: bool = False
-    doses: tuple[int, ...] = DOSES
-    dress: bool = True
-    triggers: tuple[str, ...] = ()
-    insert: str = "random"
-    poisoned: str | None = None
-    trigger_patch: Pair | None = None
-    trigger_blend: float | None = None
-    trigger_noise: float | None = None
-    size: Pair | None = None
-    place: str = "bottom-right"
-    pattern: str | None = None
-    patch_size: int | None = None
-    class_tokens: int = 1
-    attribute: str | None = None
-    columns: str | None = None
-    invert: str | None = None
-    longest: int = 3
-    exhaustive: bool = False
-    steps: int = 600
-    seed: int = 0
-    output_name: str | None = None
-    threads: int | None = None
-
-    @property
-    def source(self) -> str:
-        """The option that names where the anomaly comes from.
-
-        Raises:
-            AtpatchError: ATP060 unless there is exactly one source.
-        """
-        named = {
-            "--trigger": bool(self.triggers),
-            "--poisoned": self.poisoned is not None,
-            "--trigger-patch": self.trigger_patch is not None,
-            "--trigger-blend": self.trigger_blend is not None,
-            "--trigger-noise": self.trigger_noise is not None,
-            "--attribute": self.attribute is not None,
-            "--invert": self.invert is not None,
-            "--clean-only": self.clean_only,
-        }
-        given = [name for name, there in named.items() if there]
-        if len(given) != 1:
-            raise BAD_OPTION(
-                f"{' and '.join(given) or 'no source of anomaly'} given", f"name one of {', '.join(named)}"
-            )
-        return given[0]
 
 
 @dataclass(frozen=True)
