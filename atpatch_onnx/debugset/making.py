@@ -13,12 +13,14 @@ from rewriters.model.forms import Model
 from rewriters.model.regular_files import check_destination
 
 from ..errors import BAD_OPTION, EXTRA_MISSING
+from ..inference.answer_tokens import parse_answer_tokens
 from ..inference.datasets import DataSet, load_dataset
 from ..inference.tokenizer import TextEncoder
 from .clean import is_text, read_labeled_texts
 from .flips import build_flips
 from .forms import image_forms
 from .images import Grid, build_images, image_layout, make_trigger, read_pattern
+from .prompts.making import is_prompts, prompt_sets
 from .request import Request
 from .samples import Texts
 from .sets import Built, write_arrays
@@ -47,8 +49,11 @@ def make(model: Model, request: Request, progress: Progress | None = None) -> Ma
             (runtime, extras), ATP056 (data), ATP060 (options), ATP082-ATP084 (see `explain`).
     """
     _check(request)
-    subject = Subject(model, request.output_name, request.threads)
-    built = _BUILDERS[request.source](subject, request, progress or (lambda step, done, total: None))
+    prompts = is_prompts(request)
+    answers = parse_answer_tokens(request.answer_tokens, request.tokenizer)
+    subject = Subject(model, request.output_name, request.threads, answers)
+    builder = _prompts if prompts else _BUILDERS[request.source]
+    built = builder(subject, request, progress or (lambda step, done, total: None))
     written: dict[str, int] = {}
     if built.debug is not None:
         wanted = {
@@ -78,7 +83,7 @@ def _check(request: Request) -> None:
     ):
         if path is not None and not fits:
             raise BAD_OPTION(f"{request.source} makes nothing for {option}", f"leave {option} out")
-    if not flips and not clean and request.source != "--invert" and request.target is None:
+    if not flips and not clean and request.source != "--invert" and request.target is None and not is_prompts(request):
         raise BAD_OPTION(f"{request.source} needs the class that the trigger leads to", "give it with --target")
     paths = [
         path
@@ -104,6 +109,10 @@ def _words(subject: Subject, request: Request, progress: Progress) -> Built:
             request.dress,
         ),
     )  # fmt: skip
+
+
+def _prompts(subject: Subject, request: Request, progress: Progress) -> Built:
+    return prompt_sets(subject, request)
 
 
 def _poisoned(subject: Subject, request: Request, progress: Progress) -> Built:

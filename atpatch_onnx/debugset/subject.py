@@ -92,9 +92,14 @@ class Subject:
         """Inputs that no data set holds: of a decoder, all that follow from its tokens."""
         if self._made is None:
             decoder = self._open().decoder
-            follows = decoder is not None and (decoder.caches or self.answer_tokens)
-            self._made = decoder.made if decoder is not None and follows else frozenset()
+            self._made = decoder.made if decoder is not None and self.answers else frozenset()
         return self._made
+
+    @property
+    def answers(self) -> bool:
+        """Whether the model is run as a decoder, and its prediction is the first token of an answer."""
+        decoder = self._open().decoder
+        return decoder is not None and bool(decoder.caches or self.answer_tokens)
 
     def output(self, data: DataSet) -> str:
         """Name of the output with the class scores."""
