@@ -246,6 +246,15 @@ COLUMNS_UNCLEAR = declare(
     "Columns are found by experiment: what a change of the input moves among the value vectors of the first attention"
     " site. A model that mixes its tokens before the first site, or counts windows instead of samples, hides that.",
 )
+ROWS_MISFIT = declare(
+    "ATP085",
+    DataError,
+    "the rows are not coded as the model expects",
+    "scale, encode and label them as for training",
+    "Judged by what the model gets right: with another scale of the pixels it would get many more rows right, or it"
+    " gets far fewer right than if it always gave the most frequent answer, or a label is no class of the model. A set"
+    " made of such rows would show faults that the model does not have.",
+)
 LOG_UNREADABLE = declare(
     "ATP087",
     DataError,

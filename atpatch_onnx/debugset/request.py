@@ -17,7 +17,7 @@ class Request:
     """What to make; the fields are the options of `atpatch-onnx debugset`, whose help explains them."""
 
     data: str
-    output: str
+    output: str | None = None
     out_clean: str | None = None
     out_triggered: str | None = None
     out_flips: str | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +63,7 @@ class Subject:
             raise ALREADY_PATCHED("a debugging set is made for the original model", "unpatch it first")
         self.proto, self.folder = loaded.proto, loaded.folder
         self._name, self._threads, self.answer_tokens = output_name, threads, answer_tokens
+        self.progress: Callable[[str, int, int], None] | None = None
         self._runner: Runner | None = None
         self._output: str | None = None
         self._made: frozenset[str] | None = None
@@ -111,8 +112,13 @@ class Subject:
         """Class scores (N, C) of graph inputs."""
         data = DataSet(inputs)
         name = self.output(data)
-        rows = np.arange(len(data))
-        parts = [outputs[name][: len(chunk)] for chunk, outputs in self._run(data).batches(data, rows, BATCH, [name])]
+        rows, done = np.arange(len(data)), 0
+        parts = []
+        for chunk, outputs in self._run(data).batches(data, rows, BATCH, [name]):
+            parts.append(outputs[name][: len(chunk)])
+            done += len(chunk)
+            if self.progress is not None:
+                self.progress("predicting", done, len(data))
         return np.concatenate(parts).astype(np.float32)
 
     def predictions(self, inputs: Arrays) -> Ints:
