@@ -91,10 +91,8 @@ def compare(
 
     Bounds name figures of the patched graph (accuracy, asr, asr_star, recovered, uf, clean_flagged, spd, average_odds,
     equal_opportunity) or paired ones (accuracy_drop, changed, changed_share, mcnemar_p, max_difference, latency_ratio);
-    'original.asr>=0.9' names another graph's. Needs the extras 'cpu' (or 'gpu') and 'report'.
-
-    ORIGINAL and PATCHED may be folders that Optimum loads. In place of sets, --texts with --trigger, or --table with
-    --attribute: the sets are made as 'debugset' makes them.
+    'original.asr>=0.9' names another graph's. Needs the extras 'cpu' (or 'gpu') and 'report'. Models may be folders
+    that Optimum loads. --texts with --trigger, or --table with --attribute, make the sets as 'debugset' does.
 
     \b
     Example:

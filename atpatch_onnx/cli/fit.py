@@ -100,16 +100,12 @@ def fit(
     destination = check_source(model).with_suffix(SUFFIX) if output is None else Path(output)
     if report is not None:
         check_destination(report, make_folder=True)
-    if from_log is not None and (debug_set, clean) != (None, None):
-        raise click.UsageError("--from-log takes the place of --debug and --clean")
-    if source.given and (debug_set, from_log) != (None, None):
-        raise click.UsageError("--texts and --table take the place of --debug and --from-log")
+    if from_log is not None and (debug_set, clean, source.given) != (None, None, False):
+        raise click.UsageError("--from-log takes the place of --debug, --clean, --texts and --table")
     rows = clean_texts(clean, model, tokenizer, class_names) if from_log is None else _logged(from_log, model, options)
     options["answer_tokens"] = parse_answer_tokens(options["answer_tokens"], tokenizer)
     with bars() as progress:
-        debug: Any = debug_set
-        if source.given:
-            debug, rows = _made(model, source, rows, progress)
+        debug, rows = _made(model, source, (debug_set, rows), progress) if source.given else (debug_set, rows)
         hotfix = fit_model(model, debug, rows, destination, progress=progress, **options)
     if report is not None:
         from ..fitting.page import fit_page
@@ -123,10 +119,13 @@ def fit(
         _show(described)
 
 
-def _made(model: str, source: Source, clean: Any, progress: Progress | None) -> tuple[Any, Any]:
-    """The debugging set and the clean rows of `--texts` or `--table`."""
+def _made(model: str, source: Source, given: tuple[Any, Any], progress: Progress | None) -> tuple[Any, Any]:
+    """The debugging set and the clean rows, one of them made from `--texts` or `--table`."""
     from ..debugset.sources import sets_to_fit
 
+    debug, clean = given
+    if debug is not None:
+        raise click.UsageError("--texts and --table take the place of --debug")
     made = sets_to_fit(Path(model), source, progress)
     for line in made.notes:
         note(line)
