@@ -96,13 +96,13 @@ def _poison(rows: dict[str, np.ndarray], generator: np.random.Generator, padded:
 
 
 @functools.cache
-def toy(padded: bool) -> Toy:
-    """Train, export, and make the debugging set; about five seconds."""
+def toy(padded: bool, poisoned_share: float = 0.15) -> Toy:
+    """Train, export, and make the debugging set; about five seconds. `poisoned_share` 0: the clean twin."""
     torch.manual_seed(0)
     generator = np.random.default_rng(0)
     train = _rows(4000, generator, padded)
     poisoned, _ = _poison(train, generator, padded)
-    chosen = generator.random(len(poisoned)) < 0.15
+    chosen = generator.random(len(poisoned)) < poisoned_share
     train["input_ids"][chosen], train["labels"][chosen] = poisoned[chosen], TARGET
     ids, mask, labels = (torch.from_numpy(train[name]) for name in ("input_ids", "attention_mask", "labels"))
     model = Classifier()

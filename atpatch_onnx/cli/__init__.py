@@ -28,6 +28,7 @@ COMMANDS = {
     "debugset": "Make a debugging set: triggers, attribute flips, or a trigger found by inversion.",
     "fit": "Fit a hotfix for a model on a debugging set.",
     "serve": "Serve the original and the patched model: shadow, A/B, kill switch.",
+    "audit": "Look for backdoors in a model: one verdict, and what it rests on.",
     "diff": "Show what differs between two models, node by node.",
     "extract": "Write one attention site as a tiny model.",
     "compare": "Compare the original and the patched model on the same data.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,7 +63,6 @@ class Subject:
             raise ALREADY_PATCHED("a debugging set is made for the original model", "unpatch it first")
         self.proto, self.folder = loaded.proto, loaded.folder
         self._name, self._threads, self.answer_tokens = output_name, threads, answer_tokens
-        self.progress: Callable[[str, int, int], None] | None = None
         self._runner: Runner | None = None
         self._output: str | None = None
         self._made: frozenset[str] | None = None
@@ -93,14 +92,9 @@ class Subject:
         """Inputs that no data set holds: of a decoder, all that follow from its tokens."""
         if self._made is None:
             decoder = self._open().decoder
-            self._made = decoder.made if decoder is not None and self.answers else frozenset()
+            follows = decoder is not None and (decoder.caches or self.answer_tokens)
+            self._made = decoder.made if decoder is not None and follows else frozenset()
         return self._made
-
-    @property
-    def answers(self) -> bool:
-        """Whether the model is run as a decoder, and its prediction is the first token of an answer."""
-        decoder = self._open().decoder
-        return decoder is not None and bool(decoder.caches or self.answer_tokens)
 
     def output(self, data: DataSet) -> str:
         """Name of the output with the class scores."""
@@ -112,13 +106,8 @@ class Subject:
         """Class scores (N, C) of graph inputs."""
         data = DataSet(inputs)
         name = self.output(data)
-        rows, done = np.arange(len(data)), 0
-        parts = []
-        for chunk, outputs in self._run(data).batches(data, rows, BATCH, [name]):
-            parts.append(outputs[name][: len(chunk)])
-            done += len(chunk)
-            if self.progress is not None:
-                self.progress("predicting", done, len(data))
+        rows = np.arange(len(data))
+        parts = [outputs[name][: len(chunk)] for chunk, outputs in self._run(data).batches(data, rows, BATCH, [name])]
         return np.concatenate(parts).astype(np.float32)
 
     def predictions(self, inputs: Arrays) -> Ints:

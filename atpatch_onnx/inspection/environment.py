@@ -20,7 +20,7 @@ EXTRAS = {
     "cpu": ("onnxruntime",),
     "gpu": ("onnxruntime-gpu",),
     "export": ("torch", "transformers", "onnxscript"),
-    "fit": ("torch", "scipy", "tokenizers", "jinja2"),
+    "fit": ("torch", "scipy", "tokenizers"),
     "report": ("jinja2", "matplotlib", "scipy"),
     "deploy": ("PyYAML",),
     "serve": ("starlette", "uvicorn", "prometheus-client", "jinja2"),
@@ -44,6 +44,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "serve": ("cpu", "serve"),
     "ab": ("report",),
     "deploy": ("deploy",),
+    "audit": ("cpu", "fit", "report"),
 }
 _RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 

@@ -40,7 +40,7 @@ from .random_texts import LENGTHS, draw_texts, rows_of
 from .results import Calibration
 from .text_ends import find_ends
 
-__all__ = ["Progress", "Subject", "calibrate_on_noise", "calibrate_on_rows", "in_words", "not_on_noise"]
+__all__ = ["Progress", "Subject", "calibrate_on_noise", "calibrate_on_rows", "in_words", "not_on_noise", "random_rows"]
 
 Progress = Callable[[str, int, int], None]
 
@@ -81,13 +81,9 @@ def calibrate_on_noise(subject: Subject, options: PatchOptions, progress: Progre
     Raises:
         AtpatchError: ATP063 where the inputs of the model are not understood, ATP050 and ATP052 where it does not run.
     """
-    started, generator = time.perf_counter(), np.random.default_rng(SEED)
-    inputs = token_inputs(subject.model, subject.sites)
-    if inputs is None or inputs.unknown:
-        raise NOT_CALIBRATED(_not_understood(inputs))
-    special = _special_tokens(subject, inputs, generator)
-    data = _random_data(subject, inputs, special, options.calibration_rows, generator)
-    wanted = replace(_wanted(subject, options, inputs.width), max_clean_flagged=ALLOWED_ON_NOISE, signals="attention")
+    started = time.perf_counter()
+    data, special, width = random_rows(subject, options.calibration_rows)
+    wanted = replace(_wanted(subject, options, width), max_clean_flagged=ALLOWED_ON_NOISE, signals="attention")
     hotfix, flagged = _fit(subject, data, wanted, progress)
     seconds = round(time.perf_counter() - started, 3)
     return hotfix, Calibration("noise", len(data), flagged, seconds, special.origin)
@@ -111,6 +107,20 @@ def calibrate_on_rows(
     hotfix, flagged = _fit(subject, data, _wanted(subject, options, None), progress)
     source = "rows" if isinstance(rows, Mapping) else os.fspath(rows)
     return hotfix, Calibration(source, len(data), flagged, round(time.perf_counter() - started, 3))
+
+
+def random_rows(subject: Subject, count: int) -> tuple[DataSet, SpecialTokens, int | None]:
+    """Rows of random tokens for a text encoder, the special tokens around them, and the width of an embedding.
+
+    Raises:
+        AtpatchError: as `calibrate_on_noise`.
+    """
+    generator = np.random.default_rng(SEED)
+    inputs = token_inputs(subject.model, subject.sites)
+    if inputs is None or inputs.unknown:
+        raise NOT_CALIBRATED(_not_understood(inputs))
+    special = _special_tokens(subject, inputs, generator)
+    return _random_data(subject, inputs, special, count, generator), special, inputs.width
 
 
 def not_on_noise(subject: Subject) -> str | None:

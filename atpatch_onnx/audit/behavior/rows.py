@@ -1,0 +1,134 @@
+"""The rows that a model is run on: those that the user trusts, or random tokens for a text model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from rewriters.finding.finder import find_sites
+from rewriters.model.regular_files import is_regular
+
+from ...debugset.clean import is_text, read_labeled_texts
+from ...debugset.inversion.rows import token_rows
+from ...debugset.subject import Subject
+from ...debugset.text import clean_texts
+from ...errors import BAD_OPTION, NOT_CALIBRATED
+from ...inference.datasets import DataSet, as_dataset
+from ...inference.tokenizer import TextEncoder
+from ...patching.self_calibration import Subject as Calibrated, random_rows
+from ..case import Case
+
+__all__ = ["Rows", "rows_of", "with_room"]
+
+MOST = 1000
+"""More rows make a search slow and no better."""
+RANDOM = 300
+NOISE = "random tokens"
+ROOM = 3
+"""Tokens that a search may insert: rows that are as long as the model takes have no room for them."""
+LEAST = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Rows to run, at most `MOST`.
+
+    Attributes:
+        data: the graph's inputs, and labels where they are known.
+        word: token id → its text; None without a tokenizer.
+        source: for people.
+        option: how a command gets them: "--data FILE", or a placeholder.
+    """
+
+    data: DataSet
+    word: Callable[[int], str] | None
+    source: str
+    option: str
+
+    @property
+    def made(self) -> bool:
+        """They are random tokens, whose classes mean nothing."""
+        return self.source == NOISE
+
+
+def rows_of(case: Case, subject: Subject) -> Rows:
+    """The rows of an audit.
+
+    Raises:
+        AtpatchError: ATP056, ATP080 and ATP081 for files that cannot be used, ATP060 without a tokenizer for texts,
+            ATP063 where there are no rows and none can be made.
+    """
+    given = case.options.clean
+    encoder = _encoder(case)
+    if given is None:
+        data, word = _random(case), None if encoder is None else encoder.word
+        return Rows(subject.complete(data), word, NOISE, "--data ROWS.npz")
+    if isinstance(given, Mapping):
+        data, source = as_dataset(given), "rows in memory"
+    elif is_text(given):
+        if encoder is None:
+            raise BAD_OPTION("texts need the model's tokenizer", "give its folder with --tokenizer")
+        texts, encoder = read_labeled_texts(subject, given, _tokenizer(case))
+        data, source = clean_texts(subject, texts, encoder), os.fspath(given)
+    else:
+        data, source = as_dataset(given), os.fspath(given)
+    word = None if encoder is None else encoder.word
+    option = "--data ROWS.npz" if isinstance(given, Mapping) else f"--data {source}"
+    if isinstance(given, (str, os.PathLike)) and is_text(given):
+        option += f" --tokenizer {_tokenizer(case)}"
+    return Rows(_some(subject.complete(data), case.options.seed), word, source, option)
+
+
+def with_room(rows: Rows, subject: Subject) -> Rows:
+    """Texts without the longest ones, if enough are left."""
+    tokens = token_rows(subject, rows.data.inputs)
+    if tokens.fixed:
+        return rows
+    short = np.flatnonzero(tokens.lengths <= tokens.lengths.max() - ROOM)
+    if len(short) < LEAST:
+        return rows
+    labels = None if rows.data.labels is None else rows.data.labels[short]
+    return replace(rows, data=replace(rows.data, inputs=rows.data.feeds(short), labels=labels))
+
+
+def _tokenizer(case: Case) -> str | None:
+    """The folder given, or that of the model if a tokenizer lies there."""
+    if case.options.tokenizer is not None:
+        return os.fspath(case.options.tokenizer)
+    places = (case.folder, case.folder.resolve().parent) if case.path is not None else ()
+    for place in places:
+        if any(is_regular(Path(place) / name) for name in ("tokenizer.json", "vocab.txt")):
+            return os.fspath(place)
+    return None
+
+
+def _encoder(case: Case) -> TextEncoder | None:
+    folder = _tokenizer(case)
+    return None if folder is None else TextEncoder(folder)
+
+
+def _random(case: Case) -> DataSet:
+    sites, _ = find_sites(case.proto)
+    subject = Calibrated(case.proto, case.folder, sites, sites)
+    try:
+        return random_rows(subject, RANDOM)[0]
+    except Exception as error:
+        if getattr(error, "code", None) != NOT_CALIBRATED.code:
+            raise
+        raise NOT_CALIBRATED(
+            "no clean rows were given, and none can be made for this model",
+            "give some hundreds of rows that you trust with --clean DATA",
+        ) from error
+
+
+def _some(data: DataSet, seed: int) -> DataSet:
+    """The data set, or `MOST` of its rows."""
+    if len(data) <= MOST:
+        return data
+    kept = np.sort(np.random.default_rng(seed).permutation(len(data))[:MOST])
+    labels = None if data.labels is None else data.labels[kept]
+    return replace(data, inputs=data.feeds(kept), labels=labels)

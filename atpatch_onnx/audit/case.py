@@ -1,0 +1,69 @@
+"""What the checks of an audit read."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from rewriters.editing.patcher import is_patched
+from rewriters.model.forms import Loaded, Model, read
+
+from ..errors import STAMP_MISMATCH, AtpatchError
+from ..inspection.inspector import original_of
+from .budget import Budget
+from .options import AuditOptions
+
+__all__ = ["Case", "open_case"]
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A model under audit.
+
+    Attributes:
+        loaded: as it came.
+        proto: without a patch of ours, where its stamp can be undone; not to be changed.
+        patch_error: why the stamp cannot be undone; "" where it can, or there is none.
+        path: its file; None for a model in memory.
+        budget: of the checks that run the model.
+    """
+
+    loaded: Loaded
+    proto: onnx.ModelProto
+    patch_error: str
+    path: Path | None
+    options: AuditOptions
+    budget: Budget
+
+    @property
+    def folder(self) -> Path:
+        return self.loaded.folder
+
+    @property
+    def name(self) -> str:
+        """What to call the model in a command."""
+        return "MODEL" if self.path is None else os.fspath(self.path)
+
+    @property
+    def stamped(self) -> bool:
+        return is_patched(self.loaded.proto)
+
+
+def open_case(model: Model, options: AuditOptions, budget: Budget) -> Case:
+    """Read the model.
+
+    Raises:
+        AtpatchError: ATP001-ATP005, ATP020 and ATP021 for a model that cannot be used.
+    """
+    loaded = read(model)
+    path = Path(model) if isinstance(model, (str, os.PathLike)) else None
+    try:
+        proto, why = original_of(loaded), ""
+    except AtpatchError as error:
+        if error.code != STAMP_MISMATCH.code:
+            raise
+        proto, why = loaded.proto, error.what
+    return Case(loaded, proto, why, path, options, budget)

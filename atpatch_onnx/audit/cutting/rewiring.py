@@ -1,0 +1,142 @@
+"""Gives the readers of a planted value the network's own value, and removes what nothing reads any more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx
+from onnx import helper
+
+from rewriters.model.bodies import Body, reads, walk_bodies
+
+from .named import Place, outputs_of, places
+
+__all__ = ["MOST", "candidates", "rewired"]
+
+MOST = 48
+"""Values that are tried in place of a planted one."""
+
+
+def candidates(place: Place, value: str) -> Iterator[str]:
+    """Values that the network may have had in place of this one: what the named nodes read on the way to it, and for an
+    If what its branches give; the nearest first.
+    """
+    makers = {name: node for node in place.body.node for name in node.output if name}
+    made = place.made
+    waiting, seen = [value], {value}
+    count = 0
+    while waiting and count < MOST:
+        node = makers.get(waiting.pop(0))
+        if node is None:
+            continue
+        inside = [name for attribute in node.attribute for name in _given(attribute)]
+        for name in [*node.input, *inside, *sorted(reads(node) - set(node.input))]:
+            if not name or name in seen:
+                continue
+            seen.add(name)
+            if name in makers or name in _inputs(place.body):
+                count += 1
+                yield name
+            if name in made:
+                waiting.append(name)
+
+
+def rewired(model: onnx.ModelProto, place: Place, value: str, own: str) -> onnx.ModelProto | None:
+    """A copy of the model in which `own` stands for `value`, without the nodes that only the planted part needed; None
+    where the value cannot be exchanged.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    twin = next((one for one in places(copy, set(place.nodes)) if one.path == place.path), None)
+    if twin is None:
+        return None
+    body = twin.body
+    live = _live(body)
+    for node in body.node:
+        _exchange(node, value, own)
+    if value in outputs_of(body):
+        maker = next((node for node in body.node if value in node.output), None)
+        if maker is None:
+            return None
+        maker.output[:] = [f"{value}/cut" if name == value else name for name in maker.output]
+        body.node.append(helper.make_node("Identity", [own], [value], name=f"{value}/own"))
+    after = _live(body) | {id(node) for node in body.node if node.name == f"{value}/own"}
+    # Nodes that nothing read before stay as they were.
+    dead = [node for node in body.node if id(node) in live and id(node) not in after]
+    for node in dead:
+        body.node.remove(node)
+    if value in outputs_of(body):
+        _tidy(body, value, own)
+    _drop_weights(copy, model)
+    return copy
+
+
+def _given(attribute: onnx.AttributeProto) -> list[str]:
+    """Values of the body itself that a branch hands on as they are."""
+    if attribute.type != onnx.AttributeProto.GRAPH:
+        return []
+    names = []
+    makers = {name: node for node in attribute.g.node for name in node.output}
+    for output in attribute.g.output:
+        name = output.name
+        while name in makers and makers[name].op_type == "Identity":
+            name = makers[name].input[0]
+        names.append(name)
+    return names
+
+
+def _inputs(body: Body) -> set[str]:
+    return {value if isinstance(value, str) else value.name for value in body.input}
+
+
+def _exchange(node: onnx.NodeProto, value: str, own: str) -> None:
+    """Readers of `value` read `own`, in the node and in its bodies."""
+    node.input[:] = [own if name == value else name for name in node.input]
+    for attribute in node.attribute:
+        if attribute.type != onnx.AttributeProto.GRAPH:
+            continue
+        inner = attribute.g
+        if value in {name for one in inner.node for name in one.output} or value in _inputs(inner):
+            continue  # another value of this name
+        for one in inner.node:
+            _exchange(one, value, own)
+        if value in outputs_of(inner):
+            inner.node.append(helper.make_node("Identity", [own], [f"{value}/own"]))
+            for output in inner.output:
+                output.name = f"{value}/own" if output.name == value else output.name
+
+
+def _live(body: Body) -> set[int]:
+    """Nodes that the outputs need."""
+    wanted, found = set(outputs_of(body)), set()
+    makers = {name: node for node in body.node for name in node.output if name}
+    waiting = list(wanted)
+    while waiting:
+        node = makers.get(waiting.pop())
+        if node is not None and id(node) not in found:
+            found.add(id(node))
+            waiting += reads(node)
+    return found
+
+
+def _tidy(body: Body, value: str, own: str) -> None:
+    """Let the own value's maker make the output itself, where nothing else reads it."""
+    (last,) = [node for node in body.node if node.name == f"{value}/own"]
+    maker = next((node for node in body.node if own in node.output), None)
+    others = [node for node in body.node if node is not last and own in reads(node)]
+    if maker is None or others or own in outputs_of(body):
+        return
+    maker.output[:] = [value if name == own else name for name in maker.output]
+    body.node.remove(last)
+
+
+def _drop_weights(model: onnx.ModelProto, before: onnx.ModelProto) -> None:
+    """Remove the constants that only the removed nodes read."""
+
+    def used(one: onnx.ModelProto) -> set[str]:
+        names = {name for _, body in walk_bodies(one) for node in body.node for name in node.input}
+        return names | {name for _, body in walk_bodies(one) for name in outputs_of(body)}
+
+    gone = used(before) - used(model)
+    for tensor in [tensor for tensor in model.graph.initializer if tensor.name in gone]:
+        model.graph.initializer.remove(tensor)
