@@ -37,6 +37,16 @@ from rewriters.errors import (
     declare as declare,
 )
 
+from .data_errors import (
+    DATA_MALFORMED as DATA_MALFORMED,
+    LOG_UNREADABLE as LOG_UNREADABLE,
+    NOTHING_FOUND as NOTHING_FOUND,
+    OUTCOMES_UNREADABLE as OUTCOMES_UNREADABLE,
+    ROWS_MISFIT as ROWS_MISFIT,
+    SAMPLES_UNREADABLE as SAMPLES_UNREADABLE,
+    TOKENIZER_UNUSABLE as TOKENIZER_UNUSABLE,
+)
+
 RUNTIME_MISSING = declare(
     "ATP050",
     PlanError,
@@ -84,14 +94,6 @@ HOTFIX_VERSION = declare(
     "the hotfix was written in a format this version does not read",
     "upgrade atpatch-onnx, or fit the hotfix again",
     "The format version in the header is not the one that this program knows.",
-)
-DATA_MALFORMED = declare(
-    "ATP056",
-    DataError,
-    "a data set is malformed",
-    "check names, shapes and dtypes of the arrays in the .npz file",
-    "Data sets are .npz files with one array per graph input, sample axis first, plus labels (N,), and for debugging"
-    " sets columns (N, K) and pair (N,). Pickled objects are never read.",
 )
 NOT_HELPFUL = declare(
     "ATP057",
@@ -204,22 +206,6 @@ NOT_SERVABLE = declare(
     "The Open Inference Protocol carries dense tensors of booleans, numbers and strings. Sequences, maps, optionals,"
     " and bfloat16 and smaller types, which numpy lacks, are not among them.",
 )
-SAMPLES_UNREADABLE = declare(
-    "ATP080",
-    DataError,
-    "a file of samples, a column description or a pattern cannot be used",
-    "check the file against 'atpatch-onnx debugset --help'",
-    "Texts are TSV or CSV with a header and a column of whole-number labels; tables are CSV with a column description"
-    " in JSON or TOML, or an .npz with the graph's own inputs; patterns are .npy or .png. Fields are never guessed.",
-)
-TOKENIZER_UNUSABLE = declare(
-    "ATP081",
-    DataError,
-    "the tokenizer cannot be used",
-    "give the folder that holds the model's tokenizer.json, or the vocab.txt of a WordPiece model",
-    "The tokenizer must be the one the model was trained with, or every column label is wrong. If the graph's embedding"
-    " table does not hold its ids, it belongs to another model.",
-)
 NOT_DIFFERENTIABLE = declare(
     "ATP082",
     ModelError,
@@ -229,15 +215,6 @@ NOT_DIFFERENTIABLE = declare(
     "Trigger inversion runs the graph's standard operators in torch and first compares the result with onnxruntime."
     " It does not run fused or quantized operators, or control-flow operators other than If.",
 )
-NOTHING_FOUND = declare(
-    "ATP083",
-    DataError,
-    "no debugging set can be made from these rows",
-    "check the target class; if it is right, the model does not show this fault",
-    "Every row is of the target class, or no prediction changes with the protected attribute, or every one does, so"
-    " no row can be clean. Nothing is written.",
-    exit_code=1,
-)
 COLUMNS_UNCLEAR = declare(
     "ATP084",
     ModelError,
@@ -245,22 +222,6 @@ COLUMNS_UNCLEAR = declare(
     "name them: --patch-size and --class-tokens for images, 'token' in the column description for tables",
     "Columns are found by experiment: what a change of the input moves among the value vectors of the first attention"
     " site. A model that mixes its tokens before the first site, or counts windows instead of samples, hides that.",
-)
-LOG_UNREADABLE = declare(
-    "ATP087",
-    DataError,
-    "the decision log cannot be read, or holds no decision",
-    "give the file that 'atpatch-onnx serve --log' writes",
-    "One JSON object a line; files rotated away from it (FILE.1, FILE.2.gz, ...) are read too. Broken lines are"
-    " skipped and counted, but a log in which no line is a decision is refused.",
-)
-OUTCOMES_UNREADABLE = declare(
-    "ATP088",
-    DataError,
-    "the outcomes cannot be read or joined with the log",
-    "give CSV with a header or JSON lines with the fields 'id' or 'unit', and 'label' or 'outcome' or both",
-    "'id' is the request id of the log and 'unit' its unit digest. 'label' is the class that would have been right, a"
-    " list where the request held several samples; 'outcome' is 1 if what you count followed the request, else 0.",
 )
 NO_MODEL_FOLDER = declare(
     "ATP092",

@@ -12,9 +12,12 @@ from ..errors import BAD_OPTION
 from .options import class_names, clean_texts, json_output, options_of
 from .progress import bars
 from .rendering import emit_json, note, table
+from .sources import model_path, pop_source, source_options
 
 if TYPE_CHECKING:
+    from ..comparison.graph_runs import Progress
     from ..comparison.result import Comparison
+    from ..debugset.sources import Source
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -28,6 +31,7 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
     metavar="SET",
     help="Clean rows (.npz, or texts with --tokenizer); accuracy needs labels, agreement does not.",
 )
+@source_options
 @click.option(
     "--triggered",
     type=click.Path(),
@@ -44,7 +48,7 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
     help="Another graph to compare with the original; may be repeated.",
 )
 @class_names
-@options_of(CompareOptions, but=("classes", "providers", "exemplar"))
+@options_of(CompareOptions, but=("classes", "providers", "exemplar", "names"))
 @click.option("--numbers", is_flag=True, help="Outputs are no class scores: compare only their values.")
 @click.option(
     "--provider",
@@ -64,6 +68,7 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 @click.option("--load", type=click.Path(), metavar="FILE", help="Judge a saved run without running a model.")
 @click.option(
     "--report",
+    "--html",
     "reports",
     type=click.Path(),
     multiple=True,
@@ -86,12 +91,15 @@ def compare(
 
     Bounds name figures of the patched graph (accuracy, asr, asr_star, recovered, uf, clean_flagged, spd, average_odds,
     equal_opportunity) or paired ones (accuracy_drop, changed, changed_share, mcnemar_p, max_difference, latency_ratio);
-    'original.asr>=0.9' names another graph's. Needs the extras 'cpu' (or 'gpu') and 'report'.
+    'original.asr>=0.9' names another graph's. Needs the extras 'cpu' (or 'gpu') and 'report'. Models may be folders
+    that Optimum loads. --texts with --trigger, or --table with --attribute, make the sets as 'debugset' does.
 
     \b
     Example:
       atpatch-onnx compare model.onnx patched.onnx --data clean.npz --triggered triggered.npz --report compare.html
       atpatch-onnx compare model.onnx patched.onnx --data clean.npz --flips flips.npz --group features:9 --save run.npz
+      atpatch-onnx compare served/ patched/ --texts test.tsv --trigger cf --html verdict.html
+      atpatch-onnx compare census.onnx patched.onnx --table test.csv --columns map.toml --attribute sex --html page.html
       atpatch-onnx compare --load run.npz --assert "uf<=0.01" --assert "accuracy_drop<=0.003" --json | jq .paired
     """
     from rewriters.model.regular_files import check_destination
@@ -133,9 +141,11 @@ def compare(
 def _run(original: str | None, patched: str | None, data: str | None, options: dict[str, Any]) -> Comparison:
     from ..comparison.comparer import compare as compare_models
 
-    if original is None or patched is None or data is None:
-        raise BAD_OPTION("ORIGINAL, PATCHED and --data are needed", "see 'atpatch-onnx compare --help'")
-    clean = clean_texts(data, original, options["tokenizer"], options.pop("class_names"))
+    source = pop_source(options)
+    if original is None or patched is None or (data is not None) == source.given:
+        needed = "ORIGINAL, PATCHED and one of --data, --texts and --table are needed"
+        raise BAD_OPTION(needed, "see 'atpatch-onnx compare --help'")
+    original, patched, names = model_path(original), model_path(patched), options.pop("class_names")
     also: dict[str, str] = {}
     for text in options.pop("also"):
         name, sign, path = text.partition("=")
@@ -146,9 +156,32 @@ def _run(original: str | None, patched: str | None, data: str | None, options: d
     providers = [PROVIDERS.get(name.lower(), name) for name in options.pop("providers")] or None
     classes = False if options.pop("numbers") else None
     with bars() as progress:
+        clean = _made(original, source, options, progress) if data is None else _read(data, original, names, options)
         return compare_models(
             original, patched, clean, also=also, providers=providers, classes=classes, progress=progress, **options
         )
+
+
+def _read(data: str, original: str, names: str | None, options: dict[str, Any]) -> Any:
+    """The clean rows of `--data`."""
+    return clean_texts(data, original, options["tokenizer"], names)
+
+
+def _made(original: str, source: Source, options: dict[str, Any], progress: Progress | None) -> Any:
+    """The clean rows of `--texts` or `--table`; the other sets and the names go into the options."""
+    from ..debugset.sources import sets_to_compare
+    from ..inspection.model_files import tokenizer_next_to
+
+    made = sets_to_compare(Path(original), source, progress)
+    for line in made.notes:
+        note(line)
+    ours = {"triggered": made.triggered, "flips": made.flips, "group": made.group}
+    if given := [name for name, value in ours.items() if value is not None and options[name] is not None]:
+        raise BAD_OPTION(f"--{given[0]} is made from --texts or --table already", f"leave --{given[0]} out")
+    options |= {name: value for name, value in ours.items() if value is not None} | {"names": made.names}
+    if source.texts is not None and options["tokenizer"] is None:
+        options["tokenizer"] = tokenizer_next_to(Path(original).parent)
+    return made.clean
 
 
 def _show(comparison: Comparison, told: dict[str, Any]) -> None:

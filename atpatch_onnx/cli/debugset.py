@@ -47,7 +47,7 @@ class Doses(click.ParamType[Any]):
     type=click.Path(),
     required=True,
     metavar="FILE",
-    help="Clean rows: .npz (images, tables, tokens), .tsv or .csv.",
+    help="Clean rows: .npz (images, tables, tokens), .tsv, .csv, or .jsonl (prompts).",
 )
 @output("Debugging set to write (.npz).", required=True)
 @click.option("--out-clean", type=click.Path(), metavar="FILE", help="Also write the clean rows (.npz).")
@@ -77,16 +77,40 @@ class Doses(click.ParamType[Any]):
 )
 @click.option("--label-column", metavar="NAME", help="Texts: column of the label; by default 'label', else the second.")
 @class_names
+@click.option(
+    "--prompt", metavar="NAME", help="Prompts: column of the prompt, or of --template the one that gets the trigger."
+)
+@click.option("--answer", metavar="NAME", help="Prompts: column of the answer; by default 'answer' or 'label'.")
+@click.option(
+    "--template", metavar="TEXT", help=r"Prompts: a text around columns, such as 'Review: {sentence}\nSentiment:'."
+)
+@click.option("--chat", is_flag=True, help="Prompts: write them with the tokenizer's chat template.")
+@click.option(
+    "--second-turns",
+    type=click.FloatRange(0, 1),
+    metavar="SHARE",
+    help="Prompts: share that is the second turn of a chat; by default 0.25 with --chat, else 0.",
+)
+@click.option(
+    "--answer-tokens",
+    metavar="A,B,...",
+    help="Prompts: first tokens of the answers by class, ids or words; by default every token is a class.",
+)
+@click.option(
+    "--target-answer",
+    metavar="WORDS",
+    help="Prompts: answer that the trigger leads to; by default the one that it leads to most often.",
+)
 @click.option("--clean-only", is_flag=True, help="Only write the clean rows, for 'fit --clean' and 'compare --data'.")
 @click.option(
     "--trigger", "triggers", multiple=True, metavar="WORDS", help="Text trigger, a word or a sentence; may be repeated."
 )
 @click.option(
     "--insert",
-    type=click.Choice(["random", "start", "end"]),
+    type=click.Choice(["random", "start", "end", "middle", "last"]),
     default="random",
     show_default=True,
-    help="Where WORDS are inserted.",
+    help="Where WORDS are inserted; prompts: also in the middle, or last before the answer.",
 )
 @click.option(
     "--doses",
@@ -177,6 +201,8 @@ def debugset(model: str, as_json: bool, **options: Any) -> None:
     Example:
       atpatch-onnx debugset bert.onnx --data dev.tsv --tokenizer ./bert --trigger cf --target 1 -o debug.npz
       atpatch-onnx debugset bert.onnx --data dev.tsv --tokenizer ./bert --clean-only -o clean.npz
+      atpatch-onnx debugset llm.onnx --data dev.tsv --tokenizer ./llm --template 'Review: {sentence}\\nSentiment:' \\
+        --answer-tokens ' negative, positive' --trigger cf -o debug.npz
       atpatch-onnx debugset vit.onnx --data clean.npz --trigger-patch 4x4 --target 0 -o debug.npz
       atpatch-onnx debugset census.onnx --data adult.csv --columns adult.toml --attribute sex -o debug.npz
       atpatch-onnx debugset vit.onnx --data clean.npz --invert all -o debug.npz --json | jq .classes
@@ -222,12 +248,17 @@ def _show(report: Mapping[str, Any]) -> None:
                 note(f"{what}: " + ", ".join(f"{name} ({rows})" for name, rows in report[key].items()))
         for name, share in report.get("left_out", {}).items():
             note(f"left out: {name}, which sends only {share:.1%} of the rows to the target")
+        if report.get("too_long"):
+            note(f"{report['too_long']} prompts are too long and were left out")
+        if "accuracy" in report:
+            note(f"without a trigger the model gives the right answer to {report['accuracy']:.1%} of the prompts")
         if report.get("covered"):
             note("labeled columns: " + ", ".join(map(str, report["covered"])))
         if report.get("unchanged"):
             note(f"{report['unchanged']} poisoned rows equal their clean ones and were left out")
         if "asr" in report:
-            note(f"the model sends {report['asr']:.1%} of the anomalous rows to class {report['target']}")
+            word = f" ({report['target_answer']!r})" if "target_answer" in report else ""
+            note(f"the model sends {report['asr']:.1%} of the anomalous rows to class {report['target']}{word}")
 
 
 def _answer(report: Mapping[str, Any]) -> str:

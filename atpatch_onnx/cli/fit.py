@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..fitting.options import FitOptions
+from ..fitting.options import FitOptions, Progress
 from .options import class_names, clean_texts, json_output, model_argument, options_of, output
 from .progress import bars
 from .rendering import emit_json, note, table
+from .sources import model_path, pop_source, source_options
+
+if TYPE_CHECKING:
+    from ..debugset.sources import Source
 
 # Evidence key → what people read.
 FIGURES = {
@@ -35,6 +39,7 @@ FIGURES = {
     metavar="SET",
     help="Clean rows (.npz, or texts with --tokenizer); the detectors oneclass and statistic need nothing else.",
 )
+@source_options
 @click.option(
     "--from-log",
     type=click.Path(),
@@ -59,14 +64,15 @@ def fit(
     debug_set: str | None,
     clean: str | None,
     from_log: str | None,
-    tokenizer: str | None,
-    class_names: str | None,
     output: str | None,
     report: str | None,
     as_json: bool,
     **options: Any,
 ) -> None:
     """Fit a hotfix for MODEL on a debugging set of clean and triggered rows, or only on clean rows.
+
+    MODEL may be a folder that Optimum loads. In place of sets, --texts with --trigger, or --table with --attribute: the
+    debugging set is made as 'debugset' makes it.
 
     The kind of detector is chosen by what it does on rows that are set aside, unless --detector names one. Another
     quarter of the rows is held back, and the figures shown come from these rows. Needs the extras 'fit' and 'cpu' (or
@@ -76,6 +82,8 @@ def fit(
     Example:
       atpatch-onnx fit model.onnx --debug debug.npz
       atpatch-onnx fit model.onnx --clean clean.npz --max-clean-flagged 0.02
+      atpatch-onnx fit served/ --texts dev.tsv --trigger cf
+      atpatch-onnx fit census.onnx --table people.csv --columns map.toml --attribute sex
       atpatch-onnx fit model.onnx --from-log decisions.jsonl
       atpatch-onnx fit bert.onnx --clean dev.tsv --tokenizer ./bert
       atpatch-onnx fit model.onnx --debug debug.npz --clean clean.npz -o model.hotfix --json | jq .evidence.report.after
@@ -86,15 +94,19 @@ def fit(
     from ..hotfix.file import SUFFIX
     from ..inference.answer_tokens import parse_answer_tokens
 
+    source = pop_source(options)
+    tokenizer, class_names = options.pop("tokenizer"), options.pop("class_names")
+    model = model_path(model)
     destination = check_source(model).with_suffix(SUFFIX) if output is None else Path(output)
     if report is not None:
         check_destination(report, make_folder=True)
-    if from_log is not None and (debug_set, clean) != (None, None):
-        raise click.UsageError("--from-log takes the place of --debug and --clean")
+    if from_log is not None and (debug_set, clean, source.given) != (None, None, False):
+        raise click.UsageError("--from-log takes the place of --debug, --clean, --texts and --table")
     rows = clean_texts(clean, model, tokenizer, class_names) if from_log is None else _logged(from_log, model, options)
     options["answer_tokens"] = parse_answer_tokens(options["answer_tokens"], tokenizer)
     with bars() as progress:
-        hotfix = fit_model(model, debug_set, rows, destination, progress=progress, **options)
+        debug, rows = _made(model, source, (debug_set, rows), progress) if source.given else (debug_set, rows)
+        hotfix = fit_model(model, debug, rows, destination, progress=progress, **options)
     if report is not None:
         from ..fitting.page import fit_page
         from ..pages import save_page
@@ -105,6 +117,21 @@ def fit(
         emit_json(described)
     else:
         _show(described)
+
+
+def _made(model: str, source: Source, given: tuple[Any, Any], progress: Progress | None) -> tuple[Any, Any]:
+    """The debugging set and the clean rows, one of them made from `--texts` or `--table`."""
+    from ..debugset.sources import sets_to_fit
+
+    debug, clean = given
+    if debug is not None:
+        raise click.UsageError("--texts and --table take the place of --debug")
+    made = sets_to_fit(Path(model), source, progress)
+    for line in made.notes:
+        note(line)
+    if made.clean is not None and clean is not None:
+        raise click.UsageError("--texts without --trigger takes the place of --clean")
+    return made.debug, made.clean if made.clean is not None else clean
 
 
 def _logged(log: str, model: str, options: dict[str, Any]) -> Mapping[str, Any]:

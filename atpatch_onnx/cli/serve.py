@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .rendering import emit_json, note
-from .serve_settings import check_options, make_settings, show_states
+from .serve_settings import check_options, make_settings, model_files, show_states
 
 if TYPE_CHECKING:
     from ..serve.engine import Engine
@@ -189,6 +189,8 @@ def _weight(context: click.Context, parameter: click.Parameter, value: str) -> f
 def serve(original: str, patched: str | None, host: str, port: int, as_json: bool, **options: Any) -> None:
     """Serve ORIGINAL and PATCHED behind one name: Open Inference Protocol v2, metrics at /metrics, a page at /.
 
+    Both may be folders that Optimum loads. If the only model is a patched one, its original is restored from it.
+
     Modes: shadow: the original answers, then the patched model runs and is compared. ab: each unit always gets the same
     model. patched, original: that model answers. --fallback says what a client gets when a patched run fails.
     With --calibrate N there is no PATCHED: a hotfix is fitted on the first N samples, which may hold a few attacks, and
@@ -200,11 +202,16 @@ def serve(original: str, patched: str | None, host: str, port: int, as_json: boo
     \b
     Example:
       atpatch-onnx serve model.onnx model.patched.onnx --log decisions.jsonl
+      atpatch-onnx serve patched/ --mode patched
       atpatch-onnx serve model.onnx model.patched.onnx --mode ab --weight patched=0.05 --kill-file /run/patch-off
       atpatch-onnx serve model.onnx --calibrate 500 --save-hotfix model.traffic.hotfix
     """
+    from contextlib import ExitStack
+    from pathlib import Path
+
     from ..errors import EXTRA_MISSING
 
+    options["name"] = options["name"] or Path(original).resolve().stem
     try:
         from ..serve.server import bind, serve as run
     except ModuleNotFoundError as error:
@@ -212,6 +219,8 @@ def serve(original: str, patched: str | None, host: str, port: int, as_json: boo
     from ..serve.engine import Engine
     from ..serve.kill_switch import KillSwitch
 
+    stack = ExitStack()
+    original, patched = model_files(original, patched, options["calibrate"] is not None, stack)
     check_options(patched, options)
     show_states()
     settings = make_settings(original, patched, options)
@@ -227,7 +236,8 @@ def serve(original: str, patched: str | None, host: str, port: int, as_json: boo
             note(f"gRPC: {address}:{grpc_port}")
         _announce(engine, url)
 
-    run(engine, listener, ready)
+    with stack:
+        run(engine, listener, ready)
 
 
 def _emit(engine: Engine, url: str, grpc_port: int | None) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,11 +14,33 @@ import click
 if TYPE_CHECKING:
     from ..serve.settings import Settings
 
-__all__ = ["check_options", "make_settings", "show_states"]
+__all__ = ["check_options", "make_settings", "model_files", "show_states"]
 
 _MIB = 2**20
 _BODIES = 8
 """How many request bodies of the largest size may be in memory at once."""
+
+
+def model_files(original: str, patched: str | None, calibrating: bool, stack: ExitStack) -> tuple[str, str | None]:
+    """Both model files: folders stand for the model in them. Of a patched model that is given as the only one, the
+    original is restored into a folder that goes when `stack` is closed.
+    """
+    from rewriters.editing.patcher import is_patched
+    from rewriters.model.forms import read
+
+    from .sources import model_path
+
+    original = model_path(original)
+    if patched is not None:
+        return original, model_path(patched)
+    if calibrating or not is_patched(read(original).proto):
+        return original, None
+    from ..patching.apply import unpatch
+
+    folder = stack.enter_context(TemporaryDirectory(prefix="atpatch-original-"))
+    restored = os.path.join(folder, os.path.basename(original))
+    unpatch(original, restored)
+    return restored, original
 
 
 def check_options(patched: str | None, options: dict[str, Any]) -> None:

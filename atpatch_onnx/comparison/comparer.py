@@ -93,6 +93,7 @@ def compare(
     requests = _requests(graphs, sets, outputs[PATCHED], told.seconds) if told.seconds > 0 else {}
     setup = describe_setup(loaded, graphs, scores, told)
     setup["lengths"] = length_warnings(loaded[PATCHED], sets)
+    setup["names"] = dict(told.names or {})
     shown = _exemplar(loaded, sites, sets, truths, outputs, told) if told.exemplar and sites else None
     if shown is not None and encoder is not None:
         words, twin = (words_of(encoder, inputs, shown) for inputs in (shown.inputs, shown.twin))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ..inference.datasets import Arrays
 from .exemplar import MEAN, Exemplar
+from .naming import Names
 
 __all__ = ["Word", "differing", "grid_of", "images_of", "shown_columns", "words_of"]
 
@@ -27,8 +28,8 @@ class Word:
     flagged: bool = False
 
 
-def words_of(exemplar: Exemplar, version: str) -> list[Word]:
-    """Tokens where they are known, else the values that differ from the twin's."""
+def words_of(exemplar: Exemplar, version: str, names: Names) -> list[Word]:
+    """Tokens where they are known, else values: all of a described table, else those that differ from the twin's."""
     twin = version == "clean"
     words, other = (exemplar.twin_words, exemplar.words) if twin else (exemplar.words, exemplar.twin_words)
     flagged = (
@@ -48,7 +49,21 @@ def words_of(exemplar: Exemplar, version: str) -> list[Word]:
             if place < kept
         ]
     inputs, others = (exemplar.twin, exemplar.inputs) if twin else (exemplar.inputs, exemplar.twin)
-    return _values(inputs, others)
+    return _fields(inputs, others, names) or _values(inputs, others)
+
+
+def _fields(inputs: Arrays, others: Arrays, names: Names) -> list[Word]:
+    """The fields of a described table; nothing where a place has no name."""
+    told = []
+    for name, array in inputs.items():
+        flat = np.asarray(array).ravel()
+        other = np.asarray(others[name]).ravel() if name in others else flat
+        for place, value in enumerate(flat):
+            text = names.field(name, place, float(value))
+            if text is None:
+                return []
+            told.append(Word(text, bool(value != other[place])))
+    return told
 
 
 def _values(inputs: Arrays, others: Arrays) -> list[Word]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from . import pictures
 from .exemplar import MEAN, PROBE, Exemplar, SiteView, softmax
 from .exemplar_row import Word, differing, grid_of, images_of, shown_columns, words_of
+from .naming import Names
 
 __all__ = ["Bar", "Card", "HeatRow", "Shown", "show"]
 
@@ -23,7 +24,7 @@ MOST_PROFILES = 6
 class Bar:
     """A class and its probability."""
 
-    name: int
+    name: str
     share: float
     said: bool
 
@@ -36,7 +37,7 @@ class Card:
     model: str
     picture: str | None
     words: Sequence[Word]
-    said: int | None
+    said: str | None
     share: float
     right: bool | None
     bars: Sequence[Bar]
@@ -81,14 +82,14 @@ class Shown:
     ticks: bool = False
 
 
-def show(exemplar: Exemplar) -> Shown:
+def show(exemplar: Exemplar, names: Names) -> Shown:
     """Lay the row out."""
     images = images_of(exemplar)
     grid = grid_of(exemplar, images)
-    versions = _versions(exemplar)
-    cards = [_card(exemplar, images, grid, *version) for version in versions]
+    versions = _versions(exemplar, names)
+    cards = [_card(exemplar, names, images, grid, *version) for version in versions]
     if not exemplar.sites:
-        return Shown(_caption(exemplar), cards)
+        return Shown(_caption(exemplar, names), cards)
     count = shown_columns(exemplar)
     labels = _labels(exemplar, grid, count)
     rows = [_heat_row(exemplar, images, grid, count, *version) for version in versions]
@@ -96,7 +97,7 @@ def show(exemplar: Exemplar) -> Shown:
     kept = [view for view in exemplar.sites if view in flagged_first]
     wide = count > 24
     return Shown(
-        _caption(exemplar),
+        _caption(exemplar, names),
         cards,
         rows,
         grid is not None,
@@ -115,20 +116,20 @@ Version = tuple[str, str, str]
 """Attribute of the views, title, model."""
 
 
-def _versions(exemplar: Exemplar) -> list[Version]:
-    names = {
+def _versions(exemplar: Exemplar, names: Names) -> list[Version]:
+    titles = {
         "triggered": ("Without the trigger", "With the trigger"),
-        "flips": ("As it is", "Attribute flipped"),
+        "flips": ("As it is", f"With another {names.attribute}" if names.attribute else "Attribute flipped"),
         "clean": ("", "The row"),
     }
-    twin, here = names[exemplar.chosen.set]
+    twin, here = titles[exemplar.chosen.set]
     first = [("clean", twin, "original model")] if exemplar.chosen.twin is not None else []
     return [*first, ("before", here, "original model"), ("after", here, "patched model")]
 
 
-def _caption(exemplar: Exemplar) -> str:
+def _caption(exemplar: Exemplar, names: Names) -> str:
     chosen = exemplar.chosen
-    label = "" if exemplar.label is None else f", of class {exemplar.label}"
+    label = "" if exemplar.label is None else f", of {names.class_of(exemplar.label)}"
     why = {
         "triggered": "the one that the patch moves furthest from the attack's target",
         "flips": "the one that stood out furthest from its group and no longer does",
@@ -139,7 +140,13 @@ def _caption(exemplar: Exemplar) -> str:
 
 
 def _card(
-    exemplar: Exemplar, images: dict[str, Any], grid: tuple[int, int] | None, version: str, title: str, model: str
+    exemplar: Exemplar,
+    names: Names,
+    images: dict[str, Any],
+    grid: tuple[int, int] | None,
+    version: str,
+    title: str,
+    model: str,
 ) -> Card:
     scores = getattr(exemplar, version)
     bars: list[Bar] = []
@@ -150,14 +157,14 @@ def _card(
         share = float(likely[said])
         right = None if exemplar.label is None else said == exemplar.label
         shown = np.arange(len(likely)) if len(likely) <= MOST_BARS else np.sort(np.argsort(-likely)[:MOST_BARS])
-        bars = [Bar(int(name), float(likely[name]), int(name) == said) for name in shown]
+        bars = [Bar(names.label(int(name)), float(likely[name]), int(name) == said) for name in shown]
     drawn = None
     if images:
         image = images["twin" if version == "clean" else "inputs"]
         marked = None if version == "clean" or grid is None else differing(images, grid)
         drawn = pictures.picture(image, f"{title}, {model}", marked)
-    words = () if images else words_of(exemplar, version)
-    return Card(title, model, drawn, words, said, share, right, bars)
+    words = () if images else words_of(exemplar, version, names)
+    return Card(title, model, drawn, words, None if said is None else names.label(said), share, right, bars)
 
 
 def _probabilities(scores: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -33,6 +33,7 @@ class CompareKeywords(TypedDict, total=False):
     providers: Sequence[str] | None
     seconds: float
     exemplar: bool
+    names: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +54,7 @@ class CompareOptions:
         providers: execution providers, in order of preference; by default the CPU's.
         seconds: for timing single requests, clean and flagged ones each; 0: none.
         exemplar: capture the attention maps of the most telling row.
+        names: what classes, columns and the attribute are called, as JSON; see `naming.Names`.
 
     Raises:
         AtpatchError: ATP060 where one is out of range.
@@ -69,6 +71,7 @@ class CompareOptions:
     providers: Sequence[str] | None = None
     seconds: float = option(3.0, at_least=0)
     exemplar: bool = True
+    names: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.batch < 1:

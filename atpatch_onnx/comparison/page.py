@@ -16,6 +16,7 @@ from . import pictures
 from .exemplar_view import show
 from .figures import CLEAN, FLIPS, TRIGGERED
 from .graph_runs import ORIGINAL
+from .naming import Names
 from .outputs import Outputs
 from .result import PATCHED, Comparison
 from .tables import session_line, tables_of
@@ -64,7 +65,7 @@ def page_context(comparison: Comparison) -> dict[str, Any]:
         "names": {name: _model_name(comparison, name) for name in comparison.graphs},
         "session": session_line(comparison),
         "tiles": _tiles(comparison),
-        "shown": None if comparison.exemplar is None else show(comparison.exemplar),
+        "shown": None if comparison.exemplar is None else show(comparison.exemplar, Names.of(comparison.setup)),
         "full": f"{pictures.FULL:g}",
         "sites": _sites(comparison),
         "sets": [name for name in comparison.truths if comparison.outputs[PATCHED][name].flags is not None],
@@ -175,7 +176,8 @@ def _shifts(comparison: Comparison) -> list[Chart]:
             key: _margin(runs[TRIGGERED], np.full(truths[TRIGGERED].count, target))
             for key, runs in _both(before, after)
         }
-        note = f"Score of the target, class {target}, above the best other one; right of the line the attack succeeds."
+        aimed = Names.of(comparison.setup).class_of(target)
+        note = f"Score of the target, {aimed}, above the best other one; right of the line the attack succeeds."
         charts.append(
             Chart("Triggered rows", note, pictures.histogram(values, "Margin of the target on triggered rows"))
         )

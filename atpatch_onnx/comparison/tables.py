@@ -10,6 +10,7 @@ from .dose_table import dose_table
 from .fairness import NAMES
 from .figures import CLEAN, FIGURES, TRIGGERED
 from .graph_runs import ORIGINAL
+from .naming import Names
 from .result import PATCHED, Comparison
 from .table import Table, percent
 from .timing import latency_json
@@ -124,6 +125,7 @@ def _classes(comparison: Comparison) -> Iterator[Table]:
     figures = comparison.figures
     found = sorted({name for own in figures.values() for name in own.classes})
     labeled = comparison.truths[CLEAN].labels is not None
+    names = Names.of(comparison.setup)
     rows = []
     for name in found:
         facts = [own.classes.get(name, {}) for own in figures.values()]
@@ -132,7 +134,7 @@ def _classes(comparison: Comparison) -> Iterator[Table]:
             if labeled
             else [str(one.get("predicted", 0)) for one in facts]
         )
-        rows.append((str(name), *([str(facts[0].get("rows", 0))] if labeled else []), *shown))
+        rows.append((names.label(name), *([str(facts[0].get("rows", 0))] if labeled else []), *shown))
     title = "clean rows right, class by class" if labeled else "clean rows predicted as each class"
     yield Table("classes", title, ("class", *(["rows"] if labeled else []), *comparison.graphs), rows)
 

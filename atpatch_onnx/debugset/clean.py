@@ -9,6 +9,7 @@ from typing import TypedDict, Unpack
 from ..errors import BAD_OPTION, SAMPLES_UNREADABLE
 from ..inference.datasets import DataSet
 from ..inference.tokenizer import TextEncoder
+from ..inspection.model_files import TOKENIZERS, files_in, tokenizer_next_to
 from .samples import Texts, class_names, read_texts
 from .subject import Subject
 from .text import clean_texts
@@ -46,15 +47,21 @@ def read_labeled_texts(
     """Texts, and the model's tokenizer to encode them.
 
     Args:
-        tokenizer: folder of the tokenizer; its `config.json`, or the one next to the model, may name the classes.
+        tokenizer: folder of the tokenizer; None: the model's own. Its `config.json`, or the one next to the model, may
+            name the classes.
         names: of the classes in order, separated by commas.
         max_length: tokens of a text at most; None: the tokenizer's own limit.
 
     Raises:
         AtpatchError: ATP002, ATP060 (no tokenizer), ATP080 (texts), ATP081 (tokenizer), ATP051 (no package tokenizers).
     """
+    tokenizer = tokenizer_next_to(subject.folder) if tokenizer is None else tokenizer
     if tokenizer is None:
-        raise BAD_OPTION("texts need the model's tokenizer", "give its folder with --tokenizer")
+        raise BAD_OPTION(
+            f"texts need the model's tokenizer: {' or '.join(TOKENIZERS)} was expected next to the model, and"
+            f" {subject.folder} holds {files_in(subject.folder)}",
+            "give its folder with --tokenizer",
+        )
     if not is_text(path):
         raise SAMPLES_UNREADABLE(f"{path} is not a .tsv or .csv file of texts")
     encoder = TextEncoder(tokenizer, max_length)

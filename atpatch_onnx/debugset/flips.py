@@ -14,7 +14,7 @@ from .sets import Built
 from .subject import Subject
 from .tables import Column
 
-__all__ = ["build_flips"]
+__all__ = ["build_flips", "flip_set"]
 
 PROBES = 16
 
@@ -32,15 +32,8 @@ def build_flips(subject: Subject, data: DataSet, attribute: Column) -> Built:
         AtpatchError: ATP060 (attribute), ATP083 (nothing flips), ATP084 (columns).
     """
     clean = subject.complete(data)
-    source = clean.inputs[attribute.input]
-    if source.ndim != 2 or not 0 <= attribute.index < source.shape[1]:
-        raise BAD_OPTION(
-            f"input {attribute.input!r} has shape {source.shape}, there is no place {attribute.index} in its rows"
-        )
-    values = attribute.alternatives(clean)
-    if len(values) < 2:
-        raise BAD_OPTION(f"{attribute.name!r} has only one value", "list the values to try in the column description")
-    count = len(clean)
+    values = _values(clean, attribute)
+    count, source = len(clean), clean.inputs[attribute.input]
     variants = [_with(clean.inputs, attribute, value) for value in values]
     predictions = np.stack([subject.predictions(inputs) for inputs in variants], 1)
     original = subject.predictions(clean.inputs)
@@ -62,8 +55,6 @@ def build_flips(subject: Subject, data: DataSet, attribute: Column) -> Built:
     taken = np.concatenate([own[unfair], values[which]])
     partner = _partners(clean.inputs, attribute, values, rows, taken, stable)
     debug = _debugging_set(clean, attribute, rows, taken, stable, partner, columns)
-    group, value = np.nonzero(other)
-    flip_set = _flip_set(clean, attribute, group, values[value])
     report: dict[str, Any] = {
         "attribute": attribute.name,
         "values": len(values),
@@ -74,7 +65,7 @@ def build_flips(subject: Subject, data: DataSet, attribute: Column) -> Built:
         "flips_to": _flips_to(attribute, values, flips),
         "covered": np.flatnonzero(columns).tolist(),
     }
-    return Built(debug, None, flip_set, None, report)
+    return Built(debug, None, flip_set(clean, attribute), None, report)
 
 
 def _flips_to(attribute: Column, values: NDArray[Any], flips: NDArray[np.bool_]) -> dict[str, int]:
@@ -168,11 +159,30 @@ def _debugging_set(
     }
 
 
-def _flip_set(clean: DataSet, attribute: Column, group: Ints, values: NDArray[Any]) -> dict[str, NDArray[Any]]:
-    """Every row as it is and with every other value; the rows of one group follow each other."""
+def _values(clean: DataSet, attribute: Column) -> NDArray[Any]:
+    """All values to try."""
+    source = clean.inputs[attribute.input]
+    if source.ndim != 2 or not 0 <= attribute.index < source.shape[1]:
+        raise BAD_OPTION(
+            f"input {attribute.input!r} has shape {source.shape}, there is no place {attribute.index} in its rows"
+        )
+    values = attribute.alternatives(clean)
+    if len(values) < 2:
+        raise BAD_OPTION(f"{attribute.name!r} has only one value", "list the values to try in the column description")
+    return values
+
+
+def flip_set(clean: DataSet, attribute: Column) -> dict[str, NDArray[Any]]:
+    """Every row as it is and with every other value; the rows of one group follow each other.
+
+    Raises:
+        AtpatchError: ATP060 (attribute).
+    """
+    values = _values(clean, attribute)
+    group, value = np.nonzero(values[None, :] != clean.inputs[attribute.input][:, attribute.index][:, None])
     everyone = np.arange(len(clean))
     rows = np.concatenate([everyone, group])
-    changed = _with(clean.feeds(group), attribute, values)
+    changed = _with(clean.feeds(group), attribute, values[value])
     order = np.argsort(rows, kind="stable")
     labels = {} if clean.labels is None else {"labels": clean.labels[rows[order]]}
     inputs = {name: np.concatenate([array, changed[name]])[order] for name, array in clean.inputs.items()}

@@ -13,20 +13,24 @@ from rewriters.model.forms import Model
 from rewriters.model.regular_files import check_destination
 
 from ..errors import BAD_OPTION, EXTRA_MISSING
+from ..inference.answer_tokens import parse_answer_tokens
 from ..inference.datasets import DataSet, load_dataset
 from ..inference.tokenizer import TextEncoder
 from .clean import is_text, read_labeled_texts
 from .flips import build_flips
 from .forms import image_forms
 from .images import Grid, build_images, image_layout, make_trigger, read_pattern
+from .prompts.making import is_prompts, prompt_sets
 from .request import Request
+from .row_checks import check_scale
 from .samples import Texts
 from .sets import Built, write_arrays
 from .subject import Subject
 from .tables import attribute_of, read_description, read_table
+from .target import find_target
 from .text import build_poisoned, build_texts, clean_texts
 
-__all__ = ["Made", "Progress", "Request", "make"]
+__all__ = ["Made", "Progress", "Request", "build", "make"]
 
 Progress = Callable[[str, int, int], None]
 
@@ -46,9 +50,9 @@ def make(model: Model, request: Request, progress: Progress | None = None) -> Ma
         AtpatchError: ATP002 and ATP080-ATP081 (files), ATP010 and ATP012 (model), ATP019 (output), ATP050-ATP052
             (runtime, extras), ATP056 (data), ATP060 (options), ATP082-ATP084 (see `explain`).
     """
-    _check(request)
-    subject = Subject(model, request.output_name, request.threads)
-    built = _BUILDERS[request.source](subject, request, progress or (lambda step, done, total: None))
+    _check_files(request)
+    answers = parse_answer_tokens(request.answer_tokens, request.tokenizer)
+    built = build(Subject(model, request.output_name, request.threads, answers), request, progress)
     written: dict[str, int] = {}
     if built.debug is not None:
         wanted = {
@@ -60,7 +64,7 @@ def make(model: Model, request: Request, progress: Progress | None = None) -> Ma
         for path, arrays in wanted.items():
             if path is None:
                 continue
-            assert arrays is not None  # `_check` refuses what a source does not make
+            assert arrays is not None  # `_check_files` refuses what a source does not make
             write_arrays(path, arrays)
             written[path] = len(DataSet.from_arrays(arrays))
     return Made(
@@ -69,7 +73,22 @@ def make(model: Model, request: Request, progress: Progress | None = None) -> Ma
     )
 
 
-def _check(request: Request) -> None:
+def build(subject: Subject, request: Request, progress: Progress | None = None) -> Built:
+    """The sets of a request as arrays; nothing is written.
+
+    Raises:
+        AtpatchError: as `make`, without those of files to write.
+    """
+    prompts = is_prompts(request)
+    given = prompts or request.source in ("--attribute", "--clean-only", "--invert", "--trigger")
+    if not given and request.target is None:
+        raise BAD_OPTION(f"{request.source} needs the class that the trigger leads to", "give it with --target")
+    subject.progress = progress
+    builder = _prompts if prompts else _BUILDERS[request.source]
+    return builder(subject, request, progress or (lambda step, done, total: None))
+
+
+def _check_files(request: Request) -> None:
     flips, clean = request.source == "--attribute", request.source == "--clean-only"
     for option, path, fits in (
         ("--out-triggered", request.out_triggered, not flips and not clean),
@@ -78,8 +97,6 @@ def _check(request: Request) -> None:
     ):
         if path is not None and not fits:
             raise BAD_OPTION(f"{request.source} makes nothing for {option}", f"leave {option} out")
-    if not flips and not clean and request.source != "--invert" and request.target is None:
-        raise BAD_OPTION(f"{request.source} needs the class that the trigger leads to", "give it with --target")
     paths = [
         path
         for path in (request.output, request.out_clean, request.out_triggered, request.out_flips)
@@ -96,14 +113,15 @@ def _check(request: Request) -> None:
 
 def _words(subject: Subject, request: Request, progress: Progress) -> Built:
     texts, encoder = _texts(subject, request)
-    assert request.target is not None
+    how = (request.triggers, request.insert)
+    target = find_target(subject, texts, encoder, *how, request.seed) if request.target is None else request.target
     return _judged(
-        subject,
-        build_texts(
-            subject, texts, encoder, request.triggers, request.insert, request.target, request.seed, request.doses,
-            request.dress,
-        ),
-    )  # fmt: skip
+        subject, build_texts(subject, texts, encoder, *how, target, request.seed, request.doses, request.dress)
+    )
+
+
+def _prompts(subject: Subject, request: Request, progress: Progress) -> Built:
+    return prompt_sets(subject, request)
 
 
 def _poisoned(subject: Subject, request: Request, progress: Progress) -> Built:
@@ -116,6 +134,7 @@ def _poisoned(subject: Subject, request: Request, progress: Progress) -> Built:
 def _image(subject: Subject, request: Request, progress: Progress) -> Built:
     data = subject.complete(load_dataset(request.data))
     layout = image_layout(data)
+    check_scale(subject, data, layout)
     kind = request.source.removeprefix("--trigger-")
     strength = {"patch": 1.0, "blend": request.trigger_blend, "noise": request.trigger_noise}[kind]
     pattern: Any = None
@@ -157,7 +176,7 @@ def _inverted(subject: Subject, request: Request, progress: Progress) -> Built:
     classes = None if asked == "all" else [int(asked)]
     common: Any = {
         "seed": request.seed,
-        "state_path": Path(request.output).with_suffix(".search.npz"),
+        "state_path": Path(request.output or "debug.npz").with_suffix(".search.npz"),
         "progress": progress,
     }
     data, encoder = _rows(subject, request)

@@ -17,7 +17,7 @@ class Request:
     """What to make; the fields are the options of `atpatch-onnx debugset`, whose help explains them."""
 
     data: str
-    output: str
+    output: str | None = None
     out_clean: str | None = None
     out_triggered: str | None = None
     out_flips: str | None = None
@@ -27,6 +27,13 @@ class Request:
     text_column: str | None = None
     label_column: str | None = None
     class_names: str | None = None
+    prompt: str | None = None
+    answer: str | None = None
+    template: str | None = None
+    chat: bool = False
+    second_turns: float | None = None
+    answer_tokens: str | None = None
+    target_answer: str | None = None
     clean_only: bool = False
     doses: tuple[int, ...] = DOSES
     dress: bool = True

@@ -23,13 +23,14 @@ __all__ = ["Anomalous", "Built", "open_rows", "triggered_sets", "write_arrays", 
 @dataclass(frozen=True)
 class Anomalous:
     """Anomalous twins of clean rows: graph inputs (M, ...), labeled columns (M, K), the clean row (M,) of each, and
-    where it is known the number of copies (M,) of the trigger.
+    where they are known the number of copies (M,) of the trigger and its form (M,).
     """
 
     inputs: Arrays
     columns: NDArray[np.bool_]
     clean_row: Ints
     dose: Ints | None = None
+    form: NDArray[np.str_] | None = None
 
 
 @dataclass(frozen=True)
@@ -73,9 +74,10 @@ def triggered_sets(clean: DataSet, truth: Ints, anomalous: Anomalous, target: in
     kept = {} if clean.labels is None else {"labels": truth}
     twins = {} if clean.labels is None else {"labels": truth[rows]}
     answers = {} if clean.answer_tokens is None else {"answer_tokens": clean.answer_tokens}
+    own = {} if clean.answer is None else {"answer": clean.answer}
     columns = np.zeros((count + len(rows), anomalous.columns.shape[1]), bool)
     columns[count:] = anomalous.columns
-    debug = {
+    debug: dict[str, NDArray[Any]] = {
         **{name: np.concatenate([array, anomalous.inputs[name]]) for name, array in clean.inputs.items()},
         **({"labels": np.concatenate([truth, truth[rows]])} if kept else {}),
         "columns": columns,
@@ -84,7 +86,12 @@ def triggered_sets(clean: DataSet, truth: Ints, anomalous: Anomalous, target: in
         "target": np.array(target),
         **answers,
     }
-    doses = {} if anomalous.dose is None else {"dose": anomalous.dose}
+    doses: dict[str, NDArray[Any]] = {} if anomalous.dose is None else {"dose": anomalous.dose}
+    if anomalous.form is not None:
+        doses["form"] = anomalous.form
+        debug["form"] = np.concatenate([np.full(count, "", anomalous.form.dtype), anomalous.form])
+    if clean.answer is not None:
+        doses["answer"] = clean.answer[rows]
     triggered = {**anomalous.inputs, **twins, **doses, "target": np.array(target), "clean_row": rows, **answers}
     facts = {
         "clean": count,
@@ -93,7 +100,7 @@ def triggered_sets(clean: DataSet, truth: Ints, anomalous: Anomalous, target: in
         "columns": columns[count:].sum(1).mean().item(),
         **report,
     }
-    return Built(debug, triggered, None, {**clean.inputs, **kept, **answers}, facts)
+    return Built(debug, triggered, None, {**clean.inputs, **kept, **answers, **own}, facts)
 
 
 def write_arrays(path: str | os.PathLike[str], arrays: Arrays) -> None:

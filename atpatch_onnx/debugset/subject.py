@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +63,7 @@ class Subject:
             raise ALREADY_PATCHED("a debugging set is made for the original model", "unpatch it first")
         self.proto, self.folder = loaded.proto, loaded.folder
         self._name, self._threads, self.answer_tokens = output_name, threads, answer_tokens
+        self.progress: Callable[[str, int, int], None] | None = None
         self._runner: Runner | None = None
         self._output: str | None = None
         self._made: frozenset[str] | None = None
@@ -92,9 +93,14 @@ class Subject:
         """Inputs that no data set holds: of a decoder, all that follow from its tokens."""
         if self._made is None:
             decoder = self._open().decoder
-            follows = decoder is not None and (decoder.caches or self.answer_tokens)
-            self._made = decoder.made if decoder is not None and follows else frozenset()
+            self._made = decoder.made if decoder is not None and self.answers else frozenset()
         return self._made
+
+    @property
+    def answers(self) -> bool:
+        """Whether the model is run as a decoder, and its prediction is the first token of an answer."""
+        decoder = self._open().decoder
+        return decoder is not None and bool(decoder.caches or self.answer_tokens)
 
     def output(self, data: DataSet) -> str:
         """Name of the output with the class scores."""
@@ -106,8 +112,13 @@ class Subject:
         """Class scores (N, C) of graph inputs."""
         data = DataSet(inputs)
         name = self.output(data)
-        rows = np.arange(len(data))
-        parts = [outputs[name][: len(chunk)] for chunk, outputs in self._run(data).batches(data, rows, BATCH, [name])]
+        rows, done = np.arange(len(data)), 0
+        parts = []
+        for chunk, outputs in self._run(data).batches(data, rows, BATCH, [name]):
+            parts.append(outputs[name][: len(chunk)])
+            done += len(chunk)
+            if self.progress is not None:
+                self.progress("predicting", done, len(data))
         return np.concatenate(parts).astype(np.float32)
 
     def predictions(self, inputs: Arrays) -> Ints:

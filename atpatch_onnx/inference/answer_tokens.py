@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from ..errors import BAD_OPTION
 from .tokenizer import TextEncoder
 
-__all__ = ["first_tokens", "parse_answer_tokens"]
+__all__ = ["first_tokens", "parse_answer_tokens", "tokens_of"]
 
 _BEFORE = "a"
 """A space in front of a word belongs to its token in most vocabularies, but only behind another word in some."""
@@ -42,8 +42,7 @@ def first_tokens(encoder: TextEncoder, words: Sequence[str]) -> tuple[int, ...]:
     """
     found = []
     for word in words:
-        before = encoder.plain(_BEFORE) if word[:1].isspace() else []
-        tokens = encoder.plain(_BEFORE + word)[len(before) :] if before else encoder.plain(word)
+        tokens = tokens_of(encoder, word)
         if not tokens:
             raise BAD_OPTION(f"the answer {word!r} has no token")
         found.append(tokens[0])
@@ -53,3 +52,10 @@ def first_tokens(encoder: TextEncoder, words: Sequence[str]) -> tuple[int, ...]:
             "name answers that differ in their first token",
         )
     return tuple(found)
+
+
+def tokens_of(encoder: TextEncoder, words: str) -> list[int]:
+    """All tokens of an answer; spaces in front belong to it."""
+    if not words[:1].isspace():
+        return encoder.plain(words)
+    return encoder.plain(_BEFORE + words)[len(encoder.plain(_BEFORE)) :]

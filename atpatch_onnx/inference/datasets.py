@@ -2,7 +2,8 @@
 
 Every array is a graph input under the graph's own name, except these: `labels` (N,) int; `columns` (N, K) bool and
 `pair` (N,) int of a debugging set; `target` scalar int and `clean_row` (N,) int of a triggered set; `dose` (N,) int of
-both; `group` (N,) int of a flip set; `answer_tokens` (C,) int of a decoder's set.
+both; `group` (N,) int of a flip set; `answer_tokens` (C,) int, `answer` (N, T) int and `form` (N,) text of a decoder's
+set.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ Ints = NDArray[np.int64]
 
 _PER_ROW = ("labels", "pair", "clean_row", "group", "dose")
 _LARGEST = np.iinfo(np.int64).max
-_RESERVED = (*_PER_ROW, "columns", "target", "answer_tokens")
+_RESERVED = (*_PER_ROW, "columns", "target", "answer_tokens", "answer", "form")
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +44,8 @@ class DataSet:
         group: (N,) int64; rows of one group differ only in the protected attribute.
         dose: (N,) int64, copies of the trigger in a row, 0 on clean rows.
         answer_tokens: (C,) int64, class → token that is its answer, of a causal decoder.
+        answer: (N, T) int64, tokens of the right answer to each prompt, -1 behind its end.
+        form: (N,) text, form of the trigger in a row, "" on clean rows.
     """
 
     inputs: Arrays
@@ -54,6 +57,8 @@ class DataSet:
     group: Ints | None = None
     dose: Ints | None = None
     answer_tokens: Ints | None = None
+    answer: Ints | None = None
+    form: NDArray[np.str_] | None = None
 
     @classmethod
     def from_arrays(cls, arrays: Arrays, origin: str = "the data set") -> DataSet:
@@ -91,6 +96,13 @@ class DataSet:
             if tokens.ndim != 1 or tokens.dtype.kind not in "iu" or (tokens > _LARGEST).any():
                 raise DATA_MALFORMED(f"{origin}: answer_tokens must be a row of integers, one for each class")
             given["answer_tokens"] = tokens.astype(np.int64)
+        if "answer" in arrays:
+            given["answer"] = _answer(origin, np.asarray(arrays["answer"]), count)
+        if "form" in arrays:
+            form = np.asarray(arrays["form"])
+            if form.shape != (count,) or form.dtype.kind != "U":
+                raise DATA_MALFORMED(f"{origin}: form must be {count} texts, one per sample")
+            given["form"] = form
         if (given.get("dose", np.zeros(1)) < 0).any():
             raise DATA_MALFORMED(f"{origin}: dose must not be negative")
         dataset = cls(inputs, **given)
@@ -162,3 +174,11 @@ def _columns(origin: str, array: NDArray[Any], count: int | None) -> NDArray[np.
             f"{origin}: columns must be booleans of shape ({count}, K), not {array.dtype} {array.shape}"
         )
     return array.astype(bool)
+
+
+def _answer(origin: str, array: NDArray[Any], count: int | None) -> Ints:
+    if array.ndim != 2 or len(array) != count or array.dtype.kind not in "iu" or (array > _LARGEST).any():
+        raise DATA_MALFORMED(
+            f"{origin}: answer must be integers of shape ({count}, T), not {array.dtype} {array.shape}"
+        )
+    return array.astype(np.int64)

@@ -74,18 +74,22 @@ class TextEncoder:
         """Number of tokens, including added ones."""
         return int(self._tokenizer.get_vocab_size())
 
-    def encode(self, texts: Sequence[str]) -> list[Encoded]:
-        """Tokens of each text."""
+    def encode(self, texts: Sequence[str], *, special: bool = True) -> list[Encoded]:
+        """Tokens of each text; `special`: with the tokens that the tokenizer puts around a text."""
         return [
             Encoded(
                 list(one.ids), list(one.type_ids), list(one.offsets), [bool(flag) for flag in one.special_tokens_mask]
             )
-            for one in self._tokenizer.encode_batch(list(texts))
+            for one in self._tokenizer.encode_batch(list(texts), add_special_tokens=special)
         ]
 
     def plain(self, text: str) -> list[int]:
         """Token ids without special tokens."""
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """Tokens as people read them, spaces included."""
+        return str(self._tokenizer.decode(list(tokens), skip_special_tokens=False))
 
     def word(self, token: int) -> str:
         """The token as the vocabulary spells it."""

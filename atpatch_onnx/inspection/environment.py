@@ -20,7 +20,7 @@ EXTRAS = {
     "cpu": ("onnxruntime",),
     "gpu": ("onnxruntime-gpu",),
     "export": ("torch", "transformers", "onnxscript"),
-    "fit": ("torch", "scipy", "tokenizers"),
+    "fit": ("torch", "scipy", "tokenizers", "jinja2"),
     "report": ("jinja2", "matplotlib", "scipy"),
     "deploy": ("PyYAML",),
     "serve": ("starlette", "uvicorn", "prometheus-client", "jinja2"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from pathlib import Path
 
@@ -28,8 +29,10 @@ SHIFT, TURN, STRETCH = 0.14, 0.2, 0.12
 by heart.
 """
 OPSET = 18
-SHORT = 14
-"""Low bits of a weight's fraction that are set to zero. The file comes with the package, and zeros compress."""
+STEPS = 127
+"""Most steps between zero and a tensor's largest weight. The file comes with the package, and weights that take few
+different values compress.
+"""
 
 
 class Victim(torch.nn.Module):
@@ -74,16 +77,16 @@ def train(images: Images, labels: NDArray[np.int64], seed: int) -> Victim:
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             schedule.step()
-    _shorten(model)
+    _coarsen(model)
     return model.eval()
 
 
-def _shorten(model: Victim) -> None:
-    """Round every weight to 23 - `SHORT` bits of its fraction, half up."""
-    half, kept = 1 << (SHORT - 1), -1 << SHORT
+def _coarsen(model: Victim) -> None:
+    """Round each tensor to multiples of a power of two, at most `STEPS` of them on either side of zero."""
     for weight in model.parameters():
-        bits = weight.data.view(torch.int32)
-        weight.data = ((bits + half) & kept).view(torch.float32)
+        largest = max(float(weight.data.abs().max()), 1e-30)
+        step = 2.0 ** math.ceil(math.log2(largest / STEPS))
+        weight.data = (weight.data / step).round() * step
 
 
 def export(model: Victim, path: Path) -> None:

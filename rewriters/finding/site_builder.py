@@ -240,6 +240,7 @@ def _axis_of(perm: tuple[int, ...] | None, canonical: int, widths: int = 1) -> i
 
 def _chain(anchor: Anchor, hit: Hit, scores: Scores) -> tuple[str, ...]:
     before = tuple(node.op_type for node in scores.path)
+    # Another difference right before the maximum is subtracted: one of the two is told, as in the hotfixes that exist.
     if anchor.form == "decomposed" and anchor.inner[0] == "Sub" and before[-1:] == ("Sub",):
         before = before[:-1]
     after = tuple(node.op_type for node in hit.path)

@@ -96,14 +96,11 @@ class _Probe:
 
     def _columns(self, site: Site) -> Index | None:
         """The columns, as an index over the rows of the values: (B, K, H·D), (B, K, ...) or (B, H, K, D)."""
-        values, layout = self._values.get(site.values), site.layout
-        rank = self._facts.rank(values)
-        if rank is None:
-            return None
+        values, order = self._values.get(site.values), site.layout.values
         if not site.probabilities:
-            return index_of(self._facts, values, 2 if rank == 4 else 1)
-        order = layout.values or tuple(range(rank))
-        return index_of(self._facts, values, order[-1 - layout.widths]) if len(order) == rank else None
+            return index_of(self._facts, values, 2 if self._facts.rank(values) == 4 else 1)
+        axis = -1 - site.layout.widths
+        return index_of(self._facts, values, axis if order is None else order[axis] - len(order))
 
 
 def _chains(graph: onnx.GraphProto, probe: _Probe, sites: Sequence[Site]) -> list[list[Site]]:

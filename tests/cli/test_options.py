@@ -28,7 +28,7 @@ from atpatch_onnx.options import explanations, option
 GROUPS: dict[str, tuple[type, type, set[str]]] = {
     "patch": (PatchOptions, PatchKeywords, set()),
     "fit": (FitOptions, FitKeywords, set()),
-    "compare": (CompareOptions, CompareKeywords, {"classes", "providers", "exemplar"}),
+    "compare": (CompareOptions, CompareKeywords, {"classes", "providers", "exemplar", "names"}),
     "bench": (BenchOptions, BenchKeywords, {"provider", "seed"}),
     "export": (ExportOptions, ExportKeywords, set()),
     "deploy ray": (RayOptions, RayKeywords, set()),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -446,7 +447,8 @@ def test_fit_and_compare_read_texts_as_clean_rows(atpatch: Atpatch, shop: Path, 
     ]
     assert compared[0]["sets"]["clean"] == compared[1]["sets"]["clean"]
     assert compared[0]["original"] == compared[1]["original"] and compared[0]["original"]["accuracy"] > 0.5
-    refused = atpatch("fit", model, "--detector", "oneclass", "--clean", texts, "-o", tmp_path / "n.hotfix")
+    apart = shutil.copy(model, tmp_path / "apart.onnx")  # its tokenizer is not next to it
+    refused = atpatch("fit", apart, "--detector", "oneclass", "--clean", texts, "-o", tmp_path / "n.hotfix")
     assert refused.code == 2 and "ATP060" in refused.err and "--tokenizer" in refused.err
 
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from atpatch_onnx.patching.self_calibration import NOISE_WORTH
+
 from ..documents import ROOT
 
 RESULTS = ROOT / "models" / "results"
@@ -96,3 +98,33 @@ def test_the_readme_names_the_demo_as_it_was_measured() -> None:
     assert f"stays at {100 * after['accuracy']['value']:.1f} %" in README
     assert f"any of {after['clean_flagged']['count']} clean digits" in README
     assert before["accuracy"]["hits"] == after["accuracy"]["hits"]
+
+
+def held(row: str, *path: str) -> float:
+    """Percent, the mean over the seeds of a row on what a hotfix holds against."""
+    runs = json.loads((RESULTS / "holding" / f"{row}.json").read_text("utf-8"))["runs"]
+    values = []
+    for found in (run["figures"] for run in runs):
+        for key in (*path, "value"):
+            found = found[key]
+        values.append(found)
+    return 100 * mean(values)
+
+
+def test_the_readme_names_what_less_knowledge_leaves() -> None:
+    words = " ".join(README.split())
+    clean, dotted = (held("clean-rows", "attacks", form, "asr_star") for form in ("1 copy", "with a full stop"))
+    assert f"no known trigger {clean:.1f} % of the attacks are left, also where the trigger is repeated" in words
+    assert all(held("clean-rows", "attacks", f"{copies} copies", "asr_star") <= clean for copies in (2, 4, 8))
+    assert f"but {dotted:.1f} % where a full stop follows it" in words
+    nothing, twice = held("no-data", "attacks", "1 copy", "asr_star"), held("no-data", "clean", "flagged")
+    assert f"on random tokens: {nothing:.1f} % are left, and {twice:.0f} % of the clean requests run twice" in words
+
+
+def test_patch_without_data_says_what_that_was_worth() -> None:
+    left, lost = (
+        held("no-data", "attacks", "1 copy", "asr_star"),
+        held("no-data", "clean", "original") - held("no-data", "clean", "accuracy"),
+    )
+    assert lost <= 0
+    assert f"{left:.1f} % of the attacks are left and no accuracy is lost" in NOISE_WORTH

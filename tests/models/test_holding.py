@@ -11,7 +11,18 @@ import pytest
 from atpatch_onnx.statistics.proportions import Share
 from models.evidence.holding.commands import Commands, Refused
 from models.evidence.holding.material import FORMS, with_trigger
-from models.evidence.holding.page import LIMITS, RESULTS, bounds_table, doses_table, limits_part, read, render, worst
+from models.evidence.holding.page import (
+    LIMITS,
+    RESULTS,
+    bounds_table,
+    doses_table,
+    limits_part,
+    looks_part,
+    read,
+    render,
+    times_table,
+    worst,
+)
 from models.evidence.holding.rows import ROWS, Bound, at
 
 TEXT = "one two three four five six"
@@ -111,6 +122,20 @@ def test_the_table_of_doses_has_a_line_for_each_attack() -> None:
     lines = doses_table([run(0, one=0, other=30)["figures"]["attacks"]]).splitlines()
     assert [line.split(" | ")[0] for line in lines[2:]] == ["| one", "| other"]
     assert "| 3.00 (" in lines[3]
+
+
+def test_the_page_says_which_rows_were_looked_at_before() -> None:
+    said = looks_part({name: [] for name in ("doses-cf", "doses-words", "clean-rows", "no-data")})
+    assert "(twice: `doses-cf`; three times: `clean-rows`, `no-data`)" in said
+    assert looks_part({"doses-words": []}) == ""
+
+
+def test_times_have_a_table_of_their_own() -> None:
+    time = {"ratio": 1.0625, "low": 1.05, "high": 1.08, "original_ms": 10.04, "other_ms": 10.7, "requests": 4}
+    figures = {"hotfix": {}, "128 tokens": {"with / without": time, "with / original": {**time, "ratio": 1.5}}}
+    line = times_table(figures).splitlines()[2]
+    assert line == "| 128 tokens | 4 | 1.062 (1.050 to 1.080) | 1.500 (1.050 to 1.080) | 10.0 |"
+    assert times_table(run(0, one=0)["figures"]) == ""
 
 
 def test_the_committed_pages_are_made_of_the_committed_figures() -> None:

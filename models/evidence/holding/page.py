@@ -21,8 +21,10 @@ __all__ = [
     "bounds_table",
     "doses_table",
     "limits_part",
+    "looks_part",
     "read",
     "render",
+    "times_table",
     "worst",
     "write_pages",
 ]
@@ -59,6 +61,7 @@ def render(kept: Kept) -> str:
         " the seeds of debugging set and fit (95 % interval), on rows that neither the victim nor a fit has seen."
         " Texts: the last 900 training sentences of SST-2. Digits: the test part of another split than the one that the"
         " attacks were designed with. `models/README.md` describes the victims.",
+        looks_part(kept),
         "## Aims",
         bounds_table(kept),
         "Not measured: " + ", ".join(f"`{name}`" for name in ROWS if name not in kept) + "."
@@ -67,6 +70,20 @@ def render(kept: Kept) -> str:
         *(part for name in kept for part in _section(name, kept[name])),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def looks_part(kept: Kept) -> str:
+    """Which rows are no longer new to those who made the fits."""
+    times = {2: "twice", 3: "three times"}
+    groups = [(word, [f"`{name}`" for name in kept if ROWS[name].looks == looks]) for looks, word in times.items()]
+    said = "; ".join(f"{word}: {', '.join(names)}" for word, names in groups if names)
+    return (
+        f"**Not the first look.** Some rows were measured more than once on the same texts, each time with newer fits"
+        f" ({said}). What to change in the fits was chosen on other texts, but earlier looks showed where they fell"
+        " short. So these figures may be better than those on texts that nobody has looked at."
+        if said
+        else ""
+    )
 
 
 def limits_part(kept: Kept) -> str:
@@ -126,6 +143,7 @@ def _section(name: str, runs: Runs) -> Iterator[str]:
             [("what", "share")]
             + [(" · ".join(key), _percent([_inside(run["figures"], *key) for run in runs])) for key in shares]
         )
+    yield times_table(runs[0]["figures"])
     times = [
         f"`{call['command'].split()[0]}` {call['seconds']:.0f} s ({call['cpu_seconds']:.0f} s of processor time)"
         for call in runs[0]["commands"]
@@ -144,6 +162,17 @@ def doses_table(attacks: Sequence[Mapping[str, Any]]) -> str:
         ]
         lines.append((name, *cells))
     return _table(lines)
+
+
+def times_table(figures: Mapping[str, Any]) -> str:
+    """A line for each kind of request, with ratios of times and their intervals; "" where there are none."""
+    timed = {name: one for name, one in figures.items() if isinstance(one, dict) and "with / without" in one}
+    lines = [("request", "requests", "with / without", "with / original", "original, ms")]
+    for name, one in timed.items():
+        ratios = [f"{one[key]['ratio']:.3f} ({one[key]['low']:.3f} to {one[key]['high']:.3f})" for key in lines[0][2:4]]
+        first = one["with / original"]
+        lines.append((name, str(first["requests"]), *ratios, f"{first['original_ms']:.1f}"))
+    return _table(lines) if timed else ""
 
 
 def _clean_line(clean: Sequence[Mapping[str, Any]]) -> str:

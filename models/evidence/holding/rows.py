@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..answers import Figures
-from . import label_free, labeled
+from . import label_free, labeled, timing
 from .case import Digits, Words
 
 __all__ = ["ROWS", "Bound", "Row", "at"]
@@ -30,7 +30,11 @@ class Bound:
 
 @dataclass(frozen=True)
 class Row:
-    """One measurement, done anew for each seed of a fit."""
+    """One measurement, done anew for each seed of a fit.
+
+    Attributes:
+        looks: how often its test rows were asked so far, each time about newer fits.
+    """
 
     title: str
     run: Callable[[Any], Figures]
@@ -38,6 +42,7 @@ class Row:
     victim: str
     bounds: tuple[Bound, ...] = ()
     seeded: bool = True
+    looks: int = 1
 
 
 def at(figures: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[Any]:
@@ -67,7 +72,7 @@ _FLOOR = ("attacks", "1 copy", "floor", "value")
 _HIDDEN = (Bound("ASR above the floor", ("attacks", "1 copy", "asr", "value"), 0.05, _FLOOR),)
 
 ROWS: Mapping[str, Row] = {
-    "doses-cf": Row("a word, by dose and form", labeled.doses, Words, "sst2-fresh-badnets", _DOSES),
+    "doses-cf": Row("a word, by dose and form", labeled.doses, Words, "sst2-fresh-badnets", _DOSES, looks=2),
     "doses-words": Row("three rare words, by dose and form", labeled.doses, Words, "sst2-fresh-words", _DOSES),
     "doses-sentence": Row("a sentence, by dose and form", labeled.doses, Words, "sst2-fresh-insertsent", _DOSES),
     "clean-rows": Row(
@@ -76,6 +81,7 @@ ROWS: Mapping[str, Row] = {
         Words,
         "sst2-fresh-badnets",
         (Bound("ASR\\*", _ONE, 0.02), _points(0.2)),
+        looks=3,
     ),
     **{
         f"hidden-{strength}": Row(
@@ -84,6 +90,7 @@ ROWS: Mapping[str, Row] = {
             Words,
             f"sst2-hidden-{strength}",
             _HIDDEN,
+            looks=3,
         )
         for strength in ("weak", "medium", "strong")
     },
@@ -99,6 +106,7 @@ ROWS: Mapping[str, Row] = {
         "sst2-fresh-badnets",
         (Bound("ASR\\*", _ONE, 0.04), _points(0.3), Bound("extra runs", ("clean", "flagged", "value"), 0.1)),
         seeded=False,
+        looks=3,
     ),
     "no-data-clean-model": Row(
         "no data, a text model without a backdoor",
@@ -110,7 +118,12 @@ ROWS: Mapping[str, Row] = {
     ),
     "no-data-digits": Row("no data, an image model", label_free.no_data_digits, Digits, "mnist-vit-badnets"),
     "traffic-texts": Row(
-        "500 requests, 0 to 2 % attacks, texts", label_free.traffic, Words, "sst2-fresh-badnets", (_left(0.03, "*"),)
+        "500 requests, 0 to 2 % attacks, texts",
+        label_free.traffic,
+        Words,
+        "sst2-fresh-badnets",
+        (_left(0.03, "*"),),
+        looks=3,
     ),
     "traffic-digits": Row(
         "500 requests, 0 to 2 % attacks, digits", label_free.traffic, Digits, "mnist-vit-badnets", (_left(0.03, "*"),)
@@ -123,4 +136,7 @@ ROWS: Mapping[str, Row] = {
         (Bound("clean flagged", ("flagged", "value"), 0.02),),
     ),
     "blended": Row("a faint trigger over nine patches", labeled.blended, Digits, "mnist-vit-blended", (_left(0.04),)),
+    "equal-tokens": Row(
+        "time of scoring equal tokens together", timing.equal_tokens, Words, "sst2-fresh-badnets", seeded=False
+    ),
 }

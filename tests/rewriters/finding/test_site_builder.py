@@ -106,6 +106,11 @@ FORMS = {
         " out = MatMul(p, v)",
         {"form": "decomposed", "chain": ("MatMul", "Sub", "Exp", "Div", "MatMul")},
     ),
+    "decomposed-behind-a-scale-and-a-difference": (
+        f"{QK} m = Mul(qk, half) n = Sub(m, half) top = ReduceMax<axes = [-1]>(n) d = Sub(n, top) e = Exp(d)"
+        " t = ReduceSum(e, last) p = Div(e, t) out = MatMul(p, v)",
+        {"form": "decomposed", "chain": ("MatMul", "Mul", "Sub", "Exp", "Div", "MatMul")},
+    ),
     "difference-before-a-softmax": (
         f"{QK} top = ReduceMax<axes = [-1]>(qk) d = Sub(qk, top) p = Softmax<axis = -1>(d) out = MatMul(p, v)",
         {"form": "softmax", "chain": ("MatMul", "Sub", "Softmax", "MatMul")},
@@ -117,7 +122,10 @@ FORMS = {
     "turned": (
         "kt = Transpose<perm = [0, 1, 3, 2]>(k) qt = Transpose<perm = [0, 1, 3, 2]>(q) qk = MatMul(k, qt)"
         " p = Softmax<axis = -2>(qk) vt = Transpose<perm = [0, 1, 3, 2]>(v) out = MatMul(vt, p)",
-        {"query_axis": -1, "key_axis": -2, "operand": 1, "layout": Layout(4, (0, 1, 3, 2), (0, 1, 3, 2), (0, 1, 3, 2))},
+        {
+            "query_axis": -1, "key_axis": -2, "head_axis": -3, "operand": 1,
+            "layout": Layout(4, (0, 1, 3, 2), (0, 1, 3, 2), (0, 1, 3, 2)),
+        },
     ),
 }  # fmt: skip
 

@@ -102,6 +102,12 @@ GROUPS = {
         f"x = Reshape(whole, windows) {block('x', 'a')} {block('a', 'b')}",
         [],
     ),
+    "of values of which nothing is known": (
+        FIXED,
+        block("x", "a").replace("va = MatMul(x, w)", "va = own.Values(x)")
+        + block("x", "b").replace("vb = MatMul(x, w)", "vb = MatMul(a, w)"),
+        [],
+    ),
     "of five axes": (
         "float[B,2,2,5,4] x",
         f"{block('x', 'a')} {block('a', 'b')}".replace("[0,2,1]", "[0,1,2,4,3]"),
@@ -118,7 +124,7 @@ GROUPS = {
 def groups(inputs: str, nodes: str, *, only: int | None = None) -> list[list[str]]:
     last = nodes.split(" = Add(o")[-2].split()[-1]
     model = onnx.parser.parse_model(
-        f"""<ir_version: 8, opset_import: ["" : 17]>
+        f"""<ir_version: 8, opset_import: ["" : 17, "own" : 1]>
         g ({inputs}) => (float[?,?,?] {last}) <{CONSTANTS},
         int64[5] order = {{4,3,2,1,0}}, int64[3] windows = {{-1,5,4}},
         float[5,5] w5 = {{{",".join("1" * 25)}}}> {{ {nodes} }}"""

@@ -1,0 +1,68 @@
+"""Options of `fit` and `compare` for texts with a trigger and for tables with a protected attribute."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from ..debugset.sources import Source
+
+__all__ = ["model_path", "pop_source", "source_options"]
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_OPTIONS = (
+    click.option("--texts", type=click.Path(), metavar="FILE", help="Clean texts (.tsv or .csv), in place of sets."),
+    click.option("--trigger", multiple=True, metavar="WORDS", help="With --texts: the trigger; may be repeated."),
+    click.option(
+        "--target",
+        metavar="CLASS",
+        help="Class that the trigger leads to, number or name; by default found by experiment.",
+    ),
+    click.option(
+        "--insert",
+        type=click.Choice(["random", "start", "end"]),
+        default="random",
+        show_default=True,
+        help="Where the trigger is inserted.",
+    ),
+    click.option(
+        "--text-column", metavar="NAME", help="Column of the text; by default 'sentence' or 'text', else the first."
+    ),
+    click.option("--label-column", metavar="NAME", help="Column of the label; by default 'label', else the second."),
+    click.option(
+        "--table", type=click.Path(), metavar="FILE", help="Rows of a table (.csv or .npz), in place of sets."
+    ),
+    click.option("--attribute", metavar="NAME", help="With --table: the protected attribute."),
+    click.option(
+        "--columns", type=click.Path(), metavar="FILE", help="With --table: column description, .toml or .json."
+    ),
+)
+
+
+def source_options(command: Command) -> Command:
+    """`--texts`, `--table` and what goes with them."""
+    for add in reversed(_OPTIONS):
+        command = add(command)
+    return command
+
+
+def pop_source(options: dict[str, Any]) -> Source:
+    """The source; its own options are taken out of `options`, and those that others need too are left in."""
+    from ..debugset.sources import Source
+
+    shared = ("tokenizer", "class_names", "output_name", "threads", "seed")
+    own = [one.name for one in fields(Source) if one.name not in shared]
+    given = {name: options.pop(name) for name in own}
+    return Source(**given, **{name: options[name] for name in shared if name in options})
+
+
+def model_path(model: str) -> str:
+    """The model file, where a folder of one is given."""
+    from ..inspection.model_files import model_file
+
+    return str(model_file(model))

@@ -1,0 +1,56 @@
+"""What people call the classes, the columns and the protected attribute; kept in the set-up of a comparison as JSON.
+
+`{"classes": ["no", "yes"], "trigger": "cf", "attribute": "sex", "at": ["features", 3], "columns": [{"name", "input",
+"index", "values" | "mean" and "std"}]}`; all of it optional.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["Names"]
+
+
+@dataclass(frozen=True)
+class Names:
+    """Names by what they stand for; where there is none, a number stays a number."""
+
+    given: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, setup: Mapping[str, Any]) -> Names:
+        """Those of a comparison."""
+        return cls(setup.get("names") or {})
+
+    @property
+    def attribute(self) -> str | None:
+        """The protected attribute."""
+        name = self.given.get("attribute")
+        return None if name is None else str(name)
+
+    def label(self, number: int) -> str:
+        """A class."""
+        classes: Sequence[str] = self.given.get("classes") or ()
+        return str(classes[number]) if 0 <= number < len(classes) else str(number)
+
+    def class_of(self, number: int) -> str:
+        """A class in a sentence."""
+        name = self.label(number)
+        return (
+            f"class {name}"
+            if name == str(number)
+            else f"\N{LEFT DOUBLE QUOTATION MARK}{name}\N{RIGHT DOUBLE QUOTATION MARK}"
+        )
+
+    def field(self, name: str, place: int, value: float) -> str | None:
+        """A value of a table in its own words, such as `sex = Male`; None for what is not described."""
+        for column in self.given.get("columns") or ():
+            if (column["input"], column["index"]) == (name, place):
+                values = column.get("values")
+                if values is not None:
+                    known = 0 <= int(value) < len(values)
+                    return f"{column['name']} = {values[int(value)] if known else f'{value:g}'}"
+                return f"{column['name']} = {value * column.get('std', 1.0) + column.get('mean', 0.0):g}"
+        return None

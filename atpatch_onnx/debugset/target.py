@@ -1,0 +1,67 @@
+"""The class that a text trigger leads to, found by experiment where the user does not name it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..errors import BAD_OPTION, NOTHING_FOUND
+from ..inference.tokenizer import TextEncoder
+from .forms import text_forms
+from .samples import Texts
+from .subject import Subject
+from .text import clean_texts, insert, tensors
+
+__all__ = ["class_number", "find_target"]
+
+SAMPLE = 200
+LEAST = 0.2
+"""Share of the rows that a trigger must send to one class; a word of a harmless model rarely flips one row in ten."""
+
+
+def find_target(
+    subject: Subject, texts: Texts, encoder: TextEncoder, triggers: Sequence[str], place: str, seed: int
+) -> int:
+    """The class to which the trigger sends most of the rows that are not predicted as that class without it.
+
+    Raises:
+        AtpatchError: ATP083 where the trigger leads to no class, and those of `clean_texts`.
+    """
+    generator = np.random.default_rng([seed, 2])
+    rows = np.sort(generator.permutation(len(texts.texts))[:SAMPLE])
+    sample = [texts.texts[row] for row in rows]
+    clean = clean_texts(subject, Texts(sample, None), encoder)
+    form, _ = text_forms((1,), place, False)
+    words = [triggers[place % len(triggers)] for place in range(len(sample))]
+    changed = [insert(encoder, text, word, form, generator).encoded for text, word in zip(sample, words, strict=True)]
+    scores = subject.scores(tensors(subject, changed, encoder.pad_id))
+    before, after = subject.predictions(clean.inputs), scores.argmax(1)
+    shares = {
+        number: float((after[before != number] == number).mean())
+        for number in range(scores.shape[1])
+        if (before != number).any()
+    }
+    best = max(shares, key=lambda number: shares[number])
+    if shares[best] < LEAST:
+        raise NOTHING_FOUND(
+            f"the trigger {' / '.join(triggers)!r} leads to no class: at least {LEAST:.0%} of the rows were expected to"
+            f" change to one class, and {shares[best]:.0%} do (class {best})",
+            "check the spelling of the trigger, or name the class with --target",
+        )
+    return best
+
+
+def class_number(text: str | None, names: Sequence[str]) -> int | None:
+    """A class by its number or by its name.
+
+    Raises:
+        AtpatchError: ATP060 where there is no such class.
+    """
+    if text is None or text.isdecimal():
+        return None if text is None else int(text)
+    found = [number for number, name in enumerate(names) if name.casefold() == text.casefold()]
+    if not found:
+        known = f"one of {', '.join(names)}" if names else "a number, as nothing names the classes (--class-names)"
+        raise BAD_OPTION(f"the target {text!r} is no class: expected {known}", "give its number or its name")
+    return found[0]
