@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from atpatch_onnx.demo.run import FOLDER
+from atpatch_onnx.hotfix.file import Hotfix
 from atpatch_onnx.patching.self_calibration import NOISE_WORTH
 
 from ..documents import ROOT
@@ -98,6 +100,32 @@ def test_the_readme_names_the_demo_as_it_was_measured() -> None:
     assert f"stays at {100 * after['accuracy']['value']:.1f} %" in README
     assert f"any of {after['clean_flagged']['count']} clean digits" in README
     assert before["accuracy"]["hits"] == after["accuracy"]["hits"]
+
+
+def test_the_docs_name_what_the_tokens_own_value_leaves() -> None:
+    tried = Hotfix.load(FOLDER / "model.hotfix").evidence["calibration"]["benign"]
+    full = {one["values"]: one for one in tried if one["level"] == 1.0}
+    own, benign = (
+        {key: f"{100 * full[kind][key]:.0f} %" for key in ("attack", "astray")} for kind in ("own", "benign")
+    )
+    guide, room = (
+        " ".join((ROOT / page).read_text("utf-8").split())
+        for page in ("docs/guide/how-it-works.md", "models/README.md")
+    )
+    assert f"leaves {own['attack']} of the attacks on the rows" in guide
+    assert f"with the benign value too it is {benign['attack']} (`models/README.md`)" in guide
+    assert f"leaves {own['attack']} of the attacks in place ({own['astray']} of the digits" in room
+    assert f"with the benign value too it is {benign['attack']} ({benign['astray']})" in room
+
+
+def test_the_docs_name_the_demo_with_other_seeds() -> None:
+    runs = json.loads((RESULTS / "digits_vit_seeds.json").read_text("utf-8"))
+    first, second, third = (f"{100 * run['patched']['asr_star']['value']:.1f}".removesuffix(".0") for run in runs)
+    left = f"{first} %, {second} % and {third} %"
+    assert f"With three other seeds ASR\\* is {left}" in PAGE
+    room = " ".join((ROOT / "models" / "README.md").read_text("utf-8").split())
+    assert f"ASR\\* {left}, no clean digit flagged, no clean prediction changed" in room
+    assert not any(run["patched"]["clean_flagged"]["hits"] or run["clean_changed"]["hits"] for run in runs)
 
 
 def held(row: str, *path: str) -> float:
