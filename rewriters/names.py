@@ -3,6 +3,7 @@
     atpatch_enabled, atpatch_threshold          inputs that steer a session
     atpatch_flagged, atpatch_columns/<site>     outputs that say what was flagged
     atpatch_length_unseen                       output that says which requests are shorter or longer than any seen
+    atpatch_span, atpatch_span_attention        input that marks tokens, output with the attention on them
     atpatch/<owner>/<role>, <role>.1, ...       an inserted node and the value it makes; the owner is a site, or a part
                                                 that all share
     atpatch/first/<name>, atpatch/second/<name> values of the first and of the second run (`second_pass`)
@@ -20,6 +21,9 @@ __all__ = [
     "FLAGGED",
     "LENGTH_UNSEEN",
     "PREFIX",
+    "SPAN",
+    "SPAN_ATTENTION",
+    "STEERING",
     "THRESHOLD",
     "branch_name",
     "branch_of_gate",
@@ -44,6 +48,11 @@ THRESHOLD = _OURS + "_threshold"
 FLAGGED = _OURS + "_flagged"
 LENGTH_UNSEEN = _OURS + "_length_unseen"
 COLUMNS = _OURS + "_columns/"
+SPAN = _OURS + "_span"
+SPAN_ATTENTION = _OURS + "_span_attention"
+
+STEERING = frozenset({ENABLED, THRESHOLD, SPAN})
+"""Inputs that a patch adds; none of them is data of the model."""
 
 _FIRST, _SECOND = PREFIX + "first/", PREFIX + "second/"
 _GATE_BRANCH = re.compile(r"/gate(?:\.\d+)?/(then|else)_branch$")
@@ -93,7 +102,7 @@ def is_inserted(name: str) -> bool:
 
 def is_telemetry(name: str) -> bool:
     """Whether an output reports on requests, and is none of the model's own."""
-    return name in (FLAGGED, LENGTH_UNSEEN) or name.startswith(COLUMNS)
+    return name in (FLAGGED, LENGTH_UNSEEN, SPAN_ATTENTION) or name.startswith(COLUMNS)
 
 
 def owner_of(name: str) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from .choices import Accept, ControlInputs, Gating, Joint, Mend, Passes
+from .choices import Accept, ControlInputs, Gating, Joint, Mend, Passes, SpanInput
 from .detector_kinds import (
     NORM_FLOOR,
     Cnn,
@@ -122,6 +122,8 @@ class PatchPlan:
         lengths: the shortest and the longest request, in valid columns, that calibration has seen; None: not known.
             Telemetry then adds the output `atpatch_length_unseen` (B,), true for requests beyond them, where a graph
             input masks the padding of all sites.
+        span: None, or how the input `atpatch_span` is given: "optional" (an initializer that a request may override, an
+            empty span) or "required". Adds the output `atpatch_span_attention`, see `editing.span`.
         digest: digest of the hotfix this plan came from, "" when nothing was fitted.
     """
 
@@ -138,4 +140,5 @@ class PatchPlan:
     mend: Mend = "redistribute"
     accept: Accept = "always"
     lengths: tuple[int, int] | None = None
+    span: SpanInput | None = None
     digest: str = ""

@@ -7,6 +7,7 @@ An attention map A has the canonical shape (B, H, Q, K), its values V (B, H, K, 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,9 +15,10 @@ from typing import Any, Literal
 
 import onnx
 
+from .names import SPAN, SPAN_ATTENTION
 from .summary import Summarized, some
 
-__all__ = ["MAP_FORMS", "Confidence", "Inspection", "Layout", "Rejection", "Site", "Where"]
+__all__ = ["MAP_FORMS", "Confidence", "Inspection", "Layout", "Rejection", "Site", "Where", "span_in_words"]
 
 Where = tuple[tuple[int, str], ...]
 """Path from the model to a body of nodes: () is the main graph; each step is (node index, attribute name) into a
@@ -234,6 +236,8 @@ class Inspection(Summarized):
         yield "rejected", some(f"{count} × {code}" for code, count in codes.most_common()) if codes else "none"
         if "patch" in facts:
             yield "patched", f"sites {facts['patch'].get('sites', '')}"
+            if "span" in facts["patch"]:
+                yield "marked span", span_in_words(facts["patch"]["span"])
 
     def to_json(self) -> dict[str, Any]:
         """The keys that `inspect --json` promises."""
@@ -242,3 +246,14 @@ class Inspection(Summarized):
             "sites": [site.to_json() for site in self.sites],
             "rejected": [rejection.to_json() for rejection in self.rejected],
         }
+
+
+def span_in_words(fact: str) -> str:
+    """What the stamp of a patch says about its marked span (see `editing.span`)."""
+    try:
+        span = json.loads(fact)
+        way, heads = str(span["input"]), [*span["heads"].values()]
+        size = "" if None in heads else f", {sum(map(int, heads))} heads"
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return "the record of it is damaged; patch the original again"
+    return f"{way} input {SPAN}, output {SPAN_ATTENTION} of {len(heads)} sites{size}"

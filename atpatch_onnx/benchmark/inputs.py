@@ -17,7 +17,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from rewriters.names import ENABLED, THRESHOLD
+from rewriters.names import STEERING
 
 from ..errors import BAD_OPTION
 
@@ -57,7 +57,7 @@ def axis_names(model: onnx.ModelProto) -> dict[str, list[str | int]]:
     weights = {tensor.name for tensor in model.graph.initializer}
     named: dict[str, list[str | int]] = {}
     for value in model.graph.input:
-        if value.name in weights or value.name in (ENABLED, THRESHOLD):
+        if value.name in weights or value.name in STEERING:
             continue
         if not value.type.HasField("tensor_type"):
             raise BAD_OPTION(f"input {value.name!r} is no tensor", "bench graphs whose inputs are plain tensors")

@@ -84,6 +84,8 @@ def main() -> None:
             elif value.name == "atpatch_threshold":
                 default = session.get_modelmeta().custom_metadata_map["atpatch.threshold"]
                 feeds.setdefault(value.name, np.array(float(default), np.float32))
+            elif value.name == "atpatch_span":
+                feeds.setdefault(value.name, np.zeros((1, 2), np.int64))
         for _ in range(2):
             session.run(None, feeds)
         report["ran"][kind] = high_water()

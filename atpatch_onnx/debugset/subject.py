@@ -14,7 +14,7 @@ from rewriters.editing.fused_sites import lower_fused_sites
 from rewriters.editing.patcher import is_patched
 from rewriters.finding.finder import find_sites
 from rewriters.model.forms import Model, read
-from rewriters.names import ENABLED, THRESHOLD
+from rewriters.names import STEERING
 
 from ..errors import ALREADY_PATCHED, COLUMNS_UNCLEAR, DATA_MALFORMED
 from ..inference.capture import canonical_values
@@ -71,7 +71,7 @@ class Subject:
         self.inputs = {
             value.name: _describe(value)
             for value in self.proto.graph.input
-            if value.name not in constants and value.name not in (ENABLED, THRESHOLD)
+            if value.name not in constants and value.name not in STEERING
         }
 
     def complete(self, data: DataSet) -> DataSet:

@@ -10,10 +10,9 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto
 
-from rewriters.editing.controls import ENABLED, THRESHOLD
 from rewriters.model import io as model_io
 from rewriters.model.external_data import check_external, external_locations
-from rewriters.names import FLAGGED, is_telemetry
+from rewriters.names import FLAGGED, STEERING, is_telemetry
 
 from ..errors import ARMS_DIFFER, NAME_UNUSABLE, NOT_SERVABLE
 from ..serve.tensors import TensorSpec
@@ -96,9 +95,9 @@ def load_arms(original: str | os.PathLike[str], patched: str | os.PathLike[str])
     for kind in ("inputs", "outputs"):
         one, two = (tuple(spec for spec in getattr(arm, kind) if spec.name != FLAGGED) for arm in arms)
         if one != two:
-            steered = {spec.name for spec in two} & {ENABLED, THRESHOLD}
+            steered = {spec.name for spec in two} & STEERING
             way_out = (
-                "patch with --controls optional or none, so that clients need not know about the patch"
+                "patch with --controls optional or none, not with --span required: clients need not know of the patch"
                 if steered
                 else None
             )

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
-from rewriters.choices import Accept, ControlInputs, Gating, Mend, Passes
+from rewriters.choices import Accept, ControlInputs, Gating, Mend, Passes, SpanInput
 
 from ..errors import BAD_OPTION
 from ..options import option
@@ -54,6 +54,7 @@ class PlanKeywords(TypedDict, total=False):
     accept: Accept | None
     gating: Gating | None
     telemetry: bool
+    span: SpanInput | None
     controls: ControlInputs | None
     force: bool
 
@@ -101,6 +102,8 @@ class PatchOptions:
             cuda, and if with two passes.
         target: chooses the gating: if on cpu, none on cuda.
         telemetry: add outputs that say which columns were flagged.
+        span: add an input that marks a span of tokens, optional (empty where it is left out) or required, and an output
+            that says how much of the answer row's attention goes there.
         controls: inputs that control the patch: optional (default; none below IR version 4), required (genai and
             JavaScript ignore optional ones), or none (constants).
         freeze: the same as controls none.
@@ -130,6 +133,7 @@ class PatchOptions:
     gating: Gating | None = option(None, choices=Gating)
     target: Target = option("cpu", choices=Target)
     telemetry: bool = False
+    span: SpanInput | None = option(None, choices=SpanInput)
     controls: ControlInputs | None = option(None, choices=ControlInputs)
     freeze: bool = False
     portable: bool = False
@@ -144,6 +148,8 @@ class PatchOptions:
                     f"{name} means that there are no runtime controls, so they cannot be {self.controls}",
                     f"leave --{name} or --controls out",
                 )
+        if self.portable and self.span == "optional":
+            raise BAD_OPTION("a portable patch has no optional inputs", "give --span required, or leave --portable out")
         if self.portable and self.gating == "if":
             raise BAD_OPTION("a portable patch is branch-free", "leave --portable or --gating out")
         if self.threshold is not None and not math.isfinite(self.threshold):

@@ -120,6 +120,7 @@ def _overridden(plan: PatchPlan, options: PatchOptions) -> PatchPlan:
         accept=options.accept or plan.accept,
         gating=options.gating_of(passes),
         telemetry=options.telemetry,
+        span=options.span,
         controls=options.control_inputs,
     )
 

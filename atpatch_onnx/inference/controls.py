@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from rewriters.editing.controls import DEFAULT, OVERRIDABLE_FROM
 from rewriters.editing.stamp import KEY
-from rewriters.names import ENABLED, THRESHOLD
+from rewriters.names import ENABLED, SPAN, STEERING, THRESHOLD
 from rewriters.plan import PatchPlan
 
 from ..errors import RUNTIME_REFUSES
 
-__all__ = ["control_names", "control_notes", "gating_notes", "required_controls"]
+__all__ = ["control_names", "control_notes", "gating_notes", "required_controls", "span_notes"]
 
 
 def control_notes(model: onnx.ModelProto, plan: PatchPlan, folders: Sequence[Path]) -> tuple[str, ...]:
@@ -26,7 +26,7 @@ def control_notes(model: onnx.ModelProto, plan: PatchPlan, folders: Sequence[Pat
     if plan.controls == "required" and genai:
         return (
             f"every generator must be fed {ENABLED} (bool) and {THRESHOLD} (float32, here {plan.threshold:g}) with"
-            " set_model_input, as arrays without dimensions",
+            " set_model_input, as arrays without dimensions that outlive it: they are not copied",
         )
     if plan.controls != "optional":
         return ()
@@ -48,6 +48,16 @@ def control_notes(model: onnx.ModelProto, plan: PatchPlan, folders: Sequence[Pat
     return ()
 
 
+def span_notes(plan: PatchPlan, folders: Sequence[Path]) -> tuple[str, ...]:
+    """Notes on how onnxruntime-genai is told of the marked span."""
+    if plan.span is None or not any((folder / "genai_config.json").is_file() for folder in folders):
+        return ()
+    if plan.span == "required":
+        given = "with set_model_input, as an array that outlives it"
+        return (f"every generator must be fed {SPAN} (int64, samples × 2) {given}",)
+    return (f"onnxruntime-genai ignores optional inputs, {SPAN} too; --span required makes it an ordinary input",)
+
+
 def gating_notes(plan: PatchPlan) -> tuple[str, ...]:
     """Notes on what two passes without a branch cost."""
     if plan.passes == "one" or plan.gating == "if":
@@ -58,15 +68,12 @@ def gating_notes(plan: PatchPlan) -> tuple[str, ...]:
 
 
 def control_names(live: Any) -> frozenset[str]:
-    """The patch's runtime controls that a session accepts, optional or required."""
-    return frozenset(value.name for value in (*live.get_inputs(), *live.get_overridable_initializers())) & {
-        ENABLED,
-        THRESHOLD,
-    }
+    """The patch's runtime controls that a session accepts, optional or required, and its marked span."""
+    return STEERING & {value.name for value in (*live.get_inputs(), *live.get_overridable_initializers())}
 
 
 def required_controls(live: Any) -> dict[str, NDArray[Any]]:
-    """Inputs for controls that are required: the patch on, and the threshold of its stamp.
+    """Inputs for controls that are required: the patch on, the threshold of its stamp, and an empty span.
 
     Raises:
         AtpatchError: ATP052 where the threshold is required and the stamp is gone.
@@ -80,4 +87,6 @@ def required_controls(live: Any) -> dict[str, NDArray[Any]]:
                 f"{THRESHOLD} is a required input, and the stamp with its default is gone", "patch the original again"
             )
         values[THRESHOLD] = np.array(float(default), np.float32)
+    if SPAN in required:
+        values[SPAN] = np.zeros((1, 2), np.int64)
     return values

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from rewriters.finding.finder import find_sites
-from rewriters.names import ENABLED, THRESHOLD
+from rewriters.names import STEERING, THRESHOLD
 
 from ..errors import DATA_MALFORMED, RUNTIME_REFUSES, ModelError, PlanError
 from .controls import required_controls
@@ -64,9 +64,7 @@ class Runner:
     ) -> None:
         self._session = session(model, providers, threads, optimize, folder)
         self.outputs = [output.name for output in self._session.get_outputs()]
-        self._inputs = {
-            value.name: value for value in self._session.get_inputs() if value.name not in (ENABLED, THRESHOLD)
-        }
+        self._inputs = {value.name: value for value in self._session.get_inputs() if value.name not in STEERING}
         self._controls = required_controls(self._session)
         self.decoder = find_decoder(
             [*self._inputs.values()], self._session.get_outputs(), _numpy, partial(head_width, model)

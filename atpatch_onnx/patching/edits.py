@@ -15,7 +15,7 @@ from rewriters.plan import PatchPlan
 
 from ..hotfix.file import kinds
 from ..hotfix.options import PatchOptions
-from ..inference.controls import control_notes, gating_notes
+from ..inference.controls import control_notes, gating_notes, span_notes
 from ..inspection.inspector import count_nodes, original_of
 from .planning import Planned, make_plan
 from .self_calibration import Progress
@@ -62,7 +62,8 @@ class Edit:
 
     def notes(self, folders: Sequence[Path]) -> tuple[str, ...]:
         """One-line remarks for people; `folders`: where the graph lies, before and after."""
-        return (*self.planned.notes, *control_notes(self.original, self.plan, folders), *gating_notes(self.plan))
+        controls = control_notes(self.original, self.plan, folders)
+        return (*self.planned.notes, *controls, *span_notes(self.plan, folders), *gating_notes(self.plan))
 
 
 def patch_loaded(loaded: Loaded, options: PatchOptions, progress: Progress | None) -> Edit:

@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rewriters.names import ENABLED, THRESHOLD, columns_output, is_telemetry
+from rewriters.names import ENABLED, STEERING, THRESHOLD, columns_output, is_telemetry
 
 from ..errors import ARMS_DIFFER
 from ..inference.controls import control_names, required_controls
@@ -121,7 +121,7 @@ class Arm:
             )
         # Made in the pool: with more than one, onnxruntime's own threads inherit its priority.
         self._session = self._pool.submit(session, graph.model, threads=threads, folder=graph.folder).result()
-        self.inputs = specify(v for v in self._session.get_inputs() if v.name not in (ENABLED, THRESHOLD))
+        self.inputs = specify(v for v in self._session.get_inputs() if v.name not in STEERING)
         self.outputs = specify(v for v in self._session.get_outputs() if not is_telemetry(v.name))
         self.controllable = {ENABLED, THRESHOLD} <= control_names(self._session)
         self._required: Arrays = required_controls(self._session)

@@ -28,6 +28,7 @@ from .excision import tokens_of
 from .healing import detecting_sites, places_of
 from .qdq_barrier import second_reader_refusal
 from .samples import carries_samples, prediction_output, requested, sample_outputs
+from .span import span_refusal
 
 __all__ = ["not_admitted"]
 
@@ -58,6 +59,8 @@ def _reasons(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -> 
         yield from _second_run(model, plan, {site.id: site for site in chosen})
     if plan.telemetry and all(site.where for site in chosen):
         yield NOT_ADMITTED("telemetry needs a site in the main graph", "patch without --telemetry")
+    if plan.span is not None and (refusal := span_refusal(model, plan, sites)) is not None:
+        yield refusal
 
 
 def _tokens_elsewhere(model: onnx.ModelProto, plan: PatchPlan, chosen: Sequence[Site]) -> Iterator[AtpatchError]:

@@ -33,8 +33,9 @@ from .observe import record
 from .qdq_barrier import shield
 from .row_claims import with_shown_rows
 from .second_pass import add_second_pass
+from .span import add_span, span_sites
 from .stamp import Edit
-from .telemetry import add_length_warning, add_telemetry, length_facts, mask_of_lengths
+from .telemetry import add_outputs, length_facts
 
 __all__ = ["is_patched", "patch", "refusal", "stamp", "unpatch"]
 
@@ -82,13 +83,12 @@ def patch(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -> onn
         second = add_second_pass(patched, plan, joined, replacements.get((), []), pools[()])
         replacements[()], appended = second.replacements, second.appended
         columns |= second.columns
-    if plan.telemetry:
-        appended += add_telemetry(
-            patched, [(site.id, columns[site.id]) for site in by_body[()]], pools[()], plan.gating == "if"
-        )
-    mask = mask_of_lengths(plan, sites)
-    if plan.telemetry and plan.lengths is not None and mask is not None:
-        appended += add_length_warning(patched, plan.lengths, mask, pools[()], plan.gating == "if")
+    appended += add_outputs(patched, plan, sites, columns, pools[()])
+    spanned: dict[str, str] = {}
+    if plan.span is not None:
+        found = span_sites(model, plan, sites)
+        replacements[()], last, spanned = add_span(patched, plan, found, replacements.get((), []), pools[()])
+        appended += last
     for where in {*replacements, ()}:
         nodes = body_at(patched, where).node
         replacements[where], added = shield(nodes, replacements.get(where, []), appended if where == () else [])
@@ -96,7 +96,7 @@ def patch(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -> onn
     edits = apply(patched, replacements, appended)
     drop_unread_constants(patched)
     facts = _facts(plan, original_digest, {site.id: columns[site.id] if site.where == () else None for site in chosen})
-    facts |= length_facts(plan, mask)
+    facts |= {**length_facts(plan, sites), **spanned}
     stamping.write(patched, facts, edits)
     return patched
 
@@ -167,7 +167,7 @@ def is_patched(model: onnx.ModelProto) -> bool:
 
 def stamp(model: onnx.ModelProto) -> dict[str, str]:
     """Facts of the stamp: version, original (digest), hotfix (digest), sites, detector, gating, passes, controls,
-    threshold, observe, and lengths where they are known.
+    threshold, observe, lengths where they are known, and span where it is reported.
     """
     return stamping.read(model)
 

@@ -8,7 +8,7 @@ functions get no outputs and are left out; they are patched nevertheless.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -20,10 +20,28 @@ from ..names import FLAGGED, LENGTH_UNSEEN, columns_output
 from ..plan import PatchPlan
 from ..sites import Site
 
-__all__ = ["LENGTHS", "add_length_warning", "add_telemetry", "length_facts", "mask_of_lengths"]
+__all__ = ["LENGTHS", "add_outputs", "add_telemetry", "length_facts"]
 
 LENGTHS = "lengths"
 """Stamp key: the shortest and the longest request that calibration has seen, and the input that masks padding."""
+
+
+def add_outputs(
+    model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site], columns: Mapping[str, str], pool: ConstantPool
+) -> list[onnx.NodeProto]:
+    """Declare all outputs of a plan and return the nodes to append to the main graph.
+
+    Args:
+        columns: id of a patched site → its mask (B', K).
+    """
+    if not plan.telemetry:
+        return []
+    patched = [(site.id, columns[site.id]) for site in sites if site.id in plan.sites and not site.where]
+    nodes = add_telemetry(model, patched, pool, plan.gating == "if")
+    mask = mask_of_lengths(plan, sites)
+    if plan.lengths is not None and mask is not None:
+        nodes += add_length_warning(model, plan.lengths, mask, pool, plan.gating == "if")
+    return nodes
 
 
 def add_telemetry(
@@ -58,8 +76,9 @@ def mask_of_lengths(plan: PatchPlan, sites: Sequence[Site]) -> str | None:
     return masks.pop() if plan.lengths is not None and len(masks) == 1 else None
 
 
-def length_facts(plan: PatchPlan, mask: str | None) -> dict[str, str]:
+def length_facts(plan: PatchPlan, sites: Sequence[Site]) -> dict[str, str]:
     """The fact for the stamp."""
+    mask = mask_of_lengths(plan, sites)
     if plan.lengths is None or mask is None:
         return {}
     shortest, longest = plan.lengths

@@ -15,7 +15,7 @@ __all__ = ["Branch", "Replacement", "gate"]
 
 @dataclass(frozen=True)
 class Replacement:
-    """The node that computes `output` is replaced by `nodes`; the last of them computes `output` again.
+    """The node that computes `output` is replaced by `nodes`, of which one computes `output` again.
 
     No nodes: nothing reads the value any more.
     """

@@ -190,6 +190,29 @@ def test_required_controls_switch_the_patch_in_genai(built: Path, tmp_path: Path
         talk(tmp_path / "required")
 
 
+@pytest.mark.parametrize("mend", [None, "heal"])
+def test_genai_takes_a_marked_span_and_reports_in_every_step(built: Path, tmp_path: Path, mend: str | None) -> None:
+    silent = {"detector": "static", "columns": (), "mend": mend}
+    patch(built / "llama-fp32", tmp_path / "watched", **silent, span="required")
+    model = og.Model(str(tmp_path / "watched"))
+    parameters = og.GeneratorParams(model)
+    parameters.set_search_options(max_length=PROMPT + STEPS, batch_size=BATCH)
+    generator = og.Generator(model, parameters)
+    spans = np.array([[0, PROMPT], [2, 4]])  # genai does not copy it, so it has to outlive the loop
+    generator.set_model_input("atpatch_span", spans)
+    generator.append_tokens(np.random.default_rng(0).integers(3, VOCABULARY, (BATCH, PROMPT)).astype(np.int32))
+    shares = []
+    while not generator.is_done():
+        generator.generate_next_token()
+        shares.append(np.array(generator.get_output("atpatch_span_attention")))
+    assert shares[0].shape == (BATCH, LAYERS * HEADS)
+    np.testing.assert_allclose(shares[0][0], 1, atol=1e-5)  # the whole prompt is marked
+    assert ((shares[0][1] > 0) & (shares[0][1] < 1)).all()
+    assert (shares[-1][0] < 1).all()  # by now there are tokens behind it
+    said = [[int(token) for token in generator.get_sequence(row)] for row in range(BATCH)]
+    assert said == talk(built / "llama-fp32")
+
+
 def node_modules() -> Path | None:
     """A folder that has onnxruntime-node, if there is one: `npm install onnxruntime-node` in ATPATCH_NODE."""
     folder = Path(os.environ.get("ATPATCH_NODE", "."))
