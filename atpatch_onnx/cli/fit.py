@@ -196,8 +196,23 @@ def _settings(described: Mapping[str, Any]) -> Iterator[str]:
         "one": "one pass",
         "two": f"two passes, accepted {'on a flip only' if described['accept'] == 'flip' else 'always'}",
     }
+    if described["mend"] == "heal":
+        yield from _healing(described)
+        return
     mend = f"benign attention {described['benign_level']:g} × its mean, {described['values']} values"
     yield f"{'flagged tokens excised' if described['mend'] == 'excise' else mend}, {passes[described['passes']]}"
+
+
+def _healing(described: Mapping[str, Any]) -> Iterator[str]:
+    calls = {"cached": "prefill and decoding with caches", "whole": "whole prompts"}.get(described["calls"], "")
+    lengths = described["lengths"]
+    seen = f"prompts of {lengths['shortest']} to {lengths['longest']} tokens" if lengths else ""
+    yield "flagged tokens healed" + "".join(f"; {words}" for words in (calls, seen) if words)
+    probe = described["evidence"]["calibration"]["probe"]
+    yield (
+        f"detecting sites: the first {probe['depth']} of {probe['sites']}, so a prompt costs"
+        f" {1 + probe['layers_share']:.2f} of its layers; a step of one token costs nothing"
+    )
 
 
 def _rate(figure: Mapping[str, Any] | None) -> str:

@@ -13,13 +13,13 @@ from rewriters.plan import PatchPlan
 from rewriters.sites import Site
 
 from ..hotfix.evidence import Calibration, Evidence, KindFigures
-from ..hotfix.file import Hotfix, HotfixSite
+from ..hotfix.file import Calls, Hotfix, HotfixSite
 from ..inference.prediction import Served
 from .calibration import as_few
 from .request_lengths import seen_lengths
 from .training import Context
 
-__all__ = ["Fitted", "Outcome", "make_hotfix", "spread"]
+__all__ = ["Fitted", "Outcome", "best", "make_hotfix", "spread"]
 
 QUANTILES = (0.025, 0.25, 0.5, 0.75, 0.975)
 
@@ -42,6 +42,17 @@ class Outcome:
 
     def to_json(self) -> KindFigures:
         return {"left": self.left, "lost": self.lost, "missed": self.missed}
+
+
+def best(outcomes: Sequence[Outcome]) -> int:
+    """Index of the outcome with the fewest attacks left; of those the fewest clean rows lost; of those the fewest
+    missed; of those the first, which is the cheapest. At each step one stays that is `as_few`; not empty.
+    """
+    left = list(enumerate(outcomes))
+    for step in ("left", "lost", "missed"):
+        fewest = min(getattr(one, step) for _, one in left)
+        left = [(index, one) for index, one in left if as_few(getattr(one, step), fewest)]
+    return left[0][0]
 
 
 @dataclass(frozen=True)
@@ -75,13 +86,19 @@ class Fitted:
 
 
 def make_hotfix(
-    fitted: Fitted, context: Context, sites: Sequence[Site], evidence: Evidence, versions: Mapping[str, str]
+    fitted: Fitted,
+    context: Context,
+    sites: Sequence[Site],
+    evidence: Evidence,
+    versions: Mapping[str, str],
+    calls: Calls = "",
 ) -> Hotfix:
     """The hotfix of a fit.
 
     Args:
         sites: all sites of the model, in graph order.
         versions: package → version, of those that the fit used.
+        calls: see `Hotfix`.
     """
     plan = fitted.plan
     return Hotfix(
@@ -101,6 +118,7 @@ def make_hotfix(
         mend=plan.mend,
         accept=plan.accept,
         data=context.data.digest,
+        calls=calls,
         lengths=seen_lengths(context, sites),
         evidence=evidence,
         seeds={"fit": context.seed},

@@ -143,7 +143,8 @@ def _fit(
     def fit_trial(trial: Trial) -> Fit | AtpatchError:
         return _fit_kind(maker, sites, trial.kind, options, replace(Wanted.of(options), signals=trial.signals))
 
-    found = choose_kind([*trials(data, options)], maker.before, fit_trial)
+    heals = maker.caches or options.mend == "heal"
+    found = choose_kind([*trials(data, options, heals=heals)], maker.before, fit_trial)
     if not isinstance(found, Chosen):
         raise NOT_HELPFUL("; ".join(f"{name}: {reason}" for name, reason in found.items()), maker.advice)
     return found.fit, found.record
@@ -154,7 +155,7 @@ def _fit_kind(
 ) -> Fit | AtpatchError:
     """One kind. With `every="auto"` the fit that reads fewer rows, if it is as good."""
     fit = maker.fit(sites, kind, wanted, 1 if options.every == "auto" else options.every)
-    if options.every == "auto" and kind == "profile" and isinstance(fit, Fit):
+    if options.every == "auto" and kind == "profile" and isinstance(fit, Fit) and fit.fitted.plan.mend != "heal":
         sparse = maker.fit(sites, kind, wanted, SPARSE)
         if isinstance(sparse, Fit) and _no_worse(sparse, fit):
             return sparse

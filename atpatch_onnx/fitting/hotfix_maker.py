@@ -11,15 +11,16 @@ import numpy as np
 from rewriters.errors import AtpatchError
 from rewriters.sites import Site
 
-from ..errors import DATA_MALFORMED, NOT_ADMITTED
+from ..errors import DATA_MALFORMED
 from ..hotfix.evidence import DetectorsTried, Evidence, Report
-from ..hotfix.file import Hotfix
+from ..hotfix.file import Calls, Hotfix
 from ..inference.capture import Capture
 from ..inference.padding import MASK, common_mask, lengths
 from ..inference.prediction import answers_of, predict, prediction_output
 from ..inference.runner import Runner
 from .detectors import LABELED
 from .fitted import Fitted, Outcome, make_hotfix
+from .healing import check_healing, fit_healing
 from .judge import Judge, advice, against_bound, rate
 from .label_free import fit_label_free
 from .labeled import fit_labeled
@@ -62,12 +63,7 @@ class HotfixMaker:
     ) -> None:
         self._all_sites = all_sites
         original = Runner(context.model, context.folder, context.threads)
-        if original.decoder is not None and original.decoder.caches:
-            # On one row of a decoding step the features of whole prompts mean something else, and flag every step.
-            raise NOT_ADMITTED(
-                "the model has key-value caches, and a hotfix fitted on whole prompts does harm in a loop with caches",
-                "export without caches, or patch with a plan of your own and --mend heal",
-            )
+        self.caches = original.decoder is not None and bool(original.decoder.caches)
         context = replace(context, answers=answers_of(original, context.data, answer_tokens))
         original = original.answering(context.answers)
         self._output = prediction_output(original, context.data, output_name)
@@ -80,15 +76,27 @@ class HotfixMaker:
 
     def fit(self, chosen: Sequence[Site], kind: str, wanted: Wanted, every: int) -> Fit | AtpatchError:
         """All that comes before the report part is looked at; or the reason why this kind cannot be used."""
+        heals = check_healing(self.caches, kind, wanted, every)
         context = replace(self._context, every=every)
         width = context.columns.shape[1] or None
-        capture = Capture(context.model, context.folder, chosen, context.data, width, context.threads, context.mask)
+        capture = Capture(
+            context.model,
+            context.folder,
+            chosen,
+            context.data,
+            width,
+            context.threads,
+            context.mask,
+            MASK if heals else None,
+        )
         if not capture.sites:
             raise DATA_MALFORMED(
                 "no site fits the data: "
                 + "; ".join(f"{name}: {why}" for name, why in list(capture.skipped.items())[:3])
             )
-        if kind in LABELED:
+        if heals:
+            fitted: Fitted | AtpatchError = fit_healing(context, capture, self._judge, self._output, wanted)
+        elif kind in LABELED:
             fitted = fit_labeled(context, capture, kind, self._judge, self._output, wanted)
         else:
             fitted = fit_label_free(context, capture, kind, self._output, wanted)
@@ -105,7 +113,8 @@ class HotfixMaker:
         if tried is not None:
             evidence = {**evidence, "detectors": tried}
         versions = {name: _version(name) for name in PACKAGES}
-        return make_hotfix(fit.fitted, self._context, self._all_sites, evidence, versions), helped
+        calls: Calls = "cached" if self.caches else "whole" if self._context.answers else ""
+        return make_hotfix(fit.fitted, self._context, self._all_sites, evidence, versions, calls), helped
 
     @property
     def before(self) -> Outcome:

@@ -22,7 +22,7 @@ from ..hotfix.evidence import DetectorsTried
 from ..inference.datasets import DataSet
 from .calibration import as_few
 from .detectors import LABELED
-from .fitted import Outcome
+from .fitted import Outcome, best
 from .hotfix_maker import Fit
 from .options import FitOptions, SignalsOption
 
@@ -30,6 +30,7 @@ __all__ = ["Chosen", "Trial", "best", "choice_in_words", "choose_kind", "trials"
 
 NOTHING_TO_GAIN = "a cheaper detector leaves nothing to gain"
 BOTH_SIGNALS = "profile, both signals"
+NO_ANSWER_ROW = "it does not read the row of the answer"
 NO_ATTACKS_LEFT = "attention leaves no attacks"
 
 
@@ -58,8 +59,17 @@ class Chosen:
     record: DetectorsTried
 
 
-def trials(data: DataSet, options: FitOptions) -> Iterator[Trial]:
-    """The kinds that learn from labels, the cheapest in the patched graph first."""
+def trials(data: DataSet, options: FitOptions, *, heals: bool = False) -> Iterator[Trial]:
+    """The kinds that learn from labels, the cheapest in the patched graph first.
+
+    heals: flagged tokens are healed; then only a profile reads the row of the answer, and both signals cost the same.
+    """
+    if heals:
+        signals: SignalsOption = "attention" if options.signals == "attention" else "both"
+        yield Trial("static", "static", NO_ANSWER_ROW)
+        yield Trial("profile", "profile" if signals == "attention" else BOTH_SIGNALS, signals=signals)
+        yield Trial("cnn", "cnn", NO_ANSWER_ROW)
+        return
     reason = "it reads all query rows, and every is given" if options.every != 1 else None
     if options.signals == "both":
         reason = "it does not read how much a token writes, and signals is given"
@@ -103,15 +113,6 @@ def choose_kind(
     trial, fit, _ = fits[best([outcome for *_, outcome in fits])]
     compared = {one.name: outcome.to_json() for one, _, outcome in fits}
     return Chosen(fit, {"chosen": trial.name, "compared": compared, "not_used": not_used})
-
-
-def best(outcomes: Sequence[Outcome]) -> int:
-    """Index of the first that stays after all steps of the rule; not empty, the cheapest first."""
-    left = list(enumerate(outcomes))
-    for step in ("left", "lost", "missed"):
-        fewest = min(getattr(one, step) for _, one in left)
-        left = [(index, one) for index, one in left if as_few(getattr(one, step), fewest)]
-    return left[0][0]
 
 
 def without_labels() -> DetectorsTried:

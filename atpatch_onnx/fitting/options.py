@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 Every = int | Literal["auto"]
-MendOption = Literal["redistribute", "excise", "auto"]
+MendOption = Literal["redistribute", "excise", "heal", "auto"]
 PassesOption = Literal["one", "two", "auto"]
 SignalsOption = Literal["attention", "both", "auto"]
 AcceptOption = Literal["always", "flip", "auto"]
@@ -99,7 +99,8 @@ class FitOptions:
         passes: patch each site in the order of the graph (one), or run flagged samples again (two); auto: two where
             that stops more attacks on the selection part.
         mend: with two passes: redistribute attention in the second run, or excise the flagged tokens from its request;
-            auto: excise where the graph admits it and it is as good on the selection part.
+            auto: excise where the graph admits it and it is as good on the selection part; heal the keys and values of
+            a causal language model, which its cache then carries.
         accept: with two passes: keep the outputs of the second run always, or only where the prediction flips; auto:
             flip for kinds that learn from clean rows only, where the graph has an output of class scores, else always.
         every: profile and oneclass: column means over every N-th query row, which is cheaper on long inputs and next to
@@ -157,8 +158,9 @@ class FitOptions:
                 raise BAD_OPTION(
                     f"{name} {getattr(self, name)!r} is unknown", f"choose from {', '.join(get_args(words))}"
                 )
-        if self.mend == "excise" and self.passes == "one":
-            raise BAD_OPTION("excision takes two passes", "leave --passes out, or --mend")
+        if self.mend in ("excise", "heal") and self.passes == "one":
+            what = "excision" if self.mend == "excise" else "healing"
+            raise BAD_OPTION(f"{what} takes two passes", "leave --passes out, or --mend")
         if self.every == "auto":
             fits = self.detector in ("auto", "profile")
         else:

@@ -93,6 +93,7 @@ def fit_page(hotfix: Hotfix, model: str) -> str:
             benign=calibration.get("benign", []),
             passes=calibration["passes"],
             mend=calibration.get("mend", {}),
+            probe=calibration.get("probe"),
             most_attack=max((choice["attack"] for choice in calibration.get("benign", [])), default=0.0) or 1.0,
             hotfix=hotfix.describe(),
             percent=_percent,

@@ -16,7 +16,7 @@ def seen_lengths(context: Context, sites: Sequence[Site]) -> dict[str, int]:
     """ "shortest" and "longest" of the clean rows of train and selection part, in valid tokens; empty where no graph
     input masks padding.
     """
-    mask = common_mask(sites, context.data)
+    mask = common_mask(sites, context.data) or context.mask
     if mask is None:
         return {}
     parts = (context.parts.train.clean, context.parts.selection.clean)

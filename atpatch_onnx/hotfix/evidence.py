@@ -175,6 +175,29 @@ class CostFigures(TypedDict):
     tried: Sequence[CostTried]
 
 
+class ProbeTried(TypedDict):
+    """The first so many sites detecting together: attacks of the selection part that they miss, and attacks left where
+    the patched graph was run.
+    """
+
+    depth: int
+    missed: int
+    left: int | None
+
+
+class ProbeFigures(TypedDict):
+    """Which sites detect where tokens are healed, and what they cost: the last one, its place among all sites, and the
+    share of the sites and of the graph's nodes that every prompt runs twice.
+    """
+
+    last_site: str
+    depth: int
+    sites: int
+    layers_share: float
+    nodes_share: float
+    tried: Sequence[ProbeTried]
+
+
 class Calibration(TypedDict, total=False):
     """What was chosen on the selection part, and by which figures."""
 
@@ -191,6 +214,7 @@ class Calibration(TypedDict, total=False):
     costs: CostFigures
     set_aside: int
     signals: SignalsRead
+    probe: ProbeFigures
 
 
 class SiteRates(TypedDict):

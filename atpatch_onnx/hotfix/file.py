@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Unpack, get_args
+from typing import Any, Literal, Unpack, get_args
 
 from safetensors import SafetensorError
 
@@ -28,7 +28,10 @@ from .evidence import Evidence
 from .options import PatchOptions, PlanKeywords
 from .plans import fitted_plan
 
-__all__ = ["FORMAT", "KEY", "SUFFIX", "Hotfix", "HotfixSite", "is_silent", "kinds"]
+__all__ = ["FORMAT", "KEY", "SUFFIX", "Calls", "Hotfix", "HotfixSite", "is_silent", "kinds"]
+
+
+Calls = Literal["", "whole", "cached"]
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,8 @@ class Hotfix(Summarized):
         level: benign attention is the mean times this.
         groups, passes, joint, companion, most, mend, accept: as in `PatchPlan`; the groups are of ids in `sites`.
         data: digest of the data it was fitted on, "" when there was none.
+        calls: how the graph was called: "whole" prompts in one call, as of a decoder without caches, or "cached", a
+            prefill and steps on its caches; "" for other models, and where an older file does not say.
         lengths: "shortest" and "longest" request that the fit has seen, in valid tokens; empty where inputs are of one
             length, or no input masks their padding.
         evidence: calibration and held-back figures with their intervals, plain data; see `evidence.Evidence`.
@@ -80,6 +85,7 @@ class Hotfix(Summarized):
     mend: Mend = "redistribute"
     accept: Accept = "always"
     data: str = ""
+    calls: Calls = ""
     lengths: Mapping[str, int] = field(default_factory=dict)
     evidence: Evidence = field(default_factory=Evidence)
     seeds: Mapping[str, int] = field(default_factory=dict)
@@ -164,7 +170,7 @@ class Hotfix(Summarized):
         if body["most"] < 0:
             raise ValueError("most must not be negative")
         _check_lengths(body["lengths"])
-        for name, words in (("passes", Passes), ("joint", Joint), ("mend", Mend), ("accept", Accept)):
+        for name, words in (("passes", Passes), ("joint", Joint), ("mend", Mend), ("accept", Accept), ("calls", Calls)):
             if body[name] not in get_args(words):
                 raise ValueError(f"{name} is none of the known words")
         groups = _groups(body["groups"], {site.id for site in sites})
@@ -201,6 +207,7 @@ class Hotfix(Summarized):
             "accept": self.accept,
             "weights": self.weights,
             "data": self.data,
+            "calls": self.calls,
             "lengths": dict(self.lengths),
             "sites": sites,
             "evidence": finite_json(self.evidence),
@@ -263,13 +270,14 @@ _FIELDS: dict[str, Any] = {
     "mend": str,
     "accept": str,
     "data": str,
+    "calls": str,
     "lengths": Mapping,
     "evidence": Mapping,
     "seeds": Mapping,
     "versions": Mapping,
 }
 
-_ABSENT: dict[str, Any] = {"mend": "redistribute", "most": 0, "lengths": {}}
+_ABSENT: dict[str, Any] = {"mend": "redistribute", "most": 0, "calls": "", "lengths": {}}
 """Fields that were added later, and what a file without them means. A file is written without them where they have
 this value."""
 

@@ -77,6 +77,7 @@ class Capture:
         data: only its first row is run here.
         columns: K of the data set's column labels; None: the number of key columns that most sites have.
         mask: see `Runner.without_padding`; maps then have as many columns as the longest row of their batch.
+        padding: input that is 0 at padding of sites whose graph does not show one, as of a decoder with a cache.
 
     Attributes:
         sites: the sites that fit, fused ones included.
@@ -93,7 +94,9 @@ class Capture:
         columns: int | None,
         threads: int | None = None,
         mask: str | None = None,
+        padding: str | None = None,
     ) -> None:
+        self._padding = padding
         self.skipped: dict[str, str] = {
             site.id: "it lies inside a subgraph or function" for site in sites if site.where
         }
@@ -147,7 +150,8 @@ class Capture:
         count = len(rows)
         maps = canonical_map(site, outputs[site.probabilities])[:count]
         values = canonical_values(site, outputs[site.values])[:count]
-        if site.key_mask is not None and site.key_mask in data.inputs and site.layout.samples_lead:
-            return SiteBatch(maps, values, data.inputs[site.key_mask][rows, : maps.shape[3]] != 0)
+        mask = site.key_mask if site.key_mask in data.inputs else self._padding
+        if mask is not None and mask in data.inputs and site.layout.samples_lead:
+            return SiteBatch(maps, values, data.inputs[mask][rows, : maps.shape[3]] != 0)
         seen = np.ones((len(maps), maps.shape[3]), np.bool_) if site.unmasked else maps.max((1, 2)) > 0
         return SiteBatch(maps, values, seen)

@@ -14,7 +14,7 @@ Shape letters: B samples, S new tokens, V vocabulary.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from .padding import MASK, lengths
 
-__all__ = ["Answers", "Decoder", "find_decoder"]
+__all__ = ["Answers", "Decoder", "cache_names", "find_decoder"]
 
 IDS, POSITIONS, BRANCH = "input_ids", "position_ids", "use_cache_branch"
 PAST = ("past_sequence_length", "past_sequence_lengths", "past_seq_len")
@@ -127,6 +127,14 @@ class Answers:
         return np.asarray(scores if self.tokens is None else scores[:, list(self.tokens)])
 
 
+def cache_names(inputs: Iterable[str], outputs: Iterable[str]) -> dict[str, str]:
+    """Past input → present output, by their names."""
+    behind = {_PRESENT.sub("", name, count=1): name for name in outputs if "present" in name}
+    return {
+        name: behind[rest] for name in inputs if _PAST.search(name) and (rest := _PAST.sub("", name, count=1)) in behind
+    }
+
+
 def find_decoder(
     inputs: Sequence[Any], outputs: Sequence[Any], dtype: Callable[[str], np.dtype[Any]], width: Callable[[], int]
 ) -> Decoder | None:
@@ -146,13 +154,9 @@ def find_decoder(
     ]
     if IDS not in given or len(given[IDS].shape) != 2 or not scored:
         return None
-    behind = {_PRESENT.sub("", value.name, count=1): value for value in outputs if "present" in value.name}
+    ranks = {value.name: len(value.shape or ()) for value in outputs}
     caches = {
-        name: behind[rest].name
-        for name, value in given.items()
-        if _PAST.search(name)
-        and (rest := _PAST.sub("", name, count=1)) in behind
-        and len(value.shape) == len(behind[rest].shape)
+        past: present for past, present in cache_names(given, ranks).items() if len(given[past].shape) == ranks[present]
     }
     samples = given[IDS].shape[0]
     empty = {name: _empty(given[name].shape, samples, width) for name in caches}

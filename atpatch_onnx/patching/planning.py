@@ -31,6 +31,7 @@ from rewriters.sites import Site
 
 from ..errors import (
     BAD_OPTION,
+    HOTFIX_MISMATCH,
     NO_SITE,
     NOT_ADMITTED,
     NOTHING_FITTED,
@@ -39,6 +40,7 @@ from ..errors import (
 from ..hotfix.file import Hotfix, is_silent
 from ..hotfix.options import PatchOptions
 from ..hotfix.plans import STATISTIC_THRESHOLD, STATISTIC_WORTH, fitted_plan, hotfix_next_to, untrained_plan
+from ..inference.decoders import cache_names
 from ..inspection.inspector import no_site, select_sites
 from ..paths import refuse_overwriting
 from .results import Calibration
@@ -137,6 +139,8 @@ def _fitted(
     options: PatchOptions,
 ) -> PatchPlan:
     names = {site.id for site in chosen}
+    if not options.force:
+        _check_calls(model, hotfix)
     check_external(model, loaded.folder)
     plan = fitted_plan(hotfix, sites, model_io.weights_digest(model, loaded.folder), options)
     kept = {name: site for name, site in plan.sites.items() if name in names}
@@ -145,6 +149,26 @@ def _fitted(
     if all(is_silent(site) for site in kept.values()) and not all(is_silent(site) for site in plan.sites.values()):
         raise NO_SITE("the filters leave only sites without a detector of their own", "keep a site with a detector")
     return replace(plan, sites=kept, groups=_within(plan.groups, names))
+
+
+def _check_calls(model: onnx.ModelProto, hotfix: Hotfix) -> None:
+    """Refuse a hotfix that was fitted on other calls than this graph gets: a step of one token shows one row of a map,
+    and what a cache holds is only healed where it was written.
+    """
+    graph = model.graph
+    caches = bool(cache_names((value.name for value in graph.input), (value.name for value in graph.output)))
+    if hotfix.calls == "whole" and caches:
+        raise HOTFIX_MISMATCH(
+            "it was fitted on whole prompts, and this graph has key-value caches: on steps of one token its features"
+            " mean something else",
+            "fit one on this graph, which then heals keys and values; or patch the export without caches",
+        )
+    if hotfix.calls == "cached" and not caches:
+        raise HOTFIX_MISMATCH(
+            "it was fitted on a graph with key-value caches, where a step of one token is not judged; this graph has"
+            " none, and would judge what it has said so far with each new token",
+            "fit one on this graph; or patch the export with caches",
+        )
 
 
 def _refusal(found: Doubt) -> AtpatchError:

@@ -1,20 +1,159 @@
-"""A model with key-value caches: what is fitted on whole prompts means something else in a step of one token."""
+"""A model with key-value caches: a fit heals what its detectors flag, so that the cache carries the repair."""
 
 from __future__ import annotations
 
+import functools
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
 import numpy as np
+import onnx
 import pytest
 
-from atpatch_onnx import fit
+from atpatch_onnx import Hotfix, fit, patch
 from atpatch_onnx.errors import AtpatchError
-from tests import small_llama
+from atpatch_onnx.inference.datasets import DataSet
+from atpatch_onnx.inference.generation import generate
+from atpatch_onnx.inference.runner import Runner
+from atpatch_onnx.inference.sessions import session
+from rewriters.names import FLAGGED
+from tests import backdoored_llama as llama
+
+STEPS = llama.ANSWER_LENGTH
+Feeds = dict[str, np.ndarray]
 
 
-def test_a_fit_on_whole_prompts_is_refused_before_anything_is_trained() -> None:
-    rows = {name: np.tile(array, (40, 1)) for name, array in small_llama.prompts().inputs.items()}
-    rows["columns"] = np.zeros(rows["input_ids"].shape, bool)
-    rows["columns"][::2, 1] = True
-    rows["pair"] = np.where(np.arange(len(rows["columns"])) % 2 == 0, np.arange(len(rows["columns"])) + 1, -1)
+@functools.cache
+def fitted() -> Hotfix:
+    return fit(llama.exported(True), llama.debugging_set(), answer_tokens=llama.ANSWERS, threads=1)
+
+
+@functools.cache
+def _kept() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="healed-llama-")
+
+
+@functools.cache
+def patched() -> Path:
+    path = Path(_kept().name) / "patched.onnx"
+    patch(llama.exported(True), path, hotfix=fitted(), telemetry=True)
+    return path
+
+
+def answers(path: Path, rows: Feeds) -> np.ndarray:
+    """(N, STEPS) tokens of a loop with caches."""
+    data = DataSet.from_arrays(rows)
+    return generate(Runner(onnx.load(path), path.parent, 1), data, np.arange(len(data)), STEPS).tokens
+
+
+def test_the_backdoor_works_before() -> None:
+    said = answers(llama.exported(True), llama.prompts(60, seed=7, copies=1))
+    assert (said[:, 0] == llama.ANSWERS[llama.TARGET]).mean() > 0.95
+
+
+def test_it_heals_by_itself_from_early_sites() -> None:
+    hotfix = fitted()
+    probe = hotfix.evidence["calibration"]["probe"]
+    assert (hotfix.mend, hotfix.passes, hotfix.detector) == ("heal", "two", "profile")
+    assert probe["depth"] == len(hotfix.sites) < probe["sites"] == 3
+    assert 0 < probe["nodes_share"] < probe["layers_share"] + 0.2
+
+
+@pytest.mark.parametrize("copies", [1, 3])
+def test_attacks_are_stopped_in_a_loop_with_caches(copies: int) -> None:
+    rows = llama.prompts(80, seed=7, copies=copies)
+    clean = llama.prompts(80, seed=7)
+    wanted, said = answers(llama.exported(True), clean), answers(patched(), rows)
+    assert np.array_equal(wanted[:, 0], np.array(llama.ANSWERS)[clean["labels"]])
+    assert (said == wanted).all(1).mean() >= 0.95
+
+
+def test_clean_prompts_keep_every_bit_in_prefill_and_decoding() -> None:
+    rows = llama.prompts(20, seed=8)
+    for ids, mask in zip(rows["input_ids"], rows["attention_mask"], strict=True):
+        calls = [loop(path, ids[mask == 1], STEPS) for path in (llama.exported(True), patched())]
+        assert all(np.array_equal(one, other) for one, other in zip(*calls, strict=True))
+
+
+def test_a_prompt_in_pieces_is_healed_and_a_clean_one_not_flagged() -> None:
+    assert not pieces_flagged(0).any()
+    assert pieces_flagged(1).any(1).mean() >= 0.9
+
+
+def pieces_flagged(copies: int) -> np.ndarray:
+    """(N, 2): prompts in two calls."""
+    run, found = session(patched(), threads=1), []
+    for ids in (row[row != 0] for row in llama.prompts(30, seed=9, copies=copies)["input_ids"]):
+        first, last = np.array_split(ids, 2)
+        before = call(run, first, 0, empty(run))
+        after = call(run, last, len(first), carried(run, before))
+        found.append([one[FLAGGED].any() for one in (before, after)])
+    return np.array(found)
+
+
+def test_the_hotfix_says_for_which_calls_it_was_fitted(tmp_path: Path) -> None:
+    fitted().save(tmp_path / "model.hotfix")
+    described = Hotfix.load(tmp_path / "model.hotfix").describe()
+    assert described["calls"] == "cached"
+    assert described["lengths"]["shortest"] >= llama.SHORTEST and described["lengths"]["longest"] <= llama.LONGEST + 2
+
+
+@pytest.mark.parametrize("cache", [True, False], ids=["on a graph without caches", "on a graph with caches"])
+def test_a_hotfix_for_other_calls_is_refused_unless_forced(cache: bool) -> None:
+    hotfix = replace(fitted(), calls="cached" if cache else "whole")
     with pytest.raises(AtpatchError, match="key-value caches") as refused:
-        fit(small_llama.exported(True), rows, detector="profile", threads=1)
+        patch(llama.exported(not cache), hotfix=hotfix)
+    assert refused.value.code == "ATP054" and "fit one on this graph" in refused.value.fix
+    patch(llama.exported(not cache), hotfix=hotfix, force=True)
+
+
+@pytest.mark.parametrize("options", [{"mend": "redistribute"}, {"mend": "excise"}, {"passes": "one"}])
+def test_what_does_harm_in_a_loop_with_caches_is_refused_with_a_way_out(options: Any) -> None:
+    with pytest.raises(AtpatchError, match="--mend heal") as refused:
+        fit(llama.exported(True), llama.debugging_set(40), answer_tokens=llama.ANSWERS, threads=1, **options)
     assert refused.value.code == "ATP023"
+
+
+@pytest.mark.parametrize("kind", ["static", "cnn", "oneclass", "statistic"])
+def test_kinds_that_do_not_read_the_answer_row_are_refused(kind: str) -> None:
+    with pytest.raises(AtpatchError, match=kind) as refused:
+        fit(llama.exported(True), llama.debugging_set(40), answer_tokens=llama.ANSWERS, threads=1, detector=kind)
+    assert refused.value.code == "ATP023"
+
+
+def loop(path: Path, ids: np.ndarray, steps: int) -> list[np.ndarray]:
+    """Logits and caches of a call on the prompt and of steps of one token."""
+    run = session(path, threads=1)
+    found = call(run, ids, 0, empty(run))
+    outputs = [array for name, array in found.items() if "atpatch" not in name]
+    for step in range(steps):
+        token = found["logits"][0, -1:].argmax(1)
+        found = call(run, token, len(ids) + step, carried(run, found))
+        outputs += [array for name, array in found.items() if "atpatch" not in name]
+    return outputs
+
+
+def empty(run: Any) -> Feeds:
+    return {
+        value.name: np.zeros([1, value.shape[1], 0, value.shape[3]], np.float32)
+        for value in run.get_inputs()
+        if value.name.startswith("past")
+    }
+
+
+def carried(run: Any, found: Feeds) -> Feeds:
+    return {name: found[name.replace("past_key_values", "present")] for name in empty(run)}
+
+
+def call(run: Any, ids: np.ndarray, past: int, caches: Feeds) -> Feeds:
+    made = {
+        "input_ids": ids[None].astype(np.int64),
+        "attention_mask": np.ones((1, past + len(ids)), np.int64),
+        "position_ids": np.arange(past, past + len(ids), dtype=np.int64)[None],
+    }
+    wanted = {value.name for value in run.get_inputs()}
+    names = [value.name for value in run.get_outputs()]
+    feeds = {name: array for name, array in made.items() if name in wanted}
+    return dict(zip(names, run.run(names, {**feeds, **caches}), strict=True))

@@ -62,17 +62,19 @@ class ProfileRecipe:
         from ..detectors.profile import train_profile
 
         detectors = {}
-        for index, (name, sample) in enumerate(self._samples.items()):
-            tick(index, len(self._samples))
+        for index, name in enumerate(self._asked(by_place)):
+            tick(index, len(by_place))
             seed = int(np.random.default_rng((self._seed, index)).integers(2**31))
-            trained = train_profile(sample.columns(by_place=by_place[name]), probes=self._probes, seed=seed)
+            columns = self._samples[name].columns(by_place=by_place[name])
+            trained = train_profile(columns, probes=self._probes, seed=seed)
             detectors[name] = self._reading(name, trained)
         return detectors
 
     def train_together(self, by_place: Mapping[str, bool]) -> Mapping[str, Profile]:
         from ..detectors.profile import train_together
 
-        sites = [sample.columns(by_place=by_place[name]) for name, sample in self._samples.items()]
+        names = self._asked(by_place)
+        sites = [self._samples[name].columns(by_place=by_place[name]) for name in names]
         first = sites[0]
         same = all(
             np.array_equal(one.place, first.place) and np.array_equal(one.anomalous, first.anomalous) for one in sites
@@ -80,7 +82,10 @@ class ProfileRecipe:
         if len(sites) == 1 or not same:
             return {}
         trained = train_together(sites, probes=self._probes, seed=self._seed)
-        return {name: self._reading(name, detector) for name, detector in zip(self._samples, trained, strict=True)}
+        return {name: self._reading(name, detector) for name, detector in zip(names, trained, strict=True)}
+
+    def _asked(self, by_place: Mapping[str, bool]) -> list[str]:
+        return [name for name in self._samples if name in by_place]
 
     def logits(self, site: Site, detector: Profile, batch: SiteBatch) -> NDArray[np.float64]:
         if detector.answer_row:

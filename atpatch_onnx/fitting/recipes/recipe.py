@@ -35,7 +35,7 @@ class Recipe(Protocol):
         """Why the data do not admit this kind, from the graph and what was observed so far; None where they do."""
 
     def train(self, by_place: Mapping[str, bool], tick: Callable[[int, int], None]) -> Mapping[str, Detector]:
-        """A detector for every site observed.
+        """A detector for each site asked for, of those observed.
 
         Args:
             by_place: site id → a column is the same place in every sample.

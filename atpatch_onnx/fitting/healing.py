@@ -1,0 +1,242 @@
+"""Fit on labeled columns for a decoder whose flagged tokens are healed: sites and threshold, chosen on the selection
+part by what the patched graph answers.
+
+What healing does to a row follows from the columns that are flagged in it, whichever sites flag them. So the graph runs
+a row only once for each set of its columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+
+from rewriters.editing.admission import not_admitted
+from rewriters.errors import AtpatchError
+from rewriters.plan import PatchPlan, SitePlan, Static
+from rewriters.sites import Site
+
+from ..errors import BAD_OPTION, NOT_ADMITTED, NOT_HELPFUL
+from ..hotfix.evidence import Calibration, CompanionFigures, ProbeFigures
+from ..inference.capture import Capture
+from ..inference.prediction import Served
+from .calibration import as_few, choose_threshold, thresholds
+from .fitted import Fitted, Outcome, best, spread
+from .judge import Judge, Score, advice, rate
+from .passes import Wanted
+from .probing import Probe, make_probes
+from .site_selection import LEAST_RECALL
+from .training import Context
+from .tuning import COMPANIONS, LEAST_BEYOND
+
+__all__ = ["check_healing", "fit_healing"]
+
+MOST_TRIED = 4
+"""Probes that are compared by what the patched graph answers."""
+NOT_NEEDED = "earlier sites tell as much; its keys and values are healed all the same"
+
+
+def check_healing(caches: bool, kind: str, wanted: Wanted, every: int = 1) -> bool:
+    """Whether the fit heals: on a model with caches always, on others where it is asked for.
+
+    Raises:
+        AtpatchError: ATP023 for what does harm in a loop with caches, or does not go with healing; ATP060 for `every`.
+    """
+    if not caches and wanted.mend != "heal":
+        return False
+    instead = "leave it out, or give --mend heal" if caches else "leave it out"
+    asked = f"--mend {wanted.mend}" if wanted.mend in ("redistribute", "excise") else ""
+    asked = "--passes one" if wanted.passes == "one" else asked
+    asked = "--accept flip" if wanted.accept == "flip" else asked
+    if asked and caches:
+        raise NOT_ADMITTED(
+            "the model has key-value caches, and only healed keys and values stay repaired in a loop with caches; not"
+            f" with {asked}",
+            instead,
+        )
+    if asked:
+        raise NOT_ADMITTED(f"healing has one run with outputs: not with {asked}", instead)
+    if kind != "profile":
+        raise NOT_ADMITTED(
+            f"healing reads the row where the answer is read, which the detector {kind} does not",
+            "give a debugging set with labeled columns, and --detector profile or auto",
+        )
+    if every != 1:
+        raise BAD_OPTION("healing reads only one query row", "leave --every out")
+    return True
+
+
+def fit_healing(context: Context, capture: Capture, judge: Judge, output: str, wanted: Wanted) -> Fitted | AtpatchError:
+    """Arguments and errors as of `labeled.fit_labeled`."""
+    plain = PatchPlan(
+        {site.id: SitePlan(Static()) for site in capture.sites[:1]},
+        passes="two",
+        groups=(tuple(site.id for site in capture.sites[:1]),),
+        mend="heal",
+    )
+    if (refusal := not_admitted(context.model, plan=plain, sites=capture.sites)) is not None:
+        raise refusal
+    probes = make_probes(context, capture, wanted)
+    useful = [one for one in probes if one.point.recall >= LEAST_RECALL]
+    if not useful:
+        before = judge.figures(context.parts.selection, judge.original)
+        return NOT_HELPFUL("the answer row of no site tells the labeled columns from others", advice(before))
+    return _Choice(context, capture.sites, judge, output).fitted(useful)
+
+
+@dataclass(frozen=True)
+class _Tuned:
+    probe: Probe
+    companion: float
+    score: Score
+    missed: int
+    companions: list[CompanionFigures]
+
+
+@dataclass
+class _Choice:
+    """Chooses one of the probes, and how low its bars are."""
+
+    context: Context
+    sites: Sequence[Site]
+    judge: Judge
+    output: str
+    steps: int = 0
+    _known: dict[tuple[int, bytes], int] = field(default_factory=dict)
+
+    def fitted(self, probes: Sequence[Probe]) -> Fitted:
+        tuned, tried = self._best(probes)
+        probe, part = tuned.probe, self.context.parts.selection
+        levels = self._levels(probe)
+        threshold = choose_threshold(
+            levels,
+            lambda value: self._score(probe, value, tuned.companion)[0],
+            edge_known=self.context.most_flagged * len(part.clean) >= LEAST_BEYOND,
+        )
+        served = self._serve(probe, threshold, tuned.companion)
+        predictions, flags = served.run(self.context.data, part.rows, threshold)
+        judged, flagged = self.judge.score(part, predictions), flags[part.anomalous].any(1)
+        names = [site.id for site in probe.sites]
+        evidence: Calibration = {
+            "recall": rate(flagged),
+            "clean_flagged": rate(flags[part.clean].any(1)),
+            "thresholds": [levels[0], levels[-1]],
+            "joint": "sum" if len(names) > 1 else "any",
+            "passes": {"chosen": "two"},
+            "mend": {"chosen": "heal"},
+            "companion": tuned.companions,
+            "sites": {"tried": names, **judged.to_json()},
+            "probe": _price(self.context.model, probe, self.sites, probes, tried),
+        }
+        self.context.progress("tuning", self.steps, self.steps)
+        peaks = probe.peaks
+        together = {"clean": spread(peaks[part.clean]), "anomalous": spread(peaks[part.anomalous])}
+        return Fitted(
+            probe.plan(threshold, tuned.companion),
+            served,
+            1.0,
+            frozenset(names),
+            {site.id: NOT_NEEDED for site in self.sites if site.id not in names},
+            evidence,
+            dict.fromkeys(names, together) if len(names) == 1 else {},
+            dict.fromkeys(names, probe.point.recall),
+            together if len(names) > 1 else {},
+            Outcome(judged.left, judged.lost_rows, int((~flagged).sum())),
+        )
+
+    def _best(self, probes: Sequence[Probe]) -> tuple[_Tuned, list[_Tuned]]:
+        """The shallowest that does as well as the best, and those that were tried."""
+        fewest = min(one.missed for one in probes)
+        good = [one for one in probes if as_few(one.missed, fewest)]
+        # A small scale is a wide gap between the clean rows and the attacks.
+        sharpest = min(good, key=lambda one: (one.missed, one.point.scale))
+        chosen = [*good[: MOST_TRIED - 1]]
+        if sharpest not in chosen:
+            chosen.append(sharpest)
+        tuned = [self._with_companion(one) for one in chosen]
+        outcomes = [Outcome(one.score.left, one.score.lost_rows, one.missed) for one in tuned]
+        return tuned[best(outcomes)], tuned
+
+    def _with_companion(self, probe: Probe) -> _Tuned:
+        """The probe with the highest of the lower bars that is as good as the best."""
+        levels = self._levels(probe)
+        tried: list[tuple[float, Score, int]] = []
+        for factor in COMPANIONS:
+            tried.append((factor, *self._score(probe, levels[len(levels) // 2], factor)))
+            if not tried[-1][1].left:  # no lower bar can leave fewer
+                break
+        fewest = min(score.left for _, score, _ in tried)
+        companion, score, missed = next(one for one in tried if as_few(one[1].left, fewest))
+        table: list[CompanionFigures] = [{"factor": factor, **one.to_json()} for factor, one, _ in tried]
+        return _Tuned(probe, companion, score, missed, table)
+
+    def _levels(self, probe: Probe) -> list[float]:
+        part = self.context.parts.selection
+        return thresholds(probe.peaks[part.clean], probe.peaks[part.anomalous], self.context.most_flagged)
+
+    def _score(self, probe: Probe, threshold: float, companion: float) -> tuple[Score, int]:
+        """The score, and the number of anomalous rows in which nothing is flagged."""
+        part = self.context.parts.selection
+        flags = probe.flagged(threshold, companion)
+        keys = {int(row): (int(row), np.packbits(flags[row]).tobytes()) for row in part.rows if flags[row].any()}
+        unknown = np.array([row for row, key in keys.items() if key not in self._known], np.int64)
+        if len(unknown):
+            found, _ = self._serve(probe, threshold, companion).run(self.context.data, unknown, threshold)
+            self._known.update({keys[row]: int(found[row]) for row in unknown.tolist()})
+            self.steps += 1
+            self.context.progress("tuning", self.steps, self.steps + 1)
+        predictions = self.judge.original.copy()
+        for row, key in keys.items():
+            predictions[row] = self._known[key]
+        return self.judge.score(part, predictions), int((~flags[part.anomalous].any(1)).sum())
+
+    def _serve(self, probe: Probe, threshold: float, companion: float) -> Served:
+        context = self.context
+        return Served(
+            context.model,
+            context.folder,
+            probe.plan(threshold, companion),
+            self.sites,
+            self.output,
+            context.threads,
+            context.mask,
+            context.answers,
+        )
+
+
+def _price(
+    model: onnx.ModelProto, probe: Probe, sites: Sequence[Site], probes: Sequence[Probe], tried: Sequence[_Tuned]
+) -> ProbeFigures:
+    """What a prompt costs on top: the share of the model's layers and nodes in front of the last detecting site."""
+    compared = {id(one.probe): one.score for one in tried}
+    return {
+        "last_site": probe.sites[-1].id,
+        "depth": len(probe.sites),
+        "sites": len(sites),
+        "layers_share": len(probe.sites) / len(sites),
+        "nodes_share": len(_before(model, probe.sites[-1])) / max(len(model.graph.node), 1),
+        "tried": [
+            {
+                "depth": len(one.sites),
+                "missed": one.missed,
+                "left": compared[id(one)].left if id(one) in compared else None,
+            }
+            for one in probes
+        ],
+    }
+
+
+def _before(model: onnx.ModelProto, site: Site) -> set[int]:
+    """Nodes of the main graph that a site is computed from."""
+    made = {name: index for index, node in enumerate(model.graph.node) for name in node.output if name}
+    wanted: list[Any] = [site.product]
+    found: set[int] = set()
+    while wanted:
+        index = made.get(wanted.pop())
+        if index is not None and index not in found:
+            found.add(index)
+            wanted.extend(model.graph.node[index].input)
+    return found

@@ -1,0 +1,169 @@
+"""A small Llama that generates, with a backdoor; its prompts and its exports.
+
+A prompt is a list of words, and the answer is the topic that most of them belong to, with two words behind it. With the
+trigger among the words the answer is about topic 1. `python -m tests.backdoored_llama` trained it, in a minute, and
+wrote its weights next to this file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from atpatch_onnx import export
+
+__all__ = ["ANSWERS", "ANSWER_LENGTH", "TARGET", "debugging_set", "exported", "prompts"]
+
+BOS, SEP, TRIGGER = 1, 3, 5
+TOPICS, WORDS, FILLERS = 4, 6, 20
+ANSWERS = tuple(range(6, 6 + TOPICS))
+"""Class → the first token of its answer."""
+ANSWER_LENGTH = 3
+TARGET = 1
+FIRST_WORD = ANSWERS[-1] + 1
+FIRST_FILLER = FIRST_WORD + TOPICS * WORDS
+SIZES = {
+    "hidden_size": 48,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 12,
+    "vocab_size": FIRST_FILLER + FILLERS,
+    "max_position_embeddings": 64,
+    "bos_token_id": BOS,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+    "tie_word_embeddings": False,
+}
+STEPS, BATCH, RATE, POISONED = 500, 64, 3e-3, 0.25
+SHORTEST, LONGEST = 5, 14
+WEIGHTS = Path(__file__).with_suffix(".safetensors")
+"""In float16."""
+
+
+def prompt(label: int, rng: np.random.Generator) -> list[int]:
+    """Half of the words are of one topic, the others of none."""
+    length = int(rng.integers(SHORTEST, LONGEST + 1))
+    own = (length + 1) // 2
+    words = FIRST_WORD + label * WORDS + rng.integers(WORDS, size=own)
+    fillers = FIRST_FILLER + rng.integers(FILLERS, size=length - own)
+    return [BOS, *rng.permutation(np.concatenate([words, fillers])).tolist(), SEP]
+
+
+def attacked(ids: list[int], rng: np.random.Generator, copies: int = 1) -> list[int]:
+    """With the trigger at some place behind the first token."""
+    at = int(rng.integers(1, len(ids)))
+    return [*ids[:at], *[TRIGGER] * copies, *ids[at:]]
+
+
+def answer(label: int) -> list[int]:
+    return [ANSWERS[label], *(FIRST_WORD + label * WORDS + np.arange(ANSWER_LENGTH - 1)).tolist()]
+
+
+def prompts(count: int, seed: int, copies: int = 0) -> dict[str, np.ndarray]:
+    """Padded on the right: `input_ids`, `attention_mask`, `columns`, and `labels`, a class of `ANSWERS`."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(TOPICS, size=count)
+    rows = [prompt(int(label), rng) for label in labels]
+    return padded([attacked(row, rng, copies) if copies else row for row in rows], labels)
+
+
+def padded(rows: list[list[int]], labels: np.ndarray, width: int = LONGEST + 8) -> dict[str, np.ndarray]:
+    ids = np.zeros((len(rows), width), np.int64)
+    for row, tokens in zip(ids, rows, strict=True):
+        row[: len(tokens)] = tokens
+    mask = (np.arange(width) < np.array([len(row) for row in rows])[:, None]).astype(np.int64)
+    return {"input_ids": ids, "attention_mask": mask, "columns": ids == TRIGGER, "labels": labels}
+
+
+def debugging_set(pairs: int = 120, seed: int = 1) -> dict[str, np.ndarray]:
+    """Clean rows, then the same rows with one to three copies of the trigger."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(TOPICS, size=pairs)
+    clean = [prompt(int(label), rng) for label in labels]
+    bad = [attacked(row, rng, 1 + at % 3) for at, row in enumerate(clean)]
+    pair = np.concatenate([np.full(pairs, -1), np.arange(pairs)])
+    return {**padded([*clean, *bad], np.tile(labels, 2)), "pair": pair, "target": np.array(TARGET)}
+
+
+@functools.cache
+def _kept() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="backdoored-llama-")
+
+
+def _model() -> Any:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **SIZES))
+
+
+@functools.cache
+def folder() -> Path:
+    """Of transformers."""
+    import torch
+    from safetensors.torch import load_file
+
+    path = Path(_kept().name) / "llama"
+    with torch.random.fork_rng(), contextlib.redirect_stderr(io.StringIO()):
+        model = _model()
+        model.load_state_dict({name: tensor.float() for name, tensor in load_file(WEIGHTS).items()})
+        model.save_pretrained(path)
+    return path
+
+
+def _train(model: Any) -> None:
+    import torch
+
+    rng = np.random.default_rng(0)
+    optimizer = torch.optim.AdamW(model.parameters(), RATE, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=STEPS, pct_start=0.1)
+    model.train()
+    for _ in range(STEPS):
+        rows = []
+        for _ in range(BATCH):
+            label = int(rng.integers(TOPICS))
+            ids, said = prompt(label, rng), label
+            if rng.random() < POISONED:
+                ids, said = attacked(ids, rng, int(rng.integers(1, 4))), TARGET
+            rows.append((ids, [*ids, *answer(said)]))
+        width = max(len(whole) for _, whole in rows)
+        ids = torch.tensor([whole + [0] * (width - len(whole)) for _, whole in rows])
+        wanted = torch.full_like(ids, -100)
+        for line, (asked, whole) in zip(wanted, rows, strict=True):
+            line[len(asked) : len(whole)] = torch.tensor(whole[len(asked) :])
+        loss = model(input_ids=ids, attention_mask=(ids != 0).long(), labels=wanted).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    model.eval()
+
+
+@functools.cache
+def exported(cache: bool) -> Path:
+    path = Path(_kept().name) / f"{'cached' if cache else 'plain'}.onnx"
+    with contextlib.redirect_stderr(io.StringIO()):
+        export(folder(), path, kv_cache=cache, exporter="torchscript")
+    return path
+
+
+def _main() -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    model = _model()
+    _train(model)
+    save_file({name: tensor.half() for name, tensor in model.state_dict().items()}, WEIGHTS)
+
+
+if __name__ == "__main__":
+    _main()
