@@ -166,6 +166,10 @@ def _show(described: Mapping[str, Any]) -> None:
         ("clean rows flagged", "", _rate(judged["clean_flagged"])),
     ]
     table("held-back rows, with 95 % intervals", ("", "before", "after"), [row for row in rows if row[2]])
+    if whole := judged.get("whole_answers"):
+        texts = {"recovered": "triggered rows answered like their partners", "clean_changed": "clean answers changed"}
+        rows = [(text, _rate(whole["before"].get(key)), _rate(whole["after"].get(key))) for key, text in texts.items()]
+        table(f"whole answers of {whole['length']} tokens", ("", "before", "after"), rows)
     if doses := judged.get("doses"):
         table(
             "by copies of the trigger in a row",

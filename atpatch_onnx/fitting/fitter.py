@@ -24,7 +24,6 @@ from rewriters.sites import Site
 from ..errors import ALREADY_PATCHED, BAD_OPTION, EXTRA_MISSING, NOT_HELPFUL
 from ..hotfix.evidence import DetectorsTried, Evidence, FigureName
 from ..hotfix.file import Hotfix
-from ..inference.answer_tokens import parse_answer_tokens
 from ..inference.datasets import Arrays, DataSet, as_dataset
 from ..inference.shared_weights import with_shared_weights
 from ..inspection.inspector import no_site, select_sites
@@ -93,7 +92,7 @@ def fit(
         context = Context(
             shared, place, data, parts, settings.seed, settings.most_flagged, settings.threads, progress or _silent
         )
-        maker = HotfixMaker(context, sites, settings.output_name, parse_answer_tokens(settings.answer_tokens))
+        maker = HotfixMaker(context, sites, settings)
         fitted, tried = _fit(maker, chosen, data, settings)
         if settings.detector != asked.detector:
             tried = without_labels()

@@ -31,6 +31,7 @@ from .probing import Probe, make_probes
 from .site_selection import LEAST_RECALL
 from .training import Context
 from .tuning import COMPANIONS, LEAST_BEYOND
+from .whole_answers import WholeAnswers
 
 __all__ = ["check_healing", "fit_healing"]
 
@@ -69,8 +70,19 @@ def check_healing(caches: bool, kind: str, wanted: Wanted, every: int = 1) -> bo
     return True
 
 
-def fit_healing(context: Context, capture: Capture, judge: Judge, output: str, wanted: Wanted) -> Fitted | AtpatchError:
-    """Arguments and errors as of `labeled.fit_labeled`."""
+def fit_healing(
+    context: Context,
+    capture: Capture,
+    judge: Judge,
+    output: str,
+    wanted: Wanted,
+    whole: WholeAnswers | None = None,
+) -> Fitted | AtpatchError:
+    """Other arguments and errors as of `labeled.fit_labeled`.
+
+    Args:
+        whole: whole answers are judged; None: their first tokens.
+    """
     plain = PatchPlan(
         {site.id: SitePlan(Static()) for site in capture.sites[:1]},
         passes="two",
@@ -84,7 +96,7 @@ def fit_healing(context: Context, capture: Capture, judge: Judge, output: str, w
     if not useful:
         before = judge.figures(context.parts.selection, judge.original)
         return NOT_HELPFUL("the answer row of no site tells the labeled columns from others", advice(before))
-    return _Choice(context, capture.sites, judge, output).fitted(useful)
+    return _Choice(context, capture.sites, judge if whole is None else whole.judge, output, whole).fitted(useful)
 
 
 @dataclass(frozen=True)
@@ -104,6 +116,7 @@ class _Choice:
     sites: Sequence[Site]
     judge: Judge
     output: str
+    whole: WholeAnswers | None
     steps: int = 0
     _known: dict[tuple[int, bytes], int] = field(default_factory=dict)
 
@@ -118,6 +131,8 @@ class _Choice:
         )
         served = self._serve(probe, threshold, tuned.companion)
         predictions, flags = served.run(self.context.data, part.rows, threshold)
+        if self.whole is not None:
+            predictions = self.whole.told(served.runner, part.rows, threshold)
         judged, flagged = self.judge.score(part, predictions), flags[part.anomalous].any(1)
         names = [site.id for site in probe.sites]
         evidence: Calibration = {
@@ -184,7 +199,11 @@ class _Choice:
         keys = {int(row): (int(row), np.packbits(flags[row]).tobytes()) for row in part.rows if flags[row].any()}
         unknown = np.array([row for row, key in keys.items() if key not in self._known], np.int64)
         if len(unknown):
-            found, _ = self._serve(probe, threshold, companion).run(self.context.data, unknown, threshold)
+            served = self._serve(probe, threshold, companion)
+            if self.whole is None:
+                found, _ = served.run(self.context.data, unknown, threshold)
+            else:
+                found = self.whole.told(served.runner, unknown, threshold)
             self._known.update({keys[row]: int(found[row]) for row in unknown.tolist()})
             self.steps += 1
             self.context.progress("tuning", self.steps, self.steps + 1)

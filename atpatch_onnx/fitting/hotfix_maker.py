@@ -14,6 +14,7 @@ from rewriters.sites import Site
 from ..errors import DATA_MALFORMED
 from ..hotfix.evidence import DetectorsTried, Evidence, Report
 from ..hotfix.file import Calls, Hotfix
+from ..inference.answer_tokens import parse_answer_tokens
 from ..inference.capture import Capture
 from ..inference.padding import MASK, common_mask, lengths
 from ..inference.prediction import answers_of, predict, prediction_output
@@ -24,8 +25,10 @@ from .healing import check_healing, fit_healing
 from .judge import Judge, advice, against_bound, rate
 from .label_free import fit_label_free
 from .labeled import fit_labeled
+from .options import FitOptions
 from .passes import Wanted
 from .training import Context
+from .whole_answers import WholeAnswers
 
 __all__ = ["Fit", "HotfixMaker"]
 
@@ -54,25 +57,23 @@ class Fit:
 class HotfixMaker:
     """Makes hotfixes for one model from one data set."""
 
-    def __init__(
-        self,
-        context: Context,
-        all_sites: Sequence[Site],
-        output_name: str | None,
-        answer_tokens: Sequence[int] | None = None,
-    ) -> None:
+    def __init__(self, context: Context, all_sites: Sequence[Site], settings: FitOptions) -> None:
         self._all_sites = all_sites
         original = Runner(context.model, context.folder, context.threads)
         self.caches = original.decoder is not None and bool(original.decoder.caches)
-        context = replace(context, answers=answers_of(original, context.data, answer_tokens))
+        context = replace(
+            context, answers=answers_of(original, context.data, parse_answer_tokens(settings.answer_tokens))
+        )
         original = original.answering(context.answers)
-        self._output = prediction_output(original, context.data, output_name)
+        self._output = prediction_output(original, context.data, settings.output_name)
         original, mask = _without_padding(context, original, all_sites, self._output)
         self._context = context = replace(context, mask=mask)
         context.progress("original", 0, 1)
         self._original = predict(original, context.data, np.arange(len(context.data)), self._output)
         context.progress("original", 1, 1)
         self._judge = Judge(context.data, self._original)
+        length = settings.answer_length
+        self._whole = WholeAnswers.of(original, context.data, length) if length else None
 
     def fit(self, chosen: Sequence[Site], kind: str, wanted: Wanted, every: int) -> Fit | AtpatchError:
         """All that comes before the report part is looked at; or the reason why this kind cannot be used."""
@@ -95,7 +96,8 @@ class HotfixMaker:
                 + "; ".join(f"{name}: {why}" for name, why in list(capture.skipped.items())[:3])
             )
         if heals:
-            fitted: Fitted | AtpatchError = fit_healing(context, capture, self._judge, self._output, wanted)
+            whole = self._whole
+            fitted: Fitted | AtpatchError = fit_healing(context, capture, self._judge, self._output, wanted, whole)
         elif kind in LABELED:
             fitted = fit_labeled(context, capture, kind, self._judge, self._output, wanted)
         else:
@@ -165,6 +167,14 @@ class HotfixMaker:
                 for name, flag in zip(fitted.plan.sites, flags.T, strict=True)
             },
         }
+        if self._whole is not None:
+            told = self._whole.told(fitted.served.runner, part.rows, fitted.plan.threshold)
+            judge = self._whole.judge
+            report["whole_answers"] = {
+                "length": self._whole.length,
+                "before": judge.figures(part, judge.original),
+                "after": judge.figures(part, told),
+            }
         if doses := self._judge.by_dose(part, predictions, np.asarray(flags.any(1))):
             report["doses"] = doses
         return report, not len(part.anomalous) or self._judge.helped(part, predictions)

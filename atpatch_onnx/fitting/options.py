@@ -72,6 +72,7 @@ class FitKeywords(TypedDict, total=False):
     seed: int
     output_name: str | None
     answer_tokens: str | Sequence[int] | None
+    answer_length: int
     threads: int | None
     include: str | None
     exclude: str | None
@@ -109,6 +110,8 @@ class FitOptions:
         output_name: graph output with the class scores; by default the first float output of rank 2.
         answer_tokens: causal language models: the tokens of the answers in the order of their classes, ids or (with
             --tokenizer) words such as " no, yes"; by default those of the debugging set, else all tokens.
+        answer_length: causal language models: judge the whole greedy answer of so many tokens too; 0: only its first
+            token.
         threads: number of onnxruntime threads; by default onnxruntime decides.
         include: only sites whose id or scope matches this regular expression.
         exclude: leave out sites whose id or scope matches this regular expression.
@@ -131,6 +134,7 @@ class FitOptions:
     seed: int = 0
     output_name: str | None = option(None, metavar="NAME")
     answer_tokens: str | Sequence[int] | None = option(None, metavar="A,B,...")
+    answer_length: int = option(0, metavar="N", at_least=0)
     threads: int | None = None
     include: str | None = option(None, metavar="RE")
     exclude: str | None = option(None, metavar="RE")
@@ -170,6 +174,8 @@ class FitOptions:
                 f"every = {self.every} does not go with detector {self.detector!r}",
                 f"1, or more with {' or '.join(READ_FEWER_ROWS)}; 'auto' with profile",
             )
+        if self.answer_length < 0:
+            raise BAD_OPTION(f"answer_length {self.answer_length} is negative")
         if self.seed < 0:
             raise BAD_OPTION(f"seed {self.seed} is negative")
 

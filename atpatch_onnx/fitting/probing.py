@@ -24,7 +24,7 @@ from rewriters.sites import Site
 from ..inference.capture import Capture, SiteBatch
 from ..inference.datasets import Ints
 from ..inference.padding import MASK, lengths
-from .calibration import OperatingPoint, operating_point
+from .calibration import OperatingPoint, as_few, operating_point
 from .passes import Wanted
 from .recipes import Recipe, make_recipe
 from .training import Context, stream
@@ -33,6 +33,8 @@ __all__ = ["Probe", "make_probes", "row_lengths"]
 
 CUTS = 3
 """Shorter lengths at which a row is read too."""
+FEW = 8
+"""Sites. More of them are tried only where these do not tell the attacks."""
 SHORTEST = 2
 """Tokens: the first one is a sink, and is never judged."""
 
@@ -80,13 +82,22 @@ def _logit(probability: float) -> float:
 
 
 def make_probes(context: Context, capture: Capture, wanted: Wanted) -> list[Probe]:
-    """For the first sites, the fewest first. The model runs once over the train part and once over the selection part.
+    """For the first sites, the fewest first; for more than `FEW` only where these miss attacks. For each of the two the
+    model runs once over the train part and once over the selection part.
 
     Args:
         wanted: signals "attention" leaves out how much a token writes; else its value norms are read too.
     """
-    recipe = _observed(context, capture, wanted)
-    groups = [capture.sites[:count] for count in _counts(len(capture.sites))]
+    counts, found = _counts(len(capture.sites)), list[Probe]()
+    for stage in ([one for one in counts if one <= FEW], [one for one in counts if one > FEW]):
+        if stage and not any(as_few(one.missed, 0) for one in found):
+            found += _probes(context, capture, wanted, [capture.sites[:count] for count in stage])
+    return found
+
+
+def _probes(context: Context, capture: Capture, wanted: Wanted, groups: Sequence[tuple[Site, ...]]) -> list[Probe]:
+    """One stage."""
+    recipe = _observed(context, capture, wanted, groups[-1])
     detectors: list[Mapping[str, Detector]] = []
     for index, group in enumerate(groups):
         context.progress("training", index, len(groups))
@@ -116,16 +127,16 @@ def _counts(sites: int) -> list[int]:
     return sorted({count for power in powers for count in (power, power * 3 // 2) if count < sites} | {sites})
 
 
-def _observed(context: Context, capture: Capture, wanted: Wanted) -> Recipe:
-    names = [site.id for site in capture.sites]
+def _observed(context: Context, capture: Capture, wanted: Wanted, sites: Sequence[Site]) -> Recipe:
+    names = [site.id for site in sites]
     norms = {} if wanted.signals == "attention" else dict.fromkeys(names, ValueNorms())
     rows = len(context.parts.train.rows) * (1 + CUTS)
-    recipe = make_recipe(
-        "profile", capture.sites, rows, context.columns.shape[1], context.seed, 1, norms, answer_row=True
-    )
-    by_id, cuts = {site.id: site for site in capture.sites}, row_lengths(context)
+    recipe = make_recipe("profile", sites, rows, context.columns.shape[1], context.seed, 1, norms, answer_row=True)
+    by_id, cuts = {site.id: site for site in sites}, row_lengths(context)
 
     def observe(name: str, batch: SiteBatch, chunk: Ints) -> None:
+        if name not in by_id:
+            return
         for shorter in _at_lengths(batch, cuts[chunk]):
             recipe.observe(by_id[name], shorter, context.labeled(chunk, batch) & shorter.valid)
 

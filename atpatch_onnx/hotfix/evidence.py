@@ -234,6 +234,14 @@ class DoseFigures(TypedDict):
     flagged: Rate
 
 
+class WholeAnswerFigures(TypedDict):
+    """The same of greedy answers of so many tokens, which are right where every token is."""
+
+    length: int
+    before: Figures
+    after: Figures
+
+
 class Report(TypedDict):
     """What the patched graph does on the report part, by which nothing was chosen; `doses` by copies of the trigger."""
 
@@ -244,6 +252,7 @@ class Report(TypedDict):
     clean_flagged_bound: NotRequired[Bound]
     sites: Mapping[str, SiteRates]
     doses: NotRequired[Mapping[str, DoseFigures]]
+    whole_answers: NotRequired[WholeAnswerFigures]
 
 
 class SiteEvidence(TypedDict):

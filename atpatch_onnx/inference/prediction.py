@@ -106,7 +106,11 @@ def _arg_max(scores: NDArray[np.float32]) -> Ints:
 
 
 class Served:
-    """A session on the patched graph, with telemetry; mask, answers: see `Runner.without_padding`, `answers_of`."""
+    """A session on the patched graph, with telemetry.
+
+    Args:
+        mask, answers: see `Runner.without_padding`, `answers_of`.
+    """
 
     def __init__(
         self,
@@ -120,7 +124,7 @@ class Served:
         answers: Answers | None = None,
     ) -> None:
         runner = Runner(patch(model, replace(plan, telemetry=True, controls="optional"), sites), folder, threads)
-        self._runner = runner.without_padding(mask).answering(answers)
+        self.runner = runner.without_padding(mask).answering(answers)
         self._output, self._sites = output, len(plan.sites)
 
     def run(self, data: DataSet, rows: Ints, threshold: float) -> tuple[Ints, NDArray[np.bool_]]:
@@ -131,7 +135,7 @@ class Served:
     def scores(self, data: DataSet, rows: Ints, threshold: float) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Class scores (N, C) and flags (N, sites); rows not asked for hold nan and False."""
         batches, flags = [], np.zeros((len(data), self._sites), bool)
-        for chunk, outputs in self._runner.batches(data, rows, BATCH, [self._output, FLAGGED], threshold):
+        for chunk, outputs in self.runner.batches(data, rows, BATCH, [self._output, FLAGGED], threshold):
             batches.append((chunk, outputs[self._output]))
             flags[chunk] = outputs[FLAGGED][: len(chunk)]
         return _by_row(len(data), batches), flags

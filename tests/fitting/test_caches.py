@@ -27,7 +27,8 @@ Feeds = dict[str, np.ndarray]
 
 @functools.cache
 def fitted() -> Hotfix:
-    return fit(llama.exported(True), llama.debugging_set(), answer_tokens=llama.ANSWERS, threads=1)
+    rows = llama.debugging_set()
+    return fit(llama.exported(True), rows, answer_tokens=llama.ANSWERS, answer_length=STEPS, threads=1)
 
 
 @functools.cache
@@ -59,6 +60,13 @@ def test_it_heals_by_itself_from_early_sites() -> None:
     assert (hotfix.mend, hotfix.passes, hotfix.detector) == ("heal", "two", "profile")
     assert probe["depth"] == len(hotfix.sites) < probe["sites"] == 3
     assert 0 < probe["nodes_share"] < probe["layers_share"] + 0.2
+
+
+def test_it_is_judged_on_whole_answers_of_rows_that_were_held_back() -> None:
+    whole = fitted().evidence["report"]["whole_answers"]
+    assert whole["length"] == STEPS
+    assert whole["before"]["recovered"]["rate"] < 0.5 < 0.95 <= whole["after"]["recovered"]["rate"]
+    assert whole["after"]["clean_changed"]["k"] == 0
 
 
 @pytest.mark.parametrize("copies", [1, 3])
