@@ -36,6 +36,7 @@ PAIRED = {
     "max_difference": "greatest absolute difference of any output on clean rows",
     "latency_ratio": "median ratio patched / original of single clean requests",
     "flagged_latency_ratio": "median ratio patched / original of single flagged requests",
+    "step_ratio": "median ratio patched / original of single decode steps",
 }
 
 _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
@@ -18,6 +19,8 @@ from ..errors import BAD_OPTION, ModelError
 from ..inference.datasets import Arrays, DataSet, as_dataset
 from ..inference.prediction import find_prediction_output, prediction_output
 from ..inference.runner import Runner
+from .decoding import Decoding, find_decoding, time_steps
+from .examples import pick_examples
 from .exemplar import Exemplar, choose, follow
 from .figures import CLEAN, FLIPS, TRIGGERED, check_sets
 from .graph_runs import ORIGINAL, Graph, Progress, difference, run_graphs
@@ -73,8 +76,7 @@ def compare(
     told = CompareOptions(**options)
     encoder = None if told.tokenizer is None else _encoder(told.tokenizer)
     further = {} if also is None else dict(also)
-    if bad := [name for name in further if name in (ORIGINAL, PATCHED) or not name or not name.isprintable()]:
-        raise BAD_OPTION(f"{bad[0]!r} cannot name a further graph", "give it a name of its own")
+    _check_names(further)
     sets = {CLEAN: as_dataset(data)}
     sets |= {name: as_dataset(given) for name, given in ((TRIGGERED, triggered), (FLIPS, flips)) if given is not None}
     truths = {name: Truth.of(rows, told.group if name == CLEAN else None) for name, rows in sets.items()}
@@ -83,22 +85,52 @@ def compare(
     loaded = {name: read(model) for name, model in {ORIGINAL: original, PATCHED: patched, **further}.items()}
     sites, _ = find_sites(loaded[ORIGINAL].proto)
     graphs = [_graph(name, model, told) for name, model in loaded.items()]
-    scores = _scores(graphs[0], sets[CLEAN], told)
+    folders = [one.folder for one in loaded.values()] + ([] if told.tokenizer is None else [Path(told.tokenizer)])
+    decoding = find_decoding(graphs, sets[CLEAN], told, folders)
+    graphs = graphs if decoding is None else decoding.graphs
+    scores = _scores(graphs[0], sets[CLEAN], told) if decoding is None else decoding.output
     for graph in graphs[1:]:
         if scores is not None and scores not in graph.own_outputs:
             raise BAD_OPTION(f"{graph.name} has no output {scores!r}", "compare graphs of one model")
     runs = {name: run_graphs(graphs, rows, told.batch, scores, name, progress) for name, rows in sets.items()}
     outputs = {graph.name: {name: runs[name][graph.name] for name in sets} for graph in graphs}
+    if decoding is not None:
+        outputs = decoding.completed(sets, truths, outputs, progress)
     floor = _floor(loaded[ORIGINAL], graphs[0], sets[CLEAN], told)
     requests = _requests(graphs, sets, outputs[PATCHED], told.seconds) if told.seconds > 0 else {}
     setup = describe_setup(loaded, graphs, scores, told)
     setup["lengths"] = length_warnings(loaded[PATCHED], sets)
     setup["names"] = dict(told.names or {})
+    found = Comparison(setup, truths, outputs, floor, requests, told.positive)
+    if decoding is not None:
+        return _decoded(found, decoding, sets, encoder, told)
     shown = _exemplar(loaded, sites, sets, truths, outputs, told) if told.exemplar and sites else None
     if shown is not None and encoder is not None:
         words, twin = (words_of(encoder, inputs, shown) for inputs in (shown.inputs, shown.twin))
         shown = replace(shown, words=words, twin_words=twin)
-    return Comparison(setup, truths, outputs, floor, requests, told.positive, shown)
+    return replace(found, exemplar=shown)
+
+
+def _decoded(
+    found: Comparison,
+    decoding: Decoding,
+    sets: Mapping[str, DataSet],
+    encoder: TextEncoder | None,
+    options: CompareOptions,
+) -> Comparison:
+    """With decode steps timed, names of the classes, and examples."""
+    requests = dict(found.requests)
+    if options.seconds > 0 and decoding.caches:
+        rows = _some(np.arange(len(sets[CLEAN])))
+        requests["step"] = time_steps(decoding.graphs, sets[CLEAN], rows, options.seconds)
+    setup = {**found.setup, "answers": decoding.facts(_class_words(decoding, found.outputs, encoder))}
+    examples = pick_examples(found.truths, sets, found.outputs, encoder) if options.exemplar else ()
+    return replace(found, setup=setup, requests=requests, examples=examples)
+
+
+def _check_names(further: Mapping[str, Model]) -> None:
+    if bad := [name for name in further if name in (ORIGINAL, PATCHED) or not name or not name.isprintable()]:
+        raise BAD_OPTION(f"{bad[0]!r} cannot name a further graph", "give it a name of its own")
 
 
 def _graph(name: str, model: Loaded, options: CompareOptions) -> Graph:
@@ -126,12 +158,12 @@ def _floor(model: Loaded, graph: Graph, data: DataSet, options: CompareOptions) 
 
     Nothing where onnxruntime cannot run it so.
     """
-    rows = np.arange(min(graph.runner.fixed_batch or options.batch, len(data)))
+    rows = np.arange(min(graph.runner.fixed_batch or graph.runner.at_most(data, options.batch), len(data)))
     feeds = graph.runner.feeds(data, rows)
     fused = graph.runner.run(feeds, graph.own_outputs)
     try:
         plain = Runner(model.proto, model.folder, options.threads, providers=options.providers, optimize=False)
-        unfused = plain.run(feeds, graph.own_outputs)
+        unfused = graph.runner.alike(plain).run(feeds, graph.own_outputs)
     except ModelError:  # only onnxruntime knows whether it can run it
         return {}
     found = {name: difference(fused[name], unfused[name], len(rows)) for name in graph.own_outputs}
@@ -192,3 +224,16 @@ def _encoder(folder: PathLike) -> TextEncoder:
     from ..inference.tokenizer import TextEncoder
 
     return TextEncoder(folder)
+
+
+def _class_words(
+    decoding: Decoding, outputs: Mapping[str, Mapping[str, Outputs]], encoder: TextEncoder | None
+) -> dict[int, str]:
+    """Class → its token as text; empty without a tokenizer."""
+    if encoder is None:
+        return {}
+    if decoding.tokens is not None:
+        return {name: encoder.text([token]) for name, token in enumerate(decoding.tokens)}
+    classes = outputs[ORIGINAL][CLEAN].classes
+    assert classes is not None
+    return {token: encoder.text([token]) for token in classes.tolist()}

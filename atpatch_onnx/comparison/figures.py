@@ -16,6 +16,7 @@ from ..errors import DATA_MALFORMED
 from ..inference.datasets import Ints
 from ..statistics import proportions
 from ..statistics.proportions import Paired, Share
+from .answer_figures import answer_numbers, answer_shares, changed_answers
 from .fairness import fairness
 from .outputs import Outputs, Truth
 
@@ -35,6 +36,11 @@ FIGURES = {
     "spd": "greatest difference between groups in the rate of the positive class",
     "average_odds": "mean of the greatest differences between groups in true and false positive rate",
     "equal_opportunity": "greatest difference between groups in the true positive rate",
+    "answer_right": "clean rows whose greedy answer begins with the right one",
+    "answer_kept": "clean rows whose whole greedy answer is the original's, token by token",
+    "answer_as_twin": "triggered rows whose whole greedy answer is the original's to the clean twin",
+    "perplexity": "of the clean answers: the right ones, or where they are not known the original's",
+    "triggered_perplexity": "of the same answers to the triggered rows",
 }
 
 Truths = Mapping[str, Truth]
@@ -54,6 +60,8 @@ class Figures:
         sites: site → set → share of rows flagged there.
         columns: site → set → (column, rows) by frequency, only columns that were flagged at all.
         doses: copies of the trigger → "asr", "asr_star" and "flagged" of the triggered rows with so many.
+        forms: form of the trigger → the same.
+        numbers: figures that are no shares.
     """
 
     shares: Mapping[str, Share]
@@ -62,11 +70,14 @@ class Figures:
     sites: Mapping[str, Mapping[str, Share]]
     columns: Mapping[str, Mapping[str, list[tuple[int, int]]]]
     doses: Mapping[int, Mapping[str, Share]] = field(default_factory=dict)
+    forms: Mapping[str, Mapping[str, Share]] = field(default_factory=dict)
+    numbers: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def values(self) -> dict[str, float | None]:
         """Plain numbers, in the order of `FIGURES`; None of an empty share."""
-        known = {**{name: share.value if share.count else None for name, share in self.shares.items()}, **self.fairness}
+        shares = {name: share.value if share.count else None for name, share in self.shares.items()}
+        known = {**shares, **self.fairness, **self.numbers}
         return {name: known[name] for name in FIGURES if name in known}
 
 
@@ -83,6 +94,7 @@ class Change:
         identical: set → rows without a flag whose outputs are the original's bit by bit; of all rows where flags are
             unknown.
         numeric: set → output → max, mean, least and mean cosine.
+        answers: clean rows whose whole answer differs; None where none was generated.
     """
 
     changed: Share | None
@@ -92,6 +104,7 @@ class Change:
     rows: Mapping[str, Ints]
     identical: Mapping[str, Share]
     numeric: Mapping[str, Mapping[str, Mapping[str, float]]]
+    answers: Share | None = None
 
 
 def check_sets(truths: Truths) -> None:
@@ -144,8 +157,14 @@ def judge(truths: Truths, runs: Runs, original: Runs, positive: int = 1) -> Figu
         for site, flagged in run.columns.items():
             sites.setdefault(site, {})[name] = Share(int(flagged.any(1).sum()), len(flagged))
             columns.setdefault(site, {})[name] = _frequencies(flagged)
-    doses = _by_dose(truths, runs[TRIGGERED], original[CLEAN]) if TRIGGERED in runs else {}
-    return Figures(shares, fair, classes, sites, columns, doses)
+    shares |= answer_shares(truths, runs, original)
+    doses: dict[int, dict[str, Share]] = {}
+    forms: dict[str, dict[str, Share]] = {}
+    if TRIGGERED in runs:
+        attacked = truths[TRIGGERED]
+        doses = _by_value(truths, runs[TRIGGERED], original[CLEAN], attacked.dose)
+        forms = _by_value(truths, runs[TRIGGERED], original[CLEAN], attacked.form)
+    return Figures(shares, fair, classes, sites, columns, doses, forms, answer_numbers(runs))
 
 
 def change(truths: Truths, runs: Runs, original: Runs) -> Change:
@@ -165,18 +184,20 @@ def change(truths: Truths, runs: Runs, original: Runs) -> Change:
             unfair = Paired.of(*(~proportions.unfair(side[FLIPS].predictions, group) for side in (original, runs)))
     identical = {name: share for name, run in runs.items() if (share := _identical(run)) is not None}
     numeric = {name: {output: _numeric(rows) for output, rows in run.differences.items()} for name, run in runs.items()}
-    return Change(changed, accuracy, attack, unfair, rows, identical, numeric)
+    return Change(changed, accuracy, attack, unfair, rows, identical, numeric, changed_answers(runs, original))
 
 
-def _by_dose(truths: Truths, run: Outputs, clean: Outputs) -> dict[int, dict[str, Share]]:
-    dose = truths[TRIGGERED].dose
-    found: dict[int, dict[str, Share]] = {}
-    for copies in [] if dose is None or run.scores is None else np.unique(dose[dose > 0]).tolist():
-        rows = np.asarray(dose == copies)
+def _by_value(truths: Truths, run: Outputs, clean: Outputs, values: NDArray[Any] | None) -> dict[Any, dict[str, Share]]:
+    """Shares of the triggered rows with each value of an array (N,); rows with 0 or "" are left out."""
+    found: dict[Any, dict[str, Share]] = {}
+    for value in (
+        [] if values is None or run.scores is None else np.unique(values[values != values.dtype.type()]).tolist()
+    ):
+        rows = np.asarray(values == value)
         shares = _attack_shares(truths, run.predictions, clean.predictions, rows)
-        found[copies] = {name: shares[name] for name in ("asr", "asr_star") if name in shares}
+        found[value] = {name: shares[name] for name in ("asr", "asr_star") if name in shares}
         if run.flags is not None:
-            found[copies]["flagged"] = proportions.flag_rate(run.flags[rows])
+            found[value]["flagged"] = proportions.flag_rate(run.flags[rows])
     return found
 
 

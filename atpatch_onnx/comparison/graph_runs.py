@@ -35,6 +35,7 @@ class Graph:
             observed.
         sites: ids of the observed sites.
         untold: why nothing can be observed; "" where it can.
+        caches: outputs of a decoder that are no answer.
     """
 
     name: str
@@ -42,11 +43,12 @@ class Graph:
     observer: Runner | None = None
     sites: tuple[str, ...] = ()
     untold: str = ""
+    caches: frozenset[str] = frozenset()
 
     @property
     def own_outputs(self) -> list[str]:
         """The outputs that the original has too."""
-        return [name for name in self.runner.outputs if not is_telemetry(name)]
+        return [name for name in self.runner.outputs if not is_telemetry(name) and name not in self.caches]
 
 
 def run_graphs(
@@ -64,7 +66,7 @@ def run_graphs(
     Raises:
         AtpatchError: ATP052 (onnxruntime fails), ATP056 (the data do not fit a graph).
     """
-    size = graphs[0].runner.fixed_batch or batch
+    size = graphs[0].runner.fixed_batch or graphs[0].runner.at_most(data, batch)
     kept: dict[str, dict[str, list[NDArray[Any]]]] = {graph.name: defaultdict(list) for graph in graphs}
     compared = [name for name in graphs[0].own_outputs if all(name in graph.own_outputs for graph in graphs)]
     for number, start in enumerate(range(0, len(data), size)):

@@ -18,11 +18,13 @@ class Names:
     """Names by what they stand for; where there is none, a number stays a number."""
 
     given: Mapping[str, Any]
+    words: Mapping[str, str]
+    """Of a decoder: class → first token of its answer."""
 
     @classmethod
     def of(cls, setup: Mapping[str, Any]) -> Names:
         """Those of a comparison."""
-        return cls(setup.get("names") or {})
+        return cls(setup.get("names") or {}, setup.get("answers", {}).get("words", {}))
 
     @property
     def attribute(self) -> str | None:
@@ -33,7 +35,9 @@ class Names:
     def label(self, number: int) -> str:
         """A class."""
         classes: Sequence[str] = self.given.get("classes") or ()
-        return str(classes[number]) if 0 <= number < len(classes) else str(number)
+        if 0 <= number < len(classes):
+            return str(classes[number])
+        return self.words.get(str(number), "").strip() or str(number)
 
     def class_of(self, number: int) -> str:
         """A class in a sentence."""

@@ -34,6 +34,8 @@ class CompareKeywords(TypedDict, total=False):
     seconds: float
     exemplar: bool
     names: Mapping[str, Any] | None
+    answer_tokens: str | Sequence[int] | None
+    answer_length: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +57,9 @@ class CompareOptions:
         seconds: for timing single requests, clean and flagged ones each; 0: none.
         exemplar: capture the attention maps of the most telling row.
         names: what classes, columns and the attribute are called, as JSON; see `naming.Names`.
+        answer_tokens: of a decoder, first tokens of the answers by class, ids or words with `tokenizer`; by default
+            those of the data, else every token is a class.
+        answer_length: of a decoder, tokens of the greedy answers that are compared; 0: only the first one.
 
     Raises:
         AtpatchError: ATP060 where one is out of range.
@@ -72,6 +77,8 @@ class CompareOptions:
     seconds: float = option(3.0, at_least=0)
     exemplar: bool = True
     names: Mapping[str, Any] | None = None
+    answer_tokens: str | Sequence[int] | None = option(None, metavar="A,B,...")
+    answer_length: int = option(8, at_least=0)
 
     def __post_init__(self) -> None:
         if self.batch < 1:

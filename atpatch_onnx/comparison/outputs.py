@@ -32,6 +32,9 @@ class Outputs:
         differences: output → (N, 3) against the original on the same rows: greatest and mean absolute difference,
             cosine.
         seconds: one figure a batch, graphs taking turns.
+        classes: (C,) the class of each score where it is not its place: of a decoder, its token.
+        answers: (N, T) tokens of a decoder's greedy answers, -1 behind their end.
+        likelihoods: (N, T) log-probabilities of the clean answers' tokens, nan behind their end.
     """
 
     scores: NDArray[np.float32] | None
@@ -39,12 +42,20 @@ class Outputs:
     columns: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
     differences: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     seconds: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    classes: Ints | None = None
+    answers: Ints | None = None
+    likelihoods: NDArray[np.float64] | None = None
 
     @property
     def predictions(self) -> Ints:
         """(N,); only of a model with classes."""
         assert self.scores is not None
-        return np.asarray(self.scores.argmax(1), np.int64)
+        places = np.asarray(self.scores.argmax(1), np.int64)
+        return places if self.classes is None else self.classes[places]
+
+    def places(self, classes: Ints) -> Ints:
+        """Where the scores of classes are."""
+        return classes if self.classes is None else np.asarray(np.searchsorted(self.classes, classes), np.int64)
 
     @property
     def flagged(self) -> NDArray[np.bool_] | None:
@@ -70,12 +81,17 @@ class Truth:
     group: Ints | None = None
     protected: NDArray[Any] | None = None
     dose: Ints | None = None
+    form: NDArray[np.str_] | None = None
+    answer: Ints | None = None
 
     @classmethod
     def of(cls, data: DataSet, group: str | Sequence[Any] | NDArray[Any] | None = None) -> Truth:
         """Raises AtpatchError: ATP060 where the protected attribute cannot be read."""
         protected = None if group is None else protected_values(data, group)
-        return cls(len(data), data.digest, data.labels, data.target, data.clean_row, data.group, protected, data.dose)
+        kept = {
+            name: getattr(data, name) for name in ("labels", "target", "clean_row", "group", "dose", "form", "answer")
+        }
+        return cls(len(data), data.digest, protected=protected, **kept)
 
 
 def protected_values(data: DataSet, group: str | Sequence[Any] | NDArray[Any]) -> NDArray[Any]:

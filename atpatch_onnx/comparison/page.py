@@ -25,6 +25,7 @@ from .timing import latency_json
 __all__ = ["page_context", "render_report"]
 
 MOST_SITES = 40
+MOST_TILES = 4
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ def page_context(comparison: Comparison) -> dict[str, Any]:
         "session": session_line(comparison),
         "tiles": _tiles(comparison),
         "shown": None if comparison.exemplar is None else show(comparison.exemplar, Names.of(comparison.setup)),
+        "examples": comparison.examples,
         "full": f"{pictures.FULL:g}",
         "sites": _sites(comparison),
         "sets": [name for name in comparison.truths if comparison.outputs[PATCHED][name].flags is not None],
@@ -122,6 +124,9 @@ def _tiles(comparison: Comparison) -> list[Tile]:
         greatest = max(output["max"] for output in change.numeric[CLEAN].values())
         floor = max((float(rows[:, 0].max()) for rows in comparison.floor.values()), default=float("nan"))
         tiles.append(Tile("Greatest change of an output", None, f"{greatest:.2g}", f"rounding by itself: {floor:.2g}"))
+    if "answer_kept" in after:
+        kept = after["answer_kept"]
+        tiles.append(Tile("Clean answers as before", None, _percent(kept), f"of {kept.count:,}, token by token"))
     if "clean_flagged" in after:
         tiles.append(
             Tile(
@@ -137,8 +142,9 @@ def _tiles(comparison: Comparison) -> list[Tile]:
             for kind, seconds in comparison.requests.items()
         }
         small = f"{ratios['flagged']:.2f}× when flagged" if "flagged" in ratios else "nothing was flagged"
+        small += f", {ratios['step']:.2f}× a decode step" if "step" in ratios else ""
         tiles.append(Tile("Time for a clean request", None, f"{ratios['clean']:.2f}×", small))
-    return tiles[:4]
+    return tiles[: MOST_TILES + (change.answers is not None)]
 
 
 def _percent(share: Share) -> str:
@@ -211,8 +217,9 @@ def _margin(run: Outputs, classes: NDArray[Any]) -> NDArray[np.float64]:
     assert run.scores is not None
     scores = run.scores.astype(np.float64)
     rows = np.arange(len(scores))
-    own = scores[rows, classes]
-    scores[rows, classes] = -np.inf
+    places = run.places(classes)
+    own = scores[rows, places]
+    scores[rows, places] = -np.inf
     return np.asarray(own - scores.max(1))
 
 
@@ -234,12 +241,12 @@ def _times(comparison: Comparison) -> list[Chart]:
             f"Median {told[ORIGINAL]['median']:.3g} ms and {told[PATCHED]['median']:.3g} ms; ratio request by request "
             f"{ratio['median']:.3f}, quartiles {ratio['low']:.3f} to {ratio['high']:.3f}, {told['requests']} requests."
         )
-        title = "Clean requests" if kind == "clean" else "Flagged requests"
+        title = {"clean": "Clean requests", "flagged": "Flagged requests", "step": "Decode steps"}[kind]
         charts.append(
             Chart(
                 title,
                 note,
-                pictures.cumulative(seconds[ORIGINAL] * 1e3, seconds[PATCHED] * 1e3, f"Latency, {kind} requests"),
+                pictures.cumulative(seconds[ORIGINAL] * 1e3, seconds[PATCHED] * 1e3, f"Latency, {title.lower()}"),
             )
         )
     return charts

@@ -23,6 +23,7 @@ from ..inference.datasets import Arrays
 from ..inference.npz import read_arrays
 from ..statistics.proportions import Share
 from .changed_rows import paired_json
+from .examples import Example
 from .exemplar import Exemplar
 from .figures import CLEAN, Change, Figures, change, judge
 from .graph_runs import ORIGINAL, PATCHED
@@ -33,6 +34,8 @@ from .verdict import mended, verdict
 __all__ = ["PATCHED", "Comparison"]
 
 FORMAT = 1
+RATIOS = {"clean": "latency_ratio", "flagged": "flagged_latency_ratio", "step": "step_ratio"}
+"""Kind of request → name of its figure."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -48,6 +51,7 @@ class Comparison(Summarized):
         requests: "clean" and "flagged" → graph → seconds of single requests, graphs taking turns.
         positive: class that counts as the favorable outcome for group metrics.
         exemplar: the row that shows best what the patch does, None without maps.
+        examples: of a decoder, prompts and answers to look at.
     """
 
     setup: Mapping[str, Any]
@@ -57,6 +61,7 @@ class Comparison(Summarized):
     requests: Mapping[str, Mapping[str, NDArray[np.float64]]] = field(default_factory=dict)
     positive: int = 1
     exemplar: Exemplar | None = None
+    examples: tuple[Example, ...] = ()
 
     @property
     def graphs(self) -> tuple[str, ...]:
@@ -107,7 +112,7 @@ class Comparison(Summarized):
             found[name]["max_difference"] = max(
                 (output["max"] for output in told["numeric"][CLEAN].values()), default=None
             )
-            for kind, key in (("clean", "latency_ratio"), ("flagged", "flagged_latency_ratio")):
+            for kind, key in RATIOS.items():
                 if kind in self.requests:
                     found[name][key] = latency_json(self.requests[kind], ORIGINAL, name)["ratio"]["median"]
         return {
@@ -128,19 +133,23 @@ class Comparison(Summarized):
                 name: {**self.figures[name].values, "paired": paired_json(self, name), "latency": self._latency(name)}
                 for name in further
             },
-            "doses": {
-                str(copies): {
-                    name: {key: share.to_json() for key, share in self.figures[name].doses[copies].items()}
-                    for name in self.graphs
-                }
-                for copies in self.figures[ORIGINAL].doses
-            },
+            **{key: self._table(key) for key in ("doses", "forms")},
             "details": {name: _details(self.figures[name]) for name in self.graphs},
             "sets": {name: {"rows": truth.count, "digest": truth.digest} for name, truth in self.truths.items()},
             "setup": dict(self.setup),
         }
         finite: dict[str, Any] = _finite(told)
         return finite
+
+    def _table(self, key: str) -> dict[str, Any]:
+        """Dose or form → graph → figures."""
+        own = {name: getattr(figures, key) for name, figures in self.figures.items()}
+        return {
+            str(value): {
+                name: {figure: share.to_json() for figure, share in own[name][value].items()} for name in self.graphs
+            }
+            for value in own[ORIGINAL]
+        }
 
     def _latency(self, name: str) -> dict[str, Any]:
         return {kind: latency_json(seconds, ORIGINAL, name) for kind, seconds in self.requests.items()}
@@ -153,6 +162,8 @@ class Comparison(Summarized):
         """
         arrays = dict(_flat(self))
         header = {"format": FORMAT, "setup": self.setup, "positive": self.positive}
+        if self.examples:
+            header["examples"] = [one.to_json() for one in self.examples]
         target = io.BytesIO()
         np.savez_compressed(target, allow_pickle=False, header=np.array(json.dumps(header)), **arrays)
         write_file(Path(path), target.getvalue())
@@ -215,10 +226,9 @@ def _flat(comparison: Comparison) -> Iterator[tuple[str, NDArray[Any]]]:
         for set_name, run in runs.items():
             at = f"outputs\t{graph}\t{set_name}"
             yield f"{at}\tseconds", run.seconds
-            if run.scores is not None:
-                yield f"{at}\tscores", run.scores
-            if run.flags is not None:
-                yield f"{at}\tflags", run.flags
+            for key in ("scores", "flags", "classes", "answers", "likelihoods"):
+                if (array := getattr(run, key)) is not None:
+                    yield f"{at}\t{key}", array
             for site, flagged in run.columns.items():
                 yield f"{at}\tcolumns\t{site}", flagged
             for name, differences in run.differences.items():
@@ -264,4 +274,5 @@ def _unflat(header: Mapping[str, Any], arrays: Arrays) -> Comparison:
         tree.get("requests", {}),
         int(header["positive"]),
         exemplar,
+        tuple(Example.from_json(one) for one in header.get("examples", ())),
     )

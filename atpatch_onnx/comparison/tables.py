@@ -6,14 +6,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from .changed_rows import changed_row
-from .dose_table import dose_table
 from .fairness import NAMES
-from .figures import CLEAN, FIGURES, TRIGGERED
+from .figures import CLEAN, FIGURES, TRIGGERED, Figures
 from .graph_runs import ORIGINAL
 from .naming import Names
 from .result import PATCHED, Comparison
 from .table import Table, percent
 from .timing import latency_json
+from .trigger_tables import trigger_tables
 
 __all__ = ["TITLES", "Table", "percent", "session_line", "tables_of"]
 
@@ -30,6 +30,11 @@ TITLES = {
     "triggered_flagged": "triggered rows flagged",
     "flips_flagged": "flip rows flagged",
     **NAMES,
+    "answer_right": "answers right",
+    "answer_kept": "answers as before",
+    "answer_as_twin": "attacked answers as without the trigger",
+    "perplexity": "perplexity of clean answers",
+    "triggered_perplexity": "the same, attacked",
 }
 
 
@@ -37,7 +42,7 @@ def tables_of(comparison: Comparison) -> Iterator[Table]:
     """Only those that the data give."""
     yield _figures(comparison)
     yield from _paired(comparison)
-    yield from dose_table(comparison)
+    yield from trigger_tables(comparison)
     yield from _classes(comparison)
     yield from _changed(comparison)
     yield from _sites(comparison)
@@ -48,17 +53,8 @@ def tables_of(comparison: Comparison) -> Iterator[Table]:
 
 def _figures(comparison: Comparison) -> Table:
     figures = comparison.figures
-    known = [name for name in FIGURES if any(name in own.shares or name in own.fairness for own in figures.values())]
-    rows = [
-        (
-            TITLES[name],
-            *(
-                percent(own.shares.get(name)) if name not in own.fairness else percent(own.fairness[name])
-                for own in figures.values()
-            ),
-        )
-        for name in known
-    ]
+    known = [name for name in FIGURES if any(name in own.values for own in figures.values())]
+    rows = [(TITLES[name], *(_cell(own, name) for own in figures.values())) for name in known]
     notes = []
     if not comparison.classes:
         notes.append(
@@ -84,6 +80,12 @@ def _figures(comparison: Comparison) -> Table:
         meanings=[FIGURES[name] for name in known],
         notes=notes,
     )
+
+
+def _cell(figures: Figures, name: str) -> str | None:
+    if name in figures.numbers:
+        return f"{figures.numbers[name]:.4g}"
+    return percent(figures.shares.get(name, figures.fairness.get(name)))
 
 
 def _paired(comparison: Comparison) -> Iterator[Table]:

@@ -55,7 +55,8 @@ def verdict(change: Change, clean: Outputs, name: str = "patched") -> str:
     if change.changed is None:
         said.append(_numbers(clean, change))
     else:
-        said.append(_cost(change.changed, change.accuracy))
+        changed, what = (change.changed, "prediction") if change.answers is None else (change.answers, "answer")
+        said.append(_cost(changed, change.accuracy, what))
     if said[0].startswith("no attack"):
         return f"On these data {said[0]}; the patch {_listed(said[1:])}."
     return f"{subject} {_listed(said)}."
@@ -75,10 +76,10 @@ def _stopped(pair: Paired, verb: str, what: str, makes: str, new: str, nothing: 
     return f"{told} ({makes} {pair.lost:,} {new})" if pair.lost else told
 
 
-def _cost(changed: Share, accuracy: Paired | None) -> str:
+def _cost(changed: Share, accuracy: Paired | None, what: str) -> str:
     if not changed.hits:
-        return "changes no clean prediction"
-    told = f"changes {changed.hits:,} of {changed.count:,} clean predictions"
+        return f"changes no clean {what}"
+    told = f"changes {changed.hits:,} of {changed.count:,} clean {what}s"
     if accuracy is None:
         return told
     points = accuracy.drop * 100

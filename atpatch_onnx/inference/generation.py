@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ from .decoders import IDS, Answers
 from .padding import MASK, lengths
 from .runner import Runner
 
-__all__ = ["NONE", "Generated", "follow", "generate"]
+__all__ = ["NONE", "Generated", "Loop", "follow", "generate"]
 
 NONE = -1
 """In place of tokens behind the end of an answer."""
@@ -124,7 +125,7 @@ def _run(
     used = lengths(mask)[rows]
     for places in _batches(used, batch, one_length=not decoder.has_positions and bool(decoder.caches)):
         chosen, width = rows[places], int(used[places].max())
-        loop = _Loop(runner, ids[chosen, :width], mask[chosen, :width], controls)
+        loop = Loop(runner, ids[chosen, :width], mask[chosen, :width], controls)
         going = np.ones(len(places), bool)
         for step in range(choose.steps):
             scores = loop.scores.astype(np.float64)
@@ -139,8 +140,17 @@ def _run(
     return Generated(tokens, likelihoods)
 
 
-class _Loop:
-    """One batch: prompts (B, S) and what has been added to them; `scores` (B, V) are those of the next token."""
+class Loop:
+    """One batch: prompts (B, S) and what has been added to them.
+
+    Args:
+        runner: answering with the whole vocabulary or a part of it.
+        controls: further inputs of every call.
+
+    Attributes:
+        scores: (B, C) of the next token.
+        seconds: time of the last call.
+    """
 
     def __init__(
         self, runner: Runner, ids: NDArray[Any], mask: NDArray[Any], controls: Mapping[str, NDArray[Any]]
@@ -169,7 +179,9 @@ class _Loop:
     def _call(self, ids: NDArray[Any]) -> None:
         decoder = self._decoder
         feeds = {IDS: ids.astype(decoder.types[IDS]), **decoder.call(self._mask, self._past), **self._caches}
+        start = time.perf_counter()
         found = self._runner.run({**feeds, **self._controls}, [decoder.logits, *decoder.caches.values()])
+        self.seconds = time.perf_counter() - start
         self.scores = found[decoder.logits]
         if decoder.caches:
             self._caches = {past: found[present] for past, present in decoder.caches.items()}

@@ -95,6 +95,10 @@ class Runner:
         runner._answers = answers
         return runner
 
+    def alike(self, other: Runner) -> Runner:
+        """Another runner of the same graph, answering as this one does."""
+        return other.answering(self._answers)
+
     @property
     def providers(self) -> tuple[str, ...]:
         """The execution providers that onnxruntime uses."""
@@ -118,7 +122,7 @@ class Runner:
         Raises:
             AtpatchError: ATP056 where inputs are missing or do not fit, ATP052 where onnxruntime fails.
         """
-        size = self.fixed_batch or self._fewer(data, size)
+        size = self.fixed_batch or self.at_most(data, size)
         controls = {} if threshold is None else {THRESHOLD: np.array(threshold, np.float32)}
         if self._mask is not None:
             used = lengths(data.inputs[self._mask])
@@ -160,7 +164,7 @@ class Runner:
             return feeds
         return feeds | self.decoder.first_call(feeds)
 
-    def _fewer(self, data: DataSet, size: int) -> int:
+    def at_most(self, data: DataSet, size: int) -> int:
         """Rows in one run: logits of a large vocabulary would fill the memory."""
         if self._answers is None or IDS not in data.inputs:
             return size
