@@ -90,10 +90,9 @@ def compare(
     """Run ORIGINAL and PATCHED on the same rows: what the patch stops, what it costs, and how sure that is.
 
     Bounds name figures of the patched graph (accuracy, asr, asr_star, recovered, uf, clean_flagged, spd, average_odds,
-    equal_opportunity; of a decoder also answer_right, answer_kept, answer_as_twin, perplexity) or paired ones
-    (accuracy_drop, changed, changed_share, mcnemar_p, max_difference, latency_ratio, step_ratio);
-    'original.asr>=0.9' names another graph's. Needs the extras 'cpu' (or 'gpu') and 'report'. Models may be folders
-    that Optimum loads. --texts with --trigger, or --table with --attribute, make the sets as 'debugset' does.
+    equal_opportunity, answer_kept, answer_right, perplexity) or paired ones (accuracy_drop, changed, changed_share,
+    mcnemar_p, max_difference, latency_ratio, step_ratio); 'original.asr>=0.9' is another graph's. Needs the extras
+    'cpu' and 'report'. Models may be folders. --texts with --trigger, or --table with --attribute, make the sets.
 
     \b
     Example:

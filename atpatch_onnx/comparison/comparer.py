@@ -84,14 +84,7 @@ def compare(
 
     loaded = {name: read(model) for name, model in {ORIGINAL: original, PATCHED: patched, **further}.items()}
     sites, _ = find_sites(loaded[ORIGINAL].proto)
-    graphs = [_graph(name, model, told) for name, model in loaded.items()]
-    folders = [one.folder for one in loaded.values()] + ([] if told.tokenizer is None else [Path(told.tokenizer)])
-    decoding = find_decoding(graphs, sets[CLEAN], told, folders)
-    graphs = graphs if decoding is None else decoding.graphs
-    scores = _scores(graphs[0], sets[CLEAN], told) if decoding is None else decoding.output
-    for graph in graphs[1:]:
-        if scores is not None and scores not in graph.own_outputs:
-            raise BAD_OPTION(f"{graph.name} has no output {scores!r}", "compare graphs of one model")
+    graphs, scores, decoding = _graphs(loaded, sets[CLEAN], told)
     runs = {name: run_graphs(graphs, rows, told.batch, scores, name, progress) for name, rows in sets.items()}
     outputs = {graph.name: {name: runs[name][graph.name] for name in sets} for graph in graphs}
     if decoding is not None:
@@ -126,6 +119,22 @@ def _decoded(
     setup = {**found.setup, "answers": decoding.facts(_class_words(decoding, found.outputs, encoder))}
     examples = pick_examples(found.truths, sets, found.outputs, encoder) if options.exemplar else ()
     return replace(found, setup=setup, requests=requests, examples=examples)
+
+
+def _graphs(
+    loaded: Mapping[str, Loaded], data: DataSet, options: CompareOptions
+) -> tuple[list[Graph], str | None, Decoding | None]:
+    """The graphs, the output with class scores, and how decoders are run."""
+    graphs = [_graph(name, model, options) for name, model in loaded.items()]
+    folders = [one.folder for one in loaded.values()]
+    folders += [] if options.tokenizer is None else [Path(options.tokenizer)]
+    decoding = find_decoding(graphs, data, options, folders)
+    graphs = graphs if decoding is None else decoding.graphs
+    scores = _scores(graphs[0], data, options) if decoding is None else decoding.output
+    for graph in graphs[1:]:
+        if scores is not None and scores not in graph.own_outputs:
+            raise BAD_OPTION(f"{graph.name} has no output {scores!r}", "compare graphs of one model")
+    return graphs, scores, decoding
 
 
 def _check_names(further: Mapping[str, Model]) -> None:

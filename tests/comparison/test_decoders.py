@@ -167,7 +167,7 @@ def test_answer_tokens_make_classes_and_the_command_shows_all(atpatch, patched, 
         "answers as before",
         "perplexity of clean answers",
         "triggered rows by form of the trigger",
-        "0 'w7'",
+        "w7",
     ):
         assert words in people.err
 
