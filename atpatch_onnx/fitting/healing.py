@@ -7,6 +7,7 @@ a row only once for each set of its columns.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,23 +21,27 @@ from rewriters.plan import PatchPlan, SitePlan, Static
 from rewriters.sites import Site
 
 from ..errors import BAD_OPTION, NOT_ADMITTED, NOT_HELPFUL
-from ..hotfix.evidence import Calibration, CompanionFigures, ProbeFigures
+from ..hotfix.evidence import Calibration, CompanionFigures, ProbePrice, ProbeTried
 from ..inference.capture import Capture
 from ..inference.prediction import Served
-from .calibration import as_few, choose_threshold, thresholds
+from .calibration import as_few, thresholds
 from .fitted import Fitted, Outcome, best, spread
 from .judge import Judge, Score, advice, rate
 from .passes import Wanted
-from .probing import Probe, make_probes
+from .probing import Probe, logit, make_probes
 from .site_selection import LEAST_RECALL
 from .training import Context
-from .tuning import COMPANIONS, LEAST_BEYOND
+from .tuning import COMPANIONS
 from .whole_answers import WholeAnswers
 
 __all__ = ["check_healing", "fit_healing"]
 
 MOST_TRIED = 4
 """Probes that are compared by what the patched graph answers."""
+UPPER = 0.25
+"""Share of the clean rows whose scores make the tail."""
+ROOM = 4
+"""A probe should flag so many times fewer clean requests than allowed: the share is continued from a few dozen rows."""
 NOT_NEEDED = "earlier sites tell as much; its keys and values are healed all the same"
 
 
@@ -124,11 +129,7 @@ class _Choice:
         tuned, tried = self._best(probes)
         probe, part = tuned.probe, self.context.parts.selection
         levels = self._levels(probe)
-        threshold = choose_threshold(
-            levels,
-            lambda value: self._score(probe, value, tuned.companion)[0],
-            edge_known=self.context.most_flagged * len(part.clean) >= LEAST_BEYOND,
-        )
+        threshold = self._threshold(probe, levels, tuned.companion)
         served = self._serve(probe, threshold, tuned.companion)
         predictions, flags = served.run(self.context.data, part.rows, threshold)
         if self.whole is not None:
@@ -144,7 +145,7 @@ class _Choice:
             "mend": {"chosen": "heal"},
             "companion": tuned.companions,
             "sites": {"tried": names, **judged.to_json()},
-            "probe": _price(self.context.model, probe, self.sites, probes, tried),
+            "probe": {**_price(self.context.model, probe, self.sites), "tried": self._compared(probes, tried)},
         }
         self.context.progress("tuning", self.steps, self.steps)
         peaks = probe.peaks
@@ -165,7 +166,10 @@ class _Choice:
     def _best(self, probes: Sequence[Probe]) -> tuple[_Tuned, list[_Tuned]]:
         """The shallowest that does as well as the best, and those that were tried."""
         fewest = min(one.missed for one in probes)
-        good = [one for one in probes if as_few(one.missed, fewest)]
+        told = [one for one in probes if as_few(one.missed, fewest)]
+        rates = [self._expected(one) for one in told]
+        allowed = max(self.context.most_flagged / ROOM, 2 * min(rates))
+        good = [one for one, expected in zip(told, rates, strict=True) if expected <= allowed]
         # A small scale is a wide gap between the clean rows and the attacks.
         sharpest = min(good, key=lambda one: (one.missed, one.point.scale))
         chosen = [*good[: MOST_TRIED - 1]]
@@ -174,6 +178,18 @@ class _Choice:
         tuned = [self._with_companion(one) for one in chosen]
         outcomes = [Outcome(one.score.left, one.score.lost_rows, one.missed) for one in tuned]
         return tuned[best(outcomes)], tuned
+
+    def _compared(self, probes: Sequence[Probe], tried: Sequence[_Tuned]) -> list[ProbeTried]:
+        left = {len(one.probe.sites): one.score.left for one in tried}
+        return [
+            {
+                "depth": len(one.sites),
+                "missed": one.missed,
+                "expected_flagged": self._expected(one),
+                "left": left.get(len(one.sites)),
+            }
+            for one in probes
+        ]
 
     def _with_companion(self, probe: Probe) -> _Tuned:
         """The probe with the highest of the lower bars that is as good as the best."""
@@ -187,6 +203,21 @@ class _Choice:
         companion, score, missed = next(one for one in tried if as_few(one[1].left, fewest))
         table: list[CompanionFigures] = [{"factor": factor, **one.to_json()} for factor, one, _ in tried]
         return _Tuned(probe, companion, score, missed, table)
+
+    def _expected(self, probe: Probe) -> float:
+        """The share of clean requests that the middle threshold would flag: few rows show no flag at all, so the tail
+        of their scores is continued as an exponential.
+        """
+        levels, peaks = self._levels(probe), probe.peaks[self.context.parts.selection.clean]
+        start = float(np.quantile(peaks, 1 - UPPER))
+        scale = max(float(np.mean(peaks[peaks >= start] - start)), 1e-9)
+        return UPPER * math.exp(min(0.0, (start - logit(levels[len(levels) // 2])) / scale))
+
+    def _threshold(self, probe: Probe, levels: Sequence[float], companion: float) -> float:
+        """Of those that leave as few attacks as the best, the one nearest to the middle, with room on both sides."""
+        left = [self._score(probe, value, companion)[0].left for value in levels]
+        good = [index for index, one in enumerate(left) if as_few(one, min(left))]
+        return levels[min(good, key=lambda index: abs(index - (len(levels) - 1) / 2))]
 
     def _levels(self, probe: Probe) -> list[float]:
         part = self.context.parts.selection
@@ -226,25 +257,14 @@ class _Choice:
         )
 
 
-def _price(
-    model: onnx.ModelProto, probe: Probe, sites: Sequence[Site], probes: Sequence[Probe], tried: Sequence[_Tuned]
-) -> ProbeFigures:
+def _price(model: onnx.ModelProto, probe: Probe, sites: Sequence[Site]) -> ProbePrice:
     """What a prompt costs on top: the share of the model's layers and nodes in front of the last detecting site."""
-    compared = {id(one.probe): one.score for one in tried}
     return {
         "last_site": probe.sites[-1].id,
         "depth": len(probe.sites),
         "sites": len(sites),
         "layers_share": len(probe.sites) / len(sites),
         "nodes_share": len(_before(model, probe.sites[-1])) / max(len(model.graph.node), 1),
-        "tried": [
-            {
-                "depth": len(one.sites),
-                "missed": one.missed,
-                "left": compared[id(one)].left if id(one) in compared else None,
-            }
-            for one in probes
-        ],
     }
 
 

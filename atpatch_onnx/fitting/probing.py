@@ -29,7 +29,7 @@ from .passes import Wanted
 from .recipes import Recipe, make_recipe
 from .training import Context, stream
 
-__all__ = ["Probe", "make_probes", "row_lengths"]
+__all__ = ["Probe", "logit", "make_probes", "row_lengths"]
 
 CUTS = 3
 """Shorter lengths at which a row is read too."""
@@ -72,12 +72,13 @@ class Probe:
 
     def flagged(self, threshold: float, companion: float) -> NDArray[np.bool_]:
         """(N, K): columns of whole prompts that the patched graph flags."""
-        high, low = (_logit(value) for value in (threshold, threshold * companion))
+        high, low = (logit(value) for value in (threshold, threshold * companion))
         flagged = (self.scores > high).any(1, keepdims=True)
         return np.asarray((self.scores > low) & flagged)
 
 
-def _logit(probability: float) -> float:
+def logit(probability: float) -> float:
+    """The score before the sigmoid."""
     return float(np.log(probability) - np.log1p(-min(probability, 1 - 1e-12)))
 
 

@@ -176,16 +176,17 @@ class CostFigures(TypedDict):
 
 
 class ProbeTried(TypedDict):
-    """The first so many sites detecting together: attacks of the selection part that they miss, and attacks left where
-    the patched graph was run.
+    """The first so many sites detecting together: attacks of the selection part that they miss, the share of clean
+    requests that they are expected to flag, and attacks left where the patched graph was run.
     """
 
     depth: int
     missed: int
+    expected_flagged: float
     left: int | None
 
 
-class ProbeFigures(TypedDict):
+class ProbePrice(TypedDict):
     """Which sites detect where tokens are healed, and what they cost: the last one, its place among all sites, and the
     share of the sites and of the graph's nodes that every prompt runs twice.
     """
@@ -195,6 +196,11 @@ class ProbeFigures(TypedDict):
     sites: int
     layers_share: float
     nodes_share: float
+
+
+class ProbeFigures(ProbePrice):
+    """The same, and what was compared."""
+
     tried: Sequence[ProbeTried]
 
 

@@ -5,6 +5,7 @@ All rows are of SST-2's development part. An attacked prompt's clean partner is 
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -77,5 +78,7 @@ def fitted(before: Path, sets: tuple[Path, Path], hotfix: Path, commands: Comman
 
 def patched(before: Path, after: Path, hotfix: Path, commands: Commands) -> Path:
     """A patched file or folder, made anew."""
-    commands("patch", before, "--hotfix", hotfix, "--telemetry", "--overwrite", "-o", after)
+    if after.is_dir():
+        shutil.rmtree(after)
+    commands("patch", before, "--hotfix", hotfix, "--telemetry", "-o", after)
     return after

@@ -10,6 +10,7 @@ from typing import Any
 import click
 import numpy as np
 
+from atpatch_onnx import Hotfix
 from atpatch_onnx.debugset import read_texts
 
 from ...decoders import llm, smollm2
@@ -18,6 +19,7 @@ from ...victims import Victim
 from ..answers import Figures
 from ..holding.case import sst2
 from ..holding.commands import Commands
+from . import fitting
 from .graphs import GRAPHS, loop_on, original, work
 from .hand_made import HandMade, patched
 from .judging import Asked, Questions, figures
@@ -87,13 +89,21 @@ def loop(graph: str, seed: int) -> Figures:
     tokenizer = _tokenizer(victim)
     before = original(victim, graph, commands)
     folder, stop = work(victim), int(tokenizer.eos_token_id)
-    after = patched(before, folder / before.name, HandMade.load(folder / f"detector-{DEPTH}.npz"))
+    file = folder / f"{graph}.hotfix"
+    if not file.exists():
+        sets = fitting.write_sets(tokenizer, read_texts(sst2("dev")), folder, seed)
+        fitting.fitted(before, sets, file, commands)
+    hotfix = Hotfix.load(file)
+    after = fitting.patched(before, folder / before.name, file, commands)
     asked = [
         Asked(folder / f"{graph}-{name}.json", partial(loop_on, path), stop)
-        for name, path in (("original", before), ("patched", after))
+        for name, path in (("original", before), (f"patched-{hotfix.digest[:12]}", after))
     ]
     found = figures(questions(tokenizer), asked[0], asked[1], answer_tokens(tokenizer), llm.TARGET)
-    return {**found, "detecting_layers": DEPTH, "commands": commands.called}
+    evidence = hotfix.evidence
+    told = {name: evidence[name] for name in ("rows", "calibration", "report")}
+    depth = evidence["calibration"]["probe"]["depth"]
+    return {**found, "detecting_layers": depth, "fit": told, "commands": commands.called}
 
 
 def price(seed: int) -> Figures:
