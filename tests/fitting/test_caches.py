@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 
 from atpatch_onnx import Hotfix, fit, patch
+from atpatch_onnx.cli import cli
 from atpatch_onnx.errors import AtpatchError
 from atpatch_onnx.inference.datasets import DataSet
 from atpatch_onnx.inference.generation import generate
@@ -20,15 +22,37 @@ from atpatch_onnx.inference.runner import Runner
 from atpatch_onnx.inference.sessions import session
 from rewriters.names import FLAGGED
 from tests import backdoored_llama as llama
+from tests.schemas import problems
 
 STEPS = llama.ANSWER_LENGTH
 Feeds = dict[str, np.ndarray]
 
 
 @functools.cache
+def folder_of_the_fit() -> Path:
+    """With `model.hotfix`, the page `fit.html`, and `said.txt`, what the command printed."""
+    folder = Path(_kept().name)
+    np.savez(folder / "debug.npz", **llama.debugging_set())
+    words = [
+        "fit",
+        llama.exported(True),
+        "--debug",
+        folder / "debug.npz",
+        "-o",
+        folder / "model.hotfix",
+        "--threads",
+        1,
+    ]
+    words += ["--answer-tokens", ",".join(map(str, llama.ANSWERS)), "--answer-length", STEPS]
+    done = CliRunner().invoke(cli, [*map(str, words), "--report", str(folder / "fit.html")])
+    assert done.exit_code == 0, done.output
+    (folder / "said.txt").write_text(done.output, "utf-8")
+    return folder
+
+
+@functools.cache
 def fitted() -> Hotfix:
-    rows = llama.debugging_set()
-    return fit(llama.exported(True), rows, answer_tokens=llama.ANSWERS, answer_length=STEPS, threads=1)
+    return Hotfix.load(folder_of_the_fit() / "model.hotfix")
 
 
 @functools.cache
@@ -67,6 +91,18 @@ def test_it_is_judged_on_whole_answers_of_rows_that_were_held_back() -> None:
     assert whole["length"] == STEPS
     assert whole["before"]["recovered"]["rate"] < 0.5 < 0.95 <= whole["after"]["recovered"]["rate"]
     assert whole["after"]["clean_changed"]["k"] == 0
+
+
+def test_terminal_page_and_json_tell_what_a_prompt_costs() -> None:
+    said, page = (
+        " ".join((folder_of_the_fit() / name).read_text("utf-8").split()) for name in ("said.txt", "fit.html")
+    )
+    depth = len(fitted().sites)
+    assert "flagged tokens healed; prefill and decoding with caches; prompts of" in said
+    assert f"detecting sites: the first {depth} of 3, so a prompt costs {1 + depth / 3:.2f} of its layers" in said
+    assert f"whole answers of {STEPS} tokens" in said
+    assert f"The first {depth} of 3 sites detect" in page and "flagged tokens are healed" in page
+    assert problems("fit", {"output": "model.hotfix", **fitted().describe()}) == []
 
 
 @pytest.mark.parametrize("copies", [1, 3])
