@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from typing import Any
 
@@ -24,6 +25,7 @@ from models.evidence.holding.page import (
     worst,
 )
 from models.evidence.holding.rows import ROWS, Bound, at
+from models.evidence.holding.timing import ratio
 
 TEXT = "one two three four five six"
 
@@ -131,11 +133,20 @@ def test_the_page_says_which_rows_were_looked_at_before() -> None:
 
 
 def test_times_have_a_table_of_their_own() -> None:
-    time = {"ratio": 1.0625, "low": 1.05, "high": 1.08, "original_ms": 10.04, "other_ms": 10.7, "requests": 4}
+    time = {"ratio": 1.0625, "low": 1.05, "high": 1.08, "first_ms": 10.04, "requests": 4}
     figures = {"hotfix": {}, "128 tokens": {"with / without": time, "with / original": {**time, "ratio": 1.5}}}
     line = times_table(figures).splitlines()[2]
     assert line == "| 128 tokens | 4 | 1.062 (1.050 to 1.080) | 1.500 (1.050 to 1.080) | 10.0 |"
     assert times_table(run(0, one=0)["figures"]) == ""
+
+
+def test_a_ratio_is_of_processor_time() -> None:
+    def busy(loops: int) -> Any:
+        return lambda feeds: lambda: sum(range(loops))
+
+    assert 2 < ratio(busy(20_000), busy(100_000), [{}])["ratio"] < 10
+    sleeping = ratio(busy(100_000), lambda feeds: lambda: time.sleep(0.002), [{}])
+    assert sleeping["ratio"] < 0.5
 
 
 def test_the_committed_pages_are_made_of_the_committed_figures() -> None:

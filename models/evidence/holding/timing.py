@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,22 +20,23 @@ from rewriters.names import THRESHOLD
 from rewriters.plan import OneClass, PatchPlan, SitePlan
 
 from ..answers import Figures
-from ..latency import Feeds, lone, ratio
+from ..latency import Feeds, lone
 from .case import Words
 from .material import encode, reviews
 
-__all__ = ["equal_tokens"]
+__all__ = ["equal_tokens", "ratio"]
 
 TOKENS = (128, 256, 512)
-REQUESTS = 4
-"""Film reviews of each length, cut to it."""
+REQUESTS, PAIRS, WARM_UP = 3, 20, 1
+"""Film reviews of each length, cut to it; times that two graphs take turns on each."""
 POOL = 400
+Make = Callable[[Feeds], Request]
 NEVER, ALWAYS = 1e9, -1.0
 """Thresholds: no request is flagged, or each."""
 
 
 def equal_tokens(case: Words) -> Figures:
-    """Times of the hotfix of `clean-rows` with and without that step, on one thread, taking turns."""
+    """Processor time of the hotfix of `clean-rows` with and without that step, on one thread, taking turns."""
     header = case.fit("clean", "--clean", case.clean_set())
     model = model_io.load(case.model)
     sites, _ = find_sites(model)
@@ -45,11 +47,45 @@ def equal_tokens(case: Words) -> Figures:
     for length in TOKENS:
         samples = _samples(case, length)
         for name, threshold in (("nothing flagged", NEVER), ("flagged", ALWAYS)):
-            with_step, without = (_requests(case, model, graphs[one], threshold) for one in ("with", "without"))
+            original, with_step, without = (
+                _requests(case, model, graph, limit)
+                for graph, limit in ((model, None), (graphs["with"], threshold), (graphs["without"], threshold))
+            )
             found[f"{length} tokens, {name}"] = {
                 "with / without": ratio(without, with_step, samples),
-                "with / original": ratio(_requests(case, model, model, None), with_step, samples),
+                "with / original": ratio(original, with_step, samples),
             }
+    return found
+
+
+def ratio(first: Make, second: Make, samples: Sequence[Feeds]) -> Figures:
+    """Median ratio second / first of processor times over all pairs, with quartiles; milliseconds of the first.
+
+    Not the time on the clock, which on a machine that is shared is mostly that of others.
+    """
+    times = np.array([pair for feeds in samples for pair in _pairs(first(feeds), second(feeds))])
+    low, middle, high = np.quantile(times[:, 1] / times[:, 0], [0.25, 0.5, 0.75])
+    return {
+        "ratio": float(middle),
+        "low": float(low),
+        "high": float(high),
+        "first_ms": 1e3 * float(np.median(times[:, 0])),
+        "requests": len(samples),
+        "pairs": PAIRS,
+    }
+
+
+def _pairs(first: Request, second: Request) -> list[tuple[float, float]]:
+    for run in (first, second) * WARM_UP:
+        run()
+    found = []
+    for pair in range(PAIRS):
+        spent = {}
+        for run in (first, second) if pair % 2 else (second, first):
+            started = time.thread_time()
+            run()
+            spent[run] = time.thread_time() - started
+        found.append((spent[first], spent[second]))
     return found
 
 
@@ -69,9 +105,7 @@ def _each_alone(plan: PatchPlan) -> PatchPlan:
     return replace(plan, sites={name: alone(site) for name, site in plan.sites.items()})
 
 
-def _requests(
-    case: Words, model: onnx.ModelProto, graph: onnx.ModelProto, threshold: float | None
-) -> Callable[[Feeds], Request]:
+def _requests(case: Words, model: onnx.ModelProto, graph: onnx.ModelProto, threshold: float | None) -> Make:
     live = session(graph, threads=1, folder=case.model.parent)
     names = [output.name for output in model.graph.output]
     wanted = {value.name for value in live.get_inputs()}
