@@ -149,20 +149,7 @@ def unpatch(
 
 
 def _record(edit: Edit, destination: Path, folder: Path, seconds: float) -> Patched:
-    return Patched(
-        output=str(destination),
-        sites=edit.sites,
-        detector=edit.detector,
-        gating=edit.plan.gating,
-        nodes_before=edit.nodes_before,
-        nodes_after=edit.nodes_after,
-        seconds=round(seconds, 3),
-        hotfix=edit.planned.hotfix,
-        replaced=edit.replaced,
-        notes=edit.notes((destination.parent, folder)),
-        passes=edit.plan.passes,
-        calibration=edit.planned.calibration,
-    )
+    return Patched(str(destination), seconds=round(seconds, 3), **edit.facts((destination.parent, folder)))
 
 
 def _check_folder_options(in_place: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx
 
@@ -52,13 +53,20 @@ class Edit:
     def detector(self) -> str:
         return kinds(self.plan.sites.values())
 
-    @property
-    def nodes_before(self) -> int:
-        return count_nodes(self.original)
-
-    @property
-    def nodes_after(self) -> int:
-        return count_nodes(self.patched)
+    def facts(self, folders: Sequence[Path]) -> dict[str, Any]:
+        """What results say of it, of a file as of a file in a folder; `folders`: see `notes`."""
+        return {
+            "sites": self.sites,
+            "detector": self.detector,
+            "gating": self.plan.gating,
+            "passes": self.plan.passes,
+            "nodes_before": count_nodes(self.original),
+            "nodes_after": count_nodes(self.patched),
+            "hotfix": self.planned.hotfix,
+            "replaced": self.replaced,
+            "notes": self.notes(folders),
+            "calibration": self.planned.calibration,
+        }
 
     def notes(self, folders: Sequence[Path]) -> tuple[str, ...]:
         """One-line remarks for people; `folders`: where the graph lies, before and after."""
@@ -75,5 +83,5 @@ def patch_loaded(loaded: Loaded, options: PatchOptions, progress: Progress | Non
     original = original_of(loaded)
     model_io.require_opset(original)
     planned = make_plan(original, loaded, options, progress)
-    patched = patcher.patch(original, planned.plan, planned.sites)
+    patched = patcher.patch(original, planned.plan, planned.sites, planned.places)
     return Edit(original, patched, planned, patcher.is_patched(loaded.proto))

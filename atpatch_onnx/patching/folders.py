@@ -191,21 +191,7 @@ def _patch_file(
     source = folder.path / one.file
     edit = patch_loaded(read(source), options, progress)
     model_io.save_graph(edit.patched, _place(unfinished, one), source.parent)
-    return FilePatched(
-        file=one.file,
-        part=one.part,
-        sites=edit.sites,
-        detector=edit.detector,
-        gating=edit.plan.gating,
-        passes=edit.plan.passes,
-        controls=edit.plan.controls,
-        nodes_before=edit.nodes_before,
-        nodes_after=edit.nodes_after,
-        hotfix=edit.planned.hotfix,
-        replaced=edit.replaced,
-        notes=edit.notes((folder.path,)),
-        calibration=edit.planned.calibration,
-    )
+    return FilePatched(one.file, one.part, controls=edit.plan.controls, **edit.facts((folder.path,)))
 
 
 def _place(unfinished: Path, one: ModelFile) -> Path:

@@ -18,7 +18,7 @@ import onnx
 
 from rewriters.editing.healing import not_healable
 from rewriters.finding.finder import find_sites
-from rewriters.finding.key_value import Unhealable, healing_places
+from rewriters.finding.key_value import HealingPlaces, Unhealable, healing_places
 from rewriters.finding.movable_tokens import Doubt, doubt
 from rewriters.finding.token_groups import token_groups
 from rewriters.finding.token_inputs import token_inputs
@@ -59,6 +59,7 @@ class Planned:
         hotfix: path of the hotfix. None if there is none, or if it was not read from a file.
         notes: one-line remarks for people.
         calibration: how the model was calibrated. None if it was not.
+        places: where keys and values can be healed, where the plan was chosen by that.
     """
 
     plan: PatchPlan
@@ -66,6 +67,7 @@ class Planned:
     hotfix: str | None
     notes: tuple[str, ...]
     calibration: Calibration | None = None
+    places: HealingPlaces | None = None
 
 
 def make_plan(
@@ -92,12 +94,13 @@ def make_plan(
     hotfix, file = (given, None) if isinstance(given, Hotfix) or given is None else (Hotfix.load(given), given)
     calibration: Calibration | None = None
     notes: tuple[str, ...] = ()
+    places: HealingPlaces | None = None
     if hotfix is None and options.detector is None:
         subject = Subject(original, loaded.folder, sites, chosen)
         hotfix, calibration, notes = _calibrated(subject, options, progress or _silent)
     if hotfix is None:
         if options.mend == "heal":
-            chosen = _judging(original, chosen)
+            chosen, places = _judging(original, chosen)
             groups: tuple[tuple[str, ...], ...] = (tuple(site.id for site in chosen),)
         else:
             groups = _within(token_groups(original, sites), {site.id for site in chosen})
@@ -107,7 +110,7 @@ def make_plan(
     _check_passes(plan, options)
     if calibration is not None and hotfix is not None and options.save_hotfix is not None:
         hotfix.save(options.save_hotfix)
-    return Planned(plan, sites, None if file is None else os.fspath(file), notes, calibration)
+    return Planned(plan, sites, None if file is None else os.fspath(file), notes, calibration, places)
 
 
 def _calibrated(
@@ -179,8 +182,8 @@ def _refusal(found: Doubt) -> AtpatchError:
     )
 
 
-def _judging(model: onnx.ModelProto, chosen: Sequence[Site]) -> tuple[Site, ...]:
-    """The chosen sites that can detect for healing."""
+def _judging(model: onnx.ModelProto, chosen: Sequence[Site]) -> tuple[tuple[Site, ...], HealingPlaces]:
+    """The chosen sites that can detect for healing, and where it heals."""
     found = healing_places(model)
     if isinstance(found, Unhealable):
         raise not_healable(found)
@@ -190,7 +193,7 @@ def _judging(model: onnx.ModelProto, chosen: Sequence[Site]) -> tuple[Site, ...]
             "none of the chosen sites shows which of its columns are the new tokens, so none can detect for healing",
             "choose other sites, or redistribute instead (--mend redistribute)",
         )
-    return judging
+    return judging, found
 
 
 def _within(groups: tuple[tuple[str, ...], ...], names: set[str]) -> tuple[tuple[str, ...], ...]:

@@ -21,11 +21,12 @@ import onnx
 from onnx import TensorProto
 
 from ..errors import NOT_ADMITTED, AtpatchError
+from ..finding.key_value import HealingPlaces
 from ..model.bodies import reads
 from ..plan import OneClass, PatchPlan
 from ..sites import Site
 from .excision import tokens_of
-from .healing import detecting_sites, places_of
+from .healing import detecting_sites
 from .qdq_barrier import second_reader_refusal
 from .samples import carries_samples, prediction_output, requested, sample_outputs
 from .span import span_refusal
@@ -37,16 +38,24 @@ _INTEGERS = (TensorProto.INT64, TensorProto.INT32)
 _ONE_PASS = "patch with --passes one"
 
 
-def not_admitted(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -> AtpatchError | None:
+def not_admitted(
+    model: onnx.ModelProto,
+    plan: PatchPlan,
+    sites: Sequence[Site],
+    places: HealingPlaces | AtpatchError | None = None,
+) -> AtpatchError | None:
     """The first reason why the graph does not support the plan, as the ATP023 to raise; None where it does.
 
     Args:
         sites: of this model; those that the plan does not name stay unchanged.
+        places: where a plan that heals does so, or why it cannot (`healing.places_of`).
     """
-    return next(_reasons(model, plan, sites), None)
+    return next(_reasons(model, plan, sites, places), None)
 
 
-def _reasons(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -> Iterator[AtpatchError]:
+def _reasons(
+    model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site], places: HealingPlaces | AtpatchError | None
+) -> Iterator[AtpatchError]:
     chosen = [site for site in sites if site.id in plan.sites]
     for site in chosen:
         if site.dtype in _NO_NUMBERS:
@@ -55,6 +64,8 @@ def _reasons(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -> 
     yield from _tokens_elsewhere(model, plan, chosen)
     if plan.mend == "heal":
         yield from _healing(model, plan, sites)
+        if isinstance(places, AtpatchError):
+            yield places
     elif plan.passes == "two":
         yield from _second_run(model, plan, {site.id: site for site in chosen})
     if plan.telemetry and all(site.where for site in chosen):
@@ -110,9 +121,6 @@ def _healing(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -> 
                 "fit a detector that does not join equal tokens",
             )
     yield from _out_of_order(model)
-    found = places_of(model, plan, sites)
-    if isinstance(found, AtpatchError):
-        yield found
 
 
 def _samples_elsewhere(model: onnx.ModelProto) -> Iterator[AtpatchError]:

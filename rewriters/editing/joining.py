@@ -51,6 +51,12 @@ def _sum_up(e: Emitter, plan: PatchPlan, members: Sequence[tuple[Site, SitePatch
     tokens = _ids([plan.sites[site.id].detector for site, _ in members])
     if tokens is not None:
         total = of_equal_tokens(e, total, tokens)
+    seen = [patch.seen for _, patch in members if patch.seen is not None]
+    if len(seen) == len(scores):
+        anywhere = seen[0]
+        for other in seen[1:]:
+            anywhere = e.op("Or", anywhere, other)
+        total = e.op("Where", anywhere, total, e.constant(-np.inf), role="seen_evidence")
     if any(gives_logits(plan.sites[site.id].detector) for site, _ in members):
         total = e.op("Sigmoid", total, role="score")
     over = e.op("Greater", total, controls.threshold)

@@ -13,20 +13,19 @@ import onnx
 from onnx import TensorProto
 
 from ..emit import Emitter
+from ..lowering.microsoft_group_query import FORM, lengths_of, read_lengths
 from ..sites import Site
 from ..subgraphs.site import SitePatch
 
 __all__ = ["NewTokens", "read_by", "sources"]
 
-_BY_LENGTHS = "GroupQueryAttention"
-_QUERY, _LENGTHS, _TOTAL = 0, 5, 6
 _TO_END = np.iinfo(np.int64).max
 
 
 def read_by(site: Site, node: onnx.NodeProto) -> Iterator[str]:
     """What `NewTokens.of` reads of a site's operator."""
-    if site.form == _BY_LENGTHS:
-        yield from (node.input[_LENGTHS], node.input[_TOTAL])
+    if site.form == FORM:
+        yield from read_lengths(node)
 
 
 class NewTokens:
@@ -50,7 +49,7 @@ class NewTokens:
         The first valid token of a sequence scores -inf and is not in the masks.
         """
         e = self._e
-        places = self._by_lengths(node) if site.form == _BY_LENGTHS else None
+        places = self._by_lengths(node) if site.form == FORM else None
         whole = patch.score or patch.columns
         valid = None if patch.valid is None else self._cut(patch.valid, places)
         sink = self._first(whole, places, patch.valid)
@@ -60,16 +59,13 @@ class NewTokens:
         columns = e.op("And", self._cut(patch.columns, places), judged) if patch.columns else ""
         companions = patch.companions and e.op("And", self._cut(patch.companions, places), judged)
         score = patch.score and e.op("Where", judged, self._cut(patch.score, places), e.constant(-np.inf))
-        return replace(patch, columns=columns, companions=companions, score=score, valid=valid)
+        seen = patch.seen and self._cut(patch.seen, places)
+        return replace(patch, columns=columns, companions=companions, score=score, seen=seen, valid=valid)
 
     def _by_lengths(self, node: onnx.NodeProto) -> str:
-        """(B, S) int64: columns of the new tokens; a prompt begins at 0, later tokens are the last of their sample."""
+        """(B, S) int64: columns of the new tokens."""
         e = self._e
-        lengths = e.reshape(e.cast(node.input[_LENGTHS], TensorProto.INT64), -1, 1)
-        total = e.reshape(e.cast(node.input[_TOTAL], TensorProto.INT64), 1)
-        before = e.op("Sub", e.op("Add", lengths, e.constant([1], np.int64)), self._size)
-        prompt = e.op("Equal", self._size, total, role="is_prompt")
-        before = e.op("Where", prompt, e.constant([0], np.int64), before)
+        before = lengths_of(e, node, self._size).before(e)
         return e.op("Max", e.op("Add", before, self.numbers), e.constant([0], np.int64), role="places")
 
     def _cut(self, x: str, places: str | None) -> str:

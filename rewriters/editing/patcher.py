@@ -18,6 +18,7 @@ import onnx
 from ..checks import opset_of, plan_refusal
 from ..emit import ConstantPool, Emitter
 from ..errors import ALREADY_PATCHED, NAME_CLASH, NO_SITE, NOT_PATCHED, STAMP_MISMATCH, AtpatchError
+from ..finding.key_value import HealingPlaces
 from ..model.bodies import Wiring, body_at, walk_bodies
 from ..model.io import digest
 from ..names import is_inserted, is_ours
@@ -28,7 +29,7 @@ from . import stamp as stamping
 from .admission import not_admitted
 from .controls import DEFAULT, add_controls, body_controls, strip_controls, thread_controls, with_controls
 from .edits import apply, drop_unread_constants, refill, restore
-from .healing import add_healing
+from .healing import add_healing, places_of
 from .observe import record
 from .qdq_barrier import shield
 from .row_claims import with_shown_rows
@@ -40,30 +41,30 @@ from .telemetry import add_outputs, length_facts
 __all__ = ["is_patched", "patch", "refusal", "stamp", "unpatch"]
 
 
-def patch(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -> onnx.ModelProto:
+def patch(
+    model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site], places: HealingPlaces | None = None
+) -> onnx.ModelProto:
     """A patched copy of the model; the argument stays unchanged.
 
     Args:
         model: loaded without external data; its references stay valid in the same folder.
         plan: what each site gets.
         sites: what the finder found in this very model; those that the plan does not name stay unchanged.
+        places: where this very model can be healed, where that is known already.
 
     Raises:
         AtpatchError: ATP006 (opset), ATP010 (no site), ATP012 (patched already), ATP015 (plan does not fit), ATP022
             (the model uses our names), ATP023 (the graph does not support it), ATP024 (the plan is impossible).
     """
-    if (reason := refusal(model, plan, sites)) is not None:
-        raise reason
+    admitted = _admitted(model, plan, sites, places)
+    if isinstance(admitted, AtpatchError):
+        raise admitted
     plan = with_controls(plan, model)
     chosen = [site for site in sites if site.id in plan.sites]
     plan = with_shown_rows(plan, model, {site.id: site for site in sites})
-    original_digest = digest(model)
     patched = onnx.ModelProto()
     patched.CopyFrom(model)
-    by_body: dict[Where, list[Site]] = defaultdict(list)
-    for site in chosen:
-        by_body[site.where].append(site)
-
+    by_body = _by_body(chosen)
     add_controls(patched, plan)
     replacements: dict[Where, list[Replacement]] = {}
     pools = _pools(patched, by_body)
@@ -75,8 +76,8 @@ def patch(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -> onn
     thread_controls(patched, plan, replacements)
     appended: list[onnx.NodeProto] = []
     columns = {name: made.columns for name, made in patches.items()}
-    if plan.mend == "heal":
-        healed = add_healing(patched, plan, sites, pools[()])
+    if admitted is not None:
+        healed = add_healing(patched, plan, sites, admitted, pools[()])
         replacements[()], columns = healed.replacements, {site.id: healed.flags for site in chosen}
     elif plan.passes == "two":
         joined = {site.id: (site, patches[site.id]) for site in by_body[()] if site.id in chain(*plan.groups)}
@@ -95,7 +96,7 @@ def patch(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -> onn
         appended = added if where == () else appended
     edits = apply(patched, replacements, appended)
     drop_unread_constants(patched)
-    facts = _facts(plan, original_digest, {site.id: columns[site.id] if site.where == () else None for site in chosen})
+    facts = _facts(plan, digest(model), {site.id: columns[site.id] if site.where == () else None for site in chosen})
     facts |= {**length_facts(plan, sites), **spanned}
     stamping.write(patched, facts, edits)
     return patched
@@ -103,6 +104,14 @@ def patch(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -> onn
 
 def refusal(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -> AtpatchError | None:
     """Why `patch` refuses, as the error that it raises; None where it does not. Nothing is written for this check."""
+    admitted = _admitted(model, plan, sites)
+    return admitted if isinstance(admitted, AtpatchError) else None
+
+
+def _admitted(
+    model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site], known: HealingPlaces | None = None
+) -> HealingPlaces | AtpatchError | None:
+    """Why `patch` refuses; else where a plan that heals does so, None for other plans."""
     if is_patched(model):
         return ALREADY_PATCHED("this model carries an atpatch stamp")
     if any(is_inserted(name) for _, body in walk_bodies(model) for node in body.node for name in node.output):
@@ -116,7 +125,8 @@ def refusal(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -> A
         return reason
     if not plan.sites:
         return NO_SITE("the plan names no site of this model")
-    return not_admitted(model, plan, sites)
+    places = places_of(model, plan, sites, known) if plan.mend == "heal" else None
+    return not_admitted(model, plan, sites, places) or places
 
 
 def unpatch(model: onnx.ModelProto, *, exact: bool = True) -> onnx.ModelProto:
@@ -191,6 +201,13 @@ def _facts(plan: PatchPlan, original: str, columns: Mapping[str, str | None]) ->
         DEFAULT: repr(plan.threshold),
         **record(plan, columns),
     }
+
+
+def _by_body(sites: Iterable[Site]) -> dict[Where, list[Site]]:
+    by_body: dict[Where, list[Site]] = defaultdict(list)
+    for site in sites:
+        by_body[site.where].append(site)
+    return by_body
 
 
 def _patch_body(

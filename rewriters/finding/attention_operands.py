@@ -85,6 +85,17 @@ class AttentionOperands:
     key_axis: int | None = None
     obstacle: str = ""
 
+    def entries(self) -> Iterator[tuple[tuple[ir.Node, int], str]]:
+        """Where queries, keys and values enter: (node, input) and the role, "keys" for both keys and values."""
+        for node in self.readers:
+            for place, value in enumerate(node.inputs):
+                if self.packed is not None and place == 0:
+                    yield (node, place), "packed"
+                elif value is not None and value is self.queries and (place == 0 or len(self.readers) > 1):
+                    yield (node, place), "queries"
+                elif value is not None and (value is self.keys or value is self.values):
+                    yield (node, place), "keys"
+
 
 def attention_operands(searched: Searched) -> Iterator[AttentionOperands]:
     """Every attention of all bodies, in no particular order."""

@@ -7,7 +7,7 @@ recognized in later values.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import onnx_ir as ir
 
@@ -85,6 +85,11 @@ class Facts:
         if value is None:
             return None
         return self.types.get(value) if value.dtype is None else int(value.dtype)
+
+    def known_types(self, values: Iterable[ir.Value]) -> dict[str, int]:
+        """Name → element type, of the values whose type is known."""
+        types = {str(value.name): self.element_type(value) for value in values}
+        return {name: kind for name, kind in types.items() if kind is not None}
 
     def learn(self, value: ir.Value, shape: Dims | None) -> None:
         """Merge the declared or inferred shape of a value with the shape that a rule gives."""

@@ -17,7 +17,7 @@ For each attention whose keys and values are computed from this request's tokens
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -63,12 +63,16 @@ class HealingPlaces:
         healed: ids of sites whose keys and values the places are.
         judged: those of them whose columns of the new tokens are known: the last S columns, or with
             GroupQueryAttention those at the end of each sample. Only these can detect.
+        embeddings: values that the tokens are looked up as, or `tokens` itself where it is embeddings.
+        types: element types of the main graph's values, as far as they are known.
     """
 
     tokens: str
     places: tuple[Place, ...]
     healed: tuple[str, ...]
     judged: tuple[str, ...]
+    embeddings: tuple[str, ...]
+    types: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,7 @@ def healing_places(model: onnx.ModelProto, detecting: Collection[str] = ()) -> H
     rows = TokenRows(searched.view, searched.facts, [value for value, _ in candidates])
     reason = Unhealable("the graph does not show an input of tokens that are looked up in a table")
     for tokens, embeddings in candidates:
-        found = _Search(searched, rows, tokens, content_of(searched.view, embeddings)).run(attentions)
+        found = _Search(searched, rows, tokens, embeddings).run(attentions)
         if isinstance(found, HealingPlaces) and set(detecting) <= set(found.healed):
             return found
         if isinstance(found, Unhealable):
@@ -107,14 +111,15 @@ class _Refused(Exception):
 class _Search:
     """The places for one input of tokens."""
 
-    def __init__(self, searched: Searched, rows: TokenRows, tokens: ir.Value, content: set[ir.Value]) -> None:
+    def __init__(self, searched: Searched, rows: TokenRows, tokens: ir.Value, embeddings: Sequence[ir.Value]) -> None:
         self._view: View = searched.view
         self._facts: Facts = searched.facts
-        self._rows, self._tokens, self._content = rows, tokens, content
+        self._rows, self._tokens, self._embeddings = rows, tokens, embeddings
+        self._content = content_of(searched.view, embeddings)
         self._order = {node: position for position, node in enumerate(searched.view.homes)}
 
     def run(self, attentions: Sequence[AttentionOperands]) -> HealingPlaces | Unhealable:
-        self._roles = {entry: role for one in attentions for entry, role in _entries(one)}
+        self._roles = {entry: role for one in attentions for entry, role in one.entries()}
         places: dict[ir.Value, Place] = {}
         healed, judged = [], []
         for one in sorted(attentions, key=lambda one: self._order[one.node]):
@@ -130,7 +135,12 @@ class _Search:
             return Unhealable("no attention has keys that are computed from the request's own tokens")
         order = sorted(places, key=lambda value: self._position(value))
         return HealingPlaces(
-            str(self._tokens.name), tuple(places[value] for value in order), tuple(healed), tuple(judged)
+            str(self._tokens.name),
+            tuple(places[value] for value in order),
+            tuple(healed),
+            tuple(judged),
+            tuple(str(value.name) for value in self._embeddings),
+            self._facts.known_types(value for node in self._view.model.graph for value in node.outputs),
         )
 
     def _of(self, one: AttentionOperands) -> dict[ir.Value, Place]:
@@ -286,15 +296,3 @@ class _Search:
         """Whether a Concat is along an index."""
         rank = self._facts.rank(index.value) or 1
         return attribute(node, "axis", 0) % rank in index.axes
-
-
-def _entries(one: AttentionOperands) -> Iterator[tuple[tuple[ir.Node, int], str]]:
-    """Where queries, keys and values enter: (node, input) and the role, "keys" for both keys and values."""
-    for node in one.readers:
-        for place, value in enumerate(node.inputs):
-            if one.packed is not None and place == 0:
-                yield (node, place), "packed"
-            elif value is not None and value is one.queries and (place == 0 or len(one.readers) > 1):
-                yield (node, place), "queries"
-            elif value is not None and (value is one.keys or value is one.values):
-                yield (node, place), "keys"

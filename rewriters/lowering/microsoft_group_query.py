@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -25,12 +26,49 @@ from .answer_row import pick_row
 from .microsoft_recomputed import Recomputed
 from .microsoft_scores import LOWEST, TO_END, HeadsSource, apart, attributes_of, columns_of, input_of, part, scaled
 
-__all__ = ["FORM", "lower_site"]
+__all__ = ["FORM", "Lengths", "lengths_of", "lower_site", "read_lengths"]
 
 FORM = "GroupQueryAttention"
 
 _QUERY, _KEY = 0, 1
 _LENGTHS, _TOTAL, _COSINE, _SINE, _POSITIONS, _ATTENTION_BIAS, _SINK = 5, 6, 7, 8, 9, 10, 11
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """How far the samples of one call reach, int64.
+
+    Attributes:
+        rows: S, 1-D, the number of new tokens.
+        total: T, 1-D, the number of columns that are in use.
+        own: (B, 1), each sample's number of columns.
+        prompt: (1,) bool, whether there are no other tokens than the new ones.
+    """
+
+    rows: str
+    total: str
+    own: str
+    prompt: str
+
+    def before(self, e: Emitter) -> str:
+        """(B, 1) or (1,): columns in front of the new tokens. A prompt begins at 0, even with padding; later tokens are
+        the last ones of their sample.
+        """
+        return e.op("Where", self.prompt, e.constant([0], np.int64), e.op("Sub", self.own, self.rows))
+
+
+def lengths_of(e: Emitter, node: onnx.NodeProto, rows: str | None = None) -> Lengths:
+    """Read them off the operator's inputs; `rows`: S, where it is known already."""
+    total = e.reshape(e.cast(input_of(node, _TOTAL), TensorProto.INT64), 1)
+    rows = e.dims(node.input[_QUERY], 1, 2) if rows is None else rows
+    own = e.reshape(e.cast(input_of(node, _LENGTHS), TensorProto.INT64), -1, 1)
+    own = e.op("Add", own, e.constant([1], np.int64), role="lengths")
+    return Lengths(rows, total, own, e.op("Equal", rows, total, role="is_prompt"))
+
+
+def read_lengths(node: onnx.NodeProto) -> tuple[str, str]:
+    """The inputs that `lengths_of` reads if it is given S."""
+    return node.input[_LENGTHS], node.input[_TOTAL]
 
 
 def lower_site(e: Emitter, site: Site, node: onnx.NodeProto) -> Recomputed:
@@ -54,12 +92,9 @@ class _MapBuilder:
         self._present_value = present_value
         self._heads = int(self._attributes["num_heads"])
         self._key_heads = int(self._attributes["kv_num_heads"])
-        self._total = e.reshape(e.cast(self._input(_TOTAL), TensorProto.INT64), 1)
+        self._reach = lengths_of(e, node)
+        self._rows, self._total, self._lengths = self._reach.rows, self._reach.total, self._reach.own
         self._key = self._cut(e, present_key)
-        self._rows = e.dims(node.input[_QUERY], 1, 2)
-        lengths = e.reshape(e.cast(self._input(_LENGTHS), TensorProto.INT64), -1, 1)
-        self._lengths = e.op("Add", lengths, e.constant([1], np.int64), role="lengths")
-        self._prompt = e.op("Equal", self._rows, self._total, role="is_prompt")
 
     def operands(self, output: str) -> Recomputed:
         e = self._e
@@ -113,7 +148,7 @@ class _MapBuilder:
         positions = last
         if self._input(_POSITIONS):
             own = part(e, self._input(_POSITIONS), -1, -1, TO_END)
-            positions = e.op("Where", self._prompt, e.op("Add", self._first_position(), row), own)
+            positions = e.op("Where", self._reach.prompt, e.op("Add", self._first_position(), row), own)
         picked = pick_row(e, self._node.input[_QUERY], rows, 1)
         query = self._rotated(self._query(picked), positions)
         bias = self._input(_ATTENTION_BIAS)
@@ -160,13 +195,9 @@ class _MapBuilder:
         return part(e, split, 2, 0, self._heads) if packed else split
 
     def _row_positions(self) -> str:
-        """Position of each query row in its sample, (B, S).
-
-        A prompt begins at 0, even with padding; otherwise new rows are the last ones of the sample.
-        """
+        """Position of each query row in its sample, (B, S)."""
         e = self._e
-        before = e.op("Where", self._prompt, e.constant([0], np.int64), e.op("Sub", self._lengths, self._rows))
-        return e.op("Add", before, e.unsqueeze(columns_of(e, self._rows), 0), role="row_positions")
+        return e.op("Add", self._reach.before(e), e.unsqueeze(columns_of(e, self._rows), 0), role="row_positions")
 
     def _visible(self) -> str:
         """(B, 1, S, T) bool, or (B, 1, 1, T) where all rows see the same columns."""
@@ -218,7 +249,7 @@ class _MapBuilder:
         if not self._input(_POSITIONS) or not self._attributes.get("do_rotary", 0):
             return self._row_positions()
         counted = e.op("Add", self._first_position(), e.unsqueeze(columns_of(e, self._rows), 0))
-        return e.op("Where", self._prompt, counted, self._input(_POSITIONS))
+        return e.op("Where", self._reach.prompt, counted, self._input(_POSITIONS))
 
     def _first_position(self) -> str:
         return part(self._e, self._e.reshape(self._input(_POSITIONS), 1, -1), 1, 0, 1)

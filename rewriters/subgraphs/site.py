@@ -15,11 +15,11 @@ from ..lowering.microsoft_recomputed import Recomputed
 from ..lowering.operands import HALF, Operands
 from ..lowering.signed_product import SignedOperands
 from ..model.bodies import Wiring
-from ..plan import SitePlan, Static
+from ..plan import OneClass, Profile, SitePlan, Static
 from ..sites import Site
 from .between_pairs import patch_between_pairs
 from .context import MapContext
-from .detectors import evidence, scores
+from .detectors import answer_row, evidence, scores
 from .gating import Branch, Replacement, gate
 from .reading import context_of, operands_of, reading_early, takes_in_scale
 from .sides import value_side
@@ -57,6 +57,8 @@ class SitePatch:
         lower threshold.
     score: (B, K) float32, -inf at padding, instead of the columns where sites decide together (`score_site`); None at a
         site that never fires.
+    seen: (B, K) bool, valid columns that the answer row sees; others score 0. None at a site whose detector reads more
+        than that row.
     valid: (B, K) bool, columns that are not padding, next to a mask or score from `detect_site` or `score_site`; None
         where there is none.
     """
@@ -65,6 +67,7 @@ class SitePatch:
     columns: str = ""
     companions: str | None = None
     score: str | None = None
+    seen: str | None = None
     valid: str | None = None
 
 
@@ -149,15 +152,18 @@ def score_site(e: Emitter, site: Site, plan: SitePlan, wiring: Wiring) -> SitePa
     taken: list[Replacement] = []
     site = reading_early(e, site, wiring, taken)
     operands = operands_of(e, site, plan, wiring.maker[site.product])
-    score = valid = None
+    score = seen = valid = None
     if not isinstance(plan.detector, Static):
         context = context_of(e, site, plan, operands)
         score = evidence(e, context, plan.detector)
         valid = context.valid
-        if valid is not None:
+        if isinstance(plan.detector, Profile | OneClass) and plan.detector.answer_row:
+            seen = answer_row.seen(e, context, plan.detector.map_features)
+            score = e.op("Where", seen, score, e.constant(0.0), role="seen_score")
+        elif valid is not None:
             score = e.op("Where", valid, score, e.constant(-np.inf), role="valid_score")
     _finish(e, operands.original(e), site.product)
-    return SitePatch((Replacement(site.product, tuple(e.nodes)), *taken), score=score, valid=valid)
+    return SitePatch((Replacement(site.product, tuple(e.nodes)), *taken), score=score, seen=seen, valid=valid)
 
 
 def redistribute_site(e: Emitter, site: Site, plan: SitePlan, columns: str, node: onnx.NodeProto, output: str) -> None:

@@ -2,7 +2,9 @@
 
 1. A column's feature is its entry in each head × the number of columns that the row sees, log1p.
 2. Judged are the valid columns that the row sees, but not the first valid one: it is an attention sink in every
-   request. All others score -inf; behind a sliding window, for one, the row sees nothing.
+   request. All others score -inf.
+3. Where sites add up their scores, a column that the row does not see, as in front of a sliding window, adds nothing:
+   other sites may see it. One that no site sees scores -inf.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from ...emit import Emitter
 from ...lowering.answer_row import answer_rows, counted, pick_row
 from ..context import VISIBLE, MapContext
 
-__all__ = ["answer_features", "judged", "only_judged"]
+__all__ = ["answer_features", "judged", "only_judged", "seen"]
 
 
 def answer_features(e: Emitter, context: MapContext, heads: int, together: str | None = None) -> str:
@@ -31,16 +33,21 @@ def only_judged(e: Emitter, context: MapContext, heads: int, score: str) -> str:
     return e.op("Where", judged(e, context, heads), score, e.constant(-np.inf), role="judged_score")
 
 
+def seen(e: Emitter, context: MapContext, heads: int) -> str:
+    """(B, K) bool: the valid columns that the row sees."""
+    return _seen(e, context, _row(e, context, heads))
+
+
 def judged(e: Emitter, context: MapContext, heads: int) -> str:
     """(B, K) bool, by rule 2."""
-    seen = _seen(e, context, _row(e, context, heads))
+    visible = seen(e, context, heads)
     valid = context.valid
     if valid is None:
         ones = e.ones(1, e.dims(context.map, 3))
         count = e.op("CumSum", ones, e.constant(1, np.int64))
     else:
         count = counted(e, valid)
-    return e.op("And", seen, e.op("Greater", count, e.constant(1.5)), role="judged")
+    return e.op("And", visible, e.op("Greater", count, e.constant(1.5)), role="judged")
 
 
 def _row(e: Emitter, context: MapContext, heads: int) -> str:
@@ -58,10 +65,8 @@ def _row(e: Emitter, context: MapContext, heads: int) -> str:
 
 
 def _seen(e: Emitter, context: MapContext, row: str) -> str:
-    """(B, K) bool: the valid columns that the row sees."""
-
     def emit() -> str:
-        seen = e.op("Greater", e.reduce("Mean", row, 1, keepdims=False), e.constant(VISIBLE), role="seen")
-        return seen if context.valid is None else e.op("And", seen, context.valid)
+        visible = e.op("Greater", e.reduce("Mean", row, 1, keepdims=False), e.constant(VISIBLE), role="seen")
+        return visible if context.valid is None else e.op("And", visible, context.valid)
 
     return e.once(f"seen:{row}", emit)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
+from scipy.special import logit
 
 from rewriters.editing.patcher import patch
 from rewriters.emit import ConstantPool, Emitter
@@ -55,3 +57,30 @@ def test_a_detector_of_the_answer_row_computes_one_row_of_the_map() -> None:
     assert (of_the_row.count("Softmax"), of_the_row.count("GatherND")) == (1, 1)
     assert "GatherND" not in nodes(detector)
     assert len(of_the_row) <= 67
+
+
+def test_a_column_in_front_of_a_window_adds_nothing() -> None:
+    """Another site of the sum may see it, so it has no score, not the lowest one."""
+    (case,) = (case for case in GROUPED if case.id == "gqa-window")
+    (site,), _ = find_sites(case.model)
+    a = case.truth.map
+    row, real = a[:, :, -1:], np.ones((len(a), a.shape[3]), bool)
+    sees = row.mean((1, 2)) > 0
+    assert sees.any(1).all() and not sees.all(1).any(), "a window in each sample"
+    detector = replace(random_profile(a.shape[1], np.random.default_rng(3), probes=()), answer_row=True)
+    probability = oracle.profile(row, real, detector, False)
+    constants: list[onnx.TensorProto] = []
+    e = Emitter(site.id, 17, ConstantPool(constants, "shared"), {})
+    patch_ = score_site(e, site, SitePlan(detector), Wiring(case.model.graph.node, ["out"]))
+    assert patch_.score is not None and patch_.seen is not None
+    model = onnx.ModelProto()
+    model.CopyFrom(case.model)
+    del model.graph.node[:], model.graph.output[:]
+    model.graph.node.extend(e.nodes)
+    model.graph.initializer.extend(constants)
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in (patch_.score, patch_.seen))
+    got = run(model, case.feeds)
+    np.testing.assert_array_equal(got[patch_.seen], sees)
+    judged = sees & (np.arange(a.shape[3]) > 0)
+    np.testing.assert_allclose(got[patch_.score][judged], logit(probability[judged]), atol=1e-4)
+    assert (got[patch_.score][~sees] == 0).all() and np.isneginf(got[patch_.score][sees & ~judged]).all()

@@ -1,0 +1,111 @@
+"""The early part of a decoder runs once where nothing is flagged: the model goes on from what the probe computed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto
+
+from rewriters.editing.early_part import early_part
+from rewriters.editing.patcher import patch, unpatch
+from rewriters.finding.finder import find_sites
+from rewriters.finding.key_value import HealingPlaces, healing_places
+from rewriters.names import is_inserted
+from rewriters.plan import PatchPlan, SitePlan, Static
+
+from ..decoders import HEADS, LAYERS, PAST, WIDTH, decoder
+from ..half_precision import halved
+from .test_healing import assert_agree, chat
+
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+FLAGGED, SILENT = np.array(0.5, np.float32), np.array(2.0, np.float32)
+
+
+def healing(model: onnx.ModelProto, depth: int, columns: tuple[int, ...] = (3,)) -> onnx.ModelProto:
+    """A patch that heals where the first `depth` sites flag; the last of them alone has the columns."""
+    sites = find_sites(model)[0][:depth]
+    group = tuple(site.id for site in sites)
+    plans = {name: SitePlan(Static((0,) if name != group[-1] else columns)) for name in group}
+    return patch(model, PatchPlan(plans, passes="two", groups=(group,), mend="heal", telemetry=True), sites)
+
+
+def runs(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray], folder: Path) -> dict[str, int]:
+    """Projection → how often it runs in one call, in all layers together."""
+    options = ort.SessionOptions()
+    options.log_severity_level, options.intra_op_num_threads = 3, 1
+    options.enable_profiling, options.profile_file_prefix = True, str(folder / "profile")
+    live = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    live.run(None, dict(feeds))
+    events = json.loads(Path(live.end_profiling()).read_text())
+    names = [event["name"] for event in events if event["name"].endswith("_kernel_time")]
+    return {one: sum(f"/{one}/MatMul" in name for name in names) for one in PROJECTIONS}
+
+
+def call(length: int, past: int = 0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    cache = {name: rng.normal(size=(2, HEADS, past, WIDTH // HEADS)).astype(np.float32) for name in PAST}
+    ids = rng.integers(3, 90, (2, length))
+    return {"input_ids": ids, "attention_mask": np.ones((2, past + length), np.int64), **cache}
+
+
+@pytest.mark.parametrize("depth", [1, LAYERS])
+def test_what_runs_twice(depth: int, tmp_path: Path) -> None:
+    """Up to the product of map and values of the last site that detects, and where a token is flagged only."""
+    model = decoder(True, "llama")
+    once = dict.fromkeys(PROJECTIONS, LAYERS)
+    twice = {name: LAYERS + depth - (name not in PROJECTIONS[:3]) for name in PROJECTIONS}
+    silent, firing = healing(model, depth, ()), healing(model, depth)
+    assert runs(model, call(6), tmp_path) == once
+    assert runs(silent, call(6), tmp_path) == once, "a prompt without a flag"
+    assert runs(firing, call(6), tmp_path) == twice, "a prompt with a flag"
+    assert runs(firing, call(1, past=5), tmp_path) == once, "a step of generation"
+    assert runs(firing, {**call(6), "atpatch_enabled": np.array(False)}, tmp_path) == once, "switched off"
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "qwen3"])
+def test_the_part_ends_in_the_middle_of_the_model(family: str) -> None:
+    model = decoder(True, family)
+    silent, firing = healing(model, 1, ()), healing(model, 1, (3, 4))
+    for before, after in zip(chat(model), chat(silent), strict=True):
+        assert all(after[name].tobytes() == before[name].tobytes() for name in before)
+    assert_agree(family, chat(firing))
+    assert unpatch(firing) == model
+
+
+def places_in(model: onnx.ModelProto) -> HealingPlaces:
+    found = healing_places(model)
+    assert isinstance(found, HealingPlaces)
+    return found
+
+
+def test_nodes_that_stay_in_the_graph() -> None:
+    """Sizes, masks and the look-up of embeddings stay; of the others none that comes before the last site does."""
+    model = decoder(True, "llama")
+    last = find_sites(model)[0][-1].product
+    part = early_part(model.graph, places_in(model), [last])
+    assert part is not None
+    patched = healing(model, LAYERS)
+    left = [node.name for node in patched.graph.node if not is_inserted(node.name)]
+    gone = [node for node in model.graph.node if node.name not in left]
+    assert last in gone[-1].output and {model.graph.node[index].name for index in part.nodes} == {
+        node.name for node in gone
+    }
+    assert {*part.leaving} >= {f"present.{layer}.{kind}" for layer in range(LAYERS - 1) for kind in ("key", "value")}
+    assert not any("embed_tokens" in node.name for node in gone)
+
+
+def test_half_precision_and_unknown_types_keep_their_nodes() -> None:
+    half = halved("float-inputs", "llama", "torchscript")
+    assert early_part(half.graph, places_in(half), [find_sites(half)[0][0].product]) is None
+    model = decoder(True, "llama")
+    places, last = places_in(model), find_sites(model)[0][0].product
+    types = {name: kind for name, kind in places.types.items() if name != last}
+    untyped = HealingPlaces(places.tokens, places.places, places.healed, places.judged, places.embeddings, types)
+    assert places.types[last] == TensorProto.FLOAT
+    assert early_part(model.graph, untyped, [last]) is None
