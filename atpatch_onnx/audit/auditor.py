@@ -10,6 +10,7 @@ from rewriters.model.forms import Model
 from .behavior import check_behavior
 from .budget import Budget, Progress
 from .case import open_case
+from .cutting import check_output, cut_out
 from .graph_logic import check_graph
 from .options import AuditKeywords, AuditOptions
 from .provenance import check_provenance, facts_of
@@ -39,6 +40,7 @@ def audit(model: Model, progress: Progress | None = None, **options: Unpack[Audi
     started = time.monotonic()
     wanted = AuditOptions(**options)
     case = open_case(model, wanted, Budget.of(wanted.budget, progress or _silent))
+    check_output(case)
     graph = check_graph(case.loaded.proto, case.path)
     provenance = check_provenance(case)
     behavior = check_behavior(case)
@@ -53,7 +55,7 @@ def audit(model: Model, progress: Progress | None = None, **options: Unpack[Audi
         tuple(findings),
         not_tried,
         behavior,
-        None,
+        None if wanted.cut is None else cut_out(case, findings),
         time.monotonic() - started,
     )
 

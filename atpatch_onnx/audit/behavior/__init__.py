@@ -21,6 +21,7 @@ from .guard import Guarded
 from .inversion import Searched
 from .loud import Loudness
 from .rows import Rows, rows_of, with_room
+from .samples import Sample, samples_of
 
 __all__ = ["RULES", "Behavior", "check_behavior"]
 
@@ -42,6 +43,7 @@ class Behavior:
     findings: list[Finding] = field(default_factory=list)
     not_tried: list[NotTried] = field(default_factory=list)
     searched: Searched | None = None
+    samples: tuple[Sample, ...] = ()
     words: list[dict[str, Any]] = field(default_factory=list)
     guarded: Guarded | None = None
     loudness: list[Loudness] = field(default_factory=list)
@@ -111,6 +113,8 @@ def check_behavior(case: Case) -> Behavior:
         checks += [(words.RULE, SHARES["words"], scan)] if _reads_tokens(case) else []
     for rule, share, check in [*checks, (guard.RULE, SHARES["guard"], guarded)]:
         _one(case, found, rule, check, case.budget.part(share))
+    if found.searched is not None and found.searched.target is not None:
+        found.samples = samples_of(subject, found.searched.built, found.searched.target)
     return found
 
 

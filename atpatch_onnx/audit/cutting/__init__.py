@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from .cut import cut_out
+from .cut import check_output, cut_out
 
-__all__ = ["cut_out"]
+__all__ = ["check_output", "cut_out"]

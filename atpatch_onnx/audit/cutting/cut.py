@@ -19,6 +19,7 @@ import onnx
 from numpy.typing import NDArray
 
 from rewriters.model import io as model_io
+from rewriters.model.bodies import walk_bodies
 from rewriters.model.regular_files import check_destination
 
 from ...debugset.subject import Subject
@@ -31,7 +32,7 @@ from ..case import Case
 from ..finding import Finding
 from ..graph_logic import check_graph
 from ..result import Cut
-from .named import Place, places
+from .named import Place, label, places
 from .rewiring import candidates, rewired
 
 __all__ = ["check_output", "cut_out"]
@@ -159,5 +160,6 @@ def _said(model: onnx.ModelProto, path: Path | None) -> set[str]:
 
 
 def _removed(before: onnx.ModelProto, after: onnx.ModelProto) -> tuple[str, ...]:
-    kept = {name for node in after.graph.node for name in node.output}
-    return tuple(node.name or node.output[0] for node in before.graph.node if not kept & set(node.output))
+    """Nodes of any body, as findings name them, that are no longer there."""
+    kept = [label(node) for _, body in walk_bodies(after) for node in body.node]
+    return tuple(name for _, body in walk_bodies(before) for node in body.node if (name := label(node)) not in kept)
