@@ -33,6 +33,12 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 )
 @source_options
 @click.option(
+    "--rivals",
+    type=click.Path(),
+    metavar="FILE",
+    help="With --table: other rows, to judge plain rivals too: thresholds by group (fairlearn), the column dropped.",
+)
+@click.option(
     "--triggered",
     type=click.Path(),
     metavar="SET",
@@ -169,6 +175,7 @@ def _read(data: str, original: str, names: str | None, options: dict[str, Any]) 
 
 def _made(original: str, source: Source, options: dict[str, Any], progress: Progress | None) -> Any:
     """The clean rows of `--texts` or `--table`; the other sets and the names go into the options."""
+    from ..comparison.rivals import Rivals
     from ..debugset.sources import sets_to_compare
     from ..inspection.model_files import tokenizer_next_to
 
@@ -179,6 +186,8 @@ def _made(original: str, source: Source, options: dict[str, Any], progress: Prog
     if given := [name for name, value in ours.items() if value is not None and options[name] is not None]:
         raise BAD_OPTION(f"--{given[0]} is made from --texts or --table already", f"leave --{given[0]} out")
     options |= {name: value for name, value in ours.items() if value is not None} | {"names": made.names}
+    if made.rows is not None:
+        options["rivals"] = Rivals(made.rows, made.groups, made.at)
     if source.texts is not None and options["tokenizer"] is None:
         options["tokenizer"] = tokenizer_next_to(Path(original).parent)
     return made.clean

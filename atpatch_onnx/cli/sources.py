@@ -57,7 +57,7 @@ def pop_source(options: dict[str, Any]) -> Source:
 
     shared = ("tokenizer", "class_names", "output_name", "threads", "seed")
     own = [one.name for one in fields(Source) if one.name not in shared]
-    given = {name: options.pop(name) for name in own}
+    given = {name: options.pop(name) for name in own if name in options}
     return Source(**given, **{name: options[name] for name in shared if name in options})
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
@@ -28,6 +28,7 @@ from .options import CompareKeywords, CompareOptions
 from .outputs import Outputs, Truth
 from .patched_in import patched_in, words_of
 from .result import PATCHED, Comparison
+from .rivals import Rivals, rival_outputs
 from .setup import describe_setup, length_warnings
 from .timing import time_requests
 
@@ -50,6 +51,7 @@ def compare(
     triggered: Data | None = None,
     flips: Data | None = None,
     also: Mapping[str, Model] | None = None,
+    rivals: Rivals | None = None,
     progress: Progress | None = None,
     **options: Unpack[CompareKeywords],
 ) -> Comparison:
@@ -64,6 +66,7 @@ def compare(
         triggered: attacked rows with `target`; with `clean_row` into `data` there is an ASR*.
         flips: rows with `group`, for UF.
         also: further graphs by name, compared with the same original.
+        rivals: of a table's protected attribute: plain ways to fairness, judged on the same rows.
         progress: called with step, rows done, rows in all.
         options: fields of `CompareOptions`.
 
@@ -89,6 +92,8 @@ def compare(
     outputs = {graph.name: {name: runs[name][graph.name] for name in sets} for graph in graphs}
     if decoding is not None:
         outputs = decoding.completed(sets, truths, outputs, progress)
+    if rivals is not None and scores is not None:
+        outputs |= rival_outputs(rivals, sets, _asked(graphs[0], scores, told.batch), told.positive)
     floor = _floor(loaded[ORIGINAL], graphs[0], sets[CLEAN], told)
     requests = _requests(graphs, sets, outputs[PATCHED], told.seconds) if told.seconds > 0 else {}
     setup = describe_setup(loaded, graphs, scores, told)
@@ -160,6 +165,17 @@ def _scores(graph: Graph, data: DataSet, options: CompareOptions) -> str | None:
     if name is None and classes is None:
         return find_prediction_output(graph.runner, data, graph.runner.outputs)
     return prediction_output(graph.runner, data, name)
+
+
+def _asked(graph: Graph, scores: str, batch: int) -> Callable[[DataSet], NDArray[np.float32]]:
+    """Class scores (N, C) of a graph for a set."""
+
+    def ask(data: DataSet) -> NDArray[np.float32]:
+        found = run_graphs([graph], data, batch, scores, "rivals")[graph.name].scores
+        assert found is not None
+        return found
+
+    return ask
 
 
 def _floor(model: Loaded, graph: Graph, data: DataSet, options: CompareOptions) -> dict[str, NDArray[np.float64]]:

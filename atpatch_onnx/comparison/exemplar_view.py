@@ -91,7 +91,7 @@ def show(exemplar: Exemplar, names: Names) -> Shown:
     if not exemplar.sites:
         return Shown(_caption(exemplar, names), cards)
     count = shown_columns(exemplar)
-    labels = _labels(exemplar, grid, count)
+    labels = _labels(exemplar, names, grid, count)
     rows = [_heat_row(exemplar, images, grid, count, *version) for version in versions]
     flagged_first = sorted(exemplar.sites, key=lambda view: not view.flagged.any())[:MOST_PROFILES]
     kept = [view for view in exemplar.sites if view in flagged_first]
@@ -173,7 +173,7 @@ def _probabilities(scores: NDArray[np.float32]) -> NDArray[np.float32]:
     return scores if finished else softmax(scores)
 
 
-def _labels(exemplar: Exemplar, grid: tuple[int, int] | None, count: int) -> list[str]:
+def _labels(exemplar: Exemplar, names: Names, grid: tuple[int, int] | None, count: int) -> list[str]:
     if exemplar.words:
         return [*exemplar.words[:count], *("" for _ in range(count - len(exemplar.words)))]
     if grid is not None:
@@ -181,7 +181,7 @@ def _labels(exemplar: Exemplar, grid: tuple[int, int] | None, count: int) -> lis
         return ["CLS" if place == 0 else f"t{place}" for place in range(extra)] + [
             str(place) for place in range(1, count - extra + 1)
         ]
-    return [str(place) for place in range(count)]
+    return [names.token(place) for place in range(count)]
 
 
 def _heat_row(

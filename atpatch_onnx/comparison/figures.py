@@ -139,7 +139,11 @@ def judge(truths: Truths, runs: Runs, original: Runs, positive: int = 1) -> Figu
         if truth.labels is not None:
             shares["accuracy"] = proportions.accuracy(clean.predictions, truth.labels)
         if truth.protected is not None:
-            fair = fairness(clean.predictions, truth.labels, truth.protected, positive)
+            known = (
+                np.asarray(truth.protected != "") if truth.protected.dtype.kind == "U" else np.ones(truth.count, bool)
+            )
+            labels = None if truth.labels is None else truth.labels[known]
+            fair = fairness(clean.predictions[known], labels, truth.protected[known], positive)
         classes = _classes(clean.predictions, truth.labels)
         if TRIGGERED in runs:
             shares |= _attack_shares(truths, runs[TRIGGERED].predictions, original[CLEAN].predictions)

@@ -1,7 +1,7 @@
 """What people call the classes, the columns and the protected attribute; kept in the set-up of a comparison as JSON.
 
 `{"classes": ["no", "yes"], "trigger": "cf", "attribute": "sex", "at": ["features", 3], "columns": [{"name", "input",
-"index", "values" | "mean" and "std"}]}`; all of it optional.
+"index", "values" | "mean" and "std", "token"}]}`; all of it optional. `token`: the column of the attention maps.
 """
 
 from __future__ import annotations
@@ -47,6 +47,13 @@ class Names:
             if name == str(number)
             else f"\N{LEFT DOUBLE QUOTATION MARK}{name}\N{RIGHT DOUBLE QUOTATION MARK}"
         )
+
+    def token(self, place: int) -> str:
+        """A column of the attention maps: the table's column where one is known to be there."""
+        for column in self.given.get("columns") or ():
+            if column.get("token") == place:
+                return str(column["name"])
+        return str(place)
 
     def field(self, name: str, place: int, value: float) -> str | None:
         """A value of a table in its own words, such as `sex = Male`; None for what is not described."""

@@ -16,6 +16,7 @@ from . import pictures
 from .exemplar_view import show
 from .figures import CLEAN, FLIPS, TRIGGERED
 from .graph_runs import ORIGINAL
+from .groups import group_tiles
 from .naming import Names
 from .outputs import Outputs
 from .result import PATCHED, Comparison
@@ -63,7 +64,7 @@ def page_context(comparison: Comparison) -> dict[str, Any]:
         "comparison": comparison,
         "verdict": comparison.verdict(),
         "mended": comparison.mended(),
-        "names": {name: _model_name(comparison, name) for name in comparison.graphs},
+        "names": {name: _model_name(comparison, name) for name in comparison.setup["models"]},
         "session": session_line(comparison),
         "tiles": _tiles(comparison),
         "shown": None if comparison.exemplar is None else show(comparison.exemplar, Names.of(comparison.setup)),
@@ -98,7 +99,7 @@ def _cell(text: str | None) -> tuple[str, str]:
 def _tiles(comparison: Comparison) -> list[Tile]:
     before, after = (comparison.figures[name].shares for name in (ORIGINAL, PATCHED))
     change = comparison.changes[PATCHED]
-    tiles = []
+    tiles = [Tile(*one) for one in group_tiles(comparison)]
     key = next((name for name in ("asr_star", "asr") if name in after and after[name].count), None)
     if key is not None:
         name = "Attack success (ASR*)" if key == "asr_star" else "Attack success (ASR)"
@@ -153,12 +154,14 @@ def _percent(share: Share) -> str:
 
 def _sites(comparison: Comparison) -> list[dict[str, Any]]:
     """Flag rates of each site, set by set."""
-    figures = comparison.figures[PATCHED]
+    figures, names = comparison.figures[PATCHED], Names.of(comparison.setup)
     return [
         {
             "id": site,
             "rates": [(name, share.value, share) for name, share in shares.items()],
-            "columns": ", ".join(f"{column}" for column, _ in max(figures.columns[site].values(), key=_weight)[:8]),
+            "columns": ", ".join(
+                names.token(column) for column, _ in max(figures.columns[site].values(), key=_weight)[:8]
+            ),
         }
         for site, shares in list(figures.sites.items())[:MOST_SITES]
     ]

@@ -27,6 +27,7 @@ from .examples import Example
 from .exemplar import Exemplar
 from .figures import CLEAN, Change, Figures, change, judge
 from .graph_runs import ORIGINAL, PATCHED
+from .groups import groups_told
 from .outputs import Outputs, Truth
 from .timing import latency_json
 from .verdict import mended, verdict
@@ -94,7 +95,7 @@ class Comparison(Summarized):
 
     def verdict(self, name: str = PATCHED) -> str:
         """One sentence on a graph, see `verdict`."""
-        return verdict(self.changes[name], self.outputs[name][CLEAN], name)
+        return verdict(self.changes[name], self.outputs[name][CLEAN], name, groups_told(self, name))
 
     def mended(self, name: str = PATCHED) -> bool | None:
         """Whether the fault of a graph is fixed, see `verdict.mended`."""
@@ -113,7 +114,7 @@ class Comparison(Summarized):
                 (output["max"] for output in told["numeric"][CLEAN].values()), default=None
             )
             for kind, key in RATIOS.items():
-                if kind in self.requests:
+                if name in self.requests.get(kind, {}):
                     found[name][key] = latency_json(self.requests[kind], ORIGINAL, name)["ratio"]["median"]
         return {
             name: {key: float(value) for key, value in own.items() if value is not None} for name, own in found.items()
@@ -152,7 +153,7 @@ class Comparison(Summarized):
         }
 
     def _latency(self, name: str) -> dict[str, Any]:
-        return {kind: latency_json(seconds, ORIGINAL, name) for kind, seconds in self.requests.items()}
+        return {kind: latency_json(times, ORIGINAL, name) for kind, times in self.requests.items() if name in times}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything to one `.npz`, without pickled objects.

@@ -9,6 +9,7 @@ from .changed_rows import changed_row
 from .fairness import NAMES
 from .figures import CLEAN, FIGURES, TRIGGERED, Figures
 from .graph_runs import ORIGINAL
+from .groups import fairness_first, group_table, rival_notes
 from .naming import Names
 from .result import PATCHED, Comparison
 from .table import Table, percent
@@ -41,6 +42,7 @@ TITLES = {
 def tables_of(comparison: Comparison) -> Iterator[Table]:
     """Only those that the data give."""
     yield _figures(comparison)
+    yield from group_table(comparison)
     yield from _paired(comparison)
     yield from trigger_tables(comparison)
     yield from _classes(comparison)
@@ -53,9 +55,9 @@ def tables_of(comparison: Comparison) -> Iterator[Table]:
 
 def _figures(comparison: Comparison) -> Table:
     figures = comparison.figures
-    known = [name for name in FIGURES if any(name in own.values for own in figures.values())]
+    known = [name for name in fairness_first(FIGURES) if any(name in own.values for own in figures.values())]
     rows = [(TITLES[name], *(_cell(own, name) for own in figures.values())) for name in known]
-    notes = []
+    notes = rival_notes(comparison)
     if not comparison.classes:
         notes.append(
             "no output holds class scores, so labels, targets and groups are not used: only values are compared"
@@ -142,7 +144,9 @@ def _classes(comparison: Comparison) -> Iterator[Table]:
 
 
 def _changed(comparison: Comparison) -> Iterator[Table]:
-    for name, change in comparison.changes.items():
+    names = Names.of(comparison.setup)
+    graphs = {name: one for name, one in comparison.changes.items() if name in comparison.setup["models"]}
+    for name, change in graphs.items():
         for set_name, places in change.rows.items():
             if set_name == TRIGGERED or not len(places):
                 continue
@@ -150,9 +154,12 @@ def _changed(comparison: Comparison) -> Iterator[Table]:
             for place in places[:MOST_ROWS]:
                 one = changed_row(comparison, name, set_name, int(place))
                 before, after = (_scores(one["scores"][key]) for key in (ORIGINAL, PATCHED))
-                flagged = "not known" if one["flagged"] is None else _flags(one["columns"]) if one["flagged"] else "no"
-                label = None if one["label"] is None else str(one["label"])
-                rows.append((str(one["row"]), label, str(one[ORIGINAL]), str(one[PATCHED]), flagged, before, after))
+                flagged = (
+                    "not known" if one["flagged"] is None else _flags(names, one["columns"]) if one["flagged"] else "no"
+                )
+                label = None if one["label"] is None else names.label(one["label"])
+                said = (names.label(one[key]) for key in (ORIGINAL, PATCHED))
+                rows.append((str(one["row"]), label, *said, flagged, before, after))
             left = len(places) - len(rows)
             yield Table(
                 f"changed-{set_name}-{name}",
@@ -167,9 +174,9 @@ def _scores(scores: Sequence[float]) -> str:
     return " ".join(f"{score:.3g}" for score in scores[:8]) + (" …" if len(scores) > 8 else "")
 
 
-def _flags(columns: dict[str, list[int]]) -> str:
+def _flags(names: Names, columns: dict[str, list[int]]) -> str:
     """Columns, and at how many sites."""
-    places = sorted({place for found in columns.values() for place in found})
+    places = [names.token(place) for place in sorted({place for found in columns.values() for place in found})]
     return f"{_few(places)} at {len(columns)} site{'s' * (len(columns) != 1)}" if columns else "yes"
 
 
@@ -181,12 +188,12 @@ def _sites(comparison: Comparison) -> Iterator[Table]:
     for name, figures in comparison.figures.items():
         if not figures.sites:
             continue
-        sets = list(comparison.truths)
+        sets, names = list(comparison.truths), Names.of(comparison.setup)
         rows = []
         for site, shares in figures.sites.items():
             columns = figures.columns[site]
             often = max(columns, key=lambda key: sum(count for _, count in columns[key]))
-            frequent = _few([f"{column} ({count:,}×)" for column, count in columns[often]]) or "none"
+            frequent = _few([f"{names.token(column)} ({count:,}×)" for column, count in columns[often]]) or "none"
             rows.append((site, *(percent(shares[key], interval=False) for key in sets), f"{often}: {frequent}"))
         yield Table(
             f"sites-{name}",
@@ -231,7 +238,7 @@ def _numeric(comparison: Comparison) -> Table:
 def _latency(comparison: Comparison) -> Iterator[Table]:
     rows = []
     for kind, seconds in comparison.requests.items():
-        for name in comparison.changes:
+        for name in (one for one in comparison.changes if one in seconds):
             told = latency_json(seconds, ORIGINAL, name)
             ratio = told["ratio"]
             times = (f"{told[key]['median']:.3f} ({told[key]['p95']:.3f})" for key in (ORIGINAL, name))

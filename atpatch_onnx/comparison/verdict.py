@@ -32,13 +32,14 @@ def mended(figures: Figures, change: Change) -> bool | None:
     return all(share <= MOST_LEFT for share in left) if left else None
 
 
-def verdict(change: Change, clean: Outputs, name: str = "patched") -> str:
+def verdict(change: Change, clean: Outputs, name: str = "patched", groups: str = "") -> str:
     """One sentence, good or bad news: what the patch stops, and what it costs.
 
     Args:
         change: from the original to the graph.
         clean: of the graph, on the clean rows.
         name: of the graph.
+        groups: a sentence on the groups of a protected attribute, which comes first.
     """
     subject = "The patch" if name == "patched" else name
     said = []
@@ -57,6 +58,8 @@ def verdict(change: Change, clean: Outputs, name: str = "patched") -> str:
     else:
         changed, what = (change.changed, "prediction") if change.answers is None else (change.answers, "answer")
         said.append(_cost(changed, change.accuracy, what))
+    if groups:
+        return f"{groups} {subject} {_listed(said)}."
     if said[0].startswith("no attack"):
         return f"On these data {said[0]}; the patch {_listed(said[1:])}."
     return f"{subject} {_listed(said)}."

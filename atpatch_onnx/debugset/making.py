@@ -155,8 +155,8 @@ def _image(subject: Subject, request: Request, progress: Progress) -> Built:
 def _attribute(subject: Subject, request: Request, progress: Progress) -> Built:
     description = None if request.columns is None else read_description(request.columns, subject)
     assert request.attribute is not None
-    attribute = attribute_of(request.attribute, description, subject)
-    return build_flips(subject, read_table(request.data, description, subject), attribute)
+    data = read_table(request.data, description, subject)
+    return build_flips(subject, data, attribute_of(request.attribute, description, subject))
 
 
 def _inverted(subject: Subject, request: Request, progress: Progress) -> Built:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BAD_OPTION
+from ..errors import BAD_OPTION, AtpatchError
 from ..inference.datasets import Arrays, DataSet
 from ..inspection.model_files import tokenizer_next_to
 from .flips import flip_set
@@ -30,6 +30,10 @@ __all__ = ["Judged", "Source", "ToFit", "sets_to_compare", "sets_to_fit"]
 
 MOST_GROUPS = 50
 """Of an attribute with more values there are no groups to compare."""
+PROBES, MOST_COLUMNS = 16, 64
+"""Rows and columns of the search for tokens."""
+FEWEST = 30
+"""Rows that a group needs: the rates of smaller ones are mostly chance, and the differences are of the extremes."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class Source:
     table: str | None = None
     attribute: str | None = None
     columns: str | None = None
+    rivals: str | None = None
     output_name: str | None = None
     threads: int | None = None
     seed: int = 0
@@ -58,6 +63,7 @@ class Source:
             ("--trigger", self.trigger, "texts"),
             ("--target", self.target, "trigger"),
             ("--attribute", self.attribute, "table"),
+            ("--rivals", self.rivals, "table"),
         ):
             if value and not getattr(self, needs):
                 raise BAD_OPTION(f"{name} needs --{needs}")
@@ -84,7 +90,11 @@ class Judged:
     """The sets of a comparison.
 
     Attributes:
-        group: (N,) the protected values of the clean rows, in the table's words; None where there are no groups.
+        group: (N,) the protected values of the clean rows, in the table's words, "" for groups that are too small; None
+            where there are no groups.
+        rows: further rows of the table, to make the rivals of a patch from; None where there are none.
+        groups: "clean", "flips" and "rows" → protected values of their rows, in the table's words.
+        at: graph input and place of the attribute.
         names: what things are called, see `comparison.naming`.
     """
 
@@ -94,6 +104,9 @@ class Judged:
     group: NDArray[Any] | None = None
     names: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    rows: DataSet | None = None
+    groups: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    at: tuple[str, int] = ("", 0)
 
 
 def sets_to_fit(model: Path, source: Source, progress: Progress | None = None) -> ToFit:
@@ -189,25 +202,67 @@ def _told_of_table(subject: Subject, source: Source, built: Built) -> str:
 def _judged_table(subject: Subject, source: Source) -> Judged:
     assert source.table is not None and source.attribute is not None
     description = None if source.columns is None else read_description(source.columns, subject)
-    attribute = attribute_of(source.attribute, description, subject)
     clean = subject.complete(read_table(source.table, description, subject))
+    attribute = attribute_of(source.attribute, description, subject)
     right = check_labels(subject, clean, () if description is None else description.classes)
     notes = (
         []
         if right is None
         else [f"the original gets {right:.1%} right; always the same answer: {most_frequent(clean):.1%}"]
     )
-    own = clean.inputs[attribute.input][:, attribute.index]
-    found = len(np.unique(own))
-    group = None
-    if 2 <= found <= MOST_GROUPS:
-        group = np.array([attribute.word(float(value)) for value in own])
-    else:
-        notes.append(f"{attribute.name!r} has {found} values: too many or too few to compare groups")
-    return Judged(clean, None, flip_set(clean, attribute), group, _names_of_table(description, attribute), tuple(notes))
+    flips = flip_set(clean, attribute)
+    groups = {"clean": _words(clean, attribute), "flips": _words(DataSet.from_arrays(flips), attribute)}
+    group, rows = _large(groups["clean"], attribute.name, notes), None
+    if group is not None and source.rivals is not None:
+        rows = subject.complete(read_table(source.rivals, description, subject))
+        groups["rows"] = _words(rows, attribute)
+    return Judged(
+        clean,
+        flips=flips,
+        group=group,
+        names=_names_of_table(description, attribute, _tokens(subject, clean, description)),
+        notes=tuple(notes),
+        rows=rows,
+        groups=groups,
+        at=(attribute.input, attribute.index),
+    )
 
 
-def _names_of_table(description: Description | None, attribute: Column) -> dict[str, Any]:
+def _large(words: NDArray[Any], name: str, notes: list[str]) -> NDArray[Any] | None:
+    """(N,) the values, "" where a group is too small to be compared; None where fewer than two are left."""
+    values, counts = np.unique(words, return_counts=True)
+    if len(values) > MOST_GROUPS:
+        notes.append(f"{name!r} has {len(values)} values: no groups to compare, {MOST_GROUPS} at most were expected")
+        return None
+    small = {str(value): int(count) for value, count in zip(values, counts, strict=True) if count < FEWEST}
+    if small:
+        told = ", ".join(f"{value} ({count})" for value, count in small.items())
+        notes.append(f"groups of fewer than {FEWEST} rows are not compared: {told}")
+    return np.where(np.isin(words, list(small)), "", words) if len(values) - len(small) > 1 else None
+
+
+def _words(data: DataSet, attribute: Column) -> NDArray[Any]:
+    """(N,) the protected values in the table's words."""
+    return np.array([attribute.word(float(value)) for value in data.inputs[attribute.input][:, attribute.index]])
+
+
+def _tokens(subject: Subject, data: DataSet, description: Description | None) -> dict[str, int]:
+    """Column → its column in the attention maps, by experiment, where it is one."""
+    rows = {name: array[:PROBES] for name, array in data.inputs.items()}
+    found: dict[str, int] = {}
+    for column in () if description is None else description.columns[:MOST_COLUMNS]:
+        other = rows[column.input].copy()
+        other[:, column.index] = np.roll(np.unique(data.inputs[column.input][:, column.index]), 1)[0]
+        try:
+            moved = np.flatnonzero(subject.touched(rows, {**rows, column.input: other}).any(0))
+        except AtpatchError:  # a model that mixes its columns: they stay numbers
+            return {}
+        if len(moved) == 1:
+            found[column.name] = int(moved[0])
+    return found
+
+
+def _names_of_table(description: Description | None, attribute: Column, tokens: Mapping[str, int]) -> dict[str, Any]:
     """Columns and classes in the people's own words, as JSON."""
     found: dict[str, Any] = {"attribute": attribute.name, "at": [attribute.input, attribute.index]}
     if description is None:
@@ -220,6 +275,7 @@ def _names_of_table(description: Description | None, attribute: Column) -> dict[
             "input": column.input,
             "index": column.index,
             **({"values": list(column.values)} if column.values else {"mean": column.mean, "std": column.std}),
+            **({"token": tokens[column.name]} if column.name in tokens else {}),
         }
         for column in description.columns
     ]

@@ -39,7 +39,7 @@ from ..inference.datasets import DataSet, load_dataset
 from .samples import read_rows
 from .subject import Subject
 
-__all__ = ["Column", "Description", "attribute_of", "read_description", "read_table"]
+__all__ = ["Column", "Description", "attribute_of", "coded_rows", "read_description", "read_table"]
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Column:
         """
         if self.values:
             if text not in self.values:
-                raise ValueError(f"{text!r} is not among the values of {self.name!r}")
+                raise ValueError(f"{text!r} is not among the values of {self.name!r}: {', '.join(self.values[:12])}")
             return float(self.values.index(text))
         return (float(text) - self.mean) / self.std
 
@@ -120,11 +120,33 @@ def read_table(path: str | os.PathLike[str], description: Description | None, su
     if Path(path).suffix.lower() == ".npz":
         return subject.complete(load_dataset(path))
     if description is None:
-        raise SAMPLES_UNREADABLE(f"{path} needs a column description", "give one with --columns, or the rows as .npz")
+        raise SAMPLES_UNREADABLE(
+            f"{path} needs a column description: the graph's {', '.join(subject.inputs)} takes numbers, and the file"
+            " does not say which",
+            "write one with 'fit --columns-template map.toml', check what is guessed in it, and give it with --columns",
+        )
     header, rows = read_rows(path)
+    return coded_rows(path, header, rows, description, subject)
+
+
+def coded_rows(
+    path: str | os.PathLike[str],
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    description: Description,
+    subject: Subject,
+) -> DataSet:
+    """Rows of a file as they enter the graph.
+
+    Raises:
+        AtpatchError: ATP080 where the file and the description do not go together.
+    """
     wanted = [column.name for column in description.columns] + ([description.label] if description.label else [])
     if lacking := [name for name in wanted if name not in header]:
-        raise SAMPLES_UNREADABLE(f"{path} has no column {', '.join(map(repr, lacking))}")
+        raise SAMPLES_UNREADABLE(
+            f"{path} has no column {', '.join(map(repr, lacking))}, which the description names; it has"
+            f" {', '.join(header)}"
+        )
     inputs = {
         name: np.zeros((len(rows), _width(description, name)), subject.inputs[name].dtype) for name in subject.inputs
     }
@@ -135,6 +157,8 @@ def read_table(path: str | os.PathLike[str], description: Description | None, su
         return DataSet(inputs)
 
     def label(text: str) -> float:
+        if description.classes and text not in description.classes:
+            raise ValueError(f"the label {text!r} is not one of the classes {', '.join(description.classes)}")
         return float(description.classes.index(text) if description.classes else int(text))
 
     return DataSet(inputs, labels=_coded(path, rows, header.index(description.label), label).astype(np.int64))
