@@ -16,6 +16,7 @@ from .sources import model_path, pop_source, source_options
 
 if TYPE_CHECKING:
     from ..debugset.sources import Source
+    from ..hotfix.file import Hotfix
 
 # Evidence key → what people read.
 FIGURES = {
@@ -117,15 +118,19 @@ def fit(
         debug, rows = _made(model, source, (debug_set, rows), progress) if source.given else (debug_set, rows)
         hotfix = fit_model(model, debug, rows, destination, progress=progress, **options)
     if report is not None:
-        from ..fitting.page import fit_page
-        from ..pages import save_page
-
-        save_page(fit_page(hotfix, Path(model).name), Path(report))
+        _save_page(hotfix, model, report)
     described = {"output": str(destination), **hotfix.describe()}
     if as_json:
         emit_json(described)
     else:
         _show(described)
+
+
+def _save_page(hotfix: Hotfix, model: str, path: str) -> None:
+    from ..fitting.page import fit_page
+    from ..pages import save_page
+
+    save_page(fit_page(hotfix, Path(model).name), Path(path))
 
 
 def _write_template(model: str, table: str | None, path: str) -> None:

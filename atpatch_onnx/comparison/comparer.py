@@ -78,8 +78,7 @@ def compare(
     """
     told = CompareOptions(**options)
     encoder = None if told.tokenizer is None else _encoder(told.tokenizer)
-    further = {} if also is None else dict(also)
-    _check_names(further)
+    further = _further(also)
     sets = {CLEAN: as_dataset(data)}
     sets |= {name: as_dataset(given) for name, given in ((TRIGGERED, triggered), (FLIPS, flips)) if given is not None}
     truths = {name: Truth.of(rows, told.group if name == CLEAN else None) for name, rows in sets.items()}
@@ -98,14 +97,11 @@ def compare(
     requests = _requests(graphs, sets, outputs[PATCHED], told.seconds) if told.seconds > 0 else {}
     setup = describe_setup(loaded, graphs, scores, told)
     setup["lengths"] = length_warnings(loaded[PATCHED], sets)
-    setup["names"] = dict(told.names or {})
     found = Comparison(setup, truths, outputs, floor, requests, told.positive)
     if decoding is not None:
         return _decoded(found, decoding, sets, encoder, told)
     shown = _exemplar(loaded, sites, sets, truths, outputs, told) if told.exemplar and sites else None
-    if shown is not None and encoder is not None:
-        words, twin = (words_of(encoder, inputs, shown) for inputs in (shown.inputs, shown.twin))
-        shown = replace(shown, words=words, twin_words=twin)
+    shown = shown if shown is None or encoder is None else _with_words(encoder, shown)
     return replace(found, exemplar=shown)
 
 
@@ -142,9 +138,23 @@ def _graphs(
     return graphs, scores, decoding
 
 
-def _check_names(further: Mapping[str, Model]) -> None:
+def _further(also: Mapping[str, Model] | None) -> dict[str, Model]:
+    further = {} if also is None else dict(also)
     if bad := [name for name in further if name in (ORIGINAL, PATCHED) or not name or not name.isprintable()]:
         raise BAD_OPTION(f"{bad[0]!r} cannot name a further graph", "give it a name of its own")
+    return further
+
+
+def _further(also: Mapping[str, Model] | None) -> dict[str, Model]:
+    further = {} if also is None else dict(also)
+    if bad := [name for name in further if name in (ORIGINAL, PATCHED) or not name or not name.isprintable()]:
+        raise BAD_OPTION(f"{bad[0]!r} cannot name a further graph", "give it a name of its own")
+    return further
+
+
+def _with_words(encoder: TextEncoder, shown: Exemplar) -> Exemplar:
+    words, twin = (words_of(encoder, inputs, shown) for inputs in (shown.inputs, shown.twin))
+    return replace(shown, words=words, twin_words=twin)
 
 
 def _graph(name: str, model: Loaded, options: CompareOptions) -> Graph:

@@ -24,20 +24,21 @@ SHORT = {"spd": "parity", "average_odds": "odds", "equal_opportunity": "opportun
 
 
 def groups_told(comparison: Comparison, name: str) -> str:
-    """One sentence on the differences between groups, before and after; "" without groups."""
+    """One sentence on the differences between groups, before and after; "" where no attribute is named."""
     before, after = comparison.figures[ORIGINAL].fairness, comparison.figures[name].fairness
-    if not after:
+    attribute = Names.of(comparison.setup).attribute
+    if not after or attribute is None:
         return ""
-    names = Names.of(comparison.setup)
-    by = f" by {names.attribute}" if names.attribute else ""
     told = [f"{SHORT[key]} {before[key] * 100:.1f} → {after[key] * 100:.1f} %" for key in NAMES if key in after]
-    return f"Differences between groups{by}: {', '.join(told)}."
+    return f"Differences between groups by {attribute}: {', '.join(told)}."
 
 
 def group_tiles(comparison: Comparison) -> Iterator[tuple[str, str, str, str]]:
-    """What, before, after and a remark, of parity and of odds."""
+    """What, before, after and a remark, of parity and of odds; nothing where no attribute is named."""
     before, after = (comparison.figures[name].fairness for name in (ORIGINAL, PATCHED))
     names = Names.of(comparison.setup)
+    if names.attribute is None:
+        return
     if "spd" in after:
         small = f"greatest difference of groups in the rate of {names.class_of(comparison.positive)}"
         yield "Statistical parity difference", _percent(before["spd"]), _percent(after["spd"]), small
@@ -51,9 +52,9 @@ def _percent(value: float) -> str:
     return f"{value * 100:.1f} %"
 
 
-def fairness_first(figures: Iterable[str]) -> list[str]:
-    """Figures of groups, of single rows, then all others."""
-    first = [*NAMES, "uf"]
+def fairness_first(comparison: Comparison, figures: Iterable[str]) -> list[str]:
+    """Of a named attribute: figures of groups, of single rows, then all others."""
+    first = [*NAMES, "uf"] if Names.of(comparison.setup).attribute else []
     figures = list(figures)
     return [*(name for name in first if name in figures), *(name for name in figures if name not in first)]
 

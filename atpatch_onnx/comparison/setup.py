@@ -28,6 +28,7 @@ def describe_setup(
     runner = graphs[0].runner
     return {
         "models": {graph.name: _model_facts(loaded[graph.name], graph) for graph in graphs},
+        "names": dict(options.names or {}),
         "scores": scores,
         "providers": list(runner.providers),
         "threads": options.threads,

@@ -55,7 +55,9 @@ def tables_of(comparison: Comparison) -> Iterator[Table]:
 
 def _figures(comparison: Comparison) -> Table:
     figures = comparison.figures
-    known = [name for name in fairness_first(FIGURES) if any(name in own.values for own in figures.values())]
+    known = [
+        name for name in fairness_first(comparison, FIGURES) if any(name in own.values for own in figures.values())
+    ]
     rows = [(TITLES[name], *(_cell(own, name) for own in figures.values())) for name in known]
     notes = rival_notes(comparison)
     if not comparison.classes:

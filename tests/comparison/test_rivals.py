@@ -8,6 +8,7 @@ import pytest
 from atpatch_onnx.comparison.fairness import fairness
 from atpatch_onnx.comparison.groups import fairness_first
 from atpatch_onnx.comparison.naming import Names
+from atpatch_onnx.comparison.result import Comparison
 from atpatch_onnx.comparison.rivals import DROPPED, THRESHOLDS, Rivals, rival_outputs
 from atpatch_onnx.inference.datasets import DataSet
 
@@ -71,9 +72,16 @@ def test_a_group_without_a_threshold_keeps_the_answer_of_the_model() -> None:
     assert np.array_equal(answer[:50], unfair(clean).argmax(1)[:50])
 
 
-def test_figures_of_groups_come_first_and_none_is_lost() -> None:
-    names = ["accuracy", "asr", "uf", "spd", "average_odds"]
-    assert fairness_first(names) == ["spd", "average_odds", "uf", "accuracy", "asr"]
+@pytest.mark.parametrize(
+    ("names", "order"),
+    [
+        ({"attribute": "sex"}, ["spd", "average_odds", "uf", "accuracy", "asr"]),
+        ({}, ["accuracy", "asr", "uf", "spd", "average_odds"]),
+    ],
+)
+def test_figures_of_groups_come_first_where_an_attribute_is_named(names: dict[str, str], order: list[str]) -> None:
+    told = Comparison({"names": names}, {}, {})
+    assert fairness_first(told, ["accuracy", "asr", "uf", "spd", "average_odds"]) == order
 
 
 def test_names_stand_for_numbers_where_there_are_any() -> None:
