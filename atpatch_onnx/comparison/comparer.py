@@ -145,13 +145,6 @@ def _further(also: Mapping[str, Model] | None) -> dict[str, Model]:
     return further
 
 
-def _further(also: Mapping[str, Model] | None) -> dict[str, Model]:
-    further = {} if also is None else dict(also)
-    if bad := [name for name in further if name in (ORIGINAL, PATCHED) or not name or not name.isprintable()]:
-        raise BAD_OPTION(f"{bad[0]!r} cannot name a further graph", "give it a name of its own")
-    return further
-
-
 def _with_words(encoder: TextEncoder, shown: Exemplar) -> Exemplar:
     words, twin = (words_of(encoder, inputs, shown) for inputs in (shown.inputs, shown.twin))
     return replace(shown, words=words, twin_words=twin)

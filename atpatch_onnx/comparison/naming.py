@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 __all__ = ["Names"]
@@ -18,7 +18,7 @@ class Names:
     """Names by what they stand for; where there is none, a number stays a number."""
 
     given: Mapping[str, Any]
-    words: Mapping[str, str]
+    words: Mapping[str, str] = field(default_factory=dict)
     """Of a decoder: class → first token of its answer."""
 
     @classmethod
