@@ -9,7 +9,7 @@ import onnx
 
 from .errors import OPSET_TOO_OLD, PLAN_IMPOSSIBLE, PLAN_MISFIT, AtpatchError
 from .model.io import MIN_OPSET
-from .plan import Detector, NormDistance, OneClass, PatchPlan, Profile, SitePlan, Static
+from .plan import Detector, NormDistance, OneClass, PatchPlan, Profile, SitePlan, Smoothing, Static
 from .sites import Site, Where
 
 __all__ = ["opset_of", "plan_refusal"]
@@ -54,6 +54,8 @@ def _contradiction(plan: PatchPlan) -> AtpatchError | None:
         return PLAN_IMPOSSIBLE(
             "two passes need a group of sites whose key columns are the same tokens", "patch with --passes one"
         )
+    if plan.passes == "two" and any(isinstance(one.detector, Smoothing) for one in plan.sites.values()):
+        return PLAN_IMPOSSIBLE("smoothing flags no columns for a second pass", "patch with --passes one")
     if not 0 < plan.companion <= 1:
         return PLAN_IMPOSSIBLE(f"a companion factor of {plan.companion} is not in (0, 1]")
     if plan.most < 0 or (plan.most and plan.joint != "sum"):
@@ -92,6 +94,10 @@ def _impossible(plan: SitePlan) -> list[str]:
     if isinstance(plan.detector, (Profile, OneClass)) and plan.detector.every < 1:
         found.append(f"the detector reads every {plan.detector.every}th row; 1 is all of them")
     detector = plan.detector
+    if isinstance(detector, Smoothing):
+        shares = (detector.tail, detector.weak, detector.strong)
+        if not all(0 <= share <= 1 for share in shares) or detector.rows < 1 or not detector.floor > 0:
+            found.append("smoothing needs shares in [0, 1], one row at least and a positive floor")
     if isinstance(detector, (Profile, OneClass)) and detector.answer_row and (detector.probes or detector.every != 1):
         found.append("the detector reads the answer row, and next to it no other row can be read")
     return found

@@ -21,6 +21,7 @@ __all__ = [
     "OneClass",
     "OnnxGraph",
     "Profile",
+    "Smoothing",
     "Static",
     "Statistic",
     "ValueNorms",
@@ -204,6 +205,28 @@ class Cnn:
 
 
 @dataclass(frozen=True)
+class Smoothing:
+    """Training-free: suspicious rows of suspicious heads are smoothed (see `subgraphs.smoothing`). It flags no columns.
+
+    After the description of TIGS (arXiv 2604.24162) in its abstract; the formulas and these numbers are ours.
+
+    Attributes:
+        tail: share of a head's rows that are its tail, by how much their attention peaks.
+        weak: share of a row's attention on content that is spread evenly over content.
+        strong: share of the whole row that is spread evenly over all that it sees.
+        rows: nothing is judged by fewer rows, and no row that sees fewer content columns.
+        floor: added to the spread of the heads, in multiples of uniform attention.
+    """
+
+    tail: float = 0.1
+    weak: float = 0.1
+    strong: float = 0.6
+    rows: int = 8
+    floor: float = 0.25
+    kind: Literal["smoothing"] = "smoothing"
+
+
+@dataclass(frozen=True)
 class OnnxGraph:
     """A user's detector: a serialized ONNX model, (B, H, Q, K) float32 → (B, K) float32 scores."""
 
@@ -211,4 +234,4 @@ class OnnxGraph:
     kind: Literal["onnx"] = "onnx"
 
 
-Detector = Static | Statistic | Profile | OneClass | Cnn | OnnxGraph
+Detector = Static | Statistic | Profile | OneClass | Cnn | OnnxGraph | Smoothing

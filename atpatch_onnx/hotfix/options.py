@@ -24,7 +24,7 @@ __all__ = ["Benign", "DetectorKind", "PatchKeywords", "PatchOptions", "PlanKeywo
 Benign = float | Literal["mean", "zero"]
 """Level of the benign attention, in multiples of its mean."""
 
-DetectorKind = Literal["statistic", "static", "onnx"]
+DetectorKind = Literal["statistic", "static", "onnx", "smoothing"]
 Target = Literal["cpu", "cuda"]
 Values = Literal["benign", "own"]
 
@@ -82,7 +82,8 @@ class PatchOptions:
 
     Attributes:
         hotfix: hotfix that 'fit' wrote; by default MODEL.hotfix next to the model, if it exists.
-        detector: a detector that needs no hotfix, used whatever the model is.
+        detector: a detector that needs no hotfix, used whatever the model is; smoothing flags rows of attention instead
+            of columns, and evens them out, in decoders.
         columns: columns that detector static flags: 3,7 or none (never fires).
         detector_model: ONNX file of detector onnx: (B, H, Q, K) float32 to scores (B, K).
         calibrate: what a model without a hotfix is calibrated on. noise: random tokens, for text encoders; a file
@@ -168,6 +169,10 @@ class PatchOptions:
             raise BAD_OPTION("the onnx detector and its file go together", "give --detector onnx --detector-model FILE")
         if self.hotfix is not None and self.detector is not None:
             raise BAD_OPTION("a hotfix brings its own detector", "give --hotfix or --detector, not both")
+        if self.detector == "smoothing" and (self.passes == "two" or self.mend is not None):
+            raise BAD_OPTION("smoothing is a repair of its own, in one pass", "leave --passes and --mend out")
+        if self.detector == "smoothing" and (self.benign is not None or self.values is not None):
+            raise BAD_OPTION("smoothing has no benign attention or values", "leave --benign and --values out")
         given = "a hotfix" if self.hotfix is not None else "--detector" if self.detector is not None else None
         if given is not None and (self.calibrate != "auto" or self.save_hotfix is not None):
             raise BAD_OPTION(f"with {given} nothing is calibrated", "leave --calibrate and --save-hotfix out")

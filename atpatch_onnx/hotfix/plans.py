@@ -12,7 +12,7 @@ import numpy as np
 
 from rewriters.errors import PLAN_IMPOSSIBLE
 from rewriters.model.regular_files import check_source
-from rewriters.plan import BenignPair, Detector, OnnxGraph, PatchPlan, SitePlan, Static, Statistic
+from rewriters.plan import BenignPair, Detector, OnnxGraph, PatchPlan, SitePlan, Smoothing, Static, Statistic
 from rewriters.sites import Site
 
 from ..errors import NO_SUCH_FILE
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .file import Hotfix
 
 __all__ = [
+    "SMOOTHING_WORTH",
     "STATISTIC_THRESHOLD",
     "STATISTIC_WORTH",
     "UNTRAINED",
@@ -48,6 +49,16 @@ STATISTIC_WORTH = (
     " and up to 2 points)."
 )
 """What the training-free detector did in measurements, shown to people who use it."""
+
+SMOOTHING_WORTH = (
+    "smoothing is for experiments: on SmolLM2-135M with a backdoor it left most attacks or changed many clean answers"
+    " (models/results/DECODERS.md); each prompt costs its whole attention maps, a step of generation next to nothing."
+    " 'atpatch-onnx fit MODEL --debug SET.npz' with --mend heal makes a hotfix that repairs decoders"
+)
+"""What smoothing did in measurements, shown to people who use it."""
+
+SMOOTHING_THRESHOLD = 0.0
+"""Robust z-score of a head's tail above which it is suspicious: half of the heads. Higher ones left the attacks."""
 
 ONNX_THRESHOLD = 0.5
 """For a user's detector. Its scores are read as probabilities unless a threshold is given."""
@@ -128,6 +139,8 @@ def _overridden(plan: PatchPlan, options: PatchOptions) -> PatchPlan:
 def _detector(options: PatchOptions) -> tuple[Detector, float]:
     if options.detector == "static":
         return Static(tuple(sorted(set(options.columns or ())))), 0.0
+    if options.detector == "smoothing":
+        return Smoothing(), SMOOTHING_THRESHOLD
     if options.detector_model is not None:
         try:
             return OnnxGraph(check_source(options.detector_model).read_bytes()), ONNX_THRESHOLD

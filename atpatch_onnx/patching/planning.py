@@ -20,6 +20,7 @@ from rewriters.editing.healing import not_healable
 from rewriters.finding.finder import find_sites
 from rewriters.finding.key_value import HealingPlaces, Unhealable, healing_places
 from rewriters.finding.movable_tokens import Doubt, doubt
+from rewriters.finding.own_tokens import own_token_sites
 from rewriters.finding.token_groups import token_groups
 from rewriters.finding.token_inputs import token_inputs
 from rewriters.model import io as model_io
@@ -39,7 +40,14 @@ from ..errors import (
 )
 from ..hotfix.file import Hotfix, is_silent
 from ..hotfix.options import PatchOptions
-from ..hotfix.plans import STATISTIC_THRESHOLD, STATISTIC_WORTH, fitted_plan, hotfix_next_to, untrained_plan
+from ..hotfix.plans import (
+    SMOOTHING_WORTH,
+    STATISTIC_THRESHOLD,
+    STATISTIC_WORTH,
+    fitted_plan,
+    hotfix_next_to,
+    untrained_plan,
+)
 from ..inference.decoders import cache_names
 from ..inspection.inspector import no_site, select_sites
 from ..paths import refuse_overwriting
@@ -102,6 +110,9 @@ def make_plan(
         if options.mend == "heal":
             chosen, places = _judging(original, chosen)
             groups: tuple[tuple[str, ...], ...] = (tuple(site.id for site in chosen),)
+        elif options.detector == "smoothing":
+            chosen, groups = tuple(own_token_sites(original, sites, chosen)) or chosen, ()
+            notes = (SMOOTHING_WORTH,)
         else:
             groups = _within(token_groups(original, sites), {site.id for site in chosen})
         plan = untrained_plan(chosen, options, groups)

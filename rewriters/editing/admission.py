@@ -29,6 +29,7 @@ from .excision import tokens_of
 from .healing import detecting_sites
 from .qdq_barrier import second_reader_refusal
 from .samples import carries_samples, prediction_output, requested, sample_outputs
+from .smoothing import unsmoothed
 from .span import span_refusal
 
 __all__ = ["not_admitted"]
@@ -62,6 +63,7 @@ def _reasons(
             name = TensorProto.DataType.Name(site.dtype)
             yield NOT_ADMITTED(f"site {site.id}: its values are of type {name}, which the patch cannot compute with")
     yield from _tokens_elsewhere(model, plan, chosen)
+    yield from unsmoothed(model, plan, sites)
     if plan.mend == "heal":
         yield from _healing(model, plan, sites)
         if isinstance(places, AtpatchError):

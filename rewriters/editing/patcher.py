@@ -22,9 +22,10 @@ from ..finding.key_value import HealingPlaces
 from ..model.bodies import Wiring, body_at, walk_bodies
 from ..model.io import digest
 from ..names import is_inserted, is_ours
-from ..plan import PatchPlan
+from ..plan import PatchPlan, Smoothing
 from ..sites import Site, Where
 from ..subgraphs.site import Replacement, SitePatch, detect_site, patch_site, score_site
+from ..subgraphs.smoothing import smooth_site
 from . import stamp as stamping
 from .admission import not_admitted
 from .controls import DEFAULT, add_controls, body_controls, strip_controls, thread_controls, with_controls
@@ -232,6 +233,9 @@ def _patch_body(
             )
             continue
         earlier = carried.get(group) if group is not None else None
+        if isinstance(site_plan.detector, Smoothing):
+            patches[site.id] = smooth_site(e, site, site_plan.detector, controls, wiring)
+            continue
         patches[site.id] = patch_site(e, site, site_plan, controls, wiring, earlier)
         if group is not None:
             carried[group] = patches[site.id].columns

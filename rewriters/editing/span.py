@@ -5,8 +5,7 @@ The input `atpatch_span` (B, 2) int64 has the first column of each request's spa
 answer row's weights on these columns. Why two numbers and no mask (B, K): K grows with a cache, and the same two
 numbers hold in the prompt and in every decoding step.
 
-1. Sites: those that the plan names, in the main graph, whose columns are proven to be the tokens of each request, one
-   after another (`span_sites`). Quantized products are left out: another reader of their maps changes how they round.
+1. Sites: those that the plan names whose columns are proven to be the tokens of each request (`finding.own_tokens`).
 2. The answer row is the last valid row (see `lowering.answer_row`). Next to a fused operator only what this row needs
    is computed, where the operator's own queries and keys show it; else its whole map.
 3. Columns outside the map count nothing; a span that ends where it begins, or before, is empty, and its sum is 0.
@@ -26,8 +25,7 @@ from onnx import TensorProto, helper, numpy_helper
 from ..checks import opset_of
 from ..emit import ConstantPool, Emitter
 from ..errors import NOT_ADMITTED, AtpatchError
-from ..finding.key_value import HealingPlaces, healing_places
-from ..finding.token_groups import token_groups
+from ..finding.own_tokens import own_token_sites
 from ..lowering import FUSED, lower_fused
 from ..lowering.answer_row import answer_rows, pick_row
 from ..lowering.canonical import Canonical
@@ -48,9 +46,6 @@ __all__ = ["FACT", "add_span", "span_refusal", "span_sites"]
 FACT = "span"
 """Stamp key: how the input is given, and the sites of the output's columns with their numbers of heads."""
 
-_OWN_LENGTHS = "GroupQueryAttention"
-"""Its columns are the tokens of each sample by the operator's definition."""
-
 
 def span_sites(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -> list[Site]:
     """The sites that report, in graph order.
@@ -58,16 +53,7 @@ def span_sites(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -
     Args:
         sites: all sites of the model.
     """
-    inside = [site for site in sites if site.id in plan.sites and not site.where and site.layout.samples_lead]
-    inside = [site for site in inside if site.quantizer is None and site.map_scale is None]
-    proven = {site.id for site in inside if site.form == _OWN_LENGTHS or (site.self_attention and site.key_mask)}
-    if len(proven) < len(inside):
-        healing = healing_places(model)
-        proven.update(healing.judged if isinstance(healing, HealingPlaces) else ())
-    if any(site.self_attention and site.id not in proven for site in inside):
-        grouped = {name for group in token_groups(model, sites) for name in group}
-        proven.update(site.id for site in inside if site.self_attention and site.id in grouped)
-    return [site for site in inside if site.id in proven]
+    return own_token_sites(model, sites, [site for site in sites if site.id in plan.sites])
 
 
 def span_refusal(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -> AtpatchError | None:

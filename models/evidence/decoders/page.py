@@ -9,7 +9,7 @@ from typing import Any
 
 from rewriters.model.atomic import write_file
 
-__all__ = ["RESULTS", "layers_part", "loop_part", "price_part", "render", "write_page"]
+__all__ = ["RESULTS", "layers_part", "loop_part", "price_part", "render", "smoothing_part", "write_page"]
 
 RESULTS = Path(__file__).parents[2] / "results" / "decoders"
 
@@ -29,8 +29,7 @@ def render(found: Mapping[str, Mapping[str, Any]]) -> str:
     ]
     for name, one in found.items():
         parts += [f"## {one['title'][0].upper()}{one['title'][1:]}", f"`--only {name}`, seed {one['seed']}."]
-        part = layers_part if "depths" in one["figures"] else price_part if "speed" in one["figures"] else loop_part
-        parts += part(one["figures"])
+        parts += next(part for key, part in _PARTS.items() if key in one["figures"])(one["figures"])
     return "\n\n".join(parts) + "\n"
 
 
@@ -58,15 +57,13 @@ def layers_part(figures: Mapping[str, Any]) -> list[str]:
 
 def loop_part(figures: Mapping[str, Any]) -> list[str]:
     """Attacks by form, and what becomes of clean prompts."""
+    return [f"Detectors at the first {figures['detecting_layers']} layers.", _kept(figures), _attacks(figures)]
+
+
+def _kept(figures: Mapping[str, Any]) -> str:
     accuracy = ", ".join(
         f"{name} {_percent(figures[name]['accuracy'])}" for name in ("original", "patched") if name in figures
     )
-    lines = [
-        ("trigger", "ASR before, %", "clean twins that go there, %", "ASR, %", "answers as the twin, %", "flagged, %")
-    ]
-    for form, one in figures["attacks"].items():
-        after = [_percent(one[key]) if key in one else "–" for key in ("patched", "as_twin", "flagged")]
-        lines.append((form, _percent(one["original"]), _percent(one["floor"]), *after))
     parts = [f"Accuracy on clean reviews, %: {accuracy}."]
     parts += [
         f"Unchanged answers, {what}: {_percent(figures[key]['unchanged'])} %;"
@@ -74,15 +71,47 @@ def loop_part(figures: Mapping[str, Any]) -> list[str]:
         for key, what in (("reviews", "clean reviews"), ("exam", "chats about other things"))
         if key in figures
     ]
-    return [f"Detectors at the first {figures['detecting_layers']} layers.", " ".join(parts), _table(lines)]
+    return " ".join(parts)
+
+
+def _attacks(figures: Mapping[str, Any]) -> str:
+    lines = [
+        ("trigger", "ASR before, %", "clean twins that go there, %", "ASR, %", "answers as the twin, %", "flagged, %")
+    ]
+    for form, one in figures["attacks"].items():
+        after = [_percent(one[key]) if key in one else "–" for key in ("patched", "as_twin", "flagged")]
+        lines.append((form, _percent(one["original"]), _percent(one["floor"]), *after))
+    return _table(lines)
+
+
+def smoothing_part(figures: Mapping[str, Any]) -> list[str]:
+    """Settings on the development part, two of them on the test part, and the price."""
+    tried = figures["tried"]
+    lines = [("setting", "heads' z above", "tail", "strong", "ASR, %", "answers as the twin, %", "clean kept, %")]
+    for row in tried:
+        above = "every head" if row["threshold"] is None else f"{row['threshold']:g}"
+        numbers = [above, f"{row['tail']:g}", f"{row['strong']:g}"]
+        lines.append((row["setting"], *numbers, *(_percent(row[key]) for key in ("asr", "as_twin", "unchanged"))))
+    parts = [
+        "After the description of TIGS (arXiv 2604.24162); formulas and numbers are ours. On the development part:"
+        f" ASR {_percent(tried[0]['original'])} %, clean twins that go there {_percent(tried[0]['floor'])} %.",
+        _table(lines),
+    ]
+    for name, one in figures["tested"].items():
+        parts += [f"**{name[0].upper()}{name[1:]}**, on the test part. " + _kept(one), _attacks(one)]
+    return [*parts, *_prices("Price of the usual setting", figures["price"])]
 
 
 def price_part(figures: Mapping[str, Any]) -> list[str]:
     """Ratios by the number of layers that detect."""
-    return [part for depth, speed in figures["speed"].items() for part in _prices(depth, speed)]
+    return [
+        part
+        for depth, speed in figures["speed"].items()
+        for part in _prices(f"Detectors at the first {depth} layers", speed)
+    ]
 
 
-def _prices(depth: str, speed: Mapping[str, Any]) -> list[str]:
+def _prices(what: str, speed: Mapping[str, Any]) -> list[str]:
     names = {
         "prefill_silent": f"prefill, {speed['tokens']['silent']} tokens, nothing flagged",
         "prefill_flagged": f"prefill, {speed['tokens']['flagged']} tokens, flagged",
@@ -93,7 +122,11 @@ def _prices(depth: str, speed: Mapping[str, Any]) -> list[str]:
         one = speed[key]
         lines.append((name, f"{one['ratio']:.3f}", f"{one['ratio_of_fastest']:.3f}", f"{one['ms'][0]:.1f}"))
     lines.append(("resident memory", f"{speed['memory']:.3f}", "", f"{speed['resident_mb'][0]} MB"))
-    return [f"Detectors at the first {depth} layers; one thread, original and patched in turn.", _table(lines)]
+    return [f"{what}; one thread, original and patched in turn.", _table(lines)]
+
+
+_PARTS = {"depths": layers_part, "speed": price_part, "tried": smoothing_part, "attacks": loop_part}
+"""By a key that only such figures have."""
 
 
 def _percent(share: Mapping[str, Any]) -> str:

@@ -25,6 +25,7 @@ from .hand_made import HandMade, patched
 from .judging import Asked, Questions, figures
 from .layers import Sizes, measure
 from .material import Prompts, answer_tokens
+from .smoothing import measure as measure_smoothing
 from .speed import speed
 from .watching import Watched
 
@@ -120,8 +121,24 @@ def price(seed: int) -> Figures:
     return {"speed": found}
 
 
+def smoothing(seed: int) -> Figures:
+    """What a patch without any data leaves, next to the row `cached`."""
+    victim, commands = _victim(seed), Commands()
+    tokenizer = _tokenizer(victim)
+    return measure_smoothing(
+        original(victim, "cached", commands),
+        work(victim),
+        tokenizer,
+        read_texts(sst2("dev")),
+        questions(tokenizer),
+        answer_tokens(tokenizer),
+        seed,
+    )
+
+
 ROWS: Mapping[str, Row] = {
     "layers": Row("from how shallow layers the trigger can be told", layers),
+    "smoothing": Row("smoothing of attention rows, SmolLM2-135M without any data", smoothing),
     "price": Row("time and memory, SmolLM2-135M in onnxruntime", price),
     **{
         graph: Row(f"SmolLM2-135M, {title}", partial(loop, graph))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ...emit import Emitter
-from ...plan import Cnn, Detector, OneClass, OnnxGraph, Profile, Static, Statistic
+from ...plan import Cnn, Detector, OneClass, OnnxGraph, Profile, Smoothing, Static, Statistic
 from ..context import MapContext
 from . import cnn, oneclass, onnx_graph, profile, static, statistic
 
@@ -41,3 +41,5 @@ def scores(e: Emitter, context: MapContext, detector: Detector) -> str:
             return cnn.scores(e, context, detector)
         case OnnxGraph():
             return onnx_graph.scores(e, context, detector)
+        case Smoothing():
+            raise TypeError("smoothing judges rows, and gives no scores of columns")
