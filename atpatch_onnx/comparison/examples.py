@@ -113,12 +113,13 @@ class _Picker:
         ids = _tokens(data, row)
         flagged = self._flagged(name, row, len(ids))
         added = np.zeros(len(ids), bool) if twin is None else ~np.isin(ids, _tokens(self.sets[CLEAN], twin))
+        shown = slice(max(0, len(ids) - MOST_TOKENS), None)
         pieces = [
-            Piece(self._text([token]), bool(flag), bool(new))
-            for token, flag, new in zip(ids.tolist(), flagged, added, strict=True)
+            Piece(text, bool(flag), bool(new))
+            for text, flag, new in zip(self._pieces(ids[shown].tolist()), flagged[shown], added[shown], strict=True)
         ]
-        if len(pieces) > MOST_TOKENS:
-            pieces = [Piece("…"), *pieces[-MOST_TOKENS:]]
+        if len(pieces) < len(ids):
+            pieces.insert(0, Piece("…"))
         return Example(
             kind,
             "" if truth.form is None else str(truth.form[row]),
@@ -140,6 +141,14 @@ class _Picker:
         if run.answers is None:
             return f"class {run.predictions[row]}"
         return self._text([token for token in run.answers[row].tolist() if token >= 0])
+
+    def _pieces(self, tokens: list[int]) -> list[str]:
+        """Each token as text. Whether a space is in front shows only behind other tokens."""
+        whole = [self._text(tokens[:count]) for count in range(len(tokens) + 1)]
+        return [
+            longer.removeprefix(shorter) if longer.startswith(shorter) else self._text([token])
+            for shorter, longer, token in zip(whole, whole[1:], tokens, strict=False)
+        ]
 
     def _text(self, tokens: Sequence[int]) -> str:
         return " ".join(map(str, tokens)) + " " if self.encoder is None else self.encoder.text(tokens)

@@ -26,7 +26,6 @@ from .timing import latency_json
 __all__ = ["page_context", "render_report"]
 
 MOST_SITES = 40
-MOST_TILES = 4
 
 
 @dataclass(frozen=True)
@@ -113,10 +112,16 @@ def _tiles(comparison: Comparison) -> list[Tile]:
                 f"of {after['uf'].count:,} rows, attribute flipped",
             )
         )
+    lost = ""
     if change.accuracy is not None:
         low, high = change.accuracy.interval
-        small = f"lost: {change.accuracy.drop * 100:.2f} points ({low * 100:+.2f} to {high * 100:+.2f})"
-        tiles.append(Tile("Accuracy", _percent(before["accuracy"]), _percent(after["accuracy"]), small))
+        lost = f"lost: {change.accuracy.drop * 100:.2f} points ({low * 100:+.2f} to {high * 100:+.2f})"
+    if change.answers is not None:
+        kept, small = after["answer_kept"], lost.replace("lost:", "accuracy lost:")
+        small = f"of {kept.count:,}, token by token" + (f"; {small}" if small else "")
+        tiles.append(Tile("Clean answers as before", None, _percent(kept), small))
+    elif change.accuracy is not None:
+        tiles.append(Tile("Accuracy", _percent(before["accuracy"]), _percent(after["accuracy"]), lost))
     elif change.changed is not None:
         tiles.append(
             Tile("Predictions changed", None, f"{change.changed.hits:,}", f"of {change.changed.count:,} clean rows")
@@ -125,9 +130,6 @@ def _tiles(comparison: Comparison) -> list[Tile]:
         greatest = max(output["max"] for output in change.numeric[CLEAN].values())
         floor = max((float(rows[:, 0].max()) for rows in comparison.floor.values()), default=float("nan"))
         tiles.append(Tile("Greatest change of an output", None, f"{greatest:.2g}", f"rounding by itself: {floor:.2g}"))
-    if "answer_kept" in after:
-        kept = after["answer_kept"]
-        tiles.append(Tile("Clean answers as before", None, _percent(kept), f"of {kept.count:,}, token by token"))
     if "clean_flagged" in after:
         tiles.append(
             Tile(
@@ -145,7 +147,7 @@ def _tiles(comparison: Comparison) -> list[Tile]:
         small = f"{ratios['flagged']:.2f}× when flagged" if "flagged" in ratios else "nothing was flagged"
         small += f", {ratios['step']:.2f}× a decode step" if "step" in ratios else ""
         tiles.append(Tile("Time for a clean request", None, f"{ratios['clean']:.2f}×", small))
-    return tiles[: MOST_TILES + (change.answers is not None)]
+    return tiles[:4]
 
 
 def _percent(share: Share) -> str:

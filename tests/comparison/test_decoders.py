@@ -134,6 +134,24 @@ def test_a_saved_run_is_judged_as_before(found: Comparison, tmp_path: Path) -> N
     assert again.to_json() == found.to_json() and again.examples == found.examples
 
 
+def test_examples_are_prompts_with_what_is_flagged_and_new_and_both_answers(patched, tmp_path: Path) -> None:
+    clean, triggered = sets()
+    found = compare(
+        small_llama.exported(True), patched["healing"], clean, triggered=triggered, threads=1, seconds=0,
+        tokenizer=tokenizer_folder(tmp_path / "llama"), answer_length=LENGTH,
+    )  # fmt: skip
+    assert 0 < len(found.examples) <= 6
+    for example in found.examples:
+        text = "".join(piece.text for piece in example.pieces)
+        assert all(word.startswith("w") for word in text.split()) and len(text.split()) == len(example.pieces)
+        assert [place for place, piece in enumerate(example.pieces) if piece.flagged] == [PLACE]
+        if example.twin is not None:
+            assert example.pieces[PLACE].added and example.pieces[PLACE].text.strip() == f"w{TRIGGER}"
+        assert len(example.before.split()) == len(example.after.split()) == LENGTH
+    kinds = {example.kind for example in found.examples}
+    assert kinds <= {"stopped", "left", "changed"} and "changed" in kinds
+
+
 def test_every_figure_of_decoders_can_be_asserted(atpatch, found: Comparison, tmp_path: Path) -> None:
     found.save(tmp_path / "run.npz")
     bounds = [part for name in sorted(DECODERS) for part in ("--assert", f"{name}>=0")]
