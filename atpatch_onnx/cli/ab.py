@@ -67,8 +67,10 @@ def analyze(
     from rewriters.model.regular_files import check_destination
 
     from ..ab import analyze_log
+    from ..inspection.environment import require
 
     if html is not None:
+        require("--html", "jinja2")
         check_destination(html, make_folder=True)
     found = analyze_log(logs, outcomes, experiment=experiment, rotated=rotated)
     if html is not None:

@@ -10,7 +10,7 @@ import click
 
 from ..audit.options import AuditOptions
 from .options import json_output, model_argument, options_of
-from .progress import bars_or_lines
+from .progress import bars
 from .rendering import emit_json, note, table
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def audit(
         environment()
     for path in filter(None, (html, sarif)):
         check_destination(path, make_folder=True)
-    with bars_or_lines() as progress:
+    with bars() as progress:
         found = audit_model(model, progress, **options)
     if sarif is not None:
         write_file(Path(sarif), (json.dumps(sarif_log(found), indent=2) + "\n").encode())

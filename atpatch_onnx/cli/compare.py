@@ -16,6 +16,7 @@ from .sources import model_path, pop_source, source_options
 
 if TYPE_CHECKING:
     from ..comparison.graph_runs import Progress
+    from ..comparison.report_files import Format
     from ..comparison.result import Comparison
     from ..debugset.sources import Source
 
@@ -111,11 +112,11 @@ def compare(
     from rewriters.model.regular_files import check_destination
 
     from ..comparison.assertions import check, parse
-    from ..comparison.report_files import report_format, write_report
+    from ..comparison.report_files import write_report
     from ..comparison.result import Comparison
 
     bounds = [parse(text) for text in assertions]
-    formats = {check_destination(report, make_folder=True): report_format(report) for report in reports}
+    formats = _formats(reports, options)
     if save is not None:
         check_destination(save)
     if load is not None:
@@ -142,6 +143,20 @@ def compare(
         note(f"report: {report}")
     if not all(holds for _, holds, _ in checked):
         raise click.exceptions.Exit(1)
+
+
+def _formats(reports: tuple[str, ...], options: dict[str, Any]) -> dict[Path, Format]:
+    """Page → its format. What is needed after all models have run is missed here, before."""
+    from rewriters.model.regular_files import check_destination
+
+    from ..comparison.report_files import report_format
+    from ..inspection.environment import require
+
+    if any(report.lower().endswith((".html", ".htm")) for report in reports):
+        require("a page", "jinja2", "matplotlib")
+    if options["group"] is not None or options["table"] is not None:
+        require("comparing groups", "fairlearn", "scikit-learn")
+    return {check_destination(report, make_folder=True): report_format(report) for report in reports}
 
 
 def _run(original: str | None, patched: str | None, data: str | None, options: dict[str, Any]) -> Comparison:

@@ -17,7 +17,7 @@ def doctor(as_json: bool) -> None:
     Example:
       atpatch-onnx doctor
     """
-    from ..inspection.environment import examine
+    from ..inspection.environment import USES, examine
 
     found = examine()
     if as_json:
@@ -33,5 +33,10 @@ def doctor(as_json: bool) -> None:
         for name, missing in found.commands.items()
     ]
     table("commands", ("command", "state", "how to fix"), rows)
+    extras = [
+        (name, "installed" if not missing else "lacks " + ", ".join(missing), USES[name])
+        for name, missing in found.extras.items()
+    ]
+    table("extras", ("extra", "state", "for"), extras)
     for problem in found.problems:
         note(f"problem: {problem}")

@@ -101,6 +101,7 @@ def fit(
     from ..fitting.fitter import fit as fit_model
     from ..hotfix.file import SUFFIX
     from ..inference.answer_tokens import parse_answer_tokens
+    from ..inspection.environment import require
 
     if columns_template is not None:
         return _write_template(model_path(model), options["table"], columns_template)
@@ -109,6 +110,7 @@ def fit(
     model = model_path(model)
     destination = check_source(model).with_suffix(SUFFIX) if output is None else Path(output)
     if report is not None:
+        require("--report", "jinja2")
         check_destination(report, make_folder=True)
     if from_log is not None and (debug_set, clean, source.given) != (None, None, False):
         raise click.UsageError("--from-log takes the place of --debug, --clean, --texts and --table")
@@ -151,7 +153,9 @@ def _write_template(model: str, table: str | None, path: str) -> None:
 def _made(model: str, source: Source, given: tuple[Any, Any], progress: Progress | None) -> tuple[Any, Any]:
     """The debugging set and the clean rows, one of them made from `--texts` or `--table`."""
     from ..debugset.sources import sets_to_fit
+    from ..inspection.environment import require
 
+    require("fit", "torch", "scipy")
     debug, clean = given
     if debug is not None:
         raise click.UsageError("--texts and --table take the place of --debug")

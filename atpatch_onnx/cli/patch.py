@@ -57,7 +57,7 @@ def patch(model: str, as_json: bool, **options: Any) -> None:
         return
     rows = [
         ("written", done.output),
-        ("sites", f"{len(done.sites)}: {', '.join(done.sites)}"),
+        ("sites", str(len(done.sites))),
         ("detector", done.detector + (f" from {done.hotfix}" if done.hotfix else "")),
         ("passes", done.passes),
         ("gating", done.gating),
@@ -65,4 +65,5 @@ def patch(model: str, as_json: bool, **options: Any) -> None:
         ("seconds", f"{done.seconds:.2f}"),
     ]
     table("patched" + (", an older patch replaced" if done.replaced else ""), ("", ""), rows)
+    table("patched sites", ("site",), [(site,) for site in done.sites])
     files_of_folder(done)

@@ -1,4 +1,8 @@
-"""Progress on stderr: one bar per step on a terminal; elsewhere nothing, or a line every 30 seconds."""
+"""Progress on stderr: one bar on a terminal, elsewhere a line every 30 seconds.
+
+A command reports (step, done, total). The bar is that of the current step, and says how long the command has run. A
+line says the step, its share, and how long it will take if it goes on like this.
+"""
 
 from __future__ import annotations
 
@@ -9,40 +13,38 @@ from contextlib import contextmanager
 
 from .rendering import note
 
-__all__ = ["bars", "bars_or_lines"]
+__all__ = ["Advance", "bars"]
 
 EVERY = 30.0
-"""Seconds between two lines."""
+"""Seconds between two lines: a log shows that a command is alive, and stays short."""
+
+Advance = Callable[[str, int, int], None]
 
 
 @contextmanager
-def bars() -> Iterator[Callable[[str, int, int], None] | None]:
-    """Yields (step, done, total) → None, or None without a terminal."""
+def bars() -> Iterator[Advance]:
+    """Yields (step, done, total) → None."""
     if not sys.stderr.isatty():
-        yield None
+        yield _lines()
         return
     from rich.console import Console
-    from rich.progress import Progress, TaskID
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
-    with Progress(console=Console(stderr=True), transient=True) as shown:
-        tasks: dict[str, TaskID] = {}
-
-        def advance(step: str, done: int, total: int) -> None:
-            if step not in tasks:
-                tasks[step] = shown.add_task(step, total=total)
-            shown.update(tasks[step], completed=done, total=total)
-
-        yield advance
-
-
-@contextmanager
-def bars_or_lines() -> Iterator[Callable[[str, int, int], None]]:
-    """Yields (step, done, total) → None: bars on a terminal, else a line every 30 seconds."""
-    with bars() as shown:
-        yield _lines() if shown is None else shown
+    what, share = TextColumn("{task.description}"), TaskProgressColumn()
+    columns = (what, BarColumn(), share, TimeRemainingColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+        task = shown.add_task("starting", total=None)
+        yield lambda step, done, total: shown.update(task, description=step, completed=done, total=total)
 
 
-def _lines() -> Callable[[str, int, int], None]:
+def _lines() -> Advance:
     started = told = time.monotonic()
     step_started: dict[str, float] = {}
 

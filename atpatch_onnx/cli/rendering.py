@@ -14,8 +14,12 @@ import click
 
 __all__ = ["emit_json", "files_of_folder", "note", "printable", "show_error", "table"]
 
+# Columns that people copy from: a name that is folded is another name.
+_UNBROKEN = ("site", "softmax", "node")
 # Wide enough for site ids in logs and pipes, where there is no terminal to ask.
 _UNATTENDED_WIDTH = 160
+# Of a column that may be folded, when another one takes the whole width.
+_NARROWEST = 8
 # An internal error has no error code; the user still gets one line and an exit code.
 _INTERNAL_EXIT = 2
 
@@ -36,7 +40,9 @@ def note(text: str) -> None:
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Print a table on stderr; without column names it has no header."""
+    """Print a table on stderr; without column names it has no header. Ids of sites are never folded: where the terminal
+    is too narrow for one, the table is wider than the terminal.
+    """
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -48,11 +54,20 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
         emoji=False,
         width=None if sys.stderr.isatty() else _UNATTENDED_WIDTH,
     )
+    cells = [["–" if cell is None else printable(cell) for cell in row] for row in rows]
     grid = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_header=any(columns))
-    for column in columns:
-        grid.add_column(column, overflow="fold")
-    for row in rows:
-        grid.add_row(*("–" if cell is None else printable(cell) for cell in row))
+    needed = 0
+    for place, column in enumerate(columns):
+        if column.casefold() in _UNBROKEN:
+            longest = max((len(row[place]) for row in cells), default=0)
+            grid.add_column(column, no_wrap=True, min_width=longest)
+            needed += longest
+        else:
+            grid.add_column(column, overflow="fold")
+            needed += _NARROWEST
+    console.width = max(console.width, needed + 2 * len(columns) + 2)
+    for row in cells:
+        grid.add_row(*row)
     console.print(grid)
 
 

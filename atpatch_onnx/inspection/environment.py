@@ -7,13 +7,14 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from typing import Any
 
-from ..errors import PlanError
+from ..errors import EXTRA_MISSING, PlanError
 from ..inference.sessions import providers
 from ..version import __version__
 
-__all__ = ["Examination", "examine"]
+__all__ = ["Examination", "examine", "require"]
 
 # Extra → the packages it brings that commands import.
 EXTRAS = {
@@ -23,7 +24,38 @@ EXTRAS = {
     "fit": ("torch", "scipy", "tokenizers", "jinja2"),
     "report": ("jinja2", "matplotlib", "scipy"),
     "deploy": ("PyYAML",),
-    "serve": ("starlette", "uvicorn", "prometheus-client", "jinja2"),
+    "serve": (
+        "starlette",
+        "uvicorn",
+        "httptools",
+        *(("uvloop",) if sys.platform != "win32" else ()),
+        "prometheus-client",
+        "jinja2",
+    ),
+    "evidence": ("fairlearn", "scikit-learn"),
+    "grpc": ("grpcio",),
+    "ray": ("ray",),
+}
+# What an extra is for, where a command does not need it always.
+USES = {
+    "cpu": "run models on the CPU (not next to gpu)",
+    "gpu": "run models on CUDA (not next to cpu)",
+    "export": "export",
+    "fit": "fit, debugset, texts",
+    "report": "pages with pictures, bench, ab",
+    "deploy": "deploy",
+    "serve": "serve",
+    "evidence": "compare --group, --table, --rivals",
+    "grpc": "serve --grpc-port",
+    "ray": "deploy ray",
+}
+# Distribution → module, where the names differ.
+_MODULES = {
+    "onnxruntime-gpu": "onnxruntime",
+    "prometheus-client": "prometheus_client",
+    "PyYAML": "yaml",
+    "scikit-learn": "sklearn",
+    "grpcio": "grpc",
 }
 CORE = ("onnx", "onnx-ir", "onnx-graphsurgeon", "numpy", "click", "rich", "safetensors")
 # Command → extras it needs. Any build of onnxruntime satisfies "cpu".
@@ -59,6 +91,7 @@ class Examination:
         providers: execution providers of onnxruntime, () without onnxruntime.
         commands: command → packages that it lacks.
         problems: one line each, with advice how to solve it.
+        extras: extra → packages of it that are not installed.
     """
 
     python: str
@@ -67,6 +100,7 @@ class Examination:
     providers: tuple[str, ...]
     commands: Mapping[str, tuple[str, ...]]
     problems: tuple[str, ...]
+    extras: Mapping[str, tuple[str, ...]]
 
     def pip(self, command: str) -> str | None:
         """The pip command that installs what a command lacks, None if it lacks nothing."""
@@ -85,6 +119,7 @@ class Examination:
                 for name, missing in self.commands.items()
             },
             "problems": list(self.problems),
+            "extras": {name: list(missing) for name, missing in self.extras.items()},
         }
 
 
@@ -133,7 +168,24 @@ def examine() -> Examination:
         available,
         commands,
         tuple(problems),
+        {extra: tuple(package for package in wanted if package not in have) for extra, wanted in EXTRAS.items()},
     )
+
+
+def require(what: str, *packages: str) -> None:
+    """Refuse before any work is done, where a command would lack a package at its end.
+
+    Args:
+        what: the option or command, for the message.
+        packages: distributions, as in `EXTRAS`.
+
+    Raises:
+        AtpatchError: ATP051 where one cannot be imported.
+    """
+    lacking = [name for name in packages if find_spec(_MODULES.get(name, name.replace("-", "_"))) is None]
+    if lacking:
+        extra = next(extra for extra, brought in EXTRAS.items() if set(lacking) <= set(brought))
+        raise EXTRA_MISSING(f"{what} needs {' and '.join(lacking)}", f"pip install 'atpatch-onnx[{extra}]'")
 
 
 def _version(package: str) -> str | None:

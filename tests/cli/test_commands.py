@@ -304,7 +304,7 @@ def test_extract_of_an_unknown_site(model_path, tmp_path, atpatch):
 
 def test_doctor(atpatch):
     found = atpatch("doctor", "--json").json
-    assert set(found) == {"python", "platform", "packages", "providers", "commands", "problems"}
+    assert set(found) == {"python", "platform", "packages", "providers", "commands", "problems", "extras"}
     assert found["packages"]["onnx"] == onnx.__version__
     assert "CPUExecutionProvider" in found["providers"]
     assert set(found["commands"]) == set(COMMANDS)
