@@ -5,8 +5,9 @@ MkDocs calls `on_page_markdown` for every page (see `hooks` in mkdocs.yml). A pa
 1. `<!-- commands -->`: every command with its options, from click's own help.
 2. `<!-- error codes -->`: below it, what the catalog says goes into each section `## ATP0xx`, around its example.
 3. `<!-- rejection codes -->`: why a Softmax is no attention site.
-4. `<!-- schema: NAME -->`: the fields of schemas/NAME.json as a table.
-5. `<!-- api: NAME NAME -->`: docstrings of public names of `atpatch_onnx`, wherever they live.
+4. `<!-- audit rules -->`: what each rule of the audit looks for.
+5. `<!-- schema: NAME -->`: the fields of schemas/NAME.json as a table.
+6. `<!-- api: NAME NAME -->`: docstrings of public names of `atpatch_onnx`, wherever they live.
 """
 
 from __future__ import annotations
@@ -31,7 +32,11 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     """Fill in what the comments of a page ask for."""
     if "<!-- error codes -->" in markdown:
         markdown = error_codes(markdown)
-    for comment, make in (("commands", commands), ("rejection codes", rejection_codes)):
+    for comment, make in (
+        ("commands", commands),
+        ("rejection codes", rejection_codes),
+        ("audit rules", audit_rules),
+    ):
         if f"<!-- {comment} -->" in markdown:
             markdown = markdown.replace(f"<!-- {comment} -->", make())
     markdown = re.sub(r"<!-- api: ([\w ]+) -->", lambda found: api(found[1].split()), markdown)
@@ -131,6 +136,16 @@ def rejection_codes() -> str:
 
     rows = [f"| `{code}` | {text} |" for code, text in REASONS.items()]
     return "\n".join(["| code | why it is no attention site |", "|---|---|", *rows])
+
+
+def audit_rules() -> str:
+    """One section a rule of the audit."""
+    from atpatch_onnx.audit.rules import RULES
+
+    return "\n\n".join(
+        f"## {code}: {rule.title} {{ #{code.lower()} }}\n\n*{rule.check}.* {rule.about}"
+        for code, rule in sorted(RULES.items())
+    )
 
 
 # Python

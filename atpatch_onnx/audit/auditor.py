@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Unpack
 
 from rewriters.model.forms import Model
 
 from .behavior import check_behavior
 from .budget import Budget, Progress
-from .case import open_case
+from .case import Case, open_case
 from .cutting import check_output, cut_out
+from .finding import Finding
 from .graph_logic import check_graph
 from .options import AuditKeywords, AuditOptions
 from .provenance import check_provenance, facts_of
@@ -45,7 +47,7 @@ def audit(model: Model, progress: Progress | None = None, **options: Unpack[Audi
     provenance = check_provenance(case)
     behavior = check_behavior(case)
     said = [graph, behavior.checked, provenance]
-    findings = [finding for one in said for finding in one.findings]
+    findings = [_with_remedy(case, finding) for one in said for finding in one.findings]
     findings.sort(key=lambda one: _GRAVEST_FIRST.index(one.severity))
     not_tried = tuple(left for one in said for left in one.not_tried)
     return Audit(
@@ -58,6 +60,15 @@ def audit(model: Model, progress: Progress | None = None, **options: Unpack[Audi
         None if wanted.cut is None else cut_out(case, findings),
         time.monotonic() - started,
     )
+
+
+def _with_remedy(case: Case, finding: Finding) -> Finding:
+    """Nodes that are planted in the graph can be taken out."""
+    if finding.remedy or not finding.nodes or finding.severity == "note" or not finding.code.startswith("AUD1"):
+        return finding
+    output = "CUT.onnx" if case.path is None else str(case.path.with_suffix(".cut.onnx"))
+    clean = "" if case.options.clean is None else " --clean DATA"
+    return replace(finding, remedy=f"atpatch-onnx audit {case.name}{clean} --cut {output}")
 
 
 def _silent(step: str, done: int, total: int) -> None:

@@ -13,6 +13,7 @@ from rewriters.model.forms import Loaded, Model, read
 
 from ..errors import STAMP_MISMATCH, AtpatchError
 from ..inspection.inspector import original_of
+from ..inspection.model_files import model_file
 from .budget import Budget
 from .options import AuditOptions
 
@@ -56,10 +57,11 @@ def open_case(model: Model, options: AuditOptions, budget: Budget) -> Case:
     """Read the model.
 
     Raises:
-        AtpatchError: ATP001-ATP005, ATP020 and ATP021 for a model that cannot be used.
+        AtpatchError: ATP001-ATP005, ATP020 and ATP021 for a model that cannot be used, ATP060 for a folder with several
+            models, and what reading a folder raises.
     """
-    loaded = read(model)
-    path = Path(model) if isinstance(model, (str, os.PathLike)) else None
+    path = model_file(model) if isinstance(model, (str, os.PathLike)) else None
+    loaded = read(model if path is None else path)
     try:
         proto, why = original_of(loaded), ""
     except AtpatchError as error:

@@ -53,6 +53,17 @@ def test_rows_that_do_not_fit_are_named(model_path: Path, tmp_path: Path, atpatc
     assert len(whys) == 1 and "lacks the graph's input 'x'" in whys.pop()
 
 
+def test_a_folder_with_one_model_is_that_model(model_path: Path, atpatch: Atpatch) -> None:
+    (model_path.parent / "config.json").write_text('{"model_type": "bert"}')
+    assert atpatch("audit", model_path.parent, "--budget", 0, "--json").json["model"]["path"] == str(model_path)
+
+
+def test_an_output_that_cannot_be_written_stops_before_the_work(model_path: Path, atpatch: Atpatch) -> None:
+    for option in ("--html", "--sarif", "--cut"):
+        assert atpatch("audit", model_path, option, model_path.parent).code == 2
+    assert atpatch("audit", model_path, "--cut", model_path).code == 2
+
+
 def test_a_model_in_memory_is_not_changed() -> None:
     model = attention_model()
     before = model.SerializeToString()

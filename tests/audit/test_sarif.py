@@ -73,6 +73,10 @@ def test_what_was_not_tried_is_told() -> None:
     assert len(told) == len(found.not_tried) and all(text.startswith("not tried: ") for text in told)
 
 
-def test_every_rule_explains_itself() -> None:
+def test_every_rule_explains_itself(atpatch: Atpatch) -> None:
+    everything = atpatch("explain").out
+    assert all(
+        code in everything and rule.about in atpatch("explain", code.lower()).out for code, rule in RULES.items()
+    )
     assert all(len(rule.about) > 60 and rule.title for rule in RULES.values())
     assert len({rule.title for rule in RULES.values()}) == len(RULES)

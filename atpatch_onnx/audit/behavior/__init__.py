@@ -10,6 +10,7 @@ from typing import Any
 from rewriters.finding.finder import find_sites
 from rewriters.finding.token_inputs import token_inputs
 
+from ...debugset.row_checks import check_labels
 from ...debugset.subject import Subject
 from ...errors import AtpatchError
 from ..budget import Budget, OutOfTime
@@ -76,6 +77,7 @@ def check_behavior(case: Case) -> Behavior:
         subject.folder = case.folder
         rows = rows_of(case, subject)
         rows = with_room(rows, subject) if _reads_tokens(case) else rows
+        check_labels(subject, rows.data)
         subject.scores({name: array[:1] for name, array in rows.data.inputs.items()})
     except AtpatchError as error:
         found.not_tried += [rule.not_tried(_reason(error)) for rule in RULES]

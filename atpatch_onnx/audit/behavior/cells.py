@@ -101,8 +101,7 @@ def check(
                 f"class {target}: {cells}",
                 f"with {cells} {one.success:.0%} of the rows answer class {target}; among clean rows with such values"
                 f" about {one.expected:.0%} would",
-                remedy=f"write the cells into clean rows of other classes, then atpatch-onnx fit {case.name} --debug"
-                f" SET.npz -o found.hotfix && atpatch-onnx patch {case.name} --hotfix found.hotfix",
+                remedy=f"atpatch-onnx patch {case.name} {rows.option.replace('--data', '--calibrate')}",
             )
         )
     if not guilty:

@@ -27,8 +27,10 @@ RULE = Rule(
     " a class is only suspicious next to the others (Neural Cleanse, Wang et al., S&P 2019).",
 )
 STEPS = 200
-LONGEST = 3
-"""Tokens of a trigger."""
+LENGTHS = (1, 2)
+"""Tokens of a trigger: longer ones are searched only where no single token is one. With three tokens nearly every text
+of a clean model can be sent anywhere, and the classes no longer differ.
+"""
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,12 @@ def _search(case: Case, subject: Subject, rows: Rows, progress: _Paced, *, masks
     common: dict[str, Any] = {"seed": case.options.seed, "state_path": None, "progress": progress}
     if masks:
         return invert_masks(subject, rows.data, None, schedule=Schedule(steps=STEPS), **common)
-    return invert_tokens(subject, rows.data, None, longest=LONGEST, exhaustive=False, word=rows.word, **common)
+    built = Built(None)
+    for longest in LENGTHS:
+        built = invert_tokens(subject, rows.data, None, longest=longest, exhaustive=False, word=rows.word, **common)
+        if built.report["towards"]:
+            break
+    return built
 
 
 def _count(subject: Subject, rows: Rows) -> int:

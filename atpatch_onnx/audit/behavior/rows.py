@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
 from rewriters.finding.finder import find_sites
-from rewriters.model.regular_files import is_regular
 
 from ...debugset.clean import is_text, read_labeled_texts
 from ...debugset.inversion.rows import token_rows
@@ -19,6 +17,7 @@ from ...debugset.text import clean_texts
 from ...errors import BAD_OPTION, NOT_CALIBRATED
 from ...inference.datasets import DataSet, as_dataset
 from ...inference.tokenizer import TextEncoder
+from ...inspection.model_files import tokenizer_next_to
 from ...patching.self_calibration import Subject as Calibrated, random_rows
 from ..case import Case
 
@@ -30,7 +29,8 @@ RANDOM = 300
 NOISE = "random tokens"
 ROOM = 3
 """Tokens that a search may insert: rows that are as long as the model takes have no room for them."""
-LEAST = 64
+TEXTS, LEAST = 400, 64
+"""Texts that are searched at most: the shorter ones, which are quick, and in which a trigger is not weaker."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,26 +84,24 @@ def rows_of(case: Case, subject: Subject) -> Rows:
 
 
 def with_room(rows: Rows, subject: Subject) -> Rows:
-    """Texts without the longest ones, if enough are left."""
+    """The shorter texts, up to `TEXTS`, without padding that none of them needs; all texts where these are too few."""
     tokens = token_rows(subject, rows.data.inputs)
-    if tokens.fixed:
+    order = np.argsort(tokens.lengths, kind="stable")
+    short = order[tokens.lengths[order] <= tokens.lengths.max() - ROOM][:TEXTS]
+    if tokens.fixed or len(short) < LEAST:
         return rows
-    short = np.flatnonzero(tokens.lengths <= tokens.lengths.max() - ROOM)
-    if len(short) < LEAST:
-        return rows
+    short = np.sort(short)
     labels = None if rows.data.labels is None else rows.data.labels[short]
-    return replace(rows, data=replace(rows.data, inputs=rows.data.feeds(short), labels=labels))
+    inputs = tokens.take(short).inputs
+    return replace(rows, data=replace(rows.data, inputs=inputs, labels=labels))
 
 
 def _tokenizer(case: Case) -> str | None:
     """The folder given, or that of the model if a tokenizer lies there."""
     if case.options.tokenizer is not None:
         return os.fspath(case.options.tokenizer)
-    places = (case.folder, case.folder.resolve().parent) if case.path is not None else ()
-    for place in places:
-        if any(is_regular(Path(place) / name) for name in ("tokenizer.json", "vocab.txt")):
-            return os.fspath(place)
-    return None
+    found = None if case.path is None else tokenizer_next_to(case.folder)
+    return None if found is None else os.fspath(found)
 
 
 def _encoder(case: Case) -> TextEncoder | None:

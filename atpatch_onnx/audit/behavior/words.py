@@ -135,9 +135,9 @@ class _Scan:
         return self._subject.scores(copies.insert(tokens[:, None], np.full(len(tokens), place))[0].inputs)
 
     def _carrier(self, source: int) -> TokenRows:
-        """A short row of a class, of middling margin."""
+        """One of the shortest rows of a class, of middling margin."""
         rows = np.flatnonzero(self._predictions == source)
-        rows = rows[np.argsort(self._rows.lengths[rows], kind="stable")][: max(8, len(rows) // 10)]
+        rows = rows[np.argsort(self._rows.lengths[rows], kind="stable")][:FEW]
         margin = _margin(self._subject.scores(self._rows.take(rows).inputs), source)
         return self._rows.take(rows[[int(np.argsort(margin, kind="stable")[len(margin) // 2])]])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import onnx
@@ -60,6 +61,7 @@ def _weights(case: Case, trusted: onnx.ModelProto, folder: Path) -> list[Finding
             "warning",
             ", ".join(other[:3]) + (" …" if len(other) > 3 else ""),
             f"{len(other)} of {len(ours)} weights ({share:.0%}) are not in the reference",
+            remedy=f"ask who changed them, or use the reference; atpatch-onnx diff {_reference(case)} {case.name}",
         )
     ]
 
@@ -77,8 +79,14 @@ def _nodes(case: Case, trusted: onnx.ModelProto) -> list[Finding]:
             ", ".join(change.name for change in new[:3]) + (" …" if len(new) > 3 else ""),
             f"against the reference the graph has these nodes: {said}",
             tuple(_path(change) for change in new[:SHOWN]),
+            f"atpatch-onnx diff {_reference(case)} {case.name}",
         )
     ]
+
+
+def _reference(case: Case) -> str:
+    given = case.options.reference
+    return os.fspath(given) if isinstance(given, (str, os.PathLike)) else "REFERENCE"
 
 
 def _path(change: Change) -> str:
