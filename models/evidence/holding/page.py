@@ -143,7 +143,9 @@ def _section(name: str, runs: Runs) -> Iterator[str]:
             [("what", "share")]
             + [(" · ".join(key), _percent([_inside(run["figures"], *key) for run in runs])) for key in shares]
         )
-    yield times_table(runs[0]["figures"])
+    if timed := times_table(runs[0]["figures"]):
+        yield "Processor time on one thread, medians and quartiles over pairs of runs. *Without*: each token by itself."
+        yield timed
     times = [
         f"`{call['command'].split()[0]}` {call['seconds']:.0f} s ({call['cpu_seconds']:.0f} s of processor time)"
         for call in runs[0]["commands"]
