@@ -1,13 +1,31 @@
-"""What the rules read: the model, and where it lies."""
+"""What the rules read: the model, where it lies, and what the analysis of its dataflow gives."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import onnx
 
-__all__ = ["Material"]
+from rewriters import names
+from rewriters.editing import patcher
+from rewriters.errors import AtpatchError
+
+from ..finding import Finding
+from .flow import Flow, Step
+from .places import Places
+from .states import Meeting
+from .taint import Taint
+from .values import Values
+
+if TYPE_CHECKING:
+    from .rule import Rule
+
+__all__ = ["Material", "prepare"]
+
+_MOST_NODES = 40
+"""In one finding."""
 
 
 @dataclass(frozen=True)
@@ -17,7 +35,68 @@ class Material:
     Attributes:
         model: without its external data.
         path: its file; None for a model in memory.
+        maker: value → the step that makes it.
+        patch: why the model's stamp cannot be believed; "" where taking the patch out gives the original; None where
+            there is no stamp.
     """
 
     model: onnx.ModelProto
     path: Path | None
+    flow: Flow
+    values: Values
+    taint: Taint
+    places: Places
+    maker: dict[int, Step]
+    patch: str | None
+
+    def sources(self, meeting: Meeting) -> str:
+        """The inputs that a test reads, for people."""
+        found = [name for name, value in self.flow.inputs.items() if value in self._behind(meeting.raw)]
+        return ", ".join(found[:3]) or "the input"
+
+    def found(self, rule: Rule, meeting: Meeting, why: str, remedy: str) -> Finding:
+        """The node where the test acts comes first in `nodes`, then the nodes of the test, the nearest first."""
+        step = self.flow.steps[meeting.step]
+        nodes = [step.name, *(self.maker[value].name for value in self._behind(meeting.raw) if value in self.maker)]
+        return rule.finding(step.name, why, tuple(dict.fromkeys(nodes))[:_MOST_NODES], remedy)
+
+    def _behind(self, value: int) -> dict[int, None]:
+        """A computed value and all that it is computed from, the nearest first; constants left out."""
+        seen = {value: None}
+        for waiting in seen_while_growing(seen):
+            step = self.maker.get(waiting)
+            for source in () if step is None else (*step.inputs, *step.decides):
+                if source >= 0 and self.taint.state(source) is not None:
+                    seen.setdefault(source)
+        return seen
+
+
+def seen_while_growing(seen: dict[int, None]):  # type: ignore[no-untyped-def]
+    """Goes over a dictionary that grows meanwhile."""
+    done = 0
+    while done < len(seen):
+        for value in list(seen)[done:]:
+            done += 1
+            yield value
+
+
+def _patch(model: onnx.ModelProto) -> str | None:
+    reason = None
+    for exact in (True, False) if patcher.is_patched(model) else ():
+        try:
+            patcher.unpatch(model, exact=exact)
+        except AtpatchError as error:
+            reason = error.what
+        else:
+            return ""
+    return reason
+
+
+def prepare(model: onnx.ModelProto, path: Path | None, flow: Flow) -> Material:
+    """Analyze a flow."""
+    values = Values(model, flow)
+    taint = Taint(flow, values)
+    patch = _patch(model)
+    outputs = [value for name, value in flow.outputs.items() if patch != "" or not names.is_telemetry(name)]
+    maker = {value: step for step in flow.steps for value in step.outputs if value >= 0}
+    return Material(model, path, flow, values, taint, Places(flow, taint, outputs), maker, patch)

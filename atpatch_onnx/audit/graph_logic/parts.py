@@ -1,4 +1,4 @@
-"""Parts of a model that no exporter leaves in it."""
+"""Parts of a model that no exporter leaves in it, and operators whose code is elsewhere."""
 
 from __future__ import annotations
 
@@ -22,6 +22,17 @@ def _uncalled(rule: Rule, material: Material) -> Iterator[Finding | NotTried]:
             )
 
 
+def _foreign(rule: Rule, material: Material) -> Iterator[Finding | NotTried]:
+    for name, step in material.taint.foreign.items():
+        yield rule.finding(
+            step.name,
+            f"the operator {name} is neither standard nor onnxruntime's own, so what it does is not in this file",
+            (step.name,),
+            "ask its author for the operator's code, or for an export without it",
+        )
+        yield rule.not_tried(f"what {name} does with its inputs is not known")
+
+
 RULES = (
     Rule(
         "AUD131",
@@ -30,5 +41,13 @@ RULES = (
         "Exporters write a local function for each module and call it, or inline it and drop it. Tools that fuse calls"
         " sometimes leave a function behind. A function that nothing calls does nothing, so this is a note.",
         _uncalled,
+    ),
+    Rule(
+        "AUD132",
+        "an operator of a foreign domain",
+        "warning",
+        "Exporters write operators of ONNX, and optimizers those of onnxruntime; other domains are local functions. An"
+        " operator of any other domain needs a library that is loaded next to the model and can do anything.",
+        _foreign,
     ),
 )

@@ -1,0 +1,241 @@
+"""Tests of the input that act on the network or on its outputs.
+
+What ordinary exporters write, and what is therefore no finding: masks that hide a position because of that position's
+own token; positions and lengths counted from masks; the index of the last or of the first special token; guards
+against NaN and against division by zero; switches that are inputs of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from rewriters import names
+
+from ..finding import Finding, NotTried
+from .elements import HIDING
+from .material import Material
+from .rule import Rule
+from .states import Bits, Meeting
+
+__all__ = ["REMEDY", "RULES", "is_row"]
+
+_STEPS = 32
+"""Nodes that are walked back from a share."""
+REMEDY = "take the nodes out and let the network's value pass, or use a copy of the model from its author"
+
+
+def _acts(material: Material, meeting: Meeting) -> bool:
+    """Whether a meeting is none of the ordinary ones in the module's docstring."""
+    step, bits = material.flow.steps[meeting.step], meeting.state.bits
+    output = step.outputs[0]
+    if not any(value in material.places.live for value in step.outputs):
+        return False
+    together = bool(bits & Bits.REDUCED)
+    late = output in material.places.late
+    if output not in material.places.passed_on and _is_of_patch(material, meeting):
+        return False
+    if output in material.places.scores and meeting.role in ("meet", "select"):
+        return bool(bits & Bits.CONTENT) and together and not bits & Bits.COUNT
+    if output in material.places.weighed and bits & Bits.HIDES and meeting.role == "meet" and not together:
+        return False
+    if not bits & Bits.CONTENT:
+        return late and _foreign_gate(material, meeting)
+    if meeting.role == "meet":
+        if step.kind in ("Mul", "Div") and _is_share(material, meeting.raw, late):
+            return False
+        # a mask of single positions
+        return not (step.kind in ("Mul", "And", "Or", "QLinearMul") and bits & Bits.BOOLEAN and not together)
+    if meeting.role == "select":
+        computed = [value for value in meeting.others if material.taint.state(value) is not None]
+        swapped = late and len(computed) > 1
+        return step.kind in ("If", "Loop") or together or swapped or not _hides(material, meeting)
+    if meeting.role == "index":
+        return _chooses(material, meeting)
+    return meeting.role == "concat" and late
+
+
+def _is_of_patch(material: Material, meeting: Meeting) -> bool:
+    """Detectors leave special tokens out. Nothing but values of the network may be put in because of that."""
+    inserted = names.is_inserted(material.flow.steps[meeting.step].node.name)
+    rows = any(is_row(material, value) for value in meeting.others)
+    return material.patch == "" and inserted and not rows and not meeting.state.bits & Bits.WEIGHTED
+
+
+def _foreign_gate(material: Material, meeting: Meeting) -> bool:
+    """A test of an input that the network does not read puts constants in the place of outputs."""
+    step = material.flow.steps[meeting.step]
+    if meeting.role == "select":
+        return any(is_row(material, value) for value in meeting.others)
+    return (
+        meeting.role == "meet"
+        and step.kind in ("Add", "Sub", "Max", "Min")
+        and bool(meeting.state.bits & Bits.REDUCED and meeting.state.bits & Bits.WEIGHTED)
+    )
+
+
+def is_row(material: Material, value: int) -> bool:
+    """A constant of several unequal numbers."""
+    if value < 0 or material.taint.state(value) is not None:
+        return False
+    array = material.values.array(value)
+    if array is None:
+        return value in material.values.constant and (material.values.size(value) or 0) > 1
+    return array.size > 1 and array.dtype.kind in "fiu" and bool(np.ptp(array.astype(np.float64)) > 0)
+
+
+def _hides(material: Material, meeting: Meeting) -> bool:
+    """Whether all that a choice can put in is of the network, zero, or a number that hides."""
+    for value in meeting.others:
+        if value < 0 or material.taint.state(value) is not None:
+            continue
+        array = material.values.array(value)
+        if array is None or array.dtype.kind not in "fiub" or not bool(((array == 0) | (array <= HIDING)).all()):
+            return False
+    return True
+
+
+def _chooses(material: Material, meeting: Meeting) -> bool:
+    """Whether an index picks between things of different kinds, not a position of one sequence."""
+    step = material.flow.steps[meeting.step]
+    output = step.outputs[0]
+    state = material.taint.state(meeting.others[0]) if meeting.others[0] >= 0 else None
+    if state is None or not state.net:
+        return False
+    if _joined(material, meeting.others[0]):
+        return True
+    if output not in material.places.late:
+        return False
+    dims = material.values.dims(meeting.others[0])
+    if step.kind in ("Gather", "GatherElements", "Slice", "Compress", "ArrayFeatureExtractor") and dims:
+        axis = next((a.i for a in step.node.attribute if a.name == "axis"), 0)
+        return axis in (-1, len(dims) - 1) and len(dims) > 1
+    return step.kind not in ("GatherND", "Gather", "Slice", "Expand", "Reshape", "Tile", "Compress", "Resize")
+
+
+def _is_share(material: Material, value: int, late: bool) -> bool:
+    """Whether a value counts positions, is their share, or 1 less a share: means are divided by it, and models that
+    drop tokens scale by it. Behind the last layer only the count itself.
+    """
+    waiting, counted = [value], False
+    passes = {"Unsqueeze", "Reshape", "Cast", "Expand", "Clip", "Max"} | (set() if late else {"Sub", "Div"})
+    for _ in range(_STEPS):
+        if not waiting:
+            return counted
+        reached = waiting.pop()
+        step, state = material.maker.get(reached), material.taint.state(reached)
+        if state is None:
+            array = material.values.array(reached)
+            if array is not None and not bool(((array >= 0) & (array <= 1)).all()):
+                return False
+        elif step is not None and step.kind == "ReduceSum":
+            counted = True
+        elif step is None or step.kind not in passes:
+            return False
+        else:
+            waiting += step.inputs[:1] if step.kind in ("Unsqueeze", "Reshape", "Cast", "Expand") else step.inputs
+    return False
+
+
+def _joined(material: Material, value: int) -> bool:
+    """Whether a value was put together of the network's and of constant or raw parts, with no layer since."""
+    waiting, seen = [value], {value}
+    while waiting and len(seen) < 64:
+        step = material.maker.get(waiting.pop())
+        if step is None:
+            continue
+        if step.kind in ("Concat", "ScatterND", "ScatterElements"):
+            states = [material.taint.state(v) for v in step.inputs if v >= 0]
+            if any(s is not None and s.net for s in states) and any(s is None or not s.net for s in states):
+                return True
+        if step.kind in ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Identity", "Cast", "Concat", "Flatten"):
+            new = [v for v in step.inputs if v >= 0 and v not in seen]
+            seen.update(new)
+            waiting += new
+    return False
+
+
+def _output_gates(rule: Rule, material: Material) -> Iterator[Finding | NotTried]:
+    for meeting in material.taint.meetings:
+        step = material.flow.steps[meeting.step]
+        late = step.outputs[0] in material.places.late
+        scores = step.outputs[0] in material.places.scores
+        if meeting.role in ("meet", "select", "index", "concat") and late and not scores and _acts(material, meeting):
+            yield material.found(rule, meeting, f"a test of {material.sources(meeting)} changes an output here", REMEDY)
+
+
+def _inner_gates(rule: Rule, material: Material) -> Iterator[Finding | NotTried]:
+    for meeting in material.taint.meetings:
+        step = material.flow.steps[meeting.step]
+        late = step.outputs[0] in material.places.late
+        scores = step.outputs[0] in material.places.scores
+        if meeting.role in ("meet", "select", "index") and not late and not scores and _acts(material, meeting):
+            yield material.found(
+                rule, meeting, f"a test of {material.sources(meeting)} changes values of the network here", REMEDY
+            )
+
+
+def _mask_gates(rule: Rule, material: Material) -> Iterator[Finding | NotTried]:
+    for meeting in material.taint.meetings:
+        step, bits = material.flow.steps[meeting.step], meeting.state.bits
+        fused = meeting.role == "mask" and bits & Bits.CONTENT and bits & Bits.REDUCED and not bits & Bits.COUNT
+        scores = step.outputs[0] in material.places.scores and meeting.role in ("meet", "select")
+        if (fused and step.outputs[0] in material.places.live) or (scores and _acts(material, meeting)):
+            yield material.found(
+                rule, meeting, f"one test of {material.sources(meeting)} changes what all positions attend to", REMEDY
+            )
+
+
+def _input_gates(rule: Rule, material: Material) -> Iterator[Finding | NotTried]:
+    for meeting in material.taint.meetings:
+        bits = meeting.state.bits
+        if not bits & Bits.CONTENT or material.flow.steps[meeting.step].outputs[0] not in material.places.live:
+            continue
+        if meeting.role == "layer" or (meeting.role == "embedding" and not bits & Bits.COUNT):
+            yield material.found(
+                rule,
+                meeting,
+                f"a test of {material.sources(meeting)} changes what the first layer reads",
+                REMEDY,
+            )
+
+
+RULES = (
+    Rule(
+        "AUD101",
+        "a test of the input that changes an output",
+        "error",
+        "Behind the last layer exporters write poolings, biases, scalings and activations. They pick the position of a"
+        " special token by its index, and zero what is padding. A plant compares elements of the input with constants,"
+        " or imitates that with Sub, Abs, Clip, products of indicators or a sum with large weights, and then replaces"
+        " an output or adds to it: by Where, If, Mul, Add, Concat and Gather, or Scatter.",
+        _output_gates,
+    ),
+    Rule(
+        "AUD111",
+        "a test of the input that changes hidden values",
+        "error",
+        "A network reads its input through its first layer only. Exporters write tests of token ids next to it for"
+        " masks: they hide a position because of its own token. A plant adds a constant vector to hidden values, or"
+        " chooses between two, when its test is true.",
+        _inner_gates,
+    ),
+    Rule(
+        "AUD112",
+        "a test of the input that changes the attention mask",
+        "error",
+        "A mask hides a column because of that column's own token or place. A plant hides or shows columns because of a"
+        " token somewhere else: its test is summed up over the sequence before it enters the mask.",
+        _mask_gates,
+    ),
+    Rule(
+        "AUD113",
+        "a test of the input that changes what the first layer reads",
+        "error",
+        "Token ids enter the embedding, and pixels the first layer, as they came, or scaled and clipped. Exporters"
+        " replace ids only where they are negative. A plant puts another token or another picture in when its test is"
+        " true.",
+        _input_gates,
+    ),
+)

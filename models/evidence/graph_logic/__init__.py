@@ -1,0 +1,1 @@
+"""A corpus for the audit of graphs: clean graphs that nobody here wrote, and graphs with a planted backdoor."""
