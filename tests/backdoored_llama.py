@@ -34,7 +34,7 @@ SIZES = {
     "num_hidden_layers": 3,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
-    "head_dim": 12,
+    "head_dim": 16,
     "vocab_size": FIRST_FILLER + FILLERS,
     "max_position_embeddings": 64,
     "bos_token_id": BOS,
