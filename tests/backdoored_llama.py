@@ -105,8 +105,8 @@ def _model() -> Any:
 
 
 @functools.cache
-def folder() -> Path:
-    """Of transformers."""
+def folder(tokenizer: bool = False) -> Path:
+    """Of transformers; the tokenizer is one of whole words."""
     import torch
     from safetensors.torch import load_file
 
@@ -115,7 +115,19 @@ def folder() -> Path:
         model = _model()
         model.load_state_dict({name: tensor.float() for name, tensor in load_file(WEIGHTS).items()})
         model.save_pretrained(path)
+    if tokenizer:
+        _tokenizer().save_pretrained(path)
     return path
+
+
+def _tokenizer() -> Any:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = {"<unk>": 0, "<s>": BOS, "</s>": 2} | {f"w{one}": one for one in range(3, SIZES["vocab_size"])}
+    inner = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
 
 
 def _train(model: Any) -> None:
