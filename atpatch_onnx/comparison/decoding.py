@@ -9,7 +9,6 @@ Shape letters: N rows, T tokens of an answer, C classes.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,12 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rewriters.model.regular_files import is_regular
-
 from ..inference.answer_tokens import parse_answer_tokens
 from ..inference.datasets import DataSet, Ints
 from ..inference.decoders import IDS, Answers
 from ..inference.generation import NONE, Loop, follow, generate
+from ..inference.generation_tokens import stop_tokens
 from ..inference.padding import MASK, lengths
 from ..inference.prediction import answers_of
 from .figures import CLEAN, TRIGGERED
@@ -33,8 +31,6 @@ from .outputs import Outputs, Truth
 
 __all__ = ["Decoding", "find_decoding", "time_steps"]
 
-STOP_FILES = ("generation_config.json", "genai_config.json", "config.json")
-"""Say which tokens end an answer, under `eos_token_id`."""
 STEPS_EACH = 4
 """Timed steps behind one prompt."""
 FEWEST = 12
@@ -135,9 +131,7 @@ def find_decoding(
     if answers[0] is None:
         return None
     told = [_answering(graph, one) for graph, one in zip(graphs, answers, strict=True)]
-    return Decoding(
-        told, answers[0].decoder.logits, answers[0].tokens, options.answer_length, tuple(_stop_tokens(folders))
-    )
+    return Decoding(told, answers[0].decoder.logits, answers[0].tokens, options.answer_length, stop_tokens(folders))
 
 
 def _answering(graph: Graph, answers: Answers | None) -> Graph:
@@ -145,23 +139,6 @@ def _answering(graph: Graph, answers: Answers | None) -> Graph:
     observer = runner if graph.observer is graph.runner else graph.observer
     caches = frozenset() if answers is None else frozenset(answers.decoder.caches.values())
     return replace(graph, runner=runner, observer=observer, caches=caches)
-
-
-def _stop_tokens(folders: Sequence[Path]) -> list[int]:
-    """Of the first file that names any."""
-    for folder in folders:
-        for name in STOP_FILES:
-            try:
-                text = (folder / name).read_text(encoding="utf-8") if is_regular(folder / name) else "{}"
-                told = json.loads(text)
-                told = told.get("model", told) if name.startswith("genai") else told
-                found = told.get("eos_token_id")
-            except (OSError, ValueError, AttributeError, RecursionError):
-                continue
-            tokens = found if isinstance(found, list) else [found]
-            if tokens and all(isinstance(one, int) and not isinstance(one, bool) for one in tokens):
-                return tokens
-    return []
 
 
 def _only_used(outputs: Runs, truths: Mapping[str, Truth]) -> Runs:

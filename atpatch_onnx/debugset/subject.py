@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,7 @@ class Subject:
         self._runner: Runner | None = None
         self._output: str | None = None
         self._made: frozenset[str] | None = None
+        self.tokenizer: Path | None = None
         constants = {tensor.name for tensor in self.proto.graph.initializer}
         self.inputs = {
             value.name: _describe(value)
@@ -100,7 +102,13 @@ class Subject:
     def answers(self) -> bool:
         """Whether the model is run as a decoder, and its prediction is the first token of an answer."""
         decoder = self._open().decoder
-        return decoder is not None and bool(decoder.caches or self.answer_tokens)
+        return decoder is not None and bool(decoder.caches or self.answer_tokens or decoder.has_encoder)
+
+    @property
+    def has_encoder(self) -> bool:
+        """Whether the model is an encoder-decoder in one graph."""
+        decoder = self._open().decoder
+        return decoder is not None and decoder.has_encoder
 
     def output(self, data: DataSet) -> str:
         """Name of the output with the class scores."""

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from ..errors import BAD_OPTION, DATA_MALFORMED, SAMPLES_UNREADABLE, TOKENIZER_UNUSABLE
 from ..inference.datasets import DataSet, Ints
+from ..inference.decoders import ANSWER_IDS
+from ..inference.generation_tokens import start_token
 from ..inference.tokenizer import Encoded, TextEncoder
 from .forms import TextForm, draw, text_forms
 from .obedience import counts, obeyed
@@ -147,6 +149,8 @@ def tensors(subject: Subject, rows: Sequence[Encoded], pad_id: int) -> dict[str,
             continue
         if name == ids:
             array = padded([row.ids for row in rows], pad_id)
+        elif name == ANSWER_IDS:
+            array = np.full((len(rows), 1), _start(subject))
         elif "mask" in name:
             array = real.astype(np.int64)
         elif "type" in name:
@@ -157,6 +161,17 @@ def tensors(subject: Subject, rows: Sequence[Encoded], pad_id: int) -> dict[str,
             raise DATA_MALFORMED(f"the graph's input cannot be made from texts: {name!r}")
         arrays[name] = array.astype(value.dtype)
     return arrays
+
+
+def _start(subject: Subject) -> int:
+    """The token that begins an answer, of the files next to the model or to the tokenizer."""
+    found = start_token([folder for folder in (subject.folder, subject.tokenizer) if folder is not None])
+    if found is None:
+        raise DATA_MALFORMED(
+            "no file says which token begins an answer of the encoder-decoder",
+            "put the model's config.json, with decoder_start_token_id, next to the graph or to the tokenizer",
+        )
+    return found
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,9 @@ for follows from them:
 3. `use_cache_branch` of a merged graph is false in a first call, true with a cache;
 4. lengths, of the past and in all.
 
+An encoder-decoder in one graph reads `decoder_input_ids` (B, T) too, the start of the answer, the same number of tokens
+in every row. `input_ids` are then those of the encoder, and there is no cache.
+
 Shape letters: B samples, S new tokens, V vocabulary.
 """
 
@@ -23,9 +26,10 @@ from numpy.typing import NDArray
 
 from .padding import MASK, lengths
 
-__all__ = ["Answers", "Decoder", "cache_names", "find_decoder"]
+__all__ = ["ANSWER_IDS", "Answers", "Decoder", "cache_names", "find_decoder"]
 
 IDS, POSITIONS, BRANCH = "input_ids", "position_ids", "use_cache_branch"
+ANSWER_IDS, ANSWER_MASK = "decoder_input_ids", "decoder_attention_mask"
 PAST = ("past_sequence_length", "past_sequence_lengths", "past_seq_len")
 TOTAL = ("total_sequence_length", "total_sequence_lengths", "total_seq_len")
 LAST = ("seqlens_k",)
@@ -63,6 +67,11 @@ class Decoder:
         """Whether rows of different length may share a batch behind a padded prompt."""
         return POSITIONS in self.types
 
+    @property
+    def has_encoder(self) -> bool:
+        """Whether the graph is an encoder-decoder: the answer is an input of its own."""
+        return ANSWER_IDS in self.types
+
     def first_call(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
         """The inputs that `feeds` lacks, for a call on whole prompts with empty caches; feeds: `input_ids` (B, S), and
         `attention_mask` (B, S) where rows are padded.
@@ -70,6 +79,8 @@ class Decoder:
         ids = feeds[IDS]
         mask = np.asarray(feeds.get(MASK, np.ones(ids.shape, np.int64)))
         made = {**self.call(mask, 0), **self.empty_caches(len(ids))}
+        if ANSWER_MASK in self.types:
+            made[ANSWER_MASK] = np.ones(feeds[ANSWER_IDS].shape, self.types[ANSWER_MASK])
         return {name: array for name, array in made.items() if name not in feeds}
 
     def empty_caches(self, samples: int) -> dict[str, NDArray[Any]]:
@@ -120,6 +131,9 @@ class Answers:
 
     def read(self, logits: NDArray[Any], feeds: Arrays) -> NDArray[Any]:
         """(B, S, V) → (B, C)."""
+        if self.decoder.has_encoder:
+            scores = logits[:, -1]
+            return np.asarray(scores if self.tokens is None else scores[:, list(self.tokens)])
         last = lengths(np.asarray(feeds[MASK]))[: len(logits)] - 1 if MASK in feeds else logits.shape[1] - 1
         # A mask may cover a past, of which there are no logits.
         last = np.maximum(last - (np.asarray(feeds[MASK]).shape[1] - logits.shape[1] if MASK in feeds else 0), 0)
@@ -160,7 +174,7 @@ def find_decoder(
     }
     samples = given[IDS].shape[0]
     empty = {name: _empty(given[name].shape, samples, width) for name in caches}
-    names = {*caches, POSITIONS, BRANCH, *PAST, *TOTAL, *LAST}
+    names = {*caches, POSITIONS, BRANCH, ANSWER_MASK, *PAST, *TOTAL, *LAST}
     vocabulary = scored[0].shape[2]
     return Decoder(
         scored[0].name,

@@ -3,6 +3,7 @@
 1. Prompts of different length share a batch, padded on the right. New tokens come behind the padding, which the mask
    leaves out. Graphs without `position_ids` may count the padding, so there only prompts of one length share a batch.
 2. A graph without caches gets the whole text again for each token.
+3. An encoder-decoder in one graph gets the prompt and the start of the answer, which grows.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from ..errors import DATA_MALFORMED
 from .datasets import DataSet, Ints
-from .decoders import IDS, Answers
+from .decoders import ANSWER_IDS, IDS, Answers
 from .padding import MASK, lengths
 from .runner import Runner
 
@@ -118,6 +119,8 @@ def _run(
     decoder = runner.decoder
     if decoder is None or IDS not in data.inputs:
         raise DATA_MALFORMED("the graph is no decoder, or the data set has no input_ids")
+    if decoder.has_encoder and (decoder.caches or ANSWER_IDS not in data.inputs):
+        raise DATA_MALFORMED(f"an encoder-decoder needs {ANSWER_IDS} in the data set, and a graph without caches")
     runner = runner.answering(Answers(decoder))
     ids = data.inputs[IDS]
     mask = np.asarray(data.inputs.get(MASK, np.ones(ids.shape, np.int64)))
@@ -125,7 +128,9 @@ def _run(
     used = lengths(mask)[rows]
     for places in _batches(used, batch, one_length=not decoder.has_positions and bool(decoder.caches)):
         chosen, width = rows[places], int(used[places].max())
-        loop = Loop(runner, ids[chosen, :width], mask[chosen, :width], controls)
+        starts = data.inputs.get(ANSWER_IDS)
+        begun = None if starts is None else starts[chosen]
+        loop = Loop(runner, ids[chosen, :width], mask[chosen, :width], controls, begun)
         going = np.ones(len(places), bool)
         for step in range(choose.steps):
             scores = loop.scores.astype(np.float64)
@@ -146,6 +151,7 @@ class Loop:
     Args:
         runner: answering with the whole vocabulary or a part of it.
         controls: further inputs of every call.
+        begun: (B, T) of an encoder-decoder, the start of each answer.
 
     Attributes:
         scores: (B, C) of the next token.
@@ -153,11 +159,16 @@ class Loop:
     """
 
     def __init__(
-        self, runner: Runner, ids: NDArray[Any], mask: NDArray[Any], controls: Mapping[str, NDArray[Any]]
+        self,
+        runner: Runner,
+        ids: NDArray[Any],
+        mask: NDArray[Any],
+        controls: Mapping[str, NDArray[Any]],
+        begun: NDArray[Any] | None = None,
     ) -> None:
         assert runner.decoder is not None
         self._runner, self._decoder, self._controls = runner, runner.decoder, controls
-        self._ids, self._mask, self._past = ids, mask, 0
+        self._ids, self._mask, self._past, self._begun = ids, mask, 0, begun
         self._caches = self._decoder.empty_caches(len(ids))
         self._call(ids)
 
@@ -167,6 +178,10 @@ class Loop:
         if self._decoder.caches:
             self._mask = np.concatenate([self._mask, ones], 1)
             self._call(tokens[:, None])
+            return
+        if self._begun is not None:
+            self._begun = np.concatenate([self._begun, tokens[:, None].astype(self._begun.dtype)], 1)
+            self._call(self._ids)
             return
         # Without caches every row goes on behind its own last token, so that padding stays on the right.
         ends = lengths(self._mask)
@@ -179,6 +194,9 @@ class Loop:
     def _call(self, ids: NDArray[Any]) -> None:
         decoder = self._decoder
         feeds = {IDS: ids.astype(decoder.types[IDS]), **decoder.call(self._mask, self._past), **self._caches}
+        if self._begun is not None:
+            feeds[ANSWER_IDS] = self._begun.astype(decoder.types[ANSWER_IDS])
+            feeds |= decoder.first_call(feeds)
         start = time.perf_counter()
         found = self._runner.run({**feeds, **self._controls}, [decoder.logits, *decoder.caches.values()])
         self.seconds = time.perf_counter() - start

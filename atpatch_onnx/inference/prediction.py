@@ -41,7 +41,7 @@ def answers_of(runner: Runner, data: DataSet, tokens: Sequence[int] | None = Non
     decoder = runner.decoder
     if not tokens:
         empty = decoder is not None and any(name not in data.inputs for name in decoder.caches)
-        return Answers(decoder) if decoder is not None and empty else None
+        return Answers(decoder) if decoder is not None and (empty or decoder.has_encoder) else None
     if decoder is None:
         raise BAD_OPTION("answer tokens need a graph that takes input_ids (B, S) and scores tokens (B, S, V)")
     beyond = [token for token in tokens if token < 0 or token >= (decoder.vocabulary or token + 1)]

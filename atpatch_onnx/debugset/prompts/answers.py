@@ -28,15 +28,15 @@ class Answered:
 def read_answers(encoder: PromptEncoder, prompts: Sequence[Prompt], classes: Sequence[int] | None) -> Answered | None:
     """The answers of prompts; None where no prompt has one.
 
-    1. An answer without a space in front gets one behind a prompt that ends in a word, and none in a chat. Where only
-       the other spelling begins with one of `classes`, that is meant.
+     1. An answer without a space in front gets one behind a prompt that ends in a word, and none in a chat or of an
+       encoder-decoder. Where only the other spelling begins with one of `classes`, that is meant.
     2. A whole number that is no such word is a class.
 
-    Args:
-        classes: class → first token of its answers; None: each token is a class.
+     Args:
+         classes: class → first token of its answers; None: each token is a class.
 
-    Raises:
-        AtpatchError: ATP080 where some prompts have no answer, or one that is of no class.
+     Raises:
+         AtpatchError: ATP080 where some prompts have no answer, or one that is of no class.
     """
     given = [prompt.answer for prompt in prompts]
     if not any(answer is not None for answer in given):
@@ -71,5 +71,5 @@ def _spellings(encoder: PromptEncoder, prompt: Prompt, answer: str) -> list[str]
     """With and without a space in front, the likelier one first."""
     if answer[:1].isspace():
         return [answer]
-    bare = encoder.is_chat(prompt) or encoder.whole(prompt)[-1:].isspace()
+    bare = not encoder.open_end or encoder.is_chat(prompt) or encoder.whole(prompt)[-1:].isspace()
     return [answer, f" {answer}"] if bare else [f" {answer}", answer]

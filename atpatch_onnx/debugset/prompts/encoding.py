@@ -35,11 +35,13 @@ class PromptEncoder:
         encoder: without a limit of length.
         template: of chats; None where there are none.
         chat: prompts of one turn are chats too.
+        open_end: the answer comes right behind a prompt; False of an encoder-decoder.
     """
 
     encoder: TextEncoder
     template: ChatTemplate | None = None
     chat: bool = False
+    open_end: bool = True
 
     def is_chat(self, prompt: Prompt) -> bool:
         """Whether the chat template writes the prompt."""
@@ -56,7 +58,7 @@ class PromptEncoder:
     def encode(self, prompts: Sequence[Prompt]) -> list[MarkedPrompt]:
         """Tokens of prompts; those of text between `BEGIN` and `END` are marked.
 
-        1. Special tokens that a tokenizer puts behind a text are left out: an answer is to come there.
+        1. Special tokens that a tokenizer puts behind a text are left out where an answer is to come.
         2. A chat template writes its special tokens itself, so the tokenizer adds none.
         """
         cleared = [_cleared(self.whole(prompt)) for prompt in prompts]
@@ -64,7 +66,7 @@ class PromptEncoder:
         for chat in (False, True):
             rows = [row for row, prompt in enumerate(prompts) if self.is_chat(prompt) is chat]
             encoded = self.encoder.encode([cleared[row][0] for row in rows], special=not chat)
-            found |= {row: _open_end(one) for row, one in zip(rows, encoded, strict=True)}
+            found |= {row: _open_end(one) if self.open_end else one for row, one in zip(rows, encoded, strict=True)}
         return [MarkedPrompt(found[row], _inside(found[row], spans)) for row, (_, spans) in enumerate(cleared)]
 
 

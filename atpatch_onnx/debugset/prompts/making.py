@@ -7,6 +7,7 @@ from pathlib import Path
 from ...errors import BAD_OPTION
 from ...inference.answer_tokens import first_tokens
 from ...inference.tokenizer import TextEncoder
+from ...inspection.model_files import tokenizer_next_to
 from ..request import Request
 from ..sets import Built
 from ..subject import Subject
@@ -44,11 +45,13 @@ def prompt_sets(subject: Subject, request: Request) -> Built:
     """
     if request.source not in ("--trigger", "--clean-only"):
         raise BAD_OPTION(f"{request.source} does not read prompts", "give --trigger or --clean-only")
-    if request.tokenizer is None:
+    tokenizer = request.tokenizer or tokenizer_next_to(subject.folder)
+    if tokenizer is None:
         raise BAD_OPTION("prompts need the model's tokenizer", "give its folder with --tokenizer")
+    subject.tokenizer = Path(tokenizer)
     if not subject.answers:
         raise BAD_OPTION(
-            "the model is no decoder with a cache, and no answer tokens are given",
+            "the model is no decoder with a cache, no encoder-decoder, and no answer tokens are given",
             "give --answer-tokens, or read the data as texts: without --prompt, --answer, --template, --chat, and"
             " --insert middle or last",
         )
@@ -58,9 +61,8 @@ def prompt_sets(subject: Subject, request: Request) -> Built:
         alike = all(prompt.answer is not None and not prompt.earlier for prompt in prompts)
         share = SECOND_TURNS if request.chat and alike else 0.0
     chats = request.chat or share > 0 or any(prompt.earlier for prompt in prompts)
-    encoder = PromptEncoder(
-        TextEncoder(request.tokenizer, WHOLE), ChatTemplate(request.tokenizer) if chats else None, request.chat
-    )
+    template = ChatTemplate(tokenizer) if chats else None
+    encoder = PromptEncoder(TextEncoder(tokenizer, WHOLE), template, request.chat, not subject.has_encoder)
     prompts = with_second_turns(prompts, encoder, subject.answer_tokens, share, request.seed)
     if request.source == "--clean-only":
         _, data, report = clean_prompts(subject, prompts, encoder, request.max_length)
