@@ -36,6 +36,7 @@ from ..errors import (
     NO_SITE,
     NOT_ADMITTED,
     NOTHING_FITTED,
+    PLAN_IMPOSSIBLE,
     AtpatchError,
 )
 from ..hotfix.file import Hotfix, is_silent
@@ -55,6 +56,12 @@ from .results import Calibration
 from .self_calibration import Progress, Subject, calibrate_on_noise, calibrate_on_rows, in_words, not_on_noise
 
 __all__ = ["Planned", "make_plan"]
+
+
+CALLS_UNKNOWN = (
+    "this graph has key-value caches, and the hotfix does not say that it was fitted for them: on steps of one token"
+    " its features may mean something else. 'atpatch-onnx fit' on this graph makes one that heals keys and values"
+)
 
 
 @dataclass(frozen=True)
@@ -118,6 +125,8 @@ def make_plan(
         plan = untrained_plan(chosen, options, groups)
     else:
         plan = _fitted(original, loaded, hotfix, sites, chosen, options)
+        if not hotfix.calls and plan.mend != "heal" and _has_caches(original):
+            notes = (*notes, CALLS_UNKNOWN)
     _check_passes(plan, options)
     if calibration is not None and hotfix is not None and options.save_hotfix is not None:
         hotfix.save(options.save_hotfix)
@@ -154,7 +163,7 @@ def _fitted(
 ) -> PatchPlan:
     names = {site.id for site in chosen}
     if not options.force:
-        _check_calls(model, hotfix)
+        _check_calls(model, hotfix, options)
     check_external(model, loaded.folder)
     plan = fitted_plan(hotfix, sites, model_io.weights_digest(model, loaded.folder), options)
     kept = {name: site for name, site in plan.sites.items() if name in names}
@@ -165,12 +174,16 @@ def _fitted(
     return replace(plan, sites=kept, groups=_within(plan.groups, names))
 
 
-def _check_calls(model: onnx.ModelProto, hotfix: Hotfix) -> None:
+def _check_calls(model: onnx.ModelProto, hotfix: Hotfix, options: PatchOptions) -> None:
     """Refuse a hotfix that was fitted on other calls than this graph gets: a step of one token shows one row of a map,
     and what a cache holds is only healed where it was written.
     """
-    graph = model.graph
-    caches = bool(cache_names((value.name for value in graph.input), (value.name for value in graph.output)))
+    caches = _has_caches(model)
+    if hotfix.calls == "cached" and options.mend not in (None, "heal"):
+        raise PLAN_IMPOSSIBLE(
+            f"the hotfix was fitted for healing in a loop with key-value caches, where --mend {options.mend} does harm",
+            "leave --mend out",
+        )
     if hotfix.calls == "whole" and caches:
         raise HOTFIX_MISMATCH(
             "it was fitted on whole prompts, and this graph has key-value caches: on steps of one token its features"
@@ -183,6 +196,11 @@ def _check_calls(model: onnx.ModelProto, hotfix: Hotfix) -> None:
             " none, and would judge what it has said so far with each new token",
             "fit one on this graph; or patch the export with caches",
         )
+
+
+def _has_caches(model: onnx.ModelProto) -> bool:
+    graph = model.graph
+    return bool(cache_names((value.name for value in graph.input), (value.name for value in graph.output)))
 
 
 def _refusal(found: Doubt) -> AtpatchError:

@@ -153,6 +153,17 @@ def test_a_hotfix_for_other_calls_is_refused_unless_forced(cache: bool) -> None:
     patch(llama.exported(not cache), hotfix=hotfix, force=True)
 
 
+def test_another_repair_of_what_was_fitted_for_healing_is_refused() -> None:
+    with pytest.raises(AtpatchError, match="leave --mend out"):
+        patch(llama.exported(True), hotfix=fitted(), mend="redistribute")
+
+
+def test_a_hotfix_that_does_not_say_its_calls_is_patched_with_a_remark() -> None:
+    older = replace(fitted(), calls="", mend="redistribute")
+    assert any("key-value caches" in note for note in patch(llama.exported(True), hotfix=older).notes)
+    assert not any("key-value caches" in note for note in patch(llama.exported(True), hotfix=fitted()).notes)
+
+
 @pytest.mark.parametrize("options", [{"mend": "redistribute"}, {"mend": "excise"}, {"passes": "one"}])
 def test_what_does_harm_in_a_loop_with_caches_is_refused_with_a_way_out(options: Any) -> None:
     with pytest.raises(AtpatchError, match="--mend heal") as refused:
