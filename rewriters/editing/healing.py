@@ -7,7 +7,9 @@
 2. Only new tokens are judged. The first valid token of a sequence, the attention sink of every decoder, is never
    flagged.
 3. *Source* (B, S): for each new token the one whose key and value it gets. That is the token itself; for a flagged one
-   the nearest valid token to the left in this call that is not flagged, else to the right, else itself.
+   the nearest valid token to the left in this call that is not flagged, else to the right, else itself. Of flagged
+   tokens in a row only the first one gets its neighbor's. The others get those of the attention sink, if it is in this
+   call, since it writes next to nothing: a neighbor that stands there eight times counts eight times.
 4. The model runs. At every place of `finding.key_value` the rows are gathered by the source, in front of rotary
    embeddings and caches. So caches carry healed rows, and later calls need nothing. With nothing flagged each row is
    gathered from its own place, which changes no bit.
@@ -251,8 +253,9 @@ def _judged(e: Emitter, probe: _Probe) -> _Probed:
     e.nodes += needed(spliced, [*read, *lengths, *handed])
     here = NewTokens(e, probe.tokens)
     judged = [(site, here.of(site, wiring.maker[site.product], patch)) for site, patch in patches]
-    flags = join(e, plan, judged).columns
-    source = sources(e, here.numbers, flags, judged[0][1].valid)
+    flags = join(e, plan, [(site, patch) for site, (patch, _) in judged]).columns
+    patch, first = judged[0][1]
+    source = sources(e, here.numbers, flags, patch.valid, first)
     if early is None:
         return _Probed(source, flags)
     again = e.cast(e.peak(e.number(flags), 0, 1, keepdims=False), TensorProto.BOOL)

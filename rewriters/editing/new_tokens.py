@@ -43,10 +43,9 @@ class NewTokens:
         self.numbers = e.op("Expand", e.unsqueeze(count, 0), e.dims(tokens, 0, 2), role="numbers")
         """(B, S) int64, 0 to S - 1 in every sample."""
 
-    def of(self, site: Site, node: onnx.NodeProto, patch: SitePatch) -> SitePatch:
-        """The patch with scores, masks and validity of the new tokens only, (B, S).
-
-        The first valid token of a sequence scores -inf and is not in the masks.
+    def of(self, site: Site, node: onnx.NodeProto, patch: SitePatch) -> tuple[SitePatch, str]:
+        """The patch with scores, masks and validity of the new tokens only, (B, S); and the first valid token of each
+        sequence, (B, S) bool, nowhere in a call that does not begin it. It scores -inf and is not in the masks.
         """
         e = self._e
         places = self._by_lengths(node) if site.form == FORM else None
@@ -60,7 +59,7 @@ class NewTokens:
         companions = patch.companions and e.op("And", self._cut(patch.companions, places), judged)
         score = patch.score and e.op("Where", judged, self._cut(patch.score, places), e.constant(-np.inf))
         seen = patch.seen and self._cut(patch.seen, places)
-        return replace(patch, columns=columns, companions=companions, score=score, seen=seen, valid=valid)
+        return replace(patch, columns=columns, companions=companions, score=score, seen=seen, valid=valid), sink
 
     def _by_lengths(self, node: onnx.NodeProto) -> str:
         """(B, S) int64: columns of the new tokens."""
@@ -86,12 +85,13 @@ class NewTokens:
         return e.op("Equal", e.op("Add", self.numbers, start), first, role="first")
 
 
-def sources(e: Emitter, numbers: str, flags: str, valid: str | None) -> str:
+def sources(e: Emitter, numbers: str, flags: str, valid: str | None, first: str) -> str:
     """(B, S) int64: the token whose key and value each token gets.
 
     Args:
         numbers: (B, S) int64, 0 to S - 1.
         flags, valid: (B, S) bool; no flagged token is padding.
+        first: (B, S) bool, the first valid token of each sequence, which is not flagged.
     """
     healthy = e.op("Not", flags)
     if valid is not None:
@@ -106,4 +106,10 @@ def sources(e: Emitter, numbers: str, flags: str, valid: str | None) -> str:
     nearest = e.op("Max", e.op("Sub", up_to, one), e.constant(0, np.int64))
     neighbor = e.op("GatherElements", in_order, nearest, axis=1, role="neighbor")
     moves = e.op("And", flags, e.op("Greater", total, e.constant(0, np.int64)))
-    return e.op("Where", moves, neighbor, numbers, role="source")
+    source = e.op("Where", moves, neighbor, numbers)
+    origin = e.op("ArgMax", e.number(first), axis=1, keepdims=1, role="origin")
+    # In front of token 0 there is none; it is not flagged in a call that begins the sequence.
+    before = e.op("Max", e.op("Sub", numbers, one), e.constant(0, np.int64))
+    further = e.op("And", flags, e.op("GatherElements", flags, before, axis=1), role="further_of_a_run")
+    further = e.op("And", further, e.op("GatherElements", first, origin, axis=1))
+    return e.op("Where", further, origin, source, role="source")

@@ -16,11 +16,12 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
+from onnx import helper, numpy_helper
 
 from atpatch_onnx import inspect_model, patch, patch_model, unpatch_model
 from rewriters.editing.patcher import patch as patch_graph, unpatch as unpatch_graph
 from rewriters.finding.finder import find_sites
-from rewriters.plan import PatchPlan, SitePlan, Static
+from rewriters.plan import OneClass, PatchPlan, SitePlan, Static
 
 from ..documents import ROOT, blocks
 from ..rewriters.editing.healed import healed, source_of
@@ -90,8 +91,12 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def generate(path: Path) -> list[dict[str, np.ndarray]]:
-    """Prefill and greedy decode steps, the cache handed on as the caller's arrays."""
+def generate(path: Path, then: Path | None = None) -> list[dict[str, np.ndarray]]:
+    """Prefill and greedy decode steps, the cache handed on as the caller's arrays.
+
+    Args:
+        then: the graph of the decode steps, if it is another one.
+    """
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
@@ -117,6 +122,8 @@ def generate(path: Path) -> list[dict[str, np.ndarray]]:
             if name.startswith("present")
         }
         tokens, length = answer["logits"][:, -1:].argmax(-1), length + 1
+        if then is not None and len(answers) == 1:
+            session = ort.InferenceSession(str(then), options, providers=["CPUExecutionProvider"])
     return answers
 
 
@@ -295,6 +302,69 @@ def test_silent_healing_is_bit_identical_in_genai(
     assert not np.allclose(before[0], other[0], atol=1e-3) and np.isfinite(other[-1]).all()
 
 
+def heal_by_answer_row(model: Path, threshold: float, out: Path) -> Path:
+    """As `heal`, with detectors that read the answer row; one of them is shallow, and the other one deep."""
+    original = onnx.load(model, load_external_data=False)
+    sites = find_sites(original)[0]
+    mean, weight = np.zeros(HEADS, np.float32), np.ones((HEADS, 1), np.float32)
+    detector = OneClass(mean, weight, squared=False, offset=0.0, probes=(), answer_row=True)
+    group = tuple(site.id for site in sites)
+    plans = {name: SitePlan(detector) for name in group}
+    plan = PatchPlan(plans, threshold, passes="two", groups=(group,), joint="sum", mend="heal")
+    shutil.copytree(model.parent, out)
+    onnx.save(patch_graph(original, plan, sites), out / "model.onnx")
+    return out / "model.onnx"
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["shared buffer", "growing cache"])
+@pytest.mark.parametrize(("family", "precision"), [("llama", "fp32"), ("llama", "int4"), ("gemma2", "fp32")])
+def test_silent_detectors_of_the_answer_row_change_no_bit_in_genai(
+    built: Path, tmp_path: Path, family: str, precision: str, shared: bool
+) -> None:
+    if (family, shared) == ("gemma2", False):
+        pytest.skip("genai cannot run the original so")
+    model = built / f"{family}-{precision}" / "model.onnx"
+    silent, firing = (heal_by_answer_row(model, bar, tmp_path / str(bar)) for bar in (1e6, 3.0))
+    before, after, other = (genai_logits(path.parent, shared, 8) for path in (model, silent, firing))
+    assert all(np.array_equal(one, two) for one, two in zip(before, after, strict=True))
+    assert not np.allclose(before[0], other[0], atol=1e-3)
+
+
+def with_rows_of(model: onnx.ModelProto, source: list[int]) -> onnx.ModelProto:
+    """A graph for prompts only, in which every projection to keys or values gives each token the row of its source."""
+    healed_ = onnx.ModelProto()
+    healed_.CopyFrom(model)
+    healed_.graph.initializer.append(numpy_helper.from_array(np.array(source), "source"))
+    nodes = []
+    for node in model.graph.node:
+        nodes.append(node)
+        if "_proj/MatMul" in node.name and node.name.split("/")[-2] in ("k_proj", "v_proj"):
+            (name,) = node.output
+            nodes[-1] = onnx.NodeProto()
+            nodes[-1].CopyFrom(node)
+            nodes[-1].output[0] = f"{name}/before"
+            nodes.append(helper.make_node("Gather", [f"{name}/before", "source"], [name], axis=1))
+    assert len(nodes) == len(model.graph.node) + 2 * LAYERS
+    del healed_.graph.node[:]
+    healed_.graph.node.extend(nodes)
+    return healed_
+
+
+def test_four_bit_weights_are_healed_as_in_a_graph_with_healed_rows(built: Path, tmp_path: Path) -> None:
+    """The prompt runs in that graph; steps of generation in the original, on its cache."""
+    model = built / "qwen3-int4" / "model.onnx"
+    got = generate(heal(model, (3, 4), tmp_path / "healed"))
+    graph = onnx.load(model, load_external_data=False)
+    assert any(node.op_type == "MatMulNBits" and "k_proj" in node.name for node in graph.node)
+    oracle = shutil.copytree(model.parent, tmp_path / "oracle") / "prompt.onnx"
+    onnx.save(with_rows_of(graph, [0, 1, 2, 2, 0, 5, 6]), oracle)
+    want = generate(oracle, then=model)
+    assert np.abs(got[0]["logits"] - generate(model)[0]["logits"]).max() > 1e-2
+    for one, other in zip(got, want, strict=True):
+        for name, array in other.items():
+            np.testing.assert_allclose(one[name], array, atol=1e-4 * np.abs(array).max(), rtol=0, err_msg=name)
+
+
 @pytest.mark.parametrize("columns", [(3,), (3, 4)], ids=str)
 @pytest.mark.parametrize("family", [*FAMILIES, *WITH_OTHER_PROJECTIONS])
 def test_healing_agrees_with_torch(built: Path, tmp_path: Path, family: str, columns: tuple[int, ...]) -> None:
@@ -352,7 +422,7 @@ def test_samples_are_healed_as_if_alone(
         cache = {name.replace("present", "past_key_values"): answer[name] for name in names if name != "logits"}
         for sample, (start, count) in enumerate(zip(done, new, strict=True)):
             flags = np.isin(np.arange(start, start + count), columns)[None] & (size > 1)
-            with torch.no_grad(), healed(model, source_of(flags, np.ones_like(flags))):
+            with torch.no_grad(), healed(model, source_of(flags, np.ones_like(flags), begins=start == 0)):
                 own = torch.from_numpy(tokens[sample : sample + 1, :count])
                 want = model(input_ids=own, past_key_values=caches[sample], use_cache=True).logits[0].numpy()
             np.testing.assert_allclose(

@@ -21,14 +21,14 @@ BATCH = 8
 
 
 def source(flagged: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """(K,) whose key and value each token gets: its own, or where it is flagged those of the nearest unflagged token to
-    the left, else to the right, else its own. The first token is never flagged.
+    """(K,) whose key and value each token gets: its own; where it is flagged those of the token to its left, or behind
+    a flagged token those of the first one, which is never flagged.
     """
     flags = flagged.copy()
     flags[0] = False
     found = np.arange(len(flags))
     for at in np.flatnonzero(flags):
-        found[at] = np.flatnonzero(~flags[:at])[-1]  # the first token is always there
+        found[at] = 0 if flags[at - 1] else at - 1
     return found
 
 

@@ -14,8 +14,13 @@ SEPARATE = ("k_proj", "v_proj", "k", "v")
 """What models call projections of keys and of values."""
 
 
-def source_of(flags: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """For flags and valid tokens (B, S): the nearest healthy token to the left, else to the right, else itself."""
+def source_of(flags: np.ndarray, valid: np.ndarray, begins: bool = True) -> np.ndarray:
+    """For flags and valid tokens (B, S): the nearest healthy token to the left, else to the right, else itself; behind
+    a flagged token the first valid one.
+
+    Args:
+        begins: the sequences begin in this call.
+    """
     source = np.tile(np.arange(flags.shape[1]), (len(flags), 1))
     for row, (flagged, real) in enumerate(zip(flags, valid, strict=True)):
         healthy = [token for token in range(len(flagged)) if real[token] and not flagged[token]]
@@ -23,6 +28,8 @@ def source_of(flags: np.ndarray, valid: np.ndarray) -> np.ndarray:
             left = [other for other in healthy if other < token]
             right = [other for other in healthy if other > token]
             source[row, token] = left[-1] if left else right[0] if right else token
+            if begins and token > 0 and flagged[token - 1]:
+                source[row, token] = np.flatnonzero(real)[0]
     return source
 
 

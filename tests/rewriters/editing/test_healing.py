@@ -90,7 +90,7 @@ def in_torch(family: str, answers: list[dict[str, np.ndarray]]) -> list[dict[str
     for answer in answers:
         flags = next(array for name, array in answer.items() if name.startswith("atpatch_columns/"))
         valid = answer["attention_mask"][:, -flags.shape[1] :] != 0
-        with torch.no_grad(), healed(model, source_of(flags, valid), WIDTH):
+        with torch.no_grad(), healed(model, source_of(flags, valid, begins=not past), WIDTH):
             result = step(model, *(torch.from_numpy(answer[name]) for name in ("input_ids", "attention_mask")), *past)
         past = list(result[1:])
         expected.append(dict(zip(["logits", *PRESENT], (value.numpy() for value in result), strict=True)))
