@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from rewriters.model.external_data import bring_file
 from rewriters.model.folders import members
 
-from ..errors import BAD_OPTION
+from ..errors import BAD_OPTION, SOURCE_UNUSABLE
 from .options import ExportOptions
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def companions(source: str) -> dict[str, Path]:
     """Name → file, of what comes along from a folder or from the hub.
 
     Raises:
-        AtpatchError: ATP021 and ATP027 for what is in a folder.
+        AtpatchError: ATP021 and ATP027 for what is in a folder, ATP070 where there is none.
     """
     if Path(source).is_dir():
         return {one.path: one.origin for one in members(Path(source)) if one.path in _COMPANIONS and one.origin}
@@ -86,7 +86,12 @@ def companions(source: str) -> dict[str, Path]:
         "_raise_exceptions_for_missing_entries": False,
         "_raise_exceptions_for_connection_errors": False,
     }
-    found = {name: cached_file(source, name, **missing) for name in _COMPANIONS}
+    try:
+        found = {name: cached_file(source, name, **missing) for name in _COMPANIONS}
+    except OSError as error:  # no name that the hub could have
+        raise SOURCE_UNUSABLE(
+            f"{source!r} is not a folder, and no name of a model on the hub", "give the folder of the model"
+        ) from error
     return {name: Path(path).resolve() for name, path in found.items() if path is not None}
 
 

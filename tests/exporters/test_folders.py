@@ -107,6 +107,7 @@ def test_a_decoder_with_a_head_of_classes(folder, tmp_path):
         ("llama", "missing/served/", [], "ATP019"),
         ("bart encoder", "served/", ["--task", "seq2seq-decoder"], "ATP060"),
         ("json:loads", "served/", [], "ATP060"),
+        ("no-such-folder/", "served/", [], "ATP070"),
     ],
 )
 def test_refusals_leave_nothing(folder, tmp_path, atpatch, name, output, options, code):
