@@ -63,7 +63,12 @@ class Doses(click.ParamType[Any]):
     metavar="FILE",
     help="Also write every row with every value of the attribute, for 'compare --flips'.",
 )
-@click.option("--target", type=int, metavar="CLASS", help="Class that the trigger leads to; its rows get no trigger.")
+@click.option(
+    "--target",
+    type=int,
+    metavar="CLASS",
+    help="Class that the trigger leads to; its rows get no trigger. May be left out with --trigger: it is found then.",
+)
 @click.option(
     "--tokenizer", type=click.Path(), metavar="FOLDER", help="Texts: folder with tokenizer.json or vocab.txt."
 )

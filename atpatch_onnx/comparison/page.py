@@ -80,8 +80,12 @@ def page_context(comparison: Comparison) -> dict[str, Any]:
 
 
 def _model_name(comparison: Comparison, name: str) -> str:
-    path = comparison.setup["models"][name]["path"]
-    return os.path.basename(path) if path else f"{name}, in memory"
+    paths = {one: facts["path"] or "" for one, facts in comparison.setup["models"].items()}
+    path, file = paths[name], os.path.basename(paths[name])
+    # Models of two folders often have one name.
+    alike = sum(os.path.basename(one) == file for one in paths.values()) > 1
+    folder = os.path.basename(os.path.dirname(path))
+    return f"{name}, in memory" if not path else f"{folder}/{file}" if alike and folder else file
 
 
 def _cell(text: str | None) -> tuple[str, str]:
