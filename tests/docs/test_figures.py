@@ -144,7 +144,11 @@ def test_the_readme_names_what_less_knowledge_leaves() -> None:
     clean, dotted = (held("clean-rows", "attacks", form, "asr_star") for form in ("1 copy", "with a full stop"))
     assert f"no known trigger {clean:.1f} % of the attacks are left, also where the trigger is repeated" in words
     assert all(held("clean-rows", "attacks", f"{copies} copies", "asr_star") <= clean for copies in (2, 4, 8))
-    assert f"but {dotted:.1f} % where a full stop follows it" in words
+    dot = held("doses-cf", "marks only", "with a full stop")
+    assert (
+        f"but {dotted:.1f} % where a full stop follows it (a full stop without the trigger changes {dot:.1f} %)"
+        in words
+    )
     nothing, twice = held("no-data", "attacks", "1 copy", "asr_star"), held("no-data", "clean", "flagged")
     assert f"on random tokens: {nothing:.1f} % are left, and {twice:.0f} % of the clean requests run twice" in words
 
