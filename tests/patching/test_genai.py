@@ -331,19 +331,22 @@ def test_silent_detectors_of_the_answer_row_change_no_bit_in_genai(
 
 
 def with_rows_of(model: onnx.ModelProto, source: list[int]) -> onnx.ModelProto:
-    """A graph for prompts only, in which every projection to keys or values gives each token the row of its source."""
+    """A graph for prompts only, in which each token has the keys and values of its source, wherever a projection is
+    split into queries, keys and values.
+    """
     healed_ = onnx.ModelProto()
     healed_.CopyFrom(model)
     healed_.graph.initializer.append(numpy_helper.from_array(np.array(source), "source"))
     nodes = []
     for node in model.graph.node:
         nodes.append(node)
-        if "_proj/MatMul" in node.name and node.name.split("/")[-2] in ("k_proj", "v_proj"):
-            (name,) = node.output
-            nodes[-1] = onnx.NodeProto()
-            nodes[-1].CopyFrom(node)
-            nodes[-1].output[0] = f"{name}/before"
-            nodes.append(helper.make_node("Gather", [f"{name}/before", "source"], [name], axis=1))
+        if node.name.endswith("qkv_proj/Split"):
+            twin = onnx.NodeProto()
+            twin.CopyFrom(node)
+            nodes[-1] = twin
+            for place in (1, 2):
+                twin.output[place] += "/before"
+                nodes.append(helper.make_node("Gather", [twin.output[place], "source"], [node.output[place]], axis=1))
     assert len(nodes) == len(model.graph.node) + 2 * LAYERS
     del healed_.graph.node[:]
     healed_.graph.node.extend(nodes)
@@ -355,7 +358,7 @@ def test_four_bit_weights_are_healed_as_in_a_graph_with_healed_rows(built: Path,
     model = built / "qwen3-int4" / "model.onnx"
     got = generate(heal(model, (3, 4), tmp_path / "healed"))
     graph = onnx.load(model, load_external_data=False)
-    assert any(node.op_type == "MatMulNBits" and "k_proj" in node.name for node in graph.graph.node)
+    assert any(node.op_type == "MatMulNBits" and "qkv_proj" in node.name for node in graph.graph.node)
     oracle = shutil.copytree(model.parent, tmp_path / "oracle") / "prompt.onnx"
     onnx.save(with_rows_of(graph, [0, 1, 2, 2, 0, 5, 6]), oracle)
     want = generate(oracle, then=model)
