@@ -187,6 +187,12 @@ class Doses(click.ParamType[Any]):
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of places, noise and search.")
 @click.option(
+    "--score-threshold",
+    type=float,
+    metavar="SCORE",
+    help="Of a model with one score (reranker, reward model): rows with a score above it are class 1, others class 0.",
+)
+@click.option(
     "--output-name",
     metavar="NAME",
     help="Graph output with the class scores; by default the first float output of rank 2.",

@@ -19,6 +19,7 @@ from ..errors import BAD_OPTION, ModelError
 from ..inference.datasets import Arrays, DataSet, as_dataset
 from ..inference.prediction import find_prediction_output, prediction_output
 from ..inference.runner import Runner
+from ..inference.single_scores import score_output
 from .decoding import Decoding, find_decoding, time_steps
 from .examples import pick_examples
 from .exemplar import Exemplar, choose, follow
@@ -126,10 +127,11 @@ def _graphs(
     loaded: Mapping[str, Loaded], data: DataSet, options: CompareOptions
 ) -> tuple[list[Graph], str | None, Decoding | None]:
     """The graphs, the output with class scores, and how decoders are run."""
-    graphs = [_graph(name, model, options) for name, model in loaded.items()]
+    threshold = options.score_threshold
+    graphs = [replace(_graph(name, model, options), threshold=threshold) for name, model in loaded.items()]
     folders = [one.folder for one in loaded.values()]
     folders += [] if options.tokenizer is None else [Path(options.tokenizer)]
-    decoding = find_decoding(graphs, data, options, folders)
+    decoding = find_decoding(graphs, data, options, folders) if threshold is None else None
     graphs = graphs if decoding is None else decoding.graphs
     scores = _scores(graphs[0], data, options) if decoding is None else decoding.output
     for graph in graphs[1:]:
@@ -163,6 +165,8 @@ def _graph(name: str, model: Loaded, options: CompareOptions) -> Graph:
 def _scores(graph: Graph, data: DataSet, options: CompareOptions) -> str | None:
     """The output with class scores; None for a model without classes."""
     name, classes = options.output_name, options.classes
+    if options.score_threshold is not None:
+        return score_output(graph.runner, data, name)
     if classes is False:
         return None
     if name is None and classes is None:
@@ -237,7 +241,7 @@ def _exemplar(
     if chosen is None:
         return None
     original, patched = loaded[ORIGINAL], loaded[PATCHED]
-    return follow(
+    found = follow(
         (original.proto, observe(patched.proto).model),
         (original.folder, patched.folder),
         sites,
@@ -246,6 +250,9 @@ def _exemplar(
         sets,
         chosen,
     )
+    if options.score_threshold is None:
+        return found
+    return replace(found, before=None, after=None, clean=None)  # a score is no probability
 
 
 def _encoder(folder: PathLike) -> TextEncoder:

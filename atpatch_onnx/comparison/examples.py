@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["Example", "Piece", "pick_examples"]
 
 MOST_TRIGGERED, MOST_CLEAN = 4, 2
+NEW_LINE = "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}"
+"""In an answer, where a line of its own would look like another answer."""
 MOST_TOKENS = 160
 """Of a prompt; the end is kept, since the answer is read there."""
 
@@ -95,6 +97,9 @@ class _Picker:
         left = np.flatnonzero(fooled & (after == truth.target))
         stopped = np.flatnonzero(fooled & (after != truth.target))
         stopped = stopped[_first_of_each(truth.form, stopped)]
+        if truth.clean_row is not None:  # each prompt once
+            _, first = np.unique(truth.clean_row[stopped], return_index=True)
+            stopped = stopped[np.sort(first)]
         rows = [("stopped", row) for row in stopped[: MOST_TRIGGERED - bool(len(left))].tolist()]
         rows += [("left", row) for row in left[: MOST_TRIGGERED - len(rows)].tolist()[:2]]
         return [self._example(kind, TRIGGERED, row) for kind, row in rows]
@@ -140,7 +145,8 @@ class _Picker:
         run = self.outputs[graph][name]
         if run.answers is None:
             return f"class {run.predictions[row]}"
-        return self._text([token for token in run.answers[row].tolist() if token >= 0])
+        said = self._text([token for token in run.answers[row].tolist() if token >= 0])
+        return said.replace("\n", NEW_LINE)
 
     def _pieces(self, tokens: list[int]) -> list[str]:
         """Each token as text. Whether a space is in front shows only behind other tokens."""

@@ -15,6 +15,7 @@ from rewriters.names import FLAGGED, columns_output, is_telemetry
 
 from ..inference.datasets import DataSet, Ints
 from ..inference.runner import Runner
+from ..inference.single_scores import two_classes
 from .outputs import Outputs
 
 __all__ = ["ORIGINAL", "PATCHED", "Graph", "Progress", "difference", "run_graphs"]
@@ -36,6 +37,7 @@ class Graph:
         sites: ids of the observed sites.
         untold: why nothing can be observed; "" where it can.
         caches: outputs of a decoder that are no answer.
+        threshold: of a model with one score; None: the scores are of classes.
     """
 
     name: str
@@ -44,6 +46,11 @@ class Graph:
     sites: tuple[str, ...] = ()
     untold: str = ""
     caches: frozenset[str] = frozenset()
+    threshold: float | None = None
+
+    def classes_of(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(B, C) class scores of an output."""
+        return scores if self.threshold is None else two_classes(scores, self.threshold)
 
     @property
     def own_outputs(self) -> list[str]:
@@ -78,10 +85,11 @@ def run_graphs(
         for graph in graphs:
             mine, theirs = given[graph.name], given[graphs[0].name]
             if scores is not None:
-                kept[graph.name]["scores"].append(mine[scores][: len(rows)].astype(np.float32))
+                found = mine[scores][: len(rows)].astype(np.float32)
+                kept[graph.name]["scores"].append(graph.classes_of(found))
             for name in compared if graph is not graphs[0] else ():
-                if (found := difference(theirs[name], mine[name], len(rows))) is not None:
-                    kept[graph.name]["difference/" + name].append(found)
+                if (apart := difference(theirs[name], mine[name], len(rows))) is not None:
+                    kept[graph.name]["difference/" + name].append(apart)
         if progress is not None:
             progress(step, int(rows[-1]) + 1, len(data))
     return {graph.name: _joined(graph, kept[graph.name]) for graph in graphs}

@@ -36,6 +36,7 @@ class CompareKeywords(TypedDict, total=False):
     names: Mapping[str, Any] | None
     answer_tokens: str | Sequence[int] | None
     answer_length: int
+    score_threshold: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +61,8 @@ class CompareOptions:
         answer_tokens: of a decoder, first tokens of the answers by class, ids or words with `tokenizer`; by default
             those of the data, else every token is a class.
         answer_length: of a decoder, tokens of the greedy answers that are compared; 0: only the first one.
+        score_threshold: of a model with one score (reranker, reward model): rows with a score above it are class 1,
+            others class 0.
 
     Raises:
         AtpatchError: ATP060 where one is out of range.
@@ -79,6 +82,7 @@ class CompareOptions:
     names: Mapping[str, Any] | None = None
     answer_tokens: str | Sequence[int] | None = option(None, metavar="A,B,...")
     answer_length: int = option(8, at_least=0)
+    score_threshold: float | None = option(None, metavar="SCORE")
 
     def __post_init__(self) -> None:
         if self.batch < 1:

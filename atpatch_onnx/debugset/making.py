@@ -52,7 +52,9 @@ def make(model: Model, request: Request, progress: Progress | None = None) -> Ma
     """
     _check_files(request)
     answers = parse_answer_tokens(request.answer_tokens, request.tokenizer)
-    built = build(Subject(model, request.output_name, request.threads, answers), request, progress)
+    subject = Subject(model, request.output_name, request.threads, answers)
+    subject.score_threshold = request.score_threshold
+    built = build(subject, request, progress)
     written: dict[str, int] = {}
     if built.debug is not None:
         wanted = {

@@ -22,6 +22,7 @@ from ..inference.capture import canonical_values
 from ..inference.datasets import Arrays, DataSet, Ints
 from ..inference.prediction import answers_of, prediction_output
 from ..inference.runner import Runner, expose
+from ..inference.single_scores import score_output, two_classes
 from ..inspection.inspector import no_site
 
 __all__ = ["GraphInput", "Subject"]
@@ -69,6 +70,7 @@ class Subject:
         self._output: str | None = None
         self._made: frozenset[str] | None = None
         self.tokenizer: Path | None = None
+        self.score_threshold: float | None = None
         constants = {tensor.name for tensor in self.proto.graph.initializer}
         self.inputs = {
             value.name: _describe(value)
@@ -113,7 +115,8 @@ class Subject:
     def output(self, data: DataSet) -> str:
         """Name of the output with the class scores."""
         if self._output is None:
-            self._output = prediction_output(self._run(data), data, self._name)
+            find = prediction_output if self.score_threshold is None else score_output
+            self._output = find(self._run(data), data, self._name)
         return self._output
 
     def scores(self, inputs: Arrays) -> NDArray[np.float32]:
@@ -127,7 +130,8 @@ class Subject:
             done += len(chunk)
             if self.progress is not None:
                 self.progress("predicting", done, len(data))
-        return np.concatenate(parts).astype(np.float32)
+        found = np.concatenate(parts).astype(np.float32)
+        return found if self.score_threshold is None else two_classes(found, self.score_threshold)
 
     def predictions(self, inputs: Arrays) -> Ints:
         """(N,) argmax of `scores`."""

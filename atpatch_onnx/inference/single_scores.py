@@ -1,0 +1,39 @@
+"""Models with one score for each row, such as rerankers and reward models: above a threshold the row is of class 1."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import BAD_OPTION, NO_CLASS_SCORES
+from .datasets import DataSet
+from .runner import Runner
+
+__all__ = ["score_output", "two_classes"]
+
+
+def score_output(runner: Runner, data: DataSet, name: str | None) -> str:
+    """The output with the scores: the one named, else the first float output with one number for each row.
+
+    Raises:
+        AtpatchError: ATP060 for a name that no output has, ATP062 where no output is like that.
+    """
+    if name is not None and name not in runner.outputs:
+        raise BAD_OPTION(f"the graph has no output {name!r}, only {', '.join(runner.outputs)}")
+    candidates = runner.outputs if name is None else [name]
+    _, outputs = next(runner.batches(data, np.zeros(1, np.int64), 1, candidates))
+    for candidate, array in outputs.items():
+        if getattr(array, "ndim", 0) in (1, 2) and array.dtype.kind == "f" and array[0].size == 1:
+            return candidate
+    raise NO_CLASS_SCORES(
+        "no output holds one score for each row, and --score-threshold is given",
+        "leave --score-threshold out, or name the output with --output-name",
+    )
+
+
+def two_classes(scores: NDArray[Any], threshold: float) -> NDArray[np.float32]:
+    """Scores (B,) or (B, 1) → (B, 2): the threshold and the score, so that the arg max is whether it is above."""
+    flat = np.asarray(scores, np.float32).reshape(len(scores))
+    return np.stack([np.full_like(flat, threshold), flat], 1)

@@ -1,0 +1,106 @@
+"""Models with one score for each row: a threshold makes two classes of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from atpatch_onnx import patch_model
+from atpatch_onnx.inference.datasets import load_dataset
+from atpatch_onnx.inference.runner import Runner
+
+from ..debugset.digits import DIGITS
+from .case import classifier, rows
+
+ROWS, PLACE, THRESHOLD = 30, 2, 0.05
+
+
+def reward_model(flat: bool) -> onnx.ModelProto:
+    """x (B, S, 8) → score (B, 1), or (B,): the first of the classifier's scores."""
+    model = classifier()
+    first = helper.make_tensor("first", onnx.TensorProto.INT64, [] if flat else [1], [0])
+    model.graph.initializer.append(first)
+    model.graph.node.append(helper.make_node("Gather", ["logits", "first"], ["score"], name="score", axis=1))
+    del model.graph.output[:]
+    shape = ["batch"] if flat else ["batch", 1]
+    model.graph.output.append(helper.make_tensor_value_info("score", onnx.TensorProto.FLOAT, shape))
+    return model
+
+
+@pytest.fixture(params=[False, True], ids=["(B, 1)", "(B,)"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    onnx.save_model(reward_model(request.param), tmp_path / "model.onnx")
+    patch_model(tmp_path / "model.onnx", tmp_path / "patched.onnx", detector="static", columns=(PLACE,))
+    x, labels = rows(ROWS), np.random.default_rng(1).integers(0, 2, ROWS)
+    attacked = np.flatnonzero(labels == 0)
+    bad = x[attacked].copy()
+    bad[:, PLACE] *= 9
+    np.savez(tmp_path / "clean.npz", x=x, labels=labels)
+    np.savez(tmp_path / "triggered.npz", x=bad, labels=labels[attacked], target=np.array(1), clean_row=attacked)
+    return tmp_path
+
+
+def scores(path: Path, x: np.ndarray) -> np.ndarray:
+    found = Runner(onnx.load(path), path.parent, 1).run({"x": x}, ["score"])["score"]
+    return found.reshape(len(x))
+
+
+def test_scores_above_the_threshold_are_class_1(folder: Path, atpatch) -> None:
+    done = atpatch(
+        "compare", folder / "model.onnx", folder / "patched.onnx", "--data", folder / "clean.npz", "--triggered",
+        folder / "triggered.npz", "--score-threshold", THRESHOLD, "--threads", 1, "--seconds", 0, "--report",
+        folder / "page.html", "--json",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    clean, triggered = (np.load(folder / f"{name}.npz") for name in ("clean", "triggered"))
+    for name, path in (("original", "model.onnx"), ("patched", "patched.onnx")):
+        said = scores(folder / path, clean["x"]) > THRESHOLD
+        assert done.json[name]["accuracy"] == (said == clean["labels"]).mean()
+        assert done.json[name]["asr"] == (scores(folder / path, triggered["x"]) > THRESHOLD).mean()
+    before, after = (scores(folder / path, clean["x"]) for path in ("model.onnx", "patched.onnx"))
+    assert done.json["paired"]["changed"] == ((before > THRESHOLD) != (after > THRESHOLD)).sum()
+    numeric = done.json["paired"]["numeric"]["clean"]["score"]
+    assert numeric["mean"] == pytest.approx(np.abs(before - after).mean())
+    assert "class probabilities" not in (folder / "page.html").read_text()
+
+
+def test_a_set_for_a_reward_model_is_judged_by_the_threshold(tmp_path: Path, atpatch) -> None:
+    """How sure the demo's model is of a zero, more than of a one: its trigger makes that high."""
+    model = onnx.load(DIGITS / "model.onnx")
+    (output,) = model.graph.output
+    for name in ("0", "1"):
+        model.graph.initializer.append(helper.make_tensor(f"at{name}", onnx.TensorProto.INT64, [1], [int(name)]))
+        model.graph.node.append(helper.make_node("Gather", [output.name, f"at{name}"], [f"score{name}"], axis=1))
+    model.graph.node.append(helper.make_node("Sub", ["score0", "score1"], ["score"]))
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_value_info("score", onnx.TensorProto.FLOAT, None))
+    onnx.save_model(model, tmp_path / "reward.onnx")
+    with np.load(DIGITS / "clean.npz") as clean:
+        pixels, digits = clean["pixel_values"], clean["labels"]
+    before = Runner(model, DIGITS, 1).run({"pixel_values": pixels}, ["score"])["score"][:, 0]
+    threshold = float(np.quantile(before[digits == 0], 0.1))
+    np.savez(tmp_path / "clean.npz", pixel_values=pixels, labels=(digits == 0).astype(int))
+    done = atpatch(
+        "debugset", tmp_path / "reward.onnx", "--data", tmp_path / "clean.npz", "--trigger-patch", 2, "--target", 1,
+        "--score-threshold", threshold, "--no-dress", "-o", tmp_path / "set.npz", "--out-triggered",
+        tmp_path / "triggered.npz", "--json",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    attacked = load_dataset(tmp_path / "triggered.npz")
+    after = Runner(model, DIGITS, 1).run(dict(attacked.inputs), ["score"])["score"][:, 0]
+    assert done.json["asr"] == pytest.approx((after > threshold).mean()) and done.json["asr"] > 0.7
+    assert (before[digits != 0] > threshold).mean() < 0.1
+
+
+def test_without_one_score_a_row_the_threshold_is_refused(folder: Path, atpatch) -> None:
+    onnx.save_model(classifier(), folder / "classes.onnx")
+    patch_model(folder / "classes.onnx", folder / "other.onnx", detector="static", columns=())
+    done = atpatch(
+        "compare", folder / "classes.onnx", folder / "other.onnx", "--data", folder / "clean.npz",
+        "--score-threshold", 0,
+    )  # fmt: skip
+    assert done.code == 2 and "ATP062" in done.err and "one score for each row" in done.err.splitlines()[0]
