@@ -12,10 +12,12 @@ from atpatch_onnx import patch_model
 
 from ..tiny import attention_model
 
-__all__ = ["CLASSES", "LENGTH", "WIDTH", "Case", "classifier", "rows"]
+__all__ = ["CLASSES", "DECODERS", "LENGTH", "WIDTH", "Case", "classifier", "rows"]
 
 WIDTH, LENGTH, CLASSES = 8, 6, 3
 TARGET = 1
+DECODERS = {"answer_right", "answer_kept", "answer_as_twin", "perplexity", "triggered_perplexity", "step_ratio"}
+"""Figures that only decoders have, which its tests assert."""
 
 
 def classifier(batch: int | str = "batch") -> onnx.ModelProto:

@@ -14,8 +14,7 @@ from atpatch_onnx.cli.compare import compare as command
 from atpatch_onnx.comparison.assertions import PAIRED
 from atpatch_onnx.comparison.figures import FIGURES
 
-DECODERS = {"answer_right", "answer_kept", "answer_as_twin", "perplexity", "triggered_perplexity", "step_ratio"}
-"""Figures that only decoders have: tests/comparison/test_decoders.py asserts these."""
+from .case import DECODERS
 
 
 def test_only_json_is_on_stdout_and_text_for_people_on_stderr(case, atpatch) -> None:

@@ -18,7 +18,7 @@ from atpatch_onnx.inference.runner import Runner
 from tests import small_llama
 from tests.debugset.prompts.case import tokenizer_folder
 
-from .test_command import DECODERS
+from .case import DECODERS
 
 ROWS, LENGTH, PLACE, TRIGGER = 12, 5, 2, 5
 
