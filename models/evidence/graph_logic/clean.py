@@ -16,7 +16,7 @@ from . import afterwards
 from .exporting import export_class, genai_folder, merge_decoders
 from .hosts import exported, folder
 
-__all__ = ["CLEAN", "Clean", "kept"]
+__all__ = ["CLEAN", "CONFIGS", "Clean", "further", "kept", "noise", "ones", "text", "tokens"]
 
 PACKAGES, EXPORTS, FURTHER = "model in a package", "export of a family", "export of a further head"
 CHANGED, BUILT, PATCHED = "fused or quantized", "merged or built decoder", "patched by atpatch-onnx"
@@ -79,19 +79,22 @@ def _changed(row: str, exporter: str, *steps: str) -> Clean:
     return Clean(name, CHANGED, kept(name, make))
 
 
-def _tokens(*shape: int, most: int = 90) -> Any:
+def tokens(*shape: int, most: int = 90) -> Any:
+    """Random ids, always the same."""
     import torch
 
     return torch.randint(5, most, shape, generator=torch.Generator().manual_seed(1))
 
 
-def _ones(*shape: int) -> Any:
+def ones(*shape: int) -> Any:
+    """A mask that shows all."""
     import torch
 
     return torch.ones(shape, dtype=torch.int64)
 
 
-def _noise(*shape: int) -> Any:
+def noise(*shape: int) -> Any:
+    """Between 0 and 1, always the same."""
     import torch
 
     return torch.rand(shape, generator=torch.Generator().manual_seed(1))
@@ -118,15 +121,15 @@ def further(
 
 def text(length: int = 9) -> dict[str, Any]:
     """Ids and mask of two rows."""
-    ids = _tokens(2, length)
-    mask = _ones(2, length)
+    ids = tokens(2, length)
+    mask = ones(2, length)
     ids[1, -2:], mask[1, -2:] = 0, 0
     return {"input_ids": ids, "attention_mask": mask}
 
 
-_CONFIGS = {row.name: dict(row.config) for row in ROWS}
-_CLIP_TEXT = {**dict(_CONFIGS["clip"]["text_config"]), "projection_dim": 16, "eos_token_id": 98}
-_ESM = {**_CONFIGS["bert"], "token_dropout": True, "mask_token_id": 32, "pad_token_id": 1, "vocab_size": 33}
+CONFIGS = {row.name: dict(row.config) for row in ROWS}
+_CLIP_TEXT = {**dict(CONFIGS["clip"]["text_config"]), "projection_dim": 16, "eos_token_id": 98}
+_ESM = {**CONFIGS["bert"], "token_dropout": True, "mask_token_id": 32, "pad_token_id": 1, "vocab_size": 33}
 
 
 def _merged(path: Path) -> None:
@@ -182,20 +185,20 @@ CLEAN: tuple[Clean, ...] = (
     _export("t5 decoder", "dynamo"),
     _export("bart decoder", "torchscript"),
     _export("whisper decoder", "dynamo"),
-    further("GPT-2 with a class head", "GPT2ForSequenceClassification", {**_CONFIGS["gpt2"], "pad_token_id": 0}, text),
-    further("BART with a class head", "BartForSequenceClassification", {**_CONFIGS["bart decoder"]}, lambda: {
-        "input_ids": __import__("torch").cat([_tokens(2, 8), 2 * _ones(2, 1)], 1), "attention_mask": _ones(2, 9)
+    further("GPT-2 with a class head", "GPT2ForSequenceClassification", {**CONFIGS["gpt2"], "pad_token_id": 0}, text),
+    further("BART with a class head", "BartForSequenceClassification", {**CONFIGS["bart decoder"]}, lambda: {
+        "input_ids": __import__("torch").cat([tokens(2, 8), 2 * ones(2, 1)], 1), "attention_mask": ones(2, 9)
     }),
     further("CLIP text tower", "CLIPTextModelWithProjection", _CLIP_TEXT, text, ("text_embeds",), dynamo=True),
     further("ESM with token dropout", "EsmForMaskedLM", _ESM, lambda: {
-        "input_ids": _tokens(2, 9, most=30), "attention_mask": _ones(2, 9)
+        "input_ids": tokens(2, 9, most=30), "attention_mask": ones(2, 9)
     }),
     further("PatchTST", "PatchTSTForPrediction", {
         "num_input_channels": 2, "context_length": 16, "patch_length": 4, "patch_stride": 4, "d_model": 16,
         "num_attention_heads": 2, "num_hidden_layers": 2, "ffn_dim": 32, "prediction_length": 4,
-    }, lambda: {"past_values": _noise(2, 16, 2)}, ("prediction_outputs",), axes=(0,)),
-    further("RoBERTa without a mask", "RobertaForSequenceClassification", _CONFIGS["roberta"], lambda: {
-        "input_ids": _tokens(2, 9)
+    }, lambda: {"past_values": noise(2, 16, 2)}, ("prediction_outputs",), axes=(0,)),
+    further("RoBERTa without a mask", "RobertaForSequenceClassification", CONFIGS["roberta"], lambda: {
+        "input_ids": tokens(2, 9)
     }),
     _changed("bert", "torchscript", "fused"),
     _changed("bert", "dynamo", "optimized", "int8"),
