@@ -64,7 +64,7 @@ def merge(taint: Taint, step: Step, read: list[State]) -> State:
     made = made.minus(Bits.HIDES)
     if made.bits & Bits.BOOLEAN and all(_is(taint, value, 1) for value in constants):
         return made
-    return made if all(_is(taint, value, 0) for value in constants) else made.plus(Bits.SHIFT).minus(Bits.BOOLEAN)
+    return made if _near_zero(taint, constants) else made.plus(Bits.SHIFT).minus(Bits.BOOLEAN)
 
 
 def _scaled(taint: Taint, step: Step, made: State, constants: list[int], several: bool) -> State:
@@ -81,7 +81,7 @@ def _scaled(taint: Taint, step: Step, made: State, constants: list[int], several
         result = taint.values.dims(step.outputs[0])
         wide = (taint.values.last(value) or 0) >= _WIDE
         grows = data and result and (data[-1] == 1 or len(data) < len(result))
-        if wide and grows and not made.bits & (Bits.TEST | Bits.WHOLE):
+        if wide and grows and not made.bits & (Bits.TEST | Bits.WHOLE | Bits.NONLINEAR):
             taint.reads(made)
             return State(int(Bits.NET), 1)  # a vector for each number: the embedding of a table's column
         made = made.plus(Bits.WEIGHTED)

@@ -37,7 +37,8 @@ def pick(taint: Taint, step: Step, read: list[State]) -> State:
         kept = data.bits & (Bits.NET_TEST | Bits.NARROW | Bits.OFFSET)
         return State(int(Bits.NET | kept), max(state.depth for state in read))
     if controls:
-        return union([data, *(state for _, state in controls)]).plus(Bits.NONLINEAR).minus(Bits.BOOLEAN)
+        sized = Bits.SIZED if step.kind == "Compress" else 0
+        return union([data, *(state for _, state in controls)]).plus(Bits.NONLINEAR | sized).minus(Bits.BOOLEAN)
     return _picked(taint, step, data)
 
 
@@ -105,7 +106,8 @@ def reduce(taint: Taint, step: Step, read: list[State]) -> State:
         return State(int(Bits.NET) | kept, made.depth)
     hashed = Bits.HASH if made.bits & Bits.WEIGHTED else 0
     linear = step.kind in ("ReduceSum", "ReduceMean", "AveragePool", "GlobalAveragePool")
-    made = State(made.bits | Bits.REDUCED | hashed, 0, 0)
+    extreme = Bits.PICK if step.kind in ("TopK", "ReduceMax", "ReduceMin", "GlobalMaxPool") else 0
+    made = State(made.bits | Bits.REDUCED | hashed | extreme, 0, 0)
     if step.kind in ("ReduceMax", "ReduceMin", "MaxPool", "GlobalMaxPool") and made.bits & Bits.BOOLEAN:
         return made
     return made.minus(Bits.BOOLEAN) if linear else bent(made)
@@ -120,7 +122,8 @@ def count(taint: Taint, step: Step, read: list[State]) -> State:
     if step.kind == "OneHot":
         return made.plus(Bits.NONLINEAR | Bits.TEST | Bits.BOOLEAN)
     nonlinear = 0 if step.kind == "CumSum" else Bits.NONLINEAR
-    return State(made.bits & ~Bits.BOOLEAN | Bits.COUNT | nonlinear, 0, 0)
+    sized = Bits.SIZED if step.kind in ("NonZero", "Unique") else 0
+    return State(made.bits & ~Bits.BOOLEAN | Bits.COUNT | nonlinear | sized, 0, 0)
 
 
 def move(taint: Taint, step: Step, read: list[State]) -> State:

@@ -53,8 +53,8 @@ class Bits(IntFlag):
     HIDES = 65536
     """Zero, or a number so small that what it is added to no longer counts in a Softmax."""
 
-
-RAW = Bits.CONTENT | Bits.OTHER
+    SIZED = 131072
+    """How many elements there are depends on the input's elements."""
 
 
 class State(NamedTuple):

@@ -83,11 +83,15 @@ class Taint:
 
     def _step(self, step: Step) -> None:
         read = [state for value in (*step.inputs, *step.decides, *step.back) if (state := self.state(value))]
-        if not read or step.kind in ops.SHAPES or not step.outputs:
+        if step.kind in ops.SHAPES:  # of a list of places, the size tells how many
+            read = [State(s.bits | Bits.COUNT | Bits.REDUCED, s.depth) for s in read if s.bits & Bits.SIZED]
+        if not read or not step.outputs:
             return
-        if step.node.domain not in ops.KNOWN_DOMAINS and step.kind not in ("If", "Loop", "LoopIn"):
+        if step.kind in ops.SHAPES:
+            made: State | None = read[0].minus(Bits.SIZED | Bits.BOOLEAN)
+        elif step.node.domain not in ops.KNOWN_DOMAINS and step.kind not in ("If", "Loop", "LoopIn"):
             self.foreign.setdefault(f"{step.node.domain}.{step.kind}", step)
-            made: State | None = State(int(Bits.NET), max(s.depth for s in read) + 1)
+            made = State(int(Bits.NET), max(s.depth for s in read) + 1)
         else:
             made = _HANDLERS.get(step.kind, moving.other)(self, step, read)
         for output in step.outputs:
