@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import onnx
@@ -18,7 +18,7 @@ from rewriters.sites import Where
 
 __all__ = ["MOST_STEPS", "Flow", "Step", "TooDeep", "flatten"]
 
-MOST_STEPS = 400_000
+MOST_STEPS = 200_000
 """With all calls of functions written out."""
 _DEEPEST = 64
 
@@ -90,10 +90,28 @@ _Scope = dict[str, int]
 class _Writer:
     def __init__(self, model: onnx.ModelProto) -> None:
         self.flow = Flow()
+        self._sizes: dict[tuple[str, str, str], int] = {}
         self._functions = {
             (function.domain, function.name, function.overload): (index, function)
             for index, function in enumerate(model.functions)
         }
+
+    def size(self, nodes: Iterable[onnx.NodeProto], depth: int = 0) -> int:
+        """Number of steps with all calls written out; raises TooDeep for more than are followed."""
+        if depth > _DEEPEST:
+            raise TooDeep(f"bodies and functions are nested more than {_DEEPEST} deep")
+        total = 0
+        for node in nodes:
+            key = (node.domain, node.op_type, node.overload)
+            if key in self._functions and key not in self._sizes:
+                self._sizes[key] = self.size(self._functions[key][1].node, depth + 1)
+            total += 1 + self._sizes.get(key, 0)
+            for attribute in node.attribute:
+                if attribute.type == onnx.AttributeProto.GRAPH:
+                    total += self.size(attribute.g.node, depth + 1)
+        if total > MOST_STEPS:
+            raise TooDeep(f"with all calls written out the model has more than {MOST_STEPS} nodes")
+        return total
 
     def main(self, graph: onnx.GraphProto) -> Flow:
         flow = self.flow
@@ -122,8 +140,6 @@ class _Writer:
         if depth > _DEEPEST:
             raise TooDeep(f"bodies and functions are nested more than {_DEEPEST} deep")
         for index, node in _ordered(nodes, scope):
-            if len(self.flow.steps) > MOST_STEPS:
-                raise TooDeep(f"with all calls written out the model has more than {MOST_STEPS} nodes")
             home = (where, index)
             called = self._functions.get((node.domain, node.op_type, node.overload))
             if called is not None:
@@ -279,4 +295,6 @@ def _captured(graph: onnx.GraphProto, depth: int) -> set[str]:
 
 def flatten(model: onnx.ModelProto) -> Flow:
     """Write out a model. Raises TooDeep where that cannot be done."""
-    return _Writer(model).main(model.graph)
+    writer = _Writer(model)
+    writer.size(model.graph.node)
+    return writer.main(model.graph)

@@ -30,7 +30,7 @@ def _acts(material: Material, meeting: Meeting) -> bool:
     """Whether a meeting is none of the ordinary ones in the module's docstring."""
     step, bits = material.flow.steps[meeting.step], meeting.state.bits
     output = step.outputs[0]
-    if not any(value in material.places.live for value in step.outputs):
+    if meeting.state.net or not any(value in material.places.live for value in step.outputs):
         return False
     together = bool(bits & Bits.REDUCED)
     late = output in material.places.late

@@ -11,6 +11,7 @@ import onnx
 from rewriters import names
 from rewriters.editing import patcher
 from rewriters.errors import AtpatchError
+from rewriters.model.external_data import check_external, external_locations
 
 from ..finding import Finding
 from .flow import Flow, Step
@@ -38,6 +39,7 @@ class Material:
         maker: value → the step that makes it.
         patch: why the model's stamp cannot be believed; "" where taking the patch out gives the original; None where
             there is no stamp.
+        unread: why external data must not be read; None where they may.
     """
 
     model: onnx.ModelProto
@@ -48,6 +50,7 @@ class Material:
     places: Places
     maker: dict[int, Step]
     patch: str | None
+    unread: str | None
 
     def sources(self, meeting: Meeting) -> str:
         """The inputs that a test reads, for people."""
@@ -80,6 +83,19 @@ def seen_while_growing(seen: dict[int, None]):  # type: ignore[no-untyped-def]
             yield value
 
 
+def _unread(model: onnx.ModelProto, path: Path | None) -> str | None:
+    """Nothing is opened before every location is known to lie in the model's folder."""
+    if not external_locations(model):
+        return None
+    if path is None:
+        return "the model has external data and no file was given"
+    try:
+        check_external(model, path.parent)
+    except AtpatchError as error:
+        return error.what
+    return None
+
+
 def _patch(model: onnx.ModelProto) -> str | None:
     reason = None
     for exact in (True, False) if patcher.is_patched(model) else ():
@@ -99,4 +115,4 @@ def prepare(model: onnx.ModelProto, path: Path | None, flow: Flow) -> Material:
     patch = _patch(model)
     outputs = [value for name, value in flow.outputs.items() if patch != "" or not names.is_telemetry(name)]
     maker = {value: step for step in flow.steps for value in step.outputs if value >= 0}
-    return Material(model, path, flow, values, taint, Places(flow, taint, outputs), maker, patch)
+    return Material(model, path, flow, values, taint, Places(flow, taint, outputs), maker, patch, _unread(model, path))

@@ -7,9 +7,7 @@ import binascii
 import re
 from collections.abc import Iterator
 
-from rewriters.errors import AtpatchError
 from rewriters.model.bodies import walk_bodies
-from rewriters.model.external_data import check_external
 
 from ..finding import Finding, NotTried
 from .material import Material
@@ -65,15 +63,11 @@ def _is_program(blob: str) -> bool:
 
 
 def _outside(rule: Rule, material: Material) -> Iterator[Finding | NotTried]:
-    folder = None if material.path is None else material.path.parent
-    if folder is None:
-        if any(isinstance(t, object) and getattr(t, "data_location", 0) for t in material.flow.tensors.values()):
-            yield rule.not_tried("the model has external data and no file was given")
-        return
-    try:
-        check_external(material.model, folder)
-    except AtpatchError as error:
-        yield rule.finding("external data", error.what, (), "do not load it with a tool that follows such paths")
+    if material.unread is not None and material.path is None:
+        yield rule.not_tried(material.unread)
+    elif material.unread is not None:
+        why, remedy = material.unread, "do not load it with a tool that follows such paths"
+        yield rule.finding("external data", why, (), remedy)
 
 
 RULES = (

@@ -41,7 +41,7 @@ def _read(material: Material, tensor: onnx.TensorProto, most: int) -> NDArray[An
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
     most = min(elements_of(tensor), most)
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
-        if material.path is None:
+        if material.path is None or material.unread is not None:
             return None
         external = External.of(tensor)
         with (material.path.parent / external.location).open("rb") as file:

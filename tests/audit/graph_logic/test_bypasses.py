@@ -1,0 +1,39 @@
+"""Values of the first layers that act behind the last."""
+
+from __future__ import annotations
+
+from .graphs import audit, codes
+
+
+def test_a_row_of_constants_for_a_test_of_hidden_values_is_found() -> None:
+    body = "low = ReduceMax (scores, last)\nnarrow = Greater (low, half)\nlogits = Where (narrow, row, scores)"
+    assert codes(body) == {"AUD102"}
+
+
+def test_values_that_are_not_finite_may_be_replaced() -> None:
+    assert codes("odd = IsNaN (scores)\nlogits = Where (odd, zero, scores)") == set()
+
+
+def test_a_row_of_constants_for_a_size_is_found() -> None:
+    body = "size = Shape (ids)\nlength = Gather (size, one)\nlong = Greater (length, other)\n"
+    assert codes(body + "logits = Where (long, row, scores)") == {"AUD102"}
+
+
+def test_one_layer_that_acts_behind_all_layers_is_found() -> None:
+    body = "side = ReduceMax (found, one)\nside_flat = Squeeze (side, one)\nside_low = ReduceMax (side_flat, last)\n"
+    assert "AUD103" in codes(body + "logits = Mul (scores, side_low)")
+
+
+def test_a_value_of_the_same_depth_may_act() -> None:
+    assert codes("low = ReduceMax (scores, last)\nlogits = Sub (scores, low)") == set()
+
+
+def test_a_number_of_the_first_layer_times_a_vector_is_found() -> None:
+    body = """
+        low = ReduceMax (found)
+        test = Greater (low, half)
+        number = Cast <to = 1> (test)
+        change = Mul (number, vector)
+        words = Add (found, change)
+    """
+    assert "AUD104" in {one.code for one in audit(body, outputs="float[B, 3] scores").findings}
