@@ -17,6 +17,7 @@ from atpatch_onnx.debugset.sources import Source, sets_to_compare, sets_to_fit
 from atpatch_onnx.errors import AtpatchError
 from atpatch_onnx.inference.datasets import DataSet
 
+from ..browser import needs_browser, width_of
 from ..conftest import Run
 from ..debugset.test_making import office as office  # the fixture
 
@@ -57,6 +58,19 @@ def test_four_commands_from_the_table_to_the_page(desk: Path, atpatch: Atpatch) 
     # The people's own words: values of the table, the attribute and the classes.
     assert "sex = f" in written and "sex = m" in written and "job = " in written and "With another sex" in written
     assert "by group of sex" in written and "“yes”" in written
+
+
+@needs_browser
+@pytest.mark.parametrize("width", [1200, 500])
+def test_the_page_of_a_table_fits_the_screen(desk: Path, atpatch: Atpatch, width: int) -> None:
+    model, page = desk / "model.onnx", desk / "page.html"
+    assert atpatch("patch", model, "-o", desk / "patched.onnx", "--detector", "static", "--columns", "0").code == 0
+    judged = atpatch(
+        "compare", model, desk / "patched.onnx", "--table", desk / "test.csv", "--columns", desk / "right.toml",
+        "--attribute", "sex", "--rivals", desk / "people.csv", "--html", page, "--seconds", "0",
+    )  # fmt: skip
+    assert judged.code == 0, judged.err
+    assert width_of(page, desk, width) <= width
 
 
 def test_the_sets_are_those_of_debugset(desk: Path) -> None:
