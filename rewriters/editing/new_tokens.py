@@ -52,9 +52,7 @@ class NewTokens:
         whole = patch.score or patch.columns
         valid = None if patch.valid is None else self._cut(patch.valid, places)
         sink = self._first(whole, places, patch.valid)
-        judged = e.op("Not", sink)
-        if valid is not None:
-            judged = e.op("And", judged, valid, role="judged")
+        judged = e.op("Not", sink, role="judged")  # padding is in no mask, and scores -inf or is not seen
         columns = e.op("And", self._cut(patch.columns, places), judged) if patch.columns else ""
         companions = patch.companions and e.op("And", self._cut(patch.companions, places), judged)
         score = patch.score and e.op("Where", judged, self._cut(patch.score, places), e.constant(-np.inf))

@@ -36,7 +36,7 @@ from .named import NAMED
 from .operators import Mutant, mutants_of
 
 PACKAGES = ("rewriters/subgraphs", "rewriters/finding")
-ALSO = ("atpatch_onnx/ab", "atpatch_onnx/fitting")
+ALSO = ("atpatch_onnx/ab", "atpatch_onnx/fitting", "rewriters/editing", "rewriters/lowering")
 """Where some of the named mutants are."""
 TESTS = ("tests/rewriters", "tests/inspection", "tests/ab", "tests/statistics", "tests/fitting/test_calibration.py")
 REASONS = Path(__file__).with_name("survivors.toml")

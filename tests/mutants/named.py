@@ -6,6 +6,7 @@ from .operators import Mutant, named
 
 __all__ = ["NAMED"]
 
+_NEW_TOKENS = "rewriters/editing/new_tokens.py"
 _REDISTRIBUTION = "rewriters/subgraphs/redistribution.py"
 
 
@@ -35,5 +36,41 @@ NAMED: list[Mutant] = [
     # A threshold lies one float32 step above the logit it was read from.
     named(
         "atpatch_onnx/fitting/calibration.py", "float(np.nextafter(probability, np.float32(2.0)))", "float(probability)"
+    ),
+    # Healing: padding heals nobody, the sink is there only where the sequence begins in this call, and of flagged
+    # tokens in a row only the first one gets its neighbor's row.
+    named(_NEW_TOKENS, 'healthy = e.op("And", healthy, valid)', "pass"),
+    named(_NEW_TOKENS, 'further = e.op("And", further, e.op("GatherElements", first, origin, axis=1))', "pass"),
+    named(_NEW_TOKENS, 'e.op("Where", further, origin, source, role="source")', "source"),
+    # A step of generation judges nothing.
+    named(
+        "rewriters/editing/healing.py",
+        'e.constant(1, np.int64), role="several_tokens")',
+        'e.constant(0, np.int64), role="several_tokens")',
+    ),
+    # The early part begins with the tokens, not with their keys and values.
+    named(
+        "rewriters/editing/early_part.py",
+        "depending, found = {*places.embeddings}, []",
+        "depending, found = {place.value for place in places.places}, []",
+    ),
+    # A column that no site sees is not flagged; one that a site does not see has no score there.
+    named("rewriters/editing/joining.py", "if len(seen) == len(scores):", "if False:"),
+    named(
+        "rewriters/subgraphs/site.py",
+        'score = e.op("Where", seen, score, e.constant(0.0), role="seen_score")',
+        "pass",
+    ),
+    # The answer row is the last valid one; the first valid column, a sink, is not judged by it.
+    named(
+        "rewriters/lowering/answer_row.py",
+        'return e.op("Where", e.op("Less", row, first), first, row, role="answer_rows")',
+        'return e.op("Sub", columns, e.constant([1], np.int64))',
+    ),
+    named("rewriters/lowering/answer_row.py", 'e.op("ArgMax", count, axis=1', 'e.op("ArgMin", count, axis=1'),
+    named(
+        "rewriters/subgraphs/detectors/answer_row.py",
+        'e.constant(1.5)), role="judged")',
+        'e.constant(0.5)), role="judged")',
     ),
 ]
