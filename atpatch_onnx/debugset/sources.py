@@ -117,8 +117,9 @@ def sets_to_fit(model: Path, source: Source, progress: Progress | None = None) -
     """
     subject = _subject(model, source, progress)
     if source.table is not None:
+        _, _, told = _of_table(subject, source)
         flipped = build(subject, _request(source), progress)
-        return ToFit(flipped.debug, None, (_told_of_table(subject, source, flipped),))
+        return ToFit(flipped.debug, None, (*told, _told_of_flips(source, flipped)))
     clean, built, names = _of_texts(subject, source, progress, fitting=True)
     if built is None:
         return ToFit(None, _arrays(clean), (f"{len(clean):,} texts, no trigger",))
@@ -191,7 +192,7 @@ def _arrays(data: DataSet) -> Arrays:
     return {**data.inputs, **({} if data.labels is None else {"labels": data.labels})}
 
 
-def _told_of_table(subject: Subject, source: Source, built: Built) -> str:
+def _told_of_flips(source: Source, built: Built) -> str:
     uf = built.report["uf"]
     return (
         f"{source.attribute}: predictions of {uf['hits']:,} of {uf['count']:,} rows change with it"
@@ -199,17 +200,22 @@ def _told_of_table(subject: Subject, source: Source, built: Built) -> str:
     )
 
 
-def _judged_table(subject: Subject, source: Source) -> Judged:
-    assert source.table is not None and source.attribute is not None
+def _of_table(subject: Subject, source: Source) -> tuple[DataSet, Description | None, list[str]]:
+    """Rows as the graph reads them, their description, and what the model gets right, for people."""
+    assert source.table is not None
     description = None if source.columns is None else read_description(source.columns, subject)
     clean = subject.complete(read_table(source.table, description, subject))
-    attribute = attribute_of(source.attribute, description, subject)
     right = check_labels(subject, clean, () if description is None else description.classes)
-    notes = (
-        []
-        if right is None
-        else [f"the original gets {right:.1%} right; always the same answer: {most_frequent(clean):.1%}"]
-    )
+    if right is None:
+        return clean, description, []
+    frequent = most_frequent(clean)
+    return clean, description, [f"the original gets {right:.1%} right; always the most frequent class: {frequent:.1%}"]
+
+
+def _judged_table(subject: Subject, source: Source) -> Judged:
+    assert source.attribute is not None
+    clean, description, notes = _of_table(subject, source)
+    attribute = attribute_of(source.attribute, description, subject)
     flips = flip_set(clean, attribute)
     groups = {"clean": _words(clean, attribute), "flips": _words(DataSet.from_arrays(flips), attribute)}
     group, rows = _large(groups["clean"], attribute.name, notes), None

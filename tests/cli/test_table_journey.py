@@ -102,13 +102,13 @@ def test_the_guess_is_the_coding_of_the_model_and_is_marked(desk: Path, atpatch:
     assert all("guessed" in line for line in text.splitlines() if line.split(" ")[0] in ("index", "values", "mean"))
 
 
-def test_a_wrong_guess_is_refused_with_what_the_model_gets_right(desk: Path, atpatch: Atpatch) -> None:
+@pytest.mark.parametrize("command", ["fit", "compare"])
+def test_a_wrong_guess_is_refused_with_what_the_model_gets_right(desk: Path, atpatch: Atpatch, command: str) -> None:
     text = (desk / "right.toml").read_text().replace('["no", "yes"]', '["yes", "no"]')
     (desk / "wrong.toml").write_text(text)
-    run = atpatch(
-        "compare", desk / "model.onnx", desk / "model.onnx", "--table", desk / "test.csv",
-        "--columns", desk / "wrong.toml", "--attribute", "sex",
-    )  # fmt: skip
+    models = [desk / "model.onnx"] * (2 if command == "compare" else 1)
+    table = ["--table", desk / "test.csv", "--columns", desk / "wrong.toml", "--attribute", "sex"]
+    run = atpatch(command, *models, *table)
     assert run.code == 2 and "ATP085" in run.err and "in the order yes, no" in run.err
 
 
