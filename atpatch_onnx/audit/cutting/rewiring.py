@@ -51,7 +51,7 @@ def rewired(model: onnx.ModelProto, place: Place, value: str, own: str) -> onnx.
     if twin is None:
         return None
     body = twin.body
-    live = _live(body)
+    before = _live(body)
     for node in body.node:
         _exchange(node, value, own)
     if value in outputs_of(body):
@@ -60,11 +60,9 @@ def rewired(model: onnx.ModelProto, place: Place, value: str, own: str) -> onnx.
             return None
         maker.output[:] = [f"{value}/cut" if name == value else name for name in maker.output]
         body.node.append(helper.make_node("Identity", [own], [value], name=f"{value}/own"))
-    after = _live(body) | {id(node) for node in body.node if node.name == f"{value}/own"}
     # Nodes that nothing read before stay as they were.
-    dead = [node for node in body.node if id(node) in live and id(node) not in after]
-    for node in dead:
-        body.node.remove(node)
+    for place_of_node in sorted(before - _live(body), reverse=True):
+        del body.node[place_of_node]
     if value in outputs_of(body):
         _tidy(body, value, own)
     _drop_weights(copy, model)
@@ -107,15 +105,14 @@ def _exchange(node: onnx.NodeProto, value: str, own: str) -> None:
 
 
 def _live(body: Body) -> set[int]:
-    """Nodes that the outputs need."""
-    wanted, found = set(outputs_of(body)), set()
-    makers = {name: node for node in body.node for name in node.output if name}
-    waiting = list(wanted)
+    """Places of the nodes that the outputs need."""
+    makers = {name: place for place, node in enumerate(body.node) for name in node.output if name}
+    waiting, found = outputs_of(body), set()
     while waiting:
-        node = makers.get(waiting.pop())
-        if node is not None and id(node) not in found:
-            found.add(id(node))
-            waiting += reads(node)
+        place = makers.get(waiting.pop())
+        if place is not None and place not in found:
+            found.add(place)
+            waiting += reads(body.node[place])
     return found
 
 
