@@ -21,17 +21,20 @@ class Cut:
     Attributes:
         output: file written; None where it was refused.
         removed: names of the nodes that were taken out.
-        rows: rows on which both graphs were run and compared.
+        rows: rows on which both graphs give the same.
         why: why nothing was written; "" where it was.
+        difference: largest difference on these rows, relative to the largest value; 0: equal bit for bit.
     """
 
     output: str | None
     removed: tuple[str, ...]
     rows: int
     why: str
+    difference: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
-        return {"output": self.output, "removed": list(self.removed), "rows": self.rows, "why": self.why}
+        keys = ("output", "rows", "why", "difference")
+        return {**{name: getattr(self, name) for name in keys}, "removed": list(self.removed)}
 
 
 @dataclass(frozen=True, eq=False)

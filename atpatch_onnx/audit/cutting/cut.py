@@ -2,15 +2,16 @@
 
 1. Every value through which the named nodes act on the rest of the graph is exchanged for a value that they themselves
    read: what the network had before the plant was put in. Candidates are tried from the nearest on.
-2. A candidate counts if both graphs give equal outputs, bit for bit, on rows without a trigger, with optimizations off;
-   if the outputs are not the same for all rows anyway; and if the finding is gone afterwards.
+2. A candidate counts if both graphs give equal outputs, up to `ROUNDING`, on rows without a trigger, with optimizations
+   off where the model runs so; if the outputs are not the same for all rows anyway; and if the finding is gone
+   afterwards. Rows that are given must all be equal. Random ones may hold the trigger by chance, so half is enough.
 3. If any of this fails, nothing is written.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from rewriters.model.bodies import walk_bodies
 from rewriters.model.regular_files import check_destination
 
 from ...debugset.subject import Subject
-from ...errors import DATA_MALFORMED, AtpatchError
+from ...errors import DATA_MALFORMED, AtpatchError, ModelError
 from ...inference.datasets import DataSet
 from ...inference.runner import Runner
 from ...paths import refuse_overwriting
@@ -33,11 +34,14 @@ from ..finding import Finding
 from ..graph_logic import check_graph
 from ..result import Cut
 from .named import Place, label, places
-from .rewiring import candidates, rewired
+from .rewiring import candidates, inner_values, rewired
 
 __all__ = ["check_output", "cut_out"]
 
 ROWS = 64
+ROUNDING = 1e-5
+"""Relative to the largest value: a planted term that is nearly zero without the trigger."""
+HALF = 0.5
 GRAPH_LOGIC = "AUD1"
 
 
@@ -61,67 +65,114 @@ def cut_out(case: Case, findings: Sequence[Finding]) -> Cut:
         return Cut(None, (), 0, "no finding names nodes that could be taken out")
     try:
         rows = _rows(case)
-        before = _outputs(case.proto, case.folder, rows, case.options.threads)
+        runs = _Runs(case, rows)
     except AtpatchError as error:
         return Cut(None, (), 0, f"it cannot be proven that nothing else changes: {error.what}; {error.fix}")
-    if not any(_varies(array) for array in before.values()):
+    if not any(_varies(array) for array in runs.before.values()):
         return Cut(None, (), len(rows), "every row gives the same output, so that equal outputs would prove nothing")
     names = {name for one in named for name in one.nodes}
     model = case.proto
-    for place in places(model, names):
-        for value in place.leaving():
-            found = _without(case, model, place, value, rows, before)
-            if found is None:
-                why = f"no value of the network could be put in place of {value!r} without changing other outputs"
-                return Cut(None, (), len(rows), why)
-            model = found
-    left = _said(model, case.path) & {one.code for one in named}
-    if left:
+    done: set[str] = set()
+    # Findings name nodes of the network behind a plant, too: these stay once the findings are gone.
+    while (acting := next(_acting(model, names, done), None)) is not None and (not done or _left(case, model, named)):
+        place, value = acting
+        done.add(f"{place.path}/{value}")
+        found = _without(runs, model, place, value)
+        if found is None:
+            why = f"no value of the network could be put in place of {value!r} without changing other outputs"
+            return Cut(None, (), len(rows), why)
+        model = found
+    if left := _left(case, model, named):
         return Cut(None, (), len(rows), f"after taking them out {', '.join(sorted(left))} still find something")
     assert case.options.cut is not None
     model_io.save(model, case.options.cut, case.folder)
-    return Cut(os.fspath(case.options.cut), _removed(case.proto, model), len(rows), "")
+    equal, difference = runs.compared(model)
+    return Cut(os.fspath(case.options.cut), _removed(case.proto, model), equal, "", difference)
 
 
-def _without(
-    case: Case,
-    model: onnx.ModelProto,
-    place: Place,
-    value: str,
-    rows: DataSet,
-    before: dict[str, NDArray[Any]],
-) -> onnx.ModelProto | None:
-    """The model without what stands behind a value, equal on all rows; the one with the fewest findings left."""
+class _Runs:
+    """Outputs of the model on rows without a trigger, to compare with.
+
+    Attributes:
+        before: output → values on all rows.
+    """
+
+    def __init__(self, case: Case, rows: DataSet) -> None:
+        self.case, self._rows = case, rows
+        self._wanted = HALF if case.options.clean is None else 1.0
+        try:
+            # Optimizations round differently in different graphs.
+            self._optimize = False
+            self.before = self._outputs(case.proto)
+        except ModelError:
+            self._optimize = True
+            self.before = self._outputs(case.proto)
+
+    def equal(self, model: onnx.ModelProto) -> bool:
+        """Whether a changed model gives the same on enough rows."""
+        try:
+            model_io.check(model)
+            count, _ = self.compared(model)
+        except AtpatchError:
+            return False  # the value has another type or shape
+        return count >= self._wanted * len(self._rows)
+
+    def compared(self, model: onnx.ModelProto) -> tuple[int, float]:
+        """Rows that are equal, and the largest difference among them, relative to the largest value."""
+        after = self._outputs(model)
+        apart = np.zeros(len(self._rows))
+        for name, old in self.before.items():
+            new = after[name]
+            if new.shape != old.shape or new.dtype != old.dtype:
+                return 0, 0.0
+            apart = np.maximum(apart, _apart(old, new, len(self._rows)))
+        same = apart <= ROUNDING
+        return int(same.sum()), float(apart[same].max(initial=0.0))
+
+    def _outputs(self, model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
+        runner = Runner(model, self.case.folder, self.case.options.threads, optimize=self._optimize)
+        parts: dict[str, list[NDArray[Any]]] = {name: [] for name in runner.outputs}
+        for _, outputs in runner.batches(self._rows, np.arange(len(self._rows)), ROWS, runner.outputs):
+            for name, array in outputs.items():
+                parts[name].append(array)
+        return {name: np.concatenate(arrays) if arrays[0].ndim else np.stack(arrays) for name, arrays in parts.items()}
+
+
+def _apart(old: NDArray[Any], new: NDArray[Any], rows: int) -> NDArray[np.float64]:
+    """(rows,): the largest difference in each row, relative to the largest value; infinite where one is no number."""
+    if not np.issubdtype(old.dtype, np.number) and old.dtype != np.bool_:
+        return np.full(rows, 0.0 if np.array_equal(old, new) else np.inf)
+    with np.errstate(invalid="ignore", over="ignore"):
+        a, b = old.astype(np.float64), new.astype(np.float64)
+        gap = np.abs(a - b)
+    gap = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.where(np.isfinite(gap), gap, np.inf))
+    largest = float(np.max(np.abs(a), where=np.isfinite(a), initial=0.0)) or 1.0
+    by_row = gap.reshape(rows, -1).max(1) if len(gap) == rows and gap.size else np.full(rows, gap.max(initial=0.0))
+    return np.asarray(by_row / (largest if old.dtype.kind == "f" else ROUNDING))
+
+
+def _without(runs: _Runs, model: onnx.ModelProto, place: Place, value: str) -> onnx.ModelProto | None:
+    """The model without what stands behind a value, equal on the rows; the one with the fewest findings left."""
     best: tuple[int, onnx.ModelProto] | None = None
-    for own in candidates(place, value):
-        changed = rewired(model, place, value, own)
-        if changed is None or not _equal(changed, case, rows, before):
-            continue
-        left = len(_said(changed, case.path))
-        if best is None or left < best[0]:
-            best = (left, changed)
-        if not left:
-            break
+    for inner in inner_values(place, value):
+        for own in candidates(place, inner):
+            changed = rewired(model, place, inner, own)
+            if changed is None or not runs.equal(changed):
+                continue
+            left = len(_said(changed, runs.case.path))
+            if best is None or left < best[0]:
+                best = (left, changed)
+            if not left:
+                return changed
     return None if best is None else best[1]
 
 
-def _equal(model: onnx.ModelProto, case: Case, rows: DataSet, before: dict[str, NDArray[Any]]) -> bool:
-    try:
-        model_io.check(model)
-        after = _outputs(model, case.folder, rows, case.options.threads)
-    except AtpatchError:
-        return False  # the value has another type or shape
-    return all(np.array_equal(after[name], array, equal_nan=array.dtype.kind == "f") for name, array in before.items())
-
-
-def _outputs(model: onnx.ModelProto, folder: Path, rows: DataSet, threads: int | None) -> dict[str, NDArray[Any]]:
-    """Every output of the graph on the rows. Without optimizations, which round differently in other graphs."""
-    runner = Runner(model, folder, threads, optimize=False)
-    parts: dict[str, list[NDArray[Any]]] = {name: [] for name in runner.outputs}
-    for _, outputs in runner.batches(rows, np.arange(len(rows)), ROWS, runner.outputs):
-        for name, array in outputs.items():
-            parts[name].append(array)
-    return {name: np.concatenate(arrays) if arrays[0].ndim else np.stack(arrays) for name, arrays in parts.items()}
+def _acting(model: onnx.ModelProto, names: set[str], done: set[str]) -> Iterator[tuple[Place, str]]:
+    """Values through which named nodes still act on the rest, but those that were looked at."""
+    for place in places(model, names):
+        for value in place.leaving():
+            if f"{place.path}/{value}" not in done:
+                yield place, value
 
 
 def _varies(array: NDArray[Any]) -> bool:
@@ -153,6 +204,10 @@ def _drawn(subject: Subject, seed: int) -> DataSet | None:
     if not arrays:
         raise DATA_MALFORMED("the graph has no input")
     return DataSet({name: array.astype(subject.inputs[name].dtype) for name, array in arrays.items()})
+
+
+def _left(case: Case, model: onnx.ModelProto, named: Sequence[Finding]) -> set[str]:
+    return _said(model, case.path) & {one.code for one in named}
 
 
 def _said(model: onnx.ModelProto, path: Path | None) -> set[str]:

@@ -39,10 +39,18 @@ class Place:
 
 
 def places(model: onnx.ModelProto, names: Collection[str]) -> list[Place]:
-    """Bodies with named nodes, the main graph first; a function is listed once, however often it is called."""
+    """Bodies with named nodes, the main graph first; a function is listed once, however often it is called. A call of a
+    function with named nodes counts as named.
+    """
     found: list[Place] = []
-    for path, body in _bodies(model):
-        named = {name: node for node in body.node if (name := f"{path}/{label(node)}".lstrip("/")) in names}
+    bodies = list(_bodies(model))
+    inside = {path for path, body in bodies if any(f"{path}/{label(node)}" in names for node in body.node)}
+    for path, body in bodies:
+        named = {}
+        for node in body.node:
+            name, called = (f"{path}/{word}".lstrip("/") for word in (label(node), node.op_type))
+            if name in names or (node.domain and called in inside):
+                named[name] = node
         if named and not any(body is one.body for one in found):
             found.append(Place(path, body, named))
     return found

@@ -9,9 +9,9 @@ from onnx import helper
 
 from rewriters.model.bodies import Body, reads, walk_bodies
 
-from .named import Place, outputs_of, places
+from .named import Place, label, outputs_of, places
 
-__all__ = ["MOST", "candidates", "rewired"]
+__all__ = ["MOST", "candidates", "inner_values", "rewired"]
 
 MOST = 48
 """Values that are tried in place of a planted one."""
@@ -41,9 +41,25 @@ def candidates(place: Place, value: str) -> Iterator[str]:
                 waiting.append(name)
 
 
+def inner_values(place: Place, value: str) -> Iterator[str]:
+    """The value, and those that named nodes make on the way to it, the nearest first: a finding may name nodes of the
+    network behind the plant, too.
+    """
+    makers = {name: node for node in place.nodes.values() for name in node.output if name}
+    waiting, seen = [value], {value}
+    while waiting:
+        name = waiting.pop(0)
+        if (node := makers.get(name)) is None:
+            continue
+        yield name
+        fresh = [read for read in sorted(reads(node)) if read not in seen]
+        seen.update(fresh)
+        waiting += fresh
+
+
 def rewired(model: onnx.ModelProto, place: Place, value: str, own: str) -> onnx.ModelProto | None:
     """A copy of the model in which `own` stands for `value`, without the nodes that only the planted part needed; None
-    where the value cannot be exchanged.
+    where the value cannot be exchanged, or nodes would go that no finding names.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
@@ -61,12 +77,32 @@ def rewired(model: onnx.ModelProto, place: Place, value: str, own: str) -> onnx.
         maker.output[:] = [f"{value}/cut" if name == value else name for name in maker.output]
         body.node.append(helper.make_node("Identity", [own], [value], name=f"{value}/own"))
     # Nodes that nothing read before stay as they were.
-    for place_of_node in sorted(before - _live(body), reverse=True):
-        del body.node[place_of_node]
+    dead = before - _live(body)
+    if any(_acts(body.node[at], body) and not _named(body.node[at], twin) for at in dead):
+        return None
+    unread = _inputs(body) & _read(body, before) - _read(body, before - dead)
+    if unread:
+        return None  # such as a mask, which may not matter on the rows at hand
+    for at in sorted(dead, reverse=True):
+        del body.node[at]
     if value in outputs_of(body):
         _tidy(body, value, own)
     _drop_weights(copy, model)
     return copy
+
+
+def _read(body: Body, nodes: set[int]) -> set[str]:
+    return {name for at in nodes for name in reads(body.node[at])}
+
+
+def _acts(node: onnx.NodeProto, body: Body) -> bool:
+    """Whether a node reads more than constants."""
+    made = {name for one in body.node if one.op_type != "Constant" for name in one.output}
+    return bool(reads(node) & (made | _inputs(body)))
+
+
+def _named(node: onnx.NodeProto, place: Place) -> bool:
+    return any(label(one) == label(node) for one in place.nodes.values())
 
 
 def _given(attribute: onnx.AttributeProto) -> list[str]:
@@ -128,7 +164,7 @@ def _tidy(body: Body, value: str, own: str) -> None:
 
 
 def _drop_weights(model: onnx.ModelProto, before: onnx.ModelProto) -> None:
-    """Remove the constants that only the removed nodes read."""
+    """Remove the constants and functions that only the removed nodes used."""
 
     def used(one: onnx.ModelProto) -> set[str]:
         names = {name for _, body in walk_bodies(one) for node in body.node for name in node.input}
@@ -137,3 +173,10 @@ def _drop_weights(model: onnx.ModelProto, before: onnx.ModelProto) -> None:
     gone = used(before) - used(model)
     for tensor in [tensor for tensor in model.graph.initializer if tensor.name in gone]:
         model.graph.initializer.remove(tensor)
+    called, once = (
+        {(node.domain, node.op_type) for _, body in walk_bodies(one) for node in body.node} for one in (model, before)
+    )
+    for at in reversed(range(len(model.functions))):
+        key = (model.functions[at].domain, model.functions[at].name)
+        if key in once - called:
+            del model.functions[at]

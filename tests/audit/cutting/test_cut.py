@@ -160,6 +160,27 @@ def test_what_also_changes_clean_rows_is_refused(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
 
 
+def test_what_the_finding_names_of_the_network_stays(tmp_path: Path) -> None:
+    case = case_of(PLANTS["in the middle"](), tmp_path)
+    everything = tuple(node.name for node in case.proto.graph.node if node.name != "layer1")
+    found = Finding("graph logic", "AUD111", "error", "gate", "planted", everything)
+    assert cut_out(case, [found]).why == ""
+    assert [node.name for node in onnx.load(tmp_path / "cut.onnx").graph.node] == ["layer1", "relu", "layer2"]
+
+
+def test_an_input_that_was_read_is_still_read(tmp_path: Path) -> None:
+    """A mask of ones does not matter on these rows, and yet it must stay."""
+    model = PLANTS["Where"]()
+    model.graph.input.append(helper.make_tensor_value_info("mask", TensorProto.FLOAT, ["N", 2]))
+    model.graph.node[-1].input[2] = "masked"
+    model.graph.node.insert(3, helper.make_node("Mul", ["own", "mask"], ["masked"], name="masking"))
+    rows = {"x": X, "mask": np.ones((20, 2), np.float32)}
+    np.savez(tmp_path / "rows.npz", **rows)
+    assert cut(case_of(model, tmp_path, clean=tmp_path / "rows.npz")).why == ""
+    left = onnx.load(tmp_path / "cut.onnx")
+    assert "mask" in {name for node in left.graph.node for name in node.input}
+
+
 def test_rows_that_cannot_be_made_are_asked_for(tmp_path: Path) -> None:
     model = PLANTS["Where"]()
     model.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "width"
