@@ -8,7 +8,7 @@
     atpatch_onnx.compare("model.onnx", "model.patched.onnx", "clean.npz").verdict()
 
 Functions are called as the commands of `atpatch-onnx` are: inspect, explain, extract, diff, fit, patch, unpatch,
-compare, bench, export, and analyze_log for `ab analyze`. A model goes in as a path, an `onnx.ModelProto` or an
+compare, bench, audit, export, and analyze_log for `ab analyze`. A model goes in as a path, an `onnx.ModelProto` or an
 `onnx_ir.Model`. Every refusal is an `AtpatchError` with a `code`, which `atpatch-onnx explain CODE` explains.
 
 Everything public is named in `__all__` and loaded on first use, so that importing the package costs nothing. Former
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from rewriters.sites import Inspection, Rejection, Site
 
     from .ab.analysis import Analysis, analyze_log
+    from .audit.auditor import audit as audit
+    from .audit.options import AuditOptions
+    from .audit.result import Audit
     from .benchmark.benchmarker import bench
     from .benchmark.options import BenchOptions
     from .benchmark.result import Bench
@@ -59,6 +62,8 @@ from .version import __version__ as __version__
 __all__ = [
     "Analysis",
     "AtpatchError",
+    "Audit",
+    "AuditOptions",
     "Bench",
     "BenchOptions",
     "CompareOptions",
@@ -101,6 +106,9 @@ _NAMES = {
     "rewriters.plan": ("PatchPlan",),
     "rewriters.sites": ("Inspection", "Rejection", "Site"),
     ".ab.analysis": ("Analysis", "analyze_log"),
+    ".audit.auditor": ("audit",),
+    ".audit.options": ("AuditOptions",),
+    ".audit.result": ("Audit",),
     ".benchmark.benchmarker": ("bench",),
     ".benchmark.options": ("BenchOptions",),
     ".benchmark.result": ("Bench",),

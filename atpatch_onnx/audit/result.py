@@ -42,6 +42,7 @@ class Audit:
     """Everything that an audit says.
 
     Attributes:
+        case: the model and the options.
         verdict: with its sentence.
         facts: the file: digests, producer, versions.
         findings: of all checks, the gravest first.

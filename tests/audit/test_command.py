@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -70,6 +72,13 @@ def test_a_model_in_memory_is_not_changed() -> None:
     found = audit(model)
     assert found.facts["path"] is None and found.verdict.word == "clean"
     assert model.SerializeToString() == before
+
+
+@pytest.mark.parametrize("first", ["", "import atpatch_onnx.audit.rules; "])
+def test_the_public_function_is_there_whatever_was_imported_before(first: str) -> None:
+    script = f"import atpatch_onnx; {first}print(atpatch_onnx.audit('model.onnx', budget=0))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert "ATP002" in done.stderr and "Traceback" in done.stderr
 
 
 # Verdicts
