@@ -57,7 +57,9 @@ def layers_part(figures: Mapping[str, Any]) -> list[str]:
 
 def loop_part(figures: Mapping[str, Any]) -> list[str]:
     """Attacks by form, and what becomes of clean prompts."""
-    return [f"Detectors at the first {figures['detecting_layers']} layers.", _kept(figures), _attacks(figures)]
+    chosen = ", chosen by `fit`" if "fit" in figures else ""
+    detecting = f"Detectors at the first {figures['detecting_layers']} layers{chosen}."
+    return [detecting, _kept(figures), _attacks(figures)]
 
 
 def _kept(figures: Mapping[str, Any]) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import click
@@ -84,6 +86,12 @@ def questions(tokenizer: Any) -> Questions:
     return Questions(make.reviews(rows), make.exam(), attacks)
 
 
+def _digest(path: Path) -> str:
+    """Of a patched graph: answers of another one are not its own."""
+    with (path / "model.onnx" if path.is_dir() else path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+
+
 def loop(graph: str, seed: int) -> Figures:
     """A graph patched, in the loop that people run."""
     victim, commands = _victim(seed), Commands()
@@ -98,7 +106,7 @@ def loop(graph: str, seed: int) -> Figures:
     after = fitting.patched(before, folder / before.name, file, commands)
     asked = [
         Asked(folder / f"{graph}-{name}.json", partial(loop_on, path), stop)
-        for name, path in (("original", before), (f"patched-{hotfix.digest[:12]}", after))
+        for name, path in (("original", before), (f"patched-{_digest(after)}", after))
     ]
     found = figures(questions(tokenizer), asked[0], asked[1], answer_tokens(tokenizer), llm.TARGET)
     evidence = hotfix.evidence
