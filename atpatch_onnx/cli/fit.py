@@ -247,8 +247,8 @@ def _healing(described: Mapping[str, Any]) -> Iterator[str]:
     yield "flagged tokens healed" + "".join(f"; {words}" for words in (calls, seen) if words)
     probe = described["evidence"]["calibration"]["probe"]
     yield (
-        f"detecting sites: the first {probe['depth']} of {probe['sites']}, so a prompt costs"
-        f" {1 + probe['layers_share']:.2f} of its layers; a step of one token costs nothing"
+        f"detecting sites: the first {probe['depth']} of {probe['sites']}, so a flagged prompt runs"
+        f" {probe['layers_share']:.0%} of its layers twice; a step of one token is not judged"
     )
 
 

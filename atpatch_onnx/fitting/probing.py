@@ -1,8 +1,8 @@
 """Detectors on a decoder's answer row, at the first sites of the graph, and what they tell on the selection part.
 
-The flags must be known before layer 0 runs, so a patched graph first runs a copy of the nodes that the detecting sites
-need (the probe): the earlier the last of them, the cheaper. So detectors are trained for the first 1, 2, 3, 4, 6, 8, …
-sites together, by the sum of their logits.
+The flags must be known before layer 0 runs, so a patched graph first runs the nodes that the detecting sites need (the
+probe), and once more where a token is flagged: the earlier the last of them, the cheaper. So detectors are trained for
+the first 1, 2, 3, 4, 6, 8, … sites together, by the sum of their logits.
 
 A prompt may also come in pieces, or be shorter than any row of the set. In a causal model the first L tokens of a
 prompt are a prompt, and their answer row is row L - 1 of the same map: so every row is read at several lengths.

@@ -188,7 +188,7 @@ class ProbeTried(TypedDict):
 
 class ProbePrice(TypedDict):
     """Which sites detect where tokens are healed, and what they cost: the last one, its place among all sites, and the
-    share of the sites and of the graph's nodes that every prompt runs twice.
+    share of the sites and of the graph's nodes that a flagged prompt runs twice.
     """
 
     last_site: str

@@ -99,7 +99,7 @@ def test_terminal_page_and_json_tell_what_a_prompt_costs() -> None:
     )
     depth = len(fitted().sites)
     assert "flagged tokens healed; prefill and decoding with caches; prompts of" in said
-    assert f"detecting sites: the first {depth} of 3, so a prompt costs {1 + depth / 3:.2f} of its layers" in said
+    assert f"the first {depth} of 3, so a flagged prompt runs {depth / 3:.0%} of its layers twice" in said
     assert f"whole answers of {STEPS} tokens" in said
     assert f"The first {depth} of 3 sites detect" in page and "flagged tokens are healed" in page
     assert problems("fit", {"output": "model.hotfix", **fitted().describe()}) == []
