@@ -16,10 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from rewriters.errors import AtpatchError
 from rewriters.model.atomic import write_file
 
-from ..errors import SAMPLES_UNREADABLE
+from ..errors import SAMPLES_UNREADABLE, ModelError
 from .row_checks import most_frequent
 from .samples import read_rows
 from .subject import Subject
@@ -255,7 +254,7 @@ def _judged(guess: Guess, header: Sequence[str], rows: Sequence[Sequence[str]], 
     try:
         data = coded_rows("the table", header, rows[:: -(-len(rows) // MOST_ROWS)], guess.description, subject)
         predictions = subject.predictions(data.inputs)
-    except AtpatchError:
+    except ModelError:  # only onnxruntime knows whether it takes these codes
         return None
     assert data.labels is not None
     words = np.array(classes)[data.labels]

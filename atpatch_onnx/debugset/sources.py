@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BAD_OPTION, AtpatchError
+from ..errors import BAD_OPTION, ModelError
 from ..inference.datasets import Arrays, DataSet
 from ..inspection.model_files import tokenizer_next_to
 from .flips import flip_set
@@ -261,7 +261,7 @@ def _tokens(subject: Subject, data: DataSet, description: Description | None) ->
         other[:, column.index] = np.roll(np.unique(data.inputs[column.input][:, column.index]), 1)[0]
         try:
             moved = np.flatnonzero(subject.touched(rows, {**rows, column.input: other}).any(0))
-        except AtpatchError:  # a model that mixes its columns: they stay numbers
+        except ModelError:  # a model that mixes its columns: they stay numbers
             return {}
         if len(moved) == 1:
             found[column.name] = int(moved[0])

@@ -19,10 +19,15 @@ from atpatch_onnx.inference.datasets import DataSet
 
 from ..browser import needs_browser, width_of
 from ..conftest import Run
-from ..debugset.test_making import office as office  # the fixture
+from ..debugset.office import make_office
 
 Atpatch = Callable[..., Run]
 HEADER = "job,age,sex,hours,score,label"
+
+
+@pytest.fixture(scope="module")
+def office(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_office(tmp_path_factory.mktemp("office"))
 
 
 @pytest.fixture
