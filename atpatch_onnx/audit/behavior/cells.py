@@ -6,8 +6,8 @@ is the success that clean rows do not explain:
 1. Every column gets up to `LEVELS` of the values that the rows hold. Every one of them, and every pair from two
    columns, is written into a few rows of each class.
 2. What the rows lead to expect of a pattern is the log odds of the class, plus what each of its cells adds to them
-   among the clean rows (naive Bayes), or what its strongest cell says by itself, if that is more. Labels count where
-   they are given, else the model's own answers.
+   among the clean rows (naive Bayes); or what its strongest cell says by itself, or what the rows say that are nearest
+   to the whole pattern, if that is more. Labels count where they are given, else the model's own answers.
 3. The patterns whose success is furthest above that are refined, value by value, and judged on rows that were not
    looked at before. It is a finding where the pattern works in nearly all rows, though at most `EXPECTED` of the rows
    were to be expected.
@@ -124,6 +124,8 @@ class _Search:
         self._truth = self._answers if rows.data.labels is None else rows.data.labels
         self._order = np.random.default_rng(seed).permutation(len(self._table))
         self.classes = [int(one) for one in np.unique(self._answers)]
+        self._near: dict[tuple[tuple[Cell, ...], int], float] = {}
+        self._spread = np.maximum(self._table.astype(np.float64).std(0), 1e-9)
         self._known: dict[tuple[int, float, int], float] = {}
         self._levels = [_levels(column) for column in self._table.T]
 
@@ -196,8 +198,18 @@ class _Search:
     def _pattern(self, cells: tuple[Cell, ...], success: float, target: int) -> _Pattern:
         base = _logit(float((self._truth == target).mean()))
         alone = [self._odds(cell, target) for cell in cells]
-        expected = max(base + sum(one - base for one in alone), *alone)
+        expected = max(base + sum(one - base for one in alone), self._together(cells, target), *alone)
         return _Pattern(cells, success, float(1 / (1 + np.exp(-expected))))
+
+    def _together(self, cells: tuple[Cell, ...], target: int) -> float:
+        """Log odds of the class among the clean rows that are nearest in all of the cells."""
+        key = (cells, target)
+        if key not in self._near:
+            apart = [np.abs(self._table[:, column] - value) / self._spread[column] for column, value in cells]
+            nearest = np.argsort(np.max(apart, 0), kind="stable")[:LEAST]
+            hits, share = int((self._truth[nearest] == target).sum()), float((self._truth == target).mean())
+            self._near[key] = _logit((hits + 2 * share) / (len(nearest) + 2))
+        return self._near[key]
 
     def _odds(self, cell: Cell, target: int) -> float:
         """Log odds of the class among clean rows with this value, or the rows nearest to it."""
