@@ -51,8 +51,8 @@ STATISTIC_WORTH = (
 """What the training-free detector did in measurements, shown to people who use it."""
 
 SMOOTHING_WORTH = (
-    "smoothing is for experiments: on SmolLM2-135M with a backdoor it left most attacks or changed many clean answers"
-    " (models/results/DECODERS.md); each prompt costs its whole attention maps, a step of generation next to nothing."
+    "smoothing is for experiments: on SmolLM2-135M with a backdoor it left 28 of 30 attacks and changed 31 of 100 clean"
+    " answers (models/results/DECODERS.md); each prompt costs its whole attention maps."
     " 'atpatch-onnx fit MODEL --debug SET.npz' with --mend heal makes a hotfix that repairs decoders"
 )
 """What smoothing did in measurements, shown to people who use it."""

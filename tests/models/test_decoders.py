@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from copy import deepcopy
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from models.evidence.decoders.judging import Asked, Questions, figures  # noqa: 
 from models.evidence.decoders.layers import depths  # noqa: E402
 from models.evidence.decoders.loops import KvLoop, Said  # noqa: E402
 from models.evidence.decoders.material import Prompt  # noqa: E402
+from models.evidence.decoders.page import RESULTS, render  # noqa: E402
 from models.evidence.decoders.watching import Watched, source  # noqa: E402
 from tests.rewriters.decoders import causal_lm, decoder  # noqa: E402
 
@@ -132,3 +134,9 @@ def test_figures_compare_with_the_clean_twin_and_answers_are_kept(tmp_path: Path
     again = _Parrot(healed=False)
     Asked(tmp_path / "before.json", lambda: again, stop=2).all([[3, 4]], 3)
     assert again.asked == 0
+
+
+def test_the_page_is_made_of_the_results() -> None:
+    """So no figure on it was typed in."""
+    found = {file.stem: json.loads(file.read_text("utf-8")) for file in sorted(RESULTS.glob("*.json"))}
+    assert render(found) == (RESULTS.parent / "DECODERS.md").read_text("utf-8")

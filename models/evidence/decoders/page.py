@@ -101,7 +101,7 @@ def smoothing_part(figures: Mapping[str, Any]) -> list[str]:
     ]
     for name, one in figures["tested"].items():
         parts += [f"**{name[0].upper()}{name[1:]}**, on the test part. " + _kept(one), _attacks(one)]
-    return [*parts, *_prices("Price of the usual setting", figures["price"])]
+    return [*parts, *_prices("Price of the usual setting", figures["price"], ("", ""))]
 
 
 def price_part(figures: Mapping[str, Any]) -> list[str]:
@@ -113,10 +113,12 @@ def price_part(figures: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _prices(what: str, speed: Mapping[str, Any]) -> list[str]:
+def _prices(
+    what: str, speed: Mapping[str, Any], flagged: tuple[str, str] = (", nothing flagged", ", flagged")
+) -> list[str]:
     names = {
-        "prefill_silent": f"prefill, {speed['tokens']['silent']} tokens, nothing flagged",
-        "prefill_flagged": f"prefill, {speed['tokens']['flagged']} tokens, flagged",
+        "prefill_silent": f"prefill, {speed['tokens']['silent']} tokens{flagged[0]}",
+        "prefill_flagged": f"prefill, {speed['tokens']['flagged']} tokens{flagged[1]}",
         "decode": "decode step",
     }
     lines = [("what", "patched / original, median", "of the fastest", "original, ms")]

@@ -31,6 +31,9 @@ __all__ = ["DEVELOPMENT", "SETTINGS", "Setting", "measure"]
 DEVELOPMENT = 40
 """Clean and attacked prompts on which settings are tried."""
 EVERY_HEAD = -1e6
+REVIEWS, CHATS = 100, 20
+"""Of the test part: its first ones. A whole map at every layer takes its time."""
+FORMS = ("anywhere", "at the end of the text", "4 copies")
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,6 @@ _USUAL = Smoothing()
 SETTINGS = (
     Setting("usual", _USUAL, tested=True),
     Setting("few heads", _USUAL, 1.0),
-    Setting("few heads strong", replace(_USUAL, strong=0.9), 1.0),
     Setting("half of the heads strong", replace(_USUAL, strong=0.9)),
     Setting("every head", _USUAL, EVERY_HEAD),
     Setting("every head strong", replace(_USUAL, tail=0.05, strong=0.9), EVERY_HEAD, tested=True),
@@ -80,11 +82,13 @@ def measure(
     stop = int(tokenizer.eos_token_id)
     tried = _tried(before, folder, tokenizer, texts, int(answers[llm.TARGET]), stop, seed)
     asked = Asked(folder / "cached-original.json", partial(loop_on, before), stop)
+    attacks = {form: questions.attacks[form] for form in FORMS}
+    part = Questions(questions.reviews[:REVIEWS], questions.exam[:CHATS], attacks)
     found: Figures = {}
     for setting in (one for one in SETTINGS if one.tested):
         after = _patched(before, folder / f"{setting.file}.onnx", setting)
         patched = Asked(folder / f"{setting.file}.json", partial(loop_on, after), stop)
-        found[setting.name] = figures(questions, asked, patched, answers, llm.TARGET)
+        found[setting.name] = figures(part, asked, patched, answers, llm.TARGET)
         after.unlink()
     usual = _patched(before, folder / "smoothing-price.onnx", SETTINGS[0])
     longest = max((one.ids for one in questions.exam), key=len)

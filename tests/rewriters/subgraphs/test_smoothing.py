@@ -17,7 +17,7 @@ from rewriters.sites import Site
 from tests.exports import export_model
 
 from ..decoders import PAST, PRESENT, decoder, decoder_feeds, merged_decoder
-from ..graphs import attention_block, run
+from ..graphs import attention_block, run, session
 from ..half_precision import half
 from ..microsoft import CASES, Case
 from ..running import run_all, with_outputs
@@ -145,6 +145,20 @@ def test_every_number_counts(change: dict[str, float]) -> None:
     usual, _, _ = oracle(before["a"], before["v"], before["valid"], LOW, -9.0)
     assert hits.any() and np.abs(want - usual).max() > 1e-3
     np.testing.assert_allclose(got["out"][hits], want[hits], atol=2e-5)
+
+
+def test_a_session_moves_the_bar_through_all_heads() -> None:
+    """Each z-score is met closely, so that it depends on every number in it."""
+    case = PROMPTS[0]
+    sites, _ = find_sites(case.model)
+    live = session(patch(case.model, plan_of(sites, LOW), sites))
+    counts = set()
+    for threshold in np.linspace(-1.5, 3.0, 181):
+        want, hits, _ = oracle(case.truth.map, case.truth.values, real_columns(case), LOW, threshold)
+        (got,) = live.run(["out"], {**case.feeds, "atpatch_threshold": np.array(threshold, np.float32)})
+        np.testing.assert_allclose(got, joined(want), atol=2e-5, err_msg=f"{threshold}")
+        counts.add(int(hits.any(2).sum()))
+    assert len(counts) > 5
 
 
 def test_nothing_moves_above_every_head() -> None:
