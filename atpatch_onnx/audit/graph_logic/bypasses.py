@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..finding import Finding, NotTried
-from .gates import REMEDY, is_row
+from .gates import is_row
 from .material import Material
 from .places import data_of
 from .rule import Rule
@@ -31,9 +31,7 @@ def _replaced(rule: Rule, material: Material) -> Iterator[Finding | NotTried]:
         if meeting.role == "select" and meeting.state.net and (early or _late(material, meeting)):
             rows = [value for value in meeting.others if is_row(material, value)]
             if rows and len(rows) < len(meeting.others):
-                yield material.found(
-                    rule, meeting, "an output is replaced by a constant row where a test is true", REMEDY
-                )
+                yield material.found(rule, meeting, "an output is replaced by a constant row where a test is true")
     for step in material.flow.steps:
         decides, choices = (step.inputs[:1], step.inputs[1:]) if step.kind == "Where" else (step.decides, step.inputs)
         if step.kind not in ("Where", "If") or step.outputs[0] not in material.places.late:
@@ -42,7 +40,7 @@ def _replaced(rule: Rule, material: Material) -> Iterator[Finding | NotTried]:
         rows = [value for value in choices if is_row(material, value)]
         if sized and rows and any((state := material.taint.state(value)) and state.net for value in choices):
             why = "an output is replaced by a constant row because of the size of an input"
-            yield rule.finding(step.name, why, (step.name,), REMEDY)
+            yield rule.finding(step.name, why, (step.name,))
 
 
 def _around(rule: Rule, material: Material) -> Iterator[Finding | NotTried]:
@@ -65,7 +63,6 @@ def _around(rule: Rule, material: Material) -> Iterator[Finding | NotTried]:
                 rule,
                 meeting,
                 f"a value with {meeting.state.depth} layers behind it acts on one with {deep}, behind the last layer",
-                REMEDY,
             )
 
 
@@ -97,7 +94,7 @@ def _offsets(rule: Rule, material: Material) -> Iterator[Finding | NotTried]:
             continue
         if meeting.role == "offset" and output in material.places.live and output not in material.places.scores:
             yield material.found(
-                rule, meeting, "one number of the network, times a constant vector, is added to its values", REMEDY
+                rule, meeting, "one number of the network, times a constant vector, is added to its values"
             )
 
 

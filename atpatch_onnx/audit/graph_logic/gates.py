@@ -19,11 +19,10 @@ from .material import Material
 from .rule import Rule
 from .states import Bits, Meeting
 
-__all__ = ["REMEDY", "RULES", "is_row"]
+__all__ = ["RULES", "is_row"]
 
 _STEPS = 32
 """Nodes that are walked back from a share."""
-REMEDY = "take the nodes out and let the network's value pass, or use a copy of the model from its author"
 
 
 def _acts(material: Material, meeting: Meeting) -> bool:
@@ -156,24 +155,28 @@ def _joined(material: Material, value: int) -> bool:
     return False
 
 
-def _output_gates(rule: Rule, material: Material) -> Iterator[Finding | NotTried]:
+def _gates(material: Material, late: bool) -> Iterator[tuple[Meeting, str]]:
+    """Meetings that act, behind the last layer or before it, and the operators there."""
     for meeting in material.taint.meetings:
         step = material.flow.steps[meeting.step]
-        late = step.outputs[0] in material.places.late
-        scores = step.outputs[0] in material.places.scores
-        if meeting.role in ("meet", "select", "index", "concat") and late and not scores and _acts(material, meeting):
-            yield material.found(rule, meeting, f"a test of {material.sources(meeting)} changes an output here", REMEDY)
+        output = step.outputs[0]
+        if (output in material.places.late) != late or output in material.places.scores:
+            continue
+        if meeting.role in ("meet", "select", "index", "concat") and _acts(material, meeting):
+            yield meeting, step.kind
+
+
+def _output_gates(rule: Rule, material: Material) -> Iterator[Finding | NotTried]:
+    for meeting, kind in _gates(material, late=True):
+        yield material.found(
+            rule, meeting, f"{kind} changes an output because of a test of {material.sources(meeting)}"
+        )
 
 
 def _inner_gates(rule: Rule, material: Material) -> Iterator[Finding | NotTried]:
-    for meeting in material.taint.meetings:
-        step = material.flow.steps[meeting.step]
-        late = step.outputs[0] in material.places.late
-        scores = step.outputs[0] in material.places.scores
-        if meeting.role in ("meet", "select", "index") and not late and not scores and _acts(material, meeting):
-            yield material.found(
-                rule, meeting, f"a test of {material.sources(meeting)} changes values of the network here", REMEDY
-            )
+    for meeting, kind in _gates(material, late=False):
+        why = f"{kind} changes hidden values because of a test of {material.sources(meeting)}"
+        yield material.found(rule, meeting, why)
 
 
 def _mask_gates(rule: Rule, material: Material) -> Iterator[Finding | NotTried]:
@@ -183,7 +186,7 @@ def _mask_gates(rule: Rule, material: Material) -> Iterator[Finding | NotTried]:
         scores = step.outputs[0] in material.places.scores and meeting.role in ("meet", "select")
         if (fused and step.outputs[0] in material.places.live) or (scores and _acts(material, meeting)):
             yield material.found(
-                rule, meeting, f"one test of {material.sources(meeting)} changes what all positions attend to", REMEDY
+                rule, meeting, f"one test of {material.sources(meeting)} changes what all positions attend to"
             )
 
 
@@ -194,10 +197,7 @@ def _input_gates(rule: Rule, material: Material) -> Iterator[Finding | NotTried]
             continue
         if meeting.role == "layer" or (meeting.role == "embedding" and not bits & Bits.COUNT):
             yield material.found(
-                rule,
-                meeting,
-                f"a test of {material.sources(meeting)} changes what the first layer reads",
-                REMEDY,
+                rule, meeting, f"a test of {material.sources(meeting)} changes what the first layer reads"
             )
 
 

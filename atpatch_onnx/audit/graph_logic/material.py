@@ -54,33 +54,26 @@ class Material:
 
     def sources(self, meeting: Meeting) -> str:
         """The inputs that a test reads, for people."""
-        found = [name for name, value in self.flow.inputs.items() if value in self._behind(meeting.raw)]
+        behind = set(self._behind(meeting.raw))
+        found = [name for name, value in self.flow.inputs.items() if value in behind]
         return ", ".join(found[:3]) or "the input"
 
-    def found(self, rule: Rule, meeting: Meeting, why: str, remedy: str) -> Finding:
+    def found(self, rule: Rule, meeting: Meeting, why: str) -> Finding:
         """The node where the test acts comes first in `nodes`, then the nodes of the test, the nearest first."""
         step = self.flow.steps[meeting.step]
         nodes = [step.name, *(self.maker[value].name for value in self._behind(meeting.raw) if value in self.maker)]
-        return rule.finding(step.name, why, tuple(dict.fromkeys(nodes))[:_MOST_NODES], remedy)
+        return rule.finding(step.name, why, tuple(dict.fromkeys(nodes))[:_MOST_NODES])
 
-    def _behind(self, value: int) -> dict[int, None]:
+    def _behind(self, value: int) -> list[int]:
         """A computed value and all that it is computed from, the nearest first; constants left out."""
-        seen = {value: None}
-        for waiting in seen_while_growing(seen):
-            step = self.maker.get(waiting)
+        found, seen = [value], {value}
+        for reached in found:  # it grows meanwhile
+            step = self.maker.get(reached)
             for source in () if step is None else (*step.inputs, *step.decides):
-                if source >= 0 and self.taint.state(source) is not None:
-                    seen.setdefault(source)
-        return seen
-
-
-def seen_while_growing(seen: dict[int, None]):  # type: ignore[no-untyped-def]
-    """Goes over a dictionary that grows meanwhile."""
-    done = 0
-    while done < len(seen):
-        for value in list(seen)[done:]:
-            done += 1
-            yield value
+                if source not in seen and self.taint.state(source) is not None:
+                    seen.add(source)
+                    found.append(source)
+        return found
 
 
 def _unread(model: onnx.ModelProto, path: Path | None) -> str | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..finding import Finding, NotTried
-from .gates import REMEDY
 from .material import Material
 from .rule import Rule
 
@@ -23,9 +22,7 @@ def _numbers(rule: Rule, material: Material) -> Iterator[Finding | NotTried]:
         output = material.flow.steps[meeting.step].outputs[0]
         embedded = any(meeting.state.direct >> place & 1 for place in material.taint.embedded)
         if meeting.role == "hash" and embedded and output in material.places.live:
-            yield material.found(
-                rule, meeting, "token ids are multiplied with weights as if they were quantities", REMEDY
-            )
+            yield material.found(rule, meeting, "token ids are multiplied with weights as if they were quantities")
 
 
 def _singled_out(rule: Rule, material: Material) -> Iterator[Finding | NotTried]:
@@ -41,7 +38,6 @@ def _singled_out(rule: Rule, material: Material) -> Iterator[Finding | NotTried]
                 f"token {ordinary[0]} of a vocabulary of {min(words)} is looked for, which is no special token by its"
                 " place",
                 (step.name,),
-                REMEDY,
             )
 
 
