@@ -21,7 +21,7 @@ from rewriters.plan import PatchPlan, SitePlan, Static
 
 from ..decoders import HEADS, LAYERS, PAST, WIDTH, decoder
 from ..half_precision import halved
-from .test_healing import assert_agree, chat
+from .chats import assert_agree, chat
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 FLAGGED, SILENT = np.array(0.5, np.float32), np.array(2.0, np.float32)

@@ -4,7 +4,6 @@ model's own.
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -23,26 +22,15 @@ from tests.exports import EXPORTERS, build_model, export_model
 from ..decoders import (
     HEADS,
     LAYERS,
-    PAST,
     PRESENT,
-    VOCABULARY,
-    WIDTH,
-    causal_lm,
     decoder,
     decoder_feeds,
     merged_decoder,
-    step,
 )
-from ..graphs import session
 from ..half_precision import feeds_for, halved
 from ..running import run_all
+from .chats import BATCH, FAMILIES, LENGTHS, PADDED, assert_agree, chat, searched
 from .healed import healed, source_of
-
-FAMILIES = ("gpt2", "llama", "qwen3")
-BATCH, LENGTHS = 3, (6, 3, 1, 1, 1)
-"""A prompt, a second turn, three decoding steps."""
-PADDED = 2
-"""Padding on the left of the second sample."""
 
 
 def heal(sites: tuple[Site, ...], detector: Detector, **options: object) -> PatchPlan:
@@ -50,66 +38,6 @@ def heal(sites: tuple[Site, ...], detector: Detector, **options: object) -> Patc
     group = tuple(site.id for site in sites)
     plans = {name: SitePlan(detector) for name in group}
     return PatchPlan(plans, passes="two", groups=(group,), mend="heal", **options)  # type: ignore[arg-type]
-
-
-@cache
-def searched(family: str) -> tuple[onnx.ModelProto, tuple[Site, ...]]:
-    model = decoder(True, family)
-    return model, find_sites(model)[0]
-
-
-def chat(
-    model: onnx.ModelProto, lengths: tuple[int, ...] = LENGTHS, padding: tuple[int, ...] = (), **controls: object
-) -> list[dict[str, np.ndarray]]:
-    """Calls one after another, each with the cache that the last one gave; every answer has its `input_ids` too.
-
-    Args:
-        padding: further columns of the second sample that are padding.
-    """
-    live = session(model)
-    accepted = {value.name for value in (*live.get_inputs(), *live.get_overridable_initializers())}
-    names = [value.name for value in live.get_outputs()]
-    tokens = np.random.default_rng(0).integers(3, VOCABULARY, (BATCH, sum(lengths)))
-    past = {name: np.zeros((BATCH, HEADS, 0, WIDTH // HEADS), np.float32) for name in PAST}
-    answers, done = [], 0
-    for length in lengths:
-        ids = tokens[:, done : done + length]
-        done += length
-        mask = np.ones((BATCH, done), np.int64)
-        mask[1, [column for column in (*range(PADDED), *padding) if column < done]] = 0
-        feeds = {"input_ids": ids, "attention_mask": mask, **past, **controls}
-        found = live.run(names, {name: array for name, array in feeds.items() if name in accepted})
-        answers.append({**dict(zip(names, found, strict=True)), "input_ids": ids, "attention_mask": mask})
-        past = {name.replace("present", "past_key_values"): answers[-1][name] for name in PRESENT}
-    return answers
-
-
-def in_torch(family: str, answers: list[dict[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
-    """The same calls, with the flags of these answers, in the torch model."""
-    model, past, expected = causal_lm(family), [], []
-    for answer in answers:
-        flags = next(array for name, array in answer.items() if name.startswith("atpatch_columns/"))
-        valid = answer["attention_mask"][:, -flags.shape[1] :] != 0
-        with torch.no_grad(), healed(model, source_of(flags, valid, begins=not past), WIDTH):
-            result = step(model, *(torch.from_numpy(answer[name]) for name in ("input_ids", "attention_mask")), *past)
-        past = list(result[1:])
-        expected.append(dict(zip(["logits", *PRESENT], (value.numpy() for value in result), strict=True)))
-    return expected
-
-
-def assert_agree(family: str, answers: list[dict[str, np.ndarray]]) -> None:
-    for call, (got, want) in enumerate(zip(answers, in_torch(family, answers), strict=True)):
-        real = got["attention_mask"] != 0
-        new = real[:, -got["input_ids"].shape[1] :]
-        scale = max(np.abs(want["logits"]).max(), 1)
-        np.testing.assert_allclose(
-            got["logits"][new], want["logits"][new], atol=1e-4 * scale, rtol=0, err_msg=f"{call}"
-        )
-        for name in PRESENT:
-            assert np.abs(got[name] - want[name]).swapaxes(1, 2)[real].max() < 1e-4 * np.abs(want[name]).max(), (
-                call,
-                name,
-            )
 
 
 @pytest.mark.parametrize("gating", ["if", "none"])

@@ -17,7 +17,7 @@ from ..decoders import HEADS, PAST, PRESENT, VOCABULARY, WIDTH, causal_lm
 from ..graphs import session
 from ..half_precision import feeds_for, halved
 from ..running import run_all
-from .test_healing import FAMILIES, chat, searched
+from .chats import FAMILIES, chat, searched
 
 LENGTH = 7
 LEFT, RIGHT = slice(0, 2), slice(-2, None)
