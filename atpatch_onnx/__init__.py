@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from rewriters.sites import Inspection, Rejection, Site
 
     from .ab.analysis import Analysis, analyze_log
-    from .audit.auditor import audit as audit
-    from .audit.options import AuditOptions
-    from .audit.result import Audit
+    from .auditing.auditor import audit as audit
+    from .auditing.options import AuditOptions
+    from .auditing.result import Audit
     from .benchmark.benchmarker import bench
     from .benchmark.options import BenchOptions
     from .benchmark.result import Bench
@@ -86,6 +86,7 @@ __all__ = [
     "Site",
     "Unpatched",
     "analyze_log",
+    "audit",
     "bench",
     "compare",
     "diff",
@@ -106,9 +107,9 @@ _NAMES = {
     "rewriters.plan": ("PatchPlan",),
     "rewriters.sites": ("Inspection", "Rejection", "Site"),
     ".ab.analysis": ("Analysis", "analyze_log"),
-    ".audit.auditor": ("audit",),
-    ".audit.options": ("AuditOptions",),
-    ".audit.result": ("Audit",),
+    ".auditing.auditor": ("audit",),
+    ".auditing.options": ("AuditOptions",),
+    ".auditing.result": ("Audit",),
     ".benchmark.benchmarker": ("bench",),
     ".benchmark.options": ("BenchOptions",),
     ".benchmark.result": ("Bench",),

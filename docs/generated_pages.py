@@ -140,7 +140,7 @@ def rejection_codes() -> str:
 
 def audit_rules() -> str:
     """One section a rule of the audit."""
-    from atpatch_onnx.audit.rules import RULES
+    from atpatch_onnx.auditing.rules import RULES
 
     return "\n\n".join(
         f"## {code}: {rule.title} {{ #{code.lower()} }}\n\n*{rule.check}.* {rule.about}"

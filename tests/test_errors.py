@@ -19,6 +19,11 @@ BORDERS = {
     "atpatch_onnx/serve/server.py",  # logs it, or ends the server with it
     "atpatch_onnx/serve/calibration.py",  # logs it; the server goes on with the original
     "atpatch_onnx/serve/fit_process.py",  # hands its words to the server
+    "atpatch_onnx/auditing/case.py",  # a patch that cannot be taken out stays in, and a rule says so
+    "atpatch_onnx/auditing/behavior/__init__.py",  # a check that a model does not admit was not tried
+    "atpatch_onnx/auditing/graph_logic/material.py",  # a patch that cannot be taken out is none
+    "atpatch_onnx/auditing/provenance/stamp.py",  # a patch that cannot be made again is none
+    "atpatch_onnx/auditing/cutting/cut.py",  # a graph that does not run is no cut
 }
 """Where a refusal becomes words for people, so that any is caught."""
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..audit.options import AuditOptions
+from ..auditing.options import AuditOptions
 from .options import json_output, model_argument, options_of
 from .progress import bars
 from .rendering import emit_json, note, table
 
 if TYPE_CHECKING:
-    from ..audit.result import Audit
+    from ..auditing.result import Audit
 
 
 @click.command()
@@ -42,9 +42,9 @@ def audit(
     from rewriters.model.atomic import write_file
     from rewriters.model.regular_files import check_destination
 
-    from ..audit.auditor import audit as audit_model
-    from ..audit.page import audit_page
-    from ..audit.sarif import sarif_log
+    from ..auditing.auditor import audit as audit_model
+    from ..auditing.page import audit_page
+    from ..auditing.sarif import sarif_log
     from ..pages import environment, save_page
 
     if html is not None:

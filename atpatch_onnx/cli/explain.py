@@ -18,7 +18,7 @@ def explain(code: str | None) -> None:
     """
     from rewriters.finding.finder import REASONS
 
-    from ..audit.rules import RULES
+    from ..auditing.rules import RULES
     from ..errors import CATALOG, UNKNOWN_CODE
 
     if code is None:

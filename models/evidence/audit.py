@@ -17,7 +17,7 @@ from typing import Any
 
 import click
 
-from atpatch_onnx.audit.auditor import audit
+from atpatch_onnx.auditing.auditor import audit
 from rewriters.model.atomic import write_file
 
 from ..tables import backdoor

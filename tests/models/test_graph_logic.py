@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from atpatch_onnx.audit.graph_logic import check_graph
+from atpatch_onnx.auditing.graph_logic import check_graph
 from models.evidence.graph_logic import planted
 from models.evidence.graph_logic.clean import CLEAN
 from models.evidence.graph_logic.later_planted import LATER_PLANTED

@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from atpatch_onnx.audit.graph_logic import check_graph
+from atpatch_onnx.auditing.graph_logic import check_graph
 from rewriters.model import io
 
 from ...victims import versions

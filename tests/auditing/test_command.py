@@ -11,10 +11,10 @@ import numpy as np
 import onnx
 import pytest
 
-from atpatch_onnx.audit.auditor import audit
-from atpatch_onnx.audit.budget import Budget, OutOfTime
-from atpatch_onnx.audit.finding import Finding, NotTried
-from atpatch_onnx.audit.verdict import judge
+from atpatch_onnx.auditing.auditor import audit
+from atpatch_onnx.auditing.budget import Budget, OutOfTime
+from atpatch_onnx.auditing.finding import Finding, NotTried
+from atpatch_onnx.auditing.verdict import judge
 from atpatch_onnx.errors import AtpatchError
 
 from ..conftest import Run
@@ -74,7 +74,7 @@ def test_a_model_in_memory_is_not_changed() -> None:
     assert model.SerializeToString() == before
 
 
-@pytest.mark.parametrize("first", ["", "import atpatch_onnx.audit.rules; "])
+@pytest.mark.parametrize("first", ["", "import atpatch_onnx.auditing.rules; "])
 def test_the_public_function_is_there_whatever_was_imported_before(first: str) -> None:
     script = f"import atpatch_onnx; {first}print(atpatch_onnx.audit('model.onnx', budget=0))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)

@@ -6,8 +6,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper, parser
 
-from atpatch_onnx.audit.finding import Checked
-from atpatch_onnx.audit.graph_logic import check_graph
+from atpatch_onnx.auditing.finding import Checked
+from atpatch_onnx.auditing.graph_logic import check_graph
 
 __all__ = ["audit", "codes", "text", "tokens"]
 

@@ -7,7 +7,7 @@ import time
 import onnx
 from onnx import TensorProto, helper, parser
 
-from atpatch_onnx.audit.graph_logic import check_graph
+from atpatch_onnx.auditing.graph_logic import check_graph
 
 from .graphs import text
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import onnx
 import pytest
 
-from atpatch_onnx.audit.finding import Finding
-from atpatch_onnx.audit.graph_logic import check_graph
+from atpatch_onnx.auditing.finding import Finding
+from atpatch_onnx.auditing.graph_logic import check_graph
 
 from .graphs import text
 

@@ -8,8 +8,8 @@ import onnx
 import pytest
 
 import atpatch_onnx
-from atpatch_onnx.audit.finding import Checked
-from atpatch_onnx.audit.graph_logic import check_graph
+from atpatch_onnx.auditing.finding import Checked
+from atpatch_onnx.auditing.graph_logic import check_graph
 
 DIGITS = Path(atpatch_onnx.__file__).parent / "demo" / "digits"
 

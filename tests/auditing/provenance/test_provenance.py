@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from atpatch_onnx.audit.auditor import audit
+from atpatch_onnx.auditing.auditor import audit
 
 from ...cli.hotfixes import hotfix_for
 from ...conftest import Run

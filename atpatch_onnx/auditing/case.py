@@ -11,7 +11,7 @@ import onnx
 from rewriters.editing.patcher import is_patched
 from rewriters.model.forms import Loaded, Model, read
 
-from ..errors import STAMP_MISMATCH, AtpatchError
+from ..errors import AtpatchError
 from ..inspection.inspector import original_of
 from ..inspection.model_files import model_file
 from .budget import Budget
@@ -65,7 +65,5 @@ def open_case(model: Model, options: AuditOptions, budget: Budget) -> Case:
     try:
         proto, why = original_of(loaded), ""
     except AtpatchError as error:
-        if error.code != STAMP_MISMATCH.code:
-            raise
         proto, why = loaded.proto, error.what
     return Case(loaded, proto, why, path, options, budget)

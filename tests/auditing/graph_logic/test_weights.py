@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from atpatch_onnx.audit.graph_logic import check_graph
+from atpatch_onnx.auditing.graph_logic import check_graph
 
 from .graphs import codes, text
 

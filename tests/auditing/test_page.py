@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from atpatch_onnx.audit.auditor import audit
-from atpatch_onnx.audit.behavior.inversion import Searched
-from atpatch_onnx.audit.behavior.samples import Sample
-from atpatch_onnx.audit.finding import Finding
-from atpatch_onnx.audit.graph_picture import pictures
-from atpatch_onnx.audit.page import audit_page
-from atpatch_onnx.audit.result import Audit
-from atpatch_onnx.audit.verdict import judge
+from atpatch_onnx.auditing.auditor import audit
+from atpatch_onnx.auditing.behavior.inversion import Searched
+from atpatch_onnx.auditing.behavior.samples import Sample
+from atpatch_onnx.auditing.finding import Finding
+from atpatch_onnx.auditing.graph_picture import pictures
+from atpatch_onnx.auditing.page import audit_page
+from atpatch_onnx.auditing.result import Audit
+from atpatch_onnx.auditing.verdict import judge
 
 from ..conftest import Run
 from ..tiny import attention_model

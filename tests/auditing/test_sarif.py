@@ -12,9 +12,9 @@ import pytest
 from jsonschema import Draft7Validator
 from onnx import helper
 
-from atpatch_onnx.audit.auditor import audit
-from atpatch_onnx.audit.rules import RULES
-from atpatch_onnx.audit.sarif import sarif_log
+from atpatch_onnx.auditing.auditor import audit
+from atpatch_onnx.auditing.rules import RULES
+from atpatch_onnx.auditing.sarif import sarif_log
 
 from ..conftest import Run
 from ..tiny import attention_model

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 from onnx import parser
 
-from atpatch_onnx.audit.graph_logic import check_graph
+from atpatch_onnx.auditing.graph_logic import check_graph
 
 CALLED = """
 <ir_version: 10, opset_import: ["" : 21, "local" : 1]>

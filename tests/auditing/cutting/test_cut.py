@@ -10,12 +10,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from atpatch_onnx.audit.budget import Budget
-from atpatch_onnx.audit.case import Case, open_case
-from atpatch_onnx.audit.cutting import cut_out
-from atpatch_onnx.audit.finding import Finding
-from atpatch_onnx.audit.options import AuditOptions
-from atpatch_onnx.audit.result import Cut
+from atpatch_onnx.auditing.budget import Budget
+from atpatch_onnx.auditing.case import Case, open_case
+from atpatch_onnx.auditing.cutting import cut_out
+from atpatch_onnx.auditing.finding import Finding
+from atpatch_onnx.auditing.options import AuditOptions
+from atpatch_onnx.auditing.result import Cut
 from atpatch_onnx.inference.sessions import session
 from rewriters.model.bodies import reads
 

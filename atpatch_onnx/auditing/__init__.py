@@ -1,0 +1,1 @@
+"""Judges a stranger's model: backdoors in its graph, in its behavior, and what it says of its origin."""
