@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from rewriters.editing.early_part import early_part
 from rewriters.editing.patcher import patch, unpatch
@@ -109,3 +110,16 @@ def test_half_precision_and_unknown_types_keep_their_nodes() -> None:
     untyped = HealingPlaces(places.tokens, places.places, places.healed, places.judged, places.embeddings, types)
     assert places.types[last] == TensorProto.FLOAT
     assert early_part(model.graph, untyped, [last]) is None
+
+
+def test_outputs_and_inputs_that_are_left_out_are_no_values() -> None:
+    """As in graphs of onnxruntime-genai: norms without their statistics, calls without a bias."""
+    model = copy.deepcopy(decoder(True, "llama"))
+    early = next(node for node in model.graph.node if node.op_type == "MatMul" and "layers.0" in node.name)
+    early.output.append("")
+    late = model.graph.node[-1]
+    late.output[0], result = "before_the_end", late.output[0]
+    model.graph.node.append(helper.make_node("Clip", ["before_the_end", "", ""], [result], "end"))
+    part = early_part(model.graph, places_in(model), [find_sites(model)[0][0].product])
+    assert part is not None and early.name in {model.graph.node[index].name for index in part.nodes}
+    assert "" not in {*part.leaving, *part.handed}
