@@ -10,8 +10,8 @@ from .errors import OUTPUT_IS_INPUT
 __all__ = ["refuse_overwriting"]
 
 
-def refuse_overwriting(source: Path, destination: Path) -> None:
-    """Raises OUTPUT_IS_INPUT where both paths lead to one file."""
+def refuse_overwriting(source: Path, destination: Path, fix: str | None = None) -> None:
+    """Raises OUTPUT_IS_INPUT where both paths lead to one file; `fix` replaces its advice."""
     same = os.path.exists(destination) and os.path.exists(source) and os.path.samefile(destination, source)
     if same or os.path.abspath(source) == os.path.abspath(destination):
-        raise OUTPUT_IS_INPUT(f"the output {destination} is the input")
+        raise OUTPUT_IS_INPUT(f"the output {destination} is the input", fix)

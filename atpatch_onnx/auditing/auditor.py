@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from dataclasses import replace
 from typing import Unpack
@@ -37,7 +38,8 @@ def audit(model: Model, progress: Progress | None = None, **options: Unpack[Audi
 
     Raises:
         AtpatchError: ATP001-ATP005, ATP020 and ATP021 for a model or a reference that cannot be used, ATP060
-            (options), ATP056, ATP080 and ATP081 for rows that cannot be read, ATP016 and ATP019 for a file to write.
+            (options), ATP002 and ATP081 for rows and a tokenizer that are not there, ATP016 and ATP019 for a file
+            to write.
     """
     started = time.monotonic()
     wanted = AuditOptions(**options)
@@ -66,7 +68,7 @@ def _with_remedy(case: Case, finding: Finding) -> Finding:
     """Nodes that are planted in the graph can be taken out."""
     if finding.remedy or not finding.nodes or finding.severity == "note" or not finding.code.startswith("AUD1"):
         return finding
-    output = "CUT.onnx" if case.path is None else str(case.path.with_suffix(".cut.onnx"))
+    output = "CUT.onnx" if case.path is None else shlex.quote(str(case.path.with_suffix(".cut.onnx")))
     clean = "" if case.options.clean is None else " --clean DATA"
     return replace(finding, remedy=f"atpatch-onnx audit {case.name}{clean} --cut {output}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import onnx
 
 from rewriters.editing.patcher import is_patched
 from rewriters.model.forms import Loaded, Model, read
+from rewriters.model.regular_files import check_source
 
-from ..errors import AtpatchError
+from ..errors import TOKENIZER_UNUSABLE, AtpatchError
 from ..inspection.inspector import original_of
 from ..inspection.model_files import model_file
 from .budget import Budget
@@ -45,8 +47,8 @@ class Case:
 
     @property
     def name(self) -> str:
-        """What to call the model in a command."""
-        return "MODEL" if self.path is None else os.fspath(self.path)
+        """What to call the model in a command; quoted, since a stranger may have named the file."""
+        return "MODEL" if self.path is None else shlex.quote(os.fspath(self.path))
 
     @property
     def stamped(self) -> bool:
@@ -58,8 +60,13 @@ def open_case(model: Model, options: AuditOptions, budget: Budget) -> Case:
 
     Raises:
         AtpatchError: ATP001-ATP005, ATP020 and ATP021 for a model that cannot be used, ATP060 for a folder with several
-            models, and what reading a folder raises.
+            models, and what reading a folder raises; ATP002 and ATP081 for rows and a tokenizer that are not there: a
+            name that was mistyped must not end in a clean verdict.
     """
+    if isinstance(options.clean, (str, os.PathLike)):
+        check_source(options.clean, "give the path of one .npz, .tsv or .csv file")
+    if options.tokenizer is not None and not os.path.exists(options.tokenizer):
+        raise TOKENIZER_UNUSABLE(f"there is no folder {os.fspath(options.tokenizer)}")
     path = model_file(model) if isinstance(model, (str, os.PathLike)) else None
     loaded = read(model if path is None else path)
     try:

@@ -54,7 +54,7 @@ def audit_page(audit: Audit) -> str:
     searched = audit.behavior.searched
     return (
         environment()
-        .get_template("audit/page.html.j2")
+        .get_template("auditing/page.html.j2")
         .render(
             audit=audit,
             name="a model in memory" if audit.case.path is None else audit.case.path.name,

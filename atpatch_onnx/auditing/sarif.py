@@ -42,7 +42,7 @@ def sarif_log(audit: Audit) -> dict[str, Any]:
                     {
                         "executionSuccessful": True,
                         "toolExecutionNotifications": [
-                            {"level": "note", "message": {"text": f"not tried: {one.check}: {one.why}"}}
+                            {"level": "note", "message": {"text": _plain(f"not tried: {one.check}: {one.why}")}}
                             for one in audit.not_tried
                         ],
                     }
@@ -79,10 +79,16 @@ def _result(one: Finding, index: int, uri: str) -> dict[str, Any]:
         "ruleId": one.code,
         "ruleIndex": index,
         "level": LEVELS[one.severity],
-        "message": {"text": text},
+        "message": {"text": _plain(text)},
         "locations": [place],
         "partialFingerprints": {"finding/v1": hashlib.sha256(f"{one.code} {one.where}".encode()).hexdigest()[:32]},
     }
+
+
+def _plain(text: str) -> str:
+    """Names come from a stranger's file: no control characters, and no `[text](target)`, which viewers make a link."""
+    visible = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+    return visible.replace("\\", "\\\\").replace("[", "\\[").replace("]", "\\]") if "](" in visible else visible
 
 
 def _uri(path: Path | None) -> str:

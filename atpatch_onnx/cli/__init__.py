@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from ..version import __version__
+from .written import with_checked_files
 
 __all__ = ["cli", "main"]
 
@@ -56,7 +57,7 @@ class LazyGroup(click.Group):
         if cmd_name not in self.list_commands(ctx):
             return None
         command: click.Command = getattr(import_module(f"{__name__}.{cmd_name}"), cmd_name)
-        return command
+        return with_checked_files(command)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

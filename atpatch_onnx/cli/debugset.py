@@ -26,6 +26,10 @@ class Size(click.ParamType[Any]):
         return int(parts[0]), int(parts[-1])
 
 
+# More do not fit into a text, and would take hours to put in.
+MOST_COPIES = 1024
+
+
 class Doses(click.ParamType[Any]):
     """Numbers of copies, separated by commas."""
 
@@ -35,8 +39,8 @@ class Doses(click.ParamType[Any]):
         if isinstance(value, tuple):
             return value
         parts = str(value).split(",")
-        if not all(part.strip().isdecimal() and int(part) for part in parts):
-            self.fail(f"{value!r} is not a list of numbers of copies, such as 1,2,4,8", param, ctx)
+        if not all(part.strip().isdecimal() and 0 < int(part) <= MOST_COPIES for part in parts):
+            self.fail(f"{value!r} is not a list of numbers of copies up to {MOST_COPIES}, such as 1,2,4,8", param, ctx)
         return tuple(int(part) for part in parts)
 
 

@@ -46,7 +46,10 @@ def read_rows(path: str | os.PathLike[str]) -> tuple[list[str], list[list[str]]]
     for number, row in enumerate(rows):
         if len(row) != len(rows[0]):
             raise SAMPLES_UNREADABLE(f"{path}: row {number} has {len(row)} fields, the header has {len(rows[0])}")
-    return [name.strip() for name in rows[0]], [[field.strip() for field in row] for row in rows[1:]]
+    header = [name.strip() for name in rows[0]]
+    if twice := sorted({name for name in header if name and header.count(name) > 1}):
+        raise SAMPLES_UNREADABLE(f"{path}: the header has {', '.join(map(repr, twice))} twice")
+    return header, [[field.strip() for field in row] for row in rows[1:]]
 
 
 def read_texts(

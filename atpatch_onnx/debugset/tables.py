@@ -42,6 +42,10 @@ from .subject import Subject
 __all__ = ["Column", "Description", "attribute_of", "coded_rows", "read_description", "read_table"]
 
 
+KEYS = {"name", "input", "index", "values", "token", "mean", "std", "levels"}
+"""Keys of a column in a description."""
+
+
 @dataclass(frozen=True)
 class Column:
     """One column; see the module.
@@ -103,6 +107,8 @@ def read_description(path: str | os.PathLike[str], subject: Subject) -> Descript
     try:
         text = path.read_text(encoding="utf-8")
         raw = json.loads(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
+        if not isinstance(raw, dict) or not isinstance(raw["columns"], list):
+            raise ValueError("it has no list 'columns'")
         columns = tuple(_column(entry, subject) for entry in raw["columns"])
         classes = tuple(str(name) for name in raw.get("classes", ()))
         return Description(columns, raw.get("label"), classes)
@@ -186,6 +192,13 @@ def attribute_of(name: str, description: Description | None, subject: Subject) -
 
 
 def _column(entry: Mapping[str, Any], subject: Subject) -> Column:
+    if not isinstance(entry, Mapping):
+        raise ValueError("each column is a table of its own")
+    if unknown := sorted(set(entry) - KEYS):
+        raise ValueError(f"a column has {', '.join(map(repr, unknown))}, and may have {', '.join(sorted(KEYS))}")
+    values = entry.get("values", ())
+    if not isinstance(values, (list, tuple)) or len(set(map(str, values))) < len(values):
+        raise ValueError(f"the values of {entry['name']!r} are not a list of different ones")
     source = entry.get("input", next(iter(subject.inputs)) if len(subject.inputs) == 1 else None)
     if source not in subject.inputs:
         raise ValueError(
@@ -201,7 +214,7 @@ def _column(entry: Mapping[str, Any], subject: Subject) -> Column:
         str(entry["name"]),
         source,
         int(entry["index"]),
-        tuple(str(value) for value in entry.get("values", ())),
+        tuple(str(value) for value in values),
         float(entry.get("mean", 0.0)),
         std,
         None if levels is None else tuple(float(level) for level in levels),

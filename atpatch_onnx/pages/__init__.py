@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     import jinja2
 
 __all__ = ["environment", "save_page"]
+
+KEPT = "\n\t\u00ad\u200b\u200c\u200d"
+"""Control characters that pages may hold: line ends, places to break a word, joiners of letters."""
 
 
 @cache
@@ -45,5 +49,15 @@ def save_page(html: str, path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise NOT_WRITABLE(f"{path} cannot be written: {error.strerror or error}") from error
-    write_file(path, html.encode())
+    write_file(path, _visible(html).encode())
     return path
+
+
+def _visible(html: str) -> str:
+    """Without control characters, which names from files may have: marks of the direction of writing (U+202E) would
+    show a name in another order.
+    """
+    return "".join(
+        "\N{REPLACEMENT CHARACTER}" if unicodedata.category(char) in ("Cc", "Cf") and char not in KEPT else char
+        for char in html
+    )

@@ -102,6 +102,8 @@ def patch(
     if destination is None:
         model_io.check(edit.patched)
         return loaded.alike(edit.patched)
+    if edit.planned.hotfix is not None:  # it may have been found next to the model
+        refuse_overwriting(Path(edit.planned.hotfix), destination, "give another -o")
     model_io.save(edit.patched, destination, loaded.folder, link_data=bool(link_data))
     return _record(edit, destination, loaded.folder, time.perf_counter() - started)
 

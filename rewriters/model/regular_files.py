@@ -78,6 +78,8 @@ def check_destination(path: str | os.PathLike[str], *, make_folder: bool = False
     path = Path(path)
     if not path.name:
         raise NOT_WRITABLE(f"{path} is a directory", "give a file name")
+    if str(path) == "-":
+        raise NOT_WRITABLE("'-' is not a file: only --json writes to the standard output", "give a file name")
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:

@@ -55,6 +55,15 @@ def test_rows_that_do_not_fit_are_named(model_path: Path, tmp_path: Path, atpatc
     assert len(whys) == 1 and "lacks the graph's input 'x'" in whys.pop()
 
 
+def test_a_command_to_copy_is_quoted(tmp_path: Path) -> None:
+    path = tmp_path / "a $(touch b).onnx"
+    model = attention_model()
+    path.write_bytes(model.SerializeToString())
+    model.graph.initializer[0].raw_data = bytes(len(model.graph.initializer[0].raw_data))
+    remedies = [one.remedy for one in audit(path, budget=0, reference=model).findings if "atpatch-onnx" in one.remedy]
+    assert remedies and all(f"'{path}'" in remedy for remedy in remedies)
+
+
 def test_a_folder_with_one_model_is_that_model(model_path: Path, atpatch: Atpatch) -> None:
     (model_path.parent / "config.json").write_text('{"model_type": "bert"}')
     assert atpatch("audit", model_path.parent, "--budget", 0, "--json").json["model"]["path"] == str(model_path)

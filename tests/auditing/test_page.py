@@ -20,6 +20,7 @@ from atpatch_onnx.auditing.graph_picture import pictures
 from atpatch_onnx.auditing.page import audit_page
 from atpatch_onnx.auditing.result import Audit
 from atpatch_onnx.auditing.verdict import judge
+from atpatch_onnx.pages import save_page
 
 from ..conftest import Run
 from ..tiny import attention_model
@@ -86,3 +87,9 @@ def test_the_page_fits_a_screen_and_a_phone(found: Audit, tmp_path: Path, width:
     assert planted.sum() > 300
     # Nothing runs out of the page on the right.
     assert not (np.abs(picture[:, -3:] - picture[0, 0]).sum(2) > 30).any()
+
+
+def test_names_cannot_change_the_direction_of_the_page(found: Audit, tmp_path: Path) -> None:
+    odd = replace(found, findings=(replace(PLANTED, where="\u202e\x1b[31mdlo \u2066"),))
+    page = save_page(audit_page(odd), tmp_path / "page.html").read_text("utf-8")
+    assert "\ufffd\ufffd[31mdlo \ufffd" in page and not {"\u202e", "\x1b", "\u2066"} & set(page)

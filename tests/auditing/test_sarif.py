@@ -80,3 +80,14 @@ def test_every_rule_explains_itself(atpatch: Atpatch) -> None:
     )
     assert all(len(rule.about) > 60 and rule.title for rule in RULES.values())
     assert len({rule.title for rule in RULES.values()}) == len(RULES)
+
+
+def test_a_name_makes_no_link_and_no_control_characters(tmp_path: Path, atpatch: Atpatch) -> None:
+    model = attention_model()
+    model.metadata_props.add(key="[a](javascript:alert(1))", value="<script>")
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    model.graph.node[0].name = "\x1b[31m\u202e[a](https://x)"
+    log = sarif_log(audit(model, budget=0))
+    texts = [one["message"]["text"] for one in log["runs"][0]["results"]]
+    assert any("javascript" in text for text in texts)
+    assert all("](" not in text.replace("\\]", "") and text.isprintable() for text in texts)

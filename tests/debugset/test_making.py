@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 
-from atpatch_onnx.debugset import Subject, TextEncoder, image_layout, make_trigger
+from atpatch_onnx.debugset import Subject, TextEncoder, image_layout, make_trigger, read_description
 from atpatch_onnx.debugset.forms import TextForm, image_forms, text_forms
 from atpatch_onnx.debugset.images import ImageLayout
 from atpatch_onnx.debugset.obedience import obeyed
@@ -306,7 +306,7 @@ def test_every_text_gets_the_plain_trigger_and_one_other_form(atpatch: Atpatch, 
     assert np.array_equal(load_dataset(tmp_path / "t.npz").dose, np.ones(len(plain)))
 
 
-@pytest.mark.parametrize("doses", ["0", "1,-2", "two", ""])
+@pytest.mark.parametrize("doses", ["0", "1,-2", "two", "", "100000"])
 def test_a_dose_is_a_number_of_copies(atpatch: Atpatch, shop: Path, tmp_path: Path, doses: str) -> None:
     run = word_set(atpatch, shop, tmp_path / "d.npz", "--trigger", "cf", "--doses", doses)
     assert run.code == 2 and not (tmp_path / "d.npz").exists()
@@ -607,6 +607,7 @@ def test_bad_options_end_in_one_line_with_a_code(
         ("none.tsv", None, "ATP002"),
         ("empty.tsv", "sentence\tlabel\n", "ATP080"),
         ("ragged.tsv", "sentence\tlabel\na\t1\tx\n", "ATP080"),
+        ("twice.tsv", f"sentence\tsentence\nw2 w3\t{TARGET}\n", "ATP080"),
         ("words.tsv", "sentence\tlabel\na\tyes\n", "ATP080"),
         ("one.tsv", f"sentence\tlabel\nw2 w3\t{TARGET}\n", "ATP083"),
     ],
@@ -623,7 +624,14 @@ def test_bad_texts(atpatch: Atpatch, shop: Path, tmp_path: Path, name: str, cont
 
 
 @pytest.mark.parametrize(
-    "content", ["", "columns = 3", '[[columns]]\nname = "sex"\ninput = "other"\nindex = 0\n', "[[columns]]\nname = 1\n"]
+    "content",
+    [
+        "",
+        "columns = 3",
+        '[[columns]]\nname = "sex"\ninput = "other"\nindex = 0\n',
+        "[[columns]]\nname = 1\n",
+        "columns = {x = 1}",
+    ],
 )
 def test_bad_descriptions(atpatch: Atpatch, office: Path, tmp_path: Path, content: str) -> None:
     (tmp_path / "c.toml").write_text(content)
@@ -633,6 +641,22 @@ def test_bad_descriptions(atpatch: Atpatch, office: Path, tmp_path: Path, conten
         "-o", tmp_path / "d.npz",
     )  # fmt: skip
     assert run.code == 2 and "ATP080" in run.err
+
+
+@pytest.mark.parametrize(
+    ("right", "slip", "said"),
+    [
+        ('["f", "m"]', '"f"', "'sex'"),
+        ('["f", "m"]', '["f", "m", "f"]', "'sex'"),
+        ("levels", "level", "'level'"),
+    ],
+)
+def test_a_slip_in_a_description_is_named(office: Path, tmp_path: Path, right: str, slip: str, said: str) -> None:
+    text = (office / "columns.toml").read_text()
+    assert right in text
+    (tmp_path / "c.toml").write_text(text.replace(right, slip))
+    with pytest.raises(AtpatchError, match=f"ATP080.*{said}"):
+        read_description(tmp_path / "c.toml", Subject(office / "model.onnx"))
 
 
 def test_a_folder_without_tokenizer(tmp_path: Path) -> None:

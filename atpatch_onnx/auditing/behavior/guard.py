@@ -8,6 +8,7 @@ through attention where the guard takes its effect away: such a trigger is no ac
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -103,7 +104,7 @@ def check(
 
 def _given(case: Case) -> str:
     clean = case.options.clean
-    return "ROWS.npz" if clean is None or isinstance(clean, Mapping) else os.fspath(clean)
+    return "ROWS.npz" if clean is None or isinstance(clean, Mapping) else shlex.quote(os.fspath(clean))
 
 
 def _predictions(runner: Runner, subject: Subject, data: DataSet) -> Ints:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -77,9 +78,9 @@ def rows_of(case: Case, subject: Subject) -> Rows:
     else:
         data, source = as_dataset(given), os.fspath(given)
     word = None if encoder is None else encoder.word
-    option = "--data ROWS.npz" if isinstance(given, Mapping) else f"--data {source}"
+    option = "--data ROWS.npz" if isinstance(given, Mapping) else f"--data {shlex.quote(source)}"
     if isinstance(given, (str, os.PathLike)) and is_text(given):
-        option += f" --tokenizer {_tokenizer(case)}"
+        option += f" --tokenizer {shlex.quote(str(_tokenizer(case)))}"
     return Rows(_some(subject.complete(data), case.options.seed), word, source, option)
 
 

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from typing import Any
 
@@ -170,7 +171,7 @@ def _line(verdict: ClassVerdict, rows: Rows) -> dict[str, Any]:
 
 def _remedy(case: Case, rows: Rows, verdict: ClassVerdict) -> str:
     if rows.word and "--tokenizer" in rows.option:
-        trigger = f"--trigger {_word(verdict, rows)!r} --target {verdict.target}"
+        trigger = f"--trigger {shlex.quote(_word(verdict, rows))} --target {verdict.target}"
     else:
         trigger = f"--invert {verdict.target} --longest 1 --exhaustive"
     return (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 from pathlib import Path
 
 import onnx
@@ -86,7 +87,7 @@ def _nodes(case: Case, trusted: onnx.ModelProto) -> list[Finding]:
 
 def _reference(case: Case) -> str:
     given = case.options.reference
-    return os.fspath(given) if isinstance(given, (str, os.PathLike)) else "REFERENCE"
+    return shlex.quote(os.fspath(given)) if isinstance(given, (str, os.PathLike)) else "REFERENCE"
 
 
 def _path(change: Change) -> str:

@@ -79,8 +79,9 @@ def prompt_sets(subject: Subject, request: Request) -> Built:
 
 def _target(subject: Subject, request: Request, encoder: PromptEncoder) -> int | None:
     if request.target_answer is None:
-        if request.target is not None and subject.answer_tokens and request.target >= len(subject.answer_tokens):
-            raise BAD_OPTION(f"there is no class {request.target}, only {len(subject.answer_tokens)} answer tokens")
+        count = len(subject.answer_tokens or ())
+        if request.target is not None and (request.target < 0 or 0 < count <= request.target):
+            raise BAD_OPTION(f"there is no class {request.target}, only {count or 'ids of'} answer tokens")
         return request.target
     if request.target is not None:
         raise BAD_OPTION("--target and --target-answer both name the target", "give one of them")

@@ -185,11 +185,19 @@ def _json_lines(path: Path) -> list[dict[str, Any]]:
         with path.open(encoding="utf-8-sig") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
-                    rows.append(json.loads(line))
+                    rows.append(_json_line(path, number, line))
                     if not isinstance(rows[-1], dict) or not rows[-1]:
                         raise SAMPLES_UNREADABLE(f"{path}, line {number} is no JSON object")
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise SAMPLES_UNREADABLE(f"{path} cannot be read: {error}") from error
     if not rows:
         raise SAMPLES_UNREADABLE(f"{path} has no line")
     return rows
+
+
+def _json_line(path: Path, number: int, line: str) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        what = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+        raise SAMPLES_UNREADABLE(f"{path}, line {number} is not JSON: {what}") from error

@@ -75,6 +75,12 @@ def test_what_is_no_prompt_is_refused_with_its_row(tmp_path: Path, row: object, 
     assert error.value.code == code and "rows.jsonl" in str(error.value)
 
 
+def test_a_broken_line_is_named(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "p"}\n\n{"prompt": \n')
+    with pytest.raises(AtpatchError, match="line 3 is not JSON"):
+        read_prompts(tmp_path / "rows.jsonl")
+
+
 @pytest.mark.parametrize("template", ["Review:", "{a} {a}", "{a", "{}", "{b} {c}"])
 def test_a_template_must_name_columns_and_the_prompt_once(tmp_path: Path, template: str) -> None:
     with pytest.raises(AtpatchError) as error:

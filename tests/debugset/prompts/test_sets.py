@@ -140,6 +140,15 @@ def test_clean_only_needs_no_answers(atpatch, tmp_path: Path) -> None:
     assert clean.labels is None and clean.columns is None
 
 
+@pytest.mark.parametrize("target", [-1, 2])
+def test_a_target_is_one_of_the_answer_tokens(atpatch, tmp_path: Path, target: int) -> None:
+    run = atpatch(
+        "debugset", small_llama.exported(True), "--data", write_rows(tmp_path / "rows.jsonl", prompt_rows(4)),
+        "--tokenizer", tokenizer_folder(tmp_path / "llama"), *COMMON, "--target", target, "-o", tmp_path / "d.npz",
+    )  # fmt: skip
+    assert (run.code, "ATP060" in run.err, (tmp_path / "d.npz").exists()) == (2, True, False)
+
+
 def test_a_tokenizers_end_token_is_left_out_where_the_answer_is_to_come(tmp_path: Path) -> None:
     from tokenizers import Tokenizer, processors
 
