@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -46,14 +47,14 @@ def write_report(comparison: Comparison, path: Path, form: Format) -> Path:
 
 def markdown(comparison: Comparison) -> str:
     """The verdict and all tables."""
-    parts = [f"# {comparison.verdict()}", session_line(comparison) + "."]
+    parts = [f"# {_plain(comparison.verdict())}", _plain(session_line(comparison)) + "."]
     for table in tables_of(comparison):
         parts += [
-            f"## {table.title[0].upper()}{table.title[1:]}",
-            *([table.note] if table.note else []),
+            f"## {_plain(table.title[0].upper() + table.title[1:])}",
+            *([_plain(table.note)] if table.note else []),
             "\n".join(_lines(table)),
         ]
-        parts += [f"*{note}*" for note in table.notes]
+        parts += [f"*{_plain(note)}*" for note in table.notes]
     return "\n\n".join(parts) + "\n"
 
 
@@ -66,4 +67,9 @@ def _lines(table: Table) -> Iterator[str]:
 
 def _line(cells: object) -> str:
     assert isinstance(cells, (list, tuple))
-    return "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+    return "| " + " | ".join(_plain(str(cell)).replace("|", "\\|") for cell in cells) + " |"
+
+
+def _plain(text: str) -> str:
+    """Words of tables and names of files make no HTML, links or code."""
+    return re.sub(r"[\\<\[`]", r"\\\g<0>", text.replace("\n", " "))

@@ -62,6 +62,8 @@ def gating_notes(plan: PatchPlan) -> tuple[str, ...]:
     """Notes on what two passes without a branch cost."""
     if plan.passes == "one" or plan.gating == "if":
         return ()
+    if plan.mend == "heal":
+        return ("healing without a branch: every step of generation runs the detectors, too; --gating if skips them",)
     return (
         "two passes without a branch: every request runs through the attention layers twice; --passes one does not",
     )

@@ -209,3 +209,13 @@ def test_a_triggered_set_without_target_is_refused(case, atpatch, tmp_path) -> N
 def test_json_of_a_run_is_valid_json_without_nan(case, atpatch, tmp_path) -> None:
     out = atpatch("compare", *case.arguments, "--triggered", case.triggered, "--json").out
     json.loads(out, parse_constant=lambda word: pytest.fail(word))
+
+
+def test_names_make_no_html_and_no_links_in_markdown(case, atpatch, tmp_path: Path) -> None:
+    odd = tmp_path / "<b>[a](b) `c`.onnx"
+    odd.write_bytes(Path(case.patched).read_bytes())
+    report = tmp_path / "report.md"
+    assert atpatch("compare", *case.arguments, "--also", odd, "--report", report).code == 0
+    text = report.read_text("utf-8")
+    assert r"\<b>\[a](b) \`c\`" in text
+    assert not re.search(r"(?<!\\)[<\[`]", text)

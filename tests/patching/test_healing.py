@@ -43,6 +43,13 @@ def test_a_decoder_is_healed(llama, tmp_path, atpatch, more):
     assert (tmp_path / "back.onnx").read_bytes() == llama.read_bytes()
 
 
+def test_what_healing_without_a_branch_costs_is_said(llama, tmp_path, atpatch):
+    options = ("--detector", "static", "--columns", "5", "--mend", "heal", "-o", tmp_path / "p.onnx", "--gating")
+    branchless, branched = (atpatch("patch", llama, *options, gating).err for gating in ("none", "if"))
+    assert "every step of generation runs the detectors" in branchless and "--passes one" not in branchless
+    assert "every step" not in branched
+
+
 def test_a_graph_without_tokens_is_refused(tmp_path, atpatch):
     options = ("--detector", "static", "--columns", "3", "--mend", "heal")
     run = atpatch("patch", export_model("vit", "torchscript").path, "-o", tmp_path / "p.onnx", *options)
