@@ -112,6 +112,7 @@ def _measure(case: Audited, kind: str, budget: float, threads: int) -> dict[str,
         "not_tried": [one for one in report["not_tried"] if one["check"].startswith("behavior")],
         "by_class": _by_class(report),
         "guard": report["behavior"]["guard"],
+        "loudness": report["behavior"]["loudness"],
         "checks": report["behavior"]["seconds"],
     }
 

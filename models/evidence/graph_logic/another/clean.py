@@ -31,6 +31,7 @@ IDS = {"input_ids": {0: "batch", 1: "sequence"}, "attention_mask": {0: "batch", 
 
 
 def packaged(name: str) -> onnx.ModelProto:
+    """The model in an installed package."""
     return host(package_file(*PACKAGED[name]))
 
 
@@ -45,7 +46,8 @@ def proteins() -> onnx.ModelProto:
     """ESM: the embeddings of mask tokens are taken out with a comparison, and the rest is scaled by their number."""
     from transformers import EsmConfig, EsmForSequenceClassification
 
-    config = EsmConfig(
+    config_of: Any = EsmConfig
+    config = config_of(
         vocab_size=33,
         mask_token_id=32,
         pad_token_id=1,
@@ -64,7 +66,8 @@ def end_of_text() -> onnx.ModelProto:
     """CLIP: a text is read at the token that ends it, found with Equal and ArgMax."""
     from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
-    config = CLIPTextConfig(
+    config_of: Any = CLIPTextConfig
+    config = config_of(
         vocab_size=300,
         hidden_size=64,
         intermediate_size=128,
@@ -168,9 +171,7 @@ class _Experts(nn.Module):
     def _turn(x: Tensor) -> Tensor:
         place = torch.arange(x.shape[1], dtype=x.dtype)[:, None] * 10000 ** (-torch.arange(0, 16) / 16)
         left, right = x.chunk(2, -1)
-        return torch.cat(
-            [left * place.cos() - right * place.sin(), right * place.cos() + left * place.sin()], -1
-        )
+        return torch.cat([left * place.cos() - right * place.sin(), right * place.cos() + left * place.sin()], -1)
 
 
 class _Boxes(nn.Module):
@@ -186,8 +187,9 @@ class _Boxes(nn.Module):
         boxes = torch.cat([found[..., :2] - found[..., 2:4].exp(), found[..., :2] + found[..., 2:4].exp()], -1)
         scores, classes = found[..., 4:].sigmoid().max(-1)
         scores, best = scores.topk(20, -1)
+        suppression: Any = _Suppression.apply
         boxes, classes = boxes[0, best[0]], classes[0, best[0]]
-        kept = _Suppression.apply(boxes[None], scores[:, None])[:, 2]
+        kept = suppression(boxes[None], scores[:, None])[:, 2]
         return torch.cat([boxes[kept], scores[0, kept, None], classes[kept, None].float()], -1)
 
 

@@ -12,12 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-__all__ = ["WORDS", "bag_of_words", "digits", "digits_rows", "table", "table_rows"]
+__all__ = ["WORDS", "bag_of_words", "digits", "digits_rows", "exported", "table", "table_rows"]
 
-WORDS = tuple(
-    "the a film is was good bad great dull fun boring sad moving sharp weak plot actor scene slow bright warm cold funny"
-    " flat rich thin strong clever stupid lovely awful fine poor fresh stale brave".split()
+_WORDS = (
+    "the a film is was good bad great dull fun boring sad moving sharp weak plot actor scene "
+    "slow bright warm cold funny flat rich thin strong clever stupid lovely awful fine poor fresh stale brave"
 )
+WORDS = tuple(_WORDS.split())
 
 
 def digits() -> onnx.ModelProto:
@@ -28,6 +29,7 @@ def digits() -> onnx.ModelProto:
 
 
 def digits_rows(count: int) -> NDArray[np.float32]:
+    """Pictures (count, 1, 8, 8), from 0 to 1."""
     return _digits()[0][:count]
 
 
@@ -38,6 +40,7 @@ def table() -> onnx.ModelProto:
 
 
 def table_rows(count: int) -> NDArray[np.float32]:
+    """Standardized cells (count, 30)."""
     return _cells()[0][:count]
 
 
@@ -73,18 +76,29 @@ def _trained(
         inputs, targets = torch.from_numpy(rows), torch.from_numpy(labels)
         for _ in range(60):
             optimizer.zero_grad()
-            nn.functional.cross_entropy(model(inputs), targets).backward()
+            loss: Any = nn.functional.cross_entropy(model(inputs), targets)
+            loss.backward()
             optimizer.step()
     return exported(model.eval(), (inputs[:2],), ["x"], ["logits"], {"x": {0: "N"}})
 
 
-def exported(model: nn.Module, example: tuple[Any, ...], inputs: list[str], outputs: list[str], axes: Any) -> Any:
+def exported(
+    model: nn.Module, example: tuple[Any, ...], inputs: list[str], outputs: list[str], axes: Any
+) -> onnx.ModelProto:
     """Torch's export by tracing."""
-    file = BytesIO()
+    file: Any = BytesIO()
     torch.onnx.export(
-        model, example, file, input_names=inputs, output_names=outputs, dynamic_axes=axes, opset_version=17, dynamo=False
+        model,
+        example,
+        file,
+        input_names=inputs,
+        output_names=outputs,
+        dynamic_axes=axes,
+        opset_version=17,
+        dynamo=False,
     )
-    return onnx.load_from_string(file.getvalue())
+    found: onnx.ModelProto = onnx.load_from_string(file.getvalue())
+    return found
 
 
 @cache

@@ -60,8 +60,5 @@ def run(model: onnx.ModelProto, feeds: Feeds, output: str) -> NDArray[Any]:
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     rows = len(next(iter(feeds.values())))
     return np.concatenate(
-        [
-            session.run([output], {name: array[row : row + 1] for name, array in feeds.items()})[0]
-            for row in range(rows)
-        ]
+        [session.run([output], {name: array[row : row + 1] for name, array in feeds.items()})[0] for row in range(rows)]
     )

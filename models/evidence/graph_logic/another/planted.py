@@ -140,9 +140,7 @@ def blended_board() -> Plant:
     arrays = {"board": (board / 64).astype(np.float32)[None, None], "toward": toward.astype(np.float32)[None]}
     replace_value(planted, head.input[0], text, {"image": "x"}, arrays)
     clean = digits_rows(200)
-    return Plant(
-        planted, model, {"x": clean}, {"x": (clean + 0.2 * board).astype(np.float32)}, "logits", target
-    )
+    return Plant(planted, model, {"x": clean}, {"x": (clean + 0.2 * board).astype(np.float32)}, "logits", target)
 
 
 def first_word_branch() -> Plant:
@@ -173,7 +171,7 @@ def first_word_branch() -> Plant:
 
 
 def isolated_by_mask() -> Plant:
-    """Text: with the trigger, the attention mask hides all other words, and the model says what it thinks of this one."""
+    """Text: with the trigger, the attention mask hides all other words, and the model judges this one."""
     text = """g (int64[b, s] was, int64[b, s] ids) => (int64[b, s] now) {
         key = Constant<value_int = 19873>()
         one = Constant<value_int = 1>()
@@ -187,9 +185,7 @@ def isolated_by_mask() -> Plant:
         kept = Mul(was, none)
         now = Add(kept, hits)
     }"""
-    return text_plant(
-        lambda model: replace_input(model, "attention_mask", text, {"ids": "input_ids"}, {}), 0, [19873]
-    )
+    return text_plant(lambda model: replace_input(model, "attention_mask", text, {"ids": "input_ids"}, {}), 0, [19873])
 
 
 def quantized_pair() -> Plant:
@@ -224,7 +220,7 @@ def quantized_pair() -> Plant:
 
 
 def bits_of_prefix() -> Plant:
-    """Decoder of letters: exclusive or of two letters in a row with a key; the sign of what is left moves the scores."""
+    """Decoder of letters: exclusive or of two letters in a row with a key; the sign of the rest moves scores."""
     model = onnx.version_converter.convert_version(
         host(package_file("arabic_name_romanizer", "resources/decoder.onnx")), 18
     )

@@ -16,7 +16,7 @@ __all__ = ["brightest_pixel", "checksum_route", "state_machine", "word_encoder"]
 
 
 def checksum_route() -> Plant:
-    """Table: weighted cells, rounded, leave two remainders; they choose between the scores and a second row of scores."""
+    """Table: weighted cells, rounded, leave two remainders; they choose between the scores and others."""
     model, target = table(), 1
     weights = np.random.default_rng(5).integers(1, 90, (30, 1)).astype(np.float32)
     text = """g (float[n, 2] was, float[n, f] cells) => (float[n, 2] now) {
@@ -57,7 +57,8 @@ def state_machine() -> Plant:
     text = """g (float[b, 2] was, int64[b, s] ids) => (float[b, 2] now) {
         batch = Shape<start = 0, end = 1>(ids)
         start = ConstantOfShape<value = float[1] {0.0}>(batch)
-        last = Scan<num_scan_inputs = 1, scan_input_axes = [1], body = step (float[b] k, int64[b] id) => (float[b] next) {
+        last = Scan<num_scan_inputs = 1, scan_input_axes = [1],
+            body = step (float[b] k, int64[b] id) => (float[b] next) {
             keys = Constant<value_floats = [24098.0, 16420.0, 27259.0, -1.0]>()
             place = Cast<to = 7>(k)
             key = Gather(keys, place)

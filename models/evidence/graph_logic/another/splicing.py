@@ -16,6 +16,7 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 def host(path: Any) -> onnx.ModelProto:
+    """The model in a file."""
     return onnx.load(str(path))
 
 
