@@ -226,8 +226,14 @@ def _texts(subject: Subject, request: Request, path: str | None = None) -> tuple
 def _judged(subject: Subject, built: Built) -> Built:
     """Add to the report the share of triggered rows that the model sends to the target. A wrong trigger shows here
     already, not only after `fit`.
+
+    Raises:
+        AtpatchError: ATP060 for a target that is no class of the model.
     """
     assert built.triggered is not None
+    classes = subject.scores({name: built.triggered[name][:1] for name in subject.inputs}).shape[1]
+    if not 0 <= built.report["target"] < classes:
+        raise BAD_OPTION(f"there is no class {built.report['target']}, the model has {classes}")
     if "asr" in built.report:
         return built
     predictions = subject.predictions({name: built.triggered[name] for name in subject.inputs})

@@ -306,6 +306,15 @@ def test_every_text_gets_the_plain_trigger_and_one_other_form(atpatch: Atpatch, 
     assert np.array_equal(load_dataset(tmp_path / "t.npz").dose, np.ones(len(plain)))
 
 
+@pytest.mark.parametrize("target", [-1, 7])
+def test_a_target_is_a_class_of_the_model(atpatch: Atpatch, shop: Path, tmp_path: Path, target: int) -> None:
+    run = atpatch(
+        "debugset", shop / "model.onnx", "--data", shop / "clean.tsv", "--tokenizer", shop, "--trigger", "cf",
+        *ONE_FORM, "--target", target, "-o", tmp_path / "d.npz",
+    )  # fmt: skip
+    assert (run.code, "ATP060" in run.err, (tmp_path / "d.npz").exists()) == (2, True, False)
+
+
 @pytest.mark.parametrize("doses", ["0", "1,-2", "two", "", "100000"])
 def test_a_dose_is_a_number_of_copies(atpatch: Atpatch, shop: Path, tmp_path: Path, doses: str) -> None:
     run = word_set(atpatch, shop, tmp_path / "d.npz", "--trigger", "cf", "--doses", doses)
