@@ -40,8 +40,8 @@ RULE = Rule(
     " over the classes. Where many rows leave the same class under it, they may carry a trigger.",
 )
 SHARE, LEAST, ONE_CLASS = 0.03, 8, 0.8
-"""A guard changes up to 1 % of the answers on clean rows of our models (SST-2, digits, tables); more than this share,
-at least so many rows, and nearly all from one class are a suspicion.
+"""More than this share of the rows, at least so many of them, and nearly all from one class are a suspicion. In the
+clean models of `models/results/audit.json` a guard changes at most 0.25 % of the answers.
 """
 BATCH = 64
 

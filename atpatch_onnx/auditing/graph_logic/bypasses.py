@@ -58,12 +58,29 @@ def _around(rule: Rule, material: Material) -> Iterator[Finding | NotTried]:
             continue  # of every position, such as the rotation of positions
         if meeting.role == "select" and len({_end(material, value) for value in meeting.others}) == 1:
             continue  # the same network, run a second time
+        if _is_cell(material, meeting):
+            continue
         if meeting.state.depth <= _SHALLOW * whole and deep >= _DEEP * whole:
             yield material.found(
                 rule,
                 meeting,
                 f"a value with {meeting.state.depth} layers behind it acts on one with {deep}, behind the last layer",
             )
+
+
+def _is_cell(material: Material, meeting: Meeting) -> bool:
+    """Whether a state that the model was given, and gives back, meets what is computed from another input, as in a
+    recurrent cell.
+    """
+    values = material.values
+    returned = {(values.type(value), values.dims(value)) for value in material.flow.outputs.values()}
+    states = {
+        name
+        for name, value in material.flow.inputs.items()
+        if values.dims(value) is not None and (values.type(value), values.dims(value)) in returned
+    }
+    deep = {name for value in meeting.others for name in material.read_by(value)}
+    return material.read_by(meeting.raw) <= states and not deep <= states
 
 
 def _end(material: Material, value: int) -> frozenset[int]:

@@ -19,6 +19,8 @@ HIDING = -1e3
 """A number that a mask adds, or puts in, is this small or smaller."""
 _GUARD = 1e-3
 """A bound so near to zero only keeps a division or a root from failing."""
+_CATEGORIES = 16
+"""Numbers that an element is compared with, to make a vector of it that has a single 1."""
 _WIDE = 4
 """Elements of a vector that a number is multiplied with to embed it."""
 
@@ -30,6 +32,8 @@ def compare(taint: Taint, step: Step, read: list[State]) -> State:
         return State(int(Bits.NET | Bits.NET_TEST | Bits.BOOLEAN), made.depth)
     constants = [array for value in step.inputs if (array := taint.values.array(value)) is not None]
     guard = made.bits & Bits.WHOLE and constants and (constants[0] < 0).all() and not made.bits & Bits.SHIFT
+    if step.kind == "Equal" and any(len(np.unique(array)) >= _CATEGORIES for array in constants):
+        taint.reads(made)  # one-hot: a category is read by its number
     if step.kind == "Equal" and made.direct and made.bits & Bits.WHOLE and not made.bits & Bits.NONLINEAR:
         taint.equals += [(taint.number, v, made.direct) for v in step.inputs if taint.values.array(v) is not None]
     bits = Bits.NONLINEAR | Bits.BOOLEAN | (0 if guard else Bits.TEST)

@@ -137,6 +137,20 @@ def _is_share(material: Material, value: int, late: bool) -> bool:
     return False
 
 
+def _is_hash(material: Material, value: int) -> bool:
+    """Whether a value is the remainder of an element, perhaps scaled and shifted: each id has one row of the table,
+    which some share. A table without a remainder could say the same.
+    """
+    step = material.maker.get(value)
+    while step is not None and step.kind in ("Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze"):
+        step = material.maker.get(step.inputs[0])
+    if step is None or step.kind != "Mod":
+        return False
+    state = material.taint.state(step.inputs[0])
+    alone = material.taint.state(step.inputs[1]) is None
+    return alone and state is not None and not state.bits & (Bits.TEST | Bits.NONLINEAR | Bits.REDUCED | Bits.WEIGHTED)
+
+
 def _joined(material: Material, value: int) -> bool:
     """Whether a value was put together of the network's and of constant or raw parts, with no layer since."""
     waiting, seen = [value], {value}
@@ -195,7 +209,8 @@ def _input_gates(rule: Rule, material: Material) -> Iterator[Finding | NotTried]
         bits = meeting.state.bits
         if not bits & Bits.CONTENT or material.flow.steps[meeting.step].outputs[0] not in material.places.live:
             continue
-        if meeting.role == "layer" or (meeting.role == "embedding" and not bits & Bits.COUNT):
+        index = meeting.role == "embedding" and not bits & Bits.COUNT and not _is_hash(material, meeting.raw)
+        if meeting.role == "layer" or index:
             yield material.found(
                 rule, meeting, f"a test of {material.sources(meeting)} changes what the first layer reads"
             )

@@ -54,9 +54,13 @@ class Material:
 
     def sources(self, meeting: Meeting) -> str:
         """The inputs that a test reads, for people."""
-        behind = set(self._behind(meeting.raw))
-        found = [name for name, value in self.flow.inputs.items() if value in behind]
-        return ", ".join(found[:3]) or "the input"
+        found = self.read_by(meeting.raw)
+        return ", ".join([name for name in self.flow.inputs if name in found][:3]) or "the input"
+
+    def read_by(self, value: int) -> set[str]:
+        """The inputs that a value is computed from."""
+        behind = set(self._behind(value))
+        return {name for name, source in self.flow.inputs.items() if source in behind}
 
     def found(self, rule: Rule, meeting: Meeting, why: str) -> Finding:
         """The node where the test acts comes first in `nodes`, then the nodes of the test, the nearest first."""

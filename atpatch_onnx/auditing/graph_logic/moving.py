@@ -166,6 +166,12 @@ def _cast(taint: Taint, step: Step, data: State) -> State:
     return data
 
 
+def encode(taint: Taint, step: Step, read: list[State]) -> State:
+    """Categories by number are what an embedding wants. Numbers with a fraction are a table of one column."""
+    floats = any(attribute.name.startswith("values_float") for attribute in step.node.attribute)
+    return union(read).plus(Bits.NONLINEAR | (Bits.TEST if floats else 0)).minus(Bits.BOOLEAN)
+
+
 def other(taint: Taint, step: Step, read: list[State]) -> State:
     """An operator that is in no list: it passes on what it reads."""
     made = union(read)

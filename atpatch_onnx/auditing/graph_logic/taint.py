@@ -109,7 +109,7 @@ class Taint:
         state = a or b
         if state is None:
             return union(read)
-        narrow = self._narrow(step, weight)
+        narrow = self._narrow(step, weight) and not self._embeds_number(state, data, weight)
         if state.net:
             return State(int(Bits.NET | (Bits.NARROW if narrow else 0)), state.depth + 1)
         dims = self.values.dims(data)
@@ -136,6 +136,13 @@ class Taint:
         if "Conv" in step.kind:
             return dims[:1] == (1,)
         return len(dims) < 2 or any(isinstance(dim, int) and dim < _NARROW for dim in dims[-2:])
+
+    def _embeds_number(self, state: State, data: int, weight: int) -> bool:
+        """A vector for one to three numbers as they came: the embedding of a measurement, or of a point."""
+        inputs = self.values.last(data)
+        outputs = max((dim for dim in self.values.dims(weight) or () if isinstance(dim, int)), default=0)
+        plain = not state.bits & ~int(Bits.CONTENT | Bits.OTHER)
+        return plain and inputs is not None and inputs < _NARROW <= outputs
 
     def _network(self, step: Step, read: list[State]) -> State:
         embeds = "Embed" in step.kind
@@ -225,6 +232,7 @@ _HANDLERS: dict[str, _Handler] = {
         (ops.COMPARISONS, elements.compare),
         (frozenset({"LoopIn"}), lambda taint, step, read: union(read)),
         (frozenset({"If", "Loop", "Where"}), Taint._choice),
+        (frozenset({"LabelEncoder"}), moving.encode),
         (ops.PRODUCTS, Taint._product),
         (ops.NETWORKS, Taint._network),
         (frozenset(ops.LAYERS), Taint._layer),

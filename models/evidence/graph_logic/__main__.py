@@ -109,6 +109,7 @@ def main(output: Path, first_look: bool) -> None:
         "last_third": last,
         "later": {"figures": figures([], later), "planted": later},
         "first_look_at_the_last_third": before.get("first_look_at_the_last_third"),
+        "another_author": before.get("another_author"),
     }
     output.write_text(json.dumps(results, indent=1) + "\n")
     click.echo(json.dumps(results["all"], indent=1))

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
+import onnx
+import pytest
+
+from atpatch_onnx.auditing.graph_logic import check_graph
+
 from .graphs import audit, codes
 
 
@@ -37,3 +43,28 @@ def test_a_number_of_the_first_layer_times_a_vector_is_found() -> None:
         words = Add (found, change)
     """
     assert "AUD104" in {one.code for one in audit(body, outputs="float[B, 3] scores").findings}
+
+
+CELL = """
+    <ir_version: 10, opset_import: ["" : 21]>
+    net (float[N, 16] x, float[N, 8] state) => (float[N, 8] next) {{
+        a = MatMul (x, wide)
+        b = Relu (a)
+        c = MatMul (b, w)
+        d = Relu (c)
+        e = MatMul (d, w)
+        f = Relu (e)
+        deep = MatMul (f, w)
+        shallow = MatMul ({read})
+        next = Add (deep, shallow)
+    }}
+"""
+
+
+@pytest.mark.parametrize(("read", "found"), [("state, w", set()), ("x, wide", {"AUD103"})])
+def test_a_state_that_is_given_back_may_meet_what_an_input_became(read: str, found: set[str]) -> None:
+    model = onnx.parser.parse_model(CELL.format(read=read))
+    for name, rows in (("w", 8), ("wide", 16)):
+        weights = np.random.default_rng(0).normal(size=(rows, 8)).astype(np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(weights, name))
+    assert {one.code for one in check_graph(model, None).findings} == found
