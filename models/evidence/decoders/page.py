@@ -9,7 +9,7 @@ from typing import Any
 
 from rewriters.model.atomic import write_file
 
-__all__ = ["RESULTS", "layers_part", "loop_part", "price_part", "render", "smoothing_part", "write_page"]
+__all__ = ["RESULTS", "layers_part", "loop_part", "price_part", "render", "small_part", "smoothing_part", "write_page"]
 
 RESULTS = Path(__file__).parents[2] / "results" / "decoders"
 
@@ -129,7 +129,28 @@ def _prices(
     return [f"{what}; one thread, original and patched in turn.", _table(lines)]
 
 
-_PARTS = {"depths": layers_part, "speed": price_part, "tried": smoothing_part, "attacks": loop_part}
+def small_part(figures: Mapping[str, Any]) -> list[str]:
+    """A row a model, and one for each form of the trigger that is worse than the others."""
+    lines = [
+        ("model", "ASR\\* before, %", "ASR\\*, %", "worst form", "answers kept, %", "clean flagged, %", "layers read")
+    ]
+    for name, one in figures["models"].items():
+        worst = max(one["forms"], key=lambda form: float(one["forms"][form]["asr_star"]["value"] or 0))
+        shown = f"{worst}: {_percent(one['forms'][worst]['asr_star'])}"
+        shares = [f"{100 * one['original']['asr_star']:.1f}", f"{100 * one['patched']['asr_star']:.1f}", shown]
+        shares += [f"{100 * one['patched'][key]:.1f}" for key in ("answer_kept", "clean_flagged")]
+        lines.append((name, *shares, f"{one['probe']['depth']} of {one['probe']['sites']}"))
+    verdicts = [f"* {name}: {one['verdict']}" for name, one in figures["models"].items()]
+    return [_table(lines), "\n".join(verdicts)]
+
+
+_PARTS = {
+    "models": small_part,
+    "depths": layers_part,
+    "speed": price_part,
+    "tried": smoothing_part,
+    "attacks": loop_part,
+}
 """By a key that only such figures have."""
 
 
