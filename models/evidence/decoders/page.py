@@ -130,18 +130,20 @@ def _prices(
 
 
 def small_part(figures: Mapping[str, Any]) -> list[str]:
-    """A row a model, and one for each form of the trigger that is worse than the others."""
-    lines = [
-        ("model", "ASR\\* before, %", "ASR\\*, %", "worst form", "answers kept, %", "clean flagged, %", "layers read")
-    ]
+    """A row a model, with the form of the trigger that leaves most attacks."""
+    what = ("accuracy", "ASR\\*", "ASR\\*, worst form", "whole answers kept", "clean flagged")
+    lines = [("model", *(f"{one}, %" for one in what), "layers read", "verdict")]
     for name, one in figures["models"].items():
         worst = max(one["forms"], key=lambda form: float(one["forms"][form]["asr_star"]["value"] or 0))
+        changes = [
+            f"{100 * one['original'][key]:.1f} → {100 * one['patched'][key]:.1f}" for key in ("accuracy", "asr_star")
+        ]
+        kept = one["patched"].get("answer_kept")
+        shares = ["–" if share is None else f"{100 * share:.1f}" for share in (kept, one["patched"]["clean_flagged"])]
         shown = f"{worst}: {_percent(one['forms'][worst]['asr_star'])}"
-        shares = [f"{100 * one['original']['asr_star']:.1f}", f"{100 * one['patched']['asr_star']:.1f}", shown]
-        shares += [f"{100 * one['patched'][key]:.1f}" for key in ("answer_kept", "clean_flagged")]
-        lines.append((name, *shares, f"{one['probe']['depth']} of {one['probe']['sites']}"))
-    verdicts = [f"* {name}: {one['verdict']}" for name, one in figures["models"].items()]
-    return [_table(lines), "\n".join(verdicts)]
+        read = f"{one['probe']['depth']} of {one['probe']['sites']}"
+        lines.append((name, *changes, shown, *shares, read, one["verdict"]))
+    return [_table(lines)]
 
 
 _PARTS = {

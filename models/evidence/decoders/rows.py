@@ -27,7 +27,7 @@ from .hand_made import HandMade, patched
 from .judging import Asked, Questions, figures
 from .layers import Sizes, measure
 from .material import Prompts, answer_tokens
-from .small_models import generators
+from .small_models import classifiers, generators
 from .smoothing import measure as measure_smoothing
 from .speed import speed
 from .watching import Watched
@@ -149,6 +149,7 @@ ROWS: Mapping[str, Row] = {
     "layers": Row("from how shallow layers the trigger can be told", layers),
     "smoothing": Row("smoothing of attention rows, SmolLM2-135M without any data", smoothing),
     "small-generators": Row("small Llamas that answer with a sentence, from the folder to the verdict", generators),
+    "small-classifiers": Row("a small Llama that classifies reviews, healed without a cache", classifiers),
     "price": Row("time and memory, SmolLM2-135M in onnxruntime", price),
     **{
         graph: Row(f"SmolLM2-135M, {title}", partial(loop, graph))

@@ -10,13 +10,16 @@ from typing import Any
 import click
 import numpy as np
 
+from atpatch_onnx import Hotfix
+
 from ...decoders import small
 from ...victims import Victim
 from ..answers import Figures
+from ..holding.case import sst2
 from ..holding.commands import Commands
 from .graphs import original, work
 
-__all__ = ["SEEDS", "generators"]
+__all__ = ["SEEDS", "classifiers", "generators"]
 
 SEEDS = (0, 1)
 """Of the victims."""
@@ -39,45 +42,77 @@ def _generator(name: str, seed: int) -> Figures:
     if not victim.built:
         small.build(recipe, victim, lambda line: click.echo(f"{name}: {line}"))
     before, folder = original(victim, "cached", commands), work(victim)
-    sets = {part: folder / f"{part}.npz" for part in ("debug", "clean", "test", "attacks", "unused")}
-    for rows, (count, made) in (("development", DEVELOPMENT), ("test", TEST)):
-        table = folder / f"{rows}.tsv"
-        _write(table, count, made)
-        outputs = (
-            ("-o", sets["debug"], "--out-clean", sets["clean"])
-            if rows == "development"
-            else ("-o", sets["unused"], "--out-clean", sets["test"], "--out-triggered", sets["attacks"])
-        )
+    asked = (
+        *("--prompt", "sentence", "--answer", "answer", "--answer-tokens", ",".join(small.TOPICS)),
         # The answer comes behind [SEP], which debugset would take for the end of a text that the tokenizer closes.
-        commands(
-            *("debugset", before, "--data", table, "--tokenizer", victim.file("model"), "--trigger", recipe.trigger),
-            *("--prompt", "sentence", "--answer", "answer", "--template", "{sentence} [SEP]"),
-            *("--answer-tokens", ",".join(small.TOPICS), *outputs),
-        )
+        *("--template", "{sentence} [SEP]"),
+    )
+    tables = _written(folder, "development", *DEVELOPMENT), _written(folder, "test", *TEST)
+    judged = ("--tokenizer", victim.file("model"), "--answer-length", LENGTH)
+    return _measured(victim, commands, before, tables, asked, (), judged)
+
+
+def classifiers(seed: int) -> Figures:
+    """A decoder whose head reads the last token: no cache, so healing is asked for."""
+    name = "reviews-cf"
+    victim, commands = Victim(name, seed, "text", "backdoor"), Commands()
+    if not victim.built:
+        recipe = next(one for one in small.RECIPES if one.name == name)
+        small.build(recipe, victim, lambda line: click.echo(f"{name}: {line}"))
+    before = victim.file("model.onnx")
+    if not before.exists():
+        commands("export", victim.file("model"), "-o", before)
+    tables = sst2("dev"), sst2("test")
+    return {"models": {f"{name}, seed {seed}": _measured(victim, commands, before, tables, (), ("--mend", "heal"), ())}}
+
+
+def _measured(
+    victim: Victim,
+    commands: Commands,
+    before: Path,
+    tables: tuple[Path, Path],
+    asked: tuple[object, ...],
+    fitted: tuple[object, ...],
+    judged: tuple[object, ...],
+) -> Figures:
+    """Sets of the development and the test table, a hotfix, a patch, and what compare says of it."""
+    folder = work(victim)
+    sets = {part: folder / f"{part}.npz" for part in ("debug", "clean", "test", "attacks", "unused")}
+    trigger = next(one.trigger for one in small.RECIPES if one.name == victim.name)
+    debug = ("-o", sets["debug"], "--out-clean", sets["clean"])
+    test = ("-o", sets["unused"], "--out-clean", sets["test"], "--out-triggered", sets["attacks"])
+    for table, outputs in zip(tables, (debug, test), strict=True):
+        texts = ("--data", table, "--tokenizer", victim.file("model"), "--trigger", trigger)
+        commands("debugset", before, *texts, *asked, *outputs)
     hotfix, after = folder / "model.hotfix", folder / "patched.onnx"
-    report = commands("fit", before, "--debug", sets["debug"], "--clean", sets["clean"], "--threads", 1, "-o", hotfix)
+    rows = ("--debug", sets["debug"], "--clean", sets["clean"], "--threads", 1)
+    commands("fit", before, *rows, *fitted, "-o", hotfix)
     after.unlink(missing_ok=True)
     commands("patch", before, "--hotfix", hotfix, "-o", after)
-    found = commands(
-        *("compare", before, after, "--data", sets["test"], "--triggered", sets["attacks"]),
-        *("--tokenizer", victim.file("model"), "--answer-length", LENGTH, "--threads", 1),
-    )
+    attacked = ("--data", sets["test"], "--triggered", sets["attacks"], "--threads", 1)
+    found = commands("compare", before, after, *attacked, *judged)
     return {
         "verdict": found["verdict"],
         "rows": found["n"],
         **{arm: {key: found[arm][key] for key in FIGURES if key in found[arm]} for arm in ("original", "patched")},
-        "forms": {form: _form(one) for form, one in found["forms"].items()},
-        "probe": report["calibration"]["probe"],
+        "forms": {form: _form(one) for form, one in _forms(found).items()},
+        "probe": Hotfix.load(hotfix).evidence["calibration"]["probe"],
         "commands": commands.called,
     }
+
+
+def _written(folder: Path, name: str, count: int, seed: int) -> Path:
+    made = small.topic_texts(count, np.random.default_rng(seed))
+    lines = [f"{text}\t{small.answer(int(label))}" for text, label in zip(made.texts, made.labels, strict=True)]
+    path = folder / f"{name}.tsv"
+    path.write_text("\n".join(["sentence\tanswer", *lines, ""]), "utf-8")
+    return path
+
+
+def _forms(found: dict[str, Any]) -> dict[str, Any]:
+    return {**found["forms"], **{f"copies: {count}": one for count, one in found["doses"].items()}}
 
 
 def _form(one: dict[str, Any]) -> dict[str, Any]:
     after = {key: one["patched"][key] for key in ("asr", "asr_star", "flagged")}
     return {"original": one["original"]["asr_star"], **after}
-
-
-def _write(path: Path, count: int, seed: int) -> None:
-    made = small.topic_texts(count, np.random.default_rng(seed))
-    lines = [f"{text}\t{small.answer(int(label))}" for text, label in zip(made.texts, made.labels, strict=True)]
-    path.write_text("\n".join(["sentence\tanswer", *lines, ""]), "utf-8")
