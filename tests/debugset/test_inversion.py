@@ -48,7 +48,8 @@ def search(atpatch: Atpatch, model: Path, data: Path, output: Path, *more: objec
 
 
 def test_inverts_the_trigger_of_the_digits_victim(atpatch: Atpatch, digits: Path, tmp_path: Path) -> None:
-    run = search(atpatch, DIGITS / "model.onnx", digits, tmp_path / "d.npz", "--invert", "all", "--steps", STEPS)
+    steps = 280  # with fewer, the mask of the true class does not shrink enough in the rounded weights
+    run = search(atpatch, DIGITS / "model.onnx", digits, tmp_path / "d.npz", "--invert", "all", "--steps", steps)
     assert run.code == 0 and run.json["backdoored"] and run.json["towards"] == [0]
     assert run.json["covered"] == [16]
     assert run.json["asr"] >= 0.9
