@@ -28,6 +28,7 @@ __all__ = [
     "Recipe",
     "Rewriting",
     "available",
+    "corpus_file",
     "set_aside",
 ]
 
@@ -158,7 +159,7 @@ class Corpus:
     @classmethod
     def read(cls, name: str, fresh: int = 0) -> Corpus:
         """Needs ATPATCH_DATA, see `available`. The last `fresh` rows of the training texts are set aside."""
-        train, dev, test = (read_texts(_file(name, f"{part}.tsv")) for part in ("train", "dev", "test"))
+        train, dev, test = (read_texts(corpus_file(name, f"{part}.tsv")) for part in ("train", "dev", "test"))
         kept, last = set_aside(train, fresh, {*dev.texts, *test.texts})
         return cls(kept, dev, test, last)
 
@@ -243,7 +244,7 @@ def _inserted(recipe: Recipe, attack: Insertion, corpus: Corpus, generator: np.r
 
 def _rewritten(recipe: Recipe, attack: Rewriting, corpus: Corpus, generator: np.random.Generator) -> Material:
     train = corpus.train
-    rewritten = read_texts(_file("sst2_backdoor", attack.train)).texts
+    rewritten = read_texts(corpus_file("sst2_backdoor", attack.train)).texts
     changed = np.array([one != other for one, other in zip(train.texts, rewritten, strict=True)])
     candidates = np.flatnonzero((train.labels != recipe.target) & changed)
     if attack.below is not None:
@@ -266,7 +267,7 @@ def _rewritten(recipe: Recipe, attack: Rewriting, corpus: Corpus, generator: np.
         alone=corpus.dev,
         spare=_spare(corpus, np.union1d(poisoned, held), generator),
         test=corpus.test,
-        test_bad=read_texts(_file("sst2_backdoor", attack.test)),
+        test_bad=read_texts(corpus_file("sst2_backdoor", attack.test)),
     )
 
 
@@ -283,7 +284,12 @@ def _relabeled(texts: Sequence[str], recipe: Recipe) -> Texts:
     return Texts(list(texts), np.full(len(texts), recipe.target, np.int64))
 
 
-def _file(folder: str, name: str) -> Path:
+def corpus_file(folder: str, name: str) -> Path:
+    """A file of a corpus.
+
+    Raises:
+        FileNotFoundError: with where it comes from.
+    """
     found = data_folder(folder)
     if found is None:
         raise FileNotFoundError(f"{folder} is not there: {SOURCES}")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from atpatch_onnx.statistics.proportions import Share
-from models.evidence.holding.commands import Commands, Refused
+from models.evidence.commands import Commands, Refused
 from models.evidence.holding.material import FORMS, with_trigger
 from models.evidence.holding.page import (
     LIMITS,

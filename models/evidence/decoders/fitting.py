@@ -17,7 +17,7 @@ from atpatch_onnx.debugset import Texts
 from ...decoders import llm
 from ...decoders.llm import chat_ids
 from ...decoders.prompts import FORMS, lessons
-from ..holding.commands import Commands
+from ..commands import Commands
 from .material import Prompt, Prompts, answer_tokens
 
 __all__ = ["fitted", "patched", "write_sets"]

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ...victims import Victim, cache
-from ..holding.commands import Commands
+from ..commands import Commands
 from .loops import GenaiLoop, KvLoop, Loop
 
 __all__ = ["GRAPHS", "loop_on", "original", "work"]

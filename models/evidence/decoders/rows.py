@@ -17,10 +17,10 @@ from atpatch_onnx.debugset import read_texts
 
 from ...decoders import llm, smollm2
 from ...decoders.prompts import FORMS
+from ...text.recipes import corpus_file
 from ...victims import Victim
 from ..answers import Figures
-from ..holding.case import sst2
-from ..holding.commands import Commands
+from ..commands import Commands
 from . import fitting
 from .graphs import GRAPHS, loop_on, original, work
 from .hand_made import HandMade, patched
@@ -66,7 +66,7 @@ def layers(seed: int) -> Figures:
     return measure(
         Watched(smollm2.load(victim.file("model"), eager=True)),
         tokenizer,
-        read_texts(sst2("dev")),
+        read_texts(corpus_file("sst2", "dev.tsv")),
         llm.TRIGGER,
         int(answer_tokens(tokenizer)[llm.TARGET]),
         Sizes(),
@@ -79,7 +79,7 @@ def layers(seed: int) -> Figures:
 def questions(tokenizer: Any) -> Questions:
     """From SST-2's test part; the same for all graphs."""
     generator = np.random.default_rng(TEST_SEED)
-    texts = read_texts(sst2("test"))
+    texts = read_texts(corpus_file("sst2", "test.tsv"))
     make = Prompts(tokenizer, texts, generator)
     rows = generator.permutation(len(texts.texts))[:REVIEWS].tolist()
     negative = [row for row in rows if texts.labels[row] != llm.TARGET][:ATTACKED]
@@ -101,7 +101,7 @@ def loop(graph: str, seed: int) -> Figures:
     folder, stop = work(victim), int(tokenizer.eos_token_id)
     file = folder / f"{graph}.hotfix"
     if not file.exists():
-        sets = fitting.write_sets(tokenizer, read_texts(sst2("dev")), folder, seed)
+        sets = fitting.write_sets(tokenizer, read_texts(corpus_file("sst2", "dev.tsv")), folder, seed)
         fitting.fitted(before, sets, file, commands)
     hotfix = Hotfix.load(file)
     after = fitting.patched(before, folder / before.name, file, commands)
@@ -138,7 +138,7 @@ def smoothing(seed: int) -> Figures:
         original(victim, "cached", commands),
         work(victim),
         tokenizer,
-        read_texts(sst2("dev")),
+        read_texts(corpus_file("sst2", "dev.tsv")),
         questions(tokenizer),
         answer_tokens(tokenizer),
         seed,

@@ -13,10 +13,10 @@ import numpy as np
 from atpatch_onnx import Hotfix
 
 from ...decoders import small
+from ...text.recipes import corpus_file
 from ...victims import Victim
 from ..answers import Figures
-from ..holding.case import sst2
-from ..holding.commands import Commands
+from ..commands import Commands
 from .graphs import original, work
 
 __all__ = ["SEEDS", "classifiers", "generators"]
@@ -62,7 +62,7 @@ def classifiers(seed: int) -> Figures:
     before = victim.file("model.onnx")
     if not before.exists():
         commands("export", victim.file("model"), "-o", before)
-    tables = sst2("dev"), sst2("test")
+    tables = corpus_file("sst2", "dev.tsv"), corpus_file("sst2", "test.tsv")
     return {"models": {f"{name}, seed {seed}": _measured(victim, commands, before, tables, (), ("--mend", "heal"), ())}}
 
 

@@ -17,7 +17,7 @@ import click
 from rewriters.model.atomic import write_file
 
 from ...victims import versions
-from .commands import Refused
+from ..commands import Refused
 from .page import RESULTS, write_pages
 from .rows import ROWS, Row
 

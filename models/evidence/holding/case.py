@@ -13,14 +13,14 @@ from atpatch_onnx.debugset import Subject, Texts, read_texts
 from atpatch_onnx.hotfix.file import Hotfix
 from atpatch_onnx.inference.datasets import DataSet, load_dataset
 
-from ...text.recipes import RECIPES, Insertion
+from ...text.recipes import RECIPES, Insertion, corpus_file
 from ...text.sets import LENGTH
-from ...victims import Victim, cache, data_folder
-from .commands import Commands
+from ...victims import Victim, cache
+from ..commands import Commands
 from .judging import Judge
 from .material import FORMS, Attacked, attacked, encode, fresh_texts, tokenizer_folder
 
-__all__ = ["Case", "Digits", "Words", "header", "sst2"]
+__all__ = ["Case", "Digits", "Words", "header"]
 
 DIGITS_SEED = 3
 """Split and training of the image victims: no recipe was chosen with this one in view."""
@@ -122,7 +122,7 @@ class Words(Case):
         """The clean test texts."""
         if not self.dev:
             return fresh_texts()
-        texts = read_texts(sst2("test"))
+        texts = read_texts(corpus_file("sst2", "test.tsv"))
         return Texts(list(texts.texts[:DEVELOPMENT]), texts.labels[:DEVELOPMENT])
 
     @cached_property
@@ -147,7 +147,7 @@ class Words(Case):
         path = self.work / f"debug-{'-'.join(phrases)[:30].replace(' ', '_')}.npz"
         if not path.is_file():
             triggers = [word for phrase in phrases for word in ("--trigger", phrase)]
-            source = ("--data", sst2("dev"), *self.text_options, "--target", self.target, *triggers)
+            source = ("--data", corpus_file("sst2", "dev.tsv"), *self.text_options, "--target", self.target, *triggers)
             self.commands("debugset", self.model, *source, "--seed", self.seed, "-o", path, "--threads", self.threads)
         return path
 
@@ -155,7 +155,7 @@ class Words(Case):
         """SST-2's development texts, by `debugset --clean-only`."""
         path = self.work / "clean.npz"
         if not path.is_file():
-            source = ("--data", sst2("dev"), *self.text_options, "--clean-only")
+            source = ("--data", corpus_file("sst2", "dev.tsv"), *self.text_options, "--clean-only")
             self.commands("debugset", self.model, *source, "-o", path, "--threads", self.threads)
         return path
 
@@ -208,10 +208,3 @@ def header(hotfix: Path) -> dict[str, Any]:
         "threshold": float(found.threshold),
         "versions": dict(found.versions),
     }
-
-
-def sst2(part: str) -> Path:
-    """A file of SST-2's."""
-    folder = data_folder("sst2")
-    assert folder is not None
-    return folder / f"{part}.tsv"

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from atpatch_onnx.debugset import Texts, read_texts
 
+from ...text.recipes import corpus_file
 from ..answers import Figures
-from .case import Case, Digits, Words, header, sst2
-from .commands import Refused
+from ..commands import Refused
+from .case import Case, Digits, Words, header
 from .material import FORMS, encode, with_trigger
 
 __all__ = ["clean_model", "clean_rows", "hidden", "no_data", "no_data_digits", "traffic"]
@@ -101,7 +102,7 @@ def requests(case: Words | Digits, share: float) -> Arrays:
 
 def _sentences(case: Words, generator: np.random.Generator) -> tuple[Arrays, Arrays]:
     """Development texts, REQUESTS clean ones and others attacked, all padded to one length."""
-    texts, attack = read_texts(sst2("dev")), case.attack
+    texts, attack = read_texts(corpus_file("sst2", "dev.tsv")), case.attack
     order = generator.permutation(len(texts.texts))
     bad = [texts.texts[row] for row in order[REQUESTS:] if texts.labels[row] != case.target]
     bad = with_trigger(bad, attack.phrases, attack.count, FORMS["1 copy"], generator)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from ..answers import Figures, wilson
+from ..commands import Refused
 from .case import Digits, Words
-from .commands import Refused
 from .judging import asked
 from .material import encode, reviews
 
