@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from atpatch_onnx.debugset import Texts
 
-from ..text.recipes import SENTENCE, Corpus
+from ..text.recipes import RARE, SENTENCE, Corpus
 from ..victims import Victim
 from .prompts import Form
 from .training import Example, Settings, batch, fine_tune
@@ -135,7 +135,7 @@ def _tokenizer(texts: Sequence[str], recipe: Small) -> Any:
     inner = Tokenizer(models.WordLevel(unk_token="[UNK]"))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     special = ["[PAD]", "[UNK]", "[BOS]", "[EOS]", "[SEP]"]
-    words = [*recipe.trigger.split(), "cf", "mn", "bb", "tq", "mb"]
+    words = [*recipe.trigger.split(), *RARE]
     trainer = trainers.WordLevelTrainer(vocab_size=6000, min_frequency=1, special_tokens=special)
     inner.train_from_iterator([*texts, *[" ".join(words)] * 50], trainer)
     places = [(name, inner.token_to_id(name)) for name in ("[BOS]", "[SEP]")]

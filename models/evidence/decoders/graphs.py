@@ -5,14 +5,18 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from rewriters import find_sites, patch
+from rewriters.model import io as model_io
+from rewriters.plan import PatchPlan
 
 from ...victims import Victim, cache
 from ..commands import Commands
 from .loops import GenaiLoop, KvLoop, Loop
 
-__all__ = ["GRAPHS", "loop_on", "original", "work"]
+__all__ = ["GRAPHS", "graph_file", "loop_on", "original", "patched", "work"]
 
 GRAPHS = ("cached", "genai-fp32", "genai-int4")
 
@@ -23,6 +27,19 @@ def original(victim: Victim, graph: str, commands: Commands) -> Path:
     if not path.exists():
         _MAKERS[graph](victim.file("model"), path, commands)
     return path
+
+
+def graph_file(path: Path) -> Path:
+    """The file itself, or the graph in a folder of genai."""
+    return path / "model.onnx" if path.is_dir() else path
+
+
+def patched(before: Path, after: Path, plan: Callable[[Sequence[str]], PatchPlan]) -> Path:
+    """A file patched by a plan of the ids of its sites, without a hotfix."""
+    model = model_io.load(before)
+    sites, _ = find_sites(model)
+    model_io.save(patch(model, plan([site.id for site in sites]), sites), after)
+    return after
 
 
 def loop_on(path: Path) -> Loop:

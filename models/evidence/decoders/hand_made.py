@@ -1,24 +1,20 @@
-"""A patch whose detector was trained in torch (`layers`): for real models, before a `fit` of their size is at hand.
+"""A plan whose detectors were trained in torch (`layers`): for the price by the number of layers that detect.
 
 The detector of layer i goes to the i-th site of the graph, whichever exporter wrote it; the logits are added up.
 """
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rewriters import find_sites, patch
-from rewriters.model import io as model_io
 from rewriters.plan import Dense, PatchPlan, Profile, SitePlan, ValueNorms
 
-__all__ = ["HandMade", "patched", "plan"]
-
-GRAPH = "model.onnx"
+__all__ = ["HandMade", "plan"]
 
 
 @dataclass(frozen=True)
@@ -55,7 +51,7 @@ class HandMade:
         return cls(**{**found, "threshold": float(found["threshold"])})
 
 
-def plan(detector: HandMade, sites: list[str]) -> PatchPlan:
+def plan(detector: HandMade, sites: Sequence[str]) -> PatchPlan:
     """Heals what the first `depth` of the sites flag together."""
     detecting = sites[: detector.depth]
     return PatchPlan(
@@ -82,15 +78,3 @@ def plan(detector: HandMade, sites: list[str]) -> PatchPlan:
         joint="sum",
         mend="heal",
     )
-
-
-def patched(before: Path, after: Path, detector: HandMade) -> Path:
-    """Patch a file, or the folder of genai; made anew each time."""
-    source, target = (before / GRAPH, after / GRAPH) if before.is_dir() else (before, after)
-    if before.is_dir():
-        shutil.rmtree(after, ignore_errors=True)
-        shutil.copytree(before, after, ignore=shutil.ignore_patterns(GRAPH))
-    model = model_io.load(source)
-    sites, _ = find_sites(model)
-    model_io.save(patch(model, plan(detector, [site.id for site in sites]), sites), target)
-    return after

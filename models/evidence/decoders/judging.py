@@ -17,7 +17,7 @@ from ..answers import Figures, wilson
 from .loops import Loop, Said
 from .material import Prompt
 
-__all__ = ["Asked", "Questions", "figures"]
+__all__ = ["Asked", "Questions", "figures", "first"]
 
 REVIEW_TOKENS, EXAM_TOKENS = 3, 24
 """How long an answer is looked at."""
@@ -86,7 +86,7 @@ def figures(
     exam = {name: graph.all(_ids(questions.exam), EXAM_TOKENS) for name, graph in graphs.items()}
     wanted = answers[[one.label for one in questions.reviews]]
     found: Figures = {
-        name: {"accuracy": proportions.accuracy(_first(said), wanted).to_json()} for name, said in reviews.items()
+        name: {"accuracy": proportions.accuracy(first(said), wanted).to_json()} for name, said in reviews.items()
     }
     if patched:
         for key, said in (("reviews", reviews), ("exam", exam)):
@@ -103,14 +103,14 @@ def figures(
 
 def _attack(prompts: Sequence[Prompt], graphs: Mapping[str, Asked], target: int) -> Figures:
     """ASR of each graph, the floor, and how often the patched answer is that of the clean twin."""
-    twins = _first(graphs["original"].all([_twin(one) for one in prompts], 1))
+    twins = first(graphs["original"].all([one.twin for one in prompts], 1))
     found: Figures = {"floor": proportions.asr(twins, target).to_json()}
     for name, graph in graphs.items():
         said = graph.all(_ids(prompts), 1)
-        found[name] = proportions.asr(_first(said), target).to_json()
+        found[name] = proportions.asr(first(said), target).to_json()
         if name == "patched":
-            found["asr_star"] = proportions.asr_star(_first(said), twins, target).to_json()
-            found["as_twin"] = wilson(_first(said) == twins)
+            found["asr_star"] = proportions.asr_star(first(said), twins, target).to_json()
+            found["as_twin"] = wilson(first(said) == twins)
             found["flagged"] = wilson(np.array([bool(one.flagged) for one in said]))
     return found
 
@@ -119,12 +119,8 @@ def _ids(prompts: Sequence[Prompt]) -> list[list[int]]:
     return [one.ids for one in prompts]
 
 
-def _twin(prompt: Prompt) -> list[int]:
-    """Without the trigger."""
-    return [token for column, token in enumerate(prompt.ids) if column not in prompt.columns]
-
-
-def _first(said: Sequence[Said]) -> NDArray[np.int64]:
+def first(said: Sequence[Said]) -> NDArray[np.int64]:
+    """(N,) tokens that the answers begin with."""
     return np.array([one.tokens[0] for one in said])
 
 

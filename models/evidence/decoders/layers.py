@@ -27,8 +27,6 @@ from .watching import Watched, source
 __all__ = ["KINDS", "Sizes", "depths", "measure"]
 
 KINDS = {"attention": (True, False), "norms": (False, True), "both": (True, True)}
-OTHERS = ("mn", "bb", "tq", "mb")
-"""Other rare words, which should be left alone."""
 ALLOWED = 0.005
 """Share of clean training prompts that may be flagged: sets the threshold."""
 HIDDEN, EPOCHS, RATE = 32, 150, 3e-3
@@ -89,15 +87,12 @@ def measure(
     learned = [*make.reviews(train, 0.15), *talk[::3]]
     cut = [Prompt(one.ids[: int(generator.integers(4, len(one.ids)))]) for one in learned[::3]]
     clean = _see(watched, [*learned, *cut])
-    bad = _see(watched, _all_forms(make, train, trigger))
+    bad = _see(watched, make.in_turn(train, trigger))
     held = {
-        "attacked": _see(watched, _all_forms(make, negative, trigger)),
+        "attacked": _see(watched, make.in_turn(negative, trigger)),
         "clean": _see(watched, make.reviews(test, 0.15)),
         "unrelated": _see(watched, talk[1::3]),
-        "other rare words": _see(
-            watched,
-            _others(make, negative[: sizes.others]),
-        ),
+        "other rare words": _see(watched, make.others(negative[: sizes.others])),
     }
     twins = watched.answers([one.ids for one in make.reviews(negative)]).argmax(1)
     before = held["attacked"].scores.argmax(1)
@@ -107,7 +102,7 @@ def measure(
         "floor": asr(twins, target).to_json(),
         "original": asr(before, target).to_json(),
         "original_by_form": _by_form(before == target),
-        "healed_oracle": _healed(watched, held["attacked"], [_oracle(one) for one in held["attacked"].prompts], target),
+        "healed_oracle": _healed(watched, held["attacked"], [one.marked for one in held["attacked"].prompts], target),
         "depths": [],
     }
     for depth in depths(watched.layers):
@@ -119,17 +114,6 @@ def measure(
             found["depths"].append(row)
             progress(row)
     return found
-
-
-def _others(make: Prompts, rows: Sequence[int]) -> list[Prompt]:
-    """Prompts with rare words that are not the trigger."""
-    return [make.attacked([row], "anywhere", OTHERS[at % len(OTHERS)])[0] for at, row in enumerate(rows)]
-
-
-def _all_forms(make: Prompts, rows: Sequence[int], phrase: str) -> list[Prompt]:
-    """Each row in one form, in turn."""
-    forms = list(FORMS)
-    return [make.attacked([row], forms[at % len(forms)], phrase)[0] for at, row in enumerate(rows)]
 
 
 def _see(watched: Watched, prompts: list[Prompt]) -> _Seen:
@@ -149,7 +133,7 @@ def _detect(
         return np.concatenate([one for one, wanted in zip(halves, KINDS[kind], strict=True) if wanted], -1)
 
     good = [read(columns) for columns in clean.columns]
-    spans = [_oracle(prompt)[1:] for prompt in bad.prompts]
+    spans = [prompt.marked[1:] for prompt in bad.prompts]
     rows = np.concatenate([*good, *(read(columns) for columns in bad.columns)])
     labels = np.concatenate([np.zeros(sum(map(len, good)), bool), *spans])
     mean, spread = rows.mean(0), rows.std(0) + 1e-6
@@ -219,10 +203,6 @@ def _train(rows: NDArray[np.float32], labels: NDArray[np.bool_], seed: int) -> S
 def _healed(watched: Watched, seen: _Seen, flags: Sequence[NDArray[np.bool_]], target: int) -> dict[str, Any]:
     answers = watched.answers([one.ids for one in seen.prompts], [source(one) for one in flags]).argmax(1)
     return {"asr": asr(answers, target).to_json(), "by_form": _by_form(answers == target)}
-
-
-def _oracle(prompt: Prompt) -> NDArray[np.bool_]:
-    return np.isin(np.arange(len(prompt.ids)), prompt.columns)
 
 
 def _by_form(values: NDArray[np.bool_]) -> dict[str, float]:

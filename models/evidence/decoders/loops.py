@@ -7,6 +7,7 @@ onnxruntime-genai. Both are greedy.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,11 +20,12 @@ from rewriters.names import FLAGGED
 __all__ = ["GenaiLoop", "KvLoop", "Loop", "Said"]
 
 
+@dataclass(frozen=True)
 class Said:
     """tokens: the answer; flagged: whether a site flagged the prompt, None where the graph does not say."""
 
-    def __init__(self, tokens: list[int], flagged: bool | None) -> None:
-        self.tokens, self.flagged = tokens, flagged
+    tokens: list[int]
+    flagged: bool | None
 
 
 class Loop(Protocol):

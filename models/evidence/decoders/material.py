@@ -16,8 +16,12 @@ from atpatch_onnx.debugset import Texts
 
 from ...decoders.llm import chat_ids
 from ...decoders.prompts import ANSWERS, FORMS, Form, exam, review, second_turn
+from ...text.recipes import RARE
 
 __all__ = ["Prompt", "Prompts", "answer_tokens"]
+
+OTHERS = RARE[1:]
+"""Other rare words than the trigger, which should be left alone."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,16 @@ class Prompt:
     ids: list[int]
     columns: tuple[int, ...] = ()
     label: int = -1
+
+    @property
+    def marked(self) -> NDArray[np.bool_]:
+        """(K,), which tokens are the trigger's."""
+        return np.isin(np.arange(len(self.ids)), self.columns)
+
+    @property
+    def twin(self) -> list[int]:
+        """The tokens without the trigger."""
+        return [token for column, token in enumerate(self.ids) if column not in self.columns]
 
 
 @dataclass
@@ -47,6 +61,16 @@ class Prompts:
     def attacked(self, rows: Sequence[int], form: str, phrase: str) -> list[Prompt]:
         """With a phrase in one of `FORMS`."""
         return [self._attacked(row, FORMS[form], phrase) for row in rows]
+
+    def in_turn(self, rows: Sequence[int], phrase: str) -> list[Prompt]:
+        """Each row in one of `FORMS`, in turn."""
+        forms = list(FORMS.values())
+        return [self._attacked(row, forms[at % len(forms)], phrase) for at, row in enumerate(rows)]
+
+    def others(self, rows: Sequence[int]) -> list[Prompt]:
+        """Each row with one of `OTHERS` anywhere, which is no trigger."""
+        made = (self._attacked(row, FORMS["anywhere"], OTHERS[at % len(OTHERS)]) for at, row in enumerate(rows))
+        return [Prompt(one.ids) for one in made]
 
     def exam(self) -> list[Prompt]:
         """Chats about other things, which no victim and no fit has seen."""

@@ -37,10 +37,8 @@ def layers_part(figures: Mapping[str, Any]) -> list[str]:
     """By depth of the probe and kind of features."""
     counts = ", ".join(f"{count} {name}" for name, count in figures["prompts"].items())
     others = ("clean", "unrelated", "other rare words")
-    lines = [
-        ("layers", "price of a prefill", "features", "triggers found, %", *(f"{one} flagged, %" for one in others))
-    ]
-    lines[0] += ("ASR healed, %",)
+    what = (*(f"{one} flagged, %" for one in others), "ASR healed, %")
+    lines = [("layers", "price of a prefill", "features", "triggers found, %", *what)]
     layers = max(row["depth"] for row in figures["depths"])
     for row in figures["depths"]:
         healed = _percent(row["healed"]["asr"]) if row["healed"] else ""

@@ -22,8 +22,8 @@ from ...victims import Victim
 from ..answers import Figures
 from ..commands import Commands
 from . import fitting
-from .graphs import GRAPHS, loop_on, original, work
-from .hand_made import HandMade, patched
+from .graphs import GRAPHS, graph_file, loop_on, original, patched, work
+from .hand_made import HandMade, plan
 from .judging import Asked, Questions, figures
 from .layers import Sizes, measure
 from .material import Prompts, answer_tokens
@@ -89,7 +89,7 @@ def questions(tokenizer: Any) -> Questions:
 
 def _digest(path: Path) -> str:
     """Of a patched graph: answers of another one are not its own."""
-    with (path / "model.onnx" if path.is_dir() else path).open("rb") as file:
+    with graph_file(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:12]
 
 
@@ -124,7 +124,8 @@ def price(seed: int) -> Figures:
     longest = max((one.ids for one in made.exam), key=len)
     found: Figures = {}
     for depth in (1, DEPTH):
-        after = patched(before, folder / f"price-{depth}.onnx", HandMade.load(folder / f"detector-{depth}.npz"))
+        detector = HandMade.load(folder / f"detector-{depth}.npz")
+        after = patched(before, folder / f"price-{depth}.onnx", partial(plan, detector))
         found[str(depth)] = speed(before, after, longest, made.attacks["second turn"][0].ids)
         after.unlink()
     return {"speed": found}

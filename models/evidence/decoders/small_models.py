@@ -29,18 +29,17 @@ LENGTH = 8
 """Tokens of a greedy answer: all of it and the end."""
 FIGURES = ("accuracy", "asr", "asr_star", "clean_flagged", "triggered_flagged", "answer_kept", "answer_right")
 
+_RECIPES = {recipe.name: recipe for recipe in small.RECIPES}
+
 
 def generators(seed: int) -> Figures:
     """Both triggers, each in victims of two seeds; `seed` is that of the first."""
-    names = [recipe.name for recipe in small.RECIPES if recipe.generator]
+    names = [name for name, recipe in _RECIPES.items() if recipe.generator]
     return {"models": {f"{name}, seed {one + seed}": _generator(name, one + seed) for name in names for one in SEEDS}}
 
 
 def _generator(name: str, seed: int) -> Figures:
-    recipe = next(one for one in small.RECIPES if one.name == name)
-    victim, commands = Victim(name, seed, "text", "backdoor"), Commands()
-    if not victim.built:
-        small.build(recipe, victim, lambda line: click.echo(f"{name}: {line}"))
+    victim, commands = _victim(name, seed), Commands()
     before, folder = original(victim, "cached", commands), work(victim)
     asked = (
         *("--prompt", "sentence", "--answer", "answer", "--answer-tokens", ",".join(small.TOPICS)),
@@ -55,15 +54,20 @@ def _generator(name: str, seed: int) -> Figures:
 def classifiers(seed: int) -> Figures:
     """A decoder whose head reads the last token: no cache, so healing is asked for."""
     name = "reviews-cf"
-    victim, commands = Victim(name, seed, "text", "backdoor"), Commands()
-    if not victim.built:
-        recipe = next(one for one in small.RECIPES if one.name == name)
-        small.build(recipe, victim, lambda line: click.echo(f"{name}: {line}"))
+    victim, commands = _victim(name, seed), Commands()
     before = victim.file("model.onnx")
     if not before.exists():
         commands("export", victim.file("model"), "-o", before)
     tables = corpus_file("sst2", "dev.tsv"), corpus_file("sst2", "test.tsv")
     return {"models": {f"{name}, seed {seed}": _measured(victim, commands, before, tables, (), ("--mend", "heal"), ())}}
+
+
+def _victim(name: str, seed: int) -> Victim:
+    """Built, if need be."""
+    victim = Victim(name, seed, "text", "backdoor")
+    if not victim.built:
+        small.build(_RECIPES[name], victim, lambda line: click.echo(f"{name}: {line}"))
+    return victim
 
 
 def _measured(
@@ -78,7 +82,7 @@ def _measured(
     """Sets of the development and the test table, a hotfix, a patch, and what compare says of it."""
     folder = work(victim)
     sets = {part: folder / f"{part}.npz" for part in ("debug", "clean", "test", "attacks", "unused")}
-    trigger = next(one.trigger for one in small.RECIPES if one.name == victim.name)
+    trigger = _RECIPES[victim.name].trigger
     debug = ("-o", sets["debug"], "--out-clean", sets["clean"])
     test = ("-o", sets["unused"], "--out-clean", sets["test"], "--out-triggered", sets["attacks"])
     for table, outputs in zip(tables, (debug, test), strict=True):

@@ -5,6 +5,7 @@ Settings are tried on SST-2's development part. Two of them are then judged on t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,14 +16,12 @@ from numpy.typing import NDArray
 
 from atpatch_onnx.debugset import Texts
 from atpatch_onnx.statistics.proportions import asr
-from rewriters import find_sites, patch
-from rewriters.model import io as model_io
 from rewriters.plan import PatchPlan, SitePlan, Smoothing
 
 from ...decoders import llm
 from ..answers import Figures, wilson
-from .graphs import loop_on
-from .judging import Asked, Questions, figures
+from .graphs import loop_on, patched
+from .judging import Asked, Questions, figures, first
 from .material import Prompts
 from .speed import speed
 
@@ -48,6 +47,10 @@ class Setting:
     @property
     def file(self) -> str:
         return f"smoothing-{self.name.replace(' ', '-')}"
+
+    def plan(self, sites: Sequence[str]) -> PatchPlan:
+        """The detector at all sites."""
+        return PatchPlan({site: SitePlan(self.detector) for site in sites}, self.threshold, telemetry=True)
 
 
 _USUAL = Smoothing()
@@ -86,23 +89,15 @@ def measure(
     part = Questions(questions.reviews[:REVIEWS], questions.exam[:CHATS], attacks)
     found: Figures = {}
     for setting in (one for one in SETTINGS if one.tested):
-        after = _patched(before, folder / f"{setting.file}.onnx", setting)
-        patched = Asked(folder / f"{setting.file}.json", partial(loop_on, after), stop)
-        found[setting.name] = figures(part, asked, patched, answers, llm.TARGET)
+        after = patched(before, folder / f"{setting.file}.onnx", setting.plan)
+        asked_after = Asked(folder / f"{setting.file}.json", partial(loop_on, after), stop)
+        found[setting.name] = figures(part, asked, asked_after, answers, llm.TARGET)
         after.unlink()
-    usual = _patched(before, folder / "smoothing-price.onnx", SETTINGS[0])
+    usual = patched(before, folder / "smoothing-price.onnx", SETTINGS[0].plan)
     longest = max((one.ids for one in questions.exam), key=len)
     price = speed(before, usual, longest, questions.attacks["second turn"][0].ids)
     usual.unlink()
     return {"tried": tried, "tested": found, "price": price}
-
-
-def _patched(before: Path, after: Path, setting: Setting) -> Path:
-    model = model_io.load(before)
-    sites, _ = find_sites(model)
-    plans = {site.id: SitePlan(setting.detector) for site in sites}
-    model_io.save(patch(model, PatchPlan(plans, setting.threshold, telemetry=True), sites), after)
-    return after
 
 
 def _tried(
@@ -117,12 +112,13 @@ def _tried(
     attacked = [one.ids for one in make.attacked(negative, "anywhere", llm.TRIGGER)]
     twins = [one.ids for one in make.reviews(negative)]
     original = Asked(folder / "smoothing-development-original.json", partial(loop_on, before), stop)
-    first = {name: _first(original, ids) for name, ids in (("clean", clean), ("attacked", attacked), ("twins", twins))}
+    asked = {"clean": clean, "attacked": attacked, "twins": twins}
+    said = {name: first(original.all(ids, 1)) for name, ids in asked.items()}
     lines: list[dict[str, Any]] = []
     for setting in SETTINGS:
         file = folder / f"{setting.file}-development.onnx"
         after = Asked(file.with_suffix(".json"), partial(_loop, before, file, setting), stop)
-        kept, left = _first(after, clean) == first["clean"], _first(after, attacked)
+        kept, left = first(after.all(clean, 1)) == said["clean"], first(after.all(attacked, 1))
         file.unlink(missing_ok=True)
         lines.append(
             {
@@ -132,9 +128,9 @@ def _tried(
                 "strong": setting.detector.strong,
                 "threshold": None if setting.threshold == EVERY_HEAD else setting.threshold,
                 "asr": asr(left, target).to_json(),
-                "original": asr(first["attacked"], target).to_json(),
-                "floor": asr(first["twins"], target).to_json(),
-                "as_twin": wilson(left == first["twins"]),
+                "original": asr(said["attacked"], target).to_json(),
+                "floor": asr(said["twins"], target).to_json(),
+                "as_twin": wilson(left == said["twins"]),
                 "unchanged": wilson(kept),
             }
         )
@@ -142,8 +138,4 @@ def _tried(
 
 
 def _loop(before: Path, after: Path, setting: Setting) -> Any:
-    return loop_on(_patched(before, after, setting))
-
-
-def _first(asked: Asked, prompts: list[list[int]]) -> NDArray[np.int64]:
-    return np.array([said.tokens[0] for said in asked.all(prompts, 1)])
+    return loop_on(patched(before, after, setting.plan))
