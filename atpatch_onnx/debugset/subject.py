@@ -16,6 +16,7 @@ from rewriters.editing.patcher import is_patched
 from rewriters.finding.finder import find_sites
 from rewriters.model.forms import Model, read
 from rewriters.names import STEERING
+from rewriters.sites import Site
 
 from ..errors import ALREADY_PATCHED, COLUMNS_UNCLEAR, DATA_MALFORMED
 from ..inference.capture import canonical_values
@@ -69,6 +70,7 @@ class Subject:
         self._runner: Runner | None = None
         self._output: str | None = None
         self._made: frozenset[str] | None = None
+        self._read: tuple[Site, Runner] | None = None
         self.tokenizer: Path | None = None
         self.score_threshold: float | None = None
         constants = {tensor.name for tensor in self.proto.graph.initializer}
@@ -143,14 +145,8 @@ class Subject:
         Raises:
             AtpatchError: ATP010 without a site, ATP084 where no site has one value vector for each token.
         """
-        sites, rejected = find_sites(self.proto)
-        if not sites:
-            raise no_site("the model", sites, rejected)
-        opened, readable = lower_fused_sites(self.proto, [site for site in sites if not site.where])
-        if not readable:
-            raise COLUMNS_UNCLEAR("all sites lie inside subgraphs or functions")
-        site, count = readable[0], len(DataSet(before))
-        runner = Runner(expose(opened, [(site.values, site.dtype)]), self.folder, self._threads)
+        site, runner = self._first_site()
+        count = len(DataSet(before))
         found = []
         for inputs in (before, after):
             rows = np.arange(count)
@@ -161,6 +157,19 @@ class Subject:
             found.append(np.concatenate([array[:size] for array, size in values]))
         moved = np.abs(found[1] - found[0]).max((1, 3))
         return np.asarray(moved > SAME * np.abs(found[0]).max((1, 2, 3))[:, None])
+
+    def _first_site(self) -> tuple[Site, Runner]:
+        """The first site whose value vectors can be read, and a session that gives them; made once, for many rows."""
+        if self._read is None:
+            sites, rejected = find_sites(self.proto)
+            if not sites:
+                raise no_site("the model", sites, rejected)
+            opened, readable = lower_fused_sites(self.proto, [site for site in sites if not site.where])
+            if not readable:
+                raise COLUMNS_UNCLEAR("all sites lie inside subgraphs or functions")
+            site = readable[0]
+            self._read = site, Runner(expose(opened, [(site.values, site.dtype)]), self.folder, self._threads)
+        return self._read
 
     def _run(self, data: DataSet) -> Runner:
         runner = self._open()
