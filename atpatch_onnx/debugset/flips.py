@@ -14,9 +14,10 @@ from .sets import Built
 from .subject import Subject
 from .tables import Column
 
-__all__ = ["build_flips", "flip_set"]
+__all__ = ["PROBES", "build_flips", "flip_set", "with_value"]
 
 PROBES = 16
+"""Rows of the search for the columns that a value moves."""
 
 
 def build_flips(subject: Subject, data: DataSet, attribute: Column) -> Built:
@@ -34,7 +35,7 @@ def build_flips(subject: Subject, data: DataSet, attribute: Column) -> Built:
     clean = subject.complete(data)
     values = _values(clean, attribute)
     count, source = len(clean), clean.inputs[attribute.input]
-    variants = [_with(clean.inputs, attribute, value) for value in values]
+    variants = [with_value(clean.inputs, attribute, value) for value in values]
     predictions = np.stack([subject.predictions(inputs) for inputs in variants], 1)
     original = subject.predictions(clean.inputs)
     own = source[:, attribute.index]
@@ -77,7 +78,7 @@ def _flips_to(attribute: Column, values: NDArray[Any], flips: NDArray[np.bool_])
     }
 
 
-def _with(inputs: Mapping[str, NDArray[Any]], attribute: Column, value: Any) -> dict[str, NDArray[Any]]:
+def with_value(inputs: Mapping[str, NDArray[Any]], attribute: Column, value: Any) -> dict[str, NDArray[Any]]:
     """The rows with another value, or values, of the attribute."""
     changed = inputs[attribute.input].copy()
     changed[:, attribute.index] = value
@@ -146,7 +147,7 @@ def _debugging_set(
     partner: Ints,
     columns: NDArray[np.bool_],
 ) -> dict[str, NDArray[Any]]:
-    changed = _with(clean.feeds(rows), attribute, values)
+    changed = with_value(clean.feeds(rows), attribute, values)
     labels = {} if clean.labels is None else {"labels": clean.labels[np.concatenate([stable, rows])]}
     marked = np.zeros((len(stable) + len(rows), len(columns)), bool)
     marked[len(stable) :] = columns
@@ -182,7 +183,7 @@ def flip_set(clean: DataSet, attribute: Column) -> dict[str, NDArray[Any]]:
     group, value = np.nonzero(values[None, :] != clean.inputs[attribute.input][:, attribute.index][:, None])
     everyone = np.arange(len(clean))
     rows = np.concatenate([everyone, group])
-    changed = _with(clean.feeds(group), attribute, values[value])
+    changed = with_value(clean.feeds(group), attribute, values[value])
     order = np.argsort(rows, kind="stable")
     labels = {} if clean.labels is None else {"labels": clean.labels[rows[order]]}
     inputs = {name: np.concatenate([array, changed[name]])[order] for name, array in clean.inputs.items()}

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ..errors import BAD_OPTION, ModelError
 from ..inference.datasets import Arrays, DataSet
 from ..inspection.model_files import tokenizer_next_to
-from .flips import flip_set
+from .flips import PROBES, build_flips, flip_set, with_value
 from .making import Progress, Request, build
 from .row_checks import check_labels, most_frequent
 from .samples import class_names
@@ -30,8 +30,8 @@ __all__ = ["Judged", "Source", "ToFit", "sets_to_compare", "sets_to_fit"]
 
 MOST_GROUPS = 50
 """Of an attribute with more values there are no groups to compare."""
-PROBES, MOST_COLUMNS = 16, 64
-"""Rows and columns of the search for tokens."""
+MOST_COLUMNS = 64
+"""Of the search for tokens."""
 FEWEST = 30
 """Rows that a group needs: the rates of smaller ones are mostly chance, and the differences are of the extremes."""
 
@@ -117,8 +117,8 @@ def sets_to_fit(model: Path, source: Source, progress: Progress | None = None) -
     """
     subject = _subject(model, source, progress)
     if source.table is not None:
-        _, _, told = _of_table(subject, source)
-        flipped = build(subject, _request(source), progress)
+        clean, _, attribute, told = _of_table(subject, source)
+        flipped = build_flips(subject, clean, attribute)
         return ToFit(flipped.debug, None, (*told, _told_of_flips(source, flipped)))
     clean, built, names = _of_texts(subject, source, progress, fitting=True)
     if built is None:
@@ -148,14 +148,13 @@ def _subject(model: Path, source: Source, progress: Progress | None) -> Subject:
 
 
 def _request(source: Source, **more: Any) -> Request:
+    assert source.texts is not None
     return Request(
-        data=source.texts or source.table or "",
+        data=source.texts,
         tokenizer=source.tokenizer,
         text_column=source.text_column,
         label_column=source.label_column,
         class_names=source.class_names,
-        attribute=source.attribute,
-        columns=source.columns,
         insert=source.insert,
         seed=source.seed,
         **more,
@@ -200,22 +199,21 @@ def _told_of_flips(source: Source, built: Built) -> str:
     )
 
 
-def _of_table(subject: Subject, source: Source) -> tuple[DataSet, Description | None, list[str]]:
-    """Rows as the graph reads them, their description, and what the model gets right, for people."""
-    assert source.table is not None
+def _of_table(subject: Subject, source: Source) -> tuple[DataSet, Description | None, Column, list[str]]:
+    """Rows as the graph reads them, their description, the attribute, and what the model gets right, for people."""
+    assert source.table is not None and source.attribute is not None
     description = None if source.columns is None else read_description(source.columns, subject)
     clean = subject.complete(read_table(source.table, description, subject))
     right = check_labels(subject, clean, () if description is None else description.classes)
-    if right is None:
-        return clean, description, []
-    frequent = most_frequent(clean)
-    return clean, description, [f"the original gets {right:.1%} right; always the most frequent class: {frequent:.1%}"]
+    told = []
+    if right is not None:
+        frequent = most_frequent(clean)
+        told.append(f"the original gets {right:.1%} right; always the most frequent class: {frequent:.1%}")
+    return clean, description, attribute_of(source.attribute, description, subject), told
 
 
 def _judged_table(subject: Subject, source: Source) -> Judged:
-    assert source.attribute is not None
-    clean, description, notes = _of_table(subject, source)
-    attribute = attribute_of(source.attribute, description, subject)
+    clean, description, attribute, notes = _of_table(subject, source)
     flips = flip_set(clean, attribute)
     groups = {"clean": _words(clean, attribute), "flips": _words(DataSet.from_arrays(flips), attribute)}
     group, rows = _large(groups["clean"], attribute.name, notes), None
@@ -257,10 +255,9 @@ def _tokens(subject: Subject, data: DataSet, description: Description | None) ->
     rows = {name: array[:PROBES] for name, array in data.inputs.items()}
     found: dict[str, int] = {}
     for column in () if description is None else description.columns[:MOST_COLUMNS]:
-        other = rows[column.input].copy()
-        other[:, column.index] = np.roll(np.unique(data.inputs[column.input][:, column.index]), 1)[0]
+        other = np.roll(np.unique(data.inputs[column.input][:, column.index]), 1)[0]
         try:
-            moved = np.flatnonzero(subject.touched(rows, {**rows, column.input: other}).any(0))
+            moved = np.flatnonzero(subject.touched(rows, with_value(rows, column, other)).any(0))
         except ModelError:  # a model that mixes its columns: they stay numbers
             return {}
         if len(moved) == 1:
