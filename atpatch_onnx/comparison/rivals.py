@@ -46,19 +46,23 @@ class Rivals:
 
 
 def rival_outputs(
-    rivals: Rivals, sets: Mapping[str, DataSet], scores: Scores, positive: int
+    rivals: Rivals,
+    sets: Mapping[str, DataSet],
+    given: Mapping[str, NDArray[np.float32]],
+    scores: Scores,
+    positive: int,
 ) -> dict[str, dict[str, Outputs]]:
     """Rival → set → its answers, as class scores 0 and 1.
 
     Args:
-        scores: of the original, (N, C) for a set.
+        given: set → class scores (N, C) of the original.
+        scores: the same for any other rows.
         positive: the class that is the favorable outcome.
 
     Raises:
         AtpatchError: ATP051 without fairlearn.
     """
     found: dict[str, dict[str, Outputs]] = {}
-    given = {name: scores(data) for name, data in sets.items()}
     known = scores(rivals.rows)
     if known.shape[1] == 2 and rivals.rows.labels is not None:
         for name, constraint in THRESHOLDS.items():

@@ -35,7 +35,7 @@ def answers() -> dict[str, np.ndarray]:
     rows, groups = table(ROWS)
     clean, own = table(ROWS)
     rivals = Rivals(rows, {"rows": groups, "clean": own}, ("x", 1))
-    found = rival_outputs(rivals, {"clean": clean}, unfair, 1)
+    found = rival_outputs(rivals, {"clean": clean}, {"clean": unfair(clean)}, unfair, 1)
     given = {name: runs["clean"].predictions for name, runs in found.items()}
     return {"original": unfair(clean).argmax(1), "labels": clean.labels, "groups": own, "x": clean.inputs["x"], **given}
 
@@ -58,7 +58,8 @@ def test_the_dropped_column_has_its_most_frequent_value(answers: dict[str, np.nd
 def test_a_model_of_three_classes_has_no_thresholds() -> None:
     data, groups = table(50)
     rivals = Rivals(data, {"rows": groups, "clean": groups}, ("x", 1))
-    found = rival_outputs(rivals, {"clean": data}, lambda rows: np.eye(3, dtype=np.float32)[rows.labels], 1)
+    scores = np.eye(3, dtype=np.float32)[data.labels]
+    found = rival_outputs(rivals, {"clean": data}, {"clean": scores}, lambda rows: scores, 1)
     assert list(found) == [DROPPED]
 
 
@@ -67,7 +68,8 @@ def test_a_group_without_a_threshold_keeps_the_answer_of_the_model() -> None:
     clean, own = table(400)
     own = own.astype("<U9")
     own[:50] = "elsewhere"
-    found = rival_outputs(Rivals(rows, {"rows": groups, "clean": own}, ("x", 1)), {"clean": clean}, unfair, 1)
+    rivals = Rivals(rows, {"rows": groups, "clean": own}, ("x", 1))
+    found = rival_outputs(rivals, {"clean": clean}, {"clean": unfair(clean)}, unfair, 1)
     answer = found["thresholds, parity"]["clean"].predictions
     assert np.array_equal(answer[:50], unfair(clean).argmax(1)[:50])
 
