@@ -5,14 +5,19 @@ from __future__ import annotations
 import os
 import shlex
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import onnx
 
 from rewriters.editing.patcher import is_patched
+from rewriters.finding.finder import find_sites
+from rewriters.finding.token_inputs import TokenInputs, token_inputs
 from rewriters.model.forms import Loaded, Model, read
 from rewriters.model.regular_files import check_source
+from rewriters.sites import Site
 
+from ..debugset.subject import Subject
 from ..errors import TOKENIZER_UNUSABLE, AtpatchError
 from ..inspection.inspector import original_of
 from ..inspection.model_files import model_file
@@ -53,6 +58,26 @@ class Case:
     @property
     def stamped(self) -> bool:
         return is_patched(self.loaded.proto)
+
+    @cached_property
+    def sites(self) -> tuple[Site, ...]:
+        """Its attention sites."""
+        return find_sites(self.proto)[0]
+
+    @cached_property
+    def tokens(self) -> TokenInputs | None:
+        """What its inputs mean, if it reads a text; else None."""
+        return token_inputs(self.proto, self.sites)
+
+    def subject(self) -> Subject:
+        """It, to be run. Not kept: its session holds the weights, and a case lives as long as the audit's result.
+
+        Raises:
+            AtpatchError: ATP012 for a patch that cannot be taken out.
+        """
+        subject = Subject(self.proto, self.options.output_name, self.options.threads)
+        subject.folder = self.folder
+        return subject
 
 
 def open_case(model: Model, options: AuditOptions, budget: Budget) -> Case:

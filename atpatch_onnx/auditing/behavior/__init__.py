@@ -7,11 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from rewriters.finding.finder import find_sites
-from rewriters.finding.token_inputs import token_inputs
-
 from ...debugset.row_checks import check_labels
-from ...debugset.subject import Subject
 from ...errors import AtpatchError
 from ..budget import Budget, OutOfTime
 from ..case import Case
@@ -73,10 +69,9 @@ def check_behavior(case: Case) -> Behavior:
         found.not_tried += [rule.not_tried("the budget is 0 minutes, so the model was not run") for rule in RULES]
         return found
     try:
-        subject = Subject(case.proto, case.options.output_name, case.options.threads)
-        subject.folder = case.folder
+        subject = case.subject()
         rows = rows_of(case, subject)
-        rows = with_room(rows, subject) if _reads_tokens(case) else rows
+        rows = rows if case.tokens is None else with_room(rows, subject)
         check_labels(subject, rows.data)
         subject.scores({name: array[:1] for name, array in rows.data.inputs.items()})
     except AtpatchError as error:
@@ -112,7 +107,7 @@ def check_behavior(case: Case) -> Behavior:
         checks += [(cells.RULE, SHARES["inversion"], table)]
     else:
         checks += [(inversion.RULE, SHARES["inversion"], search)]
-        checks += [(words.RULE, SHARES["words"], scan)] if _reads_tokens(case) else []
+        checks += [(words.RULE, SHARES["words"], scan)] if case.tokens is not None else []
     for rule, share, check in [*checks, (guard.RULE, SHARES["guard"], guarded)]:
         _one(case, found, rule, check, case.budget.part(share))
     if found.searched is not None and found.searched.target is not None:
@@ -134,10 +129,6 @@ def _one(case: Case, found: Behavior, rule: Rule, check: Callable[[Budget], Chec
         found.findings += said.findings
         found.not_tried += said.not_tried
     found.seconds[rule.code] = time.monotonic() - started
-
-
-def _reads_tokens(case: Case) -> bool:
-    return token_inputs(case.proto, find_sites(case.proto)[0]) is not None
 
 
 def _reason(error: AtpatchError) -> str:

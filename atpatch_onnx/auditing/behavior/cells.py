@@ -23,9 +23,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rewriters.finding.finder import find_sites
-from rewriters.finding.token_inputs import token_inputs
-
 from ...debugset.inversion.verdict import WORKS
 from ...debugset.sets import Built
 from ...debugset.subject import Subject
@@ -75,8 +72,7 @@ def is_table(case: Case, subject: Subject) -> bool:
         return False
     (value,) = subject.inputs.values()
     columns = value.shape[1] if len(value.shape) == 2 else None
-    tokens = token_inputs(case.proto, find_sites(case.proto)[0])
-    return isinstance(columns, int) and columns <= MOST_COLUMNS and value.dtype.kind in "fi" and tokens is None
+    return isinstance(columns, int) and columns <= MOST_COLUMNS and value.dtype.kind in "fi" and case.tokens is None
 
 
 def check(

@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rewriters.finding.finder import find_sites
-
 from ...inference.capture import Capture
 from ...inference.padding import common_mask
 from ..budget import Budget
@@ -57,11 +55,10 @@ def check(case: Case, rows: Rows, budget: Budget) -> tuple[Checked, list[Loudnes
         OutOfTime: the budget is used up.
         AtpatchError: what running raises.
     """
-    sites, _ = find_sites(case.proto)
-    if not sites:
+    if not case.sites:
         return Checked(not_tried=(RULE.not_tried("the model has no attention site"),)), []
-    mask = common_mask(sites, rows.data)
-    capture = Capture(case.proto, case.folder, sites, rows.data, None, case.options.threads, mask)
+    mask = common_mask(case.sites, rows.data)
+    capture = Capture(case.proto, case.folder, case.sites, rows.data, None, case.options.threads, mask)
     if not capture.sites:
         reasons = "; ".join(sorted(set(capture.skipped.values()))[:2])
         return Checked(not_tried=(RULE.not_tried(f"no site fits the rows: {reasons}"),)), []

@@ -9,8 +9,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from rewriters.finding.finder import find_sites
-
 from ...debugset.clean import is_text, read_labeled_texts
 from ...debugset.inversion.rows import token_rows
 from ...debugset.subject import Subject
@@ -111,17 +109,12 @@ def _encoder(case: Case) -> TextEncoder | None:
 
 
 def _random(case: Case) -> DataSet:
-    sites, _ = find_sites(case.proto)
-    subject = Calibrated(case.proto, case.folder, sites, sites)
-    try:
-        return random_rows(subject, RANDOM)[0]
-    except Exception as error:
-        if getattr(error, "code", None) != NOT_CALIBRATED.code:
-            raise
+    if case.tokens is None or case.tokens.unknown:
         raise NOT_CALIBRATED(
             "no clean rows were given, and none can be made for this model",
             "give some hundreds of rows that you trust with --clean DATA",
-        ) from error
+        )
+    return random_rows(Calibrated(case.proto, case.folder, case.sites, case.sites), RANDOM)[0]
 
 
 def _some(data: DataSet, seed: int) -> DataSet:

@@ -15,9 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rewriters.finding.finder import find_sites
-from rewriters.finding.token_inputs import token_inputs
-
 from ...debugset.inversion.rows import TokenRows, token_rows
 from ...debugset.inversion.verdict import ClassVerdict, by_success
 from ...debugset.subject import Subject
@@ -52,12 +49,11 @@ def check(case: Case, subject: Subject, rows: Rows, budget: Budget) -> tuple[Che
     Raises:
         OutOfTime: where not even a part of the vocabulary can be tried.
     """
-    inputs = token_inputs(case.proto, find_sites(case.proto)[0])
-    assert inputs is not None  # the caller checks
+    assert case.tokens is not None  # the caller checks
     tokens = token_rows(subject, rows.data.inputs)
     predictions = subject.predictions(rows.data.inputs)
     scan = _Scan(subject, tokens, predictions, case.options.seed, budget)
-    candidates = _candidates(tokens, inputs.vocabulary, case.options.seed)
+    candidates = _candidates(tokens, case.tokens.vocabulary, case.options.seed)
     tried, gains = scan.gains(candidates)
     verdicts = scan.judge(tried, gains)
     lines = [_line(verdict, rows) for verdict in verdicts]

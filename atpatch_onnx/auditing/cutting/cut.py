@@ -181,8 +181,7 @@ def _varies(array: NDArray[Any]) -> bool:
 
 def _rows(case: Case) -> DataSet:
     """Rows without a trigger: those given, random tokens, or random numbers where every shape is known."""
-    subject = Subject(case.proto, case.options.output_name, case.options.threads)
-    subject.folder = case.folder
+    subject = case.subject()
     if case.options.clean is None:
         drawn = _drawn(subject, case.options.seed)
         if drawn is not None:
