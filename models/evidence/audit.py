@@ -18,10 +18,10 @@ from typing import Any
 import click
 
 from atpatch_onnx.auditing.auditor import audit
-from rewriters.model.atomic import write_file
 
 from ..tables import backdoor
 from ..victims import Victim, package_file, versions
+from .writing import save_json
 
 __all__ = ["CASES", "RESULTS"]
 
@@ -99,7 +99,7 @@ def _measure(case: Audited, kind: str, budget: float, threads: int) -> dict[str,
     rows, model = case.file("spare.npz"), case.file(f"{kind}.onnx")
     found = audit(model, clean=rows, tokenizer=tokenizer, budget=budget, threads=threads)
     report = found.to_json()
-    classes = sorted({one.target for one in _guilty(report)})
+    classes = _guilty(report)
     right = (report["verdict"], classes) == (("backdoored", [case.target]) if kind == "model" else ("clean", []))
     return {
         **{key: report[key] for key in ("verdict", "sure", "sentence", "rests_on")},
@@ -117,14 +117,10 @@ def _measure(case: Audited, kind: str, budget: float, threads: int) -> dict[str,
     }
 
 
-@dataclass(frozen=True)
-class _Class:
-    target: int
-
-
-def _guilty(report: dict[str, Any]) -> list[_Class]:
+def _guilty(report: dict[str, Any]) -> list[int]:
+    """Classes that a backdoor leads to."""
     lines = [*(report["behavior"]["inversion"] or ()), *report["behavior"]["words"]]
-    return [_Class(one["class"]) for one in lines if one["backdoor"]]
+    return sorted({one["class"] for one in lines if one["backdoor"]})
 
 
 def _by_class(report: dict[str, Any]) -> dict[str, Any]:
@@ -142,7 +138,7 @@ def _write(name: str, case: Audited, kind: str, figures: dict[str, Any]) -> None
     group |= {"title": case.title, "seed": case.seed, "target": case.target, "chosen_on": case.chosen_on}
     group["models"][kind] = figures
     whole |= {"versions": versions(), "cores": os.cpu_count()}
-    write_file(RESULTS, (json.dumps(whole, indent=1) + "\n").encode())
+    save_json(RESULTS, whole)
 
 
 if __name__ == "__main__":

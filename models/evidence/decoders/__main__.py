@@ -6,7 +6,6 @@ goes on.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from typing import Any
@@ -14,9 +13,8 @@ from typing import Any
 import click
 import torch
 
-from rewriters.model.atomic import write_file
-
 from ...victims import versions
+from ..writing import save_json
 from .page import RESULTS, write_page
 from .rows import ROWS
 
@@ -43,7 +41,7 @@ def main(names: tuple[str, ...], seed: int) -> None:
             "figures": figures,
         }
         RESULTS.mkdir(exist_ok=True)
-        write_file(file, (json.dumps(whole, indent=1) + "\n").encode())
+        save_json(file, whole)
         click.echo(f"{name}: {whole['seconds']} s")
     write_page()
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rewriters.model.atomic import write_file
+
+from ..writing import table
 
 __all__ = ["RESULTS", "layers_part", "loop_part", "price_part", "render", "small_part", "smoothing_part", "write_page"]
 
@@ -49,7 +51,7 @@ def layers_part(figures: Mapping[str, Any]) -> list[str]:
         f"Prompts held back: {counts}. ASR {_percent(figures['original'])} %; clean twins that go there"
         f" {_percent(figures['floor'])} %; healed where the trigger is, {_percent(figures['healed_oracle']['asr'])} %."
         " A prompt counts as found where every token of the trigger is flagged.",
-        _table(lines),
+        table(lines),
     ]
 
 
@@ -81,7 +83,7 @@ def _attacks(figures: Mapping[str, Any]) -> str:
     for form, one in figures["attacks"].items():
         after = [_percent(one[key]) if key in one else "–" for key in ("patched", "as_twin", "flagged")]
         lines.append((form, _percent(one["original"]), _percent(one["floor"]), *after))
-    return _table(lines)
+    return table(lines)
 
 
 def smoothing_part(figures: Mapping[str, Any]) -> list[str]:
@@ -95,7 +97,7 @@ def smoothing_part(figures: Mapping[str, Any]) -> list[str]:
     parts = [
         "After the description of TIGS (arXiv 2604.24162); formulas and numbers are ours. On the development part:"
         f" ASR {_percent(tried[0]['original'])} %, clean twins that go there {_percent(tried[0]['floor'])} %.",
-        _table(lines),
+        table(lines),
     ]
     for name, one in figures["tested"].items():
         parts += [f"**{name[0].upper()}{name[1:]}**, on the test part. " + _kept(one), _attacks(one)]
@@ -124,7 +126,7 @@ def _prices(
         one = speed[key]
         lines.append((name, f"{one['ratio']:.3f}", f"{one['ratio_of_fastest']:.3f}", f"{one['ms'][0]:.1f}"))
     lines.append(("resident memory", f"{speed['memory']:.3f}", "", f"{speed['resident_mb'][0]} MB"))
-    return [f"{what}; one thread, original and patched in turn.", _table(lines)]
+    return [f"{what}; one thread, original and patched in turn.", table(lines)]
 
 
 def small_part(figures: Mapping[str, Any]) -> list[str]:
@@ -141,7 +143,7 @@ def small_part(figures: Mapping[str, Any]) -> list[str]:
         shown = f"{worst}: {_percent(one['forms'][worst]['asr_star'])}"
         read = f"{one['probe']['depth']} of {one['probe']['sites']}"
         lines.append((name, *changes, shown, *shares, read, one["verdict"]))
-    return [_table(lines)]
+    return [table(lines)]
 
 
 _PARTS = {
@@ -156,10 +158,3 @@ _PARTS = {
 
 def _percent(share: Mapping[str, Any]) -> str:
     return "–" if share["value"] is None else f"{100 * share['value']:.1f} ({share['hits']}/{share['count']})"
-
-
-def _table(lines: Sequence[Sequence[str]]) -> str:
-    head, *rest = lines
-    return "\n".join(
-        ["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *("| " + " | ".join(line) + " |" for line in rest)]
-    )

@@ -20,6 +20,7 @@ from atpatch_onnx.auditing.graph_logic import check_graph
 from rewriters.model import io
 
 from ...victims import versions
+from ..writing import save_json
 from .clean import CLEAN, Clean
 from .later_planted import LATER_PLANTED
 from .planted import PLANTED
@@ -99,7 +100,7 @@ def main(output: Path, first_look: bool) -> None:
     last = {"figures": figures(unseen_clean, unseen_planted), "clean": unseen_clean, "planted": unseen_planted}
     if first_look:
         before["first_look_at_the_last_third"] = last
-        output.write_text(json.dumps(before, indent=1) + "\n")
+        save_json(output, before)
         return
     clean, planted, later = judge_clean(CLEAN), judge_planted(PLANTED), judge_planted(LATER_PLANTED)
     results = {
@@ -111,7 +112,7 @@ def main(output: Path, first_look: bool) -> None:
         "first_look_at_the_last_third": before.get("first_look_at_the_last_third"),
         "another_author": before.get("another_author"),
     }
-    output.write_text(json.dumps(results, indent=1) + "\n")
+    save_json(output, results)
     click.echo(json.dumps(results["all"], indent=1))
     if not all(row["acts"] for row in planted + unseen_planted + later):
         raise SystemExit(1)

@@ -14,10 +14,9 @@ from typing import Any
 
 import click
 
-from rewriters.model.atomic import write_file
-
 from ...victims import versions
 from ..commands import Refused
+from ..writing import save_json
 from .page import RESULTS, write_pages
 from .rows import ROWS, Row
 
@@ -73,7 +72,7 @@ def _write(name: str, row: Row, runs: list[dict[str, Any]]) -> None:
         "runs": runs,
     }
     RESULTS.mkdir(exist_ok=True)
-    write_file(RESULTS / f"{name}.json", (json.dumps(whole, indent=1) + "\n").encode())
+    save_json(RESULTS / f"{name}.json", whole)
 
 
 def _short(figures: Any) -> Any:

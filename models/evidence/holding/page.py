@@ -12,6 +12,7 @@ import numpy as np
 from rewriters.model.atomic import write_file
 
 from ..estimates import of_shares
+from ..writing import table
 from .rows import ROWS, Bound, at
 
 __all__ = [
@@ -101,7 +102,7 @@ def bounds_table(kept: Kept) -> str:
             most = bound.most if not unit else 100 * bound.most
             met = "**not measured**" if found is None else "met" if found <= bound.most else "**missed**"
             lines.append((ROWS[name].title, bound.name, figure, f"≤ {most:g}{unit}", met))
-    return _table(lines)
+    return table(lines)
 
 
 def worst(runs: Runs, bound: Bound) -> tuple[float | None, str]:
@@ -139,7 +140,7 @@ def _section(name: str, runs: Runs) -> Iterator[str]:
         yield "; ".join(f"{key}: {value}" for key, value in loose) + "."
     shares = dict(_shares(runs[0]["figures"]))
     if shares:
-        yield _table(
+        yield table(
             [("what", "share")]
             + [(" · ".join(key), _percent([_inside(run["figures"], *key) for run in runs])) for key in shares]
         )
@@ -163,7 +164,7 @@ def doses_table(attacks: Sequence[Mapping[str, Any]]) -> str:
             _percent([one[name][key] for one in attacks]) for key in ("original", "asr_star", "asr", "floor", "flagged")
         ]
         lines.append((name, *cells))
-    return _table(lines)
+    return table(lines)
 
 
 def times_table(figures: Mapping[str, Any]) -> str:
@@ -174,7 +175,7 @@ def times_table(figures: Mapping[str, Any]) -> str:
         ratios = [f"{one[key]['ratio']:.3f} ({one[key]['low']:.3f} to {one[key]['high']:.3f})" for key in lines[0][2:4]]
         first = one["with / original"]
         lines.append((name, str(first["requests"]), *ratios, f"{first['first_ms']:.1f}"))
-    return _table(lines) if timed else ""
+    return table(lines) if timed else ""
 
 
 def _clean_line(clean: Sequence[Mapping[str, Any]]) -> str:
@@ -215,10 +216,3 @@ def _shares(figures: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[
 def _percent(shares: Sequence[Any]) -> str:
     estimate = of_shares(shares)
     return "–" if estimate is None else estimate.percent()
-
-
-def _table(lines: Sequence[Sequence[str]]) -> str:
-    head, *rest = lines
-    return "\n".join(
-        ["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *("| " + " | ".join(line) + " |" for line in rest)]
-    )

@@ -19,6 +19,7 @@ import onnx
 
 from atpatch_onnx.auditing.auditor import audit
 
+from ...writing import save_json
 from . import planted, planted_routes
 from .clean import MADE, PACKAGED, made, packaged
 from .plant import Plant
@@ -86,7 +87,7 @@ def main(first_look: bool) -> None:
     said = {"figures": figures(clean, plants), "clean": clean, "planted": plants}
     whole = json.loads(RESULTS.read_text())
     whole.setdefault(GROUP, {})["first_look" if first_look else "today"] = said
-    RESULTS.write_text(json.dumps(whole, indent=1) + "\n")
+    save_json(RESULTS, whole)
     click.echo(json.dumps(said["figures"], indent=1))
     if not all(row["acts"] for row in plants):
         raise SystemExit(1)
