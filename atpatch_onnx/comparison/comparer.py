@@ -93,8 +93,7 @@ def compare(
     if decoding is not None:
         outputs = decoding.completed(sets, truths, outputs, progress)
     if rivals is not None and scores is not None:
-        given = {name: run.scores for name, run in outputs[ORIGINAL].items() if run.scores is not None}
-        outputs |= rival_outputs(rivals, sets, given, _asked(graphs[0], scores, told.batch), told.positive)
+        outputs |= rival_outputs(rivals, sets, outputs[ORIGINAL], _asked(graphs[0], scores, told.batch), told.positive)
     floor = _floor(loaded[ORIGINAL], graphs[0], sets[CLEAN], told)
     requests = _requests(graphs, sets, outputs[PATCHED], told.seconds) if told.seconds > 0 else {}
     setup = describe_setup(loaded, graphs, scores, told)

@@ -48,27 +48,28 @@ class Rivals:
 def rival_outputs(
     rivals: Rivals,
     sets: Mapping[str, DataSet],
-    given: Mapping[str, NDArray[np.float32]],
+    original: Mapping[str, Outputs],
     scores: Scores,
     positive: int,
 ) -> dict[str, dict[str, Outputs]]:
     """Rival → set → its answers, as class scores 0 and 1.
 
     Args:
-        given: set → class scores (N, C) of the original.
-        scores: the same for any other rows.
+        original: set → its outputs.
+        scores: of the original, (N, C) for rows that it has not run on.
         positive: the class that is the favorable outcome.
 
     Raises:
         AtpatchError: ATP051 without fairlearn.
     """
     found: dict[str, dict[str, Outputs]] = {}
+    given = {name: run.scores for name, run in original.items() if run.scores is not None}
     known = scores(rivals.rows)
     if known.shape[1] == 2 and rivals.rows.labels is not None:
         for name, constraint in THRESHOLDS.items():
             answer = _thresholds(rivals, known, constraint, positive)
             if answer is not None:
-                found[name] = {one: Outputs(answer(given[one], rivals.groups[one])) for one in sets}
+                found[name] = {one: Outputs(answer(given[one], rivals.groups[one])) for one in given}
     source, place = rivals.at
     values, counts = np.unique(rivals.rows.inputs[source][:, place], return_counts=True)
     usual = values[counts.argmax()]

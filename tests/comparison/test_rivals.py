@@ -8,6 +8,7 @@ import pytest
 from atpatch_onnx.comparison.fairness import fairness
 from atpatch_onnx.comparison.groups import fairness_first
 from atpatch_onnx.comparison.naming import Names
+from atpatch_onnx.comparison.outputs import Outputs
 from atpatch_onnx.comparison.result import Comparison
 from atpatch_onnx.comparison.rivals import DROPPED, THRESHOLDS, Rivals, rival_outputs
 from atpatch_onnx.inference.datasets import DataSet
@@ -35,7 +36,7 @@ def answers() -> dict[str, np.ndarray]:
     rows, groups = table(ROWS)
     clean, own = table(ROWS)
     rivals = Rivals(rows, {"rows": groups, "clean": own}, ("x", 1))
-    found = rival_outputs(rivals, {"clean": clean}, {"clean": unfair(clean)}, unfair, 1)
+    found = rival_outputs(rivals, {"clean": clean}, {"clean": Outputs(unfair(clean))}, unfair, 1)
     given = {name: runs["clean"].predictions for name, runs in found.items()}
     return {"original": unfair(clean).argmax(1), "labels": clean.labels, "groups": own, "x": clean.inputs["x"], **given}
 
@@ -59,7 +60,7 @@ def test_a_model_of_three_classes_has_no_thresholds() -> None:
     data, groups = table(50)
     rivals = Rivals(data, {"rows": groups, "clean": groups}, ("x", 1))
     scores = np.eye(3, dtype=np.float32)[data.labels]
-    found = rival_outputs(rivals, {"clean": data}, {"clean": scores}, lambda rows: scores, 1)
+    found = rival_outputs(rivals, {"clean": data}, {"clean": Outputs(scores)}, lambda rows: scores, 1)
     assert list(found) == [DROPPED]
 
 
@@ -69,7 +70,7 @@ def test_a_group_without_a_threshold_keeps_the_answer_of_the_model() -> None:
     own = own.astype("<U9")
     own[:50] = "elsewhere"
     rivals = Rivals(rows, {"rows": groups, "clean": own}, ("x", 1))
-    found = rival_outputs(rivals, {"clean": clean}, {"clean": unfair(clean)}, unfair, 1)
+    found = rival_outputs(rivals, {"clean": clean}, {"clean": Outputs(unfair(clean))}, unfair, 1)
     answer = found["thresholds, parity"]["clean"].predictions
     assert np.array_equal(answer[:50], unfair(clean).argmax(1)[:50])
 
