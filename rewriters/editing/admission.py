@@ -136,7 +136,7 @@ def _samples_elsewhere(model: onnx.ModelProto) -> Iterator[AtpatchError]:
 
 def _out_of_order(model: onnx.ModelProto) -> Iterator[AtpatchError]:
     """Refuse nodes out of order: the copy is made in one sweep, so every value must be made before it is read."""
-    pending = {name for node in model.graph.node for name in node.output if name}
+    pending = {name for node in model.graph.node for name in node.output}
     for node in model.graph.node:
         if not pending.isdisjoint(reads(node)):
             yield NOT_ADMITTED(

@@ -107,7 +107,7 @@ def early_part(graph: onnx.GraphProto, places: HealingPlaces, last: Sequence[str
             found.append(index)
     made = depending - {*places.embeddings}
     read = {value.name for value in graph.output}.union(*(reads(node) for node in graph.node[end + 1 :]))
-    leaving = [name for index in found for name in filter(None, graph.node[index].output) if name in read]
+    leaving = [name for index in found for name in graph.node[index].output if name in read]
     writing = tuple(graph.node[index] for index in found if graph.node[index].op_type == _IN_PLACE)
     written = {name for node in writing for name in node.output}
     entering = [name for node in writing for name in node.input if name in made]

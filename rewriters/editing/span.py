@@ -164,7 +164,7 @@ def _apart(e: Emitter, node: onnx.NodeProto) -> list[onnx.NodeProto]:
     read = set().union(*(reads(one) for one in e.nodes))
     kept = []
     for one in e.nodes:
-        own = {name for name in one.output if name} - theirs
+        own = {*one.output} - theirs
         if theirs.isdisjoint(one.output) or own & read:
             one.output[:] = [e.value("unread") if name in theirs else name for name in one.output]
             kept.append(one)

@@ -42,14 +42,14 @@ def body_at(model: onnx.ModelProto, where: Where) -> Body:
 
 
 def reads(node: onnx.NodeProto) -> set[str]:
-    """Values that a node reads, including those that its subgraphs capture."""
+    """Values that a node reads, including those that its subgraphs capture; inputs that are left out are none."""
     read = set(node.input)
     for attribute in node.attribute:
         if attribute.type == onnx.AttributeProto.GRAPH:
             read |= {name for inner in attribute.g.node for name in reads(inner)} | {
                 value.name for value in attribute.g.output
             }
-    return read
+    return read - {""}
 
 
 def needed(nodes: Sequence[onnx.NodeProto], outputs: Iterable[str]) -> list[onnx.NodeProto]:
