@@ -8,9 +8,9 @@ Two passes need
 4. values that keep their rounding when a second node reads them (see `qdq_barrier`),
 5. an output that carries samples.
 
-Healing needs 3, detecting sites in the main graph, and keys and values that are made of the new tokens (see
-`finding.key_value`). Excision needs one axis of tokens (see `excision`), `accept = "flip"` needs an output with class
-scores, telemetry needs a site in the main graph, and every site needs numeric values.
+Healing needs 3 and detecting sites in the main graph; `healing.places_of` then looks for keys and values to heal.
+Excision needs one axis of tokens (see `excision`), `accept = "flip"` needs an output with class scores, telemetry needs
+a site in the main graph (a marked span: see `span`), and every site needs numeric values.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ import onnx
 from onnx import TensorProto
 
 from ..errors import NOT_ADMITTED, AtpatchError
-from ..finding.key_value import HealingPlaces
 from ..model.bodies import reads
 from ..plan import OneClass, PatchPlan
 from ..sites import Site
@@ -30,7 +29,6 @@ from .healing import detecting_sites
 from .qdq_barrier import second_reader_refusal
 from .samples import carries_samples, prediction_output, requested, sample_outputs
 from .smoothing import unsmoothed
-from .span import span_refusal
 
 __all__ = ["not_admitted"]
 
@@ -39,24 +37,16 @@ _INTEGERS = (TensorProto.INT64, TensorProto.INT32)
 _ONE_PASS = "patch with --passes one"
 
 
-def not_admitted(
-    model: onnx.ModelProto,
-    plan: PatchPlan,
-    sites: Sequence[Site],
-    places: HealingPlaces | AtpatchError | None = None,
-) -> AtpatchError | None:
+def not_admitted(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -> AtpatchError | None:
     """The first reason why the graph does not support the plan, as the ATP023 to raise; None where it does.
 
     Args:
         sites: of this model; those that the plan does not name stay unchanged.
-        places: where a plan that heals does so, or why it cannot (`healing.places_of`).
     """
-    return next(_reasons(model, plan, sites, places), None)
+    return next(_reasons(model, plan, sites), None)
 
 
-def _reasons(
-    model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site], places: HealingPlaces | AtpatchError | None
-) -> Iterator[AtpatchError]:
+def _reasons(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -> Iterator[AtpatchError]:
     chosen = [site for site in sites if site.id in plan.sites]
     for site in chosen:
         if site.dtype in _NO_NUMBERS:
@@ -66,14 +56,10 @@ def _reasons(
     yield from unsmoothed(model, plan, sites)
     if plan.mend == "heal":
         yield from _healing(model, plan, sites)
-        if isinstance(places, AtpatchError):
-            yield places
     elif plan.passes == "two":
         yield from _second_run(model, plan, {site.id: site for site in chosen})
     if plan.telemetry and all(site.where for site in chosen):
         yield NOT_ADMITTED("telemetry needs a site in the main graph", "patch without --telemetry")
-    if plan.span is not None and (refusal := span_refusal(model, plan, sites)) is not None:
-        yield refusal
 
 
 def _tokens_elsewhere(model: onnx.ModelProto, plan: PatchPlan, chosen: Sequence[Site]) -> Iterator[AtpatchError]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 
@@ -35,7 +36,7 @@ from .observe import record
 from .qdq_barrier import shield
 from .row_claims import with_shown_rows
 from .second_pass import add_second_pass
-from .span import add_span, span_sites
+from .span import add_span, span_refusal, span_sites
 from .stamp import Edit
 from .telemetry import add_outputs, length_facts
 
@@ -77,8 +78,8 @@ def patch(
     thread_controls(patched, plan, replacements)
     appended: list[onnx.NodeProto] = []
     columns = {name: made.columns for name, made in patches.items()}
-    if admitted is not None:
-        healed = add_healing(patched, plan, sites, admitted, pools[()])
+    if admitted.places is not None:
+        healed = add_healing(patched, plan, sites, admitted.places, pools[()])
         replacements[()], columns = healed.replacements, {site.id: healed.flags for site in chosen}
     elif plan.passes == "two":
         joined = {site.id: (site, patches[site.id]) for site in by_body[()] if site.id in chain(*plan.groups)}
@@ -88,8 +89,8 @@ def patch(
     appended += add_outputs(patched, plan, sites, columns, pools[()])
     spanned: dict[str, str] = {}
     if plan.span is not None:
-        found = span_sites(model, plan, sites)
-        replacements[()], last, spanned = add_span(patched, plan, found, replacements.get((), []), pools[()])
+        made_so_far = replacements.get((), [])
+        replacements[()], last, spanned = add_span(patched, plan, admitted.reporting, made_so_far, pools[()])
         appended += last
     for where in {*replacements, ()}:
         nodes = body_at(patched, where).node
@@ -109,10 +110,18 @@ def refusal(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -> A
     return admitted if isinstance(admitted, AtpatchError) else None
 
 
+@dataclass(frozen=True)
+class _Admitted:
+    """Where a plan that heals does so, None for other plans; and the sites that report on its marked span."""
+
+    places: HealingPlaces | None
+    reporting: Sequence[Site]
+
+
 def _admitted(
     model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site], known: HealingPlaces | None = None
-) -> HealingPlaces | AtpatchError | None:
-    """Why `patch` refuses; else where a plan that heals does so, None for other plans."""
+) -> _Admitted | AtpatchError:
+    """Why `patch` refuses; else what it has to know of the model."""
     if is_patched(model):
         return ALREADY_PATCHED("this model carries an atpatch stamp")
     if any(is_inserted(name) for _, body in walk_bodies(model) for node in body.node for name in node.output):
@@ -126,8 +135,13 @@ def _admitted(
         return reason
     if not plan.sites:
         return NO_SITE("the plan names no site of this model")
+    if (reason := not_admitted(model, plan, sites)) is not None:
+        return reason
     places = places_of(model, plan, sites, known) if plan.mend == "heal" else None
-    return not_admitted(model, plan, sites, places) or places
+    if isinstance(places, AtpatchError):
+        return places
+    reporting = span_sites(model, plan, sites) if plan.span is not None else []
+    return span_refusal(model, plan, reporting) or _Admitted(places, reporting)
 
 
 def unpatch(model: onnx.ModelProto, *, exact: bool = True) -> onnx.ModelProto:

@@ -56,14 +56,20 @@ def span_sites(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -
     return own_token_sites(model, sites, [site for site in sites if site.id in plan.sites])
 
 
-def span_refusal(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -> AtpatchError | None:
-    """Why a model cannot report on a span, as the ATP023 to raise; None where it can."""
+def span_refusal(model: onnx.ModelProto, plan: PatchPlan, reporting: Sequence[Site]) -> AtpatchError | None:
+    """Why a model cannot report on the span of a plan, as the ATP023 to raise; None where it can.
+
+    Args:
+        reporting: of `span_sites`.
+    """
+    if plan.span is None:
+        return None
     if plan.span == "optional" and model.ir_version < OVERRIDABLE_FROM:
         return NOT_ADMITTED(
             f"IR version {model.ir_version} has no optional inputs, so no request could mark a span",
             "make it a required input (--span required)",
         )
-    if not span_sites(model, plan, sites):
+    if not reporting:
         return NOT_ADMITTED(
             "the graph does not show at any of the patched sites that columns are the tokens of a request",
             "choose other sites, or patch without --span",
