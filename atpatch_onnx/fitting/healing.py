@@ -10,13 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import onnx
 
 from rewriters.editing.admission import not_admitted
+from rewriters.editing.healing import places_of
 from rewriters.errors import AtpatchError
+from rewriters.finding.key_value import HealingPlaces
+from rewriters.model.bodies import needed
 from rewriters.plan import PatchPlan, SitePlan, Static
 from rewriters.sites import Site
 
@@ -96,12 +98,16 @@ def fit_healing(
     )
     if (refusal := not_admitted(context.model, plan=plain, sites=capture.sites)) is not None:
         raise refusal
+    places = places_of(context.model, plain, capture.sites)
+    if isinstance(places, AtpatchError):
+        raise places
     probes = make_probes(context, capture, wanted)
     useful = [one for one in probes if one.point.recall >= LEAST_RECALL]
     if not useful:
         before = judge.figures(context.parts.selection, judge.original)
         return NOT_HELPFUL("the answer row of no site tells the labeled columns from others", advice(before))
-    return _Choice(context, capture.sites, judge if whole is None else whole.judge, output, whole).fitted(useful)
+    judge = judge if whole is None else whole.judge
+    return _Choice(context, capture.sites, places, judge, output, whole).fitted(useful)
 
 
 @dataclass(frozen=True)
@@ -119,6 +125,7 @@ class _Choice:
 
     context: Context
     sites: Sequence[Site]
+    places: HealingPlaces
     judge: Judge
     output: str
     whole: WholeAnswers | None
@@ -254,28 +261,17 @@ class _Choice:
             context.threads,
             context.mask,
             context.answers,
+            self.places,
         )
 
 
 def _price(model: onnx.ModelProto, probe: Probe, sites: Sequence[Site]) -> ProbePrice:
     """What a prompt costs on top: the share of the model's layers and nodes in front of the last detecting site."""
+    nodes = model.graph.node
     return {
         "last_site": probe.sites[-1].id,
         "depth": len(probe.sites),
         "sites": len(sites),
         "layers_share": len(probe.sites) / len(sites),
-        "nodes_share": len(_before(model, probe.sites[-1])) / max(len(model.graph.node), 1),
+        "nodes_share": len(needed(nodes, [probe.sites[-1].product])) / len(nodes),
     }
-
-
-def _before(model: onnx.ModelProto, site: Site) -> set[int]:
-    """Nodes of the main graph that a site is computed from."""
-    made = {name: index for index, node in enumerate(model.graph.node) for name in node.output if name}
-    wanted: list[Any] = [site.product]
-    found: set[int] = set()
-    while wanted:
-        index = made.get(wanted.pop())
-        if index is not None and index not in found:
-            found.add(index)
-            wanted.extend(model.graph.node[index].input)
-    return found

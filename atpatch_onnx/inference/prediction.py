@@ -12,6 +12,7 @@ import onnx
 from numpy.typing import NDArray
 
 from rewriters.editing.patcher import patch
+from rewriters.finding.key_value import HealingPlaces
 from rewriters.names import FLAGGED
 from rewriters.plan import PatchPlan
 from rewriters.sites import Site
@@ -110,6 +111,7 @@ class Served:
 
     Args:
         mask, answers: see `Runner.without_padding`, `answers_of`.
+        places: see `patch`.
     """
 
     def __init__(
@@ -122,8 +124,10 @@ class Served:
         threads: int | None = None,
         mask: str | None = None,
         answers: Answers | None = None,
+        places: HealingPlaces | None = None,
     ) -> None:
-        runner = Runner(patch(model, replace(plan, telemetry=True, controls="optional"), sites), folder, threads)
+        patched = patch(model, replace(plan, telemetry=True, controls="optional"), sites, places)
+        runner = Runner(patched, folder, threads)
         self.runner = runner.without_padding(mask).answering(answers)
         self._output, self._sites = output, len(plan.sites)
 
