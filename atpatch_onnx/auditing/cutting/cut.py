@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -71,23 +73,45 @@ def cut_out(case: Case, findings: Sequence[Finding]) -> Cut:
     if not any(_varies(array) for array in runs.before.values()):
         return Cut(None, (), len(rows), "every row gives the same output, so that equal outputs would prove nothing")
     names = {name for one in named for name in one.nodes}
-    model = case.proto
+    codes = {one.code for one in named}
+    now = _Changed(case.proto, case.path, len(rows), 0.0)
     done: set[str] = set()
     # Findings name nodes of the network behind a plant, too: these stay once the findings are gone.
-    while (acting := next(_acting(model, names, done), None)) is not None and (not done or _left(case, model, named)):
+    while (acting := next(_acting(now.model, names, done), None)) is not None and (not done or now.said & codes):
         place, value = acting
         done.add(f"{place.path}/{value}")
-        found = _without(runs, model, place, value)
+        found = _without(runs, now.model, place, value)
         if found is None:
             why = f"no value of the network could be put in place of {value!r} without changing other outputs"
             return Cut(None, (), len(rows), why)
-        model = found
-    if left := _left(case, model, named):
+        now = found
+    if left := now.said & codes:
         return Cut(None, (), len(rows), f"after taking them out {', '.join(sorted(left))} still find something")
     assert case.options.cut is not None
-    model_io.save(model, case.options.cut, case.folder)
-    equal, difference = runs.compared(model)
-    return Cut(os.fspath(case.options.cut), _removed(case.proto, model), equal, "", difference)
+    model_io.save(now.model, case.options.cut, case.folder)
+    removed = _removed(case.proto, now.model)
+    return Cut(os.fspath(case.options.cut), removed, now.equal, "", now.difference)
+
+
+@dataclass(frozen=True, eq=False)
+class _Changed:
+    """A model that gives the same as the one under audit, on enough rows.
+
+    Attributes:
+        path: of the one under audit.
+        equal: rows on which both are equal.
+        difference: the largest on these rows, relative to the largest value.
+    """
+
+    model: onnx.ModelProto
+    path: Path | None
+    equal: int
+    difference: float
+
+    @cached_property
+    def said(self) -> set[str]:
+        """Codes of what graph logic finds in it, but notes."""
+        return {one.code for one in check_graph(self.model, self.path).findings if one.severity != "note"}
 
 
 class _Runs:
@@ -108,16 +132,17 @@ class _Runs:
             self._optimize = True
             self.before = self._outputs(case.proto)
 
-    def equal(self, model: onnx.ModelProto) -> bool:
-        """Whether a changed model gives the same on enough rows."""
+    def same(self, model: onnx.ModelProto) -> _Changed | None:
+        """A changed model, if it gives the same on enough rows."""
         try:
             model_io.check(model)
-            count, _ = self.compared(model)
+            count, difference = self._compared(model)
         except AtpatchError:
-            return False  # the value has another type or shape
-        return count >= self._wanted * len(self._rows)
+            return None  # the value has another type or shape
+        enough = count >= self._wanted * len(self._rows)
+        return _Changed(model, self.case.path, count, difference) if enough else None
 
-    def compared(self, model: onnx.ModelProto) -> tuple[int, float]:
+    def _compared(self, model: onnx.ModelProto) -> tuple[int, float]:
         """Rows that are equal, and the largest difference among them, relative to the largest value."""
         after = self._outputs(model)
         apart = np.zeros(len(self._rows))
@@ -151,20 +176,20 @@ def _apart(old: NDArray[Any], new: NDArray[Any], rows: int) -> NDArray[np.float6
     return np.asarray(by_row / (largest if old.dtype.kind == "f" else ROUNDING))
 
 
-def _without(runs: _Runs, model: onnx.ModelProto, place: Place, value: str) -> onnx.ModelProto | None:
+def _without(runs: _Runs, model: onnx.ModelProto, place: Place, value: str) -> _Changed | None:
     """The model without what stands behind a value, equal on the rows; the one with the fewest findings left."""
-    best: tuple[int, onnx.ModelProto] | None = None
+    best: _Changed | None = None
     for inner in inner_values(place, value):
         for own in candidates(place, inner):
-            changed = rewired(model, place, inner, own)
-            if changed is None or not runs.equal(changed):
+            made = rewired(model, place, inner, own)
+            changed = None if made is None else runs.same(made)
+            if changed is None:
                 continue
-            left = len(_said(changed, runs.case.path))
-            if best is None or left < best[0]:
-                best = (left, changed)
-            if not left:
+            if not changed.said:
                 return changed
-    return None if best is None else best[1]
+            if best is None or len(changed.said) < len(best.said):
+                best = changed
+    return best
 
 
 def _acting(model: onnx.ModelProto, names: set[str], done: set[str]) -> Iterator[tuple[Place, str]]:
@@ -203,14 +228,6 @@ def _drawn(subject: Subject, seed: int) -> DataSet | None:
     if not arrays:
         raise DATA_MALFORMED("the graph has no input")
     return DataSet({name: array.astype(subject.inputs[name].dtype) for name, array in arrays.items()})
-
-
-def _left(case: Case, model: onnx.ModelProto, named: Sequence[Finding]) -> set[str]:
-    return _said(model, case.path) & {one.code for one in named}
-
-
-def _said(model: onnx.ModelProto, path: Path | None) -> set[str]:
-    return {one.code for one in check_graph(model, path).findings if one.severity != "note"}
 
 
 def _removed(before: onnx.ModelProto, after: onnx.ModelProto) -> tuple[str, ...]:
