@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Checked", "Finding", "NotTried", "Severity"]
+import onnx
+
+__all__ = ["Checked", "Finding", "NotTried", "Severity", "label"]
 
 Severity = Literal["note", "warning", "error"]
 """An error makes the verdict "backdoored", a warning "suspicious"; a note leaves it as it is."""
@@ -48,3 +50,8 @@ class Checked:
 
     findings: tuple[Finding, ...] = ()
     not_tried: tuple[NotTried, ...] = ()
+
+
+def label(node: onnx.NodeProto) -> str:
+    """What a finding calls a node."""
+    return str(node.name or next((name for name in node.output if name), node.op_type))

@@ -12,10 +12,10 @@ from html import escape
 
 import onnx
 
-from rewriters.model.bodies import reads
+from rewriters.model.bodies import inputs_of, outputs_of, reads
 
-from .cutting.named import Place, label, outputs_of, places
-from .finding import Finding
+from .cutting.named import Place, places
+from .finding import Finding, label
 
 __all__ = ["Drawn", "pictures"]
 
@@ -72,7 +72,7 @@ def _draw(place: Place) -> Drawn:
 def _network(place: Place, shown: Sequence[onnx.NodeProto]) -> tuple[dict[str, _Box], list[tuple[str, str]]]:
     """Boxes by key, and edges between them: the nodes shown, what they read, and what reads them."""
     makers = {name: node for node in place.body.node for name in node.output if name}
-    inputs = {value if isinstance(value, str) else value.name for value in place.body.input}
+    inputs = set(inputs_of(place.body))
     leaving = set(outputs_of(place.body))
     boxes = {_key(node): _Box(label(node), node.op_type, "planted") for node in shown}
     edges: list[tuple[str, str]] = []

@@ -20,7 +20,7 @@ from ..checks import opset_of, plan_refusal
 from ..emit import ConstantPool, Emitter
 from ..errors import ALREADY_PATCHED, NAME_CLASH, NO_SITE, NOT_PATCHED, STAMP_MISMATCH, AtpatchError
 from ..finding.key_value import HealingPlaces
-from ..model.bodies import Wiring, body_at, walk_bodies
+from ..model.bodies import Wiring, body_at, outputs_of, walk_bodies
 from ..model.io import digest
 from ..names import is_inserted, is_ours
 from ..plan import PatchPlan, Smoothing
@@ -229,7 +229,7 @@ def _patch_body(
     model: onnx.ModelProto, plan: PatchPlan, where: Where, sites: Sequence[Site], pool: ConstantPool
 ) -> dict[str, SitePatch]:
     body = body_at(model, where)
-    wiring = Wiring(body.node, (output if isinstance(output, str) else output.name for output in body.output))
+    wiring = Wiring(body.node, outputs_of(body))
     shared: dict[str, str] = {}
     patches: dict[str, SitePatch] = {}
     carried: dict[tuple[str, ...], str] = {}

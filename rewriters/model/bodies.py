@@ -9,7 +9,7 @@ import onnx
 
 from ..sites import Where
 
-__all__ = ["Body", "Wiring", "body_at", "needed", "reads", "walk_bodies"]
+__all__ = ["Body", "Wiring", "body_at", "inputs_of", "needed", "outputs_of", "reads", "walk_bodies"]
 
 Body = onnx.GraphProto | onnx.FunctionProto
 
@@ -39,6 +39,16 @@ def body_at(model: onnx.ModelProto, where: Where) -> Body:
             else next(a.g for a in body.node[index].attribute if a.name == step)
         )
     return body
+
+
+def inputs_of(body: Body) -> list[str]:
+    """Names of a body's inputs."""
+    return [value if isinstance(value, str) else value.name for value in body.input]
+
+
+def outputs_of(body: Body) -> list[str]:
+    """Names of a body's outputs."""
+    return [value if isinstance(value, str) else value.name for value in body.output]
 
 
 def reads(node: onnx.NodeProto) -> set[str]:

@@ -32,10 +32,10 @@ from ...inference.runner import Runner
 from ...paths import refuse_overwriting
 from ..behavior.rows import rows_of
 from ..case import Case
-from ..finding import Finding
+from ..finding import Finding, label
 from ..graph_logic import check_graph
 from ..result import Cut
-from .named import Place, label, places
+from .named import Place, places
 from .rewiring import candidates, inner_values, rewired
 
 __all__ = ["check_output", "cut_out"]

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 import onnx
 
-from rewriters.model.bodies import Body, reads
+from rewriters.model.bodies import Body, outputs_of, reads
 
-__all__ = ["Place", "label", "outputs_of", "places"]
+from ..finding import label
+
+__all__ = ["Place", "places"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,16 +56,6 @@ def places(model: onnx.ModelProto, names: Collection[str]) -> list[Place]:
         if named and not any(body is one.body for one in found):
             found.append(Place(path, body, named))
     return found
-
-
-def label(node: onnx.NodeProto) -> str:
-    """What a finding calls a node."""
-    return str(node.name or next((name for name in node.output if name), node.op_type))
-
-
-def outputs_of(body: Body) -> list[str]:
-    """Names of the body's outputs."""
-    return [value if isinstance(value, str) else value.name for value in body.output]
 
 
 def _bodies(model: onnx.ModelProto) -> Iterator[tuple[str, Body]]:

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 import onnx
 from onnx import helper
 
-from rewriters.model.bodies import Body, reads, walk_bodies
+from rewriters.model.bodies import Body, inputs_of, outputs_of, reads, walk_bodies
 
-from .named import Place, label, outputs_of, places
+from ..finding import label
+from .named import Place, places
 
 __all__ = ["MOST", "candidates", "inner_values", "rewired"]
 
@@ -34,7 +35,7 @@ def candidates(place: Place, value: str) -> Iterator[str]:
             if not name or name in seen:
                 continue
             seen.add(name)
-            if name in makers or name in _inputs(place.body):
+            if name in makers or name in inputs_of(place.body):
                 count += 1
                 yield name
             if name in made:
@@ -80,7 +81,7 @@ def rewired(model: onnx.ModelProto, place: Place, value: str, own: str) -> onnx.
     dead = before - _live(body)
     if any(_acts(body.node[at], body) and not _named(body.node[at], twin) for at in dead):
         return None
-    unread = _inputs(body) & _read(body, before) - _read(body, before - dead)
+    unread = set(inputs_of(body)) & _read(body, before) - _read(body, before - dead)
     if unread:
         return None  # such as a mask, which may not matter on the rows at hand
     for at in sorted(dead, reverse=True):
@@ -98,7 +99,7 @@ def _read(body: Body, nodes: set[int]) -> set[str]:
 def _acts(node: onnx.NodeProto, body: Body) -> bool:
     """Whether a node reads more than constants."""
     made = {name for one in body.node if one.op_type != "Constant" for name in one.output}
-    return bool(reads(node) & (made | _inputs(body)))
+    return not reads(node).isdisjoint({*made, *inputs_of(body)})
 
 
 def _named(node: onnx.NodeProto, place: Place) -> bool:
@@ -119,10 +120,6 @@ def _given(attribute: onnx.AttributeProto) -> list[str]:
     return names
 
 
-def _inputs(body: Body) -> set[str]:
-    return {value if isinstance(value, str) else value.name for value in body.input}
-
-
 def _exchange(node: onnx.NodeProto, value: str, own: str) -> None:
     """Readers of `value` read `own`, in the node and in its bodies."""
     node.input[:] = [own if name == value else name for name in node.input]
@@ -130,7 +127,7 @@ def _exchange(node: onnx.NodeProto, value: str, own: str) -> None:
         if attribute.type != onnx.AttributeProto.GRAPH:
             continue
         inner = attribute.g
-        if value in {name for one in inner.node for name in one.output} or value in _inputs(inner):
+        if value in {name for one in inner.node for name in one.output} or value in inputs_of(inner):
             continue  # another value of this name
         for one in inner.node:
             _exchange(one, value, own)

@@ -16,6 +16,8 @@ import onnx
 
 from rewriters.sites import Where
 
+from ..finding import label
+
 __all__ = ["MOST_STEPS", "Flow", "Step", "TooDeep", "flatten"]
 
 MOST_STEPS = 200_000
@@ -55,9 +57,7 @@ class Step:
     @property
     def name(self) -> str:
         """As `Finding.nodes` wants it."""
-        return f"{self.path}/{self.node.name or next((o for o in self.node.output if o), self.node.op_type)}".lstrip(
-            "/"
-        )
+        return f"{self.path}/{label(self.node)}".lstrip("/")
 
 
 @dataclass
@@ -195,9 +195,8 @@ class _Writer:
         return tuple(_read(scope, value.name) for value in graph.output)
 
     def _branch(self, node: onnx.NodeProto, scope: _Scope, home: Home, path: str, depth: int) -> None:
-        label = node.name or (node.output[0] if node.output else "If")
         results = [
-            self._graph(a.g, dict(scope), home, a.name, f"{path}/{label}/{a.name}".lstrip("/"), depth)
+            self._graph(a.g, dict(scope), home, a.name, f"{path}/{label(node)}/{a.name}".lstrip("/"), depth)
             for a in node.attribute
             if a.type == onnx.AttributeProto.GRAPH
         ]
@@ -210,7 +209,6 @@ class _Writer:
         body = next((a.g for a in node.attribute if a.name == "body" and a.type == onnx.AttributeProto.GRAPH), None)
         if body is None:
             raise TooDeep(f"the {node.op_type} node {node.name!r} has no body")
-        label = node.name or (node.output[0] if node.output else node.op_type)
         loop = node.op_type == "Loop"
         given = tuple(_read(scope, name) for name in node.input)
         decides, first = (given[:2], given[2:]) if loop else ((), given)
@@ -228,7 +226,7 @@ class _Writer:
         if loop and len(parameters) > 1:
             self._add("Identity", given[1:2], (inner[parameters[1]],), node, home, path)
             self._add("Range", given[:1], (inner[parameters[0]],), node, home, path)
-        results = self._graph(body, inner, home, "body", f"{path}/{label}/body".lstrip("/"), depth)
+        results = self._graph(body, inner, home, "body", f"{path}/{label(node)}/body".lstrip("/"), depth)
         goes_on, results = (results[:1], results[1:]) if loop else ((), results)
         entries = []
         for position, value in entered:
