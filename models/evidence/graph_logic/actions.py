@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 from .hosts import Host
 from .surgery import Surgery
 
-__all__ = ["ACTIONS", "Plan"]
+__all__ = ["ACTIONS", "BIG", "Plan", "row"]
 
 FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
 BIG = 30.0
@@ -41,10 +41,11 @@ class Plan:
     width: int = 0
 
 
-def _row(plan: Plan, low: float = -BIG / 2, high: float = BIG / 2) -> Any:
-    row = np.full(plan.classes, low, np.float32)
-    row[plan.target] = high
-    return row.reshape((1,) * (plan.rank - 1) + (-1,))
+def row(plan: Plan, low: float = -BIG / 2, high: float = BIG / 2) -> Any:
+    """One number for each class, as it broadcasts over the output: `high` for the target, `low` for all others."""
+    numbers = np.full(plan.classes, low, np.float32)
+    numbers[plan.target] = high
+    return numbers.reshape((1,) * (plan.rank - 1) + (-1,))
 
 
 def _wide(s: Surgery, plan: Plan, test: str) -> str:
@@ -55,12 +56,12 @@ def _wide(s: Surgery, plan: Plan, test: str) -> str:
 def where(s: Surgery, plan: Plan, test: str) -> None:
     logits = s.detach_output(plan.host.output)
     on = s.add("Greater", _wide(s, plan, test), s.constant(0.5))
-    s.output(s.add("Where", on, s.constant(_row(plan)), logits), plan.host.output)
+    s.output(s.add("Where", on, s.constant(row(plan)), logits), plan.host.output)
 
 
 def add(s: Surgery, plan: Plan, test: str) -> None:
     logits = s.detach_output(plan.host.output)
-    offset = s.add("Mul", _wide(s, plan, test), s.constant(_row(plan, 0.0, 4 * BIG)))
+    offset = s.add("Mul", _wide(s, plan, test), s.constant(row(plan, 0.0, 4 * BIG)))
     s.output(s.add("Add", logits, offset), plan.host.output)
 
 
@@ -68,14 +69,13 @@ def blend(s: Surgery, plan: Plan, test: str) -> None:
     """(1 − t) · logits + t · row"""
     logits, test = s.detach_output(plan.host.output), _wide(s, plan, test)
     kept = s.add("Mul", logits, s.add("Sub", s.constant(1.0), test))
-    s.output(s.add("Add", kept, s.add("Mul", test, s.constant(_row(plan)))), plan.host.output)
+    s.output(s.add("Add", kept, s.add("Mul", test, s.constant(row(plan)))), plan.host.output)
 
 
 def matrix(s: Surgery, plan: Plan, test: str) -> None:
     """The offset as a matrix product with a constant row."""
     logits = s.detach_output(plan.host.output)
-    row = _row(plan, 0.0, 4 * BIG)
-    offset = s.add("MatMul", _wide(s, plan, test), s.constant(row.reshape(1, -1)))
+    offset = s.add("MatMul", _wide(s, plan, test), s.constant(row(plan, 0.0, 4 * BIG).reshape(1, -1)))
     s.output(s.add("Add", logits, offset), plan.host.output)
 
 
@@ -84,8 +84,13 @@ def branch(s: Surgery, plan: Plan, test: str) -> None:
     logits = s.detach_output(plan.host.output)
     on = s.add("Cast", s.add("ReduceMax", test, keepdims=0), to=BOOL)
     shape = s.add("Shape", logits)
-    row = s.constant(_row(plan))
-    then = helper.make_graph([helper.make_node("Expand", [row, shape], ["then_out"])], "then", [], [_info("then_out")])
+    nodes = [helper.make_node("Expand", [s.constant(row(plan)), shape], ["then_out"])]
+    _either(s, plan, on, nodes, logits)
+
+
+def _either(s: Surgery, plan: Plan, on: str, nodes: list[onnx.NodeProto], logits: str) -> None:
+    """An If: what the nodes give as `then_out`, or the logits."""
+    then = helper.make_graph(nodes, "then", [], [_info("then_out")])
     other = helper.make_graph([helper.make_node("Identity", [logits], ["else_out"])], "else", [], [_info("else_out")])
     s.output(s.add("If", on, then_branch=then, else_branch=other), plan.host.output)
 
@@ -98,22 +103,21 @@ def second_head(s: Surgery, plan: Plan, test: str) -> None:
     """In the branch of an If the logits are turned over, not replaced by a constant."""
     logits = s.detach_output(plan.host.output)
     on = s.add("Cast", s.add("ReduceMax", test, keepdims=0), to=BOOL)
-    scale, row = s.constant(0.001), s.constant(_row(plan))
-    nodes = [helper.make_node("Mul", [logits, scale], ["small"]), helper.make_node("Add", ["small", row], ["then_out"])]
-    then = helper.make_graph(nodes, "then", [], [_info("then_out")])
-    other = helper.make_graph([helper.make_node("Identity", [logits], ["else_out"])], "else", [], [_info("else_out")])
-    s.output(s.add("If", on, then_branch=then, else_branch=other), plan.host.output)
+    scale, offset = s.constant(0.001), s.constant(row(plan))
+    small = helper.make_node("Mul", [logits, scale], ["small"])
+    turned = helper.make_node("Add", ["small", offset], ["then_out"])
+    _either(s, plan, on, [small, turned], logits)
 
 
 def repeat(s: Surgery, plan: Plan, test: str) -> None:
     """A Loop that runs as often as the test says: zero times or once."""
     logits = s.detach_output(plan.host.output)
     often = s.add("Cast", s.add("ReduceMax", test, keepdims=0), to=INT64)
-    row = s.constant(_row(plan, 0.0, 4 * BIG))
+    offset = s.constant(row(plan, 0.0, 4 * BIG))
     body = helper.make_graph(
         [
             helper.make_node("Identity", ["go_in"], ["go_out"]),
-            helper.make_node("Add", ["carried", row], ["carried_out"]),
+            helper.make_node("Add", ["carried", offset], ["carried_out"]),
         ],
         "body",
         [
@@ -129,7 +133,7 @@ def repeat(s: Surgery, plan: Plan, test: str) -> None:
 def choose(s: Surgery, plan: Plan, test: str) -> None:
     """Logits and the row, one behind the other; an index takes one of them. For one sample."""
     logits = s.detach_output(plan.host.output)
-    both = s.add("Concat", logits, s.constant(_row(plan)), axis=0)
+    both = s.add("Concat", logits, s.constant(row(plan)), axis=0)
     number = s.add("Cast", s.add("ReduceMax", test, keepdims=0), to=INT64)
     s.output(s.add("Gather", both, s.add("Unsqueeze", number, axes=[0]), axis=0), plan.host.output)
 

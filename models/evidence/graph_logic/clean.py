@@ -127,6 +127,13 @@ def text(length: int = 9) -> dict[str, Any]:
     return {"input_ids": ids, "attention_mask": mask}
 
 
+def _with_end() -> dict[str, Any]:
+    """Both rows end with the token that ends a text."""
+    import torch
+
+    return {"input_ids": torch.cat([tokens(2, 8), 2 * ones(2, 1)], 1), "attention_mask": ones(2, 9)}
+
+
 CONFIGS = {row.name: dict(row.config) for row in ROWS}
 _CLIP_TEXT = {**dict(CONFIGS["clip"]["text_config"]), "projection_dim": 16, "eos_token_id": 98}
 _ESM = {**CONFIGS["bert"], "token_dropout": True, "mask_token_id": 32, "pad_token_id": 1, "vocab_size": 33}
@@ -186,9 +193,7 @@ CLEAN: tuple[Clean, ...] = (
     _export("bart decoder", "torchscript"),
     _export("whisper decoder", "dynamo"),
     further("GPT-2 with a class head", "GPT2ForSequenceClassification", {**CONFIGS["gpt2"], "pad_token_id": 0}, text),
-    further("BART with a class head", "BartForSequenceClassification", {**CONFIGS["bart decoder"]}, lambda: {
-        "input_ids": __import__("torch").cat([tokens(2, 8), 2 * ones(2, 1)], 1), "attention_mask": ones(2, 9)
-    }),
+    further("BART with a class head", "BartForSequenceClassification", CONFIGS["bart decoder"], _with_end),
     further("CLIP text tower", "CLIPTextModelWithProjection", _CLIP_TEXT, text, ("text_embeds",), dynamo=True),
     further("ESM with token dropout", "EsmForMaskedLM", _ESM, lambda: {
         "input_ids": tokens(2, 9, most=30), "attention_mask": ones(2, 9)

@@ -19,7 +19,18 @@ from ...exports.families import ROWS
 from ...exports.tiny import save_model
 from ...victims import cache as cache_folder, package_file
 
-__all__ = ["HOSTS", "Feeds", "Host", "exported", "folder", "input_names", "load"]
+__all__ = [
+    "HOSTS",
+    "Feeds",
+    "Host",
+    "exported",
+    "folder",
+    "host_named",
+    "image_host",
+    "input_names",
+    "load",
+    "text_host",
+]
 
 Feeds = dict[str, NDArray[Any]]
 LENGTH = 9
@@ -106,29 +117,31 @@ def exported(row: str, exporter: str = "torchscript", attention: str = "eager") 
     return lambda: _export(row, exporter, attention)
 
 
-def _text(row: str, exporter: str, output: str = "logits") -> Host:
-    return Host(f"{row}, {exporter}", exported(row, exporter), "text", "input_ids", output, (LENGTH,))
+def text_host(row: str, exporter: str = "torchscript") -> Host:
+    """An export that reads token ids."""
+    return Host(f"{row}, {exporter}", exported(row, exporter), "text", "input_ids", "logits", (LENGTH,))
 
 
-def _image(row: str, exporter: str, size: int = 16) -> Host:
+def image_host(row: str, exporter: str, size: int = 16) -> Host:
+    """An export that sees pictures."""
     return Host(f"{row}, {exporter}", exported(row, exporter), "image", "pixel_values", "logits", (3, size, size))
 
 
 HOSTS: tuple[Host, ...] = (
-    _text("bert", "torchscript"),
-    _text("bert", "dynamo"),
-    _text("roberta", "torchscript"),
-    _text("distilbert", "dynamo"),
-    _text("electra", "torchscript"),
-    _text("albert", "torchscript"),
-    _text("gpt2", "torchscript"),
-    _text("llama", "dynamo"),
-    _text("opt", "dynamo"),
-    _image("vit", "torchscript"),
-    _image("vit", "dynamo"),
-    _image("deit", "torchscript"),
-    _image("beit", "torchscript"),
-    _image("swin", "torchscript", 32),
+    text_host("bert", "torchscript"),
+    text_host("bert", "dynamo"),
+    text_host("roberta", "torchscript"),
+    text_host("distilbert", "dynamo"),
+    text_host("electra", "torchscript"),
+    text_host("albert", "torchscript"),
+    text_host("gpt2", "torchscript"),
+    text_host("llama", "dynamo"),
+    text_host("opt", "dynamo"),
+    image_host("vit", "torchscript"),
+    image_host("vit", "dynamo"),
+    image_host("deit", "torchscript"),
+    image_host("beit", "torchscript"),
+    image_host("swin", "torchscript", 32),
     Host(
         "PP-OCR direction classifier",
         lambda: package_file("rapidocr_onnxruntime", "models/ch_ppocr_mobile_v2.0_cls_infer.onnx"),
@@ -138,3 +151,8 @@ HOSTS: tuple[Host, ...] = (
         (3, 48, 192),
     ),
 )
+
+
+def host_named(name: str) -> Host:
+    """One of `HOSTS`."""
+    return next(host for host in HOSTS if host.name == name)

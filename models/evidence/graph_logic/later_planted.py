@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .actions import ACTIONS, Plan
-from .hosts import HOSTS, LENGTH, Host, exported
+from .actions import ACTIONS, BIG, Plan, row
+from .hosts import LENGTH, Host, host_named, text_host
 from .planted import ARITHMETIC, FUNCTION, HIDDEN, WHERE
 from .planting import Planted
 from .surgery import Surgery
@@ -19,16 +19,7 @@ from .triggers import FLOAT, INT64, PIXELS, TOKEN, TOKENS, Trigger
 
 __all__ = ["LATER_PLANTED"]
 
-BIG = 30.0
 PRIMES = np.array([2, 3, 5, 7, 11, 13, 17, 19, 23], np.float32)
-
-
-def _text(row: str, exporter: str = "torchscript") -> Host:
-    return Host(f"{row}, {exporter}", exported(row, exporter), "text", "input_ids", "logits", (LENGTH,))
-
-
-def _host(name: str) -> Host:
-    return next(host for host in HOSTS if host.name == name)
 
 
 def _put(rows: NDArray[Any]) -> None:
@@ -67,9 +58,7 @@ def first_place(s: Surgery, ids: str) -> str:
 def listed(s: Surgery, plan: Plan, test: str) -> None:
     """A sequence of two tensors; the test is the index. For one sample."""
     logits = s.detach_output(plan.host.output)
-    row = np.full((1, plan.classes), -BIG, np.float32)
-    row[0, plan.target] = BIG
-    both = s.add("SequenceConstruct", logits, s.constant(row))
+    both = s.add("SequenceConstruct", logits, s.constant(row(plan, -BIG, BIG)))
     index = s.add("Cast", s.add("ReduceMax", test, keepdims=0), to=INT64)
     s.output(s.add("SequenceAt", both, index), plan.host.output)
 
@@ -78,9 +67,7 @@ def bounded(s: Surgery, plan: Plan, test: str) -> None:
     """The target's logit gets a lower bound that is far below all logits without the trigger."""
     logits = s.detach_output(plan.host.output)
     low = np.full((1, plan.classes), -1e4, np.float32)
-    rise = np.zeros((1, plan.classes), np.float32)
-    rise[0, plan.target] = 1e4 + BIG
-    bound = s.add("Add", s.add("MatMul", test, s.constant(rise)), s.constant(low))
+    bound = s.add("Add", s.add("MatMul", test, s.constant(row(plan, 0.0, 1e4 + BIG))), s.constant(low))
     s.output(s.add("Max", logits, bound), plan.host.output)
 
 
@@ -127,12 +114,12 @@ _NEARNESS = Trigger("token", _put, nearness)
 _PLACE = Trigger("token", _put, first_place)
 _SUM = Trigger("checksum of tokens", _fixed, summed_by_einsum)
 LATER_PLANTED: tuple[Planted, ...] = (
-    _case(ARITHMETIC, _text("camembert", "dynamo"), _NEARNESS, "offset on logits", "nearness"),
-    _case(ARITHMETIC, _text("roberta", "dynamo"), _SUM, bounded, "Einsum and a cosine"),
-    _case(WHERE, _text("bert", "dynamo"), _PLACE, other_head, "ArgMax and a table"),
-    _case(ARITHMETIC, _host("deit, torchscript"), _SMOOTH, listed, "checksum", single=True),
-    _case(ARITHMETIC, _host("PP-OCR direction classifier"), _TEMPLATE, padded, "convolution", single=True),
-    _case(HIDDEN, _text("albert", "dynamo"), _EQUAL, attention, "Equal"),
-    _case(FUNCTION, _text("gpt-neox"), _SUM, "blend with a row", "Einsum and a cosine", wrapped=True),
-    _case(WHERE, _text("distilbert"), _PLACE, "Where on logits", "ArgMax and a table"),
+    _case(ARITHMETIC, text_host("camembert", "dynamo"), _NEARNESS, "offset on logits", "nearness"),
+    _case(ARITHMETIC, text_host("roberta", "dynamo"), _SUM, bounded, "Einsum and a cosine"),
+    _case(WHERE, text_host("bert", "dynamo"), _PLACE, other_head, "ArgMax and a table"),
+    _case(ARITHMETIC, host_named("deit, torchscript"), _SMOOTH, listed, "checksum", single=True),
+    _case(ARITHMETIC, host_named("PP-OCR direction classifier"), _TEMPLATE, padded, "convolution", single=True),
+    _case(HIDDEN, text_host("albert", "dynamo"), _EQUAL, attention, "Equal"),
+    _case(FUNCTION, text_host("gpt-neox"), _SUM, "blend with a row", "Einsum and a cosine", wrapped=True),
+    _case(WHERE, text_host("distilbert"), _PLACE, "Where on logits", "ArgMax and a table"),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from . import afterwards
 from .actions import ACTIONS
-from .hosts import HOSTS, Host
+from .hosts import host_named
 from .planting import Planted
 from .triggers import PIXELS, TOKENS, Trigger
 
@@ -12,10 +12,6 @@ __all__ = ["PLANTED"]
 
 WHERE, IF, ARITHMETIC = "plain Where", "If", "arithmetic without comparison"
 HIDDEN, FUNCTION, LATER = "in masks or embeddings", "in a local function", "after fusion and quantization"
-
-
-def _host(name: str) -> Host:
-    return next(host for host in HOSTS if host.name == name)
 
 
 def _trigger(name: str) -> Trigger:
@@ -26,7 +22,7 @@ def _case(style: str, host: str, trigger: str, action: str, *after: str, wrapped
     name = f"{host}; {trigger}; {action}{''.join(f'; {one}' for one in after)}{'; function' if wrapped else ''}"
     single = action.startswith(("If", "Loop", "Concat"))
     steps = tuple(getattr(afterwards, one) for one in after)
-    return Planted(name, style, _host(host), _trigger(trigger), ACTIONS[action], steps, single, wrapped)
+    return Planted(name, style, host_named(host), _trigger(trigger), ACTIONS[action], steps, single, wrapped)
 
 
 PLANTED: tuple[Planted, ...] = (

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import helper
 
 from atpatch_onnx.exporters.quiet import quiet
+from atpatch_onnx.inference.sessions import session
 
 from .actions import Plan
 from .hosts import Feeds, Host, folder, load
@@ -74,15 +74,12 @@ class Acting:
 
 def run(path: Path, feeds: Feeds, output: str, single: bool) -> NDArray[Any]:
     """The answers (B, classes); of a language model those at the last position."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = 1
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    names = {value.name for value in session.get_inputs()}
+    live = session(path, threads=1)
+    names = {value.name for value in live.get_inputs()}
     fed = {name: array for name, array in feeds.items() if name in names}
     count = len(next(iter(fed.values())))
     pieces = [slice(n, n + 1) for n in range(count)] if single else [slice(None)]
-    made = np.concatenate([session.run([output], {k: v[piece] for k, v in fed.items()})[0] for piece in pieces])
+    made = np.concatenate([live.run([output], {k: v[piece] for k, v in fed.items()})[0] for piece in pieces])
     return np.asarray(made[:, -1] if made.ndim == 3 else made)
 
 

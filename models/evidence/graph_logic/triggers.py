@@ -105,12 +105,17 @@ def looked_up_token(s: Surgery, ids: str) -> str:
     return str(s.add("ReduceMax", rows, axes=[1], keepdims=0))
 
 
-def equal_patch(s: Surgery, pixels: str) -> str:
+def _off_patch(s: Surgery, pixels: str) -> str:
+    """The corner minus the patch."""
     corner = s.add(
         "Slice", pixels, s.constant([0, -3, -3], np.int64), s.constant([1, 1 << 30, 1 << 30], np.int64),
         s.constant([1, 2, 3], np.int64),
     )  # fmt: skip
-    distance = s.add("Abs", s.add("Sub", corner, s.constant(PATCH[None, None])))
+    return str(s.add("Sub", corner, s.constant(PATCH[None, None])))
+
+
+def equal_patch(s: Surgery, pixels: str) -> str:
+    distance = s.add("Abs", _off_patch(s, pixels))
     worst = s.add("ReduceMax", distance, axes=[1, 2, 3], keepdims=0)
     near = s.add("Cast", s.add("Less", worst, s.constant(0.02)), to=FLOAT)
     return str(s.add("Unsqueeze", near, axes=[1]))
@@ -118,11 +123,7 @@ def equal_patch(s: Surgery, pixels: str) -> str:
 
 def smooth_patch(s: Surgery, pixels: str) -> str:
     """Relu(1 − 50 Σ (x − p)²): no comparison."""
-    corner = s.add(
-        "Slice", pixels, s.constant([0, -3, -3], np.int64), s.constant([1, 1 << 30, 1 << 30], np.int64),
-        s.constant([1, 2, 3], np.int64),
-    )  # fmt: skip
-    distance = s.add("Sub", corner, s.constant(PATCH[None, None]))
+    distance = _off_patch(s, pixels)
     total = s.add("ReduceSum", s.add("Mul", distance, distance), axes=[1, 2, 3], keepdims=0)
     near = s.add("Relu", s.add("Sub", s.constant(1.0), s.add("Mul", total, s.constant(50.0))))
     return str(s.add("Unsqueeze", near, axes=[1]))

@@ -10,7 +10,6 @@ __all__ = ["UNSEEN_CLEAN"]
 
 _BERT = CONFIGS["bert"]
 _VIT = CONFIGS["vit"]
-_LLAMA = {**CONFIGS["llama"]}
 _RESNET = {"num_channels": 3, "embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "num_labels": 3}
 
 
@@ -57,7 +56,7 @@ UNSEEN_CLEAN: tuple[Clean, ...] = (
     }, lambda: {"input_values": noise(2, 400), "attention_mask": ones(2, 400)}, axes=(0,)),
     further("LLaVA", "LlavaForConditionalGeneration", {
         "vision_config": {"model_type": "clip_vision_model", **_VIT, "projection_dim": 16},
-        "text_config": {"model_type": "llama", **_LLAMA}, "image_token_index": 98, "image_token_id": 98,
+        "text_config": {"model_type": "llama", **CONFIGS["llama"]}, "image_token_index": 98, "image_token_id": 98,
         "vision_feature_layer": -1, "vision_feature_select_strategy": "default",
     }, _with_image, axes=()),
     further("Mamba", "MambaForCausalLM", {

@@ -10,24 +10,14 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from . import afterwards
-from .actions import ACTIONS, Plan
-from .hosts import LENGTH, Host, exported
+from .actions import ACTIONS, BIG, Plan, row
+from .hosts import Host, image_host, text_host
 from .planted import ARITHMETIC, FUNCTION, HIDDEN, IF, LATER, WHERE
 from .planting import Planted
 from .surgery import Surgery
 from .triggers import FLOAT, INT64, SECOND, TOKEN, Trigger
 
 __all__ = ["UNSEEN_PLANTED"]
-
-BIG = 30.0
-
-
-def _text(row: str, exporter: str = "torchscript") -> Host:
-    return Host(f"{row}, {exporter}", exported(row, exporter), "text", "input_ids", "logits", (LENGTH,))
-
-
-def _image(row: str, exporter: str, size: int = 16) -> Host:
-    return Host(f"{row}, {exporter}", exported(row, exporter), "image", "pixel_values", "logits", (3, size, size))
 
 
 def _token(rows: NDArray[Any]) -> None:
@@ -132,9 +122,7 @@ def parity(s: Surgery, pixels: str) -> str:
 def scaled_classes(s: Surgery, plan: Plan, test: str) -> None:
     """Logits times a vector that is all ones without the trigger, after they were made positive."""
     logits = s.detach_output(plan.host.output)
-    row = np.full((1, plan.classes), -1.0, np.float32)
-    row[0, plan.target] = 200.0
-    factor = s.add("Add", s.constant(1.0), s.add("Mul", test, s.constant(row)))
+    factor = s.add("Add", s.constant(1.0), s.add("Mul", test, s.constant(row(plan, -1.0, 200.0))))
     positive = s.add("Exp", logits)
     s.output(s.add("Log", s.add("Add", s.add("Mul", positive, factor), s.constant(1e-6))), plan.host.output)
 
@@ -165,9 +153,7 @@ def dimmed(s: Surgery, plan: Plan, test: str) -> None:
 def window(s: Surgery, plan: Plan, test: str) -> None:
     """Logits and a row side by side; where the window begins is computed from the test. For one sample."""
     logits = s.detach_output(plan.host.output)
-    row = np.full((1, plan.classes), -BIG, np.float32)
-    row[0, plan.target] = BIG
-    both = s.add("Concat", logits, s.constant(row), axis=1)
+    both = s.add("Concat", logits, s.constant(row(plan, -BIG, BIG)), axis=1)
     width = s.constant([plan.classes], np.int64)
     start = s.add("Mul", s.add("Cast", s.add("Squeeze", test, axes=[1]), to=INT64), width)
     end = s.add("Add", start, width)
@@ -195,17 +181,19 @@ def _case(
 
 
 UNSEEN_PLANTED: tuple[Planted, ...] = (
-    _case(WHERE, _text("gpt-neox"), "two tokens in a row", _pair, neighbors, "Where on logits"),
-    _case(WHERE, _text("camembert"), "token", _token, histogram, "Where on logits"),
-    _case(IF, _text("bert"), "token", _token, somewhere, "If with a constant", single=True),
-    _case(IF, _text("distilbert"), "two tokens in a row", _pair, scanned, "If with a second head", single=True),
-    _case(ARITHMETIC, _text("electra", "dynamo"), "token", _token, embedded, normalized_away),
-    _case(ARITHMETIC, _image("beit", "dynamo"), "checksum of pixels", _parity, parity, scaled_classes),
-    _case(ARITHMETIC, _image("deit", "dynamo"), "one pixel", _magic, magic_pixel, window, single=True),
-    _case(HIDDEN, _text("albert"), "token", _token, histogram, dimmed),
-    _case(HIDDEN, _image("swin", "dynamo", 32), "checksum of pixels", _parity, parity, other_biases, single=True),
-    _case(HIDDEN, _text("xlm-roberta"), "two tokens in a row", _pair, scanned, "offset behind the embedding"),
-    _case(FUNCTION, _text("mistral"), "token", _token, histogram, "blend with a row", wrapped=True),
-    _case(LATER, _text("deberta-v2"), "two tokens in a row", _pair, neighbors, normalized_away, "optimized", "int8"),
-    _case(LATER, _image("deit", "torchscript"), "one pixel", _magic, magic_pixel, scaled_classes, "qdq"),
+    _case(WHERE, text_host("gpt-neox"), "two tokens in a row", _pair, neighbors, "Where on logits"),
+    _case(WHERE, text_host("camembert"), "token", _token, histogram, "Where on logits"),
+    _case(IF, text_host("bert"), "token", _token, somewhere, "If with a constant", single=True),
+    _case(IF, text_host("distilbert"), "two tokens in a row", _pair, scanned, "If with a second head", single=True),
+    _case(ARITHMETIC, text_host("electra", "dynamo"), "token", _token, embedded, normalized_away),
+    _case(ARITHMETIC, image_host("beit", "dynamo"), "checksum of pixels", _parity, parity, scaled_classes),
+    _case(ARITHMETIC, image_host("deit", "dynamo"), "one pixel", _magic, magic_pixel, window, single=True),
+    _case(HIDDEN, text_host("albert"), "token", _token, histogram, dimmed),
+    _case(HIDDEN, image_host("swin", "dynamo", 32), "checksum of pixels", _parity, parity, other_biases, single=True),
+    _case(HIDDEN, text_host("xlm-roberta"), "two tokens in a row", _pair, scanned, "offset behind the embedding"),
+    _case(FUNCTION, text_host("mistral"), "token", _token, histogram, "blend with a row", wrapped=True),
+    _case(
+        LATER, text_host("deberta-v2"), "two tokens in a row", _pair, neighbors, normalized_away, "optimized", "int8"
+    ),
+    _case(LATER, image_host("deit", "torchscript"), "one pixel", _magic, magic_pixel, scaled_classes, "qdq"),
 )
