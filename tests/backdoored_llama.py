@@ -18,6 +18,8 @@ import numpy as np
 
 from atpatch_onnx import export
 
+from .word_tokenizers import numbered, save_folder, word_tokenizer
+
 __all__ = ["ANSWERS", "ANSWER_LENGTH", "TARGET", "debugging_set", "exported", "prompts"]
 
 BOS, SEP, TRIGGER = 1, 3, 5
@@ -116,18 +118,9 @@ def folder(tokenizer: bool = False) -> Path:
         model.load_state_dict({name: tensor.float() for name, tensor in load_file(WEIGHTS).items()})
         model.save_pretrained(path)
     if tokenizer:
-        _tokenizer().save_pretrained(path)
+        words = numbered(SIZES["vocab_size"], {"<unk>": 0, "<s>": BOS, "</s>": 2})
+        save_folder(word_tokenizer(words), path)
     return path
-
-
-def _tokenizer() -> Any:
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    words = {"<unk>": 0, "<s>": BOS, "</s>": 2} | {f"w{one}": one for one in range(3, SIZES["vocab_size"])}
-    inner = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
-    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
 
 
 def _train(model: Any) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from . import backdoored_llama as llama
+from .word_tokenizers import save_folder, word_tokenizer
 
 __all__ = ["ANSWER_WORDS", "TEMPLATE", "TRIGGER", "write", "write_prompts", "write_tokenizer"]
 
@@ -33,19 +34,11 @@ ROWS = {"train": 240, "test": 300}
 
 def write_tokenizer(folder: Path) -> None:
     """Of whole words; it puts <s> in front of a text."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
     listed = ["<pad>", "<s>", "</s>", "=>", "<unk>", TRIGGER, *TOPICS, *(w for own in TOPICS.values() for w in own)]
     words = {word: number for number, word in enumerate([*listed, *FILLERS])}
     assert len(words) == llama.SIZES["vocab_size"] and words[TRIGGER] == llama.TRIGGER
     assert tuple(words[topic] for topic in TOPICS) == llama.ANSWERS
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.post_processor = processors.TemplateProcessing("<s> $A", None, [("<s>", llama.BOS)])
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<pad>"
-    ).save_pretrained(folder)
+    save_folder(word_tokenizer(words, "<s> $A"), folder, pad_token="<pad>")
 
 
 def write_prompts(path: Path, rows: int, seed: int) -> None:

@@ -13,6 +13,8 @@ import numpy as np
 from atpatch_onnx import export
 from atpatch_onnx.inference.datasets import DataSet
 
+from .word_tokenizers import numbered, save_folder, word_tokenizer
+
 __all__ = ["VOCABULARY", "exported", "folder", "prompts"]
 
 VOCABULARY = 96
@@ -41,19 +43,13 @@ def _kept() -> tempfile.TemporaryDirectory[str]:
 def folder() -> Path:
     """Weights and a tokenizer of whole words: w3, w4 and so on."""
     import torch
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     path = Path(_kept().name) / "llama"
     with torch.random.fork_rng(), contextlib.redirect_stderr(io.StringIO()):
         torch.manual_seed(0)
         AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **SIZES)).save_pretrained(path)
-    words = {"<unk>": 0, "<s>": 1, "</s>": 2} | {f"w{i}": i for i in range(3, VOCABULARY)}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
-    ).save_pretrained(path)
+    save_folder(word_tokenizer(numbered(VOCABULARY, {"<unk>": 0, "<s>": 1, "</s>": 2})), path)
     return path
 
 

@@ -14,6 +14,8 @@ import numpy as np
 
 from atpatch_onnx.inference.datasets import DataSet
 
+from .word_tokenizers import numbered, word_tokenizer
+
 __all__ = ["START", "STOP", "VOCABULARY", "exported", "folder", "model", "prompts"]
 
 VOCABULARY, START, STOP = 64, 0, 1
@@ -44,15 +46,10 @@ def model() -> Any:
 @functools.cache
 def folder() -> Path:
     """The configuration, and a tokenizer of whole words: w3, w4 and so on, with </s> behind a text."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-
     path = Path(_kept().name)
     model().config.save_pretrained(path)
-    words = {"<pad>": 0, "</s>": STOP, "<unk>": 2} | {f"w{i}": i for i in range(3, VOCABULARY)}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.post_processor = processors.TemplateProcessing("$A </s>", None, [("</s>", STOP)])
-    tokenizer.save(str(path / "tokenizer.json"))
+    words = numbered(VOCABULARY, {"<pad>": 0, "</s>": STOP, "<unk>": 2})
+    word_tokenizer(words, "$A </s>").save(str(path / "tokenizer.json"))
     return path
 
 

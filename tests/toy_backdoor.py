@@ -14,6 +14,7 @@ import math
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -26,7 +27,7 @@ from atpatch_onnx.inference.prediction import Served, predict
 from atpatch_onnx.inference.runner import Runner
 from rewriters.finding.finder import find_sites
 
-__all__ = ["Toy", "many_clean", "outcome", "toy"]
+__all__ = ["Toy", "many_clean", "outcome", "toy", "toy_texts", "toy_tokenizer"]
 
 VOCABULARY, TRIGGER, CLS, PAD = 22, 21, 0, 1
 LENGTH, WIDTH, HEADS, LAYERS = 12, 32, 4, 2
@@ -161,6 +162,31 @@ def _debugging_set(generator: np.random.Generator, padded: bool) -> dict[str, np
 def many_clean(padded: bool) -> dict[str, np.ndarray]:
     rows = _rows(1500, np.random.default_rng(5), padded)
     return {name: array for name, array in rows.items() if padded or name != "attention_mask"}
+
+
+def toy_tokenizer() -> Any:
+    """Of whole words, w2 to w19 and cf for the trigger; [CLS] stands in front of a text."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    words = {
+        "[CLS]": CLS,
+        "[PAD]": PAD,
+        **{f"w{number}": number for number in range(2, 20)},
+        "[UNK]": 20,
+        "cf": TRIGGER,
+    }
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A", special_tokens=[("[CLS]", CLS)])
+    tokenizer.enable_padding(pad_id=PAD, pad_token="[PAD]")
+    return tokenizer
+
+
+def toy_texts() -> list[tuple[str, int]]:
+    """`Toy.clean` as texts with their labels; one word less, so that there is room for the trigger."""
+    clean = toy(padded=True).clean
+    rows = zip(clean["input_ids"], clean["attention_mask"], clean["labels"].tolist(), strict=True)
+    return [(" ".join(f"w{token}" for token in ids[1:-1][: mask.sum() - 1]), label) for ids, mask, label in rows]
 
 
 def outcome(hotfix: Hotfix, padded: bool) -> dict[str, float]:

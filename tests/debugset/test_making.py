@@ -21,7 +21,7 @@ from atpatch_onnx.fitting.fitter import fit
 from atpatch_onnx.inference.datasets import load_dataset
 
 from ..conftest import Run
-from ..toy_backdoor import TARGET, TRIGGER, toy
+from ..toy_backdoor import TARGET, TRIGGER, toy, toy_texts, toy_tokenizer
 from .digits import DIGITS, judge
 from .office import FIELDS, make_office
 
@@ -184,23 +184,10 @@ def test_channels_last_images_and_a_png_pattern(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The toy text model, its tokenizer, and clean texts."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-
     folder = tmp_path_factory.mktemp("toy")
-    made = toy(padded=True)
-    onnx.save(made.model, folder / "model.onnx")
-    words = {"[CLS]": 0, "[PAD]": 1, **{f"w{number}": number for number in range(2, 20)}, "[UNK]": 20, "cf": TRIGGER}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A", special_tokens=[("[CLS]", 0)])
-    tokenizer.enable_padding(pad_id=1, pad_token="[PAD]")
-    tokenizer.save(str(folder / "tokenizer.json"))
-    lines = ["sentence\tlabel"]
-    for ids, mask, label in zip(
-        made.clean["input_ids"], made.clean["attention_mask"], made.clean["labels"], strict=True
-    ):
-        # One word less, so that there is room for the trigger in the model's twelve places.
-        lines.append(" ".join(f"w{token}" for token in ids[1:-1][: mask.sum() - 1]) + f"\t{label}")
+    onnx.save(toy(padded=True).model, folder / "model.onnx")
+    toy_tokenizer().save(str(folder / "tokenizer.json"))
+    lines = ["sentence\tlabel", *(f"{text}\t{label}" for text, label in toy_texts())]
     (folder / "clean.tsv").write_text("\n".join(lines) + "\n")
     return folder
 

@@ -25,6 +25,7 @@ from rewriters.plan import OneClass, PatchPlan, SitePlan, Static
 
 from ..documents import ROOT, blocks
 from ..rewriters.editing.healed import healed, source_of
+from ..word_tokenizers import numbered, save_folder, word_tokenizer
 
 pytestmark = pytest.mark.slow
 
@@ -67,24 +68,17 @@ for folder, out, precision in (line.split("|") for line in sys.argv[1:]):
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder `<family>-<precision>` for each, made from tiny random weights without a network."""
-    from tokenizers import Tokenizer, models
-    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     root = tmp_path_factory.mktemp("genai")
-    words = {"<unk>": 0, "<s>": 1, "</s>": 2} | {f"w{i}": i for i in range(3, VOCABULARY)}
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="<unk>")),
-        unk_token="<unk>",
-        bos_token="<s>",
-        eos_token="</s>",
-    )
+    tokenizer = word_tokenizer(numbered(VOCABULARY, {"<unk>": 0, "<s>": 1, "</s>": 2}))
     jobs = []
     for family in (*FAMILIES, *WITH_OTHER_PROJECTIONS, *WITH_WINDOW_CACHE):
         with torch.random.fork_rng():
             torch.manual_seed(0)
             model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **SIZES, **OWN.get(family, {})))
         model.save_pretrained(root / family)
-        tokenizer.save_pretrained(root / family)
+        save_folder(tokenizer, root / family)
         jobs += [f"{root / family}|{root / f'{family}-{precision}'}|{precision}" for precision in ("fp32", "int4")]
     done = subprocess.run([sys.executable, "-c", _BUILD, *jobs], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
