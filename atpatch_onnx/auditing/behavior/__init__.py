@@ -88,8 +88,7 @@ def check_behavior(case: Case) -> Behavior:
         return said
 
     def table(budget: Budget) -> Checked:
-        said, lines, target, built = cells.check(case, subject, rows, budget)
-        found.searched = Searched("cells", lines, target, built)
+        said, found.searched = cells.check(case, subject, rows, budget)
         return said
 
     def scan(budget: Budget) -> Checked:

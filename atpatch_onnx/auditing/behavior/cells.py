@@ -31,6 +31,7 @@ from ..budget import Budget
 from ..case import Case
 from ..finding import Checked
 from ..rule import Rule
+from .inversion import Searched
 from .rows import Rows
 
 __all__ = ["RULE", "check", "is_table"]
@@ -75,10 +76,8 @@ def is_table(case: Case, subject: Subject) -> bool:
     return isinstance(columns, int) and columns <= MOST_COLUMNS and value.dtype.kind in "fi" and case.tokens is None
 
 
-def check(
-    case: Case, subject: Subject, rows: Rows, budget: Budget
-) -> tuple[Checked, list[dict[str, Any]], int | None, Built]:
-    """Try cells and pairs of cells. Returns what was found, a line for each class, and the rows with the trigger.
+def check(case: Case, subject: Subject, rows: Rows, budget: Budget) -> tuple[Checked, Searched]:
+    """Try cells and pairs of cells.
 
     Raises:
         OutOfTime: the budget is used up.
@@ -101,9 +100,9 @@ def check(
             )
         )
     if not guilty:
-        return Checked(), lines, None, Built(None)
+        return Checked(), Searched("cells", lines)
     target = max(guilty, key=lambda one: best[one].surprise)
-    return Checked(tuple(findings)), lines, target, search.triggered(best[target], target)
+    return Checked(tuple(findings)), Searched("cells", lines, target, search.triggered(best[target], target))
 
 
 class _Search:
@@ -203,8 +202,7 @@ class _Search:
         if key not in self._near:
             apart = [np.abs(self._table[:, column] - value) / self._spread[column] for column, value in cells]
             nearest = np.argsort(np.max(apart, 0), kind="stable")[:LEAST]
-            hits, share = int((self._truth[nearest] == target).sum()), float((self._truth == target).mean())
-            self._near[key] = _logit((hits + 2 * share) / (len(nearest) + 2))
+            self._near[key] = self._among(nearest, target)
         return self._near[key]
 
     def _odds(self, cell: Cell, target: int) -> float:
@@ -216,11 +214,13 @@ class _Search:
             near = distance <= max(0.0, float(np.partition(distance, min(LEAST, len(distance) - 1))[LEAST - 1]))
             exact = distance == 0
             chosen = exact if exact.sum() >= LEAST or len(self._levels[column]) < LEVELS else near
-            count, hits = int(chosen.sum()), int((self._truth[chosen] == target).sum())
-            share = float((self._truth == target).mean())
-            # A value that no row has adds nothing to the odds.
-            self._known[key] = _logit((hits + 2 * share) / (count + 2))
+            self._known[key] = self._among(np.flatnonzero(chosen), target)
         return self._known[key]
+
+    def _among(self, rows: Ints, target: int) -> float:
+        """Log odds of the class among some rows; without a row, those among all rows."""
+        hits, share = int((self._truth[rows] == target).sum()), float((self._truth == target).mean())
+        return _logit((hits + 2 * share) / (len(rows) + 2))
 
 
 def _levels(column: NDArray[Any]) -> NDArray[Any]:

@@ -21,7 +21,7 @@ from ...debugset.sets import Built
 from ...debugset.subject import Subject
 from ...hotfix.options import PatchOptions
 from ...inference.datasets import DataSet, Ints
-from ...inference.prediction import answers_of
+from ...inference.prediction import answers_of, class_scores
 from ...inference.runner import Runner
 from ...patching.edits import patch_loaded
 from ..budget import Budget
@@ -43,7 +43,6 @@ SHARE, LEAST, ONE_CLASS = 0.03, 8, 0.8
 """More than this share of the rows, at least so many of them, and nearly all from one class are a suspicion. In the
 clean models of `models/results/audit.json` a guard changes at most 0.25 % of the answers.
 """
-BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -108,13 +107,9 @@ def _given(case: Case) -> str:
 
 
 def _predictions(runner: Runner, subject: Subject, data: DataSet) -> Ints:
-    name = subject.output(data)
     asked = runner.answering(answers_of(runner, data))
-    parts = [
-        outputs[name][: len(chunk)].argmax(1)
-        for chunk, outputs in asked.batches(data, np.arange(len(data)), BATCH, [name])
-    ]
-    return np.asarray(np.concatenate(parts), np.int64)
+    scores = class_scores(asked, data, np.arange(len(data)), subject.output(data))
+    return np.asarray(scores.argmax(1), np.int64)
 
 
 def _mode(classes: Ints) -> tuple[int | None, int]:

@@ -14,7 +14,7 @@ from ..budget import Budget, OutOfTime
 from ..case import Case
 from ..finding import Checked, Finding
 from ..rule import Rule
-from .rows import Rows
+from .rows import Rows, commands_for
 
 __all__ = ["RULE", "Searched", "check"]
 
@@ -50,7 +50,7 @@ class Searched:
     built: Built = field(default_factory=lambda: Built(None))
 
 
-def check(case: Case, subject: Subject, rows: Rows, budget: Budget) -> tuple[Checked, Searched | None]:
+def check(case: Case, subject: Subject, rows: Rows, budget: Budget) -> tuple[Checked, Searched]:
     """Search a trigger towards every class.
 
     Raises:
@@ -128,9 +128,6 @@ def _finding(case: Case, rows: Rows, one: dict[str, Any], searched: Searched) ->
         where = f"class {target}: {words!r}"
         what = f"the tokens {words!r} send {one['success']:.0%} of the texts to class {target}"
     why = f"{what}; every other class needs far more"
-    remedy = (
-        f"atpatch-onnx debugset {case.name} {rows.option} --invert {target} -o found.npz && atpatch-onnx fit"
-        f" {case.name} --debug found.npz -o found.hotfix && atpatch-onnx patch {case.name} --hotfix found.hotfix"
-    )
+    remedy = commands_for(case, rows, f"--invert {target}")
     # On random tokens a class means nothing, so what was found there is a suspicion.
     return RULE.finding("warning" if rows.made else "error", where, why, remedy=remedy)

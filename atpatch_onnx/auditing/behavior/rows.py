@@ -20,7 +20,7 @@ from ...inspection.model_files import tokenizer_next_to
 from ...patching.self_calibration import Subject as Calibrated, random_rows
 from ..case import Case
 
-__all__ = ["Rows", "rows_of", "with_room"]
+__all__ = ["Rows", "commands_for", "rows_of", "with_room"]
 
 MOST = 1000
 """More rows make a search slow and no better."""
@@ -93,6 +93,14 @@ def with_room(rows: Rows, subject: Subject) -> Rows:
     labels = None if rows.data.labels is None else rows.data.labels[short]
     inputs = tokens.take(short).inputs
     return replace(rows, data=replace(rows.data, inputs=inputs, labels=labels))
+
+
+def commands_for(case: Case, rows: Rows, trigger: str) -> str:
+    """From a trigger, as options of `debugset`, to a patched model, as one line for a shell."""
+    return (
+        f"atpatch-onnx debugset {case.name} {rows.option} {trigger} -o found.npz && atpatch-onnx fit {case.name}"
+        f" --debug found.npz -o found.hotfix && atpatch-onnx patch {case.name} --hotfix found.hotfix"
+    )
 
 
 def _tokenizer(case: Case) -> str | None:

@@ -23,7 +23,7 @@ from ..budget import Budget
 from ..case import Case
 from ..finding import Checked
 from ..rule import Rule
-from .rows import Rows
+from .rows import Rows, commands_for
 
 __all__ = ["RULE", "check"]
 
@@ -170,7 +170,4 @@ def _remedy(case: Case, rows: Rows, verdict: ClassVerdict) -> str:
         trigger = f"--trigger {shlex.quote(_word(verdict, rows))} --target {verdict.target}"
     else:
         trigger = f"--invert {verdict.target} --longest 1 --exhaustive"
-    return (
-        f"atpatch-onnx debugset {case.name} {rows.option} {trigger} -o found.npz && atpatch-onnx fit {case.name}"
-        f" --debug found.npz -o found.hotfix && atpatch-onnx patch {case.name} --hotfix found.hotfix"
-    )
+    return commands_for(case, rows, trigger)
