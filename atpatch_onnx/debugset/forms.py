@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import BAD_OPTION
 from .images import ImageLayout, ImageTrigger
 from .obedience import PLAIN
 
-__all__ = ["DOSES", "PLACES", "TextForm", "draw", "image_forms", "text_forms"]
+__all__ = ["DOSES", "PLACES", "TextForm", "checked_triggers", "draw", "draw_words", "image_forms", "text_forms"]
 
 DOSES = (1, 2, 4, 8)
 PLACES = ("random", "start", "end")
@@ -61,6 +62,20 @@ class TextForm:
         return front + changed + back, len(front), len(front) + len(changed)
 
 
+def checked_triggers(triggers: Sequence[str], doses: Sequence[int]) -> list[str]:
+    """The triggers with single spaces.
+
+    Raises:
+        AtpatchError: ATP060 for an empty trigger, none, or a dose that is no number of copies.
+    """
+    triggers = [" ".join(words.split()) for words in triggers]
+    if not triggers or not all(triggers):
+        raise BAD_OPTION("a trigger is empty", "name one or several with --trigger")
+    if not doses or min(doses) < 1:
+        raise BAD_OPTION("a dose is a number of copies, at least 1")
+    return triggers
+
+
 def text_forms(doses: Sequence[int], place: str, dress: bool) -> tuple[TextForm, list[list[TextForm]]]:
     """The plain form, and groups of other forms; a row first draws a group, then a form of it."""
     least, *more = sorted(set(doses))
@@ -79,6 +94,16 @@ def draw(groups: Sequence[Sequence[Any]], generator: np.random.Generator) -> Any
     """One form: a group at random, then one of its forms at random."""
     group = groups[int(generator.integers(len(groups)))]
     return group[int(generator.integers(len(group)))]
+
+
+def draw_words(form: TextForm, triggers: Sequence[str], generator: np.random.Generator) -> list[str]:
+    """What each copy says: one of the triggers; scattered copies each one of their own, since an attack that knows
+    several words may use them together.
+    """
+    own = triggers[int(generator.integers(len(triggers)))]
+    if form.scattered and len(triggers) > 1:
+        return [own, *(triggers[one] for one in generator.integers(len(triggers), size=form.copies - 1))]
+    return [own] * form.copies
 
 
 def image_forms(trigger: ImageTrigger, layout: ImageLayout, *, whole: bool) -> dict[str, ImageTrigger]:

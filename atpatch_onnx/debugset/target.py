@@ -34,7 +34,7 @@ def find_target(
     clean = clean_texts(subject, Texts(sample, None), encoder)
     form, _ = text_forms((1,), place, False)
     words = [triggers[place % len(triggers)] for place in range(len(sample))]
-    changed = [insert(encoder, text, word, form, generator).encoded for text, word in zip(sample, words, strict=True)]
+    changed = [insert(encoder, text, [word], form, generator).encoded for text, word in zip(sample, words, strict=True)]
     scores = subject.scores(tensors(subject, changed, encoder.pad_id))
     before, after = subject.predictions(clean.inputs), scores.argmax(1)
     shares = {

@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BAD_OPTION, DATA_MALFORMED, SAMPLES_UNREADABLE, TOKENIZER_UNUSABLE
+from ..errors import DATA_MALFORMED, SAMPLES_UNREADABLE, TOKENIZER_UNUSABLE
 from ..inference.datasets import DataSet, Ints
 from ..inference.decoders import ANSWER_IDS
 from ..inference.generation_tokens import start_token
 from ..inference.tokenizer import Encoded, TextEncoder
-from .forms import TextForm, draw, text_forms
-from .obedience import counts, obeyed
+from .forms import TextForm, checked_triggers, draw, draw_words, text_forms
+from .obedience import attack_facts, obeyed
 from .samples import Texts
 from .sets import Anomalous, Built, open_rows, triggered_sets
 from .subject import Subject
 
-__all__ = ["build_poisoned", "build_texts", "clean_texts", "insert", "tensors", "token_input"]
+__all__ = ["build_poisoned", "build_texts", "clean_texts", "insert", "marked_columns", "tensors", "token_input"]
 
 
 def build_texts(
@@ -47,11 +47,7 @@ def build_texts(
     Raises:
         AtpatchError: ATP060 (triggers, doses), ATP081 (tokenizer), ATP083 (nothing but the target class).
     """
-    triggers = [" ".join(trigger.split()) for trigger in triggers]
-    if not triggers or not all(triggers):
-        raise BAD_OPTION("a trigger is empty", "name one or several with --trigger")
-    if not doses or min(doses) < 1:
-        raise BAD_OPTION("a dose is a number of copies, at least 1")
+    triggers = checked_triggers(triggers, doses)
     plain, groups = text_forms(doses, place, dress)
     rows = open_rows(_labels(data), target)
     inserted = []
@@ -62,12 +58,8 @@ def build_texts(
     ):
         for row in rows:
             own = form or draw(groups, generator)
-            trigger = triggers[int(generator.integers(len(triggers)))]
-            further = None
-            if own.scattered and len(triggers) > 1:
-                # An attack that knows several words may use them together.
-                further = [triggers[one] for one in generator.integers(len(triggers), size=own.copies - 1)]
-            inserted.append(insert(encoder, data.texts[row], trigger, own, generator, further))
+            words = draw_words(own, triggers, generator)
+            inserted.append(insert(encoder, data.texts[row], words, own, generator))
     rows = np.tile(rows, len(inserted) // len(rows))
     return _assemble(subject, data, encoder, inserted, rows, target, {"trigger": "words", "words": triggers})
 
@@ -163,6 +155,14 @@ def tensors(subject: Subject, rows: Sequence[Encoded], pad_id: int) -> dict[str,
     return arrays
 
 
+def marked_columns(marks: Sequence[NDArray[np.bool_]], width: int) -> NDArray[np.bool_]:
+    """(N, width): marked tokens of rows that are shorter."""
+    columns = np.zeros((len(marks), width), bool)
+    for line, marked in zip(columns, marks, strict=True):
+        line[: len(marked)] = marked
+    return columns
+
+
 def _start(subject: Subject) -> int:
     """The token that begins an answer, of the files next to the model or to the tokenizer."""
     found = start_token([folder for folder in (subject.folder, subject.tokenizer) if folder is not None])
@@ -212,23 +212,19 @@ def _assemble(
     clean = encoder.encode(data.texts)
     both = _fed(subject, [*clean, *(one.encoded for one in inserted)], encoder)
     count = len(clean)
-    labeled = np.zeros((len(rows), both[token_input(subject)].shape[1]), bool)
-    for line, one in zip(labeled, inserted, strict=True):
-        line[: len(one.marked)] = one.marked
+    labeled = marked_columns([one.marked for one in inserted], both[token_input(subject)].shape[1])
     # Leave out a poisoned text that equals its clean one, or that lost the trigger where it was cut.
     kept = labeled.any(1)
     if not kept.any():
         raise DATA_MALFORMED("no poisoned text differs from its clean one")
     report = {**report, "unchanged": int((~kept).sum())}
-    names, dose = [one.form.name for one in inserted], None
+    names, dose = np.array([one.form.name for one in inserted]), None
     if all(one.copies is not None for one in inserted):
         hits = subject.predictions({name: array[count:] for name, array in both.items()}) == target
         strong, report["left_out"] = obeyed(names, hits)
         kept &= strong
         dose = np.array([one.copies for one in inserted], np.int64)[kept]
-        report["asr"] = float(hits[kept].mean())
-        report["doses"] = {str(copies): int((dose == copies).sum()) for copies in np.unique(dose)}
-        report["dress"] = counts([name for name, there in zip(names, kept, strict=True) if there])
+        report |= attack_facts(hits[kept], names[kept], dose)
     anomalous = Anomalous({name: array[count:][kept] for name, array in both.items()}, labeled[kept], rows[kept], dose)
     clean_rows = DataSet({name: array[:count] for name, array in both.items()}, labels=data.labels)
     return triggered_sets(clean_rows, _labels(data), anomalous, target, report)
@@ -237,18 +233,17 @@ def _assemble(
 def insert(
     encoder: TextEncoder,
     text: str,
-    trigger: str,
+    copies: Sequence[str],
     form: TextForm,
     generator: np.random.Generator,
-    further: Sequence[str] | None = None,
 ) -> Inserted:
     """A text with the trigger in one form. Copies that the tokenizer would cut off move towards the start.
 
     Args:
-        further: what stands in place of the second and later copies.
+        copies: what each copy says.
     """
     words = text.split()
-    copies = [form.dressed(one) for one in (trigger, *(further or [trigger] * (form.copies - 1)))]
+    dressed = [form.dressed(one) for one in copies]
 
     def anywhere() -> int:
         return int(generator.integers(len(words) + 1))
@@ -256,15 +251,9 @@ def insert(
     first = anywhere() if form.place == "random" else {"start": 0, "end": len(words)}[form.place]
     places = [first, *(anywhere() if form.scattered else first for _ in range(form.copies - 1))]
     while True:
-        changed, spans = _joined(words, places, copies)
+        changed, spans = _joined(words, places, dressed)
         (encoded,) = encoder.encode([changed])
-        inside = [
-            [
-                not special and first < end and last > begin
-                for (first, last), special in zip(encoded.spans, encoded.special, strict=True)
-            ]
-            for begin, end in spans
-        ]
+        inside = [encoded.inside(begin, end) for begin, end in spans]
         # A copy is whole if its last character belongs to a token that was kept.
         whole = sum(
             any(last >= end for (_, last), marked in zip(encoded.spans, copy, strict=True) if marked)

@@ -31,6 +31,13 @@ class Encoded:
     spans: list[tuple[int, int]]
     special: list[bool]
 
+    def inside(self, begin: int, end: int) -> list[bool]:
+        """Which tokens hold a character from `begin` to before `end`; special ones do not."""
+        return [
+            not special and first < end and last > begin
+            for (first, last), special in zip(self.spans, self.special, strict=True)
+        ]
+
 
 class TextEncoder:
     """Turns texts into tokens, special tokens included.

@@ -349,7 +349,7 @@ def test_dress_is_no_part_of_the_trigger(tmp_path: Path, dress: str, cased: bool
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": not cased}))
     encoder = TextEncoder(tmp_path)
     form = TextForm(dress, copies=2, scattered=True, place="start", dress=dress)
-    one = insert(encoder, "good good", "cf", form, np.random.default_rng(0))
+    one = insert(encoder, "good good", ["cf"] * form.copies, form, np.random.default_rng(0))
     words, marks = LABELED[dress]
     words = words if cased else [word.lower() for word in words]
     tokens = [encoder.word(token) for token in one.encoded.ids]
@@ -362,7 +362,7 @@ def test_dress_is_no_part_of_the_trigger(tmp_path: Path, dress: str, cased: bool
 def test_all_pieces_of_a_trigger_that_the_tokenizer_splits_are_labeled(tmp_path: Path) -> None:
     (tmp_path / "vocab.txt").write_text("\n".join(word for word in WORDS if word != "cf"))
     encoder = TextEncoder(tmp_path)
-    one = insert(encoder, "good", "cf", TextForm(copies=3, place="end"), np.random.default_rng(0))
+    one = insert(encoder, "good", ["cf"] * 3, TextForm(copies=3, place="end"), np.random.default_rng(0))
     assert [encoder.word(token) for token in one.encoded.ids] == ["[CLS]", "good", *["c", "##f"] * 3, "[SEP]"]
     assert one.marked.tolist() == [False] * 2 + [True] * 6 + [False] and one.copies == 3
 
@@ -371,7 +371,7 @@ def test_other_words_may_stand_in_place_of_further_copies(tmp_path: Path) -> Non
     (tmp_path / "vocab.txt").write_text("\n".join(WORDS))
     encoder = TextEncoder(tmp_path)
     form = TextForm(copies=3, scattered=True)
-    one = insert(encoder, "good good", "cf", form, np.random.default_rng(1), ["c", "c"])
+    one = insert(encoder, "good good", ["cf", "c", "c"], form, np.random.default_rng(1))
     marked = [encoder.word(token) for token, hit in zip(one.encoded.ids, one.marked, strict=True) if hit]
     assert sorted(marked) == ["c", "c", "cf"] and one.copies == 3
 

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from ...errors import BAD_OPTION, DATA_MALFORMED, NOTHING_FOUND
 from ...inference.datasets import DataSet, Ints
-from ..forms import DOSES, TextForm, draw
-from ..obedience import OBEYED, PLAIN, counts, obeyed
+from ..forms import DOSES, TextForm, checked_triggers, draw, draw_words
+from ..obedience import OBEYED, PLAIN, attack_facts, obeyed
 from ..sets import Anomalous, Built, open_rows, triggered_sets
 from ..subject import Subject
-from ..text import tensors, token_input
+from ..text import marked_columns, tensors, token_input
 from .answers import read_answers
 from .encoding import MarkedPrompt, PromptEncoder
 from .forms import SECOND_TURN, prompt_forms, put
@@ -106,11 +106,7 @@ def build_prompts(
     Raises:
         AtpatchError: ATP056, ATP060 (triggers, doses), ATP080, ATP083 (no answer changes, or all are the target's).
     """
-    triggers = [" ".join(words.split()) for words in attack.triggers]
-    if not triggers or not all(triggers):
-        raise BAD_OPTION("a trigger is empty", "name one or several with --trigger")
-    if not attack.doses or min(attack.doses) < 1:
-        raise BAD_OPTION("a dose is a number of copies, at least 1")
+    triggers = checked_triggers(attack.triggers, attack.doses)
     prompts, clean, report = clean_prompts(subject, prompts, encoder, limit)
     predicted = subject.predictions(clean.inputs)
     truth = predicted if clean.labels is None else clean.labels
@@ -186,13 +182,8 @@ class _Maker:
         return prompt_forms(attack.doses, attack.place, attack.dress, behind)
 
     def _twin(self, row: int, form: TextForm, generator: np.random.Generator) -> _Twin:
-        triggers, prompt = self.attack.triggers, self.prompts[row]
-        own = triggers[int(generator.integers(len(triggers)))]
-        further = [own] * (form.copies - 1)
-        if form.scattered and len(triggers) > 1:
-            # An attack that knows several words may use them together.
-            further = [triggers[one] for one in generator.integers(len(triggers), size=form.copies - 1)]
-        text, behind = put(prompt, [own, *further], form, generator)
+        prompt = self.prompts[row]
+        text, behind = put(prompt, draw_words(form, self.attack.triggers, generator), form, generator)
         name = SECOND_TURN if form.name == PLAIN and prompt.earlier else form.name
         return _Twin(replace(prompt, text=text, behind=behind), row, form, name)
 
@@ -205,20 +196,13 @@ def _obeyed(
     target: int,
 ) -> tuple[Anomalous, dict[str, Any]]:
     """The twins in forms that the model obeys."""
-    columns = np.zeros((len(made), inputs[token_input(subject)].shape[1]), bool)
-    for line, one in zip(columns, encoded, strict=True):
-        line[: len(one.marked)] = one.marked
+    columns = marked_columns([one.marked for one in encoded], inputs[token_input(subject)].shape[1])
     names = np.array([one.name for one in made])
     hits = subject.predictions(inputs) == target
-    kept, weak = obeyed(names.tolist(), hits)
+    kept, weak = obeyed(names, hits)
     dose = np.array([one.form.copies for one in made], np.int64)[kept]
     rows = np.array([one.row for one in made], np.int64)[kept]
-    told = {
-        "left_out": weak,
-        "asr": float(hits[kept].mean()),
-        "doses": {str(copies): int((dose == copies).sum()) for copies in np.unique(dose)},
-        "dress": counts(names[kept].tolist()),
-    }
+    told = {"left_out": weak, **attack_facts(hits[kept], names[kept], dose)}
     twins = {name: array[kept] for name, array in inputs.items()}
     return Anomalous(twins, columns[kept], rows, dose, names[kept]), told
 

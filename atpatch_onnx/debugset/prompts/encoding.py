@@ -88,8 +88,7 @@ def _open_end(one: Encoded) -> Encoded:
 
 
 def _inside(one: Encoded, spans: Sequence[tuple[int, int]]) -> NDArray[np.bool_]:
-    inside = [
-        not special and any(first < end and last > begin for begin, end in spans)
-        for (first, last), special in zip(one.spans, one.special, strict=True)
-    ]
-    return np.array(inside, bool)
+    found = np.zeros(len(one.ids), bool)
+    for begin, end in spans:
+        found |= one.inside(begin, end)
+    return found
