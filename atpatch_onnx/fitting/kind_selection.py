@@ -26,7 +26,7 @@ from .fitted import Outcome, best
 from .hotfix_maker import Fit
 from .options import FitOptions, SignalsOption
 
-__all__ = ["Chosen", "Trial", "best", "choice_in_words", "choose_kind", "trials", "without_labels"]
+__all__ = ["Chosen", "Trial", "choice_in_words", "choose_kind", "trials", "without_labels"]
 
 NOTHING_TO_GAIN = "a cheaper detector leaves nothing to gain"
 BOTH_SIGNALS = "profile, both signals"

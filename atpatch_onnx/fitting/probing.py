@@ -27,7 +27,7 @@ from ..inference.padding import MASK, lengths
 from .calibration import OperatingPoint, as_few, operating_point
 from .passes import Wanted
 from .recipes import Recipe, make_recipe
-from .training import Context, stream
+from .training import Context, batches, stream
 
 __all__ = ["Probe", "logit", "make_probes", "row_lengths"]
 
@@ -158,25 +158,16 @@ def _totals(
     by_id, cuts = {site.id: site for site in capture.sites}, row_lengths(context)
     whole = [np.full(context.columns.shape, -np.inf, np.float32) for _ in detectors]
     peaks = [np.full(len(context.data), -np.inf) for _ in detectors]
-    for chunk, batches in _progress(context, capture):
+    for chunk, found in batches(context, capture, context.parts.selection.rows, "scores"):
         for group, total, peak in zip(detectors, whole, peaks, strict=True):
             sums: list[NDArray[np.float64]] = [np.zeros(())] * cuts.shape[1]
             for name, detector in group.items():
-                for at, shorter in enumerate(_at_lengths(batches[name], cuts[chunk])):
+                for at, shorter in enumerate(_at_lengths(found[name], cuts[chunk])):
                     logits = recipe.logits(by_id[name], detector, shorter)
                     sums[at] = sums[at] + np.where(shorter.valid, logits, -np.inf)
             total[chunk, : sums[0].shape[1]] = sums[0]
             peak[chunk] = np.max(sums, axis=(0, 2))
     return whole, peaks
-
-
-def _progress(context: Context, capture: Capture) -> Iterator[tuple[Ints, Mapping[str, SiteBatch]]]:
-    done, rows = 0, context.parts.selection.rows
-    context.progress("scores", 0, len(rows))
-    for chunk, batches in capture.batches(context.data, rows):
-        yield chunk, batches
-        done += len(chunk)
-        context.progress("scores", done, len(rows))
 
 
 def _probe(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ __all__ = [
     "Context",
     "TrainedSite",
     "anchor_sites",
+    "batches",
     "observe_sites",
     "places",
     "stream",
@@ -175,10 +176,18 @@ def stream(
     context: Context, capture: Capture, rows: Ints, step: str, use: Callable[[str, SiteBatch, Ints], Any]
 ) -> None:
     """Call `use` with every batch of every site: the site's id, the batch, the row numbers."""
+    for chunk, sites in batches(context, capture, rows, step):
+        for name, batch in sites.items():
+            use(name, batch, chunk)
+
+
+def batches(
+    context: Context, capture: Capture, rows: Ints, step: str
+) -> Iterator[tuple[Ints, Mapping[str, SiteBatch]]]:
+    """Row numbers and the batches of all sites, with progress."""
     done = 0
     context.progress(step, 0, len(rows))
-    for chunk, batches in capture.batches(context.data, rows):
-        for name, batch in batches.items():
-            use(name, batch, chunk)
+    for chunk, sites in capture.batches(context.data, rows):
+        yield chunk, sites
         done += len(chunk)
         context.progress(step, done, len(rows))

@@ -10,10 +10,10 @@ import onnx
 import pytest
 
 from atpatch_onnx.errors import DATA_MALFORMED, AtpatchError
-from atpatch_onnx.fitting.fitted import Fitted, Outcome
+from atpatch_onnx.fitting.fitted import Fitted, Outcome, best
 from atpatch_onnx.fitting.fitter import fit
 from atpatch_onnx.fitting.hotfix_maker import Fit
-from atpatch_onnx.fitting.kind_selection import Chosen, Trial, best, choice_in_words, choose_kind, trials
+from atpatch_onnx.fitting.kind_selection import Chosen, Trial, choice_in_words, choose_kind, trials
 from atpatch_onnx.fitting.options import FitOptions
 from atpatch_onnx.fitting.page import fit_page
 from atpatch_onnx.hotfix.file import Hotfix
