@@ -12,7 +12,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from .names import branch_name, make_name
 
-__all__ = ["ConstantPool", "Emitter"]
+__all__ = ["BATCH_DIMS_FROM", "ConstantPool", "Emitter"]
+
+BATCH_DIMS_FROM = 12
+"""First opset whose GatherND has `batch_dims`."""
 
 # From these opsets on, the operator takes its axes as an input instead of an attribute.
 _AXES_AS_INPUT = {

@@ -21,7 +21,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from ..checks import opset_of
-from ..emit import Emitter
+from ..emit import BATCH_DIMS_FROM, Emitter
 from ..errors import NOT_ADMITTED, AtpatchError
 from ..sites import Site
 from .samples import carries_samples, requested, sample_outputs
@@ -29,8 +29,6 @@ from .samples import carries_samples, requested, sample_outputs
 __all__ = ["Excision", "TokenAxis", "excise", "in_order", "token_axis", "tokens_of"]
 
 PLACES = "position_ids"
-LEAST_OPSET = 12
-"""First opset in which GatherND has batch axes."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +80,8 @@ def token_axis(
     inputs, returned = {value.name: value for value in requested}, list(outputs)
     if len(groups) != 1 or len(masks) != 1 or not masks <= inputs.keys():
         return _refusal("one padding mask of all joined sites among the inputs")
-    if opset < LEAST_OPSET:
-        return _refusal(f"opset {LEAST_OPSET} or later")
+    if opset < BATCH_DIMS_FROM:
+        return _refusal(f"opset {BATCH_DIMS_FROM} or later")
     (mask,) = (inputs[name] for name in masks if name is not None)
     for value in (mask, *inputs.values(), *returned):
         if _sizes(value) is None:

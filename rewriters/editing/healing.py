@@ -25,7 +25,7 @@ import onnx
 from onnx import TensorProto
 
 from ..checks import opset_of
-from ..emit import ConstantPool, Emitter
+from ..emit import BATCH_DIMS_FROM, ConstantPool, Emitter
 from ..errors import NOT_ADMITTED, AtpatchError
 from ..finding.key_value import HealingPlaces, Place, Unhealable, healing_places
 from ..model.bodies import Wiring, needed
@@ -42,9 +42,6 @@ from .new_tokens import NewTokens, read_by, sources
 from .second_pass import twin_site
 
 __all__ = ["Healed", "add_healing", "detecting_sites", "not_healable", "places_of"]
-
-LEAST_OPSET = 12
-"""First opset in which GatherND has batch axes."""
 
 _INSTEAD = "redistribute instead (--mend redistribute)"
 _TO_END = np.iinfo(np.int64).max
@@ -82,8 +79,8 @@ def places_of(
         sites: all sites of the model.
         known: what an earlier search has found in this model.
     """
-    if opset_of(model, ()) < LEAST_OPSET:
-        return NOT_ADMITTED(f"healing needs opset {LEAST_OPSET} or later", _INSTEAD)
+    if opset_of(model, ()) < BATCH_DIMS_FROM:
+        return NOT_ADMITTED(f"healing needs opset {BATCH_DIMS_FROM} or later", _INSTEAD)
     detecting = [site.id for site in detecting_sites(plan, sites)]
     fits = known is not None and {*detecting} <= {*known.healed}
     found = known if known is not None and fits else healing_places(model, detecting)

@@ -37,7 +37,6 @@ _TABLES = {
 }
 """Operator → positions of table and ids."""
 _SKIPPING = op_types("SkipLayerNormalization SkipSimplifiedLayerNormalization")
-_SUM_OUTPUT = 3
 _QUERIES_FIRST = op_types("Attention GroupQueryAttention MultiHeadAttention DecoderMaskedMultiHeadAttention")
 
 

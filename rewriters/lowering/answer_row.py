@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..emit import Emitter
+from ..emit import BATCH_DIMS_FROM, Emitter
 
 __all__ = ["answer_rows", "counted", "pick_row"]
-
-_BATCH_DIMS_FROM = 12
-"""First opset whose GatherND has `batch_dims`."""
 
 
 def counted(e: Emitter, valid: str) -> str:
@@ -47,7 +44,7 @@ def pick_row(e: Emitter, x: str, rows: str | None, axis: int, heads: int | None 
     if rows is None:
         bounds = [e.constant([number], np.int64) for number in (-1, np.iinfo(np.int64).max, axis)]
         return e.op("Slice", x, *bounds, role="last_row")
-    if e.opset < _BATCH_DIMS_FROM:
+    if e.opset < BATCH_DIMS_FROM:
         index = e.reshape(rows, -1, *[1] * axis)
         whole = e.op("Expand", index, e.shape(e.dims(x, 0, axis), 1)) if axis > 1 else index
         # Behind the axis of rows everything is one width, so that the index has one axis for it.
