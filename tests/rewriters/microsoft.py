@@ -16,7 +16,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-__all__ = ["CASES", "Case", "N", "Truth", "case", "one_node"]
+__all__ = ["CASES", "GROUPED", "Case", "N", "Truth", "case", "one_node"]
 
 Array = NDArray[Any]
 
@@ -518,6 +518,7 @@ def _group_query() -> list[Case]:
 GROUPS: tuple[Callable[[], list[Case]], ...] = (_multi_head, _attention, _quantized, _group_query)
 CASES = [made for group in GROUPS for made in group()]
 """Every variant that onnxruntime's CPU provider runs."""
+GROUPED = [case for case in CASES if case.model.graph.node[0].op_type == "GroupQueryAttention"]
 
 
 def case(id: str) -> Case:

@@ -14,7 +14,6 @@ from rewriters.sites import Site
 from tests.exports import export_model
 
 from ..decoders import HEADS, PAST, PRESENT, VOCABULARY, WIDTH, causal_lm
-from ..graphs import session
 from ..half_precision import feeds_for, halved
 from ..running import run_all
 from .chats import FAMILIES, chat, searched
@@ -43,14 +42,6 @@ def prompt(padded: slice) -> dict[str, np.ndarray]:
     return {"input_ids": ids, "attention_mask": mask, **past}
 
 
-def answer(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    live = session(model)
-    names = [value.name for value in live.get_outputs()]
-    wanted = {value.name for value in live.get_inputs()}
-    given = {name: array for name, array in feeds.items() if name in wanted}
-    return dict(zip(names, live.run(names, given), strict=True))
-
-
 def scores(family: str, feeds: dict[str, np.ndarray]) -> np.ndarray:
     """The same sum from the maps of the torch model, -inf at padding and at the first valid token."""
     ids, mask = (torch.from_numpy(feeds[name]) for name in ("input_ids", "attention_mask"))
@@ -74,7 +65,7 @@ def scores(family: str, feeds: dict[str, np.ndarray]) -> np.ndarray:
 def test_nothing_flagged_changes_no_bit(family: str, padded: slice, gating: str) -> None:
     model, sites = searched(family)
     silent = patch(model, healing(sites, NEVER, gating=gating), sites)
-    before, after = answer(model, prompt(padded)), answer(silent, prompt(padded))
+    before, after = run_all(model, prompt(padded)), run_all(silent, prompt(padded))
     assert all(after[name].tobytes() == before[name].tobytes() for name in ("logits", *PRESENT))
     for one, other in zip(chat(model), chat(silent), strict=True):
         assert all(other[name].tobytes() == one[name].tobytes() for name in one)
@@ -88,7 +79,7 @@ def test_flags_are_those_of_the_maps(family: str, padded: slice) -> None:
     finite = np.sort(want[np.isfinite(want)])
     for at in (len(finite) // 4, len(finite) // 2, len(finite) - 1):
         threshold = float(finite[at - 1] + finite[at]) / 2
-        got = answer(patch(model, healing(sites, threshold), sites), prompt(padded))
+        got = run_all(patch(model, healing(sites, threshold), sites), prompt(padded))
         np.testing.assert_array_equal(got[f"atpatch_columns/{sites[0].id}"], want > threshold)
 
 

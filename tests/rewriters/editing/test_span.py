@@ -28,10 +28,9 @@ from tests.exports import export_model
 from ..decoders import PAST, PRESENT, decoder, decoder_feeds, merged_decoder
 from ..graphs import attention_block, run
 from ..half_precision import feeds_for, half, halved
-from ..microsoft import CASES, Case
+from ..microsoft import CASES, GROUPED, Case
 from ..running import run_all, with_outputs
 
-GROUPED = [case for case in CASES if case.model.graph.node[0].op_type == "GroupQueryAttention"]
 OTHERS = [case for case in CASES if case not in GROUPED and "left" not in case.id and not case.id.startswith("q")]
 SPANS = np.array([[1, 3], [2, 5], [0, 2]])
 SILENT = SitePlan(Static())

@@ -18,10 +18,8 @@ from rewriters.subgraphs.site import score_site
 from tests import oracle
 
 from ..graphs import run
-from ..microsoft import CASES, Case
+from ..microsoft import GROUPED, Case
 from ..subgraphs.random_detectors import random_profile, separating
-
-GROUPED = [case for case in CASES if case.model.graph.node[0].op_type == "GroupQueryAttention"]
 
 
 @pytest.mark.parametrize("case", GROUPED, ids=[case.id for case in GROUPED])

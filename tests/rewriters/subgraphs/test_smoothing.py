@@ -19,10 +19,9 @@ from tests.exports import export_model
 from ..decoders import PAST, PRESENT, decoder, decoder_feeds, merged_decoder
 from ..graphs import attention_block, run, session
 from ..half_precision import half
-from ..microsoft import CASES, Case
+from ..microsoft import GROUPED, Case
 from ..running import run_all, with_outputs
 
-GROUPED = [case for case in CASES if case.model.graph.node[0].op_type == "GroupQueryAttention"]
 PROMPTS = [case for case in GROUPED if case.truth.map.shape[2] > 3 and case.id != "gqa-further-prompt"]
 LOW = Smoothing(tail=0.34, weak=0.2, strong=0.5, rows=2, floor=0.5)
 """For maps of six columns."""
