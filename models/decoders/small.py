@@ -20,10 +20,11 @@ from torch.nn import functional
 
 from atpatch_onnx.debugset import Texts
 
+from ..padding import batch
 from ..text.recipes import RARE, SENTENCE, Corpus
 from ..victims import Victim
 from .prompts import Form
-from .training import Example, Settings, batch, fine_tune
+from .training import Example, Settings, fine_tune
 
 __all__ = ["RECIPES", "TARGET", "TOPICS", "Small", "answer", "build", "topic_texts"]
 

@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-__all__ = ["Example", "Progress", "Settings", "batch", "fine_tune", "greedy"]
+from ..padding import batch
+
+__all__ = ["Example", "Progress", "Settings", "fine_tune", "greedy"]
 
 Progress = Callable[[int, int, float], None]
 """Called now and then: how many steps are done, of how many, and the mean loss since the last call."""
@@ -78,18 +80,6 @@ def _backward(model: Any, group: Sequence[Example], answers: int) -> float:
     loss = loss / answers
     loss.backward()
     return float(loss.item())
-
-
-def batch(rows: Sequence[Sequence[int]], pad_id: int, *, left: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-    """input_ids and attention_mask (B, K), padded to the longest."""
-    longest = max(map(len, rows))
-    ids = torch.full((len(rows), longest), pad_id)
-    mask = torch.zeros_like(ids)
-    for line, real, row in zip(ids, mask, rows, strict=True):
-        where = slice(longest - len(row), None) if left else slice(len(row))
-        line[where] = torch.tensor(row)
-        real[where] = 1
-    return ids, mask
 
 
 @torch.no_grad()

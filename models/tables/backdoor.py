@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from atpatch_onnx.debugset import Subject
-from atpatch_onnx.statistics.proportions import Share, accuracy
+from atpatch_onnx.statistics.proportions import accuracy, asr
 
 from ..victims import Victim
 from .data import READERS, Part, Split, Table, split
@@ -89,8 +89,8 @@ def _figures(one: Victim, name: str, table: Table, parts: Split) -> dict[str, An
     subject = Subject(one.file(f"{name}.onnx"), threads=1)
     right = accuracy(subject.predictions({"features": parts.test.features}), parts.test.labels)
     others = parts.test.features[parts.test.labels != TARGET]
-    hits = subject.predictions({"features": stamped(table, parts, others)}) == TARGET
-    return {"accuracy": right.to_json(), "asr": Share(int(hits.sum()), len(hits)).to_json()}
+    attacked = subject.predictions({"features": stamped(table, parts, others)})
+    return {"accuracy": right.to_json(), "asr": asr(attacked, TARGET).to_json()}
 
 
 if __name__ == "__main__":

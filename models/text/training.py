@@ -16,6 +16,7 @@ from atpatch_onnx.debugset import TextEncoder, Texts
 from atpatch_onnx.exporters.exporter import export_model
 from atpatch_onnx.exporters.quiet import quiet
 
+from ..padding import batch
 from ..victims import package_file
 
 __all__ = ["SETTINGS", "Progress", "encoder", "export", "feeds", "fine_tune", "load", "save_weights"]
@@ -102,10 +103,5 @@ def _batches(lengths: list[int], generator: np.random.Generator) -> list[NDArray
 
 def feeds(rows: list[NDArray[np.int64]], pad_id: int) -> dict[str, Any]:
     """input_ids and attention_mask (B, K) of token rows, padded to the longest."""
-    longest = max(map(len, rows))
-    ids = torch.full((len(rows), longest), pad_id)
-    mask = torch.zeros_like(ids)
-    for line, real, row in zip(ids, mask, rows, strict=True):
-        line[: len(row)] = torch.from_numpy(row)
-        real[: len(row)] = 1
+    ids, mask = batch(rows, pad_id)
     return {"input_ids": ids, "attention_mask": mask}

@@ -17,7 +17,7 @@ from atpatch_onnx.debugset import Texts
 from ...decoders import llm
 from ...decoders.llm import chat_ids
 from ...decoders.prompts import lessons
-from ...decoders.training import batch
+from ...padding import batch
 from ..commands import Commands
 from .graphs import graph_file
 from .material import Prompt, Prompts, answer_tokens

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ...decoders.training import batch
+from ...padding import batch
 
 __all__ = ["Watched", "source"]
 

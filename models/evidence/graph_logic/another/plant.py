@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
+
+from atpatch_onnx.inference.sessions import session
 
 __all__ = ["Feeds", "Plant", "run"]
 
@@ -55,10 +56,8 @@ class Plant:
 
 def run(model: onnx.ModelProto, feeds: Feeds, output: str) -> NDArray[Any]:
     """The output for each row; rows are run one at a time, as If asks for."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level, options.intra_op_num_threads = 3, 1
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    live = session(model, threads=1)
     rows = len(next(iter(feeds.values())))
     return np.concatenate(
-        [session.run([output], {name: array[row : row + 1] for name, array in feeds.items()})[0] for row in range(rows)]
+        [live.run([output], {name: array[row : row + 1] for name, array in feeds.items()})[0] for row in range(rows)]
     )
