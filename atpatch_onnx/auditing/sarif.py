@@ -19,7 +19,6 @@ from .rules import RULES
 __all__ = ["sarif_log"]
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
-LEVELS = {"error": "error", "warning": "warning", "note": "note"}
 
 
 def sarif_log(audit: Audit) -> dict[str, Any]:
@@ -78,7 +77,7 @@ def _result(one: Finding, index: int, uri: str) -> dict[str, Any]:
     return {
         "ruleId": one.code,
         "ruleIndex": index,
-        "level": LEVELS[one.severity],
+        "level": one.severity,  # SARIF has the same three words
         "message": {"text": _plain(text)},
         "locations": [place],
         "partialFingerprints": {"finding/v1": hashlib.sha256(f"{one.code} {one.where}".encode()).hexdigest()[:32]},

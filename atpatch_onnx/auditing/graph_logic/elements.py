@@ -54,7 +54,7 @@ def merge(taint: Taint, step: Step, read: list[State]) -> State:
     made = union(read)
     constants = [value for value in step.inputs if value >= 0 and taint.state(value) is None]
     if made.net:
-        return _of_nets(taint, step, read, constants)
+        return _of_nets(taint, step, constants)
     several = len(read) > 1
     kind = step.kind
     if kind in ("Mod", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "BitShift"):
@@ -98,7 +98,7 @@ def _scaled(taint: Taint, step: Step, made: State, constants: list[int], several
     return made.minus(Bits.BOOLEAN)
 
 
-def _of_nets(taint: Taint, step: Step, read: list[State], constants: list[int]) -> State:
+def _of_nets(taint: Taint, step: Step, constants: list[int]) -> State:
     taint.meet_all(step, "meet")
     nets = [(value, state) for value in step.inputs if (state := taint.state(value)) and state.net]
     depth = max(state.depth for _, state in nets)

@@ -67,7 +67,8 @@ class Flow:
     Attributes:
         inputs, outputs: name → value, of the main graph; inputs without initializers' defaults.
         tensors: value → the initializer that it is, in any body.
-        origin: value → (body, name) of its first appearance.
+        infos: value → what the graph declares of it; inputs and outputs of the main graph.
+        count: number of values.
         loops: whether a value is read back.
     """
 
@@ -139,7 +140,7 @@ class _Writer:
     def _body(self, nodes: Sequence[onnx.NodeProto], scope: _Scope, where: Where, path: str, depth: int) -> None:
         if depth > _DEEPEST:
             raise TooDeep(f"bodies and functions are nested more than {_DEEPEST} deep")
-        for index, node in _ordered(nodes, scope):
+        for index, node in _ordered(nodes):
             home = (where, index)
             called = self._functions.get((node.domain, node.op_type, node.overload))
             if called is not None:
@@ -244,7 +245,7 @@ def _read(scope: _Scope, name: str) -> int:
     return scope.get(name, -1) if name else -1
 
 
-def _ordered(nodes: Sequence[onnx.NodeProto], scope: _Scope) -> list[tuple[int, onnx.NodeProto]]:
+def _ordered(nodes: Sequence[onnx.NodeProto]) -> list[tuple[int, onnx.NodeProto]]:
     """Makers before readers; onnxruntime sorts as well. Raises TooDeep for a cycle."""
     makers = {name: index for index, node in enumerate(nodes) for name in node.output if name}
     reads: list[set[str]] = []

@@ -146,11 +146,11 @@ def move(taint: Taint, step: Step, read: list[State]) -> State:
     if step.kind == "BatchNormalization":
         return data if data.net else data.plus(Bits.SHIFT).minus(Bits.BOOLEAN)
     if step.kind == "Cast":
-        return _cast(taint, step, data)
+        return _cast(step, data)
     return data
 
 
-def _cast(taint: Taint, step: Step, data: State) -> State:
+def _cast(step: Step, data: State) -> State:
     to = next((a.i for a in step.node.attribute if a.name == "to"), 0)
     if data.bits & Bits.BOOLEAN:
         return data

@@ -9,7 +9,6 @@ __all__ = [
     "COMPARISONS",
     "COUNTING",
     "EMBEDDINGS",
-    "INDEXING",
     "KNOWN_DOMAINS",
     "LAYERS",
     "LOGIC",
@@ -85,8 +84,6 @@ MOVES = _names(
 
 PICKS = _names("Slice Split Gather GatherElements GatherND CenterCropPad Compress")
 """They take some elements of their first input. Where another input is computed, it selects."""
-
-INDEXING = _names("Gather GatherElements GatherND Slice Compress GatherBlockQuantized ArrayFeatureExtractor")
 
 SCATTERS = _names("Scatter ScatterElements ScatterND TensorScatter")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ..finding import Finding, NotTried, Severity
 from .material import Material
@@ -18,12 +19,14 @@ class Rule:
     """One numbered rule.
 
     Attributes:
+        check: the part of the audit.
         code: AUD1xx; it never changes its meaning.
         title: a few words that end "there is ...".
         about: what ordinary exporters write, and what a plant looks like.
         look: yields a finding for each case, and a `NotTried` for each thing that it cannot judge.
     """
 
+    check: ClassVar[str] = CHECK
     code: str
     title: str
     severity: Severity

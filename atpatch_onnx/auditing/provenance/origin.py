@@ -33,8 +33,6 @@ EXTERNAL = Rule(
 )
 RULES = (NO_PRODUCER, EXTERNAL)
 
-_CHUNK = 1 << 24
-
 
 def check(case: Case) -> Checked:
     """Notes about the file."""
@@ -72,8 +70,5 @@ def facts(case: Case) -> dict[str, Any]:
 
 
 def _sha256(path: Path) -> str:
-    hasher = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            hasher.update(chunk)
-    return hasher.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
