@@ -177,15 +177,14 @@ def _run(original: str | None, patched: str | None, data: str | None, options: d
     providers = [PROVIDERS.get(name.lower(), name) for name in options.pop("providers")] or None
     classes = False if options.pop("numbers") else None
     with bars() as progress:
-        clean = _made(original, source, options, progress) if data is None else _read(data, original, names, options)
+        clean = (
+            _made(original, source, options, progress)
+            if data is None
+            else clean_texts(data, original, options["tokenizer"], names)
+        )
         return compare_models(
             original, patched, clean, also=also, providers=providers, classes=classes, progress=progress, **options
         )
-
-
-def _read(data: str, original: str, names: str | None, options: dict[str, Any]) -> Any:
-    """The clean rows of `--data`."""
-    return clean_texts(data, original, options["tokenizer"], names)
 
 
 def _made(original: str, source: Source, options: dict[str, Any], progress: Progress | None) -> Any:

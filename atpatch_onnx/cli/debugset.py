@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .options import class_names, json_output, model_argument, output
+from .options import class_names, json_output, model_argument, output, tokenizer
 from .progress import bars
 from .rendering import emit_json, note, table
 
@@ -73,9 +73,7 @@ class Doses(click.ParamType[Any]):
     metavar="CLASS",
     help="Class that the trigger leads to; its rows get no trigger. May be left out with --trigger: it is found then.",
 )
-@click.option(
-    "--tokenizer", type=click.Path(), metavar="FOLDER", help="Texts: folder with tokenizer.json or vocab.txt."
-)
+@tokenizer
 @click.option(
     "--max-length",
     type=click.IntRange(min=2),

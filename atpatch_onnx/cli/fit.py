@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..fitting.options import FitOptions, Progress
-from .options import class_names, clean_texts, json_output, model_argument, options_of, output
+from .options import class_names, clean_texts, json_output, model_argument, options_of, output, tokenizer
 from .progress import bars
 from .rendering import emit_json, note, table
 from .sources import model_path, pop_source, source_options
@@ -53,9 +53,7 @@ FIGURES = {
     metavar="LOG",
     help="Clean rows from a log of 'serve --log-inputs', rotated files included; 2 % may be attacks (see --trim).",
 )
-@click.option(
-    "--tokenizer", type=click.Path(), metavar="FOLDER", help="Texts: folder with tokenizer.json or vocab.txt."
-)
+@tokenizer
 @class_names
 @output("Hotfix to write; by default MODEL.hotfix next to the model.")
 @options_of(FitOptions)

@@ -23,6 +23,7 @@ __all__ = [
     "model_argument",
     "options_of",
     "output",
+    "tokenizer",
 ]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -33,6 +34,9 @@ class_names = click.option(
     "--class-names",
     metavar="A,B,...",
     help="Texts: names of the classes in order, for labels in words; by default id2label of the model's config.json.",
+)
+tokenizer = click.option(
+    "--tokenizer", type=click.Path(), metavar="FOLDER", help="Texts: folder with tokenizer.json or vocab.txt."
 )
 in_place = click.option("--in-place", is_flag=True, help="Allow the output to be the input; for files only.")
 link_data = click.option(

@@ -29,19 +29,19 @@ def answer_shares(truths: Truths, runs: Runs, original: Runs) -> dict[str, Share
     shares = {}
     right = truths[CLEAN].answer
     if right is not None:
-        shares["answer_right"] = _share(_begins(said, right))
+        shares["answer_right"] = Share.of(_begins(said, right))
     if runs is not original:
-        shares["answer_kept"] = _share((said == before).all(1))
+        shares["answer_kept"] = Share.of((said == before).all(1))
     attacked = runs[TRIGGERED].answers if TRIGGERED in runs else None
     if attacked is not None and (twins := truths[TRIGGERED].clean_row) is not None:
-        shares["answer_as_twin"] = _share((attacked == before[twins]).all(1))
+        shares["answer_as_twin"] = Share.of((attacked == before[twins]).all(1))
     return shares
 
 
 def changed_answers(runs: Runs, original: Runs) -> Share | None:
     """Clean rows whose whole answer is another one."""
     said, before = runs[CLEAN].answers, original[CLEAN].answers
-    return None if said is None or before is None else _share((said != before).any(1))
+    return None if said is None or before is None else Share.of((said != before).any(1))
 
 
 def answer_numbers(runs: Runs) -> dict[str, float]:
@@ -59,7 +59,3 @@ def _begins(said: Ints, right: Ints) -> NDArray[np.bool_]:
     width = min(said.shape[1], right.shape[1])
     wanted = right[:, :width]
     return np.asarray(((said[:, :width] == wanted) | (wanted == NONE)).all(1))
-
-
-def _share(hits: NDArray[np.bool_]) -> Share:
-    return Share(int(hits.sum()), len(hits))

@@ -150,8 +150,7 @@ def judge(truths: Truths, runs: Runs, original: Runs, positive: int = 1) -> Figu
         if FLIPS in runs:
             group = truths[FLIPS].group
             assert group is not None
-            unfair = proportions.unfair(runs[FLIPS].predictions, group)
-            shares["uf"] = Share(int(unfair.sum()), len(unfair))
+            shares["uf"] = Share.of(proportions.unfair(runs[FLIPS].predictions, group))
     for name, run in runs.items():
         if run.flags is not None:
             shares[f"{name}_flagged"] = proportions.flag_rate(run.flags)
@@ -159,7 +158,7 @@ def judge(truths: Truths, runs: Runs, original: Runs, positive: int = 1) -> Figu
     columns: dict[str, dict[str, list[tuple[int, int]]]] = {}
     for name, run in runs.items():
         for site, flagged in run.columns.items():
-            sites.setdefault(site, {})[name] = Share(int(flagged.any(1).sum()), len(flagged))
+            sites.setdefault(site, {})[name] = Share.of(flagged.any(1))
             columns.setdefault(site, {})[name] = _frequencies(flagged)
     shares |= answer_shares(truths, runs, original)
     doses: dict[int, dict[str, Share]] = {}
@@ -247,7 +246,7 @@ def _classes(predictions: Ints, labels: Ints | None) -> dict[int, dict[str, Any]
             mine = labels == name
             table[name] |= {
                 "rows": int(mine.sum()),
-                "right": Share(int((predictions[mine] == name).sum()), int(mine.sum())),
+                "right": Share.of(predictions[mine] == name),
             }
     return table
 
@@ -263,7 +262,7 @@ def _identical(run: Outputs) -> Share | None:
         return None
     same = np.all([rows[:, 0] == 0 for rows in run.differences.values()], axis=0)
     calm = np.ones(len(same), bool) if run.flagged is None else ~run.flagged
-    return Share(int((same & calm).sum()), int(calm.sum()))
+    return Share.of(same[calm])
 
 
 def _numeric(rows: NDArray[np.float64]) -> dict[str, float]:

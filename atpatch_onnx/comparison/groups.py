@@ -71,16 +71,13 @@ def group_table(comparison: Comparison) -> Iterator[Table]:
         mine = np.asarray(truth.protected == value)
         parts = {"": mine}
         if truth.labels is not None:
-            parts = {
-                "": mine,
+            parts |= {
                 f", truly {names.label(positive)}": mine & (truth.labels == positive),
                 ", truly other": mine & (truth.labels != positive),
             }
         for what, chosen in parts.items():
             given = [
-                percent(
-                    Share(int((runs[CLEAN].predictions[chosen] == positive).sum()), int(chosen.sum())), interval=False
-                )
+                percent(Share.of(runs[CLEAN].predictions[chosen] == positive), interval=False)
                 for runs in comparison.outputs.values()
             ]
             rows.append((f"{value}{what}", f"{int(chosen.sum()):,}", *given))

@@ -24,8 +24,7 @@ CHANCE = 0.05
 
 def rate(hits: ArrayLike) -> Rate:
     """k of n with the 95 % Wilson interval, hits (n,) bool; an empty sample has no rate."""
-    hits = np.asarray(hits, np.bool_)
-    share = Share(int(hits.sum()), len(hits))
+    share = Share.of(hits)
     if not share.count:
         return {"k": 0, "n": 0}
     low, high = share.interval

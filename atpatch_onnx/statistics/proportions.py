@@ -30,6 +30,12 @@ class Share:
     hits: int
     count: int
 
+    @classmethod
+    def of(cls, hits: Any) -> Share:
+        """From whether each sample is a hit."""
+        hits = np.asarray(hits, bool)
+        return cls(int(hits.sum()), hits.size)
+
     @property
     def value(self) -> float:
         """hits / count; nan without samples."""
@@ -120,7 +126,7 @@ class Paired:
 def accuracy(predictions: Labels, labels: Labels) -> Share:
     """Share of predictions (N,) equal to the labels (N,)."""
     predictions, labels = _same_length(predictions, labels)
-    return _share(predictions == labels)
+    return Share.of(predictions == labels)
 
 
 def asr(predictions: Labels, target: int) -> Share:
@@ -128,7 +134,7 @@ def asr(predictions: Labels, target: int) -> Share:
 
     Leave samples of that class out.
     """
-    return _share(np.asarray(predictions) == target)
+    return Share.of(np.asarray(predictions) == target)
 
 
 def asr_star(predictions: Labels, twins: Labels, target: int) -> Share:
@@ -139,19 +145,19 @@ def asr_star(predictions: Labels, twins: Labels, target: int) -> Share:
         twins: (N,) the original model's predictions on their clean twins.
     """
     predictions, twins = _same_length(predictions, twins)
-    return _share(predictions[twins != target] == target)
+    return Share.of(predictions[twins != target] == target)
 
 
 def changed(before: Labels, after: Labels) -> Share:
     """Share of samples whose prediction differs, (N,) each."""
     before, after = _same_length(before, after)
-    return _share(before != after)
+    return Share.of(before != after)
 
 
 def flag_rate(flags: NDArray[np.bool_]) -> Share:
     """Share of requests with a flag at any site; flags (N, sites). 0 of 0 samples where no site reports flags."""
     flags = np.asarray(flags, bool)
-    return _share(flags.any(1)) if flags.shape[1] else Share(0, 0)
+    return Share.of(flags.any(1)) if flags.shape[1] else Share(0, 0)
 
 
 def unfair(predictions: Labels, group: Labels) -> NDArray[np.bool_]:
@@ -179,11 +185,6 @@ def _binomtest() -> Any:
     except ImportError as error:
         raise EXTRA_MISSING("tests of paired rates need scipy", "pip install 'atpatch-onnx[report]'") from error
     return binomtest
-
-
-def _share(hits: Any) -> Share:
-    hits = np.asarray(hits, bool)
-    return Share(int(hits.sum()), hits.size)
 
 
 def _same_length(one: Labels, other: Labels) -> tuple[Labels, Labels]:

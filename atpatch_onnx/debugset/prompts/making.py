@@ -9,6 +9,7 @@ from ...inference.answer_tokens import first_tokens
 from ...inference.tokenizer import TextEncoder
 from ...inspection.model_files import tokenizer_next_to
 from ..request import Request
+from ..row_checks import accuracy_of
 from ..sets import Built
 from ..subject import Subject
 from .building import Attack, build_prompts, clean_prompts, with_second_turns
@@ -69,7 +70,7 @@ def prompt_sets(subject: Subject, request: Request) -> Built:
         optional = {"labels": data.labels, "answer_tokens": data.answer_tokens, "answer": data.answer}
         arrays = {name: array for name, array in optional.items() if array is not None}
         if data.labels is not None:
-            report["accuracy"] = float((subject.predictions(data.inputs) == data.labels).mean())
+            report["accuracy"] = accuracy_of(subject, data)
         return Built({**data.inputs, **arrays}, report={"clean": len(data), "anomalous": 0, **report})
     attack = Attack(
         request.triggers, _target(subject, request, encoder), request.insert, request.doses, request.dress, request.seed
