@@ -20,6 +20,7 @@ from atpatch_onnx.inference.datasets import DataSet
 from ..browser import needs_browser, width_of
 from ..conftest import Run
 from ..debugset.office import make_office
+from .refusals import assert_refused
 
 Atpatch = Callable[..., Run]
 HEADER = "job,age,sex,hours,score,label"
@@ -194,9 +195,7 @@ def test_a_mistake_is_answered_in_a_line_with_what_was_expected_and_found(
     options, code, words = MISTAKES[name]
     models = ["model.onnx"] * (2 if command == "compare" else 1)
     run = atpatch(command, *models, "--table", "people.csv", *options)
-    line, fix, *more = run.err.splitlines()
-    assert line.startswith(f"error {code}: ") and fix.startswith("  fix: ") and not more
-    assert all(word in line for word in words), line
+    assert_refused(run, code, words)
 
 
 def test_too_few_columns_are_counted(desk: Path, atpatch: Atpatch) -> None:

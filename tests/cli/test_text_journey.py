@@ -16,6 +16,7 @@ from atpatch_onnx.errors import AtpatchError
 from atpatch_onnx.inference.datasets import DataSet
 
 from ..conftest import Run
+from .refusals import assert_refused
 from .text_shop import text_shop
 
 Atpatch = Callable[..., Run]
@@ -109,9 +110,7 @@ def test_a_mistake_is_answered_in_a_line_with_what_was_expected_and_found(
     models = [shop / "served"] * (2 if command == "compare" else 1)
     output = ["-o", tmp_path / "f.hotfix"] if command == "fit" else ["--seconds", "0"]
     run = atpatch(command, *models, "--texts", shop / "dev.tsv", *options, *output)
-    line, fix, *more = run.err.splitlines()
-    assert line.startswith(f"error {code}: ") and fix.startswith("  fix: ") and not more
-    assert all(word in line for word in words), line
+    assert_refused(run, code, words)
     assert not (tmp_path / "f.hotfix").exists()
 
 
