@@ -8,8 +8,9 @@
     atpatch_onnx.compare("model.onnx", "model.patched.onnx", "clean.npz").verdict()
 
 Functions are called as the commands of `atpatch-onnx` are: inspect, explain, extract, diff, fit, patch, unpatch,
-compare, bench, audit, export, and analyze_log for `ab analyze`. A model goes in as a path, an `onnx.ModelProto` or an
-`onnx_ir.Model`. Every refusal is an `AtpatchError` with a `code`, which `atpatch-onnx explain CODE` explains.
+compare, bench, audit, export, sign, verify, and analyze_log for `ab analyze`. A model goes in as a path, an
+`onnx.ModelProto` or an `onnx_ir.Model`. Every refusal is an `AtpatchError` with a `code`, which `atpatch-onnx explain
+CODE` explains.
 
 Everything public is named in `__all__` and loaded on first use, so that importing the package costs nothing. Former
 names (`inspect_model`, `explain_site`, `extract_site`, `diff_models`, `patch_model`, `unpatch_model`, `export_model`)
@@ -56,6 +57,9 @@ if TYPE_CHECKING:
         unpatch,
         unpatch_model as unpatch_model,
     )
+    from .signing.options import SignOptions, VerifyOptions
+    from .signing.signer import Signed, sign
+    from .signing.verifier import Verified, verify
 
 from .version import __version__ as __version__
 
@@ -83,8 +87,12 @@ __all__ = [
     "PlanError",
     "Rejection",
     "ServeError",
+    "SignOptions",
+    "Signed",
     "Site",
     "Unpatched",
+    "Verified",
+    "VerifyOptions",
     "analyze_log",
     "audit",
     "bench",
@@ -99,8 +107,10 @@ __all__ = [
     "patch",
     "providers",
     "session",
+    "sign",
     "sites_page",
     "unpatch",
+    "verify",
 ]
 
 _NAMES = {
@@ -129,6 +139,9 @@ _NAMES = {
     ".inspection.explanation": ("Explanation", "explain", "explain_site"),
     ".inspection.inspector": ("extract", "extract_site", "inspect", "inspect_model"),
     ".inspection.page": ("sites_page",),
+    ".signing.options": ("SignOptions", "VerifyOptions"),
+    ".signing.signer": ("Signed", "sign"),
+    ".signing.verifier": ("Verified", "verify"),
     ".patching.apply": ("Patched", "Unpatched", "patch", "patch_model", "unpatch", "unpatch_model"),
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names}

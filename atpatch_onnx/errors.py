@@ -240,6 +240,42 @@ CONFIG_MISFIT = declare(
     "genai_config.json must be a JSON object whose parts name model files inside of the folder. A file that is missing"
     " or lies outside of it would leave the new folder without a part of its model.",
 )
+SIGNATURE_INVALID = declare(
+    "ATP094",
+    DataError,
+    "the signature is not good",
+    "get the files and their signature again from where they came, and do not use these",
+    "A signature is good where it was made with the key that you trust, and every file that it names is as it was"
+    " signed. In a folder no further file may be there. A signature that does not cover the external data of a model"
+    " says nothing of its weights, and is refused too.",
+    exit_code=1,
+)
+SIGNATURE_MISSING = declare(
+    "ATP095",
+    DataError,
+    "there is no signature",
+    "name it with --signature, or ask the sender for one",
+    "The signature of a file is FILE.sig next to it, or model.sig in its folder. That of a folder is model.sig inside."
+    " Where a signature is demanded, a file without one is refused like one with a bad signature.",
+    exit_code=1,
+)
+KEY_UNUSABLE = declare(
+    "ATP096",
+    PlanError,
+    "the key, the certificate or the identity cannot be used",
+    "give PEM files of an elliptic curve (P-256, P-384 or P-521): --key takes the private half to sign, the public half"
+    " to verify",
+    "Signatures are made and verified by sigstore's package model-signing, whose words the message quotes. The password"
+    " of an encrypted key is read from ATPATCH_KEY_PASSWORD. Keyless signing needs a network and an identity provider.",
+)
+NOT_SIGNABLE = declare(
+    "ATP097",
+    DataError,
+    "a signature cannot cover what is there",
+    "change the folder as the message says",
+    "A signature is a list of file names and digests. Links to folders, names that are not UTF-8, and empty folders"
+    " have no place in it. So 'sign' and 'verify' refuse them, and nothing is taken for signed that is not.",
+)
 FOLDER_FOREIGN = declare(
     "ATP090",
     ServeError,

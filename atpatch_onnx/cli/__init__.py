@@ -35,6 +35,8 @@ COMMANDS = {
     "compare": "Compare the original and the patched model on the same data.",
     "bench": "Measure time and memory of a patched model against its original.",
     "demo": "Hot-fix a backdoored Vision Transformer on real digits.",
+    "sign": "Sign a hotfix, a model or a folder.",
+    "verify": "Verify the signature of a hotfix, a model or a folder.",
     "ab": "Analyze the decision log of 'serve'.",
     "deploy": "Write the files that Triton, KServe or Ray Serve need to serve both models.",
     "doctor": "Show versions, execution providers and what is missing.",

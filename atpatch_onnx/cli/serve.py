@@ -50,6 +50,12 @@ def _weight(context: click.Context, parameter: click.Parameter, value: str) -> f
     metavar="FILE",
     help="With --calibrate: keep the hotfix. If FILE is there already, it is used and nothing is fitted.",
 )
+@click.option(
+    "--verify-key",
+    type=click.Path(),
+    metavar="PEM",
+    help="Public key: load only models that carry a good signature of it (see 'verify'). Needs the extra 'sign'.",
+)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: any free one.")
 @click.option(
@@ -220,10 +226,11 @@ def serve(original: str, patched: str | None, host: str, port: int, as_json: boo
     from ..serve.kill_switch import KillSwitch
 
     stack = ExitStack()
+    alone = patched is None
     original, patched = model_files(original, patched, options["calibrate"] is not None, stack)
     check_options(patched, options)
     show_states()
-    settings = make_settings(original, patched, options)
+    settings = make_settings(original, patched, options, restored=patched is not None and alone)
     listener = bind(host, port)
     engine = Engine(settings, KillSwitch(settings.kill_file))
     address, taken = listener.getsockname()[:2]

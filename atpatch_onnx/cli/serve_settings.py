@@ -52,6 +52,8 @@ def check_options(patched: str | None, options: dict[str, Any]) -> None:
             raise click.UsageError("Missing argument 'PATCHED': give it, or --calibrate N.")
         if options["save_hotfix"] is not None:
             raise click.UsageError("--save-hotfix needs --calibrate")
+    elif options["verify_key"] is not None:
+        raise click.UsageError("--verify-key and --calibrate: a hotfix that the server fits has no signature")
     elif patched is not None or options["mode"] != "shadow":
         raise click.UsageError("--calibrate needs --mode shadow, and no PATCHED")
 
@@ -65,8 +67,12 @@ def show_states() -> None:
         logger.propagate = False
 
 
-def make_settings(original: str, patched: str | None, options: dict[str, Any]) -> Settings:
-    """The server's settings from the command line's options, in the units of the API."""
+def make_settings(original: str, patched: str | None, options: dict[str, Any], *, restored: bool) -> Settings:
+    """The server's settings from the command line's options, in the units of the API.
+
+    Args:
+        restored: the original was made from the patched model.
+    """
     from rewriters.model.regular_files import check_destination, check_log
 
     from ..serve.limits import Limits
@@ -84,13 +90,15 @@ def make_settings(original: str, patched: str | None, options: dict[str, Any]) -
         answer_seconds=options.pop("answer_timeout"),
         non_finite=options.pop("allow_non_finite"),
     )
-    kill_file, log, saved = (options.pop(name) for name in ("kill_file", "log", "save_hotfix"))
+    kill_file, log, saved, key = (options.pop(name) for name in ("kill_file", "log", "save_hotfix", "verify_key"))
     workers = options.pop("workers") or max(1, (os.cpu_count() or 1) // options["threads"])
     return Settings(
         original=Path(original),
         patched=None if patched is None else Path(patched),
         calibrate=options.pop("calibrate") or 0,
         save_hotfix=None if saved is None else check_destination(saved),
+        verify_key=None if key is None else Path(key),
+        restored=restored,
         name=options.pop("name") or Path(original).stem,
         hot_controls=options.pop("hot_threshold"),
         watched_class=options.pop("watch_class"),

@@ -74,6 +74,7 @@ class PatchKeywords(PlanKeywords, total=False):
     portable: bool
     include: str | None
     exclude: str | None
+    verify_key: PathLike | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +114,7 @@ class PatchOptions:
         include: only sites whose id or scope matches this regular expression.
         exclude: leave out sites whose id or scope matches this regular expression.
         force: use a hotfix that was made for another model.
+        verify_key: public key (PEM); the hotfix must carry a good signature of it, HOTFIX.sig.
 
     Raises:
         AtpatchError: ATP060 where options contradict each other or one is out of range.
@@ -141,6 +143,7 @@ class PatchOptions:
     include: str | None = option(None, metavar="RE")
     exclude: str | None = option(None, metavar="RE")
     force: bool = False
+    verify_key: PathLike | None = option(None, metavar="PEM")
 
     def __post_init__(self) -> None:
         for asked, name in ((self.freeze, "freeze"), (self.portable, "portable")):

@@ -33,6 +33,7 @@ EXTRAS = {
         "jinja2",
     ),
     "evidence": ("fairlearn", "scikit-learn"),
+    "sign": ("model-signing", "pyopenssl"),
     "grpc": ("grpcio",),
     "ray": ("ray",),
 }
@@ -46,6 +47,7 @@ USES = {
     "deploy": "deploy",
     "serve": "serve",
     "evidence": "compare --group, --table, --rivals",
+    "sign": "sign, verify, --verify-key",
     "grpc": "serve --grpc-port",
     "ray": "deploy ray",
 }
@@ -56,6 +58,8 @@ _MODULES = {
     "PyYAML": "yaml",
     "scikit-learn": "sklearn",
     "grpcio": "grpc",
+    "pyopenssl": "OpenSSL",
+    "cyclonedx-python-lib": "cyclonedx",
 }
 CORE = ("onnx", "onnx-ir", "onnx-graphsurgeon", "numpy", "click", "rich", "safetensors")
 # Command → extras it needs. Any build of onnxruntime satisfies "cpu".
@@ -77,6 +81,8 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "ab": ("report",),
     "deploy": ("deploy",),
     "audit": ("cpu", "fit", "report"),
+    "sign": ("sign",),
+    "verify": ("sign",),
 }
 _RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 

@@ -88,7 +88,8 @@ def patch(
     Raises:
         AtpatchError: ATP001-ATP006 (input), ATP010 (no site), ATP016 and ATP018-ATP020 (output), ATP053-ATP055
             (hotfix), ATP023 (the graph does not allow it), ATP060 (options), ATP061 (no hotfix, and no text encoder),
-            ATP050, ATP052, ATP056 and ATP063 (calibration), ATP021, ATP025-ATP027, ATP092 and ATP093 (folders).
+            ATP050, ATP052, ATP056 and ATP063 (calibration), ATP021, ATP025-ATP027, ATP092 and ATP093 (folders),
+            ATP051 and ATP094-ATP096 (the signature of the hotfix).
     """
     started = time.perf_counter()
     wanted = PatchOptions(**options)

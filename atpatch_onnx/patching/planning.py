@@ -25,7 +25,7 @@ from rewriters.finding.token_groups import token_groups
 from rewriters.finding.token_inputs import token_inputs
 from rewriters.model import io as model_io
 from rewriters.model.external_data import check_external
-from rewriters.model.forms import Loaded
+from rewriters.model.forms import Loaded, PathLike
 from rewriters.model.regular_files import check_destination
 from rewriters.plan import PatchPlan
 from rewriters.sites import Site
@@ -52,6 +52,7 @@ from ..hotfix.plans import (
 from ..inference.decoders import cache_names
 from ..inspection.inspector import no_site, select_sites
 from ..paths import refuse_overwriting
+from ..signing.verifier import verify
 from .results import Calibration
 from .self_calibration import Progress, Subject, calibrate_on_noise, calibrate_on_rows, in_words, not_on_noise
 
@@ -92,7 +93,7 @@ def make_plan(
 
     Raises:
         AtpatchError: ATP010 (no site), ATP053-ATP055 (hotfix), ATP060 (options), ATP061 (no hotfix, and no text
-            encoder), ATP050, ATP052, ATP056 and ATP063 (calibration).
+            encoder), ATP050, ATP052, ATP056 and ATP063 (calibration), ATP094-ATP096 (the hotfix's signature).
     """
     sites, rejected = find_sites(original)
     chosen = select_sites(sites, options.include, options.exclude)
@@ -106,6 +107,8 @@ def make_plan(
     given = options.hotfix
     if given is None and options.detector is None and path is not None and not options.asks_to_calibrate:
         given = hotfix_next_to(path)
+    if options.verify_key is not None:
+        _require_signature(given, options.verify_key)
     hotfix, file = (given, None) if isinstance(given, Hotfix) or given is None else (Hotfix.load(given), given)
     calibration: Calibration | None = None
     notes: tuple[str, ...] = ()
@@ -131,6 +134,15 @@ def make_plan(
     if calibration is not None and hotfix is not None and options.save_hotfix is not None:
         hotfix.save(options.save_hotfix)
     return Planned(plan, sites, None if file is None else os.fspath(file), notes, calibration, places)
+
+
+def _require_signature(hotfix: PathLike | Hotfix | None, key: PathLike) -> None:
+    if hotfix is None or isinstance(hotfix, Hotfix):
+        raise BAD_OPTION(
+            "a signature is demanded, and there is no hotfix file that could have one",
+            "give --hotfix, or leave --verify-key out",
+        )
+    verify(hotfix, key=key)
 
 
 def _calibrated(

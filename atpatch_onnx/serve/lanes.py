@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..signing.verifier import verify
 from .arm_graph import ArmGraph
 from .arms import ORIGINAL, PATCHED, Arm, ArmName
 from .batching import Batcher
@@ -11,14 +12,21 @@ __all__ = ["load_arm", "make_lane"]
 
 
 def load_arm(name: ArmName, settings: Settings, graph: ArmGraph | None = None) -> Arm:
-    """Load the model of one arm. In mode shadow the patched arm's threads get a low priority. Raises: as `Arm`.
+    """Load the model of one arm. In mode shadow the patched arm's threads get a low priority.
 
     Args:
         graph: what to load; None: the arm's file.
+
+    Raises:
+        AtpatchError: as `Arm`; ATP094-ATP096 where a signature is asked for.
     """
     path = settings.original if name == ORIGINAL else settings.patched
     model = path if graph is None else graph
     assert model is not None  # the command line asks for a patched model unless requests give one
+    if settings.verify_key is not None and graph is None:
+        signed = settings.patched if settings.restored else path
+        assert signed is not None
+        verify(signed, key=settings.verify_key)
     return Arm(
         name,
         model,

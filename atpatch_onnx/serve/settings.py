@@ -60,6 +60,9 @@ class Settings:
         limits: on requests.
         calibrate: rows of live requests to fit a hotfix on, see `calibration`; 0: none.
         save_hotfix: where that hotfix is kept, and looked for when the server starts; None: nowhere.
+        verify_key: public key; model files must carry a good signature of it whenever they are loaded. None: no
+            signature is asked for.
+        restored: the original was made from the patched model, so the signature of that one counts.
     """
 
     original: Path
@@ -94,6 +97,8 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
     calibrate: int = 0
     save_hotfix: Path | None = None
+    verify_key: Path | None = None
+    restored: bool = False
 
     @property
     def split_weight(self) -> float:
