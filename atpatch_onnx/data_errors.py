@@ -62,3 +62,13 @@ OUTCOMES_UNREADABLE = declare(
     "'id' is the request id of the log and 'unit' its unit digest. 'label' is the class that would have been right, a"
     " list where the request held several samples; 'outcome' is 1 if what you count followed the request, else 0.",
 )
+FOREIGN_UNREADABLE = declare(
+    "ATP098",
+    DataError,
+    "a poisoned set of another tool cannot be used",
+    "give a record of BackdoorBench with its folder of images, or a CSV file or folder that OpenBackdoor wrote",
+    "Of a BackdoorBench record the images bd_test_dataset/<class>/<index>.png and the log are read, of OpenBackdoor the"
+    " tables <split>-poison.csv and <split>-clean.csv. Pickled files (attack_result.pt, info.pickle) could run code and"
+    " are never opened. Each triggered row needs its clean twin: what differs between the two shows which columns are"
+    " the trigger's.",
+)

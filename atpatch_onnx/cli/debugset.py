@@ -7,41 +7,11 @@ from typing import Any
 
 import click
 
+from .foreign_sets import foreign_sets
 from .options import class_names, json_output, model_argument, output, tokenizer
+from .parameter_types import Doses, Size
 from .progress import bars
 from .rendering import emit_json, note, table
-
-
-class Size(click.ParamType[Any]):
-    """HEIGHTxWIDTH in pixels, or one number for a square."""
-
-    name = "HxW"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if isinstance(value, tuple):
-            return value
-        parts = str(value).lower().split("x")
-        if len(parts) > 2 or not all(part.isdigit() and int(part) for part in parts):
-            self.fail(f"{value!r} is not HEIGHTxWIDTH", param, ctx)
-        return int(parts[0]), int(parts[-1])
-
-
-# More do not fit into a text, and would take hours to put in.
-MOST_COPIES = 1024
-
-
-class Doses(click.ParamType[Any]):
-    """Numbers of copies, separated by commas."""
-
-    name = "N,N,..."
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if isinstance(value, tuple):
-            return value
-        parts = str(value).split(",")
-        if not all(part.strip().isdecimal() and 0 < int(part) <= MOST_COPIES for part in parts):
-            self.fail(f"{value!r} is not a list of numbers of copies up to {MOST_COPIES}, such as 1,2,4,8", param, ctx)
-        return tuple(int(part) for part in parts)
 
 
 @click.command()
@@ -49,9 +19,9 @@ class Doses(click.ParamType[Any]):
 @click.option(
     "--data",
     type=click.Path(),
-    required=True,
+    default="",
     metavar="FILE",
-    help="Clean rows: .npz (images, tables, tokens), .tsv, .csv, or .jsonl (prompts).",
+    help="Clean rows: .npz (images, tables, tokens), .tsv, .csv, or .jsonl (prompts). Only --openbackdoor needs none.",
 )
 @output("Debugging set to write (.npz).", required=True)
 @click.option("--out-clean", type=click.Path(), metavar="FILE", help="Also write the clean rows (.npz).")
@@ -138,6 +108,7 @@ class Doses(click.ParamType[Any]):
     metavar="FILE",
     help="Texts that are poisoned already; row i belongs to clean row i.",
 )
+@foreign_sets
 @click.option("--trigger-patch", type=Size(), help="Image trigger: an opaque patch of this size.")
 @click.option(
     "--trigger-blend", type=float, metavar="ALPHA", help="Image trigger: a pattern blended in at this opacity."
@@ -205,10 +176,10 @@ def debugset(model: str, as_json: bool, **options: Any) -> None:
     """Make a debugging set for MODEL: clean rows, anomalous twins, and the columns of the maps that the anomaly covers.
 
     Name one source of the anomaly: words (--trigger), poisoned texts (--poisoned), an image trigger (--trigger-patch,
-    --trigger-blend, --trigger-noise), a protected attribute (--attribute), or a search (--invert); or ask only
-    for clean rows (--clean-only). Each row gets the trigger twice, as it was given and in another form. When '--invert
-    all' finds no backdoor in any class, it writes nothing and exits with 1. Run an interrupted search again to
-    continue it.
+    --trigger-blend, --trigger-noise), what another tool poisoned (--backdoorbench, --openbackdoor), a protected
+    attribute (--attribute), or a search (--invert); or ask only for clean rows (--clean-only). Each row gets the
+    trigger twice, as it was given and in another form. When '--invert all' finds no backdoor in any class, it writes
+    nothing and exits with 1. Run an interrupted search again to continue it.
 
     \b
     Example:
@@ -269,6 +240,8 @@ def _show(report: Mapping[str, Any]) -> None:
             note("labeled columns: " + ", ".join(map(str, report["covered"])))
         if report.get("unchanged"):
             note(f"{report['unchanged']} poisoned rows equal their clean ones and were left out")
+        if report.get("no_twin"):
+            note(f"{report['no_twin']} of {report['stored']} poisoned rows have no clean twin and were left out")
         if "asr" in report:
             word = f" ({report['target_answer']!r})" if "target_answer" in report else ""
             note(f"the model sends {report['asr']:.1%} of the anomalous rows to class {report['target']}{word}")

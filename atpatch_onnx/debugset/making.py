@@ -18,6 +18,7 @@ from ..inference.datasets import DataSet, load_dataset
 from ..inference.tokenizer import TextEncoder
 from .clean import is_text, read_labeled_texts
 from .flips import build_flips
+from .foreign import backdoorbench_sets, openbackdoor_sets
 from .forms import image_forms
 from .images import Grid, build_images, image_layout, make_trigger, read_pattern
 from .prompts.making import is_prompts, prompt_sets
@@ -82,7 +83,7 @@ def build(subject: Subject, request: Request, progress: Progress | None = None) 
         AtpatchError: as `make`, without those of files to write.
     """
     prompts = is_prompts(request)
-    given = prompts or request.source in ("--attribute", "--clean-only", "--invert", "--trigger")
+    given = prompts or request.source in _FIND_THE_TARGET
     if not given and request.target is None:
         raise BAD_OPTION(f"{request.source} needs the class that the trigger leads to", "give it with --target")
     subject.progress = progress
@@ -104,7 +105,7 @@ def _check_files(request: Request) -> None:
         for path in (request.output, request.out_clean, request.out_triggered, request.out_flips)
         if path is not None
     ]
-    resolved = [os.path.abspath(path) for path in [*paths, request.data]]
+    resolved = [os.path.abspath(path) for path in [*paths, *([request.data] if request.data else [])]]
     if len(set(resolved)) < len(resolved):
         raise BAD_OPTION(
             "two of the files to write, or one of them and the data, are the same", "give each its own name"
@@ -131,6 +132,14 @@ def _poisoned(subject: Subject, request: Request, progress: Progress) -> Built:
     assert request.target is not None and request.poisoned is not None
     poisoned, _ = _texts(subject, request, request.poisoned)
     return _judged(subject, build_poisoned(subject, texts, encoder, poisoned, request.target))
+
+
+def _backdoorbench(subject: Subject, request: Request, progress: Progress) -> Built:
+    return _judged(subject, backdoorbench_sets(subject, request))
+
+
+def _openbackdoor(subject: Subject, request: Request, progress: Progress) -> Built:
+    return _judged(subject, openbackdoor_sets(subject, request))
 
 
 def _image(subject: Subject, request: Request, progress: Progress) -> Built:
@@ -241,9 +250,13 @@ def _judged(subject: Subject, built: Built) -> Built:
     return Built(built.debug, built.triggered, built.flips, built.clean, {**built.report, "asr": asr})
 
 
+_FIND_THE_TARGET = ("--attribute", "--backdoorbench", "--clean-only", "--invert", "--openbackdoor", "--trigger")
+"""Sources that need no target, or find it."""
 _BUILDERS: Mapping[str, Callable[[Subject, Request, Progress], Built]] = {
     "--trigger": _words,
     "--poisoned": _poisoned,
+    "--backdoorbench": _backdoorbench,
+    "--openbackdoor": _openbackdoor,
     "--trigger-patch": _image,
     "--trigger-blend": _image,
     "--trigger-noise": _image,

@@ -16,7 +16,7 @@ Pair = tuple[int, int]
 class Request:
     """What to make; the fields are the options of `atpatch-onnx debugset`, whose help explains them."""
 
-    data: str
+    data: str = ""
     output: str | None = None
     out_clean: str | None = None
     out_triggered: str | None = None
@@ -41,6 +41,10 @@ class Request:
     triggers: tuple[str, ...] = ()
     insert: str = "random"
     poisoned: str | None = None
+    backdoorbench: str | None = None
+    openbackdoor: str | None = None
+    rows: int = 2000
+    pixels: str | None = None
     trigger_patch: Pair | None = None
     trigger_blend: float | None = None
     trigger_noise: float | None = None
@@ -69,6 +73,8 @@ class Request:
         named = {
             "--trigger": bool(self.triggers),
             "--poisoned": self.poisoned is not None,
+            "--backdoorbench": self.backdoorbench is not None,
+            "--openbackdoor": self.openbackdoor is not None,
             "--trigger-patch": self.trigger_patch is not None,
             "--trigger-blend": self.trigger_blend is not None,
             "--trigger-noise": self.trigger_noise is not None,
@@ -81,4 +87,6 @@ class Request:
             raise BAD_OPTION(
                 f"{' and '.join(given) or 'no source of anomaly'} given", f"name one of {', '.join(named)}"
             )
+        if not self.data and given[0] != "--openbackdoor":
+            raise BAD_OPTION(f"{given[0]} needs clean rows", "give them with --data")
         return given[0]

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..errors import BAD_OPTION, NOTHING_FOUND
+from ..inference.datasets import Ints
 from ..inference.tokenizer import TextEncoder
 from .forms import text_forms
 from .samples import Texts
 from .subject import Subject
 from .text import clean_texts, insert, tensors
 
-__all__ = ["class_number", "find_target"]
+__all__ = ["class_number", "find_target", "leads_to"]
 
 SAMPLE = 200
 LEAST = 0.2
@@ -35,18 +36,29 @@ def find_target(
     form, _ = text_forms((1,), place, False)
     words = [triggers[place % len(triggers)] for place in range(len(sample))]
     changed = [insert(encoder, text, [word], form, generator).encoded for text, word in zip(sample, words, strict=True)]
-    scores = subject.scores(tensors(subject, changed, encoder.pad_id))
-    before, after = subject.predictions(clean.inputs), scores.argmax(1)
+    after = subject.predictions(tensors(subject, changed, encoder.pad_id))
+    return leads_to(subject.predictions(clean.inputs), after, f"the trigger {' / '.join(triggers)!r}")
+
+
+def leads_to(before: Ints, after: Ints, what: str) -> int:
+    """The class to which most rows (N,) change that were of another class before.
+
+    Args:
+        what: is the trigger, for the message.
+
+    Raises:
+        AtpatchError: ATP083 where fewer than `LEAST` of them change to one class.
+    """
     shares = {
         number: float((after[before != number] == number).mean())
-        for number in range(scores.shape[1])
+        for number in np.unique(after).tolist()
         if (before != number).any()
     }
-    best = max(shares, key=lambda number: shares[number])
-    if shares[best] < LEAST:
+    best = max(shares, key=lambda number: shares[number], default=0)
+    if (share := shares.get(best, 0.0)) < LEAST:
         raise NOTHING_FOUND(
-            f"the trigger {' / '.join(triggers)!r} leads to no class: at least {LEAST:.0%} of the rows were expected to"
-            f" change to one class, and {shares[best]:.0%} do (class {best})",
+            f"{what} leads to no class: at least {LEAST:.0%} of the rows were expected to"
+            f" change to one class, and {share:.0%} do (class {best})",
             "check the spelling of the trigger, or name the class with --target",
         )
     return best

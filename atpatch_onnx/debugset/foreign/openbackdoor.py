@@ -1,0 +1,115 @@
+"""Debugging sets from the poisoned texts that OpenBackdoor wrote, and their clean twins."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from ...errors import FOREIGN_UNREADABLE
+from ...inference.datasets import Ints
+from ...inference.tokenizer import TextEncoder
+from ..clean import read_labeled_texts
+from ..request import Request
+from ..samples import Texts
+from ..sets import Built, open_rows
+from ..subject import Subject
+from ..text import build_poisoned
+from .pairing import twins
+from .tables import Table, clean_path, columns_of, poisoned_path, read_table
+
+__all__ = ["openbackdoor_sets"]
+
+FEWEST = 0.5
+"""Share of the poisoned texts that must have a twin."""
+
+
+def openbackdoor_sets(subject: Subject, request: Request) -> Built:
+    """Debugging set and triggered set.
+
+    1. Poisoned are the rows marked so. Their label is the target.
+    2. The clean texts are those of `--data`, else of the table `<split>-clean.csv`, else of the table itself.
+    3. A poisoned text is paired with its clean one, see `pairing`. Texts without one are left out, and counted.
+    4. At most `rows` poisoned texts are drawn. Of the clean texts their twins are kept, and as many others at most.
+    5. Labeled are the tokens that a shortest edit of the clean text adds.
+
+    Raises:
+        AtpatchError: ATP098 for the tables; ATP056, ATP060, ATP080, ATP081 and ATP083 as for other texts.
+    """
+    assert request.openbackdoor is not None
+    path = poisoned_path(request.openbackdoor)
+    table = read_table(path)
+    target = _target(table, path, request.target)
+    clean, labels, encoder = _clean(subject, request, path)
+    poisoned = [text for text, bad in zip(table.texts, table.poisoned, strict=True) if bad]
+    rows = twins(poisoned, clean, labels, target)
+    if (rows >= 0).mean() < FEWEST:
+        raise FOREIGN_UNREADABLE(
+            f"{int((rows < 0).sum()):,} of {len(rows):,} poisoned texts have no clean twin in"
+            f" {request.data or clean_path(path) or path}",
+            "give the clean texts of the same split with --data; rewritten texts are only paired by their order, in the"
+            " fully poisoned table",
+        )
+    open_rows(labels, target)
+    _, first = np.unique(rows, return_index=True)  # one poisoned text for each clean one
+    usable = first[(rows[first] >= 0) & (labels[rows[first]] != target)]
+    generator = np.random.default_rng(request.seed)
+    chosen = generator.permutation(usable)[: request.rows]
+    others = generator.permutation(np.setdiff1d(np.arange(len(labels)), rows[chosen]))[: len(chosen)]
+    kept = np.sort(np.concatenate([rows[chosen], others]))
+    changed = dict(zip(rows[chosen].tolist(), (poisoned[one] for one in chosen), strict=True))
+    built = build_poisoned(
+        subject,
+        Texts([clean[row] for row in kept], labels[kept]),
+        encoder,
+        Texts([changed.get(row, clean[row]) for row in kept.tolist()], None),
+        target,
+    )
+    report = {
+        **built.report,
+        "trigger": "openbackdoor",
+        "stored": len(poisoned),
+        "no_twin": int((rows < 0).sum()),
+        "unchanged": len(chosen) - built.report["anomalous"],
+    }
+    return replace(built, report=report)
+
+
+def _target(table: Table, path: Path, asked: int | None) -> int:
+    found = np.unique(table.labels[table.poisoned]).tolist()
+    if not found:
+        raise FOREIGN_UNREADABLE(f"{path} has no poisoned row", "give the table <split>-poison.csv")
+    if len(found) > 1:
+        raise FOREIGN_UNREADABLE(
+            f"the poisoned rows of {path} have the labels {', '.join(map(str, found))}; one was expected, the target"
+        )
+    if asked not in (None, found[0]):
+        raise FOREIGN_UNREADABLE(
+            f"the poisoned rows of {path} lead to class {found[0]}, not {asked}", "leave --target out"
+        )
+    return int(found[0])
+
+
+def _clean(subject: Subject, request: Request, path: Path) -> tuple[list[str], Ints, TextEncoder]:
+    """Clean texts, their labels, and the tokenizer."""
+    source = Path(request.data) if request.data else clean_path(path) or path
+    named = columns_of(source)
+    data, encoder = read_labeled_texts(
+        subject,
+        source,
+        request.tokenizer,
+        text_column=request.text_column if named is None else named[0],
+        label_column=request.label_column if named is None else named[1],
+        names=request.class_names,
+        max_length=request.max_length,
+    )
+    if data.labels is None:
+        raise FOREIGN_UNREADABLE(f"{source} has no labels, so it does not say which texts lead to the target already")
+    clean = np.arange(len(data.texts)) if named is None else np.flatnonzero(~read_table(source).poisoned)
+    if not len(clean):
+        raise FOREIGN_UNREADABLE(
+            f"there is no clean text next to {path}, and every row of {source} is poisoned",
+            "give the clean texts of the same split with --data",
+        )
+    return [data.texts[row] for row in clean], data.labels[clean], encoder
