@@ -8,7 +8,7 @@
     atpatch_onnx.compare("model.onnx", "model.patched.onnx", "clean.npz").verdict()
 
 Functions are called as the commands of `atpatch-onnx` are: inspect, explain, extract, diff, fit, patch, unpatch,
-compare, bench, audit, export, sign, verify, and analyze_log for `ab analyze`. A model goes in as a path, an
+compare, bench, audit, export, sign, verify, bom, and analyze_log for `ab analyze`. A model goes in as a path, an
 `onnx.ModelProto` or an `onnx_ir.Model`. Every refusal is an `AtpatchError` with a `code`, which `atpatch-onnx explain
 CODE` explains.
 
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from .inspection.explanation import Explanation, explain, explain_site as explain_site
     from .inspection.inspector import extract, extract_site as extract_site, inspect, inspect_model as inspect_model
     from .inspection.page import sites_page
+    from .materials.bill import BillOfMaterials, bom
     from .patching.apply import (
         Patched,
         Unpatched,
@@ -70,6 +71,7 @@ __all__ = [
     "AuditOptions",
     "Bench",
     "BenchOptions",
+    "BillOfMaterials",
     "CompareOptions",
     "Comparison",
     "DataError",
@@ -96,6 +98,7 @@ __all__ = [
     "analyze_log",
     "audit",
     "bench",
+    "bom",
     "compare",
     "diff",
     "examine",
@@ -123,6 +126,7 @@ _NAMES = {
     ".benchmark.benchmarker": ("bench",),
     ".benchmark.options": ("BenchOptions",),
     ".benchmark.result": ("Bench",),
+    ".materials.bill": ("BillOfMaterials", "bom"),
     ".comparison.comparer": ("compare",),
     ".comparison.options": ("CompareOptions",),
     ".comparison.result": ("Comparison",),

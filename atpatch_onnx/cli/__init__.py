@@ -37,6 +37,7 @@ COMMANDS = {
     "demo": "Hot-fix a backdoored Vision Transformer on real digits.",
     "sign": "Sign a hotfix, a model or a folder.",
     "verify": "Verify the signature of a hotfix, a model or a folder.",
+    "bom": "Write the bill of materials of a patched model (CycloneDX).",
     "ab": "Analyze the decision log of 'serve'.",
     "deploy": "Write the files that Triton, KServe or Ray Serve need to serve both models.",
     "doctor": "Show versions, execution providers and what is missing.",

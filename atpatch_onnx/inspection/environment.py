@@ -34,6 +34,7 @@ EXTRAS = {
     ),
     "evidence": ("fairlearn", "scikit-learn"),
     "sign": ("model-signing", "pyopenssl"),
+    "bom": ("cyclonedx-python-lib",),
     "grpc": ("grpcio",),
     "ray": ("ray",),
 }
@@ -48,6 +49,7 @@ USES = {
     "serve": "serve",
     "evidence": "compare --group, --table, --rivals",
     "sign": "sign, verify, --verify-key",
+    "bom": "bom",
     "grpc": "serve --grpc-port",
     "ray": "deploy ray",
 }
@@ -83,6 +85,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "audit": ("cpu", "fit", "report"),
     "sign": ("sign",),
     "verify": ("sign",),
+    "bom": ("bom",),
 }
 _RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 
