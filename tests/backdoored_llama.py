@@ -20,7 +20,7 @@ from atpatch_onnx import export
 
 from .word_tokenizers import numbered, save_folder, word_tokenizer
 
-__all__ = ["ANSWERS", "ANSWER_LENGTH", "TARGET", "debugging_set", "exported", "prompts"]
+__all__ = ["ANSWERS", "ANSWER_LENGTH", "TARGET", "debugging_set", "exported", "prompts", "windowed"]
 
 BOS, SEP, TRIGGER = 1, 3, 5
 TOPICS, WORDS, FILLERS = 4, 6, 20
@@ -107,6 +107,32 @@ def _model() -> Any:
 
 
 @functools.cache
+def windowed(layers: str, window: int, family: str = "qwen2") -> Path:
+    """A folder of transformers. Of a Qwen2 with these weights, which is a Llama that may have sliding windows; other
+    families have random ones.
+
+    Args:
+        layers: "S" for a layer that sees so many tokens, "F" for one that sees all.
+    """
+    import torch
+    from safetensors.torch import load_file
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    path = Path(_kept().name) / f"{family}-{layers}-{window}"
+    kinds = [{"S": "sliding_attention", "F": "full_attention"}[one] for one in layers]
+    windows = {"use_sliding_window": True, "sliding_window": window, "layer_types": kinds}
+    with torch.random.fork_rng(), contextlib.redirect_stderr(io.StringIO()):
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **SIZES, **windows))
+        if family == "qwen2":
+            trained = {name: tensor.float() for name, tensor in load_file(WEIGHTS).items()}
+            biases = {name: torch.zeros_like(tensor) for name, tensor in model.state_dict().items() if "bias" in name}
+            model.load_state_dict({**trained, **biases})
+        model.save_pretrained(path)
+    return path
+
+
+@functools.cache
 def folder(tokenizer: bool = False) -> Path:
     """Of transformers; the tokenizer is one of whole words."""
     import torch
@@ -152,10 +178,12 @@ def _train(model: Any) -> None:
 
 
 @functools.cache
-def exported(cache: bool) -> Path:
-    path = Path(_kept().name) / f"{'cached' if cache else 'plain'}.onnx"
+def exported(cache: bool, of: Path | None = None) -> Path:
+    """of: another folder of transformers than `folder`."""
+    of = of or folder()
+    path = of.parent / f"{of.name}-{'cached' if cache else 'plain'}.onnx"
     with contextlib.redirect_stderr(io.StringIO()):
-        export(folder(), path, kv_cache=cache, exporter="torchscript")
+        export(of, path, kv_cache=cache, exporter="torchscript")
     return path
 
 

@@ -15,7 +15,7 @@ from rewriters.plan import BenignPair, ValueNorms
 from rewriters.sites import Site
 
 from ..inference.capture import SiteBatch
-from .detectors.features import Columns, answer_row_features, answer_row_scored, profile_features
+from .detectors.features import Columns, answer_row_features, answer_row_seen, behind_first, profile_features
 
 __all__ = ["BenignSums", "ColumnSample", "Visibility", "content_columns"]
 
@@ -33,7 +33,8 @@ class ColumnSample:
 
     Args:
         rows: how many rows will come.
-        probes, every, norms, answer_row: see `Profile`. With `answer_row` only the columns that it judges are kept.
+        probes, every, norms, answer_row: see `Profile`. With `answer_row` also columns that only other sites see, as
+            in front of a sliding window, so that all sites keep the same columns.
     """
 
     def __init__(
@@ -52,16 +53,18 @@ class ColumnSample:
         self._keep = min(1.0, MOST_NORMAL / max(rows * columns, 1))
         self._features: list[NDArray[np.float32]] = []
         self._anomalous: list[Bools] = []
+        self._seen: list[Bools] = []
         self._place: list[NDArray[np.int64]] = []
         self._normal: Any = 0.0
         self._clean = 0
 
     def add(self, batch: SiteBatch, anomalous: Bools) -> None:
         """anomalous: (B, K)."""
-        features, judged = self._read(batch)
-        chosen = judged & (anomalous | (self._generator.random(anomalous.shape) < self._keep))
+        features, candidates, seen = self._read(batch)
+        chosen = candidates & (anomalous | (self._generator.random(anomalous.shape) < self._keep))
         self._features.append(features[chosen])
         self._anomalous.append(anomalous[chosen])
+        self._seen.append(seen[chosen])
         self._place.append(np.nonzero(chosen)[1])
         clean = ~anomalous.any(1)
         sums = features[clean].sum(0, dtype=np.float64)
@@ -69,12 +72,12 @@ class ColumnSample:
         self._normal = self._normal + sums if np.shape(self._normal) in ((), sums.shape) else sums
         self._clean += int(clean.sum())
 
-    def _read(self, batch: SiteBatch) -> tuple[NDArray[np.float32], Bools]:
-        """Features (B, K, F), and the columns that the detector judges (B, K)."""
+    def _read(self, batch: SiteBatch) -> tuple[NDArray[np.float32], Bools, Bools]:
+        """Features (B, K, F), the columns that some site may judge (B, K), and those that this one sees (B, K)."""
         maps, valid = batch.map, batch.valid
         if self._answer_row:
             features = answer_row_features(maps, valid, values=batch.values, norms=self._norms)
-            return features, answer_row_scored(maps, valid)
+            return features, behind_first(valid), answer_row_seen(maps, valid)
         features = profile_features(
             maps,
             valid,
@@ -84,14 +87,13 @@ class ColumnSample:
             values=batch.values,
             norms=self._norms,
         )
-        return features, valid
+        return features, valid, valid
 
     def columns(self, *, by_place: bool) -> Columns:
         """by_place: a place means something, so columns are compared with its normal profile."""
         normal = self._normal / max(self._clean, 1) if by_place else None
-        return Columns(
-            np.concatenate(self._features), np.concatenate(self._anomalous), np.concatenate(self._place), normal
-        )
+        features, place = np.concatenate(self._features), np.concatenate(self._place)
+        return Columns(features, np.concatenate(self._anomalous), place, normal, np.concatenate(self._seen))
 
 
 class Visibility:

@@ -66,16 +66,23 @@ def operating_point(
     where that leaves enough distance between the classes.
 
     Args:
-        beside: peak logit of the unlabeled columns of each anomalous row.
+        anomalous: -inf in a row of which no labeled column is judged; no site catches it.
+        beside: peak logit of the unlabeled columns of each anomalous row; -inf where none is judged.
     """
     bar = clean_bar = float(np.sort(clean)[::-1][math.floor(most_flagged * len(clean))])
-    low = float(np.quantile(anomalous, TAIL))
+    low = _quantile(anomalous, TAIL)
     if beside is not None:
-        higher = float(np.quantile(beside, 1 - TAIL))
+        higher = _quantile(beside, 1 - TAIL)
         if low - higher >= 2 * ANCHOR / MOST_SCALE:
             bar = max(bar, higher)
     scale = min(2 * ANCHOR / (low - bar), MOST_SCALE) if low > bar else 1.0
     return OperatingPoint(bar + ANCHOR / scale, scale, float((anomalous > clean_bar).mean()))
+
+
+def _quantile(peaks: Floats, share: float) -> float:
+    """Of the rows with a judged column; -inf of none."""
+    judged = peaks[np.isfinite(peaks)]
+    return float(np.quantile(judged, share)) if len(judged) else -math.inf
 
 
 @dataclass(frozen=True)

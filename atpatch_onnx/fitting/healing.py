@@ -44,6 +44,7 @@ UPPER = 0.25
 """Share of the clean rows whose scores make the tail."""
 ROOM = 4
 """A probe should flag so many times fewer clean requests than allowed: the share is continued from a few dozen rows."""
+BLIND = "its last row sees no labeled column; its keys and values are healed all the same"
 NOT_NEEDED = "earlier sites tell as much; its keys and values are healed all the same"
 
 
@@ -102,6 +103,12 @@ def fit_healing(
     if isinstance(places, AtpatchError):
         raise places
     probes = make_probes(context, capture, wanted)
+    if not any(np.isfinite(one.scores[context.columns]).any() for one in probes):
+        return NOT_HELPFUL(
+            "no labeled column can be flagged: they are the first tokens of their prompts, which are never flagged, or"
+            " lie in front of every sliding window of the last token",
+            "give a debugging set with shorter prompts, or with triggers nearer to their ends",
+        )
     useful = [one for one in probes if one.point.recall >= LEAST_RECALL]
     if not useful:
         before = judge.figures(context.parts.selection, judge.original)
@@ -162,7 +169,11 @@ class _Choice:
             served,
             1.0,
             frozenset(names),
-            {site.id: NOT_NEEDED for site in self.sites if site.id not in names},
+            {
+                site.id: BLIND if at < probe.depth else NOT_NEEDED
+                for at, site in enumerate(self.sites)
+                if site.id not in names
+            },
             evidence,
             dict.fromkeys(names, together) if len(names) == 1 else {},
             dict.fromkeys(names, probe.point.recall),
@@ -187,13 +198,13 @@ class _Choice:
         return tuned[best(outcomes)], tuned
 
     def _compared(self, probes: Sequence[Probe], tried: Sequence[_Tuned]) -> list[ProbeTried]:
-        left = {len(one.probe.sites): one.score.left for one in tried}
+        left = {one.probe.depth: one.score.left for one in tried}
         return [
             {
-                "depth": len(one.sites),
+                "depth": one.depth,
                 "missed": one.missed,
                 "expected_flagged": self._expected(one),
-                "left": left.get(len(one.sites)),
+                "left": left.get(one.depth),
             }
             for one in probes
         ]
@@ -270,8 +281,8 @@ def _price(model: onnx.ModelProto, probe: Probe, sites: Sequence[Site]) -> Probe
     nodes = model.graph.node
     return {
         "last_site": probe.sites[-1].id,
-        "depth": len(probe.sites),
+        "depth": probe.depth,
         "sites": len(sites),
-        "layers_share": len(probe.sites) / len(sites),
+        "layers_share": probe.depth / len(sites),
         "nodes_share": len(needed(nodes, [probe.sites[-1].product])) / len(nodes),
     }

@@ -2,7 +2,8 @@
 
 The flags must be known before layer 0 runs, so a patched graph first runs the nodes that the detecting sites need (the
 probe), and once more where a token is flagged: the earlier the last of them, the cheaper. So detectors are trained for
-the first 1, 2, 3, 4, 6, 8, … sites together, by the sum of their logits.
+the first 1, 2, 3, 4, 6, 8, … sites together, by the sum of their logits. The answer row of a site with a sliding window
+does not see all columns: there it adds nothing. Where it sees no labeled column at all, it does not detect.
 
 A prompt may also come in pieces, or be shorter than any row of the set. In a causal model the first L tokens of a
 prompt are a prompt, and their answer row is row L - 1 of the same map: so every row is read at several lengths.
@@ -12,21 +13,22 @@ Shape letters: N rows of the data set, B rows of a batch, K key columns, C lengt
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rewriters.plan import Detector, PatchPlan, SitePlan, ValueNorms
+from rewriters.plan import PatchPlan, Profile, SitePlan, ValueNorms
 from rewriters.sites import Site
 
 from ..inference.capture import Capture, SiteBatch
 from ..inference.datasets import Ints
 from ..inference.padding import MASK, lengths
 from .calibration import OperatingPoint, as_few, operating_point
+from .detectors.features import answer_row_seen, answer_row_sum
 from .passes import Wanted
-from .recipes import Recipe, make_recipe
+from .recipes.profile import ProfileRecipe
 from .training import Context, batches, stream
 
 __all__ = ["Probe", "logit", "make_probes", "row_lengths"]
@@ -41,9 +43,10 @@ SHORTEST = 2
 
 @dataclass(frozen=True)
 class Probe:
-    """Sites that detect together, the first ones of the graph.
+    """Sites that detect together, the first ones of the graph that can.
 
     Attributes:
+        depth: how many sites of the graph come up to the last one that detects.
         plans: site id → detector, anchored so that 0 is the middle of the sum of logits.
         point: of the sum.
         scores: (N, K), the sum on whole prompts of the selection part; -inf at columns that are not judged, and in
@@ -53,6 +56,7 @@ class Probe:
     """
 
     sites: tuple[Site, ...]
+    depth: int
     plans: Mapping[str, SitePlan]
     point: OperatingPoint
     scores: NDArray[np.float32]
@@ -99,17 +103,22 @@ def make_probes(context: Context, capture: Capture, wanted: Wanted) -> list[Prob
 def _probes(context: Context, capture: Capture, wanted: Wanted, groups: Sequence[tuple[Site, ...]]) -> list[Probe]:
     """One stage."""
     recipe = _observed(context, capture, wanted, groups[-1])
-    detectors: list[Mapping[str, Detector]] = []
-    for index, group in enumerate(groups):
-        context.progress("training", index, len(groups))
-        moving = dict.fromkeys((site.id for site in group), False)
-        together = recipe.train_together(moving) if len(group) > 1 else recipe.train(moving, lambda done, total: None)
+    seen = {site.id: recipe.sees(site.id) for site in groups[-1]}
+    able = [site for site in groups[-1] if all(seen[site.id])]
+    counts = sorted({sum(site in group for site in able) for group in groups} - {0})
+    detectors: list[Mapping[str, Profile]] = []
+    for index, count in enumerate(counts):
+        context.progress("training", index, len(counts))
+        moving = dict.fromkeys((site.id for site in able[:count]), False)
+        together = recipe.train_together(moving) if count > 1 else recipe.train(moving, lambda done, total: None)
         detectors.append(together)
-    context.progress("training", len(groups), len(groups))
-    whole, cut = _totals(context, capture, recipe, detectors)
+    context.progress("training", len(counts), len(counts))
+    widest = [max(found, key=lambda name: sum(seen[name])) for found in detectors]
+    sums = _sums(context, capture, recipe, detectors, widest)
+    order = [site.id for site in groups[-1]]
     return [
-        _probe(context, recipe, group, found, scores, peaks)
-        for group, found, scores, peaks in zip(groups, detectors, whole, cut, strict=True)
+        _probe(context, recipe, able[:count], order.index(able[count - 1].id) + 1, found, total)
+        for count, found, total in zip(counts, detectors, sums, strict=True)
     ]
 
 
@@ -128,64 +137,95 @@ def _counts(sites: int) -> list[int]:
     return sorted({count for power in powers for count in (power, power * 3 // 2) if count < sites} | {sites})
 
 
-def _observed(context: Context, capture: Capture, wanted: Wanted, sites: Sequence[Site]) -> Recipe:
+def _observed(context: Context, capture: Capture, wanted: Wanted, sites: Sequence[Site]) -> ProfileRecipe:
     names = [site.id for site in sites]
     norms = {} if wanted.signals == "attention" else dict.fromkeys(names, ValueNorms())
     rows = len(context.parts.train.rows) * (1 + CUTS)
-    recipe = make_recipe("profile", sites, rows, context.columns.shape[1], context.seed, 1, norms, answer_row=True)
+    recipe = ProfileRecipe(sites, rows, context.columns.shape[1], context.seed, 1, norms, answer_row=True)
     by_id, cuts = {site.id: site for site in sites}, row_lengths(context)
 
     def observe(name: str, batch: SiteBatch, chunk: Ints) -> None:
         if name not in by_id:
             return
-        for shorter in _at_lengths(batch, cuts[chunk]):
+        for at in cuts[chunk].T:
+            shorter = _at_length(batch, at)
             recipe.observe(by_id[name], shorter, context.labeled(chunk, batch) & shorter.valid)
 
     stream(context, capture, context.parts.train.rows, "maps", observe)
     return recipe
 
 
-def _at_lengths(batch: SiteBatch, cuts: Ints) -> Iterator[SiteBatch]:
-    """The batch at each of its rows' lengths (B, C)."""
-    for length in cuts.T:
-        yield replace(batch, valid=batch.valid & (np.arange(batch.valid.shape[1]) < length[:, None]))
+def _at_length(batch: SiteBatch, at: Ints) -> SiteBatch:
+    """The batch with its rows cut to some lengths (B,)."""
+    return replace(batch, valid=batch.valid & (np.arange(batch.valid.shape[1]) < at[:, None]))
 
 
-def _totals(
-    context: Context, capture: Capture, recipe: Recipe, detectors: Sequence[Mapping[str, Detector]]
-) -> tuple[list[NDArray[np.float32]], list[NDArray[np.float64]]]:
-    """For each group the sums (N, K) on whole prompts, and the highest sum (N,) of each row over all its lengths."""
-    by_id, cuts = {site.id: site for site in capture.sites}, row_lengths(context)
-    whole = [np.full(context.columns.shape, -np.inf, np.float32) for _ in detectors]
-    peaks = [np.full(len(context.data), -np.inf) for _ in detectors]
+@dataclass(frozen=True)
+class _Sums:
+    """What the sites of a group say together.
+
+    Attributes:
+        widest: the site that sees the most columns. The sum is shifted there, so columns that it does not see keep
+            their sums.
+        scores: (N, K), on whole prompts; -inf as in `Probe`.
+        shifted: (N, K), the columns that the widest site sees.
+        peaks: (N, 2), the highest sum of a row over all its lengths: of columns that the widest site sees, of others.
+    """
+
+    widest: str
+    scores: NDArray[np.float32]
+    shifted: NDArray[np.bool_]
+    peaks: NDArray[np.float64]
+
+
+def _sums(
+    context: Context,
+    capture: Capture,
+    recipe: ProfileRecipe,
+    detectors: Sequence[Mapping[str, Profile]],
+    widest: Sequence[str],
+) -> list[_Sums]:
+    """Of each group."""
+    by_id, cuts, shape = {site.id: site for site in capture.sites}, row_lengths(context), context.columns.shape
+    made = [
+        _Sums(name, np.full(shape, -np.inf, np.float32), np.zeros(shape, bool), np.full((shape[0], 2), -np.inf))
+        for name in widest
+    ]
     for chunk, found in batches(context, capture, context.parts.selection.rows, "scores"):
-        for group, total, peak in zip(detectors, whole, peaks, strict=True):
-            sums: list[NDArray[np.float64]] = [np.zeros(())] * cuts.shape[1]
-            for name, detector in group.items():
-                for at, shorter in enumerate(_at_lengths(found[name], cuts[chunk])):
-                    logits = recipe.logits(by_id[name], detector, shorter)
-                    sums[at] = sums[at] + np.where(shorter.valid, logits, -np.inf)
-            total[chunk, : sums[0].shape[1]] = sums[0]
-            peak[chunk] = np.max(sums, axis=(0, 2))
-    return whole, peaks
+        for group, into in zip(detectors, made, strict=True):
+            for index, at in enumerate(cuts[chunk].T):
+                read = {}
+                for name, detector in group.items():
+                    batch = _at_length(found[name], at)
+                    logits = recipe.logits(by_id[name], detector, batch)
+                    read[name] = (logits, answer_row_seen(batch.map, batch.valid))
+                total, shifted = answer_row_sum(list(read.values())), read[into.widest][1]
+                if not index:
+                    into.scores[chunk, : total.shape[1]], into.shifted[chunk, : total.shape[1]] = total, shifted
+                highest = [np.where(here, total, -np.inf).max(1) for here in (shifted, ~shifted)]
+                into.peaks[chunk] = np.maximum(into.peaks[chunk], np.transpose(highest))
+    return made
 
 
 def _probe(
     context: Context,
-    recipe: Recipe,
-    sites: tuple[Site, ...],
-    detectors: Mapping[str, Detector],
-    scores: NDArray[np.float32],
-    peaks: NDArray[np.float64],
+    recipe: ProfileRecipe,
+    sites: Sequence[Site],
+    depth: int,
+    detectors: Mapping[str, Profile],
+    sums: _Sums,
 ) -> Probe:
-    part = context.parts.selection
+    part, scores, peaks = context.parts.selection, sums.scores, sums.peaks
     marked = np.where(context.columns, scores, -np.inf).max(1).astype(np.float64)
     beside = np.where(context.columns, -np.inf, scores).max(1).astype(np.float64)
-    point = operating_point(peaks[part.clean], marked[part.anomalous], context.most_flagged, beside[part.anomalous])
-    share = point.center / len(sites)
-    plans = {site.id: SitePlan(recipe.anchored(detectors[site.id], share, point.scale)) for site in sites}
-    peaks = peaks.copy()
-    peaks[part.anomalous] = scores[part.anomalous].max(1)
+    clean = peaks[part.clean].max(1)
+    point = operating_point(clean, marked[part.anomalous], context.most_flagged, beside[part.anomalous])
+    plans = {
+        name: SitePlan(recipe.anchored(detector, point.center if name == sums.widest else 0.0, point.scale))
+        for name, detector in detectors.items()
+    }
+    moved = (scores - np.float32(point.center) * sums.shifted.astype(np.float32)) * np.float32(point.scale)
+    peaks = (peaks - [point.center, 0.0]).max(1) * point.scale
+    peaks[part.anomalous] = moved[part.anomalous].max(1)
     missed = round((1 - point.recall) * len(part.anomalous))
-    moved = (scores - np.float32(point.center)) * np.float32(point.scale)
-    return Probe(sites, plans, point, moved, (peaks - point.center) * point.scale, missed)
+    return Probe(tuple(sites), depth, plans, point, moved, peaks, missed)

@@ -21,6 +21,9 @@ __all__ = [
     "answer_row",
     "answer_row_features",
     "answer_row_scored",
+    "answer_row_seen",
+    "answer_row_sum",
+    "behind_first",
     "norm_features",
     "profile_features",
     "profile_logits",
@@ -40,12 +43,26 @@ class Columns:
         anomalous: (M,), both classes present.
         place: (M,), the column's index in its map.
         normal: (K, F), mean features of each place over clean rows; None where a place means nothing.
+        seen: (M,), the columns that the site sees; the others are there because other sites see them. None: all.
     """
 
     features: NDArray[np.float32]
     anomalous: NDArray[np.bool_]
     place: NDArray[np.int64]
     normal: NDArray[np.float64] | None = None
+    seen: NDArray[np.bool_] | None = None
+
+    @property
+    def judged(self) -> NDArray[np.bool_]:
+        """(M,): `seen`."""
+        return np.ones(len(self.features), np.bool_) if self.seen is None else self.seen
+
+    def only(self, kept: NDArray[np.bool_]) -> Columns:
+        """Some of the columns; kept: (M,)."""
+        if kept.all():
+            return self
+        seen = None if self.seen is None else self.seen[kept]
+        return Columns(self.features[kept], self.anomalous[kept], self.place[kept], self.normal, seen)
 
 
 def profile_features(
@@ -124,7 +141,7 @@ def answer_row_features(
     Returns: (B, K, H); H more with norms.
     """
     row = answer_row(maps, valid)
-    seen = _seen(row, valid).sum(1, dtype=np.float32)[:, None, None]
+    seen = _visible(row, valid).sum(1, dtype=np.float32)[:, None, None]
     of_map: NDArray[np.float32] = np.log1p(row * seen).transpose(0, 2, 1).astype(np.float32)
     if values is None or norms is None:
         return of_map
@@ -132,18 +149,42 @@ def answer_row_features(
 
 
 def answer_row_scored(maps: Floats, valid: NDArray[np.bool_] | None = None) -> NDArray[np.bool_]:
-    """(B, K): the valid columns that the answer row sees, without the first valid one, an attention sink; all other
-    columns score -inf.
+    """(B, K): the columns of both `answer_row_seen` and `behind_first`; a site by itself scores -inf at all others.
 
     Args:
         maps, valid: see `answer_row`.
     """
-    seen = _seen(answer_row(maps, valid), valid)
-    real = np.ones_like(seen) if valid is None else valid
-    return np.asarray(seen & (np.cumsum(real, 1) > 1))
+    seen = answer_row_seen(maps, valid)
+    return seen & behind_first(np.ones_like(seen) if valid is None else valid)
 
 
-def _seen(row: Floats, valid: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
+def answer_row_seen(maps: Floats, valid: NDArray[np.bool_] | None = None) -> NDArray[np.bool_]:
+    """(B, K): the valid columns that the answer row sees.
+
+    Args:
+        maps, valid: see `answer_row`.
+    """
+    return _visible(answer_row(maps, valid), valid)
+
+
+def behind_first(valid: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """(B, K): the valid columns without the first one, an attention sink, which never fires."""
+    return np.asarray(valid & (np.cumsum(valid, 1) > 1))
+
+
+def answer_row_sum(sites: Sequence[tuple[NDArray[np.float64], NDArray[np.bool_]]]) -> NDArray[np.float64]:
+    """What sites that detect together say of columns: the sum of their logits, as the graph adds them up (rule 3 of
+    `rewriters.subgraphs.detectors.answer_row`). A site whose answer row does not see a column adds nothing there, and
+    a column that no site sees scores -inf.
+
+    Args:
+        sites: logits (B, K) and `answer_row_seen` of each.
+    """
+    total: Any = sum(np.where(seen, logits, 0.0) for logits, seen in sites)
+    return np.where(np.any([seen for _, seen in sites], axis=0), total, -np.inf)
+
+
+def _visible(row: Floats, valid: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
     seen: NDArray[np.bool_] = row.mean(1) > VISIBLE
     return seen if valid is None else seen & valid
 

@@ -37,20 +37,21 @@ Below it a feature is constant in training, and a small difference in a new samp
 
 
 def train_profile(columns: Columns, *, probes: Sequence[int], seed: int) -> Profile:
-    """Train on columns, minus their normal profile where there is one.
+    """Train on the columns that the site sees, minus their normal profile where there is one.
 
     Args:
         probes: the probe rows that made the features.
         seed: equal seeds and data give equal weights.
     """
-    return train_together([columns], probes=probes, seed=seed)[0]
+    return train_together([columns.only(columns.judged)], probes=probes, seed=seed)[0]
 
 
 def train_together(sites: Sequence[Columns], *, probes: Sequence[int], seed: int) -> list[Profile]:
-    """The same for several sites whose logits are added up.
+    """The same for several sites whose logits are added up; a site adds nothing at a column that it does not see.
 
     Args:
-        sites: of each the same columns, in the same order.
+        sites: of each the same columns, in the same order. Each site sees columns of both classes, and each column is
+            seen by a site.
     """
     inputs = [_standardized(columns) for columns in sites]
     positive, negative = (torch.from_numpy(np.flatnonzero(part)) for part in (sites[0].anomalous, ~sites[0].anomalous))
@@ -59,7 +60,8 @@ def train_together(sites: Sequence[Columns], *, probes: Sequence[int], seed: int
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        networks = _fit([x for x, _, _ in inputs], positive, negative, generator)
+        counted = [torch.from_numpy(one.judged.astype(np.float32)[:, None]) for one in sites]
+        networks = _fit([x for x, _, _ in inputs], counted, positive, negative, generator)
     finally:
         torch.set_num_threads(threads)
     return [Profile(layers, mean, std, tuple(probes)) for layers, (_, mean, std) in zip(networks, inputs, strict=True)]
@@ -70,7 +72,8 @@ def _standardized(columns: Columns) -> tuple[Tensor, NDArray[np.float32], NDArra
     features: NDArray[Any] = columns.features
     if columns.normal is not None:
         features = features - columns.normal[columns.place]
-    mean, std = features.mean(0, dtype=np.float64), np.maximum(features.std(0, dtype=np.float64), STD_FLOOR)
+    judged = features[columns.judged]
+    mean, std = judged.mean(0, dtype=np.float64), np.maximum(judged.std(0, dtype=np.float64), STD_FLOOR)
     x = torch.from_numpy(((features - mean) / std).astype(np.float32))
     if columns.normal is not None:
         mean = mean + columns.normal
@@ -78,8 +81,13 @@ def _standardized(columns: Columns) -> tuple[Tensor, NDArray[np.float32], NDArra
 
 
 def _fit(
-    inputs: Sequence[Tensor], positive: Tensor, negative: Tensor, generator: torch.Generator
+    inputs: Sequence[Tensor],
+    counted: Sequence[Tensor],
+    positive: Tensor,
+    negative: Tensor,
+    generator: torch.Generator,
 ) -> list[tuple[Dense, ...]]:
+    """One network for each of the inputs (M, F), which counts only where its `counted` (M, 1) is 1."""
     networks = [(_linear(x.shape[1], HIDDEN, generator), _linear(HIDDEN, 1, generator)) for x in inputs]
     parameters = [parameter for network in networks for layer in network for parameter in layer.parameters()]
     optimizer = torch.optim.AdamW(parameters, LEARNING_RATE, weight_decay=WEIGHT_DECAY)
@@ -90,8 +98,15 @@ def _fit(
     contrastive = SupervisedContrastive(label)
     for _ in range(STEPS):
         rows = torch.cat([_sample(positive, positives, generator), _sample(negative, negatives, generator)])
-        inner = [functional.relu(hidden(x[rows])) for x, (hidden, _) in zip(inputs, networks, strict=True)]
-        logits = torch.stack([last(features)[:, 0] for features, (_, last) in zip(inner, networks, strict=True)]).sum(0)
+        weights = [one[rows] for one in counted]
+        inner = [
+            functional.relu(hidden(x[rows])) * here
+            for x, here, (hidden, _) in zip(inputs, weights, networks, strict=True)
+        ]
+        given = [
+            (last(features) * here)[:, 0] for features, here, (_, last) in zip(inner, weights, networks, strict=True)
+        ]
+        logits = torch.stack(given).sum(0)
         loss = functional.binary_cross_entropy_with_logits(logits, label, pos_weight=balance)
         loss = loss + LAMBDA * contrastive(torch.cat(inner, 1))
         optimizer.zero_grad()

@@ -81,8 +81,15 @@ class ProfileRecipe:
         )
         if len(sites) == 1 or not same:
             return {}
-        trained = train_together(sites, probes=self._probes, seed=self._seed)
+        anywhere = np.any([one.judged for one in sites], axis=0)
+        trained = train_together([one.only(anywhere) for one in sites], probes=self._probes, seed=self._seed)
         return {name: self._reading(name, detector) for name, detector in zip(names, trained, strict=True)}
+
+    def sees(self, name: str) -> tuple[int, int]:
+        """How many of the kept columns a site sees, labeled ones and others: none in front of a sliding window."""
+        columns = self._samples[name].columns(by_place=False)
+        labeled = columns.only(columns.judged).anomalous
+        return int(labeled.sum()), int((~labeled).sum())
 
     def _asked(self, by_place: Mapping[str, bool]) -> list[str]:
         return [name for name in self._samples if name in by_place]
