@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 MODULES = {"fcntl", "grp", "posix", "pty", "pwd", "resource", "syslog", "termios", "tty", "uvloop"}
+NEED_MORE = ("atpatch_onnx.__main__", "atpatch_onnx.deploy.olive_pass", "atpatch_onnx.deploy.ray_app")
+"""Modules that only Olive or Ray import, and one that runs when it is imported."""
 NAMES: dict[Any, tuple[str, ...]] = {
     os: (
         *("O_CLOEXEC", "O_DIRECTORY", "O_NOFOLLOW", "O_NONBLOCK", "O_TMPFILE", "SEEK_DATA", "SEEK_HOLE", "WNOHANG"),
@@ -42,7 +44,7 @@ def import_all() -> list[str]:
     for package in ("rewriters", "atpatch_onnx"):
         folder = importlib.import_module(package).__path__
         names += [found.name for found in pkgutil.walk_packages(folder, package + ".")]
-    names = [name for name in names if name not in ("atpatch_onnx.__main__", "atpatch_onnx.deploy.ray_app")]
+    names = [name for name in names if name not in NEED_MORE]
     for name in names:
         importlib.import_module(name)
     return names
