@@ -16,18 +16,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from rewriters.model import io as model_io
-from rewriters.model.external_data import external_locations
+import onnx
+
+from rewriters.model import boundary
+from rewriters.model.external_data import check_external, external_locations
 from rewriters.model.folders import members
 from rewriters.model.forms import PathLike
 from rewriters.model.regular_files import check_source
 
-from ..errors import NOT_ONNX, NOT_SIGNABLE, TOO_LARGE, AtpatchError
+from ..errors import NO_SUCH_FILE, NOT_ONNX, NOT_SIGNABLE, AtpatchError
 from ..hotfix.container import SUFFIX
 
-__all__ = ["GIT", "Contents", "contents_of", "data_of"]
+__all__ = ["Contents", "contents_of", "data_of"]
 
-GIT = (".git", ".gitattributes", ".github", ".gitignore")
+_MOST_BYTES = 2**31 - 1
+"""Of a model in one file; a larger one holds no model."""
+
+_GIT = (".git", ".gitattributes", ".github", ".gitignore")
 
 
 @dataclass(frozen=True)
@@ -49,16 +54,19 @@ def contents_of(path: PathLike) -> Contents:
     """What a signature of a file or a folder covers.
 
     Raises:
-        AtpatchError: ATP002, ATP021 and ATP027 (unreadable, special files, links that lead out), ATP003-ATP005 (a model
-            whose external data cannot be read), ATP097 (nothing in it, or something that a signature cannot name).
+        AtpatchError: ATP002, ATP021 and ATP027 (unreadable, special files, links that lead out), ATP003 and ATP004
+            (external data that is not there or leads out), ATP097 (nothing in it, or something that a signature cannot
+            name).
     """
     path = Path(path)
     if path.is_dir():
         return _folder(path)
     source = check_source(path, "give a hotfix, a model file, or a folder")
     _check_name(source.name)
-    if not (data := data_of(source)):
+    model = _model_in(source)
+    if not (data := external_locations(model)):
         return Contents(source, links=source.is_symlink())
+    check_external(model, source.parent)
     files = tuple(dict.fromkeys((source, *(source.parent / name for name in data))))
     for name in data:
         _check_name(name)
@@ -66,18 +74,25 @@ def contents_of(path: PathLike) -> Contents:
 
 
 def data_of(path: Path) -> tuple[str, ...]:
-    """The external data of a model file, as it names it; () for any other file.
+    """The external data of a model file, as it names it; () for any other file. The model may be one that does not run.
 
     Raises:
-        AtpatchError: ATP003-ATP005.
+        AtpatchError: ATP003 where a name is missing.
     """
-    if path.suffix == SUFFIX:
-        return ()
+    return external_locations(_model_in(path))
+
+
+def _model_in(path: Path) -> onnx.ModelProto:
+    """The model in a file; an empty one where there is none."""
+    if path.suffix == SUFFIX or path.stat().st_size > _MOST_BYTES:
+        return onnx.ModelProto()
     try:
-        return external_locations(model_io.load(path))
+        return boundary.parse(path.read_bytes(), str(path))
+    except OSError as error:
+        raise NO_SUCH_FILE(f"{path} cannot be read: {error.strerror or error}") from error
     except AtpatchError as error:
-        if error.fault in (NOT_ONNX, TOO_LARGE):  # too large for a model in one file
-            return ()
+        if error.fault is NOT_ONNX:
+            return onnx.ModelProto()
         raise
 
 
@@ -85,7 +100,7 @@ def _folder(path: Path) -> Contents:
     links = False
     signed = 0
     for one in members(path):
-        if one.path.split("/")[0] in GIT:
+        if one.path.split("/")[0] in _GIT:
             continue
         _check_name(one.path)
         place = path / one.path

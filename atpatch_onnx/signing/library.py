@@ -24,6 +24,7 @@ __all__ = ["Hashed", "Signer", "Verifier", "first_words"]
 Made = TypeVar("Made")
 
 _MOST_KEY_BYTES = 2**20
+_ONLINE = "check that sigstore's public service can be reached, and that you are the identity"
 
 
 class Hashed(hashing.Config):
@@ -70,7 +71,7 @@ class Signer:
         self._config = signing.Config()  # type: ignore[no-untyped-call]
         if options.key is None:
             ambient = options.keyless == "ambient"
-            _tried("the identity", lambda: self._config.use_sigstore_signer(use_ambient_credentials=ambient))
+            _tried("the identity", lambda: self._config.use_sigstore_signer(use_ambient_credentials=ambient), _ONLINE)
         elif options.certificate is None:
             key, password = _pem(options.key), options.password
             _tried(
@@ -97,7 +98,8 @@ class Signer:
         with tempfile.TemporaryDirectory(prefix="atpatch-") as folder:
             path = Path(folder) / "signature"
             self._config.set_hashing_config(hashed)
-            _tried("the identity or the key", lambda: self._config.sign(contents.root, path))
+            what, advice = ("the key", None) if self._options.keyless is None else ("the identity", _ONLINE)
+            _tried(what, lambda: self._config.sign(contents.root, path), advice)
             return path.read_bytes(), tuple(hashed.found or ())
 
 
@@ -121,7 +123,9 @@ class Verifier:
         else:
             identity, provider = str(options.identity), str(options.identity_provider)
             self.trusted = f"{identity} ({provider})"
-            _tried("the identity", lambda: config.use_sigstore_verifier(identity=identity, oidc_issuer=provider))
+            _tried(
+                "the identity", lambda: config.use_sigstore_verifier(identity=identity, oidc_issuer=provider), _ONLINE
+            )
 
     def verify(self, root: Path, signature: bytes, hashed: Hashed, *, whole: bool) -> None:
         """Raises whatever the library raises where the signature or the files are not good.
@@ -144,7 +148,7 @@ def _pem(path: str | os.PathLike[str]) -> Path:
     return source
 
 
-def _tried(what: str, call: Callable[[], Made]) -> Made:
+def _tried(what: str, call: Callable[[], Made], advice: str | None = None) -> Made:
     """The result of a call of the library; it has no errors of its own, so any is one of the key."""
     try:
         with _quiet():
@@ -153,7 +157,7 @@ def _tried(what: str, call: Callable[[], Made]) -> Made:
         # of an RSA key it looks for the curve
         no_curve = isinstance(error, AttributeError)
         words = "it is no key of an elliptic curve" if no_curve else first_words(error)
-        raise KEY_UNUSABLE(f"model-signing cannot use {what}: {words}") from error
+        raise KEY_UNUSABLE(f"model-signing cannot use {what}: {words}", advice) from error
 
 
 def first_words(error: Exception) -> str:

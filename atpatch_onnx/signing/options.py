@@ -64,9 +64,10 @@ class SignOptions:
             raise BAD_OPTION("a certificate goes with its private key", "add --key")
         if self.chain is not None and self.certificate is None:
             raise BAD_OPTION("the chain vouches for a certificate", "add --certificate")
-        if self.password is not None and (self.key is None or self.certificate is not None):
+        if self.password is not None and self.certificate is not None:
             raise BAD_OPTION(
-                "model-signing reads an encrypted key only where there is no certificate", "leave the password out"
+                "model-signing reads an encrypted key only where there is no certificate",
+                "decrypt the key, and leave the password and ATPATCH_KEY_PASSWORD out",
             )
 
 

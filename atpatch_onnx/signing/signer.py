@@ -55,7 +55,7 @@ def sign(path: PathLike, signature: PathLike | None = None, **options: Unpack[Si
         where the signature is, and which files it covers.
 
     Raises:
-        AtpatchError: ATP002, ATP021 and ATP027 (unreadable, special files, links), ATP003-ATP005 (external data),
+        AtpatchError: ATP002, ATP021 and ATP027 (unreadable, special files, links), ATP003 and ATP004 (external data),
             ATP016 and ATP019 (output), ATP051 (extra 'sign'), ATP060 (options), ATP096 (key), ATP097 (not signable).
     """
     wanted = SignOptions(**options)

@@ -69,7 +69,7 @@ def verify(path: PathLike, signature: PathLike | None = None, **options: Unpack[
 
     Raises:
         AtpatchError: ATP094 (the signature or a file is not good), ATP095 (no signature), ATP096 (key), ATP002, ATP021
-            and ATP027 (unreadable, special files, links), ATP003-ATP005 (external data), ATP051 (extra 'sign'), ATP060
+            and ATP027 (unreadable, special files, links), ATP003 (external data), ATP051 (extra 'sign'), ATP060
             (options), ATP097 (what no signature covers).
     """
     wanted = VerifyOptions(**options)
@@ -153,7 +153,7 @@ class _Case:
         """The models, and their external data, are among what is signed."""
         covered = {(self.root / name).resolve() for name in self.statement.digests}
         if self.whole:
-            models = [self.root / name for name in self.statement.digests if name.endswith(".onnx")]
+            models = [self.root / name for name in self.statement.digests if name.lower().endswith(".onnx")]
         else:
             models = [self.source]
             if self.source.resolve() not in covered:

@@ -17,9 +17,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from atpatch_onnx import AtpatchError, sign, verify
+from atpatch_onnx.signing.contents import data_of
 
 from ..conftest import Run
-from ..tiny import attention_model, snapshot
+from ..tiny import attention_model, save_external, snapshot
 from .keys import Keys, make_keys
 
 
@@ -264,6 +265,29 @@ def test_weights_of_a_folder_that_no_signature_covers_are_refused(tmp_path: Path
     refusal("ATP094", folder / "model.onnx", f"does not cover {place}", key=keys.public)
 
 
+def test_a_model_that_is_none_may_lie_in_a_signed_folder(folder: Path, keys: Keys) -> None:
+    (folder / "broken.onnx").write_text("not a model")
+    sign(folder, key=keys.private)
+    verify(folder, key=keys.public)
+    verify(folder / "broken.onnx", key=keys.public)
+
+
+def test_a_file_too_large_for_a_model_is_not_read_as_one(tmp_path: Path) -> None:
+    with (tmp_path / "huge.onnx").open("wb") as file:
+        file.truncate(2**45)
+    assert data_of(tmp_path / "huge.onnx") == ()
+
+
+def test_external_data_must_be_there_to_be_signed(external: Path, keys: Keys) -> None:
+    data = external.with_name("weights.data")
+    data.rename(external.parent.parent / "weights.data")
+    with pytest.raises(AtpatchError, match="ATP003"):
+        sign(external, key=keys.private)
+    data.symlink_to("../weights.data")
+    with pytest.raises(AtpatchError, match="ATP004"):
+        sign(external, key=keys.private)
+
+
 def test_a_file_that_the_signature_does_not_name_is_refused(folder: Path, keys: Keys) -> None:
     sign(folder, key=keys.private)
     (folder / "onnx" / "other.onnx").write_bytes((folder / "onnx" / "model.onnx").read_bytes())
@@ -363,6 +387,34 @@ def test_a_link_in_place_of_a_signed_file_is_judged_by_what_it_leads_to(folder: 
     (folder / "copy.json").unlink()
     (folder / "copy.json").symlink_to("onnx/model.onnx")
     refusal("ATP094", folder, "copy.json is not as it was signed", key=keys.public)
+
+
+def test_the_cache_of_a_hub_is_signed_by_content(tmp_path: Path, keys: Keys) -> None:
+    """Its snapshots are links into the same repository."""
+    repository = tmp_path / "models--a--b"
+    snapshot_folder, blobs = repository / "snapshots" / "main", repository / "blobs"
+    for made in (snapshot_folder, blobs):
+        made.mkdir(parents=True)
+    save_external(attention_model(), blobs / "model.onnx")
+    for name in ("model.onnx", "weights.data"):
+        (snapshot_folder / name).symlink_to(blobs / name)
+    sign(snapshot_folder, key=keys.private)
+    verify(snapshot_folder, key=keys.public)
+    words = (snapshot_folder, "--signature", snapshot_folder / "model.sig", "--public_key", keys.public)
+    assert own_command("verify", "key", *words, "--allow_symlinks") == 0
+    sign(snapshot_folder / "model.onnx", key=keys.private)
+    verify(snapshot_folder / "model.onnx", key=keys.public)
+    tamper(blobs / "weights.data")
+    refusal("ATP094", snapshot_folder / "model.onnx", "weights.data is not as it was signed", key=keys.public)
+
+
+def test_a_signature_that_is_a_link_is_read_but_never_written(folder: Path, keys: Keys, tmp_path: Path) -> None:
+    sign(folder, tmp_path / "elsewhere.sig", key=keys.private)
+    verify(folder / "config.json", tmp_path / "elsewhere.sig", key=keys.public)
+    (tmp_path / "link.sig").symlink_to("elsewhere.sig")
+    verify(folder, tmp_path / "link.sig", key=keys.public)
+    with pytest.raises(AtpatchError, match="ATP021"):
+        sign(folder, tmp_path / "link.sig", key=keys.private)
 
 
 def test_special_files_are_refused(folder: Path, keys: Keys) -> None:
