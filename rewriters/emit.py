@@ -65,19 +65,28 @@ class Emitter:
         conditional: whether an If may be emitted; off for runtimes and tools that want no control flow. There no Cast
             to float32 is emitted either, but of half precision: a tool that takes all float32 for float16 then finds
             nothing that stays float32.
+        top: writes in front of the body, see `ahead`.
     """
 
     def __init__(
-        self, site: str, opset: int, pool: ConstantPool, shared: dict[str, str], *, conditional: bool = True
+        self,
+        site: str,
+        opset: int,
+        pool: ConstantPool,
+        shared: dict[str, str],
+        *,
+        conditional: bool = True,
+        top: Emitter | None = None,
     ) -> None:
         self.site = site
         self.opset = opset
         self.nodes: list[onnx.NodeProto] = []
         self._pool = pool
-        self._root = self.nodes
+        self._root = self.nodes if top is None else top.nodes
         self._shared = shared
         self._used: dict[str, int] = {}
         self._outer: Emitter | None = None
+        self._top = top
         self.conditional = conditional
 
     @property
@@ -94,6 +103,7 @@ class Emitter:
         inner = Emitter(self.site, self.opset, self._pool, {}, conditional=self.conditional)
         inner._root, inner._used = self._root, self._used
         inner._outer = None if apart else self._outer or self
+        inner._top = None if apart else self._top
         return inner
 
     def value(self, role: str) -> str:
@@ -103,7 +113,7 @@ class Emitter:
         return make_name(self.site, role, count)
 
     def constant(self, array: ArrayLike, dtype: Any = np.float32) -> str:
-        # Constant nodes belong in the body itself, not in a branch that a later site cannot see.
+        # Constant nodes belong in front of the body, where everything that is written later can see them.
         return self._pool.name(np.asarray(array, dtype), self._root)
 
     def shared(self, key: str, make: Callable[[Emitter], str]) -> str:
@@ -114,6 +124,12 @@ class Emitter:
         if key not in body._shared:
             body._shared[key] = make(body)
         return body._shared[key]
+
+    def ahead(self, key: str, make: Callable[[Emitter], str]) -> str:
+        """As `shared`, for what is made only of inputs and controls: it is written in front of the whole body, so that
+        every node can read it.
+        """
+        return self.shared(key, make) if self._top is None else self._top.shared(key, make)
 
     def once(self, key: str, make: Callable[[], str]) -> str:
         """As `shared`, but in a branch among what the branch itself has written: small values that live through a body

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import onnx
@@ -18,14 +19,24 @@ __all__ = ["apply", "drop_unread_constants", "refill", "restore"]
 
 
 def apply(
-    model: onnx.ModelProto, replacements: dict[Where, list[Replacement]], appended: list[onnx.NodeProto]
+    model: onnx.ModelProto,
+    replacements: dict[Where, list[Replacement]],
+    appended: list[onnx.NodeProto],
+    ahead: Mapping[Where, Sequence[onnx.NodeProto]] = MappingProxyType({}),
 ) -> list[Edit]:
-    """Make all replacements, innermost bodies first, since rebuilding a node list moves the bodies in its nodes."""
+    """Make all replacements, innermost bodies first, since rebuilding a node list moves the bodies in its nodes.
+
+    Args:
+        appended: nodes behind the main graph.
+        ahead: nodes in front of a body.
+    """
     edits = []
     for where in sorted({*replacements, *([()] if appended else [])}, key=len, reverse=True):
         body = body_at(model, where)
         by_output = {replacement.output: replacement for replacement in replacements.get(where, [])}
-        nodes: list[onnx.NodeProto] = []
+        nodes = list(ahead.get(where, ()))
+        if nodes:
+            edits.append(Edit(where, 0, len(nodes), None))
         for index, node in enumerate(body.node):
             replacement = next((by_output[output] for output in node.output if output in by_output), None)
             if replacement is None:

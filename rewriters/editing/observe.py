@@ -4,7 +4,8 @@
    share one. B' is B, or B times the number of windows where a map's first axis counts windows too.
 2. The mask of a site inside a subgraph or a function cannot be an output. A graph that reports only some flags would
    seem to flag less than it does, so such a graph reports none.
-3. Files of older versions have no record. They report flags only if every patched site has a mask of the old name.
+3. Columns that are the same in every request need no mask: the record lists them, and observing makes the mask.
+4. Files of older versions have no record. They report flags only if every patched site has a mask of the old name.
 """
 
 from __future__ import annotations
@@ -12,20 +13,27 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import onnx
 
-from ..emit import ConstantPool
+from ..checks import opset_of
+from ..emit import ConstantPool, Emitter
 from ..model.bodies import walk_bodies
-from ..names import COLUMNS, FLAGGED, is_inserted, make_name
+from ..names import COLUMNS, ENABLED, FLAGGED, is_inserted, make_name
 from ..plan import PatchPlan
+from ..sites import Site
+from ..subgraphs.fixed_columns import FixedColumns, flag_fixed
+from ..subgraphs.site import SitePatch
 from . import stamp as stamping
 from .telemetry import add_telemetry
 
-__all__ = ["RECORD", "Observed", "observe", "record"]
+__all__ = ["RECORD", "Observed", "Recorded", "observe", "record", "recorded"]
 
 RECORD = "observe"
 """Key of the record in the stamp."""
+Recorded = str | dict[str, Any] | None
 _AXES = ("maps", "columns")
 _FORMER_ROLES = ("joined_columns", "columns")
 """What a mask was called before there was a record: own flags joined with those of earlier sites, own flags."""
@@ -49,11 +57,24 @@ class Observed:
     reason: str = ""
 
 
-def record(plan: PatchPlan, sites: Mapping[str, str | None]) -> dict[str, str]:
+def recorded(site: Site, columns: str, patch: SitePatch | None) -> Recorded:
+    """What is recorded of a site: its mask, or where there is none its columns; None of a site in a subgraph.
+
+    Args:
+        columns: name of the mask in the main graph, "" where there is none.
+        patch: None of a site that has none of its own.
+    """
+    if site.where or columns or patch is None or patch.fixed is None:
+        return None if site.where else columns
+    fixed = patch.fixed
+    return {"columns": fixed.columns, "of": len(fixed.flagged), "like": site.product, "samples": fixed.samples}
+
+
+def record(plan: PatchPlan, sites: Mapping[str, Recorded]) -> dict[str, str]:
     """The fact for the stamp.
 
     Args:
-        sites: patched site → name of its mask in the main graph, None for a site elsewhere.
+        sites: patched site → name of its mask in the main graph, or its columns, see `recorded`; None for others.
     """
     return {
         RECORD: json.dumps(
@@ -80,28 +101,49 @@ def observe(model: onnx.ModelProto) -> Observed:
             model, (), f"its stamp is gone: a tool dropped its metadata; {_AGAIN}" if inserted else "it is not patched"
         )
     made = {name for node in model.graph.node for name in node.output}
+    masks: Mapping[str, str | _Listed]
     masks, reason = _recorded(stamped[RECORD], made) if RECORD in stamped else _former(patched, made)
     if reason:
         return Observed(model, (), reason)
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     pool = ConstantPool(copy.graph.initializer if copy.ir_version >= 4 else None, "observed")
-    copy.graph.node.extend(add_telemetry(copy, [*masks.items()], pool))
+    e = Emitter("observed", opset_of(copy, ()), pool, {})
+    enabled = ENABLED if any(value.name == ENABLED for value in copy.graph.input) else None
+    named = [
+        (site, mask if isinstance(mask, str) else flag_fixed(e, mask.fixed, mask.like, enabled))
+        for site, mask in masks.items()
+    ]
+    copy.graph.node.extend([*e.nodes, *add_telemetry(copy, named, pool)])
     return Observed(copy, tuple(masks))
 
 
-def _recorded(text: str, made: set[str]) -> tuple[dict[str, str], str]:
+@dataclass(frozen=True)
+class _Listed:
+    """Columns that are the same in every request; `like`: a value with the samples on the axis `fixed.samples`."""
+
+    fixed: FixedColumns
+    like: str
+
+
+def _recorded(text: str, made: set[str]) -> tuple[Mapping[str, str | _Listed], str]:
     try:
-        given = json.loads(text)["masks"]
-        masks = {str(site): None if name is None else str(name) for site, name in given.items()}
+        masks = {str(site): _mask(given) for site, given in json.loads(text)["masks"].items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}, f"the record of its masks is damaged; {_AGAIN}"
-    found = {site: name for site, name in masks.items() if name is not None}
+    found = {site: mask for site, mask in masks.items() if mask is not None}
     if len(found) < len(masks) or not found:
         return {}, _elsewhere([site for site in masks if site not in found])
-    if gone := [site for site, name in found.items() if name not in made]:
+    if gone := [site for site, mask in found.items() if (mask if isinstance(mask, str) else mask.like) not in made]:
         return {}, f"a tool has renamed or removed the masks of {_some(gone)}; {_AGAIN}"
     return found, ""
+
+
+def _mask(given: Any) -> str | _Listed | None:
+    if not isinstance(given, dict):
+        return None if given is None else str(given)
+    flagged = np.isin(np.arange(int(given["of"])), [int(column) for column in given["columns"]])
+    return _Listed(FixedColumns(flagged, samples=int(given["samples"])), str(given["like"]))
 
 
 def _former(patched: list[str], made: set[str]) -> tuple[dict[str, str], str]:

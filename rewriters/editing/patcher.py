@@ -32,7 +32,7 @@ from .admission import not_admitted
 from .controls import DEFAULT, add_controls, body_controls, strip_controls, thread_controls, with_controls
 from .edits import apply, drop_unread_constants, refill, restore
 from .healing import add_healing, places_of
-from .observe import record
+from .observe import Recorded, record, recorded
 from .qdq_barrier import shield
 from .row_claims import with_shown_rows
 from .second_pass import add_second_pass
@@ -71,8 +71,9 @@ def patch(
     replacements: dict[Where, list[Replacement]] = {}
     pools = _pools(patched, by_body)
     patches: dict[str, SitePatch] = {}
+    ahead: dict[Where, list[onnx.NodeProto]] = {}
     for where, here in by_body.items() if plan.mend != "heal" else ():
-        made = _patch_body(patched, plan, where, here, pools[where])
+        made, ahead[where] = _patch_body(patched, plan, where, here, pools[where])
         replacements[where] = [replacement for site in here for replacement in made[site.id].replacements]
         patches |= made
     thread_controls(patched, plan, replacements)
@@ -83,7 +84,7 @@ def patch(
         replacements[()], columns = healed.replacements, {site.id: healed.flags for site in chosen}
     elif plan.passes == "two":
         joined = {site.id: (site, patches[site.id]) for site in by_body[()] if site.id in chain(*plan.groups)}
-        second = add_second_pass(patched, plan, joined, replacements.get((), []), pools[()])
+        second = add_second_pass(patched, plan, joined, replacements.get((), []), ahead.get((), ()), pools[()])
         replacements[()], appended = second.replacements, second.appended
         columns |= second.columns
     appended += add_outputs(patched, plan, sites, columns, pools[()])
@@ -96,10 +97,10 @@ def patch(
         nodes = body_at(patched, where).node
         replacements[where], added = shield(nodes, replacements.get(where, []), appended if where == () else [])
         appended = added if where == () else appended
-    edits = apply(patched, replacements, appended)
+    edits = apply(patched, replacements, appended, ahead)
     drop_unread_constants(patched)
-    facts = _facts(plan, digest(model), {site.id: columns[site.id] if site.where == () else None for site in chosen})
-    facts |= {**length_facts(plan, sites), **spanned}
+    told = {site.id: recorded(site, columns[site.id], patches.get(site.id)) for site in chosen}
+    facts = {**_facts(plan, digest(model), told), **length_facts(plan, sites), **spanned}
     stamping.write(patched, facts, edits)
     return patched
 
@@ -197,12 +198,12 @@ def stamp(model: onnx.ModelProto) -> dict[str, str]:
     return stamping.read(model)
 
 
-def _facts(plan: PatchPlan, original: str, columns: Mapping[str, str | None]) -> dict[str, str]:
+def _facts(plan: PatchPlan, original: str, columns: Mapping[str, Recorded]) -> dict[str, str]:
     """The facts for the stamp.
 
     Args:
         original: digest of the original model.
-        columns: site id → its mask (B, K), None inside a subgraph.
+        columns: site id → its mask (B, K), see `observe.record`.
     """
     return {
         "version": _version(),
@@ -227,15 +228,19 @@ def _by_body(sites: Iterable[Site]) -> dict[Where, list[Site]]:
 
 def _patch_body(
     model: onnx.ModelProto, plan: PatchPlan, where: Where, sites: Sequence[Site], pool: ConstantPool
-) -> dict[str, SitePatch]:
+) -> tuple[dict[str, SitePatch], list[onnx.NodeProto]]:
+    """The patches by site, and what comes in front of the whole body."""
     body = body_at(model, where)
     wiring = Wiring(body.node, outputs_of(body))
     shared: dict[str, str] = {}
+    conditional = plan.gating == "if"
+    owner = f"shared-{sites[0].id}" if where else "shared"
+    top = Emitter(owner, opset_of(model, where), pool, {}, conditional=conditional)
     patches: dict[str, SitePatch] = {}
-    carried: dict[tuple[str, ...], str] = {}
+    carried: dict[tuple[str, ...], SitePatch] = {}
     for site in sites:
         e, site_plan = (
-            Emitter(site.id, opset_of(model, where), pool, shared, conditional=plan.gating == "if"),
+            Emitter(site.id, opset_of(model, where), pool, shared, conditional=conditional, top=top),
             plan.sites[site.id],
         )
         controls = body_controls(e, plan)
@@ -250,10 +255,11 @@ def _patch_body(
         if isinstance(site_plan.detector, Smoothing):
             patches[site.id] = smooth_site(e, site, site_plan.detector, controls, wiring)
             continue
-        patches[site.id] = patch_site(e, site, site_plan, controls, wiring, earlier)
+        before = (None, None) if earlier is None else (earlier.columns, earlier.fixed and earlier.fixed.columns)
+        patches[site.id] = patch_site(e, site, site_plan, controls, wiring, *before, reported=plan.telemetry)
         if group is not None:
-            carried[group] = patches[site.id].columns
-    return patches
+            carried[group] = patches[site.id]
+    return patches, top.nodes
 
 
 def _values(model: onnx.ModelProto) -> Iterator[str]:

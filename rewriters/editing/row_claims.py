@@ -3,7 +3,7 @@
 Calibration saw only some rows of data, which need not show every mask of the graph. So a plan's
 `every_row_sees_every_column` is kept for a site where
 
-1. all rows are shown to see the same columns, see `finding.row_masks`, and
+1. all rows are shown to see the same columns, see `finding.row_masks`, or nothing is added to the scores, and
 2. nothing between the map and its product could take a column from a row.
 
 Everywhere else the patch checks row by row, which gives the same numbers where the plan was right.
@@ -26,6 +26,7 @@ _HARMLESS = op_types(
     "Cast DequantizeLinear DynamicQuantizeLinear Dropout Flatten Identity QuantizeLinear Reshape Squeeze Transpose"
     " Unsqueeze"
 )
+_SCORES = op_types("Einsum FusedMatMul MatMul")
 _MAKES = op_types("Softmax QLinearSoftmax BiasSoftmax")
 
 
@@ -34,13 +35,26 @@ def with_shown_rows(plan: PatchPlan, model: onnx.ModelProto, sites: dict[str, Si
     claimed = [name for name, one in plan.sites.items() if one.every_row_sees_every_column]
     if not claimed:
         return plan
-    masks = RowMasks(model)
-    dropped = [name for name in claimed if not (_reaches_the_product(sites[name]) and masks.alike(sites[name]))]
+    unsure = [name for name in claimed if not _only_scaled(sites[name])]
+    masks = RowMasks(model) if unsure else None
+    dropped = [
+        name
+        for name in claimed
+        if not (_reaches_the_product(sites[name]) and (name not in unsure or (masks and masks.alike(sites[name]))))
+    ]
     kept = {
         name: replace(one, every_row_sees_every_column=False) if name in dropped else one
         for name, one in plan.sites.items()
     }
     return replace(plan, sites=kept)
+
+
+def _only_scaled(site: Site) -> bool:
+    """Whether the scores of a Softmax are a product of queries and keys that is only scaled, cast or moved."""
+    if "Softmax" not in site.chain:
+        return False
+    first, *between = site.chain[: site.chain.index("Softmax")] or ("",)
+    return first in _SCORES and {*between} <= _HARMLESS | {"Div", "Mul"}
 
 
 def _reaches_the_product(site: Site) -> bool:

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import onnx
 from onnx import helper
@@ -58,6 +59,7 @@ def add_second_pass(
     plan: PatchPlan,
     first: Mapping[str, tuple[Site, SitePatch]],
     replacements: Sequence[Replacement],
+    ahead: Sequence[onnx.NodeProto],
     pool: ConstantPool,
 ) -> SecondPass:
     """Make the second run and the gate around it.
@@ -65,6 +67,7 @@ def add_second_pass(
     Args:
         first: joined sites by id, with their detection.
         replacements: of the main graph so far, the joined sites' detection among them.
+        ahead: nodes in front of the main graph.
 
     The graph admits the plan (see `admission`).
     """
@@ -79,13 +82,13 @@ def add_second_pass(
             "Greater", e.peak(e.number(sample), 0, 1, keepdims=False), e.constant(0.5), role="any_sample"
         )
         then, otherwise = e.branch(apart=True), e.branch()
-        results = _second_run(then, model, plan, groups, replacements, sample, outputs)
+        results = _second_run(then, model, plan, groups, replacements, ahead, sample, outputs)
         kept = [otherwise.op("Identity", first_run(name)) for name in outputs]
         kinds = [int(value.type.tensor_type.elem_type) for value in model.graph.output if value.name in outputs]
         gate(e, any_flagged, Branch(then, results, kinds), Branch(otherwise, kept, kinds), outputs)
     else:
         for result, name in zip(
-            _second_run(e, model, plan, groups, replacements, sample, outputs), outputs, strict=True
+            _second_run(e, model, plan, groups, replacements, ahead, sample, outputs), outputs, strict=True
         ):
             e.nodes.append(helper.make_node("Identity", [result], [name], name=e.value("output")))
     made_here = {site.id: group.columns for group in groups for site in group.sites if not first[site.id][1].columns}
@@ -98,6 +101,7 @@ def _second_run(
     plan: PatchPlan,
     groups: Sequence[Joined],
     replacements: Sequence[Replacement],
+    ahead: Sequence[onnx.NodeProto],
     sample: str,
     outputs: Sequence[str],
 ) -> list[str]:
@@ -129,7 +133,7 @@ def _second_run(
         # A value that both runs share may be an output, which gets its name only at the gate.
         return names.get(name, first_run(name) if name in outputs else name)
 
-    for node in needed(model.graph.node, outputs):
+    for node in chain(ahead, needed(model.graph.node, outputs)):
         if node.output and node.output[0] in columns:
             site, mask = columns[node.output[0]]
             twin = twin_site(site, second)

@@ -26,9 +26,10 @@ class Edit:
 
     Attributes:
         where: body, in the original model's node indices.
-        index: position of the replaced node in the original body; past the end for appended nodes.
+        index: position of the replaced node in the original body; past the end for appended nodes, 0 for nodes in front
+            of all others.
         count: number of nodes that took its place.
-        node: the replaced node, serialized; None for appended nodes.
+        node: the replaced node, serialized; None for nodes that were only added.
     """
 
     where: Where

@@ -20,6 +20,7 @@ from ..sites import Site
 from .between_pairs import patch_between_pairs
 from .context import MapContext
 from .detectors import answer_row, evidence, scores
+from .fixed_columns import FixedColumns, fixed_columns, flag_fixed, redistribute_fixed
 from .gating import Branch, Replacement, gate
 from .reading import context_of, operands_of, reading_early, takes_in_scale
 from .sides import value_side
@@ -61,6 +62,8 @@ class SitePatch:
         than that row.
     valid: (B, K) bool, columns that are not padding, next to a mask or score from `detect_site` or `score_site`; None
         where there is none.
+    fixed: the flagged columns, where they are the same in every request (see `fixed_columns`);
+        `columns` may be "" then.
     """
 
     replacements: tuple[Replacement, ...]
@@ -69,17 +72,32 @@ class SitePatch:
     score: str | None = None
     seen: str | None = None
     valid: str | None = None
+    fixed: FixedColumns | None = None
 
 
 def patch_site(
-    e: Emitter, site: Site, plan: SitePlan, controls: Controls, wiring: Wiring, carried: str | None = None
+    e: Emitter,
+    site: Site,
+    plan: SitePlan,
+    controls: Controls,
+    wiring: Wiring,
+    carried: str | None = None,
+    known: tuple[int, ...] | None = None,
+    *,
+    reported: bool = True,
 ) -> SitePatch:
     """Emit the patch of one site: the redistribution, in an If on "any column flagged" unless `e` is not conditional.
 
     Args:
         wiring: of the body with the site.
         carried: columns (B, K) flagged at an earlier site over the same tokens; they are flagged here too.
+        known: which ones, where they are the same in every request; then `carried` may be "", not computed.
+        reported: whether the flagged columns must be a value of the graph even if nothing here reads them.
     """
+    fixed = fixed_columns(e, site, plan, wiring, known or ()) if carried is None or known is not None else None
+    if fixed is not None:
+        columns = carried if carried and fixed.columns == known else ""
+        return _patch_fixed(e, site, plan, fixed, controls, wiring, columns, reported)
     taken: list[Replacement] = []
     site = reading_early(e, site, wiring, taken)
     operands = operands_of(
@@ -89,8 +107,9 @@ def patch_site(
 
     def decide(inner: Emitter) -> list[str]:
         columns, companions = _flag(inner, plan, context, controls)
-        if carried is not None:
-            columns = inner.op("Or", columns, carried, role="joined_columns")
+        if carried or known:
+            earlier = carried or _flag(inner, replace(plan, detector=Static(known or ())), context, controls)[0]
+            columns = inner.op("Or", columns, earlier, role="joined_columns")
         if companions is not None:
             columns = with_companions(inner, columns, companions)
         return [columns, inner.cast(inner.peak(inner.number(columns), 0, 1, keepdims=False), TensorProto.BOOL)]
@@ -103,31 +122,45 @@ def patch_site(
 
         replaced = patch_between_pairs(e, site, any_flagged, wiring, redistributed)
         return SitePatch((*replaced, *taken), columns)
-    if e.conditional:
-        then, otherwise = e.branch(), e.branch()
-        patched = _patched(then, operands, plan, context, columns)
-        if operands.dtype in HALF:
-            # The If returns float32: runtimes that compute half precision in float32 then see adjacent casts and drop
-            # them, as in the original.
-            kept, gated_output, single = e.float(operands.original(e)), e.value("gated"), [int(TensorProto.FLOAT)]
-            branches = (
-                Branch(then, [then.float(patched)], single),
-                Branch(otherwise, [otherwise.op("Identity", kept)], single),
-            )
-            gate(e, any_flagged, *branches, [gated_output])
-            _finish(e, e.cast(gated_output, operands.dtype), site.product)
-        else:
-            kind = [operands.dtype]
-            gate(
-                e,
-                any_flagged,
-                Branch(then, [patched], kind),
-                Branch(otherwise, [operands.original(otherwise)], kind),
-                [site.product],
-            )
-    else:
-        _finish(e, _patched(e, operands, plan, context, columns), site.product)
+    _choose(e, site, operands, any_flagged, lambda inner: _patched(inner, operands, plan, context, columns))
     return SitePatch((Replacement(site.product, tuple(e.nodes)),), columns)
+
+
+def _patch_fixed(
+    e: Emitter,
+    site: Site,
+    plan: SitePlan,
+    fixed: FixedColumns,
+    controls: Controls,
+    wiring: Wiring,
+    columns: str,
+    reported: bool,
+) -> SitePatch:
+    """The patch of a site whose columns are known; columns: their mask, "" where it is not there yet."""
+    enabled = None if controls.frozen else controls.enabled
+    elsewhere = redistribute_fixed(e, site, plan, fixed, wiring, enabled)
+    if reported and not columns:
+        columns = flag_fixed(e, fixed, site.product, enabled)
+    return SitePatch((Replacement(site.product, tuple(e.nodes)), *elsewhere), columns, fixed=fixed)
+
+
+def _choose(e: Emitter, site: Site, operands: Operands, any_flagged: str, patched: Callable[[Emitter], str]) -> None:
+    """Emit the patched output in an If, or for all requests, under the name of the product."""
+    if not e.conditional:
+        _finish(e, patched(e), site.product)
+        return
+    then, otherwise = e.branch(), e.branch()
+    value, kinds = patched(then), [operands.dtype]
+    if operands.dtype not in HALF:
+        branches = Branch(then, [value], kinds), Branch(otherwise, [operands.original(otherwise)], kinds)
+        gate(e, any_flagged, *branches, [site.product])
+        return
+    # The If returns float32: runtimes that compute half precision in float32 then see adjacent casts and drop them, as
+    # in the original.
+    kept, gated, kinds = e.float(operands.original(e)), e.value("gated"), [int(TensorProto.FLOAT)]
+    branches = Branch(then, [then.float(value)], kinds), Branch(otherwise, [otherwise.op("Identity", kept)], kinds)
+    gate(e, any_flagged, *branches, [gated])
+    _finish(e, e.cast(gated, operands.dtype), site.product)
 
 
 def detect_site(e: Emitter, site: Site, plan: SitePlan, controls: Controls, wiring: Wiring) -> SitePatch:
