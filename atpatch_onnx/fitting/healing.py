@@ -102,7 +102,7 @@ def fit_healing(
     places = places_of(context.model, plain, capture.sites)
     if isinstance(places, AtpatchError):
         raise places
-    probes = make_probes(context, capture, wanted)
+    probes = make_probes(context, capture, wanted, places.judged)
     if not any(np.isfinite(one.scores[context.columns]).any() for one in probes):
         return NOT_HELPFUL(
             "no labeled column can be flagged: they are the first tokens of their prompts, which are never flagged, or"

@@ -13,7 +13,7 @@ Shape letters: N rows of the data set, B rows of a batch, K key columns, C lengt
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -86,17 +86,19 @@ def logit(probability: float) -> float:
     return float(np.log(probability) - np.log1p(-min(probability, 1 - 1e-12)))
 
 
-def make_probes(context: Context, capture: Capture, wanted: Wanted) -> list[Probe]:
+def make_probes(context: Context, capture: Capture, wanted: Wanted, judged: Collection[str]) -> list[Probe]:
     """For the first sites, the fewest first; for more than `FEW` only where these miss attacks. For each of the two the
     model runs once over the train part and once over the selection part.
 
     Args:
         wanted: signals "attention" leaves out how much a token writes; else its value norms are read too.
+        judged: ids of the sites that can detect for healing (`HealingPlaces.judged`).
     """
-    counts, found = _counts(len(capture.sites)), list[Probe]()
+    sites = tuple(site for site in capture.sites if site.id in judged)
+    counts, found = _counts(len(sites)), list[Probe]()
     for stage in ([one for one in counts if one <= FEW], [one for one in counts if one > FEW]):
         if stage and not any(as_few(one.missed, 0) for one in found):
-            found += _probes(context, capture, wanted, [capture.sites[:count] for count in stage])
+            found += _probes(context, capture, wanted, [sites[:count] for count in stage])
     return found
 
 
@@ -115,7 +117,7 @@ def _probes(context: Context, capture: Capture, wanted: Wanted, groups: Sequence
     context.progress("training", len(counts), len(counts))
     widest = [max(found, key=lambda name: sum(seen[name])) for found in detectors]
     sums = _sums(context, capture, recipe, detectors, widest)
-    order = [site.id for site in groups[-1]]
+    order = [site.id for site in capture.sites]
     return [
         _probe(context, recipe, able[:count], order.index(able[count - 1].id) + 1, found, total)
         for count, found, total in zip(counts, detectors, sums, strict=True)

@@ -18,7 +18,7 @@ import onnx
 
 from rewriters.editing.healing import not_healable
 from rewriters.finding.finder import find_sites
-from rewriters.finding.key_value import HealingPlaces, Unhealable, healing_places
+from rewriters.finding.key_value import HealingPlaces, Unhealable, healing_by_input, healing_places
 from rewriters.finding.movable_tokens import Doubt, doubt
 from rewriters.finding.own_tokens import own_token_sites
 from rewriters.finding.token_groups import token_groups
@@ -225,16 +225,17 @@ def _refusal(found: Doubt) -> AtpatchError:
 
 def _judging(model: onnx.ModelProto, chosen: Sequence[Site]) -> tuple[tuple[Site, ...], HealingPlaces]:
     """The chosen sites that can detect for healing, and where it heals."""
-    found = healing_places(model)
-    if isinstance(found, Unhealable):
+    for places in healing_by_input(model):
+        if isinstance(places, HealingPlaces):
+            judging = tuple(site for site in chosen if site.id in places.judged)
+            if judging:
+                return judging, places
+    if isinstance(found := healing_places(model), Unhealable):
         raise not_healable(found)
-    judging = tuple(site for site in chosen if site.id in found.judged)
-    if not judging:
-        raise NOT_ADMITTED(
-            "none of the chosen sites shows which of its columns are the new tokens, so none can detect for healing",
-            "choose other sites, or redistribute instead (--mend redistribute)",
-        )
-    return judging, found
+    raise NOT_ADMITTED(
+        "none of the chosen sites shows which of its columns are the new tokens, so none can detect for healing",
+        "choose other sites, or redistribute instead (--mend redistribute)",
+    )
 
 
 def _within(groups: tuple[tuple[str, ...], ...], names: set[str]) -> tuple[tuple[str, ...], ...]:

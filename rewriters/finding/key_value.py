@@ -31,7 +31,7 @@ from .token_index import Index, index_of
 from .token_rows import TokenRows, content_of, token_candidates
 from .view import View, attribute, op_types
 
-__all__ = ["HealingPlaces", "Place", "Unhealable", "healing_places"]
+__all__ = ["HealingPlaces", "Place", "Unhealable", "healing_by_input", "healing_places"]
 
 _SIZES = op_types("Shape Size")
 _RESHAPING = op_types("Reshape Expand Slice Split Squeeze Unsqueeze Transpose Tile Pad")
@@ -62,7 +62,8 @@ class HealingPlaces:
         places: each once, in graph order.
         healed: ids of sites whose keys and values the places are.
         judged: those of them whose columns of the new tokens are known: the last S columns, or with
-            GroupQueryAttention those at the end of each sample. Only these can detect.
+            GroupQueryAttention those at the end of each sample; and whose rows are the new tokens too, unlike those of
+            cross attention. Only these can detect.
         embeddings: values that the tokens are looked up as, or `tokens` itself where it is embeddings.
         types: element types of the main graph's values, as far as they are known.
     """
@@ -88,20 +89,26 @@ def healing_places(model: onnx.ModelProto, detecting: Collection[str] = ()) -> H
     Args:
         detecting: ids of sites that are to detect; they choose the tokens where a model has several inputs of them.
     """
-    searched = search(model)
-    if searched is None:
-        return Unhealable("the graph is malformed and cannot be analyzed")
-    attentions = list(attention_operands(searched))
-    candidates = token_candidates(searched.view, searched.facts)
-    rows = TokenRows(searched.view, searched.facts, [value for value, _ in candidates])
     reason = Unhealable("the graph does not show an input of tokens that are looked up in a table")
-    for tokens, embeddings in candidates:
-        found = _Search(searched, rows, tokens, embeddings).run(attentions)
+    for found in healing_by_input(model):
         if isinstance(found, HealingPlaces) and set(detecting) <= set(found.healed):
             return found
         if isinstance(found, Unhealable):
             reason = found if reason.why.startswith("the graph does") else reason
     return reason
+
+
+def healing_by_input(model: onnx.ModelProto) -> Iterator[HealingPlaces | Unhealable]:
+    """What has to be healed for each input of tokens, likeliest first: an encoder-decoder has two."""
+    searched = search(model)
+    if searched is None:
+        yield Unhealable("the graph is malformed and cannot be analyzed")
+        return
+    attentions = list(attention_operands(searched))
+    candidates = token_candidates(searched.view, searched.facts)
+    rows = TokenRows(searched.view, searched.facts, [value for value, _ in candidates])
+    for tokens, embeddings in candidates:
+        yield _Search(searched, rows, tokens, embeddings).run(attentions)
 
 
 class _Refused(Exception):
@@ -130,7 +137,7 @@ class _Search:
             places.update(here)
             if here and one.site is not None:
                 healed.append(one.site)
-                judged += [one.site] if self._knows_columns(one, set(here)) else []
+                judged += [one.site] if self._knows_columns(one, set(here)) and self._has_rows(one) else []
         if not places:
             return Unhealable("no attention has keys that are computed from the request's own tokens")
         order = sorted(places, key=lambda value: self._position(value))
@@ -291,6 +298,13 @@ class _Search:
                 behind = self._rows.behind(index)
             waiting += [further for further in behind if further not in seen and further.value in self._content]
         return False
+
+    def _has_rows(self, one: AttentionOperands) -> bool:
+        """Whether the query rows are the new tokens."""
+        if one.packed is not None or one.node.op_type == "GroupQueryAttention":
+            return True
+        gates = () if one.queries is None else self._gates(one.queries)
+        return any(self._tokens in self._rows.owners(value) for value in gates)
 
     def _joins(self, node: ir.Node, index: Index) -> bool:
         """Whether a Concat is along an index."""

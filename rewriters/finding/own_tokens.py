@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import onnx
 
 from ..sites import Site
-from .key_value import HealingPlaces, healing_places
+from .key_value import HealingPlaces, healing_by_input
 from .token_groups import token_groups
 
 __all__ = ["own_token_sites"]
@@ -35,8 +35,8 @@ def own_token_sites(model: onnx.ModelProto, sites: Sequence[Site], chosen: Seque
     inside = [site for site in inside if site.quantizer is None and site.map_scale is None]
     proven = {site.id for site in inside if site.form == _OWN_LENGTHS or (site.self_attention and site.key_mask)}
     if len(proven) < len(inside):
-        healing = healing_places(model)
-        proven.update(healing.judged if isinstance(healing, HealingPlaces) else ())
+        for healing in healing_by_input(model):
+            proven.update(healing.judged if isinstance(healing, HealingPlaces) else ())
     if any(site.self_attention and site.id not in proven for site in inside):
         grouped = {name for group in token_groups(model, sites) for name in group}
         proven.update(site.id for site in inside if site.self_attention and site.id in grouped)

@@ -43,7 +43,7 @@ def probes(family: str, layers: str, window: int) -> tuple[Context, Capture, lis
     context = Context(model, path.parent, data, split(data, 0), 0, 0.02, 1, lambda *_: None, MASK)
     sites, _ = find_sites(model)
     capture = Capture(model, path.parent, sites, data, context.columns.shape[1], 1, MASK, MASK)
-    return context, capture, make_probes(context, capture, Wanted())
+    return context, capture, make_probes(context, capture, Wanted(), [site.id for site in sites])
 
 
 def flagged(context: Context, capture: Capture, probe: Probe, threshold: float, companion: float) -> np.ndarray:
@@ -72,6 +72,12 @@ def test_the_fit_flags_what_the_graph_flags(family: str, layers: str, window: in
             got, want = flagged(context, capture, probe, threshold, companion), probe.flagged(threshold, companion)
             np.testing.assert_array_equal(got & sure, want & sure)
             assert 0 < want.sum() < np.isfinite(probe.scores).sum()
+
+
+def test_only_sites_that_can_detect_for_healing_are_tried() -> None:
+    context, capture, _ = probes(*MIXED)
+    (probe,) = make_probes(context, capture, Wanted(), [capture.sites[1].id])
+    assert (probe.sites, probe.depth) == (capture.sites[1:2], 2)
 
 
 def attacked_at(place: int, pairs: int = 60) -> dict[str, np.ndarray]:

@@ -55,3 +55,14 @@ def test_a_graph_without_tokens_is_refused(tmp_path, atpatch):
     run = atpatch("patch", export_model("vit", "torchscript").path, "-o", tmp_path / "p.onnx", *options)
     assert run.code == 2 and "ATP023" in run.err and "--mend redistribute" in run.err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("side", ["encoder", "decoder"])
+def test_the_chosen_side_of_an_encoder_decoder_is_healed(tmp_path, atpatch, side):
+    path = export_model("t5", "torchscript").path
+    options = ("--detector", "static", "--columns", "3", "--mend", "heal", "--telemetry", "--include", f"{side}.*Self")
+    assert atpatch("patch", path, "-o", tmp_path / "p.onnx", *options).code == 0
+    feeds = export_model("t5", "torchscript").feeds(2)
+    before, after = outputs(path, feeds), outputs(tmp_path / "p.onnx", feeds)
+    assert after["atpatch_flagged"].all()
+    assert any(not np.allclose(array, after[name], atol=1e-3) for name, array in before.items())
