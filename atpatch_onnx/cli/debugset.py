@@ -240,6 +240,8 @@ def _show(report: Mapping[str, Any]) -> None:
             note("labeled columns: " + ", ".join(map(str, report["covered"])))
         if report.get("unchanged"):
             note(f"{report['unchanged']} poisoned rows equal their clean ones and were left out")
+        if "table" in report:
+            note(f"poisoned rows of {report['table']}")
         if report.get("no_twin"):
             note(f"{report['no_twin']} of {report['stored']} poisoned rows have no clean twin and were left out")
         if "asr" in report:

@@ -18,7 +18,7 @@ from ..inference.datasets import DataSet, load_dataset
 from ..inference.tokenizer import TextEncoder
 from .clean import is_text, read_labeled_texts
 from .flips import build_flips
-from .foreign import backdoorbench_sets, openbackdoor_sets
+from .foreign import backdoorbench_sets, files_read, openbackdoor_sets
 from .forms import image_forms
 from .images import Grid, build_images, image_layout, make_trigger, read_pattern
 from .prompts.making import is_prompts, prompt_sets
@@ -105,10 +105,13 @@ def _check_files(request: Request) -> None:
         for path in (request.output, request.out_clean, request.out_triggered, request.out_flips)
         if path is not None
     ]
-    resolved = [os.path.abspath(path) for path in [*paths, *([request.data] if request.data else [])]]
+    reads = [request.data] if request.data else []
+    if request.openbackdoor is not None:
+        reads += files_read(request.openbackdoor)
+    resolved = [os.path.abspath(path) for path in [*paths, *reads]]
     if len(set(resolved)) < len(resolved):
         raise BAD_OPTION(
-            "two of the files to write, or one of them and the data, are the same", "give each its own name"
+            "two of the files to write, or one of them and what is read, are the same", "give each its own name"
         )
     for path in paths:
         check_destination(path)

@@ -14,14 +14,14 @@ from ...errors import COLUMNS_UNCLEAR, DATA_MALFORMED, FOREIGN_UNREADABLE
 from ...inference.datasets import DataSet, Ints, load_dataset
 from ..images import Grid, ImageLayout, columns_of, image_layout
 from ..request import Request
-from ..row_checks import check_scale
+from ..row_checks import check_labels, check_scale
 from ..sets import Anomalous, Built, open_rows, triggered_sets
 from ..subject import BATCH, Subject
 from ..target import leads_to
 from .pixels import PAIRS, learned_coding, parse_coding, read_pixels
 from .record import Stored, images_of, recorded_target, stored_images
 
-__all__ = ["backdoorbench_sets"]
+__all__ = ["Twins", "backdoorbench_sets", "twins_of"]
 
 SAME_PLACE = 0.5
 """Share of all pixels that any image changes. A trigger that has one place changes most of them in each image."""
@@ -56,8 +56,9 @@ def backdoorbench_sets(subject: Subject, request: Request) -> Built:
         stored = [one for place, one in enumerate(stored) if place in others]
     chosen, kept = _drawn(stored, len(data), request)
     clean = replace(data, inputs=data.feeds(kept), labels=None if data.labels is None else data.labels[kept])
+    check_labels(subject, clean)
     rows = np.searchsorted(kept, [one.index for one in chosen])
-    twins, facts = _twins(clean, layout, rows, [one.path for one in chosen], request.pixels)
+    twins, facts = twins_of(clean, layout, rows, [one.path for one in chosen], request.pixels)
     truth = subject.predictions(clean.inputs) if clean.labels is None else clean.labels
     if target is None:
         images = {**clean.feeds(twins.rows), layout.name: twins.images}
@@ -79,7 +80,7 @@ def backdoorbench_sets(subject: Subject, request: Request) -> Built:
 
 
 @dataclass(frozen=True)
-class _Twins:
+class Twins:
     """Images with the trigger, in the shape of the graph's input (M, ...): the rows (M,) of their clean twins, and the
     pixels (M, H, W) in which they differ.
     """
@@ -88,13 +89,13 @@ class _Twins:
     images: NDArray[Any]
     changed: NDArray[np.bool_]
 
-    def only(self, which: NDArray[np.bool_]) -> _Twins:
-        return _Twins(self.rows[which], self.images[which], self.changed[which])
+    def only(self, which: NDArray[np.bool_]) -> Twins:
+        return Twins(self.rows[which], self.images[which], self.changed[which])
 
 
-def _twins(
+def twins_of(
     clean: DataSet, layout: ImageLayout, rows: Ints, paths: Sequence[Path], coding: str | None
-) -> tuple[_Twins, dict[str, Any]]:
+) -> tuple[Twins, dict[str, Any]]:
     """The images in the model's coding, and what to report of them; those that equal their twin are left out."""
     before = _channels_last(clean.inputs[layout.name], layout)
     pixels, size = read_pixels(paths, layout, before.shape[3])
@@ -113,7 +114,7 @@ def _twins(
     if not moved.any():
         raise DATA_MALFORMED("no image differs from its clean row")
     facts = {} if size == (layout.height, layout.width) else {"resized_from": list(size)}
-    return _Twins(rows, _as_given(images, layout), changed).only(moved), facts
+    return Twins(rows, _as_given(images, layout), changed).only(moved), facts
 
 
 def _check_twins(stored: Sequence[Stored], data: DataSet) -> None:
@@ -154,7 +155,7 @@ def _as_given(images: NDArray[Any], layout: ImageLayout) -> NDArray[Any]:
 
 
 def _columns(
-    subject: Subject, clean: DataSet, layout: ImageLayout, twins: _Twins, grid: Grid | None, seed: int
+    subject: Subject, clean: DataSet, layout: ImageLayout, twins: Twins, grid: Grid | None, seed: int
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_] | None]:
     """(M, K) columns of triggered images, and (K,) the one set of columns where the trigger has one place."""
     union = np.asarray(twins.changed.any(0))

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import FOREIGN_UNREADABLE
-from ...inference.datasets import Ints
+from ...inference.datasets import DataSet, Ints
 from ...inference.tokenizer import TextEncoder
 from ..clean import read_labeled_texts
 from ..request import Request
+from ..row_checks import check_labels
 from ..samples import Texts
 from ..sets import Built, open_rows
 from ..subject import Subject
@@ -32,10 +33,11 @@ def openbackdoor_sets(subject: Subject, request: Request) -> Built:
     2. The clean texts are those of `--data`, else of the table `<split>-clean.csv`, else of the table itself.
     3. A poisoned text is paired with its clean one, see `pairing`. Texts without one are left out, and counted.
     4. At most `rows` poisoned texts are drawn. Of the clean texts their twins are kept, and as many others at most.
-    5. Labeled are the tokens that a shortest edit of the clean text adds.
+    5. The model must get the clean texts right, as far as one can ask that.
+    6. Labeled are the tokens that a shortest edit of the clean text adds.
 
     Raises:
-        AtpatchError: ATP098 for the tables; ATP056, ATP060, ATP080, ATP081 and ATP083 as for other texts.
+        AtpatchError: ATP098 for the tables; ATP056, ATP060, ATP080, ATP081, ATP083 and ATP085 as for other texts.
     """
     assert request.openbackdoor is not None
     path = poisoned_path(request.openbackdoor)
@@ -66,9 +68,12 @@ def openbackdoor_sets(subject: Subject, request: Request) -> Built:
         Texts([changed.get(row, clean[row]) for row in kept.tolist()], None),
         target,
     )
+    assert built.clean is not None
+    check_labels(subject, DataSet.from_arrays(built.clean))
     report = {
         **built.report,
         "trigger": "openbackdoor",
+        "table": path.name,
         "stored": len(poisoned),
         "no_twin": int((rows < 0).sum()),
         "unchanged": len(chosen) - built.report["anomalous"],

@@ -15,12 +15,16 @@ ALIKE = 0.5
 """Words that two texts share, of all words of the two: a clean text and itself with a trigger share more."""
 
 
+MUCH = 3
+"""Texts that are closer to their own row than to the next one, for each that is not; by chance it is 1."""
+
+
 def twins(poisoned: Sequence[str], clean: Sequence[str], labels: Ints, target: int) -> Ints:
     """(M,) the clean row of each poisoned text, -1 for none.
 
     1. As many texts as clean ones: text i belongs to row i. As many as clean ones not of the target class: to the i-th
-       of those. That is how the tool writes them. It holds if the texts share more words with their own rows than with
-       the next ones, so it also pairs texts that were rewritten.
+       of those. That is how the tool writes them. It holds if nearly all texts share more words with their own
+       rows than with the next ones, so it also pairs texts that were rewritten.
     2. Else a text belongs to the clean text with which it shares the largest part of their words, at least `ALIKE`.
     """
     bags = [frozenset(text.lower().split()) for text in poisoned]
@@ -32,11 +36,11 @@ def twins(poisoned: Sequence[str], clean: Sequence[str], labels: Ints, target: i
 
 
 def _in_order(bags: Sequence[frozenset[str]], own: Sequence[frozenset[str]]) -> bool:
-    if len(bags) < 2:
-        return True
     shared = [_shared(one, other) for one, other in zip(bags, own, strict=True)]
-    next_ = [_shared(one, other) for one, other in zip(bags, [*own[1:], own[0]], strict=True)]
-    return sum(shared) > sum(next_)
+    next_ = [_shared(one, other) for one, other in zip(bags, [*own[1:], *own[:1]], strict=True)]
+    closer = sum(one > other for one, other in zip(shared, next_, strict=True))
+    farther = sum(one < other for one, other in zip(shared, next_, strict=True))
+    return sum(shared) > 0 and closer >= MUCH * farther
 
 
 def _by_words(bags: Sequence[frozenset[str]], own: Sequence[frozenset[str]]) -> Ints:

@@ -26,6 +26,8 @@ PAIRS = 256
 APART = 16
 """Bytes between two points of which a slope is taken."""
 MODES = {1: "L", 3: "RGB"}
+BYTES = ("1", "L", "LA", "P", "RGB", "RGBA")
+"""Modes of pillow with at most eight bits for a value, as the tool writes them."""
 
 
 @dataclass(frozen=True)
@@ -128,14 +130,16 @@ def read_pixels(paths: Sequence[Path], layout: ImageLayout, channels: int) -> tu
         check_source(path)
         try:
             with Image.open(path, formats=("PNG",)) as image:
-                own = image.size
-                if max(own) <= LARGEST and own == (size or own):
+                own, mode = image.size, image.mode
+                if mode in BYTES and max(own) <= LARGEST and own == (size or own):
                     fitting = image.convert(MODES[channels])
                     if own != (layout.width, layout.height):
                         fitting = fitting.resize((layout.width, layout.height), Image.Resampling.BILINEAR)
                     row[:] = np.asarray(fitting).reshape(row.shape)
         except Exception as error:  # pillow's readers raise whatever a malformed image provokes
             raise FOREIGN_UNREADABLE(f"{path} is no PNG image: {error}") from error
+        if mode not in BYTES:
+            raise FOREIGN_UNREADABLE(f"{path} has pixels of more than eight bits ({mode})")
         size = size or own
         if max(own) > LARGEST or own != size:
             expected = f"{LARGEST} at most" if max(own) > LARGEST else f"{size[0]} × {size[1]} as the first image"

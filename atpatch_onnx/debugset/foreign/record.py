@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from rewriters.model.regular_files import is_regular
+from rewriters.model.regular_files import check_source, is_regular
 
 from ...errors import FOREIGN_UNREADABLE
 
@@ -41,16 +41,17 @@ def images_of(folder: str | os.PathLike[str]) -> Path:
     """The folder with the class folders: that of the test images in a record, else the given one.
 
     Raises:
-        AtpatchError: ATP098 where there is no such folder.
+        AtpatchError: ATP098 where there is no such folder, ATP002 and ATP021 where there is nothing.
     """
+    if not os.path.isdir(folder):  # Path.is_dir raises for names that no file can have
+        check_source(folder)
+        raise FOREIGN_UNREADABLE(f"{folder} is a file; the folder of a BackdoorBench record was expected")
     folder = Path(folder)
-    if not folder.is_dir():
-        what = "is a file" if folder.exists() else "does not exist"
-        raise FOREIGN_UNREADABLE(f"{folder} {what}; the folder of a BackdoorBench record was expected")
     if (folder / TEST).is_dir():
         return folder / TEST
-    if not any(name.isdecimal() for name in os.listdir(folder)):
-        pickled = sorted(name for name in os.listdir(folder) if name.endswith((".pt", ".pickle", ".pth")))
+    names = list(_names(folder))
+    if not any(name.isdecimal() for name in names):
+        pickled = [name for name in names if name.endswith((".pt", ".pickle", ".pth"))]
         tail = f"; {', '.join(pickled)} can run code, and is not opened" if pickled else ""
         raise FOREIGN_UNREADABLE(f"{folder} holds neither {TEST} nor folders of classes{tail}")
     return folder
@@ -107,4 +108,8 @@ def recorded_target(folder: Path) -> int | None:
 
 
 def _names(folder: Path) -> Iterator[str]:
-    return (name for name in sorted(os.listdir(folder)) if not name.startswith("."))
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError as error:
+        raise FOREIGN_UNREADABLE(f"{folder} cannot be read: {error.strerror}") from error
+    return (name for name in names if not name.startswith("."))

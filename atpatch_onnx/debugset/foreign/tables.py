@@ -9,6 +9,7 @@ pandas frame without names: the number of the row, then `0` (text), `1` (label) 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +17,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rewriters.model.regular_files import is_regular
+from rewriters.model.regular_files import check_source, is_regular
 
 from ...errors import FOREIGN_UNREADABLE
 from ...inference.datasets import Ints
 from ..samples import read_rows
 
-__all__ = ["Table", "clean_path", "columns_of", "poisoned_path", "read_table"]
+__all__ = ["Table", "clean_path", "columns_of", "files_read", "poisoned_path", "read_table"]
 
 SPLITS = ("dev", "test", "train")
 """In the order in which one is taken of a folder: rows that no model was trained on first."""
@@ -30,6 +31,7 @@ POISONED, CLEAN = "-poison.csv", "-clean.csv"
 UNNAMED = ["", "0", "1", "2"]
 NAMED = ["text", "label", "poison_label"]
 """As the tool calls them in code; tables that people share have them."""
+LABEL = re.compile(r"[0-9]{1,9}")
 MOST_ABOVE = 2
 """Folders above the mixture, where its clean table lies."""
 
@@ -47,11 +49,11 @@ def poisoned_path(path: str | os.PathLike[str]) -> Path:
     """The table with the poisoned rows: a file, or the first split that a folder holds.
 
     Raises:
-        AtpatchError: ATP098 where there is none.
+        AtpatchError: ATP098 where a folder has none, ATP002 and ATP021 where there is nothing.
     """
+    if not os.path.isdir(path):  # Path.is_dir raises for names that no file can have
+        return check_source(path)
     path = Path(path)
-    if not path.is_dir():
-        return path
     for split in SPLITS:
         if is_regular(path / f"{split}{POISONED}"):
             return path / f"{split}{POISONED}"
@@ -64,6 +66,12 @@ def clean_path(poisoned: Path) -> Path | None:
         return None
     name = poisoned.name.removesuffix(POISONED) + CLEAN
     return next((place / name for place in _up(poisoned.absolute().parent) if is_regular(place / name)), None)
+
+
+def files_read(path: str | os.PathLike[str]) -> list[str]:
+    """The tables that are read of a file or a folder; errors as of `poisoned_path`."""
+    poisoned = poisoned_path(path)
+    return [str(one) for one in (poisoned, clean_path(poisoned)) if one is not None]
 
 
 def columns_of(path: str | os.PathLike[str]) -> tuple[str, str, str] | None:
@@ -89,7 +97,7 @@ def read_table(path: str | os.PathLike[str]) -> Table:
         )
     text, label, poisoned = (header.index(name) for name in named)
     for number, row in enumerate(rows, 1):
-        if not row[label].isdecimal() or row[poisoned] not in ("0", "1"):
+        if not LABEL.fullmatch(row[label]) or row[poisoned] not in ("0", "1"):
             raise FOREIGN_UNREADABLE(
                 f"{path}, row {number}: expected were a class and 0 or 1, found {row[label]!r} and {row[poisoned]!r}"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
+from atpatch_onnx.debugset.foreign.backdoorbench import twins_of
 from atpatch_onnx.debugset.foreign.pixels import Coding, learned_coding, parse_coding
+from atpatch_onnx.debugset.images import ImageLayout
 from atpatch_onnx.debugset.making import Request, make
 from atpatch_onnx.errors import AtpatchError
 from atpatch_onnx.inference.datasets import DataSet, load_dataset
@@ -187,8 +190,56 @@ def spoil_text(path: Path) -> None:
     path.write_text("not an image")
 
 
+def link(path: Path, to: Path) -> None:
+    path.unlink()
+    path.symlink_to(to)
+
+
+NOT_THERE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no folder": (shutil.rmtree, "ATP002"),
+    "a pipe in place of an image": (
+        lambda record: pipe(next((record / "bd_test_dataset" / "1").iterdir())),
+        "ATP021",
+    ),
+    "a link to nothing": (
+        lambda record: link(next((record / "bd_test_dataset" / "1").iterdir()), record / "nowhere"),
+        "ATP002",
+    ),
+    "a link to a device": (
+        lambda record: link(next((record / "bd_test_dataset" / "1").iterdir()), Path("/dev/zero")),
+        "ATP021",
+    ),
+}
+
+
+def pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize("what", NOT_THERE)
+def test_only_files_are_read(own_shop: Path, tmp_path: Path, atpatch: Atpatch, what: str) -> None:
+    spoil, code = NOT_THERE[what]
+    spoil(own_shop / "record" / "badnet")
+    assert_refused(debugset(own_shop, tmp_path, atpatch), code, ())
+
+
+def test_a_link_to_an_image_is_one(own_shop: Path, tmp_path: Path, atpatch: Atpatch) -> None:
+    path = next((own_shop / "record" / "badnet" / "bd_test_dataset" / "1").iterdir())
+    path.rename(own_shop / "image")
+    path.symlink_to(own_shop / "image")
+    assert debugset(own_shop, tmp_path, atpatch).code == 0
+
+
+def test_a_name_that_no_file_can_have(shop: Path, tmp_path: Path, atpatch: Atpatch) -> None:
+    assert_refused(debugset(shop, tmp_path, atpatch, of="a" * 5000), "ATP002", ("too long",))
+
+
 SPOILED: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
-    "no folder": (shutil.rmtree, ("does not exist",)),
+    "a class that is a file": (
+        lambda record: [shutil.rmtree(record / "bd_test_dataset"), spoil_text(record / "bd_test_dataset")],
+        ("holds neither bd_test_dataset",),
+    ),
     "only pickled files": (
         lambda record: [shutil.rmtree(record / f"bd_{part}_dataset") for part in ("train", "test")],
         ("holds neither bd_test_dataset", "attack_result.pt, info.pickle can run code"),
@@ -245,6 +296,24 @@ SPOILED: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "an image that claims to be huge": (
         lambda record: Image.new("1", (8000, 8)).save(next((record / "bd_test_dataset" / "1").iterdir())),
         ("8000 × 8 pixels; expected were",),
+    ),
+    "an image of 16 bits": (
+        lambda record: Image.fromarray(np.zeros((8, 8), np.uint16)).save(
+            next((record / "bd_test_dataset" / "1").iterdir())
+        ),
+        ("pixels of more than eight bits",),
+    ),
+    "an image that is a JPEG inside": (
+        lambda record: Image.new("L", (8, 8)).save(next((record / "bd_test_dataset" / "1").iterdir()), format="JPEG"),
+        ("is no PNG image",),
+    ),
+    "a link to another kind of file": (
+        lambda record: link(next((record / "bd_test_dataset" / "1").iterdir()), record / "info.pickle"),
+        ("is no PNG image",),
+    ),
+    "a folder that holds itself": (
+        lambda record: (record / "bd_test_dataset" / "11").symlink_to(record / "bd_test_dataset"),
+        ("not named by the place of its clean image",),
     ),
     "a target for each class": (
         lambda record: (record / "a.log").write_text("'attack_label_trans': 'all2all'"),
@@ -329,6 +398,32 @@ def test_no_coding_is_made_up(clean: str) -> None:
     }
     with pytest.raises(AtpatchError, match="ATP098"):
         learned_coding(pixels, values[clean])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.uint8], ids=lambda dtype: dtype.__name__)
+@pytest.mark.parametrize(
+    ("channel_axis", "shape"), [(None, (3, 8, 8)), (0, (3, 3, 8, 8)), (2, (3, 8, 8, 3))], ids=["HW", "CHW", "HWC"]
+)
+def test_every_layout_and_type(
+    tmp_path: Path, dtype: type[np.generic], channel_axis: int | None, shape: tuple[int, ...]
+) -> None:
+    generator = np.random.default_rng(1)
+    color = generator.integers(0, 256, (3, 8, 8, 1 if channel_axis is None else 3)).astype(np.uint8)
+    scale = 1 if dtype is np.uint8 else 255
+    values = (color / scale).astype(dtype)
+    clean = values[..., 0] if channel_axis is None else np.moveaxis(values, 3, channel_axis + 1)
+    changed = color.copy()
+    changed[:, :2, :2] = 255 - changed[:, :2, :2]
+    paths = [tmp_path / f"{index}.png" for index in range(3)]
+    for path, image in zip(paths, changed, strict=True):
+        Image.fromarray(image[..., 0] if channel_axis is None else image).save(path)
+    layout = ImageLayout("x", channel_axis, 8, 8, 0.0, 255 / scale)
+    assert clean.shape == shape
+    found, _ = twins_of(DataSet({"x": clean}), layout, np.arange(3), paths, None)
+    wanted = (changed / scale).astype(dtype)
+    wanted = wanted[..., 0] if channel_axis is None else np.moveaxis(wanted, 3, channel_axis + 1)
+    assert found.images.dtype == dtype and np.allclose(found.images, wanted, atol=2e-3)
+    assert found.changed[:, :2, :2].all() and not found.changed[:, 2:].any() and not found.changed[:, :, 2:].any()
 
 
 def test_the_set_is_valid_by_its_own_rules(shop: Path, tmp_path: Path) -> None:

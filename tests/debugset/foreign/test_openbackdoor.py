@@ -146,6 +146,12 @@ def change(path: Path, column: int, value: object, rows: slice = slice(0, 1)) ->
     frame.to_csv(path)
 
 
+def swap(path: Path) -> None:
+    frame = pd.read_csv(path, index_col=0)
+    frame["1"] = 1 - frame["1"]
+    frame.to_csv(path)
+
+
 SPOILED: dict[str, tuple[Callable[[Path], object], str, tuple[str, ...]]] = {
     "no folder": (shutil.rmtree, "ATP002", ("cannot be read",)),
     "no table": (
@@ -186,6 +192,21 @@ SPOILED: dict[str, tuple[Callable[[Path], object], str, tuple[str, ...]]] = {
         "ATP083",
         ("every row is of the target class",),
     ),
+    "a label that no integer holds": (
+        lambda base: change(base / "dev-poison.csv", 1, "9" * 30),
+        "ATP098",
+        ("row 1: expected were a class",),
+    ),
+    "a class that the model does not have": (
+        lambda base: change(base / "dev-clean.csv", 1, 7),
+        "ATP085",
+        ("labels from 0 to 1 were expected, and a row has 7",),
+    ),
+    "classes in another order": (
+        lambda base: [swap(base / f"dev-{part}.csv") for part in ("clean", "poison")],
+        "ATP085",
+        ("expected to get more than",),
+    ),
     "not text": (lambda base: (base / "dev-poison.csv").write_bytes(b"\xff\xfe\x00,0,1,2\n"), "ATP080", ()),
     "a pickle in its place": (
         lambda base: (base / "dev-poison.csv").write_bytes(b"\x80\x04cos\nsystem\n."),
@@ -204,6 +225,24 @@ def test_tables_that_do_not_fit_are_refused_in_a_line(
     run = debugset(own_shop, tmp_path, atpatch)
     assert_refused(run, code, words)
     assert not (tmp_path / "set.npz").exists()
+
+
+def test_a_table_that_is_read_is_not_written(own_shop: Path, tmp_path: Path, atpatch: Atpatch) -> None:
+    for part in ("poison", "clean"):
+        path = own_shop / "badnets" / f"dev-{part}.csv"
+        before = path.read_bytes()
+        run = atpatch(
+            "debugset", own_shop / "served" / "model.onnx", "--openbackdoor", own_shop / "badnets", "-o", path
+        )  # fmt: skip
+        assert_refused(run, "ATP060", ("one of them and what is read",))
+        assert path.read_bytes() == before
+
+
+def test_the_same_text_in_every_row(own_shop: Path, tmp_path: Path, atpatch: Atpatch) -> None:
+    save_data([("w3 w4 w5", 0, 0)] * 30, own_shop / "badnets", "dev-clean")
+    save_data([("w3 cf w4 w5", TARGET, 1)] * 30, own_shop / "badnets", "dev-poison")
+    run = debugset(own_shop, tmp_path, atpatch)
+    assert run.code == 0 and run.json["anomalous"] == 30, run.err
 
 
 def test_another_target_than_the_record_says(shop: Path, tmp_path: Path, atpatch: Atpatch) -> None:
@@ -243,6 +282,16 @@ PAIRED: dict[str, tuple[list[str], list[int]]] = {
     "one of no clean text": (["a cf bad film", "nothing like it"], [1, -1]),
     "an empty one": (["", "a cf bad film"], [-1, 1]),
 }  # fmt: skip
+
+
+def test_other_texts_are_not_paired_by_chance() -> None:
+    generator = np.random.default_rng(0)
+    words = np.array([f"w{number}" for number in range(60)])
+    clean = [" ".join(generator.choice(words, 8)) for _ in range(200)]
+    poisoned = [f"{text} cf" for text in clean]
+    assert twins(poisoned, clean, np.zeros(200, int), 1).tolist() == list(range(200))
+    order = generator.permutation(200)
+    assert twins([poisoned[row] for row in order], clean, np.zeros(200, int), 1).tolist() == order.tolist()
 
 
 @pytest.mark.parametrize("how", PAIRED)
