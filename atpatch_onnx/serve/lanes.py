@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from rewriters.editing.patcher import is_patched
+from rewriters.model import io as model_io
+
+from ..errors import SIGNATURE_INVALID
 from ..signing.verifier import verify
 from .arm_graph import ArmGraph
 from .arms import ORIGINAL, PATCHED, Arm, ArmName
@@ -26,7 +32,7 @@ def load_arm(name: ArmName, settings: Settings, graph: ArmGraph | None = None) -
     if settings.verify_key is not None and graph is None:
         signed = settings.patched if settings.restored else path
         assert signed is not None
-        verify(signed, key=settings.verify_key)
+        _require_signature(name, signed, settings.verify_key)
     return Arm(
         name,
         model,
@@ -34,6 +40,15 @@ def load_arm(name: ArmName, settings: Settings, graph: ArmGraph | None = None) -
         workers=settings.workers,
         nice=name == PATCHED and settings.mode == "shadow",
     )
+
+
+def _require_signature(name: ArmName, path: Path, key: Path) -> None:
+    """The file is as somebody with the key signed it, and a signed original does not stand in for the patched model."""
+    verify(path, key=key)
+    if name == PATCHED and not is_patched(model_io.load(path)):
+        raise SIGNATURE_INVALID(
+            f"{path} has a good signature, and no patch", "give the patched model; the original may not take its place"
+        )
 
 
 def make_lane(arm: Arm, settings: Settings) -> Batcher:

@@ -97,7 +97,7 @@ def _model_in(path: Path) -> onnx.ModelProto:
 
 
 def _folder(path: Path) -> Contents:
-    links = False
+    links = path.is_symlink()
     signed = 0
     for one in members(path):
         if one.path.split("/")[0] in _GIT:

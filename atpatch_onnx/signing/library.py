@@ -15,7 +15,7 @@ from model_signing.manifest import Manifest
 
 from rewriters.model.regular_files import check_source
 
-from ..errors import KEY_UNUSABLE
+from ..errors import KEY_UNUSABLE, NOT_SIGNABLE, AtpatchError
 from .contents import Contents
 from .options import SignOptions, VerifyOptions
 
@@ -93,13 +93,22 @@ class Signer:
             )
 
     def sign(self, contents: Contents, ignored: Iterable[str]) -> tuple[bytes, tuple[str, ...]]:
-        """The bytes of the signature, and the names of the files that it covers."""
+        """The bytes of the signature, and the names of the files that it covers.
+
+        Raises:
+            AtpatchError: ATP096 (key or identity), ATP097 (a file cannot be read).
+        """
         hashed = Hashed(contents.files, ignored, links=contents.links, git=contents.files is None)
         with tempfile.TemporaryDirectory(prefix="atpatch-") as folder:
             path = Path(folder) / "signature"
             self._config.set_hashing_config(hashed)
             what, advice = ("the key", None) if self._options.keyless is None else ("the identity", _ONLINE)
-            _tried(what, lambda: self._config.sign(contents.root, path), advice)
+            try:
+                _tried(what, lambda: self._config.sign(contents.root, path), advice)
+            except AtpatchError as error:
+                if hashed.found is None:  # it has not come to the key yet
+                    raise NOT_SIGNABLE(f"{contents.root}: {first_words(error.__cause__)}") from error
+                raise
             return path.read_bytes(), tuple(hashed.found or ())
 
 
@@ -160,7 +169,7 @@ def _tried(what: str, call: Callable[[], Made], advice: str | None = None) -> Ma
         raise KEY_UNUSABLE(f"model-signing cannot use {what}: {words}", advice) from error
 
 
-def first_words(error: Exception) -> str:
+def first_words(error: BaseException | None) -> str:
     """The first sentence of an error; its type where it says nothing."""
     return str(error).split("\n")[0].split(". ")[0] or type(error).__name__
 

@@ -43,16 +43,18 @@ class Verified:
         signature: the signature file.
         trusted: the key, the certificates or the identity that it was verified against.
         files: names of the files that it covers; relative to the folder where there are several, else the file's own.
+        signed_as: name of the file or folder when it was signed.
     """
 
     path: str
     signature: str
     trusted: str
     files: tuple[str, ...]
+    signed_as: str
 
     def to_json(self) -> dict[str, Any]:
         """The keys that `verify --json` promises."""
-        names = ("path", "signature", "trusted")
+        names = ("path", "signature", "trusted", "signed_as")
         return {**{name: getattr(self, name) for name in names}, "files": list(self.files)}
 
 
@@ -84,7 +86,7 @@ def verify(path: PathLike, signature: PathLike | None = None, **options: Unpack[
     verifier = Verifier(wanted)
     case = _Case(source, place, statement)
     case.verify(verifier)
-    return Verified(str(source), str(place), verifier.trusted, case.names)
+    return Verified(str(source), str(place), verifier.trusted, case.names, statement.subject)
 
 
 def _signature(source: Path) -> Path:

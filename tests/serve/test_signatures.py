@@ -62,6 +62,15 @@ def test_both_models_need_a_signature(models: tuple[Path, Path], keys: Keys) -> 
         serve(models, keys)
 
 
+def test_a_signed_original_does_not_stand_in_for_the_patched_model(models: tuple[Path, Path], keys: Keys) -> None:
+    """A signature over one file is good under any name."""
+    sign(models[0], key=keys.private)
+    for suffix in ("", ".sig"):
+        shutil.copy(f"{models[0]}{suffix}", f"{models[1]}{suffix}")
+    with pytest.raises(AtpatchError, match=r"ATP094.*no patch"):
+        serve(models, keys)
+
+
 @pytest.mark.parametrize("mode", ["patched", "original"])
 def test_an_original_that_was_restored_has_the_signature_of_its_patched_model(
     models: tuple[Path, Path], keys: Keys, mode: str

@@ -53,7 +53,8 @@ def test_a_hotfix_is_signed_and_verified(hotfix: Path, keys: Keys) -> None:
 def test_a_signed_file_may_be_renamed(hotfix: Path, keys: Keys) -> None:
     sign(hotfix, key=keys.private)
     other = hotfix.rename(hotfix.with_name("other.hotfix"))
-    assert verify(other, f"{hotfix}.sig", key=keys.public).files == ("other.hotfix",)
+    found = verify(other, f"{hotfix}.sig", key=keys.public)
+    assert (found.files, found.signed_as) == (("other.hotfix",), "model.hotfix")
 
 
 def test_a_model_is_signed_with_its_external_data(external: Path, keys: Keys) -> None:
@@ -274,7 +275,7 @@ def test_a_model_that_is_none_may_lie_in_a_signed_folder(folder: Path, keys: Key
 
 def test_a_file_too_large_for_a_model_is_not_read_as_one(tmp_path: Path) -> None:
     with (tmp_path / "huge.onnx").open("wb") as file:
-        file.truncate(2**45)
+        file.truncate(2**40)
     assert data_of(tmp_path / "huge.onnx") == ()
 
 
@@ -370,6 +371,13 @@ def test_links_to_folders_are_refused(folder: Path, keys: Keys) -> None:
     refusal("ATP097", folder, "link to a folder", key=keys.public)
     with pytest.raises(AtpatchError, match="ATP097"):
         sign(folder, key=keys.private)
+
+
+def test_a_folder_may_be_named_by_a_link(folder: Path, keys: Keys, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(folder.name)
+    sign(tmp_path / "link", key=keys.private)
+    verify(tmp_path / "link", key=keys.public)
+    verify(folder, key=keys.public)
 
 
 def test_links_out_of_the_folder_are_refused(folder: Path, keys: Keys) -> None:
@@ -488,4 +496,4 @@ def test_the_json_says_what_is_covered(folder: Path, keys: Keys, atpatch: Callab
     signed = atpatch("sign", folder, "--key", keys.private, "--json").json
     assert signed == {"path": str(folder), "signature": str(folder / "model.sig"), "files": files}
     verified = atpatch("verify", folder, "--key", keys.public, "--json").json
-    assert verified == {**signed, "trusted": str(keys.public)}
+    assert verified == {**signed, "trusted": str(keys.public), "signed_as": "served"}
