@@ -28,14 +28,13 @@ from .facts import Facts
 from .finder import Searched, search
 from .self_attention import is_projection
 from .token_index import Index, index_of
+from .token_positions import position_before
 from .token_rows import TokenRows, content_of, token_candidates
 from .view import View, attribute, op_types
 
 __all__ = ["HealingPlaces", "Place", "Unhealable", "healing_by_input", "healing_places"]
 
 _SIZES = op_types("Shape Size")
-_RESHAPING = op_types("Reshape Expand Slice Split Squeeze Unsqueeze Transpose Tile Pad")
-"""Their further operands say how, not what."""
 _TOKENS = 1
 _MOST_STEPS = 2048
 
@@ -182,7 +181,7 @@ class _Search:
                 return None
             if not owners:
                 reason = f"the graph does not show that the rows of {value.name} are the new tokens"
-            elif (varying := self._position_before(value)) is not None:
+            elif (varying := position_before(self._view, self._facts, self._rows, self._content, value)) is not None:
                 reason = f"what makes {value.name} reads {varying}, which may depend on positions"
             elif (reader := self._other_reader(value, one)) is not None:
                 reason = f"{reader} reads {value.name}, not only keys and values"
@@ -218,42 +217,6 @@ class _Search:
     def _single(self, value: ir.Value) -> bool:
         shape = self._facts.shape(value)
         return shape is not None and all(dim == 1 for dim in shape)
-
-    def _position_before(self, value: ir.Value) -> str | None:
-        """An operand or operator between the projections and a value that may depend on positions."""
-        start = self._rows.index(value)
-        if start is None:
-            return None if self._facts.static(value, _TOKENS - (self._facts.rank(value) or 0)) == 1 else "its tokens"
-        waiting, seen = [start], {start}
-        while waiting:
-            index = waiting.pop()
-            node = index.value.producer()
-            if index.value in self._view.backward:
-                return "a value of a branch"
-            if node is None or is_projection(self._view, node):
-                continue
-            behind = self._rows.behind(index)
-            if node.op_type == "RotaryEmbedding" or node.op_type.endswith("Attention") or not behind:
-                return f"{node.op_type} {node.name or ''}".strip()
-            followed = {one.value for one in behind if one.value in self._content}
-            for place, source in enumerate(node.inputs):
-                says_how = place > 0 and node.op_type in _RESHAPING
-                if source is not None and source not in followed and not says_how and self._varies(index, source):
-                    return str(source.name)
-            fresh = [one for one in behind if one not in seen]
-            seen.update(fresh)
-            waiting += fresh
-            if len(seen) > _MOST_STEPS:
-                return "too much"
-        return None
-
-    def _varies(self, index: Index, source: ir.Value) -> bool:
-        """Whether an operand may differ along the index of the output; it broadcasts to the output."""
-        whole, own = self._facts.rank(index.value), self._facts.shape(source)
-        if own is None or whole is None:
-            return True
-        axes = [axis - (whole - len(own)) for axis in index.axes]
-        return any(axis >= len(own) or (axis >= 0 and own[axis] != 1) for axis in axes)
 
     def _other_reader(self, start: ir.Value, one: AttentionOperands) -> str | None:
         """A node that reads a value, or what is made of it, as something else than keys and values of attention."""
