@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypedDict
-
-from rewriters.model.forms import PathLike
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 from ..errors import BAD_OPTION
 from ..options import option
+
+if TYPE_CHECKING:
+    from rewriters.model.forms import PathLike
 
 __all__ = ["SignKeywords", "SignOptions", "VerifyKeywords", "VerifyOptions"]
 

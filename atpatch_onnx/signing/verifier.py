@@ -118,9 +118,13 @@ class _Case:
         from .library import Hashed
 
         ignored: list[str] = []
+        if self.whole and self.statement.single:
+            raise SIGNATURE_INVALID(
+                f"{self.place} is a signature over one file, {self.statement.subject!r}, and no folder"
+            )
         if self.whole:
             contents_of(self.root)  # refuses what the library does not look at
-            ignored = list(self._own_name())
+            ignored = [name for name in [self._own_name(Path(os.path.realpath(self.place)))] if name]
         # Of a file, all that is named is hashed, so nothing is left out.
         hashed = Hashed(None, ignored, links=True, git=self.whole)
         try:
@@ -129,11 +133,10 @@ class _Case:
             raise self._refusal(hashed, verifier.trusted, error) from error
         self._require_covered()
 
-    def _own_name(self) -> Iterator[str]:
-        """The signature's own name, where it lies in the folder."""
-        place, root = Path(os.path.realpath(self.place)), self.root.resolve()
-        if place.is_relative_to(root):
-            yield place.relative_to(root).as_posix()
+    def _own_name(self, path: Path) -> str:
+        """The name of a file in the folder, the file itself not followed; "" where it lies elsewhere."""
+        place, root = Path(os.path.realpath(path.parent), path.name), self.root.resolve()
+        return place.relative_to(root).as_posix() if place.is_relative_to(root) else ""
 
     def _refusal(self, hashed: Hashed, trusted: str, error: Exception) -> AtpatchError:
         from .library import first_words
@@ -152,19 +155,23 @@ class _Case:
         return SIGNATURE_INVALID(f"{what}{of}")
 
     def _require_covered(self) -> None:
-        """The models, and their external data, are among what is signed."""
-        covered = {(self.root / name).resolve() for name in self.statement.digests}
+        """The models, and their external data, are among what is signed.
+
+        By name, not by where a link leads: else a link to a signed file would pass for any file that is not signed.
+        """
+        names = set(self.statement.digests)
         if self.whole:
-            models = [self.root / name for name in self.statement.digests if name.lower().endswith(".onnx")]
+            models = {name: self.root / name for name in names if name.lower().endswith(".onnx")}
         else:
-            models = [self.source]
-            if self.source.resolve() not in covered:
+            models = {SINGLE if self.statement.single else self._own_name(self.source): self.source}
+        for name, path in models.items():
+            if name not in names:
                 raise SIGNATURE_INVALID(f"the signature {self.place} does not cover {self.source}")
-        for model in models:
-            left = [name for name in data_of(model) if (model.parent / name).resolve() not in covered]
+            data = (os.path.normpath(os.path.join(os.path.dirname(name), one)) for one in data_of(path))
+            left = [one for one in data if self.statement.single or Path(one).as_posix() not in names]
             if left:
                 raise SIGNATURE_INVALID(
-                    f"the signature does not cover {left[0]}, which holds weights of {model.name}",
+                    f"the signature does not cover {left[0]}, which holds weights of {path.name}",
                     "let the signer sign the model with 'atpatch-onnx sign', which covers its external data",
                 )
 

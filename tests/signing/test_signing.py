@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -264,6 +265,36 @@ def test_weights_of_a_folder_that_no_signature_covers_are_refused(tmp_path: Path
     assert own_command("sign", "key", *words, "--ignore-paths", folder / "left") == 0
     refusal("ATP094", folder, f"does not cover {place}", key=keys.public)
     refusal("ATP094", folder / "model.onnx", f"does not cover {place}", key=keys.public)
+
+
+def test_a_link_to_a_signed_file_covers_nothing_else(tmp_path: Path, keys: Keys) -> None:
+    folder = tmp_path / "served"
+    (folder / "left").mkdir(parents=True)
+    save_external(attention_model(), folder / "model.onnx", "left/weights.data")
+    words = (folder, "--signature", folder / "model.sig", "--private_key", keys.private)
+    shutil.copy(folder / "left" / "weights.data", folder / "other.data")
+    assert own_command("sign", "key", *words, "--ignore-paths", folder / "left") == 0
+    (folder / "left" / "weights.data").unlink()
+    (folder / "left" / "weights.data").symlink_to("../other.data")
+    for path in (folder, folder / "model.onnx"):
+        refusal("ATP094", path, "does not cover left/weights.data", key=keys.public)
+
+
+def test_external_data_in_a_folder_below_are_covered(tmp_path: Path, keys: Keys) -> None:
+    below = tmp_path / "served" / "onnx"
+    (below / "data").mkdir(parents=True)
+    save_external(attention_model(), below / "model.onnx", "./data/weights.data")
+    assert sign(below / "model.onnx", key=keys.private).files == ("data/weights.data", "model.onnx")
+    verify(below / "model.onnx", key=keys.public)
+    Path(f"{below / 'model.onnx'}.sig").unlink()
+    sign(tmp_path / "served", key=keys.private)
+    verify(tmp_path / "served", key=keys.public)
+    assert "onnx/data/weights.data" in verify(below / "model.onnx", key=keys.public).files
+
+
+def test_the_signature_of_a_file_is_none_of_a_folder(folder: Path, keys: Keys) -> None:
+    sign(folder / "config.json", key=keys.private)
+    refusal("ATP094", folder, "over one file, 'config.json'", signature=folder / "config.json.sig", key=keys.public)
 
 
 def test_a_model_that_is_none_may_lie_in_a_signed_folder(folder: Path, keys: Keys) -> None:
