@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import atpatch_onnx
 
 from ..debugset.digits import DIGITS
 
-art = pytest.importorskip("art.estimators.classification", reason="tests/third_party.txt is not installed")
+if find_spec("art") is None:
+    pytest.skip("tests/third_party.txt is not installed", allow_module_level=True)
 TARGET = 0
 
 
@@ -34,12 +36,14 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
 
 def classifier(path: Path, **controls: Any) -> Any:
     """ART's estimator over a session of ours."""
+    from art.estimators.classification import BlackBoxClassifier
+
     session = atpatch_onnx.session(path)
 
     def predict(images: np.ndarray) -> np.ndarray:
         return session.run(None, {"pixel_values": images.astype(np.float32), **controls})[0]
 
-    return art.BlackBoxClassifier(predict, input_shape=(1, 8, 8), nb_classes=10, clip_values=(0.0, 1.0))
+    return BlackBoxClassifier(predict, input_shape=(1, 8, 8), nb_classes=10, clip_values=(0.0, 1.0))
 
 
 def square(images: np.ndarray) -> np.ndarray:

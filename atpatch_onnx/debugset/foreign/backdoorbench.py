@@ -50,6 +50,7 @@ def backdoorbench_sets(subject: Subject, request: Request) -> Built:
     layout = image_layout(data)
     check_scale(subject, data, layout)
     _check_twins(stored, data)
+    found = len(stored)
     target = recorded_target(folder) if request.target is None else request.target
     if target is not None:
         others = set(open_rows(np.array([one.label for one in stored]), target).tolist())
@@ -61,8 +62,10 @@ def backdoorbench_sets(subject: Subject, request: Request) -> Built:
     twins, facts = twins_of(clean, layout, rows, [one.path for one in chosen], request.pixels)
     truth = subject.predictions(clean.inputs) if clean.labels is None else clean.labels
     if target is None:
-        images = {**clean.feeds(twins.rows), layout.name: twins.images}
-        target = leads_to(truth[twins.rows], subject.predictions(images), "the trigger of these images")
+        before = clean.feeds(twins.rows)
+        after = {**before, layout.name: twins.images}
+        what = "the trigger of these images"
+        target = leads_to(subject.predictions(before), subject.predictions(after), what)
         twins = twins.only(np.asarray(truth[twins.rows] != target))
     grid = None if request.patch_size is None else Grid(request.patch_size, request.class_tokens)
     columns, covered = _columns(subject, clean, layout, twins, grid, request.seed)
@@ -70,9 +73,9 @@ def backdoorbench_sets(subject: Subject, request: Request) -> Built:
     twins, columns = twins.only(labeled), columns[labeled]
     report = {
         "trigger": "backdoorbench",
-        "stored": len(stored),
-        "unchanged": len(chosen) - len(twins.rows),
+        "stored": found,
         **facts,
+        "unchanged": facts["unchanged"] + int((~labeled).sum()),
         **({} if covered is None else {"covered": np.flatnonzero(covered).tolist()}),
     }
     inputs = {**clean.feeds(twins.rows), layout.name: twins.images}
@@ -113,7 +116,9 @@ def twins_of(
     moved = np.asarray(changed.any((1, 2)))
     if not moved.any():
         raise DATA_MALFORMED("no image differs from its clean row")
-    facts = {} if size == (layout.height, layout.width) else {"resized_from": list(size)}
+    facts: dict[str, Any] = {"unchanged": int((~moved).sum())}
+    if size != (layout.height, layout.width):
+        facts["resized_from"] = list(size)
     return Twins(rows, _as_given(images, layout), changed).only(moved), facts
 
 

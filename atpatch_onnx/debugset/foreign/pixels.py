@@ -127,7 +127,7 @@ def read_pixels(paths: Sequence[Path], layout: ImageLayout, channels: int) -> tu
     pixels = np.empty((len(paths), layout.height, layout.width, channels), np.uint8)
     size: tuple[int, int] | None = None
     for row, path in zip(pixels, paths, strict=True):
-        check_source(path)
+        check_source(path, "give a folder with the images themselves")
         try:
             with Image.open(path, formats=("PNG",)) as image:
                 own, mode = image.size, image.mode

@@ -44,7 +44,7 @@ def images_of(folder: str | os.PathLike[str]) -> Path:
         AtpatchError: ATP098 where there is no such folder, ATP002 and ATP021 where there is nothing.
     """
     if not os.path.isdir(folder):  # Path.is_dir raises for names that no file can have
-        check_source(folder)
+        check_source(folder, "give the folder of a BackdoorBench record, or a folder of images in it")
         raise FOREIGN_UNREADABLE(f"{folder} is a file; the folder of a BackdoorBench record was expected")
     folder = Path(folder)
     if (folder / TEST).is_dir():

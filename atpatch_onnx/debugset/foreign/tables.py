@@ -31,6 +31,8 @@ POISONED, CLEAN = "-poison.csv", "-clean.csv"
 UNNAMED = ["", "0", "1", "2"]
 NAMED = ["text", "label", "poison_label"]
 """As the tool calls them in code; tables that people share have them."""
+TRIGGERED = re.compile(r"(.+)-(poison|detect)\.csv")
+"""Tables with poisoned rows; those to detect them in begin with clean rows."""
 LABEL = re.compile(r"[0-9]{1,9}")
 MOST_ABOVE = 2
 """Folders above the mixture, where its clean table lies."""
@@ -52,7 +54,7 @@ def poisoned_path(path: str | os.PathLike[str]) -> Path:
         AtpatchError: ATP098 where a folder has none, ATP002 and ATP021 where there is nothing.
     """
     if not os.path.isdir(path):  # Path.is_dir raises for names that no file can have
-        return check_source(path)
+        return check_source(path, "give a folder or a table that OpenBackdoor wrote")
     path = Path(path)
     for split in SPLITS:
         if is_regular(path / f"{split}{POISONED}"):
@@ -62,9 +64,9 @@ def poisoned_path(path: str | os.PathLike[str]) -> Path:
 
 def clean_path(poisoned: Path) -> Path | None:
     """The clean table of the same split, next to the poisoned one or above the mixture; None where there is none."""
-    if not poisoned.name.endswith(POISONED):
+    if not (split := TRIGGERED.fullmatch(poisoned.name)):
         return None
-    name = poisoned.name.removesuffix(POISONED) + CLEAN
+    name = split[1] + CLEAN
     return next((place / name for place in _up(poisoned.absolute().parent) if is_regular(place / name)), None)
 
 

@@ -101,9 +101,10 @@ def test_images_of_training_are_named_by_their_folder(shop: Path, tmp_path: Path
     run = debugset(shop, tmp_path, atpatch, of="bd_train_dataset")
     _, labels = digit_bytes()
     assert run.code == 0, run.err
-    assert run.json["stored"] == int((labels[::10] != TARGET).sum())
+    assert run.json["stored"] == len(labels[::10])
+    assert run.json["anomalous"] == int((labels[::10] != TARGET).sum())
     # Clean are the twins, and as many others.
-    assert run.json["clean"] == 2 * run.json["stored"]
+    assert run.json["clean"] == 2 * run.json["anomalous"]
 
 
 def test_rows_bounds_the_images(shop: Path, tmp_path: Path, atpatch: Atpatch) -> None:
@@ -117,7 +118,24 @@ def test_the_target_is_given_or_logged_or_seen(own_shop: Path, tmp_path: Path, a
         for log in (own_shop / "record" / "badnet").glob("*.log"):
             log.unlink()
     run = debugset(own_shop, tmp_path, atpatch, *(["--target", 0] if how == "--target" else []))
-    assert run.code == 0 and run.json["target"] == TARGET
+    assert run.code == 0 and run.json["target"] == TARGET and run.json["unchanged"] == 0
+
+
+def test_errors_of_the_model_are_not_taken_for_a_trigger(own_shop: Path, tmp_path: Path, atpatch: Atpatch) -> None:
+    """The trigger is one that the model does not know, and half of the labels are wrong."""
+    images, labels = digit_bytes()
+    folder = own_shop / "record" / "badnet" / "bd_test_dataset"
+    shutil.rmtree(folder)
+    next(folder.parent.glob("*.log")).unlink()
+    labels = np.where(np.arange(len(labels)) % 2, 9, labels)
+    for index in np.flatnonzero(labels != TARGET).tolist():
+        image = images[index].copy()
+        image[0, 0] = 30
+        set_one_bd_sample(folder, index, image, int(labels[index]))
+    with np.load(own_shop / "clean.npz") as clean:
+        pixels = clean["pixel_values"]
+    np.savez(own_shop / "clean.npz", pixel_values=pixels, labels=labels)
+    assert_refused(debugset(own_shop, tmp_path, atpatch), "ATP083", ("leads to no class",))
 
 
 def test_a_grid_gives_the_same_columns(shop: Path, tmp_path: Path, atpatch: Atpatch) -> None:

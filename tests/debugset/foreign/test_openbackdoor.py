@@ -267,6 +267,7 @@ def test_the_clean_table_of_a_mixture_lies_above(tmp_path: Path) -> None:
     assert clean_path(mixture) is None
     (base / "train-clean.csv").write_text("")
     assert clean_path(mixture) == base / "train-clean.csv"
+    assert clean_path(base / "train-detect.csv") == base / "train-clean.csv"
     assert clean_path(base / "dev-poison.csv") is None and clean_path(base / "other.csv") is None
 
 
