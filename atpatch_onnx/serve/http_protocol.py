@@ -7,6 +7,10 @@
 4. The client must take an answer within `head_seconds`; else the connection is closed.
 5. At most `_MOST_PIPELINED` requests wait while one is answered; more close the connection.
 6. Bytes that are not HTTP get a 400. Other protocols (websockets) are not offered.
+7. An answer that is sent before the whole request has come ends the connection in two steps, since most clients send
+   all of a body before they read, and closing at once would destroy the answer on its way: first the server's side is
+   closed, and what still comes is thrown away, until the client closes or sends nothing for `_LINGER` seconds, or
+   `body_seconds` are over, or twice as many bytes have come as a body may have.
 """
 
 from __future__ import annotations
@@ -24,11 +28,34 @@ from .limits import Limits
 __all__ = ["bounded_protocol"]
 
 _MOST_PIPELINED = 16
+_LINGER = 2.0
 
 
 def bounded_protocol(limits: Limits, refused: Callable[[int], None]) -> type[HttpToolsProtocol]:
     """The protocol class for `uvicorn.Config(http=…)`; `refused` gets the status of each answer sent here."""
     return type("_Protocol", (_Bounded,), {"limits": limits, "refused": staticmethod(refused)})
+
+
+class _Transport:
+    """A transport that `close` ends in two steps where `lingers` says so; a second call ends it at once."""
+
+    def __init__(self, transport: asyncio.Transport, lingers: Callable[[], bool]) -> None:
+        self._transport, self._lingers = transport, lingers
+        self._ending = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def is_closing(self) -> bool:
+        return self._ending or self._transport.is_closing()
+
+    def close(self) -> None:
+        if self.is_closing() or not self._transport.can_write_eof() or not self._lingers():
+            self._transport.close()
+            return
+        self._ending = True
+        self._transport.write_eof()
+        self._transport.resume_reading()
 
 
 class _Bounded(HttpToolsProtocol):
@@ -43,9 +70,11 @@ class _Bounded(HttpToolsProtocol):
         # Bytes since the last byte of a body or the end of a message: httptools may be keeping them for a header or a
         # trailer.
         self._loose = 0
+        self._rejected = False
+        self._latest_end, self._unwanted = 0.0, 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        super().connection_made(_Transport(transport, self._linger))  # type: ignore[arg-type]
         self._wait(self.limits.head_seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -54,6 +83,10 @@ class _Bounded(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
+            if self._latest_end:
+                self._unwanted += len(data)
+                left = 0.0 if self._unwanted > 2 * self.limits.body else self._latest_end - self.loop.time()
+                self._wait(min(_LINGER, left))
             return
         self._unset_keepalive_if_required()
         self._loose += len(data)
@@ -146,6 +179,7 @@ class _Bounded(HttpToolsProtocol):
             head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(content)
             self.transport.write(STATUS_LINE[status] + head + content)
             self.refused(status)
+            self._rejected = True
         self._close()
 
     def _close(self) -> None:
@@ -153,5 +187,13 @@ class _Bounded(HttpToolsProtocol):
             if cycle is not None and not cycle.response_complete:
                 cycle.disconnected = True
                 cycle.message_event.set()
-        self.transport.close()
         self._wait(self.limits.head_seconds)
+        self.transport.close()
+
+    def _linger(self) -> bool:
+        """Whether the client may still be sending what is not wanted; sets the deadline for it."""
+        if not (self._in_body or self._rejected):
+            return False
+        self._latest_end = self.loop.time() + self.limits.body_seconds
+        self._wait(_LINGER)
+        return True

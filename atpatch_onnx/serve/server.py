@@ -84,6 +84,8 @@ def serve(
         backlog=_BACKLOG,
         http=bounded_protocol(settings.limits, engine.metrics.refused),
         ws="none",
+        # As long as for the next request's headers; uvicorn's own 5 s are shorter than proxies keep connections.
+        timeout_keep_alive=settings.limits.head_seconds,  # type: ignore[arg-type]
         timeout_graceful_shutdown=max(1, round(settings.grace)),
     )
     grpc = None if settings.grpc_port is None else GrpcServer(engine, listener.getsockname()[0])

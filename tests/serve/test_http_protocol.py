@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import socket
 import time
@@ -149,6 +150,61 @@ def test_dribbling_clients_are_closed(served: Served, begin: bytes, drip: bytes,
     assert SECONDS - 0.2 < time.monotonic() - started < SECONDS + 2.5
     assert [line for line in found.split(b"\r\n") if line.startswith(b"HTTP/1.1 ")] == ends
     assert "Traceback" not in served.errors.read_text()
+
+
+def too_large(path: str = INFER, size: int = 40 * 2**20) -> bytes:
+    return f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {size}\r\n\r\n".encode()
+
+
+@pytest.mark.parametrize(
+    ("begin", "rest", "status"),
+    [(too_large(), 40 * 2**20, b"413"), (GET + b"x: " + b"y" * 70_000, 8 * 2**20, b"431"), (b"\0\r\n", 2**20, b"400")],
+    ids=["a body", "a header", "what is not HTTP"],
+)
+def test_the_answer_reaches_a_client_that_sends_everything_before_it_reads(
+    served: Served, begin: bytes, rest: int, status: bytes
+) -> None:
+    """The server answers at the beginning; to close there and then would reset the connection."""
+    with connect(served) as client:
+        client.sendall(begin)
+        time.sleep(0.2)
+        client.sendall(b"x" * rest)
+        answer = b""
+        while more := client.recv(2**16):
+            answer += more
+    assert answer.split()[1] == status and set(json.loads(answer.partition(b"\r\n\r\n")[2])) == {"error"}
+
+
+def test_a_client_that_goes_on_sending_behind_its_answer_is_closed(served: Served) -> None:
+    started = time.monotonic()
+    with connect(served) as client, suppress(OSError):
+        client.sendall(too_large())
+        while time.monotonic() - started < 10:
+            client.sendall(b"x")
+            time.sleep(0.02)
+    assert time.monotonic() - started < SECONDS + 1
+
+
+def test_a_client_that_sends_nothing_behind_its_answer_is_closed(original: Served) -> None:
+    """In far less time than it had for its body."""
+    with connect(original) as client:
+        client.sendall(too_large())
+        time.sleep(3.0)
+        with pytest.raises(OSError):
+            for _ in range(5):
+                client.sendall(b"x")
+                time.sleep(0.1)
+
+
+def test_an_idle_connection_is_kept_as_long_as_a_client_has_for_its_headers(original: Served) -> None:
+    """Longer than uvicorn would keep it by itself; proxies keep theirs for a minute."""
+    connection = http.client.HTTPConnection("127.0.0.1", original.port, timeout=20)
+    for pause in (5.5, 0.0):
+        connection.request("GET", "/v2/health/live")
+        assert connection.getresponse().read() == b'{"live":true}'
+        kept = connection.sock
+        time.sleep(pause)
+    assert kept is not None and connection.sock is kept
 
 
 def test_clients_that_leave_mid_body_leave_no_traceback(served: Served, digits: dict[str, np.ndarray]) -> None:
