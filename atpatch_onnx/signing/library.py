@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -24,6 +25,7 @@ __all__ = ["Hashed", "Signer", "Verifier", "first_words"]
 Made = TypeVar("Made")
 
 _MOST_KEY_BYTES = 2**20
+_stdout = threading.Lock()
 _ONLINE = "check that sigstore's public service can be reached, and that you are the identity"
 
 
@@ -176,6 +178,6 @@ def first_words(error: BaseException | None) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """What the library prints goes to stderr; stdout is for JSON."""
-    with redirect_stdout(sys.stderr):
+    """What the library prints goes to stderr; stdout is for JSON. One thread at a time, since all share the stream."""
+    with _stdout, redirect_stdout(sys.stderr):
         yield

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -391,6 +392,14 @@ def test_what_the_library_prints_is_not_in_the_json(hotfix: Path, keys: Keys, at
     found = atpatch("verify", hotfix, "--key", keys.public, "--json")
     assert found.json["files"] == ["model.hotfix"]
     assert "WARNING" in found.err
+
+
+def test_threads_leave_stdout_as_it_was(hotfix: Path, keys: Keys) -> None:
+    sign(hotfix, key=keys.private)
+    before = sys.stdout
+    with ThreadPoolExecutor(4) as pool:
+        assert len(list(pool.map(lambda _: verify(hotfix, key=keys.public), range(24)))) == 24
+    assert sys.stdout is before
 
 
 # Links, special files, names
