@@ -25,6 +25,7 @@ __all__ = [
     "Static",
     "Statistic",
     "ValueNorms",
+    "ids_read",
 ]
 
 Floats = NDArray[np.float32]
@@ -102,6 +103,10 @@ class Profile:
     this row sees, log1p; then `norms`. The answer row is where a decoder's answer is read: the last valid row of the
     request. The first valid column (an attention sink) and columns that the row does not see score -inf. Of maps whose
     rows are the last tokens of their columns; without probes, and `every` is 1.
+
+    With `tokens`, a graph input (B, K) with ids, columns of equal tokens share the highest of their scores where sites
+    are joined: copies of a trigger share the attention, and some of them get too little to be flagged by themselves.
+    Whether a sample is flagged does not depend on it.
     """
 
     layers: tuple[Dense, ...]
@@ -111,6 +116,7 @@ class Profile:
     every: int = 1
     norms: ValueNorms | None = None
     answer_row: bool = False
+    tokens: str | None = None
     kind: Literal["profile"] = "profile"
 
     @property
@@ -235,3 +241,8 @@ class OnnxGraph:
 
 
 Detector = Static | Statistic | Profile | OneClass | Cnn | OnnxGraph | Smoothing
+
+
+def ids_read(detector: Detector) -> str | None:
+    """The graph input by whose ids the detector knows equal tokens; None where it does not ask."""
+    return detector.tokens if isinstance(detector, OneClass | Profile) else None

@@ -12,7 +12,6 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from rewriters.finding.token_inputs import token_inputs
 from rewriters.plan import Detector, NormDistance, OneClass, PatchPlan, SitePlan, Statistic, ValueNorms
 
 from ..inference.capture import Capture, SiteBatch
@@ -21,6 +20,7 @@ from .accumulators import BenignSums, Visibility, content_columns
 from .detectors.features import norm_features, profile_features, statistic_scores
 from .detectors.oneclass import STARTS, STARTS_AT_PLACE, Moments, describe, describe_norms, in_nats, surprise, tail
 from .recipes import PROBES
+from .token_ids import token_ids
 from .training import Context, places, stream
 
 __all__ = ["CleanColumns", "most_attacks"]
@@ -33,10 +33,6 @@ LATE = 2
 """Where tokens move, the later half of the sites detects. Early sites point at rare words, the last ones also at the
 words that decide: with the last third, as many attacks are caught for twice as many changed answers (SST-2, six
 sites, clean rows and random tokens).
-"""
-VARIED = 4
-"""Where clean rows have this many times as many different tokens as columns, equal tokens count as one (see
-`OneClass.tokens`). With fewer, as with letters or amino acids, a repeated token is no sign of anything.
 """
 ROUNDS = 2
 """How often rows are set aside. Attacks widen what passes for clean, so the second choice is better than the first."""
@@ -72,7 +68,7 @@ class CleanColumns:
         stream(context, capture, train, "maps", lambda name, batch, _: self._seen[name].add(batch))
         self._by_place = places(capture, self._seen)
         names = list(self._sites)
-        self._tokens = _ids(context, capture) if kind == "oneclass" else None
+        self._tokens = token_ids(context, capture) if kind == "oneclass" else None
         self.by_place = all(self._by_place.values())
         self.detecting = names if self.by_place else names[-math.ceil(len(names) / LATE) :]
         self.set_aside = train[:0]
@@ -205,19 +201,6 @@ class CleanColumns:
     def _scored(self, name: str, batch: SiteBatch) -> NDArray[np.bool_]:
         """(B, K): the columns that count."""
         return batch.valid if self._by_place[name] else content_columns(batch.valid)
-
-
-def _ids(context: Context, capture: Capture) -> str | None:
-    """The graph input with the ids of the tokens that are the key columns of all sites; None where there is none, or
-    where clean rows repeat tokens by chance.
-
-    A decoder with a cache has key columns without an id: its other inputs are of no known meaning.
-    """
-    found = token_inputs(context.model, capture.sites)
-    if found is None or found.unknown or not all(site.self_attention for site in capture.sites):
-        return None
-    ids = context.data.inputs[found.tokens]
-    return found.tokens if len(np.unique(ids)) >= VARIED * ids.shape[1] else None
 
 
 def _highest(scores: Scores, rows: Ints, count: int) -> NDArray[np.bool_]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 from rewriters.errors import AtpatchError
 
@@ -14,8 +15,10 @@ from .joint_training import sites_together
 from .judge import Judge, advice
 from .passes import Wanted
 from .recipes import make_recipe
+from .scored import Tuned
 from .signals import read_signals
 from .site_selection import LEAST_RECALL
+from .token_ids import token_ids
 from .training import Context, anchor_sites, observe_sites, train_observed
 from .tuning import Tuner
 
@@ -46,7 +49,9 @@ def fit_labeled(
     if all(one.point.recall < LEAST_RECALL for one in trained):
         before = judge.figures(context.parts.selection, judge.original)
         return NOT_HELPFUL("no site's maps tell the labeled columns from others", advice(before))
-    tuner = Tuner(context, judge, output, lambda: sites_together(context, capture, made, trained), always=made.always)
+    tokens = token_ids(context, capture) if kind == "profile" else None
+    summed = partial(sites_together, context, capture, made, trained)
+    tuner = Tuner(context, judge, output, summed, always=made.always, tokens=tokens)
     tuned = tuner.tune(trained, wanted)
     kept = set(tuned.candidate.group)
     skipped = {}
@@ -60,16 +65,10 @@ def fit_labeled(
     plan = replace(tuned.candidate.plan(BenignChoice(1.0, tuned.choice.own_values)), threshold=tuned.threshold)
     detecting = frozenset(one.site.id for one in tuned.candidate.detecting)
     recall = {one.site.id: one.point.recall for one in trained if one.site.id in kept}
-    part = context.parts.selection
-    peaks = {one.site.id: one.peaks for one in tuned.candidate.detecting}
-    scores = {
-        name: {"clean": spread(peak[part.clean]), "anomalous": spread(peak[part.anomalous])}
-        for name, peak in peaks.items()
-    }
+    scores = _spreads(context, tuned)
+    together: dict[str, list[float]] = {}
     if plan.joint == "sum":  # then every site of the candidate has the peaks of the sum
         scores, together = {}, next(iter(scores.values()))
-    else:
-        together = {}
     return Fitted(
         plan,
         tuned.served,
@@ -82,3 +81,12 @@ def fit_labeled(
         together,
         tuned.outcome,
     )
+
+
+def _spreads(context: Context, tuned: Tuned) -> dict[str, dict[str, list[float]]]:
+    """Site id → the highest logits of clean and of anomalous rows of the selection part."""
+    part = context.parts.selection
+    return {
+        one.site.id: {"clean": spread(one.peaks[part.clean]), "anomalous": spread(one.peaks[part.anomalous])}
+        for one in tuned.candidate.detecting
+    }

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rewriters.choices import Accept, Joint, Mend, Passes
-from rewriters.plan import PatchPlan, Static
+from rewriters.plan import PatchPlan, Profile, SitePlan, Static
 
 from ..hotfix.file import is_silent
 from .calibration import BenignChoice
@@ -37,6 +37,7 @@ class Candidate:
 
     sites: in graph order. Silent ones have the detector `Static()` and no peaks; with joint "sum" every site has the
     peaks of the sum.
+    tokens: the graph input by whose ids a `Profile` judges columns of equal tokens together.
     """
 
     sites: tuple[TrainedSite, ...]
@@ -45,6 +46,7 @@ class Candidate:
     companion: float = 1.0
     joint: Joint = "any"
     mend: Mend = "redistribute"
+    tokens: str | None = None
 
     @property
     def detecting(self) -> list[TrainedSite]:
@@ -59,14 +61,14 @@ class Candidate:
     @property
     def key(self) -> Hashable:
         """Equal for candidates of one fit that act the same."""
-        return (tuple(_roles(self)), self.passes, self.accept, self.companion, self.joint, self.mend)
+        return (tuple(_roles(self)), self.passes, self.accept, self.companion, self.joint, self.mend, self.tokens)
 
     @property
     def group(self) -> tuple[str, ...]:
         return tuple(one.site.id for one in self.sites)
 
     def plan(self, choice: BenignChoice) -> PatchPlan:
-        plans = {one.site.id: choice.apply(one.plan) for one in self.sites}
+        plans = {one.site.id: self._joined(choice.apply(one.plan)) for one in self.sites}
         return PatchPlan(
             plans,
             companion=self.companion,
@@ -76,6 +78,11 @@ class Candidate:
             mend=self.mend,
             accept=self.accept,
         )
+
+    def _joined(self, plan: SitePlan) -> SitePlan:
+        if self.tokens is None or not isinstance(plan.detector, Profile):
+            return plan
+        return replace(plan, detector=replace(plan.detector, tokens=self.tokens))
 
     def without(self, names: Collection[str]) -> Candidate:
         return _useful(replace(self, sites=tuple(one for one in self.sites if one.site.id not in names)))

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,12 +16,11 @@ from rewriters.choices import Passes
 from rewriters.editing.admission import not_admitted
 
 from ..hotfix.evidence import (
-    BenignFigures,
     Calibration,
     CompanionFigures,
+    EqualTokensTried,
     MendTried,
     PassesTried,
-    ScoreFigures,
 )
 from ..inference.datasets import Ints
 from ..inference.prediction import Served
@@ -29,6 +28,7 @@ from .calibration import BENIGN_CHOICES, BenignChoice, as_few, choose_benign, ch
 from .fitted import Outcome
 from .judge import Judge, Score, rate
 from .passes import Wanted
+from .scored import Scored, Tuned
 from .site_selection import Candidate, Key, first_candidate, prune
 from .training import Context, TrainedSite
 
@@ -44,39 +44,6 @@ COMPANIONS = (1.0, 0.3, 0.1, 0.03, 0.01)
 """Factors on the threshold, a probability: each step is about one logit."""
 
 
-@dataclass(frozen=True)
-class Tuned:
-    """The result. evidence: plain data for the hotfix's `calibration`; outcome: of the selection part."""
-
-    candidate: Candidate
-    choice: BenignChoice
-    threshold: float
-    served: Served
-    evidence: Calibration
-    outcome: Outcome
-
-
-@dataclass(frozen=True)
-class _Scored:
-    candidate: Candidate
-    choice: BenignChoice
-    score: Score
-    table: list[BenignFigures]
-    missed: int
-    elsewhere: int = 0
-    """`short`, added up over all thresholds. Of two that are equally good at their best threshold, the one with fewer
-    failures elsewhere depends less on the threshold.
-    """
-
-    @property
-    def short(self) -> int:
-        """Attacks that still work, plus attacked rows that no site flags: these may work on other data."""
-        return self.score.left + self.missed
-
-    def to_json(self) -> ScoreFigures:
-        return {**self.score.to_json(), "missed": self.missed, "elsewhere": self.elsewhere}
-
-
 class Tuner:
     """Chooses everything that follows training.
 
@@ -88,6 +55,7 @@ class Tuner:
         always: every request is flagged. Then the attribute can get through at each site that is left out, even if the
             selection part does not show it. Accuracy also changes by chance with every reference. So all sites stay,
             with the plain mean wherever it is good enough.
+        tokens: the graph input with ids, where columns of equal tokens may be judged together (see `Profile.tokens`).
     """
 
     def __init__(
@@ -98,9 +66,10 @@ class Tuner:
         together: Callable[[], Sequence[TrainedSite]],
         *,
         always: bool = False,
+        tokens: str | None = None,
     ) -> None:
         self._context, self._judge, self._output = context, judge, output
-        self._together, self._always = together, always
+        self._together, self._always, self._tokens = together, always, tokens
         self._steps = 0
         self._scores: dict[Hashable, tuple[Score, int]] = {}
         self._live: tuple[Hashable, Served] | None = None
@@ -120,7 +89,9 @@ class Tuner:
         choice = scored.choice
         candidate, mends = self._with_mend(scored.candidate, choice, wanted)
         companions: list[CompanionFigures] = []
+        alike: EqualTokensTried = {}
         if not self._always:
+            candidate, alike = self._with_equal_tokens(candidate, choice)
             candidate, companions = self._with_companions(candidate, choice)
             # with more of the trigger removed, another pair may be better
             if candidate.companion < 1 and candidate.mend == "redistribute":
@@ -143,6 +114,7 @@ class Tuner:
             "benign": scored.table,
             "passes": {"chosen": candidate.passes, **comparison},
             "mend": {"chosen": candidate.mend, **mends},
+            "equal_tokens": {"chosen": candidate.tokens is not None, **alike},
             "companion": companions,
             "sites": {"tried": list(scored.candidate.group), **judged.to_json()},
         }
@@ -168,6 +140,21 @@ class Tuner:
         as_well = as_few(after.left, before.left) and after.lost <= before.lost
         return (excising if as_well else candidate), {"redistribute": before.to_json(), "excise": after.to_json()}
 
+    def _with_equal_tokens(self, candidate: Candidate, choice: BenignChoice) -> tuple[Candidate, EqualTokensTried]:
+        """Columns of equal tokens judged together where that leaves fewer attacks, and the scores of both ways.
+
+        Not where it makes no difference: of a trigger that is a sentence, its ordinary words stand elsewhere as well.
+        """
+        by_place = any(not one.plan.benign.relative for one in candidate.sites)
+        if self._tokens is None or candidate.joint != "sum" or by_place:
+            return candidate, {}
+        together = replace(candidate, tokens=self._tokens)
+        if self._not_admitted(together) is not None:
+            return candidate, {}
+        before, after = (self._at_middle(one, choice)[0] for one in (candidate, together))
+        better = after.left < before.left and after.lost <= before.lost
+        return (together if better else candidate), {"apart": before.to_json(), "together": after.to_json()}
+
     def _with_companions(self, candidate: Candidate, choice: BenignChoice) -> tuple[Candidate, list[CompanionFigures]]:
         """The highest of the lower bars (for further columns of a flagged sample) that is as good as the best, and the
         table of those that were tried.
@@ -185,7 +172,7 @@ class Tuner:
             {"factor": one.companion, **score.to_json()} for one, score in zip(tried, scores, strict=True)
         ]
 
-    def _compare(self, trained: Sequence[TrainedSite], wanted: Wanted) -> tuple[_Scored, PassesTried]:
+    def _compare(self, trained: Sequence[TrainedSite], wanted: Wanted) -> tuple[Scored, PassesTried]:
         one = self._scored(self._all_sites(trained, "one", wanted))
         if not one.short:
             return one, {"one": one.score.to_json(), "two": {"not_tried": "one pass leaves too little to gain"}}
@@ -217,13 +204,13 @@ class Tuner:
         reason = not_admitted(self._context.model, plan, sites)
         return None if reason is None else reason.what
 
-    def _scored(self, candidate: Candidate) -> _Scored:
+    def _scored(self, candidate: Candidate) -> Scored:
         """A candidate with its best benign pair, at the middle of its thresholds."""
         outcomes = {choice: self._at_middle(candidate, choice) for choice in BENIGN_CHOICES}
         choice, score, table = choose_benign(lambda option: outcomes[option][0], by_attack_alone=self._always)
-        return _Scored(candidate, choice, score, table, missed=outcomes[choice][1])
+        return Scored(candidate, choice, score, table, missed=outcomes[choice][1])
 
-    def _at_best(self, scored: _Scored) -> _Scored:
+    def _at_best(self, scored: Scored) -> Scored:
         """The same, scored at its best threshold."""
         candidate = scored.candidate
         tried = [self._score(candidate, scored.choice, value) for value in self._thresholds(candidate)]

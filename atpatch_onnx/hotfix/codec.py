@@ -42,7 +42,7 @@ DETECTORS: dict[str, type] = {
 }
 KINDS = tuple(DETECTORS)
 
-ROWS_READ = {"probes": "ints", "every": "int", "answer_row": "bool"}
+READ = {"probes": "ints", "every": "int", "answer_row": "bool", "tokens": "text?"}
 # Field types: "array?" and "text?" may be None; a class is a nested record; [class] a list of records; (class,) a
 # record or None; "detector" a record with its kind.
 FIELDS: dict[type, dict[str, Any]] = {
@@ -65,7 +65,7 @@ FIELDS: dict[type, dict[str, Any]] = {
         "layers": [Dense],
         "mean": "array",
         "std": "array",
-        **ROWS_READ,
+        **READ,
         "norms": (ValueNorms,),
     },
     OneClass: {
@@ -75,9 +75,8 @@ FIELDS: dict[type, dict[str, Any]] = {
         "offset": "float",
         "rank": "int",
         "exempt": "ints",
-        **ROWS_READ,
+        **READ,
         "norms": (NormDistance,),
-        "tokens": "text?",
     },
     Conv: {"weight": "array", "bias": "array", "stride": "int", "padding": "int"},
     Cnn: {"convolutions": [Conv], "layers": [Dense]},
@@ -86,7 +85,7 @@ FIELDS: dict[type, dict[str, Any]] = {
 
 # What files written before a field existed leave out.
 LATER: dict[type, dict[str, Any]] = {
-    Profile: {"every": 1, "norms": None, "answer_row": False},
+    Profile: {"every": 1, "norms": None, "tokens": None, "answer_row": False},
     OneClass: {"every": 1, "norms": None, "tokens": None, "answer_row": False},
     NormDistance: {"louder": False},
     Statistic: {"rows": 1, "by_values": False},

@@ -21,6 +21,7 @@ __all__ = [
     "CostTried",
     "DetectorsTried",
     "DoseFigures",
+    "EqualTokensTried",
     "Evidence",
     "FigureName",
     "Figures",
@@ -123,6 +124,14 @@ class MendTried(TypedDict, total=False):
     excise: ScoreFigures | NotTried
 
 
+class EqualTokensTried(TypedDict, total=False):
+    """Whether columns of equal tokens are judged together, and the score of each way where both were tried."""
+
+    chosen: bool
+    apart: ScoreFigures
+    together: ScoreFigures
+
+
 class KindFigures(TypedDict):
     """A kind of detector on the selection part: attacks left, clean predictions lost, attacks not flagged (rows)."""
 
@@ -213,6 +222,7 @@ class Calibration(TypedDict, total=False):
     benign: Sequence[BenignFigures]
     passes: Required[PassesTried]
     mend: MendTried
+    equal_tokens: EqualTokensTried
     companion: Sequence[CompanionFigures]
     sites: SitesTried
     joint: Joint

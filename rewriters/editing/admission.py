@@ -20,9 +20,10 @@ from collections.abc import Iterator, Sequence
 import onnx
 from onnx import TensorProto
 
+from ..detector_kinds import ids_read
 from ..errors import NOT_ADMITTED, AtpatchError
 from ..model.bodies import reads
-from ..plan import OneClass, PatchPlan
+from ..plan import PatchPlan
 from ..sites import Site
 from .excision import tokens_of
 from .healing import detecting_sites
@@ -66,14 +67,13 @@ def _tokens_elsewhere(model: onnx.ModelProto, plan: PatchPlan, chosen: Sequence[
     """Refuse ids of tokens that are no input of the main graph."""
     inputs = {value.name: value.type.tensor_type for value in requested(model)}
     for site in chosen:
-        detector = plan.sites[site.id].detector
-        if not isinstance(detector, OneClass) or detector.tokens is None:
+        if (name := ids_read(plan.sites[site.id].detector)) is None:
             continue
-        ids = inputs.get(detector.tokens)
+        ids = inputs.get(name)
         known = ids is not None and len(ids.shape.dim) == 2 and ids.elem_type in _INTEGERS
         if site.where or not known:
             yield NOT_ADMITTED(
-                f"site {site.id}: its detector reads ids of tokens from {detector.tokens}, which is no input of whole"
+                f"site {site.id}: its detector reads ids of tokens from {name}, which is no input of whole"
                 " numbers (samples, tokens)",
                 "fit the hotfix on this model",
             )
@@ -102,8 +102,7 @@ def _healing(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -> 
     if stray := [site for site in sites if site.where and any(site.id in group for group in plan.groups)]:
         yield NOT_ADMITTED(f"healing: {stray[0].id} is not in the main graph", "patch each branch as its own model")
     for site in detecting_sites(plan, sites):
-        detector = plan.sites[site.id].detector
-        if isinstance(detector, OneClass) and detector.tokens is not None and not site.self_attention:
+        if ids_read(plan.sites[site.id].detector) is not None and not site.self_attention:
             yield NOT_ADMITTED(
                 f"healing: the detector of {site.id} reads the ids of all columns, and those of a cache are no input",
                 "fit a detector that does not join equal tokens",

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..detector_kinds import ids_read
 from ..emit import Emitter
-from ..plan import Detector, OneClass, PatchPlan
+from ..plan import Detector, PatchPlan
 from ..sites import Site
 from ..subgraphs.detectors import gives_logits
 from ..subgraphs.equal_tokens import equal_tokens, of_equal_tokens, repeated_tokens
@@ -71,7 +72,7 @@ def _sum_up(e: Emitter, plan: PatchPlan, members: Sequence[tuple[Site, SitePatch
 
 def _ids(detectors: Iterable[Detector]) -> str | None:
     """The graph input by which columns of equal tokens count as one."""
-    return next((one.tokens for one in detectors if isinstance(one, OneClass) and one.tokens is not None), None)
+    return next(filter(None, (ids_read(one) for one in detectors)), None)
 
 
 def _highest(e: Emitter, scores: str, most: int, tokens: str | None) -> str:

@@ -38,4 +38,4 @@ def of_equal_tokens(e: Emitter, scores: str, tokens: str) -> str:
     # Not by ReduceMax, see `Emitter.peak`.
     shared = e.op("TopK", everywhere, e.constant([1], np.int64), axis=2, role="equal_evidence")
     e.nodes[-1].output.append(e.value("equal_place"))
-    return e.op("Where", e.op("Less", scores, e.constant(0.0)), scores, e.squeeze(shared, 2))
+    return e.op("Where", e.op("Less", scores, e.constant(np.finfo(np.float32).min)), scores, e.squeeze(shared, 2))

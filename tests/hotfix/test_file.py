@@ -55,6 +55,7 @@ DETECTORS = {
     "profile-some-rows": Profile((dense(4, 1),), floats(4), np.ones(4, np.float32), every=4),
     "profile-norms": Profile((dense(6, 1),), floats(6), np.ones(6, np.float32), norms=ValueNorms(floats(2, 4, 4))),
     "profile-norms-of-values": Profile((dense(6, 1),), floats(6), np.ones(6, np.float32), norms=ValueNorms()),
+    "profile-tokens": Profile((dense(4, 1),), floats(4), np.ones(4, np.float32), tokens="input_ids"),
     "oneclass-norms": OneClass(
         floats(4),
         floats(4, 2),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
 
 from rewriters.editing.patcher import patch
 from rewriters.errors import AtpatchError
-from rewriters.plan import OneClass, OnnxGraph, PatchPlan, SitePlan
+from rewriters.plan import Dense, OneClass, OnnxGraph, PatchPlan, Profile, SitePlan
 
 from ... import oracle
 from ..graphs import B, K, attention_block, feeds, run
@@ -101,17 +103,26 @@ def test_a_sample_keeps_its_columns_whatever_else_is_in_the_batch(data: dict[str
 TOKENS = np.array([[9, 9, 9, 9, 5, 6, 5], [5, 6, 5, 5, 7, 8, 6], [1, 2, 3, 4, 5, 6, 1]])
 
 
-def columns_by_token(data: dict[str, np.ndarray], most: int, gating: str) -> tuple[np.ndarray, np.ndarray]:
-    """Flagged columns (B, K), and the scores of the only site, -inf at padding."""
+def reading_tokens(kind: str) -> OneClass | Profile:
+    """With weights drawn at random, and a bar of 1 (distance) or 1/2 (probability)."""
+    rng = np.random.default_rng(3)
+    mean, weight = rng.uniform(0, 0.5, 4).astype(np.float32), rng.uniform(0.5, 1, (4, 1)).astype(np.float32)
+    if kind == "oneclass":
+        return OneClass(mean, weight, False, -1.0, rank=2, tokens="tokens")
+    return Profile((Dense(weight, np.float32([-1.2])),), mean, np.ones(4, np.float32), tokens="tokens")
+
+
+def columns_by_token(
+    data: dict[str, np.ndarray], one: OneClass | Profile, most: int, gating: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Flagged columns (B, K), and the scores of the only site over the bar, -inf at padding."""
     block = attention_block()
     ids = onnx.helper.make_tensor_value_info("tokens", onnx.TensorProto.INT64, ["B", "K"])
     block.model.graph.input.append(ids)
-    rng = np.random.default_rng(3)
-    mean, weight = rng.uniform(0, 0.5, 4).astype(np.float32), rng.uniform(0.5, 1, (4, 1)).astype(np.float32)
-    one = OneClass(mean, weight, False, -1.0, rank=2, tokens="tokens")
+    bar = BAR if isinstance(one, OneClass) else 0.5
     plan = PatchPlan(
         {block.site.id: SitePlan(one)},
-        threshold=BAR,
+        threshold=bar,
         telemetry=True,
         passes="two",
         joint="sum",
@@ -122,22 +133,40 @@ def columns_by_token(data: dict[str, np.ndarray], most: int, gating: str) -> tup
     patched = run(patch(block.model, plan, [block.site]), {**data, "tokens": TOKENS})
     p = run(attention_block().model, data)["p"]
     valid = (p > 0).any((1, 2))
-    score = np.where(valid, oracle.oneclass(p, valid, one, block.site.self_attention, tokens=TOKENS), -np.inf)
-    return patched[f"atpatch_columns/{block.site.id}"], score
+    own = block.site.self_attention
+    score = (
+        oracle.oneclass(p, valid, one, own, tokens=TOKENS)
+        if isinstance(one, OneClass)
+        else oracle.profile(p, valid, one, own)
+    )
+    return patched[f"atpatch_columns/{block.site.id}"], np.where(valid, score - bar, -np.inf)
 
 
+@pytest.mark.parametrize("kind", ["oneclass", "profile"])
 @pytest.mark.parametrize("gating", ["if", "none"])
 @pytest.mark.parametrize("most", [0, 1, 2, K + 5])
-def test_tokens_are_flagged_with_all_their_columns(most: int, gating: str, data: dict[str, np.ndarray]) -> None:
-    flagged, score = columns_by_token(data, most, gating)
-    repeats = 0
+def test_tokens_are_flagged_with_all_their_columns(
+    most: int, gating: str, kind: str, data: dict[str, np.ndarray]
+) -> None:
+    flagged, score = columns_by_token(data, reading_tokens(kind), most, gating)
+    repeats = lifted = 0
     for row, ids, flags in zip(score, TOKENS, flagged, strict=True):
         highest = {one: row[ids == one].max() for one in ids}
-        falling = sorted((one for one in highest if highest[one] > BAR), key=lambda one: -highest[one])
+        falling = sorted((one for one in highest if highest[one] > 0), key=lambda one: -highest[one])
         chosen = np.isin(ids, falling[: most or None]) & np.isfinite(row)
         np.testing.assert_array_equal(flags, chosen)
         repeats += chosen.sum() - len(set(ids[chosen]))
-    assert repeats
+        lifted += (chosen & (row < 0)).sum()
+    # A one-class detector has joined the attention of equal tokens before; a profile judges each by its own.
+    assert repeats and (lifted > 0) == (kind == "profile")
+
+
+def test_a_profile_flags_the_same_samples_with_and_without_ids(data: dict[str, np.ndarray]) -> None:
+    one = reading_tokens("profile")
+    assert isinstance(one, Profile)
+    together, apart = (columns_by_token(data, each, 0, "if")[0] for each in (one, replace(one, tokens=None)))
+    np.testing.assert_array_equal(together.any(1), apart.any(1))
+    assert apart[together].sum() < together.sum() and not apart[~together].any()
 
 
 def test_ids_that_are_no_input_are_refused() -> None:
