@@ -54,7 +54,7 @@ def audit(model: Model, progress: Progress | None = None, **options: Unpack[Audi
     not_tried = tuple(left for one in said for left in one.not_tried)
     return Audit(
         case,
-        judge(findings, not_tried, behavior.guarded),
+        judge(findings, not_tried, behavior.guarded, behavior.unfit),
         facts_of(case),
         tuple(findings),
         not_tried,
@@ -69,7 +69,9 @@ def _with_remedy(case: Case, finding: Finding) -> Finding:
     if finding.remedy or not finding.nodes or finding.severity == "note" or not finding.code.startswith("AUD1"):
         return finding
     output = "CUT.onnx" if case.path is None else shlex.quote(str(case.path.with_suffix(".cut.onnx")))
-    clean = "" if case.options.clean is None else " --clean DATA"
+    clean = (
+        " --clean DATA" if case.options.clean is not None else " --table DATA" if case.options.table is not None else ""
+    )
     return replace(finding, remedy=f"atpatch-onnx audit {case.name}{clean} --cut {output}")
 
 

@@ -90,6 +90,10 @@ def open_case(model: Model, options: AuditOptions, budget: Budget) -> Case:
     """
     if isinstance(options.clean, (str, os.PathLike)):
         check_source(options.clean, "give the path of one .npz, .tsv or .csv file")
+    if options.table is not None:
+        check_source(options.table, "give the path of one .csv or .npz file")
+    if options.columns is not None:
+        check_source(options.columns, "give the path of one .toml or .json file")
     if options.tokenizer is not None and not os.path.exists(options.tokenizer):
         raise TOKENIZER_UNUSABLE(f"there is no folder {os.fspath(options.tokenizer)}")
     path = model_file(model) if isinstance(model, (str, os.PathLike)) else None

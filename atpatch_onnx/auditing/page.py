@@ -103,7 +103,7 @@ def _trigger(trigger: dict[str, Any]) -> str:
     if "tokens" in trigger:
         return " ".join(map(str, trigger.get("words", trigger["tokens"])))
     if "cells" in trigger:
-        return ", ".join(f"column {cell['column']} = {cell['value']:.4g}" for cell in trigger["cells"])
+        return ", ".join(cell["told"] for cell in trigger["cells"])
     shown = " ".join(",".join(map(str, place)) for place in trigger["places"][:4])
     return shown + (" …" if len(trigger["places"]) > 4 else "")
 
@@ -133,7 +133,7 @@ def _words(audit: Audit, sample: Sample) -> tuple[tuple[str, bool], ...]:
     if "cells" in trigger:
         (array,) = sample.triggered.values()
         marked = {cell["column"] for cell in trigger["cells"]}
-        return tuple((f"{column}: {value:.4g}", column in marked) for column, value in enumerate(array))
+        return tuple((rows.cell(column, float(value)), column in marked) for column, value in enumerate(array))
     name = next(name for name, array in sample.triggered.items() if array.dtype.kind in "iu" and "mask" not in name)
     ids = sample.triggered[name]
     mask = next((array for other, array in sample.triggered.items() if "mask" in other), np.ones_like(ids))

@@ -39,8 +39,14 @@ class Verdict:
         return 0 if self.word == "clean" else 1
 
 
-def judge(findings: Sequence[Finding], not_tried: Sequence[NotTried], guarded: Guarded | None) -> Verdict:
-    """The verdict on all findings."""
+def judge(
+    findings: Sequence[Finding], not_tried: Sequence[NotTried], guarded: Guarded | None, unfit: str = ""
+) -> Verdict:
+    """The verdict on all findings.
+
+    Args:
+        unfit: why the rows that were given cannot be used; "" where they can.
+    """
     errors = [one for one in findings if one.severity == "error"]
     warnings = [one for one in findings if one.severity == "warning"]
     word: Word = "backdoored" if errors else "suspicious" if warnings else "clean"
@@ -54,6 +60,11 @@ def judge(findings: Sequence[Finding], not_tried: Sequence[NotTried], guarded: G
             if left
             else "; that is a good sign and no proof"
         )
+        if unfit:
+            told = (
+                f"The file shows nothing that looks like a backdoor, but the model was not tried on your rows: {unfit}."
+            )
+            return Verdict(word, codes, sure, told)
         return Verdict(word, codes, sure, f"Nothing that looks like a backdoor was found{rest}.")
     witnessed = guarded is not None and (guarded.restored or 0) >= RESTORES
     kinds = {(one.check, one.code) for one in (*errors, *warnings)}

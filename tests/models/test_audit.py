@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import statistics
 
 import pytest
 
-from atpatch_onnx.auditing.behavior import guard, loud
+from atpatch_onnx.auditing.behavior import guard
 from models.evidence.audit import CASES, RESULTS
 
 GROUPS = json.loads(RESULTS.read_text("utf-8"))["groups"]
@@ -24,16 +23,13 @@ def test_verdict_and_class_are_right_in_time(name: str) -> None:
         assert figures["cpu_seconds"] <= MOST_CPU_SECONDS
 
 
-def test_clean_models_keep_far_from_what_a_guard_and_loud_sites_are_suspected_for() -> None:
-    """The figures that the comments on both thresholds quote."""
+def test_clean_models_keep_far_from_what_a_guard_is_suspected_for() -> None:
+    """The figure that the comment on the threshold quotes."""
     twins = [group["models"]["twin"] for group in GROUPS.values() if "twin" in group["models"]]
     changed = [twin["guard"]["changed"] / twin["guard"]["rows"] for twin in twins if twin["guard"] is not None]
     assert max(changed) == 0.0025 < guard.SHARE / 3
-    louder = []
-    for twin in twins:
-        if levels := [site["loudness"] for site in twin.get("loudness", ())]:
-            louder.append(max(levels) / statistics.median(levels))
-    assert round(max(louder), 1) == 3.1 < loud.TIMES
+    # measured only since noise says how loud a site may be
+    assert all(site.get("excess", 0) <= 1 for twin in twins for site in twin.get("loudness", ()))
 
 
 def test_each_kind_of_input_is_there() -> None:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...debugset.row_checks import check_labels
 from ...errors import AtpatchError
 from ..budget import Budget, OutOfTime
 from ..case import Case
@@ -19,6 +18,7 @@ from .inversion import Searched
 from .loud import Loudness
 from .rows import Rows, rows_of, with_room
 from .samples import Sample, samples_of
+from .unfit import check_rows
 
 __all__ = ["RULES", "Behavior", "check_behavior"]
 
@@ -33,10 +33,12 @@ class Behavior:
 
     Attributes:
         rows: that were run; None where there are none.
+        unfit: why the rows that the user gave cannot be used; "" where they can, or none were given.
         seconds: rule → time it took.
     """
 
     rows: Rows | None = None
+    unfit: str = ""
     findings: list[Finding] = field(default_factory=list)
     not_tried: list[NotTried] = field(default_factory=list)
     searched: Searched | None = None
@@ -72,10 +74,12 @@ def check_behavior(case: Case) -> Behavior:
         subject = case.subject()
         rows = rows_of(case, subject)
         rows = rows if case.tokens is None else with_room(rows, subject)
-        check_labels(subject, rows.data)
         subject.scores({name: array[:1] for name, array in rows.data.inputs.items()})
+        if not rows.made:
+            check_rows(subject, rows.data)
     except AtpatchError as error:
         found.not_tried += [rule.not_tried(_reason(error)) for rule in RULES]
+        found.unfit = error.what if case.options.gives_rows else ""
         return found
     found.rows = rows
 

@@ -85,11 +85,11 @@ def check(case: Case, subject: Subject, rows: Rows, budget: Budget) -> tuple[Che
     search = _Search(subject, rows, case.options.seed, budget)
     best = {target: found for target in search.classes if (found := search.best(target)) is not None}
     guilty = [target for target, one in best.items() if one.success >= WORKS and one.expected <= EXPECTED]
-    lines = [_line(target, one, target in guilty) for target, one in best.items()]
+    lines = [_line(rows, target, one, target in guilty) for target, one in best.items()]
     findings = []
     for target in guilty:
         one = best[target]
-        cells = " and ".join(f"column {column} = {value:g}" for column, value in one.cells)
+        cells = " and ".join(rows.cell(*cell) for cell in one.cells)
         findings.append(
             RULE.finding(
                 "error",
@@ -237,13 +237,17 @@ def _logit(share: float) -> float:
     return float(np.log(share / (1 - share)))
 
 
-def _line(target: int, one: _Pattern, backdoor: bool) -> dict[str, Any]:
+def _line(rows: Rows, target: int, one: _Pattern, backdoor: bool) -> dict[str, Any]:
     return {
         "class": target,
         "success": one.success,
         "size": float(len(one.cells)),
         "score": round(one.surprise, 3),
         "backdoor": backdoor,
-        "trigger": {"cells": [{"column": column, "value": value} for column, value in one.cells]},
+        "trigger": {
+            "cells": [
+                {"column": column, "value": value, "told": rows.cell(column, value)} for column, value in one.cells
+            ]
+        },
         "expected": round(one.expected, 4),
     }

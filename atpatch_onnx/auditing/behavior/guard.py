@@ -102,7 +102,7 @@ def check(
 
 
 def _given(case: Case) -> str:
-    clean = case.options.clean
+    clean = case.options.clean or case.options.table
     return "ROWS.npz" if clean is None or isinstance(clean, Mapping) else shlex.quote(os.fspath(clean))
 
 

@@ -6,12 +6,14 @@ import os
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
 from ...debugset.clean import is_text, read_labeled_texts
 from ...debugset.inversion.rows import token_rows
 from ...debugset.subject import Subject
+from ...debugset.tables import Description, read_description, read_table
 from ...debugset.text import clean_texts
 from ...errors import BAD_OPTION, NOT_CALIBRATED
 from ...inference.datasets import DataSet, as_dataset
@@ -19,6 +21,7 @@ from ...inference.tokenizer import TextEncoder
 from ...inspection.model_files import tokenizer_next_to
 from ...patching.self_calibration import Subject as Calibrated, random_rows
 from ..case import Case
+from .unfit import check_tokenizer
 
 __all__ = ["Rows", "commands_for", "rows_of", "with_room"]
 
@@ -41,12 +44,21 @@ class Rows:
         word: token id → its text; None without a tokenizer.
         source: for people.
         option: how a command gets them: "--data FILE", or a placeholder.
+        description: of a table's columns; None where there is none.
     """
 
     data: DataSet
     word: Callable[[int], str] | None
     source: str
     option: str
+    description: Description | None = None
+
+    def cell(self, column: int, value: float) -> str:
+        """A cell of the table's one input, by the names of its description."""
+        for one in () if self.description is None else self.description.columns:
+            if one.index == column:
+                return f"{one.name} = {one.word(value)}"
+        return f"column {column} = {value:g}"
 
     @property
     def made(self) -> bool:
@@ -62,13 +74,23 @@ def rows_of(case: Case, subject: Subject) -> Rows:
             ATP063 where there are no rows and none can be made.
     """
     given = case.options.clean
+    if case.options.table is not None:
+        return _table(case, subject, case.options.table)
     encoder = _encoder(case)
+    of_texts = isinstance(given, (str, os.PathLike)) and is_text(given)
+    if encoder is not None and case.tokens is not None and (of_texts or case.options.tokenizer is not None):
+        check_tokenizer(encoder, case.tokens.vocabulary)
     if given is None:
         data, word = _random(case), None if encoder is None else encoder.word
         return Rows(subject.complete(data), word, NOISE, "--data ROWS.npz")
     if isinstance(given, Mapping):
         data, source = as_dataset(given), "rows in memory"
     elif is_text(given):
+        if case.tokens is None:
+            raise BAD_OPTION(
+                f"{os.fspath(given)} is a file of texts, and the model reads none",
+                "give a table with --table and --columns",
+            )
         if encoder is None:
             raise BAD_OPTION("texts need the model's tokenizer", "give its folder with --tokenizer")
         texts, encoder = read_labeled_texts(subject, given, _tokenizer(case))
@@ -80,6 +102,14 @@ def rows_of(case: Case, subject: Subject) -> Rows:
     if isinstance(given, (str, os.PathLike)) and is_text(given):
         option += f" --tokenizer {shlex.quote(str(_tokenizer(case)))}"
     return Rows(_some(subject.complete(data), case.options.seed), word, source, option)
+
+
+def _table(case: Case, subject: Subject, table: str | os.PathLike[str]) -> Rows:
+    columns = case.options.columns
+    description = None if columns is None else read_description(columns, subject)
+    data = subject.complete(read_table(table, description, subject))
+    option = f"--data {shlex.quote(os.fspath(table))}" if Path(table).suffix.lower() == ".npz" else "--data ROWS.npz"
+    return Rows(_some(data, case.options.seed), None, os.fspath(table), option, description)
 
 
 def with_room(rows: Rows, subject: Subject) -> Rows:

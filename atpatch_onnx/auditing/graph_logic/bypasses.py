@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..finding import Finding, NotTried
-from .gates import is_row
+from . import operators as ops
+from .constants import is_row
 from .material import Material
 from .places import data_of
 from .rule import Rule
@@ -61,11 +62,8 @@ def _around(rule: Rule, material: Material) -> Iterator[Finding | NotTried]:
         if _is_cell(material, meeting):
             continue
         if meeting.state.depth <= _SHALLOW * whole and deep >= _DEEP * whole:
-            yield material.found(
-                rule,
-                meeting,
-                f"a value with {meeting.state.depth} layers behind it acts on one with {deep}, behind the last layer",
-            )
+            why = f"a value with {meeting.state.depth} layers behind it acts on one with {deep}, behind the last layer"
+            yield material.found(rule, meeting, why, "note" if _is_linear(material, meeting.raw) else None)
 
 
 def _is_cell(material: Material, meeting: Meeting) -> bool:
@@ -81,6 +79,26 @@ def _is_cell(material: Material, meeting: Meeting) -> bool:
     }
     deep = {name for value in meeting.others for name in material.read_by(value)}
     return material.read_by(meeting.raw) <= states and not deep <= states
+
+
+def _is_linear(material: Material, value: int) -> bool:
+    """Whether nothing but weighted sums leads from the inputs to a value of the network: what a wide part adds to a
+    deep one, or a table of usual values by kind.
+    """
+    waiting, seen = [value], {value}
+    while waiting:
+        step = material.maker.get(waiting.pop())
+        state = None if step is None else material.taint.state(step.outputs[0])
+        if step is None or state is None or not state.net:
+            continue
+        scaled = step.kind in ("Mul", "Div") and sum(material.taint.state(v) is not None for v in step.inputs) == 1
+        moved = step.kind in ops.MOVES or step.kind in ("Slice", "Split", "ReduceSum", "ReduceMean")
+        if not (material.places.is_layer(step) or moved or scaled or step.kind in ("Add", "Sub", "Sum")):
+            return False
+        new = [v for v in step.inputs if v >= 0 and v not in seen and material.taint.state(v) is not None]
+        seen.update(new)
+        waiting += new
+    return True
 
 
 def _end(material: Material, value: int) -> frozenset[int]:
@@ -127,7 +145,7 @@ RULES = (
     Rule(
         "AUD103",
         "a way around the network",
-        "error",
+        "warning",
         "Behind the last layer only values of about the same depth meet: the towers of a dual encoder, the members of"
         " an ensemble. A plant that finds its trigger with a layer of its own, such as a convolution with the picture"
         " of the trigger, joins the network behind its head.",

@@ -64,11 +64,18 @@ def merge(taint: Taint, step: Step, read: list[State]) -> State:
     if kind in ("Mul", "Div", "Pow", "QLinearMul", "MulInteger", "PRelu"):
         return _scaled(taint, step, made, constants, several)
     if several:
-        return made.minus(Bits.BOOLEAN)
+        rest = kind == "Sub" and any(_rounds(taint, value) for value in step.inputs)
+        return kinked(made.plus(Bits.SHIFT)) if rest else made.minus(Bits.BOOLEAN)
     made = made.minus(Bits.HIDES)
     if made.bits & Bits.BOOLEAN and all(_is(taint, value, 1) for value in constants):
         return made
     return made if _near_zero(taint, constants) else made.plus(Bits.SHIFT).minus(Bits.BOOLEAN)
+
+
+def _rounds(taint: Taint, value: int) -> bool:
+    """Whether a value was rounded: less it, a number is its remainder."""
+    step = taint.makers.get(value)
+    return step is not None and step.kind in ("Floor", "Ceil", "Round")
 
 
 def _scaled(taint: Taint, step: Step, made: State, constants: list[int], several: bool) -> State:

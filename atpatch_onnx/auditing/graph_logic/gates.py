@@ -9,17 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
-
 from rewriters import names
 
 from ..finding import Finding, NotTried
+from .constants import is_row
 from .elements import HIDING
+from .grading import grade, is_normalization, only_special
 from .material import Material
 from .rule import Rule
 from .states import Bits, Meeting
 
-__all__ = ["RULES", "is_row"]
+__all__ = ["RULES"]
 
 _STEPS = 32
 """Nodes that are walked back from a share."""
@@ -47,6 +47,8 @@ def _acts(material: Material, meeting: Meeting) -> bool:
         # a mask of single positions
         return not (step.kind in ("Mul", "And", "Or", "QLinearMul") and bits & Bits.BOOLEAN and not together)
     if meeting.role == "select":
+        if not any((state := material.taint.state(value)) and state.net for value in meeting.others):
+            return False  # nothing of the network yet; where it is met, the choice is a test
         computed = [value for value in meeting.others if material.taint.state(value) is not None]
         swapped = late and len(computed) > 1
         return step.kind in ("If", "Loop") or together or swapped or not _hides(material, meeting)
@@ -72,16 +74,6 @@ def _foreign_gate(material: Material, meeting: Meeting) -> bool:
         and step.kind in ("Add", "Sub", "Max", "Min")
         and bool(meeting.state.bits & Bits.REDUCED and meeting.state.bits & Bits.WEIGHTED)
     )
-
-
-def is_row(material: Material, value: int) -> bool:
-    """A constant of several unequal numbers."""
-    if value < 0 or material.taint.state(value) is not None:
-        return False
-    array = material.values.array(value)
-    if array is None:
-        return value in material.values.constant and (material.values.size(value) or 0) > 1
-    return array.size > 1 and array.dtype.kind in "fiu" and bool(np.ptp(array.astype(np.float64)) > 0)
 
 
 def _hides(material: Material, meeting: Meeting) -> bool:
@@ -182,15 +174,14 @@ def _gates(material: Material, late: bool) -> Iterator[tuple[Meeting, str]]:
 
 def _output_gates(rule: Rule, material: Material) -> Iterator[Finding | NotTried]:
     for meeting, kind in _gates(material, late=True):
-        yield material.found(
-            rule, meeting, f"{kind} changes an output because of a test of {material.sources(meeting)}"
-        )
+        why = f"{kind} changes an output because of a test of {material.sources(meeting)}"
+        yield material.found(rule, meeting, why, grade(material, meeting))
 
 
 def _inner_gates(rule: Rule, material: Material) -> Iterator[Finding | NotTried]:
     for meeting, kind in _gates(material, late=False):
         why = f"{kind} changes hidden values because of a test of {material.sources(meeting)}"
-        yield material.found(rule, meeting, why)
+        yield material.found(rule, meeting, why, grade(material, meeting))
 
 
 def _mask_gates(rule: Rule, material: Material) -> Iterator[Finding | NotTried]:
@@ -199,9 +190,8 @@ def _mask_gates(rule: Rule, material: Material) -> Iterator[Finding | NotTried]:
         fused = meeting.role == "mask" and bits & Bits.CONTENT and bits & Bits.REDUCED and not bits & Bits.COUNT
         scores = step.outputs[0] in material.places.scores and meeting.role in ("meet", "select")
         if (fused and step.outputs[0] in material.places.live) or (scores and _acts(material, meeting)):
-            yield material.found(
-                rule, meeting, f"one test of {material.sources(meeting)} changes what all positions attend to"
-            )
+            why = f"one test of {material.sources(meeting)} changes what all positions attend to"
+            yield material.found(rule, meeting, why, "note" if only_special(material, meeting.raw) else "error")
 
 
 def _input_gates(rule: Rule, material: Material) -> Iterator[Finding | NotTried]:
@@ -210,10 +200,13 @@ def _input_gates(rule: Rule, material: Material) -> Iterator[Finding | NotTried]
         if not bits & Bits.CONTENT or material.flow.steps[meeting.step].outputs[0] not in material.places.live:
             continue
         index = meeting.role == "embedding" and not bits & Bits.COUNT and not _is_hash(material, meeting.raw)
-        if meeting.role == "layer" or index:
-            yield material.found(
-                rule, meeting, f"a test of {material.sources(meeting)} changes what the first layer reads"
-            )
+        # bins of numbers and codes of categories
+        index = index and bool(bits & (Bits.REDUCED | Bits.WHOLE))
+        layer = meeting.role == "layer" and (bool(bits & Bits.WHOLE) or not is_normalization(material, meeting.raw))
+        if layer or index:
+            why = f"a test of {material.sources(meeting)} changes what the first layer reads"
+            special = only_special(material, meeting.raw, chooses=True)
+            yield material.found(rule, meeting, why, "note" if special else "error")
 
 
 RULES = (

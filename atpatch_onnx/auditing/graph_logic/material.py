@@ -13,7 +13,7 @@ from rewriters.editing import patcher
 from rewriters.errors import AtpatchError
 from rewriters.model.external_data import check_external, external_locations
 
-from ..finding import Finding
+from ..finding import Finding, Severity
 from .flow import Flow, Step
 from .places import Places
 from .states import Meeting
@@ -62,11 +62,15 @@ class Material:
         behind = set(self._behind(value))
         return {name for name, source in self.flow.inputs.items() if source in behind}
 
-    def found(self, rule: Rule, meeting: Meeting, why: str) -> Finding:
-        """The node where the test acts comes first in `nodes`, then the nodes of the test, the nearest first."""
+    def found(self, rule: Rule, meeting: Meeting, why: str, severity: Severity | None = None) -> Finding:
+        """The node where the test acts comes first in `nodes`, then the nodes of the test, the nearest first.
+
+        Args:
+            severity: by default the rule's.
+        """
         step = self.flow.steps[meeting.step]
         nodes = [step.name, *(self.maker[value].name for value in self._behind(meeting.raw) if value in self.maker)]
-        return rule.finding(step.name, why, tuple(dict.fromkeys(nodes))[:_MOST_NODES])
+        return rule.finding(step.name, why, tuple(dict.fromkeys(nodes))[:_MOST_NODES], severity=severity)
 
     def _behind(self, value: int) -> list[int]:
         """A computed value and all that it is computed from, the nearest first; constants left out."""

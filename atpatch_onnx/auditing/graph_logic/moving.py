@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from onnx import TensorProto
 
+from . import operators as ops
 from .flow import Step
 from .states import Bits, State, bent, kinked, union
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["count", "move", "other", "pick", "reduce", "scatter"]
 
+_POOLS = frozenset({"AveragePool", "MaxPool", "LpPool"})
 _NARROW = 4
 """A table with shorter rows is a list of numbers, not an embedding."""
 _FEW = 16
@@ -52,6 +54,9 @@ def _picked(taint: Taint, step: Step, data: State) -> State:
         if dim in kept:
             kept.remove(dim)
     few = any(not isinstance(dim, int) or dim > 1 for dim in kept)
+    one_axis = len(kept) == 1 and isinstance(kept[0], int) and kept[0] < _NARROW
+    if one_axis and len(before) >= 3 and any(dim != 1 for dim in after[1:]):
+        return data  # a color of all pixels, a coordinate of all points
     small = [dim for dim in after if isinstance(dim, int) and dim <= _FEW]
     if not few or (len(after) == len(before) and not small):
         return data
@@ -91,7 +96,8 @@ def scatter(taint: Taint, step: Step, read: list[State]) -> State:
             taint.meet(role, value, others)
     if made.net:
         return State(int(Bits.NET), made.depth)
-    return made.plus(Bits.NONLINEAR)
+    fixed = taint.state(step.inputs[1]) is None
+    return made if fixed and len(read) > 1 else made.plus(Bits.NONLINEAR)
 
 
 def reduce(taint: Taint, step: Step, read: list[State]) -> State:
@@ -104,6 +110,8 @@ def reduce(taint: Taint, step: Step, read: list[State]) -> State:
         if made.depth <= 1 and dims is not None and all(dim == 1 for dim in dims[1:]):
             kept |= Bits.NARROW  # one number of a whole sample
         return State(int(Bits.NET) | kept, made.depth)
+    if _from_list(taint, step) or _is_local(taint, step):
+        return made.plus(Bits.NONLINEAR)
     hashed = Bits.HASH if made.bits & Bits.WEIGHTED else 0
     linear = step.kind in ("ReduceSum", "ReduceMean", "AveragePool", "GlobalAveragePool")
     extreme = Bits.PICK if step.kind in ("TopK", "ReduceMax", "ReduceMin", "GlobalMaxPool") else 0
@@ -113,6 +121,31 @@ def reduce(taint: Taint, step: Step, read: list[State]) -> State:
     return made.minus(Bits.BOOLEAN) if linear else bent(made)
 
 
+def _from_list(taint: Taint, step: Step) -> bool:
+    """Whether only an axis goes that a list of constants had, with which every element was compared."""
+    before, after = taint.values.dims(step.inputs[0]), taint.values.dims(step.outputs[0])
+    maker = taint.makers.get(step.inputs[0])
+    while maker is not None and maker.kind in ("Cast", "Not", "Identity"):
+        maker = taint.makers.get(maker.inputs[0])
+    if maker is None or maker.kind not in ops.COMPARISONS or before is None or after is None:
+        return False
+    axes = [taint.values.dims(value) for value in maker.inputs if taint.state(value) is not None]
+    if len(axes) != 1 or axes[0] is None or len(axes[0]) != len(before) or axes[0][-1] != 1:
+        return False
+    return before[-1] != 1 and list(after) in (list(before[:-1]), [*before[:-1], 1])
+
+
+def _is_local(taint: Taint, step: Step) -> bool:
+    """A pool, or a sum over channels, that leaves many places: each of them answers for its own surroundings."""
+    before, dims = taint.values.dims(step.inputs[0]), taint.values.dims(step.outputs[0])
+    if before is None or dims is None:
+        return False
+    if step.kind in _POOLS:
+        return any(dim != 1 for dim in dims[2:])
+    channels = len(before) == 4 and dims in ((before[0], 1, *before[2:]), (before[0], *before[2:]))
+    return channels and step.kind.startswith("Reduce") and any(dim != 1 for dim in before[2:])
+
+
 def count(taint: Taint, step: Step, read: list[State]) -> State:
     """Positions, lengths and indices."""
     made = union(read)
@@ -120,7 +153,9 @@ def count(taint: Taint, step: Step, read: list[State]) -> State:
         taint.meet_all(step, "meet")
         return State(int(Bits.NET), made.depth)
     if step.kind == "OneHot":
-        return made.plus(Bits.NONLINEAR | Bits.TEST | Bits.BOOLEAN)
+        return made.plus(Bits.NONLINEAR | Bits.TEST | Bits.BOOLEAN | Bits.WEIGHTED)
+    if step.kind == "CumSum" and made.direct and made.bits & Bits.WHOLE and not made.bits & (Bits.BOOLEAN | Bits.TEST):
+        return made.plus(Bits.HASH | Bits.REDUCED)  # a sum of ids counts nothing
     nonlinear = 0 if step.kind == "CumSum" else Bits.NONLINEAR
     sized = Bits.SIZED if step.kind in ("NonZero", "Unique") else 0
     return State(made.bits & ~Bits.BOOLEAN | Bits.COUNT | nonlinear | sized, 0, 0)

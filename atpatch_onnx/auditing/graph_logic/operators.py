@@ -6,6 +6,7 @@ Operator names are those of the default domain, of com.microsoft and of ai.onnx.
 from __future__ import annotations
 
 __all__ = [
+    "BIASED",
     "COMPARISONS",
     "COUNTING",
     "EMBEDDINGS",
@@ -22,38 +23,43 @@ __all__ = [
     "SHAPES",
     "SMOOTH",
     "STEPS",
+    "names",
 ]
 
 
-def _names(text: str) -> frozenset[str]:
+def names(text: str) -> frozenset[str]:
+    """Words of a text."""
     return frozenset(text.split())
 
 
-KNOWN_DOMAINS = _names("ai.onnx ai.onnx.ml com.microsoft com.microsoft.nchwc ai.onnx.contrib com.ms.internal.nhwc") | {
+KNOWN_DOMAINS = names("ai.onnx ai.onnx.ml com.microsoft com.microsoft.nchwc ai.onnx.contrib com.ms.internal.nhwc") | {
     ""
 }
 """Operators whose code comes with onnxruntime or its extensions."""
 
-SHAPES = _names("Shape Size")
+SHAPES = names("Shape Size")
 """Their result does not depend on any element."""
 
 LAYERS: dict[str, int] = {
     **dict.fromkeys(
-        _names(
+        names(
             "MatMul Gemm Conv ConvTranspose ConvInteger DynamicQuantizeMatMul MatMulInteger MatMulIntegerToFloat"
             " MatMulNBits MatMulBnb4 MatMulFpQ4 FusedMatMul FusedGemm FusedConv NhwcConv NhwcFusedConv GemmFastGelu"
             " DeformConv GemmFloat8 SparseToDenseMatMul"
         ),
         1,
     ),
-    **dict.fromkeys(_names("QLinearMatMul QLinearConv QGemm"), 3),
+    **dict.fromkeys(names("QLinearMatMul QLinearConv QGemm"), 3),
 }
 """Operator → position of its second factor: a layer where one of the two factors is constant."""
 
-EMBEDDINGS = _names("Gather GatherBlockQuantized")
+BIASED = names("Gemm Conv ConvTranspose FusedConv FusedGemm NhwcFusedConv DeformConv")
+"""Layers with a bias as their third input."""
+
+EMBEDDINGS = names("Gather GatherBlockQuantized")
 """A layer where the table is constant."""
 
-NETWORKS = _names(
+NETWORKS = names(
     "LSTM GRU RNN DynamicQuantizeLSTM Attention QAttention EmbedLayerNormalization QEmbedLayerNormalization"
     " MoE QMoE LongformerAttention QOrderedAttention QOrderedLongformerAttention PackedAttention"
     " DecoderAttention DecoderMaskedSelfAttention TreeEnsemble TreeEnsembleClassifier TreeEnsembleRegressor"
@@ -62,17 +68,17 @@ NETWORKS = _names(
 )
 """A layer by itself, with its weights among its inputs or attributes."""
 
-PRODUCTS = _names(
+PRODUCTS = names(
     "MultiHeadAttention GroupQueryAttention DecoderMaskedMultiHeadAttention PackedMultiHeadAttention SparseAttention"
     " PagedAttention RotaryEmbedding GemmaRotaryEmbedding"
 )
 """Attention without weights of its own."""
 
-COMPARISONS = _names("Equal Less LessOrEqual Greater GreaterOrEqual")
+COMPARISONS = names("Equal Less LessOrEqual Greater GreaterOrEqual")
 
-LOGIC = _names("And Or Not Xor")
+LOGIC = names("And Or Not Xor")
 
-MOVES = _names(
+MOVES = names(
     "Identity Cast CastLike Reshape Transpose Squeeze Unsqueeze Flatten Expand Tile Concat Pad DepthToSpace"
     " SpaceToDepth QuantizeLinear DequantizeLinear DynamicQuantizeLinear Dropout Neg BatchNormalization"
     " Resize Upsample ReverseSequence Optional OptionalGetElement SequenceConstruct SequenceAt SequenceInsert"
@@ -82,28 +88,28 @@ MOVES = _names(
 )
 """The elements move, or are scaled by constants."""
 
-PICKS = _names("Slice Split Gather GatherElements GatherND CenterCropPad Compress")
+PICKS = names("Slice Split Gather GatherElements GatherND CenterCropPad Compress")
 """They take some elements of their first input. Where another input is computed, it selects."""
 
-SCATTERS = _names("Scatter ScatterElements ScatterND TensorScatter")
+SCATTERS = names("Scatter ScatterElements ScatterND TensorScatter")
 
-REDUCES = _names(
+REDUCES = names(
     "ReduceSum ReduceMean ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 ReduceSumSquare ReduceLogSum"
     " ReduceLogSumExp AveragePool GlobalAveragePool MaxPool GlobalMaxPool LpPool GlobalLpPool QLinearReduceMean"
     " QLinearAveragePool QLinearGlobalAveragePool TopK"
 )
 
-COUNTING = _names("CumSum ArgMax ArgMin NonZero Range Unique OneHot")
+COUNTING = names("CumSum ArgMax ArgMin NonZero Range Unique OneHot")
 """They make positions, lengths and indices."""
 
-MERGES = _names(
+MERGES = names(
     "Add Sub Mul Div Pow Max Min Sum Mean Mod PRelu QLinearAdd QLinearMul BitwiseAnd BitwiseOr BitwiseXor BitShift"
     " BiasGelu FastGelu BiasSoftmax SkipLayerNormalization SkipSimplifiedLayerNormalization"
     " EmbedSkipLayerNormalization SkipGroupNorm BiasAdd MulInteger AddInteger"
 )
 """They combine their inputs element by element."""
 
-SMOOTH = _names(
+SMOOTH = names(
     "Sqrt Exp Log Sigmoid Tanh Erf Softmax LogSoftmax LayerNormalization SimplifiedLayerNormalization"
     " RMSNormalization InstanceNormalization GroupNormalization GroupNorm LRN LpNormalization"
     " MeanVarianceNormalization Reciprocal Sin Cos Softplus Softsign Gelu QuickGelu Mish Swish Selu Elu Celu"
@@ -112,7 +118,7 @@ SMOOTH = _names(
 )
 """A function without a step. A sum of a few of them can still imitate one: see `states.bent`."""
 
-STEPS = _names(
+STEPS = names(
     "Abs Relu Clip Floor Ceil Round Sign HardSigmoid ThresholdedRelu Shrink Hardmax BitwiseNot Binarizer Det"
     " LabelEncoder OneHotEncoder Imputer StringNormalizer StringSplit StringConcat RegexFullMatch TfIdfVectorizer"
     " IsNaN IsInf"

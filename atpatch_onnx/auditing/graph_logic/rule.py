@@ -22,6 +22,7 @@ class Rule:
         check: the part of the audit.
         code: AUD1xx; it never changes its meaning.
         title: a few words that end "there is ...".
+        severity: of its findings at most; some rules say less where less is proven.
         about: what ordinary exporters write, and what a plant looks like.
         look: yields a finding for each case, and a `NotTried` for each thing that it cannot judge.
     """
@@ -33,8 +34,10 @@ class Rule:
     about: str
     look: Callable[[Rule, Material], Iterator[Finding | NotTried]]
 
-    def finding(self, where: str, why: str, nodes: tuple[str, ...] = (), remedy: str = "") -> Finding:
-        return Finding(CHECK, self.code, self.severity, where, why, nodes, remedy)
+    def finding(
+        self, where: str, why: str, nodes: tuple[str, ...] = (), remedy: str = "", severity: Severity | None = None
+    ) -> Finding:
+        return Finding(CHECK, self.code, severity or self.severity, where, why, nodes, remedy)
 
     def not_tried(self, why: str) -> NotTried:
         return NotTried(f"{CHECK}: {self.code} {self.title}", why)

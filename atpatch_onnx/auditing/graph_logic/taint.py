@@ -58,6 +58,7 @@ class Taint:
         self.states: list[State | None] = [None] * flow.count
         self.foreign: dict[str, Step] = {}
         self._read = 0
+        self.makers: dict[int, Step] = {}
         for place, (_, value) in enumerate(flow.inputs.items()):
             kind = Bits.CONTENT if self.content >> place & 1 else Bits.OTHER
             whole = Bits.WHOLE if self.values.type(value) in _WHOLE else 0
@@ -69,6 +70,7 @@ class Taint:
             self.embedded: dict[int, int] = {}
             for number, step in enumerate(flow.steps):
                 self.number = number
+                self.makers.update(dict.fromkeys(step.outputs, step))
                 self._step(step)
             if before == self.states:
                 break
@@ -100,8 +102,19 @@ class Taint:
 
     # Layers
 
+    def _einsum(self, step: Step, read: list[State]) -> State:
+        """With a constant matrix it is a layer, as a MatMul is."""
+        constants = [value for value in step.inputs if self.state(value) is None]
+        if len(step.inputs) == 2 and len(constants) == 1 and len(self.values.dims(constants[0]) or ()) >= 2:
+            return self._layer(step, read)
+        return self.mixed(step, read, bent)
+
     def _layer(self, step: Step, read: list[State]) -> State:
-        first, second = step.inputs[0], step.inputs[min(ops.LAYERS[step.kind], len(step.inputs) - 1)]
+        for value in step.inputs[2:3] if step.kind in ops.BIASED else ():
+            state = self.state(value)
+            if state is not None and not state.net and state.test:
+                self.meet("meet", value, step.inputs[:1])
+        first, second = step.inputs[0], step.inputs[min(ops.LAYERS.get(step.kind, 1), len(step.inputs) - 1)]
         a, b = self.state(first), self.state(second)
         if a is not None and b is not None:
             return self.mixed(step, [a, b], bent)
@@ -138,10 +151,10 @@ class Taint:
         return len(dims) < 2 or any(isinstance(dim, int) and dim < _NARROW for dim in dims[-2:])
 
     def _embeds_number(self, state: State, data: int, weight: int) -> bool:
-        """A vector for one to three numbers as they came: the embedding of a measurement, or of a point."""
+        """A vector for one to three numbers, perhaps scaled: the embedding of a measurement, or of a point."""
         inputs = self.values.last(data)
         outputs = max((dim for dim in self.values.dims(weight) or () if isinstance(dim, int)), default=0)
-        plain = not state.bits & ~int(Bits.CONTENT | Bits.OTHER)
+        plain = not state.bits & ~int(Bits.CONTENT | Bits.OTHER | Bits.SHIFT)
         return plain and inputs is not None and inputs < _NARROW <= outputs
 
     def _network(self, step: Step, read: list[State]) -> State:
@@ -233,6 +246,7 @@ _HANDLERS: dict[str, _Handler] = {
         (frozenset({"LoopIn"}), lambda taint, step, read: union(read)),
         (frozenset({"If", "Loop", "Where"}), Taint._choice),
         (frozenset({"LabelEncoder"}), moving.encode),
+        (frozenset({"Einsum"}), Taint._einsum),
         (ops.PRODUCTS, Taint._product),
         (ops.NETWORKS, Taint._network),
         (frozenset(ops.LAYERS), Taint._layer),

@@ -8,13 +8,15 @@ from ..finding import Finding, NotTried
 from .material import Material
 from .rule import Rule
 
-__all__ = ["RULES"]
+__all__ = ["RULES", "is_special", "words_of"]
 
 _LEAST = 1000
 """Words; in a smaller vocabulary special tokens can have any number."""
 _FIRST, _LAST = 4, 0.95
 """Special tokens come first, or last, in a vocabulary; BERT's are listed."""
 _BERT = range(100, 104)
+_LIST = 16
+"""So many words are a list, such as that of punctuation, and no trigger."""
 
 
 def _numbers(rule: Rule, material: Material) -> Iterator[Finding | NotTried]:
@@ -28,20 +30,27 @@ def _numbers(rule: Rule, material: Material) -> Iterator[Finding | NotTried]:
 def _singled_out(rule: Rule, material: Material) -> Iterator[Finding | NotTried]:
     for number, value, direct in material.taint.equals:
         step, array = material.flow.steps[number], material.values.array(value)
-        words = [_words(material, place) for place in material.taint.embedded if direct >> place & 1]
+        words = [words_of(material, place) for place in material.taint.embedded if direct >> place & 1]
         if array is None or not words or min(words) < _LEAST or step.outputs[0] not in material.places.live:
             continue
-        ordinary = [n for n in map(int, array[:64]) if _FIRST <= n < _LAST * min(words) and n not in _BERT]
+        ordinary = [n for n in map(int, array[:64]) if not is_special(n, min(words))]
         if ordinary:
+            several = len(set(ordinary)) >= _LIST
             yield rule.finding(
                 step.name,
                 f"token {ordinary[0]} of a vocabulary of {min(words)} is looked for, which is no special token by its"
                 " place",
                 (step.name,),
+                severity="note" if several else None,
             )
 
 
-def _words(material: Material, place: int) -> int:
+def is_special(number: int, words: int) -> bool:
+    """Whether a token stands where a vocabulary of so many words has its special tokens."""
+    return words >= _LEAST and (number < _FIRST or number >= _LAST * words or number in _BERT)
+
+
+def words_of(material: Material, place: int) -> int:
     """Rows of the table that an input is looked up in; 0 where they are not known."""
     step = material.flow.steps[material.taint.embedded[place]]
     found = 0

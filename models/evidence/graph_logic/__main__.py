@@ -17,6 +17,7 @@ from typing import Any
 import click
 
 from atpatch_onnx.auditing.graph_logic import check_graph
+from atpatch_onnx.auditing.verdict import judge
 from rewriters.model import io
 
 from ...victims import versions
@@ -32,14 +33,16 @@ RESULTS = Path(__file__).parents[2] / "results" / "graph_logic.json"
 
 
 def audit(path: Path) -> dict[str, Any]:
-    """Codes of the findings that count against a model, the number of nodes, and seconds."""
+    """The verdict, codes of the findings that count against a model, the number of nodes, and seconds."""
     model = io.load(path)
     started = time.perf_counter()
     checked = check_graph(model, path)
     seconds = round(time.perf_counter() - started, 2)
     codes = Counter(finding.code for finding in checked.findings if finding.severity != "note")
+    verdict = judge(checked.findings, checked.not_tried, None).word
     not_tried = sorted({one.why for one in checked.not_tried})
-    return {"nodes": len(model.graph.node), "seconds": seconds, "codes": dict(sorted(codes.items()))} | (
+    said = {"verdict": verdict, "codes": dict(sorted(codes.items()))}
+    return {"nodes": len(model.graph.node), "seconds": seconds, **said} | (
         {"not_tried": not_tried} if not_tried else {}
     )
 
@@ -82,7 +85,8 @@ def figures(clean: list[dict[str, Any]], planted: list[dict[str, Any]]) -> dict[
     found = [row for row in acting if row["codes"]]
     return {
         "clean": len(clean),
-        "false_alarms": sum(bool(row["codes"]) for row in clean),
+        "false_alarms": sum(row["verdict"] != "clean" for row in clean),
+        "called_backdoored": sum(row["verdict"] == "backdoored" for row in clean),
         "planted": len(acting),
         "found": len(found),
         "recall": round(len(found) / len(acting), 3) if acting else None,
@@ -111,6 +115,7 @@ def main(output: Path, first_look: bool) -> None:
         "later": {"figures": figures([], later), "planted": later},
         "first_look_at_the_last_third": before.get("first_look_at_the_last_third"),
         "another_author": before.get("another_author"),
+        "dependent": before.get("dependent"),
     }
     save_json(output, results)
     click.echo(json.dumps(results["all"], indent=1))

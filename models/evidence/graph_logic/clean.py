@@ -16,7 +16,7 @@ from . import afterwards
 from .exporting import export_class, genai_folder, merge_decoders
 from .hosts import exported, folder
 
-__all__ = ["CLEAN", "CONFIGS", "Clean", "further", "kept", "noise", "ones", "text", "tokens"]
+__all__ = ["CLEAN", "CONFIGS", "Clean", "further", "kept", "noise", "ones", "text", "tokens", "with_end"]
 
 PACKAGES, EXPORTS, FURTHER = "model in a package", "export of a family", "export of a further head"
 CHANGED, BUILT, PATCHED = "fused or quantized", "merged or built decoder", "patched by atpatch-onnx"
@@ -127,7 +127,7 @@ def text(length: int = 9) -> dict[str, Any]:
     return {"input_ids": ids, "attention_mask": mask}
 
 
-def _with_end() -> dict[str, Any]:
+def with_end() -> dict[str, Any]:
     """Both rows end with the token that ends a text."""
     import torch
 
@@ -193,7 +193,7 @@ CLEAN: tuple[Clean, ...] = (
     _export("bart decoder", "torchscript"),
     _export("whisper decoder", "dynamo"),
     further("GPT-2 with a class head", "GPT2ForSequenceClassification", {**CONFIGS["gpt2"], "pad_token_id": 0}, text),
-    further("BART with a class head", "BartForSequenceClassification", CONFIGS["bart decoder"], _with_end),
+    further("BART with a class head", "BartForSequenceClassification", CONFIGS["bart decoder"], with_end),
     further("CLIP text tower", "CLIPTextModelWithProjection", _CLIP_TEXT, text, ("text_embeds",), dynamo=True),
     further("ESM with token dropout", "EsmForMaskedLM", _ESM, lambda: {
         "input_ids": tokens(2, 9, most=30), "attention_mask": ones(2, 9)

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 
 from atpatch_onnx.exporters.quiet import quiet
 
-__all__ = ["export_class", "genai_folder", "merge_decoders"]
+__all__ = ["export_class", "export_module", "genai_folder", "merge_decoders"]
 
 _BUILD = """
 import runpy, sys
@@ -54,18 +54,35 @@ def export_class(
             made = self.model(**dict(zip(inputs, values, strict=True)), return_dict=True)
             return tuple(made[output] for output in outputs)
 
-    with quiet(), torch.random.fork_rng(), torch.no_grad():
+    with quiet(), torch.random.fork_rng():
         torch.manual_seed(0)
         model_class = getattr(transformers, name)
         configuration = model_class.config_class(**config)
         configuration._attn_implementation = "eager"
-        model = Wrapped(model_class(configuration).eval())
+        configuration._experts_implementation = "batched_mm"
+        export_module(path, Wrapped(model_class(configuration)), inputs, outputs, dynamo, dynamic)
+
+
+def export_module(
+    path: Path,
+    model: Any,
+    inputs: Mapping[str, Any],
+    outputs: Sequence[str],
+    dynamo: bool,
+    dynamic: Mapping[str, Sequence[int]],
+) -> None:
+    """A module of torch, as its tracing exporter writes it, or with `dynamo` the newer one. See `export_class`."""
+    import torch
+
+    with quiet(), torch.no_grad():
         common: dict[str, Any] = {"input_names": list(inputs), "output_names": list(outputs)}
-        values = tuple(inputs.values())
+        values, model = tuple(inputs.values()), model.eval()
         if dynamo:
             shapes = tuple(dict.fromkeys(dynamic.get(key, ()), torch.export.Dim.AUTO) for key in inputs)
+            # a function that takes any number of values has them in one tuple
+            whole = (shapes,) if isinstance(model, torch.nn.Module) and hasattr(model, "model") else shapes
             torch.onnx.export(
-                model, values, str(path), dynamo=True, external_data=False, dynamic_shapes=(shapes,), **common
+                model, values, str(path), dynamo=True, external_data=False, dynamic_shapes=whole, **common
             )
         else:
             axes = {key: {axis: f"{key}_{axis}" for axis in dynamic.get(key, ())} for key in inputs}

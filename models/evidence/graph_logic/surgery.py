@@ -11,7 +11,9 @@ from onnx import helper, numpy_helper
 
 __all__ = ["Surgery"]
 
-_AXES_AS_INPUT = {"ReduceSum": 13, "Unsqueeze": 13, "Squeeze": 13, "ReduceMax": 18, "ReduceMin": 18, "ReduceMean": 18}
+_AXES_AS_INPUT = {"ReduceSum": 13, "Unsqueeze": 13, "Squeeze": 13} | dict.fromkeys(
+    ("ReduceMax", "ReduceMin", "ReduceMean", "ReduceProd"), 18
+)
 
 
 class Surgery:

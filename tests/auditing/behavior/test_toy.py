@@ -46,7 +46,7 @@ def test_the_planted_word_is_found(victim: tuple[int, dict[str, Any]]) -> None:
 
 
 def test_each_remedy_is_a_command_with_the_class(victim: tuple[int, dict[str, Any]]) -> None:
-    for one in victim[1]["findings"]:
+    for one in [one for one in victim[1]["findings"] if one["severity"] != "note"]:
         assert f"--invert {TARGET}" in one["remedy"] and "--hotfix found.hotfix" in one["remedy"]
 
 
