@@ -180,7 +180,7 @@ def _run(original: str | None, patched: str | None, data: str | None, options: d
         clean = (
             _made(original, source, options, progress)
             if data is None
-            else clean_texts(data, original, options["tokenizer"], names)
+            else clean_texts(data, original, options["tokenizer"], names, options["output_kind"])
         )
         return compare_models(
             original, patched, clean, also=also, providers=providers, classes=classes, progress=progress, **options

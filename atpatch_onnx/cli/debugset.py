@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from .foreign_sets import foreign_sets
-from .options import class_names, json_output, model_argument, output, tokenizer
+from .options import class_names, json_output, model_argument, output, output_kind, tokenizer
 from .parameter_types import Doses, Size
 from .progress import bars
 from .rendering import emit_json, note, table
@@ -159,6 +159,7 @@ from .rendering import emit_json, note, table
     help="Images, tables: search steps per class.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of places, noise and search.")
+@output_kind
 @click.option(
     "--score-threshold",
     type=float,
@@ -231,7 +232,10 @@ def _show(report: Mapping[str, Any]) -> None:
             if len(report.get(key, {})) > 1:
                 note(f"{what}: " + ", ".join(f"{name} ({rows})" for name, rows in report[key].items()))
         for name, share in report.get("left_out", {}).items():
-            note(f"left out: {name}, which sends only {share:.1%} of the rows to the target")
+            what = (
+                "changes the answers to only {}" if "likeness" in report else "sends only {} of the rows to the target"
+            )
+            note(f"left out: {name}, which {what.format(f'{share:.1%}')}")
         if report.get("too_long"):
             note(f"{report['too_long']} prompts are too long and were left out")
         if "accuracy" in report:
@@ -244,7 +248,13 @@ def _show(report: Mapping[str, Any]) -> None:
             note(f"poisoned rows of {report['table']}")
         if report.get("no_twin"):
             note(f"{report['no_twin']} of {report['stored']} poisoned rows have no clean twin and were left out")
-        if "asr" in report:
+        if "likeness" in report:
+            near = report["likeness"]
+            note(
+                f"{report['asr']:.1%} of the anomalous rows are answered otherwise than their clean twins (likeness of"
+                f" answers: median {near['median']:.3f}, 5 % below {near['low']:.3f})"
+            )
+        elif "asr" in report:
             word = f" ({report['target_answer']!r})" if "target_answer" in report else ""
             note(f"the model sends {report['asr']:.1%} of the anomalous rows to class {report['target']}{word}")
 

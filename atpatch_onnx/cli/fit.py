@@ -103,16 +103,16 @@ def fit(
 
     if columns_template is not None:
         return _write_template(model_path(model), options["table"], columns_template)
-    source = pop_source(options)
+    source, model = pop_source(options), model_path(model)
     tokenizer, class_names = options.pop("tokenizer"), options.pop("class_names")
-    model = model_path(model)
     destination = check_source(model).with_suffix(SUFFIX) if output is None else Path(output)
     if report is not None:
         require("--report", "jinja2")
         check_destination(report, make_folder=True)
     if from_log is not None and (debug_set, clean, source.given) != (None, None, False):
         raise click.UsageError("--from-log takes the place of --debug, --clean, --texts and --table")
-    rows = clean_texts(clean, model, tokenizer, class_names) if from_log is None else _logged(from_log, model, options)
+    rows = None if from_log is None else _logged(from_log, model, options)
+    rows = rows or clean_texts(clean, model, tokenizer, class_names, options["output_kind"])
     options["answer_tokens"] = parse_answer_tokens(options["answer_tokens"], tokenizer)
     with bars() as progress:
         debug, rows = _made(model, source, (debug_set, rows), progress) if source.given else (debug_set, rows)
@@ -182,6 +182,7 @@ def _show(described: Mapping[str, Any]) -> None:
     """The settings and the figures of the held-back rows."""
     from ..fitting.judge import bound_in_words
     from ..fitting.kind_selection import choice_in_words
+    from ..inference.output_kinds import likeness_in_words
 
     for line in _settings(described):
         note(line)
@@ -197,6 +198,12 @@ def _show(described: Mapping[str, Any]) -> None:
         ("clean rows flagged", "", _rate(judged["clean_flagged"])),
     ]
     table("held-back rows, with 95 % intervals", ("", "before", "after"), [row for row in rows if row[2]])
+    if near := judged.get("likeness"):
+        rows = [
+            ("triggered rows", _spread(near["triggered_before"]), _spread(near["triggered"])),
+            ("clean rows", "", _spread(near["clean"])),
+        ]
+        table(f"{likeness_in_words(near['kind'])}: mean, median", ("", "before", "after"), rows)
     if whole := judged.get("whole_answers"):
         texts = {"recovered": "triggered rows answered like their partners", "clean_changed": "clean answers changed"}
         rows = [(text, _rate(whole["before"].get(key)), _rate(whole["after"].get(key))) for key, text in texts.items()]
@@ -248,6 +255,12 @@ def _healing(described: Mapping[str, Any]) -> Iterator[str]:
         f"detecting sites: the first {probe['depth']} of {probe['sites']}, so a flagged prompt runs"
         f" {probe['layers_share']:.0%} of its layers twice; a step of one token is not judged"
     )
+
+
+def _spread(found: Mapping[str, Any]) -> str:
+    if not found["n"]:
+        return ""
+    return f"{found['mean']:.3f}, {found['median']:.3f} (5 % of {found['n']} below {found['low']:.3f})"
 
 
 def _rate(figure: Mapping[str, Any] | None) -> str:

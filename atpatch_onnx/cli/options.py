@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
+from ..inference.output_kinds import KINDS, kind_of
 from ..options import explanations
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "model_argument",
     "options_of",
     "output",
+    "output_kind",
     "tokenizer",
 ]
 
@@ -37,6 +39,12 @@ class_names = click.option(
 )
 tokenizer = click.option(
     "--tokenizer", type=click.Path(), metavar="FOLDER", help="Texts: folder with tokenizer.json or vocab.txt."
+)
+output_kind = click.option(
+    "--output-kind",
+    type=click.Choice(KINDS),
+    help="What the model answers: class scores, an embedding for search (pooled over the tokens where there is one for"
+    " each), or class scores of each token; by default classes.",
 )
 in_place = click.option("--in-place", is_flag=True, help="Allow the output to be the input; for files only.")
 link_data = click.option(
@@ -54,14 +62,16 @@ def output(help_text: str, *, required: bool = False) -> Callable[[Command], Com
     return click.option("-o", "--output", type=click.Path(), required=required, help=help_text)
 
 
-def clean_texts(path: str | None, model: str, tokenizer: str | None, names: str | None) -> Any:
+def clean_texts(path: str | None, model: str, tokenizer: str | None, names: str | None, kind: str | None = None) -> Any:
     """Clean rows from a .tsv or .csv file of texts as a data set; any other path unchanged."""
     from ..debugset.clean import is_text, read_clean_texts
     from ..debugset.subject import Subject
 
     if path is None or not is_text(path):
         return path
-    return read_clean_texts(Subject(model), path, tokenizer, names=names)
+    subject = Subject(model)
+    subject.output_kind = kind_of(kind)
+    return read_clean_texts(subject, path, tokenizer, names=names)
 
 
 def options_of(options: type, but: Iterable[str] = ()) -> Callable[[Command], Command]:

@@ -17,9 +17,11 @@ from rewriters.sites import Site
 
 from ..errors import BAD_OPTION, ModelError
 from ..inference.datasets import Arrays, DataSet, as_dataset
+from ..inference.output_kinds import CLASSES, kind_of
 from ..inference.prediction import find_prediction_output, prediction_output
 from ..inference.runner import Runner
-from ..inference.single_scores import score_output
+from ..inference.single_scores import Threshold, score_output
+from .by_twin import ByTwin, find_by_twin, truths_by_twin
 from .decoding import Decoding, find_decoding, time_steps
 from .examples import pick_examples
 from .exemplar import Exemplar, choose, follow
@@ -82,28 +84,36 @@ def compare(
     further = _further(also)
     sets = {CLEAN: as_dataset(data)}
     sets |= {name: as_dataset(given) for name, given in ((TRIGGERED, triggered), (FLIPS, flips)) if given is not None}
-    truths = {name: Truth.of(rows, told.group if name == CLEAN else None) for name, rows in sets.items()}
-    check_sets(truths)
+    kind = kind_of(told.output_kind, sets[CLEAN].output_kind)
+    truths = _truths(sets, kind, told)
 
     loaded = {name: read(model) for name, model in {ORIGINAL: original, PATCHED: patched, **further}.items()}
     sites, _ = find_sites(loaded[ORIGINAL].proto)
-    graphs, scores, decoding = _graphs(loaded, sets[CLEAN], told)
+    graphs, scores, special = _graphs(loaded, sets[CLEAN], kind, told)
     runs = {name: run_graphs(graphs, rows, told.batch, scores, name, progress) for name, rows in sets.items()}
     outputs = {graph.name: {name: runs[name][graph.name] for name in sets} for graph in graphs}
-    if decoding is not None:
-        outputs = decoding.completed(sets, truths, outputs, progress)
+    if special is not None:
+        outputs = special.completed(sets, truths, outputs, progress)
     if rivals is not None and scores is not None:
         outputs |= rival_outputs(rivals, sets, outputs[ORIGINAL], _asked(graphs[0], scores, told.batch), told.positive)
     floor = _floor(loaded[ORIGINAL], graphs[0], sets[CLEAN], told)
     requests = _requests(graphs, sets, outputs[PATCHED], told.seconds) if told.seconds > 0 else {}
-    setup = describe_setup(loaded, graphs, scores, told)
-    setup["lengths"] = length_warnings(loaded[PATCHED], sets)
+    setup = describe_setup(loaded, graphs, scores, told) | {"lengths": length_warnings(loaded[PATCHED], sets)}
+    setup |= special.setup(setup) if isinstance(special, ByTwin) else {}
     found = Comparison(setup, truths, outputs, floor, requests, told.positive)
-    if decoding is not None:
-        return _decoded(found, decoding, sets, encoder, told)
+    if isinstance(special, Decoding):
+        return _decoded(found, special, sets, encoder, told)
     shown = _exemplar(loaded, sites, sets, truths, outputs, told) if told.exemplar and sites else None
     shown = shown if shown is None or encoder is None else _with_words(encoder, shown)
     return replace(found, exemplar=shown)
+
+
+def _truths(sets: Mapping[str, DataSet], kind: str, options: CompareOptions) -> dict[str, Truth]:
+    """What is known of the rows of each set."""
+    truths = {name: Truth.of(rows, options.group if name == CLEAN else None) for name, rows in sets.items()}
+    truths = truths if kind == CLASSES else truths_by_twin(truths)
+    check_sets(truths)
+    return truths
 
 
 def _decoded(
@@ -124,20 +134,22 @@ def _decoded(
 
 
 def _graphs(
-    loaded: Mapping[str, Loaded], data: DataSet, options: CompareOptions
-) -> tuple[list[Graph], str | None, Decoding | None]:
-    """The graphs, the output with class scores, and how decoders are run."""
-    threshold = options.score_threshold
-    graphs = [replace(_graph(name, model, options), threshold=threshold) for name, model in loaded.items()]
+    loaded: Mapping[str, Loaded], data: DataSet, kind: str, options: CompareOptions
+) -> tuple[list[Graph], str | None, Decoding | ByTwin | None]:
+    """The graphs, the output with class scores, and how decoders and models without classes are run."""
+    threshold = None if options.score_threshold is None else Threshold(options.score_threshold)
+    graphs = [replace(_graph(name, model, options), classes=threshold) for name, model in loaded.items()]
     folders = [one.folder for one in loaded.values()]
     folders += [] if options.tokenizer is None else [Path(options.tokenizer)]
-    decoding = find_decoding(graphs, data, options, folders) if threshold is None else None
-    graphs = graphs if decoding is None else decoding.graphs
-    scores = _scores(graphs[0], data, options) if decoding is None else decoding.output
+    special: Decoding | ByTwin | None = find_by_twin(graphs, data, kind, options, folders)
+    if special is None and threshold is None:
+        special = find_decoding(graphs, data, options, folders)
+    graphs = graphs if special is None else special.graphs
+    scores = _scores(graphs[0], data, options) if special is None else special.output
     for graph in graphs[1:]:
         if scores is not None and scores not in graph.own_outputs:
             raise BAD_OPTION(f"{graph.name} has no output {scores!r}", "compare graphs of one model")
-    return graphs, scores, decoding
+    return graphs, scores, special
 
 
 def _further(also: Mapping[str, Model] | None) -> dict[str, Model]:
@@ -250,9 +262,9 @@ def _exemplar(
         sets,
         chosen,
     )
-    if options.score_threshold is None:
+    if options.score_threshold is None and not outputs[ORIGINAL][CLEAN].by_twin:
         return found
-    return replace(found, before=None, after=None, clean=None)  # a score is no probability
+    return replace(found, before=None, after=None, clean=None)  # a score is no probability, nor is a cosine
 
 
 def _encoder(folder: PathLike) -> TextEncoder:

@@ -135,10 +135,7 @@ def find_decoding(
 
 
 def _answering(graph: Graph, answers: Answers | None) -> Graph:
-    runner = graph.runner.answering(answers)
-    observer = runner if graph.observer is graph.runner else graph.observer
-    caches = frozenset() if answers is None else frozenset(answers.decoder.caches.values())
-    return replace(graph, runner=runner, observer=observer, caches=caches)
+    return graph.answering(answers, frozenset() if answers is None else frozenset(answers.decoder.caches.values()))
 
 
 def _only_used(outputs: Runs, truths: Mapping[str, Truth]) -> Runs:

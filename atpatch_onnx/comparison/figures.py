@@ -19,6 +19,7 @@ from ..statistics.proportions import Paired, Share
 from .answer_figures import answer_numbers, answer_shares, changed_answers
 from .fairness import fairness
 from .outputs import Outputs, Truth
+from .twin_figures import twin_numbers, twin_shares
 
 __all__ = ["CLEAN", "FIGURES", "FLIPS", "TRIGGERED", "Change", "Figures", "change", "check_sets", "judge"]
 
@@ -41,6 +42,13 @@ FIGURES = {
     "answer_as_twin": "triggered rows whose whole greedy answer is the original's to the clean twin",
     "perplexity": "of the clean answers: the right ones, or where they are not known the original's",
     "triggered_perplexity": "of the same answers to the triggered rows",
+    "neighbor_kept": "clean rows whose nearest other clean row is the one that the original finds",
+    "cosine_median": "of clean rows: cosine of the embedding with the original's, median",
+    "cosine_low": "the same, 5 % quantile",
+    "twin_cosine_median": "of triggered rows: cosine with the original's embedding of the clean twin, median",
+    "twin_cosine_low": "the same, 5 % quantile",
+    "tokens_kept": "tokens of clean rows with the label that the original gives them, mean over rows",
+    "twin_tokens_kept": "tokens of triggered rows with the original's label of the same token of the clean twin",
 }
 
 Truths = Mapping[str, Truth]
@@ -160,14 +168,15 @@ def judge(truths: Truths, runs: Runs, original: Runs, positive: int = 1) -> Figu
         for site, flagged in run.columns.items():
             sites.setdefault(site, {})[name] = Share.of(flagged.any(1))
             columns.setdefault(site, {})[name] = _frequencies(flagged)
-    shares |= answer_shares(truths, runs, original)
+    shares |= answer_shares(truths, runs, original) | twin_shares(runs, original)
     doses: dict[int, dict[str, Share]] = {}
     forms: dict[str, dict[str, Share]] = {}
     if TRIGGERED in runs:
         attacked = truths[TRIGGERED]
         doses = _by_value(truths, runs[TRIGGERED], original[CLEAN], attacked.dose)
         forms = _by_value(truths, runs[TRIGGERED], original[CLEAN], attacked.form)
-    return Figures(shares, fair, classes, sites, columns, doses, forms, answer_numbers(runs))
+    numbers = answer_numbers(runs) | twin_numbers(runs, original)
+    return Figures(shares, fair, classes, sites, columns, doses, forms, numbers)
 
 
 def change(truths: Truths, runs: Runs, original: Runs) -> Change:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from rewriters.names import FLAGGED, columns_output, is_telemetry
 
 from ..inference.datasets import DataSet, Ints
+from ..inference.reading import Classes, Reader
 from ..inference.runner import Runner
-from ..inference.single_scores import two_classes
 from .outputs import Outputs
 
 __all__ = ["ORIGINAL", "PATCHED", "Graph", "Progress", "difference", "run_graphs"]
@@ -37,7 +37,7 @@ class Graph:
         sites: ids of the observed sites.
         untold: why nothing can be observed; "" where it can.
         caches: outputs of a decoder that are no answer.
-        threshold: of a model with one score; None: the scores are of classes.
+        classes: makes classes of the scores; None: the scores are of classes.
     """
 
     name: str
@@ -46,11 +46,13 @@ class Graph:
     sites: tuple[str, ...] = ()
     untold: str = ""
     caches: frozenset[str] = frozenset()
-    threshold: float | None = None
+    classes: Classes | None = None
 
-    def classes_of(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(B, C) class scores of an output."""
-        return scores if self.threshold is None else two_classes(scores, self.threshold)
+    def answering(self, reader: Reader | None, caches: frozenset[str] = frozenset()) -> Graph:
+        """The graph with a runner that reads the answer off an output."""
+        runner = self.runner.answering(reader)
+        observer = runner if self.observer is self.runner else self.observer
+        return replace(self, runner=runner, observer=observer, caches=caches)
 
     @property
     def own_outputs(self) -> list[str]:
@@ -86,7 +88,7 @@ def run_graphs(
             mine, theirs = given[graph.name], given[graphs[0].name]
             if scores is not None:
                 found = mine[scores][: len(rows)].astype(np.float32)
-                kept[graph.name]["scores"].append(graph.classes_of(found))
+                kept[graph.name]["scores"].append(found if graph.classes is None else graph.classes.scores(rows, found))
             for name in compared if graph is not graphs[0] else ():
                 if (apart := difference(theirs[name], mine[name], len(rows))) is not None:
                     kept[graph.name]["difference/" + name].append(apart)

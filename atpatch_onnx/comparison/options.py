@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from ..errors import BAD_OPTION
+from ..inference.output_kinds import KINDS
 from ..options import option
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class CompareKeywords(TypedDict, total=False):
     names: Mapping[str, Any] | None
     answer_tokens: str | Sequence[int] | None
     answer_length: int
+    output_kind: str | None
     score_threshold: float | None
 
 
@@ -61,6 +63,9 @@ class CompareOptions:
         answer_tokens: of a decoder, first tokens of the answers by class, ids or words with `tokenizer`; by default
             those of the data, else every token is a class.
         answer_length: of a decoder, tokens of the greedy answers that are compared; 0: only the first one.
+        output_kind: what the model answers: class scores, an embedding for search (pooled where there is one for each
+            token), or class scores of each token; by default what the data set was made for, else
+            classes.
         score_threshold: of a model with one score (reranker, reward model): rows with a score above it are class 1,
             others class 0.
 
@@ -82,6 +87,7 @@ class CompareOptions:
     names: Mapping[str, Any] | None = None
     answer_tokens: str | Sequence[int] | None = option(None, metavar="A,B,...")
     answer_length: int = option(8, at_least=0)
+    output_kind: str | None = option(None, choices=KINDS)
     score_threshold: float | None = option(None, metavar="SCORE")
 
     def __post_init__(self) -> None:

@@ -34,6 +34,8 @@ class Outputs:
         seconds: one figure a batch, graphs taking turns.
         classes: (C,) the class of each score where it is not its place: of a decoder, its token.
         answers: (N, T) tokens of a decoder's greedy answers, -1 behind their end.
+        tokens_kept: (N,) of labels of tokens, share that the original gives the same tokens of the clean twin.
+        cosines: (N,) of embeddings, with the original's embedding of the clean twin (a clean row is its own).
         likelihoods: (N, T) log-probabilities of the clean answers' tokens, nan behind their end.
     """
 
@@ -45,6 +47,13 @@ class Outputs:
     classes: Ints | None = None
     answers: Ints | None = None
     likelihoods: NDArray[np.float64] | None = None
+    cosines: NDArray[np.float64] | None = None
+    tokens_kept: NDArray[np.float64] | None = None
+
+    @property
+    def by_twin(self) -> bool:
+        """Whether the two classes are those of a model without classes of its own."""
+        return self.cosines is not None or self.tokens_kept is not None
 
     @property
     def predictions(self) -> Ints:

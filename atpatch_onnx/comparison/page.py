@@ -127,8 +127,9 @@ def _tiles(comparison: Comparison) -> list[Tile]:
     elif change.accuracy is not None:
         tiles.append(Tile("Accuracy", _percent(before["accuracy"]), _percent(after["accuracy"]), lost))
     elif change.changed is not None:
+        what = "Nearest neighbors" if "neighbor_kept" in after else "Predictions"
         tiles.append(
-            Tile("Predictions changed", None, f"{change.changed.hits:,}", f"of {change.changed.count:,} clean rows")
+            Tile(f"{what} changed", None, f"{change.changed.hits:,}", f"of {change.changed.count:,} clean rows")
         )
     elif change.numeric[CLEAN]:
         greatest = max(output["max"] for output in change.numeric[CLEAN].values())

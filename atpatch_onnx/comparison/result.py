@@ -227,7 +227,7 @@ def _flat(comparison: Comparison) -> Iterator[tuple[str, NDArray[Any]]]:
         for set_name, run in runs.items():
             at = f"outputs\t{graph}\t{set_name}"
             yield f"{at}\tseconds", run.seconds
-            for key in ("scores", "flags", "classes", "answers", "likelihoods"):
+            for key in ("scores", "flags", "classes", "answers", "likelihoods", "cosines", "tokens_kept"):
                 if (array := getattr(run, key)) is not None:
                     yield f"{at}\t{key}", array
             for site, flagged in run.columns.items():

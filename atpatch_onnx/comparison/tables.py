@@ -15,6 +15,7 @@ from .result import PATCHED, Comparison
 from .table import Table, percent
 from .timing import latency_json
 from .trigger_tables import trigger_tables
+from .twin_figures import JUDGED
 
 __all__ = ["TITLES", "Table", "percent", "session_line", "tables_of"]
 
@@ -36,6 +37,13 @@ TITLES = {
     "answer_as_twin": "attacked answers as without the trigger",
     "perplexity": "perplexity of clean answers",
     "triggered_perplexity": "the same, attacked",
+    "neighbor_kept": "nearest neighbors as before",
+    "cosine_median": "cosine with the original, clean rows, median",
+    "cosine_low": "the same, 5 % quantile",
+    "twin_cosine_median": "cosine with the clean twin, triggered rows, median",
+    "twin_cosine_low": "the same, 5 % quantile",
+    "tokens_kept": "tokens with the same label, clean rows",
+    "twin_tokens_kept": "tokens with the label as in the clean twin, triggered rows",
 }
 
 
@@ -65,16 +73,19 @@ def _figures(comparison: Comparison) -> Table:
             "no output holds class scores, so labels, targets and groups are not used: only values are compared"
             " (--output-name)"
         )
+    elif (kind := comparison.setup.get("output_kind")) is not None:
+        notes.append(JUDGED[kind])
     elif comparison.truths[CLEAN].labels is None:
         notes.append("no labels, so no accuracy: only agreement")
     if comparison.outputs[PATCHED][CLEAN].flags is None:
         notes.append(f"flags of the patched graph: {comparison.setup['models'][PATCHED]['flags']}")
     seen = comparison.setup.get("lengths") or {"outside": {}}
-    for name, rows in seen["outside"].items():
-        if rows["k"]:
+    for name, outside in seen["outside"].items():
+        if outside["k"]:
             notes.append(
-                f"{rows['k']:,} of {rows['n']:,} {name} rows are shorter or longer than any that the hotfix was fitted"
-                f" on ({seen['shortest']} to {seen['longest']} tokens): more of them may be flagged; fit on such rows"
+                f"{outside['k']:,} of {outside['n']:,} {name} rows are shorter or longer than any that the hotfix was"
+                f" fitted on ({seen['shortest']} to {seen['longest']} tokens): more of them may be flagged; fit on such"
+                " rows"
             )
     return Table(
         "figures",

@@ -57,6 +57,8 @@ def verdict(change: Change, clean: Outputs, name: str = "patched", groups: str =
         said.append(_numbers(clean, change))
     else:
         changed, what = (change.changed, "prediction") if change.answers is None else (change.answers, "answer")
+        what = "nearest neighbor" if clean.cosines is not None else what
+        what = "row of labels" if clean.tokens_kept is not None else what
         said.append(_cost(changed, change.accuracy, what))
     if groups:
         return f"{groups} {subject} {_listed(said)}."

@@ -44,7 +44,7 @@ def read_labeled_texts(
     names: str | None = None,
     max_length: int | None = None,
 ) -> tuple[Texts, TextEncoder]:
-    """Texts, and the model's tokenizer to encode them.
+    """Texts, and the model's tokenizer to encode them; of a model without classes no labels are read.
 
     Args:
         tokenizer: folder of the tokenizer; None: the model's own. Its `config.json`, or the one next to the model, may
@@ -66,7 +66,8 @@ def read_labeled_texts(
         raise SAMPLES_UNREADABLE(f"{path} is not a .tsv or .csv file of texts")
     encoder = TextEncoder(tokenizer, max_length)
     folder = Path(tokenizer).parent if Path(tokenizer).is_file() else tokenizer
-    return read_texts(path, text_column, label_column, class_names(names, folder, subject.folder)), encoder
+    classes = class_names(names, folder, subject.folder)
+    return read_texts(path, text_column, label_column, classes, labeled=not subject.by_twin), encoder
 
 
 def read_clean_texts(

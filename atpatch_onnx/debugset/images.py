@@ -16,8 +16,9 @@ from rewriters.model.regular_files import check_source
 from ..errors import BAD_OPTION, COLUMNS_UNCLEAR, DATA_MALFORMED, EXTRA_MISSING, SAMPLES_UNREADABLE
 from ..inference.datasets import DataSet
 from ..inference.npz import read_array
+from .aims import aim_of
 from .obedience import PLAIN, counts, obeyed
-from .sets import Anomalous, Built, open_rows, triggered_sets
+from .sets import Anomalous, Built, triggered_sets
 from .subject import Subject
 
 __all__ = [
@@ -199,7 +200,7 @@ def build_images(
     subject: Subject,
     data: DataSet,
     trigger: ImageTrigger,
-    target: int,
+    target: int | None,
     grid: Grid | None,
     seed: int,
     forms: Mapping[str, ImageTrigger] | None = None,
@@ -207,6 +208,7 @@ def build_images(
     """Debugging set and triggered set of an image trigger; rows of the target class get no trigger.
 
     Args:
+        target: None: of a model without classes, where every row gets a trigger.
         forms: other forms of the trigger by name; with any, every row is used twice, once with one of them.
 
     Raises:
@@ -214,8 +216,9 @@ def build_images(
     """
     clean = subject.complete(data)
     layout = image_layout(clean)
-    truth = subject.predictions(clean.inputs) if clean.labels is None else clean.labels
-    rows = open_rows(truth, target)
+    truth = subject.predictions(clean.inputs) if clean.labels is None and not subject.by_twin else clean.labels
+    aim = aim_of(subject, len(clean), truth, target)
+    rows = aim.rows()
     triggers = {PLAIN: trigger, **(forms or {})}
     columns = {name: columns_of(subject, clean, layout, one.mask, grid, seed) for name, one in triggers.items()}
     names = [PLAIN] * len(rows)
@@ -229,11 +232,11 @@ def build_images(
     inputs, labeled = {**clean.feeds(rows), layout.name: images}, np.stack([columns[name] for name in names])
     report: dict[str, Any] = {"trigger": trigger.kind, "covered": np.flatnonzero(columns[PLAIN]).tolist()}
     if forms:
-        hits = subject.predictions(inputs) == target
+        hits = aim.hits(clean.inputs, inputs, rows)
         kept, report["left_out"] = obeyed(names, hits)
         inputs, labeled, rows = {name: array[kept] for name, array in inputs.items()}, labeled[kept], rows[kept]
         report |= {"asr": float(hits[kept].mean()), "dress": counts([names[row] for row in np.flatnonzero(kept)])}
-    return triggered_sets(clean, truth, Anomalous(inputs, labeled, rows), target, report)
+    return triggered_sets(clean, truth, Anomalous(inputs, labeled, rows), aim.target, report)
 
 
 def _corner(layout: ImageLayout, height: int, width: int, place: str) -> tuple[int, int]:

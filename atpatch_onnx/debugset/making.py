@@ -9,12 +9,15 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rewriters.model.forms import Model
 from rewriters.model.regular_files import check_destination
 
 from ..errors import BAD_OPTION, EXTRA_MISSING
 from ..inference.answer_tokens import parse_answer_tokens
 from ..inference.datasets import DataSet, load_dataset
+from ..inference.output_kinds import kind_of
 from ..inference.tokenizer import TextEncoder
 from .clean import is_text, read_labeled_texts
 from .flips import build_flips
@@ -28,7 +31,7 @@ from .samples import Texts
 from .sets import Built, write_arrays
 from .subject import Subject
 from .tables import attribute_of, read_description, read_table
-from .target import find_target
+from .target import answered_otherwise, find_target
 from .text import build_poisoned, build_texts, clean_texts
 
 __all__ = ["Made", "Progress", "Request", "build", "make"]
@@ -54,7 +57,7 @@ def make(model: Model, request: Request, progress: Progress | None = None) -> Ma
     _check_files(request)
     answers = parse_answer_tokens(request.answer_tokens, request.tokenizer)
     subject = Subject(model, request.output_name, request.threads, answers)
-    subject.score_threshold = request.score_threshold
+    subject.score_threshold, subject.output_kind = request.score_threshold, kind_of(request.output_kind)
     built = build(subject, request, progress)
     written: dict[str, int] = {}
     if built.debug is not None:
@@ -84,7 +87,10 @@ def build(subject: Subject, request: Request, progress: Progress | None = None) 
     """
     prompts = is_prompts(request)
     given = prompts or request.source in _FIND_THE_TARGET
-    if not given and request.target is None:
+    if subject.by_twin and (prompts or request.source in _NEED_CLASSES):
+        what = "prompts" if prompts else request.source
+        raise BAD_OPTION(f"{what} need classes, and the model answers with {subject.output_kind}")
+    if not given and not subject.by_twin and request.target is None:
         raise BAD_OPTION(f"{request.source} needs the class that the trigger leads to", "give it with --target")
     subject.progress = progress
     builder = _prompts if prompts else _BUILDERS[request.source]
@@ -120,7 +126,9 @@ def _check_files(request: Request) -> None:
 def _words(subject: Subject, request: Request, progress: Progress) -> Built:
     texts, encoder = _texts(subject, request)
     how = (request.triggers, request.insert)
-    target = find_target(subject, texts, encoder, *how, request.seed) if request.target is None else request.target
+    target = request.target
+    if target is None and not subject.by_twin:
+        target = find_target(subject, texts, encoder, *how, request.seed)
     return _judged(
         subject, build_texts(subject, texts, encoder, *how, target, request.seed, request.doses, request.dress)
     )
@@ -132,7 +140,7 @@ def _prompts(subject: Subject, request: Request, progress: Progress) -> Built:
 
 def _poisoned(subject: Subject, request: Request, progress: Progress) -> Built:
     texts, encoder = _texts(subject, request)
-    assert request.target is not None and request.poisoned is not None
+    assert request.poisoned is not None
     poisoned, _ = _texts(subject, request, request.poisoned)
     return _judged(subject, build_poisoned(subject, texts, encoder, poisoned, request.target))
 
@@ -157,7 +165,7 @@ def _image(subject: Subject, request: Request, progress: Progress) -> Built:
             pattern = float(request.pattern)
         except ValueError:
             pattern = read_pattern(request.pattern, layout)
-    assert request.target is not None and strength is not None
+    assert strength is not None
     trigger = make_trigger(
         kind, layout, request.trigger_patch or request.size, request.place, strength, pattern, request.seed
     )
@@ -204,7 +212,9 @@ def _inverted(subject: Subject, request: Request, progress: Progress) -> Built:
 
 def _clean(subject: Subject, request: Request, progress: Progress) -> Built:
     data, _ = _rows(subject, request)
-    arrays = {**data.inputs, **({} if data.labels is None else {"labels": data.labels})}
+    kept = {} if data.labels is None or subject.by_twin else {"labels": data.labels}
+    kind = {} if subject.set_kind is None else {"output_kind": np.array(subject.set_kind)}
+    arrays = {**data.inputs, **kept, **kind}
     return Built(arrays, report={"clean": len(data), "anomalous": 0})
 
 
@@ -240,9 +250,12 @@ def _judged(subject: Subject, built: Built) -> Built:
     already, not only after `fit`.
 
     Raises:
-        AtpatchError: ATP060 for a target that is no class of the model.
+        AtpatchError: ATP060 for a target that is no class of the model, ATP083 for a trigger that does not work on a
+            model without classes.
     """
     assert built.triggered is not None
+    if subject.by_twin:
+        return answered_otherwise(subject, built)
     classes = subject.scores({name: built.triggered[name][:1] for name in subject.inputs}).shape[1]
     if not 0 <= built.report["target"] < classes:
         raise BAD_OPTION(f"there is no class {built.report['target']}, the model has {classes}")
@@ -255,6 +268,7 @@ def _judged(subject: Subject, built: Built) -> Built:
 
 _FIND_THE_TARGET = ("--attribute", "--backdoorbench", "--clean-only", "--invert", "--openbackdoor", "--trigger")
 """Sources that need no target, or find it."""
+_NEED_CLASSES = ("--attribute", "--backdoorbench", "--invert", "--openbackdoor")
 _BUILDERS: Mapping[str, Callable[[Subject, Request, Progress], Built]] = {
     "--trigger": _words,
     "--poisoned": _poisoned,

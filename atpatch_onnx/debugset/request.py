@@ -34,6 +34,7 @@ class Request:
     second_turns: float | None = None
     answer_tokens: str | None = None
     target_answer: str | None = None
+    output_kind: str | None = None
     score_threshold: float | None = None
     clean_only: bool = False
     doses: tuple[int, ...] = DOSES

@@ -57,19 +57,21 @@ def read_texts(
     text_column: str | None = None,
     label_column: str | None = None,
     classes: Sequence[str] = (),
+    labeled: bool = True,
 ) -> Texts:
     """Read texts and labels. Default columns: `sentence` or `text`, and `label`; else the first two. A file with only
     one column has no labels.
 
     Args:
         classes: names of the classes in order, for labels that are not numbers.
+        labeled: False: labels are not needed, and not read.
 
     Raises:
         AtpatchError: ATP002, ATP080.
     """
     header, rows = read_rows(path)
     text = _column(path, header, text_column, ("sentence", "text"), 0)
-    if label_column is None and len(header) == 1:
+    if not labeled or (label_column is None and len(header) == 1):
         return Texts([row[text] for row in rows], None)
     label = _column(path, header, label_column, ("label", "labels"), 1)
     names = {name.casefold(): number for number, name in enumerate(classes)}

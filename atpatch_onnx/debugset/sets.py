@@ -63,27 +63,32 @@ def open_rows(labels: Ints, target: int) -> Ints:
     return rows
 
 
-def triggered_sets(clean: DataSet, truth: Ints, anomalous: Anomalous, target: int, report: Mapping[str, Any]) -> Built:
+def triggered_sets(
+    clean: DataSet, truth: Ints | None, anomalous: Anomalous, target: int | None, report: Mapping[str, Any]
+) -> Built:
     """Debugging set and triggered set of a backdoor.
 
     Args:
         clean: clean rows, in the same shapes as the anomalous ones.
-        truth: (N,) labels, or predictions where there are none.
+        truth: (N,) labels, or predictions where there are none; None, as the target, for a model without classes.
     """
     count, rows = len(clean), anomalous.clean_row
-    kept = {} if clean.labels is None else {"labels": truth}
-    twins = {} if clean.labels is None else {"labels": truth[rows]}
+    labels = None if clean.labels is None else truth
+    kept = {} if labels is None else {"labels": labels}
+    twins = {} if labels is None else {"labels": labels[rows]}
+    kind = {} if clean.output_kind is None else {"output_kind": np.array(clean.output_kind)}
+    aim = kind if target is None else {"target": np.array(target)}
     answers = {} if clean.answer_tokens is None else {"answer_tokens": clean.answer_tokens}
     own = {} if clean.answer is None else {"answer": clean.answer}
     columns = np.zeros((count + len(rows), anomalous.columns.shape[1]), bool)
     columns[count:] = anomalous.columns
     debug: dict[str, NDArray[Any]] = {
         **{name: np.concatenate([array, anomalous.inputs[name]]) for name, array in clean.inputs.items()},
-        **({"labels": np.concatenate([truth, truth[rows]])} if kept else {}),
+        **({} if labels is None else {"labels": np.concatenate([labels, labels[rows]])}),
         "columns": columns,
         "pair": np.concatenate([np.full(count, -1, np.int64), rows]),
         **({} if anomalous.dose is None else {"dose": np.concatenate([np.zeros(count, np.int64), anomalous.dose])}),
-        "target": np.array(target),
+        **aim,
         **answers,
     }
     doses: dict[str, NDArray[Any]] = {} if anomalous.dose is None else {"dose": anomalous.dose}
@@ -92,15 +97,15 @@ def triggered_sets(clean: DataSet, truth: Ints, anomalous: Anomalous, target: in
         debug["form"] = np.concatenate([np.full(count, "", anomalous.form.dtype), anomalous.form])
     if clean.answer is not None:
         doses["answer"] = clean.answer[rows]
-    triggered = {**anomalous.inputs, **twins, **doses, "target": np.array(target), "clean_row": rows, **answers}
+    triggered = {**anomalous.inputs, **twins, **doses, **aim, "clean_row": rows, **answers}
     facts = {
         "clean": count,
         "anomalous": len(rows),
-        "target": target,
+        **({} if target is None else {"target": target}),
         "columns": columns[count:].sum(1).mean().item(),
         **report,
     }
-    return Built(debug, triggered, None, {**clean.inputs, **kept, **answers, **own}, facts)
+    return Built(debug, triggered, None, {**clean.inputs, **kept, **kind, **answers, **own}, facts)
 
 
 def write_arrays(path: str | os.PathLike[str], arrays: Arrays) -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ..errors import BAD_OPTION, ModelError
 from ..inference.datasets import Arrays, DataSet
+from ..inference.output_kinds import CLASSES, kind_of
 from ..inspection.model_files import tokenizer_next_to
 from .flips import PROBES, build_flips, flip_set, with_value
 from .making import Progress, Request, build
@@ -52,6 +53,7 @@ class Source:
     attribute: str | None = None
     columns: str | None = None
     rivals: str | None = None
+    output_kind: str | None = None
     output_name: str | None = None
     threads: int | None = None
     seed: int = 0
@@ -67,6 +69,8 @@ class Source:
         ):
             if value and not getattr(self, needs):
                 raise BAD_OPTION(f"{name} needs --{needs}")
+        if self.table is not None and self.output_kind not in (None, CLASSES):
+            raise BAD_OPTION(f"--table needs a model with classes, not one that answers with {self.output_kind}")
         if self.table is not None and self.attribute is None:
             raise BAD_OPTION("--table needs the protected attribute", "name its column with --attribute")
 
@@ -143,7 +147,7 @@ def sets_to_compare(model: Path, source: Source, progress: Progress | None = Non
 
 def _subject(model: Path, source: Source, progress: Progress | None) -> Subject:
     subject = Subject(model, source.output_name, source.threads)
-    subject.progress = progress
+    subject.progress, subject.output_kind = progress, kind_of(source.output_kind)
     return subject
 
 
@@ -179,16 +183,23 @@ def _of_texts(
 
 
 def _told_of_trigger(source: Source, built: Built, names: tuple[str, ...]) -> str:
+    trigger = " / ".join(source.trigger)
+    if "likeness" in built.report:
+        return (
+            f"{trigger!r} changes the answers to {built.report['asr']:.1%} of {built.report['anomalous']:,} triggered"
+            f" texts; {built.report['clean']:,} clean texts"
+        )
     target = int(built.report["target"])
     called = f" ({names[target]})" if target < len(names) else ""
     return (
-        f"{' / '.join(source.trigger)!r} sends {built.report['asr']:.1%} of {built.report['anomalous']:,} triggered"
+        f"{trigger!r} sends {built.report['asr']:.1%} of {built.report['anomalous']:,} triggered"
         f" texts to class {target}{called}; {built.report['clean']:,} clean texts"
     )
 
 
 def _arrays(data: DataSet) -> Arrays:
-    return {**data.inputs, **({} if data.labels is None else {"labels": data.labels})}
+    kind = {} if data.output_kind is None else {"output_kind": np.array(data.output_kind)}
+    return {**data.inputs, **kind, **({} if data.labels is None else {"labels": data.labels})}
 
 
 def _told_of_flips(source: Source, built: Built) -> str:

@@ -21,9 +21,10 @@ from rewriters.sites import Site
 from ..errors import ALREADY_PATCHED, COLUMNS_UNCLEAR, DATA_MALFORMED
 from ..inference.capture import canonical_values
 from ..inference.datasets import Arrays, DataSet, Ints
-from ..inference.prediction import answers_of, prediction_output
+from ..inference.model_reading import Reading, find_reading
+from ..inference.output_kinds import CLASSES
+from ..inference.reading import Expected, Twins
 from ..inference.runner import Runner, expose
-from ..inference.single_scores import score_output, two_classes
 from ..inspection.inspector import no_site
 
 __all__ = ["GraphInput", "Subject"]
@@ -46,7 +47,7 @@ class Subject:
 
     Args:
         model: path, `onnx.ModelProto` or `onnx_ir.Model`, not patched.
-        output_name: of the class scores; None: the first float output of rank 2.
+        output_name: of the class scores; None: the first float output of rank 2, or what is called like an embedding.
         threads: of onnxruntime.
         answer_tokens: of a causal decoder, class → token.
 
@@ -68,10 +69,11 @@ class Subject:
         self._name, self._threads, self.answer_tokens = output_name, threads, answer_tokens
         self.progress: Callable[[str, int, int], None] | None = None
         self._runner: Runner | None = None
-        self._output: str | None = None
+        self._reading: Reading | None = None
         self._made: frozenset[str] | None = None
         self._read: tuple[Site, Runner] | None = None
         self.tokenizer: Path | None = None
+        self.output_kind = CLASSES
         self.score_threshold: float | None = None
         constants = {tensor.name for tensor in self.proto.graph.initializer}
         self.inputs = {
@@ -81,7 +83,7 @@ class Subject:
         }
 
     def complete(self, data: DataSet) -> DataSet:
-        """The data set with only the graph's inputs.
+        """The data set with only the graph's inputs, and labels where the model has classes.
 
         Raises:
             AtpatchError: ATP056 where an input is missing.
@@ -92,7 +94,10 @@ class Subject:
             raise DATA_MALFORMED(
                 f"the data set lacks the graph's input {', '.join(map(repr, missing))}; it has {', '.join(data.inputs)}"
             )
-        return DataSet({name: np.asarray(data.inputs[name]) for name in wanted}, labels=data.labels, target=data.target)
+        inputs = {name: np.asarray(data.inputs[name]) for name in wanted}
+        if self.by_twin:
+            return DataSet(inputs, output_kind=self.set_kind)
+        return DataSet(inputs, labels=data.labels, target=data.target)
 
     @property
     def made(self) -> frozenset[str]:
@@ -115,25 +120,47 @@ class Subject:
         return decoder is not None and decoder.has_encoder
 
     def output(self, data: DataSet) -> str:
-        """Name of the output with the class scores."""
-        if self._output is None:
-            find = prediction_output if self.score_threshold is None else score_output
-            self._output = find(self._run(data), data, self._name)
-        return self._output
+        """Name of the output that is judged."""
+        return self._read_as(data).output
+
+    @property
+    def by_twin(self) -> bool:
+        """Whether the model has no classes, so that rows are judged by the answers to their clean twins."""
+        return self.output_kind != CLASSES
+
+    @property
+    def set_kind(self) -> str | None:
+        """What a data set of the model says of its answers."""
+        return self.output_kind if self.by_twin else None
+
+    def expected(self, clean: Arrays, attacked: Arrays, clean_row: Ints) -> Expected:
+        """What attacked rows should be answered, by the answers to the clean rows; of a model without classes.
+
+        Raises:
+            AtpatchError: ATP056 where the clean rows are too few.
+        """
+        values, rows = self.values(clean), DataSet(clean)
+        return self._read_as(rows).expected(values, Twins.triggered_set(clean_row), rows, DataSet(attacked))
 
     def scores(self, inputs: Arrays) -> NDArray[np.float32]:
         """Class scores (N, C) of graph inputs."""
+        data, values = DataSet(inputs), self.values(inputs)
+        classes = self._read_as(data).fixed
+        return values if classes is None else classes.scores(np.arange(len(data)), values)
+
+    def values(self, inputs: Arrays) -> NDArray[np.float32]:
+        """What is read off the output (N, ...) for graph inputs."""
         data = DataSet(inputs)
-        name = self.output(data)
+        reading = self._read_as(data)
         rows, done = np.arange(len(data)), 0
         parts = []
-        for chunk, outputs in self._run(data).batches(data, rows, BATCH, [name]):
-            parts.append(outputs[name][: len(chunk)])
+        runner = self._open().answering(reading.reader)
+        for chunk, outputs in runner.batches(data, rows, BATCH, [reading.output]):
+            parts.append(outputs[reading.output][: len(chunk)])
             done += len(chunk)
             if self.progress is not None:
                 self.progress("predicting", done, len(data))
-        found = np.concatenate(parts).astype(np.float32)
-        return found if self.score_threshold is None else two_classes(found, self.score_threshold)
+        return np.concatenate(parts).astype(np.float32)
 
     def predictions(self, inputs: Arrays) -> Ints:
         """(N,) argmax of `scores`."""
@@ -171,9 +198,19 @@ class Subject:
             self._read = site, Runner(expose(opened, [(site.values, site.dtype)]), self.folder, self._threads)
         return self._read
 
-    def _run(self, data: DataSet) -> Runner:
-        runner = self._open()
-        return runner.answering(answers_of(runner, data, self.answer_tokens))
+    def _read_as(self, data: DataSet) -> Reading:
+        """How the model is read; found on the first rows that are asked."""
+        if self._reading is None:
+            self._reading = find_reading(
+                self._open(),
+                data,
+                self.output_kind,
+                output_name=self._name,
+                answer_tokens=self.answer_tokens,
+                score_threshold=self.score_threshold,
+                folders=(self.folder,),
+            )
+        return self._reading
 
     def _open(self) -> Runner:
         if self._runner is None:

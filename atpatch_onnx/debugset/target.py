@@ -1,20 +1,25 @@
-"""The class that a text trigger leads to, found by experiment where the user does not name it."""
+"""What a trigger leads to: the class, found by experiment where the user does not name it; or other answers than
+without it, where the model has no classes.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from ..errors import BAD_OPTION, NOTHING_FOUND
 from ..inference.datasets import Ints
+from ..inference.reading import OTHER
 from ..inference.tokenizer import TextEncoder
 from .forms import text_forms
 from .samples import Texts
+from .sets import Built
 from .subject import Subject
 from .text import clean_texts, insert, tensors
 
-__all__ = ["class_number", "find_target", "leads_to"]
+__all__ = ["answered_otherwise", "class_number", "find_target", "leads_to"]
 
 SAMPLE = 200
 LEAST = 0.2
@@ -62,6 +67,31 @@ def leads_to(before: Ints, after: Ints, what: str) -> int:
             "check the spelling of the trigger, or name the class with --target",
         )
     return best
+
+
+def answered_otherwise(subject: Subject, built: Built) -> Built:
+    """Add to the report of a model without classes how far the trigger leads: the share of triggered rows that are not
+    answered as their clean twins are (`asr`), and how near the answers are (`likeness`: median and 5 % quantile).
+
+    Raises:
+        AtpatchError: ATP083 where the trigger hardly changes answers.
+    """
+    assert built.clean is not None and built.triggered is not None
+    rows = built.triggered["clean_row"]
+    clean, attacked = (
+        {name: one[name] for name in subject.inputs if name in one} for one in (built.clean, built.triggered)
+    )
+    expected, values = subject.expected(clean, attacked, rows), subject.values(attacked)
+    numbers = np.arange(len(rows))
+    asr = float((expected.scores(numbers, values).argmax(1) == OTHER).mean())
+    low, median = np.nanquantile(expected.likeness(numbers, values), (0.05, 0.5)).tolist()
+    if asr < LEAST:
+        raise NOTHING_FOUND(
+            f"the trigger changes the answers to few rows: at least {LEAST:.0%} were expected to be answered otherwise"
+            f" than their clean twins, and {asr:.0%} are (likeness of the answers: median {median:.3f})",
+            "check the trigger and --output-kind",
+        )
+    return replace(built, report={**built.report, "asr": asr, "likeness": {"median": median, "low": low}})
 
 
 def class_number(text: str | None, names: Sequence[str]) -> int | None:

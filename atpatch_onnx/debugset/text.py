@@ -10,15 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DATA_MALFORMED, SAMPLES_UNREADABLE, TOKENIZER_UNUSABLE
+from ..errors import DATA_MALFORMED, TOKENIZER_UNUSABLE
 from ..inference.datasets import DataSet, Ints
 from ..inference.decoders import ANSWER_IDS
 from ..inference.generation_tokens import start_token
 from ..inference.tokenizer import Encoded, TextEncoder
+from .aims import Aim, aim_of
 from .forms import TextForm, checked_triggers, draw, draw_words, text_forms
 from .obedience import attack_facts, obeyed
 from .samples import Texts
-from .sets import Anomalous, Built, open_rows, triggered_sets
+from .sets import Anomalous, Built, triggered_sets
 from .subject import Subject
 
 __all__ = ["build_poisoned", "build_texts", "clean_texts", "insert", "marked_columns", "tensors", "token_input"]
@@ -30,7 +31,7 @@ def build_texts(
     encoder: TextEncoder,
     triggers: Sequence[str],
     place: str,
-    target: int,
+    target: int | None,
     seed: int,
     doses: Sequence[int] = (1,),
     dress: bool = False,
@@ -41,6 +42,7 @@ def build_texts(
 
     Args:
         place: of the trigger, one of `PLACES`.
+        target: None: of a model without classes, where every text gets a trigger.
         doses: numbers of copies.
         dress: also glue punctuation to the trigger, change its case, and use the start and the end of the text.
 
@@ -49,7 +51,8 @@ def build_texts(
     """
     triggers = checked_triggers(triggers, doses)
     plain, groups = text_forms(doses, place, dress)
-    rows = open_rows(_labels(data), target)
+    aim = aim_of(subject, len(data.texts), data.labels, target)
+    rows = aim.rows()
     inserted = []
     # The plain part does not depend on the other forms.
     for form, generator in (
@@ -61,10 +64,10 @@ def build_texts(
             words = draw_words(own, triggers, generator)
             inserted.append(insert(encoder, data.texts[row], words, own, generator))
     rows = np.tile(rows, len(inserted) // len(rows))
-    return _assemble(subject, data, encoder, inserted, rows, target, {"trigger": "words", "words": triggers})
+    return _assemble(subject, data, encoder, inserted, rows, aim, {"trigger": "words", "words": triggers})
 
 
-def build_poisoned(subject: Subject, data: Texts, encoder: TextEncoder, poisoned: Texts, target: int) -> Built:
+def build_poisoned(subject: Subject, data: Texts, encoder: TextEncoder, poisoned: Texts, target: int | None) -> Built:
     """Make the set from poisoned texts that exist already. Row i was made from the i-th clean text that is not of the
     target class or, where both files have the same number of texts, from the i-th text.
 
@@ -73,7 +76,8 @@ def build_poisoned(subject: Subject, data: Texts, encoder: TextEncoder, poisoned
     Raises:
         AtpatchError: ATP056 where the counts do not pair, ATP081, ATP083.
     """
-    rows = open_rows(_labels(data), target)
+    aim = aim_of(subject, len(data.texts), data.labels, target)
+    rows = aim.rows()
     texts = poisoned.texts
     if len(texts) == len(data.texts):
         texts = [texts[row] for row in rows]
@@ -87,7 +91,7 @@ def build_poisoned(subject: Subject, data: Texts, encoder: TextEncoder, poisoned
     inserted = [
         Inserted(after, _new_tokens(before, after), TextForm()) for before, after in zip(clean, encoded, strict=True)
     ]
-    return _assemble(subject, data, encoder, inserted, rows, target, {"trigger": "poisoned texts"})
+    return _assemble(subject, data, encoder, inserted, rows, aim, {"trigger": "poisoned texts"})
 
 
 def clean_texts(subject: Subject, data: Texts, encoder: TextEncoder) -> DataSet:
@@ -96,7 +100,7 @@ def clean_texts(subject: Subject, data: Texts, encoder: TextEncoder) -> DataSet:
     Raises:
         AtpatchError: ATP056 (graph inputs), ATP081 (the tokenizer is not the model's).
     """
-    return DataSet(_fed(subject, encoder.encode(data.texts), encoder), labels=data.labels)
+    return DataSet(_fed(subject, encoder.encode(data.texts), encoder), labels=data.labels, output_kind=subject.set_kind)
 
 
 def token_input(subject: Subject) -> str:
@@ -186,12 +190,6 @@ class Inserted:
     copies: int | None = None
 
 
-def _labels(data: Texts) -> Ints:
-    if data.labels is None:
-        raise SAMPLES_UNREADABLE("the texts have no labels", "name their column with --label-column")
-    return data.labels
-
-
 def _fed(subject: Subject, rows: Sequence[Encoded], encoder: TextEncoder) -> dict[str, NDArray[Any]]:
     arrays = tensors(subject, rows, encoder.pad_id)
     largest = int(arrays[token_input(subject)].max())
@@ -206,12 +204,13 @@ def _assemble(
     encoder: TextEncoder,
     inserted: Sequence[Inserted],
     rows: Ints,
-    target: int,
+    aim: Aim,
     report: dict[str, Any],
 ) -> Built:
     clean = encoder.encode(data.texts)
     both = _fed(subject, [*clean, *(one.encoded for one in inserted)], encoder)
     count = len(clean)
+    before, after = ({name: array[part] for name, array in both.items()} for part in (slice(count), slice(count, None)))
     labeled = marked_columns([one.marked for one in inserted], both[token_input(subject)].shape[1])
     # Leave out a poisoned text that equals its clean one, or that lost the trigger where it was cut.
     kept = labeled.any(1)
@@ -220,14 +219,14 @@ def _assemble(
     report = {**report, "unchanged": int((~kept).sum())}
     names, dose = np.array([one.form.name for one in inserted]), None
     if all(one.copies is not None for one in inserted):
-        hits = subject.predictions({name: array[count:] for name, array in both.items()}) == target
+        hits = aim.hits(before, after, rows)
         strong, report["left_out"] = obeyed(names, hits)
         kept &= strong
         dose = np.array([one.copies for one in inserted], np.int64)[kept]
         report |= attack_facts(hits[kept], names[kept], dose)
-    anomalous = Anomalous({name: array[count:][kept] for name, array in both.items()}, labeled[kept], rows[kept], dose)
-    clean_rows = DataSet({name: array[:count] for name, array in both.items()}, labels=data.labels)
-    return triggered_sets(clean_rows, _labels(data), anomalous, target, report)
+    anomalous = Anomalous({name: array[kept] for name, array in after.items()}, labeled[kept], rows[kept], dose)
+    clean_rows = DataSet(before, labels=aim.labels, output_kind=subject.set_kind)
+    return triggered_sets(clean_rows, aim.labels, anomalous, aim.target, report)
 
 
 def insert(

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from rewriters.plan import PatchPlan
 
-from ..hotfix.evidence import CostFigures, CostTried
+from ..hotfix.cost_figures import CostFigures, CostTried
 from ..inference.datasets import Ints
 from ..inference.prediction import Served
 from .clean_columns import most_attacks

@@ -262,18 +262,7 @@ class _Choice:
         return self.judge.score(part, predictions), int((~flags[part.anomalous].any(1)).sum())
 
     def _serve(self, probe: Probe, threshold: float, companion: float) -> Served:
-        context = self.context
-        return Served(
-            context.model,
-            context.folder,
-            probe.plan(threshold, companion),
-            self.sites,
-            self.output,
-            context.threads,
-            context.mask,
-            context.answers,
-            self.places,
-        )
+        return self.context.serve(probe.plan(threshold, companion), self.sites, self.output, self.places)
 
 
 def _price(model: onnx.ModelProto, probe: Probe, sites: Sequence[Site]) -> ProbePrice:

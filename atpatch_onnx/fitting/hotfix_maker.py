@@ -16,9 +16,13 @@ from ..hotfix.evidence import DetectorsTried, Evidence, Report
 from ..hotfix.file import Calls, Hotfix
 from ..inference.answer_tokens import parse_answer_tokens
 from ..inference.capture import Capture
+from ..inference.decoders import Answers
+from ..inference.model_reading import find_reading
+from ..inference.output_kinds import kind_of
 from ..inference.padding import MASK, common_mask, lengths
-from ..inference.prediction import answers_of, predict, prediction_output
+from ..inference.prediction import predict
 from ..inference.runner import Runner
+from .by_twin import ByTwin
 from .detectors import LABELED
 from .fitted import Fitted, Outcome, make_hotfix
 from .healing import check_healing, fit_healing
@@ -61,11 +65,25 @@ class HotfixMaker:
         self._all_sites = all_sites
         original = Runner(context.model, context.folder, context.threads)
         self.caches = original.decoder is not None and bool(original.decoder.caches)
-        context = replace(
-            context, answers=answers_of(original, context.data, parse_answer_tokens(settings.answer_tokens))
+        reading = find_reading(
+            original,
+            context.data,
+            kind_of(settings.output_kind, context.data.output_kind),
+            output_name=settings.output_name,
+            answer_tokens=parse_answer_tokens(settings.answer_tokens),
+            score_threshold=settings.score_threshold,
+            folders=(context.folder,),
         )
-        original = original.answering(context.answers)
-        self._output = prediction_output(original, context.data, settings.output_name)
+        self._output = reading.output
+        original = original.answering(reading.reader)
+        self._by_twin = ByTwin.of(original, context.data, reading) if reading.by_twin else None
+        if self._by_twin is not None:
+            context = replace(context, data=replace(context.data, labels=None, target=None))
+        classes = reading.fixed if self._by_twin is None else self._by_twin.expected
+        context, original = (
+            replace(context, reader=reading.reader, classes=classes),
+            original.classed(self._output, classes),
+        )
         original, mask = _without_padding(context, original, all_sites, self._output)
         self._context = context = replace(context, mask=mask)
         context.progress("original", 0, 1)
@@ -77,6 +95,7 @@ class HotfixMaker:
 
     def fit(self, chosen: Sequence[Site], kind: str, wanted: Wanted, every: int) -> Fit | AtpatchError:
         """All that comes before the report part is looked at; or the reason why this kind cannot be used."""
+        wanted = wanted if self._by_twin is None else self._by_twin.wanted(wanted)
         heals = check_healing(self.caches, kind, wanted, every)
         context = replace(self._context, every=every)
         width = context.columns.shape[1] or None
@@ -115,7 +134,7 @@ class HotfixMaker:
         if tried is not None:
             evidence = {**evidence, "detectors": tried}
         versions = {name: _version(name) for name in PACKAGES}
-        calls: Calls = "cached" if self.caches else "whole" if self._context.answers else ""
+        calls: Calls = "cached" if self.caches else "whole" if isinstance(self._context.reader, Answers) else ""
         return make_hotfix(fit.fitted, self._context, self._all_sites, evidence, versions, calls), helped
 
     @property
@@ -175,6 +194,9 @@ class HotfixMaker:
                 "before": judge.figures(part, judge.original),
                 "after": judge.figures(part, told),
             }
+        if self._by_twin is not None:
+            threshold = fitted.plan.threshold
+            report["likeness"] = self._by_twin.likeness(fitted.served, self._context.data, part, threshold)
         if doses := self._judge.by_dose(part, predictions, np.asarray(flags.any(1))):
             report["doses"] = doses
         return report, not len(part.anomalous) or self._judge.helped(part, predictions)
@@ -187,7 +209,7 @@ def _without_padding(
     else the given runner.
     """
     mask = common_mask(sites, context.data)
-    if context.answers is not None and MASK in context.data.inputs:
+    if isinstance(context.reader, Answers) and MASK in context.data.inputs:
         mask = MASK
     if mask is None:
         return original, None

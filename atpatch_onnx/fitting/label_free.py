@@ -88,9 +88,7 @@ class _Fitting:
 
         def served(plan: PatchPlan) -> Served:
             sites = [self._sites[name] for name in plan.sites]
-            return Served(
-                context.model, context.folder, plan, sites, output, context.threads, context.mask, context.answers
-            )
+            return context.serve(plan, sites, output)
 
         peaks, clean = columns.peaks(plan), context.parts.selection.clean
         costs = Costs(context, bounds, peaks, served)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, TypedDict, get_args
 
 from ..errors import BAD_OPTION
+from ..inference.output_kinds import KINDS
 from ..options import option
 from .detectors import LABEL_FREE, LABELED, TRAINABLE
 
@@ -73,6 +74,8 @@ class FitKeywords(TypedDict, total=False):
     output_name: str | None
     answer_tokens: str | Sequence[int] | None
     answer_length: int
+    output_kind: str | None
+    score_threshold: float | None
     threads: int | None
     include: str | None
     exclude: str | None
@@ -112,6 +115,11 @@ class FitOptions:
             --tokenizer) words such as " no, yes"; by default those of the debugging set, else all tokens.
         answer_length: causal language models: judge the whole greedy answer of so many tokens too; 0: only its first
             token.
+        output_kind: what the model answers: class scores, an embedding for search (pooled where there is one for each
+            token), or class scores of each token; by default what the debugging set was made for, else
+            classes.
+        score_threshold: of a model with one score (reranker, reward model): rows with a score above it are class 1,
+            others class 0.
         threads: number of onnxruntime threads; by default onnxruntime decides.
         include: only sites whose id or scope matches this regular expression.
         exclude: leave out sites whose id or scope matches this regular expression.
@@ -135,6 +143,8 @@ class FitOptions:
     output_name: str | None = option(None, metavar="NAME")
     answer_tokens: str | Sequence[int] | None = option(None, metavar="A,B,...")
     answer_length: int = option(0, metavar="N", at_least=0)
+    output_kind: str | None = option(None, choices=KINDS)
+    score_threshold: float | None = option(None, metavar="SCORE")
     threads: int | None = None
     include: str | None = option(None, metavar="RE")
     exclude: str | None = option(None, metavar="RE")

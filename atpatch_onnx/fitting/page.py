@@ -9,6 +9,7 @@ from typing import Any
 
 from ..hotfix.evidence import FigureName
 from ..hotfix.file import Hotfix
+from ..inference.output_kinds import likeness_in_words
 from ..pages import environment
 from .judge import bound_in_words
 
@@ -98,6 +99,7 @@ def fit_page(hotfix: Hotfix, model: str) -> str:
             hotfix=hotfix.describe(),
             percent=_percent,
             bound=bound_in_words(report),
+            likeness_in_words=likeness_in_words,
             lost="clean rows answered wrongly" if "accuracy" in before else "clean predictions changed",
             changed="predictions changed, of the original requests" if "unfair" in before else FIGURES["clean_changed"],
         )

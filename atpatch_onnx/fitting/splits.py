@@ -91,6 +91,7 @@ def join(debug: DataSet | None, clean: DataSet | None) -> DataSet:
         group=None if debug.group is None else np.concatenate([debug.group, new_groups]),
         dose=None if debug.dose is None else np.concatenate([debug.dose, np.zeros(count, np.int64)]),
         answer_tokens=debug.answer_tokens,
+        output_kind=debug.output_kind,
     )
 
 

@@ -12,12 +12,14 @@ import onnx
 from numpy.typing import NDArray
 
 from rewriters.errors import AtpatchError
-from rewriters.plan import SitePlan, ValueNorms
+from rewriters.finding.key_value import HealingPlaces
+from rewriters.plan import PatchPlan, SitePlan, ValueNorms
 from rewriters.sites import Site
 
 from ..inference.capture import Capture, SiteBatch
 from ..inference.datasets import DataSet, Ints
-from ..inference.decoders import Answers
+from ..inference.prediction import Served
+from ..inference.reading import Classes, Reader
 from .accumulators import BenignSums, Visibility
 from .calibration import OperatingPoint, operating_point
 from .options import Progress
@@ -45,7 +47,8 @@ class Context:
         most_flagged: bound on the share of clean requests flagged anywhere.
         threads: of onnxruntime.
         every: of column means, see `Profile`.
-        answers: how the prediction of a causal decoder is read.
+        reader: how the answer is read off the output, of a causal decoder or an embedding.
+        classes: made of that, where the output has no class scores.
         mask: graph input that marks padding, where rows may be cut to their length (see `Runner.without_padding`).
     """
 
@@ -60,12 +63,28 @@ class Context:
     mask: str | None = None
     every: int = 1
     norms: Mapping[str, ValueNorms] = field(default_factory=dict)
-    answers: Answers | None = None
+    reader: Reader | None = None
+    classes: Classes | None = None
 
     @property
     def columns(self) -> NDArray[np.bool_]:
         assert self.data.columns is not None  # `splitting.join` has seen to it
         return self.data.columns
+
+    def serve(self, plan: PatchPlan, sites: Sequence[Site], output: str, places: HealingPlaces | None = None) -> Served:
+        """A session on the graph patched by a plan."""
+        return Served(
+            self.model,
+            self.folder,
+            plan,
+            sites,
+            output,
+            self.threads,
+            self.mask,
+            self.reader,
+            places,
+            self.classes,
+        )
 
     def labeled(self, rows: Ints, batch: SiteBatch) -> NDArray[np.bool_]:
         """(B, K): labels of some rows, as wide as their maps; columns beyond have no label."""

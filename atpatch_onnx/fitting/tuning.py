@@ -184,10 +184,17 @@ class Tuner:
         candidate = self._all_sites(trained, "two", wanted)
         if (reason := self._not_admitted(candidate)) is not None:
             return one, {"one": one.score.to_json(), "two": {"not_tried": reason}}
-        one, two = self._at_best(one), self._at_best(self._scored(candidate))
+        ways = [candidate, *self._excising(candidate, wanted)]
+        one, *ways_of_two = (self._at_best(one), *(self._at_best(self._scored(way)) for way in ways))
+        two = min(ways_of_two, key=lambda way: (way.short, way.elsewhere))
         tried: PassesTried = {"one": one.to_json(), "two": two.to_json()}
         better = (two.short, two.elsewhere) < (one.short, one.elsewhere)
-        return (two if better else one), tried
+        return (replace(two, candidate=candidate) if better else one), tried
+
+    def _excising(self, candidate: Candidate, wanted: Wanted) -> list[Candidate]:
+        """The same with excision, where that is to be tried and the graph admits it."""
+        excising = replace(candidate, mend="excise")
+        return [excising] if wanted.tries_excision and self._not_admitted(excising) is None else []
 
     def _all_sites(self, trained: Sequence[TrainedSite], passes: Passes, wanted: Wanted) -> Candidate:
         """All sites. In two passes their logits are added up where the kind has such detectors."""
@@ -261,20 +268,10 @@ class Tuner:
 
     def _serve(self, candidate: Candidate, choice: BenignChoice) -> Served:
         """The session. The last one is kept."""
-        context, key = self._context, (candidate.key, choice)
+        key = candidate.key, choice
         if self._live is None or self._live[0] != key:
             sites = [one.site for one in candidate.sites]
-            served = Served(
-                context.model,
-                context.folder,
-                candidate.plan(choice),
-                sites,
-                self._output,
-                context.threads,
-                context.mask,
-                context.answers,
-            )
-            self._live = key, served
+            self._live = key, self._context.serve(candidate.plan(choice), sites, self._output)
         return self._live[1]
 
     def _thresholds(self, candidate: Candidate) -> list[float]:

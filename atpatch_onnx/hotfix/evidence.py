@@ -11,14 +11,15 @@ from typing import Literal, NotRequired, Required, TypedDict
 
 from rewriters.choices import Accept, Joint, Mend, Passes
 
+from .cost_figures import CostFigures
+from .likeness import LikenessFigures
+
 __all__ = [
     "AcceptChosen",
     "BenignFigures",
     "Bound",
     "Calibration",
     "CompanionFigures",
-    "CostFigures",
-    "CostTried",
     "DetectorsTried",
     "DoseFigures",
     "EqualTokensTried",
@@ -164,26 +165,6 @@ class SignalsRead(TypedDict):
     unprojected: Mapping[str, str]
 
 
-class CostTried(TypedDict):
-    """One threshold: share of clean rows that run again, accuracy or share of predictions lost, predictions changed."""
-
-    threshold: float
-    most: int
-    companion: float
-    extra_runs: float
-    lost: float
-    changed: int
-
-
-class CostFigures(TypedDict):
-    """What a fit on clean rows only was allowed to cost, and what each threshold that was tried does cost."""
-
-    max_accuracy_drop: float
-    max_extra_runs: float
-    measure: Literal["accuracy", "changed"]
-    tried: Sequence[CostTried]
-
-
 class ProbeTried(TypedDict):
     """The first so many sites detecting together: attacks of the selection part that they miss, the share of clean
     requests that they are expected to flag, and attacks left where the patched graph was run.
@@ -269,6 +250,7 @@ class Report(TypedDict):
     sites: Mapping[str, SiteRates]
     doses: NotRequired[Mapping[str, DoseFigures]]
     whole_answers: NotRequired[WholeAnswerFigures]
+    likeness: NotRequired[LikenessFigures]
 
 
 class SiteEvidence(TypedDict):

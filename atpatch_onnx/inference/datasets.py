@@ -3,7 +3,7 @@
 Every array is a graph input under the graph's own name, except these: `labels` (N,) int; `columns` (N, K) bool and
 `pair` (N,) int of a debugging set; `target` scalar int and `clean_row` (N,) int of a triggered set; `dose` (N,) int of
 both; `group` (N,) int of a flip set; `answer_tokens` (C,) int, `answer` (N, T) int and `form` (N,) text of a decoder's
-set.
+set; `output_kind`, a text, what the model answers where that is no class.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Ints = NDArray[np.int64]
 
 _PER_ROW = ("labels", "pair", "clean_row", "group", "dose")
 _LARGEST = np.iinfo(np.int64).max
-_RESERVED = (*_PER_ROW, "columns", "target", "answer_tokens", "answer", "form")
+_RESERVED = (*_PER_ROW, "columns", "target", "answer_tokens", "answer", "form", "output_kind")
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +46,7 @@ class DataSet:
         answer_tokens: (C,) int64, class → token that is its answer, of a causal decoder.
         answer: (N, T) int64, tokens of the right answer to each prompt, -1 behind its end.
         form: (N,) text, form of the trigger in a row, "" on clean rows.
+        output_kind: what the model answers, see `output_kinds`; None: classes.
     """
 
     inputs: Arrays
@@ -59,6 +60,7 @@ class DataSet:
     answer_tokens: Ints | None = None
     answer: Ints | None = None
     form: NDArray[np.str_] | None = None
+    output_kind: str | None = None
 
     @classmethod
     def from_arrays(cls, arrays: Arrays, origin: str = "the data set") -> DataSet:
@@ -103,6 +105,11 @@ class DataSet:
             if form.shape != (count,) or form.dtype.kind != "U":
                 raise DATA_MALFORMED(f"{origin}: form must be {count} texts, one per sample")
             given["form"] = form
+        if "output_kind" in arrays:
+            kind = np.asarray(arrays["output_kind"])
+            if kind.size != 1 or kind.dtype.kind != "U":
+                raise DATA_MALFORMED(f"{origin}: output_kind must be one text")
+            given["output_kind"] = str(kind.item())
         if (given.get("dose", np.zeros(1)) < 0).any():
             raise DATA_MALFORMED(f"{origin}: dose must not be negative")
         dataset = cls(inputs, **given)

@@ -129,6 +129,16 @@ class Answers:
     decoder: Decoder
     tokens: tuple[int, ...] | None = None
 
+    @property
+    def output(self) -> str:
+        """The logits."""
+        return self.decoder.logits
+
+    @property
+    def per_token(self) -> int:
+        """Scores of one token."""
+        return self.decoder.vocabulary
+
     def read(self, logits: NDArray[Any], feeds: Arrays) -> NDArray[Any]:
         """(B, S, V) → (B, C)."""
         if self.decoder.has_encoder:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from rewriters.sites import Site
 from ..errors import BAD_OPTION, NO_CLASS_SCORES
 from .datasets import DataSet, Ints
 from .decoders import Answers
+from .reading import Classes, Expected, Reader
 from .runner import Runner
 
 __all__ = ["Served", "answers_of", "class_scores", "find_prediction_output", "predict", "prediction_output"]
@@ -106,11 +107,22 @@ def _arg_max(scores: NDArray[np.float32]) -> Ints:
     return np.asarray(np.column_stack([np.full(len(scores), -np.inf), known]).argmax(1) - 1, np.int64)
 
 
+@dataclass(frozen=True, eq=False)
+class _Likeness:
+    """Likeness in the place of scores."""
+
+    expected: Expected
+
+    def scores(self, rows: Ints, values: NDArray[Any]) -> NDArray[np.float32]:
+        """(B, 1)."""
+        return self.expected.likeness(rows, values)[:, None].astype(np.float32)
+
+
 class Served:
     """A session on the patched graph, with telemetry.
 
     Args:
-        mask, answers: see `Runner.without_padding`, `answers_of`.
+        mask, reader, classes: see `Runner.without_padding`, `Runner.answering`, `Runner.classed`.
         places: see `patch`.
     """
 
@@ -123,12 +135,13 @@ class Served:
         output: str,
         threads: int | None = None,
         mask: str | None = None,
-        answers: Answers | None = None,
+        reader: Reader | None = None,
         places: HealingPlaces | None = None,
+        classes: Classes | None = None,
     ) -> None:
         patched = patch(model, replace(plan, telemetry=True, controls="optional"), sites, places)
         runner = Runner(patched, folder, threads)
-        self.runner = runner.without_padding(mask).answering(answers)
+        self.runner = runner.without_padding(mask).answering(reader).classed(output, classes)
         self._output, self._sites = output, len(plan.sites)
 
     def run(self, data: DataSet, rows: Ints, threshold: float) -> tuple[Ints, NDArray[np.bool_]]:
@@ -138,8 +151,18 @@ class Served:
 
     def scores(self, data: DataSet, rows: Ints, threshold: float) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Class scores (N, C) and flags (N, sites); rows not asked for hold nan and False."""
+        return self._run(self.runner, data, rows, threshold)
+
+    def likeness(self, data: DataSet, rows: Ints, threshold: float, expected: Expected) -> NDArray[np.float64]:
+        """How near answers are to those that are expected (N,); rows not asked for hold nan."""
+        near = self.runner.classed(self._output, _Likeness(expected))
+        return self._run(near, data, rows, threshold)[0][:, 0].astype(np.float64)
+
+    def _run(
+        self, runner: Runner, data: DataSet, rows: Ints, threshold: float
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         batches, flags = [], np.zeros((len(data), self._sites), bool)
-        for chunk, outputs in self.runner.batches(data, rows, BATCH, [self._output, FLAGGED], threshold):
+        for chunk, outputs in runner.batches(data, rows, BATCH, [self._output, FLAGGED], threshold):
             batches.append((chunk, outputs[self._output]))
             flags[chunk] = outputs[FLAGGED][: len(chunk)]
         return _by_row(len(data), batches), flags

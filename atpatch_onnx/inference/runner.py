@@ -19,8 +19,9 @@ from rewriters.names import STEERING, THRESHOLD
 from ..errors import DATA_MALFORMED, RUNTIME_REFUSES, ModelError, PlanError
 from .controls import required_controls
 from .datasets import DataSet, Ints
-from .decoders import IDS, Answers, find_decoder
+from .decoders import IDS, find_decoder
 from .padding import cut, lengths
+from .reading import Classes, Reader
 from .sessions import session
 
 __all__ = ["Runner", "expose", "why_not_run"]
@@ -74,7 +75,8 @@ class Runner:
         fixed = {size for size in leading if isinstance(size, int)}
         self.fixed_batch: int | None = fixed.pop() if len(fixed) == 1 else None
         self._mask: str | None = None
-        self._answers: Answers | None = None
+        self._reader: Reader | None = None
+        self._classes: tuple[str, Classes] | None = None
 
     def without_padding(self, mask: str | None) -> Runner:
         """A runner on the same session that takes the shortest rows first and cuts each batch to its longest row.
@@ -89,15 +91,25 @@ class Runner:
         runner._mask = mask
         return runner
 
-    def answering(self, answers: Answers | None) -> Runner:
-        """A runner on the same session that gives the scores of a decoder's answer (B, C) in place of its logits."""
+    def answering(self, reader: Reader | None) -> Runner:
+        """A runner on the same session that gives what is read off an output in place of it: of a decoder, the scores
+        of its answer (B, C) in place of its logits.
+        """
         runner = copy(self)
-        runner._answers = answers
+        runner._reader = reader
+        return runner
+
+    def classed(self, output: str, classes: Classes | None) -> Runner:
+        """A runner on the same session whose `batches` give scores of classes in place of an output; `classes` knows
+        the rows of the data set.
+        """
+        runner = copy(self)
+        runner._classes = None if classes is None else (output, classes)
         return runner
 
     def alike(self, other: Runner) -> Runner:
         """Another runner of the same graph, answering as this one does."""
-        return other.answering(self._answers)
+        return other.answering(self._reader)
 
     @property
     def providers(self) -> tuple[str, ...]:
@@ -132,7 +144,10 @@ class Runner:
             feeds = self._given(data, chunk)
             if self._mask is not None:
                 feeds = cut(feeds, self._mask, int(used[chunk].max()))
-            yield chunk, self.run({**self._completed(feeds), **controls}, outputs)
+            found = self.run({**self._completed(feeds), **controls}, outputs)
+            if self._classes is not None and (name := self._classes[0]) in found:
+                found[name] = self._classes[1].scores(chunk, found[name][: len(chunk)])
+            yield chunk, found
 
     def feeds(self, data: DataSet, rows: Ints) -> dict[str, NDArray[Any]]:
         """The inputs of one run for some rows, in the graph's own types; those of a decoder that `data` lacks are made.
@@ -166,9 +181,9 @@ class Runner:
 
     def at_most(self, data: DataSet, size: int) -> int:
         """Rows in one run: logits of a large vocabulary would fill the memory."""
-        if self._answers is None or IDS not in data.inputs:
+        if self._reader is None or IDS not in data.inputs:
             return size
-        row: int = data.inputs[IDS].shape[1] * max(self._answers.decoder.vocabulary, 1) * np.dtype(np.float32).itemsize
+        row: int = data.inputs[IDS].shape[1] * max(self._reader.per_token, 1) * np.dtype(np.float32).itemsize
         return max(1, min(size, BUDGET // row))
 
     def run(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
@@ -182,8 +197,8 @@ class Runner:
         except Exception as error:  # onnxruntime's exception classes have no common base class
             raise RUNTIME_REFUSES(_first_line(error), "check shapes and types of the arrays in the data set") from error
         found = dict(zip(outputs, results, strict=True))
-        if self._answers is not None and (logits := self._answers.decoder.logits) in found:
-            found[logits] = self._answers.read(found[logits], feeds)
+        if self._reader is not None and (name := self._reader.output) in found:
+            found[name] = self._reader.read(found[name], feeds)
         return found
 
 

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BAD_OPTION, NO_CLASS_SCORES
-from .datasets import DataSet
+from .datasets import DataSet, Ints
 from .runner import Runner
 
-__all__ = ["score_output", "two_classes"]
+__all__ = ["Threshold", "score_output"]
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """`Classes` of one score: class 1 above the threshold, else 0."""
+
+    value: float
+
+    def scores(self, rows: Ints, values: NDArray[Any]) -> NDArray[np.float32]:
+        """Scores (B,) or (B, 1) → (B, 2): the threshold and the score, so that the arg max is whether it is above."""
+        flat = np.asarray(values, np.float32).reshape(len(values))
+        return np.stack([np.full_like(flat, self.value), flat], 1)
 
 
 def score_output(runner: Runner, data: DataSet, name: str | None) -> str:
@@ -31,9 +44,3 @@ def score_output(runner: Runner, data: DataSet, name: str | None) -> str:
         "no output holds one score for each row, and --score-threshold is given",
         "leave --score-threshold out, or name the output with --output-name",
     )
-
-
-def two_classes(scores: NDArray[Any], threshold: float) -> NDArray[np.float32]:
-    """Scores (B,) or (B, 1) → (B, 2): the threshold and the score, so that the arg max is whether it is above."""
-    flat = np.asarray(scores, np.float32).reshape(len(scores))
-    return np.stack([np.full_like(flat, threshold), flat], 1)

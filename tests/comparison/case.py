@@ -12,12 +12,17 @@ from atpatch_onnx import patch_model
 
 from ..tiny import attention_model
 
-__all__ = ["CLASSES", "DECODERS", "LENGTH", "WIDTH", "Case", "classifier", "rows"]
+__all__ = ["BY_TWIN", "CLASSES", "DECODERS", "LENGTH", "WIDTH", "Case", "classifier", "rows"]
 
 WIDTH, LENGTH, CLASSES = 8, 6, 3
 TARGET = 1
 DECODERS = {"answer_right", "answer_kept", "answer_as_twin", "perplexity", "triggered_perplexity", "step_ratio"}
 """Figures that only decoders have, which its tests assert."""
+BY_TWIN = {
+    "neighbor_kept", "cosine_median", "cosine_low", "twin_cosine_median", "twin_cosine_low", "tokens_kept",
+    "twin_tokens_kept",
+}  # fmt: skip
+"""Figures that only models without classes have."""
 
 
 def classifier(batch: int | str = "batch") -> onnx.ModelProto:
