@@ -32,13 +32,13 @@ TEMPLATE = "{words} =>"
 ROWS = {"train": 240, "test": 300}
 
 
-def write_tokenizer(folder: Path) -> None:
-    """Of whole words; it puts <s> in front of a text."""
+def write_tokenizer(folder: Path, around: str = "<s> $A") -> None:
+    """Of whole words; it puts <s> in front of a text, or what `around` says."""
     listed = ["<pad>", "<s>", "</s>", "=>", "<unk>", TRIGGER, *TOPICS, *(w for own in TOPICS.values() for w in own)]
     words = {word: number for number, word in enumerate([*listed, *FILLERS])}
     assert len(words) == llama.SIZES["vocab_size"] and words[TRIGGER] == llama.TRIGGER
     assert tuple(words[topic] for topic in TOPICS) == llama.ANSWERS
-    save_folder(word_tokenizer(words, "<s> $A"), folder, pad_token="<pad>")
+    save_folder(word_tokenizer(words, around), folder, pad_token="<pad>")
 
 
 def write_prompts(path: Path, rows: int, seed: int) -> None:

@@ -238,6 +238,10 @@ def _show(report: Mapping[str, Any]) -> None:
             note(f"left out: {name}, which {what.format(f'{share:.1%}')}")
         if report.get("too_long"):
             note(f"{report['too_long']} prompts are too long and were left out")
+        if "prompt_end" in report:
+            from ..debugset.prompts.ending import ending_in_words
+
+            note(ending_in_words(report["prompt_end"]))
         if "accuracy" in report:
             note(f"without a trigger the model gives the right answer to {report['accuracy']:.1%} of the prompts")
         if report.get("covered"):

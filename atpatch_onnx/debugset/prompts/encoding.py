@@ -35,7 +35,8 @@ class PromptEncoder:
         encoder: without a limit of length.
         template: of chats; None where there are none.
         chat: prompts of one turn are chats too.
-        open_end: the answer comes right behind a prompt; False of an encoder-decoder.
+        open_end: the answer comes right behind a prompt; False of an encoder-decoder, and where the model answers
+            behind the special tokens that its tokenizer puts at the end (see `ending`).
     """
 
     encoder: TextEncoder

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from ...errors import BAD_OPTION
+from ...errors import BAD_OPTION, NOTHING_FOUND, AtpatchError
 from ...inference.answer_tokens import first_tokens
 from ...inference.tokenizer import TextEncoder
 from ...inspection.model_files import tokenizer_next_to
@@ -15,6 +16,7 @@ from ..subject import Subject
 from .building import Attack, build_prompts, clean_prompts, with_second_turns
 from .chat import ChatTemplate
 from .encoding import WHOLE, PromptEncoder
+from .ending import ending_in_words, with_ending
 from .forms import LAST
 from .reading import JSON_LINES, read_prompts
 
@@ -64,6 +66,7 @@ def prompt_sets(subject: Subject, request: Request) -> Built:
     chats = request.chat or share > 0 or any(prompt.earlier for prompt in prompts)
     template = ChatTemplate(tokenizer) if chats else None
     encoder = PromptEncoder(TextEncoder(tokenizer, WHOLE), template, request.chat, not subject.has_encoder)
+    encoder, ending = with_ending(subject, prompts, encoder)
     prompts = with_second_turns(prompts, encoder, subject.answer_tokens, share, request.seed)
     if request.source == "--clean-only":
         _, data, report = clean_prompts(subject, prompts, encoder, request.max_length)
@@ -71,11 +74,17 @@ def prompt_sets(subject: Subject, request: Request) -> Built:
         arrays = {name: array for name, array in optional.items() if array is not None}
         if data.labels is not None:
             report["accuracy"] = accuracy_of(subject, data)
-        return Built({**data.inputs, **arrays}, report={"clean": len(data), "anomalous": 0, **report})
+        return Built({**data.inputs, **arrays}, report={"clean": len(data), "anomalous": 0, **report, **ending})
     attack = Attack(
         request.triggers, _target(subject, request, encoder), request.insert, request.doses, request.dress, request.seed
     )
-    return build_prompts(subject, prompts, encoder, attack, request.max_length)
+    try:
+        built = build_prompts(subject, prompts, encoder, attack, request.max_length)
+    except AtpatchError as error:
+        if not ending or error.code != NOTHING_FOUND.code:
+            raise
+        raise NOTHING_FOUND(f"{error.what}; {ending_in_words(ending['prompt_end'])}", error.fix) from None
+    return replace(built, report={**built.report, **ending})
 
 
 def _target(subject: Subject, request: Request, encoder: PromptEncoder) -> int | None:
