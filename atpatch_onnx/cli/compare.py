@@ -161,6 +161,8 @@ def _formats(reports: tuple[str, ...], options: dict[str, Any]) -> dict[Path, Fo
 
 def _run(original: str | None, patched: str | None, data: str | None, options: dict[str, Any]) -> Comparison:
     from ..comparison.comparer import compare as compare_models
+    from ..comparison.graph_runs import ORIGINAL, PATCHED
+    from ..comparison.model_order import read_models
 
     source = pop_source(options)
     if original is None or patched is None or (data is not None) == source.given:
@@ -174,6 +176,7 @@ def _run(original: str | None, patched: str | None, data: str | None, options: d
         if name in also:
             raise BAD_OPTION(f"two graphs of --also are called {name!r}", "give them names: --also NAME=FILE")
         also[name] = path
+    read_models({ORIGINAL: original, PATCHED: patched, **also})  # before sets are made and models run
     providers = [PROVIDERS.get(name.lower(), name) for name in options.pop("providers")] or None
     classes = False if options.pop("numbers") else None
     with bars() as progress:

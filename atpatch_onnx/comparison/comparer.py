@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from rewriters.editing.observe import observe
 from rewriters.finding.finder import find_sites
-from rewriters.model.forms import Loaded, Model, PathLike, read
+from rewriters.model.forms import Loaded, Model, PathLike
 from rewriters.sites import Site
 
 from ..errors import BAD_OPTION, ModelError
@@ -27,6 +27,7 @@ from .examples import pick_examples
 from .exemplar import Exemplar, choose, follow
 from .figures import CLEAN, FLIPS, TRIGGERED, check_sets
 from .graph_runs import ORIGINAL, Graph, Progress, difference, run_graphs
+from .model_order import read_models
 from .options import CompareKeywords, CompareOptions
 from .outputs import Outputs, Truth
 from .patched_in import patched_in, words_of
@@ -81,13 +82,12 @@ def compare(
     """
     told = CompareOptions(**options)
     encoder = None if told.tokenizer is None else _encoder(told.tokenizer)
-    further = _further(also)
+    loaded = read_models({ORIGINAL: original, PATCHED: patched, **_further(also)})
     sets = {CLEAN: as_dataset(data)}
     sets |= {name: as_dataset(given) for name, given in ((TRIGGERED, triggered), (FLIPS, flips)) if given is not None}
     kind = kind_of(told.output_kind, sets[CLEAN].output_kind)
     truths = _truths(sets, kind, told)
 
-    loaded = {name: read(model) for name, model in {ORIGINAL: original, PATCHED: patched, **further}.items()}
     sites, _ = find_sites(loaded[ORIGINAL].proto)
     graphs, scores, special = _graphs(loaded, sets[CLEAN], kind, told)
     runs = {name: run_graphs(graphs, rows, told.batch, scores, name, progress) for name, rows in sets.items()}

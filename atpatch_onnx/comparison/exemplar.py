@@ -132,7 +132,8 @@ def choose(
     """The row that shows best what the patch does; sets are searched in the order triggered, flips, clean.
 
     1. Triggered: fooled before and not after; the one moved furthest from the target.
-    2. Flips: in a group that was split and no longer is; a row that stood out, next to its group's first row.
+    2. Flips: in a group that was split and no longer is; a row that stood out, next to its group's first row. With
+       labels one that was answered wrong and is answered right, else one that is answered right.
     3. Clean: a changed prediction, else a flagged row, else a row whose outputs moved; the one that moved furthest.
 
     None where nothing moved at all.
@@ -174,7 +175,10 @@ def _choose_flip(truth: Truth, original: Mapping[str, Outputs], patched: Mapping
     groups, first, which = np.unique(truth.group, return_index=True, return_inverse=True)
     stood_out = before != before[first][which]
     settled = after == after[first][which]
-    for candidates in (stood_out & settled, stood_out):
+    right = np.ones(truth.count, bool) if truth.labels is None else after == truth.labels
+    wrong_before = right if truth.labels is None else before != truth.labels
+    unfair = stood_out & settled
+    for candidates in (unfair & right & wrong_before, unfair & right, unfair, stood_out):
         if candidates.any():
             moved = sum((rows[:, 0] for rows in patched["flips"].differences.values()), np.zeros(truth.count))
             row = _furthest(candidates, moved)

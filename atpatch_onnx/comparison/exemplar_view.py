@@ -132,7 +132,10 @@ def _caption(exemplar: Exemplar, names: Names) -> str:
     label = "" if exemplar.label is None else f", of {names.class_of(exemplar.label)}"
     why = {
         "triggered": "the one that the patch moves furthest from the attack's target",
-        "flips": "the one that stood out furthest from its group and no longer does",
+        "flips": "of the rows that stood out from their group, no longer do and get the right class, the one that moved"
+        " furthest"
+        if exemplar.label is not None and exemplar.after is not None and exemplar.after.argmax() == exemplar.label
+        else "the one that stood out furthest from its group and no longer does",
         "clean": "the one that the patch moves furthest",
     }[chosen.set]
     where = {"triggered": "triggered", "flips": "flip", "clean": "clean"}[chosen.set]

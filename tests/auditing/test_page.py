@@ -22,6 +22,7 @@ from atpatch_onnx.auditing.result import Audit
 from atpatch_onnx.auditing.verdict import judge
 from atpatch_onnx.pages import save_page
 
+from ..browser import needs_browser, tile_rows, width_of
 from ..conftest import Run
 from ..tiny import attention_model
 
@@ -93,3 +94,12 @@ def test_names_cannot_change_the_direction_of_the_page(found: Audit, tmp_path: P
     odd = replace(found, findings=(replace(PLANTED, where="\u202e\x1b[31mdlo \u2066"),))
     page = save_page(audit_page(odd), tmp_path / "page.html").read_text("utf-8")
     assert "\ufffd\ufffd[31mdlo \ufffd" in page and not {"\u202e", "\x1b", "\u2066"} & set(page)
+
+
+@needs_browser
+@pytest.mark.parametrize(("width", "rows"), [(1400, [4]), (900, [2, 2]), (500, [2, 2])])
+def test_tiles_fill_their_rows(tmp_path: Path, width: int, rows: list[int]) -> None:
+    page = tmp_path / "audit.html"
+    page.write_text(audit_page(audit(attention_model(), budget=0)), "utf-8")
+    assert width_of(page, tmp_path, width) <= width
+    assert tile_rows(page, tmp_path, width) == rows

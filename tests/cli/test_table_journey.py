@@ -17,7 +17,7 @@ from atpatch_onnx.debugset.sources import Source, sets_to_compare, sets_to_fit
 from atpatch_onnx.errors import AtpatchError
 from atpatch_onnx.inference.datasets import DataSet
 
-from ..browser import needs_browser, width_of
+from ..browser import needs_browser, tile_rows, width_of
 from ..conftest import Run
 from ..debugset.office import make_office
 from .refusals import assert_refused
@@ -67,7 +67,7 @@ def test_four_commands_from_the_table_to_the_page(desk: Path, atpatch: Atpatch) 
 
 
 @needs_browser
-@pytest.mark.parametrize("width", [1200, 500])
+@pytest.mark.parametrize("width", [1200, 900, 500])
 def test_the_page_of_a_table_fits_the_screen(desk: Path, atpatch: Atpatch, width: int) -> None:
     model, page = desk / "model.onnx", desk / "page.html"
     assert atpatch("patch", model, "-o", desk / "patched.onnx", "--detector", "static", "--columns", "0").code == 0
@@ -77,6 +77,7 @@ def test_the_page_of_a_table_fits_the_screen(desk: Path, atpatch: Atpatch, width
     )  # fmt: skip
     assert judged.code == 0, judged.err
     assert width_of(page, desk, width) <= width
+    assert tile_rows(page, desk, width) == ([4] if width == 1200 else [2, 2])
 
 
 def test_the_sets_are_those_of_debugset(desk: Path) -> None:

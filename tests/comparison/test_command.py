@@ -84,6 +84,23 @@ def test_a_missing_model_or_set_is_exit_2(case, atpatch, tmp_path) -> None:
     assert (done.code, "ATP002" in done.err) == (2, True)
 
 
+def test_models_in_the_wrong_order_are_refused_with_the_right_one(case, atpatch, tmp_path) -> None:
+    done = atpatch("compare", case.patched, case.model, "--texts", tmp_path / "no.tsv", "--trigger", "cf")
+    assert done.code == 2 and "ATP060" in done.err
+    told = " ".join(done.err.split())
+    assert f"atpatch-onnx compare {case.model} {case.patched}" in told and "the original comes first" in told
+    both = atpatch("compare", case.patched, case.patched, "--data", case.clean, "--json", "--seconds", 0)
+    assert both.code == 0 and both.json["paired"]["changed"] == 0
+
+
+@pytest.mark.parametrize("place", ["patched", "also"])
+def test_every_model_is_read_before_sets_are_made(case, atpatch, tmp_path, place: str) -> None:
+    gone = tmp_path / "gone.onnx"
+    models = [case.model, gone] if place == "patched" else [case.model, case.patched, "--also", gone]
+    done = atpatch("compare", *models, "--texts", tmp_path / "no.tsv", "--trigger", "cf")
+    assert done.code == 2 and "gone.onnx" in done.err and "no.tsv" not in done.err
+
+
 def test_further_graphs_are_named_after_their_files_or_as_asked(case, atpatch) -> None:
     done = atpatch("compare", *case.arguments, "--also", case.silent, "--also", f"again={case.patched}", "--json").json
     assert list(done["also"]) == ["silent", "again"]
