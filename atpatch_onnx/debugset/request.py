@@ -14,7 +14,9 @@ Pair = tuple[int, int]
 
 @dataclass(frozen=True)
 class Request:
-    """What to make; the fields are the options of `atpatch-onnx debugset`, whose help explains them."""
+    """What to make; the fields are the options of `atpatch-onnx debugset`, whose help explains them. `data` may be
+    empty with `openbackdoor`.
+    """
 
     data: str = ""
     output: str | None = None
