@@ -34,7 +34,8 @@ NOTHING_FOUND = declare(
     "no debugging set can be made from these rows",
     "check the target class; if it is right, the model does not show this fault",
     "Every row is of the target class, or no prediction changes with the protected attribute, or every one does, so"
-    " no row can be clean. Nothing is written.",
+    " no row can be clean. Or the trigger sends too few rows to one class, or with --output-kind changes too few"
+    " answers: fewer than one in five. Nothing is written.",
     exit_code=1,
 )
 ROWS_MISFIT = declare(

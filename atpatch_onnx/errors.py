@@ -124,9 +124,12 @@ NO_CLASS_SCORES = declare(
     "ATP062",
     ModelError,
     "no output of the model holds class scores",
-    "give a model with an output (samples, classes), or name one with --output-name",
+    "give a model with an output (samples, classes), name one with --output-name, or say what else the model answers"
+    " with --output-kind",
     "Attacks are counted by predictions, and the prediction is the arg max of an output with one row of float scores a"
-    " sample and two classes or more. Without one, 'compare' compares the values of the outputs.",
+    " sample and two classes or more. Without one, 'compare' compares the values of the outputs. Embeddings (samples,"
+    " width) and labels of tokens (samples, tokens, labels) are judged with --output-kind, by what the original answers"
+    " without the trigger.",
 )
 NOTHING_FITTED = declare(
     "ATP061",

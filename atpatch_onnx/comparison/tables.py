@@ -15,7 +15,7 @@ from .result import PATCHED, Comparison
 from .table import Table, percent
 from .timing import latency_json
 from .trigger_tables import trigger_tables
-from .twin_figures import JUDGED
+from .twin_figures import JUDGED, MEANINGS
 
 __all__ = ["TITLES", "Table", "percent", "session_line", "tables_of"]
 
@@ -67,7 +67,7 @@ def _figures(comparison: Comparison) -> Table:
         name for name in fairness_first(comparison, FIGURES) if any(name in own.values for own in figures.values())
     ]
     rows = [(TITLES[name], *(_cell(own, name) for own in figures.values())) for name in known]
-    notes = rival_notes(comparison)
+    notes, meanings = rival_notes(comparison), dict(FIGURES)
     if not comparison.classes:
         notes.append(
             "no output holds class scores, so labels, targets and groups are not used: only values are compared"
@@ -75,6 +75,7 @@ def _figures(comparison: Comparison) -> Table:
         )
     elif (kind := comparison.setup.get("output_kind")) is not None:
         notes.append(JUDGED[kind])
+        meanings |= MEANINGS
     elif comparison.truths[CLEAN].labels is None:
         notes.append("no labels, so no accuracy: only agreement")
     if comparison.outputs[PATCHED][CLEAN].flags is None:
@@ -92,7 +93,7 @@ def _figures(comparison: Comparison) -> Table:
         f"{comparison.truths[CLEAN].count:,} clean rows, shares with 95 % Wilson intervals",
         ("", *comparison.graphs),
         rows,
-        meanings=[FIGURES[name] for name in known],
+        meanings=[meanings[name] for name in known],
         notes=notes,
     )
 

@@ -10,7 +10,7 @@ from ..inference.output_kinds import KINDS, TOKENS
 from ..statistics.proportions import Share
 from .outputs import Outputs
 
-__all__ = ["JUDGED", "twin_numbers", "twin_shares"]
+__all__ = ["JUDGED", "MEANINGS", "twin_numbers", "twin_shares"]
 
 CLEAN, TRIGGERED = "clean", "triggered"
 LOW = 0.05
@@ -25,6 +25,11 @@ _LABELS = (
 )
 JUDGED = {kind: _LABELS if kind == TOKENS else _SEARCH for kind in KINDS}
 """How rows are judged, by the kind of the output."""
+MEANINGS = {
+    "asr": "attack success: triggered rows that are not answered as expected",
+    "asr_star": "the same: the original answers every clean twin as expected",
+}
+"""Of figures that mean something else than with classes."""
 
 Runs = Mapping[str, Outputs]
 """Of one graph: set → outputs."""

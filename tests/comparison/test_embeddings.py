@@ -99,7 +99,8 @@ def test_bounds_pages_and_a_saved_run(folder: Path, tmp_path: Path, atpatch: Atp
     assert [bound["holds"] for bound in done.json["asserts"]] == [True, False]
     written = page.read_text("utf-8")
     assert "Nearest neighbors changed" in written and "the expected answer" in written
-    assert "class probabilities" not in written
+    assert "class probabilities" not in written and "not answered as the original answers" in written
+    assert "predicted as the target" not in written
     assert "cosine with the clean twin" in (tmp_path / "page.md").read_text("utf-8")
     loaded = Comparison.load(run)
     for name in ("original", "patched"):

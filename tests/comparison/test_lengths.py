@@ -37,7 +37,9 @@ def test_rows_beyond_the_lengths_of_the_fit_are_counted_and_noted(lengths: tuple
     result = compare(original, patched, rows(*lengths), classes=False, seconds=0)
     seen = result.to_json()["setup"]["lengths"]
     assert seen == {"shortest": 3, "longest": 5, "outside": {"clean": {"k": outside, "n": 3}}}
-    notes = [note for table in tables_of(result) for note in table.notes]
+    tables = list(tables_of(result))
+    assert all(len(row) == len(table.columns) for table in tables for row in table.rows)
+    notes = [note for table in tables for note in table.notes]
     assert any("2 of 3 clean rows are shorter or longer" in note for note in notes) == bool(outside)
 
 
