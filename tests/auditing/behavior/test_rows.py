@@ -15,7 +15,7 @@ from atpatch_onnx.errors import AtpatchError
 from atpatch_onnx.inference.tokenizer import TextEncoder
 
 from ...conftest import Run
-from .test_cells import STRONG, table_model
+from .tables import STRONG, table_model
 
 Atpatch = Callable[..., Run]
 NAMES = ("income", "age", "code", "flag")
