@@ -105,6 +105,11 @@ def _folder(ctx: click.Context, path: str, include: str | None, exclude: str | N
             table(
                 "not patched by default", ("file", "part", "why"), [(one.file, one.part, one.why_not) for one in left]
             )
+        if folder.two_sides:
+            note(
+                "encoder and decoder are separate files: a patch repairs each by itself, and cross attention reads the"
+                " encoder's states of flagged tokens too"
+            )
     if not any(each.sites for each in found):
         _exit_without_site(ctx, no_site(path, (), [one for each in found for one in each.rejected]))
 

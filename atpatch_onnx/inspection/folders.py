@@ -76,6 +76,11 @@ class ModelFolder:
     files: tuple[ModelFile, ...]
     everything: tuple[Member, ...]
 
+    @property
+    def two_sides(self) -> bool:
+        """Whether encoder and decoder are files of their own."""
+        return {"encoder", "decoder"} <= {one.part for one in self.files if not one.why_not}
+
 
 def is_folder(model: object) -> bool:
     """Whether a model is given as a folder."""

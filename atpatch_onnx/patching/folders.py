@@ -5,7 +5,8 @@
    hotfix next to them and this one has none, and where it cannot be patched without a hotfix. The result says so. A
    file that was named is not left: there the reason is an error. If no file is left to patch, the reason is one too.
 3. onnxruntime-genai ignores optional inputs, so there the controls are constants unless others are asked for.
-4. Everything else in the folder comes along: see `rewriters.model.folders`. On any failure there is no new folder.
+4. Encoder and decoder as two files are each repaired by themselves, and the notes say what that does not cover.
+5. Everything else in the folder comes along: see `rewriters.model.folders`. On any failure there is no new folder.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ def patch_folder(
         seconds=round(time.perf_counter() - started, 3),
         hotfix=next((one.hotfix for one in done if one.hotfix), None),
         replaced=any(one.replaced for one in done),
-        notes=(*_notes(done), *([] if options is given else [_NO_SWITCH])),
+        notes=_notes(folder, done, [] if options is given else [_NO_SWITCH]),
         passes="two" if any(one.passes == "two" for one in done) else "one",
         calibration=next((one.calibration for one in done if one.calibration), None),
         files=tuple(done),
@@ -191,7 +192,8 @@ def _patch_file(
     source = folder.path / one.file
     edit = patch_loaded(read(source), options, progress)
     model_io.save_graph(edit.patched, _place(unfinished, one), source.parent)
-    return FilePatched(one.file, one.part, controls=edit.plan.controls, **edit.facts((folder.path,)))
+    plan = edit.plan
+    return FilePatched(one.file, one.part, controls=plan.controls, mend=plan.mend, **edit.facts((folder.path,)))
 
 
 def _place(unfinished: Path, one: ModelFile) -> Path:
@@ -209,5 +211,33 @@ def _none(folder: ModelFolder, refusals: Sequence[AtpatchError]) -> AtpatchError
     return first.fault(f"none of {len(refusals)} model files of {folder.path} was patched: {reasons}", first.fix)
 
 
-def _notes(done: Sequence[FilePatched]) -> list[str]:
-    return [f"{one.file}: {note}" if len(done) > 1 else note for one in done for note in one.notes]
+def _not_covered(done: Sequence[FilePatched]) -> list[str]:
+    """Where encoder and decoder are two files: what of one side the repair of the other does not reach."""
+    encoders = [one.file for one in done if one.part == "encoder"]
+    healed = [one.file for one in done if one.part == "decoder" and one.mend == "heal"]
+    found = []
+    if encoders:
+        found.append(
+            f"encoder and decoder are separate files: what {_listed(encoders)} flags is repaired there, but the decoder"
+            " is not told of it, and its cross attention still reads those tokens"
+        )
+    elif any(one.part == "decoder" for one in done):
+        found.append(
+            "encoder and decoder are separate files, and the encoder is not patched: nothing flags the tokens that it"
+            " reads before cross attention does"
+        )
+    if healed:
+        found.append(
+            f"in {_listed(healed)} only the keys of the answer's own tokens are healed: those of cross attention are"
+            " made of the encoder's states"
+        )
+    return found
+
+
+def _listed(files: Sequence[str]) -> str:
+    return ", ".join(sorted(files))
+
+
+def _notes(folder: ModelFolder, done: Sequence[FilePatched], more: Sequence[str]) -> tuple[str, ...]:
+    own = [f"{one.file}: {note}" if len(done) > 1 else note for one in done for note in one.notes]
+    return (*own, *(_not_covered(done) if folder.two_sides else ()), *more)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from rewriters.choices import ControlInputs, Gating, Passes
+from rewriters.choices import ControlInputs, Gating, Mend, Passes
 from rewriters.summary import Summarized, some
 
 __all__ = ["Calibration", "FileLeft", "FilePatched", "FileUnpatched", "Patched", "Unpatched"]
@@ -56,7 +56,7 @@ class FileLeft:
 
 @dataclass(frozen=True)
 class FilePatched:
-    """What `patch` did to one model file of a folder. The attributes are those of `FileLeft` and `Patched`."""
+    """What `patch` did to one model file of a folder. The attributes are as in `FileLeft`, `Patched` and the plan."""
 
     file: str
     part: str
@@ -65,6 +65,7 @@ class FilePatched:
     gating: Gating
     passes: Passes
     controls: ControlInputs
+    mend: Mend
     nodes_before: int
     nodes_after: int
     hotfix: str | None
