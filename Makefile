@@ -77,6 +77,7 @@ tools: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	-$(BIN)/python -m models.bench.scale
+	$(BIN)/python -m models.bench.nodes
 	OMP_NUM_THREADS=1 $(BIN)/python -m models.bench.build
 
 evidence: $(VENV)/.dev

@@ -17,11 +17,15 @@ __all__ = ["BATCH_DIMS_FROM", "ConstantPool", "Emitter"]
 BATCH_DIMS_FROM = 12
 """First opset whose GatherND has `batch_dims`."""
 
+_SHAPE_OF_SOME_FROM = 15
+"""First opset whose Shape has `start` and `end`. Branch-free graphs do without: symbolic inference ignores them."""
+
 # From these opsets on, the operator takes its axes as an input instead of an attribute.
 _AXES_AS_INPUT = {
     "ReduceSum": 13,
     "ReduceMean": 18,
     "ReduceMax": 18,
+    "ReduceMin": 18,
     "ReduceL2": 18,
     "Unsqueeze": 13,
     "Squeeze": 13,
@@ -187,7 +191,7 @@ class Emitter:
         return self.op(op_type, x, role=role, axes=list(axes), **attributes)
 
     def reduce(self, kind: str, x: str, *axes: int, keepdims: bool = True, role: str | None = None) -> str:
-        """`ReduceSum`, `ReduceMean`, `ReduceMax` or `ReduceL2` over axes."""
+        """`ReduceSum`, `ReduceMean`, `ReduceMax`, `ReduceMin` or `ReduceL2` over axes."""
         return self._with_axes(f"Reduce{kind}", x, axes, role, keepdims=int(keepdims))
 
     def peak(self, x: str, *axes: int, keepdims: bool = True, role: str | None = None) -> str:
@@ -235,6 +239,9 @@ class Emitter:
 
     def dims(self, x: str, start: int, end: int | None = None) -> str:
         """Dimensions [start, end) of x as a 1-D int64 tensor."""
+        if self.opset >= _SHAPE_OF_SOME_FROM and self.conditional:
+            bounds: dict[str, Any] = {"start": start} | ({} if end is None else {"end": end})
+            return self.op("Shape", x, **bounds)
         shape = self.op("Shape", x)
         stop = np.iinfo(np.int64).max if end is None else end
         return self.op("Slice", shape, self.constant([start], np.int64), self.constant([stop], np.int64))

@@ -123,6 +123,7 @@ class Site(Summarized):
         quantizer: output of the QuantizeLinear that reads P, when the site is "+qdq".
         quantizer_dtype: its element type, an onnx.TensorProto.DataType.
         softmax_rank: rank of the Softmax's own result, where it is known; the product's may be another.
+        softmax_dtype: element type of that result, where it is known, else 0.
         dtype: element type of P, an onnx.TensorProto.DataType; float32 where inference could not tell. At an integer
             product that of `product`.
         map_scale, values_scale: (scale, zero point) that make floats of P and V where they are quantized; the zero
@@ -157,6 +158,7 @@ class Site(Summarized):
     quantizer: str | None = None
     quantizer_dtype: int = onnx.TensorProto.UINT8
     softmax_rank: int | None = None
+    softmax_dtype: int = onnx.TensorProto.FLOAT
     dtype: int = onnx.TensorProto.FLOAT
     map_scale: tuple[str, str] | None = None
     values_scale: tuple[str, str] | None = None

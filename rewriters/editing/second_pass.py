@@ -22,7 +22,7 @@ relative).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
@@ -31,12 +31,13 @@ from onnx import helper
 
 from ..checks import opset_of
 from ..emit import ConstantPool, Emitter
-from ..model.bodies import needed, reads
+from ..model.bodies import Wiring, needed, outputs_of, reads
 from ..model.renaming import mentions, renamed
 from ..names import first_run, second_run
 from ..plan import PatchPlan
 from ..sites import Site
 from ..subgraphs.gating import Branch, gate
+from ..subgraphs.masked_scores import MaskedScores, masked_scores
 from ..subgraphs.site import Replacement, SitePatch, redistribute_site
 from .excision import TokenAxis, excise, in_order, tokens_of
 from .joining import Joined, join
@@ -118,9 +119,7 @@ def _second_run(
         names = {name: e.op("Gather", name, rows, axis=0, role="input") for name in carried}
         flagged = [(group, e.op("Gather", columns, rows, axis=0)) for group, columns in flagged]
     columns = {site.product: (site, mask) for group, mask in flagged for site in group.sites}
-    detection = {
-        replacement.output: replacement.nodes for replacement in replacements if replacement.output not in columns
-    }
+    detection = {one.output: one.nodes for one in replacements if one.output not in columns}
     excision = None
     if plan.mend == "excise":
         axis = tokens_of(model, [group.sites for group in groups])
@@ -129,19 +128,22 @@ def _second_run(
         columns = {}
         names.update(excision.inputs)
 
+    again = _made_again(e, model, plan, [site for site, _ in columns.values()])
+    # only sites that are not joined read what lies ahead
+    nodes = chain(ahead if detection else (), _copied(model, outputs, again.values()))
+
     def second(name: str) -> str:
         # A value that both runs share may be an output, which gets its name only at the gate.
         return names.get(name, first_run(name) if name in outputs else name)
 
-    for node in chain(ahead, needed(model.graph.node, outputs)):
+    for node in nodes:
         if node.output and node.output[0] in columns:
             site, mask = columns[node.output[0]]
             twin = twin_site(site, second)
             # a fused operator may also make caches
             names.update({name: second_run(name) for name in node.output if name})
-            redistribute_site(
-                e, twin, plan.sites[site.id], mask, renamed(node, second, second_run), names[site.product]
-            )
+            copy, masked = renamed(node, second, second_run), _renamed_chain(again.get(site.id), second)
+            redistribute_site(e, twin, plan.sites[site.id], mask, copy, names[site.product], masked)
             continue
         for piece in detection.get(next(filter(None, node.output)), (node,)):
             if any(name in names for name in reads(piece)):
@@ -153,6 +155,24 @@ def _second_run(
     if rows is None:
         return _select_rows(e, model, outputs, names, sample, flip)
     return _replace_rows(e, outputs, names, rows, flip)
+
+
+def _made_again(e: Emitter, model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -> dict[str, MaskedScores]:
+    """Sites whose map the second run makes without the flagged columns in the first place."""
+    wiring = Wiring(model.graph.node, outputs_of(model.graph))
+    found = {site.id: masked_scores(e, site, plan.sites[site.id], wiring) for site in sites}
+    return {name: masked for name, masked in found.items() if masked is not None}
+
+
+def _copied(model: onnx.ModelProto, outputs: Sequence[str], again: Iterable[MaskedScores]) -> Iterator[onnx.NodeProto]:
+    """The nodes that outputs need, but for those of maps that are made in another way."""
+    unread = {node.output[0] for masked in again if masked.alone for node in masked.chain}
+    return (node for node in needed(model.graph.node, outputs) if unread.isdisjoint(node.output))
+
+
+def _renamed_chain(masked: MaskedScores | None, second: Callable[[str], str]) -> MaskedScores | None:
+    """The same in the second run."""
+    return masked and replace(masked, chain=tuple(renamed(node, second, second_run) for node in masked.chain))
 
 
 def twin_site(site: Site, second: Callable[[str], str]) -> Site:

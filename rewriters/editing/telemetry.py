@@ -37,7 +37,7 @@ def add_outputs(
     if not plan.telemetry:
         return []
     patched = [(site.id, columns[site.id]) for site in sites if site.id in plan.sites and not site.where]
-    nodes = add_telemetry(model, patched, pool, plan.gating == "if")
+    nodes = add_telemetry(model, patched, pool, plan.gating == "if", plan.groups)
     mask = mask_of_lengths(plan, sites)
     if plan.lengths is not None and mask is not None:
         nodes += add_length_warning(model, plan.lengths, mask, pool, plan.gating == "if")
@@ -45,27 +45,56 @@ def add_outputs(
 
 
 def add_telemetry(
-    model: onnx.ModelProto, columns: Sequence[tuple[str, str]], pool: ConstantPool, conditional: bool = True
+    model: onnx.ModelProto,
+    columns: Sequence[tuple[str, str]],
+    pool: ConstantPool,
+    conditional: bool = True,
+    groups: Sequence[Sequence[str]] = (),
 ) -> list[onnx.NodeProto]:
     """Declare the outputs and return the nodes to append to the main graph; `columns` are pairs of a site's id and its
     mask (B', K), one at least.
+
+    Args:
+        groups: ids of sites whose columns are the same tokens, so that B' is the same.
     """
     e = Emitter("telemetry", opset_of(model, ()), pool, {}, conditional=conditional)
     weights = {tensor.name for tensor in model.graph.initializer}
     requested = [value for value in model.graph.input if value.name not in weights]
     request = next((value.name for value in requested if not _is_scalar(value)), requested[0].name)
     batch = e.dims(request, 0, 1)
-    flags = []
     for site, mask in columns:
-        any_column = e.peak(e.number(mask), 1)
-        flags.append(e.peak(e.reshape(any_column, _samples(e, any_column, batch), -1), 1))
         e.nodes.append(helper.make_node("Identity", [mask], [columns_output(site)], name=e.value("columns")))
         model.graph.output.append(helper.make_tensor_value_info(columns_output(site), TensorProto.BOOL, [None, None]))
+    together = _together([site for site, _ in columns], groups)
+    flags = [_flags(e, [columns[place][1] for place in places], batch) for places in together]
     joined = flags[0] if len(flags) == 1 else e.op("Concat", *flags, axis=1)
+    order = [place for places in together for place in places]
+    if order != sorted(order):
+        joined = e.op("Gather", joined, e.constant(np.argsort(order), np.int64), axis=1)
     e.op("Greater", joined, e.constant(0.5))
     e.nodes[-1].output[0] = FLAGGED
-    model.graph.output.append(helper.make_tensor_value_info(FLAGGED, TensorProto.BOOL, [None, len(flags)]))
+    model.graph.output.append(helper.make_tensor_value_info(FLAGGED, TensorProto.BOOL, [None, len(columns)]))
     return e.nodes
+
+
+def _together(sites: Sequence[str], groups: Sequence[Sequence[str]]) -> list[list[int]]:
+    """Places of sites whose masks have one shape, set by set."""
+    found: dict[int | str, list[int]] = {}
+    for place, site in enumerate(sites):
+        group = next((number for number, group in enumerate(groups) if site in group), None)
+        found.setdefault(site if group is None else group, []).append(place)
+    return [*found.values()]
+
+
+def _flags(e: Emitter, masks: Sequence[str], batch: str) -> str:
+    """(B, masks) float32, above 0 where a sample has a flagged column; masks: (B', K) bool."""
+
+    def any_column(mask: str) -> str:
+        return e.once(f"any column:{mask}", lambda: e.peak(e.number(mask), 1))
+
+    per_map = [any_column(mask) for mask in masks]
+    whole = per_map[0] if len(masks) == 1 else e.op("Concat", *per_map, axis=1)
+    return e.peak(e.reshape(whole, _samples(e, whole, batch), -1, len(masks)), 1, keepdims=False)
 
 
 def mask_of_lengths(plan: PatchPlan, sites: Sequence[Site]) -> str | None:

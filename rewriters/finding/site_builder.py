@@ -113,6 +113,7 @@ class SiteBuilder:
             chain=_chain(anchor, hit, scores),
             quantizer=None if read.quantizer is None else str(read.quantizer.name),
             softmax_rank=self._facts.rank(anchor.output),
+            softmax_dtype=self._facts.element_type(anchor.output) or onnx.TensorProto.UNDEFINED,
             quantizer_dtype=self._facts.element_type(read.quantizer) or onnx.TensorProto.UINT8,
             dtype=self._element_type(read, hit.path, anchor),
             map_scale=_scale(read.map),

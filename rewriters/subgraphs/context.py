@@ -6,16 +6,45 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from onnx import TensorProto
 
 from ..emit import Emitter
+from ..plan import SitePlan
+from ..sites import Site
 
-__all__ = ["VISIBLE", "MapContext"]
+__all__ = ["VISIBLE", "FixedSize", "MapContext", "fixed_size"]
 
 VISIBLE = 1e-30
 """A row sees a column if its weight, averaged over heads, is larger than this.
 
 Not zero: masks that add -100 (Swin) leave tiny (denormal) weights.
 """
+
+
+_SMALL = 64 * 64
+"""Entries of a head's map up to which one more pass over it costs less than further operators."""
+
+
+@dataclass(frozen=True)
+class FixedSize:
+    """Q and K of a map whose plan is for one length."""
+
+    queries: int | None
+    columns: int
+
+    @property
+    def small(self) -> bool:
+        return self.queries is not None and self.queries * self.columns <= _SMALL
+
+
+def fixed_size(site: Site, plan: SitePlan) -> FixedSize | None:
+    """What a plan says of the size of a map: its benign attention is for one length. None where it does not."""
+    attention = plan.benign.attention
+    if plan.benign.relative or attention.shape[2] < 2:
+        return None
+    columns = int(attention.shape[2])
+    rows = int(attention.shape[1]) if attention.shape[1] > 1 else columns if site.self_attention else None
+    return FixedSize(rows, columns)
 
 
 @dataclass(frozen=True)
@@ -32,6 +61,9 @@ class MapContext:
         answer_row: emits the answer row of the map (B, H, 1, K) (see `plan.Profile`); then `map` may be "".
         some_rows: takes n and further row numbers, and emits rows 0, n, 2n, ... of the map and the further rows; then
             `map` may be "": not computed yet.
+        size: Q and K where they are fixed; then nothing is padding.
+        alike: every row sees every valid column.
+        ahead: `valid` is made of graph inputs in front of the body, and so can be what is made of it.
     """
 
     map: str
@@ -42,6 +74,27 @@ class MapContext:
     some_rows: Callable[[Emitter, int, tuple[int, ...]], str] | None = None
     answer_row: Callable[[Emitter], str] | None = None
     values: Callable[[Emitter], str] | None = None
+    size: FixedSize | None = None
+    alike: bool = False
+    ahead: bool = False
+
+    def shared(self, e: Emitter, key: str, make: Callable[[Emitter], str]) -> str:
+        """What is made only of `valid`: once for all sites that have the same, where it can be."""
+        return e.ahead(key, make) if self.ahead else e.once(key, lambda: make(e))
+
+    @property
+    def small(self) -> bool:
+        """Whether the map is of a fixed size, and small."""
+        return self.size is not None and self.size.small
+
+    def columns(self, e: Emitter) -> str:
+        """K as a 1-D int64 value."""
+        if self.size is not None:
+            return e.constant([self.size.columns], np.int64)
+        valid = self.valid
+        if valid is None:
+            return e.dims(self.map, 3)
+        return self.shared(e, f"columns:{valid}", lambda body: body.dims(valid, 1))
 
     def head_mean(self, e: Emitter) -> str:
         """(B, Q, K), the mean over heads."""
@@ -49,18 +102,42 @@ class MapContext:
 
     def valid_float(self, e: Emitter) -> str | None:
         valid = self.valid
-        return None if valid is None else e.once(f"float:{valid}", lambda: e.number(valid))
+        return None if valid is None else self.shared(e, f"float:{valid}", lambda body: body.number(valid))
 
     def length(self, e: Emitter, valid_float: str | None) -> str:
         """Number of valid columns, (B, 1) or (1,)."""
         if valid_float is not None:
-            return e.once(f"length:{valid_float}", lambda: e.reduce("Sum", valid_float, 1, role="length"))
-        return e.size(e.dims(self.map, 3))
+            key = f"length:{valid_float}"
+            return self.shared(e, key, lambda body: body.reduce("Sum", valid_float, 1, role="length"))
+        return e.size(self.columns(e)) if self.size is None else e.constant([float(self.size.columns)])
+
+    def middle(self, e: Emitter, length: str) -> str:
+        """(B, 2) int64: where the one or two middle numbers of a row's valid columns are, in falling order."""
+
+        def make(body: Emitter) -> str:
+            around = body.op("Add", length, body.constant([-1.0, 0.0]))
+            half = body.op("Floor", body.op("Mul", around, body.constant(0.5)))
+            return body.cast(body.at_least(half, 0.0), TensorProto.INT64)
+
+        return self.shared(e, f"middle:{length}", make)
+
+    def length_of_maps(self, e: Emitter) -> str:
+        """The same, (B, 1, 1, 1) or (1,)."""
+        valid = self.valid_float(e)
+        length = self.length(e, valid)
+        if valid is None:
+            return length
+        return self.shared(e, f"length of a map:{length}", lambda body: body.unsqueeze(length, 2, 3))
+
+    def valid_of_maps(self, e: Emitter) -> str:
+        """(B, 1, K, 1) float32, 1 at valid columns; where there is padding."""
+        valid = self.valid_float(e)
+        assert valid is not None
+        return self.shared(e, f"columns of a map:{valid}", lambda body: body.unsqueeze(valid, 1, 3))
 
     def per_column(self, e: Emitter, x: str) -> str:
         """Expand x, which broadcasts to (B, K), to that shape."""
-        batch = e.dims(self.map, 0, 1)
-        return e.op("Expand", x, e.shape(batch, e.dims(self.map, 3)))
+        return e.op("Expand", x, e.shape(e.dims(self.map, 0, 1), self.columns(e)))
 
     def no_columns(self, e: Emitter) -> str:
         """(B, K) bool, all False."""
@@ -94,9 +171,8 @@ class MapContext:
         if valid_float is None or not self.self_attention:
             return e.op("Mul", e.reduce("Mean", rows, 2, role="column_mean"), length)
         if every == 1:  # as many rows are valid as columns are
-            return e.op(
-                "MatMul", e.once(f"rows:{valid_float}", lambda: e.unsqueeze(valid_float, 1, 2)), rows, role="column_sum"
-            )
+            weights = self.shared(e, f"rows:{valid_float}", lambda body: body.unsqueeze(valid_float, 1, 2))
+            return e.op("MatMul", weights, rows, role="column_sum")
         counted = e.strided(valid_float, 1, every)
         share = e.op("Div", counted, e.at_least(e.reduce("Sum", counted, 1), 1.0))
         return e.op("Mul", e.op("MatMul", e.unsqueeze(share, 1, 2), rows, role="column_mean"), length)

@@ -33,13 +33,11 @@ from ..model.bodies import Wiring
 from ..plan import BenignPair, SitePlan, Static
 from ..sites import Site
 from .gating import Replacement
+from .masked_scores import columns_axis, softmax_chain
 
 __all__ = ["FixedColumns", "fixed_columns", "flag_fixed", "redistribute_fixed"]
 
 _DTYPES = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16)
-_LAYOUT = frozenset({"Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
-_AXIS_IS_LAST_FROM = 13
-"""First opset in which Softmax is over the last axis by default."""
 
 
 @dataclass(frozen=True)
@@ -89,29 +87,13 @@ def fixed_columns(
     )
     if (pair.own_values or pair.values is None) and not plain:
         return None
-    chain = _chain(site, wiring)
-    if not chain:
-        return None
-    default = -1 if e.opset >= _AXIS_IS_LAST_FROM else 1
-    axis = next((attribute.i for attribute in chain[0].attribute if attribute.name == "axis"), default)
-    if axis >= 0 and site.softmax_rank is None:
+    chain = softmax_chain(site, wiring)
+    axis = columns_axis(e, site, chain[0]) if chain else None
+    if axis is None:
         return None
     flagged = np.isin(np.arange(pair.attention.shape[2]), [*plan.detector.columns, *carried])
     samples = 0 if layout.output is None else layout.output[0]
-    return FixedColumns(flagged, chain, axis - (site.softmax_rank or 0) if axis >= 0 else axis, samples)
-
-
-def _chain(site: Site, wiring: Wiring) -> tuple[onnx.NodeProto, ...]:
-    """The Softmax and what moves its result to the product; () where there are other operators between them."""
-    chain: list[onnx.NodeProto] = []
-    node = wiring.maker.get(site.probabilities)
-    while node is not None and node.op_type in _LAYOUT:
-        chain.insert(0, node)
-        node = wiring.maker.get(node.input[0])
-    if node is None or node.op_type != "Softmax" or node.domain not in ("", "ai.onnx"):
-        return ()
-    scores = wiring.maker.get(node.input[0])
-    return () if scores is not None and scores.op_type == "DequantizeLinear" else (node, *chain)
+    return FixedColumns(flagged, chain, axis, samples)
 
 
 def flag_fixed(e: Emitter, fixed: FixedColumns, like: str, enabled: str | None) -> str:

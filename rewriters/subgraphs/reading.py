@@ -17,9 +17,9 @@ from ..model.bodies import Wiring
 from ..plan import BenignPair, Cnn, OneClass, Profile, SitePlan
 from ..sites import Site
 from .between_pairs import read_map, read_values
-from .context import MapContext
+from .context import MapContext, fixed_size
 from .gating import Replacement
-from .validity import valid_columns
+from .validity import knows_padding, valid_columns
 
 __all__ = ["context_of", "operands_of", "reading_early", "takes_in_scale"]
 
@@ -80,8 +80,17 @@ def context_of(e: Emitter, site: Site, plan: SitePlan, operands: Operands) -> Ma
     canonical_map = operands.map(e)
     known = operands.valid if isinstance(operands, KnowsColumns) else None
     valid = None if _fixed_length(plan) or site.unmasked else valid_columns(e, site, canonical_map, known)
+    size = fixed_size(site, plan)
     return MapContext(
-        canonical_map, valid, site.self_attention, _sums_to_one(site), site.unmasked, values=operands.values
+        canonical_map,
+        valid,
+        site.self_attention,
+        _sums_to_one(site),
+        site.unmasked,
+        values=operands.values,
+        size=size,
+        alike=plan.every_row_sees_every_column or site.unmasked,
+        ahead=valid is not None and knows_padding(site),
     )
 
 

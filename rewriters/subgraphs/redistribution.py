@@ -14,7 +14,7 @@ sums σ:
 5. A row that sees only flagged columns has no column to move its mass to, and does not change.
 
 Rules 2 and 5 depend on the columns that a row sees. With `SitePlan.every_row_sees_every_column` or `Site.unmasked` they
-cannot occur.
+cannot occur, see `alike_rows`.
 
 Statistics of rows have shape (B, H, Q), because onnxruntime is slow on tensors whose last axis has size 1.
 """
@@ -26,7 +26,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..emit import Emitter
-from ..plan import BenignPair, SitePlan
+from ..plan import BenignPair
 from .context import VISIBLE, MapContext
 
 __all__ = ["FLOOR", "Rows", "redistribute"]
@@ -41,17 +41,15 @@ No higher: what a saturated row does instead depends on the flagged column, so a
 
 @dataclass(frozen=True)
 class _Seen:
-    """What a row sees: counts of its columns (B, 1, 1 | Q), and the columns (B, 1, Q, K) where rows differ."""
+    """What a row sees: its columns (B, 1, Q, K), and counts of them (B, 1, Q)."""
 
-    columns: str | None
+    columns: str
     valid: str
     flagged: str
     unflagged: str
 
     def total(self, e: Emitter, weight: str, x: str) -> str:
-        """Sum of weight (B, 1, 1, K) times x (B, H, K, D) over the columns that a row sees, (B, H, 1 | Q, D)."""
-        if self.columns is None:
-            return e.op("MatMul", weight, x)
+        """Sum of weight (B, 1, 1, K) times x (B, H, K, D) over the columns that a row sees, (B, H, Q, D)."""
         return e.op("MatMul", self.columns, e.op("Mul", e.op("Transpose", weight, perm=[0, 1, 3, 2]), x))
 
 
@@ -61,24 +59,25 @@ class Rows:
 
     Attributes:
         flagged: (B, K) bool, the column mask without the samples that rule 1 leaves unchanged.
-        active: (B, 1, 1 | Q) bool, rows with a flagged column (rules 1 and 2).
-        lost: (B, 1, Q) bool, rows that keep the original product in every case (rule 5); None when there are none.
+        lost: (B, 1, Q) bool, rows that keep the original product in every case (rule 5).
         divisor: (B, H, Q, 1), 1 / s; infinite in saturated rows (rule 4), 1 in rows that do not change. Not s: the
             smaller the unflagged mass, the larger s is; a tool may convert the graph to half precision, where s
             overflows.
     """
 
     flagged: str
-    active: str
-    lost: str | None
+    lost: str
     divisor: str
+    _active: str  # (B, 1, Q) bool
     _unsaturated: str  # (B, H, Q) bool
     _total: str | None  # σ, (B, H, Q); None where it is 1
-    _room: str  # 1 - T, (B, H, 1 | Q)
-    _benign: str  # Σ q v, (B, H, 1 | Q, D)
-    _refuge: str  # mean value of the unflagged columns a row sees, (B, H, 1 | Q, D)
-    _alike: bool  # neither T nor values differ by rows
-    _one_head: bool  # `_benign` is the same for all heads
+    _room: str  # 1 - T, (B, H, Q)
+    _benign: str  # Σ q v, (B, H, Q, D)
+    _refuge: str  # mean value of the unflagged columns a row sees, (B, H, Q, D)
+
+    def active(self, e: Emitter) -> str:
+        """(B, 1, Q, 1) bool, rows with a flagged column (rules 1 and 2)."""
+        return e.unsqueeze(self._active, 3)
 
     def gap(self, e: Emitter) -> str:
         """(B, H, Q, D), to subtract from the scaled product: -σ Σ q v, and in saturated rows -(1 - T) σ · refuge too.
@@ -86,23 +85,13 @@ class Rows:
         In a row that does not change it is +0: subtracting +0 changes no bit of any number, not even of -0.
         """
         saturated = e.op("Add", self._benign, e.op("Mul", e.unsqueeze(self._room, 3), self._refuge))
-        active, zero = e.unsqueeze(self.active, 3), e.constant(0.0)
-        if self._alike:
-            # One matrix product instead of two element-wise operators on (B, H, Q, D).
-            benign = e.op("Expand", self._benign, e.op("Shape", saturated)) if self._one_head else self._benign
-            parts = e.op("Where", active, e.op("Neg", e.op("Concat", benign, saturated, axis=2)), zero)
-            here = e.unsqueeze(self._unsaturated, 2)
-            which = e.number(e.op("Concat", here, e.op("Not", here), axis=2))
-            if self._total is not None:
-                which = e.op("Mul", which, e.unsqueeze(self._total, 2))
-            return e.op("MatMul", e.op("Transpose", which, perm=[0, 1, 3, 2]), parts, role="gap")
         part = e.op("Neg", e.op("Where", e.unsqueeze(self._unsaturated, 3), self._benign, saturated))
         if self._total is not None:
             part = e.op("Mul", part, e.unsqueeze(self._total, 3))
-        return e.op("Where", active, part, zero, role="gap")
+        return e.op("Where", self.active(e), part, e.constant(0.0), role="gap")
 
 
-def redistribute(e: Emitter, plan: SitePlan, context: MapContext, mask: str, values: str) -> Rows:
+def redistribute(e: Emitter, pair: BenignPair, context: MapContext, mask: str, values: str) -> Rows:
     """Emit the row algebra for a mask (B, K) bool and canonical values (B, H, K, D)."""
     half, one = e.constant(0.5), e.constant(1.0)
     if context.valid is not None:  # a column that another site flagged may be padding here
@@ -113,24 +102,14 @@ def redistribute(e: Emitter, plan: SitePlan, context: MapContext, mask: str, val
     count_f, count_u = (e.reduce("Sum", columns, 2, 3, keepdims=False) for columns in (f, u))  # (B, 1)
     sample = e.op("And", e.op("Greater", count_f, half), e.op("Greater", count_u, half), role="sample")
     flagged = e.op("And", mask, sample, role="flagged")
-    active, lost = e.unsqueeze(sample, 2), None
-    if plan.every_row_sees_every_column or context.unmasked:
-        count_f, count_u = e.unsqueeze(count_f, 2), e.unsqueeze(count_u, 2)
-        seen = _Seen(None, e.op("Add", count_f, count_u), count_f, count_u)
-    else:
-        seen = _rows_differ(e, context, f, u)
-        lost = e.op("Less", seen.unflagged, half)
-        active = e.op("And", active, e.op("Greater", seen.flagged, half))
+    seen = _rows_differ(e, context, f, u)
+    lost = e.op("Less", seen.unflagged, half)
+    active = e.op("And", e.unsqueeze(sample, 2), e.op("Greater", seen.flagged, half))
 
     average = e.at_least(seen.unflagged, 1.0)
-    if seen.columns is None:
-        refuge = e.op("MatMul", e.op("Div", u, e.unsqueeze(average, 3)), values, role="refuge")
-    else:
-        refuge = e.op("Div", seen.total(e, u, values), e.unsqueeze(average, 3), role="refuge")
-    share, benign, alike = _benign_part(e, plan.benign, seen, f, values, refuge)
+    refuge = e.op("Div", seen.total(e, u, values), e.unsqueeze(average, 3), role="refuge")
+    share, benign = _benign_part(e, pair, seen, f, values, refuge)
     room = e.op("Sub", one, share, role="room")
-    pair = plan.benign
-    one_head = pair.values is not None and not pair.own_values and pair.attention.shape[0] == pair.values.shape[0] == 1
 
     rest = e.squeeze(e.op("MatMul", context.map, kept, role="unflagged_mass"), 3)
     total = None if context.rows_sum_to_one else e.reduce("Sum", context.map, 3, keepdims=False, role="row_sum")
@@ -138,9 +117,7 @@ def redistribute(e: Emitter, plan: SitePlan, context: MapContext, mask: str, val
     unsaturated = e.op("Greater", rest, floor, role="unsaturated")
     divisor = e.op("Div", rest, room if total is None else e.op("Mul", room, total))
     divisor = e.op("Where", active, e.op("Where", unsaturated, divisor, e.constant(np.inf)), one, role="divisor")
-    return Rows(
-        flagged, active, lost, e.unsqueeze(divisor, 3), unsaturated, total, room, benign, refuge, alike, one_head
-    )
+    return Rows(flagged, lost, e.unsqueeze(divisor, 3), active, unsaturated, total, room, benign, refuge)
 
 
 def _rows_differ(e: Emitter, context: MapContext, flagged: str, unflagged: str) -> _Seen:
@@ -153,11 +130,8 @@ def _rows_differ(e: Emitter, context: MapContext, flagged: str, unflagged: str) 
     return _Seen(columns, e.op("Add", *counts), *counts)
 
 
-def _benign_part(
-    e: Emitter, pair: BenignPair, seen: _Seen, flagged: str, values: str, refuge: str
-) -> tuple[str, str, bool]:
-    """T (B, H, 1 | Q) and Σ q v (B, H, 1 | Q, D), after rule 3; and whether they are the same for all rows."""
-    alike = seen.columns is None and (pair.relative or pair.attention.shape[1] == 1)
+def _benign_part(e: Emitter, pair: BenignPair, seen: _Seen, flagged: str, values: str, refuge: str) -> tuple[str, str]:
+    """T (B, H, Q) and Σ q v (B, H, Q, D), after rule 3."""
     if pair.relative:
         level = e.constant(pair.attention.reshape(1, -1, 1))
         unit = e.op("Div", level, e.at_least(seen.valid, 1.0))
@@ -174,10 +148,10 @@ def _benign_part(
 
     if not pair.own_values and (pair.values is None or pair.values.shape[-2] == 1):
         value = refuge if pair.values is None else e.constant(pair.values[None])
-        return share, e.op("Mul", e.unsqueeze(share, 3), value), alike
+        return share, e.op("Mul", e.unsqueeze(share, 3), value)
     column_values = values if pair.own_values or pair.values is None else e.constant(pair.values[None])
     if pair.relative:
         weighed = e.op("Mul", e.unsqueeze(unit, 3), seen.total(e, flagged, column_values))
     else:
         weighed = e.op("MatMul", e.op("Mul", attention, flagged), column_values)
-    return share, weighed if cap is None else e.op("Div", weighed, e.unsqueeze(cap, 3)), alike
+    return share, weighed if cap is None else e.op("Div", weighed, e.unsqueeze(cap, 3))

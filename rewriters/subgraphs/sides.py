@@ -7,8 +7,9 @@ from onnx import TensorProto
 from ..emit import Emitter
 from ..lowering.operands import Operands
 from ..plan import SitePlan
+from .alike_rows import AlikeRows, redistribute_alike
 from .context import MapContext
-from .redistribution import redistribute
+from .redistribution import Rows, redistribute
 
 __all__ = ["value_side"]
 
@@ -18,13 +19,17 @@ def value_side(e: Emitter, operands: Operands, plan: SitePlan, context: MapConte
 
     What is not flagged comes out bit-identical.
     """
-    rows = redistribute(e, plan, context, mask, operands.values(e))
+    rows: Rows | AlikeRows
+    if plan.every_row_sees_every_column or context.unmasked:
+        rows = redistribute_alike(e, plan.benign, context, mask, operands.values(e))
+    else:
+        rows = redistribute(e, plan.benign, context, mask, operands.values(e))
     rest = operands.remainder(e, rows.flagged)
     patched = e.op("Sub", e.op("Div", rest.product, rows.divisor), rows.gap(e), role="patched")
     if operands.dtype == TensorProto.DOUBLE:
         patched = e.cast(patched, operands.dtype)
     if rest.untouched != rest.product:
-        patched = e.op("Where", e.unsqueeze(rows.active, 3), patched, rest.untouched)
+        patched = e.op("Where", rows.active(e), patched, rest.untouched)
     if rows.lost is not None:
         # In such a row the product lacks the part of the flagged columns.
         patched = e.op("Where", e.unsqueeze(rows.lost, 3), operands.canonical(e, operands.original(e)), patched)

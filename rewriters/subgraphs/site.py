@@ -12,16 +12,18 @@ from onnx import TensorProto
 from ..emit import Emitter
 from ..lowering.kept_product import KeptOperands
 from ..lowering.microsoft_recomputed import Recomputed
-from ..lowering.operands import HALF, Operands
+from ..lowering.operands import HALF, Operands, ProductOperands
 from ..lowering.signed_product import SignedOperands
 from ..model.bodies import Wiring
 from ..plan import OneClass, Profile, SitePlan, Static
 from ..sites import Site
 from .between_pairs import patch_between_pairs
 from .context import MapContext
-from .detectors import answer_row, evidence, scores
+from .detectors import answer_row, evidence
 from .fixed_columns import FixedColumns, fixed_columns, flag_fixed, redistribute_fixed
+from .flagging import Controls, flag, where_enabled, with_companions
 from .gating import Branch, Replacement, gate
+from .masked_scores import MaskedScores, masked_scores, redistribute_masked
 from .reading import context_of, operands_of, reading_early, takes_in_scale
 from .sides import value_side
 
@@ -35,19 +37,6 @@ __all__ = [
     "score_site",
     "with_companions",
 ]
-
-
-@dataclass(frozen=True)
-class Controls:
-    """Value names of the runtime controls in the current body: `enabled` bool, `threshold` float32, both 0-d.
-
-    companion: see `PatchPlan`. frozen: both are constants, and the patch is on.
-    """
-
-    enabled: str
-    threshold: str
-    companion: float = 1.0
-    frozen: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,15 +95,15 @@ def patch_site(
     context = context_of(e, site, plan, operands)
 
     def decide(inner: Emitter) -> list[str]:
-        columns, companions = _flag(inner, plan, context, controls)
+        columns, companions = flag(inner, plan, context, controls)
         if carried or known:
-            earlier = carried or _flag(inner, replace(plan, detector=Static(known or ())), context, controls)[0]
+            earlier = carried or flag(inner, replace(plan, detector=Static(known or ())), context, controls)[0]
             columns = inner.op("Or", columns, earlier, role="joined_columns")
         if companions is not None:
             columns = with_companions(inner, columns, companions)
         return [columns, inner.cast(inner.peak(inner.number(columns), 0, 1, keepdims=False), TensorProto.BOOL)]
 
-    columns, any_flagged = _where_enabled(e, controls, context, decide, ("columns", "any_flagged"))
+    columns, any_flagged = where_enabled(e, controls, context, decide, ("columns", "any_flagged"))
     if site.quantizer is not None:
 
         def redistributed(inner: Emitter, kept: KeptOperands) -> str:
@@ -122,7 +111,14 @@ def patch_site(
 
         replaced = patch_between_pairs(e, site, any_flagged, wiring, redistributed)
         return SitePatch((*replaced, *taken), columns)
-    _choose(e, site, operands, any_flagged, lambda inner: _patched(inner, operands, plan, context, columns))
+    masked, product = masked_scores(e, site, plan, wiring), wiring.maker[site.product]
+
+    def patched(inner: Emitter) -> str:
+        if masked is not None and isinstance(operands, ProductOperands):
+            return redistribute_masked(inner, site, plan, masked, product, columns)
+        return _patched(inner, operands, plan, context, columns)
+
+    _choose(e, site, operands, any_flagged, patched)
     return SitePatch((Replacement(site.product, tuple(e.nodes)),), columns)
 
 
@@ -171,10 +167,10 @@ def detect_site(e: Emitter, site: Site, plan: SitePlan, controls: Controls, wiri
     context = context_of(e, site, plan, operands)
 
     def decide(inner: Emitter) -> list[str]:
-        columns, companions = _flag(inner, plan, context, controls)
+        columns, companions = flag(inner, plan, context, controls)
         return [columns] if companions is None else [columns, companions]
 
-    columns, *companions = _where_enabled(e, controls, context, decide, ("columns", "companions"))
+    columns, *companions = where_enabled(e, controls, context, decide, ("columns", "companions"))
     _finish(e, operands.original(e), site.product)
     lower = companions[0] if companions else None
     return SitePatch((Replacement(site.product, tuple(e.nodes)), *taken), columns, lower, valid=context.valid)
@@ -199,8 +195,23 @@ def score_site(e: Emitter, site: Site, plan: SitePlan, wiring: Wiring) -> SitePa
     return SitePatch((Replacement(site.product, tuple(e.nodes)), *taken), score=score, seen=seen, valid=valid)
 
 
-def redistribute_site(e: Emitter, site: Site, plan: SitePlan, columns: str, node: onnx.NodeProto, output: str) -> None:
-    """Emit only the redistribution for known columns (B, K); `output` gets the result in the site's own layout."""
+def redistribute_site(
+    e: Emitter,
+    site: Site,
+    plan: SitePlan,
+    columns: str,
+    node: onnx.NodeProto,
+    output: str,
+    masked: MaskedScores | None = None,
+) -> None:
+    """Emit only the redistribution for known columns (B, K); `output` gets the result in the site's own layout.
+
+    Args:
+        masked: how the map is made again, where it can be.
+    """
+    if masked is not None:
+        _finish(e, redistribute_masked(e, site, plan, masked, node, columns), output)
+        return
     operands = operands_of(e, site, plan, node)
     _finish(e, _patched(e, operands, plan, context_of(e, site, plan, operands), columns), output)
 
@@ -218,63 +229,7 @@ def _patched(e: Emitter, operands: Operands, plan: SitePlan, context: MapContext
     return value_side(e, operands, plan, context, columns)
 
 
-def _where_enabled(
-    e: Emitter, controls: Controls, context: MapContext, decide: Callable[[Emitter], list[str]], roles: tuple[str, ...]
-) -> list[str]:
-    """Emit `decide` in an If on `atpatch_enabled`: columns (B, K) bool, and a 0-d bool for the role "any_flagged".
-
-    So a patch that is switched off costs almost nothing. There is another reason: onnxruntime plans the memory of a
-    body once for all runs. Small values between large ones, above all long-lived ones, may stop the large ones from
-    sharing memory, and the model's own nodes get slower (MiniLM-L6, 8 × 128, onnxruntime 1.32: by 3 %; one more small
-    output does it to the original too). A branch has its own memory for them.
-    """
-    if not e.conditional or controls.frozen:
-        return decide(e)
-    then, otherwise = e.branch(), e.branch()
-    made = decide(then)
-    nothing = [
-        (
-            otherwise.op("Identity", otherwise.constant(False, np.bool_))
-            if role == "any_flagged"
-            else context.no_columns(otherwise)
-        )
-        for role in roles[: len(made)]
-    ]
-    kinds = [int(TensorProto.BOOL)] * len(made)
-    outputs = [e.value(role) for role in roles[: len(made)]]
-    # Not on the control itself: there onnxscript's optimizer would treat its default as a constant, and leave an input
-    # without a default.
-    off = e.shared("off", lambda body: body.op("Not", controls.enabled, role="switched_off"))
-    gate(e, off, Branch(otherwise, nothing, kinds), Branch(then, made, kinds), outputs, "detection")
-    return outputs
-
-
 def _finish(e: Emitter, value: str, output: str) -> None:
     """Rename the output of the last node to `output`, the model's own name."""
     assert e.nodes[-1].output[0] == value
     e.nodes[-1].output[0] = output
-
-
-def _flag(e: Emitter, plan: SitePlan, context: MapContext, controls: Controls) -> tuple[str, str | None]:
-    """(B, K) bool: the columns above the threshold, and those above the lower threshold."""
-    fixed = isinstance(plan.detector, Static)
-    threshold = e.constant(0.0) if fixed else controls.threshold
-    score = scores(e, context, plan.detector)
-    high = _above(e, score, threshold, context, controls)
-    if fixed or controls.companion == 1.0:
-        return high, None
-    lower = e.op("Mul", threshold, e.constant(controls.companion), role="companion_threshold")
-    return high, _above(e, score, lower, context, controls)
-
-
-def _above(e: Emitter, score: str, threshold: str, context: MapContext, controls: Controls) -> str:
-    above = e.op("Greater", score, threshold)
-    if context.valid is not None:
-        above = e.op("And", above, context.valid)
-    return above if e.conditional or controls.frozen else e.op("And", above, controls.enabled, role="flags")
-
-
-def with_companions(e: Emitter, columns: str, companions: str) -> str:
-    """Columns (B, K), and in samples with a flagged column also the companions."""
-    sample = e.op("Greater", e.peak(e.number(columns), 1), e.constant(0.5), role="flagged_sample")
-    return e.op("Or", columns, e.op("And", companions, sample), role="all_columns")

@@ -13,14 +13,19 @@ from ..emit import Emitter
 from ..sites import Site
 from .context import VISIBLE
 
-__all__ = ["valid_columns"]
+__all__ = ["knows_padding", "valid_columns"]
+
+
+def knows_padding(site: Site) -> bool:
+    """By rule 1."""
+    return site.key_mask is not None and site.layout.samples_lead
 
 
 def valid_columns(e: Emitter, site: Site, canonical_map: str, known: str | None = None) -> str:
     """(B, K) bool for the map A (B, H, Q, K); `known`: the columns by the mask or lengths of a fused operator."""
-    if site.key_mask is not None and site.layout.samples_lead:
-        mask = site.key_mask
-        return e.shared(f"valid:{mask}", lambda body: body.cast(mask, TensorProto.BOOL))
+    if knows_padding(site):
+        mask = str(site.key_mask)
+        return e.ahead(f"valid:{mask}", lambda body: body.cast(mask, TensorProto.BOOL))
     if known is not None:
         return known
     # Rows first, then heads: onnxruntime takes 18 times as long over both axes at once (one sample, 12 heads, 512

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import TensorProto
 
 from ...emit import Emitter
 from ...plan import NormDistance, OneClass
@@ -16,7 +17,7 @@ from ..context import MapContext
 from ..equal_tokens import equal_tokens, repeated_tokens
 from .answer_row import judged
 from .profile import by_head, column_features
-from .sinks import sinks
+from .sinks import places_of, sinks
 from .value_norms import norm_features
 
 __all__ = ["scores"]
@@ -28,10 +29,10 @@ def scores(e: Emitter, context: MapContext, detector: OneClass) -> str:
     exempt = _exempt(e, context, detector)
     together = None if detector.tokens is None else _together(e, detector.tokens, exempt)
     distance = _distance(e, column_features(e, context, detector, together), detector, order)
-    score = _surprise(e, context, distance, exempt, detector, detector.tokens)
+    score = _surprise(e, context, distance, exempt, detector, detector, detector.tokens)
     if (norms := detector.norms) is not None:
         distance = _distance(e, norm_features(e, context, norms.norms), norms, np.arange(norms.mean.shape[-1]))
-        score = e.op("Add", score, _surprise(e, context, distance, exempt, norms), role="both_signals")
+        score = e.op("Add", score, _surprise(e, context, distance, exempt, norms, detector), role="both_signals")
     return score if exempt is None else e.op("Where", exempt, e.constant(-np.inf), score)
 
 
@@ -70,11 +71,17 @@ def _surprise(
     distance: str,
     exempt: str | None,
     reference: OneClass | NormDistance,
+    detector: OneClass,
     tokens: str | None = None,
 ) -> str:
     """(B, K) nats of one test, 0 below its offset."""
     beyond = e.op("Sub", distance, e.constant(np.float32(reference.offset)))
-    if reference.rank:
+    content = _content(context, detector) if tokens is None else None
+    if reference.rank and content is not None:
+        beyond = e.op("Sub", beyond, _neighbor_among(e, distance, content, reference.rank))
+    elif reference.rank and context.ahead and tokens is None and not detector.answer_row:
+        beyond = e.op("Sub", beyond, _neighbor_by_place(e, context, distance, detector.exempt, reference.rank))
+    elif reference.rank:
         padding = None if context.valid is None else e.op("Not", context.valid)
         repeated = None if tokens is None else repeated_tokens(e, tokens)
         excluded = [mask for mask in (exempt, padding, repeated) if mask is not None]
@@ -87,6 +94,47 @@ def _summed(e: Emitter, y: str, reference: OneClass | NormDistance, axis: int) -
         y = e.op("Relu", y) if isinstance(reference, NormDistance) and reference.louder else y
         y = e.op("Mul", y, y)
     return e.reduce("Sum", y, axis, keepdims=False, role="distance")
+
+
+def _content(context: MapContext, detector: OneClass) -> list[int] | None:
+    """The columns that are judged, where they are the same in every request."""
+    if context.size is None or detector.answer_row:
+        return None
+    sinks = places_of(detector.exempt, context.size.columns)
+    return [column for column in range(context.size.columns) if column not in sinks] or None
+
+
+def _neighbor_among(e: Emitter, distance: str, content: list[int], rank: int) -> str:
+    """(B, 1): as `_neighbor_distance`, among known columns."""
+    judged = e.op("Gather", distance, e.constant(content, np.int64), axis=1, role="judged")
+    highest = _top(e, judged, e.constant([min(rank, len(content))], np.int64), "highest")
+    return e.op("Gather", highest, e.constant([-1], np.int64), axis=1, role="neighbor")
+
+
+def _neighbor_by_place(e: Emitter, context: MapContext, distance: str, exempt: tuple[int, ...], rank: int) -> str:
+    """(B, 1): as `_neighbor_distance`, where the judged columns depend only on the padding."""
+    valid = context.valid
+    assert valid is not None
+    key = f"{exempt}:{valid}"
+
+    def judged(body: Emitter) -> str:
+        found = sinks(body, context, exempt)
+        return valid if found is None else body.op("And", valid, body.op("Not", found), role="judged")
+
+    def place(body: Emitter) -> str:
+        """Behind the last judged column there are only columns that are not."""
+        count = body.reduce("Sum", body.number(content), 1)
+        last = body.op("Clip", count, body.constant(1.0), body.constant(float(rank)))
+        return body.cast(body.op("Sub", last, body.constant(1.0)), TensorProto.INT64)
+
+    content = context.shared(e, f"judged:{key}", judged)
+    apart = e.op("Where", content, distance, e.constant(-np.inf))
+    most = context.shared(
+        e, f"most:{rank}:{valid}", lambda body: body.op("Min", body.constant([rank], np.int64), context.columns(body))
+    )
+    highest = _top(e, apart, most, "highest")
+    chosen = context.shared(e, f"place:{rank}:{key}", place)
+    return e.op("GatherElements", highest, chosen, axis=1, role="neighbor")
 
 
 def _neighbor_distance(e: Emitter, distance: str, excluded: Sequence[str], rank: int) -> str:

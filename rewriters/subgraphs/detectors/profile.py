@@ -68,20 +68,36 @@ def column_features(e: Emitter, context: MapContext, detector: Profile | OneClas
     """
     if detector.answer_row:
         return answer_features(e, context, detector.map_features, together)
-    valid = context.valid_float(e)
-    length = context.length(e, valid)
-    if valid is not None:
-        whole = length
-        length = e.once(f"length of a map:{whole}", lambda: e.unsqueeze(whole, 2, 3))
-    sampled, probed = context.rows(e, detector.every, detector.probes)
-    rows = [context.row_sum(e, sampled, detector.every, valid, length)]
-    if probed is not None:
-        rows.append(e.op("Mul", probed, length))
-    relative = e.op("Concat", *rows, axis=2) if len(rows) > 1 else rows[0]
+    relative = _small_map_features(e, context, detector) or _map_features(e, context, detector)
     if together is not None:
         relative = e.op("MatMul", relative, e.unsqueeze(together, 1), role="summed_attention")
     features = e.op("Log", e.op("Add", relative, e.constant(1.0)), role="features")
     return e.op("Reshape", features, e.constant([0, detector.map_features, -1], np.int64))
+
+
+def _small_map_features(e: Emitter, context: MapContext, detector: Profile | OneClass) -> str | None:
+    """(B, H, 1 + probes, K) by one product, of a small map of fixed size; None of any other."""
+    size = context.size
+    if size is None or not size.small or detector.every != 1 or context.valid is not None:
+        return None
+    assert size.queries is not None
+    if not all(-size.queries <= probe < size.queries for probe in detector.probes):
+        return None
+    rows = np.zeros((1 + len(detector.probes), size.queries))
+    rows[0] = size.columns / size.queries
+    rows[range(1, len(rows)), detector.probes] = size.columns
+    return e.op("MatMul", e.constant(rows), context.map, role="column_sums")
+
+
+def _map_features(e: Emitter, context: MapContext, detector: Profile | OneClass) -> str:
+    """(B, H, 1 + probes, K): attention to a column, relative to uniform."""
+    valid = context.valid_float(e)
+    length = context.length_of_maps(e)
+    sampled, probed = context.rows(e, detector.every, detector.probes)
+    rows = [context.row_sum(e, sampled, detector.every, valid, length)]
+    if probed is not None:
+        rows.append(e.op("Mul", probed, length))
+    return e.op("Concat", *rows, axis=2) if len(rows) > 1 else rows[0]
 
 
 def by_head(width: int, probes: tuple[int, ...]) -> NDArray[np.int64]:

@@ -10,7 +10,7 @@ import numpy as np
 from ...emit import Emitter
 from ..context import MapContext
 
-__all__ = ["sinks", "without_sinks"]
+__all__ = ["places_of", "sinks", "without_sinks"]
 
 
 def without_sinks(e: Emitter, context: MapContext, score: str, exempt: tuple[int, ...]) -> str:
@@ -19,10 +19,25 @@ def without_sinks(e: Emitter, context: MapContext, score: str, exempt: tuple[int
     return score if found is None else e.op("Where", found, e.constant(-np.inf), score)
 
 
+def places_of(exempt: tuple[int, ...], columns: int) -> list[int]:
+    """Exempt positions among K columns."""
+    return [place % columns for place in exempt if -columns <= place < columns]
+
+
 def sinks(e: Emitter, context: MapContext, exempt: tuple[int, ...]) -> str | None:
     """(B, K) bool, or (1, K) without padding; None where nothing is exempt."""
     if not exempt:
         return None
+    if context.size is not None:
+        return e.constant(
+            np.isin(np.arange(context.size.columns), places_of(exempt, context.size.columns))[None], np.bool_
+        )
+    if context.valid is None:
+        return _counted(e, context, exempt)
+    return context.shared(e, f"sinks:{exempt}:{context.valid}", lambda body: _counted(body, context, exempt))
+
+
+def _counted(e: Emitter, context: MapContext, exempt: tuple[int, ...]) -> str:
     valid = context.valid_float(e)
     length = context.length(e, valid)
     counted = e.ones(1, e.dims(context.map, 3)) if valid is None else valid

@@ -18,7 +18,7 @@ import numpy as np
 
 from ...emit import Emitter
 from ...plan import Statistic
-from ..context import VISIBLE, MapContext
+from ..context import VISIBLE, FixedSize, MapContext
 from .sinks import without_sinks
 
 __all__ = ["scores"]
@@ -44,15 +44,18 @@ class _Seen:
 
 def scores(e: Emitter, context: MapContext, detector: Statistic) -> str:
     """(B, K) robust z-scores."""
+    if (size := _all_judged(context, detector)) is not None:
+        return without_sinks(e, context, _fixed_z(e, size, detector, _mass_of(e, context, size)), detector.exempt)
+    if context.valid is not None and context.alike and context.self_attention and not detector.by_values:
+        return without_sinks(e, context, _z(e, context, detector, _mass_of_valid(e, context)), detector.exempt)
     mean, valid = context.head_mean(e), context.valid_float(e)
     seen = _seen(e, context, mean, valid)
     judged = context
     if detector.rows > 1:
         fewest = e.op("Clip", context.length(e, valid), "", e.constant(detector.rows), role="fewest_rows")
         enough = e.op("Not", e.op("Less", seen.rows, fewest), role="enough_rows")
-        judged = replace(
-            context, valid=enough if context.valid is None else e.op("And", context.valid, enough, role="judged")
-        )
+        enough = enough if context.valid is None else e.op("And", context.valid, enough, role="judged")
+        judged = replace(context, valid=enough, ahead=False)
     score = _z(e, judged, detector, _relative_mass(e, mean, seen))
     if detector.by_values:
         written = _z(e, judged, detector, _written(e, context, seen, valid))
@@ -60,6 +63,45 @@ def scores(e: Emitter, context: MapContext, detector: Statistic) -> str:
     if judged.valid is not None and judged is not context:
         score = e.op("Where", judged.valid, score, e.constant(-np.inf))
     return without_sinks(e, context, score, detector.exempt)
+
+
+def _all_judged(context: MapContext, detector: Statistic) -> FixedSize | None:
+    """The size of a small map of which every row sees and every column is judged, by its mass."""
+    size = context.size
+    if size is None or not (size.small and context.alike) or detector.by_values or size.queries is None:
+        return None
+    return size if size.queries >= min(detector.rows, size.columns) else None
+
+
+def _mass_of(e: Emitter, context: MapContext, size: FixedSize) -> str:
+    """Column mass relative to uniform attention, (B, K), where rules 1 and 4 have nothing to do."""
+    weights = np.full((1, size.queries or 1), size.columns / (size.queries or 1))
+    of_heads = e.op("MatMul", e.constant(weights), context.map, role="column_sums")
+    return e.reduce("Mean", of_heads, 1, 2, keepdims=False, role="relative_mass")
+
+
+def _mass_of_valid(e: Emitter, context: MapContext) -> str:
+    """The same where valid rows and columns are the same tokens: as many rows see a column as columns are seen."""
+    valid = context.valid_float(e)
+    rows = context.row_sum(e, context.map, 1, valid, "")
+    return e.reduce("Mean", rows, 1, 2, keepdims=False, role="relative_mass")
+
+
+def _fixed_z(e: Emitter, size: FixedSize, detector: Statistic, mass: str) -> str:
+    """Robust z-scores (B, K) of K columns that all count."""
+    low, high = (size.columns - 1) // 2, size.columns // 2
+
+    def median(x: str) -> str:
+        e.op("TopK", x, e.constant([high + 1], np.int64), axis=1, role="sorted")
+        e.nodes[-1].output.append(e.value("order"))
+        descending = str(e.nodes[-1].output[0])
+        middle = e.constant(sorted({low, high}), np.int64)
+        picked = e.op("Gather", descending, middle, axis=1, role="median")
+        return picked if low == high else e.reduce("Mean", picked, 1, role="median")
+
+    deviation = e.op("Sub", mass, median(mass))
+    spread = e.op("Mul", median(e.op("Abs", deviation)), e.constant(MAD_TO_SIGMA))
+    return e.op("Div", deviation, e.op("Add", spread, e.constant(detector.floor)), role="robust_z")
 
 
 def _seen(e: Emitter, context: MapContext, mean: str, valid: str | None) -> _Seen:
@@ -107,16 +149,11 @@ def _median(e: Emitter, context: MapContext, x: str, length: str) -> str:
     """Median of x (B, K) over valid columns, (B, 1)."""
     if context.valid is not None:
         x = e.op("Where", context.valid, x, e.constant(-np.inf))
-    e.op("TopK", x, e.dims(x, 1), axis=1, role="sorted")
+    e.op("TopK", x, context.columns(e), axis=1, role="sorted")
     node = e.nodes[-1]
     node.output.append(e.value("order"))
     descending = node.output[0]
-    batch = e.dims(x, 0, 1)
-    low = e.op("Floor", e.op("Div", e.op("Sub", length, e.constant(1.0)), e.constant(2.0)))
-    high = e.op("Floor", e.op("Div", length, e.constant(2.0)))
-    picks = []
-    for position in (low, high):
-        index = e.cast(e.at_least(position, 0.0), 7)
-        index = e.op("Expand", index, e.shape(batch, 1))
-        picks.append(e.op("GatherElements", descending, index, axis=1))
-    return e.op("Mul", e.op("Add", *picks), e.constant(0.5), role="median")
+    middle = context.middle(e, length)
+    if context.valid is None:  # (2,)
+        return e.reduce("Mean", e.op("Gather", descending, middle, axis=1), 1, role="median")
+    return e.reduce("Mean", e.op("GatherElements", descending, middle, axis=1), 1, role="median")

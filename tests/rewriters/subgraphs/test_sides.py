@@ -60,4 +60,4 @@ def test_the_last_operator() -> None:
 
     assert last("float", dense=True)[0] == "Sub"
     assert last("float", dense=False)[0] == "Where"
-    assert last("double", dense=True) == ("Where", ["Cast", "Unsqueeze", "Where"])
+    assert last("double", dense=True) == ("Where", ["Sub", "Cast", "Where"])

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from rewriters.plan import Statistic
+from rewriters.subgraphs.context import FixedSize
 from rewriters.subgraphs.detectors.statistic import scores
 from tests import oracle
 
-from ..emitted import ran
+from ..emitted import emitted, ran
 from .maps import CONTEXTS, VALID, A, V, context
 
 CAUSAL = np.tril(A + 0.01).astype(np.float32)
@@ -26,6 +27,44 @@ def test_score(kind: str, causal: bool, exempt: tuple[int, ...], conditional: bo
     want = oracle.statistic(a, valid, detector, self_attention)
     real = np.ones_like(VALID) if valid is None else valid
     np.testing.assert_allclose(got[real], want[real], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("conditional", [True, False], ids=["if", "none"])
+@pytest.mark.parametrize("exempt", [(), (0, -1), (2, 9, -7)], ids=str)
+@pytest.mark.parametrize("columns", [6, 5])
+@pytest.mark.parametrize("rows", [1, 4, 50])
+def test_a_small_map_of_fixed_size(exempt: tuple[int, ...], columns: int, rows: int, conditional: bool) -> None:
+    """The same scores, without looking which rows see what, and with medians at places that are known."""
+    a = A[..., :columns] + np.float32(0.01)
+    fixed = context("fixed", alike=True, size=FixedSize(6, columns))
+    detector = Statistic(exempt, rows=rows)
+    model = emitted(lambda e: scores(e, fixed, detector), {"a": a}, conditional=conditional)
+    assert len(model.graph.node) <= 14 and "CumSum" not in {node.op_type for node in model.graph.node}
+    got = ran(lambda e: scores(e, fixed, detector), a=a, conditional=conditional)
+    np.testing.assert_allclose(got, oracle.statistic(a, None, detector, True), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("conditional", [True, False], ids=["if", "none"])
+@pytest.mark.parametrize("exempt", [(), (0, -1)], ids=str)
+@pytest.mark.parametrize("kind", ["masked", "by-mask"])
+@pytest.mark.parametrize("rows", [1, 50])
+def test_where_every_row_sees_every_valid_column(
+    rows: int, kind: str, exempt: tuple[int, ...], conditional: bool
+) -> None:
+    """As many rows see a column as there are columns."""
+    a = (A + np.float32(0.01)) * VALID[:, None, None]
+    alike, detector = context(kind, alike=True), Statistic(exempt, rows=rows)
+    model = emitted(lambda e: scores(e, alike, detector), {"a": a, "valid": VALID}, conditional=conditional)
+    assert "ReduceMean" in {node.op_type for node in model.graph.node} and len(model.graph.node) < 45
+    got = ran(lambda e: scores(e, alike, detector), a=a, valid=VALID, conditional=conditional)
+    want = oracle.statistic(a, VALID, detector, True)
+    np.testing.assert_allclose(got[VALID], want[VALID], rtol=1e-4, atol=1e-5)
+
+
+def test_few_rows_of_a_small_map_judge_nothing() -> None:
+    fixed = context("fixed", alike=True, size=FixedSize(2, 6))
+    got = ran(lambda e: scores(e, fixed, Statistic((), rows=3)), a=A[:, :, :2] + np.float32(0.01))
+    assert np.isneginf(got).all()
 
 
 def test_columns_that_few_rows_see_are_not_judged() -> None:
