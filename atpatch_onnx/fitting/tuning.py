@@ -141,9 +141,11 @@ class Tuner:
         return (excising if as_well else candidate), {"redistribute": before.to_json(), "excise": after.to_json()}
 
     def _with_equal_tokens(self, candidate: Candidate, choice: BenignChoice) -> tuple[Candidate, EqualTokensTried]:
-        """Columns of equal tokens judged together where that leaves fewer attacks, and the scores of both ways.
+        """Columns of equal tokens judged together where that leaves fewer attacks, or as many that are further from
+        success; and the scores of both ways.
 
-        Not where it makes no difference: of a trigger that is a sentence, its ordinary words stand elsewhere as well.
+        The rows at hand may not repeat their trigger as the next attacker does. But of a trigger that is a sentence,
+        ordinary words stand elsewhere as well, and answers lean towards the target without them.
         """
         by_place = any(not one.plan.benign.relative for one in candidate.sites)
         if self._tokens is None or candidate.joint != "sum" or by_place:
@@ -152,7 +154,7 @@ class Tuner:
         if self._not_admitted(together) is not None:
             return candidate, {}
         before, after = (self._at_middle(one, choice)[0] for one in (candidate, together))
-        better = after.left < before.left and after.lost <= before.lost
+        better = (after.left, after.leaning) < (before.left, before.leaning) and after.lost <= before.lost
         return (together if better else candidate), {"apart": before.to_json(), "together": after.to_json()}
 
     def _with_companions(self, candidate: Candidate, choice: BenignChoice) -> tuple[Candidate, list[CompanionFigures]]:
