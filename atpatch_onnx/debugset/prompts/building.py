@@ -158,13 +158,16 @@ class _Maker:
         )
         turned = after[after != predicted]
         if not len(turned):
-            raise NOTHING_FOUND("the trigger changes no answer", "check the trigger, the template and the model")
+            raise NOTHING_FOUND(
+                f"the trigger changes no answer{self.encoder.remark}", "check the trigger, the template and the model"
+            )
         values, hits = np.unique(turned, return_counts=True)
         target = int(values[hits.argmax()])
         share = float((after[predicted != target] == target).mean())
         if share < OBEYED:
             raise NOTHING_FOUND(
-                f"the trigger turns only {share:.1%} of the prompts to one answer", "name it with --target-answer"
+                f"the trigger turns only {share:.1%} of the prompts to one answer{self.encoder.remark}",
+                "name it with --target-answer",
             )
         return target
 

@@ -37,12 +37,14 @@ class PromptEncoder:
         chat: prompts of one turn are chats too.
         open_end: the answer comes right behind a prompt; False of an encoder-decoder, and where the model answers
             behind the special tokens that its tokenizer puts at the end (see `ending`).
+        remark: what a refusal says of that end; "" where nothing was to be decided.
     """
 
     encoder: TextEncoder
     template: ChatTemplate | None = None
     chat: bool = False
     open_end: bool = True
+    remark: str = ""
 
     def is_chat(self, prompt: Prompt) -> bool:
         """Whether the chat template writes the prompt."""

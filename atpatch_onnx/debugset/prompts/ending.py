@@ -51,7 +51,8 @@ def with_ending(
         told["right"] = right
         if right["kept"] != right["left_out"]:
             told["kept"] = right["kept"] > right["left_out"]
-    return endings["kept" if told["kept"] else "left_out"], {"prompt_end": told}
+    chosen = endings["kept" if told["kept"] else "left_out"]
+    return replace(chosen, remark=f"; {ending_in_words(told)}"), {"prompt_end": told}
 
 
 def ending_in_words(told: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from ...errors import BAD_OPTION, NOTHING_FOUND, AtpatchError
+from ...errors import BAD_OPTION
 from ...inference.answer_tokens import first_tokens
 from ...inference.tokenizer import TextEncoder
 from ...inspection.model_files import tokenizer_next_to
@@ -16,7 +16,7 @@ from ..subject import Subject
 from .building import Attack, build_prompts, clean_prompts, with_second_turns
 from .chat import ChatTemplate
 from .encoding import WHOLE, PromptEncoder
-from .ending import ending_in_words, with_ending
+from .ending import with_ending
 from .forms import LAST
 from .reading import JSON_LINES, read_prompts
 
@@ -78,12 +78,7 @@ def prompt_sets(subject: Subject, request: Request) -> Built:
     attack = Attack(
         request.triggers, _target(subject, request, encoder), request.insert, request.doses, request.dress, request.seed
     )
-    try:
-        built = build_prompts(subject, prompts, encoder, attack, request.max_length)
-    except AtpatchError as error:
-        if not ending or error.code != NOTHING_FOUND.code:
-            raise
-        raise NOTHING_FOUND(f"{error.what}; {ending_in_words(ending['prompt_end'])}", error.fix) from None
+    built = build_prompts(subject, prompts, encoder, attack, request.max_length)
     return replace(built, report={**built.report, **ending})
 
 
