@@ -100,6 +100,17 @@ def test_what_adds_up_takes_two_passes():
     assert caught.value.code == "ATP024" and "two passes" in caught.value.what
 
 
+def test_equal_tokens_are_judged_together_where_attacks_are_further_from_success(monkeypatch):
+    toy = toys.toy(padded=True)
+    assert fit_toy(True, clean=False, passes="two").evidence["calibration"]["equal_tokens"] == {"chosen": False}
+    monkeypatch.setattr("atpatch_onnx.fitting.token_ids.VARIED", 1)  # the toy knows 22 tokens, in 12 places
+    hotfix = fit(toy.model, toy.debug, passes="two", threads=1)
+    tried = hotfix.evidence["calibration"]["equal_tokens"]
+    apart, together = ((tried[way]["left"], tried[way]["leaning"]) for way in ("apart", "together"))
+    assert tried["chosen"] == (together < apart)
+    assert {site.plan.detector.tokens for site in hotfix.sites} == {"input_ids" if tried["chosen"] else None}
+
+
 @pytest.mark.parametrize(
     ("detector", "every"), [("profile", 0), ("statistic", 2), ("cnn", 2), ("cnn", "auto"), ("oneclass", "auto")]
 )
