@@ -1,7 +1,7 @@
 """Redistribution where every row sees every valid column: the algebra and the rules are those of `redistribution`.
 
 Rules 2 and 5 cannot occur, so what a row sees is a matter of its sample: counts are (B, 1, 1, 1), and the refuge, the
-mean of the unflagged values, is one vector a head.
+mean of the unflagged values, is one vector a head. Statistics of rows have shape (B, H, Q), as in `redistribution`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class AlikeRows:
     _benign: str  # -Σ q v, (B, H, 1 | Q, D)
     _refuge: str  # (B, H, 1, D), times -1
     _moved: str  # (1 - T) in saturated rows, else 0, (B, H, Q, 1)
-    _total: str | None  # σ, (B, H, Q, 1); None where it is 1
+    _total: str | None  # σ, (B, H, Q); None where it is 1
     lost: None = None
 
     def active(self, e: Emitter) -> str:
@@ -43,7 +43,7 @@ class AlikeRows:
     def gap(self, e: Emitter) -> str:
         """(B, H, Q, D), to subtract from the scaled product; 0 in samples that do not change."""
         gap = e.op("Add", e.op("MatMul", self._moved, self._refuge), self._benign, role="gap")
-        return gap if self._total is None else e.op("Mul", gap, self._total, role="gap")
+        return gap if self._total is None else e.op("Mul", gap, e.unsqueeze(self._total, 3), role="gap")
 
 
 def redistribute_alike(e: Emitter, pair: BenignPair, context: MapContext, mask: str, values: str) -> AlikeRows:
@@ -66,15 +66,16 @@ def redistribute_alike(e: Emitter, pair: BenignPair, context: MapContext, mask: 
     refuge = e.op("Div", sums, number, role="refuge")
 
     share, benign = _benign_part(e, pair, columns, count, length, values, refuge)
-    room = e.op("Sub", one, share, role="room")
-    mass = e.op("MatMul", context.map, kept, role="unflagged_mass")
-    total = None if context.rows_sum_to_one else e.reduce("Sum", context.map, 3, role="row_sum")
+    room = e.op("Sub", one, e.squeeze(share, 3), role="room")
+    mass = e.squeeze(e.op("MatMul", context.map, kept, role="unflagged_mass"), 3)
+    total = None if context.rows_sum_to_one else e.reduce("Sum", context.map, 3, keepdims=False, role="row_sum")
     floor = e.constant(FLOOR) if total is None else e.op("Mul", total, e.constant(FLOOR))
     unsaturated = e.op("Greater", mass, floor, role="unsaturated")
     divisor = e.op("Div", mass, room if total is None else e.op("Mul", room, total))
     divisor = e.op("Where", unsaturated, divisor, e.constant(np.inf))
-    divisor = e.op("Where", active, divisor, one, role="divisor")
+    divisor = e.op("Where", e.squeeze(active, 3), divisor, one, role="divisor")
     moved = e.op("Where", unsaturated, zero, room, role="moved")
+    divisor, moved = e.unsqueeze(divisor, 3), e.unsqueeze(moved, 3)
     return AlikeRows(flagged, divisor, active, benign, refuge, moved, total)
 
 

@@ -37,6 +37,8 @@ from .masked_scores import columns_axis, softmax_chain
 
 __all__ = ["FixedColumns", "fixed_columns", "flag_fixed", "redistribute_fixed"]
 
+_FEW = 1 << 14
+"""Up to so many numbers a constant is written out for rows too: runtimes add and multiply faster then."""
 _DTYPES = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16)
 
 
@@ -49,12 +51,14 @@ class FixedColumns:
         chain: the Softmax and the operators behind it that move its result to the product, in order.
         axis: of the columns in the scores, negative.
         samples: axis of the samples in the product.
+        rows: Q, where rows are the axis in front of the columns and their number is known; else 1.
     """
 
     flagged: NDArray[np.bool_]
     chain: tuple[onnx.NodeProto, ...] = ()
     axis: int = -1
     samples: int = 0
+    rows: int = 1
 
     @property
     def columns(self) -> tuple[int, ...]:
@@ -93,7 +97,11 @@ def fixed_columns(
         return None
     flagged = np.isin(np.arange(pair.attention.shape[2]), [*plan.detector.columns, *carried])
     samples = 0 if layout.output is None else layout.output[0]
-    return FixedColumns(flagged, chain, axis, samples)
+    # behind anything else than a cast the rows of the map may be another axis of the scores
+    in_place = (
+        axis == -1 and layout.probabilities is None and {node.op_type for node in chain[1:]} <= {"Cast", "Identity"}
+    )
+    return FixedColumns(flagged, chain, axis, samples, pair.attention.shape[1] if in_place else 1)
 
 
 def flag_fixed(e: Emitter, fixed: FixedColumns, like: str, enabled: str | None) -> str:
@@ -126,7 +134,7 @@ def redistribute_fixed(
     share = q.sum(-1, keepdims=True)  # T, (H | 1, Q | 1, 1)
     patched = kept
     if share.any():
-        scaled = e.op("Mul", kept, _constant(e, site, 1 - share), role="scaled")
+        scaled = e.op("Mul", kept, _constant(e, site, _over_width(plan.benign, 1 - share)), role="scaled")
         patched = e.op("Add", scaled, _benign_part(e, site, plan.benign, q, fixed.flagged), role="patched")
     if enabled is not None:
         patched = e.op("Where", enabled, patched, kept, role="switched")
@@ -141,6 +149,8 @@ def _map(
     softmax, *movers = fixed.chain
     dtype = helper.tensor_dtype_to_np_dtype(site.dtype)
     addend = np.where(fixed.flagged, -np.inf, 0.0).reshape(-1, *[1] * (-fixed.axis - 1))
+    if fixed.rows * addend.size <= _FEW:
+        addend = np.broadcast_to(addend, (fixed.rows, addend.size))
     hidden = e.constant(addend, dtype)
     if enabled is not None:
         key, nothing = f"hidden:{hidden}", e.constant(0, dtype)
@@ -169,6 +179,12 @@ def _benign_part(e: Emitter, site: Site, pair: BenignPair, q: NDArray[np.float64
         return e.op("MatMul", e.constant(weights, helper.tensor_dtype_to_np_dtype(site.dtype)), site.values)
     values = np.broadcast_to(pair.values, (pair.values.shape[0], len(flagged), pair.values.shape[2]))
     return _constant(e, site, q @ values)
+
+
+def _over_width(pair: BenignPair, share: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Numbers of rows (H | 1, Q | 1, 1) written out for all of D where they stay few: runtimes multiply faster then."""
+    width = 1 if pair.values is None else pair.values.shape[2]
+    return np.broadcast_to(share, (*share.shape[:2], width)) if share.size * width <= _FEW else share
 
 
 def _constant(e: Emitter, site: Site, array: NDArray[np.float64]) -> str:
