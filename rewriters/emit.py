@@ -88,7 +88,8 @@ class Emitter:
         self._pool = pool
         self._root = self.nodes if top is None else top.nodes
         self._shared = shared
-        self._used: dict[str, int] = {}
+        # what is written for all sites has the name of the first one
+        self._used: dict[str, int] = top._used if top is not None and top.site == site else {}
         self._outer: Emitter | None = None
         self._top = top
         self.conditional = conditional

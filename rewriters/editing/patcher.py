@@ -234,8 +234,7 @@ def _patch_body(
     wiring = Wiring(body.node, outputs_of(body))
     shared: dict[str, str] = {}
     conditional = plan.gating == "if"
-    owner = f"shared-{sites[0].id}" if where else "shared"
-    top = Emitter(owner, opset_of(model, where), pool, {}, conditional=conditional)
+    top = Emitter(sites[0].id, opset_of(model, where), pool, {}, conditional=conditional)
     patches: dict[str, SitePatch] = {}
     carried: dict[tuple[str, ...], SitePatch] = {}
     for site in sites:
