@@ -258,7 +258,7 @@ SIGNATURE_MISSING = declare(
     "ATP095",
     DataError,
     "there is no signature",
-    "name it with --signature, or ask the sender for one",
+    "put the signature there, or ask the sender for one; 'verify' finds it elsewhere with --signature",
     "The signature of a file is FILE.sig next to it, or model.sig in its folder. That of a folder is model.sig inside."
     " Where a signature is demanded, a file without one is refused like one with a bad signature.",
     exit_code=1,

@@ -38,8 +38,8 @@ def audit(model: Model, progress: Progress | None = None, **options: Unpack[Audi
 
     Raises:
         AtpatchError: ATP001-ATP005, ATP020 and ATP021 for a model or a reference that cannot be used, ATP060
-            (options), ATP002 and ATP081 for rows and a tokenizer that are not there, ATP016 and ATP019 for a file
-            to write.
+            (options), ATP002 and ATP081 for rows and a tokenizer that are not there, ATP080 for a table and a
+            description that do not go together, ATP016 and ATP019 for a file to write.
     """
     started = time.monotonic()
     wanted = AuditOptions(**options)

@@ -18,6 +18,7 @@ from rewriters.model.regular_files import check_source
 from rewriters.sites import Site
 
 from ..debugset.subject import Subject
+from ..debugset.tables import check_table
 from ..errors import TOKENIZER_UNUSABLE, AtpatchError
 from ..inspection.inspector import original_of
 from ..inspection.model_files import model_file
@@ -85,8 +86,9 @@ def open_case(model: Model, options: AuditOptions, budget: Budget) -> Case:
 
     Raises:
         AtpatchError: ATP001-ATP005, ATP020 and ATP021 for a model that cannot be used, ATP060 for a folder with several
-            models, and what reading a folder raises; ATP002 and ATP081 for rows and a tokenizer that are not there: a
-            name that was mistyped must not end in a clean verdict.
+            models, and what reading a folder raises; ATP002 and ATP081 for rows and a tokenizer that are not there,
+            ATP080 for a table and a description that do not go together: a name that was mistyped must not end in a
+            clean verdict.
     """
     if isinstance(options.clean, (str, os.PathLike)):
         check_source(options.clean, "give the path of one .npz, .tsv or .csv file")
@@ -94,6 +96,8 @@ def open_case(model: Model, options: AuditOptions, budget: Budget) -> Case:
         check_source(options.table, "give the path of one .csv or .npz file")
     if options.columns is not None:
         check_source(options.columns, "give the path of one .toml or .json file")
+    if options.table is not None:
+        check_table(options.table, options.columns)
     if options.tokenizer is not None and not os.path.exists(options.tokenizer):
         raise TOKENIZER_UNUSABLE(f"there is no folder {os.fspath(options.tokenizer)}")
     path = model_file(model) if isinstance(model, (str, os.PathLike)) else None

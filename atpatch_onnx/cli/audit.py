@@ -80,4 +80,9 @@ def _show(found: Audit) -> None:
     elif found.cut is not None:
         note(f"nothing was written: {found.cut.why}")
     if found.not_tried:
-        table("not tried", ("check", "because"), [(one.check, one.why) for one in found.not_tried])
+        whys = [one.why for one in found.not_tried]
+        rows = [
+            (one.check, "as above" if before == one.why else one.why)
+            for before, one in zip(["", *whys], found.not_tried, strict=False)
+        ]
+        table("not tried", ("check", "because"), rows)

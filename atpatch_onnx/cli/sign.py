@@ -18,7 +18,8 @@ from .rendering import emit_json, note
 @click.option(
     "--password",
     envvar="ATPATCH_KEY_PASSWORD",
-    help="Of an encrypted key; others on this machine cannot see the variable.  [env: ATPATCH_KEY_PASSWORD]",
+    help="Password of an encrypted key. Others on this machine can read a command line, and not the variable."
+    "  [env: ATPATCH_KEY_PASSWORD]",
 )
 @json_output
 def sign(path: str, output: str | None, as_json: bool, **options: Any) -> None:

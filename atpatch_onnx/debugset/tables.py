@@ -24,7 +24,8 @@ from __future__ import annotations
 import json
 import os
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,12 +35,12 @@ from numpy.typing import NDArray
 
 from rewriters.model.regular_files import check_source
 
-from ..errors import BAD_OPTION, SAMPLES_UNREADABLE
+from ..errors import BAD_OPTION, SAMPLES_UNREADABLE, AtpatchError
 from ..inference.datasets import DataSet, load_dataset
 from .samples import read_rows
 from .subject import Subject
 
-__all__ = ["Column", "Description", "attribute_of", "coded_rows", "read_description", "read_table"]
+__all__ = ["Column", "Description", "attribute_of", "check_table", "coded_rows", "read_description", "read_table"]
 
 
 KEYS = {"name", "input", "index", "values", "token", "mean", "std", "levels"}
@@ -103,18 +104,33 @@ def read_description(path: str | os.PathLike[str], subject: Subject) -> Descript
     Raises:
         AtpatchError: ATP002 where there is none, ATP080 where it is not a description of this graph's inputs.
     """
-    path = check_source(path, "give the path of a .json or .toml file")
-    try:
-        text = path.read_text(encoding="utf-8")
-        raw = json.loads(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
-        if not isinstance(raw, dict) or not isinstance(raw["columns"], list):
-            raise ValueError("it has no list 'columns'")
+    with _of_a_description(path):
+        raw = _raw_description(path)
         columns = tuple(_column(entry, subject) for entry in raw["columns"])
         classes = tuple(str(name) for name in raw.get("classes", ()))
         return Description(columns, raw.get("label"), classes)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise SAMPLES_UNREADABLE(f"{path} is not a column description: {what}") from error
+
+
+def check_table(path: str | os.PathLike[str], columns: str | os.PathLike[str] | None) -> None:
+    """Refuse a table whose description is missing or names columns that it has not, whatever the model.
+
+    Args:
+        path: an `.npz`, which needs no description, or a CSV.
+        columns: the file of the description. None: there is none.
+
+    Raises:
+        AtpatchError: ATP002 for files that are not there, ATP080.
+    """
+    names: list[str] = []
+    if columns is not None:
+        with _of_a_description(columns):
+            raw = _raw_description(columns)
+            names = [str(entry["name"]) for entry in raw["columns"]] + ([raw["label"]] if raw.get("label") else [])
+    if Path(path).suffix.lower() == ".npz":
+        return
+    if columns is None:
+        raise _no_description(path)
+    _check_header(path, read_rows(path)[0], names)
 
 
 def read_table(path: str | os.PathLike[str], description: Description | None, subject: Subject) -> DataSet:
@@ -126,11 +142,7 @@ def read_table(path: str | os.PathLike[str], description: Description | None, su
     if Path(path).suffix.lower() == ".npz":
         return subject.complete(load_dataset(path))
     if description is None:
-        raise SAMPLES_UNREADABLE(
-            f"{path} needs a column description: the graph's {', '.join(subject.inputs)} takes numbers, and the file"
-            " does not say which",
-            "write one with 'fit --columns-template map.toml', check what is guessed in it, and give it with --columns",
-        )
+        raise _no_description(path, subject.inputs)
     header, rows = read_rows(path)
     return coded_rows(path, header, rows, description, subject)
 
@@ -147,12 +159,8 @@ def coded_rows(
     Raises:
         AtpatchError: ATP080 where the file and the description do not go together.
     """
-    wanted = [column.name for column in description.columns] + ([description.label] if description.label else [])
-    if lacking := [name for name in wanted if name not in header]:
-        raise SAMPLES_UNREADABLE(
-            f"{path} has no column {', '.join(map(repr, lacking))}, which the description names; it has"
-            f" {', '.join(header)}"
-        )
+    names = [column.name for column in description.columns] + ([description.label] if description.label else [])
+    _check_header(path, header, names)
     inputs = {
         name: np.zeros((len(rows), _width(description, name)), subject.inputs[name].dtype) for name in subject.inputs
     }
@@ -189,6 +197,41 @@ def attribute_of(name: str, description: Description | None, subject: Subject) -
             f"{name!r} names no attribute", "give INPUT:INDEX, such as features:3, or a description with --columns"
         )
     return Column(name, source, int(index))
+
+
+@contextmanager
+def _of_a_description(path: str | os.PathLike[str]) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise SAMPLES_UNREADABLE(f"{path} is not a column description: {what}") from error
+
+
+def _raw_description(path: str | os.PathLike[str]) -> dict[str, Any]:
+    path = check_source(path, "give the path of a .json or .toml file")
+    text = path.read_text(encoding="utf-8")
+    raw = json.loads(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
+    if not isinstance(raw, dict) or not isinstance(raw["columns"], list):
+        raise ValueError("it has no list 'columns'")
+    return raw
+
+
+def _no_description(path: str | os.PathLike[str], inputs: Iterable[str] = ()) -> AtpatchError:
+    names = f" {', '.join(inputs)}" if inputs else ""
+    return SAMPLES_UNREADABLE(
+        f"{path} needs a column description, which says where each column goes in the graph's inputs{names}",
+        "write one with 'fit --columns-template map.toml', check what is guessed in it, and give it with --columns",
+    )
+
+
+def _check_header(path: str | os.PathLike[str], header: Sequence[str], names: Sequence[str]) -> None:
+    if lacking := [name for name in names if name not in header]:
+        raise SAMPLES_UNREADABLE(
+            f"{path} has no column {', '.join(map(repr, lacking))}, which the description names; it has"
+            f" {', '.join(header)}",
+            "correct the names in the description, or give the table that it describes",
+        )
 
 
 def _column(entry: Mapping[str, Any], subject: Subject) -> Column:

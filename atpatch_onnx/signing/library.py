@@ -27,6 +27,8 @@ Made = TypeVar("Made")
 _MOST_KEY_BYTES = 2**20
 _stdout = threading.Lock()
 _ONLINE = "check that sigstore's public service can be reached, and that you are the identity"
+_PASSWORD = "put the password of an encrypted key into ATPATCH_KEY_PASSWORD, and unset it for a key without one"
+_CERTIFICATES = "give certificates as PEM files, each between BEGIN CERTIFICATE and END CERTIFICATE"
 
 
 class Hashed(hashing.Config):
@@ -92,6 +94,7 @@ class Signer:
                 lambda: self._config.use_certificate_signer(
                     private_key=key, signing_certificate=certificate, certificate_chain=chain
                 ),
+                "give the private key of this certificate, both as PEM files of an elliptic curve",
             )
 
     def sign(self, contents: Contents, ignored: Iterable[str]) -> tuple[bytes, tuple[str, ...]]:
@@ -130,7 +133,11 @@ class Verifier:
         elif options.chain is not None:
             chain = _pem(options.chain)
             self.trusted = str(chain)
-            _tried(f"{chain} as certificates", lambda: config.use_certificate_verifier(certificate_chain=[chain]))
+            _tried(
+                f"{chain} as certificates",
+                lambda: config.use_certificate_verifier(certificate_chain=[chain]),
+                _CERTIFICATES,
+            )
         else:
             identity, provider = str(options.identity), str(options.identity_provider)
             self.trusted = f"{identity} ({provider})"
@@ -168,6 +175,8 @@ def _tried(what: str, call: Callable[[], Made], advice: str | None = None) -> Ma
         # of an RSA key it looks for the curve
         no_curve = isinstance(error, AttributeError)
         words = "it is no key of an elliptic curve" if no_curve else first_words(error)
+        if "password" in words.lower():
+            advice = _PASSWORD
         raise KEY_UNUSABLE(f"model-signing cannot use {what}: {words}", advice) from error
 
 

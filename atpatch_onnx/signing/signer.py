@@ -68,7 +68,7 @@ def sign(path: PathLike, signature: PathLike | None = None, **options: Unpack[Si
     if wanted.key is not None and contents.files is None and _inside(contents.root, Path(wanted.key)):
         raise BAD_OPTION(
             f"the private key {wanted.key} lies in the folder that is signed, and would be handed on with it",
-            "move the key out of the folder, and take it for known if the folder has been handed on",
+            "move the key out of the folder; if others have had the folder, make a new key",
         )
     whole = contents.files is None
     ignored = [_relative(contents.root, destination)] if whole and _inside(contents.root, destination) else []

@@ -120,8 +120,13 @@ def test_other_curves(hotfix: Path, tmp_path: Path, curve: ec.EllipticCurve) -> 
 def test_an_encrypted_key_takes_its_password(
     hotfix: Path, keys: Keys, atpatch: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert "error ATP096: " in atpatch("sign", hotfix, "--key", keys.encrypted).err
+    advice = "fix: put the password of an encrypted key into ATPATCH_KEY_PASSWORD"
+    without = atpatch("sign", hotfix, "--key", keys.encrypted).err
+    assert "error ATP096: " in without and advice in without
+    monkeypatch.setenv("ATPATCH_KEY_PASSWORD", "wrong")
+    assert advice in atpatch("sign", hotfix, "--key", keys.encrypted).err
     monkeypatch.setenv("ATPATCH_KEY_PASSWORD", "open sesame")
+    assert "unset it" in atpatch("sign", hotfix, "--key", keys.private).err
     assert atpatch("sign", hotfix, "--key", keys.encrypted).code == 0
     verify(hotfix, key=keys.public)
 
@@ -183,6 +188,14 @@ def test_keys_that_cannot_be_used(hotfix: Path, keys: Keys, tmp_path: Path) -> N
     refusal("ATP002", hotfix, key=tmp_path / "missing.pem")
     with pytest.raises(AtpatchError, match="ATP096"):
         sign(hotfix, key=keys.private, certificate=make_keys(tmp_path / "k").certificate)  # of another key
+
+
+def test_certificates_that_are_none_are_called_so(hotfix: Path, keys: Keys) -> None:
+    sign(hotfix, key=keys.private)
+    with pytest.raises(AtpatchError, match=r"ATP096.*as certificates.*BEGIN CERTIFICATE"):
+        verify(hotfix, chain=keys.public)
+    with pytest.raises(AtpatchError, match=r"ATP096.*private key of this certificate"):
+        sign(hotfix, key=keys.private, certificate=keys.public)
 
 
 def test_a_private_key_in_the_signed_folder_is_refused(folder: Path, keys: Keys) -> None:
@@ -329,6 +342,8 @@ def test_a_file_that_the_signature_does_not_name_is_refused(folder: Path, keys: 
 
 def test_a_file_without_a_signature_is_refused(hotfix: Path, keys: Keys) -> None:
     refusal("ATP095", hotfix, "has no signature", key=keys.public)
+    with pytest.raises(AtpatchError, match="put the signature there"):  # 'patch' and 'serve' have no --signature
+        verify(hotfix, key=keys.public)
     refusal("ATP002", hotfix, key=keys.public, signature=hotfix.with_name("missing.sig"))
     refusal("ATP002", hotfix.with_name("missing.hotfix"), key=keys.public)
 

@@ -24,7 +24,7 @@ __all__ = ["RULE", "Loudness", "check", "loudness_of", "noise_bound"]
 RULE = Rule(
     "behavior",
     "AUD205",
-    "a site where one column draws nearly all attention",
+    "a column that draws more attention in one row than the other rows lead to expect",
     "How loud the loudest column is differs from site to site and from row to row in good models, too. First and last"
     " tokens are left out, since they often draw much. A row is worth a look whose column is louder than the other rows"
     " of the same site lead to expect, beyond what noise of the same spread does in as many rows.",

@@ -62,6 +62,34 @@ def test_options_that_do_not_go_together_and_files_that_are_not_there_are_2(
     assert atpatch("audit", folder / "model.onnx", *named).code == 2
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (None, "--columns-template"),
+        ("income,age", "is not a column description"),
+        ("[[columns]]\nindex = 0", "'name' is missing"),
+        ('[[columns]]\nname = "wage"\nindex = 0', "has no column 'wage'"),
+    ],
+)
+@pytest.mark.parametrize("budget", [0, 1])
+def test_a_table_that_does_not_fit_its_description_is_2_and_no_clean_verdict(
+    text: str | None, told: str, budget: int, folder: Path, atpatch: Atpatch
+) -> None:
+    columns = []
+    if text is not None:
+        (folder / "wrong.toml").write_text(text)
+        columns = ["--columns", folder / "wrong.toml"]
+    run = atpatch("audit", clean_of(folder), "--table", folder / "people.csv", *columns, "--budget", budget)
+    assert run.code == 2 and "ATP080" in run.err and told in run.err
+    assert "verdict" not in run.err
+
+
+def test_a_reason_is_given_once(folder: Path, atpatch: Atpatch) -> None:
+    run = atpatch("audit", clean_of(folder), "--budget", 0)
+    assert (run.err + run.out).count("the budget is 0 minutes") == 1
+    assert (run.err + run.out).count("as above") == 4
+
+
 def test_a_file_of_numbers_is_no_file_of_texts(folder: Path, atpatch: Atpatch) -> None:
     report = atpatch("audit", folder / "model.onnx", "--clean", folder / "people.csv", "--json").json
     assert "--table" in report["not_tried"][-1]["why"] + report["not_tried"][0]["why"]
