@@ -11,11 +11,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Unpack
 
+from rewriters.editing.patcher import is_patched
 from rewriters.model import io as model_io
 from rewriters.model.forms import Model, PathLike, read
 
 from ..errors import BAD_OPTION, EXTRA_MISSING
 from ..inference.datasets import Arrays, DataSet, as_dataset
+from ..inspection.model_order import refuse_swapped
 from .arms import Arm, check_provider
 from .footprint import Footprint, footprints
 from .options import BenchKeywords, BenchOptions
@@ -70,6 +72,7 @@ def bench(
     report = progress or (lambda step, done, total: None)
     setup = _setup()
     with _file(original) as first, _file(patched) as second:
+        refuse_swapped((str(first), str(second)), (_stamped(first), _stamped(second)), "atpatch-onnx bench")
         asker = Asker(first, second, chosen.threads, chosen.provider, chosen.seed)
         clean, hit = (None if rows is None else as_dataset(rows) for rows in (data, flagged))
         asked = []
@@ -119,6 +122,10 @@ def _weigh(
     )
     report("loading", 1, 1)
     return original, patched
+
+
+def _stamped(path: Path) -> bool:
+    return is_patched(model_io.load(path))
 
 
 @contextmanager

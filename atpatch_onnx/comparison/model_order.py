@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Mapping
 
 from rewriters.editing.patcher import is_patched
 from rewriters.model.forms import Loaded, Model, read
 
-from ..errors import BAD_OPTION
+from ..inspection.model_order import refuse_swapped
 from .graph_runs import ORIGINAL, PATCHED
 
 __all__ = ["read_models"]
@@ -26,14 +25,14 @@ def read_models(models: Mapping[str, Model]) -> dict[str, Loaded]:
             and the second one has not.
     """
     loaded = {name: read(model) for name, model in models.items()}
-    if is_patched(loaded[ORIGINAL].proto) and not is_patched(loaded[PATCHED].proto):
-        first, second = (_name(models[name], name) for name in (ORIGINAL, PATCHED))
-        raise BAD_OPTION(
-            f"{first} is patched and {second} is not: the original comes first",
-            f"atpatch-onnx compare {second} {first}",
-        )
+    refuse_swapped(
+        (_name(models, ORIGINAL), _name(models, PATCHED)),
+        (is_patched(loaded[ORIGINAL].proto), is_patched(loaded[PATCHED].proto)),
+        "atpatch-onnx compare",
+    )
     return loaded
 
 
-def _name(model: Model, name: str) -> str:
-    return shlex.quote(os.fspath(model)) if isinstance(model, (str, os.PathLike)) else name
+def _name(models: Mapping[str, Model], name: str) -> str:
+    model = models[name]
+    return os.fspath(model) if isinstance(model, (str, os.PathLike)) else name

@@ -10,11 +10,13 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto
 
+from rewriters.editing.patcher import is_patched
 from rewriters.model import io as model_io
 from rewriters.model.external_data import check_external, external_locations
 from rewriters.names import FLAGGED, STEERING, is_telemetry
 
 from ..errors import ARMS_DIFFER, NAME_UNUSABLE, NOT_SERVABLE
+from ..inspection.model_order import refuse_swapped
 from ..serve.tensors import TensorSpec
 
 __all__ = ["Source", "check_name", "load_arms"]
@@ -89,9 +91,12 @@ def load_arms(original: str | os.PathLike[str], patched: str | os.PathLike[str])
     """Both models.
 
     Raises:
-        AtpatchError: ATP075 where one cannot replace the other, and those of `Source.load`.
+        AtpatchError: ATP060 where they are swapped, ATP075 where one cannot replace the other, and those of
+            `Source.load`.
     """
     arms = Source.load(original), Source.load(patched)
+    names = os.fspath(original), os.fspath(patched)
+    refuse_swapped(names, (is_patched(arms[0].proto), is_patched(arms[1].proto)))
     for kind in ("inputs", "outputs"):
         one, two = (tuple(spec for spec in getattr(arm, kind) if spec.name != FLAGGED) for arm in arms)
         if one != two:

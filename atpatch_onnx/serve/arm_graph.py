@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx
 
 from rewriters.editing.observe import observe
+from rewriters.editing.patcher import is_patched
 from rewriters.model import io as model_io
 
 __all__ = ["ArmGraph", "read_graph"]
@@ -26,6 +27,7 @@ class ArmGraph:
         folder: where its external data lies.
         sites: ids of the sites whose flags the graph reports.
         untold: why it does not report flags; "" where it does.
+        stamped: whether it has the stamp of a patch.
     """
 
     path: Path
@@ -34,6 +36,7 @@ class ArmGraph:
     folder: Path
     sites: tuple[str, ...]
     untold: str
+    stamped: bool
 
 
 def read_graph(path: Path) -> ArmGraph:
@@ -46,5 +49,11 @@ def read_graph(path: Path) -> ArmGraph:
     # A patched file that some tool rewrote still runs; it only does not report what it flags.
     seen = observe(proto)
     return ArmGraph(
-        path, hashlib.sha256(path.read_bytes()).hexdigest(), seen.model, path.parent, seen.sites, seen.reason
+        path,
+        hashlib.sha256(path.read_bytes()).hexdigest(),
+        seen.model,
+        path.parent,
+        seen.sites,
+        seen.reason,
+        is_patched(proto),
     )

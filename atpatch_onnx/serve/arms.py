@@ -96,7 +96,7 @@ class Arm:
         inputs, outputs: what clients see; flags and runtime controls are not among them.
         sites: ids of the sites whose flags the graph reports.
         untold: why it does not report flags; "" where it does.
-        path, sha256: as in `ArmGraph`.
+        path, sha256, stamped: as in `ArmGraph`.
         controls: overrides of the runtime controls, 0-d arrays; replaced as a whole.
         controllable: whether the graph has runtime controls.
 
@@ -110,6 +110,7 @@ class Arm:
         self.name: ArmName = name
         graph = read_graph(model) if isinstance(model, Path) else model
         self.path, self.sha256, self.sites, self.untold = graph.path, graph.sha256, graph.sites, graph.untold
+        self.stamped = graph.stamped
         self.workers = workers
         self._pool = ThreadPoolExecutor(workers, f"arm-{name}", _lower_priority if nice else None)
         if self.untold and name == PATCHED:

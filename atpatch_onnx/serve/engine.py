@@ -20,6 +20,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..decisions import CalibrationRow, DecisionRow, FailureRow, RevisionRow, SwitchRow, last_revision
+from ..inspection.model_order import refuse_swapped
 from .arms import ORIGINAL, PATCHED, Arm, ArmFault, ArmName, Result
 from .batching import Batcher
 from .calibration import Calibration
@@ -49,7 +50,7 @@ class Engine:
         switch: whether the patch is off.
 
     Raises:
-        AtpatchError: of loading the models, ATP075 where they differ, ATP019 for the log.
+        AtpatchError: of loading the models, ATP075 where they differ, ATP060 where they are swapped, ATP019 (log).
     """
 
     def __init__(self, settings: Settings, switch: KillSwitch) -> None:
@@ -64,6 +65,8 @@ class Engine:
             arm = self.calibration.restore() if self.calibration else load_arm(PATCHED, settings)
             if arm is not None:
                 arm.require_same_signature(self.original)
+                names = str(self.original.path), str(arm.path)
+                refuse_swapped(names, (self.original.stamped, arm.stamped))
                 self.lanes[PATCHED] = make_lane(arm, settings)
         self.revision = last_revision(settings.log) if settings.log is not None else 0
         self.gate = Gate(settings.limits)

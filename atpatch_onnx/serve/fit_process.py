@@ -95,6 +95,7 @@ class FitProcess:
             folder=self._model.parent,
             sites=tuple(found["sites"]),
             untold=found["untold"],
+            stamped=True,
         )
 
     def end(self) -> None:

@@ -195,3 +195,5 @@ def test_refusals_are_exit_status_2(case, atpatch, tmp_path):
     shutil.copy(case.model, tmp_path / "m.onnx")
     assert atpatch("bench", tmp_path / "m.onnx", tmp_path / "none.onnx", *FEW).code == 2
     assert "ATP060" in atpatch("bench", case.model, case.patched, "--shape", "8x128").err
+    swapped = atpatch("bench", case.patched, case.model)
+    assert swapped.code == 2 and f"bench {case.model} {case.patched}" in " ".join(swapped.err.split())

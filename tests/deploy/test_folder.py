@@ -31,6 +31,15 @@ def test_a_folder_with_something_else_is_refused_and_not_changed(arms, tmp_path)
     refused(arms, folder / "thesis.txt" / "below", code="ATP019")
 
 
+def test_models_in_the_wrong_order_are_refused_before_anything_is_written(arms, tmp_path, atpatch):
+    original, patched = arms
+    for engine in ("triton", "kserve", "ray"):
+        storage = ["--storage", "gs://bucket/model"] if engine == "kserve" else []
+        done = atpatch("deploy", engine, patched, original, tmp_path / "out", *storage)
+        assert done.code == 2 and "ATP060" in done.err and "the original comes first" in done.err, done.err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_second_run_replaces_the_first(arms, large_arms, tmp_path):
     folder = tmp_path / "r"
     deploy_triton(*arms, folder, name="one")

@@ -27,6 +27,7 @@ from atpatch_onnx.serve.reload import reload
 from atpatch_onnx.serve.settings import SHADOW_SECONDS, Settings
 
 from .graphs import feeds, save
+from .load import DEMO
 
 Use = Callable[[Engine], Awaitable[Any]]
 
@@ -424,6 +425,11 @@ def test_arms_must_agree(tmp_path: Path) -> None:
             KillSwitch(environment={}),
         )
     assert error.value.code == "ATP075"
+
+
+def test_models_in_the_wrong_order_are_refused(patched: Path) -> None:
+    with pytest.raises(AtpatchError, match=r"ATP060.*the original comes first"):
+        Engine(Settings(patched, DEMO / "model.onnx"), KillSwitch(environment={}))
 
 
 def test_log_never_holds_unit_salt_or_inputs(run: Any, tmp_path: Path) -> None:
