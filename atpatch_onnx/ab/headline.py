@@ -29,6 +29,11 @@ def headline(*, invalid: bool, live: Live | None, pairs: Pairs | None, requests:
         return _live(live.tested[-1])
     if pairs and pairs.bounds:
         return _paired(pairs, pairs.bounds)
+    if pairs and pairs.difference:
+        return (
+            "No output has class scores, so answers are not counted: the patch moves outputs by"
+            f" {pairs.difference['p50']:.3g} (median) and {pairs.difference['max']:.3g} at most."
+        )
     return f"{requests} requests, and nothing to compare the arms by yet."
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .options import output_kind
 from .rendering import emit_json, note
 from .serve_settings import check_options, make_settings, model_files, show_states
 
@@ -125,6 +126,7 @@ def _weight(context: click.Context, parameter: click.Parameter, value: str) -> f
     "--hot-threshold", is_flag=True, help="Let the admin endpoint change the patch's threshold and turn it on and off."
 )
 @click.option("--watch-class", type=int, help="Class for which the page shows what the patch gains or loses.")
+@output_kind
 @click.option("--log", type=click.Path(), help="Decision log (JSON lines) to append to.")
 @click.option(
     "--log-size", type=click.IntRange(1), default=100, show_default=True, help="Rotate the log at this size in MB."
@@ -264,5 +266,7 @@ def _announce(engine: Engine, url: str) -> None:
 
     name = engine.settings.name
     note(f"{name}, mode {engine.settings.mode}, revision {engine.revision}: {url}/v2/models/{name}  (page: {url}/)")
+    if engine.original.scores is None:
+        note("no output holds class scores: the log tells how far outputs differ, and no predictions")
     if not os.environ.get(TOKEN_VARIABLE):
         note(f"no {TOKEN_VARIABLE} in the environment: there is no admin endpoint")

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..inference.output_kinds import CLASSES
+
 if TYPE_CHECKING:
     from ..serve.settings import Settings
 
@@ -45,6 +47,9 @@ def model_files(original: str, patched: str | None, calibrating: bool, stack: Ex
 
 def check_options(patched: str | None, options: dict[str, Any]) -> None:
     """Refuse options that contradict each other."""
+    kind = options["output_kind"]
+    if options["watch_class"] is not None and kind not in (None, CLASSES):
+        raise click.UsageError(f"--watch-class needs a model with classes, not --output-kind {kind}")
     if options["strict_version"] and options["mode"] != "patched":
         raise click.UsageError("--strict-version needs --mode patched")
     if options["calibrate"] is None:

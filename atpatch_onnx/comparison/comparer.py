@@ -85,7 +85,7 @@ def compare(
     loaded = read_models({ORIGINAL: original, PATCHED: patched, **_further(also)})
     sets = {CLEAN: as_dataset(data)}
     sets |= {name: as_dataset(given) for name, given in ((TRIGGERED, triggered), (FLIPS, flips)) if given is not None}
-    kind = kind_of(told.output_kind, sets[CLEAN].output_kind)
+    kind = kind_of(told.output_kind, *(one.output_kind for one in sets.values()))
     truths = _truths(sets, kind, told)
 
     sites, _ = find_sites(loaded[ORIGINAL].proto)
@@ -182,7 +182,7 @@ def _scores(graph: Graph, data: DataSet, options: CompareOptions) -> str | None:
     if classes is False:
         return None
     if name is None and classes is None:
-        return find_prediction_output(graph.runner, data, graph.runner.outputs)
+        return find_prediction_output(graph.runner, data)
     return prediction_output(graph.runner, data, name)
 
 

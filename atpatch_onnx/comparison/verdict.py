@@ -84,7 +84,8 @@ def _stopped(pair: Paired, verb: str, what: str, makes: str, new: str, nothing: 
 def _cost(changed: Share, accuracy: Paired | None, what: str) -> str:
     if not changed.hits:
         return f"changes no clean {what}"
-    told = f"changes {changed.hits:,} of {changed.count:,} clean {what}s"
+    many = what.replace("row ", "rows ") if what.startswith("row ") else f"{what}s"
+    told = f"changes {changed.hits:,} of {changed.count:,} clean {many}"
     if accuracy is None:
         return told
     points = accuracy.drop * 100

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BAD_OPTION
+from ..errors import BAD_OPTION, DATA_MALFORMED
 from ..hotfix.likeness import LikenessFigures, Spread
 from ..inference.datasets import DataSet
 from ..inference.model_reading import Reading, all_values
@@ -42,10 +42,15 @@ class ByTwin:
         """From a run of the original on all rows.
 
         Raises:
-            AtpatchError: ATP056 where the clean rows are too few.
+            AtpatchError: ATP056 where the clean rows are too few, or a triggered row has no clean twin.
         """
-        values = all_values(original, data, reading.output)
         twins, clean = Twins.debugging_set(data)
+        if alone := int((twins.clean < 0).sum()):
+            raise DATA_MALFORMED(
+                f"{alone} triggered rows have no clean twin (pair is -1), by which they would be judged",
+                "leave these rows out, or make the set with 'debugset'",
+            )
+        values = all_values(original, data, reading.output)
         rows = replace(data, inputs=data.feeds(clean), columns=None, pair=None)
         return cls(reading.kind, reading.expected(values[clean], twins, rows, data), values)
 

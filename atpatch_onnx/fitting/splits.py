@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ..errors import DATA_MALFORMED
 from ..inference.datasets import DataSet, Ints
+from ..inference.output_kinds import shared_kind
 from ..inference.padding import of_one_width
 
 __all__ = ["Part", "Split", "deal", "join", "split", "split_clean"]
@@ -91,7 +92,7 @@ def join(debug: DataSet | None, clean: DataSet | None) -> DataSet:
         group=None if debug.group is None else np.concatenate([debug.group, new_groups]),
         dose=None if debug.dose is None else np.concatenate([debug.dose, np.zeros(count, np.int64)]),
         answer_tokens=debug.answer_tokens,
-        output_kind=debug.output_kind,
+        output_kind=shared_kind(debug.output_kind, clean.output_kind),
     )
 
 

@@ -25,7 +25,7 @@ from rewriters.model.regular_files import is_regular
 
 from ..errors import BAD_OPTION, DATA_MALFORMED, NO_CLASS_SCORES
 from .datasets import DataSet, Ints
-from .output_kinds import Pool
+from .output_kinds import NAMED, OF_TOKENS, Pool
 from .padding import MASK, lengths
 from .reading import Twins
 from .runner import Runner
@@ -34,10 +34,6 @@ __all__ = ["Neighbors", "Pooling", "embedding_reader", "read_pooling"]
 
 Floats = NDArray[np.float32]
 
-NAMED = ("sentence_embedding", "sentence_embeddings", "embedding", "embeddings", "text_embeds", "image_embeds")
-"""Outputs that are the embedding, as sentence-transformers, Optimum and transformers call them."""
-OF_TOKENS = ("last_hidden_state", "token_embeddings")
-"""Outputs that are pooled; a `pooler_output` next to them is not what a search model was trained for."""
 POOLING_FILE = Path("1_Pooling", "config.json")
 """Of sentence-transformers, next to the model, or above the folder of exports that is called so:"""
 EXPORTS = "onnx"
@@ -55,7 +51,7 @@ MultipleNegativesRankingLoss).
 SAME = 1e-6
 """Cosines this close are equal but for rounding, as of two rows with the same text."""
 FEWEST = 3
-"""Clean rows: each needs two others, of which one is nearer."""
+"""Different clean rows: each needs two others, of which one is nearer."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +67,19 @@ class Pooling:
     per_token: int = 0
 
     def read(self, values: NDArray[Any], feeds: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
-        """Padding, where the mask of the inputs says what that is, does not count."""
+        """Padding, where the mask of the inputs says what that is, does not count.
+
+        Raises:
+            AtpatchError: ATP062 where the mask is not of the output's tokens.
+        """
         if self.pool is None:
             return values
+        if MASK in feeds and feeds[MASK].shape != values.shape[:2]:
+            raise NO_CLASS_SCORES(
+                f"output {self.output!r} has shape {values.shape}, so {MASK!r} should be {values.shape[:2]} to pool it;"
+                f" it is {feeds[MASK].shape}",
+                "name an output that is pooled already with --output-name",
+            )
         mask = np.asarray(feeds[MASK] != 0) if MASK in feeds else np.ones(values.shape[:2], bool)
         if self.pool == "mean":
             counted = np.where(mask[:, :, None], values, 0).sum(1, dtype=np.float32)
@@ -103,11 +109,15 @@ class Neighbors:
         """From the original's embeddings (M, D) of the clean rows.
 
         Raises:
-            AtpatchError: ATP056 where the clean rows are too few to have neighbors.
+            AtpatchError: ATP056 where the clean rows are too few to have neighbors, or their embeddings are the same.
         """
-        if len(clean) < FEWEST:
-            raise DATA_MALFORMED(f"{len(clean)} clean rows: embeddings need {FEWEST} or more, to have neighbors")
         index = _unit(clean)
+        if (found := _different(index)) < FEWEST:
+            raise DATA_MALFORMED(
+                f"{len(clean)} clean rows with {found} different embeddings: {FEWEST} or more are needed, to have"
+                " neighbors",
+                "give more clean rows; check the output that is read, too (zeros and NaN are no embeddings)",
+            )
         nearest = np.zeros(len(index), np.int64)
         for rows in _blocks(len(index)):
             similar = index[rows] @ index.T
@@ -190,9 +200,19 @@ def read_pooling(folder: Path) -> Pool | None:
 
 
 def _unit(values: NDArray[Any]) -> Floats:
-    """Rows of length 1; what is no number counts as 0."""
-    known = np.nan_to_num(np.asarray(values, np.float32), posinf=0, neginf=0)
+    """Rows of length 1; a row that is no number in any place is 0."""
+    given = np.asarray(values, np.float32)
+    known = np.where(np.isfinite(given).all(1, keepdims=True), given, 0)
+    known /= np.maximum(np.abs(known).max(1, keepdims=True), np.finfo(np.float32).tiny)  # squares may overflow
     return np.asarray(known / np.maximum(np.linalg.norm(known, axis=1, keepdims=True), 1e-12), np.float32)
+
+
+def _different(index: Floats) -> int:
+    """Vectors that are not the same but for rounding, counted up to `FEWEST`."""
+    rest, found = index[index.any(1)], 0
+    while len(rest) and found < FEWEST:
+        rest, found = rest[rest @ rest[0] < 1 - SAME], found + 1
+    return found
 
 
 def _blocks(count: int) -> Iterator[Ints]:

@@ -5,9 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, get_args
 
-from ..errors import BAD_OPTION
+from ..errors import BAD_OPTION, DATA_MALFORMED
 
-__all__ = ["CLASSES", "KINDS", "POOLS", "TOKENS", "OutputKind", "Pool", "kind_of", "likeness_in_words"]
+__all__ = [
+    "CLASSES",
+    "EMBEDDINGS",
+    "KINDS",
+    "NAMED",
+    "OF_TOKENS",
+    "POOLS",
+    "TOKENS",
+    "OutputKind",
+    "Pool",
+    "kind_of",
+    "likeness_in_words",
+    "shared_kind",
+]
 
 OutputKind = Literal["classes", "embedding", "embedding-mean", "embedding-first", "embedding-last", "tokens"]
 KINDS: tuple[str, ...] = get_args(OutputKind)
@@ -20,6 +33,12 @@ POOLS: Mapping[str, Pool | None] = {
     "embedding-last": "last",
 }
 """Kind of embedding → how the tokens are pooled; None: as the model's files say, if at all."""
+NAMED = ("sentence_embedding", "sentence_embeddings", "embedding", "embeddings", "text_embeds", "image_embeds")
+"""Outputs that are the embedding, as sentence-transformers, Optimum and transformers call them."""
+OF_TOKENS = ("last_hidden_state", "token_embeddings")
+"""Outputs that are pooled; a `pooler_output` next to them is not what a search model was trained for."""
+EMBEDDINGS = (*NAMED, *OF_TOKENS, "pooler_output")
+"""Outputs that hold no class scores, unless someone says so."""
 
 
 def likeness_in_words(kind: str) -> str:
@@ -29,13 +48,28 @@ def likeness_in_words(kind: str) -> str:
     return "cosine with the original's embedding of the clean twin"
 
 
-def kind_of(given: str | None, of_the_data: str | None = None) -> str:
-    """What was asked for, else what the data set was made for, else class scores.
+def shared_kind(*of_the_data: str | None) -> str | None:
+    """What data sets that are used together were made for; None where no set says it.
 
     Raises:
-        AtpatchError: ATP060 for an unknown kind.
+        AtpatchError: ATP056 where they contradict each other.
     """
-    kind = given or of_the_data or CLASSES
+    found = sorted({kind for kind in of_the_data if kind is not None})
+    if len(found) > 1:
+        raise DATA_MALFORMED(
+            f"the data sets were made for different kinds of answers: {' and '.join(found)}",
+            "make all of them with one --output-kind",
+        )
+    return found[0] if found else None
+
+
+def kind_of(given: str | None, *of_the_data: str | None) -> str:
+    """What was asked for, else what the data sets were made for, else class scores.
+
+    Raises:
+        AtpatchError: ATP056 where data sets contradict each other, ATP060 for an unknown kind.
+    """
+    kind = given or shared_kind(*of_the_data) or CLASSES
     if kind not in KINDS:
         raise BAD_OPTION(f"output kind {kind!r} is unknown", f"choose from {', '.join(KINDS)}")
     return kind

@@ -20,6 +20,7 @@ from rewriters.sites import Site
 from ..errors import BAD_OPTION, NO_CLASS_SCORES
 from .datasets import DataSet, Ints
 from .decoders import Answers
+from .output_kinds import EMBEDDINGS
 from .reading import Classes, Expected, Reader
 from .runner import Runner
 
@@ -55,25 +56,30 @@ def answers_of(runner: Runner, data: DataSet, tokens: Sequence[int] | None = Non
 
 
 def prediction_output(runner: Runner, data: DataSet, name: str | None) -> str:
-    """The output whose argmax is the prediction: the one named, else the first float output of rank 2.
+    """The output whose argmax is the prediction: the one named, else the first float output of rank 2 that is not
+    called like an embedding.
 
     Raises:
         AtpatchError: ATP060 for a name that no output has, ATP062 where there are no class scores.
     """
     if name is not None and name not in runner.outputs:
         raise BAD_OPTION(f"the graph has no output {name!r}, only {', '.join(runner.outputs)}")
-    found = find_prediction_output(runner, data, runner.outputs if name is None else [name])
+    found = find_prediction_output(runner, data, name)
     if found is None:
         raise NO_CLASS_SCORES(
             "no output holds one row of class scores per sample",
-            "name one with --output-name, or the answers of a language model with --answer-tokens",
+            "name one with --output-name, the answers of a language model with --answer-tokens, or say what else the"
+            " model answers with --output-kind",
         )
     return found
 
 
-def find_prediction_output(runner: Runner, data: DataSet, candidates: Sequence[str]) -> str | None:
-    """The first of these outputs with class scores (samples, classes), found by a run of one row; None without any."""
-    _, outputs = next(runner.batches(data, np.zeros(1, np.int64), 1, list(candidates)))
+def find_prediction_output(runner: Runner, data: DataSet, name: str | None = None) -> str | None:
+    """As `prediction_output`, found by a run of one row; None without class scores (samples, classes)."""
+    candidates = [one for one in runner.outputs if one not in EMBEDDINGS] if name is None else [name]
+    if not candidates:
+        return None
+    _, outputs = next(runner.batches(data, np.zeros(1, np.int64), 1, candidates))
     for candidate, array in outputs.items():
         if getattr(array, "ndim", 0) == 2 and array.dtype.kind == "f" and array.shape[1] > 1:
             return candidate

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from ..errors import BAD_OPTION, DATA_MALFORMED, NO_CLASS_SCORES
 from .datasets import DataSet, Ints
 from .decoders import IDS
+from .output_kinds import EMBEDDINGS
 from .padding import MASK
 from .reading import Twins
 from .runner import Runner
@@ -63,10 +64,10 @@ class TokenLabels:
             clean, data: the clean rows, and those that are judged.
 
         Raises:
-            AtpatchError: ATP056 where the ids of the tokens are not known.
+            AtpatchError: ATP056 where the ids of the tokens are not known, or there is no token to judge.
         """
         before, after = _tokens(clean), _tokens(data)
-        labels = np.where(_judged(before), _arg_max(clean_scores)[:, : before.shape[1]], NONE)
+        labels = np.where(_judged(before), _labels(clean_scores)[:, : before.shape[1]], NONE)
         wanted = np.full(after.shape, NONE, np.int64)
         for row, (twin, own) in enumerate(zip(twins.clean.tolist(), twins.own.tolist(), strict=True)):
             if own:
@@ -74,6 +75,11 @@ class TokenLabels:
             elif twin >= 0:
                 places, kept = _aligned(before[twin], after[row], None if data.columns is None else data.columns[row])
                 wanted[row, kept] = labels[twin, places]
+        if (wanted == NONE).all():
+            raise DATA_MALFORMED(
+                f"no token of {len(wanted)} rows can be judged: none is also in the clean twin, with a label there",
+                "check 'clean_row', and that all rows are made with one tokenizer",
+            )
         return cls(wanted)
 
     def scores(self, rows: Ints, values: NDArray[Any]) -> NDArray[np.float32]:
@@ -91,30 +97,30 @@ class TokenLabels:
         wanted, kept, _ = self._compared(rows, values)
         judged = wanted != NONE
         with np.errstate(invalid="ignore"):
-            return np.asarray((kept & judged).sum(1) / judged.sum(1))
+            return np.asarray(kept.sum(1) / judged.sum(1))
 
     def _compared(self, rows: Ints, values: NDArray[Any]) -> tuple[Ints, NDArray[np.bool_], NDArray[np.float64]]:
-        """Wanted labels (B, S), whether each token has its label, and scores (B, S, C) without what is no number. A
-        batch may be cut to its longest row.
+        """Wanted labels (B, S), whether each token has its label (not where none is wanted), and scores (B, S, C)
+        without what is no number. A batch may be cut to its longest row.
         """
         wanted = self.wanted[rows, : values.shape[1]]
         known = np.asarray(values, np.float64)[:, : wanted.shape[1]]
-        known = np.nan_to_num(known, nan=-FAR, posinf=FAR, neginf=-FAR)
-        return wanted, _arg_max(known) == wanted, known
+        kept = (wanted != NONE) & (_labels(known) == wanted)
+        return wanted, kept, np.nan_to_num(known, nan=-FAR, posinf=FAR, neginf=-FAR)
 
 
 def token_reader(runner: Runner, data: DataSet, name: str | None) -> TokenScores:
     """The output with scores of each token: the one named, else the first float output of rank 3 with two labels or
-    more and as many tokens as the row.
+    more and as many tokens as the row, that is not called like an embedding.
 
     Raises:
         AtpatchError: ATP060 for a name that no output has, ATP062 where no output is like that.
     """
     if name is not None and name not in runner.outputs:
         raise BAD_OPTION(f"the graph has no output {name!r}, only {', '.join(runner.outputs)}")
-    asked = runner.outputs if name is None else [name]
-    _, outputs = next(runner.batches(data, np.zeros(1, np.int64), 1, asked))
+    asked = [one for one in runner.outputs if one not in EMBEDDINGS] if name is None else [name]
     width = _tokens(data).shape[1]
+    _, outputs = next(runner.batches(data, np.zeros(1, np.int64), 1, asked)) if asked else (None, {})
     for output, array in outputs.items():
         scored = isinstance(array, np.ndarray) and array.dtype.kind == "f" and array.ndim == 3
         if scored and array.shape[1] == width and array.shape[2] > 1:
@@ -129,8 +135,13 @@ def _tokens(data: DataSet) -> Ints:
     """(N, S) ids, `NONE` at padding."""
     if IDS not in data.inputs:
         raise DATA_MALFORMED(f"labels of tokens need the ids of the tokens, in an input {IDS!r}")
-    ids = np.asarray(data.inputs[IDS], np.int64)
-    return np.where(data.inputs[MASK] != 0, ids, NONE) if MASK in data.inputs else ids
+    ids, mask = data.inputs[IDS], data.inputs.get(MASK)
+    if ids.ndim != 2 or (mask is not None and mask.shape != ids.shape):
+        raise DATA_MALFORMED(
+            f"labels of tokens need {IDS!r} of shape (N, S), and {MASK!r} of the same; they are of shape {ids.shape}"
+            f" and {None if mask is None else mask.shape}"
+        )
+    return np.asarray(ids if mask is None else np.where(mask != 0, ids, NONE), np.int64)
 
 
 def _judged(tokens: Ints) -> NDArray[np.bool_]:
@@ -152,5 +163,6 @@ def _aligned(before: Ints, after: Ints, marked: NDArray[np.bool_] | None) -> tup
     return [int(mine[a]) for a, _ in pairs], [int(theirs[b]) for _, b in pairs]
 
 
-def _arg_max(scores: NDArray[Any]) -> Ints:
-    return np.asarray(np.nan_to_num(scores, nan=-np.inf, posinf=np.inf, neginf=-np.inf).argmax(2), np.int64)
+def _labels(scores: NDArray[Any]) -> Ints:
+    """(B, S), `NONE` where a score is NaN."""
+    return np.where(np.isnan(scores).any(2), NONE, np.nan_to_num(scores, nan=0).argmax(2))

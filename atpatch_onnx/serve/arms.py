@@ -25,6 +25,7 @@ from rewriters.names import ENABLED, STEERING, THRESHOLD, columns_output, is_tel
 
 from ..errors import ARMS_DIFFER
 from ..inference.controls import control_names, required_controls
+from ..inference.output_kinds import CLASSES, EMBEDDINGS
 from ..inference.sessions import session
 from .arm_graph import ArmGraph, read_graph
 from .tensors import Array, Arrays, TensorSpec, finite_samples, number_samples, specify
@@ -91,6 +92,8 @@ class Arm:
         threads: of onnxruntime within a run.
         workers: runs at a time.
         nice: give its threads a low priority.
+        output_kind: what the model answers, see `inference.output_kinds`; None: classes, but for outputs that are
+            called like an embedding.
 
     Attributes:
         inputs, outputs: what clients see; flags and runtime controls are not among them.
@@ -105,9 +108,17 @@ class Arm:
     """
 
     def __init__(
-        self, name: ArmName, model: Path | ArmGraph, *, threads: int = 1, workers: int = 1, nice: bool = False
+        self,
+        name: ArmName,
+        model: Path | ArmGraph,
+        *,
+        threads: int = 1,
+        workers: int = 1,
+        nice: bool = False,
+        output_kind: str | None = None,
     ) -> None:
         self.name: ArmName = name
+        self._output_kind = output_kind
         graph = read_graph(model) if isinstance(model, Path) else model
         self.path, self.sha256, self.sites, self.untold = graph.path, graph.sha256, graph.sites, graph.untold
         self.stamped = graph.stamped
@@ -133,8 +144,14 @@ class Arm:
 
     @property
     def scores(self) -> TensorSpec | None:
-        """The output whose argmax is the prediction: the first float output of rank 2 with more than one column."""
-        return next((s for s in self.outputs if s.is_float and len(s.shape) == 2 and s.shape[1] != 1), None)
+        """The output whose argmax is the prediction: the first float output of rank 2 with more than one column; None
+        of a model without classes.
+        """
+        if self._output_kind not in (None, CLASSES):
+            return None
+        others = EMBEDDINGS if self._output_kind is None else ()
+        found = (s for s in self.outputs if s.is_float and len(s.shape) == 2 and s.shape[1] != 1)
+        return next((s for s in found if s.name not in others), None)
 
     @property
     def batchable(self) -> bool:

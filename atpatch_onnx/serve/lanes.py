@@ -39,6 +39,7 @@ def load_arm(name: ArmName, settings: Settings, graph: ArmGraph | None = None) -
         threads=settings.threads,
         workers=settings.workers,
         nice=name == PATCHED and settings.mode == "shadow",
+        output_kind=settings.output_kind,
     )
 
 

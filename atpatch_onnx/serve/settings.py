@@ -52,6 +52,7 @@ class Settings:
         kill_file: while it exists, the patch is off.
         hot_controls: the admin endpoint may change `atpatch_enabled` and `atpatch_threshold`.
         watched_class: class whose gain or loss by the patch the page shows.
+        output_kind: what the model answers, see `arms.Arm`; without classes the log has no predictions.
         log, log_bytes, log_backups, log_inputs: of the decision log; None: none.
         grpc_port: port of gRPC, None: no gRPC.
         hosts: names of the page and of the admin endpoint, in addition to localhost and addresses.
@@ -86,6 +87,7 @@ class Settings:
     kill_file: Path | None = None
     hot_controls: bool = False
     watched_class: int | None = None
+    output_kind: str | None = None
     log: Path | None = None
     log_bytes: int = 100_000_000
     log_backups: int = 5

@@ -11,7 +11,11 @@ import pytest
 from onnx import TensorProto, helper
 
 from atpatch_onnx import Comparison, patch_model
+from atpatch_onnx.comparison.figures import Change
+from atpatch_onnx.comparison.outputs import Outputs
+from atpatch_onnx.comparison.verdict import verdict
 from atpatch_onnx.inference.runner import Runner
+from atpatch_onnx.statistics.proportions import Share
 
 from ..conftest import Run
 from .case import WIDTH, classifier, rows
@@ -115,6 +119,24 @@ def test_the_option_comes_before_the_data_set(folder: Path, atpatch: Atpatch) ->
     assert named.code == 0 and named.json["patched"] == compared(atpatch, folder).json["patched"]
 
 
+def test_sets_of_two_kinds_contradict_each_other(folder: Path, tmp_path: Path, atpatch: Atpatch) -> None:
+    """The triggered set was made for a tagger; the option says what counts."""
+    np.savez(tmp_path / "set.npz", **np.load(folder / "triggered.npz"), output_kind=np.array("tokens"))
+    done = compared(atpatch, folder, "--triggered", tmp_path / "set.npz")
+    assert done.code == 2 and "ATP056" in done.err and "embedding and tokens" in done.err, done.err
+    named = compared(atpatch, folder, "--triggered", tmp_path / "set.npz", "--output-kind", "embedding")
+    assert named.code == 0 and named.json["patched"] == compared(atpatch, folder).json["patched"]
+
+
+def test_a_triggered_row_without_a_twin_is_not_fitted_on(folder: Path, tmp_path: Path, atpatch: Atpatch) -> None:
+    x = np.concatenate([np.load(folder / f"{name}.npz")["x"] for name in ("clean", "triggered")])
+    columns, pair = np.zeros((len(x), x.shape[1]), bool), np.full(len(x), -1)
+    columns[ROWS:, PLACE], pair[ROWS:-2] = True, np.arange(len(x) - ROWS - 2)
+    np.savez(tmp_path / "set.npz", x=x, columns=columns, pair=pair, output_kind=np.array("embedding"))
+    done = atpatch("fit", folder / "model.onnx", "--debug", tmp_path / "set.npz", "-o", tmp_path / "no.hotfix")
+    assert done.code == 2 and "ATP056" in done.err and "2 triggered rows have no clean twin" in done.err, done.err
+
+
 @pytest.mark.parametrize("pool", ["mean", "first", "last"])
 def test_the_pooling_can_be_named(tmp_path: Path, pool: str, atpatch: Atpatch) -> None:
     onnx.save_model(embedder(tokens=True), tmp_path / "model.onnx")
@@ -156,3 +178,10 @@ def test_what_does_not_go_with_embeddings_is_refused(
         *([] if arguments == ["--flips"] else ["--triggered", tmp_path / "set.npz"]), *also,
     )  # fmt: skip
     assert done.code == 2 and code in done.err, done.err
+
+
+def test_rows_of_labels_have_a_plural() -> None:
+    scores = np.zeros((40, 2), np.float32)
+    change = Change(Share(3, 40), None, None, None, {}, {}, {})
+    told = verdict(change, Outputs(scores, tokens_kept=np.ones(40)))
+    assert told == "The patch changes 3 of 40 clean rows of labels."

@@ -179,9 +179,59 @@ def test_a_row_that_is_no_number_is_not_as_expected() -> None:
     assert neighbors.scores(np.arange(1), broken).argmax(1) == OTHER
 
 
-def test_few_rows_have_no_neighbors() -> None:
+@pytest.mark.parametrize("place", [slice(None), 2])
+def test_a_row_that_is_no_number_in_one_place_finds_nothing(place: slice | int) -> None:
+    clean = np.random.default_rng(4).standard_normal((6, 4))
+    neighbors, broken = Neighbors.of(clean, Twins.triggered_set(np.arange(6))), clean.copy()
+    broken[1, place] = np.inf
+    assert neighbors.scores(np.arange(6), broken).argmax(1).tolist() == [1, 0, 1, 1, 1, 1]
+    assert neighbors.likeness(np.arange(6), broken)[1] == 0
+
+
+@pytest.mark.parametrize("scale", [1e25, 1e-25], ids=["large", "small"])
+def test_the_length_of_an_embedding_does_not_count(scale: float) -> None:
+    clean = np.random.default_rng(6).standard_normal((6, 4)).astype(np.float32)
+    neighbors = Neighbors.of(clean * np.float32(scale), Twins.triggered_set(np.arange(6)))
+    np.testing.assert_allclose(neighbors.index, Neighbors.of(clean, Twins.clean_set(6)).index, atol=1e-6)
+    assert (neighbors.scores(np.arange(6), clean * np.float32(scale)).argmax(1) == EXPECTED).all()
+
+
+@pytest.mark.parametrize(
+    "clean",
+    [
+        VALUES[:2, 0],
+        np.repeat(VALUES[:1, 0], 9, 0),
+        np.concatenate([VALUES[[0, 1, 0, 1, 0], 0], VALUES[:2, 0] * 3]),
+        np.zeros((9, 4)),
+        np.full((9, 4), np.nan),
+    ],
+    ids=["two rows", "all equal", "two directions", "zeros", "no numbers"],
+)
+def test_few_different_rows_have_no_neighbors(clean: np.ndarray) -> None:
+    """Every figure would be perfect: no row can find a wrong one."""
     with pytest.raises(AtpatchError, match="ATP056"):
-        Neighbors.of(VALUES[:2, 0], Twins.clean_set(2))
+        Neighbors.of(clean, Twins.clean_set(len(clean)))
+
+
+@pytest.mark.parametrize("shape", [(3, 9), (3, 1, 1, 5), (3,)])
+def test_a_mask_of_something_else_than_the_tokens_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(AtpatchError, match=r"ATP062.*\(3, 5, 4\).*\(3, 5\)"):
+        Pooling("hidden", "mean").read(VALUES, {"attention_mask": np.ones(shape, np.int64)})
+
+
+@pytest.mark.parametrize("name", ["sentence_embedding", "pooler_output"])
+def test_an_output_that_is_called_like_an_embedding_has_no_classes(name: str) -> None:
+    with pytest.raises(AtpatchError, match=r"ATP062.*--output-kind"):
+        find_reading(graph(**{name: 2}), DATA, "classes")
+    assert find_reading(graph(**{name: 2, "logits": 2}), DATA, "classes").output == "logits"
+    assert find_reading(graph(**{name: 2}), DATA, "classes", output_name=name).output == name
+
+
+def test_sets_of_different_kinds_contradict_each_other() -> None:
+    assert kind_of(None, None, "tokens") == kind_of(None, "tokens", "tokens") == "tokens"
+    assert kind_of("embedding", "classes", "tokens") == "embedding"
+    with pytest.raises(AtpatchError, match=r"ATP056.*embedding and tokens"):
+        kind_of(None, "tokens", None, "embedding")
 
 
 def test_values_of_all_rows_keep_their_places() -> None:
