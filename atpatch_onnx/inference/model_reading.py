@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BAD_OPTION
+from ..errors import BAD_OPTION, DATA_MALFORMED
 from .datasets import DataSet
 from .embeddings import Neighbors, embedding_reader
 from .output_kinds import CLASSES, POOLS, TOKENS
@@ -18,7 +18,7 @@ from .prediction import answers_of, prediction_output
 from .reading import Classes, Expected, Reader, Twins
 from .runner import Runner
 from .single_scores import Threshold, score_output
-from .token_labels import TokenLabels, token_reader
+from .token_labels import NONE, TokenLabels, token_reader
 
 __all__ = ["Reading", "all_values", "find_reading"]
 
@@ -52,10 +52,16 @@ class Reading:
             clean, data: the clean rows, and those that are judged.
 
         Raises:
-            AtpatchError: ATP056 where the clean rows are too few, or their tokens are not known.
+            AtpatchError: ATP056 where the clean rows are too few, or their tokens are not known, or none can be judged.
         """
         if self.kind == TOKENS:
-            return TokenLabels.of(answers, twins, clean, data)
+            labels = TokenLabels.of(answers, twins, clean, data)
+            if (labels.wanted == NONE).all():
+                raise DATA_MALFORMED(
+                    f"no token of {len(data)} rows can be judged: none is also in the clean twin, with a label there",
+                    "check 'clean_row', and that all rows are made with one tokenizer",
+                )
+            return labels
         return Neighbors.of(answers, twins)
 
 

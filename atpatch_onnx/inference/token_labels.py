@@ -26,7 +26,7 @@ from .padding import MASK
 from .reading import Twins
 from .runner import Runner
 
-__all__ = ["TokenLabels", "TokenScores", "token_reader"]
+__all__ = ["NONE", "TokenLabels", "TokenScores", "token_reader"]
 
 LEAST, MOST = 1e-6, 50.0
 """Margins of a label are kept between these, above or below 0, so that the sign alone says whether it was kept."""
@@ -64,7 +64,7 @@ class TokenLabels:
             clean, data: the clean rows, and those that are judged.
 
         Raises:
-            AtpatchError: ATP056 where the ids of the tokens are not known, or there is no token to judge.
+            AtpatchError: ATP056 where the ids of the tokens are not known.
         """
         before, after = _tokens(clean), _tokens(data)
         labels = np.where(_judged(before), _labels(clean_scores)[:, : before.shape[1]], NONE)
@@ -75,11 +75,6 @@ class TokenLabels:
             elif twin >= 0:
                 places, kept = _aligned(before[twin], after[row], None if data.columns is None else data.columns[row])
                 wanted[row, kept] = labels[twin, places]
-        if (wanted == NONE).all():
-            raise DATA_MALFORMED(
-                f"no token of {len(wanted)} rows can be judged: none is also in the clean twin, with a label there",
-                "check 'clean_row', and that all rows are made with one tokenizer",
-            )
         return cls(wanted)
 
     def scores(self, rows: Ints, values: NDArray[Any]) -> NDArray[np.float32]:
