@@ -148,14 +148,14 @@ def _hotfix(path: Path | None, digest: str, *, given: bool) -> tuple[HotfixFacts
     if not digest and not given:
         return None, ("the patch was made without a hotfix, so there are no figures",)
     if path is None:
-        return None, ("no hotfix next to the model, so no figures; name it with --hotfix",)
+        return None, ("no hotfix next to the model has its name, so no figures; give it with --hotfix",)
     hotfix = Hotfix.load(path)
     if hotfix.digest != digest:
-        wanted = digest[:16] or "no hotfix"
+        wanted = f"hotfix {digest[:16]}" if digest else "no hotfix"
         if given:
             raise HOTFIX_MISMATCH(
                 f"the model was patched with {wanted}, and {path} is {hotfix.digest[:16]}",
-                "give the hotfix of this patch",
+                "give the hotfix of this patch" if digest else "leave --hotfix out",
             )
         return None, (f"{path} is not the hotfix of this patch ({wanted}), so there are no figures",)
     metrics, notes = _metrics(hotfix.evidence)

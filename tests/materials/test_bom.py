@@ -180,6 +180,10 @@ def test_another_hotfix_is_not_taken_for_it(patched: Path) -> None:
     other.save(patched.with_name("other.hotfix"))
     with pytest.raises(AtpatchError, match="ATP054"):
         bom(patched, hotfix=patched.with_name("other.hotfix"))
+    without = patched.with_name("without.onnx")
+    patch(DEMO / "model.onnx", without, detector="statistic")
+    with pytest.raises(AtpatchError, match=r"ATP054.*leave --hotfix out"):
+        bom(without, hotfix=DEMO / "model.hotfix")
     other.save(patched.with_name("model.hotfix"))
     made = bom(patched)
     assert "is not the hotfix of this patch" in made.notes[0] and "components" not in made.document
