@@ -12,7 +12,6 @@ from onnx import TensorProto, helper, numpy_helper, parser
 from rewriters.editing.observe import observe
 from rewriters.editing.patcher import patch, unpatch
 from rewriters.finding.finder import find_sites
-from rewriters.model.bodies import walk_bodies
 from rewriters.names import FLAGGED, columns_output
 from rewriters.plan import BenignPair, PatchPlan, SitePlan, Static, Statistic
 from tests import oracle
@@ -20,6 +19,7 @@ from tests.tiny import attention_model
 
 from ..editing.nested import FUNCTIONS, NESTED
 from ..graphs import B, D, H, K, Q, run, session
+from .products import BLOCKS, block, canonical, operators, scores_of, softmax
 
 RNG = np.random.default_rng(7)
 TABLE = RNG.uniform(0, 0.2, (H, Q, K)).astype(np.float32)
@@ -35,35 +35,6 @@ PAIRS = {
 }
 COLUMNS = {"one": (3,), "two": (1, 4), "all-but-one": (0, 1, 2, 3, 4, 5), "beyond": (K + 3, 2)}
 
-BLOCKS = {
-    "4d": (f"B,{H},S,D", "kt = Transpose<perm = [0,1,3,2]>(k) s = MatMul(q, kt)", "out = MatMul(p, v)"),
-    "3d": ("B,S,D", "kt = Transpose<perm = [0,2,1]>(k) s = MatMul(q, kt)", "out = MatMul(p, v)"),
-    "einsum": (
-        f"B,S,{H},D",
-        's = Einsum<equation = "bqhd,bkhd->bhqk">(q, k)',
-        'out = Einsum<equation = "bhqk,bkhd->bqhd">(p, v)',
-    ),
-    "transposed": (
-        "B,S,D",
-        "kt = Transpose<perm = [0,2,1]>(k) s = MatMul(q, kt)",
-        "pt = Transpose<perm = [0,2,1]>(p) vt = Transpose<perm = [0,2,1]>(v) out = MatMul(vt, pt)",
-    ),
-}
-
-
-def block(layout: str = "4d", *, shown: bool = False, opset: int = 17, kind: str = "float") -> onnx.ModelProto:
-    """Scaled products only; shown: the map is an output too."""
-    shape, scores, product = BLOCKS[layout]
-    at = {name: shape.replace("S", axis) for name, axis in zip("qkv", ("Q", "K", "K"), strict=True)}
-    inputs = ", ".join(f"{kind}[{size}] {name}" for name, size in at.items())
-    axis = -1 if opset >= 13 else 3 if layout in ("4d", "einsum") else 2
-    open_shape = f"{kind}[{','.join('?' * (1 + shape.count(',')))}]"
-    outputs = f"{open_shape} out" + f", {open_shape} p" * shown
-    return parser.parse_model(
-        f'<ir_version: 8, opset_import: ["" : {opset}]> g ({inputs}) => ({outputs})'
-        f" {{ {scores} p = Softmax<axis = {axis}>(s) {product} }}"
-    )
-
 
 def given(layout: str = "4d", dtype: type = np.float32, sharp: float = 1.0) -> dict[str, np.ndarray]:
     shape = {"4d": (B, H, 0, D), "einsum": (B, 0, H, D)}.get(layout, (B, 0, D))
@@ -72,24 +43,6 @@ def given(layout: str = "4d", dtype: type = np.float32, sharp: float = 1.0) -> d
         name: (rng.normal(size=[size or rows for size in shape]) * (sharp if name == "q" else 1)).astype(dtype)
         for name, rows in zip("qkv", (Q, K, K), strict=True)
     }
-
-
-def canonical(layout: str, array: np.ndarray, out: bool = False) -> np.ndarray:
-    if layout == "einsum":
-        return array.transpose(0, 2, 1, 3)
-    if layout == "transposed" and out:
-        array = array.transpose(0, 2, 1)
-    return array if array.ndim == 4 else array[:, None]
-
-
-def softmax(scores: np.ndarray) -> np.ndarray:
-    e = np.exp(scores - scores.max(-1, keepdims=True))
-    return e / e.sum(-1, keepdims=True)
-
-
-def scores_of(layout: str, data: dict[str, np.ndarray]) -> np.ndarray:
-    q, k = (canonical(layout, data[name]).astype(np.float64) for name in "qk")
-    return q @ k.transpose(0, 1, 3, 2)
 
 
 def patched(
@@ -102,10 +55,6 @@ def patched(
     onnx.checker.check_model(made, full_check=True)
     assert unpatch(made) == model
     return made
-
-
-def operators(model: onnx.ModelProto) -> list[str]:
-    return [node.op_type for _, body in walk_bodies(model) for node in body.node]
 
 
 def one_head(pair: BenignPair) -> BenignPair:

@@ -19,9 +19,9 @@ from tests.tiny import attention_model
 
 from ..graphs import D, H, run
 from ..running import with_outputs
+from .fixed_scores import scored_by
+from .products import block, operators, scores_of, softmax
 from .random_detectors import random_profile
-from .test_fixed_columns import block, operators, scores_of, softmax
-from .test_site import scored_by
 
 B, Q, K = 4, 6, 7
 RNG = np.random.default_rng(8)

@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 from rewriters.emit import ConstantPool, Emitter
 from rewriters.finding.finder import find_sites
 from rewriters.model.bodies import Wiring
-from rewriters.plan import BenignPair, OnnxGraph, SitePlan, Static, Statistic
+from rewriters.plan import BenignPair, SitePlan, Static, Statistic
 from rewriters.sites import Site
 from rewriters.subgraphs.site import (
     Controls,
@@ -30,6 +30,7 @@ from tests import oracle
 from ..graphs import session
 from ..patterns import QK, model, scalar
 from .emitted import ran
+from .fixed_scores import scored_by
 
 INPUTS = "float[B,3,S,4] q, float[B,3,T,4] k, float[B,3,T,4] v"
 PLAIN = f"{QK} p = Softmax<axis = -1>(qk) out = MatMul(p, v)"
@@ -49,21 +50,6 @@ class Patched:
     kinds: list[str]
     values: dict[str, np.ndarray]
     patch: SitePatch
-
-
-def scored_by(values: list[list[float]]) -> OnnxGraph:
-    """A detector with fixed scores (B, K)."""
-    given = numpy_helper.from_array(np.float32(values), "given")
-    node = helper.make_node("Identity", ["given"], ["score"])
-    graph = helper.make_graph(
-        [node],
-        "d",
-        [helper.make_tensor_value_info("map", 1, [None] * 4)],
-        [helper.make_tensor_value_info("score", 1, [None, None])],
-        [given],
-    )
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    return OnnxGraph(made.SerializeToString())
 
 
 def patched(
