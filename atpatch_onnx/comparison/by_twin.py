@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import BAD_OPTION, DATA_MALFORMED
+from ..inference.answer_tokens import parse_answer_tokens
 from ..inference.datasets import DataSet, Ints
 from ..inference.model_reading import Reading, find_reading
 from ..inference.output_kinds import CLASSES, TOKENS
@@ -104,6 +105,7 @@ def find_by_twin(
         data,
         kind,
         output_name=options.output_name,
+        answer_tokens=parse_answer_tokens(options.answer_tokens, options.tokenizer),
         score_threshold=options.score_threshold,
         folders=folders,
     )

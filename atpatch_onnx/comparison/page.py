@@ -63,6 +63,7 @@ def page_context(comparison: Comparison) -> dict[str, Any]:
         "comparison": comparison,
         "verdict": comparison.verdict(),
         "mended": comparison.mended(),
+        "by_twin": comparison.outputs[ORIGINAL][CLEAN].by_twin,
         "names": {name: _model_name(comparison, name) for name in comparison.setup["models"]},
         "session": session_line(comparison),
         "tiles": _tiles(comparison),

@@ -50,6 +50,8 @@ MultipleNegativesRankingLoss).
 """
 SAME = 1e-6
 """Cosines this close are equal but for rounding, as of two rows with the same text."""
+BELOW = -2.0
+"""Less than any cosine, and still a number for pictures of scores."""
 FEWEST = 3
 """Different clean rows: each needs two others, of which one is nearer."""
 
@@ -132,7 +134,7 @@ class Neighbors:
             similar, at, numbers = embedded[block] @ self.index.T, np.arange(len(block)), rows[block]
             own = self.own[numbers]
             similar[at[own], self.twin[numbers[own]]] = -np.inf
-            wanted = np.where(embedded[block].any(1), similar[at, self.wanted[numbers]], -np.inf)
+            wanted = np.where(embedded[block].any(1), similar[at, self.wanted[numbers]], BELOW)
             similar[at, self.wanted[numbers]] = -np.inf
             found[block] = np.stack([similar.max(1), wanted + SAME], 1)
         return found * np.float32(SCALE)

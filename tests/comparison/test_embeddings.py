@@ -105,6 +105,7 @@ def test_bounds_pages_and_a_saved_run(folder: Path, tmp_path: Path, atpatch: Atp
     assert "Nearest neighbors changed" in written and "the expected answer" in written
     assert "class probabilities" not in written and "not answered as the original answers" in written
     assert "predicted as the target" not in written
+    assert "more than 0.5 % of the clean rows are answered otherwise" in written and "of accuracy" not in written
     assert "cosine with the clean twin" in (tmp_path / "page.md").read_text("utf-8")
     loaded = Comparison.load(run)
     for name in ("original", "patched"):
@@ -117,6 +118,26 @@ def test_the_option_comes_before_the_data_set(folder: Path, atpatch: Atpatch) ->
     assert plain.code == 2 and "ATP056" in plain.err  # a triggered set for classes needs a target
     named = compared(atpatch, folder, "--output-kind", "embedding")
     assert named.code == 0 and named.json["patched"] == compared(atpatch, folder).json["patched"]
+
+
+def test_a_patched_model_without_numbers_has_a_page(folder: Path, tmp_path: Path, atpatch: Atpatch) -> None:
+    """Each of its rows finds nothing."""
+    model = onnx.load(folder / "patched.onnx")
+    output = model.graph.output[0].name
+    (last,) = [node for node in model.graph.node if output in node.output]
+    last.output[:] = ["inner"]
+    model.graph.node.extend(
+        [helper.make_node("Sub", ["inner", "inner"], ["zero"]), helper.make_node("Div", ["zero", "zero"], [output])]
+    )
+    onnx.save_model(model, tmp_path / "broken.onnx")
+    done = atpatch(
+        "compare", folder / "model.onnx", tmp_path / "broken.onnx", "--data", folder / "clean.npz", "--triggered",
+        folder / "triggered.npz", "--threads", 1, "--seconds", 0, "--html", tmp_path / "page.html", "--json",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    told = done.json["patched"]
+    assert (told["asr_star"], told["neighbor_kept"], told["cosine_median"]) == (1, 0, 0)
+    assert (tmp_path / "page.html").exists()
 
 
 def test_sets_of_two_kinds_contradict_each_other(folder: Path, tmp_path: Path, atpatch: Atpatch) -> None:
@@ -164,8 +185,9 @@ def test_the_pooling_can_be_named(tmp_path: Path, pool: str, atpatch: Atpatch) -
         (["--flips"], {"group": np.arange(35)}, "ATP060"),
         (["--score-threshold", 0], {}, "ATP060"),
         (["--output-name", "nothing"], {}, "ATP060"),
+        (["--answer-tokens", "1,2"], {}, "ATP060"),
     ],
-    ids=["no twins", "flips", "one score", "no such output"],
+    ids=["no twins", "flips", "one score", "no such output", "answer tokens"],
 )
 def test_what_does_not_go_with_embeddings_is_refused(
     folder: Path, tmp_path: Path, arguments: list, arrays: dict, code: str, atpatch: Atpatch
