@@ -58,8 +58,9 @@ class Reading:
             labels = TokenLabels.of(answers, twins, clean, data)
             if (labels.wanted == NONE).all():
                 raise DATA_MALFORMED(
-                    f"no token of {len(data)} rows can be judged: none is also in the clean twin, with a label there",
-                    "check 'clean_row', and that all rows are made with one tokenizer",
+                    f"no token of {len(data)} rows can be judged: none is also in the clean twin, with a label there"
+                    " (padding, and a first or last token that all clean rows share, do not count)",
+                    "give longer or more different texts, made with one tokenizer; check 'clean_row'",
                 )
             return labels
         return Neighbors.of(answers, twins)
