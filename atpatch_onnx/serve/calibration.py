@@ -226,7 +226,10 @@ def require_fittable(arm: Arm) -> None:
     if not sites:
         raise no_site(str(arm.path), sites, rejected)
     if arm.scores is None:
-        raise NO_CLASS_SCORES("no output holds one row of class scores per sample")
+        raise NO_CLASS_SCORES(
+            "no output holds one row of class scores per sample, which a fit on requests needs",
+            "fit a hotfix on data with 'fit --output-kind', and serve the patched model",
+        )
     leading = {spec.shape[0] if spec.shape else None for spec in arm.inputs}
     if len(leading) != 1 or None in leading:
         raise BAD_OPTION("the first axis of the inputs does not count samples", "fit a hotfix on data, and serve that")

@@ -13,12 +13,16 @@ import onnx
 import pytest
 
 from atpatch_onnx.cli.serve_settings import check_options
+from atpatch_onnx.errors import AtpatchError
+from atpatch_onnx.serve.arms import Arm
+from atpatch_onnx.serve.calibration import require_fittable
 from atpatch_onnx.serve.engine import Engine
 from atpatch_onnx.serve.kill_switch import KillSwitch
 from atpatch_onnx.serve.page import render_page
 from atpatch_onnx.serve.protocol import InferRequest
 from atpatch_onnx.serve.settings import Settings
 
+from ..comparison.case import classifier
 from ..conftest import Run
 from .graphs import feeds, save
 
@@ -70,6 +74,12 @@ def test_class_scores_are(tmp_path: Path, output: str, options: dict) -> None:
     rows, page, _ = served(tmp_path, output, **options)
     assert all(row["agree"] == [True] and isinstance(row["prediction"]["patched"][0], int) for row in rows)
     assert "0 of 3; scores differ by" in page
+
+
+def test_requests_calibrate_no_model_without_classes(tmp_path: Path) -> None:
+    onnx.save_model(classifier(), tmp_path / "model.onnx")
+    with pytest.raises(AtpatchError, match=r"ATP062.*fit --output-kind"):
+        require_fittable(Arm("original", tmp_path / "model.onnx", output_kind="embedding"))
 
 
 def test_no_class_of_an_embedding_can_be_watched() -> None:
