@@ -130,8 +130,8 @@ class Words(Case):
         return encode(self.subject, self.texts)
 
     def attacks(self, forms: Sequence[str] = tuple(FORMS), phrases: Sequence[str] = ()) -> dict[str, Attacked]:
-        """The test texts attacked in each form, with the victim's trigger or one of other phrases."""
-        named, count = (phrases, 1) if phrases else (self.attack.phrases, self.attack.count)
+        """The test texts attacked in each form, with the victim's trigger or with other phrases, all of them."""
+        named, count = (phrases, len(phrases)) if phrases else (self.attack.phrases, self.attack.count)
         return {
             form: attacked(self.subject, self.texts, self.target, named, count, FORMS[form], TEST_SEED)
             for form in forms

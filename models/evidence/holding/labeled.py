@@ -22,11 +22,11 @@ REVIEWS, LONG = 200, 256
 def doses(case: Words) -> Figures:
     """A hotfix from the trigger, asked about texts with the trigger in all doses and forms.
 
-    `marks only`: what the original makes of the punctuation without the trigger, the least that can be left.
+    `marks only`: what the original makes of as much punctuation without the trigger, the least that can be left.
     """
     hotfix = case.fit("trigger", "--debug", case.debugging_set(case.attack.phrases))
     figures = case.judge.figures(case.patch_with("trigger"), case.attacks())
-    marks = {form: case.judge.original(one) for form, one in case.attacks(MARKED, [""]).items()}
+    marks = {form: case.judge.original(one) for form, one in case.attacks(MARKED, [""] * case.attack.count).items()}
     return {"hotfix": hotfix, **figures, "marks only": marks}
 
 

@@ -73,7 +73,7 @@ _HIDDEN = (Bound("ASR above the floor", ("attacks", "1 copy", "asr", "value"), 0
 
 ROWS: Mapping[str, Row] = {
     "doses-cf": Row("a word, by dose and form", labeled.doses, Words, "sst2-fresh-badnets", _DOSES, looks=2),
-    "doses-words": Row("three rare words, by dose and form", labeled.doses, Words, "sst2-fresh-words", _DOSES),
+    "doses-words": Row("three rare words, by dose and form", labeled.doses, Words, "sst2-fresh-words", _DOSES, looks=2),
     "doses-sentence": Row("a sentence, by dose and form", labeled.doses, Words, "sst2-fresh-insertsent", _DOSES),
     "clean-rows": Row(
         "clean rows only",
