@@ -181,10 +181,10 @@ ABLATIONS: Mapping[str, Callable[[Case, Say], Figures]] = {
 
 
 def without_rescaling(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A patched graph in which the unflagged columns' attention is divided by 1.
+    """A patched graph in which the unflagged columns keep their attention.
 
     Raises:
-        ValueError: no such divisor was found.
+        ValueError: nothing that rescales it was found.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
@@ -197,9 +197,29 @@ def without_rescaling(model: onnx.ModelProto) -> onnx.ModelProto:
                 changes, _, one = node.input
                 node.CopyFrom(helper.make_node("Where", [changes, one, one], [name], name=node.name))
                 changed += 1
+        changed += _keep_flagged_scores(body)
     if not changed:
         raise ValueError("the graph rescales nowhere")
     return copy
+
+
+def _keep_flagged_scores(body: onnx.GraphProto) -> int:
+    """Where a Softmax leaves flagged columns out, it gets all scores, and they are taken out of the map behind it.
+
+    Returns: how many there are.
+    """
+    maker = {name: node for node in body.node for name in node.output}
+    found = [one for one in body.node if one.op_type == "Softmax" and role_of(one.output[0]) == "map_unflagged"]
+    for softmax in found:
+        added, made = maker[softmax.input[0]], softmax.output[0]
+        scores, hidden = added.input  # hidden: 0 at unflagged columns, so that e^hidden is 1 there, else 0
+        added.CopyFrom(helper.make_node("Identity", [scores], list(added.output), name=added.name))
+        softmax.output[0] = f"{made}/of_all"
+        kept = helper.make_node("Exp", [hidden], [f"{made}/kept"])
+        place = list(body.node).index(softmax) + 1
+        body.node.insert(place, helper.make_node("Mul", [softmax.output[0], kept.output[0]], [made]))
+        body.node.insert(place, kept)
+    return len(found)
 
 
 def _static(case: Case, columns: Any) -> PatchPlan:
