@@ -23,7 +23,7 @@ CALLS = {
 }
 """Mark → names of functions, of torch, of the packages or of the tests, and of commands and options."""
 
-FAST_CASES = 8
+FAST_CASES = 5
 """Most cases of one test that are fast. The others mostly find the same mistakes."""
 
 

@@ -32,6 +32,7 @@ def mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     found.set_tracking_uri(before)
 
 
+@pytest.mark.slow
 def test_the_recipe(mlflow: Any, demo_folder: Path, atpatch: Callable[..., Run]) -> None:
     keys = make_keys(demo_folder / "keys")
     shutil.copy(keys.public, "pub.pem")

@@ -131,6 +131,7 @@ def test_training_repeats_itself(split: digits.Split) -> None:
     assert any(not torch.equal(first[name], other[name]) for name in first)
 
 
+@pytest.mark.slow
 def test_build_fills_the_folder_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, split: digits.Split) -> None:
     monkeypatch.setenv("ATPATCH_CACHE", str(tmp_path))
     monkeypatch.setitem(ARCHITECTURES, "cvt", replace(ARCHITECTURES["cvt"], epochs=1))

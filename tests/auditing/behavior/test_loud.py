@@ -38,6 +38,7 @@ def test_rows_that_are_equal_and_rows_that_are_few_prove_nothing() -> None:
     assert loudness_of("s", np.array([1.0, 99.0]), np.zeros(2, np.int64), None).excess == 0
 
 
+@pytest.mark.slow
 def test_the_clean_digits_have_no_loud_site() -> None:
     rows = dict(np.load(DIGITS / "clean.npz"))
     found = audit(
