@@ -13,6 +13,7 @@ from __future__ import annotations
 from ..finding import Severity
 from . import operators as ops
 from .constants import is_row
+from .flow import Step
 from .material import Material
 from .states import Bits, Meeting
 from .tokens import is_special, words_of
@@ -46,19 +47,12 @@ def _holds_row(material: Material, value: int) -> bool:
 
 def _is_scaled_row(material: Material, value: int) -> bool:
     """Whether a test was multiplied by a row of numbers, on the way to a value."""
-    waiting, seen = [value], {value}
-    while waiting:
-        step = material.maker.get(waiting.pop())
-        if step is None:
-            continue
-        read = [v for v in step.inputs if v >= 0 and material.taint.state(v) is not None]
-        rows = [v for v in step.inputs if v not in read and is_row(material, v) and _is_float(material, v)]
-        if rows and step.kind in _PRODUCTS and any(_is_test(material, v) for v in read):
-            return True
-        new = [v for v in read if v not in seen]
-        seen.update(new)
-        waiting += new
-    return False
+    return any(_scales_row(material, step) for step in material.steps_behind(value, decides=False))
+
+
+def _scales_row(material: Material, step: Step) -> bool:
+    rows = [v for v in step.inputs if is_row(material, v) and _is_float(material, v)]
+    return bool(rows) and step.kind in _PRODUCTS and any(_is_test(material, v) for v in step.inputs)
 
 
 def _is_float(material: Material, value: int) -> bool:
@@ -187,19 +181,13 @@ def _masks(material: Material, value: int) -> bool:
 
 def _is_statistic(material: Material, value: int) -> bool:
     """Whether a number of a whole sample has met no comparison since it was made, and comes from all its elements."""
-    taint, waiting, seen = material.taint, [value], {value}
-    while waiting:
-        step = material.maker.get(waiting.pop())
-        if step is None:
-            continue
-        one = _places(material, step.outputs[0]) == 0
-        if one and step.kind not in _SCALES:
-            return False
-        if one and step.kind == "Clip" and len([v for v in step.inputs[1:] if v >= 0]) > 1:
-            return False
-        if step.kind in ops.PICKS and taint.state(step.inputs[0]) is not None:
-            return False
-        new = [v for v in step.inputs if v >= 0 and v not in seen and taint.state(v) is not None]
-        seen.update(new)
-        waiting += new
-    return True
+    return all(_keeps_statistic(material, step) for step in material.steps_behind(value, decides=False))
+
+
+def _keeps_statistic(material: Material, step: Step) -> bool:
+    if step.kind in ops.PICKS and material.taint.state(step.inputs[0]) is not None:
+        return False
+    if _places(material, step.outputs[0]) > 0:
+        return True
+    window = step.kind == "Clip" and len([v for v in step.inputs[1:] if v >= 0]) > 1
+    return step.kind in _SCALES and not window

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -69,19 +70,27 @@ class Material:
             severity: by default the rule's.
         """
         step = self.flow.steps[meeting.step]
-        nodes = [step.name, *(self.maker[value].name for value in self._behind(meeting.raw) if value in self.maker)]
+        nodes = [step.name, *(behind.name for behind in self.steps_behind(meeting.raw))]
         return rule.finding(step.name, why, tuple(dict.fromkeys(nodes))[:_MOST_NODES], severity=severity)
 
-    def _behind(self, value: int) -> list[int]:
+    def steps_behind(self, value: int, decides: bool = True) -> Iterator[Step]:
+        """The steps that a value is computed by, the nearest first; those of constants left out.
+
+        Args:
+            decides: also those of what only decides, such as the condition of an If.
+        """
+        return (self.maker[reached] for reached in self._behind(value, decides) if reached in self.maker)
+
+    def _behind(self, value: int, decides: bool = True) -> Iterator[int]:
         """A computed value and all that it is computed from, the nearest first; constants left out."""
         found, seen = [value], {value}
         for reached in found:  # it grows meanwhile
+            yield reached
             step = self.maker.get(reached)
-            for source in () if step is None else (*step.inputs, *step.decides):
+            for source in () if step is None else (*step.inputs, *(step.decides if decides else ())):
                 if source not in seen and self.taint.state(source) is not None:
                     seen.add(source)
                     found.append(source)
-        return found
 
 
 def _unread(model: onnx.ModelProto, path: Path | None) -> str | None:
