@@ -124,5 +124,5 @@ def prepare(model: onnx.ModelProto, path: Path | None, flow: Flow) -> Material:
     taint = Taint(flow, values)
     patch = _patch(model)
     outputs = [value for name, value in flow.outputs.items() if patch != "" or not names.is_telemetry(name)]
-    maker = {value: step for step in flow.steps for value in step.outputs if value >= 0}
-    return Material(model, path, flow, values, taint, Places(flow, taint, outputs), maker, patch, _unread(model, path))
+    places, unread = Places(flow, taint, outputs), _unread(model, path)
+    return Material(model, path, flow, values, taint, places, taint.makers, patch, unread)

@@ -39,6 +39,7 @@ class Taint:
     """The states of all values, and all meetings.
 
     Attributes:
+        makers: value → the step that makes it.
         states: value → state; None for constants and for what depends only on shapes.
         meetings: where tests act.
         content: inputs, as bits, that the network reads as numbers.
@@ -48,6 +49,7 @@ class Taint:
 
     def __init__(self, flow: Flow, values: Values) -> None:
         self.flow, self.values = flow, values
+        self.makers = {value: step for step in flow.steps for value in step.outputs if value >= 0}
         self.content = -1
         self._run()
         self.content = self._read
@@ -58,7 +60,6 @@ class Taint:
         self.states: list[State | None] = [None] * flow.count
         self.foreign: dict[str, Step] = {}
         self._read = 0
-        self.makers: dict[int, Step] = {}
         for place, (_, value) in enumerate(flow.inputs.items()):
             kind = Bits.CONTENT if self.content >> place & 1 else Bits.OTHER
             whole = Bits.WHOLE if self.values.type(value) in _WHOLE else 0
@@ -70,7 +71,6 @@ class Taint:
             self.embedded: dict[int, int] = {}
             for number, step in enumerate(flow.steps):
                 self.number = number
-                self.makers.update(dict.fromkeys(step.outputs, step))
                 self._step(step)
             if before == self.states:
                 break
