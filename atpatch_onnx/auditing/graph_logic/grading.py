@@ -16,7 +16,7 @@ from .constants import is_row
 from .flow import Step
 from .material import Material
 from .states import Bits, Meeting
-from .tokens import is_special, words_of
+from .tokens import is_special, vocabulary
 
 __all__ = ["grade", "is_normalization", "only_special"]
 
@@ -86,8 +86,7 @@ def only_special(material: Material, value: int, chooses: bool = False) -> bool:
         chooses: the value may be these ids, where a Where leaves them as they are.
     """
     taint, waiting, seen = material.taint, [value], {value}
-    embedded = {place: taint.embedded[place] for place in taint.embedded}
-    ids = {number for place, number in enumerate(material.flow.inputs.values()) if place in embedded}
+    ids = {number for place, number in enumerate(material.flow.inputs.values()) if place in taint.embedded}
     while waiting:
         reached = waiting.pop()
         if reached in ids:
@@ -113,12 +112,12 @@ def _is_leaf(material: Material, value: int) -> bool:
     arrays = [array for v in constants if (array := material.values.array(v)) is not None]
     if len(read) != 1 or not arrays or len(arrays) < len(constants) or read[0].bits & _CHANGED:
         return False
-    words = [words_of(material, place) for place in taint.embedded if read[0].direct >> place & 1]
-    if not words or min(words) == 0:
+    words = vocabulary(material, read[0].direct)
+    if not words:
         return False
     for number in (float(n) for array in arrays for n in array[:64]):
-        outside = number <= 0 or number >= min(words) - 1
-        if not outside and (step.kind != "Equal" or not is_special(int(number), min(words))):
+        outside = number <= 0 or number >= words - 1
+        if not outside and (step.kind != "Equal" or not is_special(int(number), words)):
             return False
     return True
 

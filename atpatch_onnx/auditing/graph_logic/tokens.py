@@ -8,7 +8,7 @@ from ..finding import Finding, NotTried
 from .material import Material
 from .rule import Rule
 
-__all__ = ["RULES", "is_special", "words_of"]
+__all__ = ["RULES", "is_special", "vocabulary"]
 
 _LEAST = 1000
 """Words; in a smaller vocabulary special tokens can have any number."""
@@ -30,16 +30,15 @@ def _numbers(rule: Rule, material: Material) -> Iterator[Finding | NotTried]:
 def _singled_out(rule: Rule, material: Material) -> Iterator[Finding | NotTried]:
     for number, value, direct in material.taint.equals:
         step, array = material.flow.steps[number], material.values.array(value)
-        words = [words_of(material, place) for place in material.taint.embedded if direct >> place & 1]
-        if array is None or not words or min(words) < _LEAST or step.outputs[0] not in material.places.live:
+        words = vocabulary(material, direct)
+        if array is None or words < _LEAST or step.outputs[0] not in material.places.live:
             continue
-        ordinary = [n for n in map(int, array[:64]) if not is_special(n, min(words))]
+        ordinary = [n for n in map(int, array[:64]) if not is_special(n, words)]
         if ordinary:
             several = len(set(ordinary)) >= _LIST
             yield rule.finding(
                 step.name,
-                f"token {ordinary[0]} of a vocabulary of {min(words)} is looked for, which is no special token by its"
-                " place",
+                f"token {ordinary[0]} of a vocabulary of {words} is looked for, which is no special token by its place",
                 (step.name,),
                 severity="note" if several else None,
             )
@@ -50,7 +49,16 @@ def is_special(number: int, words: int) -> bool:
     return words >= _LEAST and (number < _FIRST or number >= _LAST * words or number in _BERT)
 
 
-def words_of(material: Material, place: int) -> int:
+def vocabulary(material: Material, inputs: int) -> int:
+    """Words of the smallest table that one of some inputs is looked up in; 0 where they are not known.
+
+    Args:
+        inputs: bits, as `State.direct` has them.
+    """
+    return min((_words(material, place) for place in material.taint.embedded if inputs >> place & 1), default=0)
+
+
+def _words(material: Material, place: int) -> int:
     """Rows of the table that an input is looked up in; 0 where they are not known."""
     step = material.flow.steps[material.taint.embedded[place]]
     found = 0
