@@ -120,14 +120,15 @@ def noise_bound(rows: int, sites: int, seed: int) -> float:
     Medians and spreads are those of each draw, as for the rows themselves.
     """
     noise = np.random.default_rng(seed).normal(size=(DRAWS, rows))
-    largest = (noise.max(1) - np.median(noise, 1)) / np.apply_along_axis(_spread, 1, noise)
+    largest = (noise.max(1) - np.median(noise, 1)) / _spread(noise)
     return float(np.quantile(largest, (1 - LEVEL) ** (1 / sites)))
 
 
-def _spread(values: NDArray[np.float64]) -> float:
-    """The median distance from the median; the mean one where more than half of the values are equal."""
-    away = np.abs(values - np.median(values))
-    return float(np.median(away) or away.mean()) or 1.0
+def _spread(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(..., N) → (...): the median distance from the median; the mean one where most of the N values are equal."""
+    away = np.abs(values - np.median(values, -1, keepdims=True))
+    middle, mean = np.median(away, -1), away.mean(-1)
+    return np.where(middle == 0, np.where(mean == 0, 1.0, mean), middle)
 
 
 def _inner(valid: NDArray[np.bool_]) -> NDArray[np.bool_]:
