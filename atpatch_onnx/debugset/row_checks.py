@@ -15,7 +15,7 @@ from ..inference.datasets import DataSet
 from .images import ImageLayout
 from .subject import Subject
 
-__all__ = ["accuracy_of", "check_labels", "check_scale", "most_frequent"]
+__all__ = ["FEWEST", "accuracy_of", "check_labels", "check_scale", "check_scores", "most_frequent"]
 
 FEWEST = 40
 """Rows that a judgment needs."""
@@ -31,18 +31,22 @@ Floats = NDArray[np.floating[Any]]
 
 
 def check_labels(subject: Subject, data: DataSet, names: Sequence[str] = ()) -> float | None:
-    """The accuracy on the rows; None without labels.
+    """The accuracy on the rows; None without labels. Raises what `check_scores` does."""
+    return None if data.labels is None else check_scores(subject.scores(data.inputs), data, names)
+
+
+def check_scores(scores: Floats, data: DataSet, names: Sequence[str] = ()) -> float:
+    """The accuracy on rows with labels.
 
     Args:
+        scores: (N, C) of the model on the rows.
         names: of the classes, for the message.
 
     Raises:
         AtpatchError: ATP085 for a label that is no class of the model, and where far fewer rows are right than if it
             always answered the most frequent class.
     """
-    if data.labels is None:
-        return None
-    scores = subject.scores(data.inputs)
+    assert data.labels is not None
     count = scores.shape[1]
     known = f" ({', '.join(names)})" if names else ""
     if len(odd := data.labels[(data.labels < 0) | (data.labels >= count)]):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...debugset.row_checks import FEWEST, check_labels
+from ...debugset.row_checks import FEWEST, check_scores
 from ...debugset.subject import Subject
 from ...errors import ROWS_MISFIT
 from ...inference.datasets import DataSet, Ints
@@ -42,8 +42,10 @@ def check_rows(subject: Subject, data: DataSet) -> None:
         AtpatchError: ATP085 where it does no better on them than chance, or answers all of them alike, and what running
             raises.
     """
-    check_labels(subject, data)
-    answers = subject.predictions(data.inputs)
+    scores = subject.scores(data.inputs)
+    if data.labels is not None:
+        check_scores(scores, data)
+    answers = scores.argmax(1)
     advice = "check the scale or coding of the rows, the order of columns and classes, and the tokenizer"
     several = data.labels is None or len(np.unique(data.labels)) > 1
     if several and len(answers) >= FEWEST and len(np.unique(answers)) == 1:
