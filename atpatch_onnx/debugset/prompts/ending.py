@@ -18,6 +18,7 @@ from typing import Any
 from rewriters.model.regular_files import is_regular
 
 from ...inference.generation_tokens import stop_tokens
+from ..row_checks import accuracy_of
 from ..subject import Subject
 from .building import clean_prompts
 from .encoding import PromptEncoder
@@ -47,7 +48,7 @@ def with_ending(
     endings = {"left_out": encoder, "kept": replace(encoder, open_end=False)}
     told: dict[str, Any] = {"tokens": encoder.encoder.text(tail), "kept": not _ends_text(subject, encoder, tail[-1])}
     if any(prompt.answer is not None for prompt in plain):
-        right = {name: _right(subject, plain, one) for name, one in endings.items()}
+        right = {name: accuracy_of(subject, clean_prompts(subject, plain, one)[1]) for name, one in endings.items()}
         told["right"] = right
         if right["kept"] != right["left_out"]:
             told["kept"] = right["kept"] > right["left_out"]
@@ -61,11 +62,6 @@ def ending_in_words(told: Mapping[str, Any]) -> str:
     shown = f" (right answers: {right['kept']:.1%} with it, {right['left_out']:.1%} without)" if right else ""
     way = "" if kept else "; to keep it, let the --template end with it"
     return f"the tokenizer puts {told['tokens']!r} behind each prompt: {'kept' if kept else 'left out'}{shown}{way}"
-
-
-def _right(subject: Subject, prompts: Sequence[Prompt], encoder: PromptEncoder) -> float:
-    _, data, _ = clean_prompts(subject, prompts, encoder)
-    return float((subject.predictions(data.inputs) == data.labels).mean())
 
 
 def _ends_text(subject: Subject, encoder: PromptEncoder, token: int) -> bool:
