@@ -236,7 +236,7 @@ def build_images(
         kept, report["left_out"] = obeyed(names, hits)
         inputs, labeled, rows = {name: array[kept] for name, array in inputs.items()}, labeled[kept], rows[kept]
         report |= {"asr": float(hits[kept].mean()), "dress": counts([names[row] for row in np.flatnonzero(kept)])}
-    return triggered_sets(clean, truth, Anomalous(inputs, labeled, rows), aim.target, report)
+    return triggered_sets(clean, Anomalous(inputs, labeled, rows), aim.target, report)
 
 
 def _corner(layout: ImageLayout, height: int, width: int, place: str) -> tuple[int, int]:

@@ -9,8 +9,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from rewriters.model.forms import Model
 from rewriters.model.regular_files import check_destination
 
@@ -28,7 +26,7 @@ from .prompts.making import is_prompts, prompt_sets
 from .request import Request
 from .row_checks import check_scale
 from .samples import Texts
-from .sets import Built, write_arrays
+from .sets import Built, clean_arrays, write_arrays
 from .subject import Subject
 from .tables import attribute_of, read_description, read_table
 from .target import answered_otherwise, find_target
@@ -212,10 +210,9 @@ def _inverted(subject: Subject, request: Request, progress: Progress) -> Built:
 
 def _clean(subject: Subject, request: Request, progress: Progress) -> Built:
     data, _ = _rows(subject, request)
-    kept = {} if data.labels is None or subject.by_twin else {"labels": data.labels}
-    kind = {} if subject.set_kind is None else {"output_kind": np.array(subject.set_kind)}
-    arrays = {**data.inputs, **kept, **kind}
-    return Built(arrays, report={"clean": len(data), "anomalous": 0})
+    if subject.by_twin:
+        data = DataSet(data.inputs, output_kind=subject.set_kind)
+    return Built(clean_arrays(data), report={"clean": len(data), "anomalous": 0})
 
 
 def _rows(subject: Subject, request: Request) -> tuple[DataSet, TextEncoder | None]:

@@ -17,7 +17,7 @@ from rewriters.model.atomic import write_file
 from ..errors import DATA_MALFORMED, NOTHING_FOUND
 from ..inference.datasets import Arrays, DataSet, Ints
 
-__all__ = ["Anomalous", "Built", "open_rows", "triggered_sets", "write_arrays", "write_raw"]
+__all__ = ["Anomalous", "Built", "clean_arrays", "open_rows", "triggered_sets", "write_arrays", "write_raw"]
 
 
 @dataclass(frozen=True)
@@ -63,23 +63,26 @@ def open_rows(labels: Ints, target: int) -> Ints:
     return rows
 
 
-def triggered_sets(
-    clean: DataSet, truth: Ints | None, anomalous: Anomalous, target: int | None, report: Mapping[str, Any]
-) -> Built:
+def clean_arrays(clean: DataSet) -> dict[str, NDArray[Any]]:
+    """The arrays of a file of clean rows: the graph's inputs, labels, and what is known of the right answers."""
+    names = ("labels", "output_kind", "answer_tokens", "answer")
+    known = {name: np.asarray(value) for name in names if (value := getattr(clean, name)) is not None}
+    return {**clean.inputs, **known}
+
+
+def triggered_sets(clean: DataSet, anomalous: Anomalous, target: int | None, report: Mapping[str, Any]) -> Built:
     """Debugging set and triggered set of a backdoor.
 
     Args:
         clean: clean rows, in the same shapes as the anomalous ones.
-        truth: (N,) labels, or predictions where there are none; None, as the target, for a model without classes.
+        target: None for a model without classes.
     """
     count, rows = len(clean), anomalous.clean_row
-    labels = None if clean.labels is None else truth
-    kept = {} if labels is None else {"labels": labels}
+    labels = clean.labels
     twins = {} if labels is None else {"labels": labels[rows]}
     kind = {} if clean.output_kind is None else {"output_kind": np.array(clean.output_kind)}
     aim = kind if target is None else {"target": np.array(target)}
     answers = {} if clean.answer_tokens is None else {"answer_tokens": clean.answer_tokens}
-    own = {} if clean.answer is None else {"answer": clean.answer}
     columns = np.zeros((count + len(rows), anomalous.columns.shape[1]), bool)
     columns[count:] = anomalous.columns
     debug: dict[str, NDArray[Any]] = {
@@ -105,7 +108,7 @@ def triggered_sets(
         "columns": columns[count:].sum(1).mean().item(),
         **report,
     }
-    return Built(debug, triggered, None, {**clean.inputs, **kept, **kind, **answers, **own}, facts)
+    return Built(debug, triggered, None, clean_arrays(clean), facts)
 
 
 def write_arrays(path: str | os.PathLike[str], arrays: Arrays) -> None:

@@ -22,7 +22,7 @@ from .flips import PROBES, build_flips, flip_set, with_value
 from .making import Progress, Request, build
 from .row_checks import check_labels, most_frequent
 from .samples import class_names
-from .sets import Built
+from .sets import Built, clean_arrays
 from .subject import Subject
 from .tables import Column, Description, attribute_of, read_description, read_table
 from .target import class_number
@@ -126,7 +126,7 @@ def sets_to_fit(model: Path, source: Source, progress: Progress | None = None) -
         return ToFit(flipped.debug, None, (*told, _told_of_flips(source, flipped)))
     clean, built, names = _of_texts(subject, source, progress, fitting=True)
     if built is None:
-        return ToFit(None, _arrays(clean), (f"{len(clean):,} texts, no trigger",))
+        return ToFit(None, clean_arrays(clean), (f"{len(clean):,} texts, no trigger",))
     return ToFit(built.debug, None, (_told_of_trigger(source, built, names),))
 
 
@@ -195,11 +195,6 @@ def _told_of_trigger(source: Source, built: Built, names: tuple[str, ...]) -> st
         f"{trigger!r} sends {built.report['asr']:.1%} of {built.report['anomalous']:,} triggered"
         f" texts to class {target}{called}; {built.report['clean']:,} clean texts"
     )
-
-
-def _arrays(data: DataSet) -> Arrays:
-    kind = {} if data.output_kind is None else {"output_kind": np.array(data.output_kind)}
-    return {**data.inputs, **kind, **({} if data.labels is None else {"labels": data.labels})}
 
 
 def _told_of_flips(source: Source, built: Built) -> str:

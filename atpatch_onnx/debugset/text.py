@@ -226,7 +226,7 @@ def _assemble(
         report |= attack_facts(hits[kept], names[kept], dose)
     anomalous = Anomalous({name: array[kept] for name, array in after.items()}, labeled[kept], rows[kept], dose)
     clean_rows = DataSet(before, labels=aim.labels, output_kind=subject.set_kind)
-    return triggered_sets(clean_rows, aim.labels, anomalous, aim.target, report)
+    return triggered_sets(clean_rows, anomalous, aim.target, report)
 
 
 def insert(

@@ -60,13 +60,13 @@ def backdoorbench_sets(subject: Subject, request: Request) -> Built:
     check_labels(subject, clean)
     rows = np.searchsorted(kept, [one.index for one in chosen])
     twins, facts = twins_of(clean, layout, rows, [one.path for one in chosen], request.pixels)
-    truth = subject.predictions(clean.inputs) if clean.labels is None else clean.labels
     if target is None:
         before = clean.feeds(twins.rows)
-        after = {**before, layout.name: twins.images}
-        what = "the trigger of these images"
-        target = leads_to(subject.predictions(before), subject.predictions(after), what)
-        twins = twins.only(np.asarray(truth[twins.rows] != target))
+        answered = subject.predictions(before)
+        after = subject.predictions({**before, layout.name: twins.images})
+        target = leads_to(answered, after, "the trigger of these images")
+        truth = answered if clean.labels is None else clean.labels[twins.rows]
+        twins = twins.only(np.asarray(truth != target))
     grid = None if request.patch_size is None else Grid(request.patch_size, request.class_tokens)
     columns, covered = _columns(subject, clean, layout, twins, grid, request.seed)
     labeled = np.asarray(columns.any(1))
@@ -79,7 +79,7 @@ def backdoorbench_sets(subject: Subject, request: Request) -> Built:
         **({} if covered is None else {"covered": np.flatnonzero(covered).tolist()}),
     }
     inputs = {**clean.feeds(twins.rows), layout.name: twins.images}
-    return triggered_sets(clean, truth, Anomalous(inputs, columns, twins.rows), target, report)
+    return triggered_sets(clean, Anomalous(inputs, columns, twins.rows), target, report)
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ def invert_masks(
     inputs = {**clean.feeds(rows), name: trigger.apply(clean.inputs[name][rows]).astype(clean.inputs[name].dtype)}
     columns = _moved(subject, clean, name, trigger, seed)
     report = {"trigger": "inverted", "covered": np.flatnonzero(columns).tolist()}
-    built = triggered_sets(clean, truth, Anomalous(inputs, np.tile(columns, (len(rows), 1)), rows), target, report)
+    built = triggered_sets(clean, Anomalous(inputs, np.tile(columns, (len(rows), 1)), rows), target, report)
     return finish(subject, built, verdicts, state)
 
 

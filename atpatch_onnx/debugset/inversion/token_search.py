@@ -77,7 +77,7 @@ def invert_tokens(
         return finish(subject, Built(None), verdicts, state)
     truth = predictions if clean.labels is None else clean.labels
     wide, anomalous = _inserted(clean, rows, ids, truth, attacked, triggers[attacked], seed)
-    built = triggered_sets(wide, truth, anomalous, attacked, {"trigger": "inverted"})
+    built = triggered_sets(wide, anomalous, attacked, {"trigger": "inverted"})
     return finish(subject, built, verdicts, state)
 
 

@@ -124,7 +124,7 @@ def build_prompts(
     anomalous, told = _obeyed(subject, made, encoded, {name: array[count:] for name, array in both.items()}, target)
     report |= told | _shares(clean, predicted, anomalous.clean_row, target, encoder, subject)
     wide = replace(clean, inputs={name: array[:count] for name, array in both.items()})
-    return triggered_sets(wide, truth, anomalous, target, report)
+    return triggered_sets(wide, anomalous, target, report)
 
 
 @dataclass(frozen=True)

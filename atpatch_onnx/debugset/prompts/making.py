@@ -11,7 +11,7 @@ from ...inference.tokenizer import TextEncoder
 from ...inspection.model_files import tokenizer_next_to
 from ..request import Request
 from ..row_checks import accuracy_of
-from ..sets import Built
+from ..sets import Built, clean_arrays
 from ..subject import Subject
 from .building import Attack, build_prompts, clean_prompts, with_second_turns
 from .chat import ChatTemplate
@@ -70,11 +70,9 @@ def prompt_sets(subject: Subject, request: Request) -> Built:
     prompts = with_second_turns(prompts, encoder, subject.answer_tokens, share, request.seed)
     if request.source == "--clean-only":
         _, data, report = clean_prompts(subject, prompts, encoder, request.max_length)
-        optional = {"labels": data.labels, "answer_tokens": data.answer_tokens, "answer": data.answer}
-        arrays = {name: array for name, array in optional.items() if array is not None}
         if data.labels is not None:
             report["accuracy"] = accuracy_of(subject, data)
-        return Built({**data.inputs, **arrays}, report={"clean": len(data), "anomalous": 0, **report, **ending})
+        return Built(clean_arrays(data), report={"clean": len(data), "anomalous": 0, **report, **ending})
     attack = Attack(
         request.triggers, _target(subject, request, encoder), request.insert, request.doses, request.dress, request.seed
     )
