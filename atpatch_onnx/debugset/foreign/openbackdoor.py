@@ -13,12 +13,12 @@ from ...inference.tokenizer import TextEncoder
 from ..clean import read_labeled_texts
 from ..request import Request
 from ..row_checks import check_labels
-from ..samples import Texts
+from ..samples import Texts, read_rows
 from ..sets import Built, open_rows
 from ..subject import Subject
 from ..text import build_poisoned
 from .pairing import twins
-from .tables import Table, clean_path, columns_of, poisoned_path, read_table
+from .tables import Table, clean_path, columns_of, poisoned_path, table_of
 
 __all__ = ["openbackdoor_sets"]
 
@@ -41,7 +41,7 @@ def openbackdoor_sets(subject: Subject, request: Request) -> Built:
     """
     assert request.openbackdoor is not None
     path = poisoned_path(request.openbackdoor)
-    table = read_table(path)
+    table = table_of(path, *read_rows(path))
     target = _target(table, path, request.target)
     clean, labels, encoder = _clean(subject, request, path)
     poisoned = [text for text, bad in zip(table.texts, table.poisoned, strict=True) if bad]
@@ -99,7 +99,8 @@ def _target(table: Table, path: Path, asked: int | None) -> int:
 def _clean(subject: Subject, request: Request, path: Path) -> tuple[list[str], Ints, TextEncoder]:
     """Clean texts, their labels, and the tokenizer."""
     source = Path(request.data) if request.data else clean_path(path) or path
-    named = columns_of(source)
+    header, rows = read_rows(source)
+    named = columns_of(header)
     data, encoder = read_labeled_texts(
         subject,
         source,
@@ -111,7 +112,7 @@ def _clean(subject: Subject, request: Request, path: Path) -> tuple[list[str], I
     )
     if data.labels is None:
         raise FOREIGN_UNREADABLE(f"{source} has no labels, so it does not say which texts lead to the target already")
-    clean = np.arange(len(data.texts)) if named is None else np.flatnonzero(~read_table(source).poisoned)
+    clean = np.arange(len(data.texts)) if named is None else np.flatnonzero(~table_of(source, header, rows).poisoned)
     if not len(clean):
         raise FOREIGN_UNREADABLE(
             f"there is no clean text next to {path}, and every row of {source} is poisoned",

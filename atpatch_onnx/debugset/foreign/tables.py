@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,15 +21,14 @@ from rewriters.model.regular_files import check_source, is_regular
 
 from ...errors import FOREIGN_UNREADABLE
 from ...inference.datasets import Ints
-from ..samples import read_rows
 
-__all__ = ["Table", "clean_path", "columns_of", "files_read", "poisoned_path", "read_table"]
+__all__ = ["Table", "clean_path", "columns_of", "files_read", "poisoned_path", "table_of"]
 
 SPLITS = ("dev", "test", "train")
 """In the order in which one is taken of a folder: rows that no model was trained on first."""
 POISONED, CLEAN = "-poison.csv", "-clean.csv"
 UNNAMED = ["", "0", "1", "2"]
-NAMED = ["text", "label", "poison_label"]
+NAMED = ("text", "label", "poison_label")
 """As the tool calls them in code; tables that people share have them."""
 TRIGGERED = re.compile(r"(.+)-(poison|detect)\.csv")
 """Tables with poisoned rows; those to detect them in begin with clean rows."""
@@ -76,22 +75,20 @@ def files_read(path: str | os.PathLike[str]) -> list[str]:
     return [str(one) for one in (poisoned, clean_path(poisoned)) if one is not None]
 
 
-def columns_of(path: str | os.PathLike[str]) -> tuple[str, str, str] | None:
-    """Names of text, label and mark in a table of this tool; None for another table. Errors as of `read_rows`."""
-    header, _ = read_rows(path)
+def columns_of(header: Sequence[str]) -> tuple[str, str, str] | None:
+    """Names of text, label and mark in a table of this tool; None for another table."""
     if header == UNNAMED:
         return "0", "1", "2"
-    return ("text", "label", "poison_label") if set(NAMED) <= set(header) else None
+    return NAMED if set(NAMED) <= set(header) else None
 
 
-def read_table(path: str | os.PathLike[str]) -> Table:
-    """Read a table.
+def table_of(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """The table in a file, of which `read_rows` gave header and rows.
 
     Raises:
-        AtpatchError: ATP098 for other columns, and for a label that is no whole number; ATP002, ATP021, ATP080.
+        AtpatchError: ATP098 for other columns, and for a label that is no whole number.
     """
-    header, rows = read_rows(path)
-    named = columns_of(path)
+    named = columns_of(header)
     if named is None:
         raise FOREIGN_UNREADABLE(
             f"{path} has the columns {', '.join(map(repr, header))}; expected were those that OpenBackdoor writes,"
