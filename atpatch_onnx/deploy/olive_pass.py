@@ -14,7 +14,6 @@ imports this module, since it needs Olive (`pip install olive-ai`).
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 from dataclasses import fields
@@ -34,6 +33,7 @@ from ..errors import BAD_OPTION
 from ..hotfix.options import PatchOptions
 from ..options import explanations
 from ..patching.apply import patch
+from ..paths import sha256_of
 
 __all__ = ["AtPatch", "package_config"]
 
@@ -56,7 +56,7 @@ class AtPatch(Pass):  # type: ignore[misc]  # Olive has no types
         # Olive's cache knows files by their names; so it sees when one has changed.
         paths = (getattr(config, name) for name in PATHS)
         files = [Path(path) for path in paths if path is not None and is_regular(Path(path))]
-        config.digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
+        config.digests = [sha256_of(path) for path in files]
 
     @classmethod
     def _default_config(cls, accelerator_spec: Any) -> dict[str, Any]:

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -26,8 +25,9 @@ from ..errors import HOTFIX_MISMATCH, NOT_PATCHED, STAMP_MISMATCH
 from ..hotfix.file import Hotfix
 from ..hotfix.plans import hotfix_next_to
 from ..inspection.model_files import model_file
+from ..paths import sha256_of
 
-__all__ = ["Facts", "HotfixFacts", "Metric", "facts_of", "sha256_of"]
+__all__ = ["Facts", "HotfixFacts", "Metric", "facts_of"]
 
 _METRICS = {
     "asr": "attack success rate",
@@ -76,7 +76,7 @@ class Facts:
         name: of the file.
         sha256: of the file.
         original: SHA-256 of the file that `unpatch` gives.
-        graph, weights: digests of the graph and of the weights, as `inspect` and hotfixes have them.
+        weights: digest of the weights, as `inspect` and hotfixes have it.
         proto: the patched model.
         data: external data file → its SHA-256.
         stamp: what the file says of its patch.
@@ -133,12 +133,6 @@ def facts_of(model: PathLike, hotfix: PathLike | None) -> Facts:
     )
 
 
-def sha256_of(path: Path) -> str:
-    """Of a whole file, hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _hotfix(path: Path | None, digest: str, *, given: bool) -> tuple[HotfixFacts | None, tuple[str, ...]]:
     """The hotfix that the stamp names, and notes why it is not there.
 
@@ -161,12 +155,8 @@ def _hotfix(path: Path | None, digest: str, *, given: bool) -> tuple[HotfixFacts
     metrics, notes = _metrics(hotfix.evidence)
     names = {metric.name for metric in metrics}
     faults = {"backdoor": {_METRICS["asr"], _METRICS["asr_star"]}, "unfairness": {_METRICS["unfair"]}}
-    return (
-        HotfixFacts(
-            Path(path).name, sha256_of(Path(path)), metrics, tuple(name for name, of in faults.items() if of & names)
-        ),
-        notes,
-    )
+    known = tuple(name for name, of in faults.items() if of & names)
+    return HotfixFacts(path.name, sha256_of(path), metrics, known), notes
 
 
 def _metrics(evidence: Mapping[str, Any]) -> tuple[tuple[Metric, ...], tuple[str, ...]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +10,8 @@ import onnx
 from rewriters.editing.observe import observe
 from rewriters.editing.patcher import is_patched
 from rewriters.model import io as model_io
+
+from ..paths import sha256_of
 
 __all__ = ["ArmGraph", "read_graph"]
 
@@ -50,7 +51,7 @@ def read_graph(path: Path) -> ArmGraph:
     seen = observe(proto)
     return ArmGraph(
         path,
-        hashlib.sha256(path.read_bytes()).hexdigest(),
+        sha256_of(path),
         seen.model,
         path.parent,
         seen.sites,

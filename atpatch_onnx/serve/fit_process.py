@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import subprocess
@@ -27,6 +26,7 @@ from rewriters.model.external_data import external_locations
 
 from ..errors import AtpatchError
 from ..fitting.traffic.collector import Row
+from ..paths import sha256_of
 from .arm_graph import ArmGraph
 
 __all__ = ["HOTFIX", "FitFailed", "FitProcess"]
@@ -87,7 +87,7 @@ class FitProcess:
             raise FitFailed(found["error"])
         return ArmGraph(
             path=self._folder / HOTFIX,
-            sha256=hashlib.sha256((self._folder / HOTFIX).read_bytes()).hexdigest(),
+            sha256=sha256_of(self._folder / HOTFIX),
             # A graph with external data is small, and names files next to the original.
             model=onnx.load(self._folder / _GRAPH, load_external_data=False)
             if found["external"]

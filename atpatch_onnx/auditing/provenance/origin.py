@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
 from typing import Any
 
 from rewriters.model import io as model_io
 from rewriters.model.external_data import external_locations
 
 from ...inspection.inspector import count_nodes
+from ...paths import sha256_of
 from ..case import Case
 from ..finding import Checked, Finding
 from ..rule import Rule
@@ -58,17 +57,12 @@ def facts(case: Case) -> dict[str, Any]:
     proto = case.loaded.proto
     return {
         "path": None if case.path is None else str(case.path),
-        "sha256": None if case.path is None else _sha256(case.path),
+        "sha256": None if case.path is None else sha256_of(case.path),
         "graph_sha256": model_io.digest(proto),
         "weights": model_io.weights_digest(proto, case.folder),
         "producer": " ".join(filter(None, (proto.producer_name, proto.producer_version))),
         "ir_version": proto.ir_version,
         "opsets": {entry.domain or "ai.onnx": entry.version for entry in proto.opset_import},
         "nodes": count_nodes(proto),
-        "external_data": {name: _sha256(case.folder / name) for name in external_locations(proto)},
+        "external_data": {name: sha256_of(case.folder / name) for name in external_locations(proto)},
     }
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
