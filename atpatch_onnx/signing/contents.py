@@ -18,19 +18,16 @@ from pathlib import Path
 
 import onnx
 
-from rewriters.model import boundary
+from rewriters.model import io as model_io
 from rewriters.model.external_data import check_external, external_locations
 from rewriters.model.folders import members
 from rewriters.model.forms import PathLike
 from rewriters.model.regular_files import check_source
 
-from ..errors import NO_SUCH_FILE, NOT_ONNX, NOT_SIGNABLE, AtpatchError
+from ..errors import NOT_ONNX, NOT_SIGNABLE, TOO_LARGE, AtpatchError
 from ..hotfix.container import SUFFIX
 
 __all__ = ["Contents", "contents_of", "data_of"]
-
-_MOST_BYTES = 2**31 - 1
-"""Of a model in one file; a larger one holds no model."""
 
 _GIT = (".git", ".gitattributes", ".github", ".gitignore")
 
@@ -84,14 +81,12 @@ def data_of(path: Path) -> tuple[str, ...]:
 
 def _model_in(path: Path) -> onnx.ModelProto:
     """The model in a file; an empty one where there is none."""
-    if path.suffix == SUFFIX or path.stat().st_size > _MOST_BYTES:
+    if path.suffix == SUFFIX:
         return onnx.ModelProto()
     try:
-        return boundary.parse(path.read_bytes(), str(path))
-    except OSError as error:
-        raise NO_SUCH_FILE(f"{path} cannot be read: {error.strerror or error}") from error
+        return model_io.parse_file(path)
     except AtpatchError as error:
-        if error.fault is NOT_ONNX:
+        if error.fault in (NOT_ONNX, TOO_LARGE):
             return onnx.ModelProto()
         raise
 

@@ -29,6 +29,7 @@ __all__ = [
     "default_opset",
     "digest",
     "load",
+    "parse_file",
     "require_opset",
     "save",
     "save_graph",
@@ -54,18 +55,29 @@ def load(path: str | os.PathLike[str]) -> onnx.ModelProto:
         INVALID_MODEL: `check_well_formed` or the onnx checker rejects it.
     """
     path = check_source(path)
-    try:
-        if path.stat().st_size > _MAX_PROTO:
-            raise TOO_LARGE(f"{path} has {path.stat().st_size} bytes")
-        model = boundary.parse(path.read_bytes(), str(path))
-    except OSError as error:
-        raise NO_SUCH_FILE(f"{path} cannot be read: {error.strerror or error}") from error
+    model = parse_file(path)
     if not model.HasField("graph") or not model.graph.node:
         raise NOT_ONNX(f"{path} holds no graph with nodes")
     check_well_formed(model)
     check_external(model, path.parent)
     _check_by_onnx(model)
     return model
+
+
+def parse_file(path: Path) -> onnx.ModelProto:
+    """The model in a regular file, which may be one that does not run. Its external data is not looked at.
+
+    Raises:
+        NO_SUCH_FILE: unreadable.
+        NOT_ONNX: does not parse.
+        TOO_LARGE: one file beyond protobuf's 2 GiB.
+    """
+    try:
+        if path.stat().st_size > _MAX_PROTO:
+            raise TOO_LARGE(f"{path} has {path.stat().st_size} bytes")
+        return boundary.parse(path.read_bytes(), str(path))
+    except OSError as error:
+        raise NO_SUCH_FILE(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def check(model: onnx.ModelProto) -> None:
