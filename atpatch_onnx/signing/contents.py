@@ -27,7 +27,7 @@ from rewriters.model.regular_files import check_source
 from ..errors import NOT_ONNX, NOT_SIGNABLE, TOO_LARGE, AtpatchError
 from ..hotfix.container import SUFFIX
 
-__all__ = ["Contents", "contents_of", "data_of"]
+__all__ = ["Contents", "contents_of", "data_of", "name_in"]
 
 _GIT = (".git", ".gitattributes", ".github", ".gitignore")
 
@@ -77,6 +77,12 @@ def data_of(path: Path) -> tuple[str, ...]:
         AtpatchError: ATP003 where a name is missing.
     """
     return external_locations(_model_in(path))
+
+
+def name_in(folder: Path, path: Path) -> str:
+    """The name of a file in a folder, the file itself not followed; "" where it lies elsewhere."""
+    place, root = Path(os.path.realpath(path.parent), path.name), folder.resolve()
+    return place.relative_to(root).as_posix() if place.is_relative_to(root) else ""
 
 
 def _model_in(path: Path) -> onnx.ModelProto:

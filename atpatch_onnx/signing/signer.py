@@ -13,7 +13,7 @@ from rewriters.model.regular_files import check_destination
 
 from ..errors import BAD_OPTION, OUTPUT_IS_INPUT, AtpatchError
 from ..inspection.environment import require
-from .contents import Contents, contents_of
+from .contents import contents_of, name_in
 from .options import SignKeywords, SignOptions
 from .statement import SINGLE, read_statement
 
@@ -64,15 +64,15 @@ def sign(path: PathLike, signature: PathLike | None = None, **options: Unpack[Si
 
     source = Path(path)
     contents = contents_of(source)
-    destination = _destination(contents, signature_of(source) if signature is None else Path(signature))
-    if wanted.key is not None and contents.files is None and _inside(contents.root, Path(wanted.key)):
+    destination = _destination(signature_of(source) if signature is None else Path(signature))
+    whole = source.is_dir()
+    if whole and wanted.key is not None and name_in(source, Path(os.path.realpath(wanted.key))):
         raise BAD_OPTION(
             f"the private key {wanted.key} lies in the folder that is signed, and would be handed on with it",
             "move the key out of the folder; if others have had the folder, make a new key",
         )
-    whole = contents.files is None
-    ignored = [_relative(contents.root, destination)] if whole and _inside(contents.root, destination) else []
-    data, names = Signer(wanted).sign(contents, ignored)
+    own = name_in(source, destination) if whole else ""
+    data, names = Signer(wanted).sign(contents, [own] if own else [])
     write_file(destination, data)
     files = tuple(source.name if name == SINGLE else name for name in names)
     return Signed(str(source), str(destination), files)
@@ -83,7 +83,7 @@ def signature_of(path: Path) -> Path:
     return path / FOLDER_SIGNATURE if path.is_dir() else path.with_name(path.name + SUFFIX)
 
 
-def _destination(contents: Contents, path: Path) -> Path:
+def _destination(path: Path) -> Path:
     """The path, unless a file is there that is no signature."""
     check_destination(path)
     if path.exists():
@@ -92,11 +92,3 @@ def _destination(contents: Contents, path: Path) -> Path:
         except AtpatchError as error:
             raise OUTPUT_IS_INPUT(f"{path} is there, and is no signature", "give another name with -o") from error
     return path
-
-
-def _inside(root: Path, path: Path) -> bool:
-    return root.is_dir() and Path(os.path.realpath(path)).is_relative_to(root.resolve())
-
-
-def _relative(root: Path, path: Path) -> str:
-    return Path(os.path.realpath(path)).relative_to(root.resolve()).as_posix()

@@ -21,7 +21,7 @@ from rewriters.model.regular_files import check_source
 
 from ..errors import SIGNATURE_INVALID, SIGNATURE_MISSING, AtpatchError
 from ..inspection.environment import require
-from .contents import contents_of, data_of
+from .contents import contents_of, data_of, name_in
 from .options import VerifyKeywords, VerifyOptions
 from .signer import FOLDER_SIGNATURE, PACKAGES, signature_of
 from .statement import SINGLE, Statement, read_statement
@@ -124,7 +124,8 @@ class _Case:
             )
         if self.whole:
             contents_of(self.root)  # refuses what the library does not look at
-            ignored = [name for name in [self._own_name(Path(os.path.realpath(self.place)))] if name]
+            own = name_in(self.root, Path(os.path.realpath(self.place)))
+            ignored = [own] if own else []
         # Of a file, all that is named is hashed, so nothing is left out.
         hashed = Hashed(None, ignored, links=True, git=self.whole)
         try:
@@ -132,11 +133,6 @@ class _Case:
         except Exception as error:  # the library raises anything, from ValueError to those of pydantic
             raise self._refusal(hashed, verifier.trusted, error) from error
         self._require_covered()
-
-    def _own_name(self, path: Path) -> str:
-        """The name of a file in the folder, the file itself not followed; "" where it lies elsewhere."""
-        place, root = Path(os.path.realpath(path.parent), path.name), self.root.resolve()
-        return place.relative_to(root).as_posix() if place.is_relative_to(root) else ""
 
     def _refusal(self, hashed: Hashed, trusted: str, error: Exception) -> AtpatchError:
         from .library import first_words
@@ -163,7 +159,7 @@ class _Case:
         if self.whole:
             models = {name: self.root / name for name in names if name.lower().endswith(".onnx")}
         else:
-            models = {SINGLE if self.statement.single else self._own_name(self.source): self.source}
+            models = {SINGLE if self.statement.single else name_in(self.root, self.source): self.source}
         for name, path in models.items():
             if name not in names:
                 raise SIGNATURE_INVALID(f"the signature {self.place} does not cover {self.source}")
