@@ -133,6 +133,11 @@ class Subject:
         """What a data set of the model says of its answers."""
         return self.output_kind if self.by_twin else None
 
+    @property
+    def folders(self) -> list[Path]:
+        """Where files about the model and its tokenizer lie."""
+        return [self.folder, *([] if self.tokenizer is None else [self.tokenizer])]
+
     def expected(self, clean: Arrays, attacked: Arrays, clean_row: Ints) -> Expected:
         """What attacked rows should be answered, by the answers to the clean rows; of a model without classes.
 

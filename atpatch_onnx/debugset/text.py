@@ -169,7 +169,7 @@ def marked_columns(marks: Sequence[NDArray[np.bool_]], width: int) -> NDArray[np
 
 def _start(subject: Subject) -> int:
     """The token that begins an answer, of the files next to the model or to the tokenizer."""
-    found = start_token([folder for folder in (subject.folder, subject.tokenizer) if folder is not None])
+    found = start_token(subject.folders)
     if found is None:
         raise DATA_MALFORMED(
             "no file says which token begins an answer of the encoder-decoder",

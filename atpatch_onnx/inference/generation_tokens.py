@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rewriters.model.regular_files import is_regular
+from .special_tokens import json_object
 
 __all__ = ["start_token", "stop_tokens"]
 
@@ -36,14 +35,9 @@ def start_token(folders: Folders) -> int | None:
 def _files(folders: Folders) -> Iterator[dict[str, Any]]:
     for folder in folders:
         for name in FILES:
-            path = Path(folder) / name
-            try:
-                told = json.loads(path.read_text(encoding="utf-8")) if is_regular(path) else None
-            except (OSError, ValueError, RecursionError):
-                continue
-            if isinstance(told, dict):
-                inner = told.get("model") if name.startswith("genai") else told
-                yield inner if isinstance(inner, dict) else told
+            told = json_object(Path(folder) / name)
+            inner = told.get("model") if name.startswith("genai") else told
+            yield inner if isinstance(inner, dict) else told
 
 
 def _is_token(value: Any) -> bool:

@@ -20,7 +20,7 @@ from typing import Any
 
 from rewriters.model.regular_files import is_regular
 
-__all__ = ["MOST_BYTES", "SpecialTokens", "read_special_tokens"]
+__all__ = ["MOST_BYTES", "SpecialTokens", "json_object", "read_special_tokens", "token_text"]
 
 MOST_BYTES = 64 << 20
 """The tokenizers of models for many languages have 17 to 35 MB."""
@@ -70,7 +70,7 @@ def read_special_tokens(folder: str | os.PathLike[str]) -> SpecialTokens | None:
 
 
 def _from_tokenizer(folder: Path) -> SpecialTokens | None:
-    whole = _json(folder / "tokenizer.json")
+    whole = json_object(folder / "tokenizer.json")
     added = [one for one in _list(whole.get("added_tokens")) if isinstance(one, dict) and one.get("special")]
     special = {str(one.get("content")): one["id"] for one in added if _is_id(one.get("id"))}
     processor = whole.get("post_processor")
@@ -114,9 +114,9 @@ def _pair(step: Mapping[str, Any]) -> tuple[list[int], list[int]] | None:
 
 
 def _from_names(folder: Path) -> SpecialTokens | None:
-    config = _json(folder / "tokenizer_config.json")
-    names = {**config, **_json(folder / "special_tokens_map.json")}
-    words = {key: _content(names.get(f"{key}_token")) for key in ("cls", "sep", "bos", "eos", "pad", "unk", "mask")}
+    config = json_object(folder / "tokenizer_config.json")
+    names = {**config, **json_object(folder / "special_tokens_map.json")}
+    words = {key: token_text(names.get(f"{key}_token")) for key in ("cls", "sep", "bos", "eos", "pad", "unk", "mask")}
     ids = _vocabulary(folder, config)
     special = {key: ids[word] for key, word in words.items() if word and word in ids}
     if not special and "[CLS]" in ids and "[SEP]" in ids:  # only the vocabulary of a WordPiece model
@@ -135,16 +135,16 @@ def _vocabulary(folder: Path, config: Mapping[str, Any]) -> dict[str, int]:
     ids: dict[str, int] = {}
     if (text := _text(folder / "vocab.txt")) is not None:
         ids.update((word.rstrip("\r"), number) for number, word in enumerate(text.split("\n")))
-    ids.update((word, id) for word, id in _json(folder / "vocab.json").items() if _is_id(id))
+    ids.update((word, id) for word, id in json_object(folder / "vocab.json").items() if _is_id(id))
     added = config.get("added_tokens_decoder")
     for number, token in added.items() if isinstance(added, dict) else ():
-        if str(number).isdecimal() and len(str(number)) < 10 and (word := _content(token)):
+        if str(number).isdecimal() and len(str(number)) < 10 and (word := token_text(token)):
             ids[word] = int(number)
     return ids
 
 
 def _from_config(folder: Path) -> SpecialTokens | None:
-    config = _json(folder / "config.json")
+    config = json_object(folder / "config.json")
     ids: dict[str, int] = {
         name: config[f"{name}_token_id"] for name in ("bos", "eos", "pad") if _is_id(config.get(f"{name}_token_id"))
     }
@@ -163,7 +163,7 @@ def _wrapped(
     return SpecialTokens(tuple(first), tuple(last), filler, never, origin)
 
 
-def _json(path: Path) -> dict[str, Any]:
+def json_object(path: Path) -> dict[str, Any]:
     """The object in a file; empty where there is none."""
     text = _text(path)
     if text is None:
@@ -192,7 +192,7 @@ def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _content(token: Any) -> str:
+def token_text(token: Any) -> str:
     """A token is written as a string, or as an object with its content."""
     found = token.get("content") if isinstance(token, dict) else token
     return found if isinstance(found, str) else ""

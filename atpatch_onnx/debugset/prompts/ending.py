@@ -9,15 +9,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from rewriters.model.regular_files import is_regular
-
 from ...inference.generation_tokens import stop_tokens
+from ...inference.special_tokens import json_object, token_text
 from ..row_checks import accuracy_of
 from ..subject import Subject
 from .building import clean_prompts
@@ -66,19 +63,7 @@ def ending_in_words(told: Mapping[str, Any]) -> str:
 
 def _ends_text(subject: Subject, encoder: PromptEncoder, token: int) -> bool:
     """Also where nothing is known of it."""
-    folders = [subject.folder, *([] if subject.tokenizer is None else [subject.tokenizer])]
-    known = {encoder.encoder.word(one) for one in stop_tokens(folders)} | {_named(folder) for folder in folders}
+    named = {token_text(json_object(folder / "tokenizer_config.json").get("eos_token")) for folder in subject.folders}
+    known = named | {encoder.encoder.word(one) for one in stop_tokens(subject.folders)}
     known.discard("")
     return not known or encoder.encoder.word(token) in known
-
-
-def _named(folder: Path) -> str:
-    """The tokenizer's own name for the end of a text; "" where it says none."""
-    path = folder / "tokenizer_config.json"
-    try:
-        told = json.loads(path.read_text(encoding="utf-8")) if is_regular(path) else {}
-    except (OSError, ValueError, RecursionError):
-        return ""
-    found = told.get("eos_token") if isinstance(told, dict) else None
-    found = found.get("content") if isinstance(found, dict) else found
-    return found if isinstance(found, str) else ""
