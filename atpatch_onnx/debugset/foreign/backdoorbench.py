@@ -18,6 +18,7 @@ from ..row_checks import check_labels, check_scale
 from ..sets import Anomalous, Built, open_rows, triggered_sets
 from ..subject import BATCH, Subject
 from ..target import leads_to
+from .pairing import with_others
 from .pixels import PAIRS, learned_coding, parse_coding, read_pixels
 from .record import Stored, images_of, recorded_target, stored_images
 
@@ -144,9 +145,7 @@ def _drawn(stored: Sequence[Stored], count: int, request: Request) -> tuple[list
     generator = np.random.default_rng(request.seed)
     places = np.sort(generator.permutation(len(stored))[: request.rows])
     chosen = [stored[place] for place in places]
-    twins = np.array([one.index for one in chosen], np.int64)
-    others = np.setdiff1d(np.arange(count), twins)
-    return chosen, np.sort(np.concatenate([twins, generator.permutation(others)[: len(twins)]]))
+    return chosen, with_others(np.array([one.index for one in chosen], np.int64), count, generator)
 
 
 def _channels_last(images: NDArray[Any], layout: ImageLayout) -> NDArray[Any]:

@@ -17,7 +17,7 @@ from ..samples import Texts, read_rows
 from ..sets import Built, open_rows
 from ..subject import Subject
 from ..text import build_poisoned
-from .pairing import twins
+from .pairing import twins, with_others
 from .tables import Table, clean_path, columns_of, poisoned_path, table_of
 
 __all__ = ["openbackdoor_sets"]
@@ -58,8 +58,7 @@ def openbackdoor_sets(subject: Subject, request: Request) -> Built:
     usable = first[(rows[first] >= 0) & (labels[rows[first]] != target)]
     generator = np.random.default_rng(request.seed)
     chosen = generator.permutation(usable)[: request.rows]
-    others = generator.permutation(np.setdiff1d(np.arange(len(labels)), rows[chosen]))[: len(chosen)]
-    kept = np.sort(np.concatenate([rows[chosen], others]))
+    kept = with_others(rows[chosen], len(labels), generator)
     changed = dict(zip(rows[chosen].tolist(), (poisoned[one] for one in chosen), strict=True))
     built = build_poisoned(
         subject,

@@ -1,4 +1,4 @@
-"""Which clean text a poisoned text was made from."""
+"""Which clean text a poisoned text was made from, and which clean rows are kept next to the twins."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from ...inference.datasets import Ints
 
-__all__ = ["twins"]
+__all__ = ["twins", "with_others"]
 
 ALIKE = 0.5
 """Words that two texts share, of all words of the two: a clean text and itself with a trigger share more."""
@@ -33,6 +33,12 @@ def twins(poisoned: Sequence[str], clean: Sequence[str], labels: Ints, target: i
         if len(rows) == len(bags) and _in_order(bags, [own[row] for row in rows]):
             return rows
     return _by_words(bags, own)
+
+
+def with_others(chosen: Ints, count: int, generator: np.random.Generator) -> Ints:
+    """The clean rows to keep of `count`, in order: the chosen ones (M,), and M others at most, drawn at random."""
+    others = generator.permutation(np.setdiff1d(np.arange(count), chosen))
+    return np.sort(np.concatenate([chosen, others[: len(chosen)]]))
 
 
 def _in_order(bags: Sequence[frozenset[str]], own: Sequence[frozenset[str]]) -> bool:
