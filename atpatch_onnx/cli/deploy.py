@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..deploy.options import RayOptions
-from .options import json_output, link_data, options_of
+from .options import group, json_output, link_data, options_of
 from .rendering import emit_json, note
 
 if TYPE_CHECKING:
     from ..deploy import Deployed
 
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-def _shared(command: Command) -> Command:
-    """Adds the arguments that all 'deploy' commands share."""
-    command = json_output(link_data(command))
-    command = click.option("--name", help="Name of the model for clients; by default that of ORIGINAL's file.")(command)
-    for argument in ("folder", "patched", "original"):
-        command = click.argument(
-            argument, metavar="DIR" if argument == "folder" else argument.upper(), type=click.Path()
-        )(command)
-    return command
+# The arguments that all 'deploy' commands share.
+_shared = group(
+    click.argument("original", metavar="ORIGINAL", type=click.Path()),
+    click.argument("patched", metavar="PATCHED", type=click.Path()),
+    click.argument("folder", metavar="DIR", type=click.Path()),
+    click.option("--name", help="Name of the model for clients; by default that of ORIGINAL's file."),
+    json_output,
+    link_data,
+)
 
 
 def _name(name: str | None, original: str) -> str:

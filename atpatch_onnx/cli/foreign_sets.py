@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
-
 import click
+
+from .options import group
 
 __all__ = ["foreign_sets"]
 
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-def foreign_sets(command: Command) -> Command:
-    """`--backdoorbench`, `--openbackdoor`, and how much of them is read."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
-
-
-_OPTIONS = (
+foreign_sets = group(
     click.option(
         "--backdoorbench",
         type=click.Path(),

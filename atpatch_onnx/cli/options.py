@@ -18,6 +18,7 @@ __all__ = [
     "class_names",
     "clean_texts",
     "filters",
+    "group",
     "in_place",
     "json_output",
     "link_data",
@@ -57,6 +58,23 @@ link_data = click.option(
 )
 
 
+def group(*options: Callable[[Any], Any]) -> Callable[[Command], Command]:
+    """Arguments and options as one decorator; the help shows them in this order."""
+
+    def add(command: Command) -> Command:
+        for one in reversed(options):
+            command = one(command)
+        return command
+
+    return add
+
+
+filters = group(
+    click.option("--include", metavar="RE", help="Only sites whose id or scope matches."),
+    click.option("--exclude", metavar="RE", help="Leave out sites whose id or scope matches."),
+)
+
+
 def output(help_text: str, *, required: bool = False) -> Callable[[Command], Command]:
     """`-o/--output`."""
     return click.option("-o", "--output", type=click.Path(), required=required, help=help_text)
@@ -82,15 +100,9 @@ def options_of(options: type, but: Iterable[str] = ()) -> Callable[[Command], Co
     """
     texts = explanations(options)
     ours = [one for one in fields(options) if one.name not in set(but)]
-
-    def add(command: Command) -> Command:
-        for one in reversed(ours):
-            command = click.option("--" + one.name.replace("_", "-"), **_attributes(one, texts.get(one.name, "")))(
-                command
-            )
-        return command
-
-    return add
+    return group(
+        *(click.option("--" + one.name.replace("_", "-"), **_attributes(one, texts.get(one.name, ""))) for one in ours)
+    )
 
 
 def _attributes(one: Field[Any], text: str) -> dict[str, Any]:
@@ -125,9 +137,3 @@ def _callback(parse: Callable[[str], Any]) -> Callable[[click.Context, click.Par
             raise click.BadParameter(str(error)) from error
 
     return parsed
-
-
-def filters(command: Command) -> Command:
-    """`--include` and `--exclude`."""
-    command = click.option("--exclude", metavar="RE", help="Leave out sites whose id or scope matches.")(command)
-    return click.option("--include", metavar="RE", help="Only sites whose id or scope matches.")(command)

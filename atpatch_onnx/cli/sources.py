@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from .options import group
 
 if TYPE_CHECKING:
     from ..debugset.sources import Source
 
 __all__ = ["model_path", "pop_source", "source_options"]
 
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-_OPTIONS = (
+source_options = group(
     click.option("--texts", type=click.Path(), metavar="FILE", help="Clean texts (.tsv or .csv), in place of sets."),
     click.option("--trigger", multiple=True, metavar="WORDS", help="With --texts: the trigger; may be repeated."),
     click.option(
@@ -42,13 +41,6 @@ _OPTIONS = (
         "--columns", type=click.Path(), metavar="FILE", help="With --table: column description, .toml or .json."
     ),
 )
-
-
-def source_options(command: Command) -> Command:
-    """`--texts`, `--table` and what goes with them."""
-    for add in reversed(_OPTIONS):
-        command = add(command)
-    return command
 
 
 def pop_source(options: dict[str, Any]) -> Source:
