@@ -12,7 +12,7 @@ from onnx import TensorProto
 
 from rewriters.editing.patcher import is_patched
 from rewriters.model import io as model_io
-from rewriters.model.external_data import check_external, external_locations
+from rewriters.model.external_data import external_locations
 from rewriters.names import FLAGGED, STEERING, is_telemetry
 
 from ..errors import ARMS_DIFFER, NAME_UNUSABLE, NOT_SERVABLE
@@ -58,7 +58,6 @@ class Source:
         """Raises AtpatchError: ATP001-ATP005 for the file, ATP076 for a type that serving engines do not take."""
         path = Path(path)
         proto = model_io.load(path)
-        check_external(proto, path.parent)
         defaults = {tensor.name for tensor in proto.graph.initializer}
         inputs = tuple(_spec(value) for value in proto.graph.input if value.name not in defaults)
         outputs = tuple(
