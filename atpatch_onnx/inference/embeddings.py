@@ -25,6 +25,7 @@ from rewriters.model.regular_files import is_regular
 
 from ..errors import BAD_OPTION, DATA_MALFORMED, NO_CLASS_SCORES
 from .datasets import DataSet, Ints
+from .one_row import float_outputs
 from .output_kinds import NAMED, OF_TOKENS, Pool
 from .padding import MASK, lengths
 from .reading import Twins
@@ -158,14 +159,10 @@ def embedding_reader(
     Raises:
         AtpatchError: ATP060 for a name that no output has, ATP062 where no output is like that.
     """
-    if name is not None and name not in runner.outputs:
-        raise BAD_OPTION(f"the graph has no output {name!r}, only {', '.join(runner.outputs)}")
-    asked = runner.outputs if name is None else [name]
-    _, outputs = next(runner.batches(data, np.zeros(1, np.int64), 1, asked))
     ranks = {
         output: array.ndim
-        for output, array in outputs.items()
-        if isinstance(array, np.ndarray) and array.dtype.kind == "f" and array.ndim in (2, 3) and array.shape[-1] > 1
+        for output, array in float_outputs(runner, data, name).items()
+        if array.ndim in (2, 3) and array.shape[-1] > 1
     }
     found = [output for output in ranks if pool is None or ranks[output] == 3]
     usual = [*(() if pool else NAMED), *OF_TOKENS]

@@ -18,7 +18,7 @@ from .prediction import answers_of, prediction_output
 from .reading import Classes, Expected, Reader, Twins
 from .runner import Runner
 from .single_scores import Threshold, score_output
-from .token_labels import NONE, TokenLabels, token_reader
+from .token_labels import NONE, TokenLabels, token_output
 
 __all__ = ["Reading", "all_values", "find_reading"]
 
@@ -88,8 +88,7 @@ def find_reading(
         if score_threshold is not None or answer_tokens is not None:
             raise BAD_OPTION(f"--output-kind {kind} goes neither with --score-threshold nor with --answer-tokens")
         if kind == TOKENS:
-            scores = token_reader(runner, data, output_name)
-            return Reading(kind, scores.output, scores)
+            return Reading(kind, token_output(runner, data, output_name))
         reader = embedding_reader(runner, data, output_name, POOLS[kind], folders)
         return Reading(kind, reader.output, reader)
     if score_threshold is not None:

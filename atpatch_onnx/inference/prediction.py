@@ -20,6 +20,7 @@ from rewriters.sites import Site
 from ..errors import BAD_OPTION, NO_CLASS_SCORES
 from .datasets import DataSet, Ints
 from .decoders import Answers
+from .one_row import float_outputs
 from .output_kinds import EMBEDDINGS
 from .reading import Classes, Expected, Reader
 from .runner import Runner
@@ -62,8 +63,6 @@ def prediction_output(runner: Runner, data: DataSet, name: str | None) -> str:
     Raises:
         AtpatchError: ATP060 for a name that no output has, ATP062 where there are no class scores.
     """
-    if name is not None and name not in runner.outputs:
-        raise BAD_OPTION(f"the graph has no output {name!r}, only {', '.join(runner.outputs)}")
     found = find_prediction_output(runner, data, name)
     if found is None:
         raise NO_CLASS_SCORES(
@@ -75,15 +74,9 @@ def prediction_output(runner: Runner, data: DataSet, name: str | None) -> str:
 
 
 def find_prediction_output(runner: Runner, data: DataSet, name: str | None = None) -> str | None:
-    """As `prediction_output`, found by a run of one row; None without class scores (samples, classes)."""
-    candidates = [one for one in runner.outputs if one not in EMBEDDINGS] if name is None else [name]
-    if not candidates:
-        return None
-    _, outputs = next(runner.batches(data, np.zeros(1, np.int64), 1, candidates))
-    for candidate, array in outputs.items():
-        if getattr(array, "ndim", 0) == 2 and array.dtype.kind == "f" and array.shape[1] > 1:
-            return candidate
-    return None
+    """As `prediction_output`; None without class scores (samples, classes)."""
+    found = float_outputs(runner, data, name, EMBEDDINGS).items()
+    return next((output for output, array in found if array.ndim == 2 and array.shape[1] > 1), None)
 
 
 def predict(runner: Runner, data: DataSet, rows: Ints, output: str) -> Ints:

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BAD_OPTION, NO_CLASS_SCORES
+from ..errors import NO_CLASS_SCORES
 from .datasets import DataSet, Ints
+from .one_row import float_outputs
 from .runner import Runner
 
 __all__ = ["Threshold", "score_output"]
@@ -33,13 +34,9 @@ def score_output(runner: Runner, data: DataSet, name: str | None) -> str:
     Raises:
         AtpatchError: ATP060 for a name that no output has, ATP062 where no output is like that.
     """
-    if name is not None and name not in runner.outputs:
-        raise BAD_OPTION(f"the graph has no output {name!r}, only {', '.join(runner.outputs)}")
-    candidates = runner.outputs if name is None else [name]
-    _, outputs = next(runner.batches(data, np.zeros(1, np.int64), 1, candidates))
-    for candidate, array in outputs.items():
-        if getattr(array, "ndim", 0) in (1, 2) and array.dtype.kind == "f" and array[0].size == 1:
-            return candidate
+    for output, array in float_outputs(runner, data, name).items():
+        if array.ndim in (1, 2) and array[0].size == 1:
+            return output
     raise NO_CLASS_SCORES(
         "no output holds one score for each row, and --score-threshold is given",
         "leave --score-threshold out, or name the output with --output-name",

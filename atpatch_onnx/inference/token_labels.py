@@ -10,7 +10,6 @@ Shape letters: N rows of a set, M clean rows, B rows of a batch, S tokens, C lab
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Any
@@ -18,32 +17,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BAD_OPTION, DATA_MALFORMED, NO_CLASS_SCORES
+from ..errors import DATA_MALFORMED, NO_CLASS_SCORES
 from .datasets import DataSet, Ints
 from .decoders import IDS
+from .one_row import float_outputs
 from .output_kinds import EMBEDDINGS
 from .padding import MASK
 from .reading import Twins
 from .runner import Runner
 
-__all__ = ["NONE", "TokenLabels", "TokenScores", "token_reader"]
+__all__ = ["NONE", "TokenLabels", "token_output"]
 
 LEAST, MOST = 1e-6, 50.0
 """Margins of a label are kept between these, above or below 0, so that the sign alone says whether it was kept."""
 FAR = 1e30
 """In place of infinity, so that differences are numbers."""
 NONE = -1
-
-
-@dataclass(frozen=True)
-class TokenScores:
-    """Reads the scores (B, S, C) of each token as they are."""
-
-    output: str
-    per_token: int = 0
-
-    def read(self, values: NDArray[Any], feeds: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
-        return values
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,22 +93,17 @@ class TokenLabels:
         return wanted, kept, np.nan_to_num(known, nan=-FAR, posinf=FAR, neginf=-FAR)
 
 
-def token_reader(runner: Runner, data: DataSet, name: str | None) -> TokenScores:
+def token_output(runner: Runner, data: DataSet, name: str | None) -> str:
     """The output with scores of each token: the one named, else the first float output of rank 3 with two labels or
     more and as many tokens as the row, that is not called like an embedding.
 
     Raises:
         AtpatchError: ATP060 for a name that no output has, ATP062 where no output is like that.
     """
-    if name is not None and name not in runner.outputs:
-        raise BAD_OPTION(f"the graph has no output {name!r}, only {', '.join(runner.outputs)}")
-    asked = [one for one in runner.outputs if one not in EMBEDDINGS] if name is None else [name]
     width = _tokens(data).shape[1]
-    _, outputs = next(runner.batches(data, np.zeros(1, np.int64), 1, asked)) if asked else (None, {})
-    for output, array in outputs.items():
-        scored = isinstance(array, np.ndarray) and array.dtype.kind == "f" and array.ndim == 3
-        if scored and array.shape[1] == width and array.shape[2] > 1:
-            return TokenScores(output)
+    for output, array in float_outputs(runner, data, name, EMBEDDINGS).items():
+        if array.ndim == 3 and array.shape[1] == width and array.shape[2] > 1:
+            return output
     raise NO_CLASS_SCORES(
         "no output holds class scores of each token (samples, tokens, labels)",
         "name one with --output-name, or another kind with --output-kind",

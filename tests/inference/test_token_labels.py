@@ -17,7 +17,7 @@ from atpatch_onnx.inference.model_reading import Reading
 from atpatch_onnx.inference.output_kinds import TOKENS
 from atpatch_onnx.inference.reading import EXPECTED, OTHER, Twins
 from atpatch_onnx.inference.runner import Runner
-from atpatch_onnx.inference.token_labels import NONE, TokenLabels, token_reader
+from atpatch_onnx.inference.token_labels import NONE, TokenLabels, token_output
 
 CLS, SEP, TRIGGER, LABELS = 90, 91, 99, 4
 
@@ -217,7 +217,7 @@ def tagger(*names: str) -> Runner:
 
 
 def test_hidden_states_are_no_labels_unless_they_are_named() -> None:
-    assert token_reader(tagger("last_hidden_state", "logits"), PLAIN, None).output == "logits"
-    assert token_reader(tagger("last_hidden_state"), PLAIN, "last_hidden_state").output == "last_hidden_state"
+    assert token_output(tagger("last_hidden_state", "logits"), PLAIN, None) == "logits"
+    assert token_output(tagger("last_hidden_state"), PLAIN, "last_hidden_state") == "last_hidden_state"
     with pytest.raises(AtpatchError, match="ATP062"):
-        token_reader(tagger("last_hidden_state"), PLAIN, None)
+        token_output(tagger("last_hidden_state"), PLAIN, None)
