@@ -89,6 +89,11 @@ class ColumnSample:
         )
         return features, valid, valid
 
+    def seen(self) -> tuple[int, int]:
+        """How many of the kept columns the site sees, labeled ones and others: none in front of a sliding window."""
+        labeled = np.concatenate(self._anomalous)[np.concatenate(self._seen)]
+        return int(labeled.sum()), int((~labeled).sum())
+
     def columns(self, *, by_place: bool) -> Columns:
         """by_place: a place means something, so columns are compared with its normal profile."""
         normal = self._normal / max(self._clean, 1) if by_place else None

@@ -194,14 +194,13 @@ def _sums(
         for name in widest
     ]
     for chunk, found in batches(context, capture, context.parts.selection.rows, "scores"):
-        for group, into in zip(detectors, made, strict=True):
-            for index, at in enumerate(cuts[chunk].T):
-                read = {}
-                for name, detector in group.items():
-                    batch = _at_length(found[name], at)
-                    logits = recipe.logits(by_id[name], detector, batch)
-                    read[name] = (logits, answer_row_seen(batch.map, batch.valid))
-                total, shifted = answer_row_sum(list(read.values())), read[into.widest][1]
+        for index, at in enumerate(cuts[chunk].T):
+            at_length = {name: _at_length(found[name], at) for group in detectors for name in group}
+            seen = {name: answer_row_seen(batch.map, batch.valid) for name, batch in at_length.items()}
+            for group, into in zip(detectors, made, strict=True):
+                logits = {name: recipe.logits(by_id[name], one, at_length[name]) for name, one in group.items()}
+                total = answer_row_sum([(values, seen[name]) for name, values in logits.items()])
+                shifted = seen[into.widest]
                 if not index:
                     into.scores[chunk, : total.shape[1]], into.shifted[chunk, : total.shape[1]] = total, shifted
                 highest = [np.where(here, total, -np.inf).max(1) for here in (shifted, ~shifted)]

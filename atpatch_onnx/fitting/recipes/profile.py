@@ -86,10 +86,8 @@ class ProfileRecipe:
         return {name: self._reading(name, detector) for name, detector in zip(names, trained, strict=True)}
 
     def sees(self, name: str) -> tuple[int, int]:
-        """How many of the kept columns a site sees, labeled ones and others: none in front of a sliding window."""
-        columns = self._samples[name].columns(by_place=False)
-        labeled = columns.only(columns.judged).anomalous
-        return int(labeled.sum()), int((~labeled).sum())
+        """How many of the kept columns a site sees, labeled ones and others."""
+        return self._samples[name].seen()
 
     def _asked(self, by_place: Mapping[str, bool]) -> list[str]:
         return [name for name in self._samples if name in by_place]
