@@ -32,7 +32,7 @@ def sites_together(
         recipe: has observed the train part.
         trained: the same sites with separate detectors.
     """
-    by_place = {one.site.id: not one.plan.benign.relative for one in trained}
+    by_place = {one.site.id: one.by_place for one in trained}
     detectors = recipe.train_together(by_place)
     if not detectors:
         return []

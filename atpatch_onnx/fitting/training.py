@@ -102,6 +102,11 @@ class TrainedSite:
     point: OperatingPoint
     peaks: NDArray[np.float64]
 
+    @property
+    def by_place(self) -> bool:
+        """Whether a column is the same place in every sample."""
+        return not self.plan.benign.relative
+
 
 def train_sites(context: Context, capture: Capture, recipe: Recipe) -> list[tuple[Site, SitePlan]]:
     """Both steps below.

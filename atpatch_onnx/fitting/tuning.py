@@ -147,8 +147,7 @@ class Tuner:
         The rows at hand may not repeat their trigger as the next attacker does. But of a trigger that is a sentence,
         ordinary words stand elsewhere as well, and answers lean towards the target without them.
         """
-        by_place = any(not one.plan.benign.relative for one in candidate.sites)
-        if self._tokens is None or candidate.joint != "sum" or by_place:
+        if self._tokens is None or candidate.joint != "sum" or any(one.by_place for one in candidate.sites):
             return candidate, {}
         together = replace(candidate, tokens=self._tokens)
         if self._not_admitted(together) is not None:
