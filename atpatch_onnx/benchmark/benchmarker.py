@@ -71,8 +71,8 @@ def bench(
     check_provider(chosen.provider)
     report = progress or (lambda step, done, total: None)
     setup = _setup()
-    with _file(original) as first, _file(patched) as second:
-        refuse_swapped((str(first), str(second)), (_stamped(first), _stamped(second)), "atpatch-onnx bench")
+    with _file(original) as (first, one_stamped), _file(patched) as (second, other_stamped):
+        refuse_swapped((str(first), str(second)), (one_stamped, other_stamped), "atpatch-onnx bench")
         asker = Asker(first, second, chosen.threads, chosen.provider, chosen.seed)
         clean, hit = (None if rows is None else as_dataset(rows) for rows in (data, flagged))
         asked = []
@@ -124,24 +124,19 @@ def _weigh(
     return original, patched
 
 
-def _stamped(path: Path) -> bool:
-    return is_patched(model_io.load(path))
-
-
 @contextmanager
-def _file(model: Model) -> Iterator[Path]:
-    """The model as a file; a graph in memory is written to a temporary folder, its external data linked there where
-    that can be.
+def _file(model: Model) -> Iterator[tuple[Path, bool]]:
+    """The model as a file, and whether it has the stamp of a patch; a graph in memory is written to a temporary folder,
+    its external data linked there where that can be.
     """
     if isinstance(model, (str, os.PathLike)):
-        model_io.load(model)  # refused here, with a code, rather than by onnxruntime
-        yield Path(model)
+        yield Path(model), is_patched(model_io.load(model))  # refused here, with a code, rather than by onnxruntime
         return
     loaded = read(model)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         model_io.save(loaded.proto, path, loaded.folder)
-        yield path
+        yield path, is_patched(loaded.proto)
 
 
 def _require_extra() -> None:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rewriters.editing.patcher import is_patched
-from rewriters.model import io as model_io
-
 from ..errors import SIGNATURE_INVALID
 from ..signing.verifier import verify
-from .arm_graph import ArmGraph
+from .arm_graph import ArmGraph, read_graph
 from .arms import ORIGINAL, PATCHED, Arm, ArmName
 from .batching import Batcher
 from .settings import Settings
@@ -26,16 +23,13 @@ def load_arm(name: ArmName, settings: Settings, graph: ArmGraph | None = None) -
     Raises:
         AtpatchError: as `Arm`; ATP094-ATP096 where a signature is asked for.
     """
-    path = settings.original if name == ORIGINAL else settings.patched
-    model = path if graph is None else graph
-    assert model is not None  # the command line asks for a patched model unless requests give one
-    if settings.verify_key is not None and graph is None:
-        signed = settings.patched if settings.restored else path
-        assert signed is not None
-        _require_signature(name, signed, settings.verify_key)
+    if graph is None:
+        path = settings.original if name == ORIGINAL else settings.patched
+        assert path is not None  # the command line asks for a patched model unless requests give one
+        graph = read_graph(path) if settings.verify_key is None else _read_signed(name, path, settings)
     return Arm(
         name,
-        model,
+        graph,
         threads=settings.threads,
         workers=settings.workers,
         nice=name == PATCHED and settings.mode == "shadow",
@@ -43,13 +37,17 @@ def load_arm(name: ArmName, settings: Settings, graph: ArmGraph | None = None) -
     )
 
 
-def _require_signature(name: ArmName, path: Path, key: Path) -> None:
-    """The file is as somebody with the key signed it, and a signed original does not stand in for the patched model."""
-    verify(path, key=key)
-    if name == PATCHED and not is_patched(model_io.load(path)):
+def _read_signed(name: ArmName, path: Path, settings: Settings) -> ArmGraph:
+    """The graph, as somebody with the key signed it; and a signed original does not stand in for the patched model."""
+    signed = settings.patched if settings.restored else path
+    assert signed is not None and settings.verify_key is not None
+    verify(signed, key=settings.verify_key)
+    graph = read_graph(path)
+    if name == PATCHED and not graph.stamped:
         raise SIGNATURE_INVALID(
             f"{path} has a good signature, and no patch", "give the patched model; the original may not take its place"
         )
+    return graph
 
 
 def make_lane(arm: Arm, settings: Settings) -> Batcher:
