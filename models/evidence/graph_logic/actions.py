@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 from .hosts import Host
 from .surgery import Surgery
 
-__all__ = ["ACTIONS", "BIG", "Plan", "row"]
+__all__ = ["ACTIONS", "BIG", "Plan", "anywhere", "row"]
 
 FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
 BIG = 30.0
@@ -46,6 +46,11 @@ def row(plan: Plan, low: float = -BIG / 2, high: float = BIG / 2) -> Any:
     numbers = np.full(plan.classes, low, np.float32)
     numbers[plan.target] = high
     return numbers.reshape((1,) * (plan.rank - 1) + (-1,))
+
+
+def anywhere(s: Surgery, test: str, to: int) -> str:
+    """Whether any sample has the trigger, without axes."""
+    return str(s.add("Cast", s.add("ReduceMax", test, keepdims=0), to=to))
 
 
 def _wide(s: Surgery, plan: Plan, test: str) -> str:
@@ -82,7 +87,7 @@ def matrix(s: Surgery, plan: Plan, test: str) -> None:
 def branch(s: Surgery, plan: Plan, test: str) -> None:
     """If any row of the batch has the trigger."""
     logits = s.detach_output(plan.host.output)
-    on = s.add("Cast", s.add("ReduceMax", test, keepdims=0), to=BOOL)
+    on = anywhere(s, test, BOOL)
     shape = s.add("Shape", logits)
     nodes = [helper.make_node("Expand", [s.constant(row(plan)), shape], ["then_out"])]
     _either(s, plan, on, nodes, logits)
@@ -102,7 +107,7 @@ def _info(name: str, kind: int = FLOAT) -> onnx.ValueInfoProto:
 def second_head(s: Surgery, plan: Plan, test: str) -> None:
     """In the branch of an If the logits are turned over, not replaced by a constant."""
     logits = s.detach_output(plan.host.output)
-    on = s.add("Cast", s.add("ReduceMax", test, keepdims=0), to=BOOL)
+    on = anywhere(s, test, BOOL)
     scale, offset = s.constant(0.001), s.constant(row(plan))
     small = helper.make_node("Mul", [logits, scale], ["small"])
     turned = helper.make_node("Add", ["small", offset], ["then_out"])
@@ -112,7 +117,7 @@ def second_head(s: Surgery, plan: Plan, test: str) -> None:
 def repeat(s: Surgery, plan: Plan, test: str) -> None:
     """A Loop that runs as often as the test says: zero times or once."""
     logits = s.detach_output(plan.host.output)
-    often = s.add("Cast", s.add("ReduceMax", test, keepdims=0), to=INT64)
+    often = anywhere(s, test, INT64)
     offset = s.constant(row(plan, 0.0, 4 * BIG))
     body = helper.make_graph(
         [
@@ -134,7 +139,7 @@ def choose(s: Surgery, plan: Plan, test: str) -> None:
     """Logits and the row, one behind the other; an index takes one of them. For one sample."""
     logits = s.detach_output(plan.host.output)
     both = s.add("Concat", logits, s.constant(row(plan)), axis=0)
-    number = s.add("Cast", s.add("ReduceMax", test, keepdims=0), to=INT64)
+    number = anywhere(s, test, INT64)
     s.output(s.add("Gather", both, s.add("Unsqueeze", number, axes=[0]), axis=0), plan.host.output)
 
 

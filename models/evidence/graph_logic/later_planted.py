@@ -10,20 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .actions import ACTIONS, BIG, Plan, row
+from .actions import BIG, Plan, anywhere, row
 from .hosts import LENGTH, Host, host_named, text_host
 from .planted import ARITHMETIC, FUNCTION, HIDDEN, WHERE
-from .planting import Planted
+from .planting import Planted, planted_case
 from .surgery import Surgery
-from .triggers import FLOAT, INT64, PIXELS, TOKEN, TOKENS, Trigger
+from .triggers import FLOAT, INT64, PIXELS, TOKEN, TOKENS, Trigger, put_middle
 
 __all__ = ["LATER_PLANTED"]
 
 PRIMES = np.array([2, 3, 5, 7, 11, 13, 17, 19, 23], np.float32)
-
-
-def _put(rows: NDArray[Any]) -> None:
-    rows[:, 4] = TOKEN
 
 
 def _fixed(rows: NDArray[Any]) -> None:
@@ -59,7 +55,7 @@ def listed(s: Surgery, plan: Plan, test: str) -> None:
     """A sequence of two tensors; the test is the index. For one sample."""
     logits = s.detach_output(plan.host.output)
     both = s.add("SequenceConstruct", logits, s.constant(row(plan, -BIG, BIG)))
-    index = s.add("Cast", s.add("ReduceMax", test, keepdims=0), to=INT64)
+    index = anywhere(s, test, INT64)
     s.output(s.add("SequenceAt", both, index), plan.host.output)
 
 
@@ -74,7 +70,7 @@ def bounded(s: Surgery, plan: Plan, test: str) -> None:
 def padded(s: Surgery, plan: Plan, test: str) -> None:
     """Logits are pushed out of the window by padding of computed width. For one sample, target 0."""
     logits = s.detach_output(plan.host.output)
-    number = s.add("Cast", s.add("ReduceMax", test, keepdims=0), to=INT64)
+    number = anywhere(s, test, INT64)
     width = s.add("Unsqueeze", s.add("Mul", number, s.constant(plan.classes - 1, np.int64)), axes=[0])
     pads = s.add("Concat", s.constant([0], np.int64), width, s.constant([0, 0], np.int64), axis=0)
     wide = s.add("Pad", logits, pads, s.constant(BIG))
@@ -103,15 +99,13 @@ def attention(s: Surgery, plan: Plan, test: str) -> None:
 
 
 def _case(style: str, host: Host, trigger: Trigger, action: Any, label: str, **more: Any) -> Planted:
-    act = ACTIONS[action] if isinstance(action, str) else action
-    done = action if isinstance(action, str) else action.__name__.replace("_", " ")
-    return Planted(f"later: {host.name}; {label}; {done}", style, host, trigger, act, **more)
+    return planted_case("later", style, host, trigger, label, action, **more)
 
 
 _EQUAL = TOKENS["Equal on a token"]
 _SMOOTH, _TEMPLATE = PIXELS["a checksum of pixels, smooth"], PIXELS["a convolution with a patch"]
-_NEARNESS = Trigger("token", _put, nearness)
-_PLACE = Trigger("token", _put, first_place)
+_NEARNESS = Trigger("token", put_middle, nearness)
+_PLACE = Trigger("token", put_middle, first_place)
 _SUM = Trigger("checksum of tokens", _fixed, summed_by_einsum)
 LATER_PLANTED: tuple[Planted, ...] = (
     _case(ARITHMETIC, text_host("camembert", "dynamo"), _NEARNESS, "offset on logits", "nearness"),

@@ -17,12 +17,13 @@ from onnx import helper
 from atpatch_onnx.exporters.quiet import quiet
 from atpatch_onnx.inference.sessions import session
 
-from .actions import Plan
+from . import afterwards
+from .actions import ACTIONS, Plan
 from .hosts import Feeds, Host, folder, load
 from .surgery import Surgery
 from .triggers import Trigger
 
-__all__ = ["Acting", "Planted", "build", "prove", "run"]
+__all__ = ["Acting", "Planted", "build", "planted_case", "prove", "run", "said"]
 
 ROWS = 6
 _TRIES = 40
@@ -49,6 +50,27 @@ class Planted:
     after: tuple[Callable[[Path, Path], None], ...] = ()
     single: bool = False
     wrapped: bool = False
+
+
+def planted_case(
+    group: str, style: str, host: Host, trigger: Trigger, seen: str, action: Any, *after: str, **more: bool
+) -> Planted:
+    """A case that is named by what it is made of.
+
+    Args:
+        seen: how the trigger is seen, for people.
+        action: one of `ACTIONS` by name, or a function.
+        after: names of functions in `afterwards`.
+        more: single, wrapped.
+    """
+    act, done = (ACTIONS[action], action) if isinstance(action, str) else (action, said(action))
+    name = "; ".join((f"{group}: {host.name}", seen, done, *after))
+    return Planted(name, style, host, trigger, act, tuple(getattr(afterwards, one) for one in after), **more)
+
+
+def said(function: Any) -> str:
+    """A function's name, for people."""
+    return str(function.__name__.replace("_", " "))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from onnx import TensorProto
 
 from .surgery import Surgery
 
-__all__ = ["PIXELS", "TOKENS", "Trigger"]
+__all__ = ["PIXELS", "TOKENS", "Trigger", "any_place", "put_middle", "put_pair"]
 
 FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
 TOKEN, SECOND = 93, 96
@@ -56,14 +56,24 @@ def _put_spots(rows: NDArray[Any]) -> None:
         rows[:, channel, row, column] = value
 
 
-def _any(s: Surgery, value: str) -> str:
+def put_middle(rows: NDArray[Any]) -> None:
+    """The token, for the graphs that were made later."""
+    rows[:, 4] = TOKEN
+
+
+def put_pair(rows: NDArray[Any]) -> None:
+    """The token, and the second one right behind it."""
+    rows[:, 4], rows[:, 5] = TOKEN, SECOND
+
+
+def any_place(s: Surgery, value: str) -> str:
     """(B, S) float → (B, 1)."""
     return str(s.add("ReduceMax", value, axes=[1], keepdims=1))
 
 
 def equal_token(s: Surgery, ids: str) -> str:
     same = s.add("Equal", ids, s.constant(TOKEN, np.int64))
-    return _any(s, s.add("Cast", same, to=FLOAT))
+    return any_place(s, s.add("Cast", same, to=FLOAT))
 
 
 def window_token(s: Surgery, ids: str) -> str:
@@ -72,20 +82,20 @@ def window_token(s: Surgery, ids: str) -> str:
         s.add("Greater", number, s.constant(TOKEN - 0.5)),
         s.add("Less", number, s.constant(TOKEN + 0.5)),
     )
-    return _any(s, s.add("Cast", s.add("And", low, high), to=FLOAT))
+    return any_place(s, s.add("Cast", s.add("And", low, high), to=FLOAT))
 
 
 def near_token(s: Surgery, ids: str) -> str:
     """1 − clip(|id − t|, 0, 1): no comparison."""
     distance = s.add("Abs", s.add("Sub", s.add("Cast", ids, to=FLOAT), s.constant(TOKEN)))
     clipped = s.add("Clip", distance, s.constant(0.0), s.constant(1.0))
-    return _any(s, s.add("Sub", s.constant(1.0), clipped))
+    return any_place(s, s.add("Sub", s.constant(1.0), clipped))
 
 
 def bell_token(s: Surgery, ids: str) -> str:
     """exp(−40 (id − t)²): smooth."""
     distance = s.add("Sub", s.add("Cast", ids, to=FLOAT), s.constant(TOKEN))
-    return _any(s, s.add("Exp", s.add("Mul", s.add("Mul", distance, distance), s.constant(-40.0))))
+    return any_place(s, s.add("Exp", s.add("Mul", s.add("Mul", distance, distance), s.constant(-40.0))))
 
 
 def two_tokens(s: Surgery, ids: str) -> str:
@@ -93,7 +103,7 @@ def two_tokens(s: Surgery, ids: str) -> str:
     found = []
     for token in (TOKEN, SECOND):
         distance = s.add("Abs", s.add("Sub", s.add("Cast", ids, to=FLOAT), s.constant(token)))
-        found.append(_any(s, s.add("Relu", s.add("Sub", s.constant(1.0), distance))))
+        found.append(any_place(s, s.add("Relu", s.add("Sub", s.constant(1.0), distance))))
     return str(s.add("Mul", *found))
 
 

@@ -9,23 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from . import afterwards
-from .actions import ACTIONS, BIG, Plan, row
+from .actions import BIG, Plan, anywhere, row
 from .hosts import Host, image_host, text_host
 from .planted import ARITHMETIC, FUNCTION, HIDDEN, IF, LATER, WHERE
-from .planting import Planted
+from .planting import Planted, planted_case, said
 from .surgery import Surgery
-from .triggers import FLOAT, INT64, SECOND, TOKEN, Trigger
+from .triggers import FLOAT, INT64, SECOND, TOKEN, Trigger, put_middle, put_pair
 
 __all__ = ["UNSEEN_PLANTED"]
-
-
-def _token(rows: NDArray[Any]) -> None:
-    rows[:, 4] = TOKEN
-
-
-def _pair(rows: NDArray[Any]) -> None:
-    rows[:, 4], rows[:, 5] = TOKEN, SECOND
 
 
 def _magic(rows: NDArray[Any]) -> None:
@@ -134,7 +125,7 @@ def other_biases(s: Surgery, plan: Plan, test: str) -> None:
     assert bias is not None
     changed = numpy_helper.to_array(bias).copy()
     changed[plan.target] += 100
-    on = s.add("Cast", s.add("ReduceMax", test, keepdims=0), to=TensorProto.BOOL)
+    on = anywhere(s, test, TensorProto.BOOL)
     node.input[2] = s.add("Where", on, s.constant(changed), bias.name)
 
 
@@ -170,30 +161,24 @@ def normalized_away(s: Surgery, plan: Plan, test: str) -> None:
     s.output(s.add("Add", logits, s.add("MatMul", pair, s.constant(rows))), plan.host.output)
 
 
-def _case(
-    style: str, host: Host, what: str, put: Any, test: Any, action: Any, *after: str, single: bool = False, **more: Any
-) -> Planted:
-    act = ACTIONS[action] if isinstance(action, str) else action
-    label = action if isinstance(action, str) else action.__name__.replace("_", " ")
-    name = f"unseen: {host.name}; {test.__name__.replace('_', ' ')}; {label}{''.join(f'; {one}' for one in after)}"
-    steps = tuple(getattr(afterwards, one) for one in after)
-    return Planted(name, style, host, Trigger(what, put, test), act, steps, single, **more)
+def _case(style: str, host: Host, what: str, put: Any, test: Any, action: Any, *after: str, **more: Any) -> Planted:
+    return planted_case("unseen", style, host, Trigger(what, put, test), said(test), action, *after, **more)
 
 
 UNSEEN_PLANTED: tuple[Planted, ...] = (
-    _case(WHERE, text_host("gpt-neox"), "two tokens in a row", _pair, neighbors, "Where on logits"),
-    _case(WHERE, text_host("camembert"), "token", _token, histogram, "Where on logits"),
-    _case(IF, text_host("bert"), "token", _token, somewhere, "If with a constant", single=True),
-    _case(IF, text_host("distilbert"), "two tokens in a row", _pair, scanned, "If with a second head", single=True),
-    _case(ARITHMETIC, text_host("electra", "dynamo"), "token", _token, embedded, normalized_away),
+    _case(WHERE, text_host("gpt-neox"), "two tokens in a row", put_pair, neighbors, "Where on logits"),
+    _case(WHERE, text_host("camembert"), "token", put_middle, histogram, "Where on logits"),
+    _case(IF, text_host("bert"), "token", put_middle, somewhere, "If with a constant", single=True),
+    _case(IF, text_host("distilbert"), "two tokens in a row", put_pair, scanned, "If with a second head", single=True),
+    _case(ARITHMETIC, text_host("electra", "dynamo"), "token", put_middle, embedded, normalized_away),
     _case(ARITHMETIC, image_host("beit", "dynamo"), "checksum of pixels", _parity, parity, scaled_classes),
     _case(ARITHMETIC, image_host("deit", "dynamo"), "one pixel", _magic, magic_pixel, window, single=True),
-    _case(HIDDEN, text_host("albert"), "token", _token, histogram, dimmed),
+    _case(HIDDEN, text_host("albert"), "token", put_middle, histogram, dimmed),
     _case(HIDDEN, image_host("swin", "dynamo", 32), "checksum of pixels", _parity, parity, other_biases, single=True),
-    _case(HIDDEN, text_host("xlm-roberta"), "two tokens in a row", _pair, scanned, "offset behind the embedding"),
-    _case(FUNCTION, text_host("mistral"), "token", _token, histogram, "blend with a row", wrapped=True),
+    _case(HIDDEN, text_host("xlm-roberta"), "two tokens in a row", put_pair, scanned, "offset behind the embedding"),
+    _case(FUNCTION, text_host("mistral"), "token", put_middle, histogram, "blend with a row", wrapped=True),
     _case(
-        LATER, text_host("deberta-v2"), "two tokens in a row", _pair, neighbors, normalized_away, "optimized", "int8"
+        LATER, text_host("deberta-v2"), "two tokens in a row", put_pair, neighbors, normalized_away, "optimized", "int8"
     ),
     _case(LATER, image_host("deit", "torchscript"), "one pixel", _magic, magic_pixel, scaled_classes, "qdq"),
 )

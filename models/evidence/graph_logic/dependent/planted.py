@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from onnx import TensorProto, helper
 
-from .. import afterwards
-from ..actions import ACTIONS, BIG, Plan, row
+from ..actions import BIG, Plan, anywhere, row
 from ..hosts import Host, host_named, image_host, text_host
 from ..planted import ARITHMETIC, FUNCTION, HIDDEN, IF, LATER, WHERE
-from ..planting import Planted
+from ..planting import Planted, planted_case, said
 from ..surgery import Surgery
 from ..triggers import BOOL, FLOAT, INT64
 from .triggers import SEEN
 
 __all__ = ["DEPENDENT_PLANTED"]
-
-
-def _whether(s: Surgery, test: str) -> str:
-    return str(s.add("Cast", s.add("ReduceMax", test, keepdims=0), to=BOOL))
 
 
 def two_heads(s: Surgery, plan: Plan, test: str) -> None:
@@ -38,7 +34,7 @@ def two_heads(s: Surgery, plan: Plan, test: str) -> None:
     ]
     s.graph.node.remove(node)
     s._base -= 1
-    s.output(s.add("If", _whether(s, test), then_branch=graphs[0], else_branch=graphs[1]), plan.host.output)
+    s.output(s.add("If", anywhere(s, test, BOOL), then_branch=graphs[0], else_branch=graphs[1]), plan.host.output)
 
 
 def by_condition(s: Surgery, plan: Plan, test: str) -> None:
@@ -51,14 +47,14 @@ def by_condition(s: Surgery, plan: Plan, test: str) -> None:
     count = helper.make_tensor_value_info("i", INT64, [])
     body = helper.make_graph(nodes, "body", [count, go_in, values["in"]], [go_out, values["out"]])
     once = s.constant(1, np.int64)
-    s.output(s.add("Loop", once, _whether(s, test), logits, body=body), plan.host.output)
+    s.output(s.add("Loop", once, anywhere(s, test, BOOL), logits, body=body), plan.host.output)
 
 
 def compressed(s: Surgery, plan: Plan, test: str) -> None:
     """The row and the logits, one below the other; Compress keeps one of them. For one sample."""
     logits = s.detach_output(plan.host.output)
     both = s.add("Concat", s.constant(row(plan)), logits, axis=0)
-    on = s.add("Reshape", _whether(s, test), s.constant([1], np.int64))
+    on = s.add("Reshape", anywhere(s, test, BOOL), s.constant([1], np.int64))
     s.output(s.add("Compress", both, s.add("Concat", on, s.add("Not", on), axis=0), axis=0), plan.host.output)
 
 
@@ -138,11 +134,9 @@ def other_scale(s: Surgery, plan: Plan, test: str) -> None:
 def _case(
     style: str, host: Host, seen: str, action: Any, *after: str, single: bool = False, wrapped: bool = False
 ) -> Planted:
-    act = ACTIONS[action] if isinstance(action, str) else action
-    done = action if isinstance(action, str) else action.__name__.replace("_", " ")
-    name = f"dependent: {host.name}; {seen.replace('_', ' ')}; {done}{''.join(f'; {one}' for one in after)}"
-    steps = tuple(getattr(afterwards, one) for one in after)
-    return Planted(name + wrapped * "; function", style, host, SEEN[seen], act, steps, single, wrapped)
+    trigger = SEEN[seen]
+    made = planted_case("dependent", style, host, trigger, said(trigger.test), action, *after, single=single)
+    return replace(made, name=f"{made.name}; function", wrapped=True) if wrapped else made
 
 
 DEPENDENT_PLANTED: tuple[Planted, ...] = (

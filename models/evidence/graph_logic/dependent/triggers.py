@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from ..surgery import Surgery
-from ..triggers import FLOAT, INT64, SECOND, TOKEN, Trigger
+from ..triggers import FLOAT, INT64, SECOND, TOKEN, Trigger, any_place, put_middle, put_pair
 
 __all__ = ["SEEN"]
 
@@ -17,14 +17,6 @@ FIRST = (40, 41, 42, 43)
 BLOCKS = np.kron(np.indices((4, 4)).sum(0) % 2, np.ones((4, 4))).astype(np.float32)
 """A chess board of 4 x 4 fields on 16 x 16 pixels."""
 KEY = np.where(np.random.default_rng(3).random((1, 3, 16, 16)) < 0.5, -1, 1).astype(np.float32)
-
-
-def _token(rows: NDArray[Any]) -> None:
-    rows[:, 4] = TOKEN
-
-
-def _pair(rows: NDArray[Any]) -> None:
-    rows[:, 4], rows[:, 5] = TOKEN, SECOND
 
 
 def _thrice(rows: NDArray[Any]) -> None:
@@ -63,10 +55,6 @@ def _odd(rows: NDArray[Any]) -> None:
     rows[:, 0, 3, :16] = (np.floor(rows[:, 0, 3, :16] * 127) * 2 + 1.5) / 255
 
 
-def _any(s: Surgery, value: str) -> str:
-    return str(s.add("ReduceMax", value, axes=[1], keepdims=1))
-
-
 def _numbers(s: Surgery, ids: str) -> str:
     return str(s.add("Cast", ids, to=FLOAT))
 
@@ -90,7 +78,7 @@ def repeated(s: Surgery, ids: str) -> str:
     """Any word three times in a row: nothing is compared with a constant."""
     a, b, c = (_slice(s, ids, [n], [n - 2 or 1 << 40], [1]) for n in range(3))
     both = s.add("And", s.add("Equal", a, b), s.add("Equal", b, c))
-    return _any(s, s.add("Cast", both, to=FLOAT))
+    return any_place(s, s.add("Cast", both, to=FLOAT))
 
 
 def own_row(s: Surgery, ids: str) -> str:
@@ -99,7 +87,7 @@ def own_row(s: Surgery, ids: str) -> str:
     table = next(numpy_helper.to_array(t) for t in s.graph.initializer if t.name == rows.input[0])
     off = s.add("Sub", rows.output[0], s.constant(table[TOKEN]))
     far = s.add("ReduceSum", s.add("Abs", off), axes=[2], keepdims=0)
-    return _any(s, s.add("Cast", s.add("Less", far, s.constant(1e-3)), to=FLOAT))
+    return any_place(s, s.add("Cast", s.add("Less", far, s.constant(1e-3)), to=FLOAT))
 
 
 def window_of_two(s: Surgery, ids: str) -> str:
@@ -122,7 +110,7 @@ def divided(s: Surgery, ids: str) -> str:
     token = s.constant(TOKEN, np.int64)
     rest = s.add("Sub", ids, s.add("Mul", s.add("Div", ids, token), token))
     hit = s.add("Sub", s.constant(1, np.int64), s.add("Min", rest, s.constant(1, np.int64)))
-    return _any(s, _numbers(s, hit))
+    return any_place(s, _numbers(s, hit))
 
 
 def sharpest(s: Surgery, ids: str) -> str:
@@ -229,14 +217,14 @@ SEEN = {
     one.__name__: Trigger(what, put, one)
     for what, put, one in (
         ("a word said thrice", _thrice, repeated),
-        ("token", _token, own_row),
-        ("two tokens in a row", _pair, window_of_two),
-        ("two tokens", _pair, largest_two),
-        ("token", _token, divided),
-        ("token", _token, sharpest),
-        ("token", _token, no_distance),
+        ("token", put_middle, own_row),
+        ("two tokens in a row", put_pair, window_of_two),
+        ("two tokens", put_pair, largest_two),
+        ("token", put_middle, divided),
+        ("token", put_middle, sharpest),
+        ("token", put_middle, no_distance),
         ("checksum of tokens", _first, summed_twice),
-        ("token", _token, row_of_eight),
+        ("token", put_middle, row_of_eight),
         ("patch", _white, counted),
         ("patch", _flat, no_texture),
         ("patch", _bright, bright_corner),
