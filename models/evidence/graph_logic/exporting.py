@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import shutil
 import subprocess
@@ -80,7 +81,8 @@ def export_module(
         if dynamo:
             shapes = tuple(dict.fromkeys(dynamic.get(key, ()), torch.export.Dim.AUTO) for key in inputs)
             # a function that takes any number of values has them in one tuple
-            whole = (shapes,) if isinstance(model, torch.nn.Module) and hasattr(model, "model") else shapes
+            parameters = inspect.signature(model.forward).parameters.values()
+            whole = (shapes,) if any(one.kind is one.VAR_POSITIONAL for one in parameters) else shapes
             torch.onnx.export(
                 model, values, str(path), dynamo=True, external_data=False, dynamic_shapes=whole, **common
             )
