@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import runpy
 import shutil
 from collections.abc import Callable
@@ -104,7 +105,12 @@ def test_a_changed_hotfix_is_not_answered_from_the_cache(run: Run, tmp_path: Pat
     assert run(passes).read_bytes() != first
 
 
-def test_a_hotfix_of_another_model_gives_no_model(run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_hotfix_of_another_model_gives_no_model(
+    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import olive  # which turns `propagate` off at its first import, whichever test that is in
+
+    monkeypatch.setattr(logging.getLogger(olive.__name__), "propagate", True)
     onnx.save(attention_model(), tmp_path / "other.onnx")
     with pytest.raises(FileNotFoundError):  # Olive writes the error to its log, and goes on
         run({"fix": {"type": "AtPatch", "hotfix": str(DIGITS / "model.hotfix")}}, tmp_path / "other.onnx")
