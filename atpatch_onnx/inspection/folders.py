@@ -84,6 +84,7 @@ class ModelFolder:
 
 def is_folder(model: object) -> bool:
     """Whether a model is given as a folder."""
+    # Path.is_dir raises for names that no file can have.
     return isinstance(model, (str, os.PathLike)) and os.path.isdir(model)
 
 

@@ -26,6 +26,7 @@ from rewriters.model.regular_files import check_source
 
 from ..errors import NOT_ONNX, NOT_SIGNABLE, TOO_LARGE, AtpatchError
 from ..hotfix.container import SUFFIX
+from ..inspection.folders import is_folder
 
 __all__ = ["Contents", "contents_of", "data_of", "name_in"]
 
@@ -56,7 +57,7 @@ def contents_of(path: PathLike) -> Contents:
             name).
     """
     path = Path(path)
-    if path.is_dir():
+    if is_folder(path):
         return _folder(path)
     source = check_source(path, "give a hotfix, a model file, or a folder")
     _check_name(source.name)

@@ -13,6 +13,7 @@ from rewriters.model.regular_files import check_destination
 
 from ..errors import BAD_OPTION, OUTPUT_IS_INPUT, AtpatchError
 from ..inspection.environment import require
+from ..inspection.folders import is_folder
 from .contents import contents_of, name_in
 from .options import SignKeywords, SignOptions
 from .statement import SINGLE, read_statement
@@ -65,7 +66,7 @@ def sign(path: PathLike, signature: PathLike | None = None, **options: Unpack[Si
     source = Path(path)
     contents = contents_of(source)
     destination = _destination(signature_of(source) if signature is None else Path(signature))
-    whole = source.is_dir()
+    whole = is_folder(source)
     if whole and wanted.key is not None and name_in(source, Path(os.path.realpath(wanted.key))):
         raise BAD_OPTION(
             f"the private key {wanted.key} lies in the folder that is signed, and would be handed on with it",
@@ -80,7 +81,7 @@ def sign(path: PathLike, signature: PathLike | None = None, **options: Unpack[Si
 
 def signature_of(path: Path) -> Path:
     """Where the signature of a file or a folder is by default."""
-    return path / FOLDER_SIGNATURE if path.is_dir() else path.with_name(path.name + SUFFIX)
+    return path / FOLDER_SIGNATURE if is_folder(path) else path.with_name(path.name + SUFFIX)
 
 
 def _destination(path: Path) -> Path:

@@ -21,6 +21,7 @@ from rewriters.model.regular_files import check_source
 
 from ..errors import SIGNATURE_INVALID, SIGNATURE_MISSING, AtpatchError
 from ..inspection.environment import require
+from ..inspection.folders import is_folder
 from .contents import contents_of, data_of, name_in
 from .options import VerifyKeywords, VerifyOptions
 from .signer import FOLDER_SIGNATURE, PACKAGES, signature_of
@@ -79,7 +80,7 @@ def verify(path: PathLike, signature: PathLike | None = None, **options: Unpack[
     from .library import Verifier
 
     source = Path(path)
-    if not source.is_dir():
+    if not is_folder(source):
         check_source(source, "give a hotfix, a model file, or a folder")
     place = _signature(source) if signature is None else Path(signature)
     statement = read_statement(place)
@@ -93,7 +94,7 @@ def _signature(source: Path) -> Path:
     """The signature of a file or a folder. Hugging Face puts files into `onnx/`, and signs the folder above."""
     wanted = signature_of(source)
     above = [source.parent, *([source.parent.parent] if source.parent.name == "onnx" else [])]
-    others = [] if source.is_dir() else [folder / FOLDER_SIGNATURE for folder in above]
+    others = [] if is_folder(source) else [folder / FOLDER_SIGNATURE for folder in above]
     for place in (wanted, *others):
         if os.path.lexists(place):
             return place
@@ -105,7 +106,7 @@ class _Case:
 
     def __init__(self, source: Path, place: Path, statement: Statement) -> None:
         self.source, self.place, self.statement = source, place, statement
-        self.whole = source.is_dir()
+        self.whole = is_folder(source)
         # Names in a signature over several files are relative to the model's folder, or the one where the signature is.
         of_folder = place.name == FOLDER_SIGNATURE and source.resolve().is_relative_to(place.parent.resolve())
         self.root = source if self.whole or statement.single else place.parent if of_folder else source.parent

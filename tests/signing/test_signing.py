@@ -502,6 +502,13 @@ def test_names_that_are_not_utf8_are_refused(folder: Path, keys: Keys) -> None:
         sign(strange, key=keys.private)
 
 
+@pytest.mark.parametrize("name", ["a" * 300, "a\0b"], ids=["too long", "NUL"])
+def test_names_that_no_file_can_have_are_refused(tmp_path: Path, keys: Keys, name: str) -> None:
+    refusal("ATP002", tmp_path / name, key=keys.public)
+    with pytest.raises(AtpatchError, match="ATP002"):
+        sign(tmp_path / name, key=keys.private)
+
+
 def test_an_empty_folder_is_refused(tmp_path: Path, keys: Keys) -> None:
     (tmp_path / "empty" / ".git").mkdir(parents=True)
     (tmp_path / "empty" / ".git" / "HEAD").write_text("x")

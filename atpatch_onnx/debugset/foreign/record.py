@@ -19,6 +19,7 @@ from pathlib import Path
 from rewriters.model.regular_files import check_source, is_regular
 
 from ...errors import FOREIGN_UNREADABLE
+from ...inspection.folders import is_folder
 
 __all__ = ["Stored", "images_of", "recorded_target", "stored_images"]
 
@@ -43,7 +44,7 @@ def images_of(folder: str | os.PathLike[str]) -> Path:
     Raises:
         AtpatchError: ATP098 where there is no such folder, ATP002 and ATP021 where there is nothing.
     """
-    if not os.path.isdir(folder):  # Path.is_dir raises for names that no file can have
+    if not is_folder(folder):
         check_source(folder, "give the folder of a BackdoorBench record, or a folder of images in it")
         raise FOREIGN_UNREADABLE(f"{folder} is a file; the folder of a BackdoorBench record was expected")
     folder = Path(folder)

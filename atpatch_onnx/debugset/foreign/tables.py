@@ -21,6 +21,7 @@ from rewriters.model.regular_files import check_source, is_regular
 
 from ...errors import FOREIGN_UNREADABLE
 from ...inference.datasets import Ints
+from ...inspection.folders import is_folder
 
 __all__ = ["Table", "clean_path", "columns_of", "files_read", "poisoned_path", "table_of"]
 
@@ -52,7 +53,7 @@ def poisoned_path(path: str | os.PathLike[str]) -> Path:
     Raises:
         AtpatchError: ATP098 where a folder has none, ATP002 and ATP021 where there is nothing.
     """
-    if not os.path.isdir(path):  # Path.is_dir raises for names that no file can have
+    if not is_folder(path):
         return check_source(path, "give a folder or a table that OpenBackdoor wrote")
     path = Path(path)
     for split in SPLITS:
