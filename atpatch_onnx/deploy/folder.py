@@ -18,6 +18,7 @@ from rewriters.model.external_data import place_data
 from rewriters.model.regular_files import check_source
 
 from ..errors import FOLDER_FOREIGN, NOT_WRITABLE, AtpatchError
+from ..inspection.folders import is_folder
 from .models import Source
 
 __all__ = ["MARKER", "Deployed", "Folder"]
@@ -98,13 +99,14 @@ class Folder:
 
     def _open(self, kind: str) -> Sequence[str]:
         """Files of an earlier run."""
-        if self.path.is_symlink() or (self.path.exists() and not self.path.is_dir()):
+        if os.path.islink(self.path) or (os.path.exists(self.path) and not is_folder(self.path)):
             raise FOLDER_FOREIGN(f"{self.path} is not a folder")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             present = set(os.listdir(self.path))
-        except OSError as error:
-            raise NOT_WRITABLE(f"{self.path} cannot be written: {error.strerror or error}") from error
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+            words = getattr(error, "strerror", None) or str(error)
+            raise NOT_WRITABLE(f"{str(self.path)[:200]} cannot be written: {words}") from error
         if not present:
             return ()
         earlier: list[str] = []

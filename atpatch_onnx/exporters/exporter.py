@@ -20,6 +20,7 @@ from rewriters.model.folders import check_new_folder, new_folder
 from rewriters.model.regular_files import check_destination
 
 from ..errors import BAD_OPTION, DATA_FILE_EXISTS, EXTRA_MISSING, NO_SUCH_FILE, PARITY_LOST, TASK_UNCLEAR
+from ..inspection.folders import is_folder
 from .folders import companions, copy_companions, draft_folder, exported_graphs, is_folder_path
 from .options import ExportKeywords, ExportOptions
 from .result import Exported, ExportedFile
@@ -224,7 +225,7 @@ def _load(source: str, options: ExportOptions) -> tuple[Subject, str]:
                 "leave it out for a plain module",
             )
         return factory.load_subject(source, task, options.dtype)
-    if source.startswith((".", "/", "~")) and not Path(source).is_dir():
+    if source.startswith((".", "/", "~")) and not is_folder(source):
         raise NO_SUCH_FILE(
             f"{source} is not a folder", "give the folder of a Hugging Face model, a hub id, or package.module:factory"
         )

@@ -18,6 +18,7 @@ from rewriters.model.external_data import bring_file
 from rewriters.model.folders import members
 
 from ..errors import BAD_OPTION, SOURCE_UNUSABLE
+from ..inspection.folders import is_folder
 from .options import ExportOptions
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def companions(source: str) -> dict[str, Path]:
     Raises:
         AtpatchError: ATP021 and ATP027 for what is in a folder, ATP070 where there is none.
     """
-    if Path(source).is_dir():
+    if is_folder(source):
         return {one.path: one.origin for one in members(Path(source)) if one.path in _COMPANIONS and one.origin}
     from transformers.utils.hub import cached_file
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from ..errors import BAD_OPTION, EXPORT_FAILED, SOURCE_UNUSABLE, TASK_UNCLEAR
+from ..inspection.folders import is_folder
 from . import inputs
 from .subject import Group, Probe, Subject
 from .tasks import TASKS, default_task
@@ -232,7 +232,7 @@ def _unusable(source: str, error: Exception) -> Exception:
             f"{source} brings its own Python code, which is never executed",
             "load it yourself in package.module:factory",
         )
-    if Path(source).is_dir():
+    if is_folder(source):
         return SOURCE_UNUSABLE(f"{source}: {_first_line(error)}")
     return SOURCE_UNUSABLE(
         f"{source!r} is not a folder, and transformers cannot fetch it from the hub: {_first_line(error)}",

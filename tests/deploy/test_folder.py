@@ -31,6 +31,11 @@ def test_a_folder_with_something_else_is_refused_and_not_changed(arms, tmp_path)
     refused(arms, folder / "thesis.txt" / "below", code="ATP019")
 
 
+@pytest.mark.parametrize("name", ["a" * 300, "a\0b"], ids=["too long", "NUL"])
+def test_names_that_no_folder_can_have_are_refused(arms, tmp_path, name):
+    refused(arms, tmp_path / name, code="ATP019")
+
+
 def test_models_in_the_wrong_order_are_refused_before_anything_is_written(arms, tmp_path, atpatch):
     original, patched = arms
     for engine in ("triton", "kserve", "ray"):

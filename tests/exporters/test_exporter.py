@@ -464,6 +464,7 @@ def test_places_and_options_are_checked_first(model, tmp_path, atpatch):
     assert "ATP019" in atpatch("export", source, "-o", tmp_path / "nowhere" / "m.onnx").err
     assert "ATP019" in atpatch("export", source, "-o", tmp_path).err
     assert "ATP002" in atpatch("export", tmp_path / "nothing", "-o", tmp_path / "m.onnx").err
+    assert "ATP002" in atpatch("export", tmp_path / ("a" * 300), "-o", tmp_path / "m.onnx").err
     assert "ATP060" in atpatch("export", source, "-o", tmp_path / "m.onnx", "--kv-cache").err
     assert atpatch("export", source).code == 2
 
