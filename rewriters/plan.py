@@ -72,6 +72,11 @@ class BenignPair:
     def relative(self) -> bool:
         return self.attention.ndim == 1
 
+    @property
+    def largest_share(self) -> float:
+        """The share of a row that all columns together would get, of the row and head where it is largest."""
+        return float(self.attention.max() if self.relative else self.attention.astype(np.float64).sum(-1).max())
+
 
 @dataclass(frozen=True)
 class SitePlan:

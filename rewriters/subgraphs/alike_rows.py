@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from ..emit import Emitter
 from ..plan import BenignPair
 from .context import MapContext
-from .redistribution import FLOOR
+from .redistribution import unflagged_rows
 
 __all__ = ["AlikeRows", "redistribute_alike"]
 
@@ -67,12 +65,7 @@ def redistribute_alike(e: Emitter, pair: BenignPair, context: MapContext, mask: 
 
     share, benign = _benign_part(e, pair, columns, count, length, values, refuge)
     room = e.op("Sub", one, e.squeeze(share, 3), role="room")
-    mass = e.squeeze(e.op("MatMul", context.map, kept, role="unflagged_mass"), 3)
-    total = None if context.rows_sum_to_one else e.reduce("Sum", context.map, 3, keepdims=False, role="row_sum")
-    floor = e.constant(FLOOR) if total is None else e.op("Mul", total, e.constant(FLOOR))
-    unsaturated = e.op("Greater", mass, floor, role="unsaturated")
-    divisor = e.op("Div", mass, room if total is None else e.op("Mul", room, total))
-    divisor = e.op("Where", unsaturated, divisor, e.constant(np.inf))
+    total, unsaturated, divisor = unflagged_rows(e, context, kept, room)
     divisor = e.op("Where", e.squeeze(active, 3), divisor, one, role="divisor")
     moved = e.op("Where", unsaturated, zero, room, role="moved")
     divisor, moved = e.unsqueeze(divisor, 3), e.unsqueeze(moved, 3)
@@ -93,7 +86,7 @@ def _benign_part(
     row = e.op("Transpose", columns, perm=[0, 1, 3, 2]) if of_columns else ""
     if pair.relative:
         share = e.op("Mul", e.constant(pair.attention.reshape(1, -1, 1, 1)), e.op("Div", count, length))
-        if float(np.max(pair.attention)) > 1.0:  # else T cannot exceed 1
+        if pair.largest_share > 1.0:  # else T cannot exceed 1
             share = e.op("Clip", share, "", e.constant(1.0), role="benign_share")
         if of_columns:
             unit = e.op("Div", share, e.at_least(count, 1.0))
@@ -102,7 +95,7 @@ def _benign_part(
         attention = e.constant(pair.attention[None])
         share = e.op("MatMul", attention, columns)
         weights = e.op("Mul", attention, row) if of_columns else ""
-        if float(pair.attention.astype(np.float64).sum(-1).max()) > 1.0:
+        if pair.largest_share > 1.0:
             cap = e.at_least(share, 1.0)
             share = e.op("Div", share, cap, role="benign_share")
             weights = e.op("Div", weights, cap) if of_columns else ""

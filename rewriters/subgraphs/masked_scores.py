@@ -106,7 +106,7 @@ def redistribute_masked(
     pair = plan.benign
     shares = e.op("Mul", flagged, e.constant(-pair.attention), role="benign_shares")  # -q
     total = e.reduce("Sum", shares, 3)  # -T
-    if float(pair.attention.astype(np.float64).sum(-1).max()) > 1.0 + _ROUNDING:  # else T cannot exceed 1
+    if pair.largest_share > 1.0 + _ROUNDING:  # else T cannot exceed 1
         shares = e.op("Div", shares, e.at_least(e.op("Neg", total), 1.0))
         total = e.reduce("Sum", shares, 3)
     scaled = e.op("Mul", kept, e.op("Add", total, e.constant(1.0), role="room"), role="scaled")

@@ -29,7 +29,7 @@ from ..emit import Emitter
 from ..plan import BenignPair
 from .context import VISIBLE, MapContext
 
-__all__ = ["FLOOR", "Rows", "redistribute"]
+__all__ = ["FLOOR", "Rows", "redistribute", "unflagged_rows"]
 
 FLOOR = 1e-7
 """Share of a row's sum below which its unflagged mass is only float32 rounding, which must not be scaled up.
@@ -111,13 +111,24 @@ def redistribute(e: Emitter, pair: BenignPair, context: MapContext, mask: str, v
     share, benign = _benign_part(e, pair, seen, f, values, refuge)
     room = e.op("Sub", one, share, role="room")
 
-    rest = e.squeeze(e.op("MatMul", context.map, kept, role="unflagged_mass"), 3)
+    total, unsaturated, divisor = unflagged_rows(e, context, kept, room)
+    divisor = e.op("Where", active, divisor, one, role="divisor")
+    return Rows(flagged, lost, e.unsqueeze(divisor, 3), active, unsaturated, total, room, benign, refuge)
+
+
+def unflagged_rows(e: Emitter, context: MapContext, kept: str, room: str) -> tuple[str | None, str, str]:
+    """Rule 4: σ, None where it is 1; which rows are not saturated, bool; and 1 / s, infinite in those that are.
+
+    Args:
+        kept: 0 at flagged columns, else 1, (B, 1, K, 1).
+        room: 1 - T, (B, H, 1 | Q).
+    """
+    mass = e.squeeze(e.op("MatMul", context.map, kept, role="unflagged_mass"), 3)
     total = None if context.rows_sum_to_one else e.reduce("Sum", context.map, 3, keepdims=False, role="row_sum")
     floor = e.constant(FLOOR) if total is None else e.op("Mul", total, e.constant(FLOOR))
-    unsaturated = e.op("Greater", rest, floor, role="unsaturated")
-    divisor = e.op("Div", rest, room if total is None else e.op("Mul", room, total))
-    divisor = e.op("Where", active, e.op("Where", unsaturated, divisor, e.constant(np.inf)), one, role="divisor")
-    return Rows(flagged, lost, e.unsqueeze(divisor, 3), active, unsaturated, total, room, benign, refuge)
+    unsaturated = e.op("Greater", mass, floor, role="unsaturated")
+    divisor = e.op("Div", mass, room if total is None else e.op("Mul", room, total))
+    return total, unsaturated, e.op("Where", unsaturated, divisor, e.constant(np.inf))
 
 
 def _rows_differ(e: Emitter, context: MapContext, flagged: str, unflagged: str) -> _Seen:
@@ -136,13 +147,11 @@ def _benign_part(e: Emitter, pair: BenignPair, seen: _Seen, flagged: str, values
         level = e.constant(pair.attention.reshape(1, -1, 1))
         unit = e.op("Div", level, e.at_least(seen.valid, 1.0))
         share = e.op("Mul", unit, seen.flagged)
-        most = float(np.max(pair.attention))
     else:
         attention = e.constant(pair.attention[None])
         share = e.squeeze(e.op("MatMul", attention, e.op("Transpose", flagged, perm=[0, 1, 3, 2])), 3)
-        most = float(pair.attention.astype(np.float64).sum(-1).max())
     cap = None
-    if most > 1.0:  # else T cannot exceed 1
+    if pair.largest_share > 1.0:  # else T cannot exceed 1
         cap = e.at_least(share, 1.0)
         share = e.op("Div", share, cap, role="benign_share")
 
