@@ -12,7 +12,7 @@ from ..emit import Emitter
 from ..plan import SitePlan
 from ..sites import Site
 
-__all__ = ["VISIBLE", "FixedSize", "MapContext", "fixed_size"]
+__all__ = ["VISIBLE", "FixedSize", "MapContext", "fixed_size", "rows_alike"]
 
 VISIBLE = 1e-30
 """A row sees a column if its weight, averaged over heads, is larger than this.
@@ -47,6 +47,11 @@ def fixed_size(site: Site, plan: SitePlan) -> FixedSize | None:
     return FixedSize(rows, columns)
 
 
+def rows_alike(site: Site, plan: SitePlan) -> bool:
+    """Whether every row sees every valid column: a plan says so, or the site shows it."""
+    return plan.every_row_sees_every_column or site.unmasked
+
+
 @dataclass(frozen=True)
 class MapContext:
     """Value names, all float32 unless said otherwise.
@@ -56,13 +61,12 @@ class MapContext:
         valid: (B, K) bool, columns that are not padding; None where the site has none (fixed-length inputs).
         self_attention: query row i and key column i are the same token, so padded rows are known too.
         rows_sum_to_one: every row sums to 1, up to rounding.
-        unmasked: every row sees every column, even with a weight of 0 (`Site.unmasked`).
         values: emits V (B, H, K, D), or (B, 1, K, D) where heads share it; None where nothing reads it.
         answer_row: emits the answer row of the map (B, H, 1, K) (see `plan.Profile`); then `map` may be "".
         some_rows: takes n and further row numbers, and emits rows 0, n, 2n, ... of the map and the further rows; then
             `map` may be "": not computed yet.
         size: Q and K where they are fixed; then nothing is padding.
-        alike: every row sees every valid column.
+        alike: every row sees every valid column, even with a weight of 0 (see `rows_alike`).
         ahead: `valid` is made of graph inputs in front of the body, and so can be what is made of it.
     """
 
@@ -70,7 +74,6 @@ class MapContext:
     valid: str | None
     self_attention: bool
     rows_sum_to_one: bool = False
-    unmasked: bool = False
     some_rows: Callable[[Emitter, int, tuple[int, ...]], str] | None = None
     answer_row: Callable[[Emitter], str] | None = None
     values: Callable[[Emitter], str] | None = None

@@ -32,6 +32,7 @@ from ..emit import Emitter
 from ..model.bodies import Wiring
 from ..plan import BenignPair, SitePlan, Static
 from ..sites import Site
+from .context import fixed_size, rows_alike
 from .gating import Replacement
 from .masked_scores import columns_axis, softmax_chain
 
@@ -74,9 +75,8 @@ def fixed_columns(
         carried: columns that earlier sites of the group flag in every request.
     """
     pair = plan.benign
-    if not isinstance(plan.detector, Static) or pair.relative or pair.attention.shape[2] < 2:
-        return None
-    if not (plan.every_row_sees_every_column or site.unmasked):
+    size = fixed_size(site, plan)
+    if not isinstance(plan.detector, Static) or size is None or not rows_alike(site, plan):
         return None
     if site.form not in ("softmax", "softmax+scaled") or site.dtype not in _DTYPES:
         return None
@@ -95,7 +95,7 @@ def fixed_columns(
     axis = columns_axis(e, site, chain[0]) if chain else None
     if axis is None:
         return None
-    flagged = np.isin(np.arange(pair.attention.shape[2]), [*plan.detector.columns, *carried])
+    flagged = np.isin(np.arange(size.columns), [*plan.detector.columns, *carried])
     samples = 0 if layout.output is None else layout.output[0]
     # behind anything else than a cast the rows of the map may be another axis of the scores
     in_place = (

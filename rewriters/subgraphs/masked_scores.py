@@ -24,7 +24,7 @@ from ..emit import Emitter
 from ..model.bodies import Wiring
 from ..plan import SitePlan
 from ..sites import Site
-from .context import fixed_size
+from .context import fixed_size, rows_alike
 
 __all__ = ["MaskedScores", "columns_axis", "masked_scores", "redistribute_masked", "softmax_chain"]
 
@@ -75,7 +75,7 @@ def masked_scores(e: Emitter, site: Site, plan: SitePlan, wiring: Wiring) -> Mas
     """What makes the map of a site again, where rule 1 holds."""
     pair, layout = plan.benign, site.layout
     size = fixed_size(site, plan)
-    if size is None or not size.small or not (plan.every_row_sees_every_column or site.unmasked):
+    if size is None or not size.small or not rows_alike(site, plan):
         return None
     if pair.values is None and not pair.own_values:
         return None

@@ -17,7 +17,7 @@ from ..model.bodies import Wiring
 from ..plan import BenignPair, Cnn, OneClass, Profile, SitePlan
 from ..sites import Site
 from .between_pairs import read_map, read_values
-from .context import MapContext, fixed_size
+from .context import MapContext, fixed_size, rows_alike
 from .gating import Replacement
 from .validity import knows_padding, valid_columns
 
@@ -72,24 +72,23 @@ def takes_in_scale(site: Site, wiring: Wiring) -> bool:
 def context_of(e: Emitter, site: Site, plan: SitePlan, operands: Operands) -> MapContext:
     """The inputs of a detector: the map, its padding and its rows."""
     if isinstance(operands, Recomputed) and operands.emit_map is not None:
+        whole = MapContext(
+            "", operands.valid, site.self_attention, values=operands.values, alike=rows_alike(site, plan)
+        )
         if _reads_the_answer_row(plan):
-            answer = operands.emit_answer
-            valid = operands.answer_valid
-            return MapContext("", valid, site.self_attention, answer_row=answer, values=operands.values)
-        return MapContext("", operands.valid, site.self_attention, some_rows=operands.emit_rows, values=operands.values)
+            return replace(whole, valid=operands.answer_valid, answer_row=operands.emit_answer)
+        return replace(whole, some_rows=operands.emit_rows)
     canonical_map = operands.map(e)
     known = operands.valid if isinstance(operands, KnowsColumns) else None
     valid = None if _fixed_length(plan) or site.unmasked else valid_columns(e, site, canonical_map, known)
-    size = fixed_size(site, plan)
     return MapContext(
         canonical_map,
         valid,
         site.self_attention,
         _sums_to_one(site),
-        site.unmasked,
         values=operands.values,
-        size=size,
-        alike=plan.every_row_sees_every_column or site.unmasked,
+        size=fixed_size(site, plan),
+        alike=rows_alike(site, plan),
         ahead=valid is not None and knows_padding(site),
     )
 

@@ -20,7 +20,7 @@ def value_side(e: Emitter, operands: Operands, plan: SitePlan, context: MapConte
     What is not flagged comes out bit-identical.
     """
     rows: Rows | AlikeRows
-    if plan.every_row_sees_every_column or context.unmasked:
+    if context.alike:
         rows = redistribute_alike(e, plan.benign, context, mask, operands.values(e))
     else:
         rows = redistribute(e, plan.benign, context, mask, operands.values(e))

@@ -50,7 +50,7 @@ def side(e: Emitter, pair: BenignPair, padded: bool, sums: bool) -> str:
     made = model(f"{QK} p = Softmax<axis = -1>(qk) out = MatMul(p, v)", inputs, "float[?] out")
     (site,) = find_sites(made)[0]
     operands = ProductOperands(site, made.graph.node[-1])
-    context = MapContext(operands.map(e), "valid" if padded else None, True, rows_sum_to_one=sums)
+    context = MapContext(operands.map(e), "valid" if padded else None, True, rows_sum_to_one=sums, alike=True)
     return value_side(e, operands, SitePlan(Static(), pair, True), context, "mask")
 
 

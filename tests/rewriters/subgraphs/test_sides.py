@@ -31,7 +31,7 @@ def side(e: Emitter, kind: str, dense: bool) -> str:
     made = model(f"{QK} p = Softmax<axis = -1>(qk) out = MatMul(p, v)", inputs, f"{kind}[?] out")
     (site,) = find_sites(made)[0]
     operands = ProductOperands(site, made.graph.node[-1])
-    context = MapContext(operands.map(e), None, self_attention=False)
+    context = MapContext(operands.map(e), None, self_attention=False, alike=dense)
     return value_side(e, operands, SitePlan(Static(), PAIR, dense), context, "mask")
 
 
