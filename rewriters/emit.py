@@ -224,6 +224,15 @@ class Emitter:
         """
         return self.op("Clip", x, self.constant(least))
 
+    def top(
+        self, x: str, count: str, axis: int, role: str, places: str = "order", **attributes: int
+    ) -> tuple[str, str]:
+        """The `count` largest numbers along an axis in falling order, and where they are, under the role `places`."""
+        values = self.op("TopK", x, count, axis=axis, role=role, **attributes)
+        where = self.value(places)
+        self.nodes[-1].output.append(where)
+        return values, where
+
     def strided(self, x: str, axis: int, step: int) -> str:
         """x[::step] along an axis."""
         bounds = [self.constant([number], np.int64) for number in (0, np.iinfo(np.int64).max, axis, step)]

@@ -36,6 +36,5 @@ def of_equal_tokens(e: Emitter, scores: str, tokens: str) -> str:
     """Scores (B, K), each the highest of those of equal tokens; padding and sinks keep theirs, -inf."""
     everywhere = e.op("Where", equal_tokens(e, tokens), e.unsqueeze(scores, 1), e.constant(-np.inf))
     # Not by ReduceMax, see `Emitter.peak`.
-    shared = e.op("TopK", everywhere, e.constant([1], np.int64), axis=2, role="equal_evidence")
-    e.nodes[-1].output.append(e.value("equal_place"))
+    shared, _ = e.top(everywhere, e.constant([1], np.int64), 2, "equal_evidence", "equal_place")
     return e.op("Where", e.op("Less", scores, e.constant(np.finfo(np.float32).min)), scores, e.squeeze(shared, 2))

@@ -183,10 +183,7 @@ class _Rows:
 
     def _descending(self, x: str, axis: int) -> str:
         e = self._e
-        e.op("TopK", x, e.dims(x, axis, axis + 1), axis=axis, role="sorted")
-        name = str(e.nodes[-1].output[0])
-        e.nodes[-1].output.append(e.value("order"))
-        return name
+        return e.top(x, e.dims(x, axis, axis + 1), axis, "sorted")[0]
 
     def _median(self, x: str) -> str:
         """Over the heads of x (B, H, 1), (B, 1, 1)."""

@@ -107,7 +107,7 @@ def _content(context: MapContext, detector: OneClass) -> list[int] | None:
 def _neighbor_among(e: Emitter, distance: str, content: list[int], rank: int) -> str:
     """(B, 1): as `_neighbor_distance`, among known columns."""
     judged = e.op("Gather", distance, e.constant(content, np.int64), axis=1, role="judged")
-    highest = _top(e, judged, e.constant([min(rank, len(content))], np.int64), "highest")
+    highest, _ = e.top(judged, e.constant([min(rank, len(content))], np.int64), 1, "highest")
     return e.op("Gather", highest, e.constant([-1], np.int64), axis=1, role="neighbor")
 
 
@@ -132,7 +132,7 @@ def _neighbor_by_place(e: Emitter, context: MapContext, distance: str, exempt: t
     most = context.shared(
         e, f"most:{rank}:{valid}", lambda body: body.op("Min", body.constant([rank], np.int64), context.columns(body))
     )
-    highest = _top(e, apart, most, "highest")
+    highest, _ = e.top(apart, most, 1, "highest")
     chosen = context.shared(e, f"place:{rank}:{key}", place)
     return e.op("GatherElements", highest, chosen, axis=1, role="neighbor")
 
@@ -145,12 +145,6 @@ def _neighbor_distance(e: Emitter, distance: str, excluded: Sequence[str], rank:
         lowest = e.op("Where", mask, e.constant(np.inf), lowest)
     # At most the number of columns; excluded ones come last.
     count = e.op("Min", e.constant([rank], np.int64), e.dims(distance, 1))
-    ranked = e.op("Gather", _top(e, highest, count, "highest"), e.constant([-1], np.int64), axis=1)
-    least = _top(e, lowest, e.constant([1], np.int64), "lowest", largest=0)
+    ranked = e.op("Gather", e.top(highest, count, 1, "highest")[0], e.constant([-1], np.int64), axis=1)
+    least, _ = e.top(lowest, e.constant([1], np.int64), 1, "lowest", largest=0)
     return e.op("Where", e.op("Less", ranked, least), least, ranked)  # not by Max, see `Emitter.at_least`
-
-
-def _top(e: Emitter, x: str, count: str, role: str, **attributes: int) -> str:
-    values = e.op("TopK", x, count, axis=1, role=role, **attributes)
-    e.nodes[-1].output.append(e.value("order"))
-    return values

@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -92,16 +93,12 @@ def _fixed_z(e: Emitter, size: FixedSize, detector: Statistic, mass: str) -> str
     low, high = (size.columns - 1) // 2, size.columns // 2
 
     def median(x: str) -> str:
-        e.op("TopK", x, e.constant([high + 1], np.int64), axis=1, role="sorted")
-        e.nodes[-1].output.append(e.value("order"))
-        descending = str(e.nodes[-1].output[0])
+        descending, _ = e.top(x, e.constant([high + 1], np.int64), 1, "sorted")
         middle = e.constant(sorted({low, high}), np.int64)
         picked = e.op("Gather", descending, middle, axis=1, role="median")
         return picked if low == high else e.reduce("Mean", picked, 1, role="median")
 
-    deviation = e.op("Sub", mass, median(mass))
-    spread = e.op("Mul", median(e.op("Abs", deviation)), e.constant(MAD_TO_SIGMA))
-    return e.op("Div", deviation, e.op("Add", spread, e.constant(detector.floor)), role="robust_z")
+    return _robust_z(e, detector, mass, median)
 
 
 def _seen(e: Emitter, context: MapContext, mean: str, valid: str | None) -> _Seen:
@@ -137,23 +134,23 @@ def _written(e: Emitter, context: MapContext, seen: _Seen, valid: str | None) ->
 
 
 def _z(e: Emitter, context: MapContext, detector: Statistic, mass: str) -> str:
+    """Robust z-scores (B, K) among the valid columns."""
     length = context.length(e, context.valid_float(e))
-    center = _median(e, context, mass, length)
-    deviation = e.op("Sub", mass, center)
-    spread = _median(e, context, e.op("Abs", deviation), length)
-    scale = e.op("Add", e.op("Mul", spread, e.constant(MAD_TO_SIGMA)), e.constant(detector.floor))
-    return e.op("Div", deviation, scale, role="robust_z")
+    return _robust_z(e, detector, mass, lambda x: _median(e, context, x, length))
+
+
+def _robust_z(e: Emitter, detector: Statistic, mass: str, median: Callable[[str], str]) -> str:
+    """Rule 2; median: (B, K) → (B, 1)."""
+    deviation = e.op("Sub", mass, median(mass))
+    spread = e.op("Mul", median(e.op("Abs", deviation)), e.constant(MAD_TO_SIGMA))
+    return e.op("Div", deviation, e.op("Add", spread, e.constant(detector.floor)), role="robust_z")
 
 
 def _median(e: Emitter, context: MapContext, x: str, length: str) -> str:
     """Median of x (B, K) over valid columns, (B, 1)."""
     if context.valid is not None:
         x = e.op("Where", context.valid, x, e.constant(-np.inf))
-    e.op("TopK", x, context.columns(e), axis=1, role="sorted")
-    node = e.nodes[-1]
-    node.output.append(e.value("order"))
-    descending = node.output[0]
-    middle = context.middle(e, length)
-    if context.valid is None:  # (2,)
-        return e.reduce("Mean", e.op("Gather", descending, middle, axis=1), 1, role="median")
-    return e.reduce("Mean", e.op("GatherElements", descending, middle, axis=1), 1, role="median")
+    descending, _ = e.top(x, context.columns(e), 1, "sorted")
+    middle = context.middle(e, length)  # without padding (2,)
+    pick = "Gather" if context.valid is None else "GatherElements"
+    return e.reduce("Mean", e.op(pick, descending, middle, axis=1), 1, role="median")
