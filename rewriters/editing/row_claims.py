@@ -12,6 +12,7 @@ Everywhere else the patch checks row by row, which gives the same numbers where 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 
 import onnx
 
@@ -35,13 +36,12 @@ def with_shown_rows(plan: PatchPlan, model: onnx.ModelProto, sites: dict[str, Si
     claimed = [name for name, one in plan.sites.items() if one.every_row_sees_every_column]
     if not claimed:
         return plan
-    unsure = [name for name in claimed if not _only_scaled(sites[name])]
-    masks = RowMasks(model) if unsure else None
-    dropped = [
-        name
-        for name in claimed
-        if not (_reaches_the_product(sites[name]) and (name not in unsure or (masks and masks.alike(sites[name]))))
-    ]
+    masks = cache(lambda: RowMasks(model))  # only where a site needs it: the whole graph is analyzed
+
+    def shown(site: Site) -> bool:
+        return _reaches_the_product(site) and (_only_scaled(site) or bool(masks().alike(site)))
+
+    dropped = [name for name in claimed if not shown(sites[name])]
     kept = {
         name: replace(one, every_row_sees_every_column=False) if name in dropped else one
         for name, one in plan.sites.items()
