@@ -67,11 +67,14 @@ def flag(e: Emitter, plan: SitePlan, context: MapContext, controls: Controls) ->
     fixed = isinstance(plan.detector, Static)
     threshold = e.constant(0.0) if fixed else _threshold(e, context, controls)
     score = scores(e, context, plan.detector)
-    high = _above(e, score, threshold, context, controls)
+    # Else a branch or the threshold switches the patch off.
+    switched = not controls.frozen and (not e.conditional or (context.small and fixed))
+    enabled = controls.enabled if switched else None
+    high = _above(e, score, threshold, context, enabled)
     if fixed or controls.companion == 1.0:
         return high, None
     lower = e.op("Mul", threshold, e.constant(controls.companion), role="companion_threshold")
-    return high, _above(e, score, lower, context, controls)
+    return high, _above(e, score, lower, context, enabled)
 
 
 def _threshold(e: Emitter, context: MapContext, controls: Controls) -> str:
@@ -85,12 +88,11 @@ def _threshold(e: Emitter, context: MapContext, controls: Controls) -> str:
     return e.ahead("threshold", either)
 
 
-def _above(e: Emitter, score: str, threshold: str, context: MapContext, controls: Controls) -> str:
+def _above(e: Emitter, score: str, threshold: str, context: MapContext, enabled: str | None) -> str:
     above = e.op("Greater", score, threshold)
     if context.valid is not None:
         above = e.op("And", above, context.valid)
-    switched = context.small and threshold == e.constant(0.0) if e.conditional else True
-    return e.op("And", above, controls.enabled, role="flags") if switched and not controls.frozen else above
+    return above if enabled is None else e.op("And", above, enabled, role="flags")
 
 
 def with_companions(e: Emitter, columns: str, companions: str) -> str:
