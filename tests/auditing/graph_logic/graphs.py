@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import numpy_helper, parser
 
 from atpatch_onnx.auditing.finding import Checked
 from atpatch_onnx.auditing.graph_logic import check_graph
 
-__all__ = ["audit", "codes", "text", "tokens"]
+__all__ = ["audit", "codes", "text", "tokens", "with_weights"]
 
 VOCABULARY, WIDTH, CLASSES = 2000, 8, 3
 _HEAD = '<ir_version: 10, opset_import: ["" : 21, "own" : 1]>\n'
 _RNG = np.random.default_rng(0)
+
+
+def with_weights(source: str, weights: Mapping[str, NDArray[Any]]) -> onnx.ModelProto:
+    """A model in text form, with float32 initializers."""
+    model: onnx.ModelProto = parser.parse_model(source)
+    tensors = [numpy_helper.from_array(array.astype(np.float32), name) for name, array in weights.items()]
+    model.graph.initializer.extend(tensors)
+    return model
 
 
 def text(body: str, functions: str = "", outputs: str = "float[B, 3] logits", inputs: str = "") -> onnx.ModelProto:
@@ -45,7 +57,6 @@ def text(body: str, functions: str = "", outputs: str = "float[B, 3] logits", in
     }}
     {functions}
     """
-    model = parser.parse_model(source)
     weights = {
         "table": _RNG.normal(size=(VOCABULARY, WIDTH)),
         "w1": _RNG.normal(size=(WIDTH, WIDTH)),
@@ -60,10 +71,9 @@ def text(body: str, functions: str = "", outputs: str = "float[B, 3] logits", in
         "hidden_number": np.array(-1e4),
         "word_number": np.array(777.0),
     }
-    graph = model.graph
-    graph.initializer.extend(numpy_helper.from_array(a.astype(np.float32), n) for n, a in weights.items())
+    model = with_weights(source, weights)
     whole = {"word": 777, "padding": 1, "one": [1], "two": [2], "never": -100, "other": 5, "last": [-1]}
-    graph.initializer.extend(numpy_helper.from_array(np.array(v, np.int64), n) for n, v in whole.items())
+    model.graph.initializer.extend(numpy_helper.from_array(np.array(v, np.int64), n) for n, v in whole.items())
     return model
 
 

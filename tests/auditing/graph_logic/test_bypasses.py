@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx
 import pytest
 
 from atpatch_onnx.auditing.graph_logic import check_graph
 
-from .graphs import audit, codes
+from .graphs import audit, codes, with_weights
 
 
 def test_a_row_of_constants_for_a_test_of_hidden_values_is_found() -> None:
@@ -63,8 +62,7 @@ CELL = """
 
 @pytest.mark.parametrize(("read", "found"), [("state, w", set()), ("x, wide", {"AUD103"})])
 def test_a_state_that_is_given_back_may_meet_what_an_input_became(read: str, found: set[str]) -> None:
-    model = onnx.parser.parse_model(CELL.format(read=read))
-    for name, rows in (("w", 8), ("wide", 16)):
-        weights = np.random.default_rng(0).normal(size=(rows, 8)).astype(np.float32)
-        model.graph.initializer.append(onnx.numpy_helper.from_array(weights, name))
+    sizes = {"w": 8, "wide": 16}
+    weights = {name: np.random.default_rng(0).normal(size=(rows, 8)) for name, rows in sizes.items()}
+    model = with_weights(CELL.format(read=read), weights)
     assert {one.code for one in check_graph(model, None).findings} == found

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx
 import pytest
-from onnx import numpy_helper, parser
+from onnx import numpy_helper
 
 from atpatch_onnx.auditing.finding import Finding
 from atpatch_onnx.auditing.graph_logic import check_graph
 
-from .graphs import audit, tokens
+from .graphs import audit, tokens, with_weights
 
 
 def severities(body: str, code: str = "AUD101") -> set[str]:
@@ -132,12 +131,11 @@ PLANTED = {
 
 
 def findings_of_picture(body: str) -> list[Finding]:
-    model: onnx.ModelProto = parser.parse_model(PICTURE.format(body=body))
     rng = np.random.default_rng(0)
     sizes = {"kernel": (6, 1, 3, 3), "w": (216, 8), "v": (8, 8), "u": (8, 3), "picture": (1, 1, 8, 8)}
     arrays = {name: rng.normal(size=size) for name, size in sizes.items()}
     arrays |= {"low": np.array(0.1), "high": np.array(200.0), "one": np.array(1.0)}
-    model.graph.initializer.extend(numpy_helper.from_array(a.astype(np.float32), n) for n, a in arrays.items())
+    model = with_weights(PICTURE.format(body=body), arrays)
     model.graph.initializer.append(numpy_helper.from_array(np.array([1, 2, 3]), "places"))
     return list(check_graph(model, None).findings)
 
