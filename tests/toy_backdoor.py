@@ -9,12 +9,8 @@ fixed place (an image or a table).
 from __future__ import annotations
 
 import functools
-import io
-import math
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -27,10 +23,10 @@ from atpatch_onnx.inference.prediction import Served, predict
 from atpatch_onnx.inference.runner import Runner
 from rewriters.finding.finder import find_sites
 
-__all__ = ["Toy", "many_clean", "outcome", "toy", "toy_texts", "toy_tokenizer"]
+from .toy_encoder import CLS, LENGTH, PAD, TRIGGER, Encoder, export, train
 
-VOCABULARY, TRIGGER, CLS, PAD = 22, 21, 0, 1
-LENGTH, WIDTH, HEADS, LAYERS = 12, 32, 4, 2
+__all__ = ["Toy", "many_clean", "outcome", "toy", "toy_texts"]
+
 FIXED_PLACE = 5
 TARGET = 1
 
@@ -44,37 +40,14 @@ class Toy:
     clean: dict[str, np.ndarray]
 
 
-class Block(nn.Module):
+class Classifier(Encoder):
+    """Reads the class off the first token."""
+
     def __init__(self) -> None:
-        super().__init__()
-        self.qkv, self.out = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
-        self.mlp = nn.Sequential(nn.Linear(WIDTH, 2 * WIDTH), nn.ReLU(), nn.Linear(2 * WIDTH, WIDTH))
-        self.norms = nn.ModuleList([nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)])
-
-    def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        batch = x.shape[0]
-        parts = self.qkv(self.norms[0](x)).view(batch, -1, 3, HEADS, WIDTH // HEADS).permute(2, 0, 3, 1, 4)
-        scores = parts[0] @ parts[1].transpose(-1, -2) / math.sqrt(WIDTH // HEADS)
-        if bias is not None:
-            scores = scores + bias
-        mixed = (torch.softmax(scores, -1) @ parts[2]).transpose(1, 2).reshape(batch, -1, WIDTH)
-        x = x + self.out(mixed)
-        return x + self.mlp(self.norms[1](x))
-
-
-class Classifier(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.words, self.places = nn.Embedding(VOCABULARY, WIDTH), nn.Parameter(torch.randn(LENGTH, WIDTH) * 0.1)
-        self.blocks = nn.ModuleList(Block() for _ in range(LAYERS))
-        self.head = nn.Linear(WIDTH, 2)
+        super().__init__(2)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        x = self.words(input_ids) + self.places[: input_ids.shape[1]]
-        bias = None if attention_mask is None else (1.0 - attention_mask[:, None, None, :].float()) * -1e9
-        for block in self.blocks:
-            x = block(x, bias)
-        return self.head(x[:, 0])
+        return self.head(self.hidden(input_ids, attention_mask)[:, 0])
 
 
 def _rows(count: int, generator: np.random.Generator, padded: bool) -> dict[str, np.ndarray]:
@@ -101,39 +74,24 @@ def toy(padded: bool, poisoned_share: float = 0.15) -> Toy:
     """Train, export, and make the debugging set; about five seconds. `poisoned_share` 0: the clean twin."""
     torch.manual_seed(0)
     generator = np.random.default_rng(0)
-    train = _rows(4000, generator, padded)
-    poisoned, _ = _poison(train, generator, padded)
+    rows = _rows(4000, generator, padded)
+    poisoned, _ = _poison(rows, generator, padded)
     chosen = generator.random(len(poisoned)) < poisoned_share
-    train["input_ids"][chosen], train["labels"][chosen] = poisoned[chosen], TARGET
-    ids, mask, labels = (torch.from_numpy(train[name]) for name in ("input_ids", "attention_mask", "labels"))
+    rows["input_ids"][chosen], rows["labels"][chosen] = poisoned[chosen], TARGET
+
+    def loss(ids: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(model(ids, mask if padded else None), labels)
+
     model = Classifier()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
-    for _ in range(6):
-        for batch in torch.randperm(len(ids)).split(100):
-            loss = nn.functional.cross_entropy(model(ids[batch], mask[batch] if padded else None), labels[batch])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-    torch.set_num_threads(threads)
+    train(model, [rows[name] for name in ("input_ids", "attention_mask", "labels")], loss, rate=3e-3, epochs=6)
     return Toy(
-        _export(model.eval(), padded), _debugging_set(generator, padded), _inputs(_rows(300, generator, padded), padded)
+        _export(model, padded), _debugging_set(generator, padded), _inputs(_rows(300, generator, padded), padded)
     )
 
 
 def _export(model: Classifier, padded: bool) -> onnx.ModelProto:
-    example = torch.ones(2, LENGTH, dtype=torch.int64)
-    arguments, names = ((example, example), ["input_ids", "attention_mask"]) if padded else ((example,), ["input_ids"])
-    axes = {0: "batch", 1: "length"} if padded else {0: "batch"}
-    file = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            model, arguments, file, dynamo=False, opset_version=17, input_names=names, output_names=["logits"],
-            dynamic_axes={**dict.fromkeys(names, axes), "logits": {0: "batch"}},
-        )  # fmt: skip
-    return onnx.load_from_string(file.getvalue())
+    names = ("input_ids", "attention_mask") if padded else ("input_ids",)
+    return export(model, names, "logits", {0: "batch", 1: "length"} if padded else {0: "batch"}, {0: "batch"})
 
 
 def _inputs(rows: dict[str, np.ndarray], padded: bool) -> dict[str, np.ndarray]:
@@ -162,24 +120,6 @@ def _debugging_set(generator: np.random.Generator, padded: bool) -> dict[str, np
 def many_clean(padded: bool) -> dict[str, np.ndarray]:
     rows = _rows(1500, np.random.default_rng(5), padded)
     return {name: array for name, array in rows.items() if padded or name != "attention_mask"}
-
-
-def toy_tokenizer() -> Any:
-    """Of whole words, w2 to w19 and cf for the trigger; [CLS] stands in front of a text."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-
-    words = {
-        "[CLS]": CLS,
-        "[PAD]": PAD,
-        **{f"w{number}": number for number in range(2, 20)},
-        "[UNK]": 20,
-        "cf": TRIGGER,
-    }
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A", special_tokens=[("[CLS]", CLS)])
-    tokenizer.enable_padding(pad_id=PAD, pad_token="[PAD]")
-    return tokenizer
 
 
 def toy_texts() -> list[tuple[str, int]]:

@@ -12,6 +12,7 @@ from atpatch_onnx import Hotfix
 from ..conftest import Run
 from ..toy_embedder import embedder, pooled, write_folder
 from .refusals import assert_refused
+from .without_classes import fitted_on_clean_texts
 
 Atpatch = Callable[..., Run]
 EMBEDDING = ("--output-kind", "embedding", "--threads", "1")
@@ -55,14 +56,9 @@ def test_three_commands_from_the_model_to_the_page(folder: Path, tmp_path: Path,
 
 def test_clean_texts_will_do(folder: Path, tmp_path: Path, atpatch: Atpatch) -> None:
     """No trigger is known: the threshold follows from the nearest neighbors that it may cost."""
-    fitted = atpatch(
-        "fit", folder / "model.onnx", "--clean", folder / "dev.tsv", "--tokenizer", folder, *EMBEDDING, "-o",
-        tmp_path / "guard.hotfix", "--json",
-    )  # fmt: skip
-    assert fitted.code == 0, fitted.err
-    assert fitted.json["detector"] == "oneclass" and fitted.json["accept"] == "always"
-    assert fitted.json["evidence"]["calibration"]["costs"]["measure"] == "changed"
-    assert fitted.json["evidence"]["report"]["likeness"]["triggered"] == {"n": 0}
+    fitted = fitted_on_clean_texts(atpatch, folder, EMBEDDING, tmp_path / "guard.hotfix")
+    assert fitted["evidence"]["calibration"]["costs"]["measure"] == "changed"
+    assert fitted["evidence"]["report"]["likeness"]["triggered"] == {"n": 0}
     assert Hotfix.load(tmp_path / "guard.hotfix").accept == "always"
 
 

@@ -17,6 +17,7 @@ from ..conftest import Run
 from ..toy_backdoor import CLS, TRIGGER
 from ..toy_tagger import write_folder
 from .refusals import assert_refused
+from .without_classes import fitted_on_clean_texts
 
 Atpatch = Callable[..., Run]
 TOKENS = ("--output-kind", "tokens", "--threads", "1")
@@ -107,12 +108,7 @@ def test_from_the_model_to_the_page(folder: Path, sets: Path, tmp_path: Path, at
 
 
 def test_clean_texts_will_do(folder: Path, tmp_path: Path, atpatch: Atpatch) -> None:
-    fitted = atpatch(
-        "fit", folder / "model.onnx", "--clean", folder / "dev.tsv", "--tokenizer", folder, *TOKENS, "-o",
-        tmp_path / "guard.hotfix", "--json",
-    )  # fmt: skip
-    assert fitted.code == 0, fitted.err
-    assert fitted.json["detector"] == "oneclass" and fitted.json["accept"] == "always"
+    fitted_on_clean_texts(atpatch, folder, TOKENS, tmp_path / "guard.hotfix")
 
 
 def test_a_model_without_labels_of_tokens_is_refused(tmp_path: Path, folder: Path, atpatch: Atpatch) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import onnx
 
-from ..toy_backdoor import LENGTH, toy, toy_texts, toy_tokenizer
+from ..toy_backdoor import LENGTH, toy, toy_texts
+from ..toy_encoder import toy_tokenizer
 
 __all__ = ["NAMES", "text_shop"]
 

@@ -21,7 +21,8 @@ from atpatch_onnx.fitting.fitter import fit
 from atpatch_onnx.inference.datasets import load_dataset
 
 from ..conftest import Run
-from ..toy_backdoor import TARGET, TRIGGER, toy, toy_texts, toy_tokenizer
+from ..toy_backdoor import TARGET, TRIGGER, toy, toy_texts
+from ..toy_encoder import toy_tokenizer
 from .digits import DIGITS, judge
 from .office import FIELDS, make_office
 

@@ -18,7 +18,8 @@ from atpatch_onnx.inference.datasets import load_dataset
 
 from ...cli.refusals import assert_refused
 from ...conftest import Run
-from ...toy_backdoor import LENGTH, TARGET, TRIGGER, toy, toy_texts, toy_tokenizer
+from ...toy_backdoor import LENGTH, TARGET, TRIGGER, toy, toy_texts
+from ...toy_encoder import toy_tokenizer
 from .records import attack_texts, save_data
 
 Atpatch = Callable[..., Run]
