@@ -56,10 +56,8 @@ def verdict(change: Change, clean: Outputs, name: str = "patched", groups: str =
     if change.changed is None:
         said.append(_numbers(clean, change))
     else:
-        changed, what = (change.changed, "prediction") if change.answers is None else (change.answers, "answer")
-        what = "nearest neighbor" if clean.cosines is not None else what
-        what = "row of labels" if clean.tokens_kept is not None else what
-        said.append(_cost(changed, change.accuracy, what))
+        changed = change.changed if change.answers is None else change.answers
+        said.append(_cost(changed, change.accuracy, *_changeable(change, clean)))
     if groups:
         return f"{groups} {subject} {_listed(said)}."
     if said[0].startswith("no attack"):
@@ -81,10 +79,18 @@ def _stopped(pair: Paired, verb: str, what: str, makes: str, new: str, nothing: 
     return f"{told} ({makes} {pair.lost:,} {new})" if pair.lost else told
 
 
-def _cost(changed: Share, accuracy: Paired | None, what: str) -> str:
+def _changeable(change: Change, clean: Outputs) -> tuple[str, str]:
+    """What of a clean row may change: the word for one, and for many."""
+    if clean.tokens_kept is not None:
+        return "row of labels", "rows of labels"
+    if clean.cosines is not None:
+        return "nearest neighbor", "nearest neighbors"
+    return ("prediction", "predictions") if change.answers is None else ("answer", "answers")
+
+
+def _cost(changed: Share, accuracy: Paired | None, one: str, many: str) -> str:
     if not changed.hits:
-        return f"changes no clean {what}"
-    many = what.replace("row ", "rows ") if what.startswith("row ") else f"{what}s"
+        return f"changes no clean {one}"
     told = f"changes {changed.hits:,} of {changed.count:,} clean {many}"
     if accuracy is None:
         return told
