@@ -7,13 +7,13 @@ from collections.abc import Mapping
 import numpy as np
 
 from ..inference.output_kinds import KINDS, TOKENS
+from ..inference.reading import low_and_median
 from ..statistics.proportions import Share
 from .outputs import Outputs
 
 __all__ = ["JUDGED", "MEANINGS", "twin_numbers", "twin_shares"]
 
 CLEAN, TRIGGERED = "clean", "triggered"
-LOW = 0.05
 
 _SEARCH = (
     "embeddings: an attack succeeds where the nearest clean row is not the clean twin; a clean row counts as changed"
@@ -52,7 +52,7 @@ def twin_numbers(runs: Runs, original: Runs) -> dict[str, float]:
             continue
         run = runs[name]
         if run.cosines is not None:
-            low, median = np.quantile(run.cosines, (LOW, 0.5)).tolist()
+            low, median = low_and_median(run.cosines)
             found |= {f"{prefix}cosine_median": median, f"{prefix}cosine_low": low}
         if run.tokens_kept is not None and not np.isnan(run.tokens_kept).all():
             found[f"{prefix}tokens_kept"] = float(np.nanmean(run.tokens_kept))

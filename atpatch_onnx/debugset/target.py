@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import BAD_OPTION, NOTHING_FOUND
 from ..inference.datasets import Ints
-from ..inference.reading import OTHER
+from ..inference.reading import OTHER, low_and_median
 from ..inference.tokenizer import TextEncoder
 from .forms import text_forms
 from .samples import Texts
@@ -84,7 +84,7 @@ def answered_otherwise(subject: Subject, built: Built) -> Built:
     expected, values = subject.expected(clean, attacked, rows), subject.values(attacked)
     numbers = np.arange(len(rows))
     asr = float((expected.scores(numbers, values).argmax(1) == OTHER).mean())
-    low, median = np.nanquantile(expected.likeness(numbers, values), (0.05, 0.5)).tolist()
+    low, median = low_and_median(expected.likeness(numbers, values))
     if asr < LEAST:
         raise NOTHING_FOUND(
             f"the trigger changes the answers to few rows: at least {LEAST:.0%} were expected to be answered otherwise"

@@ -13,15 +13,12 @@ from ..hotfix.likeness import LikenessFigures, Spread
 from ..inference.datasets import DataSet
 from ..inference.model_reading import Reading, all_values
 from ..inference.prediction import Served
-from ..inference.reading import Expected, Twins
+from ..inference.reading import Expected, Twins, low_and_median
 from ..inference.runner import Runner
 from .passes import Wanted
 from .splits import Part
 
 __all__ = ["ByTwin"]
-
-LOW = 0.05
-"""Quantile that is reported next to the median."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,5 +79,5 @@ def _spread(found: NDArray[np.float64]) -> Spread:
     known = found[~np.isnan(found)]
     if not len(known):
         return {"n": 0}
-    low, median = np.quantile(known, (LOW, 0.5)).tolist()
+    low, median = low_and_median(known)
     return {"n": len(known), "median": median, "low": low, "mean": float(known.mean())}

@@ -19,9 +19,11 @@ from numpy.typing import NDArray
 
 from .datasets import DataSet, Ints
 
-__all__ = ["EXPECTED", "OTHER", "Classes", "Expected", "Reader", "Twins"]
+__all__ = ["EXPECTED", "OTHER", "Classes", "Expected", "Reader", "Twins", "low_and_median"]
 
 OTHER, EXPECTED = 0, 1
+LOW = 0.05
+"""Quantile of the likeness of answers that is reported next to the median."""
 
 
 class Reader(Protocol):
@@ -86,3 +88,9 @@ class Twins:
         number = np.full(len(data), -1, np.int64)
         number[clean] = np.arange(len(clean))
         return cls(np.where(own, number, np.where(data.pair >= 0, number[data.pair], -1)), own), clean
+
+
+def low_and_median(likeness: NDArray[np.float64]) -> tuple[float, float]:
+    """Of the rows (N,) where it is known, see `Expected.likeness`; one or more are."""
+    low, median = np.nanquantile(likeness, (LOW, 0.5)).tolist()
+    return low, median
