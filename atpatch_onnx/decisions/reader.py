@@ -7,9 +7,10 @@ skipped, as a newer server may write them.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from numpy.typing import NDArray
 
@@ -20,6 +21,8 @@ from .values import Place, RowRefused, Rule, map_of, plain_object, short, text, 
 __all__ = ["NotJson", "RowRefused", "from_line"]
 
 T = TypeVar("T")
+
+_KINDS = {name: kind for kind, name in EVENTS.items()}
 
 
 class NotJson(RowRefused):
@@ -44,18 +47,18 @@ def from_line(line: str | bytes) -> LogRow | None:
     if type(schema) is not int or schema != SCHEMA:
         raise RowRefused(f"schema is {short(schema)}, this version reads {SCHEMA}")
     event = _field(row, "event", text)
-    kind = next((kind for kind, name in EVENTS.items() if name == event), None)
-    return None if kind is None else _row(kind, row)
+    return _row(event, row) if event in _KINDS else None
 
 
-def _row(kind: type[LogRow], row: Mapping[str, Any]) -> LogRow:
+def _row(event: str, row: Mapping[str, Any]) -> LogRow:
+    kind = _KINDS[event]
     _field(row, "time", text)  # the same as `unix`, for people
     batch = _field(row, "batch", whole) if issubclass(kind, RequestRow) else 0
-    read: dict[str, Any] = {
-        name: logged.read(_at(row, logged.path), Place(logged.path, batch))
-        for name, logged in LOGGED[kind].items()
-        if not (logged.added and logged.path not in row)
-    }
+    read: dict[str, Any] = {}
+    for attribute, rule, of, name, place, added in _fields(event, batch):
+        if not (added and place.label not in row):
+            inside = _field(row, of, plain_object) if of else row
+            read[attribute] = rule(_get(inside, name, place.label), place)
     if issubclass(kind, DecisionRow):
         decision = kind(**read, inputs=_inputs(row))
         _require_consistent(decision)
@@ -63,10 +66,24 @@ def _row(kind: type[LogRow], row: Mapping[str, Any]) -> LogRow:
     return kind(**read)
 
 
-def _at(row: Mapping[str, Any], path: str) -> Any:
-    """The value at a path of names with dots between them."""
-    of, _, name = path.rpartition(".")
-    return _get(_field(row, of, plain_object) if of else row, name, path)
+class _Field(NamedTuple):
+    """Where a field is in the row, and how it is read: `of` is the object that holds it, "" for the row itself."""
+
+    attribute: str
+    rule: Rule[Any]
+    of: str
+    name: str
+    place: Place
+    added: bool
+
+
+@functools.lru_cache(maxsize=64)  # most rows are of one event and of few batch sizes
+def _fields(event: str, batch: int) -> tuple[_Field, ...]:
+    found = []
+    for attribute, logged in LOGGED[_KINDS[event]].items():
+        of, _, name = logged.path.rpartition(".")
+        found.append(_Field(attribute, logged.read, of, name, Place(logged.path, batch), logged.added))
+    return tuple(found)
 
 
 def _require_consistent(row: DecisionRow) -> None:

@@ -187,11 +187,12 @@ def list_of(read: Rule[T]) -> Rule[list[T]]:
 
 def per_sample(read: Rule[T]) -> Rule[list[T]]:
     """A list with one entry for each sample of the request."""
+    entries = list_of(read)
 
     def read_all(value: Any, at: Place) -> list[T]:
         if type(value) is list and len(value) != at.batch:
             raise RowRefused(f"{at.label} has {len(value)} entries, not the {at.batch} of its batch")
-        return list_of(read)(value, at)
+        return entries(value, at)
 
     return read_all
 
