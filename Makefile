@@ -22,6 +22,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 # Two workers: each test process loads torch, so more cost memory rather than save time.
 WORKERS ?= 2
+# Bytecode is kept, whatever the shell says: else each worker and each process that a test starts compiles all anew.
+unexport PYTHONDONTWRITEBYTECODE
 # The first interpreter of a supported version; override with `make PYTHON=...`.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
