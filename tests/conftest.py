@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import onnx
+import onnxruntime
 import pytest
 from click.testing import CliRunner
 
@@ -37,6 +39,23 @@ LONGEST = (
     "rewriters/editing/test_structure",
 )
 """Files that take 20 seconds or more."""
+
+
+def _one_thread(make: Callable[..., None]) -> Callable[..., None]:
+    """A session that does not say how many threads it wants gets one. onnxruntime's choice is one for each core, and
+    threads that wait for work keep their cores busy, which tests that run side by side do not have.
+    """
+
+    @functools.wraps(make)
+    def made(self: Any, source: Any, sess_options: Any = None, *more: Any, **named: Any) -> None:
+        options = onnxruntime.SessionOptions() if sess_options is None else sess_options
+        options.intra_op_num_threads = options.intra_op_num_threads or 1
+        make(self, source, options, *more, **named)
+
+    return made
+
+
+onnxruntime.InferenceSession.__init__ = _one_thread(onnxruntime.InferenceSession.__init__)
 
 
 # Before `-m` looks at the marks, and again after pytest-randomly has shuffled.
