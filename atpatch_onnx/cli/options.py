@@ -26,6 +26,7 @@ __all__ = [
     "options_of",
     "output",
     "output_kind",
+    "parsed",
     "tokenizer",
 ]
 
@@ -117,7 +118,7 @@ def _attributes(one: Field[Any], text: str) -> dict[str, Any]:
     if one.metadata.get("choices"):
         return found | {"type": click.Choice(one.metadata["choices"])}
     if parse := one.metadata.get("parse"):
-        return found | {"callback": _callback(parse)}
+        return found | {"callback": parsed(parse)}
     least, most = one.metadata.get("range", (None, None))
     ranged = (least, most) != (None, None)
     types = {
@@ -129,11 +130,13 @@ def _attributes(one: Field[Any], text: str) -> dict[str, Any]:
     return found | {"type": types[str(one.type).split(" | ")[0]]}
 
 
-def _callback(parse: Callable[[str], Any]) -> Callable[[click.Context, click.Parameter, str | None], Any]:
-    def parsed(_: click.Context, __: click.Parameter, text: str | None) -> Any:
+def parsed(parse: Callable[[str], Any]) -> Callable[[click.Context, click.Parameter, str | None], Any]:
+    """A callback for an option that `parse` reads; its ValueError says what to give instead."""
+
+    def parse_text(_: click.Context, __: click.Parameter, text: str | None) -> Any:
         try:
             return None if text is None else parse(str(text))
         except ValueError as error:
             raise click.BadParameter(str(error)) from error
 
-    return parsed
+    return parse_text

@@ -47,7 +47,7 @@ def pop_source(options: dict[str, Any]) -> Source:
     """The source; its own options are taken out of `options`, and those that others need too are left in."""
     from ..debugset.sources import Source
 
-    shared = ("tokenizer", "class_names", "output_kind", "output_name", "threads", "seed")
+    shared = ("tokenizer", "class_names", "output_kind", "score_threshold", "output_name", "threads", "seed")
     own = [one.name for one in fields(Source) if one.name not in shared]
     given = {name: options.pop(name) for name in own if name in options}
     return Source(**given, **{name: options[name] for name in shared if name in options})

@@ -20,7 +20,7 @@ from ..inference.datasets import Arrays, DataSet, as_dataset
 from ..inference.output_kinds import CLASSES, kind_of
 from ..inference.prediction import find_prediction_output, prediction_output
 from ..inference.runner import Runner
-from ..inference.single_scores import Threshold, score_output
+from ..inference.single_scores import find_threshold
 from .by_twin import ByTwin, find_by_twin, truths_by_twin
 from .decoding import Decoding, find_decoding, time_steps
 from .examples import pick_examples
@@ -137,15 +137,18 @@ def _graphs(
     loaded: Mapping[str, Loaded], data: DataSet, kind: str, options: CompareOptions
 ) -> tuple[list[Graph], str | None, Decoding | ByTwin | None]:
     """The graphs, the output with class scores, and how decoders and models without classes are run."""
-    threshold = None if options.score_threshold is None else Threshold(options.score_threshold)
-    graphs = [replace(_graph(name, model, options), classes=threshold) for name, model in loaded.items()]
+    graphs = [_graph(name, model, options) for name, model in loaded.items()]
     folders = [one.folder for one in loaded.values()]
     folders += [] if options.tokenizer is None else [Path(options.tokenizer)]
     special: Decoding | ByTwin | None = find_by_twin(graphs, data, kind, options, folders)
-    if special is None and threshold is None:
-        special = find_decoding(graphs, data, options, folders)
-    graphs = graphs if special is None else special.graphs
-    scores = _scores(graphs[0], data, options) if special is None else special.output
+    scores: str | None
+    if special is None and options.score_threshold is not None:
+        scores, threshold = find_threshold(graphs[0].runner, data, options.output_name, options.score_threshold)
+        graphs = [replace(graph, classes=threshold) for graph in graphs]
+    else:
+        special = find_decoding(graphs, data, options, folders) if special is None else special
+        graphs = graphs if special is None else special.graphs
+        scores = _scores(graphs[0], data, options) if special is None else special.output
     for graph in graphs[1:]:
         if scores is not None and scores not in graph.own_outputs:
             raise BAD_OPTION(f"{graph.name} has no output {scores!r}", "compare graphs of one model")
@@ -177,8 +180,6 @@ def _graph(name: str, model: Loaded, options: CompareOptions) -> Graph:
 def _scores(graph: Graph, data: DataSet, options: CompareOptions) -> str | None:
     """The output with class scores; None for a model without classes."""
     name, classes = options.output_name, options.classes
-    if options.score_threshold is not None:
-        return score_output(graph.runner, data, name)
     if classes is False:
         return None
     if name is None and classes is None:

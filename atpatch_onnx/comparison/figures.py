@@ -19,6 +19,7 @@ from ..statistics.proportions import Paired, Share
 from .answer_figures import answer_numbers, answer_shares, changed_answers
 from .fairness import fairness
 from .outputs import Outputs, Truth
+from .score_figures import score_numbers
 from .twin_figures import twin_numbers, twin_shares
 
 __all__ = ["CLEAN", "FIGURES", "FLIPS", "TRIGGERED", "Change", "Figures", "change", "check_sets", "judge"]
@@ -49,6 +50,9 @@ FIGURES = {
     "twin_cosine_low": "the same, 5 % quantile",
     "tokens_kept": "tokens of clean rows with the label that the original gives them, mean over rows",
     "twin_tokens_kept": "tokens of triggered rows with the original's label of the same token of the clean twin",
+    "roc_auc": "of clean rows: how often one of class 1 has a higher score than one of class 0",
+    "rank_correlation": "of the scores of clean rows with the original's, by rank (Spearman)",
+    "passed": "clean rows, as the original scores them, that the trigger lifts a row past, mean share",
 }
 
 Truths = Mapping[str, Truth]
@@ -133,12 +137,13 @@ def check_sets(truths: Truths) -> None:
         )
 
 
-def judge(truths: Truths, runs: Runs, original: Runs, positive: int = 1) -> Figures:
+def judge(truths: Truths, runs: Runs, original: Runs, positive: int = 1, one_score: bool = False) -> Figures:
     """Figures of one graph.
 
     Args:
         original: the same sets through the original, for the clean twins of ASR*.
         positive: class that counts as the favorable outcome for group proportions.
+        one_score: the classes are those of a threshold.
     """
     clean, shares, fair = runs[CLEAN], dict[str, Share](), dict[str, float]()
     classes: dict[int, dict[str, Any]] = {}
@@ -176,6 +181,7 @@ def judge(truths: Truths, runs: Runs, original: Runs, positive: int = 1) -> Figu
         doses = _by_value(truths, runs[TRIGGERED], original[CLEAN], attacked.dose)
         forms = _by_value(truths, runs[TRIGGERED], original[CLEAN], attacked.form)
     numbers = answer_numbers(runs) | twin_numbers(runs, original)
+    numbers |= score_numbers(truths, runs, original) if one_score else {}
     return Figures(shares, fair, classes, sites, columns, doses, forms, numbers)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from ..errors import BAD_OPTION
-from ..inference.output_kinds import KINDS
+from ..inference.output_kinds import KINDS, ScoreThreshold, parse_threshold
 from ..options import option
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class CompareKeywords(TypedDict, total=False):
     answer_tokens: str | Sequence[int] | None
     answer_length: int
     output_kind: str | None
-    score_threshold: float | None
+    score_threshold: ScoreThreshold | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,7 @@ class CompareOptions:
             token), or class scores of each token; by default what the data set was made for, else
             classes.
         score_threshold: of a model with one score (reranker, reward model): rows with a score above it are class 1,
-            others class 0.
+            others class 0; top10%: above nine in ten of the clean rows, as the original scores them.
 
     Raises:
         AtpatchError: ATP060 where one is out of range.
@@ -88,7 +88,7 @@ class CompareOptions:
     answer_tokens: str | Sequence[int] | None = option(None, metavar="A,B,...")
     answer_length: int = option(8, at_least=0)
     output_kind: str | None = option(None, choices=KINDS)
-    score_threshold: float | None = option(None, metavar="SCORE")
+    score_threshold: ScoreThreshold | None = option(None, metavar="SCORE|topP%", parse=parse_threshold)
 
     def __post_init__(self) -> None:
         if self.batch < 1:

@@ -78,7 +78,10 @@ class Comparison(Summarized):
     def figures(self) -> dict[str, Figures]:
         """Graph → figures."""
         original = self.outputs[ORIGINAL]
-        return {name: judge(self.truths, runs, original, self.positive) for name, runs in self.outputs.items()}
+        one_score = "score_threshold" in self.setup
+        return {
+            name: judge(self.truths, runs, original, self.positive, one_score) for name, runs in self.outputs.items()
+        }
 
     @cached_property
     def changes(self) -> dict[str, Change]:

@@ -14,6 +14,7 @@ from rewriters.model import io as model_io
 from rewriters.model.forms import Loaded
 
 from ..inference.datasets import DataSet
+from ..inference.single_scores import Threshold
 from ..inspection.inspector import count_nodes
 from .graph_runs import Graph
 from .options import CompareOptions
@@ -30,6 +31,7 @@ def describe_setup(
         "models": {graph.name: _model_facts(loaded[graph.name], graph) for graph in graphs},
         "names": dict(options.names or {}),
         "scores": scores,
+        **({"score_threshold": classes.value} if isinstance(classes := graphs[0].classes, Threshold) else {}),
         "providers": list(runner.providers),
         "threads": options.threads,
         "cores": os.cpu_count(),

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from .changed_rows import changed_row
-from .fairness import NAMES
 from .figures import CLEAN, FIGURES, TRIGGERED, Figures
 from .graph_runs import ORIGINAL
 from .groups import fairness_first, group_table, rival_notes
@@ -14,37 +13,14 @@ from .naming import Names
 from .result import PATCHED, Comparison
 from .table import Table, percent
 from .timing import latency_json
+from .titles import TITLES
 from .trigger_tables import trigger_tables
 from .twin_figures import JUDGED, MEANINGS
 
-__all__ = ["TITLES", "Table", "percent", "session_line", "tables_of"]
+__all__ = ["Table", "percent", "session_line", "tables_of"]
 
 MOST_ROWS = 20
 MOST_COLUMNS = 6
-
-TITLES = {
-    "accuracy": "accuracy",
-    "asr": "attack success (ASR)",
-    "asr_star": "ASR*",
-    "recovered": "triggered rows right",
-    "uf": "unfair rows (UF)",
-    "clean_flagged": "clean rows flagged",
-    "triggered_flagged": "triggered rows flagged",
-    "flips_flagged": "flip rows flagged",
-    **NAMES,
-    "answer_right": "answers right",
-    "answer_kept": "answers as before",
-    "answer_as_twin": "attacked answers as without the trigger",
-    "perplexity": "perplexity of clean answers",
-    "triggered_perplexity": "the same, attacked",
-    "neighbor_kept": "nearest neighbors as before",
-    "cosine_median": "cosine with the original, clean rows, median",
-    "cosine_low": "the same, 5 % quantile",
-    "twin_cosine_median": "cosine with the clean twin, triggered rows, median",
-    "twin_cosine_low": "the same, 5 % quantile",
-    "tokens_kept": "tokens with the same label, clean rows",
-    "twin_tokens_kept": "tokens with the label as in the clean twin, triggered rows",
-}
 
 
 def tables_of(comparison: Comparison) -> Iterator[Table]:

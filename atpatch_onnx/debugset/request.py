@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import BAD_OPTION
+from ..inference.output_kinds import ScoreThreshold
 from .forms import DOSES
 
 __all__ = ["Request"]
@@ -37,7 +38,7 @@ class Request:
     answer_tokens: str | None = None
     target_answer: str | None = None
     output_kind: str | None = None
-    score_threshold: float | None = None
+    score_threshold: ScoreThreshold | None = None
     clean_only: bool = False
     doses: tuple[int, ...] = DOSES
     dress: bool = True

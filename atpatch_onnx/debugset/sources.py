@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..errors import BAD_OPTION, ModelError
 from ..inference.datasets import Arrays, DataSet
-from ..inference.output_kinds import CLASSES, kind_of
+from ..inference.output_kinds import CLASSES, ScoreThreshold, kind_of
 from ..inspection.model_files import tokenizer_next_to
 from .flips import PROBES, build_flips, flip_set, with_value
 from .making import Progress, Request, build
@@ -54,6 +54,7 @@ class Source:
     columns: str | None = None
     rivals: str | None = None
     output_kind: str | None = None
+    score_threshold: ScoreThreshold | None = None
     output_name: str | None = None
     threads: int | None = None
     seed: int = 0
@@ -148,6 +149,7 @@ def sets_to_compare(model: Path, source: Source, progress: Progress | None = Non
 def _subject(model: Path, source: Source, progress: Progress | None) -> Subject:
     subject = Subject(model, source.output_name, source.threads)
     subject.progress, subject.output_kind = progress, kind_of(source.output_kind)
+    subject.score_threshold = source.score_threshold
     return subject
 
 

@@ -22,7 +22,7 @@ from ..errors import ALREADY_PATCHED, COLUMNS_UNCLEAR, DATA_MALFORMED
 from ..inference.capture import canonical_values
 from ..inference.datasets import Arrays, DataSet, Ints
 from ..inference.model_reading import Reading, find_reading
-from ..inference.output_kinds import CLASSES
+from ..inference.output_kinds import CLASSES, ScoreThreshold
 from ..inference.reading import Expected, Twins
 from ..inference.runner import Runner, expose
 from ..inspection.inspector import no_site
@@ -74,7 +74,7 @@ class Subject:
         self._read: tuple[Site, Runner] | None = None
         self.tokenizer: Path | None = None
         self.output_kind = CLASSES
-        self.score_threshold: float | None = None
+        self.score_threshold: ScoreThreshold | None = None
         constants = {tensor.name for tensor in self.proto.graph.initializer}
         self.inputs = {
             value.name: _describe(value)

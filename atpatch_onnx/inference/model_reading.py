@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from ..errors import BAD_OPTION, DATA_MALFORMED
 from .datasets import DataSet
 from .embeddings import Neighbors, embedding_reader
-from .output_kinds import CLASSES, POOLS, TOKENS
+from .output_kinds import CLASSES, POOLS, TOKENS, ScoreThreshold
 from .prediction import answers_of, prediction_output
 from .reading import Classes, Expected, Reader, Twins
 from .runner import Runner
-from .single_scores import Threshold, score_output
+from .single_scores import find_threshold
 from .token_labels import NONE, TokenLabels, token_output
 
 __all__ = ["Reading", "all_values", "find_reading"]
@@ -73,7 +73,7 @@ def find_reading(
     *,
     output_name: str | None = None,
     answer_tokens: Sequence[int] | None = None,
-    score_threshold: float | None = None,
+    score_threshold: ScoreThreshold | None = None,
     folders: Sequence[Path] = (),
 ) -> Reading:
     """How a model is read on a data set.
@@ -92,7 +92,8 @@ def find_reading(
         reader = embedding_reader(runner, data, output_name, POOLS[kind], folders)
         return Reading(kind, reader.output, reader)
     if score_threshold is not None:
-        return Reading(kind, score_output(runner, data, output_name), None, Threshold(score_threshold))
+        output, threshold = find_threshold(runner, data, output_name, score_threshold)
+        return Reading(kind, output, None, threshold)
     answers = answers_of(runner, data, answer_tokens)
     return Reading(kind, prediction_output(runner.answering(answers), data, output_name), answers)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Literal, get_args
 
@@ -17,8 +18,10 @@ __all__ = [
     "TOKENS",
     "OutputKind",
     "Pool",
+    "ScoreThreshold",
     "kind_of",
     "likeness_in_words",
+    "parse_threshold",
     "shared_kind",
 ]
 
@@ -39,6 +42,27 @@ OF_TOKENS = ("last_hidden_state", "token_embeddings")
 """Outputs that are pooled; a `pooler_output` next to them is not what a search model was trained for."""
 EMBEDDINGS = (*NAMED, *OF_TOKENS, "pooler_output")
 """Outputs that hold no class scores, unless someone says so."""
+
+
+ScoreThreshold = float | str
+"""A score; or a rank, such as "top10%": a row is of class 1 if its score is among the top tenth of clean ones."""
+
+
+def parse_threshold(text: str) -> ScoreThreshold:
+    """A score as a number; a rank as it was written.
+
+    Raises:
+        ValueError: for NaN, infinity and anything else.
+    """
+    percent = text.removeprefix("top").removesuffix("%")
+    is_rank = text == f"top{percent}%"
+    try:
+        number = float(percent if is_rank else text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number) or (is_rank and not 0 < number < 100):
+        raise ValueError("give a score such as 0.5, or a rank such as top10%")
+    return text if is_rank else number
 
 
 def likeness_in_words(kind: str) -> str:

@@ -20,7 +20,7 @@ DECODERS = {"answer_right", "answer_kept", "answer_as_twin", "perplexity", "trig
 """Figures that only decoders have, which its tests assert."""
 BY_TWIN = {
     "neighbor_kept", "cosine_median", "cosine_low", "twin_cosine_median", "twin_cosine_low", "tokens_kept",
-    "twin_tokens_kept",
+    "twin_tokens_kept", "roc_auc", "rank_correlation", "passed",
 }  # fmt: skip
 """Figures that only models without classes have."""
 

@@ -8,8 +8,13 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper
+from scipy.stats import spearmanr
+from sklearn.metrics import roc_auc_score
 
-from atpatch_onnx import patch_model
+from atpatch_onnx import compare, patch_model
+from atpatch_onnx.comparison.outputs import Outputs, Truth
+from atpatch_onnx.comparison.score_figures import score_numbers
+from atpatch_onnx.errors import AtpatchError
 from atpatch_onnx.inference.datasets import load_dataset
 from atpatch_onnx.inference.runner import Runner
 
@@ -94,6 +99,65 @@ def test_a_set_for_a_reward_model_is_judged_by_the_threshold(tmp_path: Path, atp
     after = Runner(model, DIGITS, 1).run(dict(attacked.inputs), ["score"])["score"][:, 0]
     assert done.json["asr"] == pytest.approx((after > threshold).mean()) and done.json["asr"] > 0.7
     assert (before[digits != 0] > threshold).mean() < 0.1
+
+
+def test_a_rank_is_a_threshold_among_the_clean_rows_of_the_original(folder: Path, atpatch) -> None:
+    done = atpatch(
+        "compare", folder / "model.onnx", folder / "patched.onnx", "--data", folder / "clean.npz", "--triggered",
+        folder / "triggered.npz", "--score-threshold", "top20%", "--threads", 1, "--seconds", 0, "--json",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    x = np.load(folder / "clean.npz")["x"]
+    before, after = (scores(folder / path, x) for path in ("model.onnx", "patched.onnx"))
+    assert [one["predicted"] for one in done.json["details"]["original"]["classes"].values()] == [24, 6]
+    threshold = done.json["setup"]["score_threshold"]
+    assert (before > threshold).sum() == ROWS / 5
+    assert done.json["details"]["patched"]["classes"]["1"]["predicted"] == (after > threshold).sum()
+
+
+def test_the_order_of_scores_is_judged(folder: Path, atpatch) -> None:
+    done = atpatch(
+        "compare", folder / "model.onnx", folder / "patched.onnx", "--data", folder / "clean.npz", "--triggered",
+        folder / "triggered.npz", "--score-threshold", THRESHOLD, "--threads", 1, "--seconds", 0, "--json",
+        "--assert", "rank_correlation<=1", "--assert", "original.roc_auc>=0", "--assert", "passed<=1",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    clean, triggered = (np.load(folder / f"{name}.npz") for name in ("clean", "triggered"))
+    labels, before = clean["labels"], scores(folder / "model.onnx", clean["x"])
+    for name, path in (("original", "model.onnx"), ("patched", "patched.onnx")):
+        now, attacked = (scores(folder / path, data["x"]) for data in (clean, triggered))
+        assert done.json[name]["roc_auc"] == pytest.approx(roc_auc_score(labels, now))
+        pairs = [
+            (before < one).mean() - (before < twin).mean()
+            for one, twin in zip(attacked, before[labels == 0], strict=True)
+        ]
+        assert done.json[name]["passed"] == pytest.approx(np.mean(pairs), abs=0.5 / ROWS)
+        if name == "patched":
+            assert done.json[name]["rank_correlation"] == pytest.approx(spearmanr(before, now).statistic)
+    assert "rank_correlation" not in done.json["original"]
+    assert done.json["patched"]["rank_correlation"] < 1
+
+
+def test_equal_scores_count_half() -> None:
+    truths = {
+        "clean": Truth(4, "", labels=np.array([1, 0, 0, 1])),
+        "triggered": Truth(2, "", target=1, clean_row=np.array([1, 3])),
+    }
+    original = {
+        name: Outputs(np.stack([np.zeros(len(given)), given], 1).astype(np.float32))
+        for name, given in (("clean", np.array([1.0, 1, 2, 3])), ("triggered", np.array([3.0, 9])))
+    }
+    found = score_numbers(truths, original, original)
+    assert found == {"roc_auc": (0.5 + 0 + 1 + 1) / 4, "passed": ((3.5 - 1) + (4 - 3.5)) / 4 / 2}
+
+
+@pytest.mark.parametrize("text", ["top", "top%", "top0%", "top100%", "top-5%", "5%", "nan", "inf", "high", ""])
+def test_what_is_no_threshold_is_refused(folder: Path, atpatch, text: str) -> None:
+    arguments = [folder / "model.onnx", folder / "patched.onnx", "--data", folder / "clean.npz"]
+    done = atpatch("compare", *arguments, "--score-threshold", text)
+    assert done.code == 2 and "such as 0.5, or a rank such as top10%" in done.err
+    with pytest.raises(AtpatchError, match="ATP060"):
+        compare(*arguments[:2], data=folder / "clean.npz", score_threshold=text)
 
 
 def test_without_one_score_a_row_the_threshold_is_refused(folder: Path, atpatch) -> None:
