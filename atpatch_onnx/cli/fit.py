@@ -15,6 +15,7 @@ from .rendering import emit_json, note, table
 from .sources import model_path, pop_source, source_options
 
 if TYPE_CHECKING:
+    from ..comparison.price import Price
     from ..debugset.sources import Source
     from ..hotfix.file import Hotfix
 
@@ -63,6 +64,15 @@ FIGURES = {
     metavar="FILE",
     help="Also write a page (.html): what was found, where, and how certain it is.",
 )
+@click.option(
+    "--price",
+    "price_seconds",
+    type=click.FloatRange(min=0),
+    default=1.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Time the rows in the original and the patched graph for so long, unflagged ones and flagged ones; 0: do not.",
+)
 @json_output
 def fit(
     model: str,
@@ -72,6 +82,7 @@ def fit(
     columns_template: str | None,
     output: str | None,
     report: str | None,
+    price_seconds: float,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -117,20 +128,34 @@ def fit(
     with bars() as progress:
         debug, rows = _made(model, source, (debug_set, rows), progress) if source.given else (debug_set, rows)
         hotfix = fit_model(model, debug, rows, destination, progress=progress, **options)
+        price = _priced(model, hotfix, (debug, rows), price_seconds, options["threads"]) if price_seconds else None
+    words = "" if price is None else price.in_words()
     if report is not None:
-        _save_page(hotfix, model, report)
+        _save_page(hotfix, model, report, words)
     described = {"output": str(destination), **hotfix.describe()}
     if as_json:
-        emit_json(described)
+        emit_json(described if price is None else {**described, "price": price.to_json()})
     else:
         _show(described)
+        if words:
+            note(words)
 
 
-def _save_page(hotfix: Hotfix, model: str, path: str) -> None:
+def _priced(model: str, hotfix: Hotfix, given: tuple[Any, Any], seconds: float, threads: int | None) -> Price:
+    """Not part of the hotfix: the same rows and seed give the same file, and times differ."""
+    from ..comparison.price import price_of
+    from ..fitting.splits import join
+    from ..inference.datasets import as_dataset
+
+    rows = join(*(None if one is None else as_dataset(one) for one in given))
+    return price_of(model, hotfix, rows, seconds=seconds, threads=threads)
+
+
+def _save_page(hotfix: Hotfix, model: str, path: str, price: str) -> None:
     from ..fitting.page import fit_page
     from ..pages import save_page
 
-    save_page(fit_page(hotfix, Path(model).name), Path(path))
+    save_page(fit_page(hotfix, Path(model).name, price), Path(path))
 
 
 def _write_template(model: str, table: str | None, path: str) -> None:

@@ -34,14 +34,13 @@ from .patched_in import patched_in, words_of
 from .result import PATCHED, Comparison
 from .rivals import Rivals, rival_outputs
 from .setup import describe_setup, length_warnings
-from .timing import time_requests
+from .timing import spread_over, time_both
 
 if TYPE_CHECKING:
     from ..inference.tokenizer import TextEncoder
 
 __all__ = ["compare"]
 
-REQUESTS = 200
 """Timed requests of each kind, clean and flagged."""
 
 Data = DataSet | Arrays | PathLike
@@ -97,7 +96,7 @@ def compare(
     if rivals is not None and scores is not None:
         outputs |= rival_outputs(rivals, sets, outputs[ORIGINAL], _asked(graphs[0], scores, told.batch), told.positive)
     floor = _floor(loaded[ORIGINAL], graphs[0], sets[CLEAN], told)
-    requests = _requests(graphs, sets, outputs[PATCHED], told.seconds) if told.seconds > 0 else {}
+    requests = time_both(graphs, sets, outputs[PATCHED], told.seconds) if told.seconds > 0 else {}
     setup = describe_setup(loaded, graphs, scores, told) | {"lengths": length_warnings(loaded[PATCHED], sets)}
     setup |= special.setup(setup) if isinstance(special, ByTwin) else {}
     found = Comparison(setup, truths, outputs, floor, requests, told.positive)
@@ -126,7 +125,7 @@ def _decoded(
     """With decode steps timed, names of the classes, and examples."""
     requests = dict(found.requests)
     if options.seconds > 0 and decoding.caches:
-        rows = _some(np.arange(len(sets[CLEAN])))
+        rows = spread_over(np.arange(len(sets[CLEAN])))
         requests["step"] = time_steps(decoding.graphs, sets[CLEAN], rows, options.seconds)
     setup = {**found.setup, "answers": decoding.facts(_class_words(decoding, found.outputs, encoder))}
     examples = pick_examples(found.truths, sets, found.outputs, encoder) if options.exemplar else ()
@@ -137,7 +136,7 @@ def _graphs(
     loaded: Mapping[str, Loaded], data: DataSet, kind: str, options: CompareOptions
 ) -> tuple[list[Graph], str | None, Decoding | ByTwin | None]:
     """The graphs, the output with class scores, and how decoders and models without classes are run."""
-    graphs = [_graph(name, model, options) for name, model in loaded.items()]
+    graphs = [Graph.of(name, model, options.threads, options.providers) for name, model in loaded.items()]
     folders = [one.folder for one in loaded.values()]
     folders += [] if options.tokenizer is None else [Path(options.tokenizer)]
     special: Decoding | ByTwin | None = find_by_twin(graphs, data, kind, options, folders)
@@ -165,16 +164,6 @@ def _further(also: Mapping[str, Model] | None) -> dict[str, Model]:
 def _with_words(encoder: TextEncoder, shown: Exemplar) -> Exemplar:
     words, twin = (words_of(encoder, inputs, shown) for inputs in (shown.inputs, shown.twin))
     return replace(shown, words=words, twin_words=twin)
-
-
-def _graph(name: str, model: Loaded, options: CompareOptions) -> Graph:
-    threads, providers = options.threads, options.providers
-    runner = Runner(model.proto, model.folder, threads, providers=providers)
-    seen = observe(model.proto)
-    if not seen.sites:
-        return Graph(name, runner, untold=seen.reason)
-    observer = runner if seen.model is model.proto else Runner(seen.model, model.folder, threads, providers=providers)
-    return Graph(name, runner, observer, seen.sites)
 
 
 def _scores(graph: Graph, data: DataSet, options: CompareOptions) -> str | None:
@@ -213,32 +202,6 @@ def _floor(model: Loaded, graph: Graph, data: DataSet, options: CompareOptions) 
         return {}
     found = {name: difference(fused[name], unfused[name], len(rows)) for name in graph.own_outputs}
     return {name: rows for name, rows in found.items() if rows is not None}
-
-
-def _requests(
-    graphs: Sequence[Graph], sets: Mapping[str, DataSet], patched: Mapping[str, Outputs], seconds: float
-) -> dict[str, dict[str, NDArray[np.float64]]]:
-    """Unflagged clean rows, and flagged rows of the set that has most of them."""
-    found = {}
-    flags = patched[CLEAN].flagged
-    calm = np.arange(len(sets[CLEAN])) if flags is None else np.flatnonzero(~flags)
-    if len(calm):
-        found["clean"] = time_requests(graphs, sets[CLEAN], _some(calm), seconds)
-    hit = {name: np.flatnonzero(run.flagged) for name, run in patched.items() if run.flagged is not None}
-    most = max(hit, key=lambda name: len(hit[name]), default=None)
-    if most is not None and len(hit[most]):
-        found["flagged"] = time_requests(graphs, sets[most], _some(hit[most]), seconds)
-    return found
-
-
-def _some(rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """`REQUESTS` rows spread over the set; rows repeat where there are fewer."""
-    places = (
-        np.linspace(0, len(rows) - 1, REQUESTS).astype(np.int64)
-        if len(rows) >= REQUESTS
-        else np.arange(REQUESTS) % len(rows)
-    )
-    return np.asarray(rows[places])
 
 
 def _exemplar(

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rewriters.editing.observe import observe
+from rewriters.model.forms import Loaded
 from rewriters.names import FLAGGED, columns_output, is_telemetry
 
 from ..inference.datasets import DataSet, Ints
@@ -47,6 +49,17 @@ class Graph:
     untold: str = ""
     caches: frozenset[str] = frozenset()
     classes: Classes | None = None
+
+    @classmethod
+    def of(cls, name: str, model: Loaded, threads: int | None = None, providers: Sequence[str] | None = None) -> Graph:
+        """A session of a model, and where its flags are no outputs a second one that shows them."""
+        runner = Runner(model.proto, model.folder, threads, providers=providers)
+        seen = observe(model.proto)
+        if not seen.sites:
+            return cls(name, runner, untold=seen.reason)
+        copied = seen.model is not model.proto
+        observer = Runner(seen.model, model.folder, threads, providers=providers) if copied else runner
+        return cls(name, runner, observer, seen.sites)
 
     def answering(self, reader: Reader | None, caches: frozenset[str] = frozenset()) -> Graph:
         """The graph with a runner that reads the answer off an output."""

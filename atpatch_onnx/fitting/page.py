@@ -44,12 +44,13 @@ class _Lane:
     """The threshold is compared with this score."""
 
 
-def fit_page(hotfix: Hotfix, model: str) -> str:
+def fit_page(hotfix: Hotfix, model: str, price: str = "") -> str:
     """The page as HTML.
 
     Args:
         hotfix: with the evidence that `fit` puts into it.
         model: name to show.
+        price: what requests cost, a sentence; "": not measured.
 
     Raises:
         AtpatchError: ATP051 without jinja2.
@@ -99,6 +100,7 @@ def fit_page(hotfix: Hotfix, model: str) -> str:
             hotfix=hotfix.describe(),
             percent=_percent,
             bound=bound_in_words(report),
+            price=price,
             likeness_in_words=likeness_in_words,
             lost="clean rows answered wrongly" if "accuracy" in before else "clean predictions changed",
             changed="predictions changed, of the original requests" if "unfair" in before else FIGURES["clean_changed"],
