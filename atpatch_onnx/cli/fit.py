@@ -128,21 +128,20 @@ def fit(
     with bars() as progress:
         debug, rows = _made(model, source, (debug_set, rows), progress) if source.given else (debug_set, rows)
         hotfix = fit_model(model, debug, rows, destination, progress=progress, **options)
-        price = _priced(model, hotfix, (debug, rows), price_seconds, options["threads"]) if price_seconds else None
-    words = "" if price is None else price.in_words()
+        price = _priced(model, hotfix, (debug, rows), price_seconds, options["threads"])
     if report is not None:
-        _save_page(hotfix, model, report, words)
+        _save_page(hotfix, model, report, price)
     described = {"output": str(destination), **hotfix.describe()}
     if as_json:
-        emit_json(described if price is None else {**described, "price": price.to_json()})
+        emit_json(described | ({} if price is None else {"price": price.to_json()}))
     else:
-        _show(described)
-        if words:
-            note(words)
+        _show(described, price)
 
 
-def _priced(model: str, hotfix: Hotfix, given: tuple[Any, Any], seconds: float, threads: int | None) -> Price:
+def _priced(model: str, hotfix: Hotfix, given: tuple[Any, Any], seconds: float, threads: int | None) -> Price | None:
     """Not part of the hotfix: the same rows and seed give the same file, and times differ."""
+    if seconds == 0:
+        return None
     from ..comparison.price import price_of
     from ..fitting.splits import join
     from ..inference.datasets import as_dataset
@@ -151,11 +150,11 @@ def _priced(model: str, hotfix: Hotfix, given: tuple[Any, Any], seconds: float, 
     return price_of(model, hotfix, rows, seconds=seconds, threads=threads)
 
 
-def _save_page(hotfix: Hotfix, model: str, path: str, price: str) -> None:
+def _save_page(hotfix: Hotfix, model: str, path: str, price: Price | None) -> None:
     from ..fitting.page import fit_page
     from ..pages import save_page
 
-    save_page(fit_page(hotfix, Path(model).name, price), Path(path))
+    save_page(fit_page(hotfix, Path(model).name, "" if price is None else price.in_words()), Path(path))
 
 
 def _write_template(model: str, table: str | None, path: str) -> None:
@@ -203,7 +202,7 @@ def _logged(log: str, model: str, options: dict[str, Any]) -> Mapping[str, Any]:
     return data_of_rows(model, found.rows)
 
 
-def _show(described: Mapping[str, Any]) -> None:
+def _show(described: Mapping[str, Any], price: Price | None) -> None:
     """The settings and the figures of the held-back rows."""
     from ..fitting.judge import bound_in_words
     from ..fitting.kind_selection import choice_in_words
@@ -251,6 +250,8 @@ def _show(described: Mapping[str, Any]) -> None:
     if words := bound_in_words(judged):
         note(words)
     table("sites", ("site", "triggered rows flagged", "clean rows flagged"), sites)
+    if price is not None and price.latency:
+        note(price.in_words())
 
 
 def _settings(described: Mapping[str, Any]) -> Iterator[str]:

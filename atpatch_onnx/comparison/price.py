@@ -52,7 +52,7 @@ class Price:
         return {**self.latency, "flag_rate": self.flag_rate, "day": self.day}
 
     def in_words(self) -> str:
-        """One sentence."""
+        """One sentence; "" where nothing was timed."""
         words = {CLEAN: "a request that is not flagged", FLAGGED: "a flagged one"}
         times = [
             f"{words[kind]} takes {one['ratio']['median']:.2f} times as long"

@@ -58,27 +58,7 @@ def fit_page(hotfix: Hotfix, model: str, price: str = "") -> str:
     evidence = hotfix.evidence
     report, calibration = evidence["report"], evidence["calibration"]
     place, threshold = _scale(evidence["sites"], evidence.get("together", {}), hotfix)
-    together = evidence.get("together", {})
-    lanes = [
-        _Lane(
-            site.id,
-            evidence["sites"][site.id]["detects"],
-            report["sites"][site.id]["recall"],
-            report["sites"][site.id]["clean_flagged"],
-            *_both(evidence["sites"][site.id].get("scores", {}), place),
-        )
-        for site in hotfix.sites
-    ]
-    if together:
-        clean, anomalous = _both(together, place)
-        lanes.insert(
-            0,
-            _Lane(
-                "all sites together", True, report["recall"], report["clean_flagged"], clean, anomalous, decides=True
-            ),
-        )
-    elif hotfix.joint != "sum":
-        lanes = [replace(lane, decides=lane.detects) for lane in lanes]
+    lanes = _lanes(hotfix, place)
     before, after = report["before"], report["after"]
     known = [key for key in FIGURES if key in before and "rate" in before[key]]
     figures = [(FIGURES[key], before[key], after[key]) for key in known]
@@ -106,6 +86,33 @@ def fit_page(hotfix: Hotfix, model: str, price: str = "") -> str:
             changed="predictions changed, of the original requests" if "unfair" in before else FIGURES["clean_changed"],
         )
     )
+
+
+def _lanes(hotfix: Hotfix, place: Place | None) -> list[_Lane]:
+    """Scores site by site; before them, where all sites decide together, those of all."""
+    evidence, report = hotfix.evidence, hotfix.evidence["report"]
+    together = evidence.get("together", {})
+    lanes = [
+        _Lane(
+            site.id,
+            evidence["sites"][site.id]["detects"],
+            report["sites"][site.id]["recall"],
+            report["sites"][site.id]["clean_flagged"],
+            *_both(evidence["sites"][site.id].get("scores", {}), place),
+        )
+        for site in hotfix.sites
+    ]
+    if together:
+        clean, anomalous = _both(together, place)
+        lanes.insert(
+            0,
+            _Lane(
+                "all sites together", True, report["recall"], report["clean_flagged"], clean, anomalous, decides=True
+            ),
+        )
+    elif hotfix.joint != "sum":
+        lanes = [replace(lane, decides=lane.detects) for lane in lanes]
+    return lanes
 
 
 def _verdict(hotfix: Hotfix) -> str:
