@@ -39,6 +39,7 @@ from tests.tiny import attention_model
 from .toy_hotfixes import fit_toy
 
 toys = pytest.importorskip("tests.toy_backdoor", reason="torch trains the toys")
+HEADS = pytest.importorskip("tests.toy_encoder", reason="torch trains the toys").HEADS
 DIGITS = Path(__file__).parents[2] / "atpatch_onnx" / "demo" / "digits"
 
 
@@ -514,7 +515,7 @@ def test_the_form_of_the_benign_pair_follows_the_data(fitted):
     for one in hotfix.sites:
         pair = one.plan.benign
         assert pair.relative is padded
-        assert pair.values.shape == ((toys.HEADS, 1, 8) if padded else (toys.HEADS, toys.LENGTH, 8))
+        assert pair.values.shape == ((HEADS, 1, 8) if padded else (HEADS, toys.LENGTH, 8))
         assert is_silent(one.plan) or one.plan.detector.mean.ndim == (1 if padded else 2)
         assert one.plan.every_row_sees_every_column
 

@@ -24,6 +24,7 @@ from rewriters.plan import OneClass, Statistic, ValueNorms
 from tests import oracle
 
 toys = pytest.importorskip("tests.toy_backdoor", reason="torch trains the toys")
+LAYERS = pytest.importorskip("tests.toy_encoder", reason="torch trains the toys").LAYERS
 
 
 # --- cnn
@@ -60,7 +61,7 @@ def test_oneclass_learns_what_clean_maps_look_like(padded):
     hotfix = from_clean_rows("oneclass", padded)
     assert (hotfix.passes, hotfix.joint) == ("two", "sum")
     detectors = [one.plan.detector for one in hotfix.sites if not is_silent(one.plan)]
-    assert [detector.squared for detector in detectors] == [not padded] * (1 if padded else toys.LAYERS)
+    assert [detector.squared for detector in detectors] == [not padded] * (1 if padded else LAYERS)
     seen = toys.outcome(hotfix, padded)
     # The padded toy gives itself away in its first layer, which has no say.
     assert (
