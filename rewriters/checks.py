@@ -33,6 +33,13 @@ def plan_refusal(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site])
         return PLAN_MISFIT(f"the plan names sites that the model lacks: {', '.join(unknown[:3])}")
     if (problem := _contradiction(plan)) is not None:
         return problem
+    if plan.mend == "heal":
+        bodies = [{known[name].where for name in group} for group in plan.groups]
+        if any(len(body) > 1 for body in bodies) or len(set().union(*bodies)) < len(bodies):
+            return PLAN_IMPOSSIBLE(
+                "healing has one group of detecting sites, over the tokens of the decoder; in a merged decoder one in"
+                " each branch"
+            )
     for name, site_plan in plan.sites.items():
         opset = opset_of(model, known[name].where)
         if opset < MIN_OPSET:
@@ -67,8 +74,6 @@ def _contradiction(plan: PatchPlan) -> AtpatchError | None:
             return PLAN_IMPOSSIBLE("healing takes two passes: flags come before the first layer", "add --passes two")
         if plan.accept == "flip":
             return PLAN_IMPOSSIBLE("healing has no second answer to compare with", "leave --accept flip out")
-        if len(plan.groups) > 1:
-            return PLAN_IMPOSSIBLE("healing has one group of detecting sites, over the tokens of the decoder")
         if stray := [name for name in plan.sites if name not in grouped]:
             return PLAN_IMPOSSIBLE(f"site {stray[0]} is in no group, and healing has no patch of single sites")
     if plan.joint == "sum":

@@ -108,7 +108,7 @@ def make_hotfix(
             if site.id in plan.sites
         ),
         threshold=plan.threshold,
-        weights=model_io.weights_digest(context.model, context.folder),
+        weights=model_io.weights_digest(context.whole, context.folder),
         level=fitted.level,
         companion=plan.companion,
         most=plan.most,

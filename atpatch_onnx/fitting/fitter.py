@@ -16,6 +16,7 @@ import onnx
 
 from rewriters.editing.patcher import is_patched
 from rewriters.errors import AtpatchError
+from rewriters.finding.cache_branches import MergedDecoder, find_merged
 from rewriters.finding.finder import find_sites
 from rewriters.model.forms import Model, read
 from rewriters.model.regular_files import check_destination
@@ -25,6 +26,7 @@ from ..errors import ALREADY_PATCHED, BAD_OPTION, EXTRA_MISSING, NOT_HELPFUL
 from ..hotfix.evidence import DetectorsTried, Evidence, FigureName
 from ..hotfix.file import Hotfix
 from ..inference.datasets import Arrays, DataSet, as_dataset
+from ..inference.decoders import cache_names
 from ..inference.shared_weights import with_shared_weights
 from ..inspection.inspector import no_site, select_sites
 from .detectors import LABEL_FREE, LABELED
@@ -83,15 +85,14 @@ def fit(
     if labeled:
         _require_extra()
     proto, folder = _load(model)
-    sites, rejected = find_sites(proto)
-    chosen = select_sites(sites, settings.include, settings.exclude)
-    if not chosen:
-        raise no_site("the model", sites, rejected)
+    sites, chosen, merged = _sites(proto, settings)
     parts = split(data, settings.seed) if labeled else split_clean(data, settings.seed)
     with with_shared_weights(proto, folder) as (shared, place):
         context = Context(
             shared, place, data, parts, settings.seed, settings.most_flagged, settings.threads, progress or _silent
         )
+        if merged is not None:
+            context = _of_merged(context, merged.sites)
         maker = HotfixMaker(context, sites, settings)
         fitted, tried = _fit(maker, chosen, data, settings)
         if settings.detector != asked.detector:
@@ -181,6 +182,30 @@ def _load(model: Model) -> tuple[onnx.ModelProto, Path]:
     if is_patched(loaded.proto):
         raise ALREADY_PATCHED("a hotfix is fitted on the original model", "unpatch it first")
     return loaded.proto, loaded.folder
+
+
+def _sites(model: onnx.ModelProto, settings: FitOptions) -> tuple[Sequence[Site], Sequence[Site], MergedDecoder | None]:
+    """All sites and the chosen ones: of a merged decoder those of the branch for prompts, whose maps can be outputs."""
+    sites, rejected = find_sites(model)
+    merged = find_merged(model, sites) if _has_caches(model) else None
+    if merged is not None:
+        sites = merged.prompts.sites
+    chosen = select_sites(sites, settings.include, settings.exclude)
+    if not chosen:
+        raise no_site("the model", sites, rejected)
+    return sites, chosen, merged
+
+
+def _of_merged(context: Context, sites: Sequence[Site]) -> Context:
+    """The context of a merged decoder with these sites."""
+    merged = find_merged(context.model, sites, weights=True)
+    assert merged is not None
+    return replace(context, model=merged.prompts.model, merged=merged)
+
+
+def _has_caches(model: onnx.ModelProto) -> bool:
+    graph = model.graph
+    return bool(cache_names((value.name for value in graph.input), (value.name for value in graph.output)))
 
 
 def _summary(evidence: Evidence) -> str:

@@ -63,7 +63,7 @@ class HotfixMaker:
 
     def __init__(self, context: Context, all_sites: Sequence[Site], settings: FitOptions) -> None:
         self._all_sites = all_sites
-        original = Runner(context.model, context.folder, context.threads)
+        original = Runner(context.whole, context.folder, context.threads)
         self.caches = original.decoder is not None and bool(original.decoder.caches)
         reading = find_reading(
             original,

@@ -12,6 +12,7 @@ import onnx
 from numpy.typing import NDArray
 
 from rewriters.errors import AtpatchError
+from rewriters.finding.cache_branches import MergedDecoder
 from rewriters.finding.key_value import HealingPlaces
 from rewriters.plan import PatchPlan, SitePlan, ValueNorms
 from rewriters.sites import Site
@@ -49,6 +50,7 @@ class Context:
         every: of column means, see `Profile`.
         reader: how the answer is read off the output, of a causal decoder or an embedding.
         classes: made of that, where the output has no class scores.
+        merged: where `model`, whose maps are read, is only the branch of a merged decoder that runs on prompts.
         mask: graph input that marks padding, where rows may be cut to their length (see `Runner.without_padding`).
     """
 
@@ -65,6 +67,12 @@ class Context:
     norms: Mapping[str, ValueNorms] = field(default_factory=dict)
     reader: Reader | None = None
     classes: Classes | None = None
+    merged: MergedDecoder | None = None
+
+    @property
+    def whole(self) -> onnx.ModelProto:
+        """The model that is run, and that is to be patched."""
+        return self.model if self.merged is None else self.merged.model
 
     @property
     def columns(self) -> NDArray[np.bool_]:
@@ -72,18 +80,20 @@ class Context:
         return self.data.columns
 
     def serve(self, plan: PatchPlan, sites: Sequence[Site], output: str, places: HealingPlaces | None = None) -> Served:
-        """A session on the graph patched by a plan."""
+        """A session on the graph patched by a plan; sites and places: of `model`."""
+        merged = self.merged
         return Served(
-            self.model,
+            self.whole,
             self.folder,
-            plan,
-            sites,
+            plan if merged is None else merged.spread(plan),
+            sites if merged is None else merged.sites,
             output,
             self.threads,
             self.mask,
             self.reader,
-            places,
+            places if merged is None else None,
             self.classes,
+            reported=len(plan.sites),
         )
 
     def labeled(self, rows: Ints, batch: SiteBatch) -> NDArray[np.bool_]:

@@ -123,6 +123,8 @@ class Served:
     Args:
         mask, reader, classes: see `Runner.without_padding`, `Runner.answering`, `Runner.classed`.
         places: see `patch`.
+        reported: so many columns of the flags are told; None: all. A healed merged decoder has each site twice, and the
+            same flags at all of them.
     """
 
     def __init__(
@@ -137,11 +139,13 @@ class Served:
         reader: Reader | None = None,
         places: HealingPlaces | None = None,
         classes: Classes | None = None,
+        *,
+        reported: int | None = None,
     ) -> None:
         patched = patch(model, replace(plan, telemetry=True, controls="optional"), sites, places)
         runner = Runner(patched, folder, threads)
         self.runner = runner.without_padding(mask).answering(reader).classed(output, classes)
-        self._output, self._sites = output, len(plan.sites)
+        self._output, self._sites = output, len(plan.sites) if reported is None else reported
 
     def run(self, data: DataSet, rows: Ints, threshold: float) -> tuple[Ints, NDArray[np.bool_]]:
         """Predictions (N,) and flags (N, sites); rows not asked for hold -1 and False."""
@@ -163,5 +167,5 @@ class Served:
         batches, flags = [], np.zeros((len(data), self._sites), bool)
         for chunk, outputs in runner.batches(data, rows, BATCH, [self._output, FLAGGED], threshold):
             batches.append((chunk, outputs[self._output]))
-            flags[chunk] = outputs[FLAGGED][: len(chunk)]
+            flags[chunk] = outputs[FLAGGED][: len(chunk), : self._sites]
         return _by_row(len(data), batches), flags

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import onnx
 
-from rewriters.editing.healing import not_healable
+from rewriters.finding.cache_branches import find_merged
 from rewriters.finding.finder import find_sites
-from rewriters.finding.key_value import HealingPlaces, Unhealable, healing_by_input, healing_places
+from rewriters.finding.key_value import HealingPlaces
 from rewriters.finding.movable_tokens import Doubt, doubt
 from rewriters.finding.own_tokens import own_token_sites
 from rewriters.finding.token_groups import token_groups
@@ -53,6 +53,7 @@ from ..inference.decoders import cache_names
 from ..inspection.inspector import no_site, select_sites
 from ..paths import refuse_overwriting
 from ..signing.verifier import verify
+from .judging import Groups, judging
 from .results import Calibration
 from .self_calibration import Progress, Subject, calibrate_on_noise, calibrate_on_rows, in_words, not_on_noise
 
@@ -113,13 +114,14 @@ def make_plan(
     calibration: Calibration | None = None
     notes: tuple[str, ...] = ()
     places: HealingPlaces | None = None
+    groups: Groups
     if hotfix is None and options.detector is None:
         subject = Subject(original, loaded.folder, sites, chosen)
         hotfix, calibration, notes = _calibrated(subject, options, progress or _silent)
     if hotfix is None:
         if options.mend == "heal":
-            chosen, places = _judging(original, chosen)
-            groups: tuple[tuple[str, ...], ...] = (tuple(site.id for site in chosen),)
+            groups, places = judging(original, sites, chosen)
+            chosen = tuple(site for site in chosen if any(site.id in group for group in groups))
         elif options.detector == "smoothing":
             chosen, groups = tuple(own_token_sites(original, sites, chosen)) or chosen, ()
             notes = (SMOOTHING_WORTH,)
@@ -177,7 +179,12 @@ def _fitted(
     if not options.force:
         _check_calls(model, hotfix, options)
     check_external(model, loaded.folder)
-    plan = fitted_plan(hotfix, sites, model_io.weights_digest(model, loaded.folder), options)
+    weights = model_io.weights_digest(model, loaded.folder)
+    merged = find_merged(model, sites) if hotfix.mend == "heal" else None
+    if merged is None:
+        plan = fitted_plan(hotfix, sites, weights, options)
+    else:
+        plan = merged.spread(fitted_plan(hotfix, merged.prompts.sites, weights, options))
     kept = {name: site for name, site in plan.sites.items() if name in names}
     if not kept:
         raise NO_SITE("the filters leave none of the sites that the hotfix patches")
@@ -223,22 +230,7 @@ def _refusal(found: Doubt) -> AtpatchError:
     )
 
 
-def _judging(model: onnx.ModelProto, chosen: Sequence[Site]) -> tuple[tuple[Site, ...], HealingPlaces]:
-    """The chosen sites that can detect for healing, and where it heals."""
-    for places in healing_by_input(model):
-        if isinstance(places, HealingPlaces):
-            judging = tuple(site for site in chosen if site.id in places.judged)
-            if judging:
-                return judging, places
-    if isinstance(found := healing_places(model), Unhealable):
-        raise not_healable(found)
-    raise NOT_ADMITTED(
-        "none of the chosen sites shows which of its columns are the new tokens, so none can detect for healing",
-        "choose other sites, or redistribute instead (--mend redistribute)",
-    )
-
-
-def _within(groups: tuple[tuple[str, ...], ...], names: set[str]) -> tuple[tuple[str, ...], ...]:
+def _within(groups: Groups, names: set[str]) -> Groups:
     kept = (tuple(name for name in group if name in names) for group in groups)
     return tuple(group for group in kept if group)
 

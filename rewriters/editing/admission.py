@@ -8,7 +8,7 @@ Two passes need
 4. values that keep their rounding when a second node reads them (see `qdq_barrier`),
 5. an output that carries samples.
 
-Healing needs 3 and detecting sites in the main graph; `healing.places_of` then looks for keys and values to heal.
+Healing needs 3 in each body that it heals; `healing.places_of` then looks there for keys and values to heal.
 Excision needs one axis of tokens (see `excision`), `accept = "flip"` needs an output with class scores, telemetry needs
 a site in the main graph (a marked span: see `span`), and every site needs numeric values.
 """
@@ -26,6 +26,7 @@ from ..model.bodies import reads
 from ..plan import PatchPlan
 from ..sites import Site
 from .excision import tokens_of
+from .healed_bodies import HealedBody, bodies_of
 from .healing import detecting_sites
 from .qdq_barrier import second_reader_refusal
 from .samples import carries_samples, prediction_output, requested, sample_outputs
@@ -38,16 +39,21 @@ _INTEGERS = (TensorProto.INT64, TensorProto.INT32)
 _ONE_PASS = "patch with --passes one"
 
 
-def not_admitted(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -> AtpatchError | None:
+def not_admitted(
+    model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site], healed: Sequence[HealedBody] | None = None
+) -> AtpatchError | None:
     """The first reason why the graph does not support the plan, as the ATP023 to raise; None where it does.
 
     Args:
         sites: of this model; those that the plan does not name stay unchanged.
+        healed: the bodies of a plan that heals, where they are known.
     """
-    return next(_reasons(model, plan, sites), None)
+    return next(_reasons(model, plan, sites, healed), None)
 
 
-def _reasons(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -> Iterator[AtpatchError]:
+def _reasons(
+    model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site], healed: Sequence[HealedBody] | None
+) -> Iterator[AtpatchError]:
     chosen = [site for site in sites if site.id in plan.sites]
     for site in chosen:
         if site.dtype in _NO_NUMBERS:
@@ -56,10 +62,15 @@ def _reasons(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -> 
     yield from _tokens_elsewhere(model, plan, chosen)
     yield from unsmoothed(model, plan, sites)
     if plan.mend == "heal":
-        yield from _healing(model, plan, sites)
+        bodies = bodies_of(model, plan, sites) if healed is None else healed
+        if isinstance(bodies, AtpatchError):
+            yield bodies
+            return
+        for body in bodies:
+            yield from _healing(body.model, body.plan, body.sites)
     elif plan.passes == "two":
         yield from _second_run(model, plan, {site.id: site for site in chosen})
-    if plan.telemetry and all(site.where for site in chosen):
+    if plan.telemetry and plan.mend != "heal" and all(site.where for site in chosen):
         yield NOT_ADMITTED("telemetry needs a site in the main graph", "patch without --telemetry")
 
 
@@ -99,8 +110,6 @@ def _second_run(model: onnx.ModelProto, plan: PatchPlan, chosen: dict[str, Site]
 
 
 def _healing(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -> Iterator[AtpatchError]:
-    if stray := [site for site in sites if site.where and any(site.id in group for group in plan.groups)]:
-        yield NOT_ADMITTED(f"healing: {stray[0].id} is not in the main graph", "patch each branch as its own model")
     for site in detecting_sites(plan, sites):
         if ids_read(plan.sites[site.id].detector) is not None and not site.self_attention:
             yield NOT_ADMITTED(

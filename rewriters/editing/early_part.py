@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
 from onnx import helper
 
@@ -46,12 +47,14 @@ class EarlyPart:
         nodes: their indices.
         leaving: what other nodes, or the outputs of the graph, read of them → element type.
         handed: what the probe hands on → element type.
+        sizes: shapes of what is handed on, with 0 for what is not fixed, as far as ranks are known.
         writing: those of the nodes that write a cache in place.
     """
 
     nodes: tuple[int, ...]
     leaving: Mapping[str, int]
     handed: Mapping[str, int]
+    sizes: Mapping[str, tuple[int, ...]]
     writing: tuple[onnx.NodeProto, ...]
 
     @property
@@ -65,9 +68,15 @@ class EarlyPart:
         return [*(Replacement(output, ()) for output in outputs[:-1]), Replacement(outputs[-1], tuple(nodes))]
 
     def missing(self, e: Emitter) -> list[str]:
-        """What is handed on without a probe: empty values."""
-        types = [helper.tensor_dtype_to_np_dtype(kind) for kind in self.handed.values()]
-        return [e.op("Identity", e.constant([], kind)) for kind in types]
+        """What is handed on without a probe: empty values, of the right rank: of a value whose rank it does not know a
+        runtime knows no shape further on, where it then fuses less, and rounds differently.
+        """
+        missing = []
+        for name, kind in self.handed.items():
+            sizes = self.sizes.get(name, (0,))
+            some = sizes if 0 in sizes else (0, *sizes[1:]) if sizes else ()
+            missing.append(e.op("Identity", e.constant(np.zeros(some), helper.tensor_dtype_to_np_dtype(kind))))
+        return missing
 
     def add(self, e: Emitter, again: str, handed: Sequence[str], healed: Callable[[Emitter], dict[str, str]]) -> None:
         """Emit the values that leave.
@@ -116,5 +125,9 @@ def early_part(graph: onnx.GraphProto, places: HealingPlaces, last: Sequence[str
     if not all(name in kinds for name in (*handed, *leaving)):
         return None
     return EarlyPart(
-        tuple(found), {name: kinds[name] for name in leaving}, {name: kinds[name] for name in handed}, writing
+        tuple(found),
+        {name: kinds[name] for name in leaving},
+        {name: kinds[name] for name in handed},
+        {name: places.sizes[name] for name in handed if name in places.sizes},
+        writing,
     )

@@ -57,15 +57,15 @@ class Observed:
     reason: str = ""
 
 
-def recorded(site: Site, columns: str, patch: SitePatch | None) -> Recorded:
-    """What is recorded of a site: its mask, or where there is none its columns; None of a site in a subgraph.
+def recorded(site: Site, columns: str | None, patch: SitePatch | None) -> Recorded:
+    """What is recorded of a site: its mask, or where there is none its columns; None where these are in a subgraph.
 
     Args:
-        columns: name of the mask in the main graph, "" where there is none.
+        columns: name of the mask in the main graph, "" where there is none; None where it is in a subgraph.
         patch: None of a site that has none of its own.
     """
-    if site.where or columns or patch is None or patch.fixed is None:
-        return None if site.where else columns
+    if columns is None or columns or patch is None or patch.fixed is None:
+        return columns
     fixed = patch.fixed
     return {"columns": fixed.columns, "of": len(fixed.flagged), "like": site.product, "samples": fixed.samples}
 

@@ -31,7 +31,7 @@ from . import stamp as stamping
 from .admission import not_admitted
 from .controls import DEFAULT, add_controls, body_controls, strip_controls, thread_controls, with_controls
 from .edits import apply, drop_unread_constants, refill, restore
-from .healing import add_healing, places_of
+from .healed_bodies import HealedBody, add_healing_to, bodies_of, with_places
 from .observe import Recorded, record, recorded
 from .qdq_barrier import shield
 from .row_claims import with_shown_rows
@@ -78,9 +78,9 @@ def patch(
         patches |= made
     thread_controls(patched, plan, replacements)
     appended: list[onnx.NodeProto] = []
-    columns = {name: made.columns for name, made in patches.items()}
-    if admitted.places is not None:
-        healed = add_healing(patched, plan, sites, admitted.places, pools[()])
+    columns = {site.id: patches[site.id].columns for site in by_body[()] if site.id in patches}
+    if admitted.healed:
+        healed = add_healing_to(patched, admitted.healed, pools[()])
         replacements[()], columns = healed.replacements, {site.id: healed.flags for site in chosen}
     elif plan.passes == "two":
         joined = {site.id: (site, patches[site.id]) for site in by_body[()] if site.id in chain(*plan.groups)}
@@ -99,7 +99,7 @@ def patch(
         appended = added if where == () else appended
     edits = apply(patched, replacements, appended, ahead)
     drop_unread_constants(patched)
-    told = {site.id: recorded(site, columns[site.id], patches.get(site.id)) for site in chosen}
+    told = {site.id: recorded(site, columns.get(site.id), patches.get(site.id)) for site in chosen}
     facts = {**_facts(plan, digest(model), told), **length_facts(plan, sites), **spanned}
     stamping.write(patched, facts, edits)
     return patched
@@ -113,9 +113,9 @@ def refusal(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -> A
 
 @dataclass(frozen=True)
 class _Admitted:
-    """Where a plan that heals does so, None for other plans; and the sites that report on its marked span."""
+    """What a plan that heals does it in, nothing for other plans; and the sites that report on its marked span."""
 
-    places: HealingPlaces | None
+    healed: Sequence[HealedBody]
     reporting: Sequence[Site]
 
 
@@ -136,13 +136,19 @@ def _admitted(
         return reason
     if not plan.sites:
         return NO_SITE("the plan names no site of this model")
-    if (reason := not_admitted(model, plan, sites)) is not None:
+    bodies = bodies_of(model, plan, sites) if plan.mend == "heal" else []
+    if isinstance(bodies, AtpatchError):
+        return bodies
+    if (reason := not_admitted(model, plan, sites, bodies)) is not None:
         return reason
-    places = places_of(model, plan, sites, known) if plan.mend == "heal" else None
-    if isinstance(places, AtpatchError):
-        return places
+    healed: list[HealedBody] = []
+    for body in bodies:
+        found = with_places(body, known)
+        if isinstance(found, AtpatchError):
+            return found
+        healed.append(found)
     reporting = span_sites(model, plan, sites) if plan.span is not None else []
-    return span_refusal(model, plan, reporting) or _Admitted(places, reporting)
+    return span_refusal(model, plan, reporting) or _Admitted(healed, reporting)
 
 
 def unpatch(model: onnx.ModelProto, *, exact: bool = True) -> onnx.ModelProto:

@@ -2,7 +2,8 @@
 `atpatch_length_unseen` (B,) bool, where the plan knows the lengths of requests that calibration has seen.
 
 B' is B, or B times the number of windows where a map's first axis counts windows too. Sites inside subgraphs and
-functions get no outputs and are left out; they are patched nevertheless.
+functions get no outputs and are left out; they are patched nevertheless. Those of a merged decoder that is healed get
+outputs, since its `If` hands their flags on.
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ def add_outputs(
     """Declare all outputs of a plan and return the nodes to append to the main graph.
 
     Args:
-        columns: id of a patched site → its mask (B', K).
+        columns: id of a patched site → its mask (B', K) in the main graph.
     """
     if not plan.telemetry:
         return []
-    patched = [(site.id, columns[site.id]) for site in sites if site.id in plan.sites and not site.where]
+    patched = [(site.id, columns[site.id]) for site in sites if site.id in columns]
     nodes = add_telemetry(model, patched, pool, plan.gating == "if", plan.groups)
     mask = mask_of_lengths(plan, sites)
     if plan.lengths is not None and mask is not None:
@@ -101,7 +102,8 @@ def mask_of_lengths(plan: PatchPlan, sites: Sequence[Site]) -> str | None:
     """The graph input (B, K) whose valid columns are a request's length; None where sites differ or have no mask, or
     where no lengths are known.
     """
-    masks = {site.key_mask for site in sites if site.id in plan.sites and site.where == ()}
+    chosen = [site for site in sites if site.id in plan.sites and (plan.mend == "heal" or not site.where)]
+    masks = {site.key_mask for site in chosen}
     return masks.pop() if plan.lengths is not None and len(masks) == 1 else None
 
 

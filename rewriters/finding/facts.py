@@ -91,6 +91,15 @@ class Facts:
         types = {str(value.name): self.element_type(value) for value in values}
         return {name: kind for name, kind in types.items() if kind is not None}
 
+    def known_sizes(self, values: Iterable[ir.Value]) -> dict[str, tuple[int, ...]]:
+        """Name → shape, 0 where a size is not fixed, of the values whose rank is known."""
+        shapes = {str(value.name): self.shape(value) for value in values}
+        return {
+            name: tuple(size if isinstance(size, int) else 0 for size in shape)
+            for name, shape in shapes.items()
+            if shape is not None
+        }
+
     def learn(self, value: ir.Value, shape: Dims | None) -> None:
         """Merge the declared or inferred shape of a value with the shape that a rule gives."""
         declared = declared_shape(value)

@@ -65,6 +65,7 @@ class HealingPlaces:
             cross attention. Only these can detect.
         embeddings: values that the tokens are looked up as, or `tokens` itself where it is embeddings.
         types: element types of the main graph's values, as far as they are known.
+        sizes: their shapes, with 0 for what is not fixed, as far as ranks are known.
     """
 
     tokens: str
@@ -73,6 +74,7 @@ class HealingPlaces:
     judged: tuple[str, ...]
     embeddings: tuple[str, ...]
     types: Mapping[str, int]
+    sizes: Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -140,13 +142,15 @@ class _Search:
         if not places:
             return Unhealable("no attention has keys that are computed from the request's own tokens")
         order = sorted(places, key=lambda value: self._position(value))
+        inside = [value for node in self._view.model.graph for value in node.outputs]
         return HealingPlaces(
             str(self._tokens.name),
             tuple(places[value] for value in order),
             tuple(healed),
             tuple(judged),
             tuple(str(value.name) for value in self._embeddings),
-            self._facts.known_types(value for node in self._view.model.graph for value in node.outputs),
+            self._facts.known_types(inside),
+            self._facts.known_sizes(inside),
         )
 
     def _of(self, one: AttentionOperands) -> dict[ir.Value, Place]:

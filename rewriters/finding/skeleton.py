@@ -18,7 +18,7 @@ from onnx import AttributeProto, TensorProto
 from ..errors import ModelError
 from ..model.boundary import infer_shapes
 
-__all__ = ["hollow", "of_fixed_size", "skeleton"]
+__all__ = ["hollow", "named_only", "of_fixed_size", "skeleton"]
 
 logger = logging.getLogger(__name__)
 
@@ -110,6 +110,13 @@ def _copy_tensor(source: TensorProto, target: TensorProto) -> None:
     target.name, target.data_type = source.name, source.data_type
     target.dims.extend(source.dims)
     _mark_absent(target)
+
+
+def named_only(tensor: TensorProto) -> TensorProto:
+    """A copy by rule 1."""
+    light = TensorProto()
+    _copy_tensor(tensor, light)
+    return light
 
 
 def _mark_absent(tensor: TensorProto) -> None:

@@ -8,7 +8,7 @@ import onnxruntime as ort
 import pytest
 
 from tests.exports import export_model
-from tests.rewriters.decoders import decoder, decoder_feeds
+from tests.rewriters.decoders import decoder, decoder_feeds, merged_decoder
 
 
 def outputs(path, feeds):
@@ -66,3 +66,38 @@ def test_the_chosen_side_of_an_encoder_decoder_is_healed(tmp_path, atpatch, side
     before, after = outputs(path, feeds), outputs(tmp_path / "p.onnx", feeds)
     assert after["atpatch_flagged"].all()
     assert any(not np.allclose(array, after[name], atol=1e-3) for name, array in before.items())
+
+
+@pytest.fixture(scope="module")
+def merged(tmp_path_factory):
+    """A folder as Optimum writes it, with a merged decoder."""
+    folder = tmp_path_factory.mktemp("merged") / "gpt2"
+    folder.mkdir()
+    onnx.save(merged_decoder(), folder / "decoder_model_merged.onnx")
+    (folder / "config.json").write_text('{"model_type": "gpt2"}')
+    return folder
+
+
+HEAL = ("--detector", "static", "--columns", "3", "--mend", "heal")
+
+
+def test_a_merged_decoder_is_healed_inspected_and_restored(merged, tmp_path, atpatch):
+    done = atpatch("patch", merged, "-o", tmp_path / "out", *HEAL, "--telemetry", "--json")
+    assert done.code == 0 and len(done.json["sites"]) == 4 and done.json["left"] == []
+    name = "decoder_model_merged.onnx"
+    before, after = (
+        outputs(folder / name, {**decoder_feeds(False), "use_cache_branch": np.array([False])})
+        for folder in (merged, tmp_path / "out")
+    )
+    assert after["atpatch_flagged"].all() and after["atpatch_flagged"].shape == (3, 4)
+    assert np.array_equal(after["present.0.value"][0, :, 3], before["present.0.value"][0, :, 2])
+    seen = atpatch("inspect", tmp_path / "out" / name, "--json").json
+    assert len(seen["sites"]) == 4 and seen["model"]["patch"]["sites"].split() == [one["id"] for one in seen["sites"]]
+    assert atpatch("audit", tmp_path / "out" / name, "--json").json["verdict"] == "clean"
+    assert atpatch("unpatch", tmp_path / "out", "-o", tmp_path / "back").code == 0
+    assert (tmp_path / "back" / name).read_bytes() == (merged / name).read_bytes()
+
+
+def test_sites_of_one_branch_of_a_merged_decoder_are_too_few(merged, tmp_path, atpatch):
+    run = atpatch("patch", merged / "decoder_model_merged.onnx", "-o", tmp_path / "p.onnx", *HEAL, "--exclude", "[.]2$")
+    assert run.code == 2 and "ATP023" in run.err and "both branches" in run.err and not list(tmp_path.iterdir())

@@ -48,6 +48,7 @@ def chat(
         mask = np.ones((BATCH, done), np.int64)
         mask[1, [column for column in (*range(PADDED), *padding) if column < done]] = 0
         feeds = {"input_ids": ids, "attention_mask": mask, **past, **controls}
+        feeds["use_cache_branch"] = np.array([done > length])  # of a merged decoder
         found = live.run(names, {name: array for name, array in feeds.items() if name in accepted})
         answers.append({**dict(zip(names, found, strict=True)), "input_ids": ids, "attention_mask": mask})
         past = {name.replace("present", "past_key_values"): answers[-1][name] for name in PRESENT}
