@@ -131,11 +131,15 @@ def fit(
         price = _priced(model, hotfix, (debug, rows), price_seconds, options["threads"])
     if report is not None:
         _save_page(hotfix, model, report, price)
-    described = {"output": str(destination), **hotfix.describe()}
+    _tell({"output": str(destination), **hotfix.describe()}, price, as_json)
+
+
+def _tell(described: dict[str, Any], price: Price | None, as_json: bool) -> None:
     if as_json:
-        emit_json(described | ({} if price is None else {"price": price.to_json()}))
-    else:
-        _show(described, price)
+        return emit_json(described | ({} if price is None else {"price": price.to_json()}))
+    _show(described)
+    if price is not None and price.latency:
+        note(price.in_words())
 
 
 def _priced(model: str, hotfix: Hotfix, given: tuple[Any, Any], seconds: float, threads: int | None) -> Price | None:
@@ -202,7 +206,7 @@ def _logged(log: str, model: str, options: dict[str, Any]) -> Mapping[str, Any]:
     return data_of_rows(model, found.rows)
 
 
-def _show(described: Mapping[str, Any], price: Price | None) -> None:
+def _show(described: Mapping[str, Any]) -> None:
     """The settings and the figures of the held-back rows."""
     from ..fitting.judge import bound_in_words
     from ..fitting.kind_selection import choice_in_words
@@ -250,8 +254,6 @@ def _show(described: Mapping[str, Any], price: Price | None) -> None:
     if words := bound_in_words(judged):
         note(words)
     table("sites", ("site", "triggered rows flagged", "clean rows flagged"), sites)
-    if price is not None and price.latency:
-        note(price.in_words())
 
 
 def _settings(described: Mapping[str, Any]) -> Iterator[str]:
