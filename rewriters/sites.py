@@ -131,6 +131,8 @@ class Site(Summarized):
         ranks: of the inputs of a fused operator, which may mean different things by rank; None where one is left out or
             not known.
         key_size: K when it is known statically.
+        query_dim: head size of queries and keys of a fused operator, where it is known statically.
+        size: (B, K) of a fused operator, where they are known: numbers, or names that are equal where sizes are.
         unmasked: nothing hides a column from a row, though the map may give it nothing: said of maps with zeros of
             their own (Relu, sparsemax), of which a zero does not tell a mask.
     """
@@ -165,6 +167,8 @@ class Site(Summarized):
     ranks: tuple[int | None, ...] = ()
     key_size: int | None = None
     unmasked: bool = False
+    query_dim: int | None = None
+    size: tuple[int | str, int | str] | None = None
 
     @property
     def fingerprint(self) -> str:

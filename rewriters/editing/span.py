@@ -29,8 +29,8 @@ from ..finding.own_tokens import own_token_sites
 from ..lowering import FUSED, lower_fused
 from ..lowering.answer_row import answer_rows, pick_row
 from ..lowering.canonical import Canonical
+from ..lowering.microsoft_parts import columns_of, part
 from ..lowering.microsoft_recomputed import Recomputed
-from ..lowering.microsoft_scores import columns_of, part
 from ..lowering.operands import KnowsColumns
 from ..model.bodies import Wiring, needed, reads
 from ..names import SPAN, SPAN_ATTENTION

@@ -8,7 +8,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from ..sites import Layout
-from .facts import Facts
+from .facts import Dim, Facts
 from .fused_read import FusedRead, Reader
 from .products import Refused
 from .self_attention import same_tokens
@@ -90,6 +90,7 @@ def _attention(view: View, facts: Facts, node: ir.Node) -> FusedRead | Refused:
         )
     sizes, whole = attribute(node, "qkv_hidden_sizes"), facts.static(weights, -1)
     width = sizes[2] if sizes else whole // 3 if whole else None
+    query_width = sizes[0] if sizes else width
     source = operand(node, 0)
     assert source is not None
     return FusedRead(
@@ -102,6 +103,8 @@ def _attention(view: View, facts: Facts, node: ir.Node) -> FusedRead | Refused:
         attn_mask=None if quantized else operand(node, 5),
         columns=facts.static(source, -2) if past is None else None,
         layout=_HEADS_AFTER_TOKENS,
+        query_dim=query_width // heads if query_width else None,
+        size=None if past is not None else _size(facts, source, source, -2),
     )
 
 
@@ -133,6 +136,8 @@ def _multi_head(view: View, facts: Facts, node: ir.Node) -> FusedRead | Refused:
     width = facts.static(carrier, -1)
     flat = facts.rank(carrier) == 3
     keys_first = key_rank == 4
+    query_width = facts.static(query, -1)
+    tokens = -2 if keys_first else 1 - (facts.rank(key or query) or 3)
     own = key is None or same_tokens(
         view, facts, index_of(facts, query, 1), index_of(facts, key, 2 if keys_first else 1)
     )
@@ -144,10 +149,10 @@ def _multi_head(view: View, facts: Facts, node: ir.Node) -> FusedRead | Refused:
         self_attention=own and not cached,
         mask=_key_mask(facts, mask),
         attn_mask=operand(node, 5),
-        columns=(
-            None if cached else facts.static(key or query, -2 if keys_first else 1 - (facts.rank(key or query) or 3))
-        ),
+        columns=None if cached else facts.static(key or query, tokens),
         layout=_HEADS_AFTER_TOKENS,
+        query_dim=query_width // heads if query_width and query_rank == 3 else query_width,
+        size=None if cached else _size(facts, query, key or query, tokens),
     )
 
 
@@ -180,6 +185,12 @@ def _group_query(view: View, facts: Facts, node: ir.Node) -> FusedRead | Refused
         attn_mask=operand(node, 10),
         layout=_HEADS_AFTER_TOKENS,
     )
+
+
+def _size(facts: Facts, rows: ir.Value, keys: ir.Value, tokens: int) -> tuple[Dim, Dim] | None:
+    """(B, K) of an operator without a cache; tokens: negative axis of the keys."""
+    batch, columns = facts.dim(rows, -(facts.rank(rows) or 1)), facts.dim(keys, tokens)
+    return None if batch is None or columns is None else (batch, columns)
 
 
 def _key_mask(facts: Facts, mask: ir.Value | None) -> ir.Value | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from ..sites import Layout
-from .facts import Facts
+from .facts import Dim, Facts
 from .products import Refused
 from .view import View
 
@@ -31,6 +31,8 @@ class FusedRead:
         attn_mask: operand over query rows and key columns (its last axes): booleans (True: attends), or numbers that
             are added to the scores.
         columns: K where it is fixed.
+        query_dim: head size of queries and keys where it is fixed.
+        size: see `Site`.
         layout: of values and output; the map is canonical.
     """
 
@@ -43,6 +45,8 @@ class FusedRead:
     attn_mask: ir.Value | None = None
     columns: int | None = None
     layout: Layout = CANONICAL
+    query_dim: int | None = None
+    size: tuple[Dim, Dim] | None = None
 
 
 Reader = Callable[[View, Facts, ir.Node], FusedRead | Refused]

@@ -156,6 +156,8 @@ class SiteBuilder:
             or onnx.TensorProto.FLOAT,
             ranks=tuple(self._facts.rank(value) for value in node.inputs),
             key_size=read.columns,
+            query_dim=read.query_dim,
+            size=read.size,
         )
 
     def _fused_mask(self, read: FusedRead) -> str | None:

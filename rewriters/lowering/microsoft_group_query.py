@@ -23,8 +23,9 @@ from onnx import TensorProto
 from ..emit import Emitter
 from ..sites import Site
 from .answer_row import pick_row
+from .microsoft_parts import TO_END, attributes_of, columns_of, input_of, part
 from .microsoft_recomputed import Recomputed
-from .microsoft_scores import LOWEST, TO_END, HeadsSource, apart, attributes_of, columns_of, input_of, part, scaled
+from .microsoft_scores import LOWEST, HeadsSource, apart, scaled
 
 __all__ = ["FORM", "Lengths", "lengths_of", "lower_site", "read_lengths"]
 

@@ -1,4 +1,4 @@
-"""`com.microsoft` MultiHeadAttention: the operator is unchanged, its map is computed next to it.
+"""`com.microsoft` MultiHeadAttention: written out (`microsoft_opened`), or unchanged with its map computed next to it.
 
 1. Queries, keys and values of rank 3, keys and values with their heads first (rank 4, cross-attention), packed QKV (B,
    S, N, 3, H) and packed KV (B, T, N, 2, H); `bias` on operands that have rank 3 or are packed.
@@ -15,20 +15,12 @@ import onnx
 
 from ..emit import Emitter
 from ..sites import Site
+from .microsoft_opened import Heads, can_open, open_operator
+from .microsoft_padding import Padding, padding_of, valid_of
+from .microsoft_parts import TO_END, attributes_of, input_of, part
 from .microsoft_recomputed import Recomputed
-from .microsoft_scores import (
-    TO_END,
-    HeadsSource,
-    apart,
-    attributes_of,
-    input_of,
-    knows_rows,
-    map_of,
-    padding_of,
-    part,
-    rows_of,
-    valid_of,
-)
+from .microsoft_scores import HeadsSource, apart, knows_rows, map_of, rows_of
+from .operands import Operands
 
 __all__ = ["FORM", "lower_site"]
 
@@ -37,18 +29,26 @@ FORM = "MultiHeadAttention"
 _BIAS, _MASK, _ATTENTION_BIAS, _PAST_KEY = 3, 4, 5, 6
 
 
-def lower_site(e: Emitter, site: Site, node: onnx.NodeProto) -> Recomputed:
+def lower_site(e: Emitter, site: Site, node: onnx.NodeProto) -> Operands:
     """Emit the operator and its map."""
+    read = _Operands(e, site, node, int(attributes_of(node)["num_heads"]))
+    mask = input_of(node, _MASK)
+    plain = not (input_of(node, _ATTENTION_BIAS) or input_of(node, _PAST_KEY) or any(node.output[1:]))
+    if not can_open(e, site, node, site.ranks[_MASK] or 0 if mask else 0, plain=plain, flash=True):
+        return _attend(e, site, node, read)
+    query, key = e.op("Transpose", read.query(e), perm=[0, 2, 1, 3]), read.key(e)
+    padding = _padding(e, site, node, key)
+    heads = Heads(query, key.canonical(e), read.value(e).canonical(e))
+    return open_operator(e, site, node, heads, padding, lambda inner: inner.copy(node, list(node.input), "attention"))
+
+
+def _attend(e: Emitter, site: Site, node: onnx.NodeProto, read: _Operands) -> Recomputed:
     heads = int(attributes_of(node)["num_heads"])
     output = e.keep(node, "attention").output[0]
-
-    read = _Operands(e, site, node, heads)
     present_key, present_value = (node.output[index] if index < len(node.output) else "" for index in (1, 2))
     query, key = read.query(e), HeadsSource(read.float(e, present_key), True) if present_key else read.key(e)
     past = e.dims(input_of(node, _PAST_KEY), 2, 3) if input_of(node, _PAST_KEY) else None
-    mask, padding = input_of(node, _MASK), None
-    if mask:
-        padding = padding_of(e, mask, site.ranks[_MASK] or 0, e.dims(query, 0, 1), key.columns(e))
+    padding = _padding(e, site, node, key)
     bias = read.float(e, input_of(node, _ATTENTION_BIAS)) if input_of(node, _ATTENTION_BIAS) else None
 
     def values(inner: Emitter) -> str:
@@ -60,9 +60,20 @@ def lower_site(e: Emitter, site: Site, node: onnx.NodeProto) -> Recomputed:
     def some(inner: Emitter, every: int, further: tuple[int, ...]) -> str:
         return rows_of(inner, node, query, key, padding, every, further)
 
-    valid = valid_of(e, padding, bias, query, key.columns(e))
+    valid = valid_of(e, padding, bias, e.dims(query, 0, 1), key.columns(e))
     rows = some if knows_rows(node, past, padding, bias) else None
     return Recomputed("", output, heads, site.dtype, values, valid=valid, emit_map=whole, emit_rows=rows)
+
+
+def _padding(e: Emitter, site: Site, node: onnx.NodeProto, key: HeadsSource) -> Padding | None:
+    mask = input_of(node, _MASK)
+    if not mask:
+        return None
+
+    def sizes(inner: Emitter) -> tuple[str, str]:
+        return inner.dims(node.input[0], 0, 1), key.columns(inner)
+
+    return padding_of(e, mask, site.ranks[_MASK] or 0, sizes, site.size)
 
 
 class _Operands:

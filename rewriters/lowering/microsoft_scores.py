@@ -15,81 +15,32 @@ Shape letters: B samples, N heads, S query rows, T key columns, H head size. All
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
 
 from ..emit import Emitter
+from .microsoft_padding import Padding
+from .microsoft_parts import TO_END, attributes_of, columns_of, part
 
 __all__ = [
     "LOWEST",
     "MASK_FILTER",
-    "TO_END",
     "HeadsSource",
-    "Padding",
     "apart",
-    "attributes_of",
-    "columns_of",
-    "input_of",
+    "causal_bias",
     "knows_rows",
     "map_of",
-    "padding_of",
-    "part",
     "rows_of",
     "scaled",
-    "split",
-    "valid_of",
 ]
 
 MASK_FILTER = -10000.0
 """Default of `mask_filter_value`; such a column has weight exactly 0 after a float32 Softmax."""
 
-TO_END = int(np.iinfo(np.int64).max)
-"""The end of a Slice that keeps everything after its start."""
-
 LOWEST = float(np.finfo(np.float32).min)
 """The number that the operators add to the score of a column that the causal mask hides."""
-
-
-def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:
-    """A node's attributes as Python values."""
-    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-
-
-def input_of(node: onnx.NodeProto, index: int) -> str:
-    """Name of an input, "" when it is left out."""
-    return node.input[index] if index < len(node.input) else ""
-
-
-def part(e: Emitter, x: str, axis: int, start: str | int, end: str | int) -> str:
-    """x[start:end] along an axis; start and end are numbers or names of 1-D int64 values."""
-    ends = [end_ if isinstance(end_, str) else e.constant([end_], np.int64) for end_ in (start, end)]
-    return e.op("Slice", x, *ends, e.constant([axis], np.int64))
-
-
-def split(e: Emitter, x: str, sizes: Sequence[int] | None, axis: int) -> list[str]:
-    """Three pieces along an axis, equal ones when no sizes are given."""
-    names = [e.value("piece") for _ in range(3)]
-    inputs: list[str] = [x]
-    attributes: dict[str, Any] = {"axis": axis}
-    if sizes is not None and e.opset >= 13:
-        inputs.append(e.constant(list(sizes), np.int64))
-    elif sizes is not None:
-        attributes["split"] = list(sizes)
-    elif e.opset >= 18:
-        attributes["num_outputs"] = 3
-    e.nodes.append(helper.make_node("Split", inputs, names, name=names[0], **attributes))
-    return names
-
-
-def columns_of(e: Emitter, count: str) -> str:
-    """0, 1, ... for a 1-D int64 count."""
-    zero, one = e.constant(0, np.int64), e.constant(1, np.int64)
-    return e.op("Range", zero, e.squeeze(count, 0), one, role="positions")
 
 
 def apart(e: Emitter, x: str, heads: int) -> str:
@@ -120,63 +71,6 @@ class HeadsSource:
         """The same with one more feature, x (B, T), which is equal for all heads."""
         wide = e.op("Expand", e.unsqueeze(x, 1 if self.heads_first else 2, 3), e.shape(e.dims(self.value, 0, 3), 1))
         return HeadsSource(e.op("Concat", self.value, wide, axis=3), self.heads_first)
-
-
-@dataclass(frozen=True)
-class Padding:
-    """The columns that a padding mask keeps: bool (B, T), or (B, S, T) where rows differ."""
-
-    kept: str
-    rows_differ: bool
-
-    def bias(self, e: Emitter, value: float) -> str:
-        """The bias for the scores: 0 at kept columns, else `value`, in the shape of `kept`."""
-        return e.op("Where", self.kept, e.constant(0.0), e.constant(value), role="padding")
-
-
-def padding_of(e: Emitter, mask: str, rank: int, batch: str, columns: str) -> Padding:
-    """A padding mask of any form, int32.
-
-    1. Rank 1: the number of columns kept (B); followed by the first one kept (2B); or by cumulative lengths (3B + 2),
-       which add no information.
-    2. Rank 2: above 0 is kept; a mask of width 1 masks nothing.
-    3. Rank 3: above 0 is kept.
-
-    Args:
-        batch, columns: B and T as 1-D int64 values.
-    """
-    zero = e.constant(0, np.int32)
-    if rank == 3:
-        return Padding(e.op("Greater", mask, zero), True)
-    if rank == 2:
-
-        def kept(body: Emitter) -> str:
-            wide = body.op("Equal", body.dims(mask, 1, 2), body.constant([1], np.int64))
-            return body.op("Or", body.op("Greater", mask, zero), wide)
-
-        return Padding(e.op("Expand", e.shared(f"kept:{mask}", kept), e.shape(batch, columns), role="kept"), False)
-    index = e.cast(mask, TensorProto.INT64)
-    at = e.unsqueeze(columns_of(e, columns), 0)
-    end = e.unsqueeze(part(e, index, 0, 0, batch), 1)
-    # With lengths only, there is no second part to slice. So zeros are appended, and a comparison decides whether the
-    # second part counts.
-    twice = e.op("Add", batch, batch)
-    padded = e.op("Concat", index, e.op("Expand", e.constant([0], np.int64), batch), axis=0)
-    counts = e.cast(e.op("Equal", e.dims(mask, 0, 1), twice), TensorProto.INT64)
-    start = e.unsqueeze(e.op("Mul", part(e, padded, 0, batch, twice), counts), 1)
-    return Padding(e.op("And", e.op("Less", at, end), e.op("Not", e.op("Less", at, start)), role="kept"), False)
-
-
-def valid_of(e: Emitter, padding: Padding | None, attention_bias: str | None, query: str, columns: str) -> str | None:
-    """(B, T) bool, the columns that are real in all rows; None when only the map shows them.
-
-    Without a mask all columns are real. A bias, or a mask that differs by rows, may hide padding.
-    """
-    if padding is not None:
-        return None if padding.rows_differ else padding.kept
-    if attention_bias is not None:
-        return None
-    return e.op("Expand", e.constant([[True]], np.bool_), e.shape(e.dims(query, 0, 1), columns), role="valid")
 
 
 def scaled(e: Emitter, query: str, scale: float) -> str:
@@ -222,7 +116,7 @@ def map_of(
             key = key.with_column(e, bias)
             ready = e.op("Pad", ready, e.constant([0, 0, 0, 0, 0, 0, 0, 1], np.int64), e.constant(1.0))
     if attributes.get("unidirectional"):
-        biases.append(_causal_bias(e, e.dims(query, 1, 2), columns, past))
+        biases.append(causal_bias(e, e.dims(query, 1, 2), columns, past))
     if attention_bias is not None:
         biases.append(attention_bias)
     scores = e.op("MatMul", e.op("Transpose", ready, perm=[0, 2, 1, 3]), key.last(e), role="scores")
@@ -260,7 +154,7 @@ def knows_rows(node: onnx.NodeProto, past: str | None, padding: Padding | None, 
     return plain and not (padding is not None and padding.rows_differ)
 
 
-def _causal_bias(e: Emitter, rows: str, columns: str, past: str | None) -> str:
+def causal_bias(e: Emitter, rows: str, columns: str, past: str | None) -> str:
     """The bias (S, T) for `unidirectional`: row i sees the past and columns up to its own; the last row sees all.
 
     Args:

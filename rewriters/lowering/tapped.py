@@ -85,13 +85,13 @@ def _without_nan_rows(e: Emitter, probabilities: str) -> str:
 
 def split_heads(e: Emitter, x: str, heads: int) -> str:
     """(B, S, H·D) → (B, H, S, D)."""
-    return e.op("Transpose", e.reshape(x, e.dims(x, 0, 2), heads, -1), perm=[0, 2, 1, 3])
+    apart = e.op("Reshape", x, e.constant([0, 0, heads, -1], np.int64))
+    return e.op("Transpose", apart, perm=[0, 2, 1, 3])
 
 
 def join_heads(e: Emitter, x: str) -> str:
     """(B, H, S, D) → (B, S, H·D)."""
-    ordered = e.op("Transpose", x, perm=[0, 2, 1, 3])
-    return e.reshape(ordered, e.dims(ordered, 0, 2), -1)
+    return e.op("Reshape", e.op("Transpose", x, perm=[0, 2, 1, 3]), e.constant([0, 0, -1], np.int64))
 
 
 def repeat_heads(e: Emitter, x: str, probabilities: str) -> str:

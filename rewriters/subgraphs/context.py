@@ -68,6 +68,7 @@ class MapContext:
         size: Q and K where they are fixed; then nothing is padding.
         alike: every row sees every valid column, even with a weight of 0 (see `rows_alike`).
         ahead: `valid` is made of graph inputs in front of the body, and so can be what is made of it.
+        common: `valid` is made in the body, and several sites have the same.
     """
 
     map: str
@@ -80,10 +81,13 @@ class MapContext:
     size: FixedSize | None = None
     alike: bool = False
     ahead: bool = False
+    common: bool = False
 
     def shared(self, e: Emitter, key: str, make: Callable[[Emitter], str]) -> str:
         """What is made only of `valid`: once for all sites that have the same, where it can be."""
-        return e.ahead(key, make) if self.ahead else e.once(key, lambda: make(e))
+        if self.ahead:
+            return e.ahead(key, make)
+        return e.shared(key, make) if self.common else e.once(key, lambda: make(e))
 
     @property
     def small(self) -> bool:

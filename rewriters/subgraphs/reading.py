@@ -11,6 +11,7 @@ from ..emit import Emitter
 from ..lowering import FUSED, lower_fused
 from ..lowering.canonical import Canonical
 from ..lowering.kept_product import KeptOperands, keep_product
+from ..lowering.microsoft_opened import Opened
 from ..lowering.microsoft_recomputed import Recomputed
 from ..lowering.operands import HALF, KnowsColumns, Operands, ProductOperands
 from ..model.bodies import Wiring
@@ -85,11 +86,12 @@ def context_of(e: Emitter, site: Site, plan: SitePlan, operands: Operands) -> Ma
         canonical_map,
         valid,
         site.self_attention,
-        _sums_to_one(site),
+        isinstance(operands, Opened) or _sums_to_one(site),
         values=operands.values,
         size=fixed_size(site, plan),
         alike=rows_alike(site, plan),
         ahead=valid is not None and knows_padding(site),
+        common=isinstance(operands, Opened) and valid == operands.valid and site.size is not None,
     )
 
 

@@ -11,6 +11,7 @@ from onnx import TensorProto
 
 from ..emit import Emitter
 from ..lowering.kept_product import KeptOperands
+from ..lowering.microsoft_opened import Opened
 from ..lowering.microsoft_recomputed import Recomputed
 from ..lowering.operands import HALF, Operands, ProductOperands
 from ..lowering.signed_product import SignedOperands
@@ -145,10 +146,14 @@ def _choose(e: Emitter, site: Site, operands: Operands, any_flagged: str, patche
     if not e.conditional:
         _finish(e, patched(e), site.product)
         return
+    original = operands.original
+    if isinstance(operands, Opened) and operands.unsure is not None:
+        # Such a request takes the first branch, where every sample without a flagged column gets the operator's bits.
+        any_flagged, original = e.op("Or", any_flagged, operands.unsure, role="any_flagged"), operands.product
     then, otherwise = e.branch(), e.branch()
     value, kinds = patched(then), [operands.dtype]
     if operands.dtype not in HALF:
-        branches = Branch(then, [value], kinds), Branch(otherwise, [operands.original(otherwise)], kinds)
+        branches = Branch(then, [value], kinds), Branch(otherwise, [original(otherwise)], kinds)
         gate(e, any_flagged, *branches, [site.product])
         return
     # The If returns float32: runtimes that compute half precision in float32 then see adjacent casts and drop them, as

@@ -56,7 +56,7 @@ def scores(e: Emitter, context: MapContext, detector: Statistic) -> str:
         fewest = e.op("Clip", context.length(e, valid), "", e.constant(detector.rows), role="fewest_rows")
         enough = e.op("Not", e.op("Less", seen.rows, fewest), role="enough_rows")
         enough = enough if context.valid is None else e.op("And", context.valid, enough, role="judged")
-        judged = replace(context, valid=enough, ahead=False)
+        judged = replace(context, valid=enough, ahead=False, common=False)
     score = _z(e, judged, detector, _relative_mass(e, mean, seen))
     if detector.by_values:
         written = _z(e, judged, detector, _written(e, context, seen, valid))

@@ -40,18 +40,19 @@ def fused(node: str, outputs: str = "y") -> tuple[Reading, FusedRead]:
 def test_attention() -> None:
     graph, found = fused("Attention<num_heads = 2>(x, w, , mask2, , bias)")
     assert found == FusedRead(
-        "com.microsoft.Attention", graph["x"], 2, 4, True, graph["mask2"], graph["bias"], 7, BESIDE
+        "com.microsoft.Attention", graph["x"], 2, 4, True, graph["mask2"], graph["bias"], 7, BESIDE, 4, ("B", 7)
     )
 
 
 def test_attention_with_a_cache() -> None:
     _, found = fused("Attention<num_heads = 2>(x, w, , , past)", "y, present")
     assert (found.self_attention, found.columns, found.mask, found.attn_mask) == (False, None, None, None)
+    assert (found.query_dim, found.size) == (4, None)
 
 
 def test_values_of_another_width() -> None:
     _, found = fused("Attention<num_heads = 2, qkv_hidden_sizes = [8, 8, 4]>(x, w20)")
-    assert found.head_dim == 2
+    assert (found.head_dim, found.query_dim) == (2, 4)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +67,7 @@ def test_a_mask_of_columns(mask: str, taken: bool) -> None:
 
 def test_quantized_attention() -> None:
     graph, found = fused("QAttention<num_heads = 2>(bytes, wq, b, scale, scale, mask2)")
-    assert found == FusedRead("QAttention", graph["bytes"], 2, 4, True, graph["mask2"], None, 7, BESIDE)
+    assert found == FusedRead("QAttention", graph["bytes"], 2, 4, True, graph["mask2"], None, 7, BESIDE, 4, ("B", 7))
     _, found = fused("QAttention<num_heads = 2>(bytes, wq, b, scale, scale, , zero, zero, past)", "y, present")
     assert (found.self_attention, found.columns) == (False, None)
 
@@ -155,7 +156,7 @@ def test_refused(case: str) -> None:
     assert word in found.detail and found.detail.startswith(f"{node.partition('<')[0]}: ")
 
 
-# node, outputs → V, D, whether of itself, K
+# node, outputs → V, D, whether of itself, K; queries have heads of 4
 HEADS = {
     "three": ("MultiHeadAttention<num_heads = 2>(q, x, v12)", "y", "v12", 6, False, 7),
     "one": ("MultiHeadAttention<num_heads = 2>(x, x, x)", "y", "x", 4, True, 7),
@@ -171,7 +172,13 @@ HEADS = {
 def test_multi_head(case: str) -> None:
     node, outputs, values, width, own, columns = HEADS[case]
     graph, found = fused(node, outputs)
-    assert found == FusedRead("MultiHeadAttention", graph[values], 2, width, own, None, None, columns, BESIDE)
+    size = None if columns is None else ("B", columns)
+    assert found == FusedRead("MultiHeadAttention", graph[values], 2, width, own, None, None, columns, BESIDE, 4, size)
+
+
+def test_a_size_that_is_not_known_is_a_name() -> None:
+    assert fused("MultiHeadAttention<num_heads = 2>(q, pk, pk)")[1].size == ("B", "P")
+    assert fused("MultiHeadAttention<num_heads = 2>(open, open, open)")[1].query_dim is None
 
 
 @pytest.mark.parametrize(("queries", "own"), [("x", True), ("q", False)])
