@@ -11,12 +11,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Unpack
 
-from rewriters.editing.patcher import is_patched
+import onnx
+
+from rewriters.editing.patcher import is_patched, stamp
 from rewriters.model import io as model_io
 from rewriters.model.forms import Model, PathLike, read
 
 from ..errors import BAD_OPTION, EXTRA_MISSING
 from ..inference.datasets import Arrays, DataSet, as_dataset
+from ..inspection.inspector import count_nodes
 from ..inspection.model_order import refuse_swapped
 from .arms import Arm, check_provider
 from .footprint import Footprint, footprints
@@ -71,8 +74,10 @@ def bench(
     check_provider(chosen.provider)
     report = progress or (lambda step, done, total: None)
     setup = _setup()
-    with _file(original) as (first, one_stamped), _file(patched) as (second, other_stamped):
-        refuse_swapped((str(first), str(second)), (one_stamped, other_stamped), "atpatch-onnx bench")
+    with _file(original) as (first, one), _file(patched) as (second, other):
+        refuse_swapped((str(first), str(second)), (is_patched(one), is_patched(other)), "atpatch-onnx bench")
+        nodes, sites = (count_nodes(one), count_nodes(other)), len(stamp(other).get("sites", "").split())
+        del one, other
         asker = Asker(first, second, chosen.threads, chosen.provider, chosen.seed)
         clean, hit = (None if rows is None else as_dataset(rows) for rows in (data, flagged))
         asked = []
@@ -87,7 +92,7 @@ def bench(
         timed = list(time_requests((first, second), asked, chosen, report))
         weighed = _weigh((first, second), asked, chosen, report) if chosen.rounds else None
     paths = [os.fspath(model) if isinstance(model, (str, os.PathLike)) else None for model in (original, patched)]
-    return Bench((paths[0], paths[1]), timed, weighed, chosen.provider, chosen.threads, setup, remarks)
+    return Bench((paths[0], paths[1]), timed, weighed, chosen.provider, chosen.threads, setup, remarks, nodes, sites)
 
 
 def time_requests(
@@ -125,18 +130,18 @@ def _weigh(
 
 
 @contextmanager
-def _file(model: Model) -> Iterator[tuple[Path, bool]]:
-    """The model as a file, and whether it has the stamp of a patch; a graph in memory is written to a temporary folder,
+def _file(model: Model) -> Iterator[tuple[Path, onnx.ModelProto]]:
+    """The model as a file, and as a graph without external data. A graph in memory is written to a temporary folder,
     its external data linked there where that can be.
     """
     if isinstance(model, (str, os.PathLike)):
-        yield Path(model), is_patched(model_io.load(model))  # refused here, with a code, rather than by onnxruntime
+        yield Path(model), model_io.load(model)  # refused here, with a code, rather than by onnxruntime
         return
     loaded = read(model)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         model_io.save(loaded.proto, path, loaded.folder)
-        yield path, is_patched(loaded.proto)
+        yield path, loaded.proto
 
 
 def _require_extra() -> None:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Literal, TypedDict, get_args
 
 from ..errors import BAD_OPTION
 from ..options import option
 
-__all__ = ["BenchKeywords", "BenchOptions"]
+__all__ = ["KINDS", "RATIOS", "BenchKeywords", "BenchOptions", "Kind"]
+
+Kind = Literal["clean", "flagged"]
+"""Of a request."""
+KINDS: tuple[Kind, ...] = get_args(Kind)
+RATIOS = ("load", "peak_clean", "peak", "file", "nodes")
+"""What may have a bound besides the times of requests: patched / original, and nodes a site."""
 
 
 class BenchKeywords(TypedDict, total=False):

@@ -16,7 +16,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,10 +30,10 @@ from ..inference.datasets import DataSet, Ints
 from ..inference.runner import Runner
 from .arms import Feeds
 from .inputs import axis_names, random_inputs
+from .options import Kind
 
-__all__ = ["Asked", "Asker", "Kind", "highest_threshold"]
+__all__ = ["Asked", "Asker", "highest_threshold"]
 
-Kind = Literal["clean", "flagged"]
 
 FAR = 1e30
 """Above and, negated, below every score."""

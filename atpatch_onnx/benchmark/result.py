@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from rewriters.summary import Summarized
 
 from .footprint import Footprint
+from .options import Kind
 from .paired_latency import Spread
-from .requests import Kind
 
 __all__ = ["Bench", "Interval", "Timed", "ratio_interval"]
 
@@ -65,6 +65,8 @@ class Bench(Summarized):
         provider, threads: of onnxruntime.
         setup: cores, load of the machine as it began, versions.
         remarks: what could not be measured, one line each.
+        nodes: of original and patch, subgraphs and functions included.
+        sites: patched ones; 0: the second model has no stamp of a patch.
     """
 
     models: tuple[str | None, str | None]
@@ -74,6 +76,15 @@ class Bench(Summarized):
     threads: int
     setup: Mapping[str, Any]
     remarks: Sequence[str] = ()
+    nodes: tuple[int, int] = (0, 0)
+    sites: int = 0
+
+    @property
+    def nodes_a_site(self) -> float | None:
+        """Nodes that the patch adds, for each patched site; a second pass adds a copy of the model. None without a
+        patch.
+        """
+        return (self.nodes[1] - self.nodes[0]) / self.sites if self.sites else None
 
     @property
     def headline(self) -> Timed:
@@ -101,6 +112,10 @@ class Bench(Summarized):
         """Requests of a kind whose median ratio is above a bound."""
         return [one for one in self.timed if one.kind == kind and one.ratio.median > bound]
 
+    def measured(self, name: str) -> float | None:
+        """One of `options.RATIOS`; None where it was not taken."""
+        return self.nodes_a_site if name == "nodes" else self.ratios.get(name)
+
     def summary(self) -> Iterator[tuple[str, str]]:
         yield "models", " and ".join(path or "a graph in memory" for path in self.models)
         headline = self.headline
@@ -118,11 +133,12 @@ class Bench(Summarized):
         sides = {}
         for index, (name, spread) in enumerate((("original", headline.original), ("patched", headline.patched))):
             weighed = {} if self.weighed is None else asdict(self.weighed[index])
-            sides[name] = {"path": self.models[index], "ms": spread.median, **weighed}
+            sides[name] = {"path": self.models[index], "ms": spread.median, "nodes": self.nodes[index], **weighed}
         return {
             **sides,
             "ratio": {**asdict(headline.ratio), "kind": headline.kind, "shape": dict(headline.shape)},
             "ratios": self.ratios,
+            "nodes_a_site": self.nodes_a_site,
             "provider": self.provider,
             "threads": self.threads,
             "cases": [one.to_json() for one in self.timed],

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..benchmark.options import BenchOptions
+from ..benchmark.options import KINDS, RATIOS, BenchOptions
 from .options import json_output, options_of
+from .parameter_types import Bound
 from .progress import bars
 from .rendering import emit_json, note, table
 
@@ -41,9 +43,12 @@ _LOADED = 0.5
 @click.option("--provider", default="cpu", show_default=True, metavar="cpu|cuda|NAME", help="Execution provider.")
 @click.option(
     "--fail-over",
-    type=float,
-    metavar="RATIO",
-    help="Exit with 1 when unflagged requests are slower than this, times the original.",
+    "bounds",
+    type=Bound((*KINDS, *RATIOS)),
+    multiple=True,
+    metavar="[NAME=]RATIO",
+    help="Exit with 1 when unflagged requests are slower than this, times the original; or with a name, when that is"
+    " above it: flagged, load, peak_clean, peak, file, or nodes (added at each site). May be repeated.",
 )
 @click.option(
     "--fail-over-flagged",
@@ -57,7 +62,7 @@ def bench(
     patched: str,
     shapes: tuple[str, ...],
     provider: str,
-    fail_over: float | None,
+    bounds: tuple[tuple[str, float], ...],
     fail_over_flagged: float | None,
     as_json: bool,
     **options: Any,
@@ -72,6 +77,7 @@ def bench(
     Example:
       atpatch-onnx bench model.onnx patched.onnx --shape batch=1,sequence=128 --shape batch=8,sequence=128
       atpatch-onnx bench model.onnx patched.onnx --data clean.npz --flagged triggered.npz --threads 2 --fail-over 1.03
+      atpatch-onnx bench model.onnx patched.onnx --fail-over load=1.25 --fail-over file=1.05 --fail-over nodes=40
     """
     from ..benchmark.benchmarker import bench as bench_models
     from ..benchmark.inputs import parse_shape
@@ -90,13 +96,24 @@ def bench(
         emit_json(found.to_json())
     else:
         _show(found)
-    failed = False
-    for bound, over in ((fail_over, "clean"), (fail_over_flagged, "flagged")):
-        for one in [] if bound is None else found.over(bound, "clean" if over == "clean" else "flagged"):
-            note(f"FAILS: {over} {_shape(one.shape)} is {one.ratio.median:.3f} times the original, over {bound:g}")
-            failed = True
-    if failed:
+    bounds += () if fail_over_flagged is None else (("flagged", fail_over_flagged),)
+    if failures := [line for name, bound in bounds for line in _failures(found, name, bound)]:
+        for line in failures:
+            note(f"FAILS: {line}")
         raise click.exceptions.Exit(1)
+
+
+def _failures(found: Bench, name: str, bound: float) -> Iterator[str]:
+    """What is above a bound."""
+    if name in KINDS:
+        for one in found.over(bound, name):
+            yield f"{name} {_shape(one.shape)} is {one.ratio.median:.3f} times the original, over {bound:g}"
+        return
+    value = found.measured(name)
+    if value is None:
+        yield f"{name} was not measured, and its bound is {bound:g}: leave --rounds at 1 or more"
+    elif value > bound:
+        yield f"{'nodes a site: ' * (name == 'nodes') or name + ' is '}{value:.4g}, over {bound:g}"
 
 
 def _show(found: Bench) -> None:

@@ -2,11 +2,36 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import click
 
-__all__ = ["Doses", "Size"]
+__all__ = ["Bound", "Doses", "Size"]
+
+
+class Bound(click.ParamType[Any]):
+    """[NAME=]NUMBER; without a name it is the first of those that may be bounded."""
+
+    name = "[NAME=]NUMBER"
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self.names = names
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, tuple):
+            return value
+        name, sign, number = str(value).rpartition("=")
+        name = name if sign else self.names[0]
+        if name not in self.names:
+            self.fail(f"{name!r} cannot be bounded; name one of {', '.join(self.names)}", param, ctx)
+        try:
+            bound = float(number)
+        except ValueError:
+            bound = math.nan
+        if not math.isfinite(bound):
+            self.fail(f"{number!r} is no number", param, ctx)
+        return name, bound
 
 
 class Size(click.ParamType[Any]):

@@ -15,6 +15,7 @@ from atpatch_onnx.benchmark.arms import Arm
 from atpatch_onnx.benchmark.footprint import file_bytes, footprints
 from atpatch_onnx.benchmark.inputs import random_inputs
 from atpatch_onnx.demo.run import FOLDER
+from rewriters.finding.finder import find_sites
 
 from ..tiny import attention_model, save_external
 from .case import token_model
@@ -189,6 +190,35 @@ def test_fail_over_is_exit_status_1(case, atpatch):
     assert "FAILS: flagged" not in done.err
     assert "FAILS: flagged" in atpatch("bench", case.model, case.patched, *FEW, "--fail-over-flagged", "0.001").err
     assert atpatch("bench", case.model, case.patched, *FEW, "--fail-over", "1000").code == 0
+
+
+def test_what_is_the_same_on_every_machine_may_be_bounded(case, atpatch):
+    few = ["--shape", "batch=2,sequence=8", "--pairs", "4", "--seconds", "0.05", "--rounds", "1"]
+    found = atpatch("bench", case.model, case.patched, *few, "--json").json
+    before, after = (len(onnx.load(path).graph.node) for path in (case.model, case.patched))
+    assert found["original"]["nodes"] == before and found["patched"]["nodes"] >= after
+    assert found["nodes_a_site"] == (found["patched"]["nodes"] - before) / len(find_sites(onnx.load(case.model))[0]) > 1
+    held = [f"nodes={found['nodes_a_site']}", f"file={found['ratios']['file']}", "load=1e6", "peak=1e6", "flagged=1e6"]
+    bounds = [part for bound in held for part in ("--fail-over", bound)]
+    assert atpatch("bench", case.model, case.patched, *few, *bounds).code == 0
+    done = atpatch("bench", case.model, case.patched, *few, *bounds, "--fail-over", "nodes=1", "--fail-over", "file=1")
+    assert done.code == 1
+    failed = [line.split(": ", 1)[1] for line in done.err.splitlines() if line.startswith("FAILS")]
+    assert failed == [
+        f"nodes a site: {found['nodes_a_site']:.4g}, over 1",
+        f"file is {found['ratios']['file']:.4g}, over 1",
+    ]
+
+
+@pytest.mark.parametrize("bound", ["speed=1", "nodes=", "nodes=x", "=1", "nodes=nan", "1.03x"])
+def test_what_is_no_bound_is_refused_before_anything_runs(case, atpatch, bound):
+    done = atpatch("bench", case.model, case.patched, "--fail-over", bound)
+    assert done.code == 2 and ("cannot be bounded" in done.err or "is no number" in done.err)
+
+
+def test_a_bound_on_what_is_not_measured_fails(case, atpatch):
+    done = atpatch("bench", case.model, case.patched, *FEW, "--fail-over", "load=9")
+    assert done.code == 1 and "load was not measured" in done.err
 
 
 def test_refusals_are_exit_status_2(case, atpatch, tmp_path):
