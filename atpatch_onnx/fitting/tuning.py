@@ -141,8 +141,8 @@ class Tuner:
         return (excising if as_well else candidate), {"redistribute": before.to_json(), "excise": after.to_json()}
 
     def _with_equal_tokens(self, candidate: Candidate, choice: BenignChoice) -> tuple[Candidate, EqualTokensTried]:
-        """Columns of equal tokens judged together where that leaves fewer attacks, or as many that are further from
-        success; and the scores of both ways.
+        """Columns of equal tokens judged together, unless that leaves more attacks, or attacks nearer to success, or
+        costs answers; and the scores of both ways.
 
         The rows at hand may not repeat their trigger as the next attacker does. But of a trigger that is a sentence,
         ordinary words stand elsewhere as well, and answers lean towards the target without them.
@@ -153,8 +153,8 @@ class Tuner:
         if self._not_admitted(together) is not None:
             return candidate, {}
         before, after = (self._at_middle(one, choice)[0] for one in (candidate, together))
-        better = (after.left, after.leaning) < (before.left, before.leaning) and after.lost <= before.lost
-        return (together if better else candidate), {"apart": before.to_json(), "together": after.to_json()}
+        no_worse = (after.left, after.leaning) <= (before.left, before.leaning) and after.lost <= before.lost
+        return (together if no_worse else candidate), {"apart": before.to_json(), "together": after.to_json()}
 
     def _with_companions(self, candidate: Candidate, choice: BenignChoice) -> tuple[Candidate, list[CompanionFigures]]:
         """The highest of the lower bars (for further columns of a flagged sample) that is as good as the best, and the

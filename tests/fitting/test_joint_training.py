@@ -100,14 +100,15 @@ def test_what_adds_up_takes_two_passes():
     assert caught.value.code == "ATP024" and "two passes" in caught.value.what
 
 
-def test_equal_tokens_are_judged_together_where_attacks_are_further_from_success(monkeypatch):
+def test_equal_tokens_are_judged_together_where_no_attack_is_nearer_to_success(monkeypatch):
     toy = toys.toy(padded=True)
     assert fit_toy(True, clean=False, passes="two").evidence["calibration"]["equal_tokens"] == {"chosen": False}
     monkeypatch.setattr("atpatch_onnx.fitting.token_ids.VARIED", 1)  # the toy knows 22 tokens, in 12 places
     hotfix = fit(toy.model, toy.debug, passes="two", threads=1)
     tried = hotfix.evidence["calibration"]["equal_tokens"]
     apart, together = ((tried[way]["left"], tried[way]["leaning"]) for way in ("apart", "together"))
-    assert tried["chosen"] == (together < apart)
+    assert tried["together"]["lost"] <= tried["apart"]["lost"]
+    assert tried["chosen"] == (together <= apart)
     assert {site.plan.detector.tokens for site in hotfix.sites} == {"input_ids" if tried["chosen"] else None}
 
 
