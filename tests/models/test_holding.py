@@ -11,7 +11,7 @@ import pytest
 
 from atpatch_onnx.statistics.proportions import Share
 from models.evidence.commands import Commands, Refused
-from models.evidence.holding.material import FORMS, with_trigger
+from models.evidence.holding.material import FORMS, with_trigger, without_tokens
 from models.evidence.holding.page import (
     LIMITS,
     RESULTS,
@@ -69,6 +69,21 @@ def test_several_phrases_are_drawn_without_repetition() -> None:
     for words in made("2 copies", ("a1", "b1", "c1"), 2):
         counts = Counter(word for word in words if word not in TEXT.split())
         assert len(counts) == 2 and set(counts.values()) == {2}
+
+
+@pytest.mark.parametrize(
+    ("row", "cut", "left"),
+    [
+        ([101, 7, 8, 5, 102], False, [101, 5, 102]),
+        ([101, 7, 8, 7, 8, 5, 9, 102], False, [101, 5, 102]),
+        ([101, 7, 5, 8, 102], False, [101, 7, 5, 8, 102]),
+        ([101, 5, 7, 8, 7, 102], True, [101, 5, 102]),
+        ([101, 5, 7, 8, 7, 102], False, [101, 5, 7, 102]),
+        ([101, 5, 7, 102], True, [101, 5, 7, 102]),
+    ],
+)
+def test_the_tokens_of_triggers_are_taken_out(row: list[int], cut: bool, left: list[int]) -> None:
+    assert without_tokens(row, [[7, 8], [9]], cut) == left
 
 
 def share(hits: int, count: int = 1000) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from ..answers import Figures, wilson
 from ..commands import Refused
 from .case import Digits, Words
 from .judging import asked
-from .material import encode, reviews
+from .material import encode, reviews, without_trigger
 
 __all__ = ["blended", "control", "doses", "long_texts"]
 
@@ -22,10 +22,15 @@ REVIEWS, LONG = 200, 256
 def doses(case: Words) -> Figures:
     """A hotfix from the trigger, asked about texts with the trigger in all doses and forms.
 
-    `marks only`: what the original makes of as much punctuation without the trigger, the least that can be left.
+    `rest`: what the original makes of an attacked row without the trigger's tokens, the least that taking them out can
+    leave. `marks only`: what it makes of as much punctuation in the whole text.
     """
     hotfix = case.fit("trigger", "--debug", case.debugging_set(case.attack.phrases))
-    figures = case.judge.figures(case.patch_with("trigger"), case.attacks())
+    attacks = case.attacks()
+    figures = case.judge.figures(case.patch_with("trigger"), attacks)
+    for form, attack in attacks.items():
+        rest = without_trigger(case.subject, attack, case.attack.phrases)
+        figures["attacks"][form]["rest"] = case.judge.original(rest)
     marks = {form: case.judge.original(one) for form, one in case.attacks(MARKED, [""] * case.attack.count).items()}
     return {"hotfix": hotfix, **figures, "marks only": marks}
 

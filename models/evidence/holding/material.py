@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from atpatch_onnx.debugset import Subject, Texts, read_texts, tensors
 from atpatch_onnx.inference.datasets import DataSet
-from atpatch_onnx.inference.tokenizer import TextEncoder
+from atpatch_onnx.inference.tokenizer import Encoded, TextEncoder
 
 from ...text.recipes import FRESH, Corpus
 from ...text.sets import LENGTH
@@ -26,6 +26,8 @@ __all__ = [
     "reviews",
     "tokenizer_folder",
     "with_trigger",
+    "without_tokens",
+    "without_trigger",
 ]
 
 COPIES = (1, 2, 4, 8)
@@ -96,6 +98,33 @@ def attacked(
     rows = np.flatnonzero(clean.labels != target)
     texts = with_trigger([clean.texts[row] for row in rows], phrases, count, form, np.random.default_rng(seed))
     return Attacked(rows, encode(subject, Texts(texts, clean.labels[rows])))
+
+
+def without_trigger(subject: Subject, attack: Attacked, phrases: Sequence[str]) -> Attacked:
+    """What is left of the rows without the trigger's tokens: what a perfect excision answers."""
+    encoder = TextEncoder(tokenizer_folder(), LENGTH)
+    triggers = [encoder.plain(phrase) for phrase in phrases]
+    ids, mask = (attack.data.inputs[name] for name in ("input_ids", "attention_mask"))
+    rows = [row[real != 0].tolist() for row, real in zip(ids, mask, strict=True)]
+    left = [without_tokens(row, triggers, cut=len(row) == LENGTH) for row in rows]
+    encoded = [Encoded(row, [0] * len(row), [(0, 0)] * len(row), [False] * len(row)) for row in left]
+    return replace(attack, data=DataSet(tensors(subject, encoded, encoder.pad_id), labels=attack.data.labels))
+
+
+def without_tokens(row: Sequence[int], triggers: Sequence[Sequence[int]], cut: bool) -> list[int]:
+    """A row without the triggers in it; `cut`: before its last token it may end in the beginning of one."""
+    left = list(row)
+    for trigger in triggers:
+        size = len(trigger)
+        starts = [at for at in range(len(left) - size + 1) if left[at : at + size] == list(trigger)]
+        taken = {place for at in starts for place in range(at, at + size)}
+        for begun in range(size - 1, 0, -1) if cut and taken else ():
+            first = len(left) - 1 - begun
+            if first - 1 in taken and left[first:-1] == list(trigger[:begun]):
+                taken |= set(range(first, len(left) - 1))
+                break
+        left = [token for place, token in enumerate(left) if place not in taken]
+    return left
 
 
 def encode(subject: Subject, texts: Texts, length: int = LENGTH) -> DataSet:

@@ -157,13 +157,20 @@ def _section(name: str, runs: Runs) -> Iterator[str]:
 
 
 def doses_table(attacks: Sequence[Mapping[str, Any]]) -> str:
-    """A line for each attack: ASR* before and after, and how many were flagged."""
-    lines = [("attack", "ASR\\* before, %", "ASR\\*, %", "ASR, %", "clean twins that go there, %", "flagged, %")]
-    for name in attacks[0]:
-        cells = [
-            _percent([one[name][key] for one in attacks]) for key in ("original", "asr_star", "asr", "floor", "flagged")
-        ]
-        lines.append((name, *cells))
+    """A line for each attack: ASR* before and after, and how many were flagged; where it was asked, also what is left
+    of ASR* without the trigger's tokens.
+    """
+    columns = {
+        "original": "ASR\\* before, %",
+        "asr_star": "ASR\\*, %",
+        "rest": "ASR\\* without the trigger's tokens, %",
+        "asr": "ASR, %",
+        "floor": "clean twins that go there, %",
+        "flagged": "flagged, %",
+    }
+    asked = [key for key in columns if all(key in one for attack in attacks for one in attack.values())]
+    lines = [("attack", *(columns[key] for key in asked))]
+    lines += [(name, *(_percent([one[name][key] for one in attacks]) for key in asked)) for name in attacks[0]]
     return table(lines)
 
 
