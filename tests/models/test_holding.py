@@ -142,9 +142,11 @@ def test_the_table_of_doses_has_a_line_for_each_attack() -> None:
 
 
 def test_the_page_says_which_rows_were_looked_at_before() -> None:
-    said = looks_part({name: [] for name in ("doses-cf", "doses-sentence", "clean-rows", "no-data")})
-    assert "(twice: `doses-cf`; three times: `clean-rows`, `no-data`)" in said
-    assert looks_part({"doses-sentence": []}) == ""
+    said = looks_part(
+        {name: [] for name in ("hidden-labeled", "no-data-digits", "clean-rows", "no-data", "doses-words")}
+    )
+    assert "(twice: `hidden-labeled`; three times: `clean-rows`, `no-data`; four times: `doses-words`)" in said
+    assert looks_part({"no-data-digits": []}) == ""
 
 
 def test_times_have_a_table_of_their_own() -> None:

@@ -75,7 +75,7 @@ def render(kept: Kept) -> str:
 
 def looks_part(kept: Kept) -> str:
     """Which rows are no longer new to those who made the fits."""
-    times = {2: "twice", 3: "three times"}
+    times = {2: "twice", 3: "three times", 4: "four times"}
     groups = [(word, [f"`{name}`" for name in kept if ROWS[name].looks == looks]) for looks, word in times.items()]
     said = "; ".join(f"{word}: {', '.join(names)}" for word, names in groups if names)
     return (

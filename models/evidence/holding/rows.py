@@ -72,9 +72,11 @@ _FLOOR = ("attacks", "1 copy", "floor", "value")
 _HIDDEN = (Bound("ASR above the floor", ("attacks", "1 copy", "asr", "value"), 0.05, _FLOOR),)
 
 ROWS: Mapping[str, Row] = {
-    "doses-cf": Row("a word, by dose and form", labeled.doses, Words, "sst2-fresh-badnets", _DOSES, looks=2),
-    "doses-words": Row("three rare words, by dose and form", labeled.doses, Words, "sst2-fresh-words", _DOSES, looks=2),
-    "doses-sentence": Row("a sentence, by dose and form", labeled.doses, Words, "sst2-fresh-insertsent", _DOSES),
+    "doses-cf": Row("a word, by dose and form", labeled.doses, Words, "sst2-fresh-badnets", _DOSES, looks=3),
+    "doses-words": Row("three rare words, by dose and form", labeled.doses, Words, "sst2-fresh-words", _DOSES, looks=4),
+    "doses-sentence": Row(
+        "a sentence, by dose and form", labeled.doses, Words, "sst2-fresh-insertsent", _DOSES, looks=3
+    ),
     "clean-rows": Row(
         "clean rows only",
         label_free.clean_rows,
@@ -97,7 +99,9 @@ ROWS: Mapping[str, Row] = {
     "hidden-both": Row(
         "clean rows only; attention and value norms hidden", label_free.hidden, Words, "sst2-hidden-both"
     ),
-    "hidden-labeled": Row("a word whose attention is hidden, with labels", labeled.doses, Words, "sst2-hidden-medium"),
+    "hidden-labeled": Row(
+        "a word whose attention is hidden, with labels", labeled.doses, Words, "sst2-hidden-medium", looks=2
+    ),
     "control": Row("other words, and a hotfix for a harmless one", labeled.control, Words, "sst2-fresh-badnets"),
     "no-data": Row(
         "no data, a text model",
