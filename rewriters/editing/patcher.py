@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 
@@ -292,6 +293,7 @@ def _pools(model: onnx.ModelProto, bodies: Iterable[Where]) -> dict[Where, Const
     return pools
 
 
+@cache  # a package's metadata holds its README, which is parsed to find the version
 def _version() -> str:
     try:
         return version("atpatch-onnx")
