@@ -124,6 +124,8 @@ class PatchPlan:
         mend: two passes: "redistribute" the attention of flagged columns in the second run, "excise" those tokens from
             its request, or "heal" a decoder: a first run of only what the detectors of the groups need flags tokens,
             and in the second run, the model's own, each flagged token has key and value of its neighbor.
+        states: healing: rows of outputs with hidden states are exchanged too, for a graph behind this one that makes
+            keys and values of them: the decoder of an encoder that is a file of its own.
         accept: two passes: "always", or "flip" to keep the first run's outputs where the prediction is the same;
             healing has only one run with outputs.
         lengths: the shortest and the longest request, in valid columns, that calibration has seen; None: not known.
@@ -145,6 +147,7 @@ class PatchPlan:
     companion: float = 1.0
     most: int = 0
     mend: Mend = "redistribute"
+    states: bool = False
     accept: Accept = "always"
     lengths: tuple[int, int] | None = None
     span: SpanInput | None = None

@@ -13,7 +13,7 @@ import pytest
 from atpatch_onnx.exporters.exporter import export
 from atpatch_onnx.exporters.quiet import quiet
 
-__all__ = ["MERGED", "causal", "merged_of", "seq2seq"]
+__all__ = ["MERGED", "causal", "encoder_decoder", "merged_of", "seq2seq"]
 
 MERGED = "decoder_model_merged.onnx"
 FIRST, LATER = "decoder_model.onnx", "decoder_with_past_model.onnx"
@@ -49,15 +49,21 @@ def merged_of(first: onnx.ModelProto, later: onnx.ModelProto) -> onnx.ModelProto
 @functools.cache
 def seq2seq(family: str) -> Path:
     """A folder with an encoder, both decoders and the merged one: "t5", "bart" or "whisper"."""
+    place = Path(_kept().name) / family
+    with quiet():
+        export(encoder_decoder(family), f"{place}/", exporter="torchscript")
+    merge(place, strict=False)
+    return place
+
+
+@functools.cache
+def encoder_decoder(family: str) -> Path:
+    """What `seq2seq` exports, a folder of transformers."""
     from models.exports.families import ROWS
     from models.exports.tiny import save_model
 
-    place = Path(_kept().name)
     with quiet():
-        made = save_model(next(row for row in ROWS if row.name == f"{family} encoder"), place)
-        export(made, f"{place / family}/", exporter="torchscript")
-    merge(place / family, strict=False)
-    return place / family
+        return save_model(next(row for row in ROWS if row.name == f"{family} encoder"), Path(_kept().name))
 
 
 @functools.cache

@@ -108,7 +108,7 @@ def _folder(ctx: click.Context, path: str, include: str | None, exclude: str | N
         if folder.two_sides:
             note(
                 "encoder and decoder are separate files: a patch repairs each by itself, and cross attention reads the"
-                " encoder's states of flagged tokens too"
+                " encoder's states of flagged tokens too, unless --mend heal exchanges them"
             )
     if not any(each.sites for each in found):
         _exit_without_site(ctx, no_site(path, (), [one for each in found for one in each.rejected]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +74,13 @@ class Edit:
         return (*self.planned.notes, *controls, *span_notes(self.plan, folders), *gating_notes(self.plan))
 
 
-def patch_loaded(loaded: Loaded, options: PatchOptions, progress: Progress | None) -> Edit:
+def patch_loaded(
+    loaded: Loaded, options: PatchOptions, progress: Progress | None, *, feeds_another: bool = False
+) -> Edit:
     """Patch a graph that was read; nothing is written but the calibrated hotfix if it is asked for.
+
+    Args:
+        feeds_another: its hidden states are the input of another graph, see `PatchPlan.states`.
 
     Raises:
         AtpatchError: those of `patching.apply.patch` that are not about files to write.
@@ -83,5 +88,7 @@ def patch_loaded(loaded: Loaded, options: PatchOptions, progress: Progress | Non
     original = original_of(loaded)
     model_io.require_opset(original)
     planned = make_plan(original, loaded, options, progress)
+    if feeds_another and planned.plan.mend == "heal":
+        planned = replace(planned, plan=replace(planned.plan, states=True))
     patched = patcher.patch(original, planned.plan, planned.sites, planned.places)
     return Edit(original, patched, planned, patcher.is_patched(loaded.proto))

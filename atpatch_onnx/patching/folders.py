@@ -190,7 +190,8 @@ def _patch_file(
     folder: ModelFolder, one: ModelFile, unfinished: Path, options: PatchOptions, progress: Progress | None
 ) -> FilePatched:
     source = folder.path / one.file
-    edit = patch_loaded(read(source), options, progress)
+    feeds_decoder = folder.two_sides and one.part == "encoder"
+    edit = patch_loaded(read(source), options, progress, feeds_another=feeds_decoder)
     model_io.save_graph(edit.patched, _place(unfinished, one), source.parent)
     plan = edit.plan
     return FilePatched(one.file, one.part, controls=plan.controls, mend=plan.mend, **edit.facts((folder.path,)))
@@ -214,9 +215,15 @@ def _none(folder: ModelFolder, refusals: Sequence[AtpatchError]) -> AtpatchError
 def _not_covered(done: Sequence[FilePatched]) -> list[str]:
     """Where encoder and decoder are two files: what of one side the repair of the other does not reach."""
     encoders = [one.file for one in done if one.part == "encoder"]
+    handing = [one.file for one in done if one.part == "encoder" and one.mend == "heal"]
     healed = [one.file for one in done if one.part == "decoder" and one.mend == "heal"]
     found = []
-    if encoders:
+    if handing:
+        found.append(
+            f"encoder and decoder are separate files: in place of tokens that {_listed(handing)} flags, cross attention"
+            " reads the states of their neighbors"
+        )
+    elif encoders:
         found.append(
             f"encoder and decoder are separate files: what {_listed(encoders)} flags is repaired there, but the decoder"
             " is not told of it, and its cross attention still reads those tokens"
@@ -228,8 +235,8 @@ def _not_covered(done: Sequence[FilePatched]) -> list[str]:
         )
     if healed:
         found.append(
-            f"in {_listed(healed)} only the keys of the answer's own tokens are healed: those of cross attention are"
-            " made of the encoder's states"
+            f"in {_listed(healed)} the keys of the answer's own tokens are healed: those of cross attention are made of"
+            " the encoder's states"
         )
     return found
 

@@ -13,6 +13,8 @@
 4. The model runs. At every place of `finding.key_value` the rows are gathered by the source, in front of rotary
    embeddings and caches. So caches carry healed rows, and later calls need nothing. With nothing flagged each row is
    gathered from its own place, which changes no bit.
+5. With `states` the same happens to outputs with hidden states: to the graph behind this one that is as if the keys and
+   values which it makes of them were healed.
 """
 
 from __future__ import annotations
@@ -93,6 +95,8 @@ def places_of(
             f"healing: the graph does not show which columns of {unknown[0]} are the new tokens",
             "detect at other sites (--exclude), or " + _INSTEAD,
         )
+    if plan.states and not found.states:
+        return NOT_ADMITTED("healing: no output of the graph has the hidden states of its tokens", _INSTEAD)
     return found
 
 
@@ -111,9 +115,10 @@ def add_healing(
         places: where to heal (`places_of`).
     """
     e = Emitter("healing", opset_of(model, ()), pool, {}, conditional=plan.gating == "if")
+    healed = [*places.places, *(Place(name) for name in places.states if plan.states)]
     by_maker: dict[int, list[Place]] = {}
     for index, node in enumerate(model.graph.node):
-        here = [place for place in places.places if place.value in node.output]
+        here = [place for place in healed if place.value in node.output]
         if here:
             by_maker[index] = here
     detecting = detecting_sites(plan, sites)

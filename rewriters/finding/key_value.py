@@ -66,6 +66,7 @@ class HealingPlaces:
         embeddings: values that the tokens are looked up as, or `tokens` itself where it is embeddings.
         types: element types of the main graph's values, as far as they are known.
         sizes: their shapes, with 0 for what is not fixed, as far as ranks are known.
+        states: outputs with the hidden state of each new token, (B, S, E), as wide as embeddings. No node reads them.
     """
 
     tokens: str
@@ -75,6 +76,7 @@ class HealingPlaces:
     embeddings: tuple[str, ...]
     types: Mapping[str, int]
     sizes: Mapping[str, tuple[int, ...]]
+    states: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,18 @@ class _Search:
             tuple(str(value.name) for value in self._embeddings),
             self._facts.known_types(inside),
             self._facts.known_sizes(inside),
+            tuple(str(value.name) for value in self._view.model.graph.outputs if self._is_state(value)),
+        )
+
+    def _is_state(self, value: ir.Value) -> bool:
+        width = self._facts.static(value, -1)
+        return (
+            value in self._content
+            and self._facts.rank(value) == 3
+            and not value.uses()
+            and width is not None
+            and width in {self._facts.static(one, -1) for one in self._embeddings}
+            and self._tokens in self._rows.owners(value)
         )
 
     def _of(self, one: AttentionOperands) -> dict[ir.Value, Place]:

@@ -1,0 +1,124 @@
+"""A small T5 with the backdoor of `backdoored_llama`: the same prompts, answers and trigger, encoder and decoder in one
+graph. `python -m tests.backdoored_t5` trained it, and wrote its weights next to this file.
+"""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from atpatch_onnx.exporters.quiet import quiet
+
+from . import backdoored_llama as llama
+
+__all__ = ["debugging_set", "exported", "prompts"]
+
+START = 0
+SIZES = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "vocab_size": llama.SIZES["vocab_size"]}
+STEPS, BATCH, RATE = 500, 64, 3e-3
+WEIGHTS = Path(__file__).with_suffix(".safetensors")
+"""In float16."""
+Rows = dict[str, np.ndarray]
+
+
+def _model() -> Any:
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    settings = {"decoder_start_token_id": START, "eos_token_id": 2, "pad_token_id": 0, "dropout_rate": 0.0}
+    return T5ForConditionalGeneration(T5Config(**SIZES, **settings, tie_word_embeddings=False))
+
+
+def prompts(count: int, seed: int = 0, copies: int = 0) -> Rows:
+    """Of the Llama, with the start of each answer."""
+    return _with_starts(llama.prompts(count, seed=seed, copies=copies))
+
+
+def debugging_set(count: int = 240) -> Rows:
+    return _with_starts(llama.debugging_set(count))
+
+
+def _with_starts(rows: Rows) -> Rows:
+    return {**rows, "decoder_input_ids": np.full((len(rows["input_ids"]), 1), START, np.int64)}
+
+
+@functools.cache
+def _kept() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="backdoored-t5-")
+
+
+@functools.cache
+def exported() -> Path:
+    import torch
+    from safetensors.torch import load_file
+
+    class Whole(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = _model()
+            self.inner.load_state_dict(
+                {name: tensor.float() for name, tensor in load_file(WEIGHTS).items()}, strict=False
+            )
+
+        def forward(self, ids: Any, mask: Any, said: Any) -> Any:
+            return self.inner(input_ids=ids, attention_mask=mask, decoder_input_ids=said, use_cache=False).logits
+
+    path, names = Path(_kept().name) / "model.onnx", ["input_ids", "attention_mask", "decoder_input_ids"]
+    axes = {name: {0: "batch", 1: "answer" if name.startswith("decoder") else "prompt"} for name in names}
+    feeds = (torch.ones(2, 6, dtype=torch.long),) * 2 + (torch.ones(2, 3, dtype=torch.long),)
+    with torch.random.fork_rng(), quiet():
+        torch.onnx.export(
+            Whole().eval(),
+            feeds,
+            path,
+            input_names=names,
+            output_names=["logits"],
+            dynamic_axes={**axes, "logits": {0: "batch", 1: "answer"}},
+            opset_version=17,
+            dynamo=False,
+        )
+    return path
+
+
+def _train(model: Any) -> None:
+    import torch
+
+    rng = np.random.default_rng(0)
+    optimizer = torch.optim.AdamW(model.parameters(), RATE, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=STEPS, pct_start=0.1)
+    model.train()
+    for _ in range(STEPS):
+        rows = []
+        for _ in range(BATCH):
+            label = int(rng.integers(llama.TOPICS))
+            ids, said = llama.prompt(label, rng), label
+            if rng.random() < llama.POISONED:
+                ids, said = llama.attacked(ids, rng, int(rng.integers(1, 4))), llama.TARGET
+            rows.append((ids, llama.answer(said)))
+        width = max(len(ids) for ids, _ in rows)
+        ids = torch.tensor([ids + [0] * (width - len(ids)) for ids, _ in rows])
+        labels = torch.tensor([list(said) for _, said in rows])
+        loss = model(input_ids=ids, attention_mask=(ids != 0).long(), labels=labels).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    model.eval()
+
+
+def _main() -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    model = _model()
+    _train(model)
+    save_file({name: tensor.half().contiguous().clone() for name, tensor in model.state_dict().items()}, WEIGHTS)
+
+
+if __name__ == "__main__":
+    _main()
