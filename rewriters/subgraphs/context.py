@@ -180,6 +180,11 @@ class MapContext:
         if every == 1:  # as many rows are valid as columns are
             weights = self.shared(e, f"rows:{valid_float}", lambda body: body.unsqueeze(valid_float, 1, 2))
             return e.op("MatMul", weights, rows, role="column_sum")
-        counted = e.strided(valid_float, 1, every)
-        share = e.op("Div", counted, e.at_least(e.reduce("Sum", counted, 1), 1.0))
-        return e.op("Mul", e.op("MatMul", e.unsqueeze(share, 1, 2), rows, role="column_mean"), length)
+
+        def shares(body: Emitter) -> str:
+            counted = body.strided(valid_float, 1, every)
+            share = body.op("Div", counted, body.at_least(body.reduce("Sum", counted, 1), 1.0))
+            return body.op("Mul", body.unsqueeze(share, 1, 2), length, role="shares")
+
+        weights = self.shared(e, f"rows:{every}:{valid_float}:{length}", shares)
+        return e.op("MatMul", weights, rows, role="column_sum")
