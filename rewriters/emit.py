@@ -261,5 +261,15 @@ class Emitter:
         pieces = [part if isinstance(part, str) else self.constant([part], np.int64) for part in parts]
         return pieces[0] if len(pieces) == 1 else self.op("Concat", *pieces, axis=0)
 
+    def as_row(self, x: str) -> str:
+        """(B, 1, K, 1) → (B, 1, 1, K). Not by Transpose: onnxruntime would fuse it into a product, and go through the
+        whole graph again after each such change.
+        """
+        return self.op("Reshape", x, self.constant([0, 0, 1, -1], np.int64))
+
+    def as_column(self, x: str) -> str:
+        """(B, 1, 1, K) → (B, 1, K, 1)."""
+        return self.op("Reshape", x, self.constant([0, 0, -1, 1], np.int64))
+
     def reshape(self, x: str, *parts: str | int) -> str:
         return self.op("Reshape", x, self.shape(*parts))

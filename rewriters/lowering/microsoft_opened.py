@@ -183,7 +183,8 @@ def _unsure(kept: str) -> Callable[[Emitter], str]:
     """Whether a sample of kept columns (B, T) has none."""
 
     def made(e: Emitter) -> str:
-        left = e.peak(e.number(kept), 1, keepdims=False)
+        number = e.once(f"float:{kept}", lambda: e.number(kept))
+        left = e.peak(number, 1, keepdims=False)
         none_left = e.number(e.op("Less", left, e.constant(0.5)))
         return e.cast(e.peak(none_left, 0, keepdims=False), TensorProto.BOOL)
 

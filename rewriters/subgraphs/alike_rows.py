@@ -58,7 +58,7 @@ def redistribute_alike(e: Emitter, pair: BenignPair, context: MapContext, mask: 
     columns, count = (e.op("Where", active, x, zero) for x in (columns, count))
     kept = e.op("Sub", one, columns, role="kept")
     unflagged = kept if context.valid is None else e.op("Sub", context.valid_of_maps(e), columns)
-    sums = e.op("MatMul", e.op("Transpose", unflagged, perm=[0, 1, 3, 2]), values)
+    sums = e.op("MatMul", e.as_row(unflagged), values)
     # the number of unflagged columns, times -1
     number = e.op("Clip", e.op("Sub", count, length), "", e.constant(-1.0))
     refuge = e.op("Div", sums, number, role="refuge")
@@ -83,7 +83,7 @@ def _benign_part(
     """
     of_columns = pair.own_values or (pair.values is not None and pair.values.shape[-2] > 1)
     given = values if pair.own_values or pair.values is None else e.constant(pair.values[None])
-    row = e.op("Transpose", columns, perm=[0, 1, 3, 2]) if of_columns else ""
+    row = e.as_row(columns) if of_columns else ""
     if pair.relative:
         share = e.op("Mul", e.constant(pair.attention.reshape(1, -1, 1, 1)), e.op("Div", count, length))
         if pair.largest_share > 1.0:  # else T cannot exceed 1

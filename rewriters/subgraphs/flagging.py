@@ -43,21 +43,18 @@ def where_enabled(
     """
     if not e.conditional or controls.frozen or context.small:
         return decide(e)
+    # Not on the control itself: there onnxscript's optimizer would treat its default as a constant, and leave an input
+    # without a default.
+    off = e.shared("off", lambda body: body.op("Not", controls.enabled, role="switched_off"))
     then, otherwise = e.branch(), e.branch()
     made = decide(then)
+    # False; a constant in a branch is something that onnxruntime's optimizer would fold
     nothing = [
-        (
-            otherwise.op("Identity", otherwise.constant(False, np.bool_))
-            if role == "any_flagged"
-            else context.no_columns(otherwise)
-        )
+        otherwise.op("Not", off) if role == "any_flagged" else context.no_columns(otherwise)
         for role in roles[: len(made)]
     ]
     kinds = [int(TensorProto.BOOL)] * len(made)
     outputs = [e.value(role) for role in roles[: len(made)]]
-    # Not on the control itself: there onnxscript's optimizer would treat its default as a constant, and leave an input
-    # without a default.
-    off = e.shared("off", lambda body: body.op("Not", controls.enabled, role="switched_off"))
     gate(e, off, Branch(otherwise, nothing, kinds), Branch(then, made, kinds), outputs, "detection")
     return outputs
 

@@ -50,7 +50,7 @@ class _Seen:
 
     def total(self, e: Emitter, weight: str, x: str) -> str:
         """Sum of weight (B, 1, 1, K) times x (B, H, K, D) over the columns that a row sees, (B, H, Q, D)."""
-        return e.op("MatMul", self.columns, e.op("Mul", e.op("Transpose", weight, perm=[0, 1, 3, 2]), x))
+        return e.op("MatMul", self.columns, e.op("Mul", _column(e, weight), x))
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Rows:
 
     def active(self, e: Emitter) -> str:
         """(B, 1, Q, 1) bool, rows with a flagged column (rules 1 and 2)."""
-        return e.unsqueeze(self._active, 3)
+        return e.once(f"active:{self._active}", lambda: e.unsqueeze(self._active, 3))
 
     def gap(self, e: Emitter) -> str:
         """(B, H, Q, D), to subtract from the scaled product: -σ Σ q v, and in saturated rows -(1 - T) σ · refuge too.
@@ -98,7 +98,7 @@ def redistribute(e: Emitter, pair: BenignPair, context: MapContext, mask: str, v
         mask = e.op("And", context.valid, mask)
     others = e.op("Not", mask) if context.valid is None else e.op("Xor", context.valid, mask)
     f, u = e.unsqueeze(e.number(mask), 1, 2), e.unsqueeze(e.number(others), 1, 2)
-    kept = e.op("Sub", one, e.op("Transpose", f, perm=[0, 1, 3, 2]), role="kept")
+    kept = e.op("Sub", one, _column(e, f), role="kept")
     count_f, count_u = (e.reduce("Sum", columns, 2, 3, keepdims=False) for columns in (f, u))  # (B, 1)
     sample = e.op("And", e.op("Greater", count_f, half), e.op("Greater", count_u, half), role="sample")
     flagged = e.op("And", mask, sample, role="flagged")
@@ -131,13 +131,15 @@ def unflagged_rows(e: Emitter, context: MapContext, kept: str, room: str) -> tup
     return total, unsaturated, e.op("Where", unsaturated, divisor, e.constant(np.inf))
 
 
+def _column(e: Emitter, x: str) -> str:
+    """(B, 1, 1, K) → (B, 1, K, 1)."""
+    return e.once(f"column:{x}", lambda: e.as_column(x))
+
+
 def _rows_differ(e: Emitter, context: MapContext, flagged: str, unflagged: str) -> _Seen:
     # Padding may be visible, but it does not count: it is neither flagged nor unflagged.
     columns = e.number(e.op("Greater", e.reduce("Mean", context.map, 1), e.constant(VISIBLE)))
-    counts = [
-        e.squeeze(e.op("MatMul", columns, e.op("Transpose", part, perm=[0, 1, 3, 2])), 3)
-        for part in (flagged, unflagged)
-    ]
+    counts = [e.squeeze(e.op("MatMul", columns, _column(e, part)), 3) for part in (flagged, unflagged)]
     return _Seen(columns, e.op("Add", *counts), *counts)
 
 
@@ -149,7 +151,7 @@ def _benign_part(e: Emitter, pair: BenignPair, seen: _Seen, flagged: str, values
         share = e.op("Mul", unit, seen.flagged)
     else:
         attention = e.constant(pair.attention[None])
-        share = e.squeeze(e.op("MatMul", attention, e.op("Transpose", flagged, perm=[0, 1, 3, 2])), 3)
+        share = e.squeeze(e.op("MatMul", attention, _column(e, flagged)), 3)
     cap = None
     if pair.largest_share > 1.0:  # else T cannot exceed 1
         cap = e.at_least(share, 1.0)

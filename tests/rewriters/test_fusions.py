@@ -15,10 +15,14 @@ from onnxruntime.transformers import optimizer
 
 from rewriters.editing.patcher import patch
 from rewriters.finding.finder import find_sites
+from rewriters.model.bodies import walk_bodies
 from rewriters.plan import BenignPair, Dense, PatchPlan, Profile, SitePlan, Static
 from tests.exports import ExportedModel, export_model
 
 from .graphs import run
+from .lowering.test_microsoft_opened import MASKS, encoder
+from .microsoft import N
+from .subgraphs.random_detectors import random_profile
 
 FUSED = {
     "SkipLayerNormalization",
@@ -57,6 +61,11 @@ def _profile(heads: int) -> Profile:
 
 def fusions(model: onnx.ModelProto, level: str, folder: Path) -> Counter[str]:
     """Fused operators of the main graph that are not ours, as onnxruntime leaves them."""
+    nodes = optimized(model, level, folder).graph.node
+    return Counter(node.op_type for node in nodes if node.op_type in FUSED and not node.name.startswith("atpatch/"))
+
+
+def optimized(model: onnx.ModelProto, level: str, folder: Path) -> onnx.ModelProto:
     source, target = folder / "model.onnx", folder / "optimized.onnx"
     onnx.save(model, source)
     options = onnxruntime.SessionOptions()
@@ -64,8 +73,12 @@ def fusions(model: onnx.ModelProto, level: str, folder: Path) -> Counter[str]:
     options.optimized_model_filepath = str(target)
     options.log_severity_level = 3
     onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    nodes = onnx.load(target).graph.node
-    return Counter(node.op_type for node in nodes if node.op_type in FUSED and not node.name.startswith("atpatch/"))
+    return onnx.load(target)
+
+
+def inserted(model: onnx.ModelProto) -> set[str]:
+    """Names of our nodes, in all bodies."""
+    return {node.name for _, body in walk_bodies(model) for node in body.node if node.name.startswith("atpatch/")}
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -76,6 +89,19 @@ def test_the_rest_is_fused_as_before(family: str, exporter: str, level: str, tmp
     assert before["SkipLayerNormalization"] + before["LayerNormalization"] > 2
     assert before["BiasGelu"] + before["Gelu"] + before["FastGelu"] + before["FusedMatMul"] > 0
     assert fusions(patched(model, None), level, tmp_path) == before
+
+
+@pytest.mark.parametrize("sees_all", [False, True])
+@pytest.mark.parametrize("every", [1, 4])
+@pytest.mark.parametrize("mask", ["none", "lengths", "right"])
+def test_an_optimizer_finds_nothing_to_do_in_a_patch(mask: str, every: int, sees_all: bool, tmp_path: Path) -> None:
+    """After each change onnxruntime goes through the whole graph again, so a change costs time at every load."""
+    model = encoder(MASKS[mask]).model
+    sites, _ = find_sites(model)
+    pair = BenignPair(np.array([0.5], np.float32))
+    plan = SitePlan(random_profile(N, np.random.default_rng(0), every=every), pair, sees_all)
+    made = patch(model, PatchPlan({site.id: plan for site in sites}), sites)
+    assert inserted(made) and not inserted(made) - inserted(optimized(made, "extended", tmp_path))
 
 
 @pytest.mark.parametrize("columns", [(), (1,)], ids=["silent", "flagged"])
