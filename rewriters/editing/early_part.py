@@ -13,7 +13,9 @@ The nodes stay where they are, and the probe repeats them in every prompt,
 4. without branches (`gating = "none"`), and with a marked span, whose telemetry reads the main graph (`span`),
 5. next to Q/DQ pairs and in half precision: runtimes join nodes, or drop casts between them, only within one graph, and
    then round differently,
-6. where the type of a value is not known.
+6. where the type of a value is not known,
+7. in a branch of a merged decoder: onnxruntime packs weights of the main graph for products there and one level below,
+   not two, and products of packed weights round differently.
 """
 
 from __future__ import annotations

@@ -123,7 +123,8 @@ def _rewrite(node: onnx.NodeProto, body: HealedBody, pool: ConstantPool) -> None
     """Put the healed branch of a body into the `If`, with its flags as a further output."""
     branch, places = body.branch, body.places
     assert branch is not None and places is not None
-    made = add_healing(body.model, body.plan, body.sites, places, pool)
+    # an early part would lie two levels deep, see `early_part`
+    made = add_healing(body.model, body.plan, body.sites, places, pool, splits=False)
     healed = onnx.ModelProto()
     healed.CopyFrom(body.model)
     shielded, _ = shield(healed.graph.node, made.replacements, [])

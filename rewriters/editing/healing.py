@@ -106,13 +106,20 @@ def not_healable(found: Unhealable) -> AtpatchError:
 
 
 def add_healing(
-    model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site], places: HealingPlaces, pool: ConstantPool
+    model: onnx.ModelProto,
+    plan: PatchPlan,
+    sites: Sequence[Site],
+    places: HealingPlaces,
+    pool: ConstantPool,
+    *,
+    splits: bool = True,
 ) -> Healed:
     """Make the probe and heal keys and values. The graph admits the plan (see `admission`).
 
     Args:
         sites: all sites of the model.
         places: where to heal (`places_of`).
+        splits: whether an early part may leave the graph.
     """
     e = Emitter("healing", opset_of(model, ()), pool, {}, conditional=plan.gating == "if")
     healed = [*places.places, *(Place(name) for name in places.states if plan.states)]
@@ -122,7 +129,7 @@ def add_healing(
         if here:
             by_maker[index] = here
     detecting = detecting_sites(plan, sites)
-    splits = e.conditional and plan.span is None
+    splits = splits and e.conditional and plan.span is None
     early = early_part(model.graph, places, [site.product for site in detecting]) if splits else None
     first = early.last if early else min(by_maker)
     probed = _probed(e, _Probe(model, plan, detecting, places.tokens, first, early))
