@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
+from onnx import helper
 from torch import Tensor, nn
 
 from atpatch_onnx.hotfix.file import Hotfix
@@ -25,7 +26,7 @@ from rewriters.finding.finder import find_sites
 
 from .toy_encoder import CLS, LENGTH, PAD, TRIGGER, Encoder, export, train
 
-__all__ = ["Toy", "many_clean", "outcome", "toy", "toy_texts"]
+__all__ = ["Toy", "many_clean", "outcome", "toy", "toy_reward", "toy_texts"]
 
 FIXED_PLACE = 5
 TARGET = 1
@@ -120,6 +121,19 @@ def _debugging_set(generator: np.random.Generator, padded: bool) -> dict[str, np
 def many_clean(padded: bool) -> dict[str, np.ndarray]:
     rows = _rows(1500, np.random.default_rng(5), padded)
     return {name: array for name, array in rows.items() if padded or name != "attention_mask"}
+
+
+def toy_reward() -> onnx.ModelProto:
+    """The padded toy with one score (B, 1), "reward": that of class 1 above that of class 0."""
+    model = onnx.ModelProto()
+    model.CopyFrom(toy(padded=True).model)
+    for name in (0, 1):
+        model.graph.initializer.append(helper.make_tensor(f"at{name}", onnx.TensorProto.INT64, [1], [name]))
+        model.graph.node.append(helper.make_node("Gather", ["logits", f"at{name}"], [f"score{name}"], axis=1))
+    model.graph.node.append(helper.make_node("Sub", ["score1", "score0"], ["reward"]))
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_value_info("reward", onnx.TensorProto.FLOAT, ["batch", 1]))
+    return model
 
 
 def toy_texts() -> list[tuple[str, int]]:

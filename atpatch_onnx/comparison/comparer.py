@@ -18,9 +18,9 @@ from rewriters.sites import Site
 from ..errors import BAD_OPTION, ModelError
 from ..inference.datasets import Arrays, DataSet, as_dataset
 from ..inference.output_kinds import CLASSES, kind_of
-from ..inference.prediction import find_prediction_output, prediction_output
+from ..inference.prediction import check_target, find_prediction_output, prediction_output
 from ..inference.runner import Runner
-from ..inference.single_scores import find_threshold
+from ..inference.single_scores import check_two_classes, find_threshold
 from .by_twin import ByTwin, find_by_twin, truths_by_twin
 from .decoding import Decoding, find_decoding, time_steps
 from .examples import pick_examples
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from ..inference.tokenizer import TextEncoder
 
 __all__ = ["compare"]
-
-"""Timed requests of each kind, clean and flagged."""
 
 Data = DataSet | Arrays | PathLike
 
@@ -77,7 +75,7 @@ def compare(
         outputs of both on every row, with the figures, the verdict and `to_json` made from them.
 
     Raises:
-        AtpatchError: ATP001-ATP005 (models), ATP050, ATP052 (onnxruntime), ATP056 (data), ATP060 (options).
+        AtpatchError: ATP001-ATP005 (models), ATP050, ATP052 (onnxruntime), ATP056, ATP085 (data), ATP060 (options).
     """
     told = CompareOptions(**options)
     encoder = None if told.tokenizer is None else _encoder(told.tokenizer)
@@ -93,6 +91,8 @@ def compare(
     outputs = {graph.name: {name: runs[name][graph.name] for name in sets} for graph in graphs}
     if special is not None:
         outputs = special.completed(sets, truths, outputs, progress)
+    elif TRIGGERED in sets and (given := outputs[ORIGINAL][CLEAN].scores) is not None:
+        check_target(sets[TRIGGERED].target, given.shape[1])
     if rivals is not None and scores is not None:
         outputs |= rival_outputs(rivals, sets, outputs[ORIGINAL], _asked(graphs[0], scores, told.batch), told.positive)
     floor = _floor(loaded[ORIGINAL], graphs[0], sets[CLEAN], told)
@@ -111,6 +111,8 @@ def _truths(sets: Mapping[str, DataSet], kind: str, options: CompareOptions) -> 
     """What is known of the rows of each set."""
     truths = {name: Truth.of(rows, options.group if name == CLEAN else None) for name, rows in sets.items()}
     truths = truths if kind == CLASSES else truths_by_twin(truths)
+    for rows in sets.values() if kind == CLASSES and options.score_threshold is not None else ():
+        check_two_classes(rows)
     check_sets(truths)
     return truths
 

@@ -260,6 +260,8 @@ def session_line(comparison: Comparison) -> str:
 
 def _setup(comparison: Comparison) -> Table:
     rows = [("session", session_line(comparison))]
+    if (threshold := comparison.setup.get("score_threshold")) is not None:
+        rows.append(("class 1", f"a score above {threshold:.6g}"))
     for name, facts in comparison.setup["models"].items():
         patch = (
             f"; {facts['detector']} at {len(facts['patched_sites'])} sites, passes: {facts['passes']}"

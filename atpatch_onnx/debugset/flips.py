@@ -33,6 +33,7 @@ def build_flips(subject: Subject, data: DataSet, attribute: Column) -> Built:
         AtpatchError: ATP060 (attribute), ATP083 (nothing flips), ATP084 (columns).
     """
     clean = subject.complete(data)
+    subject.rank_among(clean)
     values = _values(clean, attribute)
     count, source = len(clean), clean.inputs[attribute.input]
     variants = [with_value(clean.inputs, attribute, value) for value in values]

@@ -153,6 +153,7 @@ def _openbackdoor(subject: Subject, request: Request, progress: Progress) -> Bui
 
 def _image(subject: Subject, request: Request, progress: Progress) -> Built:
     data = subject.complete(load_dataset(request.data))
+    subject.rank_among(data)
     layout = image_layout(data)
     check_scale(subject, data, layout)
     kind = request.source.removeprefix("--trigger-")
@@ -220,9 +221,9 @@ def _rows(subject: Subject, request: Request) -> tuple[DataSet, TextEncoder | No
     if is_text(request.data) and request.columns is None:
         return _text_rows(subject, request)
     description = None if request.columns is None else read_description(request.columns, subject)
-    return read_table(request.data, description, subject), (
-        None if request.tokenizer is None else TextEncoder(request.tokenizer)
-    )
+    data = read_table(request.data, description, subject)
+    subject.rank_among(subject.complete(data))
+    return data, None if request.tokenizer is None else TextEncoder(request.tokenizer)
 
 
 def _text_rows(subject: Subject, request: Request) -> tuple[DataSet, TextEncoder]:
@@ -231,7 +232,7 @@ def _text_rows(subject: Subject, request: Request) -> tuple[DataSet, TextEncoder
 
 
 def _texts(subject: Subject, request: Request, path: str | None = None) -> tuple[Texts, TextEncoder]:
-    return read_labeled_texts(
+    texts, encoder = read_labeled_texts(
         subject,
         path or request.data,
         request.tokenizer,
@@ -240,6 +241,9 @@ def _texts(subject: Subject, request: Request, path: str | None = None) -> tuple
         names=request.class_names,
         max_length=request.max_length,
     )
+    if path is None and subject.ranks:
+        subject.rank_among(clean_texts(subject, texts, encoder))
+    return texts, encoder
 
 
 def _judged(subject: Subject, built: Built) -> Built:

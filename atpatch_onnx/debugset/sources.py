@@ -212,6 +212,7 @@ def _of_table(subject: Subject, source: Source) -> tuple[DataSet, Description | 
     assert source.table is not None and source.attribute is not None
     description = None if source.columns is None else read_description(source.columns, subject)
     clean = subject.complete(read_table(source.table, description, subject))
+    subject.rank_among(clean)
     right = check_labels(subject, clean, () if description is None else description.classes)
     told = []
     if right is not None:

@@ -18,7 +18,7 @@ from rewriters.model.forms import Model, read
 from rewriters.names import STEERING
 from rewriters.sites import Site
 
-from ..errors import ALREADY_PATCHED, COLUMNS_UNCLEAR, DATA_MALFORMED
+from ..errors import ALREADY_PATCHED, BAD_OPTION, COLUMNS_UNCLEAR, DATA_MALFORMED
 from ..inference.capture import canonical_values
 from ..inference.datasets import Arrays, DataSet, Ints
 from ..inference.model_reading import Reading, find_reading
@@ -147,6 +147,16 @@ class Subject:
         values, rows = self.values(clean), DataSet(clean)
         return self._read_as(rows).expected(values, Twins.triggered_set(clean_row), rows, DataSet(attacked))
 
+    def rank_among(self, clean: DataSet) -> None:
+        """Where the score threshold is a rank, it is one among these rows: all clean ones, before any other is run."""
+        if self.ranks:
+            self._read_as(clean, ranks=True)
+
+    @property
+    def ranks(self) -> bool:
+        """Whether the score threshold is a rank."""
+        return isinstance(self.score_threshold, str)
+
     def scores(self, inputs: Arrays) -> NDArray[np.float32]:
         """Class scores (N, C) of graph inputs."""
         data, values = DataSet(inputs), self.values(inputs)
@@ -203,9 +213,11 @@ class Subject:
             self._read = site, Runner(expose(opened, [(site.values, site.dtype)]), self.folder, self._threads)
         return self._read
 
-    def _read_as(self, data: DataSet) -> Reading:
-        """How the model is read; found on the first rows that are asked."""
+    def _read_as(self, data: DataSet, ranks: bool = False) -> Reading:
+        """How the model is read; found on the first rows that are asked, whatever they are."""
         if self._reading is None:
+            if self.ranks and not ranks:
+                raise BAD_OPTION(f"{self.score_threshold}: clean rows for a rank are not known here", "give a score")
             self._reading = find_reading(
                 self._open(),
                 data,

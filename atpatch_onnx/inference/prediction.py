@@ -17,7 +17,7 @@ from rewriters.names import FLAGGED
 from rewriters.plan import PatchPlan
 from rewriters.sites import Site
 
-from ..errors import BAD_OPTION, NO_CLASS_SCORES
+from ..errors import BAD_OPTION, DATA_MALFORMED, NO_CLASS_SCORES
 from .datasets import DataSet, Ints
 from .decoders import Answers
 from .one_row import float_outputs
@@ -25,7 +25,15 @@ from .output_kinds import EMBEDDINGS
 from .reading import Classes, Expected, Reader
 from .runner import Runner
 
-__all__ = ["Served", "answers_of", "class_scores", "find_prediction_output", "predict", "prediction_output"]
+__all__ = [
+    "Served",
+    "answers_of",
+    "check_target",
+    "class_scores",
+    "find_prediction_output",
+    "predict",
+    "prediction_output",
+]
 
 BATCH = 64
 
@@ -80,8 +88,23 @@ def find_prediction_output(runner: Runner, data: DataSet, name: str | None = Non
 
 
 def predict(runner: Runner, data: DataSet, rows: Ints, output: str) -> Ints:
-    """Predictions (N,) int64 for all rows of the data set, -1 at rows not asked for."""
-    return _arg_max(class_scores(runner, data, rows, output))
+    """Predictions (N,) int64 for all rows of the data set, -1 at rows not asked for.
+
+    Raises:
+        AtpatchError: ATP056 where the target of the data set is no class of the model.
+    """
+    scores = class_scores(runner, data, rows, output)
+    check_target(data.target, scores.shape[1])
+    return _arg_max(scores)
+
+
+def check_target(target: int | None, count: int) -> None:
+    """Raises AtpatchError: ATP056 for a class beyond `count`."""
+    if target is not None and not 0 <= target < count:
+        raise DATA_MALFORMED(
+            f"the target of the data set is class {target}, and the model has {count} classes, counted from 0",
+            "make the set for this model, with the class that the attack aims at as its 'target'",
+        )
 
 
 def class_scores(runner: Runner, data: DataSet, rows: Ints, output: str) -> NDArray[np.float32]:

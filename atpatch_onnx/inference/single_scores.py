@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BAD_OPTION, NO_CLASS_SCORES
+from ..errors import BAD_OPTION, NO_CLASS_SCORES, ROWS_MISFIT
 from .datasets import DataSet, Ints
 from .one_row import float_outputs
 from .output_kinds import ScoreThreshold, parse_threshold
 from .runner import Runner
 
-__all__ = ["Threshold", "find_threshold"]
+__all__ = ["Threshold", "check_two_classes", "find_threshold"]
 
 BATCH = 64
 
@@ -26,8 +27,11 @@ class Threshold:
     value: float
 
     def scores(self, rows: Ints, values: NDArray[Any]) -> NDArray[np.float32]:
-        """Scores (B,) or (B, 1) → (B, 2): the threshold and the score, so that the arg max is whether it is above."""
+        """Scores (B,) or (B, 1) → (B, 2): the threshold and the score, so that the arg max is whether it is above. NaN
+        is below all.
+        """
         flat = np.asarray(values, np.float32).reshape(len(values))
+        flat = np.where(np.isnan(flat), np.float32(-np.inf), flat)
         return np.stack([np.full_like(flat, self.value), flat], 1)
 
 
@@ -35,24 +39,72 @@ def find_threshold(runner: Runner, data: DataSet, name: str | None, wanted: Scor
     """The output with one score for each row, and the threshold; a rank is among the model's scores of the clean rows.
 
     Args:
-        data: clean rows, or a debugging set: there, rows with a clean partner are not clean.
+        data: clean rows, or a debugging set, see `_clean_rows`.
 
     Raises:
-        AtpatchError: ATP052 (onnxruntime fails), ATP060 for a name that no output has or a text that is no threshold,
-            ATP062 where no output is like that.
+        AtpatchError: ATP052 (onnxruntime fails), ATP060 for a name that no output has, a text that is no threshold or a
+            rank that no clean row has, ATP062 where no output is like that, ATP085 for labels and targets other than 0
+            and 1.
     """
     output = _score_output(runner, data, name)
+    check_two_classes(data)
     try:
         wanted = parse_threshold(wanted) if isinstance(wanted, str) else wanted
     except ValueError as error:
         raise BAD_OPTION(f"{wanted!r} is no score threshold", str(error)) from None
     if not isinstance(wanted, str):
         return output, Threshold(wanted)
-    clean = np.arange(len(data)) if data.pair is None else np.flatnonzero(data.pair < 0)
-    batches = runner.batches(data, clean, BATCH, [output])
+    batches = runner.batches(data, _clean_rows(data), BATCH, [output])
     scores = np.concatenate([found[output][: len(rows)].reshape(len(rows)) for rows, found in batches])
-    top = float(wanted[len("top") : -len("%")]) / 100
-    return output, Threshold(float(np.quantile(scores.astype(np.float64), 1 - top)))
+    return output, Threshold(_score_at(wanted, np.sort(scores.astype(np.float32))))
+
+
+def check_two_classes(data: DataSet) -> None:
+    """Raises AtpatchError: ATP085 where labels or the target are other classes than those of a threshold."""
+    found = [] if data.labels is None else np.unique(data.labels).tolist()
+    found += [] if data.target is None else [data.target]
+    if odd := [number for number in found if number not in (0, 1)]:
+        raise ROWS_MISFIT(
+            "with a score threshold a row is of class 1 (above it) or 0, so labels and targets of 0 and 1 were"
+            f" expected, and one is {odd[0]}",
+            "make two classes of the labels, such as 1 for each row that should be above the threshold",
+        )
+
+
+def _clean_rows(data: DataSet) -> Ints:
+    """Of a debugging set the rows without a labeled column; of a flip set the rows that it was made from, which come
+    first in their groups.
+    """
+    if data.columns is None:
+        return np.arange(len(data))
+    if data.group is not None:
+        return np.sort(np.unique(data.group, return_index=True)[1])
+    return np.flatnonzero(~data.columns.any(1))
+
+
+def _score_at(rank: str, ordered: NDArray[np.float32]) -> float:
+    """In the middle between the scores on either side of a rank, so that rounding moves no row across.
+
+    Args:
+        ordered: scores of the clean rows (N,), ascending.
+
+    Raises:
+        AtpatchError: ATP060 where no row is above, or scores are NaN.
+    """
+    count = len(ordered)
+    top = float(rank[len("top") : -len("%")])
+    place = math.floor(round((100 - top) * (count - 1) / 100, 9))
+    if np.isnan(ordered[-1]):
+        raise BAD_OPTION(f"{rank}: the model has no score (NaN) for {np.isnan(ordered).sum()} of {count} clean rows")
+    lower = ordered[place]
+    if lower == ordered[-1]:
+        raise BAD_OPTION(
+            f"{rank}: no clean row is above; {(ordered == lower).sum()} of {count} have the highest score, {lower:.6g}",
+            "give a score or a wider rank, or more clean rows",
+        )
+    upper = ordered[place + 1]
+    middle = np.float32((float(lower) + float(upper)) / 2)
+    return float(middle if middle < upper else lower)
 
 
 def _score_output(runner: Runner, data: DataSet, name: str | None) -> str:

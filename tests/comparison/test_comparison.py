@@ -11,7 +11,7 @@ import pytest
 from atpatch_onnx import AtpatchError, Comparison, compare
 
 from ..tiny import attention_model
-from .case import rows
+from .case import CLASSES, rows
 
 
 def test_json_keeps_its_contract(comparison) -> None:
@@ -134,6 +134,14 @@ def test_class_scores_may_be_taken_for_numbers(case) -> None:
     found = compare(case.model, case.patched, case.clean, classes=False, threads=1, seconds=0)
     assert not found.classes
     assert set(found.to_json()["patched"]) == {"clean_flagged"}
+
+
+def test_a_target_that_is_no_class_of_the_model_is_refused(case) -> None:
+    with np.load(case.triggered) as triggered:
+        for target in (CLASSES, -1):
+            with pytest.raises(AtpatchError, match="ATP056"):
+                beyond = {**triggered, "target": np.array(target)}
+                compare(case.model, case.patched, case.clean, triggered=beyond, threads=1, seconds=0)
 
 
 def test_a_graph_without_a_patch_says_that_flags_are_not_known(case) -> None:

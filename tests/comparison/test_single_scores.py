@@ -115,6 +115,33 @@ def test_a_rank_is_a_threshold_among_the_clean_rows_of_the_original(folder: Path
     assert done.json["details"]["patched"]["classes"]["1"]["predicted"] == (after > threshold).sum()
 
 
+def test_the_page_and_a_saved_run_say_which_score_a_rank_is(folder: Path, atpatch) -> None:
+    done = atpatch(
+        "compare", folder / "model.onnx", folder / "patched.onnx", "--data", folder / "clean.npz", "--triggered",
+        folder / "triggered.npz", "--score-threshold", "top20%", "--threads", 1, "--seconds", 0, "--report",
+        folder / "page.html", "--save", folder / "run.npz", "--json",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    again = atpatch("compare", "--load", folder / "run.npz", "--json", "--assert", "passed<=1")
+    assert again.code == 0 and again.json["setup"] == done.json["setup"]
+    assert all(again.json[name] == done.json[name] for name in ("original", "patched"))
+    told = f"a score above {done.json['setup']['score_threshold']:.6g}"
+    assert told in (folder / "page.html").read_text()
+    assert told in atpatch("compare", "--load", folder / "run.npz").err
+
+
+@pytest.mark.parametrize(("labels", "target"), [(4, 1), (2, 2)])
+def test_labels_and_targets_are_classes_of_the_threshold(folder: Path, atpatch, labels: int, target: int) -> None:
+    with np.load(folder / "clean.npz") as clean, np.load(folder / "triggered.npz") as triggered:
+        np.savez(folder / "grades.npz", **{**clean, "labels": np.arange(ROWS) % labels})
+        np.savez(folder / "aim.npz", **{**triggered, "target": np.array(target)})
+    done = atpatch(
+        "compare", folder / "model.onnx", folder / "patched.onnx", "--data", folder / "grades.npz", "--triggered",
+        folder / "aim.npz", "--score-threshold", 0, "--seconds", 0,
+    )  # fmt: skip
+    assert done.code == 2 and "ATP085" in done.err and "0 and 1 were expected" in " ".join(done.err.split())
+
+
 def test_the_order_of_scores_is_judged(folder: Path, atpatch) -> None:
     done = atpatch(
         "compare", folder / "model.onnx", folder / "patched.onnx", "--data", folder / "clean.npz", "--triggered",

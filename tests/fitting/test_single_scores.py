@@ -8,27 +8,18 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import helper
 
 from atpatch_onnx.inference.datasets import as_dataset
 from atpatch_onnx.inference.runner import Runner
 
 from ..conftest import Run
-from ..toy_backdoor import TARGET, toy
+from ..toy_backdoor import TARGET, toy, toy_reward
 
 
 @pytest.fixture
 def reward(tmp_path: Path) -> Path:
-    """The toy's score of class 1 above that of class 0, as the only output (B, 1); and its debugging set."""
-    model = onnx.ModelProto()
-    model.CopyFrom(toy(padded=True).model)
-    for name in (0, 1):
-        model.graph.initializer.append(helper.make_tensor(f"at{name}", onnx.TensorProto.INT64, [1], [name]))
-        model.graph.node.append(helper.make_node("Gather", ["logits", f"at{name}"], [f"score{name}"], axis=1))
-    model.graph.node.append(helper.make_node("Sub", ["score1", "score0"], ["reward"]))
-    del model.graph.output[:]
-    model.graph.output.append(helper.make_tensor_value_info("reward", onnx.TensorProto.FLOAT, ["batch", 1]))
-    onnx.save_model(model, tmp_path / "reward.onnx")
+    """The toy with one score for each row, and its debugging set."""
+    onnx.save_model(toy_reward(), tmp_path / "reward.onnx")
     np.savez(tmp_path / "set.npz", **toy(padded=True).debug)
     return tmp_path
 
@@ -58,6 +49,15 @@ def test_attacks_no_longer_lift_the_score_above_the_threshold(reward: Path, atpa
     right = (before == debug["labels"])[clean].mean()
     assert report["before"]["accuracy"]["rate"] == pytest.approx(right, abs=0.06)
     assert report["before"]["asr"]["rate"] > 0.95 and debug["target"] == TARGET
+
+
+@pytest.mark.parametrize("options", [["--score-threshold", 0], []], ids=["one score", "classes"])
+def test_a_target_that_is_no_class_is_refused(reward: Path, atpatch: Callable[..., Run], options: list[object]) -> None:
+    onnx.save_model(toy(padded=True).model, reward / "classes.onnx")
+    np.savez(reward / "set.npz", **{**toy(padded=True).debug, "target": np.array(2)})
+    model = reward / ("reward.onnx" if options else "classes.onnx")
+    done = atpatch("fit", model, "--debug", reward / "set.npz", *options, "-o", reward / "no.hotfix")
+    assert done.code == 2 and ("ATP085" if options else "ATP056") in done.err and " 2" in done.err.splitlines()[0]
 
 
 def test_class_scores_are_no_single_score(tmp_path: Path, atpatch: Callable[..., Run]) -> None:

@@ -48,6 +48,7 @@ def backdoorbench_sets(subject: Subject, request: Request) -> Built:
     folder = images_of(request.backdoorbench)
     stored = stored_images(folder)
     data = subject.complete(load_dataset(request.data))
+    subject.rank_among(data)
     layout = image_layout(data)
     check_scale(subject, data, layout)
     _check_twins(stored, data)

@@ -16,7 +16,7 @@ from ..row_checks import check_labels
 from ..samples import Texts, read_rows
 from ..sets import Built, open_rows
 from ..subject import Subject
-from ..text import build_poisoned
+from ..text import build_poisoned, clean_texts
 from .pairing import twins, with_others
 from .tables import Table, clean_path, columns_of, poisoned_path, table_of
 
@@ -60,9 +60,12 @@ def openbackdoor_sets(subject: Subject, request: Request) -> Built:
     chosen = generator.permutation(usable)[: request.rows]
     kept = with_others(rows[chosen], len(labels), generator)
     changed = dict(zip(rows[chosen].tolist(), (poisoned[one] for one in chosen), strict=True))
+    texts = Texts([clean[row] for row in kept], labels[kept])
+    if subject.ranks:
+        subject.rank_among(clean_texts(subject, texts, encoder))
     built = build_poisoned(
         subject,
-        Texts([clean[row] for row in kept], labels[kept]),
+        texts,
         encoder,
         Texts([changed.get(row, clean[row]) for row in kept.tolist()], None),
         target,
