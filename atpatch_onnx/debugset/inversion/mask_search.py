@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from ..gradients import TorchGraph
 from ..images import PROBES
 from ..sets import Anomalous, Built, triggered_sets
 from ..subject import Subject
-from .cells import GRID, best_cell
+from .cells import GRID, Cell, best_cell
 from .common import Progress, chosen, classes, finish, key, prepare, stepper
 from .masks import MaskTrigger, Schedule, invert_mask
 from .state import State
@@ -87,7 +87,11 @@ def invert_masks(
 
 @dataclass(frozen=True)
 class _Search:
-    """Searches of one model, each kept in the state when done."""
+    """Searches of one model, each kept in the state when done.
+
+    Attributes:
+        cells: class → where its search starts, which is the same however long it is.
+    """
 
     graph: TorchGraph
     output: str
@@ -97,6 +101,7 @@ class _Search:
     seed: int
     state: State
     progress: Progress
+    cells: dict[int, Cell | None] = field(default_factory=dict)
 
     @property
     def _channel(self) -> int | None:
@@ -114,7 +119,9 @@ class _Search:
         rows = np.sort(order[self.predictions[order] != target][:ROWS])
         samples = np.asarray(self.clean.inputs[self.name][rows], np.float32)
         seed = self.seed + target
-        cell = best_cell(self._scores, samples, target, channel_axis=self._channel, seed=seed)
+        if target not in self.cells:
+            self.cells[target] = best_cell(self._scores, samples, target, channel_axis=self._channel, seed=seed)
+        cell = self.cells[target]
         starts = [None] if cell is None or cell.success < WORKS else [None, (cell.mask, cell.pattern)]
         tries = [
             invert_mask(
