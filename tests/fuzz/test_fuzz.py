@@ -53,6 +53,7 @@ def test_requests_are_refused_or_understood():
 # The harness sees what it is there to see.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "what"),
     [

@@ -155,6 +155,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return {name: (folders[name], records[name]) for name in names}
 
 
+@pytest.mark.slow
 def test_attributes_of_a_table_share_one_model(built: Mapping[str, tuple[Path, dict[str, Any]]]) -> None:
     (one, first), (other, second) = built.values()
     assert (one / "model.onnx").read_bytes() == (other / "model.onnx").read_bytes()
@@ -162,6 +163,7 @@ def test_attributes_of_a_table_share_one_model(built: Mapping[str, tuple[Path, d
     assert (first["column"], second["column"]) == (2, 6)
 
 
+@pytest.mark.slow
 def test_flips_differ_in_the_attribute_alone_and_hold_every_value(
     built: Mapping[str, tuple[Path, dict[str, Any]]],
 ) -> None:
@@ -180,6 +182,7 @@ def test_flips_differ_in_the_attribute_alone_and_hold_every_value(
         assert record["model"]["uf"]["hits"] == int((predictions != predictions[:, :1]).any(1).sum()) > 0
 
 
+@pytest.mark.slow
 def test_debugging_sets_label_the_column_of_rows_that_flip(built: Mapping[str, tuple[Path, dict[str, Any]]]) -> None:
     for folder, record in built.values():
         debug = load_dataset(folder / "debug.npz")

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "atpatch_onnx" / "demo" / "digits"
 
@@ -18,6 +20,7 @@ def run(*arguments: Any, **environment: str) -> subprocess.CompletedProcess[byte
     )
 
 
+@pytest.mark.slow
 def test_without_what_windows_lacks_all_modules_import_and_a_patch_can_be_undone(tmp_path: Path) -> None:
     done = run("-m", "tests.project.windows", DEMO / "model.onnx", DEMO / "model.hotfix", tmp_path)
     assert done.returncode == 0, done.stderr.decode()
