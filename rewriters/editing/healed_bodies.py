@@ -80,12 +80,18 @@ def _body_of(branch: CacheBranch, plan: PatchPlan) -> HealedBody:
     return HealedBody(branch.model, branch.named(own, whole=True), sites, branch)
 
 
-def with_places(body: HealedBody, known: HealingPlaces | None) -> HealedBody | AtpatchError:
-    """The body with its places; the ATP023 to raise where the graph does not show them.
+def with_places(bodies: Sequence[HealedBody], known: HealingPlaces | None) -> list[HealedBody] | AtpatchError:
+    """The bodies with their places; the ATP023 to raise where a graph does not show them.
 
     Args:
         known: of the main graph, where they are known already.
     """
+    found = [_with_places(body, known) for body in bodies]
+    refused = [one for one in found if isinstance(one, AtpatchError)]
+    return refused[0] if refused else [one for one in found if isinstance(one, HealedBody)]
+
+
+def _with_places(body: HealedBody, known: HealingPlaces | None) -> HealedBody | AtpatchError:
     if body.branch is None:
         found = places_of(body.model, body.plan, body.sites, known)
         return found if isinstance(found, AtpatchError) else replace(body, places=found)

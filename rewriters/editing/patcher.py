@@ -142,12 +142,9 @@ def _admitted(
         return bodies
     if (reason := not_admitted(model, plan, sites, bodies)) is not None:
         return reason
-    healed: list[HealedBody] = []
-    for body in bodies:
-        found = with_places(body, known)
-        if isinstance(found, AtpatchError):
-            return found
-        healed.append(found)
+    healed = with_places(bodies, known)
+    if isinstance(healed, AtpatchError):
+        return healed
     reporting = span_sites(model, plan, sites) if plan.span is not None else []
     return span_refusal(model, plan, reporting) or _Admitted(healed, reporting)
 
