@@ -11,8 +11,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 
 import onnx
@@ -210,7 +208,7 @@ def _facts(plan: PatchPlan, original: str, columns: Mapping[str, Recorded]) -> d
         columns: site id → its mask (B, K), see `observe.record`.
     """
     return {
-        "version": _version(),
+        "version": stamping.version(),
         "original": original,
         "hotfix": plan.digest,
         "sites": " ".join(columns),
@@ -288,11 +286,3 @@ def _pools(model: onnx.ModelProto, bodies: Iterable[Where]) -> dict[Where, Const
         sees_initializers = model.ir_version >= 4 and not (where and where[0][1] == "function")
         pools.setdefault(where, common if sees_initializers else ConstantPool(None, f"constant/{number}"))
     return pools
-
-
-@cache  # a package's metadata holds its README, which is parsed to find the version
-def _version() -> str:
-    try:
-        return version("atpatch-onnx")
-    except PackageNotFoundError:
-        return "0"

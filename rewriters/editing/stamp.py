@@ -7,6 +7,8 @@ import json
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
 from typing import Any
 
 import onnx
@@ -14,7 +16,7 @@ import onnx
 from ..errors import STAMP_MISMATCH
 from ..sites import Where
 
-__all__ = ["KEY", "Edit", "read", "read_undo", "write"]
+__all__ = ["KEY", "Edit", "read", "read_undo", "version", "write"]
 
 KEY = "atpatch."
 """Every metadata key we write starts with this."""
@@ -81,3 +83,12 @@ def read_undo(model: onnx.ModelProto) -> list[Edit]:
         ]
     except (StopIteration, ValueError, KeyError, TypeError, zlib.error) as error:
         raise STAMP_MISMATCH("the undo record in the model's metadata is missing or damaged") from error
+
+
+@cache  # a package's metadata holds its README, which is parsed to find the version
+def version() -> str:
+    """The installed version of this package, "0" where it is not installed."""
+    try:
+        return metadata.version("atpatch-onnx")
+    except metadata.PackageNotFoundError:
+        return "0"
