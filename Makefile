@@ -10,6 +10,7 @@
 #   make exports refill the table of exports in models/results
 #   make tools   put patched graphs through other tools, into models/results
 #   make bench   measure what a patch costs, into models/results
+#   make gpu     measure a patch on CUDA, into models/results; in an environment of its own, with onnxruntime-gpu
 #   make evidence       build the victims, measure hotfixes on them, write models/RESULTS.md
 #   make evidence-decoders   the same of language models; it needs packages of its own, see models/decoders
 #   make evidence-quick one seed of one victim a kind, into models/results
@@ -28,7 +29,7 @@ unexport PYTHONDONTWRITEBYTECODE
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: demo fast test coverage check docs fuzz format mutants exports tools bench evidence evidence-decoders evidence-quick clean
+.PHONY: demo fast test coverage check docs fuzz format mutants exports tools bench gpu evidence evidence-decoders evidence-quick clean
 
 demo: $(VENV)/.demo
 	$(BIN)/atpatch-onnx demo
@@ -82,6 +83,12 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m models.bench.nodes
 	OMP_NUM_THREADS=1 $(BIN)/python -m models.bench.build
 
+# Another Python with onnxruntime-gpu, torch, transformers and scipy: make gpu GPU_PYTHON=/path/to/python
+GPU_VENV := .venv-gpu
+GPU_PYTHON ?= $(GPU_VENV)/bin/python
+gpu: $(GPU_PYTHON)
+	$(GPU_PYTHON) -m models.bench.gpu
+
 evidence: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m models.evidence.build --threads 1 --jobs 2
 
@@ -97,6 +104,13 @@ $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed: make PYTHON=/path/to/python" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
+# CUDA's libraries are large, so nothing is installed where there is no GPU.
+$(GPU_VENV)/bin/python:
+	@command -v nvidia-smi >/dev/null || { echo "nothing measured: there is no NVIDIA GPU here" >&2; exit 2; }
+	$(PYTHON) -m venv $(GPU_VENV)
+	$@ -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--editable ".[gpu,export,report]" "onnxruntime-gpu[cuda,cudnn]"
+
 $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) --editable ".[cpu,report]"
 	touch $@
@@ -111,4 +125,4 @@ $(VENV)/.docs: pyproject.toml constraints.txt | $(BIN)/python
 	touch $@
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage htmlcov build dist site
+	rm -rf $(VENV) $(GPU_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage htmlcov build dist site

@@ -84,11 +84,25 @@ def _extended() -> Any:
     return model
 
 
-_SOURCES: dict[str, Callable[[], Any]] = {
-    "bert-base": partial(_random, "BertForSequenceClassification", "BertConfig"),
-    "vit-base": partial(_random, "ViTForImageClassification", "ViTConfig"),
-    "minilm-2048": _extended,
+_BERT, _VIT = ("BertForSequenceClassification", "BertConfig"), ("ViTForImageClassification", "ViTConfig")
+_TINY = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "initializer_range": 0.3,
 }
+
+_SOURCES: dict[str, Callable[[], Any]] = {
+    "bert-base": partial(_random, *_BERT),
+    "vit-base": partial(_random, *_VIT),
+    "minilm-2048": _extended,
+    "bert-base-peaked": partial(_random, *_BERT, initializer_range=0.1),
+    "vit-base-peaked": partial(_random, *_VIT, initializer_range=0.1),
+    "bert-tiny": partial(_random, *_BERT, **_TINY, vocab_size=99),
+    "vit-tiny": partial(_random, *_VIT, **_TINY, image_size=48),
+}
+"""Of random weights, "peaked" ones are large: their maps are not flat, so that a redistribution changes something."""
 
 
 def _export(name: str, path: Path, exporter: Literal["dynamo", "torchscript"] = "dynamo") -> None:
@@ -115,6 +129,8 @@ def _fused(path: Path, exporter: Literal["dynamo", "torchscript"]) -> None:
 
 BUILDERS: dict[str, Callable[[Path], None]] = {
     **{name: partial(_export, name) for name in ("bert-base", "vit-base", "minilm", "minilm-2048")},
+    **{name: partial(_export, name) for name in ("bert-base-peaked", "vit-base-peaked")},
+    **{name: partial(_export, name, exporter="torchscript") for name in ("bert-tiny", "vit-tiny")},
     "minilm-int8": _quantized,
     "minilm-fused": partial(_fused, exporter="torchscript"),
     "minilm-fused-dynamo": partial(_fused, exporter="dynamo"),
