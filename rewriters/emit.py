@@ -261,6 +261,10 @@ class Emitter:
         pieces = [part if isinstance(part, str) else self.constant([part], np.int64) for part in parts]
         return pieces[0] if len(pieces) == 1 else self.op("Concat", *pieces, axis=0)
 
+    def mask_of_values(self, mask: str) -> str:
+        """(B, K) → (B, 1, K, 1), once for all sites that have the same mask."""
+        return self.once(f"mask of values:{mask}", lambda: self.unsqueeze(mask, 1, 3))
+
     def as_row(self, x: str) -> str:
         """(B, 1, K, 1) → (B, 1, 1, K). Not by Transpose: onnxruntime would fuse it into a product, and go through the
         whole graph again after each such change.

@@ -75,7 +75,7 @@ class Canonical:
         elif self._layout.single_head:
             mask = e.reshape(mask, self._leading(e, rank - 2), e.dims(mask, 1), 1)
         elif rank == 4:
-            mask = e.unsqueeze(mask, 1, 3)
+            mask = e.mask_of_values(mask)
         else:
             ordered = self._ordered(e, p, self._layout.probabilities)
             mask = e.reshape(mask, e.dims(ordered, 0, rank - 3), 1, e.dims(mask, 1), 1)

@@ -75,7 +75,7 @@ class Opened:
         return self.value
 
     def remainder(self, e: Emitter, columns: str) -> Remainder:
-        visible = e.op("Where", e.unsqueeze(columns, 1, 3), e.constant(0.0), self.value)
+        visible = e.op("Where", e.mask_of_values(columns), e.constant(0.0), self.value)
         product = e.op("MatMul", self.probabilities, visible, role="product_unflagged")
         untouched = product
         if self.unsure is not None:

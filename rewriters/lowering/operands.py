@@ -110,7 +110,7 @@ class ProductOperands:
 
     def remainder(self, e: Emitter, columns: str) -> Remainder:
         if self._kept is not None:
-            visible = e.op("Where", e.unsqueeze(columns, 1, 3), e.constant(0.0), self.values(e))
+            visible = e.op("Where", e.mask_of_values(columns), e.constant(0.0), self.values(e))
             return Remainder(
                 e.op("MatMul", self.map(e), visible, role="product_unflagged"),
                 self.canonical(e, self._kept),

@@ -48,7 +48,7 @@ class Tapped:
         return self._float(e, self.emit_values(e))
 
     def remainder(self, e: Emitter, columns: str) -> Remainder:
-        visible = e.op("Where", e.unsqueeze(columns, 1, 3), e.constant(0.0, np.float32), self.values(e))
+        visible = e.op("Where", e.mask_of_values(columns), e.constant(0.0, np.float32), self.values(e))
         product = e.op("MatMul", self._float(e, self.probabilities), visible, role="product_unflagged")
         return Remainder(product, self.canonical(e, self.output), self.output)
 

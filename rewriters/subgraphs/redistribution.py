@@ -21,7 +21,9 @@ Statistics of rows have shape (B, H, Q), because onnxruntime is slow on tensors 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -94,17 +96,11 @@ class Rows:
 def redistribute(e: Emitter, pair: BenignPair, context: MapContext, mask: str, values: str) -> Rows:
     """Emit the row algebra for a mask (B, K) bool and canonical values (B, H, K, D)."""
     half, one = e.constant(0.5), e.constant(1.0)
-    if context.valid is not None:  # a column that another site flagged may be padding here
-        mask = e.op("And", context.valid, mask)
-    others = e.op("Not", mask) if context.valid is None else e.op("Xor", context.valid, mask)
-    f, u = e.unsqueeze(e.number(mask), 1, 2), e.unsqueeze(e.number(others), 1, 2)
-    kept = e.op("Sub", one, _column(e, f), role="kept")
-    count_f, count_u = (e.reduce("Sum", columns, 2, 3, keepdims=False) for columns in (f, u))  # (B, 1)
-    sample = e.op("And", e.op("Greater", count_f, half), e.op("Greater", count_u, half), role="sample")
-    flagged = e.op("And", mask, sample, role="flagged")
+    flagged, sample, f, u = _counted(e, context.valid, mask)
+    kept = e.once(f"kept:{f}", lambda: e.op("Sub", one, _column(e, f), role="kept"))
     seen = _rows_differ(e, context, f, u)
     lost = e.op("Less", seen.unflagged, half)
-    active = e.op("And", e.unsqueeze(sample, 2), e.op("Greater", seen.flagged, half))
+    active = e.op("And", sample, e.op("Greater", seen.flagged, half))
 
     average = e.at_least(seen.unflagged, 1.0)
     refuge = e.op("Div", seen.total(e, u, values), e.unsqueeze(average, 3), role="refuge")
@@ -114,6 +110,27 @@ def redistribute(e: Emitter, pair: BenignPair, context: MapContext, mask: str, v
     total, unsaturated, divisor = unflagged_rows(e, context, kept, room)
     divisor = e.op("Where", active, divisor, one, role="divisor")
     return Rows(flagged, lost, e.unsqueeze(divisor, 3), active, unsaturated, total, room, benign, refuge)
+
+
+def _counted(e: Emitter, valid: str | None, mask: str) -> tuple[str, str, str, str]:
+    """`Rows.flagged`, the samples that rule 1 lets change (B, 1, 1) bool, and the flagged and the unflagged valid
+    columns (B, 1, 1, K) float32; once for all sites that have the same mask and padding.
+    """
+
+    def once(what: str, make: Callable[[], str]) -> str:
+        return e.once(f"{what}:{mask}:{valid}", make)
+
+    def some(columns: str) -> str:
+        return e.op("Greater", e.reduce("Sum", columns, 2, 3, keepdims=False), e.constant(0.5))
+
+    # a column that another site flagged may be padding here
+    real = mask if valid is None else once("real", partial(e.op, "And", valid, mask))
+    others = once("others", partial(e.op, "Not", real) if valid is None else partial(e.op, "Xor", valid, real))
+    f = once("flagged row", lambda: e.unsqueeze(e.number(real), 1, 2))
+    u = once("unflagged row", lambda: e.unsqueeze(e.number(others), 1, 2))
+    sample = once("sample", lambda: e.op("And", some(f), some(u), role="sample"))
+    flagged = once("flagged", lambda: e.op("And", real, sample, role="flagged"))
+    return flagged, once("sample of rows", lambda: e.unsqueeze(sample, 2)), f, u
 
 
 def unflagged_rows(e: Emitter, context: MapContext, kept: str, room: str) -> tuple[str | None, str, str]:

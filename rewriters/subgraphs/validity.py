@@ -25,7 +25,9 @@ def valid_columns(e: Emitter, site: Site, canonical_map: str, known: str | None 
     """(B, K) bool for the map A (B, H, Q, K); `known`: the columns by the mask or lengths of a fused operator."""
     if knows_padding(site):
         mask = str(site.key_mask)
-        return e.ahead(f"valid:{mask}", lambda body: body.cast(mask, TensorProto.BOOL))
+        # Flatten keeps (B, K) as it is. Many models cast their mask in the same way: onnxruntime's optimizer would find
+        # two equal nodes, and go through the whole graph again after it has merged them.
+        return e.ahead(f"valid:{mask}", lambda body: body.cast(body.op("Flatten", mask), TensorProto.BOOL))
     if known is not None:
         return known
     # Rows first, then heads: onnxruntime takes 18 times as long over both axes at once (one sample, 12 heads, 512

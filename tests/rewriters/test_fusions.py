@@ -13,6 +13,7 @@ import onnxruntime
 import pytest
 from onnxruntime.transformers import optimizer
 
+from rewriters.choices import Passes
 from rewriters.editing.patcher import patch
 from rewriters.finding.finder import find_sites
 from rewriters.model.bodies import walk_bodies
@@ -94,13 +95,19 @@ def test_the_rest_is_fused_as_before(family: str, exporter: str, level: str, tmp
 @pytest.mark.parametrize("sees_all", [False, True])
 @pytest.mark.parametrize("every", [1, 4])
 @pytest.mark.parametrize("mask", ["none", "lengths", "right"])
-def test_an_optimizer_finds_nothing_to_do_in_a_patch(mask: str, every: int, sees_all: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("passes", ["one", "two"])
+def test_an_optimizer_finds_nothing_to_do_in_a_patch(
+    passes: Passes, mask: str, every: int, sees_all: bool, tmp_path: Path
+) -> None:
     """After each change onnxruntime goes through the whole graph again, so a change costs time at every load."""
     model = encoder(MASKS[mask]).model
     sites, _ = find_sites(model)
-    pair = BenignPair(np.array([0.5], np.float32))
-    plan = SitePlan(random_profile(N, np.random.default_rng(0), every=every), pair, sees_all)
-    made = patch(model, PatchPlan({site.id: plan for site in sites}), sites)
+    detector = random_profile(N, np.random.default_rng(0), every=every)
+    plans = {
+        site.id: SitePlan(detector, BenignPair(np.array([0.5 + 0.1 * layer], np.float32)), sees_all)
+        for layer, site in enumerate(sites)
+    }
+    made = patch(model, PatchPlan(plans, passes=passes, groups=(tuple(plans),)), sites)
     assert inserted(made) and not inserted(made) - inserted(optimized(made, "extended", tmp_path))
 
 

@@ -49,7 +49,7 @@ def test_the_mask_of_the_graph_is_read_once() -> None:
         assert valid_columns(e, site, "a") == valid_columns(e, site, "a")
         return e.op("Identity", "mask")
 
-    assert [node.op_type for node in emitted(twice, {"mask": SEEN}).graph.node] == ["Cast", "Identity"]
+    assert [node.op_type for node in emitted(twice, {"mask": SEEN}).graph.node] == ["Flatten", "Cast", "Identity"]
 
 
 @pytest.mark.parametrize("layout", [Layout(3), Layout(5), Layout(4, single_head=True)], ids=["3d", "5d", "one-head"])
