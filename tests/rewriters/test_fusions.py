@@ -21,7 +21,7 @@ from rewriters.plan import BenignPair, Dense, PatchPlan, Profile, SitePlan, Stat
 from tests.exports import ExportedModel, export_model
 
 from .graphs import run
-from .lowering.test_microsoft_opened import MASKS, encoder
+from .masked_stacks import MASKS, encoder
 from .microsoft import N
 from .subgraphs.random_detectors import random_profile
 

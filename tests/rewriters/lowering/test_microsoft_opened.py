@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from onnx import TensorProto, helper
+from onnx import helper
 
 from rewriters.editing.patcher import patch
 from rewriters.finding.finder import find_sites
@@ -16,7 +16,8 @@ from rewriters.plan import BenignPair, PatchPlan, SitePlan, Static, Statistic
 from tests import oracle
 
 from ..graphs import run
-from ..microsoft import CASES, Case, N, added, attend, case, heads_first, one_node
+from ..masked_stacks import MASKS, RIGHT, B, H, S, encoder
+from ..microsoft import CASES, Case, case
 from ..running import with_outputs
 
 KEPT = {
@@ -26,14 +27,6 @@ KEPT = {
     "qattention": "tensor-past columns-past",
 }
 """Where the operator stays, or MultiHeadAttention takes its place: by rules 1, 2 and 4."""
-
-B, S, H = 4, 40, 32
-LENGTHS = np.array([S, 7, 0, 23], np.int32)
-"""The third sample has no column at all."""
-RIGHT = (np.arange(S) < LENGTHS[:, None]).astype(np.int32)
-SPREAD = (np.random.default_rng(5).random((B, S)) < 0.6).astype(np.int32) * (LENGTHS[:, None] > 0)
-ENDS_STARTS = np.array([S, 30, 4, 23, 0, 12, 4, 22], np.int32)
-MASKS = {"none": None, "lengths": LENGTHS, "ends and starts": ENDS_STARTS, "right": RIGHT, "anywhere": SPREAD}
 
 
 def operators(model: onnx.ModelProto) -> list[str]:
@@ -61,30 +54,6 @@ def test_a_head_size_that_is_not_known_keeps_the_operator() -> None:
     assert "FusedMatMul" not in operators(patched(model, SitePlan(Statistic())))
     model.graph.node[0].attribute.append(helper.make_attribute("scale", 0.3))
     assert "FusedMatMul" in operators(patched(model, SitePlan(Statistic())))
-
-
-def encoder(mask: np.ndarray | None, *, causal: bool = False, layers: int = 2, width: int = N * H) -> Case:
-    """Attention operators one after another, which share a mask."""
-    rng = np.random.default_rng(3)
-    x = rng.normal(size=(B, S, width)).astype(np.float32)
-    constants = {
-        "w": (rng.normal(size=(width, 3 * width)) * 2 / width**0.5).astype(np.float32),
-        "b": rng.normal(size=3 * width).astype(np.float32),
-    }
-    feeds = {"x": x} if mask is None else {"x": x, "m": mask}
-    slots = ["x", "w", "b"] if mask is None else ["x", "w", "b", "m"]
-    options = {"unidirectional": 1} if causal else {}
-    model = one_node("Attention", feeds, slots, {"out": TensorProto.FLOAT}, constants, num_heads=N, **options)
-    (first,) = model.graph.node
-    for layer in range(1, layers):
-        node = copy.deepcopy(first)
-        node.name, node.input[0], node.output[0] = f"attention_{layer}", f"x{layer}", "out"
-        model.graph.node[-1].output[0] = f"x{layer}"
-        model.graph.node.append(node)
-    q, k, v = (heads_first(part, N) for part in np.split(x.astype(np.float64) @ constants["w"] + constants["b"], 3, -1))
-    wide = None if mask is None else mask if mask.ndim == 2 else RIGHT
-    truth = attend(q, k, v, 0.0 if wide is None else added(wide), causal=0 if causal else None)
-    return Case("encoder", model, feeds, truth, valid=None if wide is None else wide > 0)
 
 
 def answers(model: onnx.ModelProto, feeds: dict[str, np.ndarray], threads: int) -> list[np.ndarray]:
