@@ -84,7 +84,6 @@ def compare(
     sets |= {name: as_dataset(given) for name, given in ((TRIGGERED, triggered), (FLIPS, flips)) if given is not None}
     kind = kind_of(told.output_kind, *(one.output_kind for one in sets.values()))
     truths = _truths(sets, kind, told)
-
     sites, _ = find_sites(loaded[ORIGINAL].proto)
     graphs, scores, special = _graphs(loaded, sets[CLEAN], kind, told)
     runs = {name: run_graphs(graphs, rows, told.batch, scores, name, progress) for name, rows in sets.items()}

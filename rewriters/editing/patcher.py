@@ -194,9 +194,8 @@ def is_patched(model: onnx.ModelProto) -> bool:
 
 
 def stamp(model: onnx.ModelProto) -> dict[str, str]:
-    """Facts of the stamp: version, original (digest), hotfix (digest), sites, detector, gating, passes, controls,
-    threshold, observe, lengths where they are known, and span where it is reported.
-    """
+    """Facts of the stamp: version, original and hotfix (digests), sites, detector, gating, passes, controls, threshold,
+    observe; lengths where they are known, span where it is reported."""
     return stamping.read(model)
 
 
