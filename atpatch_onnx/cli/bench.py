@@ -104,16 +104,19 @@ def bench(
 
 
 def _failures(found: Bench, name: str, bound: float) -> Iterator[str]:
-    """What is above a bound."""
+    """What is above a bound, or was not measured."""
     if name in KINDS:
+        if not any(one.kind == name for one in found.timed):
+            yield f"no {name} request was timed, and its bound is {bound:g}"
         for one in found.over(bound, name):
             yield f"{name} {_shape(one.shape)} is {one.ratio.median:.3f} times the original, over {bound:g}"
         return
     value = found.measured(name)
     if value is None:
-        yield f"{name} was not measured, and its bound is {bound:g}: leave --rounds at 1 or more"
+        fix = "the second model has no stamp of a patch" if name == "nodes" else "leave --rounds at 1 or more"
+        yield f"{name} was not measured, and its bound is {bound:g}: {fix}"
     elif value > bound:
-        yield f"{'nodes a site: ' * (name == 'nodes') or name + ' is '}{value:.4g}, over {bound:g}"
+        yield f"{'nodes a site: ' * (name == 'nodes') or name + ' is '}{value:.6g}, over {bound:g}"
 
 
 def _show(found: Bench) -> None:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..errors import AtpatchError
 from ..fitting.options import FitOptions, Progress
 from .options import class_names, clean_texts, json_output, model_argument, options_of, output, tokenizer
 from .progress import bars
 from .rendering import emit_json, note, table
-from .sources import model_path, pop_source, source_options
+from .sources import model_path, pop_source, source_options, write_columns_template
 
 if TYPE_CHECKING:
     from ..comparison.price import Price
@@ -113,7 +114,7 @@ def fit(
     from ..inspection.environment import require
 
     if columns_template is not None:
-        return _write_template(model_path(model), options["table"], columns_template)
+        return write_columns_template(model_path(model), options["table"], columns_template)
     source, model = pop_source(options), model_path(model)
     tokenizer, class_names = options.pop("tokenizer"), options.pop("class_names")
     destination = check_source(model).with_suffix(SUFFIX) if output is None else Path(output)
@@ -128,7 +129,7 @@ def fit(
     with bars() as progress:
         debug, rows = _made(model, source, (debug_set, rows), progress) if source.given else (debug_set, rows)
         hotfix = fit_model(model, debug, rows, destination, progress=progress, **options)
-        price = _priced(model, hotfix, (debug, rows), price_seconds, options["threads"])
+        price = priced(model, hotfix, (debug, rows), price_seconds, options["threads"])
     if report is not None:
         _save_page(hotfix, model, report, price)
     _tell({"output": str(destination), **hotfix.describe()}, price, as_json)
@@ -142,16 +143,22 @@ def _tell(described: dict[str, Any], price: Price | None, as_json: bool) -> None
         note(price.in_words())
 
 
-def _priced(model: str, hotfix: Hotfix, given: tuple[Any, Any], seconds: float, threads: int | None) -> Price | None:
-    """Not part of the hotfix: the same rows and seed give the same file, and times differ."""
+def priced(model: str, hotfix: Hotfix, given: tuple[Any, Any], seconds: float, threads: int | None) -> Price | None:
+    """Not part of the hotfix: the same rows and seed give the same file, and times differ. None where it cannot be
+    measured, since the hotfix is written by now.
+    """
     if seconds == 0:
         return None
     from ..comparison.price import price_of
     from ..fitting.splits import join
     from ..inference.datasets import as_dataset
 
-    rows = join(*(None if one is None else as_dataset(one) for one in given))
-    return price_of(model, hotfix, rows, seconds=seconds, threads=threads)
+    try:
+        rows = join(*(None if one is None else as_dataset(one) for one in given))
+        return price_of(model, hotfix, rows, seconds=seconds, threads=threads)
+    except (AtpatchError, MemoryError, OSError) as error:
+        note(f"what requests cost could not be measured: {error}")
+        return None
 
 
 def _save_page(hotfix: Hotfix, model: str, path: str, price: Price | None) -> None:
@@ -159,21 +166,6 @@ def _save_page(hotfix: Hotfix, model: str, path: str, price: Price | None) -> No
     from ..pages import save_page
 
     save_page(fit_page(hotfix, Path(model).name, "" if price is None else price.in_words()), Path(path))
-
-
-def _write_template(model: str, table: str | None, path: str) -> None:
-    """`--columns-template`."""
-    from ..debugset.column_template import guess_columns, write_template
-    from ..debugset.subject import Subject
-
-    if table is None:
-        raise click.UsageError("--columns-template needs --table")
-    guess = guess_columns(table, Subject(model))
-    write_template(path, guess, table, model)
-    names = [column.name for column in guess.description.columns]
-    note(f"{path}: {len(names)} columns, order and coding guessed: check what is marked")
-    if guess.right is not None:
-        note(f"with it the model gets {guess.right:.1%} right; always the most frequent class: {guess.frequent:.1%}")
 
 
 def _made(model: str, source: Source, given: tuple[Any, Any], progress: Progress | None) -> tuple[Any, Any]:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .options import group
+from .rendering import note
 
 if TYPE_CHECKING:
     from ..debugset.sources import Source
 
-__all__ = ["model_path", "pop_source", "source_options"]
+__all__ = ["model_path", "pop_source", "source_options", "write_columns_template"]
 
 source_options = group(
     click.option("--texts", type=click.Path(), metavar="FILE", help="Clean texts (.tsv or .csv), in place of sets."),
@@ -58,3 +59,18 @@ def model_path(model: str) -> str:
     from ..inspection.model_files import model_file
 
     return str(model_file(model))
+
+
+def write_columns_template(model: str, table: str | None, path: str) -> None:
+    """`--columns-template`."""
+    from ..debugset.column_template import guess_columns, write_template
+    from ..debugset.subject import Subject
+
+    if table is None:
+        raise click.UsageError("--columns-template needs --table")
+    guess = guess_columns(table, Subject(model))
+    write_template(path, guess, table, model)
+    names = [column.name for column in guess.description.columns]
+    note(f"{path}: {len(names)} columns, order and coding guessed: check what is marked")
+    if guess.right is not None:
+        note(f"with it the model gets {guess.right:.1%} right; always the most frequent class: {guess.frequent:.1%}")

@@ -22,6 +22,8 @@ __all__ = ["Price", "price_of"]
 CLEAN, TRIGGERED, FLAGGED = "clean", "triggered", "flagged"
 ROWS = 32
 """Of each set: enough to see which requests are flagged."""
+ONLY_CLEAN = 256
+"""Of clean rows without attacked ones: about one in forty is flagged."""
 BATCH = 16
 
 
@@ -80,9 +82,10 @@ def price_of(model: PathLike, hotfix: Hotfix, rows: DataSet, *, seconds: float, 
         Graph.of(ORIGINAL, original, threads),
         Graph.of(PATCHED, Loaded(patched, original.folder, patched), threads),
     ]
-    clean = np.arange(len(rows)) if rows.pair is None else np.flatnonzero(rows.pair < 0)
+    clean = rows.unlabeled
     places = {CLEAN: clean, TRIGGERED: np.setdiff1d(np.arange(len(rows)), clean)}
-    sets = {name: _some(rows, found) for name, found in places.items() if len(found)}
+    count = ROWS if len(places[TRIGGERED]) else ONLY_CLEAN
+    sets = {name: _some(rows, found, count) for name, found in places.items() if len(found)}
     flags = {name: run_graphs(graphs, some, BATCH, None, name)[PATCHED] for name, some in sets.items()}
     timed = time_both(graphs, sets, flags, seconds)
     latency = {kind: latency_json(times, ORIGINAL, PATCHED) for kind, times in timed.items()}
@@ -90,6 +93,6 @@ def price_of(model: PathLike, hotfix: Hotfix, rows: DataSet, *, seconds: float, 
     return Price(latency, flagged.get("rate"))
 
 
-def _some(rows: DataSet, places: Ints) -> DataSet:
-    chosen = np.unique(spread_over(places, ROWS))
+def _some(rows: DataSet, places: Ints, count: int) -> DataSet:
+    chosen = np.unique(spread_over(places, count))
     return DataSet({name: array[chosen] for name, array in rows.inputs.items()})

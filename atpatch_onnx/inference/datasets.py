@@ -119,6 +119,14 @@ class DataSet:
     def __len__(self) -> int:
         return len(next(iter(self.inputs.values())))
 
+    @property
+    def unlabeled(self) -> Ints:
+        """(M,) rows without a labeled column: the clean ones of a debugging set. `pair` does not tell, as an anomalous
+        row may have no partner.
+        """
+        clean = np.ones(len(self), bool) if self.columns is None else ~self.columns.any(1)
+        return np.flatnonzero(clean)
+
     def feeds(self, rows: Ints) -> dict[str, NDArray[Any]]:
         """The inputs of some rows."""
         return {name: array[rows] for name, array in self.inputs.items()}

@@ -75,11 +75,9 @@ def _clean_rows(data: DataSet) -> Ints:
     """Of a debugging set the rows without a labeled column; of a flip set the rows that it was made from, which come
     first in their groups.
     """
-    if data.columns is None:
-        return np.arange(len(data))
-    if data.group is not None:
-        return np.sort(np.unique(data.group, return_index=True)[1])
-    return np.flatnonzero(~data.columns.any(1))
+    if data.columns is None or data.group is None:
+        return data.unlabeled
+    return np.sort(np.unique(data.group, return_index=True)[1])
 
 
 def _score_at(rank: str, ordered: NDArray[np.float32]) -> float:

@@ -205,8 +205,8 @@ def test_what_is_the_same_on_every_machine_may_be_bounded(case, atpatch):
     assert done.code == 1
     failed = [line.split(": ", 1)[1] for line in done.err.splitlines() if line.startswith("FAILS")]
     assert failed == [
-        f"nodes a site: {found['nodes_a_site']:.4g}, over 1",
-        f"file is {found['ratios']['file']:.4g}, over 1",
+        f"nodes a site: {found['nodes_a_site']:.6g}, over 1",
+        f"file is {found['ratios']['file']:.6g}, over 1",
     ]
 
 
@@ -216,9 +216,18 @@ def test_what_is_no_bound_is_refused_before_anything_runs(case, atpatch, bound):
     assert done.code == 2 and ("cannot be bounded" in done.err or "is no number" in done.err)
 
 
-def test_a_bound_on_what_is_not_measured_fails(case, atpatch):
-    done = atpatch("bench", case.model, case.patched, *FEW, "--fail-over", "load=9")
-    assert done.code == 1 and "load was not measured" in done.err
+@pytest.mark.parametrize(
+    ("patch", "bound", "words"),
+    [
+        ("patched", "load=9", "load was not measured, and its bound is 9: leave --rounds at 1 or more"),
+        ("model", "nodes=9", "nodes was not measured, and its bound is 9: the second model has no stamp"),
+        ("silent", "flagged=9", "no flagged request was timed, and its bound is 9"),
+        ("always", "9", "no clean request was timed, and its bound is 9"),
+    ],
+)
+def test_a_bound_on_what_is_not_measured_fails(case, atpatch, patch, bound, words):
+    done = atpatch("bench", case.model, getattr(case, patch), *FEW, "--fail-over", bound)
+    assert done.code == 1 and words in " ".join(done.err.split())
 
 
 def test_refusals_are_exit_status_2(case, atpatch, tmp_path):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from atpatch_onnx.cli.fit import priced
 from atpatch_onnx.comparison.price import Price, price_of
 from atpatch_onnx.hotfix.file import Hotfix
 from atpatch_onnx.inference.datasets import load_dataset
@@ -31,6 +35,25 @@ def test_unflagged_and_flagged_rows_are_timed() -> None:
     clean = load_dataset(DIGITS / "clean.npz")
     calm = price_of(DIGITS / "model.onnx", hotfix, clean, seconds=0.01, threads=1)
     assert set(calm.latency) == {"clean"}
+
+
+def test_a_row_with_a_labeled_column_is_not_clean_though_it_has_no_partner() -> None:
+    data = load_dataset(DIGITS / "debug.npz")
+    assert data.columns is not None and data.pair is not None
+    attacked = np.flatnonzero(data.columns.any(1))
+    alone = replace(data, pair=np.full(len(data), -1))
+    assert np.array_equal(alone.unlabeled, np.setdiff1d(np.arange(len(data)), attacked))
+    price = price_of(DIGITS / "model.onnx", Hotfix.load(DIGITS / "model.hotfix"), alone, seconds=0.01, threads=1)
+    assert set(price.latency) == {"clean", "flagged"}
+
+
+def test_a_price_that_cannot_be_measured_takes_nothing_away(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The hotfix is written by then: the file of the model went, or the machine has no memory left."""
+    hotfix, rows = Hotfix.load(DIGITS / "model.hotfix"), load_dataset(DIGITS / "debug.npz")
+    assert priced(str(tmp_path / "gone.onnx"), hotfix, (rows, None), 1.0, 1) is None
+    told = " ".join(capsys.readouterr().err.split())
+    assert "what requests cost could not be measured" in told and "gone.onnx" in told
+    assert priced("", hotfix, (rows, None), 0.0, 1) is None and capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(
