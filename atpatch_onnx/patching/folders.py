@@ -25,6 +25,7 @@ from ..errors import (
     BAD_OPTION,
     HOTFIX_MISMATCH,
     NO_SITE,
+    NOT_ADMITTED,
     NOT_CALIBRATED,
     NOT_PATCHED,
     NOTHING_FITTED,
@@ -83,7 +84,7 @@ def patch_folder(
             try:
                 done.append(_patch_file(folder, one, unfinished, options, progress))
             except AtpatchError as error:
-                if files or error.fault not in _REASONS_TO_LEAVE:
+                if files or not _may_be_left(error, folder, one, options):
                     raise
                 refusals.append(error)
                 left.append(FileLeft(one.file, one.part, f"{error.code}: {error.what}"))
@@ -195,6 +196,12 @@ def _patch_file(
     model_io.save_graph(edit.patched, _place(unfinished, one), source.parent)
     plan = edit.plan
     return FilePatched(one.file, one.part, controls=plan.controls, mend=plan.mend, **edit.facts((folder.path,)))
+
+
+def _may_be_left(error: AtpatchError, folder: ModelFolder, one: ModelFile, options: PatchOptions) -> bool:
+    """Whether the other files of a folder can be patched without one; an encoder of sound has no tokens to heal."""
+    encoder = folder.two_sides and one.part == "encoder"
+    return error.fault in _REASONS_TO_LEAVE or (error.fault is NOT_ADMITTED and encoder and options.mend == "heal")
 
 
 def _place(unfinished: Path, one: ModelFile) -> Path:

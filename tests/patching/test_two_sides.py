@@ -11,6 +11,7 @@ import pytest
 
 from atpatch_onnx import export
 from atpatch_onnx.inference.sessions import session
+from tests.merged import seq2seq
 
 WIDTH, TOKENS, COLUMN = 32, 5, 2
 HEAL = ("--detector", "static", "--columns", COLUMN, "--mend", "heal")
@@ -72,6 +73,20 @@ def test_the_decoders_own_keys_are_healed_and_those_of_the_encoders_states_are_n
 def test_one_side_by_itself(t5, tmp_path, atpatch, file: str, said: str, unsaid: str) -> None:
     done = atpatch("patch", t5, "-o", tmp_path / "out", *HEAL, "--file", file)
     assert done.code == 0 and said in " ".join(done.err.split()) and unsaid not in " ".join(done.err.split())
+
+
+def test_an_encoder_of_sound_is_left_and_the_decoders_are_healed(tmp_path, atpatch) -> None:
+    done = atpatch("patch", seq2seq("whisper"), "-o", tmp_path / "out", *HEAL, "--json")
+    assert sorted(one["file"] for one in done.json["files"]) == [
+        "decoder_model.onnx",
+        "decoder_model_merged.onnx",
+        "decoder_with_past_model.onnx",
+    ]
+    (left,) = done.json["left"]
+    assert left["file"] == "encoder_model.onnx" and left["why"].startswith("ATP023: keys and values cannot be healed")
+    assert "the encoder is not patched" in " ".join(done.err.split())
+    alone = atpatch("patch", seq2seq("whisper"), "-o", tmp_path / "no", *HEAL, "--file", "encoder_model.onnx")
+    assert alone.code == 2 and "ATP023" in alone.err and not (tmp_path / "no").exists()
 
 
 def test_without_a_hotfix_only_the_encoder_is_patched_and_both_are_said(t5, tmp_path, atpatch) -> None:
