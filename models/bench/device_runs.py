@@ -53,7 +53,8 @@ class Device:
         import onnxruntime
 
         # CUDA's libraries may lie in Python packages, where the loader does not look by itself.
-        onnxruntime.preload_dlls()
+        if hasattr(onnxruntime, "preload_dlls"):  # from 1.21 on
+            onnxruntime.preload_dlls()
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         live = onnxruntime.InferenceSession(_smallest(), options, providers=[CUDA, CPU])

@@ -34,7 +34,7 @@ from atpatch_onnx.errors import AtpatchError
 from rewriters.model.atomic import write_file
 
 from .device_runs import Device
-from .gpu_checks import Files, captured, copies, equality, misses, ratios
+from .gpu_checks import Files, Live, captured, copies, equality, misses, ratios
 from .gpu_models import FULL, SEED, TINY, GpuModel, built, fitted, patched
 
 __all__ = ["FULL_EFFORT", "QUICK_EFFORT", "Effort", "main", "measure"]
@@ -56,7 +56,7 @@ class Effort:
     seconds: float
 
 
-FULL_EFFORT = Effort(pairs=200, seconds=1.5)
+FULL_EFFORT = Effort(pairs=200, seconds=1.0)
 QUICK_EFFORT = Effort(pairs=2, seconds=0.01)
 
 
@@ -116,11 +116,11 @@ def measure(model: GpuModel, device: Device, effort: Effort, say: Say) -> Figure
         equal = equality(files, device, first)
         say(f"{model.title}: copies")
         copied = copies(files, device, first)
-        shapes: dict[str, Any] = {}
+        live, shapes = Live.of(files, device), {}
         for name, sizes in model.shapes.items():
             say(f"{model.title}, {name}: captured graph and ratios")
             kept, pair = captured(files, device, sizes)
-            taken = ratios(files, device, sizes, pair, pairs=effort.pairs, seconds=effort.seconds)
+            taken = ratios(live, sizes, pair, pairs=effort.pairs, seconds=effort.seconds)
             del pair  # the next shape needs its room
             shapes[name] = {"sizes": dict(sizes), "captured": kept, "ratios": taken}
             say(f"{model.title}, {name}: {_told(taken)}")

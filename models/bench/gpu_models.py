@@ -20,11 +20,12 @@ from atpatch_onnx.patching.apply import patch_model
 from rewriters.choices import Gating
 from rewriters.finding.finder import find_sites
 from rewriters.model import io as model_io
-from rewriters.plan import Dense, Profile, SitePlan
+from rewriters.plan import BenignPair, Dense, Profile, SitePlan
+from rewriters.sites import Site
 
 from .builders import build, folder
 from .group_query import Decoder, save
-from .scale import HIDDEN, hotfix_at_every_site
+from .scale import HIDDEN
 
 __all__ = ["FULL", "SEED", "TINY", "GpuModel", "built", "fitted", "patched", "request"]
 
@@ -105,25 +106,33 @@ def built(model: GpuModel) -> Path:
 
 def fitted(model: GpuModel, path: Path) -> Hotfix:
     """The hotfix, made anew each time, with the same seed."""
-    return hotfix_at_every_site(path) if model.decoder is None else _healing(path)
-
-
-def _healing(path: Path) -> Hotfix:
     proto = model_io.load(path)
-    sites = find_sites(proto)[0][:DETECTING]
+    heals = model.decoder is not None
+    sites = find_sites(proto)[0][: DETECTING if heals else None]
     generator = np.random.default_rng(SEED)
+    kept = [
+        HotfixSite(site.id, layer, site.heads, site.fingerprint, _plan(site, generator, answer_row=heals))
+        for layer, site in enumerate(sites)
+    ]
+    group = tuple(site.id for site in sites)
+    made = Hotfix(tuple(kept), 0.5, model_io.weights_digest(proto, path.parent), groups=(group,))
+    return replace(made, calls="cached", passes="two", joint="sum", mend="heal") if heals else made
+
+
+def _plan(site: Site, generator: np.random.Generator, *, answer_row: bool) -> SitePlan:
+    heads, width = site.heads or 1, site.head_dim or 1
+    features = heads if answer_row else 2 * heads
 
     def dense(inputs: int, outputs: int) -> Dense:
-        return Dense(generator.standard_normal((inputs, outputs)).astype(np.float32), np.zeros(outputs, np.float32))
+        # Small enough for scores that differ: far from 0 the sigmoid is 1 for all columns.
+        weight = generator.standard_normal((inputs, outputs)) * inputs**-0.5
+        return Dense(weight.astype(np.float32), np.zeros(outputs, np.float32))
 
-    kept = []
-    for layer, site in enumerate(sites):
-        heads = site.heads or 1
-        zeros, ones = np.zeros(heads, np.float32), np.ones(heads, np.float32)
-        detector = Profile((dense(heads, HIDDEN), dense(HIDDEN, 1)), zeros, ones, probes=(), answer_row=True)
-        kept.append(HotfixSite(site.id, layer, site.heads, site.fingerprint, SitePlan(detector)))
-    whole = Hotfix(tuple(kept), 0.5, model_io.weights_digest(proto, path.parent), calls="cached", passes="two")
-    return replace(whole, groups=(tuple(site.id for site in sites),), joint="sum", mend="heal")
+    layers = (dense(features, HIDDEN), dense(HIDDEN, 1))
+    probes = () if answer_row else (0,)
+    mean, std = np.zeros(features, np.float32), np.ones(features, np.float32)
+    detector = Profile(layers, mean, std, probes=probes, answer_row=answer_row)
+    return SitePlan(detector, BenignPair(np.ones(heads, np.float32), np.zeros((heads, 1, width), np.float32)))
 
 
 def patched(path: Path, hotfix: Hotfix, output: Path, gating: Gating, *, telemetry: bool = False) -> int:

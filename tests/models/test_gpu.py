@@ -254,6 +254,12 @@ def test_what_is_missed_is_named(figures: dict[str, Any], path: tuple[str, ...],
     assert line in found
 
 
+def test_a_patch_may_differ_by_as_much_as_the_original_does(figures: dict[str, Any]) -> None:
+    differing = changed(figures, "equality", "firing", "difference_cpu", to=0.2)
+    assert len(list(misses(differing, captures=False))) == 1
+    assert list(misses(changed(differing, "equality", "devices", to=0.1), captures=False)) == []
+
+
 def test_a_refused_capture_is_missed_on_cuda_only(figures: dict[str, Any]) -> None:
     refused = {"captured": False, "refused": "branch-free: control flow"}
     both = changed(changed(figures, "shapes", "prompt of 8", "captured", to=refused), "shapes", "step behind 7",
