@@ -163,6 +163,15 @@ def test_a_healed_decoder_can_be_captured_without_branches_only(
     assert not found["if"].capturable
 
 
+def test_with_open_sizes_a_healed_decoder_copies_single_numbers(decoder: Path, tmp_path: Path) -> None:
+    """The number of rows, and whether a prompt begins: made on the CPU, read next to lengths on the device."""
+    patched(decoder, fitted(DECODER, decoder), tmp_path / "m.onnx", "none")
+    found = forecast(*fixed_graph(tmp_path / "m.onnx", {}, request(decoder, PROMPT, 0), tmp_path))
+    assert (found.control_flow, found.dynamic, found.without_kernel) == ({}, {}, ())
+    assert {line.split(":")[0] for line in found.copies} == {"Equal → Where", "Slice → Sub", "Sub → Where"}
+    assert forecast(*fixed_graph(decoder, {}, request(decoder, PROMPT, 0), tmp_path)).copies == ()
+
+
 # The decoder
 
 
