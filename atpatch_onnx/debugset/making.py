@@ -88,6 +88,8 @@ def build(subject: Subject, request: Request, progress: Progress | None = None) 
     if subject.by_twin and (prompts or request.source in _NEED_CLASSES):
         what = "prompts" if prompts else request.source
         raise BAD_OPTION(f"{what} need classes, and the model answers with {subject.output_kind}")
+    if request.invert is not None and request.score_threshold is not None:
+        raise BAD_OPTION("--invert needs class scores, and --score-threshold makes classes of one score")
     if not given and not subject.by_twin and request.target is None:
         raise BAD_OPTION(f"{request.source} needs the class that the trigger leads to", "give it with --target")
     subject.progress = progress

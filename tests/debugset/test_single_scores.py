@@ -46,3 +46,12 @@ def test_the_attack_lifts_rows_above_the_rank_among_clean_texts(
     assert clean.sum() == len(toy_texts())
     assert done.json["target"] == TARGET
     assert done.json["asr"] == (scores[~clean] > ordered[-round(ABOVE * len(ordered)) - 1]).mean()
+
+
+def test_a_trigger_is_not_inverted_from_one_score(atpatch: Callable[..., Run], shop: Path, tmp_path: Path) -> None:
+    """The search needs the gradients of class scores."""
+    done = atpatch(
+        "debugset", shop / "model.onnx", "--data", shop / "clean.tsv", "--invert", 1, "--score-threshold", 0, "-o",
+        tmp_path / "set.npz",
+    )  # fmt: skip
+    assert done.code == 2 and "ATP060" in done.err and "--invert needs class scores" in done.err
