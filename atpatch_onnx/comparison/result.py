@@ -29,6 +29,7 @@ from .figures import CLEAN, Change, Figures, change, judge
 from .graph_runs import ORIGINAL, PATCHED
 from .groups import groups_told
 from .outputs import Outputs, Truth
+from .rivals import THRESHOLDS
 from .timing import latency_json
 from .verdict import mended, verdict
 
@@ -78,9 +79,10 @@ class Comparison(Summarized):
     def figures(self) -> dict[str, Figures]:
         """Graph → figures."""
         original = self.outputs[ORIGINAL]
-        one_score = "score_threshold" in self.setup
+        scored = set(self.outputs) - set(THRESHOLDS) if "score_threshold" in self.setup else set()
         return {
-            name: judge(self.truths, runs, original, self.positive, one_score) for name, runs in self.outputs.items()
+            name: judge(self.truths, runs, original, self.positive, name in scored)
+            for name, runs in self.outputs.items()
         }
 
     @cached_property

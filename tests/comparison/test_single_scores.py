@@ -11,8 +11,9 @@ from onnx import helper
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
-from atpatch_onnx import compare, patch_model
+from atpatch_onnx import Comparison, compare, patch_model
 from atpatch_onnx.comparison.outputs import Outputs, Truth
+from atpatch_onnx.comparison.rivals import DROPPED, THRESHOLDS
 from atpatch_onnx.comparison.score_figures import score_numbers
 from atpatch_onnx.errors import AtpatchError
 from atpatch_onnx.inference.datasets import load_dataset
@@ -176,6 +177,15 @@ def test_equal_scores_count_half() -> None:
     }
     found = score_numbers(truths, original, original)
     assert found == {"roc_auc": (0.5 + 0 + 1 + 1) / 4, "passed": ((3.5 - 1) + (4 - 3.5)) / 4 / 2}
+
+
+def test_of_answers_without_scores_no_order_is_judged() -> None:
+    """fairlearn's thresholds answer yes or no."""
+    truths = {"clean": Truth(4, "", labels=np.array([1, 0, 0, 1]))}
+    given = np.stack([np.full(4, 2.5), np.array([1.0, 2, 3, 4])], 1).astype(np.float32)
+    outputs = {name: {"clean": Outputs(given)} for name in ("original", "patched", DROPPED, *THRESHOLDS)}
+    figures = Comparison({"score_threshold": 2.5}, truths, outputs).figures
+    assert {name for name, one in figures.items() if "roc_auc" in one.numbers} == {"original", "patched", DROPPED}
 
 
 @pytest.mark.parametrize("text", ["top", "top%", "top0%", "top100%", "top-5%", "5%", "nan", "inf", "high", ""])
