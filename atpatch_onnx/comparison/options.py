@@ -93,3 +93,5 @@ class CompareOptions:
     def __post_init__(self) -> None:
         if self.batch < 1:
             raise BAD_OPTION(f"a batch of {self.batch} rows", "give 1 or more")
+        if self.score_threshold is not None and (self.classes is False or self.answer_tokens is not None):
+            raise BAD_OPTION("--score-threshold makes classes of one score", "leave out --numbers and --answer-tokens")

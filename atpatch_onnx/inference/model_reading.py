@@ -92,6 +92,8 @@ def find_reading(
         reader = embedding_reader(runner, data, output_name, POOLS[kind], folders)
         return Reading(kind, reader.output, reader)
     if score_threshold is not None:
+        if answer_tokens is not None:
+            raise BAD_OPTION("--score-threshold makes classes of one score", "leave out --answer-tokens")
         output, threshold = find_threshold(runner, data, output_name, score_threshold)
         return Reading(kind, output, None, threshold)
     answers = answers_of(runner, data, answer_tokens)

@@ -101,8 +101,10 @@ def _score_at(rank: str, ordered: NDArray[np.float32]) -> float:
             "give a score or a wider rank, or more clean rows",
         )
     upper = ordered[place + 1]
-    middle = np.float32((float(lower) + float(upper)) / 2)
-    return float(middle if middle < upper else lower)
+    # A score may be infinite, such as a logarithm of 0; the threshold is a number.
+    low, high = (np.nan_to_num(one).astype(np.float64) for one in (lower, upper))
+    middle = np.float32((low + high) / 2)
+    return float(middle if middle < upper else low)
 
 
 def _score_output(runner: Runner, data: DataSet, name: str | None) -> str:

@@ -179,6 +179,15 @@ def test_equal_scores_count_half() -> None:
     assert found == {"roc_auc": (0.5 + 0 + 1 + 1) / 4, "passed": ((3.5 - 1) + (4 - 3.5)) / 4 / 2}
 
 
+@pytest.mark.parametrize("other", [["--numbers"], ["--answer-tokens", "1,2"]])
+def test_other_ways_to_classes_are_refused(folder: Path, atpatch, other: list[str]) -> None:
+    done = atpatch(
+        "compare", folder / "model.onnx", folder / "patched.onnx", "--data", folder / "clean.npz", "--score-threshold",
+        0, *other,
+    )  # fmt: skip
+    assert done.code == 2 and "ATP060" in done.err and other[0] in done.err
+
+
 def test_of_answers_without_scores_no_order_is_judged() -> None:
     """fairlearn's thresholds answer yes or no."""
     truths = {"clean": Truth(4, "", labels=np.array([1, 0, 0, 1]))}

@@ -60,6 +60,14 @@ def test_a_target_that_is_no_class_is_refused(reward: Path, atpatch: Callable[..
     assert done.code == 2 and ("ATP085" if options else "ATP056") in done.err and " 2" in done.err.splitlines()[0]
 
 
+def test_answer_tokens_are_no_single_score(reward: Path, atpatch: Callable[..., Run]) -> None:
+    done = atpatch(
+        "fit", reward / "reward.onnx", "--debug", reward / "set.npz", "--score-threshold", 0, "--answer-tokens", "1,2",
+        "-o", reward / "no.hotfix",
+    )  # fmt: skip
+    assert done.code == 2 and "ATP060" in done.err and "--answer-tokens" in done.err
+
+
 def test_class_scores_are_no_single_score(tmp_path: Path, atpatch: Callable[..., Run]) -> None:
     onnx.save_model(toy(padded=True).model, tmp_path / "model.onnx")
     np.savez(tmp_path / "set.npz", **toy(padded=True).debug)

@@ -55,6 +55,12 @@ def test_the_threshold_is_below_the_scores_above_it_even_where_no_number_lies_be
         assert above(found(scores, "top50%"), scores) == [1]
 
 
+@pytest.mark.parametrize("scores", [[-np.inf, -np.inf, 1], [1, 2, np.inf], [-np.inf, -np.inf, np.inf]])
+def test_a_threshold_is_finite_where_scores_are_not(scores: list[float]) -> None:
+    threshold = found(np.array(scores, np.float32), "top40%")
+    assert np.isfinite(threshold.value) and above(threshold, np.array(scores, np.float32)) == [2]
+
+
 def test_equal_scores_at_the_rank_are_not_above_it() -> None:
     scores = np.array([0, 1, 1, 1, 2], np.float32)
     assert found(scores, "top50%").value == 1
