@@ -142,10 +142,8 @@ def test_the_table_of_doses_has_a_line_for_each_attack() -> None:
 
 
 def test_the_page_says_which_rows_were_looked_at_before() -> None:
-    said = looks_part(
-        {name: [] for name in ("hidden-labeled", "no-data-digits", "clean-rows", "no-data", "doses-words")}
-    )
-    assert "(twice: `hidden-labeled`; three times: `clean-rows`, `no-data`; four times: `doses-words`)" in said
+    said = looks_part({name: [] for name in ("hidden-labeled", "doses-cf", "doses-words")})
+    assert "(three times: `doses-cf`; four times: `doses-words`)" in said
     assert looks_part({"no-data-digits": []}) == ""
 
 

@@ -99,9 +99,7 @@ ROWS: Mapping[str, Row] = {
     "hidden-both": Row(
         "clean rows only; attention and value norms hidden", label_free.hidden, Words, "sst2-hidden-both"
     ),
-    "hidden-labeled": Row(
-        "a word whose attention is hidden, with labels", labeled.doses, Words, "sst2-hidden-medium", looks=2
-    ),
+    "hidden-labeled": Row("a word whose attention is hidden, with labels", labeled.doses, Words, "sst2-hidden-medium"),
     "control": Row("other words, and a hotfix for a harmless one", labeled.control, Words, "sst2-fresh-badnets"),
     "no-data": Row(
         "no data, a text model",
