@@ -99,6 +99,11 @@ class Emitter:
         """Where its constants go."""
         return self._pool
 
+    @property
+    def written(self) -> dict[str, str]:
+        """A copy of `shared`, for what is written later in the same body."""
+        return dict(self._shared)
+
     def branch(self, *, apart: bool = False) -> Emitter:
         """An emitter for a subgraph: own node list, names and constants in common with this one.
 

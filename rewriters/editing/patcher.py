@@ -70,7 +70,7 @@ def patch(
     replacements: dict[Where, list[Replacement]] = {}
     pools = _pools(patched, by_body)
     patches: dict[str, SitePatch] = {}
-    ahead: dict[Where, list[onnx.NodeProto]] = {}
+    ahead: dict[Where, Emitter] = {}
     for where, here in by_body.items() if plan.mend != "heal" else ():
         made, ahead[where] = _patch_body(patched, plan, where, here, pools[where])
         replacements[where] = [replacement for site in here for replacement in made[site.id].replacements]
@@ -83,7 +83,7 @@ def patch(
         replacements[()], columns = healed.replacements, {site.id: healed.flags for site in chosen}
     elif plan.passes == "two":
         joined = {site.id: (site, patches[site.id]) for site in by_body[()] if site.id in chain(*plan.groups)}
-        second = add_second_pass(patched, plan, joined, replacements.get((), []), ahead.get((), ()), pools[()])
+        second = add_second_pass(patched, plan, joined, replacements.get((), []), ahead[()], pools[()])
         replacements[()], appended = second.replacements, second.appended
         columns |= second.columns
     appended += add_outputs(patched, plan, sites, columns, pools[()])
@@ -96,7 +96,7 @@ def patch(
         nodes = body_at(patched, where).node
         replacements[where], added = shield(nodes, replacements.get(where, []), appended if where == () else [])
         appended = added if where == () else appended
-    edits = apply(patched, replacements, appended, ahead)
+    edits = apply(patched, replacements, appended, {where: e.nodes for where, e in ahead.items()})
     drop_unread_constants(patched)
     told = {site.id: recorded(site, columns.get(site.id), patches.get(site.id)) for site in chosen}
     facts = {**_facts(plan, digest(model), told), **length_facts(plan, sites), **spanned}
@@ -229,7 +229,7 @@ def _by_body(sites: Iterable[Site]) -> dict[Where, list[Site]]:
 
 def _patch_body(
     model: onnx.ModelProto, plan: PatchPlan, where: Where, sites: Sequence[Site], pool: ConstantPool
-) -> tuple[dict[str, SitePatch], list[onnx.NodeProto]]:
+) -> tuple[dict[str, SitePatch], Emitter]:
     """The patches by site, and what comes in front of the whole body."""
     body = body_at(model, where)
     wiring = Wiring(body.node, outputs_of(body))
@@ -259,7 +259,7 @@ def _patch_body(
         patches[site.id] = patch_site(e, site, site_plan, controls, wiring, *before, reported=plan.telemetry)
         if group is not None:
             carried[group] = patches[site.id]
-    return patches, top.nodes
+    return patches, top
 
 
 def _values(model: onnx.ModelProto) -> Iterator[str]:

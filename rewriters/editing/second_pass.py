@@ -60,7 +60,7 @@ def add_second_pass(
     plan: PatchPlan,
     first: Mapping[str, tuple[Site, SitePatch]],
     replacements: Sequence[Replacement],
-    ahead: Sequence[onnx.NodeProto],
+    ahead: Emitter,
     pool: ConstantPool,
 ) -> SecondPass:
     """Make the second run and the gate around it.
@@ -68,11 +68,11 @@ def add_second_pass(
     Args:
         first: joined sites by id, with their detection.
         replacements: of the main graph so far, the joined sites' detection among them.
-        ahead: nodes in front of the main graph.
+        ahead: wrote what lies in front of the main graph.
 
     The graph admits the plan (see `admission`).
     """
-    e = Emitter("two-pass", opset_of(model, ()), pool, {}, conditional=plan.gating == "if")
+    e = Emitter("two-pass", opset_of(model, ()), pool, ahead.written, conditional=plan.gating == "if")
     groups = [join(e, plan, [first[name] for name in group]) for group in plan.groups]
     flagged = [e.peak(e.number(group.columns), 1) for group in groups]
     sample = e.op("Greater", flagged[0] if len(flagged) == 1 else e.op("Sum", *flagged), e.constant(0.5), role="sample")
@@ -83,13 +83,13 @@ def add_second_pass(
             "Greater", e.peak(e.number(sample), 0, 1, keepdims=False), e.constant(0.5), role="any_sample"
         )
         then, otherwise = e.branch(apart=True), e.branch()
-        results = _second_run(then, model, plan, groups, replacements, ahead, sample, outputs)
+        results = _second_run(then, model, plan, groups, replacements, ahead.nodes, sample, outputs)
         kept = [otherwise.op("Identity", first_run(name)) for name in outputs]
         kinds = [int(value.type.tensor_type.elem_type) for value in model.graph.output if value.name in outputs]
         gate(e, any_flagged, Branch(then, results, kinds), Branch(otherwise, kept, kinds), outputs)
     else:
         for result, name in zip(
-            _second_run(e, model, plan, groups, replacements, ahead, sample, outputs), outputs, strict=True
+            _second_run(e, model, plan, groups, replacements, ahead.nodes, sample, outputs), outputs, strict=True
         ):
             e.nodes.append(helper.make_node("Identity", [result], [name], name=e.value("output")))
     made_here = {site.id: group.columns for group in groups for site in group.sites if not first[site.id][1].columns}
