@@ -86,7 +86,7 @@ def price_of(model: PathLike, hotfix: Hotfix, rows: DataSet, *, seconds: float, 
     places = {CLEAN: clean, TRIGGERED: np.setdiff1d(np.arange(len(rows)), clean)}
     count = ROWS if len(places[TRIGGERED]) else ONLY_CLEAN
     sets = {name: _some(rows, found, count) for name, found in places.items() if len(found)}
-    flags = {name: run_graphs(graphs, some, BATCH, None, name)[PATCHED] for name, some in sets.items()}
+    flags = {name: run_graphs(graphs[1:], some, BATCH, None, name)[PATCHED] for name, some in sets.items()}
     timed = time_both(graphs, sets, flags, seconds)
     latency = {kind: latency_json(times, ORIGINAL, PATCHED) for kind, times in timed.items()}
     flagged = hotfix.evidence["report"]["clean_flagged"]
