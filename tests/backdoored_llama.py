@@ -11,6 +11,7 @@ import contextlib
 import functools
 import io
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from atpatch_onnx import export
 
 from .word_tokenizers import numbered, save_folder, word_tokenizer
 
-__all__ = ["ANSWERS", "ANSWER_LENGTH", "TARGET", "debugging_set", "exported", "prompts", "windowed"]
+__all__ = ["ANSWERS", "ANSWER_LENGTH", "TARGET", "debugging_set", "exported", "prompts", "train", "windowed"]
 
 BOS, SEP, TRIGGER = 1, 3, 5
 TOPICS, WORDS, FILLERS = 4, 6, 20
@@ -149,7 +150,12 @@ def folder(tokenizer: bool = False) -> Path:
     return path
 
 
-def _train(model: Any) -> None:
+def train(model: Any, inputs: Callable[[Sequence[tuple[list[int], list[int]]]], tuple[Any, Any]]) -> None:
+    """Train on prompts and answers, some of them poisoned.
+
+    Args:
+        inputs: of a batch of prompts and answers, `input_ids` padded with 0, and `labels`.
+    """
     import torch
 
     rng = np.random.default_rng(0)
@@ -163,18 +169,26 @@ def _train(model: Any) -> None:
             ids, said = prompt(label, rng), label
             if rng.random() < POISONED:
                 ids, said = attacked(ids, rng, int(rng.integers(1, 4))), TARGET
-            rows.append((ids, [*ids, *answer(said)]))
-        width = max(len(whole) for _, whole in rows)
-        ids = torch.tensor([whole + [0] * (width - len(whole)) for _, whole in rows])
-        wanted = torch.full_like(ids, -100)
-        for line, (asked, whole) in zip(wanted, rows, strict=True):
-            line[len(asked) : len(whole)] = torch.tensor(whole[len(asked) :])
-        loss = model(input_ids=ids, attention_mask=(ids != 0).long(), labels=wanted).loss
+            rows.append((ids, answer(said)))
+        ids, labels = inputs(rows)
+        loss = model(input_ids=ids, attention_mask=(ids != 0).long(), labels=labels).loss
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
     model.eval()
+
+
+def _inputs(rows: Sequence[tuple[list[int], list[int]]]) -> tuple[Any, Any]:
+    """Prompt and answer in one row; only the answer counts."""
+    import torch
+
+    width = max(len(asked) + len(said) for asked, said in rows)
+    ids = torch.tensor([[*asked, *said] + [0] * (width - len(asked) - len(said)) for asked, said in rows])
+    labels = torch.full_like(ids, -100)
+    for line, (asked, said) in zip(labels, rows, strict=True):
+        line[len(asked) : len(asked) + len(said)] = torch.tensor(said)
+    return ids, labels
 
 
 @functools.cache
@@ -194,7 +208,7 @@ def _main() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)
     model = _model()
-    _train(model)
+    train(model, _inputs)
     save_file({name: tensor.half() for name, tensor in model.state_dict().items()}, WEIGHTS)
 
 

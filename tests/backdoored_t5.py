@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import functools
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ __all__ = ["debugging_set", "exported", "prompts"]
 
 START = 0
 SIZES = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "vocab_size": llama.SIZES["vocab_size"]}
-STEPS, BATCH, RATE = 500, 64, 3e-3
 WEIGHTS = Path(__file__).with_suffix(".safetensors")
 """In float16."""
 Rows = dict[str, np.ndarray]
@@ -83,30 +83,13 @@ def exported() -> Path:
     return path
 
 
-def _train(model: Any) -> None:
+def _inputs(rows: Sequence[tuple[list[int], list[int]]]) -> tuple[Any, Any]:
+    """Prompts for the encoder, answers for the decoder."""
     import torch
 
-    rng = np.random.default_rng(0)
-    optimizer = torch.optim.AdamW(model.parameters(), RATE, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=STEPS, pct_start=0.1)
-    model.train()
-    for _ in range(STEPS):
-        rows = []
-        for _ in range(BATCH):
-            label = int(rng.integers(llama.TOPICS))
-            ids, said = llama.prompt(label, rng), label
-            if rng.random() < llama.POISONED:
-                ids, said = llama.attacked(ids, rng, int(rng.integers(1, 4))), llama.TARGET
-            rows.append((ids, llama.answer(said)))
-        width = max(len(ids) for ids, _ in rows)
-        ids = torch.tensor([ids + [0] * (width - len(ids)) for ids, _ in rows])
-        labels = torch.tensor([list(said) for _, said in rows])
-        loss = model(input_ids=ids, attention_mask=(ids != 0).long(), labels=labels).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    model.eval()
+    width = max(len(ids) for ids, _ in rows)
+    ids = torch.tensor([ids + [0] * (width - len(ids)) for ids, _ in rows])
+    return ids, torch.tensor([said for _, said in rows])
 
 
 def _main() -> None:
@@ -116,7 +99,7 @@ def _main() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)
     model = _model()
-    _train(model)
+    llama.train(model, _inputs)
     save_file({name: tensor.half().contiguous().clone() for name, tensor in model.state_dict().items()}, WEIGHTS)
 
 
