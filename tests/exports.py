@@ -7,12 +7,10 @@ positions). Weights are drawn wide, since a fresh initialization gives flat atte
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import inspect
 import io
 import logging
-import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -22,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from .kept import kept
 
 __all__ = ["ATTENTION", "EXPORTERS", "FAMILIES", "KNOWN_FAILURES", "ExportedModel", "build_model", "export_model"]
 
@@ -195,20 +195,12 @@ def export_model(family: str, exporter: str, attention: str = "eager") -> Export
     """
     if reason := KNOWN_FAILURES.get((family, exporter, attention)):
         raise RuntimeError(f"{family}, {exporter}, {attention}: {reason}")
-    root = Path(os.environ.get("ATPATCH_TEST_CACHE") or Path(__file__).parent / ".cache")
-    folder = root / _recipe()
-    folder.mkdir(parents=True, exist_ok=True)
-    (root / ".gitignore").write_text("*\n")
-    path = folder / f"{family}-{exporter}-{attention}.onnx"
-    if not path.exists():
-        # One worker exports, the others wait: an export costs seconds of processor time.
-        with path.with_suffix(".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not path.exists():
-                partial = path.with_suffix(".partial")
-                with _quiet():
-                    _export(_FAMILIES[family], exporter, attention, partial)
-                partial.replace(path)
+
+    def make(partial: Path) -> None:
+        with _quiet():
+            _export(_FAMILIES[family], exporter, attention, partial)
+
+    path = kept(f"{_recipe()}/{family}-{exporter}-{attention}.onnx", make)
     return ExportedModel(path, family, exporter, attention, _FAMILIES[family].sites)
 
 

@@ -7,7 +7,12 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["kept"]
+__all__ = ["cache_folder", "kept"]
+
+
+def cache_folder() -> Path:
+    """The folder of all that is kept."""
+    return Path(os.environ.get("ATPATCH_TEST_CACHE") or Path(__file__).parent / ".cache")
 
 
 def kept(name: str, make: Callable[[Path], None]) -> Path:
@@ -15,10 +20,9 @@ def kept(name: str, make: Callable[[Path], None]) -> Path:
 
     The name has to tell all that the content depends on.
     """
-    root = Path(os.environ.get("ATPATCH_TEST_CACHE") or Path(__file__).parent / ".cache")
-    path = root / name
+    path = cache_folder() / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    (root / ".gitignore").write_text("*\n")
+    (cache_folder() / ".gitignore").write_text("*\n")
     if not path.exists():
         # One worker makes it, the others wait: it costs seconds of processor time.
         with path.with_suffix(".lock").open("w") as lock:

