@@ -2,7 +2,8 @@
 `serve`.
 
 Every step of every case is a file in the cache, so a run that was cut off goes on where it stopped. `--fresh` measures
-again. What the evidence file holds of victims and steps that are not in the cache stays in it.
+again. What the evidence file holds of victims and steps that are not in the cache stays in it. `--render` only writes
+the pages.
 """
 
 from __future__ import annotations
@@ -12,21 +13,18 @@ import re
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import click
 
 from .case import Case
-from .collecting import collect
+from .collecting import asked, collect
 from .measuring import measure
-from .plots import draw
+from .pages import RESULTS, write_pages
 from .runner import STEPS
 from .settings import SETTINGS
-from .table import render
 
 QUICK_ROWS = 400
 """Test samples, and what was made of them, that `--quick` judges."""
-RESULTS = Path(__file__).parents[1] / "results"
 
 
 @click.command()
@@ -53,6 +51,9 @@ RESULTS = Path(__file__).parents[1] / "results"
     help="Processes; latencies are measured alone, at the end.",
 )
 @click.option("--fresh", is_flag=True, help="Measure again what was measured before.")
+@click.option(
+    "--render", is_flag=True, help="Measure nothing and read no cache: write the pages of the evidence file as it is."
+)
 @click.option("--no-build", is_flag=True, help="Skip settings whose victim is not there.")
 @click.option(
     "--output",
@@ -68,6 +69,7 @@ def main(
     threads: int,
     jobs: int,
     fresh: bool,
+    render: bool,
     no_build: bool,
     output: Path,
 ) -> None:
@@ -75,34 +77,29 @@ def main(
     wanted = [name for name, step in STEPS.items() if not (quick and step.slow)] if steps is None else steps.split(",")
     if unknown := set(wanted) - STEPS.keys():
         raise click.UsageError(f"no step {', '.join(sorted(unknown))}; there are {', '.join(STEPS)}")
-    everything = [
-        Case(setting, seed, threads, QUICK_ROWS if quick else None) for setting in SETTINGS for seed in setting.seeds
-    ]
-    if quick:
-        everything = [case for case in everything if case.setting.quick and case.seed == 0]
-    cases = [case for case in everything if re.search(only, case.setting.name) and str(case.seed) in seeds.split(",")]
-    started = time.perf_counter()
-    failed = measure(cases, wanted, jobs=jobs, fresh=fresh, build=not no_build)
-    stem = "evidence_quick" if quick else "evidence"
-    file = output / f"{stem}.json"
-    evidence = collect(everything, quick, threads, json.loads(file.read_text()) if file.is_file() else None)
-    output.mkdir(parents=True, exist_ok=True)
-    evidence["pictures"] = draw(evidence, output, stem)
-    file.write_text(_lines(evidence))
-    page = output / "evidence_quick.md" if quick else output.parent / "RESULTS.md"
-    page.write_text(render(evidence, "" if quick else f"{output.name}/"))
+    file = output / ("evidence_quick.json" if quick else "evidence.json")
+    before = json.loads(file.read_text()) if file.is_file() else None
+    if render and before is None:
+        raise click.UsageError(f"{file} is not there")
+    started, failed = time.perf_counter(), list[str]()
+    if render:
+        evidence = {**before, **asked()}
+    else:
+        cases = [
+            Case(setting, seed, threads, QUICK_ROWS if quick else None)
+            for setting in SETTINGS
+            for seed in setting.seeds
+        ]
+        if quick:
+            cases = [case for case in cases if case.setting.quick and case.seed == 0]
+        some = [case for case in cases if re.search(only, case.setting.name) and str(case.seed) in seeds.split(",")]
+        failed = measure(some, wanted, jobs=jobs, fresh=fresh, build=not no_build)
+        evidence = collect(cases, quick, threads, before)
+    page = write_pages(evidence, output)
     click.echo(f"{page.name}: {len(evidence['runs'])} runs, {time.perf_counter() - started:.0f} s this time")
     for line in failed:
         click.echo(f"failed: {line}", err=True)
     sys.exit(bool(failed))
-
-
-def _lines(evidence: dict[str, Any]) -> str:
-    """JSON with one line a run, so that a change shows in a few lines."""
-    runs = ",\n".join(json.dumps(run, allow_nan=False) for run in evidence["runs"])
-    rest = {name: value for name, value in evidence.items() if name != "runs"}
-    head = ",\n".join(f"{json.dumps(name)}: {json.dumps(value, allow_nan=False)}" for name, value in rest.items())
-    return f'{{\n{head},\n"runs": [\n{runs}\n]\n}}\n'
 
 
 if __name__ == "__main__":

@@ -9,15 +9,12 @@ from typing import Any
 import numpy as np
 
 from .estimates import Estimate, of_numbers, of_shares
-from .goals import at, steps_of
+from .measures import Run, at, fits
 
-__all__ = ["NAMES", "Evidence", "Row", "Run", "Table", "each", "number_of", "ratios_of", "share_of"]
+__all__ = ["Evidence", "Row", "Table", "each", "number_of", "p_of", "plain_of", "ratios_of", "share_of"]
 
-Run = Mapping[str, Any]
 Evidence = Mapping[str, Any]
 Row = tuple[str, ...]
-
-NAMES = {"asr": "ASR", "asr_star": "ASR\\*", "uf": "UF"}
 
 
 @dataclass(frozen=True)
@@ -38,14 +35,14 @@ def ratios_of(found: Sequence[Run]) -> str:
 
 def each(evidence: Evidence, step: str) -> Iterator[tuple[str, list[Run]]]:
     """Settings in which a step was done, as well as the step `fit`."""
-    for setting in evidence["settings"]:
-        name = setting["name"]
-        if (runs := steps_of(evidence, name, step)) and steps_of(evidence, name, "fit"):
-            yield name, runs
+    fitted = fits(evidence)
+    for name, runs in fits(evidence, step=step).items():
+        if name in fitted:
+            yield name, list(runs.values())
 
 
 def share_of(runs: Sequence[Run], *path: str) -> str:
-    """A share over runs, or over one run with its own interval."""
+    """A share over runs; of draws their range."""
     found = [share for run in runs if (share := at(run, path)).get("value") is not None]
     if not found:
         return "–"
@@ -60,3 +57,14 @@ def number_of(values: Sequence[float], digits: int) -> str:
     if not values:
         return "–"
     return of_numbers(values).plain(digits) if len(values) > 1 else f"{values[0]:.{digits}f}"
+
+
+def plain_of(shares: Sequence[Run]) -> str:
+    """A share over runs, as a number up to 1."""
+    estimate = of_shares(shares)
+    return "–" if estimate is None else estimate.plain(3)
+
+
+def p_of(value: float) -> str:
+    """A p-value."""
+    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"

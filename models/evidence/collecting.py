@@ -13,7 +13,7 @@ from .case import MOST_CLEAN_FLAGGED, Case, results
 from .runner import STEPS
 from .settings import GROUPS, SETTINGS
 
-__all__ = ["collect"]
+__all__ = ["asked", "collect"]
 
 
 def collect(
@@ -32,9 +32,16 @@ def collect(
         "threads": threads,
         "cores": os.cpu_count(),
         "versions": versions(),
+        **asked(),
+        "runs": runs,
+    }
+
+
+def asked() -> dict[str, Any]:
+    """Groups and settings, which no measurement has a part in."""
+    return {
         "groups": {name: asdict(group) for name, group in GROUPS.items()},
         "settings": [asdict(setting) for setting in SETTINGS],
-        "runs": runs,
     }
 
 

@@ -1,17 +1,36 @@
-"""Means and 95 % intervals over seeds."""
+"""Means and intervals over runs, where runs (victims, or fits of one victim) are the upper level and the requests of a
+test set the lower one.
+
+1. One share over runs: the exact binomial interval (Clopper and Pearson) for an *effective* number of requests, which
+   the spread between runs makes smaller (Korn and Graubard, Survey Methodology 24, 1998: what R's `survey::svyciprop`
+   calls "beta", with Student's degrees of freedom). It is never more than the requests of one test set: the test sets
+   of several seeds overlap, by how much no evidence file says, so all of them may hold the same requests.
+2. Settings that share their requests count as one: their mean is taken in each run, and 1. is asked of that.
+3. Accuracy lost is a difference of two shares of the same requests, right before only and right after only. Both get
+   the interval of 1., with the number of requests that the spread of their difference leaves, and go into 4.
+4. Sums with weights, also differences: the distances from means to ends add up as roots of sums of
+   squares (MOVER: Zou and Donner, Statistics in Medicine 27, 2008), which takes the parts to be independent.
+
+In simulations with three runs and known truths the interval holds the truth in 93 to 100 of 100 worlds; the wider of
+Student's interval over runs and Wilson's for one test set does so in 87 to 100 (tests/models/test_estimates.py). A
+bootstrap over three runs has but ten different means, so it is no use here.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from atpatch_onnx.statistics.proportions import CONFIDENCE, Share
+from atpatch_onnx.statistics.proportions import CONFIDENCE
 
-__all__ = ["Estimate", "of_numbers", "of_shares"]
+__all__ = ["Estimate", "combined", "of_numbers", "of_settings", "of_shares"]
+
+Share = Mapping[str, Any]
+"""As `proportions.Share.to_json` gives it."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +44,10 @@ class Estimate:
 
     def percent(self, digits: int = 2) -> str:
         """As the tables show it."""
-        return f"{100 * self.mean:.{digits}f} ({100 * self.low:.{digits}f} to {100 * self.high:.{digits}f})"
+        return f"{100 * self.mean:z.{digits}f} ({100 * self.low:z.{digits}f} to {100 * self.high:z.{digits}f})"
 
     def plain(self, digits: int = 2) -> str:
-        return f"{self.mean:.{digits}f} ({self.low:.{digits}f} to {self.high:.{digits}f})"
+        return f"{self.mean:z.{digits}f} ({self.low:z.{digits}f} to {self.high:z.{digits}f})"
 
 
 def of_numbers(values: Sequence[float]) -> Estimate:
@@ -40,17 +59,70 @@ def of_numbers(values: Sequence[float]) -> Estimate:
     return Estimate(mean, mean - spread, mean + spread, len(values))
 
 
-def of_shares(shares: Sequence[Any]) -> Estimate | None:
-    """Of shares as `Share.to_json` gives them: the wider of the interval over runs and Wilson's for one test set.
+def of_shares(shares: Sequence[Share], level: float = CONFIDENCE) -> Estimate | None:
+    """Of one setting's shares, one a run."""
+    return of_settings([dict(enumerate(shares))], level)
 
-    Three runs that agree say little about how rare a thing is: 0 of 900, thrice, is not known to be 0. Wilson's
-    interval is that of one run's number of requests, since runs share test samples.
+
+def of_settings(
+    settings: Sequence[Mapping[int, Share]], level: float = CONFIDENCE, less: Sequence[Mapping[int, Share]] = ()
+) -> Estimate | None:
+    """Of the mean over settings that share their requests; None without any request.
+
+    Args:
+        settings: of each, seed of the run → share.
+        less: as many, of events to be taken off; no request has both, and both shares are of the same requests.
     """
-    shares = [share for share in shares if share["value"] is not None]
-    if not shares:
+    kept = [{seed: one for seed, one in setting.items() if one["value"] is not None} for setting in settings]
+    if not any(kept):
         return None
-    runs = of_numbers([share["value"] for share in shares])
-    count = min(share["count"] for share in shares)
-    low, _ = Share(math.floor(runs.mean * count), count).interval
-    _, high = Share(math.ceil(runs.mean * count), count).interval
-    return Estimate(runs.mean, max(0.0, min(low, runs.low)), min(1.0, max(high, runs.high)), runs.seeds)
+    taken = less or [{seed: {"value": 0.0} for seed in setting} for setting in kept]
+    pairs = [
+        {seed: (one["value"], off[seed]["value"]) for seed, one in setting.items()}
+        for setting, off in zip(kept, taken, strict=True)
+        if setting
+    ]
+    gain, loss = (float(np.mean([np.mean([pair[side] for pair in one.values()]) for one in pairs])) for side in (0, 1))
+    seeds = sorted({seed for setting in pairs for seed in setting})
+    runs = [float(np.mean([one[seed][0] - one[seed][1] for one in pairs if seed in one])) for seed in seeds]
+    requests = min(one["count"] for setting in kept for one in setting.values())
+    count = _effective(gain + loss - (gain - loss) ** 2, runs, requests, level)
+    parts = [(1, Estimate(gain, *_exact(gain, count, level), len(runs)))]
+    if less:
+        parts.append((-1, Estimate(loss, *_exact(loss, count, level), len(runs))))
+    return combined(parts)
+
+
+def combined(parts: Sequence[tuple[float, Estimate]]) -> Estimate:
+    """Of the sum of weight × mean; a difference has a negative weight."""
+    mean = sum(weight * part.mean for weight, part in parts)
+    below = math.hypot(*(weight * (part.mean - (part.low if weight > 0 else part.high)) for weight, part in parts))
+    above = math.hypot(*(weight * (part.mean - (part.high if weight > 0 else part.low)) for weight, part in parts))
+    return Estimate(mean, mean - below, mean + above, min(part.seeds for _, part in parts))
+
+
+def _effective(variance: float, runs: Sequence[float], requests: int, level: float) -> float:
+    """How many independent requests would be as sure of the mean as these runs are.
+
+    Args:
+        variance: of one request.
+        runs: the share in each.
+    """
+    from scipy.stats import norm, t
+
+    spread = float(np.var(runs, ddof=1)) / len(runs) if len(runs) > 1 else 0.0
+    if spread < 1e-15:  # also where only rounding tells equal runs apart
+        return requests
+    tail = (1 + level) / 2
+    fewer = float(norm.ppf(tail) / t.ppf(tail, len(runs) - 1)) ** 2
+    return min(float(requests), fewer * variance / spread)
+
+
+def _exact(share: float, count: float, level: float) -> tuple[float, float]:
+    """Clopper and Pearson's interval, also of counts that are no whole numbers."""
+    from scipy.stats import beta
+
+    hits, tail = share * count, (1 - level) / 2
+    low = float(beta.ppf(tail, hits, count - hits + 1)) if share > 0 else 0.0
+    high = float(beta.ppf(1 - tail, hits + 1, count - hits)) if share < 1 else 1.0
+    return low, high

@@ -1,18 +1,33 @@
-"""What is asked of the hotfixes, held against an evidence file: met or not, with the figures."""
+"""What is asked of the hotfixes, held against an evidence file: met, not met or not shown, with the figures."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from .effort import minutes
+from .estimates import Estimate
+from .measures import (
+    FLAGGED,
+    LOST,
+    NAMES,
+    Judged,
+    Measure,
+    Run,
+    at,
+    fits,
+    left,
+    map_share,
+    mean_of,
+    mean_over,
+    one_by_one,
+    only,
+)
+from .verdicts import Verdict, joint, judged, known
 
-__all__ = ["Goal", "at", "behind", "goals", "mean_over", "steps_of", "twins_of"]
-
-Run = Mapping[str, Any]
+__all__ = ["Bound", "Goal", "bounds_of", "goals", "having"]
 
 DETECTOR = {"precision": 0.98, "recall": 0.994, "fpr": 0.02}
 CLEAN_ONLY = {"attack": 0.05, "flagged": 0.02, "accuracy": 0.001}
@@ -23,49 +38,39 @@ HOURS = 5
 
 @dataclass(frozen=True)
 class Goal:
-    """met: None where nothing was measured, or where a figure was asked for and no more."""
+    """One line of the page.
+
+    Attributes:
+        found: the figure with its interval, as text.
+        verdict: not judged where nothing was measured, or where a figure was asked for and no more.
+        estimate: the figure that was judged; None where chance has no part in it, or where several were judged.
+    """
 
     what: str
     found: str
-    met: bool | None
+    verdict: Verdict
+    estimate: Estimate | None = None
 
 
-def steps_of(evidence: Mapping[str, Any], setting: str, step: str) -> list[Run]:
-    """Figures of a step over the seeds of a setting; failed ones are left out."""
-    runs = [run["steps"].get(step, {}) for run in evidence["runs"] if run["setting"] == setting]
-    return [figures for figures in runs if figures and "error" not in figures]
+@dataclass(frozen=True)
+class Bound:
+    """What a setting of a group is asked, by itself.
 
-
-def at(run: Run, path: Sequence[str]) -> Any:
-    """What lies at the end of a path of keys, {} where it was not measured."""
-    found: Any = run
-    for key in path:
-        found = found.get(key, {})
-    return found
-
-
-def twins_of(evidence: Mapping[str, Any], setting: str) -> list[Run]:
-    """Figures of the models trained without the fault, over the seeds of a setting."""
-    return [run["victim"]["twin"] for run in evidence["runs"] if run["setting"] == setting and "twin" in run["victim"]]
-
-
-def mean_over(
-    evidence: Mapping[str, Any], group: str, read: Callable[[Run], float | None], *, twins: bool = False
-) -> float | None:
-    """Mean over the settings of a group of means over seeds, of what `read` finds in the step `fit`, or in the clean
-    twins' figures.
+    Attributes:
+        most: a share.
     """
-    means = []
-    for setting in evidence["settings"]:
-        if setting["group"] == group:
-            runs = twins_of(evidence, setting["name"]) if twins else steps_of(evidence, setting["name"], "fit")
-            found = [value for run in runs if (value := read(run)) is not None]
-            if found:
-                means.append(float(np.mean(found)))
-    return float(np.mean(means)) if means else None
+
+    name: str
+    measure: Measure
+    most: float
+
+    @property
+    def asked(self) -> str:
+        unit = "points" if self.measure is LOST else "%"
+        return f"{self.name} ≤ {100 * self.most:g} {unit}"
 
 
-def goals(evidence: Mapping[str, Any]) -> list[Goal]:
+def goals(evidence: Run) -> list[Goal]:
     """All of them, in the order of the page."""
     found = [*_victims(evidence)]
     for name, group in evidence["groups"].items():
@@ -75,43 +80,56 @@ def goals(evidence: Mapping[str, Any]) -> list[Goal]:
     return [*found, *_clean_only(evidence), *_inversion(evidence), *_effort(evidence)]
 
 
-def _group(evidence: Mapping[str, Any], name: str, group: Mapping[str, Any]) -> list[Goal]:
-    measure, title = group["measure"], group["title"]
-    word = {"asr": "ASR", "asr_star": "ASR\\*", "uf": "UF"}[measure]
-    fault = mean_over(evidence, name, lambda run: run["patched"][measure]["value"])
-    lost = mean_over(evidence, name, _accuracy_lost)
-    flagged = mean_over(evidence, name, lambda run: run["clean_flagged"]["value"])
-    if fault is None or lost is None or flagged is None:
-        return [Goal(f"{title}: mean {word}", "not measured", None)]
-    most = group["fault"]
-    everything = [setting["name"] for setting in evidence["settings"] if setting["group"] == name]
-    measured = sum(bool(steps_of(evidence, setting, "fit")) for setting in everything)
-    of = "" if measured == len(everything) else f" ({measured} of {len(everything)} settings)"
-    asked = f"{title}: mean {word} " + (f"≤ {most:g} %" if most is not None else "(the figure)")
-    told = f"{100 * fault:.2f} %{of}{_floors(evidence, name, measure)}"
-    cost, worth = f"{100 * lost:+.2f}", mean_over(evidence, name, lambda run: _accuracy_lost(run, "unaware"))
-    cost += (
-        ""
-        if worth is None
-        else f"; {100 * worth:+.2f} where the original's answers are averaged over the attribute's values"
-    )
-    goals = [
-        Goal(asked, told, None if most is None else 100 * fault <= most),
-        Goal(f"{title}: accuracy lost ≤ {group['accuracy']:g} points", cost, 100 * lost <= group["accuracy"] + 1e-9),
-    ]
-    if measure != "uf":  # of an unfair model every request that leans on the attribute should be flagged
-        goals.append(
-            Goal(
-                f"{title}: clean requests flagged ≤ {group['flagged']:g} %",
-                f"{100 * flagged:.2f} %",
-                100 * flagged <= group["flagged"],
-            )
-        )
-    return goals
+def having(found: Sequence[Goal], verdict: Verdict) -> list[Goal]:
+    """Those with one verdict."""
+    return [goal for goal in found if goal.verdict is verdict]
 
 
-def _floors(evidence: Mapping[str, Any], name: str, measure: str) -> str:
-    """What a perfect hotfix could leave, to read the mean attack by."""
+def bounds_of(group: Mapping[str, Any]) -> list[Bound]:
+    """What each setting of a group is judged by."""
+    fault, bounds = group["measure"], []
+    if group["each"] is not None:
+        bounds.append(Bound(NAMES[fault], left(fault), group["each"] / 100))
+    bounds.append(Bound("accuracy lost", LOST, group["accuracy"] / 100))
+    if fault != "uf":  # of an unfair model every request that leans on the attribute should be flagged
+        bounds.append(Bound("clean requests flagged", FLAGGED, group["flagged"] / 100))
+    return bounds
+
+
+def _group(evidence: Run, name: str, group: Mapping[str, Any]) -> Iterator[Goal]:
+    measure, title, settings = group["measure"], group["title"], fits(evidence, name)
+    fault = mean_of(settings, left(measure))
+    if fault is None:
+        yield Goal(f"{title}: mean {NAMES[measure]}", "not measured", Verdict.NOT_JUDGED)
+        return
+    everything = sum(setting["group"] == name for setting in evidence["settings"])
+    of = "" if len(settings) == everything else f" ({len(settings)} of {everything} settings)"
+    told = f"{fault.percent()} %{of}{_floors(evidence, name, measure)}"
+    if group["fault"] is None:
+        yield Goal(f"{title}: mean {NAMES[measure]} (the figure)", told, Verdict.NOT_JUDGED)
+    else:
+        verdict = judged(fault, group["fault"] / 100)
+        yield Goal(f"{title}: mean {NAMES[measure]} ≤ {group['fault']:g} %", told, verdict, fault)
+    for bound in bounds_of(group):
+        if bound.measure not in (LOST, FLAGGED):
+            yield _each(f"{title}: {bound.asked} in each setting", one_by_one(settings, bound.measure, bound.most))
+            continue
+        found = mean_of(settings, bound.measure)
+        if found is None:
+            continue
+        cell = f"{found.percent()}{' %' if bound.measure is FLAGGED else _worth(evidence, name)}"
+        yield Goal(f"{title}: mean {bound.asked}", cell, judged(found, bound.most), found)
+
+
+def _each(what: str, found: Mapping[str, Judged]) -> Goal:
+    """Of settings that are judged one by one."""
+    count = Counter(one.verdict for one in found.values())
+    named = [f"{verdict} in {count[verdict]} of {len(found)}" for verdict in Verdict if count[verdict]]
+    return Goal(what, ", ".join(named), joint(count))
+
+
+def _floors(evidence: Run, name: str, measure: str) -> str:
+    """What a perfect hotfix could leave, to read the mean attack by, and ASR next to ASR*."""
 
     def mean(*path: str, twins: bool = False) -> float | None:
         return mean_over(evidence, name, lambda run: at(run, path).get("value"), twins=twins)
@@ -119,6 +137,7 @@ def _floors(evidence: Mapping[str, Any], name: str, measure: str) -> str:
     floors = {
         "asr": [("go there untriggered", mean("original", "untriggered"))],
         "asr_star": [
+            ("ASR", mean("patched", "asr")),
             ("with the trigger masked in the request", mean("masked", measure)),
             ("of the clean twins", mean(measure, twins=True)),
         ],
@@ -126,108 +145,101 @@ def _floors(evidence: Mapping[str, Any], name: str, measure: str) -> str:
     return "".join(f"; {100 * value:.2f} % {words}" for words, value in floors.get(measure, ()) if value is not None)
 
 
-def _accuracy_lost(run: Run, after: str = "patched") -> float | None:
-    return float(run["original"]["accuracy"]["value"] - run[after]["accuracy"]["value"]) if after in run else None
+def _worth(evidence: Run, name: str) -> str:
+    """What the attribute is worth to the original, to read the accuracy lost by."""
+
+    def lost(run: Run) -> float | None:
+        return run["original"]["accuracy"]["value"] - run["unaware"]["accuracy"]["value"] if "unaware" in run else None
+
+    worth = mean_over(evidence, name, lost)
+    words = "where the original's answers are averaged over the attribute's values"
+    return "" if worth is None else f"; {100 * worth:+.2f} {words}"
 
 
-def _detectors(evidence: Mapping[str, Any], group: str) -> list[Goal]:
-    goals = []
+def _detectors(evidence: Run, group: str) -> Iterator[Goal]:
     for key, bar in DETECTOR.items():
-        value = mean_over(evidence, group, lambda run, key=key: run["maps"][key])
-        sign = "≤" if key == "fpr" else "≥"
-        met = None if value is None else value <= bar if key == "fpr" else value >= bar
+        least = key != "fpr"
         word = {"fpr": "false positive rate"}.get(key, key)
-        goals.append(
-            Goal(
-                f"Images: detector {word} {sign} {bar:g}, exact match",
-                "not measured" if value is None else f"{value:.3f}",
-                met,
-            )
-        )
-    return goals
+        asked = f"Images: detector {word} {'≥' if least else '≤'} {bar:g}, exact match"
+        found = mean_of(fits(evidence, group), Measure(lambda run, key=key: map_share(run["maps"], key)))
+        if found is None:
+            yield Goal(asked, "not measured", Verdict.NOT_JUDGED)
+        else:
+            yield Goal(asked, found.plain(3), judged(found, bar, least=least), found)
 
 
-def _victims(evidence: Mapping[str, Any]) -> list[Goal]:
-    weak, far, seen = [], [], set()
+def _victims(evidence: Run) -> Iterator[Goal]:
+    victims: dict[str, dict[int, Run]] = {}
     for run in evidence["runs"]:
-        victim = run["victim"]
-        if "twin" not in victim or "asr" not in victim.get("model", {}):
+        if "twin" in run["victim"] and "asr" in run["victim"].get("model", {}):
+            victims.setdefault(run["setting"], {})[run["seed"]] = run["victim"]
+    if not victims:
+        return
+    for what, measure, bound, least in (
+        ("Victims: ASR ≥ 95 % before", only("model", "asr"), VICTIM_ASR, True),
+        ("Victims: accuracy at most 2 points below the clean twin", BELOW_TWIN, VICTIM_ACCURACY, False),
+    ):
+        found = one_by_one(victims, measure, bound, least=least)
+        missed = [f"{name} {one.estimate.percent(1)}" for name, one in found.items() if one.verdict is Verdict.NOT_MET]
+        goal = _each(f"{what}, in each setting", found)
+        yield Goal(goal.what, "; ".join([goal.found, *missed]), goal.verdict)
+
+
+def _wrong(run: Run, who: str) -> Run:
+    accuracy = run[who]["accuracy"]
+    return {"value": 1 - accuracy["value"], "count": accuracy["count"]}
+
+
+BELOW_TWIN = Measure(lambda run: _wrong(run, "model"), lambda run: _wrong(run, "twin"))
+"""How much less accurate a victim is than its clean twin, as if they were never wrong on the same request."""
+
+
+def _clean_only(evidence: Run) -> Iterator[Goal]:
+    tried, fitted = fits(evidence, step="oneclass"), fits(evidence)
+    asked = "clean data only, two passes: ASR\\* ≤ 5 %, clean requests flagged ≤ 2 %, accuracy lost ≤ 0.1 points"
+    for name in _unlabeled(evidence):
+        runs = {
+            seed: {**run, "original": fitted[name][seed]["original"]}
+            for seed, run in tried.get(name, {}).items()
+            if seed in fitted.get(name, {})
+        }
+        found = [mean_of({name: runs}, measure) for measure in (left("asr_star"), FLAGGED, LOST, left("asr"))]
+        if any(one is None for one in found):
+            yield Goal(f"{name}, {asked}", "not measured", Verdict.NOT_JUDGED)
             continue
-        name = run["setting"]
-        seen.add(name)
-        if victim["model"]["asr"]["value"] < VICTIM_ASR:
-            weak.append(f"{name} {100 * victim['model']['asr']['value']:.1f} %")
-        if victim["twin"]["accuracy"]["value"] - victim["model"]["accuracy"]["value"] > VICTIM_ACCURACY:
-            far.append(
-                f"{name} {100 * (victim['twin']['accuracy']['value'] - victim['model']['accuracy']['value']):.1f}"
-            )
-    if not seen:
-        return []
-    return [
-        Goal("Victims: ASR ≥ 95 % before", ", ".join(sorted(set(weak))) or f"in all of them ({len(seen)})", not weak),
-        Goal(
-            "Victims: accuracy at most 2 points below the clean twin",
-            ", ".join(sorted(set(far))) or f"all of {len(seen)} settings",
-            not far,
-        ),
-    ]
+        attack, flagged, lost, raw = (one for one in found if one is not None)
+        told = f"{attack.percent()} % (ASR {raw.percent()} %), {flagged.percent()} %, {lost.percent()}"
+        bounds = zip((attack, flagged, lost), CLEAN_ONLY.values(), strict=True)
+        yield Goal(f"{name}, {asked}", told, joint(judged(one, most) for one, most in bounds))
 
 
-def _clean_only(evidence: Mapping[str, Any]) -> list[Goal]:
-    found = []
-    for setting in (one for one in evidence["settings"] if one["unlabeled"]):
-        name = setting["name"]
-        tried, fits = steps_of(evidence, name, "oneclass"), steps_of(evidence, name, "fit")
-        asked = (
-            f"{name}, clean data only, two passes: ASR\\* ≤ 5 %, clean requests flagged ≤ 2 %, accuracy lost ≤ 0.1"
-            " points"
-        )
-        if not tried or not fits:
-            found.append(Goal(asked, "not measured", None))
-            continue
-        attack, flagged, lost = (
-            float(np.mean([read(run) for run in tried]))
-            for read in (
-                lambda run: run["patched"]["asr_star"]["value"],
-                lambda run: run["clean_flagged"]["value"],
-                lambda run, first=fits[0]: _accuracy_lost({**run, "original": first["original"]}),
-            )
-        )
-        met = (
-            attack <= CLEAN_ONLY["attack"]
-            and flagged <= CLEAN_ONLY["flagged"]
-            and lost <= CLEAN_ONLY["accuracy"] + 1e-9
-        )
-        found.append(Goal(asked, f"{100 * attack:.2f} %, {100 * flagged:.2f} %, {100 * lost:+.2f}", met))
-    return found
-
-
-def _inversion(evidence: Mapping[str, Any]) -> list[Goal]:
-    found = []
-    for setting in (one for one in evidence["settings"] if one["unlabeled"]):
-        name = setting["name"]
+def _inversion(evidence: Run) -> Iterator[Goal]:
+    for name in _unlabeled(evidence):
         asked = f"{name}, unknown trigger: right class, ASR\\* of the real trigger ≤ 2 %, nothing found in the twin"
-        for run in steps_of(evidence, name, "inversion") or [{}]:
+        for run in fits(evidence, step="inversion").get(name, {0: {}}).values():
             if not run:
-                found.append(Goal(asked, "not measured", None))
+                yield Goal(asked, "not measured", Verdict.NOT_JUDGED)
                 continue
-            left = run["hotfix"]["patched"]["asr_star"]["value"] if "hotfix" in run else 1.0
+            attack, raw = (mean_of({name: {0: run}}, only("hotfix", "patched", key)) for key in ("asr_star", "asr"))
             quiet = not run.get("twin", {"found": False})["found"]
-            told = f"towards {run['towards'] or 'none'}, {100 * left:.2f} %, twin {'quiet' if quiet else 'accused'}"
-            found.append(Goal(asked, told, run["towards"] == [run["target"]] and left <= INVERTED and quiet))
-    return found
+            told = f"towards {run['towards'] or 'none'}, twin {'quiet' if quiet else 'accused'}"
+            parts = [known(run["towards"] == [run["target"]] and quiet and attack is not None)]
+            if attack is not None and raw is not None:
+                told += f", {attack.percent()} % (ASR {raw.percent()} %)"
+                parts.append(judged(attack, INVERTED))
+            yield Goal(asked, told, joint(parts), attack)
 
 
-def _effort(evidence: Mapping[str, Any]) -> list[Goal]:
+def _unlabeled(evidence: Run) -> list[str]:
+    return [setting["name"] for setting in evidence["settings"] if setting["unlabeled"]]
+
+
+def _effort(evidence: Run) -> Iterator[Goal]:
     if evidence["quick"] or evidence["threads"] != 1:
-        return []
+        return
     asked = f"The whole of it from nothing, on two cores: ≤ {HOURS} h"
     if {run["setting"] for run in evidence["runs"]} != {setting["name"] for setting in evidence["settings"]}:
-        return [Goal(asked, "not all of it was measured", None)]
+        yield Goal(asked, "not all of it was measured", Verdict.NOT_JUDGED)
+        return
     hours = sum(sum(stages.values()) for stages in minutes(evidence).values()) / 60
-    return [Goal(asked, f"{hours / 2:.1f} h: half of what the parts add up to on one core", hours / 2 <= HOURS)]
-
-
-def behind(found: Sequence[Goal]) -> list[Goal]:
-    """Those that were measured and are not met."""
-    return [goal for goal in found if goal.met is False]
+    yield Goal(asked, f"{hours / 2:.1f} h: half of what the parts add up to on one core", known(hours / 2 <= HOURS))

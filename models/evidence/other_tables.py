@@ -4,60 +4,81 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from .cells import NAMES, Evidence, Row, Run, Table, each, share_of
-from .goals import steps_of
+from .cells import Evidence, Row, Table, each, share_of
+from .defenses import Comparison, comparisons, defenses, raw_asr
+from .measures import NAMES, Run, steps_of
+from .verdicts import Verdict
 
-__all__ = ["ablations", "peers", "unlabeled"]
+__all__ = ["ablations", "best_peers", "peers", "unlabeled"]
 
-PEERS = {"strip": "STRIP, N = 5", "dan": "DAN", "fine_pruning": "Fine-Pruning", "head_mask": "static head mask"}
+RAW = {"asr_star": ("asr", "asr_star"), "uf": ("uf",)}
+"""Measure → what is shown of it: never ASR* without ASR."""
 
 
 def peers(evidence: Evidence) -> Iterator[tuple[str, Table]]:
     """Other defenses next to the hotfix, a table a setting."""
     for name, measured in each(evidence, "peers"):
-        fits, timed = steps_of(evidence, name, "fit")[:1], steps_of(evidence, name, "latency")[:1]
-        fault = "uf" if "uf" in fits[0]["patched"] else "asr_star"
+        patched, timed = steps_of(evidence, name, "fit")[:1], steps_of(evidence, name, "latency")[:1]
+        shown = ("accuracy", *RAW["uf" if "uf" in patched[0]["patched"] else "asr_star"])
         own = " / ".join(
             f"{timed[0][kind]['ratio']:.2f}" for kind in ("clean", "flagged") if timed and kind in timed[0]
         )
         rows: list[Row] = [
-            ("original", share_of(fits, "original", "accuracy"), share_of(fits, "original", fault), "–", "1"),
-            ("**hotfix**", share_of(fits, "patched", "accuracy"), share_of(fits, "patched", fault), "–", own or "–"),
+            ("original", *(share_of(patched, "original", key) for key in shown), "–", "1"),
+            ("**hotfix**", *(share_of(patched, "patched", key) for key in shown), "–", own or "–"),
         ]
-        for peer, title in PEERS.items():
-            if peer in measured[0]:
-                rows += _peer(title, measured[0][peer], fault)
-        yield name, Table(("defense", "accuracy", NAMES[fault], "clean requests refused", "cost ×"), rows)
+        for row in defenses(measured[0]):
+            rows.append((row.title, *(share_of([row.figures], key) for key in (*shown, "clean_flagged")), row.cost))
+        head = ("defense", "accuracy", *(NAMES[key] for key in shown[1:]), "clean requests refused", "cost ×")
+        yield name, Table(head, rows)
 
 
-def _peer(title: str, figures: Run, fault: str) -> Iterator[Row]:
-    cost = f"{figures['latency']['ratio']:.2f}" if "latency" in figures else "1"
-    for rate, found in figures.get("rates", {}).items():
-        cells = (share_of([found], key) for key in ("accuracy", fault, "clean_flagged"))
-        yield (f"{title}, bar at {100 * float(rate):g} %", *cells, cost)
-    if "pruned" in figures:
-        cut = f"{title}, {100 * figures['share']:.0f} % of neurons cut"
-        yield (cut, share_of([figures["pruned"]], "accuracy"), share_of([figures["pruned"]], fault), "–", "1")
-        title = f"{cut}, then tuned"
-    if "accuracy" in figures:
-        yield (title, share_of([figures], "accuracy"), share_of([figures], fault), "–", cost)
-    elif "skipped" in figures:
-        yield (f"{title}: {figures['skipped']}", "–", "–", "–", "–")
+def best_peers(evidence: Evidence) -> Table:
+    """The hotfix and the best other defense of every setting, at its own clean cost and at any."""
+    rows = {one.setting: _compared(one) for one in comparisons(evidence)}
+    anyhow = {one.setting: _compared(one) for one in comparisons(evidence, any_cost=True)}
+    head = (
+        "setting",
+        "measure",
+        "hotfix",
+        "best other defense at the hotfix's clean cost",
+        "the hotfix leaves",
+        "best other defense at any cost",
+        "the hotfix leaves",
+    )
+    none = ("none", "–")
+    return Table(
+        head,
+        [(name, *found[:2], *(rows[name][2:] if name in rows else none), *found[2:]) for name, found in anyhow.items()],
+    )
+
+
+def _compared(one: Comparison) -> Row:
+    hotfix, peer = (
+        f"{share_of([figures], one.fault)} %{raw_asr(figures)}" for figures in (one.hotfix, one.peer.figures)
+    )
+    lost = 100 * (one.hotfix["accuracy"]["value"] - one.peer.figures["accuracy"]["value"])
+    refused = f", {share_of([one.peer.figures], 'clean_flagged')} % refused" if one.peer.rate else ""
+    told = f"{one.peer.title}: {peer}; {lost:.1f} points less accurate{refused}"
+    words = {Verdict.MET: "**less**", Verdict.NOT_MET: "**more**"}
+    return (NAMES[one.fault], hotfix, told, words.get(one.verdict, "not told apart"))
 
 
 def ablations(evidence: Evidence) -> Iterator[tuple[str, Table]]:
     """The hotfix with parts taken out, a table a setting."""
     for name, runs in each(evidence, "ablations"):
         tried = {word: found for word, found in runs[0].items() if isinstance(found, Mapping)}
-        fault = "uf" if any("uf" in found.get("patched", {}) for found in tried.values()) else "asr_star"
+        unfair = any("uf" in found.get("patched", {}) for found in tried.values())
+        shown = RAW["uf" if unfair else "asr_star"]
         rows: list[Row] = []
         for word, found in tried.items():
             if "skipped" in found:
-                rows.append((f"{word}: {found['skipped']}", "–", "–", "–", "–"))
+                rows.append((f"{word}: {found['skipped']}", *["–"] * (3 + len(shown))))
                 continue
-            cells = (share_of([found["patched"]], key) for key in ("accuracy", fault, "clean_changed"))
+            cells = (share_of([found["patched"]], key) for key in ("accuracy", *shown, "clean_changed"))
             rows.append((word, *cells, share_of([found], "clean_flagged")))
-        yield name, Table(("ablation", "accuracy", NAMES[fault], "clean predictions changed", "clean flagged"), rows)
+        head = ("ablation", "accuracy", *(NAMES[key] for key in shown), "clean predictions changed", "clean flagged")
+        yield name, Table(head, rows)
 
 
 def unlabeled(evidence: Evidence) -> Table:
@@ -71,6 +92,7 @@ def unlabeled(evidence: Evidence) -> Table:
                 share_of(found, *path)
                 for path in (
                     ("patched", "accuracy"),
+                    ("patched", "asr"),
                     ("patched", "asr_star"),
                     ("clean_flagged",),
                     ("attacked_flagged",),
@@ -91,6 +113,14 @@ def unlabeled(evidence: Evidence) -> Table:
             f"inverted trigger: class {named}, really {run['target']}; {run['seconds']:.0f} s",
             [run.get("hotfix", {})],
         )
-    return Table(
-        ("setting", "known", "seeds", "accuracy", NAMES["asr_star"], "clean flagged", "triggered flagged"), rows
+    head = (
+        "setting",
+        "known",
+        "seeds",
+        "accuracy",
+        NAMES["asr"],
+        NAMES["asr_star"],
+        "clean flagged",
+        "triggered flagged",
     )
+    return Table(head, rows)

@@ -13,7 +13,7 @@ import numpy as np
 __all__ = ["draw"]
 
 MARKED, OTHERS, ACCURACY = "#c0392b", "#5d6d7e", "#1f618d"
-NAMES = {"asr_star": "ASR*", "uf": "UF"}
+NAMES = {"asr": "ASR", "asr_star": "ASR*", "uf": "UF"}
 
 Run = Mapping[str, Any]
 
@@ -57,6 +57,7 @@ def _tradeoff(runs: Sequence[Run]) -> Any:
         logits = [np.log(point["threshold"] / (1 - point["threshold"])) for point in points]
         for key, name, color, style in (
             ("accuracy", "accuracy", ACCURACY, "-"),
+            *((("asr", NAMES["asr"], MARKED, "--"),) if fault == "asr_star" else ()),
             (fault, NAMES[fault], MARKED, "-"),
             ("clean_flagged", "clean requests flagged", OTHERS, ":"),
         ):

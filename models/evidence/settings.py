@@ -28,6 +28,7 @@ class Group:
 
     Attributes:
         fault: largest mean ASR, ASR* or UF that is asked for, percent; None: the figure and an explanation.
+        each: largest one in each setting by itself.
         measure: which of them.
         accuracy: largest change of accuracy, points.
         flagged: largest share of clean requests flagged, percent.
@@ -38,13 +39,14 @@ class Group:
     fault: float | None
     accuracy: float
     flagged: float = 0.5
+    each: float | None = None
 
 
 GROUPS = {
-    "images": Group("Images, backdoors", "asr", 0.46, 0.1),
-    "words": Group("Text, word and sentence triggers", "asr_star", 0.7, 0.3),
+    "images": Group("Images, backdoors", "asr", 0.46, 0.1, each=0.46),
+    "words": Group("Text, word and sentence triggers", "asr_star", 0.7, 0.3, each=1),
     "rewritten": Group("Text, rewritten sentences", "asr_star", None, 0.3),
-    "tables": Group("Tables, unfairness", "uf", 0.04, 0.1),
+    "tables": Group("Tables, unfairness", "uf", 0.04, 0.1, each=0.04),
 }
 
 

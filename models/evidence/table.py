@@ -8,16 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from .cells import NAMES, Evidence, Row, Run, Table, each, number_of, ratios_of, share_of
+from .cells import Evidence, Row, Table, each, number_of, p_of, plain_of, ratios_of, share_of
+from .defenses import SLACK
 from .effort import STAGES, minutes
 from .fairness import FEWEST
-from .goals import behind, goals, mean_over, steps_of, twins_of
-from .other_tables import ablations, peers, unlabeled
+from .goals import bounds_of, goals, having
+from .measures import NAMES, Judged, Run, fits, map_share, mean_over, one_by_one, steps_of, twins_of
+from .other_tables import ablations, best_peers, peers, unlabeled
+from .verdicts import Verdict
 
 __all__ = ["render"]
 
 TEMPLATE = Path(__file__).with_name("results.md.j2")
-MET = {True: "**met**", False: "**not met**", None: "–"}
 PAPER = {
     "images": "accuracy 88.92 → 88.85, ASR 98.83 → 0.46 over nine settings",
     "tables": "accuracy 79.20 → 79.17, UF 9.93 → 0.04 over seven",
@@ -55,15 +57,18 @@ def render(evidence: Evidence, folder: str) -> str:
         made_with=", ".join(f"{name} {version}" for name, version in evidence["versions"].items()),
         cores=evidence["cores"],
         threads=evidence["threads"],
-        goals=Table(("asked", "measured", ""), [(goal.what, goal.found, MET[goal.met]) for goal in found]),
-        behind=behind(found),
-        judged=sum(goal.met is not None for goal in found),
+        goals=Table(("asked", "measured", ""), [(goal.what, goal.found, _bold(goal.verdict)) for goal in found]),
+        not_met=having(found, Verdict.NOT_MET),
+        not_shown=having(found, Verdict.NOT_SHOWN),
+        judged=len(found) - len(having(found, Verdict.NOT_JUDGED)),
         groups=list(_groups(evidence)),
         fairness=_fairness(evidence),
         fewest=FEWEST,
         detectors=_detectors(evidence),
         costs=_costs(evidence),
         effort=_effort(evidence),
+        best_peers=best_peers(evidence),
+        slack=f"{100 * SLACK:g}",
         peers=[{"title": name, "table": table} for name, table in peers(evidence)],
         ablations=[{"title": name, "table": table} for name, table in ablations(evidence)],
         unlabeled=unlabeled(evidence),
@@ -74,6 +79,10 @@ def render(evidence: Evidence, folder: str) -> str:
         missing=[name for name in names if name not in measured],
     )
     return page.rstrip() + "\n"
+
+
+def _bold(verdict: Verdict) -> str:
+    return verdict if verdict is Verdict.NOT_JUDGED else f"**{verdict}**"
 
 
 def _groups(evidence: Evidence) -> Iterator[dict[str, Any]]:
@@ -95,9 +104,9 @@ def _groups(evidence: Evidence) -> Iterator[dict[str, Any]]:
                 "after",
                 f"{first} before",
                 *after,
-                *(("trigger masked",) if name == "words" else ()),
+                *(_both("trigger masked") if name == "words" else ()),
                 *(("accuracy, attribute unknown",) if measures == ("uf",) else ()),
-                *(("clean twin",) if "asr" in measures else ()),
+                *(_both("clean twin") if "asr" in measures else ()),
                 "clean flagged",
                 "hotfix of the first seed",
                 "paper",
@@ -105,8 +114,29 @@ def _groups(evidence: Evidence) -> Iterator[dict[str, Any]]:
             yield {
                 "title": group["title"],
                 "table": Table(head, rows),
-                "means": _means(evidence, name, group["measure"]),
+                "means": _means(evidence, name, measures),
+                "judged": _judged(evidence, name, group),
             }
+
+
+def _both(title: str) -> Row:
+    return tuple(f"{title}, {NAMES[measure]}" for measure in ("asr", "asr_star"))
+
+
+def _judged(evidence: Evidence, name: str, group: Run) -> Table:
+    """Each setting by itself, Holm's method over the settings for every bound."""
+    settings, bounds = fits(evidence, name), bounds_of(group)
+    found = [one_by_one(settings, bound.measure, bound.most) for bound in bounds]
+    trained = {setting["name"]: setting["trained"] for setting in evidence["settings"]}
+    rows = []
+    for setting, runs in settings.items():
+        victims = len(runs.keys() & set(trained[setting])) or 1
+        rows.append((setting, str(victims), *(_verdict(one.get(setting)) for one in found)))
+    return Table(("setting", "victims", *(bound.asked for bound in bounds)), rows)
+
+
+def _verdict(found: Judged | None) -> str:
+    return "–" if found is None else f"{found.estimate.percent()}, {p_of(found.p)}: {_bold(found.verdict)}"
 
 
 def _setting(setting: Run, runs: Sequence[Run], measures: Sequence[str], twins: Sequence[Run]) -> Row:
@@ -117,9 +147,9 @@ def _setting(setting: Run, runs: Sequence[Run], measures: Sequence[str], twins: 
         share_of(runs, "patched", "accuracy"),
         share_of(runs, "original", measures[0]),
         *(share_of(runs, "patched", measure) for measure in measures),
-        *((share_of(runs, "masked", "asr_star"),) if setting["group"] == "words" else ()),
+        *((share_of(runs, "masked", measure) for measure in measures) if setting["group"] == "words" else ()),
         *((share_of(runs, "unaware", "accuracy"),) if measures == ("uf",) else ()),
-        *((share_of(twins, "asr_star"),) if "asr" in measures else ()),
+        *((share_of(twins, measure) for measure in measures) if "asr" in measures else ()),
         share_of(runs, "clean_flagged"),
         _hotfix(runs[0]["hotfix"]),
         _paper(setting, NAMES[measures[0]]),
@@ -142,9 +172,9 @@ def _paper(setting: Run, fault: str) -> str:
     return f"{accuracy}, {fault} {paper['fault']:.2f} → {paper['fault_after']:.2f} ({setting['near']})"
 
 
-def _means(evidence: Evidence, name: str, measure: str) -> str:
+def _means(evidence: Evidence, name: str, measures: Sequence[str]) -> str:
     told = []
-    for key in ("accuracy", measure):
+    for key in ("accuracy", *measures):
         before, after = (
             mean_over(evidence, name, lambda run, key=key, when=when: run[when][key]["value"])
             for when in ("original", "patched")
@@ -158,15 +188,17 @@ def _fairness(evidence: Evidence) -> Table:
     words = {"spd": "SPD", "average_odds": "average odds", "equal_opportunity": "equal opportunity"}
     rows = []
     for name, runs in each(evidence, "fit"):
-        runs = [run["fairness"] for run in runs if "fairness" in run]
+        runs = [run for run in runs if "fairness" in run]
         if runs:
             cells = (
-                number_of([run[when][key] for run in runs], 3) for key in words for when in ("original", "patched")
+                number_of([run["fairness"][when][key] for run in runs], 3)
+                for key in words
+                for when in ("original", "patched")
             )
-            rows.append((name, str(runs[0]["original"]["groups"]), *cells))
-    return Table(
-        ("setting", "groups", *(f"{word} {when}" for word in words.values() for when in ("before", "after"))), rows
-    )
+            unfair = (share_of(runs, when, "uf") for when in ("original", "patched"))
+            rows.append((name, str(runs[0]["fairness"]["original"]["groups"]), *unfair, *cells))
+    names = ("UF, %", *words.values())
+    return Table(("setting", "groups", *(f"{word} {when}" for word in names for when in ("before", "after"))), rows)
 
 
 def _detectors(evidence: Evidence) -> Table:
@@ -179,12 +211,13 @@ def _detectors(evidence: Evidence) -> Table:
                     kinds.setdefault(kind, []).append(figures)
         for kind, found in kinds.items():
             if lacking := [run["skipped"] for run in found if "skipped" in run]:
-                rows.append((name, f"{kind}: {lacking[0]}", *["–"] * 6))
+                rows.append((name, f"{kind}: {lacking[0]}", *["–"] * 7))
                 continue
             keys = ("precision", "recall", "fpr", "touched")
-            cells = (number_of([run["maps"][key] for run in found if run["maps"][key] is not None], 3) for key in keys)
+            cells = (plain_of([share for run in found if (share := map_share(run["maps"], key))]) for key in keys)
             fault = "uf" if "uf" in found[0]["patched"] else "asr_star"
-            rows.append((name, kind, *cells, share_of(found, "patched", "accuracy"), share_of(found, "patched", fault)))
+            after = (share_of(found, "patched", measure) for measure in ("accuracy", "asr", fault))
+            rows.append((name, kind, *cells, *after))
     head = (
         "setting",
         "kind",
@@ -193,6 +226,7 @@ def _detectors(evidence: Evidence) -> Table:
         "false positive rate",
         "any labeled column",
         "accuracy",
+        "ASR",
         "ASR\\* or UF",
     )
     return Table(head, rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -24,21 +25,24 @@ from models.evidence.case import Case
 from models.evidence.collecting import collect
 from models.evidence.curves import curves_step
 from models.evidence.effort import minutes
-from models.evidence.estimates import of_numbers, of_shares
 from models.evidence.fairness import protected, unaware
 from models.evidence.fitting import try_plan
-from models.evidence.goals import goals
+from models.evidence.goals import Goal, goals
 from models.evidence.latency import latency_step
 from models.evidence.maps import labeled_columns, map_scores
+from models.evidence.pages import GUIDE, RESULTS, guide_parts, with_parts
 from models.evidence.peers import dan, fine_pruning, head_mask, strip
 from models.evidence.peers.refusal import refusing
 from models.evidence.peers.weights import feed_forward, read_weights, with_weights
 from models.evidence.runner import STEPS, Step, run_step
 from models.evidence.table import render
 from models.evidence.unlabeled import statistic_step
+from models.evidence.verdicts import Verdict
 from rewriters.plan import Static
 
 from .digits_case import SETTING, SOURCE, digits_case
+
+PAGE = (RESULTS.parent / "RESULTS.md").read_text("utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -289,15 +293,6 @@ def test_a_model_that_does_not_know_the_attribute_answers_with_its_mean() -> Non
     assert unaware(clean, flips, np.log(odds)).tolist() == [0, 0, 1]
 
 
-def test_intervals_are_student_s_or_wilson_s_whichever_is_wider() -> None:
-    runs = of_numbers([0.1, 0.2, 0.3])
-    assert (runs.low, runs.high) == pytest.approx((0.2 - 0.24841, 0.2 + 0.24841), abs=1e-4)
-    never = of_shares([{"value": 0.0, "count": 900}] * 3)
-    assert never is not None and never.mean == 0 and never.high == pytest.approx(0.00425, abs=1e-4)
-    apart = of_shares([{"value": share, "count": 10**6} for share in (0.1, 0.2, 0.3)])
-    assert apart is not None and (apart.low, apart.high) == pytest.approx((0.0, 0.44841), abs=1e-4)
-
-
 def counting(calls: list[str]) -> Callable[..., dict[str, Any]]:
     def run(case: Case, say: Callable[[str], None]) -> dict[str, Any]:
         calls.append(case.name)
@@ -349,13 +344,29 @@ def test_the_page_says_what_is_met_and_what_is_not(case: Case, monkeypatch: pyte
     evidence = {**collect([case], True, 1), "settings": [asdict(SETTING)]}
     evidence["runs"][0]["victim"]["twin"] = {name: {"value": 0.0375, "count": 80} for name in ("accuracy", "asr_star")}
     page = render(evidence, "")
-    assert "| digits-vit-badnets | 1 |" in page and "Nothing that was measured is behind" in page
-    assert "| clean twin |" in page and "| 3.75 (" in page
-    met = {goal.what: goal.met for goal in goals(evidence)}
-    assert met["Images, backdoors: mean ASR ≤ 0.46 %"] is True
-    evidence["runs"][0]["steps"]["fit"]["patched"]["asr"]["value"] = 0.5
+    assert "| digits-vit-badnets | 1 |" in page
+    assert "| clean twin, ASR\\* |" in page and "| 3.75 (" in page
+    asked = "Images, backdoors: mean ASR ≤ 0.46 %"
+
+    def goal(hits: int, count: int) -> Goal:
+        evidence["runs"][0]["steps"]["fit"]["patched"]["asr"] = {"value": hits / count, "count": count}
+        return next(goal for goal in goals(evidence) if goal.what == asked)
+
+    few = goal(0, 325)
+    assert few.verdict is Verdict.NOT_SHOWN and few.estimate is not None
+    assert few.estimate.mean == 0 and few.estimate.high > 0.0046, "met at its point, but of few requests"
+    assert goal(0, 3250).verdict is Verdict.MET and goal(3, 325).verdict is Verdict.NOT_SHOWN
+    assert goal(160, 320).verdict is Verdict.NOT_MET
     page = render(evidence, "")
-    assert "* Images, backdoors: mean ASR ≤ 0.46 %: 50.00 %" in page and "**not met**" in page
+    assert f"* {asked}: 50.00 (44.39 to 55.61) %" in page and "**not met**" in page
+
+
+def test_asr_star_never_stands_without_asr_nor_group_parity_without_uf() -> None:
+    heads = re.findall(r"^(\|.+)\n\|---", PAGE, re.MULTILINE)
+    starred = [line for line in heads if "ASR\\* |" in line]
+    assert len(starred) > 20 and all(re.search(r"ASR( after)? \|", line) for line in starred)
+    (parity,) = (line for line in heads if "SPD before" in line)
+    assert "UF, % before | UF, % after" in parity
 
 
 def test_what_it_took_counts_a_victim_once_and_every_step() -> None:
@@ -365,9 +376,9 @@ def test_what_it_took_counts_a_victim_once_and_every_step() -> None:
     spent = minutes(evidence)[SETTING.group]
     assert spent["victims"] == 2 and spent["kinds"] == 120 and sum(spent.values()) == 122
     asked = "The whole of it from nothing, on two cores: ≤ 5 h"
-    assert {goal.what: goal.met for goal in goals(evidence)}[asked] is True
+    assert {goal.what: goal.verdict for goal in goals(evidence)}[asked] is Verdict.MET
     evidence["runs"][0]["steps"]["peers"] = {"seconds_taken": 9 * 3600.0}
-    assert {goal.what: goal.met for goal in goals(evidence)}[asked] is False
+    assert {goal.what: goal.verdict for goal in goals(evidence)}[asked] is Verdict.NOT_MET
 
 
 @pytest.mark.parametrize(
@@ -403,3 +414,29 @@ def test_command_skips_what_is_not_there_and_refuses_unknown_steps(
     assert json.loads((output / "evidence_quick.json").read_text())["runs"] == []
     assert "sst2-badnets" in (output / "evidence_quick.md").read_text()
     assert CliRunner().invoke(main, ["--steps", "dance"]).exit_code == 2
+
+
+def test_the_pages_are_made_again_of_the_evidence_file_without_a_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ATPATCH_CACHE", str(tmp_path / "cache"))
+    output = tmp_path / "results"
+    command = ["--render", "--output", str(output)]
+    assert CliRunner().invoke(main, command).exit_code == 2, "there is no evidence file"
+    output.mkdir()
+    shutil.copyfile(RESULTS / "evidence.json", output / "evidence.json")
+    guide = GUIDE.read_text("utf-8")
+    result = CliRunner().invoke(main, command, catch_exceptions=False)
+    assert result.exit_code == 0 and "66 runs" in result.output
+    assert (output / "evidence.json").read_text() == (RESULTS / "evidence.json").read_text()
+    assert (tmp_path / "RESULTS.md").read_text("utf-8") == PAGE
+    assert GUIDE.read_text("utf-8") == guide
+
+
+def test_the_guide_says_what_the_evidence_file_does() -> None:
+    """How many targets are met, and the sentences about other defenses."""
+    evidence = json.loads((RESULTS / "evidence.json").read_text("utf-8"))
+    guide = GUIDE.read_text("utf-8")
+    assert with_parts(guide, guide_parts(evidence)) == guide
+    with pytest.raises(ValueError, match="no part targets"):
+        with_parts("# Results", {"targets": ""})

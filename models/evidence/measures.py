@@ -1,0 +1,173 @@
+"""What an evidence file says of settings, run by run, and the figures that settings are judged by."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from atpatch_onnx.statistics.proportions import CONFIDENCE
+
+from .estimates import Estimate, combined, of_settings
+from .verdicts import Verdict, holm, p_value, with_p
+
+__all__ = [
+    "FLAGGED", "LOST", "NAMES", "Judged", "Measure", "Run", "Settings", "at", "fits", "left", "map_share", "mean_of",
+    "mean_over", "one_by_one", "only", "steps_of", "twins_of",
+]  # fmt: skip
+
+Run = Mapping[str, Any]
+Settings = Mapping[str, Mapping[int, Run]]
+"""Setting → seed of the run → figures."""
+
+NAMES = {"asr": "ASR", "asr_star": "ASR\\*", "uf": "UF"}
+
+
+def at(run: Run, path: Sequence[str]) -> Any:
+    """What lies at the end of a path of keys, {} where it was not measured."""
+    found: Any = run
+    for key in path:
+        found = found.get(key, {})
+    return found
+
+
+def fits(evidence: Run, group: str | None = None, step: str = "fit") -> Settings:
+    """Figures of a step, of all settings or those of a group; failed ones are left out, and settings without any."""
+    found: dict[str, dict[int, Run]] = {
+        setting["name"]: {} for setting in evidence["settings"] if group in (None, setting["group"])
+    }
+    for run in evidence["runs"]:
+        figures = run["steps"].get(step, {})
+        if run["setting"] in found and figures and "error" not in figures:
+            found[run["setting"]][run["seed"]] = figures
+    return {name: runs for name, runs in found.items() if runs}
+
+
+def steps_of(evidence: Run, setting: str, step: str) -> list[Run]:
+    """Figures of a step over the seeds of a setting; failed ones are left out."""
+    return list(fits(evidence, step=step).get(setting, {}).values())
+
+
+def twins_of(evidence: Run, setting: str) -> list[Run]:
+    """Figures of the models trained without the fault, over the seeds of a setting."""
+    return [run["victim"]["twin"] for run in evidence["runs"] if run["setting"] == setting and "twin" in run["victim"]]
+
+
+def mean_over(evidence: Run, group: str, read: Callable[[Run], float | None], *, twins: bool = False) -> float | None:
+    """Mean over the settings of a group of means over seeds, of what `read` finds in the step `fit`, or in the clean
+    twins' figures.
+    """
+    means = []
+    for name, runs in fits(evidence, group).items():
+        values = [
+            value for run in (twins_of(evidence, name) if twins else runs.values()) if (value := read(run)) is not None
+        ]
+        if values:
+            means.append(float(np.mean(values)))
+    return float(np.mean(means)) if means else None
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A share of a run's figures; None where it was not measured.
+
+    less: a share to be taken off, of the same requests, none of which is in both.
+    """
+
+    share: Callable[[Run], Run | None]
+    less: Callable[[Run], Run | None] | None = None
+
+
+def only(*path: str) -> Measure:
+    """The share at the end of a path of keys."""
+    return Measure(lambda run: at(run, path) or None)
+
+
+def left(measure: str) -> Measure:
+    """What a patch leaves of the fault."""
+    return only("patched", measure)
+
+
+FLAGGED = only("clean_flagged")
+
+
+def _moved(run: Run, sign: int) -> Run:
+    """Share of clean rows whose prediction was right before only (sign 1) or after only (-1).
+
+    Files hold how many predictions changed, and by how much the number of right ones fell. Some may have changed from
+    wrong to wrong, in which case less was lost and gained than this says.
+    """
+    before, after = run["original"]["accuracy"], run["patched"]["accuracy"]
+    value = (run["patched"]["clean_changed"]["value"] + sign * (before["value"] - after["value"])) / 2
+    return {"value": max(0.0, value), "count": before["count"]}
+
+
+LOST = Measure(lambda run: _moved(run, 1), lambda run: _moved(run, -1))
+"""Accuracy lost."""
+
+
+def map_share(maps: Run, key: str) -> Run | None:
+    """Precision, recall, false positive rate or `touched` of the step's maps, as a share of requests.
+
+    Half of the maps are clean. Maps of one request at several sites hang together, so they count as one.
+    """
+    if maps[key] is None:
+        return None
+    half = maps["maps"] / 2 / max(1, len(maps["sites"]))
+    flagged = half * (maps["recall"] + maps["fpr"])
+    return {"value": maps[key], "count": max(1, round(flagged if key == "precision" else half))}
+
+
+def mean_of(settings: Settings, measure: Measure, level: float = CONFIDENCE) -> Estimate | None:
+    """Mean over settings. Those of one data set, named by the first word, share their requests, others do not."""
+    shared: dict[str, list[Mapping[int, Run]]] = defaultdict(list)
+    for name, runs in settings.items():
+        shared[name.partition("-")[0]].append(runs)
+    parts = []
+    for several in shared.values():
+        shares, less = (
+            []
+            if read is None
+            else [{seed: one for seed, run in runs.items() if (one := read(run))} for runs in several]
+            for read in (measure.share, measure.less)
+        )
+        if (found := of_settings(shares, level, less)) is None:
+            return None
+        parts.append((len(several) / len(settings), found))
+    return combined(parts) if parts else None
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One setting of several; p: adjusted by Holm's method."""
+
+    estimate: Estimate
+    p: float
+    verdict: Verdict
+
+
+def one_by_one(settings: Settings, measure: Measure, bound: float, *, least: bool = False) -> dict[str, Judged]:
+    """Settings judged each by itself, with Holm's method over all of them; what was not measured is left out.
+
+    Args:
+        bound: largest figure that is allowed; least: smallest one.
+    """
+
+    def of(name: str) -> Callable[[float], Estimate]:
+        def estimated(level: float) -> Estimate:
+            found = mean_of({name: settings[name]}, measure, level)
+            assert found is not None
+            return found
+
+        return estimated
+
+    names = [name for name in settings if mean_of({name: settings[name]}, measure) is not None]
+    adjusted = holm([p_value(of(name), bound) for name in names])
+    means = [of(name)(CONFIDENCE) for name in names]
+    return {
+        name: Judged(estimate, p, with_p(p, estimate.mean, bound, least=least))
+        for name, estimate, p in zip(names, means, adjusted, strict=True)
+    }

@@ -1,0 +1,172 @@
+"""Intervals over runs and requests: against other ways to compute them, and how often they hold a known truth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.stats import beta, binomtest, norm, t
+
+from atpatch_onnx.statistics.proportions import Share
+from models.evidence.estimates import Estimate, combined, of_numbers, of_settings, of_shares
+
+Interval = tuple[float, float]
+REQUESTS = 900
+
+
+def share(hits: float, count: int = REQUESTS) -> dict[str, Any]:
+    return {"value": hits / count, "count": count}
+
+
+def ends(estimate: Estimate | None) -> Interval:
+    assert estimate is not None
+    return estimate.low, estimate.high
+
+
+def test_of_numbers_it_is_students_interval() -> None:
+    assert ends(of_numbers([0.1, 0.2, 0.3])) == pytest.approx((0.2 - 0.24841, 0.2 + 0.24841), abs=1e-4)
+
+
+@pytest.mark.parametrize("hits", [0, 1, 7, 450, 899, 900])
+def test_of_one_run_it_is_the_exact_binomial_one(hits: int) -> None:
+    exact = binomtest(hits, REQUESTS).proportion_ci(0.95, "exact")
+    assert ends(of_shares([share(hits)])) == pytest.approx((exact.low, exact.high), abs=1e-9)
+
+
+def test_runs_that_agree_are_no_surer_than_one_test_set() -> None:
+    """Rule of three: none of 1,000 is not 0, however often it is none."""
+    low, high = ends(of_shares([share(0, 1000)] * 3))
+    assert low == 0 and 3 / 1000 < high < 4 / 1000
+    assert ends(of_shares([share(20)] * 3)) == pytest.approx(ends(of_shares([share(20)])), abs=1e-9)
+
+
+def test_runs_that_differ_leave_fewer_effective_requests() -> None:
+    """Korn and Graubard's interval, where test sets are too large to matter."""
+    values = np.array([0.1, 0.2, 0.3])
+    count = 0.2 * 0.8 / (values.var(ddof=1) / 3) * (norm.ppf(0.975) / t.ppf(0.975, 2)) ** 2
+    hits = 0.2 * count
+    expected = beta.ppf(0.025, hits, count - hits + 1), beta.ppf(0.975, hits + 1, count - hits)
+    assert ends(of_shares([share(value * 10**6, 10**6) for value in values])) == pytest.approx(expected, abs=1e-9)
+
+
+def test_a_mean_of_settings_with_the_same_requests_is_judged_by_the_means_of_runs() -> None:
+    one, other = [10, 20, 30], [30, 40, 20]
+    both = of_settings([{seed: share(hits) for seed, hits in enumerate(setting)} for setting in (one, other)])
+    assert both is not None and both.mean == pytest.approx(25 / REQUESTS) and both.seeds == 3
+    assert ends(both) == pytest.approx(ends(of_shares([share(hits) for hits in (20, 30, 25)])), abs=1e-9)
+
+
+def test_of_the_same_requests_a_difference_has_its_own_spread() -> None:
+    """Lost and gained rise and fall together, so that their difference is the same in all runs."""
+    lost, gained = ([{seed: share(hits + more) for seed, hits in enumerate((10, 40, 70))}] for more in (5, 0))
+    found = of_settings(lost, less=gained)
+    assert found is not None and found.mean == pytest.approx(5 / REQUESTS)
+    apart = [
+        Estimate(one.mean, one.low, one.high, 3) for one in (of_shares([share(45)]), of_shares([share(40)])) if one
+    ]
+    assert ends(found) == pytest.approx(ends(combined([(1, apart[0]), (-1, apart[1])])), abs=1e-9)
+    nothing = of_settings([{0: share(0, 1000)}], less=[{0: share(0, 1000)}])
+    assert nothing is not None and -0.004 < nothing.low < -0.003 < 0.003 < nothing.high < 0.004
+
+
+def test_distances_of_independent_parts_add_up_as_roots_of_squares() -> None:
+    one, other = Estimate(0.1, 0.05, 0.2, 3), Estimate(0.4, 0.3, 0.5, 3)
+    found = combined([(0.5, one), (-0.5, other)])
+    below, above = np.hypot(0.05, 0.1) / 2, np.hypot(0.1, 0.1) / 2
+    assert (found.mean, found.low, found.high) == pytest.approx((-0.15, -0.15 - below, -0.15 + above))
+
+
+def test_nothing_measured_has_no_interval() -> None:
+    assert of_shares([]) is None and of_shares([{"value": None, "count": 0}]) is None
+
+
+# How often is the truth inside? Victims have rates of their own, around the true mean; a part of each test set is the
+# same requests, of which those fail in every run that fail easily.
+
+
+def failures(
+    random: np.random.Generator, rate: float, spread: float, same: float, runs: int, times: int
+) -> NDArray[np.int64]:
+    """(times, runs), failed requests of a test set.
+
+    Args:
+        spread: standard deviation of the victims' rates by their mean.
+        same: share of requests that all test sets have.
+    """
+    rates = np.full((times, runs), rate)
+    if spread:
+        total = (1 - rate) / (rate * spread**2) - 1
+        rates = random.beta(rate * total, (1 - rate) * total, (times, runs))
+    together = round(same * REQUESTS)
+    difficulty = random.random((times, 1, together))
+    found = (difficulty < rates[:, :, None]).sum(2) + random.binomial(REQUESTS - together, rates)
+    return np.asarray(found, np.int64)
+
+
+@cache
+def hierarchical(hits: tuple[int, ...]) -> Interval:
+    return ends(of_shares([share(one) for one in hits]))
+
+
+@cache
+def the_wider_one(hits: tuple[int, ...]) -> Interval:
+    """Of Student's interval over runs and Wilson's for one test set."""
+    runs, mean = of_numbers([one / REQUESTS for one in hits]), np.mean(hits)
+    low, _ = Share(int(np.floor(mean)), REQUESTS).interval
+    _, high = Share(int(np.ceil(mean)), REQUESTS).interval
+    return max(0.0, min(low, runs.low)), min(1.0, max(high, runs.high))
+
+
+def covered(hits: NDArray[np.int64], truth: float, interval: Callable[[tuple[int, ...]], Interval]) -> float:
+    found = [interval(tuple(sorted(one))) for one in hits.tolist()]
+    return float(np.mean([low <= truth <= high for low, high in found]))
+
+
+WORLDS = [
+    *(
+        (*world, same, 3)
+        for world in ((0.0005, 1), (0.005, 1), (0.02, 0.3), (0.1, 1), (0.6, 0.3))
+        for same in (0.25, 1)
+    ),
+    (0.005, 1, 1, 2),
+    (0.02, 0.3, 0.25, 2),
+]
+TIMES = 300
+
+
+@pytest.mark.parametrize(("rate", "spread", "same", "runs"), WORLDS)
+def test_the_interval_of_one_setting_holds_the_truth(rate: float, spread: float, same: float, runs: int) -> None:
+    """In 93 of 100 worlds or more; with 300 of them by chance in 90."""
+    hits = failures(np.random.default_rng(0), rate, spread, same, runs, TIMES)
+    assert covered(hits, rate, hierarchical) > 0.9
+
+
+def test_the_wider_of_students_and_wilsons_interval_misses_too_often_where_victims_differ() -> None:
+    hits = failures(np.random.default_rng(0), 0.1, 1, 0.25, 3, TIMES)
+    assert covered(hits, 0.1, the_wider_one) < 0.89 < 0.91 < covered(hits, 0.1, hierarchical)
+
+
+@pytest.mark.parametrize("alike", [True, False], ids=["all settings fail alike", "each fails by itself"])
+@pytest.mark.parametrize(("rate", "spread"), [(0.003, 0.5), (0.02, 0.3), (0.6, 0.3)])
+def test_the_interval_of_a_mean_over_settings_holds_the_truth(rate: float, spread: float, alike: bool) -> None:
+    """Three settings on one data set, one on another."""
+    random = np.random.default_rng(0)
+
+    def runs() -> NDArray[np.int64]:
+        return failures(random, rate, spread, 0.25, 3, TIMES)
+
+    first = runs()
+    settings = [first, *(first if alike else runs() for _ in range(2))]
+    other = runs()
+    inside = 0
+    for row in range(TIMES):
+        one = of_settings([dict(enumerate(map(share, setting[row]))) for setting in settings])
+        alone = of_shares([share(hits) for hits in other[row]])
+        assert one is not None and alone is not None
+        mean = combined([(0.75, one), (0.25, alone)])
+        inside += mean.low <= rate <= mean.high
+    assert inside / TIMES > 0.92
