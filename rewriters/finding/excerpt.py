@@ -1,6 +1,6 @@
 """The part of a graph that computes one value, to be evaluated by onnx's reference implementation for a few tokens.
 
-1. Everything computed from looked-up embeddings is replaced by zeros. Masks and position biases remain.
+1. Everything computed from embeddings is replaced by zeros. Masks and position biases remain.
 2. Sizes come from the shape rules.
 """
 

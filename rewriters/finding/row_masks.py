@@ -3,7 +3,8 @@
 Exporters write causal masks in many different ways, with dozens of operators, and padding masks with nearly the same
 operators. So the part of the graph between the inputs and a Softmax is evaluated for a few tokens:
 
-1. Everything computed from looked-up embeddings is replaced by zeros, see `excerpt`. Masks and position biases remain.
+1. Everything computed from embeddings is replaced by zeros, see `excerpt`: rows of a table, or what a convolution or a
+   matrix of weights makes of numbers in the request, such as pixels. Masks and position biases remain.
 2. Sizes come from the shape rules, with every free axis of the inputs set to a number.
 3. First all graph inputs are ones. Then each of them in turn is all zeros, counts up from 1, or is half zeros and half
    ones, since a mask may depend on token types or positions. The site's padding mask is never half zeros and half ones,
@@ -34,7 +35,7 @@ from .facts import Facts
 from .skeleton import hollow, of_fixed_size, skeleton
 from .softmax_match import Anchor, read_anchor
 from .sweep import gather_facts
-from .view import View, attribute, build_view, operand
+from .view import View, attribute, build_view, op_types, operand
 
 __all__ = ["RowMasks"]
 
@@ -48,6 +49,8 @@ _CAUSAL = {
     **dict.fromkeys(("com.microsoft.Attention", "MultiHeadAttention", "QAttention"), "unidirectional"),
 }
 """Form of a fused operator → attribute that makes its map causal."""
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+_PROJECTIONS = op_types("Conv FusedMatMul Gemm MatMul MatMulInteger")
 _WINDOWS = ("left_window_size", "right_window_size")
 _MASKS: dict[str, tuple[int, ...]] = {
     "Attention": (3,),
@@ -74,7 +77,8 @@ class RowMasks:
         self._nodes = {
             name: node for node in self._view.model.graph for name in (value.name for value in node.outputs) if name
         }
-        self._hidden = set(_hidden(self._view, self._facts))
+        self._projected = list(_projected(self._view, self._facts))
+        self._hidden = _reached(self._view, [*_looked_up(self._view, self._facts), *self._projected])
 
     def alike(self, site: Site) -> bool | None:
         """Whether all rows of a site's map see the same columns; None: not known."""
@@ -111,8 +115,11 @@ class RowMasks:
         raise Unknown("the Softmax cannot be found in the model again")
 
     def _evaluated(self, value: ir.Value, padding: str | None) -> Iterator[NDArray[np.float64]]:
+        added = _added(self._view, value)
+        if any(str(one.name) in added for one in self._projected):
+            raise Unknown("what weights make of an input is added to the scores, and may be a mask")
         evaluator, inputs = Excerpt(self._view, self._facts, self._hidden, self._tensors).of(self._model, value)
-        for feeds in _feeds(inputs, padding, _added(self._view, value)):
+        for feeds in _feeds(inputs, padding, added):
             with np.errstate(all="ignore"):
                 outputs: Any = evaluator.run([str(value.name)], feeds)
             found = np.asarray(outputs[0])  # non-zero booleans and integers let columns through; floats are added
@@ -120,10 +127,9 @@ class RowMasks:
             yield np.where(found, 0.0, -np.inf) if lets_through else found.astype(np.float64)
 
 
-def _hidden(view: View, facts: Facts) -> Iterator[ir.Value]:
-    """Values computed from embeddings that are looked up with a graph input."""
-    fed = _reached(view, [value for value in view.model.graph.inputs if not value.is_initializer()])
-    starts = []
+def _looked_up(view: View, facts: Facts) -> Iterator[ir.Value]:
+    """Embeddings that are looked up with a graph input."""
+    fed = _reached(view, _fed(view))
     for node in view.model.graph:
         if is_lookup(view, node) and any(value in fed for value in node.inputs[1:] or node.inputs):
             floats = facts.element_type(operand(node, 0)) not in (
@@ -131,8 +137,21 @@ def _hidden(view: View, facts: Facts) -> Iterator[ir.Value]:
                 TensorProto.INT32,
                 TensorProto.BOOL,
             )
-            starts += list(node.outputs) if floats else []
-    return iter(_reached(view, starts))
+            yield from node.outputs if floats else ()
+
+
+def _projected(view: View, facts: Facts) -> Iterator[ir.Value]:
+    """Embeddings that weights make of a graph input of floats with at least three axes."""
+    numbers = [value for value in _fed(view) if facts.element_type(value) in _FLOATS and (facts.rank(value) or 0) > 2]
+    reached = _reached(view, numbers)
+    for node in view.model.graph:
+        factors = node.inputs[:2]
+        if node.op_type in _PROJECTIONS and any(value in reached for value in factors):
+            yield from node.outputs if any(view.is_constant(value) for value in factors) else ()
+
+
+def _fed(view: View) -> list[ir.Value]:
+    return [value for value in view.model.graph.inputs if not value.is_initializer()]
 
 
 def _added(view: View, value: ir.Value) -> set[str]:

@@ -19,6 +19,7 @@ QKV = "float[B,3,S,4] q, float[B,3,4,S] k, float[B,3,S,4] v"
 ATTEND = "s = MatMul(q, k) m = Add(s, bias) p = Softmax<axis = -1>(m) out = MatMul(p, v)"
 LOOKUP = "h = Gather(table, ids) kt = Transpose<perm = [0, 2, 1]>(h)"
 ON_TOKENS = f"{LOOKUP} s = MatMul(h, kt) m = Add(s, bias) p = Softmax<axis = -1>(m) out = MatMul(p, h)"
+ON_PIXELS = "kt = Transpose<perm = [0, 2, 1]>(h) s = MatMul(h, kt) m = Add(s, bias) p = Softmax<axis = -1>(m) out = MatMul(p, h)"
 SCORED = ON_TOKENS.removeprefix(LOOKUP)
 FLOATS = "f = Cast<to = 1>(mask) g = Sub(one, f) u = Unsqueeze(g, middle)"
 LENGTH = (
@@ -31,6 +32,7 @@ CONSTANTS: dict[str, Any] = {
     "table": weight(50, 4), "index": ints(1)[0], "zero0": ints(0)[0], "one0": ints(1)[0], "first": ints(0),
     "last": ints(1), "types": weight(2, 4), "two": ints(2)[0], "half": scalar(0.5), "many": ints(3000)[0],
     "integers": np.arange(50), "fixed": np.zeros((1, 11), np.float32), "shut": scalar(-60), "position": weight(40, 4),
+    "square": weight(4, 4), "wide": weight(4, 50_000), "narrow": weight(50_000, 4), "eleven": weight(11, 11),
     "trues": np.array([[True] * 11]), "at": ints(1),
 }  # fmt: skip
 
@@ -91,6 +93,18 @@ MASKS = {
     "too-large": (
         f"w = Expand(mask, big) y = ReduceMin<axes = [0], keepdims = 0>(w) bias = Mul(y, low) {ATTEND}",
         f"{QKV}, float[1,1,1,1,1] mask", None,
+    ),
+    "behind-pixels": (f"h = MatMul(pixels, square) {ON_PIXELS}", "float[B,S,4] pixels, float[1,1,S] bias", True),
+    "behind-too-many-pixels": (
+        f"w = MatMul(pixels, wide) a = Relu(w) h = MatMul(a, narrow) {ON_PIXELS}",
+        "float[B,S,4] pixels, float[1,1,S] bias", True,
+    ),
+    "causal-behind-pixels": (
+        f"{CAUSAL.replace('Shape(ids)', 'Shape(pixels)')} bias = Where(seen, zero, low)"
+        f" h = MatMul(pixels, square) {ON_PIXELS}", "float[B,S,4] pixels", False,
+    ),
+    "projected-for-each-row": (
+        f"bias = MatMul(mask, eleven) {ATTEND}", f"{QKV}, float[B,1,S,11] mask", None,
     ),
     "columns-first": (
         f"{CAUSAL} bias = Where(seen, zero, low) {LOOKUP} s = MatMul(h, kt) m = Add(s, bias) p = Softmax<axis = -2>(m)"
