@@ -19,7 +19,7 @@ QKV = "float[B,3,S,4] q, float[B,3,4,S] k, float[B,3,S,4] v"
 ATTEND = "s = MatMul(q, k) m = Add(s, bias) p = Softmax<axis = -1>(m) out = MatMul(p, v)"
 LOOKUP = "h = Gather(table, ids) kt = Transpose<perm = [0, 2, 1]>(h)"
 ON_TOKENS = f"{LOOKUP} s = MatMul(h, kt) m = Add(s, bias) p = Softmax<axis = -1>(m) out = MatMul(p, h)"
-ON_PIXELS = "kt = Transpose<perm = [0, 2, 1]>(h) s = MatMul(h, kt) m = Add(s, bias) p = Softmax<axis = -1>(m) out = MatMul(p, h)"
+ON_PIXELS = ON_TOKENS.replace(LOOKUP, "kt = Transpose<perm = [0, 2, 1]>(h)")
 SCORED = ON_TOKENS.removeprefix(LOOKUP)
 FLOATS = "f = Cast<to = 1>(mask) g = Sub(one, f) u = Unsqueeze(g, middle)"
 LENGTH = (
