@@ -170,3 +170,16 @@ def test_the_interval_of_a_mean_over_settings_holds_the_truth(rate: float, sprea
         mean = combined([(0.75, one), (0.25, alone)])
         inside += mean.low <= rate <= mean.high
     assert inside / TIMES > 0.92
+
+
+@pytest.mark.parametrize(("lost", "gained", "spread"), [(0.002, 0.001, 0), (0.02, 0.015, 0.5), (0.03, 0.03, 1)])
+def test_the_interval_of_accuracy_lost_holds_the_truth(lost: float, gained: float, spread: float) -> None:
+    """Of rows that are lost and gained independently of each other, in victims that differ."""
+    random = np.random.default_rng(0)
+    pairs = [failures(random, rate, spread, 0.25, 3, TIMES) for rate in (lost, gained)]
+    inside = 0
+    for row in range(TIMES):
+        plus, less = ([dict(enumerate(map(share, hits[row])))] for hits in pairs)
+        low, high = ends(of_settings(plus, less=less))
+        inside += low <= lost - gained <= high
+    assert inside / TIMES > 0.92
