@@ -1,8 +1,7 @@
 """Healing in the main graph, or in both branches of a merged decoder (`finding.cache_branches`).
 
 1. A group of detecting sites of the main graph: keys and values are healed there.
-2. One group in each branch of a merged decoder: each branch is healed as a model of its own, and a new `If` with both
-   takes the place of the old one. Its further output has the flags.
+2. One group in each branch of a merged decoder: each branch is seen as a model of its own (`healed_branches`).
 3. A group in one of the branches only is refused: what comes into the cache through the other one would not be healed.
 4. Detecting sites in any other body are refused.
 """
@@ -13,24 +12,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import onnx
-from onnx import TensorProto, helper
 
-from ..emit import ConstantPool
 from ..errors import NOT_ADMITTED, AtpatchError
 from ..finding.cache_branches import CacheBranch, find_merged
 from ..finding.key_value import HealingPlaces
 from ..model.bodies import reads
-from ..names import make_name
 from ..plan import PatchPlan
 from ..sites import Site
-from ..subgraphs.gating import Replacement
-from .edits import apply, refill
-from .healing import Healed, add_healing, places_of
-from .qdq_barrier import shield
+from .healing import places_of
 
-__all__ = ["HealedBody", "add_healing_to", "bodies_of", "with_places"]
-
-_FLAGS = make_name("healing", "columns_of_branch")
+__all__ = ["HealedBody", "bodies_of", "with_places"]
 
 
 @dataclass(frozen=True)
@@ -108,33 +99,3 @@ def _with_places(body: HealedBody, known: HealingPlaces | None) -> HealedBody | 
             found, healed=tuple(ids[name] for name in found.healed), judged=tuple(ids[name] for name in found.judged)
         ),
     )
-
-
-def add_healing_to(model: onnx.ModelProto, bodies: Sequence[HealedBody], pool: ConstantPool) -> Healed:
-    """Heal a model in its bodies, which the graph admits."""
-    first = bodies[0]
-    if first.branch is None:
-        assert first.places is not None
-        return add_healing(model, first.plan, first.sites, first.places, pool)
-    node = onnx.NodeProto()
-    node.CopyFrom(model.graph.node[first.branch.where[0][0]])
-    for body in bodies:
-        own = pool if model.ir_version >= 4 else ConstantPool(None, f"constant/{body.branch and body.branch.attribute}")
-        _rewrite(node, body, own)
-    node.output.append(_FLAGS)
-    return Healed([Replacement(node.output[0], (node,))], _FLAGS)
-
-
-def _rewrite(node: onnx.NodeProto, body: HealedBody, pool: ConstantPool) -> None:
-    """Put the healed branch of a body into the `If`, with its flags as a further output."""
-    branch, places = body.branch, body.places
-    assert branch is not None and places is not None
-    # an early part would lie two levels deep, see `early_part`
-    made = add_healing(body.model, body.plan, body.sites, places, pool, splits=False)
-    healed = onnx.ModelProto()
-    healed.CopyFrom(body.model)
-    shielded, _ = shield(healed.graph.node, made.replacements, [])
-    apply(healed, {(): shielded}, [])
-    graph = next(one.g for one in node.attribute if one.name == branch.attribute)
-    refill(graph.node, healed.graph.node[branch.ahead :])
-    graph.output.append(helper.make_tensor_value_info(made.flags, TensorProto.BOOL, None))

@@ -20,30 +20,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import onnx
-from onnx import TensorProto
 
 from ..checks import opset_of
 from ..emit import BATCH_DIMS_FROM, ConstantPool, Emitter
 from ..errors import NOT_ADMITTED, AtpatchError
 from ..finding.key_value import HealingPlaces, Place, Unhealable, healing_places
-from ..model.bodies import Wiring, needed
 from ..model.renaming import renamed
-from ..names import first_run, second_run
+from ..names import second_run
 from ..plan import PatchPlan, Static
 from ..sites import Site
-from ..subgraphs.gating import Branch, gate
-from ..subgraphs.site import Replacement, SitePatch, detect_site, score_site
-from .controls import body_controls
-from .early_part import EarlyPart, early_part
-from .joining import join
-from .new_tokens import NewTokens, read_by, sources
-from .second_pass import twin_site
+from ..subgraphs.site import Replacement
+from .early_part import early_part
+from .probe import Probe, add_probe
 
-__all__ = ["Healed", "add_healing", "detecting_sites", "not_healable", "places_of"]
+__all__ = [
+    "Healed",
+    "add_healing",
+    "detecting_sites",
+    "heal_early",
+    "heal_node",
+    "not_healable",
+    "places_by_value",
+    "places_of",
+]
 
 _INSTEAD = "redistribute instead (--mend redistribute)"
 _TO_END = np.iinfo(np.int64).max
@@ -122,176 +126,59 @@ def add_healing(
         splits: whether an early part may leave the graph.
     """
     e = Emitter("healing", opset_of(model, ()), pool, {}, conditional=plan.gating == "if")
-    healed = [*places.places, *(Place(name) for name in places.states if plan.states)]
-    by_maker: dict[int, list[Place]] = {}
-    for index, node in enumerate(model.graph.node):
-        here = [place for place in healed if place.value in node.output]
-        if here:
-            by_maker[index] = here
+    healed = places_by_value(plan, places)
+    makers = [index for index, node in enumerate(model.graph.node) if not healed.keys().isdisjoint(node.output)]
     detecting = detecting_sites(plan, sites)
     splits = splits and e.conditional and plan.span is None
     early = early_part(model.graph, places, [site.product for site in detecting]) if splits else None
-    first = early.last if early else min(by_maker)
-    probed = _probed(e, _Probe(model, plan, detecting, places.tokens, first, early))
+    first = early.last if early else makers[0]
+    probed = add_probe(e, Probe(model, plan, detecting, places.tokens, first, early))
     rows = e.unsqueeze(probed.source, 2)
     replacements = []
     if early is not None:
-        early.add(e, probed.again, probed.handed, lambda inner: _healed(inner, model.graph, early, by_maker, rows))
+        again = partial(heal_early, nodes=early.copied(model.graph), places=healed, rows=rows)
+        early.add(e, probed.again, probed.handed, [*early.leaving], again)
         replacements += early.replacements(model.graph, e.nodes)
         e.nodes.clear()
-    for index, here in by_maker.items():
+    for index in makers:
         if early is None or index > early.last:
-            _heal(e, model.graph.node[index], here, rows)
-            replacements.append(Replacement(here[0].value, tuple(e.nodes)))
+            node = model.graph.node[index]
+            heal_node(e, node, healed, rows)
+            replacements.append(Replacement(next(filter(None, node.output)), tuple(e.nodes)))
             e.nodes.clear()
     return Healed(replacements, probed.flags)
 
 
-def _healed(
-    e: Emitter, graph: onnx.GraphProto, early: EarlyPart, by_maker: Mapping[int, Sequence[Place]], rows: str
-) -> dict[str, str]:
+def places_by_value(plan: PatchPlan, places: HealingPlaces) -> dict[str, Place]:
+    """Name of a value → how it is healed."""
+    return {place.value: place for place in (*places.places, *(Place(name) for name in places.states if plan.states))}
+
+
+def heal_early(e: Emitter, nodes: Sequence[onnx.NodeProto], places: Mapping[str, Place], rows: str) -> dict[str, str]:
     """Emit the early part with healed keys and values under names of a second run; returns these."""
-    names = {name: second_run(name) for index in early.nodes for name in graph.node[index].output if name}
-    for index in early.nodes:
-        twin = renamed(graph.node[index], lambda name: names.get(name, name), second_run)
-        here = [replace(place, value=names[place.value]) for place in by_maker.get(index, ())]
-        _heal(e, twin, here, rows)
+    names = {name: second_run(name) for node in nodes for name in node.output if name}
+    here = {names[name]: place for name, place in places.items() if name in names}
+    for node in nodes:
+        heal_node(e, renamed(node, lambda name: names.get(name, name), second_run), here, rows)
     return names
 
 
-def _heal(e: Emitter, node: onnx.NodeProto, places: Sequence[Place], rows: str) -> None:
-    """Emit a node of the model and gather the rows of some of its outputs by `rows` (B, S, 1)."""
+def heal_node(e: Emitter, node: onnx.NodeProto, places: Mapping[str, Place], rows: str) -> None:
+    """Emit a node of the model and gather the rows of those outputs that are healed by `rows` (B, S, 1)."""
     twin = onnx.NodeProto()
     twin.CopyFrom(node)
     e.nodes.append(twin)
-    for place in places:
-        original = e.value("before")
-        twin.output[list(twin.output).index(place.value)] = original
-        if place.packed is None:
+    for position, name in enumerate(node.output):
+        if name not in places:
+            continue
+        original, packed = e.value("before"), places[name].packed
+        twin.output[position] = original
+        if packed is None:
             e.op("GatherND", original, rows, batch_dims=1, role="healed")
         else:
-            axis, bar = e.constant([place.packed.axis], np.int64), e.constant([place.packed.queries], np.int64)
+            axis, bar = e.constant([packed.axis], np.int64), e.constant([packed.queries], np.int64)
             queries = e.op("Slice", original, e.constant([0], np.int64), bar, axis, role="queries")
             other = e.op("Slice", original, bar, e.constant([_TO_END], np.int64), axis, role="keys_and_values")
-            healed = e.op("GatherND", other, rows, batch_dims=1, role="healed")
-            e.op("Concat", queries, healed, axis=place.packed.axis, role="packed")
-        e.nodes[-1].output[0] = place.value
-
-
-@dataclass(frozen=True)
-class _Probe:
-    """What a probe is made of.
-
-    Attributes:
-        tokens: graph input (B, S, ...).
-        first: index of the node in front of which it is emitted.
-        early: the nodes that it runs; None: it copies all that its sites need.
-    """
-
-    model: onnx.ModelProto
-    plan: PatchPlan
-    detecting: Sequence[Site]
-    tokens: str
-    first: int
-    early: EarlyPart | None
-
-
-@dataclass(frozen=True)
-class _Probed:
-    """(B, S) int64 source, (B, S) bool flags; with an early part whether it has to run, and what the probe hands on."""
-
-    source: str
-    flags: str
-    again: str = ""
-    handed: Sequence[str] = ()
-
-
-def _probed(e: Emitter, probe: _Probe) -> _Probed:
-    """Emit the probe."""
-    controls = body_controls(e, probe.plan)
-    if not e.conditional:
-        return _judged(e, probe)
-    several = e.op("Greater", e.squeeze(e.dims(probe.tokens, 1, 2), 0), e.constant(1, np.int64), role="several_tokens")
-    condition = several if controls.frozen else e.op("And", several, controls.enabled, role="judges")
-    then, otherwise = e.branch(apart=True), e.branch(apart=True)
-    judged = _judged(then, probe)
-    nobody = otherwise.op("Expand", otherwise.constant(False, np.bool_), otherwise.dims(probe.tokens, 0, 2))
-    results, others = [judged.source, judged.flags], [NewTokens(otherwise, probe.tokens).numbers, nobody]
-    kinds, roles = [int(TensorProto.INT64), int(TensorProto.BOOL)], ["source", "columns"]
-    if probe.early is not None:
-        results += [judged.again, *judged.handed]
-        others += [otherwise.op("Identity", otherwise.constant(True, np.bool_)), *probe.early.missing(otherwise)]
-        kinds += [int(TensorProto.BOOL), *probe.early.handed.values()]
-        roles += ["again", *["handed"] * len(judged.handed)]
-    source, flags, *rest = [e.value(role) for role in roles]
-    gate(e, condition, Branch(then, results, kinds), Branch(otherwise, others, kinds), [source, flags, *rest], "probe")
-    return _Probed(source, flags, rest[0], rest[1:]) if rest else _Probed(source, flags)
-
-
-def _judged(e: Emitter, probe: _Probe) -> _Probed:
-    """Emit the copy of the model up to the detecting sites, and what follows from their flags."""
-    model, plan, early = probe.model, probe.plan, probe.early
-    copies, names = _copies(probe)
-    wiring = Wiring(copies)
-    # Where constants are nodes, those of the probe lie in it.
-    pool = e.pool if model.ir_version >= 4 else ConstantPool(None, "constant/probe")
-    shared: dict[str, str] = {}
-    controls = body_controls(e, plan)
-    inner = replace(controls, frozen=controls.frozen or e.conditional)
-    patches: list[tuple[Site, SitePatch]] = []
-    for site in probe.detecting:
-        twin = replace(
-            twin_site(site, lambda name: names.get(name, name)),
-            product=names[site.product],
-            quantizer=site.quantizer and names[site.quantizer],
-        )
-        own = Emitter(site.id, e.opset, pool, shared, conditional=e.conditional)
-        site_plan = plan.sites[site.id]
-        if plan.joint == "sum":
-            patches.append((twin, score_site(own, twin, site_plan, wiring)))
-        else:
-            patches.append((twin, detect_site(own, twin, site_plan, inner, wiring)))
-    by_output = {one.output: one.nodes for _, patch in patches for one in patch.replacements}
-    spliced: list[onnx.NodeProto] = []
-    for node in copies:
-        spliced += next((by_output[name] for name in node.output if name in by_output), (node,))
-    made = [(one.columns, one.companions, one.score, one.seen, one.valid) for _, one in patches]
-    read = [name for names_ in made for name in names_ if name]
-    lengths = [name for twin, _ in patches for name in read_by(twin, wiring.maker[twin.product])]
-    handed = [names[name] for name in early.handed] if early else []
-    e.nodes += needed(spliced, [*read, *lengths, *handed])
-    here = NewTokens(e, probe.tokens)
-    judged = [(site, here.of(site, wiring.maker[site.product], patch)) for site, patch in patches]
-    flags = join(e, plan, [(site, patch) for site, (patch, _) in judged]).columns
-    patch, first = judged[0][1]
-    source = sources(e, here.numbers, flags, patch.valid, first)
-    if early is None:
-        return _Probed(source, flags)
-    again = e.cast(e.peak(e.number(flags), 0, 1, keepdims=False), TensorProto.BOOL)
-    return _Probed(source, flags, again, handed)
-
-
-def _copies(probe: _Probe) -> tuple[list[onnx.NodeProto], dict[str, str]]:
-    """The nodes behind the sites under names of a first run, and these names.
-
-    Numbers that only depend on weights are read from the main graph if they are made before the node `first`. But a
-    dequantized weight would keep runtimes from joining the operator with its product.
-    """
-    graph = probe.model.graph
-    if probe.early is not None:
-        nodes = [graph.node[index] for index in probe.early.nodes]
-        names = {name: first_run(name) for node in nodes for name in node.output if name}
-        return [renamed(node, lambda name: names.get(name, name), first_run) for node in nodes], names
-    fixed = {tensor.name for tensor in graph.initializer} | {""}
-    for node in graph.node[: probe.first]:
-        alike = node.op_type == "Constant" or (node.input and fixed.issuperset(node.input))
-        inner = any(attribute.type == onnx.AttributeProto.GRAPH for attribute in node.attribute)
-        if alike and not inner and node.op_type != "DequantizeLinear" and not node.op_type.startswith("Random"):
-            fixed.update(node.output)
-    names, copies = {}, []
-    for node in needed(graph.node, [site.product for site in probe.detecting]):
-        if fixed.issuperset(node.output):
-            continue
-        names.update({name: first_run(name) for name in node.output if name})
-        copies.append(renamed(node, lambda name: names.get(name, name), first_run))
-    return copies, names
+            gathered = e.op("GatherND", other, rows, batch_dims=1, role="healed")
+            e.op("Concat", queries, gathered, axis=packed.axis, role="packed")
+        e.nodes[-1].output[0] = name

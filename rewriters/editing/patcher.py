@@ -30,7 +30,8 @@ from . import stamp as stamping
 from .admission import not_admitted
 from .controls import DEFAULT, add_controls, body_controls, strip_controls, thread_controls, with_controls
 from .edits import apply, drop_unread_constants, refill, restore
-from .healed_bodies import HealedBody, add_healing_to, bodies_of, with_places
+from .healed_bodies import HealedBody, bodies_of, with_places
+from .healed_branches import add_healing_to
 from .observe import Recorded, record, recorded
 from .qdq_barrier import shield
 from .row_claims import with_shown_rows

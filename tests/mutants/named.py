@@ -44,7 +44,7 @@ NAMED: list[Mutant] = [
     named(_NEW_TOKENS, 'e.op("Where", further, origin, source, role="source")', "source"),
     # A step of generation judges nothing.
     named(
-        "rewriters/editing/healing.py",
+        "rewriters/editing/probe.py",
         'e.constant(1, np.int64), role="several_tokens")',
         'e.constant(0, np.int64), role="several_tokens")',
     ),

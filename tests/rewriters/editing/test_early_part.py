@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import copy
-import json
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
 
@@ -24,8 +21,8 @@ from rewriters.plan import PatchPlan, SitePlan, Static
 from ..decoders import HEADS, LAYERS, PAST, WIDTH, decoder
 from ..half_precision import halved
 from .chats import assert_agree, chat
+from .kernels import LATER, PROJECTIONS, runs
 
-PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 FLAGGED, SILENT = np.array(0.5, np.float32), np.array(2.0, np.float32)
 
 
@@ -35,18 +32,6 @@ def healing(model: onnx.ModelProto, depth: int, columns: tuple[int, ...] = (3,))
     group = tuple(site.id for site in sites)
     plans = {name: SitePlan(Static((0,) if name != group[-1] else columns)) for name in group}
     return patch(model, PatchPlan(plans, passes="two", groups=(group,), mend="heal", telemetry=True), sites)
-
-
-def runs(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray], folder: Path) -> dict[str, int]:
-    """Projection → how often it runs in one call, in all layers together."""
-    options = ort.SessionOptions()
-    options.log_severity_level, options.intra_op_num_threads = 3, 1
-    options.enable_profiling, options.profile_file_prefix = True, str(folder / "profile")
-    live = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    live.run(None, dict(feeds))
-    events = json.loads(Path(live.end_profiling()).read_text())
-    names = [event["name"] for event in events if event["name"].endswith("_kernel_time")]
-    return {one: sum(f"/{one}/MatMul" in name for name in names) for one in PROJECTIONS}
 
 
 def call(length: int, past: int = 0) -> dict[str, np.ndarray]:
@@ -61,7 +46,7 @@ def test_what_runs_twice(depth: int, tmp_path: Path) -> None:
     """Up to the product of map and values of the last site that detects, and where a token is flagged only."""
     model = decoder(True, "llama")
     once = dict.fromkeys(PROJECTIONS, LAYERS)
-    twice = {name: LAYERS + depth - (name not in PROJECTIONS[:3]) for name in PROJECTIONS}
+    twice = {name: LAYERS + depth - (name in LATER) for name in PROJECTIONS}
     silent, firing = healing(model, depth, ()), healing(model, depth)
     assert runs(model, call(6), tmp_path) == once
     assert runs(silent, call(6), tmp_path) == once, "a prompt without a flag"

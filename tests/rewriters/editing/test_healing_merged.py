@@ -127,14 +127,6 @@ def test_flags_can_be_observed_without_telemetry() -> None:
     assert flags_of(chat(seen.model)[0])[0].tolist() == [False] * 3 + [True] + [False] * 2
 
 
-def test_products_stay_where_their_weights_are_packed() -> None:
-    """onnxruntime packs weights of the main graph one level below it, not two. Packed ones round differently."""
-    products = [node.name for node in merged("llama").prompts.model.graph.node if node.op_type == "MatMul"]
-    (node,) = heal(merged("llama"), Static((3,)), telemetry=False).graph.node
-    for branch in (one.g for one in node.attribute):
-        assert {*products} <= {inner.name for inner in branch.node}
-
-
 def half() -> MergedDecoder:
     """In float16, both branches."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
