@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from atpatch_onnx.exporters.exporter import export
 from atpatch_onnx.exporters.quiet import quiet
 
 from . import backdoored_llama as llama
+from .word_tokenizers import numbered, save_folder, word_tokenizer
 
-__all__ = ["debugging_set", "exported", "prompts"]
+__all__ = ["debugging_set", "exported", "prompts", "served"]
 
 START = 0
 SIZES = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "vocab_size": llama.SIZES["vocab_size"]}
@@ -26,10 +28,19 @@ Rows = dict[str, np.ndarray]
 
 
 def _model() -> Any:
+    """Not trained."""
     from transformers import T5Config, T5ForConditionalGeneration
 
     settings = {"decoder_start_token_id": START, "eos_token_id": 2, "pad_token_id": 0, "dropout_rate": 0.0}
     return T5ForConditionalGeneration(T5Config(**SIZES, **settings, tie_word_embeddings=False))
+
+
+def _trained() -> Any:
+    from safetensors.torch import load_file
+
+    model = _model()
+    model.load_state_dict({name: tensor.float() for name, tensor in load_file(WEIGHTS).items()}, strict=False)
+    return model.eval()
 
 
 def prompts(count: int, seed: int = 0, copies: int = 0) -> Rows:
@@ -53,15 +64,11 @@ def _kept() -> tempfile.TemporaryDirectory[str]:
 @functools.cache
 def exported() -> Path:
     import torch
-    from safetensors.torch import load_file
 
     class Whole(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.inner = _model()
-            self.inner.load_state_dict(
-                {name: tensor.float() for name, tensor in load_file(WEIGHTS).items()}, strict=False
-            )
+            self.inner = _trained()
 
         def forward(self, ids: Any, mask: Any, said: Any) -> Any:
             return self.inner(input_ids=ids, attention_mask=mask, decoder_input_ids=said, use_cache=False).logits
@@ -80,6 +87,22 @@ def exported() -> Path:
             opset_version=17,
             dynamo=False,
         )
+    return path
+
+
+@functools.cache
+def served() -> Path:
+    """The same model as Optimum writes it: an encoder, a decoder, and a decoder with a cache; with a tokenizer of whole
+    words.
+    """
+    import torch
+
+    path = Path(_kept().name) / "served"
+    with torch.random.fork_rng(), quiet():
+        _trained().save_pretrained(path.parent / "t5")
+        export(path.parent / "t5", f"{path}/", exporter="torchscript")
+    words = numbered(SIZES["vocab_size"], {"<unk>": 0, "<s>": llama.BOS, "</s>": 2})
+    save_folder(word_tokenizer(words, f"<s> $A w{llama.SEP}"), path)
     return path
 
 

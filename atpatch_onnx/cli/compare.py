@@ -12,7 +12,7 @@ from ..errors import BAD_OPTION
 from .options import class_names, clean_texts, json_output, options_of
 from .progress import bars
 from .rendering import emit_json, note, table
-from .sources import model_path, pop_source, source_options
+from .sources import answering_model, pop_source, source_options
 
 if TYPE_CHECKING:
     from ..comparison.graph_runs import Progress
@@ -168,7 +168,7 @@ def _run(original: str | None, patched: str | None, data: str | None, options: d
     if original is None or patched is None or (data is not None) == source.given:
         needed = "ORIGINAL, PATCHED and one of --data, --texts and --table are needed"
         raise BAD_OPTION(needed, "see 'atpatch-onnx compare --help'")
-    original, patched, names = model_path(original), model_path(patched), options.pop("class_names")
+    original, patched, names = answering_model(original), answering_model(patched), options.pop("class_names")
     also: dict[str, str] = {}
     for text in options.pop("also"):
         name, sign, path = text.partition("=")
@@ -206,7 +206,7 @@ def _made(original: str, source: Source, options: dict[str, Any], progress: Prog
     if made.rows is not None:
         options["rivals"] = Rivals(made.rows, made.groups, made.at)
     if source.texts is not None and options["tokenizer"] is None:
-        options["tokenizer"] = tokenizer_next_to(Path(original).parent)
+        options["tokenizer"] = tokenizer_next_to(Path(original) if Path(original).is_dir() else Path(original).parent)
     return made.clean
 
 

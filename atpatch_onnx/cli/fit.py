@@ -13,7 +13,7 @@ from ..fitting.options import FitOptions, Progress
 from .options import class_names, clean_texts, json_output, model_argument, options_of, output, tokenizer
 from .progress import bars
 from .rendering import emit_json, note, table
-from .sources import model_path, pop_source, source_options, write_columns_template
+from .sources import answering_model, model_path, pop_source, source_options, write_columns_template
 
 if TYPE_CHECKING:
     from ..comparison.price import Price
@@ -89,8 +89,9 @@ def fit(
 ) -> None:
     """Fit a hotfix for MODEL on a debugging set of clean and triggered rows, or only on clean rows.
 
-    MODEL may be a folder that Optimum loads. In place of sets, --texts with --trigger, or --table with --attribute: the
-    debugging set is made as 'debugset' makes it.
+    MODEL may be a folder that Optimum loads, also one with an encoder and a decoder: then the hotfix is for the
+    encoder. In place of sets, --texts with --trigger, or --table with --attribute: the debugging set is made as
+    'debugset' makes it.
 
     The kind of detector is chosen by what it does on rows that are set aside, unless --detector names one. Another
     quarter of the rows is held back, and the figures shown come from these rows. Needs the extras 'fit' and 'cpu' (or
@@ -111,13 +112,14 @@ def fit(
     from ..fitting.fitter import fit as fit_model
     from ..hotfix.file import SUFFIX
     from ..inference.answer_tokens import parse_answer_tokens
+    from ..inspection.encoder_decoder import patched_file
     from ..inspection.environment import require
 
     if columns_template is not None:
         return write_columns_template(model_path(model), options["table"], columns_template)
-    source, model = pop_source(options), model_path(model)
+    source, model = pop_source(options), answering_model(model)
     tokenizer, class_names = options.pop("tokenizer"), options.pop("class_names")
-    destination = check_source(model).with_suffix(SUFFIX) if output is None else Path(output)
+    destination = check_source(patched_file(model)).with_suffix(SUFFIX) if output is None else Path(output)
     if report is not None:
         require("--report", "jinja2")
         check_destination(report, make_folder=True)

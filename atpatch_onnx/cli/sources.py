@@ -61,6 +61,13 @@ def model_path(model: str) -> str:
     return str(model_file(model))
 
 
+def answering_model(model: str) -> str:
+    """As `model_path`, but a folder with an encoder and a decoder stays one: both answer together."""
+    from ..inspection.encoder_decoder import find_pair
+
+    return model if find_pair(model) is not None else model_path(model)
+
+
 def write_columns_template(model: str, table: str | None, path: str) -> None:
     """`--columns-template`."""
     from ..debugset.column_template import guess_columns, write_template

@@ -6,8 +6,9 @@ import os
 from collections.abc import Mapping
 
 from rewriters.editing.patcher import is_patched
-from rewriters.model.forms import Loaded, Model, read
+from rewriters.model.forms import Loaded, Model
 
+from ..inspection.encoder_decoder import read_answering
 from ..inspection.model_order import refuse_swapped
 from .graph_runs import ORIGINAL, PATCHED
 
@@ -24,7 +25,7 @@ def read_models(models: Mapping[str, Model]) -> dict[str, Loaded]:
         AtpatchError: ATP001-ATP005 for a model that cannot be used, ATP060 where the first one has the stamp of a patch
             and the second one has not.
     """
-    loaded = {name: read(model) for name, model in models.items()}
+    loaded = {name: read_answering(model) for name, model in models.items()}
     refuse_swapped(
         (_name(models, ORIGINAL), _name(models, PATCHED)),
         (is_patched(loaded[ORIGINAL].proto), is_patched(loaded[PATCHED].proto)),

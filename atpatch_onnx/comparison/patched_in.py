@@ -16,6 +16,7 @@ from ..errors import HOTFIX_MISMATCH, DataError, PlanError
 from ..hotfix.file import Hotfix
 from ..hotfix.plans import hotfix_next_to
 from ..inference.datasets import Arrays
+from ..inspection.encoder_decoder import patched_file
 from .exemplar import Exemplar
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def patched_in(
     if hotfix is None:
         if not stamped or not isinstance(original.source, (str, os.PathLike)):
             return None
-        hotfix = _beside(Path(original.source), stamped)
+        hotfix = _beside(patched_file(original.source), stamped)
         if hotfix is None:
             return None
     elif stamped and hotfix.digest != stamped:

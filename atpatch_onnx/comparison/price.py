@@ -13,6 +13,7 @@ from rewriters.model.forms import Loaded, PathLike, read
 from ..hotfix.file import Hotfix
 from ..hotfix.options import PatchOptions
 from ..inference.datasets import DataSet, Ints
+from ..inspection.encoder_decoder import find_pair, read_answering
 from ..patching.edits import patch_loaded
 from .graph_runs import ORIGINAL, PATCHED, Graph, run_graphs
 from .timing import latency_json, spread_over, time_both
@@ -76,8 +77,10 @@ def price_of(model: PathLike, hotfix: Hotfix, rows: DataSet, *, seconds: float, 
     Raises:
         AtpatchError: those of reading and patching the model, ATP052 where onnxruntime fails.
     """
-    original = read(model)
-    patched = patch_loaded(original, PatchOptions(hotfix=hotfix), None).patched
+    original, pair = read_answering(model), find_pair(model)
+    fixed = original if pair is None else read(pair.encoder)
+    patched = patch_loaded(fixed, PatchOptions(hotfix=hotfix), None, feeds_another=pair is not None).patched
+    patched = patched if pair is None else pair.with_encoder(patched)
     graphs = [
         Graph.of(ORIGINAL, original, threads),
         Graph.of(PATCHED, Loaded(patched, original.folder, patched), threads),

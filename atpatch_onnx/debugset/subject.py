@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rewriters.editing.fused_sites import lower_fused_sites
 from rewriters.editing.patcher import is_patched
 from rewriters.finding.finder import find_sites
-from rewriters.model.forms import Model, read
+from rewriters.model.forms import Model
 from rewriters.names import STEERING
 from rewriters.sites import Site
 
@@ -25,6 +25,7 @@ from ..inference.model_reading import Reading, find_reading
 from ..inference.output_kinds import CLASSES, ScoreThreshold
 from ..inference.reading import Expected, Twins
 from ..inference.runner import Runner, expose
+from ..inspection.encoder_decoder import read_answering
 from ..inspection.inspector import no_site
 
 __all__ = ["GraphInput", "Subject"]
@@ -46,7 +47,7 @@ class Subject:
     """A model to run.
 
     Args:
-        model: path, `onnx.ModelProto` or `onnx_ir.Model`, not patched.
+        model: path, `onnx.ModelProto` or `onnx_ir.Model`, not patched; or a folder with an encoder and a decoder.
         output_name: of the class scores; None: the first float output of rank 2, or what is called like an embedding.
         threads: of onnxruntime.
         answer_tokens: of a causal decoder, class → token.
@@ -62,7 +63,7 @@ class Subject:
         threads: int | None = None,
         answer_tokens: Sequence[int] | None = None,
     ) -> None:
-        loaded = read(model)
+        loaded = read_answering(model)
         if is_patched(loaded.proto):
             raise ALREADY_PATCHED("a debugging set is made for the original model", "unpatch it first")
         self.proto, self.folder = loaded.proto, loaded.folder

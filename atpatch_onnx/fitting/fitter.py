@@ -9,7 +9,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib import import_module
-from pathlib import Path
 from typing import Unpack
 
 import onnx
@@ -18,16 +17,18 @@ from rewriters.editing.patcher import is_patched
 from rewriters.errors import AtpatchError
 from rewriters.finding.cache_branches import MergedDecoder, find_merged
 from rewriters.finding.finder import find_sites
-from rewriters.model.forms import Model, read
+from rewriters.model.forms import Loaded, Model, read
+from rewriters.model.io import weights_digest
 from rewriters.model.regular_files import check_destination
 from rewriters.sites import Site
 
-from ..errors import ALREADY_PATCHED, BAD_OPTION, EXTRA_MISSING, NOT_HELPFUL
+from ..errors import ALREADY_PATCHED, BAD_OPTION, EXTRA_MISSING, NOT_ADMITTED, NOT_HELPFUL
 from ..hotfix.evidence import DetectorsTried, Evidence, FigureName
 from ..hotfix.file import Hotfix
 from ..inference.datasets import Arrays, DataSet, as_dataset
 from ..inference.decoders import cache_names
 from ..inference.shared_weights import with_shared_weights
+from ..inspection.encoder_decoder import find_pair, read_answering
 from ..inspection.inspector import no_site, select_sites
 from .detectors import LABEL_FREE, LABELED
 from .hotfix_maker import Fit, HotfixMaker
@@ -59,7 +60,7 @@ def fit(
 
     Args:
         model: path, `onnx.ModelProto` or `onnx_ir.Model`; external data of a proto is looked for in the working
-            directory.
+            directory. Of a folder with an encoder and a decoder the hotfix is for the encoder.
         debug: debugging set, a path (`.npz`) or arrays by name with the sample axis first: graph inputs, `columns`,
             `pair`, and where known `labels`, `target` and `group`. Kinds that learn only from clean rows do not need
             one; if it is given, they learn from its clean rows and are judged by the others.
@@ -84,10 +85,10 @@ def fit(
     labeled = settings.detector not in LABEL_FREE
     if labeled:
         _require_extra()
-    proto, folder = _load(model)
-    sites, chosen, merged = _sites(proto, settings)
+    loaded, encoder, settings = _load(model, settings)
+    sites, chosen, merged = _sites(loaded.proto, settings, encoder)
     parts = split(data, settings.seed) if labeled else split_clean(data, settings.seed)
-    with with_shared_weights(proto, folder) as (shared, place):
+    with with_shared_weights(loaded.proto, loaded.folder) as (shared, place):
         context = Context(
             shared, place, data, parts, settings.seed, settings.most_flagged, settings.threads, progress or _silent
         )
@@ -98,6 +99,7 @@ def fit(
         if settings.detector != asked.detector:
             tried = without_labels()
         hotfix, helped = maker.make(fitted, tried)
+    hotfix = hotfix if encoder is None else replace(hotfix, weights=weights_digest(encoder.proto, encoder.folder))
     if not (helped or settings.force):
         raise NOT_HELPFUL(
             "on the held-back part " + _summary(hotfix.evidence), advice(hotfix.evidence["report"]["before"])
@@ -177,16 +179,35 @@ def _require_extra() -> None:
             raise EXTRA_MISSING(f"fit needs {module}", "pip install 'atpatch-onnx[fit]'") from error
 
 
-def _load(model: Model) -> tuple[onnx.ModelProto, Path]:
-    loaded = read(model)
+def _load(model: Model, options: FitOptions) -> tuple[Loaded, Loaded | None, FitOptions]:
+    """The model that answers; its encoder, which is patched, where that is a file of its own; and options for it."""
+    pair, loaded = find_pair(model), read_answering(model)
     if is_patched(loaded.proto):
         raise ALREADY_PATCHED("a hotfix is fitted on the original model", "unpatch it first")
-    return loaded.proto, loaded.folder
+    return (loaded, None, options) if pair is None else (loaded, read(pair.encoder), _healing(options))
 
 
-def _sites(model: onnx.ModelProto, settings: FitOptions) -> tuple[Sequence[Site], Sequence[Site], MergedDecoder | None]:
-    """All sites and the chosen ones: of a merged decoder those of the branch for prompts, whose maps can be outputs."""
+def _healing(options: FitOptions) -> FitOptions:
+    """The options for an encoder of its own: what its decoder reads of it can only be healed."""
+    if options.mend not in ("auto", "heal"):
+        raise NOT_ADMITTED(
+            f"encoder and decoder are separate files, and cross attention only gets healed states; not with --mend"
+            f" {options.mend}",
+            "leave it out, or give --mend heal",
+        )
+    return replace(options, mend="heal")
+
+
+def _sites(
+    model: onnx.ModelProto, settings: FitOptions, encoder: Loaded | None
+) -> tuple[Sequence[Site], Sequence[Site], MergedDecoder | None]:
+    """All sites and the chosen ones: of a merged decoder those of the branch for prompts, whose maps can be outputs;
+    those of an encoder that is a file of its own.
+    """
     sites, rejected = find_sites(model)
+    if encoder is not None:
+        own = {site.product for site in find_sites(encoder.proto)[0]}
+        sites = tuple(site for site in sites if site.product in own)
     merged = find_merged(model, sites) if _has_caches(model) else None
     if merged is not None:
         sites = merged.prompts.sites
