@@ -6,13 +6,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from ..debugset.inversion import Stopped
+
 __all__ = ["Budget", "OutOfTime", "Progress"]
 
 Progress = Callable[[str, int, int], None]
 """Called with the step, how much of it is done, and how much there is."""
 
 
-class OutOfTime(Exception):
+class OutOfTime(Stopped):
     """A check has used up its time. Raised by the progress of a `Budget`, so that any search can be stopped."""
 
 

@@ -14,7 +14,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from atpatch_onnx.debugset import Subject
 from atpatch_onnx.debugset.gradients import TorchGraph
-from atpatch_onnx.debugset.inversion.cells import best_cell
+from atpatch_onnx.debugset.inversion import Stopped
+from atpatch_onnx.debugset.inversion.cells import GRID, best_cell
+from atpatch_onnx.debugset.inversion.common import key
+from atpatch_onnx.debugset.inversion.mask_search import POLISH, invert_masks
 from atpatch_onnx.debugset.inversion.masks import Schedule, invert_mask
 from atpatch_onnx.debugset.inversion.rows import token_rows
 from atpatch_onnx.debugset.inversion.state import State
@@ -140,6 +143,32 @@ def test_an_interrupted_search_goes_on(digits: Path, tmp_path: Path) -> None:
     (tmp_path / "fresh").mkdir()
     fresh = make(model, Request(str(digits), str(tmp_path / "fresh" / "d.npz"), invert="all", steps=10, threads=1))
     assert fresh.report["classes"] == made.report["classes"]
+
+
+def test_a_search_that_is_stopped_after_its_verdict_keeps_it(digits: Path, tmp_path: Path) -> None:
+    """All classes are found before, and only the refinement of the one with a backdoor is stopped."""
+    subject, data, schedule = Subject(DIGITS / "model.onnx"), load_dataset(digits), Schedule(steps=10)
+    state = State(tmp_path / "search.npz", key(subject, subject.complete(data), 0, repr((schedule, POLISH, GRID))))
+    corner = np.zeros((1, 8, 8), np.float32)
+    corner[:, 6:, 6:] = 1
+    for target in range(10):
+        mask = corner if target == 0 else np.ones_like(corner)
+        numbers = np.array([mask.sum() + target, 1.0])
+        state.put({f"{part} of class {target}": value for part, value in
+                   (("mask", mask), ("pattern", np.ones_like(mask)), ("numbers", numbers))})  # fmt: skip
+    steps = []
+
+    def stop_at_refinement(step: str, done: int, total: int) -> None:
+        steps.append(step)
+        if step.endswith("refined"):
+            raise Stopped
+
+    built = invert_masks(
+        subject, data, None, schedule=schedule, seed=0, state_path=tmp_path / "search.npz", progress=stop_at_refinement
+    )
+    assert steps[-1] == "class 0, refined"
+    assert built.report["towards"] == [0] and built.report["classes"][0]["size"] == 4
+    assert built.report["covered"] == [16]
 
 
 # ---- tokens

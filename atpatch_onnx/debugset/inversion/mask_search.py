@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from ..gradients import TorchGraph
 from ..images import PROBES
 from ..sets import Anomalous, Built, triggered_sets
 from ..subject import Subject
+from . import Stopped
 from .cells import GRID, Cell, best_cell
 from .common import Progress, chosen, classes, finish, key, prepare, stepper
 from .masks import MaskTrigger, Schedule, invert_mask
@@ -67,9 +69,10 @@ def invert_masks(
     if target is None:
         return finish(subject, Built(None), verdicts, state)
     # After the verdict, which compares searches of one length: a longer one makes the mask of any class look small.
-    trigger = search.of(target, replace(schedule, steps=POLISH * schedule.steps), f"class {target}, refined")
-    if trigger.norm > found[target].norm:
-        trigger = found[target]
+    longer = replace(schedule, steps=POLISH * schedule.steps)
+    trigger = found[target]
+    with suppress(Stopped):
+        trigger = min(search.of(target, longer, f"class {target}, refined"), trigger, key=lambda one: one.norm)
     verdicts = [
         replace(one, success=trigger.success, size=trigger.norm, trigger=search.shown(trigger))
         if one.target == target
