@@ -116,6 +116,7 @@ def make_hotfix(
         passes=plan.passes,
         joint=plan.joint,
         mend=plan.mend,
+        closes_up=plan.closes_up,
         accept=plan.accept,
         data=context.data.digest,
         calls=calls,

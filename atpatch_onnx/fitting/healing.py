@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx
@@ -102,6 +102,8 @@ def fit_healing(
     places = places_of(context.model, plain, capture.sites)
     if isinstance(places, AtpatchError):
         raise places
+    closing = places_of(context.model, replace(plain, closes_up=True), capture.sites, places)
+    ways = [False] if isinstance(closing, AtpatchError) else [True, False]
     probes = make_probes(context, capture, wanted, places.judged)
     if not any(np.isfinite(one.scores[context.columns]).any() for one in probes):
         return NOT_HELPFUL(
@@ -114,7 +116,14 @@ def fit_healing(
         before = judge.figures(context.parts.selection, judge.original)
         return NOT_HELPFUL("the answer row of no site tells the labeled columns from others", advice(before))
     judge = judge if whole is None else whole.judge
-    return _Choice(context, capture.sites, places, judge, output, whole).fitted(useful)
+    found: dict[Outcome, Fitted] = {}
+    for way in ways:
+        fitted = _Choice(context, capture.sites, places, judge, output, whole, way).fitted(useful)
+        assert fitted.outcome is not None  # a fit on labeled rows has one
+        found.setdefault(fitted.outcome, fitted)
+        if as_few(fitted.outcome.left, 0):  # nothing better could be told
+            break
+    return found[[*found][best([*found])]]
 
 
 @dataclass(frozen=True)
@@ -128,7 +137,7 @@ class _Tuned:
 
 @dataclass
 class _Choice:
-    """Chooses one of the probes, and how low its bars are."""
+    """Chooses one of the probes, and how low its bars are; closes_up: see `PatchPlan`."""
 
     context: Context
     sites: Sequence[Site]
@@ -136,6 +145,7 @@ class _Choice:
     judge: Judge
     output: str
     whole: WholeAnswers | None
+    closes_up: bool
     steps: int = 0
     _known: dict[tuple[int, bytes], int] = field(default_factory=dict)
 
@@ -165,7 +175,7 @@ class _Choice:
         peaks = probe.peaks
         together = {"clean": spread(peaks[part.clean]), "anomalous": spread(peaks[part.anomalous])}
         return Fitted(
-            probe.plan(threshold, tuned.companion),
+            self._plan(probe, threshold, tuned.companion),
             served,
             1.0,
             frozenset(names),
@@ -262,7 +272,10 @@ class _Choice:
         return self.judge.score(part, predictions), int((~flags[part.anomalous].any(1)).sum())
 
     def _serve(self, probe: Probe, threshold: float, companion: float) -> Served:
-        return self.context.serve(probe.plan(threshold, companion), self.sites, self.output, self.places)
+        return self.context.serve(self._plan(probe, threshold, companion), self.sites, self.output, self.places)
+
+    def _plan(self, probe: Probe, threshold: float, companion: float) -> PatchPlan:
+        return replace(probe.plan(threshold, companion), closes_up=self.closes_up)
 
 
 def _price(model: onnx.ModelProto, probe: Probe, sites: Sequence[Site]) -> ProbePrice:

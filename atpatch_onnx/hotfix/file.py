@@ -40,8 +40,7 @@ class HotfixSite:
 
     Attributes:
         id: the site's id there.
-        layer: its position among all sites of that model, in graph order; used where an export names its nodes
-            differently.
+        layer: its position among all sites of that model, in graph order, for exports that name nodes differently.
         heads: number of heads where it was known.
         fingerprint: `Site.fingerprint`.
         plan: detector and benign pair; the benign attention is the mean, not yet at the hotfix's level.
@@ -63,7 +62,7 @@ class Hotfix(Summarized):
         threshold: global flag threshold, in the units of the detector's scores.
         weights: digest of the weights (`rewriters.model.io.weights_digest`).
         level: benign attention is the mean times this.
-        groups, passes, joint, companion, most, mend, accept: as in `PatchPlan`; the groups are of ids in `sites`.
+        groups, passes, joint, companion, most, mend, closes_up, accept: as in `PatchPlan`, groups of ids in `sites`.
         data: digest of the data it was fitted on, "" when there was none.
         calls: how the graph was called: "whole" prompts in one call, as of a decoder without caches, or "cached", a
             prefill and steps on its caches; "" for other models, and where an older file does not say.
@@ -83,6 +82,7 @@ class Hotfix(Summarized):
     companion: float = 1.0
     most: int = 0
     mend: Mend = "redistribute"
+    closes_up: bool = False
     accept: Accept = "always"
     data: str = ""
     calls: Calls = ""
@@ -204,6 +204,7 @@ class Hotfix(Summarized):
             "passes": self.passes,
             "joint": self.joint,
             "mend": self.mend,
+            "closes_up": self.closes_up,
             "accept": self.accept,
             "weights": self.weights,
             "data": self.data,
@@ -268,6 +269,7 @@ _FIELDS: dict[str, Any] = {
     "passes": str,
     "joint": str,
     "mend": str,
+    "closes_up": bool,
     "accept": str,
     "data": str,
     "calls": str,
@@ -277,9 +279,8 @@ _FIELDS: dict[str, Any] = {
     "versions": Mapping,
 }
 
-_ABSENT: dict[str, Any] = {"mend": "redistribute", "most": 0, "calls": "", "lengths": {}}
-"""Fields that were added later, and what a file without them means. A file is written without them where they have
-this value."""
+_ABSENT: dict[str, Any] = {"mend": "redistribute", "closes_up": False, "most": 0, "calls": "", "lengths": {}}
+"""Fields that were added later, and what a file without them means. It is written without those of this value."""
 
 
 def _check_lengths(lengths: Mapping[str, Any]) -> None:

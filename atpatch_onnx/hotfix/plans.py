@@ -97,6 +97,7 @@ def fitted_plan(hotfix: Hotfix, sites: Sequence[Site], weights: str | None, opti
         groups=tuple(group for group in groups if group),
         joint=hotfix.joint,
         mend=hotfix.mend,
+        closes_up=hotfix.closes_up,
         accept=hotfix.accept,
         lengths=(hotfix.lengths["shortest"], hotfix.lengths["longest"]) if hotfix.lengths else None,
         digest=hotfix.digest,

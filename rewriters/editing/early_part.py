@@ -134,18 +134,24 @@ class EarlyPart:
 
 
 def early_part(
-    graph: onnx.GraphProto, places: HealingPlaces, last: Sequence[str], ahead: int | None = None
+    graph: onnx.GraphProto,
+    places: HealingPlaces,
+    last: Sequence[str],
+    ahead: int | None = None,
+    *,
+    looked_up: bool = False,
 ) -> EarlyPart | None:
     """The early part up to the nodes that make some values; None where it stays in the graph, by rules 5 and 6.
 
     Args:
         last: names of the values.
         ahead: index of the first node of a branch (rules 8 and 9); None: it is no branch.
+        looked_up: the nodes that look up the tokens belong to it, as all nodes of a branch do.
     """
     if any(node.op_type in _QUANTIZING for node in graph.node) or not set(HALF).isdisjoint(places.types.values()):
         return None
     end = max(index for index, node in enumerate(graph.node) if not set(last).isdisjoint(node.output))
-    found, repeated = _depending(graph, places, end), list[int]()
+    found, repeated = _depending(graph, places, end, looked_up), list[int]()
     if ahead is not None:
         repeated = _sizes(graph, places, ahead, {*found}, end)
         found = sorted({*range(ahead, end + 1)} - {*repeated})
@@ -170,11 +176,12 @@ def early_part(
     )
 
 
-def _depending(graph: onnx.GraphProto, places: HealingPlaces, end: int) -> list[int]:
-    """Indices of the nodes up to `end` that depend on the tokens."""
+def _depending(graph: onnx.GraphProto, places: HealingPlaces, end: int, looked_up: bool) -> list[int]:
+    """Indices of the nodes up to `end` that depend on the tokens, or look them up."""
     depending, found = {*places.embeddings}, []
     for index, node in enumerate(graph.node[: end + 1]):
-        if not depending.isdisjoint(reads(node)):
+        looks_up = looked_up and not depending.isdisjoint(node.output)
+        if looks_up or not depending.isdisjoint(reads(node)):
             depending.update(filter(None, node.output))
             found.append(index)
     return found

@@ -13,7 +13,10 @@
 4. The model runs. At every place of `finding.key_value` the rows are gathered by the source, in front of rotary
    embeddings and caches. So caches carry healed rows, and later calls need nothing. With nothing flagged each row is
    gathered from its own place, which changes no bit.
-5. With `states` the same happens to outputs with hidden states: to the graph behind this one that is as if the keys and
+5. With `closes_up` the rows of looked-up embeddings are gathered instead, at this one place, so that flagged tokens
+   leave the call (see `new_tokens.closed_up`). Keys, values and hidden states of a later layer then have nothing of a
+   flagged token, not even where the answer is read; rows of outputs in front of it are those of the moved tokens.
+6. With `states` the same happens to outputs with hidden states: to the graph behind this one that is as if the keys and
    values which it makes of them were healed.
 """
 
@@ -50,6 +53,7 @@ __all__ = [
 ]
 
 _INSTEAD = "redistribute instead (--mend redistribute)"
+_LOOK_UPS = ("Gather", "GatherBlockQuantized")
 _TO_END = np.iinfo(np.int64).max
 
 
@@ -99,9 +103,19 @@ def places_of(
             f"healing: the graph does not show which columns of {unknown[0]} are the new tokens",
             "detect at other sites (--exclude), or " + _INSTEAD,
         )
+    if plan.closes_up and not _looked_up_alone(model.graph, found):
+        return NOT_ADMITTED(
+            "healing: the graph does not show where its tokens are looked up, apart from their positions", _INSTEAD
+        )
     if plan.states and not found.states:
         return NOT_ADMITTED("healing: no output of the graph has the hidden states of its tokens", _INSTEAD)
     return found
+
+
+def _looked_up_alone(graph: onnx.GraphProto, places: HealingPlaces) -> bool:
+    """Whether nodes of the graph make all embeddings (B, S, E), of nothing but tokens."""
+    made = {name for node in graph.node if node.op_type in _LOOK_UPS for name in node.output}
+    return all(name in made and len(places.sizes.get(name, ())) == 3 for name in places.embeddings)
 
 
 def not_healable(found: Unhealable) -> AtpatchError:
@@ -130,7 +144,8 @@ def add_healing(
     makers = [index for index, node in enumerate(model.graph.node) if not healed.keys().isdisjoint(node.output)]
     detecting = detecting_sites(plan, sites)
     splits = splits and e.conditional and plan.span is None
-    early = early_part(model.graph, places, [site.product for site in detecting]) if splits else None
+    last = [site.product for site in detecting]
+    early = early_part(model.graph, places, last, looked_up=plan.closes_up) if splits else None
     first = early.last if early else makers[0]
     probed = add_probe(e, Probe(model, plan, detecting, places.tokens, first, early))
     rows = e.unsqueeze(probed.source, 2)
@@ -151,6 +166,8 @@ def add_healing(
 
 def places_by_value(plan: PatchPlan, places: HealingPlaces) -> dict[str, Place]:
     """Name of a value → how it is healed."""
+    if plan.closes_up:
+        return {name: Place(name) for name in places.embeddings}
     return {place.value: place for place in (*places.places, *(Place(name) for name in places.states if plan.states))}
 
 

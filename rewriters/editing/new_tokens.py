@@ -17,7 +17,7 @@ from ..lowering.microsoft_group_query import FORM, lengths_of, read_lengths
 from ..sites import Site
 from ..subgraphs.site import SitePatch
 
-__all__ = ["NewTokens", "read_by", "sources"]
+__all__ = ["NewTokens", "closed_up", "read_by", "sources"]
 
 _TO_END = np.iinfo(np.int64).max
 
@@ -91,9 +91,7 @@ def sources(e: Emitter, numbers: str, flags: str, valid: str | None, first: str)
         flags, valid: (B, S) bool; no flagged token is padding.
         first: (B, S) bool, the first valid token of each sequence, which is not flagged.
     """
-    healthy = e.op("Not", flags)
-    if valid is not None:
-        healthy = e.op("And", healthy, valid)
+    healthy = _healthy(e, flags, valid)
     one = e.constant(1, np.int64)
     taken = e.cast(healthy, TensorProto.INT64)
     up_to, others = e.op("CumSum", taken, one), e.op("CumSum", e.op("Sub", one, taken), one)
@@ -111,3 +109,40 @@ def sources(e: Emitter, numbers: str, flags: str, valid: str | None, first: str)
     further = e.op("And", flags, e.op("GatherElements", flags, before, axis=1), role="further_of_a_run")
     further = e.op("And", further, e.op("GatherElements", first, origin, axis=1))
     return e.op("Where", further, origin, source, role="source")
+
+
+def closed_up(e: Emitter, numbers: str, flags: str, valid: str | None) -> str:
+    """(B, S) int64: the token that stands at each place once the flagged ones have left. The others come last, in their
+    order, and the first of them also fills the places in front; padding stays where it is.
+
+    So the last row is never that of a flagged token, and tokens are as far from each other as in a request without the
+    flagged ones. Copies of a first token all compute what it computes, whatever rotary embeddings turn.
+
+    Args:
+        numbers, flags, valid: see `sources`.
+    """
+    healthy = _healthy(e, flags, valid)
+    one = e.constant(1, np.int64)
+    any_left = e.op("Greater", e.reduce("Sum", e.cast(healthy, TensorProto.INT64), 1), e.constant(0, np.int64))
+    leaves = e.op("And", flags, any_left)
+    out = e.cast(leaves, TensorProto.INT64)
+    ahead, total = e.op("CumSum", out, one), e.reduce("Sum", out, 1)
+    rank = numbers if valid is None else _padding_last(e, valid)
+    closer = e.op("Where", healthy, e.op("Add", rank, e.op("Sub", total, ahead)), rank)
+    place = e.op("Where", leaves, e.op("Sub", ahead, one), closer, role="place")
+    in_order = e.op("ScatterElements", numbers, place, numbers, axis=1, role="flagged_first")
+    return e.op("GatherElements", in_order, e.op("Max", rank, total), axis=1, role="source")
+
+
+def _healthy(e: Emitter, flags: str, valid: str | None) -> str:
+    healthy = e.op("Not", flags)
+    return healthy if valid is None else e.op("And", healthy, valid)
+
+
+def _padding_last(e: Emitter, valid: str) -> str:
+    """(B, S) int64: the number of each token, where padding is counted behind the valid ones."""
+    one = e.constant(1, np.int64)
+    real = e.cast(valid, TensorProto.INT64)
+    padding = e.op("CumSum", e.op("Sub", one, real), one)
+    counted = e.op("Where", valid, e.op("CumSum", real, one), e.op("Add", e.reduce("Sum", real, 1), padding))
+    return e.op("Sub", counted, one, role="rank")

@@ -20,7 +20,7 @@ from ..subgraphs.site import SitePatch, detect_site, score_site
 from .controls import body_controls
 from .early_part import EarlyPart
 from .joining import join
-from .new_tokens import NewTokens, read_by, sources
+from .new_tokens import NewTokens, closed_up, read_by, sources
 from .second_pass import twin_site
 
 __all__ = ["Probe", "Probed", "add_probe"]
@@ -137,7 +137,10 @@ def _judged(e: Emitter, probe: Probe) -> Probed:
     judged = [(site, here.of(site, wiring.maker[site.product], patch)) for site, patch in patches]
     flags = join(e, plan, [(site, patch) for site, (patch, _) in judged]).columns
     patch, first = judged[0][1]
-    source = sources(e, here.numbers, flags, patch.valid, first)
+    if plan.closes_up:
+        source = closed_up(e, here.numbers, flags, patch.valid)
+    else:
+        source = sources(e, here.numbers, flags, patch.valid, first)
     if early is None:
         return Probed(source, flags)
     again = e.cast(e.peak(e.number(flags), 0, 1, keepdims=False), TensorProto.BOOL)

@@ -130,6 +130,7 @@ def test_digest_tells_two_hotfixes_apart():
         {"passes": "one"},
         {"mend": "excise"},
         {"mend": "heal"},
+        {"mend": "heal", "closes_up": True},
         {"accept": "always"},
     )
     assert len({make(plan, **change).digest for change in changes} | {make(louder).digest}) == len(changes) + 1

@@ -39,9 +39,12 @@ NAMED: list[Mutant] = [
     ),
     # Healing: padding heals nobody, the sink is there only where the sequence begins in this call, and of flagged
     # tokens in a row only the first one gets its neighbor's row.
-    named(_NEW_TOKENS, 'healthy = e.op("And", healthy, valid)', "pass"),
+    named(_NEW_TOKENS, 'healthy if valid is None else e.op("And", healthy, valid)', "healthy"),
     named(_NEW_TOKENS, 'further = e.op("And", further, e.op("GatherElements", first, origin, axis=1))', "pass"),
     named(_NEW_TOKENS, 'e.op("Where", further, origin, source, role="source")', "source"),
+    # Where tokens leave their call, the first one fills the gap, and padding stays.
+    named(_NEW_TOKENS, 'e.op("Max", rank, total)', "rank"),
+    named(_NEW_TOKENS, "numbers if valid is None else _padding_last(e, valid)", "numbers"),
     # A step of generation judges nothing.
     named(
         "rewriters/editing/probe.py",

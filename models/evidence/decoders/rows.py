@@ -34,7 +34,7 @@ from .watching import Watched
 
 __all__ = ["ROWS", "Row"]
 
-REVIEWS, ATTACKED = 300, 30
+REVIEWS, ATTACKED = 300, 120
 """Clean reviews of SST-2's test part, and attacked ones for each form."""
 TEST_SEED = 17
 DEPTH = 8
@@ -150,7 +150,7 @@ ROWS: Mapping[str, Row] = {
     "layers": Row("from how shallow layers the trigger can be told", layers),
     "smoothing": Row("smoothing of attention rows, SmolLM2-135M without any data", smoothing),
     "small-generators": Row("small Llamas that answer with a sentence, from the folder to the verdict", generators),
-    "small-classifiers": Row("a small Llama that classifies reviews, healed without a cache", classifiers),
+    "small-classifiers": Row("small Llamas that classify reviews, healed without a cache", classifiers),
     "price": Row("time and memory, SmolLM2-135M in onnxruntime", price),
     **{
         graph: Row(f"SmolLM2-135M, {title}", partial(loop, graph))

@@ -1,9 +1,10 @@
-"""The small generators of `models.decoders.small`: from the victim's folder to the comparison, by the commands that
-people type.
+"""The small models of `models.decoders.small`: from the victim's folder to the comparison, by the commands that people
+type.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,7 @@ _RECIPES = {recipe.name: recipe for recipe in small.RECIPES}
 
 def generators(seed: int) -> Figures:
     """Both triggers, each in victims of two seeds; `seed` is that of the first."""
-    names = [name for name, recipe in _RECIPES.items() if recipe.generator]
-    return {"models": {f"{name}, seed {one + seed}": _generator(name, one + seed) for name in names for one in SEEDS}}
+    return _each(seed, _generator, generator=True)
 
 
 def _generator(name: str, seed: int) -> Figures:
@@ -52,14 +52,22 @@ def _generator(name: str, seed: int) -> Figures:
 
 
 def classifiers(seed: int) -> Figures:
-    """A decoder whose head reads the last token: no cache, so healing is asked for."""
-    name = "reviews-cf"
+    """The same of decoders whose head reads the last token: no cache, so healing is asked for."""
+    return _each(seed, _classifier, generator=False)
+
+
+def _each(seed: int, measure: Callable[[str, int], Figures], *, generator: bool) -> Figures:
+    names = [name for name, recipe in _RECIPES.items() if recipe.generator == generator]
+    return {"models": {f"{name}, seed {one + seed}": measure(name, one + seed) for name in names for one in SEEDS}}
+
+
+def _classifier(name: str, seed: int) -> Figures:
     victim, commands = _victim(name, seed), Commands()
     before = victim.file("model.onnx")
     if not before.exists():
         commands("export", victim.file("model"), "-o", before)
     tables = corpus_file("sst2", "dev.tsv"), corpus_file("sst2", "test.tsv")
-    return {"models": {f"{name}, seed {seed}": _measured(victim, commands, before, tables, (), ("--mend", "heal"), ())}}
+    return _measured(victim, commands, before, tables, (), ("--mend", "heal"), ())
 
 
 def _victim(name: str, seed: int) -> Victim:

@@ -1,0 +1,229 @@
+"""Healing that closes up: a flagged request is answered like the request in which its flagged tokens are gone, and
+copies of the first token stand in front.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+from onnxruntime.quantization import quantize_dynamic
+
+from rewriters.editing.patcher import patch, unpatch
+from rewriters.errors import AtpatchError
+from rewriters.finding.finder import find_sites
+from rewriters.plan import Detector, PatchPlan, SitePlan, Static, Statistic
+from rewriters.sites import Site
+from tests.exports import EXPORTERS, export_model
+
+from ..decoders import LAYERS, PRESENT, causal_lm, decoder, step
+from ..finding.test_key_value import FORMS, WIDTH, feeds_of, multi_head, plan_for
+from ..half_precision import feeds_for, halved
+from ..running import run_all
+from .chats import FAMILIES, chat, searched
+
+Answers = list[dict[str, np.ndarray]]
+
+
+def closing(sites: tuple[Site, ...], detector: Detector, **options: object) -> PatchPlan:
+    options = {"telemetry": True, **options}
+    group = tuple(site.id for site in sites)
+    plans = {name: SitePlan(detector) for name in group}
+    return PatchPlan(plans, passes="two", groups=(group,), mend="heal", closes_up=True, **options)  # type: ignore[arg-type]
+
+
+def moved(ids: np.ndarray, flags: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Tokens (B, S) of a call: in the valid places the first that is not flagged, as often as needed, then all that
+    are not flagged.
+    """
+    found = ids.copy()
+    for row, (tokens, flagged, real) in enumerate(zip(ids, flags, valid, strict=True)):
+        kept = tokens[real & ~flagged].tolist()
+        if kept:
+            found[row, real] = [kept[0]] * (real.sum() - len(kept)) + kept
+    return found
+
+
+def flags_of(answer: dict[str, np.ndarray]) -> np.ndarray:
+    return next(array for name, array in answer.items() if name.startswith("atpatch_columns/"))
+
+
+def assert_agrees(family: str, answers: Answers) -> None:
+    """With the torch model in a chat of the moved tokens; padding is not compared."""
+    model, past = causal_lm(family), list[torch.Tensor]()
+    for call, got in enumerate(answers):
+        real = got["attention_mask"] != 0
+        new = real[:, -got["input_ids"].shape[1] :]
+        ids = moved(got["input_ids"], flags_of(got), new)
+        with torch.no_grad():
+            result = step(model, torch.from_numpy(ids), torch.from_numpy(got["attention_mask"]), *past)
+        past = list(result[1:])
+        want = dict(zip(["logits", *PRESENT], (value.numpy() for value in result), strict=True))
+        scale = max(np.abs(want["logits"]).max(), 1)
+        np.testing.assert_allclose(
+            got["logits"][new], want["logits"][new], atol=1e-4 * scale, rtol=0, err_msg=f"{call}"
+        )
+        for name in PRESENT:
+            difference = np.abs(got[name] - want[name]).swapaxes(1, 2)[real].max()
+            assert difference < 1e-4 * np.abs(want[name]).max(), (call, name)
+
+
+@pytest.mark.parametrize("gating", ["if", "none"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_nothing_flagged_changes_no_bit_of_answers_and_caches(family: str, gating: str) -> None:
+    model, sites = searched(family)
+    patched = patch(model, closing(sites, Static(), gating=gating), sites)
+    onnx.checker.check_model(patched)
+    for before, after in zip(chat(model), chat(patched), strict=True):
+        assert all(after[name].tobytes() == before[name].tobytes() for name in before)
+    assert unpatch(patched) == model
+
+
+@pytest.mark.parametrize("gating", ["if", "none"])
+@pytest.mark.parametrize("columns", [(3,), (1, 3, 4, 8), (6, 7), (5,), (0, 1, 2, 3)], ids=str)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_flagged_tokens_leave_their_call(family: str, columns: tuple[int, ...], gating: str) -> None:
+    """Columns 6 and 7 begin a second turn, column 5 ends the first one. The second sample is padded."""
+    model, sites = searched(family)
+    answers = chat(patch(model, closing(sites, Static(columns), gating=gating), sites))
+    assert any(flags_of(answer).any() for answer in answers)
+    assert_agrees(family, answers)
+    assert np.abs(chat(model)[-1]["logits"] - answers[-1]["logits"]).max() > 1e-3
+
+
+@pytest.mark.parametrize("depth", [1, LAYERS])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_samples_with_flags_of_their_own(family: str, depth: int) -> None:
+    """Also where only an early layer detects, so that a part of the model runs twice."""
+    model, sites = searched(family)
+    patched = patch(model, closing(sites[:depth], Statistic(exempt=(), floor=0.05)), sites)
+    for threshold in np.geomspace(8, 0.1, 20):
+        answers = chat(patched, atpatch_threshold=np.array(threshold, np.float32))
+        if flags_of(answers[0]).any():
+            break
+    assert_agrees(family, answers)
+    quiet = ~np.concatenate([flags_of(answer) for answer in answers], 1).any(1)
+    assert not quiet.all()
+    for one, other in zip(answers, chat(model), strict=True):
+        assert all(one[name][quiet].tobytes() == other[name][quiet].tobytes() for name in ("logits", *PRESENT))
+
+
+def test_padding_stays_where_it_is() -> None:
+    """A second turn that is padded on its left, and whose first real token is flagged."""
+    model, sites = searched("llama")
+    answers = chat(patch(model, closing(sites, Static((7, 8))), sites), padding=(6,))
+    assert flags_of(answers[1])[:, 1].all()
+    assert_agrees("llama", answers)
+
+
+def test_a_sample_of_which_every_new_token_is_flagged_keeps_them() -> None:
+    model, sites = searched("llama")
+    answers = chat(patch(model, closing(sites, Static(tuple(range(6, 9)))), sites))
+    assert flags_of(answers[1]).all()
+    for before, after in zip(chat(model), answers, strict=True):
+        assert all(after[name].tobytes() == before[name].tobytes() for name in before)
+
+
+def test_the_answer_is_read_behind_a_token_that_is_not_flagged() -> None:
+    """Where rotary embeddings tell positions, copies of the first token compute what it computes."""
+    model, sites = searched("llama")
+    last = chat(patch(model, closing(sites, Static((5,))), sites))[0]
+    values = last["present.1.value"][0]
+    np.testing.assert_allclose(values[:, 1], values[:, 0], atol=1e-5 * np.abs(values).max(), rtol=0)
+    neighbors = patch(model, PatchPlan(**{**vars(closing(sites, Static((5,)))), "closes_up": False}), sites)
+    assert np.array_equal(chat(neighbors)[0]["present.0.value"][0][:, 5], chat(model)[0]["present.0.value"][0][:, 4])
+    assert np.abs(chat(neighbors)[0]["logits"][0, -1] - last["logits"][0, -1]).max() > 1e-2
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_without_a_cache_and_with_padding_behind(family: str, exporter: str) -> None:
+    """The oracle is the original graph."""
+    export = export_model(family, exporter)
+    model = onnx.load(export.path)
+    sites = find_sites(model)[0]
+    feeds = export.feeds(4, padded=True)
+    silent = run_all(patch(model, closing(sites, Static()), sites), feeds)
+    assert all(silent[name].tobytes() == array.tobytes() for name, array in run_all(model, feeds).items())
+    got = run_all(patch(model, closing(sites, Static((2, 3))), sites), feeds)
+    valid = feeds["attention_mask"] != 0
+    want = run_all(model, {**feeds, "input_ids": moved(feeds["input_ids"], flags_of(got), valid)})
+    assert not valid.all()
+    for name, array in want.items():
+        np.testing.assert_allclose(got[name][valid], array[valid], atol=1e-4 * np.abs(array).max(), rtol=0)
+
+
+@pytest.mark.parametrize("how", ["all", "float-inputs"])
+def test_half_precision(how: str) -> None:
+    model = halved(how, "llama", "torchscript")
+    sites = find_sites(model)[0]
+    feeds = feeds_for(model, "llama", "torchscript")
+    before = run_all(model, feeds)
+    silent = run_all(patch(model, closing(sites, Static()), sites), feeds)
+    assert all(silent[name].tobytes() == array.tobytes() for name, array in before.items())
+    got = run_all(patch(model, closing(sites, Static((2, 3))), sites), feeds)
+    valid = feeds["attention_mask"] != 0
+    want = run_all(model, {**feeds, "input_ids": moved(feeds["input_ids"], flags_of(got), valid)})
+    for name, array in want.items():
+        exact = array.astype(np.float32)
+        assert np.abs(got[name] - before[name]).max() > 0.1
+        np.testing.assert_allclose(got[name][valid], exact[valid], atol=0.03 * np.abs(exact).max(), rtol=0)
+
+
+@pytest.mark.parametrize("gating", ["if", "none"])
+def test_quantized_look_up(gating: str, tmp_path: Path) -> None:
+    """The oracle is the original graph, in a first call of the chat."""
+    source, target = tmp_path / "llama.onnx", tmp_path / "quantized.onnx"
+    onnx.save(decoder(True, "llama"), source)
+    quantize_dynamic(source, target, op_types_to_quantize=["Gather", "MatMul"])
+    model = onnx.load(target)
+    sites = find_sites(model)[0]
+    before = chat(model)
+    for one, other in zip(chat(patch(model, closing(sites, Static(), gating=gating), sites)), before, strict=True):
+        assert all(one[name].tobytes() == other[name].tobytes() for name in other)
+    values = chat(patch(model, closing(sites, Static((3,)), gating=gating), sites))[0]["present.0.value"][0]
+    original = before[0]["present.0.value"][0]
+    want = original[:, [0, 0, 1, 2, 4, 5]]
+    np.testing.assert_allclose(values, want, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("gating", ["if", "none"])
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
+def test_every_form_of_attention(form: Callable[[bool], onnx.ModelProto], gating: str) -> None:
+    """The oracle is the model itself, with the moved tokens. Its keys, values and queries look them up apart."""
+    model = form(False)
+    feeds = feeds_of(model)
+    past = feeds.get("past_k", np.zeros((1, 1, 0, 1))).shape[2]
+    plan, sites = plan_for(model, (past + 2, past + 4), gating=gating, closes_up=True)
+    patched = patch(model, plan, sites)
+    assert unpatch(patched) == model
+    got = run_all(patched, feeds)
+    want = run_all(model, {**feeds, "input_ids": feeds["input_ids"][:, [0, 0, 0, 1, 3]]})
+    before = run_all(model, feeds)
+    for name, array in want.items():
+        np.testing.assert_allclose(got[name], array, atol=1e-5, rtol=0, err_msg=name)
+        assert np.abs(got[name] - before[name]).max() > 1e-2
+    plan, _ = plan_for(model, (), gating=gating, closes_up=True)
+    silent = run_all(patch(model, plan, sites), feeds)
+    assert all(silent[name].tobytes() == array.tobytes() for name, array in before.items())
+
+
+def test_tokens_that_come_as_embeddings_are_refused() -> None:
+    model = multi_head(False)
+    looked_up = [node.output[0] for node in model.graph.node if node.op_type == "Gather"]
+    for node in [node for node in model.graph.node if node.op_type == "Gather"]:
+        model.graph.node.remove(node)
+    for node in model.graph.node:
+        node.input[:] = ["embeddings" if name in looked_up else name for name in node.input]
+    del model.graph.input[0]
+    model.graph.input.append(helper.make_tensor_value_info("embeddings", TensorProto.FLOAT, ["B", "S", WIDTH]))
+    plan, sites = plan_for(model, (2,))
+    patch(model, plan, sites)
+    with pytest.raises(AtpatchError, match="looked up") as caught:
+        patch(model, plan_for(model, (2,), closes_up=True)[0], sites)
+    assert caught.value.code == "ATP023"
