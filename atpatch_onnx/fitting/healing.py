@@ -105,6 +105,9 @@ def fit_healing(
     closing = places_of(context.model, replace(plain, closes_up=True), capture.sites, places)
     ways = [False] if isinstance(closing, AtpatchError) else [True, False]
     probes = make_probes(context, capture, wanted, places.judged)
+    if not any(as_few(one.missed, 0) for one in probes):
+        probes += make_probes(context, capture, wanted, places.judged, whole=True)
+        probes.sort(key=lambda one: one.depth)
     if not any(np.isfinite(one.scores[context.columns]).any() for one in probes):
         return NOT_HELPFUL(
             "no labeled column can be flagged: they are the first tokens of their prompts, which are never flagged, or"
@@ -208,13 +211,13 @@ class _Choice:
         return tuned[best(outcomes)], tuned
 
     def _compared(self, probes: Sequence[Probe], tried: Sequence[_Tuned]) -> list[ProbeTried]:
-        left = {one.probe.depth: one.score.left for one in tried}
+        left = {id(one.probe): one.score.left for one in tried}
         return [
             {
                 "depth": one.depth,
                 "missed": one.missed,
                 "expected_flagged": self._expected(one),
-                "left": left.get(one.depth),
+                "left": left.get(id(one)),
             }
             for one in probes
         ]

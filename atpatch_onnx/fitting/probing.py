@@ -6,7 +6,10 @@ the first 1, 2, 3, 4, 6, 8, … sites together, by the sum of their logits. The 
 does not see all columns: there it adds nothing. Where it sees no labeled column at all, it does not detect.
 
 A prompt may also come in pieces, or be shorter than any row of the set. In a causal model the first L tokens of a
-prompt are a prompt, and their answer row is row L - 1 of the same map: so every row is read at several lengths.
+prompt are a prompt, and their answer row is row L - 1 of the same map: so every row is read at several lengths. But no
+answer is read in the middle of a prompt, and the row there need not attend to a trigger. Where a trigger hardly shows,
+as one of many words, such rows hide it in training. So where detectors miss attacks, others are trained on whole
+prompts only; the bar of the clean rows is for all lengths all the same.
 
 Shape letters: N rows of the data set, B rows of a batch, K key columns, C lengths of a row.
 """
@@ -86,25 +89,30 @@ def logit(probability: float) -> float:
     return float(np.log(probability) - np.log1p(-min(probability, 1 - 1e-12)))
 
 
-def make_probes(context: Context, capture: Capture, wanted: Wanted, judged: Collection[str]) -> list[Probe]:
+def make_probes(
+    context: Context, capture: Capture, wanted: Wanted, judged: Collection[str], *, whole: bool = False
+) -> list[Probe]:
     """For the first sites, the fewest first; for more than `FEW` only where these miss attacks. For each of the two the
     model runs once over the train part and once over the selection part.
 
     Args:
         wanted: signals "attention" leaves out how much a token writes; else its value norms are read too.
         judged: ids of the sites that can detect for healing (`HealingPlaces.judged`).
+        whole: train on whole prompts only; nothing where that is what it does anyway.
     """
     sites = tuple(site for site in capture.sites if site.id in judged)
-    counts, found = _counts(len(sites)), list[Probe]()
+    counts, found = [] if whole and not CUTS else _counts(len(sites)), list[Probe]()
     for stage in ([one for one in counts if one <= FEW], [one for one in counts if one > FEW]):
         if stage and not any(as_few(one.missed, 0) for one in found):
-            found += _probes(context, capture, wanted, [sites[:count] for count in stage])
+            found += _probes(context, capture, wanted, [sites[:count] for count in stage], 0 if whole else CUTS)
     return found
 
 
-def _probes(context: Context, capture: Capture, wanted: Wanted, groups: Sequence[tuple[Site, ...]]) -> list[Probe]:
-    """One stage."""
-    recipe = _observed(context, capture, wanted, groups[-1])
+def _probes(
+    context: Context, capture: Capture, wanted: Wanted, groups: Sequence[tuple[Site, ...]], cuts: int
+) -> list[Probe]:
+    """One stage; cuts: shorter lengths of each row to train on."""
+    recipe = _observed(context, capture, wanted, groups[-1], cuts)
     seen = {site.id: recipe.sees(site.id) for site in groups[-1]}
     able = [site for site in groups[-1] if all(seen[site.id])]
     counts = sorted({sum(site in group for site in able) for group in groups} - {0})
@@ -139,17 +147,17 @@ def _counts(sites: int) -> list[int]:
     return sorted({count for power in powers for count in (power, power * 3 // 2) if count < sites} | {sites})
 
 
-def _observed(context: Context, capture: Capture, wanted: Wanted, sites: Sequence[Site]) -> ProfileRecipe:
+def _observed(context: Context, capture: Capture, wanted: Wanted, sites: Sequence[Site], cuts: int) -> ProfileRecipe:
     names = [site.id for site in sites]
     norms = {} if wanted.signals == "attention" else dict.fromkeys(names, ValueNorms())
-    rows = len(context.parts.train.rows) * (1 + CUTS)
+    rows = len(context.parts.train.rows) * (1 + cuts)
     recipe = ProfileRecipe(sites, rows, context.columns.shape[1], context.seed, 1, norms, answer_row=True)
-    by_id, cuts = {site.id: site for site in sites}, row_lengths(context)
+    by_id, read = {site.id: site for site in sites}, row_lengths(context)[:, : 1 + cuts]
 
     def observe(name: str, batch: SiteBatch, chunk: Ints) -> None:
         if name not in by_id:
             return
-        for at in cuts[chunk].T:
+        for at in read[chunk].T:
             shorter = _at_length(batch, at)
             recipe.observe(by_id[name], shorter, context.labeled(chunk, batch) & shorter.valid)
 
