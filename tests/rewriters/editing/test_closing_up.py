@@ -26,6 +26,7 @@ from ..finding.test_key_value import FORMS, WIDTH, feeds_of, multi_head, plan_fo
 from ..half_precision import feeds_for, halved
 from ..running import run_all
 from .chats import FAMILIES, chat, searched
+from .test_healing_merged import heal, merged
 
 Answers = list[dict[str, np.ndarray]]
 
@@ -211,6 +212,18 @@ def test_every_form_of_attention(form: Callable[[bool], onnx.ModelProto], gating
     plan, _ = plan_for(model, (), gating=gating, closes_up=True)
     silent = run_all(patch(model, plan, sites), feeds)
     assert all(silent[name].tobytes() == array.tobytes() for name, array in before.items())
+
+
+@pytest.mark.parametrize("gating", ["if", "none"])
+def test_both_branches_of_a_merged_decoder(gating: str) -> None:
+    """Column 3 is in the branch without a past, column 7 in the other one."""
+    model = merged("llama").model
+    silent = heal(merged("llama"), Static(), gating=gating, closes_up=True)
+    for before, after in zip(chat(model), chat(silent), strict=True):
+        assert all(after[name].tobytes() == before[name].tobytes() for name in before)
+    answers = chat(heal(merged("llama"), Static((3, 7)), gating=gating, closes_up=True))
+    assert [flags_of(answer).any() for answer in answers[:3]] == [True, True, False]
+    assert_agrees("llama", answers)
 
 
 def test_tokens_that_come_as_embeddings_are_refused() -> None:
