@@ -1,8 +1,9 @@
 """Rows of random tokens for a text model: data for a calibration without any data.
 
 Tokens are drawn uniformly from the vocabulary, without special ones, and stand between the model's own special tokens.
-What random tokens draw of attention is wider spread than what words of a sentence draw, and no trigger is likely to be
-among them.
+What random tokens draw of attention is wider spread than what words of a sentence draw. A trigger of one token may be
+among them: 1,200 texts hold each token of a vocabulary of 30,000 about once. One text hardly changes what is learned,
+but it can raise the threshold.
 """
 
 from __future__ import annotations
