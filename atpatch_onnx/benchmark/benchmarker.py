@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -21,6 +20,7 @@ from ..errors import BAD_OPTION, EXTRA_MISSING
 from ..inference.datasets import Arrays, DataSet, as_dataset
 from ..inspection.inspector import count_nodes
 from ..inspection.model_order import refuse_swapped
+from ..paths import temporary_folder
 from .arms import Arm, check_provider
 from .footprint import Footprint, footprints
 from .options import BenchKeywords, BenchOptions
@@ -138,8 +138,8 @@ def _file(model: Model) -> Iterator[tuple[Path, onnx.ModelProto]]:
         yield Path(model), model_io.load(model)  # refused here, with a code, rather than by onnxruntime
         return
     loaded = read(model)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
+    with temporary_folder() as folder:
+        path = folder / "model.onnx"
         model_io.save(loaded.proto, path, loaded.folder)
         yield path, loaded.proto
 

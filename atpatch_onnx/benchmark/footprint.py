@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from rewriters.model import io as model_io
 from rewriters.model.external_data import external_locations
 
 from ..errors import RUNTIME_REFUSES
+from ..paths import temporary_folder
 from .arms import Feeds
 
 __all__ = ["Footprint", "file_bytes", "footprints"]
@@ -66,10 +66,10 @@ def footprints(
         AtpatchError: ATP052 where a process fails.
     """
     answers: list[list[dict[str, Any]]] = [[] for _ in models]
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         files = []
         for number, (kind, feeds) in enumerate(sorted(requests, key=lambda request: request[0] != "clean")):
-            file = Path(folder) / f"{number}.npz"
+            file = folder / f"{number}.npz"
             np.savez(file, allow_pickle=False, **feeds)
             files.append((kind, str(file)))
         for turn in range(rounds):

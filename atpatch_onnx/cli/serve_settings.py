@@ -6,7 +6,6 @@ import logging
 import os
 from contextlib import ExitStack
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -38,9 +37,9 @@ def model_files(original: str, patched: str | None, calibrating: bool, stack: Ex
     if calibrating or not is_patched(read(original).proto):
         return original, None
     from ..patching.apply import unpatch
+    from ..paths import temporary_folder
 
-    folder = stack.enter_context(TemporaryDirectory(prefix="atpatch-original-"))
-    restored = os.path.join(folder, os.path.basename(original))
+    restored = os.path.join(stack.enter_context(temporary_folder()), os.path.basename(original))
     unpatch(original, restored)
     return restored, original
 

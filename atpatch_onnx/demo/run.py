@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from ..hotfix.file import Hotfix
 from ..inference.datasets import DataSet, load_dataset
 from ..inspection.inspector import inspect
 from ..patching.apply import Patched, patch
+from ..paths import temporary_folder
 from .trigger import triggered_digits
 
 __all__ = ["FILES", "FOLDER", "Demo", "Progress", "copy_demo", "run_demo"]
@@ -94,8 +94,8 @@ def run_demo(folder: Path = FOLDER, progress: Progress = lambda step: None) -> D
     hotfix = Hotfix.load(folder / "model.hotfix")
     progress("inspect: looking for attention sites")
     inspection = inspect(source)
-    with tempfile.TemporaryDirectory() as scratch:
-        served = Path(scratch) / "patched.onnx"
+    with temporary_folder() as scratch:
+        served = scratch / "patched.onnx"
         progress(f"patch: {len(hotfix.sites)} of {len(inspection.sites)} sites, as the hotfix says")
         patched = patch(source, served, hotfix=hotfix)
         progress("compare: clean and triggered digits through both models, then one request at a time")

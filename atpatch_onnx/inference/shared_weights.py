@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import onnx
 from onnx import StringStringEntryProto, TensorProto
 
 from rewriters.model.external_data import external_locations
+
+from ..errors import AtpatchError
+from ..paths import temporary_folder
 
 __all__ = ["with_shared_weights"]
 
@@ -33,8 +35,8 @@ def with_shared_weights(model: onnx.ModelProto, folder: Path) -> Iterator[tuple[
     large = [tensor for tensor in model.graph.initializer if len(tensor.raw_data) >= LEAST_BYTES]
     with ExitStack() as stack:
         if large and not external_locations(model):
-            with suppress(OSError):
-                place = Path(stack.enter_context(TemporaryDirectory(ignore_cleanup_errors=True)))
+            with suppress(OSError, AtpatchError):
+                place = stack.enter_context(temporary_folder())
                 model, folder = _referring(model, large, place), place
         yield model, folder
 

@@ -14,9 +14,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
-import tempfile
+import weakref
 from collections.abc import Mapping
-from pathlib import Path
+from contextlib import ExitStack
 from typing import Any, Literal, Protocol
 
 from rewriters.editing.patcher import is_patched
@@ -27,6 +27,7 @@ from rewriters.model.atomic import staged
 from ..errors import ALREADY_PATCHED, BAD_OPTION, NO_CLASS_SCORES, AtpatchError
 from ..fitting.traffic.collector import Collector
 from ..inspection.inspector import no_site
+from ..paths import temporary_folder
 from .arm_graph import ArmGraph
 from .arms import ORIGINAL, PATCHED, Arm, ArmName, Result
 from .batching import Batcher
@@ -69,7 +70,8 @@ class Calibration:
         taken: rows in the fit.
 
     Raises:
-        AtpatchError: ATP010, ATP012, ATP060 and ATP062 where the model is none that requests can calibrate.
+        AtpatchError: ATP010, ATP012, ATP060 and ATP062 where the model is none that requests can calibrate; ATP019
+            without a place for temporary files.
     """
 
     def __init__(self, host: Host) -> None:
@@ -83,8 +85,9 @@ class Calibration:
         self._saved = settings.save_hotfix
         self._collector = Collector(settings.calibrate)
         self._warned = False
-        self._private = tempfile.TemporaryDirectory(prefix="atpatch-serve-", ignore_cleanup_errors=True)
-        self._folder = Path(self._private.name)
+        self._files = ExitStack()
+        self._folder = self._files.enter_context(temporary_folder())
+        weakref.finalize(self, self._files.close)  # also where the server never starts
         self._process = FitProcess(settings.original, self._folder, settings.threads)
         self._task: asyncio.Task[None] | None = None
 
@@ -209,7 +212,7 @@ class Calibration:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        self._private.cleanup()
+        self._files.close()
 
 
 def require_fittable(arm: Arm) -> None:

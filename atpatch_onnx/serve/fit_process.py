@@ -3,8 +3,8 @@
 1. It is a process of its own, with a low priority and its own onnxruntime, so that requests do not wait for it: neither
    for the processor nor for the interpreter's lock.
 2. Rows reach it through a pipe, never through a file. The server drops them as soon as they are sent.
-3. It leaves two files in a private folder, which is removed with the server: the hotfix, and the patched graph, for
-   onnxruntime to load.
+3. It leaves two files in a private folder, which is removed with the server (see `temporary_folder`): the hotfix, and
+   the patched graph, for onnxruntime to load.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ __all__ = ["is_temporary", "staged", "workshop", "write_file"]
 
 _PREFIX = ".atpatch-"
 _SUFFIX = ".tmp"
-_LOCK = "lock"
+_LOCK, _UNLOCKED = "lock", "unlocked"
 
 
 def write_file(path: Path, data: bytes) -> None:
@@ -92,8 +92,10 @@ def workshop(parent: Path) -> Iterator[Path]:
     except OSError as error:
         raise NOT_WRITABLE(f"the folder {parent} cannot be written: {error.strerror or error}") from error
     try:
-        with (folder / _LOCK).open("wb") as lock:
+        with (folder / _UNLOCKED).open("wb") as lock:
             _lock(lock.fileno())
+            if sys.platform != "win32":  # which knows no locks, and lets no open file be renamed
+                (folder / _UNLOCKED).rename(folder / _LOCK)
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -14,6 +14,8 @@ import pytest
 
 from atpatch_onnx import Hotfix, patch_model
 from atpatch_onnx.inference.sessions import session
+from atpatch_onnx.paths import temporary_folder
+from rewriters.model.atomic import is_temporary
 
 from .asking import children, until
 from .conftest import TOKEN, Served
@@ -26,6 +28,11 @@ ROWS = 60
 
 def status(served: Served) -> dict[str, Any]:
     return served.json("GET", "/admin/status", Authorization=f"Bearer {TOKEN}")
+
+
+def temporary(folder: Path) -> list[Path]:
+    """What our processes have there."""
+    return [path for path in folder.iterdir() if is_temporary(path.name)]
 
 
 def send(served: Served, images: np.ndarray) -> list[Any]:
@@ -95,8 +102,8 @@ def test_the_states_are_in_both_logs(calibrated: Served) -> None:
 
 
 def test_no_row_is_on_the_disk(calibrated: Served, folder: Path) -> None:
-    (private,) = folder.glob("atpatch-serve-*")
-    assert sorted(file.name for file in private.iterdir()) == ["model.hotfix", "patched.onnx"]
+    (private,) = temporary(folder)
+    assert sorted(file.name for file in private.iterdir()) == ["lock", "model.hotfix", "patched.onnx"]
     assert private.stat().st_mode & 0o077 == 0
 
 
@@ -173,7 +180,22 @@ def test_the_server_ends_while_it_fits_and_leaves_nothing(
     served.process.terminate()
     assert served.process.wait(20) == 0
     until(lambda: not Path(f"/proc/{child}").exists())
-    assert not list(tmp_path.glob("atpatch-serve-*"))
+    assert not temporary(tmp_path)
+
+
+def test_what_a_killed_server_leaves_goes_with_the_next_temporary_folder(
+    start: Callable[..., Served], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = start("--calibrate", str(ROWS), patched=None, TMPDIR=str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    (private,) = temporary(tmp_path)
+    with temporary_folder() as other:
+        assert sorted(temporary(tmp_path)) == sorted([private, other])
+    served.process.kill()
+    served.process.wait()
+    assert temporary(tmp_path) == [private]
+    with temporary_folder() as other:
+        assert temporary(tmp_path) == [other]
 
 
 def test_a_model_with_external_data(start: Callable[..., Served], tmp_path: Path, digits: Digits) -> None:

@@ -143,6 +143,18 @@ def test_a_save_under_way_is_not_disturbed(tmp_path, monkeypatch):
     assert sorted(os.listdir(tmp_path)) == ["one", "two"]
 
 
+def test_a_folder_is_not_stale_before_its_lock(tmp_path, monkeypatch):
+    lock = atomic._lock
+
+    def late(descriptor: int) -> None:
+        atomic._remove_stale(tmp_path)
+        lock(descriptor)
+
+    monkeypatch.setattr(atomic, "_lock", late)
+    with workshop(tmp_path) as folder:
+        assert os.listdir(tmp_path) == [folder.name] and os.listdir(folder) == ["lock"]
+
+
 def test_a_file_removed_before_its_lock_is_made_anew(tmp_path, monkeypatch):
     monkeypatch.delattr(os, "O_TMPFILE")
     lock, robbed = atomic._lock, []
