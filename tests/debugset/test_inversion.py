@@ -10,22 +10,19 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 from atpatch_onnx.debugset import Subject
-from atpatch_onnx.debugset.gradients import TorchGraph
 from atpatch_onnx.debugset.inversion import Stopped
 from atpatch_onnx.debugset.inversion.cells import GRID, best_cell
 from atpatch_onnx.debugset.inversion.common import key
 from atpatch_onnx.debugset.inversion.mask_search import POLISH, invert_masks
-from atpatch_onnx.debugset.inversion.masks import Schedule, invert_mask
+from atpatch_onnx.debugset.inversion.masks import MaskSearch, Schedule
 from atpatch_onnx.debugset.inversion.rows import token_rows
 from atpatch_onnx.debugset.inversion.state import State
 from atpatch_onnx.debugset.inversion.verdict import by_size, by_success, outlier_indices
-from atpatch_onnx.errors import AtpatchError
 from atpatch_onnx.fitting.fitter import fit
 from atpatch_onnx.inference.datasets import DataSet, load_dataset
-from atpatch_onnx.inference.sessions import session
 
 from ..conftest import Run
 from ..toy_backdoor import TARGET, TRIGGER, Toy, toy
@@ -64,25 +61,39 @@ def test_inverts_the_trigger_of_the_digits_victim(atpatch: Atpatch, digits: Path
     assert found["clean_changed"]["value"] <= 0.01
 
 
-def test_a_cell_that_works_alone_is_found() -> None:
-    """Scores that look at four places of a 28 × 28 image, in one cell of the grid."""
+def spot_scores(x: torch.Tensor) -> torch.Tensor:
+    """Three classes; that of class 1 looks at four places of a 28 × 28 image, in one cell of the grid."""
+    spot = x[:, 0, 12:14, 4:6].mean((1, 2))
+    return torch.stack([torch.full_like(spot, 2.0), 6.0 * spot, x.mean((1, 2, 3))], 1)
 
-    def scores(x: torch.Tensor) -> torch.Tensor:
-        spot = x[:, 0, 12:14, 4:6].mean((1, 2))
-        return torch.stack([torch.full_like(spot, 2.0), 6.0 * spot, x.mean((1, 2, 3))], 1)
 
+def dark_images() -> np.ndarray:
     samples = np.random.default_rng(0).uniform(0, 0.2, (40, 1, 28, 28)).astype(np.float32)
     samples[0, 0, 0] = 1.0  # the range that patterns are bound to
-    cell = best_cell(scores, samples, 1, channel_axis=0, seed=0)
+    return samples
+
+
+def test_a_cell_that_works_alone_is_found() -> None:
+    samples = dark_images()
+    cell = best_cell(spot_scores, samples, 1, channel_axis=0, seed=0)
     assert cell is not None and cell.success == 1.0
     assert cell.mask.sum() == 16 and cell.mask[0, 12:16, 4:8].all()
-    other = best_cell(scores, samples, 2, channel_axis=0, seed=0)
+    other = best_cell(spot_scores, samples, 2, channel_axis=0, seed=0)
     assert other is not None and other.success == 0.0
-    assert best_cell(scores, samples.reshape(40, 1, 28, 4, 7), 1, channel_axis=0, seed=0) is None
-    trigger = invert_mask(
-        scores, samples, 1, channel_axis=0, schedule=Schedule(steps=100), seed=0, start=(cell.mask, cell.pattern)
-    )
+    assert best_cell(spot_scores, samples.reshape(40, 1, 28, 4, 7), 1, channel_axis=0, seed=0) is None
+    start = cell.mask, cell.pattern
+    search = MaskSearch(samples, 1, channel_axis=0, schedule=Schedule(), seed=0, start=start)
+    trigger = search.run(spot_scores, samples, 100)
     assert trigger.success >= 0.9 and set(np.flatnonzero(trigger.mask)) <= set(np.flatnonzero(cell.mask))
+
+
+def test_a_search_that_goes_on_finds_what_one_without_a_stop_finds() -> None:
+    samples = dark_images()
+    halting, other = (MaskSearch(samples, 1, channel_axis=0, schedule=Schedule(), seed=0) for _ in range(2))
+    first = halting.run(spot_scores, samples, 70).mask
+    second, whole = (one.run(spot_scores, samples, 200) for one in (halting, other))
+    assert (second.mask.tobytes(), second.pattern.tobytes()) == (whole.mask.tobytes(), whole.pattern.tobytes())
+    assert first.tobytes() != whole.mask.tobytes()
 
 
 def test_clean_twin_has_no_backdoor(atpatch: Atpatch, digits: Path, tmp_path: Path) -> None:
@@ -236,7 +247,7 @@ def test_tokens_are_inserted_between_the_special_ones(shop: Path) -> None:
     assert columns[:, 3:5].all() and columns.sum() == 4 and inserted.lengths.tolist() == [7, 6]
 
 
-# ---- verdicts and gradients
+# ---- verdicts
 
 
 def test_outlier_index_and_verdict() -> None:
@@ -257,78 +268,6 @@ def test_verdict_on_tokens_compares_triggers_of_one_length() -> None:
     both = dict.fromkeys((0, 1), 400)
     assert [one.backdoor for one in by_success({0: [0.55, 0.8, 0.97], 1: [1.0]}, both, triggers)] == [False, True]
     assert not any(one.backdoor for one in by_success({0: [0.5, 0.9, 0.96], 1: [0.6, 0.9, 0.95]}, both, triggers))
-
-
-def test_gradients_of_the_graph_are_those_of_differences() -> None:
-    graph, subject = TorchGraph(onnx.load(DIGITS / "model.onnx"), DIGITS), Subject(DIGITS / "model.onnx")
-    image = load_dataset(DIGITS / "clean.npz").inputs["pixel_values"][:1]
-    x = torch.from_numpy(image).requires_grad_()
-    score = graph.run({"pixel_values": x}, ["logits"])["logits"][0, 3]
-    score.backward()
-    step = np.random.default_rng(0).normal(size=image.shape).astype(np.float32)
-    step *= 0.02 / np.linalg.norm(step)
-    ahead, behind = (subject.scores({"pixel_values": image + sign * step})[0, 3] for sign in (1, -1))
-    assert float((x.grad * torch.from_numpy(step)).sum()) == pytest.approx((ahead - behind) / 2, rel=0.02, abs=1e-5)
-
-
-def test_unknown_operators_are_named() -> None:
-    node = helper.make_node("FusedThing", ["x"], ["y"], domain="com.example")
-    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, 3]) for name in "xy"]
-    graph = helper.make_graph([node], "g", value[:1], value[1:])
-    with pytest.raises(AtpatchError, match=r"ATP082.*com\.example\.FusedThing"):
-        TorchGraph(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), Path())
-
-
-OPERATORS: list[tuple[str, list[np.ndarray], dict[str, Any]]] = [
-    ("Slice", [np.ones((2, 3, 4), np.float32).cumsum(2), np.array([-1, 3]), np.array([-99, 0]), np.array([1, 2]),
-    np.array([-1, -2])], {}),
-    ("Split", [np.arange(10.0, dtype=np.float32).reshape(2, 5), np.array([2, 3])], {"axis": 1}),
-    ("Gather", [np.arange(12.0, dtype=np.float32).reshape(3, 4), np.array([[-1, 0], [2, 1]])], {"axis": 1}),
-    ("ReduceMean", [np.arange(12.0, dtype=np.float32).reshape(3, 4)], {"axes": [-1], "keepdims": 0}),
-    ("CumSum", [np.arange(6.0, dtype=np.float32), np.array(0)], {"exclusive": 1, "reverse": 1}),
-    ("Div", [np.array([7, -7]), np.array([2, 2])], {}),
-    ("Mod", [np.array([7, -7]), np.array([3, 3])], {}),
-    ("Trilu", [np.ones((3, 3), np.float32), np.array(1)], {"upper": 0}),
-    ("Conv", [np.ones((1, 1, 5, 5), np.float32), np.ones((1, 1, 3, 3), np.float32)], {"auto_pad": "SAME_UPPER",
-    "strides": [2, 2]}),
-    ("MaxPool", [np.arange(16.0, dtype=np.float32).reshape(1, 1, 4, 4)], {"kernel_shape": [3, 3], "pads": [1, 1, 1,
-    1], "strides": [2, 2]}),
-    ("AveragePool", [np.ones((1, 1, 4, 4), np.float32)], {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}),
-    ("Pad", [np.ones((2, 3), np.float32), np.array([0, 1, 1, 0]), np.array(5.0, np.float32)], {}),
-    ("OneHot", [np.array([1, -1]), np.array(3), np.array([0.0, 2.0], np.float32)], {"axis": 0}),
-    ("GatherND", [np.arange(8.0, dtype=np.float32).reshape(2, 4), np.array([[0, 1], [1, 3]])], {}),
-    ("ScatterND", [np.zeros((3, 2), np.float32), np.array([[1], [2]]), np.ones((2, 2), np.float32)], {}),
-    ("Where", [np.array([True, False]), np.ones(2, np.float32), np.zeros(2, np.float32)], {}),
-    ("DepthToSpace", [np.arange(16.0, dtype=np.float32).reshape(1, 4, 2, 2)], {"blocksize": 2}),
-    ("Gemm", [np.ones((2, 3), np.float32), np.ones((4, 3), np.float32), np.ones(4, np.float32)], {"transB": 1,
-    "alpha": 0.5, "beta": 2.0}),
-    ("Softmax", [np.arange(6.0, dtype=np.float32).reshape(2, 3)], {"axis": 0}),
-    ("Einsum", [np.ones((2, 3), np.float32), np.ones((3, 2), np.float32)], {"equation": "ij, jk -> ik"}),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("name", "arrays", "attributes"), OPERATORS, ids=[entry[0] for entry in OPERATORS])
-def test_operators_compute_what_onnxruntime_computes(
-    name: str, arrays: list[np.ndarray], attributes: dict[str, Any]
-) -> None:
-    count = 2 if name == "Split" else 1
-    outputs = [f"y{index}" for index in range(count)]
-    names = [f"x{index}" for index in range(len(arrays))]
-    kind = helper.np_dtype_to_tensor_dtype(arrays[1].dtype if name == "Where" else arrays[0].dtype)
-    if name == "OneHot":
-        kind = TensorProto.FLOAT
-    graph = helper.make_graph(
-        [helper.make_node(name, names, outputs, **attributes)],
-        "one",
-        [helper.make_tensor_value_info("x0", helper.np_dtype_to_tensor_dtype(arrays[0].dtype), arrays[0].shape)],
-        [helper.make_tensor_value_info(output, kind, None) for output in outputs],
-        [numpy_helper.from_array(array, given) for given, array in zip(names[1:], arrays[1:], strict=True)],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    wanted = session(model, threads=1).run(None, {"x0": arrays[0]})
-    found = TorchGraph(model, Path()).run({"x0": torch.from_numpy(arrays[0])}, outputs)
-    for output, array in zip(outputs, wanted, strict=True):
-        assert found[output].shape == array.shape and np.allclose(found[output].numpy(), array, atol=1e-6)
 
 
 def test_subject_knows_rows_from_windows() -> None:

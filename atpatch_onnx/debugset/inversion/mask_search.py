@@ -20,9 +20,9 @@ from ..images import PROBES
 from ..sets import Anomalous, Built, triggered_sets
 from ..subject import Subject
 from . import Stopped
-from .cells import GRID, Cell, best_cell
+from .cells import GRID, best_cell
 from .common import Progress, chosen, classes, finish, key, prepare, stepper
-from .masks import MaskTrigger, Schedule, invert_mask
+from .masks import MaskSearch, MaskTrigger, Schedule
 from .state import State
 from .verdict import WORKS, by_size
 
@@ -90,10 +90,11 @@ def invert_masks(
 
 @dataclass(frozen=True)
 class _Search:
-    """Searches of one model, each kept in the state when done.
+    """Searches of one model; what each found is kept in the state.
 
     Attributes:
-        cells: class → where its search starts, which is the same however long it is.
+        begun: class → size of its mask, and its searches, which can go on. Of the class with the smallest mask only,
+            as a search takes as much memory as some samples.
     """
 
     graph: TorchGraph
@@ -104,7 +105,7 @@ class _Search:
     seed: int
     state: State
     progress: Progress
-    cells: dict[int, Cell | None] = field(default_factory=dict)
+    begun: dict[int, tuple[float, list[MaskSearch]]] = field(default_factory=dict)
 
     @property
     def _channel(self) -> int | None:
@@ -121,19 +122,12 @@ class _Search:
         order = np.random.default_rng(self.seed).permutation(len(self.clean))
         rows = np.sort(order[self.predictions[order] != target][:ROWS])
         samples = np.asarray(self.clean.inputs[self.name][rows], np.float32)
-        seed = self.seed + target
-        if target not in self.cells:
-            self.cells[target] = best_cell(self._scores, samples, target, channel_axis=self._channel, seed=seed)
-        cell = self.cells[target]
-        starts = [None] if cell is None or cell.success < WORKS else [None, (cell.mask, cell.pattern)]
-        tries = [
-            invert_mask(
-                self._scores, samples, target, channel_axis=self._channel, schedule=schedule, seed=seed, start=start,
-                progress=stepper(self.progress, step),
-            )
-            for start in starts
-        ]  # fmt: skip
+        _, searches = self.begun.get(target) or (0.0, self._begin(target, samples, schedule))
+        tries = [one.run(self._scores, samples, schedule.steps, stepper(self.progress, step)) for one in searches]
         found = min(tries, key=lambda one: (one.success < schedule.wanted, one.norm))
+        if all(found.norm < norm for norm, _ in self.begun.values()):
+            self.begun.clear()
+            self.begun[target] = found.norm, searches
         self.progress(step, schedule.steps, schedule.steps)
         arrays: dict[str, NDArray[Any]] = {
             "mask": found.mask,
@@ -142,6 +136,16 @@ class _Search:
         }
         self.state.put({f"{part} of {step}": array for part, array in arrays.items()})
         return found
+
+    def _begin(self, target: int, samples: NDArray[np.float32], schedule: Schedule) -> list[MaskSearch]:
+        """From a random mask, and from a small region where one works by itself."""
+        seed = self.seed + target
+        cell = best_cell(self._scores, samples, target, channel_axis=self._channel, seed=seed)
+        starts = [None] if cell is None or cell.success < WORKS else [None, (cell.mask, cell.pattern)]
+        return [
+            MaskSearch(samples, target, channel_axis=self._channel, schedule=schedule, seed=seed, start=start)
+            for start in starts
+        ]
 
     def shown(self, trigger: MaskTrigger) -> dict[str, Any]:
         """The places under a mask, without the channel axis, as a report lists them."""

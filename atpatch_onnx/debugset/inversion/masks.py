@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["MaskTrigger", "Schedule", "Scores", "bounds", "invert_mask"]
+__all__ = ["MaskSearch", "MaskTrigger", "Schedule", "Scores", "bounds"]
 
 Floats = NDArray[np.floating[Any]]
 Scores = Callable[[Tensor], Tensor]
@@ -68,58 +68,75 @@ class MaskTrigger:
         return np.asarray((1 - self.mask) * samples + self.mask * self.pattern, np.float32)
 
 
-def invert_mask(
-    scores: Scores,
-    samples: NDArray[np.float32],
-    target: int,
-    *,
-    channel_axis: int | None,
-    schedule: Schedule,
-    seed: int,
-    start: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> MaskTrigger:
-    """The smallest mask, with its pattern, that sends samples to the target class.
+class MaskSearch:
+    """A search for the smallest mask, with its pattern, that sends samples to the target class. It can go on where it
+    ended, and keeps no samples meanwhile.
 
     Args:
         samples: (N, ...), none of the target class; their range per channel bounds the pattern.
         channel_axis: axis of a sample along which the mask is the same; None: every entry has its own.
+        schedule: all but its number of steps.
         start: mask of zeros and ones, and pattern, to start from; None: a random start.
     """
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.from_numpy(samples)
-    low, high = bounds(x, channel_axis)
-    if start is None:
-        mask_shape = [1 if axis == channel_axis else size for axis, size in enumerate(x.shape[1:])]
-        shapes = (mask_shape, list(x.shape[1:]))
-        parameters = [torch.randn(shape, generator=generator).mul_(0.1).requires_grad_() for shape in shapes]
-    else:
-        parameters = _start_from(torch.from_numpy(start[0]), torch.from_numpy(start[1]), low, high)
-    optimizer = torch.optim.Adam(parameters, schedule.rate, betas=(0.5, 0.9))
-    labels = torch.full((schedule.batch,), target)
-    search = _Search(schedule)
 
-    def current() -> tuple[Tensor, Tensor]:
-        mask, level = (torch.tanh(parameter) / (2 - EPSILON) + 0.5 for parameter in parameters)
-        return mask, level * (high - low) + low
+    def __init__(
+        self,
+        samples: NDArray[np.float32],
+        target: int,
+        *,
+        channel_axis: int | None,
+        schedule: Schedule,
+        seed: int,
+        start: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None,
+    ) -> None:
+        self._target, self._schedule, self._done = target, schedule, 0
+        self._generator = torch.Generator().manual_seed(seed)
+        x = torch.from_numpy(samples)
+        self._low, self._high = bounds(x, channel_axis)
+        if start is None:
+            mask_shape = [1 if axis == channel_axis else size for axis, size in enumerate(x.shape[1:])]
+            shapes = (mask_shape, list(x.shape[1:]))
+            drawn = (torch.randn(shape, generator=self._generator) for shape in shapes)
+            self._parameters = [values.mul_(0.1).requires_grad_() for values in drawn]
+        else:
+            mask, pattern = (torch.from_numpy(array) for array in start)
+            self._parameters = _start_from(mask, pattern, self._low, self._high)
+        self._optimizer = torch.optim.Adam(self._parameters, schedule.rate, betas=(0.5, 0.9))
+        self._weighing = _Weighing(schedule)
 
-    for step in range(1, schedule.steps + 1):
-        rows = torch.randint(len(x), (schedule.batch,), generator=generator)
-        mask, pattern = current()
-        outcome = scores((1 - mask) * x[rows] + mask * pattern)
-        loss = functional.cross_entropy(outcome, labels) + search.weight * mask.sum()
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        search.hits.append(float((outcome.argmax(1) == target).float().mean()))
-        if step % schedule.check:
-            continue
-        progress(step, schedule.steps)
-        search.check(mask.detach(), pattern.detach())
-        if search.over:
-            break
-    mask, pattern = current() if search.best is None else search.best[1:]
-    return _sparse(scores, x, target, mask.detach(), pattern.detach(), schedule)
+    def run(
+        self,
+        scores: Scores,
+        samples: NDArray[np.float32],
+        steps: int,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> MaskTrigger:
+        """The trigger after so many steps, those of earlier calls included.
+
+        Args:
+            samples: the same in all calls.
+        """
+        x, schedule, weighing = torch.from_numpy(samples), self._schedule, self._weighing
+        labels = torch.full((schedule.batch,), self._target)
+        while self._done < steps and not weighing.over:
+            rows = torch.randint(len(x), (schedule.batch,), generator=self._generator)
+            mask, pattern = self._current()
+            outcome = scores((1 - mask) * x[rows] + mask * pattern)
+            loss = functional.cross_entropy(outcome, labels) + weighing.weight * mask.sum()
+            self._optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            self._optimizer.step()
+            weighing.hits.append(float((outcome.argmax(1) == self._target).float().mean()))
+            self._done += 1
+            if self._done % schedule.check == 0:
+                progress(self._done, steps)
+                weighing.check(mask.detach(), pattern.detach())
+        mask, pattern = self._current() if weighing.best is None else weighing.best[1:]
+        return _sparse(scores, x, self._target, mask.detach(), pattern.detach(), schedule)
+
+    def _current(self) -> tuple[Tensor, Tensor]:
+        mask, level = (torch.tanh(parameter) / (2 - EPSILON) + 0.5 for parameter in self._parameters)
+        return mask, level * (self._high - self._low) + self._low
 
 
 def _start_from(opacity: Tensor, pattern: Tensor, low: Tensor, high: Tensor) -> list[Tensor]:
@@ -129,7 +146,7 @@ def _start_from(opacity: Tensor, pattern: Tensor, low: Tensor, high: Tensor) -> 
     return [torch.atanh((2 - EPSILON) * (share - 0.5)).requires_grad_() for share in shares]
 
 
-class _Search:
+class _Weighing:
     """The weight of the mask's size, check by check, and the best trigger so far; see `Schedule`."""
 
     def __init__(self, schedule: Schedule) -> None:
