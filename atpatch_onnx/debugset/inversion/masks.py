@@ -202,13 +202,14 @@ def _sparse(scores: Scores, x: Tensor, target: int, mask: Tensor, pattern: Tenso
     def top(count: int) -> Tensor:
         return torch.where(mask >= order.values[count - 1], mask, torch.zeros(()))
 
-    if success(top(most)) < floor:
+    reached = success(top(most))
+    if reached < floor:
         least = most
     while least < most:
         middle = (least + most) // 2
-        if success(top(middle)) >= floor:
-            most = middle
+        if (found := success(top(middle))) >= floor:
+            most, reached = middle, found
         else:
             least = middle + 1
     kept = top(most)
-    return MaskTrigger(kept.numpy(), pattern.numpy(), float(kept.sum()), success(kept))
+    return MaskTrigger(kept.numpy(), pattern.numpy(), float(kept.sum()), reached)
