@@ -7,12 +7,16 @@ are notes to the tests: `<!-- NAME: TEXT -->`.
 
 from __future__ import annotations
 
+import io
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,8 +29,9 @@ _FENCE = re.compile(
     r"^(?P<indent> *)```(?P<language>\w+)(?P<options>[^\n]*)\n(?P<text>.*?)^(?P=indent)``` *$",
     re.MULTILINE | re.DOTALL,
 )
+_QUOTED = re.compile(r"'[^']*'|\"[^\"$`\\]*\"")
 _SHELL = re.compile(r"[|<>&;*$`]")
-"""What only a shell understands."""
+"""What only a shell understands, where it is not quoted."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +76,33 @@ def blocks(page: Path, text: str | None = None) -> Iterator[Block]:
         yield Block(page, line, found["language"], found["options"].strip(), inner, notes)
 
 
+def run_python(words: list[str]) -> Run:
+    """What `python` would run with these words, in this process, which has imported torch and transformers already."""
+    run, words = (runpy.run_module, words[1:]) if words[0] == "-m" else (runpy.run_path, words)
+    out, err, code, before = io.StringIO(), io.StringIO(), 0, sys.argv
+    sys.argv = words
+    try:
+        with redirect_stdout(out), redirect_stderr(err), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".* found in sys.modules", RuntimeWarning)
+            run(words[0], run_name="__main__")
+    except SystemExit as end:
+        code = int(end.code or 0)
+    finally:
+        sys.argv = before
+    return Run(code, out.getvalue(), err.getvalue())
+
+
 def run_command(command: str, folder: Path, atpatch: Callable[..., Run]) -> Run:
-    """Run one command in the current folder: `atpatch-onnx` in this process if no shell is needed, the rest in bash."""
+    """Run one command in the current folder: `atpatch-onnx`, and a file or a module of Python, in this process if no
+    shell is needed, the rest in bash.
+    """
     assert Path.cwd() == folder
-    if command.startswith("atpatch-onnx ") and not _SHELL.search(command.split(" #")[0]):
-        return atpatch(*shlex.split(command, comments=True)[1:])
+    if not _SHELL.search(_QUOTED.sub("", command.split(" #")[0])):
+        words = shlex.split(command, comments=True)
+        if words[:1] == ["atpatch-onnx"]:
+            return atpatch(*words[1:])
+        if words[:2] == ["python", "-m"] or (words[:1] == ["python"] and words[1].endswith(".py")):
+            return run_python(words[1:])
     tools = folder / ".tools"
     tools.mkdir(exist_ok=True)
     for name, line in {"atpatch-onnx": "-m atpatch_onnx", "python": ""}.items():
