@@ -74,12 +74,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Iterator[None]:
-    """Modules and collected tests stay to the end: no garbage is looked for among them, now or later."""
+    """Modules and collected tests stay to the end: no garbage is looked for among them, now or later. What torch and
+    transformers make when they are first used stays too, and a look through all of it takes a third of a second.
+    """
     gc.disable()
     try:
         return (yield)
     finally:
         gc.freeze()
+        gc.set_threshold(5_000, 10, 100)  # objects; looks at young ones; looks at middle-aged ones
         gc.enable()
 
 
