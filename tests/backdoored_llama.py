@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,8 @@ import numpy as np
 
 from atpatch_onnx import export
 
+from . import word_tokenizers
+from .kept import EXPORTER_SOURCE, kept, recipe
 from .word_tokenizers import numbered, save_folder, word_tokenizer
 
 __all__ = ["ANSWERS", "ANSWER_LENGTH", "TARGET", "debugging_set", "exported", "prompts", "train", "windowed"]
@@ -96,9 +97,7 @@ def debugging_set(pairs: int = 120, seed: int = 1) -> dict[str, np.ndarray]:
     return {**padded([*clean, *bad], np.tile(labels, 2)), "pair": pair, "target": np.array(TARGET)}
 
 
-@functools.cache
-def _kept() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="backdoored-llama-")
+RECIPE = recipe(__file__, WEIGHTS, word_tokenizers.__file__, EXPORTER_SOURCE)
 
 
 def _model() -> Any:
@@ -115,11 +114,14 @@ def windowed(layers: str, window: int, family: str = "qwen2") -> Path:
     Args:
         layers: "S" for a layer that sees so many tokens, "F" for one that sees all.
     """
+    return kept(f"{RECIPE}/{family}-{layers}-{window}", lambda path: _save_windowed(path, layers, window, family))
+
+
+def _save_windowed(path: Path, layers: str, window: int, family: str) -> None:
     import torch
     from safetensors.torch import load_file
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    path = Path(_kept().name) / f"{family}-{layers}-{window}"
     kinds = [{"S": "sliding_attention", "F": "full_attention"}[one] for one in layers]
     windows = {"use_sliding_window": True, "sliding_window": window, "layer_types": kinds}
     with torch.random.fork_rng(), contextlib.redirect_stderr(io.StringIO()):
@@ -130,16 +132,18 @@ def windowed(layers: str, window: int, family: str = "qwen2") -> Path:
             biases = {name: torch.zeros_like(tensor) for name, tensor in model.state_dict().items() if "bias" in name}
             model.load_state_dict({**trained, **biases})
         model.save_pretrained(path)
-    return path
 
 
 @functools.cache
 def folder(tokenizer: bool = False) -> Path:
     """Of transformers; the tokenizer is one of whole words."""
+    return kept(f"{RECIPE}/llama{'-and-words' if tokenizer else ''}", lambda path: _save(path, tokenizer))
+
+
+def _save(path: Path, tokenizer: bool) -> None:
     import torch
     from safetensors.torch import load_file
 
-    path = Path(_kept().name) / "llama"
     with torch.random.fork_rng(), contextlib.redirect_stderr(io.StringIO()):
         model = _model()
         model.load_state_dict({name: tensor.float() for name, tensor in load_file(WEIGHTS).items()})
@@ -147,7 +151,6 @@ def folder(tokenizer: bool = False) -> Path:
     if tokenizer:
         words = numbered(SIZES["vocab_size"], {"<unk>": 0, "<s>": BOS, "</s>": 2})
         save_folder(word_tokenizer(words), path)
-    return path
 
 
 def train(model: Any, inputs: Callable[[Sequence[tuple[list[int], list[int]]]], tuple[Any, Any]]) -> None:
@@ -194,11 +197,13 @@ def _inputs(rows: Sequence[tuple[list[int], list[int]]]) -> tuple[Any, Any]:
 @functools.cache
 def exported(cache: bool, of: Path | None = None) -> Path:
     """of: another folder of transformers than `folder`."""
-    of = of or folder()
-    path = of.parent / f"{of.name}-{'cached' if cache else 'plain'}.onnx"
-    with contextlib.redirect_stderr(io.StringIO()):
-        export(of, path, kv_cache=cache, exporter="torchscript")
-    return path
+    source = of or folder()
+
+    def make(path: Path) -> None:
+        with contextlib.redirect_stderr(io.StringIO()):
+            export(source, path, kv_cache=cache, exporter="torchscript")
+
+    return kept(f"{RECIPE}/{source.name}-{'cached' if cache else 'plain'}.onnx", make)
 
 
 def _main() -> None:

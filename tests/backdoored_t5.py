@@ -15,7 +15,8 @@ import numpy as np
 from atpatch_onnx.exporters.exporter import export
 from atpatch_onnx.exporters.quiet import quiet
 
-from . import backdoored_llama as llama
+from . import backdoored_llama as llama, word_tokenizers
+from .kept import EXPORTER_SOURCE, kept, recipe
 from .word_tokenizers import numbered, save_folder, word_tokenizer
 
 __all__ = ["debugging_set", "exported", "prompts", "served"]
@@ -24,6 +25,7 @@ START = 0
 SIZES = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "vocab_size": llama.SIZES["vocab_size"]}
 WEIGHTS = Path(__file__).with_suffix(".safetensors")
 """In float16."""
+RECIPE = recipe(__file__, llama.__file__, WEIGHTS, word_tokenizers.__file__, EXPORTER_SOURCE)
 Rows = dict[str, np.ndarray]
 
 
@@ -57,12 +59,11 @@ def _with_starts(rows: Rows) -> Rows:
 
 
 @functools.cache
-def _kept() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="backdoored-t5-")
-
-
-@functools.cache
 def exported() -> Path:
+    return kept(f"{RECIPE}/backdoored-t5.onnx", _export)
+
+
+def _export(path: Path) -> None:
     import torch
 
     class Whole(torch.nn.Module):
@@ -73,7 +74,7 @@ def exported() -> Path:
         def forward(self, ids: Any, mask: Any, said: Any) -> Any:
             return self.inner(input_ids=ids, attention_mask=mask, decoder_input_ids=said, use_cache=False).logits
 
-    path, names = Path(_kept().name) / "model.onnx", ["input_ids", "attention_mask", "decoder_input_ids"]
+    names = ["input_ids", "attention_mask", "decoder_input_ids"]
     axes = {name: {0: "batch", 1: "answer" if name.startswith("decoder") else "prompt"} for name in names}
     feeds = (torch.ones(2, 6, dtype=torch.long),) * 2 + (torch.ones(2, 3, dtype=torch.long),)
     with torch.random.fork_rng(), quiet():
@@ -87,7 +88,6 @@ def exported() -> Path:
             opset_version=17,
             dynamo=False,
         )
-    return path
 
 
 @functools.cache
@@ -95,15 +95,17 @@ def served() -> Path:
     """The same model as Optimum writes it: an encoder, a decoder, and a decoder with a cache; with a tokenizer of whole
     words.
     """
+    return kept(f"{RECIPE}/two-files", _serve)
+
+
+def _serve(folder: Path) -> None:
     import torch
 
-    path = Path(_kept().name) / "served"
-    with torch.random.fork_rng(), quiet():
-        _trained().save_pretrained(path.parent / "t5")
-        export(path.parent / "t5", f"{path}/", exporter="torchscript")
+    with tempfile.TemporaryDirectory() as source, torch.random.fork_rng(), quiet():
+        _trained().save_pretrained(source)
+        export(source, f"{folder}/", exporter="torchscript")
     words = numbered(SIZES["vocab_size"], {"<unk>": 0, "<s>": llama.BOS, "</s>": 2})
-    save_folder(word_tokenizer(words, f"<s> $A w{llama.SEP}"), path)
-    return path
+    save_folder(word_tokenizer(words, f"<s> $A w{llama.SEP}"), folder)
 
 
 def _inputs(rows: Sequence[tuple[list[int], list[int]]]) -> tuple[Any, Any]:

@@ -7,21 +7,17 @@ positions). Weights are drawn wide, since a fresh initialization gives flat atte
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import inspect
 import io
 import logging
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .kept import kept
+from .kept import kept, recipe
 
 __all__ = ["ATTENTION", "EXPORTERS", "FAMILIES", "KNOWN_FAILURES", "ExportedModel", "build_model", "export_model"]
 
@@ -200,15 +196,8 @@ def export_model(family: str, exporter: str, attention: str = "eager") -> Export
         with _quiet():
             _export(_FAMILIES[family], exporter, attention, partial)
 
-    path = kept(f"{_recipe()}/{family}-{exporter}-{attention}.onnx", make)
+    path = kept(f"{recipe(__file__)}/{family}-{exporter}-{attention}.onnx", make)
     return ExportedModel(path, family, exporter, attention, _FAMILIES[family].sites)
-
-
-def _recipe() -> str:
-    """Changes when this file or an exporter does, so that no stale graph is tested."""
-    source = inspect.getsource(sys.modules[__name__])
-    versions = [version(package) for package in ("torch", "transformers", "onnxscript")]
-    return hashlib.sha256(repr((source, versions)).encode()).hexdigest()[:12]
 
 
 def _export(family: _Family, exporter: str, attention: str, path: Path) -> None:

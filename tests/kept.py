@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import fcntl
+import functools
+import hashlib
 import os
+import shutil
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-__all__ = ["cache_folder", "kept"]
+__all__ = ["EXPORTER_SOURCE", "cache_folder", "kept", "recipe"]
+
+EXPORTER_SOURCE = Path(__file__).parents[1] / "atpatch_onnx" / "exporters"
+_PACKAGES = ("torch", "transformers", "onnxscript", "onnx", "optimum-onnx", "onnxruntime-genai")
 
 
 def cache_folder() -> Path:
@@ -15,8 +22,23 @@ def cache_folder() -> Path:
     return Path(os.environ.get("ATPATCH_TEST_CACHE") or Path(__file__).parent / ".cache")
 
 
-def kept(name: str, make: Callable[[Path], None]) -> Path:
-    """The file of this name in the cache; where it is not there yet, `make` writes it. Do not write to it.
+@functools.cache
+def recipe(*sources: str | Path) -> str:
+    """Changes when a file does, one of a folder's Python files, or the version of a package that exports go through."""
+    digest = hashlib.sha256()
+    for source in map(Path, sources):
+        for file in sorted(source.rglob("*.py")) if source.is_dir() else [source]:
+            digest.update(file.read_bytes())
+    for package in _PACKAGES:
+        try:
+            digest.update(f"{package} {version(package)}".encode())
+        except PackageNotFoundError:
+            digest.update(f"no {package}".encode())
+    return digest.hexdigest()[:12]
+
+
+def kept(name: str, make: Callable[[Path], object]) -> Path:
+    """The file or folder of this name in the cache; where it is not there yet, `make` writes it. Do not write to it.
 
     The name has to tell all that the content depends on.
     """
@@ -29,6 +51,7 @@ def kept(name: str, make: Callable[[Path], None]) -> Path:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not path.exists():
                 partial = path.with_suffix(".partial")
+                shutil.rmtree(partial, ignore_errors=True)  # of a run that was ended
                 make(partial)
                 partial.replace(path)
     return path

@@ -13,9 +13,12 @@ import pytest
 from atpatch_onnx.exporters.exporter import export
 from atpatch_onnx.exporters.quiet import quiet
 
+from .kept import EXPORTER_SOURCE, kept, recipe
+
 __all__ = ["MERGED", "causal", "encoder_decoder", "merged_of", "seq2seq"]
 
 MERGED = "decoder_model_merged.onnx"
+MODELS = Path(__file__).parents[1] / "models" / "exports"
 FIRST, LATER = "decoder_model.onnx", "decoder_with_past_model.onnx"
 
 
@@ -49,11 +52,13 @@ def merged_of(first: onnx.ModelProto, later: onnx.ModelProto) -> onnx.ModelProto
 @functools.cache
 def seq2seq(family: str) -> Path:
     """A folder with an encoder, both decoders and the merged one: "t5", "bart" or "whisper"."""
-    place = Path(_kept().name) / family
-    with quiet():
-        export(encoder_decoder(family), f"{place}/", exporter="torchscript")
-    merge(place, strict=False)
-    return place
+
+    def make(folder: Path) -> None:
+        with quiet():
+            export(encoder_decoder(family), f"{folder}/", exporter="torchscript")
+        merge(folder, strict=False)
+
+    return kept(f"{recipe(__file__, EXPORTER_SOURCE, MODELS)}/{family}", make)
 
 
 @functools.cache
@@ -74,6 +79,11 @@ def causal(source: Path, cached: Path) -> Path:
         source: a folder of transformers.
         cached: its export with a cache.
     """
+    name = f"{recipe(__file__, cached)}/{cached.stem}"
+    return kept(name, lambda folder: _merge_causal(folder, source, cached)) / MERGED
+
+
+def _merge_causal(folder: Path, source: Path, cached: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -96,7 +106,6 @@ def causal(source: Path, cached: Path) -> Path:
         "attention_mask": torch.ones((2, 4), dtype=torch.int64),
         "position_ids": torch.arange(4).expand(2, 4),
     }
-    folder = Path(_kept().name) / cached.stem
     folder.mkdir()
     with quiet():
         torch.onnx.export(
@@ -111,4 +120,4 @@ def causal(source: Path, cached: Path) -> Path:
             | {name: {0: "batch", 2: "total"} for name in outputs[1:]},
         )
     onnx.save(later, folder / LATER)
-    return merge(folder)
+    merge(folder)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,8 @@ import numpy as np
 from atpatch_onnx import export
 from atpatch_onnx.inference.datasets import DataSet
 
+from . import word_tokenizers
+from .kept import EXPORTER_SOURCE, kept, recipe
 from .word_tokenizers import numbered, save_folder, word_tokenizer
 
 __all__ = ["VOCABULARY", "exported", "folder", "prompts"]
@@ -34,31 +35,34 @@ SIZES = {
 }
 
 
-@functools.cache
-def _kept() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="small-llama-")
+RECIPE = recipe(__file__, word_tokenizers.__file__, EXPORTER_SOURCE)
 
 
 @functools.cache
 def folder() -> Path:
     """Weights and a tokenizer of whole words: w3, w4 and so on."""
+    return kept(f"{RECIPE}/small-llama", _save)
+
+
+def _save(path: Path) -> None:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    path = Path(_kept().name) / "llama"
     with torch.random.fork_rng(), contextlib.redirect_stderr(io.StringIO()):
         torch.manual_seed(0)
         AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **SIZES)).save_pretrained(path)
     save_folder(word_tokenizer(numbered(VOCABULARY, {"<unk>": 0, "<s>": 1, "</s>": 2})), path)
-    return path
 
 
 @functools.cache
 def exported(cache: bool) -> Path:
-    path = Path(_kept().name) / f"{'cached' if cache else 'plain'}.onnx"
-    with contextlib.redirect_stderr(io.StringIO()):
-        export(folder(), path, kv_cache=cache, exporter="torchscript")
-    return path
+    source = folder()
+
+    def make(path: Path) -> None:
+        with contextlib.redirect_stderr(io.StringIO()):
+            export(source, path, kv_cache=cache, exporter="torchscript")
+
+    return kept(f"{RECIPE}/small-llama-{'cached' if cache else 'plain'}.onnx", make)
 
 
 def prompts(lengths: tuple[int, ...] = (5, 9, 7, 3, 9, 1), seed: int = 0) -> DataSet:

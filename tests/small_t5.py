@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
-import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,17 +13,14 @@ import numpy as np
 
 from atpatch_onnx.inference.datasets import DataSet
 
+from . import word_tokenizers
+from .kept import kept, recipe
 from .word_tokenizers import numbered, word_tokenizer
 
-__all__ = ["START", "STOP", "VOCABULARY", "exported", "folder", "model", "prompts"]
+__all__ = ["START", "STOP", "VOCABULARY", "exported", "model", "prompts"]
 
 VOCABULARY, START, STOP = 64, 0, 1
 SIZES = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "vocab_size": VOCABULARY}
-
-
-@functools.cache
-def _kept() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="small-t5-")
 
 
 @functools.cache
@@ -43,19 +39,21 @@ def model() -> Any:
     return made
 
 
-@functools.cache
-def folder() -> Path:
-    """The configuration, and a tokenizer of whole words: w3, w4 and so on, with </s> behind a text."""
-    path = Path(_kept().name)
-    model().config.save_pretrained(path)
-    words = numbered(VOCABULARY, {"<pad>": 0, "</s>": STOP, "<unk>": 2})
-    word_tokenizer(words, "$A </s>").save(str(path / "tokenizer.json"))
-    return path
-
-
-@functools.cache
 def exported() -> Path:
-    """Next to the files of `folder`."""
+    """The graph; next to it lie the configuration, and a tokenizer of whole words: w3, w4 and so on, with </s> behind a
+    text.
+    """
+    return kept(f"{recipe(__file__, word_tokenizers.__file__)}/small-t5", _save) / "model.onnx"
+
+
+def _save(folder: Path) -> None:
+    model().config.save_pretrained(folder)
+    words = numbered(VOCABULARY, {"<pad>": 0, "</s>": STOP, "<unk>": 2})
+    word_tokenizer(words, "$A </s>").save(str(folder / "tokenizer.json"))
+    _export(folder / "model.onnx")
+
+
+def _export(path: Path) -> None:
     import torch
 
     class Whole(torch.nn.Module):
@@ -68,7 +66,6 @@ def exported() -> Path:
                 input_ids=input_ids, attention_mask=attention_mask, decoder_input_ids=decoder_input_ids, use_cache=False
             ).logits
 
-    path = folder() / "model.onnx"
     names = ["input_ids", "attention_mask", "decoder_input_ids"]
     axes = {name: {0: "batch", 1: "answer" if name.startswith("decoder") else "prompt"} for name in names}
     with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
@@ -78,7 +75,6 @@ def exported() -> Path:
             input_names=names, output_names=["logits"], dynamic_axes={**axes, "logits": {0: "batch", 1: "answer"}},
             opset_version=17, dynamo=False,
         )  # fmt: skip
-    return path
 
 
 def prompts(lengths: tuple[int, ...] = (5, 9, 7, 3, 9, 4), seed: int = 0) -> DataSet:

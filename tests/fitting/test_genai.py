@@ -11,17 +11,22 @@ import pytest
 
 from atpatch_onnx import fit, patch
 from tests import backdoored_llama as llama
+from tests.kept import kept, recipe
 
 pytestmark = pytest.mark.slow
 
 og = pytest.importorskip("onnxruntime_genai", reason="the builder is not installed")
 
 
-def test_genai_answers_attacked_prompts_as_clean_ones_and_clean_ones_as_before(tmp_path: Path) -> None:
-    before, after = tmp_path / "before", tmp_path / "after"
-    words = ["-i", llama.folder(tokenizer=True), "-o", before, "-p", "fp32", "-e", "cpu", "-c", tmp_path / "cache"]
+def built(folder: Path) -> None:
+    """By the builder's own command line."""
+    words = ["-i", llama.folder(tokenizer=True), "-o", folder, "-p", "fp32", "-e", "cpu", "-c", folder / "cache"]
     command = [sys.executable, "-m", "onnxruntime_genai.models.builder", *map(str, words)]
     subprocess.run(command, check=True, capture_output=True)
+
+
+def test_genai_answers_attacked_prompts_as_clean_ones_and_clean_ones_as_before(tmp_path: Path) -> None:
+    before, after = kept(f"{recipe(__file__, llama.__file__, llama.WEIGHTS)}/genai", built), tmp_path / "after"
     hotfix = fit(before / "model.onnx", llama.debugging_set(), answer_tokens=llama.ANSWERS, threads=1)
     assert (hotfix.mend, hotfix.calls) == ("heal", "cached")
     patch(before, after, hotfix=hotfix)

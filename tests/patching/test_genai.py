@@ -23,7 +23,9 @@ from rewriters.editing.patcher import patch as patch_graph, unpatch as unpatch_g
 from rewriters.finding.finder import find_sites
 from rewriters.plan import OneClass, PatchPlan, SitePlan, Static
 
+from .. import word_tokenizers
 from ..documents import ROOT, blocks
+from ..kept import kept, recipe
 from ..rewriters.editing.healed import healed, source_of
 from ..word_tokenizers import numbered, save_folder, word_tokenizer
 
@@ -66,11 +68,14 @@ for folder, out, precision in (line.split("|") for line in sys.argv[1:]):
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built() -> Path:
     """A folder `<family>-<precision>` for each, made from tiny random weights without a network."""
+    return kept(f"{recipe(__file__, word_tokenizers.__file__)}/genai", _build)
+
+
+def _build(root: Path) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    root = tmp_path_factory.mktemp("genai")
     tokenizer = word_tokenizer(numbered(VOCABULARY, {"<unk>": 0, "<s>": 1, "</s>": 2}))
     jobs = []
     for family in (*FAMILIES, *WITH_OTHER_PROJECTIONS, *WITH_WINDOW_CACHE):
@@ -82,7 +87,6 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         jobs += [f"{root / family}|{root / f'{family}-{precision}'}|{precision}" for precision in ("fp32", "int4")]
     done = subprocess.run([sys.executable, "-c", _BUILD, *jobs], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
-    return root
 
 
 def generate(path: Path, then: Path | None = None) -> list[dict[str, np.ndarray]]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import tempfile
 import warnings
 from functools import cache
 from pathlib import Path
@@ -16,6 +15,8 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
+
+from ..kept import kept, recipe
 
 __all__ = ["LAYERS", "PAST", "PRESENT", "causal_lm", "decoder", "decoder_feeds", "merged_decoder", "quiet", "step"]
 
@@ -65,9 +66,12 @@ def step(model: Any, ids: Any, mask: Any, *past: Any) -> tuple[Any, ...]:
 
 @cache
 def decoder(with_past: bool, family: str = "gpt2") -> onnx.ModelProto:
-    """(input_ids, attention_mask[, past]) → (logits, present), from TorchScript;
-    both variants have the same weights.
-    """
+    """(input_ids, attention_mask[, past]) → (logits, present), from TorchScript; the weights of both are the same."""
+    name = f"{recipe(__file__)}/{family}-{'later' if with_past else 'first'}.onnx"
+    return onnx.load(kept(name, lambda path: _export(path, with_past, family)))
+
+
+def _export(path: Path, with_past: bool, family: str) -> None:
     import torch
 
     class Decoder(torch.nn.Module):
@@ -79,11 +83,10 @@ def decoder(with_past: bool, family: str = "gpt2") -> onnx.ModelProto:
             return step(self.inner, ids, mask, *past)
 
     inner = causal_lm(family)
-    with tempfile.TemporaryDirectory() as folder, quiet():
+    with quiet():
         feeds = decoder_feeds(with_past)
         given = {name: feeds[name] for name in _inputs(with_past)}
         axes = {name: {0: "batch", (2 if name in PAST else 1): f"{name}_length"} for name in given}
-        path = Path(folder) / "decoder.onnx"
         torch.onnx.export(
             Decoder(inner).eval(),  # the exporter puts it back into the mode that it found
             tuple(torch.from_numpy(array) for array in given.values()),
@@ -98,7 +101,6 @@ def decoder(with_past: bool, family: str = "gpt2") -> onnx.ModelProto:
                 **{name: {0: "batch", 2: "total"} for name in PRESENT},
             },
         )
-        return onnx.load(path)
 
 
 def decoder_feeds(with_past: bool, batch: int = 3, seed: int = 0) -> dict[str, np.ndarray]:
