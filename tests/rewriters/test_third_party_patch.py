@@ -4,6 +4,7 @@ undone exactly.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
@@ -92,11 +93,17 @@ MODELS = {
 each_model = pytest.mark.parametrize("name", MODELS)
 
 
+@functools.cache
+def opened(name: str) -> tuple[onnx.ModelProto, tuple[Site, ...]]:
+    """The model, which no test may change, and its sites."""
+    model = MODELS[name].open()
+    return model, find_sites(model)[0]
+
+
 @each_model
 @pytest.mark.parametrize("optimize", [True, False], ids=["optimized", "as-it-is"])
 def test_silent_patch_is_bit_identical_and_undone_exactly(name: str, optimize: bool) -> None:
-    model, feeds = MODELS[name].open(), MODELS[name].draw(np.random.default_rng(0))
-    sites, _ = find_sites(model)
+    (model, sites), feeds = opened(name), MODELS[name].draw(np.random.default_rng(0))
     before = run_all(model, feeds, optimize=optimize)
     for gating in ("if", "none"):
         patched = patch(model, same_plan(sites, SitePlan(Static()), gating=gating), sites)
@@ -110,8 +117,7 @@ def test_silent_patch_is_bit_identical_and_undone_exactly(name: str, optimize: b
 @each_model
 def test_firing_patch_agrees_with_the_oracle_at_every_site(name: str) -> None:
     graph = MODELS[name]
-    model, feeds = graph.open(), graph.draw(np.random.default_rng(1))
-    sites, _ = find_sites(model)
+    (model, sites), feeds = opened(name), graph.draw(np.random.default_rng(1))
     pair = BenignPair(np.array([0.5], np.float32))
     plan = same_plan(sites, SitePlan(Static(graph.columns), pair), telemetry=True)
     ends = {site.id: end_of(model, site) for site in sites}
