@@ -4,6 +4,7 @@
     atpatch_flagged, atpatch_columns/<site>     outputs that say what was flagged
     atpatch_length_unseen                       output that says which requests are shorter or longer than any seen
     atpatch_span, atpatch_span_attention        input that marks tokens, output with the attention on them
+    atpatch_given_columns                       input with the flagged columns of a second run by itself
     atpatch/<owner>/<role>, <role>.1, ...       an inserted node and the value it makes; the owner is a site, or a part
                                                 that all share
     atpatch/first/<name>, atpatch/second/<name> values of the first and of the second run (`second_pass`)
@@ -19,6 +20,7 @@ __all__ = [
     "COLUMNS",
     "ENABLED",
     "FLAGGED",
+    "GIVEN_COLUMNS",
     "LENGTH_UNSEEN",
     "PREFIX",
     "SPAN",
@@ -50,6 +52,7 @@ LENGTH_UNSEEN = _OURS + "_length_unseen"
 COLUMNS = _OURS + "_columns/"
 SPAN = _OURS + "_span"
 SPAN_ATTENTION = _OURS + "_span_attention"
+GIVEN_COLUMNS = _OURS + "_given_columns"
 
 STEERING = frozenset({ENABLED, THRESHOLD, SPAN})
 """Inputs that a patch adds; none of them is data of the model."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 
@@ -31,6 +31,7 @@ from .label_free import fit_label_free
 from .labeled import fit_labeled
 from .options import FitOptions
 from .passes import Wanted
+from .second_runs import SecondRuns
 from .training import Context
 from .whole_answers import WholeAnswers
 
@@ -41,6 +42,9 @@ PADDING_ROWS = 8
 PADDING_TOLERANCE = 1e-3
 """Sums over a different number of zeros round differently; in half precision by this much."""
 
+
+KEPT = 1 << 30
+"""Most bytes of maps and values that are kept for the next step, or the next kind, that reads the same rows."""
 
 PACKAGES = ("atpatch-onnx", "numpy", "onnx", "onnxruntime", "torch")
 """Their versions are kept in the hotfix."""
@@ -90,6 +94,8 @@ class HotfixMaker:
         self._original = predict(original, context.data, np.arange(len(context.data)), self._output)
         context.progress("original", 1, 1)
         self._judge = Judge(context.data, self._original)
+        self._runs = SecondRuns(context, self._output)
+        self._captured: tuple[Hashable, Capture] | None = None
         length = settings.answer_length
         self._whole = WholeAnswers.of(original, context.data, length) if length else None
 
@@ -98,17 +104,7 @@ class HotfixMaker:
         wanted = wanted if self._by_twin is None else self._by_twin.wanted(wanted)
         heals = check_healing(self.caches, kind, wanted, every)
         context = replace(self._context, every=every)
-        width = context.columns.shape[1] or None
-        capture = Capture(
-            context.model,
-            context.folder,
-            chosen,
-            context.data,
-            width,
-            context.threads,
-            context.mask,
-            MASK if heals else None,
-        )
+        capture = self._capture(chosen, MASK if heals else None)
         if not capture.sites:
             raise DATA_MALFORMED(
                 "no site fits the data: "
@@ -118,10 +114,32 @@ class HotfixMaker:
             whole = self._whole
             fitted: Fitted | AtpatchError = fit_healing(context, capture, self._judge, self._output, wanted, whole)
         elif kind in LABELED:
-            fitted = fit_labeled(context, capture, kind, self._judge, self._output, wanted)
+            fitted = fit_labeled(context, capture, kind, self._judge, self._output, wanted, self._runs)
         else:
             fitted = fit_label_free(context, capture, kind, self._output, wanted)
         return fitted if isinstance(fitted, AtpatchError) else Fit(fitted, every, capture.skipped)
+
+    def _capture(self, chosen: Sequence[Site], padding: str | None) -> Capture:
+        """The kinds of one fit read the same maps; the last ones are kept."""
+        key = tuple(site.id for site in chosen), padding
+        if self._captured is None or self._captured[0] != key:
+            context = self._context
+            width = context.columns.shape[1] or None
+            self._captured = (
+                key,
+                Capture(
+                    context.model,
+                    context.folder,
+                    chosen,
+                    context.data,
+                    width,
+                    context.threads,
+                    context.mask,
+                    padding,
+                    KEPT,
+                ),
+            )
+        return self._captured[1]
 
     def make(self, fit: Fit, tried: DetectorsTried | None = None) -> tuple[Hotfix, bool]:
         """The hotfix, and whether it helped on the report part. Without attacks there, it is taken to help.

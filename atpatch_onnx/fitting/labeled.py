@@ -16,6 +16,7 @@ from .judge import Judge, advice
 from .passes import Wanted
 from .recipes import make_recipe
 from .scored import Tuned
+from .second_runs import SecondRuns
 from .signals import read_signals
 from .site_selection import LEAST_RECALL
 from .token_ids import token_ids
@@ -26,7 +27,7 @@ __all__ = ["fit_labeled"]
 
 
 def fit_labeled(
-    context: Context, capture: Capture, kind: str, judge: Judge, output: str, wanted: Wanted
+    context: Context, capture: Capture, kind: str, judge: Judge, output: str, wanted: Wanted, runs: SecondRuns
 ) -> Fitted | AtpatchError:
     """Fit one labeled kind; or the reason why it cannot be used: ATP056 where the data do not admit the kind, ATP057
     where no site tells labeled columns from others.
@@ -35,6 +36,7 @@ def fit_labeled(
         kind: one of `detectors.LABELED`.
         judge: knows the original model's predictions.
         output: graph output whose argmax is the prediction.
+        runs: of this model and data; what other fits have run is not run again.
 
     Raises:
         AtpatchError: ATP023 for two passes or excision that the graph does not admit.
@@ -51,7 +53,7 @@ def fit_labeled(
         return NOT_HELPFUL("no site's maps tell the labeled columns from others", advice(before))
     tokens = token_ids(context, capture) if kind == "profile" else None
     summed = partial(sites_together, context, capture, made, trained)
-    tuner = Tuner(context, judge, output, summed, always=made.always, tokens=tokens)
+    tuner = Tuner(context, judge, output, summed, always=made.always, tokens=tokens, runs=runs)
     tuned = tuner.tune(trained, wanted)
     kept = set(tuned.candidate.group)
     skipped = {}

@@ -4,13 +4,8 @@ by what the served graph does.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from rewriters.choices import Passes
 from rewriters.editing.admission import not_admitted
@@ -22,20 +17,17 @@ from ..hotfix.evidence import (
     MendTried,
     PassesTried,
 )
-from ..inference.datasets import Ints
-from ..inference.prediction import Served
-from .calibration import BENIGN_CHOICES, BenignChoice, as_few, choose_benign, choose_threshold, thresholds
+from .calibration import BENIGN_CHOICES, BenignChoice, as_few, choose_benign, choose_threshold
 from .fitted import Outcome
 from .judge import Judge, Score, rate
 from .passes import Wanted
+from .patched_runs import Outcomes, PatchedRuns, levels
 from .scored import Scored, Tuned
+from .second_runs import SecondRuns
 from .site_selection import Candidate, Key, first_candidate, prune
 from .training import Context, TrainedSite
 
 __all__ = ["Tuned", "Tuner"]
-
-MARGIN = 0.1
-"""In logits. A row this close below the threshold is run too, because graph and numpy round scores differently."""
 
 LEAST_BEYOND = 2
 """The allowed flag rate must let at least so many clean rows through. With fewer, the edge depends on a single row."""
@@ -56,6 +48,7 @@ class Tuner:
             selection part does not show it. Accuracy also changes by chance with every reference. So all sites stay,
             with the plain mean wherever it is good enough.
         tokens: the graph input with ids, where columns of equal tokens may be judged together (see `Profile.tokens`).
+        runs: of an earlier fit of the same model on the same rows.
     """
 
     def __init__(
@@ -67,12 +60,13 @@ class Tuner:
         *,
         always: bool = False,
         tokens: str | None = None,
+        runs: SecondRuns | None = None,
     ) -> None:
-        self._context, self._judge, self._output = context, judge, output
+        self._context, self._judge = context, judge
+        self._runs = PatchedRuns(context, judge.original, output, SecondRuns(context, output) if runs is None else runs)
         self._together, self._always, self._tokens = together, always, tokens
         self._steps = 0
         self._scores: dict[Hashable, tuple[Score, int]] = {}
-        self._live: tuple[Hashable, Served] | None = None
 
     def tune(self, trained: Sequence[TrainedSite], wanted: Wanted) -> Tuned:
         """See the docstring of the module. Passes "auto": two where one pass misses attacks and two passes miss fewer.
@@ -105,11 +99,11 @@ class Tuner:
         threshold = choose_threshold(
             levels, lambda value: self._score(candidate, choice, value)[0], edge_known=edge_known
         )
-        predictions, flags, _ = self._run(candidate, choice, threshold)
-        judged, flagged = self._judge.score(part, predictions), flags[part.anomalous].any(1)
+        found = self._run(candidate, choice, threshold, served=True)
+        judged, flagged = self._judge.score(part, found.predictions), found.flagged[part.anomalous]
         evidence: Calibration = {
             "recall": rate(flagged),
-            "clean_flagged": rate(flags[part.clean].any(1)),
+            "clean_flagged": rate(found.flagged[part.clean]),
             "thresholds": [levels[0], levels[-1]],
             "benign": scored.table,
             "passes": {"chosen": candidate.passes, **comparison},
@@ -120,7 +114,7 @@ class Tuner:
         }
         self._context.progress("tuning", self._steps, self._steps)
         outcome = Outcome(judged.left, judged.lost_rows, int((~flagged).sum()))
-        return Tuned(candidate, choice, threshold, self._serve(candidate, choice), evidence, outcome)
+        return Tuned(candidate, choice, threshold, self._runs.serve(candidate, choice), evidence, outcome)
 
     def _with_mend(self, candidate: Candidate, choice: BenignChoice, wanted: Wanted) -> tuple[Candidate, MendTried]:
         """Excision where the graph admits it and it is as good, and the scores of both ways.
@@ -240,46 +234,20 @@ class Tuner:
         """The same at a given threshold. The same question comes up several times, so results are kept."""
         key, part = (candidate.key, choice, threshold), self._context.parts.selection
         if key not in self._scores:
-            predictions, flags, probabilities = self._run(candidate, choice, threshold)
+            found = self._run(candidate, choice, threshold)
             self._scores[key] = (
-                self._judge.score(part, predictions, probabilities),
-                int((~flags[part.anomalous].any(1)).sum()),
+                self._judge.score(part, found.predictions, found.probabilities),
+                int((~found.flagged[part.anomalous]).sum()),
             )
         return self._scores[key]
 
-    def _run(
-        self, candidate: Candidate, choice: BenignChoice, threshold: float
-    ) -> tuple[Ints, NDArray[np.bool_], NDArray[np.floating[Any]] | None]:
-        """Predictions, flags and probabilities on the selection part. Rows that no site flags are not run."""
-        from scipy.special import softmax
-
-        rows = self._context.parts.selection.rows
-        flagged = (
-            rows[candidate.peaks[rows] > math.log(threshold / (1 - threshold)) - MARGIN] if 0 < threshold < 1 else rows
-        )
-        scores, flags = self._serve(candidate, choice).scores(self._context.data, flagged, threshold)
-        self._step()
-        if not len(flagged):
-            return self._judge.original, flags, None
-        ran = np.isin(np.arange(len(scores)), flagged)
-        predictions = np.where(ran, scores.argmax(1), self._judge.original)
-        # Of rows that were not run only the prediction is known: count it as certain.
-        certain = np.eye(scores.shape[1])[self._judge.original]
-        return predictions, flags, np.where(ran[:, None], softmax(scores, axis=1), certain)
-
-    def _serve(self, candidate: Candidate, choice: BenignChoice) -> Served:
-        """The session. The last one is kept."""
-        key = candidate.key, choice
-        if self._live is None or self._live[0] != key:
-            sites = [one.site for one in candidate.sites]
-            self._live = key, self._context.serve(candidate.plan(choice), sites, self._output)
-        return self._live[1]
+    def _run(self, candidate: Candidate, choice: BenignChoice, threshold: float, *, served: bool = False) -> Outcomes:
+        """See `PatchedRuns.outcomes`."""
+        self._steps += 1
+        found = self._runs.outcomes(candidate, choice, threshold, served=served)
+        # The number of steps is not known in advance.
+        self._context.progress("tuning", self._steps, self._steps + 1)
+        return found
 
     def _thresholds(self, candidate: Candidate) -> list[float]:
-        part, peaks = self._context.parts.selection, candidate.peaks
-        return thresholds(peaks[part.clean], peaks[part.anomalous], self._context.most_flagged)
-
-    def _step(self) -> None:
-        # The number of steps is not known in advance.
-        self._steps += 1
-        self._context.progress("tuning", self._steps, self._steps + 1)
+        return levels(self._context, candidate)

@@ -1,9 +1,9 @@
-"""Attention maps and values of a model's sites over a data set, batch by batch, in canonical form; none are kept."""
+"""Attention maps and values of a model's sites over a data set, batch by batch, in canonical form."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from rewriters.editing.fused_sites import lower_fused_sites
 from rewriters.sites import Site
 
 from .datasets import DataSet, Ints
-from .runner import Runner, expose
+from .runner import Runner, expose, only
 
 __all__ = ["Capture", "SiteBatch", "canonical_map", "canonical_values"]
 
@@ -34,6 +34,9 @@ class SiteBatch:
     map: Floats
     values: Floats
     valid: NDArray[np.bool_]
+
+
+Batch = tuple[Ints, Mapping[str, SiteBatch]]
 
 
 def canonical_map(site: Site, array: NDArray[Any]) -> Floats:
@@ -78,6 +81,7 @@ class Capture:
         columns: K of the data set's column labels; None: the number of key columns that most sites have.
         mask: see `Runner.without_padding`; maps then have as many columns as the longest row of their batch.
         padding: input that is 0 at padding of sites whose graph does not show one, as of a decoder with a cache.
+        keep: so many bytes of batches are kept, for who asks for the same rows again.
 
     Attributes:
         sites: the sites that fit, fused ones included.
@@ -95,14 +99,16 @@ class Capture:
         threads: int | None = None,
         mask: str | None = None,
         padding: str | None = None,
+        keep: int = 0,
     ) -> None:
-        self._padding = padding
+        self._padding, self._room = padding, keep
+        self._kept: dict[Hashable, list[Batch]] = {}
         self.skipped: dict[str, str] = {
             site.id: "it lies inside a subgraph or function" for site in sites if site.where
         }
         lowered, readable = lower_fused_sites(model, [site for site in sites if not site.where])
         wanted = [(name, site.dtype) for site in readable for name in (site.probabilities, site.values)]
-        self._runner = Runner(expose(lowered, wanted), folder, threads)
+        self._runner = Runner(_reading(lowered, wanted, data), folder, threads)
         self.fixed_shape = self._runner.fixed_shape
         self.sites: tuple[Site, ...] = ()
         if not readable:
@@ -139,12 +145,23 @@ class Capture:
     def _names(sites: Sequence[Site]) -> list[str]:
         return list(dict.fromkeys(name for site in sites for name in (site.probabilities, site.values)))
 
-    def batches(
-        self, data: DataSet, rows: Ints, threshold: float | None = None
-    ) -> Iterator[tuple[Ints, Mapping[str, SiteBatch]]]:
-        """Row numbers, and by site id the sites' arrays for these rows."""
+    def batches(self, data: DataSet, rows: Ints, threshold: float | None = None) -> Iterator[Batch]:
+        """Row numbers, and by site id the sites' arrays for these rows, which nobody may change."""
+        key = data, rows.tobytes(), threshold
+        if key in self._kept:
+            yield from self._kept[key]
+            return
+        kept, size = [], 0
         for chunk, outputs in self._runner.batches(data, rows, self._rows, self._names(self._readable), threshold):
-            yield chunk, {site.id: self._site_batch(site, outputs, data, chunk) for site in self._readable}
+            sites = {site.id: self._site_batch(site, outputs, data, chunk) for site in self._readable}
+            size += sum(one.map.nbytes + one.values.nbytes for one in sites.values())
+            if size <= self._room:
+                kept.append((chunk, sites))
+            else:
+                kept.clear()
+            yield chunk, sites
+        if size <= self._room:
+            self._kept[key], self._room = kept, self._room - size
 
     def _site_batch(self, site: Site, outputs: Mapping[str, NDArray[Any]], data: DataSet, rows: Ints) -> SiteBatch:
         count = len(rows)
@@ -155,3 +172,12 @@ class Capture:
             return SiteBatch(maps, values, data.inputs[mask][rows, : maps.shape[3]] != 0)
         seen = np.ones((len(maps), maps.shape[3]), np.bool_) if site.unmasked else maps.max((1, 2)) > 0
         return SiteBatch(maps, values, seen)
+
+
+def _reading(model: onnx.ModelProto, wanted: Sequence[tuple[str, int]], data: DataSet) -> onnx.ModelProto:
+    """The model with these values as outputs; without what comes behind them, where the data has all its inputs."""
+    exposed = expose(model, wanted)
+    weights = {tensor.name for tensor in model.graph.initializer}
+    if any(value.name not in data.inputs and value.name not in weights for value in model.graph.input):
+        return exposed
+    return only(exposed, [name for name, _ in wanted])

@@ -26,8 +26,10 @@ from .reading import Classes, Expected, Reader
 from .runner import Runner
 
 __all__ = [
+    "BATCH",
     "Served",
     "answers_of",
+    "by_row",
     "check_target",
     "class_scores",
     "find_prediction_output",
@@ -109,12 +111,12 @@ def check_target(target: int | None, count: int) -> None:
 
 def class_scores(runner: Runner, data: DataSet, rows: Ints, output: str) -> NDArray[np.float32]:
     """The output (N, C) for all rows of the data set, nan at rows not asked for."""
-    return _by_row(
+    return by_row(
         len(data), [(chunk, outputs[output]) for chunk, outputs in runner.batches(data, rows, BATCH, [output])]
     )
 
 
-def _by_row(count: int, batches: Sequence[tuple[Ints, NDArray[Any]]]) -> NDArray[np.float32]:
+def by_row(count: int, batches: Sequence[tuple[Ints, NDArray[Any]]]) -> NDArray[np.float32]:
     """(count, C): the rows of batches (B, C) at their places, nan at all others; C is 0 without a batch."""
     whole = np.full((count, batches[0][1].shape[1] if batches else 0), np.nan, np.float32)
     for chunk, found in batches:
@@ -191,4 +193,4 @@ class Served:
         for chunk, outputs in runner.batches(data, rows, BATCH, [self._output, FLAGGED], threshold):
             batches.append((chunk, outputs[self._output]))
             flags[chunk] = outputs[FLAGGED][: len(chunk), : self._sites]
-        return _by_row(len(data), batches), flags
+        return by_row(len(data), batches), flags

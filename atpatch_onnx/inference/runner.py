@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from rewriters.finding.finder import find_sites
+from rewriters.model.bodies import Wiring, reads
 from rewriters.names import STEERING, THRESHOLD
 
 from ..errors import DATA_MALFORMED, RUNTIME_REFUSES, ModelError, PlanError
@@ -24,7 +25,7 @@ from .padding import cut, lengths
 from .reading import Classes, Reader
 from .sessions import session
 
-__all__ = ["Runner", "expose", "why_not_run"]
+__all__ = ["Runner", "expose", "only", "why_not_run"]
 
 
 BUDGET = 1 << 28
@@ -41,6 +42,24 @@ def expose(model: onnx.ModelProto, values: Sequence[tuple[str, int]]) -> onnx.Mo
             exposed.graph.output.append(helper.make_tensor_value_info(name, dtype, None))
             present.add(name)
     return exposed
+
+
+def only(model: onnx.ModelProto, outputs: Sequence[str]) -> onnx.ModelProto:
+    """The model, changed so that it makes no more than some of its outputs."""
+    graph, makers = model.graph, Wiring(model.graph.node).maker
+    pending, used = list(outputs), set[str]()
+    while pending:
+        node = makers.get(pending.pop())
+        if node is not None and used.isdisjoint(node.output):
+            used.update(filter(None, node.output))
+            pending += reads(node)
+    for field, kept in (
+        (graph.node, [node for node in graph.node if not used.isdisjoint(node.output)]),
+        (graph.output, [value for value in graph.output if value.name in outputs]),
+    ):
+        del field[:]
+        field.extend(kept)
+    return model
 
 
 class Runner:

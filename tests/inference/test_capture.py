@@ -10,9 +10,12 @@ from onnx import TensorProto, helper
 
 import atpatch_onnx
 from atpatch_onnx.errors import DATA_MALFORMED
-from atpatch_onnx.inference.capture import canonical_map, canonical_values
+from atpatch_onnx.inference.capture import Capture, SiteBatch, canonical_map, canonical_values
+from atpatch_onnx.inference.datasets import as_dataset
+from atpatch_onnx.inference.runner import Runner, expose, only
 from rewriters.errors import AtpatchError
 from rewriters.finding.finder import find_sites
+from tests.rewriters import graphs
 from tests.rewriters.finding.leading_axes import FORMS, X
 from tests.rewriters.patterns import PATTERNS, SIZES
 
@@ -53,3 +56,34 @@ def test_a_model_that_judges_rows_of_images_is_refused_with_the_reason(
     with pytest.raises(AtpatchError, match="its leading axis counts windows, not samples") as raised:
         atpatch_onnx.fit(model, clean=data, detector="oneclass")
     assert raised.value.fault is DATA_MALFORMED
+
+
+def test_batches_are_kept_as_far_as_there_is_room() -> None:
+    block, data = graphs.attention_block(), as_dataset(graphs.feeds("4d"))
+
+    def twice(capture: Capture, rows: np.ndarray) -> tuple[SiteBatch, SiteBatch]:
+        ((_, once),), ((_, again),) = (list(capture.batches(data, rows)) for _ in range(2))
+        return once[block.site.id], again[block.site.id]
+
+    def opened(keep: int) -> Capture:
+        return Capture(block.model, Path(), [block.site], data, graphs.K, 1, keep=keep)
+
+    everything, fewer = np.arange(graphs.B), np.arange(graphs.B - 1)
+    one, other = twice(opened(0), everything)
+    assert one is not other
+    assert one.map.tobytes() == other.map.tobytes() and one.values.tobytes() == other.values.tobytes()
+    capture = opened(one.map.nbytes + one.values.nbytes)
+    kept, again = twice(capture, everything)
+    assert kept is again
+    late, again = twice(capture, fewer)
+    assert late is not again and len(late.map) == len(fewer)
+
+
+def test_what_lies_behind_the_wanted_values_is_left_out() -> None:
+    block, feeds = graphs.attention_block(), graphs.feeds("4d")
+    data, rows = as_dataset(feeds), np.arange(graphs.B)
+    whole = expose(block.model, [("p", TensorProto.FLOAT)])
+    short = only(expose(whole, []), ["p"])
+    assert len(short.graph.node) < len(whole.graph.node)
+    (_, want), (_, got) = (next(Runner(one, Path(), 1).batches(data, rows, graphs.B, ["p"])) for one in (whole, short))
+    assert got["p"].tobytes() == want["p"].tobytes()
