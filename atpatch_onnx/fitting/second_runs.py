@@ -28,7 +28,7 @@ from rewriters.names import GIVEN_COLUMNS
 from rewriters.plan import PatchPlan
 
 from ..inference.datasets import Ints
-from ..inference.prediction import BATCH, by_row
+from ..inference.prediction import batch_size, by_row
 from ..inference.runner import Runner, expose
 from .calibration import BENIGN_CHOICES, BenignChoice
 from .site_selection import Candidate
@@ -142,7 +142,7 @@ class SecondRuns:
         runner = self._runner(expose(patched, [(name, TensorProto.FLOAT) for name in names]))
         compared, summed = (np.full(columns, -np.inf, np.float32) for _ in names)
         answers = []
-        for chunk, found in runner.batches(data, rows, BATCH, [self._output, *names], math.inf):
+        for chunk, found in runner.batches(data, rows, batch_size(runner), [self._output, *names], math.inf):
             answers.append((chunk, found[self._output]))
             for whole, name in zip((compared, summed), names, strict=True):
                 whole[chunk, : found[name].shape[1]] = found[name]
@@ -161,7 +161,7 @@ class SecondRuns:
             if runner is None:
                 return None
             data = replace(self._context.data, inputs={**self._context.data.inputs, GIVEN_COLUMNS: columns})
-            for chunk, found in runner.batches(data, new, BATCH, [self._output]):
+            for chunk, found in runner.batches(data, new, batch_size(runner), [self._output]):
                 known.update(zip((keys[row] for row in chunk.tolist()), found[self._output], strict=True))
         return np.array([known[key] for key in keys.values()])
 

@@ -136,6 +136,11 @@ class Runner:
         return tuple(self._session.get_providers())
 
     @property
+    def cuts(self) -> bool:
+        """Whether batches are cut to their longest row."""
+        return self._mask is not None
+
+    @property
     def fixed_shape(self) -> bool:
         """Whether the graph fixes the size of every input axis but the sample axis."""
         return all(isinstance(size, int) for value in self._inputs.values() for size in value.shape[1:])
