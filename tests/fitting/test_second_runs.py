@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from atpatch_onnx.fitting.calibration import BENIGN_CHOICES
+from atpatch_onnx.fitting.fitter import fit
 from atpatch_onnx.fitting.patched_runs import PatchedRuns, levels
 from atpatch_onnx.fitting.second_runs import SecondRuns
 from atpatch_onnx.fitting.site_selection import Candidate
@@ -17,6 +19,9 @@ from atpatch_onnx.inference.prediction import predict
 from atpatch_onnx.inference.runner import Runner
 
 from .test_joint_training import trained_together
+from .toy_hotfixes import fit_toy
+
+toys = pytest.importorskip("tests.toy_backdoor", reason="torch trains the toys")
 
 
 @functools.cache
@@ -72,3 +77,24 @@ def test_where_flags_or_answers_follow_from_more_than_the_sum_only_the_graph_can
     context, candidate, runs, _ = summed()
     asked = replace(candidate, **change)
     assert runs.answers(asked, BENIGN_CHOICES[0], 0.5, context.parts.selection.rows) is None
+
+
+def test_a_fit_chooses_as_if_it_had_served_every_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
+    quick, toy = fit_toy(True, clean=False, passes="two"), toys.toy(padded=True)
+    monkeypatch.setattr(SecondRuns, "answers", lambda *_: None)
+    served = fit(toy.model, toy.debug, passes="two", threads=1)
+    evidence = served.evidence["calibration"]
+    assert quick.evidence["calibration"].keys() == evidence.keys()
+    for step, found in quick.evidence["calibration"].items():
+        assert found == approximately(evidence[step]), step
+    first, second = (replace(hotfix, evidence={}).digest for hotfix in (quick, served))
+    assert first == second
+
+
+def approximately(found: Any) -> Any:
+    """Probabilities next to the others of a batch differ in their last digits."""
+    if isinstance(found, dict):
+        return {key: approximately(value) for key, value in found.items()}
+    if isinstance(found, list):
+        return [approximately(value) for value in found]
+    return pytest.approx(found, abs=1e-5) if isinstance(found, float) else found
