@@ -110,14 +110,15 @@ class SecondRuns:
         first = self._first_run(candidate, rows)
         ids = None if candidate.tokens is None else self._context.data.inputs[candidate.tokens]
         columns = first.flagged(threshold, candidate.companion, ids)
-        flagged = np.flatnonzero(columns.any(1))
+        hit = np.asarray(columns.any(1))
+        flagged = np.flatnonzero(hit)
         scores = first.scores.copy()
         if len(flagged):
             second = self._second_run(candidate, choice, flagged, columns)
             if second is None:
                 return None
             scores[flagged] = second
-        return Answers(scores, columns.any(1))
+        return Answers(scores, hit)
 
     def _tells(self, candidate: Candidate) -> bool:
         """Whether flags and answers follow from the joint scores."""

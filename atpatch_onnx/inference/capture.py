@@ -151,7 +151,8 @@ class Capture:
         if key in self._kept:
             yield from self._kept[key]
             return
-        kept, size = [], 0
+        kept: list[Batch] = []
+        size = 0
         for chunk, outputs in self._runner.batches(data, rows, self._rows, self._names(self._readable), threshold):
             sites = {site.id: self._site_batch(site, outputs, data, chunk) for site in self._readable}
             size += sum(one.map.nbytes + one.values.nbytes for one in sites.values())
