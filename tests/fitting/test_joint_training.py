@@ -5,7 +5,6 @@ the padded toy.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,13 +18,9 @@ from atpatch_onnx.fitting.calibration import BENIGN_CHOICES, BenignChoice, as_fe
 from atpatch_onnx.fitting.fitted import Fitted, Outcome
 from atpatch_onnx.fitting.fitter import SPARSE, _no_worse, fit
 from atpatch_onnx.fitting.hotfix_maker import Fit
-from atpatch_onnx.fitting.joint_training import sites_together
 from atpatch_onnx.fitting.judge import Judge, Score
-from atpatch_onnx.fitting.recipes import make_recipe
-from atpatch_onnx.fitting.splits import Part, join, split
-from atpatch_onnx.fitting.training import Context, TrainedSite, anchor_sites, train_sites
+from atpatch_onnx.fitting.splits import Part
 from atpatch_onnx.hotfix.file import Hotfix
-from atpatch_onnx.inference.capture import Capture
 from atpatch_onnx.inference.datasets import DataSet, as_dataset
 from atpatch_onnx.inference.padding import common_mask, cut, lengths
 from atpatch_onnx.inference.prediction import Served, class_scores
@@ -34,25 +29,9 @@ from rewriters.finding.finder import find_sites
 from rewriters.plan import PatchPlan
 
 from .toy_hotfixes import fit_toy
+from .toy_sites import MASK, trained_together
 
 toys = pytest.importorskip("tests.toy_backdoor", reason="torch trains the toys")
-MASK = "attention_mask"
-
-
-@functools.cache
-def trained_together(kind: str = "profile", every: int = 1) -> tuple[Context, list[TrainedSite], list[TrainedSite]]:
-    """A toy's sites with detectors of their own, and together; texts for profiles, padding left out, one fixed length
-    for a cnn.
-    """
-    padded = kind == "profile"
-    toy, mask = toys.toy(padded=padded), MASK if padded else None
-    data = join(as_dataset(toy.debug), as_dataset(toy.clean))
-    context = Context(toy.model, Path(), data, split(data, 0), 0, 0.005, 1, lambda step, done, total: None, mask, every)
-    sites, _ = find_sites(toy.model)
-    capture = Capture(toy.model, Path(), sites, data, toys.LENGTH, 1, mask)
-    made = make_recipe(kind, capture.sites, len(context.parts.train.rows), toys.LENGTH, 0, every)
-    alone = anchor_sites(context, capture, made, train_sites(context, capture, made))
-    return context, alone, sites_together(context, capture, made, alone)
 
 
 @pytest.mark.parametrize(("kind", "every"), [("profile", 1), ("profile", 3), ("cnn", 1)])

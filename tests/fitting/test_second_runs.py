@@ -18,8 +18,8 @@ from atpatch_onnx.fitting.training import Context
 from atpatch_onnx.inference.prediction import predict
 from atpatch_onnx.inference.runner import Runner
 
-from .test_joint_training import trained_together
 from .toy_hotfixes import fit_toy
+from .toy_sites import trained_together
 
 toys = pytest.importorskip("tests.toy_backdoor", reason="torch trains the toys")
 
