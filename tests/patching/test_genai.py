@@ -36,6 +36,8 @@ og = pytest.importorskip("onnxruntime_genai", reason="the builder is not install
 FAMILIES = ("llama", "qwen2", "gemma", "mistral")
 WITH_OTHER_PROJECTIONS = ("qwen3", "phi3")
 WITH_WINDOW_CACHE = ("gemma2",)
+ONLY_FP32 = ("gpt_oss",)
+"""The builder quantizes it only from the four-bit weights that it was published with."""
 LAYERS, HEADS, GROUPS, HEAD_DIM, VOCABULARY = 2, 4, 2, 16, 96
 BATCH, PROMPT, STEPS = 2, 7, 12
 SIZES = {
@@ -56,6 +58,7 @@ OWN: dict[str, dict[str, object]] = {
     "mistral": {"sliding_window": 8},
     "phi3": {"original_max_position_embeddings": 128},
     "gemma2": {"sliding_window": 16},
+    "gpt_oss": {"sliding_window": 8, "num_local_experts": 4, "num_experts_per_tok": 2},
 }
 
 # The builder's own command line, once for every model, in one process: most of its time is importing torch.
@@ -78,13 +81,14 @@ def _build(root: Path) -> None:
 
     tokenizer = word_tokenizer(numbered(VOCABULARY, {"<unk>": 0, "<s>": 1, "</s>": 2}))
     jobs = []
-    for family in (*FAMILIES, *WITH_OTHER_PROJECTIONS, *WITH_WINDOW_CACHE):
+    for family in (*FAMILIES, *WITH_OTHER_PROJECTIONS, *WITH_WINDOW_CACHE, *ONLY_FP32):
         with torch.random.fork_rng():
             torch.manual_seed(0)
             model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **SIZES, **OWN.get(family, {})))
         model.save_pretrained(root / family)
         save_folder(tokenizer, root / family)
-        jobs += [f"{root / family}|{root / f'{family}-{precision}'}|{precision}" for precision in ("fp32", "int4")]
+        precisions = ("fp32",) if family in ONLY_FP32 else ("fp32", "int4")
+        jobs += [f"{root / family}|{root / f'{family}-{precision}'}|{precision}" for precision in precisions]
     done = subprocess.run([sys.executable, "-c", _BUILD, *jobs], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
 
@@ -297,6 +301,20 @@ def test_silent_healing_is_bit_identical_in_genai(
     silent, firing = (heal(model, columns, tmp_path / name) for name, columns in (("silent", ()), ("firing", (3,))))
     before, after, other = (genai_logits(path.parent, shared) for path in (model, silent, firing))
     assert all(np.array_equal(one, two) for one, two in zip(before, after, strict=True))
+    assert not np.allclose(before[0], other[0], atol=1e-3) and np.isfinite(other[-1]).all()
+
+
+def test_sinks_and_experts_are_patched_in_genai(built: Path, tmp_path: Path) -> None:
+    """gpt-oss: each head has a sink, and every other layer's cache holds only its window, so it is no site."""
+    model = built / "gpt_oss-fp32" / "model.onnx"
+    operators = {node.op_type for node in onnx.load(model, load_external_data=False).graph.node}
+    assert {"GroupQueryAttention", "MoE"} <= operators
+    assert [site.id for site in inspect_model(model).sites] == ["model.layers.1.attn"]
+    patch(model.parent, tmp_path / "silent", detector="static", columns=())
+    before = genai_logits(model.parent, True)
+    healed_folders = [heal(model, columns, tmp_path / f"healed {len(columns)}").parent for columns in ((), (3,))]
+    same, quiet, other = (genai_logits(folder, True) for folder in (tmp_path / "silent", *healed_folders))
+    assert all(np.array_equal(*pair) for one in (same, quiet) for pair in zip(before, one, strict=True))
     assert not np.allclose(before[0], other[0], atol=1e-3) and np.isfinite(other[-1]).all()
 
 
