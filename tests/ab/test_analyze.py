@@ -111,8 +111,8 @@ def test_equal_arms_are_not_distinguished(tmp_path):
 
 @pytest.mark.slow
 def test_srm_fires_on_a_skewed_log_and_not_on_a_fair_one(tmp_path, atpatch):
-    fair = write_log(tmp_path / "fair.jsonl", (entry for entry, _ in ab_rows(20000, 0.1, 0.1, 0.1)))
-    skewed = write_log(tmp_path / "skewed.jsonl", (entry for entry, _ in ab_rows(20000, 0.1, 0.1, 0.1, skew=0.15)))
+    fair = write_log(tmp_path / "fair.jsonl", (entry for entry, _ in ab_rows(6000, 0.1, 0.1, 0.1)))
+    skewed = write_log(tmp_path / "skewed.jsonl", (entry for entry, _ in ab_rows(6000, 0.1, 0.1, 0.1, skew=0.15)))
     assert analyze_log(fair).valid
     (found,) = analyze_log(skewed).revisions
     assert found.live.srm.alarm
