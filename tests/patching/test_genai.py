@@ -64,8 +64,8 @@ OWN: dict[str, dict[str, object]] = {
 # The builder's own command line, once for every model, in one process: most of its time is importing torch.
 _BUILD = """
 import runpy, sys
-for folder, out, precision in (line.split("|") for line in sys.argv[1:]):
-    sys.argv = ["builder", "-i", folder, "-o", out, "-p", precision, "-e", "cpu", "-c", out + "/cache"]
+for folder, out, precision, provider, *extra in (line.split("|") for line in sys.argv[1:]):
+    sys.argv = ["builder", "-i", folder, "-o", out, "-p", precision, "-e", provider, "-c", out + "/cache", *extra]
     runpy.run_module("onnxruntime_genai.models.builder", run_name="__main__")
 """
 
@@ -88,7 +88,10 @@ def _build(root: Path) -> None:
         model.save_pretrained(root / family)
         save_folder(tokenizer, root / family)
         precisions = ("fp32",) if family in ONLY_FP32 else ("fp32", "int4")
-        jobs += [f"{root / family}|{root / f'{family}-{precision}'}|{precision}" for precision in precisions]
+        jobs += [f"{root / family}|{root / f'{family}-{precision}'}|{precision}|cpu" for precision in precisions]
+    for precision in ("fp16", "bf16"):
+        out = root / f"llama-{precision}-cuda"
+        jobs.append(f"{root / 'llama'}|{out}|{precision}|cuda|--extra_options|enable_cuda_graph=1")
     done = subprocess.run([sys.executable, "-c", _BUILD, *jobs], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
 
@@ -106,7 +109,9 @@ def generate(path: Path, then: Path | None = None) -> list[dict[str, np.ndarray]
     inputs = {value.name for value in session.get_inputs()}
     names = [value.name for value in session.get_outputs()]
     tokens = np.random.default_rng(0).integers(3, VOCABULARY, (BATCH, PROMPT))
-    cache = {name: np.zeros((BATCH, GROUPS, 0, HEAD_DIM), np.float32) for name in inputs if name.startswith("past")}
+    half = any("float16" in value.type for value in session.get_inputs())
+    empty = np.zeros((BATCH, GROUPS, 0, HEAD_DIM), np.float16 if half else np.float32)
+    cache = {name: empty for name in inputs if name.startswith("past")}
     length, answers = PROMPT, []
     for _ in range(STEPS + 1):
         positions = np.broadcast_to(np.arange(length - tokens.shape[1], length), tokens.shape)
@@ -316,6 +321,29 @@ def test_sinks_and_experts_are_patched_in_genai(built: Path, tmp_path: Path) -> 
     same, quiet, other = (genai_logits(folder, True) for folder in (tmp_path / "silent", *healed_folders))
     assert all(np.array_equal(*pair) for one in (same, quiet) for pair in zip(before, one, strict=True))
     assert not np.allclose(before[0], other[0], atol=1e-3) and np.isfinite(other[-1]).all()
+
+
+def test_a_build_in_half_precision_for_cuda(built: Path, tmp_path: Path) -> None:
+    """The processor runs it too. Healed, it agrees with its float32 twin as far as float16 goes."""
+    model = built / "llama-fp16-cuda" / "model.onnx"
+    patch_model(model, tmp_path / "silent.onnx", detector="static", columns=())
+    quiet = heal(model, (), tmp_path / "quiet")
+    for before, *others in zip(generate(model), generate(tmp_path / "silent.onnx"), generate(quiet), strict=True):
+        assert all(other[name].tobytes() == before[name].tobytes() for other in others for name in before)
+    first, *_ = generate(heal(model, (3,), tmp_path / "half"))
+    want, *_ = generate(heal(built / "llama-fp32" / "model.onnx", (3,), tmp_path / "exact"))
+    for name, array in want.items():
+        assert first[name].dtype == np.float16
+        np.testing.assert_allclose(first[name], array, atol=0.01 * np.abs(array).max(), rtol=0, err_msg=name)
+
+
+def test_types_of_a_build_in_bfloat16(built: Path, tmp_path: Path) -> None:
+    """No kernel of the processor takes it, but types are checked before kernels are looked for."""
+    model = built / "llama-bf16-cuda" / "model.onnx"
+    patched = [heal(model, (3,), tmp_path / "static"), heal_by_answer_row(model, 3.0, tmp_path / "answer row")]
+    for path in (model, *patched):
+        with pytest.raises(Exception, match="Could not find an implementation for MatMul"):
+            ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
 
 def heal_by_answer_row(model: Path, threshold: float, out: Path) -> Path:
