@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from onnx import TensorProto, helper, numpy_helper
 
+from .model.constant_pool import ConstantPool
 from .names import branch_name, make_name
 
 __all__ = ["BATCH_DIMS_FROM", "ConstantPool", "Emitter"]
@@ -30,32 +31,6 @@ _AXES_AS_INPUT = {
     "Unsqueeze": 13,
     "Squeeze": 13,
 }
-
-
-class ConstantPool:
-    """Constants by content, so that sites share what is equal.
-
-    In a graph they become initializers of the main graph, which every subgraph sees. A function sees nothing outside
-    itself, and before IR version 4 an initializer had to be an input too: there they become Constant nodes, written
-    where they are first used.
-    """
-
-    def __init__(self, initializers: Any | None, label: str) -> None:
-        self._initializers = initializers
-        self._label = label
-        self._names: dict[tuple[str, tuple[int, ...], bytes], str] = {}
-
-    def name(self, array: NDArray[Any], nodes: list[onnx.NodeProto]) -> str:
-        key = (array.dtype.str, array.shape, array.tobytes())
-        if key not in self._names:
-            name = make_name(self._label, str(len(self._names)))
-            tensor = numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), name)
-            if self._initializers is not None:
-                self._initializers.append(tensor)
-            else:
-                nodes.append(helper.make_node("Constant", [], [name], name=name, value=tensor))
-            self._names[key] = name
-        return self._names[key]
 
 
 class Emitter:
@@ -269,6 +244,14 @@ class Emitter:
     def mask_of_values(self, mask: str) -> str:
         """(B, K) → (B, 1, K, 1), once for all sites that have the same mask."""
         return self.once(f"mask of values:{mask}", lambda: self.unsqueeze(mask, 1, 3))
+
+    def kept_columns(self, mask: str) -> str:
+        """(B, K) bool → (B, 1, K, 1) float32, 0 at the columns of the mask, else 1, once for all sites as above."""
+
+        def make() -> str:
+            return self.op("Where", self.mask_of_values(mask), self.constant(0.0), self.constant(1.0), role="kept")
+
+        return self.once(f"kept columns:{mask}", make)
 
     def as_row(self, x: str) -> str:
         """(B, 1, K, 1) → (B, 1, 1, K). Not by Transpose: onnxruntime would fuse it into a product, and go through the

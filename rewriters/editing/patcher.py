@@ -20,6 +20,7 @@ from ..emit import ConstantPool, Emitter
 from ..errors import ALREADY_PATCHED, NAME_CLASH, NO_SITE, NOT_PATCHED, STAMP_MISMATCH, AtpatchError
 from ..finding.key_value import HealingPlaces
 from ..model.bodies import Wiring, body_at, outputs_of, walk_bodies
+from ..model.constant_pool import whole_numbers
 from ..model.io import digest
 from ..names import is_inserted, is_ours
 from ..plan import PatchPlan, Smoothing
@@ -256,8 +257,7 @@ def _patch_body(
         if isinstance(site_plan.detector, Smoothing):
             patches[site.id] = smooth_site(e, site, site_plan.detector, controls, wiring)
             continue
-        before = (None, None) if earlier is None else (earlier.columns, earlier.fixed and earlier.fixed.columns)
-        patches[site.id] = patch_site(e, site, site_plan, controls, wiring, *before, reported=plan.telemetry)
+        patches[site.id] = patch_site(e, site, site_plan, controls, wiring, earlier, reported=plan.telemetry)
         if group is not None:
             carried[group] = patches[site.id]
     return patches, top
@@ -280,7 +280,7 @@ def _pools(model: onnx.ModelProto, bodies: Iterable[Where]) -> dict[Where, Const
     """One pool for all bodies that see the main graph's initializers, one each for those that do not (see
     `ConstantPool`).
     """
-    common = ConstantPool(model.graph.initializer, "constant")
+    common = ConstantPool(model.graph.initializer, "constant", whole_numbers(model.graph))
     pools: dict[Where, ConstantPool] = {(): common if model.ir_version >= 4 else ConstantPool(None, "constant/main")}
     for number, where in enumerate(bodies):
         sees_initializers = model.ir_version >= 4 and not (where and where[0][1] == "function")

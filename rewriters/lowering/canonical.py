@@ -28,6 +28,13 @@ class Canonical:
         self._map = site.probabilities
         self._dtype = site.dtype
 
+    @property
+    def keeps_values(self) -> bool:
+        """Whether the site's own values are canonical."""
+        layout = self._layout
+        whole = layout.rank == 4 and not layout.single_head and layout.widths == 1 and not layout.values_lack
+        return whole and layout.values is None and self._dtype == TensorProto.FLOAT
+
     def probabilities(self, e: Emitter, p: str) -> str:
         """P → A (B, H, Q, K)."""
         return self._to_four_axes(e, self._ordered(e, self._to_float(e, p), self._layout.probabilities))

@@ -44,8 +44,8 @@ class KeptOperands:
     def values(self, e: Emitter) -> str:
         return self._canonical.values(e, self._site.values)
 
-    def remainder(self, e: Emitter, columns: str) -> Remainder:
-        visible = e.op("Where", e.unsqueeze(columns, 1, 3), e.constant(0.0, np.float32), self.values(e))
+    def remainder(self, e: Emitter, columns: str, kept_values: str | None = None) -> Remainder:
+        visible = kept_values or e.op("Where", e.unsqueeze(columns, 1, 3), e.constant(0.0, np.float32), self.values(e))
         product = e.op("MatMul", self.map(e), visible, role="product_unflagged")
         return Remainder(product, self.canonical(e, self._output), self._output)
 

@@ -74,8 +74,8 @@ class Opened:
     def values(self, e: Emitter) -> str:
         return self.value
 
-    def remainder(self, e: Emitter, columns: str) -> Remainder:
-        visible = e.op("Where", e.mask_of_values(columns), e.constant(0.0), self.value)
+    def remainder(self, e: Emitter, columns: str, kept_values: str | None = None) -> Remainder:
+        visible = kept_values or e.op("Where", e.mask_of_values(columns), e.constant(0.0), self.value)
         product = e.op("MatMul", self.probabilities, visible, role="product_unflagged")
         untouched = product
         if self.unsure is not None:

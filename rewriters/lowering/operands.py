@@ -54,8 +54,12 @@ class Operands(Protocol):
         """The values."""
         ...
 
-    def remainder(self, e: Emitter, columns: str) -> Remainder:
-        """The product without the masked columns, (B, K) bool."""
+    def remainder(self, e: Emitter, columns: str, kept_values: str | None = None) -> Remainder:
+        """The product without the masked columns, (B, K) bool.
+
+        Args:
+            kept_values: (B, H, K, D) float32, 0 in these columns, where they are there already.
+        """
         ...
 
     def original(self, e: Emitter) -> str:
@@ -108,18 +112,20 @@ class ProductOperands:
     def values(self, e: Emitter) -> str:
         return self._canonical.values(e, self._site.values)
 
-    def remainder(self, e: Emitter, columns: str) -> Remainder:
+    def remainder(self, e: Emitter, columns: str, kept_values: str | None = None) -> Remainder:
         if self._kept is not None:
-            visible = e.op("Where", e.mask_of_values(columns), e.constant(0.0), self.values(e))
+            visible = kept_values or e.op("Where", e.mask_of_values(columns), e.constant(0.0), self.values(e))
             return Remainder(
                 e.op("MatMul", self.map(e), visible, role="product_unflagged"),
                 self.canonical(e, self._kept),
                 self._kept,
             )
-        zero = e.constant(0, helper.tensor_dtype_to_np_dtype(self._site.dtype))
-        hidden = self._canonical.column_mask(e, columns, self._site.probabilities)
+        if kept_values is None or not self._canonical.keeps_values:
+            zero = e.constant(0, helper.tensor_dtype_to_np_dtype(self._site.dtype))
+            hidden = self._canonical.column_mask(e, columns, self._site.probabilities)
+            kept_values = e.op("Where", hidden, zero, self._site.values)
         # Samples without a masked column go through the same kernel with the same numbers.
-        product = self._product(e, e.op("Where", hidden, zero, self._site.values), "product_unflagged")
+        product = self._product(e, kept_values, "product_unflagged")
         canonical = self.canonical(e, product)
         single = e.float(canonical) if self.dtype == TensorProto.DOUBLE else canonical
         return Remainder(single, canonical, product)

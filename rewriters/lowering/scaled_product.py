@@ -10,7 +10,7 @@ import onnx
 
 from ..emit import Emitter
 from ..sites import MAP_FORMS, Site
-from .operands import ProductOperands
+from .operands import ProductOperands, Remainder
 
 __all__ = ["FORMS", "ScaledOperands", "lower_site"]
 
@@ -26,6 +26,9 @@ class ScaledOperands(ProductOperands):
 
     def values(self, e: Emitter) -> str:
         return e.op("Mul", super().values(e), e.constant(self._alpha))
+
+    def remainder(self, e: Emitter, columns: str, kept_values: str | None = None) -> Remainder:
+        return super().remainder(e, columns)  # the node itself multiplies by α
 
 
 def lower_site(e: Emitter, site: Site, node: onnx.NodeProto) -> ScaledOperands:

@@ -74,8 +74,8 @@ class _Part:
     def values(self, e: Emitter) -> str:
         return self.value
 
-    def remainder(self, e: Emitter, columns: str) -> Remainder:
-        visible = e.op("Where", e.unsqueeze(columns, 1, 3), e.constant(0.0, np.float32), self.value)
+    def remainder(self, e: Emitter, columns: str, kept_values: str | None = None) -> Remainder:
+        visible = kept_values or e.op("Where", e.unsqueeze(columns, 1, 3), e.constant(0.0, np.float32), self.value)
         product = e.op("MatMul", self.part, visible, role="product_unflagged")
         return Remainder(product, product, product)
 

@@ -47,8 +47,8 @@ class Tapped:
     def values(self, e: Emitter) -> str:
         return self._float(e, self.emit_values(e))
 
-    def remainder(self, e: Emitter, columns: str) -> Remainder:
-        visible = e.op("Where", e.mask_of_values(columns), e.constant(0.0, np.float32), self.values(e))
+    def remainder(self, e: Emitter, columns: str, kept_values: str | None = None) -> Remainder:
+        visible = kept_values or e.op("Where", e.mask_of_values(columns), e.constant(0.0, np.float32), self.values(e))
         product = e.op("MatMul", self._float(e, self.probabilities), visible, role="product_unflagged")
         return Remainder(product, self.canonical(e, self.output), self.output)
 

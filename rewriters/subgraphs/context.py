@@ -69,6 +69,7 @@ class MapContext:
         alike: every row sees every valid column, even with a weight of 0 (see `rows_alike`).
         ahead: `valid` is made of graph inputs in front of the body, and so can be what is made of it.
         common: `valid` is made in the body, and several sites have the same.
+        masks_have_padding: masks of flagged columns may hold padding, as one from a site with other padding may.
     """
 
     map: str
@@ -82,6 +83,7 @@ class MapContext:
     alike: bool = False
     ahead: bool = False
     common: bool = False
+    masks_have_padding: bool = True
 
     def shared(self, e: Emitter, key: str, make: Callable[[Emitter], str]) -> str:
         """What is made only of `valid`: once for all sites that have the same, where it can be."""
@@ -136,21 +138,33 @@ class MapContext:
             return length
         return self.shared(e, f"length of a map:{length}", lambda body: body.unsqueeze(length, 2, 3))
 
-    def valid_of_maps(self, e: Emitter) -> str:
-        """(B, 1, K, 1) float32, 1 at valid columns; where there is padding."""
+    def length_of_rows(self, e: Emitter) -> str:
+        """The same, (B, 1, 1) or (1,), 1 at least."""
+        valid = self.valid_float(e)
+        length = self.length(e, valid)
+        if valid is None:
+            return length
+
+        def make(body: Emitter) -> str:
+            return body.unsqueeze(body.at_least(length, 1.0), 2)
+
+        return self.shared(e, f"length of rows:{length}", make)
+
+    def valid_row(self, e: Emitter) -> str:
+        """(B, 1, 1, K) float32, 1 at valid columns; where there is padding."""
         valid = self.valid_float(e)
         assert valid is not None
-        return self.shared(e, f"columns of a map:{valid}", lambda body: body.unsqueeze(valid, 1, 3))
-
-    def per_column(self, e: Emitter, x: str) -> str:
-        """Expand x, which broadcasts to (B, K), to that shape."""
-        return e.op("Expand", x, e.shape(e.dims(self.map, 0, 1), self.columns(e)))
+        return self.shared(e, f"rows:{valid}", lambda body: body.unsqueeze(valid, 1, 2))
 
     def no_columns(self, e: Emitter) -> str:
         """(B, K) bool, all False."""
         if self.valid is not None:
             return e.op("Xor", self.valid, self.valid)
         return self.per_column(e, e.constant(False, np.bool_))
+
+    def per_column(self, e: Emitter, x: str) -> str:
+        """Expand x, which broadcasts to (B, K), to that shape."""
+        return e.op("Expand", x, e.shape(e.dims(self.map, 0, 1), self.columns(e)))
 
     def rows(self, e: Emitter, every: int, probes: tuple[int, ...]) -> tuple[str, str | None]:
         """Rows 0, `every`, ... of the map (B, H, R, K) and its probe rows (B, H, P, K), None where there are none."""
@@ -178,8 +192,7 @@ class MapContext:
         if valid_float is None or not self.self_attention:
             return e.op("Mul", e.reduce("Mean", rows, 2, role="column_mean"), length)
         if every == 1:  # as many rows are valid as columns are
-            weights = self.shared(e, f"rows:{valid_float}", lambda body: body.unsqueeze(valid_float, 1, 2))
-            return e.op("MatMul", weights, rows, role="column_sum")
+            return e.op("MatMul", self.valid_row(e), rows, role="column_sum")
 
         def shares(body: Emitter) -> str:
             counted = body.strided(valid_float, 1, every)

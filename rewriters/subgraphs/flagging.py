@@ -61,35 +61,51 @@ def where_enabled(
 
 def flag(e: Emitter, plan: SitePlan, context: MapContext, controls: Controls) -> tuple[str, str | None]:
     """(B, K) bool: the columns above the threshold, and those above the lower threshold."""
-    fixed = isinstance(plan.detector, Static)
-    threshold = e.constant(0.0) if fixed else _threshold(e, context, controls)
     score = scores(e, context, plan.detector)
-    # Else a branch or the threshold switches the patch off.
-    switched = not controls.frozen and (not e.conditional or (context.small and fixed))
-    enabled = controls.enabled if switched else None
-    high = _above(e, score, threshold, context, enabled)
+    fixed = isinstance(plan.detector, Static)
+    high = _above(e, score, 0.0 if fixed else 1.0, context, controls)
     if fixed or controls.companion == 1.0:
         return high, None
-    lower = e.op("Mul", threshold, e.constant(controls.companion), role="companion_threshold")
-    return high, _above(e, score, lower, context, enabled)
+    return high, _above(e, score, controls.companion, context, controls)
 
 
-def _threshold(e: Emitter, context: MapContext, controls: Controls) -> str:
-    """The threshold; of small maps, whose detection is in no branch, an infinite one while the patch is off."""
-    if controls.frozen or not (e.conditional and context.small):
-        return controls.threshold
+def _above(e: Emitter, score: str, factor: float, context: MapContext, controls: Controls) -> str:
+    """Where scores are above the threshold times a factor."""
+    if not e.conditional:
+        bar = _threshold(e, factor, controls)
+        above = e.op("Greater", score, bar)
+        above = above if context.valid is None else e.op("And", above, context.valid)
+        return above if controls.frozen else e.op("And", above, controls.enabled, role="flags")
+    return e.op("Greater", score, _bar(e, factor, context, controls), role="flags")
 
-    def either(body: Emitter) -> str:
-        return body.op("Where", controls.enabled, controls.threshold, body.constant(np.inf), role="threshold")
 
-    return e.ahead("threshold", either)
+def _threshold(e: Emitter, factor: float, controls: Controls) -> str:
+    if factor in (0.0, 1.0):
+        return controls.threshold if factor else e.constant(0.0)
+    return e.op("Mul", controls.threshold, e.constant(factor), role="companion_threshold")
 
 
-def _above(e: Emitter, score: str, threshold: str, context: MapContext, enabled: str | None) -> str:
-    above = e.op("Greater", score, threshold)
-    if context.valid is not None:
-        above = e.op("And", above, context.valid)
-    return above if enabled is None else e.op("And", above, enabled, role="flags")
+def _bar(e: Emitter, factor: float, context: MapContext, controls: Controls) -> str:
+    """The threshold, infinite at padding; once for all sites that have the same padding.
+
+    Of small maps, whose detection is in no branch, it is also infinite while the patch is off.
+    """
+
+    def switched(body: Emitter) -> str:
+        bar = _threshold(body, factor, controls)
+        if controls.frozen or not context.small:
+            return bar
+        return body.op("Where", controls.enabled, bar, body.constant(np.inf), role="threshold")
+
+    bar = e.ahead(f"threshold:{factor}:{context.small}", switched)
+    valid = context.valid
+    if valid is None:
+        return bar
+    return context.shared(
+        e,
+        f"bar:{factor}:{valid}",
+        lambda body: body.op("Where", valid, bar, body.constant(np.inf), role="bar"),
+    )
 
 
 def with_companions(e: Emitter, columns: str, companions: str) -> str:

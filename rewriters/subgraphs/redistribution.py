@@ -76,12 +76,17 @@ class Rows:
     _room: str  # 1 - T, (B, H, Q)
     _benign: str  # Σ q v, (B, H, Q, D)
     _refuge: str  # mean value of the unflagged columns a row sees, (B, H, Q, D)
+    kept_values: None = None
 
     def active(self, e: Emitter) -> str:
         """(B, 1, Q, 1) bool, rows with a flagged column (rules 1 and 2)."""
         return e.once(f"active:{self._active}", lambda: e.unsqueeze(self._active, 3))
 
-    def gap(self, e: Emitter) -> str:
+    def patched(self, e: Emitter, product: str) -> str:
+        """The patched rows (B, H, Q, D) for the product over the unflagged columns."""
+        return e.op("Sub", e.op("Div", product, self.divisor), self._gap(e), role="patched")
+
+    def _gap(self, e: Emitter) -> str:
         """(B, H, Q, D), to subtract from the scaled product: -σ Σ q v, and in saturated rows -(1 - T) σ · refuge too.
 
         In a row that does not change it is +0: subtracting +0 changes no bit of any number, not even of -0.
@@ -108,6 +113,7 @@ def redistribute(e: Emitter, pair: BenignPair, context: MapContext, mask: str, v
     room = e.op("Sub", one, share, role="room")
 
     total, unsaturated, divisor = unflagged_rows(e, context, kept, room)
+    divisor = e.op("Where", unsaturated, divisor, e.constant(np.inf))
     divisor = e.op("Where", active, divisor, one, role="divisor")
     return Rows(flagged, lost, e.unsqueeze(divisor, 3), active, unsaturated, total, room, benign, refuge)
 
@@ -134,7 +140,7 @@ def _counted(e: Emitter, valid: str | None, mask: str) -> tuple[str, str, str, s
 
 
 def unflagged_rows(e: Emitter, context: MapContext, kept: str, room: str) -> tuple[str | None, str, str]:
-    """Rule 4: σ, None where it is 1; which rows are not saturated, bool; and 1 / s, infinite in those that are.
+    """Rule 4: σ, None where it is 1; which rows are not saturated, bool; and 1 / s, which is for these only.
 
     Args:
         kept: 0 at flagged columns, else 1, (B, 1, K, 1).
@@ -145,7 +151,7 @@ def unflagged_rows(e: Emitter, context: MapContext, kept: str, room: str) -> tup
     floor = e.constant(FLOOR) if total is None else e.op("Mul", total, e.constant(FLOOR))
     unsaturated = e.op("Greater", mass, floor, role="unsaturated")
     divisor = e.op("Div", mass, room if total is None else e.op("Mul", room, total))
-    return total, unsaturated, e.op("Where", unsaturated, divisor, e.constant(np.inf))
+    return total, unsaturated, divisor
 
 
 def _column(e: Emitter, x: str) -> str:

@@ -24,12 +24,13 @@ def value_side(e: Emitter, operands: Operands, plan: SitePlan, context: MapConte
         rows = redistribute_alike(e, plan.benign, context, mask, operands.values(e))
     else:
         rows = redistribute(e, plan.benign, context, mask, operands.values(e))
-    rest = operands.remainder(e, rows.flagged)
-    patched = e.op("Sub", e.op("Div", rest.product, rows.divisor), rows.gap(e), role="patched")
+    rest = operands.remainder(e, rows.flagged, rows.kept_values)
+    active = rows.active(e) if rest.untouched != rest.product else ""
+    patched = rows.patched(e, rest.product)
     if operands.dtype == TensorProto.DOUBLE:
         patched = e.cast(patched, operands.dtype)
-    if rest.untouched != rest.product:
-        patched = e.op("Where", rows.active(e), patched, rest.untouched)
+    if active:
+        patched = e.op("Where", active, patched, rest.untouched)
     if rows.lost is not None:
         # In such a row the product lacks the part of the flagged columns.
         patched = e.op("Where", e.unsqueeze(rows.lost, 3), operands.canonical(e, operands.original(e)), patched)

@@ -50,8 +50,8 @@ class SitePatch:
         site that never fires.
     seen: (B, K) bool, valid columns that the answer row sees; others score 0. None at a site whose detector reads more
         than that row.
-    valid: (B, K) bool, columns that are not padding, next to a mask or score from `detect_site` or `score_site`; None
-        where there is none.
+    valid: (B, K) bool, columns that are not padding, next to a mask or score; None where there is none, and where the
+        mask may hold padding.
     fixed: the flagged columns, where they are the same in every request (see `fixed_columns`);
         `columns` may be "" then.
     """
@@ -71,8 +71,7 @@ def patch_site(
     plan: SitePlan,
     controls: Controls,
     wiring: Wiring,
-    carried: str | None = None,
-    known: tuple[int, ...] | None = None,
+    earlier: SitePatch | None = None,
     *,
     reported: bool = True,
 ) -> SitePatch:
@@ -80,13 +79,13 @@ def patch_site(
 
     Args:
         wiring: of the body with the site.
-        carried: columns (B, K) flagged at an earlier site over the same tokens; they are flagged here too.
-        known: which ones, where they are the same in every request; then `carried` may be "", not computed.
+        earlier: of a site over the same tokens; the columns flagged there are flagged here too.
         reported: whether the flagged columns must be a value of the graph even if nothing here reads them.
     """
-    fixed = fixed_columns(e, site, plan, wiring, known or ()) if carried is None or known is not None else None
+    carried, known = "" if earlier is None else earlier.columns, _known_columns(earlier)
+    fixed = None if known is None else fixed_columns(e, site, plan, wiring, known)
     if fixed is not None:
-        columns = carried if carried and fixed.columns == known else ""
+        columns = carried if fixed.columns == known else ""
         return _patch_fixed(e, site, plan, fixed, controls, wiring, columns, reported)
     taken: list[Replacement] = []
     site = reading_early(e, site, wiring, taken)
@@ -98,20 +97,23 @@ def patch_site(
     def decide(inner: Emitter) -> list[str]:
         columns, companions = flag(inner, plan, context, controls)
         if carried or known:
-            earlier = carried or flag(inner, replace(plan, detector=Static(known or ())), context, controls)[0]
-            columns = inner.op("Or", columns, earlier, role="joined_columns")
+            others = carried or flag(inner, replace(plan, detector=Static(known or ())), context, controls)[0]
+            columns = inner.op("Or", columns, others, role="joined_columns")
         if companions is not None:
             columns = with_companions(inner, columns, companions)
         return [columns, inner.cast(inner.peak(inner.number(columns), 0, 1, keepdims=False), TensorProto.BOOL)]
 
     columns, any_flagged = where_enabled(e, controls, context, decide, ("columns", "any_flagged"))
+    of_other_padding = bool(carried) and earlier is not None and earlier.valid != context.valid
+    context = replace(context, masks_have_padding=of_other_padding)
+    known_valid = None if of_other_padding else context.valid
     if site.quantizer is not None:
 
         def redistributed(inner: Emitter, kept: KeptOperands) -> str:
             return value_side(inner, kept, plan, context, columns)
 
         replaced = patch_between_pairs(e, site, any_flagged, wiring, redistributed)
-        return SitePatch((*replaced, *taken), columns)
+        return SitePatch((*replaced, *taken), columns, valid=known_valid)
     masked, product = masked_scores(e, site, plan, wiring), wiring.maker[site.product]
 
     def patched(inner: Emitter) -> str:
@@ -120,7 +122,14 @@ def patch_site(
         return _patched(inner, operands, plan, context, columns)
 
     _choose(e, site, operands, any_flagged, patched)
-    return SitePatch((Replacement(site.product, tuple(e.nodes)),), columns)
+    return SitePatch((Replacement(site.product, tuple(e.nodes)),), columns, valid=known_valid)
+
+
+def _known_columns(earlier: SitePatch | None) -> tuple[int, ...] | None:
+    """The columns that an earlier site flags in every request; None where they are not known."""
+    if earlier is None:
+        return ()
+    return None if earlier.fixed is None else earlier.fixed.columns
 
 
 def _patch_fixed(

@@ -78,8 +78,10 @@ def optimized(model: onnx.ModelProto, level: str, folder: Path) -> onnx.ModelPro
 
 
 def inserted(model: onnx.ModelProto) -> set[str]:
-    """Names of our nodes, in all bodies."""
-    return {node.name for _, body in walk_bodies(model) for node in body.node if node.name.startswith("atpatch/")}
+    """Names of our nodes, in all bodies, and of our constants."""
+    names = {node.name for _, body in walk_bodies(model) for node in body.node}
+    names |= {tensor.name for tensor in model.graph.initializer}
+    return {name for name in names if name.startswith("atpatch/")}
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -108,6 +110,14 @@ def test_an_optimizer_finds_nothing_to_do_in_a_patch(
         for layer, site in enumerate(sites)
     }
     made = patch(model, PatchPlan(plans, passes=passes, groups=(tuple(plans),)), sites)
+    assert inserted(made) and not inserted(made) - inserted(optimized(made, "extended", tmp_path))
+
+
+def test_an_optimizer_finds_nothing_to_do_in_the_patch_of_an_export(tmp_path: Path) -> None:
+    """Nor does the patch have axes and sizes that are constants of the model too."""
+    model = onnx.load(export_model("bert", "dynamo", "eager").path)
+    detector = random_profile(find_sites(model)[0][0].heads or 1, np.random.default_rng(0))
+    made = patched(model, SitePlan(detector, BenignPair(np.array([0.5], np.float32)), True))
     assert inserted(made) and not inserted(made) - inserted(optimized(made, "extended", tmp_path))
 
 

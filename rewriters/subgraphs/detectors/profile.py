@@ -32,7 +32,7 @@ def _network(e: Emitter, context: MapContext, detector: Profile) -> str:
     """(B, K), before the sigmoid."""
     x, width = column_features(e, context, detector), detector.map_features
     order = by_head(width, detector.probes)
-    first, *further = _standardizing(detector)
+    first, *further = _with_constant_unit(_standardizing(detector))
     # Columns stay the last axis, as in the map, so no Transpose is needed: x ← Wᵀ x + b, with x (B, F, K).
     product = e.op("MatMul", _weight(e, first.weight[order], last=not further), x)
     if detector.norms is not None:
@@ -44,8 +44,9 @@ def _network(e: Emitter, context: MapContext, detector: Profile) -> str:
     x = e.op("Add", product, _bias(e, first.bias, last=not further))
     for index, layer in enumerate(further, 1):
         last = index == len(further)
-        product = e.op("MatMul", _weight(e, layer.weight, last=last), e.op("Relu", x))
-        x = e.op("Add", product, _bias(e, layer.bias, last=last))
+        x = e.op("MatMul", _weight(e, layer.weight, last=last), e.op("Relu", x))
+        if not last:  # the last one has no bias
+            x = e.op("Add", x, _bias(e, layer.bias, last=False))
     return x
 
 
@@ -116,6 +117,17 @@ def _standardizing(detector: Profile) -> tuple[Dense, ...]:
     mean = (detector.mean / std)[..., :width]
     bias = first.bias - mean @ first.weight[:width].astype(np.float64)
     return (Dense(weight.astype(np.float32), bias.astype(np.float32)), *rest)
+
+
+def _with_constant_unit(layers: tuple[Dense, ...]) -> tuple[Dense, ...]:
+    """The same network without the last bias: it is the weight of one more unit, which is always 1."""
+    if len(layers) < 2:
+        return layers
+    *front, before, last = layers
+    weight = np.pad(before.weight, ((0, 0), (0, 1)))
+    bias = np.concatenate([before.bias, np.ones_like(before.bias[..., :1])], axis=-1)
+    last_weight = np.concatenate([last.weight, last.bias[None]])
+    return (*front, Dense(weight, bias), Dense(last_weight, np.zeros_like(last.bias)))
 
 
 def dense_stack(e: Emitter, x: str, layers: tuple[Dense, ...]) -> str:

@@ -8,6 +8,7 @@ import pytest
 from rewriters.emit import ConstantPool, Emitter
 from rewriters.finding.finder import find_sites
 from rewriters.lowering.operands import ProductOperands
+from rewriters.lowering.scaled_product import ScaledOperands
 from rewriters.plan import BenignPair, SitePlan, Static
 from rewriters.subgraphs.context import MapContext
 from rewriters.subgraphs.sides import value_side
@@ -58,6 +59,23 @@ def test_the_last_operator() -> None:
         side(e, kind, dense)
         return e.nodes[-1].op_type, [node.op_type for node in e.nodes[-3:]]
 
-    assert last("float", dense=True)[0] == "Sub"
+    assert last("float", dense=True)[0] == "Div"
     assert last("float", dense=False)[0] == "Where"
-    assert last("double", dense=True) == ("Where", ["Sub", "Cast", "Where"])
+    assert last("double", dense=True) == ("Where", ["Div", "Cast", "Where"])
+
+
+@pytest.mark.parametrize("dense", [False, True], ids=["some", "all"])
+def test_a_scaled_product_is_scaled_once(dense: bool) -> None:
+    """Also where the values without the flagged columns are there before the product is copied."""
+    body = f"{QK} p = Softmax<axis = -1>(qk) out = com.microsoft.FusedMatMul<alpha = 0.25>(p, v)"
+    made = model(body, "float[B,3,S,4] q, float[B,3,T,4] k, float[B,3,T,4] v")
+    (site,) = find_sites(made)[0]
+    assert site.form == "softmax+scaled"
+
+    def scaled(e: Emitter) -> str:
+        operands = ScaledOperands(site, made.graph.node[-1])
+        context = MapContext(operands.map(e), None, self_attention=False, alike=dense)
+        return value_side(e, operands, SitePlan(Static(), PAIR, dense), context, "mask")
+
+    got = ran(scaled, p=A, v=V, mask=MASK)
+    np.testing.assert_allclose(got, oracle.joint(A, V / 4, MASK, None, PAIR), atol=1e-5)

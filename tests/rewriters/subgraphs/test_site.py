@@ -138,12 +138,34 @@ def test_columns_of_an_earlier_site_are_flagged_here_too(conditional: bool) -> N
     carried = np.array([[0, 0, 0, 1, 0, 0], [1, 0, 0, 0, 0, 0]], bool)
 
     def write(e: Emitter, site: Site, wiring: Wiring) -> SitePatch:
-        return patch_site(e, site, PLAN, CONTROLS, wiring, e.constant(carried, np.bool_))
+        return patch_site(e, site, PLAN, CONTROLS, wiring, SitePatch((), e.constant(carried, np.bool_)))
 
     got = patched(write, conditional=conditional)
     assert (got.values[got.patch.columns] == HIGH | carried).all()
     p, _ = attended()
     np.testing.assert_allclose(got.values["out"], oracle.joint(p, DATA["v"], HIGH | carried, None, PAIR), atol=1e-5)
+
+
+@BOTH
+@pytest.mark.parametrize("sees_all", [True, False], ids=["alike", "not alike"])
+def test_a_column_of_an_earlier_site_may_be_padding_here(sees_all: bool, conditional: bool) -> None:
+    """It counts neither as flagged nor as unflagged; a later site with the same padding is told."""
+    low = "l = Constant<value_floats = [0.0, -1e9, 0.0, 0.0, 0.0, 0.0]>()"
+    far = PLAIN.replace("p = Softmax", f"{low} m = Add(qk, l) p = Softmax").replace("(qk) out", "(m) out")
+    carried = np.array([[0, 1, 0, 1, 0, 0], [0, 1, 0, 0, 0, 0]], bool)
+    plan = replace(PLAN, every_row_sees_every_column=sees_all)
+
+    def write(e: Emitter, site: Site, wiring: Wiring) -> SitePatch:
+        earlier = SitePatch((), e.constant(carried, np.bool_), valid="of another site")
+        return patch_site(e, site, plan, CONTROLS, wiring, earlier)
+
+    got = patched(write, far, conditional=conditional)
+    assert got.patch.valid is None and (got.values[got.patch.columns] == carried).all()
+    p = attended()[0] * (np.arange(6) != 1)
+    p /= p.sum(-1, keepdims=True)
+    valid = np.tile(np.arange(6) != 1, (2, 1))
+    want = oracle.joint(p, DATA["v"], carried & valid, valid, PAIR)
+    np.testing.assert_allclose(got.values["out"], want, atol=1e-5)
 
 
 @BOTH
