@@ -21,12 +21,12 @@ from rewriters.plan import Detector, PatchPlan, SitePlan, Static, Statistic
 from rewriters.sites import Site
 from tests.exports import EXPORTERS, export_model
 
+from ..decoder_layers import FORMS, WIDTH, feeds_of, multi_head, plan_for
 from ..decoders import LAYERS, PRESENT, causal_lm, decoder, step
-from ..finding.test_key_value import FORMS, WIDTH, feeds_of, multi_head, plan_for
 from ..half_precision import feeds_for, halved
 from ..running import run_all
 from .chats import FAMILIES, chat, searched
-from .test_healing_merged import heal, merged
+from .healed_merged import heal, merged
 
 Answers = list[dict[str, np.ndarray]]
 

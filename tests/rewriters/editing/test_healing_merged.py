@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,39 +14,18 @@ from onnxruntime.quantization import quantize_dynamic
 from rewriters.editing.observe import observe
 from rewriters.editing.patcher import patch, unpatch
 from rewriters.errors import AtpatchError
-from rewriters.finding.cache_branches import MergedDecoder, find_merged
+from rewriters.finding.cache_branches import MergedDecoder
 from rewriters.finding.finder import find_sites
-from rewriters.finding.key_value import HealingPlaces, healing_places
-from rewriters.plan import Detector, OneClass, PatchPlan, SitePlan, Static, Statistic
+from rewriters.plan import OneClass, PatchPlan, SitePlan, Static, Statistic
 from tests.merged import merged_of
 
 from ..decoders import HEADS, PRESENT, decoder, merged_decoder
 from ..graphs import session
 from .chats import BATCH, FAMILIES, LENGTHS, PADDED, assert_agree, chat
+from .healed_merged import heal, merged, read
 
 Feeds = dict[str, np.ndarray]
 BARS = np.geomspace(8, 0.1, 20)
-
-
-@functools.cache
-def merged(family: str) -> MergedDecoder:
-    return read(merged_of(decoder(False, family), decoder(True, family)))
-
-
-def read(model: onnx.ModelProto) -> MergedDecoder:
-    found = find_merged(model, find_sites(model)[0])
-    assert found is not None
-    return found
-
-
-def heal(of: MergedDecoder, detector: Detector, **options: object) -> onnx.ModelProto:
-    """Patched at all sites that can judge."""
-    places = healing_places(of.prompts.model)
-    assert isinstance(places, HealingPlaces)
-    plans = {name: SitePlan(detector) for name in places.judged}
-    options = {"telemetry": True, **options}
-    plan = of.spread(PatchPlan(plans, passes="two", groups=(places.judged,), mend="heal", **options))  # type: ignore[arg-type]
-    return patch(of.model, plan, of.sites)
 
 
 def flags_of(answer: Feeds) -> np.ndarray:
