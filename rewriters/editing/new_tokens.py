@@ -17,7 +17,7 @@ from ..lowering.microsoft_group_query import FORM, lengths_of, read_lengths
 from ..sites import Site
 from ..subgraphs.site import SitePatch
 
-__all__ = ["NewTokens", "closed_up", "read_by", "sources"]
+__all__ = ["NewTokens", "closed_up", "read_by", "sources", "with_equal_ones"]
 
 _TO_END = np.iinfo(np.int64).max
 
@@ -132,6 +132,26 @@ def closed_up(e: Emitter, numbers: str, flags: str, valid: str | None) -> str:
     place = e.op("Where", leaves, e.op("Sub", ahead, one), closer, role="place")
     in_order = e.op("ScatterElements", numbers, place, numbers, axis=1, role="flagged_first")
     return e.op("GatherElements", in_order, e.op("Max", rank, total), axis=1, role="source")
+
+
+def with_equal_ones(e: Emitter, flags: str, tokens: str, valid: str | None, first: str) -> str:
+    """(B, S) bool: the flags, and those of tokens with the id of a flagged one in the same call: a trigger is one
+    wherever it stands, and one of eight copies that is left is enough for the attack.
+
+    Args:
+        flags, valid, first: see `sources`.
+        tokens: graph input (B, S) with ids, no negative ones.
+    """
+    ids = e.cast(tokens, TensorProto.INT64)
+    behind = e.op("Add", e.op("ReduceMax", ids, keepdims=0), e.constant(1, np.int64), role="no_id")
+    # Ids that are not flagged all write to the place behind the last one, which nobody reads.
+    size = e.op("Concat", e.dims(tokens, 0, 1), e.unsqueeze(e.op("Add", behind, e.constant(1, np.int64)), 0), axis=0)
+    nowhere = e.op("Expand", e.constant(0, np.int64), size)
+    ones = e.op("Expand", e.constant(1, np.int64), e.dims(tokens, 0, 2))
+    marked = e.op("ScatterElements", nowhere, e.op("Where", flags, ids, behind), ones, axis=1, role="flagged_ids")
+    equal = e.cast(e.op("GatherElements", marked, ids, axis=1), TensorProto.BOOL)
+    equal = e.op("And", equal, e.op("Not", first))
+    return e.op("And", equal, valid, role="equal") if valid is not None else equal
 
 
 def _healthy(e: Emitter, flags: str, valid: str | None) -> str:

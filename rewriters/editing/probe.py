@@ -20,7 +20,7 @@ from ..subgraphs.site import SitePatch, detect_site, score_site
 from .controls import body_controls
 from .early_part import EarlyPart
 from .joining import join
-from .new_tokens import NewTokens, closed_up, read_by, sources
+from .new_tokens import NewTokens, closed_up, read_by, sources, with_equal_ones
 from .second_pass import twin_site
 
 __all__ = ["Probe", "Probed", "add_probe"]
@@ -138,6 +138,7 @@ def _judged(e: Emitter, probe: Probe) -> Probed:
     flags = join(e, plan, [(site, patch) for site, (patch, _) in judged]).columns
     patch, first = judged[0][1]
     if plan.closes_up:
+        flags = with_equal_ones(e, flags, probe.tokens, patch.valid, first)
         source = closed_up(e, here.numbers, flags, patch.valid)
     else:
         source = sources(e, here.numbers, flags, patch.valid, first)

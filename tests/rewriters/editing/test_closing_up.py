@@ -97,6 +97,26 @@ def test_flagged_tokens_leave_their_call(family: str, columns: tuple[int, ...], 
     assert np.abs(chat(model)[-1]["logits"] - answers[-1]["logits"]).max() > 1e-3
 
 
+@pytest.mark.parametrize("gating", ["if", "none"])
+def test_all_copies_of_a_flagged_token_leave_the_call(gating: str) -> None:
+    """But for the first token, and copies in the past, which were judged there."""
+    export = export_model("llama", "torchscript")
+    model = onnx.load(export.path)
+    sites = find_sites(model)[0]
+    feeds = export.feeds(4, padded=True)
+    length = feeds["input_ids"].shape[1]
+    feeds["input_ids"][:] = np.arange(3, 3 + length)
+    feeds["input_ids"][:, [0, 4]] = feeds["input_ids"][:, [2]]
+    got = run_all(patch(model, closing(sites, Static((2,)), gating=gating), sites), feeds)
+    valid = feeds["attention_mask"] != 0
+    expected = np.isin(np.arange(length), [2, 4]) & valid
+    expected[valid.cumsum(1) == 1] = False
+    assert np.array_equal(flags_of(got), expected)
+    want = run_all(model, {**feeds, "input_ids": moved(feeds["input_ids"], expected, valid)})
+    for name, array in want.items():
+        np.testing.assert_allclose(got[name][valid], array[valid], atol=1e-4 * np.abs(array).max(), rtol=0)
+
+
 @pytest.mark.parametrize("depth", [1, LAYERS])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_samples_with_flags_of_their_own(family: str, depth: int) -> None:
@@ -198,7 +218,7 @@ def test_quantized_look_up(gating: str, tmp_path: Path) -> None:
 def test_every_form_of_attention(form: Callable[[bool], onnx.ModelProto], gating: str) -> None:
     """The oracle is the model itself, with the moved tokens. Its keys, values and queries look them up apart."""
     model = form(False)
-    feeds = feeds_of(model)
+    feeds = {**feeds_of(model), "input_ids": np.arange(10).reshape(2, 5)}
     past = feeds.get("past_k", np.zeros((1, 1, 0, 1))).shape[2]
     plan, sites = plan_for(model, (past + 2, past + 4), gating=gating, closes_up=True)
     patched = patch(model, plan, sites)
