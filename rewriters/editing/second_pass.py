@@ -42,7 +42,6 @@ from ..subgraphs.site import Replacement, SitePatch, redistribute_site
 from .excision import TokenAxis, excise, in_order, tokens_of
 from .joining import Joined, join
 from .samples import carries_samples, prediction_output, requested, sample_outputs
-from .unpacked_weights import UnpackedWeights
 
 __all__ = ["SecondPass", "add_second_pass", "twin_site"]
 
@@ -119,7 +118,6 @@ def _second_run(
         rows = e.squeeze(e.op("NonZero", e.squeeze(sample, 1)), 0)
         names = {name: e.op("Gather", name, rows, axis=0, role="input") for name in carried}
         flagged = [(group, e.op("Gather", columns, rows, axis=0)) for group, columns in flagged]
-    unpacked = UnpackedWeights(e, model.graph.initializer, rows)
     columns = {site.product: (site, mask) for group, mask in flagged for site in group.sites}
     detection = {one.output: one.nodes for one in replacements if one.output not in columns}
     excision = None
@@ -150,7 +148,7 @@ def _second_run(
         for piece in detection.get(next(filter(None, node.output)), (node,)):
             if any(name in names for name in reads(piece)):
                 names.update({name: second_run(name) for name in piece.output if name})
-                e.nodes.append(unpacked(renamed(piece, second, second_run)))
+                e.nodes.append(renamed(piece, second, second_run))
     if excision is not None:
         names.update({name: in_order(e, excision, names[name]) for name in excision.outputs if name in names})
     flip = prediction_output(model, outputs) if plan.accept == "flip" else None
