@@ -35,7 +35,6 @@ class AlikeRows:
     _divisor: str  # 1 / s; 1 in saturated rows and in rows that do not change, (B, H, Q, 1)
     _active: str  # (B, 1, 1) bool
     _benign: str  # -Σ q v, (B, H, 1 | Q, D)
-    _bounded: bool  # whether the divisor is finite, and the benign part has one row
     _moved: str  # (1 - T) / number of unflagged columns, times -1, in saturated rows, else 0, (B, H, Q, 1)
     _sum: str  # of the unflagged values, (B, H, 1, D)
     _total: str | None  # σ, (B, H, Q, 1); None where it is 1
@@ -50,14 +49,9 @@ class AlikeRows:
 
         In a row that does not change +0 is subtracted, which changes no bit of any number, not even of -0.
         """
-        benign = self._benign
-        if self._bounded:  # onnxruntime multiplies a column by a row faster than it adds a row to all others
-            benign = e.op("MatMul", self._divisor, benign)
-        gap = e.op("Add", e.op("MatMul", self._moved, self._sum), benign, role="gap")
+        gap = e.op("Add", e.op("MatMul", self._moved, self._sum), self._benign, role="gap")
         if self._total is not None:
             gap = e.op("Mul", gap, self._total)
-        if self._bounded:
-            return e.op("Div", e.op("Sub", product, gap), self._divisor, role="patched")
         return e.op("Sub", e.op("Div", product, self._divisor), gap, role="patched")
 
 
@@ -95,8 +89,7 @@ def redistribute_alike(e: Emitter, pair: BenignPair, context: MapContext, mask: 
     moved = e.op("Where", unsaturated, zero, e.op("Div", room, of.unflagged), role="moved")
     divisor, moved = e.unsqueeze(divisor, 3), e.unsqueeze(moved, 3)
     total = total and e.unsqueeze(total, 3)
-    bounded = pair.relative and pair.largest_share <= 1.0  # not all columns are flagged, so T is below 1
-    return AlikeRows(of.flagged, kept_values, divisor, active, benign, bounded, moved, total_value, total)
+    return AlikeRows(of.flagged, kept_values, divisor, active, benign, moved, total_value, total)
 
 
 def _wide(e: Emitter, kept: str, pair: BenignPair) -> str:
