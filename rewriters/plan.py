@@ -124,8 +124,8 @@ class PatchPlan:
         mend: two passes: "redistribute" the attention of flagged columns in the second run, "excise" those tokens from
             its request, or "heal" a decoder: a first run of only what the detectors of the groups need flags tokens,
             and in the second run, the model's own, each flagged token has key and value of its neighbor.
-        closes_up: healing: a flagged token leaves its call instead. The tokens in front of it move up, and copies of
-            the first one fill the gap at the beginning (see `editing.new_tokens.closed_up`).
+        closes_up: healing: a flagged token and all that equal it leave their call instead. The tokens in front move up,
+            and copies of the first one fill the gap at the beginning (see `editing.new_tokens`).
         states: healing: rows of outputs with hidden states are exchanged too, for a graph behind this one that makes
             keys and values of them: the decoder of an encoder that is a file of its own.
         accept: two passes: "always", or "flip" to keep the first run's outputs where the prediction is the same;

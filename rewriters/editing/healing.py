@@ -14,7 +14,7 @@
    embeddings and caches. So caches carry healed rows, and later calls need nothing. With nothing flagged each row is
    gathered from its own place, which changes no bit.
 5. With `closes_up` the rows of looked-up embeddings are gathered instead, at this one place, so that flagged tokens
-   leave the call (see `new_tokens.closed_up`). Keys, values and hidden states of a later layer then have nothing of a
+   and all that equal them leave the call (see `new_tokens`). Keys, values and hidden states then have nothing of a
    flagged token, not even where the answer is read; rows of outputs in front of it are those of the moved tokens.
 6. With `states` the same happens to outputs with hidden states: to the graph behind this one that is as if the keys and
    values which it makes of them were healed.
