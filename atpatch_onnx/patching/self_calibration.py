@@ -52,7 +52,10 @@ bounds the threshold (see `fitting.costs`).
 """
 SHARES = (0.5, 0.4)
 """Of the rows that detectors and the threshold are fitted on; the rest is only counted."""
-NOISE_WORTH = "On the one backdoored model that was measured, 5.9 % of the attacks are left and no accuracy is lost; "
+NOISE_WORTH = (
+    "On backdoored models that were measured, 5.9 % of the attacks with one rare word are left and no accuracy is lost,"
+    " but 98 % of those with three words and 73 % of those with a sentence; "
+)
 """What such a calibration was seen to do, for people who use it; the figures are those of models/results/HOLDING.md."""
 FIXED_LENGTH = 24
 """Tokens of every random text where the model takes no padding mask."""

@@ -10,8 +10,8 @@ __all__ = ["LOAD", "PAPER", "PEAK", "ROWS", "SIZE", "THREADS", "Request", "Row"]
 
 THREADS = (1, 2)
 
-LOAD, SIZE, PEAK = 1.10, 1.02, 1.05
-"""Bounds on load time, file size and peak memory, patched / original."""
+LOAD, SIZE, PEAK = {"one": 1.10, "two": 1.25}, {"one": 1.02, "two": 1.02}, {"one": 1.05, "two": 1.15}
+"""Bounds on load time, file size and peak memory, patched / original, by the passes of the patch."""
 
 PAPER = {"clean": 1.2, "flagged": 2.6}
 """What the paper reports for its hooks in torch, on a forward pass of half a millisecond."""
@@ -70,17 +70,17 @@ _TWO = (
 
 ROWS: tuple[Row, ...] = (
     Row("BERT-base, random weights", "bert-base", _texts((1, 128), (8, 128), (1, 512)), _one(1.02, 1.05), torch=True),
-    Row("MiniLM-L6", "minilm", _texts((1, 64), (1, 128), (1, 256), (8, 128)), _one(1.03, 1.08), torch=True),
-    Row("MiniLM-L6, positions extended", "minilm-2048", _texts((1, 2048)), _one(1.05, 1.10)),
+    Row("MiniLM-L6", "minilm", _texts((1, 64), (1, 128), (1, 256), (8, 128)), _one(1.02, 1.06), torch=True),
+    Row("MiniLM-L6, positions extended", "minilm-2048", _texts((1, 2048)), _one(1.04, 1.08)),
     Row(
         "MiniLM-L6, positions extended, detectors of every 8th row",
         "minilm-2048",
         _texts((1, 2048)),
-        _one(1.05, 1.10),
+        _one(1.04, 1.08),
         every=8,
     ),
     Row("ViT-base, random weights, 197 tokens", "vit-base", ({"batch": 1}, {"batch": 8}), _one(1.02, 1.05), torch=True),
-    Row("MiniLM-L6, int8 (dynamic)", "minilm-int8", _texts((1, 128), (8, 128)), _one(1.05, 1.10)),
+    Row("MiniLM-L6, int8 (dynamic)", "minilm-int8", _texts((1, 128), (8, 128)), _one(1.03, 1.10)),
     Row(
         "MiniLM-L6, fused: Attention, SkipLayerNormalization, BiasGelu",
         "minilm-fused",

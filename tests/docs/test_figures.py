@@ -151,6 +151,18 @@ def test_the_readme_names_what_less_knowledge_leaves() -> None:
     )
     nothing, twice = held("no-data", "attacks", "1 copy", "asr_star"), held("no-data", "clean", "flagged")
     assert f"on random tokens: {nothing:.1f} % are left, and {twice:.0f} % of the clean requests run twice" in words
+    three, sentence = several_words()
+    assert f"{three:.0f} % are left where the trigger is three words, {sentence:.0f} % where it is a sentence" in words
+    page = " ".join((ROOT / "docs/guide/patch.md").read_text().split())
+    assert (
+        f"{three:.0f} % of the attacks with three words are left, and {sentence:.0f} % of those with a sentence" in page
+    )
+
+
+def several_words() -> tuple[float, float]:
+    """Attacks that are left without any data where the trigger has several words."""
+    three, sentence = (held(f"no-data-{row}", "attacks", "1 copy", "asr_star") for row in ("words", "sentence"))
+    return three, sentence
 
 
 def test_patch_without_data_says_what_that_was_worth() -> None:
@@ -159,4 +171,6 @@ def test_patch_without_data_says_what_that_was_worth() -> None:
         held("no-data", "clean", "original") - held("no-data", "clean", "accuracy"),
     )
     assert lost <= 0
-    assert f"{left:.1f} % of the attacks are left and no accuracy is lost" in NOISE_WORTH
+    three, sentence = several_words()
+    assert f"{left:.1f} % of the attacks with one rare word are left and no accuracy is lost" in NOISE_WORTH
+    assert f"{three:.0f} % of those with three words and {sentence:.0f} % of those with a sentence" in NOISE_WORTH

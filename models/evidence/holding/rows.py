@@ -70,6 +70,7 @@ _ONE = ("attacks", "1 copy", "asr_star", "value")
 _DOSES = (_left(0.01), _points(0.1), _flagged(0.005))
 _FLOOR = ("attacks", "1 copy", "floor", "value")
 _HIDDEN = (Bound("ASR above the floor", ("attacks", "1 copy", "asr", "value"), 0.05, _FLOOR),)
+_NO_DATA = (Bound("ASR\\*", _ONE, 0.04), _points(0.3), Bound("extra runs", ("clean", "flagged", "value"), 0.1))
 
 ROWS: Mapping[str, Row] = {
     "doses-cf": Row("a word, by dose and form", labeled.doses, Words, "sst2-fresh-badnets", _DOSES, looks=3),
@@ -106,7 +107,7 @@ ROWS: Mapping[str, Row] = {
         label_free.no_data,
         Words,
         "sst2-fresh-badnets",
-        (Bound("ASR\\*", _ONE, 0.04), _points(0.3), Bound("extra runs", ("clean", "flagged", "value"), 0.1)),
+        _NO_DATA,
         seeded=False,
         looks=3,
     ),
@@ -118,6 +119,21 @@ ROWS: Mapping[str, Row] = {
         (Bound("predictions changed", ("clean", "changed", "value"), 0.005),),
         seeded=False,
     ),
+    **{
+        f"no-data-{name}": Row(
+            f"no data, a text model; {title}",
+            label_free.no_data,
+            Words,
+            victim,
+            _NO_DATA,
+            seeded=False,
+        )
+        for name, title, victim in (
+            ("words", "three rare words", "sst2-fresh-words"),
+            ("sentence", "a sentence", "sst2-fresh-insertsent"),
+            ("hidden", "a word whose attention is hidden", "sst2-hidden-medium"),
+        )
+    },
     "no-data-digits": Row("no data, an image model", label_free.no_data_digits, Digits, "mnist-vit-badnets"),
     "traffic-texts": Row(
         "500 requests, 0 to 2 % attacks, texts",
