@@ -55,10 +55,11 @@ def pop_source(options: dict[str, Any]) -> Source:
 
 
 def model_path(model: str) -> str:
-    """The model file, where a folder of one is given."""
+    """The model file, where a folder of one is given; any other name as it is, since a Path makes "." of ""."""
+    from ..inspection.folders import is_folder
     from ..inspection.model_files import model_file
 
-    return str(model_file(model))
+    return str(model_file(model)) if is_folder(model) else model
 
 
 def answering_model(model: str) -> str:
