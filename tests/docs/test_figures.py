@@ -86,6 +86,29 @@ def test_the_readme_names_the_worst_prices() -> None:
     assert f"× {clean:.2f}, an image model" in README and f"× {all_flagged:.1f}, the same image model" in README
 
 
+def test_the_guide_on_cost_tells_the_figures_of_the_bench() -> None:
+    names = {
+        "BERT-base": "BERT-base, random weights",
+        "ViT-base, 197 tokens": "ViT-base, random weights, 197 tokens",
+        "MiniLM-L6, int8": "MiniLM-L6, int8 (dynamic)",
+        "MiniLM-L6 fused into com.microsoft Attention": "MiniLM-L6, fused: Attention, SkipLayerNormalization, BiasGelu",
+    }
+    lines = {
+        (line["row"], " × ".join(map(str, line["shape"].values()))): line["threads"]["1"]
+        for line in json.loads((RESULTS / "bench.json").read_text("utf-8"))["lines"]
+    }
+    page = (ROOT / "docs/guide/cost.md").read_text("utf-8")
+    rows = re.findall(r"^\| (\w[^|]+) \| ([\d ×]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]*) ?\|$", page, re.MULTILINE)
+    assert len(rows) == 7
+    for model, shape, silent, flagged, torch in rows:
+        told = lines[names.get(model, model), shape]
+        shown = [f"{told[name]['ratio']['median']:.2f}" for name in ("nothing flagged", "flagged")]
+        assert [silent, flagged] == shown, model
+        assert not torch or torch == f"{told['flagged']['torch']['ratio']['median']:.2f}"
+    within = re.search(r"\*\*(\d+ of \d+) figures are within", (RESULTS / "BENCH.md").read_text("utf-8"))
+    assert within is not None and within[1] in page
+
+
 def test_the_readme_names_the_worst_time_to_load() -> None:
     ratios = re.findall(r"^\* (.+), load: ([\d.]+)", (RESULTS / "BENCH.md").read_text("utf-8"), re.MULTILINE)
     worst, model = max((float(ratio), model) for model, ratio in ratios)
