@@ -34,7 +34,7 @@ from .watching import Watched
 
 __all__ = ["ROWS", "Row"]
 
-REVIEWS, ATTACKED = 300, 120
+REVIEWS, ATTACKED = 300, 30
 """Clean reviews of SST-2's test part, and attacked ones for each form."""
 TEST_SEED = 17
 DEPTH = 8
