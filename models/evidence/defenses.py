@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 from .estimates import Estimate, combined, of_shares
 from .measures import NAMES, Run, fits
-from .verdicts import Verdict, holm, p_value, with_p
+from .verdicts import Verdict, together
 
 __all__ = ["SLACK", "Comparison", "Defense", "comparisons", "defenses", "raw_asr", "sentences"]
 
@@ -99,9 +99,9 @@ def comparisons(evidence: Run, *, any_cost: bool = False) -> list[Comparison]:
             )
             found.append((name, fault, hotfix, best))
     differences = [_difference(hotfix[fault], best.figures[fault]) for _, fault, hotfix, best in found]
-    ps = holm([p_value(difference, 0.0) for difference in differences])
-    verdicts = [with_p(p, difference(0.95).mean, 0.0) for p, difference in zip(ps, differences, strict=True)]
-    return [Comparison(*one, verdict) for one, verdict in zip(found, verdicts, strict=True)]
+    return [
+        Comparison(*one, difference.verdict) for one, difference in zip(found, together(differences, 0.0), strict=True)
+    ]
 
 
 def _same_cost(row: Defense, hotfix: Run, rate: float) -> bool:

@@ -13,7 +13,6 @@ from .measures import (
     FLAGGED,
     LOST,
     NAMES,
-    Judged,
     Measure,
     Run,
     at,
@@ -25,7 +24,7 @@ from .measures import (
     one_by_one,
     only,
 )
-from .verdicts import Verdict, joint, judged, known
+from .verdicts import Judged, Verdict, joint, judged, known
 
 __all__ = ["Bound", "Goal", "bounds_of", "goals", "having"]
 

@@ -12,11 +12,11 @@ import numpy as np
 from atpatch_onnx.statistics.proportions import CONFIDENCE
 
 from .estimates import Estimate, combined, of_settings
-from .verdicts import Verdict, holm, p_value, with_p
+from .verdicts import Judged, together
 
 __all__ = [
-    "FLAGGED", "LOST", "NAMES", "Judged", "Measure", "Run", "Settings", "at", "fits", "left", "map_share", "mean_of",
-    "mean_over", "one_by_one", "only", "steps_of", "twins_of",
+    "FLAGGED", "LOST", "NAMES", "Measure", "Run", "Settings", "at", "fits", "left", "map_share", "mean_of", "mean_over",
+    "one_by_one", "only", "steps_of", "twins_of",
 ]  # fmt: skip
 
 Run = Mapping[str, Any]
@@ -140,15 +140,6 @@ def mean_of(settings: Settings, measure: Measure, level: float = CONFIDENCE) -> 
     return combined(parts) if parts else None
 
 
-@dataclass(frozen=True)
-class Judged:
-    """One setting of several; p: adjusted by Holm's method."""
-
-    estimate: Estimate
-    p: float
-    verdict: Verdict
-
-
 def one_by_one(settings: Settings, measure: Measure, bound: float, *, least: bool = False) -> dict[str, Judged]:
     """Settings judged each by itself, with Holm's method over all of them; what was not measured is left out.
 
@@ -165,9 +156,4 @@ def one_by_one(settings: Settings, measure: Measure, bound: float, *, least: boo
         return estimated
 
     names = [name for name in settings if mean_of({name: settings[name]}, measure) is not None]
-    adjusted = holm([p_value(of(name), bound) for name in names])
-    means = [of(name)(CONFIDENCE) for name in names]
-    return {
-        name: Judged(estimate, p, with_p(p, estimate.mean, bound, least=least))
-        for name, estimate, p in zip(names, means, adjusted, strict=True)
-    }
+    return dict(zip(names, together([of(name) for name in names], bound, least=least), strict=True))

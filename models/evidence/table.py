@@ -13,9 +13,9 @@ from .defenses import SLACK
 from .effort import STAGES, minutes
 from .fairness import FEWEST
 from .goals import bounds_of, goals, having
-from .measures import NAMES, Judged, Run, fits, map_share, mean_over, one_by_one, steps_of, twins_of
+from .measures import NAMES, Run, fits, map_share, mean_over, one_by_one, steps_of, twins_of
 from .other_tables import ablations, best_peers, peers, unlabeled
-from .verdicts import Verdict
+from .verdicts import Judged, Verdict
 
 __all__ = ["render"]
 

@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 
 from atpatch_onnx.statistics.proportions import CONFIDENCE
+from atpatch_onnx.statistics.units import holm
 
 from .estimates import Estimate
 
-__all__ = ["Verdict", "holm", "joint", "judged", "known", "p_value", "with_p"]
+__all__ = ["Judged", "Verdict", "joint", "judged", "known", "p_value", "together", "with_p"]
 
 LEAST = 1e-9
 """Smaller p-values are not told apart."""
@@ -80,17 +82,32 @@ def p_value(at: Callable[[float], Estimate], bound: float) -> float:
     return LEAST if outside(least) > 0 else float(10 ** brentq(outside, least, most))
 
 
-def holm(values: Sequence[float]) -> list[float]:
-    """p-values, adjusted for being judged together."""
-    adjusted, largest = [0.0] * len(values), 0.0
-    for rank, place in enumerate(sorted(range(len(values)), key=values.__getitem__)):
-        largest = max(largest, min(1.0, (len(values) - rank) * values[place]))
-        adjusted[place] = largest
-    return adjusted
-
-
 def with_p(p: float, mean: float, bound: float, *, least: bool = False) -> Verdict:
     """By an adjusted p-value."""
     if p > 1 - CONFIDENCE:
         return Verdict.NOT_SHOWN
     return known(mean > bound if least else mean < bound)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One of several; p: adjusted by Holm's method."""
+
+    estimate: Estimate
+    p: float
+    verdict: Verdict
+
+
+def together(several: Sequence[Callable[[float], Estimate]], bound: float, *, least: bool = False) -> list[Judged]:
+    """Each judged by itself, with Holm's method over all of them.
+
+    Args:
+        several: of each, the estimate with an interval of some level.
+        least: the bound is a lower one.
+    """
+    adjusted = holm([p_value(at, bound) for at in several])
+    estimates = [at(CONFIDENCE) for at in several]
+    return [
+        Judged(estimate, p, with_p(p, estimate.mean, bound, least=least))
+        for estimate, p in zip(estimates, adjusted, strict=True)
+    ]

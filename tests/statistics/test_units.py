@@ -81,5 +81,7 @@ def test_mcnemar_is_exact():
 
 
 def test_holm():
+    """Rows out of order, a tie of adjusted values, and some that would exceed 1."""
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert holm([]) == []
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == [1.0, 1.0] and holm([]) == []
