@@ -15,7 +15,7 @@ import numpy as np
 from atpatch_onnx.exporters.exporter import export
 from atpatch_onnx.exporters.quiet import quiet
 
-from . import backdoored_llama as llama, word_tokenizers
+from . import backdoored_llama as llama, small_t5, word_tokenizers
 from .kept import EXPORTER_SOURCE, kept, recipe
 from .word_tokenizers import numbered, save_folder, word_tokenizer
 
@@ -25,7 +25,7 @@ START = 0
 SIZES = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "vocab_size": llama.SIZES["vocab_size"]}
 WEIGHTS = Path(__file__).with_suffix(".safetensors")
 """In float16."""
-RECIPE = recipe(__file__, llama.__file__, WEIGHTS, word_tokenizers.__file__, EXPORTER_SOURCE)
+RECIPE = recipe(__file__, llama.__file__, small_t5.__file__, WEIGHTS, word_tokenizers.__file__, EXPORTER_SOURCE)
 Rows = dict[str, np.ndarray]
 
 
@@ -66,28 +66,8 @@ def exported() -> Path:
 def _export(path: Path) -> None:
     import torch
 
-    class Whole(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner = _trained()
-
-        def forward(self, ids: Any, mask: Any, said: Any) -> Any:
-            return self.inner(input_ids=ids, attention_mask=mask, decoder_input_ids=said, use_cache=False).logits
-
-    names = ["input_ids", "attention_mask", "decoder_input_ids"]
-    axes = {name: {0: "batch", 1: "answer" if name.startswith("decoder") else "prompt"} for name in names}
-    feeds = (torch.ones(2, 6, dtype=torch.long),) * 2 + (torch.ones(2, 3, dtype=torch.long),)
-    with torch.random.fork_rng(), quiet():
-        torch.onnx.export(
-            Whole().eval(),
-            feeds,
-            path,
-            input_names=names,
-            output_names=["logits"],
-            dynamic_axes={**axes, "logits": {0: "batch", 1: "answer"}},
-            opset_version=17,
-            dynamo=False,
-        )
+    with torch.random.fork_rng():
+        small_t5.save_graph(_trained(), path)
 
 
 @functools.cache

@@ -5,19 +5,19 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from atpatch_onnx.exporters.quiet import quiet
 from atpatch_onnx.inference.datasets import DataSet
 
 from . import word_tokenizers
 from .kept import kept, recipe
 from .word_tokenizers import numbered, word_tokenizer
 
-__all__ = ["START", "STOP", "VOCABULARY", "exported", "model", "prompts"]
+__all__ = ["START", "STOP", "VOCABULARY", "exported", "model", "prompts", "save_graph"]
 
 VOCABULARY, START, STOP = 64, 0, 1
 SIZES = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "vocab_size": VOCABULARY}
@@ -50,31 +50,35 @@ def _save(folder: Path) -> None:
     model().config.save_pretrained(folder)
     words = numbered(VOCABULARY, {"<pad>": 0, "</s>": STOP, "<unk>": 2})
     word_tokenizer(words, "$A </s>").save(str(folder / "tokenizer.json"))
-    _export(folder / "model.onnx")
+    save_graph(model(), folder / "model.onnx")
 
 
-def _export(path: Path) -> None:
+def save_graph(model: Any, path: Path) -> None:
+    """Encoder and decoder in one graph, without a cache."""
     import torch
 
     class Whole(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.inner = model()
+            self.inner = model
 
-        def forward(self, input_ids: Any, attention_mask: Any, decoder_input_ids: Any) -> Any:
-            return self.inner(
-                input_ids=input_ids, attention_mask=attention_mask, decoder_input_ids=decoder_input_ids, use_cache=False
-            ).logits
+        def forward(self, ids: Any, mask: Any, said: Any) -> Any:
+            return self.inner(input_ids=ids, attention_mask=mask, decoder_input_ids=said, use_cache=False).logits
 
     names = ["input_ids", "attention_mask", "decoder_input_ids"]
     axes = {name: {0: "batch", 1: "answer" if name.startswith("decoder") else "prompt"} for name in names}
-    with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    feeds = (torch.ones(2, 6, dtype=torch.long),) * 2 + (torch.ones(2, 3, dtype=torch.long),)
+    with quiet():
         torch.onnx.export(
-            Whole().eval(), (torch.ones(2, 6, dtype=torch.long),) * 2 + (torch.ones(2, 3, dtype=torch.long),), path,
-            input_names=names, output_names=["logits"], dynamic_axes={**axes, "logits": {0: "batch", 1: "answer"}},
-            opset_version=17, dynamo=False,
-        )  # fmt: skip
+            Whole().eval(),
+            feeds,
+            path,
+            input_names=names,
+            output_names=["logits"],
+            dynamic_axes={**axes, "logits": {0: "batch", 1: "answer"}},
+            opset_version=17,
+            dynamo=False,
+        )
 
 
 def prompts(lengths: tuple[int, ...] = (5, 9, 7, 3, 9, 4), seed: int = 0) -> DataSet:
