@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from .estimates import Estimate, combined, of_shares
-from .measures import NAMES, Run, fits
+from .measures import NAMES, Run, fault_of, fits
 from .verdicts import Verdict, together
 
 __all__ = ["SLACK", "Comparison", "Defense", "comparisons", "defenses", "raw_asr", "sentences"]
@@ -62,6 +62,11 @@ class Comparison:
     peer: Defense
     verdict: Verdict
 
+    @property
+    def lost(self) -> float:
+        """How much less accurate the peer is than the hotfix, points."""
+        return float(100 * (self.hotfix["accuracy"]["value"] - self.peer.figures["accuracy"]["value"]))
+
 
 def defenses(measured: Run) -> Iterator[Defense]:
     """Rows of the step `peers`."""
@@ -89,7 +94,7 @@ def comparisons(evidence: Run, *, any_cost: bool = False) -> list[Comparison]:
         if seed not in fitted.get(name, {}):
             continue
         hotfix = fitted[name][seed]["patched"]
-        fault = "uf" if "uf" in hotfix else "asr_star"
+        fault = fault_of(hotfix)
         rows = [row for row in defenses(runs[seed]) if row.figures]
         if not any_cost:
             rows = [row for row in rows if _same_cost(row, hotfix, evidence["max_clean_flagged"])]
@@ -150,9 +155,8 @@ def _pair(one: Comparison) -> str:
     left, theirs = (
         f"{100 * figures[one.fault]['value']:.2f} %{raw_asr(figures)}" for figures in (one.hotfix, one.peer.figures)
     )
-    lost = 100 * (one.hotfix["accuracy"]["value"] - one.peer.figures["accuracy"]["value"])
     return (
-        f"`{one.setting}`: {NAMES[one.fault]} {left} with the hotfix, {theirs} with {one.peer.title}, {lost:.1f}"
+        f"`{one.setting}`: {NAMES[one.fault]} {left} with the hotfix, {theirs} with {one.peer.title}, {one.lost:.1f}"
         " points less accurate"
     )
 

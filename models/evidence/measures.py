@@ -15,8 +15,8 @@ from .estimates import Estimate, combined, of_settings
 from .verdicts import Judged, together
 
 __all__ = [
-    "FLAGGED", "LOST", "NAMES", "Measure", "Run", "Settings", "at", "fits", "left", "map_share", "mean_of", "mean_over",
-    "one_by_one", "only", "steps_of", "twins_of",
+    "FLAGGED", "LOST", "NAMES", "Measure", "Run", "Settings", "at", "fault_of", "fits", "left", "map_share", "mean_of",
+    "mean_over", "one_by_one", "only", "steps_of", "twins_of",
 ]  # fmt: skip
 
 Run = Mapping[str, Any]
@@ -32,6 +32,11 @@ def at(run: Run, path: Sequence[str]) -> Any:
     for key in path:
         found = found.get(key, {})
     return found
+
+
+def fault_of(figures: Run) -> str:
+    """The measure that a model is judged by: "uf" where it was measured, else "asr_star"."""
+    return "uf" if "uf" in figures else "asr_star"
 
 
 def fits(evidence: Run, group: str | None = None, step: str = "fit") -> Settings:

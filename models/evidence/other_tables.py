@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from .cells import Evidence, Row, Table, each, share_of
 from .defenses import Comparison, comparisons, defenses, raw_asr
-from .measures import NAMES, Run, steps_of
+from .measures import NAMES, Run, fault_of, steps_of
 from .verdicts import Verdict
 
 __all__ = ["ablations", "best_peers", "peers", "unlabeled"]
@@ -19,7 +19,7 @@ def peers(evidence: Evidence) -> Iterator[tuple[str, Table]]:
     """Other defenses next to the hotfix, a table a setting."""
     for name, measured in each(evidence, "peers"):
         patched, timed = steps_of(evidence, name, "fit")[:1], steps_of(evidence, name, "latency")[:1]
-        shown = ("accuracy", *RAW["uf" if "uf" in patched[0]["patched"] else "asr_star"])
+        shown = ("accuracy", *RAW[fault_of(patched[0]["patched"])])
         own = " / ".join(
             f"{timed[0][kind]['ratio']:.2f}" for kind in ("clean", "flagged") if timed and kind in timed[0]
         )
@@ -57,9 +57,8 @@ def _compared(one: Comparison) -> Row:
     hotfix, peer = (
         f"{share_of([figures], one.fault)} %{raw_asr(figures)}" for figures in (one.hotfix, one.peer.figures)
     )
-    lost = 100 * (one.hotfix["accuracy"]["value"] - one.peer.figures["accuracy"]["value"])
     refused = f", {share_of([one.peer.figures], 'clean_flagged')} % refused" if one.peer.rate else ""
-    told = f"{one.peer.title}: {peer}; {lost:.1f} points less accurate{refused}"
+    told = f"{one.peer.title}: {peer}; {one.lost:.1f} points less accurate{refused}"
     words = {Verdict.MET: "**less**", Verdict.NOT_MET: "**more**"}
     return (NAMES[one.fault], hotfix, told, words.get(one.verdict, "not told apart"))
 

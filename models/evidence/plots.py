@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from .measures import Run, fault_of
+
 __all__ = ["draw"]
 
 MARKED, OTHERS, ACCURACY = "#c0392b", "#5d6d7e", "#1f618d"
 NAMES = {"asr": "ASR", "asr_star": "ASR*", "uf": "UF"}
-
-Run = Mapping[str, Any]
 
 
 def draw(evidence: Mapping[str, Any], folder: Path, stem: str) -> dict[str, str]:
@@ -53,7 +53,7 @@ def _tradeoff(runs: Sequence[Run]) -> Any:
     figure, panels = _panels(len(runs), 3.2)
     for axes, run in zip(panels[0], runs, strict=True):
         points = run["steps"]["curves"]["thresholds"]
-        fault = "uf" if "uf" in points[0] else "asr_star"
+        fault = fault_of(points[0])
         logits = [np.log(point["threshold"] / (1 - point["threshold"])) for point in points]
         for key, name, color, style in (
             ("accuracy", "accuracy", ACCURACY, "-"),

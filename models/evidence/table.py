@@ -13,7 +13,7 @@ from .defenses import SLACK
 from .effort import STAGES, minutes
 from .fairness import FEWEST
 from .goals import bounds_of, goals, having
-from .measures import NAMES, Run, fits, map_share, mean_over, one_by_one, steps_of, twins_of
+from .measures import NAMES, Run, fault_of, fits, map_share, mean_over, one_by_one, steps_of, twins_of
 from .other_tables import ablations, best_peers, peers, unlabeled
 from .verdicts import Judged, Verdict
 
@@ -215,7 +215,7 @@ def _detectors(evidence: Evidence) -> Table:
                 continue
             keys = ("precision", "recall", "fpr", "touched")
             cells = (plain_of([share for run in found if (share := map_share(run["maps"], key))]) for key in keys)
-            fault = "uf" if "uf" in found[0]["patched"] else "asr_star"
+            fault = fault_of(found[0]["patched"])
             after = (share_of(found, "patched", measure) for measure in ("accuracy", "asr", fault))
             rows.append((name, kind, *cells, *after))
     head = (
