@@ -1,4 +1,4 @@
-"""How often the projections of a decoder run in one call, as onnxruntime's profiler counts them."""
+"""Calls of small decoders, and how often projections run in one, as onnxruntime's profiler counts them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,22 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-__all__ = ["LATER", "PROJECTIONS", "runs"]
+from ..decoders import HEADS, PAST, WIDTH
+
+__all__ = ["LATER", "PROJECTIONS", "call", "runs"]
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """Of a layer of Llama, in order."""
 LATER = PROJECTIONS[3:]
 """Those behind the product of map and values."""
+
+
+def call(length: int, past: int = 0) -> dict[str, np.ndarray]:
+    """Two samples with `length` new tokens, and `past` in the cache."""
+    rng = np.random.default_rng(0)
+    cache = {name: rng.normal(size=(2, HEADS, past, WIDTH // HEADS)).astype(np.float32) for name in PAST}
+    ids = rng.integers(3, 90, (2, length))
+    return {"input_ids": ids, "attention_mask": np.ones((2, past + length), np.int64), **cache}
 
 
 def runs(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray], folder: Path) -> dict[str, int]:

@@ -18,10 +18,10 @@ from rewriters.finding.key_value import HealingPlaces, healing_places
 from rewriters.names import is_inserted
 from rewriters.plan import PatchPlan, SitePlan, Static
 
-from ..decoders import HEADS, LAYERS, PAST, WIDTH, decoder
+from ..decoders import LAYERS, decoder
 from ..half_precision import halved
 from .chats import assert_agree, chat
-from .kernels import LATER, PROJECTIONS, runs
+from .kernels import LATER, PROJECTIONS, call, runs
 
 FLAGGED, SILENT = np.array(0.5, np.float32), np.array(2.0, np.float32)
 
@@ -32,13 +32,6 @@ def healing(model: onnx.ModelProto, depth: int, columns: tuple[int, ...] = (3,))
     group = tuple(site.id for site in sites)
     plans = {name: SitePlan(Static((0,) if name != group[-1] else columns)) for name in group}
     return patch(model, PatchPlan(plans, passes="two", groups=(group,), mend="heal", telemetry=True), sites)
-
-
-def call(length: int, past: int = 0) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(0)
-    cache = {name: rng.normal(size=(2, HEADS, past, WIDTH // HEADS)).astype(np.float32) for name in PAST}
-    ids = rng.integers(3, 90, (2, length))
-    return {"input_ids": ids, "attention_mask": np.ones((2, past + length), np.int64), **cache}
 
 
 @pytest.mark.parametrize("depth", [1, LAYERS])

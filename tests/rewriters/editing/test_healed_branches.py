@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 
 import numpy as np
@@ -10,36 +9,21 @@ import onnx
 import pytest
 
 from rewriters.editing.patcher import patch, unpatch
-from rewriters.finding.cache_branches import MergedDecoder, find_merged
-from rewriters.finding.finder import find_sites
+from rewriters.finding.cache_branches import MergedDecoder
 from rewriters.finding.key_value import HealingPlaces, healing_places
 from rewriters.model.bodies import body_at, walk_bodies
 from rewriters.plan import PatchPlan, SitePlan, Static
-from tests.merged import MERGED, merged_of, seq2seq
+from tests.merged import MERGED, seq2seq
 
-from ..decoders import HEADS, LAYERS, PAST, PRESENT, WIDTH, decoder
+from ..decoders import LAYERS, PRESENT
 from ..graphs import session
 from .chats import assert_agree, chat
-from .kernels import LATER, PROJECTIONS, runs
+from .healed_merged import merged, read
+from .kernels import LATER, PROJECTIONS, call, runs
 
 Feeds = dict[str, np.ndarray]
 CALLS = {"a prompt": (6, 0), "a second turn": (6, 5), "a step of generation": (1, 5)}
 """New tokens, and those in the cache."""
-
-
-@functools.cache
-def merged(family: str) -> MergedDecoder:
-    return read(
-        onnx.load(seq2seq(family) / MERGED)
-        if family == "t5"
-        else merged_of(decoder(False, family), decoder(True, family))
-    )
-
-
-def read(model: onnx.ModelProto) -> MergedDecoder:
-    found = find_merged(model, find_sites(model)[0])
-    assert found is not None
-    return found
 
 
 def healing(of: MergedDecoder, depth: int, columns: tuple[int, ...] = (3,), **options: object) -> onnx.ModelProto:
@@ -52,11 +36,8 @@ def healing(of: MergedDecoder, depth: int, columns: tuple[int, ...] = (3,), **op
     return patch(of.model, of.spread(plan), of.sites)
 
 
-def call(length: int, past: int) -> Feeds:
-    rng = np.random.default_rng(0)
-    cache = {name: rng.normal(size=(2, HEADS, past, WIDTH // HEADS)).astype(np.float32) for name in PAST}
-    feeds = {"input_ids": rng.integers(3, 90, (2, length)), "attention_mask": np.ones((2, past + length), np.int64)}
-    return {**feeds, **cache, "use_cache_branch": np.array([past > 0])}
+def merged_call(length: int, past: int) -> Feeds:
+    return {**call(length, past), "use_cache_branch": np.array([past > 0])}
 
 
 @pytest.mark.parametrize("depth", [1, LAYERS])
@@ -67,9 +48,9 @@ def test_what_runs_twice(depth: int, tmp_path: Path) -> None:
     silent, firing = healing(merged("llama"), depth, ()), healing(merged("llama"), depth, (3, 7))
     for what, sizes in CALLS.items():
         several = sizes[0] > 1
-        assert runs(silent, call(*sizes), tmp_path) == once, f"{what} without a flag"
-        assert runs(firing, call(*sizes), tmp_path) == (twice if several else once), f"{what} with a flag"
-    off = {**call(6, 0), "atpatch_enabled": np.array(False)}
+        assert runs(silent, merged_call(*sizes), tmp_path) == once, f"{what} without a flag"
+        assert runs(firing, merged_call(*sizes), tmp_path) == (twice if several else once), f"{what} with a flag"
+    off = {**merged_call(6, 0), "atpatch_enabled": np.array(False)}
     assert runs(firing, off, tmp_path) == once, "switched off"
 
 
@@ -133,7 +114,7 @@ def ask(model: onnx.ModelProto) -> list[Feeds]:
 
 def test_what_only_one_early_part_makes() -> None:
     """Keys of the encoder's states: the branch with a past reads them from the cache."""
-    of = merged("t5")
+    of = read(onnx.load(seq2seq("t5") / MERGED))
     silent, firing = healing(of, LAYERS, ()), healing(of, LAYERS)
     assert "present.0.decoder.key" in firing.graph.node[-2].output
     assert "present.0.encoder.key" in firing.graph.node[-1].output
