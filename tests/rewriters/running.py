@@ -31,6 +31,14 @@ def run_all(model: onnx.ModelProto, feeds: dict[str, np.ndarray], *, optimize: b
     return dict(zip(wanted, live.run(wanted, {k: v for k, v in feeds.items() if k in inputs}), strict=True))
 
 
+def unchanged(model: onnx.ModelProto, patched: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What the model gives, of which a patch that flags nothing must change no bit."""
+    before, after = run_all(model, feeds), run_all(patched, feeds)
+    for name, array in before.items():
+        assert after[name].tobytes() == array.tobytes(), name
+    return before
+
+
 def same_plan(sites: tuple[Site, ...], site_plan: SitePlan, **options: object) -> PatchPlan:
     return PatchPlan({site.id: site_plan for site in sites}, **options)  # type: ignore[arg-type]
 

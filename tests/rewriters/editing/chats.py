@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import nullcontext
 from functools import cache
 
 import numpy as np
@@ -9,12 +11,16 @@ import onnx
 import torch
 
 from rewriters.finding.finder import find_sites
+from rewriters.plan import Detector, PatchPlan, SitePlan
 from rewriters.sites import Site
 
 from ..decoders import HEADS, PAST, PRESENT, VOCABULARY, WIDTH, causal_lm, decoder, step
 from ..graphs import session
 from .healed import healed, source_of
 
+Answers = list[dict[str, np.ndarray]]
+Moved = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+"""Tokens, flags and valid tokens (B, S) of a call → the tokens that it is to be answered like."""
 FAMILIES = ("gpt2", "llama", "qwen3")
 BATCH, LENGTHS = 3, (6, 3, 1, 1, 1)
 """A prompt, a second turn, three decoding steps."""
@@ -28,9 +34,22 @@ def searched(family: str) -> tuple[onnx.ModelProto, tuple[Site, ...]]:
     return model, find_sites(model)[0]
 
 
+def healing(sites: tuple[Site, ...], detector: Detector, **options: object) -> PatchPlan:
+    """What these sites flag together is healed; the flags are outputs."""
+    group = tuple(site.id for site in sites)
+    plans = {name: SitePlan(detector) for name in group}
+    options = {"telemetry": True, **options}
+    return PatchPlan(plans, passes="two", groups=(group,), mend="heal", **options)  # type: ignore[arg-type]
+
+
+def flags_of(answer: dict[str, np.ndarray]) -> np.ndarray:
+    """(B, S), those of the first site."""
+    return next(array for name, array in answer.items() if name.startswith("atpatch_columns/"))
+
+
 def chat(
     model: onnx.ModelProto, lengths: tuple[int, ...] = LENGTHS, padding: tuple[int, ...] = (), **controls: object
-) -> list[dict[str, np.ndarray]]:
+) -> Answers:
     """Calls one after another, each with the cache that the last one gave; every answer has its `input_ids` too.
 
     Args:
@@ -55,21 +74,24 @@ def chat(
     return answers
 
 
-def in_torch(family: str, answers: list[dict[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
-    """The same calls, with the flags of these answers, in the torch model."""
+def in_torch(family: str, answers: Answers, moved: Moved | None) -> Answers:
+    """The same calls, with the flags of these answers, in the torch model: healed there, or with moved tokens."""
     model, past, expected = causal_lm(family), [], []
     for answer in answers:
-        flags = next(array for name, array in answer.items() if name.startswith("atpatch_columns/"))
-        valid = answer["attention_mask"][:, -flags.shape[1] :] != 0
-        with torch.no_grad(), healed(model, source_of(flags, valid, begins=not past), WIDTH):
-            result = step(model, *(torch.from_numpy(answer[name]) for name in ("input_ids", "attention_mask")), *past)
+        ids, mask, flags = answer["input_ids"], answer["attention_mask"], flags_of(answer)
+        valid = mask[:, -flags.shape[1] :] != 0
+        ids = ids if moved is None else moved(ids, flags, valid)
+        own = nullcontext() if moved else healed(model, source_of(flags, valid, begins=not past), WIDTH)
+        with torch.no_grad(), own:
+            result = step(model, torch.from_numpy(ids), torch.from_numpy(mask), *past)
         past = list(result[1:])
         expected.append(dict(zip(["logits", *PRESENT], (value.numpy() for value in result), strict=True)))
     return expected
 
 
-def assert_agree(family: str, answers: list[dict[str, np.ndarray]]) -> None:
-    for call, (got, want) in enumerate(zip(answers, in_torch(family, answers), strict=True)):
+def assert_agree(family: str, answers: Answers, moved: Moved | None = None) -> None:
+    """With the torch model; padding is not compared."""
+    for call, (got, want) in enumerate(zip(answers, in_torch(family, answers, moved), strict=True)):
         real = got["attention_mask"] != 0
         new = real[:, -got["input_ids"].shape[1] :]
         scale = max(np.abs(want["logits"]).max(), 1)

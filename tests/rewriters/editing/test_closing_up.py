@@ -10,32 +10,26 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import torch
 from onnx import TensorProto, helper
 from onnxruntime.quantization import quantize_dynamic
 
 from rewriters.editing.patcher import patch, unpatch
 from rewriters.errors import AtpatchError
 from rewriters.finding.finder import find_sites
-from rewriters.plan import Detector, PatchPlan, SitePlan, Static, Statistic
+from rewriters.plan import Detector, PatchPlan, Static, Statistic
 from rewriters.sites import Site
 from tests.exports import EXPORTERS, export_model
 
 from ..decoder_layers import FORMS, WIDTH, feeds_of, multi_head, plan_for
-from ..decoders import LAYERS, PRESENT, causal_lm, decoder, step
+from ..decoders import LAYERS, PRESENT, decoder
 from ..half_precision import feeds_for, halved
-from ..running import run_all
-from .chats import FAMILIES, chat, searched
+from ..running import run_all, unchanged
+from .chats import FAMILIES, assert_agree, chat, flags_of, healing, searched
 from .healed_merged import heal, merged
-
-Answers = list[dict[str, np.ndarray]]
 
 
 def closing(sites: tuple[Site, ...], detector: Detector, **options: object) -> PatchPlan:
-    options = {"telemetry": True, **options}
-    group = tuple(site.id for site in sites)
-    plans = {name: SitePlan(detector) for name in group}
-    return PatchPlan(plans, passes="two", groups=(group,), mend="heal", closes_up=True, **options)  # type: ignore[arg-type]
+    return healing(sites, detector, closes_up=True, **options)
 
 
 def moved(ids: np.ndarray, flags: np.ndarray, valid: np.ndarray) -> np.ndarray:
@@ -48,30 +42,6 @@ def moved(ids: np.ndarray, flags: np.ndarray, valid: np.ndarray) -> np.ndarray:
         if kept:
             found[row, real] = [kept[0]] * (real.sum() - len(kept)) + kept
     return found
-
-
-def flags_of(answer: dict[str, np.ndarray]) -> np.ndarray:
-    return next(array for name, array in answer.items() if name.startswith("atpatch_columns/"))
-
-
-def assert_agrees(family: str, answers: Answers) -> None:
-    """With the torch model in a chat of the moved tokens; padding is not compared."""
-    model, past = causal_lm(family), list[torch.Tensor]()
-    for call, got in enumerate(answers):
-        real = got["attention_mask"] != 0
-        new = real[:, -got["input_ids"].shape[1] :]
-        ids = moved(got["input_ids"], flags_of(got), new)
-        with torch.no_grad():
-            result = step(model, torch.from_numpy(ids), torch.from_numpy(got["attention_mask"]), *past)
-        past = list(result[1:])
-        want = dict(zip(["logits", *PRESENT], (value.numpy() for value in result), strict=True))
-        scale = max(np.abs(want["logits"]).max(), 1)
-        np.testing.assert_allclose(
-            got["logits"][new], want["logits"][new], atol=1e-4 * scale, rtol=0, err_msg=f"{call}"
-        )
-        for name in PRESENT:
-            difference = np.abs(got[name] - want[name]).swapaxes(1, 2)[real].max()
-            assert difference < 1e-4 * np.abs(want[name]).max(), (call, name)
 
 
 @pytest.mark.parametrize("gating", ["if", "none"])
@@ -93,7 +63,7 @@ def test_flagged_tokens_leave_their_call(family: str, columns: tuple[int, ...], 
     model, sites = searched(family)
     answers = chat(patch(model, closing(sites, Static(columns), gating=gating), sites))
     assert any(flags_of(answer).any() for answer in answers)
-    assert_agrees(family, answers)
+    assert_agree(family, answers, moved)
     assert np.abs(chat(model)[-1]["logits"] - answers[-1]["logits"]).max() > 1e-3
 
 
@@ -127,7 +97,7 @@ def test_samples_with_flags_of_their_own(family: str, depth: int) -> None:
         answers = chat(patched, atpatch_threshold=np.array(threshold, np.float32))
         if flags_of(answers[0]).any():
             break
-    assert_agrees(family, answers)
+    assert_agree(family, answers, moved)
     quiet = ~np.concatenate([flags_of(answer) for answer in answers], 1).any(1)
     assert not quiet.all()
     for one, other in zip(answers, chat(model), strict=True):
@@ -139,7 +109,7 @@ def test_padding_stays_where_it_is() -> None:
     model, sites = searched("llama")
     answers = chat(patch(model, closing(sites, Static((7, 8))), sites), padding=(6,))
     assert flags_of(answers[1])[:, 1].all()
-    assert_agrees("llama", answers)
+    assert_agree("llama", answers, moved)
 
 
 def test_a_sample_of_which_every_new_token_is_flagged_keeps_them() -> None:
@@ -169,8 +139,7 @@ def test_without_a_cache_and_with_padding_behind(family: str, exporter: str) -> 
     model = onnx.load(export.path)
     sites = find_sites(model)[0]
     feeds = export.feeds(4, padded=True)
-    silent = run_all(patch(model, closing(sites, Static()), sites), feeds)
-    assert all(silent[name].tobytes() == array.tobytes() for name, array in run_all(model, feeds).items())
+    unchanged(model, patch(model, closing(sites, Static()), sites), feeds)
     got = run_all(patch(model, closing(sites, Static((2, 3))), sites), feeds)
     valid = feeds["attention_mask"] != 0
     want = run_all(model, {**feeds, "input_ids": moved(feeds["input_ids"], flags_of(got), valid)})
@@ -184,9 +153,7 @@ def test_half_precision(how: str) -> None:
     model = halved(how, "llama", "torchscript")
     sites = find_sites(model)[0]
     feeds = feeds_for(model, "llama", "torchscript")
-    before = run_all(model, feeds)
-    silent = run_all(patch(model, closing(sites, Static()), sites), feeds)
-    assert all(silent[name].tobytes() == array.tobytes() for name, array in before.items())
+    before = unchanged(model, patch(model, closing(sites, Static()), sites), feeds)
     got = run_all(patch(model, closing(sites, Static((2, 3))), sites), feeds)
     valid = feeds["attention_mask"] != 0
     want = run_all(model, {**feeds, "input_ids": moved(feeds["input_ids"], flags_of(got), valid)})
@@ -225,13 +192,11 @@ def test_every_form_of_attention(form: Callable[[bool], onnx.ModelProto], gating
     assert unpatch(patched) == model
     got = run_all(patched, feeds)
     want = run_all(model, {**feeds, "input_ids": feeds["input_ids"][:, [0, 0, 0, 1, 3]]})
-    before = run_all(model, feeds)
+    plan, _ = plan_for(model, (), gating=gating, closes_up=True)
+    before = unchanged(model, patch(model, plan, sites), feeds)
     for name, array in want.items():
         np.testing.assert_allclose(got[name], array, atol=1e-5, rtol=0, err_msg=name)
         assert np.abs(got[name] - before[name]).max() > 1e-2
-    plan, _ = plan_for(model, (), gating=gating, closes_up=True)
-    silent = run_all(patch(model, plan, sites), feeds)
-    assert all(silent[name].tobytes() == array.tobytes() for name, array in before.items())
 
 
 @pytest.mark.parametrize("gating", ["if", "none"])
@@ -243,7 +208,7 @@ def test_both_branches_of_a_merged_decoder(gating: str) -> None:
         assert all(after[name].tobytes() == before[name].tobytes() for name in before)
     answers = chat(heal(merged("llama"), Static((3, 7)), gating=gating, closes_up=True))
     assert [flags_of(answer).any() for answer in answers[:3]] == [True, True, False]
-    assert_agrees("llama", answers)
+    assert_agree("llama", answers, moved)
 
 
 def test_tokens_that_come_as_embeddings_are_refused() -> None:

@@ -15,7 +15,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantiz
 from rewriters.editing.patcher import patch, unpatch
 from rewriters.errors import AtpatchError
 from rewriters.finding.finder import find_sites
-from rewriters.plan import Detector, OneClass, PatchPlan, SitePlan, Static, Statistic
+from rewriters.plan import OneClass, PatchPlan, Static, Statistic
 from rewriters.sites import Site
 from tests.exports import EXPORTERS, build_model, export_model
 
@@ -28,23 +28,16 @@ from ..decoders import (
     merged_decoder,
 )
 from ..half_precision import feeds_for, halved
-from ..running import run_all
-from .chats import BATCH, FAMILIES, LENGTHS, PADDED, assert_agree, chat, searched
+from ..running import run_all, unchanged
+from .chats import BATCH, FAMILIES, LENGTHS, PADDED, assert_agree, chat, healing, searched
 from .healed import healed, source_of
-
-
-def heal(sites: tuple[Site, ...], detector: Detector, **options: object) -> PatchPlan:
-    options = {"telemetry": True, **options}
-    group = tuple(site.id for site in sites)
-    plans = {name: SitePlan(detector) for name in group}
-    return PatchPlan(plans, passes="two", groups=(group,), mend="heal", **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("gating", ["if", "none"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_nothing_flagged_changes_no_bit_of_answers_and_caches(family: str, gating: str) -> None:
     model, sites = searched(family)
-    patched = patch(model, heal(sites, Static(), gating=gating), sites)
+    patched = patch(model, healing(sites, Static(), gating=gating), sites)
     onnx.checker.check_model(patched)
     assert (patched.ir_version, list(patched.opset_import)) == (model.ir_version, list(model.opset_import))
     for before, after in zip(chat(model), chat(patched), strict=True):
@@ -61,7 +54,7 @@ def test_flagged_tokens_have_the_key_and_value_of_their_neighbor(
 ) -> None:
     """Columns 6 and 7 begin a second turn: there is no healthy token to the left in that call."""
     model, sites = searched(family)
-    answers = chat(patch(model, heal(sites, Static(columns), gating=gating), sites))
+    answers = chat(patch(model, healing(sites, Static(columns), gating=gating), sites))
     flags = [answer[f"atpatch_columns/{sites[0].id}"] for answer in answers]
     assert [flag.shape for flag in flags] == [(BATCH, length) for length in LENGTHS]
     flagged = [set(np.flatnonzero(row)) for row in np.concatenate(flags, 1)]
@@ -75,7 +68,7 @@ def test_flagged_tokens_have_the_key_and_value_of_their_neighbor(
 @pytest.mark.parametrize("family", FAMILIES)
 def test_samples_with_flags_of_their_own(family: str, joint: str) -> None:
     model, sites = searched(family)
-    patched = patch(model, heal(sites, Statistic(exempt=(), floor=0.05), joint=joint), sites)
+    patched = patch(model, healing(sites, Statistic(exempt=(), floor=0.05), joint=joint), sites)
     for threshold in np.geomspace(8, 0.1, 20):
         answers = chat(patched, atpatch_threshold=np.array(threshold, np.float32))
         flags = [answer[f"atpatch_columns/{sites[0].id}"] for answer in answers]
@@ -95,14 +88,14 @@ def test_samples_with_flags_of_their_own(family: str, joint: str) -> None:
 def test_padding_heals_nobody(family: str) -> None:
     """A second turn that is padded on its left, and whose first real token is flagged."""
     model, sites = searched(family)
-    answers = chat(patch(model, heal(sites, Static((7,))), sites), padding=(6,))
+    answers = chat(patch(model, healing(sites, Static((7,))), sites), padding=(6,))
     assert answers[1][f"atpatch_columns/{sites[0].id}"][:, 1].all()
     assert_agree(family, answers)
 
 
 def test_a_sample_of_which_every_new_token_is_flagged_keeps_them() -> None:
     model, sites = searched("llama")
-    answers = chat(patch(model, heal(sites, Static(tuple(range(6, 9)))), sites))
+    answers = chat(patch(model, healing(sites, Static(tuple(range(6, 9)))), sites))
     assert answers[1][f"atpatch_columns/{sites[0].id}"].all()
     for before, after in zip(chat(model), answers, strict=True):
         assert all(after[name].tobytes() == before[name].tobytes() for name in before)
@@ -110,12 +103,12 @@ def test_a_sample_of_which_every_new_token_is_flagged_keeps_them() -> None:
 
 def test_controls() -> None:
     model, sites = searched("llama")
-    patched = patch(model, heal(sites, Statistic(exempt=(), floor=0.05), threshold=2.0), sites)
+    patched = patch(model, healing(sites, Statistic(exempt=(), floor=0.05), threshold=2.0), sites)
     before = chat(model)
     for controls in ({"atpatch_enabled": np.array(False)}, {"atpatch_threshold": np.array(1e6, np.float32)}):
         for one, other in zip(chat(patched, **controls), before, strict=True):
             assert all(one[name].tobytes() == other[name].tobytes() for name in other)
-    frozen = patch(model, heal(sites, Statistic(exempt=(), floor=0.05), threshold=2.0, controls="none"), sites)
+    frozen = patch(model, healing(sites, Statistic(exempt=(), floor=0.05), threshold=2.0, controls="none"), sites)
     for one, other in zip(chat(patched), chat(frozen), strict=True):
         assert all(one[name].tobytes() == other[name].tobytes() for name in other)
 
@@ -127,9 +120,8 @@ def test_without_a_cache(family: str, exporter: str) -> None:
     model = onnx.load(export.path)
     sites = find_sites(model)[0]
     feeds = export.feeds(4, padded=True)
-    silent = run_all(patch(model, heal(sites, Static()), sites), feeds)
-    assert all(silent[name].tobytes() == array.tobytes() for name, array in run_all(model, feeds).items())
-    got = run_all(patch(model, heal(sites, Static((2, 3))), sites), feeds)
+    unchanged(model, patch(model, healing(sites, Static()), sites), feeds)
+    got = run_all(patch(model, healing(sites, Static((2, 3))), sites), feeds)
     valid = feeds["attention_mask"] != 0
     flags = got[f"atpatch_columns/{sites[0].id}"]
     module = build_model(family)
@@ -149,10 +141,10 @@ def refused(model: onnx.ModelProto, plan: PatchPlan, sites: tuple[Site, ...]) ->
 def test_refusals_say_why() -> None:
     merged = merged_decoder()
     sites = find_sites(merged)[0][:LAYERS]
-    assert refused(merged, heal(sites, Static((3,)), telemetry=False), sites).code == "ATP023"
+    assert refused(merged, healing(sites, Static((3,)), telemetry=False), sites).code == "ATP023"
     encoder = onnx.load(export_model("vit", "torchscript").path)
     sites = find_sites(encoder)[0]
-    error = refused(encoder, heal(sites, Static((3,))), sites)
+    error = refused(encoder, healing(sites, Static((3,))), sites)
     assert error.code == "ATP023" and "tokens" in str(error) and "redistribute" in str(error)
 
 
@@ -161,7 +153,7 @@ def test_refusals_say_why() -> None:
 )
 def test_plans_that_contradict_themselves(options: dict[str, object]) -> None:
     model, sites = searched("gpt2")
-    plan = PatchPlan(**{**heal(sites, Static((3,))).__dict__, **options})  # type: ignore[arg-type]
+    plan = PatchPlan(**{**healing(sites, Static((3,))).__dict__, **options})  # type: ignore[arg-type]
     assert refused(model, plan, sites).code == "ATP024"
 
 
@@ -170,11 +162,9 @@ def test_half_precision(how: str) -> None:
     model = halved(how, "llama", "torchscript")
     sites = find_sites(model)[0]
     feeds = feeds_for(model, "llama", "torchscript")
-    before = run_all(model, feeds)
-    silent = run_all(patch(model, heal(sites, Static()), sites), feeds)
-    assert all(silent[name].tobytes() == array.tobytes() for name, array in before.items())
+    before = unchanged(model, patch(model, healing(sites, Static()), sites), feeds)
     whole = onnx.load(export_model("llama", "torchscript").path)
-    firing, exact = (run_all(patch(one, heal(sites, Static((2, 3))), sites), feeds) for one in (model, whole))
+    firing, exact = (run_all(patch(one, healing(sites, Static((2, 3))), sites), feeds) for one in (model, whole))
     for name, array in before.items():
         want = exact[name].astype(np.float32)
         assert np.abs(firing[name] - array).max() > 0.1
@@ -194,7 +184,9 @@ def test_quantized_projections(how: str, gating: str, tmp_path: Path) -> None:
     model = onnx.load(target)
     sites = find_sites(model)[0]
     before = chat(model)
-    silent, firing = (chat(patch(model, heal(sites, Static(columns), gating=gating), sites)) for columns in ((), (3,)))
+    silent, firing = (
+        chat(patch(model, healing(sites, Static(columns), gating=gating), sites)) for columns in ((), (3,))
+    )
     for one, other in zip(silent, before, strict=True):
         assert all(one[name].tobytes() == other[name].tobytes() for name in other)
     values, original = firing[-1]["present.0.value"], before[-1]["present.0.value"]
@@ -218,7 +210,7 @@ def test_detectors_that_read_the_answer_row(gating: str) -> None:
     model, sites = searched("llama")
     mean, weight = np.zeros(HEADS, np.float32), np.ones((HEADS, 1), np.float32)
     detector = OneClass(mean, weight, squared=False, offset=0.0, probes=(), answer_row=True)
-    answers = chat(patch(model, heal(sites, detector, joint="sum", threshold=3.5, gating=gating), sites))
+    answers = chat(patch(model, healing(sites, detector, joint="sum", threshold=3.5, gating=gating), sites))
     flags = [answer[f"atpatch_columns/{sites[0].id}"] for answer in answers]
     assert flags[0].any() and flags[1].any() and not np.concatenate(flags, 1).all(1).any()
     assert_agree("llama", answers)

@@ -9,28 +9,25 @@ import torch
 
 from rewriters.editing.patcher import patch
 from rewriters.finding.finder import find_sites
-from rewriters.plan import OneClass, PatchPlan, SitePlan
+from rewriters.plan import OneClass, PatchPlan
 from rewriters.sites import Site
 from tests.exports import export_model
 
 from ..decoders import HEADS, PAST, PRESENT, VOCABULARY, WIDTH, causal_lm
 from ..half_precision import feeds_for, halved
-from ..running import run_all
-from .chats import FAMILIES, chat, searched
+from ..running import run_all, unchanged
+from .chats import FAMILIES, chat, healing, searched
 
 LENGTH = 7
 LEFT, RIGHT = slice(0, 2), slice(-2, None)
 NEVER = 1e6
 
 
-def healing(sites: tuple[Site, ...], threshold: float, heads: int = HEADS, **options: object) -> PatchPlan:
+def by_answer_row(sites: tuple[Site, ...], threshold: float, heads: int = HEADS, **options: object) -> PatchPlan:
     """Scores are the sum over heads and sites of log1p(entry of the answer row × number of columns that it sees)."""
     mean, weight = np.zeros(heads, np.float32), np.ones((heads, 1), np.float32)
     detector = OneClass(mean, weight, squared=False, offset=0.0, probes=(), answer_row=True)
-    group = tuple(site.id for site in sites)
-    plans = {name: SitePlan(detector) for name in group}
-    options = {"threshold": threshold, "telemetry": True, "joint": "sum", **options}
-    return PatchPlan(plans, passes="two", groups=(group,), mend="heal", **options)  # type: ignore[arg-type]
+    return healing(sites, detector, **{"threshold": threshold, "joint": "sum", **options})
 
 
 def prompt(padded: slice) -> dict[str, np.ndarray]:
@@ -64,9 +61,8 @@ def scores(family: str, feeds: dict[str, np.ndarray]) -> np.ndarray:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_nothing_flagged_changes_no_bit(family: str, padded: slice, gating: str) -> None:
     model, sites = searched(family)
-    silent = patch(model, healing(sites, NEVER, gating=gating), sites)
-    before, after = run_all(model, prompt(padded)), run_all(silent, prompt(padded))
-    assert all(after[name].tobytes() == before[name].tobytes() for name in ("logits", *PRESENT))
+    silent = patch(model, by_answer_row(sites, NEVER, gating=gating), sites)
+    assert unchanged(model, silent, prompt(padded)).keys() == {"logits", *PRESENT}
     for one, other in zip(chat(model), chat(silent), strict=True):
         assert all(other[name].tobytes() == one[name].tobytes() for name in one)
 
@@ -79,7 +75,7 @@ def test_flags_are_those_of_the_maps(family: str, padded: slice) -> None:
     finite = np.sort(want[np.isfinite(want)])
     for at in (len(finite) // 4, len(finite) // 2, len(finite) - 1):
         threshold = float(finite[at - 1] + finite[at]) / 2
-        got = run_all(patch(model, healing(sites, threshold), sites), prompt(padded))
+        got = run_all(patch(model, by_answer_row(sites, threshold), sites), prompt(padded))
         np.testing.assert_array_equal(got[f"atpatch_columns/{sites[0].id}"], want > threshold)
 
 
@@ -90,12 +86,10 @@ def test_half_precision(how: str) -> None:
     heads = sites[0].heads
     assert heads is not None
     feeds, exact = feeds_for(model, "llama", "torchscript"), feeds_for(whole, "llama", "torchscript")
-    before = run_all(model, feeds)
-    silent = run_all(patch(model, healing(sites, NEVER, heads), sites), feeds)
-    assert all(silent[name].tobytes() == array.tobytes() for name, array in before.items())
+    before = unchanged(model, patch(model, by_answer_row(sites, NEVER, heads), sites), feeds)
     for threshold in (3.0, 4.0, 5.0):
-        got = run_all(patch(model, healing(sites, threshold, heads), sites), feeds)
-        want = run_all(patch(whole, healing(others, threshold, heads), others), exact)
+        got = run_all(patch(model, by_answer_row(sites, threshold, heads), sites), feeds)
+        want = run_all(patch(whole, by_answer_row(others, threshold, heads), others), exact)
         flags, expected = got[f"atpatch_columns/{sites[0].id}"], want[f"atpatch_columns/{others[0].id}"]
         np.testing.assert_array_equal(flags, expected, err_msg=str(threshold))
         assert 0 < expected.sum() < expected.size, threshold
