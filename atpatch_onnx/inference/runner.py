@@ -13,8 +13,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
+from rewriters.editing.edits import refill
 from rewriters.finding.finder import find_sites
-from rewriters.model.bodies import Wiring, reads
+from rewriters.model.bodies import needed
 from rewriters.names import STEERING, THRESHOLD
 
 from ..errors import DATA_MALFORMED, RUNTIME_REFUSES, ModelError, PlanError
@@ -46,19 +47,9 @@ def expose(model: onnx.ModelProto, values: Sequence[tuple[str, int]]) -> onnx.Mo
 
 def only(model: onnx.ModelProto, outputs: Sequence[str]) -> onnx.ModelProto:
     """The model, changed so that it makes no more than some of its outputs."""
-    graph, makers = model.graph, Wiring(model.graph.node).maker
-    pending, used = list(outputs), set[str]()
-    while pending:
-        node = makers.get(pending.pop())
-        if node is not None and used.isdisjoint(node.output):
-            used.update(filter(None, node.output))
-            pending += reads(node)
-    for field, kept in (
-        (graph.node, [node for node in graph.node if not used.isdisjoint(node.output)]),
-        (graph.output, [value for value in graph.output if value.name in outputs]),
-    ):
-        del field[:]
-        field.extend(kept)
+    graph = model.graph
+    refill(graph.node, needed(graph.node, outputs))
+    refill(graph.output, [value for value in graph.output if value.name in outputs])
     return model
 
 

@@ -63,14 +63,15 @@ def reads(node: onnx.NodeProto) -> set[str]:
 
 
 def needed(nodes: Sequence[onnx.NodeProto], outputs: Iterable[str]) -> list[onnx.NodeProto]:
-    """The nodes of one body that outputs depend on, in its order; every value must be made before it is read."""
-    wanted = set(outputs)
-    found = []
-    for node in reversed(nodes):
-        if not wanted.isdisjoint(node.output):
-            wanted |= reads(node)
-            found.append(node)
-    return found[::-1]
+    """The nodes of one body that outputs depend on, in its order, which may be any (see `io.check`)."""
+    makers = {name: node for node in nodes for name in node.output if name}
+    pending, made = list(outputs), set[str]()
+    while pending:
+        node = makers.get(pending.pop())
+        if node is not None and made.isdisjoint(node.output):
+            made.update(filter(None, node.output))
+            pending += reads(node)
+    return [node for node in nodes if not made.isdisjoint(node.output)]
 
 
 class Wiring:

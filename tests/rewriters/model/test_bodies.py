@@ -28,3 +28,10 @@ def test_nothing_depends_on_an_output_that_is_left_out() -> None:
     norm = helper.make_node("SkipLayerNormalization", ["a", "b", "scale"], ["normed", "", ""])
     last = clip("x", "y")
     assert needed([norm, last], ["y"]) == [last]
+
+
+def test_what_is_needed_stays_in_the_order_that_the_nodes_have() -> None:
+    """onnxruntime runs nodes in any order, and its half precision converter writes such models."""
+    chain = [clip("x", "a"), clip("a", "b"), clip("b", "y"), clip("b", "unread")]
+    assert needed(chain, ["y"]) == chain[:3]
+    assert needed(chain[::-1], ["y"]) == chain[2::-1]
