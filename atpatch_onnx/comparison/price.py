@@ -13,7 +13,7 @@ from rewriters.model.forms import Loaded, PathLike, read
 from ..hotfix.file import Hotfix
 from ..hotfix.options import PatchOptions
 from ..inference.datasets import DataSet, Ints
-from ..inspection.encoder_decoder import find_pair, read_answering
+from ..inspection.encoder_decoder import find_pair
 from ..patching.edits import patch_loaded
 from .graph_runs import ORIGINAL, PATCHED, Graph, run_graphs
 from .timing import latency_json, spread_over, time_both
@@ -77,14 +77,7 @@ def price_of(model: PathLike, hotfix: Hotfix, rows: DataSet, *, seconds: float, 
     Raises:
         AtpatchError: those of reading and patching the model, ATP052 where onnxruntime fails.
     """
-    original, pair = read_answering(model), find_pair(model)
-    fixed = original if pair is None else read(pair.encoder)
-    patched = patch_loaded(fixed, PatchOptions(hotfix=hotfix), None, feeds_another=pair is not None).patched
-    patched = patched if pair is None else pair.with_encoder(patched)
-    graphs = [
-        Graph.of(ORIGINAL, original, threads),
-        Graph.of(PATCHED, Loaded(patched, original.folder, patched), threads),
-    ]
+    graphs = _graphs(model, hotfix, threads)
     clean = rows.unlabeled
     places = {CLEAN: clean, TRIGGERED: np.setdiff1d(np.arange(len(rows)), clean)}
     count = ROWS if len(places[TRIGGERED]) else ONLY_CLEAN
@@ -94,6 +87,17 @@ def price_of(model: PathLike, hotfix: Hotfix, rows: DataSet, *, seconds: float, 
     latency = {kind: latency_json(times, ORIGINAL, PATCHED) for kind, times in timed.items()}
     flagged = hotfix.evidence["report"]["clean_flagged"]
     return Price(latency, flagged.get("rate"))
+
+
+def _graphs(model: PathLike, hotfix: Hotfix, threads: int | None) -> list[Graph]:
+    """The original and the patched one; of a folder with an encoder and a decoder each time both."""
+    pair = find_pair(model)
+    fixed = read(model if pair is None else pair.encoder)
+    edit = patch_loaded(fixed, PatchOptions(hotfix=hotfix), None, feeds_another=pair is not None)
+    protos = {ORIGINAL: fixed.proto, PATCHED: edit.patched}
+    if pair is not None:
+        protos = {name: pair.with_encoder(proto) for name, proto in protos.items()}
+    return [Graph.of(name, Loaded(proto, fixed.folder, proto), threads) for name, proto in protos.items()]
 
 
 def _some(rows: DataSet, places: Ints, count: int) -> DataSet:

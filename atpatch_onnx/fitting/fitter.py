@@ -17,7 +17,7 @@ from rewriters.editing.patcher import is_patched
 from rewriters.errors import AtpatchError
 from rewriters.finding.cache_branches import MergedDecoder, find_merged
 from rewriters.finding.finder import find_sites
-from rewriters.model.forms import Loaded, Model, read
+from rewriters.model.forms import Loaded, Model
 from rewriters.model.io import weights_digest
 from rewriters.model.regular_files import check_destination
 from rewriters.sites import Site
@@ -28,7 +28,7 @@ from ..hotfix.file import Hotfix
 from ..inference.datasets import Arrays, DataSet, as_dataset
 from ..inference.decoders import cache_names
 from ..inference.shared_weights import with_shared_weights
-from ..inspection.encoder_decoder import find_pair, read_answering
+from ..inspection.encoder_decoder import read_with_encoder
 from ..inspection.inspector import no_site, select_sites
 from .detectors import LABEL_FREE, LABELED
 from .hotfix_maker import Fit, HotfixMaker
@@ -181,10 +181,10 @@ def _require_extra() -> None:
 
 def _load(model: Model, options: FitOptions) -> tuple[Loaded, Loaded | None, FitOptions]:
     """The model that answers; its encoder, which is patched, where that is a file of its own; and options for it."""
-    pair, loaded = find_pair(model), read_answering(model)
+    loaded, encoder = read_with_encoder(model)
     if is_patched(loaded.proto):
         raise ALREADY_PATCHED("a hotfix is fitted on the original model", "unpatch it first")
-    return (loaded, None, options) if pair is None else (loaded, read(pair.encoder), _healing(options))
+    return loaded, encoder, options if encoder is None else _healing(options)
 
 
 def _healing(options: FitOptions) -> FitOptions:

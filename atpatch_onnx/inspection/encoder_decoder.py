@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import onnx
@@ -27,7 +28,7 @@ from rewriters.names import is_telemetry
 from ..errors import BAD_OPTION
 from .folders import is_folder, read_folder
 
-__all__ = ["Pair", "find_pair", "patched_file", "read_answering"]
+__all__ = ["Pair", "find_pair", "patched_file", "read_answering", "read_with_encoder"]
 
 _STATES, _READ = "last_hidden_state", "encoder_hidden_states"
 _MASK, _READ_MASK = "attention_mask", "encoder_attention_mask"
@@ -42,21 +43,28 @@ class Pair:
     encoder: Path
     decoder: Path
 
+    @cached_property
+    def _prompts(self) -> onnx.ModelProto:
+        """A decoder that reads no past."""
+        decoder = read(self.decoder).proto
+        merged = find_merged(decoder, find_sites(decoder)[0], weights=True)
+        return decoder if merged is None else merged.prompts.model
+
     def with_encoder(self, encoder: onnx.ModelProto) -> onnx.ModelProto:
         """Both as one graph, with this form of the encoder.
 
         Raises:
             AtpatchError: ATP060 where they are no encoder and decoder of tokens, and what reading the decoder raises.
         """
-        decoder = _of_prompts(read(self.decoder).proto)
-        reason = not_chained(encoder, decoder) or _unlike(encoder, decoder)
+        reason = not_chained(encoder, self._prompts) or _unlike(encoder, self._prompts)
         if reason is not None:
             raise BAD_OPTION(
                 f"{self.encoder.name} and {self.decoder.name} cannot be run together: {reason}",
                 "name one of the two files",
             )
         told = [value.name for value in encoder.graph.output if is_telemetry(value.name)]
-        return chained(encoder, decoder, "decoder", {_READ: _STATES, _READ_MASK: _MASK, _IDS: _ANSWER}, [_LOGITS], told)
+        given = {_READ: _STATES, _READ_MASK: _MASK, _IDS: _ANSWER}
+        return chained(encoder, self._prompts, "decoder", given, [_LOGITS], told)
 
 
 def find_pair(model: Model) -> Pair | None:
@@ -85,23 +93,22 @@ def read_answering(model: Model) -> Loaded:
     Raises:
         AtpatchError: those of `read`, of `read_folder`, and of `Pair.with_encoder`.
     """
+    return read_with_encoder(model)[0]
+
+
+def read_with_encoder(model: Model) -> tuple[Loaded, Loaded | None]:
+    """See `read_answering`; and the encoder, where that is a file of its own."""
     pair = find_pair(model)
     if pair is None:
-        return read(model)
+        return read(model), None
     encoder = read(pair.encoder)
-    return Loaded(pair.with_encoder(encoder.proto), encoder.folder, model)
+    return Loaded(pair.with_encoder(encoder.proto), encoder.folder, model), encoder
 
 
 def patched_file(model: PathLike) -> Path:
     """The file that a hotfix of a model is for: of a folder with an encoder and a decoder the encoder."""
     pair = find_pair(model)
     return Path(model) if pair is None else pair.encoder
-
-
-def _of_prompts(decoder: onnx.ModelProto) -> onnx.ModelProto:
-    """A decoder that reads no past."""
-    merged = find_merged(decoder, find_sites(decoder)[0], weights=True)
-    return decoder if merged is None else merged.prompts.model
 
 
 def _unlike(encoder: onnx.ModelProto, decoder: onnx.ModelProto) -> str | None:
