@@ -8,6 +8,7 @@ import pytest
 from onnx import parser
 from onnx.reference import ReferenceEvaluator
 
+from rewriters.editing.edits import refill
 from rewriters.model.chained import chained, not_chained
 
 HEADER = '<ir_version: 10, opset_import: ["" : 18]>'
@@ -63,6 +64,14 @@ def test_what_it_reads_and_gives_out() -> None:
     assert [value.name for value in graph.output] == ["atpatch_flagged", "scores"]
     assert [tensor.name for tensor in graph.initializer] == ["weight", "atpatch_threshold", "second/weight"]
     assert "Concat" not in {node.op_type for node in graph.node}
+
+
+def test_nodes_of_the_second_may_stand_in_any_order() -> None:
+    second = parsed(SECOND)
+    refill(second.graph.node, list(second.graph.node)[::-1])
+    made = chained(parsed(FIRST), second, "second", GIVEN, ["scores"], ["atpatch_flagged"])
+    wanted = {output for node in joined().graph.node for output in node.output}
+    assert {output for node in made.graph.node for output in node.output} == wanted
 
 
 def test_metadata_are_those_of_the_first() -> None:
