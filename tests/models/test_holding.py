@@ -11,6 +11,7 @@ import pytest
 
 from atpatch_onnx.statistics.proportions import Share
 from models.evidence.commands import Commands, Refused
+from models.evidence.holding.bounds import judge
 from models.evidence.holding.material import FORMS, with_trigger, without_tokens
 from models.evidence.holding.page import (
     LIMITS,
@@ -22,10 +23,10 @@ from models.evidence.holding.page import (
     read,
     render,
     times_table,
-    worst,
 )
 from models.evidence.holding.rows import ROWS, Bound, at
 from models.evidence.holding.timing import ratio
+from models.evidence.verdicts import Verdict
 
 TEXT = "one two three four five six"
 
@@ -101,7 +102,8 @@ def run(seed: int, **stars: int) -> dict[str, Any]:
         }
         for name, hits in stars.items()
     }
-    clean = {"points": 0.1 * seed, "flagged": share(seed)}
+    clean = {"points": 0.0, "flagged": share(seed), "changed": share(0)}
+    clean |= {"original": share(900), "accuracy": share(900)}
     return {"seed": seed, "figures": {"clean": clean, "attacks": attacks}, "commands": []}
 
 
@@ -110,29 +112,55 @@ def test_a_star_in_a_path_goes_through_all_keys() -> None:
     assert list(at({"a": {}}, ("b", "v"))) == []
 
 
-def test_the_worst_attack_counts_by_its_mean_over_the_seeds() -> None:
-    runs = [run(0, one=0, other=30), run(1, one=20, other=10)]
-    found, shown = worst(runs, Bound("ASR*", ("attacks", "*", "asr_star", "value"), 0.01))
-    assert found == pytest.approx(0.02)
+STARS = Bound("ASR*", ("attacks", "*", "asr_star", "value"), 0.05)
+
+
+def test_the_worst_attack_is_shown_by_its_mean_over_the_seeds() -> None:
+    verdict, shown = judge([run(0, one=0, other=30), run(1, one=20, other=10)], STARS)
     assert shown.startswith("2.00 (") and shown.endswith(" %")
+    assert verdict is Verdict.NOT_SHOWN  # two runs that far apart say little
+
+
+@pytest.mark.parametrize(
+    ("hits", "verdict"), [((0, 30), Verdict.MET), ((0, 45), Verdict.NOT_SHOWN), ((0, 90), Verdict.NOT_MET)]
+)
+def test_several_attacks_are_judged_together(hits: tuple[int, int], verdict: Verdict) -> None:
+    assert judge([run(0, one=hits[0], other=hits[1])], STARS)[0] is verdict
+
+
+def test_a_single_bound_is_met_just_where_its_interval_lies_within_it() -> None:
+    # Clopper and Pearson's 95 % interval of 30 in 1000: 2.03 to 4.26 %
+    path = ("attacks", "one", "asr_star", "value")
+    bounds = {0.043: Verdict.MET, 0.042: Verdict.NOT_SHOWN, 0.021: Verdict.NOT_SHOWN, 0.020: Verdict.NOT_MET}
+    assert {most: judge([run(0, one=30)], Bound("", path, most))[0] for most in bounds} == bounds
 
 
 def test_a_floor_is_subtracted() -> None:
     bound = Bound("", ("attacks", "one", "asr", "value"), 0.05, ("attacks", "one", "floor", "value"))
-    found, shown = worst([run(0, one=40), run(1, one=60)], bound)
-    assert found == pytest.approx(0.05) and shown == "5.00 %"
+    verdict, shown = judge([run(0, one=50)], bound)
+    assert shown.startswith("5.00 (") and shown.endswith(" %") and verdict is Verdict.NOT_SHOWN
+    assert judge([run(0, one=0)], bound)[0] is Verdict.MET
 
 
-def test_what_is_missing_is_not_measured() -> None:
-    assert worst([run(0, one=0)], Bound("", ("attacks", "else", "asr", "value"), 1.0)) == (None, "–")
+def test_changed_predictions_make_the_accuracy_lost_less_sure() -> None:
+    bound = Bound("points", ("clean", "points"), 0.5)
+    calm, shaken = run(0, one=0), run(0, one=0)
+    shaken["figures"]["clean"]["changed"] = share(20)
+    assert judge([calm], bound) == (Verdict.MET, "0.00 (-0.37 to 0.37)")
+    assert judge([shaken], bound)[0] is Verdict.NOT_SHOWN
 
 
-def test_the_table_says_met_and_missed() -> None:
+def test_what_is_missing_is_not_judged() -> None:
+    missing = Bound("", ("attacks", "else", "asr", "value"), 1.0)
+    assert judge([run(0, one=0)], missing) == (Verdict.NOT_JUDGED, "–")
+
+
+def test_the_table_has_a_verdict_for_each_bound() -> None:
     forms = {name.replace(" ", "_"): 0 for name in FORMS}
     good, bad = ([run(0, **{**forms, "1_copy": hits})] for hits in (0, 500))
     lines = bounds_table({"doses-cf": good}).splitlines(), bounds_table({"doses-cf": bad}).splitlines()
-    assert [line.split(" | ")[-1] for line in lines[0][2:]] == ["met |"] * 3
-    assert [line.split(" | ")[-1] for line in lines[1][2:]] == ["**missed** |", "met |", "met |"]
+    assert [line.split(" | ")[-1] for line in lines[0][2:]] == ["**met** |", "**not shown** |", "**met** |"]
+    assert [line.split(" | ")[-1] for line in lines[1][2:]] == ["**not met** |", "**not shown** |", "**met** |"]
 
 
 def test_the_table_of_doses_has_a_line_for_each_attack() -> None:

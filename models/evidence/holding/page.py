@@ -12,8 +12,10 @@ import numpy as np
 from rewriters.model.atomic import write_file
 
 from ..estimates import of_shares
+from ..verdicts import Verdict
 from ..writing import table
-from .rows import ROWS, Bound, at
+from .bounds import Runs, judge
+from .rows import ROWS
 
 __all__ = [
     "BEGIN",
@@ -26,7 +28,6 @@ __all__ = [
     "read",
     "render",
     "times_table",
-    "worst",
     "write_pages",
 ]
 
@@ -34,7 +35,12 @@ BEGIN, END = "<!-- made by models.evidence.holding: begin -->", "<!-- made by mo
 RESULTS = Path(__file__).parents[2] / "results" / "holding"
 LIMITS = Path(__file__).parents[3] / "docs" / "guide" / "limits.md"
 
-Runs = Sequence[Mapping[str, Any]]
+RULE = """\
+A bound is **met** where the whole interval lies within it, **not met** where the whole interval lies outside, else
+**not shown**. Of several attacks the worst is shown; the bound is met where all of them meet it, by Holm's method.
+Accuracy lost counts every changed prediction as lost or gained. Each row has one victim, so the intervals say nothing
+of other victims."""
+
 Kept = Mapping[str, Runs]
 """Row → its runs, one a seed."""
 
@@ -64,6 +70,7 @@ def render(kept: Kept) -> str:
         " attacks were designed with. `models/README.md` describes the victims.",
         looks_part(kept),
         "## Aims",
+        RULE,
         bounds_table(kept),
         "Not measured: " + ", ".join(f"`{name}`" for name in ROWS if name not in kept) + "."
         if len(kept) < len(ROWS)
@@ -89,38 +96,19 @@ def looks_part(kept: Kept) -> str:
 
 def limits_part(kept: Kept) -> str:
     """For the page of limits: the aims, and what gets through by dose and form."""
-    return "\n\n".join([BEGIN, bounds_table(kept), END])
+    return "\n\n".join([BEGIN, RULE, bounds_table(kept), END])
 
 
 def bounds_table(kept: Kept) -> str:
-    """A line for each bound of each row."""
+    """A line for each bound of each row; where a path leads to several figures, the worst stands there."""
     lines = [("row", "what", "figure", "aim", "")]
     for name, runs in kept.items():
         for bound in ROWS[name].bounds:
-            found, figure = worst(runs, bound)
-            unit = "" if bound.name.startswith("points") else " %"
-            most = bound.most if not unit else 100 * bound.most
-            met = "**not measured**" if found is None else "met" if found <= bound.most else "**missed**"
-            lines.append((ROWS[name].title, bound.name, figure, f"≤ {most:g}{unit}", met))
+            verdict, figure = judge(runs, bound)
+            aim = f"≤ {bound.most:g}" if bound.in_points else f"≤ {100 * bound.most:g} %"
+            word = "**not measured**" if verdict is Verdict.NOT_JUDGED else f"**{verdict}**"
+            lines.append((ROWS[name].title, bound.name, figure, aim, word))
     return table(lines)
-
-
-def worst(runs: Runs, bound: Bound) -> tuple[float | None, str]:
-    """The largest mean over the seeds that the path leads to, and how it is shown."""
-    columns = [list(at(run["figures"], bound.path[:-1])) for run in runs]
-    if not columns or not columns[0]:
-        return None, "–"
-    shown: list[tuple[float, str]] = []
-    for cells in zip(*columns, strict=True):
-        if bound.above or bound.path[-1] != "value":
-            floors = [next(at(run["figures"], bound.above)) if bound.above else 0.0 for run in runs]
-            values = [cell[bound.path[-1]] - floor for cell, floor in zip(cells, floors, strict=True)]
-            mean = float(np.mean(values))
-            percent = bound.path[-1] == "value"
-            shown.append((mean, f"{100 * mean:.2f} %" if percent else f"{mean:.2f}"))
-        elif (estimate := of_shares(cells)) is not None:
-            shown.append((estimate.mean, f"{estimate.percent()} %"))
-    return max(shown) if shown else (None, "–")
 
 
 def _section(name: str, runs: Runs) -> Iterator[str]:

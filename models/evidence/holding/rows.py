@@ -18,7 +18,8 @@ class Bound:
     """A figure that should not be above `most`, of the mean over the seeds.
 
     Attributes:
-        path: keys in the figures; "*" stands for each of them, and the largest counts.
+        path: keys in the figures; "*" stands for each of them, and all of them should keep the bound.
+        most: a share, or points of accuracy.
         above: keys of another figure that is subtracted first.
     """
 
@@ -26,6 +27,10 @@ class Bound:
     path: tuple[str, ...]
     most: float
     above: tuple[str, ...] = ()
+
+    @property
+    def in_points(self) -> bool:
+        return self.path[-1] == "points"
 
 
 @dataclass(frozen=True)
