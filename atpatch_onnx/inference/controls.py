@@ -16,8 +16,12 @@ from rewriters.names import ENABLED, SPAN, STEERING, THRESHOLD
 from rewriters.plan import PatchPlan
 
 from ..errors import RUNTIME_REFUSES
+from .special_tokens import json_object
 
-__all__ = ["control_names", "control_notes", "gating_notes", "required_controls", "span_notes"]
+__all__ = ["capture_notes", "control_names", "control_notes", "gating_notes", "required_controls", "span_notes"]
+
+CUDA_GRAPH = "enable_cuda_graph"
+"""An option of onnxruntime's CUDA provider."""
 
 
 def control_notes(model: onnx.ModelProto, plan: PatchPlan, folders: Sequence[Path]) -> tuple[str, ...]:
@@ -67,6 +71,30 @@ def gating_notes(plan: PatchPlan) -> tuple[str, ...]:
     return (
         "two passes without a branch: every request runs through the attention layers twice; --passes one does not",
     )
+
+
+def capture_notes(plan: PatchPlan, folders: Sequence[Path]) -> tuple[str, ...]:
+    """A note where the configuration of onnxruntime-genai asks for CUDA graphs, and the patch has a branch."""
+    if plan.gating != "if" or not any(map(_asks_for_cuda_graphs, folders)):
+        return ()
+    return (
+        "genai_config.json sets enable_cuda_graph, and no CUDA graph can hold a branch: set it to 0 there, or patch"
+        " with --gating none",
+    )
+
+
+def _asks_for_cuda_graphs(folder: Path) -> bool:
+    """Whether any part of the model has the option switched on."""
+    waiting: list[Any] = [json_object(folder / "genai_config.json")]
+    while waiting:  # no recursion: the file may be a stranger's, and deep
+        told = waiting.pop()
+        if isinstance(told, dict):
+            if str(told.get(CUDA_GRAPH)).lower() in ("1", "true"):
+                return True
+            waiting += told.values()
+        elif isinstance(told, list):
+            waiting += told
+    return False
 
 
 def control_names(live: Any) -> frozenset[str]:

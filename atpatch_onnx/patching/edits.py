@@ -16,7 +16,7 @@ from rewriters.plan import PatchPlan
 
 from ..hotfix.file import kinds
 from ..hotfix.options import PatchOptions
-from ..inference.controls import control_notes, gating_notes, span_notes
+from ..inference.controls import capture_notes, control_notes, gating_notes, span_notes
 from ..inspection.inspector import count_nodes, original_of
 from .planning import Planned, make_plan
 from .self_calibration import Progress
@@ -71,7 +71,8 @@ class Edit:
     def notes(self, folders: Sequence[Path]) -> tuple[str, ...]:
         """One-line remarks for people; `folders`: where the graph lies, before and after."""
         controls = control_notes(self.original, self.plan, folders)
-        return (*self.planned.notes, *controls, *span_notes(self.plan, folders), *gating_notes(self.plan))
+        spans, captures = span_notes(self.plan, folders), capture_notes(self.plan, folders)
+        return (*self.planned.notes, *controls, *spans, *gating_notes(self.plan), *captures)
 
 
 def patch_loaded(

@@ -110,6 +110,22 @@ def test_genai_gets_controls_that_work_there_and_is_told_of_those_that_do_not(
     assert words in run.err if words else run.err == ""
 
 
+@pytest.mark.parametrize(
+    ("value", "options", "said"),
+    [
+        ("1", ["--gating", "if"], True),
+        (True, ["--gating", "if"], True),
+        ("1", ["--gating", "none"], False),
+        ("0", ["--gating", "if"], False),
+    ],
+)
+def test_a_branch_where_cuda_graphs_are_asked_for_is_told(llama, tmp_path, atpatch, value, options, said):
+    session_options = {"provider_options": [{"cuda": {"enable_cuda_graph": value}}]}
+    genai(llama, decoder={"filename": "decoder.onnx", "session_options": session_options})
+    run = atpatch("patch", llama, "-o", tmp_path / "out", *STATIC, "--controls", "none", *options)
+    assert run.code == 0 and ("enable_cuda_graph" in run.err) is said
+
+
 def test_optimum_keeps_optional_controls(tmp_path, atpatch):
     folder = hugging_face(tmp_path / "bert", "model.onnx")
     assert atpatch("patch", folder, *STATIC, "--json").json["files"][0]["controls"] == "optional"

@@ -337,6 +337,12 @@ def test_a_build_in_half_precision_for_cuda(built: Path, tmp_path: Path) -> None
         np.testing.assert_allclose(first[name], array, atol=0.01 * np.abs(array).max(), rtol=0, err_msg=name)
 
 
+@pytest.mark.parametrize(("gating", "notes"), [("if", 1), ("none", 0)])
+def test_a_build_for_cuda_graphs_is_told_of_branches(built: Path, tmp_path: Path, gating: str, notes: int) -> None:
+    done = patch(built / "llama-fp16-cuda", tmp_path / "out", detector="static", columns=(3,), gating=gating)
+    assert sum("enable_cuda_graph" in note for note in done.notes) == notes
+
+
 def test_types_of_a_build_in_bfloat16(built: Path, tmp_path: Path) -> None:
     """No kernel of the processor takes it, but types are checked before kernels are looked for."""
     model = built / "llama-bf16-cuda" / "model.onnx"
