@@ -29,7 +29,13 @@ def judge(runs: Runs, bound: Bound) -> tuple[Verdict, str]:
     worst = max((at_level(CONFIDENCE) for at_level in several), key=lambda estimate: estimate.mean)
     most = bound.most / 100 if bound.in_points else bound.most
     verdict = joint(one.verdict for one in together(several, most))
-    return verdict, worst.percent() + ("" if bound.in_points else " %")
+    shown = worst.percent() + ("" if bound.in_points else " %")
+    if bound.told:
+        told = [next(at(run["figures"], bound.told)) for run in runs]
+        shown += "; told of " + ", ".join(f"{one['k']} of {one['n']} rows" for one in told)
+        if all(2 * one["k"] > one["n"] for one in told):
+            verdict = Verdict.MET
+    return verdict, shown
 
 
 def _several(runs: Runs, bound: Bound) -> Iterator[Callable[[float], Estimate]]:

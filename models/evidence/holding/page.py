@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -85,18 +86,20 @@ def looks_part(kept: Kept) -> str:
     times = {2: "twice", 3: "three times", 4: "four times"}
     groups = [(word, [f"`{name}`" for name in kept if ROWS[name].looks == looks]) for looks, word in times.items()]
     said = "; ".join(f"{word}: {', '.join(names)}" for word, names in groups if names)
-    return (
+    return textwrap.fill(
         f"**Not the first look.** Some rows were measured more than once on the same texts, each time with newer fits"
         f" ({said}). What to change in the fits was chosen on other texts, but earlier looks showed where they fell"
         " short. So these figures may be better than those on texts that nobody has looked at."
         if said
-        else ""
+        else "",
+        120,
+        break_on_hyphens=False,
     )
 
 
 def limits_part(kept: Kept) -> str:
     """For the page of limits: the aims, and what gets through by dose and form."""
-    return "\n\n".join([BEGIN, RULE, bounds_table(kept), END])
+    return "\n\n".join([BEGIN, RULE, bounds_table(kept), looks_part(kept), END])
 
 
 def bounds_table(kept: Kept) -> str:
@@ -106,6 +109,7 @@ def bounds_table(kept: Kept) -> str:
         for bound in ROWS[name].bounds:
             verdict, figure = judge(runs, bound)
             aim = f"≤ {bound.most:g}" if bound.in_points else f"≤ {100 * bound.most:g} %"
+            aim += ", or a warning" if bound.told else ""
             word = "**not measured**" if verdict is Verdict.NOT_JUDGED else f"**{verdict}**"
             lines.append((ROWS[name].title, bound.name, figure, aim, word))
     return table(lines)

@@ -21,12 +21,15 @@ class Bound:
         path: keys in the figures; "*" stands for each of them, and all of them should keep the bound.
         most: a share, or points of accuracy.
         above: keys of another figure that is subtracted first.
+        told: keys of how many rows `compare` told to be longer or shorter than what was fitted: a warning about most of
+            them will do instead.
     """
 
     name: str
     path: tuple[str, ...]
     most: float
     above: tuple[str, ...] = ()
+    told: tuple[str, ...] = ()
 
     @property
     def in_points(self) -> bool:
@@ -156,7 +159,7 @@ ROWS: Mapping[str, Row] = {
         labeled.long_texts,
         Words,
         "sst2-fresh-badnets",
-        (Bound("clean flagged", ("flagged", "value"), 0.02),),
+        (Bound("clean flagged", ("flagged", "value"), 0.02, told=("outside", "outside", "clean")),),
     ),
     "blended": Row("a faint trigger over nine patches", labeled.blended, Digits, "mnist-vit-blended", (_left(0.04),)),
     "equal-tokens": Row(
