@@ -2,8 +2,8 @@
 
 The rule, the same for every setting and applied to the figures of seed 0, so that nobody picks a peer by hand:
 
-1. A *row* is one defense as it was measured: each bar of a defense that refuses requests is a row, and so is pruning
-   before and after its tuning.
+1. A *row* is one defense as it was measured: each bar of a defense that refuses or edits requests is a row, and so is
+   pruning before and after its tuning.
 2. A row has *the hotfix's clean cost* where its bar is the share of clean requests that the hotfixes are calibrated to
    flag (on the same spare clean rows), or where it refuses nothing; and where it is at most `SLACK` less accurate than
    the hotfix. A refused request counts as a wrong answer. The slack favors the peers: hotfixes may lose 0.1 to 0.3
@@ -14,20 +14,47 @@ The rule, the same for every setting and applied to the figures of seed 0, so th
    method over the settings; else the two are not told apart. The interval takes the two to be independent, which makes
    it wider than it need be, since both were asked the same requests.
 5. The same is told of the best row at any cost: all rows, whatever they refuse or lose.
+6. A defense that was asked a part of the requests only (ONION) counts as less accurate than the hotfix by what it lost
+   against the original on that part, less what the hotfix lost against the original on all of them.
+7. The clean twin, which the same recipe makes of data without triggers, is the ceiling and no row.
+
+Rules 1 to 5 are of 2026-11-30, written with the figures of STRIP, DAN, Fine-Pruning and the head mask in sight. Version
+2, of the same evening, added rules 6 and 7 and "or edits" before any figure of a peer on texts or images was seen that
+it let in; on tables those of one setting had been seen (`compas-gender`).
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from .estimates import Estimate, combined, of_shares
 from .measures import NAMES, Run, fault_of, fits
 from .verdicts import Verdict, together
 
-__all__ = ["SLACK", "Comparison", "Defense", "comparisons", "defenses", "raw_asr", "sentences"]
+__all__ = [
+    "CEILING", "SLACK", "STEPS", "Comparison", "Defense", "comparisons", "defenses", "measured", "raw_asr", "sentences",
+]  # fmt: skip
 
-PEERS = {"strip": "STRIP, N = 5", "dan": "DAN", "fine_pruning": "Fine-Pruning", "head_mask": "static head mask"}
+STEPS = ("peers", "more_peers", "onion")
+PEERS = {
+    "strip": ("STRIP, N = 5", "clean rows"),
+    "dan": ("DAN", "clean rows with labels"),
+    "fine_pruning": ("Fine-Pruning", "clean rows with labels"),
+    "head_mask": ("static head mask", "triggered or flipped rows with columns labeled, clean rows with labels"),
+    "word_filter": ("word filter", "the trigger's words"),
+    "pixel_mask": ("pixel mask", "the trigger's pixels, clean rows"),
+    "imbert": ("IMBERT by attention", "clean rows with labels"),
+    "rap": ("RAP", "clean rows, the attacked class"),
+    "onion": ("ONION", "clean rows with labels, a language model"),
+    "averaged": ("column averaged out", "the column, how frequent its values are"),
+    "constant": ("column set to its commonest value", "the column, its commonest value"),
+    "threshold_optimizer": ("ThresholdOptimizer", "the column of every request, clean rows with labels"),
+}
+"""Key in the steps' figures → title, and what the defense needs to know."""
+CEILING = ("clean twin: trained again without the poisoned rows (ceiling)", "all training rows, which are poisoned")
 SLACK = 0.02
 """Of accuracy: what a victim may lose against its clean twin."""
 
@@ -40,12 +67,14 @@ class Defense:
         figures: accuracy, fault and, of a defense that refuses, `clean_flagged`; empty where it was skipped.
         rate: share of spare clean requests that its bar refuses; 0 where it refuses nothing.
         cost: time a request against the original.
+        needs: what it has to know.
     """
 
     title: str
     figures: Run
     rate: float = 0.0
     cost: str = "1"
+    needs: str = ""
 
 
 @dataclass(frozen=True)
@@ -53,6 +82,7 @@ class Comparison:
     """The hotfix of a setting and the best peer.
 
     Attributes:
+        hotfix: figures of the patched model; lost: how much less accurate the peer is than it, points.
         verdict: "met" where the hotfix leaves less, "not met" where the peer does.
     """
 
@@ -60,57 +90,70 @@ class Comparison:
     fault: str
     hotfix: Run
     peer: Defense
+    lost: float
     verdict: Verdict
 
-    @property
-    def lost(self) -> float:
-        """How much less accurate the peer is than the hotfix, points."""
-        return float(100 * (self.hotfix["accuracy"]["value"] - self.peer.figures["accuracy"]["value"]))
+
+def measured(evidence: Run) -> dict[str, tuple[int, Run]]:
+    """Setting → the first seed that has peers, and their figures."""
+    found: dict[str, dict[int, dict[str, Any]]] = {}
+    for step in STEPS:
+        for name, runs in fits(evidence, step=step).items():
+            for seed, figures in runs.items():
+                found.setdefault(name, {}).setdefault(seed, {}).update(figures)
+    return {name: (min(runs), runs[min(runs)]) for name, runs in found.items()}
 
 
-def defenses(measured: Run) -> Iterator[Defense]:
-    """Rows of the step `peers`."""
-    for peer, title in PEERS.items():
-        figures = measured.get(peer, {})
-        cost = f"{figures['latency']['ratio']:.2f}" if "latency" in figures else "1"
-        for rate, found in figures.get("rates", {}).items():
-            yield Defense(f"{title}, bar at {100 * float(rate):g} %", found, float(rate), cost)
-        if "pruned" in figures:
-            title = f"{title}, {100 * figures['share']:.0f} % of neurons cut"
-            yield Defense(title, figures["pruned"])
-            title = f"{title}, then tuned"
-        if "accuracy" in figures:
-            yield Defense(title, figures, cost=cost)
-        elif "skipped" in figures:
-            yield Defense(f"{title}: {figures['skipped']}", {}, cost="–")
+def defenses(figures: Run) -> Iterator[Defense]:
+    """Rows of a setting's peers."""
+    for peer, (title, needs) in PEERS.items():
+        yield from _rows(figures.get(peer, {}), title, needs)
+
+
+def _rows(figures: Run, title: str, needs: str) -> Iterator[Defense]:
+    cost = f"{figures['latency']['ratio']:.2f}" if "latency" in figures else "1"
+    part = {"before": figures["before"]} if "before" in figures else {}
+    for rate, found in figures.get("rates", {}).items():
+        yield Defense(f"{title}, bar at {100 * float(rate):g} %", {**found, **part}, float(rate), cost, needs)
+    for words, found in figures.get("variants", {}).items():
+        yield Defense(f"{title}, {words}", {**found, **part}, cost=cost, needs=needs)
+    if "pruned" in figures:
+        title = f"{title}, {100 * figures['share']:.0f} % of neurons cut"
+        yield Defense(title, figures["pruned"], needs=needs)
+        title = f"{title}, then tuned"
+    if "accuracy" in figures:
+        yield Defense(title, figures, cost=cost, needs=needs)
+    elif "skipped" in figures:
+        yield Defense(f"{title}: {figures['skipped']}", {}, cost="–", needs=needs)
 
 
 def comparisons(evidence: Run, *, any_cost: bool = False) -> list[Comparison]:
     """Of every setting that has a row to compare with, by the rule above."""
     found = []
     fitted = fits(evidence)
-    for name, runs in fits(evidence, step="peers").items():
-        seed = min(runs)
-        if seed not in fitted.get(name, {}):
+    for name, (seed, figures) in measured(evidence).items():
+        fit = fitted.get(name, {}).get(seed)
+        if fit is None:
             continue
-        hotfix = fitted[name][seed]["patched"]
-        fault = fault_of(hotfix)
-        rows = [row for row in defenses(runs[seed]) if row.figures]
+        fault = fault_of(fit["patched"])
+        rows = [(row, _lost(fit, row)) for row in defenses(figures) if row.figures]
         if not any_cost:
-            rows = [row for row in rows if _same_cost(row, hotfix, evidence["max_clean_flagged"])]
+            rows = [(row, lost) for row, lost in rows if row.rate <= evidence["max_clean_flagged"] and lost <= SLACK]
         if rows:
-            best = min(
-                rows, key=lambda row: (row.figures[fault]["value"], -row.figures["accuracy"]["value"], row.title)
-            )
-            found.append((name, fault, hotfix, best))
-    differences = [_difference(hotfix[fault], best.figures[fault]) for _, fault, hotfix, best in found]
+            best, lost = min(rows, key=lambda row: (row[0].figures[fault]["value"], row[1], row[0].title))
+            found.append((name, fault, fit["patched"], best, 100 * lost))
+    differences = [_difference(hotfix[fault], best.figures[fault]) for _, fault, hotfix, best, _ in found]
     return [
         Comparison(*one, difference.verdict) for one, difference in zip(found, together(differences, 0.0), strict=True)
     ]
 
 
-def _same_cost(row: Defense, hotfix: Run, rate: float) -> bool:
-    return row.rate <= rate and hotfix["accuracy"]["value"] - row.figures["accuracy"]["value"] <= SLACK
+def _lost(fit: Run, row: Defense) -> float:
+    """How much less accurate a row is than the hotfix, a share; by rule 6 where it was asked a part."""
+    lost: float = fit["patched"]["accuracy"]["value"] - row.figures["accuracy"]["value"]
+    if "before" in row.figures:
+        lost -= fit["original"]["accuracy"]["value"] - row.figures["before"]["accuracy"]["value"]
+    return lost
 
 
 def _difference(hotfix: Run, peer: Run) -> Callable[[float], Estimate]:
@@ -132,9 +175,22 @@ def sentences(evidence: Run) -> list[str]:
     rate = f"{100 * evidence['max_clean_flagged']:g} %"
     return [
         f"The best other defense of each setting at the hotfix's clean cost (it refuses nothing, or its bar was set to"
-        f" refuse {rate} of spare clean requests; at most {100 * SLACK:g} points less accurate): {_told(equal)}",
+        f" refuse or edit {rate} of spare clean requests; at most {100 * SLACK:g} points less accurate):"
+        f" {_told(equal)}",
         f"The best one at any cost: {_told(free)}",
+        f"Settings in which each was measured: {_counted(evidence)}.",
     ]
+
+
+def _counted(evidence: Run) -> str:
+    """Titles with the number of settings in which a peer gave figures."""
+    count = Counter(
+        peer
+        for _, figures in measured(evidence).values()
+        for peer in PEERS
+        if any(row.figures for row in _rows(figures.get(peer, {}), *PEERS[peer]))
+    )
+    return "; ".join(f"{title}: {count[peer]}" for peer, (title, _) in PEERS.items())
 
 
 def _told(found: Sequence[Comparison]) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from .cells import Evidence, Row, Table, each, share_of
-from .defenses import Comparison, comparisons, defenses, raw_asr
-from .measures import NAMES, Run, fault_of, steps_of
+from .defenses import CEILING, Comparison, comparisons, defenses, measured as defenses_of, raw_asr
+from .measures import NAMES, Run, fault_of, fits
 from .verdicts import Verdict
 
 __all__ = ["ablations", "best_peers", "peers", "unlabeled"]
@@ -17,20 +17,42 @@ RAW = {"asr_star": ("asr", "asr_star"), "uf": ("uf",)}
 
 def peers(evidence: Evidence) -> Iterator[tuple[str, Table]]:
     """Other defenses next to the hotfix, a table a setting."""
-    for name, measured in each(evidence, "peers"):
-        patched, timed = steps_of(evidence, name, "fit")[:1], steps_of(evidence, name, "latency")[:1]
-        shown = ("accuracy", *RAW[fault_of(patched[0]["patched"])])
-        own = " / ".join(
-            f"{timed[0][kind]['ratio']:.2f}" for kind in ("clean", "flagged") if timed and kind in timed[0]
-        )
-        rows: list[Row] = [
-            ("original", *(share_of(patched, "original", key) for key in shown), "–", "1"),
-            ("**hotfix**", *(share_of(patched, "patched", key) for key in shown), "–", own or "–"),
+    fitted, twins = fits(evidence), {(run["setting"], run["seed"]): run["victim"] for run in evidence["runs"]}
+    for name, (seed, measured) in defenses_of(evidence).items():
+        if seed not in fitted.get(name, {}):
+            continue
+        fit = fitted[name][seed]
+        timed = fits(evidence, step="latency").get(name, {}).get(seed, {})
+        shown = ("accuracy", *RAW[fault_of(fit["patched"])])
+        own = " / ".join(f"{timed[kind]['ratio']:.2f}" for kind in ("clean", "flagged") if kind in timed)
+
+        def row(title: str, figures: Run, flagged: Run, cost: str, needs: str, keys: Row = shown) -> Row:
+            return (
+                title,
+                *(share_of([figures], key) for key in keys),
+                share_of([flagged], "clean_flagged"),
+                cost,
+                needs,
+            )
+
+        rows = [
+            row("original", fit["original"], {}, "1", "–"),
+            row("**hotfix**", fit["patched"], {} if "uf" in shown else fit, own or "–", LABELED),
+            *(row(one.title, one.figures, one.figures, one.cost, one.needs) for one in defenses(measured)),
         ]
-        for row in defenses(measured[0]):
-            rows.append((row.title, *(share_of([row.figures], key) for key in (*shown, "clean_flagged")), row.cost))
-        head = ("defense", "accuracy", *(NAMES[key] for key in shown[1:]), "clean requests refused", "cost ×")
-        yield name, Table(head, rows)
+        if twin := twins[name, seed].get("twin"):
+            rows.append(row(CEILING[0], twin, {}, "1", CEILING[1]))
+        head = (
+            "defense",
+            "accuracy",
+            *(NAMES[key] for key in shown[1:]),
+            "clean requests refused or changed",
+            "cost ×",
+        )
+        yield name, Table((*head, "needs to know"), rows)
+
+
+LABELED = "triggered or flipped rows with columns labeled, clean rows with labels"
 
 
 def best_peers(evidence: Evidence) -> Table:

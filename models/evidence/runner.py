@@ -22,7 +22,7 @@ from .case import Case, results
 from .curves import curves_step
 from .fitting import fit_step, kinds_step
 from .latency import latency_step
-from .peers import peers_step
+from .peers import more_peers_step, onion_step, peers_step
 from .unlabeled import inversion_step, oneclass_step, statistic_step
 
 __all__ = ["STEPS", "Step", "run_step"]
@@ -49,8 +49,12 @@ class Step:
     timed: bool = False
 
 
+def _first_seed(case: Case) -> bool:
+    return case.seed == case.setting.seeds[0]
+
+
 def _first_of_a_kind(case: Case) -> bool:
-    return case.setting.quick and case.seed == case.setting.seeds[0]
+    return case.setting.quick and _first_seed(case)
 
 
 def _unlabeled(case: Case) -> bool:
@@ -61,14 +65,14 @@ STEPS: dict[str, Step] = {
     "fit": Step(fit_step, fitted=False),
     "latency": Step(latency_step, timed=True),
     "kinds": Step(kinds_step, lambda case: bool(case.setting.others), fitted=False),
-    "peers": Step(peers_step, lambda case: case.seed == case.setting.seeds[0], fitted=False, slow=True),
+    "peers": Step(peers_step, _first_seed, fitted=False, slow=True),
+    "more_peers": Step(more_peers_step, _first_seed, fitted=False, slow=True),
+    "onion": Step(onion_step, lambda case: _first_seed(case) and case.setting.kind == "text", fitted=False, slow=True),
     "ablations": Step(ablations_step, _first_of_a_kind),
     "curves": Step(curves_step, _first_of_a_kind),
     "statistic": Step(statistic_step, _unlabeled, fitted=False),
     "oneclass": Step(oneclass_step, _unlabeled, fitted=False),
-    "inversion": Step(
-        inversion_step, lambda case: _unlabeled(case) and case.seed == case.setting.seeds[0], fitted=False, slow=True
-    ),
+    "inversion": Step(inversion_step, lambda case: _unlabeled(case) and _first_seed(case), fitted=False, slow=True),
 }
 
 

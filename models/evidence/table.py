@@ -15,6 +15,8 @@ from .fairness import FEWEST
 from .goals import bounds_of, goals, having
 from .measures import NAMES, Run, fault_of, fits, map_share, mean_over, one_by_one, steps_of, twins_of
 from .other_tables import ablations, best_peers, peers, unlabeled
+from .peers.editing import BUDGET
+from .peers.onion import ROWS
 from .verdicts import Judged, Verdict
 
 __all__ = ["render"]
@@ -69,6 +71,8 @@ def render(evidence: Evidence, folder: str) -> str:
         effort=_effort(evidence),
         best_peers=best_peers(evidence),
         slack=f"{100 * SLACK:g}",
+        budget=f"{100 * BUDGET:g}",
+        onion=ROWS,
         peers=[{"title": name, "table": table} for name, table in peers(evidence)],
         ablations=[{"title": name, "table": table} for name, table in ablations(evidence)],
         unlabeled=unlabeled(evidence),

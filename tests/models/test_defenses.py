@@ -79,7 +79,8 @@ def test_settings_are_compared_together() -> None:
 
 def test_the_sentences_name_where_the_hotfix_is_behind() -> None:
     whole = evidence(0.5, head_mask=figures(0.2, 0.896))
-    equal, anyhow = sentences(whole)
+    equal, anyhow, counted = sentences(whole)
+    assert "static head mask: 1; " in counted and "DAN: 0; " in counted
     behind = (
         "(`one`: ASR\\* 50.00 % (ASR 50.00 %) with the hotfix, 20.00 % (ASR 20.00 %) with static head mask, 0.4 points"
         " less accurate)."
@@ -88,8 +89,29 @@ def test_the_sentences_name_where_the_hotfix_is_behind() -> None:
         assert told.endswith(
             f"leaves less in 0, the two are not told apart in 0, and the other leaves less in 1 {behind}"
         )
-    ahead, _ = sentences(evidence(0.1, head_mask=figures(0.2)))
+    ahead, *_ = sentences(evidence(0.1, head_mask=figures(0.2)))
     assert "of 1 settings, the hotfix leaves less in 1," in ahead and ahead.endswith("and the other leaves less in 0.")
+
+
+def test_steps_of_peers_are_compared_as_one_and_other_seeds_are_not() -> None:
+    whole = evidence(0.2, head_mask=figures(0.3))
+    whole["runs"][0]["steps"]["more_peers"] = {"word_filter": figures(0.1)}
+    other = {"fit": {"patched": figures(0.9)}, "onion": {"onion": figures(0.0)}}
+    whole["runs"].append({"setting": "one", "seed": 1, "steps": other})
+    (found,) = comparisons(whole)
+    assert found.peer.title == "word filter" and found.hotfix["asr_star"]["value"] == 0.2
+    assert found.peer.needs == "the trigger's words"
+
+
+def test_a_peer_that_was_asked_a_part_loses_what_it_lost_there() -> None:
+    """The original is 90 % right on all rows and 80 % on the part; the peer loses 1 point, the hotfix half a point."""
+    onion = {"variants": {"tuned": figures(0.05, 0.79)}, "before": figures(1.0, 0.8)}
+    whole = evidence(0.2, onion=onion)
+    whole["runs"][0]["steps"]["fit"] = {"patched": figures(0.2, 0.895), "original": figures(1.0, 0.9)}
+    (found,) = comparisons(whole)
+    assert found.peer.title == "ONION, tuned" and found.lost == pytest.approx(0.5)
+    del onion["before"]
+    assert comparisons(whole) == [], "10.5 points less accurate"
 
 
 @pytest.mark.parametrize("any_cost", [False, True])
