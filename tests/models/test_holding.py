@@ -156,7 +156,7 @@ def test_a_warning_about_most_rows_will_do_instead(told: int, verdict: Verdict) 
     one = run(0, one=200)
     one["figures"]["outside"] = {"clean": {"k": told, "n": 100}}
     found, shown = judge([one], bound)
-    assert found is verdict and shown.endswith(f" %; told of {told} of 100 rows")
+    assert found is verdict and shown.endswith(f" %; told {told}/100")
 
 
 def test_what_is_missing_is_not_judged() -> None:

@@ -32,7 +32,7 @@ def judge(runs: Runs, bound: Bound) -> tuple[Verdict, str]:
     shown = worst.percent() + ("" if bound.in_points else " %")
     if bound.told:
         told = [next(at(run["figures"], bound.told)) for run in runs]
-        shown += "; told of " + ", ".join(f"{one['k']} of {one['n']} rows" for one in told)
+        shown += "; told " + ", ".join(f"{one['k']}/{one['n']}" for one in told)
         if all(2 * one["k"] > one["n"] for one in told):
             verdict = Verdict.MET
     return verdict, shown

@@ -109,7 +109,7 @@ def bounds_table(kept: Kept) -> str:
         for bound in ROWS[name].bounds:
             verdict, figure = judge(runs, bound)
             aim = f"≤ {bound.most:g}" if bound.in_points else f"≤ {100 * bound.most:g} %"
-            aim += ", or a warning" if bound.told else ""
+            aim += " or a warning" if bound.told else ""
             word = "**not measured**" if verdict is Verdict.NOT_JUDGED else f"**{verdict}**"
             lines.append((ROWS[name].title, bound.name, figure, aim, word))
     return table(lines)

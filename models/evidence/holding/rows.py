@@ -96,7 +96,7 @@ ROWS: Mapping[str, Row] = {
     ),
     **{
         f"hidden-{strength}": Row(
-            f"clean rows only; attention hidden, {strength} penalty",
+            f"clean rows only; hidden attention, {strength}",
             label_free.hidden,
             Words,
             f"sst2-hidden-{strength}",
@@ -129,7 +129,7 @@ ROWS: Mapping[str, Row] = {
     ),
     **{
         f"no-data-{name}": Row(
-            f"no data, a text model; {title}",
+            f"no data; {title}",
             label_free.no_data,
             Words,
             victim,
@@ -139,7 +139,7 @@ ROWS: Mapping[str, Row] = {
         for name, title, victim in (
             ("words", "three rare words", "sst2-fresh-words"),
             ("sentence", "a sentence", "sst2-fresh-insertsent"),
-            ("hidden", "a word whose attention is hidden", "sst2-hidden-medium"),
+            ("hidden", "a word of hidden attention", "sst2-hidden-medium"),
         )
     },
     "no-data-digits": Row("no data, an image model", label_free.no_data_digits, Digits, "mnist-vit-badnets"),
@@ -155,7 +155,7 @@ ROWS: Mapping[str, Row] = {
         "500 requests, 0 to 2 % attacks, digits", label_free.traffic, Digits, "mnist-vit-badnets", (_left(0.03, "*"),)
     ),
     "long-texts": Row(
-        "film reviews under a hotfix from short sentences",
+        "long texts, fitted on short",
         labeled.long_texts,
         Words,
         "sst2-fresh-badnets",
