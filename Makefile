@@ -11,7 +11,8 @@
 #   make tools   put patched graphs through other tools, into models/results
 #   make bench   measure what a patch costs, into models/results
 #   make gpu     measure a patch on CUDA, into models/results; in an environment of its own, with onnxruntime-gpu
-#   make evidence       build the victims, measure hotfixes on them, write models/RESULTS.md
+#   make evidence       build the victims, measure hotfixes on them, write models/RESULTS.md; a part of it with GROUP=
+#                       images, texts, tables, no-label, peers, adaptive, llm or graph-logic
 #   make evidence-decoders   the same of language models; it needs packages of its own, see models/decoders
 #   make evidence-quick one seed of one victim a kind, into models/results
 SHELL := /bin/bash
@@ -90,7 +91,7 @@ gpu: $(GPU_PYTHON)
 	$(GPU_PYTHON) -m models.bench.gpu
 
 evidence: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m models.evidence.build --threads 1 --jobs 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m models.evidence.build --threads 1 --jobs 2 $(if $(GROUP),--group $(GROUP))
 
 evidence-decoders: $(VENV)/.dev
 	$(PIP) --no-deps --requirement models/decoders/requirements.txt

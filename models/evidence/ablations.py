@@ -209,7 +209,7 @@ def _keep_flagged_scores(body: onnx.GraphProto) -> int:
     Returns: how many there are.
     """
     maker = {name: node for node in body.node for name in node.output}
-    found = [one for one in body.node if one.op_type == "Softmax" and role_of(one.output[0]) == "map_unflagged"]
+    found = [one for one in body.node if one.op_type == "Softmax" and role_of(one.input[0]) == "scores"]
     for softmax in found:
         added, made = maker[softmax.input[0]], softmax.output[0]
         scores, hidden = added.input  # hidden: 0 at unflagged columns, so that e^hidden is 1 there, else 0

@@ -2,8 +2,8 @@
 `serve`.
 
 Every step of every case is a file in the cache, so a run that was cut off goes on where it stopped. `--fresh` measures
-again. What the evidence file holds of victims and steps that are not in the cache stays in it. `--render` only writes
-the pages.
+again. What the evidence file holds of victims and steps that are not in the cache stays in it. `--group` measures a
+part of it, some of which have a page of their own. `--render` only writes the pages.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from .case import Case
 from .collecting import asked, collect
 from .measuring import measure
 from .pages import RESULTS, write_pages
+from .parts import PARTS
 from .runner import STEPS
 from .settings import SETTINGS
 
@@ -33,6 +34,7 @@ QUICK_ROWS = 400
     is_flag=True,
     help="One seed of one victim a kind on a part of the test set; without the slow steps, unless named by --steps.",
 )
+@click.option("--group", type=click.Choice(list(PARTS)), help="Only this part.")
 @click.option("--only", metavar="REGEX", default="", help="Settings whose name matches.")
 @click.option("--steps", help=f"Steps to do, of {', '.join(STEPS)}; the others are shown where they were done before.")
 @click.option("--seeds", default="0,1,2", show_default=True)
@@ -63,6 +65,7 @@ QUICK_ROWS = 400
 )
 def main(
     quick: bool,
+    group: str | None,
     only: str,
     steps: str | None,
     seeds: str,
@@ -74,7 +77,12 @@ def main(
     output: Path,
 ) -> None:
     """Measure hotfixes on the victims; write the evidence file, its pictures, and the page made of them."""
-    wanted = [name for name, step in STEPS.items() if not (quick and step.slow)] if steps is None else steps.split(",")
+    part = PARTS[group] if group else None
+    if part and part.module:
+        part.measure()
+        return
+    every = [name for name, step in STEPS.items() if part is None or name in part.steps]
+    wanted = [name for name in every if not (quick and STEPS[name].slow)] if steps is None else steps.split(",")
     if unknown := set(wanted) - STEPS.keys():
         raise click.UsageError(f"no step {', '.join(sorted(unknown))}; there are {', '.join(STEPS)}")
     file = output / ("evidence_quick.json" if quick else "evidence.json")
@@ -93,6 +101,7 @@ def main(
         if quick:
             cases = [case for case in cases if case.setting.quick and case.seed == 0]
         some = [case for case in cases if re.search(only, case.setting.name) and str(case.seed) in seeds.split(",")]
+        some = [case for case in some if part is None or part.has(case)]
         failed = measure(some, wanted, jobs=jobs, fresh=fresh, build=not no_build)
         evidence = collect(cases, quick, threads, before)
     page = write_pages(evidence, output)

@@ -6,14 +6,20 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from ..victims import versions
 from .case import MOST_CLEAN_FLAGGED, Case, results
+from .parts import elsewhere
 from .runner import STEPS
 from .settings import GROUPS, SETTINGS
 
 __all__ = ["asked", "collect"]
+
+RESULTS = Path(__file__).parents[1] / "results"
+FIGURES = ("model", "twin", "cpu_seconds")
+"""What is kept of a victim's record."""
 
 
 def collect(
@@ -33,6 +39,7 @@ def collect(
         "cores": os.cpu_count(),
         "versions": versions(),
         **asked(),
+        "elsewhere": elsewhere(RESULTS),
         "runs": runs,
     }
 
@@ -75,14 +82,19 @@ def _cached(case: Case) -> tuple[dict[str, Any], dict[str, Any]]:
             # Left over from another victim or data set.
             if kept["key"].split()[0] == case.digest:
                 steps[name] = kept["figures"]
+    record = case.victim.record
     return {
-        name: case.victim.record[name] for name in ("model", "twin", "cpu_seconds") if name in case.victim.record
+        "seed": case.victim.seed,
+        "digest": case.digest,
+        **{name: record[name] for name in FIGURES if name in record},
     }, steps
 
 
 def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two victims and their twins do equally well on every test sample that is counted."""
-    return all(one.get(name) == other.get(name) for name in ("model", "twin"))
+    """Whether two victims are of one seed, and they and their twins do equally well on every test sample that is
+    counted.
+    """
+    return all(one.get(name) == other.get(name) for name in ("seed", "model", "twin"))
 
 
 def _digest(steps: Mapping[str, Any]) -> str | None:

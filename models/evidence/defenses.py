@@ -113,6 +113,8 @@ def defenses(figures: Run) -> Iterator[Defense]:
 def _rows(figures: Run, title: str, needs: str) -> Iterator[Defense]:
     cost = f"{figures['latency']['ratio']:.2f}" if "latency" in figures else "1"
     part = {"before": figures["before"]} if "before" in figures else {}
+    if "rows" in figures:
+        title = f"{title} (of {figures['rows']['clean']} clean and {figures['rows']['attacked']} triggered requests)"
     for rate, found in figures.get("rates", {}).items():
         yield Defense(f"{title}, bar at {100 * float(rate):g} %", {**found, **part}, float(rate), cost, needs)
     for words, found in figures.get("variants", {}).items():

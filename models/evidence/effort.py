@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from .measures import victims_of
 from .runner import STEPS
 
 __all__ = ["STAGES", "minutes"]
@@ -19,11 +20,11 @@ def minutes(evidence: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """
     settings = {setting["name"]: setting for setting in evidence["settings"]}
     spent = {name: dict.fromkeys(STAGES, 0.0) for name in evidence["groups"]}
+    for name, setting in settings.items():
+        for victim in victims_of(evidence, name).values():
+            spent[setting["group"]]["victims"] += victim.get("cpu_seconds", 0.0) / 60
     for run in evidence["runs"]:
-        setting = settings[run["setting"]]
-        stages = spent[setting["group"]]
-        if run["seed"] in setting["trained"]:
-            stages["victims"] += run["victim"].get("cpu_seconds", 0.0) / 60
+        stages = spent[settings[run["setting"]]["group"]]
         for name, figures in run["steps"].items():
             stages[name] += figures.get("seconds_taken", 0.0) / 60
     return spent

@@ -15,8 +15,8 @@ from .estimates import Estimate, combined, of_settings
 from .verdicts import Judged, together
 
 __all__ = [
-    "FLAGGED", "LOST", "NAMES", "Measure", "Run", "Settings", "at", "fault_of", "fits", "left", "map_share", "mean_of",
-    "mean_over", "one_by_one", "only", "steps_of", "twins_of",
+    "FLAGGED", "LOST", "NAMES", "Measure", "Run", "Settings", "at", "fault_of", "fits", "fitted_again", "left",
+    "map_share", "mean_of", "mean_over", "one_by_one", "only", "steps_of", "twins_of", "victims_of",
 ]  # fmt: skip
 
 Run = Mapping[str, Any]
@@ -59,6 +59,17 @@ def steps_of(evidence: Run, setting: str, step: str) -> list[Run]:
 def twins_of(evidence: Run, setting: str) -> list[Run]:
     """Figures of the models trained without the fault, over the seeds of a setting."""
     return [run["victim"]["twin"] for run in evidence["runs"] if run["setting"] == setting and "twin" in run["victim"]]
+
+
+def victims_of(evidence: Run, setting: str) -> dict[int, Run]:
+    """Seed of the victim → its figures: a victim that was fitted with several seeds is one."""
+    return {run["victim"]["seed"]: run["victim"] for run in evidence["runs"] if run["setting"] == setting}
+
+
+def fitted_again(evidence: Run) -> str:
+    """Settings with fewer victims than fits, as a sentence names them; "" where there is none."""
+    found = {name: (len(victims_of(evidence, name)), len(runs)) for name, runs in fits(evidence).items()}
+    return ", ".join(f"`{name}` ({victims} of {fits})" for name, (victims, fits) in found.items() if victims < fits)
 
 
 def mean_over(evidence: Run, group: str, read: Callable[[Run], float | None], *, twins: bool = False) -> float | None:

@@ -14,6 +14,7 @@ from rewriters.model.atomic import write_file
 
 from .defenses import sentences
 from .goals import goals, having
+from .measures import fitted_again
 from .plots import draw
 from .table import render
 from .verdicts import Verdict
@@ -46,7 +47,11 @@ def guide_parts(evidence: Mapping[str, Any]) -> dict[str, str]:
     found = goals(evidence)
     met, shown, missed = (len(having(found, one)) for one in (Verdict.MET, Verdict.NOT_SHOWN, Verdict.NOT_MET))
     count = f"Of {met + shown + missed} targets {met} are met, {shown} are not shown, and {missed} are not met."
-    targets = [f"{count} {JUDGED}"]
+    again = fitted_again(evidence)
+    few = (
+        f" There are fewer victims than fits in {again}: their intervals say nothing of other victims." if again else ""
+    )
+    targets = [f"{count} {JUDGED}{few}"]
     for verdict in (Verdict.NOT_MET, Verdict.NOT_SHOWN, Verdict.MET):
         if those := having(found, verdict):
             targets += [f"{verdict.capitalize()}:", "\n".join(f"* {goal.what}: {goal.found}" for goal in those)]
@@ -57,7 +62,6 @@ def guide_parts(evidence: Mapping[str, Any]) -> dict[str, str]:
 JUDGED = (
     "A target is *met* where the bad end of the 95 % interval lies within it, *not met* where the good end lies outside"
     " of it, else *not shown*: three victims, or three fits of one, and some thousand requests are too few to tell."
-    " Text settings have one victim each, so their intervals say nothing of other victims."
 )
 
 

@@ -39,12 +39,14 @@ class Step:
         applies: to which cases.
         slow: takes a quarter of an hour or more on a text model; no part of quick runs.
         fitted: reads the hotfix of the step `fit`, and is done again where that is another one.
+        twin: asks the clean twin, and is done again where that is another one.
         timed: compares times, so that nothing else should run meanwhile.
     """
 
     run: Callable[[Case, Say], Figures]
     applies: Callable[[Case], bool] = lambda case: True
     fitted: bool = True
+    twin: bool = False
     slow: bool = False
     timed: bool = False
 
@@ -84,6 +86,7 @@ def run_step(case: Case, name: str, say: Say, *, fresh: bool = False) -> Figures
     started = time.perf_counter()
     try:
         key = case.digest + (f" {case.hotfix.digest[:16]}" if step.fitted else "")
+        key += f" {case.twin_digest}" if step.twin else ""
         kept = _kept(case, name, file, key)
         if kept is not None and not fresh:
             return kept

@@ -45,6 +45,7 @@ class Group:
 GROUPS = {
     "images": Group("Images, backdoors", "asr", 0.46, 0.1, each=0.46),
     "words": Group("Text, word and sentence triggers", "asr_star", 0.7, 0.3, each=1),
+    "fresh": Group("Text, a victim of fewer training texts", "asr_star", None, 0.3),
     "rewritten": Group("Text, rewritten sentences", "asr_star", None, 0.3),
     "tables": Group("Tables, unfairness", "uf", 0.04, 0.1, each=0.04),
 }
@@ -58,7 +59,8 @@ class Setting:
         paper: of the same attack or attribute on the nearest model; None: the paper has no such setting.
         near: what the paper's own setting was, where it differs.
         detector: kind that the hotfix has; others: kinds fitted beside it, for comparison.
-        trained: seeds of victims; a fit has the victim's seed, or, of a single victim, seeds 0 to 2.
+        trained: seeds of the victims that are asked for; how many were measured, the evidence file says. A fit has the
+            victim's seed, or, of a single victim, seeds 0 to 2.
         quick: taken by `--quick`; its first seed gets ablations and pictures.
         unlabeled: also fitted without labels, and with an unknown trigger.
     """
@@ -111,10 +113,12 @@ _IMAGES = tuple(
 _IMDB = Paper(87.63, 97.90, 87.34, 0.70)
 _NEAR_TEXT = "IMDB, BERT, BadNL"
 _TEXT = (
-    Setting("sst2-badnets", "text", "backdoor", "words", _IMDB, _NEAR_TEXT, trained=(0,), quick=True, unlabeled=True),
-    Setting("sst2-words", "text", "backdoor", "words", _IMDB, _NEAR_TEXT, trained=(0,)),
-    Setting("sst2-insertsent", "text", "backdoor", "words", None, trained=(0,)),
-    Setting("offenseval-badnets", "text", "backdoor", "words", _IMDB, _NEAR_TEXT, trained=(0,)),
+    Setting("sst2-badnets", "text", "backdoor", "words", _IMDB, _NEAR_TEXT, quick=True, unlabeled=True),
+    Setting("sst2-words", "text", "backdoor", "words", _IMDB, _NEAR_TEXT),
+    Setting("sst2-insertsent", "text", "backdoor", "words", None),
+    Setting("offenseval-badnets", "text", "backdoor", "words", _IMDB, _NEAR_TEXT),
+    # The last 900 training texts are kept from it, for the page on what a hotfix holds against.
+    Setting("sst2-fresh-badnets", "text", "backdoor", "fresh", trained=(0,)),
     Setting("sst2-syntactic", "text", "backdoor", "rewritten", None, trained=(0,)),
     Setting("sst2-style", "text", "backdoor", "rewritten", None, trained=(0,)),
 )

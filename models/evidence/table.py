@@ -10,13 +10,24 @@ import numpy as np
 
 from .cells import Evidence, Row, Table, each, number_of, p_of, plain_of, ratios_of, share_of
 from .defenses import SLACK
-from .effort import STAGES, minutes
 from .fairness import FEWEST
 from .goals import bounds_of, goals, having
-from .measures import NAMES, Run, fault_of, fits, map_share, mean_over, one_by_one, steps_of, twins_of
+from .manifest import effort, longest, manifest, parts
+from .measures import (
+    NAMES,
+    Run,
+    fault_of,
+    fits,
+    fitted_again,
+    map_share,
+    mean_over,
+    one_by_one,
+    steps_of,
+    twins_of,
+    victims_of,
+)
 from .other_tables import ablations, best_peers, peers, unlabeled
 from .peers.editing import BUDGET
-from .peers.onion import ROWS
 from .verdicts import Judged, Verdict
 
 __all__ = ["render"]
@@ -55,6 +66,7 @@ def render(evidence: Evidence, folder: str) -> str:
     )
     page = template.render(
         quick=evidence["quick"],
+        again=fitted_again(evidence),
         bound=f"{100 * evidence['max_clean_flagged']:g}",
         made_with=", ".join(f"{name} {version}" for name, version in evidence["versions"].items()),
         cores=evidence["cores"],
@@ -68,11 +80,13 @@ def render(evidence: Evidence, folder: str) -> str:
         fewest=FEWEST,
         detectors=_detectors(evidence),
         costs=_costs(evidence),
-        effort=_effort(evidence),
+        effort=effort(evidence),
+        parts=parts(evidence),
+        longest=f"{longest(evidence):.0f}",
+        manifest=manifest(evidence),
         best_peers=best_peers(evidence),
         slack=f"{100 * SLACK:g}",
         budget=f"{100 * BUDGET:g}",
-        onion=ROWS,
         peers=[{"title": name, "table": table} for name, table in peers(evidence)],
         ablations=[{"title": name, "table": table} for name, table in ablations(evidence)],
         unlabeled=unlabeled(evidence),
@@ -131,11 +145,10 @@ def _judged(evidence: Evidence, name: str, group: Run) -> Table:
     """Each setting by itself, Holm's method over the settings for every bound."""
     settings, bounds = fits(evidence, name), bounds_of(group)
     found = [one_by_one(settings, bound.measure, bound.most) for bound in bounds]
-    trained = {setting["name"]: setting["trained"] for setting in evidence["settings"]}
-    rows = []
-    for setting, runs in settings.items():
-        victims = len(runs.keys() & set(trained[setting])) or 1
-        rows.append((setting, str(victims), *(_verdict(one.get(setting)) for one in found)))
+    rows = [
+        (setting, str(len(victims_of(evidence, setting))), *(_verdict(one.get(setting)) for one in found))
+        for setting in settings
+    ]
     return Table(("setting", "victims", *(bound.asked for bound in bounds)), rows)
 
 
@@ -259,13 +272,3 @@ def _costs(evidence: Evidence) -> Table:
         ),
         rows,
     )
-
-
-def _effort(evidence: Evidence) -> Table:
-    spent = [(evidence["groups"][name]["title"], stages) for name, stages in minutes(evidence).items()]
-    spent.append(("all", {stage: sum(stages[stage] for _, stages in spent) for stage in STAGES}))
-    rows = [
-        (title, *(f"{value:.0f}" for value in stages.values()), f"{sum(stages.values()):.0f}")
-        for title, stages in spent
-    ]
-    return Table(("settings", *STAGES, "together"), rows)

@@ -105,11 +105,12 @@ def test_steps_of_peers_are_compared_as_one_and_other_seeds_are_not() -> None:
 
 def test_a_peer_that_was_asked_a_part_loses_what_it_lost_there() -> None:
     """The original is 90 % right on all rows and 80 % on the part; the peer loses 1 point, the hotfix half a point."""
-    onion = {"variants": {"tuned": figures(0.05, 0.79)}, "before": figures(1.0, 0.8)}
+    onion: dict[str, Any] = {"variants": {"tuned": figures(0.05, 0.79)}, "before": figures(1.0, 0.8)}
+    onion["rows"] = {"clean": 9, "attacked": 4}
     whole = evidence(0.2, onion=onion)
     whole["runs"][0]["steps"]["fit"] = {"patched": figures(0.2, 0.895), "original": figures(1.0, 0.9)}
     (found,) = comparisons(whole)
-    assert found.peer.title == "ONION, tuned" and found.lost == pytest.approx(0.5)
+    assert found.peer.title == "ONION (of 9 clean and 4 triggered requests), tuned" and found.lost == pytest.approx(0.5)
     del onion["before"]
     assert comparisons(whole) == [], "10.5 points less accurate"
 

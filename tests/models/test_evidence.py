@@ -30,6 +30,7 @@ from models.evidence.fitting import try_plan
 from models.evidence.goals import Goal, goals
 from models.evidence.latency import latency_step
 from models.evidence.maps import labeled_columns, map_scores
+from models.evidence.measures import fitted_again
 from models.evidence.pages import GUIDE, RESULTS, guide_parts, with_parts
 from models.evidence.peers import dan, fine_pruning, head_mask, strip
 from models.evidence.peers.refusal import refusing
@@ -246,6 +247,16 @@ def test_without_rescaling_only_flagged_requests_change(case: Case) -> None:
         assert (one.scores[rows] == other.scores[rows]).all() == same
 
 
+def test_without_rescaling_rows_that_always_change_are_left_as_they_are_too(case: Case) -> None:
+    """Where the columns are known beforehand, their scores are hidden from the Softmax."""
+    plan = replace(
+        case.plan, sites={name: replace(site, detector=Static((16,))) for name, site in case.plan.sites.items()}
+    )
+    model = case.patched(plan)
+    rescaled, plain = (case.ask(graph).all(case.clean).scores for graph in (model, without_rescaling(model)))
+    assert (np.abs(rescaled - plain).max(1) > 1e-4).all()
+
+
 def test_a_quick_case_is_judged_on_the_first_rows_and_what_was_made_of_them(case: Case) -> None:
     quick = replace(case, rows=60)
     assert len(quick.clean) == 60 and quick.attacked.clean_row is not None and case.attacked.clean_row is not None
@@ -328,6 +339,7 @@ def fit_figures(case: Case) -> dict[str, Any]:
         "passes": "one",
         "accept": "always",
         "sites": [""],
+        "digest": "0123456789abcdef" * 4,
     }
     return {
         "hotfix": hotfix,
@@ -344,7 +356,7 @@ def test_the_page_says_what_is_met_and_what_is_not(case: Case, monkeypatch: pyte
     evidence = {**collect([case], True, 1), "settings": [asdict(SETTING)]}
     evidence["runs"][0]["victim"]["twin"] = {name: {"value": 0.0375, "count": 80} for name in ("accuracy", "asr_star")}
     page = render(evidence, "")
-    assert "| digits-vit-badnets | 1 |" in page
+    assert "| digits-vit-badnets | 1 |" in page and f"| 0 | {case.digest} | 0123456789abcdef |" in page
     assert "| clean twin, ASR\\* |" in page and "| 3.75 (" in page
     asked = "Images, backdoors: mean ASR ≤ 0.46 %"
 
@@ -370,15 +382,26 @@ def test_asr_star_never_stands_without_asr_nor_group_parity_without_uf() -> None
 
 
 def test_what_it_took_counts_a_victim_once_and_every_step() -> None:
-    evidence = {**collect([], False, 1), "settings": [{**asdict(SETTING), "trained": [0]}]}
-    run = {"setting": SETTING.name, "victim": {"cpu_seconds": 120.0}, "steps": {"kinds": {"seconds_taken": 3600.0}}}
+    evidence: dict[str, Any] = {**collect([], False, 1), "settings": [asdict(SETTING)]}
+    victim = {"seed": 0, "cpu_seconds": 120.0}
+    run = {"setting": SETTING.name, "victim": victim, "steps": {"kinds": {"seconds_taken": 3600.0}}}
     evidence["runs"] = [{**run, "seed": seed, "steps": dict(run["steps"])} for seed in (0, 1)]
     spent = minutes(evidence)[SETTING.group]
     assert spent["victims"] == 2 and spent["kinds"] == 120 and sum(spent.values()) == 122
     asked = "The whole of it from nothing, on two cores: ≤ 5 h"
     assert {goal.what: goal.verdict for goal in goals(evidence)}[asked] is Verdict.MET
+    evidence["settings"] = [{**asdict(SETTING), "trained": (0, 1)}]
+    assert {goal.what: goal.verdict for goal in goals(evidence)}[asked] is Verdict.NOT_JUDGED, "a victim is missing"
     evidence["runs"][0]["steps"]["peers"] = {"seconds_taken": 9 * 3600.0}
     assert {goal.what: goal.verdict for goal in goals(evidence)}[asked] is Verdict.NOT_MET
+
+
+def test_a_victim_that_was_fitted_with_two_seeds_is_one() -> None:
+    runs = [{"setting": "one", "seed": seed, "victim": {"seed": 0}, "steps": {"fit": {"a": 1}}} for seed in (0, 1)]
+    evidence = {"settings": [{"name": "one", "group": "words"}], "runs": runs}
+    assert fitted_again(evidence) == "`one` (1 of 2)"
+    runs[1]["victim"] = {"seed": 1}
+    assert fitted_again(evidence) == ""
 
 
 @pytest.mark.parametrize(
@@ -398,7 +421,8 @@ def test_what_the_cache_lacks_stays_in_the_evidence_file(
         "latency": {"said": "then"},
         "statistic": {"said": "then"},
     }
-    before = {**run, "victim": run["victim"] if accuracy is None else {"model": {"accuracy": accuracy}}, "steps": steps}
+    other = {"seed": 0, "model": {"accuracy": accuracy}}
+    before = {**run, "victim": run["victim"] if accuracy is None else other, "steps": steps}
     (merged,) = collect([case], True, 1, {"runs": [before]})["runs"]
     assert merged["steps"].keys() - {"fit"} == left
     assert merged["steps"]["fit"]["said"] == "now" and merged["victim"] == run["victim"]

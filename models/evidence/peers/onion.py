@@ -25,7 +25,7 @@ from .editing import Scored, deleting
 
 __all__ = ["ROWS", "SPARE", "Perplexity", "run", "words_of"]
 
-ROWS, SPARE = 200, 200
+ROWS, SPARE = 100, 100
 TIMED = 3
 """Requests whose cost is measured."""
 
