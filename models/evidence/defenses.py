@@ -206,7 +206,9 @@ def _told(found: Sequence[Comparison]) -> str:
         those = [one for one in found if one.verdict is verdict]
         named = f" ({'; '.join(map(_pair, those))})" if those and verdict is Verdict.NOT_MET else ""
         parts.append(f"{word} in {len(those)}{named}")
-    return f"of {len(found)} settings, {', '.join(parts[:-1])}, and {parts[-1]}."
+    best = Counter(one.peer.title.partition(",")[0].partition(" (")[0] for one in found).most_common()
+    named = ", ".join(f"{title} in {count}" for title, count in best)
+    return f"of {len(found)} settings, {', '.join(parts[:-1])}, and {parts[-1]}. The best is {named}."
 
 
 def _pair(one: Comparison) -> str:
