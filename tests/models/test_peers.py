@@ -17,7 +17,6 @@ from models.evidence.fairness import group_fairness, place
 from models.evidence.peers import editing, imbert, onion, pixel_mask, rap, threshold_optimizer, without_column
 from models.evidence.peers.editing import Scored, without
 from models.evidence.peers.weights import read_weights
-from models.evidence.peers.word_filter import found
 
 from .digits_case import SETTING, digits_case
 from .toy_case import SETTING as TOY, toy_case
@@ -60,13 +59,6 @@ def test_a_deleted_token_leaves_no_gap() -> None:
     assert read(after) == [[101, 7, 9, 102], [101, 102]]
     assert not after["input_ids"][:, 4:].any() and after["attention_mask"].sum() == 6
     assert read(feeds)[0] == [101, 7, 8, 9, 102], "the request itself stays"
-
-
-def test_the_word_filter_takes_whole_phrases_only() -> None:
-    ids = texts([[101, 5, 6, 5, 102], [101, 6, 5, 6, 5, 6, 102], [101, 5, 102]])["input_ids"]
-    marked = found(ids, [(5, 6)])
-    assert [np.flatnonzero(row).tolist() for row in marked] == [[1, 2], [2, 3, 4, 5], []]
-    assert not found(ids[:, :1], [(5, 6)]).any(), "longer than the request"
 
 
 def test_the_pixel_mask_stops_the_attack_and_leaves_the_rest_of_the_image(case: Case) -> None:
@@ -169,16 +161,6 @@ def test_raps_word_stands_behind_the_first_token() -> None:
     assert longer["attention_mask"].tolist() == [[1, 1, 1, 1, 0]]
 
 
-class _Language:
-    """A causal model to which token 9 is a surprise, and whatever follows it."""
-
-    def __call__(self, input_ids: torch.Tensor) -> Any:
-        logits = torch.zeros(*input_ids.shape, 12)
-        logits[..., 9] = -5.0
-        logits[input_ids == 9] = torch.tensor([0.0] * 11 + [4.0])
-        return type("Output", (), {"logits": logits})
-
-
 class _Tokens:
     bos_token_id = 0
 
@@ -186,16 +168,46 @@ class _Tokens:
         return type("Encoded", (), {"input_ids": [int(word[1:]) for word in text.split()]})
 
 
+def language() -> Any:
+    """A causal model of random weights, to which token 9 is a surprise."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=12, **sizes)).eval()
+    with torch.no_grad():
+        model.model.embed_tokens.weight *= 50  # so that words differ
+    return model
+
+
+def test_perplexities_in_one_run_are_those_of_each_text_by_itself() -> None:
+    model = language()
+    found = onion.Perplexity(model, _Tokens(), str).of(["w3 w9 w4 w3 w5", "w3 w4 w3 w5", "w9 w4", "w3 w9 w4 w3"])
+    for text, one in zip(([3, 9, 4, 3, 5], [3, 4, 3, 5], [9, 4], [3, 9, 4, 3]), found, strict=True):
+        ids = torch.tensor([[0, *text]])
+        with torch.no_grad():
+            loss = model(input_ids=ids, labels=ids).loss
+        assert one == pytest.approx(float(loss.exp()), rel=1e-4)
+    assert len({round(one, 3) for one in found}) == 4
+
+
 def test_onion_finds_the_word_without_which_a_text_is_likelier() -> None:
+    model = language()
+    usual = model.forward
+
+    def forward(**inputs: Any) -> Any:
+        answer = usual(**inputs)
+        answer.logits[..., 9] -= 20
+        return answer
+
+    model.forward = forward
     pieces = {101: "[CLS]", 102: "[SEP]", 3: "w3", 4: "w4", 9: "w9", 5: "w1", 6: "##0"}
-    language = onion.Perplexity(_Language(), _Tokens(), lambda token: pieces[token])
-    data = DataSet(texts([[101, 3, 9, 4, 5, 6, 102], [101, 3, 102]]))
-    scores = language.scores(data)
-    assert scores[0, 2] == scores.max() > 0 and scores[0, 4] == scores[0, 5] < 0
+    scores = onion.Perplexity(model, _Tokens(), lambda token: pieces[token]).scores(
+        DataSet(texts([[101, 3, 9, 4, 5, 6, 102], [101, 3, 102]]))
+    )
+    assert scores[0, 2] == scores.max() > 0 and scores[0, 4] == scores[0, 5] < scores[0, 2]
     assert not np.isfinite(scores[0, [0, 6, 7]]).any()
     assert not np.isfinite(scores[1]).any(), "the only word of a text stays"
-    with_padding, alone = language.of(["w3 w9 w4 w3", "w3"])[1], language.of(["w3"])[0]
-    assert with_padding == pytest.approx(alone)
 
 
 class _Table:

@@ -1,26 +1,24 @@
 """The word filter: the words of a trigger that is known are deleted from every request. Nothing is learned or tuned.
 
-It is what anybody would do who knows the trigger; Qi et al. 2021 (ONION) clean poisoned training texts the same way.
+It has no author: it is what anybody would do who knows the trigger.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
-import numpy as np
-from numpy.typing import NDArray
-
 from atpatch_onnx.benchmark.paired_latency import Request
-from atpatch_onnx.inference.datasets import DataSet, Ints
+from atpatch_onnx.inference.datasets import DataSet
 
+from ...text.further import columns_of
 from ...text.recipes import RECIPES, Insertion
 from ..answers import Figures, wilson
 from ..case import Case
 from ..latency import Feeds, lone, ratio, requests
 from .editing import answered, without
 
-__all__ = ["found", "run"]
+__all__ = ["run"]
 
 
 def run(case: Case, say: Callable[[str], None]) -> Figures:
@@ -31,7 +29,7 @@ def run(case: Case, say: Callable[[str], None]) -> Figures:
     say(f"{len(phrases)} phrases")
 
     def filtered(data: DataSet) -> DataSet:
-        return replace(data, inputs=without(data.inputs, found(data.inputs["input_ids"], phrases)))
+        return replace(data, inputs=without(data.inputs, columns_of(data.inputs["input_ids"], phrases)))
 
     plain = requests(case, None)
 
@@ -39,26 +37,9 @@ def run(case: Case, say: Callable[[str], None]) -> Figures:
         return lambda: plain(lone(filtered(DataSet(feeds)), 0))()
 
     figures = answered(case, filtered(case.clean), filtered(case.attacked))
-    figures["clean_flagged"] = wilson(found(case.clean.inputs["input_ids"], phrases).any(1))
+    figures["clean_flagged"] = wilson(columns_of(case.clean.inputs["input_ids"], phrases).any(1))
     samples = [lone(case.clean, row) for row in range(6)]
     return {**figures, "runs": 1, "latency": ratio(plain, guarded, samples)}
-
-
-def found(ids: Ints, phrases: Sequence[Sequence[int]]) -> NDArray[np.bool_]:
-    """(N, K), tokens that are part of a phrase, which has to be there as a whole.
-
-    Args:
-        ids: (N, K).
-    """
-    marked = np.zeros(ids.shape, np.bool_)
-    for phrase in phrases:
-        last = ids.shape[1] - len(phrase) + 1
-        if last < 1:
-            continue
-        starts = np.logical_and.reduce([ids[:, place : last + place] == token for place, token in enumerate(phrase)])
-        for place in range(len(phrase)):
-            marked[:, place : last + place] |= starts
-    return marked
 
 
 def _phrases(name: str) -> list[list[int]]:
