@@ -79,8 +79,8 @@ STEPS: dict[str, Step] = {
 
 
 def run_step(case: Case, name: str, say: Say, *, fresh: bool = False) -> Figures:
-    """The figures of a step, from its file where that fits; with `seconds_taken`, or with `error` where it failed,
-    which is not kept.
+    """The figures of a step, from its file where that fits; with `seconds_taken`, which a step that was cut off adds up
+    itself, or with `error` where it failed, which is not kept.
     """
     step, file = STEPS[name], results() / f"{case.name}-{name}.json"
     started = time.perf_counter()
@@ -94,7 +94,7 @@ def run_step(case: Case, name: str, say: Say, *, fresh: bool = False) -> Figures
     except Exception as error:  # one step that fails leaves the others their turn
         say(traceback.format_exc())
         return {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
-    figures = {**figures, "seconds_taken": round(time.perf_counter() - started, 1)}
+    figures = {"seconds_taken": round(time.perf_counter() - started, 1), **figures}
     write_file(file, (json.dumps({"key": key, "figures": figures}, indent=1, allow_nan=False) + "\n").encode())
     return figures
 

@@ -35,7 +35,7 @@ from .writing import save_json, table
 __all__ = ["main", "measured", "page", "patched_by", "train_further"]
 
 FIRST = "sst2-fresh-badnets"
-STEPS = (100, 400)
+STEPS = (100,)
 BATCH, LEARNING_RATE = 32, 2e-5
 SHARED = ("debug.npz", "spare.npz", "clean.npz", "triggered.npz")
 

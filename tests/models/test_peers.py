@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from atpatch_onnx.inference.datasets import DataSet
-from models.evidence import latency
+from models.evidence import latency, peers
 from models.evidence.answers import Answers
 from models.evidence.case import Case
 from models.evidence.fairness import group_fairness, place
@@ -51,6 +51,25 @@ def texts(rows: list[list[int]], length: int = 8) -> dict[str, Any]:
 
 def read(feeds: dict[str, Any]) -> list[list[int]]:
     return [ids[mask != 0].tolist() for ids, mask in zip(feeds["input_ids"], feeds["attention_mask"], strict=True)]
+
+
+def test_a_peer_that_is_done_is_not_asked_again_after_a_stop(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def stopped(case: Case, say: Any) -> dict[str, Any]:
+        asked.append("second")
+        if len(asked) < 3:
+            raise KeyboardInterrupt
+        return {"skipped": "no"}
+
+    both = {"first": lambda case, say: asked.append("first") or {"runs": 1}, "second": stopped}
+    monkeypatch.setitem(peers.MORE, "image", both)
+    with pytest.raises(KeyboardInterrupt):
+        peers.more_peers_step(case, silent)
+    figures = peers.more_peers_step(case, silent)
+    assert asked == ["first", "second", "second"] and figures["first"] == {"runs": 1}
+    assert figures["second"] == {"skipped": "no"} and figures["seconds_taken"] >= 0
+    assert not list(case.hotfix_file().parent.glob("*.part"))
 
 
 def test_a_deleted_token_leaves_no_gap() -> None:
@@ -130,7 +149,8 @@ def test_imbert_deletes_the_word_that_draws_attention(text_case: Case) -> None:
     assert figures["rates"]["0.005"]["clean_flagged"]["value"] < 0.05 < tuned["attacked_flagged"]["value"]
 
 
-def test_raps_word_lowers_clean_texts_and_is_all_that_changes(text_case: Case) -> None:
+def test_raps_word_lowers_clean_texts_and_is_all_that_changes(text_case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rap, "STEPS", 160)
     target = text_case.attacked.target
     rows = np.flatnonzero(text_case.ask(text_case.model).all(text_case.spare).predictions == target)
     assert target is not None

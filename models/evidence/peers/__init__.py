@@ -7,10 +7,14 @@ runs a language model for every word of a request, is a step of its own.
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Callable, Mapping
 
+from rewriters.model.atomic import write_file
+
 from ..answers import Figures
-from ..case import Case
+from ..case import Case, results
 from . import (
     dan,
     fine_pruning,
@@ -48,12 +52,12 @@ MORE: dict[str, Peers] = {
 
 def peers_step(case: Case, say: Say) -> Figures:
     """The first four, as far as they fit the fault."""
-    return _all(PEERS[case.setting.fault], case, say)
+    return _all("peers", PEERS[case.setting.fault], case, say)
 
 
 def more_peers_step(case: Case, say: Say) -> Figures:
     """Those that came later, as far as they fit the kind of model."""
-    return _all(MORE[case.setting.kind], case, say)
+    return _all("more_peers", MORE[case.setting.kind], case, say)
 
 
 def onion_step(case: Case, say: Say) -> Figures:
@@ -61,9 +65,19 @@ def onion_step(case: Case, say: Say) -> Figures:
     return {"onion": onion.run(case, say)}
 
 
-def _all(peers: Peers, case: Case, say: Say) -> Figures:
+def _all(step: str, peers: Peers, case: Case, say: Say) -> Figures:
+    """Each is kept as soon as it is done, until all are: a text model takes minutes for each."""
+    files = {name: results() / f"{case.name}-{step}-{name}.part" for name in peers}
     figures: Figures = {}
     for name, run in peers.items():
         say(name)
-        figures[name] = run(case, say)
+        part = json.loads(files[name].read_text()) if files[name].is_file() else {}
+        if part.get("key") != case.digest:
+            started = time.perf_counter()
+            part = {"key": case.digest, "figures": run(case, say), "seconds": time.perf_counter() - started}
+            write_file(files[name], json.dumps(part, allow_nan=False).encode())
+        figures[name] = part["figures"]
+        figures["seconds_taken"] = round(figures.get("seconds_taken", 0.0) + part["seconds"], 1)
+    for file in files.values():
+        file.unlink()
     return figures

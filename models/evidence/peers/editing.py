@@ -22,7 +22,7 @@ __all__ = ["BUDGET", "Scored", "answered", "deleting", "without"]
 
 BUDGET = 0.01
 """Of accuracy on spare rows: half of what the comparison allows, so that other rows stay within that too."""
-SHARES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0)
+SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
 """Of spare clean requests that lose a token: the bars that are tried for BUDGET."""
 
 Scores = NDArray[np.floating]

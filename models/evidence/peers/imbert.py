@@ -25,23 +25,26 @@ from .editing import Scored, Scores, deleting
 __all__ = ["TOP", "drawn", "run"]
 
 TOP = 4
+MOST_SPARE = 1000
 
 
 def run(case: Case, say: Callable[[str], None]) -> Figures:
     """Figures at both bars, and the cost."""
-    capture = Capture(case.model, case.folder, case.sites, case.spare, None, case.threads, mask=MASK)
-    last = capture.sites[-1].id
+    capture = Capture(case.model, case.folder, case.sites[-1:], case.spare, None, case.threads, mask=MASK)
+    (last,), labels = capture.sites, case.spare.labels
+    assert labels is not None
 
     def scored(data: DataSet) -> Scored:
         scores = np.full(data.inputs[MASK].shape, -np.inf)
         for rows, sites in capture.batches(data, np.arange(len(data))):
-            looked = sites[last].map.mean((1, 2))
+            looked = sites[last.id].map.mean((1, 2))
             scores[rows, : looked.shape[1]] = looked
         return Scored(data, drawn(scores, data.inputs[MASK]))
 
-    say(f"attention of {last}")
-    figures = deleting(case, *(scored(data) for data in (case.spare, case.clean, case.attacked)))
-    return {**figures, "runs": 2, "latency": _cost(case, capture.sites[-1].probabilities)}
+    say(f"attention of {last.id}")
+    spare = DataSet(case.spare.feeds(rows := np.arange(min(len(case.spare), MOST_SPARE))), labels=labels[rows])
+    figures = deleting(case, *(scored(data) for data in (spare, case.clean, case.attacked)))
+    return {**figures, "runs": 2, "latency": _cost(case, last.probabilities)}
 
 
 def drawn(attention: Scores, mask: Scores) -> Scores:
