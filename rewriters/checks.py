@@ -69,7 +69,13 @@ def _contradiction(plan: PatchPlan) -> AtpatchError | None:
         return PLAN_IMPOSSIBLE(
             f"a limit of {plan.most} columns needs sites that add up their scores, and a number >= 0"
         )
+    if not plan.margin >= 0 or (plan.margin and plan.joint != "sum"):
+        return PLAN_IMPOSSIBLE(
+            f"a margin of {plan.margin} between class scores needs sites that add up their scores, and a number >= 0"
+        )
     if plan.mend == "heal":
+        if plan.margin:
+            return PLAN_IMPOSSIBLE("healing flags before there are class scores, so there is no margin between them")
         if plan.passes == "one":
             return PLAN_IMPOSSIBLE("healing takes two passes: flags come before the first layer", "add --passes two")
         if plan.accept == "flip":
@@ -105,6 +111,8 @@ def _impossible(plan: SitePlan) -> list[str]:
             found.append("smoothing needs shares in [0, 1], one row at least and a positive floor")
     if isinstance(detector, (Profile, OneClass)) and detector.answer_row and (detector.probes or detector.every != 1):
         found.append("the detector reads the answer row, and next to it no other row can be read")
+    if isinstance(detector, OneClass) and not detector.fits_lengths:
+        found.append("factors by length need rising lengths and positive factors")
     return found
 
 

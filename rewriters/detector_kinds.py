@@ -6,7 +6,7 @@ Shape letters as in `sites`: B samples, H heads, Q query rows, K key columns, D 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,8 @@ Floats = NDArray[np.float32]
 
 NORM_FLOOR = 1e-4
 """Added to a norm before its logarithm, for values that are all zero."""
+MOST_LENGTH = 1 << 14
+"""Columns up to which a factor may depend on the length: a patch holds a number for each."""
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,9 @@ class OneClass:
         tokens: graph input (B, K) with the ids of the tokens. Columns of equal tokens, sinks left out, then have their
             attention summed before log1p, count once for the rank, and have one score where sites add up theirs: a
             repeated trigger shares the attention that one of it draws.
+        by_length: (M, 2), rising numbers of valid columns, and the factor by which scores of a request of that length
+            are multiplied. Between two lengths it changes evenly, beyond the first and the last it stays. Scores grow
+            with the length, and one threshold is for all of them.
     """
 
     mean: Floats
@@ -181,12 +186,30 @@ class OneClass:
     norms: NormDistance | None = None
     tokens: str | None = None
     answer_row: bool = False
+    by_length: Floats | None = None
     kind: Literal["oneclass"] = "oneclass"
 
     @property
     def map_features(self) -> int:
         """F."""
         return int(self.mean.shape[-1])
+
+    def factors(self, lengths: NDArray[np.integer[Any]]) -> Floats:
+        """What `by_length` says of some numbers of valid columns, (N,)."""
+        known = np.ones((1, 2), np.float32) if self.by_length is None else self.by_length
+        return np.asarray(np.interp(lengths, known[:, 0], known[:, 1]), np.float32)
+
+    @property
+    def fits_lengths(self) -> bool:
+        """Whether `by_length` is as it should be, up to `MOST_LENGTH` columns."""
+        known = self.by_length
+        if known is None:
+            return True
+        if known.ndim != 2 or known.shape[1] != 2 or not len(known) or not np.isfinite(known).all():
+            return False
+        lengths, factors = known.T
+        whole = (lengths == np.rint(lengths)).all() and (np.diff(lengths) > 0).all()
+        return bool(whole and lengths[0] >= 1 and lengths[-1] <= MOST_LENGTH and (factors > 0).all())
 
 
 @dataclass(frozen=True)

@@ -126,6 +126,8 @@ class PatchPlan:
             and in the second run, the model's own, each flagged token has key and value of its neighbor.
         closes_up: healing: a flagged token and all that equal it leave their call instead. The tokens in front move up,
             and copies of the first one fill the gap at the beginning (see `editing.new_tokens`).
+        margin: two passes with joint "sum": a sample counts as flagged only where the highest class score of its first
+            run is above the second highest by more than this. A trigger makes a model sure; 0: no such condition.
         states: healing: rows of outputs with hidden states are exchanged too, for a graph behind this one that makes
             keys and values of them: the decoder of an encoder that is a file of its own.
         accept: two passes: "always", or "flip" to keep the first run's outputs where the prediction is the same;
@@ -150,6 +152,7 @@ class PatchPlan:
     most: int = 0
     mend: Mend = "redistribute"
     closes_up: bool = False
+    margin: float = 0.0
     states: bool = False
     accept: Accept = "always"
     lengths: tuple[int, int] | None = None

@@ -151,7 +151,19 @@ def oneclass(
             out[b, content] += _surprise(
                 norms(v[b % len(v)], a.shape[1], detector.norms.norms), content, detector.norms, content
             )
+        if detector.by_length is not None:
+            out[b, content] *= _factor(len(real), detector.by_length)
     return out
+
+
+def _factor(length: int, known: NDArray[np.float32]) -> float:
+    """On the straight line between the two known lengths around this one; beyond them the nearest one's."""
+    if length <= known[0][0] or length >= known[-1][0]:
+        return float(known[0 if length <= known[0][0] else -1][1])
+    (before, low), (after, high) = next(
+        pair for pair in zip(known[:-1].tolist(), known[1:].tolist(), strict=True) if pair[1][0] > length
+    )
+    return low + (high - low) * (length - before) / (after - before)
 
 
 def _surprise(x: Array, content: list[int], reference: OneClass | NormDistance, first: list[int]) -> list[float]:

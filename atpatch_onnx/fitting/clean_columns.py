@@ -17,6 +17,7 @@ from rewriters.plan import Detector, NormDistance, OneClass, PatchPlan, SitePlan
 from ..inference.capture import Capture, SiteBatch
 from ..inference.datasets import Ints
 from .accumulators import BenignSums, Visibility, content_columns
+from .clean_levels import length_factors
 from .detectors.features import norm_features, profile_features, statistic_scores
 from .detectors.oneclass import STARTS, STARTS_AT_PLACE, Moments, describe, describe_norms, in_nats, surprise, tail
 from .recipes import PROBES
@@ -97,6 +98,18 @@ class CleanColumns:
         together = np.sum if plan.joint == "sum" else np.max
         peaks: Scores = together([self.scores[name] for name in self.detecting], axis=0).max(1)
         return peaks
+
+    def level_lengths(self, lengths: Ints) -> None:
+        """Take out of the scores how the highest sum of a row grows with its length (N,), see `length_factors`."""
+        peaks = np.sum([self.scores[name] for name in self.detecting], axis=0).max(1)
+        rows = np.flatnonzero(np.isfinite(peaks))
+        known = length_factors(peaks[rows], lengths[rows])
+        for name in self.detecting if known is not None else ():
+            detector = self._detectors[name]
+            assert isinstance(detector, OneClass)
+            detector = replace(detector, by_length=known)
+            self.plans[name] = replace(self.plans[name], detector=detector)
+            self.scores[name] = self.scores[name] * detector.factors(lengths)[:, None]
 
     def _learn(self, rows: Ints) -> None:
         """Detectors, not yet in nats, and benign pairs of some rows."""

@@ -82,16 +82,22 @@ class Costs:
 
     Args:
         peaks: highest score of each row (N,).
+        sure: rows (N,) whose class scores are further apart than the margin of the plan; the others are not flagged.
         open_session: makes the served form of a plan; its threshold is given for each run.
     """
 
     def __init__(
-        self, context: Context, bounds: Bounds, peaks: NDArray[np.float64], open_session: Callable[[PatchPlan], Served]
+        self,
+        context: Context,
+        bounds: Bounds,
+        peaks: NDArray[np.float64],
+        open_session: Callable[[PatchPlan], Served],
+        sure: NDArray[np.bool_],
     ) -> None:
         self._context, self._bounds, self._open = context, bounds, open_session
         self._rows = context.parts.selection.clean
         self._order = self._rows[np.argsort(-peaks[self._rows], kind="stable")]
-        self._peaks = peaks
+        self._peaks, self._sure = peaks, sure
         self._suspects = self._order[: most_attacks(len(self._rows), bounds.trim)] if bounds.trim else self._order[:0]
         self._most_changed = bounds.accuracy_drop * (1 if context.data.labels is None else CHANGED_FOR_LOST)
         self._tried: list[Tried] = []
@@ -156,7 +162,7 @@ class Costs:
     def _try(self, plan: PatchPlan, threshold: float, way: Acting) -> Tried:
         plan = way.of(replace(plan, threshold=threshold))
         session, labels = self._session(plan, way), self._context.data.labels
-        flagged = self._rows[self._peaks[self._rows] > threshold]
+        flagged = self._rows[(self._peaks[self._rows] > threshold) & self._sure[self._rows]]
         rows = np.setdiff1d(flagged, self._suspects)
         before = self._original(session)[rows]
         after = session.run(self._context.data, rows, threshold)[0][rows]

@@ -112,6 +112,7 @@ def make_hotfix(
         level=fitted.level,
         companion=plan.companion,
         most=plan.most,
+        margin=plan.margin,
         groups=plan.groups,
         passes=plan.passes,
         joint=plan.joint,

@@ -19,6 +19,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rewriters.choices import Accept, Mend, Passes
 from rewriters.editing.admission import not_admitted
 from rewriters.plan import OneClass, PatchPlan, Static
@@ -27,6 +30,7 @@ from ..hotfix.evidence import Calibration
 from ..inference.capture import Capture
 from ..inference.prediction import Served
 from .clean_columns import CleanColumns
+from .clean_levels import margins
 from .costs import Bounds, Costs
 from .fitted import Fitted, spread
 from .judge import rate
@@ -70,6 +74,8 @@ class _Fitting:
         self._context, self._wanted = context, wanted
         self._sites = {site.id: site for site in capture.sites}
         self._columns = CleanColumns(context, capture, kind, wanted.trim)
+        if wanted.by_length and context.mask is not None and not self._columns.by_place:
+            self._columns.level_lengths((context.data.inputs[context.mask] != 0).sum(1))
 
     def admits(self, passes: Passes, accept: Accept, mend: Mend = "redistribute") -> bool:
         plan = self._plan(passes, accept, mend)
@@ -81,6 +87,7 @@ class _Fitting:
         fallen_back = wanted.accept == "auto" and not (passes == "two" and self.admits(passes, accept))
         accept = "always" if fallen_back else accept
         plan = self._plan(passes, accept, self._mend(passes, accept))
+        plan, sure = self._sure(plan, output)
         drop = wanted.max_accuracy_drop
         if drop is None:
             drop = MOST_CHANGED if context.data.labels is None else MOST_ACCURACY_DROP
@@ -91,10 +98,10 @@ class _Fitting:
             return context.serve(plan, sites, output)
 
         peaks, clean = columns.peaks(plan), context.parts.selection.clean
-        costs = Costs(context, bounds, peaks, served)
+        costs = Costs(context, bounds, peaks, served, sure)
         plan = costs.choose(plan)
         calibration: Calibration = {
-            "clean_flagged": rate(peaks[clean] > plan.threshold),
+            "clean_flagged": rate((peaks[clean] > plan.threshold) & sure[clean]),
             "joint": plan.joint,
             "signals": self._signals.to_json(),
             "passes": {"chosen": passes},
@@ -108,6 +115,18 @@ class _Fitting:
         together = {"clean": spread(peaks[clean])} if plan.joint == "sum" else {}
         detecting = frozenset(columns.detecting)
         return Fitted(plan, costs.served(plan), 1.0, detecting, skipped, calibration, scores, together=together)
+
+    def _sure(self, plan: PatchPlan, output: str) -> tuple[PatchPlan, NDArray[np.bool_]]:
+        """The plan with its margin, where one is wanted and the graph admits it; and which rows (N,) are above it."""
+        context, share = self._context, self._wanted.sure
+        compared = plan.accept == "flip" and plan.joint == "sum"
+        surest = replace(plan, margin=1.0)
+        if share is None or not compared or not_admitted(context.model, surest, [*self._sites.values()]):
+            return plan, np.ones(len(context.data), np.bool_)
+        rows = np.sort(np.concatenate([context.parts.train.clean, context.parts.selection.clean]))
+        found = margins(context, rows, output)
+        plan = replace(plan, margin=float(np.quantile(found[rows], share)))
+        return plan, found > np.float32(plan.margin)
 
     def _mend(self, passes: Passes, accept: Accept) -> Mend:
         """Where tokens move, excision does as well as redistribution or better (see the module's text)."""

@@ -23,6 +23,8 @@ class Wanted:
     """passes, mend, accept: as in `PatchPlan`; "auto" lets the fit choose.
 
     signals: see `FitOptions`.
+    by_length, sure: of oneclass on random rows: scores depend on the length of a request, and only requests count as
+        flagged whose class scores are further apart than those of this share of the rows (None: all do).
     tries_excision: one pass is also compared with excision, not only with redistribution in two passes: where all
         tokens make the answer, as in the mean of an embedding, the flagged ones add to it until they are taken out.
     max_clean_flagged, max_accuracy_drop, max_extra_runs, trim: of a fit on clean rows only, see `FitOptions`; a
@@ -37,6 +39,8 @@ class Wanted:
     max_extra_runs: float = MOST_EXTRA_RUNS
     trim: float = 0.0
     signals: SignalsOption = "auto"
+    by_length: bool = False
+    sure: float | None = None
     tries_excision: bool = False
 
     @classmethod

@@ -61,13 +61,7 @@ FIELDS: dict[type, dict[str, Any]] = {
         "rank": "int",
         "louder": "bool",
     },
-    Profile: {
-        "layers": [Dense],
-        "mean": "array",
-        "std": "array",
-        **READ,
-        "norms": (ValueNorms,),
-    },
+    Profile: {"layers": [Dense], "mean": "array", "std": "array", **READ, "norms": (ValueNorms,)},
     OneClass: {
         "mean": "array",
         "weight": "array",
@@ -77,6 +71,7 @@ FIELDS: dict[type, dict[str, Any]] = {
         "exempt": "ints",
         **READ,
         "norms": (NormDistance,),
+        "by_length": "array?",
     },
     Conv: {"weight": "array", "bias": "array", "stride": "int", "padding": "int"},
     Cnn: {"convolutions": [Conv], "layers": [Dense]},
@@ -86,10 +81,12 @@ FIELDS: dict[type, dict[str, Any]] = {
 # What files written before a field existed leave out.
 LATER: dict[type, dict[str, Any]] = {
     Profile: {"every": 1, "norms": None, "tokens": None, "answer_row": False},
-    OneClass: {"every": 1, "norms": None, "tokens": None, "answer_row": False},
+    OneClass: {"every": 1, "norms": None, "tokens": None, "answer_row": False, "by_length": None},
     NormDistance: {"louder": False},
     Statistic: {"rows": 1, "by_values": False},
 }
+NOT_WRITTEN = ("by_length",)
+"""Fields that are left out where they are None: so older files keep their digest."""
 
 
 def encode(plan: SitePlan, prefix: str, arrays: Arrays) -> dict[str, Any]:
@@ -109,6 +106,8 @@ def _encode(record: Any, prefix: str, arrays: Arrays) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for name, kind in FIELDS[type(record)].items():
         value, place = getattr(record, name), f"{prefix}/{name}"
+        if value is None and name in NOT_WRITTEN:
+            continue
         if isinstance(kind, tuple):
             out[name] = None if value is None else _encode(value, place, arrays)
         elif kind == "detector":
@@ -192,6 +191,8 @@ def _check(plan: SitePlan) -> None:
     elif isinstance(detector, OneClass):
         _check_reference("oneclass", detector)
         _check_rows("oneclass", detector, detector.map_features)
+        if not detector.fits_lengths or (detector.by_length is not None and detector.by_length.dtype != np.float32):
+            raise ValueError("oneclass: factors by length need rising lengths and positive factors, in float32")
         if detector.norms is not None:
             _check_reference("norms", detector.norms)
             _check_norms(detector.norms.norms)

@@ -62,7 +62,7 @@ class Hotfix(Summarized):
         threshold: global flag threshold, in the units of the detector's scores.
         weights: digest of the weights (`rewriters.model.io.weights_digest`).
         level: benign attention is the mean times this.
-        groups, passes, joint, companion, most, mend, closes_up, accept: as in `PatchPlan`, groups of ids in `sites`.
+        groups, passes, joint, companion, most, margin, mend, closes_up, accept: as in `PatchPlan`, groups of site ids.
         data: digest of the data it was fitted on, "" when there was none.
         calls: how the graph was called: "whole" prompts in one call, as of a decoder without caches, or "cached", a
             prefill and steps on its caches; "" for other models, and where an older file does not say.
@@ -81,6 +81,7 @@ class Hotfix(Summarized):
     joint: Joint = "any"
     companion: float = 1.0
     most: int = 0
+    margin: float = 0.0
     mend: Mend = "redistribute"
     closes_up: bool = False
     accept: Accept = "always"
@@ -167,8 +168,8 @@ class Hotfix(Summarized):
             raise ValueError("site ids are missing or repeated")
         if not math.isfinite(body["threshold"]) or not 0 <= body["level"] < math.inf or not 0 < body["companion"] <= 1:
             raise ValueError("threshold, level or companion out of range")
-        if body["most"] < 0:
-            raise ValueError("most must not be negative")
+        if body["most"] < 0 or not 0 <= body["margin"] < math.inf:
+            raise ValueError("most and margin must not be negative")
         _check_lengths(body["lengths"])
         for name, words in (("passes", Passes), ("joint", Joint), ("mend", Mend), ("accept", Accept), ("calls", Calls)):
             if body[name] not in get_args(words):
@@ -180,10 +181,7 @@ class Hotfix(Summarized):
         """Plain data for tables and `--json`."""
         sites = [
             {
-                "id": site.id,
-                "layer": site.layer,
-                "heads": site.heads,
-                "fingerprint": site.fingerprint,
+                **{name: getattr(site, name) for name in _SITE_FIELDS},
                 "detector": site.plan.detector.kind,
                 "benign_attention": "relative" if site.plan.benign.relative else "per column",
                 "every_row_sees_every_column": site.plan.every_row_sees_every_column,
@@ -197,18 +195,11 @@ class Hotfix(Summarized):
             "detector": self.detector,
             "threshold": self.threshold,
             "benign_level": self.level,
-            "companion": self.companion,
-            "most": self.most,
+            **{name: getattr(self, name) for name in ("companion", "most", "margin")},
             "values": "own" if own == {True} else "benign" if own == {False} else "mixed",
             "groups": [list(group) for group in self.groups],
-            "passes": self.passes,
-            "joint": self.joint,
-            "mend": self.mend,
-            "closes_up": self.closes_up,
-            "accept": self.accept,
-            "weights": self.weights,
-            "data": self.data,
-            "calls": self.calls,
+            **{name: getattr(self, name) for name in ("passes", "joint", "mend", "closes_up", "accept")},
+            **{name: getattr(self, name) for name in ("weights", "data", "calls")},
             "lengths": dict(self.lengths),
             "sites": sites,
             "evidence": finite_json(self.evidence),
@@ -265,6 +256,7 @@ _FIELDS: dict[str, Any] = {
     "level": (int, float),
     "companion": (int, float),
     "most": int,
+    "margin": (int, float),
     "groups": (list, tuple),
     "passes": str,
     "joint": str,
@@ -279,7 +271,14 @@ _FIELDS: dict[str, Any] = {
     "versions": Mapping,
 }
 
-_ABSENT: dict[str, Any] = {"mend": "redistribute", "closes_up": False, "most": 0, "calls": "", "lengths": {}}
+_ABSENT: dict[str, Any] = {
+    "mend": "redistribute",
+    "closes_up": False,
+    "most": 0,
+    "margin": 0.0,
+    "calls": "",
+    "lengths": {},
+}
 """Fields that were added later, and what a file without them means. It is written without those of this value."""
 
 

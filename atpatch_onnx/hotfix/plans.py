@@ -93,6 +93,7 @@ def fitted_plan(hotfix: Hotfix, sites: Sequence[Site], weights: str | None, opti
         threshold=hotfix.threshold,
         companion=hotfix.companion,
         most=hotfix.most,
+        margin=hotfix.margin,
         passes=hotfix.passes,
         groups=tuple(group for group in groups if group),
         joint=hotfix.joint,

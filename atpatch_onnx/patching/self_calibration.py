@@ -45,12 +45,16 @@ __all__ = ["Progress", "Subject", "calibrate_on_noise", "calibrate_on_rows", "in
 Progress = Callable[[str, int, int], None]
 
 SEED = 0
-ALLOWED_ON_NOISE = 0.0
-"""Share of the random texts that may be flagged: none of about 500. Of real sentences 9 % are then flagged (SST-2,
-debugging rows), and .6 % of the answers change. What a flag costs cannot be measured on noise; on rows it is, and
-bounds the threshold (see `fitting.costs`).
+ALLOWED_ON_NOISE = 0.003
+"""Share of the random texts whose scores may be above the threshold: 2 of 720, as the highest of all hangs on single
+texts. What a flag costs cannot be measured on noise; on rows it is, and bounds the threshold (see `fitting.costs`).
 """
-SHARES = (0.5, 0.4)
+SURE_ON_NOISE = 0.99
+"""Share of the random texts that are not sure enough to be flagged. Every attack with a rare word was above them, a
+third of the clean sentences (SST-2 BadNets, debugging rows). So more columns may be flagged: words that decide a clean
+sentence are seldom taken out of one that the model is that sure of.
+"""
+SHARES = (0.3, 0.6)
 """Of the rows that detectors and the threshold are fitted on; the rest is only counted."""
 NOISE_WORTH = (
     "On backdoored models that were measured, 5.9 % of the attacks with one rare word are left and no accuracy is lost,"
@@ -86,7 +90,13 @@ def calibrate_on_noise(subject: Subject, options: PatchOptions, progress: Progre
     """
     started = time.perf_counter()
     data, special, width = random_rows(subject, options.calibration_rows)
-    wanted = replace(_wanted(subject, options, width), max_clean_flagged=ALLOWED_ON_NOISE, signals="attention")
+    wanted = replace(
+        _wanted(subject, options, width),
+        max_clean_flagged=ALLOWED_ON_NOISE,
+        signals="attention",
+        by_length=True,
+        sure=SURE_ON_NOISE,
+    )
     hotfix, flagged = _fit(subject, data, wanted, progress)
     seconds = round(time.perf_counter() - started, 3)
     return hotfix, Calibration("noise", len(data), flagged, seconds, special.origin)

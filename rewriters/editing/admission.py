@@ -9,8 +9,8 @@ Two passes need
 5. an output that carries samples.
 
 Healing needs 3 in each body that it heals; `healing.places_of` then looks there for keys and values to heal.
-Excision needs one axis of tokens (see `excision`), `accept = "flip"` needs an output with class scores, telemetry needs
-a site in the main graph (a marked span: see `span`), and every site needs numeric values.
+Excision needs one axis of tokens (see `excision`), `accept = "flip"` and a margin need an output with class scores,
+telemetry needs a site in the main graph (a marked span: see `span`), and every site needs numeric values.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .excision import tokens_of
 from .healed_bodies import HealedBody, bodies_of
 from .healing import detecting_sites
 from .qdq_barrier import second_reader_refusal
-from .samples import carries_samples, prediction_output, requested, sample_outputs
+from .samples import carries_samples, has_classes, prediction_output, requested, sample_outputs
 from .smoothing import unsmoothed
 
 __all__ = ["not_admitted"]
@@ -107,6 +107,8 @@ def _second_run(model: onnx.ModelProto, plan: PatchPlan, chosen: dict[str, Site]
             yield found
     if plan.accept == "flip" and prediction_output(model, outputs) is None:
         yield NOT_ADMITTED("accepting flips only needs an output (samples, classes)", "patch with --accept always")
+    if plan.margin and not has_classes(model, outputs):
+        yield NOT_ADMITTED("a margin between class scores needs an output (samples, classes) of two classes or more")
 
 
 def _healing(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -> Iterator[AtpatchError]:

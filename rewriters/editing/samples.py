@@ -9,7 +9,7 @@ from onnx import TensorProto
 
 from ..model.bodies import Wiring
 
-__all__ = ["carries_samples", "prediction_output", "requested", "sample_outputs"]
+__all__ = ["carries_samples", "has_classes", "prediction_output", "requested", "sample_outputs"]
 
 
 def requested(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
@@ -41,3 +41,10 @@ def prediction_output(model: onnx.ModelProto, outputs: Collection[str]) -> str |
         ):
             return str(value.name)
     return None
+
+
+def has_classes(model: onnx.ModelProto, outputs: Collection[str]) -> bool:
+    """Whether one of these outputs holds class scores, of more than one class as far as the graph says."""
+    name = prediction_output(model, outputs)
+    found = (value.type.tensor_type.shape.dim[1] for value in model.graph.output if value.name == name)
+    return any(not (dim.HasField("dim_value") and dim.dim_value < 2) for dim in found)

@@ -12,6 +12,7 @@ paper's Algorithm 1 takes all maps first, too). In the graph:
    the outputs. With `mend = "excise"` it runs on the request without those tokens instead (see `excision`). Without a
    branch (`gating = "none"`) the second copy, from the first site on, runs in every request on all samples, and the
    outputs take the rows of flagged ones from it.
+   With a `margin` a sample is flagged only where the first run is sure of its answer.
 4. `accept = "flip"` replaces them only where the prediction (arg max of the first float output of rank 2) has changed.
 
 Sites that are not joined keep their one-pass patch, in both runs. Inputs and outputs with a named first axis carry
@@ -26,6 +27,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
+import numpy as np
 import onnx
 from onnx import helper
 
@@ -74,10 +76,13 @@ def add_second_pass(
     """
     e = Emitter("two-pass", opset_of(model, ()), pool, ahead.written, conditional=plan.gating == "if")
     groups = [join(e, plan, [first[name] for name in group]) for group in plan.groups]
+    outputs = sample_outputs(model)
+    if plan.margin:
+        sure = _sure(e, model, plan.margin, outputs)
+        groups = [replace(one, columns=e.op("And", one.columns, sure, role="sure_columns")) for one in groups]
     flagged = [e.peak(e.number(group.columns), 1) for group in groups]
     sample = e.op("Greater", flagged[0] if len(flagged) == 1 else e.op("Sum", *flagged), e.constant(0.5), role="sample")
 
-    outputs = sample_outputs(model)
     if e.conditional:
         any_flagged = e.op(
             "Greater", e.peak(e.number(sample), 0, 1, keepdims=False), e.constant(0.5), role="any_sample"
@@ -94,6 +99,18 @@ def add_second_pass(
             e.nodes.append(helper.make_node("Identity", [result], [name], name=e.value("output")))
     made_here = {site.id: group.columns for group in groups for site in group.sites if not first[site.id][1].columns}
     return SecondPass(_set_aside(model, replacements, set(outputs)), e.nodes, made_here)
+
+
+def _sure(e: Emitter, model: onnx.ModelProto, margin: float, outputs: Sequence[str]) -> str:
+    """(B, 1) bool: samples whose highest class score is above the second highest by more than the margin."""
+    name = prediction_output(model, outputs)
+    assert name is not None  # the graph supports the plan
+    scores = first_run(name)
+    if any(one.name == name and one.type.tensor_type.elem_type != onnx.TensorProto.FLOAT for one in model.graph.output):
+        scores = e.float(scores)
+    highest, _ = e.top(scores, e.constant([2], np.int64), 1, "two_classes")
+    first, second = (e.op("Gather", highest, e.constant([place], np.int64), axis=1) for place in (0, 1))
+    return e.op("Greater", e.op("Sub", first, second), e.constant(margin), role="sure")
 
 
 def _second_run(

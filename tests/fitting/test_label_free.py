@@ -157,7 +157,9 @@ class Answers:
         return found, None
 
 
-def costs_of(labels: np.ndarray | None, wrong_at: dict[int, list[int]], bounds: Bounds) -> tuple[Costs, PatchPlan]:
+def costs_of(
+    labels: np.ndarray | None, wrong_at: dict[int, list[int]], bounds: Bounds, unsure: tuple[int, ...] = ()
+) -> tuple[Costs, PatchPlan]:
     """A hundred rows with scores 100 to 1; `wrong_at`: most → rows whose answer a second run turns from 0 to 1."""
     count = 100
     none = np.zeros(0, np.int64)
@@ -170,7 +172,8 @@ def costs_of(labels: np.ndarray | None, wrong_at: dict[int, list[int]], bounds: 
         after[wrong_at.get(plan.most, [])] = 1
         return Answers(plan, np.zeros(count, np.int64), after)
 
-    costs = Costs(context, bounds, np.arange(count, 0, -1.0), opened)  # type: ignore[arg-type]
+    sure = ~np.isin(np.arange(count), unsure)
+    costs = Costs(context, bounds, np.arange(count, 0, -1.0), opened, sure)  # type: ignore[arg-type]
     return costs, costs.choose(PatchPlan({}, joint="sum"))
 
 
@@ -190,6 +193,12 @@ def test_the_threshold_rises_until_no_more_is_lost_than_allowed() -> None:
     assert 92 <= plan.threshold < 97
     _, plan = costs_of(LABELS, wrong, Bounds(0.0, 0.1))
     assert plan.threshold > 97
+
+
+def test_rows_that_are_not_sure_cost_nothing() -> None:
+    costs, plan = costs_of(LABELS, {most: [3, 8] for most in range(4)}, Bounds(0.0, 0.1), unsure=(3, 8, 40))
+    assert plan.threshold == pytest.approx(90, abs=0.1)
+    assert costs.to_json()["tried"][0]["extra_runs"] == pytest.approx(0.08)
 
 
 def test_more_columns_are_acted_on_as_long_as_that_costs_no_more_than_allowed() -> None:

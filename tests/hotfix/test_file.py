@@ -66,6 +66,7 @@ DETECTORS = {
     "oneclass-tokens": OneClass(floats(4), floats(4, 1), False, 0.5, rank=4, tokens="input_ids"),
     "profile-answer-row": Profile((dense(2, 1),), floats(2), np.ones(2, np.float32), (), answer_row=True),
     "oneclass-answer-row": OneClass(floats(2), floats(2, 2), False, 0.5, probes=(), answer_row=True),
+    "oneclass-by-length": OneClass(floats(4), floats(4, 1), False, 0.5, by_length=np.float32([(3, 2.0), (9, 0.5)])),
     "oneclass-some-rows": OneClass(floats(4), floats(4, 2), True, 0.5, every=3),
     "cnn": Cnn((Conv(floats(2, 1, 3, 3), floats(2)), Conv(floats(3, 2, 1, 1), floats(3), 2, 0)), (dense(27, 5),)),
     "onnx": OnnxGraph(b"\x08\x07\x00\xffnot really a model"),
@@ -132,6 +133,7 @@ def test_digest_tells_two_hotfixes_apart():
         {"mend": "heal"},
         {"mend": "heal", "closes_up": True},
         {"accept": "always"},
+        {"margin": 2.5},
     )
     assert len({make(plan, **change).digest for change in changes} | {make(louder).digest}) == len(changes) + 1
 
@@ -152,16 +154,28 @@ def test_digest_tells_two_hotfixes_apart():
         SitePlan(OneClass(floats(4), floats(4, 2), True, 0.5, norms=distance(floats(2), floats(3, 1)))),
         SitePlan(OneClass(floats(4), floats(4, 2), True, 0.5, norms=distance(floats(2), floats(2, 1), floats(2, 4)))),
         SitePlan(OneClass(floats(4), floats(4, 2), True, 0.5, norms=distance(floats(2), floats(2, 1) * np.inf))),
+        SitePlan(OneClass(floats(4), floats(4, 1), False, 0.5, by_length=np.float32([(9, 1.0), (3, 2.0)]))),
+        SitePlan(OneClass(floats(4), floats(4, 1), False, 0.5, by_length=np.float64([(3, 1.0), (9, 2.0)]))),
     ],
     ids=[
         *("nan", "float64", "two-axes", "negative-column", "two-outputs", "layers-misfit", "zero-std", "channels"),
         *("features-of-norms", "factor", "distance", "factor-of-a-distance", "infinite-distance"),
+        *("falling-lengths", "lengths-in-float64"),
     ],
 )
 def test_a_plan_no_graph_could_hold_is_not_written(tmp_path, plan):
     with pytest.raises(ValueError):
         make(plan).save(tmp_path / "m.hotfix")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_added_later_is_written_only_where_it_says_something(tmp_path) -> None:
+    """So files from before keep their digest."""
+    plain = make(SitePlan(DETECTORS["oneclass-tokens"]))
+    head = json.dumps(plain._encode()[0])
+    assert "margin" not in head and "by_length" not in head
+    full = json.dumps(make(SitePlan(DETECTORS["oneclass-by-length"]), margin=2.5)._encode()[0])
+    assert '"margin": 2.5' in full and "by_length" in full
 
 
 def test_an_unwritable_place_has_a_code_and_leaves_nothing(tmp_path):
@@ -210,6 +224,7 @@ TAMPERED = {
     "unknown-head-key": lambda head, arrays: head.update(note="hi"),
     "wrong-type": lambda head, arrays: head["body"].update(threshold="0.5"),
     "bool-for-number": lambda head, arrays: head["body"].update(threshold=True),
+    "negative-margin": lambda head, arrays: head["body"].update(margin=-1.0),
     "negative-level": lambda head, arrays: head["body"].update(level=-1.0),
     "unknown-passes": lambda head, arrays: head["body"].update(passes="three"),
     "unknown-mend": lambda head, arrays: head["body"].update(mend="ignore"),

@@ -49,6 +49,39 @@ def test_a_text_encoder_is_calibrated_on_random_tokens(bert, tmp_path, atpatch):
     session(onnx.load(tmp_path / "p.onnx"))
 
 
+def classifier(encoder: onnx.ModelProto) -> onnx.ModelProto:
+    """The encoder with scores of three classes, made of its first token's state."""
+    state = encoder.graph.output[0].name
+    weights = np.random.default_rng(1).normal(size=(32, 3)).astype(np.float32)
+    for name, value in (("first", np.array(0)), ("head", weights)):
+        encoder.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
+    encoder.graph.node.append(onnx.helper.make_node("Gather", [state, "first"], ["pooled"], axis=1))
+    encoder.graph.node.append(onnx.helper.make_node("MatMul", ["pooled", "head"], ["logits"]))
+    del encoder.graph.output[:]
+    encoder.graph.output.append(onnx.helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["batch", 3]))
+    return encoder
+
+
+def test_random_tokens_tell_how_sure_an_answer_has_to_be_and_how_scores_grow(bert, tmp_path):
+    onnx.save_model(classifier(onnx.load(bert)), tmp_path / "model.onnx")
+    patched = patch(tmp_path / "model.onnx", calibration_rows=250, save_hotfix=tmp_path / "kept.hotfix")
+    hotfix = Hotfix.load(tmp_path / "kept.hotfix")
+    assert hotfix.accept == "flip" and patched.calibration.rows == 250
+    names = {site.plan.detector.kind: site.plan.detector for site in hotfix.sites}
+    assert names["oneclass"].fits_lengths
+    model = onnx.load(tmp_path / "model.onnx")  # one random text of a hundred is surer than the margin
+    inputs = token_inputs(model, find_sites(model)[0])
+    texts = draw_texts(200, inputs.vocabulary, SpecialTokens(), 30, np.random.default_rng(9))
+    scores = np.sort(session(model).run(["logits"], rows_of(texts, inputs, model, 0))[0], 1)
+    assert 0.85 < (scores[:, -1] - scores[:, -2] < hotfix.margin).mean() <= 1
+
+
+def test_an_embedding_has_no_margin(bert, tmp_path):
+    patch(bert, tmp_path / "p.onnx", save_hotfix=tmp_path / "kept.hotfix", **FEW)
+    hotfix = Hotfix.load(tmp_path / "kept.hotfix")
+    assert (hotfix.margin, hotfix.accept) == (0, "always")
+
+
 def test_the_same_model_gives_the_same_patch():
     model = encoder()
     assert patch(model, **FEW) == patch(model, **FEW)

@@ -33,7 +33,26 @@ def scores(e: Emitter, context: MapContext, detector: OneClass) -> str:
     if (norms := detector.norms) is not None:
         distance = _distance(e, norm_features(e, context, norms.norms), norms, np.arange(norms.mean.shape[-1]))
         score = e.op("Add", score, _surprise(e, context, distance, exempt, norms, detector), role="both_signals")
+    if detector.by_length is not None:
+        score = e.op("Mul", score, _factor(e, context, detector), role="for_length")
     return score if exempt is None else e.op("Where", exempt, e.constant(-np.inf), score)
+
+
+def _factor(e: Emitter, context: MapContext, detector: OneClass) -> str:
+    """(B, 1) or (1,): what scores of a request of this length are multiplied by, the same value for all equal sites."""
+    known = detector.by_length
+    assert known is not None
+    if context.size is not None:
+        return e.constant(detector.factors(np.array([context.size.columns])))
+    first, last = int(known[0, 0]), int(known[-1, 0])
+    length = context.length(e, context.valid_float(e))
+
+    def look_up(body: Emitter) -> str:
+        near = body.op("Clip", length, body.constant(float(first)), body.constant(float(last)))
+        place = body.cast(body.op("Sub", near, body.constant(float(first))), TensorProto.INT64)
+        return body.op("Gather", body.constant(detector.factors(np.arange(first, last + 1))), place, role="factor")
+
+    return context.shared(e, f"factor:{length}:{known.tobytes().hex()}", look_up)
 
 
 def _together(e: Emitter, tokens: str, exempt: str | None) -> str:

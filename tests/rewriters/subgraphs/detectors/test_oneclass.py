@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -75,6 +76,42 @@ def test_copies_share_what_one_draws_and_are_still_found() -> None:
             found[copies, name] = got[0, :copies]
     assert found[1, "apart"][0] > 1 and found[4, "apart"].max() < 1e-6
     assert found[4, "together"].min() > 0.75 * found[1, "together"][0] > 1
+
+
+@pytest.mark.parametrize(
+    "known",
+    [[(5, 2.0), (7, 0.5)], [(4, 3.0), (6, 0.5)], [(1, 5.0), (3, 0.25)], [(7, 0.25), (9, 5.0)], [(5, 0.5)]],
+    ids=["between", "at-the-ends", "longer", "shorter", "one"],
+)
+@pytest.mark.parametrize("kind", CONTEXTS)
+def test_scores_are_multiplied_by_the_factor_of_their_length(kind: str, known: list[tuple[float, float]]) -> None:
+    """The samples have 6 valid columns and 4, or 6 and 6."""
+    valid, self_attention = CONTEXTS[kind]
+    one = replace(detector(False, False, 2, (0, -1), offset=-0.5), by_length=np.float32(known))
+    got = ran(lambda e: scores(e, context(kind), one), a=A, valid=VALID)
+    want = oracle.oneclass(A, valid, one, self_attention)
+    real = np.ones_like(VALID) if valid is None else valid
+    np.testing.assert_allclose(got[real], want[real], rtol=1e-3, atol=1e-4)
+    plain = oracle.oneclass(A, valid, replace(one, by_length=None), self_attention)
+    assert not np.allclose(want[real], plain[real], atol=1e-3)
+
+
+def test_sites_share_the_factor_of_a_length() -> None:
+    """A second site adds a product only; one with other factors looks up its own."""
+    one = replace(detector(False, False, 0, ()), by_length=np.float32([(2, 2.0), (9, 0.5)]))
+    other = replace(one, by_length=np.float32([(2, 2.0), (9, 0.75)]))
+
+    def operators(*detectors: OneClass) -> Counter[str]:
+        model = emitted(
+            lambda e: e.op("Sum", *(scores(e, context("by-mask"), one) for one in detectors)), {"a": A, "valid": VALID}
+        )
+        return Counter(node.op_type for node in model.graph.node)
+
+    plain = replace(one, by_length=None)
+    for_one = operators(one, plain) - operators(plain, plain)
+    assert for_one.total() == 5 and for_one["Gather"] == 1
+    assert operators(one, one) - operators(one, plain) == Counter({"Mul": 1})
+    assert (operators(one, other) - operators(one, one))["Gather"] == 1
 
 
 def test_a_plain_sum_is_one_unit() -> None:
