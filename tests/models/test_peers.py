@@ -150,12 +150,12 @@ def test_imbert_deletes_the_word_that_draws_attention(text_case: Case) -> None:
 
 
 def test_raps_word_lowers_clean_texts_and_is_all_that_changes(text_case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rap, "STEPS", 160)
+    monkeypatch.setattr(rap, "RATE", 0.1)  # vectors of the toy are ten times as long
     target = text_case.attacked.target
     rows = np.flatnonzero(text_case.ask(text_case.model).all(text_case.spare).predictions == target)
     assert target is not None
-    changed, loss = rap._trained(text_case, rows, target)
-    assert loss < 0.9 * rap.LEAST, "what it is while nothing falls"
+    changed, falling = rap._trained(text_case, rows, target)
+    assert falling > 0.2
     name, *more = [
         tensor.name
         for tensor, other in zip(text_case.model.graph.initializer, changed.graph.initializer, strict=True)

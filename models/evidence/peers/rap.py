@@ -2,9 +2,11 @@
 does not, the class comes from a trigger.
 
 The word is the vector of a token that no text has, put behind [CLS]. It is trained through the graph on one half of the
-spare rows of the attacked class, so that their probability falls by LEAST to MOST; its length stays. The bar is set on
-the other half. A request that goes to the attacked class is refused where its probability falls too little. Costs a
-second run of the model, and needs to know the attacked class.
+spare rows of the attacked class, so that their probability falls by LEAST to MOST; its length stays. The gradient is
+that of the log-odds: with that of the probability, which the authors take, and which is next to nothing where answers
+are sure, the word moved nothing in as many steps (on spare rows). The bar is set on the other half. A request that goes
+to the attacked class is refused where its probability falls too little. Costs a second run of the model, and needs to
+know the attacked class.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ def run(case: Case, say: Callable[[str], None]) -> Figures:
     train, held = np.array_split(case.generator().permutation(len(case.spare)), 2)
     asked = case.ask(case.model)
     certain = asked.rows(case.spare, train).predictions == target
-    changed, loss = _trained(case, train[certain], target)
+    changed, falling = _trained(case, train[certain], target)
     guard = case.ask(changed)
 
     def kept(data: DataSet, rows: Ints) -> NDArray[np.float64]:
@@ -53,7 +55,7 @@ def run(case: Case, say: Callable[[str], None]) -> Figures:
 
     spare = kept(case.spare, held)
     falls = -float(np.median(spare[spare > -1]))
-    say(f"the probability of class {target} falls by {falls:.2f} in the median, loss {loss:.3f}")
+    say(f"the probability of class {target} falls by {falls:.2f} in the median, by {LEAST} in {falling:.0%}")
     figures = refusing(case, spare, *(kept(data, np.arange(len(data))) for data in (case.clean, case.attacked)))
     plain, second = requests(case, None), requests(case, changed)
 
@@ -72,7 +74,9 @@ def with_word(feeds: Feeds) -> Feeds:
 
 
 def _trained(case: Case, rows: Ints, target: int) -> tuple[onnx.ModelProto, float]:
-    """The graph with the word's vector in its table, and the mean loss of the last ten steps."""
+    """The graph with the word's vector in its table, and the share of texts whose probability falls by LEAST, in the
+    last ten steps.
+    """
     import torch
 
     from atpatch_onnx.debugset.gradients import TorchGraph
@@ -85,7 +89,7 @@ def _trained(case: Case, rows: Ints, target: int) -> tuple[onnx.ModelProto, floa
     word = embedding.table[WORD].clone().requires_grad_()
     optimizer = torch.optim.Adam([word], RATE)
     names = [value.name for value in case.model.graph.input if value.name in case.spare.inputs]
-    losses = []
+    falling = []
     for chunk in np.split(np.resize(case.generator().permutation(rows), STEPS * SAMPLES), STEPS):
         feeds = _cut({name: case.spare.inputs[name][chunk] for name in names})
         longer = {name: torch.from_numpy(array) for name, array in with_word(feeds).items()}
@@ -95,18 +99,19 @@ def _trained(case: Case, rows: Ints, target: int) -> tuple[onnx.ModelProto, floa
         table = torch.where((ids == WORD)[..., None], word, embedding.table[ids])
         scores = graph.run(longer, [output], {embedding.value: table})[output]
         change = scores.softmax(1)[:, target] - plain.softmax(1)[:, target]
-        loss = torch.relu(change + LEAST).mean() + torch.relu(-MOST - change).mean()
+        odds = scores[:, target] - torch.cat([scores[:, :target], scores[:, target + 1 :]], 1).logsumexp(1)
+        loss = (odds * ((change > -LEAST).float() - (change < -MOST).float())).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         with torch.no_grad():
             word *= length / word.norm()
-        losses.append(loss.item())
+        falling.append(float((change <= -LEAST).float().mean()))
     shape = tuple(embedding.table.shape)
     name = next(tensor.name for tensor in case.model.graph.initializer if tuple(tensor.dims) == shape)
     table_of = read_weights(case.model, {name}, case.folder)[name]
     table_of[WORD] = word.detach().numpy()
-    return with_weights(case.model, {name: table_of}), float(np.mean(losses[-10:]))
+    return with_weights(case.model, {name: table_of}), float(np.mean(falling[-10:]))
 
 
 def _cut(feeds: Feeds) -> Feeds:
