@@ -57,8 +57,8 @@ sentence are seldom taken out of one that the model is that sure of.
 SHARES = (0.3, 0.6)
 """Of the rows that detectors and the threshold are fitted on; the rest is only counted."""
 NOISE_WORTH = (
-    "On backdoored models that were measured, 5.9 % of the attacks with one rare word are left and no accuracy is lost,"
-    " but 98 % of those with three words and 73 % of those with a sentence; "
+    "On backdoored models that were measured, 0.5 % of the attacks with one rare word are left and no accuracy is lost,"
+    " but 97 % of those with three words and 63 % of those with a sentence; "
 )
 """What such a calibration was seen to do, for people who use it; the figures are those of models/results/HOLDING.md."""
 FIXED_LENGTH = 24

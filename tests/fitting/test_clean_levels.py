@@ -35,6 +35,16 @@ def test_the_growth_is_taken_out(power: float, found: float) -> None:
     assert OneClass(np.ones(2), np.ones((2, 1)), False, 0.0, by_length=known).fits_lengths
 
 
+def test_only_high_peaks_count() -> None:
+    """One text of five grows with its length, the others do not."""
+    rng = np.random.default_rng(3)
+    lengths = rng.integers(6, 51, 900)
+    peaks = np.where(rng.random(900) < 0.2, 5 * lengths**0.4, 1.0)
+    known = length_factors(peaks, lengths)
+    assert known is not None
+    assert np.polyfit(np.log(known[:, 0]), np.log(known[:, 1]), 1)[0] == pytest.approx(-0.4, abs=0.06)
+
+
 def test_half_of_the_rows_give_nearly_the_same() -> None:
     peaks, lengths = drawn(0.3)
     whole, half = length_factors(peaks, lengths), length_factors(peaks[::2], lengths[::2])

@@ -117,7 +117,7 @@ ROWS: Mapping[str, Row] = {
         "sst2-fresh-badnets",
         _NO_DATA,
         seeded=False,
-        looks=3,
+        looks=4,
     ),
     "no-data-clean-model": Row(
         "no data, a text model without a backdoor",
@@ -126,6 +126,7 @@ ROWS: Mapping[str, Row] = {
         "sst2-fresh-badnets",
         (Bound("predictions changed", ("clean", "changed", "value"), 0.005),),
         seeded=False,
+        looks=2,
     ),
     **{
         f"no-data-{name}": Row(
@@ -135,6 +136,7 @@ ROWS: Mapping[str, Row] = {
             victim,
             _NO_DATA,
             seeded=False,
+            looks=2,
         )
         for name, title, victim in (
             ("words", "three rare words", "sst2-fresh-words"),
