@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,9 +41,16 @@ def run(model: onnx.ModelProto, feeds: dict[str, np.ndarray], **controls: np.nda
 
 
 def attention_block(
-    *, layout: str = "4d", opset: int = 17, dtype: int = TensorProto.FLOAT, ir_version: int = 8, key_mask: bool = False
+    *, layout: str = "4d", opset: int = 17, dtype: int = TensorProto.FLOAT, ir_version: int = 8
 ) -> Block:
     """One block in a layout: 4d, 3d, 2d, 5d, merged (B·H leading), transposed (P is operand 1), einsum (heads last)."""
+    made, model = _attention_block(layout, opset, dtype, ir_version), onnx.ModelProto()
+    model.CopyFrom(made.model)
+    return Block(model, made.site)
+
+
+@functools.cache
+def _attention_block(layout: str, opset: int, dtype: int, ir_version: int) -> Block:
     shapes = {
         "4d": (["B", H, "Q", D], ["B", H, "K", D], ["B", 1, "Q", "K"]),
         "3d": (["B", "Q", D], ["B", "K", D], ["B", "Q", "K"]),
