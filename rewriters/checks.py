@@ -113,6 +113,8 @@ def _impossible(plan: SitePlan) -> list[str]:
         found.append("the detector reads the answer row, and next to it no other row can be read")
     if isinstance(detector, OneClass) and not detector.fits_lengths:
         found.append("factors by length need rising lengths and positive factors")
+    if isinstance(detector, Profile) and detector.seeing_rows and not detector.answer_row:
+        found.append("the detector reads the rows that see a column only next to the answer row")
     return found
 
 
@@ -130,7 +132,7 @@ def _misfits(site: Site, plan: SitePlan) -> list[str]:
         if site.head_dim is not None and pair.values.shape[2] != site.head_dim:
             found.append(f"benign values are {pair.values.shape[2]} wide, the site's are {site.head_dim}")
     if isinstance(plan.detector, (Profile, OneClass)) and heads is not None:
-        features = heads * (1 + len(plan.detector.probes))
+        features = heads * plan.detector.map_blocks
         if plan.detector.map_features != features:
             found.append(f"the detector reads {plan.detector.map_features} features, the site has {features}")
     return found + _norm_misfits(site, plan.detector, heads)

@@ -104,7 +104,9 @@ class Profile:
     With `answer_row` a column has one feature for each head: its entry in the answer row, × the number of columns that
     this row sees, log1p; then `norms`. The answer row is where a decoder's answer is read: the last valid row of the
     request. The first valid column (an attention sink) and columns that the row does not see score -inf. Of maps whose
-    rows are the last tokens of their columns; without probes, and `every` is 1.
+    rows are the last tokens of their columns; without probes, and `every` is 1. With `seeing_rows` 2 · H features more
+    follow those of the row: mean and maximum of the same over all valid rows that see the column, for graphs whose
+    calls have the whole request. Of a trigger of many words the answer row may see little, where other rows read them.
 
     With `tokens`, a graph input (B, K) with ids, columns of equal tokens share the highest of their scores where sites
     are joined: copies of a trigger share the attention, and some of them get too little to be flagged by themselves.
@@ -119,13 +121,19 @@ class Profile:
     norms: ValueNorms | None = None
     answer_row: bool = False
     tokens: str | None = None
+    seeing_rows: bool = False
     kind: Literal["profile"] = "profile"
 
     @property
     def map_features(self) -> int:
         """How many of the F features are of the map; those of the norms come after them."""
-        blocks = 1 + len(self.probes)
+        blocks = self.map_blocks
         return len(self.std) * blocks // (blocks + (self.norms is not None))
+
+    @property
+    def map_blocks(self) -> int:
+        """Features of the map that each head has."""
+        return 1 + len(self.probes) + 2 * self.seeing_rows
 
 
 @dataclass(frozen=True)
@@ -210,6 +218,11 @@ class OneClass:
         lengths, factors = known.T
         whole = (lengths == np.rint(lengths)).all() and (np.diff(lengths) > 0).all()
         return bool(whole and lengths[0] >= 1 and lengths[-1] <= MOST_LENGTH and (factors > 0).all())
+
+    @property
+    def map_blocks(self) -> int:
+        """As of `Profile`."""
+        return 1 + len(self.probes)
 
 
 @dataclass(frozen=True)

@@ -201,12 +201,27 @@ def _answer(a: Array, columns: NDArray[np.bool_]) -> tuple[Array, list[int]]:
     return a[:, row], [k for k in real[1:] if a[:, row, k].mean() > UNSEEN]
 
 
+def _of_seeing_rows(a: Array, columns: NDArray[np.bool_]) -> list[Array]:
+    """Mean and maximum (K, H) each, of one sample's map (H, Q, K)."""
+    real, past = np.flatnonzero(columns), a.shape[2] - a.shape[1]
+    rows = [i for i in range(a.shape[1]) if columns[past + i]]
+    mean, highest = np.zeros((a.shape[2], a.shape[0])), np.zeros((a.shape[2], a.shape[0]))
+    for k in real:
+        seen = [a[:, i, k] * sum(a[:, i, j].mean() > UNSEEN for j in real) for i in rows if a[:, i, k].mean() > UNSEEN]
+        if seen:
+            mean[k], highest[k] = np.mean(seen, 0), np.max(seen, 0)
+    return [mean, highest]
+
+
 def _features(a: Array, valid: NDArray[np.bool_] | None, detector: Profile | OneClass, self_attention: bool) -> Array:
     """(K, F) of one sample's map (H, Q, K)."""
     columns = np.ones(a.shape[2], bool) if valid is None else valid
     if detector.answer_row:
         row, _ = _answer(a, columns)
-        return np.log1p(row.T * sum(row[:, k].mean() > UNSEEN for k in np.flatnonzero(columns)))
+        read = [row.T * sum(row[:, k].mean() > UNSEEN for k in np.flatnonzero(columns))]
+        if isinstance(detector, Profile) and detector.seeing_rows:
+            read += _of_seeing_rows(a, columns)
+        return np.log1p(np.concatenate(read, 1))
     rows = columns if self_attention and valid is not None else np.ones(a.shape[1], bool)
     rows = rows & (np.arange(len(rows)) % detector.every == 0)
     features = [a[:, rows].mean(1) if rows.any() else np.zeros(a.shape[::2])] + [

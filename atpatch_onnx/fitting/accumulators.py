@@ -33,8 +33,8 @@ class ColumnSample:
 
     Args:
         rows: how many rows will come.
-        probes, every, norms, answer_row: see `Profile`. With `answer_row` also columns that only other sites see, as
-            in front of a sliding window, so that all sites keep the same columns.
+        probes, every, norms, answer_row, seeing_rows: see `Profile`. With `answer_row` also columns that only other
+            sites see, as in front of a sliding window, so that all sites keep the same columns.
     """
 
     def __init__(
@@ -47,9 +47,10 @@ class ColumnSample:
         generator: np.random.Generator,
         norms: ValueNorms | None = None,
         answer_row: bool = False,
+        seeing_rows: bool = False,
     ) -> None:
         self._site, self._probes, self._every, self._generator = site, probes, every, generator
-        self._norms, self._answer_row = norms, answer_row
+        self._norms, self._answer_row, self._seeing_rows = norms, answer_row, seeing_rows
         self._keep = min(1.0, MOST_NORMAL / max(rows * columns, 1))
         self._features: list[NDArray[np.float32]] = []
         self._anomalous: list[Bools] = []
@@ -76,7 +77,9 @@ class ColumnSample:
         """Features (B, K, F), the columns that some site may judge (B, K), and those that this one sees (B, K)."""
         maps, valid = batch.map, batch.valid
         if self._answer_row:
-            features = answer_row_features(maps, valid, values=batch.values, norms=self._norms)
+            features = answer_row_features(
+                maps, valid, values=batch.values, norms=self._norms, seeing_rows=self._seeing_rows
+            )
             return features, behind_first(valid), answer_row_seen(maps, valid)
         features = profile_features(
             maps,

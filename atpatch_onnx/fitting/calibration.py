@@ -21,6 +21,7 @@ from .judge import Score
 
 __all__ = [
     "BENIGN_CHOICES",
+    "MOST_SCALE",
     "BenignChoice",
     "OperatingPoint",
     "as_few",
@@ -56,7 +57,11 @@ class OperatingPoint:
 
 
 def operating_point(
-    clean: Floats, anomalous: Floats, most_flagged: float, beside: Floats | None = None
+    clean: Floats,
+    anomalous: Floats,
+    most_flagged: float,
+    beside: Floats | None = None,
+    most_scale: float = MOST_SCALE,
 ) -> OperatingPoint:
     """From the peak logit of each clean row and of the labeled columns of each anomalous row.
 
@@ -68,14 +73,15 @@ def operating_point(
     Args:
         anomalous: -inf in a row of which no labeled column is judged; no site catches it.
         beside: peak logit of the unlabeled columns of each anomalous row; -inf where none is judged.
+        most_scale: bound on the scale.
     """
     bar = clean_bar = float(np.sort(clean)[::-1][math.floor(most_flagged * len(clean))])
     low = _quantile(anomalous, TAIL)
     if beside is not None:
         higher = _quantile(beside, 1 - TAIL)
-        if low - higher >= 2 * ANCHOR / MOST_SCALE:
+        if low - higher >= 2 * ANCHOR / most_scale:
             bar = max(bar, higher)
-    scale = min(2 * ANCHOR / (low - bar), MOST_SCALE) if low > bar else 1.0
+    scale = min(2 * ANCHOR / (low - bar), most_scale) if low > bar else 1.0
     return OperatingPoint(bar + ANCHOR / scale, scale, float((anomalous > clean_bar).mean()))
 
 

@@ -85,10 +85,13 @@ def fit_healing(
     output: str,
     wanted: Wanted,
     whole: WholeAnswers | None = None,
+    *,
+    caches: bool,
 ) -> Fitted | AtpatchError:
     """Other arguments and errors as of `labeled.fit_labeled`.
 
     Args:
+        caches: the model has a cache, so a prompt may come in pieces.
         whole: whole answers are judged; None: their first tokens.
     """
     plain = PatchPlan(
@@ -104,9 +107,9 @@ def fit_healing(
         raise places
     closing = places_of(context.model, replace(plain, closes_up=True), capture.sites, places)
     ways = [False] if isinstance(closing, AtpatchError) else [True, False]
-    probes = make_probes(context, capture, wanted, places.judged)
+    probes = make_probes(context, capture, wanted, places.judged, whole=not caches)
     if not any(as_few(one.missed, 0) for one in probes):
-        probes += make_probes(context, capture, wanted, places.judged, whole=True)
+        probes += make_probes(context, capture, wanted, places.judged, whole=not caches, thorough=True)
         probes.sort(key=lambda one: one.depth)
     if not any(np.isfinite(one.scores[context.columns]).any() for one in probes):
         return NOT_HELPFUL(

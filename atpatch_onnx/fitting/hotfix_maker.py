@@ -111,8 +111,9 @@ class HotfixMaker:
                 + "; ".join(f"{name}: {why}" for name, why in list(capture.skipped.items())[:3])
             )
         if heals:
-            whole = self._whole
-            fitted: Fitted | AtpatchError = fit_healing(context, capture, self._judge, self._output, wanted, whole)
+            fitted: Fitted | AtpatchError = fit_healing(
+                context, capture, self._judge, self._output, wanted, self._whole, caches=self.caches
+            )
         elif kind in LABELED:
             fitted = fit_labeled(context, capture, kind, self._judge, self._output, wanted, self._runs)
         else:

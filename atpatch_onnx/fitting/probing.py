@@ -9,7 +9,9 @@ A prompt may also come in pieces, or be shorter than any row of the set. In a ca
 prompt are a prompt, and their answer row is row L - 1 of the same map: so every row is read at several lengths. But no
 answer is read in the middle of a prompt, and the row there need not attend to a trigger. Where a trigger hardly shows,
 as one of many words, such rows hide it in training. So where detectors miss attacks, others are trained on whole
-prompts only; the bar of the clean rows is for all lengths all the same.
+prompts only, and more thoroughly; the bar of the clean rows is for all lengths all the same. A graph without a cache
+always has the whole prompt in its only call: there no row is read at other lengths, and where attacks are missed all
+rows that see a column are read, too, and the norms of what tokens write behind the output projection.
 
 Shape letters: N rows of the data set, B rows of a batch, K key columns, C lengths of a row.
 """
@@ -28,10 +30,11 @@ from rewriters.sites import Site
 from ..inference.capture import Capture, SiteBatch
 from ..inference.datasets import Ints
 from ..inference.padding import MASK, lengths
-from .calibration import OperatingPoint, as_few, operating_point
+from .calibration import MOST_SCALE, OperatingPoint, as_few, operating_point
 from .detectors.features import answer_row_seen, answer_row_sum
 from .passes import Wanted
 from .recipes.profile import ProfileRecipe
+from .signals import read_signals
 from .training import Context, batches, stream
 
 __all__ = ["Probe", "logit", "make_probes", "row_lengths"]
@@ -40,6 +43,10 @@ CUTS = 3
 """Shorter lengths at which a row is read too."""
 FEW = 8
 """Sites. More of them are tried only where these do not tell the attacks."""
+STEEPEST = 1.0
+"""Largest scale of thoroughly trained detectors. A trigger's further tokens then lie within the lower bars that are
+tried: its best tokens may be only one logit above the clean rows, and others of it four logits below.
+"""
 SHORTEST = 2
 """Tokens: the first one is a sink, and is never judged."""
 
@@ -90,7 +97,13 @@ def logit(probability: float) -> float:
 
 
 def make_probes(
-    context: Context, capture: Capture, wanted: Wanted, judged: Collection[str], *, whole: bool = False
+    context: Context,
+    capture: Capture,
+    wanted: Wanted,
+    judged: Collection[str],
+    *,
+    whole: bool = False,
+    thorough: bool = False,
 ) -> list[Probe]:
     """For the first sites, the fewest first; for more than `FEW` only where these miss attacks. For each of the two the
     model runs once over the train part and once over the selection part.
@@ -98,21 +111,28 @@ def make_probes(
     Args:
         wanted: signals "attention" leaves out how much a token writes; else its value norms are read too.
         judged: ids of the sites that can detect for healing (`HealingPlaces.judged`).
-        whole: train on whole prompts only; nothing where that is what it does anyway.
+        whole: prompts never come in pieces, so rows are read at no shorter length.
+        thorough: train thoroughly (`detectors.profile`), and on whole prompts only.
     """
+    cuts = 0 if whole else CUTS
     sites = tuple(site for site in capture.sites if site.id in judged)
-    counts, found = [] if whole and not CUTS else _counts(len(sites)), list[Probe]()
+    counts, found = _counts(len(sites)), list[Probe]()
     for stage in ([one for one in counts if one <= FEW], [one for one in counts if one > FEW]):
         if stage and not any(as_few(one.missed, 0) for one in found):
-            found += _probes(context, capture, wanted, [sites[:count] for count in stage], 0 if whole else CUTS)
+            found += _probes(context, capture, wanted, [sites[:count] for count in stage], cuts, thorough)
     return found
 
 
 def _probes(
-    context: Context, capture: Capture, wanted: Wanted, groups: Sequence[tuple[Site, ...]], cuts: int
+    context: Context,
+    capture: Capture,
+    wanted: Wanted,
+    groups: Sequence[tuple[Site, ...]],
+    cuts: int,
+    thorough: bool,
 ) -> list[Probe]:
-    """One stage; cuts: shorter lengths of each row to train on."""
-    recipe = _observed(context, capture, wanted, groups[-1], cuts)
+    """One stage."""
+    recipe = _observed(context, capture, wanted, groups[-1], 0 if thorough else cuts, thorough and not cuts)
     seen = {site.id: recipe.sees(site.id) for site in groups[-1]}
     able = [site for site in groups[-1] if all(seen[site.id])]
     counts = sorted({sum(site in group for site in able) for group in groups} - {0})
@@ -120,23 +140,26 @@ def _probes(
     for index, count in enumerate(counts):
         context.progress("training", index, len(counts))
         moving = dict.fromkeys((site.id for site in able[:count]), False)
-        together = recipe.train_together(moving) if count > 1 else recipe.train(moving, lambda done, total: None)
-        detectors.append(together)
+        detectors.append(
+            recipe.train_together(moving, thorough=thorough)
+            if count > 1
+            else recipe.train(moving, lambda done, total: None, thorough=thorough)
+        )
     context.progress("training", len(counts), len(counts))
     widest = [max(found, key=lambda name: sum(seen[name])) for found in detectors]
-    sums = _sums(context, capture, recipe, detectors, widest)
+    sums = _sums(context, capture, recipe, detectors, widest, cuts)
     order = [site.id for site in capture.sites]
     return [
-        _probe(context, recipe, able[:count], order.index(able[count - 1].id) + 1, found, total)
+        _probe(context, recipe, able[:count], order.index(able[count - 1].id) + 1, found, total, thorough)
         for count, found, total in zip(counts, detectors, sums, strict=True)
     ]
 
 
-def row_lengths(context: Context) -> Ints:
-    """(N, C): all tokens of each row, then some shorter lengths, drawn at random."""
+def row_lengths(context: Context, cuts: int) -> Ints:
+    """(N, 1 + cuts): all tokens of each row, then shorter lengths, drawn at random."""
     used = lengths(context.data.inputs[MASK]) if MASK in context.data.inputs else None
     whole = np.full(len(context.data), context.columns.shape[1]) if used is None else used
-    drawn = np.random.default_rng((context.seed, CUTS)).random((len(whole), CUTS))
+    drawn = np.random.default_rng((context.seed, cuts)).random((len(whole), cuts))
     shorter = SHORTEST + np.floor(drawn * np.maximum(whole - SHORTEST, 0)[:, None]).astype(np.int64)
     return np.column_stack([whole, np.minimum(shorter, whole[:, None])])
 
@@ -147,12 +170,19 @@ def _counts(sites: int) -> list[int]:
     return sorted({count for power in powers for count in (power, power * 3 // 2) if count < sites} | {sites})
 
 
-def _observed(context: Context, capture: Capture, wanted: Wanted, sites: Sequence[Site], cuts: int) -> ProfileRecipe:
-    names = [site.id for site in sites]
-    norms = {} if wanted.signals == "attention" else dict.fromkeys(names, ValueNorms())
+def _observed(
+    context: Context, capture: Capture, wanted: Wanted, sites: Sequence[Site], cuts: int, everything: bool
+) -> ProfileRecipe:
+    """everything: all rows that see a column are read, and norms behind the output projection."""
+    norms: Mapping[str, ValueNorms] = {site.id: ValueNorms() for site in sites}
+    if everything:
+        norms = read_signals(context, capture, both=True).norms
+    if wanted.signals == "attention":
+        norms = {}
     rows = len(context.parts.train.rows) * (1 + cuts)
-    recipe = ProfileRecipe(sites, rows, context.columns.shape[1], context.seed, 1, norms, answer_row=True)
-    by_id, read = {site.id: site for site in sites}, row_lengths(context)[:, : 1 + cuts]
+    width = context.columns.shape[1]
+    recipe = ProfileRecipe(sites, rows, width, context.seed, 1, norms, answer_row=True, seeing_rows=everything)
+    by_id, read = {site.id: site for site in sites}, row_lengths(context, cuts)
 
     def observe(name: str, batch: SiteBatch, chunk: Ints) -> None:
         if name not in by_id:
@@ -194,15 +224,16 @@ def _sums(
     recipe: ProfileRecipe,
     detectors: Sequence[Mapping[str, Profile]],
     widest: Sequence[str],
+    cuts: int,
 ) -> list[_Sums]:
     """Of each group."""
-    by_id, cuts, shape = {site.id: site for site in capture.sites}, row_lengths(context), context.columns.shape
+    by_id, read, shape = {site.id: site for site in capture.sites}, row_lengths(context, cuts), context.columns.shape
     made = [
         _Sums(name, np.full(shape, -np.inf, np.float32), np.zeros(shape, bool), np.full((shape[0], 2), -np.inf))
         for name in widest
     ]
     for chunk, found in batches(context, capture, context.parts.selection.rows, "scores"):
-        for index, at in enumerate(cuts[chunk].T):
+        for index, at in enumerate(read[chunk].T):
             at_length = {name: _at_length(found[name], at) for group in detectors for name in group}
             seen = {name: answer_row_seen(batch.map, batch.valid) for name, batch in at_length.items()}
             for group, into in zip(detectors, made, strict=True):
@@ -223,12 +254,14 @@ def _probe(
     depth: int,
     detectors: Mapping[str, Profile],
     sums: _Sums,
+    thorough: bool,
 ) -> Probe:
     part, scores, peaks = context.parts.selection, sums.scores, sums.peaks
     marked = np.where(context.columns, scores, -np.inf).max(1).astype(np.float64)
     beside = np.where(context.columns, -np.inf, scores).max(1).astype(np.float64)
     clean = peaks[part.clean].max(1)
-    point = operating_point(clean, marked[part.anomalous], context.most_flagged, beside[part.anomalous])
+    steepest = STEEPEST if thorough else MOST_SCALE
+    point = operating_point(clean, marked[part.anomalous], context.most_flagged, beside[part.anomalous], steepest)
     plans = {
         name: SitePlan(recipe.anchored(detector, point.center if name == sums.widest else 0.0, point.scale))
         for name, detector in detectors.items()

@@ -43,6 +43,7 @@ DETECTORS: dict[str, type] = {
 KINDS = tuple(DETECTORS)
 
 READ = {"probes": "ints", "every": "int", "answer_row": "bool", "tokens": "text?"}
+DISTANCE = {"mean": "array", "weight": "array", "squared": "bool", "offset": "float", "rank": "int"}
 # Field types: "array?" and "text?" may be None; a class is a nested record; [class] a list of records; (class,) a
 # record or None; "detector" a record with its kind.
 FIELDS: dict[type, dict[str, Any]] = {
@@ -52,27 +53,16 @@ FIELDS: dict[type, dict[str, Any]] = {
     Statistic: {"exempt": "ints", "floor": "float", "rows": "int", "by_values": "bool"},
     Dense: {"weight": "array", "bias": "array"},
     ValueNorms: {"factor": "array?"},
-    NormDistance: {
-        "norms": ValueNorms,
+    NormDistance: {"norms": ValueNorms, **DISTANCE, "louder": "bool"},
+    Profile: {
+        "layers": [Dense],
         "mean": "array",
-        "weight": "array",
-        "squared": "bool",
-        "offset": "float",
-        "rank": "int",
-        "louder": "bool",
-    },
-    Profile: {"layers": [Dense], "mean": "array", "std": "array", **READ, "norms": (ValueNorms,)},
-    OneClass: {
-        "mean": "array",
-        "weight": "array",
-        "squared": "bool",
-        "offset": "float",
-        "rank": "int",
-        "exempt": "ints",
+        "std": "array",
         **READ,
-        "norms": (NormDistance,),
-        "by_length": "array?",
+        "seeing_rows": "bool",
+        "norms": (ValueNorms,),
     },
+    OneClass: {**DISTANCE, "exempt": "ints", **READ, "norms": (NormDistance,), "by_length": "array?"},
     Conv: {"weight": "array", "bias": "array", "stride": "int", "padding": "int"},
     Cnn: {"convolutions": [Conv], "layers": [Dense]},
     OnnxGraph: {"model": "bytes"},
@@ -80,7 +70,7 @@ FIELDS: dict[type, dict[str, Any]] = {
 
 # What files written before a field existed leave out.
 LATER: dict[type, dict[str, Any]] = {
-    Profile: {"every": 1, "norms": None, "tokens": None, "answer_row": False},
+    Profile: {"every": 1, "norms": None, "tokens": None, "answer_row": False, "seeing_rows": False},
     OneClass: {"every": 1, "norms": None, "tokens": None, "answer_row": False, "by_length": None},
     NormDistance: {"louder": False},
     Statistic: {"rows": 1, "by_values": False},
@@ -257,11 +247,13 @@ def _check_pair(pair: BenignPair) -> None:
 
 
 def _check_rows(kind: str, detector: Profile | OneClass, features: int) -> None:
-    blocks = 1 + len(detector.probes) + (isinstance(detector, Profile) and detector.norms is not None)
+    blocks = detector.map_blocks + (isinstance(detector, Profile) and detector.norms is not None)
     if min(detector.probes, default=0) < 0 or features % blocks:
         raise ValueError(f"{kind}: probes are negative, or do not divide the features")
     if detector.every < 1 or (detector.answer_row and (detector.probes or detector.every != 1)):
         raise ValueError(f"{kind}: every must be 1 or more, and next to the answer row no other row is read")
+    if isinstance(detector, Profile) and detector.seeing_rows and not detector.answer_row:
+        raise ValueError(f"{kind}: rows that see a column are read only next to the answer row")
 
 
 def _check_stack(kind: str, layers: tuple[Dense, ...], outputs: int | None = None) -> None:

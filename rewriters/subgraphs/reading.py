@@ -104,7 +104,11 @@ def _sums_to_one(site: Site) -> bool:
 
 
 def _reads_the_answer_row(plan: SitePlan) -> bool:
-    return isinstance(plan.detector, Profile | OneClass) and plan.detector.answer_row and not _fixed_length(plan)
+    """Whether this is all of a map that is read."""
+    detector = plan.detector
+    if not isinstance(detector, Profile | OneClass) or not detector.answer_row or _fixed_length(plan):
+        return False
+    return not (isinstance(detector, Profile) and detector.seeing_rows)
 
 
 def _fixed_length(plan: SitePlan) -> bool:

@@ -201,7 +201,7 @@ def score_site(e: Emitter, site: Site, plan: SitePlan, wiring: Wiring) -> SitePa
         score = evidence(e, context, plan.detector)
         valid = context.valid
         if isinstance(plan.detector, Profile | OneClass) and plan.detector.answer_row:
-            seen = answer_row.seen(e, context, plan.detector.map_features)
+            seen = answer_row.seen(e, context, answer_row.heads_of(plan.detector))
             score = e.op("Where", seen, score, e.constant(0.0), role="seen_score")
         elif valid is not None:
             score = e.op("Where", valid, score, e.constant(-np.inf), role="valid_score")

@@ -19,7 +19,7 @@ from tests import oracle
 
 torch = pytest.importorskip("torch")
 from atpatch_onnx.fitting.detectors.contrastive import SupervisedContrastive  # noqa: E402
-from atpatch_onnx.fitting.detectors.profile import anchor, train_profile  # noqa: E402
+from atpatch_onnx.fitting.detectors.profile import PLAIN, THOROUGH, anchor, train_profile  # noqa: E402
 
 
 def maps(
@@ -111,6 +111,25 @@ def test_training_finds_over_and_under_attention_that_it_has_not_seen():
     assert (logits[unseen.anomalous] > 0).mean() >= 0.95
     assert (logits[~unseen.anomalous] > 0).mean() <= 0.03
     assert detector.layers[0].weight.dtype == np.float32
+
+
+def told_by_three_signs(seed: int) -> Columns:
+    """A column is anomalous where the sign of the third feature is that of the product of the first two."""
+    r = np.random.default_rng(seed)
+    x = r.standard_normal((6000, 6)).astype(np.float32)
+    signs = r.choice([-1, 1], (150, 2))
+    x[:150, :3] = 1.6 * np.column_stack([signs, signs.prod(1)]) + 0.3 * r.standard_normal((150, 3))
+    return Columns(x, np.arange(6000) < 150, np.zeros(6000, np.int64))
+
+
+def test_thorough_training_finds_more_above_the_same_bar():
+    seen, unseen = told_by_three_signs(0), told_by_three_signs(1)
+    found = []
+    for training in (PLAIN, THOROUGH):
+        logits = profile_logits(train_profile(seen, probes=(), seed=3, training=training), unseen.features)
+        bar = np.sort(logits[~unseen.anomalous])[-30]  # half a percent of the clean columns
+        found.append((logits[unseen.anomalous] > bar).mean())
+    assert found[1] >= 1.5 * found[0] > 0
 
 
 def test_training_is_repeatable_and_leaves_torch_as_it_was():

@@ -97,7 +97,7 @@ def test_a_site_that_sees_no_trigger_does_not_detect(monkeypatch: pytest.MonkeyP
     hotfix = fit(path, attacked_at(1), answer_tokens=llama.ANSWERS, threads=1, force=True)
     probe, skipped = hotfix.evidence["calibration"]["probe"], hotfix.evidence["skipped"]
     assert [site.layer for site in hotfix.sites] == [1]
-    assert (probe["depth"], [one["depth"] for one in probe["tried"]]) == (2, [2])
+    assert (probe["depth"], {one["depth"] for one in probe["tried"]}) == (2, {2})
     first, last = (next(why for name, why in skipped.items() if f"layers.{at}" in name) for at in (0, 2))
     assert "sees no labeled column" in first and "sees no labeled column" not in last
 

@@ -65,6 +65,9 @@ DETECTORS = {
     ),
     "oneclass-tokens": OneClass(floats(4), floats(4, 1), False, 0.5, rank=4, tokens="input_ids"),
     "profile-answer-row": Profile((dense(2, 1),), floats(2), np.ones(2, np.float32), (), answer_row=True),
+    "profile-seeing-rows": Profile(
+        (dense(6, 1),), floats(6), np.ones(6, np.float32), (), answer_row=True, seeing_rows=True
+    ),
     "oneclass-answer-row": OneClass(floats(2), floats(2, 2), False, 0.5, probes=(), answer_row=True),
     "oneclass-by-length": OneClass(floats(4), floats(4, 1), False, 0.5, by_length=np.float32([(3, 2.0), (9, 0.5)])),
     "oneclass-some-rows": OneClass(floats(4), floats(4, 2), True, 0.5, every=3),
@@ -248,6 +251,9 @@ TAMPERED = {
     "every-half": lambda head, arrays: head["body"]["sites"][0]["plan"]["detector"].update(every=1.5),
     "answer-row-and-probes": lambda head, arrays: head["body"]["sites"][0]["plan"]["detector"].update(answer_row=True),
     "answer-row-number": lambda head, arrays: head["body"]["sites"][0]["plan"]["detector"].update(answer_row=1),
+    "seeing-rows-without-answer-row": lambda head, arrays: head["body"]["sites"][0]["plan"]["detector"].update(
+        seeing_rows=True
+    ),
     "probes-are-text": lambda head, arrays: head["body"]["sites"][0]["plan"]["detector"].update(probes=["0"]),
 }
 
@@ -269,6 +275,15 @@ def test_a_file_from_before_answer_rows_reads_all_rows(tmp_path, good):
         good, tmp_path / "m.hotfix", lambda head, arrays: head["body"]["sites"][0]["plan"]["detector"].pop("answer_row")
     )
     assert Hotfix.load(older).sites[0].plan.detector.answer_row is False
+
+
+def test_a_file_from_before_seeing_rows_reads_none(tmp_path, good):
+    older = rewritten(
+        good,
+        tmp_path / "m.hotfix",
+        lambda head, arrays: head["body"]["sites"][0]["plan"]["detector"].pop("seeing_rows"),
+    )
+    assert Hotfix.load(older).sites[0].plan.detector.seeing_rows is False
 
 
 def test_a_file_from_before_norms_reads_attention_only(tmp_path, good):

@@ -130,6 +130,7 @@ def answer_row_features(
     *,
     values: Floats | None = None,
     norms: ValueNorms | None = None,
+    seeing_rows: bool = False,
 ) -> NDArray[np.float32]:
     """Features of `rewriters.plan.Profile` with `answer_row`: entries of the answer row, × the number of columns that
     it sees, log1p; defined for every column, but only those of `answer_row_scored` are judged by them.
@@ -137,15 +138,27 @@ def answer_row_features(
     Args:
         maps, valid: see `answer_row`.
         values, norms: see `norm_features`, whose features come last; without norms there are none.
+        seeing_rows: see `Profile`.
 
-    Returns: (B, K, H); H more with norms.
+    Returns: (B, K, H); 2 · H more with seeing_rows, and H more with norms.
     """
     row = answer_row(maps, valid)
-    seen = _visible(row, valid).sum(1, dtype=np.float32)[:, None, None]
-    of_map: NDArray[np.float32] = np.log1p(row * seen).transpose(0, 2, 1).astype(np.float32)
+    relative = row * _visible(row, valid).sum(1, dtype=np.float32)[:, None, None]
+    if seeing_rows:
+        relative = np.concatenate([relative, *_of_seeing_rows(maps, valid)], axis=1)
+    of_map: NDArray[np.float32] = np.log1p(relative).transpose(0, 2, 1).astype(np.float32)
     if values is None or norms is None:
         return of_map
     return np.concatenate([of_map, norm_features(values, norms, batch=len(maps), heads=maps.shape[1])], axis=2)
+
+
+def _of_seeing_rows(maps: Floats, valid: NDArray[np.bool_] | None) -> tuple[Floats, Floats]:
+    """Entries × the number of columns that their row sees: mean and maximum (B, H, K) over rows that see the column."""
+    sees = maps.mean(1) > VISIBLE
+    if valid is not None:
+        sees &= valid[:, None, :] & valid[:, maps.shape[3] - maps.shape[2] :, None]
+    relative = maps * sees.sum(2, dtype=np.float32)[:, None, :, None]
+    return relative.sum(2) / np.maximum(sees.sum(1, dtype=np.float32), 1)[:, None], relative.max(2)
 
 
 def answer_row_scored(maps: Floats, valid: NDArray[np.bool_] | None = None) -> NDArray[np.bool_]:

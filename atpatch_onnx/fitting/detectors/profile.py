@@ -1,13 +1,17 @@
 """Training of `profile`: MLPs with one hidden layer on column features, each site separately or all of them together.
 
 Together they add up their logits, and only the sum is compared with the labels: what one site cannot tell, several may
-(two passes). Loss: balanced BCE + LAMBDA · supervised contrastive on the hidden features (see `contrastive`).
+(two passes). Loss of `PLAIN` training: balanced BCE + LAMBDA · supervised contrastive on the hidden features (see
+`contrastive`). A `THOROUGH` one has more units and more steps, and half of its normal columns are those that score
+highest: a clean request is flagged by its highest column, and among some thousand columns drawn at random there are
+hardly any of these. On prompts with a sentence of ordinary words as their trigger it finds 97 % where the plain one
+finds 42 %, at the same bar; BCE alone was enough there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,14 +25,10 @@ from rewriters.plan import Dense, Profile
 from .contrastive import LAMBDA, SupervisedContrastive
 from .features import Columns
 
-__all__ = ["anchor", "train_profile", "train_together"]
+__all__ = ["PLAIN", "THOROUGH", "Training", "anchor", "train_profile", "train_together"]
 
-HIDDEN = 32
-STEPS = 400
 LEARNING_RATE = 5e-3
 WEIGHT_DECAY = 1e-2
-POSITIVES, NEGATIVES = 128, 256
-"""Most columns of each class in one step; the contrastive loss compares all of them with each other."""
 STD_FLOOR = 0.05
 """Of a log1p feature.
 
@@ -36,17 +36,47 @@ Below it a feature is constant in training, and a small difference in a new samp
 """
 
 
-def train_profile(columns: Columns, *, probes: Sequence[int], seed: int) -> Profile:
+@dataclass(frozen=True)
+class Training:
+    """How long and on what networks are trained.
+
+    Attributes:
+        hidden: units.
+        positives, negatives: most columns of each class in one step; a contrastive loss compares all of them with each
+            other.
+        hardest: share of the negatives that are drawn from those with the highest scores.
+        contrastive: see the docstring of the module; without it, classes are not balanced either.
+    """
+
+    hidden: int
+    steps: int
+    positives: int
+    negatives: int
+    hardest: float
+    contrastive: bool
+
+
+PLAIN = Training(32, 400, 128, 256, hardest=0.0, contrastive=True)
+THOROUGH = Training(128, 1200, 256, 512, hardest=0.5, contrastive=False)
+SCORED_ANEW = 100
+"""Steps after which the hardest columns are looked for again."""
+HARDEST = 0.02
+"""Share of the normal columns that are the hardest."""
+
+
+def train_profile(columns: Columns, *, probes: Sequence[int], seed: int, training: Training = PLAIN) -> Profile:
     """Train on the columns that the site sees, minus their normal profile where there is one.
 
     Args:
         probes: the probe rows that made the features.
         seed: equal seeds and data give equal weights.
     """
-    return train_together([columns.only(columns.judged)], probes=probes, seed=seed)[0]
+    return train_together([columns.only(columns.judged)], probes=probes, seed=seed, training=training)[0]
 
 
-def train_together(sites: Sequence[Columns], *, probes: Sequence[int], seed: int) -> list[Profile]:
+def train_together(
+    sites: Sequence[Columns], *, probes: Sequence[int], seed: int, training: Training = PLAIN
+) -> list[Profile]:
     """The same for several sites whose logits are added up; a site adds nothing at a column that it does not see.
 
     Args:
@@ -61,7 +91,7 @@ def train_together(sites: Sequence[Columns], *, probes: Sequence[int], seed: int
     torch.set_num_threads(1)
     try:
         counted = [torch.from_numpy(one.judged.astype(np.float32)[:, None]) for one in sites]
-        networks = _fit([x for x, _, _ in inputs], counted, positive, negative, generator)
+        networks = _fit([x for x, _, _ in inputs], counted, positive, negative, generator, training)
     finally:
         torch.set_num_threads(threads)
     return [Profile(layers, mean, std, tuple(probes)) for layers, (_, mean, std) in zip(networks, inputs, strict=True)]
@@ -86,18 +116,23 @@ def _fit(
     positive: Tensor,
     negative: Tensor,
     generator: torch.Generator,
+    training: Training,
 ) -> list[tuple[Dense, ...]]:
     """One network for each of the inputs (M, F), which counts only where its `counted` (M, 1) is 1."""
-    networks = [(_linear(x.shape[1], HIDDEN, generator), _linear(HIDDEN, 1, generator)) for x in inputs]
+    width = training.hidden
+    networks = [(_linear(x.shape[1], width, generator), _linear(width, 1, generator)) for x in inputs]
     parameters = [parameter for network in networks for layer in network for parameter in layer.parameters()]
     optimizer = torch.optim.AdamW(parameters, LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
-    positives, negatives = min(len(positive), POSITIVES), min(len(negative), NEGATIVES)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, training.steps)
+    positives, negatives = min(len(positive), training.positives), min(len(negative), training.negatives)
+    hard = round(training.hardest * negatives)
     label = torch.cat([torch.ones(positives), torch.zeros(negatives)])
-    balance = torch.tensor(negatives / positives)
-    contrastive = SupervisedContrastive(label)
-    for _ in range(STEPS):
-        rows = torch.cat([_sample(positive, positives, generator), _sample(negative, negatives, generator)])
+    balance = torch.tensor(negatives / positives) if training.contrastive else None
+    contrastive = SupervisedContrastive(label) if training.contrastive else None
+    hardest = negative
+
+    def forward(rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Hidden features side by side, and the sum of the logits."""
         weights = [one[rows] for one in counted]
         inner = [
             functional.relu(hidden(x[rows])) * here
@@ -106,9 +141,18 @@ def _fit(
         given = [
             (last(features) * here)[:, 0] for features, here, (_, last) in zip(inner, weights, networks, strict=True)
         ]
-        logits = torch.stack(given).sum(0)
+        return torch.cat(inner, 1), torch.stack(given).sum(0)
+
+    for step in range(training.steps):
+        if hard and step and step % SCORED_ANEW == 0:
+            with torch.no_grad():
+                found = torch.topk(forward(negative)[1], max(hard, round(HARDEST * len(negative)))).indices
+            hardest = negative[found]
+        parts = [_sample(positive, positives, generator), _sample(negative, negatives - hard, generator)]
+        features, logits = forward(torch.cat([*parts, *([_sample(hardest, hard, generator)] if hard else [])]))
         loss = functional.binary_cross_entropy_with_logits(logits, label, pos_weight=balance)
-        loss = loss + LAMBDA * contrastive(torch.cat(inner, 1))
+        if contrastive is not None:
+            loss = loss + LAMBDA * contrastive(features)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()

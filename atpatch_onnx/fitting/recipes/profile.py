@@ -34,8 +34,10 @@ class ProfileRecipe:
         every: int = 1,
         norms: Mapping[str, ValueNorms] = MappingProxyType({}),
         answer_row: bool = False,
+        seeing_rows: bool = False,
     ) -> None:
         self._seed, self._every, self._norms, self._answer_row = seed, every, norms, answer_row
+        self._seeing_rows = seeing_rows
         self._probes = () if answer_row else PROBES
         # One generator for each site, all with the same seed: thinned out in the same way, sites keep the same columns.
         self._samples = {
@@ -48,6 +50,7 @@ class ProfileRecipe:
                 np.random.default_rng(seed),
                 norms.get(site.id),
                 answer_row,
+                seeing_rows,
             )
             for site in sites
         }
@@ -58,20 +61,24 @@ class ProfileRecipe:
     def unsuitable(self, by_place: Mapping[str, bool]) -> None:
         """It suits inputs of any form."""
 
-    def train(self, by_place: Mapping[str, bool], tick: Callable[[int, int], None]) -> Mapping[str, Profile]:
-        from ..detectors.profile import train_profile
+    def train(
+        self, by_place: Mapping[str, bool], tick: Callable[[int, int], None], *, thorough: bool = False
+    ) -> Mapping[str, Profile]:
+        """thorough: see `detectors.profile`."""
+        from ..detectors.profile import PLAIN, THOROUGH, train_profile
 
         detectors = {}
         for index, name in enumerate(self._asked(by_place)):
             tick(index, len(by_place))
             seed = int(np.random.default_rng((self._seed, index)).integers(2**31))
             columns = self._samples[name].columns(by_place=by_place[name])
-            trained = train_profile(columns, probes=self._probes, seed=seed)
+            training = THOROUGH if thorough else PLAIN
+            trained = train_profile(columns, probes=self._probes, seed=seed, training=training)
             detectors[name] = self._reading(name, trained)
         return detectors
 
-    def train_together(self, by_place: Mapping[str, bool]) -> Mapping[str, Profile]:
-        from ..detectors.profile import train_together
+    def train_together(self, by_place: Mapping[str, bool], *, thorough: bool = False) -> Mapping[str, Profile]:
+        from ..detectors.profile import PLAIN, THOROUGH, train_together
 
         names = self._asked(by_place)
         sites = [self._samples[name].columns(by_place=by_place[name]) for name in names]
@@ -82,7 +89,8 @@ class ProfileRecipe:
         if len(sites) == 1 or not same:
             return {}
         anywhere = np.any([one.judged for one in sites], axis=0)
-        trained = train_together([one.only(anywhere) for one in sites], probes=self._probes, seed=self._seed)
+        seen, training = [one.only(anywhere) for one in sites], THOROUGH if thorough else PLAIN
+        trained = train_together(seen, probes=self._probes, seed=self._seed, training=training)
         return {name: self._reading(name, detector) for name, detector in zip(names, trained, strict=True)}
 
     def sees(self, name: str) -> tuple[int, int]:
@@ -94,7 +102,13 @@ class ProfileRecipe:
 
     def logits(self, site: Site, detector: Profile, batch: SiteBatch) -> NDArray[np.float64]:
         if detector.answer_row:
-            features = answer_row_features(batch.map, batch.valid, values=batch.values, norms=detector.norms)
+            features = answer_row_features(
+                batch.map,
+                batch.valid,
+                values=batch.values,
+                norms=detector.norms,
+                seeing_rows=detector.seeing_rows,
+            )
             judged = answer_row_scored(batch.map, batch.valid)
             return np.where(judged, profile_logits(detector, features), -np.inf)
         features = profile_features(
@@ -115,4 +129,10 @@ class ProfileRecipe:
 
     def _reading(self, name: str, detector: Profile) -> Profile:
         """The detector with what its features were made of."""
-        return replace(detector, every=self._every, norms=self._norms.get(name), answer_row=self._answer_row)
+        return replace(
+            detector,
+            every=self._every,
+            norms=self._norms.get(name),
+            answer_row=self._answer_row,
+            seeing_rows=self._seeing_rows,
+        )

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from ...emit import Emitter
 from ...plan import Dense, OneClass, Profile
 from ..context import MapContext
-from .answer_row import answer_features, only_judged
+from .answer_row import answer_features, heads_of, only_judged
 from .value_norms import norm_features
 
 __all__ = ["by_head", "column_features", "dense_stack", "logits", "scores"]
@@ -25,7 +25,7 @@ def logits(e: Emitter, context: MapContext, detector: Profile) -> str:
 
 
 def _judged(e: Emitter, context: MapContext, detector: Profile, score: str) -> str:
-    return only_judged(e, context, detector.map_features, score) if detector.answer_row else score
+    return only_judged(e, context, heads_of(detector), score) if detector.answer_row else score
 
 
 def _network(e: Emitter, context: MapContext, detector: Profile) -> str:
@@ -68,7 +68,8 @@ def column_features(e: Emitter, context: MapContext, detector: Profile | OneClas
         together: (B, K, K) float32; the attention to column k becomes a sum over columns j, each × [j, k].
     """
     if detector.answer_row:
-        return answer_features(e, context, detector.map_features, together)
+        seeing = isinstance(detector, Profile) and detector.seeing_rows
+        return answer_features(e, context, heads_of(detector), together, seeing_rows=seeing)
     relative = _small_map_features(e, context, detector) or _map_features(e, context, detector)
     if together is not None:
         relative = e.op("MatMul", relative, e.unsqueeze(together, 1), role="summed_attention")

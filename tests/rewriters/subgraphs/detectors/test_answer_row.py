@@ -43,9 +43,9 @@ def a_map(valid: np.ndarray, rows: int, window: int = K) -> np.ndarray:
     return (weights / weights.sum(-1, keepdims=True)).astype(np.float32)
 
 
-def network(norms: ValueNorms | None = None) -> Profile:
-    made = random_profile(H * (1 if norms is None else 2), np.random.default_rng(5), probes=())
-    return replace(made, norms=norms, answer_row=True)
+def network(norms: ValueNorms | None = None, seeing_rows: bool = False) -> Profile:
+    made = random_profile(H * (1 + (norms is not None) + 2 * seeing_rows), np.random.default_rng(5), probes=())
+    return replace(made, norms=norms, answer_row=True, seeing_rows=seeing_rows)
 
 
 def distance(norms: ValueNorms | None = None, **more: Any) -> OneClass:
@@ -63,8 +63,11 @@ def context(padded: bool) -> MapContext:
 @pytest.mark.parametrize("opset", [11, 13, 18])
 @pytest.mark.parametrize("rows", [K, 3, 1], ids=lambda rows: f"{rows} rows")
 @pytest.mark.parametrize("padding", PADDING)
-def test_a_profile_reads_the_last_valid_row(padding: str, rows: int, opset: int, conditional: bool) -> None:
-    valid, detector = PADDING[padding], network(NORMS)
+@pytest.mark.parametrize("seeing", [False, True], ids=["the row only", "seeing rows"])
+def test_a_profile_reads_the_last_valid_row(
+    seeing: bool, padding: str, rows: int, opset: int, conditional: bool
+) -> None:
+    valid, detector = PADDING[padding], network(NORMS, seeing)
     a = a_map(valid, rows)
     where: dict[str, Any] = {"opset": opset, "conditional": conditional, "a": a, "v": V, "valid": valid}
     got = ran(lambda e: profile.scores(e, context(True), detector), **where)
@@ -82,6 +85,12 @@ def test_a_oneclass_reads_the_last_valid_row(padding: str, exempt: tuple[int, ..
     a = a_map(valid, K)
     got = ran(lambda e: oneclass.scores(e, context(True), detector), a=a, v=V, valid=valid)
     np.testing.assert_allclose(got, oracle.oneclass(a, valid, detector, False, V), rtol=1e-3, atol=1e-4)
+
+
+def test_without_padding_all_rows_that_see_a_column_are_read() -> None:
+    a, detector = a_map(PADDING["full"], K, window=5), network(seeing_rows=True)
+    got = ran(lambda e: scores(e, context(False), detector), a=a)
+    np.testing.assert_allclose(got, oracle.profile(a, None, detector, False), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("detector", [network(), distance()], ids=["profile", "oneclass"])
@@ -127,10 +136,11 @@ def test_a_sample_without_a_valid_new_token_is_read_at_its_first_row() -> None:
 
 @pytest.mark.parametrize("rows", [K, 3, 1], ids=lambda rows: f"{rows} rows")
 @pytest.mark.parametrize("padding", PADDING)
-def test_fitting_computes_the_same_numbers(padding: str, rows: int) -> None:
-    valid, detector = PADDING[padding], network(NORMS)
+@pytest.mark.parametrize("seeing", [False, True], ids=["the row only", "seeing rows"])
+def test_fitting_computes_the_same_numbers(seeing: bool, padding: str, rows: int) -> None:
+    valid, detector = PADDING[padding], network(NORMS, seeing)
     a = a_map(valid, rows, window=5)
-    read = features.answer_row_features(a, valid, values=V, norms=NORMS)
+    read = features.answer_row_features(a, valid, values=V, norms=NORMS, seeing_rows=seeing)
     judged = features.answer_row_scored(a, valid)
     want = oracle.profile(a, valid, detector, False, V)
     np.testing.assert_array_equal(judged, ~np.isneginf(want))
@@ -147,6 +157,14 @@ def test_features_worked_by_hand() -> None:
     assert features.answer_row_scored(a, two).tolist() == [[False, True, False]]
 
 
+def test_features_of_seeing_rows_worked_by_hand() -> None:
+    a = np.float32([[[[1, 0, 0], [0.25, 0.75, 0], [0.5, 0.2, 0.3]], [[1, 0, 0], [1, 0, 0], [0, 0.1, 0.9]]]])
+    read = np.expm1(features.answer_row_features(a, seeing_rows=True))[0, :, 2:]
+    # Row 0 sees one column, row 1 two and row 2 three.
+    mean = [[(1 + 0.5 + 1.5) / 3, (1 + 2 + 0) / 3], [(1.5 + 0.6) / 2, (0 + 0.3) / 2], [0.9, 2.7]]
+    np.testing.assert_allclose(read, np.hstack([mean, [[1.5, 2], [1.5, 0.3], [0.9, 2.7]]]), rtol=1e-5)
+
+
 def test_it_costs_few_nodes() -> None:
     def nodes(emit: Any) -> int:
         return len(emitted(emit, {"a": a_map(PADDING["full"], K), "valid": PADDING["full"]}).graph.node)
@@ -161,5 +179,14 @@ def test_it_costs_few_nodes() -> None:
 def test_next_to_the_answer_row_no_other_row_is_read(detector: Profile | OneClass) -> None:
     block = attention_block()
     with pytest.raises(AtpatchError) as caught:
+        patch(block.model, PatchPlan({block.site.id: SitePlan(detector)}), [block.site])
+    assert caught.value.code == "ATP024"
+
+
+def test_rows_that_see_a_column_are_only_read_next_to_the_answer_row() -> None:
+    block = attention_block()
+    heads = block.site.heads or 1
+    detector = replace(random_profile(3 * heads, np.random.default_rng(5), probes=()), seeing_rows=True)
+    with pytest.raises(AtpatchError, match="only next to the answer row") as caught:
         patch(block.model, PatchPlan({block.site.id: SitePlan(detector)}), [block.site])
     assert caught.value.code == "ATP024"
