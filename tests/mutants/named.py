@@ -76,4 +76,11 @@ NAMED: list[Mutant] = [
         'e.constant(1.5)), role="judged")',
         'e.constant(0.5)), role="judged")',
     ),
+    # Rows of padding see nothing, and of the others the highest entry counts.
+    named(
+        "rewriters/subgraphs/detectors/answer_row.py",
+        'e.op("Mul", e.op("Mul", sees, e.unsqueeze(valid, 1)), e.unsqueeze(of_rows, 2))',
+        'e.op("Mul", sees, e.unsqueeze(valid, 1))',
+    ),
+    named("rewriters/subgraphs/detectors/answer_row.py", 'e.reduce("Max", relative', 'e.reduce("Min", relative'),
 ]

@@ -18,7 +18,7 @@ from rewriters.subgraphs.site import score_site
 from tests import oracle
 
 from ..graphs import run
-from ..microsoft import GROUPED, Case
+from ..microsoft import CASES, GROUPED, Case
 from ..subgraphs.random_detectors import random_profile, separating
 
 
@@ -35,6 +35,25 @@ def test_flags_follow_from_the_answer_row_of_the_map(case: Case) -> None:
     at = np.minimum(real.sum(1), rows) - 1
     row = a[np.arange(batch), :, at][:, :, None]
     scores = oracle.profile(row, real, detector, False)
+    threshold = separating(scores, 0.4)
+    plan = PatchPlan({site.id: SitePlan(detector)}, threshold, telemetry=True)
+    got = run(patch(case.model, plan, [site]), case.feeds)
+    np.testing.assert_array_equal(got[f"atpatch_columns/{site.id}"], scores > threshold)
+
+
+SQUARE = [case for case in CASES if case.truth.map.shape[2] == case.truth.map.shape[3]]
+"""Without a past."""
+
+
+@pytest.mark.parametrize("case", SQUARE, ids=[case.id for case in SQUARE])
+def test_rows_that_see_a_column_are_those_of_the_whole_map(case: Case) -> None:
+    (site,), _ = find_sites(case.model)
+    a = case.truth.map
+    batch, heads, _, columns = a.shape
+    real = np.ones((batch, columns), bool) if case.valid is None else case.valid.astype(bool)
+    detector = random_profile(3 * heads, np.random.default_rng(3), probes=())
+    detector = replace(detector, answer_row=True, seeing_rows=True)
+    scores = oracle.profile(a, real, detector, False)
     threshold = separating(scores, 0.4)
     plan = PatchPlan({site.id: SitePlan(detector)}, threshold, telemetry=True)
     got = run(patch(case.model, plan, [site]), case.feeds)
