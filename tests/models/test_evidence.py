@@ -451,7 +451,7 @@ def test_the_pages_are_made_again_of_the_evidence_file_without_a_cache(
     shutil.copyfile(RESULTS / "evidence.json", output / "evidence.json")
     guide = GUIDE.read_text("utf-8")
     result = CliRunner().invoke(main, command, catch_exceptions=False)
-    assert result.exit_code == 0 and "66 runs" in result.output
+    assert result.exit_code == 0 and "67 runs" in result.output
     assert (output / "evidence.json").read_text() == (RESULTS / "evidence.json").read_text()
     assert (tmp_path / "RESULTS.md").read_text("utf-8") == PAGE
     assert GUIDE.read_text("utf-8") == guide

@@ -25,7 +25,7 @@ from .editing import Scored, deleting
 
 __all__ = ["ROWS", "SPARE", "Perplexity", "run", "words_of"]
 
-ROWS, SPARE = 60, 60
+ROWS, SPARE = 40, 40
 TIMED = 3
 """Requests whose cost is measured."""
 
