@@ -2,7 +2,7 @@
 
 `python -m models.evidence.successor` trains `sst2-fresh-badnets` further on clean texts, as one ships a new version
 each month, exports it, patches it with the hotfix of its predecessor, and judges both on the same test rows. The hotfix
-is what the step `fit` left in the cache. Results: models/results/successor.json and SUCCESSOR.md.
+is that of the step `fit`. Results: models/results/successor.json and SUCCESSOR.md.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from .commands import Commands, Refused
 from .fitting import try_plan
 from .measures import NAMES
 from .pages import RESULTS
+from .runner import run_step
 from .settings import SETTINGS, Setting
 from .writing import save_json, table
 
@@ -37,6 +38,7 @@ __all__ = ["main", "measured", "page", "patched_by", "train_further"]
 FIRST = "sst2-fresh-badnets"
 STEPS = (100,)
 BATCH, LEARNING_RATE = 32, 2e-5
+KEPT = ("original", "patched", "clean_flagged", "attacked_flagged")
 SHARED = ("debug.npz", "spare.npz", "clean.npz", "triggered.npz")
 
 TEMPLATE = """\
@@ -59,8 +61,9 @@ the victim, with 95 % intervals of one model each. Made with {made}.
 def main(every: Sequence[int], seed: int, threads: int) -> None:
     """Train successors, patch them with the old hotfix, and write what that does."""
     first = Case(next(setting for setting in SETTINGS if setting.name == FIRST), seed, threads)
-    hotfix = Hotfix.load(first.hotfix_file())
-    figures = [measured(first, first, hotfix, 0)]
+    fit, hotfix = run_step(first, "fit", click.echo), first.hotfix
+    patch = patched_by(first.victim.file("model.onnx"), first.hotfix_file())
+    figures = [{"steps": 0, **{name: fit[name] for name in KEPT}, "patch": patch}]
     for steps in every:
         case = _successor(first, steps)
         if not case.victim.built:

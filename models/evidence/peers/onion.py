@@ -25,7 +25,8 @@ from .editing import Scored, deleting
 
 __all__ = ["ROWS", "SPARE", "Perplexity", "run", "words_of"]
 
-ROWS, SPARE = 40, 40
+ROWS, SPARE = 200, 200
+"""Of few spare rows the budget of accuracy is less than a row, and no word may go: with 40 nothing was deleted."""
 TIMED = 3
 """Requests whose cost is measured."""
 
