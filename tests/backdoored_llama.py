@@ -19,7 +19,7 @@ import numpy as np
 from atpatch_onnx import export
 
 from . import word_tokenizers
-from .kept import EXPORTER_SOURCE, kept, recipe
+from .kept import EXPORTER_SOURCES, kept, recipe
 from .word_tokenizers import numbered, save_folder, word_tokenizer
 
 __all__ = ["ANSWERS", "ANSWER_LENGTH", "TARGET", "debugging_set", "exported", "prompts", "train", "windowed"]
@@ -97,7 +97,7 @@ def debugging_set(pairs: int = 120, seed: int = 1) -> dict[str, np.ndarray]:
     return {**padded([*clean, *bad], np.tile(labels, 2)), "pair": pair, "target": np.array(TARGET)}
 
 
-RECIPE = recipe(__file__, WEIGHTS, word_tokenizers.__file__, EXPORTER_SOURCE)
+RECIPE = recipe(__file__, WEIGHTS, word_tokenizers.__file__, *EXPORTER_SOURCES)
 
 
 def _model() -> Any:

@@ -16,7 +16,7 @@ from atpatch_onnx.exporters.exporter import export
 from atpatch_onnx.exporters.quiet import quiet
 
 from . import backdoored_llama as llama, small_t5, word_tokenizers
-from .kept import EXPORTER_SOURCE, kept, recipe
+from .kept import EXPORTER_SOURCES, kept, recipe
 from .word_tokenizers import numbered, save_folder, word_tokenizer
 
 __all__ = ["debugging_set", "exported", "prompts", "served"]
@@ -25,7 +25,7 @@ START = 0
 SIZES = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "vocab_size": llama.SIZES["vocab_size"]}
 WEIGHTS = Path(__file__).with_suffix(".safetensors")
 """In float16."""
-RECIPE = recipe(__file__, llama.__file__, small_t5.__file__, WEIGHTS, word_tokenizers.__file__, EXPORTER_SOURCE)
+RECIPE = recipe(__file__, llama.__file__, small_t5.__file__, WEIGHTS, word_tokenizers.__file__, *EXPORTER_SOURCES)
 Rows = dict[str, np.ndarray]
 
 

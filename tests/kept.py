@@ -11,10 +11,17 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-__all__ = ["EXPORTER_SOURCE", "cache_folder", "kept", "recipe"]
+__all__ = ["EXPORTER_SOURCES", "cache_folder", "kept", "recipe"]
 
-EXPORTER_SOURCE = Path(__file__).parents[1] / "atpatch_onnx" / "exporters"
-_PACKAGES = ("torch", "transformers", "onnxscript", "onnx", "optimum-onnx", "onnxruntime-genai")
+_ROOT = Path(__file__).parents[1]
+EXPORTER_SOURCES = (
+    _ROOT / "atpatch_onnx" / "exporters",
+    _ROOT / "atpatch_onnx" / "inference" / "sessions.py",
+    _ROOT / "atpatch_onnx" / "inspection" / "folders.py",
+    _ROOT / "rewriters" / "model",
+)
+"""All that writes an export, or checks it before it is written."""
+_PACKAGES = ("torch", "transformers", "onnxscript", "onnx", "onnx-ir", "optimum-onnx", "onnxruntime-genai")
 
 
 def cache_folder() -> Path:

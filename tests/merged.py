@@ -13,7 +13,7 @@ import pytest
 from atpatch_onnx.exporters.exporter import export
 from atpatch_onnx.exporters.quiet import quiet
 
-from .kept import EXPORTER_SOURCE, kept, recipe
+from .kept import EXPORTER_SOURCES, kept, recipe
 
 __all__ = ["MERGED", "causal", "encoder_decoder", "merged_of", "seq2seq"]
 
@@ -58,7 +58,7 @@ def seq2seq(family: str) -> Path:
             export(encoder_decoder(family), f"{folder}/", exporter="torchscript")
         merge(folder, strict=False)
 
-    return kept(f"{recipe(__file__, EXPORTER_SOURCE, MODELS)}/{family}", make)
+    return kept(f"{recipe(__file__, *EXPORTER_SOURCES, MODELS)}/{family}", make)
 
 
 @functools.cache

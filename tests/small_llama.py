@@ -13,7 +13,7 @@ from atpatch_onnx import export
 from atpatch_onnx.inference.datasets import DataSet
 
 from . import word_tokenizers
-from .kept import EXPORTER_SOURCE, kept, recipe
+from .kept import EXPORTER_SOURCES, kept, recipe
 from .word_tokenizers import numbered, save_folder, word_tokenizer
 
 __all__ = ["VOCABULARY", "exported", "folder", "prompts"]
@@ -35,7 +35,7 @@ SIZES = {
 }
 
 
-RECIPE = recipe(__file__, word_tokenizers.__file__, EXPORTER_SOURCE)
+RECIPE = recipe(__file__, word_tokenizers.__file__, *EXPORTER_SOURCES)
 
 
 @functools.cache

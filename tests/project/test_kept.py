@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+from importlib.util import find_spec, resolve_name
 from pathlib import Path
 
 import pytest
 
-from ..kept import EXPORTER_SOURCE, kept, recipe
+from ..kept import EXPORTER_SOURCES, kept, recipe
 
 of = recipe.__wrapped__
 """Reads the files each time."""
@@ -27,10 +29,10 @@ def test_a_recipe_changes_with_a_file_and_with_each_python_file_of_a_folder(tmp_
 
 
 def test_a_recipe_changes_with_a_version(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = of(EXPORTER_SOURCE)
-    assert of(EXPORTER_SOURCE) == before
+    before = of(*EXPORTER_SOURCES)
+    assert of(*EXPORTER_SOURCES) == before
     monkeypatch.setattr("tests.kept.version", lambda package: "999")
-    assert of(EXPORTER_SOURCE) != before
+    assert of(*EXPORTER_SOURCES) != before
 
 
 def test_a_folder_is_made_once_and_what_an_ended_run_left_of_it_is_no_part(
@@ -54,3 +56,19 @@ def test_a_folder_is_made_once_and_what_an_ended_run_left_of_it_is_no_part(
         assert [file.name for file in kept("recipe/model", make).iterdir()] == ["whole"]
     assert len(calls) == 2
     assert kept("other/model", make) != kept("recipe/model", make) and len(calls) == 3
+
+
+def test_modules_that_write_an_export_are_sources_of_its_recipe() -> None:
+    """The others that the exporter imports only say something: of an error, an option, a site, a result."""
+    others = {"atpatch_onnx.errors", "atpatch_onnx.options", "rewriters.finding.finder", "rewriters.summary"}
+    imported = {
+        resolve_name("." * node.level + node.module, "atpatch_onnx.exporters") if node.level else node.module
+        for file in EXPORTER_SOURCES[0].rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text("utf-8")))
+        if isinstance(node, ast.ImportFrom) and node.module
+    }
+    assert others < imported
+    for name in {one for one in imported if one.split(".")[0] in ("atpatch_onnx", "rewriters")} - others:
+        spec = find_spec(name)
+        assert spec is not None and spec.origin is not None
+        assert any(Path(spec.origin).is_relative_to(source) for source in EXPORTER_SOURCES), name
