@@ -11,9 +11,11 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-__all__ = ["EXPORTER_SOURCES", "cache_folder", "kept", "recipe"]
+__all__ = ["EXPORTER_SOURCES", "PACKAGE_SOURCES", "cache_folder", "kept", "recipe"]
 
 _ROOT = Path(__file__).parents[1]
+PACKAGE_SOURCES = (_ROOT / "atpatch_onnx", _ROOT / "rewriters")
+"""All that is installed."""
 EXPORTER_SOURCES = (
     _ROOT / "atpatch_onnx" / "exporters",
     _ROOT / "atpatch_onnx" / "inference" / "sessions.py",
@@ -21,7 +23,10 @@ EXPORTER_SOURCES = (
     _ROOT / "rewriters" / "model",
 )
 """All that writes an export, or checks it before it is written."""
-_PACKAGES = ("torch", "transformers", "onnxscript", "onnx", "onnx-ir", "optimum-onnx", "onnxruntime-genai")
+_PACKAGES = (
+    *("torch", "transformers", "onnxscript", "onnx", "onnx-ir", "optimum-onnx", "onnxruntime-genai"),
+    *("onnxruntime", "numpy", "scipy"),
+)
 
 
 def cache_folder() -> Path:
@@ -31,7 +36,7 @@ def cache_folder() -> Path:
 
 @functools.cache
 def recipe(*sources: str | Path) -> str:
-    """Changes when a file does, one of a folder's Python files, or the version of a package that exports go through."""
+    """Changes when a file does, one of a folder's Python files, or the version of a package that makes what is kept."""
     digest = hashlib.sha256()
     for source in map(Path, sources):
         for file in sorted(source.rglob("*.py")) if source.is_dir() else [source]:

@@ -546,22 +546,29 @@ def test_one_seed_gives_one_file(tmp_path):
     assert Hotfix.load(tmp_path / "second.hotfix").digest == hotfix.digest
 
 
-def test_flags_of_the_served_graph_follow_from_maps_of_the_original():
-    """What `calibrate` rests on: a request is flagged somewhere exactly when some score on unpatched maps is above the
-    threshold.
-    """
+@functools.cache
+def trained_apart() -> tuple[Context, tuple[TrainedSite, ...]]:
+    """The sites of the padded toy, each with a profile of its own."""
     toy = toys.toy(padded=True)
     data = join(as_dataset(toy.debug), as_dataset(toy.clean))
     context = Context(toy.model, Path(), data, split(data, 0), 0, 0.005, 1, lambda step, done, total: None)
     sites, _ = find_sites(toy.model)
     capture = Capture(toy.model, Path(), sites, data, toys.LENGTH, 1)
     recipe = ProfileRecipe(capture.sites, len(context.parts.train.rows), toys.LENGTH, 0)
-    trained = anchor_sites(context, capture, recipe, train_sites(context, capture, recipe))
+    return context, tuple(anchor_sites(context, capture, recipe, train_sites(context, capture, recipe)))
+
+
+def test_flags_of_the_served_graph_follow_from_maps_of_the_original():
+    """What `calibrate` rests on: a request is flagged somewhere exactly when some score on unpatched maps is above the
+    threshold.
+    """
+    context, trained = trained_apart()
     plan = PatchPlan({one.site.id: one.plan for one in trained})
     rows = context.parts.selection.rows
     peak = np.max([one.peaks for one in trained], axis=0)[rows]
     for threshold in (0.01, 0.1, 0.5):
-        _, flags = Served(toy.model, Path(), plan, sites, "logits", 1).run(data, rows, threshold)
+        served = Served(context.model, Path(), plan, [one.site for one in trained], "logits", 1)
+        _, flags = served.run(context.data, rows, threshold)
         cut = np.log(threshold / (1 - threshold))
         clear = np.abs(peak - cut) > 1e-3
         assert clear.mean() > 0.95
@@ -571,15 +578,9 @@ def test_flags_of_the_served_graph_follow_from_maps_of_the_original():
 @functools.cache
 def tune_late(passes: str, mend: str = "redistribute") -> Tuned:
     """The padded toy, with nothing to be had from its first site's maps: the evidence comes after the damage."""
-    toy = toys.toy(padded=True)
-    data = join(as_dataset(toy.debug), as_dataset(toy.clean))
-    context = Context(toy.model, Path(), data, split(data, 0), 0, 0.005, 1, lambda step, done, total: None)
-    sites, _ = find_sites(toy.model)
-    capture = Capture(toy.model, Path(), sites, data, toys.LENGTH, 1)
-    recipe = ProfileRecipe(capture.sites, len(context.parts.train.rows), toys.LENGTH, 0)
-    first, second = anchor_sites(context, capture, recipe, train_sites(context, capture, recipe))
-    first = replace(first, point=replace(first.point, recall=0.0))
-    judge = Judge(data, predict(Runner(toy.model, Path(), 1), data, np.arange(len(data)), "logits"))
+    context, (first, second) = trained_apart()
+    first, data = replace(first, point=replace(first.point, recall=0.0)), context.data
+    judge = Judge(data, predict(Runner(context.model, Path(), 1), data, np.arange(len(data)), "logits"))
     return Tuner(context, judge, "logits", list).tune([first, second], Wanted(passes, mend))
 
 
