@@ -59,10 +59,10 @@ def kept(name: str, make: Callable[[Path], object]) -> Path:
     (cache_folder() / ".gitignore").write_text("*\n")
     if not path.exists():
         # One worker makes it, the others wait: it costs seconds of processor time.
-        with path.with_suffix(".lock").open("w") as lock:
+        with path.with_name(f"{path.name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not path.exists():
-                partial = path.with_suffix(".partial")
+                partial = path.with_name(f"{path.name}.partial")
                 shutil.rmtree(partial, ignore_errors=True)  # of a run that was ended
                 make(partial)
                 partial.replace(path)
