@@ -38,9 +38,9 @@ def length_factors(peaks: NDArray[np.float64], lengths: Ints) -> NDArray[np.floa
     Returns: None where lengths or rows are too few, or peaks do not grow.
     """
     places = np.quantile(lengths, np.linspace(0, 1, BINS + 1))
-    if len(peaks) < BINS * LEAST_ROWS or (np.diff(places) <= 0).any():
-        return None
     bins = np.clip(np.searchsorted(places, lengths, side="right") - 1, 0, BINS - 1)
+    if len(peaks) < BINS * LEAST_ROWS or (np.diff(places) <= 0).any() or len(np.unique(bins)) < BINS:
+        return None
     levels = np.array([np.quantile(peaks[bins == one], HIGH) for one in range(BINS)])
     if (levels <= 0).any():
         return None
@@ -53,8 +53,10 @@ def length_factors(peaks: NDArray[np.float64], lengths: Ints) -> NDArray[np.floa
     return np.column_stack([known, (np.median(lengths) / known) ** power]).astype(np.float32)
 
 
-def margins(context: Context, rows: Ints, output: str) -> NDArray[np.float32]:
-    """(N,): how far the highest class score is above the second highest; nan in rows not asked for."""
+def margins(context: Context, rows: Ints, output: str) -> NDArray[np.float32] | None:
+    """(N,): how far the highest class score is above the second highest; nan in rows not asked for. None where there is
+    only one score, which a graph need not say.
+    """
     runner = Runner(context.model, context.folder, context.threads).without_padding(context.mask)
     scores = np.sort(class_scores(runner, context.data, rows, output), 1)
-    return np.asarray(scores[:, -1] - scores[:, -2])
+    return np.asarray(scores[:, -1] - scores[:, -2]) if scores.shape[1] > 1 else None

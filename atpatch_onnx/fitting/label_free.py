@@ -124,7 +124,8 @@ class _Fitting:
         if share is None or not compared or not_admitted(context.model, surest, [*self._sites.values()]):
             return plan, np.ones(len(context.data), np.bool_)
         rows = np.sort(np.concatenate([context.parts.train.clean, context.parts.selection.clean]))
-        found = margins(context, rows, output)
+        if (found := margins(context, rows, output)) is None:
+            return plan, np.ones(len(context.data), np.bool_)
         plan = replace(plan, margin=float(np.quantile(found[rows], share)))
         return plan, found > np.float32(plan.margin)
 

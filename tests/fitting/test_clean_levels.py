@@ -60,10 +60,11 @@ def test_half_of_the_rows_give_nearly_the_same() -> None:
         drawn(0.3, rows=119),
         (np.ones(600), np.full(600, 20)),
         (np.ones(600), np.arange(600) % 4 + 6),
+        (np.ones(123), np.repeat(np.arange(5, 11), [21, 21, 20, 20, 20, 21])),
         drawn(-0.3),
         (np.zeros(600), drawn(0.3)[1]),
     ],
-    ids=["few-rows", "one-length", "few-lengths", "falling", "no-scores"],
+    ids=["few-rows", "one-length", "few-lengths", "bin-without-a-length", "falling", "no-scores"],
 )
 def test_without_growth_or_lengths_there_is_nothing_to_take_out(peaks: np.ndarray, lengths: np.ndarray) -> None:
     assert length_factors(peaks, lengths) is None
@@ -79,3 +80,6 @@ def test_margins_are_between_the_two_highest_scores_of_the_rows_asked_for(tmp_pa
     found = margins(context, np.array([0, 1, 2]), "y")
     np.testing.assert_array_equal(found, np.float32([2, 2, 0, np.nan]))
     np.testing.assert_array_equal(margins(replace(context, data=data), np.array([3]), "y")[3], np.float32(1))
+    one = replace(context, data=DataSet({"x": rows[:, :1]}, columns=data.columns))
+    one.model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 1
+    assert margins(one, np.array([0, 1]), "y") is None

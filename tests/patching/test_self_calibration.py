@@ -49,16 +49,16 @@ def test_a_text_encoder_is_calibrated_on_random_tokens(bert, tmp_path, atpatch):
     session(onnx.load(tmp_path / "p.onnx"))
 
 
-def classifier(encoder: onnx.ModelProto) -> onnx.ModelProto:
-    """The encoder with scores of three classes, made of its first token's state."""
+def classifier(encoder: onnx.ModelProto, classes: int = 3, axis: int | str = 3) -> onnx.ModelProto:
+    """The encoder with scores of classes, made of its first token's state. axis: how many the graph says."""
     state = encoder.graph.output[0].name
-    weights = np.random.default_rng(1).normal(size=(32, 3)).astype(np.float32)
+    weights = np.random.default_rng(1).normal(size=(32, classes)).astype(np.float32)
     for name, value in (("first", np.array(0)), ("head", weights)):
         encoder.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
     encoder.graph.node.append(onnx.helper.make_node("Gather", [state, "first"], ["pooled"], axis=1))
     encoder.graph.node.append(onnx.helper.make_node("MatMul", ["pooled", "head"], ["logits"]))
     del encoder.graph.output[:]
-    encoder.graph.output.append(onnx.helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["batch", 3]))
+    encoder.graph.output.append(onnx.helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["batch", axis]))
     return encoder
 
 
@@ -80,6 +80,13 @@ def test_an_embedding_has_no_margin(bert, tmp_path):
     patch(bert, tmp_path / "p.onnx", save_hotfix=tmp_path / "kept.hotfix", **FEW)
     hotfix = Hotfix.load(tmp_path / "kept.hotfix")
     assert (hotfix.margin, hotfix.accept) == (0, "always")
+
+
+@pytest.mark.parametrize("axis", [1, "classes"])
+def test_a_single_score_has_no_margin_whatever_the_graph_says(axis, bert, tmp_path):
+    onnx.save_model(classifier(onnx.load(bert), 1, axis), tmp_path / "model.onnx")
+    patch(tmp_path / "model.onnx", tmp_path / "p.onnx", save_hotfix=tmp_path / "kept.hotfix", **FEW)
+    assert Hotfix.load(tmp_path / "kept.hotfix").margin == 0
 
 
 def test_where_every_flag_changes_the_answer_no_random_text_is_flagged(bert, tmp_path):
