@@ -91,7 +91,8 @@ class _Fitting:
         drop = wanted.max_accuracy_drop
         if drop is None:
             drop = MOST_CHANGED if context.data.labels is None else MOST_ACCURACY_DROP
-        bounds = Bounds(drop, wanted.max_extra_runs, wanted.max_clean_flagged, wanted.trim)
+        flagged = wanted.max_clean_flagged if wanted.sure is None or plan.margin else 0.0
+        bounds = Bounds(drop, wanted.max_extra_runs, flagged, wanted.trim)
 
         def served(plan: PatchPlan) -> Served:
             sites = [self._sites[name] for name in plan.sites]

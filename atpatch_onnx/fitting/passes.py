@@ -24,7 +24,8 @@ class Wanted:
 
     signals: see `FitOptions`.
     by_length, sure: of oneclass on random rows: scores depend on the length of a request, and only requests count as
-        flagged whose class scores are further apart than those of this share of the rows (None: all do).
+        flagged whose class scores are further apart than those of this share of the rows (None: all do). Where no
+        second answer is compared there is no such condition, and max_clean_flagged is 0.
     tries_excision: one pass is also compared with excision, not only with redistribution in two passes: where all
         tokens make the answer, as in the mean of an embedding, the flagged ones add to it until they are taken out.
     max_clean_flagged, max_accuracy_drop, max_extra_runs, trim: of a fit on clean rows only, see `FitOptions`; a

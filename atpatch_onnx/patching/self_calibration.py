@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from rewriters.editing.samples import has_classes, prediction_output, sample_outputs
+from rewriters.editing.samples import prediction_output, sample_outputs
 from rewriters.finding.token_inputs import TokenInputs, token_inputs
 from rewriters.names import FLAGGED
 from rewriters.sites import Site
@@ -47,8 +47,8 @@ Progress = Callable[[str, int, int], None]
 SEED = 0
 ALLOWED_ON_NOISE = 0.003
 """Share of the random texts whose scores may be above the threshold: 2 of 720, as the highest of all hangs on single
-texts. Without class scores to compare it is none: no margin holds flags back, and every flag changes the answer. What a
-flag costs cannot be measured on noise; on rows it is, and bounds the threshold (see `fitting.costs`).
+texts. Where no second answer is compared it is none (see `Wanted`): every flag changes the answer. What a flag costs
+cannot be measured on noise; on rows it is, and bounds the threshold (see `fitting.costs`).
 """
 SIGNALS: SignalsOption = "attention"
 """With norms too, 22 % of the clean sentences ran twice, where 5 % do, and two points of accuracy were lost; of the
@@ -95,11 +95,9 @@ def calibrate_on_noise(subject: Subject, options: PatchOptions, progress: Progre
     """
     started = time.perf_counter()
     data, special, width = random_rows(subject, options.calibration_rows)
-    wanted = _wanted(subject, options, width)
-    compared = wanted.accept != "always" and has_classes(subject.model, sample_outputs(subject.model))
     wanted = replace(
-        wanted,
-        max_clean_flagged=ALLOWED_ON_NOISE if compared else 0.0,
+        _wanted(subject, options, width),
+        max_clean_flagged=ALLOWED_ON_NOISE,
         signals=SIGNALS,
         by_length=True,
         sure=SURE_ON_NOISE,

@@ -93,10 +93,10 @@ def test_where_every_flag_changes_the_answer_no_random_text_is_flagged(bert, tmp
     """The same encoder with class scores, whose second answers are compared, has a lower threshold."""
     onnx.save_model(classifier(onnx.load(bert)), tmp_path / "model.onnx")
     bars = []
-    for model in (bert, tmp_path / "model.onnx"):
-        patch(model, tmp_path / "p.onnx", calibration_rows=700, save_hotfix=tmp_path / "kept.hotfix")
+    for model, asked in [(tmp_path / "model.onnx", {}), (bert, {}), (tmp_path / "model.onnx", {"passes": "one"})]:
+        patch(model, tmp_path / "p.onnx", calibration_rows=700, save_hotfix=tmp_path / "kept.hotfix", **asked)
         bars.append(Hotfix.load(tmp_path / "kept.hotfix").threshold)
-    assert bars[0] > 1.01 * bars[1]
+    assert min(bars[1:]) > 1.01 * bars[0]
 
 
 def test_the_same_model_gives_the_same_patch():
