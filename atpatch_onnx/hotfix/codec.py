@@ -75,8 +75,8 @@ LATER: dict[type, dict[str, Any]] = {
     NormDistance: {"louder": False},
     Statistic: {"rows": 1, "by_values": False},
 }
-NOT_WRITTEN = ("by_length",)
-"""Fields that are left out where they are None: so older files keep their digest."""
+NOT_WRITTEN = ("seeing_rows", "by_length")
+"""Fields that are left out where they say what `LATER` does: so older files keep their digest."""
 
 
 def encode(plan: SitePlan, prefix: str, arrays: Arrays) -> dict[str, Any]:
@@ -96,7 +96,7 @@ def _encode(record: Any, prefix: str, arrays: Arrays) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for name, kind in FIELDS[type(record)].items():
         value, place = getattr(record, name), f"{prefix}/{name}"
-        if value is None and name in NOT_WRITTEN:
+        if name in NOT_WRITTEN and value is LATER[type(record)][name]:
             continue
         if isinstance(kind, tuple):
             out[name] = None if value is None else _encode(value, place, arrays)

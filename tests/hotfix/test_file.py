@@ -174,11 +174,11 @@ def test_a_plan_no_graph_could_hold_is_not_written(tmp_path, plan):
 
 def test_what_was_added_later_is_written_only_where_it_says_something(tmp_path) -> None:
     """So files from before keep their digest."""
-    plain = make(SitePlan(DETECTORS["oneclass-tokens"]))
-    head = json.dumps(plain._encode()[0])
-    assert "margin" not in head and "by_length" not in head
-    full = json.dumps(make(SitePlan(DETECTORS["oneclass-by-length"]), margin=2.5)._encode()[0])
-    assert '"margin": 2.5' in full and "by_length" in full
+    for kind, wanted in [("oneclass-tokens", []), ("profile", []), ("oneclass-by-length", ["by_length"])]:
+        head = json.dumps(make(SitePlan(DETECTORS[kind]))._encode()[0])
+        assert [name for name in ("margin", "seeing_rows", "by_length") if name in head] == wanted
+    full = json.dumps(make(SitePlan(DETECTORS["profile-seeing-rows"]), margin=2.5)._encode()[0])
+    assert '"margin": 2.5' in full and '"seeing_rows": true' in full
 
 
 def test_an_unwritable_place_has_a_code_and_leaves_nothing(tmp_path):
@@ -277,13 +277,13 @@ def test_a_file_from_before_answer_rows_reads_all_rows(tmp_path, good):
     assert Hotfix.load(older).sites[0].plan.detector.answer_row is False
 
 
-def test_a_file_from_before_seeing_rows_reads_none(tmp_path, good):
-    older = rewritten(
+def test_no_rows_that_see_a_column_are_read_where_a_file_does_not_say_so_or_says_no(tmp_path, good):
+    no = rewritten(
         good,
         tmp_path / "m.hotfix",
-        lambda head, arrays: head["body"]["sites"][0]["plan"]["detector"].pop("seeing_rows"),
+        lambda head, arrays: head["body"]["sites"][0]["plan"]["detector"].update(seeing_rows=False),
     )
-    assert Hotfix.load(older).sites[0].plan.detector.seeing_rows is False
+    assert [Hotfix.load(path).sites[0].plan.detector.seeing_rows for path in (good, no)] == [False, False]
 
 
 def test_a_file_from_before_norms_reads_attention_only(tmp_path, good):
