@@ -29,7 +29,7 @@ from .excision import tokens_of
 from .healed_bodies import HealedBody, bodies_of
 from .healing import detecting_sites
 from .qdq_barrier import second_reader_refusal
-from .samples import carries_samples, has_classes, prediction_output, requested, sample_outputs
+from .samples import carries_samples, has_classes, requested, sample_outputs
 from .smoothing import unsmoothed
 
 __all__ = ["not_admitted"]
@@ -105,10 +105,11 @@ def _second_run(model: onnx.ModelProto, plan: PatchPlan, chosen: dict[str, Site]
         found = tokens_of(model, groups)
         if isinstance(found, AtpatchError):
             yield found
-    if plan.accept == "flip" and prediction_output(model, outputs) is None:
-        yield NOT_ADMITTED("accepting flips only needs an output (samples, classes)", "patch with --accept always")
+    wanted = "an output (samples, classes) of two classes or more"
+    if plan.accept == "flip" and not has_classes(model, outputs):
+        yield NOT_ADMITTED(f"accepting flips only needs {wanted}", "patch with --accept always")
     if plan.margin and not has_classes(model, outputs):
-        yield NOT_ADMITTED("a margin between class scores needs an output (samples, classes) of two classes or more")
+        yield NOT_ADMITTED(f"a margin between class scores needs {wanted}")
 
 
 def _healing(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -> Iterator[AtpatchError]:

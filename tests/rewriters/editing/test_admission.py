@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import onnx
 import pytest
 
@@ -37,6 +38,14 @@ def add_a_cache(model: onnx.ModelProto) -> None:
     model.graph.input.append(onnx.helper.make_tensor_value_info("past", onnx.TensorProto.FLOAT, [2, "B", "K"]))
 
 
+def add_one_score(model: onnx.ModelProto) -> None:
+    model.graph.node.append(onnx.helper.make_node("ReduceSum", ["out", "axes"], ["score"], keepdims=0))
+    model.graph.node.append(onnx.helper.make_node("Unsqueeze", ["score", "second"], ["scores"]))
+    for name, value in (("axes", [1, 2, 3]), ("second", [1])):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(value), name))
+    model.graph.output.append(onnx.helper.make_tensor_value_info("scores", onnx.TensorProto.FLOAT, ["B", 1]))
+
+
 @pytest.mark.parametrize(
     ("edit", "options", "words"),
     [
@@ -45,8 +54,9 @@ def add_a_cache(model: onnx.ModelProto) -> None:
         (add_a_cache, {}, "past carries samples on another axis"),
         (leave, {"mend": "excise"}, "excision needs one padding mask"),
         (leave, {"accept": "flip"}, "accepting flips only needs an output"),
+        (add_one_score, {"accept": "flip"}, "an output (samples, classes) of two classes or more"),
     ],
-    ids=["fixed batch", "order", "cache", "excision", "flips"],
+    ids=["fixed batch", "order", "cache", "excision", "flips", "flips of one score"],
 )
 def test_the_reason_can_be_asked_for_and_is_what_patching_raises(edit: Edit, options: dict, words: str) -> None:
     block = attention_block()
