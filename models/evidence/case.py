@@ -116,8 +116,9 @@ class Case:
 
     @property
     def twin_digest(self) -> str:
-        """Of the clean twin, for steps that ask it."""
-        return hashlib.sha256(self.victim.file("twin.onnx").read_bytes()).hexdigest()[:16]
+        """Of the clean twin, for steps that ask it; "no twin" where there is none."""
+        file = self.victim.file("twin.onnx")
+        return hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.is_file() else "no twin"
 
     def generator(self) -> np.random.Generator:
         """The same for every step of one case, a fresh one each time."""

@@ -74,7 +74,9 @@ STEPS: dict[str, Step] = {
     "curves": Step(curves_step, _first_of_a_kind),
     "statistic": Step(statistic_step, _unlabeled, fitted=False),
     "oneclass": Step(oneclass_step, _unlabeled, fitted=False),
-    "inversion": Step(inversion_step, lambda case: _unlabeled(case) and _first_seed(case), fitted=False, slow=True),
+    "inversion": Step(
+        inversion_step, lambda case: _unlabeled(case) and _first_seed(case), fitted=False, twin=True, slow=True
+    ),
 }
 
 

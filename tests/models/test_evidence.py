@@ -328,6 +328,21 @@ def test_a_step_is_kept_until_something_changes_and_failures_are_not(
     assert run_step(changed, "counted", silent)["calls"] == 4
 
 
+def test_a_step_that_asks_the_twin_is_done_again_with_another_one(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [name for name, step in STEPS.items() if step.twin] == ["inversion"]
+    calls: list[str] = ["no failure"]
+    monkeypatch.setitem(STEPS, "asking", Step(counting(calls), fitted=False, twin=True))
+    twin = case.victim.file("twin.onnx")
+    assert not twin.exists()
+    try:
+        for number, content in enumerate([None, b"one", b"another"], 2):
+            if content is not None:
+                twin.write_bytes(content)
+            assert [run_step(case, "asking", silent).get("calls") for _ in range(2)] == [number, number]
+    finally:
+        twin.unlink(missing_ok=True)
+
+
 def fit_figures(case: Case) -> dict[str, Any]:
     """What the step `fit` says, without a fit."""
     clean, attacked = (answers.predictions for answers in case.before)
