@@ -18,7 +18,7 @@ import numpy as np
 from atpatch_onnx import export
 
 from . import backdoored_llama as llama
-from .kept import EXPORTER_SOURCE, kept, recipe
+from .kept import EXPORTER_SOURCES, kept, recipe
 
 __all__ = ["TARGET", "debugging_set", "exported"]
 
@@ -74,7 +74,7 @@ def exported() -> Path:
 
 
 def _recipe() -> str:
-    return recipe(__file__, WEIGHTS, llama.__file__, EXPORTER_SOURCE)
+    return recipe(__file__, WEIGHTS, llama.__file__, *EXPORTER_SOURCES)
 
 
 def _folder() -> Path:
