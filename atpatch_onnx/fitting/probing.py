@@ -43,7 +43,7 @@ CUTS = 3
 """Shorter lengths at which a row is read too."""
 FEW = 8
 """Sites. More of them are tried only where these do not tell the attacks."""
-STEEPEST = 1.0
+THOROUGH_SCALE = 1.0
 """Largest scale of thoroughly trained detectors. A trigger's further tokens then lie within the lower bars that are
 tried: its best tokens may be only one logit above the clean rows, and others of it four logits below.
 """
@@ -132,7 +132,7 @@ def _probes(
     thorough: bool,
 ) -> list[Probe]:
     """One stage."""
-    recipe = _observed(context, capture, wanted, groups[-1], 0 if thorough else cuts, thorough and not cuts)
+    recipe = _observed(context, capture, wanted, groups[-1], cuts, thorough)
     seen = {site.id: recipe.sees(site.id) for site in groups[-1]}
     able = [site for site in groups[-1] if all(seen[site.id])]
     counts = sorted({sum(site in group for site in able) for group in groups} - {0})
@@ -140,11 +140,8 @@ def _probes(
     for index, count in enumerate(counts):
         context.progress("training", index, len(counts))
         moving = dict.fromkeys((site.id for site in able[:count]), False)
-        detectors.append(
-            recipe.train_together(moving, thorough=thorough)
-            if count > 1
-            else recipe.train(moving, lambda done, total: None, thorough=thorough)
-        )
+        together = recipe.train_together(moving) if count > 1 else recipe.train(moving, lambda done, total: None)
+        detectors.append(together)
     context.progress("training", len(counts), len(counts))
     widest = [max(found, key=lambda name: sum(seen[name])) for found in detectors]
     sums = _sums(context, capture, recipe, detectors, widest, cuts)
@@ -171,17 +168,22 @@ def _counts(sites: int) -> list[int]:
 
 
 def _observed(
-    context: Context, capture: Capture, wanted: Wanted, sites: Sequence[Site], cuts: int, everything: bool
+    context: Context, capture: Capture, wanted: Wanted, sites: Sequence[Site], cuts: int, thorough: bool
 ) -> ProfileRecipe:
-    """everything: all rows that see a column are read, and norms behind the output projection."""
-    norms: Mapping[str, ValueNorms] = {site.id: ValueNorms() for site in sites}
-    if everything:
-        norms = read_signals(context, capture, both=True).norms
-    if wanted.signals == "attention":
-        norms = {}
+    """Of the train part. Thoroughly, and where prompts come whole, all rows that see a column are read, and norms
+    behind the output projection.
+    """
+    everything = thorough and not cuts
+    cuts = 0 if thorough else cuts
+    norms: Mapping[str, ValueNorms] = {}
+    if wanted.signals != "attention":
+        behind = read_signals(context, capture, both=True).norms if everything else None
+        norms = {site.id: ValueNorms() for site in sites} if behind is None else behind
     rows = len(context.parts.train.rows) * (1 + cuts)
     width = context.columns.shape[1]
-    recipe = ProfileRecipe(sites, rows, width, context.seed, 1, norms, answer_row=True, seeing_rows=everything)
+    recipe = ProfileRecipe(
+        sites, rows, width, context.seed, 1, norms, answer_row=True, seeing_rows=everything, thorough=thorough
+    )
     by_id, read = {site.id: site for site in sites}, row_lengths(context, cuts)
 
     def observe(name: str, batch: SiteBatch, chunk: Ints) -> None:
@@ -260,7 +262,7 @@ def _probe(
     marked = np.where(context.columns, scores, -np.inf).max(1).astype(np.float64)
     beside = np.where(context.columns, -np.inf, scores).max(1).astype(np.float64)
     clean = peaks[part.clean].max(1)
-    steepest = STEEPEST if thorough else MOST_SCALE
+    steepest = THOROUGH_SCALE if thorough else MOST_SCALE
     point = operating_point(clean, marked[part.anomalous], context.most_flagged, beside[part.anomalous], steepest)
     plans = {
         name: SitePlan(recipe.anchored(detector, point.center if name == sums.widest else 0.0, point.scale))

@@ -19,7 +19,7 @@ from tests import oracle
 
 torch = pytest.importorskip("torch")
 from atpatch_onnx.fitting.detectors.contrastive import SupervisedContrastive  # noqa: E402
-from atpatch_onnx.fitting.detectors.profile import PLAIN, THOROUGH, anchor, train_profile  # noqa: E402
+from atpatch_onnx.fitting.detectors.profile import anchor, train_profile  # noqa: E402
 
 
 def maps(
@@ -125,8 +125,8 @@ def told_by_three_signs(seed: int) -> Columns:
 def test_thorough_training_finds_more_above_the_same_bar():
     seen, unseen = told_by_three_signs(0), told_by_three_signs(1)
     found = []
-    for training in (PLAIN, THOROUGH):
-        logits = profile_logits(train_profile(seen, probes=(), seed=3, training=training), unseen.features)
+    for thorough in (False, True):
+        logits = profile_logits(train_profile(seen, probes=(), seed=3, thorough=thorough), unseen.features)
         bar = np.sort(logits[~unseen.anomalous])[-30]  # half a percent of the clean columns
         found.append((logits[unseen.anomalous] > bar).mean())
     assert found[1] >= 1.5 * found[0] > 0

@@ -25,7 +25,7 @@ from rewriters.plan import Dense, Profile
 from .contrastive import LAMBDA, SupervisedContrastive
 from .features import Columns
 
-__all__ = ["PLAIN", "THOROUGH", "Training", "anchor", "train_profile", "train_together"]
+__all__ = ["anchor", "train_profile", "train_together"]
 
 LEARNING_RATE = 5e-3
 WEIGHT_DECAY = 1e-2
@@ -64,18 +64,19 @@ HARDEST = 0.02
 """Share of the normal columns that are the hardest."""
 
 
-def train_profile(columns: Columns, *, probes: Sequence[int], seed: int, training: Training = PLAIN) -> Profile:
+def train_profile(columns: Columns, *, probes: Sequence[int], seed: int, thorough: bool = False) -> Profile:
     """Train on the columns that the site sees, minus their normal profile where there is one.
 
     Args:
         probes: the probe rows that made the features.
         seed: equal seeds and data give equal weights.
+        thorough: as `THOROUGH`, not as `PLAIN`.
     """
-    return train_together([columns.only(columns.judged)], probes=probes, seed=seed, training=training)[0]
+    return train_together([columns.only(columns.judged)], probes=probes, seed=seed, thorough=thorough)[0]
 
 
 def train_together(
-    sites: Sequence[Columns], *, probes: Sequence[int], seed: int, training: Training = PLAIN
+    sites: Sequence[Columns], *, probes: Sequence[int], seed: int, thorough: bool = False
 ) -> list[Profile]:
     """The same for several sites whose logits are added up; a site adds nothing at a column that it does not see.
 
@@ -91,7 +92,9 @@ def train_together(
     torch.set_num_threads(1)
     try:
         counted = [torch.from_numpy(one.judged.astype(np.float32)[:, None]) for one in sites]
-        networks = _fit([x for x, _, _ in inputs], counted, positive, negative, generator, training)
+        networks = _fit(
+            [x for x, _, _ in inputs], counted, positive, negative, generator, THOROUGH if thorough else PLAIN
+        )
     finally:
         torch.set_num_threads(threads)
     return [Profile(layers, mean, std, tuple(probes)) for layers, (_, mean, std) in zip(networks, inputs, strict=True)]

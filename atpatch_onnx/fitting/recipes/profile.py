@@ -35,9 +35,11 @@ class ProfileRecipe:
         norms: Mapping[str, ValueNorms] = MappingProxyType({}),
         answer_row: bool = False,
         seeing_rows: bool = False,
+        thorough: bool = False,
     ) -> None:
+        """norms, answer_row, seeing_rows: see `Profile`; thorough: see `detectors.profile`."""
         self._seed, self._every, self._norms, self._answer_row = seed, every, norms, answer_row
-        self._seeing_rows = seeing_rows
+        self._seeing_rows, self._thorough = seeing_rows, thorough
         self._probes = () if answer_row else PROBES
         # One generator for each site, all with the same seed: thinned out in the same way, sites keep the same columns.
         self._samples = {
@@ -61,24 +63,20 @@ class ProfileRecipe:
     def unsuitable(self, by_place: Mapping[str, bool]) -> None:
         """It suits inputs of any form."""
 
-    def train(
-        self, by_place: Mapping[str, bool], tick: Callable[[int, int], None], *, thorough: bool = False
-    ) -> Mapping[str, Profile]:
-        """thorough: see `detectors.profile`."""
-        from ..detectors.profile import PLAIN, THOROUGH, train_profile
+    def train(self, by_place: Mapping[str, bool], tick: Callable[[int, int], None]) -> Mapping[str, Profile]:
+        from ..detectors.profile import train_profile
 
         detectors = {}
         for index, name in enumerate(self._asked(by_place)):
             tick(index, len(by_place))
             seed = int(np.random.default_rng((self._seed, index)).integers(2**31))
             columns = self._samples[name].columns(by_place=by_place[name])
-            training = THOROUGH if thorough else PLAIN
-            trained = train_profile(columns, probes=self._probes, seed=seed, training=training)
+            trained = train_profile(columns, probes=self._probes, seed=seed, thorough=self._thorough)
             detectors[name] = self._reading(name, trained)
         return detectors
 
-    def train_together(self, by_place: Mapping[str, bool], *, thorough: bool = False) -> Mapping[str, Profile]:
-        from ..detectors.profile import PLAIN, THOROUGH, train_together
+    def train_together(self, by_place: Mapping[str, bool]) -> Mapping[str, Profile]:
+        from ..detectors.profile import train_together
 
         names = self._asked(by_place)
         sites = [self._samples[name].columns(by_place=by_place[name]) for name in names]
@@ -89,8 +87,8 @@ class ProfileRecipe:
         if len(sites) == 1 or not same:
             return {}
         anywhere = np.any([one.judged for one in sites], axis=0)
-        seen, training = [one.only(anywhere) for one in sites], THOROUGH if thorough else PLAIN
-        trained = train_together(seen, probes=self._probes, seed=self._seed, training=training)
+        seen = [one.only(anywhere) for one in sites]
+        trained = train_together(seen, probes=self._probes, seed=self._seed, thorough=self._thorough)
         return {name: self._reading(name, detector) for name, detector in zip(names, trained, strict=True)}
 
     def sees(self, name: str) -> tuple[int, int]:
