@@ -6,18 +6,17 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from ..victims import versions
 from .case import MOST_CLEAN_FLAGGED, Case, results
+from .pages import RESULTS
 from .parts import elsewhere
 from .runner import STEPS
 from .settings import GROUPS, SETTINGS
 
 __all__ = ["asked", "collect"]
 
-RESULTS = Path(__file__).parents[1] / "results"
 FIGURES = ("model", "twin", "cpu_seconds")
 """What is kept of a victim's record."""
 

@@ -35,15 +35,18 @@ from .measures import NAMES, Run, fault_of, fits
 from .verdicts import Verdict, together
 
 __all__ = [
-    "CEILING", "SLACK", "STEPS", "Comparison", "Defense", "comparisons", "defenses", "measured", "raw_asr", "sentences",
+    "CEILING", "LABELED", "SLACK", "STEPS", "Comparison", "Defense", "comparisons", "defenses", "measured", "raw_asr",
+    "sentences",
 ]  # fmt: skip
 
 STEPS = ("peers", "more_peers", "onion")
+LABELED = "triggered or flipped rows with columns labeled, clean rows with labels"
+"""What a hotfix needs."""
 PEERS = {
     "strip": ("STRIP, N = 5", "clean rows"),
     "dan": ("DAN", "clean rows with labels"),
     "fine_pruning": ("Fine-Pruning", "clean rows with labels"),
-    "head_mask": ("static head mask", "triggered or flipped rows with columns labeled, clean rows with labels"),
+    "head_mask": ("static head mask", LABELED),
     "word_filter": ("word filter", "the trigger's words"),
     "pixel_mask": ("pixel mask", "the trigger's pixels, clean rows"),
     "imbert": ("IMBERT by attention", "clean rows with labels"),

@@ -18,9 +18,11 @@ from atpatch_onnx.inference.sessions import session
 from .answers import Figures
 from .case import Case
 
-__all__ = ["Feeds", "Make", "latency_step", "lone", "ratio", "requests"]
+__all__ = ["Feeds", "Make", "latency_step", "lone", "ratio", "requests", "samples"]
 
 REQUESTS, PAIRS = 12, 40
+FEW = 6
+"""Requests by which a peer is timed."""
 
 Feeds = dict[str, NDArray[Any]]
 Make = Callable[[Feeds], Request]
@@ -60,6 +62,11 @@ def lone(data: DataSet, row: int) -> Feeds:
         return feeds
     length = int(feeds["attention_mask"].sum())
     return {name: array[:, :length] for name, array in feeds.items()}
+
+
+def samples(case: Case) -> list[Feeds]:
+    """The first few clean requests, each alone."""
+    return [lone(case.clean, row) for row in range(FEW)]
 
 
 def ratio(original: Make, other: Make, samples: list[Feeds]) -> Figures:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from .cells import Evidence, Row, Table, each, share_of
-from .defenses import CEILING, Comparison, comparisons, defenses, measured as defenses_of, raw_asr
+from .defenses import CEILING, LABELED, Comparison, comparisons, defenses, measured as defenses_of, raw_asr
 from .measures import NAMES, Run, fault_of, fits
 from .verdicts import Verdict
 
@@ -50,9 +50,6 @@ def peers(evidence: Evidence) -> Iterator[tuple[str, Table]]:
             "cost ×",
         )
         yield name, Table((*head, "needs to know"), rows)
-
-
-LABELED = "triggered or flipped rows with columns labeled, clean rows with labels"
 
 
 def best_peers(evidence: Evidence) -> Table:

@@ -21,7 +21,7 @@ from atpatch_onnx.inference.runner import Runner, expose
 
 from ..answers import BATCH, Figures
 from ..case import Case
-from ..latency import Feeds, lone, ratio, requests
+from ..latency import Feeds, ratio, requests, samples
 from .refusal import RATES, refusing
 
 __all__ = ["run", "states"]
@@ -77,13 +77,12 @@ def run(case: Case, say: Callable[[str], None]) -> Figures:
 
         return ask
 
-    samples = [lone(case.clean, row) for row in range(6)]
     return {
         "runs": 1,
         "layers": len(names),
         "joined": way,
         "rates": joined[way],
-        "latency": ratio(plain, guarded, samples),
+        "latency": ratio(plain, guarded, samples(case)),
     }
 
 

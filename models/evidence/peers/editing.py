@@ -18,7 +18,7 @@ from ..answers import MASK, Figures, judge, wilson
 from ..case import MOST_CLEAN_FLAGGED, Case
 from ..latency import Feeds
 
-__all__ = ["BUDGET", "Scored", "answered", "deleting", "without"]
+__all__ = ["BUDGET", "Scored", "answered", "deleting", "first_rows", "without"]
 
 BUDGET = 0.01
 """Of accuracy on spare rows: half of what the comparison allows, so that other rows stay within that too."""
@@ -56,6 +56,13 @@ def without(feeds: Feeds, removed: Flags) -> Feeds:
         name: np.where(inside, np.take_along_axis(array, order, 1), 0).astype(array.dtype)
         for name, array in feeds.items()
     }
+
+
+def first_rows(data: DataSet, count: int) -> DataSet:
+    """The first rows of a labeled set."""
+    assert data.labels is not None
+    rows = np.arange(min(count, len(data)))
+    return DataSet(data.feeds(rows), labels=data.labels[rows])
 
 
 def answered(case: Case, clean: DataSet, attacked: DataSet) -> Figures:

@@ -20,7 +20,7 @@ from atpatch_onnx.inference.runner import expose
 
 from ..answers import BATCH, Figures, judge
 from ..case import Case
-from ..latency import lone, ratio, requests
+from ..latency import ratio, requests, samples
 from .weights import Product, feed_forward, products, read_weights, with_weights
 
 __all__ = ["BUDGET", "judged", "run"]
@@ -47,12 +47,11 @@ def run(case: Case, say: Callable[[str], None]) -> Figures:
         tuned = _tuned(case, pruned, blocks, dormant, share, train)
     except ModelError as error:  # an operator without a gradient
         return {**figures, "skipped": error.what}
-    samples = [lone(case.clean, row) for row in range(6)]
     return {
         **figures,
         **judged(case, tuned),
         "runs": 1,
-        "latency": ratio(requests(case, None), requests(case, tuned), samples),
+        "latency": ratio(requests(case, None), requests(case, tuned), samples(case)),
     }
 
 

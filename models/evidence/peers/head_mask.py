@@ -22,7 +22,7 @@ from rewriters.sites import Site
 
 from ..answers import Figures
 from ..case import Case
-from ..latency import lone, ratio, requests
+from ..latency import ratio, requests, samples
 from .fine_pruning import BUDGET, judged
 
 __all__ = ["masked", "run"]
@@ -41,8 +41,7 @@ def run(case: Case, say: Callable[[str], None]) -> Figures:
     chosen = _chosen(case, sites, ranked)
     say(f"{len(chosen)} of {len(ranked)} heads masked")
     model = masked(case.model, sites, chosen)
-    samples = [lone(case.clean, row) for row in range(6)]
-    latency = ratio(requests(case, None), requests(case, model), samples)
+    latency = ratio(requests(case, None), requests(case, model), samples(case))
     return {"heads": len(chosen), "tried": len(ranked), **judged(case, model), "runs": 1, "latency": latency}
 
 

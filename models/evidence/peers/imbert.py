@@ -19,8 +19,8 @@ from atpatch_onnx.inference.runner import expose
 
 from ..answers import MASK, Figures
 from ..case import Case
-from ..latency import Feeds, lone, ratio, requests
-from .editing import Scored, Scores, deleting
+from ..latency import Feeds, ratio, requests, samples
+from .editing import Scored, Scores, deleting, first_rows
 
 __all__ = ["TOP", "drawn", "run"]
 
@@ -31,8 +31,7 @@ MOST_SPARE = 1000
 def run(case: Case, say: Callable[[str], None]) -> Figures:
     """Figures at both bars, and the cost."""
     capture = Capture(case.model, case.folder, case.sites[-1:], case.spare, None, case.threads, mask=MASK)
-    (last,), labels = capture.sites, case.spare.labels
-    assert labels is not None
+    (last,) = capture.sites
 
     def scored(data: DataSet) -> Scored:
         scores = np.full(data.inputs[MASK].shape, -np.inf)
@@ -42,7 +41,7 @@ def run(case: Case, say: Callable[[str], None]) -> Figures:
         return Scored(data, drawn(scores, data.inputs[MASK]))
 
     say(f"attention of {last.id}")
-    spare = DataSet(case.spare.feeds(rows := np.arange(min(len(case.spare), MOST_SPARE))), labels=labels[rows])
+    spare = first_rows(case.spare, MOST_SPARE)
     figures = deleting(case, *(scored(data) for data in (spare, case.clean, case.attacked)))
     return {**figures, "runs": 2, "latency": _cost(case, last.probabilities)}
 
@@ -75,4 +74,4 @@ def _cost(case: Case, probabilities: str) -> Figures:
 
         return ask
 
-    return ratio(plain, guarded, [lone(case.clean, row) for row in range(6)])
+    return ratio(plain, guarded, samples(case))

@@ -21,7 +21,7 @@ from atpatch_onnx.inference.datasets import DataSet
 from ..answers import MASK, Figures, judge
 from ..case import Case
 from ..latency import lone, requests
-from .editing import Scored, deleting
+from .editing import Scored, deleting, first_rows
 
 __all__ = ["ROWS", "SPARE", "Perplexity", "run", "words_of"]
 
@@ -35,7 +35,7 @@ def run(case: Case, say: Callable[[str], None]) -> Figures:
     """Figures at both bars on a part of the rows, those of the original on the same rows, and the cost."""
     judged = replace(case, rows=ROWS)
     language = Perplexity.smollm2(case.threads)
-    spare = _first(case.spare, SPARE)
+    spare = first_rows(case.spare, SPARE)
     started, scored = time.perf_counter(), []
     for data in (spare, judged.clean, judged.attacked):
         scored.append(Scored(data, language.scores(data)))
@@ -154,12 +154,6 @@ def _joined(tokens: Sequence[str], words: Sequence[Sequence[int]]) -> list[str]:
 def _without_each(text: Sequence[str]) -> Iterator[list[str]]:
     for place in range(len(text)):
         yield [*text[:place], *text[place + 1 :]]
-
-
-def _first(data: DataSet, count: int) -> DataSet:
-    rows = np.arange(min(count, len(data)))
-    assert data.labels is not None
-    return DataSet(data.feeds(rows), labels=data.labels[rows])
 
 
 def _cost(case: Case, language: Perplexity) -> Figures:

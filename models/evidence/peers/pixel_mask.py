@@ -16,7 +16,7 @@ from atpatch_onnx.inference.datasets import DataSet
 
 from ..answers import Figures
 from ..case import Case
-from ..latency import Feeds, lone, ratio, requests
+from ..latency import Feeds, ratio, requests, samples
 from .editing import answered
 
 __all__ = ["run", "touched"]
@@ -37,12 +37,11 @@ def run(case: Case, say: Callable[[str], None]) -> Figures:
         return lambda: plain(masked(feeds))()
 
     sets: list[DataSet] = [replace(data, inputs=masked(dict(data.inputs))) for data in (case.clean, case.attacked)]
-    samples = [lone(case.clean, row) for row in range(6)]
     return {
         **answered(case, *sets),
         "pixels": int(pixels.sum()),
         "runs": 1,
-        "latency": ratio(plain, guarded, samples),
+        "latency": ratio(plain, guarded, samples(case)),
     }
 
 

@@ -23,7 +23,7 @@ from atpatch_onnx.inference.datasets import DataSet, Ints
 
 from ..answers import MASK, Figures
 from ..case import Case
-from ..latency import Feeds, lone, ratio, requests
+from ..latency import Feeds, ratio, requests, samples
 from .refusal import refusing
 from .weights import read_weights, with_weights
 
@@ -63,8 +63,7 @@ def run(case: Case, say: Callable[[str], None]) -> Figures:
         first, again = plain(feeds), second(with_word(feeds))
         return lambda: (first(), again())
 
-    samples = [lone(case.clean, row) for row in range(6)]
-    return {"runs": 2, "falls": round(falls, 4), "rates": figures, "latency": ratio(plain, guarded, samples)}
+    return {"runs": 2, "falls": round(falls, 4), "rates": figures, "latency": ratio(plain, guarded, samples(case))}
 
 
 def with_word(feeds: Feeds) -> Feeds:

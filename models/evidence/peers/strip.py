@@ -19,7 +19,7 @@ from atpatch_onnx.inference.datasets import DataSet, Ints
 
 from ..answers import Figures
 from ..case import Case
-from ..latency import Feeds, lone, ratio, requests
+from ..latency import Feeds, ratio, requests, samples
 from .refusal import refusing
 
 __all__ = ["COPIES", "run"]
@@ -52,8 +52,7 @@ def run(case: Case, say: Callable[[str], None]) -> Figures:
 
         return ask
 
-    samples = [lone(case.clean, row) for row in range(6)]
-    return {"runs": COPIES + 1, "rates": refusing(case, *scores), "latency": ratio(plain, guarded, samples)}
+    return {"runs": COPIES + 1, "rates": refusing(case, *scores), "latency": ratio(plain, guarded, samples(case))}
 
 
 class _Mixer:

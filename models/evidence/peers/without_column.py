@@ -16,7 +16,7 @@ from atpatch_onnx.benchmark.paired_latency import Request
 from ..answers import Figures, judge
 from ..case import Case
 from ..fairness import place, protected, unaware
-from ..latency import Feeds, lone, ratio, requests
+from ..latency import Feeds, ratio, requests, samples
 
 __all__ = ["averaged", "constant"]
 
@@ -39,8 +39,7 @@ def averaged(case: Case, say: Callable[[str], None]) -> Figures:
         return ask
 
     plain = requests(case, None)
-    samples = [lone(clean, row) for row in range(6)]
-    return {**figures, "values": len(values), "runs": len(values), "latency": ratio(plain, guarded, samples)}
+    return {**figures, "values": len(values), "runs": len(values), "latency": ratio(plain, guarded, samples(case))}
 
 
 def constant(case: Case, say: Callable[[str], None]) -> Figures:

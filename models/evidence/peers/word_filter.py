@@ -15,7 +15,7 @@ from ...text.further import columns_of
 from ...text.recipes import RECIPES, Insertion
 from ..answers import Figures, wilson
 from ..case import Case
-from ..latency import Feeds, lone, ratio, requests
+from ..latency import Feeds, lone, ratio, requests, samples
 from .editing import answered, without
 
 __all__ = ["run"]
@@ -38,8 +38,7 @@ def run(case: Case, say: Callable[[str], None]) -> Figures:
 
     figures = answered(case, filtered(case.clean), filtered(case.attacked))
     figures["clean_flagged"] = wilson(columns_of(case.clean.inputs["input_ids"], phrases).any(1))
-    samples = [lone(case.clean, row) for row in range(6)]
-    return {**figures, "runs": 1, "latency": ratio(plain, guarded, samples)}
+    return {**figures, "runs": 1, "latency": ratio(plain, guarded, samples(case))}
 
 
 def _phrases(name: str) -> list[list[int]]:
