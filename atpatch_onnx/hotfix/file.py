@@ -91,6 +91,8 @@ class Hotfix(Summarized):
     evidence: Evidence = field(default_factory=Evidence)
     seeds: Mapping[str, int] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    # What it was read from: a field that is added later must not change a digest. A copy by `replace` has none.
+    _read: tuple[dict[str, Any], Arrays] | None = field(default=None, init=False)
 
     @property
     def detector(self) -> str:
@@ -114,6 +116,8 @@ class Hotfix(Summarized):
         yield "digest", f"{self.digest[:16]}, for weights {self.weights[:16]}"
 
     def _encode(self) -> tuple[dict[str, Any], Arrays]:
+        if self._read is not None:
+            return self._read
         arrays: Arrays = {}
         sites = [
             {
@@ -152,8 +156,8 @@ class Hotfix(Summarized):
             raise HOTFIX_CORRUPT(f"{path}: {error}") from error
 
     @classmethod
-    def _decode(cls, body: Any, arrays: Arrays) -> Hotfix:
-        body = {**_ABSENT, **body} if isinstance(body, dict) else body
+    def _decode(cls, read: Any, arrays: Arrays) -> Hotfix:
+        body = {**_ABSENT, **read} if isinstance(read, dict) else read
         require_keys("the hotfix", body, {**_FIELDS, "sites": list})
         used: set[str] = set()
         sites = []
@@ -175,7 +179,9 @@ class Hotfix(Summarized):
             if body[name] not in get_args(words):
                 raise ValueError(f"{name} is none of the known words")
         groups = _groups(body["groups"], {site.id for site in sites})
-        return cls(sites=tuple(sites), **{name: body[name] for name in _FIELDS if name != "groups"}, groups=groups)
+        hotfix = cls(sites=tuple(sites), **{name: body[name] for name in _FIELDS if name != "groups"}, groups=groups)
+        object.__setattr__(hotfix, "_read", (read, arrays))
+        return hotfix
 
     def describe(self) -> dict[str, Any]:
         """Plain data for tables and `--json`."""
@@ -271,14 +277,7 @@ _FIELDS: dict[str, Any] = {
     "versions": Mapping,
 }
 
-_ABSENT: dict[str, Any] = {
-    "mend": "redistribute",
-    "closes_up": False,
-    "most": 0,
-    "margin": 0.0,
-    "calls": "",
-    "lengths": {},
-}
+_ABSENT = {"mend": "redistribute", "closes_up": False, "most": 0, "margin": 0.0, "calls": "", "lengths": {}}
 """Fields that were added later, and what a file without them means. It is written without those of this value."""
 
 

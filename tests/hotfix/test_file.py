@@ -103,7 +103,7 @@ def make(plan: SitePlan, **changes: object) -> Hotfix:
 def same(a: object, b: object) -> bool:
     """Equal field for field; arrays bit for bit."""
     if is_dataclass(a) and is_dataclass(b):
-        return type(a) is type(b) and all(same(getattr(a, f.name), getattr(b, f.name)) for f in fields(a))
+        return type(a) is type(b) and all(same(getattr(a, f.name), getattr(b, f.name)) for f in fields(a) if f.init)
     if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
         return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
     if isinstance(a, tuple) and isinstance(b, tuple):
@@ -173,12 +173,30 @@ def test_a_plan_no_graph_could_hold_is_not_written(tmp_path, plan):
 
 
 def test_what_was_added_later_is_written_only_where_it_says_something(tmp_path) -> None:
-    """So files from before keep their digest."""
+    """So versions from before such a field can read a file that does not use it."""
     for kind, wanted in [("oneclass-tokens", []), ("profile", []), ("oneclass-by-length", ["by_length"])]:
         head = json.dumps(make(SitePlan(DETECTORS[kind]))._encode()[0])
         assert [name for name in ("margin", "seeing_rows", "by_length") if name in head] == wanted
     full = json.dumps(make(SitePlan(DETECTORS["profile-seeing-rows"]), margin=2.5)._encode()[0])
     assert '"margin": 2.5' in full and '"seeing_rows": true' in full
+
+
+def test_a_file_keeps_its_digest_when_fields_are_added_to_the_format(tmp_path):
+    """A decision log names the hotfix by it, before and after an update of this package."""
+
+    def forget(head, arrays):
+        del head["body"]["sites"][0]["plan"]["detector"]["every"]
+
+    made = make(SitePlan(DETECTORS["profile"]))
+    made.save(tmp_path / "m.hotfix")
+    old = rewritten(tmp_path / "m.hotfix", tmp_path / "old.hotfix", forget)
+    with safe_open(old, "numpy") as file:
+        written = json.loads(file.metadata()[KEY])["digest"]
+    loaded = Hotfix.load(old)
+    assert loaded.digest == written != made.digest
+    loaded.save(tmp_path / "again.hotfix")
+    assert Hotfix.load(tmp_path / "again.hotfix").digest == written
+    assert replace(loaded, threshold=loaded.threshold).digest == made.digest, "a copy is written as of today"
 
 
 def test_an_unwritable_place_has_a_code_and_leaves_nothing(tmp_path):
