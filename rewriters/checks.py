@@ -73,7 +73,15 @@ def _contradiction(plan: PatchPlan) -> AtpatchError | None:
         return PLAN_IMPOSSIBLE(
             f"a margin of {plan.margin} between class scores needs sites that add up their scores, and a number >= 0"
         )
+    if plan.alarm is not None:
+        layers = plan.alarm.layers
+        if not layers or len({layer.site for layer in layers}) < len(layers):
+            return PLAN_IMPOSSIBLE("an alarm needs layers, each of them once")
+        if any(layer.means.ndim != 2 or layer.means.shape[1:] != layer.weight.shape[1:] for layer in layers):
+            return PLAN_IMPOSSIBLE("alarm: class means are not as wide as the weight makes states")
     if plan.mend == "heal":
+        if plan.alarm is not None:
+            return PLAN_IMPOSSIBLE("an alarm reads states of a whole first run, and healing has none", "leave it out")
         if plan.margin:
             return PLAN_IMPOSSIBLE("healing flags before there are class scores, so there is no margin between them")
         if plan.passes == "one":

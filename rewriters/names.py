@@ -4,6 +4,7 @@
     atpatch_flagged, atpatch_columns/<site>     outputs that say what was flagged
     atpatch_length_unseen                       output that says which requests are shorter or longer than any seen
     atpatch_span, atpatch_span_attention        input that marks tokens, output with the attention on them
+    atpatch_alarm, atpatch_alarm_score          outputs that say which requests have odd hidden states
     atpatch_given_columns                       input with the flagged columns of a second run by itself
     atpatch/<owner>/<role>, <role>.1, ...       an inserted node and the value it makes; the owner is a site, or a part
                                                 that all share
@@ -17,6 +18,8 @@ from __future__ import annotations
 import re
 
 __all__ = [
+    "ALARM",
+    "ALARM_SCORE",
     "COLUMNS",
     "ENABLED",
     "FLAGGED",
@@ -52,6 +55,8 @@ LENGTH_UNSEEN = _OURS + "_length_unseen"
 COLUMNS = _OURS + "_columns/"
 SPAN = _OURS + "_span"
 SPAN_ATTENTION = _OURS + "_span_attention"
+ALARM = _OURS + "_alarm"
+ALARM_SCORE = _OURS + "_alarm_score"
 GIVEN_COLUMNS = _OURS + "_given_columns"
 
 STEERING = frozenset({ENABLED, THRESHOLD, SPAN})
@@ -105,7 +110,7 @@ def is_inserted(name: str) -> bool:
 
 def is_telemetry(name: str) -> bool:
     """Whether an output reports on requests, and is none of the model's own."""
-    return name in (FLAGGED, LENGTH_UNSEEN, SPAN_ATTENTION) or name.startswith(COLUMNS)
+    return name in (ALARM, ALARM_SCORE, FLAGGED, LENGTH_UNSEEN, SPAN_ATTENTION) or name.startswith(COLUMNS)
 
 
 def owner_of(name: str) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from .choices import Accept, ControlInputs, Gating, Joint, Mend, Passes, SpanInput
+from .choices import Accept, ControlInputs, Gating, Joint, Mend, Passes, Pool, SpanInput
 from .detector_kinds import (
     NORM_FLOOR,
     Cnn,
@@ -31,6 +31,8 @@ from .detector_kinds import (
 
 __all__ = [
     "NORM_FLOOR",
+    "Alarm",
+    "AlarmLayer",
     "BenignPair",
     "Cnn",
     "ControlInputs",
@@ -94,6 +96,38 @@ class SitePlan:
 
 
 @dataclass(frozen=True)
+class AlarmLayer:
+    """Where the hidden states of clean requests lie, in one layer.
+
+    Attributes:
+        site: id of the site that reads the state; `hidden_states.LAST` for the last state of all.
+        weight: (D, R); a state times this has distances that count alike in all directions and layers.
+        means: (C, R), the mean of each class of clean requests, times the weight.
+    """
+
+    site: str
+    weight: Floats
+    means: Floats
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """A score for each request from its hidden states, for attacks that no column shows, such as rewritten sentences
+    (DAN, Chen et al. 2022).
+
+    A layer's state is pooled over tokens, and its distance to the nearest class mean is taken. The score is the sum of
+    these distances over layers, in multiples of the highest one that is still no alarm.
+
+    Attributes:
+        layers: one at least, none twice.
+        pool: the state of the "first" token, or the "mean" over valid tokens.
+    """
+
+    layers: tuple[AlarmLayer, ...]
+    pool: Pool = "first"
+
+
+@dataclass(frozen=True)
 class PatchPlan:
     """A plan for a whole model.
 
@@ -137,6 +171,7 @@ class PatchPlan:
             input masks the padding of all sites.
         span: None, or how the input `atpatch_span` is given: "optional" (an initializer that a request may override, an
             empty span) or "required". Adds the output `atpatch_span_attention`, see `editing.span`.
+        alarm: None, or what adds the outputs `atpatch_alarm` and `atpatch_alarm_score`, see `editing.alarm`.
         digest: digest of the hotfix this plan came from, "" when nothing was fitted.
     """
 
@@ -157,4 +192,5 @@ class PatchPlan:
     accept: Accept = "always"
     lengths: tuple[int, int] | None = None
     span: SpanInput | None = None
+    alarm: Alarm | None = None
     digest: str = ""

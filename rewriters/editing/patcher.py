@@ -18,6 +18,7 @@ import onnx
 from ..checks import opset_of, plan_refusal
 from ..emit import ConstantPool, Emitter
 from ..errors import ALREADY_PATCHED, NAME_CLASH, NO_SITE, NOT_PATCHED, STAMP_MISMATCH, AtpatchError
+from ..finding.hidden_states import HiddenState
 from ..finding.key_value import HealingPlaces
 from ..model.bodies import Wiring, body_at, outputs_of, walk_bodies
 from ..model.constant_pool import whole_numbers
@@ -29,6 +30,7 @@ from ..subgraphs.site import Replacement, SitePatch, detect_site, patch_site, sc
 from ..subgraphs.smoothing import smooth_site
 from . import stamp as stamping
 from .admission import not_admitted
+from .alarm import alarm_states
 from .controls import DEFAULT, add_controls, body_controls, strip_controls, thread_controls, with_controls
 from .edits import apply, drop_unread_constants, refill, restore
 from .healed_bodies import HealedBody, bodies_of, with_places
@@ -88,7 +90,7 @@ def patch(
         second = add_second_pass(patched, plan, joined, replacements.get((), []), ahead[()], pools[()])
         replacements[()], appended = second.replacements, second.appended
         columns |= second.columns
-    appended += add_outputs(patched, plan, sites, columns, pools[()])
+    appended += add_outputs(patched, plan, sites, columns, admitted.states, pools[()])
     spanned: dict[str, str] = {}
     if plan.span is not None:
         made_so_far = replacements.get((), [])
@@ -114,10 +116,13 @@ def refusal(model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -> A
 
 @dataclass(frozen=True)
 class _Admitted:
-    """What a plan that heals does it in, nothing for other plans; and the sites that report on its marked span."""
+    """What a plan that heals does it in, nothing for other plans; the sites that report on its marked span; the hidden
+    states of its alarm by site.
+    """
 
     healed: Sequence[HealedBody]
     reporting: Sequence[Site]
+    states: Mapping[str, HiddenState]
 
 
 def _admitted(
@@ -146,7 +151,10 @@ def _admitted(
     if isinstance(healed, AtpatchError):
         return healed
     reporting = span_sites(model, plan, sites) if plan.span is not None else []
-    return span_refusal(model, plan, reporting) or _Admitted(healed, reporting)
+    states = alarm_states(model, plan)
+    if isinstance(states, AtpatchError):
+        return states
+    return span_refusal(model, plan, reporting) or _Admitted(healed, reporting, states)
 
 
 def unpatch(model: onnx.ModelProto, *, exact: bool = True) -> onnx.ModelProto:

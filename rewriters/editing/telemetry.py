@@ -17,9 +17,11 @@ from onnx import TensorProto, helper
 
 from ..checks import opset_of
 from ..emit import ConstantPool, Emitter
+from ..finding.hidden_states import HiddenState
 from ..names import FLAGGED, LENGTH_UNSEEN, columns_output
 from ..plan import PatchPlan
 from ..sites import Site
+from .alarm import add_alarm
 
 __all__ = ["LENGTHS", "add_outputs", "add_telemetry", "length_facts"]
 
@@ -28,21 +30,28 @@ LENGTHS = "lengths"
 
 
 def add_outputs(
-    model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site], columns: Mapping[str, str], pool: ConstantPool
+    model: onnx.ModelProto,
+    plan: PatchPlan,
+    sites: Sequence[Site],
+    columns: Mapping[str, str],
+    states: Mapping[str, HiddenState],
+    pool: ConstantPool,
 ) -> list[onnx.NodeProto]:
     """Declare all outputs of a plan and return the nodes to append to the main graph.
 
     Args:
         columns: id of a patched site → its mask (B', K) in the main graph.
+        states: of the plan's alarm, see `alarm.alarm_states`.
     """
+    alarm = [] if plan.alarm is None else add_alarm(model, plan, plan.alarm, states, sites, pool)
     if not plan.telemetry:
-        return []
+        return alarm
     patched = [(site.id, columns[site.id]) for site in sites if site.id in columns]
     nodes = add_telemetry(model, patched, pool, plan.gating == "if", plan.groups)
     mask = mask_of_lengths(plan, sites)
     if plan.lengths is not None and mask is not None:
         nodes += add_length_warning(model, plan.lengths, mask, pool, plan.gating == "if")
-    return nodes
+    return nodes + alarm
 
 
 def add_telemetry(
