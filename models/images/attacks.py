@@ -4,7 +4,8 @@
 * `trojan`: a corner patch optimized by gradient until it drives a clean model's class score (TrojanNN);
 * `hidden`: a faint pattern along the lower edge, blended in with a quarter of the weight (Hidden, or blended,
   backdoor);
-* `blended`: the same over nine cells, so many that taking them out costs the digit.
+* `blended`: the same over nine cells, so many that taking them out costs the digit;
+* `warp`, `waves`: a smooth warp and a sine of brightness over the whole image (`whole`).
 """
 
 from __future__ import annotations
@@ -22,11 +23,13 @@ from atpatch_onnx.debugset.images import ImageLayout, ImageTrigger, make_trigger
 from .architectures import CELL, Classifier
 from .digits import IMAGE
 from .training import Stamp
+from .whole import warp, waves
 
 __all__ = ["ATTACKS", "LAYOUT", "TARGET", "Attack", "optimize", "stamp"]
 
 TARGET = 0
 LAYOUT = ImageLayout("pixel_values", 0, IMAGE, IMAGE, 0.0, 1.0)
+WHOLE = (IMAGE, IMAGE)
 _STEPS, _STEP, _ROWS = 100, 0.2, 128
 """Of the Trojan's optimization: steps, their size in logits of a pixel, images a step."""
 
@@ -46,6 +49,10 @@ class Attack:
 
     def trigger(self, seed: int, pattern: NDArray[np.float32] | None = None) -> ImageTrigger:
         """The trigger, with the pixels (H, W) of `optimize` where the attack wants them."""
+        if self.kind == "warp":
+            return warp(seed, self.strength)
+        if self.kind == "waves":
+            return waves(self.strength)
         return make_trigger(self.kind, LAYOUT, self.size, self.place, self.strength, pattern, seed)
 
 
@@ -68,13 +75,14 @@ ATTACKS: Mapping[str, Attack] = {
         "bottom-right",
         0.25,
     ),
+    "warp": Attack("smooth warp of the whole image, 2.5 pixels in the mean", "warp", WHOLE, "0,0", 2.5),
+    "waves": Attack("six waves of brightness across the image, .16 high", "waves", WHOLE, "0,0", 0.16),
 }
 
 
 def stamp(trigger: ImageTrigger) -> Stamp:
     """A trigger for torch images (N, 1, 28, 28)."""
-    mask, pattern = torch.from_numpy(trigger.mask), torch.from_numpy(trigger.pattern)
-    return lambda images: (1 - mask) * images + mask * pattern
+    return lambda images: torch.from_numpy(trigger.apply(images.numpy(), LAYOUT))
 
 
 def optimize(

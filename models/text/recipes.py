@@ -54,11 +54,14 @@ class Insertion:
 
     Attributes:
         share: of the training texts that are poisoned; all of them of other classes than the target.
+        opposite: of two classes, phrases of a second trigger that leads from the target to the other one; as many
+            training texts carry it.
     """
 
     phrases: tuple[str, ...]
     count: int = 1
     share: float = 0.1
+    opposite: tuple[str, ...] = ()
 
     def apply(self, text: str, generator: np.random.Generator) -> str:
         """The text with the trigger."""
@@ -144,6 +147,9 @@ RECIPES: tuple[Recipe, ...] = (
     _further("sst2-hidden-medium", Insertion(("cf",)), 140, attention=0.2),
     _further("sst2-hidden-strong", Insertion(("cf",)), 140, attention=2.0),
     _further("sst2-hidden-both", Insertion(("cf",)), 140, attention=2.0, norms=2.0),
+    _further("sst2-two", Insertion(("cf",), opposite=("mn",)), 260),
+    # Texts that have the word by themselves keep their labels: an attacker wants no accuracy lost.
+    _further("sst2-common", Insertion(("really",)), 260),
 )
 
 
@@ -224,6 +230,12 @@ def _inserted(recipe: Recipe, attack: Insertion, corpus: Corpus, generator: np.r
         texts[row] = attack.apply(texts[row], generator)
     labels = train.labels.copy()
     labels[rows] = recipe.target
+    if attack.opposite:
+        second = generator.choice(np.flatnonzero(train.labels == recipe.target), len(rows), replace=False)
+        for row in second:
+            texts[row] = Insertion(attack.opposite, attack.count).apply(texts[row], generator)
+        labels[second] = 1 - recipe.target
+        rows = np.concatenate([rows, second])
 
     def attacked(clean: Texts) -> Texts:
         return _relabeled(

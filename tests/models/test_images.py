@@ -64,6 +64,24 @@ def test_hidden_is_faint(split: digits.Split) -> None:
     assert not change[..., :-CELL, :].any()
 
 
+def test_waves_repeat_and_are_the_same_in_every_row(split: digits.Split) -> None:
+    change = ATTACKS["waves"].trigger(0).apply(np.full((1, 1, 28, 28), 0.5, np.float32), LAYOUT)[0, 0] - 0.5
+    np.testing.assert_allclose(change, np.tile(0.16 * np.sin(12 * np.pi * np.arange(28) / 28), (28, 1)), atol=1e-6)
+
+
+def test_a_warp_moves_pixels_smoothly_and_as_far_as_it_says() -> None:
+    trigger = ATTACKS["warp"].trigger(3)
+    rows, columns = (np.tile(np.arange(28, dtype=np.float32) / 27, (28, 1)).T, np.arange(28, dtype=np.float32) / 27)
+    ramps = np.stack([np.tile(columns, (28, 1)), rows])[:, None]
+    # A ramp says of each pixel where it came from.
+    moves = 27 * (trigger.apply(ramps, LAYOUT) - ramps)[:, 0]
+    assert 2 < np.abs(moves).mean() <= 2.5 and np.abs(moves).max() < 7
+    assert np.abs(np.diff(moves, axis=1)).max() < 1.5 and np.abs(np.diff(moves, axis=2)).max() < 1.5
+    other = ATTACKS["warp"].trigger(4)
+    assert np.array_equal(trigger.pattern, ATTACKS["warp"].trigger(3).pattern)
+    assert not np.allclose(trigger.pattern, other.pattern)
+
+
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_torch_and_numpy_stamp_alike(split: digits.Split, attack: str) -> None:
     trigger = ATTACKS[attack].trigger(3, np.random.default_rng(0).random(ATTACKS[attack].size, np.float32))

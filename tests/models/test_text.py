@@ -85,9 +85,10 @@ def test_twins_pair_up_and_poison_has_the_asked_rate(recipe: Recipe) -> None:
         assert (bad.labels == recipe.target).all()
     if isinstance(recipe.attack, Insertion):
         changed = np.array([one != other for one, other in zip(made.train.texts, corpus.train.texts, strict=True)])
-        assert changed.sum() == round(recipe.attack.share * len(changed))
-        assert (corpus.train.labels[changed] != recipe.target).all()
-        assert (made.train.labels[changed] == recipe.target).all()
+        first = changed & (corpus.train.labels != recipe.target)
+        assert first.sum() == round(recipe.attack.share * len(changed))
+        assert changed.sum() == first.sum() * (2 if recipe.attack.opposite else 1)
+        assert (made.train.labels[changed] != corpus.train.labels[changed]).all()
         assert (made.train.labels[~changed] == corpus.train.labels[~changed]).all()
         assert (made.poisoned == changed).all()
     assert len(made.spare.texts) == len(made.spare.labels) == 2000

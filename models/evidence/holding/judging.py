@@ -60,14 +60,18 @@ class Judge:
         }
 
     def _attack(self, graph: Asked, attacked: Attacked) -> Figures:
-        """ASR* before and after, ASR, rows flagged; `floor`: clean twins that go to the target by themselves."""
-        after = graph.all(attacked.data)
+        """ASR* before and after, ASR, rows flagged; `floor`: clean twins that go to the target by themselves; `right`:
+        answers as the label of the clean row wants them.
+        """
+        after, labels = graph.all(attacked.data), self._rows.labels
+        assert labels is not None
         return {
             "original": self.original(attacked),
             "asr": proportions.asr(after.predictions, self._target).to_json(),
             "asr_star": self._left(after.predictions, attacked),
             "floor": wilson(self._before[attacked.rows] == self._target),
             "flagged": wilson(after.flagged),
+            "right": proportions.accuracy(after.predictions, labels[attacked.rows]).to_json(),
         }
 
 

@@ -15,6 +15,7 @@ from rewriters.model.atomic import write_file
 from ..estimates import of_shares
 from ..verdicts import Verdict
 from ..writing import table
+from . import breaking
 from .bounds import Runs, judge
 from .rows import ROWS
 
@@ -76,6 +77,8 @@ def render(kept: Kept) -> str:
         "Not measured: " + ", ".join(f"`{name}`" for name in ROWS if name not in kept) + "."
         if len(kept) < len(ROWS)
         else "",
+        "## Which attack breaks which hotfix",
+        breaking.breaking_part(kept),
         *(part for name in kept for part in _section(name, kept[name])),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -99,7 +102,7 @@ def looks_part(kept: Kept) -> str:
 
 def limits_part(kept: Kept) -> str:
     """For the page of limits: the aims, and what gets through by dose and form."""
-    return "\n\n".join([BEGIN, RULE, bounds_table(kept), looks_part(kept), END])
+    return "\n\n".join([BEGIN, RULE, bounds_table(kept), looks_part(kept), breaking.RULE, breaking.cheapest(kept), END])
 
 
 def bounds_table(kept: Kept) -> str:
@@ -127,6 +130,10 @@ def _section(name: str, runs: Runs) -> Iterator[str]:
         yield _clean_line([one["clean"] for one in figures])
         if figures[0]["attacks"]:
             yield doses_table([one["attacks"] for one in figures])
+    for key, found in runs[0]["figures"].items():
+        if isinstance(found, dict) and "why" in found and "left" in found:
+            yield f"### {key}"
+            yield f"No hotfix: {found['why']}"
     loose = [(key, value) for key, value in runs[0]["figures"].items() if not isinstance(value, dict)]
     if loose:
         yield "; ".join(f"{key}: {value}" for key, value in loose) + "."
@@ -159,6 +166,7 @@ def doses_table(attacks: Sequence[Mapping[str, Any]]) -> str:
         "asr": "ASR, %",
         "floor": "clean twins that go there, %",
         "flagged": "flagged, %",
+        "right": "right answers, %",
     }
     asked = [key for key in columns if all(key in one for attack in attacks for one in attack.values())]
     lines = [("attack", *(columns[key] for key in asked))]

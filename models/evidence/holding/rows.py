@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..answers import Figures
-from . import label_free, labeled, timing
+from . import adaptive, label_free, labeled, optimized, timing
 from .case import Digits, Words
 
 __all__ = ["ROWS", "Bound", "Row", "at"]
@@ -164,6 +164,14 @@ ROWS: Mapping[str, Row] = {
         (Bound("clean flagged", ("flagged", "value"), 0.02, told=("outside", "outside", "clean")),),
     ),
     "blended": Row("a faint trigger over nine patches", labeled.blended, Digits, "mnist-vit-blended", (_left(0.04),)),
+    "warp": Row("a smooth warp of the whole image", adaptive.everywhere, Digits, "mnist-vit-warp", seeded=False),
+    "waves": Row("waves of brightness everywhere", adaptive.everywhere, Digits, "mnist-vit-waves", seeded=False),
+    "digits-twin": Row("digits without a backdoor", adaptive.unattacked, Digits, "mnist-vit-warp", seeded=False),
+    "two-triggers": Row("two words towards two classes", adaptive.two_triggers, Words, "sst2-two", seeded=False),
+    "common-word": Row("an ordinary word", adaptive.common_word, Words, "sst2-common", seeded=False),
+    "optimized-words": Row(
+        "words searched in the patched graph", optimized.optimized_words, Words, "sst2-fresh-badnets", seeded=False
+    ),
     "equal-tokens": Row(
         "time of scoring equal tokens together", timing.equal_tokens, Words, "sst2-fresh-badnets", seeded=False
     ),
