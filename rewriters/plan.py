@@ -158,8 +158,9 @@ class PatchPlan:
         mend: two passes: "redistribute" the attention of flagged columns in the second run, "excise" those tokens from
             its request, or "heal" a decoder: a first run of only what the detectors of the groups need flags tokens,
             and in the second run, the model's own, each flagged token has key and value of its neighbor.
-        closes_up: healing: a flagged token and all that equal it leave their call instead. The tokens in front move up,
-            and copies of the first one fill the gap at the beginning (see `editing.new_tokens`).
+        closes_up: healing: a flagged token and all that equal it leave their call instead. The tokens in front move up.
+            The padding mask hides the gap at the beginning where it can (see `finding.hiding`), never with a cache;
+            elsewhere copies of the first token fill it (see `editing.new_tokens`).
         margin: two passes with joint "sum": a sample counts as flagged only where the highest class score of its first
             run is above the second highest by more than this. A trigger makes a model sure; 0: no such condition.
         states: healing: rows of outputs with hidden states are exchanged too, for a graph behind this one that makes

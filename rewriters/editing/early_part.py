@@ -27,7 +27,7 @@ A merged decoder is split in a way of its own (`healed_branches`). There
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,7 +42,7 @@ from ..model.renaming import renamed
 from ..names import second_run
 from ..subgraphs.gating import Branch, Replacement, gate
 
-__all__ = ["EarlyPart", "early_part"]
+__all__ = ["EarlyPart", "early_part", "reads_numbers"]
 
 _IN_PLACE = "GroupQueryAttention"
 _QUANTIZING = ("QuantizeLinear", "DequantizeLinear")
@@ -177,14 +177,20 @@ def early_part(
 
 
 def _depending(graph: onnx.GraphProto, places: HealingPlaces, end: int, looked_up: bool) -> list[int]:
-    """Indices of the nodes up to `end` that depend on the tokens, or look them up."""
+    """Indices of the nodes up to `end` that depend on the tokens, or look them up and so may hide them."""
     depending, found = {*places.embeddings}, []
+    hiding = places.hides.inputs if looked_up and places.hides is not None else ()
     for index, node in enumerate(graph.node[: end + 1]):
         looks_up = looked_up and not depending.isdisjoint(node.output)
-        if looks_up or not depending.isdisjoint(reads(node)):
+        if looks_up or not depending.isdisjoint(reads(node)) or reads_numbers(node, hiding):
             depending.update(filter(None, node.output))
             found.append(index)
     return found
+
+
+def reads_numbers(node: onnx.NodeProto, inputs: Iterable[str]) -> bool:
+    """Whether a node reads the numbers of some inputs, not only their sizes."""
+    return node.op_type not in ("Shape", "Size") and not reads(node).isdisjoint(inputs)
 
 
 def _sizes(graph: onnx.GraphProto, places: HealingPlaces, start: int, depending: set[int], end: int) -> list[int]:

@@ -96,6 +96,9 @@ def _with_places(body: HealedBody, known: HealingPlaces | None) -> HealedBody | 
     return replace(
         body,
         places=replace(
-            found, healed=tuple(ids[name] for name in found.healed), judged=tuple(ids[name] for name in found.judged)
+            found,
+            healed=tuple(ids[name] for name in found.healed),
+            judged=tuple(ids[name] for name in found.judged),
+            hides=None,  # a mask is an input of both branches
         ),
     )

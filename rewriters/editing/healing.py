@@ -15,16 +15,19 @@
    gathered from its own place, which changes no bit.
 5. With `closes_up` the rows of looked-up embeddings are gathered instead, at this one place, so that flagged tokens
    and all that equal them leave the call (see `new_tokens`). Keys, values and hidden states then have nothing of a
-   flagged token, not even where the answer is read; rows of outputs in front of it are those of the moved tokens.
+   flagged token, not even where the answer is read; rows of outputs in front of it are those of the moved tokens. The
+   gap in front is hidden by the padding mask where the graph proves that this hides it (`finding.hiding`), in all
+   nodes that read the mask but in the probe. Elsewhere copies of the first token stand there.
 6. With `states` the same happens to outputs with hidden states: to the graph behind this one that is as if the keys and
    values which it makes of them were healed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 
 import numpy as np
 import onnx
@@ -32,13 +35,15 @@ import onnx
 from ..checks import opset_of
 from ..emit import BATCH_DIMS_FROM, ConstantPool, Emitter
 from ..errors import NOT_ADMITTED, AtpatchError
+from ..finding.hiding import Hiding
 from ..finding.key_value import HealingPlaces, Place, Unhealable, healing_places
 from ..model.renaming import renamed
 from ..names import second_run
 from ..plan import PatchPlan, Static
 from ..sites import Site
 from ..subgraphs.site import Replacement
-from .early_part import early_part
+from .early_part import early_part, reads_numbers
+from .hidden_gap import hide_gap
 from .probe import Probe, add_probe
 
 __all__ = [
@@ -141,27 +146,40 @@ def add_healing(
     """
     e = Emitter("healing", opset_of(model, ()), pool, {}, conditional=plan.gating == "if")
     healed = places_by_value(plan, places)
-    makers = [index for index, node in enumerate(model.graph.node) if not healed.keys().isdisjoint(node.output)]
+    hides = places.hides if plan.closes_up else None
+    makers = [index for index, node in enumerate(model.graph.node) if _changes(node, healed, hides)]
     detecting = detecting_sites(plan, sites)
     splits = splits and e.conditional and plan.span is None
     last = [site.product for site in detecting]
     early = early_part(model.graph, places, last, looked_up=plan.closes_up) if splits else None
     first = early.last if early else makers[0]
-    probed = add_probe(e, Probe(model, plan, detecting, places.tokens, first, early))
+    probed = add_probe(e, Probe(model, plan, detecting, places.tokens, first, early, hides=hides is not None))
     rows = e.unsqueeze(probed.source, 2)
+    instead = {} if hides is None else hide_gap(e, hides, places.tokens, probed.counted)
     replacements = []
     if early is not None:
-        again = partial(heal_early, nodes=early.copied(model.graph), places=healed, rows=rows)
+        again = partial(heal_early, nodes=early.copied(model.graph), places=healed, rows=rows, instead=instead)
         early.add(e, probed.again, probed.handed, [*early.leaving], again)
         replacements += early.replacements(model.graph, e.nodes)
         e.nodes.clear()
     for index in makers:
         if early is None or index > early.last:
             node = model.graph.node[index]
-            heal_node(e, node, healed, rows)
+            heal_node(e, _reading(node, instead), healed, rows)
             replacements.append(Replacement(next(filter(None, node.output)), tuple(e.nodes)))
             e.nodes.clear()
     return Healed(replacements, probed.flags)
+
+
+def _changes(node: onnx.NodeProto, healed: Collection[str], hides: Hiding | None) -> bool:
+    """Whether a node makes what is healed, or reads the numbers of an input that is changed."""
+    if hides is not None and reads_numbers(node, hides.inputs):
+        return True
+    return not set(healed).isdisjoint(node.output)
+
+
+def _reading(node: onnx.NodeProto, instead: Mapping[str, str]) -> onnx.NodeProto:
+    return renamed(node, lambda name: instead.get(name, name))
 
 
 def places_by_value(plan: PatchPlan, places: HealingPlaces) -> dict[str, Place]:
@@ -171,12 +189,23 @@ def places_by_value(plan: PatchPlan, places: HealingPlaces) -> dict[str, Place]:
     return {place.value: place for place in (*places.places, *(Place(name) for name in places.states if plan.states))}
 
 
-def heal_early(e: Emitter, nodes: Sequence[onnx.NodeProto], places: Mapping[str, Place], rows: str) -> dict[str, str]:
-    """Emit the early part with healed keys and values under names of a second run; returns these."""
+def heal_early(
+    e: Emitter,
+    nodes: Sequence[onnx.NodeProto],
+    places: Mapping[str, Place],
+    rows: str,
+    instead: Mapping[str, str] = MappingProxyType({}),
+) -> dict[str, str]:
+    """Emit the early part with healed keys and values under names of a second run; returns these.
+
+    Args:
+        instead: graph input → what is read in its place.
+    """
     names = {name: second_run(name) for node in nodes for name in node.output if name}
     here = {names[name]: place for name, place in places.items() if name in names}
+    read = {**instead, **names}
     for node in nodes:
-        heal_node(e, renamed(node, lambda name: names.get(name, name), second_run), here, rows)
+        heal_node(e, renamed(node, lambda name: read.get(name, name), second_run), here, rows)
     return names
 
 

@@ -6,7 +6,7 @@ Letters: B samples, S new tokens, K columns (those of a cache and the new ones).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -17,7 +17,7 @@ from ..lowering.microsoft_group_query import FORM, lengths_of, read_lengths
 from ..sites import Site
 from ..subgraphs.site import SitePatch
 
-__all__ = ["NewTokens", "closed_up", "read_by", "sources", "with_equal_ones"]
+__all__ = ["ClosedUp", "NewTokens", "closed_up", "read_by", "sources", "with_equal_ones"]
 
 _TO_END = np.iinfo(np.int64).max
 
@@ -111,12 +111,40 @@ def sources(e: Emitter, numbers: str, flags: str, valid: str | None, first: str)
     return e.op("Where", further, origin, source, role="source")
 
 
-def closed_up(e: Emitter, numbers: str, flags: str, valid: str | None) -> str:
-    """(B, S) int64: the token that stands at each place once the flagged ones have left. The others come last, in their
-    order, and the first of them also fills the places in front; padding stays where it is.
+@dataclass(frozen=True)
+class ClosedUp:
+    """How the tokens of a call stand once the flagged ones have left.
+
+    Attributes:
+        source: (B, S) int64, the token at each place.
+        rank: (B, S) int64, the number of each place among those that are not padding, then of padding.
+        total: (B, 1) int64, the number of tokens that have left.
+    """
+
+    source: str
+    rank: str
+    total: str
+
+    def counted(self, e: Emitter, numbers: str) -> str:
+        """(B, S) int64: the place whose position each place has, since positions begin behind the gap; -1 in the gap.
+
+        Args:
+            numbers: (B, S) int64, 0 to S - 1.
+        """
+        in_order = e.op("ScatterElements", numbers, self.rank, numbers, axis=1, role="padding_last")
+        before = e.op("Sub", self.rank, self.total)
+        moved = e.op("GatherElements", in_order, e.op("Max", before, e.constant(0, np.int64)), axis=1)
+        hidden = e.op("Less", before, e.constant(0, np.int64), role="gap")
+        return e.op("Where", hidden, e.constant(-1, np.int64), moved, role="counted")
+
+
+def closed_up(e: Emitter, numbers: str, flags: str, valid: str | None) -> ClosedUp:
+    """How tokens stand once the flagged ones have left: these come last, in their order, and in front of them is a gap;
+    padding stays where it is.
 
     So the last row is never that of a flagged token, and tokens are as far from each other as in a request without the
-    flagged ones. Copies of a first token all compute what it computes, whatever rotary embeddings turn.
+    flagged ones. Where the gap is not hidden, the first token also fills it: copies of a first token all compute what
+    it computes, whatever rotary embeddings turn.
 
     Args:
         numbers, flags, valid: see `sources`.
@@ -131,7 +159,8 @@ def closed_up(e: Emitter, numbers: str, flags: str, valid: str | None) -> str:
     closer = e.op("Where", healthy, e.op("Add", rank, e.op("Sub", total, ahead)), rank)
     place = e.op("Where", leaves, e.op("Sub", ahead, one), closer, role="place")
     in_order = e.op("ScatterElements", numbers, place, numbers, axis=1, role="flagged_first")
-    return e.op("GatherElements", in_order, e.op("Max", rank, total), axis=1, role="source")
+    source = e.op("GatherElements", in_order, e.op("Max", rank, total), axis=1, role="source")
+    return ClosedUp(source, rank, total)
 
 
 def with_equal_ones(e: Emitter, flags: str, tokens: str, valid: str | None, first: str) -> str:

@@ -35,6 +35,7 @@ class Probe:
         first: index of the node in front of which it is emitted.
         early: the nodes that it runs; None: it copies all that its sites need.
         runs: bool, whether the model runs at all, which is a branch of a merged decoder; "": it does.
+        hides: where tokens leave the call, the gap is to be hidden.
     """
 
     model: onnx.ModelProto
@@ -44,16 +45,18 @@ class Probe:
     first: int
     early: EarlyPart | None = None
     runs: str = ""
+    hides: bool = False
 
 
 @dataclass(frozen=True)
 class Probed:
-    """(B, S) int64 source, (B, S) bool flags; with an early part whether it has to run, and what the probe hands on, by
-    the names in the main graph.
+    """(B, S) int64 source, (B, S) bool flags, and if it hides `ClosedUp.counted`; with an early part whether it has to
+    run, and what the probe hands on, by the names in the main graph.
     """
 
     source: str
     flags: str
+    counted: str = ""
     again: str = ""
     handed: Mapping[str, str] = field(default_factory=dict)
 
@@ -74,18 +77,21 @@ def add_probe(e: Emitter, probe: Probe, before: Probed | None = None) -> Probed:
     then, otherwise = e.branch(apart=True), e.branch(apart=True)
     judged, kept = _judged(then, probe), _not_judged(otherwise, probe, before)
     kinds, roles = [int(TensorProto.INT64), int(TensorProto.BOOL)], ["source", "columns"]
+    if probe.hides:
+        kinds, roles = [*kinds, int(TensorProto.INT64)], [*roles, "counted"]
     if probe.early is not None:
         kinds += [int(TensorProto.BOOL), *probe.early.handed.values()]
         roles += ["again", *["handed"] * len(judged.handed)]
     first, second = (
-        Branch(inner, [one.source, one.flags, *filter(None, [one.again]), *one.handed.values()], kinds)
+        Branch(inner, [*filter(None, [one.source, one.flags, one.counted, one.again]), *one.handed.values()], kinds)
         for inner, one in ((then, judged), (otherwise, kept))
     )
     source, flags, *rest = [e.value(role) for role in roles]
     gate(e, condition, first, second, [source, flags, *rest], "probe")
+    counted = rest.pop(0) if probe.hides else ""
     again, *handed = rest or [""]
     earlier = {} if before is None else before.handed
-    return Probed(source, flags, again, {**earlier, **dict(zip(judged.handed, handed, strict=True))})
+    return Probed(source, flags, counted, again, {**earlier, **dict(zip(judged.handed, handed, strict=True))})
 
 
 def _not_judged(e: Emitter, probe: Probe, before: Probed | None) -> Probed:
@@ -98,7 +104,8 @@ def _not_judged(e: Emitter, probe: Probe, before: Probed | None) -> Probed:
     else:
         source, flags, again = (e.op("Identity", name) for name in (before.source, before.flags, before.again))
         earlier = before.handed
-    return Probed(source, flags, again, {} if probe.early is None else probe.early.without_probe(e, earlier))
+    counted = e.op("Identity", source) if probe.hides else ""
+    return Probed(source, flags, counted, again, {} if probe.early is None else probe.early.without_probe(e, earlier))
 
 
 def _judged(e: Emitter, probe: Probe) -> Probed:
@@ -137,15 +144,17 @@ def _judged(e: Emitter, probe: Probe) -> Probed:
     judged = [(site, here.of(site, wiring.maker[site.product], patch)) for site, patch in patches]
     flags = join(e, plan, [(site, patch) for site, (patch, _) in judged]).columns
     patch, first = judged[0][1]
+    counted = ""
     if plan.closes_up:
         flags = with_equal_ones(e, flags, probe.tokens, patch.valid, first)
-        source = closed_up(e, here.numbers, flags, patch.valid)
+        closed = closed_up(e, here.numbers, flags, patch.valid)
+        source, counted = closed.source, closed.counted(e, here.numbers) if probe.hides else ""
     else:
         source = sources(e, here.numbers, flags, patch.valid, first)
     if early is None:
-        return Probed(source, flags)
+        return Probed(source, flags, counted)
     again = e.cast(e.peak(e.number(flags), 0, 1, keepdims=False), TensorProto.BOOL)
-    return Probed(source, flags, again, handed)
+    return Probed(source, flags, counted, again, handed)
 
 
 def _copies(probe: Probe) -> tuple[list[onnx.NodeProto], dict[str, str]]:

@@ -26,6 +26,7 @@ import onnx_ir as ir
 from .attention_operands import AttentionOperands, Packed, attention_operands
 from .facts import Facts
 from .finder import Searched, search
+from .hiding import Hiding, hiding_of
 from .self_attention import is_projection
 from .token_index import Index, index_of
 from .token_positions import position_before
@@ -67,6 +68,7 @@ class HealingPlaces:
         types: element types of the main graph's values, as far as they are known.
         sizes: their shapes, with 0 for what is not fixed, as far as ranks are known.
         states: outputs with the hidden state of each new token, (B, S, E), as wide as embeddings. No node reads them.
+        hides: the inputs that hide tokens of a call; None where that is not proven.
     """
 
     tokens: str
@@ -77,6 +79,7 @@ class HealingPlaces:
     types: Mapping[str, int]
     sizes: Mapping[str, tuple[int, ...]]
     states: tuple[str, ...] = ()
+    hides: Hiding | None = None
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,7 @@ class _Search:
     """The places for one input of tokens."""
 
     def __init__(self, searched: Searched, rows: TokenRows, tokens: ir.Value, embeddings: Sequence[ir.Value]) -> None:
+        self._searched = searched
         self._view: View = searched.view
         self._facts: Facts = searched.facts
         self._rows, self._tokens, self._embeddings = rows, tokens, embeddings
@@ -154,6 +158,7 @@ class _Search:
             self._facts.known_types(inside),
             self._facts.known_sizes(inside),
             tuple(str(value.name) for value in self._view.model.graph.outputs if self._is_state(value)),
+            hiding_of(self._searched, attentions, self._tokens, self._content, order),
         )
 
     def _is_state(self, value: ir.Value) -> bool:

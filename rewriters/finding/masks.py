@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from .backward import Scores
@@ -27,11 +28,12 @@ from .shape_rules import axes_of
 from .softmax_match import Anchor
 from .view import View, attribute, op_types, operand
 
-__all__ = ["KeyMasks"]
+__all__ = ["KeyMasks", "stays_finite"]
 
 _MAX_VISITS = 256
 _SHUT = 100.0  # a mask lowers a score by at least this: exp(-100) is 0 in float32 and smaller types
 _NOTHING = -1e30  # stands for any number that masks a column completely, -inf included
+_LARGEST = float(np.finfo(np.float32).max)
 _SAMPLES = -4  # axis of the samples in a mask that a fused operator adds to (B, H, Q, K)
 _QLINEAR_SECOND = 3  # the second summand of a QLinearAdd comes after scale and zero point of the first
 _INDEPENDENT = op_types("Shape Size Range")
@@ -74,7 +76,7 @@ class KeyMasks:
         """
         if not self._candidates or any(node.op_type == "Transpose" for node in scores.path):
             return None
-        readers = list(self._readers(scores, anchor))
+        readers = list(_readers(scores, anchor))
         reached: set[ir.Value] = set()
         for reader in readers:
             rank = self._facts.rank(reader.node.outputs[0])
@@ -124,13 +126,6 @@ class KeyMasks:
                     reached.update(new)
                     waiting.extend(new)
         return reached
-
-    def _readers(self, scores: Scores, anchor: Anchor) -> Iterable[_Reader]:
-        came = scores.node.outputs[0]
-        for node in (*scores.path, anchor.node):
-            if node.op_type in ("Add", "Sub", "Where", "Mul", "Min", "BiasSoftmax", "QLinearAdd"):
-                yield _Reader(node, next((i for i, value in enumerate(node.inputs) if value is came), 0))
-            came = node.outputs[0]
 
     def _mask_operands(self, reader: _Reader) -> list[ir.Value]:
         if reader.node.op_type == "QLinearAdd":
@@ -228,6 +223,28 @@ class KeyMasks:
             if abs(valid - padded) > _SHUT:
                 verdicts.add(valid - padded > _SHUT)
         return verdicts == {True}
+
+
+def stays_finite(view: View, scores: Scores, anchor: Anchor, mask: ir.Value) -> bool:
+    """Whether the score of a column that a mask hides is a finite float32, so that a row with no other columns is too.
+
+    Args:
+        mask: the padding mask of the site (`KeyMasks.trace`).
+    """
+    for rest in (0.0, 1.0):
+        evaluator = Evaluator(view, mask, 0.0, rest)
+        effects = (_effect(evaluator, reader) for reader in _readers(scores, anchor))
+        if not abs(sum(effect for effect in effects if effect is not None)) <= _LARGEST:
+            return False
+    return True
+
+
+def _readers(scores: Scores, anchor: Anchor) -> Iterable[_Reader]:
+    came = scores.node.outputs[0]
+    for node in (*scores.path, anchor.node):
+        if node.op_type in ("Add", "Sub", "Where", "Mul", "Min", "BiasSoftmax", "QLinearAdd"):
+            yield _Reader(node, next((i for i, value in enumerate(node.inputs) if value is came), 0))
+        came = node.outputs[0]
 
 
 def _openness(evaluator: Evaluator, readers: list[_Reader]) -> float:

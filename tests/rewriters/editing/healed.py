@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["healed", "source_of"]
+__all__ = ["gap_of", "healed", "moved", "source_of"]
 
 SEPARATE = ("k_proj", "v_proj", "k", "v")
 """What models call projections of keys and of values."""
@@ -31,6 +31,27 @@ def source_of(flags: np.ndarray, valid: np.ndarray, begins: bool = True) -> np.n
             if begins and token > 0 and flagged[token - 1]:
                 source[row, token] = np.flatnonzero(real)[0]
     return source
+
+
+def moved(ids: np.ndarray, flags: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Tokens (B, S) of a call: in the valid places the first that is not flagged, as often as needed, then all that
+    are not flagged.
+    """
+    found = ids.copy()
+    for row, (tokens, flagged, real) in enumerate(zip(ids, flags, valid, strict=True)):
+        kept = tokens[real & ~flagged].tolist()
+        if kept:
+            found[row, real] = [kept[0]] * (real.sum() - len(kept)) + kept
+    return found
+
+
+def gap_of(flags: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """(B, S) bool: the valid places in front of the tokens that stay, once the flagged ones have left."""
+    gap = np.zeros_like(valid)
+    for row, (flagged, real) in enumerate(zip(flags, valid, strict=True)):
+        left = int((flagged & real).sum())
+        gap[row, np.flatnonzero(real)[: left if left < real.sum() else 0]] = True
+    return gap
 
 
 @contextlib.contextmanager

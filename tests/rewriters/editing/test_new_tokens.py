@@ -38,13 +38,29 @@ def test_the_others_keep_their_order_and_come_last(padded: bool) -> None:
     valid = generator.random((CALLS, TOKENS)) < (0.8 if padded else 1)
     flags = (generator.random((CALLS, TOKENS)) < generator.random((CALLS, 1))) & valid
     numbers = np.tile(np.arange(TOKENS), (CALLS, 1))
-    found = said(closed_up, {"numbers": numbers, "flags": flags, "valid": valid if padded else None})
+    feeds = {"numbers": numbers, "flags": flags, "valid": valid if padded else None}
+    found = said(lambda e, *names: closed_up(e, *names).source, feeds)
     assert (flags == valid).all(1).any() and (~flags).all(1).any(), "all flagged, nothing flagged"
     for source, flagged, real in zip(found, flags, valid, strict=True):
         before, kept = np.flatnonzero(real).tolist(), np.flatnonzero(real & ~flagged).tolist()
         after = [kept[0]] * (len(before) - len(kept)) + kept if kept else before
         assert source[real].tolist() == after
         assert np.array_equal(source[~real], np.flatnonzero(~real)), "padding stays"
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_positions_begin_behind_the_gap(padded: bool) -> None:
+    generator = np.random.default_rng(2)
+    valid = generator.random((CALLS, TOKENS)) < (0.8 if padded else 1)
+    flags = (generator.random((CALLS, TOKENS)) < generator.random((CALLS, 1))) & valid
+    numbers = np.tile(np.arange(TOKENS), (CALLS, 1))
+    feeds = {"numbers": numbers, "flags": flags, "valid": valid if padded else None}
+    found = said(lambda e, *names: closed_up(e, *names).counted(e, names[0]), feeds)
+    for counted, flagged, real in zip(found, flags, valid, strict=True):
+        places, kept = np.flatnonzero(real).tolist(), int((real & ~flagged).sum())
+        gap = len(places) - kept if kept else 0
+        assert counted[real].tolist() == [-1] * gap + places[: len(places) - gap]
+        assert gap or np.array_equal(counted, np.arange(TOKENS)), "nothing moves"
 
 
 @pytest.mark.parametrize("kind", [np.int32, np.int64])
