@@ -202,7 +202,7 @@ def _logged(log: str, model: str, options: dict[str, Any]) -> Mapping[str, Any]:
 
 def _show(described: Mapping[str, Any]) -> None:
     """The settings and the figures of the held-back rows."""
-    from ..fitting.judge import bound_in_words
+    from ..fitting.judge import bound_in_words, ruined_in_words
     from ..fitting.kind_selection import choice_in_words
     from ..inference.output_kinds import likeness_in_words
 
@@ -245,7 +245,7 @@ def _show(described: Mapping[str, Any]) -> None:
         for name, figures in judged["sites"].items()
     ]
     sites += [(name, f"left unpatched: {why}", "") for name, why in evidence["skipped"].items()]
-    if words := bound_in_words(judged):
+    for words in filter(None, (bound_in_words(judged), ruined_in_words(judged))):
         note(words)
     table("sites", ("site", "triggered rows flagged", "clean rows flagged"), sites)
 

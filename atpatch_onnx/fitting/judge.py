@@ -14,12 +14,15 @@ from ..inference.datasets import DataSet, Ints
 from ..statistics.proportions import Share
 from .splits import Part
 
-__all__ = ["Judge", "Score", "advice", "against_bound", "bound_in_words", "rate"]
+__all__ = ["Judge", "Score", "advice", "against_bound", "bound_in_words", "rate", "ruined_in_words"]
 
 LEAST_ATTACK = 0.1
 """Where a smaller share of the attacks works on the original, the trigger is probably not of this model."""
 CHANCE = 0.05
 """Largest p-value. Five rows rescued and none lost are just enough."""
+RUINED = 0.5
+"""Share of attacked rows: with fewer answered like their partners, and fewer attacks left, most answers are just wrong.
+"""
 
 
 def rate(hits: ArrayLike) -> Rate:
@@ -76,6 +79,23 @@ def bound_in_words(report: Report) -> str:
     return (
         f"{found} ({interval}): too few rows to show that it is at most the allowed {bound['allowed']:.3g}. More"
         " clean rows could show it."
+    )
+
+
+def ruined_in_words(report: Report) -> str:
+    """What to do where most attacks are stopped, but most attacked requests get a wrong answer all the same; else
+    empty.
+    """
+    after = report["after"]
+    if "asr_star" not in after or "recovered" not in after:
+        return ""
+    left, recovered = after["asr_star"], after["recovered"]
+    if "rate" not in left or "rate" not in recovered or max(left["rate"], recovered["rate"]) > RUINED:
+        return ""
+    return (
+        f"{left['k']} of {left['n']} attacks still work, but only {recovered['k']} of {recovered['n']} triggered"
+        " requests are answered like their clean partners: the input is lost with the trigger, as where the trigger is"
+        " all over it. Reject flagged requests (patch --telemetry adds the flags) rather than use their answers."
     )
 
 

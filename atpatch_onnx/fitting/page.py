@@ -11,7 +11,7 @@ from ..hotfix.evidence import FigureName
 from ..hotfix.file import Hotfix
 from ..inference.output_kinds import likeness_in_words
 from ..pages import environment
-from .judge import bound_in_words
+from .judge import bound_in_words, ruined_in_words
 
 __all__ = ["fit_page"]
 
@@ -79,7 +79,7 @@ def fit_page(hotfix: Hotfix, model: str, price: str = "") -> str:
             most_attack=max((choice["attack"] for choice in calibration.get("benign", [])), default=0.0) or 1.0,
             hotfix=hotfix.describe(),
             percent=_percent,
-            bound=bound_in_words(report),
+            remarks=list(filter(None, (bound_in_words(report), ruined_in_words(report)))),
             price=price,
             likeness_in_words=likeness_in_words,
             lost="clean rows answered wrongly" if "accuracy" in before else "clean predictions changed",

@@ -17,7 +17,7 @@ from atpatch_onnx.errors import AtpatchError
 from atpatch_onnx.fitting.accumulators import BenignSums, Visibility
 from atpatch_onnx.fitting.calibration import BenignChoice, OperatingPoint, choose_threshold, operating_point, thresholds
 from atpatch_onnx.fitting.fitter import fit
-from atpatch_onnx.fitting.judge import Judge, Score, against_bound, bound_in_words, rate
+from atpatch_onnx.fitting.judge import Judge, Score, against_bound, bound_in_words, rate, ruined_in_words
 from atpatch_onnx.fitting.passes import Wanted
 from atpatch_onnx.fitting.recipes.profile import ProfileRecipe
 from atpatch_onnx.fitting.site_selection import Candidate, first_candidate, prune
@@ -324,6 +324,18 @@ def test_a_flag_rate_is_held_against_what_was_allowed(flagged, rows, verdict, wo
     report = {"clean_flagged": found, "clean_flagged_bound": against_bound(found, 0.005)}
     assert report["clean_flagged_bound"] == {"allowed": 0.005, "verdict": verdict}
     assert words in bound_in_words(report) and bool(words) == bool(bound_in_words(report))
+
+
+@pytest.mark.parametrize(
+    ("left", "recovered", "said"), [(2, 18, True), (2, 60, False), (90, 18, False), (0, 0, True), (None, 18, False)]
+)
+def test_attacks_that_are_stopped_but_answered_wrongly_are_told(left, recovered, said):
+    after = {"recovered": rate(np.arange(112) < recovered)}
+    if left is not None:
+        after["asr_star"] = rate(np.arange(112) < left)
+    words = ruined_in_words({"after": after})
+    assert bool(words) == said
+    assert not said or (f"only {recovered} of 112 triggered requests" in words and "Reject flagged requests" in words)
 
 
 def test_judge_counts_attack_among_rows_whose_twin_is_not_the_target():
