@@ -77,8 +77,6 @@ def _contradiction(plan: PatchPlan) -> AtpatchError | None:
         layers = plan.alarm.layers
         if not layers or len({layer.site for layer in layers}) < len(layers):
             return PLAN_IMPOSSIBLE("an alarm needs layers, each of them once")
-        if any(layer.means.ndim != 2 or layer.means.shape[1:] != layer.weight.shape[1:] for layer in layers):
-            return PLAN_IMPOSSIBLE("alarm: class means are not as wide as the weight makes states")
     if plan.mend == "heal":
         if plan.alarm is not None:
             return PLAN_IMPOSSIBLE("an alarm reads states of a whole first run, and healing has none", "leave it out")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-__all__ = ["Accept", "ControlInputs", "Gating", "Joint", "Mend", "Passes", "Pool", "SpanInput"]
+__all__ = ["Accept", "ControlInputs", "Gating", "Joint", "Mend", "Passes", "SpanInput"]
 
 ControlInputs = Literal["optional", "required", "none"]
 """What `atpatch_enabled` and `atpatch_threshold` are: see `PatchPlan.controls`."""
@@ -14,6 +14,5 @@ Passes = Literal["one", "two"]
 Joint = Literal["any", "sum"]
 Mend = Literal["redistribute", "excise", "heal"]
 Accept = Literal["always", "flip"]
-Pool = Literal["first", "mean"]
 SpanInput = Literal["optional", "required"]
 """What `atpatch_span` is: see `PatchPlan.span`."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from .choices import Accept, ControlInputs, Gating, Joint, Mend, Passes, Pool, SpanInput
+from .choices import Accept, ControlInputs, Gating, Joint, Mend, Passes, SpanInput
 from .detector_kinds import (
     NORM_FLOOR,
     Cnn,
@@ -97,34 +97,25 @@ class SitePlan:
 
 @dataclass(frozen=True)
 class AlarmLayer:
-    """Where the hidden states of clean requests lie, in one layer.
+    """What one hidden state says: the dot product of `weight` (D,) and the mean of the state over valid tokens.
 
-    Attributes:
-        site: id of the site that reads the state; `hidden_states.LAST` for the last state of all.
-        weight: (D, R); a state times this has distances that count alike in all directions and layers.
-        means: (C, R), the mean of each class of clean requests, times the weight.
+    site: id of the site that reads the state.
     """
 
     site: str
     weight: Floats
-    means: Floats
 
 
 @dataclass(frozen=True)
 class Alarm:
-    """A score for each request from its hidden states, for attacks that no column shows, such as rewritten sentences
-    (DAN, Chen et al. 2022).
+    """A score for each request from its hidden states, for attacks that no column shows, such as rewritten sentences:
+    the sum of what its layers say, and `bias`. Above 0 it is an alarm.
 
-    A layer's state is pooled over tokens, and its distance to the nearest class mean is taken. The score is the sum of
-    these distances over layers, in multiples of the highest one that is still no alarm.
-
-    Attributes:
-        layers: one at least, none twice.
-        pool: the state of the "first" token, or the "mean" over valid tokens.
+    layers: one at least, none twice.
     """
 
     layers: tuple[AlarmLayer, ...]
-    pool: Pool = "first"
+    bias: float = 0.0
 
 
 @dataclass(frozen=True)

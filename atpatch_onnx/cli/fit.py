@@ -219,6 +219,13 @@ def _show(described: Mapping[str, Any]) -> None:
         ("triggered rows flagged", "", _rate(judged["recall"])),
         ("clean rows flagged", "", _rate(judged["clean_flagged"])),
     ]
+    if alarm := judged.get("alarm"):
+        names = {
+            "clean": "clean rows with an alarm",
+            "attacks": "triggered rows with an alarm",
+            "left": "those that work",
+        }
+        rows += [(text, "", _rate(alarm[key])) for key, text in names.items()]
     table("held-back rows, with 95 % intervals", ("", "before", "after"), [row for row in rows if row[2]])
     if near := judged.get("likeness"):
         rows = [

@@ -22,6 +22,7 @@ from ..inference.output_kinds import kind_of
 from ..inference.padding import MASK, common_mask, lengths
 from ..inference.prediction import predict
 from ..inference.runner import Runner
+from .alarm import with_alarm
 from .by_twin import ByTwin
 from .detectors import LABELED
 from .fitted import Fitted, Outcome, make_hotfix
@@ -67,6 +68,7 @@ class HotfixMaker:
 
     def __init__(self, context: Context, all_sites: Sequence[Site], settings: FitOptions) -> None:
         self._all_sites = all_sites
+        self._most_alarms = settings.max_alarms if settings.alarm else None
         original = Runner(context.whole, context.folder, context.threads)
         self.caches = original.decoder is not None and bool(original.decoder.caches)
         reading = find_reading(
@@ -154,7 +156,11 @@ class HotfixMaker:
             evidence = {**evidence, "detectors": tried}
         versions = {name: _version(name) for name in PACKAGES}
         calls: Calls = "cached" if self.caches else "whole" if isinstance(self._context.reader, Answers) else ""
-        return make_hotfix(fit.fitted, self._context, self._all_sites, evidence, versions, calls), helped
+        hotfix = make_hotfix(fit.fitted, self._context, self._all_sites, evidence, versions, calls)
+        if self._most_alarms is not None:
+            context = self._context
+            hotfix = with_alarm(hotfix, context, self._all_sites, self._output, self._judge, self._most_alarms)
+        return hotfix, helped
 
     @property
     def before(self) -> Outcome:

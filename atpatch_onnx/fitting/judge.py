@@ -163,6 +163,12 @@ class Judge:
         rescued, lost = int((before & ~after).sum()), int((~before & after).sum())
         return rescued > 0 and bool(binomtest(rescued, rescued + lost, alternative="greater").pvalue < CHANCE)
 
+    def working(self, part: Part, predictions: Ints) -> Ints:
+        """Rows of attacks that still work; of a set without groups."""
+        rows, target = part.anomalous, self._data.target
+        twin, given = self._twin(rows), predictions[rows]
+        return rows[(twin >= 0) & (given != twin) & (given == (given if target is None else target))]
+
     def figures(self, part: Part, predictions: Ints) -> Figures:
         """Rates of one part under the given predictions (those of the original give the figures before).
 

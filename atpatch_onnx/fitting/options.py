@@ -79,6 +79,8 @@ class FitKeywords(TypedDict, total=False):
     threads: int | None
     include: str | None
     exclude: str | None
+    alarm: bool
+    max_alarms: float
     force: bool
 
 
@@ -123,6 +125,9 @@ class FitOptions:
         threads: number of onnxruntime threads; by default onnxruntime decides.
         include: only sites whose id or scope matches this regular expression.
         exclude: leave out sites whose id or scope matches this regular expression.
+        alarm: add outputs that say which requests have hidden states like those of the attacks, for attacks that
+            rewrite whole sentences; changes no answer.
+        max_alarms: share of clean requests that may raise it.
         force: write the hotfix even if it does not help.
 
     Raises:
@@ -148,12 +153,14 @@ class FitOptions:
     threads: int | None = None
     include: str | None = option(None, metavar="RE")
     exclude: str | None = option(None, metavar="RE")
+    alarm: bool = False
+    max_alarms: float = MOST_FLAGGED
     force: bool = False
 
     def __post_init__(self) -> None:
         if self.detector not in DETECTORS:
             raise BAD_OPTION(f"detector {self.detector!r} cannot be trained", f"choose from {', '.join(DETECTORS)}")
-        for name in ("max_clean_flagged", "max_accuracy_drop", "max_extra_runs", "trim"):
+        for name in ("max_clean_flagged", "max_accuracy_drop", "max_extra_runs", "trim", "max_alarms"):
             share = getattr(self, name)
             if share is not None and not 0 <= share < 1:
                 raise BAD_OPTION(f"{name} = {share} is not in [0, 1)")

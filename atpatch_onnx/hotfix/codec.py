@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rewriters.plan import (
+    Alarm,
+    AlarmLayer,
     BenignPair,
     Cnn,
     Conv,
@@ -31,6 +33,7 @@ from rewriters.plan import (
 __all__ = ["KINDS", "Arrays", "decode", "encode", "finite_json"]
 
 Arrays = dict[str, NDArray[Any]]
+Coded = TypeVar("Coded", SitePlan, Alarm)
 
 DETECTORS: dict[str, type] = {
     "static": Static,
@@ -66,6 +69,8 @@ FIELDS: dict[type, dict[str, Any]] = {
     Conv: {"weight": "array", "bias": "array", "stride": "int", "padding": "int"},
     Cnn: {"convolutions": [Conv], "layers": [Dense]},
     OnnxGraph: {"model": "bytes"},
+    Alarm: {"layers": [AlarmLayer], "bias": "float"},
+    AlarmLayer: {"site": "text?", "weight": "array"},
 }
 
 # What files written before a field existed leave out.
@@ -79,17 +84,17 @@ NOT_WRITTEN = ("seeing_rows", "by_length")
 """Fields that are left out where they say what `LATER` does: so older files keep their digest."""
 
 
-def encode(plan: SitePlan, prefix: str, arrays: Arrays) -> dict[str, Any]:
+def encode(plan: SitePlan | Alarm, prefix: str, arrays: Arrays) -> dict[str, Any]:
     """Plain data of a plan; its arrays go into `arrays` under names that start with `prefix`."""
     _check(plan)
     return _encode(plan, prefix, arrays)
 
 
-def decode(data: Any, arrays: Mapping[str, NDArray[Any]], used: set[str]) -> SitePlan:
-    """The plan that `encode` wrote; names of arrays read are added to `used`."""
-    plan = _decode(SitePlan, data, arrays, used)
+def decode(data: Any, arrays: Mapping[str, NDArray[Any]], used: set[str], kind: type[Coded]) -> Coded:
+    """The plan or the alarm that `encode` wrote; names of arrays read are added to `used`."""
+    plan: Coded = _decode(kind, data, arrays, used)
     _check(plan)
-    return plan  # type: ignore[no-any-return]
+    return plan
 
 
 def _encode(record: Any, prefix: str, arrays: Arrays) -> dict[str, Any]:
@@ -172,8 +177,10 @@ def _plain(where: str, kind: str, value: Any) -> None:
         raise ValueError(f"{where} is not of type {kind}")
 
 
-def _check(plan: SitePlan) -> None:
+def _check(plan: SitePlan | Alarm) -> None:
     """What must hold whatever the model: shapes that fit each other, float32, finite, in range."""
+    if isinstance(plan, Alarm):
+        return _check_arrays(*(layer.weight for layer in plan.layers))
     _check_pair(plan.benign)
     detector = plan.detector
     if isinstance(detector, Profile):

@@ -16,6 +16,7 @@ from .likeness import LikenessFigures
 
 __all__ = [
     "AcceptChosen",
+    "AlarmFigures",
     "BenignFigures",
     "Bound",
     "Calibration",
@@ -214,6 +215,15 @@ class Calibration(TypedDict, total=False):
     probe: ProbeFigures
 
 
+class AlarmFigures(TypedDict):
+    """What the alarm says on the report part: clean rows, attacks, and those attacks that still work."""
+
+    clean: Rate
+    clean_bound: Bound
+    attacks: Rate
+    left: Rate
+
+
 class SiteRates(TypedDict):
     """What the detector of one site does on the report part."""
 
@@ -251,6 +261,7 @@ class Report(TypedDict):
     doses: NotRequired[Mapping[str, DoseFigures]]
     whole_answers: NotRequired[WholeAnswerFigures]
     likeness: NotRequired[LikenessFigures]
+    alarm: NotRequired[AlarmFigures]
 
 
 class SiteEvidence(TypedDict):

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from rewriters.choices import Accept, Joint, Mend, Passes
 from rewriters.model.atomic import write_file
 from rewriters.model.regular_files import check_source
-from rewriters.plan import PatchPlan, SitePlan, Static
+from rewriters.plan import Alarm, PatchPlan, SitePlan, Static
 from rewriters.sites import Site
 from rewriters.summary import Summarized, some
 
@@ -25,6 +25,7 @@ from ..errors import HOTFIX_CORRUPT
 from .codec import Arrays, decode, encode, finite_json
 from .container import FORMAT, KEY, SUFFIX, digest, pack, require_keys, unpack
 from .evidence import Evidence
+from .held_back import held_back
 from .options import PatchOptions, PlanKeywords
 from .plans import fitted_plan
 
@@ -68,6 +69,7 @@ class Hotfix(Summarized):
             prefill and steps on its caches; "" for other models, and where an older file does not say.
         lengths: "shortest" and "longest" request that the fit has seen, in valid tokens; empty where inputs are of one
             length, or no input masks their padding.
+        alarm: None, or the alarm on the hidden states that some of its sites read.
         evidence: calibration and held-back figures with their intervals, plain data; see `evidence.Evidence`.
         seeds, versions: what a rerun needs to give the same file.
     """
@@ -88,6 +90,7 @@ class Hotfix(Summarized):
     data: str = ""
     calls: Calls = ""
     lengths: Mapping[str, int] = field(default_factory=dict)
+    alarm: Alarm | None = None
     evidence: Evidence = field(default_factory=Evidence)
     seeds: Mapping[str, int] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -109,7 +112,7 @@ class Hotfix(Summarized):
         passes = f"{self.passes} pass" + (f"es, {self.mend}, accepted {self.accept}" if self.passes == "two" else "")
         yield "settings", f"threshold {self.threshold:.4g}, benign attention {self.level:g} × its mean, {passes}"
         try:
-            figures = _held_back(self.evidence) or "no figures"
+            figures = held_back(self.evidence) or "no figures"
         except (AttributeError, KeyError, TypeError, ValueError):  # a file from somebody else may hold anything there
             figures = "figures in a form that 'fit' does not write"
         yield "held back", figures
@@ -120,17 +123,14 @@ class Hotfix(Summarized):
             return self._read
         arrays: Arrays = {}
         sites = [
-            {
-                **{name: getattr(site, name) for name in _SITE_FIELDS},
-                "plan": encode(site.plan, f"sites/{index}", arrays),
-            }
+            {name: getattr(site, name) for name in _SITE_FIELDS} | {"plan": encode(site.plan, f"sites/{index}", arrays)}
             for index, site in enumerate(self.sites)
         ]
         fields = {name: getattr(self, name) for name in _FIELDS}
-        return (
-            finite_json({**{name: kept for name, kept in fields.items() if _ABSENT.get(name) != kept}, "sites": sites}),
-            arrays,
-        )
+        if self.alarm is not None:
+            fields["alarm"] = encode(self.alarm, "alarm", arrays)
+        written = {name: value for name, value in fields.items() if _ABSENT.get(name) != value}
+        return finite_json({**written, "sites": sites}), arrays
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the file in one step: complete, or not at all.
@@ -158,14 +158,16 @@ class Hotfix(Summarized):
     @classmethod
     def _decode(cls, read: Any, arrays: Arrays) -> Hotfix:
         body = {**_ABSENT, **read} if isinstance(read, dict) else read
-        require_keys("the hotfix", body, {**_FIELDS, "sites": list})
+        require_keys("the hotfix", body, {**_FIELDS, "sites": list, "alarm": (dict, type(None))})
         used: set[str] = set()
         sites = []
         for data in body["sites"]:
             require_keys("a site", data, {**_SITE_FIELDS, "plan": dict})
-            sites.append(
-                HotfixSite(**{name: data[name] for name in _SITE_FIELDS}, plan=decode(data["plan"], arrays, used))
-            )
+            plan = decode(data["plan"], arrays, used, SitePlan)
+            sites.append(HotfixSite(**{name: data[name] for name in _SITE_FIELDS}, plan=plan))
+        alarm = body["alarm"] and decode(body["alarm"], arrays, used, Alarm)
+        if alarm is not None and not {layer.site for layer in alarm.layers} <= {site.id for site in sites}:
+            raise ValueError("the alarm reads states of sites that the hotfix does not patch")
         if used != arrays.keys():
             raise ValueError("the file holds arrays that nothing refers to")
         if len({site.id for site in sites}) != len(sites) or not sites:
@@ -179,7 +181,8 @@ class Hotfix(Summarized):
             if body[name] not in get_args(words):
                 raise ValueError(f"{name} is none of the known words")
         groups = _groups(body["groups"], {site.id for site in sites})
-        hotfix = cls(sites=tuple(sites), **{name: body[name] for name in _FIELDS if name != "groups"}, groups=groups)
+        fields = {name: body[name] for name in _FIELDS if name != "groups"}
+        hotfix = cls(sites=tuple(sites), **fields, groups=groups, alarm=alarm)
         object.__setattr__(hotfix, "_read", (read, arrays))
         return hotfix
 
@@ -207,6 +210,7 @@ class Hotfix(Summarized):
             **{name: getattr(self, name) for name in ("passes", "joint", "mend", "closes_up", "accept")},
             **{name: getattr(self, name) for name in ("weights", "data", "calls")},
             "lengths": dict(self.lengths),
+            "alarm": self.alarm and [layer.site for layer in self.alarm.layers],
             "sites": sites,
             "evidence": finite_json(self.evidence),
             "seeds": dict(self.seeds),
@@ -228,19 +232,6 @@ class Hotfix(Summarized):
         for stray in options.keys() - PlanKeywords.__annotations__.keys():
             raise TypeError(f"plan() got an unexpected keyword argument {stray!r}")
         return fitted_plan(self, sites, weights, PatchOptions(**options))
-
-
-def _held_back(evidence: Mapping[str, Any]) -> str:
-    """The figures before and after on held-back rows, which no choice was made on."""
-    report = evidence.get("report", {})
-    before, after = report.get("before", {}), report.get("after", {})
-    figures = [
-        f"{name} {before[key]['rate']:.1%} → {after[key]['rate']:.1%}"
-        for key, name in (("asr_star", "ASR*"), ("unfair", "UF"), ("accuracy", "accuracy"))
-        if "rate" in before.get(key, {}) and "rate" in after.get(key, {})
-    ]
-    flagged = report.get("clean_flagged", {})
-    return ", ".join([*figures, *([f"clean rows flagged {flagged['rate']:.1%}"] if "rate" in flagged else [])])
 
 
 def is_silent(plan: SitePlan) -> bool:
@@ -277,7 +268,15 @@ _FIELDS: dict[str, Any] = {
     "versions": Mapping,
 }
 
-_ABSENT = {"mend": "redistribute", "closes_up": False, "most": 0, "margin": 0.0, "calls": "", "lengths": {}}
+_ABSENT = {
+    "mend": "redistribute",
+    "closes_up": False,
+    "most": 0,
+    "margin": 0.0,
+    "calls": "",
+    "lengths": {},
+    "alarm": None,
+}
 """Fields that were added later, and what a file without them means. It is written without those of this value."""
 
 

@@ -87,6 +87,10 @@ def fitted_plan(hotfix: Hotfix, sites: Sequence[Site], weights: str | None, opti
             "the hotfix adds up scores of its sites, which takes two passes", "fit one with --passes one"
         )
     ids = {mine.id: theirs.id for mine, theirs in matched}
+    alarm = hotfix.alarm
+    if alarm is not None:  # with --force the model may lack a site
+        layers = [replace(layer, site=ids[layer.site]) for layer in alarm.layers if layer.site in ids]
+        alarm = replace(alarm, layers=tuple(layers)) if len(layers) == len(alarm.layers) else None
     groups = (tuple(ids[name] for name in group if name in ids) for group in hotfix.groups)
     calibrated = PatchPlan(
         sites={theirs.id: _adjusted(mine.plan, level, options.values) for mine, theirs in matched},
@@ -101,6 +105,7 @@ def fitted_plan(hotfix: Hotfix, sites: Sequence[Site], weights: str | None, opti
         closes_up=hotfix.closes_up,
         accept=hotfix.accept,
         lengths=(hotfix.lengths["shortest"], hotfix.lengths["longest"]) if hotfix.lengths else None,
+        alarm=alarm,
         digest=hotfix.digest,
     )
     return _overridden(calibrated, options)

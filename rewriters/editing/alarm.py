@@ -1,7 +1,7 @@
-"""The alarm: outputs that say which requests have hidden states unlike those of clean ones.
+"""The alarm: outputs that say which requests have hidden states like those of known attacks.
 
-`atpatch_alarm_score` (B,) float32 is the sum over layers of the distance to the nearest class mean, and `atpatch_alarm`
-(B,) bool is true where it is above 1 and the patch is not turned off.
+`atpatch_alarm_score` (B,) float32 is the sum of what the layers say (see `plan.Alarm`), and `atpatch_alarm` (B,) bool
+is true where it is above 0 and the patch is not turned off.
 
 1. The states are found in this very model, site by site (`finding.hidden_states`). Where one is not shown, or has
    another width, the plan is refused.
@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import onnx
 from onnx import TensorProto, helper
@@ -19,13 +19,13 @@ from onnx import TensorProto, helper
 from ..checks import opset_of
 from ..emit import ConstantPool, Emitter
 from ..errors import NOT_ADMITTED, PLAN_MISFIT, AtpatchError
-from ..finding.hidden_states import LAST, HiddenState, hidden_states
+from ..finding.hidden_states import HiddenState, hidden_states
 from ..names import ALARM, ALARM_SCORE, ENABLED, first_run
 from ..plan import Alarm, PatchPlan
 from ..sites import Site
 from .samples import sample_outputs
 
-__all__ = ["add_alarm", "alarm_states"]
+__all__ = ["add_alarm", "alarm_states", "pooled_states"]
 
 
 def alarm_states(model: onnx.ModelProto, plan: PatchPlan) -> dict[str, HiddenState] | AtpatchError:
@@ -36,11 +36,29 @@ def alarm_states(model: onnx.ModelProto, plan: PatchPlan) -> dict[str, HiddenSta
     for layer in plan.alarm.layers:
         state = found.get(layer.site)
         if state is None:
-            what = "its last hidden state" if layer.site == LAST else f"the hidden state that {layer.site} reads"
-            return NOT_ADMITTED(f"the graph does not prove {what}, (samples, tokens, width)", "patch without the alarm")
-        if layer.weight.ndim != 2 or layer.weight.shape[0] != state.width:
-            return PLAN_MISFIT(f"alarm: the weight of {layer.site!r} does not fit states of width {state.width}")
+            return NOT_ADMITTED(
+                f"the graph does not prove which hidden state (samples, tokens, width) {layer.site} reads",
+                "patch without the alarm",
+            )
+        if layer.weight.shape != (state.width,):
+            return PLAN_MISFIT(f"alarm: the weight of {layer.site} does not fit a state of width {state.width}")
     return {layer.site: found[layer.site] for layer in plan.alarm.layers}
+
+
+def pooled_states(
+    model: onnx.ModelProto, sites: Sequence[Site], states: Mapping[str, HiddenState]
+) -> tuple[onnx.ModelProto, dict[str, str]]:
+    """A copy of the model with the mean of each state (B, D) float32 as a further output; site → its name.
+
+    It is what an alarm reads, for those who fit one.
+    """
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    e = Emitter("alarm", opset_of(made, ()), ConstantPool(None, "constant"), {})
+    names = _means(e, states, sites, set())
+    made.graph.node.extend(e.nodes)
+    made.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names.values())
+    return made, names
 
 
 def add_alarm(
@@ -59,18 +77,11 @@ def add_alarm(
     """
     e = Emitter("alarm", opset_of(model, ()), pool, {}, conditional=plan.gating == "if")
     aside = set(sample_outputs(model)) if plan.passes == "two" else set()
-    mask = next((site.key_mask for site in sites if site.id in states and site.key_mask), None)
-    shares = None if alarm.pool == "first" or mask is None else _shares(e, mask)
-    distances = []
-    for layer in alarm.layers:
-        state = states[layer.site]
-        pooled = _pooled(e, first_run(state.name) if state.name in aside else state.name, state, alarm, shares)
-        there = e.op("MatMul", pooled, e.constant(layer.weight), role="whitened")
-        away = e.op("Sub", e.unsqueeze(there, 1), e.constant(layer.means))
-        distances.append(e.reduce("Min", e.reduce("L2", away, 2, keepdims=False), 1, keepdims=False, role="distance"))
-    e.op("Sum", *distances)
+    means = _means(e, states, sites, aside)
+    said = [e.op("MatMul", means[layer.site], e.constant(layer.weight), role="said") for layer in alarm.layers]
+    e.op("Sum", *said, e.constant(alarm.bias))
     e.nodes[-1].output[0] = ALARM_SCORE
-    above = e.op("Greater", ALARM_SCORE, e.constant(1.0))
+    above = e.op("Greater", ALARM_SCORE, e.constant(0.0))
     if plan.controls != "none":
         e.op("And", above, ENABLED)
     e.nodes[-1].output[0] = ALARM
@@ -79,20 +90,18 @@ def add_alarm(
     return e.nodes
 
 
-def _shares(e: Emitter, mask: str) -> str:
-    """(B, 1, T): what each token counts in the mean over valid ones."""
-    valid = e.number(e.cast(mask, TensorProto.BOOL))
-    return e.unsqueeze(e.op("Div", valid, e.at_least(e.reduce("Sum", valid, 1), 1.0), role="shares"), 1)
-
-
-def _pooled(e: Emitter, name: str, state: HiddenState, alarm: Alarm, shares: str | None) -> str:
-    """(B, D) float32."""
-    if alarm.pool == "first":
-        name = e.op("Gather", name, e.constant(0, "int64"), axis=1, role="first_token")
-    if state.dtype != TensorProto.FLOAT:
-        name = e.float(name)
-    if alarm.pool == "first":
-        return name
-    if shares is None:
-        return e.reduce("Mean", name, 1, keepdims=False, role="mean_token")
-    return e.squeeze(e.op("MatMul", shares, name, role="mean_token"), 1)
+def _means(
+    e: Emitter, states: Mapping[str, HiddenState], sites: Sequence[Site], aside: Collection[str]
+) -> dict[str, str]:
+    """Site → the mean of its state over valid tokens (B, D); `aside`: outputs whose first run has another name."""
+    mask = next((site.key_mask for site in sites if site.id in states and site.key_mask), None)
+    if mask is not None:
+        valid = e.number(e.cast(mask, TensorProto.BOOL))
+        shares = e.unsqueeze(e.op("Div", valid, e.at_least(e.reduce("Sum", valid, 1), 1.0), role="shares"), 1)
+    means = {}
+    for site, state in states.items():
+        name = first_run(state.name) if state.name in aside else state.name
+        tokens = name if state.dtype == TensorProto.FLOAT else e.float(name)
+        mean = e.reduce("Mean", tokens, 1) if mask is None else e.op("MatMul", shares, tokens, role="mean_token")
+        means[site] = e.squeeze(mean, 1)
+    return means

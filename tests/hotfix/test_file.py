@@ -15,6 +15,8 @@ from atpatch_onnx.errors import AtpatchError
 from atpatch_onnx.hotfix.container import FORMAT, KEY, digest
 from atpatch_onnx.hotfix.file import Hotfix, HotfixSite
 from rewriters.plan import (
+    Alarm,
+    AlarmLayer,
     BenignPair,
     Cnn,
     Conv,
@@ -204,6 +206,36 @@ def test_an_unwritable_place_has_a_code_and_leaves_nothing(tmp_path):
         make(SitePlan(Static())).save(tmp_path / "no" / "m.hotfix")
     assert error.value.code == "ATP019"
     assert list(tmp_path.iterdir()) == []
+
+
+def with_alarm(site: str = "layers.0") -> Hotfix:
+    return make(SitePlan(Static()), alarm=Alarm((AlarmLayer(site, floats(8)),), -0.25))
+
+
+def test_an_alarm_comes_back_bit_for_bit_and_a_file_without_one_says_nothing_of_it(tmp_path):
+    hotfix, silent = with_alarm(), make(SitePlan(Static()))
+    hotfix.save(tmp_path / "m.hotfix")
+    loaded = Hotfix.load(tmp_path / "m.hotfix")
+    assert same(loaded, hotfix) and loaded.digest == hotfix.digest != silent.digest
+    assert "alarm" not in silent._encode()[0] and silent.describe()["alarm"] is None
+    assert hotfix.describe()["alarm"] == ["layers.0"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda alarm: alarm.update(bias="0"),
+        lambda alarm: alarm.update(layers=[]),
+        lambda alarm: alarm["layers"][0].update(site="layers.9"),
+        lambda alarm: alarm["layers"][0].update(site=None),
+        lambda alarm: alarm["layers"][0].update(weight="no such array"),
+        lambda alarm: alarm.update(extra=1),
+    ],
+)
+def test_an_alarm_of_other_content_is_corrupt(tmp_path, change):
+    with_alarm().save(tmp_path / "m.hotfix")
+    bad = rewritten(tmp_path / "m.hotfix", tmp_path / "n.hotfix", lambda head, arrays: change(head["body"]["alarm"]))
+    assert code(bad) == "ATP053"
 
 
 # --- files that are not to be trusted

@@ -11,10 +11,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
+from rewriters.editing.alarm import pooled_states
 from rewriters.editing.patcher import patch, unpatch
 from rewriters.errors import AtpatchError
 from rewriters.finding.finder import find_sites
-from rewriters.finding.hidden_states import LAST, hidden_states
+from rewriters.finding.hidden_states import hidden_states
 from rewriters.model.io import load
 from rewriters.names import ALARM, ALARM_SCORE, is_telemetry
 from rewriters.plan import Alarm, AlarmLayer, PatchPlan, SitePlan, Static, Statistic
@@ -25,17 +26,12 @@ from tests.tiny import attention_model
 from ..graphs import run
 from .two_passes import open_export, splitting_threshold, two_pass
 
-RANK, CLASSES = 5, 3
 
-
-def alarm_for(model: onnx.ModelProto, pool: str = "first", scale: float = 0.2) -> Alarm:
-    """An alarm that reads all states, with means that are far from each other."""
+def alarm_for(model: onnx.ModelProto, bias: float = 0.1) -> Alarm:
+    """An alarm that reads all states."""
     rng = np.random.default_rng(3)
-    layers = []
-    for site, state in hidden_states(model).items():
-        weight = scale * rng.standard_normal((state.width, RANK)) / state.width**0.5
-        layers.append(AlarmLayer(site, np.float32(weight), np.float32(scale * rng.standard_normal((CLASSES, RANK)))))
-    return Alarm(tuple(layers), pool)  # type: ignore[arg-type]
+    weights = {site: rng.standard_normal(state.width) for site, state in hidden_states(model).items()}
+    return Alarm(tuple(AlarmLayer(site, np.float32(weight)) for site, weight in weights.items()), bias)
 
 
 def expected(
@@ -49,17 +45,11 @@ def expected(
         if state.name not in there:
             shown.graph.output.append(helper.make_tensor_value_info(state.name, state.dtype, None))
     values = {**feeds, **run(shown, feeds)}
-    score = np.zeros(len(next(iter(feeds.values()))))
+    score = np.full(len(next(iter(feeds.values()))), alarm.bias)
     for layer in alarm.layers:
-        tokens = values[states[layer.site].name].astype(np.float64)
-        if alarm.pool == "first":
-            one = tokens[:, 0]
-        elif mask is None:
-            one = tokens.sum(1) / tokens.shape[1]
-        else:
-            one = np.stack([rows[kept != 0].mean(0) for rows, kept in zip(tokens, mask, strict=True)])
-        for row, state in enumerate(one @ layer.weight.astype(np.float64)):
-            score[row] += min(np.sqrt(((state - mean) ** 2).sum()) for mean in layer.means.astype(np.float64))
+        for row, tokens in enumerate(values[states[layer.site].name].astype(np.float64)):
+            kept = tokens if mask is None else tokens[mask[row] != 0]
+            score[row] += (kept.sum(0) / len(kept)) @ layer.weight.astype(np.float64)
     return score
 
 
@@ -92,25 +82,22 @@ def silent(sites: tuple[Site, ...], alarm: Alarm | None, **options: Any) -> Patc
 
 @pytest.mark.parametrize("gating", ["if", "none"])
 @pytest.mark.parametrize("opset", [11, 13, 18, 21])
-@pytest.mark.parametrize("pool", ["first", "mean"])
-def test_score_and_alarm_are_those_of_the_oracle(pool: str, opset: int, gating: str) -> None:
+def test_score_and_alarm_are_those_of_the_oracle(opset: int, gating: str) -> None:
     model, sites, feeds = tiny_case(opset=opset)
-    alarm = alarm_for(model, pool)
+    alarm = alarm_for(model)
+    alarm = replace(alarm, bias=float(0.1 - np.median(expected(model, alarm, feeds))))  # some are above 0
     want = expected(model, alarm, feeds)
-    scale = np.float32(1 / np.median(want))  # half of the requests are above 1
-    layers = tuple(replace(one, weight=one.weight * scale, means=one.means * scale) for one in alarm.layers)
-    found = run(patch(model, silent(sites, replace(alarm, layers=layers), gating=gating), sites), feeds)
-    np.testing.assert_allclose(found[ALARM_SCORE], want * scale, rtol=1e-5)
-    assert found[ALARM].dtype == bool and found[ALARM].tolist() == (want * scale > 1).tolist() and found[ALARM].any()
-    assert found[ALARM_SCORE].dtype == np.float32 and not found[ALARM].all()
+    found = run(patch(model, silent(sites, alarm, gating=gating), sites), feeds)
+    np.testing.assert_allclose(found[ALARM_SCORE], want, rtol=1e-4, atol=1e-5)
+    assert found[ALARM].tolist() == (want > 0).tolist() and found[ALARM].any() and not found[ALARM].all()
+    assert (found[ALARM].dtype, found[ALARM_SCORE].dtype) == (np.bool_, np.float32)
 
 
-@pytest.mark.parametrize("pool", ["first", "mean"])
-def test_padding_and_the_other_samples_of_a_batch_change_nothing(pool: str) -> None:
+def test_padding_and_the_other_samples_of_a_batch_change_nothing() -> None:
     export, model, sites = open_export("bert", "dynamo")
     feeds = export.feeds(batch=3)
     feeds["attention_mask"] = (np.arange(feeds["input_ids"].shape[1]) < [[3], [5], [99]]).astype(np.int64)
-    alarm = alarm_for(model, pool)
+    alarm = alarm_for(model)
     patched = patch(model, silent(sites, alarm), sites)
     found = run(patched, feeds)[ALARM_SCORE]
     np.testing.assert_allclose(found, expected(model, alarm, feeds, feeds["attention_mask"]), rtol=1e-4)
@@ -119,11 +106,22 @@ def test_padding_and_the_other_samples_of_a_batch_change_nothing(pool: str) -> N
         np.testing.assert_allclose(run(patched, alone)[ALARM_SCORE], found[row : row + 1], rtol=1e-4)
 
 
+def test_what_an_alarm_is_fitted_on_is_what_it_reads() -> None:
+    export, model, sites = open_export("bert", "dynamo")
+    feeds, states = export.feeds(batch=3), hidden_states(model)
+    shown, names = pooled_states(model, sites, states)
+    means = run(shown, feeds)
+    for site, name in names.items():
+        one = Alarm((AlarmLayer(site, np.eye(32, dtype=np.float32)[5]),))
+        found = run(patch(model, silent(sites, one), sites), feeds)[ALARM_SCORE]
+        np.testing.assert_allclose(found, means[name][:, 5], rtol=1e-6)
+
+
 def test_a_request_that_is_all_padding_gets_a_finite_score() -> None:
     export, model, sites = open_export("bert", "dynamo")
     feeds = export.feeds(batch=2)
     feeds["attention_mask"] = np.zeros_like(feeds["attention_mask"])
-    found = run(patch(model, silent(sites, alarm_for(model, "mean")), sites), feeds)
+    found = run(patch(model, silent(sites, alarm_for(model)), sites), feeds)
     assert np.isfinite(found[ALARM_SCORE]).all()
 
 
@@ -151,7 +149,7 @@ def test_half_precision_states_are_read_in_single_precision() -> None:
     model, _, feeds = tiny_case()
     half = convert_float_to_float16(model)
     sites = find_sites(half)[0]
-    alarm, given = alarm_for(half, "mean"), {"x": feeds["x"].astype(np.float16)}
+    alarm, given = alarm_for(half), {"x": feeds["x"].astype(np.float16)}
     assert {state.dtype for state in hidden_states(half).values()} == {TensorProto.FLOAT16}
     found = run(patch(half, silent(sites, alarm), sites), given)
     assert found[ALARM_SCORE].dtype == np.float32
@@ -160,21 +158,20 @@ def test_half_precision_states_are_read_in_single_precision() -> None:
 
 def test_a_patch_that_is_turned_off_raises_no_alarm() -> None:
     model, sites, feeds = tiny_case()
-    loud = alarm_for(model, scale=50)
+    loud = alarm_for(model, bias=1000.0)
     for controls in ("optional", "none"):
         patched = patch(model, silent(sites, loud, controls=controls), sites)
         assert run(patched, feeds)[ALARM].all()
     patched = patch(model, silent(sites, loud), sites)
     off = run(patched, feeds, atpatch_enabled=np.array(False))
-    assert not off[ALARM].any() and (off[ALARM_SCORE] > 1).all()
+    assert not off[ALARM].any() and (off[ALARM_SCORE] > 0).all()
     assert is_telemetry(ALARM) and is_telemetry(ALARM_SCORE)
 
 
-@pytest.mark.parametrize("pool", ["first", "mean"])
-def test_a_fused_operator_with_its_weights_inside_shows_its_state(pool: str) -> None:
+def test_a_fused_operator_with_its_weights_inside_shows_its_state() -> None:
     model, sites, feeds = packed_case()
-    alarm = alarm_for(model, pool)
-    assert [layer.site for layer in alarm.layers] == [sites[0].id, LAST]
+    alarm = alarm_for(model)
+    assert [layer.site for layer in alarm.layers] == [sites[0].id]
     found = run(patch(model, silent(sites, alarm), sites), feeds)[ALARM_SCORE]
     np.testing.assert_allclose(found, expected(model, alarm, feeds), rtol=1e-4)
 
@@ -184,7 +181,6 @@ def test_a_fused_operator_with_its_weights_inside_shows_its_state(pool: str) -> 
     [
         (lambda layer: replace(layer, site="elsewhere"), "ATP023"),
         (lambda layer: replace(layer, weight=layer.weight[1:]), "ATP015"),
-        (lambda layer: replace(layer, means=layer.means[:, 1:]), "ATP024"),
     ],
 )
 def test_a_state_that_is_not_there_or_not_of_this_shape_is_refused(change: Any, code: str) -> None:
@@ -197,8 +193,7 @@ def test_a_state_that_is_not_there_or_not_of_this_shape_is_refused(change: Any, 
 
 def test_an_alarm_of_no_layer_or_of_one_twice_is_no_plan() -> None:
     model, sites, _ = tiny_case()
-    layer = alarm_for(model).layers[-1]
-    assert layer.site == LAST
+    layer = alarm_for(model).layers[0]
     for layers in ((), (layer, layer)):
         with pytest.raises(AtpatchError, match="ATP024"):
             patch(model, silent(sites, Alarm(layers)), sites)
@@ -206,8 +201,8 @@ def test_an_alarm_of_no_layer_or_of_one_twice_is_no_plan() -> None:
 
 def test_images_have_no_alarm() -> None:
     model = load(export_model("vit", "dynamo").path)
-    layer = AlarmLayer(LAST, np.ones((32, 2), np.float32), np.ones((1, 2), np.float32))
     sites = find_sites(model)[0]
+    layer = AlarmLayer(sites[0].id, np.ones(32, np.float32))
     with pytest.raises(AtpatchError, match="ATP023"):
         patch(model, silent(sites, Alarm((layer,))), sites)
 

@@ -7,20 +7,16 @@ import pytest
 from onnx import helper
 
 from rewriters.editing.edits import refill
-from rewriters.finding.hidden_states import LAST, hidden_states
+from rewriters.finding.hidden_states import hidden_states
 from rewriters.model.io import load
 from tests.exports import EXPORTERS, export_model
 from tests.tiny import attention_model
 
 
-def names(model: onnx.ModelProto) -> dict[str, str]:
-    return {site: state.name for site, state in hidden_states(model).items()}
-
-
-def test_a_site_reads_what_its_keys_are_projected_from_and_the_last_state_lies_behind_all() -> None:
+def test_the_state_of_a_site_is_what_its_keys_are_projected_from() -> None:
     found = hidden_states(attention_model(layers=3))
-    assert [state.name for state in found.values()] == ["x", "layers.0.out", "layers.1.out", "y"]
-    assert [*found][-1] == LAST and {state.width for state in found.values()} == {8}
+    assert [state.name for state in found.values()] == ["x", "layers.0.out", "layers.1.out"]
+    assert {state.width for state in found.values()} == {8}
 
 
 @pytest.mark.parametrize(("family", "sites"), [("bert", 2), ("gpt2", 2), ("deberta-v2", 2), ("whisper", 2)])
@@ -29,8 +25,7 @@ def test_both_exporters_show_the_states_of_text_models(family: str, sites: int) 
     for exporter in EXPORTERS:
         found = hidden_states(load(export_model(family, exporter).path))
         widths.append([state.width for state in found.values()])
-        assert [*found][-1] == LAST and len(found) == sites + 1
-    assert widths == [[32] * (sites + 1)] * len(EXPORTERS)
+    assert widths == [[32] * sites] * len(EXPORTERS)
 
 
 @pytest.mark.parametrize("family", ["vit", "swin"])
@@ -53,4 +48,4 @@ def test_there_is_no_state_where_tokens_come_first() -> None:
     model = attention_model()
     model.graph.node.insert(0, helper.make_node("Transpose", ["tokens_first"], ["x"], name="t", perm=[1, 0, 2]))
     model.graph.input[0].name = "tokens_first"
-    assert not names(model)
+    assert not hidden_states(model)
