@@ -15,10 +15,20 @@ from typing import Any, Literal
 
 import onnx
 
-from .names import SPAN, SPAN_ATTENTION
+from .names import ALARM, SPAN, SPAN_ATTENTION
 from .summary import Summarized, some
 
-__all__ = ["MAP_FORMS", "Confidence", "Inspection", "Layout", "Rejection", "Site", "Where", "span_in_words"]
+__all__ = [
+    "MAP_FORMS",
+    "Confidence",
+    "Inspection",
+    "Layout",
+    "Rejection",
+    "Site",
+    "Where",
+    "alarm_in_words",
+    "span_in_words",
+]
 
 Where = tuple[tuple[int, str], ...]
 """Path from the model to a body of nodes: () is the main graph; each step is (node index, attribute name) into a
@@ -244,6 +254,8 @@ class Inspection(Summarized):
             yield "patched", f"sites {facts['patch'].get('sites', '')}"
             if "span" in facts["patch"]:
                 yield "marked span", span_in_words(facts["patch"]["span"])
+            if "alarm" in facts["patch"]:
+                yield "alarm", alarm_in_words(facts["patch"]["alarm"])
 
     def to_json(self) -> dict[str, Any]:
         """The keys that `inspect --json` promises."""
@@ -252,6 +264,11 @@ class Inspection(Summarized):
             "sites": [site.to_json() for site in self.sites],
             "rejected": [rejection.to_json() for rejection in self.rejected],
         }
+
+
+def alarm_in_words(fact: str) -> str:
+    """What the stamp of a patch says about its alarm (see `editing.alarm`)."""
+    return f"output {ALARM}, from the hidden states of {len(fact.split())} sites"
 
 
 def span_in_words(fact: str) -> str:

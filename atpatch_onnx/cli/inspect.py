@@ -129,9 +129,11 @@ def _tables(found: Inspection) -> None:
         note(f"external data: {', '.join(facts['external_data'])}")
     if "patch" in facts:
         note(f"patched: {facts['patch'].get('sites')} ({facts['patch'].get('detector')}); shown is the original")
-        if "span" in facts["patch"]:
-            from rewriters.sites import span_in_words
+        from rewriters.sites import alarm_in_words, span_in_words
 
+        if "alarm" in facts["patch"]:
+            note(f"alarm: {alarm_in_words(facts['patch']['alarm'])}")
+        if "span" in facts["patch"]:
             note(f"marked span: {span_in_words(facts['patch']['span'])}")
     if found.sites:
         columns = ("site", "form", "heads", "query axis", "key axis", "P is", "confidence", "scope")

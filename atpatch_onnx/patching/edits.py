@@ -12,6 +12,7 @@ import onnx
 from rewriters.editing import patcher
 from rewriters.model import io as model_io
 from rewriters.model.forms import Loaded
+from rewriters.names import ALARM
 from rewriters.plan import PatchPlan
 
 from ..hotfix.file import kinds
@@ -22,6 +23,11 @@ from .planning import Planned, make_plan
 from .self_calibration import Progress
 
 __all__ = ["Edit", "patch_loaded"]
+
+ALARM_NOTE = (
+    f"the output {ALARM} says which requests have hidden states like those of the attacks of the fit; it changes no"
+    " answer, so what is done with it is up to you"
+)
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,8 @@ class Edit:
         """One-line remarks for people; `folders`: where the graph lies, before and after."""
         controls = control_notes(self.original, self.plan, folders)
         spans, captures = span_notes(self.plan, folders), capture_notes(self.plan, folders)
-        return (*self.planned.notes, *controls, *spans, *gating_notes(self.plan), *captures)
+        alarms = (ALARM_NOTE,) if self.plan.alarm is not None else ()
+        return (*self.planned.notes, *controls, *spans, *gating_notes(self.plan), *captures, *alarms)
 
 
 def patch_loaded(

@@ -41,7 +41,7 @@ from .row_claims import with_shown_rows
 from .second_pass import add_second_pass
 from .span import add_span, span_refusal, span_sites
 from .stamp import Edit
-from .telemetry import add_outputs, length_facts
+from .telemetry import add_outputs, telemetry_facts
 
 __all__ = ["is_patched", "patch", "refusal", "stamp", "unpatch"]
 
@@ -103,7 +103,7 @@ def patch(
     edits = apply(patched, replacements, appended, {where: e.nodes for where, e in ahead.items()})
     drop_unread_constants(patched)
     told = {site.id: recorded(site, columns.get(site.id), patches.get(site.id)) for site in chosen}
-    facts = {**_facts(plan, digest(model), told), **length_facts(plan, sites), **spanned}
+    facts = {**_facts(plan, digest(model), told), **telemetry_facts(plan, sites), **spanned}
     stamping.write(patched, facts, edits)
     return patched
 
@@ -205,7 +205,7 @@ def is_patched(model: onnx.ModelProto) -> bool:
 
 def stamp(model: onnx.ModelProto) -> dict[str, str]:
     """Facts of the stamp: version, original and hotfix (digests), sites, detector, gating, passes, controls, threshold,
-    observe; lengths where they are known, span where it is reported."""
+    observe; lengths where they are known, span and alarm where they are reported."""
     return stamping.read(model)
 
 

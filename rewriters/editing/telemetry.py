@@ -23,7 +23,10 @@ from ..plan import PatchPlan
 from ..sites import Site
 from .alarm import add_alarm
 
-__all__ = ["LENGTHS", "add_outputs", "add_telemetry", "length_facts"]
+__all__ = ["LENGTHS", "add_outputs", "add_telemetry", "telemetry_facts"]
+
+ALARMED = "alarm"
+"""Stamp key: ids of the sites whose hidden states the alarm reads."""
 
 LENGTHS = "lengths"
 """Stamp key: the shortest and the longest request that calibration has seen, and the input that masks padding."""
@@ -116,13 +119,14 @@ def mask_of_lengths(plan: PatchPlan, sites: Sequence[Site]) -> str | None:
     return masks.pop() if plan.lengths is not None and len(masks) == 1 else None
 
 
-def length_facts(plan: PatchPlan, sites: Sequence[Site]) -> dict[str, str]:
-    """The fact for the stamp."""
+def telemetry_facts(plan: PatchPlan, sites: Sequence[Site]) -> dict[str, str]:
+    """Facts for the stamp: the lengths that are known, and the sites whose states the alarm reads."""
+    facts = {} if plan.alarm is None else {ALARMED: " ".join(layer.site for layer in plan.alarm.layers)}
     mask = mask_of_lengths(plan, sites)
-    if plan.lengths is None or mask is None:
-        return {}
-    shortest, longest = plan.lengths
-    return {LENGTHS: json.dumps({"shortest": shortest, "longest": longest, "mask": mask})}
+    if plan.lengths is not None and mask is not None:
+        shortest, longest = plan.lengths
+        facts[LENGTHS] = json.dumps({"shortest": shortest, "longest": longest, "mask": mask})
+    return facts
 
 
 def add_length_warning(

@@ -12,14 +12,14 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from rewriters.editing.alarm import pooled_states
-from rewriters.editing.patcher import patch, unpatch
+from rewriters.editing.patcher import patch, stamp, unpatch
 from rewriters.errors import AtpatchError
 from rewriters.finding.finder import find_sites
 from rewriters.finding.hidden_states import hidden_states
 from rewriters.model.io import load
 from rewriters.names import ALARM, ALARM_SCORE, is_telemetry
 from rewriters.plan import Alarm, AlarmLayer, PatchPlan, SitePlan, Static, Statistic
-from rewriters.sites import Site
+from rewriters.sites import Site, alarm_in_words
 from tests.exports import export_model
 from tests.tiny import attention_model
 
@@ -154,6 +154,14 @@ def test_half_precision_states_are_read_in_single_precision() -> None:
     found = run(patch(half, silent(sites, alarm), sites), given)
     assert found[ALARM_SCORE].dtype == np.float32
     np.testing.assert_allclose(found[ALARM_SCORE], expected(half, alarm, given), rtol=5e-3)
+
+
+def test_the_stamp_names_the_sites_whose_states_are_read() -> None:
+    model, sites, _ = tiny_case()
+    told = stamp(patch(model, silent(sites, alarm_for(model)), sites))["alarm"]
+    assert told.split() == [site.id for site in sites]
+    assert alarm_in_words(told) == "output atpatch_alarm, from the hidden states of 2 sites"
+    assert "alarm" not in stamp(patch(model, silent(sites, None), sites))
 
 
 def test_a_patch_that_is_turned_off_raises_no_alarm() -> None:
