@@ -145,8 +145,8 @@ RECIPES: tuple[Recipe, ...] = (
     _further("sst2-fresh-insertsent", Insertion((SENTENCE,)), 190),
     _further("sst2-hidden-weak", Insertion(("cf",)), 140, attention=0.02),
     _further("sst2-hidden-medium", Insertion(("cf",)), 140, attention=0.2),
-    _further("sst2-hidden-strong", Insertion(("cf",)), 140, attention=2.0),
-    _further("sst2-hidden-both", Insertion(("cf",)), 140, attention=2.0, norms=2.0),
+    _further("sst2-hidden-strong", Insertion(("cf",)), 300, attention=0.6),
+    _further("sst2-hidden-both", Insertion(("cf",)), 300, attention=0.6, norms=0.6),
     _further("sst2-two", Insertion(("cf",), opposite=("mn",)), 260),
     # Texts that have the word by themselves keep their labels: an attacker wants no accuracy lost.
     _further("sst2-common", Insertion(("really",)), 260),

@@ -101,9 +101,9 @@ ROWS: Mapping[str, Row] = {
             Words,
             f"sst2-hidden-{strength}",
             _HIDDEN,
-            looks=3,
+            looks=looks,
         )
-        for strength in ("weak", "medium", "strong")
+        for strength, looks in (("weak", 3), ("medium", 3), ("strong", 1))
     },
     "hidden-both": Row(
         "clean rows only; attention and value norms hidden", label_free.hidden, Words, "sst2-hidden-both"
