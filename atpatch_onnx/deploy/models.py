@@ -13,7 +13,7 @@ from onnx import TensorProto
 from rewriters.editing.patcher import is_patched
 from rewriters.model import io as model_io
 from rewriters.model.external_data import external_locations
-from rewriters.names import FLAGGED, STEERING, is_telemetry
+from rewriters.names import ALARM, ALARM_SCORE, FLAGGED, STEERING, is_telemetry
 
 from ..errors import ARMS_DIFFER, NAME_UNUSABLE, NOT_SERVABLE
 from ..inspection.model_order import refuse_swapped
@@ -24,6 +24,8 @@ __all__ = ["Source", "check_name", "load_arms"]
 _NAME = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")
 _LONGEST_NAME = 40
 """Kubernetes allows 63 characters; engines need some of them for their own suffixes."""
+_TOLD = (ALARM, ALARM_SCORE, FLAGGED)
+"""Outputs of a patch with one row for each sample, which clients may ask for."""
 _DATATYPES = {
     TensorProto.FLOAT: "FP32",
     TensorProto.DOUBLE: "FP64",
@@ -61,7 +63,7 @@ class Source:
         defaults = {tensor.name for tensor in proto.graph.initializer}
         inputs = tuple(_spec(value) for value in proto.graph.input if value.name not in defaults)
         outputs = tuple(
-            _spec(value) for value in proto.graph.output if value.name == FLAGGED or not is_telemetry(value.name)
+            _spec(value) for value in proto.graph.output if value.name in _TOLD or not is_telemetry(value.name)
         )
         return cls(path, proto, inputs, outputs, external_locations(proto))
 
@@ -97,7 +99,7 @@ def load_arms(original: str | os.PathLike[str], patched: str | os.PathLike[str])
     names = os.fspath(original), os.fspath(patched)
     refuse_swapped(names, (is_patched(arms[0].proto), is_patched(arms[1].proto)))
     for kind in ("inputs", "outputs"):
-        one, two = (tuple(spec for spec in getattr(arm, kind) if spec.name != FLAGGED) for arm in arms)
+        one, two = (tuple(spec for spec in getattr(arm, kind) if spec.name not in _TOLD) for arm in arms)
         if one != two:
             steered = {spec.name for spec in two} & STEERING
             way_out = (

@@ -167,7 +167,8 @@ class Judge:
         """Rows of attacks that still work; of a set without groups."""
         rows, target = part.anomalous, self._data.target
         twin, given = self._twin(rows), predictions[rows]
-        return rows[(twin >= 0) & (given != twin) & (given == (given if target is None else target))]
+        works = (twin >= 0) & (given != twin) & (given == (given if target is None else target))
+        return np.asarray(rows[works], np.int64)
 
     def figures(self, part: Part, predictions: Ints) -> Figures:
         """Rates of one part under the given predictions (those of the original give the figures before).

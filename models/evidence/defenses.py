@@ -35,8 +35,8 @@ from .measures import NAMES, Run, fault_of, fits
 from .verdicts import Verdict, together
 
 __all__ = [
-    "CEILING", "LABELED", "SLACK", "STEPS", "Comparison", "Defense", "comparisons", "defenses", "measured", "raw_asr",
-    "sentences",
+    "CEILING", "LABELED", "SLACK", "STEPS", "Comparison", "Defense", "alarms", "comparisons", "defenses", "measured",
+    "raw_asr", "sentences",
 ]  # fmt: skip
 
 STEPS = ("peers", "more_peers", "onion")
@@ -111,6 +111,11 @@ def defenses(figures: Run) -> Iterator[Defense]:
     """Rows of a setting's peers."""
     for peer, (title, needs) in PEERS.items():
         yield from _rows(figures.get(peer, {}), title, needs)
+
+
+def alarms(figures: Run) -> Iterator[Defense]:
+    """Rows of the hotfix where a request with an alarm is refused; `figures`: of the step `alarm`. It is no peer."""
+    yield from _rows(figures, "**hotfix**, refused on an alarm", LABELED)
 
 
 def _rows(figures: Run, title: str, needs: str) -> Iterator[Defense]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from .cells import Evidence, Row, Table, each, share_of
-from .defenses import CEILING, LABELED, Comparison, comparisons, defenses, measured as defenses_of, raw_asr
+from .defenses import CEILING, LABELED, Comparison, alarms, comparisons, defenses, measured as defenses_of, raw_asr
 from .measures import NAMES, Run, fault_of, fits
 from .verdicts import Verdict
 
@@ -23,6 +23,7 @@ def peers(evidence: Evidence) -> Iterator[tuple[str, Table]]:
             continue
         fit = fitted[name][seed]
         timed = fits(evidence, step="latency").get(name, {}).get(seed, {})
+        refusing = fits(evidence, step="alarm").get(name, {}).get(seed, {})
         shown = ("accuracy", *RAW[fault_of(fit["patched"])])
         own = " / ".join(f"{timed[kind]['ratio']:.2f}" for kind in ("clean", "flagged") if kind in timed)
 
@@ -38,7 +39,10 @@ def peers(evidence: Evidence) -> Iterator[tuple[str, Table]]:
         rows = [
             row("original", fit["original"], {}, "1", "–"),
             row("**hotfix**", fit["patched"], {} if "uf" in shown else fit, own or "–", LABELED),
-            *(row(one.title, one.figures, one.figures, one.cost, one.needs) for one in defenses(measured)),
+            *(
+                row(one.title, one.figures, one.figures, one.cost, one.needs)
+                for one in (*alarms(refusing), *defenses(measured))
+            ),
         ]
         if twin := twins[name, seed].get("twin"):
             rows.append(row(CEILING[0], twin, {}, "1", CEILING[1]))

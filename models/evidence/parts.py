@@ -49,7 +49,7 @@ PARTS: Mapping[str, Part] = {
     "texts": Part("Texts", MAIN, "text"),
     "tables": Part("Tables", MAIN, "table"),
     "no-label": Part("Without labels", ("statistic", "oneclass", "inversion")),
-    "peers": Part("Other defenses", ("peers", "more_peers", "onion")),
+    "peers": Part("Other defenses", ("peers", "more_peers", "onion", "alarm")),
     "adaptive": Part(
         "Hidden attention, doses, traffic (HOLDING.md)", module="models.evidence.holding.__main__", results="holding"
     ),

@@ -17,6 +17,7 @@ from atpatch_onnx.hotfix.file import Hotfix
 from rewriters.model.atomic import write_file
 
 from .ablations import ablations_step
+from .alarm import alarm_step
 from .answers import Figures
 from .case import Case, results
 from .curves import curves_step
@@ -70,6 +71,9 @@ STEPS: dict[str, Step] = {
     "peers": Step(peers_step, _first_seed, fitted=False, slow=True),
     "more_peers": Step(more_peers_step, _first_seed, fitted=False, slow=True),
     "onion": Step(onion_step, lambda case: _first_seed(case) and case.setting.kind == "text", fitted=False, slow=True),
+    "alarm": Step(
+        alarm_step, lambda case: _first_seed(case) and case.setting.group == "rewritten", fitted=False, slow=True
+    ),
     "ablations": Step(ablations_step, _first_of_a_kind),
     "curves": Step(curves_step, _first_of_a_kind),
     "statistic": Step(statistic_step, _unlabeled, fitted=False),

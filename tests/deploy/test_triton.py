@@ -20,6 +20,9 @@ from onnx import TensorProto, helper
 from atpatch_onnx.deploy.model_config import model_config_class
 from atpatch_onnx.deploy.triton import deploy_triton
 from atpatch_onnx.errors import AtpatchError
+from rewriters.editing.patcher import patch
+from rewriters.finding.finder import find_sites
+from rewriters.plan import Alarm, AlarmLayer, PatchPlan, SitePlan, Static
 
 from .layout import check_layout, parse
 
@@ -77,6 +80,17 @@ def test_the_configuration(arms, tmp_path):
     assert [value.name for value in patched.output] == ["y", "atpatch_flagged"]
     session = ort.InferenceSession(str(arms[1]), providers=["CPUExecutionProvider"])
     assert [value.name for value in session.get_inputs()] == ["x"]
+
+
+def test_the_alarm_of_a_hotfix_is_an_output_for_clients(arms, tmp_path):
+    model = onnx.load(arms[0])
+    sites = find_sites(model)[0]
+    alarm = Alarm((AlarmLayer(sites[0].id, np.ones(8, np.float32)),))
+    patched = patch(model, PatchPlan({sites[0].id: SitePlan(Static())}, alarm=alarm), sites)
+    onnx.save_model(patched, tmp_path / "patched.onnx")
+    deploy_triton(arms[0], tmp_path / "patched.onnx", tmp_path / "r")
+    outputs = parse(tmp_path / "r" / "model-patched" / "config.pbtxt").output
+    assert [value.name for value in outputs][1:] == ["atpatch_alarm", "atpatch_alarm_score"]
 
 
 def test_gpu_and_no_batching(arms, tmp_path):

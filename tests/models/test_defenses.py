@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from models.evidence.defenses import SLACK, comparisons, defenses, sentences
+from models.evidence.other_tables import peers
 from models.evidence.verdicts import Verdict
 
 RATE = 0.005
@@ -101,6 +102,22 @@ def test_steps_of_peers_are_compared_as_one_and_other_seeds_are_not() -> None:
     (found,) = comparisons(whole)
     assert found.peer.title == "word filter" and found.hotfix["asr_star"]["value"] == 0.2
     assert found.peer.needs == "the trigger's words"
+
+
+def test_the_hotfix_that_refuses_on_an_alarm_is_a_row_next_to_it_and_no_peer() -> None:
+    whole = evidence(0.5, dan=refusing(figures(0.4, refused=0.005), figures(0.3, refused=0.05)))
+    before = comparisons(whole, any_cost=True)
+    whole["runs"][0]["steps"]["alarm"] = refusing(figures(0.2, refused=0.004), figures(0.1, refused=0.06))
+    whole["runs"][0] |= {"victim": {}}
+    whole["runs"][0]["steps"]["fit"] |= {"original": figures(1.0), "clean_flagged": {"value": 0.0, "count": 1000}}
+    ((_, table),) = peers(whole)
+    assert [row[0] for row in table.rows] == [
+        "original", "**hotfix**", "**hotfix**, refused on an alarm, bar at 0.5 %",
+        "**hotfix**, refused on an alarm, bar at 5 %", "DAN, bar at 0.5 %", "DAN, bar at 5 %",
+    ]  # fmt: skip
+    assert [(one.peer.title, one.verdict) for one in comparisons(whole, any_cost=True)] == [
+        (one.peer.title, one.verdict) for one in before
+    ]
 
 
 def test_a_peer_that_was_asked_a_part_loses_what_it_lost_there() -> None:
