@@ -69,6 +69,11 @@ def _contradiction(plan: PatchPlan) -> AtpatchError | None:
         return PLAN_IMPOSSIBLE(
             f"a limit of {plan.most} columns needs sites that add up their scores, and a number >= 0"
         )
+    if plan.wider < 0 or (plan.wider and (plan.joint != "sum" or plan.accept != "flip" or plan.wider <= plan.most)):
+        return PLAN_IMPOSSIBLE(
+            f"a second try with {plan.wider} columns needs sites that add up their scores, answers that are accepted"
+            " only where they flip, and more columns than the first try"
+        )
     if not plan.margin >= 0 or (plan.margin and plan.joint != "sum"):
         return PLAN_IMPOSSIBLE(
             f"a margin of {plan.margin} between class scores needs sites that add up their scores, and a number >= 0"

@@ -146,6 +146,9 @@ class PatchPlan:
             that was not.
         most: of a flagged sample at most so many columns are acted on, those with the highest scores, the first ones
             among equals; 0: no limit. Of joint "sum" only.
+        wider: of a flagged sample whose prediction stays the same, so many columns with the highest scores, and the
+            flagged ones, are acted on together; that answer is accepted where it differs. 0: no such second try. Of
+            joint "sum" and accept "flip" only.
         mend: two passes: "redistribute" the attention of flagged columns in the second run, "excise" those tokens from
             its request, or "heal" a decoder: a first run of only what the detectors of the groups need flags tokens,
             and in the second run, the model's own, each flagged token has key and value of its neighbor.
@@ -177,6 +180,7 @@ class PatchPlan:
     joint: Joint = "any"
     companion: float = 1.0
     most: int = 0
+    wider: int = 0
     mend: Mend = "redistribute"
     closes_up: bool = False
     margin: float = 0.0

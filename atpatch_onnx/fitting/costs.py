@@ -1,9 +1,9 @@
 """What a hotfix costs on clean requests, measured on the served graph, and the boldest one that keeps to the bounds.
 
-A flagged request runs again (one more run), and its answer may change (accuracy lost; without labels, every change
-counts as lost). No attack is at hand, so nothing says which threshold stops more of them but this: the lower it is, and
-the more tokens of a flagged request are acted on, the fewer get through. So the fit takes as much of both as the bounds
-allow.
+A flagged request runs again (one more run, or two where `PatchPlan.wider` asks for a second try), and its answer may
+change (accuracy lost; without labels, every change counts as lost). No attack is at hand, so nothing says which
+threshold stops more of them but this: the lower it is, and the more tokens of a flagged request are acted on, the fewer
+get through. So the fit takes as much of both as the bounds allow.
 """
 
 from __future__ import annotations
@@ -39,13 +39,14 @@ hundred rows: none of 350 was lost where 872 others lost 1.4 points (SST-2 BadNe
 
 @dataclass(frozen=True)
 class Acting:
-    """How many columns of a flagged sample are acted on: see `PatchPlan.most` and `PatchPlan.companion`."""
+    """How many columns of a flagged sample are acted on: see `PatchPlan.most`, `companion` and `wider`."""
 
     most: int
     companion: float
+    wider: int = 0
 
     def of(self, plan: PatchPlan) -> PatchPlan:
-        return replace(plan, most=self.most, companion=self.companion)
+        return replace(plan, most=self.most, companion=self.companion, wider=self.wider)
 
 
 EVERY_FLAGGED = Acting(0, 1.0)
@@ -55,6 +56,13 @@ attention), so one column is enough for it; the others are for triggers of sever
 (companion 1): acting on what is only half as conspicuous acted on words that decide the sentence, and left 4 % of the
 attacks where one column left 2 %, at a higher cost (SST-2 BadNets, dev rows).
 """
+WIDER = 5
+"""Columns of a second try, for triggers of several tokens of which any one is enough: with three rare words it left
+74 % of the attacks instead of 97 %, and changed no more of 1,472 clean answers, nor of a model with another trigger
+(.14 % each); ten changed .54 % of the latter (SST-2 BadNets, dev rows).
+"""
+RUNS_OF_TWO_TRIES = 2
+"""Both tries of a flagged request are made at once."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +77,7 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Tried:
-    """One threshold and one way of acting. extra: rows that ran again; lost: accuracy, or share of predictions."""
+    """One threshold and one way of acting. extra: further runs of all rows; lost: accuracy, or share of predictions."""
 
     plan: PatchPlan
     extra: int
@@ -117,12 +125,24 @@ class Costs:
         for way in ways[:-1]:
             bolder = self._try(plan, tried.plan.threshold, way)
             if self._affordable(bolder):
-                return bolder.plan
-        return tried.plan
+                tried = bolder
+                break
+        return self._with_second_try(tried).plan
+
+    def _with_second_try(self, tried: Tried) -> Tried:
+        """The same with one, where the bounds allow two runs of each clean request that is flagged."""
+        plan, bounds = tried.plan, self._bounds
+        allowed = bounds.extra_runs * len(self._rows) + RUNS_OF_TWO_TRIES * len(self._suspects)
+        if plan.joint != "sum" or plan.accept != "flip":
+            return tried
+        if bounds.flagged is None and RUNS_OF_TWO_TRIES * tried.extra > allowed:
+            return tried
+        second = self._try(plan, plan.threshold, Acting(plan.most, plan.companion, WIDER))
+        return second if self._affordable(second) else tried
 
     def served(self, plan: PatchPlan) -> Served:
         """The session of a plan that was tried."""
-        return self._session(plan, Acting(plan.most, plan.companion))
+        return self._session(plan, Acting(plan.most, plan.companion, plan.wider))
 
     def to_json(self) -> CostFigures:
         """All that was tried, the choice last among equals."""
@@ -131,6 +151,7 @@ class Costs:
             {
                 "threshold": one.plan.threshold,
                 "most": one.plan.most,
+                "wider": one.plan.wider,
                 "companion": one.plan.companion,
                 "extra_runs": one.extra / max(count, 1),
                 "lost": one.lost,
@@ -173,7 +194,8 @@ class Costs:
             else int((before == labels[rows]).sum() - (after == labels[rows]).sum())
         )
         count = max(len(self._rows) - len(self._suspects), 1)
-        self._tried.append(Tried(plan, len(flagged), lost / count, int(changed.sum())))
+        runs = RUNS_OF_TWO_TRIES if way.wider else 1
+        self._tried.append(Tried(plan, runs * len(flagged), lost / count, int(changed.sum())))
         return self._tried[-1]
 
     def _original(self, session: Served) -> Ints:

@@ -112,6 +112,7 @@ def make_hotfix(
         level=fitted.level,
         companion=plan.companion,
         most=plan.most,
+        wider=plan.wider,
         margin=plan.margin,
         groups=plan.groups,
         passes=plan.passes,

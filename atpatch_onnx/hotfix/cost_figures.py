@@ -9,10 +9,11 @@ __all__ = ["CostFigures", "CostTried"]
 
 
 class CostTried(TypedDict):
-    """One threshold: share of clean rows that run again, accuracy or share of predictions lost, predictions changed."""
+    """One threshold: further runs per clean row, accuracy or share of predictions lost, predictions changed."""
 
     threshold: float
     most: int
+    wider: int
     companion: float
     extra_runs: float
     lost: float

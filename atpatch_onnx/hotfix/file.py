@@ -63,7 +63,7 @@ class Hotfix(Summarized):
         threshold: global flag threshold, in the units of the detector's scores.
         weights: digest of the weights (`rewriters.model.io.weights_digest`).
         level: benign attention is the mean times this.
-        groups, passes, joint, companion, most, margin, mend, closes_up, accept: as in `PatchPlan`, groups of site ids.
+        groups, passes, joint, companion, most, wider, margin, mend, closes_up, accept: as in `PatchPlan` (by ids).
         data: digest of the data it was fitted on, "" when there was none.
         calls: how the graph was called: "whole" prompts in one call, as of a decoder without caches, or "cached", a
             prefill and steps on its caches; "" for other models, and where an older file does not say.
@@ -83,6 +83,7 @@ class Hotfix(Summarized):
     joint: Joint = "any"
     companion: float = 1.0
     most: int = 0
+    wider: int = 0
     margin: float = 0.0
     mend: Mend = "redistribute"
     closes_up: bool = False
@@ -174,8 +175,8 @@ class Hotfix(Summarized):
             raise ValueError("site ids are missing or repeated")
         if not math.isfinite(body["threshold"]) or not 0 <= body["level"] < math.inf or not 0 < body["companion"] <= 1:
             raise ValueError("threshold, level or companion out of range")
-        if body["most"] < 0 or not 0 <= body["margin"] < math.inf:
-            raise ValueError("most and margin must not be negative")
+        if min(body["most"], body["wider"]) < 0 or not 0 <= body["margin"] < math.inf:
+            raise ValueError("most, wider and margin must not be negative")
         _check_lengths(body["lengths"])
         for name, words in (("passes", Passes), ("joint", Joint), ("mend", Mend), ("accept", Accept), ("calls", Calls)):
             if body[name] not in get_args(words):
@@ -204,7 +205,7 @@ class Hotfix(Summarized):
             "detector": self.detector,
             "threshold": self.threshold,
             "benign_level": self.level,
-            **{name: getattr(self, name) for name in ("companion", "most", "margin")},
+            **{name: getattr(self, name) for name in ("companion", "most", "wider", "margin")},
             "values": "own" if own == {True} else "benign" if own == {False} else "mixed",
             "groups": [list(group) for group in self.groups],
             **{name: getattr(self, name) for name in ("passes", "joint", "mend", "closes_up", "accept")},
@@ -253,6 +254,7 @@ _FIELDS: dict[str, Any] = {
     "level": (int, float),
     "companion": (int, float),
     "most": int,
+    "wider": int,
     "margin": (int, float),
     "groups": (list, tuple),
     "passes": str,
@@ -272,6 +274,7 @@ _ABSENT = {
     "mend": "redistribute",
     "closes_up": False,
     "most": 0,
+    "wider": 0,
     "margin": 0.0,
     "calls": "",
     "lengths": {},

@@ -97,6 +97,7 @@ def fitted_plan(hotfix: Hotfix, sites: Sequence[Site], weights: str | None, opti
         threshold=hotfix.threshold,
         companion=hotfix.companion,
         most=hotfix.most,
+        wider=hotfix.wider,
         margin=hotfix.margin,
         passes=hotfix.passes,
         groups=tuple(group for group in groups if group),
@@ -130,12 +131,14 @@ def _overridden(plan: PatchPlan, options: PatchOptions) -> PatchPlan:
     """The plan with the options that concern the plan as a whole."""
     # flags come before the first layer, so healing takes two
     passes = options.passes or ("two" if options.mend == "heal" else plan.passes)
+    accept = options.accept or plan.accept
     return replace(
         plan,
         threshold=plan.threshold if options.threshold is None else options.threshold,
         passes=passes,
         mend=options.mend or plan.mend,
-        accept=options.accept or plan.accept,
+        accept=accept,
+        wider=plan.wider if accept == "flip" else 0,
         gating=options.gating_of(passes),
         telemetry=options.telemetry,
         span=options.span,

@@ -15,16 +15,21 @@ from ..subgraphs.detectors import gives_logits
 from ..subgraphs.equal_tokens import equal_tokens, of_equal_tokens, repeated_tokens
 from ..subgraphs.site import SitePatch, with_companions
 from .controls import body_controls
+from .wider_run import wider_columns
 
 __all__ = ["Joined", "join"]
 
 
 @dataclass(frozen=True)
 class Joined:
-    """Sites of one group, their own masks and the joined mask (B, K)."""
+    """Sites of one group, and their joined mask (B, K).
+
+    wider: (B, K) bool, the columns of a second try (see `wider_run`); None without one.
+    """
 
     sites: Sequence[Site]
     columns: str
+    wider: str | None = None
 
 
 def join(e: Emitter, plan: PatchPlan, members: Sequence[tuple[Site, SitePatch]]) -> Joined:
@@ -67,7 +72,10 @@ def _sum_up(e: Emitter, plan: PatchPlan, members: Sequence[tuple[Site, SitePatch
         columns = with_companions(e, columns, e.op("And", lower, controls.enabled))
     if plan.most:
         columns = e.op("And", columns, _highest(e, total, plan.most, tokens), role="top_columns")
-    return Joined([site for site, _ in members], columns)
+    wider = None
+    if plan.wider:
+        wider = wider_columns(e, columns, _highest(e, total, plan.wider, tokens), total)
+    return Joined([site for site, _ in members], columns, wider)
 
 
 def _ids(detectors: Iterable[Detector]) -> str | None:

@@ -44,6 +44,7 @@ from ..subgraphs.site import Replacement, SitePatch, redistribute_site
 from .excision import TokenAxis, excise, in_order, tokens_of
 from .joining import Joined, join
 from .samples import carries_samples, prediction_output, requested, sample_outputs
+from .wider_run import first_changed, predictions, stacked
 
 __all__ = ["SecondPass", "add_second_pass", "twin_site"]
 
@@ -130,11 +131,18 @@ def _second_run(
     carried = [value.name for value in requested(model) if carries_samples(value)]
     names: dict[str, str] = {}
     flagged = [(group, group.columns) for group in groups]
+    wider = [group.wider for group in groups if group.wider is not None]
     rows = None
     if e.conditional:
         rows = e.squeeze(e.op("NonZero", e.squeeze(sample, 1)), 0)
-        names = {name: e.op("Gather", name, rows, axis=0, role="input") for name in carried}
         flagged = [(group, e.op("Gather", columns, rows, axis=0)) for group, columns in flagged]
+        wider = [e.op("Gather", columns, rows, axis=0) for columns in wider]
+        asked = stacked(e, rows, rows) if wider else rows
+        names = {name: e.op("Gather", name, asked, axis=0, role="input") for name in carried}
+    elif wider:
+        names = {name: stacked(e, name, name) for name in carried}
+    if wider:
+        flagged = [(group, stacked(e, columns, more)) for (group, columns), more in zip(flagged, wider, strict=True)]
     columns = {site.product: (site, mask) for group, mask in flagged for site in group.sites}
     detection = {one.output: one.nodes for one in replacements if one.output not in columns}
     excision = None
@@ -169,6 +177,11 @@ def _second_run(
     if excision is not None:
         names.update({name: in_order(e, excision, names[name]) for name in excision.outputs if name in names})
     flip = prediction_output(model, outputs) if plan.accept == "flip" else None
+    if wider:
+        assert flip is not None  # the plan is possible
+        before = first_run(flip) if rows is None else e.op("Gather", first_run(flip), rows, axis=0)
+        taken = first_changed(e, before, names[flip])
+        names.update({name: e.op("Gather", names[name], taken, axis=0) for name in outputs if name in names})
     if rows is None:
         return _select_rows(e, model, outputs, names, sample, flip)
     return _replace_rows(e, outputs, names, rows, flip)
@@ -232,8 +245,7 @@ def _select_rows(
 
 def _flipped(e: Emitter, before: str, after: str) -> str:
     """(B,) bool: samples whose prediction differs between scores (B, classes)."""
-    predictions = [e.op("ArgMax", scores, axis=-1, keepdims=0) for scores in (before, after)]
-    return e.op("Not", e.op("Equal", *predictions), role="flipped")
+    return e.op("Not", e.op("Equal", predictions(e, before), predictions(e, after)), role="flipped")
 
 
 def _replace_rows(

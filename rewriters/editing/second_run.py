@@ -34,7 +34,7 @@ def second_run_of(
             difference.
         output: of the model.
     """
-    plan = replace(plan, gating="none", controls="none", telemetry=True, accept="always")
+    plan = replace(plan, gating="none", controls="none", telemetry=True, accept="always", wider=0)
     if (reason := refusal(model, plan, sites)) is not None:
         return reason
     alone = patch(model, plan, sites)

@@ -158,9 +158,18 @@ class Answers:
 
 
 def costs_of(
-    labels: np.ndarray | None, wrong_at: dict[int, list[int]], bounds: Bounds, unsure: tuple[int, ...] = ()
+    labels: np.ndarray | None,
+    wrong_at: dict[int, list[int]],
+    bounds: Bounds,
+    unsure: tuple[int, ...] = (),
+    wrong_wider: tuple[int, ...] | None = None,
 ) -> tuple[Costs, PatchPlan]:
-    """A hundred rows with scores 100 to 1; `wrong_at`: most → rows whose answer a second run turns from 0 to 1."""
+    """A hundred rows with scores 100 to 1.
+
+    Args:
+        wrong_at: most → rows whose answer a second run turns from 0 to 1.
+        wrong_wider: the same of a second try, where answers are accepted that flip only.
+    """
     count = 100
     none = np.zeros(0, np.int64)
     data = DataSet({"x": np.zeros((count, 1))}, labels=labels, columns=np.zeros((count, 0), bool))
@@ -170,11 +179,12 @@ def costs_of(
     def opened(plan: PatchPlan) -> Answers:
         after = np.zeros(count, np.int64)
         after[wrong_at.get(plan.most, [])] = 1
+        after[list(wrong_wider or ()) if plan.wider else []] = 1
         return Answers(plan, np.zeros(count, np.int64), after)
 
     sure = ~np.isin(np.arange(count), unsure)
     costs = Costs(context, bounds, np.arange(count, 0, -1.0), opened, sure)  # type: ignore[arg-type]
-    return costs, costs.choose(PatchPlan({}, joint="sum"))
+    return costs, costs.choose(PatchPlan({}, joint="sum", accept="always" if wrong_wider is None else "flip"))
 
 
 LABELS = np.zeros(100, np.int64)
@@ -206,6 +216,35 @@ def test_more_columns_are_acted_on_as_long_as_that_costs_no_more_than_allowed() 
     assert plan.most == 3 and plan.threshold == pytest.approx(90, abs=0.1)
     _, plan = costs_of(LABELS, {0: [1, 2], 3: [1], 2: [1]}, Bounds(0.0, 0.1))
     assert plan.most == 1
+
+
+def test_there_is_a_second_try_where_two_runs_of_each_flagged_row_are_allowed() -> None:
+    """Row 3 is lost once it is flagged, so three are: six runs."""
+    wrong = {most: [3] for most in range(4)}
+    costs, plan = costs_of(LABELS, wrong, Bounds(0.0, 0.06), wrong_wider=())
+    *_, before, last = costs.to_json()["tried"]
+    assert plan.wider > 3 and before["threshold"] == last["threshold"] == plan.threshold
+    assert last["wider"] == plan.wider and before["wider"] == 0
+    assert last["extra_runs"] == pytest.approx(0.06) and before["extra_runs"] == pytest.approx(0.03)
+    assert costs.served(plan).plan.wider == plan.wider
+    _, plan = costs_of(LABELS, wrong, Bounds(0.0, 0.05), wrong_wider=())
+    assert plan.wider == 0 and plan.threshold > 97
+
+
+def test_a_second_try_costs_no_more_answers_than_allowed() -> None:
+    _, plan = costs_of(LABELS, {}, Bounds(0.01, 0.1, flagged=0.03), wrong_wider=(2,))
+    assert plan.wider and plan.threshold == pytest.approx(97, abs=0.1)
+    _, plan = costs_of(LABELS, {}, Bounds(0.0, 0.1, flagged=0.03), wrong_wider=(2,))
+    assert plan.wider == 0 and plan.threshold == pytest.approx(97, abs=0.1)
+    _, plan = costs_of(LABELS, {}, Bounds(0.01, 0.1, flagged=0.03))
+    assert plan.wider == 0, "every answer is accepted"
+
+
+def test_two_runs_are_allowed_of_each_row_that_may_be_an_attack() -> None:
+    """Two rows of a hundred are, and a third one is clean."""
+    wrong = {most: [3] for most in range(4)}
+    _, plan = costs_of(LABELS, wrong, Bounds(0.0, 0.02, trim=0.005), wrong_wider=())
+    assert plan.wider and plan.threshold > 97
 
 
 def test_gains_make_up_for_losses_where_there_are_labels_and_every_change_counts_where_there_are_none() -> None:

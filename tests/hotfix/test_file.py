@@ -139,6 +139,7 @@ def test_digest_tells_two_hotfixes_apart():
         {"mend": "heal", "closes_up": True},
         {"accept": "always"},
         {"margin": 2.5},
+        {"wider": 5},
     )
     assert len({make(plan, **change).digest for change in changes} | {make(louder).digest}) == len(changes) + 1
 
@@ -178,9 +179,9 @@ def test_what_was_added_later_is_written_only_where_it_says_something(tmp_path) 
     """So versions from before such a field can read a file that does not use it."""
     for kind, wanted in [("oneclass-tokens", []), ("profile", []), ("oneclass-by-length", ["by_length"])]:
         head = json.dumps(make(SitePlan(DETECTORS[kind]))._encode()[0])
-        assert [name for name in ("margin", "seeing_rows", "by_length") if name in head] == wanted
-    full = json.dumps(make(SitePlan(DETECTORS["profile-seeing-rows"]), margin=2.5)._encode()[0])
-    assert '"margin": 2.5' in full and '"seeing_rows": true' in full
+        assert [name for name in ("margin", "wider", "seeing_rows", "by_length") if name in head] == wanted
+    full = json.dumps(make(SitePlan(DETECTORS["profile-seeing-rows"]), margin=2.5, wider=5)._encode()[0])
+    assert '"margin": 2.5' in full and '"wider": 5' in full and '"seeing_rows": true' in full
 
 
 def test_a_file_keeps_its_digest_when_fields_are_added_to_the_format(tmp_path):
@@ -277,6 +278,7 @@ TAMPERED = {
     "unknown-head-key": lambda head, arrays: head.update(note="hi"),
     "wrong-type": lambda head, arrays: head["body"].update(threshold="0.5"),
     "bool-for-number": lambda head, arrays: head["body"].update(threshold=True),
+    "negative-wider": lambda head, arrays: head["body"].update(wider=-1),
     "negative-margin": lambda head, arrays: head["body"].update(margin=-1.0),
     "negative-level": lambda head, arrays: head["body"].update(level=-1.0),
     "unknown-passes": lambda head, arrays: head["body"].update(passes="three"),

@@ -21,10 +21,14 @@ NAMED: list[Mutant] = [
         'lost = e.op("Less", seen.unflagged, e.constant(0.0))',
     ),
     # Rule 3: the benign share of several columns never exceeds the row.
-    named(_REDISTRIBUTION, "if most > 1.0:", "if False:"),
+    named(_REDISTRIBUTION, "if pair.largest_share > 1.0:", "if False:"),
     # Padding is neither flagged nor given attention, also where rows see different columns.
-    named(_REDISTRIBUTION, 'mask = e.op("And", context.valid, mask)', "pass"),
-    named(_REDISTRIBUTION, 'e.op("Not", mask) if context.valid is None else', 'e.op("Not", mask) if True else'),
+    named(_REDISTRIBUTION, "real = mask if valid is None else once", "real = mask if True else once"),
+    named(
+        _REDISTRIBUTION,
+        'partial(e.op, "Not", real) if valid is None else',
+        'partial(e.op, "Not", real) if True else',
+    ),
     # A mask that opens in one reading and shuts in another is no padding mask.
     named("rewriters/finding/masks.py", "return verdicts == {True}", "return True in verdicts"),
     # A map of size 1 along an axis is not the map that another operand broadcasts it to.
@@ -83,4 +87,17 @@ NAMED: list[Mutant] = [
         'e.op("Mul", sees, e.unsqueeze(valid, 1))',
     ),
     named("rewriters/subgraphs/detectors/answer_row.py", 'e.reduce("Max", relative', 'e.reduce("Min", relative'),
+    # Of two tries the first one that changes the prediction is taken, and only flagged rows have a second one.
+    named("rewriters/editing/second_pass.py", "stacked(e, columns, more)", "stacked(e, more, columns)"),
+    named(
+        "rewriters/editing/wider_run.py",
+        'answer = e.op("ArgMax", changed, axis=0, keepdims=0, role="answer")',
+        'answer = e.op("ArgMax", changed, axis=0, keepdims=0, select_last_index=1, role="answer")',
+    ),
+    named(
+        "rewriters/editing/wider_run.py",
+        'e.op("Add", e.op("Mul", answer, samples), places, role="answers_taken")',
+        'e.op("Add", answer, places, role="answers_taken")',
+    ),
+    named("rewriters/editing/wider_run.py", "with_companions(e, columns, e.op(", 'e.op("Or", columns, e.op('),
 ]
