@@ -59,7 +59,8 @@ attacks where one column left 2 %, at a higher cost (SST-2 BadNets, dev rows).
 WIDER = 5
 """Columns of a second try, for triggers of several tokens of which any one is enough: with three rare words it left
 74 % of the attacks instead of 97 %, and changed no more of 1,472 clean answers, nor of a model with another trigger
-(.14 % each); ten changed .54 % of the latter (SST-2 BadNets, dev rows).
+(.14 % each); ten changed .54 % of the latter (SST-2, dev rows). On other rows five changed .1 to .7 %, so clean rows
+must show what they cost.
 """
 RUNS_OF_TWO_TRIES = 2
 """Both tries of a flagged request are made at once."""
@@ -130,12 +131,16 @@ class Costs:
         return self._with_second_try(tried).plan
 
     def _with_second_try(self, tried: Tried) -> Tried:
-        """The same with one, where the bounds allow two runs of each clean request that is flagged."""
+        """The same with one, where the bounds allow two runs of each clean request that is flagged.
+
+        Not where a share of flagged rows replaces the bounds: nothing then says what answers may cost, and random texts
+        do not show it (six of 900 right answers were lost where none of 1,200 such texts had changed).
+        """
         plan, bounds = tried.plan, self._bounds
         allowed = bounds.extra_runs * len(self._rows) + RUNS_OF_TWO_TRIES * len(self._suspects)
-        if plan.joint != "sum" or plan.accept != "flip":
+        if plan.joint != "sum" or plan.accept != "flip" or bounds.flagged is not None:
             return tried
-        if bounds.flagged is None and RUNS_OF_TWO_TRIES * tried.extra > allowed:
+        if RUNS_OF_TWO_TRIES * tried.extra > allowed:
             return tried
         second = self._try(plan, plan.threshold, Acting(plan.most, plan.companion, WIDER))
         return second if self._affordable(second) else tried

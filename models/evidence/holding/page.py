@@ -86,7 +86,7 @@ def render(kept: Kept) -> str:
 
 def looks_part(kept: Kept) -> str:
     """Which rows are no longer new to those who made the fits."""
-    times = {2: "twice", 3: "three times", 4: "four times"}
+    times = {2: "twice", 3: "three times", 4: "four times", 5: "five times"}
     groups = [(word, [f"`{name}`" for name in kept if ROWS[name].looks == looks]) for looks, word in times.items()]
     said = "; ".join(f"{word}: {', '.join(names)}" for word, names in groups if names)
     return textwrap.fill(

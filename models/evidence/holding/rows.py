@@ -117,7 +117,7 @@ ROWS: Mapping[str, Row] = {
         "sst2-fresh-badnets",
         _NO_DATA,
         seeded=False,
-        looks=4,
+        looks=5,
     ),
     "no-data-clean-model": Row(
         "no data, a text model without a backdoor",
@@ -126,7 +126,7 @@ ROWS: Mapping[str, Row] = {
         "sst2-fresh-badnets",
         (Bound("predictions changed", ("clean", "changed", "value"), 0.005),),
         seeded=False,
-        looks=2,
+        looks=3,
     ),
     **{
         f"no-data-{name}": Row(
@@ -136,7 +136,7 @@ ROWS: Mapping[str, Row] = {
             victim,
             _NO_DATA,
             seeded=False,
-            looks=2,
+            looks=2 if name == "hidden" else 3,
         )
         for name, title, victim in (
             ("words", "three rare words", "sst2-fresh-words"),
