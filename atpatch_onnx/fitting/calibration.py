@@ -24,6 +24,7 @@ __all__ = [
     "MOST_SCALE",
     "BenignChoice",
     "OperatingPoint",
+    "Tail",
     "as_few",
     "choose_benign",
     "choose_threshold",
@@ -39,6 +40,10 @@ MOST_SCALE = 4.0
 TAIL = 0.05
 """Share of anomalous rows that may lie below a site's operating point, since other sites may catch them."""
 GRID = 7
+UPPER = 0.25
+"""Share of the clean rows whose scores make the tail."""
+SURE = 1.645
+"""Standard errors of the logarithm of a mean of exponentials, which is 1 / √n."""
 RECALL_LOSS = 0.01
 """Share of anomalous rows that the upper end of the threshold range may give up; the served outcome has the last word.
 """
@@ -144,18 +149,52 @@ def choose_benign(
     return best, score, table
 
 
-def thresholds(clean: Floats, anomalous: Floats, most_flagged: float) -> list[float]:
+def thresholds(clean: Floats, anomalous: Floats, most_flagged: float, *, by_tail: bool = False) -> list[float]:
     """Thresholds to try, ascending: from the lowest that keeps the clean flag rate to the highest that keeps the
     recall.
 
     Args:
         clean, anomalous: peak logit of each row over all sites and columns.
+        by_tail: the lowest also keeps the rate where the upper end of the tail's scale says so (`Tail`), as far as the
+            recall allows.
     """
     low = float(np.sort(clean)[::-1][math.floor(most_flagged * len(clean))])
     caught = anomalous[anomalous > low]
     high = float(np.quantile(caught, RECALL_LOSS, method="lower")) if len(caught) else low
+    if by_tail:
+        low = max(low, min(Tail.of(clean).level(most_flagged), high))
     logits = np.linspace(low, max(low, high), GRID)
     return [_above(float(logit)) for logit in logits]
+
+
+@dataclass(frozen=True)
+class Tail:
+    """The highest quarter of the clean rows' scores, continued as an exponential: few rows show no flag at all, and
+    the highest of a hundred lies where one in a hundred does, give or take that much again.
+
+    Attributes:
+        start, scale: logits; the mean distance from the start.
+        rows: number of rows in the tail.
+    """
+
+    start: float
+    scale: float
+    rows: int
+
+    @classmethod
+    def of(cls, clean: Floats) -> Tail:
+        start = float(np.quantile(clean, 1 - UPPER))
+        beyond = clean[clean >= start] - start
+        return cls(start, max(float(np.mean(beyond)), 1e-9), len(beyond))
+
+    def share(self, level: float) -> float:
+        """The share of clean requests that are expected above a level."""
+        return UPPER * math.exp(min(0.0, (self.start - level) / self.scale))
+
+    def level(self, share: float) -> float:
+        """The level that this share is above, with the upper end of the scale's one-sided 95 % interval."""
+        upper = self.scale * math.exp(SURE / math.sqrt(self.rows))
+        return self.start + upper * max(0.0, math.log(UPPER / share)) if share > 0 else math.inf
 
 
 def choose_threshold(candidates: Sequence[float], outcome: Callable[[float], Score], *, edge_known: bool) -> float:

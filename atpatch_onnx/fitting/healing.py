@@ -7,7 +7,6 @@ a row only once for each set of its columns.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -26,7 +25,7 @@ from ..errors import BAD_OPTION, NOT_ADMITTED, NOT_HELPFUL
 from ..hotfix.evidence import Calibration, CompanionFigures, ProbePrice, ProbeTried
 from ..inference.capture import Capture
 from ..inference.prediction import Served
-from .calibration import as_few, thresholds
+from .calibration import Tail, as_few, thresholds
 from .fitted import Fitted, Outcome, best, spread
 from .judge import Judge, Score, advice, rate
 from .passes import Wanted
@@ -40,8 +39,6 @@ __all__ = ["check_healing", "fit_healing"]
 
 MOST_TRIED = 4
 """Probes that are compared by what the patched graph answers."""
-UPPER = 0.25
-"""Share of the clean rows whose scores make the tail."""
 ROOM = 4
 """A probe should flag so many times fewer clean requests than allowed: the share is continued from a few dozen rows."""
 BLIND = "its last row sees no labeled column; its keys and values are healed all the same"
@@ -239,13 +236,9 @@ class _Choice:
         return _Tuned(probe, companion, score, missed, table)
 
     def _expected(self, probe: Probe) -> float:
-        """The share of clean requests that the middle threshold would flag: few rows show no flag at all, so the tail
-        of their scores is continued as an exponential.
-        """
-        levels, peaks = self._levels(probe), probe.peaks[self.context.parts.selection.clean]
-        start = float(np.quantile(peaks, 1 - UPPER))
-        scale = max(float(np.mean(peaks[peaks >= start] - start)), 1e-9)
-        return UPPER * math.exp(min(0.0, (start - logit(levels[len(levels) // 2])) / scale))
+        """The share of clean requests that the middle threshold would flag."""
+        levels = self._levels(probe)
+        return Tail.of(probe.peaks[self.context.parts.selection.clean]).share(logit(levels[len(levels) // 2]))
 
     def _threshold(self, probe: Probe, levels: Sequence[float], companion: float) -> float:
         """Of those that leave as few attacks as the best, the one nearest to the middle, with room on both sides."""
@@ -255,7 +248,8 @@ class _Choice:
 
     def _levels(self, probe: Probe) -> list[float]:
         part = self.context.parts.selection
-        return thresholds(probe.peaks[part.clean], probe.peaks[part.anomalous], self.context.most_flagged)
+        clean, anomalous = probe.peaks[part.clean], probe.peaks[part.anomalous]
+        return thresholds(clean, anomalous, self.context.most_flagged, by_tail=probe.thorough)
 
     def _score(self, probe: Probe, threshold: float, companion: float) -> tuple[Score, int]:
         """The score, and the number of anomalous rows in which nothing is flagged."""

@@ -63,6 +63,8 @@ class Probe:
             other rows.
         peaks: (N,), its highest value in a row; of clean rows over all their lengths.
         missed: anomalous rows of the selection part that are below the bar of the clean ones.
+        thorough: trained thoroughly. Few clean columns then score near an attack's, but these score anything, so the
+            highest of the selection part say little about other rows (see `thresholds`).
     """
 
     sites: tuple[Site, ...]
@@ -72,6 +74,7 @@ class Probe:
     scores: NDArray[np.float32]
     peaks: NDArray[np.float64]
     missed: int
+    thorough: bool = False
 
     def plan(self, threshold: float, companion: float) -> PatchPlan:
         return PatchPlan(
@@ -272,4 +275,4 @@ def _probe(
     peaks = (peaks - [point.center, 0.0]).max(1) * point.scale
     peaks[part.anomalous] = moved[part.anomalous].max(1)
     missed = round((1 - point.recall) * len(part.anomalous))
-    return Probe(tuple(sites), depth, plans, point, moved, peaks, missed)
+    return Probe(tuple(sites), depth, plans, point, moved, peaks, missed, thorough)
