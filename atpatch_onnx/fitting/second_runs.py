@@ -138,6 +138,7 @@ class SecondRuns:
             self._context.model,
             replace(plan, telemetry=True, controls="optional"),
             [one.site for one in candidate.sites],
+            rows=self._context.rows,
         )
         names = joint_scores(patched)
         runner = self._runner(expose(patched, [(name, TensorProto.FLOAT) for name in names]))
@@ -169,7 +170,8 @@ class SecondRuns:
     def _second_runner(self, acting: Hashable, candidate: Candidate, plan: PatchPlan) -> Runner | None:
         """The last one is kept."""
         if self._live[0] != acting:
-            alone = second_run_of(self._context.model, plan, [one.site for one in candidate.sites], self._output)
+            sites = [one.site for one in candidate.sites]
+            alone = second_run_of(self._context.model, plan, sites, self._output, self._context.rows)
             self._live = acting, None if isinstance(alone, AtpatchError) else self._runner(alone)
         return self._live[1]
 

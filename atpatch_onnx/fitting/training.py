@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from rewriters.editing.row_claims import ShownRows
 from rewriters.errors import AtpatchError
 from rewriters.finding.cache_branches import MergedDecoder
 from rewriters.finding.key_value import HealingPlaces
@@ -74,6 +76,11 @@ class Context:
         """The model that is run, and that is to be patched."""
         return self.model if self.merged is None else self.merged.model
 
+    @cached_property
+    def rows(self) -> ShownRows:
+        """Of `whole`, for all patches of a fit."""
+        return ShownRows(self.whole)
+
     @property
     def columns(self) -> NDArray[np.bool_]:
         assert self.data.columns is not None  # `splitting.join` has seen to it
@@ -93,6 +100,7 @@ class Context:
             self.reader,
             places if merged is None else None,
             self.classes,
+            rows=self.rows,
             reported=len(plan.sites),
         )
 

@@ -12,6 +12,7 @@ import onnx
 from numpy.typing import NDArray
 
 from rewriters.editing.patcher import patch
+from rewriters.editing.row_claims import ShownRows
 from rewriters.finding.key_value import HealingPlaces
 from rewriters.names import FLAGGED
 from rewriters.plan import PatchPlan
@@ -155,7 +156,7 @@ class Served:
 
     Args:
         mask, reader, classes: see `Runner.without_padding`, `Runner.answering`, `Runner.classed`.
-        places: see `patch`.
+        places, rows: see `patch`.
         reported: so many columns of the flags are told; None: all. A healed merged decoder has each site twice, and the
             same flags at all of them.
     """
@@ -173,9 +174,10 @@ class Served:
         places: HealingPlaces | None = None,
         classes: Classes | None = None,
         *,
+        rows: ShownRows | None = None,
         reported: int | None = None,
     ) -> None:
-        patched = patch(model, replace(plan, telemetry=True, controls="optional"), sites, places)
+        patched = patch(model, replace(plan, telemetry=True, controls="optional"), sites, places, rows)
         runner = Runner(patched, folder, threads)
         self.runner = runner.without_padding(mask).answering(reader).classed(output, classes)
         self._output, self._sites = output, len(plan.sites) if reported is None else reported

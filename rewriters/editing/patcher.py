@@ -36,8 +36,8 @@ from .edits import apply, drop_unread_constants, refill, restore
 from .healed_bodies import HealedBody, bodies_of, with_places
 from .healed_branches import add_healing_to
 from .observe import Recorded, record, recorded
-from .qdq_barrier import shield
-from .row_claims import with_shown_rows
+from .qdq_barrier import shield_all
+from .row_claims import ShownRows, with_shown_rows
 from .second_pass import add_second_pass
 from .span import add_span, span_refusal, span_sites
 from .stamp import Edit
@@ -47,7 +47,11 @@ __all__ = ["is_patched", "patch", "refusal", "stamp", "unpatch"]
 
 
 def patch(
-    model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site], places: HealingPlaces | None = None
+    model: onnx.ModelProto,
+    plan: PatchPlan,
+    sites: Sequence[Site],
+    places: HealingPlaces | None = None,
+    rows: ShownRows | None = None,
 ) -> onnx.ModelProto:
     """A patched copy of the model; the argument stays unchanged.
 
@@ -55,7 +59,7 @@ def patch(
         model: loaded without external data; its references stay valid in the same folder.
         plan: what each site gets.
         sites: what the finder found in this very model; those that the plan does not name stay unchanged.
-        places: where this very model can be healed, where that is known already.
+        places, rows: of this very model, where they are known already: a fit patches one model many times.
 
     Raises:
         AtpatchError: ATP006 (opset), ATP010 (no site), ATP012 (patched already), ATP015 (plan does not fit), ATP022
@@ -66,7 +70,7 @@ def patch(
         raise admitted
     plan = with_controls(plan, model)
     chosen = [site for site in sites if site.id in plan.sites]
-    plan = with_shown_rows(plan, model, {site.id: site for site in sites})
+    plan = with_shown_rows(plan, rows or ShownRows(model), {site.id: site for site in sites})
     patched = onnx.ModelProto()
     patched.CopyFrom(model)
     by_body = _by_body(chosen)
@@ -91,19 +95,15 @@ def patch(
         replacements[()], appended = second.replacements, second.appended
         columns |= second.columns
     appended += add_outputs(patched, plan, sites, columns, admitted.states, pools[()])
-    spanned: dict[str, str] = {}
+    spans: dict[str, str] = {}
     if plan.span is not None:
-        made_so_far = replacements.get((), [])
-        replacements[()], last, spanned = add_span(patched, plan, admitted.reporting, made_so_far, pools[()])
+        replacements[()], last, spans = add_span(patched, plan, admitted.reporting, replacements.get((), []), pools[()])
         appended += last
-    for where in {*replacements, ()}:
-        nodes = body_at(patched, where).node
-        replacements[where], added = shield(nodes, replacements.get(where, []), appended if where == () else [])
-        appended = added if where == () else appended
+    appended = shield_all(patched, replacements, appended)
     edits = apply(patched, replacements, appended, {where: e.nodes for where, e in ahead.items()})
     drop_unread_constants(patched)
     told = {site.id: recorded(site, columns.get(site.id), patches.get(site.id)) for site in chosen}
-    facts = {**_facts(plan, digest(model), told), **telemetry_facts(plan, sites), **spanned}
+    facts = {**_facts(plan, digest(model), told), **telemetry_facts(plan, sites), **spans}
     stamping.write(patched, facts, edits)
     return patched
 

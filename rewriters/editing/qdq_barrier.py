@@ -19,12 +19,13 @@ import onnx
 from onnx import TensorProto, helper
 
 from ..errors import NOT_ADMITTED, AtpatchError
-from ..model.bodies import Wiring
+from ..model.bodies import Wiring, body_at
 from ..model.renaming import renamed
 from ..names import is_inserted, make_name
+from ..sites import Where
 from ..subgraphs.site import Replacement
 
-__all__ = ["second_reader_refusal", "shield"]
+__all__ = ["second_reader_refusal", "shield", "shield_all"]
 
 _PROPAGATED = frozenset({"MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
 _BYTES = (TensorProto.INT8, TensorProto.UINT8)
@@ -48,6 +49,17 @@ def shield(
         replace(replacement, nodes=tuple(_shielded(replacement.nodes, maker, count))) for replacement in replacements
     ]
     return shielded, list(_shielded(appended, maker, count))
+
+
+def shield_all(
+    model: onnx.ModelProto, replacements: dict[Where, list[Replacement]], appended: list[onnx.NodeProto]
+) -> list[onnx.NodeProto]:
+    """Changes the replacements of all bodies as `shield` does; the same of what is appended to the main graph."""
+    for where in {*replacements, ()}:
+        nodes = body_at(model, where).node
+        replacements[where], added = shield(nodes, replacements.get(where, []), appended if where == () else [])
+        appended = added if where == () else appended
+    return appended
 
 
 def _shielded(

@@ -21,7 +21,7 @@ from ..finding.view import op_types
 from ..plan import PatchPlan
 from ..sites import Site
 
-__all__ = ["with_shown_rows"]
+__all__ = ["ShownRows", "with_shown_rows"]
 
 _HARMLESS = op_types(
     "Cast DequantizeLinear DynamicQuantizeLinear Dropout Flatten Identity QuantizeLinear Reshape Squeeze Transpose"
@@ -31,17 +31,31 @@ _SCORES = op_types("Einsum FusedMatMul MatMul")
 _MAKES = op_types("Softmax QLinearSoftmax BiasSoftmax")
 
 
-def with_shown_rows(plan: PatchPlan, model: onnx.ModelProto, sites: dict[str, Site]) -> PatchPlan:
+class ShownRows:
+    """Where the graph of one model shows that the claim is true; each site is looked at once.
+
+    Args:
+        model: not to be changed; tensors in external files are not read.
+    """
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self._masks = cache(lambda: RowMasks(model))  # only where a site needs it: the whole graph is analyzed
+        self._shown: dict[str, bool] = {}
+
+    def at(self, site: Site) -> bool:
+        """Whether it is shown at a site of the model."""
+        if site.id not in self._shown:
+            shown = _reaches_the_product(site) and (_only_scaled(site) or bool(self._masks().alike(site)))
+            self._shown[site.id] = shown
+        return self._shown[site.id]
+
+
+def with_shown_rows(plan: PatchPlan, rows: ShownRows, sites: dict[str, Site]) -> PatchPlan:
     """The plan without its claims about rows at sites where the graph does not show them."""
     claimed = [name for name, one in plan.sites.items() if one.every_row_sees_every_column]
     if not claimed:
         return plan
-    masks = cache(lambda: RowMasks(model))  # only where a site needs it: the whole graph is analyzed
-
-    def shown(site: Site) -> bool:
-        return _reaches_the_product(site) and (_only_scaled(site) or bool(masks().alike(site)))
-
-    dropped = [name for name in claimed if not shown(sites[name])]
+    dropped = [name for name in claimed if not rows.at(sites[name])]
     kept = {
         name: replace(one, every_row_sees_every_column=False) if name in dropped else one
         for name, one in plan.sites.items()

@@ -19,12 +19,13 @@ from ..plan import PatchPlan
 from ..sites import Site
 from .edits import refill
 from .patcher import patch, refusal
+from .row_claims import ShownRows
 
 __all__ = ["joint_scores", "second_run_of"]
 
 
 def second_run_of(
-    model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site], output: str
+    model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site], output: str, rows: ShownRows | None = None
 ) -> onnx.ModelProto | AtpatchError:
     """A model with the output (B, ...) of the second run, from the inputs of a request and the input
     `names.GIVEN_COLUMNS` (B, K) bool; or why there is none.
@@ -33,11 +34,12 @@ def second_run_of(
         plan: two passes with one group, of all its sites. What it says of detectors, thresholds and acceptance makes no
             difference.
         output: of the model.
+        rows: see `patch`.
     """
     plan = replace(plan, gating="none", controls="none", telemetry=True, accept="always", wider=0)
     if (reason := refusal(model, plan, sites)) is not None:
         return reason
-    alone = patch(model, plan, sites)
+    alone = patch(model, plan, sites, rows=rows)
     made = Wiring(alone.graph.node).maker
     flagged = made[columns_output(plan.groups[0][0])].input[0]
     chosen = made[made[output].input[0]] if made[output].op_type == "Identity" else made[output]

@@ -6,7 +6,9 @@ import numpy as np
 import onnx
 import pytest
 
+from rewriters.editing import row_claims
 from rewriters.editing.patcher import patch
+from rewriters.editing.row_claims import ShownRows
 from rewriters.finding.finder import find_sites
 from rewriters.plan import BenignPair, PatchPlan, SitePlan, Static
 from tests import oracle
@@ -101,3 +103,24 @@ def test_the_short_form_is_written_where_the_claim_is_shown(name: str) -> None:
         for said in (True, False)
     )
     assert (claimed.graph == careful.graph) is not CASES[name][2]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_known_of_the_rows_is_not_looked_for_again(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, looked = model_of(name), []
+
+    class Counted(row_claims.RowMasks):  # type: ignore[misc, name-defined]
+        def __init__(self, model: onnx.ModelProto) -> None:
+            looked.append(model)
+            super().__init__(model)
+
+    monkeypatch.setattr(row_claims, "RowMasks", Counted)
+    (site,), _ = find_sites(model)
+    plans = [
+        PatchPlan({site.id: SitePlan(Static((column,)), PAIR, every_row_sees_every_column=True)}) for column in (1, 2)
+    ]
+    alone = [patch(model, plan, [site]).SerializeToString(deterministic=True) for plan in plans]
+    each, rows = len(looked), ShownRows(model)
+    together = [patch(model, plan, [site], rows=rows).SerializeToString(deterministic=True) for plan in plans]
+    assert together == alone
+    assert len(looked) - each == each / 2 <= 1
