@@ -156,8 +156,9 @@ def _fit(
         loss = functional.binary_cross_entropy_with_logits(logits, label, pos_weight=balance)
         if contrastive is not None:
             loss = loss + LAMBDA * contrastive(features)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        # What backward writes after zero_grad; a tenth of the time went into what these two do around it.
+        for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+            parameter.grad = gradient
         optimizer.step()
         schedule.step()
     return [tuple(Dense(_numpy(layer.weight.T), _numpy(layer.bias)) for layer in network) for network in networks]
