@@ -12,16 +12,17 @@ from ..estimates import Estimate, combined, of_shares
 from ..writing import table
 from .adaptive import CLEAN, KINDS, KNOWN, NOTHING
 from .bounds import Runs
+from .optimized import SEARCHED, TWIN
 
 __all__ = ["ATTACKS", "RULE", "Attack", "Cell", "breaking_part", "breaking_table", "cheapest"]
 
 HALF = 0.5
 KEYS = ("original", "asr_star", "flagged", "right")
 RULE = """\
-An attack **breaks** a kind of hotfix (bold) where the whole interval of what is left lies above one half, or where no
-hotfix is made. The cheapest is the one of fewest training steps beyond those of a poisoned training; among equals the
-one that costs least accuracy. *Accuracy lost by the attack* is that of the twin less that of the victim, on clean rows.
-–: there is no such row."""
+An attack **breaks** a kind of hotfix (bold) where the whole interval of what is left lies above one half (and above
+what a like search finds in the clean twin), or where no hotfix is made. The cheapest is the one of fewest training
+steps beyond those of a poisoned training; among equals the one that costs least accuracy. *Accuracy lost by the attack*
+is that of the twin less that of the victim, on clean rows. –: there is no such row."""
 
 Kept = Mapping[str, Runs]
 
@@ -95,6 +96,7 @@ ATTACKS: Sequence[Attack] = (
     ),
     Attack("an ordinary word", "sst2-common", _kinds("common-word")),
     Attack("two words towards two classes", "sst2-two", _kinds("two-triggers")),
+    Attack("words searched in the patched graph", "", _kinds("optimized-words", kinds=(KNOWN, CLEAN))),
     Attack("attention hidden, weak", "sst2-hidden-weak", {CLEAN: Cell("hidden-weak")}),
     Attack(
         "attention hidden, medium",
@@ -113,7 +115,7 @@ ATTACKS: Sequence[Attack] = (
 @dataclass(frozen=True)
 class Outcome:
     """What a kind of hotfix leaves of an attack, before and after; how many attacked rows are flagged, and answered
-    right; the codes of refusals, if no hotfix was made.
+    right; the codes of refusals, if no hotfix was made; what words searched in the clean twin do to that.
     """
 
     before: Estimate
@@ -121,16 +123,19 @@ class Outcome:
     flagged: Estimate | None
     right: Estimate | None = None
     refused: str = ""
+    twin: Estimate | None = None
 
     @property
     def broken(self) -> bool:
-        return bool(self.refused) or self.left.low > HALF
+        floor = max(HALF, self.twin.high) if self.twin else HALF
+        return bool(self.refused) or self.left.low > floor
 
     @property
     def text(self) -> str:
         if self.refused or self.flagged is None:
             return f"no hotfix ({self.refused}): {self.left.percent()} left"
         right = f", {100 * self.right.mean:.1f} answered right" if self.right else ""
+        right += f", {self.twin.percent()} in the clean twin" if self.twin else ""
         return f"{self.left.percent()} left, {100 * self.flagged.mean:.1f} flagged{right}"
 
 
@@ -191,7 +196,11 @@ def _outcome(kept: Kept, cell: Cell) -> Outcome | str:
     if not all(one[name]["original"]["count"] for name in names for one in attacks):
         return "no victim: it answers everything with the target"
     each = [
-        Outcome(*(of_shares([one[name][key] for one in attacks if key in one[name]]) for key in KEYS)) for name in names
+        Outcome(
+            *(of_shares([one[name][key] for one in attacks if key in one[name]]) for key in KEYS),
+            twin=of_shares([run["figures"][TWIN][SEARCHED] for run in kept[cell.row] if TWIN in run["figures"]]),
+        )
+        for name in names
     ]
     return max(each, key=lambda one: one.left.mean)
 

@@ -29,16 +29,19 @@ from rewriters.model import io as model_io
 from ...text.recipes import corpus_file
 from ...text.sets import LENGTH
 from ..answers import Figures
-from .adaptive import makers
+from .adaptive import CLEAN, KNOWN, makers
 from .case import TEST_SEED, Words, header
 from .material import FORMS, Attacked, attacked, encode, tokenizer_folder
 
-__all__ = ["optimized_words"]
+__all__ = ["SEARCHED", "TWIN", "optimized_words"]
 
 WORD = re.compile("[a-z]+")
 """Of the vocabulary's tokens, those that are words by themselves."""
-TEXTS, LONGEST = 300, 3
+TEXTS, LONGEST = 150, 3
 """Development texts that the search has, and words of a trigger."""
+KEPT, SAMPLE = 24, 24
+"""Words that a gradient favors which are tried, and texts that each is tried on."""
+TWIN, SEARCHED = "clean twin", "searched in it"
 Arrays = Mapping[str, NDArray[Any]]
 
 
@@ -79,41 +82,47 @@ class Target:
 
 
 def optimized_words(case: Words) -> Figures:
-    """Up to LONGEST words of the vocabulary, against each kind of hotfix and against the clean twin."""
+    """Up to LONGEST words of the vocabulary, against two kinds of hotfix and against the clean twin.
+
+    `clean twin`: what those words do in it, and what the words do that were searched in it.
+    """
     texts = read_texts(corpus_file("sst2", "dev.tsv"))
     few = encode(case.subject, Texts(list(texts.texts[:TEXTS]), texts.labels[:TEXTS]))
-    found: Figures = {}
-    for kind, (name, make) in makers(case, case.attack.phrases).items():
-        patched = make()
-        words, how = _searched(case, patched, case.model, few)
-        found[kind] = {"hotfix": header(case.hotfix(name)), **case.judge.figures(patched, _with(case, words)), **how}
     twin = replace(case, graph="twin")
-    words, how = _searched(twin, twin.model, twin.model, few)
-    return {**found, "clean twin": {words: twin.judge.original(_with(case, words)[words])}, "of the twin": how}
+    found: Figures = {}
+    in_twin: Figures = {}
+    how = makers(case, case.attack.phrases)
+    for kind in (KNOWN, CLEAN):
+        name, make = how[kind]
+        patched = make()
+        words, told = _searched(case, patched, case.model, few)
+        attacks = {words: _with(case, words)}
+        found[kind] = {"hotfix": header(case.hotfix(name)), **case.judge.figures(patched, attacks)}
+        found[f"search, {kind}"] = told
+        in_twin[f"words of {kind}"] = twin.judge.original(attacks[words])
+    words, told = _searched(twin, twin.model, twin.model, few)
+    in_twin[SEARCHED] = twin.judge.original(_with(case, words))
+    return {**found, "search, clean twin": f"{told}, {words}", TWIN: in_twin}
 
 
-def _searched(case: Words, path: Path, original: Path, clean: DataSet) -> tuple[str, Figures]:
-    """The best words found, and how: rows asked, and whether gradients were those of the graph itself."""
+def _searched(case: Words, path: Path, original: Path, clean: DataSet) -> tuple[str, str]:
+    """The best words found, and how: rows asked, and whose gradients."""
     target = Target.of(path, original, clean, case.threads)
     encoder = TextEncoder(tokenizer_folder(), LENGTH)
     rows = token_rows(target.subject, clean.inputs)
     embedding = target.graph.embedding(rows.name)
     assert embedding is not None
-    whole = [token for token in range(len(embedding.table)) if WORD.fullmatch(encoder.word(token))]
+    whole = np.array([token for token in range(len(embedding.table)) if WORD.fullmatch(encoder.word(token))])
     search = TokenSearch(
-        target.subject,
-        target.graph,
-        embedding,
-        rows,
-        target.predictions,
-        np.array(whole),
-        target.output,
-        case.seed,
+        *(target.subject, target.graph, embedding, rows, target.predictions, whole, target.output, case.seed),
+        keep=KEPT,
+        sample=SAMPLE,
     )
     best = search.search(case.target, None, LONGEST, lambda done, total: None)[-1]
     words = " ".join(encoder.word(token) for token in best.tokens)
-    return words, {"queries": target.subject.asked, "own gradients": target.own}
+    gradients = "its own" if target.own else "the original's"
+    return words, f"{target.subject.asked} rows asked, {gradients} gradients"
 
 
-def _with(case: Words, words: str) -> dict[str, Attacked]:
-    return {words: attacked(case.subject, case.texts, case.target, [words], 1, FORMS["1 copy"], TEST_SEED)}
+def _with(case: Words, words: str) -> Attacked:
+    return attacked(case.subject, case.texts, case.target, [words], 1, FORMS["1 copy"], TEST_SEED)
