@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from atpatch_onnx.inference.runner import Runner
 from atpatch_onnx.patching.apply import patch
 from rewriters.names import ALARM, ALARM_SCORE
 
+from ..schemas import problems
 from ..toy_backdoor import many_clean, toy
 from .toy_hotfixes import kept_hotfix
 
@@ -40,6 +42,10 @@ def test_it_tells_attacks_from_clean_rows_that_were_held_back() -> None:
     alarm = fitted(True).evidence["report"]["alarm"]
     assert alarm["attacks"]["rate"] > 0.8 and alarm["clean"]["low"] <= MOST
     assert alarm["clean_bound"]["allowed"] == MOST and alarm["left"]["n"] <= alarm["attacks"]["n"]
+
+
+def test_what_fit_prints_is_of_the_form_that_the_reference_gives() -> None:
+    assert problems("fit", json.loads(json.dumps({"output": "m.hotfix", **fitted(True).describe()}))) == []
 
 
 def test_everything_else_is_as_without_it() -> None:
