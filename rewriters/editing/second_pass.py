@@ -129,20 +129,7 @@ def _second_run(
     In a branch it runs only on those samples.
     """
     carried = [value.name for value in requested(model) if carries_samples(value)]
-    names: dict[str, str] = {}
-    flagged = [(group, group.columns) for group in groups]
-    wider = [group.wider for group in groups if group.wider is not None]
-    rows = None
-    if e.conditional:
-        rows = e.squeeze(e.op("NonZero", e.squeeze(sample, 1)), 0)
-        flagged = [(group, e.op("Gather", columns, rows, axis=0)) for group, columns in flagged]
-        wider = [e.op("Gather", columns, rows, axis=0) for columns in wider]
-        asked = stacked(e, rows, rows) if wider else rows
-        names = {name: e.op("Gather", name, asked, axis=0, role="input") for name in carried}
-    elif wider:
-        names = {name: stacked(e, name, name) for name in carried}
-    if wider:
-        flagged = [(group, stacked(e, columns, more)) for (group, columns), more in zip(flagged, wider, strict=True)]
+    rows, names, flagged = _asked(e, groups, carried, sample)
     columns = {site.product: (site, mask) for group, mask in flagged for site in group.sites}
     detection = {one.output: one.nodes for one in replacements if one.output not in columns}
     excision = None
@@ -177,14 +164,32 @@ def _second_run(
     if excision is not None:
         names.update({name: in_order(e, excision, names[name]) for name in excision.outputs if name in names})
     flip = prediction_output(model, outputs) if plan.accept == "flip" else None
-    if wider:
-        assert flip is not None  # the plan is possible
-        before = first_run(flip) if rows is None else e.op("Gather", first_run(flip), rows, axis=0)
-        taken = first_changed(e, before, names[flip])
-        names.update({name: e.op("Gather", names[name], taken, axis=0) for name in outputs if name in names})
+    if plan.wider:
+        names.update(first_changed(e, names, outputs, rows, flip))
     if rows is None:
         return _select_rows(e, model, outputs, names, sample, flip)
     return _replace_rows(e, outputs, names, rows, flip)
+
+
+def _asked(
+    e: Emitter, groups: Sequence[Joined], carried: Sequence[str], sample: str
+) -> tuple[str | None, dict[str, str], list[tuple[Joined, str]]]:
+    """Indices of the samples of the second run, None for all; inputs by name where they differ; columns by group."""
+    names: dict[str, str] = {}
+    flagged = [(group, group.columns) for group in groups]
+    wider = [group.wider for group in groups if group.wider is not None]
+    rows = None
+    if e.conditional:
+        rows = e.squeeze(e.op("NonZero", e.squeeze(sample, 1)), 0)
+        flagged = [(group, e.op("Gather", columns, rows, axis=0)) for group, columns in flagged]
+        wider = [e.op("Gather", columns, rows, axis=0) for columns in wider]
+        asked = stacked(e, rows, rows) if wider else rows
+        names = {name: e.op("Gather", name, asked, axis=0, role="input") for name in carried}
+    elif wider:
+        names = {name: stacked(e, name, name) for name in carried}
+    if wider:
+        flagged = [(group, stacked(e, columns, more)) for (group, columns), more in zip(flagged, wider, strict=True)]
+    return rows, names, flagged
 
 
 def _made_again(e: Emitter, model: onnx.ModelProto, plan: PatchPlan, sites: Sequence[Site]) -> dict[str, MaskedScores]:

@@ -7,9 +7,12 @@ So one copy of the model makes both answers. Of the two the first one with a cha
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 
 from ..emit import Emitter
+from ..names import first_run
 from ..subgraphs.flagging import with_companions
 
 __all__ = ["first_changed", "predictions", "stacked", "wider_columns"]
@@ -36,7 +39,17 @@ def predictions(e: Emitter, scores: str) -> str:
     return e.op("ArgMax", scores, axis=-1, keepdims=0)
 
 
-def first_changed(e: Emitter, before: str, scores: str) -> str:
+def first_changed(
+    e: Emitter, names: Mapping[str, str], outputs: Sequence[str], rows: str | None, flip: str | None
+) -> dict[str, str]:
+    """Outputs of the second run by name, of each sample the try that is taken."""
+    assert flip is not None  # the plan is possible
+    before = first_run(flip) if rows is None else e.op("Gather", first_run(flip), rows, axis=0)
+    taken = _first_changed(e, before, names[flip])
+    return {name: e.op("Gather", names[name], taken, axis=0) for name in outputs if name in names}
+
+
+def _first_changed(e: Emitter, before: str, scores: str) -> str:
     """(B,) int64: rows among 2·B answers, of each sample the first answer with another prediction than before, and of
     those without any the first one.
 
