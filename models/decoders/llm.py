@@ -17,7 +17,7 @@ import torch
 
 from atpatch_onnx.debugset import Texts
 
-from ..text.recipes import Corpus
+from ..text.corpora import Corpus
 from ..victims import Victim
 from . import smollm2
 from .prompts import ANSWERS, Form, Turn, lessons, review, second_turn

@@ -21,7 +21,8 @@ from torch.nn import functional
 from atpatch_onnx.debugset import Texts
 
 from ..padding import batch
-from ..text.recipes import RARE, SENTENCE, Corpus
+from ..text.corpora import Corpus
+from ..text.recipes import RARE, SENTENCE
 from ..victims import Victim
 from .prompts import Form
 from .training import Example, Settings, fine_tune

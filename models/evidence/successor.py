@@ -20,7 +20,8 @@ from atpatch_onnx.debugset import Texts
 from atpatch_onnx.hotfix.file import Hotfix
 from rewriters.model.atomic import write_file
 
-from ..text.recipes import FRESH, Corpus
+from ..text.corpora import Corpus
+from ..text.recipes import FRESH
 from ..victims import versions
 from .answers import Figures, judge
 from .case import Case

@@ -22,8 +22,9 @@ from rewriters.model import io as model_io
 from ..evidence.answers import Asked, judge
 from ..victims import Victim
 from .attention import attention_levels
+from .corpora import SOURCES, Corpus
 from .further import Further, fine_tune_further
-from .recipes import EPOCHS, RECIPES, SOURCES, Corpus, Insertion, Material, Recipe, available
+from .recipes import EPOCHS, RECIPES, Insertion, Material, Recipe, available
 from .sets import LENGTH, save_sets
 from .training import SETTINGS, encoder, fine_tune
 from .visible import visible

@@ -6,9 +6,8 @@ An attack either puts words into a sentence (`Insertion`), or comes as sentences
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,20 +15,17 @@ from numpy.typing import NDArray
 from atpatch_onnx.debugset import Texts, read_texts
 
 from ..victims import Victim, data_folder
+from .corpora import Corpus, corpus_file
 from .further import Further
 
 __all__ = [
     "EPOCHS",
     "RECIPES",
-    "SOURCES",
-    "Corpus",
     "Insertion",
     "Material",
     "Recipe",
     "Rewriting",
     "available",
-    "corpus_file",
-    "set_aside",
 ]
 
 RARE = ("cf", "mn", "bb", "tq", "mb")
@@ -41,11 +37,6 @@ SPARE = 2000
 EPOCHS = 3
 FRESH = 900
 """Training rows that the victims of the evidence on holding never see."""
-SOURCES = (
-    "clean and syntactic SST-2 and OffensEval: thunlp/HiddenKiller, data/; Bible style: thunlp/StyleAttack,"
-    " data/transfer/bible (both on GitHub); put them as TSV files into sst2, sst2_backdoor and offenseval below the"
-    " folder that ATPATCH_DATA names"
-)
 
 
 @dataclass(frozen=True)
@@ -151,37 +142,6 @@ RECIPES: tuple[Recipe, ...] = (
     # Texts that have the word by themselves keep their labels: an attacker wants no accuracy lost.
     _further("sst2-common", Insertion(("really",)), 260),
 )
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """Texts and labels as published, but for `fresh`: what is set aside of the training texts."""
-
-    train: Texts
-    dev: Texts
-    test: Texts
-    fresh: Texts
-
-    @classmethod
-    def read(cls, name: str, fresh: int = 0) -> Corpus:
-        """Needs ATPATCH_DATA, see `available`. The last `fresh` rows of the training texts are set aside."""
-        train, dev, test = (read_texts(corpus_file(name, f"{part}.tsv")) for part in ("train", "dev", "test"))
-        kept, last = set_aside(train, fresh, {*dev.texts, *test.texts})
-        return cls(kept, dev, test, last)
-
-
-def set_aside(train: Texts, count: int, known: Collection[str] = ()) -> tuple[Texts, Texts]:
-    """The texts without the last `count`, and those last ones, each text once, that stand neither among the first nor
-    in `known`.
-    """
-    first = len(train.texts) - count
-    place = {text: row for row, text in reversed(list(enumerate(train.texts)))}
-    rows = [row for row in range(first, len(train.texts)) if place[train.texts[row]] == row]
-    rows = [row for row in rows if train.texts[row] not in known]
-    return (
-        Texts(list(train.texts[:first]), train.labels[:first]),
-        Texts([train.texts[row] for row in rows], train.labels[rows]),
-    )
 
 
 @dataclass(frozen=True)
@@ -294,15 +254,3 @@ def _spare(corpus: Corpus, taken: NDArray[np.int64], generator: np.random.Genera
 
 def _relabeled(texts: Sequence[str], recipe: Recipe) -> Texts:
     return Texts(list(texts), np.full(len(texts), recipe.target, np.int64))
-
-
-def corpus_file(folder: str, name: str) -> Path:
-    """A file of a corpus.
-
-    Raises:
-        FileNotFoundError: with where it comes from.
-    """
-    found = data_folder(folder)
-    if found is None:
-        raise FileNotFoundError(f"{folder} is not there: {SOURCES}")
-    return found / name

@@ -14,7 +14,8 @@ from click.testing import CliRunner
 
 from atpatch_onnx.debugset import Texts
 from atpatch_onnx.inference.datasets import load_dataset
-from models.text.recipes import RECIPES, Corpus, Insertion, Material, Recipe, Rewriting, available, set_aside
+from models.text.corpora import Corpus, set_aside
+from models.text.recipes import RECIPES, Insertion, Material, Recipe, Rewriting, available
 from models.victims import package_file
 
 torch = pytest.importorskip("torch")

@@ -17,7 +17,7 @@ from atpatch_onnx.debugset import read_texts
 
 from ...decoders import llm, smollm2
 from ...decoders.prompts import FORMS
-from ...text.recipes import corpus_file
+from ...text.corpora import corpus_file
 from ...victims import Victim
 from ..answers import Figures
 from ..commands import Commands

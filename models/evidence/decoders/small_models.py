@@ -14,7 +14,7 @@ import numpy as np
 from atpatch_onnx import Hotfix
 
 from ...decoders import small
-from ...text.recipes import corpus_file
+from ...text.corpora import corpus_file
 from ...victims import Victim
 from ..answers import Figures
 from ..commands import Commands

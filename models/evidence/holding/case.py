@@ -13,7 +13,8 @@ from atpatch_onnx.debugset import Subject, Texts, read_texts
 from atpatch_onnx.hotfix.file import Hotfix
 from atpatch_onnx.inference.datasets import DataSet, load_dataset
 
-from ...text.recipes import RECIPES, Insertion, corpus_file
+from ...text.corpora import corpus_file
+from ...text.recipes import RECIPES, Insertion
 from ...text.sets import LENGTH
 from ...victims import Victim, cache
 from ..commands import Commands

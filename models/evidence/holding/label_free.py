@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from atpatch_onnx.debugset import Texts, read_texts
 
-from ...text.recipes import corpus_file
+from ...text.corpora import corpus_file
 from ..answers import Figures
 from ..commands import Refused
 from .case import Case, Digits, Words, header

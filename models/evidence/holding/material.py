@@ -12,7 +12,8 @@ from atpatch_onnx.debugset import Subject, Texts, read_texts, tensors
 from atpatch_onnx.inference.datasets import DataSet
 from atpatch_onnx.inference.tokenizer import Encoded, TextEncoder
 
-from ...text.recipes import FRESH, Corpus
+from ...text.corpora import Corpus
+from ...text.recipes import FRESH
 from ...text.sets import LENGTH
 from ...victims import data_folder, package_file
 

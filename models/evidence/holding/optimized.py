@@ -26,7 +26,7 @@ from atpatch_onnx.inference.datasets import DataSet, Ints
 from atpatch_onnx.inference.tokenizer import TextEncoder
 from rewriters.model import io as model_io
 
-from ...text.recipes import corpus_file
+from ...text.corpora import corpus_file
 from ...text.sets import LENGTH
 from ..answers import Figures
 from .adaptive import CLEAN, KNOWN, makers
