@@ -65,11 +65,11 @@ def test_it_holds_all_files_of_the_two_packages_and_no_others(wheel: Path) -> No
 
 
 def test_it_is_small(wheel: Path) -> None:
-    # The aim is 1 MB for the whole. It is missed since decoders, audits and signatures came: the code takes 1 MB.
+    # The aim is 1 MB for the whole. It is missed since decoders, audits and signatures came: the code takes 1.05 MB.
     with zipfile.ZipFile(wheel) as files:
         not_code = sum(file.compress_size for file in files.infolist() if not file.filename.endswith(".py"))
     assert not_code < 250_000
-    assert wheel.stat().st_size < 1_300_000
+    assert wheel.stat().st_size < 1_330_000
 
 
 def test_a_users_own_folder_called_models_is_still_found(installed: Path, tmp_path: Path) -> None:
