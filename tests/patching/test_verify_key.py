@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -46,9 +47,8 @@ def test_any_other_hotfix_is_refused(model: Path, keys: Keys, tmp_path: Path) ->
     refused("ATP095", model, verify_key=keys.public)
     sign(model.with_name("model.hotfix"), key=make_keys(tmp_path / "others").private)
     refused("ATP094", model, verify_key=keys.public)
-    other = Hotfix.load(model.with_name("model.hotfix"))
+    other = replace(Hotfix.load(model.with_name("model.hotfix")), threshold=0.9)
     sign(model.with_name("model.hotfix"), key=keys.private)
-    object.__setattr__(other, "threshold", 0.9)
     other.save(model.with_name("model.hotfix"))
     refused("ATP094", model, verify_key=keys.public)
 
