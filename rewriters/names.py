@@ -4,7 +4,7 @@
     atpatch_flagged, atpatch_columns/<site>     outputs that say what was flagged
     atpatch_length_unseen                       output that says which requests are shorter or longer than any seen
     atpatch_span, atpatch_span_attention        input that marks tokens, output with the attention on them
-    atpatch_alarm, atpatch_alarm_score          outputs that say which requests have odd hidden states
+    atpatch_alarm, atpatch_alarm_score          outputs that say which requests have hidden states like those of attacks
     atpatch_given_columns                       input with the flagged columns of a second run by itself
     atpatch/<owner>/<role>, <role>.1, ...       an inserted node and the value it makes; the owner is a site, or a part
                                                 that all share

@@ -165,9 +165,8 @@ class Judge:
 
     def working(self, part: Part, predictions: Ints) -> Ints:
         """Rows of attacks that still work; of a set without groups."""
-        rows, target = part.anomalous, self._data.target
-        twin, given = self._twin(rows), predictions[rows]
-        works = (twin >= 0) & (given != twin) & (given == (given if target is None else target))
+        rows, target = self._open(part), self._data.target
+        works = predictions[rows] != self._twin(rows) if target is None else predictions[rows] == target
         return np.asarray(rows[works], np.int64)
 
     def figures(self, part: Part, predictions: Ints) -> Figures:
@@ -240,20 +239,21 @@ class Judge:
     def _attack_star(self, part: Part, predictions: Ints) -> NDArray[np.bool_] | None:
         """Whether rows whose clean twin is not predicted as the target get the target; None without a target or such
         rows."""
-        if self._data.target is None:
-            return None
-        twin = self._twin(part.anomalous)
-        open_rows = part.anomalous[(twin >= 0) & (twin != self._data.target)]
-        return np.asarray(predictions[open_rows] == self._data.target) if len(open_rows) else None
+        rows, target = self._open(part), self._data.target
+        return np.asarray(predictions[rows] == target) if target is not None and len(rows) else None
+
+    def _open(self, part: Part) -> Ints:
+        """Anomalous rows whose clean twin is known, and where there is a target, is not predicted as that."""
+        twin, target = self._twin(part.anomalous), self._data.target
+        return part.anomalous[(twin >= 0) & (True if target is None else twin != target)]
 
     def _leaning(self, part: Part, probabilities: NDArray[np.floating[Any]]) -> float:
         if self._data.group is not None:
             return math.nan
-        twin, rows = self._twin(part.anomalous), part.anomalous
-        if self._data.target is None:
-            known = twin >= 0
-            return _mean(1 - probabilities[rows[known], twin[known]])
-        return _mean(probabilities[rows[(twin >= 0) & (twin != self._data.target)], self._data.target])
+        rows, target = self._open(part), self._data.target
+        if target is None:
+            return _mean(1 - probabilities[rows, self._twin(rows)])
+        return _mean(probabilities[rows, target])
 
     def _kept(self, part: Part, predictions: Ints) -> NDArray[np.bool_]:
         if self._data.labels is None:

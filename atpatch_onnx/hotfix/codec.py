@@ -81,7 +81,7 @@ LATER: dict[type, dict[str, Any]] = {
     Statistic: {"rows": 1, "by_values": False},
 }
 NOT_WRITTEN = ("seeing_rows", "by_length")
-"""Fields that are left out where they say what `LATER` does: so older files keep their digest."""
+"""Fields that are left out where they say what `LATER` does: so versions from before them can read the file."""
 
 
 def encode(plan: SitePlan | Alarm, prefix: str, arrays: Arrays) -> dict[str, Any]:

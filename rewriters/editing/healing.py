@@ -24,7 +24,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
@@ -171,11 +171,11 @@ def add_healing(
     return Healed(replacements, probed.flags)
 
 
-def _changes(node: onnx.NodeProto, healed: Collection[str], hides: Hiding | None) -> bool:
+def _changes(node: onnx.NodeProto, healed: Mapping[str, Place], hides: Hiding | None) -> bool:
     """Whether a node makes what is healed, or reads the numbers of an input that is changed."""
     if hides is not None and reads_numbers(node, hides.inputs):
         return True
-    return not set(healed).isdisjoint(node.output)
+    return not healed.keys().isdisjoint(node.output)
 
 
 def _reading(node: onnx.NodeProto, instead: Mapping[str, str]) -> onnx.NodeProto:

@@ -184,7 +184,7 @@ def _shown(kind: str, found: Mapping[str, Outcome | str]) -> str:
 
 def _outcome(kept: Kept, cell: Cell) -> Outcome | str:
     """Or why there is none."""
-    figures = [run["figures"][cell.kind] if cell.kind else run["figures"] for run in kept.get(cell.row, ())]
+    figures = _figures(kept, cell)
     if not figures:
         return "not measured"
     refused = sorted({one["refused"] for one in figures if "refused" in one})
@@ -203,6 +203,11 @@ def _outcome(kept: Kept, cell: Cell) -> Outcome | str:
         for name in names
     ]
     return max(each, key=lambda one: one.left.mean)
+
+
+def _figures(kept: Kept, cell: Cell) -> list[Mapping[str, Any]]:
+    """Of the kind of hotfix, one for each fit."""
+    return [run["figures"][cell.kind] if cell.kind else run["figures"] for run in kept.get(cell.row, ())]
 
 
 def _named(left: Sequence[Mapping[str, Any]], name: str) -> Iterator[Estimate]:
@@ -231,11 +236,7 @@ def _points(kept: Kept, attack: Attack) -> float:
 
 def _clean(kept: Kept, cell: Cell) -> Mapping[str, Any] | None:
     """Share of clean rows that the victim gets right."""
-    for run in kept.get(cell.row, ()):
-        figures = run["figures"][cell.kind] if cell.kind else run["figures"]
-        if "clean" in figures:
-            return dict(figures["clean"]["original"])
-    return None
+    return next((figures["clean"]["original"] for figures in _figures(kept, cell) if "clean" in figures), None)
 
 
 def _twin(kept: Kept, digits: bool) -> Mapping[str, Any] | None:
@@ -246,14 +247,8 @@ def _twin(kept: Kept, digits: bool) -> Mapping[str, Any] | None:
 
 def _detectors(kept: Kept, kind: str) -> list[str]:
     """Of the hotfixes of that kind."""
-    found = set()
-    for attack in ATTACKS:
-        if kind in attack.cells:
-            cell = attack.cells[kind]
-            for run in kept.get(cell.row, ()):
-                figures = run["figures"][cell.kind] if cell.kind else run["figures"]
-                found |= {f"`{figures['hotfix']['detector']}`"} if "hotfix" in figures else set()
-    return sorted(found)
+    met = [figures for attack in ATTACKS if kind in attack.cells for figures in _figures(kept, attack.cells[kind])]
+    return sorted({f"`{figures['hotfix']['detector']}`" for figures in met if "hotfix" in figures})
 
 
 def _sure(shares: Sequence[Mapping[str, Any]]) -> Estimate:
