@@ -96,8 +96,8 @@ def compare(
 ) -> None:
     """Run ORIGINAL and PATCHED on the same rows: what the patch stops, what it costs, and how sure that is.
 
-    Bounds name figures of the patched graph (accuracy, asr, asr_star, recovered, uf, clean_flagged, spd, average_odds,
-    equal_opportunity, answer_kept, answer_right, perplexity) or paired ones (accuracy_drop, changed, changed_share,
+    Bounds name figures of the patched graph (accuracy, asr, asr_star, uf, clean_flagged, spd, average_odds,
+    equal_opportunity, answer_kept, clean_alarms, asr_star_with_refusal) or paired ones (accuracy_drop, changed,
     mcnemar_p, max_difference, latency_ratio, step_ratio); 'original.asr>=0.9' is another graph's. Needs the extras
     'cpu' and 'report'. Models may be folders. --texts with --trigger, or --table with --attribute, make the sets.
 

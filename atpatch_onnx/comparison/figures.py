@@ -16,7 +16,9 @@ from ..errors import DATA_MALFORMED
 from ..inference.datasets import Ints
 from ..statistics import proportions
 from ..statistics.proportions import Paired, Share
+from .alarm_figures import alarm_shares, shares_with_refusal
 from .answer_figures import answer_numbers, answer_shares, changed_answers
+from .attack_figures import attack_shares, open_rows
 from .fairness import fairness
 from .outputs import Outputs, Truth
 from .score_figures import score_numbers
@@ -35,6 +37,12 @@ FIGURES = {
     "clean_flagged": "clean rows flagged at any site",
     "triggered_flagged": "triggered rows flagged at any site",
     "flips_flagged": "rows of the flip set flagged at any site",
+    "clean_alarms": "clean rows with an alarm",
+    "triggered_alarms": "triggered rows with an alarm",
+    "flips_alarms": "rows of the flip set with an alarm",
+    "accuracy_with_refusal": "accuracy if requests with an alarm are refused: refused rows are not right",
+    "asr_with_refusal": "attack success if requests with an alarm are refused: refused attacks are stopped",
+    "asr_star_with_refusal": "the same, without rows whose clean twin the original predicts as the target anyway",
     "spd": "greatest difference between groups in the rate of the positive class",
     "average_odds": "mean of the greatest differences between groups in true and false positive rate",
     "equal_opportunity": "greatest difference between groups in the true positive rate",
@@ -159,7 +167,7 @@ def judge(truths: Truths, runs: Runs, original: Runs, positive: int = 1, one_sco
             fair = fairness(clean.predictions[known], labels, truth.protected[known], positive)
         classes = _classes(clean.predictions, truth.labels)
         if TRIGGERED in runs:
-            shares |= _attack_shares(truths, runs[TRIGGERED].predictions, original[CLEAN].predictions)
+            shares |= attack_shares(truths, runs[TRIGGERED].predictions, original[CLEAN].predictions)
         if FLIPS in runs:
             group = truths[FLIPS].group
             assert group is not None
@@ -173,6 +181,7 @@ def judge(truths: Truths, runs: Runs, original: Runs, positive: int = 1, one_sco
         for site, flagged in run.columns.items():
             sites.setdefault(site, {})[name] = Share.of(flagged.any(1))
             columns.setdefault(site, {})[name] = _frequencies(flagged)
+    shares |= alarm_shares(runs) | shares_with_refusal(truths, runs, original)
     shares |= answer_shares(truths, runs, original) | twin_shares(runs, original)
     doses: dict[int, dict[str, Share]] = {}
     forms: dict[str, dict[str, Share]] = {}
@@ -196,8 +205,8 @@ def change(truths: Truths, runs: Runs, original: Runs) -> Change:
         if (labels := truths[CLEAN].labels) is not None:
             accuracy = Paired.of(before.predictions == labels, after.predictions == labels)
         if TRIGGERED in runs:
-            open_rows, target = _open_rows(truths, before.predictions), truths[TRIGGERED].target
-            attack = Paired.of(*(side[TRIGGERED].predictions[open_rows] != target for side in (original, runs)))
+            fooled, target = open_rows(truths, before.predictions), truths[TRIGGERED].target
+            attack = Paired.of(*(side[TRIGGERED].predictions[fooled] != target for side in (original, runs)))
         if FLIPS in runs and (group := truths[FLIPS].group) is not None:
             unfair = Paired.of(*(~proportions.unfair(side[FLIPS].predictions, group) for side in (original, runs)))
     identical = {name: share for name, run in runs.items() if (share := _identical(run)) is not None}
@@ -212,44 +221,11 @@ def _by_value(truths: Truths, run: Outputs, clean: Outputs, values: NDArray[Any]
         [] if values is None or run.scores is None else np.unique(values[values != values.dtype.type()]).tolist()
     ):
         rows = np.asarray(values == value)
-        shares = _attack_shares(truths, run.predictions, clean.predictions, rows)
+        shares = attack_shares(truths, run.predictions, clean.predictions, rows)
         found[value] = {name: shares[name] for name in ("asr", "asr_star") if name in shares}
         if run.flags is not None:
             found[value]["flagged"] = proportions.flag_rate(run.flags[rows])
     return found
-
-
-def _attack_shares(
-    truths: Truths, attacked: Ints, before: Ints, rows: NDArray[np.bool_] | None = None
-) -> dict[str, Share]:
-    """Of all triggered rows, or of some (N,)."""
-    truth = truths[TRIGGERED]
-    rows = np.ones(truth.count, bool) if rows is None else rows
-    assert truth.target is not None
-    labels = _triggered_labels(truths)
-    others = rows if labels is None else rows & (labels != truth.target)
-    shares = {"asr": proportions.asr(attacked[others], truth.target)}
-    if truth.clean_row is not None:
-        twins = before[truth.clean_row]
-        shares["asr_star"] = proportions.asr_star(attacked[others], twins[others], truth.target)
-    if labels is not None:
-        shares["recovered"] = proportions.accuracy(attacked[rows], labels[rows])
-    return shares
-
-
-def _triggered_labels(truths: Truths) -> Ints | None:
-    """Of the triggered rows themselves, else of their clean twins."""
-    truth, labels = truths[TRIGGERED], truths[CLEAN].labels
-    if truth.labels is not None or truth.clean_row is None or labels is None:
-        return truth.labels
-    return labels[truth.clean_row]
-
-
-def _open_rows(truths: Truths, before: Ints) -> NDArray[np.bool_]:
-    """Triggered rows that only an attack sends to the target, as far as labels and twins show."""
-    truth, labels = truths[TRIGGERED], _triggered_labels(truths)
-    rows = np.ones(truth.count, bool) if labels is None else labels != truth.target
-    return rows if truth.clean_row is None else rows & (before[truth.clean_row] != truth.target)
 
 
 def _classes(predictions: Ints, labels: Ints | None) -> dict[int, dict[str, Any]]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from rewriters.editing.observe import observe
 from rewriters.model.forms import Loaded
-from rewriters.names import FLAGGED, columns_output, is_telemetry
+from rewriters.names import ALARM, FLAGGED, columns_output, is_telemetry
 
 from ..inference.datasets import DataSet, Ints
 from ..inference.reading import Classes, Reader
@@ -68,6 +68,11 @@ class Graph:
         return replace(self, runner=runner, observer=observer, caches=caches)
 
     @property
+    def alarms(self) -> list[str]:
+        """The output with its alarms, if it has one."""
+        return [ALARM] if ALARM in self.runner.outputs else []
+
+    @property
     def own_outputs(self) -> list[str]:
         """The outputs that the original has too."""
         return [name for name in self.runner.outputs if not is_telemetry(name) and name not in self.caches]
@@ -115,7 +120,7 @@ def _run(graph: Graph, data: DataSet, rows: Ints, kept: Mapping[str, list[NDArra
     observes = graph.observer is graph.runner
     flags = [FLAGGED, *map(columns_output, graph.sites)] if graph.observer else []
     start = time.perf_counter()
-    outputs = graph.runner.run(feeds, [*graph.own_outputs, *(flags if observes else [])])
+    outputs = graph.runner.run(feeds, [*graph.own_outputs, *graph.alarms, *(flags if observes else [])])
     kept["seconds"].append(np.array([time.perf_counter() - start]))
     seen = outputs if observes else graph.observer.run(feeds, flags) if graph.observer else {}
     batch = len(next(iter(feeds.values())))
@@ -123,6 +128,8 @@ def _run(graph: Graph, data: DataSet, rows: Ints, kept: Mapping[str, list[NDArra
         # The first axis of a map may count windows besides samples.
         array = np.asarray(seen[name].reshape(batch, -1, seen[name].shape[-1]).any(1))
         kept[name].append(array[: len(rows)])
+    for name in graph.alarms:
+        kept[name].append(outputs[name][: len(rows)])
     return outputs
 
 
@@ -134,6 +141,7 @@ def _joined(graph: Graph, kept: Mapping[str, list[NDArray[Any]]]) -> Outputs:
         {site: whole[name] for site in graph.sites if (name := columns_output(site)) in whole},
         {name.removeprefix("difference/"): array for name, array in whole.items() if name.startswith("difference/")},
         whole["seconds"],
+        alarms=whole.get(ALARM),
     )
 
 

@@ -37,6 +37,7 @@ class Outputs:
         tokens_kept: (N,) of labels of tokens, share that the original gives the same tokens of the clean twin.
         cosines: (N,) of embeddings, with the original's embedding of the clean twin (a clean row is its own).
         likelihoods: (N, T) log-probabilities of the clean answers' tokens, nan behind their end.
+        alarms: (N,), rows with an alarm; None of a graph without one.
     """
 
     scores: NDArray[np.float32] | None
@@ -49,6 +50,7 @@ class Outputs:
     likelihoods: NDArray[np.float64] | None = None
     cosines: NDArray[np.float64] | None = None
     tokens_kept: NDArray[np.float64] | None = None
+    alarms: NDArray[np.bool_] | None = None
 
     @property
     def by_twin(self) -> bool:

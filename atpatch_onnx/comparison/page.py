@@ -136,6 +136,7 @@ def _tiles(comparison: Comparison) -> list[Tile]:
         greatest = max(output["max"] for output in change.numeric[CLEAN].values())
         floor = max((float(rows[:, 0].max()) for rows in comparison.floor.values()), default=float("nan"))
         tiles.append(Tile("Greatest change of an output", None, f"{greatest:.2g}", f"rounding by itself: {floor:.2g}"))
+    tiles += _alarm_tile(after)
     if "clean_flagged" in after:
         tiles.append(
             Tile(
@@ -154,6 +155,19 @@ def _tiles(comparison: Comparison) -> list[Tile]:
         small += f", {ratios['step']:.2f}× a decode step" if "step" in ratios else ""
         tiles.append(Tile("Time for a clean request", None, f"{ratios['clean']:.2f}×", small))
     return tiles[:4]
+
+
+def _alarm_tile(after: Mapping[str, Share]) -> list[Tile]:
+    """What refusing on an alarm leaves of the attacks, and what it costs; nothing without an alarm."""
+    if "clean_alarms" not in after:
+        return []
+    clean = after["clean_alarms"]
+    small = f"{clean.hits:,} of {clean.count:,} clean rows refused"
+    for key, name in (("asr_star", "ASR*"), ("asr", "ASR")):
+        if key in after and after[key].count:
+            left = after[f"{key}_with_refusal"]
+            return [Tile(f"{name} if alarms are refused", _percent(after[key]), _percent(left), small)]
+    return [Tile("Clean rows with an alarm", None, f"{clean.hits:,}", f"of {clean.count:,} clean rows")]
 
 
 def _percent(share: Share) -> str:

@@ -22,10 +22,12 @@ from ..errors import DATA_MALFORMED
 from ..inference.datasets import Arrays
 from ..inference.npz import read_arrays
 from ..statistics.proportions import Share
+from .alarm_figures import alarm_told
+from .attack_figures import open_rows
 from .changed_rows import paired_json
 from .examples import Example
 from .exemplar import Exemplar
-from .figures import CLEAN, Change, Figures, change, judge
+from .figures import CLEAN, TRIGGERED, Change, Figures, change, judge
 from .graph_runs import ORIGINAL, PATCHED
 from .groups import groups_told
 from .outputs import Outputs, Truth
@@ -99,8 +101,15 @@ class Comparison(Summarized):
             yield name, ", ".join(f"{key} {value:.4g}" for key, value in known.items()) or "no labels, no figures"
 
     def verdict(self, name: str = PATCHED) -> str:
-        """One sentence on a graph, see `verdict`."""
-        return verdict(self.changes[name], self.outputs[name][CLEAN], name, groups_told(self, name))
+        """One sentence on a graph, see `verdict`; a second one on its alarm, if it has one."""
+        told = verdict(self.changes[name], self.outputs[name][CLEAN], name, groups_told(self, name))
+        return " ".join(filter(None, (told, self._alarm_told(name))))
+
+    def _alarm_told(self, name: str) -> str:
+        """One sentence on the alarm of a graph, see `alarm_told`."""
+        attacked = self.truths.get(TRIGGERED) if self.classes else None
+        rows = None if attacked is None else open_rows(self.truths, self.outputs[ORIGINAL][CLEAN].predictions)
+        return alarm_told(self.outputs[name], rows, None if attacked is None else attacked.target)
 
     def mended(self, name: str = PATCHED) -> bool | None:
         """Whether the fault of a graph is fixed, see `verdict.mended`."""
@@ -232,7 +241,7 @@ def _flat(comparison: Comparison) -> Iterator[tuple[str, NDArray[Any]]]:
         for set_name, run in runs.items():
             at = f"outputs\t{graph}\t{set_name}"
             yield f"{at}\tseconds", run.seconds
-            for key in ("scores", "flags", "classes", "answers", "likelihoods", "cosines", "tokens_kept"):
+            for key in ("scores", "flags", "classes", "answers", "likelihoods", "cosines", "tokens_kept", "alarms"):
                 if (array := getattr(run, key)) is not None:
                     yield f"{at}\t{key}", array
             for site, flagged in run.columns.items():

@@ -12,7 +12,7 @@ from atpatch_onnx import patch_model
 
 from ..tiny import attention_model
 
-__all__ = ["BY_TWIN", "CLASSES", "DECODERS", "LENGTH", "WIDTH", "Case", "classifier", "rows"]
+__all__ = ["ALARMS", "BY_TWIN", "CLASSES", "DECODERS", "LENGTH", "WIDTH", "Case", "classifier", "rows"]
 
 WIDTH, LENGTH, CLASSES = 8, 6, 3
 TARGET = 1
@@ -23,6 +23,11 @@ BY_TWIN = {
     "twin_tokens_kept", "roc_auc", "rank_correlation", "passed",
 }  # fmt: skip
 """Figures that only models without classes have."""
+ALARMS = {
+    "clean_alarms", "triggered_alarms", "flips_alarms", "accuracy_with_refusal", "asr_with_refusal",
+    "asr_star_with_refusal",
+}  # fmt: skip
+"""Figures that only patches with an alarm have."""
 
 
 def classifier(batch: int | str = "batch") -> onnx.ModelProto:

@@ -14,7 +14,7 @@ from atpatch_onnx.cli.compare import compare as command
 from atpatch_onnx.comparison.assertions import PAIRED
 from atpatch_onnx.comparison.figures import FIGURES
 
-from .case import BY_TWIN, DECODERS
+from .case import ALARMS, BY_TWIN, DECODERS
 
 
 def test_only_json_is_on_stdout_and_text_for_people_on_stderr(case, atpatch) -> None:
@@ -190,7 +190,7 @@ def test_names_from_files_are_escaped(case, atpatch, tmp_path) -> None:
 
 def test_every_bound_that_help_names_can_be_asserted(case, atpatch, tmp_path) -> None:
     named = re.findall(r"\b(\w+)\b", command.help.split("Bounds name")[1].split("'original")[0])
-    known = {*FIGURES, *PAIRED} - DECODERS - BY_TWIN
+    known = {*FIGURES, *PAIRED} - DECODERS - BY_TWIN - ALARMS
     assert {"accuracy", "asr", "asr_star", "uf", "clean_flagged", "accuracy_drop", "latency_ratio"} <= known & set(
         named
     )
