@@ -78,6 +78,7 @@ def conclude(tally: RevisionTally) -> Revision:
         arms={name: _arm(arm) for name, arm in tally.arms.items() if arm.requests},
         flagged=_rate(tally.flagged),
         flag_bounds=_bounds(tally.flagged, tally.unjudged) if tally.flagged else None,
+        alarms=_rate(tally.alarms),
         live=live,
         pairs=_pairs(tally.pairs) if tally.pairs.states else None,
         latency={name: _percentiles(np.asarray(values)) for name, values in tally.latency.items() if values},

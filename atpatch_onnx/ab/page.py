@@ -74,6 +74,10 @@ def _tiles(revision: Revision) -> list[dict[str, str]]:
                 "small": f"{flagged.share.hits} of {flagged.share.count} samples{unjudged}",
             }
         )
+    if revision.alarms:
+        share = revision.alarms.share
+        small = f"{share.hits} of {share.count} samples"
+        tiles.append({"what": "alarms", "value": percent(share.value), "small": small})
     if "total" in revision.latency:
         tiles.append(
             {

@@ -51,6 +51,7 @@ class Revision:
 
     Attributes:
         flagged: samples that the patch flagged, of those it ran on; `flag_bounds`: of those it should have run on.
+        alarms: samples that raise the patch's alarm, of those where that is known; None in logs without alarms.
         latency: "original", "patched", "total" → percentile → milliseconds, and "count".
         minutes: minute of the epoch → (samples with flags known, flagged, pairs, disagreements).
         problems: one line each; what is in `invalid` breaks the comparison of arms.
@@ -67,6 +68,7 @@ class Revision:
     arms: Mapping[str, Arm]
     flagged: Rate | None
     flag_bounds: Bounds | None
+    alarms: Rate | None
     live: Live | None
     pairs: Pairs | None
     latency: Mapping[str, Mapping[str, float]]
@@ -105,6 +107,7 @@ class Revision:
             "verdict": self.headline,
             "flagged": _json(self.flagged),
             "flagged_bounds": self.flag_bounds.to_json() if self.flag_bounds else None,
+            "alarms": _json(self.alarms),
             "ab": self.live.to_json() if self.live else None,
             "pairs": self.pairs.to_json() if self.pairs else None,
             "latency_ms": {name: dict(found) for name, found in self.latency.items()},

@@ -197,6 +197,7 @@ class RevisionTally:
         paused: requests answered while the kill switch was on; they are in no comparison.
         flagged: samples that the patched arm ran on, hits are those flagged; `unjudged` are those it should have
             run on, without a result.
+        alarms: samples whose alarm is known, hits are those that raise it; refused ones are among them.
         crossed: units that were assigned to both arms.
         events: sides of the units with the outcome, in order, judged by their first request that has one; `errors`
             likewise for wrong answers.
@@ -216,6 +217,7 @@ class RevisionTally:
     pairs: PairTally = field(default_factory=PairTally)
     flagged: Book = field(default_factory=Book)
     unjudged: Book = field(default_factory=Book)
+    alarms: Book = field(default_factory=Book)
     crossed: set[str] = field(default_factory=set)
     events: array[int] = field(default_factory=lambda: array("b"))
     errors: array[int] = field(default_factory=lambda: array("b"))
@@ -263,6 +265,10 @@ class RevisionTally:
             self.pairs.add(row, unit, outcome)
         elif assigned == "patched":
             self.unjudged.add(unit, 0, row.batch)
+        if isinstance(row, (DecisionRow, FailureRow)) and row.alarms:
+            known = [alarm for alarm in row.alarms if alarm is not None]
+            if known:
+                self.alarms.add(unit, sum(known), len(known))
         happened, erred = self.arms[assigned].add(row, unit, outcome)
         if happened:
             self.events.append(assigned == "patched")

@@ -156,6 +156,8 @@ def _show_revision(revision: Revision) -> None:
             f"; {between(revision.flag_bounds)} with {missing} not judged" if revision.flag_bounds and missing else ""
         )
         note(f"flagged by the patch: {_rate(revision.flagged)}{bounds}")
+    if revision.alarms:
+        note(f"alarms: {_rate(revision.alarms)}")
     if revision.live:
         _show_live(revision.live)
     if revision.pairs:

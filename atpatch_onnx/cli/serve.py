@@ -110,6 +110,16 @@ def _weight(context: click.Context, parameter: click.Parameter, value: str) -> f
     ),
 )
 @click.option(
+    "--on-alarm",
+    type=click.Choice(["tell", "refuse"]),
+    default="tell",
+    show_default=True,
+    help=(
+        "What the patched arm answers to a request with an alarm (see 'fit --alarm'): its answer, and the parameter"
+        " 'alarm'; or an error, 422 with the code 'alarm'."
+    ),
+)
+@click.option(
     "--strict-version", is_flag=True, help="Mode patched: refuse clients that ask for version 1, the original."
 )
 @click.option(

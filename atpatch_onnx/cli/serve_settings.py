@@ -51,6 +51,11 @@ def check_options(patched: str | None, options: dict[str, Any]) -> None:
         raise click.UsageError(f"--watch-class needs a model with classes, not --output-kind {kind}")
     if options["strict_version"] and options["mode"] != "patched":
         raise click.UsageError("--strict-version needs --mode patched")
+    if options["on_alarm"] == "refuse":
+        if options["mode"] == "original" or options["calibrate"] is not None:
+            raise click.UsageError("--on-alarm refuse needs a patched model that raises alarms")
+        if options["fallback"] == "original":
+            raise click.UsageError("--on-alarm refuse and --fallback original: a run that fails would not be refused")
     if options["calibrate"] is None:
         if patched is None:
             raise click.UsageError("Missing argument 'PATCHED': give it, or --calibrate N.")

@@ -37,6 +37,8 @@ A "decision" row adds
                 masks
     sites       [str, …] | null: ids of the sites at which any sample was flagged
     columns     {site: [[int, …], …]} | null: per such site and sample the flagged key columns, at most 64 a sample
+    alarms      [bool | null, …] | null: samples with an alarm, null for one whose score is NaN; null instead of the
+                list where the patched arm did not run or has no alarm. Rows of older versions lack it
     shadow      str | null: null where no shadow run was wanted, else "compared", "dropped" (queue full), "timeout",
                 "error", "non_finite" (all samples of the patched arm)
     agree       [bool | null, …] | null: of "compared" rows with class scores: both arms predict the same; null where
@@ -51,7 +53,8 @@ A "decision" row adds
                 Rows of older versions lack it; their types are guessed from the values
 
 A "failure" row adds `id`, `unit`, `unit_given`, `assigned` and `batch` as above, `arm` (str: the arm that failed) and
-`reason` (str: "timeout", "error" (the model refuses the input), "busy", "memory"). Requests that are refused before an
+`reason` (str: "timeout", "error" (the model refuses the input), "busy", "memory", "alarm" (refused for an alarm)), and
+`alarms` as above, which rows of older versions lack. Requests that are refused before an
 arm is asked have no row. A "revision" row adds `reason` (str), `models` ({arm: {"path", "sha256"}}), `enabled` (bool |
 null) and `threshold` (float | null), null meaning "as in the file". A "switch" row adds `on` (bool) and `source`
 ("admin", "file", "environment"; several joined by "+"). A "calibration" row adds `state` ("calibrating", "fitting",

@@ -85,9 +85,12 @@ class RequestRow(LogRow):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailureRow(RequestRow):
-    """One request that got an error, as the arm that should have answered failed and no other arm may answer for it."""
+    """One request that got an error, as the arm that should have answered failed or raised an alarm, and no other arm
+    may answer for it.
+    """
 
     reason: Annotated[str, Logged(text)]
+    alarms: Annotated[Sequence[bool | None] | None, Logged(_TRUTHS, added=True)] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +112,7 @@ class DecisionRow(RequestRow):
     columns: Annotated[
         Mapping[str, Sequence[Sequence[int]]] | None, Logged(or_none(map_of(per_sample(list_of(from_zero)))))
     ] = None
+    alarms: Annotated[Sequence[bool | None] | None, Logged(_TRUTHS, added=True)] = None
     shadow: Annotated[str | None, Logged(or_none(text))] = None
     agree: Annotated[Sequence[bool | None] | None, Logged(_TRUTHS)] = None
     difference: Annotated[Sequence[float | None] | None, Logged(or_none(per_sample(or_none(size))))] = None

@@ -132,7 +132,8 @@ class _Handlers:
 
     async def refuse(self, request: Request, error: Refusal) -> Response:
         self._engine.metrics.refused(error.status)
-        return _json({"error": error.message}, error.status, error.headers)
+        code = {"code": error.code} if error.code else {}
+        return _json({"error": error.message, **code}, error.status, error.headers)
 
     async def gone(self, request: Request, error: Exception) -> Response:
         return Response(status_code=400)  # nobody reads this: the connection is closed

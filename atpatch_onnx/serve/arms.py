@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rewriters.names import ENABLED, STEERING, THRESHOLD, columns_output, is_telemetry
+from rewriters.names import ALARM_SCORE, ENABLED, STEERING, THRESHOLD, columns_output, is_telemetry
 
 from ..errors import ARMS_DIFFER
 from ..inference.controls import control_names, required_controls
@@ -36,7 +36,7 @@ ArmName = Literal["original", "patched"]
 ORIGINAL: ArmName = "original"
 PATCHED: ArmName = "patched"
 
-Reason = Literal["timeout", "error", "busy", "memory"]
+Reason = Literal["timeout", "error", "busy", "memory", "alarm"]
 
 _logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ _LONGEST_MESSAGE = 300
 
 
 class ArmFault(Exception):
-    """An arm gave no usable answer: the reason, and onnxruntime's message if there is one."""
+    """An arm gave no usable answer: the reason, and onnxruntime's message or the samples with an alarm."""
 
     def __init__(self, reason: Reason, message: str = "") -> None:
         super().__init__(f"{reason}: {message}" if message else reason)
@@ -66,6 +66,7 @@ class Result:
         finite: (B,) bool, samples without NaN or infinity in their outputs; of the patched arm, else None.
         judged: (B,) bool, of the patched arm, else None: samples whose flags are valid. NaN in an attention map is
             above no threshold, so where the outputs are NaN, "not flagged" says nothing.
+        alarm_scores: (B,) float32, above 0 it is an alarm; None of a graph without one, or whose patch is turned off.
         computed: seconds in onnxruntime.
         seconds: from hand-over to result, including the wait for a worker and for requests to join.
     """
@@ -74,6 +75,7 @@ class Result:
     columns: Arrays | None
     finite: Array | None
     judged: Array | None
+    alarm_scores: Array | None
     computed: float
     seconds: float = 0.0
 
@@ -99,6 +101,7 @@ class Arm:
         inputs, outputs: what clients see; flags and runtime controls are not among them.
         sites: ids of the sites whose flags the graph reports.
         untold: why it does not report flags; "" where it does.
+        alarm: whether the graph raises alarms; of the patched arm.
         path, sha256, stamped: as in `ArmGraph`.
         controls: overrides of the runtime controls, 0-d arrays; replaced as a whole.
         controllable: whether the graph has runtime controls.
@@ -135,12 +138,14 @@ class Arm:
         self._session = self._pool.submit(session, graph.model, threads=threads, folder=graph.folder).result()
         self.inputs = specify(v for v in self._session.get_inputs() if v.name not in STEERING)
         self.outputs = specify(v for v in self._session.get_outputs() if not is_telemetry(v.name))
+        self.alarm = name == PATCHED and any(v.name == ALARM_SCORE for v in self._session.get_outputs())
         self.controllable = {ENABLED, THRESHOLD} <= control_names(self._session)
         self._required: Arrays = required_controls(self._session)
         self.controls: Arrays = {}
         self.running = 0
         self._hung = 0
         self._names = [spec.name for spec in self.outputs] + [columns_output(site) for site in self.sites]
+        self._names += [ALARM_SCORE] * self.alarm
 
     @property
     def scores(self) -> TensorSpec | None:
@@ -211,13 +216,15 @@ class Arm:
             ) from error
         outputs = dict(zip(self._names[: len(self.outputs)], values, strict=False))
         # A patch that is turned off has checked nothing: that is not the same as "nothing was flagged".
-        detects = bool(self.sites) and bool(feeds.get(ENABLED, True))
-        columns = dict(zip(self.sites, values[len(self.outputs) :], strict=True)) if detects else None
+        enabled = bool(feeds.get(ENABLED, True))
+        masks = values[len(self.outputs) :]
+        columns = dict(zip(self.sites, masks, strict=False)) if self.sites and enabled else None
+        alarm_scores = values[-1] if self.alarm and enabled else None
         finite = judged = None
         if self.name == PATCHED:
             samples = self.samples(feeds)
             finite, judged = finite_samples(outputs, samples), number_samples(outputs, samples)
-        return Result(outputs, columns, finite, judged, time.perf_counter() - started)
+        return Result(outputs, columns, finite, judged, alarm_scores, time.perf_counter() - started)
 
     def _ended(self, waiter: asyncio.Future[Any]) -> None:
         self.running -= 1

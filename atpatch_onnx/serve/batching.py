@@ -176,4 +176,5 @@ def _part(result: Result, start: int, stop: int, rows: int) -> Result:
     columns = result.columns and {site: take_rows(mask, start, stop, rows) for site, mask in result.columns.items()}
     finite = None if result.finite is None else result.finite[start:stop]
     judged = None if result.judged is None else result.judged[start:stop]
-    return replace(result, outputs=outputs, columns=columns, finite=finite, judged=judged)
+    scores = None if result.alarm_scores is None else take_rows(result.alarm_scores, start, stop, rows)
+    return replace(result, outputs=outputs, columns=columns, finite=finite, judged=judged, alarm_scores=scores)

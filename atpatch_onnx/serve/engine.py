@@ -6,7 +6,9 @@
 3. NaN and infinity in patched outputs are judged sample by sample. With `--fallback error` the client gets what the
    patched graph gave, and the parameter `non_finite` counts such samples. Otherwise the original answers for those of
    these samples for which it gives finite outputs.
-4. Every change of weight, controls or files begins a revision. The log has it before any row of that revision.
+4. With `--on-alarm refuse` a request whose patched run raises an alarm gets an error, see `alarms`, and the log a
+   "failure" row. The original never answers instead.
+5. Every change of weight, controls or files begins a revision. The log has it before any row of that revision.
 """
 
 from __future__ import annotations
@@ -21,10 +23,11 @@ from typing import Any
 
 from ..decisions import CalibrationRow, DecisionRow, FailureRow, RevisionRow, SwitchRow, last_revision
 from ..inspection.model_order import refuse_swapped
+from .alarms import alarms_of, refuse_alarms
 from .arms import ORIGINAL, PATCHED, Arm, ArmFault, ArmName, Result
 from .batching import Batcher
 from .calibration import Calibration
-from .fallback import refusal, stand_in
+from .fallback import Unanswered, refusal, stand_in
 from .kill_switch import KillSwitch
 from .lanes import load_arm, make_lane
 from .limits import Gate
@@ -155,10 +158,11 @@ class Engine:
         head |= {"assigned": None if version else assigned, "batch": request.samples}
         results: dict[ArmName, Result] = {}
         try:
-            arm, fallback = await self._answer(request.feeds, version or assigned, results)
-        except _Unanswered as failure:
-            self.metrics.failed(failure.arm, failure.fault.reason)
-            failed = FailureRow(**head, arm=failure.arm, reason=failure.fault.reason)
+            arm, fallback = await self._answer(request, version or assigned, results)
+        except Unanswered as failure:
+            alarms = alarms_of(results.get(PATCHED), request.samples)
+            failed = FailureRow(**head, arm=failure.arm, reason=failure.fault.reason, alarms=alarms)
+            self.metrics.failed(failed)
             self.log.write(failed)
             self.tally.fail(failed)
             raise refusal(failure.fault) from None
@@ -184,17 +188,18 @@ class Engine:
         else:
             finish()
         bad = 0 if result.finite is None else int((~result.finite).sum())
-        return Answer(identity, result.outputs, arm, row.revision, any_flagged(flagged), bad)
+        alarms = alarms_of(results.get(PATCHED), request.samples)
+        return Answer(identity, result.outputs, arm, row.revision, any_flagged(flagged), bad, alarms)
 
     async def _answer(
-        self, feeds: Arrays, chosen: ArmName, results: dict[ArmName, Result]
+        self, request: InferRequest, chosen: ArmName, results: dict[ArmName, Result]
     ) -> tuple[ArmName, str | None]:
         """Run the chosen arm, or else the original; returns which arm answered, and why not the chosen one.
 
         Raises:
-            _Unanswered: an arm failed, and no other may answer.
+            Unanswered: an arm failed, and no other may answer.
         """
-        fallback: str | None = None
+        feeds, fallback = request.feeds, None
         killed = self.killed()
         if chosen == PATCHED:
             if killed:
@@ -204,17 +209,19 @@ class Engine:
             else:
                 try:
                     patched = results[PATCHED] = await self._run(PATCHED, feeds, self.settings.waited_seconds)
+                    if self.settings.on_alarm == "refuse":
+                        refuse_alarms(patched, request.samples)
                     if patched.is_finite or not self.settings.falls_back:
                         return PATCHED, None
                     fallback = "non_finite"
                 except ArmFault as fault:
-                    if not self.settings.falls_back:
-                        raise _Unanswered(PATCHED, fault) from None
+                    if fault.reason == "alarm" or not self.settings.falls_back:
+                        raise Unanswered(PATCHED, fault) from None
                     fallback = fault.reason if fault.reason != "memory" else "error"
         try:
             results[ORIGINAL] = await self._run(ORIGINAL, feeds)
         except ArmFault as fault:
-            raise _Unanswered(ORIGINAL, fault) from None
+            raise Unanswered(ORIGINAL, fault) from None
         if fallback == "non_finite":
             mixed = stand_in(results.pop(PATCHED), results[ORIGINAL])
             if mixed is not None:
@@ -286,12 +293,3 @@ class Engine:
             await self.calibration.close()
         await self.shadow.close(self.settings.grace)
         self.log.close()
-
-
-class _Unanswered(Exception):
-    """An arm failed, and no other may answer for it."""
-
-    def __init__(self, arm: ArmName, fault: ArmFault) -> None:
-        super().__init__(arm, fault)
-        self.arm = arm
-        self.fault = fault

@@ -6,15 +6,26 @@ from dataclasses import replace
 
 import numpy as np
 
-from .arms import ArmFault, Result
+from .arms import ArmFault, ArmName, Result
 from .limits import Refusal
 from .tensors import Array, finite_samples
 
-__all__ = ["refusal", "stand_in"]
+__all__ = ["Unanswered", "refusal", "stand_in"]
+
+
+class Unanswered(Exception):
+    """An arm failed or raised an alarm, and no other may answer for it."""
+
+    def __init__(self, arm: ArmName, fault: ArmFault) -> None:
+        super().__init__(arm, fault)
+        self.arm = arm
+        self.fault = fault
 
 
 def refusal(fault: ArmFault) -> Refusal:
-    """The error for a client when no arm may answer: 400 for what the model refuses, else 503."""
+    """The error for a client when no arm may answer: 400 for what the model refuses, 422 for an alarm, else 503."""
+    if fault.reason == "alarm":
+        return Refusal(422, f"the request is refused for the alarm of samples {fault.message}", code="alarm")
     if fault.reason == "error":
         return Refusal(400, f"the model refuses the input: {fault.message}")
     return Refusal(503, f"the model cannot answer now: {fault.reason}")

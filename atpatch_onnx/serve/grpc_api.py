@@ -73,6 +73,7 @@ class GrpcServer:
             404: codes.NOT_FOUND,
             408: codes.DEADLINE_EXCEEDED,
             413: codes.RESOURCE_EXHAUSTED,
+            422: codes.FAILED_PRECONDITION,
             503: codes.UNAVAILABLE,
         }
 
@@ -117,6 +118,8 @@ class GrpcServer:
                 self._engine.metrics.refused(refusal.status)
                 context.set_code(self._codes.get(refusal.status, self._grpc.StatusCode.INVALID_ARGUMENT))
                 context.set_details(refusal.message)
+                if refusal.code:
+                    context.set_trailing_metadata((("atpatch-code", refusal.code),))
             except Exception:  # a bug of this server: no traceback goes to a client
                 _logger.exception("a gRPC call failed")
                 context.set_code(self._grpc.StatusCode.INTERNAL)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..errors import SIGNATURE_INVALID
+from ..errors import BAD_OPTION, SIGNATURE_INVALID
 from ..signing.verifier import verify
 from .arm_graph import ArmGraph, read_graph
 from .arms import ORIGINAL, PATCHED, Arm, ArmName
@@ -21,13 +21,14 @@ def load_arm(name: ArmName, settings: Settings, graph: ArmGraph | None = None) -
         graph: what to load; None: the arm's file.
 
     Raises:
-        AtpatchError: as `Arm`; ATP094-ATP096 where a signature is asked for.
+        AtpatchError: as `Arm`; ATP094-ATP096 where a signature is asked for; ATP060 where alarms are to be refused and
+            the patched model raises none.
     """
     if graph is None:
         path = settings.original if name == ORIGINAL else settings.patched
         assert path is not None  # the command line asks for a patched model unless requests give one
         graph = read_graph(path) if settings.verify_key is None else _read_signed(name, path, settings)
-    return Arm(
+    arm = Arm(
         name,
         graph,
         threads=settings.threads,
@@ -35,6 +36,12 @@ def load_arm(name: ArmName, settings: Settings, graph: ArmGraph | None = None) -
         nice=name == PATCHED and settings.mode == "shadow",
         output_kind=settings.output_kind,
     )
+    if name == PATCHED and settings.on_alarm == "refuse" and not arm.alarm:
+        raise BAD_OPTION(
+            f"{graph.path} raises no alarms, so none can be refused",
+            "patch with a hotfix of 'fit --alarm', or leave out --on-alarm",
+        )
+    return arm
 
 
 def _read_signed(name: ArmName, path: Path, settings: Settings) -> ArmGraph:

@@ -28,10 +28,11 @@ _COME_BACK = {"Retry-After": str(RETRY_AFTER), **_CLOSE}
 
 
 class Refusal(Exception):
-    """An answer with an error status."""
+    """An answer with an error status; `code` names what programs may act on, "" for all else."""
 
-    def __init__(self, status: int, message: str, headers: dict[str, str] | None = None) -> None:
+    def __init__(self, status: int, message: str, headers: dict[str, str] | None = None, code: str = "") -> None:
         super().__init__(message)
+        self.code = code
         self.status = status
         self.message = message
         self.headers = {"Retry-After": str(RETRY_AFTER)} if status == 503 and headers is None else headers or {}

@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
-from ..decisions import DecisionRow
-from .arms import PATCHED, ArmName, Result
+from ..decisions import DecisionRow, FailureRow
+from .arms import ORIGINAL, PATCHED, ArmName, Result
 from .batching import Batcher
 from .kill_switch import KillSwitch
 from .limits import Gate
@@ -108,6 +108,13 @@ class Metrics:
             "Samples for which the patched arm gave NaN or infinity, shadow runs included",
             registry=registry,
         )
+        self._alarm_known = Count("atpatch_alarm_judged", "Samples whose alarm is known", registry=registry)
+        self._alarms = Count(
+            "atpatch_alarms",
+            "Samples with an alarm, those of shadow runs and of refused requests included",
+            registry=registry,
+        )
+        self._alarm_refused = Count("atpatch_alarm_refused", "Requests refused for an alarm", registry=registry)
         self._columns = Count(
             "atpatch_flagged_columns", "Times that a key column was flagged", ["site", "column"], registry=registry
         )
@@ -146,9 +153,20 @@ class Metrics:
         self._add("nv_inference_request_duration_us", arm, seconds)
         self._latency.labels(arm).observe(seconds)
 
-    def failed(self, arm: ArmName, reason: str) -> None:
-        """Count a request that no arm could answer; a model that refuses the input is Triton's BACKEND."""
-        self._triton["nv_inference_request_failure"][arm, "BACKEND" if reason == "error" else "OTHER"] += 1
+    def failed(self, row: FailureRow) -> None:
+        """Count a request that got an error. An alarm is no failure of the arm; a model that refuses the input is
+        Triton's BACKEND.
+        """
+        self._count_alarms(row)
+        if row.reason == "alarm":
+            self._alarm_refused.inc()
+            return
+        arm = PATCHED if row.arm == PATCHED else ORIGINAL
+        self._triton["nv_inference_request_failure"][arm, "BACKEND" if row.reason == "error" else "OTHER"] += 1
+
+    def _count_alarms(self, row: DecisionRow | FailureRow) -> None:
+        self._alarm_known.inc(sum(alarm is not None for alarm in row.alarms or ()))
+        self._alarms.inc(sum(alarm is True for alarm in row.alarms or ()))
 
     def ran(self, arm: ArmName, result: Result, samples: int) -> None:
         """Count a run that succeeded."""
@@ -160,6 +178,7 @@ class Metrics:
 
     def decided(self, row: DecisionRow) -> None:
         """Count a complete decision."""
+        self._count_alarms(row)
         if row.fallback:
             self._fallbacks.labels(row.fallback).inc()
         if row.shadow:
@@ -209,6 +228,10 @@ class Metrics:
             "atpatch_flag_rate": (
                 "Share of flagged samples among those of the last hour whose flags are known; NaN without any",
                 _rate(hour, "flagged", "judged"),
+            ),
+            "atpatch_alarm_rate": (
+                "Share of samples with an alarm among those of the last hour whose alarm is known; NaN without any",
+                _rate(hour, "alarms", "alarm_known"),
             ),
             "atpatch_disagreement_rate": (
                 "Share of shadow pairs of the last hour that disagree; NaN without any",

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..decisions import DecisionRow, agreement
+from .alarms import alarm_parameters, alarms_of
 from .arms import ORIGINAL, PATCHED, ArmName, Result
 from .batching import take_rows
 from .settings import VERSIONS
@@ -25,7 +26,8 @@ class Answer:
     """What a client gets.
 
     `flagged` is None where the patched arm did not answer or does not report flags. `non_finite` counts samples for
-    which the patched arm gave NaN or infinity, and the original did not answer instead.
+    which the patched arm gave NaN or infinity, and the original did not answer instead. `alarms` has one entry a
+    sample, see `alarms_of`.
     """
 
     id: str
@@ -34,6 +36,7 @@ class Answer:
     revision: int
     flagged: bool | None
     non_finite: int = 0
+    alarms: Sequence[bool | None] | None = None
 
     @property
     def version(self) -> str:
@@ -45,7 +48,13 @@ class Answer:
         """Parameters of the response."""
         flagged = {} if self.flagged is None else {"flagged": self.flagged}
         non_finite = {"non_finite": self.non_finite} if self.non_finite else {}
-        return {"arm": self.arm, "revision": self.revision, **flagged, **non_finite}
+        return {
+            "arm": self.arm,
+            "revision": self.revision,
+            **flagged,
+            **alarm_parameters(self.alarms),
+            **non_finite,
+        }
 
 
 def completed(
@@ -71,6 +80,7 @@ def completed(
         flagged=flagged,
         sites=None if columns is None else list(columns),
         columns=columns,
+        alarms=alarms_of(results.get(PATCHED), row.batch),
         shadow=status,
         agree=agreement(one, two) if compared and one is not None and two is not None else None,
         difference=differences(results[ORIGINAL].outputs, results[PATCHED].outputs, row.batch) if compared else None,

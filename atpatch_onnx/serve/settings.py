@@ -9,9 +9,10 @@ from typing import Literal
 from .arms import ORIGINAL, PATCHED, ArmName
 from .limits import Limits
 
-__all__ = ["SHADOW_SECONDS", "VERSIONS", "Fallback", "Mode", "Settings"]
+__all__ = ["SHADOW_SECONDS", "VERSIONS", "Fallback", "Mode", "OnAlarm", "Settings"]
 
 Fallback = Literal["original", "error"]
+OnAlarm = Literal["tell", "refuse"]
 Mode = Literal["shadow", "ab", "patched", "original"]
 
 VERSIONS: dict[str, ArmName] = {"1": ORIGINAL, "2": PATCHED}
@@ -42,8 +43,9 @@ class Settings:
             else as long as the original has.
         fallback: what a request gets when its patched run times out or fails: the original's answer, or an error. For
             NaN it gets the original's answer too, or with "error" the NaN as it is. None: "error" in mode "patched", so
-            that nothing in a request can choose who answers it; else "original". The kill switch always means the
-            original.
+            that nothing in a request can choose who answers it, and where alarms are refused; else "original". The
+            kill switch always means the original.
+        on_alarm: what the patched arm's answer to a request with an alarm is: the answer, and it is told; or an error.
         strict_version: refuse clients that name version 1, in mode "patched".
         shadow_timeout: seconds of a shadow run, for which nobody waits; None: the longer one of `timeout` and
             `SHADOW_SECONDS`.
@@ -80,6 +82,7 @@ class Settings:
     batch_delay: float = 0.002
     timeout: float | None = None
     fallback: Fallback | None = None
+    on_alarm: OnAlarm = "tell"
     strict_version: bool = False
     shadow_timeout: float | None = None
     shadow_queue: int = 64
@@ -110,7 +113,8 @@ class Settings:
     @property
     def falls_back(self) -> bool:
         """Whether the original answers for a patched run that fails."""
-        return (self.fallback or ("error" if self.mode == "patched" else "original")) == "original"
+        strict = self.mode == "patched" or self.on_alarm == "refuse"
+        return (self.fallback or ("error" if strict else "original")) == "original"
 
     @property
     def waited_seconds(self) -> float:

@@ -21,13 +21,17 @@ _MOST_UNITS = 200_000
 
 @dataclass
 class Minute:
-    """One minute: samples that the patched arm looked at, flagged ones, disagreeing pairs out of pairs."""
+    """One minute: samples that the patched arm looked at, flagged ones, disagreeing pairs out of pairs; samples whose
+    alarm is known, and alarms, those of refused requests among them.
+    """
 
     start: int
     judged: int = 0
     flagged: int = 0
     pairs: int = 0
     disagree: int = 0
+    alarm_known: int = 0
+    alarms: int = 0
 
 
 @dataclass
@@ -38,7 +42,7 @@ class Tally:
         watched_class: class that is watched.
         answered: arm → requests that it answered.
         fallbacks, failures, shadow: reason or status → requests; failures got an error instead of an answer.
-        judged, flagged, pairs, disagree: samples, as in `Minute`.
+        judged, flagged, pairs, disagree, alarm_known, alarms: samples, as in `Minute`.
         missing: samples that should have been compared, and were not.
         moved: (class by the original, class by the patched arm) → pairs, of those that disagree.
         columns: (site, column) → times flagged.
@@ -58,6 +62,8 @@ class Tally:
     flagged: int = 0
     pairs: int = 0
     disagree: int = 0
+    alarm_known: int = 0
+    alarms: int = 0
     missing: int = 0
     largest: float = 0.0
     moved: Counter[tuple[int, int]] = field(default_factory=Counter)
@@ -72,7 +78,7 @@ class Tally:
     def revise(self, revision: int) -> None:
         """Units and pairs of one revision say nothing about another; latencies, minutes and requests go on."""
         self.revision = revision
-        self.judged = self.flagged = self.pairs = self.disagree = self.missing = 0
+        self.judged = self.flagged = self.pairs = self.disagree = self.alarm_known = self.alarms = self.missing = 0
         self.largest = 0.0
         self.moved.clear()
         self.columns.clear()
@@ -90,23 +96,32 @@ class Tally:
         for name, milliseconds in times.items():
             if milliseconds is not None:
                 self.latencies[name].append(milliseconds)
-        minute = self._minute(int(row.unix // 60) * 60)
-        current = row.revision == self.revision
-        for count in (minute, self) if current else (minute,):
+        for count in self._counts(row):
             for flag in row.flagged or ():
                 count.judged += flag is not None
                 count.flagged += flag is True
             for agree in row.agree or ():
                 count.pairs += agree is not None
                 count.disagree += agree is False
-        if current:
+        if row.revision == self.revision:
             self._add_current(row)
 
     def fail(self, row: FailureRow) -> None:
         """Count one request that got an error; its unit was assigned all the same."""
         self.failures[row.reason] += 1
+        self._counts(row)
         if row.mode == "ab" and row.assigned and row.revision == self.revision:
             self._count_unit(row.assigned, row.unit, ())
+
+    def _counts(self, row: DecisionRow | FailureRow) -> tuple[Minute | Tally, ...]:
+        """Where a row's samples count: in its minute, and in the current revision. Its alarms are counted here."""
+        minute = self._minute(int(row.unix // 60) * 60)
+        counts: tuple[Minute | Tally, ...] = (minute, self) if row.revision == self.revision else (minute,)
+        for count in counts:
+            for alarm in row.alarms or ():
+                count.alarm_known += alarm is not None
+                count.alarms += alarm is True
+        return counts
 
     def _add_current(self, row: DecisionRow) -> None:
         given = row.patched if row.arm == PATCHED else row.original

@@ -17,7 +17,13 @@ from atpatch_onnx.decisions import from_line
 from atpatch_onnx.errors import AtpatchError
 from atpatch_onnx.serve.log import DecisionLog
 
+from ..schemas import problems
 from .logs import ab_rows, digest, pair, patched, row, shadow_rows, write_log
+
+OLD = Path(__file__).parents[1] / "decisions" / "schema1.jsonl"
+"""Rows of a server that knew of no alarms."""
+ANSWERED = {"fallback", "prediction", "flagged", "sites", "columns", "shadow", "agree", "difference", "latency_ms"}
+"""What rows of requests that got an error lack."""
 
 
 def switch(on: bool) -> dict:
@@ -203,6 +209,29 @@ def test_batches_count_by_sample_and_labels_must_fit(tmp_path):
     assert found.pairs.table == {(True, True): 2, (False, True): 1}
     assert found.flagged.share.hits == 2
     assert (analysis.outcomes.misfits, len(analysis.outcomes.joined)) == (1, 2)
+
+
+def test_alarms_count_by_sample_also_those_of_refused_requests(tmp_path, atpatch):
+    answered = [patched(n, alarms=[alarm]) for n, alarm in enumerate([True, False, False, None])]
+    refused = {key: value for key, value in patched(9).items() if key not in ANSWERED}
+    rows = [*answered, refused | {"event": "failure", "reason": "alarm", "alarms": [True]}, row(10), patched(11)]
+    log = write_log(tmp_path / "l.jsonl", rows)
+    (found,) = analyze_log(log).revisions
+    assert (found.alarms.share.hits, found.alarms.share.count) == (2, 4)
+    assert found.arms["patched"].failures == {"alarm": 1}
+    done = atpatch("ab", "analyze", log, "--json")
+    assert done.json["revisions"][0]["alarms"]["hits"] == 2 and problems("ab-analyze", done.json) == []
+    assert "alarms: 50.00%" in atpatch("ab", "analyze", log).err and ">alarms<" in render_page(analyze_log(log))
+
+
+def test_logs_of_servers_without_alarms_have_none(tmp_path, atpatch):
+    old = OLD.read_text().splitlines()
+    assert not any("alarms" in line for line in old)
+    log = tmp_path / "l.jsonl"
+    log.write_text("\n".join(old) + "\n")
+    found = analyze_log(log)
+    assert found.reading.bad == 0 and {revision.alarms for revision in found.revisions} == {None}
+    assert "alarms" not in atpatch("ab", "analyze", log).err
 
 
 def test_outcomes_by_unit(tmp_path):

@@ -236,6 +236,7 @@ LOG = {
         flagged=[True],
         sites=["s"],
         columns={"s": [[3]]},
+        alarms=[True],
         shadow="compared",
         agree=[False],
         difference=[0.5],
@@ -244,7 +245,7 @@ LOG = {
         latency_total=1.2,
         inputs={"x": np.array([1.0, np.nan], np.float32)},
     ),
-    "failure": FailureRow(**REQUEST, reason="timeout"),
+    "failure": FailureRow(**REQUEST, reason="alarm", alarms=[True]),
     "revision": RevisionRow(
         **HEAD, reason="start", models={"original": {"path": "m", "sha256": "0"}}, enabled=None, threshold=0.5
     ),
@@ -266,6 +267,9 @@ def test_a_row_with_a_field_less_or_of_another_type_is_refused_by_schema_and_rea
     whole = to_json(LOG[event])
     for name, row in changed(whole):
         field = name.removeprefix("without ").split(" ")[0]
+        if name == "without alarms":  # as older servers wrote it
+            assert not problems(f"log-{event}", row) and from_line(json.dumps(row)).alarms is None
+            continue
         if field in ("inputs", "input_types") or field.startswith(("inputs.", "input_types.", "columns.", "models.")):
             continue
         refused = bool(problems(f"log-{event}", row))

@@ -24,6 +24,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from ..alarms import raising, save_alarmed
 from .asking import children, until
 from .conftest import Served
 from .graphs import save
@@ -92,7 +93,7 @@ class Watched:
 
     def ask(self, values: np.ndarray, version: str = "") -> int:
         """Status of a request whose only input holds `values`, the sample axis first."""
-        name = "x" if values.ndim == 2 else "pixel_values"
+        name = "pixel_values" if values.ndim == 4 else "x"
         entry = {"name": name, "datatype": "FP32", "shape": list(values.shape), "data": values.ravel().tolist()}
         path = f"/v2/models/{self.model}{version}/infer"
         return self.served.ask("POST", path, json.dumps({"inputs": [entry]}).encode())[0]
@@ -185,6 +186,24 @@ def calibrating(start: Callable[..., Served], digits: dict[str, np.ndarray]) -> 
     return calibrating
 
 
+@pytest.fixture(scope="module")
+def alarming(start: Callable[..., Served], tmp_path_factory: pytest.TempPathFactory) -> Watched:
+    """A patch with an alarm, which refuses."""
+    original, patched = save_alarmed(tmp_path_factory.mktemp("alarming"))
+    options = ("--mode", "patched", "--on-alarm", "refuse")
+    alarming = Watched(start(*options, original=original, patched=patched), "model")
+
+    assert alarming.ask(raising(False)) == 200
+    alarming.note("no alarm")
+    assert alarming.ask(raising(True)) == 422
+    alarming.note("an alarm")
+    return alarming
+
+
+def test_an_alarm_raises_its_alert_and_is_no_failure(alarming: Watched) -> None:
+    assert alarming.raised == [("no alarm", set()), ("an alarm", {"AtpatchAlarmRate"})]
+
+
 def test_a_calibration_that_fails_raises_its_alert_and_one_that_goes_on_none(calibrating: Watched) -> None:
     assert calibrating.raised == [
         ("no patch yet", set()),
@@ -218,10 +237,13 @@ def test_a_server_of_the_original_only_raises_no_alert(original: Served) -> None
     assert not [name for name, rule in RULES.items() if fires(rule, now, now)]
 
 
-def test_no_alert_is_left_that_no_fault_raises(demo: Watched, slow: Watched, calibrating: Watched) -> None:
+def test_no_alert_is_left_that_no_fault_raises(
+    demo: Watched, slow: Watched, calibrating: Watched, alarming: Watched
+) -> None:
     down = {name for name, rule in RULES.items() if fires(rule, slow.first, scrape(slow.served))}
     assert down == {"AtpatchDown"}
-    assert set(RULES) == down.union(*(alerts for _, alerts in demo.raised + slow.raised + calibrating.raised))
+    raised = [*demo.raised, *slow.raised, *calibrating.raised, *alarming.raised]
+    assert set(RULES) == down.union(*(alerts for _, alerts in raised))
 
 
 def test_the_dashboard_asks_for_what_is_exported(demo: Watched) -> None:
