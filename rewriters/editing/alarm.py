@@ -1,11 +1,13 @@
 """The alarm: outputs that say which requests have hidden states like those of known attacks.
 
 `atpatch_alarm_score` (B,) float32 is the sum of what the layers say (see `plan.Alarm`), and `atpatch_alarm` (B,) bool
-is true where it is above 0 and the patch is not turned off.
+is true where it is above 0, or no finite number, and the patch is not turned off: nobody knows such states from clean
+requests.
 
 1. The states are found in this very model, site by site (`finding.hidden_states`). Where one is not shown, or has
    another width, the plan is refused.
-2. Without a mask of padding, the mean over tokens is over all of them.
+2. Without a mask of padding, the mean over tokens is over all of them. With one, what a model computes at padding
+   counts for nothing, even where that is no number: a row that sees only padding may have none.
 3. In two passes the states are those of the first run. Only reading nodes are added, so no other output changes.
 """
 
@@ -81,7 +83,8 @@ def add_alarm(
     said = [e.op("MatMul", means[layer.site], e.constant(layer.weight), role="said") for layer in alarm.layers]
     e.op("Sum", *said, e.constant(alarm.bias))
     e.nodes[-1].output[0] = ALARM_SCORE
-    above = e.op("Greater", ALARM_SCORE, e.constant(0.0))
+    unknown = e.op("IsNaN", e.op("Mul", ALARM_SCORE, e.constant(0.0)), role="unknown")  # infinity times 0 is NaN
+    above = e.op("Or", e.op("Greater", ALARM_SCORE, e.constant(0.0)), unknown)
     if plan.controls != "none":
         e.op("And", above, ENABLED)
     e.nodes[-1].output[0] = ALARM
@@ -96,12 +99,17 @@ def _means(
     """Site → the mean of its state over valid tokens (B, D); `aside`: outputs whose first run has another name."""
     mask = next((site.key_mask for site in sites if site.id in states and site.key_mask), None)
     if mask is not None:
-        valid = e.number(e.cast(mask, TensorProto.BOOL))
+        shown = e.cast(mask, TensorProto.BOOL)
+        valid, kept = e.number(shown), e.unsqueeze(shown, 2)
         shares = e.unsqueeze(e.op("Div", valid, e.at_least(e.reduce("Sum", valid, 1), 1.0), role="shares"), 1)
     means = {}
     for site, state in states.items():
         name = first_run(state.name) if state.name in aside else state.name
         tokens = name if state.dtype == TensorProto.FLOAT else e.float(name)
-        mean = e.reduce("Mean", tokens, 1) if mask is None else e.op("MatMul", shares, tokens, role="mean_token")
+        if mask is None:
+            mean = e.reduce("Mean", tokens, 1)
+        else:
+            tokens = e.op("Where", kept, tokens, e.constant(0.0), role="valid_tokens")
+            mean = e.op("MatMul", shares, tokens, role="mean_token")
         means[site] = e.squeeze(mean, 1)
     return means

@@ -145,6 +145,37 @@ def test_all_other_outputs_are_those_of_the_patch_without_it(passes: str) -> Non
     assert unpatch(patched) == model
 
 
+@pytest.mark.parametrize("gating", ["if", "none"])
+@pytest.mark.parametrize("opset", [11, 17])
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_a_state_that_is_no_number_is_an_alarm_of_its_own_request_only(number: float, opset: int, gating: str) -> None:
+    model, sites, feeds = tiny_case(opset=opset)
+    alarm = alarm_for(model, bias=-1e3)  # everything else is quiet
+    feeds["x"][1, 2, 3] = number
+    patched = patch(model, silent(sites, alarm, gating=gating), sites)
+    found = run(patched, feeds)
+    assert found[ALARM].tolist() == [False, True, False, False]
+    assert not run(patched, feeds, atpatch_enabled=np.array(False))[ALARM].any()
+
+
+def test_what_is_no_number_at_padding_raises_no_alarm() -> None:
+    """A row that sees only padding may be NaN; here the embedding of padding is."""
+    export, model, sites = open_export("bert", "dynamo")
+    feeds = export.feeds(batch=3)
+    feeds["attention_mask"] = (np.arange(feeds["input_ids"].shape[1]) >= [[2], [4], [0]]).astype(np.int64)
+    feeds["input_ids"] = np.where(feeds["attention_mask"] == 1, np.maximum(feeds["input_ids"], 1), 0)
+    odd = onnx.ModelProto()
+    odd.CopyFrom(model)
+    (table,) = (one for one in odd.graph.initializer if list(one.dims[:1]) == [99])
+    words = numpy_helper.to_array(table).copy()
+    words[0] = np.nan
+    table.CopyFrom(numpy_helper.from_array(words, table.name))
+    alarm = Alarm(alarm_for(odd).layers[:1], -1e3)
+    found = run(patch(odd, silent(sites, alarm), sites), feeds)
+    np.testing.assert_allclose(found[ALARM_SCORE], expected(odd, alarm, feeds, feeds["attention_mask"]), rtol=1e-4)
+    assert not found[ALARM].any()
+
+
 def test_half_precision_states_are_read_in_single_precision() -> None:
     model, _, feeds = tiny_case()
     half = convert_float_to_float16(model)
