@@ -278,5 +278,7 @@ def _announce(engine: Engine, url: str) -> None:
     note(f"{name}, mode {engine.settings.mode}, revision {engine.revision}: {url}/v2/models/{name}  (page: {url}/)")
     if engine.original.scores is None:
         note("no output holds class scores: the log tells how far outputs differ, and no predictions")
+    if engine.settings.on_alarm == "refuse" and engine.settings.mode == "shadow":
+        note("the original answers in mode shadow: alarms are counted and logged, and no request is refused for one")
     if not os.environ.get(TOKEN_VARIABLE):
         note(f"no {TOKEN_VARIABLE} in the environment: there is no admin endpoint")

@@ -8,7 +8,9 @@ requests.
    another width, the plan is refused.
 2. Without a mask of padding, the mean over tokens is over all of them. With one, what a model computes at padding
    counts for nothing, even where that is no number: a row that sees only padding may have none.
-3. In two passes the states are those of the first run. Only reading nodes are added, so no other output changes.
+3. A request whose mask has another number than 0 and 1 raises the alarm. Models differ in whether they read such a
+   token; where one does not, it would be a way to fill up the mean without a change of the answer.
+4. In two passes the states are those of the first run. Only reading nodes are added, so no other output changes.
 """
 
 from __future__ import annotations
@@ -28,6 +30,11 @@ from ..sites import Site
 from .samples import sample_outputs
 
 __all__ = ["add_alarm", "alarm_states", "pooled_states"]
+
+_ODD = 1e6
+"""The score of a request with an odd mask."""
+_LEAST = 1e-6
+"""Of a mask that differs from 0 and 1."""
 
 
 def alarm_states(model: onnx.ModelProto, plan: PatchPlan) -> dict[str, HiddenState] | AtpatchError:
@@ -81,7 +88,13 @@ def add_alarm(
     aside = set(sample_outputs(model)) if plan.passes == "two" else set()
     means = _means(e, states, sites, aside)
     said = [e.op("MatMul", means[layer.site], e.constant(layer.weight), role="said") for layer in alarm.layers]
-    e.op("Sum", *said, e.constant(alarm.bias))
+    score = e.op("Sum", *said, e.constant(alarm.bias), role="score")
+    if (mask := _mask_of(states, sites)) is not None and _elem_type(model, mask) != TensorProto.BOOL:
+        given = e.float(mask)
+        odd = e.op("Abs", e.op("Sub", given, e.number(e.cast(mask, TensorProto.BOOL))))
+        # A NaN in the mask is neither above nor below anything.
+        calm = e.op("Less", e.reduce("Sum", odd, 1, keepdims=False), e.constant(_LEAST))
+        e.op("Where", calm, score, e.constant(_ODD))
     e.nodes[-1].output[0] = ALARM_SCORE
     unknown = e.op("IsNaN", e.op("Mul", ALARM_SCORE, e.constant(0.0)), role="unknown")  # infinity times 0 is NaN
     above = e.op("Or", e.op("Greater", ALARM_SCORE, e.constant(0.0)), unknown)
@@ -93,11 +106,20 @@ def add_alarm(
     return e.nodes
 
 
+def _mask_of(states: Mapping[str, HiddenState], sites: Sequence[Site]) -> str | None:
+    """The graph input (B, K) that says which tokens are none of padding."""
+    return next((site.key_mask for site in sites if site.id in states and site.key_mask), None)
+
+
+def _elem_type(model: onnx.ModelProto, name: str) -> int:
+    return next(value.type.tensor_type.elem_type for value in model.graph.input if value.name == name)
+
+
 def _means(
     e: Emitter, states: Mapping[str, HiddenState], sites: Sequence[Site], aside: Collection[str]
 ) -> dict[str, str]:
     """Site → the mean of its state over valid tokens (B, D); `aside`: outputs whose first run has another name."""
-    mask = next((site.key_mask for site in sites if site.id in states and site.key_mask), None)
+    mask = _mask_of(states, sites)
     if mask is not None:
         shown = e.cast(mask, TensorProto.BOOL)
         valid, kept = e.number(shown), e.unsqueeze(shown, 2)

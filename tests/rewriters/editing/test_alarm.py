@@ -106,6 +106,23 @@ def test_padding_and_the_other_samples_of_a_batch_change_nothing() -> None:
         np.testing.assert_allclose(run(patched, alone)[ALARM_SCORE], found[row : row + 1], rtol=1e-4)
 
 
+@pytest.mark.parametrize("gating", ["if", "none"])
+@pytest.mark.parametrize("odd", [-1, 2, 2**40])
+def test_a_mask_of_other_numbers_than_0_and_1_raises_the_alarm_of_its_sample(odd: int, gating: str) -> None:
+    """In older exports -1 is a token that the model does not read; it would fill up the mean."""
+    export, model, sites = open_export("bert", "dynamo")
+    feeds = export.feeds(batch=3)
+    feeds["attention_mask"] = (np.arange(feeds["input_ids"].shape[1]) < [[3], [5], [99]]).astype(np.int64)
+    alarm = alarm_for(model)
+    alarm = replace(alarm, bias=alarm.bias - 100)  # nothing is above 0
+    patched = patch(model, silent(sites, alarm, gating=gating), sites)
+    before = run(patched, feeds)
+    feeds["attention_mask"][1, 5:] = odd
+    found = run(patched, feeds)
+    assert not before[ALARM].any() and found[ALARM].tolist() == [False, True, False] and found[ALARM_SCORE][1] > 0
+    np.testing.assert_array_equal(found[ALARM_SCORE][[0, 2]], before[ALARM_SCORE][[0, 2]])
+
+
 def test_what_an_alarm_is_fitted_on_is_what_it_reads() -> None:
     export, model, sites = open_export("bert", "dynamo")
     feeds, states = export.feeds(batch=3), hidden_states(model)
