@@ -75,9 +75,9 @@ def _tiles(revision: Revision) -> list[dict[str, str]]:
             }
         )
     if revision.alarms:
-        share = revision.alarms.share
-        small = f"{share.hits} of {share.count} samples"
-        tiles.append({"what": "alarms", "value": percent(share.value), "small": small})
+        raised = revision.alarms.share
+        small = f"{raised.hits} of {raised.count} samples"
+        tiles.append({"what": "alarms", "value": percent(raised.value), "small": small})
     if "total" in revision.latency:
         tiles.append(
             {

@@ -266,9 +266,7 @@ class RevisionTally:
         elif assigned == "patched":
             self.unjudged.add(unit, 0, row.batch)
         if isinstance(row, (DecisionRow, FailureRow)) and row.alarms:
-            known = [alarm for alarm in row.alarms if alarm is not None]
-            if known:
-                self.alarms.add(unit, sum(known), len(known))
+            self.alarms.add(unit, sum(row.alarms), len(row.alarms))
         happened, erred = self.arms[assigned].add(row, unit, outcome)
         if happened:
             self.events.append(assigned == "patched")

@@ -37,8 +37,8 @@ A "decision" row adds
                 masks
     sites       [str, …] | null: ids of the sites at which any sample was flagged
     columns     {site: [[int, …], …]} | null: per such site and sample the flagged key columns, at most 64 a sample
-    alarms      [bool | null, …] | null: samples with an alarm, null for one whose score is NaN; null instead of the
-                list where the patched arm did not run or has no alarm. Rows of older versions lack it
+    alarms      [bool, …] | null: samples with an alarm; null where the patched arm did not run or has no alarm. Rows of
+                older versions lack it
     shadow      str | null: null where no shadow run was wanted, else "compared", "dropped" (queue full), "timeout",
                 "error", "non_finite" (all samples of the patched arm)
     agree       [bool | null, …] | null: of "compared" rows with class scores: both arms predict the same; null where

@@ -50,6 +50,7 @@ MODES = ("shadow", "ab", "patched", "original")
 
 _CLASSES = or_none(per_sample(or_none(from_zero)))
 _TRUTHS = or_none(per_sample(or_none(truth)))
+_ALARMS = or_none(per_sample(truth))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +91,7 @@ class FailureRow(RequestRow):
     """
 
     reason: Annotated[str, Logged(text)]
-    alarms: Annotated[Sequence[bool | None] | None, Logged(_TRUTHS, added=True)] = None
+    alarms: Annotated[Sequence[bool] | None, Logged(_ALARMS, added=True)] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +113,7 @@ class DecisionRow(RequestRow):
     columns: Annotated[
         Mapping[str, Sequence[Sequence[int]]] | None, Logged(or_none(map_of(per_sample(list_of(from_zero)))))
     ] = None
-    alarms: Annotated[Sequence[bool | None] | None, Logged(_TRUTHS, added=True)] = None
+    alarms: Annotated[Sequence[bool] | None, Logged(_ALARMS, added=True)] = None
     shadow: Annotated[str | None, Logged(or_none(text))] = None
     agree: Annotated[Sequence[bool | None] | None, Logged(_TRUTHS)] = None
     difference: Annotated[Sequence[float | None] | None, Logged(or_none(per_sample(or_none(size))))] = None

@@ -4,7 +4,8 @@
 2. With `--on-alarm refuse` a request gets an error instead of the patched arm's answer if any of its samples raises an
    alarm. The whole request is refused: an answer has one tensor for all samples, and a client that reads a filled-up
    row as an answer would take it for one. The error names the samples, so that the others can be sent again.
-3. Where the score is NaN nothing is known. Such a sample is refused too, or NaN would be the way past the alarm.
+3. A score that is no finite number is an alarm, as in the graph. Files that were patched before the graph did so get
+   the same here.
 4. A patch that is turned off raises no alarm, and the original has none: neither is ever refused.
 """
 
@@ -24,8 +25,8 @@ _MOST_NAMED = 64
 """Samples that an answer names; a larger batch is served only where somebody has asked for it."""
 
 
-def alarms_of(result: Result | None, samples: int) -> list[bool | None] | None:
-    """Samples with an alarm, None for one whose score is NaN; None where the patched arm gave none.
+def alarms_of(result: Result | None, samples: int) -> list[bool] | None:
+    """Whether each sample raises an alarm; None where the patched arm did not run, or has none.
 
     Args:
         result: of the patched arm.
@@ -34,23 +35,23 @@ def alarms_of(result: Result | None, samples: int) -> list[bool | None] | None:
     if result is None or result.alarm_scores is None:
         return None
     scores: Array = result.alarm_scores.reshape(samples, -1)
-    return [True if (row > 0).any() else None if np.isnan(row).any() else False for row in scores]
+    calm = np.isfinite(scores) & (scores <= 0)
+    return [not row.all() for row in calm]
 
 
 def refuse_alarms(result: Result, samples: int) -> None:
-    """Raises: ArmFault "alarm" where a sample raises one, or where that is not known."""
-    alarms = alarms_of(result, samples)
-    rows = [] if alarms is None else [row for row, alarm in enumerate(alarms) if alarm is not False]
+    """Raises: ArmFault "alarm" where a sample raises one."""
+    rows = [row for row, alarm in enumerate(alarms_of(result, samples) or ()) if alarm]
     if rows:
         raise ArmFault("alarm", rows_of(rows))
 
 
-def alarm_parameters(alarms: Sequence[bool | None] | None) -> dict[str, Any]:
+def alarm_parameters(alarms: Sequence[bool] | None) -> dict[str, Any]:
     """Of an answer: `alarm`, whether any sample raises one, and `alarm_rows`, which; nothing where it is not known."""
     rows = [row for row, alarm in enumerate(alarms or ()) if alarm]
     if rows:
         return {"alarm": True, "alarm_rows": rows_of(rows)}
-    return {} if alarms is None or None in alarms else {"alarm": False}
+    return {} if alarms is None else {"alarm": False}
 
 
 def rows_of(rows: Sequence[int]) -> str:

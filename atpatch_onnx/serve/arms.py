@@ -66,7 +66,8 @@ class Result:
         finite: (B,) bool, samples without NaN or infinity in their outputs; of the patched arm, else None.
         judged: (B,) bool, of the patched arm, else None: samples whose flags are valid. NaN in an attention map is
             above no threshold, so where the outputs are NaN, "not flagged" says nothing.
-        alarm_scores: (B,) float32, above 0 it is an alarm; None of a graph without one, or whose patch is turned off.
+        alarm_scores: (B,) float32, an alarm above 0 or where it is no finite number; None of a graph without one, or
+            whose patch is turned off.
         computed: seconds in onnxruntime.
         seconds: from hand-over to result, including the wait for a worker and for requests to join.
     """

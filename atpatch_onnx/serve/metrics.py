@@ -165,8 +165,8 @@ class Metrics:
         self._triton["nv_inference_request_failure"][arm, "BACKEND" if row.reason == "error" else "OTHER"] += 1
 
     def _count_alarms(self, row: DecisionRow | FailureRow) -> None:
-        self._alarm_known.inc(sum(alarm is not None for alarm in row.alarms or ()))
-        self._alarms.inc(sum(alarm is True for alarm in row.alarms or ()))
+        self._alarm_known.inc(len(row.alarms or ()))
+        self._alarms.inc(sum(row.alarms or ()))
 
     def ran(self, arm: ArmName, result: Result, samples: int) -> None:
         """Count a run that succeeded."""

@@ -36,7 +36,7 @@ class Answer:
     revision: int
     flagged: bool | None
     non_finite: int = 0
-    alarms: Sequence[bool | None] | None = None
+    alarms: Sequence[bool] | None = None
 
     @property
     def version(self) -> str:

@@ -119,8 +119,8 @@ class Tally:
         counts: tuple[Minute | Tally, ...] = (minute, self) if row.revision == self.revision else (minute,)
         for count in counts:
             for alarm in row.alarms or ():
-                count.alarm_known += alarm is not None
-                count.alarms += alarm is True
+                count.alarm_known += 1
+                count.alarms += alarm
         return counts
 
     def _add_current(self, row: DecisionRow) -> None:

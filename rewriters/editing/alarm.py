@@ -89,7 +89,7 @@ def add_alarm(
     means = _means(e, states, sites, aside)
     said = [e.op("MatMul", means[layer.site], e.constant(layer.weight), role="said") for layer in alarm.layers]
     score = e.op("Sum", *said, e.constant(alarm.bias), role="score")
-    if (mask := _mask_of(states, sites)) is not None and _elem_type(model, mask) != TensorProto.BOOL:
+    if (mask := _mask_of(states, sites)) is not None and not _is_bool(model, mask):
         given = e.float(mask)
         odd = e.op("Abs", e.op("Sub", given, e.number(e.cast(mask, TensorProto.BOOL))))
         # A NaN in the mask is neither above nor below anything.
@@ -111,8 +111,8 @@ def _mask_of(states: Mapping[str, HiddenState], sites: Sequence[Site]) -> str | 
     return next((site.key_mask for site in sites if site.id in states and site.key_mask), None)
 
 
-def _elem_type(model: onnx.ModelProto, name: str) -> int:
-    return next(value.type.tensor_type.elem_type for value in model.graph.input if value.name == name)
+def _is_bool(model: onnx.ModelProto, name: str) -> bool:
+    return any(v.name == name and v.type.tensor_type.elem_type == TensorProto.BOOL for v in model.graph.input)
 
 
 def _means(

@@ -212,7 +212,7 @@ def test_batches_count_by_sample_and_labels_must_fit(tmp_path):
 
 
 def test_alarms_count_by_sample_also_those_of_refused_requests(tmp_path, atpatch):
-    answered = [patched(n, alarms=[alarm]) for n, alarm in enumerate([True, False, False, None])]
+    answered = [patched(n, alarms=[alarm]) for n, alarm in enumerate([True, False, False])]
     refused = {key: value for key, value in patched(9).items() if key not in ANSWERED}
     rows = [*answered, refused | {"event": "failure", "reason": "alarm", "alarms": [True]}, row(10), patched(11)]
     log = write_log(tmp_path / "l.jsonl", rows)

@@ -110,12 +110,12 @@ def test_a_request_is_refused_as_a_whole_and_the_error_names_the_samples(refusin
     assert isinstance(read, FailureRow) and read.alarms == [True, False, True]
 
 
-def test_a_score_that_is_no_number_is_no_way_past_the_alarm(refusing: Served, telling: Served) -> None:
+def test_a_score_that_is_no_finite_number_is_an_alarm(refusing: Served, telling: Served) -> None:
     status, _, text = refusing.ask("POST", INFER, body(HUGE, id="huge"))
     assert status == 422 and b'"code":"alarm"' in text
-    assert row_of(refusing, "huge", "failure")["alarms"] == [None]
+    assert row_of(refusing, "huge", "failure")["alarms"] == [True]
     answer = telling.json("POST", INFER, body(HUGE))
-    assert "alarm" not in answer["parameters"] and answer["parameters"]["non_finite"] == 1
+    assert answer["parameters"]["alarm"] is True and answer["parameters"]["non_finite"] == 1
 
 
 def test_only_the_request_with_the_alarm_is_refused_of_those_that_share_a_run(
