@@ -120,7 +120,10 @@ class Metrics:
         )
         self._reloads = Count("atpatch_reloads", "Reloads of a model file", ["arm", "result"], registry=registry)
         self._refused = Count(
-            "atpatch_refused", "Requests refused before any arm was asked", ["status"], registry=registry
+            "atpatch_refused",
+            "Requests that got an error status, those refused for an alarm included",
+            ["status"],
+            registry=registry,
         )
         self._latency = Histogram(
             "atpatch_latency_seconds", "Answer ready after request read", ["arm"], buckets=_BUCKETS, registry=registry
