@@ -16,7 +16,8 @@ MOST_ROWS = 5000
 
 
 def collect_log(path: str | os.PathLike[str], *, rotated: bool = True) -> Collector:
-    """The inputs of answered requests. No client has a limited share: whoever gives a log has chosen it.
+    """The inputs of answered requests without an alarm: those with one look like attacks. No client has a limited
+    share: whoever gives a log has chosen it.
 
     Args:
         path: file that `serve` writes; rotated and compressed parts of it are read as well.
@@ -38,5 +39,5 @@ def collect_log(path: str | os.PathLike[str], *, rotated: bool = True) -> Collec
 
 def _logged(path: str | os.PathLike[str], rotated: bool) -> Iterator[DecisionRow]:
     for row in read_rows(log_files(path, rotated), Reading()):
-        if isinstance(row, DecisionRow) and row.inputs:
+        if isinstance(row, DecisionRow) and row.inputs and not any(row.alarms or ()):
             yield row

@@ -18,7 +18,14 @@ from ...conftest import Run
 from ...serve.load import DEMO
 
 
-def line(number: int, samples: int = 1, *, inputs: dict[str, np.ndarray] | None = None, unit: str = "u") -> str:
+def line(
+    number: int,
+    samples: int = 1,
+    *,
+    inputs: dict[str, np.ndarray] | None = None,
+    unit: str = "u",
+    alarms: list[bool] | None = None,
+) -> str:
     """A decision; without other inputs its samples hold its number."""
     numbers = np.arange(samples * 2, dtype=np.float32).reshape(samples, 2) + 1000 * number
     row = DecisionRow(
@@ -35,6 +42,7 @@ def line(number: int, samples: int = 1, *, inputs: dict[str, np.ndarray] | None 
         arm="original",
         batch=samples,
         fallback=None,
+        alarms=alarms,
         inputs={"x": numbers} if inputs is None else inputs or None,
     )
     return to_line(row) + "\n"
@@ -55,6 +63,12 @@ def test_rows_come_from_rotated_and_compressed_files_too(tmp_path: Path) -> None
     log.write_text(lines(range(5, 8)) + line(8, inputs={}) + '{"torn')
     assert firsts(log) == [1000.0 * number for number in range(8)]
     assert firsts(log, rotated=False) == [5000.0, 6000.0, 7000.0]
+
+
+def test_requests_with_an_alarm_are_left_out(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    log.write_text(line(0, alarms=[False]) + line(1, alarms=[True]) + line(2, 2, alarms=[False, True]) + line(3))
+    assert firsts(log) == [0.0, 3000.0]
 
 
 def test_a_log_may_come_from_one_client_and_that_can_be_seen(tmp_path: Path) -> None:
