@@ -13,6 +13,7 @@ from .serve_settings import check_options, make_settings, model_files, show_stat
 
 if TYPE_CHECKING:
     from ..serve.engine import Engine
+    from ..serve.settings import Settings
 
 _LEAST_ROWS = 50
 
@@ -278,7 +279,15 @@ def _announce(engine: Engine, url: str) -> None:
     note(f"{name}, mode {engine.settings.mode}, revision {engine.revision}: {url}/v2/models/{name}  (page: {url}/)")
     if engine.original.scores is None:
         note("no output holds class scores: the log tells how far outputs differ, and no predictions")
-    if engine.settings.on_alarm == "refuse" and engine.settings.mode == "shadow":
-        note("the original answers in mode shadow: alarms are counted and logged, and no request is refused for one")
+    if engine.settings.on_alarm == "refuse":
+        _announce_refusals(engine.settings)
     if not os.environ.get(TOKEN_VARIABLE):
         note(f"no {TOKEN_VARIABLE} in the environment: there is no admin endpoint")
+
+
+def _announce_refusals(settings: Settings) -> None:
+    """Say who is not refused."""
+    if settings.mode == "shadow":
+        note("the original answers in mode shadow: alarms are counted and logged, and no request is refused for one")
+    elif settings.mode == "patched" and not settings.strict_version:
+        note("clients that name version 1 get the original, which refuses nothing; --strict-version refuses them")

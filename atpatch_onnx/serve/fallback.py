@@ -25,7 +25,8 @@ class Unanswered(Exception):
 def refusal(fault: ArmFault) -> Refusal:
     """The error for a client when no arm may answer: 400 for what the model refuses, 422 for an alarm, else 503."""
     if fault.reason == "alarm":
-        return Refusal(422, f"the request is refused for the alarm of samples {fault.message}", code="alarm")
+        samples = "samples" if "," in fault.message else "sample"
+        return Refusal(422, f"the request is refused for the alarm of {samples} {fault.message}", code="alarm")
     if fault.reason == "error":
         return Refusal(400, f"the model refuses the input: {fault.message}")
     return Refusal(503, f"the model cannot answer now: {fault.reason}")

@@ -89,7 +89,7 @@ def test_grpc_tells_and_refuses_as_rest_does(telling: Served, refusing: Served) 
     answer = triton(telling, raising(True, False))
     assert answer.parameters["alarm"].bool_param and answer.parameters["alarm_rows"].string_param == "0"
     assert not triton(refusing, raising(False)).parameters["alarm"].bool_param
-    with pytest.raises(Exception, match="refused for the alarm of samples 0") as caught:
+    with pytest.raises(Exception, match="refused for the alarm of sample 0") as caught:
         triton(refusing, raising(True, False))
     assert caught.value.status() == "StatusCode.FAILED_PRECONDITION"
 
@@ -106,6 +106,7 @@ def test_a_request_is_refused_as_a_whole_and_the_error_names_the_samples(refusin
     grown = {name: refusing.metric(name) - before[name] for name in names}
     assert list(grown.values()) == [1, 2, 0]  # an alarm is no failure of the server
     assert ask(refusing, False, False)[0] == 200
+    assert "--strict-version refuses them" in refusing.errors.read_text()
     (read,) = [row for row in read_rows([refusing.log], Reading()) if getattr(row, "id", "") == "refused"]
     assert isinstance(read, FailureRow) and read.alarms == [True, False, True]
 
@@ -150,6 +151,7 @@ def test_in_shadow_nothing_is_refused_and_the_alarms_are_in_the_log(
     assert row_of(shadow, "shadowed")["alarms"] == [True, False]
     assert shadow.metric("atpatch_alarm_rate") == 0.5 and shadow.metric("atpatch_alarm_refused_total") == 0
     assert told(ask(shadow, True, path="/v2/models/model/versions/2/infer")) == REFUSED
+    assert "no request is refused for one" in shadow.errors.read_text()
 
 
 def test_a_patch_that_is_off_refuses_nothing(refusing: Served) -> None:
