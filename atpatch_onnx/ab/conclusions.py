@@ -53,11 +53,13 @@ def conclude(tally: RevisionTally) -> Revision:
             f"{len(tally.settings)} settings (mode, salt, weight) under one revision; the last one was taken"
         )
     for name, arm in tally.arms.items():
-        if arm.failures:
-            why = ", ".join(f"{reason} {count}" for reason, count in arm.failures.most_common())
+        failed = Counter(arm.failures)
+        if refused := failed.pop("alarm", 0):
+            problems.append(f"{refused} of {arm.requests} requests of the {name} arm were refused for an alarm")
+        if failed:
+            why = ", ".join(f"{reason} {count}" for reason, count in failed.most_common())
             problems.append(
-                f"{arm.failures.total()} of {arm.requests} requests of the {name} arm got an error, not an answer"
-                f" ({why})"
+                f"{failed.total()} of {arm.requests} requests of the {name} arm got an error, not an answer ({why})"
             )
     lost = sum(count for state, count in tally.pairs.states.items() if state != "compared")
     if lost:

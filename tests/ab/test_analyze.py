@@ -219,6 +219,7 @@ def test_alarms_count_by_sample_also_those_of_refused_requests(tmp_path, atpatch
     (found,) = analyze_log(log).revisions
     assert (found.alarms.share.hits, found.alarms.share.count) == (2, 4)
     assert found.arms["patched"].failures == {"alarm": 1}
+    assert found.problems == ("1 of 5 requests of the patched arm were refused for an alarm",)
     done = atpatch("ab", "analyze", log, "--json")
     assert done.json["revisions"][0]["alarms"]["hits"] == 2 and problems("ab-analyze", done.json) == []
     assert "alarms: 50.00%" in atpatch("ab", "analyze", log).err and ">alarms<" in render_page(analyze_log(log))
