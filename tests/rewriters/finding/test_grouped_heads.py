@@ -81,7 +81,7 @@ def test_samples_are_distinguished_on_whichever_axis_they_lie(order: str) -> Non
     want = oracle.joint(a4, v4, columns, None, pair).reshape(v.transpose(turn).shape)
     memory = "b" + rest + "qd"
     np.testing.assert_allclose(got["out"], want.transpose([memory.index(letter) for letter in order + "qd"]), atol=1e-4)
-    flagged, where = flags(Result({}, {site.id: mask}, None, None, 0.0), B)
+    flagged, where = flags(Result({}, {site.id: mask}, finite=None, judged=None, alarm_scores=None, computed=0.0), B)
     assert flagged == sample.any(1).tolist()
     assert where == {site.id: [np.flatnonzero(row).tolist() for row in sample]}
 
