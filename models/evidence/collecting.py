@@ -14,6 +14,7 @@ from .pages import RESULTS
 from .parts import elsewhere
 from .runner import STEPS
 from .settings import GROUPS, SETTINGS
+from .test_sets import overlaps
 
 __all__ = ["asked", "collect"]
 
@@ -38,6 +39,7 @@ def collect(
         "cores": os.cpu_count(),
         "versions": versions(),
         **asked(),
+        "test_sets": overlaps((before or {}).get("test_sets", {})),
         "elsewhere": elsewhere(RESULTS),
         "runs": runs,
     }

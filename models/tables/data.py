@@ -21,10 +21,12 @@ from numpy.typing import NDArray
 
 from ..victims import data_folder, package_file
 
-__all__ = ["READERS", "Column", "Part", "Split", "Table", "describe", "split"]
+__all__ = ["READERS", "Column", "Part", "Split", "Table", "describe", "rows", "split"]
 
 TEST, HELD = 3000, 3000
-"""Rows at most of the test set, and of the debugging and the spare part each."""
+"""Rows at most of a test set that is cut here, and of the debugging and the spare part each. A test set that the source
+sets aside is taken whole.
+"""
 TRAIN = 15_000
 TEST_SHARE, DEBUG_SHARE, SPARE_SHARE = 0.25, 0.2, 0.125
 
@@ -43,6 +45,7 @@ BANK = (
 """Columns of the files, which have no header to go by."""
 
 Row = Mapping[str, str]
+Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -95,28 +98,36 @@ class Split:
     std: NDArray[np.float64]
 
 
-def split(table: Table, seed: int, dtype: type[np.generic]) -> Split:
-    """A stratified split; numbers are scaled by mean and std of the training rows."""
+def rows(table: Table, seed: int) -> dict[str, Rows]:
+    """Name of a part → its rows in the table, ascending; a stratified split."""
     from sklearn.model_selection import train_test_split
 
     everything = np.arange(len(table.labels))
 
-    def cut(rows: NDArray[np.int64], size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        kept, taken = train_test_split(rows, test_size=size, stratify=table.labels[rows], random_state=seed)
+    def cut(some: Rows, size: int) -> tuple[Rows, Rows]:
+        kept, taken = train_test_split(some, test_size=size, stratify=table.labels[some], random_state=seed)
         return np.sort(kept), np.sort(taken)
 
     if table.test is None:
         rest, test = cut(everything, min(TEST, int(TEST_SHARE * len(everything))))
     else:
-        rest, test = everything[~table.test], cut(everything[table.test], TEST)[1]
+        rest, test = everything[~table.test], everything[table.test]
     rest, debug = cut(rest, min(HELD, int(DEBUG_SHARE * len(everything))))
     rest, spare = cut(rest, min(HELD, int(SPARE_SHARE * len(everything))))
     train = cut(rest, TRAIN)[1] if len(rest) > TRAIN else rest
+    return {"train": train, "debug": debug, "spare": spare, "test": test}
+
+
+def split(table: Table, seed: int, dtype: type[np.generic]) -> Split:
+    """The parts of `rows`; numbers are scaled by mean and std of the training rows."""
+    parts = rows(table, seed)
+    train = parts["train"]
     numbers = np.array([not column.values for column in table.columns])
     mean = np.where(numbers, table.rows[train].mean(0), 0.0)
     std = np.where(numbers, table.rows[train].std(0), 1.0)
     coded = ((table.rows - mean) / std).astype(dtype)
-    return Split(*(Part(coded[rows], table.labels[rows]) for rows in (train, debug, spare, test)), mean, std)
+    found = {name: Part(coded[some], table.labels[some]) for name, some in parts.items()}
+    return Split(**found, mean=mean, std=std)
 
 
 def describe(table: Table, parts: Split, token: tuple[int, int]) -> dict[str, Any]:

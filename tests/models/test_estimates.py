@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.stats import beta, binomtest, norm, t
 
 from atpatch_onnx.statistics.proportions import Share
-from models.evidence.estimates import Estimate, combined, of_numbers, of_settings, of_shares
+from models.evidence.estimates import OVERLAPS, Estimate, combined, of_numbers, of_settings, of_shares
 
 Interval = tuple[float, float]
 REQUESTS = 900
@@ -42,6 +42,35 @@ def test_runs_that_agree_are_no_surer_than_one_test_set() -> None:
     low, high = ends(of_shares([share(0, 1000)] * 3))
     assert low == 0 and 3 / 1000 < high < 4 / 1000
     assert ends(of_shares([share(20)] * 3)) == pytest.approx(ends(of_shares([share(20)])), abs=1e-9)
+
+
+@pytest.mark.parametrize(("shared", "times"), [(0, 3), (0.25, 2), (1, 1)])
+def test_runs_that_agree_are_as_sure_as_their_different_requests(shared: float, times: float) -> None:
+    """Three test sets that share a quarter two by two, each another one: clusters of one and two, 3²/(3 + 6/4) sets."""
+    one = of_settings([overlapping([20] * 3, shared)])
+    hits, count = 20 * times, REQUESTS * times
+    expected = beta.ppf(0.025, hits, count - hits + 1), beta.ppf(0.975, hits + 1, count - hits)
+    assert ends(one) == pytest.approx(expected, abs=1e-9)
+
+
+def test_clusters_are_counted_as_if_one_by_one() -> None:
+    """Variance of the mean over runs, of requests that fail in all runs that have them or in none."""
+    random = np.random.default_rng(0)
+    sets = [random.choice(1000, size, replace=False) for size in (100, 300, 500)]
+    weight = np.zeros(1000)
+    for rows in sets:
+        weight[rows] += 1 / (3 * len(rows))
+    count = 1 / np.square(weight).sum()
+    # A share of the smaller set is another one of the larger: the mean of both, as the root of their product.
+    overlaps = {
+        i: {j: len(np.intersect1d(a, b)) / np.sqrt(len(a) * len(b)) for j, b in enumerate(sets)}
+        for i, a in enumerate(sets)
+    }
+    runs = {i: {**share(0.1 * len(a), len(a)), OVERLAPS: overlaps[i]} for i, a in enumerate(sets)}
+    low, high = ends(of_settings([runs]))
+    hits = 0.1 * count
+    expected = beta.ppf(0.025, hits, count - hits + 1), beta.ppf(0.975, hits + 1, count - hits)
+    assert (low, high) == pytest.approx(expected, abs=1e-9)
 
 
 def test_runs_that_differ_leave_fewer_effective_requests() -> None:
@@ -107,9 +136,15 @@ def failures(
     return np.asarray(found, np.int64)
 
 
+def overlapping(hits: Sequence[int], same: float) -> dict[int, dict[str, Any]]:
+    """Runs of which any two have a part of their requests in common."""
+    others = {seed: {other: 1.0 if seed == other else same for other in range(len(hits))} for seed in range(len(hits))}
+    return {seed: {**share(one), OVERLAPS: others[seed]} for seed, one in enumerate(hits)}
+
+
 @cache
-def hierarchical(hits: tuple[int, ...]) -> Interval:
-    return ends(of_shares([share(one) for one in hits]))
+def hierarchical(hits: tuple[int, ...], same: float) -> Interval:
+    return ends(of_settings([overlapping(hits, same)]))
 
 
 @cache
@@ -142,12 +177,12 @@ TIMES = 300
 def test_the_interval_of_one_setting_holds_the_truth(rate: float, spread: float, same: float, runs: int) -> None:
     """In 93 of 100 worlds or more; with 300 of them by chance in 90."""
     hits = failures(np.random.default_rng(0), rate, spread, same, runs, TIMES)
-    assert covered(hits, rate, hierarchical) > 0.9
+    assert covered(hits, rate, partial(hierarchical, same=same)) > 0.9
 
 
 def test_the_wider_of_students_and_wilsons_interval_misses_too_often_where_victims_differ() -> None:
     hits = failures(np.random.default_rng(0), 0.1, 1, 0.25, 3, TIMES)
-    assert covered(hits, 0.1, the_wider_one) < 0.89 < 0.91 < covered(hits, 0.1, hierarchical)
+    assert covered(hits, 0.1, the_wider_one) < 0.89 < 0.91 < covered(hits, 0.1, partial(hierarchical, same=0.25))
 
 
 @pytest.mark.parametrize("alike", [True, False], ids=["all settings fail alike", "each fails by itself"])
@@ -164,7 +199,7 @@ def test_the_interval_of_a_mean_over_settings_holds_the_truth(rate: float, sprea
     other = runs()
     inside = 0
     for row in range(TIMES):
-        one = of_settings([dict(enumerate(map(share, setting[row]))) for setting in settings])
+        one = of_settings([overlapping(setting[row], 0.25) for setting in settings])
         alone = of_shares([share(hits) for hits in other[row]])
         assert one is not None and alone is not None
         mean = combined([(0.75, one), (0.25, alone)])
@@ -179,7 +214,7 @@ def test_the_interval_of_accuracy_lost_holds_the_truth(lost: float, gained: floa
     pairs = [failures(random, rate, spread, 0.25, 3, TIMES) for rate in (lost, gained)]
     inside = 0
     for row in range(TIMES):
-        plus, less = ([dict(enumerate(map(share, hits[row])))] for hits in pairs)
+        plus, less = ([overlapping(hits[row], 0.25)] for hits in pairs)
         low, high = ends(of_settings(plus, less=less))
         inside += low <= lost - gained <= high
     assert inside / TIMES > 0.92
