@@ -82,6 +82,7 @@ tools: $(VENV)/.dev
 bench: $(VENV)/.dev
 	-$(BIN)/python -m models.bench.scale
 	$(BIN)/python -m models.bench.nodes
+	$(BIN)/python -m models.bench.memory
 	OMP_NUM_THREADS=1 $(BIN)/python -m models.bench.build
 
 # Another Python with onnxruntime-gpu, torch, transformers and scipy: make gpu GPU_PYTHON=/path/to/python

@@ -55,12 +55,19 @@ def file_bytes(model: Path) -> int:
 
 
 def footprints(
-    models: Sequence[Path], requests: Sequence[tuple[str, Feeds]], *, threads: int, provider: str, rounds: int = ROUNDS
+    models: Sequence[Path],
+    requests: Sequence[tuple[str, Feeds]],
+    *,
+    threads: int,
+    provider: str,
+    rounds: int = ROUNDS,
+    memory_patterns: bool = True,
 ) -> list[Footprint]:
     """Of every model, over the same requests.
 
     Args:
         requests: "clean" or "flagged", and what to feed; clean ones run first.
+        memory_patterns: onnxruntime's default; see `inference.sessions.session`.
 
     Raises:
         AtpatchError: ATP052 where a process fails.
@@ -79,6 +86,7 @@ def footprints(
                     "model": str(models[index]),
                     "threads": threads,
                     "provider": provider,
+                    "memory_patterns": memory_patterns,
                     "requests": files,
                     "loads": LOADS,
                 }

@@ -1,8 +1,8 @@
 """Run in a fresh process (`python -P load_process.py`): what loading and running one graph costs. Imports nothing
 but onnxruntime.
 
-Standard input: JSON with model, threads, provider, requests (one .npz file each) and loads. Standard output: one line
-of JSON.
+Standard input: JSON with model, threads, provider, memory_patterns, requests (one .npz file each) and loads. Standard
+output: one line of JSON.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ def _load(asked: dict[str, Any]) -> tuple[Any, float]:
     options.log_severity_level = 3
     options.intra_op_num_threads = asked["threads"]
     options.inter_op_num_threads = 1
+    options.enable_mem_pattern = asked["memory_patterns"]
     start = time.perf_counter()
     session = onnxruntime.InferenceSession(asked["model"], options, providers=[asked["provider"]])
     return session, time.perf_counter() - start

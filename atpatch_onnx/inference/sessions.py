@@ -48,7 +48,8 @@ def session(
     optimize: bool = True,
     folder: str | os.PathLike[str] | None = None,
 ) -> Any:
-    """A session of onnxruntime on a model.
+    """A session of onnxruntime on a model, without memory patterns: a pattern is one block that a request keeps to its
+    end, so a second pass needs another one beside it.
 
     Args:
         model: path of a model file, `onnx.ModelProto` without external data loaded, or `onnx_ir.Model`.
@@ -75,6 +76,7 @@ def session(
         )
     options = ort.SessionOptions()
     options.log_severity_level = 3  # errors; warnings about unused initializers are of no use to anyone here
+    options.enable_mem_pattern = False
     if threads is not None:
         options.intra_op_num_threads = threads
     if not optimize:
