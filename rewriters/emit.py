@@ -204,6 +204,13 @@ class Emitter:
         """
         return self.op("Clip", x, self.constant(least))
 
+    def at_most(self, x: str, most: int) -> str:
+        """Whole numbers (1,) int64, but none above `most`. Before opset 12 Min takes only floating-point numbers."""
+        bound = self.constant([most], np.int64)
+        if self.opset >= 12:
+            return self.op("Min", bound, x)
+        return self.op("Where", self.op("Less", bound, x), bound, x)
+
     def top(
         self, x: str, count: str, axis: int, role: str, places: str = "order", **attributes: int
     ) -> tuple[str, str]:

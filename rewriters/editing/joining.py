@@ -92,7 +92,7 @@ def _highest(e: Emitter, scores: str, most: int, tokens: str | None) -> str:
     if tokens is not None:
         scores = e.op("Where", repeated_tokens(e, tokens), e.constant(-np.inf), scores)
     size = e.dims(scores, 1, 2)
-    _, places = e.top(scores, e.op("Min", e.constant([most], np.int64), size), 1, "top_scores", "top_places")
+    _, places = e.top(scores, e.at_most(size, most), 1, "top_scores", "top_places")
     hits = e.op("OneHot", places, size, e.constant([0.0, 1.0]), axis=-1)
     if tokens is not None:
         hits = e.op("MatMul", hits, e.number(equal_tokens(e, tokens)))

@@ -148,9 +148,7 @@ def _neighbor_by_place(e: Emitter, context: MapContext, distance: str, exempt: t
 
     content = context.shared(e, f"judged:{key}", judged)
     apart = e.op("Where", content, distance, e.constant(-np.inf))
-    most = context.shared(
-        e, f"most:{rank}:{valid}", lambda body: body.op("Min", body.constant([rank], np.int64), context.columns(body))
-    )
+    most = context.shared(e, f"most:{rank}:{valid}", lambda body: body.at_most(context.columns(body), rank))
     highest, _ = e.top(apart, most, 1, "highest")
     chosen = context.shared(e, f"place:{rank}:{key}", place)
     return e.op("GatherElements", highest, chosen, axis=1, role="neighbor")
@@ -163,7 +161,7 @@ def _neighbor_distance(e: Emitter, distance: str, excluded: Sequence[str], rank:
         highest = e.op("Where", mask, e.constant(-np.inf), highest)
         lowest = e.op("Where", mask, e.constant(np.inf), lowest)
     # At most the number of columns; excluded ones come last.
-    count = e.op("Min", e.constant([rank], np.int64), e.dims(distance, 1))
+    count = e.at_most(e.dims(distance, 1), rank)
     ranked = e.op("Gather", e.top(highest, count, 1, "highest")[0], e.constant([-1], np.int64), axis=1)
     least, _ = e.top(lowest, e.constant([1], np.int64), 1, "lowest", largest=0)
     return e.op("Where", e.op("Less", ranked, least), least, ranked)  # not by Max, see `Emitter.at_least`
