@@ -66,6 +66,19 @@ def test_the_page_of_results_has_the_means(group: str) -> None:
     assert shown[1] == pytest.approx(after, abs=0.51 if group == "rewritten" else 0.006)
 
 
+@pytest.mark.parametrize(("words", "setting"), [("Bible style", "sst2-style"), ("a template", "sst2-syntactic")])
+def test_the_page_of_limits_tells_what_refusing_on_an_alarm_leaves(words: str, setting: str) -> None:
+    page = (ROOT / "docs/guide/limits.md").read_text("utf-8")
+    steps = next(run["steps"] for run in EVIDENCE["runs"] if run["setting"] == setting and run["seed"] == 0)
+    for bar in ("0.005", "0.05"):
+        told = [
+            f"{100 * steps[step]['rates'][bar]['clean_flagged']['value']:.1f} % |"
+            f" {100 * steps[step]['rates'][bar]['asr_star']['value']:.0f} %"
+            for steps, step in ((steps, "alarm"), (steps["peers"], "dan"))
+        ]
+        assert f"| {words} | {100 * float(bar):g} % | {' | '.join(told)} |" in page
+
+
 def test_the_readme_names_the_worst_prices() -> None:
     every = [fits for settings in FITS.values() for fits in settings.values()]
     lost = [
