@@ -156,6 +156,27 @@ def test_contrastive_loss_by_hand():
     assert SupervisedContrastive(torch.tensor([1.0, 1.0, 0.0, 0.0]))(inner).item() == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.parametrize(("positives", "negatives"), [(5, 9), (1, 6)])
+def test_contrastive_loss_is_that_of_its_definition(positives: int, negatives: int) -> None:
+    """In float64, anchor by anchor; a class of one is no anchor. Features of nothing but 0 have no direction."""
+    inner = np.maximum(np.random.default_rng(0).normal(size=(positives + negatives, 4)), 0)
+    inner[1] = 0
+    label = np.repeat([1, 0], [positives, negatives])
+    direction = inner / np.maximum(np.linalg.norm(inner, axis=1, keepdims=True), 1e-6)
+    likeness = np.exp(direction @ direction.T / 0.2)
+    losses = []
+    for anchor_row in range(len(label)):
+        others = np.arange(len(label)) != anchor_row
+        same = others & (label == label[anchor_row])
+        if same.any():
+            losses.append(-np.log(likeness[anchor_row, same].sum() / likeness[anchor_row, others].sum()))
+    loss = SupervisedContrastive(torch.from_numpy(label.astype(np.float32)))
+    features = torch.from_numpy(inner.astype(np.float32)).requires_grad_()
+    assert loss(features).item() == pytest.approx(np.mean(losses), rel=1e-5)
+    (gradient,) = torch.autograd.grad(loss(features), [features])
+    assert torch.isfinite(gradient).all()
+
+
 def test_anchor_moves_the_center_to_one_half_and_keeps_the_order():
     detector = random_profile(6, ())
     x = separable().features

@@ -23,17 +23,17 @@ class SupervisedContrastive:
     """
 
     def __init__(self, label: Tensor) -> None:
-        itself = torch.eye(len(label), dtype=torch.bool)
-        same = (label[:, None] == label[None, :]) & ~itself
-        paired = same.any(1)  # a class of one has no partner
+        self._classes = torch.stack([1 - label, label], 1)
+        self._own = label.long()[:, None]
+        paired = self._classes.sum(0)[self._own[:, 0]] > 1  # a class of one has no partner
         self._paired = slice(None) if paired.all() else paired
-        # Added to the similarities: -inf removes one. Filling it in would cost as much again in the backward pass.
-        self._others, self._same = (
-            torch.zeros(mask.shape).masked_fill(~mask, -torch.inf) for mask in (~itself[paired], same[paired])
-        )
+        # Cosines are at most 1, so no exponential is above 1; that with itself is 0.
+        self._least = torch.full((len(label), len(label)), -1 / TEMPERATURE).fill_diagonal_(-torch.inf)
 
     def __call__(self, features: Tensor) -> Tensor:
         """The loss of features (N, U)."""
         direction = functional.normalize(features, dim=1, eps=1e-6)
-        similarity = (direction @ direction.T / TEMPERATURE)[self._paired]
-        return ((similarity + self._others).logsumexp(1) - (similarity + self._same).logsumexp(1)).mean()
+        # One exponential a pair, summed up by the product with the classes: (N, 2).
+        sums = torch.addmm(self._least, direction, direction.T, alpha=1 / TEMPERATURE).exp() @ self._classes
+        same = sums.gather(1, self._own)[:, 0][self._paired]
+        return (sums.sum(1)[self._paired].log() - same.log()).mean()

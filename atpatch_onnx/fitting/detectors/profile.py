@@ -125,7 +125,7 @@ def _fit(
     width = training.hidden
     networks = [(_linear(x.shape[1], width, generator), _linear(width, 1, generator)) for x in inputs]
     parameters = [parameter for network in networks for layer in network for parameter in layer.parameters()]
-    optimizer = torch.optim.AdamW(parameters, LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    optimizer = torch.optim.AdamW(parameters, LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, training.steps)
     positives, negatives = min(len(positive), training.positives), min(len(negative), training.negatives)
     hard = round(training.hardest * negatives)
